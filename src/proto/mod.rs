@@ -1,0 +1,294 @@
+//! The transfer protocol as state machines: no I/O, no clock, no quiche (design, law 1).
+//!
+//! A [`session::Session`] is fed one [`Input`] at a time (`handle`), then drained (`poll`) until it has no
+//! [`Output`] left. Everything it wants from the world is an `Output`; everything it learns is an `Input`.
+//! The same machine runs under the worker (real sockets and files) and under the simulator (seeded).
+
+pub mod chunks;
+pub mod integrity;
+pub mod journal;
+pub mod manifest;
+pub mod receiver;
+pub mod sender;
+pub mod session;
+pub mod wire;
+
+use bytes::Bytes;
+
+use crate::units::{DirId, FileId, Name, OpId, StreamKey};
+
+/// What the world tells a session. Data is `Bytes`: cheap slices of the worker's slab buffers, never copied
+/// on the way through.
+#[derive(Debug)]
+pub enum Input {
+    /// Bytes of the peer's control stream, in order (lane changes are invisible here).
+    Control(Bytes),
+    /// The peer's control stream ended: FIN, reset, or its last lane is gone.
+    ControlClosed,
+    /// Bytes of a data stream, in order; `fin` with the last ones.
+    Data { stream: StreamKey, bytes: Bytes, fin: bool },
+    /// The peer reset this data stream.
+    DataReset { stream: StreamKey },
+    /// The transport took this many bytes of earlier `Output::Data` (all streams together). The sender's
+    /// read-ahead is bounded by what it emitted and has not seen here.
+    Sent { bytes: u64 },
+    /// A disk operation ended.
+    Disk { op: OpId, result: Result<DiskDone, DiskError> },
+    /// The user or the daemon asks to stop: tell the peer, keep resumable state, finish.
+    Cancel,
+    /// Nothing but time passed (`deadline()` was due).
+    Tick,
+}
+
+/// What a session wants from the world.
+#[derive(Debug)]
+pub enum Output {
+    /// Bytes to append to our control stream.
+    Control(Bytes),
+    /// Bytes to append to a data stream (opened at first mention; keys count up from 0); `fin` ends it.
+    Data { stream: StreamKey, bytes: Bytes, fin: bool },
+    /// A disk operation to start. Every one is answered by exactly one `Input::Disk`.
+    Disk { op: OpId, cmd: DiskOp },
+    /// Something worth reporting (progress, warnings, per-entry results).
+    Event(Event),
+    /// The session is over; nothing follows. The control stream is to be finished after what was queued.
+    Finished(Outcome),
+}
+
+/// Metadata of a file system object, as lstat(2) gives it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Meta {
+    pub kind: Kind,
+    /// Permission bits only (07777).
+    pub mode: u32,
+    pub mtime: Mtime,
+    pub size_bytes: u64,
+    pub inode: u64,
+}
+
+/// Modification time: seconds and nanoseconds (0..10^9) since the epoch, as struct timespec.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, PartialOrd, Ord)]
+pub struct Mtime {
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink,
+    /// Socket, FIFO or device: never sent, only warned about.
+    Special,
+}
+
+/// A step of file work. The disk layer executes it below the session's root, confined to it: directories are
+/// opened with `openat2(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)`, names are single components relative to
+/// held directory descriptors.
+#[derive(Debug)]
+pub enum DiskOp {
+    // ---- where things are
+    /// Receiver: finds where to put the sources. An existing directory: `dir` is that directory, no rename.
+    /// Missing and `must_be_dir`: it is created if its parent exists. Missing or a non-directory: `dir` is its
+    /// parent (which must exist) and the one source takes the last component as its name.
+    ResolveTarget { path: Bytes, must_be_dir: bool, dir: DirId },
+    /// Sender: finds one source. `dir` becomes its parent directory. A trailing `/` follows a final symlink;
+    /// the root itself is a source whose name is empty (`Source.name` is None).
+    ResolveSource { path: Bytes, dir: DirId },
+    /// Forgets a directory. Its number may not be used again.
+    CloseDir { dir: DirId },
+
+    // ---- sender
+    /// Opens a subdirectory for listing, never through a symlink. `name` None: the parent itself.
+    OpenDir { parent: DirId, name: Option<Name>, dir: DirId },
+    /// The next at most `max_entries` names of `dir` with their metadata; `.` and `..` left out.
+    List { dir: DirId, max_entries: usize },
+    /// Reads a whole small file: opens (never through a symlink), reads at most `max_bytes` + 1 to notice
+    /// growth, fstats after reading, closes.
+    ReadSmall { dir: DirId, name: Name, max_bytes: usize },
+    /// Opens a regular file for reading, never through a symlink.
+    OpenRead { dir: DirId, name: Name, file: FileId },
+    /// Reads at most `len_bytes` (≤ 64 KiB) at `offset`; shorter only at the end of the file.
+    Read { file: FileId, offset: u64, len_bytes: usize },
+    /// fstat(2) of an open file, to see whether it changed while it was read.
+    Stat { file: FileId },
+    /// Closes a file opened by `OpenRead`.
+    CloseRead { file: FileId },
+
+    // ---- receiver
+    /// lstat(2) of a name; `Existing(None)` when there is none.
+    Check { dir: DirId, name: Name },
+    /// Makes `name` in `parent` or opens the directory that is already there, mode 0700 until `SetDir`.
+    MakeDir { parent: DirId, name: Name, dir: DirId },
+    /// Gives a finished directory its mode and mtime.
+    SetDir { dir: DirId, mode: u32, mtime: Mtime },
+    /// Writes a whole small file under a temporary identity and publishes it atomically as `name`.
+    PutSmall { dir: DirId, name: Name, data: Vec<Bytes>, mode: u32, mtime: Mtime, fsync: bool },
+    /// Makes a symlink, replacing a file or symlink of that name atomically, never a directory.
+    PutSymlink { dir: DirId, name: Name, target: Bytes, mtime: Mtime },
+    /// Opens (or makes) the partial file of `name`, and takes its lock. `resumable`: the partial file and its
+    /// journal have a name derived from `name` and survive a crash; otherwise they are anonymous.
+    OpenPart { dir: DirId, name: Name, file: FileId, resumable: bool },
+    /// Starts a partial file over: empties it, reserves `size_bytes` (fallocate; ENOSPC shows here), and
+    /// writes `journal` as the journal's beginning.
+    StartPart { file: FileId, size_bytes: u64, journal: Bytes },
+    /// Writes all of `data` at `offset` of a partial file.
+    Write { file: FileId, offset: u64, data: Bytes },
+    /// Reads back a partial file (to hash again after a reboot). Answered by `Read`.
+    ReadPart { file: FileId, offset: u64, len_bytes: usize },
+    /// Writes `bytes` at `offset` of the journal. Never reordered before an earlier `Write` that completed.
+    WriteJournal { file: FileId, offset: u64, bytes: Bytes },
+    /// Sets mode and mtime, fsyncs if asked, renames the partial file to its final name (and fsyncs the
+    /// directory if asked), removes the journal, closes.
+    CommitPart { file: FileId, mode: u32, mtime: Mtime, fsync: bool },
+    /// Closes a partial file; `keep` leaves it and its journal for a later resume, else both are removed.
+    ClosePart { file: FileId, keep: bool },
+    /// Removes a stale journal or partial file of `name` left by a crash between rename and clean-up.
+    CleanPart { dir: DirId, name: Name },
+}
+
+/// What a disk operation found.
+#[derive(Debug)]
+pub enum DiskDone {
+    /// `ResolveTarget`: `name` is the new name of the single source, if it is to be renamed.
+    Target { name: Option<Name> },
+    /// `ResolveSource`: `name` None is the root directory itself.
+    Source { name: Option<Name>, meta: Meta, link: Option<Bytes> },
+    /// `List`; `end` when nothing follows. An entry that could not be looked at carries its error.
+    Listed { entries: Vec<Listed>, end: bool },
+    /// `ReadSmall`: at most `max_bytes` + 1 bytes and the metadata after reading.
+    Small { data: Bytes, after: Meta },
+    /// `OpenRead`, `Stat`.
+    Meta(Meta),
+    /// `Read`, `ReadPart`.
+    Read { data: Bytes },
+    /// `Check`.
+    Existing(Option<Meta>),
+    /// `MakeDir`: whether it was there before.
+    Directory { existed: bool },
+    /// `OpenPart`: the journal as found (empty when new), the partial file's length, whether it is the only
+    /// holder's (`false`: another session holds it; this one got an anonymous file and cannot resume).
+    Part { journal: Bytes, size_bytes: u64, resumable: bool },
+    /// Everything else.
+    Done,
+}
+
+#[derive(Debug)]
+pub struct Listed {
+    /// Raw bytes; the sender checks them (file systems may hold names we cannot send).
+    pub name: Bytes,
+    pub found: Result<(Meta, Option<Bytes>), DiskError>,
+}
+
+/// Why a disk operation failed. The errno is kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DiskError {
+    /// The system call that failed, e.g. `"openat2"`.
+    pub call: &'static str,
+    pub errno: i32,
+}
+
+/// What a session reports to whoever started it. Names are raw bytes; the printer escapes them.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The peer accepted the session.
+    Started,
+    /// Manifest so far: entries and file bytes announced; `complete` when the walk is over.
+    Announced { files: u64, bytes: u64, complete: bool },
+    /// File bytes that left (sender) or arrived (receiver), resumed ones not counted.
+    Progress { bytes: u64 },
+    /// A file, symlink or directory reached its final state.
+    Entry { path: Bytes, kind: Kind, size_bytes: u64, result: EntryResult },
+    /// Something the user should know that is not an error (a special file was skipped).
+    Warning { path: Bytes, text: String },
+    /// One row of a listing.
+    Listing { path: Bytes, meta: Meta, link: Option<Bytes> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryResult {
+    Done { resumed_bytes: u64 },
+    /// Size and mtime already matched.
+    Skipped,
+    Failed(EntryError),
+}
+
+/// Why one entry failed, wherever it happened; travels on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryError {
+    pub code: EntryErrorCode,
+    /// 0 where no system call failed.
+    pub errno: i32,
+    /// Which side saw it, which call, what to do; for people.
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryErrorCode {
+    /// The source could not be read, vanished, or changed while it was read.
+    Source,
+    /// The destination could not be written.
+    Destination,
+    /// ENOSPC or EDQUOT at the destination.
+    Full,
+    /// Digests differ.
+    Integrity,
+    /// EACCES, EPERM, EROFS.
+    Permission,
+    /// The name or tree shape cannot be represented at the destination.
+    Name,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything was resolved; entry errors, if any, were reported as events.
+    Complete(Totals),
+    /// Stopped by `Input::Cancel`.
+    Cancelled(Totals),
+    /// The peer refused or failed the whole session.
+    Refused(SessionError),
+    /// The peer broke the protocol; the connection is closed with this as reason.
+    Violation(String),
+    /// The transport went away first.
+    Lost(Totals),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionError {
+    pub code: SessionErrorCode,
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionErrorCode {
+    /// Read-only, write-only, outside the granted path.
+    Permission,
+    /// The path asked for does not exist or is of the wrong kind.
+    NotFound,
+    /// No room for another session now.
+    Busy,
+    /// Version or request not understood.
+    Unsupported,
+    /// The destination root has no space left.
+    Full,
+    /// Anything else, with text.
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub files: u64,
+    pub directories: u64,
+    pub symlinks: u64,
+    pub bytes: u64,
+    pub skipped: u64,
+    pub resumed_bytes: u64,
+    /// File bytes that crossed the wire.
+    pub sent_bytes: u64,
+    pub errors: u64,
+    /// The gravest entry error, if any, decides the exit code.
+    pub full: bool,
+    pub integrity: bool,
+    pub permission: bool,
+}

@@ -1,0 +1,291 @@
+//! The command line as typed: options, their units and defaults. Nothing is opened or resolved here.
+
+use std::ffi::OsString;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::budget::MIN_MEMORY_BUDGET_BYTES;
+use crate::config::QuicConfig;
+use crate::engine::BackendChoice;
+use crate::units::Fingerprint;
+
+use super::url::{Place, Url, UrlError};
+
+/// Data streams of one transfer (`ParallelTransferConfig`'s default).
+pub const DEFAULT_STREAMS: u8 = 16;
+
+/// Moves files between Linux hosts over QUIC on io_uring.
+#[derive(Parser, Debug)]
+#[command(name = "landro", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 all done; 1 other error; 2 usage; 3 partial, the rest is complete; 4 identity unknown, changed
+or refused, or permission refused by the peer; 5 peer unreachable, lost or timed out (a rerun resumes);
+6 destination full; 7 integrity; 130/143 interrupted (a rerun resumes).
+Files: identity.pem, authorized_peers and known_hosts in $LANDRO_CONFIG_DIR, else $XDG_CONFIG_HOME/landro,
+else ~/.config/landro. LANDRO_LOG=debug logs more.";
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Serves a directory to the peers listed in authorized_peers
+    Serve(ServeArgs),
+    /// Copies files and directories to or from a daemon, or locally
+    Cp(CpArgs),
+    /// Lists a directory of a daemon, or shows one file
+    Ls(LsArgs),
+    /// Prints this host's fingerprint; makes its identity at first use
+    Id,
+}
+
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Directory to serve; paths in URLs are relative to it
+    #[arg(default_value = ".")]
+    pub root: PathBuf,
+    /// Address to listen on, repeatable; port 0 takes a free one [default: port 4433 on all addresses]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_addresses)]
+    pub listen: Vec<Listen>,
+    /// Lets this peer in for this run, in addition to authorized_peers; repeatable
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub allow: Vec<Fingerprint>,
+    /// Nobody may write, whatever authorized_peers says
+    #[arg(long, conflicts_with = "write_only")]
+    pub read_only: bool,
+    /// Nobody may read or list, whatever authorized_peers says
+    #[arg(long)]
+    pub write_only: bool,
+    /// Worker threads, each on its own core [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=255))]
+    pub workers: Option<u8>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Most memory for transfers; suffixes as in --bwlimit [default: 64M]
+    #[arg(long, value_name = "BYTES", value_parser = memory_budget)]
+    pub memory_budget: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub struct CpArgs {
+    /// What to copy: local paths, or landro://HOST[:PORT]/PATH all on one host
+    #[arg(required = true, value_name = "SRC")]
+    pub sources: Vec<OsString>,
+    /// Where to: an existing directory or a name ending in / takes the sources under their own names; else it
+    /// is the one source's new name
+    #[arg(value_name = "DST")]
+    pub destination: OsString,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+    /// Sends files again whose size and time of modification already match
+    #[arg(long)]
+    pub force: bool,
+    /// Waits until the destination's disk has everything
+    #[arg(long)]
+    pub fsync: bool,
+    /// Prints one JSON object per event on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Prints errors only: no progress, no warnings, no summary
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Adds transport, CPU and memory figures to the summary
+    #[arg(long)]
+    pub stats: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Most data streams of the transfer; how many are used follows the measured goodput
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_STREAMS, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub streams: u8,
+    /// Most file bytes per second: K M G T are powers of 1024, KB MB GB TB of 1000, fractions allowed (1.5M);
+    /// 0 is no limit
+    #[arg(long, value_name = "RATE", value_parser = bytes)]
+    pub bwlimit: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub struct LsArgs {
+    /// landro://HOST[:PORT]/PATH
+    pub url: OsString,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// How the client knows the daemon's key.
+#[derive(Args, Debug, Default)]
+pub struct TrustArgs {
+    /// The daemon must have this fingerprint; for this run, known_hosts is not added to
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub peer: Option<Fingerprint>,
+    /// Trusts a daemon never seen before and remembers it in known_hosts; a changed key still fails
+    #[arg(long)]
+    pub accept_new: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct EngineArgs {
+    /// Kernel interface; auto takes io_uring where the kernel and the sandbox allow it
+    #[arg(long, value_name = "BACKEND", value_enum, default_value_t)]
+    pub backend: BackendArg,
+    /// Transport settings: auto measures the path, lan and wan are fixed
+    #[arg(long, value_name = "PROFILE", value_enum, default_value_t)]
+    pub profile: ProfileArg,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum BackendArg {
+    #[default]
+    Auto,
+    #[value(name = "io_uring")]
+    IoUring,
+    Poll,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ProfileArg {
+    #[default]
+    Auto,
+    Lan,
+    Wan,
+}
+
+impl EngineArgs {
+    pub fn backend(&self) -> BackendChoice {
+        match self.backend {
+            BackendArg::Auto => BackendChoice::Auto,
+            BackendArg::IoUring => BackendChoice::IoUring,
+            BackendArg::Poll => BackendChoice::Poll,
+        }
+    }
+
+    pub fn quic(&self) -> QuicConfig {
+        match self.profile {
+            ProfileArg::Auto => QuicConfig::auto(),
+            ProfileArg::Lan => QuicConfig::lan_optimized(),
+            ProfileArg::Wan => QuicConfig::wan_optimized(),
+        }
+    }
+}
+
+/// What one `--listen` stands for: a host name may have several addresses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listen(pub Vec<SocketAddr>);
+
+fn listen_addresses(typed: &str) -> Result<Listen, String> {
+    if let Ok(address) = typed.parse::<SocketAddr>() {
+        return Ok(Listen(vec![address]));
+    }
+    let hint = "write ADDR:PORT, IPv6 in brackets: 0.0.0.0:4433, [::1]:0";
+    match typed.to_socket_addrs() {
+        Ok(found) => Ok(Listen(found.collect())),
+        Err(error) => Err(format!("{error}; {hint}")),
+    }
+}
+
+fn memory_budget(typed: &str) -> Result<u64, String> {
+    match bytes(typed)? {
+        budget if budget < MIN_MEMORY_BUDGET_BYTES => {
+            Err(format!("nothing works with less than {}M", MIN_MEMORY_BUDGET_BYTES >> 20))
+        }
+        budget => Ok(budget),
+    }
+}
+
+/// A number of bytes with a suffix as curl and rsync take them: `K`, `M`, `G`, `T` (or `KiB`...) are powers of
+/// 1024, `KB`... powers of 1000, case does not matter, a plain number is bytes. Fractions are allowed.
+pub fn bytes(typed: &str) -> Result<u64, String> {
+    let digits_end = typed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(typed.len());
+    let (number, suffix) = typed.split_at(digits_end);
+    let suffix = suffix.to_ascii_lowercase();
+    let (letter, base) = match suffix.as_str() {
+        "" | "b" => ("", 1024_u64),
+        s if s.len() == 1 => (s, 1024),
+        s if s.len() == 3 && s.ends_with("ib") => (&s[..1], 1024),
+        s if s.len() == 2 && s.ends_with('b') => (&s[..1], 1000),
+        _ => ("?", 0),
+    };
+    let power = match letter {
+        "" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        _ => return Err("unknown unit; use K, M, G or T (1024) or KB, MB, GB or TB (1000)".into()),
+    };
+    let unit = base.pow(power);
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(unit).ok_or_else(|| "too large".into());
+    }
+    let value: f64 = number.parse().map_err(|_| "not a number of bytes such as 500K, 1.5M or 2G".to_string())?;
+    let value = value * unit as f64;
+    if value < u64::MAX as f64 { Ok(value as u64) } else { Err("too large".into()) }
+}
+
+/// What one `cp` moves, with the rules between its arguments checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Transfer {
+    Push { sources: Vec<Vec<u8>>, to: Url },
+    Pull { from: Vec<Url>, target: Vec<u8> },
+    Local { sources: Vec<Vec<u8>>, target: Vec<u8> },
+}
+
+/// Most remote sources of one command: they travel in one message.
+pub const MAX_REMOTE_SOURCES: usize = 1024;
+
+/// Why the arguments of one `cp` do not go together.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TransferError {
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    #[error("both sides are remote; copy to this host first, or run landro on one of the two")]
+    BothRemote,
+    #[error("local and remote sources in one command; use one command for each")]
+    MixedSources,
+    #[error("sources on {0} and {1}; use one command for each host")]
+    TwoHosts(String, String),
+    #[error("more than {MAX_REMOTE_SOURCES} remote sources; name the directory they are in")]
+    TooManySources,
+}
+
+impl Transfer {
+    /// # Errors
+    /// A bad URL, or arguments that do not go together.
+    pub fn parse(sources: &[OsString], destination: &OsString) -> Result<Transfer, TransferError> {
+        let (mut local, mut remote) = (Vec::new(), Vec::new());
+        for source in sources {
+            match Place::parse(source)? {
+                Place::Local(path) => local.push(path),
+                Place::Remote(url) => remote.push(url),
+            }
+        }
+        match (Place::parse(destination)?, remote.is_empty(), local.is_empty()) {
+            (_, false, false) => Err(TransferError::MixedSources),
+            (Place::Remote(_), false, _) => Err(TransferError::BothRemote),
+            (Place::Remote(to), true, _) => Ok(Transfer::Push { sources: local, to }),
+            (Place::Local(target), true, _) => Ok(Transfer::Local { sources: local, target }),
+            (Place::Local(target), false, true) => {
+                if remote.len() > MAX_REMOTE_SOURCES {
+                    return Err(TransferError::TooManySources);
+                }
+                match remote.iter().find(|url| url.host != remote[0].host) {
+                    Some(url) => Err(TransferError::TwoHosts(remote[0].host.to_string(), url.host.to_string())),
+                    None => Ok(Transfer::Pull { from: remote, target }),
+                }
+            }
+        }
+    }
+}
+
+/// Whether sources must land inside the destination: it ends in `/` (or is the root), or there are several.
+pub fn must_be_dir(target: &[u8], sources: usize) -> bool {
+    sources > 1 || target.is_empty() || target.ends_with(b"/")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! What the command line accepts, and what it becomes.
+
+use clap::{CommandFactory, Parser};
+
+use super::*;
+
+const FP: &str = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+fn parse(line: &str) -> Result<Command, clap::Error> {
+    Arguments::try_parse_from(line.split_whitespace()).map(|arguments| arguments.command)
+}
+
+fn cp(line: &str) -> CpArgs {
+    match parse(line).unwrap() {
+        Command::Cp(args) => args,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn clap_finds_nothing_wrong() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn serve_defaults_and_options() {
+    let Command::Serve(args) = parse("landro serve").unwrap() else { panic!() };
+    assert_eq!(args.root, PathBuf::from("."));
+    assert!(args.listen.is_empty() && args.allow.is_empty() && !args.read_only && !args.write_only);
+    assert_eq!((args.workers, args.memory_budget), (None, None));
+    let line = format!(
+        "landro serve /srv --listen 127.0.0.1:0 --listen [::1]:9 --allow {FP} --read-only --workers 2 \
+         --backend poll --profile wan --memory-budget 32M"
+    );
+    let Command::Serve(args) = parse(&line).unwrap() else { panic!() };
+    assert_eq!(args.listen[1].0[0].to_string(), "[::1]:9");
+    assert_eq!(args.allow, [Fingerprint([0; 32])]);
+    assert_eq!((args.workers, args.memory_budget), (Some(2), Some(32 << 20)));
+    assert_eq!((args.engine.backend, args.engine.profile), (BackendArg::Poll, ProfileArg::Wan));
+}
+
+#[test]
+fn usage_errors_are_clap_errors() {
+    for line in [
+        "landro",
+        "landro cp a",
+        "landro serve --read-only --write-only",
+        "landro serve --workers 0",
+        "landro serve --listen nonsense",
+        "landro serve --memory-budget 1K",
+        "landro cp --peer nonsense a b",
+        "landro cp --backend epoll a b",
+        "landro cp --bwlimit fast a b",
+        "landro cp --streams 0 a b",
+    ] {
+        assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
+fn cp_options() {
+    let args = cp("landro cp --force --fsync --json -q --stats --streams 4 --bwlimit 1.5M a b landro://h/c/");
+    assert_eq!(args.sources, ["a", "b"]);
+    assert_eq!(args.destination, "landro://h/c/");
+    assert!(args.force && args.fsync && args.json && args.quiet && args.stats);
+    assert_eq!((args.streams, args.bwlimit), (4, Some(3 << 19)));
+    assert_eq!(cp("landro cp a b").streams, 16);
+    let args = cp(&format!("landro cp --peer {FP} --accept-new --backend io_uring a b"));
+    assert_eq!((args.trust.peer, args.trust.accept_new), (Some(Fingerprint([0; 32])), true));
+    assert_eq!(args.engine.backend, BackendArg::IoUring);
+}
+
+#[test]
+fn units_of_bytes() {
+    for (typed, value) in [
+        ("0", 0),
+        ("4096", 4096),
+        ("4096b", 4096),
+        ("1k", 1024),
+        ("1K", 1024),
+        ("1KiB", 1024),
+        ("1KB", 1000),
+        ("1.5M", 3 << 19),
+        (".5G", 1 << 29),
+        ("2g", 2 << 30),
+        ("1t", 1 << 40),
+        ("3TB", 3_000_000_000_000),
+    ] {
+        assert_eq!(bytes(typed), Ok(value), "{typed}");
+    }
+    for bad in ["", "k", "-1", "1x", "1kk", "1.2.3", "1 k", "99999999T", "1e3", "é"] {
+        assert!(bytes(bad).is_err(), "{bad}");
+    }
+}
+
+fn transfer(line: &str) -> Result<Transfer, TransferError> {
+    let args = cp(&format!("landro cp {line}"));
+    Transfer::parse(&args.sources, &args.destination)
+}
+
+#[test]
+fn directions() {
+    assert!(matches!(transfer("a b landro://h/x"), Ok(Transfer::Push { sources, .. }) if sources.len() == 2));
+    assert!(matches!(transfer("landro://h/a landro://H:4433/b ."), Ok(Transfer::Pull { from, .. }) if from.len() == 2));
+    assert!(matches!(transfer("a b"), Ok(Transfer::Local { .. })));
+    assert_eq!(transfer("landro://h/a landro://h/b"), Err(TransferError::BothRemote));
+    assert_eq!(transfer("a landro://h/b ."), Err(TransferError::MixedSources));
+    assert_eq!(
+        transfer("landro://h/a landro://h:5/b ."),
+        Err(TransferError::TwoHosts("h:4433".into(), "h:5".into()))
+    );
+    assert!(matches!(transfer("landro://h/% ."), Err(TransferError::Url(UrlError::BadPercent(_)))));
+}
+
+#[test]
+fn when_the_destination_must_be_a_directory() {
+    assert!(must_be_dir(b"x/", 1) && must_be_dir(b"", 1) && must_be_dir(b"x", 2) && must_be_dir(b"/", 1));
+    assert!(!must_be_dir(b"x", 1));
+}

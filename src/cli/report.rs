@@ -1,0 +1,315 @@
+//! What the user sees of a transfer: progress and errors on stderr, or NDJSON on stdout, and the summary.
+
+pub mod json;
+pub mod stats;
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{BinaryBytes, HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::proto::{EntryError, EntryErrorCode, EntryResult, Event, Kind, Totals};
+
+use super::Exit;
+use super::escape;
+use json::JsonEvent;
+use stats::Stats;
+
+/// Often enough to look alive, seldom enough to cost nothing.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// What the command line says about output.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Style {
+    pub json: bool,
+    pub quiet: bool,
+    pub stats: bool,
+}
+
+/// Follows one transfer.
+pub struct Reporter {
+    style: Style,
+    /// Shown on a terminal only.
+    bar: Option<ProgressBar>,
+    began: Instant,
+    last_progress: Instant,
+    /// Counted from the events, for a transfer that ends without the peer's own totals.
+    totals: Totals,
+    announced_files: u64,
+    announced_bytes: u64,
+    announced_all: bool,
+    /// File bytes that crossed, or need not: skipped and resumed ones.
+    settled_bytes: u64,
+    /// A closed stdout (`| head`) ends the JSON, not the transfer.
+    stdout_gone: bool,
+}
+
+impl Reporter {
+    pub fn new(style: Style) -> Reporter {
+        let bar = (!style.quiet && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
+            bar.set_style(spinner());
+            bar
+        });
+        let now = crate::worker::now();
+        Reporter {
+            style,
+            bar,
+            began: now,
+            last_progress: now,
+            totals: Totals::default(),
+            announced_files: 0,
+            announced_bytes: 0,
+            announced_all: false,
+            settled_bytes: 0,
+            stdout_gone: false,
+        }
+    }
+
+    /// The first JSON event.
+    pub fn start(&mut self, direction: &'static str, peer: Option<String>) {
+        self.json(&JsonEvent::Start { direction, peer, version: env!("CARGO_PKG_VERSION") });
+    }
+
+    pub fn event(&mut self, event: &Event) {
+        count(&mut self.totals, event);
+        match event {
+            Event::Started | Event::Listing { .. } => {}
+            Event::Announced { files, bytes, complete } => {
+                (self.announced_files, self.announced_bytes) = (*files, *bytes);
+                if *complete && !self.announced_all {
+                    self.announced_all = true;
+                    self.bar.iter().for_each(|bar| bar.set_style(full_bar()));
+                }
+            }
+            Event::Progress { bytes } => self.settled_bytes += bytes,
+            Event::Entry { path, kind, size_bytes, result } => self.entry(path, *kind, *size_bytes, result),
+            Event::Warning { path, text } => {
+                self.json(&JsonEvent::Warning { path: path.into(), message: text });
+                if !self.style.quiet {
+                    self.say(&format!("landro: warning: {}: {}", escape::name(path), escape::text(text)));
+                }
+            }
+        }
+        self.tick();
+    }
+
+    fn entry(&mut self, path: &[u8], kind: Kind, size_bytes: u64, result: &EntryResult) {
+        let (status, resumed_bytes) = match result {
+            EntryResult::Done { resumed_bytes } => ("done", *resumed_bytes),
+            EntryResult::Skipped => ("skipped", 0),
+            EntryResult::Failed(error) => return self.entry_failed(path, error),
+        };
+        self.settled_bytes += if *result == EntryResult::Skipped { size_bytes } else { resumed_bytes };
+        let kind = match kind {
+            Kind::File => "file",
+            Kind::Directory => "directory",
+            Kind::Symlink => "symlink",
+            Kind::Special => "special",
+        };
+        self.json(&JsonEvent::File { path: path.into(), kind, size_bytes, status, resumed_bytes });
+    }
+
+    fn entry_failed(&mut self, path: &[u8], error: &EntryError) {
+        let code = match error.code {
+            EntryErrorCode::Source => "source",
+            EntryErrorCode::Destination => "destination",
+            EntryErrorCode::Full => "full",
+            EntryErrorCode::Integrity => "integrity",
+            EntryErrorCode::Permission => "permission",
+            EntryErrorCode::Name => "name",
+        };
+        let errno = (error.errno != 0).then_some(error.errno);
+        self.json(&JsonEvent::Error { path: Some(path.into()), code, errno, message: &error.text });
+        self.say(&format!("landro: {}: {}", escape::name(path), escape::text(&error.text)));
+    }
+
+    /// Something that concerns the transfer as a whole.
+    pub fn error(&mut self, code: &'static str, message: &str) {
+        self.json(&JsonEvent::Error { path: None, code, errno: None, message });
+        self.say(&format!("landro: {message}"));
+    }
+
+    /// Draws progress when it is due. Cheap: called for every event.
+    pub fn tick(&mut self) {
+        let now = crate::worker::now();
+        if now.duration_since(self.last_progress) < PROGRESS_EVERY {
+            return;
+        }
+        self.last_progress = now;
+        let files = self.totals.files + self.totals.skipped;
+        let progress = JsonEvent::Progress {
+            files,
+            files_announced: self.announced_files,
+            bytes: self.settled_bytes,
+            bytes_announced: self.announced_bytes,
+            all_announced: self.announced_all,
+            seconds: now.duration_since(self.began).as_secs_f64(),
+        };
+        self.json(&progress);
+        if let Some(bar) = &self.bar {
+            bar.set_length(self.announced_bytes);
+            bar.set_position(self.settled_bytes);
+            bar.set_message(format!("{}/{} files", HumanCount(files), HumanCount(self.announced_files)));
+        }
+    }
+
+    /// The summary. `totals`: the transfer's own, where it got far enough to have them.
+    pub fn finish(mut self, exit: Exit, totals: Option<Totals>, stats: Stats) {
+        let totals = totals.unwrap_or(self.totals);
+        let seconds = crate::worker::now().duration_since(self.began).as_secs_f64();
+        self.json(&JsonEvent::Summary {
+            files: totals.files,
+            directories: totals.directories,
+            symlinks: totals.symlinks,
+            bytes: totals.bytes,
+            skipped: totals.skipped,
+            resumed_bytes: totals.resumed_bytes,
+            sent_bytes: totals.sent_bytes,
+            seconds,
+            goodput_bps: goodput_bps(totals.sent_bytes, seconds),
+            errors: totals.errors,
+            exit_code: exit.code(),
+            stats: self.style.stats.then_some(&stats),
+        });
+        let on_terminal = self.bar.take().inspect(ProgressBar::finish_and_clear).is_some();
+        if self.style.json {
+            return;
+        }
+        if (on_terminal && !self.style.quiet) || self.style.stats {
+            self.say(&summary_line(&totals, seconds));
+        }
+        if self.style.stats {
+            self.say(&stats.to_string());
+        }
+    }
+
+    /// A line on stderr, above the progress bar. With `--json`, too: stderr is for people.
+    fn say(&self, line: &str) {
+        let print = || {
+            // Nobody is left to be told that stderr is gone.
+            let _ = writeln!(std::io::stderr().lock(), "{line}");
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    fn json(&mut self, event: &JsonEvent) {
+        if self.style.json && !self.stdout_gone {
+            self.stdout_gone = json::print(event).is_err();
+        }
+    }
+}
+
+/// Adds what one event says to totals; the other side of a transfer does the same.
+pub fn count(totals: &mut Totals, event: &Event) {
+    match event {
+        Event::Progress { bytes } => totals.sent_bytes += bytes,
+        Event::Entry { kind, size_bytes, result, .. } => match result {
+            EntryResult::Done { resumed_bytes } => {
+                totals.resumed_bytes += resumed_bytes;
+                match kind {
+                    Kind::File => (totals.files, totals.bytes) = (totals.files + 1, totals.bytes + size_bytes),
+                    Kind::Directory => totals.directories += 1,
+                    Kind::Symlink => totals.symlinks += 1,
+                    Kind::Special => {}
+                }
+            }
+            EntryResult::Skipped => totals.skipped += 1,
+            EntryResult::Failed(error) => {
+                totals.errors += 1;
+                totals.full |= error.code == EntryErrorCode::Full;
+                totals.integrity |= error.code == EntryErrorCode::Integrity;
+                totals.permission |= error.code == EntryErrorCode::Permission;
+            }
+        },
+        Event::Started | Event::Announced { .. } | Event::Warning { .. } | Event::Listing { .. } => {}
+    }
+}
+
+/// Bits of file data per second.
+fn goodput_bps(bytes: u64, seconds: f64) -> u64 {
+    if seconds > 0.0 { (bytes as f64 * 8.0 / seconds) as u64 } else { 0 }
+}
+
+fn summary_line(totals: &Totals, seconds: f64) -> String {
+    let rate = HumanBytes((goodput_bps(totals.sent_bytes, seconds) / 8).max(1));
+    let mut line = format!(
+        "{} files, {} in {seconds:.2} s ({rate}/s)",
+        HumanCount(totals.files),
+        BinaryBytes(totals.bytes)
+    );
+    for (count, what) in [(totals.skipped, "unchanged"), (totals.errors, "failed")] {
+        if count > 0 {
+            line.push_str(&format!(", {} {what}", HumanCount(count)));
+        }
+    }
+    if totals.resumed_bytes > 0 {
+        line.push_str(&format!(", {} resumed", BinaryBytes(totals.resumed_bytes)));
+    }
+    line
+}
+
+/// While the walk goes on the total is unknown.
+fn spinner() -> ProgressStyle {
+    let template = "{spinner} {msg}  {binary_bytes}  {binary_bytes_per_sec}";
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+fn full_bar() -> ProgressStyle {
+    let template = "{wide_bar} {msg}  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}";
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn totals_from_events() {
+        let entry = |kind, result| Event::Entry { path: Bytes::from("x"), kind, size_bytes: 10, result };
+        let failed = |code| EntryResult::Failed(EntryError { code, errno: 28, text: String::new() });
+        let mut totals = Totals::default();
+        for event in [
+            entry(Kind::File, EntryResult::Done { resumed_bytes: 4 }),
+            Event::Progress { bytes: 6 },
+            entry(Kind::File, EntryResult::Skipped),
+            entry(Kind::Directory, EntryResult::Done { resumed_bytes: 0 }),
+            entry(Kind::Symlink, EntryResult::Done { resumed_bytes: 0 }),
+            entry(Kind::File, failed(EntryErrorCode::Full)),
+        ] {
+            count(&mut totals, &event);
+        }
+        let expected = Totals {
+            files: 1,
+            directories: 1,
+            symlinks: 1,
+            bytes: 10,
+            skipped: 1,
+            resumed_bytes: 4,
+            sent_bytes: 6,
+            errors: 1,
+            full: true,
+            ..Totals::default()
+        };
+        assert_eq!(totals, expected);
+    }
+
+    #[test]
+    fn goodput_counts_bits() {
+        assert_eq!(goodput_bps(1000, 2.0), 4000);
+        assert_eq!(goodput_bps(1000, 0.0), 0);
+    }
+
+    #[test]
+    fn templates_are_valid() {
+        for template in [spinner, full_bar] {
+            drop(template());
+        }
+        assert!(ProgressStyle::with_template("{wide_bar} {binary_total_bytes} {eta}").is_ok());
+    }
+}

@@ -1,0 +1,174 @@
+//! The NDJSON events of `--json`: one object a line, `schema` and `event` first.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::cli::escape::acts_on_terminal;
+
+use super::stats::Stats;
+
+/// Raised when a field changes its meaning or goes away; new fields do not raise it.
+pub const SCHEMA: u32 = 1;
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum JsonEvent<'a> {
+    Start {
+        /// `push`, `pull` or `local`.
+        direction: &'static str,
+        /// `host:port`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+        version: &'static str,
+    },
+    Progress {
+        /// In their final state, skipped ones included.
+        files: u64,
+        files_announced: u64,
+        /// Crossed, skipped or resumed.
+        bytes: u64,
+        bytes_announced: u64,
+        /// Whether the walk is over, so that the announced numbers are final.
+        all_announced: bool,
+        seconds: f64,
+    },
+    File {
+        #[serde(flatten)]
+        path: JsonPath,
+        kind: &'static str,
+        size_bytes: u64,
+        /// `done` or `skipped`; what failed is an `error`.
+        status: &'static str,
+        resumed_bytes: u64,
+    },
+    Warning {
+        #[serde(flatten)]
+        path: JsonPath,
+        message: &'a str,
+    },
+    Error {
+        #[serde(flatten)]
+        path: Option<JsonPath>,
+        code: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        errno: Option<i32>,
+        message: &'a str,
+    },
+    Summary {
+        files: u64,
+        directories: u64,
+        symlinks: u64,
+        bytes: u64,
+        skipped: u64,
+        resumed_bytes: u64,
+        /// File bytes that crossed the wire.
+        sent_bytes: u64,
+        seconds: f64,
+        /// `sent_bytes` in bits per second of the whole run.
+        goodput_bps: u64,
+        errors: u64,
+        exit_code: u8,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stats: Option<&'a Stats>,
+    },
+}
+
+/// A name in JSON, which knows only text: exact when it is UTF-8; otherwise `path` has replacement characters
+/// and `path_hex` the bytes.
+#[derive(Serialize)]
+pub struct JsonPath {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_hex: Option<String>,
+}
+
+impl<Name: AsRef<[u8]> + ?Sized> From<&Name> for JsonPath {
+    fn from(name: &Name) -> JsonPath {
+        let bytes = name.as_ref();
+        match std::str::from_utf8(bytes) {
+            Ok(path) => JsonPath { path: path.to_string(), path_hex: None },
+            Err(_) => JsonPath {
+                path: String::from_utf8_lossy(bytes).into_owned(),
+                path_hex: Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
+            },
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    schema: u32,
+    #[serde(flatten)]
+    event: &'a JsonEvent<'a>,
+}
+
+/// Writes one line to stdout. Whoever reads along sees it at once.
+///
+/// # Errors
+/// Stdout is gone.
+pub fn print(event: &JsonEvent) -> io::Result<()> {
+    let mut line = to_line(event)?;
+    line.push('\n');
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(line.as_bytes())?;
+    stdout.flush()
+}
+
+/// JSON escapes only C0 controls by itself; NDJSON is looked at on terminals, so the rest is escaped too. Such
+/// characters stand only inside strings, where `\uXXXX` means the same.
+fn to_line(event: &JsonEvent) -> serde_json::Result<String> {
+    let json = serde_json::to_string(&Line { schema: SCHEMA, event })?;
+    if !json.contains(acts_on_terminal) {
+        return Ok(json);
+    }
+    let mut safe = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if acts_on_terminal(c) {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| safe.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            safe.push(c);
+        }
+    }
+    Ok(safe)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn schema_and_event_come_first() {
+        let event = JsonEvent::Warning { path: JsonPath::from("a"), message: "m" };
+        let line = to_line(&event).unwrap();
+        assert_eq!(line, r#"{"schema":1,"event":"warning","path":"a","message":"m"}"#);
+    }
+
+    #[test]
+    fn errors_with_and_without_a_path() {
+        let with = JsonEvent::Error { path: Some("f".into()), code: "full", errno: Some(28), message: "m" };
+        let line = r#"{"schema":1,"event":"error","path":"f","code":"full","errno":28,"message":"m"}"#;
+        assert_eq!(to_line(&with).unwrap(), line);
+        let without = JsonEvent::Error { path: None, code: "lost", errno: None, message: "m" };
+        assert_eq!(to_line(&without).unwrap(), r#"{"schema":1,"event":"error","code":"lost","message":"m"}"#);
+    }
+
+    #[test]
+    fn names_survive_and_nothing_acts_on_a_terminal() {
+        let name = "a\n\u{1b}[2J\u{9b}\u{7f}\u{202e}\u{e0041}\"ä";
+        let line = to_line(&JsonEvent::Warning { path: name.into(), message: "" }).unwrap();
+        assert!(!line.contains(acts_on_terminal), "{line}");
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["path"], name);
+        assert_eq!(value.get("path_hex"), None);
+    }
+
+    #[test]
+    fn names_that_are_not_utf8_keep_their_bytes() {
+        let line = to_line(&JsonEvent::Warning { path: (&b"a\xff"[..]).into(), message: "" }).unwrap();
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&value["path"], &value["path_hex"]), (&Value::from("a\u{fffd}"), &Value::from("61ff")));
+    }
+}

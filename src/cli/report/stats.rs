@@ -1,0 +1,92 @@
+//! What `--stats` adds: the transport, the CPU time and the memory of this process.
+
+use std::fmt;
+
+use indicatif::BinaryBytes;
+use serde::Serialize;
+
+use crate::engine::TransportStats;
+
+/// Of this side only; the transport part is missing when no connection came about, or none was needed.
+#[derive(Serialize)]
+pub struct Stats {
+    pub backend: Option<String>,
+    /// Why that one was chosen.
+    pub backend_reason: Option<String>,
+    pub peer: Option<String>,
+    #[serde(flatten)]
+    pub transport: Option<Transport>,
+    pub cpu_user_seconds: f64,
+    pub cpu_system_seconds: f64,
+    pub peak_rss_bytes: u64,
+}
+
+#[derive(Serialize)]
+pub struct Transport {
+    pub rtt_us: u64,
+    pub min_rtt_us: u64,
+    pub sent_packets: u64,
+    pub received_packets: u64,
+    pub lost_packets: u64,
+    pub retransmitted_packets: u64,
+    pub cwnd_bytes: u64,
+    /// Mean packets per sendmsg.
+    pub gso_batch: f64,
+    /// Mean packets per received message.
+    pub gro_batch: f64,
+}
+
+impl From<&TransportStats> for Transport {
+    fn from(stats: &TransportStats) -> Transport {
+        Transport {
+            rtt_us: stats.rtt.as_micros() as u64,
+            min_rtt_us: stats.min_rtt.as_micros() as u64,
+            sent_packets: stats.sent_packets,
+            received_packets: stats.recv_packets,
+            lost_packets: stats.lost_packets,
+            retransmitted_packets: stats.retransmitted_packets,
+            cwnd_bytes: stats.cwnd_bytes,
+            gso_batch: stats.gso_batch_mean,
+            gro_batch: stats.gro_batch_mean,
+        }
+    }
+}
+
+impl Stats {
+    /// CPU time and memory so far; the rest is for the caller to fill in.
+    pub fn of_this_process() -> Stats {
+        let (user, system) = landro_sys::cpu::process_cpu_time();
+        Stats {
+            backend: None,
+            backend_reason: None,
+            peer: None,
+            transport: None,
+            cpu_user_seconds: user.as_secs_f64(),
+            cpu_system_seconds: system.as_secs_f64(),
+            peak_rss_bytes: landro_sys::cpu::peak_rss_bytes(),
+        }
+    }
+}
+
+/// One line per subject, as people read it.
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let (Some(backend), Some(reason)) = (&self.backend, &self.backend_reason) {
+            writeln!(f, "backend   {backend} ({reason})")?;
+        }
+        if let Some(peer) = &self.peer {
+            writeln!(f, "peer      {peer}")?;
+        }
+        if let Some(t) = &self.transport {
+            let percent = 100.0 * t.lost_packets as f64 / t.sent_packets.max(1) as f64;
+            writeln!(f, "rtt       {} us, least {} us", t.rtt_us, t.min_rtt_us)?;
+            writeln!(f, "packets   {} sent, {} received", t.sent_packets, t.received_packets)?;
+            writeln!(f, "loss      {} packets ({percent:.3} %)", t.lost_packets)?;
+            writeln!(f, "resent    {} packets", t.retransmitted_packets)?;
+            writeln!(f, "cwnd      {}", BinaryBytes(t.cwnd_bytes))?;
+            writeln!(f, "batches   {:.1} packets per send, {:.1} per receive", t.gso_batch, t.gro_batch)?;
+        }
+        writeln!(f, "cpu       {:.3} s user, {:.3} s system", self.cpu_user_seconds, self.cpu_system_seconds)?;
+        write!(f, "memory    {} at most", BinaryBytes(self.peak_rss_bytes))
+    }
+}

@@ -1,0 +1,253 @@
+//! `landro://HOST[:PORT]/PATH` and local paths, as typed on the command line.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::ffi::OsStrExt;
+
+use crate::units::percent_decode;
+
+use super::escape;
+
+/// UDP port a daemon listens on when none is named.
+pub const DEFAULT_PORT: u16 = 4433;
+
+const SCHEME: &[u8] = b"landro://";
+
+/// Longest DNS name (RFC 1035); an address literal with a zone is shorter.
+const HOST_MAX_BYTES: usize = 253;
+
+/// A daemon, as the user named it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Host {
+    /// DNS name in lower case, or an address literal without brackets (IPv6 perhaps with `%zone`).
+    pub name: String,
+    pub port: u16,
+}
+
+/// A path on a daemon.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Url {
+    pub host: Host,
+    /// Percent-decoded bytes below the daemon's root, without leading `/`; empty is the root itself.
+    pub path: Vec<u8>,
+}
+
+/// One SRC or DST.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    Local(Vec<u8>),
+    Remote(Url),
+}
+
+/// Why an argument is not a place.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum UrlError {
+    #[error("{0}: empty path")]
+    Empty(String),
+    #[error("{0}: no host; write landro://HOST[:PORT]/PATH")]
+    NoHost(String),
+    #[error("{0}: not a host name or address; IPv6 addresses go in brackets: landro://[::1]:4433/PATH")]
+    BadHost(String),
+    #[error("{0}: the port is not a number from 1 to 65535")]
+    BadPort(String),
+    #[error("{0}: user names and passwords have no place here; peers are known by their keys (landro id)")]
+    UserInfo(String),
+    #[error("{0}: % must be followed by two hexadecimal digits; write a plain % as %25")]
+    BadPercent(String),
+    #[error("{0}: no path contains a NUL byte")]
+    Nul(String),
+}
+
+impl Place {
+    /// Anything that does not begin with `landro://` is a local path.
+    ///
+    /// # Errors
+    /// Says which part of a URL is wrong, or that a path is empty or holds NUL.
+    pub fn parse(typed: &OsStr) -> Result<Place, UrlError> {
+        let bytes = typed.as_bytes();
+        match bytes.get(..SCHEME.len()) {
+            Some(scheme) if scheme.eq_ignore_ascii_case(SCHEME) => Url::parse(typed).map(Place::Remote),
+            _ if bytes.is_empty() => Err(UrlError::Empty("''".into())),
+            _ if bytes.contains(&0) => Err(UrlError::Nul(escape::name(bytes))),
+            _ => Ok(Place::Local(bytes.to_vec())),
+        }
+    }
+}
+
+impl Url {
+    /// There is no query and no fragment: `?` and `#` are ordinary characters of the path.
+    ///
+    /// # Errors
+    /// Says which part is wrong.
+    pub fn parse(typed: &OsStr) -> Result<Url, UrlError> {
+        let bytes = typed.as_bytes();
+        let shown = || escape::name(bytes);
+        let rest = match bytes.get(..SCHEME.len()) {
+            Some(scheme) if scheme.eq_ignore_ascii_case(SCHEME) => &bytes[SCHEME.len()..],
+            _ => return Err(UrlError::NoHost(shown())),
+        };
+        let slash = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(slash);
+        if authority.contains(&b'@') {
+            return Err(UrlError::UserInfo(shown()));
+        }
+        let authority = std::str::from_utf8(authority).map_err(|_| UrlError::BadHost(shown()))?;
+        let (name, port) = split_authority(authority).ok_or_else(|| UrlError::BadHost(shown()))?;
+        if name.is_empty() {
+            return Err(UrlError::NoHost(shown()));
+        }
+        let name = normal_host(name).ok_or_else(|| UrlError::BadHost(shown()))?;
+        let port = match port {
+            None => DEFAULT_PORT,
+            Some(digits) => parse_port(digits).ok_or_else(|| UrlError::BadPort(shown()))?,
+        };
+        let path = percent_decode(path).ok_or_else(|| UrlError::BadPercent(shown()))?;
+        if path.contains(&0) {
+            return Err(UrlError::Nul(shown()));
+        }
+        let start = path.iter().position(|&b| b != b'/').unwrap_or(path.len());
+        Ok(Url { host: Host { name, port }, path: path[start..].to_vec() })
+    }
+}
+
+/// `HOST`, `HOST:PORT`, `[V6]`, `[V6]:PORT` into the host and the digits of the port.
+fn split_authority(authority: &str) -> Option<(&str, Option<&str>)> {
+    if let Some(rest) = authority.strip_prefix('[') {
+        let (literal, after) = rest.split_once(']')?;
+        let (address, _zone) = literal.split_once('%').unwrap_or((literal, ""));
+        address.parse::<Ipv6Addr>().ok()?;
+        return match after {
+            "" => Some((literal, None)),
+            _ => after.strip_prefix(':').map(|port| (literal, Some(port))),
+        };
+    }
+    match authority.split_once(':') {
+        None => Some((authority, None)),
+        // A second colon: an IPv6 address without brackets.
+        Some((_, port)) if port.contains(':') => None,
+        Some((name, port)) => Some((name, Some(port))),
+    }
+}
+
+/// One spelling per host, so that `known_hosts` is not asked about two of them.
+fn normal_host(name: &str) -> Option<String> {
+    if name.contains(':') {
+        // RFC 6874 spells the zone's % as %25 inside a URL; the plain % that people paste is taken too.
+        let name = name.replacen("%25", "%", 1);
+        let (address, zone) = name.split_once('%').map_or((name.as_str(), None), |(a, z)| (a, Some(z)));
+        let address: Ipv6Addr = address.parse().ok()?;
+        return match zone {
+            None => Some(address.to_string()),
+            Some(zone) if !zone.is_empty() && zone.bytes().all(is_host_byte) => Some(format!("{address}%{zone}")),
+            Some(_) => None,
+        };
+    }
+    if let Ok(address) = name.parse::<Ipv4Addr>() {
+        return Some(address.to_string());
+    }
+    let good = name.len() <= HOST_MAX_BYTES && name.bytes().all(is_host_byte);
+    good.then(|| name.to_ascii_lowercase())
+}
+
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
+}
+
+fn parse_port(digits: &str) -> Option<u16> {
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok().filter(|&port| port != 0)
+}
+
+impl Host {
+    /// What the TLS handshake asks for: names only, since SNI may not hold addresses (RFC 6066 section 3).
+    pub fn server_name(&self) -> &str {
+        let address = self.name.contains(':') || self.name.parse::<Ipv4Addr>().is_ok();
+        if address { "landro" } else { &self.name }
+    }
+}
+
+/// `host:port`, IPv6 in brackets: the key of `known_hosts`.
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.contains(':') {
+            write!(f, "[{}]:{}", self.name, self.port)
+        } else {
+            write!(f, "{}:{}", self.name, self.port)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(typed: &str) -> Result<Url, UrlError> {
+        Url::parse(OsStr::new(typed))
+    }
+
+    fn good(typed: &str) -> (String, u16, Vec<u8>) {
+        let url = url(typed).unwrap();
+        (url.host.name, url.host.port, url.path)
+    }
+
+    #[test]
+    fn host_port_path() {
+        assert_eq!(good("landro://host/a/b"), ("host".into(), 4433, b"a/b".to_vec()));
+        assert_eq!(good("LANDRO://Host.Example:99/"), ("host.example".into(), 99, b"".to_vec()));
+        assert_eq!(good("landro://10.0.0.1"), ("10.0.0.1".into(), 4433, b"".to_vec()));
+        assert_eq!(good("landro://h//a/"), ("h".into(), 4433, b"a/".to_vec()));
+        assert_eq!(good("landro://h/a?b#c"), ("h".into(), 4433, b"a?b#c".to_vec()));
+    }
+
+    #[test]
+    fn ipv6_literals() {
+        assert_eq!(good("landro://[::1]/x"), ("::1".into(), 4433, b"x".to_vec()));
+        assert_eq!(good("landro://[0:0::1]:5/x"), ("::1".into(), 5, b"x".to_vec()));
+        assert_eq!(good("landro://[fe80::1%25eth0]:5/"), ("fe80::1%eth0".into(), 5, b"".to_vec()));
+        assert_eq!(good("landro://[fe80::1%eth0]/"), ("fe80::1%eth0".into(), 4433, b"".to_vec()));
+        assert_eq!(url("landro://[::1]:5/x").unwrap().host.to_string(), "[::1]:5");
+        for bad in ["landro://::1/x", "landro://[::1/x", "landro://[host]/x", "landro://[::1]5/x", "landro://[]/"] {
+            assert!(matches!(url(bad), Err(UrlError::BadHost(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn paths_decode_to_bytes() {
+        assert_eq!(good("landro://h/%ff%0a%2e").2, b"\xff\n.");
+        assert_eq!(good("landro://h/%2fetc").2, b"etc");
+        for bad in ["landro://h/100%", "landro://h/%g0", "landro://h/%2"] {
+            assert!(matches!(url(bad), Err(UrlError::BadPercent(_))), "{bad}");
+        }
+        assert!(matches!(url("landro://h/a%00b"), Err(UrlError::Nul(_))));
+    }
+
+    #[test]
+    fn what_is_refused() {
+        assert!(matches!(url("landro:///x"), Err(UrlError::NoHost(_))));
+        assert!(matches!(url("landro://:4433/x"), Err(UrlError::NoHost(_))));
+        assert!(matches!(url("landro://me@h/x"), Err(UrlError::UserInfo(_))));
+        assert!(matches!(url("http://h/x"), Err(UrlError::NoHost(_))));
+        assert!(matches!(url("landro://h o/x"), Err(UrlError::BadHost(_))));
+        for bad in ["landro://h:/x", "landro://h:0/x", "landro://h:65536/x", "landro://h:+1/x"] {
+            assert!(matches!(url(bad), Err(UrlError::BadPort(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn places() {
+        assert_eq!(Place::parse(OsStr::new("./landro://h")), Ok(Place::Local(b"./landro://h".to_vec())));
+        assert_eq!(Place::parse(OsStr::from_bytes(b"a\xff")), Ok(Place::Local(b"a\xff".to_vec())));
+        assert!(matches!(Place::parse(OsStr::new("landro://h/")), Ok(Place::Remote(_))));
+        assert!(matches!(Place::parse(OsStr::new("")), Err(UrlError::Empty(_))));
+    }
+
+    #[test]
+    fn server_names() {
+        assert_eq!(url("landro://h.example/").unwrap().host.server_name(), "h.example");
+        assert_eq!(url("landro://10.0.0.1/").unwrap().host.server_name(), "landro");
+        assert_eq!(url("landro://[::1]/").unwrap().host.server_name(), "landro");
+    }
+}

@@ -1,0 +1,165 @@
+//! `landro serve` around the engine: who may come in, signals, and what the service manager is told.
+
+pub mod notify;
+pub mod policy;
+pub mod signals;
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::config::QuicConfig;
+use crate::engine::{BackendChoice, EngineError, ServeConfig, Server};
+use crate::quic::identity::Identity;
+use crate::units::Fingerprint;
+
+use policy::{Policy, Restrict};
+use signals::{Hangup, Signals};
+
+/// Larger than [`policy::MAX_PEERS`] lines with options and short comments.
+const AUTHORIZED_PEERS_MAX_BYTES: u64 = 16 << 20;
+
+/// One daemon, resolved: nothing is asked of the environment later except `NOTIFY_SOCKET`.
+pub struct Options {
+    pub listen: Vec<SocketAddr>,
+    pub root: PathBuf,
+    pub workers: usize,
+    pub backend: BackendChoice,
+    pub quic: QuicConfig,
+    pub memory_budget_bytes: u64,
+    pub identity: Identity,
+    /// The file; it need not exist. Read again on SIGHUP.
+    pub authorized_peers: PathBuf,
+    /// Peers let in for this run in addition.
+    pub allow: Vec<Fingerprint>,
+    pub restrict: Restrict,
+}
+
+/// Why a daemon did not start or run on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("{path}: {source}", path = .path.display())]
+    Peers { path: PathBuf, source: io::Error },
+    #[error("{path}: everybody may write it (mode {mode:04o}), so it authorises nobody; run: chmod 644 {path}",
+        path = .path.display())]
+    PeersWritable { path: PathBuf, mode: u32 },
+    #[error("setting up signal handling: {0}")]
+    Signals(io::Error),
+    #[error("writing to standard output: {0}")]
+    Ready(io::Error),
+}
+
+/// Serves until SIGINT or SIGTERM; `ready` is called once peers can connect, with the bound addresses.
+///
+/// # Errors
+/// The daemon could not start.
+pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>) -> Result<(), DaemonError> {
+    let signals = Signals::catch(Hangup::Catch).map_err(DaemonError::Signals)?;
+    let Options { authorized_peers, allow, restrict, .. } = options;
+    let policy = Arc::new(RwLock::new(load(&authorized_peers, &allow)?));
+    let asked = Arc::clone(&policy);
+    let server = Server::start(ServeConfig {
+        listen: options.listen,
+        root: options.root.clone(),
+        workers: options.workers,
+        backend: options.backend,
+        quic: options.quic,
+        memory_budget_bytes: options.memory_budget_bytes,
+        identity: options.identity,
+        authorize: Arc::new(move |peer| {
+            // A poisoned lock still holds a whole policy: it is replaced in one assignment.
+            asked.read().unwrap_or_else(PoisonError::into_inner).access(peer, restrict)
+        }),
+    })?;
+    let (backend, reason) = server.backend();
+    tracing::info!("serving {:?} on {backend:?} ({reason})", options.root);
+    ready(server.addresses()).map_err(DaemonError::Ready)?;
+    notify::tell("READY=1");
+    while signals.wait().is_none() {
+        if !signals.take_hangup() {
+            continue;
+        }
+        match load(&authorized_peers, &allow) {
+            Ok(new) => *policy.write().unwrap_or_else(PoisonError::into_inner) = new,
+            Err(error) => tracing::error!("{error}; those authorised so far stay so until it is mended"),
+        }
+    }
+    tracing::info!("stopping: no new sessions; a second signal quits at once");
+    notify::tell("STOPPING=1");
+    server.shutdown();
+    Ok(())
+}
+
+/// `authorized_peers` with the command line on top; says how many there are and which lines were no use.
+fn load(path: &Path, allow: &[Fingerprint]) -> Result<Policy, DaemonError> {
+    let (mut policy, bad) = Policy::parse(&read_peers(path)?);
+    for line in bad {
+        tracing::error!("{}: {line}; this line authorises nobody", path.display());
+    }
+    allow.iter().for_each(|peer| policy.allow(*peer));
+    match policy.len() {
+        0 => tracing::warn!(
+            "nobody is authorised, so nobody is let in: put the line that `landro id` prints on the client into \
+             {} and send SIGHUP, or start with --allow",
+            path.display()
+        ),
+        1 => tracing::info!("1 peer is authorised"),
+        peers => tracing::info!("{peers} peers are authorised"),
+    }
+    Ok(policy)
+}
+
+fn read_peers(path: &Path) -> Result<Vec<u8>, DaemonError> {
+    let failed = |source| DaemonError::Peers { path: path.to_path_buf(), source };
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed)?,
+    };
+    let mode = file.metadata().map_err(failed)?.mode() & 0o7777;
+    if mode & 0o002 != 0 {
+        return Err(DaemonError::PeersWritable { path: path.to_path_buf(), mode });
+    }
+    let mut text = Vec::new();
+    file.take(AUTHORIZED_PEERS_MAX_BYTES + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() as u64 > AUTHORIZED_PEERS_MAX_BYTES {
+        return Err(failed(io::Error::new(ErrorKind::FileTooLarge, "more than 16 MiB")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn peer(byte: u8) -> Fingerprint {
+        Fingerprint([byte; 32])
+    }
+
+    #[test]
+    fn a_missing_file_authorises_nobody_but_the_command_line() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("authorized_peers");
+        assert!(load(&path, &[]).unwrap().is_empty());
+        let policy = load(&path, &[peer(1)]).unwrap();
+        assert!(policy.access(&peer(1), Restrict::Nothing).is_some_and(|a| a.access.read && a.access.write));
+    }
+
+    #[test]
+    fn a_file_everybody_may_write_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("authorized_peers");
+        fs::write(&path, format!("{}\n", peer(1))).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        assert!(matches!(load(&path, &[]), Err(DaemonError::PeersWritable { mode: 0o666, .. })));
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(load(&path, &[]).unwrap().len(), 1);
+    }
+}

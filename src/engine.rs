@@ -1,0 +1,365 @@
+//! Starts the workers, hands them their work, and joins them: the process behind a daemon or a command.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{io, thread};
+
+use crossbeam::channel::{Receiver, bounded};
+use landro_sys::{Backend, Caps, Slab, UdpOptions, UdpSocket};
+
+use crate::budget::Budget;
+use crate::config::QuicConfig;
+use crate::proto::session::Request;
+use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
+use crate::units::{Fingerprint, WorkerId};
+use crate::worker::{self, ClientStart, Command, Mailbox, Refusals, Shared, Worker, WorkerParts};
+
+pub use crate::worker::{Access, Authorize, ClientEvent, Ended, PeerAccess, Service, TransportStats};
+
+/// Commands a worker may have waiting: strays of a busy moment; more are dropped like datagrams may be.
+const MAILBOX_COMMANDS: usize = 4096;
+
+/// Events a command may have waiting before its worker waits for the reader.
+const CLIENT_EVENTS: usize = 4096;
+
+/// How long a daemon that is told to stop tells its peers.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// Receive buffer asked of the kernel: 4 MiB are 2 ms at 16 Gbit/s, the longest a worker is away from its ring.
+const SOCKET_RECEIVE_BYTES: usize = 4 << 20;
+
+/// Send buffer asked of the kernel: larger than the queue below it, a socket overruns that queue silently (the
+/// send succeeds and the qdisc drops); at this size the ring waits instead. Measured on a 1 GbE wire.
+const SOCKET_SEND_BYTES: usize = 256 << 10;
+
+/// Which I/O backend to run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum BackendChoice {
+    /// io_uring where the kernel allows it, else poll.
+    #[default]
+    Auto,
+    IoUring,
+    Poll,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("cannot listen on {addr}: {source}")]
+    Bind { addr: SocketAddr, source: io::Error },
+    #[error("cannot serve {path}: {source}", path = path.display())]
+    Root { path: PathBuf, source: io::Error },
+    #[error("the io_uring backend was asked for, but: {0}")]
+    Backend(String),
+    #[error("identity: {0}")]
+    Identity(#[from] crate::quic::QuicError),
+    #[error("cannot start: {0}")]
+    Io(#[from] io::Error),
+}
+
+pub struct ServeConfig {
+    pub listen: Vec<SocketAddr>,
+    pub root: PathBuf,
+    pub workers: usize,
+    pub backend: BackendChoice,
+    pub quic: QuicConfig,
+    pub memory_budget_bytes: u64,
+    pub identity: Identity,
+    pub authorize: Authorize,
+}
+
+/// A running daemon.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    backend: (Backend, String),
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Server {
+    /// Binds, opens the root and starts the workers.
+    ///
+    /// # Errors
+    /// When an address or the root cannot be had, or a worker cannot set up its ring.
+    pub fn start(config: ServeConfig) -> Result<Server, EngineError> {
+        let backend = choose(config.backend)?;
+        let cores = landro_sys::cores();
+        let workers = config.workers.clamp(1, 255) as u8;
+        let root = std::fs::File::open(&config.root)
+            .and_then(|root| match root.metadata()?.is_dir() {
+                true => Ok(OwnedFd::from(root)),
+                false => Err(io::Error::from_raw_os_error(20)), // ENOTDIR
+            })
+            .map_err(|source| EngineError::Root { path: config.root.clone(), source })?;
+        let (addresses, sockets) = bind_all(&config.listen, workers)?;
+        let budget = Budget::new(config.memory_budget_bytes, workers, config.quic.connection_window_bytes);
+        let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
+        let service = Service { root: Arc::new(root), authorize: config.authorize.clone() };
+        let secrets = Arc::new(Secrets::from_identity(&config.identity));
+        let (shared, inboxes) = share(workers, secrets, budget, config.quic.clone(), Some(service));
+        let tickets = TicketKeys::generate()?;
+        let mut threads = Vec::new();
+        for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
+            let authorize = config.authorize.clone();
+            let trust: Trust = Arc::new(move |peer| authorize(peer).is_some());
+            let accept = Setup::server(&config.identity, trust, &config.quic, &tickets)?;
+            let core = (usize::from(workers) <= cores.len()).then(|| cores[number % cores.len()]);
+            threads.push(spawn(WorkerParts {
+                id: WorkerId(number as u8),
+                backend: backend.0,
+                core,
+                sockets,
+                inbox,
+                shared: shared.clone(),
+                slab_buffers,
+                accept: Some(accept),
+            })?);
+        }
+        Ok(Server { addresses, backend, shared, threads })
+    }
+
+    /// What is listened on, with the ports taken for port 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The backend that runs, and why.
+    pub fn backend(&self) -> (Backend, &str) {
+        (self.backend.0, &self.backend.1)
+    }
+
+    /// Whether a worker ended by itself, which only a failure makes it do.
+    pub fn has_failed(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Tells peers, waits for the workers (at most a few seconds).
+    ///
+    /// # Errors
+    /// What a worker failed with, if one did.
+    pub fn shutdown(self) -> io::Result<()> {
+        for worker in 0..self.shared.workers {
+            self.shared.post(WorkerId(worker), Command::Shutdown(SHUTDOWN_GRACE));
+        }
+        let mut result = Ok(());
+        for thread in self.threads {
+            let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));
+            result = result.and(ended);
+        }
+        result
+    }
+}
+
+pub struct ClientConfig {
+    /// Tried in order.
+    pub peer: Vec<SocketAddr>,
+    pub backend: BackendChoice,
+    pub quic: QuicConfig,
+    pub memory_budget_bytes: u64,
+    pub identity: Identity,
+    /// Asked in the handshake with the server's fingerprint; may not block.
+    pub trust: Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>,
+    /// Most data streams at once.
+    pub streams: usize,
+}
+
+/// One session with a daemon: one transfer or listing.
+pub struct Client {
+    events: Receiver<ClientEvent>,
+    shared: Arc<Shared>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Client {
+    /// Starts a worker that dials and carries out `request`.
+    ///
+    /// # Errors
+    /// When no socket or ring can be had; everything later is a [`ClientEvent::Ended`].
+    pub fn start(config: ClientConfig, request: Request) -> Result<Client, EngineError> {
+        let (backend, backend_reason) = choose(config.backend)?;
+        let sockets = client_sockets(&config.peer)?;
+        let budget = Budget::new(config.memory_budget_bytes, 1, config.quic.connection_window_bytes);
+        let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
+        let secrets = Arc::new(Secrets::from_identity(&config.identity));
+        let (shared, mut inboxes) = share(1, secrets, budget, config.quic.clone(), None);
+        let trust_refused = Arc::new(Mutex::new(None));
+        let refused = trust_refused.clone();
+        let decide = config.trust;
+        let trust: Trust = Arc::new(move |peer: &Fingerprint| {
+            let trusted = decide(peer);
+            if !trusted && let Ok(mut refused) = refused.lock() {
+                *refused = Some(*peer);
+            }
+            trusted
+        });
+        let setup = Setup::client(&config.identity, trust, &config.quic)?;
+        let (sender, events) = bounded(CLIENT_EVENTS);
+        let Some(inbox) = inboxes.pop() else { return Err(io::Error::other("no inbox").into()) };
+        // Unpinned: a lone worker is moved by the scheduler to the core that is free, which matters when the
+        // daemon is on the same host and pinned.
+        let thread = spawn(WorkerParts {
+            id: WorkerId(0),
+            backend,
+            core: None,
+            sockets,
+            inbox,
+            shared: shared.clone(),
+            slab_buffers,
+            accept: None,
+        })?;
+        let start = ClientStart {
+            peers: config.peer,
+            setup,
+            trust_refused,
+            request,
+            streams: config.streams,
+            events: sender,
+            backend_reason,
+        };
+        shared.post(WorkerId(0), Command::Start(Box::new(start)));
+        Ok(Client { events, shared, thread })
+    }
+
+    pub fn events(&self) -> &Receiver<ClientEvent> {
+        &self.events
+    }
+
+    /// Stops the transfer, keeping what can be resumed; ends with [`ClientEvent::Ended`].
+    pub fn cancel(&self) {
+        self.shared.post(WorkerId(0), Command::Cancel);
+    }
+
+    /// Waits for the worker, after `Ended`.
+    ///
+    /// # Errors
+    /// What the worker failed with.
+    pub fn join(self) -> io::Result<()> {
+        drop(self.events);
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the worker panicked")))
+    }
+}
+
+/// The backend to run on, and why.
+fn choose(choice: BackendChoice) -> Result<(Backend, String), EngineError> {
+    match choice {
+        BackendChoice::Poll => Ok((Backend::Poll, "asked for".to_owned())),
+        BackendChoice::Auto | BackendChoice::IoUring => {
+            let caps = Caps::probe();
+            match (caps.io_uring.reason(), choice) {
+                (None, BackendChoice::IoUring) => Ok((Backend::IoUring, "asked for".to_owned())),
+                (None, _) => Ok((Backend::IoUring, format!("kernel {} has it", caps.kernel))),
+                (Some(why), BackendChoice::IoUring) => Err(EngineError::Backend(why.to_owned())),
+                (Some(why), _) => Ok((Backend::Poll, why.to_owned())),
+            }
+        }
+    }
+}
+
+fn share(
+    workers: u8,
+    secrets: Arc<Secrets>,
+    budget: Budget,
+    quic: QuicConfig,
+    service: Option<Service>,
+) -> (Arc<Shared>, Vec<Receiver<Command>>) {
+    let (mailboxes, inboxes) = (0..workers)
+        .map(|_| {
+            let (sender, inbox) = bounded(MAILBOX_COMMANDS);
+            (Mailbox { sender, wake: OnceLock::new() }, inbox)
+        })
+        .unzip();
+    let boot_id = landro_sys::boot_id().unwrap_or_default();
+    let shared =
+        Shared { workers, secrets, mailboxes, budget, quic, service, boot_id, refusals: Refusals::default() };
+    (Arc::new(shared), inboxes)
+}
+
+fn options(reuse_port: bool) -> UdpOptions {
+    UdpOptions { recv_buffer_bytes: SOCKET_RECEIVE_BYTES, send_buffer_bytes: SOCKET_SEND_BYTES, reuse_port }
+}
+
+/// Binds every address once per worker; gives the addresses and each worker's sockets in the same order.
+fn bind_all(listen: &[SocketAddr], workers: u8) -> Result<(Vec<SocketAddr>, Vec<Vec<UdpSocket>>), EngineError> {
+    let mut addresses = Vec::new();
+    let mut sockets: Vec<Vec<UdpSocket>> = (0..workers).map(|_| Vec::new()).collect();
+    for &wanted in listen {
+        let bind = |addr: SocketAddr| {
+            UdpSocket::bind(addr, &options(workers > 1)).map_err(|source| EngineError::Bind { addr, source })
+        };
+        // SO_REUSEPORT would let a second daemon of the same user join the port and steal its packets: a bind
+        // without it fails when anybody is there.
+        if workers > 1 && wanted.port() != 0 {
+            UdpSocket::bind(wanted, &options(false)).map_err(|source| EngineError::Bind { addr: wanted, source })?;
+        }
+        let first = bind(wanted)?;
+        let addr = first.local_addr()?;
+        let (receive, _) = first.buffer_sizes()?;
+        if receive < SOCKET_RECEIVE_BYTES {
+            tracing::warn!(
+                %addr,
+                got_bytes = receive,
+                wanted_bytes = SOCKET_RECEIVE_BYTES,
+                "the receive buffer is smaller than wanted; raise net.core.rmem_max"
+            );
+        }
+        sockets[0].push(first);
+        for worker in sockets.iter_mut().skip(1) {
+            worker.push(bind(addr)?);
+        }
+        if workers > 1 {
+            sockets[0][addresses.len()].steer_by_cid(workers)?;
+        }
+        addresses.push(addr);
+    }
+    Ok((addresses, sockets))
+}
+
+/// A socket for each address family among the peer's addresses.
+fn client_sockets(peers: &[SocketAddr]) -> Result<Vec<UdpSocket>, EngineError> {
+    let mut sockets = Vec::new();
+    let any: [SocketAddr; 2] = [(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()];
+    for addr in any {
+        if peers.iter().any(|peer| peer.is_ipv4() == addr.is_ipv4()) {
+            let socket = UdpSocket::bind(addr, &options(false));
+            sockets.push(socket.map_err(|source| EngineError::Bind { addr, source })?);
+        }
+    }
+    Ok(sockets)
+}
+
+/// Starts a worker's thread and waits until its ring is set up.
+fn spawn(parts: WorkerParts) -> Result<JoinHandle<io::Result<()>>, EngineError> {
+    let (ready, is_ready) = bounded(1);
+    let shared = parts.shared.clone();
+    let id = parts.id;
+    let thread = thread::Builder::new().name(format!("landro-{}", id.0)).spawn(move || {
+        let built = Worker::new(parts, |wake| {
+            if let Some(mailbox) = shared.mailboxes.get(id.0 as usize) {
+                let _ = mailbox.wake.set(wake);
+            }
+        });
+        match built {
+            Ok(worker) => {
+                let _ = ready.send(Ok(()));
+                worker.run()
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                Ok(())
+            }
+        }
+    })?;
+    match is_ready.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(io::Error::other("a worker ended while it started").into()),
+    }
+}
+
+/// Reads the clock through its owner, for callers that time a whole run.
+pub fn now() -> std::time::Instant {
+    worker::now()
+}

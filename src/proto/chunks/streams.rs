@@ -1,0 +1,90 @@
+//! The data streams in use: which chunk goes onto which, in which order, and when a stream has carried enough.
+
+use std::collections::VecDeque;
+
+use super::ParallelTransferConfig;
+use crate::units::StreamKey;
+
+/// A fixed number of places, each with at most one open stream and a queue of jobs for it. Records on a stream
+/// follow each other, so only the front job of a slot may emit; the others read ahead meanwhile.
+#[derive(Debug)]
+pub struct StreamSlots {
+    slots: Vec<Slot>,
+    chunks_per_stream: u32,
+    bytes_per_stream_target: u64,
+    next_key: u32,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    key: Option<StreamKey>,
+    chunks: u32,
+    bytes: u64,
+    jobs: VecDeque<usize>,
+}
+
+impl StreamSlots {
+    pub fn new(config: &ParallelTransferConfig) -> StreamSlots {
+        StreamSlots {
+            slots: (0..config.max_concurrent_streams.max(1)).map(|_| Slot::default()).collect(),
+            chunks_per_stream: config.chunks_per_stream.max(1),
+            bytes_per_stream_target: config.bytes_per_stream_target.max(1),
+            next_key: 0,
+        }
+    }
+
+    /// Queues a job on the least busy of the first `target` slots and names the slot.
+    pub fn assign(&mut self, job: usize, target: usize) -> usize {
+        let usable = target.clamp(1, self.slots.len());
+        let slot = (0..usable).min_by_key(|at| self.slots[*at].jobs.len()).unwrap_or(0);
+        self.slots[slot].jobs.push_back(job);
+        slot
+    }
+
+    /// The job whose record may be emitted on this slot now.
+    pub fn front(&self, slot: usize) -> Option<usize> {
+        self.slots[slot].jobs.front().copied()
+    }
+
+    /// Takes the front job off.
+    pub fn pop(&mut self, slot: usize) {
+        self.slots[slot].jobs.pop_front();
+    }
+
+    /// The open stream of a slot; a new one if there is none.
+    pub fn key(&mut self, slot: usize) -> StreamKey {
+        if let Some(key) = self.slots[slot].key {
+            return key;
+        }
+        let key = self.fresh_key();
+        let slot = &mut self.slots[slot];
+        (slot.key, slot.chunks, slot.bytes) = (Some(key), 0, 0);
+        key
+    }
+
+    /// A stream outside the slots (small files are packed on one).
+    pub fn fresh_key(&mut self) -> StreamKey {
+        self.next_key += 1;
+        StreamKey(self.next_key - 1)
+    }
+
+    /// A record of `bytes` ends on this slot's stream. `true`: the stream is to end with it.
+    pub fn record_ends(&mut self, slot: usize, bytes: u64) -> bool {
+        let (chunks_max, bytes_max) = (self.chunks_per_stream, self.bytes_per_stream_target);
+        let slot = &mut self.slots[slot];
+        slot.chunks += 1;
+        slot.bytes += bytes;
+        let full = slot.chunks >= chunks_max || slot.bytes >= bytes_max;
+        if full {
+            slot.key = None;
+        }
+        full
+    }
+
+    /// Streams that are open in slots without work, from slot `target` on; they are closed by this call, and the
+    /// caller sends their FIN.
+    pub fn retire_idle(&mut self, target: usize) -> Vec<StreamKey> {
+        let idle = self.slots.iter_mut().skip(target).filter(|slot| slot.jobs.is_empty());
+        idle.filter_map(|slot| slot.key.take()).collect()
+    }
+}

@@ -1,0 +1,163 @@
+//! What both sides know of entries: how a file is cut into chunks, the entry table, the sums of a session.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use super::{EntryErrorCode, EntryResult, Kind, Totals};
+use crate::units::{ChunkIndex, EntryId};
+
+/// Files up to this size travel whole, packed with others into one stream.
+pub const SMALL_MAX_BYTES: u64 = 64 * 1024;
+
+/// The usual chunk size as a power of two: 1 MiB. Small enough that a lost one costs 10 ms of 1 GbE, large
+/// enough that a record head, a digest and a journal record per chunk are nothing.
+pub const CHUNK_LOG2_MIN: u8 = 20;
+
+/// Chunks of very large files grow so that none has more: bitmaps, journals and resume lists stay bounded.
+pub const MAX_CHUNKS: u32 = 65_536;
+
+/// Deepest directory nesting that is sent or accepted; bounds the walk's and the receiver's open directories.
+pub const MAX_DEPTH: usize = 512;
+
+/// The chunk size (as a power of two) of a file of this size. Both sides use this one function.
+pub fn chunk_log2_for(size_bytes: u64) -> u8 {
+    let mut log2 = CHUNK_LOG2_MIN;
+    while size_bytes > u64::from(MAX_CHUNKS) << log2 && log2 < 47 {
+        log2 += 1;
+    }
+    log2
+}
+
+/// How many chunks a file of this size has. An empty file has one, empty.
+pub fn chunk_count(size_bytes: u64) -> u32 {
+    let chunks = size_bytes.div_ceil(1 << chunk_log2_for(size_bytes)).max(1);
+    chunks.min(u64::from(u32::MAX)) as u32
+}
+
+/// Offset of a chunk in a file of this size.
+pub fn chunk_offset(size_bytes: u64, chunk: ChunkIndex) -> u64 {
+    u64::from(chunk.0) << chunk_log2_for(size_bytes)
+}
+
+/// Length of a chunk of a file of this size; 0 for one outside of it.
+pub fn chunk_len_bytes(size_bytes: u64, chunk: ChunkIndex) -> u64 {
+    let offset = chunk_offset(size_bytes, chunk);
+    size_bytes.saturating_sub(offset).min(1 << chunk_log2_for(size_bytes))
+}
+
+/// Whether a partial file of this size is worth a journal: it has more than one chunk.
+pub fn is_resumable(size_bytes: u64) -> bool {
+    chunk_count(size_bytes) > 1
+}
+
+/// A map by entry. Ids count up from 1 on both sides (a peer that skips one is refused), so spreading them by
+/// one multiplication is enough: no keyed hash.
+pub type EntryMap<T> = HashMap<EntryId, T, BuildHasherDefault<IdHasher>>;
+
+/// Multiplies by 2^64 / φ: consecutive numbers land far apart in the top bits, which `HashMap` uses as tags.
+#[derive(Default)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+}
+
+impl Totals {
+    /// Adds an entry's terminal result. Bytes on the wire (`sent_bytes`) are counted where they pass.
+    pub fn count(&mut self, kind: Kind, size_bytes: u64, result: &EntryResult) {
+        match result {
+            EntryResult::Done { resumed_bytes } => {
+                match kind {
+                    Kind::File => {
+                        self.files += 1;
+                        self.bytes += size_bytes;
+                    }
+                    Kind::Directory => self.directories += 1,
+                    Kind::Symlink => self.symlinks += 1,
+                    Kind::Special => {}
+                }
+                self.resumed_bytes += resumed_bytes;
+            }
+            EntryResult::Skipped => self.skipped += 1,
+            EntryResult::Failed(error) => self.count_error(error.code),
+        }
+    }
+
+    /// Adds an error of an entry, or of something that never became one.
+    pub fn count_error(&mut self, code: EntryErrorCode) {
+        self.errors += 1;
+        match code {
+            EntryErrorCode::Full => self.full = true,
+            EntryErrorCode::Integrity => self.integrity = true,
+            EntryErrorCode::Permission => self.permission = true,
+            EntryErrorCode::Source | EntryErrorCode::Destination | EntryErrorCode::Name => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn chunks_cover_every_size() {
+        for size in [0, 1, MIB - 1, MIB, MIB + 1, 65_536 * MIB, 65_536 * MIB + 1, 1 << 50, i64::MAX as u64] {
+            let count = chunk_count(size);
+            assert!((1..=MAX_CHUNKS).contains(&count), "{count} chunks of {size}");
+            let last = ChunkIndex(count - 1);
+            assert_eq!(chunk_offset(size, last) + chunk_len_bytes(size, last), size);
+            assert!(size == 0 || chunk_len_bytes(size, last) > 0);
+            assert_eq!(chunk_len_bytes(size, ChunkIndex(count)), 0);
+        }
+        assert_eq!(chunk_log2_for(65_536 * MIB), 20);
+        assert_eq!(chunk_log2_for(65_536 * MIB + 1), 21);
+    }
+
+    #[test]
+    fn totals_count_each_result_once() {
+        let mut totals = Totals::default();
+        totals.count(Kind::File, 10, &EntryResult::Done { resumed_bytes: 4 });
+        totals.count(Kind::Directory, 0, &EntryResult::Done { resumed_bytes: 0 });
+        totals.count(Kind::Symlink, 3, &EntryResult::Done { resumed_bytes: 0 });
+        totals.count(Kind::File, 99, &EntryResult::Skipped);
+        totals.count_error(EntryErrorCode::Full);
+        let expected = Totals {
+            files: 1,
+            directories: 1,
+            symlinks: 1,
+            bytes: 10,
+            skipped: 1,
+            resumed_bytes: 4,
+            errors: 1,
+            full: true,
+            ..Totals::default()
+        };
+        assert_eq!(totals, expected);
+    }
+
+    #[test]
+    fn entry_ids_spread() {
+        let buckets: std::collections::HashSet<u64> = (1..=1024u32)
+            .map(|id| {
+                let mut hasher = IdHasher::default();
+                hasher.write_u32(id);
+                hasher.finish() % 2048
+            })
+            .collect();
+        assert!(buckets.len() > 600, "{} buckets of 2048 used by 1024 ids", buckets.len());
+    }
+}

@@ -1,0 +1,128 @@
+//! What sender, receiver and listing share: the output queue, the control message buffer, the operation table.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use slab::Slab;
+
+use crate::proto::wire::{self, Message};
+use crate::proto::{DiskOp, Event, Outcome, Output};
+use crate::units::{OpId, StreamKey};
+
+/// Control bytes are handed over in pieces of about this size when they do not wait for a lull before.
+const CONTROL_PIECE_BYTES: usize = 64 * 1024;
+
+/// Progress is told when this much passed, or after [`REPORT_EVERY`]: thousands of events per second would only
+/// be redrawn.
+const REPORT_BYTES: u64 = 4 << 20;
+const REPORT_EVERY: Duration = Duration::from_millis(50);
+
+/// The outputs of one session, in order.
+#[derive(Debug, Default)]
+pub struct Ports {
+    queue: VecDeque<Output>,
+    control: BytesMut,
+}
+
+impl Ports {
+    pub fn pop(&mut self) -> Option<Output> {
+        self.queue.pop_front()
+    }
+
+    /// Appends a control message. It leaves with others, when the queue is next empty or enough came together.
+    pub fn message(&mut self, message: &Message) {
+        wire::encode(message, &mut self.control);
+        if self.control.len() >= CONTROL_PIECE_BYTES {
+            self.flush();
+        }
+    }
+
+    /// Hands over the control bytes held back.
+    pub fn flush(&mut self) {
+        if !self.control.is_empty() {
+            self.queue.push_back(Output::Control(self.control.split().freeze()));
+        }
+    }
+
+    pub fn data(&mut self, stream: StreamKey, bytes: Bytes, fin: bool) {
+        self.queue.push_back(Output::Data { stream, bytes, fin });
+    }
+
+    pub fn event(&mut self, event: Event) {
+        self.queue.push_back(Output::Event(event));
+    }
+
+    pub fn finished(&mut self, outcome: Outcome) {
+        self.flush();
+        self.queue.push_back(Output::Finished(outcome));
+    }
+}
+
+/// The disk operations in flight and what each was for.
+#[derive(Debug)]
+pub struct Ops<T> {
+    slots: Slab<(u32, T)>,
+    serial: u32,
+}
+
+impl<T> Ops<T> {
+    pub fn new() -> Ops<T> {
+        Ops { slots: Slab::new(), serial: 0 }
+    }
+
+    /// Starts `cmd`, remembering `what` it is for.
+    pub fn start(&mut self, ports: &mut Ports, what: T, cmd: DiskOp) {
+        self.serial = self.serial.wrapping_add(1);
+        let key = self.slots.insert((self.serial, what));
+        let op = OpId(u64::from(self.serial) << 32 | key as u64);
+        ports.queue.push_back(Output::Disk { op, cmd });
+    }
+
+    /// What an operation was for; `None` for one that is not in flight.
+    pub fn finish(&mut self, op: OpId) -> Option<T> {
+        let (serial, key) = ((op.0 >> 32) as u32, (op.0 & 0xffff_ffff) as usize);
+        match self.slots.get(key) {
+            Some((known, _)) if *known == serial => Some(self.slots.remove(key).1),
+            _ => None,
+        }
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.slots.len()
+    }
+}
+
+/// Tells how far a transfer is, not more often than people can see.
+#[derive(Debug)]
+pub struct Reporter {
+    progress_at: Instant,
+    progress_bytes: u64,
+    announced_at: Instant,
+    announced: (u64, u64, bool),
+}
+
+impl Reporter {
+    pub fn new(now: Instant) -> Reporter {
+        Reporter { progress_at: now, progress_bytes: 0, announced_at: now, announced: (0, 0, false) }
+    }
+
+    /// `bytes` passed so far, all in all. `last`: nothing follows, so tell even a little.
+    pub fn progress(&mut self, now: Instant, ports: &mut Ports, bytes: u64, last: bool) {
+        let more = bytes.saturating_sub(self.progress_bytes);
+        let due = more >= REPORT_BYTES || now.saturating_duration_since(self.progress_at) >= REPORT_EVERY;
+        if more > 0 && (due || last) {
+            (self.progress_at, self.progress_bytes) = (now, bytes);
+            ports.event(Event::Progress { bytes });
+        }
+    }
+
+    /// The manifest so far.
+    pub fn announced(&mut self, now: Instant, ports: &mut Ports, files: u64, bytes: u64, complete: bool) {
+        let due = complete || now.saturating_duration_since(self.announced_at) >= REPORT_EVERY;
+        if due && self.announced != (files, bytes, complete) {
+            (self.announced_at, self.announced) = (now, (files, bytes, complete));
+            ports.event(Event::Announced { files, bytes, complete });
+        }
+    }
+}

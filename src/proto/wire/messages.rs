@@ -1,0 +1,271 @@
+//! The control messages: what each says, in field order; the CDDL in `docs/protocol.md` mirrors this file.
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use super::{MAX_TEXT_BYTES, cbor};
+use crate::proto::{EntryError, Kind, Meta, Mtime, SessionErrorCode};
+use crate::units::EntryId;
+
+/// A control message. The numbers are the wire's; they are never reused.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Message {
+    /// Client to server, first.
+    #[n(0)]
+    Hello(#[n(0)] Hello),
+    /// Server to client, first: the session is accepted.
+    #[n(1)]
+    Welcome(#[n(0)] Welcome),
+    /// Sender to receiver: at most [`super::MAX_ITEMS`].
+    #[n(2)]
+    Entries(#[cbor(n(0), with = "cbor::items")] Vec<Item>),
+    /// Sender to receiver: the walk is over; `entries` were announced in all.
+    #[n(3)]
+    ManifestEnd {
+        #[n(0)]
+        entries: u64,
+    },
+    /// Sender to receiver: the digest of a file sent as more than one chunk.
+    #[n(4)]
+    Root {
+        #[n(0)]
+        entry: EntryId,
+        #[cbor(n(1), with = "minicbor::bytes")]
+        digest: [u8; 32],
+    },
+    /// Sender to receiver: the source of this entry failed; nothing more comes of it.
+    #[n(5)]
+    Abort {
+        #[n(0)]
+        entry: EntryId,
+        #[n(1)]
+        error: EntryError,
+    },
+    /// Sender to receiver: something that never became an entry failed. Counts as an error.
+    #[n(6)]
+    SourceError {
+        #[cbor(n(0), with = "cbor::path")]
+        path: Bytes,
+        #[n(1)]
+        error: EntryError,
+    },
+    /// Sender to receiver: something was left out that is not an error (a special file).
+    #[n(7)]
+    SourceWarning {
+        #[cbor(n(0), with = "cbor::path")]
+        path: Bytes,
+        #[cbor(n(1), with = "cbor::text")]
+        text: String,
+    },
+    /// Receiver to sender: at most [`super::MAX_ITEMS`].
+    #[n(8)]
+    Verdicts(#[cbor(n(0), with = "cbor::verdicts")] Vec<Verdict>),
+    /// Receiver to sender: every entry is resolved.
+    #[n(9)]
+    Finished {},
+    /// Server to client: at most [`super::MAX_ITEMS`].
+    #[n(10)]
+    Listing(#[cbor(n(0), with = "cbor::rows")] Vec<ListItem>),
+    #[n(11)]
+    ListEnd {},
+    /// Either way: fatal for the session.
+    #[n(12)]
+    Error {
+        #[n(0)]
+        code: SessionErrorCode,
+        #[cbor(n(1), with = "cbor::text")]
+        text: String,
+    },
+    /// Either way: stop; the receiver keeps what can be resumed.
+    #[n(13)]
+    Cancel {},
+}
+
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Hello {
+    #[n(0)]
+    pub version: u16,
+    /// Program and version, for logs; at most [`super::MAX_AGENT_BYTES`].
+    #[cbor(n(1), with = "cbor::agent")]
+    pub agent: String,
+    #[n(2)]
+    pub request: WireRequest,
+    /// How many entries a sending server may have unresolved at this client; meaningless for a push.
+    #[n(3)]
+    pub entry_window: u32,
+    /// Asks a sending server to keep below this many bits per second.
+    #[n(4)]
+    pub bwlimit_bps: Option<u64>,
+    /// Asks a sending server to use at most this many data streams at a time.
+    #[n(5)]
+    pub streams: Option<u8>,
+}
+
+/// What the client wants of the server.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum WireRequest {
+    /// The client sends into `target`.
+    #[n(0)]
+    Push {
+        #[cbor(n(0), with = "cbor::path")]
+        target: Bytes,
+        /// `target` is a directory to put the sources into, whatever is there now.
+        #[n(1)]
+        must_be_dir: bool,
+        /// Send files whose size and mtime match, too.
+        #[n(2)]
+        force: bool,
+        /// Reach the disk before success is reported.
+        #[n(3)]
+        fsync: bool,
+        /// Exactly one source follows: it may take `target`'s last component as its name.
+        #[n(4)]
+        single: bool,
+    },
+    /// The server sends these, each with everything below it.
+    #[n(1)]
+    Pull {
+        #[cbor(n(0), with = "cbor::sources")]
+        sources: Vec<Bytes>,
+    },
+    /// The server describes this path: a directory's content, or the one thing it is.
+    #[n(2)]
+    List {
+        #[cbor(n(0), with = "cbor::path")]
+        path: Bytes,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Welcome {
+    #[n(0)]
+    pub version: u16,
+    /// Program and version, for logs; at most [`super::MAX_AGENT_BYTES`].
+    #[cbor(n(1), with = "cbor::agent")]
+    pub agent: String,
+    /// How many entries a sending client may have unresolved; meaningless for a pull.
+    #[n(2)]
+    pub entry_window: u32,
+}
+
+/// A step of the manifest.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Item {
+    #[n(0)]
+    Entry(#[n(0)] Entry),
+    /// No more children of this directory will be announced.
+    #[n(1)]
+    EndDirectory {
+        #[n(0)]
+        id: EntryId,
+    },
+}
+
+/// A file, directory or symlink to come.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Entry {
+    /// Consecutive from 1.
+    #[n(0)]
+    pub id: EntryId,
+    /// The directory it lies in, announced before; 0 is the target.
+    #[n(1)]
+    pub parent: EntryId,
+    /// At most 255 bytes, unchecked beyond that: `Name::new` has the last word. Empty only for the served
+    /// root itself, whose content goes straight into the target.
+    #[cbor(n(2), with = "cbor::name")]
+    pub name: Bytes,
+    #[n(3)]
+    pub kind: Kind,
+    #[cbor(n(4), with = "cbor::mode")]
+    pub mode: u32,
+    #[n(5)]
+    pub mtime: Mtime,
+    #[cbor(n(6), with = "cbor::size")]
+    pub size_bytes: u64,
+    /// The source's inode number: tells a replaced source from the one a journal knows.
+    #[n(7)]
+    pub source_tag: u64,
+    /// A symlink's target, at most 4095 bytes.
+    #[cbor(n(8), with = "cbor::link", has_nil)]
+    pub link: Option<Bytes>,
+}
+
+/// What the receiver decided about an entry.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Verdict {
+    #[n(0)]
+    pub entry: EntryId,
+    #[n(1)]
+    pub kind: VerdictKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum VerdictKind {
+    /// Send what is missing of it: all, or all but what `Have`s named before.
+    #[n(0)]
+    Send {},
+    /// A run of chunks the receiver kept from an earlier session, with their chaining values (32 bytes each,
+    /// 1 to [`super::MAX_VALUES`] of them). Any number of these precede the `Send` of a resumed file.
+    #[n(1)]
+    Have {
+        #[n(0)]
+        first: u32,
+        #[cbor(n(1), with = "cbor::values")]
+        values: Bytes,
+    },
+    /// Size and mtime match already. Final.
+    #[n(2)]
+    Skipped {},
+    /// In place under its final name. Final.
+    #[n(3)]
+    Done {
+        #[n(0)]
+        resumed_bytes: u64,
+    },
+    /// Final.
+    #[n(4)]
+    Failed {
+        #[n(0)]
+        error: EntryError,
+    },
+}
+
+/// One row of a listing.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct ListItem {
+    /// The name in the listed directory, or the listed path's own last component.
+    #[cbor(n(0), with = "cbor::path")]
+    pub name: Bytes,
+    #[n(1)]
+    pub meta: Meta,
+    #[cbor(n(2), with = "cbor::link", has_nil)]
+    pub link: Option<Bytes>,
+}
+
+impl Item {
+    /// An upper bound of its encoded length, to fill batches by ([`super::MAX_BATCH_BYTES`]).
+    pub fn encoded_bound(&self) -> usize {
+        match self {
+            Item::Entry(entry) => 80 + entry.name.len() + entry.link.as_ref().map_or(0, Bytes::len),
+            Item::EndDirectory { .. } => 12,
+        }
+    }
+}
+
+impl Verdict {
+    /// An upper bound of its encoded length, to fill batches by ([`super::MAX_BATCH_BYTES`]).
+    pub fn encoded_bound(&self) -> usize {
+        32 + match &self.kind {
+            VerdictKind::Have { values, .. } => values.len(),
+            VerdictKind::Failed { error } => error.text.len().min(MAX_TEXT_BYTES),
+            VerdictKind::Send {} | VerdictKind::Skipped {} | VerdictKind::Done { .. } => 0,
+        }
+    }
+}
+
+impl ListItem {
+    /// An upper bound of its encoded length, to fill batches by ([`super::MAX_BATCH_BYTES`]).
+    pub fn encoded_bound(&self) -> usize {
+        64 + self.name.len() + self.link.as_ref().map_or(0, Bytes::len)
+    }
+}

@@ -1,0 +1,378 @@
+//! The codecs against themselves, against cut-off input, and against lies.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use minicbor::Encoder;
+
+use super::*;
+use crate::proto::manifest::SMALL_MAX_BYTES;
+use crate::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
+use crate::units::{ChunkIndex, EntryId};
+
+fn error(text: &str) -> EntryError {
+    EntryError { code: EntryErrorCode::Full, errno: 28, text: text.into() }
+}
+
+fn entry(name: &[u8], link: Option<&[u8]>) -> Item {
+    Item::Entry(Entry {
+        id: EntryId(u32::MAX),
+        parent: EntryId(u32::MAX),
+        name: Bytes::copy_from_slice(name),
+        kind: Kind::Special,
+        mode: 0o7777,
+        mtime: Mtime { seconds: i64::MIN, nanoseconds: 999_999_999 },
+        size_bytes: MAX_FILE_BYTES,
+        source_tag: u64::MAX,
+        link: link.map(Bytes::copy_from_slice),
+    })
+}
+
+fn verdict(kind: VerdictKind) -> Verdict {
+    Verdict { entry: EntryId(u32::MAX), kind }
+}
+
+fn list_item() -> ListItem {
+    let meta = Meta {
+        kind: Kind::File,
+        mode: 0o7777,
+        mtime: Mtime { seconds: i64::MIN, nanoseconds: 1 },
+        size_bytes: MAX_FILE_BYTES,
+        inode: u64::MAX,
+    };
+    ListItem { name: Bytes::from_static(b"x"), meta, link: Some(Bytes::from(vec![b'l'; 4095])) }
+}
+
+fn requests() -> Vec<WireRequest> {
+    let path = Bytes::from_static(b"a/b\xff");
+    vec![
+        WireRequest::Push {
+            target: path.clone(),
+            must_be_dir: true,
+            force: true,
+            fsync: false,
+            single: true,
+        },
+        WireRequest::Pull { sources: vec![path.clone(), Bytes::new()] },
+        WireRequest::List { path },
+    ]
+}
+
+fn every_message() -> Vec<Message> {
+    let path = Bytes::from_static(b"dir/\xff\n");
+    let mut all: Vec<Message> = requests()
+        .into_iter()
+        .map(|request| {
+            let agent = "landro/0.1.0".into();
+            Message::Hello(Hello {
+                version: 1,
+                agent,
+                request,
+                entry_window: 1024,
+                bwlimit_bps: Some(1),
+                streams: None,
+            })
+        })
+        .collect();
+    all.extend([
+        Message::Welcome(Welcome { version: 1, agent: String::new(), entry_window: 7 }),
+        Message::Entries(vec![
+            entry(b"name", None),
+            entry(b"", Some(b"../target")),
+            Item::EndDirectory { id: EntryId(3) },
+        ]),
+        Message::ManifestEnd { entries: u64::MAX },
+        Message::Root { entry: EntryId(9), digest: [7; 32] },
+        Message::Abort { entry: EntryId(1), error: error("gone") },
+        Message::SourceError { path: path.clone(), error: error("") },
+        Message::SourceWarning { path, text: "a socket".into() },
+        Message::Verdicts(vec![
+            verdict(VerdictKind::Send {}),
+            verdict(VerdictKind::Have { first: 5, values: Bytes::from(vec![1; 64]) }),
+            verdict(VerdictKind::Skipped {}),
+            verdict(VerdictKind::Done { resumed_bytes: u64::MAX }),
+            verdict(VerdictKind::Failed { error: error("full") }),
+        ]),
+        Message::Finished {},
+        Message::Listing(vec![list_item()]),
+        Message::ListEnd {},
+        Message::Error { code: SessionErrorCode::Busy, text: "later".into() },
+        Message::Cancel {},
+    ]);
+    all
+}
+
+fn framed(message: &Message) -> Bytes {
+    let mut out = BytesMut::new();
+    encode(message, &mut out);
+    out.freeze()
+}
+
+/// A frame around hand-made CBOR.
+fn frame(build: impl FnOnce(&mut Encoder<Vec<u8>>)) -> Bytes {
+    let mut encoder = Encoder::new(Vec::new());
+    build(&mut encoder);
+    let body = encoder.into_writer();
+    let mut out = BytesMut::new();
+    out.put_u32(body.len() as u32);
+    out.put_slice(&body);
+    out.freeze()
+}
+
+fn decode_one(bytes: Bytes) -> Result<Option<Message>, WireError> {
+    let mut decoder = Decoder::new();
+    decoder.push(bytes);
+    decoder.next()
+}
+
+#[test]
+fn messages_survive_any_split() {
+    let mut stream = BytesMut::new();
+    for message in every_message() {
+        encode(&message, &mut stream);
+        assert!(fits(&message));
+    }
+    let stream = stream.freeze();
+    for step in [1, 2, 3, 7, 64, stream.len()] {
+        let (mut decoder, mut got) = (Decoder::new(), Vec::new());
+        for at in (0..stream.len()).step_by(step) {
+            decoder.push(stream.slice(at..stream.len().min(at + step)));
+            while let Some(message) = decoder.next().unwrap() {
+                got.push(message);
+            }
+        }
+        assert_eq!(got, every_message());
+        assert!(decoder.is_empty());
+    }
+}
+
+#[test]
+fn a_cut_message_is_waited_for() {
+    for message in every_message() {
+        let whole = framed(&message);
+        for len in 0..whole.len() {
+            let mut decoder = Decoder::new();
+            decoder.push(whole.slice(..len));
+            assert_eq!(decoder.next(), Ok(None), "{message:?} cut at {len}");
+        }
+    }
+}
+
+#[test]
+fn a_message_with_its_end_missing_inside_the_frame_is_malformed() {
+    for message in every_message() {
+        let whole = framed(&message);
+        for len in 4..whole.len() {
+            let mut cut = BytesMut::from(&whole[..len]);
+            cut[..4].copy_from_slice(&(len as u32 - 4).to_be_bytes());
+            assert!(decode_one(cut.freeze()).is_err(), "{message:?} cut at {len}");
+        }
+    }
+}
+
+#[test]
+fn unknown_fields_are_skipped() {
+    // ManifestEnd [3, [entries, "new", {1: [2]}]]
+    let bytes = frame(|e| {
+        e.array(2).unwrap().u8(3).unwrap().array(3).unwrap().u8(5).unwrap();
+        e.str("new").unwrap().map(1).unwrap().u8(1).unwrap().array(1).unwrap().u8(2).unwrap();
+    });
+    assert_eq!(decode_one(bytes), Ok(Some(Message::ManifestEnd { entries: 5 })));
+    // Error text of an Abort with a fourth field.
+    let bytes = frame(|e| {
+        e.array(2).unwrap().u8(5).unwrap().array(2).unwrap().u8(1).unwrap();
+        e.array(4).unwrap().u8(2).unwrap().u8(28).unwrap().str("full").unwrap().bool(true).unwrap();
+    });
+    assert_eq!(decode_one(bytes), Ok(Some(Message::Abort { entry: EntryId(1), error: error("full") })));
+}
+
+#[test]
+fn missing_optional_fields_are_none() {
+    // A Hello that ends after entry_window.
+    let bytes = frame(|e| {
+        e.array(2).unwrap().u8(0).unwrap().array(1).unwrap().array(4).unwrap();
+        e.u8(1).unwrap().str("x").unwrap();
+        e.array(2).unwrap().u8(2).unwrap().array(1).unwrap().bytes(b"p").unwrap().u8(9).unwrap();
+    });
+    let Ok(Some(Message::Hello(hello))) = decode_one(bytes) else { panic!("no hello") };
+    assert_eq!((hello.entry_window, hello.bwlimit_bps, hello.streams), (9, None, None));
+    // An entry that ends before its link.
+    let bytes = frame(|e| {
+        e.array(2).unwrap().u8(2).unwrap().array(1).unwrap().array(1).unwrap();
+        e.array(2).unwrap().u8(0).unwrap().array(1).unwrap().array(8).unwrap();
+        e.u8(1).unwrap().u8(0).unwrap().bytes(b"n").unwrap().u8(0).unwrap().u16(0o644).unwrap();
+        e.array(2).unwrap().u8(1).unwrap().u8(2).unwrap().u8(3).unwrap().u8(4).unwrap();
+    });
+    let Ok(Some(Message::Entries(items))) = decode_one(bytes) else { panic!("no entries") };
+    assert!(matches!(&items[..], [Item::Entry(entry)] if entry.link.is_none()));
+}
+
+#[test]
+fn unknown_kinds_are_told_from_broken_ones() {
+    let bytes = frame(|e| {
+        e.array(2).unwrap().u8(77).unwrap().array(0).unwrap();
+    });
+    assert_eq!(decode_one(bytes), Err(WireError::Unknown(77)));
+    assert!(matches!(decode_one(frame(|e| drop(e.u8(1)))), Err(WireError::Malformed(_))));
+    let mut trailing = BytesMut::from(&framed(&Message::Cancel {})[..]);
+    trailing.put_u8(0);
+    let len = trailing.len() as u32 - 4;
+    trailing[..4].copy_from_slice(&len.to_be_bytes());
+    assert!(matches!(decode_one(trailing.freeze()), Err(WireError::Malformed(_))));
+}
+
+#[test]
+fn caps_hold() {
+    let mut head = BytesMut::new();
+    head.put_u32(MAX_MESSAGE_BYTES as u32 + 1);
+    assert_eq!(decode_one(head.freeze()), Err(WireError::MessageTooLong { len_bytes: 65_537 }));
+    // A batch that claims 2^60 items is refused at its head.
+    let bytes = frame(|e| {
+        e.array(2).unwrap().u8(2).unwrap().array(1).unwrap().array(1 << 60).unwrap();
+    });
+    assert!(matches!(decode_one(bytes), Err(WireError::Malformed(_))));
+    let mut long = entry(b"", None);
+    let Item::Entry(inner) = &mut long else { unreachable!() };
+    inner.name = Bytes::from(vec![b'n'; 300]);
+    assert!(matches!(decode_one(framed(&Message::Entries(vec![long]))), Err(WireError::Malformed(_))));
+    let mut wild = entry(b"n", None);
+    let Item::Entry(inner) = &mut wild else { unreachable!() };
+    inner.mtime.nanoseconds = 1_000_000_000;
+    assert!(decode_one(framed(&Message::Entries(vec![wild]))).is_err());
+    let ragged = verdict(VerdictKind::Have { first: 0, values: Bytes::from(vec![0; 33]) });
+    assert!(decode_one(framed(&Message::Verdicts(vec![ragged]))).is_err());
+}
+
+#[test]
+fn long_texts_are_cut_between_characters() {
+    let text = "ä".repeat(MAX_TEXT_BYTES);
+    let message = Message::Error { code: SessionErrorCode::Other, text };
+    let Ok(Some(Message::Error { text, .. })) = decode_one(framed(&message)) else { panic!("no error") };
+    assert_eq!(text, "ä".repeat(MAX_TEXT_BYTES / 2));
+}
+
+#[test]
+fn encoded_bounds_hold() {
+    let len = |message: &Message| framed(message).len() - 4 - 8;
+    for item in [
+        entry(&[b'n'; 255], Some(&[b'l'; 4095])),
+        entry(b"", None),
+        Item::EndDirectory { id: EntryId(u32::MAX) },
+    ] {
+        assert!(len(&Message::Entries(vec![item.clone()])) <= item.encoded_bound());
+    }
+    for kind in [
+        VerdictKind::Have { first: u32::MAX, values: Bytes::from(vec![0; 32 * MAX_VALUES]) },
+        VerdictKind::Failed { error: EntryError { errno: i32::MIN, ..error(&"x".repeat(9999)) } },
+        VerdictKind::Done { resumed_bytes: u64::MAX },
+    ] {
+        let verdict = verdict(kind);
+        assert!(len(&Message::Verdicts(vec![verdict.clone()])) <= verdict.encoded_bound());
+    }
+    assert!(len(&Message::Listing(vec![list_item()])) <= list_item().encoded_bound());
+}
+
+#[test]
+fn prefaces_and_stream_headers_survive() {
+    let preface = Preface { kind: PrefaceKind::Join, session: SessionId([9; 16]), lane: 0x0102_0304 };
+    assert_eq!(Preface::decode(&preface.encode()), Ok(preface));
+    assert_eq!(Preface::decode(&[7; Preface::BYTES]), Err(WireError::Preface(7)));
+    for key in [0, 63, 64, 16_383, 16_384, u32::MAX] {
+        let header = StreamHeader { key: StreamKey(key) };
+        let mut out = BytesMut::new();
+        header.encode(&mut out);
+        let whole = out.len();
+        out.put_u8(1);
+        assert_eq!(StreamHeader::decode(&out), Ok(Some((header, whole))));
+        (0..whole).for_each(|len| assert_eq!(StreamHeader::decode(&out[..len]), Ok(None)));
+    }
+    assert_eq!(StreamHeader::decode(&[2, 0]), Err(WireError::StreamType(2)));
+}
+
+/// Two whole files (one empty) and a chunk, as one stream, and what a parser says of it.
+fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)>) {
+    let records = vec![
+        (RecordHead::Whole { entry: EntryId(1), len_bytes: 0 }, vec![], RecordStatus::Valid),
+        (
+            RecordHead::Whole { entry: EntryId(70_000), len_bytes: 100 },
+            vec![5; 100],
+            RecordStatus::SourceFailed,
+        ),
+        (
+            RecordHead::Chunk { entry: EntryId(u32::MAX), chunk: ChunkIndex(65_535), len_bytes: 3000 },
+            vec![6; 3000],
+            RecordStatus::Valid,
+        ),
+    ];
+    let mut out = BytesMut::new();
+    for (head, data, status) in &records {
+        head.encode(&mut out);
+        out.put_slice(data);
+        encode_record_tail(*status, &[head.entry().0 as u8; 32], &mut out);
+    }
+    (out.freeze(), records)
+}
+
+#[test]
+fn records_survive_any_split() {
+    let (stream, expected) = record_stream();
+    for step in [1, 2, 3, 33, 64, 1000, stream.len()] {
+        let (mut parser, mut got) = (RecordParser::new(), Vec::new());
+        for at in (0..stream.len()).step_by(step) {
+            let mut input = stream.slice(at..stream.len().min(at + step));
+            while let Some(record) = parser.next(&mut input).unwrap() {
+                match record {
+                    Record::Begin(head) => got.push((head, Vec::new(), RecordStatus::Valid)),
+                    Record::Data(bytes) => got.last_mut().unwrap().1.extend_from_slice(&bytes),
+                    Record::End { status, digest } => {
+                        let last = got.last_mut().unwrap();
+                        last.2 = status;
+                        assert_eq!(digest, [last.0.entry().0 as u8; 32]);
+                    }
+                }
+            }
+            assert!(input.is_empty());
+        }
+        assert_eq!(got, expected);
+        assert!(parser.is_between_records());
+    }
+}
+
+#[test]
+fn record_lies_are_refused() {
+    let parse = |bytes: &[u8]| RecordParser::new().next(&mut Bytes::copy_from_slice(bytes));
+    assert!(parse(&[3, 1, 1]).is_err());
+    let mut out = BytesMut::new();
+    RecordHead::Whole { entry: EntryId(1), len_bytes: SMALL_MAX_BYTES + 1 }.encode(&mut out);
+    assert!(parse(&out).is_err());
+    out.clear();
+    out.put_u8(2);
+    put_varint(&mut out, 1 << 40);
+    put_varint(&mut out, 0);
+    put_varint(&mut out, 0);
+    assert!(parse(&out).is_err());
+}
+
+#[test]
+fn noise_never_panics() {
+    let mut seed = 0x1234_5678_9abc_def0u64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let messages: Vec<Bytes> = every_message().iter().map(framed).collect();
+    let (records, _) = record_stream();
+    for _ in 0..20_000 {
+        let mut bytes = BytesMut::from(&messages[random() as usize % messages.len()][..]);
+        for _ in 0..=random() % 4 {
+            let at = 4 + random() as usize % (bytes.len() - 4);
+            bytes[at] = random() as u8;
+        }
+        let _ = decode_one(bytes.freeze());
+        let mut noise = BytesMut::from(&records[..]);
+        let at = random() as usize % noise.len();
+        noise[at] = random() as u8;
+        let (mut parser, mut input) = (RecordParser::new(), noise.freeze());
+        while let Ok(Some(_)) = parser.next(&mut input) {}
+    }
+}

@@ -1,0 +1,209 @@
+//! Turns an identity, a trust decision and a `QuicConfig` into what quiche and BoringSSL need.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use boring::ssl::{
+    SslAlert, SslContextBuilder, SslMethod, SslRef, SslSignatureAlgorithm, SslVerifyError, SslVerifyMode,
+    SslVersion,
+};
+
+use super::identity::{Identity, certificate_fingerprint};
+use super::{QuicError, Quiche};
+use crate::config::{
+    CongestionControl, DATAGRAM_QUEUE_PACKETS, ETHERNET_UDP_PAYLOAD_BYTES, MAX_RECV_UDP_PAYLOAD_BYTES,
+    MAX_UDP_PAYLOAD_BYTES, MIN_UDP_PAYLOAD_BYTES, QuicConfig,
+};
+use crate::units::Fingerprint;
+
+/// Asked with the peer's fingerprint in the TLS verify callback, and again after a resumed handshake, where
+/// TLS itself asks nothing. May not block: it runs in the worker's loop.
+pub type Trust = Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>;
+
+/// The protocol's name in TLS.
+pub const ALPN: &[u8] = b"landro/1";
+
+/// What IPv6 headers take more than IPv4's.
+const IPV6_EXTRA_BYTES: usize = 20;
+
+/// Keys that session tickets are sealed with: random per process, shared by its workers, so that any of them
+/// resumes what another began.
+#[derive(Clone)]
+pub struct TicketKeys([u8; 48]);
+
+impl TicketKeys {
+    /// # Errors
+    /// BoringSSL has no random bytes.
+    pub fn random() -> Result<TicketKeys, QuicError> {
+        let mut keys = [0; 48];
+        boring::rand::rand_bytes(&mut keys)?;
+        Ok(TicketKeys(keys))
+    }
+}
+
+/// Everything connections of one role have in common. One per worker and role; connections made earlier are
+/// not affected by later changes.
+pub struct Setup {
+    pub(super) quiche: quiche::Config,
+    pub(super) quic: QuicConfig,
+    pub(super) trust: Trust,
+    interface_payload_bytes: usize,
+}
+
+impl Setup {
+    /// For connections we make.
+    ///
+    /// # Errors
+    /// BoringSSL or quiche refuse a value.
+    pub fn client(identity: &Identity, trust: Trust, quic: &QuicConfig) -> Result<Setup, QuicError> {
+        Setup::new(identity, trust, quic)
+    }
+
+    /// For connections we accept.
+    ///
+    /// # Errors
+    /// BoringSSL or quiche refuse a value.
+    pub fn server(
+        identity: &Identity,
+        trust: Trust,
+        quic: &QuicConfig,
+        tickets: &TicketKeys,
+    ) -> Result<Setup, QuicError> {
+        let mut setup = Setup::new(identity, trust, quic)?;
+        setup.quiche.set_ticket_key(&tickets.0)?;
+        Ok(setup)
+    }
+
+    fn new(identity: &Identity, trust: Trust, quic: &QuicConfig) -> Result<Setup, QuicError> {
+        let tls = tls_context(identity, Arc::clone(&trust))?;
+        let mut quiche = quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, tls)?;
+        apply(&mut quiche, quic)?;
+        let mut setup = Setup {
+            quiche,
+            quic: quic.clone(),
+            trust,
+            interface_payload_bytes: ETHERNET_UDP_PAYLOAD_BYTES,
+        };
+        setup.set_windows(u64::MAX, u64::MAX);
+        Ok(setup)
+    }
+
+    /// Grants the next connection its windows, in bytes. The profile's values are the upper bound; nothing
+    /// above the grant is ever advertised, however the windows grow. The worst case of unread bytes held for
+    /// the connection is `connection_bytes`.
+    pub fn set_windows(&mut self, connection_bytes: u64, stream_bytes: u64) {
+        let connection = connection_bytes.min(self.quic.receive_window_bytes);
+        let stream = stream_bytes.min(self.quic.stream_receive_window_bytes).min(connection);
+        let (stream_start, connection_start) = match self.quic.windows_start_at_bytes {
+            Some((stream_start, connection_start)) => {
+                (stream_start.min(stream), connection_start.min(connection))
+            }
+            None => (stream, connection),
+        };
+        // Both pairs: quiche caps windows at 24 MB and 16 MB unless told otherwise.
+        self.quiche.set_max_connection_window(connection);
+        self.quiche.set_max_stream_window(stream);
+        self.quiche.set_initial_max_data(connection_start);
+        self.quiche.set_initial_max_stream_data_bidi_local(stream_start);
+        self.quiche.set_initial_max_stream_data_bidi_remote(stream_start);
+        self.quiche.set_initial_max_stream_data_uni(stream_start);
+    }
+
+    /// Tells what the outgoing interface carries (its MTU less 28): path MTU discovery goes that far.
+    /// Default: 1472 bytes, Ethernet. Probing beyond the interface costs three losses per step.
+    pub fn set_interface_payload(&mut self, bytes: usize) {
+        self.interface_payload_bytes = bytes.min(MAX_UDP_PAYLOAD_BYTES);
+    }
+
+    /// Largest UDP payload to one peer, probed for or used at once.
+    pub(super) fn payload_ceiling(&self, ipv6: bool) -> usize {
+        let wanted = match self.quic.mtu_discovery {
+            true => self.quic.udp_payload_bytes.max(self.interface_payload_bytes),
+            false => self.quic.udp_payload_bytes,
+        };
+        // Sizes are named for IPv4; IPv6's longer header leaves less of the same frame.
+        let fits = if ipv6 { wanted - IPV6_EXTRA_BYTES } else { wanted };
+        fits.max(MIN_UDP_PAYLOAD_BYTES)
+    }
+
+    /// Opens the diagnostic files a connection is to write, if the environment asked for them.
+    pub(super) fn attach_diagnostics(&self, conn: &mut Quiche) {
+        if let Some(path) = &self.quic.key_log {
+            // Session secrets: for the owner's eyes.
+            match OpenOptions::new().append(true).create(true).mode(0o600).open(path) {
+                Ok(file) => conn.set_keylog(Box::new(file)),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "SSLKEYLOGFILE cannot be opened")
+                }
+            }
+        }
+        if let Some(dir) = &self.quic.qlog_dir {
+            let side = if conn.is_server() { "server" } else { "client" };
+            let path = dir.join(format!("{}-{side}.sqlog", conn.trace_id()));
+            match File::create(&path) {
+                Ok(file) => conn.set_qlog(
+                    Box::new(std::io::BufWriter::new(file)),
+                    "landro".to_owned(),
+                    format!("{side} connection {}", conn.trace_id()),
+                ),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "qlog file cannot be made"),
+            }
+        }
+    }
+}
+
+/// TLS 1.3 with Ed25519 certificates on both sides, each pinned by the other's trust function.
+fn tls_context(identity: &Identity, trust: Trust) -> Result<SslContextBuilder, QuicError> {
+    let mut tls = SslContextBuilder::new(SslMethod::tls())?;
+    tls.set_min_proto_version(Some(SslVersion::TLS1_3))?;
+    tls.set_curves_list("X25519")?;
+    // Without this BoringSSL does not accept Ed25519 signatures, and the handshake hangs.
+    tls.set_verify_algorithm_prefs(&[SslSignatureAlgorithm::ED25519])?;
+    tls.set_certificate(identity.certificate())?;
+    tls.set_private_key(identity.key())?;
+    // A server that asks for certificates resumes only sessions of a named context.
+    tls.set_session_id_context(ALPN)?;
+    tls.set_custom_verify_callback(
+        SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
+        move |ssl: &mut SslRef| {
+            let Some(peer) = ssl.peer_certificate().as_deref().and_then(certificate_fingerprint) else {
+                return Err(SslVerifyError::Invalid(SslAlert::BAD_CERTIFICATE));
+            };
+            if trust(&peer) { Ok(()) } else { Err(SslVerifyError::Invalid(SslAlert::ACCESS_DENIED)) }
+        },
+    );
+    Ok(tls)
+}
+
+fn apply(quiche: &mut quiche::Config, quic: &QuicConfig) -> Result<(), QuicError> {
+    quiche.set_application_protos(&[ALPN])?;
+    if quic.key_log.is_some() {
+        quiche.log_keys();
+    }
+    quiche.set_initial_max_streams_bidi(quic.max_bidi_streams);
+    quiche.set_initial_max_streams_uni(quic.max_uni_streams);
+    quiche.set_initial_rtt(quic.effective_initial_rtt());
+    quiche.set_max_ack_delay(quic.max_ack_delay.as_millis() as u64);
+    quiche.set_max_idle_timeout(quic.idle_timeout.as_millis() as u64);
+    quiche.set_max_recv_udp_payload_size(MAX_RECV_UDP_PAYLOAD_BYTES);
+    quiche.discover_pmtu(quic.mtu_discovery);
+    quiche.set_cc_algorithm(match quic.congestion_control {
+        CongestionControl::Cubic => quiche::CongestionControlAlgorithm::CUBIC,
+        CongestionControl::Reno => quiche::CongestionControlAlgorithm::Reno,
+        CongestionControl::Bbr2 => quiche::CongestionControlAlgorithm::Bbr2Gcongestion,
+    });
+    quiche.set_initial_congestion_window_packets(quic.initial_window_packets);
+    quiche.enable_pacing(quic.pacing);
+    if quic.datagrams {
+        quiche.enable_dgram(true, DATAGRAM_QUEUE_PACKETS, DATAGRAM_QUEUE_PACKETS);
+    }
+    // One address per connection: nothing here would follow a peer that moves, and each further path would
+    // be state a peer can make us hold.
+    quiche.set_disable_active_migration(true);
+    // Noise against ossified middleboxes is for protocols that browsers speak.
+    quiche.grease(false);
+    // Frames that tell the peer we would like to send more: each is a packet, and nobody listens.
+    quiche.set_enable_send_streams_blocked(false);
+    Ok(())
+}

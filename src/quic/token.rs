@@ -1,0 +1,171 @@
+//! What this process proves without keeping state: Retry tokens and stateless reset tokens, and the budget for
+//! answering strangers at all.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// How long a client may take to come back with a Retry token.
+const RETRY_LIFETIME: Duration = Duration::from_secs(30);
+
+const MAC_BYTES: usize = 16;
+
+/// Time and MAC of a Retry token; between them lies the client's original connection id.
+const RETRY_OVERHEAD_BYTES: usize = 8 + MAC_BYTES;
+
+/// Longest connection id of QUIC version 1.
+const MAX_CID_BYTES: usize = quiche::MAX_CONN_ID_LEN;
+
+/// Keys of one process, shared by its workers, random at each start: a restart forgets all tokens, and that is
+/// what a stateless reset from the next process would have to prove otherwise with a key on disk.
+pub struct Secrets {
+    retry: [u8; 32],
+    reset: [u8; 32],
+    /// Retry tokens count time from here.
+    epoch: Instant,
+}
+
+impl Secrets {
+    pub fn random(now: Instant) -> Secrets {
+        Secrets { retry: rand::random(), reset: rand::random(), epoch: now }
+    }
+
+    /// A token that only this process makes, for this address, this pair of ids and the next 30 s.
+    pub(super) fn retry_token(
+        &self,
+        peer: SocketAddr,
+        original: &[u8],
+        new_scid: &[u8],
+        now: Instant,
+    ) -> Vec<u8> {
+        let issued = (now.saturating_duration_since(self.epoch).as_millis() as u64).to_be_bytes();
+        let mac = self.retry_mac(peer, original, new_scid, issued);
+        [&issued[..], original, &mac[..]].concat()
+    }
+
+    /// The client's original connection id, if the token is ours, fresh, and used where it was sent.
+    pub(super) fn check_retry_token(
+        &self,
+        token: &[u8],
+        peer: SocketAddr,
+        new_scid: &[u8],
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        if token.len() < RETRY_OVERHEAD_BYTES || token.len() > RETRY_OVERHEAD_BYTES + MAX_CID_BYTES {
+            return None;
+        }
+        let (issued, rest) = token.split_first_chunk::<8>()?;
+        let (original, mac) = rest.split_last_chunk::<MAC_BYTES>()?;
+        if !boring::memcmp::eq(mac, &self.retry_mac(peer, original, new_scid, *issued)) {
+            return None;
+        }
+        let age = now.saturating_duration_since(self.epoch)
+            .saturating_sub(Duration::from_millis(u64::from_be_bytes(*issued)));
+        (age <= RETRY_LIFETIME).then(|| original.to_vec())
+    }
+
+    fn retry_mac(
+        &self,
+        peer: SocketAddr,
+        original: &[u8],
+        new_scid: &[u8],
+        issued: [u8; 8],
+    ) -> [u8; MAC_BYTES] {
+        let ip = match peer.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let mut hasher = blake3::Hasher::new_keyed(&self.retry);
+        hasher.update(&ip.octets()).update(&peer.port().to_be_bytes()).update(&issued);
+        hasher.update(&[original.len() as u8]).update(original).update(new_scid);
+        first_16(hasher.finalize())
+    }
+
+    /// The token a peer is given with one of our connection ids, to know a stateless reset by.
+    pub(super) fn reset_token(&self, cid: &[u8]) -> u128 {
+        u128::from_be_bytes(first_16(blake3::keyed_hash(&self.reset, cid)))
+    }
+}
+
+fn first_16(hash: blake3::Hash) -> [u8; 16] {
+    *hash.as_bytes().first_chunk().expect("16 of 32 bytes")
+}
+
+/// A token bucket of one second's worth.
+pub(super) struct RateLimit {
+    per_second: u32,
+    left: u32,
+    since: Option<Instant>,
+}
+
+impl RateLimit {
+    pub(super) fn new(per_second: u32) -> RateLimit {
+        RateLimit { per_second, left: per_second, since: None }
+    }
+
+    pub(super) fn allow(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= Duration::from_secs(1) {
+            self.since = Some(now);
+            self.left = self.per_second;
+        }
+        self.left = match self.left.checked_sub(1) {
+            Some(left) => left,
+            None => return false,
+        };
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[allow(clippy::disallowed_methods, reason = "an epoch to count from")]
+    fn secrets() -> (Secrets, Instant) {
+        let now = Instant::now();
+        (Secrets::random(now), now)
+    }
+
+    #[test]
+    fn a_retry_token_proves_address_ids_and_time() {
+        let (secrets, now) = secrets();
+        let peer: SocketAddr = "192.0.2.1:1000".parse().unwrap();
+        let token = secrets.retry_token(peer, b"original", b"newscid", now);
+        let check = |token: &[u8], peer: SocketAddr, scid: &[u8], after: Duration| {
+            secrets.check_retry_token(token, peer, scid, now + after)
+        };
+        let none = Duration::ZERO;
+        assert_eq!(check(&token, peer, b"newscid", none).as_deref(), Some(&b"original"[..]));
+        assert!(check(&token, peer, b"newscid", RETRY_LIFETIME).is_some());
+        assert!(check(&token, peer, b"newscid", RETRY_LIFETIME + Duration::from_secs(1)).is_none());
+        assert!(check(&token, "192.0.2.1:1001".parse().unwrap(), b"newscid", none).is_none());
+        assert!(check(&token, "192.0.2.2:1000".parse().unwrap(), b"newscid", none).is_none());
+        assert!(check(&token, peer, b"other", none).is_none());
+        for at in 0..token.len() {
+            let mut forged = token.clone();
+            forged[at] ^= 1;
+            assert!(check(&forged, peer, b"newscid", none).is_none(), "byte {at}");
+            assert!(check(&token[..at], peer, b"newscid", none).is_none(), "{at} bytes");
+        }
+        assert!(check(&[0; 100], peer, b"newscid", none).is_none());
+    }
+
+    #[test]
+    fn reset_tokens_follow_the_id_and_the_process() {
+        let (one, now) = secrets();
+        let two = Secrets::random(now);
+        assert_eq!(one.reset_token(b"12345678"), one.reset_token(b"12345678"));
+        assert_ne!(one.reset_token(b"12345678"), one.reset_token(b"12345679"));
+        assert_ne!(one.reset_token(b"12345678"), two.reset_token(b"12345678"));
+    }
+
+    #[test]
+    fn the_rate_is_kept() {
+        let (_, now) = secrets();
+        let mut limit = RateLimit::new(3);
+        let allowed = |limit: &mut RateLimit, at| (0..10).filter(|_| limit.allow(at)).count();
+        assert_eq!(allowed(&mut limit, now), 3);
+        assert_eq!(allowed(&mut limit, now + Duration::from_millis(900)), 0);
+        assert_eq!(allowed(&mut limit, now + Duration::from_secs(1)), 3);
+    }
+}

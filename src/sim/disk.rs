@@ -1,0 +1,252 @@
+//! The simulated disk's lasting state: a tree of nodes, partial files with journals, a capacity, faults.
+//!
+//! What is here survives a crash of the session; what a session holds open does not (see `ops.rs`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Rng;
+use crate::proto::{Kind, Meta, Mtime};
+
+/// Number of a node; index into the disk's table, never reused.
+pub type Ino = usize;
+
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub mode: u32,
+    pub mtime: Mtime,
+    pub body: Body,
+}
+
+#[derive(Clone, Debug)]
+pub enum Body {
+    File(Vec<u8>),
+    Directory(BTreeMap<Vec<u8>, Ino>),
+    Symlink(Vec<u8>),
+    Special,
+}
+
+/// A partial file. Named ones survive a crash, anonymous ones do not.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    pub data: Vec<u8>,
+    pub journal: Vec<u8>,
+}
+
+/// What goes wrong on a disk, by rule rather than by chance, so that a test knows what to expect.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// Space for file data; `None` is endless.
+    pub capacity_bytes: Option<u64>,
+    /// fallocate(2) is not supported: ENOSPC shows in writes instead.
+    pub no_reserve: bool,
+    /// Names that cannot be opened for reading or listed (EACCES).
+    pub unreadable: BTreeSet<Vec<u8>>,
+    /// Names that cannot be made or replaced (EACCES).
+    pub unwritable: BTreeSet<Vec<u8>>,
+    /// Names whose data cannot be read beyond the first bytes (EIO).
+    pub broken: BTreeSet<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Disk {
+    pub(super) nodes: Vec<Node>,
+    /// Named partial files by (directory, final name).
+    pub parts: BTreeMap<(Ino, Vec<u8>), Part>,
+    pub faults: Faults,
+    /// Counts up with every change: mtimes a change leaves behind are unlike any before.
+    clock: i64,
+}
+
+/// One line of a tree, for comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub path: Vec<u8>,
+    pub meta: (Kind, u32, Mtime),
+    /// File data or symlink target.
+    pub content: Vec<u8>,
+}
+
+impl Default for Disk {
+    fn default() -> Disk {
+        Disk::new()
+    }
+}
+
+impl Disk {
+    pub const ROOT: Ino = 0;
+
+    pub fn new() -> Disk {
+        let root = Node { mode: 0o755, mtime: Mtime::default(), body: Body::Directory(BTreeMap::new()) };
+        Disk { nodes: vec![root], parts: BTreeMap::new(), faults: Faults::default(), clock: 4_000_000_000 }
+    }
+
+    pub fn node(&self, ino: Ino) -> &Node {
+        &self.nodes[ino]
+    }
+
+    pub fn node_mut(&mut self, ino: Ino) -> &mut Node {
+        &mut self.nodes[ino]
+    }
+
+    pub fn children(&self, dir: Ino) -> Option<&BTreeMap<Vec<u8>, Ino>> {
+        match &self.nodes[dir].body {
+            Body::Directory(children) => Some(children),
+            Body::File(_) | Body::Symlink(_) | Body::Special => None,
+        }
+    }
+
+    pub fn child(&self, dir: Ino, name: &[u8]) -> Option<Ino> {
+        self.children(dir)?.get(name).copied()
+    }
+
+    /// Puts a node under a name, replacing what is there, and changes the directory's mtime as a kernel does.
+    ///
+    /// # Panics
+    /// When `dir` is no directory.
+    pub fn put(&mut self, dir: Ino, name: &[u8], node: Node) -> Ino {
+        let ino = self.nodes.len();
+        self.nodes.push(node);
+        let now = self.tick();
+        let Body::Directory(children) = &mut self.nodes[dir].body else { panic!("put below no directory") };
+        children.insert(name.to_vec(), ino);
+        self.nodes[dir].mtime = now;
+        ino
+    }
+
+    pub fn remove(&mut self, dir: Ino, name: &[u8]) {
+        let now = self.tick();
+        if let Body::Directory(children) = &mut self.nodes[dir].body {
+            children.remove(name);
+            self.nodes[dir].mtime = now;
+        }
+    }
+
+    /// An mtime no node had before.
+    pub fn tick(&mut self) -> Mtime {
+        self.clock += 1;
+        Mtime { seconds: self.clock, nanoseconds: 123_456_789 }
+    }
+
+    pub fn meta(&self, ino: Ino) -> Meta {
+        let node = &self.nodes[ino];
+        let (kind, size_bytes) = match &node.body {
+            Body::File(data) => (Kind::File, data.len()),
+            Body::Directory(_) => (Kind::Directory, 4096),
+            Body::Symlink(target) => (Kind::Symlink, target.len()),
+            Body::Special => (Kind::Special, 0),
+        };
+        Meta { kind, mode: node.mode, mtime: node.mtime, size_bytes: size_bytes as u64, inode: ino as u64 }
+    }
+
+    /// The node at a path of real directories.
+    pub fn find(&self, path: &[u8]) -> Option<Ino> {
+        path.split(|&b| b == b'/').filter(|part| !part.is_empty()).try_fold(Disk::ROOT, |dir, part| self.child(dir, part))
+    }
+
+    /// Bytes that count against the capacity.
+    pub fn used_bytes(&self) -> u64 {
+        let mut used = self.parts.values().map(|part| part.data.len() as u64).sum();
+        self.visit(Disk::ROOT, &mut |_, ino| {
+            if let Body::File(data) = &self.nodes[ino].body {
+                used += data.len() as u64;
+            }
+        });
+        used
+    }
+
+    /// Calls `see` with the path below `from` and the node, for everything below `from`, parents first.
+    pub fn visit(&self, from: Ino, see: &mut impl FnMut(&[u8], Ino)) {
+        let mut stack = vec![(Vec::new(), from)];
+        while let Some((path, dir)) = stack.pop() {
+            for (name, &ino) in self.children(dir).into_iter().flatten() {
+                let mut below = path.clone();
+                if !below.is_empty() {
+                    below.push(b'/');
+                }
+                below.extend_from_slice(name);
+                see(&below, ino);
+                stack.push((below, ino));
+            }
+        }
+    }
+
+    /// `ino` (named `as_name`) and everything below it, sorted by path.
+    pub fn lines(&self, ino: Ino, as_name: &[u8]) -> Vec<Line> {
+        let mut lines = vec![self.line(ino, as_name.to_vec())];
+        self.visit(ino, &mut |path, ino| lines.push(self.line(ino, [as_name, b"/", path].concat())));
+        lines.sort_by(|a, b| a.path.cmp(&b.path));
+        lines
+    }
+
+    fn line(&self, ino: Ino, path: Vec<u8>) -> Line {
+        let node = &self.nodes[ino];
+        let meta = self.meta(ino);
+        let content = match &node.body {
+            Body::File(data) => data.clone(),
+            Body::Symlink(target) => target.clone(),
+            Body::Directory(_) | Body::Special => Vec::new(),
+        };
+        // lchmod(2) does not exist: a symlink has no mode of its own.
+        let mode = if meta.kind == Kind::Symlink { 0 } else { meta.mode };
+        Line { path, meta: (meta.kind, mode, meta.mtime), content }
+    }
+
+    /// What a power cut does that `kill -9` does not: data that was not synced may be lost while the journal
+    /// that speaks of it is there. Ranges of partial files become zeros.
+    pub fn reboot(&mut self, rng: &mut Rng) {
+        for part in self.parts.values_mut() {
+            for _ in 0..rng.below(4) {
+                let from = rng.below(part.data.len());
+                let to = part.data.len().min(from + rng.below(200_000));
+                part.data[from..to].fill(0);
+            }
+            if rng.chance(20) {
+                part.journal.truncate(rng.below(part.journal.len()));
+            }
+            if rng.chance(10) {
+                part.data.truncate(rng.below(part.data.len()));
+            }
+        }
+    }
+
+    /// Changes a file as another program would. The mtime always moves (a change that leaves size, mtime and
+    /// inode alone is beyond what the protocol promises to see). Gives the name of what was done.
+    pub fn mutate(&mut self, dir: Ino, name: &[u8], rng: &mut Rng) -> &'static str {
+        let Some(ino) = self.child(dir, name) else { return "nothing" };
+        let (Body::File(data), mode) = (self.nodes[ino].body.clone(), self.nodes[ino].mode) else { return "nothing" };
+        let mtime = self.tick();
+        let dir_mtime = self.nodes[dir].mtime;
+        let mut changed = data;
+        let what = match rng.below(5) {
+            0 => {
+                changed.truncate(rng.below(changed.len()));
+                "truncated"
+            }
+            1 => {
+                let more = rng.bytes(1 + rng.below(100_000));
+                changed.extend_from_slice(&more);
+                "grown"
+            }
+            2 => {
+                changed.iter_mut().for_each(|b| *b ^= 0x55);
+                "rewritten"
+            }
+            3 => {
+                let len = changed.len();
+                changed = rng.bytes(len);
+                self.put(dir, name, Node { mode, mtime, body: Body::File(changed) });
+                // The test compares directory times; this one is not under test.
+                self.nodes[dir].mtime = dir_mtime;
+                return "replaced";
+            }
+            _ => {
+                self.remove(dir, name);
+                self.nodes[dir].mtime = dir_mtime;
+                return "removed";
+            }
+        };
+        self.nodes[ino].body = Body::File(changed);
+        self.nodes[ino].mtime = mtime;
+        what
+    }
+}

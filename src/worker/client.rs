@@ -1,0 +1,274 @@
+//! A command's side: dialling, the one session, joining lanes, and how it ended.
+
+use landro_sys::SocketId;
+use rand::Rng;
+
+use super::disk::Base;
+use super::lane::{Lane, Phase, Purpose, code};
+use super::link::{ClientEvent, ClientLink, ClientStart, Command, Ended};
+use super::session::Running;
+use super::stats::TransportStats;
+use super::{Worker, lane};
+use crate::proto::wire::{Preface, PrefaceKind};
+use crate::proto::{Input, Limits, Outcome, Session};
+use crate::quic::{CloseReason, Conn, ConnState};
+use crate::units::{Fingerprint, SessionId};
+
+impl Worker {
+    pub(super) fn take_commands(&mut self) {
+        while let Ok(command) = self.inbox.try_recv() {
+            match command {
+                Command::Stray(stray) => self.stray(stray),
+                Command::Start(start) => self.start_client(*start),
+                Command::Cancel => self.cancel_client(),
+                Command::Shutdown(grace) => self.shut_down(grace),
+            }
+        }
+    }
+
+    fn start_client(&mut self, start: ClientStart) {
+        self.client = Some(ClientLink {
+            peers: start.peers,
+            next_peer: 0,
+            setup: start.setup,
+            trust_refused: start.trust_refused,
+            request: Some(start.request),
+            streams: start.streams,
+            events: start.events,
+            backend_reason: start.backend_reason,
+            cancelled: false,
+            ticket: None,
+            ended: None,
+            stats: TransportStats::default(),
+            done: false,
+        });
+        self.dial_next("no address to dial".to_owned());
+    }
+
+    /// Dials the next address, or gives up with what the last one said.
+    fn dial_next(&mut self, last_error: String) {
+        let Some(client) = &mut self.client else { return };
+        let Some(&peer) = client.peers.get(client.next_peer) else {
+            client.ended = Some(Ended::Unreachable(last_error));
+            client.done = true;
+            return;
+        };
+        client.next_peer += 1;
+        let socket = self.sockets.iter().position(|(_, local)| local.is_ipv4() == peer.is_ipv4());
+        let Some(socket) = socket else { return self.dial_next(format!("no socket for {peer}")) };
+        if let Err(error) = self.dial(peer, socket, Purpose::FirstLane, None) {
+            self.dial_next(error);
+        }
+    }
+
+    fn dial(
+        &mut self,
+        peer: std::net::SocketAddr,
+        socket: usize,
+        purpose: Purpose,
+        steer: Option<u8>,
+    ) -> Result<(), String> {
+        let (socket, bound): (SocketId, _) = self.sockets[socket];
+        // quiche compares packets' addresses with its path: the wildcard will not do.
+        let ip = landro_sys::local_address_for(peer).map_err(|error| format!("no route to {peer}: {error}"))?;
+        let local = std::net::SocketAddr::new(ip, bound.port());
+        let granted_bytes = self.shared.budget.grant_window();
+        let key = self.lanes.vacant_key();
+        let Some(client) = &mut self.client else { return Ok(()) };
+        let window_bytes = granted_bytes.max(crate::budget::MIN_WINDOW_BYTES);
+        client.setup.set_windows(window_bytes, window_bytes);
+        let ticket = client.ticket.as_deref();
+        let conn =
+            Conn::connect(&mut client.setup, &mut self.router, key, local, peer, steer, ticket, self.now)
+                .map_err(|error| error.to_string())?;
+        let serial = self.serial();
+        let mut lane = Lane::new(serial, conn, socket, peer, Phase::Handshaking(purpose), self.now);
+        lane.granted_bytes = granted_bytes;
+        lane.deadline = Some(self.now + self.shared.quic.handshake_timeout);
+        self.new_lane(lane);
+        Ok(())
+    }
+
+    pub(super) fn begin_client_session(&mut self, key: usize, fingerprint: Fingerprint) {
+        let limits = self.limits();
+        let address = self.lanes[key].peer;
+        let backend = self.driver.backend();
+        let Some(client) = &mut self.client else { return };
+        let Some(request) = client.request.take() else { return };
+        let limits = Limits {
+            parallel: crate::proto::chunks::ParallelTransferConfig {
+                max_concurrent_streams: client.streams,
+                ..limits.parallel
+            },
+            ..limits
+        };
+        let backend_reason = client.backend_reason.clone();
+        client.tell(ClientEvent::Connected { fingerprint, address, backend, backend_reason });
+        let machine = Session::client(self.now, request, limits);
+        let mut id = [0; 16];
+        rand::rng().fill_bytes(&mut id);
+        let id = SessionId(id);
+        let preface = Preface { kind: PrefaceKind::New, session: id, lane: 0 };
+        self.lanes[key].control.before.push_back(preface.encode().to_vec().into());
+        self.begin_session(key, id, fingerprint, machine, Base::Local, true);
+        if self.client.as_ref().is_some_and(|client| client.cancelled) {
+            self.cancel_client();
+        }
+    }
+
+    /// Connects a fresh lane before this one nears the AEAD limit; the transfer goes on meanwhile.
+    pub(super) fn replace_lane(&mut self, key: usize, session: usize) {
+        let lane = &self.lanes[key];
+        let (peer, steer) = (lane.peer, lane.conn.peer_cid_first_byte());
+        let ticket = lane.conn.session_ticket().map(<[u8]>::to_vec);
+        let socket = self.sockets.iter().position(|(id, _)| *id == lane.socket).unwrap_or(0);
+        if let Some(client) = &mut self.client {
+            client.ticket = ticket;
+        }
+        self.sessions[session].joining = true;
+        if let Err(error) = self.dial(peer, socket, Purpose::Join { session }, steer) {
+            tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
+            self.sessions[session].joining = false;
+        }
+    }
+
+    pub(super) fn join_client_lane(&mut self, key: usize, session: usize, fingerprint: Fingerprint) {
+        let Some(running) = self.sessions.get_mut(session) else {
+            return self.close_lane(key, code::DONE, "");
+        };
+        running.joining = false;
+        if running.peer != fingerprint || running.finished.is_some() {
+            return self.close_lane(key, code::DONE, "");
+        }
+        let lane = running.lanes.len() as u32;
+        let preface = Preface { kind: PrefaceKind::Join, session: running.id, lane };
+        running.lanes.push(key);
+        let fresh = &mut self.lanes[key];
+        fresh.control.before.push_back(preface.encode().to_vec().into());
+        fresh.phase = Phase::Serving { session };
+        fresh.deadline = None;
+        tracing::debug!(peer = %fresh.peer, lane, resumed = fresh.conn.is_resumed(), "a fresh lane joined");
+        self.touch_session_lanes(session);
+    }
+
+    fn cancel_client(&mut self) {
+        if let Some(client) = &mut self.client {
+            client.cancelled = true;
+        }
+        let sessions: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
+        for session in sessions {
+            self.sessions[session].machine.handle(self.now, Input::Cancel);
+            self.drain_session(session);
+            self.touch_session_lanes(session);
+        }
+        if self.sessions.is_empty() {
+            let lanes: Vec<usize> = self.lanes.iter().map(|(key, _)| key).collect();
+            for lane in lanes {
+                self.close_lane(lane, code::DONE, "cancelled");
+            }
+            if let Some(client) = &mut self.client {
+                client.ended.get_or_insert(Ended::Outcome(Outcome::Cancelled(Default::default())));
+                client.done = true;
+            }
+        }
+    }
+
+    /// A lane of the command ended: in the handshake that decides how the transfer ends.
+    pub(super) fn client_lane_ended(&mut self, lane: &mut Lane, stats: TransportStats) {
+        let now_trusted = |client: &ClientLink| client.trust_refused.lock().ok().and_then(|refused| *refused);
+        let Some(client) = &mut self.client else { return };
+        client.stats.add(&stats);
+        let reason = match lane.conn.state() {
+            ConnState::Closed(reason) => Some(reason),
+            ConnState::Handshaking | ConnState::Established | ConnState::Closing => None,
+        };
+        if let Some(refused) = now_trusted(client) {
+            client.ended.get_or_insert(Ended::IdentityUnknown(refused));
+        } else if let Some(reason) = reason {
+            let ended = match reason {
+                CloseReason::IdentityRefused(text) => Some(Ended::RefusedByPeer(text)),
+                CloseReason::PeerApp { code: code::UNAUTHORISED, reason } => Some(Ended::RefusedByPeer(reason)),
+                CloseReason::PeerApp { code: code::VIOLATION, reason } => {
+                    Some(Ended::Failed(format!("the peer reports a protocol violation: {reason}")))
+                }
+                CloseReason::PeerApp { code: code::DONE | code::REPLACED, .. } | CloseReason::Local { .. } => None,
+                CloseReason::PeerApp { code, reason } => {
+                    Some(Ended::Lost(format!("the peer closed the connection: {reason} (code {code})")))
+                }
+                other => Some(Ended::Lost(other.to_string())),
+            };
+            if let Some(ended) = ended {
+                client.ended.get_or_insert(ended);
+            }
+        }
+        if let Phase::Handshaking(Purpose::FirstLane) = lane.phase {
+            match client.ended.take() {
+                Some(Ended::Lost(text)) => self.dial_next(format!("{}: {text}", lane.peer)),
+                None => self.dial_next(format!("{}: no answer", lane.peer)),
+                Some(other) => {
+                    client.ended = Some(other);
+                    client.done = true;
+                }
+            }
+        }
+    }
+
+    pub(super) fn client_session_ended(&mut self, running: Running) {
+        let Some(client) = &mut self.client else { return };
+        let outcome = running.finished;
+        let ended = match (outcome, client.ended.take()) {
+            (Some(outcome @ Outcome::Complete(_)), _) => Ended::Outcome(outcome),
+            (Some(Outcome::Cancelled(totals)), None) if client.cancelled => {
+                Ended::Outcome(Outcome::Cancelled(totals))
+            }
+            (Some(Outcome::Cancelled(_)), None) => Ended::Lost("the peer stopped the transfer".to_owned()),
+            (_, Some(ended)) => ended,
+            (Some(Outcome::Lost(_)) | None, None) => Ended::Lost("the connection ended".to_owned()),
+            (Some(outcome), None) => Ended::Outcome(outcome),
+        };
+        client.ended = Some(ended);
+        client.done = true;
+    }
+
+    fn shut_down(&mut self, grace: std::time::Duration) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(self.now + grace);
+        let sessions: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
+        for session in sessions {
+            self.sessions[session].machine.handle(self.now, Input::Cancel);
+            self.drain_session(session);
+        }
+        let lanes: Vec<usize> = self.lanes.iter().map(|(key, _)| key).collect();
+        for key in lanes {
+            if self.lanes[key].session().is_none() {
+                self.close_lane(key, code::SHUTDOWN, "the daemon is shutting down");
+            }
+            self.touch(key);
+        }
+    }
+
+    /// Whether the loop may end.
+    pub(super) fn is_over(&mut self) -> bool {
+        if let Some(client) = &mut self.client
+            && client.done
+            && self.disk.in_flight() == 0
+            && self.send_buffers.len() == super::SEND_BUFFERS
+            && self.touched.is_empty()
+        {
+            let ended = client.ended.take().unwrap_or_else(|| Ended::Failed("the transfer ended".to_owned()));
+            client.tell(ClientEvent::Stats(Box::new(std::mem::take(&mut client.stats))));
+            client.tell(ClientEvent::Ended(ended));
+            return true;
+        }
+        match self.stopping {
+            Some(at) => self.lanes.is_empty() && self.disk.in_flight() == 0 || at <= self.now,
+            None => false,
+        }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        lane::limits(&self.shared, self.sessions.len())
+    }
+}

@@ -1,0 +1,271 @@
+//! Runs a session's disk operations: each is a small async function over the driver's file operations.
+//!
+//! A task is polled when it starts and whenever one of its file operations completed; there is no waker and no
+//! runtime beyond this file. On memory file systems (and on the poll backend) a file operation is a plain
+//! system call right here: tmpfs never blocks, while io_uring hands almost every metadata operation to an
+//! io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel), which costs more than the call itself.
+
+mod names;
+mod source;
+mod space;
+mod target;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use landro_sys::{Buffer, FileDone, FileOp, Slab};
+
+use crate::proto::{DiskDone, DiskError, DiskOp};
+use crate::units::OpId;
+
+pub use space::{Base, Space};
+
+/// A finished operation: whose it was, and what it found.
+pub struct Finished {
+    pub session: usize,
+    pub serial: u64,
+    pub op: OpId,
+    pub result: Result<DiskDone, DiskError>,
+}
+
+type Job = Pin<Box<dyn Future<Output = Result<DiskDone, DiskError>>>>;
+
+struct Task {
+    session: usize,
+    serial: u64,
+    op: OpId,
+    job: Job,
+}
+
+/// The disk layer of one worker.
+pub struct Disk {
+    shared: Rc<Shared>,
+    tasks: slab::Slab<Task>,
+    /// Tasks that wait for a free slab buffer, oldest first.
+    finished: Vec<Finished>,
+}
+
+/// What tasks and the worker have in common.
+struct Shared {
+    slab: Slab,
+    /// File operations in flight: which task waits, and the result once it is there.
+    slots: RefCell<slab::Slab<Slot>>,
+    /// File operations that tasks asked for and the worker has not handed to the driver yet.
+    pending: RefCell<Vec<(usize, FileOp)>>,
+    /// Tasks to poll again when a slab buffer is free.
+    starved: RefCell<Vec<usize>>,
+    current_task: Cell<usize>,
+}
+
+struct Slot {
+    task: usize,
+    result: Option<io::Result<FileDone>>,
+}
+
+impl Disk {
+    pub fn new(slab: Slab) -> Disk {
+        let shared = Shared {
+            slab,
+            slots: RefCell::default(),
+            pending: RefCell::default(),
+            starved: RefCell::default(),
+            current_task: Cell::new(0),
+        };
+        Disk { shared: Rc::new(shared), tasks: slab::Slab::new(), finished: Vec::new() }
+    }
+
+    /// Starts one operation of a session; its result comes out of [`Disk::finished`], perhaps at once.
+    pub fn start(&mut self, session: usize, serial: u64, space: &Rc<Space>, op: OpId, cmd: DiskOp) {
+        let files = Files { shared: self.shared.clone(), space: space.clone() };
+        let entry = self.tasks.vacant_entry();
+        let key = entry.key();
+        entry.insert(Task { session, serial, op, job: Box::pin(run(files, cmd)) });
+        self.poll_task(key);
+    }
+
+    /// A file operation completed.
+    pub fn complete(&mut self, token: u64, result: io::Result<FileDone>) {
+        let slot = token as usize;
+        let task = match self.shared.slots.borrow_mut().get_mut(slot) {
+            Some(slot) => {
+                slot.result = Some(result);
+                slot.task
+            }
+            None => return,
+        };
+        self.poll_task(task);
+    }
+
+    /// Polls tasks that wait for a slab buffer, if there is one again.
+    pub fn feed_starved(&mut self) {
+        if self.shared.starved.borrow().is_empty() || self.shared.slab.in_use() >= self.shared.slab.capacity() {
+            return;
+        }
+        let starved = std::mem::take(&mut *self.shared.starved.borrow_mut());
+        for task in starved {
+            self.poll_task(task);
+        }
+    }
+
+    /// The next file operation to hand to the driver, with its token.
+    pub fn next_operation(&mut self) -> Option<(u64, FileOp)> {
+        self.shared.pending.borrow_mut().pop().map(|(slot, op)| (slot as u64, op))
+    }
+
+    pub fn take_finished(&mut self, into: &mut Vec<Finished>) {
+        into.append(&mut self.finished);
+    }
+
+    pub fn has_finished(&self) -> bool {
+        !self.finished.is_empty()
+    }
+
+    /// Operations started and not finished.
+    pub fn in_flight(&self) -> usize {
+        self.tasks.len()
+    }
+
+    fn poll_task(&mut self, key: usize) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        self.shared.current_task.set(key);
+        let mut context = Context::from_waker(Waker::noop());
+        if let Poll::Ready(result) = task.job.as_mut().poll(&mut context) {
+            let task = self.tasks.remove(key);
+            self.finished.push(Finished { session: task.session, serial: task.serial, op: task.op, result });
+        }
+    }
+}
+
+/// What an operation works with: the worker's buffers and ring, its session's directories and files.
+#[derive(Clone)]
+struct Files {
+    shared: Rc<Shared>,
+    space: Rc<Space>,
+}
+
+impl Files {
+    /// Runs one file operation; a failure names the call.
+    async fn call(&self, call: &'static str, op: FileOp) -> Result<FileDone, DiskError> {
+        let done = if self.space.in_memory() {
+            landro_sys::run(op)
+        } else {
+            Ring { shared: self.shared.clone(), state: RingState::New(Some(op)) }.await
+        };
+        done.map_err(|error| DiskError { call, errno: error.raw_os_error().unwrap_or(libc_eio()) })
+    }
+
+    /// A free slab buffer, waiting for one if need be.
+    async fn buffer(&self) -> Buffer {
+        TakeBuffer { shared: self.shared.clone() }.await
+    }
+}
+
+/// EIO: what a failure without an errno (a short write, say) is reported as.
+const fn libc_eio() -> i32 {
+    5
+}
+
+/// A file operation on the ring, as a future.
+struct Ring {
+    shared: Rc<Shared>,
+    state: RingState,
+}
+
+enum RingState {
+    New(Option<FileOp>),
+    Waiting(usize),
+}
+
+impl Future for Ring {
+    type Output = io::Result<FileDone>;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.state {
+            RingState::New(op) => {
+                let op = op.take().expect("a ring operation is polled as new once");
+                let task = self.shared.current_task.get();
+                let slot = self.shared.slots.borrow_mut().insert(Slot { task, result: None });
+                self.shared.pending.borrow_mut().push((slot, op));
+                self.state = RingState::Waiting(slot);
+                Poll::Pending
+            }
+            RingState::Waiting(slot) => {
+                let slot = *slot;
+                let mut slots = self.shared.slots.borrow_mut();
+                match slots[slot].result.take() {
+                    Some(result) => {
+                        slots.remove(slot);
+                        Poll::Ready(result)
+                    }
+                    None => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+struct TakeBuffer {
+    shared: Rc<Shared>,
+}
+
+impl Future for TakeBuffer {
+    type Output = Buffer;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Buffer> {
+        match self.shared.slab.take() {
+            Some(buffer) => Poll::Ready(buffer),
+            None => {
+                self.shared.starved.borrow_mut().push(self.shared.current_task.get());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+async fn run(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    match cmd {
+        DiskOp::ResolveTarget { path, must_be_dir, dir } => target::resolve(&files, &path, must_be_dir, dir).await,
+        DiskOp::ResolveSource { path, dir } => source::resolve(&files, &path, dir).await,
+        DiskOp::CloseDir { dir } => {
+            files.space.forget_dir(dir);
+            Ok(DiskDone::Done)
+        }
+        DiskOp::OpenDir { parent, name, dir } => source::open_dir(&files, parent, name.as_ref(), dir).await,
+        DiskOp::List { dir, max_entries } => source::list(&files, dir, max_entries).await,
+        DiskOp::ReadSmall { dir, name, max_bytes } => source::read_small(&files, dir, &name, max_bytes).await,
+        DiskOp::OpenRead { dir, name, file } => source::open_read(&files, dir, &name, file).await,
+        DiskOp::Read { file, offset, len_bytes } => source::read(&files, file, offset, len_bytes).await,
+        DiskOp::Stat { file } => source::stat(&files, file).await,
+        DiskOp::CloseRead { file } => {
+            files.space.forget_file(file);
+            Ok(DiskDone::Done)
+        }
+        DiskOp::Check { dir, name } => target::check(&files, dir, &name).await,
+        DiskOp::MakeDir { parent, name, dir } => target::make_dir(&files, parent, &name, dir).await,
+        DiskOp::SetDir { dir, mode, mtime } => target::set_dir(&files, dir, mode, mtime).await,
+        DiskOp::PutSmall { dir, name, data, mode, mtime, fsync } => {
+            target::put_small(&files, dir, &name, data, target::Attributes { mode, mtime, fsync }).await
+        }
+        DiskOp::PutSymlink { dir, name, target, mtime } => {
+            target::put_symlink(&files, dir, &name, &target, mtime).await
+        }
+        DiskOp::OpenPart { dir, name, file, resumable } => {
+            target::open_part(&files, dir, &name, file, resumable).await
+        }
+        DiskOp::StartPart { file, size_bytes, journal } => {
+            target::start_part(&files, file, size_bytes, journal).await
+        }
+        DiskOp::Write { file, offset, data } => target::write(&files, file, offset, data).await,
+        DiskOp::ReadPart { file, offset, len_bytes } => source::read(&files, file, offset, len_bytes).await,
+        DiskOp::WriteJournal { file, offset, bytes } => target::write_journal(&files, file, offset, bytes).await,
+        DiskOp::CommitPart { file, mode, mtime, fsync } => {
+            target::commit_part(&files, file, target::Attributes { mode, mtime, fsync }).await
+        }
+        DiskOp::ClosePart { file, keep } => target::close_part(&files, file, keep).await,
+        DiskOp::CleanPart { dir, name } => target::clean_part(&files, dir, &name).await,
+    }
+}

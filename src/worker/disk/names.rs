@@ -1,0 +1,37 @@
+//! The names of temporary files. They depend only on the final name, so that a rerun finds what a crash left.
+
+use std::ffi::CString;
+
+use crate::units::Name;
+
+/// Partial file of a resumable transfer.
+pub fn part(name: &Name) -> CString {
+    derived(name, "part")
+}
+
+/// Journal beside the partial file.
+pub fn journal(name: &Name) -> CString {
+    derived(name, "journal")
+}
+
+/// A complete file on its way to replace an existing one.
+pub fn replacement(name: &Name) -> CString {
+    derived(name, "new")
+}
+
+/// The names above start with this; peers may not push files of such names, sources of such names are skipped.
+pub const PREFIX: &str = ".landro-";
+
+fn derived(name: &Name, suffix: &str) -> CString {
+    // 64 bits of the name's digest: short enough beside any name, and a name of 255 bytes stays possible.
+    let digest = blake3::hash(name.as_bytes()).to_hex();
+    CString::new(format!("{PREFIX}{}.{suffix}", &digest.as_str()[..16])).expect("hex and letters hold no NUL")
+}
+
+/// A name or path for a system call.
+///
+/// # Errors
+/// EINVAL when the bytes hold a NUL.
+pub fn c_string(bytes: &[u8]) -> Result<CString, super::DiskError> {
+    CString::new(bytes).map_err(|_| super::DiskError { call: "path", errno: 22 })
+}

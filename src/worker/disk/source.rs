@@ -1,0 +1,301 @@
+//! The sender's disk operations: finding, listing and reading sources, never through a symlink.
+
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use landro_sys::{FileDone, FileOp, OpenHow, Slab, Statx};
+
+use super::names::c_string;
+use super::space::{Base, OpenFile};
+use super::{DiskDone, DiskError, Files};
+use crate::proto::{Kind, Listed, Meta, Mtime};
+use crate::units::{DirId, FileId, Name};
+
+pub fn meta_of(stat: &Statx) -> Meta {
+    let kind = match stat.kind {
+        landro_sys::FileKind::File => Kind::File,
+        landro_sys::FileKind::Directory => Kind::Directory,
+        landro_sys::FileKind::Symlink => Kind::Symlink,
+        landro_sys::FileKind::Other => Kind::Special,
+    };
+    Meta {
+        kind,
+        mode: stat.mode & 0o7777,
+        mtime: Mtime { seconds: stat.mtime_s, nanoseconds: stat.mtime_ns },
+        size_bytes: stat.size_bytes,
+        inode: stat.inode,
+    }
+}
+
+/// Splits a typed path into what to open as parent and the last component (None: `.`, `..`, `/` or nothing).
+pub fn split_path(path: &[u8]) -> (&[u8], Option<&[u8]>, bool) {
+    let trimmed_end = path.iter().rposition(|&b| b != b'/').map_or(0, |last| last + 1);
+    let trailing_slash = trimmed_end < path.len() && trimmed_end > 0;
+    let trimmed = &path[..trimmed_end];
+    let (parent, last) = match trimmed.iter().rposition(|&b| b == b'/') {
+        Some(0) => (&path[..1], &trimmed[1..]),
+        Some(slash) => (&trimmed[..slash], &trimmed[slash + 1..]),
+        None if path.starts_with(b"/") => (&path[..1], trimmed),
+        None => (&b"."[..], trimmed),
+    };
+    match last {
+        b"" => (if path.starts_with(b"/") { &path[..1] } else { b"." }, None, trailing_slash),
+        b"." | b".." => (trimmed, None, trailing_slash),
+        name => (parent, Some(name), trailing_slash),
+    }
+}
+
+impl Files {
+    /// Opens a directory the session was asked for by path: confined on a daemon, free for the user's command.
+    pub(super) async fn open_asked(&self, path: &[u8]) -> Result<Arc<OwnedFd>, DiskError> {
+        match self.space.base() {
+            Base::Served(root) => {
+                let below = relative(path);
+                let fd = self.open_dir_beneath(&root.clone(), below, false).await?;
+                Ok(fd)
+            }
+            Base::Local => {
+                let how = |flags| OpenHow { flags: OpenHow::DIRECTORY | OpenHow::CLOEXEC | flags, mode: 0, resolve: 0 };
+                match self.open(None, path, how(OpenHow::RDONLY)).await {
+                    Err(DiskError { errno: 13, .. }) => self.open(None, path, how(OpenHow::PATH)).await,
+                    other => other,
+                }
+            }
+        }
+    }
+
+    pub(super) async fn lstat(&self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<Meta, DiskError> {
+        let op = FileOp::Statx { dir: Some(dir.clone()), path: c_string(name)?, flags: Statx::NOFOLLOW };
+        match self.call("statx", op).await? {
+            FileDone::Stat(stat) => Ok(meta_of(&stat)),
+            other => unreachable!("statx answered {other:?}"),
+        }
+    }
+
+    pub(super) async fn fstat(&self, file: &Arc<OwnedFd>) -> Result<Statx, DiskError> {
+        match self.call("fstat", FileOp::Fstat { file: file.clone() }).await? {
+            FileDone::Stat(stat) => Ok(stat),
+            other => unreachable!("fstat answered {other:?}"),
+        }
+    }
+
+    async fn readlink(&self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<Bytes, DiskError> {
+        let op = FileOp::Readlink { dir: Some(dir.clone()), path: c_string(name)? };
+        match self.call("readlinkat", op).await? {
+            FileDone::Link(target) => Ok(target.into()),
+            other => unreachable!("readlinkat answered {other:?}"),
+        }
+    }
+
+    async fn look_at(&self, dir: Arc<OwnedFd>, name: Bytes) -> Listed {
+        let found = async {
+            let meta = self.lstat(&dir, &name).await?;
+            let link = match meta.kind {
+                Kind::Symlink => Some(self.readlink(&dir, &name).await?),
+                Kind::File | Kind::Directory | Kind::Special => None,
+            };
+            Ok((meta, link))
+        };
+        let found = found.await;
+        Listed { name, found }
+    }
+}
+
+/// A path of a URL is relative to the served root, however it begins.
+pub fn relative(path: &[u8]) -> &[u8] {
+    let start = path.iter().position(|&b| b != b'/').unwrap_or(path.len());
+    &path[start..]
+}
+
+pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone, DiskError> {
+    let path = match files.space.base() {
+        Base::Served(_) => relative(path),
+        Base::Local => path,
+    };
+    let (parent, name, trailing_slash) = split_path(path);
+    let fd = files.open_asked(parent).await?;
+    files.learn_file_system(&fd).await?;
+    files.space.add_dir(dir, fd.clone(), Vec::new(), fd.clone(), true);
+    let Some(name) = name else {
+        let meta = meta_of(&files.fstat(&fd).await?);
+        return Ok(DiskDone::Source { name: None, meta, link: None });
+    };
+    let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError { call: "path", errno: 36 })?;
+    let mut listed = files.look_at(fd.clone(), name.bytes()).await;
+    if trailing_slash && matches!(listed.found, Ok((Meta { kind: Kind::Symlink, .. }, _))) {
+        // As with cp and rsync, `link/` means the directory behind the link.
+        let behind = files.open_asked(path).await?;
+        listed.found = Ok((meta_of(&files.fstat(&behind).await?), None));
+        files.space.followed.replace(Some((dir, name.clone())));
+    }
+    let (meta, link) = listed.found?;
+    Ok(DiskDone::Source { name: Some(name), meta, link })
+}
+
+pub async fn open_dir(files: &Files, parent: DirId, name: Option<&Name>, dir: DirId) -> Result<DiskDone, DiskError> {
+    let name_bytes = name.map_or(&b""[..], Name::as_bytes);
+    let follow = name.is_some_and(|name| {
+        files.space.followed.borrow().as_ref().is_some_and(|(d, n)| *d == parent && n == name)
+    });
+    if follow {
+        let parent_fd = files.dir(parent).await?;
+        let how = OpenHow { flags: OpenHow::DIRECTORY | OpenHow::CLOEXEC, mode: 0, resolve: follow_rule(files) };
+        let fd = files.open(Some(&parent_fd), name_bytes, how).await?;
+        files.space.add_dir(dir, fd.clone(), Vec::new(), fd, true);
+        return Ok(DiskDone::Done);
+    }
+    let (root, path) = match name {
+        Some(_) => files.space.child_path(parent, name_bytes)?,
+        None => {
+            let fd = files.dir(parent).await?;
+            // A descriptor of its own: listing keeps its position in the open file description.
+            let fd = files.open_dir_beneath(&fd, b"", true).await?;
+            files.space.add_dir(dir, fd.clone(), Vec::new(), fd, true);
+            return Ok(DiskDone::Done);
+        }
+    };
+    let fd = files.open_dir_beneath(&root, &path, true).await?;
+    files.space.add_dir(dir, root, path, fd, true);
+    Ok(DiskDone::Done)
+}
+
+/// The user's own links may lead anywhere; a daemon's stay beneath its root.
+fn follow_rule(files: &Files) -> u64 {
+    match files.space.base() {
+        Base::Served(_) => OpenHow::BENEATH | OpenHow::NO_MAGICLINKS,
+        Base::Local => 0,
+    }
+}
+
+pub async fn list(files: &Files, dir: DirId, max_entries: usize) -> Result<DiskDone, DiskError> {
+    let lister = files.lister(dir).await?;
+    let (names, end) = match files.call("getdents64", FileOp::List { file: lister, max_entries }).await? {
+        FileDone::Listed { names, end } => (names, end),
+        other => unreachable!("getdents64 answered {other:?}"),
+    };
+    let fd = files.dir(dir).await?;
+    let looks: Vec<_> = names.into_iter().map(|name| files.look_at(fd.clone(), name.into())).collect();
+    // All at once: on a ring each look is a trip to an io-wq thread.
+    let entries = join_all(looks).await;
+    Ok(DiskDone::Listed { entries, end })
+}
+
+pub async fn read_small(files: &Files, dir: DirId, name: &Name, max_bytes: usize) -> Result<DiskDone, DiskError> {
+    let fd = files.dir(dir).await?;
+    let file = files.open(Some(&fd), name.as_bytes(), read_how()).await?;
+    // Small files share a buffer: the next one is read behind the last.
+    let shared = files.space.small_reads.take().filter(|buffer| buffer.spare_len() >= max_bytes);
+    let mut buffer = match shared {
+        Some(buffer) => buffer,
+        None => files.buffer().await,
+    };
+    let mut filled = 0;
+    while filled < max_bytes {
+        let op = FileOp::Read { file: file.clone(), offset: filled as u64, buffer, len: max_bytes - filled };
+        let FileDone::Read { buffer: back, bytes } = files.call("read", op).await? else {
+            unreachable!("read answers Read")
+        };
+        buffer = back;
+        buffer.advance(bytes);
+        filled += bytes;
+        if bytes == 0 {
+            break;
+        }
+    }
+    let data = buffer.split();
+    files.space.small_reads.replace(Some(buffer));
+    let after = meta_of(&files.fstat(&file).await?);
+    Ok(DiskDone::Small { data, after })
+}
+
+/// Never through a symlink, and never blocking on a FIFO that took the file's place.
+fn read_how() -> OpenHow {
+    OpenHow {
+        flags: OpenHow::RDONLY | OpenHow::NOFOLLOW | OpenHow::NONBLOCK | OpenHow::CLOEXEC,
+        mode: 0,
+        resolve: 0,
+    }
+}
+
+pub async fn open_read(files: &Files, dir: DirId, name: &Name, file: FileId) -> Result<DiskDone, DiskError> {
+    let fd = files.dir(dir).await?;
+    let open = files.open(Some(&fd), name.as_bytes(), read_how()).await?;
+    let meta = meta_of(&files.fstat(&open).await?);
+    files.space.add_file(file, OpenFile::Source(open));
+    Ok(DiskDone::Meta(meta))
+}
+
+pub async fn read(files: &Files, file: FileId, offset: u64, len_bytes: usize) -> Result<DiskDone, DiskError> {
+    let file = match files.space.file(file)? {
+        OpenFile::Source(fd) => fd,
+        OpenFile::Part(part) => part.data,
+    };
+    let len_bytes = len_bytes.min(Slab::BUFFER_BYTES);
+    let mut buffer = files.buffer().await;
+    let mut filled = 0;
+    while filled < len_bytes {
+        let op = FileOp::Read { file: file.clone(), offset: offset + filled as u64, buffer, len: len_bytes - filled };
+        let FileDone::Read { buffer: back, bytes } = files.call("read", op).await? else {
+            unreachable!("read answers Read")
+        };
+        buffer = back;
+        buffer.advance(bytes);
+        filled += bytes;
+        if bytes == 0 {
+            break;
+        }
+    }
+    Ok(DiskDone::Read { data: buffer.split() })
+}
+
+pub async fn stat(files: &Files, file: FileId) -> Result<DiskDone, DiskError> {
+    match files.space.file(file)? {
+        OpenFile::Source(fd) => Ok(DiskDone::Meta(meta_of(&files.fstat(&fd).await?))),
+        OpenFile::Part(part) => Ok(DiskDone::Meta(meta_of(&files.fstat(&part.data).await?))),
+    }
+}
+
+/// Waits for all of some futures of one task; each is polled whenever any of them may have moved.
+async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+    JoinAll { futures: futures.into_iter().map(|future| Joined::Running(Box::pin(future))).collect() }.await
+}
+
+enum Joined<F: Future> {
+    Running(Pin<Box<F>>),
+    Done(Option<F::Output>),
+}
+
+struct JoinAll<F: Future> {
+    futures: Vec<Joined<F>>,
+}
+
+// The futures are boxed: nothing in here is pinned in place.
+impl<F: Future> Unpin for JoinAll<F> {}
+
+impl<F: Future> Future for JoinAll<F> {
+    type Output = Vec<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut pending = false;
+        for joined in &mut self.futures {
+            if let Joined::Running(future) = joined {
+                match future.as_mut().poll(context) {
+                    Poll::Ready(output) => *joined = Joined::Done(Some(output)),
+                    Poll::Pending => pending = true,
+                }
+            }
+        }
+        if pending {
+            return Poll::Pending;
+        }
+        let done = self.futures.iter_mut().map(|joined| match joined {
+            Joined::Done(output) => output.take().expect("a finished join is polled once"),
+            Joined::Running(_) => unreachable!("nothing is pending"),
+        });
+        Poll::Ready(done.collect())
+    }
+}

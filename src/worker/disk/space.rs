@@ -1,0 +1,242 @@
+//! What a session has open: its root, directories and files, confined to where it may work.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use landro_sys::{Buffer, FileDone, FileOp, OpenHow};
+
+use super::names::c_string;
+use super::{DiskError, Files};
+use crate::units::{DirId, FileId, Name, PATH_MAX_BYTES};
+
+/// Directory descriptors a session keeps open at once; older ones are reopened by path when needed.
+/// 150 sessions then hold 9,600, below the usual hard limit of 20,000 and more.
+const MAX_OPEN_DIRECTORIES: usize = 64;
+
+/// Where a session's paths begin.
+#[derive(Clone)]
+pub enum Base {
+    /// A daemon's root, or the part of it that the peer may see: every path stays beneath it.
+    Served(Arc<OwnedFd>),
+    /// The user's own command: the paths typed resolve as in any program; what comes from the peer stays
+    /// beneath the directory found that way.
+    Local,
+}
+
+/// The directories and files of one session.
+pub struct Space {
+    base: Base,
+    inline_only: bool,
+    in_memory: Cell<Option<bool>>,
+    dirs: RefCell<HashMap<DirId, Dir>>,
+    files: RefCell<HashMap<FileId, OpenFile>>,
+    clock: Cell<u64>,
+    /// A partly filled buffer that small reads share.
+    pub(super) small_reads: RefCell<Option<Buffer>>,
+    /// The file system of the target has no O_TMPFILE (NFS, FUSE, FAT): use named temporary files.
+    pub(super) no_tmpfile: Cell<bool>,
+    /// A source typed with a trailing slash, whose final symlink is followed.
+    pub(super) followed: RefCell<Option<(DirId, Name)>>,
+}
+
+struct Dir {
+    root: Arc<OwnedFd>,
+    /// Below `root`; empty for the root itself.
+    path: Vec<u8>,
+    /// Symlinks on the way are refused (a sender sends them as symlinks) or resolved beneath the root.
+    no_symlinks: bool,
+    open: Option<Arc<OwnedFd>>,
+    /// Being listed: the position lives in this open file description, so it is not closed meanwhile.
+    listing: Option<Arc<OwnedFd>>,
+    used: u64,
+}
+
+/// A file of a session.
+#[derive(Clone)]
+pub enum OpenFile {
+    Source(Arc<OwnedFd>),
+    Part(Part),
+}
+
+/// A file being received.
+#[derive(Clone)]
+pub struct Part {
+    pub data: Arc<OwnedFd>,
+    pub dir: Arc<OwnedFd>,
+    pub name: Name,
+    /// None: anonymous (O_TMPFILE), cannot be resumed.
+    pub journal: Option<Arc<OwnedFd>>,
+    /// Its temporary name, if it has one.
+    pub temporary: Option<std::ffi::CString>,
+}
+
+impl Space {
+    /// `inline_only`: the backend has no asynchronous files, so every call is made in place.
+    pub fn new(base: Base, inline_only: bool) -> Space {
+        Space {
+            base,
+            inline_only,
+            in_memory: Cell::new(None),
+            dirs: RefCell::default(),
+            files: RefCell::default(),
+            clock: Cell::new(0),
+            small_reads: RefCell::default(),
+            no_tmpfile: Cell::new(false),
+            followed: RefCell::default(),
+        }
+    }
+
+    pub fn base(&self) -> &Base {
+        &self.base
+    }
+
+    /// Whether file operations of this session are made in place.
+    pub fn in_memory(&self) -> bool {
+        self.inline_only || self.in_memory.get().unwrap_or(false)
+    }
+
+    pub fn forget_dir(&self, dir: DirId) {
+        self.dirs.borrow_mut().remove(&dir);
+    }
+
+    pub fn forget_file(&self, file: FileId) {
+        self.files.borrow_mut().remove(&file);
+    }
+
+    pub fn add_file(&self, file: FileId, open: OpenFile) {
+        self.files.borrow_mut().insert(file, open);
+    }
+
+    /// # Errors
+    /// EBADF when the session never opened it (a slip of our own state machine, kept from becoming a panic).
+    pub fn file(&self, file: FileId) -> Result<OpenFile, DiskError> {
+        self.files.borrow().get(&file).cloned().ok_or(DiskError { call: "file", errno: 9 })
+    }
+
+    /// Remembers an open directory under its number.
+    pub fn add_dir(
+        &self,
+        dir: DirId,
+        root: Arc<OwnedFd>,
+        path: Vec<u8>,
+        open: Arc<OwnedFd>,
+        no_symlinks: bool,
+    ) {
+        let used = self.tick();
+        let mut dirs = self.dirs.borrow_mut();
+        dirs.insert(dir, Dir { root, path, no_symlinks, open: Some(open), listing: None, used });
+        if dirs.len() > MAX_OPEN_DIRECTORIES {
+            Self::close_oldest(&mut dirs);
+        }
+    }
+
+    /// Root and path of a directory's child, for opening or remembering it.
+    pub fn child_path(&self, parent: DirId, name: &[u8]) -> Result<(Arc<OwnedFd>, Vec<u8>), DiskError> {
+        let dirs = self.dirs.borrow();
+        let dir = dirs.get(&parent).ok_or(DiskError { call: "directory", errno: 9 })?;
+        let mut path = Vec::with_capacity(dir.path.len() + 1 + name.len());
+        path.extend_from_slice(&dir.path);
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        if path.len() > PATH_MAX_BYTES {
+            return Err(DiskError { call: "path", errno: 36 }); // ENAMETOOLONG
+        }
+        Ok((dir.root.clone(), path))
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.set(self.clock.get() + 1);
+        self.clock.get()
+    }
+
+    fn close_oldest(dirs: &mut HashMap<DirId, Dir>) {
+        let mut open: Vec<_> = dirs.iter().filter(|(_, dir)| dir.open.is_some()).map(|(id, dir)| (dir.used, *id)).collect();
+        if open.len() <= MAX_OPEN_DIRECTORIES {
+            return;
+        }
+        // A quarter at once, so that the scan is paid once in many insertions.
+        open.sort_unstable();
+        for (_, id) in &open[..MAX_OPEN_DIRECTORIES / 4] {
+            if let Some(dir) = dirs.get_mut(id) {
+                dir.open = None;
+            }
+        }
+    }
+}
+
+impl Files {
+    /// The descriptor of a directory of this session, reopened if it was closed for lack of room.
+    pub(super) async fn dir(&self, dir: DirId) -> Result<Arc<OwnedFd>, DiskError> {
+        let (root, path, no_symlinks) = {
+            let mut dirs = self.space.dirs.borrow_mut();
+            let used = self.space.tick();
+            let found = dirs.get_mut(&dir).ok_or(DiskError { call: "directory", errno: 9 })?;
+            found.used = used;
+            if let Some(open) = &found.open {
+                return Ok(open.clone());
+            }
+            (found.root.clone(), found.path.clone(), found.no_symlinks)
+        };
+        let open = self.open_dir_beneath(&root, &path, no_symlinks).await?;
+        let mut dirs = self.space.dirs.borrow_mut();
+        if let Some(found) = dirs.get_mut(&dir) {
+            found.open = Some(open.clone());
+        }
+        Space::close_oldest(&mut dirs);
+        Ok(open)
+    }
+
+    /// The descriptor that lists a directory, the same from the first batch of names to the last.
+    pub(super) async fn lister(&self, dir: DirId) -> Result<Arc<OwnedFd>, DiskError> {
+        let open = self.dir(dir).await?;
+        let mut dirs = self.space.dirs.borrow_mut();
+        match dirs.get_mut(&dir) {
+            Some(found) => Ok(found.listing.get_or_insert(open).clone()),
+            None => Err(DiskError { call: "directory", errno: 9 }),
+        }
+    }
+
+    /// Opens a directory below `root`, never leaving it.
+    pub(super) async fn open_dir_beneath(
+        &self,
+        root: &Arc<OwnedFd>,
+        path: &[u8],
+        no_symlinks: bool,
+    ) -> Result<Arc<OwnedFd>, DiskError> {
+        let resolve = OpenHow::BENEATH | OpenHow::NO_MAGICLINKS | if no_symlinks { OpenHow::NO_SYMLINKS } else { 0 };
+        let path = if path.is_empty() { &b"."[..] } else { path };
+        let how = |flags| OpenHow { flags: OpenHow::DIRECTORY | OpenHow::CLOEXEC | flags, mode: 0, resolve };
+        match self.open(Some(root), path, how(OpenHow::RDONLY)).await {
+            // A directory one may enter but not list (mode 0311): O_PATH is enough for the *at calls.
+            Err(DiskError { errno: 13, .. }) => self.open(Some(root), path, how(OpenHow::PATH)).await,
+            other => other,
+        }
+    }
+
+    /// openat2(2); without `dir` the path is the user's own.
+    pub(super) async fn open(
+        &self,
+        dir: Option<&Arc<OwnedFd>>,
+        path: &[u8],
+        how: OpenHow,
+    ) -> Result<Arc<OwnedFd>, DiskError> {
+        let op = FileOp::Open { dir: dir.cloned(), path: c_string(path)?, how };
+        match self.call("openat2", op).await? {
+            FileDone::Opened(fd) => Ok(Arc::new(fd)),
+            other => unreachable!("openat2 answered {other:?}"),
+        }
+    }
+
+    /// Learns whether the session works on a memory file system; one that is not makes the session asynchronous.
+    pub(super) async fn learn_file_system(&self, fd: &Arc<OwnedFd>) -> Result<(), DiskError> {
+        if let FileDone::StatFs(found) = self.call("fstatfs", FileOp::StatFs { file: fd.clone() }).await? {
+            let before = self.space.in_memory.get().unwrap_or(true);
+            self.space.in_memory.set(Some(before && found.is_memory));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,483 @@
+//! The receiver's disk operations: nothing appears under its final name before it is whole.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use landro_sys::{FileDone, FileOp, OpenHow, Slab};
+
+use super::names;
+use super::names::c_string;
+use super::source::{meta_of, relative, split_path};
+use super::space::{Base, OpenFile, Part};
+use super::{DiskDone, DiskError, Files};
+use crate::proto::{Kind, Mtime};
+use crate::units::{DirId, FileId, Name};
+
+const ENOENT: i32 = 2;
+const EEXIST: i32 = 17;
+const ENOTDIR: i32 = 20;
+const EISDIR: i32 = 21;
+const EINVAL: i32 = 22;
+const ELOOP: i32 = 40;
+const EOPNOTSUPP: i32 = 95;
+
+/// Longest journal read back: the header and 65,536 records of 40 bytes.
+const MAX_JOURNAL_BYTES: usize = 3 << 20;
+
+/// What a file gets before it appears.
+#[derive(Clone, Copy)]
+pub struct Attributes {
+    pub mode: u32,
+    pub mtime: Mtime,
+    pub fsync: bool,
+}
+
+pub async fn resolve(files: &Files, path: &[u8], must_be_dir: bool, dir: DirId) -> Result<DiskDone, DiskError> {
+    match files.open_asked(path).await {
+        Ok(fd) => {
+            add_target(files, path, fd, dir).await?;
+            return Ok(DiskDone::Target { name: None });
+        }
+        Err(DiskError { errno: ENOENT | ENOTDIR, .. }) => {}
+        // A symlink to nowhere, or around in circles, is a name like any other: rename replaces it.
+        Err(DiskError { errno: ELOOP, .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let (parent_path, name, trailing_slash) = match files.space.base() {
+        Base::Served(_) => split_path(relative(path)),
+        Base::Local => split_path(path),
+    };
+    let Some(name) = name else { return Err(DiskError { call: "openat2", errno: ENOENT }) };
+    let parent = files.open_asked(parent_path).await?;
+    if must_be_dir || trailing_slash {
+        let op = FileOp::Mkdir { dir: Some(parent.clone()), path: c_string(name)?, mode: 0o777 };
+        match files.call("mkdirat", op).await {
+            // Something that is no directory stands there.
+            Err(DiskError { errno: EEXIST, .. }) => return Err(DiskError { call: "openat2", errno: ENOTDIR }),
+            other => other?,
+        };
+        let fd = files.open_dir_beneath(&parent, name, true).await?;
+        add_target(files, path, fd, dir).await?;
+        return Ok(DiskDone::Target { name: None });
+    }
+    let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError { call: "path", errno: 36 })?;
+    add_target(files, parent_path, parent, dir).await?;
+    Ok(DiskDone::Target { name: Some(name) })
+}
+
+/// On a daemon, paths go on being resolved from the served root, so that symlinks inside it keep working.
+async fn add_target(files: &Files, path: &[u8], fd: Arc<OwnedFd>, dir: DirId) -> Result<(), DiskError> {
+    files.learn_file_system(&fd).await?;
+    let (root, path) = match files.space.base() {
+        Base::Served(root) => (root.clone(), trim_slashes(relative(path)).to_vec()),
+        Base::Local => (fd.clone(), Vec::new()),
+    };
+    files.space.add_dir(dir, root, path, fd, false);
+    Ok(())
+}
+
+fn trim_slashes(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|&b| b != b'/').map_or(0, |last| last + 1);
+    if &path[..end] == b"." { b"" } else { &path[..end] }
+}
+
+pub async fn check(files: &Files, dir: DirId, name: &Name) -> Result<DiskDone, DiskError> {
+    let fd = files.dir(dir).await?;
+    match files.lstat(&fd, name.as_bytes()).await {
+        Ok(meta) => Ok(DiskDone::Existing(Some(meta))),
+        Err(DiskError { errno: ENOENT, .. }) => Ok(DiskDone::Existing(None)),
+        Err(error) => Err(error),
+    }
+}
+
+pub async fn make_dir(files: &Files, parent: DirId, name: &Name, dir: DirId) -> Result<DiskDone, DiskError> {
+    let (root, path) = files.space.child_path(parent, name.as_bytes())?;
+    let parent = files.dir(parent).await?;
+    let op = FileOp::Mkdir { dir: Some(parent.clone()), path: c_string(name.as_bytes())?, mode: 0o700 };
+    match files.call("mkdirat", op).await {
+        Ok(_) => {
+            let fd = files.open_dir_beneath(&parent, name.as_bytes(), true).await?;
+            files.space.add_dir(dir, root, path, fd, false);
+            Ok(DiskDone::Directory { existed: false })
+        }
+        Err(DiskError { errno: EEXIST, .. }) => {
+            // It may be a symlink to a directory: resolved from the root, beneath it.
+            let fd = files.open_dir_beneath(&root, &path, false).await?;
+            files.space.add_dir(dir, root, path, fd, false);
+            Ok(DiskDone::Directory { existed: true })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+pub async fn set_dir(files: &Files, dir: DirId, mode: u32, mtime: Mtime) -> Result<DiskDone, DiskError> {
+    let fd = files.dir(dir).await?;
+    set_meta(files, &fd, Attributes { mode, mtime, fsync: false }).await?;
+    Ok(DiskDone::Done)
+}
+
+async fn set_meta(files: &Files, file: &Arc<OwnedFd>, attributes: Attributes) -> Result<(), DiskError> {
+    let mtime = Some((attributes.mtime.seconds, attributes.mtime.nanoseconds));
+    let op = FileOp::SetMeta { file: file.clone(), mode: Some(attributes.mode), mtime };
+    files.call("fchmod, futimens", op).await?;
+    Ok(())
+}
+
+async fn fsync(files: &Files, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
+    files.call("fsync", FileOp::Fsync { file: file.clone() }).await?;
+    Ok(())
+}
+
+async fn write_all(files: &Files, file: &Arc<OwnedFd>, mut offset: u64, mut data: Bytes) -> Result<(), DiskError> {
+    while !data.is_empty() {
+        let op = FileOp::Write { file: file.clone(), offset, data: data.clone() };
+        let FileDone::Written(bytes) = files.call("write", op).await? else { unreachable!("write answers Written") };
+        if bytes == 0 {
+            return Err(DiskError { call: "write", errno: super::libc_eio() });
+        }
+        offset += bytes as u64;
+        data = data.slice(bytes..);
+    }
+    Ok(())
+}
+
+/// An unnamed file in `dir` (a crash leaves nothing), or a named one where the file system has no O_TMPFILE.
+async fn temporary(files: &Files, dir: &Arc<OwnedFd>, name: &Name) -> Result<(Arc<OwnedFd>, Option<CString>), DiskError> {
+    if !files.space.no_tmpfile.get() {
+        let how = OpenHow { flags: OpenHow::TMPFILE | OpenHow::RDWR | OpenHow::CLOEXEC, mode: 0o600, resolve: 0 };
+        match files.open(Some(dir), b".", how).await {
+            Ok(fd) => return Ok((fd, None)),
+            // NFS and FUSE: EOPNOTSUPP; kernels or layers that do not know the flag: EISDIR, EINVAL or ENOENT.
+            Err(DiskError { errno: EOPNOTSUPP | EISDIR | EINVAL | ENOENT, .. }) => files.space.no_tmpfile.set(true),
+            Err(error) => return Err(error),
+        }
+    }
+    let part = names::part(name);
+    match open_locked(files, dir, &part).await? {
+        Some(fd) => {
+            files.call("ftruncate", FileOp::Truncate { file: fd.clone(), len: 0 }).await?;
+            Ok((fd, Some(part)))
+        }
+        // Another session is writing the same file: EBUSY.
+        None => Err(DiskError { call: "flock", errno: 16 }),
+    }
+}
+
+/// Opens or makes a temporary file and takes its lock. None: somebody else has the lock.
+async fn open_locked(files: &Files, dir: &Arc<OwnedFd>, path: &CString) -> Result<Option<Arc<OwnedFd>>, DiskError> {
+    const TRIES: usize = 8;
+    let how = OpenHow {
+        flags: OpenHow::CREAT | OpenHow::RDWR | OpenHow::NOFOLLOW | OpenHow::NONBLOCK | OpenHow::CLOEXEC,
+        mode: 0o600,
+        resolve: OpenHow::BENEATH,
+    };
+    for _ in 0..TRIES {
+        let fd = files.open(Some(dir), path.as_bytes(), how).await?;
+        match files.call("flock", FileOp::Lock { file: fd.clone() }).await? {
+            FileDone::Locked(true) => {}
+            _ => return Ok(None),
+        }
+        // The previous holder may have renamed or removed the file between our open and our lock.
+        let ours = files.fstat(&fd).await?;
+        match files.lstat(dir, path.as_bytes()).await {
+            Ok(named) if named.inode == ours.inode && named.kind == Kind::File => return Ok(Some(fd)),
+            Ok(named) if named.kind != Kind::File => return Err(DiskError { call: "openat2", errno: EEXIST }),
+            Ok(_) | Err(DiskError { errno: ENOENT, .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// Gives a whole file its final name, replacing a file or symlink, never a directory.
+async fn publish(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    file: &Arc<OwnedFd>,
+    temporary: Option<&CString>,
+    name: &Name,
+) -> Result<(), DiskError> {
+    let to = c_string(name.as_bytes())?;
+    if let Some(temporary) = temporary {
+        return rename(files, dir, temporary, &to).await;
+    }
+    match link(files, file, dir, &to).await {
+        Err(DiskError { errno: EEXIST, .. }) => {}
+        other => return other,
+    }
+    // linkat(2) cannot replace: a second name, then a rename. A crash between the two leaves that second name,
+    // which the next transfer of this file replaces.
+    const TRIES: usize = 8;
+    let replacement = names::replacement(name);
+    for _ in 0..TRIES {
+        match link(files, file, dir, &replacement).await {
+            Ok(()) => {}
+            Err(DiskError { errno: EEXIST, .. }) => {
+                unlink(files, dir, &replacement).await?;
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        match rename(files, dir, &replacement, &to).await {
+            Ok(()) => return Ok(()),
+            // Another session replacing the same file took our second name away: again.
+            Err(DiskError { errno: ENOENT, .. }) => {}
+            Err(error) => {
+                unlink(files, dir, &replacement).await?;
+                return Err(error);
+            }
+        }
+    }
+    Err(DiskError { call: "renameat", errno: 16 })
+}
+
+async fn link(files: &Files, file: &Arc<OwnedFd>, to_dir: &Arc<OwnedFd>, to: &CString) -> Result<(), DiskError> {
+    let op = FileOp::Link { file: file.clone(), to_dir: to_dir.clone(), to: to.clone() };
+    files.call("linkat", op).await?;
+    Ok(())
+}
+
+async fn rename(files: &Files, dir: &Arc<OwnedFd>, from: &CString, to: &CString) -> Result<(), DiskError> {
+    let op = FileOp::Rename { from_dir: dir.clone(), from: from.clone(), to_dir: dir.clone(), to: to.clone() };
+    files.call("renameat", op).await?;
+    Ok(())
+}
+
+async fn unlink(files: &Files, dir: &Arc<OwnedFd>, path: &CString) -> Result<(), DiskError> {
+    let op = FileOp::Unlink { dir: Some(dir.clone()), path: path.clone(), is_dir: false };
+    match files.call("unlinkat", op).await {
+        Ok(_) | Err(DiskError { errno: ENOENT, .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+pub async fn put_small(
+    files: &Files,
+    dir: DirId,
+    name: &Name,
+    data: Vec<Bytes>,
+    attributes: Attributes,
+) -> Result<DiskDone, DiskError> {
+    let dir = files.dir(dir).await?;
+    let (file, temporary) = temporary(files, &dir, name).await?;
+    let result = async {
+        let mut offset = 0;
+        for piece in data {
+            let len = piece.len() as u64;
+            write_all(files, &file, offset, piece).await?;
+            offset += len;
+        }
+        finish(files, &dir, &file, temporary.as_ref(), name, attributes).await
+    };
+    let result = result.await;
+    if let (Err(_), Some(temporary)) = (&result, &temporary) {
+        unlink(files, &dir, temporary).await?;
+    }
+    result.map(|()| DiskDone::Done)
+}
+
+/// Attributes, then durability if asked, then the name.
+async fn finish(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    file: &Arc<OwnedFd>,
+    temporary: Option<&CString>,
+    name: &Name,
+    attributes: Attributes,
+) -> Result<(), DiskError> {
+    set_meta(files, file, attributes).await?;
+    if attributes.fsync {
+        fsync(files, file).await?;
+    }
+    publish(files, dir, file, temporary, name).await?;
+    if attributes.fsync {
+        fsync(files, dir).await?;
+    }
+    Ok(())
+}
+
+pub async fn put_symlink(
+    files: &Files,
+    dir: DirId,
+    name: &Name,
+    target: &Bytes,
+    mtime: Mtime,
+) -> Result<DiskDone, DiskError> {
+    let dir = files.dir(dir).await?;
+    let temporary = names::replacement(name);
+    unlink(files, &dir, &temporary).await?;
+    let op = FileOp::Symlink { target: c_string(target)?, dir: Some(dir.clone()), path: temporary.clone() };
+    files.call("symlinkat", op).await?;
+    let mtime = (mtime.seconds, mtime.nanoseconds);
+    let time = FileOp::SetLinkTime { dir: Some(dir.clone()), path: temporary.clone(), mtime };
+    let result = async {
+        files.call("utimensat", time).await?;
+        rename(files, &dir, &temporary, &c_string(name.as_bytes())?).await
+    };
+    match result.await {
+        Ok(()) => Ok(DiskDone::Done),
+        Err(error) => {
+            unlink(files, &dir, &temporary).await?;
+            Err(error)
+        }
+    }
+}
+
+pub async fn open_part(
+    files: &Files,
+    dir: DirId,
+    name: &Name,
+    file: FileId,
+    resumable: bool,
+) -> Result<DiskDone, DiskError> {
+    let dir = files.dir(dir).await?;
+    if resumable {
+        let path = names::part(name);
+        if let Some(data) = open_locked(files, &dir, &path).await? {
+            return open_resumable(files, dir, name, file, data, path).await;
+        }
+        // Another session is receiving the same file: this one goes on without a journal, the later rename wins.
+    }
+    let (data, temporary) = temporary(files, &dir, name).await?;
+    files.space.add_file(file, OpenFile::Part(Part { data, dir, name: name.clone(), journal: None, temporary }));
+    Ok(DiskDone::Part { journal: Bytes::new(), size_bytes: 0, resumable: false })
+}
+
+async fn open_resumable(
+    files: &Files,
+    dir: Arc<OwnedFd>,
+    name: &Name,
+    file: FileId,
+    data: Arc<OwnedFd>,
+    path: CString,
+) -> Result<DiskDone, DiskError> {
+    let how = OpenHow {
+        flags: OpenHow::CREAT | OpenHow::RDWR | OpenHow::NOFOLLOW | OpenHow::NONBLOCK | OpenHow::CLOEXEC,
+        mode: 0o600,
+        resolve: OpenHow::BENEATH,
+    };
+    let journal = files.open(Some(&dir), names::journal(name).as_bytes(), how).await?;
+    let stat = files.fstat(&journal).await?;
+    let bytes = if stat.kind == landro_sys::FileKind::File {
+        read_whole(files, &journal, (stat.size_bytes as usize).min(MAX_JOURNAL_BYTES)).await?
+    } else {
+        return Err(DiskError { call: "openat2", errno: EEXIST });
+    };
+    let size_bytes = files.fstat(&data).await?.size_bytes;
+    let part = Part { data, dir, name: name.clone(), journal: Some(journal), temporary: Some(path) };
+    files.space.add_file(file, OpenFile::Part(part));
+    Ok(DiskDone::Part { journal: bytes, size_bytes, resumable: true })
+}
+
+async fn read_whole(files: &Files, file: &Arc<OwnedFd>, len_bytes: usize) -> Result<Bytes, DiskError> {
+    let mut whole = Vec::with_capacity(len_bytes);
+    let mut buffer = files.buffer().await;
+    while whole.len() < len_bytes {
+        if buffer.spare_len() == 0 {
+            buffer = files.buffer().await;
+        }
+        let len = buffer.spare_len().min(len_bytes - whole.len()).min(Slab::BUFFER_BYTES);
+        let op = FileOp::Read { file: file.clone(), offset: whole.len() as u64, buffer, len };
+        let FileDone::Read { buffer: back, bytes } = files.call("read", op).await? else {
+            unreachable!("read answers Read")
+        };
+        buffer = back;
+        buffer.advance(bytes);
+        whole.extend_from_slice(&buffer.split());
+        if bytes == 0 {
+            break;
+        }
+    }
+    Ok(whole.into())
+}
+
+fn part(files: &Files, file: FileId) -> Result<Part, DiskError> {
+    match files.space.file(file)? {
+        OpenFile::Part(part) => Ok(part),
+        OpenFile::Source(_) => Err(DiskError { call: "file", errno: 9 }),
+    }
+}
+
+pub async fn start_part(files: &Files, file: FileId, size_bytes: u64, journal: Bytes) -> Result<DiskDone, DiskError> {
+    let part = part(files, file)?;
+    if let Some(journal) = &part.journal {
+        // The journal is emptied before the data: a crash in between must not leave records of data that is gone.
+        files.call("ftruncate", FileOp::Truncate { file: journal.clone(), len: 0 }).await?;
+    }
+    files.call("ftruncate", FileOp::Truncate { file: part.data.clone(), len: 0 }).await?;
+    if size_bytes > 0 {
+        match files.call("fallocate", FileOp::Fallocate { file: part.data.clone(), len: size_bytes }).await {
+            // NFS and others cannot reserve: ENOSPC then shows at a write.
+            Err(DiskError { errno: EOPNOTSUPP, .. }) => {}
+            other => {
+                other?;
+            }
+        }
+    }
+    if let Some(file) = &part.journal {
+        write_all(files, file, 0, journal).await?;
+    }
+    Ok(DiskDone::Done)
+}
+
+pub async fn write(files: &Files, file: FileId, offset: u64, data: Bytes) -> Result<DiskDone, DiskError> {
+    let part = part(files, file)?;
+    write_all(files, &part.data, offset, data).await?;
+    Ok(DiskDone::Done)
+}
+
+pub async fn write_journal(files: &Files, file: FileId, offset: u64, bytes: Bytes) -> Result<DiskDone, DiskError> {
+    match &part(files, file)?.journal {
+        Some(journal) => write_all(files, journal, offset, bytes).await?,
+        None => {}
+    }
+    Ok(DiskDone::Done)
+}
+
+pub async fn commit_part(files: &Files, file: FileId, attributes: Attributes) -> Result<DiskDone, DiskError> {
+    let part = part(files, file)?;
+    finish(files, &part.dir, &part.data, part.temporary.as_ref(), &part.name, attributes).await?;
+    if part.journal.is_some() {
+        // After the rename: a crash in between leaves an orphan journal, which `clean_part` removes when the
+        // next run skips the finished file. The other order could lose the resume state of a whole file.
+        unlink(files, &part.dir, &names::journal(&part.name)).await?;
+    }
+    files.space.forget_file(file);
+    Ok(DiskDone::Done)
+}
+
+pub async fn close_part(files: &Files, file: FileId, keep: bool) -> Result<DiskDone, DiskError> {
+    let part = part(files, file)?;
+    files.space.forget_file(file);
+    if let (false, Some(temporary)) = (keep && part.journal.is_some(), &part.temporary) {
+        if part.journal.is_some() {
+            unlink(files, &part.dir, &names::journal(&part.name)).await?;
+        }
+        unlink(files, &part.dir, temporary).await?;
+    }
+    Ok(DiskDone::Done)
+}
+
+pub async fn clean_part(files: &Files, dir: DirId, name: &Name) -> Result<DiskDone, DiskError> {
+    let dir = files.dir(dir).await?;
+    let path = names::part(name);
+    let how = OpenHow {
+        flags: OpenHow::RDONLY | OpenHow::NOFOLLOW | OpenHow::NONBLOCK | OpenHow::CLOEXEC,
+        mode: 0,
+        resolve: OpenHow::BENEATH,
+    };
+    match files.open(Some(&dir), path.as_bytes(), how).await {
+        Ok(fd) => {
+            if !matches!(files.call("flock", FileOp::Lock { file: fd.clone() }).await?, FileDone::Locked(true)) {
+                return Ok(DiskDone::Done);
+            }
+            unlink(files, &dir, &names::journal(name)).await?;
+            unlink(files, &dir, &path).await?;
+        }
+        Err(DiskError { errno: ENOENT, .. }) => unlink(files, &dir, &names::journal(name)).await?,
+        Err(error) => return Err(error),
+    }
+    Ok(DiskDone::Done)
+}

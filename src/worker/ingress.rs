@@ -1,0 +1,151 @@
+//! Datagrams in: each segment to its connection, strays to their owner, new connections accepted.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use landro_sys::Datagrams;
+
+use super::lane::{Lane, Phase, Purpose};
+use super::link::{Command, Refusals, Stray};
+use super::{Worker, egress};
+use crate::budget::{MAX_CONNECTIONS_PER_WORKER, MIN_WINDOW_BYTES, RETRY_ABOVE_HANDSHAKES};
+use crate::quic::{Conn, NewConn, Route};
+use crate::units::WorkerId;
+
+/// Length of the destination connection id a client's packets to a daemon carry; see `quic::route`.
+const ROUTED_PREFIX_BYTES: usize = 9;
+
+impl Worker {
+    pub(super) fn received(&mut self, mut datagrams: Datagrams) {
+        let socket = self.sockets.iter().position(|(id, _)| *id == datagrams.socket());
+        if let (Some(socket), false) = (socket, datagrams.truncated()) {
+            let from = datagrams.from();
+            let local = self.local_address(socket, datagrams.to());
+            let segment_bytes = datagrams.segment_bytes().max(1);
+            // Segments of one GRO train nearly always belong to one connection: look the id up when it changes.
+            let mut last: Option<([u8; ROUTED_PREFIX_BYTES], usize)> = None;
+            for segment in datagrams.payload_mut().chunks_mut(segment_bytes) {
+                last = self.segment(segment, last, socket, from, local);
+            }
+        }
+        self.driver.recycle(datagrams);
+    }
+
+    pub(super) fn stray(&mut self, mut stray: Stray) {
+        if stray.socket < self.sockets.len() {
+            let local = self.local_address(stray.socket, stray.to);
+            self.segment(&mut stray.datagram, None, stray.socket, stray.from, local);
+        }
+    }
+
+    /// The address a datagram was sent to: on a wildcard socket the packet info says which of ours.
+    fn local_address(&self, socket: usize, to: Option<std::net::IpAddr>) -> SocketAddr {
+        let bound = self.sockets[socket].1;
+        match to {
+            Some(ip) if bound.ip().is_unspecified() => SocketAddr::new(ip, bound.port()),
+            _ => bound,
+        }
+    }
+
+    fn segment(
+        &mut self,
+        segment: &mut [u8],
+        last: Option<([u8; ROUTED_PREFIX_BYTES], usize)>,
+        socket: usize,
+        from: SocketAddr,
+        local: SocketAddr,
+    ) -> Option<([u8; ROUTED_PREFIX_BYTES], usize)> {
+        let prefix = segment.first_chunk::<ROUTED_PREFIX_BYTES>().map(|prefix| {
+            let mut prefix = *prefix;
+            prefix[0] &= 0x80; // only the header form; the rest of the first byte is protected
+            prefix
+        });
+        let key = match (last, prefix) {
+            (Some((known, key)), Some(prefix)) if known == prefix && prefix[0] == 0 => key,
+            _ => {
+                let demand_retry = self.handshaking() >= RETRY_ABOVE_HANDSHAKES;
+                match self.router.route(segment, from, self.now, demand_retry) {
+                    Route::Conn(key) => key,
+                    Route::New(new) => self.accept(new, socket, from, local)?,
+                    Route::Stray(owner) => {
+                        self.pass_on(segment, owner, socket, from, local);
+                        return None;
+                    }
+                    Route::Reply(bytes) => {
+                        self.reply(socket, from, local, &bytes);
+                        return None;
+                    }
+                    Route::Drop => return None,
+                }
+            }
+        };
+        let lane = self.lanes.get_mut(key)?;
+        lane.heard = self.now;
+        if let Err(error) = lane.conn.recv(segment, from, local) {
+            tracing::debug!(peer = %from, %error, "a packet was refused");
+        }
+        self.touch(key);
+        prefix.map(|prefix| (prefix, key))
+    }
+
+    fn pass_on(&mut self, segment: &[u8], owner: WorkerId, socket: usize, from: SocketAddr, local: SocketAddr) {
+        let stray = Stray { datagram: segment.to_vec(), from, to: Some(local.ip()), socket };
+        if !self.shared.post(owner, Command::Stray(stray)) {
+            Refusals::count(&self.shared.refusals.strays_dropped);
+        }
+    }
+
+    /// Sends a packet that belongs to no connection: version negotiation, Retry, stateless reset.
+    fn reply(&mut self, socket: usize, to: SocketAddr, local: SocketAddr, bytes: &[u8]) {
+        // Without a free send buffer the reply is lost like any datagram may be; the peer asks again.
+        let Some(mut buffer) = self.send_buffers.pop() else { return };
+        let len = bytes.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&bytes[..len]);
+        let socket = self.sockets[socket].0;
+        self.driver.send(egress::NO_LANE, egress::single(socket, buffer, len, to, local));
+    }
+
+    fn handshaking(&self) -> usize {
+        if self.accept.is_none() {
+            return 0;
+        }
+        self.lanes.iter().filter(|(_, lane)| matches!(lane.phase, Phase::Handshaking(_))).count()
+    }
+
+    fn accept(&mut self, new: NewConn, socket: usize, from: SocketAddr, local: SocketAddr) -> Option<usize> {
+        if self.lanes.len() >= MAX_CONNECTIONS_PER_WORKER || self.stopping.is_some() {
+            let count = Refusals::count(&self.shared.refusals.connections_refused);
+            if count.is_power_of_two() {
+                tracing::warn!(peer = %from, count, "connection refused: this worker's limit is reached");
+            }
+            return None;
+        }
+        let granted_bytes = self.shared.budget.grant_window();
+        let key = self.lanes.vacant_key();
+        let setup = self.accept.as_mut()?;
+        let window_bytes = granted_bytes.max(MIN_WINDOW_BYTES);
+        setup.set_windows(window_bytes, window_bytes);
+        match Conn::accept(setup, &mut self.router, key, new, local, from, self.now) {
+            Ok(conn) => {
+                let serial = self.serial();
+                let phase = Phase::Handshaking(Purpose::Accepted);
+                let mut lane = Lane::new(serial, conn, self.sockets[socket].0, from, phase, self.now);
+                lane.granted_bytes = granted_bytes;
+                lane.deadline = Some(self.now + self.shared.quic.handshake_timeout);
+                let inserted = self.lanes.insert(lane);
+                debug_assert_eq!(inserted, key);
+                Some(key)
+            }
+            Err(error) => {
+                self.shared.budget.return_window(granted_bytes);
+                tracing::debug!(peer = %from, %error, "cannot accept");
+                None
+            }
+        }
+    }
+
+    /// Counters of this process for the log at shutdown.
+    pub(super) fn strays_dropped(&self) -> u64 {
+        self.shared.refusals.strays_dropped.load(Ordering::Relaxed)
+    }
+}

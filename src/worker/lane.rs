@@ -1,0 +1,166 @@
+//! A lane: one QUIC connection of a session, owned by this worker for life.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use landro_sys::{Buffer, Slab, SocketId};
+
+use super::timers::Scheduled;
+use crate::proto::Limits;
+use crate::proto::chunks::ParallelTransferConfig;
+use crate::quic::Conn;
+use super::turn::Incoming;
+
+/// An established lane must say which session it belongs to within this time.
+pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After the last word of a session, how long a side waits for the other to hang up.
+pub const LINGER: Duration = Duration::from_secs(3);
+
+/// Application error codes of CONNECTION_CLOSE (docs/protocol.md).
+pub mod code {
+    pub const DONE: u64 = 0;
+    pub const VIOLATION: u64 = 1;
+    pub const UNAUTHORISED: u64 = 2;
+    pub const TIMEOUT: u64 = 3;
+    pub const SHUTDOWN: u64 = 4;
+    pub const NO_SESSION: u64 = 5;
+    pub const BUSY: u64 = 6;
+    pub const REPLACED: u64 = 7;
+}
+
+/// The control stream is bidirectional stream 0 of each lane.
+pub const CONTROL_STREAM: u64 = 0;
+
+pub struct Lane {
+    pub serial: u64,
+    pub conn: Conn,
+    pub socket: SocketId,
+    pub peer: SocketAddr,
+    pub phase: Phase,
+    pub touched: bool,
+    pub unfinished: bool,
+    pub timer: Scheduled,
+    /// When this lane is given up: a missing preface, a finished session, a silent handshake.
+    pub deadline: Option<Instant>,
+    /// Last time a datagram of this lane arrived, and when we last asked for a sign of life.
+    pub heard: Instant,
+    pub pinged: Instant,
+    /// Streams with unread data, in the order they became readable.
+    pub readable: VecDeque<u64>,
+    /// Incoming data streams that are not finished yet.
+    pub incoming: HashMap<u64, Incoming>,
+    /// Outgoing data streams opened here, until everything in them is acknowledged.
+    pub outgoing: Vec<u64>,
+    pub control: Control,
+    /// What the next read fills.
+    pub buffer: Option<Buffer>,
+    /// Window bytes granted out of the memory budget, given back when the lane ends.
+    pub granted_bytes: u64,
+    /// Outgoing UDP payload bytes and datagrams' segments, for the statistics.
+    pub gso_packets: u64,
+    pub gso_sends: u64,
+}
+
+/// Where a lane is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Before the handshake is complete; a client's first lane, a joining lane or a daemon's new connection.
+    Handshaking(Purpose),
+    /// Established on a daemon, the preface is not complete yet.
+    Preface(Vec<u8>),
+    /// Part of a session.
+    Serving { session: usize },
+    /// CONNECTION_CLOSE is queued or sent, or was received; waits for quiche to say closed.
+    Closing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Accepted,
+    FirstLane,
+    Join { session: usize },
+}
+
+/// Both directions of this lane's control stream.
+#[derive(Default)]
+pub struct Control {
+    /// Bytes that precede the session's control bytes on this lane (the preface).
+    pub before: VecDeque<Bytes>,
+    /// Our direction was finished: the session ended or moved to the next lane.
+    pub fin_sent: bool,
+    /// The peer finished its direction.
+    pub fin_received: bool,
+}
+
+impl Lane {
+    pub fn new(serial: u64, conn: Conn, socket: SocketId, peer: SocketAddr, phase: Phase, now: Instant) -> Lane {
+        Lane {
+            serial,
+            conn,
+            socket,
+            peer,
+            phase,
+            touched: false,
+            unfinished: false,
+            timer: Scheduled::default(),
+            deadline: None,
+            heard: now,
+            pinged: now,
+            readable: VecDeque::new(),
+            incoming: HashMap::new(),
+            outgoing: Vec::new(),
+            control: Control::default(),
+            buffer: None,
+            granted_bytes: 0,
+            gso_packets: 0,
+            gso_sends: 0,
+        }
+    }
+
+    pub fn session(&self) -> Option<usize> {
+        match self.phase {
+            Phase::Serving { session } => Some(session),
+            Phase::Handshaking(_) | Phase::Preface(_) | Phase::Closing => None,
+        }
+    }
+
+    /// Whether everything this side sent in data streams was acknowledged.
+    pub fn outgoing_acknowledged(&mut self) -> bool {
+        let conn = &self.conn;
+        self.outgoing.retain(|&stream| !conn.stream_closed(stream));
+        self.outgoing.is_empty()
+    }
+}
+
+/// What a session may hold, by the number of sessions that share the worker.
+pub fn limits(shared: &super::Shared, sessions: usize) -> Limits {
+    // A quarter of a slab for a lone session, its share among many, never less than two reads.
+    let slab_bytes = shared.budget.slab_bytes_per_worker() as usize;
+    let share = (slab_bytes / 4).min(slab_bytes / (sessions + 1)).max(2 * Slab::BUFFER_BYTES);
+    Limits {
+        entry_window: if sessions < FEW_SESSIONS { ENTRY_WINDOW } else { ENTRY_WINDOW / 4 },
+        write_behind_bytes: share.min(WRITE_BEHIND_BYTES),
+        read_ahead_bytes: share.min(READ_AHEAD_BYTES),
+        boot_id: shared.boot_id,
+        lookups: LOOKUPS,
+        parallel: ParallelTransferConfig::default(),
+    }
+}
+
+/// Entries announced and not resolved: at a round trip of 50 ms still 40,000 small files a second.
+const ENTRY_WINDOW: u32 = 2048;
+
+/// Sessions on a worker from which on each gets a smaller entry window (an entry costs up to 600 bytes).
+const FEW_SESSIONS: usize = 16;
+
+/// Data being written: a disk's hiccup of 3 ms at 10 Gbit/s.
+const WRITE_BEHIND_BYTES: usize = 4 << 20;
+
+/// Data read and not yet taken by QUIC: what is read much before it is sealed has left the cache by then.
+const READ_AHEAD_BYTES: usize = 512 << 10;
+
+/// Disk operations of one session at a time.
+const LOOKUPS: usize = 64;

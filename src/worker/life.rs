@@ -1,0 +1,311 @@
+//! How lanes and sessions begin, replace each other and end.
+
+use std::rc::Rc;
+
+use super::disk::{Base, Space};
+use super::lane::{CONTROL_STREAM, LINGER, Lane, PREFACE_TIMEOUT, Phase, Purpose, code};
+use super::link::ClientEvent;
+use super::session::Running;
+use super::timers::Scheduled;
+use super::Worker;
+use crate::budget::MAX_LANES_PER_PEER;
+use crate::proto::wire::{Preface, PrefaceKind};
+use crate::proto::{Grant, Input, Session};
+use crate::quic::{ConnState, StreamError};
+use crate::units::{Fingerprint, SessionId};
+
+impl Worker {
+    /// Follows the connection's own state: a finished handshake starts what the lane is for.
+    pub(super) fn advance(&mut self, key: usize) {
+        let lane = &mut self.lanes[key];
+        let Phase::Handshaking(purpose) = lane.phase else { return };
+        if lane.conn.state() != ConnState::Established {
+            return;
+        }
+        let Some(fingerprint) = lane.conn.peer_fingerprint() else {
+            self.close_lane(key, code::UNAUTHORISED, "no identity was presented");
+            return;
+        };
+        match purpose {
+            Purpose::Accepted => {
+                // The handshake asked already; a resumed one did not run the verify callback, and the list may
+                // have been read again since.
+                if self.authorised(&fingerprint).is_none() {
+                    self.close_lane(key, code::UNAUTHORISED, "this identity is not authorised here");
+                } else if self.lanes_of(&fingerprint) > MAX_LANES_PER_PEER {
+                    self.close_lane(key, code::BUSY, "too many connections of this identity");
+                } else {
+                    let lane = &mut self.lanes[key];
+                    lane.phase = Phase::Preface(Vec::new());
+                    lane.deadline = Some(self.now + PREFACE_TIMEOUT);
+                }
+            }
+            Purpose::FirstLane => self.begin_client_session(key, fingerprint),
+            Purpose::Join { session } => self.join_client_lane(key, session, fingerprint),
+        }
+    }
+
+    fn authorised(&self, fingerprint: &Fingerprint) -> Option<super::link::PeerAccess> {
+        self.shared.service.as_ref().and_then(|service| (service.authorize)(fingerprint))
+    }
+
+    fn lanes_of(&self, fingerprint: &Fingerprint) -> usize {
+        self.lanes.iter().filter(|(_, lane)| lane.conn.peer_fingerprint().as_ref() == Some(fingerprint)).count()
+    }
+
+    /// A daemon's lane says what it is for.
+    pub(super) fn read_preface(&mut self, key: usize) -> super::turn::Read {
+        use super::turn::Read;
+        let lane = &mut self.lanes[key];
+        let Phase::Preface(so_far) = &mut lane.phase else { return Read::Drained };
+        let mut chunk = [0; Preface::BYTES];
+        let missing = Preface::BYTES - so_far.len();
+        match lane.conn.read(CONTROL_STREAM, &mut chunk[..missing]) {
+            Ok(Some((bytes, fin))) => {
+                so_far.extend_from_slice(&chunk[..bytes]);
+                if let Ok(whole) = <[u8; Preface::BYTES]>::try_from(&so_far[..]) {
+                    self.prefaced(key, &whole);
+                    Read::Again
+                } else if fin {
+                    self.violation(key, "the control stream ended inside its preface");
+                    Read::Drained
+                } else {
+                    Read::Again
+                }
+            }
+            Ok(None) => Read::Drained,
+            Err(StreamError::Reset(_) | StreamError::Stopped(_) | StreamError::Gone) => {
+                self.violation(key, "the control stream was reset before its preface");
+                Read::Drained
+            }
+        }
+    }
+
+    fn prefaced(&mut self, key: usize, bytes: &[u8; Preface::BYTES]) {
+        let preface = match Preface::decode(bytes) {
+            Ok(preface) => preface,
+            Err(error) => return self.violation(key, &error.to_string()),
+        };
+        let Some(fingerprint) = self.lanes[key].conn.peer_fingerprint() else { return };
+        let known = self.session_ids.get(&preface.session).copied();
+        match (preface.kind, known) {
+            (PrefaceKind::New, None) => self.begin_served_session(key, preface.session, fingerprint),
+            (PrefaceKind::New, Some(_)) => self.violation(key, "a session of this id exists"),
+            (PrefaceKind::Join, Some(session)) if self.sessions[session].peer == fingerprint => {
+                let lane = &mut self.lanes[key];
+                lane.phase = Phase::Serving { session };
+                lane.deadline = None;
+                self.sessions[session].lanes.push(key);
+                self.touch_session_lanes(session);
+            }
+            (PrefaceKind::Join, _) => {
+                self.close_lane(key, code::NO_SESSION, "no such session on this worker");
+            }
+        }
+    }
+
+    fn begin_served_session(&mut self, key: usize, id: SessionId, peer: Fingerprint) {
+        let Some(allowed) = self.authorised(&peer) else {
+            return self.close_lane(key, code::UNAUTHORISED, "this identity is not authorised here");
+        };
+        let Some(service) = &self.shared.service else { return };
+        let root = match &allowed.path {
+            None => service.root.clone(),
+            Some(path) => match super::disk::open_beneath(&service.root, path) {
+                Ok(root) => root,
+                Err(error) => {
+                    let path = String::from_utf8_lossy(path).into_owned();
+                    tracing::error!(%peer, path, %error, "cannot open the path this peer is confined to");
+                    return self.close_lane(key, code::UNAUTHORISED, "the path of this identity is not there");
+                }
+            },
+        };
+        let grant = Grant { read: allowed.access.read, write: allowed.access.write };
+        let machine = Session::server(self.now, grant, self.limits());
+        self.begin_session(key, id, peer, machine, Base::Served(root), false);
+    }
+
+    pub(super) fn begin_session(
+        &mut self,
+        key: usize,
+        id: SessionId,
+        peer: Fingerprint,
+        machine: Session,
+        base: Base,
+        is_client: bool,
+    ) {
+        let serial = self.serial();
+        let inline_only = self.driver.backend() == landro_sys::Backend::Poll;
+        let session = self.sessions.insert(Running {
+            serial,
+            id,
+            machine,
+            space: Rc::new(Space::new(base, inline_only)),
+            peer,
+            lanes: vec![key],
+            joining: false,
+            control_out: Default::default(),
+            streams: Default::default(),
+            order: Default::default(),
+            finished: None,
+            timer: Scheduled::default(),
+            next_incoming: 0,
+            sends_data: false,
+            is_client,
+            touched: false,
+        });
+        self.session_ids.insert(id, session);
+        let lane = &mut self.lanes[key];
+        lane.phase = Phase::Serving { session };
+        lane.deadline = None;
+        self.drain_session(session);
+        self.touch(key);
+    }
+
+    /// The peer finished its control stream on this lane: it moved to the next one, or the session is over.
+    pub(super) fn control_ended(&mut self, key: usize, session: usize) {
+        let Some(running) = self.sessions.get_mut(session) else { return };
+        if running.newest_lane() == Some(key) {
+            if !running.joining || !running.is_client {
+                running.machine.handle(self.now, Input::ControlClosed);
+                self.drain_session(session);
+            }
+        } else {
+            // The next lane's control bytes may be read now.
+            self.touch_session_lanes(session);
+        }
+    }
+
+    /// The peer broke the protocol below the session's own rules.
+    pub(super) fn violation(&mut self, key: usize, reason: &str) {
+        tracing::warn!(peer = %self.lanes[key].peer, reason, "protocol violation");
+        self.close_lane(key, code::VIOLATION, reason);
+    }
+
+    /// Closes a lane with CONNECTION_CLOSE; its session learns it when the connection is closed.
+    pub(super) fn close_lane(&mut self, key: usize, code: u64, reason: &str) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.conn.close(code, reason.as_bytes());
+        lane.readable.clear();
+        lane.deadline = Some(self.now + LINGER);
+        self.touch(key);
+    }
+
+    /// A lane's own deadline passed.
+    pub(super) fn overdue(&mut self, key: usize) {
+        let lane = &mut self.lanes[key];
+        match &lane.phase {
+            Phase::Handshaking(_) => {
+                lane.conn.close(code::TIMEOUT, b"handshake timeout");
+                self.drop_lane(key);
+            }
+            Phase::Preface(_) => self.close_lane(key, code::TIMEOUT, "no session was named in time"),
+            Phase::Serving { .. } => {
+                lane.phase = Phase::Closing;
+                self.leave_session(key);
+                self.close_lane(key, code::DONE, "");
+            }
+            Phase::Closing => self.drop_lane(key),
+        }
+    }
+
+    /// After a turn: hangs up when everything is said, replaces tired lanes, clears closed ones. True: it is gone.
+    pub(super) fn settle(&mut self, key: usize) -> bool {
+        let lane = &mut self.lanes[key];
+        if let ConnState::Closed(_) = lane.conn.state() {
+            self.drop_lane(key);
+            return true;
+        }
+        let Phase::Serving { session } = lane.phase else { return false };
+        let Some(running) = self.sessions.get(session) else { return false };
+        let newest = running.newest_lane() == Some(key);
+        let lane = &mut self.lanes[key];
+        if running.finished.is_some() {
+            // The client hangs up when both have said their last word; the daemon's deadline covers a client
+            // that does not.
+            if running.is_client && newest && lane.control.fin_received && running.all_accepted() {
+                self.close_lane(key, code::DONE, "");
+                self.leave_session(key);
+            }
+        } else if !newest {
+            // A replaced lane is closed by the side that sent data on it, once all of that is acknowledged.
+            let closer = running.sends_data || (running.is_client && lane.incoming.is_empty());
+            let moved = lane.control.fin_sent && lane.control.fin_received;
+            let unsent = running.streams.values().any(|out| out.opened.is_some_and(|(lane, _)| lane == key));
+            if moved && closer && !unsent && running.sends_data && lane.outgoing_acknowledged() {
+                self.close_lane(key, code::REPLACED, "");
+                self.leave_session(key);
+            }
+        } else if running.is_client && !running.joining {
+            let packets = lane.conn.packets_sent().max(lane.conn.packets_received());
+            if packets >= self.shared.quic.lane_packet_limit {
+                self.replace_lane(key, session);
+            }
+        }
+        false
+    }
+
+    /// Takes a lane out of its session; a session without lanes has lost its peer.
+    fn leave_session(&mut self, key: usize) {
+        let lane = &mut self.lanes[key];
+        let Phase::Serving { session } = lane.phase else { return };
+        lane.phase = Phase::Closing;
+        self.forget_lane_of_session(key, session);
+    }
+
+    fn forget_lane_of_session(&mut self, key: usize, session: usize) {
+        let Some(running) = self.sessions.get_mut(session) else { return };
+        running.lanes.retain(|&lane| lane != key);
+        // Streams that were on it cannot go on: their session ends unless they were complete.
+        let lost_streams = running.streams.values().any(|out| out.opened.is_some_and(|(lane, _)| lane == key));
+        if running.finished.is_none() && (running.lanes.is_empty() || lost_streams) && !running.joining {
+            running.machine.handle(self.now, Input::ControlClosed);
+            self.drain_session(session);
+        }
+        let running = &self.sessions[session];
+        if running.lanes.is_empty() && !running.joining {
+            self.end_session(session);
+        }
+    }
+
+    /// Forgets a session; disk operations still in flight end into nothing.
+    fn end_session(&mut self, session: usize) {
+        let running = self.sessions.remove(session);
+        self.session_ids.remove(&running.id);
+        if running.is_client {
+            self.client_session_ended(running);
+        }
+    }
+
+    /// Removes a closed lane and gives back what it held.
+    pub(super) fn drop_lane(&mut self, key: usize) {
+        let Some(mut lane) = self.lanes.try_remove(key) else { return };
+        self.router.forget(key, &mut lane.conn);
+        self.shared.budget.return_window(lane.granted_bytes);
+        let stats = super::stats::of_lane(&mut lane, self.driver.backend());
+        tracing::debug!(peer = %lane.peer, state = ?lane.conn.state(), "connection ended");
+        self.client_lane_ended(&mut lane, stats);
+        match lane.phase {
+            Phase::Serving { session } => self.forget_lane_of_session(key, session),
+            Phase::Handshaking(Purpose::Join { session }) => {
+                if let Some(running) = self.sessions.get_mut(session) {
+                    running.joining = false;
+                }
+            }
+            Phase::Handshaking(Purpose::Accepted | Purpose::FirstLane) | Phase::Preface(_) | Phase::Closing => {}
+        }
+    }
+
+    /// Tells the command about progress of the first lane.
+    pub(super) fn tell_client(&self, event: ClientEvent) {
+        if let Some(client) = &self.client {
+            client.tell(event);
+        }
+    }
+
+    pub(super) fn new_lane(&mut self, lane: Lane) -> usize {
+        let key = self.lanes.insert(lane);
+        self.touch(key);
+        key
+    }
+}

@@ -1,0 +1,212 @@
+//! One worker: a pinned thread with its own ring, sockets, connections and buffers, and the only clock.
+//!
+//! The loop of [`Worker::run`] is the whole order of events. Completions are queued by the driver and taken here
+//! at our own pace; nothing acts from inside anything else.
+
+mod client;
+mod disk;
+mod egress;
+mod ingress;
+mod lane;
+mod life;
+mod link;
+mod session;
+mod stats;
+mod timers;
+mod turn;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::Receiver;
+use landro_sys::{Backend, Completion, Driver, DriverConfig, SendBuffer, Slab, SocketId, UdpSocket, WakeHandle};
+
+use crate::quic::{Router, Setup};
+use crate::units::{SessionId, WorkerId};
+use disk::Disk;
+use lane::Lane;
+use session::Running;
+use timers::Timers;
+
+pub use link::{ClientEvent, ClientStart, Command, Ended, Mailbox, Refusals, Shared, Stray};
+pub use stats::TransportStats;
+
+/// Completions handled before the connections get their turn. With GRO each holds up to 64 KiB (44 packets of
+/// 1472 bytes), and one turn sends one acknowledgement: a few per turn keep acknowledgements frequent enough
+/// (cost is flat beyond 16 packets per ACK) without letting a busy socket starve timers.
+const MAX_COMPLETIONS_PER_TURN: usize = 4;
+
+/// Send buffers of 64 KiB per worker: enough to keep a queue below us busy, few enough to stay in cache.
+const SEND_BUFFERS: usize = 8;
+
+/// Receive ring: 16 buffers of 64 KiB are about one millisecond of 10 Gbit/s and fit the second-level cache.
+const RECEIVE_BUFFERS: u16 = 16;
+
+/// Submission queue entries; file operations of many sessions share it, the driver submits when it is full.
+const QUEUE_ENTRIES: u32 = 256;
+
+/// What a worker is made of; built on the thread that starts it.
+pub struct WorkerParts {
+    pub id: WorkerId,
+    pub backend: Backend,
+    /// Core to stay on; None leaves placement to the scheduler (a command with fewer workers than cores).
+    pub core: Option<usize>,
+    pub sockets: Vec<UdpSocket>,
+    pub inbox: Receiver<Command>,
+    pub shared: Arc<Shared>,
+    /// Slab buffers this worker may use.
+    pub slab_buffers: usize,
+    /// Set for a daemon: how it accepts.
+    pub accept: Option<Setup>,
+}
+
+pub struct Worker {
+    id: WorkerId,
+    now: Instant,
+    driver: Driver,
+    slab: Slab,
+    sockets: Vec<(SocketId, SocketAddr)>,
+    router: Router,
+    accept: Option<Setup>,
+    lanes: slab::Slab<Lane>,
+    sessions: slab::Slab<Running>,
+    session_ids: HashMap<SessionId, usize>,
+    disk: Disk,
+    timers: Timers,
+    /// Lanes that something happened to since their last turn.
+    touched: Vec<usize>,
+    /// Lanes that have more to send or read than one turn allowed.
+    unfinished: Vec<usize>,
+    /// Lanes that want to read and found no slab buffer.
+    hungry: Vec<usize>,
+    send_buffers: Vec<SendBuffer>,
+    inbox: Receiver<Command>,
+    shared: Arc<Shared>,
+    client: Option<link::ClientLink>,
+    stopping: Option<Instant>,
+    serials: u64,
+    last_trim: Instant,
+}
+
+/// The time, for callers outside the loop that measure a whole run (the command's summary).
+#[allow(clippy::disallowed_methods, reason = "this module owns the clock")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+impl Worker {
+    /// Builds a worker on the thread that will run it (the ring is SINGLE_ISSUER) and reports how to wake it.
+    ///
+    /// # Errors
+    /// When the driver cannot be set up.
+    pub fn new(parts: WorkerParts, started: impl FnOnce(WakeHandle)) -> io::Result<Worker> {
+        if let Some(core) = parts.core
+            && let Err(error) = landro_sys::pin(core)
+        {
+            tracing::warn!(core, %error, "cannot pin the worker to its core; going on unpinned");
+        }
+        let slab = Slab::new(parts.slab_buffers)?;
+        let config = DriverConfig { recv_buffers: RECEIVE_BUFFERS, queue_entries: QUEUE_ENTRIES };
+        let mut driver = Driver::new(parts.backend, &config, &slab)?;
+        let mut sockets = Vec::new();
+        for socket in parts.sockets {
+            let local = socket.local_addr()?;
+            sockets.push((driver.add_socket(socket)?, local));
+        }
+        started(driver.wake_handle());
+        let now = now();
+        let server = parts.accept.is_some();
+        Ok(Worker {
+            id: parts.id,
+            now,
+            disk: Disk::new(slab.clone()),
+            driver,
+            slab,
+            sockets,
+            router: Router::new(parts.id, parts.shared.workers, parts.shared.secrets.clone(), server),
+            accept: parts.accept,
+            lanes: slab::Slab::new(),
+            sessions: slab::Slab::new(),
+            session_ids: HashMap::new(),
+            timers: Timers::default(),
+            touched: Vec::new(),
+            unfinished: Vec::new(),
+            hungry: Vec::new(),
+            send_buffers: (0..SEND_BUFFERS).map(|_| SendBuffer::new()).collect(),
+            inbox: parts.inbox,
+            shared: parts.shared,
+            client: None,
+            stopping: None,
+            serials: 0,
+            last_trim: now,
+        })
+    }
+
+    /// Runs until it is told to stop and everything has been said.
+    ///
+    /// # Errors
+    /// When the kernel refuses the ring or the poll itself; single operations fail into their own connections.
+    pub fn run(mut self) -> io::Result<()> {
+        loop {
+            self.now = now();
+            self.take_completions();
+            self.take_commands();
+            self.expire_timers();
+            self.feed_hungry();
+            self.turn_sessions();
+            self.turn_lanes();
+            if self.is_over() {
+                return Ok(());
+            }
+            self.hand_over_file_operations();
+            let wait = self.wait_limit();
+            self.driver.submit_and_wait(wait)?;
+        }
+    }
+
+    fn take_completions(&mut self) {
+        for _ in 0..MAX_COMPLETIONS_PER_TURN {
+            match self.driver.next_completion() {
+                Some(Completion::Received(datagrams)) => self.received(datagrams),
+                Some(Completion::Sent { token, buffer, result }) => self.sent(token, buffer, result),
+                Some(Completion::File { token, result }) => self.disk.complete(token, result),
+                Some(Completion::Woken) => {}
+                None => break,
+            }
+        }
+    }
+
+    fn hand_over_file_operations(&mut self) {
+        self.disk.feed_starved();
+        while let Some((token, op)) = self.disk.next_operation() {
+            self.driver.file(token, op);
+        }
+    }
+
+    /// None: until something happens.
+    fn wait_limit(&self) -> Option<Duration> {
+        let more = !self.unfinished.is_empty() || !self.touched.is_empty() || self.disk.has_finished();
+        if more {
+            return Some(Duration::ZERO);
+        }
+        let due = self.timers.next().into_iter().chain(self.stopping).min();
+        due.map(|due| due.saturating_duration_since(self.now))
+    }
+
+    fn touch(&mut self, lane: usize) {
+        if let Some(found) = self.lanes.get_mut(lane)
+            && !found.touched
+        {
+            found.touched = true;
+            self.touched.push(lane);
+        }
+    }
+
+    fn serial(&mut self) -> u64 {
+        self.serials += 1;
+        self.serials
+    }
+}

@@ -1,0 +1,68 @@
+//! A running session: its state machine, its files, its lanes, and what waits to be sent.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::disk::Space;
+use super::timers::Scheduled;
+use crate::proto::{Outcome, Session};
+use crate::units::{Fingerprint, SessionId, StreamKey};
+
+pub struct Running {
+    pub serial: u64,
+    pub id: SessionId,
+    pub machine: Session,
+    pub space: Rc<Space>,
+    pub peer: Fingerprint,
+    /// Newest last: new data streams and control bytes go there.
+    pub lanes: Vec<usize>,
+    /// A lane is being connected to replace the newest.
+    pub joining: bool,
+    pub control_out: VecDeque<Bytes>,
+    pub streams: HashMap<StreamKey, OutStream>,
+    /// Streams with something queued, in the order they got it.
+    pub order: VecDeque<StreamKey>,
+    pub finished: Option<Outcome>,
+    pub timer: Scheduled,
+    /// Incoming data streams get their keys in order of appearance.
+    pub next_incoming: u32,
+    /// This side sends file data: it is the one that closes a lane that was replaced.
+    pub sends_data: bool,
+    pub is_client: bool,
+    /// In the list of sessions to drain.
+    pub touched: bool,
+}
+
+/// A data stream of ours that is not all accepted by QUIC yet.
+pub struct OutStream {
+    /// Lane and QUIC stream, once opened.
+    pub opened: Option<(usize, u64)>,
+    pub queue: VecDeque<Bytes>,
+    pub fin: bool,
+}
+
+impl Running {
+    pub fn newest_lane(&self) -> Option<usize> {
+        self.lanes.last().copied()
+    }
+
+    /// Queues bytes of a data stream.
+    pub fn queue(&mut self, stream: StreamKey, bytes: Bytes, fin: bool) {
+        self.sends_data = true;
+        let out = self.streams.entry(stream).or_insert_with(|| {
+            self.order.push_back(stream);
+            OutStream { opened: None, queue: VecDeque::new(), fin: false }
+        });
+        if !bytes.is_empty() {
+            out.queue.push_back(bytes);
+        }
+        out.fin |= fin;
+    }
+
+    /// Nothing of ours waits to be accepted by QUIC.
+    pub fn all_accepted(&self) -> bool {
+        self.control_out.is_empty() && self.streams.values().all(|out| out.queue.is_empty() && !out.fin)
+    }
+}

@@ -1,0 +1,103 @@
+//! What a transfer's transport did, for `--stats` and the log.
+
+use std::time::Duration;
+
+use landro_sys::Backend;
+
+use super::lane::Lane;
+use crate::proto::{EntryResult, Event, Outcome};
+use crate::units::Fingerprint;
+
+/// Counters of all lanes of a command's transfer.
+#[derive(Clone, Debug, Default)]
+pub struct TransportStats {
+    pub rtt: Duration,
+    pub min_rtt: Duration,
+    pub sent_packets: u64,
+    pub received_packets: u64,
+    pub lost_packets: u64,
+    pub retransmitted_packets: u64,
+    pub cwnd_bytes: u64,
+    /// Packets per UDP send (one GSO run each).
+    pub gso_batch_mean: f64,
+    /// Packets per UDP receive (one GRO train each).
+    pub gro_batch_mean: f64,
+    pub backend: Option<Backend>,
+    /// QUIC connections used: more than one when a lane neared its packet limit.
+    pub lanes: u64,
+    pub(super) gso_packets: u64,
+    pub(super) gso_sends: u64,
+    pub(super) gro_packets: u64,
+    pub(super) gro_receives: u64,
+}
+
+impl TransportStats {
+    pub(super) fn add(&mut self, lane: &TransportStats) {
+        self.rtt = lane.rtt;
+        self.min_rtt = if self.lanes == 0 { lane.min_rtt } else { self.min_rtt.min(lane.min_rtt) };
+        self.sent_packets += lane.sent_packets;
+        self.received_packets += lane.received_packets;
+        self.lost_packets += lane.lost_packets;
+        self.retransmitted_packets += lane.retransmitted_packets;
+        self.cwnd_bytes = lane.cwnd_bytes;
+        self.backend = lane.backend;
+        self.lanes += 1;
+        self.gso_packets += lane.gso_packets;
+        self.gso_sends += lane.gso_sends;
+        self.gso_batch_mean = mean(self.gso_packets, self.gso_sends);
+    }
+
+    pub(super) fn set_received(&mut self, packets: u64, receives: u64) {
+        self.gro_packets = packets;
+        self.gro_receives = receives;
+        self.gro_batch_mean = mean(packets, receives);
+    }
+}
+
+fn mean(sum: u64, count: u64) -> f64 {
+    if count == 0 { 0.0 } else { sum as f64 / count as f64 }
+}
+
+pub(super) fn of_lane(lane: &Lane, backend: Backend) -> TransportStats {
+    let transport = lane.conn.stats();
+    TransportStats {
+        rtt: transport.rtt,
+        min_rtt: transport.min_rtt,
+        sent_packets: transport.sent_packets,
+        received_packets: transport.received_packets,
+        lost_packets: transport.lost_packets,
+        retransmitted_packets: transport.retransmitted_packets,
+        cwnd_bytes: transport.cwnd_bytes,
+        backend: Some(backend),
+        gso_packets: lane.gso_packets,
+        gso_sends: lane.gso_sends,
+        ..TransportStats::default()
+    }
+}
+
+/// A daemon's log of its sessions: failures and warnings by name, the rest only as totals.
+pub(super) fn log_event(peer: &Fingerprint, event: &Event) {
+    match event {
+        Event::Entry { path, result: EntryResult::Failed(error), .. } => {
+            tracing::warn!(%peer, path = %path.escape_ascii(), code = ?error.code, error.text, "entry failed");
+        }
+        Event::Warning { path, text } => {
+            tracing::warn!(%peer, path = %path.escape_ascii(), text, "warning");
+        }
+        Event::Entry { .. }
+        | Event::Started
+        | Event::Announced { .. }
+        | Event::Progress { .. }
+        | Event::Listing { .. } => {}
+    }
+}
+
+pub(super) fn log_outcome(peer: &Fingerprint, outcome: &Outcome) {
+    match outcome {
+        Outcome::Complete(totals) => tracing::info!(%peer, ?totals, "session complete"),
+        Outcome::Cancelled(totals) => tracing::info!(%peer, ?totals, "session cancelled"),
+        Outcome::Refused(error) => tracing::info!(%peer, code = ?error.code, error.text, "session refused"),
+        Outcome::Violation(reason) => tracing::warn!(%peer, reason, "session broke the protocol"),
+        Outcome::Lost(totals) => tracing::info!(%peer, ?totals, "session lost its peer"),
+    }
+}

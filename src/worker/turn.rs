@@ -1,0 +1,373 @@
+//! A turn: what arrived goes to the sessions, what they answer is carried out, until nothing moves.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use landro_sys::Buffer;
+
+use super::lane::{CONTROL_STREAM, Phase, code};
+use super::link::ClientEvent;
+use super::timers::Timer;
+use super::{Worker, disk};
+use crate::proto::wire::StreamHeader;
+use crate::proto::{Event, Input, Outcome, Output};
+use crate::quic::StreamError;
+use crate::units::StreamKey;
+
+/// A read buffer with less room than this is exchanged for a fresh one: shorter pieces cost more per byte.
+const MIN_READ_BYTES: usize = 8 * 1024;
+
+/// Read operations of one lane per turn; 16 × 64 KiB is more than arrives between two turns.
+const READS_PER_TURN: usize = 16;
+
+impl Worker {
+    /// Hands finished disk operations to their sessions and carries out what they answer.
+    pub(super) fn turn_sessions(&mut self) {
+        let mut finished = Vec::new();
+        loop {
+            self.disk.take_finished(&mut finished);
+            if finished.is_empty() {
+                break;
+            }
+            let mut touched: Vec<usize> = Vec::new();
+            for disk::Finished { session, serial, op, result } in finished.drain(..) {
+                if let Some(running) = self.sessions.get_mut(session)
+                    && running.serial == serial
+                {
+                    running.machine.handle(self.now, Input::Disk { op, result });
+                    if touched.last() != Some(&session) {
+                        touched.push(session);
+                    }
+                }
+            }
+            for session in touched {
+                self.drain_session(session);
+                self.touch_session_lanes(session);
+            }
+        }
+    }
+
+    /// One turn for each lane that something happened to.
+    pub(super) fn turn_lanes(&mut self) {
+        let mut lanes = std::mem::take(&mut self.touched);
+        lanes.append(&mut self.unfinished);
+        for &key in &lanes {
+            if let Some(lane) = self.lanes.get_mut(key) {
+                lane.touched = false;
+                lane.unfinished = false;
+            }
+        }
+        lanes.sort_unstable();
+        lanes.dedup();
+        for key in lanes {
+            self.turn_lane(key);
+        }
+    }
+
+    fn turn_lane(&mut self, key: usize) {
+        if !self.lanes.contains(key) {
+            return;
+        }
+        self.advance(key);
+        let more_to_read = self.read_lane(key);
+        self.turn_sessions();
+        let more_to_send = self.egress(key);
+        self.turn_sessions();
+        if self.settle(key) {
+            return;
+        }
+        if more_to_read || more_to_send {
+            let lane = &mut self.lanes[key];
+            if !lane.unfinished {
+                lane.unfinished = true;
+                self.unfinished.push(key);
+            }
+        }
+        self.schedule_lane(key);
+    }
+
+    pub(super) fn schedule_lane(&mut self, key: usize) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let pacing = lane.conn.release_time(self.now).filter(|at| *at > self.now);
+        let alive = Some(lane.heard.max(lane.pinged) + self.shared.quic.keep_alive);
+        let alive = alive.filter(|_| matches!(lane.phase, Phase::Serving { .. }));
+        let due = [lane.conn.timeout(), lane.deadline, pacing, alive].into_iter().flatten().min();
+        lane.timer.want(due, &mut self.timers, Timer::Lane { key, serial: lane.serial });
+    }
+
+    pub(super) fn touch_session_lanes(&mut self, session: usize) {
+        let Some(running) = self.sessions.get(session) else { return };
+        for lane in running.lanes.clone() {
+            self.touch(lane);
+        }
+    }
+
+    /// Reads what is readable, as far as the session and the slab have room. True: there is more.
+    fn read_lane(&mut self, key: usize) -> bool {
+        let Some(lane) = self.lanes.get_mut(key) else { return false };
+        while let Some(stream) = lane.conn.readable_next() {
+            if !lane.readable.contains(&stream) {
+                lane.readable.push_back(stream);
+            }
+        }
+        for _ in 0..READS_PER_TURN {
+            let Some(&stream) = self.lanes[key].readable.front() else { return false };
+            match self.read_stream(key, stream) {
+                Read::Again => {}
+                Read::Drained => {
+                    if let Some(lane) = self.lanes.get_mut(key) {
+                        lane.readable.pop_front();
+                    }
+                }
+                Read::Wait => {
+                    // Control bytes must not wait behind data that nobody may read now.
+                    let lane = &mut self.lanes[key];
+                    if lane.readable.iter().skip(1).any(|&other| other == CONTROL_STREAM) {
+                        lane.readable.retain(|&other| other != CONTROL_STREAM);
+                        lane.readable.push_front(CONTROL_STREAM);
+                        continue;
+                    }
+                    return false;
+                }
+            }
+            if !self.lanes.contains(key) {
+                return false;
+            }
+        }
+        !self.lanes[key].readable.is_empty()
+    }
+
+    fn read_stream(&mut self, key: usize, stream: u64) -> Read {
+        let lane = &mut self.lanes[key];
+        let session = match lane.phase {
+            Phase::Serving { session } => session,
+            Phase::Preface(_) if stream == CONTROL_STREAM => return self.read_preface(key),
+            Phase::Preface(_) | Phase::Handshaking(_) => return Read::Wait,
+            Phase::Closing => return Read::Drained,
+        };
+        let Some(running) = self.sessions.get_mut(session) else { return Read::Drained };
+        if stream == CONTROL_STREAM {
+            // Control bytes go on on a newer lane only after the older lane's ended.
+            let older_open = running.lanes.iter().take_while(|&&lane| lane != key).next().is_some();
+            if older_open {
+                return Read::Wait;
+            }
+        } else if !running.machine.reads_allowed() {
+            return Read::Wait;
+        }
+        let Some(mut buffer) = self.take_read_buffer(key) else { return Read::Wait };
+        let lane = &mut self.lanes[key];
+        let read = lane.conn.read(stream, buffer.spare_mut());
+        let input = match read {
+            Ok(None) => {
+                lane.buffer = Some(buffer);
+                return Read::Drained;
+            }
+            Ok(Some((bytes, fin))) => {
+                buffer.advance(bytes);
+                let bytes = buffer.split();
+                lane.buffer = Some(buffer);
+                if stream == CONTROL_STREAM {
+                    self.control_read(key, session, bytes, fin);
+                    self.drain_session(session);
+                    return if fin { Read::Drained } else { Read::Again };
+                }
+                match incoming(lane, stream, &mut running.next_incoming, bytes, fin) {
+                    Ok(Some(input)) => input,
+                    Ok(None) => return Read::Again,
+                    Err(reason) => {
+                        self.violation(key, &reason);
+                        return Read::Drained;
+                    }
+                }
+            }
+            Err(StreamError::Reset(_) | StreamError::Stopped(_) | StreamError::Gone) => {
+                lane.buffer = Some(buffer);
+                if stream == CONTROL_STREAM {
+                    lane.control.fin_received = true;
+                    Input::ControlClosed
+                } else {
+                    match lane.incoming.remove(&stream) {
+                        Some(incoming) => Input::DataReset { stream: incoming.key },
+                        None => return Read::Drained,
+                    }
+                }
+            }
+        };
+        let ended = matches!(input, Input::Data { fin: true, .. } | Input::DataReset { .. } | Input::ControlClosed);
+        if let Some(running) = self.sessions.get_mut(session) {
+            running.machine.handle(self.now, input);
+        }
+        self.drain_session(session);
+        if ended { Read::Drained } else { Read::Again }
+    }
+
+    /// The lane's read buffer, or a fresh one when little of it is left.
+    pub(super) fn take_read_buffer(&mut self, key: usize) -> Option<Buffer> {
+        match self.lanes[key].buffer.take() {
+            Some(buffer) if buffer.spare_len() >= MIN_READ_BYTES => Some(buffer),
+            _ => {
+                let buffer = self.slab.take();
+                if buffer.is_none() && !self.hungry.contains(&key) {
+                    self.hungry.push(key);
+                }
+                buffer
+            }
+        }
+    }
+
+    fn control_read(&mut self, key: usize, session: usize, bytes: Bytes, fin: bool) {
+        let Some(running) = self.sessions.get_mut(session) else { return };
+        if !bytes.is_empty() {
+            running.machine.handle(self.now, Input::Control(bytes));
+        }
+        if fin {
+            self.lanes[key].control.fin_received = true;
+            self.control_ended(key, session);
+        }
+    }
+
+    /// Carries out everything a session wants, until it wants nothing.
+    pub(super) fn drain_session(&mut self, session: usize) {
+        while let Some(running) = self.sessions.get_mut(session) {
+            let Some(output) = running.machine.poll() else { break };
+            match output {
+                Output::Control(bytes) => running.control_out.push_back(bytes),
+                Output::Data { stream, bytes, fin } => running.queue(stream, bytes, fin),
+                Output::Disk { op, cmd } => {
+                    let space = running.space.clone();
+                    self.disk.start(session, running.serial, &space, op, cmd);
+                }
+                Output::Event(event) => self.report(session, event),
+                Output::Finished(outcome) => self.finish(session, outcome),
+            }
+        }
+        let Some(running) = self.sessions.get_mut(session) else { return };
+        let key = Timer::Session { key: session, serial: running.serial };
+        running.timer.want(running.machine.deadline(), &mut self.timers, key);
+    }
+
+    fn report(&mut self, session: usize, event: Event) {
+        let running = &self.sessions[session];
+        match (&self.client, running.is_client) {
+            (Some(client), true) => client.tell(ClientEvent::Session(event)),
+            _ => super::stats::log_event(&running.peer, &event),
+        }
+    }
+
+    fn finish(&mut self, session: usize, outcome: Outcome) {
+        let running = &mut self.sessions[session];
+        super::stats::log_outcome(&running.peer, &outcome);
+        let violation = match &outcome {
+            Outcome::Violation(reason) => Some(reason.clone()),
+            _ => None,
+        };
+        let lanes = running.lanes.clone();
+        running.finished = Some(outcome);
+        let deadline = self.now + super::lane::LINGER;
+        for key in lanes {
+            match &violation {
+                Some(reason) => self.close_lane(key, code::VIOLATION, reason),
+                None => self.lanes[key].deadline = Some(deadline),
+            }
+            self.touch(key);
+        }
+    }
+
+    pub(super) fn expire_timers(&mut self) {
+        while let Some(timer) = self.timers.pop_due(self.now) {
+            match timer {
+                Timer::Lane { key, serial } => {
+                    let Some(lane) = self.lanes.get_mut(key) else { continue };
+                    if lane.serial == serial && lane.timer.surfaced(self.now) {
+                        self.lane_due(key);
+                    }
+                }
+                Timer::Session { key, serial } => {
+                    let Some(running) = self.sessions.get_mut(key) else { continue };
+                    if running.serial == serial && running.timer.surfaced(self.now) {
+                        if running.machine.deadline().is_some_and(|at| at <= self.now) {
+                            running.machine.handle(self.now, Input::Tick);
+                        }
+                        self.drain_session(key);
+                        self.touch_session_lanes(key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn lane_due(&mut self, key: usize) {
+        let lane = &mut self.lanes[key];
+        if lane.conn.timeout().is_some_and(|at: Instant| at <= self.now) {
+            lane.conn.on_timeout();
+        }
+        let alive = lane.heard.max(lane.pinged) + self.shared.quic.keep_alive;
+        if alive <= self.now && matches!(lane.phase, Phase::Serving { .. }) {
+            lane.pinged = self.now;
+            lane.conn.keep_alive();
+        }
+        if lane.deadline.is_some_and(|at| at <= self.now) {
+            lane.deadline = None;
+            self.overdue(key);
+        }
+        self.touch(key);
+    }
+
+    /// Lanes and disk tasks that waited for slab buffers look again; sessions that could not be read may be now.
+    pub(super) fn feed_hungry(&mut self) {
+        if !self.hungry.is_empty() && self.slab.in_use() < self.slab.capacity() {
+            for key in std::mem::take(&mut self.hungry) {
+                self.touch(key);
+            }
+        }
+    }
+}
+
+enum Read {
+    /// There may be more on this stream.
+    Again,
+    /// Nothing more on this stream for now, or ever.
+    Drained,
+    /// Not now: the session takes nothing, or there is no buffer.
+    Wait,
+}
+
+/// A data stream of the peer: its header, then its records.
+pub struct Incoming {
+    pub key: StreamKey,
+    /// Header bytes so far; None once it is complete.
+    header: Option<Vec<u8>>,
+}
+
+fn incoming(
+    lane: &mut super::lane::Lane,
+    stream: u64,
+    next: &mut u32,
+    mut bytes: Bytes,
+    fin: bool,
+) -> Result<Option<Input>, String> {
+    let incoming = lane.incoming.entry(stream).or_insert_with(|| {
+        // Keys are ours: a peer that repeats its own cannot mix two streams up.
+        let key = StreamKey(*next);
+        *next = next.wrapping_add(1);
+        Incoming { key, header: Some(Vec::new()) }
+    });
+    if let Some(header) = &mut incoming.header {
+        let before = header.len();
+        header.extend_from_slice(&bytes[..bytes.len().min(StreamHeader::MAX_BYTES)]);
+        match StreamHeader::decode(header).map_err(|error| error.to_string())? {
+            Some((_, len)) => {
+                bytes = bytes.slice(len - before..);
+                incoming.header = None;
+            }
+            None if fin => return Err("a data stream ended inside its header".to_owned()),
+            None => return Ok(None),
+        }
+    }
+    let key = incoming.key;
+    if fin {
+        lane.incoming.remove(&stream);
+    }
+    Ok(Some(Input::Data { stream: key, bytes, fin }))
+}

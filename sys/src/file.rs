@@ -1,0 +1,227 @@
+//! File operations as data: what a driver can be asked to do with files, and what comes back.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::slab::Buffer;
+
+mod list;
+mod run;
+#[cfg(test)]
+mod tests;
+
+pub use run::run;
+
+/// The constants of open, openat2, rename and stat calls that users of [`FileOp`] need.
+pub mod flags {
+    pub use libc::{
+        AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOATIME, O_NOFOLLOW,
+        O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY, RENAME_EXCHANGE, RENAME_NOREPLACE,
+        RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
+    };
+}
+
+/// A directory to which a path is relative. `None` is the working directory.
+pub type Dir = Option<Arc<OwnedFd>>;
+
+/// How openat2(2) shall open a path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpenHow {
+    /// `O_*`; `O_CLOEXEC` is always added.
+    pub flags: i32,
+    /// Permission bits of a file made by `O_CREAT` or `O_TMPFILE` (the umask applies); ignored otherwise.
+    pub mode: u32,
+    /// `RESOLVE_*`.
+    pub resolve: u64,
+}
+
+impl OpenHow {
+    /// `mode`, or 0 where nothing is created: openat2 (unlike open) answers EINVAL to a mode it does not need.
+    pub(crate) fn effective_mode(&self) -> u32 {
+        let creates = self.flags & libc::O_CREAT != 0 || self.flags & libc::O_TMPFILE == libc::O_TMPFILE;
+        if creates { self.mode & 0o7777 } else { 0 }
+    }
+}
+
+/// One file operation. Paths are relative to the descriptor beside them; offsets and lengths are bytes.
+#[derive(Debug)]
+#[allow(missing_docs)] // The fields are the arguments of the system call each variant names.
+pub enum FileOp {
+    /// openat2(2) → [`FileDone::Opened`].
+    Open { dir: Dir, path: CString, how: OpenHow },
+    /// statx(2); `flags` are `AT_*` → [`FileDone::Stat`].
+    Statx { dir: Dir, path: CString, flags: i32 },
+    /// statx(2) of an open file → [`FileDone::Stat`].
+    Fstat { file: Arc<OwnedFd> },
+    /// pread(2) of at most `len` bytes to the start of the buffer's spare part → [`FileDone::Read`], which may be
+    /// short. `len` is cut to the spare length. The buffer is *not* advanced. On error it goes back to its slab.
+    Read { file: Arc<OwnedFd>, offset: u64, buffer: Buffer, len: usize },
+    /// pwrite(2) → [`FileDone::Written`], which may be short.
+    Write { file: Arc<OwnedFd>, offset: u64, data: Bytes },
+    /// fallocate(2) of `0..len`: the blocks are reserved and the size is at least `len`. `EOPNOTSUPP` where the file
+    /// system cannot; nothing is emulated.
+    Fallocate { file: Arc<OwnedFd>, len: u64 },
+    /// ftruncate(2).
+    Truncate { file: Arc<OwnedFd>, len: u64 },
+    /// fsync(2) of a file or directory.
+    Fsync { file: Arc<OwnedFd> },
+    /// renameat2(2); `flags` are `RENAME_*`.
+    Rename { from_dir: Dir, from: CString, to_dir: Dir, to: CString, flags: u32 },
+    /// linkat(2) of an open file (one from `O_TMPFILE` too) to a name.
+    Link { file: Arc<OwnedFd>, to_dir: Dir, to: CString },
+    /// unlinkat(2), or rmdir when `is_dir`.
+    Unlink { dir: Dir, path: CString, is_dir: bool },
+    /// mkdirat(2); the umask applies.
+    Mkdir { dir: Dir, path: CString, mode: u32 },
+    /// symlinkat(2): `path` will point to `target`.
+    Symlink { target: CString, dir: Dir, path: CString },
+    /// readlinkat(2) → [`FileDone::Link`].
+    Readlink { dir: Dir, path: CString },
+    /// fchmod(2) and futimens(2) of an open file; mtime is (seconds, nanoseconds). No ring operation exists.
+    SetMeta { file: Arc<OwnedFd>, mode: Option<u32>, mtime: Option<(i64, u32)> },
+    /// utimensat(2) of a symlink itself.
+    SetLinkTime { dir: Dir, path: CString, mtime: (i64, u32) },
+    /// getdents64(2): one batch of at most about `max` names (at least 11) from `cursor` (0: the beginning)
+    /// → [`FileDone::Listed`].
+    List { file: Arc<OwnedFd>, cursor: u64, max: usize },
+    /// flock(2), exclusive, without waiting → [`FileDone::Locked`]. Held until the open file description is closed.
+    Lock { file: Arc<OwnedFd> },
+    /// fstatfs(2) → [`FileDone::FileSystem`].
+    StatFs { file: Arc<OwnedFd> },
+    /// copy_file_range(2) → [`FileDone::Written`], which may be short; 0 at the end of `from`.
+    CopyRange { from: Arc<OwnedFd>, from_offset: u64, to: Arc<OwnedFd>, to_offset: u64, len: usize },
+}
+
+/// What a [`FileOp`] gave.
+#[derive(Debug)]
+pub enum FileDone {
+    /// The new descriptor.
+    Opened(OwnedFd),
+    /// What statx said.
+    Stat(Statx),
+    /// The first `bytes` of the buffer's spare part are now filled; call `buffer.advance(bytes)`. 0: end of file.
+    Read {
+        /// The buffer given with the operation, not advanced.
+        buffer: Buffer,
+        /// Number of bytes read; may be fewer than asked for.
+        bytes: usize,
+    },
+    /// Number of bytes written or copied; may be fewer than asked for.
+    Written(usize),
+    /// A batch of names, in the directory's own order, without `.` and `..`. It may be empty before the end.
+    Listed {
+        /// The names.
+        entries: Vec<DirEntry>,
+        /// Where the next batch begins. `None`: that was the last.
+        next: Option<u64>,
+    },
+    /// The symlink's target.
+    Link(Vec<u8>),
+    /// Whether the lock is ours now; `false`: someone else holds it.
+    Locked(bool),
+    /// About the file system a file is on.
+    FileSystem(FileSystem),
+    /// Done, with nothing to say.
+    Done,
+}
+
+/// One name of a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirEntry {
+    /// The name's bytes: no `/`, no NUL, not `.` or `..`.
+    pub name: Vec<u8>,
+    /// From `d_type`; `Unknown` where the file system does not tell.
+    pub kind: FileKind,
+    /// Inode number.
+    pub ino: u64,
+}
+
+/// What kind of thing a name is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum FileKind {
+    /// Regular file.
+    File,
+    /// Directory.
+    Dir,
+    /// Symbolic link.
+    Symlink,
+    /// Socket, FIFO or device.
+    Special,
+    /// The directory does not tell; stat it.
+    Unknown,
+}
+
+impl FileKind {
+    /// From the `S_IFMT` bits of a mode.
+    pub(crate) fn of_mode(mode: u32) -> FileKind {
+        match mode & libc::S_IFMT {
+            libc::S_IFREG => FileKind::File,
+            libc::S_IFDIR => FileKind::Dir,
+            libc::S_IFLNK => FileKind::Symlink,
+            0 => FileKind::Unknown,
+            _ => FileKind::Special,
+        }
+    }
+}
+
+/// The parts of statx(2) that moving files needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Statx {
+    /// Kind and permission bits, as in `st_mode`.
+    pub mode: u32,
+    /// From `mode`.
+    pub kind: FileKind,
+    /// Size in bytes.
+    pub size: u64,
+    /// Modification time, seconds since the epoch.
+    pub mtime_s: i64,
+    /// Modification time, nanoseconds of the second.
+    pub mtime_ns: u32,
+    /// Inode number.
+    pub ino: u64,
+    /// Device number, as in `st_dev`.
+    pub dev: u64,
+    /// Hard links.
+    pub nlink: u32,
+}
+
+/// What statx is asked for.
+pub(crate) const STATX_MASK: u32 =
+    libc::STATX_TYPE | libc::STATX_MODE | libc::STATX_SIZE | libc::STATX_MTIME | libc::STATX_INO | libc::STATX_NLINK;
+
+impl From<&libc::statx> for Statx {
+    fn from(raw: &libc::statx) -> Statx {
+        Statx {
+            mode: u32::from(raw.stx_mode),
+            kind: FileKind::of_mode(u32::from(raw.stx_mode)),
+            size: raw.stx_size,
+            mtime_s: raw.stx_mtime.tv_sec,
+            mtime_ns: raw.stx_mtime.tv_nsec,
+            ino: raw.stx_ino,
+            dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor),
+            nlink: raw.stx_nlink,
+        }
+    }
+}
+
+/// About a file system.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileSystem {
+    /// tmpfs or ramfs: operations never wait for a device, so [`run`] beats any ring.
+    pub is_memory: bool,
+    /// Bytes an unprivileged user may still write (0 on ramfs, which counts nothing).
+    pub free_bytes: u64,
+    /// Size of the whole, in bytes.
+    pub total_bytes: u64,
+    /// Magic number of statfs(2).
+    pub magic: i64,
+}
+
+/// The error for a path or number that no system call could take.
+pub(crate) fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what)
+}

@@ -1,0 +1,184 @@
+//! Any [`FileOp`] by plain system calls, right here: for memory file systems, the poll backend and start-up.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, RenameFlags, ResolveFlag};
+use nix::sys::stat::{Mode, UtimensatFlags};
+use nix::sys::time::TimeSpec;
+use nix::unistd::UnlinkatFlags;
+
+use super::{Dir, FileDone, FileOp, FileSystem, OpenHow, STATX_MASK, Statx, invalid, list};
+
+/// How often openat2 is repeated on EAGAIN: with RESOLVE_BENEATH the kernel gives it whenever any rename on the host
+/// raced with a `..` of the path (openat2(2)).
+const OPEN_RACES_MAX: usize = 64;
+
+/// ramfs, the other file system that is only memory (linux/magic.h).
+const RAMFS_MAGIC: i64 = 0x8584_58f6;
+
+/// Runs any [`FileOp`] right here by plain system calls, blocking as long as they do.
+///
+/// # Errors
+/// What the system call says, with its errno. `InvalidInput` for offsets past `i64::MAX`.
+pub fn run(op: FileOp) -> io::Result<FileDone> {
+    match op {
+        FileOp::Open { dir, path, how } => open(at(&dir), &path, how).map(FileDone::Opened),
+        FileOp::Statx { dir, path, flags } => statx(at(&dir), &path, flags).map(FileDone::Stat),
+        FileOp::Fstat { file } => statx(file.as_fd(), c"", libc::AT_EMPTY_PATH).map(FileDone::Stat),
+        FileOp::Read { file, offset, mut buffer, len } => {
+            let len = len.min(buffer.spare_len());
+            let bytes = uninterrupted(|| {
+                nix::sys::uio::pread(&file, &mut buffer.spare_mut()[..len], signed(offset)?).map_err(io::Error::from)
+            })?;
+            Ok(FileDone::Read { buffer, bytes })
+        }
+        FileOp::Write { file, offset, data } => {
+            uninterrupted(|| nix::sys::uio::pwrite(&file, &data, signed(offset)?).map_err(io::Error::from))
+                .map(FileDone::Written)
+        }
+        FileOp::Fallocate { file, len } => done(uninterrupted(|| {
+            Ok(nix::fcntl::fallocate(&file, FallocateFlags::empty(), 0, signed(len)?)?)
+        })),
+        FileOp::Truncate { file, len } => {
+            done(uninterrupted(|| Ok(nix::unistd::ftruncate(&file, signed(len)?)?)))
+        }
+        FileOp::Fsync { file } => done(nix::unistd::fsync(&file)),
+        FileOp::Rename { from_dir, from, to_dir, to, flags } => {
+            let flags = RenameFlags::from_bits_retain(flags);
+            done(nix::fcntl::renameat2(at(&from_dir), from.as_c_str(), at(&to_dir), to.as_c_str(), flags))
+        }
+        FileOp::Link { file, to_dir, to } => done(link(&file, at(&to_dir), &to)),
+        FileOp::Unlink { dir, path, is_dir } => {
+            let flag = if is_dir { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
+            done(nix::unistd::unlinkat(at(&dir), path.as_c_str(), flag))
+        }
+        FileOp::Mkdir { dir, path, mode } => {
+            done(nix::sys::stat::mkdirat(at(&dir), path.as_c_str(), Mode::from_bits_truncate(mode)))
+        }
+        FileOp::Symlink { target, dir, path } => {
+            done(nix::unistd::symlinkat(target.as_c_str(), at(&dir), path.as_c_str()))
+        }
+        FileOp::Readlink { dir, path } => {
+            Ok(FileDone::Link(nix::fcntl::readlinkat(at(&dir), path.as_c_str())?.into_vec()))
+        }
+        FileOp::SetMeta { file, mode, mtime } => done(set_meta(&file, mode, mtime)),
+        FileOp::SetLinkTime { dir, path, mtime } => {
+            let (atime, mtime) = (TimeSpec::UTIME_OMIT, time_spec(mtime)?);
+            let flag = UtimensatFlags::NoFollowSymlink;
+            done(nix::sys::stat::utimensat(at(&dir), path.as_c_str(), &atime, &mtime, flag))
+        }
+        FileOp::List { file, cursor, max } => list::list(&file, cursor, max),
+        FileOp::Lock { file } => lock(&file).map(FileDone::Locked),
+        FileOp::StatFs { file } => stat_fs(&file).map(FileDone::FileSystem),
+        FileOp::CopyRange { from, from_offset, to, to_offset, len } => {
+            let (mut from_at, mut to_at) = (signed(from_offset)?, signed(to_offset)?);
+            let copied = uninterrupted(|| {
+                Ok(nix::fcntl::copy_file_range(&from, Some(&mut from_at), &to, Some(&mut to_at), len)?)
+            })?;
+            Ok(FileDone::Written(copied))
+        }
+    }
+}
+
+fn at(dir: &Dir) -> BorrowedFd<'_> {
+    dir.as_ref().map_or(AT_FDCWD, |dir| dir.as_fd())
+}
+
+fn done<E: Into<io::Error>>(result: Result<(), E>) -> io::Result<FileDone> {
+    result.map(|()| FileDone::Done).map_err(Into::into)
+}
+
+fn signed(offset: u64) -> io::Result<i64> {
+    i64::try_from(offset).map_err(|_| invalid("file offset past i64::MAX"))
+}
+
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            result => return result,
+        }
+    }
+}
+
+fn open(dir: BorrowedFd<'_>, path: &CStr, how: OpenHow) -> io::Result<OwnedFd> {
+    let raw = nix::fcntl::OpenHow::new()
+        .flags(OFlag::from_bits_retain(how.flags | libc::O_CLOEXEC))
+        .mode(Mode::from_bits_truncate(how.effective_mode()))
+        .resolve(ResolveFlag::from_bits_retain(how.resolve));
+    let mut races = 0;
+    loop {
+        match nix::fcntl::openat2(dir, path, raw) {
+            Err(Errno::EAGAIN) if races < OPEN_RACES_MAX => races += 1,
+            Err(Errno::EINTR) => continue,
+            result => return Ok(result?),
+        }
+    }
+}
+
+fn statx(dir: BorrowedFd<'_>, path: &CStr, flags: i32) -> io::Result<Statx> {
+    let mut raw = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: `path` is NUL-terminated and `raw` is writable memory of the right size; both outlive the call.
+    let result = unsafe { libc::statx(dir.as_raw_fd(), path.as_ptr(), flags, STATX_MASK, raw.as_mut_ptr()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroed above, and every bit pattern of these integers is valid.
+    Ok(Statx::from(unsafe { raw.assume_init_ref() }))
+}
+
+fn link(file: &OwnedFd, to_dir: BorrowedFd<'_>, to: &CStr) -> io::Result<()> {
+    match nix::unistd::linkat(file, c"", to_dir, to, AtFlags::AT_EMPTY_PATH) {
+        // Without CAP_DAC_READ_SEARCH (before Linux 6.10: always so) AT_EMPTY_PATH is ENOENT; /proc leads round it.
+        Err(Errno::ENOENT) => {
+            let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+            Ok(nix::unistd::linkat(AT_FDCWD, path.as_c_str(), to_dir, to, AtFlags::AT_SYMLINK_FOLLOW)?)
+        }
+        result => Ok(result?),
+    }
+}
+
+fn set_meta(file: &OwnedFd, mode: Option<u32>, mtime: Option<(i64, u32)>) -> io::Result<()> {
+    if let Some(mode) = mode {
+        nix::sys::stat::fchmod(file, Mode::from_bits_truncate(mode))?;
+    }
+    if let Some(mtime) = mtime {
+        nix::sys::stat::futimens(file, &TimeSpec::UTIME_OMIT, &time_spec(mtime)?)?;
+    }
+    Ok(())
+}
+
+fn time_spec((seconds, nanoseconds): (i64, u32)) -> io::Result<TimeSpec> {
+    // Larger values are UTIME_NOW and UTIME_OMIT: never what a peer's metadata means.
+    if nanoseconds >= 1_000_000_000 {
+        return Err(invalid("nanoseconds of a second"));
+    }
+    Ok(TimeSpec::new(seconds, i64::from(nanoseconds)))
+}
+
+fn lock(file: &OwnedFd) -> io::Result<bool> {
+    // SAFETY: flock takes a descriptor, held by `file`, and no memory.
+    let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    match Errno::result(result) {
+        Ok(_) => Ok(true),
+        Err(Errno::EWOULDBLOCK) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn stat_fs(file: &OwnedFd) -> io::Result<FileSystem> {
+    let raw = nix::sys::statfs::fstatfs(file)?;
+    let magic = raw.filesystem_type().0;
+    let block_bytes = u64::try_from(raw.block_size()).unwrap_or(0);
+    Ok(FileSystem {
+        is_memory: magic == libc::TMPFS_MAGIC || magic == RAMFS_MAGIC,
+        free_bytes: raw.blocks_available().saturating_mul(block_bytes),
+        total_bytes: raw.blocks().saturating_mul(block_bytes),
+        magic,
+    })
+}

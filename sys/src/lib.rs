@@ -1,0 +1,34 @@
+//! landro's only unsafe code: the io_uring and poll drivers, slab memory, UDP sockets and file operations.
+//!
+//! A [`Driver`] belongs to one thread. It takes operations ([`Driver::send`], [`Driver::file`]) and gives
+//! [`Completion`]s; which of the two backends does the work is visible only in [`Driver::backend`].
+#![deny(unsafe_op_in_unsafe_fn)]
+#![warn(missing_docs)]
+
+pub mod cpu;
+pub mod file;
+pub mod probe;
+pub mod slab;
+pub mod socket;
+pub mod splice;
+
+mod cmsg;
+mod driver;
+mod memory;
+mod message;
+mod outbox;
+mod poll;
+mod receive;
+mod uring;
+mod wake;
+
+#[cfg(test)]
+mod tests;
+
+pub use driver::{Backend, Completion, Driver, DriverConfig, Run, SendBuffer, SendRun, SocketId};
+pub use file::{DirEntry, FileDone, FileKind, FileOp, FileSystem, OpenHow, Statx, run};
+pub use probe::{Availability, Caps, boot_id};
+pub use receive::Datagrams;
+pub use slab::{Buffer, Slab};
+pub use socket::{UdpOptions, UdpSocket, local_address_for};
+pub use wake::WakeHandle;

@@ -10,10 +10,11 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use crate::config::QuicConfig;
 use crate::engine::{BackendChoice, EngineError, ServeConfig, Server};
-use crate::quic::identity::Identity;
+use crate::quic::Identity;
 use crate::units::Fingerprint;
 
 use policy::{Policy, Restrict};
@@ -21,6 +22,9 @@ use signals::{Hangup, Signals};
 
 /// Larger than [`policy::MAX_PEERS`] lines with options and short comments.
 const AUTHORIZED_PEERS_MAX_BYTES: u64 = 16 << 20;
+
+/// A worker that failed is noticed this late: the service manager then starts the daemon anew.
+const LOOK_AFTER_WORKERS: Duration = Duration::from_secs(2);
 
 /// One daemon, resolved: nothing is asked of the environment later except `NOTIFY_SOCKET`.
 pub struct Options {
@@ -52,6 +56,8 @@ pub enum DaemonError {
     Signals(io::Error),
     #[error("writing to standard output: {0}")]
     Ready(io::Error),
+    #[error("a worker failed: {0}")]
+    Worker(io::Error),
 }
 
 /// Serves until SIGINT or SIGTERM; `ready` is called once peers can connect, with the bound addresses.
@@ -80,7 +86,7 @@ pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>
     tracing::info!("serving {:?} on {backend:?} ({reason})", options.root);
     ready(server.addresses()).map_err(DaemonError::Ready)?;
     notify::tell("READY=1");
-    while signals.wait().is_none() {
+    while signals.wait(LOOK_AFTER_WORKERS).is_none() && !server.has_failed() {
         if !signals.take_hangup() {
             continue;
         }
@@ -89,10 +95,9 @@ pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>
             Err(error) => tracing::error!("{error}; those authorised so far stay so until it is mended"),
         }
     }
-    tracing::info!("stopping: no new sessions; a second signal quits at once");
+    tracing::info!("stopping; a second signal quits at once");
     notify::tell("STOPPING=1");
-    server.shutdown();
-    Ok(())
+    server.shutdown().map_err(DaemonError::Worker)
 }
 
 /// `authorized_peers` with the command line on top; says how many there are and which lines were no use.

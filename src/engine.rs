@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use crossbeam::channel::{Receiver, bounded};
-use landro_sys::{Backend, Caps, Slab, UdpOptions, UdpSocket};
+use landro_sys::{Availability, Backend, Caps, Slab, UdpOptions, UdpSocket};
 
 use crate::budget::Budget;
 use crate::config::QuicConfig;
@@ -86,7 +86,7 @@ impl Server {
     /// When an address or the root cannot be had, or a worker cannot set up its ring.
     pub fn start(config: ServeConfig) -> Result<Server, EngineError> {
         let backend = choose(config.backend)?;
-        let cores = landro_sys::cores();
+        let cores = landro_sys::cpu::cores()?;
         let workers = config.workers.clamp(1, 255) as u8;
         let root = std::fs::File::open(&config.root)
             .and_then(|root| match root.metadata()?.is_dir() {
@@ -95,12 +95,12 @@ impl Server {
             })
             .map_err(|source| EngineError::Root { path: config.root.clone(), source })?;
         let (addresses, sockets) = bind_all(&config.listen, workers)?;
-        let budget = Budget::new(config.memory_budget_bytes, workers, config.quic.connection_window_bytes);
+        let budget = Budget::new(config.memory_budget_bytes, workers, config.quic.receive_window_bytes);
         let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
         let service = Service { root: Arc::new(root), authorize: config.authorize.clone() };
-        let secrets = Arc::new(Secrets::from_identity(&config.identity));
+        let secrets = Arc::new(Secrets::random(now()));
         let (shared, inboxes) = share(workers, secrets, budget, config.quic.clone(), Some(service));
-        let tickets = TicketKeys::generate()?;
+        let tickets = TicketKeys::random()?;
         let mut threads = Vec::new();
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
             let authorize = config.authorize.clone();
@@ -181,9 +181,9 @@ impl Client {
     pub fn start(config: ClientConfig, request: Request) -> Result<Client, EngineError> {
         let (backend, backend_reason) = choose(config.backend)?;
         let sockets = client_sockets(&config.peer)?;
-        let budget = Budget::new(config.memory_budget_bytes, 1, config.quic.connection_window_bytes);
+        let budget = Budget::new(config.memory_budget_bytes, 1, config.quic.receive_window_bytes);
         let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
-        let secrets = Arc::new(Secrets::from_identity(&config.identity));
+        let secrets = Arc::new(Secrets::random(now()));
         let (shared, mut inboxes) = share(1, secrets, budget, config.quic.clone(), None);
         let trust_refused = Arc::new(Mutex::new(None));
         let refused = trust_refused.clone();
@@ -248,11 +248,10 @@ fn choose(choice: BackendChoice) -> Result<(Backend, String), EngineError> {
         BackendChoice::Poll => Ok((Backend::Poll, "asked for".to_owned())),
         BackendChoice::Auto | BackendChoice::IoUring => {
             let caps = Caps::probe();
-            match (caps.io_uring.reason(), choice) {
-                (None, BackendChoice::IoUring) => Ok((Backend::IoUring, "asked for".to_owned())),
-                (None, _) => Ok((Backend::IoUring, format!("kernel {} has it", caps.kernel))),
-                (Some(why), BackendChoice::IoUring) => Err(EngineError::Backend(why.to_owned())),
-                (Some(why), _) => Ok((Backend::Poll, why.to_owned())),
+            match (&caps.io_uring, choice) {
+                (Availability::No(why), BackendChoice::IoUring) => Err(EngineError::Backend(why.clone())),
+                (Availability::Yes, BackendChoice::IoUring) => Ok((Backend::IoUring, "asked for".to_owned())),
+                (_, BackendChoice::Auto | BackendChoice::Poll) => Ok(caps.best_backend()),
             }
         }
     }

@@ -222,7 +222,8 @@ pub fn bytes(typed: &str) -> Result<u64, String> {
     if let Ok(whole) = number.parse::<u64>() {
         return whole.checked_mul(unit).ok_or_else(|| "too large".into());
     }
-    let value: f64 = number.parse().map_err(|_| "not a number of bytes such as 500K, 1.5M or 2G".to_string())?;
+    let value: f64 =
+        number.parse().map_err(|_| "not a number of bytes such as 500K, 1.5M or 2G".to_string())?;
     let value = value * unit as f64;
     if value < u64::MAX as f64 { Ok(value as u64) } else { Err("too large".into()) }
 }
@@ -274,7 +275,9 @@ impl Transfer {
                     return Err(TransferError::TooManySources);
                 }
                 match remote.iter().find(|url| url.host != remote[0].host) {
-                    Some(url) => Err(TransferError::TwoHosts(remote[0].host.to_string(), url.host.to_string())),
+                    Some(url) => {
+                        Err(TransferError::TwoHosts(remote[0].host.to_string(), url.host.to_string()))
+                    }
                     None => Ok(Transfer::Pull { from: remote, target }),
                 }
             }

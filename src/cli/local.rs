@@ -1,5 +1,6 @@
 //! Copies between local paths: reflink or copy_file_range, with the rules, events and results of a transfer.
 
+use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -8,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use landro_sys::file::FileOp;
 use walkdir::{DirEntry, WalkDir};
 
 use crate::proto::{EntryError, EntryErrorCode, EntryResult, Event, Kind, Outcome, Totals};
@@ -17,6 +19,9 @@ use super::escape;
 
 /// One step of a big file: between two of them progress is shown and a signal is noticed.
 const STEP_BYTES: u64 = 64 << 20;
+
+/// Names of unfinished files begin with this, here as in transfers; they are not copied.
+const TEMPORARY_PREFIX: &[u8] = b".landro-";
 
 /// What is to be copied, and how.
 pub struct Job<'a> {
@@ -112,14 +117,17 @@ impl Copier<'_> {
             Some(name) => name.to_path_buf(),
             None => match own_name(&path) {
                 Ok(name) => name,
-                Err(error) => return self.fail(Path::new(&path), Kind::File, source_error("looking at it", &error)),
+                Err(error) => {
+                    return self.fail(Path::new(&path), Kind::File, source_error("looking at it", &error));
+                }
             },
         };
         if let (Ok(from), Ok(to)) = (path.canonicalize(), base.canonicalize())
             && from.is_dir()
             && to.join(&name).starts_with(&from)
         {
-            let error = entry_error(EntryErrorCode::Name, 0, "a directory cannot be copied into itself".into());
+            let error =
+                entry_error(EntryErrorCode::Name, 0, "a directory cannot be copied into itself".into());
             return self.fail(&name, Kind::Directory, error);
         }
         // As everywhere, a trailing slash follows a symlink; otherwise it is copied as one.
@@ -139,8 +147,7 @@ impl Copier<'_> {
             }
             match found {
                 Ok(entry) => {
-                    let below = entry.path().strip_prefix(&path).unwrap_or(Path::new(""));
-                    let relative = if below.as_os_str().is_empty() { name.clone() } else { name.join(below) };
+                    let relative = landing(&name, &path, entry.path());
                     let destination = base.join(&relative);
                     match self.entry(&entry, &relative, &destination) {
                         Step::Enter(meta) => open.push(OpenDirectory { depth, relative, destination, meta }),
@@ -149,10 +156,8 @@ impl Copier<'_> {
                     }
                 }
                 Err(error) => {
-                    let below = error.path().and_then(|at| at.strip_prefix(&path).ok()).unwrap_or(Path::new(""));
-                    let io = error.into_io_error().unwrap_or_else(|| ErrorKind::Other.into());
-                    let relative = name.join(below);
-                    self.fail(&relative, Kind::File, source_error("looking at it", &io));
+                    let relative = landing(&name, &path, error.path().unwrap_or(&path));
+                    self.fail(&relative, Kind::File, walk_error(error));
                 }
             }
         }
@@ -165,9 +170,8 @@ impl Copier<'_> {
         let meta = match entry.metadata() {
             Ok(meta) => meta,
             Err(error) => {
-                let io = error.into_io_error().unwrap_or_else(|| ErrorKind::Other.into());
-                self.fail(relative, Kind::File, source_error("looking at it", &io));
-                return Step::Prune;
+                self.fail(relative, Kind::File, walk_error(error));
+                return Step::Next;
             }
         };
         let kind = entry.file_type();
@@ -180,8 +184,11 @@ impl Copier<'_> {
                 }
             };
         }
-        if kind.is_symlink() {
-            let result = self.symlink(entry.path(), destination);
+        if entry.file_name().as_bytes().starts_with(TEMPORARY_PREFIX) {
+            let text = "skipped: a temporary file of an unfinished transfer".to_string();
+            self.emit(Event::Warning { path: path_bytes(relative), text });
+        } else if kind.is_symlink() {
+            let result = self.symlink(entry.path(), &meta, destination);
             self.resolved(relative, Kind::Symlink, 0, result);
         } else if kind.is_file() {
             self.announce(1, meta.len(), false);
@@ -191,18 +198,27 @@ impl Copier<'_> {
             }
         } else {
             let text = "skipped: sockets, FIFOs and devices are not copied".to_string();
-            (self.on)(Event::Warning { path: path_bytes(relative), text });
+            self.emit(Event::Warning { path: path_bytes(relative), text });
         }
         Step::Next
     }
 
-    fn file(&mut self, source: &Path, meta: &Metadata, destination: &Path) -> Result<EntryResult, Interrupted> {
+    fn file(
+        &mut self,
+        source: &Path,
+        meta: &Metadata,
+        destination: &Path,
+    ) -> Result<EntryResult, Interrupted> {
         let reading = |call| move |error: io::Error| source_error(call, &error);
         let writing = |call| move |error: io::Error| destination_error(call, &error);
         match fs::symlink_metadata(destination) {
             Ok(there) if there.is_dir() => return Err(is_a_directory().into()),
-            Ok(there) if (there.dev(), there.ino()) == (meta.dev(), meta.ino()) => return Ok(EntryResult::Skipped),
-            Ok(there) if there.is_file() && !self.job.force && same(&there, meta) => return Ok(EntryResult::Skipped),
+            Ok(there) if (there.dev(), there.ino()) == (meta.dev(), meta.ino()) => {
+                return Ok(EntryResult::Skipped);
+            }
+            Ok(there) if there.is_file() && !self.job.force && same(&there, meta) => {
+                return Ok(EntryResult::Skipped);
+            }
             _ => {}
         }
         let input = File::open(source).map_err(reading("opening it"))?;
@@ -220,7 +236,7 @@ impl Copier<'_> {
                 break;
             }
             done_bytes += copied;
-            (self.on)(Event::Progress { bytes: copied });
+            self.emit(Event::Progress { bytes: copied });
         }
         let after = input.metadata().map_err(reading("looking at it"))?;
         if done_bytes != meta.len() || !same(&after, meta) || !after.is_file() {
@@ -231,7 +247,12 @@ impl Copier<'_> {
         Ok(EntryResult::Done { resumed_bytes: 0 })
     }
 
-    fn symlink(&self, source: &Path, destination: &Path) -> Result<EntryResult, Interrupted> {
+    fn symlink(
+        &self,
+        source: &Path,
+        meta: &Metadata,
+        destination: &Path,
+    ) -> Result<EntryResult, Interrupted> {
         let target = fs::read_link(source).map_err(|error| source_error("reading the link", &error))?;
         match fs::symlink_metadata(destination) {
             Ok(there) if there.is_dir() => return Err(is_a_directory().into()),
@@ -247,6 +268,9 @@ impl Copier<'_> {
                 _ => {}
             }
             std::os::unix::fs::symlink(&target, &temporary)?;
+            let path = CString::new(temporary.as_os_str().as_bytes())?;
+            let mtime = (meta.mtime(), meta.mtime_nsec() as u32);
+            landro_sys::file::run(FileOp::SetLinkTime { dir: None, path, mtime })?;
             fs::rename(&temporary, destination)
         };
         put().map_err(|error| destination_error("making the link", &error))?;
@@ -261,25 +285,39 @@ impl Copier<'_> {
             if self.job.fsync { dir.sync_all() } else { Ok(()) }
         };
         let result = close().map_err(|error| destination_error("setting its mode and time", &error).into());
-        self.resolved(&done.relative, Kind::Directory, 0, result.map(|()| EntryResult::Done { resumed_bytes: 0 }));
+        self.resolved(
+            &done.relative,
+            Kind::Directory,
+            0,
+            result.map(|()| EntryResult::Done { resumed_bytes: 0 }),
+        );
     }
 
     fn announce(&mut self, files: u64, bytes: u64, complete: bool) {
         self.announced = (self.announced.0 + files, self.announced.1 + bytes);
-        (self.on)(Event::Announced { files: self.announced.0, bytes: self.announced.1, complete });
+        self.emit(Event::Announced { files: self.announced.0, bytes: self.announced.1, complete });
     }
 
     fn fail(&mut self, path: &Path, kind: Kind, error: EntryError) {
         self.resolved(path, kind, 0, Err(error.into()));
     }
 
-    fn resolved(&mut self, path: &Path, kind: Kind, size_bytes: u64, result: Result<EntryResult, Interrupted>) {
+    fn resolved(
+        &mut self,
+        path: &Path,
+        kind: Kind,
+        size_bytes: u64,
+        result: Result<EntryResult, Interrupted>,
+    ) {
         let result = match result {
             Ok(result) => result,
             Err(Interrupted::Failed(error)) => EntryResult::Failed(error),
             Err(Interrupted::Stopped) => return,
         };
-        let event = Event::Entry { path: path_bytes(path), kind, size_bytes, result };
+        self.emit(Event::Entry { path: path_bytes(path), kind, size_bytes, result });
+    }
+
+    fn emit(&mut self, event: Event) {
         super::report::count(&mut self.totals, &event);
         (self.on)(event);
     }
@@ -330,7 +368,9 @@ impl Temporary {
             }
             // Another process may have published (renamed) what we opened before we had the lock.
             let ours = file.metadata()?;
-            if fs::symlink_metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            if fs::symlink_metadata(&path)
+                .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+            {
                 file.set_len(0)?;
                 return Ok(Temporary { path, file, published: false });
             }
@@ -379,10 +419,22 @@ fn make_directory(path: &Path) -> io::Result<()> {
 /// The name a source lands under: `.`, `..` and paths ending in them have to be looked up. `/` has none: its
 /// contents land in the destination.
 fn own_name(path: &Path) -> io::Result<PathBuf> {
-    let ends_in_dots = matches!(path.as_os_str().as_bytes().rsplit(|&b| b == b'/').find(|p| !p.is_empty()), Some(b"." | b".."));
+    let ends_in_dots = matches!(
+        path.as_os_str().as_bytes().rsplit(|&b| b == b'/').find(|p| !p.is_empty()),
+        Some(b"." | b"..")
+    );
     match path.file_name() {
         Some(name) if !ends_in_dots => Ok(PathBuf::from(name)),
         _ => Ok(path.canonicalize()?.file_name().map(PathBuf::from).unwrap_or_default()),
+    }
+}
+
+/// Where `found` below `source` lands, relative to the destination.
+fn landing(name: &Path, source: &Path, found: &Path) -> PathBuf {
+    match found.strip_prefix(source) {
+        // Joining nothing would append a slash.
+        Ok(below) if !below.as_os_str().is_empty() => name.join(below),
+        _ => name.to_path_buf(),
     }
 }
 
@@ -409,6 +461,12 @@ fn source_error(call: &str, error: &io::Error) -> EntryError {
         _ => EntryErrorCode::Source,
     };
     entry_error(code, error.raw_os_error().unwrap_or(0), format!("source: {call}: {error}"))
+}
+
+fn walk_error(error: walkdir::Error) -> EntryError {
+    // Without an I/O error inside it is a loop of symlinks, which this walk does not follow.
+    let io = error.into_io_error().unwrap_or_else(|| ErrorKind::Other.into());
+    source_error("looking at it", &io)
 }
 
 fn destination_error(call: &str, error: &io::Error) -> EntryError {

@@ -32,18 +32,20 @@ pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Verdict {
     let verdict = |exit, code, message: String| Verdict { exit, totals: None, code, message: Some(message) };
     let lost = |why: &str| {
         let why = escape::text(why);
-        verdict(Exit::Unreachable, "lost", format!("{host}: connection lost: {why}; run the same command again, it resumes"))
+        verdict(
+            Exit::Unreachable,
+            "lost",
+            format!("{host}: connection lost: {why}; run the same command again, it resumes"),
+        )
     };
     match ended {
         Ended::Outcome(Outcome::Complete(totals)) => complete(totals),
-        Ended::Outcome(Outcome::Cancelled(totals)) => {
-            let (exit, name) = match signal {
-                Some(signal_hook::consts::SIGTERM) => (Exit::Terminated, "SIGTERM"),
-                _ => (Exit::Interrupted, "SIGINT"),
-            };
-            let message = format!("stopped by {name}; run the same command again, it resumes");
-            Verdict { totals: Some(*totals), ..verdict(exit, "interrupted", message) }
+        // Whatever else the end looked like, the signal came first.
+        Ended::Outcome(Outcome::Lost(totals)) if signal.is_some() => interrupted(signal, Some(*totals)),
+        Ended::Lost(_) | Ended::Unreachable(_) | Ended::Failed(_) if signal.is_some() => {
+            interrupted(signal, None)
         }
+        Ended::Outcome(Outcome::Cancelled(totals)) => interrupted(signal, Some(*totals)),
         Ended::Outcome(Outcome::Refused(error)) => {
             let text = escape::text(&error.text);
             let (exit, code) = match error.code {
@@ -58,7 +60,8 @@ pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Verdict {
         }
         Ended::Outcome(Outcome::Violation(text)) => {
             let text = escape::text(text);
-            let message = format!("{host}: protocol error: {text}; do both sides run the same version of landro?");
+            let message =
+                format!("{host}: protocol error: {text}; do both sides run the same version of landro?");
             verdict(Exit::Error, "protocol", message)
         }
         Ended::Outcome(Outcome::Lost(totals)) => {
@@ -87,6 +90,15 @@ pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Verdict {
         }
         Ended::Failed(text) => verdict(Exit::Error, "other", escape::text(text)),
     }
+}
+
+fn interrupted(signal: Option<i32>, totals: Option<Totals>) -> Verdict {
+    let (exit, name) = match signal {
+        Some(signal_hook::consts::SIGTERM) => (Exit::Terminated, "SIGTERM"),
+        _ => (Exit::Interrupted, "SIGINT"),
+    };
+    let message = format!("stopped by {name}; run the same command again, it resumes");
+    Verdict { exit, totals, code: "interrupted", message: Some(message) }
 }
 
 fn complete(totals: &Totals) -> Verdict {
@@ -158,6 +170,12 @@ mod tests {
         let cancelled = || Ended::Outcome(Outcome::Cancelled(Totals::default()));
         assert_eq!(exit(cancelled(), Some(signal_hook::consts::SIGINT)), 130);
         assert_eq!(exit(cancelled(), Some(signal_hook::consts::SIGTERM)), 143);
+        assert_eq!(exit(Ended::Unreachable("t".into()), Some(signal_hook::consts::SIGTERM)), 143);
+        assert_eq!(
+            exit(totals(|t| t.files = 1), Some(signal_hook::consts::SIGINT)),
+            0,
+            "it was done already"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::proto::{EntryError, EntryErrorCode, EntryResult, Event, Kind, Totals}
 
 use super::Exit;
 use super::escape;
-use json::JsonEvent;
+use json::{JsonEvent, Printer};
 use stats::Stats;
 
 /// Often enough to look alive, seldom enough to cost nothing.
@@ -40,8 +40,7 @@ pub struct Reporter {
     announced_all: bool,
     /// File bytes that crossed, or need not: skipped and resumed ones.
     settled_bytes: u64,
-    /// A closed stdout (`| head`) ends the JSON, not the transfer.
-    stdout_gone: bool,
+    printer: Printer,
 }
 
 impl Reporter {
@@ -51,7 +50,7 @@ impl Reporter {
             bar.set_style(spinner());
             bar
         });
-        let now = crate::worker::now();
+        let now = crate::engine::now();
         Reporter {
             style,
             bar,
@@ -62,7 +61,7 @@ impl Reporter {
             announced_bytes: 0,
             announced_all: false,
             settled_bytes: 0,
-            stdout_gone: false,
+            printer: Printer::default(),
         }
     }
 
@@ -130,23 +129,25 @@ impl Reporter {
         self.say(&format!("landro: {message}"));
     }
 
-    /// Draws progress when it is due. Cheap: called for every event.
+    /// Shows progress when it is due. Cheap: called for every event.
     pub fn tick(&mut self) {
-        let now = crate::worker::now();
-        if now.duration_since(self.last_progress) < PROGRESS_EVERY {
-            return;
+        let now = crate::engine::now();
+        if now.duration_since(self.last_progress) >= PROGRESS_EVERY {
+            self.progress(now);
         }
+    }
+
+    fn progress(&mut self, now: Instant) {
         self.last_progress = now;
         let files = self.totals.files + self.totals.skipped;
-        let progress = JsonEvent::Progress {
+        self.json(&JsonEvent::Progress {
             files,
             files_announced: self.announced_files,
             bytes: self.settled_bytes,
             bytes_announced: self.announced_bytes,
             all_announced: self.announced_all,
             seconds: now.duration_since(self.began).as_secs_f64(),
-        };
-        self.json(&progress);
+        });
         if let Some(bar) = &self.bar {
             bar.set_length(self.announced_bytes);
             bar.set_position(self.settled_bytes);
@@ -156,8 +157,10 @@ impl Reporter {
 
     /// The summary. `totals`: the transfer's own, where it got far enough to have them.
     pub fn finish(mut self, exit: Exit, totals: Option<Totals>, stats: Stats) {
+        let now = crate::engine::now();
+        self.progress(now);
         let totals = totals.unwrap_or(self.totals);
-        let seconds = crate::worker::now().duration_since(self.began).as_secs_f64();
+        let seconds = now.duration_since(self.began).as_secs_f64();
         self.json(&JsonEvent::Summary {
             files: totals.files,
             directories: totals.directories,
@@ -197,8 +200,8 @@ impl Reporter {
     }
 
     fn json(&mut self, event: &JsonEvent) {
-        if self.style.json && !self.stdout_gone {
-            self.stdout_gone = json::print(event).is_err();
+        if self.style.json {
+            self.printer.print(event);
         }
     }
 }
@@ -211,7 +214,9 @@ pub fn count(totals: &mut Totals, event: &Event) {
             EntryResult::Done { resumed_bytes } => {
                 totals.resumed_bytes += resumed_bytes;
                 match kind {
-                    Kind::File => (totals.files, totals.bytes) = (totals.files + 1, totals.bytes + size_bytes),
+                    Kind::File => {
+                        (totals.files, totals.bytes) = (totals.files + 1, totals.bytes + size_bytes)
+                    }
                     Kind::Directory => totals.directories += 1,
                     Kind::Symlink => totals.symlinks += 1,
                     Kind::Special => {}

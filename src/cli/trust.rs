@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::quic::identity::Identity;
+use crate::quic::Identity;
 use crate::units::Fingerprint;
 
 use super::url::Host;
@@ -130,7 +130,10 @@ pub struct KnownHosts {
 pub enum Known {
     Never,
     /// Its fingerprints (several lines: any of them is right), and the number of its first line.
-    As { fingerprints: Vec<Fingerprint>, line: usize },
+    As {
+        fingerprints: Vec<Fingerprint>,
+        line: usize,
+    },
 }
 
 impl KnownHosts {
@@ -158,7 +161,8 @@ impl KnownHosts {
                 continue;
             }
             let (host, fingerprint) = words.split_once(char::is_whitespace).ok_or_else(bad)?;
-            let fingerprint = fingerprint.split_whitespace().next().unwrap_or("").parse().map_err(|_| bad())?;
+            let fingerprint =
+                fingerprint.split_whitespace().next().unwrap_or("").parse().map_err(|_| bad())?;
             lines.push((line, host.to_ascii_lowercase(), fingerprint));
         }
         Ok(KnownHosts { path, lines })
@@ -247,7 +251,9 @@ mod tests {
         identity(root.path()).unwrap();
         let path = root.path().join("identity.pem");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let Err(error @ TrustError::OpenToOthers { mode: 0o640, .. }) = identity(root.path()) else { panic!() };
+        let Err(error @ TrustError::OpenToOthers { mode: 0o640, .. }) = identity(root.path()) else {
+            panic!()
+        };
         assert!(error.to_string().contains("chmod 600"));
     }
 
@@ -280,7 +286,8 @@ mod tests {
     fn known_hosts_written_by_hand() {
         let root = tempfile::tempdir().unwrap();
         let (one, two) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
-        fs::write(root.path().join("known_hosts"), format!("# mine\n\nH:1 {one} old key\nh:1 {two}")).unwrap();
+        fs::write(root.path().join("known_hosts"), format!("# mine\n\nH:1 {one} old key\nh:1 {two}"))
+            .unwrap();
         let mut known = KnownHosts::load(root.path()).unwrap();
         assert_eq!(known.find(&host("h", 1)), Known::As { fingerprints: vec![one, two], line: 3 });
         known.add(&host("i", 1), one).unwrap();
@@ -293,7 +300,10 @@ mod tests {
         for bad in ["h:1", "h:1 SHA256:short", "h:1 \u{fffd}"] {
             let root = tempfile::tempdir().unwrap();
             fs::write(root.path().join("known_hosts"), format!("\n{bad}\n")).unwrap();
-            assert!(matches!(KnownHosts::load(root.path()), Err(TrustError::BadLine { line: 2, .. })), "{bad}");
+            assert!(
+                matches!(KnownHosts::load(root.path()), Err(TrustError::BadLine { line: 2, .. })),
+                "{bad}"
+            );
         }
     }
 }

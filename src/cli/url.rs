@@ -139,7 +139,9 @@ fn normal_host(name: &str) -> Option<String> {
         let address: Ipv6Addr = address.parse().ok()?;
         return match zone {
             None => Some(address.to_string()),
-            Some(zone) if !zone.is_empty() && zone.bytes().all(is_host_byte) => Some(format!("{address}%{zone}")),
+            Some(zone) if !zone.is_empty() && zone.bytes().all(is_host_byte) => {
+                Some(format!("{address}%{zone}"))
+            }
             Some(_) => None,
         };
     }
@@ -159,14 +161,6 @@ fn parse_port(digits: &str) -> Option<u16> {
         return None;
     }
     digits.parse().ok().filter(|&port| port != 0)
-}
-
-impl Host {
-    /// What the TLS handshake asks for: names only, since SNI may not hold addresses (RFC 6066 section 3).
-    pub fn server_name(&self) -> &str {
-        let address = self.name.contains(':') || self.name.parse::<Ipv4Addr>().is_ok();
-        if address { "landro" } else { &self.name }
-    }
 }
 
 /// `host:port`, IPv6 in brackets: the key of `known_hosts`.
@@ -209,7 +203,9 @@ mod tests {
         assert_eq!(good("landro://[fe80::1%25eth0]:5/"), ("fe80::1%eth0".into(), 5, b"".to_vec()));
         assert_eq!(good("landro://[fe80::1%eth0]/"), ("fe80::1%eth0".into(), 4433, b"".to_vec()));
         assert_eq!(url("landro://[::1]:5/x").unwrap().host.to_string(), "[::1]:5");
-        for bad in ["landro://::1/x", "landro://[::1/x", "landro://[host]/x", "landro://[::1]5/x", "landro://[]/"] {
+        for bad in
+            ["landro://::1/x", "landro://[::1/x", "landro://[host]/x", "landro://[::1]5/x", "landro://[]/"]
+        {
             assert!(matches!(url(bad), Err(UrlError::BadHost(_))), "{bad}");
         }
     }
@@ -242,12 +238,5 @@ mod tests {
         assert_eq!(Place::parse(OsStr::from_bytes(b"a\xff")), Ok(Place::Local(b"a\xff".to_vec())));
         assert!(matches!(Place::parse(OsStr::new("landro://h/")), Ok(Place::Remote(_))));
         assert!(matches!(Place::parse(OsStr::new("")), Err(UrlError::Empty(_))));
-    }
-
-    #[test]
-    fn server_names() {
-        assert_eq!(url("landro://h.example/").unwrap().host.server_name(), "h.example");
-        assert_eq!(url("landro://10.0.0.1/").unwrap().host.server_name(), "landro");
-        assert_eq!(url("landro://[::1]/").unwrap().host.server_name(), "landro");
     }
 }

@@ -147,7 +147,18 @@ fn parse_line(line: &str) -> Result<Option<(Fingerprint, Rights)>, Problem> {
 /// would grant more than was meant.
 fn looks_like_options(word: &str) -> bool {
     const MEANT: [&str; 13] = [
-        "ro", "rw", "wo", "r", "w", "read", "write", "readonly", "writeonly", "read-only", "write-only", "read_only",
+        "ro",
+        "rw",
+        "wo",
+        "r",
+        "w",
+        "read",
+        "write",
+        "readonly",
+        "writeonly",
+        "read-only",
+        "write-only",
+        "read_only",
         "write_only",
     ];
     word.contains('=') || word.to_ascii_lowercase().split([',', ';', ':']).any(|part| MEANT.contains(&part))
@@ -160,7 +171,7 @@ fn sub_directory(typed: &str) -> Result<Vec<u8>, Problem> {
     if bytes.contains(&0) {
         return Err(Problem::Path("contains NUL"));
     }
-    let parts: Vec<&[u8]> = bytes.split(|&b| b == b'/').filter(|part| !matches!(part, b"" | b".")).collect();
+    let parts: Vec<&[u8]> = bytes.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
     if parts.is_empty() {
         return Err(Problem::Path("is empty"));
     }
@@ -187,7 +198,9 @@ impl fmt::Display for Problem {
             Problem::TwoAccesses => write!(f, "more than one of ro, rw and wo"),
             Problem::TwoPaths => write!(f, "more than one path="),
             Problem::Path(why) => write!(f, "path= {why}"),
-            Problem::Repeated { first_line } => write!(f, "this peer is already on line {first_line}, which counts"),
+            Problem::Repeated { first_line } => {
+                write!(f, "this peer is already on line {first_line}, which counts")
+            }
             Problem::TooMany => write!(f, "more than {MAX_PEERS} peers"),
         }
     }

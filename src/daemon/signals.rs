@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
@@ -32,12 +33,8 @@ impl Signals {
     /// No descriptors left, or the handlers cannot be installed.
     pub fn catch(on_hangup: Hangup) -> io::Result<Signals> {
         let (wakes, waker) = UnixStream::pair()?;
-        let signals = Signals {
-            quit_at_once: Arc::default(),
-            asked: Arc::default(),
-            hangup: Arc::default(),
-            wakes,
-        };
+        let signals =
+            Signals { quit_at_once: Arc::default(), asked: Arc::default(), hangup: Arc::default(), wakes };
         for signal in [SIGINT, SIGTERM] {
             // The order of registration is the order of running: the flag that makes the next signal quit is
             // raised after this one looked at it.
@@ -61,11 +58,12 @@ impl Signals {
         }
     }
 
-    /// Sleeps until a signal comes; the one that asked to stop, if it was that.
-    pub fn wait(&self) -> Option<i32> {
+    /// Sleeps until a signal comes or `at_most` (not zero) passed; the signal that asked to stop, if one did.
+    pub fn wait(&self, at_most: Duration) -> Option<i32> {
         if self.asked().is_none() {
-            // An error (EINTR) is no different from a byte: the flags say what happened.
-            let _ = (&self.wakes).read(&mut [0; 64]);
+            // Errors (EINTR, EAGAIN when the time is up) are no different from a byte: the flags say what happened.
+            let _ =
+                self.wakes.set_read_timeout(Some(at_most)).and_then(|()| (&self.wakes).read(&mut [0; 64]));
         }
         self.asked()
     }
@@ -89,12 +87,14 @@ mod tests {
     #[test]
     fn flags_and_wakes() {
         let signals = Signals::catch(Hangup::Catch).unwrap();
+        let long = Duration::from_secs(3600);
         assert_eq!((signals.asked(), signals.take_hangup()), (None, false));
         low_level::raise(SIGHUP).unwrap();
-        assert_eq!(signals.wait(), None);
+        assert_eq!(signals.wait(long), None);
+        assert_eq!(signals.wait(Duration::from_millis(1)), None, "the time is up");
         assert!(signals.take_hangup() && !signals.take_hangup());
         low_level::raise(SIGTERM).unwrap();
-        assert_eq!(signals.wait(), Some(SIGTERM));
-        assert_eq!(signals.wait(), Some(SIGTERM), "once asked, it does not sleep");
+        assert_eq!(signals.wait(long), Some(SIGTERM));
+        assert_eq!(signals.wait(long), Some(SIGTERM), "once asked, it does not sleep");
     }
 }

@@ -182,8 +182,7 @@ mod tests {
     #[test]
     fn refuses_what_does_not_belong_together() {
         let (one, two) = (Identity::generate().unwrap(), Identity::generate().unwrap());
-        let mixed =
-            [one.key.private_key_to_pem_pkcs8().unwrap(), two.certificate.to_pem().unwrap()].concat();
+        let mixed = [one.key.private_key_to_pem_pkcs8().unwrap(), two.certificate.to_pem().unwrap()].concat();
         let mixed = String::from_utf8(mixed).unwrap();
         assert!(matches!(Identity::from_pem(&mixed), Err(IdentityError::Mismatch)));
         assert!(matches!(Identity::from_pem(""), Err(IdentityError::Key(_))));

@@ -107,9 +107,9 @@ impl Router {
     /// `workers` is how many share the listening port; a client's is 1 whatever its worker's number.
     ///
     /// # Panics
-    /// `workers` is 0.
+    /// A server's `workers` does not exceed the worker's number.
     pub fn new(worker: WorkerId, workers: u8, secrets: Arc<Secrets>, server: bool) -> Router {
-        assert!(workers > 0, "there is no worker to route to");
+        assert!(!server || worker.0 < workers, "worker {worker:?} of {workers}");
         let (worker, workers) = if server { (worker, workers) } else { (WorkerId(0), 1) };
         Router {
             worker,
@@ -287,8 +287,8 @@ impl Router {
         let mut cid = vec![0; self.cid_len()];
         rand::fill(&mut cid[..]);
         // Every byte b with b % workers == worker is equally likely.
-        let choices = (255 - self.worker.0) / self.workers + 1;
-        cid[0] = self.worker.0 + self.workers * rand::random_range(0..choices);
+        let last_choice = (255 - self.worker.0) / self.workers;
+        cid[0] = self.worker.0 + self.workers * rand::random_range(0..=last_choice);
         cid
     }
 

@@ -79,12 +79,8 @@ impl Setup {
         let tls = tls_context(identity, Arc::clone(&trust))?;
         let mut quiche = quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, tls)?;
         apply(&mut quiche, quic)?;
-        let mut setup = Setup {
-            quiche,
-            quic: quic.clone(),
-            trust,
-            interface_payload_bytes: ETHERNET_UDP_PAYLOAD_BYTES,
-        };
+        let mut setup =
+            Setup { quiche, quic: quic.clone(), trust, interface_payload_bytes: ETHERNET_UDP_PAYLOAD_BYTES };
         setup.set_windows(u64::MAX, u64::MAX);
         Ok(setup)
     }

@@ -58,7 +58,8 @@ impl Secrets {
         if !boring::memcmp::eq(mac, &self.retry_mac(peer, original, new_scid, *issued)) {
             return None;
         }
-        let age = now.saturating_duration_since(self.epoch)
+        let age = now
+            .saturating_duration_since(self.epoch)
             .saturating_sub(Duration::from_millis(u64::from_be_bytes(*issued)));
         (age <= RETRY_LIFETIME).then(|| original.to_vec())
     }

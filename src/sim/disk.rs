@@ -57,15 +57,6 @@ pub struct Disk {
     clock: i64,
 }
 
-/// One line of a tree, for comparison.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
-    pub path: Vec<u8>,
-    pub meta: (Kind, u32, Mtime),
-    /// File data or symlink target.
-    pub content: Vec<u8>,
-}
-
 impl Default for Disk {
     fn default() -> Disk {
         Disk::new()
@@ -140,7 +131,9 @@ impl Disk {
 
     /// The node at a path of real directories.
     pub fn find(&self, path: &[u8]) -> Option<Ino> {
-        path.split(|&b| b == b'/').filter(|part| !part.is_empty()).try_fold(Disk::ROOT, |dir, part| self.child(dir, part))
+        path.split(|&b| b == b'/')
+            .filter(|part| !part.is_empty())
+            .try_fold(Disk::ROOT, |dir, part| self.child(dir, part))
     }
 
     /// Bytes that count against the capacity.
@@ -170,27 +163,6 @@ impl Disk {
         }
     }
 
-    /// `ino` (named `as_name`) and everything below it, sorted by path.
-    pub fn lines(&self, ino: Ino, as_name: &[u8]) -> Vec<Line> {
-        let mut lines = vec![self.line(ino, as_name.to_vec())];
-        self.visit(ino, &mut |path, ino| lines.push(self.line(ino, [as_name, b"/", path].concat())));
-        lines.sort_by(|a, b| a.path.cmp(&b.path));
-        lines
-    }
-
-    fn line(&self, ino: Ino, path: Vec<u8>) -> Line {
-        let node = &self.nodes[ino];
-        let meta = self.meta(ino);
-        let content = match &node.body {
-            Body::File(data) => data.clone(),
-            Body::Symlink(target) => target.clone(),
-            Body::Directory(_) | Body::Special => Vec::new(),
-        };
-        // lchmod(2) does not exist: a symlink has no mode of its own.
-        let mode = if meta.kind == Kind::Symlink { 0 } else { meta.mode };
-        Line { path, meta: (meta.kind, mode, meta.mtime), content }
-    }
-
     /// What a power cut does that `kill -9` does not: data that was not synced may be lost while the journal
     /// that speaks of it is there. Ranges of partial files become zeros.
     pub fn reboot(&mut self, rng: &mut Rng) {
@@ -213,7 +185,9 @@ impl Disk {
     /// inode alone is beyond what the protocol promises to see). Gives the name of what was done.
     pub fn mutate(&mut self, dir: Ino, name: &[u8], rng: &mut Rng) -> &'static str {
         let Some(ino) = self.child(dir, name) else { return "nothing" };
-        let (Body::File(data), mode) = (self.nodes[ino].body.clone(), self.nodes[ino].mode) else { return "nothing" };
+        let (Body::File(data), mode) = (self.nodes[ino].body.clone(), self.nodes[ino].mode) else {
+            return "nothing";
+        };
         let mtime = self.tick();
         let dir_mtime = self.nodes[dir].mtime;
         let mut changed = data;
@@ -223,7 +197,8 @@ impl Disk {
                 "truncated"
             }
             1 => {
-                let more = rng.bytes(1 + rng.below(100_000));
+                let len = 1 + rng.below(100_000);
+                let more = rng.bytes(len);
                 changed.extend_from_slice(&more);
                 "grown"
             }

@@ -5,20 +5,17 @@
 //! so thousands of seeds visit orders no real machine shows. A failing seed prints itself; run it again with
 //! `LANDRO_SIM_SEED`.
 
+mod check;
 mod disk;
+mod hostile;
+mod hostile_tests;
 mod ops;
+mod scenario;
 mod tap;
-#[cfg(test)]
 mod tests;
 mod tree;
 mod wire;
 mod world;
-
-pub use disk::{Body, Disk, Faults, Ino, Node, Part};
-pub use tap::Tap;
-pub use tree::{TreeShape, random_tree};
-pub use wire::Wire;
-pub use world::{CLIENT, SERVER, Stop, World};
 
 /// SplitMix64: a few lines, well distributed, and the same on every machine for ever.
 #[derive(Clone, Debug)]

@@ -4,17 +4,17 @@
 //! Broken promises of the session (an operation on a directory not yet open, a commit while a write is under
 //! way, a journal record of data that is not there) are panics.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod target;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::disk::{Body, Disk, Ino, Node, Part};
 use super::Rng;
-use crate::proto::integrity::ChunkHasher;
-use crate::proto::journal::Journal;
-use crate::proto::manifest::{chunk_len_bytes, chunk_offset};
-use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed};
+use super::disk::{Body, Disk, Ino, Node, Part};
+use crate::proto::{DiskDone, DiskError, DiskOp, Listed};
 use crate::units::{DirId, FileId, Name, OpId};
+use target::{publish, room};
 
 const EACCES: i32 = 13;
 const EIO: i32 = 5;
@@ -95,10 +95,30 @@ impl Handles {
         self.pending.iter().map(read).sum()
     }
 
+    /// Operations under way that look, make or open something, or read a small file.
+    pub fn lookups_under_way(&self) -> usize {
+        let is_lookup = |pending: &&Pending| {
+            matches!(
+                pending.cmd,
+                DiskOp::OpenDir { .. }
+                    | DiskOp::List { .. }
+                    | DiskOp::ReadSmall { .. }
+                    | DiskOp::OpenRead { .. }
+                    | DiskOp::Check { .. }
+                    | DiskOp::MakeDir { .. }
+                    | DiskOp::PutSymlink { .. }
+                    | DiskOp::OpenPart { .. }
+            )
+        };
+        self.pending.iter().filter(is_lookup).count()
+    }
+
     pub fn start(&mut self, op: OpId, cmd: DiskOp) {
         assert!(self.pending.iter().all(|other| other.op != op), "{op:?} is used twice");
         let (dir, file, new_dir, new_file) = match &cmd {
-            DiskOp::ResolveTarget { dir, .. } | DiskOp::ResolveSource { dir, .. } => (None, None, Some(*dir), None),
+            DiskOp::ResolveTarget { dir, .. } | DiskOp::ResolveSource { dir, .. } => {
+                (None, None, Some(*dir), None)
+            }
             DiskOp::OpenDir { parent, dir, .. } | DiskOp::MakeDir { parent, dir, .. } => {
                 (Some(*parent), None, Some(*dir), None)
             }
@@ -123,10 +143,16 @@ impl Handles {
             | DiskOp::CommitPart { file, .. }
             | DiskOp::ClosePart { file, .. } => (None, Some(*file), None, None),
         };
-        new_dir.iter().for_each(|dir| assert!(self.used_dirs.insert(*dir), "{dir:?} is used again by {cmd:?}"));
-        new_file.iter().for_each(|file| assert!(self.used_files.insert(*file), "{file:?} is used again by {cmd:?}"));
-        let dir = dir.map(|dir| *self.dirs.get(&dir).unwrap_or_else(|| panic!("{dir:?} is not open: {cmd:?}")));
-        let file = file.map(|file| *self.files.get(&file).unwrap_or_else(|| panic!("{file:?} is not open: {cmd:?}")));
+        new_dir
+            .iter()
+            .for_each(|dir| assert!(self.used_dirs.insert(*dir), "{dir:?} is used again by {cmd:?}"));
+        new_file
+            .iter()
+            .for_each(|file| assert!(self.used_files.insert(*file), "{file:?} is used again by {cmd:?}"));
+        let dir =
+            dir.map(|dir| *self.dirs.get(&dir).unwrap_or_else(|| panic!("{dir:?} is not open: {cmd:?}")));
+        let file = file
+            .map(|file| *self.files.get(&file).unwrap_or_else(|| panic!("{file:?} is not open: {cmd:?}")));
         self.writing_bytes += write_len(&cmd);
         self.most_writing_bytes = self.most_writing_bytes.max(self.writing_bytes);
         if let (DiskOp::Write { .. }, Some(file)) = (&cmd, file) {
@@ -137,7 +163,12 @@ impl Handles {
     }
 
     /// Completes the operation at `at` of `pending`.
-    pub fn complete(&mut self, at: usize, disk: &mut Disk, rng: &mut Rng) -> (OpId, Result<DiskDone, DiskError>) {
+    pub fn complete(
+        &mut self,
+        at: usize,
+        disk: &mut Disk,
+        rng: &mut Rng,
+    ) -> (OpId, Result<DiskDone, DiskError>) {
         let pending = self.pending.swap_remove(at);
         self.writing_bytes -= write_len(&pending.cmd);
         if let (DiskOp::Write { .. }, Some(file)) = (&pending.cmd, pending.file)
@@ -178,7 +209,9 @@ impl Handles {
         let dir = pending.dir.unwrap_or(Disk::ROOT);
         let file = pending.file.unwrap_or(usize::MAX);
         match pending.cmd {
-            DiskOp::ResolveTarget { path, must_be_dir, dir } => self.resolve_target(disk, &path, must_be_dir, dir),
+            DiskOp::ResolveTarget { path, must_be_dir, dir } => {
+                self.resolve_target(disk, &path, must_be_dir, dir)
+            }
             DiskOp::ResolveSource { path, dir } => self.resolve_source(disk, &path, dir),
             DiskOp::CloseDir { dir } => {
                 self.dirs.remove(&dir);
@@ -217,15 +250,22 @@ impl Handles {
                 room(disk, data.len() as u64, "write")?;
                 publish(disk, dir, name.as_bytes(), Node { mode, mtime, body: Body::File(data) })
             }
-            DiskOp::PutSymlink { name, target, mtime, .. } => {
-                publish(disk, dir, name.as_bytes(), Node { mode: 0o777, mtime, body: Body::Symlink(target.to_vec()) })
-            }
+            DiskOp::PutSymlink { name, target, mtime, .. } => publish(
+                disk,
+                dir,
+                name.as_bytes(),
+                Node { mode: 0o777, mtime, body: Body::Symlink(target.to_vec()) },
+            ),
             DiskOp::CleanPart { name, .. } => {
                 disk.parts.remove(&(dir, name.as_bytes().to_vec()));
                 Ok(DiskDone::Done)
             }
-            DiskOp::OpenPart { name, file, resumable, .. } => self.open_part(disk, dir, &name, file, resumable),
-            DiskOp::StartPart { size_bytes, journal, .. } => self.start_part(disk, file, size_bytes, &journal),
+            DiskOp::OpenPart { name, file, resumable, .. } => {
+                self.open_part(disk, dir, &name, file, resumable)
+            }
+            DiskOp::StartPart { size_bytes, journal, .. } => {
+                self.start_part(disk, file, size_bytes, &journal)
+            }
             DiskOp::Write { offset, data, .. } => self.write(disk, file, offset, &data),
             DiskOp::ReadPart { offset, len_bytes, .. } => {
                 let data = &self.part_data(disk, file).data;
@@ -250,37 +290,6 @@ impl Handles {
     fn add_file(&mut self, id: FileId, file: OpenFile) {
         self.files.insert(id, self.open.len());
         self.open.push(file);
-    }
-
-    fn resolve_target(
-        &mut self,
-        disk: &mut Disk,
-        path: &[u8],
-        must_be_dir: bool,
-        dir: DirId,
-    ) -> Result<DiskDone, DiskError> {
-        if let Some(ino) = disk.find(path)
-            && disk.children(ino).is_some()
-        {
-            self.dirs.insert(dir, ino);
-            return Ok(DiskDone::Target { name: None });
-        }
-        let (parent, name) = split(path);
-        let Some(parent) = disk.find(parent).filter(|ino| disk.children(*ino).is_some()) else {
-            return fail("openat2", ENOENT);
-        };
-        if !must_be_dir {
-            let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError { call: "path", errno: 36 })?;
-            self.dirs.insert(dir, parent);
-            return Ok(DiskDone::Target { name: Some(name) });
-        }
-        if disk.child(parent, name).is_some() {
-            return fail("openat2", ENOTDIR);
-        }
-        let mtime = disk.tick();
-        let node = Node { mode: 0o755, mtime, body: Body::Directory(BTreeMap::new()) };
-        self.dirs.insert(dir, disk.put(parent, name, node));
-        Ok(DiskDone::Target { name: None })
     }
 
     fn resolve_source(&mut self, disk: &Disk, path: &[u8], dir: DirId) -> Result<DiskDone, DiskError> {
@@ -352,144 +361,6 @@ impl Handles {
         let to = data.len().min(from + len_bytes);
         Ok(DiskDone::Read { data: Bytes::copy_from_slice(&data[from..to]) })
     }
-
-    fn make_dir(&mut self, disk: &mut Disk, parent: Ino, name: &Name, dir: DirId) -> Result<DiskDone, DiskError> {
-        if disk.faults.unwritable.contains(name.as_bytes()) {
-            return fail("mkdirat", EACCES);
-        }
-        if let Some(ino) = disk.child(parent, name.as_bytes()) {
-            return match disk.node(ino).body {
-                Body::Directory(_) => {
-                    self.dirs.insert(dir, ino);
-                    Ok(DiskDone::Directory { existed: true })
-                }
-                Body::Symlink(_) => fail("openat2", ELOOP),
-                Body::File(_) | Body::Special => fail("openat2", ENOTDIR),
-            };
-        }
-        let mtime = disk.tick();
-        let node = Node { mode: 0o700, mtime, body: Body::Directory(BTreeMap::new()) };
-        self.dirs.insert(dir, disk.put(parent, name.as_bytes(), node));
-        Ok(DiskDone::Directory { existed: false })
-    }
-
-    fn open_part(
-        &mut self,
-        disk: &mut Disk,
-        dir: Ino,
-        name: &Name,
-        file: FileId,
-        resumable: bool,
-    ) -> Result<DiskDone, DiskError> {
-        if disk.faults.unwritable.contains(name.as_bytes()) {
-            return fail("openat2", EACCES);
-        }
-        let name = name.as_bytes().to_vec();
-        let locked = self.open.iter().any(|open| match open {
-            OpenFile::Part(part) => part.named && !part.closed && part.dir == dir && part.name == name,
-            OpenFile::Source { .. } => false,
-        });
-        let named = resumable && !locked;
-        let (journal, size_bytes) = match named {
-            true => {
-                let part = disk.parts.entry((dir, name.clone())).or_default();
-                (Bytes::copy_from_slice(&part.journal), part.data.len() as u64)
-            }
-            false => (Bytes::new(), 0),
-        };
-        let part = OpenPart { dir, name, named, anonymous: Part::default(), writes_under_way: 0, closed: false };
-        self.add_file(file, OpenFile::Part(part));
-        Ok(DiskDone::Part { journal, size_bytes, resumable: named })
-    }
-
-    fn part_data<'a>(&'a mut self, disk: &'a mut Disk, file: usize) -> &'a mut Part {
-        let OpenFile::Part(part) = &mut self.open[file] else { panic!("a source is no partial file") };
-        assert!(!part.closed, "operation on a closed partial file");
-        match part.named {
-            true => disk.parts.get_mut(&(part.dir, part.name.clone())).expect("a locked part stays"),
-            false => &mut part.anonymous,
-        }
-    }
-
-    fn start_part(
-        &mut self,
-        disk: &mut Disk,
-        file: usize,
-        size_bytes: u64,
-        journal: &[u8],
-    ) -> Result<DiskDone, DiskError> {
-        let OpenFile::Part(open) = &self.open[file] else { panic!("StartPart of a source") };
-        assert_eq!(open.writes_under_way, 0, "StartPart while a write is under way");
-        let part = self.part_data(disk, file);
-        *part = Part::default();
-        let reserve = if disk.faults.no_reserve { 0 } else { size_bytes };
-        room(disk, reserve, "fallocate")?;
-        let part = self.part_data(disk, file);
-        part.data = vec![0; reserve as usize];
-        part.journal = journal.to_vec();
-        Ok(DiskDone::Done)
-    }
-
-    fn write(&mut self, disk: &mut Disk, file: usize, offset: u64, data: &[u8]) -> Result<DiskDone, DiskError> {
-        if matches!(&self.open[file], OpenFile::Part(part) if part.closed) {
-            return Ok(DiskDone::Done);
-        }
-        let end = offset as usize + data.len();
-        let grow = end.saturating_sub(self.part_data(disk, file).data.len());
-        room(disk, grow as u64, "write")?;
-        let part = self.part_data(disk, file);
-        part.data.resize(part.data.len() + grow, 0);
-        part.data[offset as usize..end].copy_from_slice(data);
-        Ok(DiskDone::Done)
-    }
-
-    fn write_journal(&mut self, disk: &mut Disk, file: usize, offset: u64, bytes: &[u8]) -> Result<DiskDone, DiskError> {
-        if matches!(&self.open[file], OpenFile::Part(part) if part.closed) {
-            return Ok(DiskDone::Done);
-        }
-        let part = self.part_data(disk, file);
-        let before = Journal::decode(&part.journal).map_or(0, |journal| journal.records.len());
-        let end = offset as usize + bytes.len();
-        part.journal.resize(part.journal.len().max(end), 0);
-        part.journal[offset as usize..end].copy_from_slice(bytes);
-        // Law 7: the journal never calls done what a reader of the file would not see.
-        let journal = Journal::decode(&part.journal).expect("a journal with a header");
-        assert!(journal.records.len() >= before, "a journal write destroyed records");
-        for (chunk, value) in journal.records {
-            let size = journal.header.size_bytes;
-            let from = chunk_offset(size, chunk) as usize;
-            let to = from + chunk_len_bytes(size, chunk) as usize;
-            if offset as usize + bytes.len() < part.journal.len() && before > 0 {
-                continue; // looked at when it was appended
-            }
-            let mut hasher = ChunkHasher::new(chunk, size);
-            hasher.update(part.data.get(from..to).unwrap_or_else(|| panic!("{chunk:?} is journaled, not written")));
-            assert_eq!(hasher.finish(), value, "{chunk:?} is journaled and not what is in the file");
-        }
-        Ok(DiskDone::Done)
-    }
-
-    fn commit(
-        &mut self,
-        disk: &mut Disk,
-        file: usize,
-        id: FileId,
-        mode: u32,
-        mtime: crate::proto::Mtime,
-    ) -> Result<DiskDone, DiskError> {
-        let part = self.part_data(disk, file).clone();
-        let OpenFile::Part(open) = &mut self.open[file] else { panic!("CommitPart of a source") };
-        assert_eq!(open.writes_under_way, 0, "CommitPart while a write is under way");
-        let (dir, name, named) = (open.dir, open.name.clone(), open.named);
-        publish(disk, dir, &name, Node { mode, mtime, body: Body::File(part.data) })?;
-        let OpenFile::Part(open) = &mut self.open[file] else { panic!("CommitPart of a source") };
-        open.closed = true;
-        if named {
-            disk.parts.remove(&(dir, name));
-        }
-        self.files.remove(&id);
-        Ok(DiskDone::Done)
-    }
 }
 
 /// Parent and last component of a path.
@@ -530,26 +401,3 @@ fn read_small(disk: &Disk, dir: Ino, name: &Name, max_bytes: usize) -> Result<Di
     let data = Bytes::copy_from_slice(&data[..data.len().min(max_bytes + 1)]);
     Ok(DiskDone::Small { data, after: disk.meta(ino) })
 }
-
-/// ENOSPC when `more` bytes have no room.
-fn room(disk: &Disk, more: u64, call: &'static str) -> Result<(), DiskError> {
-    match disk.faults.capacity_bytes {
-        Some(capacity) if disk.used_bytes() + more > capacity => fail(call, ENOSPC),
-        _ => Ok(()),
-    }
-}
-
-/// Gives a whole node its final name; a directory of that name stays.
-fn publish(disk: &mut Disk, dir: Ino, name: &[u8], node: Node) -> Result<DiskDone, DiskError> {
-    if disk.faults.unwritable.contains(name) {
-        return fail("renameat", EACCES);
-    }
-    if let Some(ino) = disk.child(dir, name)
-        && disk.meta(ino).kind == Kind::Directory
-    {
-        return fail("renameat", EISDIR);
-    }
-    disk.put(dir, name, node);
-    Ok(DiskDone::Done)
-}
-

@@ -10,7 +10,8 @@ use super::session::Running;
 use super::stats::TransportStats;
 use super::{Worker, lane};
 use crate::proto::wire::{Preface, PrefaceKind};
-use crate::proto::{Input, Limits, Outcome, Session};
+use crate::proto::session::{Limits, Session};
+use crate::proto::{Input, Outcome};
 use crate::quic::{CloseReason, Conn, ConnState};
 use crate::units::{Fingerprint, SessionId};
 
@@ -186,7 +187,7 @@ impl Worker {
             client.ended.get_or_insert(Ended::IdentityUnknown(refused));
         } else if let Some(reason) = reason {
             let ended = match reason {
-                CloseReason::IdentityRefused(text) => Some(Ended::RefusedByPeer(text)),
+                refused @ CloseReason::IdentityRefused { .. } => Some(Ended::RefusedByPeer(refused.to_string())),
                 CloseReason::PeerApp { code: code::UNAUTHORISED, reason } => Some(Ended::RefusedByPeer(reason)),
                 CloseReason::PeerApp { code: code::VIOLATION, reason } => {
                     Some(Ended::Failed(format!("the peer reports a protocol violation: {reason}")))
@@ -258,7 +259,8 @@ impl Worker {
             && self.touched.is_empty()
         {
             let ended = client.ended.take().unwrap_or_else(|| Ended::Failed("the transfer ended".to_owned()));
-            client.tell(ClientEvent::Stats(Box::new(std::mem::take(&mut client.stats))));
+            let stats = std::mem::take(&mut client.stats);
+            client.tell(ClientEvent::Stats(Box::new(stats)));
             client.tell(ClientEvent::Ended(ended));
             return true;
         }

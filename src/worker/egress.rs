@@ -49,8 +49,8 @@ impl Worker {
                 return false;
             }
             let mut runs = Vec::new();
-            match lane.conn.fill(&mut buffer, PACKETS_PER_BATCH, &mut runs) {
-                Ok(Some(filled)) => {
+            match lane.conn.fill(self.now, &mut buffer, PACKETS_PER_BATCH, &mut runs) {
+                Some(filled) => {
                     lane.gso_packets += filled.packets as u64;
                     lane.gso_sends += runs.len() as u64;
                     let runs =
@@ -64,12 +64,7 @@ impl Worker {
                     };
                     self.driver.send(lane.serial, run);
                 }
-                Ok(None) => {
-                    self.send_buffers.push(buffer);
-                    return false;
-                }
-                Err(error) => {
-                    tracing::debug!(peer = %lane.peer, %error, "cannot build packets");
+                None => {
                     self.send_buffers.push(buffer);
                     return false;
                 }
@@ -227,7 +222,7 @@ fn feed_stream(conn: &mut crate::quic::Conn, id: u64, out: &mut OutStream, limit
                 return (taken, false);
             }
             // STOP_SENDING or a closing connection: what is left will not be wanted.
-            Err(StreamError::Stopped(_) | StreamError::Reset(_) | StreamError::Gone) => {
+            Err(StreamError::Stopped(_) | StreamError::Reset(_) | StreamError::Unknown | StreamError::Quiche(_)) => {
                 taken += len + out.queue.iter().map(Bytes::len).sum::<usize>();
                 out.queue.clear();
                 return (taken, true);

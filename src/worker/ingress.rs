@@ -1,7 +1,6 @@
 //! Datagrams in: each segment to its connection, strays to their owner, new connections accepted.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 
 use landro_sys::Datagrams;
 
@@ -12,9 +11,6 @@ use crate::budget::{MAX_CONNECTIONS_PER_WORKER, MIN_WINDOW_BYTES, RETRY_ABOVE_HA
 use crate::quic::{Conn, NewConn, Route};
 use crate::units::WorkerId;
 
-/// Length of the destination connection id a client's packets to a daemon carry; see `quic::route`.
-const ROUTED_PREFIX_BYTES: usize = 9;
-
 impl Worker {
     pub(super) fn received(&mut self, mut datagrams: Datagrams) {
         let socket = self.sockets.iter().position(|(id, _)| *id == datagrams.socket());
@@ -22,10 +18,8 @@ impl Worker {
             let from = datagrams.from();
             let local = self.local_address(socket, datagrams.to());
             let segment_bytes = datagrams.segment_bytes().max(1);
-            // Segments of one GRO train nearly always belong to one connection: look the id up when it changes.
-            let mut last: Option<([u8; ROUTED_PREFIX_BYTES], usize)> = None;
             for segment in datagrams.payload_mut().chunks_mut(segment_bytes) {
-                last = self.segment(segment, last, socket, from, local);
+                self.segment(segment, socket, from, local);
             }
         }
         self.driver.recycle(datagrams);
@@ -34,7 +28,7 @@ impl Worker {
     pub(super) fn stray(&mut self, mut stray: Stray) {
         if stray.socket < self.sockets.len() {
             let local = self.local_address(stray.socket, stray.to);
-            self.segment(&mut stray.datagram, None, stray.socket, stray.from, local);
+            self.segment(&mut stray.datagram, stray.socket, stray.from, local);
         }
     }
 
@@ -47,45 +41,24 @@ impl Worker {
         }
     }
 
-    fn segment(
-        &mut self,
-        segment: &mut [u8],
-        last: Option<([u8; ROUTED_PREFIX_BYTES], usize)>,
-        socket: usize,
-        from: SocketAddr,
-        local: SocketAddr,
-    ) -> Option<([u8; ROUTED_PREFIX_BYTES], usize)> {
-        let prefix = segment.first_chunk::<ROUTED_PREFIX_BYTES>().map(|prefix| {
-            let mut prefix = *prefix;
-            prefix[0] &= 0x80; // only the header form; the rest of the first byte is protected
-            prefix
-        });
-        let key = match (last, prefix) {
-            (Some((known, key)), Some(prefix)) if known == prefix && prefix[0] == 0 => key,
-            _ => {
-                let demand_retry = self.handshaking() >= RETRY_ABOVE_HANDSHAKES;
-                match self.router.route(segment, from, self.now, demand_retry) {
-                    Route::Conn(key) => key,
-                    Route::New(new) => self.accept(new, socket, from, local)?,
-                    Route::Stray(owner) => {
-                        self.pass_on(segment, owner, socket, from, local);
-                        return None;
-                    }
-                    Route::Reply(bytes) => {
-                        self.reply(socket, from, local, &bytes);
-                        return None;
-                    }
-                    Route::Drop => return None,
-                }
-            }
+    fn segment(&mut self, segment: &mut [u8], socket: usize, from: SocketAddr, local: SocketAddr) {
+        let demand_retry = self.handshaking >= RETRY_ABOVE_HANDSHAKES;
+        let key = match self.router.route(segment, from, self.now, demand_retry) {
+            Route::Conn(key) => key,
+            Route::New(new) => match self.accept(new, socket, from, local) {
+                Some(key) => key,
+                None => return,
+            },
+            Route::Stray(owner) => return self.pass_on(segment, owner, socket, from, local),
+            Route::Reply(bytes) => return self.reply(socket, from, local, &bytes),
+            Route::Drop => return,
         };
-        let lane = self.lanes.get_mut(key)?;
+        let Some(lane) = self.lanes.get_mut(key) else { return };
         lane.heard = self.now;
-        if let Err(error) = lane.conn.recv(segment, from, local) {
+        if let Err(error) = lane.conn.recv(segment, from) {
             tracing::debug!(peer = %from, %error, "a packet was refused");
         }
         self.touch(key);
-        prefix.map(|prefix| (prefix, key))
     }
 
     fn pass_on(&mut self, segment: &[u8], owner: WorkerId, socket: usize, from: SocketAddr, local: SocketAddr) {
@@ -103,13 +76,6 @@ impl Worker {
         buffer[..len].copy_from_slice(&bytes[..len]);
         let socket = self.sockets[socket].0;
         self.driver.send(egress::NO_LANE, egress::single(socket, buffer, len, to, local));
-    }
-
-    fn handshaking(&self) -> usize {
-        if self.accept.is_none() {
-            return 0;
-        }
-        self.lanes.iter().filter(|(_, lane)| matches!(lane.phase, Phase::Handshaking(_))).count()
     }
 
     fn accept(&mut self, new: NewConn, socket: usize, from: SocketAddr, local: SocketAddr) -> Option<usize> {
@@ -132,6 +98,7 @@ impl Worker {
                 let mut lane = Lane::new(serial, conn, self.sockets[socket].0, from, phase, self.now);
                 lane.granted_bytes = granted_bytes;
                 lane.deadline = Some(self.now + self.shared.quic.handshake_timeout);
+                self.handshaking += 1;
                 let inserted = self.lanes.insert(lane);
                 debug_assert_eq!(inserted, key);
                 Some(key)
@@ -142,10 +109,5 @@ impl Worker {
                 None
             }
         }
-    }
-
-    /// Counters of this process for the log at shutdown.
-    pub(super) fn strays_dropped(&self) -> u64 {
-        self.shared.refusals.strays_dropped.load(Ordering::Relaxed)
     }
 }

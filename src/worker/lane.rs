@@ -8,7 +8,7 @@ use bytes::Bytes;
 use landro_sys::{Buffer, Slab, SocketId};
 
 use super::timers::Scheduled;
-use crate::proto::Limits;
+use crate::proto::session::Limits;
 use crate::proto::chunks::ParallelTransferConfig;
 use crate::quic::Conn;
 use super::turn::Incoming;

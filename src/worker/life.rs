@@ -10,7 +10,8 @@ use super::timers::Scheduled;
 use super::Worker;
 use crate::budget::MAX_LANES_PER_PEER;
 use crate::proto::wire::{Preface, PrefaceKind};
-use crate::proto::{Grant, Input, Session};
+use crate::proto::Input;
+use crate::proto::session::{Grant, Session};
 use crate::quic::{ConnState, StreamError};
 use crate::units::{Fingerprint, SessionId};
 
@@ -28,6 +29,7 @@ impl Worker {
         };
         match purpose {
             Purpose::Accepted => {
+                self.handshaking -= 1;
                 // The handshake asked already; a resumed one did not run the verify callback, and the list may
                 // have been read again since.
                 if self.authorised(&fingerprint).is_none() {
@@ -74,7 +76,7 @@ impl Worker {
                 }
             }
             Ok(None) => Read::Drained,
-            Err(StreamError::Reset(_) | StreamError::Stopped(_) | StreamError::Gone) => {
+            Err(StreamError::Reset(_) | StreamError::Stopped(_) | StreamError::Unknown | StreamError::Quiche(_)) => {
                 self.violation(key, "the control stream was reset before its preface");
                 Read::Drained
             }
@@ -155,6 +157,7 @@ impl Worker {
             touched: false,
         });
         self.session_ids.insert(id, session);
+        self.disk.share_among(self.sessions.len());
         let lane = &mut self.lanes[key];
         lane.phase = Phase::Serving { session };
         lane.deadline = None;
@@ -237,8 +240,7 @@ impl Worker {
                 self.leave_session(key);
             }
         } else if running.is_client && !running.joining {
-            let packets = lane.conn.packets_sent().max(lane.conn.packets_received());
-            if packets >= self.shared.quic.lane_packet_limit {
+            if lane.conn.is_worn() {
                 self.replace_lane(key, session);
             }
         }
@@ -272,6 +274,7 @@ impl Worker {
     fn end_session(&mut self, session: usize) {
         let running = self.sessions.remove(session);
         self.session_ids.remove(&running.id);
+        self.disk.share_among(self.sessions.len());
         if running.is_client {
             self.client_session_ended(running);
         }
@@ -280,7 +283,7 @@ impl Worker {
     /// Removes a closed lane and gives back what it held.
     pub(super) fn drop_lane(&mut self, key: usize) {
         let Some(mut lane) = self.lanes.try_remove(key) else { return };
-        self.router.forget(key, &mut lane.conn);
+        self.router.remove(key);
         self.shared.budget.return_window(lane.granted_bytes);
         let stats = super::stats::of_lane(&mut lane, self.driver.backend());
         tracing::debug!(peer = %lane.peer, state = ?lane.conn.state(), "connection ended");
@@ -292,7 +295,8 @@ impl Worker {
                     running.joining = false;
                 }
             }
-            Phase::Handshaking(Purpose::Accepted | Purpose::FirstLane) | Phase::Preface(_) | Phase::Closing => {}
+            Phase::Handshaking(Purpose::Accepted) => self.handshaking -= 1,
+            Phase::Handshaking(Purpose::FirstLane) | Phase::Preface(_) | Phase::Closing => {}
         }
     }
 

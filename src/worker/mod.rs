@@ -31,7 +31,9 @@ use lane::Lane;
 use session::Running;
 use timers::Timers;
 
-pub use link::{ClientEvent, ClientStart, Command, Ended, Mailbox, Refusals, Shared, Stray};
+pub use link::{
+    Access, Authorize, ClientEvent, ClientStart, Command, Ended, Mailbox, PeerAccess, Refusals, Service, Shared,
+};
 pub use stats::TransportStats;
 
 /// Completions handled before the connections get their turn. With GRO each holds up to 64 KiB (44 packets of
@@ -88,6 +90,8 @@ pub struct Worker {
     client: Option<link::ClientLink>,
     stopping: Option<Instant>,
     serials: u64,
+    /// Accepted lanes whose handshake is not complete.
+    handshaking: usize,
     last_trim: Instant,
 }
 
@@ -104,7 +108,7 @@ impl Worker {
     /// When the driver cannot be set up.
     pub fn new(parts: WorkerParts, started: impl FnOnce(WakeHandle)) -> io::Result<Worker> {
         if let Some(core) = parts.core
-            && let Err(error) = landro_sys::pin(core)
+            && let Err(error) = landro_sys::cpu::pin(core)
         {
             tracing::warn!(core, %error, "cannot pin the worker to its core; going on unpinned");
         }
@@ -141,6 +145,7 @@ impl Worker {
             client: None,
             stopping: None,
             serials: 0,
+            handshaking: 0,
             last_trim: now,
         })
     }

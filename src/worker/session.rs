@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use super::disk::Space;
 use super::timers::Scheduled;
-use crate::proto::{Outcome, Session};
+use crate::proto::Outcome;
+use crate::proto::session::Session;
 use crate::units::{Fingerprint, SessionId, StreamKey};
 
 pub struct Running {

@@ -59,15 +59,15 @@ fn mean(sum: u64, count: u64) -> f64 {
 }
 
 pub(super) fn of_lane(lane: &Lane, backend: Backend) -> TransportStats {
-    let transport = lane.conn.stats();
+    let path = lane.conn.snapshot();
     TransportStats {
-        rtt: transport.rtt,
-        min_rtt: transport.min_rtt,
-        sent_packets: transport.sent_packets,
-        received_packets: transport.received_packets,
-        lost_packets: transport.lost_packets,
-        retransmitted_packets: transport.retransmitted_packets,
-        cwnd_bytes: transport.cwnd_bytes,
+        rtt: path.rtt,
+        min_rtt: path.min_rtt.unwrap_or_default(),
+        sent_packets: path.sent_packets,
+        received_packets: path.received_packets,
+        lost_packets: path.lost_packets,
+        retransmitted_packets: path.retransmitted_frames,
+        cwnd_bytes: path.cwnd_bytes as u64,
         backend: Some(backend),
         gso_packets: lane.gso_packets,
         gso_sends: lane.gso_sends,

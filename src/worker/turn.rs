@@ -172,6 +172,7 @@ impl Worker {
                     self.drain_session(session);
                     return if fin { Read::Drained } else { Read::Again };
                 }
+                let Some(running) = self.sessions.get_mut(session) else { return Read::Drained };
                 match incoming(lane, stream, &mut running.next_incoming, bytes, fin) {
                     Ok(Some(input)) => input,
                     Ok(None) => return Read::Again,
@@ -181,7 +182,7 @@ impl Worker {
                     }
                 }
             }
-            Err(StreamError::Reset(_) | StreamError::Stopped(_) | StreamError::Gone) => {
+            Err(StreamError::Reset(_) | StreamError::Stopped(_) | StreamError::Unknown | StreamError::Quiche(_)) => {
                 lane.buffer = Some(buffer);
                 if stream == CONTROL_STREAM {
                     lane.control.fin_received = true;
@@ -300,7 +301,7 @@ impl Worker {
     fn lane_due(&mut self, key: usize) {
         let lane = &mut self.lanes[key];
         if lane.conn.timeout().is_some_and(|at: Instant| at <= self.now) {
-            lane.conn.on_timeout();
+            lane.conn.on_timeout(self.now);
         }
         let alive = lane.heard.max(lane.pinged) + self.shared.quic.keep_alive;
         if alive <= self.now && matches!(lane.phase, Phase::Serving { .. }) {
@@ -324,7 +325,7 @@ impl Worker {
     }
 }
 
-enum Read {
+pub(super) enum Read {
     /// There may be more on this stream.
     Again,
     /// Nothing more on this stream for now, or ever.

@@ -178,7 +178,7 @@ impl Driver {
         }
         match backend {
             Backend::IoUring => Ok(Driver::Uring(Box::new(UringDriver::new(config, slab)?))),
-            Backend::Poll => Ok(Driver::Poll(Box::new(PollDriver::new(config)?))),
+            Backend::Poll => Ok(Driver::Poll(Box::new(PollDriver::new(config, slab)?))),
         }
     }
 
@@ -273,10 +273,10 @@ impl Driver {
 
     /// Gives the memory of the slab's free buffers back to the kernel, also what is pinned by this ring's
     /// registration. For idle times: it costs a system call per buffer that was ever used.
-    pub fn trim(&mut self, slab: &Slab) {
+    pub fn trim(&mut self) {
         match self {
-            Driver::Uring(driver) => driver.trim(slab),
-            Driver::Poll(_) => slab.trim(),
+            Driver::Uring(driver) => driver.trim(),
+            Driver::Poll(driver) => driver.trim(),
         }
     }
 }

@@ -145,15 +145,15 @@ fn steering_program(workers: u8) -> [libc::sock_filter; 9] {
     };
     let load_byte = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
     [
-        op(load_byte, 0, 0, 0),                                               // 0: A = first byte
-        op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 2, 0, 0x80),         // 1: long header -> 4
-        op(load_byte, 0, 0, 1),                                               // 2: short: A = cid[0]
-        op(libc::BPF_JMP | libc::BPF_JA, 0, 0, 3),                            // 3: -> 7
-        op(load_byte, 0, 0, 5),                                               // 4: A = cid length
-        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, 0),             // 5: none -> 7 (0 % n = 0)
-        op(load_byte, 0, 0, 6),                                               // 6: A = cid[0]
+        op(load_byte, 0, 0, 0),                                       // 0: A = first byte
+        op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 2, 0, 0x80), // 1: long header -> 4
+        op(load_byte, 0, 0, 1),                                       // 2: short: A = cid[0]
+        op(libc::BPF_JMP | libc::BPF_JA, 0, 0, 3),                    // 3: -> 7
+        op(load_byte, 0, 0, 5),                                       // 4: A = cid length
+        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, 0),     // 5: none -> 7 (0 % n = 0)
+        op(load_byte, 0, 0, 6),                                       // 6: A = cid[0]
         op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, workers.into()), // 7: A %= workers
-        op(libc::BPF_RET | libc::BPF_A, 0, 0, 0),                             // 8: socket A
+        op(libc::BPF_RET | libc::BPF_A, 0, 0, 0),                     // 8: socket A
     ]
 }
 
@@ -176,12 +176,9 @@ fn set_buffer(fd: RawFd, force: i32, plain: i32, bytes: usize) -> io::Result<()>
 /// # Errors
 /// What socket(2) and connect(2) say: `ENETUNREACH` where there is no route.
 pub fn local_address_for(peer: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr =
+        if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = std::net::UdpSocket::bind((any, 0))?;
-    // Linux refuses port 0 for UDP connects of v6; the route does not depend on it.
-    let port = if peer.port() == 0 { 9 } else { peer.port() };
-    let mut peer = peer;
-    peer.set_port(port);
     socket.connect(peer)?;
     Ok(plain(socket.local_addr()?).ip())
 }

@@ -101,7 +101,9 @@ fn transfer(line: &str) -> Result<Transfer, TransferError> {
 #[test]
 fn directions() {
     assert!(matches!(transfer("a b landro://h/x"), Ok(Transfer::Push { sources, .. }) if sources.len() == 2));
-    assert!(matches!(transfer("landro://h/a landro://H:4433/b ."), Ok(Transfer::Pull { from, .. }) if from.len() == 2));
+    assert!(
+        matches!(transfer("landro://h/a landro://H:4433/b ."), Ok(Transfer::Pull { from, .. }) if from.len() == 2)
+    );
     assert!(matches!(transfer("a b"), Ok(Transfer::Local { .. })));
     assert_eq!(transfer("landro://h/a landro://h/b"), Err(TransferError::BothRemote));
     assert_eq!(transfer("a landro://h/b ."), Err(TransferError::MixedSources));

@@ -11,6 +11,9 @@ use super::stats::Stats;
 /// Raised when a field changes its meaning or goes away; new fields do not raise it.
 pub const SCHEMA: u32 = 1;
 
+/// About a hundred lines per write(2).
+const PRINT_BYTES: usize = 16 << 10;
+
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum JsonEvent<'a> {
@@ -103,23 +106,39 @@ struct Line<'a> {
     event: &'a JsonEvent<'a>,
 }
 
-/// Writes one line to stdout. Whoever reads along sees it at once.
-///
-/// # Errors
-/// Stdout is gone.
-pub fn print(event: &JsonEvent) -> io::Result<()> {
-    let mut line = to_line(event)?;
-    line.push('\n');
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(line.as_bytes())?;
-    stdout.flush()
+/// Prints events on stdout. `file` lines of a tree of small files come by the ten thousand: they wait for each
+/// other, at most until the next progress line.
+#[derive(Default)]
+pub struct Printer {
+    waiting: String,
+    /// A closed stdout (`| head`) ends the JSON, not the transfer.
+    gone: bool,
+}
+
+impl Printer {
+    pub fn print(&mut self, event: &JsonEvent) {
+        if self.gone {
+            return;
+        }
+        match to_line(event) {
+            Ok(line) => self.waiting.push_str(&line),
+            Err(error) => tracing::error!("an event cannot be written as JSON: {error}"),
+        }
+        let at_once = !matches!(event, JsonEvent::File { .. });
+        if at_once || self.waiting.len() >= PRINT_BYTES {
+            let mut stdout = io::stdout().lock();
+            self.gone = stdout.write_all(self.waiting.as_bytes()).and_then(|()| stdout.flush()).is_err();
+            self.waiting.clear();
+        }
+    }
 }
 
 /// JSON escapes only C0 controls by itself; NDJSON is looked at on terminals, so the rest is escaped too. Such
 /// characters stand only inside strings, where `\uXXXX` means the same.
 fn to_line(event: &JsonEvent) -> serde_json::Result<String> {
-    let json = serde_json::to_string(&Line { schema: SCHEMA, event })?;
+    let mut json = serde_json::to_string(&Line { schema: SCHEMA, event })?;
     if !json.contains(acts_on_terminal) {
+        json.push('\n');
         return Ok(json);
     }
     let mut safe = String::with_capacity(json.len() + 16);
@@ -130,6 +149,7 @@ fn to_line(event: &JsonEvent) -> serde_json::Result<String> {
             safe.push(c);
         }
     }
+    safe.push('\n');
     Ok(safe)
 }
 
@@ -143,23 +163,24 @@ mod tests {
     fn schema_and_event_come_first() {
         let event = JsonEvent::Warning { path: JsonPath::from("a"), message: "m" };
         let line = to_line(&event).unwrap();
-        assert_eq!(line, r#"{"schema":1,"event":"warning","path":"a","message":"m"}"#);
+        assert_eq!(line.trim_end(), r#"{"schema":1,"event":"warning","path":"a","message":"m"}"#);
     }
 
     #[test]
     fn errors_with_and_without_a_path() {
         let with = JsonEvent::Error { path: Some("f".into()), code: "full", errno: Some(28), message: "m" };
         let line = r#"{"schema":1,"event":"error","path":"f","code":"full","errno":28,"message":"m"}"#;
-        assert_eq!(to_line(&with).unwrap(), line);
+        assert_eq!(to_line(&with).unwrap().trim_end(), line);
         let without = JsonEvent::Error { path: None, code: "lost", errno: None, message: "m" };
-        assert_eq!(to_line(&without).unwrap(), r#"{"schema":1,"event":"error","code":"lost","message":"m"}"#);
+        let line = r#"{"schema":1,"event":"error","code":"lost","message":"m"}"#;
+        assert_eq!(to_line(&without).unwrap().trim_end(), line);
     }
 
     #[test]
     fn names_survive_and_nothing_acts_on_a_terminal() {
         let name = "a\n\u{1b}[2J\u{9b}\u{7f}\u{202e}\u{e0041}\"ä";
         let line = to_line(&JsonEvent::Warning { path: name.into(), message: "" }).unwrap();
-        assert!(!line.contains(acts_on_terminal), "{line}");
+        assert!(!line.trim_end().contains(acts_on_terminal), "{line}");
         let value: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["path"], name);
         assert_eq!(value.get("path_hex"), None);

@@ -30,6 +30,8 @@ pub struct Transport {
     pub lost_packets: u64,
     pub retransmitted_packets: u64,
     pub cwnd_bytes: u64,
+    /// QUIC connections used: more than one when a lane neared its packet limit.
+    pub lanes: u64,
     /// Mean packets per sendmsg.
     pub gso_batch: f64,
     /// Mean packets per received message.
@@ -42,10 +44,11 @@ impl From<&TransportStats> for Transport {
             rtt_us: stats.rtt.as_micros() as u64,
             min_rtt_us: stats.min_rtt.as_micros() as u64,
             sent_packets: stats.sent_packets,
-            received_packets: stats.recv_packets,
+            received_packets: stats.received_packets,
             lost_packets: stats.lost_packets,
             retransmitted_packets: stats.retransmitted_packets,
             cwnd_bytes: stats.cwnd_bytes,
+            lanes: stats.lanes,
             gso_batch: stats.gso_batch_mean,
             gro_batch: stats.gro_batch_mean,
         }
@@ -55,7 +58,7 @@ impl From<&TransportStats> for Transport {
 impl Stats {
     /// CPU time and memory so far; the rest is for the caller to fill in.
     pub fn of_this_process() -> Stats {
-        let (user, system) = landro_sys::cpu::process_cpu_time();
+        let (user, system) = landro_sys::cpu::process_cpu_time().unwrap_or_default();
         Stats {
             backend: None,
             backend_reason: None,
@@ -63,7 +66,7 @@ impl Stats {
             transport: None,
             cpu_user_seconds: user.as_secs_f64(),
             cpu_system_seconds: system.as_secs_f64(),
-            peak_rss_bytes: landro_sys::cpu::peak_rss_bytes(),
+            peak_rss_bytes: landro_sys::cpu::peak_rss_bytes().unwrap_or_default(),
         }
     }
 }
@@ -86,7 +89,11 @@ impl fmt::Display for Stats {
             writeln!(f, "cwnd      {}", BinaryBytes(t.cwnd_bytes))?;
             writeln!(f, "batches   {:.1} packets per send, {:.1} per receive", t.gso_batch, t.gro_batch)?;
         }
-        writeln!(f, "cpu       {:.3} s user, {:.3} s system", self.cpu_user_seconds, self.cpu_system_seconds)?;
+        writeln!(
+            f,
+            "cpu       {:.3} s user, {:.3} s system",
+            self.cpu_user_seconds, self.cpu_system_seconds
+        )?;
         write!(f, "memory    {} at most", BinaryBytes(self.peak_rss_bytes))
     }
 }

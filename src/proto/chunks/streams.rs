@@ -51,6 +51,11 @@ impl StreamSlots {
         self.slots[slot].jobs.pop_front();
     }
 
+    /// Takes a job that emitted nothing out of a slot's queue.
+    pub fn remove(&mut self, slot: usize, job: usize) {
+        self.slots[slot].jobs.retain(|other| *other != job);
+    }
+
     /// The open stream of a slot; a new one if there is none.
     pub fn key(&mut self, slot: usize) -> StreamKey {
         if let Some(key) = self.slots[slot].key {

@@ -66,11 +66,13 @@ pub struct Ops<T> {
     serial: u32,
 }
 
-impl<T> Ops<T> {
-    pub fn new() -> Ops<T> {
+impl<T> Default for Ops<T> {
+    fn default() -> Ops<T> {
         Ops { slots: Slab::new(), serial: 0 }
     }
+}
 
+impl<T> Ops<T> {
     /// Starts `cmd`, remembering `what` it is for.
     pub fn start(&mut self, ports: &mut Ports, what: T, cmd: DiskOp) {
         self.serial = self.serial.wrapping_add(1);
@@ -107,13 +109,13 @@ impl Reporter {
         Reporter { progress_at: now, progress_bytes: 0, announced_at: now, announced: (0, 0, false) }
     }
 
-    /// `bytes` passed so far, all in all. `last`: nothing follows, so tell even a little.
+    /// `bytes` passed so far, all in all; what is new of them is told. `last`: nothing follows, so tell even a little.
     pub fn progress(&mut self, now: Instant, ports: &mut Ports, bytes: u64, last: bool) {
         let more = bytes.saturating_sub(self.progress_bytes);
         let due = more >= REPORT_BYTES || now.saturating_duration_since(self.progress_at) >= REPORT_EVERY;
         if more > 0 && (due || last) {
             (self.progress_at, self.progress_bytes) = (now, bytes);
-            ports.event(Event::Progress { bytes });
+            ports.event(Event::Progress { bytes: more });
         }
     }
 

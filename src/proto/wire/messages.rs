@@ -79,6 +79,9 @@ pub enum Message {
     /// Either way: stop; the receiver keeps what can be resumed.
     #[n(13)]
     Cancel {},
+    /// Client to server: a `Listing` was taken; the server keeps only a few under way.
+    #[n(14)]
+    ListAck {},
 }
 
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]

@@ -13,16 +13,26 @@ mod target;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use landro_sys::{Buffer, FileDone, FileOp, Slab};
+use bytes::Bytes;
+use landro_sys::file::flags;
+use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Slab};
 
 use crate::proto::{DiskDone, DiskError, DiskOp};
 use crate::units::OpId;
 
 pub use space::{Base, Space};
+
+use names::c_string;
+
+/// Slab buffers any session may hold: one being sent, one being read.
+const MIN_SHARE_BUFFERS: usize = 2;
 
 /// A finished operation: whose it was, and what it found.
 pub struct Finished {
@@ -59,6 +69,8 @@ struct Shared {
     /// Tasks to poll again when a slab buffer is free.
     starved: RefCell<Vec<usize>>,
     current_task: Cell<usize>,
+    /// Slab buffers the reads of one session may hold.
+    share_buffers: Cell<usize>,
 }
 
 struct Slot {
@@ -74,6 +86,7 @@ impl Disk {
             pending: RefCell::default(),
             starved: RefCell::default(),
             current_task: Cell::new(0),
+            share_buffers: Cell::new(usize::MAX),
         };
         Disk { shared: Rc::new(shared), tasks: slab::Slab::new(), finished: Vec::new() }
     }
@@ -102,13 +115,16 @@ impl Disk {
 
     /// Polls tasks that wait for a slab buffer, if there is one again.
     pub fn feed_starved(&mut self) {
-        if self.shared.starved.borrow().is_empty() || self.shared.slab.in_use() >= self.shared.slab.capacity() {
-            return;
-        }
         let starved = std::mem::take(&mut *self.shared.starved.borrow_mut());
         for task in starved {
             self.poll_task(task);
         }
+    }
+
+    /// Divides the slab among the worker's sessions. A quarter stays free for what is being received.
+    pub fn share_among(&self, sessions: usize) {
+        let share = self.shared.slab.capacity() * 3 / 4 / sessions.max(1);
+        self.shared.share_buffers.set(share.max(MIN_SHARE_BUFFERS));
     }
 
     /// The next file operation to hand to the driver, with its token.
@@ -160,7 +176,7 @@ impl Files {
 
     /// A free slab buffer, waiting for one if need be.
     async fn buffer(&self) -> Buffer {
-        TakeBuffer { shared: self.shared.clone() }.await
+        TakeBuffer { files: self.clone() }.await
     }
 }
 
@@ -208,21 +224,50 @@ impl Future for Ring {
     }
 }
 
+/// A free slab buffer, as a future: ready when there is one and the session is within its share.
 struct TakeBuffer {
-    shared: Rc<Shared>,
+    files: Files,
 }
 
 impl Future for TakeBuffer {
     type Output = Buffer;
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Buffer> {
-        match self.shared.slab.take() {
+        let shared = &self.files.shared;
+        let within_share = self.files.space.pinned.load(Ordering::Relaxed) < shared.share_buffers.get();
+        match shared.slab.take().filter(|_| within_share) {
             Some(buffer) => Poll::Ready(buffer),
             None => {
-                self.shared.starved.borrow_mut().push(self.shared.current_task.get());
+                shared.starved.borrow_mut().push(shared.current_task.get());
                 Poll::Pending
             }
         }
+    }
+}
+
+/// Bytes read for a session, counted until the transport lets go of them: a peer that acknowledges nothing
+/// holds its own session's share of the slab and no more.
+struct Pinned {
+    data: Bytes,
+    count: Arc<AtomicUsize>,
+}
+
+impl Files {
+    fn pin(&self, data: Bytes) -> Bytes {
+        self.space.pinned.fetch_add(1, Ordering::Relaxed);
+        Bytes::from_owner(Pinned { data, count: self.space.pinned.clone() })
+    }
+}
+
+impl AsRef<[u8]> for Pinned {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -267,5 +312,20 @@ async fn run(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
         }
         DiskOp::ClosePart { file, keep } => target::close_part(&files, file, keep).await,
         DiskOp::CleanPart { dir, name } => target::clean_part(&files, dir, &name).await,
+    }
+}
+
+/// Opens a directory beneath another, for a peer that is confined to a part of the served root.
+///
+/// # Errors
+/// As openat2(2).
+pub fn open_beneath(root: &Arc<OwnedFd>, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
+    let path = c_string(source::relative(path)).map_err(|error| io::Error::from_raw_os_error(error.errno))?;
+    let path = if path.is_empty() { c".".to_owned() } else { path };
+    let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow { flags: flags::O_DIRECTORY | flags::O_RDONLY, mode: 0, resolve };
+    match landro_sys::run(FileOp::Open { dir: Some(root.clone()), path, how })? {
+        FileDone::Opened(fd) => Ok(Arc::new(fd)),
+        other => unreachable!("openat2 answered {other:?}"),
     }
 }

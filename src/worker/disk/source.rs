@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, OpenHow, Slab, Statx};
 
 use super::names::c_string;
@@ -18,16 +19,16 @@ use crate::units::{DirId, FileId, Name};
 pub fn meta_of(stat: &Statx) -> Meta {
     let kind = match stat.kind {
         landro_sys::FileKind::File => Kind::File,
-        landro_sys::FileKind::Directory => Kind::Directory,
+        landro_sys::FileKind::Dir => Kind::Directory,
         landro_sys::FileKind::Symlink => Kind::Symlink,
-        landro_sys::FileKind::Other => Kind::Special,
+        landro_sys::FileKind::Special | landro_sys::FileKind::Unknown => Kind::Special,
     };
     Meta {
         kind,
         mode: stat.mode & 0o7777,
         mtime: Mtime { seconds: stat.mtime_s, nanoseconds: stat.mtime_ns },
-        size_bytes: stat.size_bytes,
-        inode: stat.inode,
+        size_bytes: stat.size,
+        inode: stat.ino,
     }
 }
 
@@ -59,9 +60,9 @@ impl Files {
                 Ok(fd)
             }
             Base::Local => {
-                let how = |flags| OpenHow { flags: OpenHow::DIRECTORY | OpenHow::CLOEXEC | flags, mode: 0, resolve: 0 };
-                match self.open(None, path, how(OpenHow::RDONLY)).await {
-                    Err(DiskError { errno: 13, .. }) => self.open(None, path, how(OpenHow::PATH)).await,
+                let how = |flags| OpenHow { flags: flags::O_DIRECTORY | flags, mode: 0, resolve: 0 };
+                match self.open(None, path, how(flags::O_RDONLY)).await {
+                    Err(DiskError { errno: 13, .. }) => self.open(None, path, how(flags::O_PATH)).await,
                     other => other,
                 }
             }
@@ -69,7 +70,7 @@ impl Files {
     }
 
     pub(super) async fn lstat(&self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<Meta, DiskError> {
-        let op = FileOp::Statx { dir: Some(dir.clone()), path: c_string(name)?, flags: Statx::NOFOLLOW };
+        let op = FileOp::Statx { dir: Some(dir.clone()), path: c_string(name)?, flags: flags::AT_SYMLINK_NOFOLLOW };
         match self.call("statx", op).await? {
             FileDone::Stat(stat) => Ok(meta_of(&stat)),
             other => unreachable!("statx answered {other:?}"),
@@ -143,7 +144,7 @@ pub async fn open_dir(files: &Files, parent: DirId, name: Option<&Name>, dir: Di
     });
     if follow {
         let parent_fd = files.dir(parent).await?;
-        let how = OpenHow { flags: OpenHow::DIRECTORY | OpenHow::CLOEXEC, mode: 0, resolve: follow_rule(files) };
+        let how = OpenHow { flags: flags::O_DIRECTORY, mode: 0, resolve: follow_rule(files) };
         let fd = files.open(Some(&parent_fd), name_bytes, how).await?;
         files.space.add_dir(dir, fd.clone(), Vec::new(), fd, true);
         return Ok(DiskDone::Done);
@@ -166,19 +167,20 @@ pub async fn open_dir(files: &Files, parent: DirId, name: Option<&Name>, dir: Di
 /// The user's own links may lead anywhere; a daemon's stay beneath its root.
 fn follow_rule(files: &Files) -> u64 {
     match files.space.base() {
-        Base::Served(_) => OpenHow::BENEATH | OpenHow::NO_MAGICLINKS,
+        Base::Served(_) => flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS,
         Base::Local => 0,
     }
 }
 
 pub async fn list(files: &Files, dir: DirId, max_entries: usize) -> Result<DiskDone, DiskError> {
-    let lister = files.lister(dir).await?;
-    let (names, end) = match files.call("getdents64", FileOp::List { file: lister, max_entries }).await? {
-        FileDone::Listed { names, end } => (names, end),
-        other => unreachable!("getdents64 answered {other:?}"),
-    };
     let fd = files.dir(dir).await?;
-    let looks: Vec<_> = names.into_iter().map(|name| files.look_at(fd.clone(), name.into())).collect();
+    let op = FileOp::List { file: fd.clone(), cursor: files.space.list_cursor(dir), max: max_entries };
+    let FileDone::Listed { entries, next } = files.call("getdents64", op).await? else {
+        unreachable!("getdents64 answers Listed")
+    };
+    files.space.set_list_cursor(dir, next.unwrap_or(0));
+    let end = next.is_none();
+    let looks: Vec<_> = entries.into_iter().map(|entry| files.look_at(fd.clone(), entry.name.into())).collect();
     // All at once: on a ring each look is a trip to an io-wq thread.
     let entries = join_all(looks).await;
     Ok(DiskDone::Listed { entries, end })
@@ -215,7 +217,7 @@ pub async fn read_small(files: &Files, dir: DirId, name: &Name, max_bytes: usize
 /// Never through a symlink, and never blocking on a FIFO that took the file's place.
 fn read_how() -> OpenHow {
     OpenHow {
-        flags: OpenHow::RDONLY | OpenHow::NOFOLLOW | OpenHow::NONBLOCK | OpenHow::CLOEXEC,
+        flags: flags::O_RDONLY | flags::O_NOFOLLOW | flags::O_NONBLOCK,
         mode: 0,
         resolve: 0,
     }
@@ -249,7 +251,7 @@ pub async fn read(files: &Files, file: FileId, offset: u64, len_bytes: usize) ->
             break;
         }
     }
-    Ok(DiskDone::Read { data: buffer.split() })
+    Ok(DiskDone::Read { data: files.pin(buffer.split()) })
 }
 
 pub async fn stat(files: &Files, file: FileId) -> Result<DiskDone, DiskError> {

@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
+use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow};
 
 use super::names::c_string;
@@ -35,6 +37,8 @@ pub struct Space {
     clock: Cell<u64>,
     /// A partly filled buffer that small reads share.
     pub(super) small_reads: RefCell<Option<Buffer>>,
+    /// Slab buffers this session's reads hold until their bytes are acknowledged.
+    pub(super) pinned: Arc<AtomicUsize>,
     /// The file system of the target has no O_TMPFILE (NFS, FUSE, FAT): use named temporary files.
     pub(super) no_tmpfile: Cell<bool>,
     /// A source typed with a trailing slash, whose final symlink is followed.
@@ -48,8 +52,8 @@ struct Dir {
     /// Symlinks on the way are refused (a sender sends them as symlinks) or resolved beneath the root.
     no_symlinks: bool,
     open: Option<Arc<OwnedFd>>,
-    /// Being listed: the position lives in this open file description, so it is not closed meanwhile.
-    listing: Option<Arc<OwnedFd>>,
+    /// Where the next batch of names begins (a directory offset of this file system, stable across reopening).
+    list_cursor: u64,
     used: u64,
 }
 
@@ -83,6 +87,7 @@ impl Space {
             files: RefCell::default(),
             clock: Cell::new(0),
             small_reads: RefCell::default(),
+            pinned: Arc::default(),
             no_tmpfile: Cell::new(false),
             followed: RefCell::default(),
         }
@@ -126,7 +131,7 @@ impl Space {
     ) {
         let used = self.tick();
         let mut dirs = self.dirs.borrow_mut();
-        dirs.insert(dir, Dir { root, path, no_symlinks, open: Some(open), listing: None, used });
+        dirs.insert(dir, Dir { root, path, no_symlinks, open: Some(open), list_cursor: 0, used });
         if dirs.len() > MAX_OPEN_DIRECTORIES {
             Self::close_oldest(&mut dirs);
         }
@@ -146,6 +151,16 @@ impl Space {
             return Err(DiskError { call: "path", errno: 36 }); // ENAMETOOLONG
         }
         Ok((dir.root.clone(), path))
+    }
+
+    pub fn list_cursor(&self, dir: DirId) -> u64 {
+        self.dirs.borrow().get(&dir).map_or(0, |dir| dir.list_cursor)
+    }
+
+    pub fn set_list_cursor(&self, dir: DirId, cursor: u64) {
+        if let Some(dir) = self.dirs.borrow_mut().get_mut(&dir) {
+            dir.list_cursor = cursor;
+        }
     }
 
     fn tick(&self) -> u64 {
@@ -190,16 +205,6 @@ impl Files {
         Ok(open)
     }
 
-    /// The descriptor that lists a directory, the same from the first batch of names to the last.
-    pub(super) async fn lister(&self, dir: DirId) -> Result<Arc<OwnedFd>, DiskError> {
-        let open = self.dir(dir).await?;
-        let mut dirs = self.space.dirs.borrow_mut();
-        match dirs.get_mut(&dir) {
-            Some(found) => Ok(found.listing.get_or_insert(open).clone()),
-            None => Err(DiskError { call: "directory", errno: 9 }),
-        }
-    }
-
     /// Opens a directory below `root`, never leaving it.
     pub(super) async fn open_dir_beneath(
         &self,
@@ -207,12 +212,12 @@ impl Files {
         path: &[u8],
         no_symlinks: bool,
     ) -> Result<Arc<OwnedFd>, DiskError> {
-        let resolve = OpenHow::BENEATH | OpenHow::NO_MAGICLINKS | if no_symlinks { OpenHow::NO_SYMLINKS } else { 0 };
+        let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS | if no_symlinks { flags::RESOLVE_NO_SYMLINKS } else { 0 };
         let path = if path.is_empty() { &b"."[..] } else { path };
-        let how = |flags| OpenHow { flags: OpenHow::DIRECTORY | OpenHow::CLOEXEC | flags, mode: 0, resolve };
-        match self.open(Some(root), path, how(OpenHow::RDONLY)).await {
+        let how = |flags| OpenHow { flags: flags::O_DIRECTORY | flags, mode: 0, resolve };
+        match self.open(Some(root), path, how(flags::O_RDONLY)).await {
             // A directory one may enter but not list (mode 0311): O_PATH is enough for the *at calls.
-            Err(DiskError { errno: 13, .. }) => self.open(Some(root), path, how(OpenHow::PATH)).await,
+            Err(DiskError { errno: 13, .. }) => self.open(Some(root), path, how(flags::O_PATH)).await,
             other => other,
         }
     }
@@ -233,7 +238,7 @@ impl Files {
 
     /// Learns whether the session works on a memory file system; one that is not makes the session asynchronous.
     pub(super) async fn learn_file_system(&self, fd: &Arc<OwnedFd>) -> Result<(), DiskError> {
-        if let FileDone::StatFs(found) = self.call("fstatfs", FileOp::StatFs { file: fd.clone() }).await? {
+        if let FileDone::FileSystem(found) = self.call("fstatfs", FileOp::StatFs { file: fd.clone() }).await? {
             let before = self.space.in_memory.get().unwrap_or(true);
             self.space.in_memory.set(Some(before && found.is_memory));
         }

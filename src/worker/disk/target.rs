@@ -5,11 +5,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, OpenHow, Slab};
 
 use super::names;
 use super::names::c_string;
-use super::source::{meta_of, relative, split_path};
+use super::source::{relative, split_path};
 use super::space::{Base, OpenFile, Part};
 use super::{DiskDone, DiskError, Files};
 use crate::proto::{Kind, Mtime};
@@ -146,7 +147,7 @@ async fn write_all(files: &Files, file: &Arc<OwnedFd>, mut offset: u64, mut data
 /// An unnamed file in `dir` (a crash leaves nothing), or a named one where the file system has no O_TMPFILE.
 async fn temporary(files: &Files, dir: &Arc<OwnedFd>, name: &Name) -> Result<(Arc<OwnedFd>, Option<CString>), DiskError> {
     if !files.space.no_tmpfile.get() {
-        let how = OpenHow { flags: OpenHow::TMPFILE | OpenHow::RDWR | OpenHow::CLOEXEC, mode: 0o600, resolve: 0 };
+        let how = OpenHow { flags: flags::O_TMPFILE | flags::O_RDWR, mode: 0o600, resolve: 0 };
         match files.open(Some(dir), b".", how).await {
             Ok(fd) => return Ok((fd, None)),
             // NFS and FUSE: EOPNOTSUPP; kernels or layers that do not know the flag: EISDIR, EINVAL or ENOENT.
@@ -169,9 +170,9 @@ async fn temporary(files: &Files, dir: &Arc<OwnedFd>, name: &Name) -> Result<(Ar
 async fn open_locked(files: &Files, dir: &Arc<OwnedFd>, path: &CString) -> Result<Option<Arc<OwnedFd>>, DiskError> {
     const TRIES: usize = 8;
     let how = OpenHow {
-        flags: OpenHow::CREAT | OpenHow::RDWR | OpenHow::NOFOLLOW | OpenHow::NONBLOCK | OpenHow::CLOEXEC,
+        flags: flags::O_CREAT | flags::O_RDWR | flags::O_NOFOLLOW | flags::O_NONBLOCK,
         mode: 0o600,
-        resolve: OpenHow::BENEATH,
+        resolve: flags::RESOLVE_BENEATH,
     };
     for _ in 0..TRIES {
         let fd = files.open(Some(dir), path.as_bytes(), how).await?;
@@ -182,7 +183,7 @@ async fn open_locked(files: &Files, dir: &Arc<OwnedFd>, path: &CString) -> Resul
         // The previous holder may have renamed or removed the file between our open and our lock.
         let ours = files.fstat(&fd).await?;
         match files.lstat(dir, path.as_bytes()).await {
-            Ok(named) if named.inode == ours.inode && named.kind == Kind::File => return Ok(Some(fd)),
+            Ok(named) if named.inode == ours.ino && named.kind == Kind::File => return Ok(Some(fd)),
             Ok(named) if named.kind != Kind::File => return Err(DiskError { call: "openat2", errno: EEXIST }),
             Ok(_) | Err(DiskError { errno: ENOENT, .. }) => {}
             Err(error) => return Err(error),
@@ -234,13 +235,13 @@ async fn publish(
 }
 
 async fn link(files: &Files, file: &Arc<OwnedFd>, to_dir: &Arc<OwnedFd>, to: &CString) -> Result<(), DiskError> {
-    let op = FileOp::Link { file: file.clone(), to_dir: to_dir.clone(), to: to.clone() };
+    let op = FileOp::Link { file: file.clone(), to_dir: Some(to_dir.clone()), to: to.clone() };
     files.call("linkat", op).await?;
     Ok(())
 }
 
 async fn rename(files: &Files, dir: &Arc<OwnedFd>, from: &CString, to: &CString) -> Result<(), DiskError> {
-    let op = FileOp::Rename { from_dir: dir.clone(), from: from.clone(), to_dir: dir.clone(), to: to.clone() };
+    let op = FileOp::Rename { from_dir: Some(dir.clone()), from: from.clone(), to_dir: Some(dir.clone()), to: to.clone(), flags: 0 };
     files.call("renameat", op).await?;
     Ok(())
 }
@@ -354,18 +355,18 @@ async fn open_resumable(
     path: CString,
 ) -> Result<DiskDone, DiskError> {
     let how = OpenHow {
-        flags: OpenHow::CREAT | OpenHow::RDWR | OpenHow::NOFOLLOW | OpenHow::NONBLOCK | OpenHow::CLOEXEC,
+        flags: flags::O_CREAT | flags::O_RDWR | flags::O_NOFOLLOW | flags::O_NONBLOCK,
         mode: 0o600,
-        resolve: OpenHow::BENEATH,
+        resolve: flags::RESOLVE_BENEATH,
     };
     let journal = files.open(Some(&dir), names::journal(name).as_bytes(), how).await?;
     let stat = files.fstat(&journal).await?;
     let bytes = if stat.kind == landro_sys::FileKind::File {
-        read_whole(files, &journal, (stat.size_bytes as usize).min(MAX_JOURNAL_BYTES)).await?
+        read_whole(files, &journal, (stat.size as usize).min(MAX_JOURNAL_BYTES)).await?
     } else {
         return Err(DiskError { call: "openat2", errno: EEXIST });
     };
-    let size_bytes = files.fstat(&data).await?.size_bytes;
+    let size_bytes = files.fstat(&data).await?.size;
     let part = Part { data, dir, name: name.clone(), journal: Some(journal), temporary: Some(path) };
     files.space.add_file(file, OpenFile::Part(part));
     Ok(DiskDone::Part { journal: bytes, size_bytes, resumable: true })
@@ -464,9 +465,9 @@ pub async fn clean_part(files: &Files, dir: DirId, name: &Name) -> Result<DiskDo
     let dir = files.dir(dir).await?;
     let path = names::part(name);
     let how = OpenHow {
-        flags: OpenHow::RDONLY | OpenHow::NOFOLLOW | OpenHow::NONBLOCK | OpenHow::CLOEXEC,
+        flags: flags::O_RDONLY | flags::O_NOFOLLOW | flags::O_NONBLOCK,
         mode: 0,
-        resolve: OpenHow::BENEATH,
+        resolve: flags::RESOLVE_BENEATH,
     };
     match files.open(Some(&dir), path.as_bytes(), how).await {
         Ok(fd) => {

@@ -33,7 +33,8 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
         FileOp::Read { file, offset, mut buffer, len } => {
             let len = len.min(buffer.spare_len());
             let bytes = uninterrupted(|| {
-                nix::sys::uio::pread(&file, &mut buffer.spare_mut()[..len], signed(offset)?).map_err(io::Error::from)
+                nix::sys::uio::pread(&file, &mut buffer.spare_mut()[..len], signed(offset)?)
+                    .map_err(io::Error::from)
             })?;
             Ok(FileDone::Read { buffer, bytes })
         }

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Installs what building (and, with "test", testing) landro needs on Debian, if it is missing. Sourced by the
+# other scripts, which then find cargo in PATH; run by itself it only installs.
+#   scripts/setup.sh [build|test]
+
+build_needs=(build-essential ca-certificates clang cmake curl git libclang-dev pkg-config)
+test_needs=(iproute2 procps util-linux)
+
+die() {
+    echo "$0: $*" >&2
+    exit 1
+}
+
+install_packages() {
+    local missing=() package
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || die "this is not Debian; install the likes of: ${missing[*]}"
+    local as_root=()
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || die "run this as root, or install: ${missing[*]}"
+        as_root=(sudo)
+    fi
+    echo "installing ${missing[*]}" >&2
+    "${as_root[@]}" apt-get update -q >&2
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" >&2
+}
+
+find_rust() {
+    # A shell that was open while rustup was installed has not got its directory in PATH yet.
+    command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    command -v cargo >/dev/null && return 0
+    die "Rust is missing. Get it by rustup, then run this again:
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal"
+}
+
+setup() {
+    local needs=("${build_needs[@]}")
+    case "${1:-build}" in
+    build) ;;
+    test) needs+=("${test_needs[@]}") ;;
+    *) die "usage: $0 [build|test]" ;;
+    esac
+    install_packages "${needs[@]}"
+    find_rust
+}
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+    set -eu
+    setup "$@"
+fi

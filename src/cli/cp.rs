@@ -1,0 +1,172 @@
+//! `landro cp`: one transfer with a daemon, or a local copy.
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::daemon::signals::{Hangup, Signals};
+use crate::engine::{ClientEvent, Ended};
+use crate::proto::session::Request;
+use crate::units::Fingerprint;
+
+use super::args::{self, CpArgs, Transfer};
+use super::client::{self, Dial};
+use super::local::{self, Job};
+use super::outcome::{Parties, judge};
+use super::report::stats::{Stats, Transport};
+use super::report::{Reporter, Style};
+use super::url::Host;
+use super::{CliError, Exit};
+
+pub fn run(args: CpArgs) -> Result<Exit, CliError> {
+    let transfer = Transfer::parse(&args.sources, &args.destination)?;
+    let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
+    let mut reporter = Reporter::new(Style { json: args.json, quiet: args.quiet, stats: args.stats });
+    let (direction, host) = match &transfer {
+        Transfer::Push { to, .. } => ("push", Some(&to.host)),
+        Transfer::Pull { from, .. } => ("pull", from.first().map(|url| &url.host)),
+        Transfer::Local { .. } => ("local", None),
+    };
+    reporter.start(direction, host.map(Host::to_string));
+    let mut seen = Seen::default();
+    let result = match host {
+        Some(host) => remote(&args, &transfer, host, &signals, &mut reporter, &mut seen),
+        None => copy_locally(&args, &transfer, &signals, &mut reporter),
+    };
+    let (exit, totals) = match result {
+        Ok((ended, own)) => {
+            let verdict = judge(&ended, signals.asked(), Parties { host, own });
+            if let Some(message) = &verdict.message {
+                reporter.error(verdict.code, message);
+            }
+            (verdict.exit, verdict.totals)
+        }
+        Err(error) => {
+            let (exit, code) = error.exit();
+            reporter.error(code, &error.to_string());
+            (exit, None)
+        }
+    };
+    reporter.finish(exit, totals, seen.stats());
+    Ok(exit)
+}
+
+/// What the engine told about the connection.
+#[derive(Default)]
+struct Seen {
+    backend: Option<(String, String)>,
+    peer: Option<String>,
+    transport: Option<Transport>,
+}
+
+impl Seen {
+    fn stats(self) -> Stats {
+        let (backend, backend_reason) = self.backend.unzip();
+        Stats {
+            backend,
+            backend_reason,
+            peer: self.peer,
+            transport: self.transport,
+            ..Stats::of_this_process()
+        }
+    }
+}
+
+type End = Result<(Ended, Option<Fingerprint>), CliError>;
+
+fn remote(
+    args: &CpArgs,
+    transfer: &Transfer,
+    host: &Host,
+    signals: &Signals,
+    reporter: &mut Reporter,
+    seen: &mut Seen,
+) -> End {
+    let dial = Dial { streams: args.streams, ..Dial::new(host, &args.trust, &args.engine) };
+    let request = request(args, transfer)?;
+    let done = client::run(&dial, signals, &|| request.clone(), &mut |event| match event {
+        None => reporter.tick(),
+        Some(ClientEvent::Session(event)) => reporter.event(&event),
+        Some(ClientEvent::Connected { fingerprint, address, backend, backend_reason }) => {
+            seen.backend = Some((format!("{backend:?}"), backend_reason));
+            seen.peer = Some(format!("{address} {fingerprint}"));
+        }
+        Some(ClientEvent::Stats(stats)) => seen.transport = Some(Transport::from(&*stats)),
+        Some(ClientEvent::Ended(_)) => {}
+    })?;
+    Ok((done.ended, Some(done.own)))
+}
+
+fn copy_locally(args: &CpArgs, transfer: &Transfer, signals: &Signals, reporter: &mut Reporter) -> End {
+    let Transfer::Local { sources, target } = transfer else {
+        unreachable!("only local copies have no host")
+    };
+    let job = Job { sources, target, force: args.force, fsync: args.fsync };
+    let outcome = local::copy(&job, &|| signals.asked().is_some(), &mut |event| reporter.event(&event))?;
+    Ok((Ended::Outcome(outcome), None))
+}
+
+fn request(args: &CpArgs, transfer: &Transfer) -> Result<Request, CliError> {
+    let (force, fsync) = (args.force, args.fsync);
+    // Typed in bytes, limited in bits; 0 means that nobody limits.
+    let bwlimit_bps = args.bwlimit.filter(|&rate| rate > 0).map(|bytes| bytes.saturating_mul(8));
+    Ok(match transfer {
+        Transfer::Push { sources, to } => Request::Push {
+            sources: sources.iter().map(|path| local_source(path)).collect::<Result<_, _>>()?,
+            must_be_dir: args::must_be_dir(&to.path, sources.len()),
+            target: target(&to.path),
+            force,
+            fsync,
+            bwlimit_bps,
+        },
+        Transfer::Pull { from, target: local } => Request::Pull {
+            sources: from.iter().map(|url| Bytes::from(url.path.clone())).collect(),
+            must_be_dir: args::must_be_dir(local, from.len()),
+            target: target(local),
+            force,
+            fsync,
+            bwlimit_bps,
+        },
+        Transfer::Local { .. } => unreachable!("a local copy asks nobody"),
+    })
+}
+
+/// A source that ends in `.` or `..` has no name to land under; its real path has.
+fn local_source(path: &[u8]) -> Result<Bytes, CliError> {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let last = path.rsplit(|&b| b == b'/').find(|part| !part.is_empty());
+    if !matches!(last, Some(b"." | b"..")) {
+        return Ok(Bytes::copy_from_slice(path));
+    }
+    let real =
+        Path::new(std::ffi::OsStr::from_bytes(path)).canonicalize().map_err(CliError::WorkingDirectory)?;
+    Ok(Bytes::from(real.into_os_string().into_vec()))
+}
+
+/// Without its trailing slashes, which `must_be_dir` stands for.
+fn target(path: &[u8]) -> Bytes {
+    let end = path.iter().rposition(|&b| b != b'/').map_or(path.len().min(1), |at| at + 1);
+    Bytes::copy_from_slice(&path[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_lose_their_trailing_slashes() {
+        for (typed, expected) in
+            [("a", "a"), ("a//", "a"), ("/", "/"), ("//", "/"), ("", ""), ("/a/b/", "/a/b")]
+        {
+            assert_eq!(target(typed.as_bytes()), expected, "{typed}");
+        }
+    }
+
+    #[test]
+    fn dots_get_a_name() {
+        assert_eq!(local_source(b"a/b/").unwrap(), "a/b/");
+        let here = local_source(b".").unwrap();
+        assert!(here.starts_with(b"/") && !here.ends_with(b"."));
+        assert_eq!(local_source(b"/usr/../").unwrap(), "/");
+    }
+}

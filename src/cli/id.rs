@@ -1,0 +1,11 @@
+//! `landro id`: this host's fingerprint.
+
+use std::io::Write;
+
+use super::{CliError, Exit, trust};
+
+pub fn run() -> Result<Exit, CliError> {
+    let identity = trust::identity(&trust::config_dir()?)?;
+    writeln!(std::io::stdout(), "{}", identity.fingerprint()).map_err(CliError::Stdout)?;
+    Ok(Exit::Done)
+}

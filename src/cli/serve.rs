@@ -1,0 +1,58 @@
+//! `landro serve`: options resolved, and the one line that says the daemon is ready.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
+use crate::daemon::policy::Restrict;
+use crate::daemon::{self, Options};
+
+use super::args::ServeArgs;
+use super::url::DEFAULT_PORT;
+use super::{CliError, Exit, trust};
+
+pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
+    let dir = trust::config_dir()?;
+    let identity = trust::identity(&dir)?;
+    let own = identity.fingerprint();
+    let options = Options {
+        listen: listen(&args),
+        backend: args.engine.backend(),
+        quic: args.engine.quic(),
+        workers: args.workers.map_or_else(one_per_core, usize::from),
+        memory_budget_bytes: args.memory_budget.unwrap_or(DEFAULT_MEMORY_BUDGET_BYTES),
+        identity,
+        authorized_peers: dir.join("authorized_peers"),
+        allow: args.allow,
+        restrict: match (args.read_only, args.write_only) {
+            (true, _) => Restrict::ReadOnly,
+            (_, true) => Restrict::WriteOnly,
+            _ => Restrict::Nothing,
+        },
+        root: args.root,
+    };
+    daemon::run(options, |addresses| {
+        let urls: Vec<String> = addresses.iter().map(|address| format!("landro://{address}/")).collect();
+        let mut stdout = std::io::stdout().lock();
+        writeln!(stdout, "listening on {} id {own}", urls.join(" "))?;
+        stdout.flush()
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Cores this process may use: its affinity and its cgroup's quota count. A connection id has room for 255.
+fn one_per_core() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(255))
+}
+
+/// Without `--listen`: all addresses of both families through one socket, or IPv4 alone where the kernel has no
+/// IPv6 (`ipv6.disable=1`, some containers).
+fn listen(args: &ServeArgs) -> Vec<SocketAddr> {
+    if !args.listen.is_empty() {
+        return args.listen.iter().flat_map(|listen| listen.0.clone()).collect();
+    }
+    match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+        Ok(_) => vec![(Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()],
+        Err(_) => vec![(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into()],
+    }
+}

@@ -1,0 +1,442 @@
+//! One session from the greeting to its outcome: which role this side has, what the peer may say, how it ends.
+//!
+//! The roles do the work: [`Sender`], [`Receiver`], and the listing. A session reads control messages, hands each
+//! to its role, and turns every way a session can end into exactly one [`Outcome`], after the role has closed
+//! what it held.
+
+pub mod errors;
+mod greeting;
+mod listing;
+pub mod ports;
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::chunks::ParallelTransferConfig;
+use super::receiver::{Receiver, Target};
+use super::sender::Sender;
+use super::wire::{Decoder, Message, WireError};
+use super::{Event, Input, Outcome, Output, SessionError, SessionErrorCode, Totals};
+use errors::{Violation, session_error, violation};
+use listing::Lister;
+use ports::Ports;
+
+/// A server drops a session that has not said a whole `Hello` by then.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A client takes a server that has not answered by then for lost. Longer, since a server looks at the target
+/// first, which may be a disk that has to spin up.
+pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a session may use.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Entries without final verdict, directories being walked not counted. Usually 1024.
+    pub entry_window: u32,
+    /// Received bytes not written yet before reading of data streams stops.
+    pub write_behind_bytes: usize,
+    /// Bytes read from the disk and not taken by the transport yet.
+    pub read_ahead_bytes: usize,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: [u8; 16],
+    pub parallel: ParallelTransferConfig,
+    /// Disk operations that look, make or open, in flight at a time. Usually 64.
+    pub lookups: usize,
+}
+
+/// What the server lets this client do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    pub read: bool,
+    pub write: bool,
+}
+
+/// What a client wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Local `sources` go to `target` on the server.
+    Push {
+        sources: Vec<Bytes>,
+        target: Bytes,
+        must_be_dir: bool,
+        force: bool,
+        fsync: bool,
+        /// Bits per second.
+        bwlimit_bps: Option<u64>,
+    },
+    /// The server's `sources` come to the local `target`.
+    Pull {
+        sources: Vec<Bytes>,
+        target: Bytes,
+        must_be_dir: bool,
+        force: bool,
+        fsync: bool,
+        /// Bits per second, kept by the server.
+        bwlimit_bps: Option<u64>,
+    },
+    /// The server describes `path`.
+    List { path: Bytes },
+}
+
+/// One side of a session.
+pub struct Session {
+    client: bool,
+    limits: Limits,
+    decoder: Decoder,
+    ports: Ports,
+    phase: Phase,
+    end: End,
+}
+
+/// How far a session is.
+enum Phase {
+    /// Server: nothing was asked yet. Next: Sending, Placing, Listing.
+    AwaitHello {
+        grant: Grant,
+        until: Instant,
+    },
+    /// Client: a push or a listing was asked for. Next: Sending, Reading.
+    AwaitWelcome {
+        request: Request,
+        until: Instant,
+    },
+    /// The receiver's target is looked up; what follows is `then`. Next: Receiving, AwaitSender.
+    Placing {
+        receiver: Box<Receiver>,
+        then: Then,
+    },
+    /// Client: a pull was asked for. Next: Receiving.
+    AwaitSender {
+        receiver: Box<Receiver>,
+        until: Instant,
+    },
+    Sending(Box<Sender>),
+    Receiving(Box<Receiver>),
+    /// Server: a listing is on its way.
+    Listing(Box<Lister>),
+    /// Client: a listing is being read.
+    Reading,
+}
+
+/// What follows once the target is known.
+enum Then {
+    /// Server: the client may begin.
+    Welcome,
+    /// Client: the server is asked for these.
+    Ask { sources: Vec<Bytes>, bwlimit_bps: Option<u64> },
+}
+
+/// Whether and how a session ends.
+enum End {
+    /// Next: Closing.
+    No,
+    /// The outcome is known; the role closes what it holds. Next: Over.
+    Closing(Outcome),
+    /// `Finished` was said.
+    Over,
+}
+
+impl Session {
+    /// One mutation; [`Session::poll`] until `None` next. After `Finished` everything is ignored.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        if matches!(self.end, End::Over) {
+            return;
+        }
+        if let Err(Violation(text)) = self.take(now, input) {
+            self.finish(Outcome::Violation(text));
+        }
+        self.advance(now);
+    }
+
+    /// The next thing wanted from the world. What is held back to go together is handed over when there is
+    /// nothing else.
+    pub fn poll(&mut self) -> Option<Output> {
+        if let Some(output) = self.ports.pop() {
+            return Some(output);
+        }
+        self.flush();
+        self.ports.pop()
+    }
+
+    /// When `Input::Tick` is due if nothing else happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        if !matches!(self.end, End::No) {
+            return None;
+        }
+        match &self.phase {
+            Phase::AwaitHello { until, .. }
+            | Phase::AwaitWelcome { until, .. }
+            | Phase::AwaitSender { until, .. } => Some(*until),
+            Phase::Sending(sender) => sender.deadline(),
+            Phase::Placing { .. } | Phase::Receiving(_) | Phase::Listing(_) | Phase::Reading => None,
+        }
+    }
+
+    /// Whether data streams may be read now; the world leaves their bytes in the transport otherwise.
+    pub fn reads_allowed(&self) -> bool {
+        match &self.phase {
+            Phase::Receiving(receiver) => receiver.reads_allowed(),
+            _ => true,
+        }
+    }
+
+    fn take(&mut self, now: Instant, input: Input) -> Result<(), Violation> {
+        match input {
+            Input::Control(bytes) => self.on_control(now, bytes),
+            Input::ControlClosed => {
+                let totals = self.totals();
+                self.finish(Outcome::Lost(totals));
+                Ok(())
+            }
+            Input::Data { stream, bytes, fin } => match (&mut self.phase, &self.end) {
+                (_, End::Closing(_) | End::Over) => Ok(()),
+                (Phase::Receiving(receiver), End::No) => {
+                    receiver.on_data(&mut self.ports, stream, bytes, fin)
+                }
+                _ => violation("data from a peer that has none to send"),
+            },
+            Input::DataReset { .. } => {
+                // Only an ending transport resets streams; what it had to say about why comes no more.
+                let totals = self.totals();
+                self.finish(Outcome::Lost(totals));
+                Ok(())
+            }
+            Input::Sent { bytes } => {
+                if let Phase::Sending(sender) = &mut self.phase {
+                    sender.on_sent(now, bytes);
+                }
+                Ok(())
+            }
+            Input::Disk { op, result } => {
+                match &mut self.phase {
+                    Phase::Sending(sender) => sender.on_disk(&mut self.ports, op, result),
+                    Phase::Placing { receiver, .. }
+                    | Phase::AwaitSender { receiver, .. }
+                    | Phase::Receiving(receiver) => {
+                        receiver.on_disk(&mut self.ports, op, result);
+                    }
+                    Phase::Listing(lister) => lister.on_disk(&mut self.ports, op, result),
+                    Phase::AwaitHello { .. } | Phase::AwaitWelcome { .. } | Phase::Reading => {}
+                }
+                Ok(())
+            }
+            Input::Cancel => {
+                if matches!(self.end, End::No) {
+                    self.flush_role();
+                    self.ports.message(&Message::Cancel {});
+                    let totals = self.totals();
+                    self.finish(Outcome::Cancelled(totals));
+                }
+                Ok(())
+            }
+            Input::Tick => self.on_tick(now),
+        }
+    }
+
+    fn on_tick(&mut self, now: Instant) -> Result<(), Violation> {
+        match &self.phase {
+            Phase::AwaitHello { until, .. } if now >= *until => violation("no request within 10 s"),
+            Phase::AwaitWelcome { until, .. } | Phase::AwaitSender { until, .. } if now >= *until => {
+                let totals = self.totals();
+                self.finish(Outcome::Lost(totals));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn on_control(&mut self, now: Instant, bytes: Bytes) -> Result<(), Violation> {
+        if !matches!(self.end, End::No) {
+            return Ok(());
+        }
+        self.decoder.push(bytes);
+        while matches!(self.end, End::No) {
+            match self.decoder.next() {
+                Ok(Some(message)) => self.on_message(now, message)?,
+                Ok(None) => break,
+                Err(error) => {
+                    if let WireError::Unknown(_) = error {
+                        let (code, text) = (SessionErrorCode::Unsupported, error.to_string());
+                        self.ports.message(&Message::Error { code, text });
+                    }
+                    return violation(error.to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, now: Instant, message: Message) -> Result<(), Violation> {
+        match message {
+            Message::Cancel {} => {
+                let totals = self.totals();
+                // To a client, a server that stops is one that went away: a rerun goes on.
+                self.finish(if self.client { Outcome::Lost(totals) } else { Outcome::Cancelled(totals) });
+                return Ok(());
+            }
+            Message::Error { code, text } => {
+                self.finish(Outcome::Refused(SessionError { code, text }));
+                return Ok(());
+            }
+            _ => {}
+        }
+        match (&mut self.phase, message) {
+            (Phase::AwaitHello { .. }, Message::Hello(hello)) => self.on_hello(now, hello),
+            (Phase::AwaitWelcome { .. } | Phase::AwaitSender { .. }, Message::Welcome(welcome)) => {
+                self.on_welcome(now, &welcome)
+            }
+            (Phase::Sending(sender), Message::Finished {}) => {
+                if !sender.is_complete() {
+                    return violation("finished before everything was resolved");
+                }
+                let totals = sender.complete(now, &mut self.ports);
+                self.finish(Outcome::Complete(totals));
+                Ok(())
+            }
+            (Phase::Sending(sender), message) => sender.on_message(&mut self.ports, message),
+            (Phase::Receiving(receiver), message) => receiver.on_message(&mut self.ports, message),
+            (Phase::Listing(lister), Message::ListAck {}) => lister.on_acknowledged(&mut self.ports),
+            (Phase::Reading, Message::Listing(rows)) => {
+                for row in rows {
+                    self.ports.event(Event::Listing { path: row.name, meta: row.meta, link: row.link });
+                }
+                self.ports.message(&Message::ListAck {});
+                Ok(())
+            }
+            (Phase::Reading, Message::ListEnd {}) => {
+                self.finish(Outcome::Complete(Totals::default()));
+                Ok(())
+            }
+            _ => violation("a message out of place"),
+        }
+    }
+
+    /// Goes on as far as possible: starts work, notices what is complete, closes what ends.
+    fn advance(&mut self, now: Instant) {
+        match (&mut self.phase, &self.end) {
+            (Phase::Sending(sender), _) => sender.pump(now, &mut self.ports),
+            (Phase::Placing { .. }, End::No) => self.placed(now),
+            (Phase::Receiving(receiver), End::No) => {
+                receiver.pump(now, &mut self.ports);
+                if receiver.is_complete() {
+                    let totals = receiver.complete(now, &mut self.ports);
+                    receiver.flush(&mut self.ports);
+                    self.ports.message(&Message::Finished {});
+                    self.finish(Outcome::Complete(totals));
+                }
+            }
+            (
+                Phase::Placing { receiver, .. }
+                | Phase::AwaitSender { receiver, .. }
+                | Phase::Receiving(receiver),
+                _,
+            ) => {
+                receiver.pump(now, &mut self.ports);
+            }
+            (Phase::Listing(lister), End::No) => match lister.result() {
+                None => {}
+                Some(Ok(())) => self.finish(Outcome::Complete(Totals::default())),
+                Some(Err(error)) => self.refuse(error),
+            },
+            (Phase::Listing(lister), _) => lister.stop(&mut self.ports),
+            (Phase::AwaitHello { .. } | Phase::AwaitWelcome { .. } | Phase::Reading, _) => {}
+        }
+        self.close();
+    }
+
+    /// The target was looked up, or not yet.
+    fn placed(&mut self, now: Instant) {
+        let Phase::Placing { receiver, .. } = &self.phase else { return };
+        match receiver.target() {
+            Target::Resolving => {}
+            Target::Failed(error) => {
+                let what = if self.client {
+                    "cannot use the local destination"
+                } else {
+                    "cannot use the destination"
+                };
+                let error = session_error(what, error);
+                if self.client {
+                    self.finish(Outcome::Refused(error));
+                } else {
+                    self.refuse(error);
+                }
+            }
+            Target::Ready { .. } => self.begin_receiving(now),
+        }
+    }
+
+    /// The outcome is known: the role stops and closes.
+    fn finish(&mut self, outcome: Outcome) {
+        if !matches!(self.end, End::No) {
+            return;
+        }
+        self.end = End::Closing(outcome);
+        match &mut self.phase {
+            Phase::Sending(sender) => sender.stop(&mut self.ports),
+            Phase::Placing { receiver, .. }
+            | Phase::AwaitSender { receiver, .. }
+            | Phase::Receiving(receiver) => {
+                receiver.stop(&mut self.ports);
+            }
+            Phase::Listing(lister) => lister.stop(&mut self.ports),
+            Phase::AwaitHello { .. } | Phase::AwaitWelcome { .. } | Phase::Reading => {}
+        }
+    }
+
+    /// Tells the peer why its session does not go on.
+    fn refuse(&mut self, error: SessionError) {
+        self.ports.message(&Message::Error { code: error.code, text: error.text.clone() });
+        self.finish(Outcome::Refused(error));
+    }
+
+    /// Says `Finished` once the role holds nothing any more.
+    fn close(&mut self) {
+        if !matches!(self.end, End::Closing(_)) {
+            return;
+        }
+        let drained = match &self.phase {
+            Phase::Sending(sender) => sender.is_drained(),
+            Phase::Placing { receiver, .. }
+            | Phase::AwaitSender { receiver, .. }
+            | Phase::Receiving(receiver) => receiver.is_drained(),
+            Phase::Listing(lister) => lister.is_drained(),
+            Phase::AwaitHello { .. } | Phase::AwaitWelcome { .. } | Phase::Reading => true,
+        };
+        if drained && let End::Closing(outcome) = std::mem::replace(&mut self.end, End::Over) {
+            self.ports.finished(outcome);
+        }
+    }
+
+    fn flush(&mut self) {
+        if matches!(self.end, End::No) {
+            self.flush_role();
+        }
+        if !matches!(self.end, End::Over) {
+            self.ports.flush();
+        }
+    }
+
+    fn flush_role(&mut self) {
+        match &mut self.phase {
+            Phase::Sending(sender) => sender.flush(&mut self.ports),
+            Phase::Receiving(receiver) => receiver.flush(&mut self.ports),
+            _ => {}
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        match &self.phase {
+            Phase::Sending(sender) => sender.totals(),
+            Phase::Placing { receiver, .. }
+            | Phase::AwaitSender { receiver, .. }
+            | Phase::Receiving(receiver) => receiver.totals(),
+            Phase::AwaitHello { .. } | Phase::AwaitWelcome { .. } | Phase::Listing(_) | Phase::Reading => {
+                Totals::default()
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Errors put into words: which side, which system call, what the kernel said, what to do about it.
+
+use crate::proto::{DiskError, EntryError, EntryErrorCode, SessionError, SessionErrorCode};
+
+// The numbers of asm-generic/errno-base.h and errno.h, which x86 and Arm share. `proto` sees no libc.
+const EPERM: i32 = 1;
+const ENOENT: i32 = 2;
+const EIO: i32 = 5;
+const EACCES: i32 = 13;
+const EEXIST: i32 = 17;
+const ENOTDIR: i32 = 20;
+const EISDIR: i32 = 21;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+const EFBIG: i32 = 27;
+const ENOSPC: i32 = 28;
+const EROFS: i32 = 30;
+const ENAMETOOLONG: i32 = 36;
+const ELOOP: i32 = 40;
+const EDQUOT: i32 = 122;
+
+/// Something the peer did that the protocol does not allow. Ends the session.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Violation(pub String);
+
+/// `Err` with a violation in these words.
+pub fn violation<T>(text: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation(text.into()))
+}
+
+/// Where the file system is that failed, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    Client,
+    Server,
+}
+
+impl Host {
+    pub fn of(client: bool) -> Host {
+        if client { Host::Client } else { Host::Server }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Host::Client => "client",
+            Host::Server => "server",
+        }
+    }
+}
+
+/// What the kernel says, e.g. `openat2: Permission denied (os error 13)`.
+fn kernel_says(error: &DiskError) -> String {
+    format!("{}: {}", error.call, std::io::Error::from_raw_os_error(error.errno))
+}
+
+fn advice(error: &DiskError, write: bool) -> &'static str {
+    match error.errno {
+        EPERM | EACCES if write => "; let the user landro runs as write there",
+        EPERM | EACCES => "; let the user landro runs as read it",
+        ENOENT => "; it vanished or was renamed meanwhile",
+        ENOTDIR if write => "; something that is not a directory is in the way: move it",
+        EISDIR | EEXIST if write => "; a directory is in the way: move it",
+        EMFILE | ENFILE => "; raise the limit of open files (ulimit -n)",
+        EFBIG => "; the destination's file system does not take files of this size",
+        ENOSPC => "; free some space and run it again",
+        EDQUOT => "; the quota is used up: free some and run it again",
+        EROFS => "; the file system is mounted read-only",
+        ENAMETOOLONG => "; this file system takes only shorter names",
+        ELOOP => "; a symlink is in the way",
+        EIO => "; look at the kernel's log: the device may be failing",
+        _ => "",
+    }
+}
+
+/// A source that could not be read.
+pub fn source_error(host: Host, error: &DiskError) -> EntryError {
+    let text = format!("source on the {}: {}{}", host.name(), kernel_says(error), advice(error, false));
+    EntryError { code: EntryErrorCode::Source, errno: error.errno, text }
+}
+
+/// A source that is not any more what was announced.
+pub fn source_changed(host: Host) -> EntryError {
+    let text =
+        format!("source on the {}: changed while it was read; copy it again when it is quiet", host.name());
+    EntryError { code: EntryErrorCode::Source, errno: 0, text }
+}
+
+/// A destination that could not be written.
+pub fn destination_error(host: Host, error: &DiskError) -> EntryError {
+    let code = match error.errno {
+        ENOSPC | EDQUOT => EntryErrorCode::Full,
+        EACCES | EPERM | EROFS => EntryErrorCode::Permission,
+        ENAMETOOLONG => EntryErrorCode::Name,
+        _ => EntryErrorCode::Destination,
+    };
+    let text = format!("destination on the {}: {}{}", host.name(), kernel_says(error), advice(error, true));
+    EntryError { code, errno: error.errno, text }
+}
+
+/// A destination that is a directory where a file or symlink is to go.
+pub fn is_a_directory(host: Host) -> EntryError {
+    let text = format!("destination on the {}: is a directory; move it away, or copy into it", host.name());
+    EntryError { code: EntryErrorCode::Destination, errno: EISDIR, text }
+}
+
+/// A child of a directory that could not be made.
+pub fn no_parent(host: Host) -> EntryError {
+    let text = format!("destination on the {}: parent directory could not be made", host.name());
+    EntryError { code: EntryErrorCode::Destination, errno: ENOENT, text }
+}
+
+/// Digests that differ.
+pub fn corrupted(host: Host) -> EntryError {
+    let text = format!(
+        "what arrived at the {} differs from what was read (BLAKE3); nothing was kept, run it again, and suspect \
+         memory or disk if it happens twice",
+        host.name()
+    );
+    EntryError { code: EntryErrorCode::Integrity, errno: 0, text }
+}
+
+/// A name or tree shape that cannot be sent.
+pub fn unsendable(host: Host, why: &str) -> EntryError {
+    let text = format!("source on the {}: {why}; rename or move it", host.name());
+    EntryError { code: EntryErrorCode::Name, errno: 0, text }
+}
+
+/// Why a whole session cannot begin: its target or listed path failed.
+pub fn session_error(what: &str, error: &DiskError) -> SessionError {
+    let code = match error.errno {
+        EACCES | EPERM | EROFS => SessionErrorCode::Permission,
+        ENOENT | ENOTDIR => SessionErrorCode::NotFound,
+        ENOSPC | EDQUOT => SessionErrorCode::Full,
+        _ => SessionErrorCode::Other,
+    };
+    let hint = match error.errno {
+        ENOENT => "; its parent directory must exist",
+        ENOTDIR => "; it or one of its parents is not a directory",
+        _ => advice(error, true),
+    };
+    SessionError { code, text: format!("{what}: {}{hint}", kernel_says(error)) }
+}

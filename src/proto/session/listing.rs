@@ -1,0 +1,176 @@
+//! A server's answer to `ls`: the rows of one directory, or the one thing the path is.
+//!
+//! Rows go in batches; the client acknowledges each, and only so many are under way: a client that never reads
+//! does not make the server hold a huge directory.
+
+use bytes::Bytes;
+
+use super::errors::{Violation, session_error, violation};
+use super::ports::{Ops, Ports};
+use crate::proto::wire::{ListItem, MAX_BATCH_BYTES, MAX_ITEMS, Message};
+use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, SessionError};
+use crate::units::{DirId, OpId};
+
+/// Batches sent and not acknowledged; with 64 KiB each, 512 KiB per session.
+const BATCHES_AHEAD: u32 = 8;
+
+/// Names asked of the disk at a time.
+const LIST_ENTRIES: usize = 256;
+
+const PARENT: DirId = DirId(0);
+const LISTED: DirId = DirId(1);
+
+/// What a disk operation was for.
+#[derive(Debug)]
+enum Op {
+    Source,
+    Open,
+    List,
+    Close,
+}
+
+#[derive(Debug)]
+pub struct Lister {
+    ops: Ops<Op>,
+    state: State,
+    rows: Vec<ListItem>,
+    rows_bytes: usize,
+    ahead: u32,
+    parent_open: bool,
+    dir_open: bool,
+    closed: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// The path is looked up or opened. Next: Reading, Over, Failed.
+    Opening,
+    /// Names are read. Next: Over, Failed.
+    Reading,
+    /// All rows were sent.
+    Over,
+    Failed(SessionError),
+}
+
+impl Lister {
+    pub fn new(ports: &mut Ports, path: Bytes) -> Lister {
+        let mut lister = Lister {
+            ops: Ops::default(),
+            state: State::Opening,
+            rows: Vec::new(),
+            rows_bytes: 0,
+            ahead: 0,
+            parent_open: false,
+            dir_open: false,
+            closed: false,
+        };
+        lister.ops.start(ports, Op::Source, DiskOp::ResolveSource { path, dir: PARENT });
+        lister
+    }
+
+    /// A batch arrived at the client.
+    ///
+    /// # Errors
+    /// When none was under way.
+    pub fn on_acknowledged(&mut self, ports: &mut Ports) -> Result<(), Violation> {
+        if self.ahead == 0 {
+            return violation("acknowledged a listing that was not sent");
+        }
+        self.ahead -= 1;
+        self.read_on(ports);
+        Ok(())
+    }
+
+    pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
+        let Some(op) = self.ops.finish(op) else { return };
+        match (op, result) {
+            (Op::Close, _) => {}
+            (_, Err(error)) => self.state = State::Failed(session_error("cannot list this path", &error)),
+            (Op::Source, Ok(DiskDone::Source { name, meta, link })) => {
+                self.parent_open = true;
+                if meta.kind == Kind::Directory {
+                    self.ops.start(ports, Op::Open, DiskOp::OpenDir { parent: PARENT, name, dir: LISTED });
+                } else {
+                    let name = name.map_or(Bytes::from_static(b"."), |name| name.bytes());
+                    self.add(ports, ListItem { name, meta, link });
+                    self.end(ports);
+                }
+            }
+            (Op::Open, Ok(_)) => {
+                self.dir_open = true;
+                self.state = State::Reading;
+                self.read_on(ports);
+            }
+            (Op::List, Ok(DiskDone::Listed { entries, end })) => {
+                for Listed { name, found } in entries {
+                    // What vanished between reading its name and looking at it is not there.
+                    if let Ok((meta, link)) = found {
+                        self.add(ports, ListItem { name, meta, link });
+                    }
+                }
+                if end { self.end(ports) } else { self.read_on(ports) }
+            }
+            (Op::Source | Op::List, Ok(_)) => debug_assert!(false, "the disk layer answered something else"),
+        }
+    }
+
+    fn read_on(&mut self, ports: &mut Ports) {
+        if self.state == State::Reading
+            && !self.closed
+            && self.ops.in_flight() == 0
+            && self.ahead < BATCHES_AHEAD
+        {
+            let cmd = DiskOp::List { dir: LISTED, max_entries: LIST_ENTRIES };
+            self.ops.start(ports, Op::List, cmd);
+        }
+    }
+
+    fn add(&mut self, ports: &mut Ports, row: ListItem) {
+        let bytes = row.encoded_bound();
+        if self.rows.len() == MAX_ITEMS || self.rows_bytes + bytes > MAX_BATCH_BYTES {
+            self.send(ports);
+        }
+        self.rows_bytes += bytes;
+        self.rows.push(row);
+    }
+
+    fn send(&mut self, ports: &mut Ports) {
+        if !self.rows.is_empty() {
+            self.rows_bytes = 0;
+            self.ahead += 1;
+            ports.message(&Message::Listing(std::mem::take(&mut self.rows)));
+        }
+    }
+
+    fn end(&mut self, ports: &mut Ports) {
+        self.send(ports);
+        ports.message(&Message::ListEnd {});
+        self.state = State::Over;
+    }
+
+    /// `Some` when everything was said: the reason, if it failed.
+    pub fn result(&self) -> Option<Result<(), SessionError>> {
+        match &self.state {
+            State::Opening | State::Reading => None,
+            State::Over => Some(Ok(())),
+            State::Failed(error) => Some(Err(error.clone())),
+        }
+    }
+
+    /// Closes what is open once nothing is in flight.
+    pub fn stop(&mut self, ports: &mut Ports) {
+        if self.ops.in_flight() > 0 || self.closed {
+            return;
+        }
+        self.closed = true;
+        for (dir, open) in [(PARENT, self.parent_open), (LISTED, self.dir_open)] {
+            if open {
+                self.ops.start(ports, Op::Close, DiskOp::CloseDir { dir });
+            }
+        }
+    }
+
+    pub fn is_drained(&self) -> bool {
+        self.closed && self.ops.in_flight() == 0
+    }
+}

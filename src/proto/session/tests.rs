@@ -1,0 +1,1 @@
+//! Tests of sessions against each other and against scripted peers.

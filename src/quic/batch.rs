@@ -1,0 +1,270 @@
+//! Packets built back to back in one buffer, cut into runs the kernel segments (UDP GSO).
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::{Conn, Phase};
+use crate::config::{MIN_UDP_PAYLOAD_BYTES, PACING_MIN_RTT, QuicConfig};
+
+/// Segments the kernel takes in one message: UDP_MAX_SEGMENTS, 64 until Linux 6.9 raised it to 128.
+pub const MAX_SEGMENTS: usize = 64;
+
+/// Bytes of one message: the largest UDP payload over IPv4. GSO splits after this check, not before.
+pub const MAX_RUN_BYTES: usize = 65_507;
+
+/// How far ahead of its release time a packet may leave: the loop's timers are this coarse, and a burst of it
+/// fits any router's queue.
+const PACING_BURST: Duration = Duration::from_millis(1);
+
+/// A stretch of the buffer to send as one message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    pub range: Range<usize>,
+    /// Length of each packet but the last, which may be shorter; `None` for a single packet, whose message
+    /// must not carry a segment size (some virtio NICs answer EIO).
+    pub segment_bytes: Option<u16>,
+}
+
+/// What [`Conn::fill`] put into the buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Filled {
+    pub to: SocketAddr,
+    pub from: SocketAddr,
+    pub bytes: usize,
+    pub packets: usize,
+    /// The buffer or the budget ended before the packets did: fill again.
+    pub more: bool,
+}
+
+/// The sending half's bookkeeping.
+pub(super) struct Sending {
+    pub(super) packets_sent: u64,
+    /// The handshake is confirmed, as far as we can tell: path MTU probes may be built.
+    pub(super) confirmed: bool,
+    /// What the path has proven to carry.
+    pub(super) known_payload_bytes: usize,
+    /// Largest packet this connection builds, probes included.
+    ceiling_bytes: usize,
+    mtu_discovery: bool,
+    pacing: bool,
+    /// A packet built for another destination than its predecessors in the buffer.
+    deferred: Option<(Vec<u8>, quiche::SendInfo)>,
+}
+
+impl Sending {
+    pub(super) fn new(quic: &QuicConfig, ceiling_bytes: usize) -> Sending {
+        Sending {
+            packets_sent: 0,
+            confirmed: false,
+            known_payload_bytes: if quic.mtu_discovery { MIN_UDP_PAYLOAD_BYTES } else { ceiling_bytes },
+            ceiling_bytes,
+            mtu_discovery: quic.mtu_discovery,
+            pacing: quic.pacing,
+            deferred: None,
+        }
+    }
+}
+
+impl Conn {
+    /// Builds packets into `out` until there is nothing to send, at most `max_packets`, `out` (64 KiB) is
+    /// full, the path changes or pacing says wait (then [`Conn::release_time`] is one more deadline). `runs`
+    /// is overwritten. One call is one acknowledgement: call it once per batch of received packets, and
+    /// always before sleeping. `None`: nothing to send.
+    pub fn fill(
+        &mut self,
+        now: Instant,
+        out: &mut [u8],
+        max_packets: usize,
+        runs: &mut Vec<Run>,
+    ) -> Option<Filled> {
+        runs.clear();
+        let mut cut = Cut::default();
+        let mut filled: Option<Filled> = None;
+        for _ in 0..max_packets {
+            let at = filled.map_or(0, |filled| filled.bytes);
+            let room = self.packet_room();
+            if out.len() - at < room {
+                break;
+            }
+            let packet = match self.release_time(now) {
+                None => self.next_packet(&mut out[at..at + room]),
+                Some(_) => None,
+            };
+            let Some((len, info)) = packet else {
+                return filled.map(|filled| Filled { more: false, ..filled });
+            };
+            let batch = filled.get_or_insert(Filled {
+                to: info.to,
+                from: info.from,
+                bytes: 0,
+                packets: 0,
+                more: true,
+            });
+            if (batch.to, batch.from) != (info.to, info.from) {
+                self.sending.deferred = Some((out[at..at + len].to_vec(), info));
+                break;
+            }
+            // A probe larger than the path is proven to carry may be refused by the kernel: alone.
+            cut.push(runs, at, len, len > self.sending.known_payload_bytes);
+            batch.bytes += len;
+            batch.packets += 1;
+            self.sending.packets_sent += 1;
+        }
+        filled
+    }
+
+    fn next_packet(&mut self, out: &mut [u8]) -> Option<(usize, quiche::SendInfo)> {
+        if let Some((packet, info)) = self.sending.deferred.take() {
+            out[..packet.len()].copy_from_slice(&packet);
+            return Some((packet.len(), info));
+        }
+        let sent = self.quiche.send(out);
+        self.advance();
+        match sent {
+            Ok(sent) => Some(sent),
+            Err(quiche::Error::Done) => None,
+            Err(error) => {
+                // Nothing more will come of this connection but the reason, with the next call.
+                self.fail(error);
+                let _ = self.quiche.close(false, 0x1, b"");
+                None
+            }
+        }
+    }
+
+    /// Space to offer quiche for one packet: less, and it would cut a packet short; the handshake is kept to
+    /// what every path carries even where packets are coalesced.
+    fn packet_room(&self) -> usize {
+        let room = if !self.sending.confirmed {
+            MIN_UDP_PAYLOAD_BYTES
+        } else if self.sending.mtu_discovery && self.quiche.pmtu().is_none() {
+            self.sending.ceiling_bytes
+        } else {
+            self.quiche.max_send_udp_payload_size()
+        };
+        let deferred = self.sending.deferred.as_ref().map_or(0, |(packet, _)| packet.len());
+        room.max(deferred)
+    }
+
+    /// When the next packet may leave, if pacing says not yet: BBR2 only, and only where the RTT shows a path
+    /// with queues to spare.
+    pub fn release_time(&self, now: Instant) -> Option<Instant> {
+        if !self.sending.pacing || self.phase != Phase::Established || self.is_closing() {
+            return None;
+        }
+        let at = self.quiche.get_next_release_time()?.time(now)?;
+        let paced = at > now + PACING_BURST && self.snapshot().min_rtt? >= PACING_MIN_RTT;
+        paced.then_some(at)
+    }
+}
+
+/// Cuts packets into runs as they come.
+#[derive(Default)]
+struct Cut {
+    segment_bytes: usize,
+    segments: usize,
+    /// The last packet was shorter, or stands alone: nothing may follow it in its message.
+    ended: bool,
+}
+
+impl Cut {
+    fn push(&mut self, runs: &mut Vec<Run>, at: usize, len: usize, alone: bool) {
+        let fits = |run: &Run| {
+            !self.ended
+                && !alone
+                && len <= self.segment_bytes
+                && self.segments < MAX_SEGMENTS
+                && run.range.len() + len <= MAX_RUN_BYTES
+        };
+        match runs.last_mut() {
+            Some(run) if fits(run) => {
+                run.range.end += len;
+                run.segment_bytes = Some(self.segment_bytes as u16);
+                self.segments += 1;
+                self.ended = len < self.segment_bytes;
+            }
+            Some(_) | None => {
+                runs.push(Run { range: at..at + len, segment_bytes: None });
+                *self = Cut { segment_bytes: len, segments: 1, ended: alone };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(lens: &[usize]) -> Vec<Run> {
+        let (mut cut, mut runs, mut at) = (Cut::default(), Vec::new(), 0);
+        for len in lens {
+            cut.push(&mut runs, at, *len, false);
+            at += len;
+        }
+        runs
+    }
+
+    /// What the kernel makes of a run.
+    fn segments(runs: &[Run]) -> Vec<usize> {
+        let mut lens = Vec::new();
+        for run in runs {
+            let mut left = run.range.len();
+            let segment = run.segment_bytes.map_or(left, usize::from);
+            while left > 0 {
+                lens.push(left.min(segment));
+                left -= left.min(segment);
+            }
+        }
+        lens
+    }
+
+    #[test]
+    fn equal_packets_and_one_shorter_are_one_run() {
+        assert_eq!(cut(&[1472, 1472, 1472]), [Run { range: 0..4416, segment_bytes: Some(1472) }]);
+        assert_eq!(cut(&[1472, 1472, 99]), [Run { range: 0..3043, segment_bytes: Some(1472) }]);
+        assert_eq!(cut(&[40]), [Run { range: 0..40, segment_bytes: None }]);
+    }
+
+    #[test]
+    fn a_longer_packet_and_what_follows_a_shorter_one_start_runs() {
+        let runs = cut(&[1200, 1472, 1472, 40, 40, 41]);
+        let ranges = [0..1200, 1200..4184, 4184..4224, 4224..4265];
+        assert_eq!(runs.iter().map(|run| run.range.clone()).collect::<Vec<_>>(), ranges);
+        let segment_bytes = [None, Some(1472), None, None];
+        assert_eq!(runs.iter().map(|run| run.segment_bytes).collect::<Vec<_>>(), segment_bytes);
+        assert_eq!(segments(&runs), [1200, 1472, 1472, 40, 40, 41]);
+    }
+
+    #[test]
+    fn a_probe_stands_alone() {
+        let (mut cut, mut runs) = (Cut::default(), Vec::new());
+        for (at, len, alone) in [(0, 1200, false), (1200, 1472, true), (2672, 1200, false)] {
+            cut.push(&mut runs, at, len, alone);
+        }
+        assert!(runs.iter().all(|run| run.segment_bytes.is_none()) && runs.len() == 3);
+    }
+
+    #[test]
+    fn the_kernel_sees_the_packets_that_were_built() {
+        for seed in 0..2_000u64 {
+            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut next = |below: u64| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % below
+            };
+            let lens: Vec<usize> =
+                (0..next(200)).map(|_| if next(10) > 0 { 1472 } else { 21 + next(9_000) as usize }).collect();
+            let runs = cut(&lens);
+            assert_eq!(segments(&runs), lens, "seed {seed}");
+            assert!(runs.windows(2).all(|pair| pair[0].range.end == pair[1].range.start));
+            for run in &runs {
+                assert!(run.range.len() <= MAX_RUN_BYTES);
+                let count = run.segment_bytes.map_or(1, |s| run.range.len().div_ceil(usize::from(s)));
+                assert!(count <= MAX_SEGMENTS && run.segment_bytes.is_some() == (count > 1), "seed {seed}");
+            }
+        }
+    }
+}

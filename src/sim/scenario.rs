@@ -1,0 +1,214 @@
+//! Builds transfers out of seeds: trees, what stands at the destination already, request, limits; and judges them.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::Rng;
+use super::check::{Check, Found, Strictness};
+use super::disk::{Body, Disk, Ino, Node};
+use super::tree::{TreeShape, random_tree};
+use super::world::{CLIENT, SERVER, World};
+use crate::proto::chunks::ParallelTransferConfig;
+use crate::proto::integrity::Tree;
+use crate::proto::journal::Journal;
+use crate::proto::manifest::chunk_len_bytes;
+use crate::proto::session::{Grant, Limits, Request};
+use crate::proto::{Outcome, Totals};
+
+/// Where the sources land.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// All children of `pub` into the existing directory `in`.
+    IntoExisting,
+    /// All children of `pub` into `in/new`, which is made.
+    IntoNew,
+    /// `pub` itself as `in/new`.
+    Renamed,
+}
+
+/// A transfer to run, perhaps several times in a row on the same disks.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub push: bool,
+    pub force: bool,
+    pub shape: Shape,
+    pub source: Disk,
+    pub target: Disk,
+    pub source_limits: Limits,
+    pub target_limits: Limits,
+    pub bwlimit_bps: Option<u64>,
+    pub rng: Rng,
+}
+
+impl Scenario {
+    pub fn random(seed: u64, tree: TreeShape) -> Scenario {
+        let mut rng = Rng::new(seed);
+        let mut source = Disk::new();
+        let root = source.put(Disk::ROOT, b"pub", directory());
+        random_tree(&mut source, root, tree, &mut rng);
+        let shape = rng.pick(&[Shape::IntoExisting, Shape::IntoExisting, Shape::IntoNew, Shape::Renamed]);
+        let mut target = Disk::new();
+        let into = target.put(Disk::ROOT, b"in", directory());
+        target.put(into, b"unrelated \xff", Node { body: Body::File(b"stays".to_vec()), ..directory() });
+        if shape == Shape::IntoExisting && rng.chance(60) {
+            stand_in_the_way(&source, root, &mut target, into, &mut rng);
+        }
+        let (source_limits, target_limits) = (limits(&mut rng), limits(&mut rng));
+        let bwlimit_bps = rng.chance(10).then(|| 1_000_000 + rng.next() % 100_000_000);
+        let (push, force) = (rng.chance(50), rng.chance(20));
+        Scenario { push, force, shape, source, target, source_limits, target_limits, bwlimit_bps, rng }
+    }
+
+    /// The directory whose children are sent, and the node that is sent under another name if one is.
+    pub fn root(&self) -> Ino {
+        self.source.find(b"pub").expect("built with it")
+    }
+
+    fn request(&self) -> Request {
+        let sources: Vec<Bytes> = match self.shape {
+            Shape::Renamed => vec![Bytes::from_static(b"pub")],
+            Shape::IntoExisting | Shape::IntoNew => {
+                let children =
+                    self.source.children(self.root()).into_iter().flat_map(|children| children.keys());
+                children.map(|name| [b"pub/", &name[..]].concat().into()).collect()
+            }
+        };
+        let (target, must_be_dir) = match self.shape {
+            // `in` exists: that alone puts a single source inside it.
+            Shape::IntoExisting => (&b"in"[..], sources.len() != 1),
+            Shape::IntoNew => (&b"in/new"[..], true),
+            Shape::Renamed => (&b"in/new"[..], false),
+        };
+        let (target, force, fsync, bwlimit_bps) =
+            (Bytes::from_static(target), self.force, false, self.bwlimit_bps);
+        match self.push {
+            true => Request::Push { sources, target, must_be_dir, force, fsync, bwlimit_bps },
+            false => Request::Pull { sources, target, must_be_dir, force, fsync, bwlimit_bps },
+        }
+    }
+
+    pub fn world(&mut self, start: Instant) -> World {
+        let (rng, request) = (Rng::new(self.rng.next()), self.request());
+        let source = (self.source_limits.clone(), std::mem::take(&mut self.source));
+        let target = (self.target_limits.clone(), std::mem::take(&mut self.target));
+        let (client, server) = if self.push { (source, target) } else { (target, source) };
+        let grant = Grant { read: true, write: true };
+        World::new(rng, start, request, grant, [client.0, server.0], [client.1, server.1])
+    }
+
+    /// Takes the disks back after a run.
+    pub fn keep(&mut self, world: World) {
+        let [client, server] = world.into_disks();
+        (self.source, self.target) = if self.push { (client, server) } else { (server, client) };
+    }
+
+    /// Compares the destination with what it was before; `changed` as in [`Check`].
+    pub fn check(
+        &self,
+        source: &Disk,
+        before: &Disk,
+        strictness: Strictness,
+        changed: BTreeMap<(Ino, Vec<u8>), Option<Vec<u8>>>,
+        totals: Option<&Totals>,
+    ) -> Found {
+        let after = &self.target;
+        let found = Found::default();
+        let mut check = Check { source, before, after, force: self.force, strictness, changed, found };
+        let root = self.root();
+        let (was_in, is_in) =
+            (before.find(b"in").expect("built with it"), after.find(b"in").expect("built with it"));
+        let (was, is) = (before.child(was_in, b"new"), after.child(is_in, b"new"));
+        match self.shape {
+            Shape::IntoExisting => check.children(root, Some(was_in), is_in, b"in"),
+            // On a rerun `in/new` is an existing directory, so `pub` goes inside it under its own name.
+            Shape::Renamed if was.is_some() => {
+                let below = |disk: &Disk, ino: Option<Ino>| ino.and_then(|ino| disk.child(ino, b"pub"));
+                check.entry((Disk::ROOT, b"pub"), root, below(before, was), below(after, is), b"in/new/pub");
+            }
+            Shape::Renamed => check.entry((Disk::ROOT, b"pub"), root, was, is, b"in/new"),
+            Shape::IntoNew => match is {
+                Some(is) => check.children(root, was, is, b"in/new"),
+                None => assert_eq!(strictness, Strictness::Partial, "in/new is not there"),
+            },
+        }
+        if let Some(totals) = totals {
+            check.compare(totals);
+        }
+        check.found
+    }
+
+    /// Bytes of finished chunks that journals on the target disk speak of.
+    pub fn journaled_bytes(&self) -> u64 {
+        let journals = self.target.parts.values().filter_map(|part| Journal::decode(&part.journal));
+        journals
+            .map(|journal| {
+                let size = journal.header.size_bytes;
+                assert_eq!(journal.header.boot_id, self.target_limits.boot_id);
+                assert!(journal.records.len() <= Tree::new(size).chunks() as usize);
+                journal.records.iter().map(|(chunk, _)| chunk_len_bytes(size, *chunk)).sum::<u64>()
+            })
+            .sum()
+    }
+}
+
+/// The totals of a client that ran to the end.
+///
+/// # Panics
+/// When either side ended otherwise.
+pub fn complete(world: &World) -> Totals {
+    assert!(matches!(world.sides[SERVER].outcome, Some(Outcome::Complete(_))), "{}", world.state());
+    match world.sides[CLIENT].outcome {
+        Some(Outcome::Complete(totals)) => totals,
+        _ => panic!("{}", world.state()),
+    }
+}
+
+fn directory() -> Node {
+    let mtime = crate::proto::Mtime { seconds: 1_600_000_000, nanoseconds: 5 };
+    Node { mode: 0o755, mtime, body: Body::Directory(BTreeMap::new()) }
+}
+
+pub fn limits(rng: &mut Rng) -> Limits {
+    let parallel = ParallelTransferConfig {
+        max_concurrent_streams: rng.pick(&[1, 2, 16]),
+        chunks_per_stream: rng.pick(&[1, 8]),
+        adaptive_parallelism: rng.chance(50),
+        ..ParallelTransferConfig::default()
+    };
+    Limits {
+        entry_window: rng.pick(&[1, 4, 64, 1024]),
+        write_behind_bytes: rng.pick(&[1, 300_000, 8 << 20]),
+        read_ahead_bytes: rng.pick(&[1, 300_000, 8 << 20]),
+        boot_id: [7; 16],
+        parallel,
+        lookups: rng.pick(&[1, 8, 64]),
+    }
+}
+
+/// Puts things at the destination where sources will land: equal, older, of another kind.
+fn stand_in_the_way(source: &Disk, from: Ino, target: &mut Disk, into: Ino, rng: &mut Rng) {
+    for (name, ino) in source.children(from).into_iter().flatten() {
+        if !rng.chance(35) {
+            continue;
+        }
+        let node = source.node(*ino).clone();
+        let other = Node { body: Body::File(rng.bytes(50)), ..directory() };
+        let placed = match (&node.body, rng.below(6)) {
+            (Body::File(_), 0..3) => node,
+            (Body::File(_), 3) => other,
+            (Body::File(_), 4) => Node { body: Body::Symlink(b"elsewhere".to_vec()), ..directory() },
+            (Body::Symlink(_), 0..3) => other,
+            (Body::Symlink(_), 3) => node,
+            (Body::Directory(_), 0) => other,
+            (Body::Directory(_), _) => {
+                let made = target.put(into, name, directory());
+                stand_in_the_way(source, *ino, target, made, rng);
+                continue;
+            }
+            (Body::File(_) | Body::Symlink(_) | Body::Special, _) => directory(),
+        };
+        target.put(into, name, placed);
+    }
+}

@@ -1,0 +1,371 @@
+//! One session against another, one random step at a time.
+
+use std::time::{Duration, Instant};
+
+use super::Rng;
+use super::disk::Disk;
+use super::ops::Handles;
+use super::tap::Tap;
+use super::wire::{PIECE_BYTES, Pipe, Wire};
+use crate::proto::session::{Grant, Limits, Request, Session};
+use crate::proto::{Event, Input, Outcome, Output};
+
+pub const CLIENT: usize = 0;
+pub const SERVER: usize = 1;
+
+/// More steps than any test tree needs by far: reaching it means the sessions chase each other for ever.
+const MAX_STEPS: usize = 3_000_000;
+
+/// Record heads and tails ride on top of the data the read-ahead is about, and the last read may overshoot it.
+const READ_AHEAD_SLACK_BYTES: usize = 2 * PIECE_BYTES;
+
+/// Why [`World::run`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Both sessions finished and nothing is under way.
+    Finished,
+    /// The steps asked for were made.
+    Reached,
+}
+
+/// Something that may happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    /// A piece of the control stream this side reads, or its end.
+    Control(usize),
+    /// The transport takes stream data of the sender.
+    Take,
+    /// The receiver gets stream data.
+    Data,
+    /// A disk operation of this side completes.
+    Disk(usize),
+    /// This side's deadline is due.
+    Tick(usize),
+}
+
+pub struct Side {
+    session: Option<Session>,
+    pub disk: Disk,
+    pub handles: Handles,
+    pub limits: Limits,
+    pub outcome: Option<Outcome>,
+    pub events: Vec<Event>,
+}
+
+pub struct World {
+    pub sides: [Side; 2],
+    pub wire: Wire,
+    pub tap: Tap,
+    pub sender: usize,
+    now: Instant,
+    rng: Rng,
+    weights: [usize; 8],
+    weights_for: usize,
+    pub steps: usize,
+}
+
+impl World {
+    /// `start` is any instant; only differences matter.
+    pub fn new(
+        mut rng: Rng,
+        start: Instant,
+        request: Request,
+        grant: Grant,
+        limits: [Limits; 2],
+        disks: [Disk; 2],
+    ) -> World {
+        let sender = match &request {
+            Request::Push { .. } => CLIENT,
+            Request::Pull { .. } | Request::List { .. } => SERVER,
+        };
+        let [client_limits, server_limits] = limits;
+        let [client_disk, server_disk] = disks;
+        let client = Session::client(start, request, client_limits.clone());
+        let server = Session::server(start, grant, server_limits.clone());
+        let side = |session, disk, limits| Side {
+            session: Some(session),
+            disk,
+            handles: Handles::default(),
+            limits,
+            outcome: None,
+            events: Vec::new(),
+        };
+        let window = rng.pick(&[20_000, 200_000, 2_000_000]);
+        let mut world = World {
+            sides: [side(client, client_disk, client_limits), side(server, server_disk, server_limits)],
+            wire: Wire::new(window),
+            tap: Tap::default(),
+            sender,
+            now: start,
+            rng,
+            weights: [1; 8],
+            weights_for: 0,
+            steps: 0,
+        };
+        world.drain(CLIENT);
+        world.drain(SERVER);
+        world
+    }
+
+    /// Makes steps until both are finished, at most `steps`.
+    ///
+    /// # Panics
+    /// When nothing can happen and somebody is not finished, or when it goes on for ever.
+    pub fn run(&mut self, steps: usize) -> Stop {
+        for _ in 0..steps {
+            let Some(action) = self.choose() else {
+                self.check_end();
+                return Stop::Finished;
+            };
+            self.act(action);
+            self.steps += 1;
+            assert!(self.steps < MAX_STEPS, "no end in sight: {}", self.state());
+        }
+        Stop::Reached
+    }
+
+    fn choose(&mut self) -> Option<Action> {
+        // Phases in which some things are quick and others stall.
+        if self.weights_for == 0 {
+            self.weights_for = 20 + self.rng.below(600);
+            for weight in &mut self.weights {
+                *weight = self.rng.pick(&[0, 1, 1, 5, 30]);
+            }
+        }
+        self.weights_for -= 1;
+        self.now += Duration::from_nanos(self.rng.next() % 200_000);
+        let actions = self.possible();
+        if actions.is_empty() {
+            return self.jump_to_deadline();
+        }
+        let total: usize = actions.iter().map(|action| self.weight(*action)).sum();
+        if total == 0 {
+            return Some(self.rng.pick(&actions));
+        }
+        let mut at = self.rng.below(total);
+        actions.into_iter().find(|action| match at.checked_sub(self.weight(*action)) {
+            Some(rest) => {
+                at = rest;
+                false
+            }
+            None => true,
+        })
+    }
+
+    fn weight(&self, action: Action) -> usize {
+        self.weights[match action {
+            Action::Control(side) => side,
+            Action::Take => 2,
+            Action::Data => 3,
+            Action::Disk(side) => 4 + side,
+            Action::Tick(side) => 6 + side,
+        }]
+    }
+
+    fn possible(&self) -> Vec<Action> {
+        let mut actions = Vec::with_capacity(8);
+        for side in [CLIENT, SERVER] {
+            let incoming = &self.wire.control[1 - side];
+            let open = self.sides[side].session.is_some();
+            if open && (incoming.has_bytes() || incoming.closed && !incoming.close_delivered) {
+                actions.push(Action::Control(side));
+            }
+            if !self.sides[side].handles.pending.is_empty() {
+                actions.push(Action::Disk(side));
+            }
+            if self.deadline(side).is_some_and(|deadline| deadline <= self.now) {
+                actions.push(Action::Tick(side));
+            }
+        }
+        if self.wire.can_take() {
+            actions.push(Action::Take);
+        }
+        let receiver = &self.sides[1 - self.sender];
+        if self.wire.can_deliver() && receiver.session.as_ref().is_none_or(Session::reads_allowed) {
+            actions.push(Action::Data);
+        }
+        actions
+    }
+
+    fn deadline(&self, side: usize) -> Option<Instant> {
+        self.sides[side].session.as_ref().and_then(Session::deadline)
+    }
+
+    fn jump_to_deadline(&mut self) -> Option<Action> {
+        let (at, side) =
+            [CLIENT, SERVER].into_iter().filter_map(|side| Some((self.deadline(side)?, side))).min()?;
+        self.now = self.now.max(at);
+        Some(Action::Tick(side))
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Control(side) => {
+                let pipe = &mut self.wire.control[1 - side];
+                let input = match pipe.has_bytes() {
+                    true => Input::Control(pipe.deliver(&mut self.rng)),
+                    false => {
+                        pipe.close_delivered = true;
+                        Input::ControlClosed
+                    }
+                };
+                if let (Input::Control(bytes), true) = (&input, side == self.sender) {
+                    self.tap.delivered_to_sender(bytes.clone());
+                }
+                self.input(side, input);
+            }
+            Action::Take => {
+                let bytes = self.wire.take(&mut self.rng) as u64;
+                if bytes > 0 {
+                    self.input(self.sender, Input::Sent { bytes });
+                }
+            }
+            Action::Data => {
+                if let Some((stream, bytes, fin)) = self.wire.deliver(&mut self.rng) {
+                    self.input(1 - self.sender, Input::Data { stream, bytes, fin });
+                }
+            }
+            Action::Disk(side) => {
+                let Side { disk, handles, .. } = &mut self.sides[side];
+                let at = self.rng.below(handles.pending.len());
+                let (op, result) = handles.complete(at, disk, &mut self.rng);
+                self.input(side, Input::Disk { op, result });
+            }
+            Action::Tick(side) => self.input(side, Input::Tick),
+        }
+    }
+
+    /// Hands an input to a side (one that is finished no longer listens) and does what it says.
+    pub fn input(&mut self, side: usize, input: Input) {
+        if let Some(session) = &mut self.sides[side].session {
+            session.handle(self.now, input);
+            self.drain(side);
+        }
+    }
+
+    fn drain(&mut self, side: usize) {
+        let mut progress_events = 0;
+        while let Some(output) = self.sides[side].session.as_mut().and_then(Session::poll) {
+            match output {
+                Output::Control(bytes) => {
+                    match side == self.sender {
+                        true => self.tap.sender_emits(bytes.clone()),
+                        false => self.tap.receiver_emits(bytes.clone()),
+                    }
+                    self.wire.control[side].emit(bytes);
+                }
+                Output::Data { stream, bytes, fin } => {
+                    assert_eq!(side, self.sender, "a receiver sends no data");
+                    self.tap.sender_emits_data(stream, bytes.clone(), fin);
+                    self.wire.emit_data(stream, bytes, fin);
+                }
+                Output::Disk { op, cmd } => self.sides[side].handles.start(op, cmd),
+                Output::Event(event) => {
+                    progress_events += usize::from(matches!(event, Event::Progress { .. }));
+                    self.sides[side].events.push(event);
+                }
+                Output::Finished(outcome) => self.finish(side, outcome),
+            }
+        }
+        assert!(progress_events <= 1, "{progress_events} progress events for one input");
+        self.check_bounds(side);
+    }
+
+    fn finish(&mut self, side: usize, outcome: Outcome) {
+        let session = self.sides[side].session.take();
+        assert!(session.is_some_and(|mut session| session.poll().is_none()), "outputs after Finished");
+        self.sides[side].outcome = Some(outcome);
+        self.wire.control[side].closed = true;
+        // Nobody reads what still comes this way.
+        self.wire.control[1 - side].cut();
+    }
+
+    fn check_bounds(&self, side: usize) {
+        let Side { handles, limits, session, .. } = &self.sides[side];
+        if side == self.sender {
+            let ahead = handles.reading_bytes() + self.wire.unsent_bytes;
+            assert!(
+                ahead <= limits.read_ahead_bytes + READ_AHEAD_SLACK_BYTES,
+                "{ahead} bytes are read ahead"
+            );
+            let window = self.sides[1 - side].limits.entry_window as usize;
+            assert!(
+                self.tap.most_unresolved <= window,
+                "{} entries are unresolved",
+                self.tap.most_unresolved
+            );
+            let streams = limits.parallel.max_concurrent_streams + 1;
+            assert!(
+                self.wire.most_streams_open <= streams,
+                "{} streams are open",
+                self.wire.most_streams_open
+            );
+        } else {
+            let most = limits.write_behind_bytes + PIECE_BYTES;
+            assert!(handles.writing_bytes <= most, "{} bytes are written behind", handles.writing_bytes);
+        }
+        if session.is_some() {
+            // The walk opens and lists, a few large files are opened; all else is bounded by `lookups`.
+            let lookups = handles.lookups_under_way();
+            assert!(lookups <= limits.lookups + 16, "{lookups} lookups are under way");
+        }
+    }
+
+    fn check_end(&self) {
+        for side in &self.sides {
+            assert!(side.outcome.is_some() || side.session.is_none(), "nothing can happen: {}", self.state());
+        }
+    }
+
+    /// The process dies: `kill -9`. What it had under way on its disk may have happened or not.
+    pub fn kill(&mut self, side: usize) {
+        self.sides[side].session = None;
+        let handles = std::mem::take(&mut self.sides[side].handles);
+        handles.crash(&mut self.sides[side].disk, &mut self.rng);
+        self.cut();
+    }
+
+    /// The connection is gone for good. Some of what had arrived may still be handed over.
+    pub fn cut(&mut self) {
+        for side in [CLIENT, SERVER] {
+            while self.wire.control[1 - side].has_bytes() && self.rng.chance(60) {
+                self.act(Action::Control(side));
+            }
+        }
+        self.wire.control.iter_mut().for_each(Pipe::cut);
+        for stream in self.wire.reset_all() {
+            self.input(1 - self.sender, Input::DataReset { stream });
+        }
+    }
+
+    /// For panics: who waits for what.
+    pub fn state(&self) -> String {
+        let side = |at: usize| {
+            let Side { handles, outcome, session, events, .. } = &self.sides[at];
+            let (dirs, files) = handles.open_count();
+            format!(
+                "{} {:?} (session {}, {} operations under way, {dirs} directories, {files} files, {} events)",
+                ["client", "server"][at],
+                outcome,
+                if session.is_some() { "runs" } else { "is gone" },
+                handles.pending.len(),
+                events.len(),
+            )
+        };
+        let reads = self.sides[1 - self.sender].session.as_ref().map(Session::reads_allowed);
+        format!(
+            "{}; {}; {} announced, {} unsent, takes {}, delivers {}, reads allowed {reads:?}, step {}",
+            side(CLIENT),
+            side(SERVER),
+            self.tap.announced.len(),
+            self.wire.unsent_bytes,
+            self.wire.can_take(),
+            self.wire.can_deliver(),
+            self.steps
+        )
+    }
+
+    pub fn into_disks(self) -> [Disk; 2] {
+        self.sides.map(|side| side.disk)
+    }
+}

@@ -1,0 +1,123 @@
+//! Cores, NUMA nodes, CPU time and memory of this process.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+use nix::unistd::Pid;
+
+/// The cores this thread may run on, ascending. Respects taskset and cgroup cpusets.
+///
+/// # Errors
+/// What sched_getaffinity(2) says: `EINVAL` on machines of more than 1,024 cores.
+pub fn cores() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count()).filter(|&core| set.is_set(core).unwrap_or(false)).collect())
+}
+
+/// Binds the calling thread to one core.
+///
+/// # Errors
+/// `EINVAL` for a core that does not exist or that this process may not use.
+pub fn pin(core: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// NUMA node a network interface is attached to. `None`: virtual, unknown or a machine of one node.
+pub fn numa_node_of(nic: &str) -> Option<u32> {
+    // The name comes from a user; one path component it must be.
+    if nic.is_empty() || nic.contains('/') || nic == "." || nic == ".." {
+        return None;
+    }
+    // -1: no node.
+    let node = fs::read_to_string(Path::new("/sys/class/net").join(nic).join("device/numa_node")).ok()?;
+    node.trim().parse().ok()
+}
+
+/// NUMA node of a core, where the kernel tells.
+pub fn numa_node_of_core(core: usize) -> Option<u32> {
+    let entries = fs::read_dir(format!("/sys/devices/system/cpu/cpu{core}")).ok()?;
+    let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.find_map(|name| name.strip_prefix("node")?.parse().ok())
+}
+
+/// CPU time the calling thread has used, user and system.
+///
+/// # Errors
+/// None in practice; what getrusage(2) says.
+pub fn thread_cpu_time() -> io::Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
+    Ok(duration(usage.user_time()) + duration(usage.system_time()))
+}
+
+/// CPU time this process has used: (user, system).
+///
+/// # Errors
+/// None in practice; what getrusage(2) says.
+pub fn process_cpu_time() -> io::Result<(Duration, Duration)> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    Ok((duration(usage.user_time()), duration(usage.system_time())))
+}
+
+/// The most memory this process ever had resident, in bytes.
+///
+/// # Errors
+/// None in practice; what getrusage(2) says.
+pub fn peak_rss_bytes() -> io::Result<u64> {
+    // ru_maxrss is in KiB.
+    Ok(u64::try_from(getrusage(UsageWho::RUSAGE_SELF)?.max_rss()).unwrap_or(0) * 1024)
+}
+
+/// Memory this process has resident now, in bytes.
+///
+/// # Errors
+/// Where /proc is not mounted.
+pub fn rss_bytes() -> io::Result<u64> {
+    let statm = fs::read_to_string("/proc/self/statm")?;
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.unwrap_or(4096);
+    pages.map(|pages| pages * page_bytes as u64).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn duration(time: TimeVal) -> Duration {
+    Duration::new(time.tv_sec().max(0) as u64, (time.tv_usec().max(0) as u32) * 1_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pinning_leaves_one_core_and_only_this_thread_feels_it() {
+        let all = cores().unwrap();
+        let last = *all.last().unwrap();
+        let pinned = std::thread::spawn(move || {
+            pin(last).unwrap();
+            cores().unwrap()
+        });
+        assert_eq!(pinned.join().unwrap(), [last]);
+        assert_eq!(cores().unwrap(), all);
+        assert!(pin(1_000_000).is_err());
+    }
+
+    #[test]
+    fn times_and_sizes_are_plausible() {
+        assert!(thread_cpu_time().unwrap() <= process_cpu_time().unwrap().0 + process_cpu_time().unwrap().1);
+        assert!(rss_bytes().unwrap() > 1 << 20);
+        assert!(peak_rss_bytes().unwrap() > 1 << 20);
+    }
+
+    #[test]
+    fn unknown_interfaces_and_cores_have_no_node() {
+        for nic in ["", "lo", "..", "../..", "no such"] {
+            assert_eq!(numa_node_of(nic), None);
+        }
+        assert_eq!(numa_node_of_core(1_000_000), None);
+    }
+}

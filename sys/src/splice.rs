@@ -1,0 +1,138 @@
+//! Copies between two local files without the data passing through user space, where the file systems can.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+/// One copy_file_range or sendfile call moves at most 2 GiB less a page; smaller steps keep a signal's delay short.
+const STEP_BYTES: usize = 64 << 20;
+
+/// Buffer of the last resort.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// Copies the first `len` bytes of `from` to the start of `to`: as a reflink (FICLONE, which shares all blocks at once)
+/// where possible, else by copy_file_range, else sendfile, else read and write. Both file positions are used up.
+///
+/// Returns the number of bytes copied, fewer than `len` when `from` ends before. A reflink copies `from` whole, so it is
+/// cut to `len`. `to` should be empty.
+///
+/// # Errors
+/// What the system calls say; `to` may then hold a part.
+pub fn copy_local(from: impl AsFd, to: impl AsFd, len: u64) -> io::Result<u64> {
+    let (from, to) = (from.as_fd(), to.as_fd());
+    if let Some(size) = reflink(from, to)? {
+        if size > len {
+            nix::unistd::ftruncate(to, i64::try_from(len).map_err(io::Error::other)?)?;
+        }
+        return Ok(size.min(len));
+    }
+    nix::unistd::lseek(from, 0, nix::unistd::Whence::SeekSet)?;
+    nix::unistd::lseek(to, 0, nix::unistd::Whence::SeekSet)?;
+    let mut copied = 0;
+    for step in [by_range, by_sendfile] {
+        match pump(len, &mut copied, |want| step(from, to, want)) {
+            // Not for this pair of file systems or this kind of file: the next way goes on where this one stopped.
+            Err(
+                Errno::EXDEV
+                | Errno::EINVAL
+                | Errno::EOPNOTSUPP
+                | Errno::ENOSYS
+                | Errno::EPERM
+                | Errno::ETXTBSY,
+            ) => {}
+            Err(error) => return Err(error.into()),
+            // Files in /proc and the like claim to be empty to copy_file_range; only reading tells.
+            Ok(()) if copied == 0 => {}
+            Ok(()) => return Ok(copied),
+        }
+    }
+    pump(len, &mut copied, |want| by_hand(from, to, want))?;
+    Ok(copied)
+}
+
+/// Size of the clone, or `None` where the file system has none.
+fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    // SAFETY: FICLONE takes two descriptors and no memory.
+    let result = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) };
+    if result != 0 {
+        // Whatever the reason (another file system, no support, a full disk), copying finds out better.
+        return Ok(None);
+    }
+    let size = nix::sys::stat::fstat(to)?.st_size;
+    Ok(Some(u64::try_from(size).unwrap_or(0)))
+}
+
+/// Repeats `step` until `len` bytes are there or it says 0.
+fn pump(len: u64, copied: &mut u64, step: impl Fn(usize) -> nix::Result<usize>) -> nix::Result<()> {
+    while *copied < len {
+        let want = usize::try_from(len - *copied).unwrap_or(STEP_BYTES).min(STEP_BYTES);
+        match step(want) {
+            Ok(0) => break,
+            Ok(bytes) => *copied += bytes as u64,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn by_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, want: usize) -> nix::Result<usize> {
+    nix::fcntl::copy_file_range(from, None, to, None, want)
+}
+
+fn by_sendfile(from: BorrowedFd<'_>, to: BorrowedFd<'_>, want: usize) -> nix::Result<usize> {
+    nix::sys::sendfile::sendfile(to, from, None, want)
+}
+
+fn by_hand(from: BorrowedFd<'_>, to: BorrowedFd<'_>, want: usize) -> nix::Result<usize> {
+    let mut buffer = vec![0; want.min(BUFFER_BYTES)];
+    let bytes = nix::unistd::read(from, &mut buffer)?;
+    let mut rest = &buffer[..bytes];
+    while !rest.is_empty() {
+        match nix::unistd::write(to, rest) {
+            Ok(written) => rest = &rest[written..],
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use super::*;
+
+    fn file_of(dir: &std::path::Path, name: &str, data: &[u8]) -> File {
+        let path = dir.join(name);
+        File::create(&path).unwrap().write_all(data).unwrap();
+        File::options().read(true).write(true).open(path).unwrap()
+    }
+
+    #[test]
+    fn copies_between_and_within_file_systems() {
+        let data: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7) as u8).collect();
+        let (disk, memory) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+        for (from_dir, to_dir) in [(&disk, &disk), (&disk, &memory), (&memory, &disk), (&memory, &memory)] {
+            let from = file_of(from_dir.path(), "from", &data);
+            for len in [0, 1, 1_000_000, data.len(), data.len() + 5] {
+                let to = file_of(to_dir.path(), "to", b"");
+                let copied = copy_local(&from, &to, len as u64).unwrap();
+                assert_eq!(copied, len.min(data.len()) as u64);
+                assert!(std::fs::read(to_dir.path().join("to")).unwrap() == data[..copied as usize]);
+            }
+        }
+    }
+
+    #[test]
+    fn copies_files_that_claim_to_be_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = file_of(dir.path(), "to", b"");
+        let copied = copy_local(File::open("/proc/self/status").unwrap(), &to, 1 << 20).unwrap();
+        assert!(copied > 100);
+        assert_eq!(std::fs::metadata(dir.path().join("to")).unwrap().len(), copied);
+    }
+}

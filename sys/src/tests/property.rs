@@ -1,0 +1,463 @@
+//! One random sequence of file operations and datagrams, run through both backends and through std.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// The driver sends `count` segments and a tail to std.
+    Out {
+        v6: bool,
+        segment: u16,
+        count: u16,
+        tail: u16,
+    },
+    /// std sends datagrams of these sizes to the driver.
+    In {
+        v6: bool,
+        sizes: Vec<u16>,
+    },
+    /// The driver sends to itself: GSO meets GRO.
+    Through {
+        v6: bool,
+        segment: u16,
+        count: u16,
+        tail: u16,
+    },
+    Write {
+        name: usize,
+        offset: u64,
+        len: usize,
+        from_slab: bool,
+    },
+    Read {
+        name: usize,
+        offset: u64,
+        len: usize,
+    },
+    Truncate {
+        name: usize,
+        len: u64,
+    },
+    Allocate {
+        name: usize,
+        len: u64,
+    },
+    Rename {
+        from: usize,
+        to: usize,
+    },
+    RenameNew {
+        from: usize,
+        to: usize,
+    },
+    Link {
+        from: usize,
+        to: usize,
+    },
+    Symlink {
+        target: usize,
+        name: usize,
+    },
+    Readlink {
+        name: usize,
+    },
+    Mkdir {
+        name: usize,
+        mode: u32,
+    },
+    Unlink {
+        name: usize,
+        is_dir: bool,
+    },
+    Stat {
+        name: usize,
+        follow: bool,
+    },
+    Meta {
+        name: usize,
+        mode: u32,
+        mtime: (i64, u32),
+    },
+    Sync {
+        name: usize,
+    },
+    List,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let name = || 0..NAMES.len();
+    let burst = || (any::<bool>(), prop_oneof![1u16..=1472, Just(1472), Just(1200)], 1u16..=44, 0u16..1472);
+    let cut = |(v6, segment, count, tail): (bool, u16, u16, u16)| (v6, segment, count, tail % segment);
+    let step = prop_oneof![
+        4 => burst().prop_map(cut).prop_map(|(v6, segment, count, tail)| Step::Out { v6, segment, count, tail }),
+        3 => (any::<bool>(), proptest::collection::vec(1u16..=9_000, 1..20)).prop_map(|(v6, sizes)| Step::In { v6, sizes }),
+        4 => burst().prop_map(cut).prop_map(|(v6, segment, count, tail)| Step::Through { v6, segment, count, tail }),
+        6 => (name(), 0u64..200_000, 0usize..=65_536, any::<bool>())
+            .prop_map(|(name, offset, len, from_slab)| Step::Write { name, offset, len, from_slab }),
+        6 => (name(), 0u64..200_000, 0usize..=70_000).prop_map(|(name, offset, len)| Step::Read { name, offset, len }),
+        2 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Truncate { name, len }),
+        1 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Allocate { name, len }),
+        2 => (name(), name()).prop_map(|(from, to)| Step::Rename { from, to }),
+        1 => (name(), name()).prop_map(|(from, to)| Step::RenameNew { from, to }),
+        2 => (name(), name()).prop_map(|(from, to)| Step::Link { from, to }),
+        2 => (name(), name()).prop_map(|(target, name)| Step::Symlink { target, name }),
+        1 => name().prop_map(|name| Step::Readlink { name }),
+        2 => (name(), Just(0o750)).prop_map(|(name, mode)| Step::Mkdir { name, mode }),
+        2 => (name(), any::<bool>()).prop_map(|(name, is_dir)| Step::Unlink { name, is_dir }),
+        3 => (name(), any::<bool>()).prop_map(|(name, follow)| Step::Stat { name, follow }),
+        1 => (name(), 0o400u32..=0o777, (-1_000_000_000i64..4_000_000_000, 0u32..1_000_000_000))
+            .prop_map(|(name, mode, mtime)| Step::Meta { name, mode, mtime }),
+        1 => name().prop_map(|name| Step::Sync { name }),
+        1 => Just(Step::List),
+    ];
+    proptest::collection::vec(step, 1..40)
+}
+
+/// What a step gave, in a form both sides can produce: text, or the errno.
+type Outcome = Result<String, Option<i32>>;
+
+fn outcome<T>(result: io::Result<T>, text: impl FnOnce(T) -> String) -> Outcome {
+    result.map(text).map_err(|error| error.raw_os_error())
+}
+
+fn pattern(seed: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|i| ((i + seed).wrapping_mul(2_654_435_761) >> 11) as u8).collect()
+}
+
+struct Subject {
+    driver: Driver,
+    slab: Slab,
+    root: Arc<OwnedFd>,
+    sockets: [(SocketId, SocketAddr); 2],
+    echo: [(SocketId, SocketAddr); 2],
+    peers: [(std::net::UdpSocket, SocketAddr); 2],
+}
+
+impl Subject {
+    fn new(backend: Backend, dir: &Path) -> Subject {
+        let (slab, mut driver) = slab_and_driver(backend);
+        let root = Arc::new(fs::File::open(dir).unwrap().into());
+        let sockets = ["127.0.0.1:0", "[::1]:0"].map(|address| add(&mut driver, address));
+        let echo = ["127.0.0.1:0", "[::1]:0"].map(|address| add(&mut driver, address));
+        let peers = ["127.0.0.1:0", "[::1]:0"].map(std_socket);
+        Subject { driver, slab, root, sockets, echo, peers }
+    }
+
+    fn dir(&self) -> Option<Arc<OwnedFd>> {
+        Some(Arc::clone(&self.root))
+    }
+
+    fn run(&mut self, op: FileOp) -> io::Result<FileDone> {
+        file(&mut self.driver, op)
+    }
+
+    fn open(&mut self, name: usize, flags: i32) -> io::Result<Arc<OwnedFd>> {
+        let how = OpenHow { flags, mode: 0o644, resolve: 0 };
+        match self.run(FileOp::Open { dir: self.dir(), path: path_of(name), how })? {
+            FileDone::Opened(file) => Ok(Arc::new(file)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn done(&mut self, op: FileOp) -> Outcome {
+        outcome(self.run(op), |done| match done {
+            FileDone::Done => String::new(),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    fn file_step(&mut self, step: &Step) -> Outcome {
+        let dir = self.dir();
+        match *step {
+            Step::Write { name, offset, len, from_slab } => {
+                let file = self.open(name, libc::O_RDWR | libc::O_CREAT);
+                let data = pattern(len, len);
+                let data = if from_slab { self.in_slab(&data) } else { Bytes::from(data) };
+                outcome(file.and_then(|file| self.write_all(&file, offset, data)), |()| String::new())
+            }
+            Step::Read { name, offset, len } => {
+                let result = self.open(name, libc::O_RDONLY).and_then(|file| {
+                    let buffer = self.slab.take().unwrap();
+                    self.run(FileOp::Read { file, offset, buffer, len })
+                });
+                outcome(result, |done| match done {
+                    FileDone::Read { mut buffer, bytes } => {
+                        buffer.advance(bytes);
+                        format!("{:?}", blob(&buffer.split()))
+                    }
+                    other => panic!("{other:?}"),
+                })
+            }
+            Step::Truncate { name, len } => match self.open(name, libc::O_RDWR) {
+                Ok(file) => self.done(FileOp::Truncate { file, len }),
+                Err(error) => Err(error.raw_os_error()),
+            },
+            Step::Allocate { name, len } => match self.open(name, libc::O_RDWR) {
+                Ok(file) => self.done(FileOp::Fallocate { file, len: len + 1 }),
+                Err(error) => Err(error.raw_os_error()),
+            },
+            Step::Sync { name } => match self.open(name, libc::O_RDONLY) {
+                Ok(file) => self.done(FileOp::Fsync { file }),
+                Err(error) => Err(error.raw_os_error()),
+            },
+            Step::Meta { name, mode, mtime } => match self.open(name, libc::O_RDONLY) {
+                Ok(file) => self.done(FileOp::SetMeta { file, mode: Some(mode), mtime: Some(mtime) }),
+                Err(error) => Err(error.raw_os_error()),
+            },
+            Step::Rename { from, to } => self.rename(from, to, 0),
+            Step::RenameNew { from, to } => self.rename(from, to, libc::RENAME_NOREPLACE),
+            Step::Link { from, to } => match self.open(from, libc::O_PATH | libc::O_NOFOLLOW) {
+                Ok(file) => self.done(FileOp::Link { file, to_dir: dir, to: path_of(to) }),
+                Err(error) => Err(error.raw_os_error()),
+            },
+            Step::Symlink { target, name } => {
+                self.done(FileOp::Symlink { target: path_of(target), dir, path: path_of(name) })
+            }
+            Step::Readlink { name } => {
+                outcome(self.run(FileOp::Readlink { dir, path: path_of(name) }), |done| {
+                    let FileDone::Link(target) = done else { panic!("{done:?}") };
+                    String::from_utf8(target).unwrap()
+                })
+            }
+            Step::Mkdir { name, mode } => self.done(FileOp::Mkdir { dir, path: path_of(name), mode }),
+            Step::Unlink { name, is_dir } => self.done(FileOp::Unlink { dir, path: path_of(name), is_dir }),
+            Step::Stat { name, follow } => {
+                let flags = if follow { 0 } else { libc::AT_SYMLINK_NOFOLLOW };
+                let result = self.run(FileOp::Statx { dir, path: path_of(name), flags });
+                outcome(result, |done| {
+                    let FileDone::Stat(stat) = done else { panic!("{done:?}") };
+                    format!("{:?} {:o} {} {}", stat.kind, stat.mode, stat.size, stat.nlink)
+                })
+            }
+            Step::List => {
+                let file = Arc::clone(&self.root);
+                outcome(self.run(FileOp::List { file, cursor: 0, max: 1_000 }), |done| {
+                    let FileDone::Listed { entries, .. } = done else { panic!("{done:?}") };
+                    let names =
+                        entries.into_iter().map(|entry| (String::from_utf8(entry.name).unwrap(), entry.kind));
+                    format!("{:?}", names.collect::<BTreeMap<_, _>>().into_keys().collect::<Vec<_>>())
+                })
+            }
+            Step::Out { .. } | Step::In { .. } | Step::Through { .. } => unreachable!(),
+        }
+    }
+
+    fn rename(&mut self, from: usize, to: usize, flags: u32) -> Outcome {
+        let (from_dir, to_dir) = (self.dir(), self.dir());
+        self.done(FileOp::Rename { from_dir, from: path_of(from), to_dir, to: path_of(to), flags })
+    }
+
+    /// The bytes as a piece out of the middle of a slab buffer where they fit, as received chunks are.
+    fn in_slab(&mut self, data: &[u8]) -> Bytes {
+        let mut buffer = self.slab.take().unwrap();
+        let skip = (buffer.spare_len() - data.len()).min(33);
+        buffer.advance(skip);
+        buffer.split();
+        buffer.spare_mut()[..data.len()].copy_from_slice(data);
+        buffer.advance(data.len());
+        buffer.split()
+    }
+
+    fn write_all(&mut self, file: &Arc<OwnedFd>, mut offset: u64, mut data: Bytes) -> io::Result<()> {
+        while !data.is_empty() {
+            let op = FileOp::Write { file: Arc::clone(file), offset, data: data.clone() };
+            let FileDone::Written(bytes) = self.run(op)? else { panic!() };
+            assert!(bytes > 0);
+            offset += bytes as u64;
+            data = data.slice(bytes..);
+        }
+        Ok(())
+    }
+
+    fn net_step(&mut self, step: &Step) {
+        match step {
+            Step::Out { v6, segment, count, tail } => {
+                let expected = datagrams(*segment, *count, *tail);
+                let side = usize::from(*v6);
+                self.send_burst(self.sockets[side].0, self.peers[side].1, &expected, *segment);
+                let Completion::Sent { result, .. } = next(&mut self.driver) else { panic!() };
+                assert_eq!(result.unwrap(), expected.concat().len());
+                let mut buffer = vec![0; 70_000];
+                for datagram in expected {
+                    let (len, from) = self.peers[side].0.recv_from(&mut buffer).unwrap();
+                    assert!(buffer[..len] == datagram && from == self.sockets[side].1);
+                }
+            }
+            Step::In { v6, sizes } => {
+                let (peer, to) = (&self.peers[usize::from(*v6)].0, self.sockets[usize::from(*v6)].1);
+                let sent: Vec<Vec<u8>> =
+                    sizes.iter().map(|&size| pattern(size.into(), size.into())).collect();
+                for datagram in &sent {
+                    peer.send_to(datagram, to).unwrap();
+                }
+                assert!(receive(&mut self.driver, sent.len()) == sent);
+            }
+            Step::Through { v6, segment, count, tail } => {
+                let expected = datagrams(*segment, *count, *tail);
+                let side = usize::from(*v6);
+                self.send_burst(self.sockets[side].0, self.echo[side].1, &expected, *segment);
+                assert!(receive(&mut self.driver, expected.len()) == expected);
+                while self.driver.in_flight() > 0 {
+                    self.driver.submit_and_wait(None).unwrap();
+                }
+                while self.driver.next_completion().is_some() {}
+            }
+            _ => unreachable!(),
+        }
+    }
+
+    /// Queues the datagrams as one run.
+    fn send_burst(&mut self, socket: SocketId, to: SocketAddr, datagrams: &[Vec<u8>], segment: u16) {
+        let payload = datagrams.concat();
+        let mut buffer = SendBuffer::new();
+        buffer[..payload.len()].copy_from_slice(&payload);
+        let runs =
+            vec![Run { range: 0..payload.len(), segment_bytes: (datagrams.len() > 1).then_some(segment) }];
+        let from = Some(to.ip());
+        self.driver.send(5, SendRun { socket, buffer, runs, to, from });
+    }
+}
+
+fn datagrams(segment: u16, count: u16, tail: u16) -> Vec<Vec<u8>> {
+    let mut sizes = vec![usize::from(segment); count.into()];
+    if tail > 0 && count < 44 {
+        sizes.push(tail.into());
+    }
+    sizes.iter().enumerate().map(|(i, &size)| pattern(i * 7, size)).collect()
+}
+
+fn path_of(name: usize) -> CString {
+    CString::new(NAMES[name]).unwrap()
+}
+
+fn blob(bytes: &[u8]) -> (usize, u64) {
+    let hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    (bytes.len(), hash)
+}
+
+/// The same step by std on another directory.
+fn model(dir: &Path, step: &Step) -> Outcome {
+    let path = |name: usize| -> PathBuf { dir.join(NAMES[name]) };
+    let reader = |name| fs::File::open(path(name));
+    let writer = |name| fs::File::options().read(true).write(true).open(path(name));
+    let unit = |result: io::Result<()>| outcome(result, |()| String::new());
+    match *step {
+        Step::Write { name, offset, len, .. } => {
+            let file = fs::File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .open(path(name));
+            unit(file.and_then(|file| file.write_all_at(&pattern(len, len), offset)))
+        }
+        Step::Read { name, offset, len } => {
+            let mut buffer = vec![0; len.min(65_536)];
+            let result = reader(name).and_then(|file| file.read_at(&mut buffer, offset));
+            outcome(result, |bytes| format!("{:?}", blob(&buffer[..bytes])))
+        }
+        Step::Truncate { name, len } => unit(writer(name).and_then(|file| file.set_len(len))),
+        // Allocating never shrinks a file.
+        Step::Allocate { name, len } => unit(writer(name).and_then(|file| {
+            let size = file.metadata()?.len();
+            file.set_len(size.max(len + 1))
+        })),
+        Step::Sync { name } => unit(reader(name).and_then(|file| file.sync_all())),
+        Step::Meta { name, mode, mtime } => unit(reader(name).and_then(|file| {
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+            let since = std::time::Duration::from_secs(mtime.0.unsigned_abs());
+            let epoch = std::time::UNIX_EPOCH;
+            let whole = if mtime.0 < 0 { epoch - since } else { epoch + since };
+            file.set_modified(whole + std::time::Duration::from_nanos(mtime.1.into()))
+        })),
+        Step::Rename { from, to } => unit(fs::rename(path(from), path(to))),
+        Step::RenameNew { from, to } => {
+            unit(match (fs::symlink_metadata(path(from)), fs::symlink_metadata(path(to))) {
+                (Ok(_), Ok(_)) => Err(io::Error::from_raw_os_error(libc::EEXIST)),
+                _ => fs::rename(path(from), path(to)),
+            })
+        }
+        Step::Link { from, to } => unit(fs::hard_link(path(from), path(to))),
+        Step::Symlink { target, name } => unit(std::os::unix::fs::symlink(NAMES[target], path(name))),
+        Step::Readlink { name } => {
+            outcome(fs::read_link(path(name)), |target| target.to_str().unwrap().into())
+        }
+        Step::Mkdir { name, mode } => {
+            unit(std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), mode).create(path(name)))
+        }
+        Step::Unlink { name, is_dir: true } => unit(fs::remove_dir(path(name))),
+        Step::Unlink { name, is_dir: false } => unit(fs::remove_file(path(name))),
+        Step::Stat { name, follow } => {
+            let result = if follow { fs::metadata(path(name)) } else { fs::symlink_metadata(path(name)) };
+            outcome(result, |meta| {
+                let kind = FileKind::of_mode(meta.mode());
+                format!("{kind:?} {:o} {} {}", meta.mode(), meta.size(), meta.nlink())
+            })
+        }
+        Step::List => outcome(fs::read_dir(dir), |entries| {
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            format!("{names:?}")
+        }),
+        Step::Out { .. } | Step::In { .. } | Step::Through { .. } => unreachable!(),
+    }
+}
+
+/// Every name with its kind, mode, content and, where a step set it, mtime.
+fn tree(dir: &Path) -> BTreeMap<String, (u32, Option<Vec<u8>>)> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let one = |entry: fs::DirEntry| {
+        let meta = fs::symlink_metadata(entry.path()).unwrap();
+        let content = meta.is_file().then(|| fs::read(entry.path()).unwrap());
+        (entry.file_name().into_string().unwrap(), (meta.mode(), content))
+    };
+    entries.map(one).collect()
+}
+
+fn check(backend: Backend, steps: &[Step]) {
+    let (ours, model_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut subject = Subject::new(backend, ours.path());
+    for (index, step) in steps.iter().enumerate() {
+        match step {
+            Step::Out { .. } | Step::In { .. } | Step::Through { .. } => subject.net_step(step),
+            _ => {
+                let (got, expected) = (subject.file_step(step), model(model_dir.path(), step));
+                assert_eq!(got, expected, "{backend:?}: step {index} of {steps:?}");
+                if let (Step::Meta { name, mtime, .. }, Ok(_)) = (step, &got) {
+                    let meta = fs::metadata(ours.path().join(NAMES[*name])).unwrap();
+                    assert_eq!((meta.mtime(), meta.mtime_nsec()), (mtime.0, mtime.1.into()));
+                }
+            }
+        }
+    }
+    assert!(tree(ours.path()) == tree(model_dir.path()), "{backend:?}: {steps:?}");
+    assert_eq!(subject.slab.in_use(), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn both_backends_do_what_std_does(steps in steps()) {
+        for backend in backends() {
+            check(backend, &steps);
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! The io_uring backend: one ring per thread, deferred task work, multishot receives, registered file buffers.
+//!
+//! What the kernel can see (payloads, message headers, paths, statx buffers, the receive ring) is owned by this struct
+//! from submission to completion. `Drop` cancels everything, waits for the last completion, and only then lets the
+//! fields go: `ring` (the kernel's side) first, then operations and their buffers, then receive memory, then sockets.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+use nix::sys::eventfd::EfdFlags;
+
+use crate::driver::{Completion, Deadline, DriverConfig, SendRun, SocketId};
+use crate::file::{FileOp, run};
+use crate::message::Message;
+use crate::outbox::{Outbox, Piece};
+use crate::slab::Slab;
+use crate::socket::UdpSocket;
+use crate::wake::WakeHandle;
+
+mod fixed;
+mod ops;
+mod recv;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use fixed::Registration;
+use ops::FileInFlight;
+use recv::Receiver;
+use table::Table;
+
+/// How long `Drop` waits for cancelled operations. Disk I/O in the kernel cannot be cancelled and may take seconds.
+const DROP_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Kernel threads that run file operations which would block: per ring, for files (bounded) and for the rest.
+/// The kernel's own limit is 4 per core and RLIMIT_NPROC.
+const IO_WORKERS_MAX: [u32; 2] = [8, 4];
+
+/// The driver on io_uring. See [`crate::Driver`], whose methods these are.
+pub struct UringDriver {
+    /// Everything the kernel may hold pointers into; leaked if it does not let go in time.
+    held: ManuallyDrop<Held>,
+}
+
+/// See the order in the module's description: fields drop from top to bottom.
+struct Held {
+    ring: IoUring,
+    ops: Table<Op>,
+    outbox: Outbox,
+    /// Messages between two uses.
+    #[allow(clippy::vec_box)] // A message in flight must not move; the boxes go round.
+    spare_messages: Vec<Box<Message>>,
+    receiver: Receiver,
+    /// Where the read of the wake eventfd goes.
+    wake_count: Box<u64>,
+    wake: WakeHandle,
+    registration: Registration,
+    sockets: Vec<UdpSocket>,
+    /// IORING_OP_FTRUNCATE is there (Linux 6.9); every other operation used is older than the ring's flags.
+    has_truncate: bool,
+    /// Entries that found the submission queue full.
+    backlog: VecDeque<squeue::Entry>,
+    ready: VecDeque<Completion>,
+    /// File operations in flight.
+    files: usize,
+    /// What made the driver unusable; told by the next `submit_and_wait`.
+    fatal: Option<io::Error>,
+    slab: Slab,
+}
+
+/// What an operation's `user_data` stands for.
+enum Op {
+    Receive(SocketId),
+    Send { piece: Piece, message: Box<Message> },
+    File(FileInFlight),
+    Wake,
+}
+
+/// A ring as the driver needs it; also what the probe tries.
+pub(crate) fn new_ring(entries: u32) -> io::Result<IoUring> {
+    // DEFER_TASKRUN (6.1) runs completions when we ask for them instead of interrupting us; it needs SINGLE_ISSUER.
+    // TASKRUN_FLAG tells without a system call that some are waiting. SUBMIT_ALL: a bad entry does not stop a batch.
+    IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_clamp()
+        .setup_cqsize(entries.saturating_mul(4))
+        .dontfork()
+        .build(entries)
+}
+
+impl UringDriver {
+    pub(crate) fn new(config: &DriverConfig, slab: &Slab) -> io::Result<UringDriver> {
+        let ring = new_ring(config.queue_entries.max(8))?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        let has_truncate = probe.is_supported(opcode::Ftruncate::CODE);
+        // Best effort: without it the kernel's defaults hold.
+        let _ = ring.submitter().register_iowq_max_workers(&mut { IO_WORKERS_MAX });
+        let receiver = Receiver::new(&ring, config.recv_buffers)?;
+        let registration = Registration::new(&ring, slab);
+        let mut held = Held {
+            ring,
+            ops: Table::default(),
+            outbox: Outbox::default(),
+            spare_messages: Vec::new(),
+            receiver,
+            wake_count: Box::new(0),
+            wake: WakeHandle::new(EfdFlags::empty())?,
+            registration,
+            sockets: Vec::new(),
+            has_truncate,
+            backlog: VecDeque::new(),
+            ready: VecDeque::new(),
+            files: 0,
+            fatal: None,
+            slab: slab.clone(),
+        };
+        held.arm_wake();
+        Ok(UringDriver { held: ManuallyDrop::new(held) })
+    }
+
+    pub(crate) fn add_socket(&mut self, socket: UdpSocket) -> SocketId {
+        let held = &mut *self.held;
+        let id = SocketId(held.sockets.len() as u32);
+        held.sockets.push(socket);
+        held.outbox.add_socket();
+        held.receiver.add_socket(id);
+        id
+    }
+
+    pub(crate) fn socket(&self, id: SocketId) -> &UdpSocket {
+        &self.held.sockets[id.index()]
+    }
+
+    pub(crate) fn wake_handle(&self) -> WakeHandle {
+        self.held.wake.clone()
+    }
+
+    pub(crate) fn send(&mut self, token: u64, send: SendRun) {
+        let completion = self.held.outbox.push(token, send);
+        self.held.ready.extend(completion);
+    }
+
+    pub(crate) fn file(&mut self, token: u64, op: FileOp) {
+        self.held.file(token, op);
+    }
+
+    pub(crate) fn next_completion(&mut self) -> Option<Completion> {
+        self.held.ready.pop_front()
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.held.outbox.len() + self.held.files
+    }
+
+    pub(crate) fn trim(&mut self) {
+        self.held.slab.trim();
+        let held = &mut *self.held;
+        held.registration.drop_stale(&held.ring, &held.slab);
+    }
+
+    /// Whether file operations use registered memory, and why not (all) where they do not.
+    pub(crate) fn registered_buffers(&self) -> crate::Availability {
+        self.held.registration.availability()
+    }
+
+    pub(crate) fn submit_and_wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let held = &mut *self.held;
+        let deadline = Deadline::after(timeout);
+        loop {
+            held.prepare()?;
+            let left = if held.ready.is_empty() { deadline.left() } else { Some(Duration::ZERO) };
+            held.enter(left)?;
+            held.reap();
+            if let Some(error) = held.fatal.take() {
+                return Err(error);
+            }
+            // Each message of one destination starts when the one before is done, which it usually is at once.
+            let more = held.outbox.has_runnable();
+            if !more && (!held.ready.is_empty() || left == Some(Duration::ZERO)) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Held {
+    /// Fills the submission queue with what waits for it.
+    fn prepare(&mut self) -> io::Result<()> {
+        while let Some(entry) = self.backlog.pop_front() {
+            if !self.try_push(&entry) {
+                self.backlog.push_front(entry);
+                break;
+            }
+        }
+        self.receiver.give_back();
+        for id in self.receiver.take_unarmed() {
+            let user_data = self.ops.insert(Op::Receive(id));
+            let fd = Fd(self.sockets[id.index()].as_raw_fd());
+            let entry = self.receiver.entry(fd).user_data(user_data);
+            self.push(entry);
+        }
+        for index in 0..self.sockets.len() {
+            self.start_sends(SocketId(index as u32));
+        }
+        Ok(())
+    }
+
+    fn start_sends(&mut self, id: SocketId) {
+        while self.has_room() {
+            let Some(piece) = self.outbox.next(id) else { return };
+            let socket = &self.sockets[id.index()];
+            let mut message = self.spare_messages.pop().unwrap_or_else(Message::new);
+            let letter = self.outbox.letter(&piece);
+            match message.fill(socket, letter.payload, piece.segment_bytes, letter.to, letter.from) {
+                Ok(header) => {
+                    // Without MSG_DONTWAIT the ring waits for room in a full socket by itself.
+                    let entry = opcode::SendMsg::new(Fd(socket.as_raw_fd()), header).build();
+                    let user_data = self.ops.insert(Op::Send { piece, message });
+                    self.push(entry.user_data(user_data));
+                }
+                Err(error) => {
+                    self.spare_messages.push(message);
+                    self.ready.extend(self.outbox.settle(piece, Err(error)));
+                }
+            }
+        }
+    }
+
+    fn file(&mut self, token: u64, op: FileOp) {
+        let mut file = FileInFlight::new(token, op);
+        match file.entry(&self.ring, self.has_truncate, &self.slab, &mut self.registration) {
+            Some(entry) => {
+                let user_data = self.ops.insert(Op::File(file));
+                self.files += 1;
+                self.push(entry.user_data(user_data));
+            }
+            None => self.ready.push_back(Completion::File { token, result: run(file.into_op()) }),
+        }
+    }
+
+    fn arm_wake(&mut self) {
+        let user_data = self.ops.insert(Op::Wake);
+        let buffer = (&raw mut *self.wake_count).cast();
+        let entry = opcode::Read::new(Fd(self.wake.raw_fd()), buffer, size_of::<u64>() as u32).build();
+        self.push(entry.user_data(user_data));
+    }
+
+    fn has_room(&mut self) -> bool {
+        if self.ring.submission().is_full() {
+            // Whatever it says, the queue tells whether there is room now.
+            let _ = self.ring.submit();
+        }
+        !self.ring.submission().is_full()
+    }
+
+    /// Queues an entry; its memory is already in `ops`.
+    fn push(&mut self, entry: squeue::Entry) {
+        if !self.backlog.is_empty() || !self.has_room() || !self.try_push(&entry) {
+            self.backlog.push_back(entry);
+        }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: the one rule of this module: everything an entry points to is owned by an operation in `ops`, by
+        // the outbox job of its piece, or by `Held` itself, none of which is moved in memory, changed or freed before
+        // the operation's last completion. Descriptors stay open as long (`Arc` in the operation, or `sockets`).
+        unsafe { self.ring.submission().push(entry).is_ok() }
+    }
+
+    /// Submits, and waits for a completion at most `left`.
+    fn enter(&mut self, left: Option<Duration>) -> io::Result<()> {
+        let left = if self.ring.completion().is_empty() { left } else { Some(Duration::ZERO) };
+        let result = match left {
+            None => self.ring.submit_and_wait(1),
+            // Nothing to submit or to run, and nothing to wait for.
+            Some(Duration::ZERO) if self.is_idle() => return Ok(()),
+            Some(left) if !left.is_zero() && self.backlog.is_empty() => {
+                let time = Timespec::from(left);
+                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
+            }
+            // GETEVENTS without a count: run the deferred work, wait for nothing. `submit` leaves it out when the
+            // TASKRUN flag is not up yet although a packet is about to raise it, which costs a turn of the loop, no
+            // more.
+            Some(_) => self.ring.submit(),
+        };
+        match result {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                // ETIME: the wait is over. EINTR: a signal. EBUSY: completions must be reaped first. EAGAIN: no memory
+                // for a request just now. All are handled by the caller's next turn.
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn is_idle(&mut self) -> bool {
+        let queue = self.ring.submission();
+        queue.is_empty() && !queue.taskrun() && !queue.cq_overflow()
+    }
+
+    /// Takes every completion off the ring and queues what the user is to see of them.
+    fn reap(&mut self) {
+        loop {
+            let Some(entry) = self.ring.completion().next() else { return };
+            self.complete(&entry);
+        }
+    }
+
+    fn complete(&mut self, entry: &cqueue::Entry) {
+        let user_data = entry.user_data();
+        if let Some(&mut Op::Receive(id)) = self.ops.get_mut(user_data) {
+            if !cqueue::more(entry.flags()) {
+                self.ops.remove(user_data);
+            }
+            match self.receiver.complete(id, entry) {
+                Ok(datagrams) => self.ready.extend(datagrams.map(Completion::Received)),
+                Err(error) => self.fatal = Some(error),
+            }
+            return;
+        }
+        let errno = -entry.result();
+        let result = usize::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(errno));
+        match self.ops.remove(user_data) {
+            Some(Op::Send { piece, message }) => {
+                self.spare_messages.push(message);
+                match errno {
+                    libc::EINTR => self.outbox.put_back(piece),
+                    _ => self.ready.extend(self.outbox.settle(piece, result)),
+                }
+            }
+            Some(Op::File(file)) => {
+                self.files -= 1;
+                match file.finish(result) {
+                    Ok(completion) => self.ready.push_back(completion),
+                    Err((token, op)) => self.file(token, op),
+                }
+            }
+            Some(Op::Wake) => {
+                self.wake.seen();
+                self.ready.extend(result.is_ok().then_some(Completion::Woken));
+                self.arm_wake();
+            }
+            // Completions of cancel requests, which carry no operation.
+            Some(Op::Receive(_)) | None => {}
+        }
+    }
+
+    /// Cancels everything and waits until the kernel has let go of every operation. `false`: it did not in time.
+    fn quiesce(&mut self) -> bool {
+        // Never submitted, so never seen by the kernel.
+        for entry in std::mem::take(&mut self.backlog) {
+            self.ops.remove(entry.get_user_data());
+        }
+        let deadline = Deadline::after(Some(DROP_WAIT_MAX));
+        loop {
+            let _ = self.ring.submit();
+            // Also drops operations that a cancelled one lets start. ENOENT: there was none to cancel.
+            let now = Some(Timespec::from(Duration::ZERO));
+            let _ = self.ring.submitter().register_sync_cancel(now, CancelBuilder::any());
+            let time = Timespec::from(Duration::from_millis(1));
+            let _ = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time));
+            while let Some(entry) = self.ring.completion().next() {
+                if !cqueue::more(entry.flags()) {
+                    // A descriptor that was opened after all is closed by dropping its result.
+                    if let Some(Op::File(file)) = self.ops.remove(entry.user_data()) {
+                        file.abandon(entry.result());
+                    }
+                }
+            }
+            if self.ops.is_empty() {
+                return true;
+            }
+            if deadline.left() == Some(Duration::ZERO) {
+                return false;
+            }
+        }
+    }
+}
+
+impl Drop for UringDriver {
+    fn drop(&mut self) {
+        if self.held.quiesce() {
+            // SAFETY: dropped once, here, and not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.held) };
+        }
+        // Otherwise the kernel may still write: the memory and the ring stay until the process ends.
+    }
+}
+
+impl fmt::Debug for UringDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UringDriver").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,196 @@
+//! File operations as ring entries, and their results.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use io_uring::types::{self, Fd};
+use io_uring::{IoUring, opcode, squeue};
+
+use super::fixed::Registration;
+use crate::driver::Completion;
+use crate::file::{Dir, FileDone, FileOp, STATX_MASK, Statx, run};
+use crate::slab::Slab;
+
+/// A file operation and everything its ring entry points to.
+pub(super) struct FileInFlight {
+    token: u64,
+    op: FileOp,
+    scratch: Scratch,
+}
+
+/// What the kernel reads or writes beside the operation's own paths and buffers; boxed, as it may not move.
+enum Scratch {
+    None,
+    #[allow(dead_code)] // Held for the kernel, never read by us.
+    How(Box<types::OpenHow>),
+    Stat(Box<MaybeUninit<libc::statx>>),
+}
+
+impl FileInFlight {
+    pub fn new(token: u64, op: FileOp) -> FileInFlight {
+        FileInFlight { token, op, scratch: Scratch::None }
+    }
+
+    /// The operation, when there is no entry for it.
+    pub fn into_op(self) -> FileOp {
+        self.op
+    }
+
+    /// The ring entry. It points into `self`'s heap memory (not into `self`, which may be moved). `None`: the ring has
+    /// no such operation.
+    pub fn entry(
+        &mut self,
+        ring: &IoUring,
+        has_truncate: bool,
+        slab: &Slab,
+        registration: &mut Registration,
+    ) -> Option<squeue::Entry> {
+        let entry = match &mut self.op {
+            FileOp::Open { dir, path, how } => {
+                let raw = types::OpenHow::new()
+                    .flags(how.flags as u32 as u64 | libc::O_CLOEXEC as u64)
+                    .mode(how.effective_mode().into())
+                    .resolve(how.resolve);
+                let raw = Box::new(raw);
+                let entry = opcode::OpenAt2::new(at(dir), path.as_ptr(), &raw const *raw).build();
+                self.scratch = Scratch::How(raw);
+                entry
+            }
+            FileOp::Statx { dir, path, flags } => {
+                let (dir, path, flags) = (at(dir), path.as_ptr(), *flags);
+                self.statx(dir, path, flags)
+            }
+            FileOp::Fstat { file } => {
+                let file = Fd(file.as_raw_fd());
+                self.statx(file, c"".as_ptr(), libc::AT_EMPTY_PATH)
+            }
+            FileOp::Read { file, offset, buffer, len } => {
+                let (file, offset) = (Fd(file.as_raw_fd()), seekable(*offset)?);
+                let fixed = if buffer.is_of(slab) { Some(buffer.index()) } else { None };
+                let fixed = fixed.and_then(|index| registration.entry_of(ring, slab, index));
+                let spare = buffer.spare_mut();
+                // At most 64 KiB, so it fits.
+                let (start, len) = (spare.as_mut_ptr(), spare.len().min(*len) as u32);
+                match fixed {
+                    Some(index) => opcode::ReadFixed::new(file, start, len, index).offset(offset).build(),
+                    None => opcode::Read::new(file, start, len).offset(offset).build(),
+                }
+            }
+            FileOp::Write { file, offset, data } => {
+                let (file, offset) = (Fd(file.as_raw_fd()), seekable(*offset)?);
+                let fixed = slab.index_of(data);
+                let fixed = fixed.and_then(|index| registration.entry_of(ring, slab, index));
+                // The kernel writes at most 2 GiB less a page per call; the rest is a short write.
+                let (start, len) = (data.as_ptr(), data.len().min(i32::MAX as usize) as u32);
+                match fixed {
+                    Some(index) => opcode::WriteFixed::new(file, start, len, index).offset(offset).build(),
+                    None => opcode::Write::new(file, start, len).offset(offset).build(),
+                }
+            }
+            FileOp::Fallocate { file, len } => {
+                opcode::Fallocate::new(Fd(file.as_raw_fd()), seekable(*len)?).build()
+            }
+            FileOp::Truncate { file, len } if has_truncate => {
+                opcode::Ftruncate::new(Fd(file.as_raw_fd()), seekable(*len)?).build()
+            }
+            FileOp::Fsync { file } => opcode::Fsync::new(Fd(file.as_raw_fd())).build(),
+            FileOp::Rename { from_dir, from, to_dir, to, flags } => {
+                opcode::RenameAt::new(at(from_dir), from.as_ptr(), at(to_dir), to.as_ptr())
+                    .flags(*flags)
+                    .build()
+            }
+            FileOp::Link { file, to_dir, to } => {
+                let file = Fd(file.as_raw_fd());
+                let flags = libc::AT_EMPTY_PATH;
+                opcode::LinkAt::new(file, c"".as_ptr(), at(to_dir), to.as_ptr()).flags(flags).build()
+            }
+            FileOp::Unlink { dir, path, is_dir } => {
+                let flags = if *is_dir { libc::AT_REMOVEDIR } else { 0 };
+                opcode::UnlinkAt::new(at(dir), path.as_ptr()).flags(flags).build()
+            }
+            FileOp::Mkdir { dir, path, mode } => {
+                opcode::MkDirAt::new(at(dir), path.as_ptr()).mode(*mode & 0o7777).build()
+            }
+            FileOp::Symlink { target, dir, path } => {
+                opcode::SymlinkAt::new(at(dir), target.as_ptr(), path.as_ptr()).build()
+            }
+            FileOp::Truncate { .. }
+            | FileOp::Readlink { .. }
+            | FileOp::SetMeta { .. }
+            | FileOp::SetLinkTime { .. }
+            | FileOp::List { .. }
+            | FileOp::Lock { .. }
+            | FileOp::StatFs { .. }
+            | FileOp::CopyRange { .. } => return None,
+        };
+        Some(entry)
+    }
+
+    fn statx(&mut self, dir: Fd, path: *const libc::c_char, flags: i32) -> squeue::Entry {
+        let mut raw = Box::new(MaybeUninit::<libc::statx>::zeroed());
+        let entry =
+            opcode::Statx::new(dir, path, raw.as_mut_ptr().cast()).flags(flags).mask(STATX_MASK).build();
+        self.scratch = Scratch::Stat(raw);
+        entry
+    }
+
+    /// The completion for the kernel's answer, or the operation again when it has to be repeated.
+    pub fn finish(self, result: io::Result<usize>) -> Result<Completion, (u64, FileOp)> {
+        let FileInFlight { token, op, scratch } = self;
+        let value = match result {
+            Ok(value) => value,
+            Err(error) => {
+                return match (error.raw_os_error(), &op) {
+                    // A signal ended it early. These do no harm twice.
+                    (
+                        Some(libc::EINTR),
+                        FileOp::Read { .. }
+                        | FileOp::Write { .. }
+                        | FileOp::Fallocate { .. }
+                        | FileOp::Truncate { .. }
+                        | FileOp::Fsync { .. }
+                        | FileOp::Open { .. },
+                    ) => Err((token, op)),
+                    // A rename raced with the path walk, or AT_EMPTY_PATH is not allowed: `run` knows the ways round.
+                    (Some(libc::EAGAIN), FileOp::Open { .. }) | (Some(libc::ENOENT), FileOp::Link { .. }) => {
+                        Ok(Completion::File { token, result: run(op) })
+                    }
+                    _ => Ok(Completion::File { token, result: Err(error) }),
+                };
+            }
+        };
+        let done = match (op, scratch) {
+            (FileOp::Open { .. }, _) => {
+                // SAFETY: the kernel has just made this descriptor for this operation; nobody else knows it.
+                FileDone::Opened(unsafe { OwnedFd::from_raw_fd(value as i32) })
+            }
+            (FileOp::Statx { .. } | FileOp::Fstat { .. }, Scratch::Stat(raw)) => {
+                // SAFETY: zeroed when it was made, and every bit pattern of these integers is valid.
+                FileDone::Stat(Statx::from(unsafe { raw.assume_init_ref() }))
+            }
+            (FileOp::Read { buffer, .. }, _) => FileDone::Read { buffer, bytes: value },
+            (FileOp::Write { .. }, _) => FileDone::Written(value),
+            _ => FileDone::Done,
+        };
+        Ok(Completion::File { token, result: Ok(done) })
+    }
+
+    /// Nobody will see the result; a descriptor must be closed all the same.
+    pub fn abandon(self, result: i32) {
+        if let (FileOp::Open { .. }, 0..) = (&self.op, result) {
+            // SAFETY: as in `finish`: the descriptor is new and unknown to anyone else.
+            drop(unsafe { OwnedFd::from_raw_fd(result) });
+        }
+    }
+}
+
+fn at(dir: &Dir) -> Fd {
+    Fd(dir.as_ref().map_or(libc::AT_FDCWD, |dir| dir.as_raw_fd()))
+}
+
+/// A file offset or size. Past `i64::MAX` the kernel would take it for "the current position" or worse; `run` refuses
+/// it.
+fn seekable(offset: u64) -> Option<u64> {
+    i64::try_from(offset).is_ok().then_some(offset)
+}

@@ -1,0 +1,361 @@
+//! What scripts rely on: exit codes, NDJSON, statistics, listings, identities, and what is printed where.
+
+mod common;
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::net::UdpSocket;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, UNIX_EPOCH};
+
+use common::tree::{self, Rng};
+use common::{Running, Side, World, command, landro};
+use serde_json::Value;
+
+on_both_backends!(
+    every_json_line_has_schema_and_event,
+    statistics_are_complete,
+    quiet_means_quiet,
+    listings,
+    nobody_there_is_exit_5,
+    what_the_daemon_refuses,
+);
+
+fn every_json_line_has_schema_and_event(backend: &'static str) {
+    let world = World::new(backend);
+    let mut rng = Rng::new(backend);
+    let tree = world.here("tree");
+    fs::create_dir(&tree).unwrap();
+    tree::write_file(&tree.join("small"), 100, &mut rng);
+    tree::write_file(&tree.join("large"), 3 << 20, &mut rng);
+    symlink("small", tree.join("link")).unwrap();
+    for args in [
+        [tree.clone().into_os_string(), world.url("tree").into()],
+        [world.url("tree").into(), world.here("back").into_os_string()],
+        [tree.clone().into_os_string(), world.here("local").into_os_string()],
+    ] {
+        let output = world.cp(&args).expect(0);
+        assert_eq!(
+            output.events.len(),
+            output.stdout.lines().count(),
+            "stdout is NDJSON only: {}",
+            output.stdout
+        );
+        assert_eq!(output.stderr, "", "nothing to say to people");
+        for (line, event) in output.stdout.lines().zip(&output.events) {
+            assert!(line.starts_with(r#"{"schema":1,"event":""#), "{line}");
+            let known = ["start", "progress", "file", "warning", "error", "summary"];
+            assert!(event["event"].as_str().is_some_and(|name| known.contains(&name)), "{line}");
+        }
+        assert_eq!(output.events[0]["event"], "start");
+        assert_eq!(output.events.last().unwrap()["event"], "summary");
+        let summary = output.summary();
+        for field in ["files", "bytes", "skipped", "resumed_bytes", "goodput_bps", "errors", "exit_code"] {
+            assert!(summary[field].is_u64(), "{field} in {summary}");
+        }
+        assert!(summary["seconds"].is_f64() && summary["stats"].is_null());
+        assert_eq!((output.number("files"), output.number("bytes")), (2, (3 << 20) + 100));
+        assert_eq!((output.number("directories"), output.number("symlinks")), (1, 1), "{summary}");
+        let mut files: Vec<(&str, &str, u64)> = output
+            .of("file")
+            .map(|file| {
+                assert_eq!(file["status"], "done", "{file}");
+                (
+                    file["path"].as_str().unwrap(),
+                    file["kind"].as_str().unwrap(),
+                    file["size_bytes"].as_u64().unwrap(),
+                )
+            })
+            .collect();
+        files.sort();
+        let names: Vec<&str> = files.iter().map(|file| file.0.rsplit('/').next().unwrap()).collect();
+        assert_eq!(names[1..], ["large", "link", "small"], "{files:?}");
+        assert_eq!(
+            files.iter().map(|file| file.1).collect::<Vec<_>>(),
+            ["directory", "file", "symlink", "file"]
+        );
+        assert_eq!((files[1].2, files[3].2), (3 << 20, 100));
+    }
+}
+
+fn statistics_are_complete(backend: &'static str) {
+    let world = World::new(backend);
+    let mut rng = Rng::new(backend);
+    tree::write_file(&world.here("file"), 8 << 20, &mut rng);
+    let push: [OsString; 3] = ["--stats".into(), world.here("file").into(), world.url("file").into()];
+    let output = world.cp(&push).expect(0);
+    let stats = &output.summary()["stats"];
+    for field in [
+        "rtt_us",
+        "min_rtt_us",
+        "sent_packets",
+        "received_packets",
+        "lost_packets",
+        "retransmitted_packets",
+        "cwnd_bytes",
+        "peak_rss_bytes",
+    ] {
+        assert!(stats[field].is_u64(), "{field} in {stats}");
+    }
+    for field in ["gso_batch", "gro_batch", "cpu_user_seconds", "cpu_system_seconds"] {
+        assert!(stats[field].is_number(), "{field} in {stats}");
+    }
+    assert!(stats["sent_packets"].as_u64().unwrap() > 4000, "8 MiB are more than 4000 packets: {stats}");
+    assert!(
+        stats["received_packets"].as_u64().unwrap() > 0
+            && stats["peak_rss_bytes"].as_u64().unwrap() > 1 << 20
+    );
+    assert!(
+        stats["cwnd_bytes"].as_u64().unwrap() > 10_000 && stats["rtt_us"].as_u64().unwrap() > 0,
+        "{stats}"
+    );
+    let wanted = if backend == "poll" { "Poll" } else { "IoUring" };
+    assert_eq!(stats["backend"], wanted);
+    assert!(stats["peer"].as_str().is_some_and(|peer| peer.contains(&world.daemon.fingerprint)), "{stats}");
+    // For people.
+    let (from, to) = (world.here("file"), world.url("again"));
+    let args = ["cp", "--stats", "--peer", &world.daemon.fingerprint, "--backend", backend];
+    let output =
+        landro(&world.client, args.map(OsStr::new).into_iter().chain([from.as_os_str(), OsStr::new(&to)]));
+    assert_eq!(output.stdout, "");
+    for word in ["backend", "rtt", "loss", "cwnd", "packets per send", "cpu", "memory", "1 files"] {
+        assert!(output.stderr.contains(word), "{word} in {}", output.stderr);
+    }
+}
+
+fn quiet_means_quiet(backend: &'static str) {
+    let world = World::new(backend);
+    fs::write(world.here("file"), "x").unwrap();
+    assert!(Command::new("mkfifo").arg(world.here("fifo")).status().unwrap().success());
+    let run = |options: &[&str], sources: &[&str]| {
+        let mut args: Vec<OsString> =
+            ["cp", "--peer", &world.daemon.fingerprint, "--backend", backend].map(Into::into).into();
+        args.extend(options.iter().map(Into::into));
+        args.extend(sources.iter().map(|name| world.here(name).into_os_string()));
+        args.push(world.url("").into());
+        landro(&world.client, args)
+    };
+    let output = run(&[], &["file"]).expect(0);
+    assert_eq!(
+        (output.stdout, output.stderr),
+        (String::new(), String::new()),
+        "not a terminal: nothing to draw"
+    );
+    let output = run(&[], &["fifo"]).expect(0);
+    assert!(output.stdout.is_empty() && output.stderr.contains("warning") && output.stderr.contains("fifo"));
+    let output = run(&["--quiet"], &["file", "fifo"]).expect(0);
+    assert_eq!((output.stdout, output.stderr), (String::new(), String::new()));
+    let output = run(&["--quiet"], &["file", "missing"]).expect(3);
+    assert!(output.stdout.is_empty() && output.stderr.contains("missing"), "errors are told anyway");
+}
+
+fn listings(backend: &'static str) {
+    let world = World::new(backend);
+    fs::create_dir_all(world.root("dir/sub")).unwrap();
+    fs::write(world.root("dir/file"), "12345").unwrap();
+    fs::set_permissions(world.root("dir/file"), fs::Permissions::from_mode(0o640)).unwrap();
+    tree::set_mtime(&world.root("dir/file"), UNIX_EPOCH + Duration::from_secs(86_400));
+    symlink("file", world.root("dir/link")).unwrap();
+    fs::write(world.root("dir").join(OsStr::from_bytes(b"a\x1b[2J\nb\xff")), "").unwrap();
+    let ls = |path: &str| {
+        let args = ["ls", "--peer", &world.daemon.fingerprint, "--backend", backend, &world.url(path)];
+        landro(&world.client, args)
+    };
+    let output = ls("dir").expect(0);
+    let rows: Vec<&str> = output.stdout.lines().collect();
+    assert_eq!(rows.len(), 4, "{}", output.stdout);
+    assert!(rows.contains(&"-rw-r-----            5 1970-01-02T00:00:00Z file"), "{}", output.stdout);
+    assert!(rows.iter().any(|row| row.starts_with("d") && row.ends_with(" sub")), "{}", output.stdout);
+    assert!(
+        rows.iter().any(|row| row.starts_with("l") && row.ends_with(" link -> file")),
+        "{}",
+        output.stdout
+    );
+    assert!(rows.iter().any(|row| row.ends_with(r" a\033[2J\nb\377")), "{}", output.stdout);
+    assert!(!output.stdout.contains('\x1b'));
+    assert!(ls("dir/file").expect(0).stdout.ends_with(" file\n"));
+    assert!(ls("").expect(0).stdout.ends_with(" dir\n"));
+    assert_eq!(ls("dir/sub").expect(0).stdout, "");
+    assert!(ls("missing").expect(1).stderr.contains("missing") || !ls("missing").stderr.is_empty());
+    for number in 0..3000 {
+        fs::write(world.root(&format!("dir/sub/{number}-{}", "x".repeat(200))), "").unwrap();
+    }
+    assert_eq!(ls("dir/sub").expect(0).stdout.lines().count(), 3000);
+    assert_ne!(ls("../").code, Some(0));
+    // A reader that goes away is no failure.
+    let script = format!("\"$0\" \"$@\" | head -n1; exit ${{PIPESTATUS[0]}}");
+    let mut piped = Command::new("bash");
+    piped.args([
+        "-c",
+        &script,
+        common::LANDRO,
+        "ls",
+        "--peer",
+        &world.daemon.fingerprint,
+        &world.url("dir/sub"),
+    ]);
+    piped.env("LANDRO_CONFIG_DIR", world.client.path());
+    Running::spawn(piped).wait().expect(0);
+}
+
+fn nobody_there_is_exit_5(backend: &'static str) {
+    let side = Side::new();
+    let here = tempfile::tempdir().unwrap();
+    fs::write(here.path().join("file"), "x").unwrap();
+    let file = here.path().join("file");
+    // A socket that never answers, and a port that nobody has.
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for address in [silent.local_addr().unwrap(), closed] {
+        let url = format!("landro://{address}/");
+        let args = ["cp", "--json", "--accept-new", "--backend", backend, file.to_str().unwrap(), &url];
+        let output = landro(&side, args).expect(5);
+        assert_eq!(output.number("exit_code"), 5);
+        assert_eq!(output.of("error").next().unwrap()["code"], "unreachable");
+        assert!(output.stderr.contains(&address.to_string()), "{}", output.stderr);
+    }
+    let args = ["cp", "--backend", backend, file.to_str().unwrap(), "landro://no-such-host.invalid/"];
+    assert!(landro(&side, args).expect(5).stderr.contains("no-such-host.invalid"));
+}
+
+fn what_the_daemon_refuses(backend: &'static str) {
+    let world = World::new(backend);
+    fs::write(world.here("file"), "x").unwrap();
+    let output = world.push(world.here("file"), "no/such/place").expect(1);
+    assert!(output.of("error").next().is_some() && output.number("exit_code") == 1);
+    let output = world.pull("missing", world.here("")).expect(1);
+    assert!(output.stderr.contains("missing"), "{}", output.stderr);
+    // Names of our own temporary files could be swapped under a transfer.
+    fs::write(world.here(".landro-0123456789abcdef.part"), "x").unwrap();
+    let output = world.push(world.here(".landro-0123456789abcdef.part"), "");
+    assert!(!world.root(".landro-0123456789abcdef.part").exists(), "{output:?}");
+    assert_ne!(output.code, Some(0), "{output:?}");
+}
+
+#[test]
+fn usage_errors_are_exit_2() {
+    let side = Side::new();
+    for args in [
+        &[][..],
+        &["cp"],
+        &["cp", "one"],
+        &["cp", "--no-such-option", "a", "b"],
+        &["cp", "landro://a/x", "landro://b/y"],
+        &["cp", "landro://a/x", "local", "there"],
+        &["cp", "landro://a/x", "landro://b/x", "there"],
+        &["cp", "landro://", "x"],
+        &["cp", "landro://h:99999/x", "y"],
+        &["cp", "landro://h/%zz", "y"],
+        &["cp", "--bwlimit", "fast", "a", "b"],
+        &["cp", "--peer", "SHA256:short", "a", "landro://h/"],
+        &["ls", "not-a-url"],
+        &["serve", "--read-only", "--write-only"],
+        &["serve", "--listen", "nonsense"],
+        &["serve", "--workers", "0"],
+        &["serve", "--memory-budget", "1"],
+        &["frobnicate"],
+    ] {
+        let output = landro(&side, args);
+        assert_eq!(output.code, Some(2), "{args:?}: {output:?}");
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{args:?}");
+    }
+    for args in [["--help", ""], ["--version", ""], ["cp", "--help"], ["serve", "--help"]] {
+        let output = landro(&side, args.into_iter().filter(|arg| !arg.is_empty()));
+        assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{args:?}");
+    }
+}
+
+#[test]
+fn a_daemon_that_cannot_start_says_why() {
+    let side = Side::new();
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path().to_str().unwrap();
+    for (args, word) in [
+        (&["serve", "/no/such/directory", "--listen", "127.0.0.1:0"][..], "/no/such/directory"),
+        (&["serve", "/etc/passwd", "--listen", "127.0.0.1:0"], "/etc/passwd"),
+        (&["serve", root, "--listen", &address], &address),
+        (&["serve", root, "--listen", "192.0.2.1:0"], "192.0.2.1"),
+    ] {
+        for workers in ["1", "2"] {
+            let output = landro(&side, args.iter().copied().chain(["--workers", workers])).expect(1);
+            assert!(output.stderr.contains(word) && output.stdout.is_empty(), "{args:?} {output:?}");
+        }
+    }
+    // A second daemon must not share the first one's port.
+    let daemon = common::Daemon::start(&side, Path::new(root), &["--workers", "2"]);
+    let output = landro(&side, ["serve", root, "--listen", daemon.address(), "--workers", "2"]).expect(1);
+    assert!(output.stderr.contains(daemon.address()), "{output:?}");
+}
+
+#[test]
+fn identities_are_made_once_and_private() {
+    let side = Side::new();
+    let id = side.id();
+    assert!(id.starts_with("SHA256:") && id.len() == 50, "{id}");
+    assert_eq!(side.id(), id);
+    let pem = side.path().join("identity.pem");
+    assert_eq!(fs::metadata(&pem).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::set_permissions(&pem, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(landro(&side, ["id"]).expect(1).stderr.contains("chmod 600"));
+    // Where it is looked for: LANDRO_CONFIG_DIR, XDG_CONFIG_HOME, HOME.
+    let home = tempfile::tempdir().unwrap();
+    let run = |variables: &[(&str, &Path)]| {
+        let mut id = command(&side, &[], ["id"]);
+        for name in ["LANDRO_CONFIG_DIR", "XDG_CONFIG_HOME", "HOME"] {
+            id.env_remove(name);
+        }
+        variables.iter().for_each(|(name, value)| drop(id.env(name, value)));
+        Running::spawn(id).wait().expect(0).stdout
+    };
+    let xdg = home.path().join("xdg");
+    let by_home = run(&[("HOME", home.path())]);
+    assert!(home.path().join(".config/landro/identity.pem").is_file());
+    assert_ne!(run(&[("HOME", home.path()), ("XDG_CONFIG_HOME", &xdg)]), by_home);
+    assert!(xdg.join("landro/identity.pem").is_file());
+    assert_eq!(run(&[("HOME", home.path())]), by_home);
+}
+
+#[test]
+fn diagnostics_are_written_when_asked_for() {
+    let world = World::new("poll");
+    fs::write(world.here("file"), "x").unwrap();
+    let (qlog, keys) = (world.here("qlog"), world.here("keys"));
+    fs::create_dir(&qlog).unwrap();
+    let mut cp = world.cp_command(&[], &[world.here("file").into_os_string(), world.url("file").into()]);
+    cp.env("QLOGDIR", &qlog).env("SSLKEYLOGFILE", &keys);
+    Running::spawn(cp).wait().expect(0);
+    let logs: Vec<_> = fs::read_dir(&qlog).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(logs.len(), 1);
+    assert!(fs::metadata(&logs[0]).unwrap().len() > 1000);
+    let text = fs::read_to_string(&keys).unwrap();
+    assert!(text.contains("CLIENT_TRAFFIC_SECRET_0") && text.contains("SERVER_TRAFFIC_SECRET_0"), "{text}");
+    assert_eq!(fs::metadata(&keys).unwrap().permissions().mode() & 0o077, 0);
+}
+
+/// Two runs into a terminal: script(1) gives one. Progress is drawn and names cannot act on it.
+#[test]
+fn names_cannot_act_on_a_terminal() {
+    let world = World::new("poll");
+    let name = OsStr::from_bytes(b"evil\x1b]0;owned\x07\n\xff");
+    let text = |stderr: &str| {
+        assert!(!stderr.contains('\x1b') && !stderr.contains('\x07'), "{stderr:?}");
+        assert!(stderr.contains(r"evil\033]0;owned\007\n\377"), "{stderr:?}");
+    };
+    fs::create_dir_all(world.here("tree")).unwrap();
+    fs::create_dir_all(world.root("tree").join(name)).unwrap();
+    fs::write(world.here("tree").join(name), "x").unwrap();
+    let output = world.push(world.here("tree"), "").expect(3);
+    text(&output.stderr);
+    let raw: &Value = output.of("error").next().unwrap();
+    assert_eq!(raw["path_hex"].as_str().unwrap().len(), 2 * ("tree/".len() + name.len()));
+    assert!(!output.stdout.contains('\x1b') && !output.stdout.contains('\x07'));
+    let missing = world.here("").join(name);
+    let output = world.push(&missing, "").expect(1);
+    text(&output.stderr);
+    assert!(!world.daemon.log().contains('\x1b'));
+}

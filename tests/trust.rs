@@ -1,0 +1,300 @@
+//! Who may talk to whom: identities pinned in both directions, rights per peer, and what is said when refused.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::tree::assert_no_leftovers;
+use common::{Daemon, Output, Side, landro};
+
+on_both_backends!(
+    an_unknown_daemon_is_not_talked_to,
+    a_changed_daemon_fails_loudly,
+    peer_pins_for_one_run,
+    an_unauthorised_client_is_refused_in_the_handshake,
+    rights_per_peer,
+    a_path_confines_a_peer,
+    a_read_only_or_write_only_root,
+    hangup_reads_the_peers_again,
+);
+
+/// A daemon, a client, and a file to send; nobody is authorised and nobody knows anybody.
+struct Strangers {
+    backend: &'static str,
+    client: Side,
+    server: Side,
+    dir: tempfile::TempDir,
+}
+
+impl Strangers {
+    fn new(backend: &'static str) -> Strangers {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("root")).unwrap();
+        fs::write(dir.path().join("file"), "content").unwrap();
+        fs::write(dir.path().join("root/there"), "content").unwrap();
+        Strangers { backend, client: Side::new(), server: Side::new(), dir }
+    }
+
+    fn root(&self) -> std::path::PathBuf {
+        self.dir.path().join("root")
+    }
+
+    fn serve(&self, args: &[&str]) -> Daemon {
+        Daemon::start(&self.server, &self.root(), &[&["--backend", self.backend], args].concat())
+    }
+
+    fn authorize(&self, lines: &str) {
+        fs::write(self.server.path().join("authorized_peers"), lines).unwrap();
+    }
+
+    fn cp(&self, client: &Side, args: &[&str]) -> Output {
+        landro(client, ["cp", "--json", "--backend", self.backend].iter().chain(args))
+    }
+
+    fn push(&self, daemon: &Daemon, options: &[&str]) -> Output {
+        let file = self.dir.path().join("file");
+        let url = daemon.url("");
+        self.cp(&self.client, &[options, &[file.to_str().unwrap(), &url]].concat())
+    }
+
+    fn pull(&self, daemon: &Daemon, options: &[&str]) -> Output {
+        let to = self.dir.path().join("pulled");
+        let _ = fs::remove_file(&to);
+        let url = daemon.url("there");
+        self.cp(&self.client, &[options, &[&url, to.to_str().unwrap()]].concat())
+    }
+
+    fn known_hosts(&self) -> String {
+        fs::read_to_string(self.client.path().join("known_hosts")).unwrap_or_default()
+    }
+}
+
+#[track_caller]
+fn refused_identity(output: &Output, words: &[&str]) {
+    assert_eq!(output.code, Some(4), "{output:?}");
+    assert_eq!(output.number("exit_code"), 4);
+    for word in words {
+        assert!(output.stderr.contains(word), "{word} is missing in {}", output.stderr);
+    }
+}
+
+fn an_unknown_daemon_is_not_talked_to(backend: &'static str) {
+    let s = Strangers::new(backend);
+    let daemon = s.serve(&["--allow", &s.client.id()]);
+    // No terminal, so nobody can be asked.
+    let output = s.push(&daemon, &[]);
+    refused_identity(&output, &[&daemon.fingerprint, "--accept-new"]);
+    let ls = landro(&s.client, ["ls", &daemon.url("")]).expect(4);
+    assert!(ls.stderr.contains(&daemon.fingerprint) && ls.stdout.is_empty());
+    assert_eq!((fs::read_dir(s.root()).unwrap().count(), s.known_hosts()), (1, String::new()));
+
+    s.push(&daemon, &["--accept-new"]).expect(0);
+    let line = format!("{} {}\n", daemon.address(), daemon.fingerprint);
+    assert_eq!(s.known_hosts(), line);
+    s.push(&daemon, &[]).expect(0);
+    s.pull(&daemon, &["--accept-new"]).expect(0);
+    landro(&s.client, ["ls", &daemon.url("")]).expect(0);
+    assert_eq!(s.known_hosts(), line, "remembered once");
+
+    // Another name for the same daemon is another host.
+    let port = daemon.address().rsplit(':').next().unwrap();
+    let file = s.dir.path().join("file");
+    let by_name = format!("landro://localhost:{port}/");
+    refused_identity(&s.cp(&s.client, &[file.to_str().unwrap(), &by_name]), &[]);
+}
+
+fn a_changed_daemon_fails_loudly(backend: &'static str) {
+    let s = Strangers::new(backend);
+    let allow = s.client.id();
+    let daemon = s.serve(&["--allow", &allow]);
+    s.push(&daemon, &["--accept-new"]).expect(0);
+    let (address, old) = (daemon.address().to_owned(), daemon.fingerprint.clone());
+    drop(daemon);
+    fs::remove_file(s.server.path().join("identity.pem")).unwrap();
+    let daemon = s.serve(&["--allow", &allow, "--listen", &address]);
+    assert_ne!(daemon.fingerprint, old);
+    let before = s.known_hosts();
+    for options in [&[][..], &["--accept-new"], &["--peer", &daemon.fingerprint]] {
+        fs::write(s.dir.path().join("file"), "this must not arrive").unwrap();
+        refused_identity(&s.push(&daemon, options), &[&old, &address]);
+        refused_identity(&s.pull(&daemon, options), &[]);
+        assert_eq!(s.known_hosts(), before);
+    }
+    let output = s.push(&daemon, &[]);
+    assert!(
+        output.stderr.contains("CHANGED") && output.stderr.contains(&daemon.fingerprint),
+        "{}",
+        output.stderr
+    );
+    assert_eq!(fs::read(s.root().join("file")).unwrap(), b"content");
+    // Removing the line is what it takes.
+    fs::write(s.client.path().join("known_hosts"), "").unwrap();
+    s.push(&daemon, &["--accept-new"]).expect(0);
+}
+
+fn peer_pins_for_one_run(backend: &'static str) {
+    let s = Strangers::new(backend);
+    let daemon = s.serve(&["--allow", &s.client.id()]);
+    let wrong = s.client.id();
+    refused_identity(&s.push(&daemon, &["--peer", &wrong]), &[&daemon.fingerprint]);
+    refused_identity(&s.push(&daemon, &["--peer", &wrong, "--accept-new"]), &[]);
+    assert!(!s.root().join("file").exists());
+    s.push(&daemon, &["--peer", &daemon.fingerprint]).expect(0);
+    assert_eq!(s.known_hosts(), "", "for this run only");
+    fs::write(s.client.path().join("known_hosts"), "half a line\n").unwrap();
+    let output = s.push(&daemon, &[]);
+    assert!(output.code == Some(1) && output.stderr.contains("line 1"), "{output:?}");
+}
+
+fn an_unauthorised_client_is_refused_in_the_handshake(backend: &'static str) {
+    let s = Strangers::new(backend);
+    let (other, own) = (Side::new().id(), s.client.id());
+    // Nobody is authorised: it runs, lets nobody in, and says so.
+    let mut daemon = s.serve(&[]);
+    assert!(daemon.log().contains("nobody is authorised"), "{}", daemon.log());
+    for options in [&["--accept-new"][..], &["--peer", &daemon.fingerprint]] {
+        refused_identity(&s.push(&daemon, options), &[&own, "authorized_peers"]);
+        refused_identity(&s.pull(&daemon, options), &[&own]);
+    }
+    let ls = landro(&s.client, ["ls", "--peer", &daemon.fingerprint, &daemon.url("")]).expect(4);
+    assert!(ls.stdout.is_empty() && ls.stderr.contains(&own));
+    assert!(daemon.is_running());
+    drop(daemon);
+    // Somebody else is.
+    let daemon = s.serve(&["--allow", &other]);
+    refused_identity(&s.push(&daemon, &["--peer", &daemon.fingerprint]), &[&own]);
+    assert_eq!(fs::read_dir(s.root()).unwrap().count(), 1);
+}
+
+fn rights_per_peer(backend: &'static str) {
+    let s = Strangers::new(backend);
+    let id = s.client.id();
+    let no_rights = format!("# comment\n\n{id} rw,unknown\n");
+    for (line, may_read, may_write) in [
+        (id.clone(), true, true),
+        (format!("{id} rw laptop"), true, true),
+        (format!("{id} ro the backup host"), true, false),
+        (format!("{id} wo"), false, true),
+        (no_rights, false, false),
+    ] {
+        s.authorize(&line);
+        let _ = fs::remove_file(s.root().join("file"));
+        let daemon = s.serve(&[]);
+        let options = ["--peer", daemon.fingerprint.as_str()];
+        let (pushed, pulled) = (s.push(&daemon, &options), s.pull(&daemon, &options));
+        let ls = landro(&s.client, ["ls", "--peer", &daemon.fingerprint, &daemon.url("")]);
+        let code = |may: bool| if may { Some(0) } else { Some(4) };
+        assert_eq!(
+            (pushed.code, pulled.code),
+            (code(may_write), code(may_read)),
+            "{line}\n{pushed:?}\n{pulled:?}"
+        );
+        assert_eq!(ls.code, code(may_read), "{line}");
+        assert_eq!(s.root().join("file").exists(), may_write, "{line}");
+        assert_eq!(s.dir.path().join("pulled").exists(), may_read, "{line}");
+        assert_no_leftovers(&s.root());
+    }
+}
+
+fn a_path_confines_a_peer(backend: &'static str) {
+    let s = Strangers::new(backend);
+    fs::create_dir_all(s.root().join("inbox/a b")).unwrap();
+    std::os::unix::fs::symlink("../../there", s.root().join("inbox/a b/up")).unwrap();
+    s.authorize(&format!("{} path=inbox/a%20b\n", s.client.id()));
+    let daemon = s.serve(&[]);
+    let options = ["--peer", daemon.fingerprint.as_str()];
+    s.push(&daemon, &options).expect(0);
+    assert!(s.root().join("inbox/a b/file").is_file());
+    assert_ne!(s.pull(&daemon, &options).code, Some(0), "`there` is outside of it");
+    let to = s.dir.path().join("stolen");
+    for path in ["../../there", "up", "/there", "inbox/a b/file"] {
+        let output = s.cp(&s.client, &[&options[..], &[&daemon.url(path), to.to_str().unwrap()]].concat());
+        // The link itself may be copied; what it points to may not.
+        assert!(!to.is_file(), "{path}: {output:?}");
+    }
+    // The directory is gone: nobody gets the whole root instead.
+    fs::rename(s.root().join("inbox"), s.root().join("elsewhere")).unwrap();
+    assert_eq!(s.push(&daemon, &options).code, Some(4));
+    assert!(!s.root().join("file").exists());
+}
+
+fn a_read_only_or_write_only_root(backend: &'static str) {
+    let s = Strangers::new(backend);
+    let id = s.client.id();
+    s.authorize(&format!("{id} rw\n"));
+    for (option, may_read, may_write) in [("--read-only", true, false), ("--write-only", false, true)] {
+        let _ = fs::remove_file(s.root().join("file"));
+        let daemon = s.serve(&[option, "--allow", &id]);
+        let options = ["--peer", daemon.fingerprint.as_str()];
+        let (pushed, pulled) = (s.push(&daemon, &options), s.pull(&daemon, &options));
+        let code = |may: bool| if may { Some(0) } else { Some(4) };
+        assert_eq!((pushed.code, pulled.code), (code(may_write), code(may_read)), "{pushed:?}\n{pulled:?}");
+        let refused = if may_write { &pulled } else { &pushed };
+        assert_eq!(refused.of("error").next().unwrap()["code"], "permission", "{refused:?}");
+        assert_eq!(s.root().join("file").exists(), may_write);
+    }
+}
+
+fn hangup_reads_the_peers_again(backend: &'static str) {
+    let s = Strangers::new(backend);
+    let id = s.client.id();
+    let mut daemon = s.serve(&[]);
+    let fingerprint = daemon.fingerprint.clone();
+    let options = ["--peer", fingerprint.as_str()];
+    let hangup = |daemon: &Daemon, lines: &str, said: &str| {
+        let before = daemon.log().matches(said).count();
+        s.authorize(lines);
+        common::signal(daemon.pid(), "HUP");
+        for _ in 0..2000 {
+            if daemon.log().matches(said).count() > before {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("{said:?} was not said: {}", daemon.log());
+    };
+    assert_eq!(s.push(&daemon, &options).code, Some(4));
+    hangup(&daemon, &format!("{id} ro\n"), "1 peer is authorised");
+    assert_eq!((s.push(&daemon, &options).code, s.pull(&daemon, &options).code), (Some(4), Some(0)));
+    hangup(&daemon, &format!("{id} rw\nSHA256:garbage\n"), "line 2");
+    assert_eq!((s.push(&daemon, &options).code, s.pull(&daemon, &options).code), (Some(0), Some(0)));
+    hangup(&daemon, "# gone\n", "nobody is authorised");
+    assert_eq!((s.push(&daemon, &options).code, s.pull(&daemon, &options).code), (Some(4), Some(4)));
+    assert!(daemon.is_running());
+    let stopped = daemon.stop();
+    assert_eq!((stopped.code, stopped.stdout.lines().count()), (Some(0), 1), "{stopped:?}");
+}
+
+/// On a terminal a person is asked; script(1) gives one.
+#[test]
+fn a_person_is_asked_on_a_terminal() {
+    let s = Strangers::new("poll");
+    let daemon = s.serve(&["--allow", &s.client.id()]);
+    let file = s.dir.path().join("file");
+    let run = |answer: &str| {
+        let line = format!("'{}' cp '{}' '{}'", common::LANDRO, file.display(), daemon.url(""));
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).env("LANDRO_CONFIG_DIR", s.client.path());
+        script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = script.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    if !Path::new("/usr/bin/script").exists() {
+        println!("skipped: script(1) is not installed");
+        return;
+    }
+    let (code, shown) = run("no\n");
+    assert_eq!(code, Some(4), "{shown}");
+    assert!(shown.contains(&daemon.fingerprint) && s.known_hosts().is_empty(), "{shown}");
+    let (code, shown) = run(&format!("{}\n", s.client.id()));
+    assert_eq!((code, s.known_hosts().is_empty()), (Some(4), true), "another fingerprint is a no: {shown}");
+    let (code, shown) = run("what?\nyes\n");
+    assert_eq!(code, Some(0), "{shown}");
+    assert_eq!(s.known_hosts(), format!("{} {}\n", daemon.address(), daemon.fingerprint));
+    assert!(s.root().join("file").is_file());
+}

@@ -84,11 +84,11 @@ run() {
     peak_kib=$(awk '/^VmHWM/ { print $2 }' "/proc/$daemon/status")
     summary=$(tail -n 1 "$work/events")
     awk -v name="$1" -v seconds="$(number seconds)" -v bytes="$(number bytes)" -v files="$(number files)" \
-        -v user="$(number cpu_user_seconds)" -v system="$(number cpu_system_seconds)" \
+        -v user_s="$(number cpu_user_seconds)" -v system_s="$(number cpu_system_seconds)" \
         -v rss="$(number peak_rss_bytes)" -v daemon_cpu="$((after - before))" -v ticks="$ticks" -v hwm="$peak_kib" 'BEGIN {
             gb = bytes / 1e9
             printf "%-24s %8.3f %8.2f %9.0f   %-9.2f %-9.2f %-9.1f %-9.1f\n", name, seconds, gb * 8 / seconds,
-                files / seconds, (user + system) / gb, daemon_cpu / ticks / gb, rss / 1e6, hwm * 1024 / 1e6
+                files / seconds, (user_s + system_s) / gb, daemon_cpu / ticks / gb, rss / 1e6, hwm * 1024 / 1e6
         }'
 }
 

@@ -309,7 +309,7 @@ fn identities_are_made_once_and_private() {
         for name in ["LANDRO_CONFIG_DIR", "XDG_CONFIG_HOME", "HOME"] {
             id.env_remove(name);
         }
-        variables.iter().for_each(|(name, value)| drop(id.env(name, value)));
+        id.envs(variables.iter().copied());
         Running::spawn(id).wait().expect(0).stdout
     };
     let xdg = home.path().join("xdg");

@@ -78,8 +78,6 @@ pub struct Receiver {
     wholes: usize,
     /// Bytes given to the disk and not written yet.
     write_behind_bytes: u64,
-    /// Those of them that belong to small files not whole yet: no disk operation will free them, only more data.
-    arriving_bytes: u64,
     received_bytes: u64,
     verdicts: Vec<Verdict>,
     verdicts_bytes: usize,
@@ -229,7 +227,6 @@ impl Receiver {
             writes: Slab::new(),
             wholes: 0,
             write_behind_bytes: 0,
-            arriving_bytes: 0,
             received_bytes: 0,
             verdicts: Vec::new(),
             verdicts_bytes: 0,
@@ -251,8 +248,7 @@ impl Receiver {
 
     /// Whether data streams may be read: false while too much received waits for the disk.
     pub fn reads_allowed(&self) -> bool {
-        let waits_for_disk = self.write_behind_bytes > self.arriving_bytes;
-        self.write_behind_bytes < self.write_behind_max || !waits_for_disk || self.stop != Stop::No
+        self.write_behind_bytes < self.write_behind_max || self.stop != Stop::No
     }
 
     /// A message of the sender.

@@ -489,7 +489,7 @@ impl Conn {
 
     /// The path's numbers. Cheap, but not for every packet.
     pub fn snapshot(&self) -> PathSnapshot {
-        let Some(path) = self.quiche.path_stats().find(|path| path.active) else {
+        let Some(path) = self.quiche.path_stats().find(|path| path.active || path.sent > 0) else {
             return PathSnapshot::default();
         };
         PathSnapshot {

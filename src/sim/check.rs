@@ -81,12 +81,12 @@ impl Check<'_> {
         let matches = was_meta.is_some_and(|was| {
             (was.kind, was.size_bytes, was.mtime) == (meta.kind, meta.size_bytes, meta.mtime)
         });
-        if matches && !self.force {
+        let changed = self.changed.get(&(key.0, key.1.to_vec())).cloned();
+        if matches && !self.force && (changed.is_none() || was == is) {
             assert_eq!(was, is, "{text}: matched and was replaced");
             self.found.skipped += u64::from(self.strictness != Strictness::Partial);
             return;
         }
-        let changed = self.changed.get(&(key.0, key.1.to_vec())).cloned();
         let blocked = was_meta.is_some_and(|was| was.kind == Kind::Directory);
         let must_fail = blocked || self.is_faulty(key.1, source);
         if was == is {

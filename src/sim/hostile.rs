@@ -2,6 +2,7 @@
 //!
 //! The session under test must never panic, never hold more than its bounds, and come to an end.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -36,7 +37,7 @@ pub enum Role {
 
 pub struct Hostile {
     session: Session,
-    pub disk: Disk,
+    disk: Disk,
     handles: Handles,
     limits: Limits,
     role: Role,
@@ -44,10 +45,19 @@ pub struct Hostile {
     rng: Rng,
     /// One step in this many is a lie.
     lie_percent: u64,
+    lies: usize,
     from_session: Decoder,
     /// What the liar announced (as sender) or heard of (as receiver).
     entries: Vec<Entry>,
     asked: Vec<EntryId>,
+    /// Directories whose end was announced, or will be said to have a verdict.
+    closed: HashSet<EntryId>,
+    /// Chunks sent.
+    sent: HashSet<(EntryId, u32)>,
+    unresolved: usize,
+    /// The session answered: from now on everything is plausible.
+    answered: bool,
+    manifest_ended: bool,
     next_stream: u32,
     outcome: Option<Outcome>,
 }
@@ -74,14 +84,22 @@ impl Hostile {
             now,
             rng,
             lie_percent,
+            lies: 0,
             from_session: Decoder::new(),
             entries: Vec::new(),
             asked: Vec::new(),
+            closed: HashSet::new(),
+            sent: HashSet::new(),
+            unresolved: 0,
+            answered: false,
+            manifest_ended: false,
             next_stream: 0,
             outcome: None,
         };
         hostile.drain();
-        hostile.greet();
+        if matches!(role, Role::PushingClient | Role::PullingClient) {
+            hostile.greet();
+        }
         hostile
     }
 
@@ -89,13 +107,12 @@ impl Hostile {
         let agent = "liar".into();
         let (bwlimit_bps, streams) =
             (self.rng.chance(10).then_some(self.rng.next()), self.rng.chance(10).then_some(0));
-        let entry_window = self.rng.pick(&[0, 1, 1000, u32::MAX]);
+        let entry_window = self.rng.pick(&[1, 9, 1000, u32::MAX]);
         let request = match self.role {
             Role::PushingClient => {
                 let target =
                     Bytes::from_static(self.rng.pick(&[&b""[..], b"in", b"in/new", b"../x", b"no/where"]));
-                let (must_be_dir, force, single) =
-                    (self.rng.chance(50), self.rng.chance(50), self.rng.chance(50));
+                let (must_be_dir, force, single) = (true, self.rng.chance(50), false);
                 WireRequest::Push { target, must_be_dir, force, fsync: false, single }
             }
             Role::PullingClient => {
@@ -119,7 +136,10 @@ impl Hostile {
     }
 
     /// Lies for some steps, then hangs up and sees the session end.
-    pub fn run(mut self, steps: usize) -> (Outcome, Disk) {
+    ///
+    /// # Panics
+    /// When one that told no lie is accused of one.
+    pub fn run(mut self, steps: usize) -> Outcome {
         for _ in 0..steps {
             if self.outcome.is_some() {
                 break;
@@ -135,13 +155,23 @@ impl Hostile {
             left -= 1;
             assert!(left > 0, "starts disk operations for ever after the end ({:?})", self.role);
         }
-        (self.outcome.expect("the loop ends with one"), self.disk)
+        let outcome = self.outcome.expect("the loop ends with one");
+        let accused = matches!(outcome, Outcome::Violation(_));
+        assert!(self.lies > 0 || !accused, "{outcome:?}, and {:?} told no lie", self.role);
+        outcome
     }
 
     fn step(&mut self) {
         let sends = matches!(self.role, Role::PushingClient | Role::SendingServer);
         if self.rng.chance(self.lie_percent) {
+            self.lies += 1;
             return self.lie();
+        }
+        if !self.answered {
+            return match self.handles.pending.is_empty() {
+                true => self.input(Input::Tick),
+                false => self.complete_disk(),
+            };
         }
         match self.rng.below(10) {
             0..4 if !self.handles.pending.is_empty() => self.complete_disk(),
@@ -170,19 +200,29 @@ impl Hostile {
 
     /// A plausible next part of a manifest.
     fn announce(&mut self) {
-        if self.rng.chance(2) {
+        if self.manifest_ended {
+            return;
+        }
+        let all_closed = |entry: &Entry| entry.kind != Kind::Directory || self.closed.contains(&entry.id);
+        if self.entries.iter().all(all_closed) && self.rng.chance(3) {
+            self.manifest_ended = true;
             return self.say(&Message::ManifestEnd { entries: self.entries.len() as u64 });
         }
-        let directories: Vec<_> =
-            self.entries.iter().filter(|e| e.kind == Kind::Directory).map(|e| e.id).collect();
+        let open = |entry: &&Entry| entry.kind == Kind::Directory && !self.closed.contains(&entry.id);
+        let directories: Vec<_> = self.entries.iter().filter(open).map(|entry| entry.id).collect();
         if self.rng.chance(10) && !directories.is_empty() {
             let id = self.rng.pick(&directories);
+            self.closed.insert(id);
             return self.say(&Message::Entries(vec![Item::EndDirectory { id }]));
         }
         let deep = self.rng.chance(60);
         let mut items = Vec::new();
         for _ in 0..=self.rng.below(5) {
+            if self.unresolved >= self.limits.entry_window as usize {
+                break;
+            }
             let entry = self.entry(&directories, deep);
+            self.unresolved += usize::from(entry.kind != Kind::Directory);
             self.entries.push(entry.clone());
             items.push(Item::Entry(entry));
         }
@@ -227,9 +267,19 @@ impl Hostile {
             let head = RecordHead::Whole { entry: id, len_bytes: entry.size_bytes };
             return self.send_record(head, &data, digest_of(&data));
         }
-        let chunk = ChunkIndex(self.rng.below(chunk_count(entry.size_bytes) as usize) as u32);
-        let data = vec![id.0 as u8; chunk_len_bytes(entry.size_bytes, chunk) as usize];
-        let mut hasher = ChunkHasher::new(chunk, entry.size_bytes);
+        let size = entry.size_bytes;
+        let Some(chunk) = (0..chunk_count(size)).find(|chunk| !self.sent.contains(&(id, *chunk))) else {
+            self.asked.swap_remove(at);
+            let digest = digest_of(&vec![id.0 as u8; size as usize]);
+            return match chunk_count(size) {
+                1 => {}
+                _ => self.say(&Message::Root { entry: id, digest }),
+            };
+        };
+        self.sent.insert((id, chunk));
+        let chunk = ChunkIndex(chunk);
+        let data = vec![id.0 as u8; chunk_len_bytes(size, chunk) as usize];
+        let mut hasher = ChunkHasher::new(chunk, size);
         hasher.update(&data);
         let head = RecordHead::Chunk { entry: id, chunk, len_bytes: data.len() as u64 };
         self.send_record(head, &data, hasher.finish());
@@ -239,7 +289,8 @@ impl Hostile {
         let mut bytes = BytesMut::new();
         head.encode(&mut bytes);
         bytes.put_slice(data);
-        let status = if self.rng.chance(5) { RecordStatus::SourceFailed } else { RecordStatus::Valid };
+        let status =
+            if self.rng.chance(self.lie_percent) { RecordStatus::SourceFailed } else { RecordStatus::Valid };
         encode_record_tail(status, &digest, &mut bytes);
         self.stream(bytes.freeze(), true);
     }
@@ -269,15 +320,22 @@ impl Hostile {
             return;
         }
         let entry = self.entries[self.rng.below(self.entries.len())].clone();
+        let asked = self.asked.contains(&entry.id);
         let kind = match (entry.kind, self.rng.below(8)) {
-            (Kind::File, 0..5) => VerdictKind::Send {},
-            (Kind::File, 5) if chunk_count(entry.size_bytes) > 1 => {
-                VerdictKind::Have { first: self.rng.below(3) as u32, values: Bytes::from(vec![1; 32]) }
+            (Kind::File, 0..5) if !asked => VerdictKind::Send {},
+            (Kind::File, 5)
+                if !asked && chunk_count(entry.size_bytes) > 1 && self.sent.insert((entry.id, 0)) =>
+            {
+                VerdictKind::Have { first: 0, values: Bytes::from(vec![1; 32]) }
             }
-            (Kind::File, 6) => VerdictKind::Skipped {},
+            (Kind::File, 6) if !asked && !self.sent.contains(&(entry.id, 0)) => VerdictKind::Skipped {},
+            (Kind::Symlink, 0..5) => VerdictKind::Done { resumed_bytes: 0 },
             (_, 7) => VerdictKind::Failed { error: error(EntryErrorCode::Full) },
-            _ => VerdictKind::Done { resumed_bytes: 0 },
+            _ => return,
         };
+        if kind == (VerdictKind::Send {}) {
+            self.asked.push(entry.id);
+        }
         // One final verdict each, as an honest receiver would.
         if !matches!(kind, VerdictKind::Send {} | VerdictKind::Have { .. }) {
             self.entries.retain(|other| other.id != entry.id);
@@ -390,7 +448,7 @@ impl Hostile {
                 Output::Finished(outcome) => self.outcome = Some(outcome),
             }
         }
-        let written_behind = self.limits.write_behind_bytes + PIECE_BYTES;
+        let written_behind = self.limits.write_behind_bytes + 2 * PIECE_BYTES;
         assert!(
             self.handles.writing_bytes <= written_behind,
             "{} bytes written behind",
@@ -403,9 +461,23 @@ impl Hostile {
 
     fn listen(&mut self, bytes: Bytes) {
         self.from_session.push(bytes);
+        let mut greet = false;
         while let Some(message) = self.from_session.next().expect("the session speaks the protocol") {
             match message {
+                Message::Welcome(_) => self.answered = true,
+                Message::Hello(_) => {
+                    self.answered = true;
+                    greet = true;
+                }
                 Message::Verdicts(verdicts) => {
+                    let last =
+                        |kind: &VerdictKind| !matches!(kind, VerdictKind::Send {} | VerdictKind::Have { .. });
+                    for verdict in verdicts.iter().filter(|verdict| last(&verdict.kind)) {
+                        let entry = self.entries.get((verdict.entry.0 as usize).wrapping_sub(1));
+                        let counted = entry.is_some_and(|entry| entry.kind != Kind::Directory);
+                        self.unresolved = self.unresolved.saturating_sub(usize::from(counted));
+                        self.asked.retain(|id| *id != verdict.entry);
+                    }
                     let wanted = verdicts.iter().filter(|verdict| verdict.kind == VerdictKind::Send {});
                     self.asked.extend(wanted.map(|verdict| verdict.entry));
                 }
@@ -417,6 +489,9 @@ impl Hostile {
                 }
                 _ => {}
             }
+        }
+        if greet {
+            self.greet();
         }
     }
 }

@@ -44,7 +44,7 @@ fn lie(role: Role, seed: u64) -> Outcome {
     };
     let disk = disk(&mut rng);
     let steps = rng.pick(&[10, 100, 600]);
-    Hostile::new(role, session, disk, limits, now, rng).run(steps).0
+    Hostile::new(role, session, disk, limits, now, rng).run(steps)
 }
 
 fn all_seeds(name: &str, role: Role) {
@@ -85,7 +85,7 @@ fn a_lying_target_harms_nobody() {
 fn only(grant: Grant, role: Role) -> Outcome {
     let mut rng = Rng::new(1);
     let (limits, now, disk) = (limits(&mut rng), start(), disk(&mut rng));
-    Hostile::new(role, Session::server(now, grant, limits.clone()), disk, limits, now, Rng::new(2)).run(0).0
+    Hostile::new(role, Session::server(now, grant, limits.clone()), disk, limits, now, Rng::new(2)).run(0)
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 mod check;
 mod disk;
+mod edge_tests;
 mod hostile;
 mod hostile_tests;
 mod ops;

@@ -139,6 +139,16 @@ impl Scenario {
         check.found
     }
 
+    /// Nothing temporary is left, but what a failed file can be resumed from.
+    pub fn check_leftovers(&self, totals: &Totals) {
+        let parts = &self.target.parts;
+        assert!(parts.len() as u64 <= totals.errors, "{} partial files are left, {totals:?}", parts.len());
+        for ((_, name), part) in parts {
+            let resumable = Journal::decode(&part.journal).is_some_and(|journal| !journal.records.is_empty());
+            assert!(resumable, "{} is left and cannot be resumed", name.escape_ascii());
+        }
+    }
+
     /// Bytes of finished chunks that journals on the target disk speak of.
     pub fn journaled_bytes(&self) -> u64 {
         let journals = self.target.parts.values().filter_map(|part| Journal::decode(&part.journal));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 
 use crate::proto::Kind;
-use crate::proto::manifest::chunk_len_bytes;
+use crate::proto::manifest::{chunk_len_bytes, is_resumable};
 use crate::proto::wire::{
     Decoder, Entry, Item, Message, Record, RecordHead, RecordParser, RecordStatus, VerdictKind,
 };
@@ -24,6 +24,9 @@ pub struct Tap {
     pub most_unresolved: usize,
     asked: HashSet<EntryId>,
     terminal: HashSet<EntryId>,
+    /// What the receiver got of files of several chunks: whole chunks, by entry.
+    delivered_parsers: HashMap<StreamKey, (RecordParser, Option<RecordHead>)>,
+    delivered: BTreeMap<EntryId, u64>,
     have: HashSet<(EntryId, u32)>,
     sent: HashSet<(EntryId, u32)>,
     pub have_bytes: u64,
@@ -139,5 +142,28 @@ impl Tap {
             }
         }
         assert!(!fin || parser.is_between_records(), "{key:?} ends within a record");
+    }
+
+    pub fn delivered_to_receiver(&mut self, key: StreamKey, mut bytes: Bytes) {
+        let (parser, head) = self.delivered_parsers.entry(key).or_default();
+        while let Some(record) = parser.next(&mut bytes).expect("the sender speaks the protocol") {
+            match (record, &head) {
+                (Record::Begin(begun), _) => *head = Some(begun),
+                (
+                    Record::End { status: RecordStatus::Valid, .. },
+                    Some(RecordHead::Chunk { entry, len_bytes, .. }),
+                ) => {
+                    *self.delivered.entry(*entry).or_default() += len_bytes;
+                }
+                (Record::End { .. } | Record::Data(_), _) => {}
+            }
+        }
+    }
+
+    /// Resumable files without a verdict yet, with the bytes of whole chunks that arrived for them.
+    pub fn unfinished(&self) -> BTreeMap<EntryId, u64> {
+        let unfinished =
+            |id: &EntryId| !self.terminal.contains(id) && is_resumable(self.announced[id].size_bytes);
+        self.delivered.iter().filter(|(id, _)| unfinished(id)).map(|(id, bytes)| (*id, *bytes)).collect()
     }
 }

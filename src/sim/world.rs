@@ -222,6 +222,9 @@ impl World {
             }
             Action::Data => {
                 if let Some((stream, bytes, fin)) = self.wire.deliver(&mut self.rng) {
+                    if self.sides[1 - self.sender].session.is_some() {
+                        self.tap.delivered_to_receiver(stream, bytes.clone());
+                    }
                     self.input(1 - self.sender, Input::Data { stream, bytes, fin });
                 }
             }
@@ -301,7 +304,8 @@ impl World {
                 self.wire.most_streams_open
             );
         } else {
-            let most = limits.write_behind_bytes + PIECE_BYTES;
+            // The piece that reached the limit, and a small file it made whole.
+            let most = limits.write_behind_bytes + 2 * PIECE_BYTES;
             assert!(handles.writing_bytes <= most, "{} bytes are written behind", handles.writing_bytes);
         }
         if session.is_some() {

@@ -12,7 +12,7 @@ use super::{Worker, lane};
 use crate::proto::wire::{Preface, PrefaceKind};
 use crate::proto::session::{Limits, Session};
 use crate::proto::{Input, Outcome};
-use crate::quic::{CloseReason, Conn, ConnState};
+use crate::quic::{CloseReason, Conn};
 use crate::units::{Fingerprint, SessionId};
 
 impl Worker {
@@ -174,56 +174,42 @@ impl Worker {
         }
     }
 
-    /// A lane of the command ended: in the handshake that decides how the transfer ends.
-    pub(super) fn client_lane_ended(&mut self, lane: &mut Lane, stats: TransportStats) {
-        let now_trusted = |client: &ClientLink| client.trust_refused.lock().ok().and_then(|refused| *refused);
-        let Some(client) = &mut self.client else { return };
-        client.stats.add(&stats);
-        let reason = match lane.conn.state() {
-            ConnState::Closed(reason) => Some(reason),
-            ConnState::Handshaking | ConnState::Established | ConnState::Closing => None,
-        };
-        if let Some(refused) = now_trusted(client) {
-            client.ended.get_or_insert(Ended::IdentityUnknown(refused));
-        } else if let Some(reason) = reason {
-            let ended = match reason {
-                refused @ CloseReason::IdentityRefused { .. } => Some(Ended::RefusedByPeer(refused.to_string())),
-                CloseReason::PeerApp { code: code::UNAUTHORISED, reason } => Some(Ended::RefusedByPeer(reason)),
-                CloseReason::PeerApp { code: code::VIOLATION, reason } => {
-                    Some(Ended::Failed(format!("the peer reports a protocol violation: {reason}")))
-                }
-                CloseReason::PeerApp { code: code::DONE | code::REPLACED, .. } | CloseReason::Local { .. } => None,
-                CloseReason::PeerApp { code, reason } => {
-                    Some(Ended::Lost(format!("the peer closed the connection: {reason} (code {code})")))
-                }
-                other => Some(Ended::Lost(other.to_string())),
-            };
-            if let Some(ended) = ended {
-                client.ended.get_or_insert(ended);
-            }
+    /// Remembers why a command's connection is closing; the first reason counts.
+    pub(super) fn note_close_reason(&mut self, key: usize) {
+        let (Some(client), Some(lane)) = (&mut self.client, self.lanes.get(key)) else { return };
+        if let Some(ended) = how_it_ended(client, lane) {
+            client.ended.get_or_insert(ended);
         }
+    }
+
+    /// A lane of the command is gone: in its handshake that decides how the transfer ends.
+    pub(super) fn client_lane_ended(&mut self, lane: &Lane, stats: &TransportStats) {
+        let Some(client) = &mut self.client else { return };
+        client.stats.add(stats);
+        let ended = how_it_ended(client, lane);
         if let Phase::Handshaking(Purpose::FirstLane) = lane.phase {
-            match client.ended.take() {
-                Some(Ended::Lost(text)) => self.dial_next(format!("{}: {text}", lane.peer)),
-                None => self.dial_next(format!("{}: no answer", lane.peer)),
-                Some(other) => {
-                    client.ended = Some(other);
+            match ended {
+                Some(ended @ (Ended::IdentityUnknown(_) | Ended::RefusedByPeer(_) | Ended::Failed(_))) => {
+                    client.ended = Some(ended);
                     client.done = true;
                 }
+                Some(Ended::Lost(text) | Ended::Unreachable(text)) => {
+                    self.dial_next(format!("{}: {text}", lane.peer));
+                }
+                Some(Ended::Outcome(_)) | None => self.dial_next(format!("{}: no answer", lane.peer)),
             }
+        } else if let Some(ended) = ended {
+            client.ended.get_or_insert(ended);
         }
     }
 
     pub(super) fn client_session_ended(&mut self, running: Running) {
         let Some(client) = &mut self.client else { return };
-        let outcome = running.finished;
-        let ended = match (outcome, client.ended.take()) {
+        let ended = match (running.finished, client.ended.take()) {
             (Some(outcome @ Outcome::Complete(_)), _) => Ended::Outcome(outcome),
-            (Some(Outcome::Cancelled(totals)), None) if client.cancelled => {
-                Ended::Outcome(Outcome::Cancelled(totals))
-            }
-            (Some(Outcome::Cancelled(_)), None) => Ended::Lost("the peer stopped the transfer".to_owned()),
+            (Some(outcome @ Outcome::Cancelled(_)), _) if client.cancelled => Ended::Outcome(outcome),
             (_, Some(ended)) => ended,
+            (Some(Outcome::Cancelled(_)), None) => Ended::Lost("the peer stopped the transfer".to_owned()),
             (Some(Outcome::Lost(_)) | None, None) => Ended::Lost("the connection ended".to_owned()),
             (Some(outcome), None) => Ended::Outcome(outcome),
         };
@@ -259,7 +245,11 @@ impl Worker {
             && self.touched.is_empty()
         {
             let ended = client.ended.take().unwrap_or_else(|| Ended::Failed("the transfer ended".to_owned()));
-            let stats = std::mem::take(&mut client.stats);
+            let mut stats = std::mem::take(&mut client.stats);
+            for (_, lane) in &self.lanes {
+                stats.add(&super::stats::of_lane(lane, self.driver.backend()));
+            }
+            stats.set_received(self.gro_packets, self.gro_receives);
             client.tell(ClientEvent::Stats(Box::new(stats)));
             client.tell(ClientEvent::Ended(ended));
             return true;
@@ -273,4 +263,23 @@ impl Worker {
     pub(super) fn limits(&self) -> Limits {
         lane::limits(&self.shared, self.sessions.len())
     }
+}
+
+/// What a closed connection means to a command; None: it was closed as it should be.
+fn how_it_ended(client: &ClientLink, lane: &Lane) -> Option<Ended> {
+    if let Some(refused) = client.trust_refused.lock().ok().and_then(|refused| *refused) {
+        return Some(Ended::IdentityUnknown(refused));
+    }
+    Some(match lane.conn.close_reason()? {
+        refused @ CloseReason::IdentityRefused { .. } => Ended::RefusedByPeer(refused.to_string()),
+        CloseReason::PeerApp { code: code::UNAUTHORISED, reason } => Ended::RefusedByPeer(reason),
+        CloseReason::PeerApp { code: code::VIOLATION, reason } => {
+            Ended::Failed(format!("the peer reports a protocol violation: {reason}"))
+        }
+        CloseReason::PeerApp { code: code::DONE | code::REPLACED, .. } | CloseReason::Local { .. } => return None,
+        CloseReason::PeerApp { code, reason } => {
+            Ended::Lost(format!("the peer closed the connection: {reason} (code {code})"))
+        }
+        other => Ended::Lost(other.to_string()),
+    })
 }

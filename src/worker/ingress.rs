@@ -18,6 +18,7 @@ impl Worker {
             let from = datagrams.from();
             let local = self.local_address(socket, datagrams.to());
             let segment_bytes = datagrams.segment_bytes().max(1);
+            self.gro_receives += 1;
             for segment in datagrams.payload_mut().chunks_mut(segment_bytes) {
                 self.segment(segment, socket, from, local);
             }
@@ -42,6 +43,7 @@ impl Worker {
     }
 
     fn segment(&mut self, segment: &mut [u8], socket: usize, from: SocketAddr, local: SocketAddr) {
+        self.gro_packets += 1;
         let demand_retry = self.handshaking >= RETRY_ABOVE_HANDSHAKES;
         let key = match self.router.route(segment, from, self.now, demand_retry) {
             Route::Conn(key) => key,

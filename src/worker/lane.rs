@@ -10,7 +10,7 @@ use landro_sys::{Buffer, Slab, SocketId};
 use super::timers::Scheduled;
 use crate::proto::session::Limits;
 use crate::proto::chunks::ParallelTransferConfig;
-use crate::quic::Conn;
+use crate::quic::{Conn, PathSnapshot};
 use super::turn::Incoming;
 
 /// An established lane must say which session it belongs to within this time.
@@ -62,6 +62,8 @@ pub struct Lane {
     /// Outgoing UDP payload bytes and datagrams' segments, for the statistics.
     pub gso_packets: u64,
     pub gso_sends: u64,
+    /// The path's numbers; quiche forgets its active path when the connection closes.
+    pub path: PathSnapshot,
 }
 
 /// Where a lane is in its life.
@@ -117,6 +119,15 @@ impl Lane {
             granted_bytes: 0,
             gso_packets: 0,
             gso_sends: 0,
+            path: PathSnapshot::default(),
+        }
+    }
+
+    /// Takes the path's numbers while there is a path.
+    pub fn last_stats(&mut self) {
+        let path = self.conn.snapshot();
+        if path.sent_packets > 0 {
+            self.path = path;
         }
     }
 

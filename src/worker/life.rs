@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use super::disk::{Base, Space};
 use super::lane::{CONTROL_STREAM, LINGER, Lane, PREFACE_TIMEOUT, Phase, Purpose, code};
-use super::link::ClientEvent;
 use super::session::Running;
 use super::timers::Scheduled;
 use super::Worker;
@@ -14,6 +13,9 @@ use crate::proto::Input;
 use crate::proto::session::{Grant, Session};
 use crate::quic::{ConnState, StreamError};
 use crate::units::{Fingerprint, SessionId};
+
+/// An idle daemon gives buffer memory back this long after its last session: a next one may follow at once.
+const TRIM_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl Worker {
     /// Follows the connection's own state: a finished handshake starts what the lane is for.
@@ -154,7 +156,6 @@ impl Worker {
             next_incoming: 0,
             sends_data: false,
             is_client,
-            touched: false,
         });
         self.session_ids.insert(id, session);
         self.disk.share_among(self.sessions.len());
@@ -188,6 +189,7 @@ impl Worker {
     /// Closes a lane with CONNECTION_CLOSE; its session learns it when the connection is closed.
     pub(super) fn close_lane(&mut self, key: usize, code: u64, reason: &str) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.last_stats();
         lane.conn.close(code, reason.as_bytes());
         lane.readable.clear();
         lane.deadline = Some(self.now + LINGER);
@@ -215,9 +217,20 @@ impl Worker {
     /// After a turn: hangs up when everything is said, replaces tired lanes, clears closed ones. True: it is gone.
     pub(super) fn settle(&mut self, key: usize) -> bool {
         let lane = &mut self.lanes[key];
-        if let ConnState::Closed(_) = lane.conn.state() {
-            self.drop_lane(key);
-            return true;
+        match (lane.conn.state(), &lane.phase) {
+            // The close, if it was ours to send, left with this turn.
+            (ConnState::Closed(_), _) | (ConnState::Closing, Phase::Handshaking(_)) => {
+                self.drop_lane(key);
+                return true;
+            }
+            // Nothing more will be read: no need to wait until QUIC has drained.
+            (ConnState::Closing, Phase::Serving { .. }) => {
+                lane.last_stats();
+                self.note_close_reason(key);
+                self.leave_session(key);
+                return false;
+            }
+            _ => {}
         }
         let Phase::Serving { session } = lane.phase else { return false };
         let Some(running) = self.sessions.get(session) else { return false };
@@ -232,10 +245,9 @@ impl Worker {
             }
         } else if !newest {
             // A replaced lane is closed by the side that sent data on it, once all of that is acknowledged.
-            let closer = running.sends_data || (running.is_client && lane.incoming.is_empty());
             let moved = lane.control.fin_sent && lane.control.fin_received;
             let unsent = running.streams.values().any(|out| out.opened.is_some_and(|(lane, _)| lane == key));
-            if moved && closer && !unsent && running.sends_data && lane.outgoing_acknowledged() {
+            if moved && !unsent && running.sends_data && lane.outgoing_acknowledged() {
                 self.close_lane(key, code::REPLACED, "");
                 self.leave_session(key);
             }
@@ -277,17 +289,26 @@ impl Worker {
         self.disk.share_among(self.sessions.len());
         if running.is_client {
             self.client_session_ended(running);
+        } else if self.sessions.is_empty() {
+            self.trim_at = Some(self.now + TRIM_AFTER);
         }
     }
 
     /// Removes a closed lane and gives back what it held.
     pub(super) fn drop_lane(&mut self, key: usize) {
-        let Some(mut lane) = self.lanes.try_remove(key) else { return };
+        let Some(lane) = self.lanes.try_remove(key) else { return };
         self.router.remove(key);
         self.shared.budget.return_window(lane.granted_bytes);
-        let stats = super::stats::of_lane(&mut lane, self.driver.backend());
-        tracing::debug!(peer = %lane.peer, state = ?lane.conn.state(), "connection ended");
-        self.client_lane_ended(&mut lane, stats);
+        let stats = super::stats::of_lane(&lane, self.driver.backend());
+        tracing::debug!(
+            peer = %lane.peer,
+            reason = ?lane.conn.close_reason(),
+            self.gro_packets,
+            self.gro_receives,
+            ?stats,
+            "connection ended"
+        );
+        self.client_lane_ended(&lane, &stats);
         match lane.phase {
             Phase::Serving { session } => self.forget_lane_of_session(key, session),
             Phase::Handshaking(Purpose::Join { session }) => {
@@ -297,13 +318,6 @@ impl Worker {
             }
             Phase::Handshaking(Purpose::Accepted) => self.handshaking -= 1,
             Phase::Handshaking(Purpose::FirstLane) | Phase::Preface(_) | Phase::Closing => {}
-        }
-    }
-
-    /// Tells the command about progress of the first lane.
-    pub(super) fn tell_client(&self, event: ClientEvent) {
-        if let Some(client) = &self.client {
-            client.tell(event);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
@@ -152,7 +152,6 @@ impl ClientLink {
 pub struct Refusals {
     pub strays_dropped: AtomicU64,
     pub connections_refused: AtomicU64,
-    pub nobody_authorised_said: AtomicBool,
 }
 
 impl Refusals {

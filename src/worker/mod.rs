@@ -66,7 +66,6 @@ pub struct WorkerParts {
 }
 
 pub struct Worker {
-    id: WorkerId,
     now: Instant,
     driver: Driver,
     slab: Slab,
@@ -92,7 +91,10 @@ pub struct Worker {
     serials: u64,
     /// Accepted lanes whose handshake is not complete.
     handshaking: usize,
-    last_trim: Instant,
+    /// When idle buffers are given back to the kernel.
+    trim_at: Option<Instant>,
+    gro_packets: u64,
+    gro_receives: u64,
 }
 
 /// The time, for callers outside the loop that measure a whole run (the command's summary).
@@ -124,7 +126,6 @@ impl Worker {
         let now = now();
         let server = parts.accept.is_some();
         Ok(Worker {
-            id: parts.id,
             now,
             disk: Disk::new(slab.clone()),
             driver,
@@ -146,7 +147,9 @@ impl Worker {
             stopping: None,
             serials: 0,
             handshaking: 0,
-            last_trim: now,
+            trim_at: None,
+            gro_packets: 0,
+            gro_receives: 0,
         })
     }
 
@@ -161,6 +164,7 @@ impl Worker {
             self.take_commands();
             self.expire_timers();
             self.feed_hungry();
+            self.trim_when_idle();
             self.turn_sessions();
             self.turn_lanes();
             if self.is_over() {
@@ -197,8 +201,17 @@ impl Worker {
         if more {
             return Some(Duration::ZERO);
         }
-        let due = self.timers.next().into_iter().chain(self.stopping).min();
+        let due = [self.timers.next(), self.stopping, self.trim_at].into_iter().flatten().min();
         due.map(|due| due.saturating_duration_since(self.now))
+    }
+
+    fn trim_when_idle(&mut self) {
+        if self.trim_at.is_some_and(|at| at <= self.now) {
+            self.trim_at = None;
+            if self.sessions.is_empty() {
+                self.driver.trim();
+            }
+        }
     }
 
     fn touch(&mut self, lane: usize) {

@@ -32,8 +32,6 @@ pub struct Running {
     /// This side sends file data: it is the one that closes a lane that was replaced.
     pub sends_data: bool,
     pub is_client: bool,
-    /// In the list of sessions to drain.
-    pub touched: bool,
 }
 
 /// A data stream of ours that is not all accepted by QUIC yet.

@@ -59,7 +59,7 @@ fn mean(sum: u64, count: u64) -> f64 {
 }
 
 pub(super) fn of_lane(lane: &Lane, backend: Backend) -> TransportStats {
-    let path = lane.conn.snapshot();
+    let path = lane.path;
     TransportStats {
         rtt: path.rtt,
         min_rtt: path.min_rtt.unwrap_or_default(),

@@ -104,7 +104,8 @@ impl DerefMut for SendBuffer {
 /// One message of a [`SendRun`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Run {
-    /// Its bytes in the buffer; at most 65,507 of them (v6: 65,487), and 64 segments before Linux 6.9.
+    /// Its bytes in the buffer; at most 65,507 of them (v6: 65,487), and 64 segments (newer kernels take 128;
+    /// more are sent one by one).
     pub range: Range<usize>,
     /// The kernel cuts the message into datagrams of this size, the last may be shorter. `None`: one datagram.
     pub segment_bytes: Option<u16>,

@@ -167,8 +167,8 @@ impl Outbox {
         let line = &mut self.lines[index];
         line.state = LineState::Idle;
         match result.as_ref().err().and_then(io::Error::raw_os_error) {
-            // EIO: a device without checksum offload cannot segment. EINVAL: a segment is over the path MTU (before
-            // Linux 6.9; EMSGSIZE later), or more segments than the kernel takes. One by one each gets its answer.
+            // EIO: a device without checksum offload cannot segment. EINVAL: more segments than the kernel takes (64, newer
+            // ones 128), and in old kernels a segment over the path MTU. One by one each gets its answer.
             Some(errno @ (libc::EIO | libc::EINVAL)) if piece.is_segmented() => {
                 if errno == libc::EIO {
                     self.lanes[line.key.0.index()].gso_broken = true;

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
+use nix::unistd::Whence;
 
 /// One copy_file_range or sendfile call moves at most 2 GiB less a page; smaller steps keep a signal's delay short.
 const STEP_BYTES: usize = 64 << 20;
@@ -11,24 +12,20 @@ const STEP_BYTES: usize = 64 << 20;
 /// Buffer of the last resort.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// Copies the first `len` bytes of `from` to the start of `to`: as a reflink (FICLONE, which shares all blocks at once)
-/// where possible, else by copy_file_range, else sendfile, else read and write. Both file positions are used up.
+/// Copies up to `len` bytes from `from`'s position to `to`'s and moves both on, so that a big file can be copied in steps
+/// (of a multiple of the block size, lest the reflink is lost): as a reflink (FICLONERANGE, which shares the blocks)
+/// where possible, else by copy_file_range, else sendfile, else read and write.
 ///
-/// Returns the number of bytes copied, fewer than `len` when `from` ends before. A reflink copies `from` whole, so it is
-/// cut to `len`. `to` should be empty.
+/// Returns the number of bytes copied, fewer than `len` only when `from` ends before.
 ///
 /// # Errors
-/// What the system calls say; `to` may then hold a part.
+/// What the system calls say; `to` may then hold a part, and the positions are undefined.
 pub fn copy_local(from: impl AsFd, to: impl AsFd, len: u64) -> io::Result<u64> {
     let (from, to) = (from.as_fd(), to.as_fd());
-    if let Some(size) = reflink(from, to)? {
-        if size > len {
-            nix::unistd::ftruncate(to, i64::try_from(len).map_err(io::Error::other)?)?;
-        }
-        return Ok(size.min(len));
+    let shared = reflink(from, to, len)?;
+    if shared > 0 {
+        return Ok(shared);
     }
-    nix::unistd::lseek(from, 0, nix::unistd::Whence::SeekSet)?;
-    nix::unistd::lseek(to, 0, nix::unistd::Whence::SeekSet)?;
     let mut copied = 0;
     for step in [by_range, by_sendfile] {
         match pump(len, &mut copied, |want| step(from, to, want)) {
@@ -51,16 +48,31 @@ pub fn copy_local(from: impl AsFd, to: impl AsFd, len: u64) -> io::Result<u64> {
     Ok(copied)
 }
 
-/// Size of the clone, or `None` where the file system has none.
-fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<Option<u64>> {
-    // SAFETY: FICLONE takes two descriptors and no memory.
-    let result = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) };
-    if result != 0 {
-        // Whatever the reason (another file system, no support, a full disk), copying finds out better.
-        return Ok(None);
+/// Number of bytes shared; 0 where the file systems cannot, or when there is nothing to copy.
+fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> io::Result<u64> {
+    let position = |file| nix::unistd::lseek(file, 0, Whence::SeekCur);
+    let (Ok(from_at), Ok(to_at)) = (position(from), position(to)) else { return Ok(0) };
+    let size = nix::sys::stat::fstat(from)?.st_size;
+    let rest = u64::try_from(size.saturating_sub(from_at)).unwrap_or(0).min(len);
+    if rest == 0 {
+        return Ok(0);
     }
-    let size = nix::sys::stat::fstat(to)?.st_size;
-    Ok(Some(u64::try_from(size).unwrap_or(0)))
+    let range = libc::file_clone_range {
+        src_fd: from.as_raw_fd().into(),
+        src_offset: from_at as u64,
+        src_length: rest,
+        dest_offset: to_at as u64,
+    };
+    // SAFETY: FICLONERANGE takes the struct it is given, alive during the call, and two open descriptors.
+    let result = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONERANGE, &raw const range) };
+    if result != 0 {
+        // Whatever the reason (another file system, no support, an odd length, a full disk), copying finds out better.
+        return Ok(0);
+    }
+    let rest = rest as i64;
+    nix::unistd::lseek(from, from_at + rest, Whence::SeekSet)?;
+    nix::unistd::lseek(to, to_at + rest, Whence::SeekSet)?;
+    Ok(rest as u64)
 }
 
 /// Repeats `step` until `len` bytes are there or it says 0.
@@ -117,12 +129,15 @@ mod tests {
         let data: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7) as u8).collect();
         let (disk, memory) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
         for (from_dir, to_dir) in [(&disk, &disk), (&disk, &memory), (&memory, &disk), (&memory, &memory)] {
-            let from = file_of(from_dir.path(), "from", &data);
             for len in [0, 1, 1_000_000, data.len(), data.len() + 5] {
+                let from = file_of(from_dir.path(), "from", &data);
                 let to = file_of(to_dir.path(), "to", b"");
                 let copied = copy_local(&from, &to, len as u64).unwrap();
                 assert_eq!(copied, len.min(data.len()) as u64);
                 assert!(std::fs::read(to_dir.path().join("to")).unwrap() == data[..copied as usize]);
+                // The next steps go on where this one stopped.
+                while copy_local(&from, &to, 1 << 20).unwrap() > 0 {}
+                assert!(std::fs::read(to_dir.path().join("to")).unwrap() == data);
             }
         }
     }

@@ -281,17 +281,16 @@ impl Held {
     fn enter(&mut self, left: Option<Duration>) -> io::Result<()> {
         let left = if self.ring.completion().is_empty() { left } else { Some(Duration::ZERO) };
         let result = match left {
-            None => self.ring.submit_and_wait(1),
+            None if self.backlog.is_empty() => self.ring.submit_and_wait(1),
             // Nothing to submit or to run, and nothing to wait for.
             Some(Duration::ZERO) if self.is_idle() => return Ok(()),
             Some(left) if !left.is_zero() && self.backlog.is_empty() => {
                 let time = Timespec::from(left);
                 self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
             }
-            // GETEVENTS without a count: run the deferred work, wait for nothing. `submit` leaves it out when the
-            // TASKRUN flag is not up yet although a packet is about to raise it, which costs a turn of the loop, no
-            // more.
-            Some(_) => self.ring.submit(),
+            // Runs the deferred work too when the TASKRUN flag is up. With a backlog nothing may be waited for: its
+            // entries are not with the kernel yet.
+            None | Some(_) => self.ring.submit(),
         };
         match result {
             Ok(_) => Ok(()),

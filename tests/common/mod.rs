@@ -50,13 +50,11 @@ macro_rules! on_both_backends {
 
 /// Says why when it is not there: containers forbid it by default.
 pub fn has_io_uring() -> bool {
-    match landro_sys::Caps::probe().io_uring.reason() {
-        None => true,
-        Some(why) => {
-            println!("skipped: no io_uring here: {why}");
-            false
-        }
+    let found = landro_sys::Caps::probe().io_uring;
+    if !found.is_yes() {
+        println!("skipped: io_uring: {found}");
     }
+    found.is_yes()
 }
 
 pub fn is_root() -> bool {
@@ -140,7 +138,7 @@ pub struct Running {
 /// Collects what comes out of a pipe, so that the writer never waits.
 struct Reading {
     text: Arc<Mutex<Vec<u8>>>,
-    lines: Receiver<String>,
+    lines: Mutex<Receiver<String>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -159,7 +157,7 @@ impl Reading {
                 line.clear();
             }
         });
-        Reading { text, lines, thread: Some(thread) }
+        Reading { text, lines: Mutex::new(lines), thread: Some(thread) }
     }
 
     fn so_far(&self) -> String {
@@ -230,8 +228,9 @@ impl Running {
 
     /// The first line of stdout (from where the last call stopped) that satisfies `wanted`; None when it ends.
     pub fn line(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        let lines = self.stdout.lines.lock().unwrap();
         loop {
-            match self.stdout.lines.recv_timeout(DAEMON_TIMEOUT) {
+            match lines.recv_timeout(DAEMON_TIMEOUT) {
                 Ok(line) if wanted(&line) => return Some(line),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Disconnected) => return None,

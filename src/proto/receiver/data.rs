@@ -105,11 +105,6 @@ impl Receiver {
         Ok(())
     }
 
-    /// Whether this stream was cut inside a record (or before it said anything).
-    pub fn on_reset(&mut self, key: StreamKey) {
-        self.streams.remove(&key);
-    }
-
     /// A record begins: it must be one that was asked for, of the length that was announced.
     fn begin(&mut self, head: RecordHead) -> Result<Body, Violation> {
         let id = head.entry();
@@ -140,12 +135,9 @@ impl Receiver {
 
     fn take_data(&mut self, ports: &mut Ports, body: &mut Body, piece: Bytes) {
         let len = piece.len() as u64;
+        self.received_bytes += len;
         match body {
-            Body::Whole { data, .. } => {
-                self.write_behind_bytes += len;
-                self.arriving_bytes += len;
-                data.push(piece);
-            }
+            Body::Whole { data, .. } => data.push(piece),
             Body::Chunk { write, offset, hasher } => {
                 let at = &mut self.writes[*write];
                 let Some(file) = self.parts.get_mut(at.part).and_then(|part| part.begin_write(at.entry))
@@ -166,8 +158,9 @@ impl Receiver {
     fn end_record(&mut self, ports: &mut Ports, body: Body, status: RecordStatus, digest: Digest) {
         match body {
             Body::Between | Body::Unwanted => {}
-            Body::Whole { entry, data, len_bytes } => {
-                self.end_whole(ports, entry, data, len_bytes, status, digest)
+            Body::Whole { entry, data } => {
+                self.wholes -= 1;
+                self.end_whole(ports, entry, data, status, digest);
             }
             Body::Chunk { write, hasher, .. } => {
                 let (part, entry) = (self.writes[write].part, self.writes[write].entry);
@@ -193,7 +186,6 @@ impl Receiver {
         status: RecordStatus,
         digest: Digest,
     ) {
-        self.arriving_bytes -= len_bytes;
         let arriving = self.entries.get(&id).is_some_and(|entry| entry.state == State::Arriving);
         match (arriving, status) {
             (true, RecordStatus::Valid) if digest_of_pieces(&data) == digest => {

@@ -16,8 +16,7 @@ impl Receiver {
         let Some(id) = self.ready.pop_front() else { return false };
         let Some(entry) = self.entries.get_mut(&id) else { return true };
         let dir = entry.dir;
-        // A symlink is replaced without a look: its target, not its size or mtime, says whether it is the same.
-        if entry.kind == Kind::Symlink || self.is_fresh(dir) {
+        if self.is_fresh(dir) {
             self.want(ports, id);
             return true;
         }
@@ -128,7 +127,9 @@ impl Receiver {
     }
 }
 
-/// Whether the destination is what would be sent, as far as size and mtime tell.
+/// Whether the destination is what would be sent, as far as size and mtime tell. A symlink's size is the length
+/// of its target.
 fn is_same(entry: &Entry, meta: &Meta) -> bool {
-    (meta.kind, meta.size_bytes, meta.mtime) == (entry.kind, entry.size_bytes, entry.mtime)
+    let size_bytes = entry.link.as_ref().map_or(entry.size_bytes, |link| link.len() as u64);
+    (meta.kind, meta.size_bytes, meta.mtime) == (entry.kind, size_bytes, entry.mtime)
 }

@@ -36,6 +36,8 @@ pub(super) struct Part {
     /// The partial file survives a crash.
     resumable: bool,
     journal: Option<JournalWriter>,
+    /// The journal on the disk names chunks: there is something to keep for a later session.
+    journaled: bool,
     resumed_bytes: u64,
     /// What the sender says the whole is.
     root: Option<Digest>,
@@ -48,17 +50,16 @@ pub(super) struct Part {
 enum Phase {
     /// Next: Starting, Rehashing, Receiving.
     Opening,
-    /// Left by another boot: what the journal names is read and hashed again. Next: Rejournaling, Starting.
+    /// Left by another boot: what the journal names is read and hashed again. Next: Receiving, Starting.
     Rehashing(Box<resume::Rehash>),
-    /// What was believed is written down under this boot. Next: Receiving.
-    Rejournaling(Vec<(ChunkIndex, Digest)>),
     /// Begun anew. Next: Receiving.
     Starting,
     /// Data may come. Next: Committing.
     Receiving,
     /// Next: gone.
     Committing,
-    /// Its verdict is out or the session stops; waits for its operations. Next: Closing.
+    /// Its verdict is out or the session stops; waits for its operations. `keep`: what the journal names may be
+    /// gone on with. Next: Closing.
     Failed { keep: bool },
     /// Next: gone.
     Closing,
@@ -126,6 +127,7 @@ impl Receiver {
             tree: Tree::new(size_bytes),
             resumable: false,
             journal: None,
+            journaled: false,
             resumed_bytes: 0,
             root: None,
             ops: 0,
@@ -163,8 +165,12 @@ impl Receiver {
                 part.resumable = resumable && is_resumable(part.header.size_bytes);
                 self.resume_or_start(ports, at, &journal, size_bytes);
             }
-            // Stopping: whatever it is stays as it was found.
-            Ok(_) => self.parts[at].phase = Phase::Failed { keep: true },
+            // Stopping: whatever was there stays as it was found.
+            Ok(done) => {
+                let part = &mut self.parts[at];
+                part.journaled = matches!(done, DiskDone::Part { journal, .. } if !journal.is_empty());
+                part.phase = Phase::Failed { keep: true };
+            }
         }
     }
 
@@ -172,6 +178,7 @@ impl Receiver {
     fn start_part(&mut self, ports: &mut Ports, at: usize) {
         let part = &mut self.parts[at];
         let mut journal = Bytes::new();
+        part.journaled = false;
         if part.resumable {
             journal = part.header.encode();
             let (key, at_bytes) = (part.header.key(), journal.len() as u64);
@@ -226,8 +233,8 @@ impl Receiver {
     pub(super) fn chunk_done(&mut self, ports: &mut Ports, at: usize, chunk: ChunkIndex, digest: Digest) {
         let part = &mut self.parts[at];
         part.tree.insert(chunk, digest);
-        // Behind the last chunk comes the rename: nobody will read that record.
-        if part.tree.missing() > 0
+        // If this completes the file, the rename follows at once: nobody will read that record.
+        if (part.tree.missing() > 0 || part.root.is_none())
             && let Some(journal) = &mut part.journal
         {
             journal.key.encode_record(chunk, &digest, &mut journal.pending);
@@ -260,15 +267,15 @@ impl Receiver {
         self.part_op_ended(at);
         let part = &mut self.parts[at];
         match (result, &mut part.journal) {
-            (Ok(_), Some(journal)) => journal.writing = false,
+            (Ok(_), Some(journal)) => {
+                journal.writing = false;
+                part.journaled = true;
+            }
             (Ok(_), None) => {}
             // A journal that cannot be written costs a later resume, not this transfer.
             (Err(_), _) => part.journal = None,
         }
         self.flush_journal(ports, at);
-        if matches!(self.parts[at].phase, Phase::Rejournaling(_)) && self.stop == Stop::No {
-            self.rejournaled(ports, at);
-        }
         self.settle_part(ports, at);
     }
 
@@ -302,7 +309,7 @@ impl Receiver {
             return violation(format!("entry {} aborted in the wrong state", part.entry.0));
         }
         // Without an errno the source changed: what is here belongs to a version that is gone.
-        let keep = part.resumable && error.errno != 0;
+        let keep = error.errno != 0;
         self.fail_part(ports, at, error, keep);
         Ok(())
     }
@@ -310,7 +317,7 @@ impl Receiver {
     pub(super) fn write_failed(&mut self, ports: &mut Ports, at: usize, error: &DiskError) {
         let error = destination_error(self.host, error);
         // With more space the rest can follow what is there.
-        let keep = self.parts[at].resumable && error.code == EntryErrorCode::Full;
+        let keep = error.code == EntryErrorCode::Full;
         self.fail_part(ports, at, error, keep);
     }
 
@@ -332,7 +339,7 @@ impl Receiver {
     pub(super) fn settle_part(&mut self, ports: &mut Ports, at: usize) {
         let Some(part) = self.parts.get_mut(at).filter(|part| part.ops == 0) else { return };
         match part.phase {
-            Phase::Receiving if part.tree.missing() == 0 && self.stop == Stop::No => {
+            Phase::Receiving if part.tree.missing() == 0 => {
                 let whole = part.tree.root();
                 match part.root {
                     Some(root) if whole == Some(root) => self.commit_part(ports, at),
@@ -348,6 +355,7 @@ impl Receiver {
                 }
                 let part = &mut self.parts[at];
                 if part.ops == 0 {
+                    let keep = keep && part.journaled;
                     part.phase = Phase::Closing;
                     let cmd = DiskOp::ClosePart { file: part.file, keep };
                     self.part_op(ports, at, Op::ClosePart { part: at }, cmd);
@@ -355,7 +363,7 @@ impl Receiver {
             }
             Phase::Opening
             | Phase::Rehashing(_)
-            | Phase::Rejournaling(_)
+           
             | Phase::Starting
             | Phase::Receiving
             | Phase::Committing
@@ -403,8 +411,7 @@ impl Receiver {
             return;
         }
         let keep = match part.phase {
-            Phase::Rehashing(_) | Phase::Rejournaling(_) => true,
-            Phase::Receiving => part.resumable && part.tree.missing() < part.tree.chunks(),
+            Phase::Rehashing(_) | Phase::Receiving => true,
             Phase::Opening | Phase::Starting | Phase::Committing => false,
             Phase::Failed { keep } => keep,
             Phase::Closing => return,

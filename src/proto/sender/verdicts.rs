@@ -22,7 +22,7 @@ impl Sender {
             VerdictKind::Send {} => self.on_send(id),
             VerdictKind::Have { first, values } => self.on_have(id, first, &values),
             VerdictKind::Skipped {} => match (&entry.state, entry.kind) {
-                (State::Offered { resume: None, .. }, Kind::File) => {
+                (State::Offered { resume: None, .. }, Kind::File | Kind::Symlink) => {
                     self.resolve(ports, id, EntryResult::Skipped);
                     Ok(())
                 }

@@ -38,6 +38,7 @@ pub struct Lister {
     ahead: u32,
     parent_open: bool,
     dir_open: bool,
+    stopping: bool,
     closed: bool,
 }
 
@@ -62,6 +63,7 @@ impl Lister {
             ahead: 0,
             parent_open: false,
             dir_open: false,
+            stopping: false,
             closed: false,
         };
         lister.ops.start(ports, Op::Source, DiskOp::ResolveSource { path, dir: PARENT });
@@ -83,8 +85,12 @@ impl Lister {
 
     pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
         let Some(op) = self.ops.finish(op) else { return };
+        if self.stopping {
+            self.parent_open |= matches!(op, Op::Source) && result.is_ok();
+            self.dir_open |= matches!(op, Op::Open) && result.is_ok();
+            return;
+        }
         match (op, result) {
-            (Op::Close, _) => {}
             (_, Err(error)) => self.state = State::Failed(session_error("cannot list this path", &error)),
             (Op::Source, Ok(DiskDone::Source { name, meta, link })) => {
                 self.parent_open = true;
@@ -111,6 +117,8 @@ impl Lister {
                 if end { self.end(ports) } else { self.read_on(ports) }
             }
             (Op::Source | Op::List, Ok(_)) => debug_assert!(false, "the disk layer answered something else"),
+            // Only stopping closes.
+            (Op::Close, Ok(_)) => {}
         }
     }
 
@@ -159,6 +167,7 @@ impl Lister {
 
     /// Closes what is open once nothing is in flight.
     pub fn stop(&mut self, ports: &mut Ports) {
+        self.stopping = true;
         if self.ops.in_flight() > 0 || self.closed {
             return;
         }

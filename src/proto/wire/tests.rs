@@ -96,6 +96,7 @@ fn every_message() -> Vec<Message> {
         Message::ListEnd {},
         Message::Error { code: SessionErrorCode::Busy, text: "later".into() },
         Message::Cancel {},
+        Message::ListAck {},
     ]);
     all
 }

@@ -48,7 +48,7 @@ fn more_segments_than_the_kernel_takes_go_one_by_one() {
         let (_slab, mut driver) = slab_and_driver(backend);
         let (socket, _) = add(&mut driver, "127.0.0.1:0");
         let (peer, to) = std_socket("127.0.0.1:0");
-        // 200 segments: over UDP_MAX_SEGMENTS of every kernel (64, since 6.9 128), so it answers EINVAL.
+        // 200 segments: over UDP_MAX_SEGMENTS of every kernel (64, then 128), so it answers EINVAL.
         let payload: Vec<u8> = (0..2_000u32).map(|i| (i / 10) as u8).collect();
         let runs = vec![Run { range: 0..1_995, segment_bytes: Some(10) }];
         assert_eq!(send(&mut driver, socket, &payload, runs, to).unwrap(), 1_995);

@@ -1,6 +1,6 @@
 //! Going on with a partial file of an earlier session: whom to believe, what to hash again, what to tell.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use super::{JournalWriter, Phase};
 use crate::proto::integrity::{ChunkHasher, Digest};
@@ -42,9 +42,12 @@ impl Receiver {
         if journal.records.is_empty() {
             return self.start_part(ports, at);
         }
+        // Of another boot, it goes on under that boot's id, and is not believed the next time either: to write it
+        // anew would put it at risk.
+        let (key, at_bytes) = (journal.key, journal.end_bytes);
+        part.journal = Some(JournalWriter { key, at_bytes, pending: BytesMut::new(), writing: false });
+        part.journaled = true;
         if journal.header.boot_id == header.boot_id {
-            let (key, at_bytes) = (journal.key, journal.end_bytes);
-            part.journal = Some(JournalWriter { key, at_bytes, pending: BytesMut::new(), writing: false });
             return self.resume_part(ports, at, &journal.records);
         }
         let records = journal.records.into_iter();
@@ -67,7 +70,10 @@ impl Receiver {
         }
         let Some((chunk, _, _)) = &rehash.current else {
             let kept = std::mem::take(&mut rehash.kept);
-            return self.rejournal(ports, at, kept);
+            return match kept.is_empty() {
+                true => self.start_part(ports, at),
+                false => self.resume_part(ports, at, &kept),
+            };
         };
         let left_bytes = chunk_len_bytes(size_bytes, *chunk) - rehash.read_bytes;
         let cmd = DiskOp::ReadPart {
@@ -107,30 +113,6 @@ impl Receiver {
             }
         }
         self.rehash(ports, at);
-    }
-
-    /// Writes down under this boot what proved right, so that the next resume need not hash it again.
-    fn rejournal(&mut self, ports: &mut Ports, at: usize, kept: Vec<(ChunkIndex, Digest)>) {
-        if kept.is_empty() {
-            return self.start_part(ports, at);
-        }
-        let part = &mut self.parts[at];
-        let key = part.header.key();
-        // What is left of a longer old journal behind this is keyed by the old header, so nobody believes it.
-        let mut bytes = BytesMut::new();
-        bytes.put_slice(&part.header.encode());
-        kept.iter().for_each(|(chunk, digest)| key.encode_record(*chunk, digest, &mut bytes));
-        let at_bytes = bytes.len() as u64;
-        part.journal = Some(JournalWriter { key, at_bytes, pending: BytesMut::new(), writing: true });
-        part.phase = Phase::Rejournaling(kept);
-        let cmd = DiskOp::WriteJournal { file: part.file, offset: 0, bytes: bytes.freeze() };
-        self.part_op(ports, at, Op::Journal { part: at }, cmd);
-    }
-
-    pub(super) fn rejournaled(&mut self, ports: &mut Ports, at: usize) {
-        if let Phase::Rejournaling(kept) = std::mem::replace(&mut self.parts[at].phase, Phase::Receiving) {
-            self.resume_part(ports, at, &kept);
-        }
     }
 
     /// Tells the sender which chunks are here (sorted), and asks for the others.

@@ -1,0 +1,198 @@
+//! Peers that mean harm get a protocol error or their share and no more, and nobody else notices.
+
+mod common;
+#[path = "hostile/control.rs"]
+mod control;
+#[path = "hostile/data.rs"]
+mod data;
+#[path = "hostile/greed.rs"]
+mod greed;
+#[path = "hostile/names.rs"]
+mod names;
+#[path = "hostile/noise.rs"]
+mod noise;
+#[path = "hostile/peer.rs"]
+mod peer;
+#[path = "hostile/server.rs"]
+mod server;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use common::tree::{self, Rng, assert_same};
+use common::{World, roomy_dir};
+use landro::quic::Identity;
+
+use peer::Peer;
+
+on_both_backends!(
+    names_that_lead_elsewhere,
+    targets_that_lead_elsewhere,
+    symlinks_written_through,
+    symlinks_swapped_for_directories,
+    trees_too_deep,
+    data_that_lies,
+    digests_that_lie,
+    manifests_without_end,
+    control_messages_that_are_none,
+    silence,
+    clients_that_never_read,
+    crowds,
+    noise_at_the_port,
+    a_server_that_lies,
+);
+
+/// Budget of the daemon under attack; what it may hold beyond it is code, stacks and the kernel's rings.
+const BUDGET: &str = "32M";
+const RSS_LIMIT_BYTES: u64 = (32 + 48) << 20;
+
+/// A daemon that lets a villain in, and a well-behaved client that works on meanwhile.
+struct Scene {
+    world: World,
+    villain: Identity,
+    outside: PathBuf,
+}
+
+impl Scene {
+    /// Runs an attack while the good client pushes and pulls, then looks for harm.
+    fn play(backend: &'static str, attack: impl FnOnce(&Scene) + Send) {
+        let villain = Identity::generate().unwrap();
+        let allow = villain.fingerprint().to_string();
+        let args = ["--memory-budget", BUDGET, "--workers", "2", "--allow", &allow];
+        let world = World::within(backend, &args, roomy_dir(256 << 20));
+        let mut rng = Rng::new(backend);
+        let tree = world.here("good");
+        fs::create_dir(&tree).unwrap();
+        tree::write_file(&tree.join("large"), 5 << 20, &mut rng);
+        for number in 0..50 {
+            tree::write_file(&tree.join(format!("{number}")), rng.below(5000), &mut rng);
+        }
+        let outside = world.here("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("witness"), "untouched").unwrap();
+        let scene = Scene { world, villain, outside };
+        let over = AtomicBool::new(false);
+        let rounds = thread::scope(|scope| {
+            let good = scope.spawn(|| scene.work_until(&over));
+            // The good client must stop even if the attack's assertions fail.
+            let attack = scope.spawn(|| attack(&scene)).join();
+            over.store(true, Ordering::SeqCst);
+            let rounds = good.join();
+            if let Err(failure) = attack {
+                eprintln!("the daemon's log:\n{}", scene.world.daemon.log());
+                std::panic::resume_unwind(failure);
+            }
+            rounds.unwrap()
+        });
+        assert!(rounds > 0);
+        scene.look_for_harm();
+    }
+
+    /// Transfers of a client that has nothing to do with it: all must succeed.
+    fn work_until(&self, over: &AtomicBool) -> u64 {
+        let mut rounds = 0;
+        while rounds == 0 || !over.load(Ordering::SeqCst) {
+            let name = format!("good-{rounds}");
+            self.world.push(self.world.here("good"), &name).expect(0);
+            assert_same(&self.world.here("good"), &self.world.root(&name));
+            let args: [OsString; 2] = [self.world.url(&name).into(), self.world.here("good-back").into()];
+            self.world.cp(&args).expect(0);
+            assert_same(&self.world.here("good"), &self.world.here("good-back"));
+            fs::remove_dir_all(self.world.root(&name)).unwrap();
+            fs::remove_dir_all(self.world.here("good-back")).unwrap();
+            rounds += 1;
+        }
+        rounds
+    }
+
+    fn look_for_harm(mut self) {
+        assert!(self.world.daemon.is_running(), "it died: {}", self.world.daemon.log());
+        let peak = self.world.daemon.peak_rss_bytes();
+        println!("peak memory of the daemon: {} MiB", peak >> 20);
+        assert!(peak < RSS_LIMIT_BYTES, "{} MiB resident at most", peak >> 20);
+        assert!(!self.world.daemon.log().contains("panicked"), "{}", self.world.daemon.log());
+        let outside: Vec<_> = fs::read_dir(&self.outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(outside, ["witness"], "something was written outside of the root");
+        assert_eq!(fs::read(self.outside.join("witness")).unwrap(), b"untouched");
+        let around: Vec<_> = fs::read_dir(self.world.root("..")).unwrap().collect();
+        assert_eq!(around.len(), 2, "root and here: {around:?}");
+        let stopped = self.world.daemon.stop();
+        assert_eq!(stopped.code, Some(0), "{stopped:?}");
+    }
+
+    fn connect(&self) -> Peer {
+        Peer::connect(self.world.daemon.address(), &self.villain)
+    }
+
+    /// A push into the root that was welcomed.
+    fn push(&self) -> Peer {
+        let mut peer = self.connect();
+        peer.push("");
+        peer
+    }
+
+    /// Names in the root that the good client did not put there.
+    fn planted(&self) -> Vec<OsString> {
+        let names = fs::read_dir(self.world.root("")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| !name.to_string_lossy().starts_with("good-")).collect()
+    }
+}
+
+fn names_that_lead_elsewhere(backend: &'static str) {
+    Scene::play(backend, names::that_lead_elsewhere);
+}
+
+fn targets_that_lead_elsewhere(backend: &'static str) {
+    Scene::play(backend, names::targets);
+}
+
+fn symlinks_written_through(backend: &'static str) {
+    Scene::play(backend, names::symlinks_written_through);
+}
+
+fn symlinks_swapped_for_directories(backend: &'static str) {
+    Scene::play(backend, names::symlinks_swapped);
+}
+
+fn trees_too_deep(backend: &'static str) {
+    Scene::play(backend, names::too_deep);
+}
+
+fn data_that_lies(backend: &'static str) {
+    Scene::play(backend, data::that_lies);
+}
+
+fn digests_that_lie(backend: &'static str) {
+    Scene::play(backend, data::digests);
+}
+
+fn manifests_without_end(backend: &'static str) {
+    Scene::play(backend, greed::manifests);
+}
+
+fn control_messages_that_are_none(backend: &'static str) {
+    Scene::play(backend, control::messages);
+}
+
+fn silence(backend: &'static str) {
+    Scene::play(backend, greed::silence);
+}
+
+fn clients_that_never_read(backend: &'static str) {
+    Scene::play(backend, greed::never_reading);
+}
+
+fn crowds(backend: &'static str) {
+    Scene::play(backend, greed::crowds);
+}
+
+fn noise_at_the_port(backend: &'static str) {
+    Scene::play(backend, noise::at_the_port);
+}
+
+fn a_server_that_lies(backend: &'static str) {
+    server::that_lies(backend);
+}

@@ -1,0 +1,242 @@
+//! Names, targets and symlinks that try to leave the root.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use landro::proto::Kind;
+use landro::proto::integrity::digest_of;
+use landro::proto::wire::{Message, RecordHead, VerdictKind};
+use landro::units::EntryId;
+
+use super::Scene;
+use super::peer::{self, directory, end, entry, file, link};
+
+pub fn that_lead_elsewhere(scene: &Scene) {
+    let absolute = scene.outside.join("x").to_str().unwrap().to_owned();
+    let (long, too_long, much_too_long) = ("n".repeat(256), "n".repeat(300), "n".repeat(60_000));
+    let names = [
+        "..", ".", "", "/", "../x", "../../x", "a/b", "/etc/x", &absolute, "a/../../x", "x\0y", "\0", "..\0", &long,
+        &too_long, &much_too_long,
+    ];
+    for name in names {
+        for kind in [Kind::File, Kind::Directory, Kind::Special] {
+            let mut peer = scene.push();
+            peer.entries(vec![entry(1, 0, name.as_bytes(), kind, 1)]);
+            peer.expect_violation(&format!("{kind:?} {:?}", &name[..name.len().min(40)]));
+        }
+        let mut peer = scene.push();
+        peer.entries(vec![link(1, 0, name, "target")]);
+        peer.expect_violation("a symlink");
+        // Below a directory, too.
+        let mut peer = scene.push();
+        peer.entries(vec![directory(1, 0, "dir"), entry(2, 1, name.as_bytes(), Kind::File, 1)]);
+        peer.expect_violation("a child");
+    }
+    // Symlinks whose target is none.
+    for target in ["", "x\0y"] {
+        let mut peer = scene.push();
+        peer.entries(vec![link(1, 0, "link", target), file(2, "after", 0)]);
+        let closed_or_failed = loop {
+            match peer.next_message() {
+                None => break true,
+                Some(Message::Verdicts(verdicts)) => {
+                    let Some(verdict) = verdicts.into_iter().find(|v| v.entry == EntryId(1)) else { continue };
+                    break matches!(verdict.kind, VerdictKind::Failed { .. });
+                }
+                Some(_) => {}
+            }
+        };
+        assert!(closed_or_failed, "{target:?}");
+    }
+    // Our own temporary names: whoever could write them could swap data under a transfer.
+    let mut peer = scene.push();
+    peer.entries(vec![file(1, ".landro-0123456789abcdef.part", 10), link(2, 0, ".landro-x", "/etc")]);
+    for id in [1, 2] {
+        assert!(matches!(peer.verdict(id), VerdictKind::Failed { .. }), "{id}");
+    }
+    for name in scene.planted() {
+        assert!(name == "dir", "{name:?} was made");
+    }
+}
+
+pub fn targets(scene: &Scene) {
+    let outside = scene.outside.to_str().unwrap();
+    symlink(outside, scene.world.root("out")).unwrap();
+    symlink("../here/outside", scene.world.root("up")).unwrap();
+    let long = "d/".repeat(3000);
+    for target in [
+        "..", "../", "../here/outside", "../here/outside/x", "/../here", "a/../../here", "out", "out/", "out/x", "up/x",
+        "up", "x\0y", &long, outside,
+    ] {
+        for must_be_dir in [false, true] {
+            let mut peer = scene.connect();
+            let mut request = peer::push_request(target);
+            if let landro::proto::wire::WireRequest::Push { must_be_dir: it, .. } = &mut request {
+                *it = must_be_dir;
+            }
+            peer.open(request);
+            match peer.next_message() {
+                None | Some(Message::Error { .. }) => {}
+                // `out` itself may be taken for the name of the one thing to come: a symlink that is replaced.
+                Some(Message::Welcome(_)) if !must_be_dir && matches!(target, "out" | "up") => {
+                    peer.entries(vec![file(1, "x", 3)]);
+                    if peer.verdict(1) == (VerdictKind::Send {}) {
+                        let head = RecordHead::Whole { entry: EntryId(1), len_bytes: 3 };
+                        peer.record(head, b"bad", digest_of(b"bad"));
+                        peer.verdict(1);
+                    }
+                }
+                other => panic!("{target:?} {must_be_dir}: {other:?}"),
+            }
+        }
+    }
+    for path in ["..", "../here/outside/witness", "out/witness", "up/witness", "out/", "/../here/outside", "x\0y"] {
+        let mut peer = scene.connect();
+        let sources = vec![path.to_owned().into()];
+        peer.open(landro::proto::wire::WireRequest::Pull { sources });
+        loop {
+            match peer.next_message() {
+                Some(Message::Entries(items)) => panic!("{path:?} is sent: {items:?}"),
+                Some(Message::ManifestEnd { entries }) => break assert_eq!(entries, 0, "{path:?}"),
+                Some(Message::Error { .. }) | None => break,
+                Some(_) => {}
+            }
+        }
+        let mut peer = scene.connect();
+        peer.open(landro::proto::wire::WireRequest::List { path: path.to_owned().into() });
+        loop {
+            match peer.next_message() {
+                Some(Message::Listing(rows)) => panic!("{path:?} is listed: {rows:?}"),
+                Some(Message::Error { .. }) | None => break,
+                Some(Message::ListEnd {}) => panic!("{path:?} is an empty directory?"),
+                Some(_) => {}
+            }
+        }
+    }
+    let _ = fs::remove_file(scene.world.root("out"));
+    let _ = fs::remove_file(scene.world.root("up"));
+}
+
+pub fn symlinks_written_through(scene: &Scene) {
+    let outside = scene.outside.to_str().unwrap();
+    let deeper = format!("{outside}/witness");
+    let levels = ["../here/outside", "../../../../../../../../../../../../tmp", outside];
+    for (number, target) in levels.into_iter().enumerate() {
+        let name = format!("l{number}");
+        // In one session: a link, then a directory of its name with a child.
+        let mut peer = scene.push();
+        peer.entries(vec![link(1, 0, &name, target)]);
+        assert!(matches!(peer.verdict(1), VerdictKind::Done { .. }));
+        peer.entries(vec![directory(2, 0, &name), file(3, "inside", 0), end(2)]);
+        assert!(matches!(peer.verdict(2), VerdictKind::Failed { .. }), "{target}");
+        // In another: below it, as its parent.
+        let mut peer = scene.push();
+        let mut child = directory(2, 1, "sub");
+        if let landro::proto::wire::Item::Entry(child) = &mut child {
+            child.kind = Kind::File;
+            child.size_bytes = 3;
+        }
+        peer.entries(vec![directory(1, 0, &name), child, end(1)]);
+        assert!(matches!(peer.verdict(1), VerdictKind::Failed { .. }), "{target}");
+        // As the target of a push.
+        let mut peer = scene.connect();
+        peer.open(peer::push_request(&format!("{name}/x")));
+        assert!(!matches!(peer.next_message(), Some(Message::Welcome(_))), "{target}");
+        // A parent that is a link was announced as one: links have no children.
+        let mut peer = scene.push();
+        peer.entries(vec![link(1, 0, &name, target), entry(2, 1, b"child", Kind::File, 0)]);
+        peer.expect_violation("a child of a symlink");
+    }
+    // Links to files: data of that name replaces the link, small and large.
+    for (id, size_bytes) in [(1u32, 3usize), (2, 70_000)] {
+        let name = format!("file{id}");
+        let mut peer = scene.push();
+        peer.entries(vec![link(1, 0, &name, &deeper)]);
+        assert!(matches!(peer.verdict(1), VerdictKind::Done { .. }));
+        peer.entries(vec![file(2, &name, size_bytes as u64)]);
+        assert_eq!(peer.verdict(2), VerdictKind::Send {});
+        let data = vec![b'x'; size_bytes];
+        let head = match size_bytes {
+            3 => RecordHead::Whole { entry: EntryId(2), len_bytes: 3 },
+            _ => RecordHead::Chunk {
+                entry: EntryId(2),
+                chunk: landro::units::ChunkIndex(0),
+                len_bytes: size_bytes as u64,
+            },
+        };
+        peer.record(head, &data, digest_of(&data));
+        assert!(matches!(peer.verdict(2), VerdictKind::Done { .. }));
+        let meta = fs::symlink_metadata(scene.world.root(&name)).unwrap();
+        assert!(meta.is_file() && meta.len() == size_bytes as u64);
+    }
+}
+
+/// The real client sends files into a directory that somebody on the daemon's host swaps for a symlink, over
+/// and over: some of them may fail, none may land outside.
+pub fn symlinks_swapped(scene: &Scene) {
+    let tree = scene.world.here("swap");
+    fs::create_dir_all(tree.join("dir/sub")).unwrap();
+    for number in 0..300 {
+        fs::write(tree.join("dir").join(format!("{number}")), vec![1; number * 10]).unwrap();
+        fs::write(tree.join("dir/sub").join(format!("{number}")), vec![2; 10]).unwrap();
+    }
+    fs::write(tree.join("dir/large"), vec![3; 3 << 20]).unwrap();
+    let (dir, away) = (scene.world.root("swap/dir"), scene.world.root("swap/away"));
+    fs::create_dir_all(&dir).unwrap();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                // Any step may meet what the daemon has just made there.
+                if fs::rename(&dir, &away).is_ok() {
+                    let _ = symlink(&scene.outside, &dir);
+                    thread::yield_now();
+                    let _ = fs::remove_file(&dir);
+                    let _ = fs::remove_dir_all(&dir);
+                    let _ = fs::rename(&away, &dir);
+                }
+            }
+        });
+        for _ in 0..12 {
+            let args: [OsString; 3] = ["--force".into(), tree.clone().into(), scene.world.url("").into()];
+            let output = scene.world.cp(&args);
+            assert!(matches!(output.code, Some(0 | 1 | 3)), "{output:?}");
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    let _ = fs::remove_file(&dir);
+}
+
+pub fn too_deep(scene: &Scene) {
+    // All in one breath, and level by level as an honest sender would.
+    for wait in [false, true] {
+        let mut peer = scene.push();
+        let mut id = 1;
+        let closed = loop {
+            let batch: Vec<_> = (id..id + 100).map(|id| directory(id, id - 1, "d")).collect();
+            peer.entries(batch);
+            id += 100;
+            if wait {
+                peer.turn();
+            }
+            if peer.is_closed() || id > 10_000 {
+                break peer.expect_violation("10,000 directories deep");
+            }
+        };
+        println!("at {id}: {closed}");
+    }
+    // Long names add up to a path nobody can name sooner than that.
+    let mut peer = scene.push();
+    let name = "n".repeat(255);
+    peer.entries((1..=40).map(|id| directory(id, id - 1, &name)).collect());
+    match peer.next_message() {
+        None => drop(peer.expect_violation("a path of 10,000 bytes")),
+        Some(Message::Verdicts(verdicts)) => {
+            assert!(matches!(verdicts[0].kind, VerdictKind::Failed { .. }), "{verdicts:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}

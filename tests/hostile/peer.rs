@@ -1,0 +1,394 @@
+//! A peer that speaks the protocol with quiche directly, and can therefore say anything.
+
+use std::collections::VecDeque;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use boring::pkey::PKey;
+use boring::ssl::{SslContextBuilder, SslMethod, SslSignatureAlgorithm, SslVerifyMode};
+use boring::x509::X509;
+use bytes::{Bytes, BytesMut};
+use landro::proto::integrity::Digest;
+use landro::proto::wire::{
+    self, Entry, Hello, Item, Message, Preface, PrefaceKind, RecordHead, RecordStatus, StreamHeader, VerdictKind,
+    WireRequest,
+};
+use landro::proto::{Kind, Mtime};
+use landro::quic::Identity;
+use landro::units::{EntryId, SessionId, StreamKey};
+
+/// Turns of 10 ms after which a peer that should have answered has not.
+const PATIENCE_TURNS: usize = 3000;
+
+/// Largest datagram taken; the daemon may send jumbo packets on loopback.
+const DATAGRAM_BYTES: usize = 65_535;
+
+/// One connection, all of it in this thread.
+pub struct Peer {
+    pub conn: quiche::Connection,
+    socket: UdpSocket,
+    local: SocketAddr,
+    remote: SocketAddr,
+    decoder: wire::Decoder,
+    messages: VecDeque<Message>,
+    buffer: Vec<u8>,
+    streams: u64,
+    /// Whether control and data streams are read at all.
+    pub reads: bool,
+    /// Data the other side sent on its streams, counted and thrown away.
+    pub received_bytes: u64,
+}
+
+/// How the other side ended the connection.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Closed {
+    pub by_application: bool,
+    pub code: u64,
+    pub reason: String,
+}
+
+/// The application's code for a broken protocol.
+pub const VIOLATION: u64 = 1;
+
+/// The application's code for what was not said in time.
+pub const TIMEOUT: u64 = 3;
+
+fn config(identity: &Identity) -> quiche::Config {
+    let pem = identity.to_pem().unwrap();
+    let mut tls = SslContextBuilder::new(SslMethod::tls()).unwrap();
+    tls.set_verify_algorithm_prefs(&[SslSignatureAlgorithm::ED25519]).unwrap();
+    tls.set_certificate(&X509::from_pem(pem.as_bytes()).unwrap()).unwrap();
+    tls.set_private_key(&PKey::private_key_from_pem(pem.as_bytes()).unwrap()).unwrap();
+    // Whoever is there: hostility does not check whom it meets. Both sides must show a certificate.
+    tls.set_custom_verify_callback(SslVerifyMode::PEER, |_| Ok(()));
+    let mut config = quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, tls).unwrap();
+    config.set_application_protos(&[b"landro/1"]).unwrap();
+    config.set_max_idle_timeout(60_000);
+    config.set_max_recv_udp_payload_size(DATAGRAM_BYTES);
+    config.set_max_send_udp_payload_size(1350);
+    // Generous windows, so that it is the other side's own limits that are tested.
+    config.set_initial_max_data(1 << 30);
+    config.set_max_connection_window(1 << 30);
+    config.set_initial_max_stream_data_bidi_local(1 << 30);
+    config.set_initial_max_stream_data_bidi_remote(1 << 30);
+    config.set_initial_max_stream_data_uni(1 << 30);
+    config.set_initial_max_streams_bidi(1000);
+    config.set_initial_max_streams_uni(1000);
+    config
+}
+
+impl Peer {
+    fn of(conn: quiche::Connection, socket: UdpSocket, remote: SocketAddr) -> Peer {
+        Peer {
+            local: socket.local_addr().unwrap(),
+            conn,
+            socket,
+            remote,
+            decoder: wire::Decoder::new(),
+            messages: VecDeque::new(),
+            buffer: vec![0; DATAGRAM_BYTES],
+            streams: 0,
+            reads: true,
+            received_bytes: 0,
+        }
+    }
+
+    /// Dials and finishes the handshake.
+    pub fn connect(address: &str, identity: &Identity) -> Peer {
+        let mut peer = Peer::dial(address, identity);
+        for _ in 0..PATIENCE_TURNS {
+            if peer.conn.is_established() {
+                return peer;
+            }
+            peer.turn();
+            assert!(!peer.conn.is_closed(), "the handshake failed: {:?}", peer.conn.peer_error());
+        }
+        panic!("no handshake");
+    }
+
+    /// Dials, nothing more; the first flight is not sent yet.
+    pub fn dial(address: &str, identity: &Identity) -> Peer {
+        let remote: SocketAddr = address.parse().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let scid: [u8; 16] = std::array::from_fn(|at| at as u8 ^ socket.local_addr().unwrap().port() as u8);
+        let scid = quiche::ConnectionId::from_ref(&scid);
+        let local = socket.local_addr().unwrap();
+        let conn = quiche::connect(None, &scid, local, remote, &mut config(identity)).unwrap();
+        Peer::of(conn, socket, remote)
+    }
+
+    /// Waits for a client on `socket` and finishes the handshake, as a server.
+    pub fn accept(socket: UdpSocket, identity: &Identity) -> Peer {
+        let mut first = vec![0; DATAGRAM_BYTES];
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let (len, remote) = socket.recv_from(&mut first).expect("nobody dials");
+        let scid = [7; 16];
+        let scid = quiche::ConnectionId::from_ref(&scid);
+        let local = socket.local_addr().unwrap();
+        let mut conn = quiche::accept(&scid, None, local, remote, &mut config(identity)).unwrap();
+        conn.recv(&mut first[..len], quiche::RecvInfo { from: remote, to: local }).unwrap();
+        let mut peer = Peer::of(conn, socket, remote);
+        for _ in 0..PATIENCE_TURNS {
+            if peer.conn.is_established() || peer.conn.is_closed() {
+                break;
+            }
+            peer.turn();
+        }
+        peer
+    }
+
+    /// Sends what is to be sent, waits at most 10 ms for something to come, and takes what comes.
+    pub fn turn(&mut self) {
+        self.flush();
+        self.socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        let mut any = false;
+        while let Ok((len, from)) = self.socket.recv_from(&mut self.buffer) {
+            let info = quiche::RecvInfo { from, to: self.local };
+            // What quiche does not like it answers by itself.
+            let _ = self.conn.recv(&mut self.buffer[..len], info);
+            self.socket.set_nonblocking(true).unwrap();
+            any = true;
+        }
+        self.socket.set_nonblocking(false).unwrap();
+        if !any {
+            self.conn.on_timeout();
+        }
+        if self.reads {
+            self.read();
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        let mut out = [0; 1500];
+        while let Ok((len, _)) = self.conn.send(&mut out) {
+            // A full socket buffer loses a datagram, as networks do.
+            let _ = self.socket.send_to(&out[..len], self.remote);
+        }
+    }
+
+    /// The datagrams of the first flight, not sent.
+    pub fn first_flight(&mut self) -> Vec<Vec<u8>> {
+        let mut datagrams = Vec::new();
+        let mut out = [0; 1500];
+        while let Ok((len, _)) = self.conn.send(&mut out) {
+            datagrams.push(out[..len].to_vec());
+        }
+        datagrams
+    }
+
+    fn read(&mut self) {
+        let readable: Vec<u64> = self.conn.readable().collect();
+        for stream in readable {
+            let mut chunk = vec![0; 65_536];
+            while let Ok((len, _)) = self.conn.stream_recv(stream, &mut chunk) {
+                if stream != 0 {
+                    self.received_bytes += len as u64;
+                    continue;
+                }
+                self.decoder.push(Bytes::copy_from_slice(&chunk[..len]));
+                while let Some(message) = self.decoder.next().expect("the daemon speaks the protocol") {
+                    self.messages.push_back(message);
+                }
+            }
+        }
+    }
+
+    /// Queues bytes on a stream; takes turns while flow control refuses, gives up when the connection closes.
+    pub fn send(&mut self, stream: u64, mut bytes: &[u8], fin: bool) {
+        for _ in 0..PATIENCE_TURNS {
+            match self.conn.stream_send(stream, bytes, fin) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(quiche::Error::Done) => {}
+                // Stopped or closed: the test looks at the reason later.
+                Err(_) => return,
+            }
+            if bytes.is_empty() || self.is_closed() {
+                return;
+            }
+            self.turn();
+        }
+        panic!("stream {stream} is stuck with {} bytes", bytes.len());
+    }
+
+    /// Bytes of the control stream, whatever they are.
+    pub fn control(&mut self, bytes: &[u8]) {
+        self.send(0, bytes, false);
+    }
+
+    pub fn preface(&mut self) {
+        let mut id = [0; 16];
+        boring::rand::rand_bytes(&mut id).unwrap();
+        let preface = Preface { kind: PrefaceKind::New, session: SessionId(id), lane: 0 };
+        self.control(&preface.encode());
+    }
+
+    pub fn message(&mut self, message: &Message) {
+        let mut bytes = BytesMut::new();
+        wire::encode(message, &mut bytes);
+        self.control(&bytes);
+    }
+
+    /// Preface and hello.
+    pub fn open(&mut self, request: WireRequest) {
+        self.preface();
+        self.message(&hello(request));
+    }
+
+    /// Opens a push and waits for the welcome.
+    pub fn push(&mut self, target: &str) {
+        self.open(push_request(target));
+        match self.next_message() {
+            Some(Message::Welcome(_)) => {}
+            other => panic!("no welcome: {other:?} {:?}", self.closed()),
+        }
+    }
+
+    pub fn entries(&mut self, items: Vec<Item>) {
+        self.message(&Message::Entries(items));
+    }
+
+    /// A new data stream with its header.
+    pub fn open_data(&mut self) -> u64 {
+        let role = u64::from(self.conn.is_server());
+        let stream = self.streams * 4 + 2 + role;
+        let mut header = BytesMut::new();
+        StreamHeader { key: StreamKey(self.streams as u32) }.encode(&mut header);
+        self.streams += 1;
+        self.send(stream, &header, false);
+        stream
+    }
+
+    /// One record on a stream of its own.
+    pub fn record(&mut self, head: RecordHead, data: &[u8], digest: Digest) {
+        let stream = self.open_data();
+        let mut bytes = BytesMut::new();
+        head.encode(&mut bytes);
+        bytes.extend_from_slice(data);
+        wire::encode_record_tail(RecordStatus::Valid, &digest, &mut bytes);
+        self.send(stream, &bytes, true);
+    }
+
+    /// Raw bytes on a unidirectional stream of their own.
+    pub fn raw_data(&mut self, bytes: &[u8], fin: bool) {
+        let stream = self.streams * 4 + 2;
+        self.streams += 1;
+        self.send(stream, bytes, fin);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.conn.is_closed() || self.conn.is_draining() || self.conn.peer_error().is_some()
+    }
+
+    /// The next control message; None when the connection was closed instead.
+    pub fn next_message(&mut self) -> Option<Message> {
+        for _ in 0..PATIENCE_TURNS {
+            if let Some(message) = self.messages.pop_front() {
+                return Some(message);
+            }
+            if self.is_closed() {
+                return None;
+            }
+            self.turn();
+        }
+        panic!("neither a message nor the end");
+    }
+
+    /// The next verdict about an entry.
+    pub fn verdict(&mut self, entry: u32) -> VerdictKind {
+        let mut pending = VecDeque::new();
+        loop {
+            let Some(message) = self.next_message() else {
+                panic!("closed before a verdict about {entry}: {:?}", self.closed())
+            };
+            let Message::Verdicts(mut verdicts) = message else {
+                pending.push_back(message);
+                continue;
+            };
+            if let Some(at) = verdicts.iter().position(|verdict| verdict.entry == EntryId(entry)) {
+                let found = verdicts.remove(at).kind;
+                pending.push_back(Message::Verdicts(verdicts));
+                pending.append(&mut self.messages);
+                self.messages = pending;
+                return found;
+            }
+            pending.push_back(Message::Verdicts(verdicts));
+        }
+    }
+
+    /// Waits until the other side closes the connection.
+    pub fn wait_closed(&mut self) -> Closed {
+        for _ in 0..PATIENCE_TURNS {
+            if let Some(closed) = self.closed() {
+                return closed;
+            }
+            assert!(!self.conn.is_closed(), "closed without a reason");
+            self.turn();
+        }
+        panic!("the other side put up with it; messages: {:?}", self.messages);
+    }
+
+    pub fn closed(&self) -> Option<Closed> {
+        self.conn.peer_error().map(|error| Closed {
+            by_application: error.is_app,
+            code: error.error_code,
+            reason: String::from_utf8_lossy(&error.reason).into_owned(),
+        })
+    }
+
+    /// The connection must end with a protocol violation, now or after what is still under way.
+    #[track_caller]
+    pub fn expect_violation(&mut self, what: &str) -> String {
+        let closed = self.wait_closed();
+        assert!(closed.by_application && closed.code == VIOLATION, "{what}: {closed:?}");
+        assert!(!closed.reason.is_empty(), "{what}: no reason is given");
+        closed.reason
+    }
+
+    pub fn hang_up(&mut self) {
+        let _ = self.conn.close(true, 0, b"");
+        self.flush();
+    }
+}
+
+pub fn hello(request: WireRequest) -> Message {
+    let agent = "hostile".to_owned();
+    Message::Hello(Hello { version: 1, agent, request, entry_window: 1024, bwlimit_bps: None, streams: None })
+}
+
+pub fn push_request(target: &str) -> WireRequest {
+    let target = Bytes::copy_from_slice(target.as_bytes());
+    WireRequest::Push { target, must_be_dir: false, force: false, fsync: false, single: false }
+}
+
+pub fn entry(id: u32, parent: u32, name: &[u8], kind: Kind, size_bytes: u64) -> Item {
+    Item::Entry(Entry {
+        id: EntryId(id),
+        parent: EntryId(parent),
+        name: Bytes::copy_from_slice(name),
+        kind,
+        mode: 0o644,
+        mtime: Mtime { seconds: 1_000_000, nanoseconds: 5 },
+        size_bytes,
+        source_tag: 42,
+        link: None,
+    })
+}
+
+pub fn file(id: u32, name: &str, size_bytes: u64) -> Item {
+    entry(id, 0, name.as_bytes(), Kind::File, size_bytes)
+}
+
+pub fn directory(id: u32, parent: u32, name: &str) -> Item {
+    entry(id, parent, name.as_bytes(), Kind::Directory, 0)
+}
+
+pub fn end(id: u32) -> Item {
+    Item::EndDirectory { id: EntryId(id) }
+}
+
+pub fn link(id: u32, parent: u32, name: &str, target: &str) -> Item {
+    let Item::Entry(mut made) = entry(id, parent, name.as_bytes(), Kind::Symlink, 0) else { unreachable!() };
+    made.link = Some(Bytes::copy_from_slice(target.as_bytes()));
+    Item::Entry(made)
+}

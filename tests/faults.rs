@@ -198,7 +198,7 @@ fn a_full_destination_is_exit_6(backend: &'static str) {
     let output = cp().expect(6);
     let full: Vec<&str> =
         output.of("error").filter(|e| e["code"] == "full").filter_map(|e| e["path"].as_str()).collect();
-    assert_eq!(full, ["tree/huge"], "{output:?}");
+    assert!(matches!(full[..], [path] if path.ends_with("tree/huge")), "{output:?}");
     assert!(output.stderr.contains("tree/huge"));
     // The daemon sees its own file system; so do we, through it.
     let seen = PathBuf::from(format!("/proc/{}/root{}", daemon.pid(), root.display()));
@@ -302,7 +302,7 @@ fn a_source_that_changes_fails_and_nothing_partial_appears(backend: &'static str
                         return;
                     }
                     let output = output.expect(1);
-                    let error = output.of("error").find(|error| error["path"] == *way);
+                    let error = output.of("error").find(|error| error["path"].as_str().is_some_and(|path| path.ends_with(way)));
                     assert_eq!(
                         error.map(|error| &error["code"]),
                         Some(&"source".into()),
@@ -343,7 +343,7 @@ fn a_source_that_vanishes_is_named(backend: &'static str) {
         // It may have been open already: then it arrived whole.
         if !to.join("large").exists() {
             let output = output.expect(3);
-            let error = output.of("error").find(|error| error["path"] == "large").unwrap();
+            let error = output.of("error").find(|error| error["path"].as_str().is_some_and(|path| path.ends_with("large"))).unwrap();
             assert_eq!(error["code"], "source", "{output:?}");
         }
         assert_no_leftovers(&to);

@@ -118,7 +118,8 @@ impl Placement<'_> {
 
     fn from(&self, path: &str) -> PathBuf {
         match self.way {
-            Way::Push | Way::Local => self.world.here("from").join(path),
+            Way::Push => self.world.here("from").join(path),
+            Way::Local => self.world.here("copied-from").join(path),
             Way::Pull => self.world.root("from").join(path),
         }
     }
@@ -305,7 +306,8 @@ fn files_replace_files_and_links_but_never_directories(backend: &'static str) {
         let output = at.cp(&["tree"], "").expect(3);
         let failed: Vec<&str> = output.of("error").filter_map(|error| error["path"].as_str()).collect();
         for name in ["tree/small", "tree/large", "tree/link", "tree/d"] {
-            assert!(failed.contains(&name), "{way:?}: {name} is missing in {failed:?}");
+            // Sources are named as they were typed.
+            assert!(failed.iter().any(|path| path.ends_with(name)), "{way:?}: {name} is missing in {failed:?}");
         }
         for name in ["small", "large", "link"] {
             assert!(at.to("tree").join(name).join("keep").is_dir(), "{way:?} {name}");
@@ -468,7 +470,7 @@ fn what_cannot_be_written_is_named_and_the_rest_arrives(backend: &'static str) {
     let output = common::landro(&client, args).expect(3);
     let failed: Vec<&str> = output.of("error").filter_map(|error| error["path"].as_str()).collect();
     for name in ["tree/shut/small", "tree/shut/large"] {
-        assert!(failed.contains(&name), "{name} is missing in {failed:?}");
+        assert!(failed.iter().any(|path| path.ends_with(name)), "{name} is missing in {failed:?}");
     }
     assert!(
         output
@@ -571,7 +573,7 @@ fn odd_names_in_urls() {
                     .collect()
             },
         );
-        assert_eq!(exact, name.as_bytes(), "{number}");
+        assert!(exact.ends_with(name.as_bytes()), "{number}");
         fs::remove_file(world.here("").join(&name)).unwrap();
         world.pull(&encoded, world.here("")).expect(0);
         assert!(world.here("").join(&name).is_file(), "{name:?}");

@@ -13,6 +13,7 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
+use crate::units::StreamKey;
 use bytes::Bytes;
 
 use super::chunks::ParallelTransferConfig;
@@ -180,6 +181,15 @@ impl Session {
         match &self.phase {
             Phase::Receiving(receiver) => receiver.reads_allowed(),
             _ => true,
+        }
+    }
+
+    /// How many bytes of a data stream are best taken together next (at most 64 KiB, and they will come); None:
+    /// as they come.
+    pub fn piece_bytes(&self, stream: StreamKey) -> Option<usize> {
+        match &self.phase {
+            Phase::Receiving(receiver) => receiver.piece_bytes(stream),
+            _ => None,
         }
     }
 

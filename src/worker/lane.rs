@@ -54,6 +54,8 @@ pub struct Lane {
     pub incoming: HashMap<u64, Incoming>,
     /// Outgoing data streams opened here, until everything in them is acknowledged.
     pub outgoing: Vec<u64>,
+    /// Of those, streams that hold the beginning of a piece.
+    pub partials: usize,
     pub control: Control,
     /// What the next read fills.
     pub buffer: Option<Buffer>,
@@ -114,6 +116,7 @@ impl Lane {
             readable: VecDeque::new(),
             incoming: HashMap::new(),
             outgoing: Vec::new(),
+            partials: 0,
             control: Control::default(),
             buffer: None,
             granted_bytes: 0,

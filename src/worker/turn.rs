@@ -17,6 +17,9 @@ use crate::units::StreamKey;
 /// A read buffer with less room than this is exchanged for a fresh one: shorter pieces cost more per byte.
 const MIN_READ_BYTES: usize = 8 * 1024;
 
+/// Streams of a lane whose pieces are gathered at a time, as many as a sender uses; each holds a slab buffer.
+const MAX_PARTIALS: usize = 16;
+
 /// Read operations of one lane per turn; 16 × 64 KiB is more than arrives between two turns.
 const READS_PER_TURN: usize = 16;
 
@@ -155,52 +158,106 @@ impl Worker {
         } else if !running.machine.reads_allowed() {
             return Read::Wait;
         }
+        if stream == CONTROL_STREAM {
+            return self.read_control(key, session);
+        }
+        let input = match self.read_data(key, session, stream) {
+            Ok(input) => input,
+            Err(read) => return read,
+        };
+        let ended = matches!(input, Input::Data { fin: true, .. } | Input::DataReset { .. });
+        if let Some(running) = self.sessions.get_mut(session) {
+            running.machine.handle(self.now, input);
+        }
+        self.drain_session(session);
+        if ended { Read::Drained } else { Read::Again }
+    }
+
+    fn read_control(&mut self, key: usize, session: usize) -> Read {
         let Some(mut buffer) = self.take_read_buffer(key) else { return Read::Wait };
         let lane = &mut self.lanes[key];
-        let read = lane.conn.read(stream, buffer.spare_mut());
-        let input = match read {
+        let read = lane.conn.read(CONTROL_STREAM, buffer.spare_mut());
+        let (input, fin) = match read {
             Ok(None) => {
                 lane.buffer = Some(buffer);
                 return Read::Drained;
             }
             Ok(Some((bytes, fin))) => {
                 buffer.advance(bytes);
+                (Some(buffer.split()).filter(|bytes| !bytes.is_empty()), fin)
+            }
+            Err(StreamError::Reset(_) | StreamError::Stopped(_) | StreamError::Unknown | StreamError::Quiche(_)) => {
+                (None, true)
+            }
+        };
+        lane.buffer = Some(buffer);
+        if let (Some(bytes), Some(running)) = (input, self.sessions.get_mut(session)) {
+            running.machine.handle(self.now, Input::Control(bytes));
+        }
+        if fin {
+            self.lanes[key].control.fin_received = true;
+            self.control_ended(key, session);
+        }
+        self.drain_session(session);
+        if fin { Read::Drained } else { Read::Again }
+    }
+
+    /// Reads a data stream. Inside a chunk, bytes are gathered to whole aligned pieces first.
+    fn read_data(&mut self, key: usize, session: usize, stream: u64) -> Result<Input, Read> {
+        let partial = self.lanes[key].incoming.get_mut(&stream).and_then(|incoming| incoming.partial.take());
+        let mut buffer = match partial {
+            Some(partial) => {
+                self.lanes[key].partials -= 1;
+                partial
+            }
+            None => self.take_read_buffer(key).ok_or(Read::Wait)?,
+        };
+        let (Some(running), lane) = (self.sessions.get_mut(session), &mut self.lanes[key]) else {
+            return Err(Read::Drained);
+        };
+        let known = lane.incoming.get(&stream).map(|incoming| incoming.key);
+        let piece = known.and_then(|known| running.machine.piece_bytes(known)).filter(|_| lane.partials < MAX_PARTIALS);
+        let mut limit = buffer.spare_len();
+        if let Some(piece) = piece {
+            if buffer.filled().is_empty() && limit < piece {
+                // The piece is to lie in one buffer.
+                buffer = self.slab.take().unwrap_or(buffer);
+            }
+            limit = (piece - buffer.filled().len()).min(buffer.spare_len());
+        }
+        match lane.conn.read(stream, &mut buffer.spare_mut()[..limit]) {
+            Ok(read) => {
+                let (bytes, fin) = read.unwrap_or_default();
+                buffer.advance(bytes);
+                let whole = fin || buffer.spare_len() == 0 || piece.is_none_or(|piece| buffer.filled().len() >= piece);
+                if !whole {
+                    if let Some(incoming) = lane.incoming.get_mut(&stream) {
+                        incoming.partial = Some(buffer);
+                        lane.partials += 1;
+                    }
+                    return Err(if read.is_none() { Read::Drained } else { Read::Again });
+                }
                 let bytes = buffer.split();
                 lane.buffer = Some(buffer);
-                if stream == CONTROL_STREAM {
-                    self.control_read(key, session, bytes, fin);
-                    self.drain_session(session);
-                    return if fin { Read::Drained } else { Read::Again };
+                if read.is_none() {
+                    return Err(Read::Drained);
                 }
-                let Some(running) = self.sessions.get_mut(session) else { return Read::Drained };
                 match incoming(lane, stream, &mut running.next_incoming, bytes, fin) {
-                    Ok(Some(input)) => input,
-                    Ok(None) => return Read::Again,
+                    Ok(Some(input)) => Ok(input),
+                    Ok(None) => Err(Read::Again),
                     Err(reason) => {
                         self.violation(key, &reason);
-                        return Read::Drained;
+                        Err(Read::Drained)
                     }
                 }
             }
             Err(StreamError::Reset(_) | StreamError::Stopped(_) | StreamError::Unknown | StreamError::Quiche(_)) => {
-                lane.buffer = Some(buffer);
-                if stream == CONTROL_STREAM {
-                    lane.control.fin_received = true;
-                    Input::ControlClosed
-                } else {
-                    match lane.incoming.remove(&stream) {
-                        Some(incoming) => Input::DataReset { stream: incoming.key },
-                        None => return Read::Drained,
-                    }
+                match lane.incoming.remove(&stream) {
+                    Some(incoming) => Ok(Input::DataReset { stream: incoming.key }),
+                    None => Err(Read::Drained),
                 }
             }
-        };
-        let ended = matches!(input, Input::Data { fin: true, .. } | Input::DataReset { .. } | Input::ControlClosed);
-        if let Some(running) = self.sessions.get_mut(session) {
-            running.machine.handle(self.now, input);
         }
-        self.drain_session(session);
-        if ended { Read::Drained } else { Read::Again }
     }
 
     /// The lane's read buffer, or a fresh one when little of it is left.
@@ -214,17 +271,6 @@ impl Worker {
                 }
                 buffer
             }
-        }
-    }
-
-    fn control_read(&mut self, key: usize, session: usize, bytes: Bytes, fin: bool) {
-        let Some(running) = self.sessions.get_mut(session) else { return };
-        if !bytes.is_empty() {
-            running.machine.handle(self.now, Input::Control(bytes));
-        }
-        if fin {
-            self.lanes[key].control.fin_received = true;
-            self.control_ended(key, session);
         }
     }
 
@@ -339,6 +385,8 @@ pub struct Incoming {
     pub key: StreamKey,
     /// Header bytes so far; None once it is complete.
     header: Option<Vec<u8>>,
+    /// The beginning of a piece of a chunk, the rest of which has not arrived.
+    partial: Option<Buffer>,
 }
 
 fn incoming(
@@ -352,7 +400,7 @@ fn incoming(
         // Keys are ours: a peer that repeats its own cannot mix two streams up.
         let key = StreamKey(*next);
         *next = next.wrapping_add(1);
-        Incoming { key, header: Some(Vec::new()) }
+        Incoming { key, header: Some(Vec::new()), partial: None }
     });
     if let Some(header) = &mut incoming.header {
         let before = header.len();

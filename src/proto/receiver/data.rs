@@ -15,6 +15,9 @@ use crate::units::{ChunkIndex, EntryId, StreamKey};
 /// arrived; a lane advertises 512, and state per stream is what a hostile one could pile up.
 const MAX_STREAMS: usize = 512;
 
+/// Length and alignment of the pieces a chunk is best read in: a slab buffer.
+const PIECE_BYTES: u64 = 64 * 1024;
+
 /// Small files arriving at a time. They are not write-behind until they are whole, for if that stopped the
 /// reading they would never be; so this bounds them, to 4 MiB. A sender packs them on one stream at a time, of
 /// 4 MiB each, and of those only a few can be under way at once.
@@ -41,6 +44,8 @@ enum Body {
     Chunk {
         write: usize,
         offset: u64,
+        /// Where the chunk ends.
+        end: u64,
         hasher: ChunkHasher,
     },
 }
@@ -105,6 +110,17 @@ impl Receiver {
         Ok(())
     }
 
+    /// Bytes that would end the aligned piece of a chunk that a stream is in. Whole pieces are hashed with all
+    /// SIMD lanes and written without touching a page twice; None where any length is as good.
+    pub fn piece_bytes(&self, key: StreamKey) -> Option<usize> {
+        match self.streams.get(&key)?.body {
+            Body::Chunk { offset, end, .. } if offset < end => {
+                Some((PIECE_BYTES - offset % PIECE_BYTES).min(end - offset) as usize)
+            }
+            Body::Chunk { .. } | Body::Between | Body::Unwanted | Body::Whole { .. } => None,
+        }
+    }
+
     /// A record begins: it must be one that was asked for, of the length that was announced.
     fn begin(&mut self, head: RecordHead) -> Result<Body, Violation> {
         let id = head.entry();
@@ -127,7 +143,8 @@ impl Receiver {
                 let write = ChunkWrite { part, entry: id, chunk, writes: 0, end: End::NotYet };
                 let offset = chunk_offset(size_bytes, chunk);
                 let hasher = ChunkHasher::new(chunk, size_bytes);
-                Ok(Body::Chunk { write: self.writes.insert(write), offset, hasher })
+                let end = offset + len_bytes;
+                Ok(Body::Chunk { write: self.writes.insert(write), offset, end, hasher })
             }
             _ => violation(format!("data of entry {} that was not asked for, or of another length", id.0)),
         }
@@ -138,7 +155,7 @@ impl Receiver {
         self.received_bytes += len;
         match body {
             Body::Whole { data, .. } => data.push(piece),
-            Body::Chunk { write, offset, hasher } => {
+            Body::Chunk { write, offset, hasher, .. } => {
                 let at = &mut self.writes[*write];
                 let Some(file) = self.parts.get_mut(at.part).and_then(|part| part.begin_write(at.entry))
                 else {

@@ -233,10 +233,7 @@ impl Receiver {
     pub(super) fn chunk_done(&mut self, ports: &mut Ports, at: usize, chunk: ChunkIndex, digest: Digest) {
         let part = &mut self.parts[at];
         part.tree.insert(chunk, digest);
-        // If this completes the file, the rename follows at once: nobody will read that record.
-        if (part.tree.missing() > 0 || part.root.is_none())
-            && let Some(journal) = &mut part.journal
-        {
+        if let Some(journal) = &mut part.journal {
             journal.key.encode_record(chunk, &digest, &mut journal.pending);
             self.flush_journal(ports, at);
         }
@@ -339,7 +336,7 @@ impl Receiver {
     pub(super) fn settle_part(&mut self, ports: &mut Ports, at: usize) {
         let Some(part) = self.parts.get_mut(at).filter(|part| part.ops == 0) else { return };
         match part.phase {
-            Phase::Receiving if part.tree.missing() == 0 => {
+            Phase::Receiving if part.tree.missing() == 0 && self.stop == Stop::No => {
                 let whole = part.tree.root();
                 match part.root {
                     Some(root) if whole == Some(root) => self.commit_part(ports, at),

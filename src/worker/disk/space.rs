@@ -102,6 +102,11 @@ impl Space {
         self.inline_only || self.in_memory.get().unwrap_or(false)
     }
 
+    /// Whether the session's files are on tmpfs or ramfs.
+    pub fn is_memory_file_system(&self) -> bool {
+        self.in_memory.get().unwrap_or(false)
+    }
+
     pub fn forget_dir(&self, dir: DirId) {
         self.dirs.borrow_mut().remove(&dir);
     }

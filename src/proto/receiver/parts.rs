@@ -360,7 +360,6 @@ impl Receiver {
             }
             Phase::Opening
             | Phase::Rehashing(_)
-           
             | Phase::Starting
             | Phase::Receiving
             | Phase::Committing

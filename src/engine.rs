@@ -21,7 +21,7 @@ use crate::worker::{self, ClientStart, Command, Mailbox, Refusals, Shared, Worke
 pub use crate::worker::{Access, Authorize, ClientEvent, Ended, PeerAccess, Service, TransportStats};
 
 /// Commands a worker may have waiting: strays of a busy moment; more are dropped like datagrams may be.
-const MAILBOX_COMMANDS: usize = 4096;
+const MAILBOX_COMMANDS: usize = 1024;
 
 /// Events a command may have waiting before its worker waits for the reader.
 const CLIENT_EVENTS: usize = 4096;
@@ -98,7 +98,7 @@ impl Server {
         let budget = Budget::new(config.memory_budget_bytes, workers, config.quic.receive_window_bytes);
         let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
         let service = Service { root: Arc::new(root), authorize: config.authorize.clone() };
-        let secrets = Arc::new(Secrets::random(now()));
+        let secrets = Arc::new(Secrets::of_identity(&config.identity, now()));
         let (shared, inboxes) = share(workers, secrets, budget, config.quic.clone(), Some(service));
         let tickets = TicketKeys::random()?;
         let mut threads = Vec::new();
@@ -183,7 +183,7 @@ impl Client {
         let sockets = client_sockets(&config.peer)?;
         let budget = Budget::new(config.memory_budget_bytes, 1, config.quic.receive_window_bytes);
         let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
-        let secrets = Arc::new(Secrets::random(now()));
+        let secrets = Arc::new(Secrets::of_identity(&config.identity, now()));
         let (shared, mut inboxes) = share(1, secrets, budget, config.quic.clone(), None);
         let trust_refused = Arc::new(Mutex::new(None));
         let refused = trust_refused.clone();
@@ -318,15 +318,21 @@ fn bind_all(listen: &[SocketAddr], workers: u8) -> Result<(Vec<SocketAddr>, Vec<
 
 /// A socket for each address family among the peer's addresses.
 fn client_sockets(peers: &[SocketAddr]) -> Result<Vec<UdpSocket>, EngineError> {
-    let mut sockets = Vec::new();
+    let (mut sockets, mut failed) = (Vec::new(), None);
     let any: [SocketAddr; 2] = [(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()];
     for addr in any {
         if peers.iter().any(|peer| peer.is_ipv4() == addr.is_ipv4()) {
-            let socket = UdpSocket::bind(addr, &options(false));
-            sockets.push(socket.map_err(|source| EngineError::Bind { addr, source })?);
+            match UdpSocket::bind(addr, &options(false)) {
+                Ok(socket) => sockets.push(socket),
+                Err(source) => failed = Some(EngineError::Bind { addr, source }),
+            }
         }
     }
-    Ok(sockets)
+    // A host without IPv6 still reaches a peer that has both.
+    match failed {
+        Some(error) if sockets.is_empty() => Err(error),
+        _ => Ok(sockets),
+    }
 }
 
 /// Starts a worker's thread and waits until its ring is set up.

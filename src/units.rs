@@ -99,6 +99,9 @@ pub const NAME_MAX_BYTES: usize = 255;
 /// Longest path below a root that one system call takes (PATH_MAX less its NUL).
 pub const PATH_MAX_BYTES: usize = 4095;
 
+/// Names of unfinished files begin with this.
+pub const TEMPORARY_PREFIX: &str = ".landro-";
+
 /// One path component that is safe to create: 1–255 bytes, no `/`, no NUL, neither `.` nor `..`.
 /// Names are bytes, not UTF-8.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -126,6 +129,12 @@ impl Name {
             b if b.contains(&0) => Err(NameError::Nul),
             _ => Ok(Name(bytes)),
         }
+    }
+
+    /// Whether the name is one that receivers give to unfinished files: such files are not sent, and a peer
+    /// may not place one (it could pass for a resumable file with a journal).
+    pub fn is_temporary(&self) -> bool {
+        self.0.starts_with(TEMPORARY_PREFIX.as_bytes())
     }
 
     pub fn as_bytes(&self) -> &[u8] {

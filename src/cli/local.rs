@@ -13,15 +13,13 @@ use landro_sys::file::FileOp;
 use walkdir::{DirEntry, WalkDir};
 
 use crate::proto::{EntryError, EntryErrorCode, EntryResult, Event, Kind, Outcome, Totals};
+use crate::units::TEMPORARY_PREFIX;
 
 use super::args;
 use super::escape;
 
 /// One step of a big file: between two of them progress is shown and a signal is noticed.
 const STEP_BYTES: u64 = 64 << 20;
-
-/// Names of unfinished files begin with this, here as in transfers; they are not copied.
-const TEMPORARY_PREFIX: &[u8] = b".landro-";
 
 /// What is to be copied, and how.
 pub struct Job<'a> {
@@ -184,7 +182,7 @@ impl Copier<'_> {
                 }
             };
         }
-        if entry.file_name().as_bytes().starts_with(TEMPORARY_PREFIX) {
+        if entry.file_name().as_bytes().starts_with(TEMPORARY_PREFIX.as_bytes()) {
             let text = "skipped: a temporary file of an unfinished transfer".to_string();
             self.emit(Event::Warning { path: path_bytes(relative), text });
         } else if kind.is_symlink() {
@@ -405,7 +403,7 @@ impl Drop for Temporary {
 fn temporary_path(destination: &Path) -> PathBuf {
     let name = destination.file_name().unwrap_or_default();
     let digest = blake3::hash(name.as_bytes()).to_hex();
-    destination.with_file_name(format!(".landro-{}.tmp", &digest[..16]))
+    destination.with_file_name(format!("{TEMPORARY_PREFIX}{}.tmp", &digest[..16]))
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {

@@ -113,7 +113,7 @@ pub struct PathSnapshot {
 }
 
 impl Conn {
-    /// Dials `peer` from `local` (the address packets really leave from: see `local_address_for`).
+    /// Dials `peer` from `local` (the address packets really leave from: see `landro_sys::route_to`).
     ///
     /// `key` is what the router answers for datagrams of this connection. `steer`: first byte of the first
     /// flight's connection id, which picks the server's worker (see [`Conn::peer_cid_first_byte`]). `ticket`:

@@ -74,13 +74,14 @@ struct Pair {
 impl Pair {
     fn new() -> Pair {
         let (client, server) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let server_identity = server.clone();
         Pair {
             of_server: Judge::of(&server),
             of_client: Judge::of(&client),
             client,
             server,
             tickets: TicketKeys::random().unwrap(),
-            secrets: Arc::new(Secrets::random(now())),
+            secrets: Arc::new(Secrets::of_identity(&server_identity, now())),
             quic: QuicConfig::auto(),
         }
     }

@@ -4,6 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::Identity;
+
 /// How long a client may take to come back with a Retry token.
 const RETRY_LIFETIME: Duration = Duration::from_secs(30);
 
@@ -15,8 +17,7 @@ const RETRY_OVERHEAD_BYTES: usize = 8 + MAC_BYTES;
 /// Longest connection id of QUIC version 1.
 const MAX_CID_BYTES: usize = quiche::MAX_CONN_ID_LEN;
 
-/// Keys of one process, shared by its workers, random at each start: a restart forgets all tokens, and that is
-/// what a stateless reset from the next process would have to prove otherwise with a key on disk.
+/// Keys of one process, shared by its workers.
 pub struct Secrets {
     retry: [u8; 32],
     reset: [u8; 32],
@@ -25,8 +26,11 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    pub fn random(now: Instant) -> Secrets {
-        Secrets { retry: rand::random(), reset: rand::random(), epoch: now }
+    /// Retry keys are fresh. The reset key follows from the identity: after a restart the daemon can still tell
+    /// the peers of its earlier life that their connections are gone, instead of leaving them to their timeouts.
+    pub fn of_identity(identity: &Identity, now: Instant) -> Secrets {
+        let reset = identity.derive_key("landro 2026-11 stateless reset token");
+        Secrets { retry: rand::random(), reset, epoch: now }
     }
 
     /// A token that only this process makes, for this address, this pair of ids and the next 30 s.
@@ -124,7 +128,7 @@ mod tests {
     #[allow(clippy::disallowed_methods, reason = "an epoch to count from")]
     fn secrets() -> (Secrets, Instant) {
         let now = Instant::now();
-        (Secrets::random(now), now)
+        (Secrets::of_identity(&Identity::generate().unwrap(), now), now)
     }
 
     #[test]
@@ -152,9 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn reset_tokens_follow_the_id_and_the_process() {
-        let (one, now) = secrets();
-        let two = Secrets::random(now);
+    fn reset_tokens_follow_the_id_and_the_identity() {
+        let identity = Identity::generate().unwrap();
+        let (two, now) = secrets();
+        let one = Secrets::of_identity(&identity, now);
+        let restarted = Secrets::of_identity(&identity, now);
+        assert_eq!(one.reset_token(b"12345678"), restarted.reset_token(b"12345678"));
         assert_eq!(one.reset_token(b"12345678"), one.reset_token(b"12345678"));
         assert_ne!(one.reset_token(b"12345678"), one.reset_token(b"12345679"));
         assert_ne!(one.reset_token(b"12345678"), two.reset_token(b"12345678"));

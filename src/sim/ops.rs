@@ -65,6 +65,8 @@ pub struct Handles {
     pub pending: Vec<Pending>,
     /// Bytes of writes under way, and the most there ever were.
     pub writing_bytes: usize,
+    /// Bytes of partial files that got their final name.
+    pub committed_bytes: u64,
     pub most_writing_bytes: usize,
 }
 

@@ -15,6 +15,9 @@ use crate::proto::{Input, Outcome};
 use crate::quic::{CloseReason, Conn};
 use crate::units::{Fingerprint, SessionId};
 
+/// What UDP over IPv4 takes of an MTU; the transport allows for IPv6 itself.
+pub const UDP_IPV4_HEADER_BYTES: usize = 28;
+
 impl Worker {
     pub(super) fn take_commands(&mut self) {
         while let Ok(command) = self.inbox.try_recv() {
@@ -71,13 +74,14 @@ impl Worker {
     ) -> Result<(), String> {
         let (socket, bound): (SocketId, _) = self.sockets[socket];
         // quiche compares packets' addresses with its path: the wildcard will not do.
-        let ip = landro_sys::local_address_for(peer).map_err(|error| format!("no route to {peer}: {error}"))?;
-        let local = std::net::SocketAddr::new(ip, bound.port());
+        let route = landro_sys::route_to(peer).map_err(|error| format!("no route to {peer}: {error}"))?;
+        let local = std::net::SocketAddr::new(route.local, bound.port());
         let granted_bytes = self.shared.budget.grant_window();
         let key = self.lanes.vacant_key();
         let Some(client) = &mut self.client else { return Ok(()) };
         let window_bytes = granted_bytes.max(crate::budget::MIN_WINDOW_BYTES);
         client.setup.set_windows(window_bytes, window_bytes);
+        client.setup.set_interface_payload(route.mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
         let ticket = client.ticket.as_deref();
         let conn =
             Conn::connect(&mut client.setup, &mut self.router, key, local, peer, steer, ticket, self.now)
@@ -241,7 +245,7 @@ impl Worker {
         if let Some(client) = &mut self.client
             && client.done
             && self.disk.in_flight() == 0
-            && self.send_buffers.len() == super::SEND_BUFFERS
+            && self.send_buffers.len() == self.send_buffers_made
             && self.touched.is_empty()
         {
             let ended = client.ended.take().unwrap_or_else(|| Ended::Failed("the transfer ended".to_owned()));

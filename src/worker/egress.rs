@@ -39,7 +39,7 @@ impl Worker {
     pub(super) fn egress(&mut self, key: usize) -> bool {
         for _ in 0..BATCHES_PER_TURN {
             self.feed(key);
-            let Some(mut buffer) = self.send_buffers.pop() else { return true };
+            let Some(mut buffer) = self.take_send_buffer() else { return true };
             let Some(lane) = self.lanes.get_mut(key) else {
                 self.send_buffers.push(buffer);
                 return false;

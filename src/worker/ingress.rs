@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 
 use landro_sys::Datagrams;
 
+use super::client::UDP_IPV4_HEADER_BYTES;
 use super::lane::{Lane, Phase, Purpose};
 use super::link::{Command, Refusals, Stray};
 use super::{Worker, egress};
 use crate::budget::{MAX_CONNECTIONS_PER_WORKER, MIN_WINDOW_BYTES, RETRY_ABOVE_HANDSHAKES};
 use crate::quic::{Conn, NewConn, Route};
 use crate::units::WorkerId;
+
+/// What is assumed where the kernel does not say.
+const ETHERNET_MTU_BYTES: usize = 1500;
 
 impl Worker {
     pub(super) fn received(&mut self, mut datagrams: Datagrams) {
@@ -73,7 +77,7 @@ impl Worker {
     /// Sends a packet that belongs to no connection: version negotiation, Retry, stateless reset.
     fn reply(&mut self, socket: usize, to: SocketAddr, local: SocketAddr, bytes: &[u8]) {
         // Without a free send buffer the reply is lost like any datagram may be; the peer asks again.
-        let Some(mut buffer) = self.send_buffers.pop() else { return };
+        let Some(mut buffer) = self.take_send_buffer() else { return };
         let len = bytes.len().min(buffer.len());
         buffer[..len].copy_from_slice(&bytes[..len]);
         let socket = self.sockets[socket].0;
@@ -93,6 +97,9 @@ impl Worker {
         let setup = self.accept.as_mut()?;
         let window_bytes = granted_bytes.max(MIN_WINDOW_BYTES);
         setup.set_windows(window_bytes, window_bytes);
+        // Jumbo frames are probed for where our side of the path has them.
+        let mtu_bytes = landro_sys::route_to(from).map_or(ETHERNET_MTU_BYTES, |route| route.mtu_bytes);
+        setup.set_interface_payload(mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
         match Conn::accept(setup, &mut self.router, key, new, local, from, self.now) {
             Ok(conn) => {
                 let serial = self.serial();

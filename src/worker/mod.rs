@@ -83,7 +83,9 @@ pub struct Worker {
     unfinished: Vec<usize>,
     /// Lanes that want to read and found no slab buffer.
     hungry: Vec<usize>,
+    /// Free ones; up to `SEND_BUFFERS` are made as they are needed.
     send_buffers: Vec<SendBuffer>,
+    send_buffers_made: usize,
     inbox: Receiver<Command>,
     shared: Arc<Shared>,
     client: Option<link::ClientLink>,
@@ -140,7 +142,8 @@ impl Worker {
             touched: Vec::new(),
             unfinished: Vec::new(),
             hungry: Vec::new(),
-            send_buffers: (0..SEND_BUFFERS).map(|_| SendBuffer::new()).collect(),
+            send_buffers: Vec::new(),
+            send_buffers_made: 0,
             inbox: parts.inbox,
             shared: parts.shared,
             client: None,
@@ -221,6 +224,14 @@ impl Worker {
             found.touched = true;
             self.touched.push(lane);
         }
+    }
+
+    fn take_send_buffer(&mut self) -> Option<SendBuffer> {
+        if self.send_buffers.is_empty() && self.send_buffers_made < SEND_BUFFERS {
+            self.send_buffers_made += 1;
+            return Some(SendBuffer::new());
+        }
+        self.send_buffers.pop()
     }
 
     fn serial(&mut self) -> u64 {

@@ -30,5 +30,5 @@ pub use file::{DirEntry, FileDone, FileKind, FileOp, FileSystem, OpenHow, Statx,
 pub use probe::{Availability, Caps, boot_id};
 pub use receive::Datagrams;
 pub use slab::{Buffer, Slab};
-pub use socket::{UdpOptions, UdpSocket, local_address_for};
+pub use socket::{RouteTo, UdpOptions, UdpSocket, route_to};
 pub use wake::WakeHandle;

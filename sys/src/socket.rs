@@ -164,6 +164,14 @@ fn set_int(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+fn get_int(fd: RawFd, level: i32, option: i32) -> io::Result<i32> {
+    let mut value: i32 = 0;
+    let mut len = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to an int that outlives the call.
+    let result = unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &raw mut len) };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
 /// FORCE goes past the sysctl limit but needs CAP_NET_ADMIN; without it the limit is what we get.
 fn set_buffer(fd: RawFd, force: i32, plain: i32, bytes: usize) -> io::Result<()> {
     // The kernel doubles the number, so half of i32 is the most it can mean.
@@ -171,14 +179,29 @@ fn set_buffer(fd: RawFd, force: i32, plain: i32, bytes: usize) -> io::Result<()>
     set_int(fd, libc::SOL_SOCKET, force, bytes).or_else(|_| set_int(fd, libc::SOL_SOCKET, plain, bytes))
 }
 
-/// The local address the kernel would use to reach `peer`, by connecting a throw-away UDP socket (sends nothing).
+/// How the kernel would reach a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RouteTo {
+    /// The source address.
+    pub local: IpAddr,
+    /// MTU of the first hop (less a learned path MTU), IP header included; 65,536 on loopback.
+    pub mtu_bytes: usize,
+}
+
+/// How the kernel would reach `peer`, by connecting a throw-away UDP socket (sends nothing).
 ///
 /// # Errors
 /// What socket(2) and connect(2) say: `ENETUNREACH` where there is no route.
-pub fn local_address_for(peer: SocketAddr) -> io::Result<IpAddr> {
+pub fn route_to(peer: SocketAddr) -> io::Result<RouteTo> {
     let any: IpAddr =
         if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = std::net::UdpSocket::bind((any, 0))?;
     socket.connect(peer)?;
-    Ok(plain(socket.local_addr()?).ip())
+    let local = plain(socket.local_addr()?).ip();
+    let (level, option) = match peer.is_ipv4() {
+        true => (libc::IPPROTO_IP, libc::IP_MTU),
+        false => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    let mtu_bytes = get_int(socket.as_raw_fd(), level, option)? as usize;
+    Ok(RouteTo { local, mtu_bytes })
 }

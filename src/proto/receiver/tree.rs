@@ -165,6 +165,7 @@ impl Receiver {
             }
         }
         match Name::new(entry.name.clone()) {
+            Ok(name) if name.is_temporary() => violation(format!("entry {}: a reserved name", entry.id.0)),
             Ok(name) => Ok(Some(rename.unwrap_or(name))),
             Err(why) => violation(format!("entry {}: {why}", entry.id.0)),
         }

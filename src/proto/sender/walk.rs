@@ -229,6 +229,10 @@ impl Sender {
     fn announce_listed(&mut self, ports: &mut Ports, parent: EntryId, dir: usize, listed: Listed) {
         let path = |sender: &Sender| join(&sender.dirs[dir].path, &listed.name);
         match (Name::new(listed.name.clone()), listed.found) {
+            (Ok(name), _) if name.is_temporary() => {
+                let text = "skipped: a temporary file of an unfinished transfer".into();
+                self.note_warning(ports, path(self), text);
+            }
             (Ok(name), Ok((meta, link))) => {
                 self.announce(ports, parent, dir, Found { name: Some(name), meta, link })
             }

@@ -3,7 +3,7 @@
 use super::*;
 
 fn secrets() -> Arc<Secrets> {
-    Arc::new(Secrets::random(now()))
+    Arc::new(Secrets::of_identity(&Identity::generate().unwrap(), now()))
 }
 
 /// The beginning of a long-header packet.

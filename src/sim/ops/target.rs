@@ -203,9 +203,11 @@ impl Handles {
         let OpenFile::Part(open) = &mut self.open[file] else { panic!("CommitPart of a source") };
         assert_eq!(open.writes_under_way, 0, "CommitPart while a write is under way");
         let (dir, name, named) = (open.dir, open.name.clone(), open.named);
+        let bytes = part.data.len() as u64;
         publish(disk, dir, &name, Node { mode, mtime, body: Body::File(part.data) })?;
         let OpenFile::Part(open) = &mut self.open[file] else { panic!("CommitPart of a source") };
         open.closed = true;
+        self.committed_bytes += bytes;
         if named {
             disk.parts.remove(&(dir, name));
         }

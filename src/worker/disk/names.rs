@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use crate::units::Name;
+use crate::units::{Name, TEMPORARY_PREFIX};
 
 /// Partial file of a resumable transfer.
 pub fn part(name: &Name) -> CString {
@@ -19,13 +19,10 @@ pub fn replacement(name: &Name) -> CString {
     derived(name, "new")
 }
 
-/// The names above start with this; peers may not push files of such names, sources of such names are skipped.
-pub const PREFIX: &str = ".landro-";
-
 fn derived(name: &Name, suffix: &str) -> CString {
     // 64 bits of the name's digest: short enough beside any name, and a name of 255 bytes stays possible.
     let digest = blake3::hash(name.as_bytes()).to_hex();
-    CString::new(format!("{PREFIX}{}.{suffix}", &digest.as_str()[..16])).expect("hex and letters hold no NUL")
+    CString::new(format!("{TEMPORARY_PREFIX}{}.{suffix}", &digest.as_str()[..16])).expect("hex and letters hold no NUL")
 }
 
 /// A name or path for a system call.

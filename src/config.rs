@@ -15,8 +15,9 @@ pub const ETHERNET_UDP_PAYLOAD_BYTES: usize = 1472;
 /// QUIC's own floor: every path must carry this, so nothing smaller is ever configured.
 pub const MIN_UDP_PAYLOAD_BYTES: usize = 1200;
 
-/// Largest UDP payload quiche builds: it encodes packet lengths as two-byte varints.
-pub const MAX_UDP_PAYLOAD_BYTES: usize = 16_383;
+/// Largest UDP payload we build: quiche encodes packet lengths as two-byte varints, so 16,383 is its limit; a few
+/// bytes less and four of them fit the 65,507 bytes of one GSO message.
+pub const MAX_UDP_PAYLOAD_BYTES: usize = 16_376;
 
 /// Largest UDP payload we accept, the protocol's own maximum: receive buffers are 64 KiB.
 pub const MAX_RECV_UDP_PAYLOAD_BYTES: usize = 65_527;

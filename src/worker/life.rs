@@ -69,6 +69,11 @@ impl Worker {
                 so_far.extend_from_slice(&chunk[..bytes]);
                 if let Ok(whole) = <[u8; Preface::BYTES]>::try_from(&so_far[..]) {
                     self.prefaced(key, &whole);
+                    // QUIC says the end once: a client that gave up before it asked for anything.
+                    if fin && let Some(session) = self.lanes.get(key).and_then(|lane| lane.session()) {
+                        self.lanes[key].control.fin_received = true;
+                        self.control_ended(key, session);
+                    }
                     Read::Again
                 } else if fin {
                     self.violation(key, "the control stream ended inside its preface");
@@ -206,7 +211,6 @@ impl Worker {
             }
             Phase::Preface(_) => self.close_lane(key, code::TIMEOUT, "no session was named in time"),
             Phase::Serving { .. } => {
-                lane.phase = Phase::Closing;
                 self.leave_session(key);
                 self.close_lane(key, code::DONE, "");
             }

@@ -1,0 +1,106 @@
+//! A lane is replaced before its AEAD limit, here lowered to a few thousand packets, while the transfer goes on.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use landro::config::QuicConfig;
+use landro::engine::{
+    Access, BackendChoice, Client, ClientConfig, ClientEvent, Ended, PeerAccess, ServeConfig, Server, TransportStats,
+};
+use landro::proto::Outcome;
+use landro::proto::session::Request;
+use landro::quic::Identity;
+
+/// Packets of one lane. 16 MiB in packets of at most 16 KiB are over 1,000, so there are several lanes.
+const LANE_PACKETS: u64 = 250;
+const FILE_BYTES: usize = 16 << 20;
+const BUDGET_BYTES: u64 = 64 << 20;
+
+/// Moves one file and gives the transport's statistics.
+fn transfer(backend: BackendChoice, root: &Path, request: impl FnOnce(&str) -> Request) -> TransportStats {
+    let quic = QuicConfig::auto().lane_packet_limit(LANE_PACKETS);
+    let access = PeerAccess { access: Access { read: true, write: true }, path: None };
+    let server = Server::start(ServeConfig {
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        root: root.to_path_buf(),
+        workers: 2,
+        backend,
+        quic: quic.clone(),
+        memory_budget_bytes: BUDGET_BYTES,
+        identity: Identity::generate().unwrap(),
+        authorize: Arc::new(move |_| Some(access.clone())),
+    })
+    .unwrap();
+    let address = server.addresses()[0];
+    let config = ClientConfig {
+        peer: vec![address],
+        backend,
+        quic,
+        memory_budget_bytes: BUDGET_BYTES,
+        identity: Identity::generate().unwrap(),
+        trust: Arc::new(|_| true),
+        streams: 16,
+    };
+    let client = Client::start(config, request("file")).unwrap();
+    let mut stats = None;
+    let ended = loop {
+        match client.events().recv_timeout(Duration::from_secs(60)).expect("the transfer hangs") {
+            ClientEvent::Stats(found) => stats = Some(*found),
+            ClientEvent::Ended(ended) => break ended,
+            ClientEvent::Connected { .. } | ClientEvent::Session(_) => {}
+        }
+    };
+    client.join().unwrap();
+    server.shutdown().unwrap();
+    match ended {
+        Ended::Outcome(Outcome::Complete(totals)) => assert_eq!((totals.files, totals.errors), (1, 0)),
+        other => panic!("not complete: {other:?}"),
+    }
+    stats.expect("statistics come before the end")
+}
+
+fn push_and_pull(backend: BackendChoice) {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let content: Vec<u8> = (0..FILE_BYTES).map(|i| (i * 31 + (i >> 12)) as u8).collect();
+    let local = |name: &str| Bytes::from(here.path().join(name).into_os_string().into_encoded_bytes());
+    fs::write(here.path().join("file"), &content).unwrap();
+
+    let pushed = transfer(backend, there.path(), |name| Request::Push {
+        sources: vec![local(name)],
+        target: Bytes::from_static(b"pushed"),
+        must_be_dir: false,
+        force: false,
+        fsync: false,
+        bwlimit_bps: None,
+    });
+    assert!(fs::read(there.path().join("pushed")).unwrap() == content, "the pushed file differs");
+    assert!(pushed.lanes > 2, "lanes used by the push: {}", pushed.lanes);
+
+    let pulled = transfer(backend, there.path(), |_| Request::Pull {
+        sources: vec![Bytes::from_static(b"pushed")],
+        target: local("pulled"),
+        must_be_dir: false,
+        force: false,
+        fsync: false,
+        bwlimit_bps: None,
+    });
+    assert!(fs::read(here.path().join("pulled")).unwrap() == content, "the pulled file differs");
+    assert!(pulled.lanes > 2, "lanes used by the pull: {}", pulled.lanes);
+}
+
+#[test]
+fn io_uring_replaces_lanes_without_losing_a_byte() {
+    if landro_sys::Caps::probe().io_uring.is_yes() {
+        push_and_pull(BackendChoice::IoUring);
+    } else {
+        println!("skipped: no io_uring here");
+    }
+}
+
+#[test]
+fn poll_replaces_lanes_without_losing_a_byte() {
+    push_and_pull(BackendChoice::Poll);
+}

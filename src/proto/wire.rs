@@ -119,13 +119,21 @@ pub struct StreamHeader {
 }
 
 impl StreamHeader {
-    /// The only type of unidirectional stream so far; others are for later versions.
+    /// Records follow.
     pub const DATA: u64 = 1;
+    /// The last stream of a lane that was replaced: nothing follows, and every stream before it was a data
+    /// stream. When those are read to their ends the receiver closes the lane.
+    pub const LANE_END: u64 = 2;
     pub const MAX_BYTES: usize = 16;
 
     pub fn encode(&self, out: &mut BytesMut) {
         put_varint(out, StreamHeader::DATA);
         put_varint(out, u64::from(self.key.0));
+    }
+
+    /// Whether these are the first bytes of a [`StreamHeader::LANE_END`] stream.
+    pub fn is_lane_end(bytes: &[u8]) -> bool {
+        get_varint(bytes).is_some_and(|(kind, _)| kind == StreamHeader::LANE_END)
     }
 
     /// Reads the header off the front of `bytes`; gives it and its length, or `None` when more bytes are needed

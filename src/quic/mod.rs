@@ -441,11 +441,6 @@ impl Conn {
         }
     }
 
-    /// Whether a stream is over: for one of ours, everything in it was acknowledged.
-    pub fn stream_closed(&self, stream: u64) -> bool {
-        self.quiche.stream_closed(stream)
-    }
-
     /// Tells the peer to stop sending on a stream and drops what it sent. Harmless on a finished stream.
     pub fn shutdown_read(&mut self, stream: u64, code: u64) {
         let _ = self.quiche.stream_shutdown(stream, quiche::Shutdown::Read, code);

@@ -7,8 +7,8 @@ use bytes::{Bytes, BytesMut};
 use landro_sys::{Run, SendBuffer, SendRun, SocketId};
 
 use super::Worker;
-use super::lane::{CONTROL_STREAM, Phase};
-use super::session::OutStream;
+use super::lane::{CONTROL_STREAM, Lane, Phase};
+use super::session::{OutStream, Running};
 use crate::proto::Input;
 use crate::proto::wire::StreamHeader;
 use crate::quic::StreamError;
@@ -142,6 +142,9 @@ impl Worker {
     fn feed_data(&mut self, key: usize, session: usize, limit: usize) -> usize {
         let (Some(lane), Some(running)) = (self.lanes.get_mut(key), self.sessions.get_mut(session)) else { return 0 };
         let newest = running.newest_lane() == Some(key);
+        if !newest && running.sends_data && !lane.end_announced {
+            announce_end(lane, running, key);
+        }
         let mut taken = 0;
         let mut index = 0;
         while taken < limit && index < running.order.len() {
@@ -162,7 +165,6 @@ impl Worker {
                 None => match lane.conn.open_uni() {
                     Some(id) => {
                         out.opened = Some((key, id));
-                        lane.outgoing.push(id);
                         out.queue.push_front(header(stream));
                         // The header is not the state machine's: it is not reported as sent.
                         taken += feed_header(&mut lane.conn, id, out);
@@ -182,6 +184,17 @@ impl Worker {
             }
         }
         taken
+    }
+}
+
+/// Tells the receiver of a replaced lane how many data streams it has, once no stream of ours has more for it: the
+/// number of this stream says it.
+fn announce_end(lane: &mut Lane, running: &Running, key: usize) {
+    let unsent = running.streams.values().any(|out| out.opened.is_some_and(|(lane, _)| lane == key));
+    if !unsent && let Some(id) = lane.conn.open_uni() {
+        let end = Bytes::from_static(&[StreamHeader::LANE_END as u8]);
+        // A byte on a fresh stream; should the window be shut this very moment, the lane lives as long as its session.
+        lane.end_announced = lane.conn.send(id, end, true).is_ok();
     }
 }
 

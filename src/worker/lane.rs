@@ -52,10 +52,14 @@ pub struct Lane {
     pub readable: VecDeque<u64>,
     /// Incoming data streams that are not finished yet.
     pub incoming: HashMap<u64, Incoming>,
-    /// Outgoing data streams opened here, until everything in them is acknowledged.
-    pub outgoing: Vec<u64>,
     /// Of those, streams that hold the beginning of a piece.
     pub partials: usize,
+    /// Incoming data streams read to their ends.
+    pub streams_read: u64,
+    /// Data streams the peer says this replaced lane has.
+    pub streams_announced: Option<u64>,
+    /// This side said the same.
+    pub end_announced: bool,
     pub control: Control,
     /// What the next read fills.
     pub buffer: Option<Buffer>,
@@ -115,8 +119,10 @@ impl Lane {
             pinged: now,
             readable: VecDeque::new(),
             incoming: HashMap::new(),
-            outgoing: Vec::new(),
             partials: 0,
+            streams_read: 0,
+            streams_announced: None,
+            end_announced: false,
             control: Control::default(),
             buffer: None,
             granted_bytes: 0,
@@ -141,11 +147,9 @@ impl Lane {
         }
     }
 
-    /// Whether everything this side sent in data streams was acknowledged.
-    pub fn outgoing_acknowledged(&mut self) -> bool {
-        let conn = &self.conn;
-        self.outgoing.retain(|&stream| !conn.stream_closed(stream));
-        self.outgoing.is_empty()
+    /// Whether everything was read from a lane that was replaced.
+    pub fn is_read_out(&self) -> bool {
+        self.control.fin_sent && self.control.fin_received && self.streams_announced == Some(self.streams_read)
     }
 }
 

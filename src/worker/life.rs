@@ -101,6 +101,9 @@ impl Worker {
             (PrefaceKind::New, None) => self.begin_served_session(key, preface.session, fingerprint),
             (PrefaceKind::New, Some(_)) => self.violation(key, "a session of this id exists"),
             (PrefaceKind::Join, Some(session)) if self.sessions[session].peer == fingerprint => {
+                for lane in self.sessions[session].lanes.clone() {
+                    self.lanes[lane].deadline = None;
+                }
                 let lane = &mut self.lanes[key];
                 lane.phase = Phase::Serving { session };
                 lane.deadline = None;
@@ -175,9 +178,13 @@ impl Worker {
     pub(super) fn control_ended(&mut self, key: usize, session: usize) {
         let Some(running) = self.sessions.get_mut(session) else { return };
         if running.newest_lane() == Some(key) {
-            if !running.joining || !running.is_client {
+            if running.is_client || running.finished.is_some() {
                 running.machine.handle(self.now, Input::ControlClosed);
                 self.drain_session(session);
+            } else {
+                // A client ends its control stream early only to go on on another lane, whose first packets may
+                // be behind this one's.
+                self.lanes[key].deadline = Some(self.now + LINGER);
             }
         } else {
             // The next lane's control bytes may be read now.
@@ -244,21 +251,20 @@ impl Worker {
             // The client hangs up when both have said their last word; the daemon's deadline covers a client
             // that does not.
             if running.is_client && newest && lane.control.fin_received && running.all_accepted() {
-                self.close_lane(key, code::DONE, "");
-                self.leave_session(key);
+                for lane in running.lanes.clone() {
+                    self.close_lane(lane, code::DONE, "");
+                    self.leave_session(lane);
+                }
             }
         } else if !newest {
-            // A replaced lane is closed by the side that sent data on it, once all of that is acknowledged.
-            let moved = lane.control.fin_sent && lane.control.fin_received;
-            let unsent = running.streams.values().any(|out| out.opened.is_some_and(|(lane, _)| lane == key));
-            if moved && !unsent && running.sends_data && lane.outgoing_acknowledged() {
+            // A replaced lane is closed by the side that received data on it: an acknowledgement says that its
+            // QUIC has the data, not that the data was read, and closing drops what was not.
+            if lane.is_read_out() {
                 self.close_lane(key, code::REPLACED, "");
                 self.leave_session(key);
             }
-        } else if running.is_client && !running.joining {
-            if lane.conn.is_worn() {
-                self.replace_lane(key, session);
-            }
+        } else if running.is_client && !running.joining && lane.conn.is_worn() {
+            self.replace_lane(key, session);
         }
         false
     }

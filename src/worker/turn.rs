@@ -113,31 +113,22 @@ impl Worker {
                 lane.readable.push_back(stream);
             }
         }
+        let mut at = 0;
         for _ in 0..READS_PER_TURN {
-            let Some(&stream) = self.lanes[key].readable.front() else { return false };
+            let Some(lane) = self.lanes.get(key) else { return false };
+            let Some(&stream) = lane.readable.get(at) else { return false };
             match self.read_stream(key, stream) {
                 Read::Again => {}
                 Read::Drained => {
                     if let Some(lane) = self.lanes.get_mut(key) {
-                        lane.readable.pop_front();
+                        lane.readable.retain(|&other| other != stream);
                     }
                 }
-                Read::Wait => {
-                    // Control bytes must not wait behind data that nobody may read now.
-                    let lane = &mut self.lanes[key];
-                    if lane.readable.iter().skip(1).any(|&other| other == CONTROL_STREAM) {
-                        lane.readable.retain(|&other| other != CONTROL_STREAM);
-                        lane.readable.push_front(CONTROL_STREAM);
-                        continue;
-                    }
-                    return false;
-                }
-            }
-            if !self.lanes.contains(key) {
-                return false;
+                // Others may be read: control bytes must not wait behind data that nobody may read now.
+                Read::Wait => at += 1,
             }
         }
-        !self.lanes[key].readable.is_empty()
+        self.lanes.get(key).is_some_and(|lane| lane.readable.len() > at)
     }
 
     fn read_stream(&mut self, key: usize, stream: u64) -> Read {
@@ -151,7 +142,8 @@ impl Worker {
         let Some(running) = self.sessions.get_mut(session) else { return Read::Drained };
         if stream == CONTROL_STREAM {
             // Control bytes go on on a newer lane only after the older lane's ended.
-            let older_open = running.lanes.iter().take_while(|&&lane| lane != key).next().is_some();
+            let mut older = running.lanes.iter().take_while(|&&lane| lane != key);
+            let older_open = older.any(|&lane| self.lanes.get(lane).is_some_and(|lane| !lane.control.fin_received));
             if older_open {
                 return Read::Wait;
             }
@@ -403,6 +395,12 @@ fn incoming(
         Incoming { key, header: Some(Vec::new()), partial: None }
     });
     if let Some(header) = &mut incoming.header {
+        if header.is_empty() && StreamHeader::is_lane_end(&bytes) {
+            lane.incoming.remove(&stream);
+            // Unidirectional streams count up in steps of four (RFC 9000 §2.1), so its number counts those before.
+            lane.streams_announced = Some(stream / 4);
+            return Ok(None);
+        }
         let before = header.len();
         header.extend_from_slice(&bytes[..bytes.len().min(StreamHeader::MAX_BYTES)]);
         match StreamHeader::decode(header).map_err(|error| error.to_string())? {
@@ -417,6 +415,7 @@ fn incoming(
     let key = incoming.key;
     if fin {
         lane.incoming.remove(&stream);
+        lane.streams_read += 1;
     }
     Ok(Some(Input::Data { stream: key, bytes, fin }))
 }

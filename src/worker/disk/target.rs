@@ -431,9 +431,8 @@ pub async fn write(files: &Files, file: FileId, offset: u64, data: Bytes) -> Res
 }
 
 pub async fn write_journal(files: &Files, file: FileId, offset: u64, bytes: Bytes) -> Result<DiskDone, DiskError> {
-    match &part(files, file)?.journal {
-        Some(journal) => write_all(files, journal, offset, bytes).await?,
-        None => {}
+    if let Some(journal) = &part(files, file)?.journal {
+        write_all(files, journal, offset, bytes).await?;
     }
     Ok(DiskDone::Done)
 }

@@ -18,8 +18,15 @@ pub const MAX_LANES_PER_PEER: usize = 512;
 /// (RFC 9000 §8.1): a core does about 7,700 mutual handshakes a second, so this many is a few milliseconds of work.
 pub const RETRY_ABOVE_HANDSHAKES: usize = 64;
 
+/// Handshakes one address may have under way above that: a host without an authorised key could otherwise take every
+/// place by starting handshakes and leaving them.
+pub const MAX_HANDSHAKES_PER_ADDRESS: usize = MAX_CONNECTIONS_PER_WORKER / 4;
+
 /// Window a connection gets when little is left: 32 KiB in 200 µs is still more than 1 Gbit/s.
 pub const MIN_WINDOW_BYTES: u64 = 32 << 10;
+
+/// The least slab of a worker, 16 buffers: with many workers on a small budget the sum is a little above it.
+pub const MIN_SLAB_BYTES: u64 = 1 << 20;
 
 /// A connection's share of the windows that are left. Sixteen connections at once share well; hundreds share the rest.
 const WINDOW_SHARE: u64 = 8;
@@ -45,7 +52,7 @@ impl Budget {
             total_bytes,
             windows_free_bytes: AtomicU64::new(windows),
             window_max_bytes,
-            slab_bytes_per_worker: slabs / u64::from(workers.max(1)),
+            slab_bytes_per_worker: (slabs / u64::from(workers.max(1))).max(MIN_SLAB_BYTES),
         }
     }
 
@@ -58,7 +65,8 @@ impl Budget {
         self.slab_bytes_per_worker
     }
 
-    /// A share of what is left; never less than [`MIN_WINDOW_BYTES`], which `MAX_CONNECTIONS_PER_WORKER` bounds.
+    /// A share of what is left. 0: nothing is; the connection gets [`MIN_WINDOW_BYTES`] all the same, beyond the budget,
+    /// which `MAX_CONNECTIONS_PER_WORKER` bounds to 32 MiB a worker.
     pub fn grant_window(&self) -> u64 {
         let mut granted = MIN_WINDOW_BYTES;
         let taken = self.windows_free_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
@@ -83,6 +91,7 @@ mod tests {
         let budget = Budget::new(64 << 20, 2, 256 << 20);
         let grants: Vec<u64> = (0..150).map(|_| budget.grant_window()).collect();
         assert!(grants.iter().sum::<u64>() <= 32 << 20);
+        assert_eq!(budget.grant_window(), 0, "when nothing is left nothing is counted");
         assert!(grants[0] >= 4 << 20, "the first connection can fill a long path");
         for granted in grants {
             budget.return_window(granted);

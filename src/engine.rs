@@ -36,6 +36,10 @@ const SOCKET_RECEIVE_BYTES: usize = 4 << 20;
 /// send succeeds and the qdisc drops); at this size the ring waits instead. Measured on a 1 GbE wire.
 const SOCKET_SEND_BYTES: usize = 256 << 10;
 
+/// One second in all for an address to become free.
+const REBIND_TRIES: u32 = 50;
+const REBIND_PAUSE: Duration = Duration::from_millis(20);
+
 /// Which I/O backend to run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum BackendChoice {
@@ -85,6 +89,7 @@ impl Server {
     /// # Errors
     /// When an address or the root cannot be had, or a worker cannot set up its ring.
     pub fn start(config: ServeConfig) -> Result<Server, EngineError> {
+        raise_open_files();
         let backend = choose(config.backend)?;
         let cores = landro_sys::cpu::cores()?;
         let workers = config.workers.clamp(1, 255) as u8;
@@ -142,7 +147,7 @@ impl Server {
     /// What a worker failed with, if one did.
     pub fn shutdown(self) -> io::Result<()> {
         for worker in 0..self.shared.workers {
-            self.shared.post(WorkerId(worker), Command::Shutdown(SHUTDOWN_GRACE));
+            self.shared.insist(WorkerId(worker), Command::Shutdown(SHUTDOWN_GRACE));
         }
         let mut result = Ok(());
         for thread in self.threads {
@@ -179,6 +184,7 @@ impl Client {
     /// # Errors
     /// When no socket or ring can be had; everything later is a [`ClientEvent::Ended`].
     pub fn start(config: ClientConfig, request: Request) -> Result<Client, EngineError> {
+        raise_open_files();
         let (backend, backend_reason) = choose(config.backend)?;
         let sockets = client_sockets(&config.peer)?;
         let budget = Budget::new(config.memory_budget_bytes, 1, config.quic.receive_window_bytes);
@@ -229,7 +235,7 @@ impl Client {
 
     /// Stops the transfer, keeping what can be resumed; ends with [`ClientEvent::Ended`].
     pub fn cancel(&self) {
-        self.shared.post(WorkerId(0), Command::Cancel);
+        self.shared.insist(WorkerId(0), Command::Cancel);
     }
 
     /// Waits for the worker, after `Ended`.
@@ -239,6 +245,13 @@ impl Client {
     pub fn join(self) -> io::Result<()> {
         drop(self.events);
         self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the worker panicked")))
+    }
+}
+
+/// A session may hold some 200 descriptors (64 directories, 64 partial files and their journals), and there are many.
+fn raise_open_files() {
+    if let Err(error) = landro_sys::process::raise_open_files() {
+        tracing::warn!(%error, "cannot raise the limit of open files (ulimit -n)");
     }
 }
 
@@ -281,17 +294,18 @@ fn options(reuse_port: bool) -> UdpOptions {
 }
 
 /// Binds every address once per worker; gives the addresses and each worker's sockets in the same order.
-fn bind_all(listen: &[SocketAddr], workers: u8) -> Result<(Vec<SocketAddr>, Vec<Vec<UdpSocket>>), EngineError> {
+fn bind_all(
+    listen: &[SocketAddr],
+    workers: u8,
+) -> Result<(Vec<SocketAddr>, Vec<Vec<UdpSocket>>), EngineError> {
     let mut addresses = Vec::new();
     let mut sockets: Vec<Vec<UdpSocket>> = (0..workers).map(|_| Vec::new()).collect();
     for &wanted in listen {
-        let bind = |addr: SocketAddr| {
-            UdpSocket::bind(addr, &options(workers > 1)).map_err(|source| EngineError::Bind { addr, source })
-        };
+        let bind = |addr: SocketAddr| bind_patiently(addr, workers > 1);
         // SO_REUSEPORT would let a second daemon of the same user join the port and steal its packets: a bind
         // without it fails when anybody is there.
         if workers > 1 && wanted.port() != 0 {
-            UdpSocket::bind(wanted, &options(false)).map_err(|source| EngineError::Bind { addr: wanted, source })?;
+            bind_patiently(wanted, false)?;
         }
         let first = bind(wanted)?;
         let addr = first.local_addr()?;
@@ -314,6 +328,22 @@ fn bind_all(listen: &[SocketAddr], workers: u8) -> Result<(Vec<SocketAddr>, Vec<
         addresses.push(addr);
     }
     Ok((addresses, sockets))
+}
+
+/// Binds; an address in use may be that of a daemon that was killed a moment ago: the kernel closes the sockets of
+/// an io_uring only some milliseconds after the death of its process.
+fn bind_patiently(addr: SocketAddr, reuse_port: bool) -> Result<UdpSocket, EngineError> {
+    let mut tries_left = REBIND_TRIES;
+    loop {
+        match UdpSocket::bind(addr, &options(reuse_port)) {
+            Ok(socket) => return Ok(socket),
+            Err(source) if source.kind() == io::ErrorKind::AddrInUse && tries_left > 0 => {
+                tries_left -= 1;
+                thread::sleep(REBIND_PAUSE);
+            }
+            Err(source) => return Err(EngineError::Bind { addr, source }),
+        }
+    }
 }
 
 /// A socket for each address family among the peer's addresses.

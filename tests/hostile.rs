@@ -82,7 +82,9 @@ impl Scene {
             over.store(true, Ordering::SeqCst);
             let rounds = good.join();
             if let Err(failure) = attack {
-                eprintln!("the daemon's log:\n{}", scene.world.daemon.log());
+                let log = scene.world.daemon.log();
+                let tail = log.ceil_char_boundary(log.len().saturating_sub(2000));
+                eprintln!("the end of the daemon's log:\n{}", &log[tail..]);
                 std::panic::resume_unwind(failure);
             }
             rounds.unwrap()
@@ -114,7 +116,8 @@ impl Scene {
         println!("peak memory of the daemon: {} MiB", peak >> 20);
         assert!(peak < RSS_LIMIT_BYTES, "{} MiB resident at most", peak >> 20);
         assert!(!self.world.daemon.log().contains("panicked"), "{}", self.world.daemon.log());
-        let outside: Vec<_> = fs::read_dir(&self.outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let outside: Vec<_> =
+            fs::read_dir(&self.outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(outside, ["witness"], "something was written outside of the root");
         assert_eq!(fs::read(self.outside.join("witness")).unwrap(), b"untouched");
         let around: Vec<_> = fs::read_dir(self.world.root("..")).unwrap().collect();

@@ -103,7 +103,10 @@ fn statistics_are_complete(backend: &'static str) {
     for field in ["gso_batch", "gro_batch", "cpu_user_seconds", "cpu_system_seconds"] {
         assert!(stats[field].is_number(), "{field} in {stats}");
     }
-    assert!(stats["sent_packets"].as_u64().unwrap() > 500, "8 MiB are more than 500 packets of 16 KiB: {stats}");
+    assert!(
+        stats["sent_packets"].as_u64().unwrap() > 500,
+        "8 MiB are more than 500 packets of 16 KiB: {stats}"
+    );
     assert!(
         stats["received_packets"].as_u64().unwrap() > 0
             && stats["peak_rss_bytes"].as_u64().unwrap() > 1 << 20

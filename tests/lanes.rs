@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use landro::config::QuicConfig;
 use landro::engine::{
-    Access, BackendChoice, Client, ClientConfig, ClientEvent, Ended, PeerAccess, ServeConfig, Server, TransportStats,
+    Access, BackendChoice, Client, ClientConfig, ClientEvent, Ended, PeerAccess, ServeConfig, Server,
+    TransportStats,
 };
 use landro::proto::Outcome;
 use landro::proto::session::Request;

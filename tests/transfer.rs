@@ -307,7 +307,10 @@ fn files_replace_files_and_links_but_never_directories(backend: &'static str) {
         let failed: Vec<&str> = output.of("error").filter_map(|error| error["path"].as_str()).collect();
         for name in ["tree/small", "tree/large", "tree/link", "tree/d"] {
             // Sources are named as they were typed.
-            assert!(failed.iter().any(|path| path.ends_with(name)), "{way:?}: {name} is missing in {failed:?}");
+            assert!(
+                failed.iter().any(|path| path.ends_with(name)),
+                "{way:?}: {name} is missing in {failed:?}"
+            );
         }
         for name in ["small", "large", "link"] {
             assert!(at.to("tree").join(name).join("keep").is_dir(), "{way:?} {name}");

@@ -376,7 +376,8 @@ impl Temporary {
     }
 
     fn publish(mut self, meta: &Metadata, destination: &Path, fsync: bool) -> io::Result<()> {
-        self.file.set_permissions(Permissions::from_mode(meta.mode() & 0o7777))?;
+        // Owners are not copied, so setuid and setgid are not either.
+        self.file.set_permissions(Permissions::from_mode(meta.mode() & 0o1777))?;
         self.file.set_modified(meta.modified()?)?;
         if fsync {
             self.file.sync_all()?;

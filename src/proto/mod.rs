@@ -207,7 +207,9 @@ pub enum Event {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryResult {
-    Done { resumed_bytes: u64 },
+    Done {
+        resumed_bytes: u64,
+    },
     /// Size and mtime already matched.
     Skipped,
     Failed(EntryError),

@@ -34,6 +34,8 @@ pub struct ReceiverConfig {
     pub write_behind_bytes: u64,
     pub lookups: usize,
     pub boot_id: [u8; 16],
+    /// Names the sender may put into the target; empty: the target itself. None: any, the sender chooses.
+    pub expected: Option<Vec<Bytes>>,
 }
 
 pub struct Receiver {
@@ -62,6 +64,7 @@ pub struct Receiver {
     held_dirs: u32,
     making_dirs: u32,
     top_level: u32,
+    expected: Option<Vec<Bytes>>,
     /// Directories whose parent is there, smallest id first.
     ready_dirs: BinaryHeap<Reverse<u32>>,
     /// Files and symlinks whose directory is there.
@@ -217,6 +220,7 @@ impl Receiver {
             held_dirs: 0,
             making_dirs: 0,
             top_level: 0,
+            expected: config.expected,
             ready_dirs: BinaryHeap::new(),
             ready: VecDeque::new(),
             ready_parts: VecDeque::new(),

@@ -234,6 +234,8 @@ impl Conn {
                 self.sending.known_payload_bytes = pmtu.max(MIN_UDP_PAYLOAD_BYTES);
             }
         }
+        // Nobody here reads DATAGRAM frames; kept, they are up to half a megabyte a peer can make us hold.
+        while self.quiche.dgram_recv_buf().is_ok() {}
         self.sending.confirmed |= self.phase == Phase::Established && (one_rtt || self.quiche.is_server());
         match received {
             Ok(_) | Err(quiche::Error::Done) => Ok(()),
@@ -439,6 +441,13 @@ impl Conn {
             Err(quiche::Error::Done) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether a stream of either direction that was opened is over and forgotten: the peer acknowledged all that
+    /// was sent in it (or stopped it), and what it sent was read to the end.
+    pub fn is_delivered(&mut self, stream: u64) -> bool {
+        // Not `stream_closed`: that asks whether the end was written, not whether it arrived.
+        self.quiche.stream_capacity(stream).is_err()
     }
 
     /// Tells the peer to stop sending on a stream and drops what it sent. Harmless on a finished stream.

@@ -30,9 +30,10 @@ const MIN_INITIAL_BYTES: usize = quiche::MIN_CLIENT_INITIAL_LEN;
 /// RFC 9000 §7.2: a client's own choice of our connection id is at least this long.
 const MIN_FIRST_DCID_BYTES: usize = 8;
 
-/// Short packets below this get no stateless reset: together with the reset being smaller than its trigger
-/// this ends any ping-pong between two hosts that forgot each other.
-const MIN_RESET_TRIGGER_BYTES: usize = 42;
+/// Short packets below this get no stateless reset: a reset is smaller than its trigger and at least
+/// [`MIN_RESET_BYTES`], which ends any ping-pong between two hosts that forgot each other. A keep-alive PING is
+/// about 30 bytes, and for a side that only receives it is the one packet by which it learns of our restart.
+const MIN_RESET_TRIGGER_BYTES: usize = MIN_RESET_BYTES + 1;
 
 /// Length of a stateless reset: that of a small packet, at least 38 unpredictable bytes of it before the
 /// token's 16 are cut off.
@@ -254,7 +255,9 @@ impl Router {
         if trigger_bytes < MIN_RESET_TRIGGER_BYTES || !self.replies.allow(now) {
             return Route::Drop;
         }
-        let mut packet = vec![0; RESET_BYTES.min(trigger_bytes - 1)];
+        // Two lengths only: a chain of answers to answers has at most two links.
+        let len = if trigger_bytes > RESET_BYTES { RESET_BYTES } else { MIN_RESET_BYTES };
+        let mut packet = vec![0; len];
         rand::fill(&mut packet[..]);
         packet[0] = packet[0] & 0x3f | 0x40;
         let token_at = packet.len() - 16;

@@ -218,7 +218,10 @@ impl Hostile {
         let deep = self.rng.chance(60);
         let mut items = Vec::new();
         for _ in 0..=self.rng.below(5) {
-            if self.unresolved >= self.limits.entry_window as usize {
+            // A server was asked for one directory: beside it, it may announce nothing.
+            let asked = self.role == Role::SendingServer;
+            let nowhere = asked && !self.entries.is_empty() && directories.is_empty();
+            if nowhere || self.unresolved >= self.limits.entry_window as usize {
                 break;
             }
             let entry = self.entry(&directories, deep);
@@ -230,12 +233,17 @@ impl Hostile {
     }
 
     fn entry(&mut self, directories: &[EntryId], deep: bool) -> Entry {
+        let (first, asked) = (self.entries.is_empty(), self.role == Role::SendingServer);
         let parent = match directories.last() {
             Some(last) if deep => *last,
             Some(_) if self.rng.chance(70) => self.rng.pick(directories),
+            Some(last) if asked => *last,
             _ => EntryId(0),
         };
-        let kind = self.rng.pick(&[Kind::File, Kind::File, Kind::Directory, Kind::Symlink]);
+        let kind = match asked && first {
+            true => Kind::Directory,
+            false => self.rng.pick(&[Kind::File, Kind::File, Kind::Directory, Kind::Symlink]),
+        };
         let size_bytes = match kind {
             Kind::File => self.rng.pick(&[0, 10, SMALL_MAX_BYTES, SMALL_MAX_BYTES + 1, 2 << 20, 3_000_000]),
             Kind::Directory | Kind::Symlink | Kind::Special => 0,
@@ -243,7 +251,7 @@ impl Hostile {
         Entry {
             id: EntryId(self.entries.len() as u32 + 1),
             parent,
-            name: random_name(&mut self.rng).into(),
+            name: if asked && first { b"pub".to_vec().into() } else { random_name(&mut self.rng).into() },
             kind,
             mode: 0o644,
             mtime: Mtime { seconds: 5, nanoseconds: 5 },

@@ -1,5 +1,7 @@
 //! A command's side: dialling, the one session, joining lanes, and how it ended.
 
+use std::time::Duration;
+
 use landro_sys::SocketId;
 use rand::Rng;
 
@@ -9,8 +11,8 @@ use super::link::{ClientEvent, ClientLink, ClientStart, Command, Ended};
 use super::session::Running;
 use super::stats::TransportStats;
 use super::{Worker, lane};
-use crate::proto::wire::{Preface, PrefaceKind};
 use crate::proto::session::{Limits, Session};
+use crate::proto::wire::{Preface, PrefaceKind};
 use crate::proto::{Input, Outcome};
 use crate::quic::{CloseReason, Conn};
 use crate::units::{Fingerprint, SessionId};
@@ -23,6 +25,8 @@ impl Worker {
         while let Ok(command) = self.inbox.try_recv() {
             match command {
                 Command::Stray(stray) => self.stray(stray),
+                Command::AreYouAlive { asker, lane, peer } => self.question_from(asker, lane, &peer),
+                Command::Answered { lane } => self.answered(lane),
                 Command::Start(start) => self.start_client(*start),
                 Command::Cancel => self.cancel_client(),
                 Command::Shutdown(grace) => self.shut_down(grace),
@@ -52,6 +56,9 @@ impl Worker {
     /// Dials the next address, or gives up with what the last one said.
     fn dial_next(&mut self, last_error: String) {
         let Some(client) = &mut self.client else { return };
+        if client.done {
+            return; // Cancelled while it was dialling.
+        }
         let Some(&peer) = client.peers.get(client.next_peer) else {
             client.ended = Some(Ended::Unreachable(last_error));
             client.done = true;
@@ -76,16 +83,19 @@ impl Worker {
         // quiche compares packets' addresses with its path: the wildcard will not do.
         let route = landro_sys::route_to(peer).map_err(|error| format!("no route to {peer}: {error}"))?;
         let local = std::net::SocketAddr::new(route.local, bound.port());
-        let granted_bytes = self.shared.budget.grant_window();
         let key = self.lanes.vacant_key();
         let Some(client) = &mut self.client else { return Ok(()) };
+        let granted_bytes = self.shared.budget.grant_window();
         let window_bytes = granted_bytes.max(crate::budget::MIN_WINDOW_BYTES);
         client.setup.set_windows(window_bytes, window_bytes);
         client.setup.set_interface_payload(route.mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
         let ticket = client.ticket.as_deref();
         let conn =
             Conn::connect(&mut client.setup, &mut self.router, key, local, peer, steer, ticket, self.now)
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| {
+                    self.shared.budget.return_window(granted_bytes);
+                    error.to_string()
+                })?;
         let serial = self.serial();
         let mut lane = Lane::new(serial, conn, socket, peer, Phase::Handshaking(purpose), self.now);
         lane.granted_bytes = granted_bytes;
@@ -133,7 +143,7 @@ impl Worker {
         self.sessions[session].joining = true;
         if let Err(error) = self.dial(peer, socket, Purpose::Join { session }, steer) {
             tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
-            self.sessions[session].joining = false;
+            self.join_failed(session);
         }
     }
 
@@ -142,7 +152,7 @@ impl Worker {
             return self.close_lane(key, code::DONE, "");
         };
         running.joining = false;
-        if running.peer != fingerprint || running.finished.is_some() {
+        if running.peer != fingerprint || running.finished.is_some() || running.lanes.is_empty() {
             return self.close_lane(key, code::DONE, "");
         }
         let lane = running.lanes.len() as u32;
@@ -221,7 +231,7 @@ impl Worker {
         client.done = true;
     }
 
-    fn shut_down(&mut self, grace: std::time::Duration) {
+    fn shut_down(&mut self, grace: Duration) {
         if self.stopping.is_some() {
             return;
         }
@@ -280,7 +290,9 @@ fn how_it_ended(client: &ClientLink, lane: &Lane) -> Option<Ended> {
         CloseReason::PeerApp { code: code::VIOLATION, reason } => {
             Ended::Failed(format!("the peer reports a protocol violation: {reason}"))
         }
-        CloseReason::PeerApp { code: code::DONE | code::REPLACED, .. } | CloseReason::Local { .. } => return None,
+        CloseReason::PeerApp { code: code::DONE | code::REPLACED, .. } | CloseReason::Local { .. } => {
+            return None;
+        }
         CloseReason::PeerApp { code, reason } => {
             Ended::Lost(format!("the peer closed the connection: {reason} (code {code})"))
         }

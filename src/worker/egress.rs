@@ -39,7 +39,15 @@ impl Worker {
     pub(super) fn egress(&mut self, key: usize) -> bool {
         for _ in 0..BATCHES_PER_TURN {
             self.feed(key);
-            let Some(mut buffer) = self.take_send_buffer() else { return true };
+            let Some(mut buffer) = self.take_send_buffer() else {
+                // All are with the kernel, whose queue is full. Trying again before one is back would only burn time.
+                if let Some(lane) = self.lanes.get_mut(key)
+                    && !std::mem::replace(&mut lane.waiting_to_send, true)
+                {
+                    self.waiting_to_send.push_back(key);
+                }
+                return false;
+            };
             let Some(lane) = self.lanes.get_mut(key) else {
                 self.send_buffers.push(buffer);
                 return false;
@@ -53,8 +61,9 @@ impl Worker {
                 Some(filled) => {
                     lane.gso_packets += filled.packets as u64;
                     lane.gso_sends += runs.len() as u64;
-                    let runs =
-                        runs.into_iter().map(|run| Run { range: run.range, segment_bytes: run.segment_bytes });
+                    let runs = runs
+                        .into_iter()
+                        .map(|run| Run { range: run.range, segment_bytes: run.segment_bytes });
                     let run = SendRun {
                         socket: lane.socket,
                         buffer,
@@ -71,6 +80,18 @@ impl Worker {
             }
         }
         true
+    }
+
+    /// As many lanes as there are free send buffers have their turn; one with nothing to send leaves its buffer to the
+    /// next.
+    pub(super) fn feed_waiting_to_send(&mut self) {
+        for _ in 0..self.free_send_buffers() {
+            let Some(key) = self.waiting_to_send.pop_front() else { return };
+            if let Some(lane) = self.lanes.get_mut(key) {
+                lane.waiting_to_send = false;
+            }
+            self.touch(key);
+        }
     }
 
     /// A send completed: its buffer is free again.
@@ -112,7 +133,9 @@ impl Worker {
 
     fn feed_control(&mut self, key: usize, session: usize) -> usize {
         let mut taken = 0;
-        let (Some(lane), Some(running)) = (self.lanes.get_mut(key), self.sessions.get_mut(session)) else { return 0 };
+        let (Some(lane), Some(running)) = (self.lanes.get_mut(key), self.sessions.get_mut(session)) else {
+            return 0;
+        };
         let newest = running.newest_lane() == Some(key);
         while let Some(bytes) = lane.control.before.pop_front() {
             let len = bytes.len();
@@ -140,7 +163,9 @@ impl Worker {
     }
 
     fn feed_data(&mut self, key: usize, session: usize, limit: usize) -> usize {
-        let (Some(lane), Some(running)) = (self.lanes.get_mut(key), self.sessions.get_mut(session)) else { return 0 };
+        let (Some(lane), Some(running)) = (self.lanes.get_mut(key), self.sessions.get_mut(session)) else {
+            return 0;
+        };
         let newest = running.newest_lane() == Some(key);
         if !newest && running.sends_data && !lane.end_announced {
             announce_end(lane, running, key);
@@ -235,7 +260,12 @@ fn feed_stream(conn: &mut crate::quic::Conn, id: u64, out: &mut OutStream, limit
                 return (taken, false);
             }
             // STOP_SENDING or a closing connection: what is left will not be wanted.
-            Err(StreamError::Stopped(_) | StreamError::Reset(_) | StreamError::Unknown | StreamError::Quiche(_)) => {
+            Err(
+                StreamError::Stopped(_)
+                | StreamError::Reset(_)
+                | StreamError::Unknown
+                | StreamError::Quiche(_),
+            ) => {
                 taken += len + out.queue.iter().map(Bytes::len).sum::<usize>();
                 out.queue.clear();
                 return (taken, true);
@@ -243,7 +273,9 @@ fn feed_stream(conn: &mut crate::quic::Conn, id: u64, out: &mut OutStream, limit
         }
     }
     if out.queue.is_empty() && out.fin {
-        return (taken, conn.send(id, Bytes::new(), true).is_ok());
+        // An end alone needs no window: it fails only where nothing more is wanted, and then it is over too.
+        let _ = conn.send(id, Bytes::new(), true);
+        return (taken, true);
     }
     (taken, false)
 }

@@ -8,7 +8,10 @@ use super::client::UDP_IPV4_HEADER_BYTES;
 use super::lane::{Lane, Phase, Purpose};
 use super::link::{Command, Refusals, Stray};
 use super::{Worker, egress};
-use crate::budget::{MAX_CONNECTIONS_PER_WORKER, MIN_WINDOW_BYTES, RETRY_ABOVE_HANDSHAKES};
+use crate::budget::{
+    MAX_CONNECTIONS_PER_WORKER, MAX_HANDSHAKES_PER_ADDRESS, MIN_WINDOW_BYTES, RETRY_ABOVE_HANDSHAKES,
+};
+use crate::config::MAX_UDP_PAYLOAD_BYTES;
 use crate::quic::{Conn, NewConn, Route};
 use crate::units::WorkerId;
 
@@ -67,7 +70,18 @@ impl Worker {
         self.touch(key);
     }
 
-    fn pass_on(&mut self, segment: &[u8], owner: WorkerId, socket: usize, from: SocketAddr, local: SocketAddr) {
+    fn pass_on(
+        &mut self,
+        segment: &[u8],
+        owner: WorkerId,
+        socket: usize,
+        from: SocketAddr,
+        local: SocketAddr,
+    ) {
+        // Ours are never larger; what is would only fill the owner's mailbox.
+        if segment.len() > MAX_UDP_PAYLOAD_BYTES {
+            return;
+        }
         let stray = Stray { datagram: segment.to_vec(), from, to: Some(local.ip()), socket };
         if !self.shared.post(owner, Command::Stray(stray)) {
             Refusals::count(&self.shared.refusals.strays_dropped);
@@ -76,12 +90,22 @@ impl Worker {
 
     /// Sends a packet that belongs to no connection: version negotiation, Retry, stateless reset.
     fn reply(&mut self, socket: usize, to: SocketAddr, local: SocketAddr, bytes: &[u8]) {
-        // Without a free send buffer the reply is lost like any datagram may be; the peer asks again.
+        // Half of the send buffers is for those we know. Otherwise the reply is lost like any datagram may be; the peer
+        // asks again.
+        if self.free_send_buffers() <= super::SEND_BUFFERS / 2 {
+            return;
+        }
         let Some(mut buffer) = self.take_send_buffer() else { return };
         let len = bytes.len().min(buffer.len());
         buffer[..len].copy_from_slice(&bytes[..len]);
         let socket = self.sockets[socket].0;
         self.driver.send(egress::NO_LANE, egress::single(socket, buffer, len, to, local));
+    }
+
+    fn handshakes_from(&self, from: SocketAddr) -> usize {
+        let theirs =
+            |lane: &Lane| lane.peer.ip() == from.ip() && lane.phase == Phase::Handshaking(Purpose::Accepted);
+        self.lanes.iter().filter(|(_, lane)| theirs(lane)).count()
     }
 
     fn accept(&mut self, new: NewConn, socket: usize, from: SocketAddr, local: SocketAddr) -> Option<usize> {
@@ -92,9 +116,16 @@ impl Worker {
             }
             return None;
         }
-        let granted_bytes = self.shared.budget.grant_window();
+        // Beyond the threshold addresses are proven, so that this share is of one host that really is there.
+        if self.handshaking >= RETRY_ABOVE_HANDSHAKES
+            && self.handshakes_from(from) >= MAX_HANDSHAKES_PER_ADDRESS
+        {
+            Refusals::count(&self.shared.refusals.connections_refused);
+            return None;
+        }
         let key = self.lanes.vacant_key();
         let setup = self.accept.as_mut()?;
+        let granted_bytes = self.shared.budget.grant_window();
         let window_bytes = granted_bytes.max(MIN_WINDOW_BYTES);
         setup.set_windows(window_bytes, window_bytes);
         // Jumbo frames are probed for where our side of the path has them.

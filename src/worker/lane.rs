@@ -8,10 +8,11 @@ use bytes::Bytes;
 use landro_sys::{Buffer, Slab, SocketId};
 
 use super::timers::Scheduled;
-use crate::proto::session::Limits;
-use crate::proto::chunks::ParallelTransferConfig;
-use crate::quic::{Conn, PathSnapshot};
 use super::turn::Incoming;
+use crate::proto::chunks::ParallelTransferConfig;
+use crate::proto::session::Limits;
+use crate::quic::{CloseReason, Conn, PathSnapshot};
+use crate::units::SessionId;
 
 /// An established lane must say which session it belongs to within this time.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,6 +43,7 @@ pub struct Lane {
     pub phase: Phase,
     pub touched: bool,
     pub unfinished: bool,
+    pub waiting_to_send: bool,
     pub timer: Scheduled,
     /// When this lane is given up: a missing preface, a finished session, a silent handshake.
     pub deadline: Option<Instant>,
@@ -79,6 +81,9 @@ pub enum Phase {
     Handshaking(Purpose),
     /// Established on a daemon, the preface is not complete yet.
     Preface(Vec<u8>),
+    /// Names a session; before it begins, older ones of its peer must give a sign of life. `missing`: workers that
+    /// have not said that theirs are settled.
+    Waiting { session: SessionId, missing: usize },
     /// Part of a session.
     Serving { session: usize },
     /// CONNECTION_CLOSE is queued or sent, or was received; waits for quiche to say closed.
@@ -104,7 +109,14 @@ pub struct Control {
 }
 
 impl Lane {
-    pub fn new(serial: u64, conn: Conn, socket: SocketId, peer: SocketAddr, phase: Phase, now: Instant) -> Lane {
+    pub fn new(
+        serial: u64,
+        conn: Conn,
+        socket: SocketId,
+        peer: SocketAddr,
+        phase: Phase,
+        now: Instant,
+    ) -> Lane {
         Lane {
             serial,
             conn,
@@ -113,6 +125,7 @@ impl Lane {
             phase,
             touched: false,
             unfinished: false,
+            waiting_to_send: false,
             timer: Scheduled::default(),
             deadline: None,
             heard: now,
@@ -143,13 +156,28 @@ impl Lane {
     pub fn session(&self) -> Option<usize> {
         match self.phase {
             Phase::Serving { session } => Some(session),
-            Phase::Handshaking(_) | Phase::Preface(_) | Phase::Closing => None,
+            Phase::Handshaking(_) | Phase::Preface(_) | Phase::Waiting { .. } | Phase::Closing => None,
         }
+    }
+
+    /// Gives back what waits for the rest of a piece, and the read buffer: nothing more will be read here.
+    pub fn release_buffers(&mut self) {
+        self.buffer = None;
+        self.incoming.clear();
+        self.readable.clear();
+        self.partials = 0;
+    }
+
+    /// Whether the peer closed this lane because another replaced it.
+    pub fn is_closed_as_replaced(&self) -> bool {
+        matches!(self.conn.close_reason(), Some(CloseReason::PeerApp { code: code::REPLACED, .. }))
     }
 
     /// Whether everything was read from a lane that was replaced.
     pub fn is_read_out(&self) -> bool {
-        self.control.fin_sent && self.control.fin_received && self.streams_announced == Some(self.streams_read)
+        self.control.fin_sent
+            && self.control.fin_received
+            && self.streams_announced == Some(self.streams_read)
     }
 }
 

@@ -2,17 +2,20 @@
 
 use std::rc::Rc;
 
+use super::Worker;
 use super::disk::{Base, Space};
 use super::lane::{CONTROL_STREAM, LINGER, Lane, PREFACE_TIMEOUT, Phase, Purpose, code};
-use super::session::Running;
+use super::session::{MAX_LANES_PER_SESSION, Running};
 use super::timers::Scheduled;
-use super::Worker;
 use crate::budget::MAX_LANES_PER_PEER;
-use crate::proto::wire::{Preface, PrefaceKind};
 use crate::proto::Input;
 use crate::proto::session::{Grant, Session};
-use crate::quic::{ConnState, StreamError};
+use crate::proto::wire::{Preface, PrefaceKind};
+use crate::quic::{CloseReason, ConnState, StreamError};
 use crate::units::{Fingerprint, SessionId};
+
+/// After a lane could not be replaced: half of the AEAD limit is left when that is tried first.
+const JOIN_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// An idle daemon gives buffer memory back this long after its last session: a next one may follow at once.
 const TRIM_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
@@ -32,6 +35,8 @@ impl Worker {
         match purpose {
             Purpose::Accepted => {
                 self.handshaking -= 1;
+                // Before anything is refused: a lane that is dropped as a handshaking one is counted off there.
+                self.lanes[key].phase = Phase::Preface(Vec::new());
                 // The handshake asked already; a resumed one did not run the verify callback, and the list may
                 // have been read again since.
                 if self.authorised(&fingerprint).is_none() {
@@ -39,9 +44,7 @@ impl Worker {
                 } else if self.lanes_of(&fingerprint) > MAX_LANES_PER_PEER {
                     self.close_lane(key, code::BUSY, "too many connections of this identity");
                 } else {
-                    let lane = &mut self.lanes[key];
-                    lane.phase = Phase::Preface(Vec::new());
-                    lane.deadline = Some(self.now + PREFACE_TIMEOUT);
+                    self.lanes[key].deadline = Some(self.now + PREFACE_TIMEOUT);
                 }
             }
             Purpose::FirstLane => self.begin_client_session(key, fingerprint),
@@ -54,7 +57,10 @@ impl Worker {
     }
 
     fn lanes_of(&self, fingerprint: &Fingerprint) -> usize {
-        self.lanes.iter().filter(|(_, lane)| lane.conn.peer_fingerprint().as_ref() == Some(fingerprint)).count()
+        self.lanes
+            .iter()
+            .filter(|(_, lane)| lane.conn.peer_fingerprint().as_ref() == Some(fingerprint))
+            .count()
     }
 
     /// A daemon's lane says what it is for.
@@ -70,9 +76,11 @@ impl Worker {
                 if let Ok(whole) = <[u8; Preface::BYTES]>::try_from(&so_far[..]) {
                     self.prefaced(key, &whole);
                     // QUIC says the end once: a client that gave up before it asked for anything.
-                    if fin && let Some(session) = self.lanes.get(key).and_then(|lane| lane.session()) {
-                        self.lanes[key].control.fin_received = true;
-                        self.control_ended(key, session);
+                    if fin && let Some(lane) = self.lanes.get_mut(key) {
+                        lane.control.fin_received = true;
+                        if let Some(session) = lane.session() {
+                            self.control_ended(key, session);
+                        }
                     }
                     Read::Again
                 } else if fin {
@@ -83,7 +91,12 @@ impl Worker {
                 }
             }
             Ok(None) => Read::Drained,
-            Err(StreamError::Reset(_) | StreamError::Stopped(_) | StreamError::Unknown | StreamError::Quiche(_)) => {
+            Err(
+                StreamError::Reset(_)
+                | StreamError::Stopped(_)
+                | StreamError::Unknown
+                | StreamError::Quiche(_),
+            ) => {
                 self.violation(key, "the control stream was reset before its preface");
                 Read::Drained
             }
@@ -98,9 +111,13 @@ impl Worker {
         let Some(fingerprint) = self.lanes[key].conn.peer_fingerprint() else { return };
         let known = self.session_ids.get(&preface.session).copied();
         match (preface.kind, known) {
-            (PrefaceKind::New, None) => self.begin_served_session(key, preface.session, fingerprint),
+            (PrefaceKind::New, None) => {
+                if !self.wait_for_predecessors(key, preface.session, fingerprint) {
+                    self.begin_served_session(key, preface.session, fingerprint);
+                }
+            }
             (PrefaceKind::New, Some(_)) => self.violation(key, "a session of this id exists"),
-            (PrefaceKind::Join, Some(session)) if self.sessions[session].peer == fingerprint => {
+            (PrefaceKind::Join, Some(session)) if self.may_join(session, &fingerprint) => {
                 for lane in self.sessions[session].lanes.clone() {
                     self.lanes[lane].deadline = None;
                 }
@@ -116,7 +133,16 @@ impl Worker {
         }
     }
 
-    fn begin_served_session(&mut self, key: usize, id: SessionId, peer: Fingerprint) {
+    /// Whether a lane of this peer may become part of a session: one that lives, with no more lanes than it needs.
+    fn may_join(&self, session: usize, peer: &Fingerprint) -> bool {
+        self.sessions.get(session).is_some_and(|running| {
+            running.peer == *peer
+                && running.finished.is_none()
+                && (1..MAX_LANES_PER_SESSION).contains(&running.lanes.len())
+        })
+    }
+
+    pub(super) fn begin_served_session(&mut self, key: usize, id: SessionId, peer: Fingerprint) {
         let Some(allowed) = self.authorised(&peer) else {
             return self.close_lane(key, code::UNAUTHORISED, "this identity is not authorised here");
         };
@@ -128,7 +154,11 @@ impl Worker {
                 Err(error) => {
                     let path = String::from_utf8_lossy(path).into_owned();
                     tracing::error!(%peer, path, %error, "cannot open the path this peer is confined to");
-                    return self.close_lane(key, code::UNAUTHORISED, "the path of this identity is not there");
+                    return self.close_lane(
+                        key,
+                        code::UNAUTHORISED,
+                        "the path of this identity is not there",
+                    );
                 }
             },
         };
@@ -156,6 +186,7 @@ impl Worker {
             peer,
             lanes: vec![key],
             joining: false,
+            join_after: self.now,
             control_out: Default::default(),
             streams: Default::default(),
             order: Default::default(),
@@ -177,8 +208,11 @@ impl Worker {
     /// The peer finished its control stream on this lane: it moved to the next one, or the session is over.
     pub(super) fn control_ended(&mut self, key: usize, session: usize) {
         let Some(running) = self.sessions.get_mut(session) else { return };
-        if running.newest_lane() == Some(key) {
-            if running.is_client || running.finished.is_some() {
+        if running.finished.is_some() {
+            // Both have said their last word.
+            self.lanes[key].deadline = Some(self.now + LINGER);
+        } else if running.newest_lane() == Some(key) {
+            if running.is_client {
                 running.machine.handle(self.now, Input::ControlClosed);
                 self.drain_session(session);
             } else {
@@ -216,7 +250,10 @@ impl Worker {
                 lane.conn.close(code::TIMEOUT, b"handshake timeout");
                 self.drop_lane(key);
             }
+            Phase::Preface(_) if lane.conn.is_closing() => self.drop_lane(key),
             Phase::Preface(_) => self.close_lane(key, code::TIMEOUT, "no session was named in time"),
+            Phase::Waiting { .. } => self.waited_enough(key),
+            // Its session is over, or its control stream ended and no other lane took it up.
             Phase::Serving { .. } => {
                 self.leave_session(key);
                 self.close_lane(key, code::DONE, "");
@@ -229,6 +266,11 @@ impl Worker {
     pub(super) fn settle(&mut self, key: usize) -> bool {
         let lane = &mut self.lanes[key];
         match (lane.conn.state(), &lane.phase) {
+            // The receiver closes a replaced lane when it has read everything; what it had to say may still wait here.
+            (
+                ConnState::Closing | ConnState::Closed(CloseReason::PeerApp { code: code::REPLACED, .. }),
+                Phase::Serving { .. },
+            ) if !lane.readable.is_empty() && lane.is_closed_as_replaced() => return false,
             // The close, if it was ours to send, left with this turn.
             (ConnState::Closed(_), _) | (ConnState::Closing, Phase::Handshaking(_)) => {
                 self.drop_lane(key);
@@ -258,42 +300,63 @@ impl Worker {
             }
         } else if !newest {
             // A replaced lane is closed by the side that received data on it: an acknowledgement says that its
-            // QUIC has the data, not that the data was read, and closing drops what was not.
-            if lane.is_read_out() {
+            // QUIC has the data, not that the data was read, and closing drops what was not. Its own control bytes
+            // must have arrived: the close overtakes what would have to be sent again.
+            if lane.is_read_out() && lane.conn.is_delivered(CONTROL_STREAM) {
                 self.close_lane(key, code::REPLACED, "");
                 self.leave_session(key);
             }
-        } else if running.is_client && !running.joining && lane.conn.is_worn() {
+        } else if running.is_client
+            && !running.joining
+            && running.join_after <= self.now
+            && lane.conn.is_worn()
+        {
             self.replace_lane(key, session);
         }
         false
     }
 
-    /// Takes a lane out of its session; a session without lanes has lost its peer.
+    /// Takes a lane out of its session. A session that lost its last lane, or one with unfinished business on it,
+    /// has lost its peer: what was to come on that lane will not come again.
     fn leave_session(&mut self, key: usize) {
         let lane = &mut self.lanes[key];
         let Phase::Serving { session } = lane.phase else { return };
         lane.phase = Phase::Closing;
-        self.forget_lane_of_session(key, session);
-    }
-
-    fn forget_lane_of_session(&mut self, key: usize, session: usize) {
+        lane.deadline.get_or_insert(self.now + LINGER);
+        let moved_on = lane.control.fin_sent && lane.control.fin_received && lane.incoming.is_empty();
+        lane.release_buffers();
         let Some(running) = self.sessions.get_mut(session) else { return };
         running.lanes.retain(|&lane| lane != key);
-        // Streams that were on it cannot go on: their session ends unless they were complete.
-        let lost_streams = running.streams.values().any(|out| out.opened.is_some_and(|(lane, _)| lane == key));
-        if running.finished.is_none() && (running.lanes.is_empty() || lost_streams) && !running.joining {
+        let cut_off = running.streams.values().any(|out| out.opened.is_some_and(|(lane, _)| lane == key));
+        let alone = running.lanes.is_empty() && !running.joining;
+        if running.finished.is_none() && (alone || cut_off || !moved_on) {
             running.machine.handle(self.now, Input::ControlClosed);
             self.drain_session(session);
         }
-        let running = &self.sessions[session];
-        if running.lanes.is_empty() && !running.joining {
-            self.end_session(session);
-        }
+        // The next lane's control bytes may be read now.
+        self.touch_session_lanes(session);
+        self.end_if_over(session);
     }
 
-    /// Forgets a session; disk operations still in flight end into nothing.
-    fn end_session(&mut self, session: usize) {
+    /// The lane that was to join did not.
+    pub(super) fn join_failed(&mut self, session: usize) {
+        let Some(running) = self.sessions.get_mut(session) else { return };
+        running.joining = false;
+        running.join_after = self.now + JOIN_PAUSE;
+        if running.lanes.is_empty() && running.finished.is_none() {
+            running.machine.handle(self.now, Input::ControlClosed);
+            self.drain_session(session);
+        }
+        self.end_if_over(session);
+    }
+
+    /// Ends a session that has finished and has no lane. One that lost its lanes goes on until its state machine has
+    /// closed every partial file, or kept it.
+    pub(super) fn end_if_over(&mut self, session: usize) {
+        let Some(running) = self.sessions.get(session) else { return };
+        if running.finished.is_none() || running.joining || !running.lanes.is_empty() {
+            return;
+        }
         let running = self.sessions.remove(session);
         self.session_ids.remove(&running.id);
         self.disk.share_among(self.sessions.len());
@@ -306,7 +369,15 @@ impl Worker {
 
     /// Removes a closed lane and gives back what it held.
     pub(super) fn drop_lane(&mut self, key: usize) {
-        let Some(lane) = self.lanes.try_remove(key) else { return };
+        if !self.lanes.contains(key) {
+            return;
+        }
+        if let Phase::Serving { .. } = self.lanes[key].phase {
+            // First, for the session's end asks why.
+            self.note_close_reason(key);
+            self.leave_session(key);
+        }
+        let lane = self.lanes.remove(key);
         self.router.remove(key);
         self.shared.budget.return_window(lane.granted_bytes);
         let stats = super::stats::of_lane(&lane, self.driver.backend());
@@ -320,14 +391,13 @@ impl Worker {
         );
         self.client_lane_ended(&lane, &stats);
         match lane.phase {
-            Phase::Serving { session } => self.forget_lane_of_session(key, session),
-            Phase::Handshaking(Purpose::Join { session }) => {
-                if let Some(running) = self.sessions.get_mut(session) {
-                    running.joining = false;
-                }
-            }
+            Phase::Handshaking(Purpose::Join { session }) => self.join_failed(session),
             Phase::Handshaking(Purpose::Accepted) => self.handshaking -= 1,
-            Phase::Handshaking(Purpose::FirstLane) | Phase::Preface(_) | Phase::Closing => {}
+            Phase::Handshaking(Purpose::FirstLane)
+            | Phase::Preface(_)
+            | Phase::Waiting { .. }
+            | Phase::Serving { .. }
+            | Phase::Closing => {}
         }
     }
 

@@ -67,11 +67,28 @@ impl Mailbox {
         }
         posted
     }
+
+    /// As [`Mailbox::post`], but waits for room: what the user wants is not lost among strays. False: the worker is gone
+    /// or stuck.
+    pub fn insist(&self, command: Command) -> bool {
+        let posted = self.sender.send_timeout(command, ROOM_TIMEOUT).is_ok();
+        if let Some(wake) = self.wake.get() {
+            wake.wake();
+        }
+        posted
+    }
 }
+
+/// A worker empties its mailbox in each turn of its loop.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub enum Command {
     /// A datagram that reached the wrong worker's socket, for its owner.
     Stray(Stray),
+    /// A new session of `peer` begins on the lane with this serial number: which older ones live?
+    AreYouAlive { asker: WorkerId, lane: u64, peer: Fingerprint },
+    /// The older sessions of one worker are settled.
+    Answered { lane: u64 },
     /// Start the one transfer of a command.
     Start(Box<ClientStart>),
     /// The user asked to stop.
@@ -102,7 +119,12 @@ pub struct ClientStart {
 /// What a command hears of its transfer.
 #[derive(Debug)]
 pub enum ClientEvent {
-    Connected { fingerprint: Fingerprint, address: SocketAddr, backend: Backend, backend_reason: String },
+    Connected {
+        fingerprint: Fingerprint,
+        address: SocketAddr,
+        backend: Backend,
+        backend_reason: String,
+    },
     Session(proto::Event),
     /// Once, just before `Ended`.
     Stats(Box<TransportStats>),
@@ -163,5 +185,9 @@ impl Refusals {
 impl Shared {
     pub fn post(&self, worker: WorkerId, command: Command) -> bool {
         self.mailboxes.get(worker.0 as usize).is_some_and(|mailbox| mailbox.post(command))
+    }
+
+    pub fn insist(&self, worker: WorkerId, command: Command) -> bool {
+        self.mailboxes.get(worker.0 as usize).is_some_and(|mailbox| mailbox.insist(command))
     }
 }

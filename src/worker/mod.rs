@@ -12,17 +12,20 @@ mod life;
 mod link;
 mod session;
 mod stats;
+mod succession;
 mod timers;
 mod turn;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
-use landro_sys::{Backend, Completion, Driver, DriverConfig, SendBuffer, Slab, SocketId, UdpSocket, WakeHandle};
+use landro_sys::{
+    Backend, Completion, Driver, DriverConfig, SendBuffer, Slab, SocketId, UdpSocket, WakeHandle,
+};
 
 use crate::quic::{Router, Setup};
 use crate::units::{SessionId, WorkerId};
@@ -32,7 +35,8 @@ use session::Running;
 use timers::Timers;
 
 pub use link::{
-    Access, Authorize, ClientEvent, ClientStart, Command, Ended, Mailbox, PeerAccess, Refusals, Service, Shared,
+    Access, Authorize, ClientEvent, ClientStart, Command, Ended, Mailbox, PeerAccess, Refusals, Service,
+    Shared,
 };
 pub use stats::TransportStats;
 
@@ -66,6 +70,7 @@ pub struct WorkerParts {
 }
 
 pub struct Worker {
+    id: WorkerId,
     now: Instant,
     driver: Driver,
     slab: Slab,
@@ -83,6 +88,8 @@ pub struct Worker {
     unfinished: Vec<usize>,
     /// Lanes that want to read and found no slab buffer.
     hungry: Vec<usize>,
+    /// Lanes that have something to send and found no send buffer.
+    waiting_to_send: VecDeque<usize>,
     /// Free ones; up to `SEND_BUFFERS` are made as they are needed.
     send_buffers: Vec<SendBuffer>,
     send_buffers_made: usize,
@@ -93,6 +100,8 @@ pub struct Worker {
     serials: u64,
     /// Accepted lanes whose handshake is not complete.
     handshaking: usize,
+    /// Older sessions that new ones of the same peer wait for.
+    questions: Vec<succession::Question>,
     /// When idle buffers are given back to the kernel.
     trim_at: Option<Instant>,
     gro_packets: u64,
@@ -128,6 +137,7 @@ impl Worker {
         let now = now();
         let server = parts.accept.is_some();
         Ok(Worker {
+            id: parts.id,
             now,
             disk: Disk::new(slab.clone()),
             driver,
@@ -142,6 +152,7 @@ impl Worker {
             touched: Vec::new(),
             unfinished: Vec::new(),
             hungry: Vec::new(),
+            waiting_to_send: VecDeque::new(),
             send_buffers: Vec::new(),
             send_buffers_made: 0,
             inbox: parts.inbox,
@@ -150,6 +161,7 @@ impl Worker {
             stopping: None,
             serials: 0,
             handshaking: 0,
+            questions: Vec::new(),
             trim_at: None,
             gro_packets: 0,
             gro_receives: 0,
@@ -167,9 +179,11 @@ impl Worker {
             self.take_commands();
             self.expire_timers();
             self.feed_hungry();
+            self.feed_waiting_to_send();
             self.trim_when_idle();
             self.turn_sessions();
             self.turn_lanes();
+            self.review_questions();
             if self.is_over() {
                 return Ok(());
             }
@@ -201,10 +215,16 @@ impl Worker {
     /// None: until something happens.
     fn wait_limit(&self) -> Option<Duration> {
         let more = !self.unfinished.is_empty() || !self.touched.is_empty() || self.disk.has_finished();
-        if more {
+        // A buffer that came free in this very turn is nobody else's event.
+        let can_read = !self.hungry.is_empty() && self.slab.in_use() < self.slab.capacity();
+        let can_send = !self.waiting_to_send.is_empty() && self.free_send_buffers() > 0;
+        if more || can_read || can_send {
             return Some(Duration::ZERO);
         }
-        let due = [self.timers.next(), self.stopping, self.trim_at].into_iter().flatten().min();
+        let due = [self.timers.next(), self.stopping, self.trim_at, self.questions_due()]
+            .into_iter()
+            .flatten()
+            .min();
         due.map(|due| due.saturating_duration_since(self.now))
     }
 
@@ -224,6 +244,10 @@ impl Worker {
             found.touched = true;
             self.touched.push(lane);
         }
+    }
+
+    fn free_send_buffers(&self) -> usize {
+        self.send_buffers.len() + (SEND_BUFFERS - self.send_buffers_made)
     }
 
     fn take_send_buffer(&mut self) -> Option<SendBuffer> {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -10,6 +11,9 @@ use super::timers::Scheduled;
 use crate::proto::Outcome;
 use crate::proto::session::Session;
 use crate::units::{Fingerprint, SessionId, StreamKey};
+
+/// Lanes of one session at a time: the one in use, replaced ones being read out, one joining.
+pub const MAX_LANES_PER_SESSION: usize = 4;
 
 pub struct Running {
     pub serial: u64,
@@ -21,6 +25,8 @@ pub struct Running {
     pub lanes: Vec<usize>,
     /// A lane is being connected to replace the newest.
     pub joining: bool,
+    /// Not before: a server that refuses lanes is not asked in a loop.
+    pub join_after: Instant,
     pub control_out: VecDeque<Bytes>,
     pub streams: HashMap<StreamKey, OutStream>,
     /// Streams with something queued, in the order they got it.

@@ -20,14 +20,21 @@ const MIN_READ_BYTES: usize = 8 * 1024;
 /// Streams of a lane whose pieces are gathered at a time, as many as a sender uses; each holds a slab buffer.
 const MAX_PARTIALS: usize = 16;
 
+/// The bit of a stream id that says so (RFC 9000 §2.1).
+const UNIDIRECTIONAL: u64 = 2;
+
 /// Read operations of one lane per turn; 16 × 64 KiB is more than arrives between two turns.
 const READS_PER_TURN: usize = 16;
+
+/// Rounds of disk operations and what follows from them before others get their turn: where operations are made in
+/// place, one session's work may never pause (a journal of another boot is read and hashed piece by piece).
+const DISK_ROUNDS_PER_TURN: usize = 64;
 
 impl Worker {
     /// Hands finished disk operations to their sessions and carries out what they answer.
     pub(super) fn turn_sessions(&mut self) {
         let mut finished = Vec::new();
-        loop {
+        for _ in 0..DISK_ROUNDS_PER_TURN {
             self.disk.take_finished(&mut finished);
             if finished.is_empty() {
                 break;
@@ -116,7 +123,7 @@ impl Worker {
         let mut at = 0;
         for _ in 0..READS_PER_TURN {
             let Some(lane) = self.lanes.get(key) else { return false };
-            let Some(&stream) = lane.readable.get(at) else { return false };
+            let Some(&stream) = lane.readable.get(at) else { break };
             match self.read_stream(key, stream) {
                 Read::Again => {}
                 Read::Drained => {
@@ -128,7 +135,12 @@ impl Worker {
                 Read::Wait => at += 1,
             }
         }
-        self.lanes.get(key).is_some_and(|lane| lane.readable.len() > at)
+        let tight = self.is_slab_tight();
+        let Some(lane) = self.lanes.get_mut(key) else { return false };
+        if tight {
+            lane.buffer = None;
+        }
+        lane.readable.len() > at
     }
 
     fn read_stream(&mut self, key: usize, stream: u64) -> Read {
@@ -136,14 +148,15 @@ impl Worker {
         let session = match lane.phase {
             Phase::Serving { session } => session,
             Phase::Preface(_) if stream == CONTROL_STREAM => return self.read_preface(key),
-            Phase::Preface(_) | Phase::Handshaking(_) => return Read::Wait,
+            Phase::Preface(_) | Phase::Waiting { .. } | Phase::Handshaking(_) => return Read::Wait,
             Phase::Closing => return Read::Drained,
         };
         let Some(running) = self.sessions.get_mut(session) else { return Read::Drained };
         if stream == CONTROL_STREAM {
             // Control bytes go on on a newer lane only after the older lane's ended.
             let mut older = running.lanes.iter().take_while(|&&lane| lane != key);
-            let older_open = older.any(|&lane| self.lanes.get(lane).is_some_and(|lane| !lane.control.fin_received));
+            let older_open =
+                older.any(|&lane| self.lanes.get(lane).is_some_and(|lane| !lane.control.fin_received));
             if older_open {
                 return Read::Wait;
             }
@@ -152,6 +165,10 @@ impl Worker {
         }
         if stream == CONTROL_STREAM {
             return self.read_control(key, session);
+        }
+        if stream & UNIDIRECTIONAL == 0 {
+            self.violation(key, "a second bidirectional stream");
+            return Read::Drained;
         }
         let input = match self.read_data(key, session, stream) {
             Ok(input) => input,
@@ -178,9 +195,12 @@ impl Worker {
                 buffer.advance(bytes);
                 (Some(buffer.split()).filter(|bytes| !bytes.is_empty()), fin)
             }
-            Err(StreamError::Reset(_) | StreamError::Stopped(_) | StreamError::Unknown | StreamError::Quiche(_)) => {
-                (None, true)
-            }
+            Err(
+                StreamError::Reset(_)
+                | StreamError::Stopped(_)
+                | StreamError::Unknown
+                | StreamError::Quiche(_),
+            ) => (None, true),
         };
         lane.buffer = Some(buffer);
         if let (Some(bytes), Some(running)) = (input, self.sessions.get_mut(session)) {
@@ -196,6 +216,7 @@ impl Worker {
 
     /// Reads a data stream. Inside a chunk, bytes are gathered to whole aligned pieces first.
     fn read_data(&mut self, key: usize, session: usize, stream: u64) -> Result<Input, Read> {
+        let tight = self.is_slab_tight();
         let partial = self.lanes[key].incoming.get_mut(&stream).and_then(|incoming| incoming.partial.take());
         let mut buffer = match partial {
             Some(partial) => {
@@ -208,7 +229,8 @@ impl Worker {
             return Err(Read::Drained);
         };
         let known = lane.incoming.get(&stream).map(|incoming| incoming.key);
-        let piece = known.and_then(|known| running.machine.piece_bytes(known)).filter(|_| lane.partials < MAX_PARTIALS);
+        let piece = known.and_then(|known| running.machine.piece_bytes(known));
+        let piece = piece.filter(|_| !tight && lane.partials < MAX_PARTIALS);
         let mut limit = buffer.spare_len();
         if let Some(piece) = piece {
             if buffer.filled().is_empty() && limit < piece {
@@ -221,7 +243,9 @@ impl Worker {
             Ok(read) => {
                 let (bytes, fin) = read.unwrap_or_default();
                 buffer.advance(bytes);
-                let whole = fin || buffer.spare_len() == 0 || piece.is_none_or(|piece| buffer.filled().len() >= piece);
+                let whole = fin
+                    || buffer.spare_len() == 0
+                    || piece.is_none_or(|piece| buffer.filled().len() >= piece);
                 if !whole {
                     if let Some(incoming) = lane.incoming.get_mut(&stream) {
                         incoming.partial = Some(buffer);
@@ -229,8 +253,12 @@ impl Worker {
                     }
                     return Err(if read.is_none() { Read::Drained } else { Read::Again });
                 }
-                let bytes = buffer.split();
-                lane.buffer = Some(buffer);
+                // When buffers are scarce, how long this session holds its bytes is not to matter to others.
+                let bytes = match tight {
+                    true => Bytes::copy_from_slice(buffer.filled()),
+                    false => buffer.split(),
+                };
+                lane.buffer = Some(buffer).filter(|_| !tight);
                 if read.is_none() {
                     return Err(Read::Drained);
                 }
@@ -243,12 +271,15 @@ impl Worker {
                     }
                 }
             }
-            Err(StreamError::Reset(_) | StreamError::Stopped(_) | StreamError::Unknown | StreamError::Quiche(_)) => {
-                match lane.incoming.remove(&stream) {
-                    Some(incoming) => Ok(Input::DataReset { stream: incoming.key }),
-                    None => Err(Read::Drained),
-                }
-            }
+            Err(
+                StreamError::Reset(_)
+                | StreamError::Stopped(_)
+                | StreamError::Unknown
+                | StreamError::Quiche(_),
+            ) => match lane.incoming.remove(&stream) {
+                Some(incoming) => Ok(Input::DataReset { stream: incoming.key }),
+                None => Err(Read::Drained),
+            },
         }
     }
 
@@ -264,6 +295,12 @@ impl Worker {
                 buffer
             }
         }
+    }
+
+    /// More than half of the slab is in use: idle lanes then hold none of it, and pieces are not waited for, so that
+    /// silent peers cannot keep it from others.
+    pub(super) fn is_slab_tight(&self) -> bool {
+        self.slab.in_use() > self.slab.capacity() / 2
     }
 
     /// Carries out everything a session wants, until it wants nothing.
@@ -302,15 +339,23 @@ impl Worker {
             _ => None,
         };
         let lanes = running.lanes.clone();
+        // A client that got its answer hangs up; one that is cut off for a while gets it when it is back.
+        let answered = matches!(outcome, Outcome::Complete(_) | Outcome::Refused(_));
+        let patience = match answered && !running.is_client && self.stopping.is_none() {
+            true => self.shared.quic.idle_timeout,
+            false => super::lane::LINGER,
+        };
         running.finished = Some(outcome);
-        let deadline = self.now + super::lane::LINGER;
         for key in lanes {
+            let Some(lane) = self.lanes.get_mut(key) else { continue };
+            let deadline = self.now + if lane.control.fin_received { super::lane::LINGER } else { patience };
             match &violation {
                 Some(reason) => self.close_lane(key, code::VIOLATION, reason),
-                None => self.lanes[key].deadline = Some(deadline),
+                None => lane.deadline = Some(deadline),
             }
             self.touch(key);
         }
+        self.end_if_over(session);
     }
 
     pub(super) fn expire_timers(&mut self) {

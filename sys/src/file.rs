@@ -188,6 +188,8 @@ pub struct Statx {
     pub dev: u64,
     /// Hard links.
     pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
 }
 
 /// What statx is asked for.
@@ -196,7 +198,8 @@ pub(crate) const STATX_MASK: u32 = libc::STATX_TYPE
     | libc::STATX_SIZE
     | libc::STATX_MTIME
     | libc::STATX_INO
-    | libc::STATX_NLINK;
+    | libc::STATX_NLINK
+    | libc::STATX_UID;
 
 impl From<&libc::statx> for Statx {
     fn from(raw: &libc::statx) -> Statx {
@@ -209,6 +212,7 @@ impl From<&libc::statx> for Statx {
             ino: raw.stx_ino,
             dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor),
             nlink: raw.stx_nlink,
+            uid: raw.stx_uid,
         }
     }
 }

@@ -8,6 +8,7 @@
 pub mod cpu;
 pub mod file;
 pub mod probe;
+pub mod process;
 pub mod slab;
 pub mod socket;
 pub mod splice;

@@ -148,7 +148,7 @@ pub fn set_mtime(path: &Path, time: SystemTime) {
     File::open(path).unwrap().set_modified(time).unwrap();
 }
 
-const FILE_MODES: [u32; 8] = [0o644, 0o600, 0o755, 0o700, 0o664, 0o444, 0o400, 0o4755];
+const FILE_MODES: [u32; 8] = [0o644, 0o600, 0o755, 0o700, 0o664, 0o444, 0o400, 0o711];
 
 /// Modes of directories: what root alone can still write into and remove is for root.
 fn directory_modes() -> &'static [u32] {

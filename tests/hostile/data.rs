@@ -96,7 +96,14 @@ pub fn that_lies(scene: &Scene) {
         ("a stream that ends in its head", &[1, 0, 1], true),
         ("a stream that ends in its data", &[1, 0, 1, 1, 10, 5, 5], true),
         ("a stream that ends in its header", &[1], true),
-        ("a status nobody knows", &[1, 0, 1, 1, 1, 5, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], false),
+        (
+            "a status nobody knows",
+            &[
+                1, 0, 1, 1, 1, 5, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                0, 0, 0, 0, 0, 0, 0, 0,
+            ],
+            false,
+        ),
     ] {
         let mut peer = asked_for(scene, "raw", if what.contains("status") { 1 } else { 10 });
         peer.raw_data(bytes, fin);

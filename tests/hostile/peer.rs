@@ -10,12 +10,15 @@ use boring::x509::X509;
 use bytes::{Bytes, BytesMut};
 use landro::proto::integrity::Digest;
 use landro::proto::wire::{
-    self, Entry, Hello, Item, Message, Preface, PrefaceKind, RecordHead, RecordStatus, StreamHeader, VerdictKind,
-    WireRequest,
+    self, Entry, Hello, Item, Message, Preface, PrefaceKind, RecordHead, RecordStatus, StreamHeader,
+    VerdictKind, WireRequest,
 };
 use landro::proto::{Kind, Mtime};
 use landro::quic::Identity;
 use landro::units::{EntryId, SessionId, StreamKey};
+
+/// How long a turn waits unless told otherwise.
+const TURN: Duration = Duration::from_millis(10);
 
 /// Turns of 10 ms after which a peer that should have answered has not.
 const PATIENCE_TURNS: usize = 3000;
@@ -33,10 +36,14 @@ pub struct Peer {
     messages: VecDeque<Message>,
     buffer: Vec<u8>,
     streams: u64,
+    /// How long a turn waits for something to come.
+    pub wait: Duration,
     /// Whether control and data streams are read at all.
     pub reads: bool,
     /// Data the other side sent on its streams, counted and thrown away.
     pub received_bytes: u64,
+    /// As a server: bytes of the control stream that precede its messages.
+    skip_preface: usize,
 }
 
 /// How the other side ended the connection.
@@ -49,9 +56,6 @@ pub struct Closed {
 
 /// The application's code for a broken protocol.
 pub const VIOLATION: u64 = 1;
-
-/// The application's code for what was not said in time.
-pub const TIMEOUT: u64 = 3;
 
 fn config(identity: &Identity) -> quiche::Config {
     let pem = identity.to_pem().unwrap();
@@ -88,8 +92,10 @@ impl Peer {
             messages: VecDeque::new(),
             buffer: vec![0; DATAGRAM_BYTES],
             streams: 0,
+            wait: TURN,
             reads: true,
             received_bytes: 0,
+            skip_preface: 0,
         }
     }
 
@@ -128,6 +134,7 @@ impl Peer {
         let mut conn = quiche::accept(&scid, None, local, remote, &mut config(identity)).unwrap();
         conn.recv(&mut first[..len], quiche::RecvInfo { from: remote, to: local }).unwrap();
         let mut peer = Peer::of(conn, socket, remote);
+        peer.skip_preface = Preface::BYTES;
         for _ in 0..PATIENCE_TURNS {
             if peer.conn.is_established() || peer.conn.is_closed() {
                 break;
@@ -137,10 +144,10 @@ impl Peer {
         peer
     }
 
-    /// Sends what is to be sent, waits at most 10 ms for something to come, and takes what comes.
+    /// Sends what is to be sent, waits a little for something to come, and takes what comes.
     pub fn turn(&mut self) {
         self.flush();
-        self.socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        self.socket.set_read_timeout(Some(self.wait)).unwrap();
         let mut any = false;
         while let Ok((len, from)) = self.socket.recv_from(&mut self.buffer) {
             let info = quiche::RecvInfo { from, to: self.local };
@@ -167,6 +174,17 @@ impl Peer {
         }
     }
 
+    /// Sends the first flight, and nothing after it.
+    pub fn send_first_flight(&mut self) {
+        self.flush();
+    }
+
+    /// Bytes the control stream would not take now; None when it is gone.
+    pub fn backlog(&mut self) -> Option<usize> {
+        let capacity = self.conn.stream_capacity(0).ok()?;
+        Some(8000usize.saturating_sub(capacity))
+    }
+
     /// The datagrams of the first flight, not sent.
     pub fn first_flight(&mut self) -> Vec<Vec<u8>> {
         let mut datagrams = Vec::new();
@@ -186,7 +204,9 @@ impl Peer {
                     self.received_bytes += len as u64;
                     continue;
                 }
-                self.decoder.push(Bytes::copy_from_slice(&chunk[..len]));
+                let skipped = self.skip_preface.min(len);
+                self.skip_preface -= skipped;
+                self.decoder.push(Bytes::copy_from_slice(&chunk[skipped..len]));
                 while let Some(message) = self.decoder.next().expect("the daemon speaks the protocol") {
                     self.messages.push_back(message);
                 }

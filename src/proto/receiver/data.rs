@@ -23,6 +23,9 @@ const PIECE_BYTES: u64 = 64 * 1024;
 /// 4 MiB each, and of those only a few can be under way at once.
 const MAX_WHOLES: usize = 64;
 
+/// Pieces of a small file before they are copied together; it usually comes in one or two.
+const WHOLE_PIECES_MAX: usize = 32;
+
 /// One data stream of the sender.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
@@ -154,7 +157,16 @@ impl Receiver {
         let len = piece.len() as u64;
         self.received_bytes += len;
         match body {
-            Body::Whole { data, .. } => data.push(piece),
+            Body::Whole { data, .. } => {
+                // Arriving byte by byte, a file must not cost a hundred times its size in bookkeeping, nor hold a
+                // buffer per byte.
+                if data.len() == WHOLE_PIECES_MAX {
+                    let joined = Bytes::from(data.concat());
+                    data.clear();
+                    data.push(joined);
+                }
+                data.push(piece);
+            }
             Body::Chunk { write, offset, hasher, .. } => {
                 let at = &mut self.writes[*write];
                 let Some(file) = self.parts.get_mut(at.part).and_then(|part| part.begin_write(at.entry))

@@ -157,6 +157,12 @@ impl Receiver {
         };
         if top_level {
             self.top_level += 1;
+            // What was asked for and no more: a server may not choose to send `.bashrc` as well.
+            if let Some(expected) = &self.expected
+                && (!expected.contains(&entry.name) || self.top_level as usize > expected.len())
+            {
+                return violation(format!("entry {}: a source that was not asked for", entry.id.0));
+            }
             if rename.is_some() && self.top_level > 1 {
                 return violation("a second source for a target that takes one name");
             }

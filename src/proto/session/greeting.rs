@@ -25,7 +25,8 @@ impl Session {
         let (phase, hello) = match request {
             Request::Pull { sources, target, must_be_dir, force, fsync, bwlimit_bps } => {
                 let must_be_dir = must_be_dir || sources.len() != 1;
-                let config = receiver_config(true, target, must_be_dir, force, fsync, &limits);
+                let mut config = receiver_config(true, target, must_be_dir, force, fsync, &limits);
+                config.expected = Some(sources.iter().map(own_name).collect());
                 let receiver = Box::new(Receiver::new(now, &mut ports, config));
                 (Phase::Placing { receiver, then: Then::Ask { sources, bwlimit_bps } }, None)
             }
@@ -212,5 +213,39 @@ fn receiver_config(
         write_behind_bytes: limits.write_behind_bytes as u64,
         lookups: limits.lookups,
         boot_id: limits.boot_id,
+        expected: None,
+    }
+}
+
+/// The name under which the server announces a source; empty for one that has no name of its own (`/`, `x/..`), whose
+/// content goes straight into the target.
+fn own_name(source: &Bytes) -> Bytes {
+    let end = source.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
+    let start = source[..end].iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+    match &source[start..end] {
+        b"." | b".." => Bytes::new(),
+        _ => source.slice(start..end),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_a_server_may_announce() {
+        let cases = [
+            ("a", "a"),
+            ("/x/b/", "b"),
+            ("b//", "b"),
+            ("", ""),
+            ("/", ""),
+            (".", ""),
+            ("a/..", ""),
+            ("a/./", ""),
+        ];
+        for (source, name) in cases {
+            assert_eq!(own_name(&Bytes::from(source)), name.as_bytes(), "{source}");
+        }
     }
 }

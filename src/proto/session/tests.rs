@@ -71,6 +71,36 @@ fn meta(kind: Kind) -> Meta {
     Meta { kind, mode: 0o644, mtime: Mtime::default(), size_bytes: 0, inode: 1 }
 }
 
+#[test]
+fn a_server_sends_what_was_asked_for_and_no_more() {
+    for (names, accused) in
+        [(&[&b"src"[..]][..], false), (&[b".bashrc"], true), (&[b""], true), (&[b"src", b"src"], true)]
+    {
+        let mut client = Bench::client(pull());
+        client.answer(Ok(DiskDone::Target { name: None }));
+        client.hear(welcome());
+        let items = names.iter().zip(1..).map(|(name, id)| {
+            Item::Entry(wire::Entry {
+                id: EntryId(id),
+                parent: EntryId(0),
+                name: Bytes::from_static(name),
+                kind: Kind::Directory,
+                mode: 0o755,
+                mtime: Mtime::default(),
+                size_bytes: 0,
+                source_tag: 0,
+                link: None,
+            })
+        });
+        client.hear(Message::Entries(items.collect()));
+        // What is under way has to end before the outcome is told.
+        let accepted = client.disk.iter().any(|(_, cmd)| matches!(cmd, DiskOp::MakeDir { .. }));
+        client.settle();
+        let refused = matches!(client.outcome, Some(Outcome::Violation(_)));
+        assert_eq!((refused, accepted), (accused, !accused), "{names:?}");
+    }
+}
+
 /// A session under test and everything it said, sorted.
 struct Bench {
     now: Instant,

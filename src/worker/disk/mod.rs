@@ -9,6 +9,8 @@ mod names;
 mod source;
 mod space;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -33,6 +35,9 @@ use names::c_string;
 
 /// Slab buffers any session may hold: one being sent, one being read.
 const MIN_SHARE_BUFFERS: usize = 2;
+
+/// This part of the slab is for what is being received, and for sessions that hold nothing yet.
+const RESERVED_PART: usize = 8;
 
 /// A finished operation: whose it was, and what it found.
 pub struct Finished {
@@ -234,8 +239,12 @@ impl Future for TakeBuffer {
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Buffer> {
         let shared = &self.files.shared;
-        let within_share = self.files.space.pinned.load(Ordering::Relaxed) < shared.share_buffers.get();
-        match shared.slab.take().filter(|_| within_share) {
+        let pinned = self.files.space.pinned.load(Ordering::Relaxed);
+        // What peers leave unacknowledged may not take the last buffers from those who send to us.
+        let free = shared.slab.capacity() - shared.slab.in_use();
+        let reserved = if pinned < MIN_SHARE_BUFFERS { 1 } else { shared.slab.capacity() / RESERVED_PART };
+        let allowed = pinned < shared.share_buffers.get() && free > reserved;
+        match shared.slab.take().filter(|_| allowed) {
             Some(buffer) => Poll::Ready(buffer),
             None => {
                 shared.starved.borrow_mut().push(shared.current_task.get());
@@ -273,7 +282,9 @@ impl Drop for Pinned {
 
 async fn run(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
-        DiskOp::ResolveTarget { path, must_be_dir, dir } => target::resolve(&files, &path, must_be_dir, dir).await,
+        DiskOp::ResolveTarget { path, must_be_dir, dir } => {
+            target::resolve(&files, &path, must_be_dir, dir).await
+        }
         DiskOp::ResolveSource { path, dir } => source::resolve(&files, &path, dir).await,
         DiskOp::CloseDir { dir } => {
             files.space.forget_dir(dir);
@@ -306,7 +317,9 @@ async fn run(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
         }
         DiskOp::Write { file, offset, data } => target::write(&files, file, offset, data).await,
         DiskOp::ReadPart { file, offset, len_bytes } => source::read(&files, file, offset, len_bytes).await,
-        DiskOp::WriteJournal { file, offset, bytes } => target::write_journal(&files, file, offset, bytes).await,
+        DiskOp::WriteJournal { file, offset, bytes } => {
+            target::write_journal(&files, file, offset, bytes).await
+        }
         DiskOp::CommitPart { file, mode, mtime, fsync } => {
             target::commit_part(&files, file, target::Attributes { mode, mtime, fsync }).await
         }

@@ -22,7 +22,8 @@ pub fn replacement(name: &Name) -> CString {
 fn derived(name: &Name, suffix: &str) -> CString {
     // 64 bits of the name's digest: short enough beside any name, and a name of 255 bytes stays possible.
     let digest = blake3::hash(name.as_bytes()).to_hex();
-    CString::new(format!("{TEMPORARY_PREFIX}{}.{suffix}", &digest.as_str()[..16])).expect("hex and letters hold no NUL")
+    CString::new(format!("{TEMPORARY_PREFIX}{}.{suffix}", &digest.as_str()[..16]))
+        .expect("hex and letters hold no NUL")
 }
 
 /// A name or path for a system call.

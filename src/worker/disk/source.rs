@@ -70,7 +70,11 @@ impl Files {
     }
 
     pub(super) async fn lstat(&self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<Meta, DiskError> {
-        let op = FileOp::Statx { dir: Some(dir.clone()), path: c_string(name)?, flags: flags::AT_SYMLINK_NOFOLLOW };
+        let op = FileOp::Statx {
+            dir: Some(dir.clone()),
+            path: c_string(name)?,
+            flags: flags::AT_SYMLINK_NOFOLLOW,
+        };
         match self.call("statx", op).await? {
             FileDone::Stat(stat) => Ok(meta_of(&stat)),
             other => unreachable!("statx answered {other:?}"),
@@ -137,7 +141,12 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
     Ok(DiskDone::Source { name: Some(name), meta, link })
 }
 
-pub async fn open_dir(files: &Files, parent: DirId, name: Option<&Name>, dir: DirId) -> Result<DiskDone, DiskError> {
+pub async fn open_dir(
+    files: &Files,
+    parent: DirId,
+    name: Option<&Name>,
+    dir: DirId,
+) -> Result<DiskDone, DiskError> {
     let name_bytes = name.map_or(&b""[..], Name::as_bytes);
     let follow = name.is_some_and(|name| {
         files.space.followed.borrow().as_ref().is_some_and(|(d, n)| *d == parent && n == name)
@@ -180,13 +189,22 @@ pub async fn list(files: &Files, dir: DirId, max_entries: usize) -> Result<DiskD
     };
     files.space.set_list_cursor(dir, next.unwrap_or(0));
     let end = next.is_none();
-    let looks: Vec<_> = entries.into_iter().map(|entry| files.look_at(fd.clone(), entry.name.into())).collect();
+    let looks: Vec<_> =
+        entries.into_iter().map(|entry| files.look_at(fd.clone(), entry.name.into())).collect();
     // All at once: on a ring each look is a trip to an io-wq thread.
     let entries = join_all(looks).await;
     Ok(DiskDone::Listed { entries, end })
 }
 
-pub async fn read_small(files: &Files, dir: DirId, name: &Name, max_bytes: usize) -> Result<DiskDone, DiskError> {
+/// A small file of this size or more counts as a slab buffer held until it is acknowledged.
+const PINNED_BYTES: usize = 16 * 1024;
+
+pub async fn read_small(
+    files: &Files,
+    dir: DirId,
+    name: &Name,
+    max_bytes: usize,
+) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
     let file = files.open(Some(&fd), name.as_bytes(), read_how()).await?;
     // Small files share a buffer: the next one is read behind the last.
@@ -209,6 +227,8 @@ pub async fn read_small(files: &Files, dir: DirId, name: &Name, max_bytes: usize
         }
     }
     let data = buffer.split();
+    // Smaller ones are copied into a pack at once; larger ones travel as they are.
+    let data = if data.len() >= PINNED_BYTES { files.pin(data) } else { data };
     files.space.small_reads.replace(Some(buffer));
     let after = meta_of(&files.fstat(&file).await?);
     Ok(DiskDone::Small { data, after })
@@ -216,11 +236,7 @@ pub async fn read_small(files: &Files, dir: DirId, name: &Name, max_bytes: usize
 
 /// Never through a symlink, and never blocking on a FIFO that took the file's place.
 fn read_how() -> OpenHow {
-    OpenHow {
-        flags: flags::O_RDONLY | flags::O_NOFOLLOW | flags::O_NONBLOCK,
-        mode: 0,
-        resolve: 0,
-    }
+    OpenHow { flags: flags::O_RDONLY | flags::O_NOFOLLOW | flags::O_NONBLOCK, mode: 0, resolve: 0 }
 }
 
 pub async fn open_read(files: &Files, dir: DirId, name: &Name, file: FileId) -> Result<DiskDone, DiskError> {
@@ -240,7 +256,12 @@ pub async fn read(files: &Files, file: FileId, offset: u64, len_bytes: usize) ->
     let mut buffer = files.buffer().await;
     let mut filled = 0;
     while filled < len_bytes {
-        let op = FileOp::Read { file: file.clone(), offset: offset + filled as u64, buffer, len: len_bytes - filled };
+        let op = FileOp::Read {
+            file: file.clone(),
+            offset: offset + filled as u64,
+            buffer,
+            len: len_bytes - filled,
+        };
         let FileDone::Read { buffer: back, bytes } = files.call("read", op).await? else {
             unreachable!("read answers Read")
         };

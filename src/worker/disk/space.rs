@@ -115,6 +115,11 @@ impl Space {
         self.files.borrow_mut().remove(&file);
     }
 
+    /// Whether partial files are open, and so locked.
+    pub fn holds_parts(&self) -> bool {
+        self.files.borrow().values().any(|file| matches!(file, OpenFile::Part(_)))
+    }
+
     pub fn add_file(&self, file: FileId, open: OpenFile) {
         self.files.borrow_mut().insert(file, open);
     }
@@ -174,7 +179,8 @@ impl Space {
     }
 
     fn close_oldest(dirs: &mut HashMap<DirId, Dir>) {
-        let mut open: Vec<_> = dirs.iter().filter(|(_, dir)| dir.open.is_some()).map(|(id, dir)| (dir.used, *id)).collect();
+        let mut open: Vec<_> =
+            dirs.iter().filter(|(_, dir)| dir.open.is_some()).map(|(id, dir)| (dir.used, *id)).collect();
         if open.len() <= MAX_OPEN_DIRECTORIES {
             return;
         }
@@ -217,7 +223,9 @@ impl Files {
         path: &[u8],
         no_symlinks: bool,
     ) -> Result<Arc<OwnedFd>, DiskError> {
-        let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS | if no_symlinks { flags::RESOLVE_NO_SYMLINKS } else { 0 };
+        let resolve = flags::RESOLVE_BENEATH
+            | flags::RESOLVE_NO_MAGICLINKS
+            | if no_symlinks { flags::RESOLVE_NO_SYMLINKS } else { 0 };
         let path = if path.is_empty() { &b"."[..] } else { path };
         let how = |flags| OpenHow { flags: flags::O_DIRECTORY | flags, mode: 0, resolve };
         match self.open(Some(root), path, how(flags::O_RDONLY)).await {
@@ -243,7 +251,8 @@ impl Files {
 
     /// Learns whether the session works on a memory file system; one that is not makes the session asynchronous.
     pub(super) async fn learn_file_system(&self, fd: &Arc<OwnedFd>) -> Result<(), DiskError> {
-        if let FileDone::FileSystem(found) = self.call("fstatfs", FileOp::StatFs { file: fd.clone() }).await? {
+        if let FileDone::FileSystem(found) = self.call("fstatfs", FileOp::StatFs { file: fd.clone() }).await?
+        {
             let before = self.space.in_memory.get().unwrap_or(true);
             self.space.in_memory.set(Some(before && found.is_memory));
         }

@@ -17,15 +17,27 @@ use crate::proto::{Kind, Mtime};
 use crate::units::{DirId, FileId, Name};
 
 const ENOENT: i32 = 2;
+const EACCES: i32 = 13;
 const EEXIST: i32 = 17;
 const ENOTDIR: i32 = 20;
 const EISDIR: i32 = 21;
 const EINVAL: i32 = 22;
+const ENOSPC: i32 = 28;
 const ELOOP: i32 = 40;
 const EOPNOTSUPP: i32 = 95;
 
+/// Mode bits a file gets. Never setuid or setgid: owners do not travel, so another user's setuid program would become
+/// ours, and root's where root receives.
+const FILE_MODE: u32 = 0o1777;
+
+/// Mode bits a directory gets: on it setgid only hands down the group, and sticky protects.
+const DIRECTORY_MODE: u32 = 0o3777;
+
 /// Longest journal read back: the header and 65,536 records of 40 bytes.
 const MAX_JOURNAL_BYTES: usize = 3 << 20;
+
+/// Others who use the same temporary name at the same time are outrun this often.
+const TRIES: usize = 8;
 
 /// What a file gets before it appears.
 #[derive(Clone, Copy)]
@@ -35,7 +47,12 @@ pub struct Attributes {
     pub fsync: bool,
 }
 
-pub async fn resolve(files: &Files, path: &[u8], must_be_dir: bool, dir: DirId) -> Result<DiskDone, DiskError> {
+pub async fn resolve(
+    files: &Files,
+    path: &[u8],
+    must_be_dir: bool,
+    dir: DirId,
+) -> Result<DiskDone, DiskError> {
     match files.open_asked(path).await {
         Ok(fd) => {
             add_target(files, path, fd, dir).await?;
@@ -56,7 +73,9 @@ pub async fn resolve(files: &Files, path: &[u8], must_be_dir: bool, dir: DirId) 
         let op = FileOp::Mkdir { dir: Some(parent.clone()), path: c_string(name)?, mode: 0o777 };
         match files.call("mkdirat", op).await {
             // Something that is no directory stands there.
-            Err(DiskError { errno: EEXIST, .. }) => return Err(DiskError { call: "openat2", errno: ENOTDIR }),
+            Err(DiskError { errno: EEXIST, .. }) => {
+                return Err(DiskError { call: "openat2", errno: ENOTDIR });
+            }
             other => other?,
         };
         let fd = files.open_dir_beneath(&parent, name, true).await?;
@@ -115,7 +134,7 @@ pub async fn make_dir(files: &Files, parent: DirId, name: &Name, dir: DirId) -> 
 
 pub async fn set_dir(files: &Files, dir: DirId, mode: u32, mtime: Mtime) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
-    set_meta(files, &fd, Attributes { mode, mtime, fsync: false }).await?;
+    set_meta(files, &fd, Attributes { mode: mode & DIRECTORY_MODE, mtime, fsync: false }).await?;
     Ok(DiskDone::Done)
 }
 
@@ -131,10 +150,17 @@ async fn fsync(files: &Files, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
     Ok(())
 }
 
-async fn write_all(files: &Files, file: &Arc<OwnedFd>, mut offset: u64, mut data: Bytes) -> Result<(), DiskError> {
+async fn write_all(
+    files: &Files,
+    file: &Arc<OwnedFd>,
+    mut offset: u64,
+    mut data: Bytes,
+) -> Result<(), DiskError> {
     while !data.is_empty() {
         let op = FileOp::Write { file: file.clone(), offset, data: data.clone() };
-        let FileDone::Written(bytes) = files.call("write", op).await? else { unreachable!("write answers Written") };
+        let FileDone::Written(bytes) = files.call("write", op).await? else {
+            unreachable!("write answers Written")
+        };
         if bytes == 0 {
             return Err(DiskError { call: "write", errno: super::libc_eio() });
         }
@@ -145,13 +171,19 @@ async fn write_all(files: &Files, file: &Arc<OwnedFd>, mut offset: u64, mut data
 }
 
 /// An unnamed file in `dir` (a crash leaves nothing), or a named one where the file system has no O_TMPFILE.
-async fn temporary(files: &Files, dir: &Arc<OwnedFd>, name: &Name) -> Result<(Arc<OwnedFd>, Option<CString>), DiskError> {
+async fn temporary(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    name: &Name,
+) -> Result<(Arc<OwnedFd>, Option<CString>), DiskError> {
     if !files.space.no_tmpfile.get() {
         let how = OpenHow { flags: flags::O_TMPFILE | flags::O_RDWR, mode: 0o600, resolve: 0 };
         match files.open(Some(dir), b".", how).await {
             Ok(fd) => return Ok((fd, None)),
             // NFS and FUSE: EOPNOTSUPP; kernels or layers that do not know the flag: EISDIR, EINVAL or ENOENT.
-            Err(DiskError { errno: EOPNOTSUPP | EISDIR | EINVAL | ENOENT, .. }) => files.space.no_tmpfile.set(true),
+            Err(DiskError { errno: EOPNOTSUPP | EISDIR | EINVAL | ENOENT, .. }) => {
+                files.space.no_tmpfile.set(true)
+            }
             Err(error) => return Err(error),
         }
     }
@@ -167,15 +199,13 @@ async fn temporary(files: &Files, dir: &Arc<OwnedFd>, name: &Name) -> Result<(Ar
 }
 
 /// Opens or makes a temporary file and takes its lock. None: somebody else has the lock.
-async fn open_locked(files: &Files, dir: &Arc<OwnedFd>, path: &CString) -> Result<Option<Arc<OwnedFd>>, DiskError> {
-    const TRIES: usize = 8;
-    let how = OpenHow {
-        flags: flags::O_CREAT | flags::O_RDWR | flags::O_NOFOLLOW | flags::O_NONBLOCK,
-        mode: 0o600,
-        resolve: flags::RESOLVE_BENEATH,
-    };
+async fn open_locked(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    path: &CString,
+) -> Result<Option<Arc<OwnedFd>>, DiskError> {
     for _ in 0..TRIES {
-        let fd = files.open(Some(dir), path.as_bytes(), how).await?;
+        let fd = open_own(files, dir, path).await?;
         match files.call("flock", FileOp::Lock { file: fd.clone() }).await? {
             FileDone::Locked(true) => {}
             _ => return Ok(None),
@@ -184,12 +214,45 @@ async fn open_locked(files: &Files, dir: &Arc<OwnedFd>, path: &CString) -> Resul
         let ours = files.fstat(&fd).await?;
         match files.lstat(dir, path.as_bytes()).await {
             Ok(named) if named.inode == ours.ino && named.kind == Kind::File => return Ok(Some(fd)),
-            Ok(named) if named.kind != Kind::File => return Err(DiskError { call: "openat2", errno: EEXIST }),
+            Ok(named) if named.kind != Kind::File => {
+                return Err(DiskError { call: "openat2", errno: EEXIST });
+            }
             Ok(_) | Err(DiskError { errno: ENOENT, .. }) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(None)
+}
+
+/// Opens a temporary file that we made, or makes it. What somebody else put there under its name goes: whoever owns the
+/// file, or has another name for it, could read or change what we publish, or have us overwrite a file of ours.
+async fn open_own(files: &Files, dir: &Arc<OwnedFd>, path: &CString) -> Result<Arc<OwnedFd>, DiskError> {
+    let how = |create| OpenHow {
+        flags: create | flags::O_RDWR | flags::O_NOFOLLOW | flags::O_NONBLOCK,
+        mode: 0o600,
+        resolve: flags::RESOLVE_BENEATH,
+    };
+    for _ in 0..TRIES {
+        match files.open(Some(dir), path.as_bytes(), how(flags::O_CREAT | flags::O_EXCL)).await {
+            Err(DiskError { errno: EEXIST, .. }) => {}
+            other => return other,
+        }
+        match files.open(Some(dir), path.as_bytes(), how(0)).await {
+            Ok(fd) => {
+                let found = files.fstat(&fd).await?;
+                let ours = found.uid == landro_sys::process::effective_uid() && found.nlink <= 1;
+                if ours && found.kind == landro_sys::FileKind::File {
+                    return Ok(fd);
+                }
+            }
+            Err(DiskError { errno: ENOENT, .. }) => continue,
+            // A symlink; a file we may not open.
+            Err(DiskError { errno: ELOOP | EACCES, .. }) => {}
+            Err(error) => return Err(error),
+        }
+        unlink(files, dir, path).await?;
+    }
+    Err(DiskError { call: "openat2", errno: EEXIST })
 }
 
 /// Gives a whole file its final name, replacing a file or symlink, never a directory.
@@ -210,7 +273,6 @@ async fn publish(
     }
     // linkat(2) cannot replace: a second name, then a rename. A crash between the two leaves that second name,
     // which the next transfer of this file replaces.
-    const TRIES: usize = 8;
     let replacement = names::replacement(name);
     for _ in 0..TRIES {
         match link(files, file, dir, &replacement).await {
@@ -234,14 +296,25 @@ async fn publish(
     Err(DiskError { call: "renameat", errno: 16 })
 }
 
-async fn link(files: &Files, file: &Arc<OwnedFd>, to_dir: &Arc<OwnedFd>, to: &CString) -> Result<(), DiskError> {
+async fn link(
+    files: &Files,
+    file: &Arc<OwnedFd>,
+    to_dir: &Arc<OwnedFd>,
+    to: &CString,
+) -> Result<(), DiskError> {
     let op = FileOp::Link { file: file.clone(), to_dir: Some(to_dir.clone()), to: to.clone() };
     files.call("linkat", op).await?;
     Ok(())
 }
 
 async fn rename(files: &Files, dir: &Arc<OwnedFd>, from: &CString, to: &CString) -> Result<(), DiskError> {
-    let op = FileOp::Rename { from_dir: Some(dir.clone()), from: from.clone(), to_dir: Some(dir.clone()), to: to.clone(), flags: 0 };
+    let op = FileOp::Rename {
+        from_dir: Some(dir.clone()),
+        from: from.clone(),
+        to_dir: Some(dir.clone()),
+        to: to.clone(),
+        flags: 0,
+    };
     files.call("renameat", op).await?;
     Ok(())
 }
@@ -288,7 +361,7 @@ async fn finish(
     name: &Name,
     attributes: Attributes,
 ) -> Result<(), DiskError> {
-    set_meta(files, file, attributes).await?;
+    set_meta(files, file, Attributes { mode: attributes.mode & FILE_MODE, ..attributes }).await?;
     if attributes.fsync {
         fsync(files, file).await?;
     }
@@ -342,7 +415,9 @@ pub async fn open_part(
         // Another session is receiving the same file: this one goes on without a journal, the later rename wins.
     }
     let (data, temporary) = temporary(files, &dir, name).await?;
-    files.space.add_file(file, OpenFile::Part(Part { data, dir, name: name.clone(), journal: None, temporary }));
+    files
+        .space
+        .add_file(file, OpenFile::Part(Part { data, dir, name: name.clone(), journal: None, temporary }));
     Ok(DiskDone::Part { journal: Bytes::new(), size_bytes: 0, resumable: false })
 }
 
@@ -354,18 +429,9 @@ async fn open_resumable(
     data: Arc<OwnedFd>,
     path: CString,
 ) -> Result<DiskDone, DiskError> {
-    let how = OpenHow {
-        flags: flags::O_CREAT | flags::O_RDWR | flags::O_NOFOLLOW | flags::O_NONBLOCK,
-        mode: 0o600,
-        resolve: flags::RESOLVE_BENEATH,
-    };
-    let journal = files.open(Some(&dir), names::journal(name).as_bytes(), how).await?;
-    let stat = files.fstat(&journal).await?;
-    let bytes = if stat.kind == landro_sys::FileKind::File {
-        read_whole(files, &journal, (stat.size as usize).min(MAX_JOURNAL_BYTES)).await?
-    } else {
-        return Err(DiskError { call: "openat2", errno: EEXIST });
-    };
+    let journal = open_own(files, &dir, &names::journal(name)).await?;
+    let journal_bytes = files.fstat(&journal).await?.size as usize;
+    let bytes = read_whole(files, &journal, journal_bytes.min(MAX_JOURNAL_BYTES)).await?;
     let size_bytes = files.fstat(&data).await?.size;
     let part = Part { data, dir, name: name.clone(), journal: Some(journal), temporary: Some(path) };
     files.space.add_file(file, OpenFile::Part(part));
@@ -374,17 +440,14 @@ async fn open_resumable(
 
 async fn read_whole(files: &Files, file: &Arc<OwnedFd>, len_bytes: usize) -> Result<Bytes, DiskError> {
     let mut whole = Vec::with_capacity(len_bytes);
-    let mut buffer = files.buffer().await;
     while whole.len() < len_bytes {
-        if buffer.spare_len() == 0 {
-            buffer = files.buffer().await;
-        }
-        let len = buffer.spare_len().min(len_bytes - whole.len()).min(Slab::BUFFER_BYTES);
+        // One at a time: who waited for a second one holding a first could wait for others who do the same.
+        let buffer = files.buffer().await;
+        let len = (len_bytes - whole.len()).min(Slab::BUFFER_BYTES);
         let op = FileOp::Read { file: file.clone(), offset: whole.len() as u64, buffer, len };
-        let FileDone::Read { buffer: back, bytes } = files.call("read", op).await? else {
+        let FileDone::Read { mut buffer, bytes } = files.call("read", op).await? else {
             unreachable!("read answers Read")
         };
-        buffer = back;
         buffer.advance(bytes);
         whole.extend_from_slice(&buffer.split());
         if bytes == 0 {
@@ -401,15 +464,30 @@ fn part(files: &Files, file: FileId) -> Result<Part, DiskError> {
     }
 }
 
-pub async fn start_part(files: &Files, file: FileId, size_bytes: u64, journal: Bytes) -> Result<DiskDone, DiskError> {
+pub async fn start_part(
+    files: &Files,
+    file: FileId,
+    size_bytes: u64,
+    journal: Bytes,
+) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
     if let Some(journal) = &part.journal {
         // The journal is emptied before the data: a crash in between must not leave records of data that is gone.
         files.call("ftruncate", FileOp::Truncate { file: journal.clone(), len: 0 }).await?;
     }
     files.call("ftruncate", FileOp::Truncate { file: part.data.clone(), len: 0 }).await?;
-    // On tmpfs reserving is the whole cost of writing, paid before the first byte instead of beside the transfer.
-    if size_bytes > 0 && !files.space.is_memory_file_system() {
+    // On tmpfs reserving is the whole cost of writing, paid before the first byte instead of beside the transfer;
+    // that a file cannot fit at all is known for less.
+    if size_bytes > 0 && files.space.is_memory_file_system() {
+        let found = files.call("fstatfs", FileOp::StatFs { file: part.data.clone() }).await?;
+        // A file system without a limit says that it has no blocks at all.
+        if let FileDone::FileSystem(found) = found
+            && found.total_bytes > 0
+            && found.free_bytes < size_bytes
+        {
+            return Err(DiskError { call: "fstatfs", errno: ENOSPC });
+        }
+    } else if size_bytes > 0 {
         match files.call("fallocate", FileOp::Fallocate { file: part.data.clone(), len: size_bytes }).await {
             // NFS and others cannot reserve: ENOSPC then shows at a write.
             Err(DiskError { errno: EOPNOTSUPP, .. }) => {}
@@ -430,7 +508,12 @@ pub async fn write(files: &Files, file: FileId, offset: u64, data: Bytes) -> Res
     Ok(DiskDone::Done)
 }
 
-pub async fn write_journal(files: &Files, file: FileId, offset: u64, bytes: Bytes) -> Result<DiskDone, DiskError> {
+pub async fn write_journal(
+    files: &Files,
+    file: FileId,
+    offset: u64,
+    bytes: Bytes,
+) -> Result<DiskDone, DiskError> {
     if let Some(journal) = &part(files, file)?.journal {
         write_all(files, journal, offset, bytes).await?;
     }
@@ -471,7 +554,10 @@ pub async fn clean_part(files: &Files, dir: DirId, name: &Name) -> Result<DiskDo
     };
     match files.open(Some(&dir), path.as_bytes(), how).await {
         Ok(fd) => {
-            if !matches!(files.call("flock", FileOp::Lock { file: fd.clone() }).await?, FileDone::Locked(true)) {
+            if !matches!(
+                files.call("flock", FileOp::Lock { file: fd.clone() }).await?,
+                FileDone::Locked(true)
+            ) {
                 return Ok(DiskDone::Done);
             }
             unlink(files, &dir, &names::journal(name)).await?;

@@ -1,0 +1,187 @@
+//! A peer that is back may have died before: its older sessions must give a sign of life, or their files go over.
+//!
+//! A client killed in the middle of a push leaves a session that would hold the locks of its partial files until
+//! the idle timeout. Its rerun must find them free, or everything would be sent again. So a new session waits
+//! until every unfinished session of the same identity that holds partial files was heard of, or is gone.
+
+use std::time::{Duration, Instant};
+
+use super::Worker;
+use super::lane::{Phase, code};
+use super::link::Command;
+use crate::units::{Fingerprint, SessionId, WorkerId};
+
+/// How long an older session has to answer, in addition to four round trips: QUIC repeats a lost PING after two
+/// or three, so this is many chances on a LAN and still several on another continent.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// Datagrams sent before a death may still wait in our socket's buffer: what is heard within this time counts
+/// only after a second question.
+const STILL_QUEUED: Duration = Duration::from_millis(20);
+
+/// A new session does not wait longer, whatever the others do.
+const WAIT_AT_MOST: Duration = Duration::from_secs(5);
+
+/// What one worker was asked to find out; answered when no session is left in it.
+pub struct Question {
+    asker: WorkerId,
+    /// The asking lane's serial number.
+    lane: u64,
+    suspects: Vec<Suspect>,
+}
+
+struct Suspect {
+    session: usize,
+    serial: u64,
+    asked: Instant,
+    /// Asked a second time: the next sign of life counts.
+    again: bool,
+    /// Without a sign of life by then it is given up.
+    until: Instant,
+}
+
+impl Worker {
+    /// Puts a new session off until older ones of its peer are known to live. False: there is nobody to ask.
+    pub(super) fn wait_for_predecessors(
+        &mut self,
+        key: usize,
+        session: SessionId,
+        peer: Fingerprint,
+    ) -> bool {
+        let asker = self.id;
+        let question = self.lanes[key].serial;
+        let mut missing = 0;
+        for worker in (0..self.shared.workers).map(WorkerId) {
+            let asked = match worker == asker {
+                true => self.question(asker, question, &peer),
+                false => self.shared.post(worker, Command::AreYouAlive { asker, lane: question, peer }),
+            };
+            missing += usize::from(asked);
+        }
+        if missing > 0 {
+            let lane = &mut self.lanes[key];
+            lane.phase = Phase::Waiting { session, missing };
+            lane.deadline = Some(self.now + WAIT_AT_MOST);
+        }
+        missing > 0
+    }
+
+    /// Asks this worker's sessions of a peer for a sign of life. False: there are none that matter.
+    fn question(&mut self, asker: WorkerId, lane: u64, peer: &Fingerprint) -> bool {
+        let mut suspects = Vec::new();
+        for (session, running) in &self.sessions {
+            if running.peer != *peer || running.finished.is_some() || !running.space.holds_parts() {
+                continue;
+            }
+            let Some(newest) = running.newest_lane() else { continue };
+            let until = self.now + SIGN_OF_LIFE + 4 * self.lanes[newest].conn.snapshot().rtt;
+            suspects.push(Suspect { session, serial: running.serial, asked: self.now, again: false, until });
+        }
+        let any = !suspects.is_empty();
+        for suspect in &suspects {
+            self.ping(suspect.session);
+        }
+        if any {
+            self.questions.push(Question { asker, lane, suspects });
+        }
+        any
+    }
+
+    pub(super) fn question_from(&mut self, asker: WorkerId, lane: u64, peer: &Fingerprint) {
+        if !self.question(asker, lane, peer) {
+            self.shared.post(asker, Command::Answered { lane });
+        }
+    }
+
+    fn ping(&mut self, session: usize) {
+        let Some(newest) = self.sessions[session].newest_lane() else { return };
+        let lane = &mut self.lanes[newest];
+        lane.pinged = self.now;
+        lane.conn.keep_alive();
+        self.touch(newest);
+    }
+
+    /// When [`Worker::review_questions`] has something to do if nothing else happens.
+    pub(super) fn questions_due(&self) -> Option<Instant> {
+        let suspects = self.questions.iter().flat_map(|question| &question.suspects);
+        let due = suspects.map(|suspect| match self.heard_since(suspect) {
+            true => suspect.asked + STILL_QUEUED,
+            false => suspect.until,
+        });
+        due.min()
+    }
+
+    fn heard_since(&self, suspect: &Suspect) -> bool {
+        let newest = self.sessions.get(suspect.session).and_then(|running| running.newest_lane());
+        newest.is_some_and(|lane| self.lanes[lane].heard > suspect.asked)
+    }
+
+    /// Notices signs of life, gives up those who gave none, answers what is settled.
+    pub(super) fn review_questions(&mut self) {
+        for mut question in std::mem::take(&mut self.questions) {
+            let suspects = std::mem::take(&mut question.suspects);
+            question.suspects = suspects.into_iter().filter_map(|suspect| self.review(suspect)).collect();
+            if !question.suspects.is_empty() {
+                self.questions.push(question);
+            } else if question.asker == self.id {
+                self.answered(question.lane);
+            } else {
+                self.shared.post(question.asker, Command::Answered { lane: question.lane });
+            }
+        }
+    }
+
+    /// None: nothing is to be known about it any more.
+    fn review(&mut self, mut suspect: Suspect) -> Option<Suspect> {
+        let running =
+            self.sessions.get(suspect.session).filter(|running| running.serial == suspect.serial)?;
+        // Without a lane, its files are being closed.
+        let Some(newest) = running.newest_lane() else { return Some(suspect) };
+        let lane = &self.lanes[newest];
+        if lane.heard > suspect.asked && suspect.again {
+            return None;
+        }
+        if lane.heard > suspect.asked && self.now >= suspect.asked + STILL_QUEUED {
+            (suspect.asked, suspect.again) = (self.now, true);
+            self.ping(suspect.session);
+        } else if self.now >= suspect.until {
+            tracing::info!(peer = %lane.peer, "a session without a sign of life makes room for its successor");
+            self.close_lane(
+                newest,
+                code::TIMEOUT,
+                "no sign of life while this identity began another session",
+            );
+            // Looked at again when the files are closed.
+            suspect.until = self.now + WAIT_AT_MOST;
+        }
+        Some(suspect)
+    }
+
+    /// One worker's older sessions are settled.
+    pub(super) fn answered(&mut self, serial: u64) {
+        let asking = self.lanes.iter().find(|(_, lane)| lane.serial == serial).map(|(key, _)| key);
+        let Some(key) = asking else { return };
+        if let Phase::Waiting { missing, .. } = &mut self.lanes[key].phase {
+            *missing -= 1;
+            if *missing == 0 {
+                self.waited_enough(key);
+            }
+        }
+    }
+
+    /// All are settled, or the time is up.
+    pub(super) fn waited_enough(&mut self, key: usize) {
+        let lane = &mut self.lanes[key];
+        let Phase::Waiting { session, .. } = lane.phase else { return };
+        let Some(peer) = lane.conn.peer_fingerprint() else { return };
+        let ended = lane.control.fin_received;
+        if self.session_ids.contains_key(&session) {
+            return self.violation(key, "a session of this id exists");
+        }
+        self.begin_served_session(key, session, peer);
+        if let Some(session) = self.lanes[key].session().filter(|_| ended) {
+            self.control_ended(key, session);
+        }
+        self.touch(key);
+    }
+}

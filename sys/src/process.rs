@@ -1,0 +1,35 @@
+//! What this process is and may: its user, and how many files it may have open.
+
+use std::io;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// The user file systems take this process for.
+pub fn effective_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// Raises the soft limit of open files to the hard one, and gives it. The soft one is 1,024 almost everywhere, for the
+/// sake of programs that use select(2); this one does not.
+///
+/// # Errors
+/// What getrlimit(2) and setrlimit(2) say; a sandbox may forbid the latter. The limit is as it was then.
+pub fn raise_open_files() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(hard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        let hard = raise_open_files().unwrap();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+        assert_eq!(raise_open_files().unwrap(), hard, "again is harmless");
+    }
+}

@@ -33,6 +33,9 @@ const MIB: u64 = 1 << 20;
 const SENT_AGAIN_BYTES: u64 = 64 * MIB;
 
 /// Large transfers take turns: their memory and their moments should not depend on each other.
+/// What is done to a source while it is sent.
+type Tamper = fn(&Path, &mut Rng);
+
 fn big() -> (MutexGuard<'static, ()>, u64) {
     static TURN: Mutex<()> = Mutex::new(());
     let bytes = match std::env::var("LANDRO_TEST_BIG_BYTES") {
@@ -269,7 +272,7 @@ fn caught_midway(world: &World, args: &[OsString], after_bytes: u64) -> Running 
 
 fn a_source_that_changes_fails_and_nothing_partial_appears(backend: &'static str) {
     let mut rng = Rng::new(backend);
-    let ways: [(&str, fn(&Path, &mut Rng)); 4] = [
+    let ways: [(&str, Tamper); 4] = [
         ("truncated", |path, _| OpenOptions::new().write(true).open(path).unwrap().set_len(3 * MIB).unwrap()),
         ("grown", |path, _| OpenOptions::new().append(true).open(path).unwrap().write_all(b"more").unwrap()),
         ("rewritten", |path, rng| tree::write_file(path, 12 * MIB, rng)),

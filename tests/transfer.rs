@@ -425,7 +425,7 @@ fn what_cannot_be_read_is_named_and_the_rest_arrives(backend: &'static str) {
             tree::write_file(&side.join("tree").join(name), size_bytes, &mut rng);
         }
         for name in ["secret", "secret-large", "closed"] {
-            fs::set_permissions(side.join("tree").join(name), Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(side.join("tree").join(name), Permissions::from_mode(0o000)).unwrap();
         }
     }
     let prefix = common::without_override();

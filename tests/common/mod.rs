@@ -164,7 +164,7 @@ impl Reading {
         String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
     }
 
-    fn to_end(&mut self) -> String {
+    fn read_to_end(&mut self) -> String {
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
@@ -242,8 +242,8 @@ impl Running {
     /// Waits for the end; what does not end in time is killed, and the test fails.
     pub fn wait(mut self) -> Output {
         let status = self.wait_at_most(COMMAND_TIMEOUT);
-        let stdout = self.stdout.to_end();
-        let stderr = self.stderr.to_end();
+        let stdout = self.stdout.read_to_end();
+        let stderr = self.stderr.read_to_end();
         let Some(status) = status else {
             panic!("{} does not end\n--- stdout\n{}\n--- stderr\n{}", self.shown, cut(&stdout), cut(&stderr));
         };

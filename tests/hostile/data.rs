@@ -78,15 +78,16 @@ pub fn that_lies(scene: &Scene) {
     peer.expect_violation("a chunk twice at once");
     let _ = second;
 
-    for (what, items) in [
-        ("data of a directory", vec![directory(1, 0, "d")]),
-        ("data of a symlink", vec![link(1, 0, "l", "target")]),
-    ] {
-        let mut peer = scene.push();
-        peer.entries(items);
-        peer.record(whole(1, 3), b"bad", digest_of(b"bad"));
-        peer.expect_violation(what);
-    }
+    let mut peer = scene.push();
+    peer.entries(vec![directory(1, 0, "d")]);
+    peer.record(whole(1, 3), b"bad", digest_of(b"bad"));
+    peer.expect_violation("data of a directory");
+    // A symlink may be in place already; what still comes for it is dropped.
+    let mut peer = scene.push();
+    peer.entries(vec![link(1, 0, "l", "target")]);
+    peer.record(whole(1, 3), b"bad", digest_of(b"bad"));
+    peer.message(&Message::ManifestEnd { entries: 1 });
+    while !matches!(peer.next_message(), Some(Message::Finished {}) | None) {}
     let mut peer = scene.push();
     peer.record(whole(1, 3), b"bad", digest_of(b"bad"));
     peer.expect_violation("data before any entry");

@@ -212,14 +212,20 @@ fn nobody_there_is_exit_5(backend: &'static str) {
     // A socket that never answers, and a port that nobody has.
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for address in [silent.local_addr().unwrap(), closed] {
-        let url = format!("landro://{address}/");
-        let args = ["cp", "--json", "--accept-new", "--backend", backend, file.to_str().unwrap(), &url];
-        let output = landro(&side, args).expect(5);
-        assert_eq!(output.number("exit_code"), 5);
-        assert_eq!(output.of("error").next().unwrap()["code"], "unreachable");
-        assert!(output.stderr.contains(&address.to_string()), "{}", output.stderr);
-    }
+    std::thread::scope(|scope| {
+        for address in [silent.local_addr().unwrap(), closed] {
+            let (side, file) = (&side, &file);
+            scope.spawn(move || {
+                let url = format!("landro://{address}/");
+                let args =
+                    ["cp", "--json", "--accept-new", "--backend", backend, file.to_str().unwrap(), &url];
+                let output = landro(side, args).expect(5);
+                assert_eq!(output.number("exit_code"), 5);
+                assert_eq!(output.of("error").next().unwrap()["code"], "unreachable");
+                assert!(output.stderr.contains(&address.to_string()), "{}", output.stderr);
+            });
+        }
+    });
     let args = ["cp", "--backend", backend, file.to_str().unwrap(), "landro://no-such-host.invalid/"];
     assert!(landro(&side, args).expect(5).stderr.contains("no-such-host.invalid"));
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::{Conn, Phase};
+use super::{Conn, DATA_URGENCY, Phase};
 use crate::config::{MIN_UDP_PAYLOAD_BYTES, PACING_MIN_RTT, QuicConfig};
 
 /// Segments the kernel takes in one message: UDP_MAX_SEGMENTS, 64 until Linux 6.9 raised it to 128.
@@ -16,6 +16,11 @@ pub const MAX_RUN_BYTES: usize = 65_507;
 /// How far ahead of its release time a packet may leave: the loop's timers are this coarse, and a burst of it
 /// fits any router's queue.
 const PACING_BURST: Duration = Duration::from_millis(1);
+
+/// Silence after which streams that are not delivered are looked at for one that blocks the others; doubled each time
+/// there was none, up to [`STUCK_CHECK_MAX`].
+const STUCK_CHECK: Duration = Duration::from_millis(20);
+const STUCK_CHECK_MAX: Duration = Duration::from_secs(5);
 
 /// A stretch of the buffer to send as one message.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +53,13 @@ pub(super) struct Sending {
     ceiling_bytes: usize,
     mtu_discovery: bool,
     pacing: bool,
+    /// Streams we send in, not known to be delivered.
+    pub(super) streams: Vec<u64>,
+    /// When to look for a stuck stream, and how long after the last look that is. None: nothing was sent yet.
+    check_at: Option<Instant>,
+    check_after: Duration,
+    /// Urgency of the stream that was last put behind all others.
+    last_urgency: u8,
     /// A packet built for another destination than its predecessors in the buffer.
     deferred: Option<(Vec<u8>, quiche::SendInfo)>,
 }
@@ -61,6 +73,10 @@ impl Sending {
             ceiling_bytes,
             mtu_discovery: quic.mtu_discovery,
             pacing: quic.pacing,
+            streams: Vec::new(),
+            check_at: None,
+            check_after: STUCK_CHECK,
+            last_urgency: DATA_URGENCY,
             deferred: None,
         }
     }
@@ -87,9 +103,18 @@ impl Conn {
             if out.len() - at < room {
                 break;
             }
-            let packet = match self.release_time(now) {
-                None => self.next_packet(&mut out[at..at + room]),
-                Some(_) => None,
+            let packet = match (self.release_time(now), filled) {
+                (Some(_), _) => None,
+                (None, Some(_)) => self.next_packet(&mut out[at..at + room]),
+                (None, None) => {
+                    let first = self.next_packet(&mut out[..room]);
+                    let first = first.or_else(|| self.unstick(now, &mut out[..room]));
+                    if first.is_some() {
+                        self.sending.check_after = STUCK_CHECK;
+                        self.sending.check_at = Some(now + STUCK_CHECK);
+                    }
+                    first
+                }
             };
             let Some((len, info)) = packet else {
                 return filled.map(|filled| Filled { more: false, ..filled });
@@ -131,6 +156,37 @@ impl Conn {
                 None
             }
         }
+    }
+
+    /// When [`Conn::fill`] is to be called although nothing happened.
+    pub fn stuck_check(&self) -> Option<Instant> {
+        self.sending.check_at.filter(|_| self.is_established() && !self.sending.streams.is_empty())
+    }
+
+    /// quiche sends nothing while the first stream in its order has nothing to emit, and one is left there when what it
+    /// was to send again is acknowledged after all (a loss that was none: the peer was busy). Puts one after the other
+    /// behind all others, until there is a packet.
+    fn unstick(&mut self, now: Instant, out: &mut [u8]) -> Option<(usize, quiche::SendInfo)> {
+        if self.stuck_check().is_none_or(|at| at > now) {
+            return None;
+        }
+        self.forget_delivered();
+        for stream in self.sending.streams.clone() {
+            self.sending.last_urgency = self.sending.last_urgency.checked_add(1).unwrap_or(DATA_URGENCY + 1);
+            let _ = self.quiche.stream_priority(stream, self.sending.last_urgency, false);
+            if let Some(packet) = self.next_packet(out) {
+                tracing::debug!(stream, "a stream with nothing to send was in the way of the others");
+                return Some(packet);
+            }
+        }
+        self.sending.check_at = Some(now + self.sending.check_after);
+        self.sending.check_after = (self.sending.check_after * 2).min(STUCK_CHECK_MAX);
+        None
+    }
+
+    pub(super) fn forget_delivered(&mut self) {
+        let quiche = &mut self.quiche;
+        self.sending.streams.retain(|stream| quiche.stream_capacity(*stream).is_ok());
     }
 
     /// Space to offer quiche for one packet: less, and it would cut a packet short; the handshake is kept to

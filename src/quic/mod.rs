@@ -57,6 +57,9 @@ const CONTROL_URGENCY: u8 = 0;
 /// Urgency of unidirectional streams.
 const DATA_URGENCY: u8 = 3;
 
+/// Streams sent in after which those that are over are forgotten: some more than are ever under way.
+const MANY_STREAMS: usize = 64;
+
 /// Longest reason a close carries: it has to fit one packet with the rest, or it would never leave.
 const MAX_REASON_BYTES: usize = 256;
 
@@ -382,6 +385,10 @@ impl Conn {
         }
         self.quiche.stream_priority(stream, DATA_URGENCY, false).ok()?;
         self.next_uni += 1;
+        if self.sending.streams.len() >= MANY_STREAMS {
+            self.forget_delivered();
+        }
+        self.sending.streams.push(stream);
         Some(stream)
     }
 
@@ -403,6 +410,9 @@ impl Conn {
         if stream & 2 == 0 {
             // A stream the peer opened has quiche's default priority until now.
             let _ = self.quiche.stream_priority(stream, CONTROL_URGENCY, false);
+            if !self.sending.streams.contains(&stream) {
+                self.sending.streams.insert(0, stream);
+            }
         }
         // Never offer more: each refused byte costs a DATA_BLOCKED packet, a refused buffer is dropped.
         let capacity = self.quiche.stream_capacity(stream)?;

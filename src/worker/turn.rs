@@ -101,7 +101,9 @@ impl Worker {
         let pacing = lane.conn.release_time(self.now).filter(|at| *at > self.now);
         let alive = Some(lane.heard.max(lane.pinged) + self.shared.quic.keep_alive);
         let alive = alive.filter(|_| matches!(lane.phase, Phase::Serving { .. }));
-        let due = [lane.conn.timeout(), lane.deadline, pacing, alive].into_iter().flatten().min();
+        // One that passed is seen to in the turn that a send buffer or pacing allows.
+        let stuck = lane.conn.stuck_check().filter(|at| *at > self.now);
+        let due = [lane.conn.timeout(), lane.deadline, pacing, alive, stuck].into_iter().flatten().min();
         lane.timer.want(due, &mut self.timers, Timer::Lane { key, serial: lane.serial });
     }
 
@@ -259,7 +261,8 @@ impl Worker {
                     false => buffer.split(),
                 };
                 lane.buffer = Some(buffer).filter(|_| !tight);
-                if read.is_none() {
+                // Nothing new, but a piece begun earlier may have to go as it is: buffers became scarce.
+                if read.is_none() && bytes.is_empty() {
                     return Err(Read::Drained);
                 }
                 match incoming(lane, stream, &mut running.next_incoming, bytes, fin) {
@@ -390,6 +393,21 @@ impl Worker {
         if alive <= self.now && matches!(lane.phase, Phase::Serving { .. }) {
             lane.pinged = self.now;
             lane.conn.keep_alive();
+            if let Some(running) = lane.session().and_then(|session| self.sessions.get(session)) {
+                tracing::debug!(
+                    peer = %lane.peer,
+                    lane.readable = ?lane.readable,
+                    lane.partials,
+                    may_read = running.machine.reads_allowed(),
+                    queued_streams = running.order.len(),
+                    queued_control = running.control_out.len(),
+                    disk_operations = self.disk.in_flight(),
+                    slab = self.slab.in_use(),
+                    path = ?lane.conn.snapshot(),
+                    streams = ?running.streams.iter().map(|(key, out)| (key.0, out.opened, out.queue.len(), out.fin)).collect::<Vec<_>>(),
+                    "silence; asking for a sign of life"
+                );
+            }
         }
         if lane.deadline.is_some_and(|at| at <= self.now) {
             lane.deadline = None;

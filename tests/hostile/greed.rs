@@ -1,6 +1,7 @@
 //! Peers that want more than their share, or say nothing at all.
 
 use std::fs;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -126,7 +127,7 @@ pub fn never_reading(scene: &Scene) {
     let mut peers = Vec::new();
     for number in 0..12 {
         let mut peer = scene.connect();
-        (peer.reads, peer.wait) = (false, Duration::from_millis(1));
+        (peer.reads, peer.wait) = (false, Duration::ZERO);
         match number % 3 {
             0 => peer.open(WireRequest::Pull { sources: vec![Bytes::from_static(b"good-big")] }),
             1 => peer.open(WireRequest::List { path: Bytes::from_static(b"good-names") }),
@@ -135,9 +136,7 @@ pub fn never_reading(scene: &Scene) {
         peers.push(peer);
     }
     // Asked for the big file, too: its verdict is sent without having read that it was announced.
-    for _ in 0..100 {
-        peers.iter_mut().for_each(Peer::turn);
-    }
+    turns(&mut peers);
     let send = landro::proto::wire::Verdict {
         entry: landro::units::EntryId(1),
         kind: landro::proto::wire::VerdictKind::Send {},
@@ -145,13 +144,19 @@ pub fn never_reading(scene: &Scene) {
     for peer in peers.iter_mut().step_by(3) {
         peer.message(&Message::Verdicts(vec![send.clone()]));
     }
-    for _ in 0..200 {
-        peers.iter_mut().for_each(Peer::turn);
-    }
+    turns(&mut peers);
     println!("12 clients that do not read: {} MiB", scene.world.daemon.rss_bytes() >> 20);
     peers.iter_mut().for_each(Peer::hang_up);
     fs::remove_dir_all(root.join("good-names")).unwrap();
     fs::remove_file(root.join("good-big")).unwrap();
+}
+
+/// Lets all of them go on for a second.
+fn turns(peers: &mut [Peer]) {
+    for _ in 0..200 {
+        peers.iter_mut().for_each(Peer::turn);
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Many connections at once, of one identity that may come in and of one that may not.

@@ -36,7 +36,7 @@ pub struct Peer {
     messages: VecDeque<Message>,
     buffer: Vec<u8>,
     streams: u64,
-    /// How long a turn waits for something to come.
+    /// How long a turn waits for something to come; zero: not at all.
     pub wait: Duration,
     /// Whether control and data streams are read at all.
     pub reads: bool,
@@ -147,7 +147,11 @@ impl Peer {
     /// Sends what is to be sent, waits a little for something to come, and takes what comes.
     pub fn turn(&mut self) {
         self.flush();
-        self.socket.set_read_timeout(Some(self.wait)).unwrap();
+        if self.wait.is_zero() {
+            self.socket.set_nonblocking(true).unwrap();
+        } else {
+            self.socket.set_read_timeout(Some(self.wait)).unwrap();
+        }
         let mut any = false;
         while let Ok((len, from)) = self.socket.recv_from(&mut self.buffer) {
             let info = quiche::RecvInfo { from, to: self.local };

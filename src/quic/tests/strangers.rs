@@ -44,7 +44,7 @@ fn the_table_finds_and_forgets() {
     let cids: Vec<_> = (0..1_000).map(|key| router.new_cid(key).0).collect();
     assert_eq!(router.len(), 1_000);
     let short = |router: &mut Router, cid: &[u8]| {
-        let mut packet = [&[0x40], cid, &[0; 20]].concat();
+        let mut packet = [&[0x40], cid, &[0; 12]].concat();
         router.route(&mut packet, addr(CLIENT), now(), false)
     };
     for (key, cid) in cids.iter().enumerate() {

@@ -124,7 +124,9 @@ impl Output {
 
 /// The end of a long text is where the errors are.
 fn cut(text: &str) -> &str {
-    &text[text.ceil_char_boundary(text.len().saturating_sub(6000))..]
+    &text[text.ceil_char_boundary(
+        text.len().saturating_sub(if std::env::var_os("LANDRO_TEST_LOG").is_some() { 1 << 20 } else { 6000 }),
+    )..]
 }
 
 /// A command that runs.
@@ -185,6 +187,10 @@ where
     command.env("LANDRO_CONFIG_DIR", side.path());
     for inherited in ["LANDRO_LOG", "QLOGDIR", "SSLKEYLOGFILE", "NOTIFY_SOCKET"] {
         command.env_remove(inherited);
+    }
+    // To look into a failing test: what LANDRO_LOG takes, for daemons and commands.
+    if let Some(directives) = std::env::var_os("LANDRO_TEST_LOG") {
+        command.env("LANDRO_LOG", directives);
     }
     command
 }
@@ -268,6 +274,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if thread::panicking() && self.is_running() {
+            eprintln!("{}\nsaid at last:\n{}", self.shown, cut(&self.stderr()));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

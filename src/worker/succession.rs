@@ -11,9 +11,13 @@ use super::lane::{Phase, code};
 use super::link::Command;
 use crate::units::{Fingerprint, SessionId, WorkerId};
 
-/// How long an older session has to answer, in addition to four round trips: QUIC repeats a lost PING after two
-/// or three, so this is many chances on a LAN and still several on another continent.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+/// An older session is asked this often, each time with half a round trip more than [`ROUND`] to answer.
+const ROUNDS: u32 = 8;
+const ROUND: Duration = Duration::from_millis(250);
+
+/// A round that ends later than this after its time does not count: this worker was away itself, in a system call
+/// on a busy disk, and its socket's buffer may have overflowed meanwhile.
+const AWAY: Duration = Duration::from_millis(50);
 
 /// Datagrams sent before a death may still wait in our socket's buffer: what is heard within this time counts
 /// only after a second question.
@@ -36,7 +40,8 @@ struct Suspect {
     asked: Instant,
     /// Asked a second time: the next sign of life counts.
     again: bool,
-    /// Without a sign of life by then it is given up.
+    /// Rounds that it let pass, and when this one ends.
+    missed: u32,
     until: Instant,
 }
 
@@ -74,8 +79,9 @@ impl Worker {
                 continue;
             }
             let Some(newest) = running.newest_lane() else { continue };
-            let until = self.now + SIGN_OF_LIFE + 4 * self.lanes[newest].conn.snapshot().rtt;
-            suspects.push(Suspect { session, serial: running.serial, asked: self.now, again: false, until });
+            let until = self.now + self.round(newest);
+            let serial = running.serial;
+            suspects.push(Suspect { session, serial, asked: self.now, again: false, missed: 0, until });
         }
         let any = !suspects.is_empty();
         for suspect in &suspects {
@@ -91,6 +97,10 @@ impl Worker {
         if !self.question(asker, lane, peer) {
             self.shared.post(asker, Command::Answered { lane });
         }
+    }
+
+    fn round(&self, lane: usize) -> Duration {
+        ROUND + self.lanes[lane].conn.snapshot().rtt / 2
     }
 
     fn ping(&mut self, session: usize) {
@@ -145,14 +155,18 @@ impl Worker {
             (suspect.asked, suspect.again) = (self.now, true);
             self.ping(suspect.session);
         } else if self.now >= suspect.until {
-            tracing::info!(peer = %lane.peer, "a session without a sign of life makes room for its successor");
-            self.close_lane(
-                newest,
-                code::TIMEOUT,
-                "no sign of life while this identity began another session",
-            );
-            // Looked at again when the files are closed.
-            suspect.until = self.now + WAIT_AT_MOST;
+            suspect.missed += u32::from(self.now < suspect.until + AWAY);
+            suspect.until = self.now + self.round(newest);
+            if suspect.missed < ROUNDS {
+                self.ping(suspect.session);
+            } else if suspect.missed == ROUNDS {
+                tracing::info!(peer = %lane.peer, "a session without a sign of life makes room for its successor");
+                self.close_lane(
+                    newest,
+                    code::TIMEOUT,
+                    "no sign of life while this identity began another session",
+                );
+            }
         }
         Some(suspect)
     }

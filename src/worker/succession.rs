@@ -145,8 +145,11 @@ impl Worker {
     fn review(&mut self, mut suspect: Suspect) -> Option<Suspect> {
         let running =
             self.sessions.get(suspect.session).filter(|running| running.serial == suspect.serial)?;
-        // Without a lane, its files are being closed.
-        let Some(newest) = running.newest_lane() else { return Some(suspect) };
+        let Some(newest) = running.newest_lane() else {
+            // Its files are being closed.
+            suspect.until = self.now + ROUND;
+            return Some(suspect);
+        };
         let lane = &self.lanes[newest];
         if lane.heard > suspect.asked && suspect.again {
             return None;

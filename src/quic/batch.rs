@@ -62,6 +62,8 @@ pub(super) struct Sending {
     last_urgency: u8,
     /// A packet built for another destination than its predecessors in the buffer.
     deferred: Option<(Vec<u8>, quiche::SendInfo)>,
+    /// Whether the path is one to pace on, as of the last call of [`Conn::fill`]: asking quiche walks all paths.
+    long_path: bool,
 }
 
 impl Sending {
@@ -78,6 +80,7 @@ impl Sending {
             check_after: STUCK_CHECK,
             last_urgency: DATA_URGENCY,
             deferred: None,
+            long_path: false,
         }
     }
 }
@@ -95,6 +98,9 @@ impl Conn {
         runs: &mut Vec<Run>,
     ) -> Option<Filled> {
         runs.clear();
+        if self.sending.pacing {
+            self.sending.long_path = self.snapshot().min_rtt.is_some_and(|rtt| rtt >= PACING_MIN_RTT);
+        }
         let mut cut = Cut::default();
         let mut filled: Option<Filled> = None;
         for _ in 0..max_packets {
@@ -206,12 +212,11 @@ impl Conn {
     /// When the next packet may leave, if pacing says not yet: BBR2 only, and only where the RTT shows a path
     /// with queues to spare.
     pub fn release_time(&self, now: Instant) -> Option<Instant> {
-        if !self.sending.pacing || self.phase != Phase::Established || self.is_closing() {
+        if !self.sending.long_path || self.phase != Phase::Established || self.is_closing() {
             return None;
         }
         let at = self.quiche.get_next_release_time()?.time(now)?;
-        let paced = at > now + PACING_BURST && self.snapshot().min_rtt? >= PACING_MIN_RTT;
-        paced.then_some(at)
+        (at > now + PACING_BURST).then_some(at)
     }
 }
 

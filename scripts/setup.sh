@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Installs what building (and, with "test", testing) landro needs on Debian, if it is missing. Sourced by the
-# other scripts, which then find cargo in PATH; run by itself it only installs.
-#   scripts/setup.sh [build|test]
+# Installs what building landro, testing it ("test" includes "build") or a part of the laboratory needs on Debian, if
+# it is missing. Sourced by the other scripts, which then find cargo in PATH; run by itself it only installs.
+#   scripts/setup.sh [build|test|lab|profile]
 
 build_needs=(build-essential ca-certificates clang cmake curl git libclang-dev pkg-config)
 test_needs=(iproute2 procps util-linux)
+lab_needs=(bpftool clang ethtool iperf3 iproute2 jq kmod libbpf-dev linux-libc-dev procps)
+profile_needs=(iproute2 linux-perf valgrind)
 
 die() {
     echo "$0: $*" >&2
@@ -37,13 +39,17 @@ find_rust() {
 }
 
 setup() {
-    local needs=("${build_needs[@]}")
     case "${1:-build}" in
-    build) ;;
-    test) needs+=("${test_needs[@]}") ;;
-    *) die "usage: $0 [build|test]" ;;
+    build) install_packages "${build_needs[@]}" ;;
+    test) install_packages "${build_needs[@]}" "${test_needs[@]}" ;;
+    profile) install_packages "${build_needs[@]}" "${profile_needs[@]}" ;;
+    lab)
+        # No Rust: the lab is for whatever there is to run in it.
+        install_packages "${lab_needs[@]}"
+        return
+        ;;
+    *) die "usage: $0 [build|test|lab|profile]" ;;
     esac
-    install_packages "${needs[@]}"
     find_rust
 }
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Installs what building landro, testing it ("test" includes "build") or a part of the laboratory needs on Debian, if
 # it is missing. Sourced by the other scripts, which then find cargo in PATH; run by itself it only installs.
-#   scripts/setup.sh [build|test|lab|profile]
+#   scripts/setup.sh [build|test|lab|peers|profile]
+# peers: what perf/run measures landro with and against, all but those of crates.io.
 
 build_needs=(build-essential ca-certificates clang cmake curl git libclang-dev pkg-config)
 test_needs=(iproute2 procps util-linux)
 lab_needs=(bpftool clang ethtool iperf3 iproute2 jq kmod libbpf-dev linux-libc-dev procps)
+peers_needs=(curl iperf3 nginx-light openssh-client openssh-server openssl python3-matplotlib rclone rsync)
 profile_needs=(iproute2 linux-perf valgrind)
 
 die() {
@@ -48,7 +50,8 @@ setup() {
         install_packages "${lab_needs[@]}"
         return
         ;;
-    *) die "usage: $0 [build|test|lab|profile]" ;;
+    peers) install_packages "${build_needs[@]}" "${lab_needs[@]}" "${peers_needs[@]}" ;;
+    *) die "usage: $0 [build|test|lab|peers|profile]" ;;
     esac
     find_rust
 }

@@ -1,0 +1,1 @@
+"""perf/run and perf/ab: scenarios, programs, and what a transfer costs."""

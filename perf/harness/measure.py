@@ -1,0 +1,99 @@
+"""What a transfer costs: CPU time of each side and of the whole machine, memory, TCP's retransmissions."""
+import os
+import threading
+import time
+
+TICK = os.sysconf("SC_CLK_TCK")
+SAMPLE_SECONDS = 0.05
+SAMPLES_PER_PSS = 10
+
+
+def machine_busy_seconds():
+    """Everything the machine did: also interrupts and kernel threads that no process is charged for."""
+    with open("/proc/stat") as stat:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / TICK
+
+
+def rss_peak_bytes(pid):
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            for line in status:
+                if line.startswith("VmHWM"):
+                    return int(line.split()[1]) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return 0
+
+
+def pss_bytes(pid):
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as smaps:
+            for line in smaps:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return 0
+
+
+class Memory:
+    """Peaks of one side: of its largest process (the kernel's own high-water mark), and of the sum of all."""
+
+    def __init__(self, host):
+        self.host = host
+        self.peak_rss_bytes = 0
+        self.peak_pss_bytes = 0
+
+    def sample(self, with_pss):
+        processes = self.host.processes()
+        self.peak_rss_bytes = max([self.peak_rss_bytes, *map(rss_peak_bytes, processes)])
+        if with_pss:
+            self.peak_pss_bytes = max(self.peak_pss_bytes, sum(map(pss_bytes, processes)))
+
+
+class Meter:
+    """Measures from `with` to its end. The samples can be switched off where they would disturb (tiny transfers)."""
+
+    def __init__(self, hosts, sampling=True):
+        self.hosts = hosts
+        self.memory = {host.side: Memory(host) for host in (hosts.a, hosts.b)}
+        self.sampling = sampling
+        self.stopped = threading.Event()
+        self.sampler = threading.Thread(target=self.keep_sampling)
+
+    def __enter__(self):
+        self.tcp = self.hosts.a.ask("tcp")
+        if self.sampling:
+            self.sampler.start()
+        self.cpu = {host.side: host.cpu_seconds() for host in (self.hosts.a, self.hosts.b)}
+        self.busy = machine_busy_seconds()
+        return self
+
+    def keep_sampling(self):
+        count = 0
+        while not self.stopped.wait(SAMPLE_SECONDS):
+            try:
+                for memory in self.memory.values():
+                    memory.sample(with_pss=count % SAMPLES_PER_PSS == 0)
+            except FileNotFoundError:
+                return  # the hosts are being taken away: interrupted
+            count += 1
+
+    def __exit__(self, *_):
+        busy = machine_busy_seconds() - self.busy
+        cpu = {host.side: host.cpu_seconds() for host in (self.hosts.a, self.hosts.b)}
+        if self.sampling:
+            self.stopped.set()
+            self.sampler.join()
+        for memory in self.memory.values():
+            memory.sample(with_pss=True)
+        tcp = self.hosts.a.ask("tcp")
+        sent = tcp["sent"] - self.tcp["sent"]
+        self.found = {"machine_busy_seconds": busy}
+        for side, role in (("a", "sender"), ("b", "receiver")):
+            for kind, before, after in zip(("user", "system"), self.cpu[side], cpu[side]):
+                self.found[f"{role}_{kind}_seconds"] = after - before
+            self.found[f"{role}_peak_rss_bytes"] = self.memory[side].peak_rss_bytes
+            self.found[f"{role}_peak_pss_bytes"] = self.memory[side].peak_pss_bytes
+        self.tcp_retransmitted_share = (tcp["retransmitted"] - self.tcp["retransmitted"]) / sent if sent else None

@@ -1,0 +1,17 @@
+"""The table of programs."""
+from .crates import Qcp, Sendme
+from .http import NginxCurl, Rclone
+from .landro import Landro
+from .plain import Iperf3, LocalCopy
+from .rsync import RsyncDaemon
+from .ssh import RsyncSsh, Scp
+
+
+def programs(landro_binary):
+    """Every program by its name; landro's are those of `landro_binary`."""
+    table = (
+        Landro(landro_binary), Landro(landro_binary, "landro-poll", "poll"),
+        LocalCopy(), Iperf3(), Scp(), RsyncSsh(), RsyncDaemon(),
+        NginxCurl(tls=True), NginxCurl(tls=False), Rclone(), Qcp(), Sendme(),
+    )
+    return {program.name: program for program in table}

@@ -1,26 +1,39 @@
-"""One run of one program in one scenario: a fresh server, timed and measured copies, each verified."""
+"""What programs work with: the two hosts, directories, and the data of the scenario that runs."""
+import fcntl
+import glob
 import os
 import shutil
 import signal
-import statistics
 import tempfile
 
-from .data import Data, difference
+from .data import Data
 from .hosts import HostError, Hosts
-from .measure import Meter
 
-GB = 1e9
-
-
-class Mismatch(Exception):
-    """What arrived is not what was sent."""
+SHM = "/dev/shm"
+PREFIX = "landro-perf."
+LOCK = "/run/landro-perf.lock"
+# The largest set twice, and as much as the programs themselves may take: sendme keeps its own copy of everything.
+NEEDED_BYTES = 6 << 30
 
 
 class Bench:
-    """The directories, hosts and data that programs work with. A `with` block cleans all of it up."""
+    """A `with` block cleans all of it up; what an earlier run could not clean up (kill -9) goes at the start."""
 
     def __init__(self):
-        self.work = tempfile.mkdtemp(prefix="landro-perf.", dir="/dev/shm")
+        # The namespaces have fixed names, so there is one of these per machine.
+        self.lock = open(LOCK, "w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit("another measurement runs on this machine (it holds " + LOCK + "); wait for its end") from None
+        for left in glob.glob(os.path.join(SHM, PREFIX + "*")):
+            if os.lstat(left).st_uid == os.geteuid():
+                shutil.rmtree(left)
+        free = min(shutil.disk_usage(SHM).free, available_memory_bytes())
+        if free < NEEDED_BYTES:
+            raise SystemExit(f"{SHM} has room for {free >> 20} MiB, and {NEEDED_BYTES >> 20} are needed; "
+                             f"where memory allows it: mount -o remount,size={NEEDED_BYTES >> 30}G {SHM}")
+        self.work = tempfile.mkdtemp(prefix=PREFIX, dir=SHM)
         self.sources = self.directory("source")
         self.served = self.directory("served")
         self.hosts = Hosts()
@@ -28,12 +41,14 @@ class Bench:
         self.scenario = None
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self.interrupted)
         return self
 
     def interrupted(self, number, _frame):
         # Not by an exception: what it would unwind through talks to agents that wait for a transfer.
+        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ignored, signal.SIG_IGN)
         self.__exit__()
         os._exit(128 + number)
 
@@ -54,63 +69,29 @@ class Bench:
             file.write(text)
         return path
 
-    def make_data(self, name):
-        if name not in self.data:
-            self.data[name] = Data(name, self.sources)
-        return self.data[name]
+    def make_data(self, scenario):
+        """The scenario's data, one set for each client. Those of other scenarios go: all together are many GB."""
+        numbers = [] if scenario.data is None else [None] if scenario.clients == 1 else range(scenario.clients)
+        wanted = [(scenario.data, number) for number in numbers]
+        for made in [made for made in self.data if made not in wanted]:
+            remove(self.data.pop(made).path)
+        for missing in [missing for missing in wanted if missing not in self.data]:
+            self.data[missing] = Data(*missing, self.sources)
+        return [self.data[name] for name in wanted]
 
     def clear_served(self):
         # What is inside only: servers hold a descriptor of the directory itself.
         for entry in os.scandir(self.served):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                os.unlink(entry.path)
+            remove(entry.path)
 
 
-def run_once(bench, program, scenario):
-    """The fields of one record. One that failed has `error` and no figures."""
-    bench.scenario = scenario
-    data = bench.make_data(scenario.data)
-    record = {"direction": "pull" if program.pulls else "push", "protection": program.protection,
-              "files": data.files, "bytes": data.bytes, "verified": False}
-    try:
-        program.start(bench)
-        try:
-            copies = [copy_once(bench, program, data, sampling=scenario.repeats == 1) for _ in range(scenario.repeats)]
-        finally:
-            program.stop(bench)
-    except (HostError, Mismatch) as error:
-        return {**record, "error": str(error)}
-    return {**record, "verified": program.writes_files, **figures(copies, data)}
+def remove(path):
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
 
 
-def copy_once(bench, program, data, sampling):
-    bench.clear_served()
-    with Meter(bench.hosts, sampling) as meter:
-        outcome = program.transfer(bench, data)
-    found = meter.found
-    for role, host in (("sender", bench.hosts.a), ("receiver", bench.hosts.b)):
-        found[f"{role}_peak_rss_bytes"] = max(found[f"{role}_peak_rss_bytes"], outcome.peak_rss_bytes.get(host.side, 0))
-    share = meter.tcp_retransmitted_share if program.transport == "tcp" else outcome.retransmitted_share
-    if program.writes_files:
-        wrong = difference(data.path, os.path.join(bench.served, data.name))
-        if wrong:
-            raise Mismatch(wrong)
-    return {"seconds": outcome.seconds, "retransmitted_share": share, **found}
-
-
-def figures(copies, data):
-    seconds = statistics.median(copy["seconds"] for copy in copies)
-    found = {"seconds": seconds, "mb_per_second": data.bytes / 1e6 / seconds}
-    gigabytes = data.bytes * len(copies) / GB
-    for name in copies[0]:
-        values = [copy[name] for copy in copies]
-        if name.endswith("_peak_rss_bytes") or name.endswith("_peak_pss_bytes"):
-            found[name] = max(values)
-        elif name.endswith("_seconds"):
-            found[name.replace("_seconds", "_s_per_gb")] = sum(values) / gigabytes
-    found["retransmitted_share"] = copies[0]["retransmitted_share"] if len(copies) == 1 else None
-    if len(copies) > 1:
-        found["samples_seconds"] = [copy["seconds"] for copy in copies]
-    return found
+def available_memory_bytes():
+    with open("/proc/meminfo") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

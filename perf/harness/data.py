@@ -50,7 +50,10 @@ def source_tree(path, generator):
 
 MAKERS = {
     "1GiB": single(1 << 30),
+    "512MiB": single(512 << 20),
     "256MiB": single(256 << 20),
+    "10MiB": single(10 << 20),
+    "4MiB": single(4 << 20),
     "1KiB": single(1 << 10),
     "10000x4KiB": tree(100, 100, 4 << 10),
     "100000x1KiB": tree(1000, 100, 1 << 10),
@@ -59,13 +62,13 @@ MAKERS = {
 
 
 class Data:
-    """A made set: its path, how many files, how many bytes."""
+    """A made set: its path, how many files, how many bytes. `number` tells those of several clients apart."""
 
-    def __init__(self, name, directory):
-        self.name = name
+    def __init__(self, maker, number, directory):
+        self.name = name = maker if number is None else f"{maker}-{number:03}"
         self.path = os.path.join(directory, name)
         # The name is part of the seed: what is in a set does not depend on which others were made before.
-        MAKERS[name](self.path, random.Random(f"{SEED} {name}"))
+        MAKERS[maker](self.path, random.Random(f"{SEED} {name}"))
         self.is_tree = os.path.isdir(self.path)
         # Relative to the directory the set lies in, as both sides name them.
         self.names = [name] if not self.is_tree else [

@@ -33,6 +33,7 @@ class Host:
         self.address = ADDRESS[side]
         self.cgroup = os.path.join(cgroup_root(), f"landro-perf-{side}")
         self.agent = None
+        self.timeout_seconds = DEFAULT_TIMEOUT_SECONDS
 
     def open(self):
         self.close()
@@ -64,9 +65,9 @@ class Host:
             raise HostError(answer["failed"])
         return answer
 
-    def run(self, *commands, timeout_seconds=DEFAULT_TIMEOUT_SECONDS):
+    def run(self, *commands):
         """Runs commands (dictionaries: argv, env, cwd) at once; raises if one fails."""
-        answer = self.ask("run", commands=commands, timeout_seconds=timeout_seconds)
+        answer = self.ask("run", commands=commands, timeout_seconds=self.timeout_seconds)
         for command, done in zip(commands, answer["commands"]):
             if done["status"] != 0:
                 why = "took too long" if answer["timed_out"] else f"ended with {done['status']}"
@@ -123,6 +124,10 @@ class Hosts:
     def __init__(self):
         self.a, self.b = Host("a"), Host("b")
         self.checked = set()
+
+    def limit(self, timeout_seconds):
+        """How long a command may take from now on."""
+        self.a.timeout_seconds = self.b.timeout_seconds = timeout_seconds
 
     def up(self, wire):
         """wire: the arguments of `perf/lab up`, such as ["gbe", "loss=1"]."""

@@ -5,7 +5,8 @@ import time
 
 TICK = os.sysconf("SC_CLK_TCK")
 SAMPLE_SECONDS = 0.05
-SAMPLES_PER_PSS = 10
+# The kernel walks a process's mappings for each of these.
+PSS_SAMPLE_SECONDS = 0.5
 
 
 def machine_busy_seconds():
@@ -15,26 +16,28 @@ def machine_busy_seconds():
     return (user + nice + system + irq + softirq + steal) / TICK
 
 
-def rss_peak_bytes(pid):
+def memory_field_bytes(pid, file, name):
+    """A line `NAME: N kB` of a file of /proc/PID; 0 if the process is gone."""
     try:
-        with open(f"/proc/{pid}/status") as status:
-            for line in status:
-                if line.startswith("VmHWM"):
+        with open(f"/proc/{pid}/{file}") as lines:
+            for line in lines:
+                if line.startswith(name):
                     return int(line.split()[1]) * 1024
     except (FileNotFoundError, ProcessLookupError):
         pass
     return 0
+
+
+def rss_bytes(pid):
+    return memory_field_bytes(pid, "status", "VmRSS:")
+
+
+def rss_peak_bytes(pid):
+    return memory_field_bytes(pid, "status", "VmHWM:")
 
 
 def pss_bytes(pid):
-    try:
-        with open(f"/proc/{pid}/smaps_rollup") as smaps:
-            for line in smaps:
-                if line.startswith("Pss:"):
-                    return int(line.split()[1]) * 1024
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return 0
+    return memory_field_bytes(pid, "smaps_rollup", "Pss:")
 
 
 class Memory:
@@ -53,37 +56,39 @@ class Memory:
 
 
 class Meter:
-    """Measures from `with` to its end. The samples can be switched off where they would disturb (tiny transfers)."""
+    """Measures from `with` to its end. Samples of memory are taken every so many seconds, or not at all."""
 
-    def __init__(self, hosts, sampling=True):
+    def __init__(self, hosts, sample_seconds):
         self.hosts = hosts
         self.memory = {host.side: Memory(host) for host in (hosts.a, hosts.b)}
-        self.sampling = sampling
+        self.sample_seconds = sample_seconds
         self.stopped = threading.Event()
         self.sampler = threading.Thread(target=self.keep_sampling)
 
     def __enter__(self):
         self.tcp = self.hosts.a.ask("tcp")
-        if self.sampling:
+        if self.sample_seconds:
             self.sampler.start()
         self.cpu = {host.side: host.cpu_seconds() for host in (self.hosts.a, self.hosts.b)}
         self.busy = machine_busy_seconds()
         return self
 
     def keep_sampling(self):
-        count = 0
-        while not self.stopped.wait(SAMPLE_SECONDS):
+        next_pss = time.monotonic()
+        while not self.stopped.wait(self.sample_seconds):
+            with_pss = time.monotonic() >= next_pss
+            if with_pss:
+                next_pss += PSS_SAMPLE_SECONDS
             try:
                 for memory in self.memory.values():
-                    memory.sample(with_pss=count % SAMPLES_PER_PSS == 0)
+                    memory.sample(with_pss)
             except FileNotFoundError:
                 return  # the hosts are being taken away: interrupted
-            count += 1
 
     def __exit__(self, *_):
         busy = machine_busy_seconds() - self.busy
         cpu = {host.side: host.cpu_seconds() for host in (self.hosts.a, self.hosts.b)}
-        if self.sampling:
+        if self.sample_seconds:
             self.stopped.set()
             self.sampler.join()
         for memory in self.memory.values():

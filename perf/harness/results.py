@@ -88,8 +88,10 @@ def ranged(found, digits, factor=1):
     return f"{median} ({least}–{most})"
 
 
-def plus(records, role):
-    """User and system time of a role as one field."""
+def cpu(records, role):
+    """User and system time of a role per GB as one spread."""
+    if None in (spread(records, f"{role}_user_s_per_gb"), spread(records, f"{role}_system_s_per_gb")):
+        return None
     return spread([{"cpu": record[f"{role}_user_s_per_gb"] + record[f"{role}_system_s_per_gb"]} for record in records],
                   "cpu")
 
@@ -101,7 +103,7 @@ def row(records):
     """The cells under HEADINGS."""
     return (
         ranged(spread(records, "seconds"), 3), ranged(spread(records, "mb_per_second"), 1),
-        ranged(plus(records, "sender"), 2), ranged(plus(records, "receiver"), 2),
+        ranged(cpu(records, "sender"), 2), ranged(cpu(records, "receiver"), 2),
         ranged(spread(records, "machine_busy_s_per_gb"), 2),
         ranged(spread(records, "sender_peak_rss_bytes"), 1, 1e-6),
         ranged(spread(records, "receiver_peak_rss_bytes"), 1, 1e-6),
@@ -110,32 +112,65 @@ def row(records):
 
 def extra(scenario, records):
     """What only some scenarios have."""
-    seconds, notes = statistics.median(record["seconds"] for record in records), []
+    notes = []
+    add = lambda text, field, digits, factor=1: notes.append(
+        text.format(ranged(spread(records, field), digits, factor))) if spread(records, field) else None
     samples = [sample for record in records for sample in record.get("samples_seconds", ())]
     if samples:
         notes.append(f"p50 {percentile(samples, 0.5) * 1e3:.2f} ms, p99 {percentile(samples, 0.99) * 1e3:.2f} ms, "
                      f"{len(samples)} copies")
-    elif records[0]["files"] > 1:
-        notes.append(f"{records[0]['files'] / seconds:.0f} files/s")
+    add("p50 {} µs", "p50_seconds", 1, 1e6)
+    add("p99 {} µs", "p99_seconds", 1, 1e6)
+    add("RSS {} MB", "server_rss_bytes", 1, 1e-6)
+    add("CPU {} s", "server_cpu_seconds", 3)
+    if records[0].get("clients", 1) > 2:
+        # Everything on the server's side, which has nothing else to do.
+        side = "sender" if records[0]["direction"] == "pull" else "receiver"
+        add("PSS of the server's processes {} MB", f"{side}_peak_pss_bytes", 1, 1e-6)
+    add("{} of the wire while the rival ran", "contended_share", 3)
+    add("Jain {}", "jain_fairness", 3)
+    seconds = spread(records, "seconds")
+    if seconds and not samples and records[0]["files"] > max(1, records[0].get("clients", 1)):
+        notes.append(f"{records[0]['files'] / seconds[0]:.0f} files/s")
     known = SCENARIOS.get(scenario)
-    if known and known.wire_bytes_per_second and not samples:
-        notes.append(f"{seconds / (records[0]['bytes'] / known.wire_bytes_per_second):.3f}x the wire's own time")
+    if seconds and known and known.link_bytes_per_second:
+        times = seconds[0] / (records[0]["bytes"] / known.link_bytes_per_second)
+        notes.append(f"{100 / times:.1f} % of the link" if known.path else f"{times:.3f}x the wire's own time")
     return ", ".join(notes)
+
+
+def good(records):
+    return [record for record in records if "error" not in record]
+
+
+def against_io_uring(found):
+    """Of landro-poll: how fast it is, io_uring being 1."""
+    ratio = {}
+    for program in ("landro", "landro-poll"):
+        records = good(found.get(program, ()))
+        measured = spread(records, "seconds") or spread(records, "p50_seconds")
+        if not measured or "server_rss_bytes" in records[0]:
+            return ""
+        ratio[program] = measured[0]
+    return f"{ratio['landro'] / ratio['landro-poll']:.2f} of io_uring's speed"
 
 
 def table(records):
     lines = ["median (min–max); CPU seconds per GB of sender, receiver, and of the whole machine"]
     width = max([len(record["program"]) for record in records], default=0)
-    last = None
+    by_scenario = {}
     for (scenario, program), found in groups(records).items():
-        if scenario != last:
-            lines += ["", f"{scenario}: {found[0]['files']} files, {found[0]['bytes']} bytes",
-                      f"{'':{width}} runs " + " ".join(f"{heading:>22}" for heading in HEADINGS)]
-            last = scenario
-        good = [record for record in found if "error" not in record]
-        failed = f"{len(found) - len(good)} of {len(found)} runs failed: {next(r['error'] for r in found if 'error' in r)}" \
-            if len(good) < len(found) else ""
-        cells = " ".join(f"{cell:>22}" for cell in row(good)) if good else ""
-        tail = "; ".join(filter(None, (extra(scenario, good) if good else "", failed)))
-        lines.append(f"{program:{width}} {len(good):4} {cells}  {tail}".rstrip())
+        by_scenario.setdefault(scenario, {})[program] = found
+    for scenario, programs in by_scenario.items():
+        any_record = next(iter(programs.values()))[0]
+        lines += ["", f"{scenario}: {any_record['files']} files, {any_record['bytes']} bytes",
+                  f"{'':{width}} runs " + " ".join(f"{heading:>22}" for heading in HEADINGS)]
+        for program, found in programs.items():
+            ran = good(found)
+            failed = f"{len(found) - len(ran)} of {len(found)} runs failed: " \
+                     f"{next(record['error'] for record in found if 'error' in record)}" if len(ran) < len(found) else ""
+            cells = " ".join(f"{cell:>22}" for cell in row(ran)) if ran else ""
+            notes = (extra(scenario, ran) if ran else "",
+                     against_io_uring(programs) if program == "landro-poll" else "", failed)
+            lines.append(f"{program:{width}} {len(ran):4} {cells}  {'; '.join(filter(None, notes))}".rstrip())
     return "\n".join(lines)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Outcome:
-    """What one copy gave. The peaks are those the kernel reported for the client's side."""
+    """What a copy gave, or several at once. The peaks are those the kernel reported for the client's side."""
     seconds: float
     peak_rss_bytes: dict = field(default_factory=dict)
     retransmitted_share: float | None = None
+    each_seconds: list = field(default_factory=list)
 
 
 class Program:
@@ -19,6 +20,7 @@ class Program:
     protection = "none"      # what the bytes are protected by on the wire
     pulls = False            # the server runs on host a and the client on host b fetches
     writes_files = True      # False: memory to memory
+    many_clients = True      # several at once are something it is made for
     needs = ()               # commands that must exist
 
     def install(self):
@@ -31,7 +33,13 @@ class Program:
 
     def refuses(self, scenario):
         """Why it cannot do this scenario, or None."""
-        return "moves memory, not files" if scenario.files and not self.writes_files else None
+        if scenario.files and not self.writes_files:
+            return "moves memory, not files"
+        if scenario.clients > 1 and not self.many_clients:
+            return "is for one transfer at a time"
+        if scenario.measure == "latency" and not hasattr(self, "latency"):
+            return "has no requests to answer on a connection that stays"
+        return None
 
     def version(self):
         raise NotImplementedError
@@ -63,12 +71,15 @@ class Program:
         if self.running:
             self.hosts(bench)[1].stop(self.running["pid"])
 
-    def transfer(self, bench, data):
-        """The timed part."""
+    def transfer(self, bench, parts, beside=()):
+        """The timed part: one client for each of `parts`, all at once, and with them the commands `beside`."""
         host = self.hosts(bench)[0]
-        answer = host.run(self.client(bench, data))
-        done = answer["commands"][0]
-        return Outcome(answer["seconds"], {host.side: done["peak_rss_bytes"] or 0}, self.retransmitted(done))
+        answer = host.run(*(self.client(bench, data) for data in parts), *beside)
+        done = answer["commands"][:len(parts)]
+        shares = [self.retransmitted(one) for one in done]
+        return Outcome(answer["seconds"], {host.side: max(one["peak_rss_bytes"] or 0 for one in done)},
+                       None if None in shares else sum(shares) / len(shares),
+                       [one["seconds"] for one in answer["commands"]])
 
     def retransmitted(self, done):
         """The share of packets sent again, if the client tells."""

@@ -59,16 +59,17 @@ class Sendme(Crate, Program):
     crate = "sendme@0.37.1"
     transport = "quic"
     protection = "TLS 1.3, BLAKE3"
+    many_clients = False
     options = ("--relay", "disabled", "--no-progress")
 
-    def transfer(self, bench, data):
-        sender, receiver = bench.hosts.a, bench.hosts.b
+    def transfer(self, bench, parts, beside=()):
+        (data,), sender, receiver = parts, bench.hosts.a, bench.hosts.b
         started = time.monotonic()
         self.running = sender.start(
             {"argv": [self.binary, "send", *self.options, "--ticket-type", "addresses", data.path],
              "cwd": bench.directory("sendme")}, timeout_seconds=60, ready_line=r"sendme receive \S+")
         answer = receiver.run({"argv": [self.binary, "receive", *self.options, self.running["line"].split()[-1]],
-                               "cwd": bench.served})
+                               "cwd": bench.served}, *beside)
         seconds = time.monotonic() - started
         return Outcome(seconds, {"b": answer["commands"][0]["peak_rss_bytes"] or 0})
 

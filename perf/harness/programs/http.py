@@ -2,10 +2,13 @@
 import os
 import subprocess
 
+from ..results import percentile
 from .base import Program, first_number
 
 PLAIN_PORT, TLS_PORT, RCLONE_PORT = 8080, 8443, 8444
 PARALLEL = 16
+# Requests on one connection, and how many of them before it counts as warm.
+REQUESTS, WARM_UP = 5000, 200
 
 
 def certificate(bench):
@@ -75,6 +78,15 @@ http {{
         names = "".join(f'url = "{base}/{name}"\noutput = "{bench.served}/{name}"\n' for name in data.names)
         listed = bench.file(f"{self.name}/{data.name}", names)
         return {"argv": [*argv, "--parallel", "--parallel-max", str(PARALLEL), "--create-dirs", "--config", listed]}
+
+    def latency(self, bench, data):
+        """One curl asks again and again on one connection and says how long each answer took."""
+        url = f"{'https' if self.tls else 'http'}://{bench.hosts.a.address}:{self.port}/{data.name}"
+        listed = bench.file(f"{self.name}/requests", f'url = "{url}"\noutput = "/dev/null"\n' * (WARM_UP + REQUESTS))
+        done = bench.hosts.b.run({"argv": ["curl", "-q", "--silent", "--show-error", "--fail", "--cacert", self.certificate,
+                                           "--write-out", "%{time_total}\n", "--config", listed]})["commands"][0]
+        seconds = [float(line) for line in done["stdout"].split()[WARM_UP:]]
+        return {"requests": len(seconds), "p50_seconds": percentile(seconds, 0.5), "p99_seconds": percentile(seconds, 0.99)}
 
 
 class Rclone(Program):

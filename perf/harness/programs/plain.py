@@ -10,6 +10,7 @@ class LocalCopy(Program):
     """Absolute times of virtual machines drift from hour to hour; this one shows by how much."""
     name = "cp"
     transport = "none"
+    many_clients = False
     needs = ("cp",)
 
     def version(self):
@@ -23,6 +24,7 @@ class Iperf3(Program):
     """Memory to memory over one TCP connection: what the wire and the kernel give."""
     name = "iperf3"
     writes_files = False
+    many_clients = False
     needs = ("iperf3",)
 
     def version(self):
@@ -32,12 +34,12 @@ class Iperf3(Program):
         return ({"argv": ["iperf3", "--server", "--bind", bench.hosts.b.address, "--port", str(IPERF_PORT), "--forceflush"]},
                 {"ready_line": "Server listening"})
 
-    def client(self, bench, data):
+    def client(self, bench, data, congestion="cubic"):
         return {"argv": ["iperf3", "--client", bench.hosts.b.address, "--port", str(IPERF_PORT),
-                         "--bytes", str(data.bytes), "--json"]}
+                         "--congestion", congestion, "--bytes", str(data.bytes), "--json"]}
 
-    def transfer(self, bench, data):
-        done = bench.hosts.a.run(self.client(bench, data))["commands"][0]
+    def transfer(self, bench, parts, beside=()):
+        done = bench.hosts.a.run(*(self.client(bench, data) for data in parts), *beside)["commands"][0]
         # Its own clock: the process also waits for the two sides' reports.
         seconds = json.loads(done["stdout"])["end"]["sum_received"]["seconds"]
         return Outcome(seconds, {"a": done["peak_rss_bytes"] or 0})

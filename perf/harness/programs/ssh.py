@@ -35,6 +35,7 @@ UsePAM no
 UseDNS no
 PidFile none
 LogLevel ERROR
+MaxStartups 1000
 Subsystem sftp /usr/lib/openssh/sftp-server
 """)
         self.config = bench.file("ssh/config", f"""\

@@ -32,6 +32,16 @@ install_packages() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" >&2
 }
 
+install_peers() {
+    local service new=()
+    # Installing these starts a server for everybody. The lab starts its own, where only the lab reaches them.
+    for service in nginx:nginx-light ssh:openssh-server rsync:rsync; do
+        [ "$(dpkg-query -W -f='${db:Status-Status}' "${service#*:}" 2>/dev/null)" = installed ] || new+=("${service%:*}")
+    done
+    install_packages "${build_needs[@]}" "${lab_needs[@]}" "${peers_needs[@]}"
+    [ ${#new[@]} = 0 ] || [ ! -d /run/systemd/system ] || systemctl disable --quiet --now "${new[@]}"
+}
+
 find_rust() {
     # A shell that was open while rustup was installed has not got its directory in PATH yet.
     command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
@@ -50,7 +60,11 @@ setup() {
         install_packages "${lab_needs[@]}"
         return
         ;;
-    peers) install_packages "${build_needs[@]}" "${lab_needs[@]}" "${peers_needs[@]}" ;;
+    peers)
+        install_peers
+        # No Rust yet: root, who measures, seldom has it, and perf/run builds as the user who called sudo.
+        return
+        ;;
     *) die "usage: $0 [build|test|lab|peers|profile]" ;;
     esac
     find_rust

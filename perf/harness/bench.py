@@ -39,6 +39,11 @@ class Bench:
         self.hosts = Hosts()
         self.data = {}
         self.scenario = None
+        self.through = None
+
+    def dial(self, port):
+        """Where clients on host a find a server on host b: (address, port)."""
+        return self.through or (self.hosts.b.address, port)
 
     def __enter__(self):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -52,6 +52,7 @@ MAKERS = {
     "1GiB": single(1 << 30),
     "512MiB": single(512 << 20),
     "256MiB": single(256 << 20),
+    "128MiB": single(128 << 20),
     "10MiB": single(10 << 20),
     "4MiB": single(4 << 20),
     "1KiB": single(1 << 10),

@@ -2,8 +2,10 @@
 import os
 import statistics
 import time
+from contextlib import nullcontext
 
 from .data import difference
+from .emulator import between
 from .hosts import ROOT, HostError
 from .measure import PSS_SAMPLE_SECONDS, SAMPLE_SECONDS, Meter, pss_bytes, rss_bytes
 from .programs.plain import Iperf3
@@ -32,7 +34,10 @@ def run_once(bench, program, scenario):
         bench.clear_served()
         program.start(bench)
         try:
-            found = MEASURES[scenario.measure](bench, program, scenario, parts)
+            with between(bench, scenario.path, program.port) if scenario.path else nullcontext() as report:
+                found = MEASURES[scenario.measure](bench, program, scenario, parts)
+            if report:
+                found["emulator"] = report
         finally:
             program.stop(bench)
     except (HostError, Mismatch) as error:

@@ -85,7 +85,7 @@ def ranged(found, digits, factor=1):
     if found is None:
         return "-"
     median, least, most = (f"{value * factor:.{digits}f}" for value in found)
-    return f"{median} ({least}–{most})"
+    return median if least == most else f"{median} ({least}–{most})"
 
 
 def cpu(records, role):

@@ -55,5 +55,10 @@ SCENARIOS = {scenario.name: scenario for scenario in (
              typical_seconds=11),
     Scenario("gbe-100-clients", ("gbe",), "10MiB", clients=100, files=True, typical_seconds=13),
     Scenario("gbe-150-clients", ("gbe",), "4MiB", clients=150, files=True, only=LANDRO, typical_seconds=8),
+    # A way there and back of 100 and of 50 ms.
+    Scenario("100M-100ms-loss-0.1", ("raw",), "128MiB", path=("--rate", "100M", "--delay", "50ms", "--loss", "0.1"),
+             files=True, only=LANDRO, link_bytes_per_second=100e6 / 8, typical_seconds=14),
+    Scenario("500M-50ms-loss-1", ("raw",), "256MiB", path=("--rate", "500M", "--delay", "25ms", "--loss", "1"),
+             files=True, only=LANDRO, link_bytes_per_second=500e6 / 8, typical_seconds=7),
     Scenario("raw-idle", ("raw",), measure="idle", only=LANDRO, typical_seconds=12),
 )}

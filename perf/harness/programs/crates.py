@@ -1,8 +1,8 @@
 """Peers from crates.io: qcp and sendme, built once into target/peers."""
 import os
-import subprocess
 import time
 
+from ..cargo import cargo
 from ..hosts import ROOT
 from .base import Outcome, Program, first_number
 from .ssh import SshProgram
@@ -23,7 +23,7 @@ class Crate:
         if os.path.exists(self.binary):
             return
         print(f"building {self.crate} (once)", flush=True)
-        subprocess.run(["cargo", "install", "--quiet", "--locked", "--root", PEERS, self.crate])
+        cargo("install", "--quiet", "--locked", "--root", PEERS, self.crate)
 
     def missing(self):
         if not os.path.exists(self.binary):

@@ -3,22 +3,28 @@ import json
 import os
 import subprocess
 
+from ..cargo import cargo, released
 from .base import Program, first_number
-
-PORT = 4433
-
 
 class Landro(Program):
     transport = "quic"
+    port = 4433
     protection = "TLS 1.3, BLAKE3"
 
     def __init__(self, binary, name="landro", backend="io_uring"):
-        self.binary = binary
+        """`binary`: None for the one of this tree, which is then built."""
+        self.builds = binary is None
+        self.binary = binary or released("landro")
         self.name = name
         self.options = ["--backend", backend]
 
+    def install(self):
+        self.built = not self.builds or cargo("build", "--release", "--locked")
+
     def missing(self):
-        return None if os.access(self.binary, os.X_OK) else f"{self.binary} does not exist; cargo build --release"
+        if not self.built:
+            return "cargo build --release --locked failed; its messages are above"
+        return None if os.access(self.binary, os.X_OK) else f"{self.binary} is no program"
 
     def version(self):
         return first_number(self.binary, "--version")
@@ -31,14 +37,14 @@ class Landro(Program):
                                         stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
     def server(self, bench):
-        argv = [self.binary, "serve", bench.served, "--listen", f"{bench.hosts.b.address}:{PORT}",
+        argv = [self.binary, "serve", bench.served, "--listen", f"{bench.hosts.b.address}:{self.port}",
                 "--allow", self.client_id, *self.options]
         return {"argv": argv, "env": self.environment(bench, "server")}, {"ready_line": r"^listening on \S+ id \S+"}
 
     def client(self, bench, data):
         server_id = self.running["line"].split()[-1]
         argv = [self.binary, "cp", "--json", "--stats", "--peer", server_id, *self.options,
-                data.path, f"landro://{bench.hosts.b.address}:{PORT}/"]
+                data.path, "landro://{}:{}/".format(*bench.dial(self.port))]
         return {"argv": argv, "env": self.environment(bench, "client")}
 
     def retransmitted(self, done):

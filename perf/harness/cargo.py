@@ -1,0 +1,21 @@
+"""Builds with cargo what is measured, as the user who called sudo: root seldom has a Rust of its own."""
+import os
+import subprocess
+
+from .hosts import ROOT
+
+SETUP = os.path.join(ROOT, "scripts", "setup.sh")
+
+
+def cargo(*arguments):
+    """True if it succeeded; its messages go where ours go."""
+    user = os.environ.get("SUDO_USER")
+    as_user = ["sudo", "-H", "-u", user, "--"] if user else []
+    # In a shell, for it finds cargo also where rustup puts it and PATH does not lead.
+    argv = [*as_user, "bash", "-c", 'set -e; . "$0"; find_rust; exec cargo "$@"', SETUP, *arguments]
+    return subprocess.run(argv, cwd=ROOT).returncode == 0
+
+
+def released(name):
+    """The path of one of our programs."""
+    return os.path.join(ROOT, "target", "release", name)

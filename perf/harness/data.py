@@ -66,6 +66,7 @@ class Data:
     """A made set: its path, how many files, how many bytes. `number` tells those of several clients apart."""
 
     def __init__(self, maker, number, directory):
+        self.number = number or 0
         self.name = name = maker if number is None else f"{maker}-{number:03}"
         self.path = os.path.join(directory, name)
         # The name is part of the seed: what is in a set does not depend on which others were made before.

@@ -42,8 +42,10 @@ def vulnerabilities():
 
 def revision():
     """The commit, and whether the tree differs from it."""
-    commit = output("git", "-C", ROOT, "rev-parse", "--short=12", "HEAD")
-    changed = output("git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no")
+    # Under sudo the tree belongs to somebody else, which git wants to hear is meant.
+    git = ("git", "-C", ROOT, "-c", f"safe.directory={ROOT}")
+    commit = output(*git, "rev-parse", "--short=12", "HEAD")
+    changed = output(*git, "status", "--porcelain", "--untracked-files=no")
     return commit + ("+changes" if changed else "")
 
 

@@ -1,5 +1,6 @@
 """Peers from crates.io: qcp and sendme, built once into target/peers."""
 import os
+import shutil
 import time
 
 from ..cargo import cargo
@@ -77,3 +78,5 @@ class Sendme(Crate, Program):
         if self.running:
             bench.hosts.a.stop(self.running["pid"])
             self.running = None
+            # Its copy of the files, when it was interrupted.
+            shutil.rmtree(bench.directory("sendme"))

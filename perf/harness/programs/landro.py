@@ -6,6 +6,7 @@ import subprocess
 from ..cargo import cargo, released
 from .base import Program, first_number
 
+
 class Landro(Program):
     transport = "quic"
     port = 4433
@@ -29,23 +30,26 @@ class Landro(Program):
     def version(self):
         return first_number(self.binary, "--version")
 
-    def environment(self, bench, side):
-        return {"LANDRO_CONFIG_DIR": bench.directory(f"{self.name}-{side}")}
+    def environment(self, bench, who):
+        return {"LANDRO_CONFIG_DIR": bench.directory(f"{self.name}-{who}")}
 
-    def prepare(self, bench):
-        self.client_id = subprocess.run([self.binary, "id"], env=dict(os.environ, **self.environment(bench, "client")),
-                                        stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    def client_id(self, bench, number):
+        return subprocess.run([self.binary, "id"], env=dict(os.environ, **self.environment(bench, number)),
+                              stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
     def server(self, bench):
+        # Several clients stand for several hosts, each with an identity of its own.
+        allowed = [word for number in range(bench.scenario.clients)
+                   for word in ("--allow", self.client_id(bench, number))]
         argv = [self.binary, "serve", bench.served, "--listen", f"{bench.hosts.b.address}:{self.port}",
-                "--allow", self.client_id, *self.options]
+                *allowed, *self.options]
         return {"argv": argv, "env": self.environment(bench, "server")}, {"ready_line": r"^listening on \S+ id \S+"}
 
     def client(self, bench, data):
         server_id = self.running["line"].split()[-1]
         argv = [self.binary, "cp", "--json", "--stats", "--peer", server_id, *self.options,
                 data.path, "landro://{}:{}/".format(*bench.dial(self.port))]
-        return {"argv": argv, "env": self.environment(bench, "client")}
+        return {"argv": argv, "env": self.environment(bench, data.number)}
 
     def retransmitted(self, done):
         stats = json.loads(done["stdout"].splitlines()[-1])["stats"]

@@ -72,7 +72,7 @@ class Host:
             if done["status"] != 0:
                 why = "took too long" if answer["timed_out"] else f"ended with {done['status']}"
                 said = " | ".join((done["stderr"] or done["stdout"]).strip().splitlines()[-3:])[-600:]
-                raise HostError(f"{' '.join(command['argv'])[:200]} {why}: {said}")
+                raise HostError(f"{os.path.basename(command['argv'][0])} {why}: {said}")
         return answer
 
     def start(self, command, timeout_seconds=10, **ready):

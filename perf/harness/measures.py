@@ -71,7 +71,7 @@ def rivals(bench, program, scenario, parts):
         bench.hosts.b.stop(server["pid"])
     found = figures([done], 2 * data.bytes)
     share = contended_share(*found["each_seconds"])
-    return {"verified": program.writes_files, "rival": f"TCP {scenario.rival}", **found,
+    return {"verified": program.writes_files, "rival": f"TCP {scenario.rival}", "bytes": 2 * data.bytes, **found,
             "contended_share": share, "jain_fairness": jain(share)}
 
 

@@ -53,7 +53,7 @@ SCENARIOS = {scenario.name: scenario for scenario in (
              typical_seconds=11),
     Scenario("gbe-rival-bbr", ("gbe",), "512MiB", measure="rivals", rival="bbr", files=True, only=LANDRO,
              typical_seconds=11),
-    Scenario("gbe-100-clients", ("gbe",), "10MiB", clients=100, files=True, typical_seconds=13),
+    Scenario("gbe-100-clients", ("gbe",), "10MiB", clients=100, files=True, typical_seconds=20),
     Scenario("gbe-150-clients", ("gbe",), "4MiB", clients=150, files=True, only=LANDRO, typical_seconds=8),
     # A way there and back of 100 and of 50 ms.
     Scenario("100M-100ms-loss-0.1", ("raw",), "128MiB", path=("--rate", "100M", "--delay", "50ms", "--loss", "0.1"),

@@ -6,6 +6,8 @@ import subprocess
 from ..cargo import cargo, released
 from .base import Program, first_number
 
+LATENCY_SECONDS = 2
+
 
 class Landro(Program):
     transport = "quic"
@@ -45,11 +47,22 @@ class Landro(Program):
                 *allowed, *self.options]
         return {"argv": argv, "env": self.environment(bench, "server")}, {"ready_line": r"^listening on \S+ id \S+"}
 
-    def client(self, bench, data):
+    def command(self, bench, number, name, *arguments):
+        """A subcommand of client `number`, with the daemon's URL as its last argument."""
         server_id = self.running["line"].split()[-1]
-        argv = [self.binary, "cp", "--json", "--stats", "--peer", server_id, *self.options,
-                data.path, "landro://{}:{}/".format(*bench.dial(self.port))]
-        return {"argv": argv, "env": self.environment(bench, data.number)}
+        url = "landro://{}:{}/".format(*bench.dial(self.port))
+        return {"argv": [self.binary, name, "--json", "--peer", server_id, *self.options, *arguments, url],
+                "env": self.environment(bench, number)}
+
+    def client(self, bench, data):
+        return self.command(bench, data.number, "cp", "--stats", data.path)
+
+    def latency(self, bench, data):
+        asking = self.command(bench, data.number, "bench", "--latency", "--size", str(data.bytes),
+                              "--seconds", str(LATENCY_SECONDS))
+        done = bench.hosts.a.run(asking)["commands"][0]
+        found = json.loads(done["stdout"].splitlines()[-1])["latency"]
+        return {"requests": found["count"], "p50_seconds": found["p50_us"] / 1e6, "p99_seconds": found["p99_us"] / 1e6}
 
     def retransmitted(self, done):
         stats = json.loads(done["stdout"].splitlines()[-1])["stats"]

@@ -24,6 +24,7 @@ class SshProgram(Program):
         with open(os.path.join(directory, "host.pub")) as public:
             known_hosts = bench.file("ssh/known_hosts", f"[{bench.hosts.b.address}]:{PORT} {public.read()}")
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+        # An empty home: bash reads the user's .bashrc for every command, which may take longer than the copy.
         self.sshd_config = bench.file("ssh/sshd_config", f"""\
 Port {PORT}
 ListenAddress {bench.hosts.b.address}
@@ -36,6 +37,8 @@ UseDNS no
 PidFile none
 LogLevel ERROR
 MaxStartups 1000
+PermitUserRC no
+SetEnv HOME={bench.directory("ssh/home")}
 Subsystem sftp /usr/lib/openssh/sftp-server
 """)
         self.config = bench.file("ssh/config", f"""\

@@ -14,7 +14,7 @@ GB = 1e9
 SETTLE_SECONDS = 1
 IDLE_SECONDS = 10
 # A program that takes so many times the typical duration is stuck.
-PATIENCE = 20
+PATIENCE = 10
 LEAST_TIMEOUT_SECONDS = 60
 
 

@@ -25,7 +25,7 @@ class Bench:
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SystemExit("another measurement runs on this machine (it holds " + LOCK + "); wait for its end") from None
+            raise SystemExit(f"another measurement runs on this machine (it holds {LOCK}); wait for its end") from None
         for left in glob.glob(os.path.join(SHM, PREFIX + "*")):
             if os.lstat(left).st_uid == os.geteuid():
                 shutil.rmtree(left)

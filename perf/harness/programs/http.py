@@ -69,10 +69,15 @@ http {{
     def server(self, bench):
         return {"argv": ["/usr/sbin/nginx", "-c", self.config, "-e", "stderr"]}, {"ready_port": self.port}
 
-    def client(self, bench, data):
-        base = f"{'https' if self.tls else 'http'}://{bench.hosts.a.address}:{self.port}"
+    def base(self, bench):
+        return f"{'https' if self.tls else 'http'}://{bench.hosts.a.address}:{self.port}"
+
+    def curl(self):
         # -q: without the user's ~/.curlrc
-        argv = ["curl", "-q", "--silent", "--show-error", "--fail", "--cacert", self.certificate]
+        return ["curl", "-q", "--silent", "--show-error", "--fail", "--cacert", self.certificate]
+
+    def client(self, bench, data):
+        base, argv = self.base(bench), self.curl()
         if not data.is_tree:
             return {"argv": [*argv, "--output", os.path.join(bench.served, data.name), f"{base}/{data.name}"]}
         names = "".join(f'url = "{base}/{name}"\noutput = "{bench.served}/{name}"\n' for name in data.names)
@@ -81,12 +86,13 @@ http {{
 
     def latency(self, bench, data):
         """One curl asks again and again on one connection and says how long each answer took."""
-        url = f"{'https' if self.tls else 'http'}://{bench.hosts.a.address}:{self.port}/{data.name}"
-        listed = bench.file(f"{self.name}/requests", f'url = "{url}"\noutput = "/dev/null"\n' * (WARM_UP + REQUESTS))
-        done = bench.hosts.b.run({"argv": ["curl", "-q", "--silent", "--show-error", "--fail", "--cacert", self.certificate,
-                                           "--write-out", "%{time_total}\n", "--config", listed]})["commands"][0]
+        request = f'url = "{self.base(bench)}/{data.name}"\noutput = "/dev/null"\n'
+        listed = bench.file(f"{self.name}/requests", request * (WARM_UP + REQUESTS))
+        argv = [*self.curl(), "--write-out", "%{time_total}\n", "--config", listed]
+        done = bench.hosts.b.run({"argv": argv})["commands"][0]
         seconds = [float(line) for line in done["stdout"].split()[WARM_UP:]]
-        return {"requests": len(seconds), "p50_seconds": percentile(seconds, 0.5), "p99_seconds": percentile(seconds, 0.99)}
+        return {"requests": len(seconds), "p50_seconds": percentile(seconds, 0.5),
+                "p99_seconds": percentile(seconds, 0.99)}
 
 
 class Rclone(Program):

@@ -8,7 +8,7 @@ build_needs=(build-essential ca-certificates clang cmake curl git libclang-dev p
 test_needs=(iproute2 procps util-linux)
 lab_needs=(bpftool clang ethtool iperf3 iproute2 jq kmod libbpf-dev linux-libc-dev procps)
 peers_needs=(curl iperf3 nginx-light openssh-client openssh-server openssl python3-matplotlib rclone rsync)
-profile_needs=(iproute2 linux-perf valgrind)
+profile_needs=(iproute2 libc6-dbg linux-perf valgrind)
 
 die() {
     echo "$0: $*" >&2

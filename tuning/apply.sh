@@ -46,12 +46,21 @@ current() {
     sysctl) cat "/proc/sys/${3//.//}" ;;
     device) cat "/sys/class/net/$2/$3" ;;
     irq) cat "/proc/irq/$3/smp_affinity_list" ;;
-    offload) ethtool -k "$2" | awk -v name="$3:" '$1 == name { print $2 }' ;;
+    offload) ethtool -k "$2" | awk -v name="$(feature "$3"):" '$1 == name { print $2 }' ;;
     ring) ring "$2" Current "$3" ;;
     # With its interval, which some drivers move while they adapt: put back, both must be what they were.
     coalesce) ethtool -c "$2" | awk '/^Adaptive RX:/ { on = $3 } /^rx-usecs:/ { every = $2 }
         END { if (on == "on") print on; else if (on == "off") print on (every ~ /^[0-9]+$/ ? " rx-usecs " every : "") }' ;;
     esac 2>/dev/null
+}
+
+# feature NAME: as ethtool shows what it takes by this name
+feature() {
+    case $1 in
+    gro) echo generic-receive-offload ;;
+    gso) echo generic-segmentation-offload ;;
+    *) echo "$1" ;;
+    esac
 }
 
 # ring INTERFACE Pre-set|Current rx|tx: packets
@@ -79,7 +88,7 @@ described() {
     case $1 in
     sysctl) echo "$3" ;;
     device) echo "$2 $3" ;;
-    irq) echo "$2 interrupt $3" ;;
+    irq) echo "$2 interrupt $3 on cores" ;;
     *) echo "$2 $1 $3" ;;
     esac
 }
@@ -168,9 +177,9 @@ profile_of() {
 plan_interface() {
     local device=$1 speed=${profile:-$(profile_of "$1")} mtu
     if command -v ethtool >/dev/null; then
-        plan_offload "$device" gro generic-receive-offload
-        plan_offload "$device" gso generic-segmentation-offload
-        plan_offload "$device" tx-udp-segmentation tx-udp-segmentation
+        plan_offload "$device" gro
+        plan_offload "$device" gso
+        plan_offload "$device" tx-udp-segmentation
         # The longest a program is kept from its packets is about 2 ms: 163 full frames at 1 Gbit/s, 1,626 at 10, 4,064
         # at 25.
         case $speed in
@@ -188,14 +197,14 @@ plan_interface() {
 9000 is worth more than all else here: ip link set dev $device mtu 9000"
 }
 
-# plan_offload INTERFACE NAME FEATURE: on. ethtool takes some features by a shorter name than it shows them.
+# plan_offload INTERFACE NAME: on
 plan_offload() {
     local line
-    line=$(ethtool -k "$1" 2>/dev/null | grep "^\s*$3:") || line=
+    line=$(ethtool -k "$1" 2>/dev/null | grep "^\s*$(feature "$2"):") || line=
     case $line in
     *": on"*) ;;
     *"[fixed]"*) note "$1 $2: its driver has none; the kernel does it in software" ;;
-    *": off"*) propose offload "$1" "$3" off on '' ;;
+    *": off"*) propose offload "$1" "$2" off on '' ;;
     *) note "$1 $2: this kernel does not know it" ;;
     esac
 }
@@ -252,7 +261,7 @@ plan_interrupts() {
     for irq in "${irqs[@]}"; do
         now=$(current irq - "$irq") || continue
         # One that may go to one core only was put there by somebody who knows why.
-        [[ $now =~ ^[0-9]+$ ]] || propose irq "$device" "$irq" "$now" "${cores[count++ % ${#cores[@]}]}" core
+        [[ $now =~ ^[0-9]+$ ]] || propose irq "$device" "$irq" "$now" "${cores[count++ % ${#cores[@]}]}" ''
     done
 }
 

@@ -191,6 +191,7 @@ plan_interface() {
     else
         note "$device: offloads, rings and coalescing need ethtool: apt-get install ethtool"
     fi
+    # Not gro_flush_timeout: measured, it saves no CPU and makes every small request wait.
     plan_interrupts "$device"
     mtu=$(cat "/sys/class/net/$device/mtu")
     [ "$mtu" -ge 9000 ] || note "$device mtu: $mtu bytes stays. If every host and switch of this network has jumbo frames, \

@@ -97,7 +97,7 @@ pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>
     }
     tracing::info!("stopping; a second signal quits at once");
     notify::tell("STOPPING=1");
-    server.shutdown().map_err(DaemonError::Worker)
+    server.shutdown().map(drop).map_err(DaemonError::Worker)
 }
 
 /// `authorized_peers` with the command line on top; says how many there are and which lines were no use.

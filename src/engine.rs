@@ -141,11 +141,11 @@ impl Server {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Tells peers, waits for the workers (at most a few seconds).
+    /// Tells peers, waits for the workers (at most a few seconds); gives what all connections did.
     ///
     /// # Errors
     /// What a worker failed with, if one did.
-    pub fn shutdown(self) -> io::Result<()> {
+    pub fn shutdown(self) -> io::Result<TransportStats> {
         for worker in 0..self.shared.workers {
             self.shared.insist(WorkerId(worker), Command::Shutdown(SHUTDOWN_GRACE));
         }
@@ -155,6 +155,7 @@ impl Server {
             result = result.and(ended);
         }
         result
+            .map(|()| self.shared.served.lock().map_or_else(|_| Default::default(), |served| served.clone()))
     }
 }
 
@@ -284,8 +285,17 @@ fn share(
         })
         .unzip();
     let boot_id = landro_sys::boot_id().unwrap_or_default();
-    let shared =
-        Shared { workers, secrets, mailboxes, budget, quic, service, boot_id, refusals: Refusals::default() };
+    let shared = Shared {
+        workers,
+        secrets,
+        mailboxes,
+        budget,
+        quic,
+        service,
+        boot_id,
+        refusals: Refusals::default(),
+        served: Mutex::default(),
+    };
     (Arc::new(shared), inboxes)
 }
 

@@ -40,6 +40,7 @@ on_both_backends!(
     control_messages_that_are_none,
     silence,
     clients_that_never_read,
+    benchmarks_that_are_not_read,
     crowds,
     noise_at_the_port,
     a_server_that_lies,
@@ -186,6 +187,10 @@ fn silence(backend: &'static str) {
 
 fn clients_that_never_read(backend: &'static str) {
     Scene::play(backend, greed::never_reading);
+}
+
+fn benchmarks_that_are_not_read(backend: &'static str) {
+    Scene::play(backend, greed::unread_benchmarks);
 }
 
 fn crowds(backend: &'static str) {

@@ -11,8 +11,8 @@ use landro::engine::{
     Access, BackendChoice, Client, ClientConfig, ClientEvent, Ended, PeerAccess, ServeConfig, Server,
     TransportStats,
 };
-use landro::proto::Outcome;
-use landro::proto::session::Request;
+use landro::proto::session::{BenchWork, Request};
+use landro::proto::{Outcome, Totals};
 use landro::quic::Identity;
 
 /// Packets of one lane. 16 MiB in packets of at most 16 KiB are over 1,000, so there are several lanes.
@@ -22,6 +22,13 @@ const BUDGET_BYTES: u64 = 64 << 20;
 
 /// Moves one file and gives the transport's statistics.
 fn transfer(backend: BackendChoice, root: &Path, request: impl FnOnce(&str) -> Request) -> TransportStats {
+    let (totals, stats) = run(backend, root, request("file"));
+    assert_eq!((totals.files, totals.errors), (1, 0));
+    stats
+}
+
+/// One session to its end, and the client's statistics.
+fn run(backend: BackendChoice, root: &Path, request: Request) -> (Totals, TransportStats) {
     let quic = QuicConfig::auto().lane_packet_limit(LANE_PACKETS);
     let access = PeerAccess { access: Access { read: true, write: true }, path: None };
     let server = Server::start(ServeConfig {
@@ -45,7 +52,7 @@ fn transfer(backend: BackendChoice, root: &Path, request: impl FnOnce(&str) -> R
         trust: Arc::new(|_| true),
         streams: 16,
     };
-    let client = Client::start(config, request("file")).unwrap();
+    let client = Client::start(config, request).unwrap();
     let mut stats = None;
     let ended = loop {
         match client.events().recv_timeout(Duration::from_secs(60)).expect("the transfer hangs") {
@@ -57,10 +64,9 @@ fn transfer(backend: BackendChoice, root: &Path, request: impl FnOnce(&str) -> R
     client.join().unwrap();
     server.shutdown().unwrap();
     match ended {
-        Ended::Outcome(Outcome::Complete(totals)) => assert_eq!((totals.files, totals.errors), (1, 0)),
+        Ended::Outcome(Outcome::Complete(totals)) => (totals, stats.expect("statistics come before the end")),
         other => panic!("not complete: {other:?}"),
     }
-    stats.expect("statistics come before the end")
 }
 
 fn push_and_pull(backend: BackendChoice) {
@@ -90,6 +96,33 @@ fn push_and_pull(backend: BackendChoice) {
     });
     assert!(fs::read(here.path().join("pulled")).unwrap() == content, "the pulled file differs");
     assert!(pulled.lanes > 2, "lanes used by the pull: {}", pulled.lanes);
+}
+
+/// However fast the machine is: lanes are replaced while it runs, more often than a session may have lanes at a time, and
+/// nothing is lost or out of place.
+fn benchmarks(backend: BackendChoice) {
+    let root = tempfile::tempdir().unwrap();
+    for work in [BenchWork::Send, BenchWork::Receive, BenchWork::Echo { size_bytes: 1024 }] {
+        let duration = Duration::from_secs(1);
+        let (totals, stats) = run(backend, root.path(), Request::Bench { work, duration });
+        let packets = stats.sent_packets.max(stats.received_packets);
+        assert!(totals.sent_bytes > 0);
+        assert!(stats.lanes > 4 || packets < 10 * LANE_PACKETS, "{work:?}: {stats:?}");
+    }
+}
+
+#[test]
+fn io_uring_measures_over_many_lanes() {
+    if landro_sys::Caps::probe().io_uring.is_yes() {
+        benchmarks(BackendChoice::IoUring);
+    } else {
+        println!("skipped: no io_uring here");
+    }
+}
+
+#[test]
+fn poll_measures_over_many_lanes() {
+    benchmarks(BackendChoice::Poll);
 }
 
 #[test]

@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::budget::MIN_MEMORY_BUDGET_BYTES;
 use crate::config::QuicConfig;
 use crate::engine::BackendChoice;
+use crate::proto::bench::MAX_BENCH;
+use crate::proto::wire::MAX_ECHO_BYTES;
 use crate::units::Fingerprint;
 
 use super::url::{Place, Url, UrlError};
@@ -39,6 +41,8 @@ pub enum Command {
     Cp(CpArgs),
     /// Lists a directory of a daemon, or shows one file
     Ls(LsArgs),
+    /// Measures the network and the engine between memory and memory, with a daemon or on this host alone
+    Bench(BenchArgs),
     /// Prints this host's fingerprint; makes its identity at first use
     Id,
 }
@@ -111,6 +115,38 @@ pub struct CpArgs {
 pub struct LsArgs {
     /// landro://HOST[:PORT]/PATH
     pub url: OsString,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// landro://HOST[:PORT]
+    #[arg(required_unless_present = "local")]
+    pub url: Option<OsString>,
+    /// Measures this host alone: a daemon with a key of its own and its client in this process, over loopback
+    #[arg(long, conflicts_with_all = ["url", "peer", "accept_new"])]
+    pub local: bool,
+    /// How long to measure
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=MAX_BENCH.as_secs()))]
+    pub seconds: u64,
+    /// Data streams used at a time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub streams: u8,
+    /// The daemon sends, this host receives
+    #[arg(long)]
+    pub reverse: bool,
+    /// Measures round trips of small messages, one at a time, instead of throughput
+    #[arg(long, conflicts_with_all = ["reverse", "streams"])]
+    pub latency: bool,
+    /// Bytes of each message of --latency, at most 65504; suffixes as in `cp --bwlimit` [default: 1K]
+    #[arg(long, value_name = "BYTES", requires = "latency", value_parser = echo_bytes)]
+    pub size: Option<usize>,
+    /// Prints one JSON object on stdout at the end
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub trust: TrustArgs,
     #[command(flatten)]
@@ -194,6 +230,13 @@ fn memory_budget(typed: &str) -> Result<u64, String> {
             Err(format!("nothing works with less than {}M", MIN_MEMORY_BUDGET_BYTES >> 20))
         }
         budget => Ok(budget),
+    }
+}
+
+fn echo_bytes(typed: &str) -> Result<usize, String> {
+    match bytes(typed)? {
+        size if (1..=MAX_ECHO_BYTES as u64).contains(&size) => Ok(size as usize),
+        _ => Err(format!("a message has 1 to {MAX_ECHO_BYTES} bytes")),
     }
 }
 

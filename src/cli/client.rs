@@ -110,7 +110,8 @@ pub fn run(
     }
 }
 
-fn pump(client: &Client, signals: &Signals, on: &mut dyn FnMut(Option<ClientEvent>)) -> Ended {
+/// Follows a client to its end.
+pub fn pump(client: &Client, signals: &Signals, on: &mut dyn FnMut(Option<ClientEvent>)) -> Ended {
     let mut cancelled = false;
     loop {
         if !cancelled && signals.asked().is_some() {

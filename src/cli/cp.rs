@@ -35,7 +35,7 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     };
     let (exit, totals) = match result {
         Ok((ended, own)) => {
-            let verdict = judge(&ended, signals.asked(), Parties { host, own });
+            let verdict = judge(&ended, signals.asked(), Parties { host, own, resumes: true });
             if let Some(message) = &verdict.message {
                 reporter.error(verdict.code, message);
             }
@@ -53,14 +53,26 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
 
 /// What the engine told about the connection.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     backend: Option<(String, String)>,
     peer: Option<String>,
     transport: Option<Transport>,
 }
 
 impl Seen {
-    fn stats(self) -> Stats {
+    /// Takes what concerns the connection.
+    pub fn note(&mut self, event: ClientEvent) {
+        match event {
+            ClientEvent::Connected { fingerprint, address, backend, backend_reason } => {
+                self.backend = Some((format!("{backend:?}"), backend_reason));
+                self.peer = Some(format!("{address} {fingerprint}"));
+            }
+            ClientEvent::Stats(stats) => self.transport = Some(Transport::from(&*stats)),
+            ClientEvent::Session(_) | ClientEvent::Ended(_) => {}
+        }
+    }
+
+    pub fn stats(self) -> Stats {
         let (backend, backend_reason) = self.backend.unzip();
         Stats {
             backend,
@@ -87,12 +99,7 @@ fn remote(
     let done = client::run(&dial, signals, &|| request.clone(), &mut |event| match event {
         None => reporter.tick(),
         Some(ClientEvent::Session(event)) => reporter.event(&event),
-        Some(ClientEvent::Connected { fingerprint, address, backend, backend_reason }) => {
-            seen.backend = Some((format!("{backend:?}"), backend_reason));
-            seen.peer = Some(format!("{address} {fingerprint}"));
-        }
-        Some(ClientEvent::Stats(stats)) => seen.transport = Some(Transport::from(&*stats)),
-        Some(ClientEvent::Ended(_)) => {}
+        Some(event) => seen.note(event),
     })?;
     Ok((done.ended, Some(done.own)))
 }

@@ -38,7 +38,8 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(CliError::Stdout(error)),
         _ => {}
     }
-    let verdict = judge(&done.ended, signals.asked(), Parties { host: Some(&url.host), own: Some(done.own) });
+    let parties = Parties { host: Some(&url.host), own: Some(done.own), resumes: false };
+    let verdict = judge(&done.ended, signals.asked(), parties);
     if let Some(message) = verdict.message {
         eprintln!("landro: {message}");
     }

@@ -1,6 +1,7 @@
 //! The command: from arguments to an exit code. Only the command lines' own concerns; the work is the engine's.
 
 mod args;
+mod bench;
 mod client;
 mod cp;
 mod escape;
@@ -127,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Cp(args) => cp::run(args),
         Command::Ls(args) => ls::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Id => id::run(),
     };
     let exit = result.unwrap_or_else(|error| {

@@ -13,6 +13,8 @@ use super::url::Host;
 pub struct Parties<'a> {
     pub host: Option<&'a Host>,
     pub own: Option<Fingerprint>,
+    /// A rerun goes on where this ended.
+    pub resumes: bool,
 }
 
 /// What the end means to the user.
@@ -35,17 +37,19 @@ pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Verdict {
         verdict(
             Exit::Unreachable,
             "lost",
-            format!("{host}: connection lost: {why}; run the same command again, it resumes"),
+            format!("{host}: connection lost: {why}{}", rerun(parties.resumes)),
         )
     };
     match ended {
         Ended::Outcome(Outcome::Complete(totals)) => complete(totals),
         // Whatever else the end looked like, the signal came first.
-        Ended::Outcome(Outcome::Lost(totals)) if signal.is_some() => interrupted(signal, Some(*totals)),
-        Ended::Lost(_) | Ended::Unreachable(_) | Ended::Failed(_) if signal.is_some() => {
-            interrupted(signal, None)
+        Ended::Outcome(Outcome::Lost(totals)) if signal.is_some() => {
+            interrupted(signal, Some(*totals), parties)
         }
-        Ended::Outcome(Outcome::Cancelled(totals)) => interrupted(signal, Some(*totals)),
+        Ended::Lost(_) | Ended::Unreachable(_) | Ended::Failed(_) if signal.is_some() => {
+            interrupted(signal, None, parties)
+        }
+        Ended::Outcome(Outcome::Cancelled(totals)) => interrupted(signal, Some(*totals), parties),
         Ended::Outcome(Outcome::Refused(error)) => {
             let text = escape::text(&error.text);
             let (exit, code) = match error.code {
@@ -92,12 +96,16 @@ pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Verdict {
     }
 }
 
-fn interrupted(signal: Option<i32>, totals: Option<Totals>) -> Verdict {
+fn rerun(resumes: bool) -> &'static str {
+    if resumes { "; run the same command again, it resumes" } else { "" }
+}
+
+fn interrupted(signal: Option<i32>, totals: Option<Totals>, parties: Parties) -> Verdict {
     let (exit, name) = match signal {
         Some(signal_hook::consts::SIGTERM) => (Exit::Terminated, "SIGTERM"),
         _ => (Exit::Interrupted, "SIGINT"),
     };
-    let message = format!("stopped by {name}; run the same command again, it resumes");
+    let message = format!("stopped by {name}{}", rerun(parties.resumes));
     Verdict { exit, totals, code: "interrupted", message: Some(message) }
 }
 
@@ -128,7 +136,9 @@ mod tests {
 
     fn exit(ended: Ended, signal: Option<i32>) -> u8 {
         let host = Host { name: "h".into(), port: 4433 };
-        judge(&ended, signal, Parties { host: Some(&host), own: Some(Fingerprint([0; 32])) }).exit.code()
+        judge(&ended, signal, Parties { host: Some(&host), own: Some(Fingerprint([0; 32])), resumes: true })
+            .exit
+            .code()
     }
 
     fn totals(change: impl FnOnce(&mut Totals)) -> Ended {

@@ -73,7 +73,7 @@ impl Reporter {
     pub fn event(&mut self, event: &Event) {
         count(&mut self.totals, event);
         match event {
-            Event::Started | Event::Listing { .. } => {}
+            Event::Started | Event::Listing { .. } | Event::RoundTrips(_) | Event::Benched { .. } => {}
             Event::Announced { files, bytes, complete } => {
                 (self.announced_files, self.announced_bytes) = (*files, *bytes);
                 if *complete && !self.announced_all {
@@ -230,7 +230,12 @@ pub fn count(totals: &mut Totals, event: &Event) {
                 totals.permission |= error.code == EntryErrorCode::Permission;
             }
         },
-        Event::Started | Event::Announced { .. } | Event::Warning { .. } | Event::Listing { .. } => {}
+        Event::Started
+        | Event::Announced { .. }
+        | Event::Warning { .. }
+        | Event::Listing { .. }
+        | Event::RoundTrips(_)
+        | Event::Benched { .. } => {}
     }
 }
 

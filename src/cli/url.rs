@@ -55,6 +55,8 @@ pub enum UrlError {
     UserInfo(String),
     #[error("{0}: % must be followed by two hexadecimal digits; write a plain % as %25")]
     BadPercent(String),
+    #[error("{0}: a benchmark takes no path; write landro://HOST[:PORT]")]
+    Path(String),
     #[error("{0}: no path contains a NUL byte")]
     Nul(String),
 }

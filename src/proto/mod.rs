@@ -4,6 +4,7 @@
 //! [`Output`] left. Everything it wants from the world is an `Output`; everything it learns is an `Input`.
 //! The same machine runs under the worker (real sockets and files) and under the simulator (seeded).
 
+pub mod bench;
 pub mod chunks;
 pub mod integrity;
 pub mod journal;
@@ -12,6 +13,8 @@ pub mod receiver;
 pub mod sender;
 pub mod session;
 pub mod wire;
+
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -203,6 +206,10 @@ pub enum Event {
     Warning { path: Bytes, text: String },
     /// One row of a listing.
     Listing { path: Bytes, meta: Meta, link: Option<Bytes> },
+    /// Benchmark: how long these echoes took, in order.
+    RoundTrips(Vec<Duration>),
+    /// Benchmark: it is over; so many bytes arrived at the receiver, in this time.
+    Benched { bytes: u64, elapsed: Duration },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

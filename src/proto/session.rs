@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::units::StreamKey;
 use bytes::Bytes;
 
+use super::bench::Bench;
 use super::chunks::ParallelTransferConfig;
 use super::receiver::{Receiver, Target};
 use super::sender::Sender;
@@ -80,6 +81,19 @@ pub enum Request {
     },
     /// The server describes `path`.
     List { path: Bytes },
+    /// Filler or echoes for so long; no file is touched.
+    Bench { work: BenchWork, duration: Duration },
+}
+
+/// What a benchmark does, as the client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BenchWork {
+    Send,
+    Receive,
+    /// Messages of so many bytes go there and back, one at a time.
+    Echo {
+        size_bytes: usize,
+    },
 }
 
 /// One side of a session.
@@ -94,7 +108,7 @@ pub struct Session {
 
 /// How far a session is.
 enum Phase {
-    /// Server: nothing was asked yet. Next: Sending, Placing, Listing.
+    /// Server: nothing was asked yet. Next: Sending, Placing, Listing, Benching.
     AwaitHello {
         grant: Grant,
         until: Instant,
@@ -120,6 +134,12 @@ enum Phase {
     Listing(Box<Lister>),
     /// Client: a listing is being read.
     Reading,
+    /// Client: a benchmark was asked for. Next: Benching.
+    AwaitBench {
+        bench: Box<Bench>,
+        until: Instant,
+    },
+    Benching(Box<Bench>),
 }
 
 /// What follows once the target is known.
@@ -170,8 +190,10 @@ impl Session {
         match &self.phase {
             Phase::AwaitHello { until, .. }
             | Phase::AwaitWelcome { until, .. }
-            | Phase::AwaitSender { until, .. } => Some(*until),
+            | Phase::AwaitSender { until, .. }
+            | Phase::AwaitBench { until, .. } => Some(*until),
             Phase::Sending(sender) => sender.deadline(),
+            Phase::Benching(bench) => bench.deadline(),
             Phase::Placing { .. } | Phase::Receiving(_) | Phase::Listing(_) | Phase::Reading => None,
         }
     }
@@ -193,6 +215,17 @@ impl Session {
         }
     }
 
+    /// Whether control bytes are to be read only while none of ours wait: each message is answered, and a peer that
+    /// does not read must not make us keep the answers.
+    pub fn answers(&self) -> bool {
+        matches!(&self.phase, Phase::Benching(bench) if bench.answers())
+    }
+
+    /// Whether this side says where a replaced lane ends although it may never send data.
+    pub fn leads(&self) -> bool {
+        matches!(&self.phase, Phase::AwaitBench { bench, .. } | Phase::Benching(bench) if bench.leads())
+    }
+
     fn take(&mut self, now: Instant, input: Input) -> Result<(), Violation> {
         match input {
             Input::Control(bytes) => self.on_control(now, bytes),
@@ -206,6 +239,9 @@ impl Session {
                 (Phase::Receiving(receiver), End::No) => {
                     receiver.on_data(&mut self.ports, stream, bytes, fin)
                 }
+                (Phase::AwaitBench { bench, .. } | Phase::Benching(bench), End::No) => {
+                    bench.on_data(now, bytes.len())
+                }
                 _ => violation("data from a peer that has none to send"),
             },
             Input::DataReset { .. } => {
@@ -215,8 +251,10 @@ impl Session {
                 Ok(())
             }
             Input::Sent { bytes } => {
-                if let Phase::Sending(sender) = &mut self.phase {
-                    sender.on_sent(now, bytes);
+                match &mut self.phase {
+                    Phase::Sending(sender) => sender.on_sent(now, bytes),
+                    Phase::Benching(bench) => bench.on_sent(bytes),
+                    _ => {}
                 }
                 Ok(())
             }
@@ -229,7 +267,11 @@ impl Session {
                         receiver.on_disk(&mut self.ports, op, result);
                     }
                     Phase::Listing(lister) => lister.on_disk(&mut self.ports, op, result),
-                    Phase::AwaitHello { .. } | Phase::AwaitWelcome { .. } | Phase::Reading => {}
+                    Phase::AwaitHello { .. }
+                    | Phase::AwaitWelcome { .. }
+                    | Phase::Reading
+                    | Phase::AwaitBench { .. }
+                    | Phase::Benching(_) => {}
                 }
                 Ok(())
             }
@@ -249,7 +291,16 @@ impl Session {
     fn on_tick(&mut self, now: Instant) -> Result<(), Violation> {
         match &self.phase {
             Phase::AwaitHello { until, .. } if now >= *until => violation("no request within 10 s"),
-            Phase::AwaitWelcome { until, .. } | Phase::AwaitSender { until, .. } if now >= *until => {
+            Phase::AwaitWelcome { until, .. }
+            | Phase::AwaitSender { until, .. }
+            | Phase::AwaitBench { until, .. }
+                if now >= *until =>
+            {
+                let totals = self.totals();
+                self.finish(Outcome::Lost(totals));
+                Ok(())
+            }
+            Phase::Benching(bench) if bench.gives_up_at().is_some_and(|at| now >= at) => {
                 let totals = self.totals();
                 self.finish(Outcome::Lost(totals));
                 Ok(())
@@ -295,9 +346,10 @@ impl Session {
         }
         match (&mut self.phase, message) {
             (Phase::AwaitHello { .. }, Message::Hello(hello)) => self.on_hello(now, hello),
-            (Phase::AwaitWelcome { .. } | Phase::AwaitSender { .. }, Message::Welcome(welcome)) => {
-                self.on_welcome(now, &welcome)
-            }
+            (
+                Phase::AwaitWelcome { .. } | Phase::AwaitSender { .. } | Phase::AwaitBench { .. },
+                Message::Welcome(welcome),
+            ) => self.on_welcome(now, &welcome),
             (Phase::Sending(sender), Message::Finished {}) => {
                 if !sender.is_complete() {
                     return violation("finished before everything was resolved");
@@ -308,6 +360,7 @@ impl Session {
             }
             (Phase::Sending(sender), message) => sender.on_message(&mut self.ports, message),
             (Phase::Receiving(receiver), message) => receiver.on_message(&mut self.ports, message),
+            (Phase::Benching(bench), message) => bench.on_message(now, &mut self.ports, message),
             (Phase::Listing(lister), Message::ListAck {}) => lister.on_acknowledged(&mut self.ports),
             (Phase::Reading, Message::Listing(rows)) => {
                 for row in rows {
@@ -352,7 +405,19 @@ impl Session {
                 Some(Err(error)) => self.refuse(error),
             },
             (Phase::Listing(lister), _) => lister.stop(&mut self.ports),
-            (Phase::AwaitHello { .. } | Phase::AwaitWelcome { .. } | Phase::Reading, _) => {}
+            (Phase::Benching(bench), End::No) => {
+                if let Some(totals) = bench.pump(now, &mut self.ports) {
+                    self.finish(Outcome::Complete(totals));
+                }
+            }
+            (
+                Phase::AwaitHello { .. }
+                | Phase::AwaitWelcome { .. }
+                | Phase::Reading
+                | Phase::AwaitBench { .. }
+                | Phase::Benching(_),
+                _,
+            ) => {}
         }
         self.close();
     }
@@ -393,7 +458,11 @@ impl Session {
                 receiver.stop(&mut self.ports);
             }
             Phase::Listing(lister) => lister.stop(&mut self.ports),
-            Phase::AwaitHello { .. } | Phase::AwaitWelcome { .. } | Phase::Reading => {}
+            Phase::AwaitHello { .. }
+            | Phase::AwaitWelcome { .. }
+            | Phase::Reading
+            | Phase::AwaitBench { .. }
+            | Phase::Benching(_) => {}
         }
     }
 
@@ -414,7 +483,11 @@ impl Session {
             | Phase::AwaitSender { receiver, .. }
             | Phase::Receiving(receiver) => receiver.is_drained(),
             Phase::Listing(lister) => lister.is_drained(),
-            Phase::AwaitHello { .. } | Phase::AwaitWelcome { .. } | Phase::Reading => true,
+            Phase::AwaitHello { .. }
+            | Phase::AwaitWelcome { .. }
+            | Phase::Reading
+            | Phase::AwaitBench { .. }
+            | Phase::Benching(_) => true,
         };
         if drained && let End::Closing(outcome) = std::mem::replace(&mut self.end, End::Over) {
             self.ports.finished(outcome);
@@ -444,6 +517,7 @@ impl Session {
             Phase::Placing { receiver, .. }
             | Phase::AwaitSender { receiver, .. }
             | Phase::Receiving(receiver) => receiver.totals(),
+            Phase::AwaitBench { bench, .. } | Phase::Benching(bench) => bench.totals(),
             Phase::AwaitHello { .. } | Phase::AwaitWelcome { .. } | Phase::Listing(_) | Phase::Reading => {
                 Totals::default()
             }

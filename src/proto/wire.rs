@@ -44,6 +44,9 @@ pub const MAX_AGENT_BYTES: usize = 64;
 /// Most chaining values in one [`VerdictKind::Have`]: 32 KiB, so two fit a message.
 pub const MAX_VALUES: usize = 1024;
 
+/// Longest payload of an echo: a message less its heads.
+pub const MAX_ECHO_BYTES: usize = MAX_BATCH_BYTES;
+
 /// Largest file that can be announced: `off_t` is signed.
 pub const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 

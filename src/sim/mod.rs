@@ -5,6 +5,7 @@
 //! so thousands of seeds visit orders no real machine shows. A failing seed prints itself; run it again with
 //! `LANDRO_SIM_SEED`.
 
+mod bench_tests;
 mod check;
 mod disk;
 mod edge_tests;

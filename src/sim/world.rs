@@ -77,6 +77,7 @@ impl World {
         let sender = match &request {
             Request::Push { .. } => CLIENT,
             Request::Pull { .. } | Request::List { .. } => SERVER,
+            Request::Bench { .. } => unreachable!("benchmarks have a world of their own"),
         };
         let [client_limits, server_limits] = limits;
         let [client_disk, server_disk] = disks;

@@ -198,7 +198,7 @@ impl Worker {
 
     /// A lane of the command is gone: in its handshake that decides how the transfer ends.
     pub(super) fn client_lane_ended(&mut self, lane: &Lane, stats: &TransportStats) {
-        let Some(client) = &mut self.client else { return };
+        let Some(client) = &mut self.client else { return self.served(stats) };
         client.stats.add(stats);
         let ended = how_it_ended(client, lane);
         if let Phase::Handshaking(Purpose::FirstLane) = lane.phase {
@@ -264,6 +264,7 @@ impl Worker {
                 stats.add(&super::stats::of_lane(lane, self.driver.backend()));
             }
             stats.set_received(self.gro_packets, self.gro_receives);
+            stats.cpu = landro_sys::cpu::thread_cpu_time().unwrap_or_default();
             client.tell(ClientEvent::Stats(Box::new(stats)));
             client.tell(ClientEvent::Ended(ended));
             return true;

@@ -177,6 +177,7 @@ impl Worker {
         is_client: bool,
     ) {
         let serial = self.serial();
+        let sends_data = machine.leads();
         let inline_only = self.driver.backend() == landro_sys::Backend::Poll;
         let session = self.sessions.insert(Running {
             serial,
@@ -193,7 +194,7 @@ impl Worker {
             finished: None,
             timer: Scheduled::default(),
             next_incoming: 0,
-            sends_data: false,
+            sends_data,
             is_client,
         });
         self.session_ids.insert(id, session);

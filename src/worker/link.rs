@@ -50,6 +50,8 @@ pub struct Shared {
     pub service: Option<Service>,
     pub boot_id: [u8; 16],
     pub refusals: Refusals,
+    /// What a daemon's connections did, once they have ended.
+    pub served: Mutex<TransportStats>,
 }
 
 /// How one worker is reached by others.

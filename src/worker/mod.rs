@@ -185,6 +185,7 @@ impl Worker {
             self.turn_lanes();
             self.review_questions();
             if self.is_over() {
+                self.sum_up();
                 return Ok(());
             }
             self.hand_over_file_operations();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use landro_sys::Backend;
 
+use super::Worker;
 use super::lane::Lane;
 use crate::proto::{EntryResult, Event, Outcome};
 use crate::units::Fingerprint;
@@ -25,6 +26,8 @@ pub struct TransportStats {
     pub backend: Option<Backend>,
     /// QUIC connections used: more than one when a lane neared its packet limit.
     pub lanes: u64,
+    /// CPU time of the workers' threads.
+    pub cpu: Duration,
     pub(super) gso_packets: u64,
     pub(super) gso_sends: u64,
     pub(super) gro_packets: u64,
@@ -51,6 +54,26 @@ impl TransportStats {
         self.gro_packets = packets;
         self.gro_receives = receives;
         self.gro_batch_mean = mean(packets, receives);
+    }
+}
+
+impl Worker {
+    /// A daemon's connection has ended.
+    pub(super) fn served(&self, lane: &TransportStats) {
+        if let Ok(mut served) = self.shared.served.lock() {
+            served.add(lane);
+        }
+    }
+
+    /// A daemon's worker ends: adds what only it knows.
+    pub(super) fn sum_up(&self) {
+        if self.client.is_none()
+            && let Ok(mut served) = self.shared.served.lock()
+        {
+            let (packets, receives) = (served.gro_packets, served.gro_receives);
+            served.set_received(packets + self.gro_packets, receives + self.gro_receives);
+            served.cpu += landro_sys::cpu::thread_cpu_time().unwrap_or_default();
+        }
     }
 }
 
@@ -88,7 +111,9 @@ pub(super) fn log_event(peer: &Fingerprint, event: &Event) {
         | Event::Started
         | Event::Announced { .. }
         | Event::Progress { .. }
-        | Event::Listing { .. } => {}
+        | Event::Listing { .. }
+        | Event::RoundTrips(_)
+        | Event::Benched { .. } => {}
     }
 }
 

@@ -166,6 +166,10 @@ impl Worker {
             return Read::Wait;
         }
         if stream == CONTROL_STREAM {
+            // What is acknowledged of our answers, or more room for them, touches the lane: then it is read on.
+            if running.machine.answers() && !running.control_out.is_empty() {
+                return Read::Wait;
+            }
             return self.read_control(key, session);
         }
         if stream & UNIDIRECTIONAL == 0 {

@@ -4,8 +4,8 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use bytes::Bytes;
-use landro::proto::wire::{MAX_ITEMS, Message, WireRequest};
+use bytes::{Bytes, BytesMut};
+use landro::proto::wire::{self, BenchMode, MAX_ITEMS, Message, WireRequest};
 use landro::proto::{EntryError, EntryErrorCode};
 use landro::quic::Identity;
 
@@ -150,6 +150,54 @@ pub fn never_reading(scene: &Scene) {
     fs::remove_dir_all(root.join("good-names")).unwrap();
     fs::remove_file(root.join("good-big")).unwrap();
 }
+
+/// Benchmarks of clients that read nothing: filler fills a window, and echoes that are not read are asked in vain.
+pub fn unread_benchmarks(scene: &Scene) {
+    const HOUR_MS: u64 = 3_600_000;
+    let mut filled = scene.connect();
+    filled.reads = false;
+    filled.open(WireRequest::Bench { mode: BenchMode::Receive, milliseconds: HOUR_MS });
+    let mut peer = Peer::connect_narrow(scene.world.daemon.address(), &scene.villain, NARROW_BYTES);
+    (peer.reads, peer.wait) = (false, Duration::from_millis(1));
+    peer.open(WireRequest::Bench { mode: BenchMode::Echo, milliseconds: HOUR_MS });
+    let mut frame = BytesMut::new();
+    wire::encode(&Message::Echo { payload: Bytes::from(vec![7; 60_000]) }, &mut frame);
+    let (mut taken_bytes, mut at, mut idle_turns) = (0, 0, 0);
+    while idle_turns < 500 && taken_bytes < FLOOD_BYTES {
+        let sent = peer.conn.stream_send(0, &frame[at..], false).unwrap_or(0);
+        taken_bytes += sent;
+        at = (at + sent) % frame.len();
+        idle_turns = if sent == 0 { idle_turns + 1 } else { 0 };
+        peer.turn();
+        filled.turn();
+    }
+    assert!(!peer.is_closed() && !filled.is_closed(), "{:?} {:?}", peer.closed(), filled.closed());
+    println!("of echoes nobody reads {taken_bytes} bytes were taken");
+    assert!(taken_bytes < FLOOD_BYTES, "the daemon keeps answers for a client that does not read");
+    // Longer than anybody may; an echo longer than a message; what is no mode.
+    let mut longer = scene.connect();
+    longer.open(WireRequest::Bench { mode: BenchMode::Receive, milliseconds: HOUR_MS + 1 });
+    assert!(matches!(longer.next_message(), Some(Message::Error { .. })));
+    let mut huge = scene.connect();
+    huge.open(WireRequest::Bench { mode: BenchMode::Echo, milliseconds: HOUR_MS });
+    assert!(matches!(huge.next_message(), Some(Message::Welcome(_))));
+    let payload = vec![0; wire::MAX_ECHO_BYTES + 1];
+    let mut body = vec![0x82, 16, 0x81, 0x59];
+    body.extend((payload.len() as u16).to_be_bytes());
+    body.extend(payload);
+    huge.control(&(body.len() as u32).to_be_bytes());
+    huge.control(&body);
+    huge.expect_violation("an echo longer than any may be");
+    for mut peer in [filled, peer, longer] {
+        peer.hang_up();
+    }
+}
+
+/// What a narrow peer lets the daemon send on the control stream.
+const NARROW_BYTES: u64 = 64 << 10;
+
+/// Much more than the daemon's windows hold, and than it may keep.
+const FLOOD_BYTES: usize = 64 << 20;
 
 /// Lets all of them go on for a second.
 fn turns(peers: &mut [Peer]) {

@@ -101,7 +101,18 @@ impl Peer {
 
     /// Dials and finishes the handshake.
     pub fn connect(address: &str, identity: &Identity) -> Peer {
-        let mut peer = Peer::dial(address, identity);
+        Peer::dial(address, identity).established()
+    }
+
+    /// As [`Peer::connect`], but with little room for what is sent on the control stream.
+    pub fn connect_narrow(address: &str, identity: &Identity, window_bytes: u64) -> Peer {
+        let mut config = config(identity);
+        config.set_initial_max_stream_data_bidi_local(window_bytes);
+        Peer::dial_as(address, &mut config).established()
+    }
+
+    fn established(self) -> Peer {
+        let mut peer = self;
         for _ in 0..PATIENCE_TURNS {
             if peer.conn.is_established() {
                 return peer;
@@ -114,12 +125,16 @@ impl Peer {
 
     /// Dials, nothing more; the first flight is not sent yet.
     pub fn dial(address: &str, identity: &Identity) -> Peer {
+        Peer::dial_as(address, &mut config(identity))
+    }
+
+    fn dial_as(address: &str, config: &mut quiche::Config) -> Peer {
         let remote: SocketAddr = address.parse().unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let scid: [u8; 16] = std::array::from_fn(|at| at as u8 ^ socket.local_addr().unwrap().port() as u8);
         let scid = quiche::ConnectionId::from_ref(&scid);
         let local = socket.local_addr().unwrap();
-        let conn = quiche::connect(None, &scid, local, remote, &mut config(identity)).unwrap();
+        let conn = quiche::connect(None, &scid, local, remote, config).unwrap();
         Peer::of(conn, socket, remote)
     }
 

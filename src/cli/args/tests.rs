@@ -52,6 +52,14 @@ fn usage_errors_are_clap_errors() {
         "landro cp --backend epoll a b",
         "landro cp --bwlimit fast a b",
         "landro cp --streams 0 a b",
+        "landro bench",
+        "landro bench landro://h --local",
+        "landro bench --local --seconds 0",
+        "landro bench --local --seconds 3601",
+        "landro bench --local --streams 65",
+        "landro bench --local --latency --reverse",
+        "landro bench --local --latency --size 64K",
+        "landro bench --local --size 64",
     ] {
         assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
     }
@@ -68,6 +76,22 @@ fn cp_options() {
     let args = cp(&format!("landro cp --peer {FP} --accept-new --backend io_uring a b"));
     assert_eq!((args.trust.peer, args.trust.accept_new), (Some(Fingerprint([0; 32])), true));
     assert_eq!(args.engine.backend, BackendArg::IoUring);
+}
+
+#[test]
+fn bench_options() {
+    let Command::Bench(args) = parse("landro bench landro://h").unwrap() else { panic!() };
+    assert_eq!(
+        (args.seconds, args.streams, args.reverse, args.latency, args.size),
+        (10, 1, false, false, None)
+    );
+    let line = format!("landro bench landro://h --seconds 3600 --streams 64 --reverse --json --peer {FP}");
+    let Command::Bench(args) = parse(&line).unwrap() else { panic!() };
+    assert_eq!((args.seconds, args.streams, args.reverse, args.json), (3600, 64, true, true));
+    let Command::Bench(args) = parse("landro bench --local --latency --size 65504").unwrap() else {
+        panic!()
+    };
+    assert_eq!((args.local, args.latency, args.size), (true, true, Some(65504)));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::cli::escape::acts_on_terminal;
 
 use super::stats::Stats;
+use crate::cli::bench::meter::BenchSummary;
 
 /// Raised when a field changes its meaning or goes away; new fields do not raise it.
 pub const SCHEMA: u32 = 1;
@@ -75,6 +76,9 @@ pub enum JsonEvent<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         stats: Option<&'a Stats>,
     },
+    /// The one object of `bench`.
+    #[serde(rename = "summary")]
+    Bench(&'a BenchSummary),
 }
 
 /// A name in JSON, which knows only text: exact when it is UTF-8; otherwise `path` has replacement characters

@@ -1,16 +1,19 @@
 //! Hello and welcome: versions are compared, rights checked, roles taken.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::errors::{Violation, violation};
 use super::listing::Lister;
 use super::ports::Ports;
-use super::{End, Grant, HELLO_TIMEOUT, Limits, Phase, Request, Session, Then, WELCOME_TIMEOUT};
+use super::{BenchWork, End, Grant, HELLO_TIMEOUT, Limits, Phase, Request, Session, Then, WELCOME_TIMEOUT};
+use crate::proto::bench::{Bench, MAX_BENCH, Role};
 use crate::proto::receiver::{Receiver, ReceiverConfig};
 use crate::proto::sender::{Sender, SenderConfig};
-use crate::proto::wire::{self, Decoder, Hello, MAX_SOURCES, Message, VERSION, Welcome, WireRequest};
+use crate::proto::wire::{
+    self, BenchMode, Decoder, Hello, MAX_SOURCES, Message, VERSION, Welcome, WireRequest,
+};
 use crate::proto::{Event, Outcome, SessionError, SessionErrorCode};
 use crate::units::PATH_MAX_BYTES;
 
@@ -39,6 +42,16 @@ impl Session {
                 let asked = WireRequest::List { path: path.clone() };
                 (Phase::AwaitWelcome { request, until }, Some((asked, None)))
             }
+            Request::Bench { work, duration } => {
+                let (mode, role) = match work {
+                    BenchWork::Send => (BenchMode::Send, sends_filler(None, &limits)),
+                    BenchWork::Receive => (BenchMode::Receive, Role::Receive),
+                    BenchWork::Echo { size_bytes } => (BenchMode::Echo, Role::Ask { size_bytes }),
+                };
+                let bench = Box::new(Bench::new(now, role, duration));
+                let asked = WireRequest::Bench { mode, milliseconds: duration.as_millis() as u64 };
+                (Phase::AwaitBench { bench, until }, Some((asked, None)))
+            }
         };
         let decoder = Decoder::new();
         let mut session = Session { client: true, limits, decoder, ports, phase, end: End::No };
@@ -65,6 +78,7 @@ impl Session {
             WireRequest::Pull { sources } => {
                 (sources.iter().all(|path| path.len() <= PATH_MAX_BYTES), sources.len() <= MAX_SOURCES)
             }
+            WireRequest::Bench { .. } => (true, true),
         };
         let message = Message::Hello(Hello {
             version: VERSION,
@@ -124,6 +138,8 @@ impl Session {
         let (allowed, what) = match &hello.request {
             WireRequest::Push { .. } => (grant.write, "write to"),
             WireRequest::Pull { .. } | WireRequest::List { .. } => (grant.read, "read from"),
+            // Whoever may come in may use the network.
+            WireRequest::Bench { .. } => (true, "measure"),
         };
         if !allowed {
             let text = format!("this client may not {what} this server");
@@ -150,6 +166,23 @@ impl Session {
                 self.welcome();
                 self.phase = Phase::Listing(Box::new(Lister::new(&mut self.ports, path)));
             }
+            WireRequest::Bench { mode, milliseconds } => {
+                let duration = Duration::from_millis(milliseconds);
+                if duration > MAX_BENCH {
+                    let text = format!("a benchmark takes at most {} s", MAX_BENCH.as_secs());
+                    self.refuse(SessionError { code: SessionErrorCode::Unsupported, text });
+                    return Ok(());
+                }
+                let role = match mode {
+                    BenchMode::Send => Role::Receive,
+                    BenchMode::Receive => sends_filler(hello.streams, &self.limits),
+                    BenchMode::Echo => Role::Answer,
+                };
+                self.welcome();
+                let mut bench = Box::new(Bench::new(now, role, duration));
+                bench.start(now);
+                self.phase = Phase::Benching(bench);
+            }
         }
         Ok(())
     }
@@ -169,6 +202,10 @@ impl Session {
                 Phase::Sending(Box::new(Sender::new(now, config)))
             }
             Phase::AwaitSender { receiver, .. } => Phase::Receiving(receiver),
+            Phase::AwaitBench { mut bench, .. } => {
+                bench.start(now);
+                Phase::Benching(bench)
+            }
             _ => Phase::Reading,
         };
         Ok(())
@@ -193,6 +230,12 @@ impl Session {
             bwlimit_bps,
         })
     }
+}
+
+/// `streams`: what the client asked for, when it is the server that sends; else our own setting counts.
+fn sends_filler(streams: Option<u8>, limits: &Limits) -> Role {
+    let streams = streams.map_or(limits.parallel.max_concurrent_streams, usize::from);
+    Role::Send { streams, read_ahead_bytes: limits.read_ahead_bytes as u64 }
 }
 
 fn receiver_config(

@@ -16,7 +16,7 @@ const CONTROL_PIECE_BYTES: usize = 64 * 1024;
 /// Progress is told when this much passed, or after [`REPORT_EVERY`]: thousands of events per second would only
 /// be redrawn.
 const REPORT_BYTES: u64 = 4 << 20;
-const REPORT_EVERY: Duration = Duration::from_millis(50);
+pub const REPORT_EVERY: Duration = Duration::from_millis(50);
 
 /// The outputs of one session, in order.
 #[derive(Debug, Default)]

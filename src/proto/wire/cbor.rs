@@ -6,7 +6,9 @@ use minicbor::decode::{self, Decoder};
 use minicbor::encode::{self, Encoder, Write};
 use minicbor::{Decode, Encode};
 
-use super::{MAX_AGENT_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES, WireError};
+use super::{
+    BenchMode, MAX_AGENT_BYTES, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES, WireError,
+};
 use crate::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
 use crate::units::{EntryId, NAME_MAX_BYTES, PATH_MAX_BYTES};
 
@@ -81,6 +83,7 @@ macro_rules! octets_module {
 
 octets_module!(name, NAME_MAX_BYTES, "name longer than 255 bytes");
 octets_module!(path, PATH_MAX_BYTES, "path longer than 4095 bytes");
+octets_module!(echo, MAX_ECHO_BYTES, "echo of more than 65504 bytes");
 
 pub mod values {
     use super::*;
@@ -323,6 +326,7 @@ macro_rules! numbers {
     };
 }
 
+numbers!(BenchMode, BenchMode::Send = 0, BenchMode::Receive = 1, BenchMode::Echo = 2);
 numbers!(Kind, Kind::File = 0, Kind::Directory = 1, Kind::Symlink = 2, Kind::Special = 3);
 numbers!(
     EntryErrorCode,

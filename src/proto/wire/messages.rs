@@ -82,6 +82,24 @@ pub enum Message {
     /// Client to server: a `Listing` was taken; the server keeps only a few under way.
     #[n(14)]
     ListAck {},
+    /// Benchmark, whoever sends: the time is over; so many bytes of filler, or to be echoed, were sent.
+    #[n(15)]
+    BenchEnd {
+        #[n(0)]
+        bytes: u64,
+    },
+    /// Benchmark, client to server: at most [`super::MAX_ECHO_BYTES`] to be sent back.
+    #[n(16)]
+    Echo {
+        #[cbor(n(0), with = "cbor::echo")]
+        payload: Bytes,
+    },
+    /// Benchmark, server to client: the payload of an `Echo`.
+    #[n(17)]
+    EchoReply {
+        #[cbor(n(0), with = "cbor::echo")]
+        payload: Bytes,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -137,6 +155,22 @@ pub enum WireRequest {
         #[cbor(n(0), with = "cbor::path")]
         path: Bytes,
     },
+    /// No files: filler or echoes for so long, at most [`crate::proto::bench::MAX_BENCH`].
+    #[n(3)]
+    Bench {
+        #[n(0)]
+        mode: BenchMode,
+        #[n(1)]
+        milliseconds: u64,
+    },
+}
+
+/// What a benchmark measures, as the client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BenchMode {
+    Send,
+    Receive,
+    Echo,
 }
 
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]

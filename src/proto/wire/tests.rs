@@ -53,6 +53,7 @@ fn requests() -> Vec<WireRequest> {
         },
         WireRequest::Pull { sources: vec![path.clone(), Bytes::new()] },
         WireRequest::List { path },
+        WireRequest::Bench { mode: BenchMode::Echo, milliseconds: u64::MAX },
     ]
 }
 
@@ -97,6 +98,9 @@ fn every_message() -> Vec<Message> {
         Message::Error { code: SessionErrorCode::Busy, text: "later".into() },
         Message::Cancel {},
         Message::ListAck {},
+        Message::BenchEnd { bytes: u64::MAX },
+        Message::Echo { payload: Bytes::from(vec![0; 300]) },
+        Message::EchoReply { payload: Bytes::new() },
     ]);
     all
 }

@@ -1,0 +1,107 @@
+//! `landro bench`: memory to memory with a daemon, or with both ends on this host.
+
+pub mod meter;
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
+use crate::daemon::signals::{Hangup, Signals};
+use crate::engine::{Access, Client, ClientConfig, Ended, PeerAccess, ServeConfig, Server};
+use crate::proto::session::{BenchWork, Request};
+use crate::quic::Identity;
+use crate::units::Fingerprint;
+
+use super::args::BenchArgs;
+use super::client::{self, Dial};
+use super::outcome::{Parties, judge};
+use super::trust::TrustError;
+use super::url::{Url, UrlError};
+use super::{CliError, Exit};
+use meter::Meter;
+
+/// What most messages of a program to another are smaller than.
+const DEFAULT_SIZE_BYTES: usize = 1024;
+
+pub fn run(args: BenchArgs) -> Result<Exit, CliError> {
+    let url = args.url.as_ref().map(|typed| Url::parse(typed)).transpose()?;
+    if let (Some(url), Some(typed)) = (&url, &args.url)
+        && !url.path.is_empty()
+    {
+        return Err(UrlError::Path(typed.to_string_lossy().into_owned()).into());
+    }
+    let work = match (args.latency, args.reverse) {
+        (true, _) => BenchWork::Echo { size_bytes: args.size.unwrap_or(DEFAULT_SIZE_BYTES) },
+        (false, true) => BenchWork::Receive,
+        (false, false) => BenchWork::Send,
+    };
+    let request = Request::Bench { work, duration: Duration::from_secs(args.seconds) };
+    let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
+    let mut meter = Meter::new(work, &args);
+    let result = match &url {
+        Some(url) => remote(&args, url, &request, &signals, &mut meter),
+        None => local(&args, request, &signals, &mut meter),
+    };
+    let exit = match result {
+        Ok((ended, own)) => {
+            let host = url.as_ref().map(|url| &url.host);
+            let verdict = judge(&ended, signals.asked(), Parties { host, own: Some(own), resumes: false });
+            if let Some(message) = &verdict.message {
+                meter.error(verdict.code, message);
+            }
+            verdict.exit
+        }
+        Err(error) => {
+            let (exit, code) = error.exit();
+            meter.error(code, &error.to_string());
+            exit
+        }
+    };
+    meter.finish(exit).map_err(CliError::Stdout)?;
+    Ok(exit)
+}
+
+type End = Result<(Ended, Fingerprint), CliError>;
+
+fn remote(args: &BenchArgs, url: &Url, request: &Request, signals: &Signals, meter: &mut Meter) -> End {
+    let dial = Dial { streams: args.streams, ..Dial::new(&url.host, &args.trust, &args.engine) };
+    let done = client::run(&dial, signals, &|| request.clone(), &mut |event| meter.hear(event))?;
+    Ok((done.ended, done.own))
+}
+
+/// A daemon that knows one client and lets it touch nothing, and that client.
+fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Meter) -> End {
+    let identity =
+        || Identity::generate().map_err(|error| CliError::from(TrustError::Generate(error.to_string())));
+    let (daemon, own) = (identity()?, identity()?);
+    let (shown, peer) = (daemon.fingerprint(), own.fingerprint());
+    let nothing = Access { read: false, write: false };
+    let server = Server::start(ServeConfig {
+        listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+        root: "/".into(),
+        // A connection is one worker's.
+        workers: 1,
+        backend: args.engine.backend(),
+        quic: args.engine.quic(),
+        memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
+        identity: daemon,
+        authorize: Arc::new(move |asks| {
+            (*asks == peer).then_some(PeerAccess { access: nothing, path: None })
+        }),
+    })?;
+    let config = ClientConfig {
+        peer: server.addresses().to_vec(),
+        backend: args.engine.backend(),
+        quic: args.engine.quic(),
+        memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
+        identity: own,
+        trust: Arc::new(move |seen| *seen == shown),
+        streams: usize::from(args.streams),
+    };
+    let client = Client::start(config, request)?;
+    let ended = client::pump(&client, signals, &mut |event| meter.hear(event));
+    client.join().map_err(CliError::Worker)?;
+    meter.served(&server.shutdown().map_err(CliError::Worker)?);
+    Ok((ended, peer))
+}

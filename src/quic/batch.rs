@@ -4,18 +4,15 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::pace::Pace;
 use super::{Conn, DATA_URGENCY, Phase};
-use crate::config::{MIN_UDP_PAYLOAD_BYTES, PACING_MIN_RTT, QuicConfig};
+use crate::config::{MIN_UDP_PAYLOAD_BYTES, QuicConfig};
 
 /// Segments the kernel takes in one message: UDP_MAX_SEGMENTS, 64 until Linux 6.9 raised it to 128.
 pub const MAX_SEGMENTS: usize = 64;
 
 /// Bytes of one message: the largest UDP payload over IPv4. GSO splits after this check, not before.
 pub const MAX_RUN_BYTES: usize = 65_507;
-
-/// How far ahead of its release time a packet may leave: the loop's timers are this coarse, and a burst of it
-/// fits any router's queue.
-const PACING_BURST: Duration = Duration::from_millis(1);
 
 /// Silence after which streams that are not delivered are looked at for one that blocks the others; doubled each time
 /// there was none, up to [`STUCK_CHECK_MAX`].
@@ -52,7 +49,7 @@ pub(super) struct Sending {
     /// Largest packet this connection builds, probes included.
     ceiling_bytes: usize,
     mtu_discovery: bool,
-    pacing: bool,
+    pace: Pace,
     /// Streams we send in, not known to be delivered.
     pub(super) streams: Vec<u64>,
     /// When to look for a stuck stream, and how long after the last look that is. None: nothing was sent yet.
@@ -62,8 +59,6 @@ pub(super) struct Sending {
     last_urgency: u8,
     /// A packet built for another destination than its predecessors in the buffer.
     deferred: Option<(Vec<u8>, quiche::SendInfo)>,
-    /// Whether the path is one to pace on, as of the last call of [`Conn::fill`]: asking quiche walks all paths.
-    long_path: bool,
 }
 
 impl Sending {
@@ -74,13 +69,12 @@ impl Sending {
             known_payload_bytes: if quic.mtu_discovery { MIN_UDP_PAYLOAD_BYTES } else { ceiling_bytes },
             ceiling_bytes,
             mtu_discovery: quic.mtu_discovery,
-            pacing: quic.pacing,
+            pace: Pace::new(quic.pacing),
             streams: Vec::new(),
             check_at: None,
             check_after: STUCK_CHECK,
             last_urgency: DATA_URGENCY,
             deferred: None,
-            long_path: false,
         }
     }
 }
@@ -98,10 +92,12 @@ impl Conn {
         runs: &mut Vec<Run>,
     ) -> Option<Filled> {
         runs.clear();
-        if self.sending.pacing {
-            self.sending.long_path = self.snapshot().min_rtt.is_some_and(|rtt| rtt >= PACING_MIN_RTT);
+        if self.sending.pace.is_wanted() {
+            // Once per batch, not per packet: asking quiche walks all paths.
+            let path = self.snapshot();
+            self.sending.pace.observe(now, &path);
         }
-        let mut cut = Cut::default();
+        let mut cut = Cut::new(self.sending.pace.max_segments());
         let mut filled: Option<Filled> = None;
         for _ in 0..max_packets {
             let at = filled.map_or(0, |filled| filled.bytes);
@@ -141,6 +137,7 @@ impl Conn {
             batch.bytes += len;
             batch.packets += 1;
             self.sending.packets_sent += 1;
+            self.sending.pace.sent(now, len);
         }
         filled
     }
@@ -209,20 +206,18 @@ impl Conn {
         room.max(deferred)
     }
 
-    /// When the next packet may leave, if pacing says not yet: BBR2 only, and only where the RTT shows a path
-    /// with queues to spare.
+    /// When the next packet may leave, if pacing says not yet: BBR2 only, and only where `pace.rs` says so.
     pub fn release_time(&self, now: Instant) -> Option<Instant> {
-        if !self.sending.long_path || self.phase != Phase::Established || self.is_closing() {
+        if self.phase != Phase::Established || self.is_closing() {
             return None;
         }
-        let at = self.quiche.get_next_release_time()?.time(now)?;
-        (at > now + PACING_BURST).then_some(at)
+        self.sending.pace.release_time(now, || self.quiche.get_next_release_time()?.time(now))
     }
 }
 
 /// Cuts packets into runs as they come.
-#[derive(Default)]
 struct Cut {
+    max_segments: usize,
     segment_bytes: usize,
     segments: usize,
     /// The last packet was shorter, or stands alone: nothing may follow it in its message.
@@ -230,12 +225,16 @@ struct Cut {
 }
 
 impl Cut {
+    fn new(max_segments: usize) -> Cut {
+        Cut { max_segments, segment_bytes: 0, segments: 0, ended: false }
+    }
+
     fn push(&mut self, runs: &mut Vec<Run>, at: usize, len: usize, alone: bool) {
         let fits = |run: &Run| {
             !self.ended
                 && !alone
                 && len <= self.segment_bytes
-                && self.segments < MAX_SEGMENTS
+                && self.segments < self.max_segments
                 && run.range.len() + len <= MAX_RUN_BYTES
         };
         match runs.last_mut() {
@@ -247,7 +246,7 @@ impl Cut {
             }
             Some(_) | None => {
                 runs.push(Run { range: at..at + len, segment_bytes: None });
-                *self = Cut { segment_bytes: len, segments: 1, ended: alone };
+                *self = Cut { segment_bytes: len, segments: 1, ended: alone, ..*self };
             }
         }
     }
@@ -258,7 +257,7 @@ mod tests {
     use super::*;
 
     fn cut(lens: &[usize]) -> Vec<Run> {
-        let (mut cut, mut runs, mut at) = (Cut::default(), Vec::new(), 0);
+        let (mut cut, mut runs, mut at) = (Cut::new(MAX_SEGMENTS), Vec::new(), 0);
         for len in lens {
             cut.push(&mut runs, at, *len, false);
             at += len;
@@ -299,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_probe_stands_alone() {
-        let (mut cut, mut runs) = (Cut::default(), Vec::new());
+        let (mut cut, mut runs) = (Cut::new(MAX_SEGMENTS), Vec::new());
         for (at, len, alone) in [(0, 1200, false), (1200, 1472, true), (2672, 1200, false)] {
             cut.push(&mut runs, at, len, alone);
         }

@@ -6,6 +6,7 @@
 
 mod batch;
 mod identity;
+mod pace;
 mod reason;
 mod route;
 mod setup;

@@ -21,7 +21,7 @@ fn addr(text: &str) -> SocketAddr {
 }
 
 #[allow(clippy::disallowed_methods, reason = "quiche reads the same clock")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 

@@ -1,0 +1,273 @@
+//! When packets leave: on long paths at BBR2's release times, on a LAN at once, unless its queues overflow.
+//!
+//! A queue shorter than BBR2's smallest window and our bursts (a switch port, a qdisc of 64 kB) loses packets for as long
+//! as BBR2 believes in a bandwidth that acknowledgements in clumps made too high. Such a path is given what it was seen
+//! to carry and a little less, and tried again later.
+
+use std::time::{Duration, Instant};
+
+use super::PathSnapshot;
+use super::batch::MAX_SEGMENTS;
+use crate::config::PACING_MIN_RTT;
+
+/// How far ahead of its release time a packet may leave on a long path: the loop's timers are this coarse, and a burst
+/// of it fits any router's queue.
+const LONG_PATH_BURST: Duration = Duration::from_millis(1);
+
+/// The same where a LAN's queue overflows: 25 kB at 1 Gbit/s, well below a queue of 64 kB, and few enough wake-ups.
+const SHORT_QUEUE_BURST: Duration = Duration::from_micros(200);
+
+/// Packets of one message there. A qdisc above a card without USO takes or drops a message whole, and 44 packets do not
+/// fit 64 kB at all.
+const SHORT_QUEUE_SEGMENTS: usize = 8;
+
+/// Packets over which loss and rate are measured: enough that a share of a few percent is no accident, and that what a
+/// queue takes in without delay matters little.
+const WINDOW_PACKETS: u64 = 512;
+
+/// Lost of these from which on a LAN's queue overflows, 3 %: twice what BBR2 itself takes for congestion
+/// (`loss_threshold` 0.015), and above the random loss of a bad cable, where holding back would win nothing.
+const LOSSY_PACKETS: u64 = WINDOW_PACKETS * 3 / 100;
+
+/// Lost of these from which on a rate that is kept is still too high.
+const STILL_LOSSY_PACKETS: u64 = 3;
+
+/// Kept below what was delivered, so that the queue drains; again after each window that still lost packets.
+const HEADROOM_PERCENT: u64 = 98;
+
+/// Least share of the measured rate that is kept, whatever is lost.
+const FLOOR_PERCENT: u64 = 60;
+
+/// Windows of which the fastest counts: the others may have waited for the disk or the application.
+const WINDOWS: usize = 8;
+
+/// How long a rate is kept; doubled each time the path is found as it was, since each trial loses packets.
+const KEPT_FIRST: Duration = Duration::from_secs(2);
+const KEPT_MAX: Duration = Duration::from_secs(64);
+
+/// Watches one path.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// False: the configuration does not want pacing anywhere.
+    wanted: bool,
+    long_path: bool,
+    start: Option<Window>,
+    /// Bytes per second delivered in the last windows.
+    delivered_bytes_per_second: [u64; WINDOWS],
+    next_window: usize,
+    shape: Option<Shape>,
+    kept_next: Duration,
+}
+
+/// The path's numbers at the start of a window.
+#[derive(Debug)]
+struct Window {
+    at: Instant,
+    sent_packets: u64,
+    lost_packets: u64,
+    delivered_bytes: u64,
+}
+
+/// A rate below what a short queue was seen to carry.
+#[derive(Debug)]
+struct Shape {
+    bytes_per_second: u64,
+    floor_bytes_per_second: u64,
+    until: Instant,
+    /// When the next packet is due.
+    next: Instant,
+}
+
+impl Pace {
+    pub fn new(wanted: bool) -> Pace {
+        Pace {
+            wanted,
+            long_path: false,
+            start: None,
+            delivered_bytes_per_second: [0; WINDOWS],
+            next_window: 0,
+            shape: None,
+            kept_next: KEPT_FIRST,
+        }
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    /// When the next packet may leave, if not yet. `bbr` is asked for BBR2's release time where that counts.
+    pub fn release_time(&self, now: Instant, bbr: impl FnOnce() -> Option<Instant>) -> Option<Instant> {
+        let (at, burst) = if self.long_path {
+            (bbr()?, LONG_PATH_BURST)
+        } else {
+            (self.shape.as_ref()?.next, SHORT_QUEUE_BURST)
+        };
+        (at > now + burst).then_some(at)
+    }
+
+    /// Packets of one message.
+    pub fn max_segments(&self) -> usize {
+        if self.shape.is_some() { SHORT_QUEUE_SEGMENTS } else { MAX_SEGMENTS }
+    }
+
+    /// A packet was built.
+    pub fn sent(&mut self, now: Instant, bytes: usize) {
+        if let Some(shape) = &mut self.shape {
+            let transfer = Duration::from_nanos(bytes as u64 * 1_000_000_000 / shape.bytes_per_second);
+            shape.next = shape.next.max(now) + transfer;
+        }
+    }
+
+    /// Looks at the path's numbers, which only grow. Once per batch.
+    pub fn observe(&mut self, now: Instant, path: &PathSnapshot) {
+        self.long_path = path.min_rtt.is_some_and(|rtt| rtt >= PACING_MIN_RTT);
+        if self.shape.as_ref().is_some_and(|shape| shape.until <= now) {
+            self.shape = None;
+        }
+        let here = Window {
+            at: now,
+            sent_packets: path.sent_packets,
+            lost_packets: path.lost_packets,
+            delivered_bytes: path.sent_bytes.saturating_sub(path.lost_bytes),
+        };
+        let Some(start) = &self.start else {
+            self.start = Some(here);
+            return;
+        };
+        if here.sent_packets.saturating_sub(start.sent_packets) < WINDOW_PACKETS {
+            return;
+        }
+        let lost = here.lost_packets.saturating_sub(start.lost_packets);
+        let delivered = here.delivered_bytes.saturating_sub(start.delivered_bytes);
+        let elapsed_ns = (now - start.at).as_nanos().max(1);
+        let rate = u128::from(delivered) * 1_000_000_000 / elapsed_ns;
+        self.delivered_bytes_per_second[self.next_window] = u64::try_from(rate).unwrap_or(u64::MAX);
+        self.next_window = (self.next_window + 1) % WINDOWS;
+        self.start = Some(here);
+        self.judge(now, lost);
+    }
+
+    fn judge(&mut self, now: Instant, lost: u64) {
+        match &mut self.shape {
+            Some(shape) if lost >= STILL_LOSSY_PACKETS => {
+                let lower = shape.bytes_per_second * HEADROOM_PERCENT / 100;
+                shape.bytes_per_second = lower.max(shape.floor_bytes_per_second);
+            }
+            None if lost >= LOSSY_PACKETS && !self.long_path => {
+                let carried = self.delivered_bytes_per_second.into_iter().max().unwrap_or(0).max(1);
+                let bytes_per_second = (carried * HEADROOM_PERCENT / 100).max(1);
+                tracing::debug!(lost, bytes_per_second, kept = ?self.kept_next, "a queue on the path overflows");
+                self.shape = Some(Shape {
+                    bytes_per_second,
+                    floor_bytes_per_second: (carried * FLOOR_PERCENT / 100).max(1),
+                    until: now + self.kept_next,
+                    next: now,
+                });
+                self.kept_next = (self.kept_next * 2).min(KEPT_MAX);
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A path that carries 100 MB/s, in whole windows of packets of 1,000 bytes.
+    struct Path {
+        now: Instant,
+        numbers: PathSnapshot,
+        pace: Pace,
+    }
+
+    impl Path {
+        fn new(min_rtt: Duration) -> Path {
+            let mut path = Path {
+                now: crate::quic::tests::now(),
+                numbers: PathSnapshot { min_rtt: Some(min_rtt), ..PathSnapshot::default() },
+                pace: Pace::new(true),
+            };
+            path.pace.observe(path.now, &path.numbers);
+            path
+        }
+
+        fn window(&mut self, lost: u64) {
+            let numbers = &mut self.numbers;
+            numbers.sent_packets += WINDOW_PACKETS;
+            numbers.lost_packets += lost;
+            numbers.sent_bytes += WINDOW_PACKETS * 1_000;
+            numbers.lost_bytes += lost * 1_000;
+            self.now += Duration::from_micros((WINDOW_PACKETS - lost) * 10);
+            self.pace.observe(self.now, &self.numbers);
+        }
+
+        /// Bytes per second that leave while there is always something to send.
+        fn kept_bytes_per_second(&mut self) -> Option<u64> {
+            let (start, end) = (self.now, self.now + Duration::from_millis(100));
+            let mut bytes = 0;
+            while self.now < end {
+                match self.pace.release_time(self.now, || None) {
+                    Some(at) => self.now = at,
+                    None if bytes > 1 << 30 => return None,
+                    None => {
+                        self.pace.sent(self.now, 1_000);
+                        bytes += 1_000;
+                    }
+                }
+            }
+            Some(bytes * 1_000 / (self.now - start).as_millis() as u64)
+        }
+    }
+
+    #[test]
+    fn a_clean_lan_and_one_with_random_loss_are_not_held_back() {
+        let mut path = Path::new(Duration::from_micros(200));
+        for window in 0..1_000 {
+            path.window([0, 5, 9, 14][window % 4]);
+            assert_eq!(path.pace.release_time(path.now, || unreachable!()), None);
+            assert_eq!(path.pace.max_segments(), MAX_SEGMENTS);
+        }
+    }
+
+    #[test]
+    fn a_long_path_asks_bbr() {
+        let path = Path::new(PACING_MIN_RTT);
+        let late = path.now + Duration::from_millis(5);
+        assert_eq!(path.pace.release_time(path.now, || Some(late)), Some(late));
+        assert_eq!(path.pace.release_time(path.now, || Some(path.now)), None);
+    }
+
+    #[test]
+    fn an_overflowing_queue_gets_a_little_less_than_it_carries() {
+        let mut path = Path::new(Duration::from_micros(200));
+        path.window(0);
+        path.window(100);
+        assert_eq!(path.pace.max_segments(), SHORT_QUEUE_SEGMENTS);
+        let kept = path.kept_bytes_per_second().unwrap();
+        assert!((97_000_000..99_000_000).contains(&kept), "{kept}");
+        path.window(10);
+        let lower = path.kept_bytes_per_second().unwrap();
+        assert!((95_000_000..97_000_000).contains(&lower), "{lower}");
+        for _ in 0..100 {
+            path.window(10);
+        }
+        assert!(path.kept_bytes_per_second().is_none_or(|kept| kept >= 59_000_000), "there is a floor");
+    }
+
+    #[test]
+    fn the_path_is_tried_again_ever_more_seldom() {
+        let mut path = Path::new(Duration::from_micros(200));
+        let mut kept = KEPT_FIRST;
+        for _ in 0..8 {
+            path.window(100);
+            path.now += kept - Duration::from_millis(1);
+            path.pace.observe(path.now, &path.numbers);
+            assert!(path.pace.shape.is_some(), "{kept:?}");
+            path.now += Duration::from_millis(1);
+            path.pace.observe(path.now, &path.numbers);
+            assert!(path.pace.shape.is_none(), "{kept:?}");
+            kept = (kept * 2).min(KEPT_MAX);
+        }
+    }
+}

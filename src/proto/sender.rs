@@ -287,6 +287,11 @@ impl Sender {
         if small { self.issue_small(ports) } else { self.issue_chunks(ports) }
     }
 
+    /// From now on reads at most so far ahead.
+    pub fn cap_read_ahead(&mut self, bytes: u64) {
+        self.read_ahead_bytes = self.read_ahead_bytes.min(bytes).max(1);
+    }
+
     /// Whether the read-ahead and the bandwidth limit let another read start.
     fn may_read(&mut self, now: Instant) -> bool {
         let room = self.reading_bytes + self.unsent_bytes < self.read_ahead_bytes;

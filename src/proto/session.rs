@@ -172,6 +172,13 @@ impl Session {
         self.advance(now);
     }
 
+    /// From now on a sender reads at most so far ahead.
+    pub fn cap_read_ahead(&mut self, bytes: u64) {
+        if let Phase::Sending(sender) = &mut self.phase {
+            sender.cap_read_ahead(bytes);
+        }
+    }
+
     /// The next thing wanted from the world. What is held back to go together is handed over when there is
     /// nothing else.
     pub fn poll(&mut self) -> Option<Output> {

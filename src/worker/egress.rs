@@ -21,9 +21,9 @@ pub const NO_LANE: u64 = u64::MAX;
 /// the kernel sends nothing before the ring is entered.
 const BATCHES_PER_TURN: usize = 2;
 
-/// Stream bytes offered to quiche before each batch. Offered bytes grow cold while they wait, so about what two
-/// batches carry; quiche takes no more than the congestion window has room for anyway.
-const OFFER_BYTES: usize = 128 * 1024;
+/// Stream bytes offered to quiche before each batch, as many as it carries: offered bytes grow cold while they wait, and
+/// quiche takes no more than the congestion window has room for anyway.
+const OFFER_BYTES: usize = 64 * 1024;
 
 /// Most packets in one batch: the kernel's limit of segments per UDP_SEGMENT send is 128 (64 before 6.9).
 const PACKETS_PER_BATCH: usize = 64;

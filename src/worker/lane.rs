@@ -205,8 +205,12 @@ const FEW_SESSIONS: usize = 16;
 /// Data being written: a disk's hiccup of 3 ms at 10 Gbit/s.
 const WRITE_BEHIND_BYTES: usize = 4 << 20;
 
-/// Data read and not yet taken by QUIC: what is read much before it is sealed has left the cache by then.
+/// Data read and not yet taken by QUIC, where reads take their time: eight at once keep a disk busy.
 const READ_AHEAD_BYTES: usize = 512 << 10;
+
+/// The same where a read is made in place: waiting is all that more would do, and what is sealed long after it was read
+/// has left the second-level cache (measured on tmpfs: with 512 KiB 9 % less throughput at 6 % more CPU).
+pub const READ_AHEAD_IN_PLACE_BYTES: u64 = 128 << 10;
 
 /// Disk operations of one session at a time.
 const LOOKUPS: usize = 64;

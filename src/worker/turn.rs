@@ -313,6 +313,9 @@ impl Worker {
     /// Carries out everything a session wants, until it wants nothing.
     pub(super) fn drain_session(&mut self, session: usize) {
         while let Some(running) = self.sessions.get_mut(session) {
+            if running.space.in_memory() {
+                running.machine.cap_read_ahead(super::lane::READ_AHEAD_IN_PLACE_BYTES);
+            }
             let Some(output) = running.machine.poll() else { break };
             match output {
                 Output::Control(bytes) => running.control_out.push_back(bytes),

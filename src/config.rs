@@ -103,8 +103,6 @@ pub struct QuicConfig {
     pub stream_receive_window_bytes: u64,
     /// Largest receive window of one connection: the worst case of unread bytes it may make us hold.
     pub receive_window_bytes: u64,
-    /// Where windows start, (stream, connection), when they are to grow with the traffic; `None`: at the top.
-    pub windows_start_at_bytes: Option<(u64, u64)>,
     /// Bidirectional streams the peer may have open at once.
     pub max_bidi_streams: u64,
     /// Unidirectional streams the peer may have open at once.
@@ -144,7 +142,6 @@ impl QuicConfig {
         QuicConfig {
             stream_receive_window_bytes: 16 << 20,
             receive_window_bytes: 256 << 20,
-            windows_start_at_bytes: None,
             max_bidi_streams: 256,
             max_uni_streams: 512,
             initial_rtt: Duration::from_micros(200),
@@ -182,12 +179,12 @@ impl QuicConfig {
 
     /// What the binary does when not told otherwise: BBR2 loses a hundredth of what CUBIC loses at the same
     /// speed on a LAN and holds its own at random loss; its pacing is obeyed only where the RTT shows a WAN.
-    /// Windows start where a LAN is already served and grow while the reader keeps up.
+    /// Windows are open at once, as far as the memory budget grants: a stream carries a few MiB and ends before it
+    /// could have grown one by use, so every stream of a long path would wait for its second half.
     pub fn auto() -> QuicConfig {
         QuicConfig {
             stream_receive_window_bytes: 16 << 20,
             receive_window_bytes: 32 << 20,
-            windows_start_at_bytes: Some((2 << 20, 4 << 20)),
             max_bidi_streams: 16,
             max_uni_streams: 256,
             initial_rtt: BBR_SAFE_INITIAL_RTT,
@@ -227,18 +224,12 @@ impl QuicConfig {
     /// Largest receive window of a stream, in bytes; it is advertised from the start.
     pub fn stream_receive_window(mut self, bytes: u64) -> QuicConfig {
         self.stream_receive_window_bytes = bytes;
-        if let Some((stream, _)) = &mut self.windows_start_at_bytes {
-            *stream = bytes;
-        }
         self
     }
 
     /// Largest receive window of a connection, in bytes; it is advertised from the start.
     pub fn receive_window(mut self, bytes: u64) -> QuicConfig {
         self.receive_window_bytes = bytes;
-        if let Some((_, connection)) = &mut self.windows_start_at_bytes {
-            *connection = bytes;
-        }
         self
     }
 
@@ -292,7 +283,6 @@ mod tests {
         let lan = QuicConfig::lan_optimized();
         assert_eq!(lan.stream_receive_window_bytes, 16 * 1024 * 1024);
         assert_eq!(lan.receive_window_bytes, 256 * 1024 * 1024);
-        assert_eq!(lan.windows_start_at_bytes, None);
         assert_eq!((lan.max_bidi_streams, lan.max_uni_streams), (256, 512));
         assert_eq!(lan.initial_rtt, Duration::from_micros(200));
         assert_eq!(lan.effective_initial_rtt(), Duration::from_micros(200));
@@ -324,7 +314,6 @@ mod tests {
         assert_eq!(auto, QuicConfig::auto());
         assert_eq!(auto.congestion_control, CongestionControl::Bbr2);
         assert_eq!(auto.initial_rtt, BBR_SAFE_INITIAL_RTT);
-        assert_eq!(auto.windows_start_at_bytes, Some((2 << 20, 4 << 20)));
         assert_eq!((auto.stream_receive_window_bytes, auto.receive_window_bytes), (16 << 20, 32 << 20));
         assert_eq!(auto.udp_payload_bytes, 1472);
         assert!(auto.lane_packet_limit < 1 << 23);
@@ -342,10 +331,6 @@ mod tests {
         assert_eq!(config.initial_rtt, BBR_SAFE_INITIAL_RTT);
         assert_eq!((config.stream_receive_window_bytes, config.receive_window_bytes), (1 << 20, 8 << 20));
         assert_eq!(config.udp_payload_bytes, MAX_UDP_PAYLOAD_BYTES);
-        assert_eq!(
-            QuicConfig::auto().receive_window(1 << 20).windows_start_at_bytes,
-            Some((2 << 20, 1 << 20))
-        );
         assert!(QuicConfig::auto().congestion_control("vegas").is_err());
         assert_eq!("lan".parse::<Profile>(), Ok(Profile::Lan));
         assert!("moon".parse::<Profile>().is_err());

@@ -86,24 +86,18 @@ impl Setup {
     }
 
     /// Grants the next connection its windows, in bytes. The profile's values are the upper bound; nothing
-    /// above the grant is ever advertised, however the windows grow. The worst case of unread bytes held for
-    /// the connection is `connection_bytes`.
+    /// above the grant is ever advertised. The worst case of unread bytes held for the connection is
+    /// `connection_bytes`.
     pub fn set_windows(&mut self, connection_bytes: u64, stream_bytes: u64) {
         let connection = connection_bytes.min(self.quic.receive_window_bytes);
         let stream = stream_bytes.min(self.quic.stream_receive_window_bytes).min(connection);
-        let (stream_start, connection_start) = match self.quic.windows_start_at_bytes {
-            Some((stream_start, connection_start)) => {
-                (stream_start.min(stream), connection_start.min(connection))
-            }
-            None => (stream, connection),
-        };
         // Both pairs: quiche caps windows at 24 MB and 16 MB unless told otherwise.
         self.quiche.set_max_connection_window(connection);
         self.quiche.set_max_stream_window(stream);
-        self.quiche.set_initial_max_data(connection_start);
-        self.quiche.set_initial_max_stream_data_bidi_local(stream_start);
-        self.quiche.set_initial_max_stream_data_bidi_remote(stream_start);
-        self.quiche.set_initial_max_stream_data_uni(stream_start);
+        self.quiche.set_initial_max_data(connection);
+        self.quiche.set_initial_max_stream_data_bidi_local(stream);
+        self.quiche.set_initial_max_stream_data_bidi_remote(stream);
+        self.quiche.set_initial_max_stream_data_uni(stream);
     }
 
     /// Tells what the outgoing interface carries (its MTU less 28): path MTU discovery goes that far.

@@ -184,7 +184,7 @@ fn a_peer_holds_no_more_than_the_grant() {
     for (profile, granted, expected) in [
         (QuicConfig::lan_optimized(), (3 << 20, 1 << 20), (3 << 20, 1 << 20)),
         (QuicConfig::auto(), (1 << 20, 16 << 20), (1 << 20, 1 << 20)),
-        (QuicConfig::auto(), (64 << 20, 64 << 20), (4 << 20, 2 << 20)),
+        (QuicConfig::auto(), (64 << 20, 64 << 20), (32 << 20, 16 << 20)),
         (QuicConfig::lan_optimized(), (64 << 20, 64 << 20), (64 << 20, 16 << 20)),
     ] {
         for (streams, expected) in [(1, expected.1), (8, expected.0)] {

@@ -10,11 +10,15 @@ use super::PathSnapshot;
 use super::batch::MAX_SEGMENTS;
 use crate::config::PACING_MIN_RTT;
 
-/// How far ahead of its release time a packet may leave on a long path: the loop's timers are this coarse, and a burst
-/// of it fits any router's queue.
+/// How much time's worth of packets leaves at once on a long path: the loop's timers are this coarse, and a burst of it
+/// fits any router's queue.
 const LONG_PATH_BURST: Duration = Duration::from_millis(1);
 
-/// The same where a LAN's queue overflows: 25 kB at 1 Gbit/s, well below a queue of 64 kB, and few enough wake-ups.
+/// How far ahead of BBR2's release times a long path stays besides. quiche does not make up for a packet that leaves
+/// later than it might have, so timers that fire late (2 ms where cores are busy) would slow a connection down for ever.
+const LONG_PATH_AHEAD: Duration = Duration::from_millis(2);
+
+/// What leaves at once where a LAN's queue overflows: 25 kB at 1 Gbit/s, well below a queue of 64 kB, and few enough wake-ups.
 const SHORT_QUEUE_BURST: Duration = Duration::from_micros(200);
 
 /// Packets of one message there. A qdisc above a card without USO takes or drops a message whole, and 44 packets do not
@@ -95,10 +99,10 @@ impl Pace {
         self.wanted
     }
 
-    /// When the next packet may leave, if not yet. `bbr` is asked for BBR2's release time where that counts.
+    /// When to send the next packets, if not yet. `bbr` is asked for BBR2's release time where that counts.
     pub fn release_time(&self, now: Instant, bbr: impl FnOnce() -> Option<Instant>) -> Option<Instant> {
         let (at, burst) = if self.long_path {
-            (bbr()?, LONG_PATH_BURST)
+            (bbr()? - LONG_PATH_AHEAD, LONG_PATH_BURST)
         } else {
             (self.shape.as_ref()?.next, SHORT_QUEUE_BURST)
         };
@@ -234,8 +238,28 @@ mod tests {
     fn a_long_path_asks_bbr() {
         let path = Path::new(PACING_MIN_RTT);
         let late = path.now + Duration::from_millis(5);
-        assert_eq!(path.pace.release_time(path.now, || Some(late)), Some(late));
+        assert_eq!(path.pace.release_time(path.now, || Some(late)), Some(late - LONG_PATH_AHEAD));
         assert_eq!(path.pace.release_time(path.now, || Some(path.now)), None);
+    }
+
+    #[test]
+    fn late_timers_do_not_slow_a_long_path_down() {
+        let path = Path::new(PACING_MIN_RTT);
+        let start = path.now;
+        let packet_time = Duration::from_micros(24); // 500 Mbit/s
+        let (mut now, mut release, mut wakes) = (start, start, 0);
+        for packet in 1..100_000u32 {
+            // As quiche counts: from when the packet really left if that is later.
+            release = release.max(now) + packet_time;
+            if let Some(at) = path.pace.release_time(now, || Some(release)) {
+                assert!(at - now >= LONG_PATH_BURST, "timers are coarse");
+                now = at + LONG_PATH_AHEAD * (packet % 3) / 2;
+                wakes += 1;
+            }
+            assert!(release - now <= LONG_PATH_AHEAD + LONG_PATH_BURST + packet_time);
+            assert_eq!(release, start + packet_time * packet, "time was lost");
+        }
+        assert!(wakes > 800);
     }
 
     #[test]

@@ -1,0 +1,244 @@
+//! The transfer protocol alone: one session's two ends in memory, on disks that do everything at once.
+//!
+//! What is left is what the state machines themselves cost: the walk, scheduling, codec and hashing of each side.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use criterion::{Criterion, Throughput};
+use landro::engine::now;
+use landro::proto::chunks::ParallelTransferConfig;
+use landro::proto::session::{Grant, Limits, Request, Session};
+use landro::proto::{
+    DiskDone, DiskError, DiskOp, EntryResult, Event, Input, Kind, Listed, Meta, Mtime, Outcome, Output,
+};
+use landro::units::{Name, StreamKey};
+
+use super::{MIB, PIECE_BYTES, noise};
+
+const SENDER: usize = 0;
+const RECEIVER: usize = 1;
+
+const SMALL_FILES: usize = 2_000;
+const SMALL_FILE_BYTES: usize = 1_024;
+const LARGE_FILE_BYTES: usize = 64 * MIB;
+
+/// As a worker gives them to a lone session.
+fn limits() -> Limits {
+    Limits {
+        entry_window: 2_048,
+        write_behind_bytes: 4 * MIB,
+        read_ahead_bytes: 4 * MIB,
+        boot_id: [1; 16],
+        parallel: ParallelTransferConfig::default(),
+        lookups: 64,
+    }
+}
+
+/// What is sent: one file, or a directory of many.
+#[derive(Clone, Copy)]
+struct Source {
+    files: usize,
+    file_bytes: usize,
+    in_directory: bool,
+}
+
+impl Source {
+    fn meta(&self, kind: Kind) -> Meta {
+        let mtime = Mtime { seconds: 1_700_000_000, nanoseconds: 5 };
+        Meta { kind, mode: 0o644, mtime, size_bytes: self.file_bytes as u64, inode: 9 }
+    }
+
+    fn file(&self) -> Meta {
+        self.meta(Kind::File)
+    }
+}
+
+/// Answers operations; its files hold the same piece over and over.
+struct Disk {
+    source: Source,
+    piece: Bytes,
+    listed: usize,
+}
+
+impl Disk {
+    fn answer(&mut self, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+        Ok(match cmd {
+            DiskOp::ResolveSource { .. } => {
+                let kind = if self.source.in_directory { Kind::Directory } else { Kind::File };
+                DiskDone::Source { name: Some(name("source")), meta: self.source.meta(kind), link: None }
+            }
+            DiskOp::List { max_entries, .. } => self.list(max_entries),
+            DiskOp::ReadSmall { .. } => {
+                let data = self.piece.slice(..self.source.file_bytes);
+                DiskDone::Small { data, after: self.source.file() }
+            }
+            DiskOp::OpenRead { .. } | DiskOp::Stat { .. } => DiskDone::Meta(self.source.file()),
+            DiskOp::Read { len_bytes, .. } => DiskDone::Read { data: self.piece.slice(..len_bytes) },
+            DiskOp::ResolveTarget { .. } => DiskDone::Target { name: None },
+            DiskOp::Check { .. } => DiskDone::Existing(None),
+            DiskOp::MakeDir { .. } => DiskDone::Directory { existed: false },
+            DiskOp::OpenPart { resumable, .. } => {
+                DiskDone::Part { journal: Bytes::new(), size_bytes: 0, resumable }
+            }
+            DiskOp::ReadPart { .. } | DiskOp::PutSymlink { .. } => panic!("nobody asks for {cmd:?} here"),
+            DiskOp::OpenDir { .. }
+            | DiskOp::CloseDir { .. }
+            | DiskOp::CloseRead { .. }
+            | DiskOp::SetDir { .. }
+            | DiskOp::PutSmall { .. }
+            | DiskOp::StartPart { .. }
+            | DiskOp::Write { .. }
+            | DiskOp::WriteJournal { .. }
+            | DiskOp::CommitPart { .. }
+            | DiskOp::ClosePart { .. }
+            | DiskOp::CleanPart { .. } => DiskDone::Done,
+        })
+    }
+
+    fn list(&mut self, max_entries: usize) -> DiskDone {
+        let upto = self.source.files.min(self.listed + max_entries);
+        let entries = (self.listed..upto).map(|number| Listed {
+            name: Bytes::from(format!("IMG_{number:06}.jpeg")),
+            found: Ok((self.source.file(), None)),
+        });
+        let entries = entries.collect();
+        self.listed = upto;
+        DiskDone::Listed { entries, end: upto == self.source.files }
+    }
+}
+
+fn name(text: &'static str) -> Name {
+    Name::new(Bytes::from_static(text.as_bytes())).expect("a good name")
+}
+
+/// Both ends, and what is on its way to each.
+struct World {
+    sessions: [Session; 2],
+    disks: [Disk; 2],
+    inputs: VecDeque<(usize, Input)>,
+    /// Data streams in the order of emission; each joins what follows on the same stream, as the transport does.
+    data: VecDeque<(StreamKey, BytesMut, bool)>,
+    /// Time inside of each session.
+    spent: [Duration; 2],
+    files_done: usize,
+    outcomes: usize,
+}
+
+impl World {
+    fn new(source: Source, piece: &Bytes) -> World {
+        let request = Request::Push {
+            sources: vec![Bytes::from_static(b"source")],
+            target: Bytes::from_static(b"target"),
+            must_be_dir: true,
+            force: false,
+            fsync: false,
+            bwlimit_bps: None,
+        };
+        let now = now();
+        let client = Session::client(now, request, limits());
+        let server = Session::server(now, Grant { read: true, write: true }, limits());
+        let disk = || Disk { source, piece: piece.clone(), listed: 0 };
+        World {
+            sessions: [client, server],
+            disks: [disk(), disk()],
+            inputs: VecDeque::new(),
+            data: VecDeque::new(),
+            spent: [Duration::ZERO; 2],
+            files_done: 0,
+            outcomes: 0,
+        }
+    }
+
+    /// Carries one session to its end; gives the time each side took.
+    fn run(mut self) -> [Duration; 2] {
+        self.drain(SENDER);
+        while self.outcomes < 2 {
+            match self.inputs.pop_front() {
+                Some((side, input)) => self.handle(side, input),
+                None => self.deliver_data(),
+            }
+        }
+        assert_eq!(self.files_done, self.disks[SENDER].source.files);
+        self.spent
+    }
+
+    fn handle(&mut self, side: usize, input: Input) {
+        let began = now();
+        self.sessions[side].handle(began, input);
+        self.spent[side] += now() - began;
+        self.drain(side);
+    }
+
+    /// Called when the sender has nothing to do but to wait for this.
+    fn deliver_data(&mut self) {
+        let receiver = &self.sessions[RECEIVER];
+        assert!(receiver.reads_allowed(), "every write is done");
+        let (stream, joined, fin) = self.data.front_mut().expect("a session waits for nothing");
+        let wanted_bytes = receiver.piece_bytes(*stream).unwrap_or(PIECE_BYTES);
+        let bytes = joined.split_to(wanted_bytes.min(joined.len())).freeze();
+        let (stream, all) = (*stream, joined.is_empty());
+        let fin = all && *fin;
+        if all {
+            self.data.pop_front();
+        }
+        self.handle(RECEIVER, Input::Data { stream, bytes, fin });
+    }
+
+    fn drain(&mut self, side: usize) {
+        loop {
+            let began = now();
+            let output = self.sessions[side].poll();
+            self.spent[side] += now() - began;
+            match output {
+                None => break,
+                Some(Output::Control(bytes)) => self.inputs.push_back((1 - side, Input::Control(bytes))),
+                Some(Output::Data { stream, bytes, fin }) => {
+                    self.inputs.push_back((SENDER, Input::Sent { bytes: bytes.len() as u64 }));
+                    self.emit(stream, &bytes, fin);
+                }
+                Some(Output::Disk { op, cmd }) => {
+                    let result = self.disks[side].answer(cmd);
+                    self.inputs.push_back((side, Input::Disk { op, result }));
+                }
+                Some(Output::Event(Event::Entry { kind: Kind::File, result, .. })) => {
+                    assert!(matches!(result, EntryResult::Done { .. }), "{result:?}");
+                    self.files_done += usize::from(side == SENDER);
+                }
+                Some(Output::Event(_)) => {}
+                Some(Output::Finished(Outcome::Complete(_))) => self.outcomes += 1,
+                Some(Output::Finished(other)) => panic!("side {side} ended with {other:?}"),
+            }
+        }
+    }
+
+    fn emit(&mut self, stream: StreamKey, bytes: &[u8], fin: bool) {
+        match self.data.back_mut() {
+            Some((last, joined, ended)) if *last == stream => {
+                joined.extend_from_slice(bytes);
+                *ended |= fin;
+            }
+            _ => self.data.push_back((stream, BytesMut::from(bytes), fin)),
+        }
+    }
+}
+
+pub fn bench(criterion: &mut Criterion) {
+    let piece = Bytes::from(noise(PIECE_BYTES));
+    let small = Source { files: SMALL_FILES, file_bytes: SMALL_FILE_BYTES, in_directory: true };
+    let large = Source { files: 1, file_bytes: LARGE_FILE_BYTES, in_directory: false };
+    let mut group = criterion.benchmark_group("session");
+    for (what, source, throughput) in [
+        ("2,000 files of 1 KiB", small, Throughput::Elements(SMALL_FILES as u64)),
+        ("a file of 64 MiB", large, Throughput::Bytes(LARGE_FILE_BYTES as u64)),
+    ] {
+        group.throughput(throughput);
+        for (side, verb) in [(SENDER, "send"), (RECEIVER, "receive")] {
+            group.bench_function(format!("{verb} {what}"), |bencher| {
+                bencher.iter_custom(|runs| (0..runs).map(|_| World::new(source, &piece).run()[side]).sum());
+            });
+        }
+    }
+    group.finish();
+}

@@ -1,0 +1,156 @@
+//! What each part costs by itself, and files by size through two engines in one process (loopback, files in memory).
+//!
+//! `cargo bench --bench throughput_bench [-- FILTER]`; a part is `quic`, `wire`, `hash`, `chunks`, `session`, `udp` or
+//! `engine`. For comparisons keep the numbers of before: `-- --save-baseline NAME`, then `-- --baseline NAME`.
+
+mod micro;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use landro::budget::DEFAULT_MEMORY_BUDGET_BYTES;
+use landro::config::QuicConfig;
+use landro::engine::{
+    Access, BackendChoice, Client, ClientConfig, ClientEvent, Ended, PeerAccess, ServeConfig, Server,
+};
+use landro::proto::Outcome;
+use landro::proto::session::Request;
+use landro::quic::Identity;
+use tempfile::TempDir;
+
+/// The allocator of the binary: another one would be another engine.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The specification's table.
+const SIZES: [(&str, usize); 5] =
+    [("1KB", 1_000), ("100KB", 100_000), ("1MB", 1_000_000), ("10MB", 10_000_000), ("100MB", 100_000_000)];
+const STREAMS: [usize; 2] = [1, 16];
+
+/// A daemon that lets one client in, and files to send.
+struct Host {
+    dir: TempDir,
+    server: Server,
+    client: Identity,
+}
+
+impl Host {
+    fn start() -> Host {
+        let dir = dir_in_memory();
+        let client = Identity::generate().expect("an identity");
+        let allowed = client.fingerprint();
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).expect("the served root");
+        let server = Server::start(ServeConfig {
+            listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+            root,
+            // One lane has one worker; a second would only make its core a matter of chance.
+            workers: 1,
+            backend: BackendChoice::Auto,
+            quic: QuicConfig::auto(),
+            memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
+            identity: Identity::generate().expect("an identity"),
+            authorize: Arc::new(move |peer| {
+                let access = Access { read: true, write: true };
+                (*peer == allowed).then_some(PeerAccess { access, path: None })
+            }),
+        });
+        Host { dir, server: server.expect("a daemon on loopback"), client }
+    }
+
+    /// A source of this size whose bytes no layer could shorten.
+    fn source(&self, size_bytes: usize) -> PathBuf {
+        let path = self.dir.path().join(format!("source-{size_bytes}"));
+        std::fs::write(&path, micro::noise(size_bytes)).expect("a source");
+        path
+    }
+
+    /// One session from its thread's start to its end: handshake, transfer, verification, rename.
+    fn push(&self, source: &Path, streams: usize) {
+        let config = ClientConfig {
+            peer: self.address(),
+            backend: BackendChoice::Auto,
+            quic: QuicConfig::auto(),
+            memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
+            identity: self.client.clone(),
+            trust: Arc::new(|_| true),
+            streams,
+        };
+        let request = Request::Push {
+            sources: vec![Bytes::copy_from_slice(source.as_os_str().as_bytes())],
+            target: Bytes::from_static(b"copy"),
+            must_be_dir: false,
+            force: true,
+            fsync: false,
+            bwlimit_bps: None,
+        };
+        let client = Client::start(config, request).expect("a client");
+        let ended = client.events().iter().find_map(|event| match event {
+            ClientEvent::Ended(ended) => Some(ended),
+            ClientEvent::Connected { .. } | ClientEvent::Session(_) | ClientEvent::Stats(_) => None,
+        });
+        match ended {
+            Some(Ended::Outcome(Outcome::Complete(totals))) if totals.errors == 0 && totals.files == 1 => {}
+            other => panic!("the transfer ended with {other:?}"),
+        }
+        client.join().expect("the client's worker");
+    }
+
+    fn address(&self) -> Vec<SocketAddr> {
+        self.server.addresses().to_vec()
+    }
+}
+
+/// In memory where there is such a place: the disk is not what is measured.
+fn dir_in_memory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary directory")
+}
+
+fn engine(criterion: &mut Criterion) {
+    let host = Host::start();
+    let mut group = criterion.benchmark_group("engine/push");
+    for (name, size_bytes) in SIZES {
+        let source = host.source(size_bytes);
+        group.throughput(Throughput::Bytes(size_bytes as u64));
+        group.sampling_mode(SamplingMode::Flat);
+        for streams in STREAMS {
+            group.bench_function(BenchmarkId::new(name, format!("{streams}-streams")), |bencher| {
+                bencher.iter(|| host.push(&source, streams));
+            });
+        }
+    }
+    group.finish();
+    host.server.shutdown().expect("the daemon ends in order");
+}
+
+/// Some forty short runs: the file stays below three minutes.
+fn parts_config() -> Criterion {
+    Criterion::default()
+        .without_plots()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_millis(1_500))
+}
+
+/// A transfer of 100 MB takes a tenth of a second.
+fn engine_config() -> Criterion {
+    Criterion::default()
+        .without_plots()
+        .sample_size(15)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3))
+}
+
+criterion_group! {
+    name = parts;
+    config = parts_config();
+    targets = micro::packets::bench, micro::wire::bench, micro::hashing::bench, micro::chunks::bench,
+        micro::sessions::bench, micro::udp::bench
+}
+criterion_group! { name = whole; config = engine_config(); targets = engine }
+criterion_main!(parts, whole);

@@ -50,6 +50,8 @@ pub struct Lane {
     /// Last time a datagram of this lane arrived, and when we last asked for a sign of life.
     pub heard: Instant,
     pub pinged: Instant,
+    /// Last time a new session of the same peer asked for it.
+    pub asked: Option<Instant>,
     /// Streams with unread data, in the order they became readable.
     pub readable: VecDeque<u64>,
     /// Incoming data streams that are not finished yet.
@@ -130,6 +132,7 @@ impl Lane {
             deadline: None,
             heard: now,
             pinged: now,
+            asked: None,
             readable: VecDeque::new(),
             incoming: HashMap::new(),
             partials: 0,

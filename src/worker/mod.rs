@@ -102,6 +102,8 @@ pub struct Worker {
     handshaking: usize,
     /// Older sessions that new ones of the same peer wait for.
     questions: Vec<succession::Question>,
+    /// When they are looked through next.
+    review_at: Instant,
     /// When idle buffers are given back to the kernel.
     trim_at: Option<Instant>,
     gro_packets: u64,
@@ -162,6 +164,7 @@ impl Worker {
             serials: 0,
             handshaking: 0,
             questions: Vec::new(),
+            review_at: now,
             trim_at: None,
             gro_packets: 0,
             gro_receives: 0,

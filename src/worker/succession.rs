@@ -11,7 +11,7 @@ use super::lane::{Phase, code};
 use super::link::Command;
 use crate::units::{Fingerprint, SessionId, WorkerId};
 
-/// An older session is asked this often, each time with half a round trip more than [`ROUND`] to answer.
+/// An older session is asked this often if there are few, each time with half a round trip more than [`ROUND`] to answer.
 const ROUNDS: u32 = 8;
 const ROUND: Duration = Duration::from_millis(250);
 
@@ -22,6 +22,19 @@ const AWAY: Duration = Duration::from_millis(50);
 /// Datagrams sent before a death may still wait in our socket's buffer: what is heard within this time counts
 /// only after a second question.
 const STILL_QUEUED: Duration = Duration::from_millis(20);
+
+/// Rounds are added, one for so many sessions on this worker, up to [`MOST_ROUNDS`]: many clients fill the queue of
+/// their wire, where the one acknowledgement of a round is lost as easily as data is. 16 rounds are 4 s, still less
+/// than the new session waits.
+const SESSIONS_PER_ROUND: usize = 8;
+const MOST_ROUNDS: u32 = 16;
+
+/// Questions are looked through this often and not in each turn: with an identity shared by n clients there are n of
+/// n suspects each, and the turns of a busy worker are microseconds apart.
+const REVIEW_EVERY: Duration = Duration::from_millis(5);
+
+/// A lane is not asked again this soon: several new sessions may wait for the same sign of life.
+const PING_PAUSE: Duration = STILL_QUEUED;
 
 /// A new session does not wait longer, whatever the others do.
 const WAIT_AT_MOST: Duration = Duration::from_secs(5);
@@ -106,28 +119,25 @@ impl Worker {
     fn ping(&mut self, session: usize) {
         let Some(newest) = self.sessions[session].newest_lane() else { return };
         let lane = &mut self.lanes[newest];
-        lane.pinged = self.now;
+        if lane.asked.is_some_and(|asked| self.now < asked + PING_PAUSE) {
+            return;
+        }
+        (lane.pinged, lane.asked) = (self.now, Some(self.now));
         lane.conn.keep_alive();
         self.touch(newest);
     }
 
     /// When [`Worker::review_questions`] has something to do if nothing else happens.
     pub(super) fn questions_due(&self) -> Option<Instant> {
-        let suspects = self.questions.iter().flat_map(|question| &question.suspects);
-        let due = suspects.map(|suspect| match self.heard_since(suspect) {
-            true => suspect.asked + STILL_QUEUED,
-            false => suspect.until,
-        });
-        due.min()
-    }
-
-    fn heard_since(&self, suspect: &Suspect) -> bool {
-        let newest = self.sessions.get(suspect.session).and_then(|running| running.newest_lane());
-        newest.is_some_and(|lane| self.lanes[lane].heard > suspect.asked)
+        (!self.questions.is_empty()).then_some(self.review_at)
     }
 
     /// Notices signs of life, gives up those who gave none, answers what is settled.
     pub(super) fn review_questions(&mut self) {
+        if self.questions.is_empty() || self.now < self.review_at {
+            return;
+        }
+        self.review_at = self.now + REVIEW_EVERY;
         for mut question in std::mem::take(&mut self.questions) {
             let suspects = std::mem::take(&mut question.suspects);
             question.suspects = suspects.into_iter().filter_map(|suspect| self.review(suspect)).collect();
@@ -160,9 +170,10 @@ impl Worker {
         } else if self.now >= suspect.until {
             suspect.missed += u32::from(self.now < suspect.until + AWAY);
             suspect.until = self.now + self.round(newest);
-            if suspect.missed < ROUNDS {
+            let rounds = rounds(self.sessions.len());
+            if suspect.missed < rounds {
                 self.ping(suspect.session);
-            } else if suspect.missed == ROUNDS {
+            } else if !lane.conn.is_closing() {
                 tracing::info!(peer = %lane.peer, "a session without a sign of life makes room for its successor");
                 self.close_lane(
                     newest,
@@ -200,5 +211,22 @@ impl Worker {
             self.control_ended(key, session);
         }
         self.touch(key);
+    }
+}
+
+/// How often a session is asked among so many.
+fn rounds(sessions: usize) -> u32 {
+    (ROUNDS + (sessions / SESSIONS_PER_ROUND) as u32).min(MOST_ROUNDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_asked_more_often_but_never_beyond_the_wait() {
+        assert_eq!(rounds(1), ROUNDS, "the rerun of a lone killed client waits no longer");
+        assert!(rounds(75) > ROUNDS);
+        assert!(ROUND * rounds(usize::MAX >> 32) < WAIT_AT_MOST);
     }
 }

@@ -112,6 +112,8 @@ pub struct PathSnapshot {
     pub sent_bytes: u64,
     pub received_bytes: u64,
     pub lost_bytes: u64,
+    /// What the congestion controller believes the path delivers; 0 before the first measurement.
+    pub delivery_bytes_per_second: u64,
     /// UDP payload in use.
     pub udp_payload_bytes: usize,
 }
@@ -518,6 +520,7 @@ impl Conn {
             sent_bytes: path.sent_bytes,
             received_bytes: path.recv_bytes,
             lost_bytes: path.lost_bytes,
+            delivery_bytes_per_second: path.delivery_rate,
             udp_payload_bytes: path.pmtu,
         }
     }

@@ -10,9 +10,14 @@ use super::PathSnapshot;
 use super::batch::MAX_SEGMENTS;
 use crate::config::PACING_MIN_RTT;
 
-/// How much time's worth of packets leaves at once on a long path: the loop's timers are this coarse, and a burst of it
-/// fits any router's queue.
+/// How much time's worth of packets leaves at once on a long path, at least: the loop's timers are this coarse, and a
+/// burst of it fits any router's queue.
 const LONG_PATH_BURST: Duration = Duration::from_millis(1);
+
+/// Bytes that leave at once on a long path that is slow, which 1 ms is at 100 Mbit/s: a hundred connections that share
+/// 1 Gbit/s fill its queue, look like long paths, and would wake up for every packet.
+const SLOW_PATH_BURST_BYTES: u64 = 12_000;
+const SLOW_PATH_BURST_MAX: Duration = Duration::from_millis(10);
 
 /// How far ahead of BBR2's release times a long path stays besides. quiche does not make up for a packet that leaves
 /// later than it might have, so timers that fire late (2 ms where cores are busy) would slow a connection down for ever.
@@ -54,7 +59,8 @@ const KEPT_MAX: Duration = Duration::from_secs(64);
 pub(super) struct Pace {
     /// False: the configuration does not want pacing anywhere.
     wanted: bool,
-    long_path: bool,
+    /// On a long path what leaves at once.
+    long_path: Option<Duration>,
     start: Option<Window>,
     /// Bytes per second delivered in the last windows.
     delivered_bytes_per_second: [u64; WINDOWS],
@@ -86,7 +92,7 @@ impl Pace {
     pub fn new(wanted: bool) -> Pace {
         Pace {
             wanted,
-            long_path: false,
+            long_path: None,
             start: None,
             delivered_bytes_per_second: [0; WINDOWS],
             next_window: 0,
@@ -101,10 +107,9 @@ impl Pace {
 
     /// When to send the next packets, if not yet. `bbr` is asked for BBR2's release time where that counts.
     pub fn release_time(&self, now: Instant, bbr: impl FnOnce() -> Option<Instant>) -> Option<Instant> {
-        let (at, burst) = if self.long_path {
-            (bbr()? - LONG_PATH_AHEAD, LONG_PATH_BURST)
-        } else {
-            (self.shape.as_ref()?.next, SHORT_QUEUE_BURST)
+        let (at, burst) = match self.long_path {
+            Some(burst) => (bbr()? - LONG_PATH_AHEAD, burst),
+            None => (self.shape.as_ref()?.next, SHORT_QUEUE_BURST),
         };
         (at > now + burst).then_some(at)
     }
@@ -124,7 +129,7 @@ impl Pace {
 
     /// Looks at the path's numbers, which only grow. Once per batch.
     pub fn observe(&mut self, now: Instant, path: &PathSnapshot) {
-        self.long_path = path.min_rtt.is_some_and(|rtt| rtt >= PACING_MIN_RTT);
+        self.long_path = path.min_rtt.filter(|rtt| *rtt >= PACING_MIN_RTT).map(|_| burst_of(path));
         if self.shape.as_ref().is_some_and(|shape| shape.until <= now) {
             self.shape = None;
         }
@@ -157,7 +162,7 @@ impl Pace {
                 let lower = shape.bytes_per_second * HEADROOM_PERCENT / 100;
                 shape.bytes_per_second = lower.max(shape.floor_bytes_per_second);
             }
-            None if lost >= LOSSY_PACKETS && !self.long_path => {
+            None if lost >= LOSSY_PACKETS && self.long_path.is_none() => {
                 let carried = self.delivered_bytes_per_second.into_iter().max().unwrap_or(0).max(1);
                 let bytes_per_second = (carried * HEADROOM_PERCENT / 100).max(1);
                 tracing::debug!(lost, bytes_per_second, kept = ?self.kept_next, "a queue on the path overflows");
@@ -172,6 +177,12 @@ impl Pace {
             Some(_) | None => {}
         }
     }
+}
+
+/// What leaves at once on a long path.
+fn burst_of(path: &PathSnapshot) -> Duration {
+    let slow_ns = SLOW_PATH_BURST_BYTES * 1_000_000_000 / path.delivery_bytes_per_second.max(1);
+    Duration::from_nanos(slow_ns).clamp(LONG_PATH_BURST, SLOW_PATH_BURST_MAX)
 }
 
 #[cfg(test)]
@@ -189,7 +200,11 @@ mod tests {
         fn new(min_rtt: Duration) -> Path {
             let mut path = Path {
                 now: crate::quic::tests::now(),
-                numbers: PathSnapshot { min_rtt: Some(min_rtt), ..PathSnapshot::default() },
+                numbers: PathSnapshot {
+                    min_rtt: Some(min_rtt),
+                    delivery_bytes_per_second: 100_000_000,
+                    ..PathSnapshot::default()
+                },
                 pace: Pace::new(true),
             };
             path.pace.observe(path.now, &path.numbers);
@@ -240,6 +255,16 @@ mod tests {
         let late = path.now + Duration::from_millis(5);
         assert_eq!(path.pace.release_time(path.now, || Some(late)), Some(late - LONG_PATH_AHEAD));
         assert_eq!(path.pace.release_time(path.now, || Some(path.now)), None);
+    }
+
+    #[test]
+    fn slow_paths_send_several_packets_at_a_time() {
+        let burst = |delivery_bytes_per_second| {
+            burst_of(&PathSnapshot { delivery_bytes_per_second, ..PathSnapshot::default() })
+        };
+        assert_eq!(burst(60_000_000), LONG_PATH_BURST);
+        assert_eq!(burst(2_000_000), Duration::from_millis(6));
+        assert_eq!(burst(0), SLOW_PATH_BURST_MAX);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The real binary end to end: a warm daemon and one command per copy, over loopback, files in memory, both backends.
 //!
 //! `cargo bench --bench integration_bench [-- FILTER]`. Each figure is of whole processes, from fork to exit code, as
-//! a user sees them.
+//! a user sees them. What comes back is compared with what went before the clock starts.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::World;
+use common::tree::{Rng, assert_same, same_content, write_file};
 use criterion::{
     BatchSize, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
@@ -19,12 +20,12 @@ use criterion::{
 const BIG_BYTES: u64 = 256 << 20;
 const TREE_FILES: usize = 5_000;
 const TREE_FILES_PER_DIRECTORY: usize = 100;
-const TREE_FILE_BYTES: usize = 4 << 10;
-const TINY_BYTES: usize = 1 << 10;
+const TREE_FILE_BYTES: u64 = 4 << 10;
+const TINY_BYTES: u64 = 1 << 10;
 
 /// Commands at once, and what each sends.
 const CLIENTS: [usize; 3] = [1, 10, 100];
-const CLIENT_BYTES: usize = 1 << 20;
+const CLIENT_BYTES: u64 = 1 << 20;
 
 /// The big file, its copy and the one that replaces it; the rest is small.
 const ROOM_BYTES: u64 = 4 * BIG_BYTES;
@@ -37,31 +38,18 @@ fn world(backend: &'static str) -> World {
     World::within(backend, &[], common::roomy_dir(ROOM_BYTES))
 }
 
-/// Bytes that no layer could shorten, different for each seed.
-fn noise(len_bytes: usize, seed: u64) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15 ^ (seed << 1 | 1);
-    let mut bytes = Vec::with_capacity(len_bytes + 8);
-    while bytes.len() < len_bytes {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_ne_bytes());
-    }
-    bytes.truncate(len_bytes);
-    bytes
-}
-
-fn make(path: &Path, len_bytes: usize, seed: u64) {
-    fs::write(path, noise(len_bytes, seed)).expect("a source");
+fn make(path: &Path, size_bytes: u64) {
+    write_file(path, size_bytes, &mut Rng(size_bytes));
 }
 
 fn make_tree(root: &Path) {
+    let mut rng = Rng(1);
     for number in 0..TREE_FILES {
         let dir = root.join(format!("{:03}", number / TREE_FILES_PER_DIRECTORY));
         if number % TREE_FILES_PER_DIRECTORY == 0 {
             fs::create_dir_all(&dir).expect("a directory");
         }
-        make(&dir.join(format!("{number:05}")), TREE_FILE_BYTES, number as u64);
+        write_file(&dir.join(format!("{number:05}")), TREE_FILE_BYTES, &mut rng);
     }
 }
 
@@ -90,19 +78,25 @@ fn text(path: PathBuf) -> String {
     path.into_os_string().into_string().expect("temporary directories have plain names")
 }
 
+/// Removes what an earlier copy made; the first time there is nothing.
+fn clear(path: PathBuf) {
+    let _ = fs::remove_dir_all(path);
+}
+
 fn big_file(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("256 MiB file");
     group.throughput(Throughput::Bytes(BIG_BYTES));
     group.sampling_mode(SamplingMode::Flat);
     for backend in backends() {
         let world = world(backend);
-        make(&world.here("big"), BIG_BYTES as usize, 1);
+        make(&world.here("big"), BIG_BYTES);
         let push = ["--force".to_owned(), here(&world, "big"), world.url("big")];
-        group.bench_function(BenchmarkId::new("push", backend), |bencher| bencher.iter(|| cp(&world, &push)));
         let pull = ["--force".to_owned(), world.url("big"), here(&world, "back")];
+        cp(&world, &push);
+        cp(&world, &pull);
+        assert!(same_content(&world.here("big"), &world.here("back")), "the copy differs");
+        group.bench_function(BenchmarkId::new("push", backend), |bencher| bencher.iter(|| cp(&world, &push)));
         group.bench_function(BenchmarkId::new("pull", backend), |bencher| bencher.iter(|| cp(&world, &pull)));
-        let same = fs::read(world.here("back")).expect("the copy") == noise(BIG_BYTES as usize, 1);
-        assert!(same, "the copy differs");
     }
     group.finish();
 }
@@ -115,26 +109,24 @@ fn tree(criterion: &mut Criterion) {
         let world = world(backend);
         make_tree(&world.here("tree"));
         let push = [here(&world, "tree"), world.url("new")];
-        let clear = |path: PathBuf| {
-            // The first time there is none.
-            let _ = fs::remove_dir_all(path);
-        };
-        group.bench_function(BenchmarkId::new("push", backend), |bencher| {
-            bencher.iter_batched(
-                || clear(world.root("new")),
-                |()| cp(&world, &push),
-                BatchSize::PerIteration,
-            );
-        });
+        let pull = [world.url("new"), here(&world, "back")];
         cp(&world, &push);
+        cp(&world, &pull);
+        assert_same(&world.here("tree"), &world.here("back"));
         group.bench_function(BenchmarkId::new("push again, nothing new", backend), |bencher| {
             bencher.iter(|| cp(&world, &push));
         });
-        let pull = [world.url("new"), here(&world, "back")];
         group.bench_function(BenchmarkId::new("pull", backend), |bencher| {
             bencher.iter_batched(
                 || clear(world.here("back")),
                 |()| cp(&world, &pull),
+                BatchSize::PerIteration,
+            );
+        });
+        group.bench_function(BenchmarkId::new("push", backend), |bencher| {
+            bencher.iter_batched(
+                || clear(world.root("new")),
+                |()| cp(&world, &push),
                 BatchSize::PerIteration,
             );
         });
@@ -145,10 +137,12 @@ fn tree(criterion: &mut Criterion) {
 fn tiny_file(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("1 KiB file");
     group.sample_size(50);
+    group.sampling_mode(SamplingMode::Flat);
     for backend in backends() {
         let world = world(backend);
-        make(&world.here("tiny"), TINY_BYTES, 2);
-        let push = ["--force".to_owned(), here(&world, "tiny"), world.url("tiny")];
+        make(&world.here("tiny"), TINY_BYTES);
+        make(&world.root("tiny"), TINY_BYTES);
+        let push = ["--force".to_owned(), here(&world, "tiny"), world.url("copy")];
         group.bench_function(BenchmarkId::new("push", backend), |bencher| bencher.iter(|| cp(&world, &push)));
         let pull = ["--force".to_owned(), world.url("tiny"), here(&world, "back")];
         group.bench_function(BenchmarkId::new("pull", backend), |bencher| bencher.iter(|| cp(&world, &pull)));
@@ -161,9 +155,9 @@ fn clients_at_once(criterion: &mut Criterion) {
     group.sampling_mode(SamplingMode::Flat);
     for backend in backends() {
         let world = world(backend);
-        make(&world.here("file"), CLIENT_BYTES, 3);
+        make(&world.here("file"), CLIENT_BYTES);
         for clients in CLIENTS {
-            group.throughput(Throughput::Bytes((clients * CLIENT_BYTES) as u64));
+            group.throughput(Throughput::Bytes(clients as u64 * CLIENT_BYTES));
             let pushes: Vec<[String; 3]> = (0..clients)
                 .map(|client| {
                     ["--force".to_owned(), here(&world, "file"), world.url(&format!("file-{client}"))]
@@ -180,7 +174,7 @@ fn clients_at_once(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Twenty runs: the file stays below three minutes.
+/// Some twenty figures: the file stays below three minutes.
 fn config() -> Criterion {
     Criterion::default()
         .without_plots()

@@ -128,7 +128,7 @@ fn engine(criterion: &mut Criterion) {
     host.server.shutdown().expect("the daemon ends in order");
 }
 
-/// Some forty short runs: the file stays below three minutes.
+/// Some forty figures: the file stays below three minutes.
 fn parts_config() -> Criterion {
     Criterion::default()
         .without_plots()

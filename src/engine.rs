@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use crossbeam::channel::{Receiver, bounded};
-use landro_sys::{Availability, Backend, Caps, Slab, UdpOptions, UdpSocket};
+use landro_sys::{Availability, Backend, Caps, Slab, UdpOptions, UdpSocket, probe};
 
 use crate::budget::Budget;
 use crate::config::QuicConfig;
@@ -90,7 +90,7 @@ impl Server {
     /// When an address or the root cannot be had, or a worker cannot set up its ring.
     pub fn start(config: ServeConfig) -> Result<Server, EngineError> {
         raise_open_files();
-        let backend = choose(config.backend)?;
+        let backend = choose(config.backend, || Caps::probe().io_uring)?;
         let cores = landro_sys::cpu::cores()?;
         let workers = config.workers.clamp(1, 255) as u8;
         let root = std::fs::File::open(&config.root)
@@ -186,7 +186,8 @@ impl Client {
     /// When no socket or ring can be had; everything later is a [`ClientEvent::Ended`].
     pub fn start(config: ClientConfig, request: Request) -> Result<Client, EngineError> {
         raise_open_files();
-        let (backend, backend_reason) = choose(config.backend)?;
+        // A command lives for milliseconds, and the whole probe takes one.
+        let (backend, backend_reason) = choose(config.backend, probe::ring_can_be_set_up)?;
         let sockets = client_sockets(&config.peer)?;
         let budget = Budget::new(config.memory_budget_bytes, 1, config.quic.receive_window_bytes);
         let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
@@ -257,17 +258,17 @@ fn raise_open_files() {
 }
 
 /// The backend to run on, and why.
-fn choose(choice: BackendChoice) -> Result<(Backend, String), EngineError> {
+fn choose(
+    choice: BackendChoice,
+    io_uring: impl FnOnce() -> Availability,
+) -> Result<(Backend, String), EngineError> {
     match choice {
         BackendChoice::Poll => Ok((Backend::Poll, "asked for".to_owned())),
-        BackendChoice::Auto | BackendChoice::IoUring => {
-            let caps = Caps::probe();
-            match (&caps.io_uring, choice) {
-                (Availability::No(why), BackendChoice::IoUring) => Err(EngineError::Backend(why.clone())),
-                (Availability::Yes, BackendChoice::IoUring) => Ok((Backend::IoUring, "asked for".to_owned())),
-                (_, BackendChoice::Auto | BackendChoice::Poll) => Ok(caps.best_backend()),
-            }
-        }
+        BackendChoice::Auto => Ok(probe::best_backend(&io_uring())),
+        BackendChoice::IoUring => match io_uring() {
+            Availability::No(why) => Err(EngineError::Backend(why)),
+            Availability::Yes => Ok((Backend::IoUring, "asked for".to_owned())),
+        },
     }
 }
 

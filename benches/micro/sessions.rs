@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use criterion::{Criterion, Throughput};
+use criterion::{Criterion, SamplingMode, Throughput};
 use landro::engine::now;
 use landro::proto::chunks::ParallelTransferConfig;
 use landro::proto::session::{Grant, Limits, Request, Session};
@@ -229,6 +229,7 @@ pub fn bench(criterion: &mut Criterion) {
     let small = Source { files: SMALL_FILES, file_bytes: SMALL_FILE_BYTES, in_directory: true };
     let large = Source { files: 1, file_bytes: LARGE_FILE_BYTES, in_directory: false };
     let mut group = criterion.benchmark_group("session");
+    group.sampling_mode(SamplingMode::Flat);
     for (what, source, throughput) in [
         ("2,000 files of 1 KiB", small, Throughput::Elements(SMALL_FILES as u64)),
         ("a file of 64 MiB", large, Throughput::Bytes(LARGE_FILE_BYTES as u64)),

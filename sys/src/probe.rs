@@ -73,6 +73,16 @@ impl Caps {
     }
 }
 
+/// Whether a ring can be set up as the io_uring backend needs it. What it then does is not tried, which is the better
+/// part of what [`Caps::probe`] costs: deferred task work came with 6.1, where all the backend uses is there, and
+/// sandboxes refuse the set-up itself.
+pub fn ring_can_be_set_up() -> Availability {
+    match crate::uring::new_ring(8) {
+        Ok(_) => Availability::Yes,
+        Err(error) => Availability::No(ring_reason("io_uring_setup", &error)),
+    }
+}
+
 /// Random number of this boot (/proc/sys/kernel/random/boot_id): data not on disk is gone when it changed.
 ///
 /// # Errors
@@ -207,14 +217,11 @@ fn available(name: &str, result: io::Result<()>, since: &str) -> Availability {
     }
 }
 
-/// What a driver can tell about itself: the backend and why the other one is not used.
-impl Caps {
-    /// The backend to use when nobody asked for one, and the reason in words.
-    pub fn best_backend(&self) -> (Backend, String) {
-        match &self.io_uring {
-            Availability::Yes => (Backend::IoUring, format!("io_uring works on Linux {}", self.kernel)),
-            Availability::No(reason) => (Backend::Poll, reason.clone()),
-        }
+/// The backend to use when nobody asked for one, and the reason in words, given what is known of io_uring.
+pub fn best_backend(io_uring: &Availability) -> (Backend, String) {
+    match io_uring {
+        Availability::Yes => (Backend::IoUring, format!("io_uring works on Linux {}", kernel_release())),
+        Availability::No(reason) => (Backend::Poll, reason.clone()),
     }
 }
 
@@ -228,7 +235,8 @@ mod tests {
         let slab = Slab::new(1).unwrap();
         let driver = Driver::new(Backend::IoUring, &DriverConfig::default(), &slab);
         assert_eq!(caps.io_uring.is_yes(), driver.is_ok(), "{caps:?} {driver:?}");
-        assert_eq!(caps.best_backend().0 == Backend::IoUring, driver.is_ok());
+        assert_eq!(best_backend(&caps.io_uring).0 == Backend::IoUring, driver.is_ok());
+        assert_eq!(ring_can_be_set_up().is_yes(), driver.is_ok());
         // What every kernel since 5.6 has.
         for availability in [&caps.gso, &caps.gro, &caps.steering, &caps.openat2] {
             assert_eq!(availability, &Availability::Yes);

@@ -214,7 +214,8 @@ pub async fn read_small(
         None => files.buffer().await,
     };
     let mut filled = 0;
-    while filled < max_bytes {
+    // Asked behind each read, its size says whether that was all: no read only to find the end.
+    let after = loop {
         let op = FileOp::Read { file: file.clone(), offset: filled as u64, buffer, len: max_bytes - filled };
         let FileDone::Read { buffer: back, bytes } = files.call("read", op).await? else {
             unreachable!("read answers Read")
@@ -222,15 +223,15 @@ pub async fn read_small(
         buffer = back;
         buffer.advance(bytes);
         filled += bytes;
-        if bytes == 0 {
-            break;
+        let meta = meta_of(&files.fstat(&file).await?);
+        if bytes == 0 || filled >= max_bytes || filled as u64 >= meta.size_bytes {
+            break meta;
         }
-    }
+    };
     let data = buffer.split();
     // Smaller ones are copied into a pack at once; larger ones travel as they are.
     let data = if data.len() >= PINNED_BYTES { files.pin(data) } else { data };
     files.space.small_reads.replace(Some(buffer));
-    let after = meta_of(&files.fstat(&file).await?);
     Ok(DiskDone::Small { data, after })
 }
 

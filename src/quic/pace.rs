@@ -47,6 +47,10 @@ const HEADROOM_PERCENT: u64 = 98;
 /// Least share of the measured rate that is kept, whatever is lost.
 const FLOOR_PERCENT: u64 = 60;
 
+/// What a window that lost less wins back: a burst of ours that came late is no reason to be slow for a minute. A twentieth
+/// of what a lossy window costs, so that at most one window in twenty is.
+const REGAIN_PER_MILLE: u64 = 1;
+
 /// Windows of which the fastest counts: the others may have waited for the disk or the application.
 const WINDOWS: usize = 8;
 
@@ -82,6 +86,7 @@ struct Window {
 #[derive(Debug)]
 struct Shape {
     bytes_per_second: u64,
+    ceiling_bytes_per_second: u64,
     floor_bytes_per_second: u64,
     until: Instant,
     /// When the next packet is due.
@@ -162,19 +167,24 @@ impl Pace {
                 let lower = shape.bytes_per_second * HEADROOM_PERCENT / 100;
                 shape.bytes_per_second = lower.max(shape.floor_bytes_per_second);
             }
+            Some(shape) => {
+                let higher = shape.bytes_per_second + shape.bytes_per_second * REGAIN_PER_MILLE / 1_000;
+                shape.bytes_per_second = higher.min(shape.ceiling_bytes_per_second);
+            }
             None if lost >= LOSSY_PACKETS && self.long_path.is_none() => {
                 let carried = self.delivered_bytes_per_second.into_iter().max().unwrap_or(0).max(1);
                 let bytes_per_second = (carried * HEADROOM_PERCENT / 100).max(1);
                 tracing::debug!(lost, bytes_per_second, kept = ?self.kept_next, "a queue on the path overflows");
                 self.shape = Some(Shape {
                     bytes_per_second,
+                    ceiling_bytes_per_second: bytes_per_second,
                     floor_bytes_per_second: (carried * FLOOR_PERCENT / 100).max(1),
                     until: now + self.kept_next,
                     next: now,
                 });
                 self.kept_next = (self.kept_next * 2).min(KEPT_MAX);
             }
-            Some(_) | None => {}
+            None => {}
         }
     }
 }
@@ -298,6 +308,11 @@ mod tests {
         path.window(10);
         let lower = path.kept_bytes_per_second().unwrap();
         assert!((95_000_000..97_000_000).contains(&lower), "{lower}");
+        for _ in 0..100 {
+            path.window(0);
+        }
+        let regained = path.kept_bytes_per_second().unwrap();
+        assert!((97_000_000..99_000_000).contains(&regained), "{regained}");
         for _ in 0..100 {
             path.window(10);
         }

@@ -93,11 +93,10 @@ fn passing(options: &[&str]) -> Vec<u32> {
     send_numbers(&client, &emulator);
     let numbers: Vec<u32> =
         std::iter::repeat_with(|| receive_number(&server)).take_while(|&n| n < DATAGRAMS - 50).collect();
+    // It may be ended before it has read the last ones. None before those may be missing.
     let report = emulator.end();
-    assert_eq!(
-        (&report["there"]["packets"], &report["own_drops"]["receive_buffer"]),
-        (&DATAGRAMS.into(), &0.into())
-    );
+    assert!(report["there"]["packets"].as_u64() > Some(u64::from(DATAGRAMS - 50)), "{report}");
+    assert_eq!(report["own_drops"]["receive_buffer"], 0);
     assert!(numbers.is_sorted());
     numbers
 }

@@ -12,6 +12,7 @@ from .hosts import HostError, Hosts
 SHM = "/dev/shm"
 PREFIX = "landro-perf."
 LOCK = "/run/landro-perf.lock"
+PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 # The largest set twice, and as much as the programs themselves may take: sendme keeps its own copy of everything.
 NEEDED_BYTES = 6 << 30
 
@@ -84,10 +85,34 @@ class Bench:
             self.data[missing] = Data(*missing, self.sources)
         return [self.data[name] for name in wanted]
 
+    def warm(self, parts):
+        """Touches what the next copy reads, and as much memory as it will fill. A virtual machine's host may take back
+        memory that lay free for two seconds (free page reporting), and drops its mappings of what was not used for
+        long: the first touch then takes up to eight times as long as the copy itself, for whoever comes to run there."""
+        block = memoryview(bytearray(1 << 20))
+        left = sum(part.bytes + part.files * PAGE_BYTES for part in parts)
+        with tempfile.TemporaryFile(dir=self.work, buffering=0) as filler:
+            while left > 0:
+                left -= filler.write(block[:left])
+        for part in parts:
+            for path in files_below(part.path):
+                with open(path, "rb", buffering=0) as file:
+                    while file.readinto(block):
+                        pass
+
     def clear_served(self):
         # What is inside only: servers hold a descriptor of the directory itself.
         for entry in os.scandir(self.served):
             remove(entry.path)
+
+
+def files_below(path):
+    if os.path.isfile(path):
+        yield path
+    for directory, _, names in os.walk(path):
+        for name in names:
+            if os.path.isfile(os.path.join(directory, name)):
+                yield os.path.join(directory, name)
 
 
 def remove(path):

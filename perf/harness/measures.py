@@ -97,6 +97,7 @@ MEASURES = {measure.__name__: measure for measure in (copies, rivals, idle, late
 
 def copy_once(bench, program, parts, sample_seconds, beside=()):
     bench.clear_served()
+    bench.warm(parts)
     with Meter(bench.hosts, sample_seconds) as meter:
         outcome = program.transfer(bench, parts, beside)
     found = meter.found

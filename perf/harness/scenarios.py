@@ -63,6 +63,6 @@ SCENARIOS = {scenario.name: scenario for scenario in (
              files=True, only=LANDRO, link_bytes_per_second=500e6 / 8, typical_seconds=7),
     Scenario("raw-idle", ("raw",), measure="idle", only=LANDRO, typical_seconds=12),
     # A daemon lets one identity have only a part of its connections.
-    Scenario("raw-1000-idle", ("raw",), "1KiB", measure="idle_sessions", clients=8, sessions=1000, files=True, only=LANDRO,
-             typical_seconds=15),
+    Scenario("raw-1000-idle", ("raw",), "1KiB", measure="idle_sessions", clients=8, sessions=1000, files=True,
+             only=LANDRO, typical_seconds=15),
 )}

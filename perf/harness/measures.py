@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 from .data import difference
 from .emulator import between
+from .holder import Holder
 from .hosts import ROOT, HostError
 from .measure import PSS_SAMPLE_SECONDS, SAMPLE_SECONDS, Meter, pss_bytes, rss_bytes
 from .programs.plain import Iperf3
@@ -87,12 +88,21 @@ def idle(bench, program, _scenario, _parts):
             "server_pss_bytes": sum(map(pss_bytes, processes))}
 
 
+def idle_sessions(bench, program, scenario, parts):
+    """A server whose many clients have nothing to say, all of them still there in the end. It serves others besides."""
+    with Holder(bench, program, scenario.sessions) as holder:
+        found = idle(bench, program, scenario, parts)
+        copy = copy_once(bench, program, parts, None)
+    return {"verified": program.writes_files, "sessions": scenario.sessions, **found, "copies_seconds": copy["seconds"],
+            "holder": holder.report}
+
+
 def latency(bench, program, _scenario, parts):
     """Request and response on a warm connection, one at a time."""
     return {"verified": False, **program.latency(bench, *parts)}
 
 
-MEASURES = {measure.__name__: measure for measure in (copies, rivals, idle, latency)}
+MEASURES = {measure.__name__: measure for measure in (copies, rivals, idle, idle_sessions, latency)}
 
 
 def copy_once(bench, program, parts, sample_seconds, beside=()):

@@ -130,6 +130,7 @@ def extra(scenario, records):
                      f"{len(samples)} copies")
     add("p50 {} µs", "p50_seconds", 1, 1e6)
     add("p99 {} µs", "p99_seconds", 1, 1e6)
+    add("{} sessions", "sessions", 0)
     add("RSS {} MB", "server_rss_bytes", 1, 1e-6)
     add("CPU {} s", "server_cpu_seconds", 3)
     if records[0].get("clients", 1) > 2:

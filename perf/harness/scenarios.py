@@ -15,6 +15,7 @@ class Scenario:
     measure: str = "copies"
     repeats: int = 1          # copies per run: many for what is over in milliseconds
     clients: int = 1          # at once, each with data of its own
+    sessions: int = 0         # that the clients' identities hold open besides, and idle
     rival: str | None = None  # the congestion control of a TCP flow that shares the wire
     path: tuple = ()          # arguments of the link emulator, if the wire is to be a long one
     link_bytes_per_second: float | None = None   # what a path or wire can carry, to say how near a run came
@@ -61,4 +62,7 @@ SCENARIOS = {scenario.name: scenario for scenario in (
     Scenario("500M-50ms-loss-1", ("raw",), "256MiB", path=("--rate", "500M", "--delay", "25ms", "--loss", "1"),
              files=True, only=LANDRO, link_bytes_per_second=500e6 / 8, typical_seconds=7),
     Scenario("raw-idle", ("raw",), measure="idle", only=LANDRO, typical_seconds=12),
+    # A daemon lets one identity have only a part of its connections.
+    Scenario("raw-1000-idle", ("raw",), "1KiB", measure="idle_sessions", clients=8, sessions=1000, files=True,
+             only=LANDRO, typical_seconds=15),
 )}

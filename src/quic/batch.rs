@@ -15,7 +15,8 @@ pub const MAX_SEGMENTS: usize = 64;
 pub const MAX_RUN_BYTES: usize = 65_507;
 
 /// Silence after which streams that are not delivered are looked at for one that blocks the others; doubled each time
-/// there was none, up to [`STUCK_CHECK_MAX`].
+/// there was none, up to [`STUCK_CHECK_MAX`]. It begins anew with what is written or sent again, not with keep-alives:
+/// an idle connection would be woken eight times for each.
 const STUCK_CHECK: Duration = Duration::from_millis(20);
 const STUCK_CHECK_MAX: Duration = Duration::from_secs(5);
 
@@ -55,6 +56,9 @@ pub(super) struct Sending {
     /// When to look for a stuck stream, and how long after the last look that is. None: nothing was sent yet.
     check_at: Option<Instant>,
     check_after: Duration,
+    /// Something was written since the last look, and how many frames quiche had to send again until then.
+    pub(super) wrote: bool,
+    sent_again: usize,
     /// Urgency of the stream that was last put behind all others.
     last_urgency: u8,
     /// A packet built for another destination than its predecessors in the buffer.
@@ -73,6 +77,8 @@ impl Sending {
             streams: Vec::new(),
             check_at: None,
             check_after: STUCK_CHECK,
+            wrote: false,
+            sent_again: 0,
             last_urgency: DATA_URGENCY,
             deferred: None,
         }
@@ -110,10 +116,10 @@ impl Conn {
                 (None, Some(_)) => self.next_packet(&mut out[at..at + room]),
                 (None, None) => {
                     let first = self.next_packet(&mut out[..room]);
+                    self.expect_stuck(now);
                     let first = first.or_else(|| self.unstick(now, &mut out[..room]));
                     if first.is_some() {
-                        self.sending.check_after = STUCK_CHECK;
-                        self.sending.check_at = Some(now + STUCK_CHECK);
+                        self.sending.check_at = Some(now + self.sending.check_after);
                     }
                     first
                 }
@@ -166,6 +172,18 @@ impl Conn {
         self.sending.check_at.filter(|_| self.is_established() && !self.sending.streams.is_empty())
     }
 
+    /// Looks soon again once there is something that can get stuck.
+    fn expect_stuck(&mut self, now: Instant) {
+        // While it looks often anyway there is nothing to ask quiche for.
+        if self.sending.check_after == STUCK_CHECK {
+            return;
+        }
+        if self.sending.wrote || self.quiche.stats().retrans != self.sending.sent_again {
+            self.sending.check_after = STUCK_CHECK;
+            self.sending.check_at = Some(now + STUCK_CHECK);
+        }
+    }
+
     /// quiche sends nothing while the first stream in its order has nothing to emit, and one is left there when what it
     /// was to send again is acknowledged after all (a loss that was none: the peer was busy). Puts one after the other
     /// behind all others, until there is a packet.
@@ -179,9 +197,12 @@ impl Conn {
             let _ = self.quiche.stream_priority(stream, self.sending.last_urgency, false);
             if let Some(packet) = self.next_packet(out) {
                 tracing::debug!(stream, "a stream with nothing to send was in the way of the others");
+                self.sending.check_after = STUCK_CHECK;
                 return Some(packet);
             }
         }
+        self.sending.wrote = false;
+        self.sending.sent_again = self.quiche.stats().retrans;
         self.sending.check_at = Some(now + self.sending.check_after);
         self.sending.check_after = (self.sending.check_after * 2).min(STUCK_CHECK_MAX);
         None

@@ -425,6 +425,7 @@ impl Conn {
         let offered = data.slice(..data.len().min(capacity));
         let ends = fin && offered.len() == data.len();
         let (taken, _) = self.quiche.stream_send_zc(stream, offered, ends)?;
+        self.sending.wrote = true;
         let rest = data.slice(taken..);
         Ok(if rest.is_empty() { None } else { Some(rest) })
     }

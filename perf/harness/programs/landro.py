@@ -57,6 +57,13 @@ class Landro(Program):
     def client(self, bench, data):
         return self.command(bench, data.number, "cp", "--stats", data.path)
 
+    def holds(self, bench):
+        """Arguments of perf/holder: the daemon, and whom it lets in."""
+        identities = [os.path.join(self.environment(bench, number)["LANDRO_CONFIG_DIR"], "identity.pem")
+                      for number in range(bench.scenario.clients)]
+        return ["--to", "{}:{}".format(*bench.dial(self.port)), "--peer", self.running["line"].split()[-1],
+                *(word for identity in identities for word in ("--identity", identity))]
+
     def latency(self, bench, data):
         asking = self.command(bench, data.number, "bench", "--latency", "--size", str(data.bytes),
                               "--seconds", str(LATENCY_SECONDS))

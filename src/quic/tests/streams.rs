@@ -274,6 +274,33 @@ fn a_quiet_connection_can_ask_for_a_sign_of_life() {
 }
 
 #[test]
+fn keep_alives_alone_are_no_reason_to_look_for_stuck_streams() {
+    let mut world = Pair::new().world().established();
+    let stream = world.client.open_bidi().unwrap();
+    world.client.send(stream, Bytes::from_static(b"a request"), false).unwrap();
+    world.pump();
+    let (mut out, mut runs, mut looks) = (vec![0; 65_536], Vec::new(), 0);
+    let (begun, every) = (now(), crate::config::KEEP_ALIVE);
+    for keep_alive in 1..=12 {
+        let at = begun + every * keep_alive;
+        while let Some(due) = world.client.stuck_check().filter(|due| *due < at) {
+            assert_eq!(world.client.fill(due, &mut out, 10, &mut runs), None);
+            looks += 1;
+        }
+        world.client.keep_alive();
+        let filled = world.client.fill(at, &mut out, 10, &mut runs).unwrap();
+        world.deliver_to_server(out[..filled.bytes].to_vec());
+        world.carry_down();
+    }
+    assert!((8..=20).contains(&looks), "{looks}");
+    // What is written may get stuck: soon again.
+    let at = begun + every * 13;
+    world.client.send(stream, Bytes::from_static(b"another"), false).unwrap();
+    world.client.fill(at, &mut out, 10, &mut runs).unwrap();
+    assert!(world.client.stuck_check().is_some_and(|due| due < at + Duration::from_millis(30)));
+}
+
+#[test]
 fn slow_paths_are_paced_and_fast_ones_are_not() {
     for (one_way_ms, paced) in [(0, false), (10, true)] {
         let mut world = Pair::new().world();

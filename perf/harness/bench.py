@@ -1,4 +1,5 @@
 """What programs work with: the two hosts, directories, and the data of the scenario that runs."""
+import ctypes
 import fcntl
 import glob
 import os
@@ -13,8 +14,13 @@ SHM = "/dev/shm"
 PREFIX = "landro-perf."
 LOCK = "/run/landro-perf.lock"
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+# Twice what the largest copy takes with its source. Pages are reported to the host in blocks of 2 MiB.
+KEPT_BYTES = 6 << 30
+KEPT_STEP_BYTES = 1 << 20
+PAGE_REPORTING = "/sys/module/page_reporting"
+PUNCH_HOLE = 2 | 1  # FALLOC_FL_PUNCH_HOLE with FALLOC_FL_KEEP_SIZE (linux/falloc.h)
 # The largest set twice, and as much as the programs themselves may take: sendme keeps its own copy of everything.
-NEEDED_BYTES = 6 << 30
+NEEDED_BYTES = 7 << 30
 
 
 class Bench:
@@ -37,6 +43,7 @@ class Bench:
         self.work = tempfile.mkdtemp(prefix=PREFIX, dir=SHM)
         self.sources = self.directory("source")
         self.served = self.directory("served")
+        self.keep_memory()
         self.hosts = Hosts()
         self.data = {}
         self.scenario = None
@@ -85,10 +92,23 @@ class Bench:
             self.data[missing] = Data(*missing, self.sources)
         return [self.data[name] for name in wanted]
 
+    def keep_memory(self):
+        """Has the copies' memory stay this machine's while it is free. The host of a virtual machine may take back free
+        blocks of 2 MiB and more (free page reporting), again and again within seconds, and the first touch of what it
+        took lasts up to eight times as long as a copy, for whoever runs just then. So a page of each MiB is kept: what
+        lies between them is free and too small to be taken, and the kernel hands out small blocks first."""
+        if not os.path.isdir(PAGE_REPORTING):
+            return
+        block = memoryview(bytearray(KEPT_STEP_BYTES))
+        with open(os.path.join(self.work, "kept"), "wb", buffering=0) as kept:
+            for _ in range(0, KEPT_BYTES, KEPT_STEP_BYTES):
+                kept.write(block)
+            for start in range(0, KEPT_BYTES, KEPT_STEP_BYTES):
+                punch_hole(kept.fileno(), start + PAGE_BYTES, KEPT_STEP_BYTES - PAGE_BYTES)
+
     def warm(self, parts):
-        """Touches what the next copy reads, and as much memory as it will fill. A virtual machine's host may take back
-        memory that lay free for two seconds (free page reporting), and drops its mappings of what was not used for
-        long: the first touch then takes up to eight times as long as the copy itself, for whoever comes to run there."""
+        """Touches what the next copy reads, and as much memory as it will fill: a host may also drop its mappings of
+        what was not used for long."""
         block = memoryview(bytearray(1 << 20))
         left = sum(part.bytes + part.files * PAGE_BYTES for part in parts)
         with tempfile.TemporaryFile(dir=self.work, buffering=0) as filler:
@@ -104,6 +124,12 @@ class Bench:
         # What is inside only: servers hold a descriptor of the directory itself.
         for entry in os.scandir(self.served):
             remove(entry.path)
+
+
+def punch_hole(fd, offset, length):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate(fd, PUNCH_HOLE, ctypes.c_long(offset), ctypes.c_long(length)) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def files_below(path):

@@ -445,13 +445,7 @@ fn a_daemon_told_to_stop_tells_its_clients(backend: &'static str) {
         common::signal(world.daemon.pid(), "TERM");
         let output = running.wait().expect(5);
         assert_eq!(output.of("error").last().unwrap()["code"], "lost", "{output:?}");
-        for _ in 0..1000 {
-            if !world.daemon.is_running() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        assert!(!world.daemon.is_running(), "the daemon does not stop: {}", world.daemon.log());
+        world.daemon.wait_for_end();
         world.restart();
         let output = world.cp(&args(&world)).expect(0);
         assert!(output.number("resumed_bytes") >= 4 * MIB, "{output:?}");

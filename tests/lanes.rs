@@ -15,9 +15,10 @@ use landro::proto::session::{BenchWork, Request};
 use landro::proto::{Outcome, Totals};
 use landro::quic::Identity;
 
-/// Packets of one lane. 16 MiB in packets of at most 16 KiB are over 1,000, so there are several lanes.
+/// Packets of one lane. 64 MiB in packets of at most 16 KiB are over 4,000, so there are several lanes, also where a busy
+/// machine lets a lane carry on for long before its successor is there.
 const LANE_PACKETS: u64 = 250;
-const FILE_BYTES: usize = 16 << 20;
+const FILE_BYTES: usize = 64 << 20;
 const BUDGET_BYTES: u64 = 64 << 20;
 
 /// Moves one file and gives the transport's statistics.

@@ -355,6 +355,16 @@ impl Peer {
         }
     }
 
+    /// Goes on until the other side has had enough, or time to have.
+    pub fn turn_until_closed(&mut self) {
+        for _ in 0..PATIENCE_TURNS {
+            if self.is_closed() {
+                return;
+            }
+            self.turn();
+        }
+    }
+
     /// Waits until the other side closes the connection.
     pub fn wait_closed(&mut self) -> Closed {
         for _ in 0..PATIENCE_TURNS {

@@ -371,7 +371,8 @@ impl Peer {
             if let Some(closed) = self.closed() {
                 return closed;
             }
-            assert!(!self.conn.is_closed(), "closed without a reason");
+            let (silent, own) = (self.conn.is_timed_out(), self.conn.local_error());
+            assert!(!self.conn.is_closed(), "closed without a reason: silence {silent}, of our own {own:?}");
             self.turn();
         }
         panic!("the other side put up with it; messages: {:?}", self.messages);

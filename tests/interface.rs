@@ -209,11 +209,13 @@ fn nobody_there_is_exit_5(backend: &'static str) {
     let here = tempfile::tempdir().unwrap();
     fs::write(here.path().join("file"), "x").unwrap();
     let file = here.path().join("file");
-    // A socket that never answers, and a port that nobody has.
+    // A socket that never answers, and a port that answers as one nobody has: a connected socket takes nothing from
+    // others. A free port would be the next daemon's of another test.
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
+    closed.connect("127.0.0.1:9").unwrap();
     std::thread::scope(|scope| {
-        for address in [silent.local_addr().unwrap(), closed] {
+        for address in [&silent, &closed].map(|socket| socket.local_addr().unwrap()) {
             let (side, file) = (&side, &file);
             scope.spawn(move || {
                 let url = format!("landro://{address}/");

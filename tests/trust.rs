@@ -154,7 +154,7 @@ fn an_unauthorised_client_is_refused_in_the_handshake(backend: &'static str) {
     let (other, own) = (Side::new().id(), s.client.id());
     // Nobody is authorised: it runs, lets nobody in, and says so.
     let mut daemon = s.serve(&[]);
-    assert!(daemon.log().contains("nobody is authorised"), "{}", daemon.log());
+    daemon.wait_for_log("nobody is authorised");
     for options in [&["--accept-new"][..], &["--peer", &daemon.fingerprint]] {
         refused_identity(&s.push(&daemon, options), &[&own, "authorized_peers"]);
         refused_identity(&s.pull(&daemon, options), &[&own]);
@@ -248,13 +248,7 @@ fn hangup_reads_the_peers_again(backend: &'static str) {
         let before = daemon.log().matches(said).count();
         s.authorize(lines);
         common::signal(daemon.pid(), "HUP");
-        for _ in 0..2000 {
-            if daemon.log().matches(said).count() > before {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        panic!("{said:?} was not said: {}", daemon.log());
+        daemon.wait_for_log_again(said, before);
     };
     assert_eq!(s.push(&daemon, &options).code, Some(4));
     hangup(&daemon, &format!("{id} ro\n"), "1 peer is authorised");

@@ -10,6 +10,9 @@ mod life;
 mod net;
 mod property;
 
+/// What does not come within this is lost. A disk that others write to takes many seconds for an fsync.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
 /// The backends this machine has; io_uring may be forbidden, the other is always there.
 fn backends() -> Vec<Backend> {
     match Caps::probe().io_uring {
@@ -44,18 +47,27 @@ fn add(driver: &mut Driver, address: &str) -> (SocketId, SocketAddr) {
 
 fn std_socket(address: &str) -> (std::net::UdpSocket, SocketAddr) {
     let socket = std::net::UdpSocket::bind(address).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket.set_read_timeout(Some(GIVE_UP)).unwrap();
     let address = socket.local_addr().unwrap();
     (socket, address)
 }
 
-/// Waits for the next completion; panics after ten seconds without one.
+/// A port of loopback that answers as one nobody has, and that nobody can get meanwhile: a connected socket takes nothing
+/// from others.
+fn closed_port() -> (std::net::UdpSocket, SocketAddr) {
+    let (socket, address) = std_socket("127.0.0.1:0");
+    socket.connect("127.0.0.1:9").unwrap();
+    (socket, address)
+}
+
+/// Waits for the next completion; panics when there is none for [`GIVE_UP`].
 fn next(driver: &mut Driver) -> Completion {
-    for _ in 0..1_000 {
+    const STEP: Duration = Duration::from_millis(10);
+    for _ in 0..GIVE_UP.as_millis() / STEP.as_millis() {
         if let Some(completion) = driver.next_completion() {
             return completion;
         }
-        driver.submit_and_wait(Some(Duration::from_millis(10))).unwrap();
+        driver.submit_and_wait(Some(STEP)).unwrap();
     }
     panic!("no completion");
 }

@@ -371,16 +371,34 @@ impl Daemon {
         status_bytes(self.pid(), "VmHWM:")
     }
 
-    /// Waits until the log says something.
+    /// Waits until the log says something. What a daemon said before it was ready may be read later than that.
     pub fn wait_for_log(&self, what: &str) {
-        for _ in 0..3000 {
-            if self.log().contains(what) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        panic!("the daemon never said {what:?}:\n{}", self.log());
+        self.wait_for_log_again(what, 0);
     }
+
+    /// Waits until the log says something more often than `before`.
+    pub fn wait_for_log_again(&self, what: &str, before: usize) {
+        let said = || self.log().matches(what).count() > before;
+        assert!(in_time(said), "the daemon never said {what:?}:\n{}", self.log());
+    }
+
+    /// Waits for an end that was asked for by other means than [`Daemon::stop`].
+    pub fn wait_for_end(&mut self) {
+        let ended = in_time(|| !self.is_running());
+        assert!(ended, "the daemon does not stop: {}", self.log());
+    }
+}
+
+/// Whether something comes about within [`DAEMON_TIMEOUT`].
+fn in_time(mut condition: impl FnMut() -> bool) -> bool {
+    const STEP: Duration = Duration::from_millis(10);
+    for _ in 0..DAEMON_TIMEOUT.as_millis() / STEP.as_millis() {
+        if condition() {
+            return true;
+        }
+        thread::sleep(STEP);
+    }
+    false
 }
 
 fn status_bytes(pid: u32, field: &str) -> u64 {

@@ -228,13 +228,7 @@ pub fn crowds(scene: &Scene) {
     println!("300 half-open handshakes: {} MiB", scene.world.daemon.rss_bytes() >> 20);
     for _ in 0..20 {
         let mut peer = Peer::dial(scene.world.daemon.address(), &stranger);
-        for _ in 0..500 {
-            peer.turn();
-            if peer.is_closed() {
-                break;
-            }
-        }
-        let closed = peer.closed().expect("a stranger is told to go");
+        let closed = peer.wait_closed();
         assert!(!closed.by_application && (0x100..0x200).contains(&closed.code), "a TLS alert: {closed:?}");
     }
     crowd.iter_mut().for_each(Peer::hang_up);

@@ -217,7 +217,8 @@ pub fn symlinks_swapped(scene: &Scene) {
     let (dir, away) = (scene.world.root("swap/dir"), scene.world.root("swap/away"));
     fs::create_dir_all(&dir).unwrap();
     let over = AtomicBool::new(false);
-    thread::scope(|scope| {
+    let args: [OsString; 3] = ["--force".into(), tree.clone().into(), scene.world.url("").into()];
+    let outputs = thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::SeqCst) {
                 // Any step may meet what the daemon has just made there.
@@ -230,13 +231,14 @@ pub fn symlinks_swapped(scene: &Scene) {
                 }
             }
         });
-        for _ in 0..12 {
-            let args: [OsString; 3] = ["--force".into(), tree.clone().into(), scene.world.url("").into()];
-            let output = scene.world.cp(&args);
-            assert!(matches!(output.code, Some(0 | 1 | 3)), "{output:?}");
-        }
+        let client = scope.spawn(|| (0..12).map(|_| scene.world.cp(&args)).collect::<Vec<_>>()).join();
+        // Also if a client hangs: a scope waits for its threads before it lets anything fail.
         over.store(true, Ordering::SeqCst);
+        client.unwrap()
     });
+    for output in outputs {
+        assert!(matches!(output.code, Some(0 | 1 | 3)), "{output:?}");
+    }
     let _ = fs::remove_file(&dir);
 }
 

@@ -355,13 +355,24 @@ impl Peer {
         }
     }
 
+    /// Goes on until the other side has had enough, or time to have.
+    pub fn turn_until_closed(&mut self) {
+        for _ in 0..PATIENCE_TURNS {
+            if self.is_closed() {
+                return;
+            }
+            self.turn();
+        }
+    }
+
     /// Waits until the other side closes the connection.
     pub fn wait_closed(&mut self) -> Closed {
         for _ in 0..PATIENCE_TURNS {
             if let Some(closed) = self.closed() {
                 return closed;
             }
-            assert!(!self.conn.is_closed(), "closed without a reason");
+            let (silent, own) = (self.conn.is_timed_out(), self.conn.local_error());
+            assert!(!self.conn.is_closed(), "closed without a reason: silence {silent}, of our own {own:?}");
             self.turn();
         }
         panic!("the other side put up with it; messages: {:?}", self.messages);

@@ -40,12 +40,7 @@ fn pull(backend: &str, to: &std::path::Path, script: impl FnOnce(&mut Peer) + Se
             peer.entries(vec![entry(1, 0, b"", Kind::Directory, 0)]);
             script(&mut peer);
             // Stays until the client hangs up.
-            for _ in 0..1000 {
-                if peer.is_closed() {
-                    break;
-                }
-                peer.turn();
-            }
+            peer.turn_until_closed();
         });
         let output = running.wait();
         server.join().unwrap();

@@ -43,6 +43,15 @@ impl Emulator {
     }
 }
 
+/// A test that fails leaves nothing running.
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn socket() -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(GIVE_UP)).unwrap();

@@ -8,7 +8,8 @@ use super::*;
 /// Send runs of the test, of 16 datagrams each.
 const RUNS: u32 = 40;
 
-/// Moves this thread to an empty network namespace whose loopback passes 20 Mbit/s. `false`: not root, or no tc.
+/// Moves this thread to an empty network namespace whose loopback passes 5 Mbit/s: so little that a machine which is
+/// busy with something else still fills the buffer faster. `false`: not root, or no tc.
 fn slow_loopback() -> bool {
     if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
         return false;
@@ -20,7 +21,7 @@ fn slow_loopback() -> bool {
         status.is_ok_and(|status| status.success())
     };
     works("ip", "link set lo up")
-        && works("tc", "qdisc add dev lo root tbf rate 20mbit burst 70k limit 10m")
+        && works("tc", "qdisc add dev lo root tbf rate 5mbit burst 70k limit 10m")
         // tbf cuts what is larger than its burst; a whole run of 44 packets fits.
         && works("ip", "link set lo gso_max_size 65536")
 }
@@ -38,7 +39,8 @@ fn a_full_socket_makes_sends_wait_in_order() {
             let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
             let socket = driver.add_socket(socket).unwrap();
             let (peer, to) = std_socket("127.0.0.1:0");
-            // Its receive buffer is too small for everything at once.
+            // Room for all of it, since a reader that is kept waiting must lose nothing. Root may have that.
+            nix::sys::socket::setsockopt(&peer, nix::sys::socket::sockopt::RcvBufForce, &(8 << 20)).unwrap();
             let reader = std::thread::spawn(move || {
                 let mut buffer = [0; 2_000];
                 for number in 0..RUNS * 16 {
@@ -46,7 +48,7 @@ fn a_full_socket_makes_sends_wait_in_order() {
                     assert_eq!(buffer[..4], number.to_ne_bytes());
                 }
             });
-            // 640 KB into a buffer of 128 KB (the kernel doubles it) that drains at 2.5 MB/s.
+            // 640 KB into a buffer of 128 KB (the kernel doubles it) that drains at 0.6 MB/s.
             for token in 0..RUNS {
                 let mut buffer = SendBuffer::new();
                 for (i, datagram) in buffer[..16_000].chunks_mut(1_000).enumerate() {
@@ -75,10 +77,11 @@ fn a_full_socket_makes_sends_wait_in_order() {
             }
             driver.submit_and_wait(Some(Duration::ZERO)).unwrap();
             assert!(driver.in_flight() > 0);
-            #[allow(clippy::disallowed_methods)] // Cancelling does not wait for the queue to drain.
+            #[allow(clippy::disallowed_methods)]
+            // Cancelling does not wait ten seconds for the queue to drain.
             let start = std::time::Instant::now();
             drop(driver);
-            assert!(start.elapsed() < Duration::from_secs(2));
+            assert!(start.elapsed() < Duration::from_secs(4));
         });
         worker.join().unwrap();
     }

@@ -85,11 +85,8 @@ fn dropping_takes_back_everything_in_flight() {
         if backend == Backend::IoUring {
             assert!(driver.in_flight() >= 216, "{}", driver.in_flight());
         }
-        #[allow(clippy::disallowed_methods)] // Nothing here is slow to cancel.
-        let start = Instant::now();
         drop(driver);
-        assert!(start.elapsed() < Duration::from_secs(4), "the drop gave up waiting");
-        assert_eq!(slab.in_use(), 0);
+        assert_eq!(slab.in_use(), 0, "the drop gave up waiting");
         assert_eq!(Arc::strong_count(&reader), 1);
         assert_eq!(received.payload_mut(), b"outlives the driver");
         // The port is free again at once.

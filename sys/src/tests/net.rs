@@ -33,7 +33,7 @@ fn errors_of_a_send_are_results_and_the_socket_goes_on() {
         assert_eq!(peer.recv(&mut buffer).unwrap(), 2);
         assert_eq!(driver.in_flight(), 0);
         // A port nobody listens on answers with ICMP; receiving goes on.
-        let closed = std_socket("127.0.0.1:0").1;
+        let (_held, closed) = closed_port();
         for _ in 0..3 {
             let _ = send(&mut driver, v4, b"nobody", one(0..6), closed);
         }

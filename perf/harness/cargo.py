@@ -7,13 +7,22 @@ from .hosts import ROOT
 SETUP = os.path.join(ROOT, "scripts", "setup.sh")
 
 
-def cargo(*arguments):
+def as_user(*argv):
     """True if it succeeded; its messages go where ours go."""
     user = os.environ.get("SUDO_USER")
-    as_user = ["sudo", "-H", "-u", user, "--"] if user else []
+    before = ["sudo", "-H", "-u", user, "--"] if user else []
+    return subprocess.run([*before, *argv], cwd=ROOT).returncode == 0
+
+
+def cargo(*arguments):
+    """True if it succeeded."""
     # In a shell, for it finds cargo also where rustup puts it and PATH does not lead.
-    argv = [*as_user, "bash", "-c", 'set -e; . "$0"; find_rust; exec cargo "$@"', SETUP, *arguments]
-    return subprocess.run(argv, cwd=ROOT).returncode == 0
+    return as_user("bash", "-c", 'set -e; . "$0"; find_rust; exec cargo "$@"', SETUP, *arguments)
+
+
+def build_landro():
+    """As releases are built. True if it succeeded."""
+    return as_user(os.path.join(ROOT, "scripts", "release.sh"))
 
 
 def released(name):

@@ -309,6 +309,7 @@ impl Worker {
             }
         } else if running.is_client
             && !running.joining
+            && running.lanes.len() < MAX_LANES_PER_SESSION
             && running.join_after <= self.now
             && lane.conn.is_worn()
         {
@@ -325,12 +326,19 @@ impl Worker {
         lane.phase = Phase::Closing;
         lane.deadline.get_or_insert(self.now + LINGER);
         let moved_on = lane.control.fin_sent && lane.control.fin_received && lane.incoming.is_empty();
+        let too_late =
+            matches!(lane.conn.close_reason(), Some(CloseReason::PeerApp { code: code::NO_SESSION, .. }));
         lane.release_buffers();
         let Some(running) = self.sessions.get_mut(session) else { return };
         running.lanes.retain(|&lane| lane != key);
         let cut_off = running.streams.values().any(|out| out.opened.is_some_and(|(lane, _)| lane == key));
         let alone = running.lanes.is_empty() && !running.joining;
-        if running.finished.is_none() && (alone || cut_off || !moved_on) {
+        if running.finished.is_none() && too_late && !alone && !cut_off {
+            // The daemon may have been done when this lane asked to join: its last word comes on an older one.
+            for &older in &running.lanes {
+                self.lanes[older].deadline.get_or_insert(self.now + LINGER);
+            }
+        } else if running.finished.is_none() && (alone || cut_off || !moved_on) {
             running.machine.handle(self.now, Input::ControlClosed);
             self.drain_session(session);
         }

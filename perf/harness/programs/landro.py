@@ -3,7 +3,7 @@ import json
 import os
 import subprocess
 
-from ..cargo import cargo, released
+from ..cargo import build_landro, released
 from .base import Program, first_number
 
 LATENCY_SECONDS = 2
@@ -22,11 +22,11 @@ class Landro(Program):
         self.options = ["--backend", backend]
 
     def install(self):
-        self.built = not self.builds or cargo("build", "--release", "--locked")
+        self.built = not self.builds or build_landro()
 
     def missing(self):
         if not self.built:
-            return "cargo build --release --locked failed; its messages are above"
+            return "scripts/release.sh failed; its messages are above"
         return None if os.access(self.binary, os.X_OK) else f"{self.binary} is no program"
 
     def version(self):

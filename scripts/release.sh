@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Builds target/release/landro with profile-guided optimisation: once with counters, which a few copies over loopback
+# fill, and again with what they counted. About twice as long as `cargo build --release`, for 10 % less time and CPU
+# (docs/performance.md). Needs llvm-profdata of rustc's own LLVM, from rustup's llvm-tools or Debian's llvm-NN.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/setup.sh
+setup build
+
+# Of another major version it cannot read what rustc's counters wrote.
+llvm_version=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+profdata=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/llvm-profdata
+if [ ! -x "$profdata" ]; then
+    install_packages "llvm-$llvm_version"
+    profdata=llvm-profdata-$llvm_version
+fi
+
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+counters=$target/pgo-counters
+work=
+clean_up() { [ -z "$work" ] || rm -rf "$work"; }
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# What is counted: big files and small ones, there and back, on both backends.
+train() {
+    local landro=$1 backend client_id daemon url server_id
+    # Packets as on Ethernet, not the 16 kB that loopback takes; only a network namespace of one's own allows it.
+    ip link set lo up mtu 1500 2>/dev/null || true
+    client() { LANDRO_CONFIG_DIR=$work/client "$landro" "$@" >/dev/null; }
+    client_id=$(LANDRO_CONFIG_DIR=$work/client "$landro" id)
+    mkdir "$work/served" "$work/back" "$work/small"
+    head -c $((256 << 20)) /dev/urandom >"$work/big"
+    head -c $((2000 * 4096)) /dev/urandom | split -b 4096 -a 4 - "$work/small/"
+    for backend in io_uring poll; do
+        LANDRO_CONFIG_DIR=$work/server "$landro" serve "$work/served" --listen 127.0.0.1:0 --allow "$client_id" \
+            --backend "$backend" >"$work/ready" 2>"$work/log" &
+        daemon=$!
+        for _ in $(seq 200); do
+            grep -q '^listening on ' "$work/ready" && break
+            if ! kill -0 "$daemon" 2>/dev/null; then
+                # Where io_uring is forbidden there is nothing to count of it.
+                [ "$backend" = io_uring ] || { cat "$work/log" >&2 && return 1; }
+                continue 2
+            fi
+            sleep 0.1
+        done
+        read -r _ _ url _ server_id <"$work/ready"
+        for _ in 1 2 3; do
+            client cp --backend "$backend" --peer "$server_id" "$work/big" "${url}big"
+            client cp --backend "$backend" --peer "$server_id" "${url}big" "$work/back/big"
+            client cp --backend "$backend" --peer "$server_id" "$work/small" "${url}small"
+            client cp --backend "$backend" --peer "$server_id" "${url}small" "$work/back/small"
+            rm -rf "$work/served/"* "$work/back/"*
+        done
+        # It writes its counters when it ends.
+        kill "$daemon"
+        wait "$daemon"
+    done
+}
+
+if [ "${1:-}" = train ]; then
+    work=$(mktemp -d "$([ -w /dev/shm ] && echo /dev/shm || echo /tmp)/landro-release.XXXXXX")
+    train "$counters/release/landro"
+    exit
+fi
+
+rm -rf "$counters/raw"
+RUSTFLAGS="-Cprofile-generate=$counters/raw" CARGO_TARGET_DIR=$counters cargo build --release --locked --bin landro
+if unshare --map-root-user --net true 2>/dev/null; then
+    unshare --map-root-user --net "$0" train
+else
+    "$0" train
+fi
+"$profdata" merge -o "$counters/merged" "$counters/raw"
+# By its content, for cargo looks at the name only.
+profile=$counters/landro-$(sha256sum "$counters/merged" | cut -c 1-16).profdata
+mv "$counters/merged" "$profile"
+RUSTFLAGS="-Cprofile-use=$profile" CARGO_TARGET_DIR=$target cargo build --release --locked --bin landro
+echo "built $target/release/landro"

@@ -11,21 +11,26 @@ setup build
 llvm_version=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
 profdata=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/llvm-profdata
 if [ ! -x "$profdata" ]; then
-    install_packages "llvm-$llvm_version"
+    install_packages "llvm-$llvm_version" ||
+        die "llvm-profdata of LLVM $llvm_version is missing. Get it by: rustup component add llvm-tools"
     profdata=llvm-profdata-$llvm_version
 fi
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 counters=$target/pgo-counters
-work=
-clean_up() { [ -z "$work" ] || rm -rf "$work"; }
+work='' daemon=''
+clean_up() {
+    # One that ended by itself is none of our business any more.
+    [ -z "$daemon" ] || kill "$daemon" 2>/dev/null || true
+    [ -z "$work" ] || rm -rf "$work"
+}
 trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # What is counted: big files and small ones, there and back, on both backends.
 train() {
-    local landro=$1 backend client_id daemon url server_id
+    local landro=$1 backend client_id url server_id
     # Packets as on Ethernet, not the 16 kB that loopback takes; only a network namespace of one's own allows it.
     ip link set lo up mtu 1500 2>/dev/null || true
     client() { LANDRO_CONFIG_DIR=$work/client "$landro" "$@" >/dev/null; }
@@ -41,12 +46,12 @@ train() {
             grep -q '^listening on ' "$work/ready" && break
             if ! kill -0 "$daemon" 2>/dev/null; then
                 # Where io_uring is forbidden there is nothing to count of it.
-                [ "$backend" = io_uring ] || { cat "$work/log" >&2 && return 1; }
+                [ "$backend" = io_uring ] || die "the daemon did not start: $(cat "$work/log")"
                 continue 2
             fi
             sleep 0.1
         done
-        read -r _ _ url _ server_id <"$work/ready"
+        read -r _ _ url _ server_id <"$work/ready" || die "the daemon is not ready after 20 s: $(cat "$work/log")"
         for _ in 1 2 3; do
             client cp --backend "$backend" --peer "$server_id" "$work/big" "${url}big"
             client cp --backend "$backend" --peer "$server_id" "${url}big" "$work/back/big"
@@ -57,6 +62,7 @@ train() {
         # It writes its counters when it ends.
         kill "$daemon"
         wait "$daemon"
+        daemon=''
     done
 }
 
@@ -66,7 +72,7 @@ if [ "${1:-}" = train ]; then
     exit
 fi
 
-rm -rf "$counters/raw"
+rm -rf "$counters/raw" "$counters/"landro-*.profdata
 RUSTFLAGS="-Cprofile-generate=$counters/raw" CARGO_TARGET_DIR=$counters cargo build --release --locked --bin landro
 if unshare --map-root-user --net true 2>/dev/null; then
     unshare --map-root-user --net "$0" train

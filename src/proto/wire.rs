@@ -196,7 +196,11 @@ pub fn fits(message: &Message) -> bool {
     minicbor::to_vec(message).is_ok_and(|bytes| bytes.len() <= MAX_MESSAGE_BYTES)
 }
 
-/// Cuts the control stream into messages. Holds at most what was pushed and not yet taken, so drain it with
+/// What ends a control stream: a message of length 0, which says nothing. The end travels with its bytes. quiche takes a
+/// stream for delivered when its bytes are, so that an end of its own is not sent, or not sent again, once they were.
+pub const FILLER: [u8; 4] = [0; 4];
+
+/// Cuts the control stream into messages, without the fillers. Holds at most what was pushed and not yet taken, so drain it with
 /// [`Decoder::next`] after each push and it holds less than one message.
 #[derive(Debug, Default)]
 pub struct Decoder {
@@ -218,6 +222,9 @@ impl Decoder {
     /// The stream is not the protocol; every later call may say anything, so end the session.
     #[allow(clippy::should_implement_trait, reason = "fallible, and None means not yet rather than the end")]
     pub fn next(&mut self) -> Result<Option<Message>, WireError> {
+        while self.pending.starts_with(&FILLER) {
+            self.pending.advance(FILLER.len());
+        }
         let Some(head) = self.pending.first_chunk::<4>() else { return Ok(None) };
         let len_bytes = u32::from_be_bytes(*head) as usize;
         if len_bytes > MAX_MESSAGE_BYTES {

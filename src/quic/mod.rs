@@ -407,6 +407,9 @@ impl Conn {
     /// returns the rest (whose `fin` is then still to come), `None` when all was taken. Keep what is queued
     /// small: quiche takes up to a whole window, which goes cold in cache.
     ///
+    /// An end alone may never arrive: once all bytes are acknowledged and the peer's direction is read out quiche
+    /// forgets the stream, whether or not the end left. Where it matters it goes with a byte.
+    ///
     /// # Errors
     /// The peer stopped the stream, or it is finished.
     pub fn send(&mut self, stream: u64, data: Bytes, fin: bool) -> Result<Option<Bytes>, StreamError> {
@@ -457,8 +460,9 @@ impl Conn {
         }
     }
 
-    /// Whether a stream of either direction that was opened is over and forgotten: the peer acknowledged all that
-    /// was sent in it (or stopped it), and what it sent was read to the end.
+    /// Whether a stream of either direction that was opened is over and forgotten: the peer acknowledged all bytes that
+    /// were sent in it (or stopped it), and what it sent was read to the end. That our own end arrived it says only if
+    /// that went with the last byte.
     pub fn is_delivered(&mut self, stream: u64) -> bool {
         // Not `stream_closed`: that asks whether the end was written, not whether it arrived.
         self.quiche.stream_capacity(stream).is_err()

@@ -10,7 +10,7 @@ use super::Worker;
 use super::lane::{CONTROL_STREAM, Lane, Phase};
 use super::session::{OutStream, Running};
 use crate::proto::Input;
-use crate::proto::wire::StreamHeader;
+use crate::proto::wire::{FILLER, StreamHeader};
 use crate::quic::StreamError;
 use crate::units::StreamKey;
 
@@ -151,13 +151,28 @@ impl Worker {
             let rest = offer(&mut lane.conn, CONTROL_STREAM, bytes);
             taken += len - rest.as_ref().map_or(0, Bytes::len);
             if let Some(rest) = rest {
-                running.control_out.push_front(rest);
+                // What was begun here goes on here: a lane's control stream ends between messages.
+                match rest.len() < len {
+                    true => lane.control.before.push_back(rest),
+                    false => running.control_out.push_front(rest),
+                }
                 return taken;
             }
         }
         let over = !newest || (running.finished.is_some() && running.all_accepted());
-        if over && !lane.control.fin_sent && lane.conn.send(CONTROL_STREAM, Bytes::new(), true).is_ok() {
-            lane.control.fin_sent = true;
+        if over && !lane.control.fin_sent {
+            let end = lane.control.end.take().unwrap_or(Bytes::from_static(&FILLER));
+            match lane.conn.send(CONTROL_STREAM, end, true) {
+                Ok(None) => lane.control.fin_sent = true,
+                Ok(rest) => lane.control.end = rest,
+                // Closing: nothing is wanted any more.
+                Err(
+                    StreamError::Stopped(_)
+                    | StreamError::Reset(_)
+                    | StreamError::Unknown
+                    | StreamError::Quiche(_),
+                ) => {}
+            }
         }
         taken
     }

@@ -102,8 +102,10 @@ pub enum Purpose {
 /// Both directions of this lane's control stream.
 #[derive(Default)]
 pub struct Control {
-    /// Bytes that precede the session's control bytes on this lane (the preface).
+    /// Bytes that precede the session's control bytes on this lane: the preface, the rest of what was begun here.
     pub before: VecDeque<Bytes>,
+    /// The rest of what our direction ends with, if it was not taken whole.
+    pub end: Option<Bytes>,
     /// Our direction was finished: the session ended or moved to the next lane.
     pub fin_sent: bool,
     /// The peer finished its direction.

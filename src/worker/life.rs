@@ -293,7 +293,8 @@ impl Worker {
         if running.finished.is_some() {
             // The client hangs up when both have said their last word; the daemon's deadline covers a client
             // that does not.
-            if running.is_client && newest && lane.control.fin_received && running.all_accepted() {
+            let said = running.all_accepted() && lane.control.before.is_empty();
+            if running.is_client && newest && lane.control.fin_received && said {
                 for lane in running.lanes.clone() {
                     self.close_lane(lane, code::DONE, "");
                     self.leave_session(lane);

@@ -24,7 +24,7 @@ pub fn messages(scene: &Scene) {
     let bodies: [(&str, Vec<u8>); 11] = [
         ("a message over the cap", over_the_cap),
         ("a message of 4 GiB", u32::MAX.to_be_bytes().to_vec()),
-        ("an empty message", framed(&[])),
+        ("garbage behind a filler", [framed(&[]), framed(&[0xff; 1000])].concat()),
         ("garbage", framed(&[0xff; 1000])),
         ("an array without end", framed(&[0x9f; 60_000])),
         ("nested arrays", framed(&[0x81; 60_000])),

@@ -150,6 +150,23 @@ fn messages_survive_any_split() {
 }
 
 #[test]
+fn fillers_say_nothing() {
+    let message = framed(&Message::Finished {});
+    let stream = [&FILLER, &FILLER, &message[..], &FILLER, &message[..], &FILLER].concat();
+    for step in [1, 2, 3, 5, stream.len()] {
+        let (mut decoder, mut got) = (Decoder::new(), 0);
+        for piece in stream.chunks(step) {
+            decoder.push(Bytes::copy_from_slice(piece));
+            while let Some(message) = decoder.next().unwrap() {
+                assert_eq!(message, Message::Finished {});
+                got += 1;
+            }
+        }
+        assert_eq!((got, decoder.is_empty()), (2, true), "in steps of {step}");
+    }
+}
+
+#[test]
 fn a_cut_message_is_waited_for() {
     for message in every_message() {
         let whole = framed(&message);
@@ -165,7 +182,7 @@ fn a_cut_message_is_waited_for() {
 fn a_message_with_its_end_missing_inside_the_frame_is_malformed() {
     for message in every_message() {
         let whole = framed(&message);
-        for len in 4..whole.len() {
+        for len in 5..whole.len() {
             let mut cut = BytesMut::from(&whole[..len]);
             cut[..4].copy_from_slice(&(len as u32 - 4).to_be_bytes());
             assert!(decode_one(cut.freeze()).is_err(), "{message:?} cut at {len}");

@@ -139,6 +139,48 @@ fn an_empty_end_and_the_control_stream() {
     assert_eq!(world.client.send(99 * 4 + 2, Bytes::new(), true), Err(StreamError::Unknown));
 }
 
+/// A server that ends its direction with `end` while the wire is away, of a stream whose bytes all arrived, and reads the
+/// client's end before its own left. Whether the client hears of it.
+fn end_arrives(end: &'static [u8], lost: bool) -> bool {
+    let mut world = Pair::new().world().established();
+    let control = world.client.open_bidi().unwrap();
+    world.client.send(control, Bytes::from_static(b"ask"), false).unwrap();
+    world.pump();
+    world.server().send(control, Bytes::from_static(b"answer"), false).unwrap();
+    world.pump();
+    world.client.send(control, Bytes::from_static(b"."), true).unwrap();
+    let (mut out, ends) = ([0; 16], datagrams(&mut world.client));
+    world.server().send(control, Bytes::from_static(end), true).unwrap();
+    if lost {
+        datagrams(world.server());
+    }
+    ends.into_iter().for_each(|datagram| world.deliver_to_server(datagram));
+    assert_eq!(world.server().read(control, &mut out), Ok(Some((4, true))));
+    let (mut read, mut ended) = (0, false);
+    for _ in 0..300 {
+        world.pump();
+        while let Some((bytes, fin)) = world.client.read(control, &mut out).unwrap_or(None) {
+            (read, ended) = (read + bytes, ended | fin);
+        }
+        if ended {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        world.server().on_timeout(now());
+    }
+    assert!(!ended || read == b"answer".len() + end.len());
+    ended
+}
+
+#[test]
+fn an_end_arrives_for_certain_only_with_a_byte() {
+    assert!(end_arrives(b".", false));
+    assert!(end_arrives(b".", true), "lost and sent again");
+    // Should quiche ever keep its streams until their ends arrived, ends may go alone again.
+    assert!(!end_arrives(b"", false), "never left");
+    assert!(!end_arrives(b"", true), "lost and forgotten");
+}
+
 #[test]
 fn stops_and_resets_arrive_with_their_codes() {
     let mut world = Pair::new().world().established();

@@ -210,16 +210,16 @@ impl Worker {
     pub(super) fn control_ended(&mut self, key: usize, session: usize) {
         let Some(running) = self.sessions.get_mut(session) else { return };
         if running.finished.is_some() {
-            // Both have said their last word.
-            self.lanes[key].deadline = Some(self.now + LINGER);
+            // Both have said their last word, or the client has not heard ours: `settle` knows.
         } else if running.newest_lane() == Some(key) {
             if running.is_client {
                 running.machine.handle(self.now, Input::ControlClosed);
                 self.drain_session(session);
             } else {
-                // A client ends its control stream early only to go on on another lane, whose first packets may
-                // be behind this one's.
-                self.lanes[key].deadline = Some(self.now + LINGER);
+                // A client ends its control stream early only to go on on another lane, whose first packets may be
+                // behind this one's, or lost and sent again on a host that is busy for seconds: it has as long as
+                // its handshake may take.
+                self.lanes[key].deadline = Some(self.now + self.shared.quic.handshake_timeout);
             }
         } else {
             // The next lane's control bytes may be read now.
@@ -292,12 +292,22 @@ impl Worker {
         let lane = &mut self.lanes[key];
         if running.finished.is_some() {
             // The client hangs up when both have said their last word; the daemon's deadline covers a client
-            // that does not.
+            // that does not, and is near once the client has all that we said.
             let said = running.all_accepted() && lane.control.before.is_empty();
             if running.is_client && newest && lane.control.fin_received && said {
                 for lane in running.lanes.clone() {
                     self.close_lane(lane, code::DONE, "");
                     self.leave_session(lane);
+                }
+            } else if !running.is_client && lane.control.fin_received {
+                let (lanes, near) = (running.lanes.clone(), self.now + LINGER);
+                if lanes.iter().all(|&lane| self.lanes[lane].conn.is_delivered(CONTROL_STREAM)) {
+                    for key in lanes {
+                        if self.lanes[key].deadline.is_none_or(|at| at > near) {
+                            self.lanes[key].deadline = Some(near);
+                            self.touch(key);
+                        }
+                    }
                 }
             }
         } else if !newest {
@@ -335,9 +345,11 @@ impl Worker {
         let cut_off = running.streams.values().any(|out| out.opened.is_some_and(|(lane, _)| lane == key));
         let alone = running.lanes.is_empty() && !running.joining;
         if running.finished.is_none() && too_late && !alone && !cut_off {
-            // The daemon may have been done when this lane asked to join: its last word comes on an older one.
+            // The daemon may have been done when this lane asked to join: its last word comes on an older one, and
+            // no other lane need ask.
+            running.join_after = self.now + self.shared.quic.idle_timeout;
             for &older in &running.lanes {
-                self.lanes[older].deadline.get_or_insert(self.now + LINGER);
+                self.lanes[older].deadline.get_or_insert(self.now + self.shared.quic.idle_timeout);
             }
         } else if running.finished.is_none() && (alone || cut_off || !moved_on) {
             running.machine.handle(self.now, Input::ControlClosed);

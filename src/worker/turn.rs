@@ -358,10 +358,9 @@ impl Worker {
         running.finished = Some(outcome);
         for key in lanes {
             let Some(lane) = self.lanes.get_mut(key) else { continue };
-            let deadline = self.now + if lane.control.fin_received { super::lane::LINGER } else { patience };
             match &violation {
                 Some(reason) => self.close_lane(key, code::VIOLATION, reason),
-                None => lane.deadline = Some(deadline),
+                None => lane.deadline = Some(self.now + patience),
             }
             self.touch(key);
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Worker;
 use super::disk::{Base, Space};
 use super::lane::{CONTROL_STREAM, LINGER, Lane, PREFACE_TIMEOUT, Phase, Purpose, code};
-use super::session::{MAX_LANES_PER_SESSION, Running};
+use super::session::{MAX_LANES_PER_SESSION, MAX_SERVED_LANES_PER_SESSION, Running};
 use super::timers::Scheduled;
 use crate::budget::MAX_LANES_PER_PEER;
 use crate::proto::Input;
@@ -133,12 +133,12 @@ impl Worker {
         }
     }
 
-    /// Whether a lane of this peer may become part of a session: one that lives, with no more lanes than it needs.
+    /// Whether a lane of this peer may become part of a session: one that lives, with not many more lanes than it needs.
     fn may_join(&self, session: usize, peer: &Fingerprint) -> bool {
         self.sessions.get(session).is_some_and(|running| {
             running.peer == *peer
                 && running.finished.is_none()
-                && (1..MAX_LANES_PER_SESSION).contains(&running.lanes.len())
+                && (1..MAX_SERVED_LANES_PER_SESSION).contains(&running.lanes.len())
         })
     }
 

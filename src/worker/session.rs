@@ -15,6 +15,10 @@ use crate::units::{Fingerprint, SessionId, StreamKey};
 /// Lanes of one session at a time: the one in use, replaced ones being read out, one joining.
 pub const MAX_LANES_PER_SESSION: usize = 4;
 
+/// As many a daemon takes of a client. It may count lanes that the client has closed: what it has not read of them yet,
+/// and a CONNECTION_CLOSE that was lost, which is not sent again, so that the lane lives until its idle timeout.
+pub const MAX_SERVED_LANES_PER_SESSION: usize = 4 * MAX_LANES_PER_SESSION;
+
 pub struct Running {
     pub serial: u64,
     pub id: SessionId,

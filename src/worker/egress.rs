@@ -230,11 +230,14 @@ impl Worker {
 /// Tells the receiver of a replaced lane how many data streams it has, once no stream of ours has more for it: the
 /// number of this stream says it.
 fn announce_end(lane: &mut Lane, running: &Running, key: usize) {
-    let unsent = running.streams.values().any(|out| out.opened.is_some_and(|(lane, _)| lane == key));
-    if !unsent && let Some(id) = lane.conn.open_uni() {
+    if running.streams.values().any(|out| out.opened.is_some_and(|(lane, _)| lane == key)) {
+        return;
+    }
+    lane.end_stream = lane.end_stream.or_else(|| lane.conn.open_uni());
+    if let Some(id) = lane.end_stream {
         let end = Bytes::from_static(&[StreamHeader::LANE_END as u8]);
-        // A byte on a fresh stream; should the window be shut this very moment, the lane lives as long as its session.
-        lane.end_announced = lane.conn.send(id, end, true).is_ok();
+        // Not taken while the window is shut, as it is behind much data: with the next acknowledgement then.
+        lane.end_announced = !matches!(lane.conn.send(id, end, true), Ok(Some(_)));
     }
 }
 

@@ -62,8 +62,9 @@ pub struct Lane {
     pub streams_read: u64,
     /// Data streams the peer says this replaced lane has.
     pub streams_announced: Option<u64>,
-    /// This side said the same.
+    /// This side said the same, on this stream if it was opened and not taken yet.
     pub end_announced: bool,
+    pub end_stream: Option<u64>,
     pub control: Control,
     /// What the next read fills.
     pub buffer: Option<Buffer>,
@@ -141,6 +142,7 @@ impl Lane {
             streams_read: 0,
             streams_announced: None,
             end_announced: false,
+            end_stream: None,
             control: Control::default(),
             buffer: None,
             granted_bytes: 0,

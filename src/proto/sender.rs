@@ -278,7 +278,7 @@ impl Sender {
             }
         }
         for stream in self.streams.retire_idle(self.stream_target()) {
-            ports.data(stream, Bytes::new(), true);
+            ports.end_data(stream);
         }
         self.report(now, ports, false);
     }
@@ -405,7 +405,7 @@ impl Sender {
     pub fn complete(&mut self, now: Instant, ports: &mut Ports) -> Totals {
         self.end_pack_stream(ports);
         for stream in self.streams.retire_idle(0) {
-            ports.data(stream, Bytes::new(), true);
+            ports.end_data(stream);
         }
         self.report(now, ports, true);
         self.totals

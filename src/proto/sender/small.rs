@@ -158,7 +158,7 @@ impl Sender {
         if !self.small.pack.is_empty() {
             self.flush_pack(ports, true);
         } else if let Some((key, _)) = self.small.stream.take() {
-            ports.data(key, Bytes::new(), true);
+            ports.end_data(key);
         }
     }
 }

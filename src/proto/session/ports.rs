@@ -49,6 +49,11 @@ impl Ports {
         self.queue.push_back(Output::Data { stream, bytes, fin });
     }
 
+    /// Ends a data stream behind its last record.
+    pub fn end_data(&mut self, stream: StreamKey) {
+        self.data(stream, Bytes::from_static(&[wire::FILLER_RECORD]), true);
+    }
+
     pub fn event(&mut self, event: Event) {
         self.queue.push_back(Output::Event(event));
     }

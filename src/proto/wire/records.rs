@@ -10,6 +10,9 @@ use crate::units::{ChunkIndex, EntryId};
 /// Longest record head: kind, then three varints of eight bytes.
 const HEAD_MAX_BYTES: usize = 25;
 
+/// A record that says nothing and ends a stream that has no other to end with: see [`super::FILLER`].
+pub const FILLER_RECORD: u8 = 0;
+
 /// Status and digest behind the data.
 const TAIL_BYTES: usize = 33;
 
@@ -142,6 +145,9 @@ impl RecordParser {
     pub fn next(&mut self, input: &mut Bytes) -> Result<Option<Record>, WireError> {
         match &mut self.state {
             State::Head { buf, len } => {
+                while *len == 0 && input.first() == Some(&FILLER_RECORD) {
+                    input.advance(1);
+                }
                 if input.is_empty() {
                     return Ok(None);
                 }

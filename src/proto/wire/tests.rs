@@ -309,7 +309,7 @@ fn prefaces_and_stream_headers_survive() {
     assert_eq!(StreamHeader::decode(&[2, 0]), Err(WireError::StreamType(2)));
 }
 
-/// Two whole files (one empty) and a chunk, as one stream, and what a parser says of it.
+/// Two whole files (one empty) and a chunk with fillers between them, as one stream, and what a parser says of it.
 fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)>) {
     let records = vec![
         (RecordHead::Whole { entry: EntryId(1), len_bytes: 0 }, vec![], RecordStatus::Valid),
@@ -329,6 +329,7 @@ fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)>) {
         head.encode(&mut out);
         out.put_slice(data);
         encode_record_tail(*status, &[head.entry().0 as u8; 32], &mut out);
+        out.put_u8(FILLER_RECORD);
     }
     (out.freeze(), records)
 }

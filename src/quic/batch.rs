@@ -101,7 +101,7 @@ impl Conn {
         if self.sending.pace.is_wanted() {
             // Once per batch, not per packet: asking quiche walks all paths.
             let path = self.snapshot();
-            self.sending.pace.observe(now, &path);
+            self.sending.pace.observe(now, &path, || self.quiche.stats().acked_bytes);
         }
         let mut cut = Cut::new(self.sending.pace.max_segments());
         let mut filled: Option<Filled> = None;

@@ -51,12 +51,23 @@ const FLOOR_PERCENT: u64 = 60;
 /// of what a lossy window costs, so that at most one window in twenty is.
 const REGAIN_PER_MILLE: u64 = 1;
 
+/// Added after each window without loss until one has some: the first overflow comes while a connection starts, when it
+/// was seen to deliver half of what the path carries.
+const SEARCH_PERCENT: u64 = 10;
+
 /// Windows of which the fastest counts: the others may have waited for the disk or the application.
 const WINDOWS: usize = 8;
 
 /// How long a rate is kept; doubled each time the path is found as it was, since each trial loses packets.
 const KEPT_FIRST: Duration = Duration::from_secs(2);
 const KEPT_MAX: Duration = Duration::from_secs(64);
+
+/// A queue that was the path's while its packets were lost, and that is a quarter of it by now, was filled by others who
+/// are gone: of a crowd on one wire the last would go on at what had been its share. Asked after an eighth of the time
+/// that a rate is kept, since the short queue of a slow path empties as well once it is not overrun.
+const CROWDED_RTT: Duration = PACING_MIN_RTT;
+const DESERTED_SHARE: u32 = 4;
+const DESERTED_AFTER_SHARE: u32 = 8;
 
 /// Watches one path.
 #[derive(Debug)]
@@ -88,9 +99,22 @@ struct Shape {
     bytes_per_second: u64,
     ceiling_bytes_per_second: u64,
     floor_bytes_per_second: u64,
+    search: Search,
     until: Instant,
+    /// From when on it is given up if the path's round trip fell to this.
+    deserted: Option<(Instant, Duration)>,
     /// When the next packet is due.
     next: Instant,
+}
+
+/// Whether a rate is known to be about what the path carries.
+#[derive(Debug)]
+enum Search {
+    /// What was lost before the rate was kept is still being noticed; then `Rising`.
+    Settling,
+    /// No loss yet; then `Done`.
+    Rising,
+    Done,
 }
 
 impl Pace {
@@ -132,25 +156,28 @@ impl Pace {
         }
     }
 
-    /// Looks at the path's numbers, which only grow. Once per batch.
-    pub fn observe(&mut self, now: Instant, path: &PathSnapshot) {
+    /// Looks at the path's numbers, which only grow. Once per batch. `acked_bytes` counts what the peer acknowledged; it is
+    /// asked for once per window, as quiche walks all streams for it.
+    pub fn observe(&mut self, now: Instant, path: &PathSnapshot, acked_bytes: impl FnOnce() -> u64) {
         self.long_path = path.min_rtt.filter(|rtt| *rtt >= PACING_MIN_RTT).map(|_| burst_of(path));
-        if self.shape.as_ref().is_some_and(|shape| shape.until <= now) {
+        if self.shape.as_ref().is_some_and(|shape| shape.is_over(now, path.rtt)) {
             self.shape = None;
+        }
+        let due = |start: &Window| path.sent_packets.saturating_sub(start.sent_packets) >= WINDOW_PACKETS;
+        if self.start.as_ref().is_some_and(|start| !due(start)) {
+            return;
         }
         let here = Window {
             at: now,
             sent_packets: path.sent_packets,
             lost_packets: path.lost_packets,
-            delivered_bytes: path.sent_bytes.saturating_sub(path.lost_bytes),
+            // Not what was sent less what was lost: in a window of overflow most of that is not known to be lost yet.
+            delivered_bytes: acked_bytes(),
         };
         let Some(start) = &self.start else {
             self.start = Some(here);
             return;
         };
-        if here.sent_packets.saturating_sub(start.sent_packets) < WINDOW_PACKETS {
-            return;
-        }
         let lost = here.lost_packets.saturating_sub(start.lost_packets);
         let delivered = here.delivered_bytes.saturating_sub(start.delivered_bytes);
         let elapsed_ns = (now - start.at).as_nanos().max(1);
@@ -158,34 +185,66 @@ impl Pace {
         self.delivered_bytes_per_second[self.next_window] = u64::try_from(rate).unwrap_or(u64::MAX);
         self.next_window = (self.next_window + 1) % WINDOWS;
         self.start = Some(here);
-        self.judge(now, lost);
+        self.judge(now, lost, path.rtt);
     }
 
-    fn judge(&mut self, now: Instant, lost: u64) {
+    fn judge(&mut self, now: Instant, lost: u64, rtt: Duration) {
+        let carried = self.delivered_bytes_per_second.into_iter().max().unwrap_or(0).max(1);
         match &mut self.shape {
-            Some(shape) if lost >= STILL_LOSSY_PACKETS => {
-                let lower = shape.bytes_per_second * HEADROOM_PERCENT / 100;
-                shape.bytes_per_second = lower.max(shape.floor_bytes_per_second);
-            }
-            Some(shape) => {
-                let higher = shape.bytes_per_second + shape.bytes_per_second * REGAIN_PER_MILLE / 1_000;
-                shape.bytes_per_second = higher.min(shape.ceiling_bytes_per_second);
-            }
+            Some(shape) => shape.judge(lost, carried),
             None if lost >= LOSSY_PACKETS && self.long_path.is_none() => {
-                let carried = self.delivered_bytes_per_second.into_iter().max().unwrap_or(0).max(1);
-                let bytes_per_second = (carried * HEADROOM_PERCENT / 100).max(1);
-                tracing::debug!(lost, bytes_per_second, kept = ?self.kept_next, "a queue on the path overflows");
-                self.shape = Some(Shape {
-                    bytes_per_second,
-                    ceiling_bytes_per_second: bytes_per_second,
-                    floor_bytes_per_second: (carried * FLOOR_PERCENT / 100).max(1),
+                let mut shape = Shape {
+                    bytes_per_second: 1,
+                    ceiling_bytes_per_second: 1,
+                    floor_bytes_per_second: 1,
+                    search: Search::Settling,
                     until: now + self.kept_next,
+                    deserted: (rtt >= CROWDED_RTT)
+                        .then(|| (now + self.kept_next / DESERTED_AFTER_SHARE, rtt / DESERTED_SHARE)),
                     next: now,
-                });
+                };
+                shape.keep_below(carried);
+                let bytes_per_second = shape.bytes_per_second;
+                tracing::debug!(lost, bytes_per_second, kept = ?self.kept_next, ?rtt, "a queue on the path overflows");
+                self.shape = Some(shape);
                 self.kept_next = (self.kept_next * 2).min(KEPT_MAX);
             }
             None => {}
         }
+    }
+}
+
+impl Shape {
+    fn keep_below(&mut self, carried_bytes_per_second: u64) {
+        self.bytes_per_second = (carried_bytes_per_second * HEADROOM_PERCENT / 100).max(1);
+        self.ceiling_bytes_per_second = self.bytes_per_second;
+        self.floor_bytes_per_second = (carried_bytes_per_second * FLOOR_PERCENT / 100).max(1);
+    }
+
+    /// A window ended that lost so many packets; the fastest of the last ones delivered `carried` bytes per second.
+    fn judge(&mut self, lost: u64, carried: u64) {
+        let is_lossy = lost >= STILL_LOSSY_PACKETS;
+        match self.search {
+            Search::Settling => self.search = Search::Rising,
+            Search::Rising if is_lossy => {
+                let before = self.bytes_per_second * 100 / (100 + SEARCH_PERCENT);
+                self.keep_below(carried.max(before));
+                self.search = Search::Done;
+            }
+            Search::Rising => self.bytes_per_second += self.bytes_per_second * SEARCH_PERCENT / 100,
+            Search::Done if is_lossy => {
+                let lower = self.bytes_per_second * HEADROOM_PERCENT / 100;
+                self.bytes_per_second = lower.max(self.floor_bytes_per_second);
+            }
+            Search::Done => {
+                let higher = self.bytes_per_second + self.bytes_per_second * REGAIN_PER_MILLE / 1_000;
+                self.bytes_per_second = higher.min(self.ceiling_bytes_per_second);
+            }
+        }
+    }
+
+    fn is_over(&self, now: Instant, rtt: Duration) -> bool {
+        self.until <= now || self.deserted.is_some_and(|(from, short)| from <= now && rtt <= short)
     }
 }
 
@@ -217,8 +276,13 @@ mod tests {
                 },
                 pace: Pace::new(true),
             };
-            path.pace.observe(path.now, &path.numbers);
+            path.observe();
             path
+        }
+
+        fn observe(&mut self) {
+            let acked_bytes = self.numbers.sent_bytes - self.numbers.lost_bytes;
+            self.pace.observe(self.now, &self.numbers, || acked_bytes);
         }
 
         fn window(&mut self, lost: u64) {
@@ -228,7 +292,7 @@ mod tests {
             numbers.sent_bytes += WINDOW_PACKETS * 1_000;
             numbers.lost_bytes += lost * 1_000;
             self.now += Duration::from_micros((WINDOW_PACKETS - lost) * 10);
-            self.pace.observe(self.now, &self.numbers);
+            self.observe();
         }
 
         /// Bytes per second that leave while there is always something to send.
@@ -305,6 +369,8 @@ mod tests {
         assert_eq!(path.pace.max_segments(), SHORT_QUEUE_SEGMENTS);
         let kept = path.kept_bytes_per_second().unwrap();
         assert!((97_000_000..99_000_000).contains(&kept), "{kept}");
+        path.window(100); // lost before it was held back
+        path.window(10); // as much as the path carries already
         path.window(10);
         let lower = path.kept_bytes_per_second().unwrap();
         assert!((95_000_000..97_000_000).contains(&lower), "{lower}");
@@ -320,16 +386,63 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_measured_while_starting_rises_to_what_the_path_carries() {
+        let mut path = Path::new(Duration::from_micros(200));
+        path.now += Duration::from_millis(10); // slow to start: half of what the path carries
+        path.window(100);
+        path.window(100);
+        let slow = path.kept_bytes_per_second().unwrap();
+        assert!(slow < 40_000_000, "{slow}");
+        let mut windows = 0;
+        while path.kept_bytes_per_second().unwrap() < 100_000_000 {
+            path.window(0);
+            windows += 1;
+        }
+        assert!(windows < 15, "{windows}");
+        path.window(60);
+        let kept = path.kept_bytes_per_second().unwrap();
+        assert!((88_000_000..100_000_000).contains(&kept), "{kept}");
+    }
+
+    #[test]
+    fn the_last_of_a_crowd_is_not_held_back_to_its_share() {
+        let mut path = Path::new(Duration::from_micros(200));
+        path.numbers.rtt = Duration::from_millis(10);
+        path.window(100);
+        assert!(path.pace.shape.is_some());
+        path.numbers.rtt = Duration::from_micros(300);
+        path.now += KEPT_FIRST / DESERTED_AFTER_SHARE - Duration::from_millis(1);
+        path.observe();
+        assert!(path.pace.shape.is_some(), "a short queue that is not overrun looks the same at first");
+        path.now += Duration::from_millis(1);
+        path.observe();
+        assert!(path.pace.shape.is_none());
+    }
+
+    #[test]
+    fn a_crowd_that_is_still_there_and_a_short_queue_are_no_deserted_ones() {
+        for (overflowing, later) in [(10_000, 9_000), (700, 100)] {
+            let mut path = Path::new(Duration::from_micros(100));
+            path.numbers.rtt = Duration::from_micros(overflowing);
+            path.window(100);
+            path.numbers.rtt = Duration::from_micros(later);
+            path.now += KEPT_FIRST - Duration::from_millis(1);
+            path.observe();
+            assert!(path.pace.shape.is_some(), "{overflowing} µs, then {later}");
+        }
+    }
+
+    #[test]
     fn the_path_is_tried_again_ever_more_seldom() {
         let mut path = Path::new(Duration::from_micros(200));
         let mut kept = KEPT_FIRST;
         for _ in 0..8 {
             path.window(100);
             path.now += kept - Duration::from_millis(1);
-            path.pace.observe(path.now, &path.numbers);
+            path.observe();
             assert!(path.pace.shape.is_some(), "{kept:?}");
             path.now += Duration::from_millis(1);
-            path.pace.observe(path.now, &path.numbers);
+            path.observe();
             assert!(path.pace.shape.is_none(), "{kept:?}");
             kept = (kept * 2).min(KEPT_MAX);
         }

@@ -200,8 +200,8 @@ pub fn fits(message: &Message) -> bool {
 /// stream for delivered when its bytes are, so that an end of its own is not sent, or not sent again, once they were.
 pub const FILLER: [u8; 4] = [0; 4];
 
-/// Cuts the control stream into messages, without the fillers. Holds at most what was pushed and not yet taken, so drain it with
-/// [`Decoder::next`] after each push and it holds less than one message.
+/// Cuts the control stream into messages, without the fillers. Holds at most what was pushed and not yet taken, so drain
+/// it with [`Decoder::next`] after each push and it holds less than one message.
 #[derive(Debug, Default)]
 pub struct Decoder {
     pending: BytesMut,

@@ -156,8 +156,8 @@ impl Pace {
         }
     }
 
-    /// Looks at the path's numbers, which only grow. Once per batch. `acked_bytes` counts what the peer acknowledged; it is
-    /// asked for once per window, as quiche walks all streams for it.
+    /// Looks at the path's numbers, which only grow. Once per batch. `acked_bytes` counts what the peer acknowledged; it
+    /// is asked for once per window, as quiche walks all streams for it.
     pub fn observe(&mut self, now: Instant, path: &PathSnapshot, acked_bytes: impl FnOnce() -> u64) {
         self.long_path = path.min_rtt.filter(|rtt| *rtt >= PACING_MIN_RTT).map(|_| burst_of(path));
         if self.shape.as_ref().is_some_and(|shape| shape.is_over(now, path.rtt)) {

@@ -1,8 +1,9 @@
-//! When packets leave: on long paths at BBR2's release times, on a LAN at once, unless its queues overflow.
+//! When packets leave: on long paths at BBR2's release times, on a LAN at once, unless queues overflow.
 //!
 //! A queue shorter than BBR2's smallest window and our bursts (a switch port, a qdisc of 64 kB) loses packets for as long
-//! as BBR2 believes in a bandwidth that acknowledgements in clumps made too high. Such a path is given what it was seen
-//! to carry and a little less, and tried again later.
+//! as BBR2 believes in a bandwidth that acknowledgements in clumps made too high; so does one that a crowd of connections
+//! shares, each of which believes in more than its share. Such a path is given what it was seen to carry and a little
+//! less, and tried again later.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,8 @@ const SLOW_PATH_BURST_MAX: Duration = Duration::from_millis(10);
 /// later than it might have, so timers that fire late (2 ms where cores are busy) would slow a connection down for ever.
 const LONG_PATH_AHEAD: Duration = Duration::from_millis(2);
 
-/// What leaves at once where a LAN's queue overflows: 25 kB at 1 Gbit/s, well below a queue of 64 kB, and few enough wake-ups.
+/// What leaves at once where a queue overflows: 25 kB at 1 Gbit/s, well below a queue of 64 kB, and few enough wake-ups;
+/// on slower paths as on long ones.
 const SHORT_QUEUE_BURST: Duration = Duration::from_micros(200);
 
 /// Packets of one message there. A qdisc above a card without USO takes or drops a message whole, and 44 packets do not
@@ -33,6 +35,17 @@ const SHORT_QUEUE_SEGMENTS: usize = 8;
 /// Packets over which loss and rate are measured: enough that a share of a few percent is no accident, and that what a
 /// queue takes in without delay matters little.
 const WINDOW_PACKETS: u64 = 512;
+
+/// The same in a crowd, where 512 packets of one take half a second.
+const CROWD_WINDOW_PACKETS: u64 = 256;
+
+/// Lost of these from which on a crowd's queue overflows, 5 %: on a path that is longer than a LAN loss that is no sign of
+/// congestion may be higher, and one overrun by a hundred connections lost 13 to 50 % for each.
+const CROWD_LOSSY_PACKETS: u64 = CROWD_WINDOW_PACKETS * 5 / 100;
+
+/// A crowd's connections have less than this in their windows, 128 packets: of a hundred behind a queue of 1.25 MB BBR2
+/// gave each 32 to 70, where 8 had room.
+const CROWD_CWND_BYTES: usize = 128 * 1_500;
 
 /// Lost of these from which on a LAN's queue overflows, 3 %: twice what BBR2 itself takes for congestion
 /// (`loss_threshold` 0.015), and above the random loss of a bad cable, where holding back would win nothing.
@@ -55,16 +68,17 @@ const REGAIN_PER_MILLE: u64 = 1;
 /// was seen to deliver half of what the path carries.
 const SEARCH_PERCENT: u64 = 10;
 
-/// Windows of which the fastest counts: the others may have waited for the disk or the application.
+/// Windows of which the fastest counts: the others may have waited for the disk or the application. In a crowd only the
+/// last counts: all connections at their fastest are more than the path carries.
 const WINDOWS: usize = 8;
 
 /// How long a rate is kept; doubled each time the path is found as it was, since each trial loses packets.
 const KEPT_FIRST: Duration = Duration::from_secs(2);
 const KEPT_MAX: Duration = Duration::from_secs(64);
 
-/// A queue that was the path's while its packets were lost, and that is a quarter of it by now, was filled by others who
-/// are gone: of a crowd on one wire the last would go on at what had been its share. Asked after an eighth of the time
-/// that a rate is kept, since the short queue of a slow path empties as well once it is not overrun.
+/// From this round trip on a queue that overflows is a crowd's. One that is a quarter of it by now was filled by others
+/// who are gone: of a crowd on one wire the last would go on at what had been its share. Asked after an eighth of the
+/// time that a rate is kept, since the short queue of a slow path empties as well once it is not overrun.
 const CROWDED_RTT: Duration = PACING_MIN_RTT;
 const DESERTED_SHARE: u32 = 4;
 const DESERTED_AFTER_SHARE: u32 = 8;
@@ -105,6 +119,17 @@ struct Shape {
     deserted: Option<(Instant, Duration)>,
     /// When the next packet is due.
     next: Instant,
+    /// All that may leave at once has left: the next one waits until it is due, then as many may follow.
+    spent: bool,
+}
+
+/// What a window of packets showed.
+#[derive(Debug)]
+struct Seen {
+    lost_packets: u64,
+    bytes_per_second: u64,
+    rtt: Duration,
+    is_crowd: bool,
 }
 
 /// Whether a rate is known to be about what the path carries.
@@ -136,10 +161,11 @@ impl Pace {
 
     /// When to send the next packets, if not yet. `bbr` is asked for BBR2's release time where that counts.
     pub fn release_time(&self, now: Instant, bbr: impl FnOnce() -> Option<Instant>) -> Option<Instant> {
-        let (at, burst) = match self.long_path {
-            Some(burst) => (bbr()? - LONG_PATH_AHEAD, burst),
-            None => (self.shape.as_ref()?.next, SHORT_QUEUE_BURST),
-        };
+        if let Some(shape) = &self.shape {
+            return (shape.spent && shape.next > now).then_some(shape.next);
+        }
+        let burst = self.long_path?;
+        let at = bbr()? - LONG_PATH_AHEAD;
         (at > now + burst).then_some(at)
     }
 
@@ -153,6 +179,7 @@ impl Pace {
         if let Some(shape) = &mut self.shape {
             let transfer = Duration::from_nanos(bytes as u64 * 1_000_000_000 / shape.bytes_per_second);
             shape.next = shape.next.max(now) + transfer;
+            shape.spent = shape.next > now + slow_burst(shape.bytes_per_second).max(SHORT_QUEUE_BURST);
         }
     }
 
@@ -163,7 +190,9 @@ impl Pace {
         if self.shape.as_ref().is_some_and(|shape| shape.is_over(now, path.rtt)) {
             self.shape = None;
         }
-        let due = |start: &Window| path.sent_packets.saturating_sub(start.sent_packets) >= WINDOW_PACKETS;
+        let is_crowd = path.rtt >= CROWDED_RTT && path.cwnd_bytes < CROWD_CWND_BYTES;
+        let window_packets = if is_crowd { CROWD_WINDOW_PACKETS } else { WINDOW_PACKETS };
+        let due = |start: &Window| path.sent_packets.saturating_sub(start.sent_packets) >= window_packets;
         if self.start.as_ref().is_some_and(|start| !due(start)) {
             return;
         }
@@ -178,21 +207,28 @@ impl Pace {
             self.start = Some(here);
             return;
         };
-        let lost = here.lost_packets.saturating_sub(start.lost_packets);
+        let lost_packets = here.lost_packets.saturating_sub(start.lost_packets);
         let delivered = here.delivered_bytes.saturating_sub(start.delivered_bytes);
         let elapsed_ns = (now - start.at).as_nanos().max(1);
         let rate = u128::from(delivered) * 1_000_000_000 / elapsed_ns;
-        self.delivered_bytes_per_second[self.next_window] = u64::try_from(rate).unwrap_or(u64::MAX);
+        let bytes_per_second = u64::try_from(rate).unwrap_or(u64::MAX);
+        self.delivered_bytes_per_second[self.next_window] = bytes_per_second;
         self.next_window = (self.next_window + 1) % WINDOWS;
         self.start = Some(here);
-        self.judge(now, lost, path.rtt);
+        self.judge(now, &Seen { lost_packets, bytes_per_second, rtt: path.rtt, is_crowd });
     }
 
-    fn judge(&mut self, now: Instant, lost: u64, rtt: Duration) {
-        let carried = self.delivered_bytes_per_second.into_iter().max().unwrap_or(0).max(1);
+    fn judge(&mut self, now: Instant, seen: &Seen) {
+        let &Seen { lost_packets: lost, rtt, is_crowd, .. } = seen;
+        let fastest = self.delivered_bytes_per_second.into_iter().max().unwrap_or(0);
+        let carried = if is_crowd { seen.bytes_per_second } else { fastest }.max(1);
+        let overflows = match is_crowd {
+            true => lost >= CROWD_LOSSY_PACKETS,
+            false => lost >= LOSSY_PACKETS && self.long_path.is_none(),
+        };
         match &mut self.shape {
             Some(shape) => shape.judge(lost, carried),
-            None if lost >= LOSSY_PACKETS && self.long_path.is_none() => {
+            None if overflows => {
                 let mut shape = Shape {
                     bytes_per_second: 1,
                     ceiling_bytes_per_second: 1,
@@ -202,6 +238,7 @@ impl Pace {
                     deserted: (rtt >= CROWDED_RTT)
                         .then(|| (now + self.kept_next / DESERTED_AFTER_SHARE, rtt / DESERTED_SHARE)),
                     next: now,
+                    spent: false,
                 };
                 shape.keep_below(carried);
                 let bytes_per_second = shape.bytes_per_second;
@@ -255,8 +292,13 @@ impl Shape {
 
 /// What leaves at once on a long path.
 fn burst_of(path: &PathSnapshot) -> Duration {
-    let slow_ns = SLOW_PATH_BURST_BYTES * 1_000_000_000 / path.delivery_bytes_per_second.max(1);
-    Duration::from_nanos(slow_ns).clamp(LONG_PATH_BURST, SLOW_PATH_BURST_MAX)
+    slow_burst(path.delivery_bytes_per_second).max(LONG_PATH_BURST)
+}
+
+/// How long a slow path takes for what leaves at once.
+fn slow_burst(bytes_per_second: u64) -> Duration {
+    let slow_ns = SLOW_PATH_BURST_BYTES * 1_000_000_000 / bytes_per_second.max(1);
+    Duration::from_nanos(slow_ns).min(SLOW_PATH_BURST_MAX)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ const PIECE_BYTES: u64 = 64 * 1024;
 /// Files open at a time: enough that opening and checking one hides behind the others.
 const OPEN_FILES: usize = 8;
 
-static FILLER: [u8; PIECE_BYTES as usize] = [0; PIECE_BYTES as usize];
+static ZEROS: [u8; PIECE_BYTES as usize] = [0; PIECE_BYTES as usize];
 
 #[derive(Debug, Default)]
 pub(super) struct Large {
@@ -205,7 +205,7 @@ impl Sender {
         self.reading_bytes += len;
         job.issued_bytes += len;
         if filling {
-            job.pieces.push_back(Some(Bytes::from_static(&FILLER[..len as usize])));
+            job.pieces.push_back(Some(Bytes::from_static(&ZEROS[..len as usize])));
         } else {
             job.pieces.push_back(None);
             job.reads += 1;
@@ -282,10 +282,8 @@ impl Sender {
         }
         let (data, failure) = match result {
             Ok(DiskDone::Read { data }) if data.len() == len as usize => (data, None),
-            Ok(_) => (Bytes::from_static(&FILLER[..len as usize]), Some(source_changed(self.host))),
-            Err(error) => {
-                (Bytes::from_static(&FILLER[..len as usize]), Some(source_error(self.host, &error)))
-            }
+            Ok(_) => (Bytes::from_static(&ZEROS[..len as usize]), Some(source_changed(self.host))),
+            Err(error) => (Bytes::from_static(&ZEROS[..len as usize]), Some(source_error(self.host, &error))),
         };
         job.pieces[(piece - job.first_piece) as usize] = Some(data);
         if let Some(error) = failure {

@@ -1,0 +1,239 @@
+//! A path in whole windows: what is held back, by how much, and for how long.
+
+use super::*;
+
+/// A path that carries 100 MB/s, in whole windows of packets of 1,000 bytes.
+struct Path {
+    now: Instant,
+    numbers: PathSnapshot,
+    pace: Pace,
+}
+
+impl Path {
+    fn new(min_rtt: Duration) -> Path {
+        let mut path = Path {
+            now: crate::quic::tests::now(),
+            numbers: PathSnapshot {
+                min_rtt: Some(min_rtt),
+                delivery_bytes_per_second: 100_000_000,
+                ..PathSnapshot::default()
+            },
+            pace: Pace::new(true),
+        };
+        path.observe();
+        path
+    }
+
+    fn observe(&mut self) {
+        let acked_bytes = self.numbers.sent_bytes - self.numbers.lost_bytes;
+        self.pace.observe(self.now, &self.numbers, || acked_bytes);
+    }
+
+    fn window(&mut self, lost: u64) {
+        let numbers = &mut self.numbers;
+        numbers.sent_packets += WINDOW_PACKETS;
+        numbers.lost_packets += lost;
+        numbers.sent_bytes += WINDOW_PACKETS * 1_000;
+        numbers.lost_bytes += lost * 1_000;
+        self.now += Duration::from_micros((WINDOW_PACKETS - lost) * 10);
+        self.observe();
+    }
+
+    fn rate(&self) -> u64 {
+        self.pace.shape.as_ref().unwrap().bytes_per_second
+    }
+
+    /// Bytes per second that leave while there is always something to send.
+    fn kept_bytes_per_second(&mut self) -> Option<u64> {
+        let (start, end) = (self.now, self.now + Duration::from_millis(100));
+        let mut bytes = 0;
+        while self.now < end {
+            match self.pace.release_time(self.now, || None) {
+                Some(at) => self.now = at,
+                None if bytes > 1 << 30 => return None,
+                None => {
+                    self.pace.sent(self.now, 1_000);
+                    bytes += 1_000;
+                }
+            }
+        }
+        Some(bytes * 1_000 / (self.now - start).as_millis() as u64)
+    }
+}
+
+#[test]
+fn a_clean_lan_and_one_with_random_loss_are_not_held_back() {
+    let mut path = Path::new(Duration::from_micros(200));
+    for window in 0..1_000 {
+        path.window([0, 5, 9, 14][window % 4]);
+        assert_eq!(path.pace.release_time(path.now, || unreachable!()), None);
+        assert_eq!(path.pace.max_segments(), MAX_SEGMENTS);
+    }
+}
+
+#[test]
+fn a_long_path_asks_bbr() {
+    let path = Path::new(PACING_MIN_RTT);
+    let late = path.now + Duration::from_millis(5);
+    assert_eq!(path.pace.release_time(path.now, || Some(late)), Some(late - LONG_PATH_AHEAD));
+    assert_eq!(path.pace.release_time(path.now, || Some(path.now)), None);
+}
+
+#[test]
+fn slow_paths_send_several_packets_at_a_time() {
+    let burst = |delivery_bytes_per_second| {
+        burst_of(&PathSnapshot { delivery_bytes_per_second, ..PathSnapshot::default() })
+    };
+    assert_eq!(burst(60_000_000), LONG_PATH_BURST);
+    assert_eq!(burst(2_000_000), Duration::from_millis(6));
+    assert_eq!(burst(0), SLOW_PATH_BURST_MAX);
+}
+
+#[test]
+fn late_timers_do_not_slow_a_long_path_down() {
+    let path = Path::new(PACING_MIN_RTT);
+    let start = path.now;
+    let packet_time = Duration::from_micros(24); // 500 Mbit/s
+    let (mut now, mut release, mut wakes) = (start, start, 0);
+    for packet in 1..100_000u32 {
+        // As quiche counts: from when the packet really left if that is later.
+        release = release.max(now) + packet_time;
+        if let Some(at) = path.pace.release_time(now, || Some(release)) {
+            assert!(at - now >= LONG_PATH_BURST, "timers are coarse");
+            now = at + LONG_PATH_AHEAD * (packet % 3) / 2;
+            wakes += 1;
+        }
+        assert!(release - now <= LONG_PATH_AHEAD + LONG_PATH_BURST + packet_time);
+        assert_eq!(release, start + packet_time * packet, "time was lost");
+    }
+    assert!(wakes > 800);
+}
+
+#[test]
+fn an_overflowing_queue_gets_a_little_less_than_it_carries() {
+    let mut path = Path::new(Duration::from_micros(200));
+    path.window(0);
+    path.window(100);
+    assert_eq!(path.pace.max_segments(), SHORT_QUEUE_SEGMENTS);
+    let kept = path.kept_bytes_per_second().unwrap();
+    assert!((97_000_000..99_000_000).contains(&kept), "{kept}");
+    path.window(100); // lost before it was held back
+    path.window(10); // as much as the path carries already
+    path.window(10);
+    let lower = path.kept_bytes_per_second().unwrap();
+    assert!((95_000_000..97_000_000).contains(&lower), "{lower}");
+    for _ in 0..100 {
+        path.window(0);
+    }
+    let regained = path.kept_bytes_per_second().unwrap();
+    assert!((97_000_000..99_000_000).contains(&regained), "{regained}");
+    for _ in 0..100 {
+        path.window(10);
+    }
+    assert!(path.kept_bytes_per_second().is_none_or(|kept| kept >= 59_000_000), "there is a floor");
+}
+
+#[test]
+fn a_rate_measured_while_starting_rises_to_what_the_path_carries() {
+    let mut path = Path::new(Duration::from_micros(200));
+    path.now += Duration::from_millis(10); // slow to start: a third of what the path carries
+    path.window(100);
+    path.window(100);
+    assert!(path.rate() < 40_000_000, "{}", path.rate());
+    let mut windows = 0;
+    while path.rate() < 100_000_000 {
+        path.window(0);
+        windows += 1;
+    }
+    assert!(windows < 15, "{windows}");
+    path.window(60);
+    assert!((97_000_000..100_000_000).contains(&path.rate()), "{}", path.rate());
+}
+
+#[test]
+fn a_search_that_meets_no_loss_ends() {
+    let mut path = Path::new(Duration::from_micros(200));
+    path.window(100);
+    path.pace.shape.as_mut().unwrap().until += KEPT_MAX;
+    for _ in 0..10_000 {
+        path.window(0);
+    }
+    assert!((200_000_000..230_000_000).contains(&path.rate()), "{}", path.rate());
+}
+
+#[test]
+fn the_last_of_a_crowd_is_not_held_back_to_its_share() {
+    let mut path = Path::new(Duration::from_micros(200));
+    path.numbers.rtt = Duration::from_millis(10);
+    path.window(100);
+    assert!(path.pace.shape.is_some());
+    path.numbers.rtt = Duration::from_micros(300);
+    path.now += KEPT_FIRST / DESERTED_AFTER_SHARE - Duration::from_millis(1);
+    path.observe();
+    assert!(path.pace.shape.is_some(), "a short queue that is not overrun looks the same at first");
+    path.now += Duration::from_millis(1);
+    path.observe();
+    assert!(path.pace.shape.is_none());
+}
+
+#[test]
+fn a_crowd_that_is_still_there_and_a_short_queue_are_no_deserted_ones() {
+    for (overflowing, later) in [(10_000, 9_000), (700, 100)] {
+        let mut path = Path::new(Duration::from_micros(100));
+        path.numbers.rtt = Duration::from_micros(overflowing);
+        path.window(100);
+        path.numbers.rtt = Duration::from_micros(later);
+        path.now += KEPT_FIRST - Duration::from_millis(1);
+        path.observe();
+        assert!(path.pace.shape.is_some(), "{overflowing} µs, then {later}");
+    }
+}
+
+#[test]
+fn a_crowd_is_held_back_to_its_last_window_also_on_a_long_path() {
+    for min_rtt in [Duration::from_micros(200), Duration::from_millis(9)] {
+        let mut path = Path::new(min_rtt);
+        path.window(0); // alone at first: 100 MB/s
+        path.numbers.rtt = Duration::from_millis(10);
+        path.numbers.cwnd_bytes = CROWD_CWND_BYTES - 1;
+        path.now += Duration::from_millis(400);
+        path.window(13);
+        assert!((1_000_000..1_300_000).contains(&path.rate()), "{min_rtt:?}: {}", path.rate());
+        // What leaves at once does so whole, and all of it again when the next packet is due.
+        let mut sent = 0;
+        while path.pace.release_time(path.now, || unreachable!()).is_none() {
+            path.pace.sent(path.now, 1_000);
+            sent += 1;
+        }
+        assert!((10..=13).contains(&sent), "{sent}");
+        path.now += Duration::from_millis(2);
+        assert!(path.pace.release_time(path.now, || unreachable!()).is_some(), "none is due yet");
+    }
+}
+
+#[test]
+fn a_long_path_with_loss_but_room_for_many_packets_is_no_crowd() {
+    let mut path = Path::new(Duration::from_millis(50));
+    path.numbers.rtt = Duration::from_millis(50);
+    path.numbers.cwnd_bytes = CROWD_CWND_BYTES;
+    for _ in 0..100 {
+        path.window(200);
+        assert!(path.pace.shape.is_none());
+    }
+}
+
+#[test]
+fn the_path_is_tried_again_ever_more_seldom() {
+    let mut path = Path::new(Duration::from_micros(200));
+    let mut kept = KEPT_FIRST;
+    for _ in 0..8 {
+        path.window(100);
+        path.now += kept - Duration::from_millis(1);
+        path.observe();
+        assert!(path.pace.shape.is_some(), "{kept:?}");
+        path.now += Duration::from_millis(1);
+        path.observe();
+        assert!(path.pace.shape.is_none(), "{kept:?}");
+        kept = (kept * 2).min(KEPT_MAX);
+    }
+}

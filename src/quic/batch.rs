@@ -101,7 +101,12 @@ impl Conn {
         if self.sending.pace.is_wanted() {
             // Once per batch, not per packet: asking quiche walks all paths.
             let path = self.snapshot();
-            self.sending.pace.observe(now, &path, || self.quiche.stats().acked_bytes);
+            let acked_bytes = || self.quiche.stats().acked_bytes;
+            let is_on_link = || {
+                let active = self.quiche.path_stats().find(|path| path.active);
+                active.is_some_and(|path| landro_sys::is_on_link(path.peer_addr.ip()))
+            };
+            self.sending.pace.observe(now, &path, acked_bytes, is_on_link);
         }
         let mut cut = Cut::new(self.sending.pace.max_segments());
         let mut filled: Option<Filled> = None;

@@ -43,6 +43,24 @@ const CROWD_WINDOW_PACKETS: u64 = 256;
 /// congestion may be higher, and one overrun by a hundred connections lost 13 to 50 % for each.
 const CROWD_LOSSY_PACKETS: u64 = CROWD_WINDOW_PACKETS * 5 / 100;
 
+/// A path with a longer round trip than this, when its queues are emptiest, is left to BBR2 alone, as is every one with a
+/// router between: a full queue of 1.25 MB is 10.7 ms long at 1 Gbit/s. (Ten connections that share 100 Mbit/s 10 ms
+/// away behind a queue of 100 kB brought 9 to 10 MB/s when they were held back, 11.4 when not.)
+const CROWD_MIN_RTT: Duration = Duration::from_millis(11);
+
+/// Or after this time and so many packets, while it is held back: what others leave is taken in a second or two.
+const CROWD_WINDOW: Duration = Duration::from_millis(100);
+const CROWD_WINDOW_MIN_PACKETS: u64 = 64;
+
+/// Lost of these from which on a crowd's connection takes less, 3 %, and from each window with fewer a little more:
+/// together they then lose one or two packets of a hundred and leave little of the path unused.
+const CROWD_STILL_LOSSY_PERCENT: u64 = 3;
+const CROWD_REGAIN_PERCENT: u64 = 1;
+
+/// Windows in a row that lose as much although less was sent from one to the next: then it is not for a crowd's sake
+/// that packets are lost, and holding back is given up, longer each time.
+const FUTILE_WINDOWS: u32 = 8;
+
 /// A crowd's connections have less than this in their windows, 128 packets: of a hundred behind a queue of 1.25 MB BBR2
 /// gave each 32 to 70, where 8 had room.
 const CROWD_CWND_BYTES: usize = 128 * 1_500;
@@ -96,6 +114,11 @@ pub(super) struct Pace {
     next_window: usize,
     shape: Option<Shape>,
     kept_next: Duration,
+    /// Until when no crowd is believed in, and how long the next time, after one was that was none.
+    no_crowd_until: Option<Instant>,
+    no_crowd_next: Duration,
+    /// Whether the peer is in a subnet of ours, once it was asked.
+    on_link: Option<bool>,
 }
 
 /// The path's numbers at the start of a window.
@@ -126,6 +149,8 @@ struct Shape {
 /// What a window of packets showed.
 #[derive(Debug)]
 struct Seen {
+    /// At least one.
+    sent_packets: u64,
     lost_packets: u64,
     bytes_per_second: u64,
     rtt: Duration,
@@ -140,6 +165,11 @@ enum Search {
     /// No loss yet; then `Done`.
     Rising,
     Done,
+    /// Shared with others, all of whom take less or more when this one does. How many windows in a row were lossy.
+    Crowd {
+        lost_before_per_mille: u64,
+        lossy_in_a_row: u32,
+    },
 }
 
 impl Pace {
@@ -152,6 +182,9 @@ impl Pace {
             next_window: 0,
             shape: None,
             kept_next: KEPT_FIRST,
+            no_crowd_until: None,
+            no_crowd_next: KEPT_FIRST,
+            on_link: None,
         }
     }
 
@@ -184,15 +217,34 @@ impl Pace {
     }
 
     /// Looks at the path's numbers, which only grow. Once per batch. `acked_bytes` counts what the peer acknowledged; it
-    /// is asked for once per window, as quiche walks all streams for it.
-    pub fn observe(&mut self, now: Instant, path: &PathSnapshot, acked_bytes: impl FnOnce() -> u64) {
+    /// is asked for once per window, as quiche walks all streams for it. `is_on_link`: whether no router is between.
+    pub fn observe(
+        &mut self,
+        now: Instant,
+        path: &PathSnapshot,
+        acked_bytes: impl FnOnce() -> u64,
+        is_on_link: impl FnOnce() -> bool,
+    ) {
         self.long_path = path.min_rtt.filter(|rtt| *rtt >= PACING_MIN_RTT).map(|_| burst_of(path));
-        if self.shape.as_ref().is_some_and(|shape| shape.is_over(now, path.rtt)) {
+        if let Some(shape) = &self.shape
+            && shape.is_over(now, path.rtt)
+        {
+            if shape.is_crowd() {
+                self.no_crowd_next = KEPT_FIRST;
+            }
             self.shape = None;
         }
-        let is_crowd = path.rtt >= CROWDED_RTT && path.cwnd_bytes < CROWD_CWND_BYTES;
-        let window_packets = if is_crowd { CROWD_WINDOW_PACKETS } else { WINDOW_PACKETS };
-        let due = |start: &Window| path.sent_packets.saturating_sub(start.sent_packets) >= window_packets;
+        let is_crowd = path.rtt >= CROWDED_RTT
+            && path.min_rtt.is_some_and(|rtt| rtt < CROWD_MIN_RTT)
+            && path.cwnd_bytes < CROWD_CWND_BYTES
+            && self.no_crowd_until.is_none_or(|until| until <= now)
+            && *self.on_link.get_or_insert_with(is_on_link);
+        let in_crowd = self.shape.as_ref().is_some_and(Shape::is_crowd);
+        let due = |start: &Window| {
+            let sent = path.sent_packets.saturating_sub(start.sent_packets);
+            sent >= if is_crowd || in_crowd { CROWD_WINDOW_PACKETS } else { WINDOW_PACKETS }
+                || in_crowd && sent >= CROWD_WINDOW_MIN_PACKETS && now >= start.at + CROWD_WINDOW
+        };
         if self.start.as_ref().is_some_and(|start| !due(start)) {
             return;
         }
@@ -207,6 +259,7 @@ impl Pace {
             self.start = Some(here);
             return;
         };
+        let sent_packets = here.sent_packets.saturating_sub(start.sent_packets).max(1);
         let lost_packets = here.lost_packets.saturating_sub(start.lost_packets);
         let delivered = here.delivered_bytes.saturating_sub(start.delivered_bytes);
         let elapsed_ns = (now - start.at).as_nanos().max(1);
@@ -215,7 +268,7 @@ impl Pace {
         self.delivered_bytes_per_second[self.next_window] = bytes_per_second;
         self.next_window = (self.next_window + 1) % WINDOWS;
         self.start = Some(here);
-        self.judge(now, &Seen { lost_packets, bytes_per_second, rtt: path.rtt, is_crowd });
+        self.judge(now, &Seen { sent_packets, lost_packets, bytes_per_second, rtt: path.rtt, is_crowd });
     }
 
     fn judge(&mut self, now: Instant, seen: &Seen) {
@@ -227,13 +280,26 @@ impl Pace {
             false => lost >= LOSSY_PACKETS && self.long_path.is_none(),
         };
         match &mut self.shape {
-            Some(shape) => shape.judge(lost, carried),
+            Some(shape) => {
+                shape.judge(seen, carried);
+                if shape.is_futile() {
+                    self.shape = None;
+                    self.no_crowd_until = Some(now + self.no_crowd_next);
+                    self.no_crowd_next = (self.no_crowd_next * 2).min(KEPT_MAX);
+                }
+            }
             None if overflows => {
                 let mut shape = Shape {
                     bytes_per_second: 1,
                     ceiling_bytes_per_second: 1,
                     floor_bytes_per_second: 1,
-                    search: Search::Settling,
+                    search: match is_crowd {
+                        true => Search::Crowd {
+                            lost_before_per_mille: lost * 1_000 / seen.sent_packets,
+                            lossy_in_a_row: 0,
+                        },
+                        false => Search::Settling,
+                    },
                     until: now + self.kept_next,
                     deserted: (rtt >= CROWDED_RTT)
                         .then(|| (now + self.kept_next / DESERTED_AFTER_SHARE, rtt / DESERTED_SHARE)),
@@ -259,9 +325,24 @@ impl Shape {
     }
 
     /// A window ended that lost so many packets; the fastest of the last ones delivered `carried` bytes per second.
-    fn judge(&mut self, lost: u64, carried: u64) {
-        let is_lossy = lost >= STILL_LOSSY_PACKETS;
-        match self.search {
+    fn judge(&mut self, seen: &Seen, carried: u64) {
+        let is_lossy = seen.lost_packets >= STILL_LOSSY_PACKETS;
+        match &mut self.search {
+            Search::Crowd { lost_before_per_mille, lossy_in_a_row }
+                if seen.lost_packets * 100 >= seen.sent_packets * CROWD_STILL_LOSSY_PERCENT =>
+            {
+                let lost_per_mille = seen.lost_packets * 1_000 / seen.sent_packets;
+                *lossy_in_a_row =
+                    if lost_per_mille >= *lost_before_per_mille / 2 { *lossy_in_a_row + 1 } else { 0 };
+                let lower = (seen.bytes_per_second * HEADROOM_PERCENT / 100).min(self.bytes_per_second);
+                self.bytes_per_second = lower.max(self.floor_bytes_per_second);
+            }
+            Search::Crowd { lossy_in_a_row, .. } => {
+                *lossy_in_a_row = 0;
+                if self.bytes_per_second / 2 <= seen.bytes_per_second {
+                    self.bytes_per_second += self.bytes_per_second * CROWD_REGAIN_PERCENT / 100;
+                }
+            }
             Search::Settling => self.search = Search::Rising,
             Search::Rising if is_lossy => {
                 let before = self.bytes_per_second * 100 / (100 + SEARCH_PERCENT);
@@ -283,6 +364,14 @@ impl Shape {
                 self.bytes_per_second = higher.min(self.ceiling_bytes_per_second);
             }
         }
+    }
+
+    fn is_crowd(&self) -> bool {
+        matches!(self.search, Search::Crowd { .. })
+    }
+
+    fn is_futile(&self) -> bool {
+        matches!(self.search, Search::Crowd { lossy_in_a_row: FUTILE_WINDOWS.., .. })
     }
 
     fn is_over(&self, now: Instant, rtt: Duration) -> bool {

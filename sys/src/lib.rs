@@ -31,5 +31,5 @@ pub use file::{DirEntry, FileDone, FileKind, FileOp, FileSystem, OpenHow, Statx,
 pub use probe::{Availability, Caps, boot_id};
 pub use receive::Datagrams;
 pub use slab::{Buffer, Slab};
-pub use socket::{RouteTo, UdpOptions, UdpSocket, route_to};
+pub use socket::{RouteTo, UdpOptions, UdpSocket, is_on_link, route_to};
 pub use wake::WakeHandle;

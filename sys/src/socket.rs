@@ -205,3 +205,26 @@ pub fn route_to(peer: SocketAddr) -> io::Result<RouteTo> {
     let mtu_bytes = get_int(socket.as_raw_fd(), level, option)? as usize;
     Ok(RouteTo { local, mtu_bytes })
 }
+
+/// Whether `peer` is in a subnet of one of our interfaces (or is ourselves), so that no router need be between. False
+/// where the interfaces cannot be listed. Costs a netlink dump: not for every packet.
+pub fn is_on_link(peer: IpAddr) -> bool {
+    let peer = peer.to_canonical();
+    let bits = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => u128::from(u32::from(ip)),
+        IpAddr::V6(ip) => u128::from(ip),
+    };
+    let ip = |address: Option<nix::sys::socket::SockaddrStorage>| -> Option<IpAddr> {
+        let address = address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    nix::ifaddrs::getifaddrs().is_ok_and(|mut interfaces| {
+        interfaces.any(|interface| {
+            let (Some(own), Some(mask)) = (ip(interface.address), ip(interface.netmask)) else {
+                return false;
+            };
+            own.is_ipv4() == peer.is_ipv4() && (bits(own) ^ bits(peer)) & bits(mask) == 0
+        })
+    })
+}

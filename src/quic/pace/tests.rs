@@ -7,6 +7,7 @@ struct Path {
     now: Instant,
     numbers: PathSnapshot,
     pace: Pace,
+    on_link: bool,
 }
 
 impl Path {
@@ -19,6 +20,7 @@ impl Path {
                 ..PathSnapshot::default()
             },
             pace: Pace::new(true),
+            on_link: true,
         };
         path.observe();
         path
@@ -26,7 +28,7 @@ impl Path {
 
     fn observe(&mut self) {
         let acked_bytes = self.numbers.sent_bytes - self.numbers.lost_bytes;
-        self.pace.observe(self.now, &self.numbers, || acked_bytes);
+        self.pace.observe(self.now, &self.numbers, || acked_bytes, || self.on_link);
     }
 
     fn window(&mut self, lost: u64) {
@@ -212,14 +214,62 @@ fn a_crowd_is_held_back_to_its_last_window_also_on_a_long_path() {
 }
 
 #[test]
-fn a_long_path_with_loss_but_room_for_many_packets_is_no_crowd() {
-    let mut path = Path::new(Duration::from_millis(50));
-    path.numbers.rtt = Duration::from_millis(50);
-    path.numbers.cwnd_bytes = CROWD_CWND_BYTES;
-    for _ in 0..100 {
+fn only_many_on_one_wire_are_a_crowd() {
+    let wire = Duration::from_millis(10);
+    let cases = [
+        (true, wire, CROWD_CWND_BYTES - 1, true),
+        (true, wire, CROWD_CWND_BYTES, false),
+        (true, CROWD_MIN_RTT, CROWD_CWND_BYTES - 1, false),
+        (false, wire, CROWD_CWND_BYTES - 1, false),
+    ];
+    for (on_link, min_rtt, cwnd_bytes, held_back) in cases {
+        let mut path = Path::new(min_rtt);
+        path.on_link = on_link;
+        path.numbers.rtt = min_rtt;
+        path.numbers.cwnd_bytes = cwnd_bytes;
         path.window(200);
-        assert!(path.pace.shape.is_none());
+        assert_eq!(path.pace.shape.is_some(), held_back, "{on_link} {min_rtt:?} {cwnd_bytes}");
     }
+}
+
+fn crowded() -> Path {
+    let mut path = Path::new(Duration::from_millis(9));
+    path.numbers.rtt = Duration::from_millis(10);
+    path.numbers.cwnd_bytes = CROWD_CWND_BYTES - 1;
+    path.window(60);
+    assert!(path.pace.shape.is_some());
+    path
+}
+
+#[test]
+fn loss_that_stays_is_not_the_crowds() {
+    let mut path = crowded();
+    let before = path.rate();
+    for _ in 0..FUTILE_WINDOWS {
+        path.window(60);
+    }
+    assert!(path.pace.shape.is_none());
+    path.window(60);
+    assert!(path.pace.shape.is_none(), "not for a while");
+    path.now += KEPT_FIRST;
+    path.window(0);
+    path.window(60);
+    assert!(path.rate() * 10 > before * 9, "what was given up does not add up");
+}
+
+#[test]
+fn one_of_a_crowd_takes_what_the_others_leave() {
+    let mut path = crowded();
+    let before = path.rate();
+    for _ in 0..20 {
+        path.window(20); // less than before: holding back helps
+    }
+    assert!(path.rate() >= before * FLOOR_PERCENT / 100);
+    let before = path.rate();
+    for _ in 0..10 {
+        path.window(0);
+    }
+    assert!(path.rate() > before * 13 / 10, "{before} {}", path.rate());
 }
 
 #[test]

@@ -83,3 +83,14 @@ fn only_one_may_bind_without_reuse_port() {
     let second = UdpSocket::bind(first.local_addr().unwrap(), &options);
     assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);
 }
+
+#[test]
+fn our_own_subnets_are_on_link() {
+    for ip in ["127.0.0.1", "127.9.9.9", "::ffff:127.0.0.1"] {
+        assert!(super::is_on_link(ip.parse().unwrap()), "{ip}");
+    }
+    // TEST-NET-3 and the documentation prefix (RFC 5737, RFC 3849) are nobody's.
+    for ip in ["203.0.113.1", "2001:db8::1"] {
+        assert!(!super::is_on_link(ip.parse().unwrap()), "{ip}");
+    }
+}

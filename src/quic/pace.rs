@@ -39,9 +39,10 @@ const WINDOW_PACKETS: u64 = 512;
 /// The same in a crowd, where 512 packets of one take half a second.
 const CROWD_WINDOW_PACKETS: u64 = 256;
 
-/// Lost of these from which on a crowd's queue overflows, 5 %: on a path that is longer than a LAN loss that is no sign of
-/// congestion may be higher, and one overrun by a hundred connections lost 13 to 50 % for each.
-const CROWD_LOSSY_PACKETS: u64 = CROWD_WINDOW_PACKETS * 5 / 100;
+/// Lost of these from which on a crowd's queue overflows, 10 %: connections of a hundred lost 13 to 50 % each. Not less,
+/// for where more than 1.5 % is lost whatever is sent BBR2 never wins back what it was once held back to: 20 Mbit/s with
+/// 6 % of random loss became 0.1 MB/s.
+const CROWD_LOSSY_PACKETS: u64 = CROWD_WINDOW_PACKETS * 10 / 100;
 
 /// A path with a longer round trip than this, when its queues are emptiest, is left to BBR2 alone, as is every one with a
 /// router between: a full queue of 1.25 MB is 10.7 ms long at 1 Gbit/s. (Ten connections that share 100 Mbit/s 10 ms
@@ -52,12 +53,12 @@ const CROWD_MIN_RTT: Duration = Duration::from_millis(11);
 const CROWD_WINDOW: Duration = Duration::from_millis(100);
 const CROWD_WINDOW_MIN_PACKETS: u64 = 64;
 
-/// Lost of these from which on a crowd's connection takes less, 3 %, and from each window with fewer a little more:
-/// together they then lose one or two packets of a hundred and leave little of the path unused.
+/// Lost of these from which on a crowd's connection takes 2 % less, 3 %, and after each window with fewer a little more:
+/// a hundred together then lose 4 % and leave nothing of the path unused.
 const CROWD_STILL_LOSSY_PERCENT: u64 = 3;
 const CROWD_REGAIN_PERCENT: u64 = 1;
 
-/// Windows in a row that lose as much although less was sent from one to the next: then it is not for a crowd's sake
+/// Windows in a row that are lossy although less was sent from one to the next: then it is not for a crowd's sake
 /// that packets are lost, and holding back is given up, longer each time.
 const FUTILE_WINDOWS: u32 = 8;
 
@@ -167,7 +168,6 @@ enum Search {
     Done,
     /// Shared with others, all of whom take less or more when this one does. How many windows in a row were lossy.
     Crowd {
-        lost_before_per_mille: u64,
         lossy_in_a_row: u32,
     },
 }
@@ -229,10 +229,7 @@ impl Pace {
         if let Some(shape) = &self.shape
             && shape.is_over(now, path.rtt)
         {
-            if shape.is_crowd() {
-                self.no_crowd_next = KEPT_FIRST;
-            }
-            self.shape = None;
+            self.end_shape(now, FUTILE_WINDOWS / 2);
         }
         let is_crowd = path.rtt >= CROWDED_RTT
             && path.min_rtt.is_some_and(|rtt| rtt < CROWD_MIN_RTT)
@@ -282,10 +279,8 @@ impl Pace {
         match &mut self.shape {
             Some(shape) => {
                 shape.judge(seen, carried);
-                if shape.is_futile() {
-                    self.shape = None;
-                    self.no_crowd_until = Some(now + self.no_crowd_next);
-                    self.no_crowd_next = (self.no_crowd_next * 2).min(KEPT_MAX);
+                if shape.lossy_in_a_row() >= FUTILE_WINDOWS {
+                    self.end_shape(now, FUTILE_WINDOWS);
                 }
             }
             None if overflows => {
@@ -293,13 +288,7 @@ impl Pace {
                     bytes_per_second: 1,
                     ceiling_bytes_per_second: 1,
                     floor_bytes_per_second: 1,
-                    search: match is_crowd {
-                        true => Search::Crowd {
-                            lost_before_per_mille: lost * 1_000 / seen.sent_packets,
-                            lossy_in_a_row: 0,
-                        },
-                        false => Search::Settling,
-                    },
+                    search: if is_crowd { Search::Crowd { lossy_in_a_row: 0 } } else { Search::Settling },
                     until: now + self.kept_next,
                     deserted: (rtt >= CROWDED_RTT)
                         .then(|| (now + self.kept_next / DESERTED_AFTER_SHARE, rtt / DESERTED_SHARE)),
@@ -317,6 +306,19 @@ impl Pace {
     }
 }
 
+impl Pace {
+    /// Holds nothing back any more, nor for a while if so many lossy windows in a row say that it did not help.
+    fn end_shape(&mut self, now: Instant, futile_windows: u32) {
+        let Some(shape) = self.shape.take() else { return };
+        if shape.lossy_in_a_row() >= futile_windows {
+            self.no_crowd_until = Some(now + self.no_crowd_next);
+            self.no_crowd_next = (self.no_crowd_next * 2).min(KEPT_MAX);
+        } else if shape.is_crowd() {
+            self.no_crowd_next = KEPT_FIRST;
+        }
+    }
+}
+
 impl Shape {
     fn keep_below(&mut self, carried_bytes_per_second: u64) {
         self.bytes_per_second = (carried_bytes_per_second * HEADROOM_PERCENT / 100).max(1);
@@ -328,16 +330,14 @@ impl Shape {
     fn judge(&mut self, seen: &Seen, carried: u64) {
         let is_lossy = seen.lost_packets >= STILL_LOSSY_PACKETS;
         match &mut self.search {
-            Search::Crowd { lost_before_per_mille, lossy_in_a_row }
+            Search::Crowd { lossy_in_a_row }
                 if seen.lost_packets * 100 >= seen.sent_packets * CROWD_STILL_LOSSY_PERCENT =>
             {
-                let lost_per_mille = seen.lost_packets * 1_000 / seen.sent_packets;
-                *lossy_in_a_row =
-                    if lost_per_mille >= *lost_before_per_mille / 2 { *lossy_in_a_row + 1 } else { 0 };
-                let lower = (seen.bytes_per_second * HEADROOM_PERCENT / 100).min(self.bytes_per_second);
+                *lossy_in_a_row += 1;
+                let lower = self.bytes_per_second * HEADROOM_PERCENT / 100;
                 self.bytes_per_second = lower.max(self.floor_bytes_per_second);
             }
-            Search::Crowd { lossy_in_a_row, .. } => {
+            Search::Crowd { lossy_in_a_row } => {
                 *lossy_in_a_row = 0;
                 if self.bytes_per_second / 2 <= seen.bytes_per_second {
                     self.bytes_per_second += self.bytes_per_second * CROWD_REGAIN_PERCENT / 100;
@@ -370,8 +370,12 @@ impl Shape {
         matches!(self.search, Search::Crowd { .. })
     }
 
-    fn is_futile(&self) -> bool {
-        matches!(self.search, Search::Crowd { lossy_in_a_row: FUTILE_WINDOWS.., .. })
+    /// The last so many windows of a crowd's connection were lossy.
+    fn lossy_in_a_row(&self) -> u32 {
+        match self.search {
+            Search::Crowd { lossy_in_a_row } => lossy_in_a_row,
+            Search::Settling | Search::Rising | Search::Done => 0,
+        }
     }
 
     fn is_over(&self, now: Instant, rtt: Duration) -> bool {

@@ -79,6 +79,12 @@ const HEADROOM_PERCENT: u64 = 98;
 /// Least share of the measured rate that is kept, whatever is lost.
 const FLOOR_PERCENT: u64 = 60;
 
+/// No rate below this is kept, a thousandth of 1 Gbit/s: packets that are due, probes among them, wait 15 ms at most.
+const LEAST_BYTES_PER_SECOND: u64 = 100_000;
+
+/// Nor a share of the fastest of the last windows below one of so many: the last window may have been an outage.
+const MAX_CROWD: u64 = 128;
+
 /// What a window that lost less wins back: a burst of ours that came late is no reason to be slow for a minute. A twentieth
 /// of what a lossy window costs, so that at most one window in twenty is.
 const REGAIN_PER_MILLE: u64 = 1;
@@ -271,7 +277,7 @@ impl Pace {
     fn judge(&mut self, now: Instant, seen: &Seen) {
         let &Seen { lost_packets: lost, rtt, is_crowd, .. } = seen;
         let fastest = self.delivered_bytes_per_second.into_iter().max().unwrap_or(0);
-        let carried = if is_crowd { seen.bytes_per_second } else { fastest }.max(1);
+        let carried = if is_crowd { seen.bytes_per_second.max(fastest / MAX_CROWD) } else { fastest };
         let overflows = match is_crowd {
             true => lost >= CROWD_LOSSY_PACKETS,
             false => lost >= LOSSY_PACKETS && self.long_path.is_none(),
@@ -285,9 +291,9 @@ impl Pace {
             }
             None if overflows => {
                 let mut shape = Shape {
-                    bytes_per_second: 1,
-                    ceiling_bytes_per_second: 1,
-                    floor_bytes_per_second: 1,
+                    bytes_per_second: LEAST_BYTES_PER_SECOND,
+                    ceiling_bytes_per_second: LEAST_BYTES_PER_SECOND,
+                    floor_bytes_per_second: LEAST_BYTES_PER_SECOND,
                     search: if is_crowd { Search::Crowd { lossy_in_a_row: 0 } } else { Search::Settling },
                     until: now + self.kept_next,
                     deserted: (rtt >= CROWDED_RTT)
@@ -321,9 +327,11 @@ impl Pace {
 
 impl Shape {
     fn keep_below(&mut self, carried_bytes_per_second: u64) {
-        self.bytes_per_second = (carried_bytes_per_second * HEADROOM_PERCENT / 100).max(1);
+        self.bytes_per_second =
+            (carried_bytes_per_second * HEADROOM_PERCENT / 100).max(LEAST_BYTES_PER_SECOND);
         self.ceiling_bytes_per_second = self.bytes_per_second;
-        self.floor_bytes_per_second = (carried_bytes_per_second * FLOOR_PERCENT / 100).max(1);
+        self.floor_bytes_per_second =
+            (carried_bytes_per_second * FLOOR_PERCENT / 100).max(LEAST_BYTES_PER_SECOND);
     }
 
     /// A window ended that lost so many packets; the fastest of the last ones delivered `carried` bytes per second.

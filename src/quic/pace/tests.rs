@@ -242,6 +242,22 @@ fn crowded() -> Path {
 }
 
 #[test]
+fn an_outage_is_no_measure_of_a_share() {
+    let mut path = Path::new(Duration::from_millis(9));
+    path.window(0); // 100 MB/s
+    path.numbers.rtt = Duration::from_millis(10);
+    path.numbers.cwnd_bytes = CROWD_CWND_BYTES - 1;
+    path.now += Duration::from_secs(20);
+    path.window(60);
+    assert!(path.rate() > 700_000, "{}", path.rate());
+    for _ in 0..WINDOWS {
+        path.now += Duration::from_secs(20);
+        path.window(60);
+    }
+    assert!(path.pace.shape.as_ref().is_none_or(|shape| shape.bytes_per_second >= LEAST_BYTES_PER_SECOND));
+}
+
+#[test]
 fn loss_that_stays_is_not_the_crowds() {
     let mut path = crowded();
     let before = path.rate();

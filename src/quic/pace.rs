@@ -310,9 +310,7 @@ impl Pace {
             None => {}
         }
     }
-}
 
-impl Pace {
     /// Holds nothing back any more, nor for a while if so many lossy windows in a row say that it did not help.
     fn end_shape(&mut self, now: Instant, futile_windows: u32) {
         let Some(shape) = self.shape.take() else { return };

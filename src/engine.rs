@@ -110,7 +110,8 @@ impl Server {
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
             let authorize = config.authorize.clone();
             let trust: Trust = Arc::new(move |peer| authorize(peer).is_some());
-            let accept = Setup::server(&config.identity, trust, &config.quic, &tickets)?;
+            let mut accept = Setup::server(&config.identity, trust, &config.quic, &tickets)?;
+            accept.tell_on_link(landro_sys::is_on_link);
             let core = (usize::from(workers) <= cores.len()).then(|| cores[number % cores.len()]);
             threads.push(spawn(WorkerParts {
                 id: WorkerId(number as u8),
@@ -203,7 +204,8 @@ impl Client {
             }
             trusted
         });
-        let setup = Setup::client(&config.identity, trust, &config.quic)?;
+        let mut setup = Setup::client(&config.identity, trust, &config.quic)?;
+        setup.tell_on_link(landro_sys::is_on_link);
         let (sender, events) = bounded(CLIENT_EVENTS);
         let Some(inbox) = inboxes.pop() else { return Err(io::Error::other("no inbox").into()) };
         // Unpinned: a lone worker is moved by the scheduler to the core that is free, which matters when the

@@ -1,6 +1,6 @@
 //! Packets built back to back in one buffer, cut into runs the kernel segments (UDP GSO).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,7 @@ pub(super) struct Sending {
     ceiling_bytes: usize,
     mtu_discovery: bool,
     pace: Pace,
+    is_on_link: fn(IpAddr) -> bool,
     /// Streams we send in, not known to be delivered.
     pub(super) streams: Vec<u64>,
     /// When to look for a stuck stream, and how long after the last look that is. None: nothing was sent yet.
@@ -66,7 +67,7 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    pub(super) fn new(quic: &QuicConfig, ceiling_bytes: usize) -> Sending {
+    pub(super) fn new(quic: &QuicConfig, ceiling_bytes: usize, is_on_link: fn(IpAddr) -> bool) -> Sending {
         Sending {
             packets_sent: 0,
             confirmed: false,
@@ -74,6 +75,7 @@ impl Sending {
             ceiling_bytes,
             mtu_discovery: quic.mtu_discovery,
             pace: Pace::new(quic.pacing),
+            is_on_link,
             streams: Vec::new(),
             check_at: None,
             check_after: STUCK_CHECK,
@@ -104,7 +106,7 @@ impl Conn {
             let acked_bytes = || self.quiche.stats().acked_bytes;
             let is_on_link = || {
                 let active = self.quiche.path_stats().find(|path| path.active);
-                active.is_some_and(|path| landro_sys::is_on_link(path.peer_addr.ip()))
+                active.is_some_and(|path| (self.sending.is_on_link)(path.peer_addr.ip()))
             };
             self.sending.pace.observe(now, &path, acked_bytes, is_on_link);
         }

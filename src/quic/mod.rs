@@ -215,7 +215,7 @@ impl Conn {
             failure: None,
             next_uni: 0,
             next_bidi: 0,
-            sending: batch::Sending::new(&setup.quic, ceiling),
+            sending: batch::Sending::new(&setup.quic, ceiling, setup.is_on_link),
             packets_received: 0,
             lane_packet_limit: setup.quic.lane_packet_limit,
             resets: None,

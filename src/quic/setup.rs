@@ -1,6 +1,7 @@
 //! Turns an identity, a trust decision and a `QuicConfig` into what quiche and BoringSSL need.
 
 use std::fs::{File, OpenOptions};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
@@ -49,6 +50,7 @@ pub struct Setup {
     pub(super) quic: QuicConfig,
     pub(super) trust: Trust,
     interface_payload_bytes: usize,
+    pub(super) is_on_link: fn(IpAddr) -> bool,
 }
 
 impl Setup {
@@ -58,6 +60,12 @@ impl Setup {
     /// BoringSSL or quiche refuse a value.
     pub fn client(identity: &Identity, trust: Trust, quic: &QuicConfig) -> Result<Setup, QuicError> {
         Setup::new(identity, trust, quic)
+    }
+
+    /// How to tell whether a peer is in a subnet of ours, for those on one wire are paced together; until this is said,
+    /// none is.
+    pub fn tell_on_link(&mut self, is_on_link: fn(IpAddr) -> bool) {
+        self.is_on_link = is_on_link;
     }
 
     /// For connections we accept.
@@ -79,8 +87,13 @@ impl Setup {
         let tls = tls_context(identity, Arc::clone(&trust))?;
         let mut quiche = quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, tls)?;
         apply(&mut quiche, quic)?;
-        let mut setup =
-            Setup { quiche, quic: quic.clone(), trust, interface_payload_bytes: ETHERNET_UDP_PAYLOAD_BYTES };
+        let mut setup = Setup {
+            quiche,
+            quic: quic.clone(),
+            trust,
+            interface_payload_bytes: ETHERNET_UDP_PAYLOAD_BYTES,
+            is_on_link: |_| false,
+        };
         setup.set_windows(u64::MAX, u64::MAX);
         Ok(setup)
     }

@@ -39,19 +39,19 @@ const WINDOW_PACKETS: u64 = 512;
 /// The same in a crowd, where 512 packets of one take half a second.
 const CROWD_WINDOW_PACKETS: u64 = 256;
 
-/// Lost of these from which on a crowd's queue overflows, 10 %: connections of a hundred lost 13 to 50 % each. Not less,
-/// for where more than 1.5 % is lost whatever is sent BBR2 never wins back what it was once held back to: 20 Mbit/s with
+/// Or after this time and so many packets, while it is held back: what others leave is taken in a second or two.
+const CROWD_WINDOW: Duration = Duration::from_millis(100);
+const CROWD_WINDOW_MIN_PACKETS: u64 = 64;
+
+/// Lost of a crowd's window from which on its queue overflows, 10 %: windows of two of a hundred lost 6 to 50 %. Not less, for
+/// where more than 1.5 % was lost whatever was sent, BBR2 did not win back what it had been held back to: 20 Mbit/s with
 /// 6 % of random loss became 0.1 MB/s.
 const CROWD_LOSSY_PACKETS: u64 = CROWD_WINDOW_PACKETS * 10 / 100;
 
 /// A path with a longer round trip than this, when its queues are emptiest, is left to BBR2 alone, as is every one with a
 /// router between: a full queue of 1.25 MB is 10.7 ms long at 1 Gbit/s. (Ten connections that share 100 Mbit/s 10 ms
-/// away behind a queue of 100 kB brought 9 to 10 MB/s when they were held back, 11.4 when not.)
+/// away behind a queue of 100 kB brought 6 to 10 MB/s when they were held back, 11.4 when not.)
 const CROWD_MIN_RTT: Duration = Duration::from_millis(11);
-
-/// Or after this time and so many packets, while it is held back: what others leave is taken in a second or two.
-const CROWD_WINDOW: Duration = Duration::from_millis(100);
-const CROWD_WINDOW_MIN_PACKETS: u64 = 64;
 
 /// Lost of these from which on a crowd's connection takes 2 % less, 3 %, and after each window with fewer a little more:
 /// a hundred together then lose 4 % and leave nothing of the path unused.
@@ -235,7 +235,7 @@ impl Pace {
         if let Some(shape) = &self.shape
             && shape.is_over(now, path.rtt)
         {
-            self.end_shape(now, FUTILE_WINDOWS / 2);
+            self.end_shape(now);
         }
         let is_crowd = path.rtt >= CROWDED_RTT
             && path.min_rtt.is_some_and(|rtt| rtt < CROWD_MIN_RTT)
@@ -286,7 +286,7 @@ impl Pace {
             Some(shape) => {
                 shape.judge(seen, carried);
                 if shape.lossy_in_a_row() >= FUTILE_WINDOWS {
-                    self.end_shape(now, FUTILE_WINDOWS);
+                    self.end_shape(now);
                 }
             }
             None if overflows => {
@@ -311,10 +311,11 @@ impl Pace {
         }
     }
 
-    /// Holds nothing back any more, nor for a while if so many lossy windows in a row say that it did not help.
-    fn end_shape(&mut self, now: Instant, futile_windows: u32) {
+    /// Holds nothing back any more, nor for a while if lossy windows in a row, half of what ends it early, say that it did
+    /// not help.
+    fn end_shape(&mut self, now: Instant) {
         let Some(shape) = self.shape.take() else { return };
-        if shape.lossy_in_a_row() >= futile_windows {
+        if shape.lossy_in_a_row() >= FUTILE_WINDOWS / 2 {
             self.no_crowd_until = Some(now + self.no_crowd_next);
             self.no_crowd_next = (self.no_crowd_next * 2).min(KEPT_MAX);
         } else if shape.is_crowd() {

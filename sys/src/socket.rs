@@ -224,7 +224,8 @@ pub fn is_on_link(peer: IpAddr) -> bool {
             let (Some(own), Some(mask)) = (ip(interface.address), ip(interface.netmask)) else {
                 return false;
             };
-            own.is_ipv4() == peer.is_ipv4() && (bits(own) ^ bits(peer)) & bits(mask) == 0
+            // A mask of no bits, as some tunnels have, says nothing.
+            bits(mask) != 0 && own.is_ipv4() == peer.is_ipv4() && (bits(own) ^ bits(peer)) & bits(mask) == 0
         })
     })
 }

@@ -250,11 +250,16 @@ fn an_outage_is_no_measure_of_a_share() {
     path.now += Duration::from_secs(20);
     path.window(60);
     assert!(path.rate() > 700_000, "{}", path.rate());
-    for _ in 0..WINDOWS {
+    let mut path = Path::new(Duration::from_millis(9));
+    for _ in 0..=WINDOWS {
         path.now += Duration::from_secs(20);
-        path.window(60);
+        path.window(0); // 25 kB/s, and nothing faster is remembered
     }
-    assert!(path.pace.shape.as_ref().is_none_or(|shape| shape.bytes_per_second >= LEAST_BYTES_PER_SECOND));
+    path.numbers.rtt = Duration::from_millis(10);
+    path.numbers.cwnd_bytes = CROWD_CWND_BYTES - 1;
+    path.now += Duration::from_secs(20);
+    path.window(60);
+    assert_eq!(path.rate(), LEAST_BYTES_PER_SECOND);
 }
 
 #[test]
@@ -277,10 +282,10 @@ fn loss_that_stays_is_not_the_crowds() {
 fn one_of_a_crowd_takes_what_the_others_leave() {
     let mut path = crowded();
     let before = path.rate();
-    for window in 0..20 {
-        path.window([20, 0][window % 2]); // some windows lose nothing: holding back helps
+    for window in 0..200 {
+        path.window(if window % 8 == 7 { 0 } else { 20 }); // one that loses nothing: holding back helps
     }
-    assert!(path.rate() >= before * FLOOR_PERCENT / 100);
+    assert!((60..=63).contains(&(path.rate() * 100 / before)), "there is a floor: {before} {}", path.rate());
     let before = path.rate();
     for _ in 0..20 {
         path.window(0);

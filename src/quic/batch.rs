@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::pace::Pace;
+use super::unsent::Unsent;
 use super::{Conn, DATA_URGENCY, Phase};
 use crate::config::{MIN_UDP_PAYLOAD_BYTES, QuicConfig};
 
@@ -51,6 +52,7 @@ pub(super) struct Sending {
     ceiling_bytes: usize,
     mtu_discovery: bool,
     pace: Pace,
+    pub(super) unsent: Unsent,
     is_on_link: fn(IpAddr) -> bool,
     /// Streams we send in, not known to be delivered.
     pub(super) streams: Vec<u64>,
@@ -75,6 +77,7 @@ impl Sending {
             ceiling_bytes,
             mtu_discovery: quic.mtu_discovery,
             pace: Pace::new(quic.pacing),
+            unsent: Unsent::default(),
             is_on_link,
             streams: Vec::new(),
             check_at: None,
@@ -100,9 +103,10 @@ impl Conn {
         runs: &mut Vec<Run>,
     ) -> Option<Filled> {
         runs.clear();
+        // Once per batch, not per packet: asking quiche walks all paths.
+        let path = self.snapshot();
+        self.sending.unsent.lost(path.lost_stream_bytes);
         if self.sending.pace.is_wanted() {
-            // Once per batch, not per packet: asking quiche walks all paths.
-            let path = self.snapshot();
             let acked_bytes = || self.quiche.stats().acked_bytes;
             let is_on_link = || {
                 let active = self.quiche.path_stats().find(|path| path.active);
@@ -132,6 +136,11 @@ impl Conn {
                 }
             };
             let Some((len, info)) = packet else {
+                if self.release_time(now).is_none() {
+                    let capacity_bytes =
+                        self.quiche.stream_capacity(self.sending.unsent.stream()).unwrap_or(0);
+                    self.sending.unsent.ran_dry(capacity_bytes, room);
+                }
                 return filled.map(|filled| Filled { more: false, ..filled });
             };
             let batch = filled.get_or_insert(Filled {
@@ -150,6 +159,7 @@ impl Conn {
             batch.bytes += len;
             batch.packets += 1;
             self.sending.packets_sent += 1;
+            self.sending.unsent.sent(len);
             self.sending.pace.sent(now, len);
         }
         filled

@@ -11,6 +11,7 @@ mod reason;
 mod route;
 mod setup;
 mod token;
+mod unsent;
 
 #[cfg(test)]
 mod tests;
@@ -112,6 +113,8 @@ pub struct PathSnapshot {
     pub sent_bytes: u64,
     pub received_bytes: u64,
     pub lost_bytes: u64,
+    /// Of streams, counted each time they are lost.
+    pub lost_stream_bytes: u64,
     /// What the congestion controller believes the path delivers; 0 before the first measurement.
     pub delivery_bytes_per_second: u64,
     /// UDP payload in use.
@@ -231,6 +234,7 @@ impl Conn {
             return Ok(());
         }
         self.packets_received += 1;
+        self.sending.unsent.received();
         let one_rtt = datagram[0] & 0x80 == 0;
         // Our own address is fixed for life: a packet for this connection that came another way in is welcome.
         let received = self.quiche.recv(datagram, quiche::RecvInfo { from, to: self.local });
@@ -429,8 +433,14 @@ impl Conn {
         let ends = fin && offered.len() == data.len();
         let (taken, _) = self.quiche.stream_send_zc(stream, offered, ends)?;
         self.sending.wrote = true;
+        self.sending.unsent.written(stream, taken);
         let rest = data.slice(taken..);
         Ok(if rest.is_empty() { None } else { Some(rest) })
+    }
+
+    /// Stream bytes that were taken and not sent yet, about: what waits long is cold in cache when it is sealed.
+    pub fn unsent_bytes(&self) -> usize {
+        self.sending.unsent.bytes()
     }
 
     /// A stream that got something to read, each once: read it to the end ([`Conn::read`] gives `None`) or
@@ -525,6 +535,7 @@ impl Conn {
             sent_bytes: path.sent_bytes,
             received_bytes: path.recv_bytes,
             lost_bytes: path.lost_bytes,
+            lost_stream_bytes: path.stream_retrans_bytes,
             delivery_bytes_per_second: path.delivery_rate,
             udp_payload_bytes: path.pmtu,
         }

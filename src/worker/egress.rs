@@ -21,9 +21,9 @@ pub const NO_LANE: u64 = u64::MAX;
 /// the kernel sends nothing before the ring is entered.
 const BATCHES_PER_TURN: usize = 2;
 
-/// Stream bytes offered to quiche before each batch, as many as it carries: offered bytes grow cold while they wait, and
-/// quiche takes no more than the congestion window has room for anyway.
-const OFFER_BYTES: usize = 64 * 1024;
+/// Stream bytes that quiche has at hand before each batch: the batch's own, and some more, as without any it would take
+/// the connection for one that has nothing to send. More grows cold while it waits.
+const UNSENT_BYTES: usize = 128 * 1024;
 
 /// Most packets in one batch: the kernel's limit of segments per UDP_SEGMENT send is 128 (64 before 6.9).
 const PACKETS_PER_BATCH: usize = 64;
@@ -104,15 +104,15 @@ impl Worker {
         }
     }
 
-    /// Offers queued control and stream bytes to the connection, up to `OFFER_BYTES`.
+    /// Offers queued control and stream bytes to the connection, until it has `UNSENT_BYTES`.
     fn feed(&mut self, key: usize) {
-        let mut offered = 0;
-        while offered < OFFER_BYTES {
-            let taken = self.feed_once(key, OFFER_BYTES - offered);
-            if taken == 0 {
+        while let Some(lane) = self.lanes.get(key)
+            && let unsent = lane.conn.unsent_bytes()
+            && unsent < UNSENT_BYTES
+        {
+            if self.feed_once(key, UNSENT_BYTES - unsent) == 0 {
                 break;
             }
-            offered += taken;
         }
     }
 

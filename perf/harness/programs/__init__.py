@@ -1,5 +1,6 @@
 """The table of programs."""
 from .crates import Qcp, Sendme
+from .floor import QuicheBare
 from .http import NginxCurl, Rclone
 from .landro import Landro
 from .plain import Iperf3, LocalCopy
@@ -13,5 +14,6 @@ def programs(landro_binary):
         Landro(landro_binary), Landro(landro_binary, "landro-poll", "poll"),
         LocalCopy(), Iperf3(), Scp(), RsyncSsh(), RsyncDaemon(),
         NginxCurl(tls=True), NginxCurl(tls=False), Rclone(), Qcp(), Sendme(),
+        QuicheBare(), QuicheBare(hash=True),
     )
     return {program.name: program for program in table}

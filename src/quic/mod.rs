@@ -119,6 +119,8 @@ pub struct PathSnapshot {
     pub delivery_bytes_per_second: u64,
     /// UDP payload in use.
     pub udp_payload_bytes: usize,
+    /// The congestion controller's start, when it sends ever faster, is over.
+    pub left_startup: bool,
 }
 
 impl Conn {
@@ -142,7 +144,7 @@ impl Conn {
         ticket: Option<&[u8]>,
         now: Instant,
     ) -> Result<Conn, QuicError> {
-        let ceiling = setup.payload_ceiling(peer.is_ipv6());
+        let ceiling = setup.payload_ceiling(peer.ip());
         setup.quiche.set_max_send_udp_payload_size(ceiling);
         let (scid, _) = router.new_cid(key);
         let mut dcid: [u8; 16] = rand::random();
@@ -178,7 +180,7 @@ impl Conn {
         peer: SocketAddr,
         now: Instant,
     ) -> Result<Conn, QuicError> {
-        let ceiling = setup.payload_ceiling(peer.is_ipv6());
+        let ceiling = setup.payload_ceiling(peer.ip());
         setup.quiche.set_max_send_udp_payload_size(ceiling);
         let made = match &new.retried_from {
             Some(original) => {
@@ -538,6 +540,7 @@ impl Conn {
             lost_stream_bytes: path.stream_retrans_bytes,
             delivery_bytes_per_second: path.delivery_rate,
             udp_payload_bytes: path.pmtu,
+            left_startup: path.startup_exit.is_some(),
         }
     }
 }

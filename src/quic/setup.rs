@@ -113,20 +113,25 @@ impl Setup {
         self.quiche.set_initial_max_stream_data_uni(stream);
     }
 
-    /// Tells what the outgoing interface carries (its MTU less 28): path MTU discovery goes that far.
-    /// Default: 1472 bytes, Ethernet. Probing beyond the interface costs three losses per step.
+    /// Tells what the outgoing interface carries (its MTU less 28): path MTU discovery goes that far, but across the
+    /// Internet. Default: 1472 bytes, Ethernet. Probing beyond the interface costs three losses per step.
     pub fn set_interface_payload(&mut self, bytes: usize) {
         self.interface_payload_bytes = bytes.min(MAX_UDP_PAYLOAD_BYTES);
     }
 
     /// Largest UDP payload to one peer, probed for or used at once.
-    pub(super) fn payload_ceiling(&self, ipv6: bool) -> usize {
+    pub(super) fn payload_ceiling(&self, peer: IpAddr) -> usize {
+        let interface = self.interface_payload_bytes;
+        // The larger the packets looked for, the larger BBR2's smallest window until they are found not to pass: at
+        // 20 Mbit/s, 20 ms and a queue of 64 kB a host with jumbo frames lost 9 to 12 % instead of 0.1.
+        let passes = interface <= ETHERNET_UDP_PAYLOAD_BYTES || is_private(peer) || (self.is_on_link)(peer);
+        let interface = if passes { interface } else { ETHERNET_UDP_PAYLOAD_BYTES };
         let wanted = match self.quic.mtu_discovery {
-            true => self.quic.udp_payload_bytes.max(self.interface_payload_bytes),
+            true => self.quic.udp_payload_bytes.max(interface),
             false => self.quic.udp_payload_bytes,
         };
         // Sizes are named for IPv4; IPv6's longer header leaves less of the same frame.
-        let fits = if ipv6 { wanted - IPV6_EXTRA_BYTES } else { wanted };
+        let fits = if peer.is_ipv6() { wanted - IPV6_EXTRA_BYTES } else { wanted };
         fits.max(MIN_UDP_PAYLOAD_BYTES)
     }
 
@@ -153,6 +158,14 @@ impl Setup {
                 Err(error) => tracing::warn!(path = %path.display(), %error, "qlog file cannot be made"),
             }
         }
+    }
+}
+
+/// An address of somebody's own network, whose routers may well carry jumbo frames.
+fn is_private(peer: IpAddr) -> bool {
+    match peer.to_canonical() {
+        IpAddr::V4(peer) => peer.is_private() || peer.is_link_local() || peer.is_loopback(),
+        IpAddr::V6(peer) => peer.is_unique_local() || peer.is_unicast_link_local() || peer.is_loopback(),
     }
 }
 

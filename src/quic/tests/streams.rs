@@ -245,7 +245,7 @@ fn a_peer_holds_no_more_than_the_grant() {
 
 #[test]
 fn packets_grow_to_what_the_path_carries() {
-    let full = |mut quic: QuicConfig, ipv6: bool, interface: Option<usize>| {
+    let grown = |mut quic: QuicConfig, ipv6: bool, interface: Option<usize>, is_on_link| {
         quic.pacing = false;
         let mut pair = Pair::new();
         pair.quic = quic;
@@ -254,6 +254,7 @@ fn packets_grow_to_what_the_path_carries() {
             false => (addr(CLIENT), addr(SERVER)),
         };
         let mut client = pair.client_setup();
+        client.tell_on_link(is_on_link);
         if let Some(bytes) = interface {
             client.set_interface_payload(bytes);
         }
@@ -263,9 +264,16 @@ fn packets_grow_to_what_the_path_carries() {
         assert_eq!(world.client.snapshot().udp_payload_bytes, world.largest);
         world.largest
     };
+    let full = |quic, ipv6, interface| grown(quic, ipv6, interface, |_| false);
     assert_eq!(full(QuicConfig::auto(), false, None), 1472);
     assert_eq!(full(QuicConfig::auto(), true, None), 1452);
-    assert_eq!(full(QuicConfig::lan_optimized(), false, Some(8_972)), 8_972);
+    assert_eq!(grown(QuicConfig::lan_optimized(), false, Some(8_972), |_| true), 8_972);
+    assert_eq!(
+        full(QuicConfig::auto(), true, Some(8_972)),
+        1452,
+        "across the Internet nothing larger passes"
+    );
+    assert_eq!(grown(QuicConfig::auto(), true, Some(8_972), |_| true), 8_952, "on the same wire it does");
     assert_eq!(full(QuicConfig::wan_optimized(), false, None), 1472);
     let mut fixed = QuicConfig::wan_optimized();
     fixed.mtu_discovery = false;

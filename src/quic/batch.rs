@@ -153,8 +153,7 @@ impl Conn {
             };
             let Some((len, info)) = packet else {
                 if self.release_time(now).is_none() {
-                    let capacity_bytes =
-                        self.quiche.stream_capacity(self.sending.unsent.stream()).unwrap_or(0);
+                    let capacity_bytes = self.capacity();
                     self.sending.unsent.ran_dry(capacity_bytes, room);
                 }
                 return filled.map(|filled| Filled { more: false, ..filled });
@@ -181,6 +180,13 @@ impl Conn {
             self.sending.pace.sent(now, len);
         }
         filled
+    }
+
+    /// What quiche would take now, as far as the streams known to be open tell.
+    fn capacity(&mut self) -> usize {
+        let streams = [Some(self.sending.unsent.stream()), self.sending.streams.first().copied()];
+        let capacities = streams.into_iter().flatten().flat_map(|stream| self.quiche.stream_capacity(stream));
+        capacities.max().unwrap_or(0)
     }
 
     fn next_packet(&mut self, out: &mut [u8]) -> Option<(usize, quiche::SendInfo)> {
@@ -236,6 +242,8 @@ impl Conn {
                 return Some(packet);
             }
         }
+        // Whatever the count says: there is nothing, and what waits to be written must not wait for it.
+        self.sending.unsent.ended();
         self.sending.wrote = false;
         self.sending.sent_again = self.quiche.stats().retrans;
         self.sending.check_at = Some(now + self.sending.check_after);

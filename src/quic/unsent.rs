@@ -61,8 +61,13 @@ impl Unsent {
     pub fn ran_dry(&mut self, capacity_bytes: usize, packet_bytes: usize) {
         let room_bytes = (capacity_bytes + self.written_bytes).saturating_sub(self.sent_bytes);
         if room_bytes >= packet_bytes + UNUSED_BYTES {
-            self.bytes = 0;
+            self.ended();
         }
+    }
+
+    /// There is nothing to send.
+    pub fn ended(&mut self) {
+        self.bytes = 0;
     }
 }
 

@@ -75,7 +75,10 @@ impl Worker {
                 }
                 None => {
                     self.send_buffers.push(buffer);
-                    return false;
+                    // Where more was thought to be unsent than there was, what was kept back for it goes now.
+                    if self.feed(key) == 0 {
+                        return false;
+                    }
                 }
             }
         }
@@ -104,16 +107,19 @@ impl Worker {
         }
     }
 
-    /// Offers queued control and stream bytes to the connection, until it has `UNSENT_BYTES`.
-    fn feed(&mut self, key: usize) {
+    /// Offers queued control and stream bytes to the connection, until it has `UNSENT_BYTES`. Gives how many it took.
+    fn feed(&mut self, key: usize) -> usize {
+        let mut taken = 0;
         while let Some(lane) = self.lanes.get(key)
             && let unsent = lane.conn.unsent_bytes()
             && unsent < UNSENT_BYTES
         {
-            if self.feed_once(key, UNSENT_BYTES - unsent) == 0 {
-                break;
+            match self.feed_once(key, UNSENT_BYTES - unsent) {
+                0 => break,
+                bytes => taken += bytes,
             }
         }
+        taken
     }
 
     /// One round of feeding: what the state machine has queued, then what it reads because of that.

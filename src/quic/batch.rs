@@ -153,7 +153,7 @@ impl Conn {
             };
             let Some((len, info)) = packet else {
                 if self.release_time(now).is_none() {
-                    let capacity_bytes = self.capacity();
+                    let capacity_bytes = self.open_capacity();
                     self.sending.unsent.ran_dry(capacity_bytes, room);
                 }
                 return filled.map(|filled| Filled { more: false, ..filled });
@@ -183,7 +183,7 @@ impl Conn {
     }
 
     /// What quiche would take now, as far as the streams known to be open tell.
-    fn capacity(&mut self) -> usize {
+    fn open_capacity(&mut self) -> usize {
         let streams = [Some(self.sending.unsent.stream()), self.sending.streams.first().copied()];
         let capacities = streams.into_iter().flatten().flat_map(|stream| self.quiche.stream_capacity(stream));
         capacities.max().unwrap_or(0)

@@ -182,11 +182,11 @@ impl Conn {
         filled
     }
 
-    /// What quiche would take now, as far as the streams known to be open tell.
+    /// What quiche would take now, as far as the control stream can tell: asking for a stream that the peer stopped would
+    /// use up that news.
     fn open_capacity(&mut self) -> usize {
-        let streams = [Some(self.sending.unsent.stream()), self.sending.streams.first().copied()];
-        let capacities = streams.into_iter().flatten().flat_map(|stream| self.quiche.stream_capacity(stream));
-        capacities.max().unwrap_or(0)
+        let control = self.sending.streams.iter().find(|stream| *stream & 2 == 0);
+        control.map_or(0, |stream| self.quiche.stream_capacity(*stream).unwrap_or(0))
     }
 
     fn next_packet(&mut self, out: &mut [u8]) -> Option<(usize, quiche::SendInfo)> {

@@ -435,7 +435,7 @@ impl Conn {
         let ends = fin && offered.len() == data.len();
         let (taken, _) = self.quiche.stream_send_zc(stream, offered, ends)?;
         self.sending.wrote = true;
-        self.sending.unsent.written(stream, taken);
+        self.sending.unsent.written(taken);
         let rest = data.slice(taken..);
         Ok(if rest.is_empty() { None } else { Some(rest) })
     }

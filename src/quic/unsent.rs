@@ -17,8 +17,6 @@ pub(super) struct Unsent {
     bytes: usize,
     /// quiche's count of stream bytes lost, when it was last looked at.
     lost_bytes: u64,
-    /// The stream that was last written to.
-    stream: u64,
     /// Since quiche last computed what it takes, which it does for each datagram received.
     written_bytes: usize,
     sent_bytes: usize,
@@ -29,18 +27,13 @@ impl Unsent {
         self.bytes
     }
 
-    pub fn stream(&self) -> u64 {
-        self.stream
-    }
-
     /// A datagram arrived.
     pub fn received(&mut self) {
         self.written_bytes = 0;
         self.sent_bytes = 0;
     }
 
-    pub fn written(&mut self, stream: u64, bytes: usize) {
-        self.stream = stream;
+    pub fn written(&mut self, bytes: usize) {
         self.bytes += bytes;
         self.written_bytes += bytes;
     }
@@ -80,7 +73,7 @@ mod tests {
     #[test]
     fn what_is_written_and_not_sent_is_counted() {
         let mut unsent = Unsent::default();
-        unsent.written(2, 100_000);
+        unsent.written(100_000);
         unsent.sent(PACKET_BYTES);
         assert_eq!(unsent.bytes(), 100_000 - (PACKET_BYTES - OVERHEAD_BYTES));
         unsent.sent(40);
@@ -103,7 +96,7 @@ mod tests {
         let mut unsent = Unsent::default();
         unsent.received();
         // Room for ten packets, all of it written: their headers have to wait.
-        unsent.written(2, 10 * PACKET_BYTES);
+        unsent.written(10 * PACKET_BYTES);
         (0..10).for_each(|_| unsent.sent(PACKET_BYTES));
         unsent.ran_dry(0, PACKET_BYTES);
         assert_eq!(unsent.bytes(), 10 * OVERHEAD_BYTES);
@@ -113,7 +106,7 @@ mod tests {
     fn an_open_window_says_that_nothing_is_left() {
         let mut unsent = Unsent::default();
         unsent.received();
-        unsent.written(2, 5 * PACKET_BYTES);
+        unsent.written(5 * PACKET_BYTES);
         (0..5).for_each(|_| unsent.sent(PACKET_BYTES));
         assert!(unsent.bytes() > 0, "headers were taken for larger than they are");
         unsent.ran_dry(5 * PACKET_BYTES, PACKET_BYTES);

@@ -244,6 +244,26 @@ fn a_peer_holds_no_more_than_the_grant() {
 }
 
 #[test]
+fn what_is_unsent_is_known_again_when_nothing_is_left() {
+    let mut pair = Pair::new();
+    pair.quic.pacing = false;
+    let mut world = pair.world().established();
+    let (control, data) = (world.client.open_bidi().unwrap(), world.client.open_uni().unwrap());
+    world.client.send(control, Bytes::from_static(b"hello"), false).unwrap();
+    world.pump();
+    let mut most_bytes = 0;
+    for _ in 0..64 {
+        let rest = world.client.send(data, Bytes::from(vec![0; 16 << 10]), false).unwrap();
+        assert_eq!(rest, None, "the window is larger than what is on its way");
+        most_bytes = most_bytes.max(world.client.unsent_bytes());
+        world.pump();
+        // Headers are taken for larger than they are: without the look at the window this would grow.
+        assert_eq!(world.client.unsent_bytes(), 0);
+    }
+    assert_eq!(most_bytes, 16 << 10);
+}
+
+#[test]
 fn packets_grow_to_what_the_path_carries() {
     let grown = |mut quic: QuicConfig, ipv6: bool, interface: Option<usize>, is_on_link| {
         quic.pacing = false;

@@ -1,6 +1,6 @@
 //! File operations as data: what a driver can be asked to do with files, and what comes back.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -9,12 +9,15 @@ use bytes::Bytes;
 
 use crate::slab::Buffer;
 
+mod extents;
 mod list;
 mod run;
 #[cfg(test)]
 mod tests;
+mod xattr;
 
 pub use run::run;
+pub(crate) use run::sync_range_flags;
 
 /// The constants of open, openat2, rename and stat calls that users of [`FileOp`] need.
 pub mod flags {
@@ -68,8 +71,21 @@ pub enum FileOp {
     Fallocate { file: Arc<OwnedFd>, len: u64 },
     /// ftruncate(2).
     Truncate { file: Arc<OwnedFd>, len: u64 },
-    /// fsync(2) of a file or directory.
-    Fsync { file: Arc<OwnedFd> },
+    /// fsync(2) of a file or directory; `data_only`: fdatasync(2).
+    Fsync { file: Arc<OwnedFd>, data_only: bool },
+    /// sync_file_range(2) of the whole file: starts writing what is dirty; `wait`: and waits until it is written. The
+    /// device's own cache is not flushed, nor is metadata.
+    SyncRange { file: Arc<OwnedFd>, wait: bool },
+    /// FIEMAP (linux/fiemap.h) → [`FileDone::Allocated`]: whether all of `0..len` is in extents that were written.
+    Extents { file: Arc<OwnedFd>, len: u64 },
+    /// fgetxattr(2) → [`FileDone::Xattr`].
+    GetXattr { file: Arc<OwnedFd>, name: &'static CStr },
+    /// fsetxattr(2), replacing what was there.
+    SetXattr { file: Arc<OwnedFd>, name: &'static CStr, value: Vec<u8> },
+    /// fremovexattr(2).
+    RemoveXattr { file: Arc<OwnedFd>, name: &'static CStr },
+    /// syncfs(2) of the file system a file is on. Since Linux 5.8 an error at writeback is told.
+    SyncFs { file: Arc<OwnedFd> },
     /// renameat2(2); `flags` are `RENAME_*`.
     Rename { from_dir: Dir, from: CString, to_dir: Dir, to: CString, flags: u32 },
     /// linkat(2) of an open file (one from `O_TMPFILE` too) to a name.
@@ -89,12 +105,23 @@ pub enum FileOp {
     /// getdents64(2): one batch of at most about `max` names (at least 11) from `cursor` (0: the beginning)
     /// → [`FileDone::Listed`].
     List { file: Arc<OwnedFd>, cursor: u64, max: usize },
-    /// flock(2), exclusive, without waiting → [`FileDone::Locked`]. Held until the open file description is closed.
-    Lock { file: Arc<OwnedFd> },
+    /// flock(2) without waiting → [`FileDone::Locked`]. Held until the open file description is closed or unlocked.
+    Lock { file: Arc<OwnedFd>, how: Flock },
     /// fstatfs(2) → [`FileDone::FileSystem`].
     StatFs { file: Arc<OwnedFd> },
     /// copy_file_range(2) → [`FileDone::Written`], which may be short; 0 at the end of `from`.
     CopyRange { from: Arc<OwnedFd>, from_offset: u64, to: Arc<OwnedFd>, to_offset: u64, len: usize },
+}
+
+/// What flock(2) is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flock {
+    /// By nobody else.
+    Exclusive,
+    /// By nobody else exclusively.
+    Shared,
+    /// Given back.
+    Unlock,
 }
 
 /// What a [`FileOp`] gave.
@@ -126,6 +153,10 @@ pub enum FileDone {
     Locked(bool),
     /// About the file system a file is on.
     FileSystem(FileSystem),
+    /// Whether everything asked about is allocated and written.
+    Allocated(bool),
+    /// An extended attribute's value; `None`: there is none of that name.
+    Xattr(Option<Vec<u8>>),
     /// Done, with nothing to say.
     Done,
 }
@@ -190,6 +221,8 @@ pub struct Statx {
     pub nlink: u32,
     /// Owner.
     pub uid: u32,
+    /// Number of the mount, never used twice while this kernel runs. `None` before Linux 6.8.
+    pub mount: Option<u64>,
 }
 
 /// What statx is asked for.
@@ -199,7 +232,11 @@ pub(crate) const STATX_MASK: u32 = libc::STATX_TYPE
     | libc::STATX_MTIME
     | libc::STATX_INO
     | libc::STATX_NLINK
-    | libc::STATX_UID;
+    | libc::STATX_UID
+    | STATX_MNT_ID_UNIQUE;
+
+/// Linux 6.8: `stx_mnt_id` is a number that is not used again. Older kernels ignore the bit and do not answer it.
+const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 
 impl From<&libc::statx> for Statx {
     fn from(raw: &libc::statx) -> Statx {
@@ -213,6 +250,7 @@ impl From<&libc::statx> for Statx {
             dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor),
             nlink: raw.stx_nlink,
             uid: raw.stx_uid,
+            mount: (raw.stx_mask & STATX_MNT_ID_UNIQUE != 0).then_some(raw.stx_mnt_id),
         }
     }
 }
@@ -228,6 +266,16 @@ pub struct FileSystem {
     pub total_bytes: u64,
     /// Magic number of statfs(2).
     pub magic: i64,
+}
+
+/// Magic numbers of statfs(2) (linux/magic.h).
+pub mod magic {
+    /// ext2, ext3 and ext4.
+    pub const EXT: i64 = 0xef53;
+    /// XFS.
+    pub const XFS: i64 = 0x5846_5342;
+    /// btrfs.
+    pub const BTRFS: i64 = 0x9123_683e;
 }
 
 /// The error for a path or number that no system call could take.

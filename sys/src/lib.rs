@@ -27,7 +27,7 @@ mod wake;
 mod tests;
 
 pub use driver::{Backend, Completion, Driver, DriverConfig, Run, SendBuffer, SendRun, SocketId};
-pub use file::{DirEntry, FileDone, FileKind, FileOp, FileSystem, OpenHow, Statx, run};
+pub use file::{DirEntry, FileDone, FileKind, FileOp, FileSystem, Flock, OpenHow, Statx, run};
 pub use probe::{Availability, Caps, boot_id};
 pub use receive::Datagrams;
 pub use slab::{Buffer, Slab};

@@ -12,7 +12,9 @@ use nix::sys::stat::{Mode, UtimensatFlags};
 use nix::sys::time::TimeSpec;
 use nix::unistd::UnlinkatFlags;
 
-use super::{Dir, FileDone, FileOp, FileSystem, OpenHow, STATX_MASK, Statx, invalid, list};
+use super::{
+    Dir, FileDone, FileOp, FileSystem, Flock, OpenHow, STATX_MASK, Statx, extents, invalid, list, xattr,
+};
 
 /// How often openat2 is repeated on EAGAIN: with RESOLVE_BENEATH the kernel gives it whenever any rename on the host
 /// raced with a `..` of the path (openat2(2)).
@@ -48,7 +50,14 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
         FileOp::Truncate { file, len } => {
             done(uninterrupted(|| Ok(nix::unistd::ftruncate(&file, signed(len)?)?)))
         }
-        FileOp::Fsync { file } => done(nix::unistd::fsync(&file)),
+        FileOp::Fsync { file, data_only: false } => done(nix::unistd::fsync(&file)),
+        FileOp::Fsync { file, data_only: true } => done(nix::unistd::fdatasync(&file)),
+        FileOp::SyncRange { file, wait } => done(sync_range(&file, wait)),
+        FileOp::Extents { file, len } => extents::are_written(&file, len).map(FileDone::Allocated),
+        FileOp::GetXattr { file, name } => xattr::get(&file, name).map(FileDone::Xattr),
+        FileOp::SetXattr { file, name, value } => done(xattr::set(&file, name, &value)),
+        FileOp::RemoveXattr { file, name } => done(xattr::remove(&file, name)),
+        FileOp::SyncFs { file } => done(nix::unistd::syncfs(&file)),
         FileOp::Rename { from_dir, from, to_dir, to, flags } => {
             let flags = RenameFlags::from_bits_retain(flags);
             done(nix::fcntl::renameat2(at(&from_dir), from.as_c_str(), at(&to_dir), to.as_c_str(), flags))
@@ -74,7 +83,7 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             done(nix::sys::stat::utimensat(at(&dir), path.as_c_str(), &atime, &mtime, flag))
         }
         FileOp::List { file, cursor, max } => list::list(&file, cursor, max),
-        FileOp::Lock { file } => lock(&file).map(FileDone::Locked),
+        FileOp::Lock { file, how } => lock(&file, how).map(FileDone::Locked),
         FileOp::StatFs { file } => stat_fs(&file).map(FileDone::FileSystem),
         FileOp::CopyRange { from, from_offset, to, to_offset, len } => {
             let (mut from_at, mut to_at) = (signed(from_offset)?, signed(to_offset)?);
@@ -162,9 +171,26 @@ fn time_spec((seconds, nanoseconds): (i64, u32)) -> io::Result<TimeSpec> {
     Ok(TimeSpec::new(seconds, i64::from(nanoseconds)))
 }
 
-fn lock(file: &OwnedFd) -> io::Result<bool> {
+/// What sync_file_range(2) is told: to start writing, or to see all of it written.
+pub(crate) fn sync_range_flags(wait: bool) -> u32 {
+    let waits = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    libc::SYNC_FILE_RANGE_WRITE | if wait { waits } else { 0 }
+}
+
+fn sync_range(file: &OwnedFd, wait: bool) -> io::Result<()> {
+    // SAFETY: sync_file_range takes a descriptor, held by `file`, and no memory; length 0 is "to the end".
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, sync_range_flags(wait)) };
+    Ok(Errno::result(result).map(drop)?)
+}
+
+fn lock(file: &OwnedFd, how: Flock) -> io::Result<bool> {
+    let kind = match how {
+        Flock::Exclusive => libc::LOCK_EX,
+        Flock::Shared => libc::LOCK_SH,
+        Flock::Unlock => libc::LOCK_UN,
+    };
     // SAFETY: flock takes a descriptor, held by `file`, and no memory.
-    let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    let result = unsafe { libc::flock(file.as_raw_fd(), kind | libc::LOCK_NB) };
     match Errno::result(result) {
         Ok(_) => Ok(true),
         Err(Errno::EWOULDBLOCK) => Ok(false),

@@ -101,7 +101,10 @@ fn a_lock_is_held_once() {
     let (first, second) =
         (open(&dir.path().join("lock"), how).unwrap(), open(&dir.path().join("lock"), how).unwrap());
     let lock = |file: &Arc<OwnedFd>| {
-        matches!(run(FileOp::Lock { file: Arc::clone(file) }), Ok(FileDone::Locked(true)))
+        matches!(
+            run(FileOp::Lock { file: Arc::clone(file), how: Flock::Exclusive }),
+            Ok(FileDone::Locked(true))
+        )
     };
     assert!(lock(&first) && !lock(&second) && lock(&first));
     drop(first);
@@ -145,4 +148,49 @@ fn ranges_are_copied_between_files() {
     let op = FileOp::CopyRange { from, from_offset: 3, to, to_offset: 1, len: 4 };
     assert!(matches!(run(op), Ok(FileDone::Written(4))));
     assert_eq!(fs::read(dir.path().join("to")).unwrap(), b"\x003456");
+}
+
+#[test]
+fn attributes_are_set_read_and_removed() {
+    // On the disk that the sources are on: tmpfs has user attributes since Linux 6.6 only.
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let (file, name) = (directory(dir.path()), c"user.landro.test");
+    let get = || match run(FileOp::GetXattr { file: Arc::clone(&file), name }).unwrap() {
+        FileDone::Xattr(value) => value,
+        other => panic!("{other:?}"),
+    };
+    let set = |value: &[u8]| run(FileOp::SetXattr { file: Arc::clone(&file), name, value: value.to_vec() });
+    assert_eq!(get(), None);
+    for value in [&b"one"[..], b"", b"another one"] {
+        set(value).unwrap();
+        assert_eq!(get().as_deref(), Some(value));
+    }
+    run(FileOp::RemoveXattr { file: Arc::clone(&file), name }).unwrap();
+    assert_eq!(get(), None);
+}
+
+#[test]
+fn only_what_is_written_counts_as_written() {
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let path = dir.path().join("file");
+    let file = open(&path, OpenHow { flags: O_RDWR | O_CREAT, mode: 0o600, resolve: 0 }).unwrap();
+    let written = |len| match run(FileOp::Extents { file: Arc::clone(&file), len }) {
+        Ok(FileDone::Allocated(written)) => written,
+        other => panic!("{other:?}"),
+    };
+    let write = |offset: u64, len: usize| {
+        let data = Bytes::from(vec![7; len]);
+        run(FileOp::Write { file: Arc::clone(&file), offset, data }).unwrap();
+    };
+    let sync = || run(FileOp::Fsync { file: Arc::clone(&file), data_only: true }).unwrap();
+    assert!(written(0));
+    write(0, 100_000);
+    sync();
+    assert!(written(100_000));
+    run(FileOp::Fallocate { file: Arc::clone(&file), len: 1 << 20 }).unwrap();
+    sync();
+    assert!(written(98_000) && !written(1 << 20), "reserved blocks were taken for written ones");
+    write(500_000, 100_000);
+    sync();
+    assert!(!written(600_000), "a gap was taken for data");
 }

@@ -211,7 +211,12 @@ impl Subject {
                 Err(error) => Err(error.raw_os_error()),
             },
             Step::Sync { name } => match self.open(name, libc::O_RDONLY) {
-                Ok(file) => self.done(FileOp::Fsync { file }),
+                Ok(file) => {
+                    let sync = |data_only| FileOp::Fsync { file: file.clone(), data_only };
+                    let range = |wait| FileOp::SyncRange { file: file.clone(), wait };
+                    let ops = [range(false), range(true), sync(true), sync(false)];
+                    ops.into_iter().map(|op| self.done(op)).collect()
+                }
                 Err(error) => Err(error.raw_os_error()),
             },
             Step::Meta { name, mode, mtime } => match self.open(name, libc::O_RDONLY) {

@@ -9,7 +9,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::fixed::Registration;
 use crate::driver::Completion;
-use crate::file::{Dir, FileDone, FileOp, STATX_MASK, Statx, run};
+use crate::file::{Dir, FileDone, FileOp, STATX_MASK, Statx, run, sync_range_flags};
 use crate::slab::Slab;
 
 /// A file operation and everything its ring entry points to.
@@ -94,7 +94,13 @@ impl FileInFlight {
             FileOp::Truncate { file, len } if has_truncate => {
                 opcode::Ftruncate::new(Fd(file.as_raw_fd()), seekable(*len)?).build()
             }
-            FileOp::Fsync { file } => opcode::Fsync::new(Fd(file.as_raw_fd())).build(),
+            FileOp::Fsync { file, data_only } => {
+                let flags = if *data_only { types::FsyncFlags::DATASYNC } else { types::FsyncFlags::empty() };
+                opcode::Fsync::new(Fd(file.as_raw_fd())).flags(flags).build()
+            }
+            FileOp::SyncRange { file, wait } => {
+                opcode::SyncFileRange::new(Fd(file.as_raw_fd()), 0).flags(sync_range_flags(*wait)).build()
+            }
             FileOp::Rename { from_dir, from, to_dir, to, flags } => {
                 opcode::RenameAt::new(at(from_dir), from.as_ptr(), at(to_dir), to.as_ptr())
                     .flags(*flags)
@@ -122,6 +128,11 @@ impl FileInFlight {
             | FileOp::List { .. }
             | FileOp::Lock { .. }
             | FileOp::StatFs { .. }
+            | FileOp::Extents { .. }
+            | FileOp::GetXattr { .. }
+            | FileOp::SetXattr { .. }
+            | FileOp::RemoveXattr { .. }
+            | FileOp::SyncFs { .. }
             | FileOp::CopyRange { .. } => return None,
         };
         Some(entry)
@@ -150,6 +161,7 @@ impl FileInFlight {
                         | FileOp::Fallocate { .. }
                         | FileOp::Truncate { .. }
                         | FileOp::Fsync { .. }
+                        | FileOp::SyncRange { .. }
                         | FileOp::Open { .. },
                     ) => Err((token, op)),
                     // A rename raced with the path walk, or AT_EMPTY_PATH is not allowed: `run` knows the ways round.

@@ -1,0 +1,106 @@
+//! FIEMAP: whether the blocks of a file were written, or are only promised (linux/fiemap.h).
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+
+/// `_IOWR('f', 11, struct fiemap)`.
+const FS_IOC_FIEMAP: libc::c_ulong = 0xc020_660b;
+
+/// Extents asked for per call.
+const BATCH: usize = 64;
+
+const FIEMAP_EXTENT_LAST: u32 = 0x1;
+/// Where the data is, is not known (yet).
+const FIEMAP_EXTENT_UNKNOWN: u32 = 0x2;
+/// No blocks yet: the data is in memory alone.
+const FIEMAP_EXTENT_DELALLOC: u32 = 0x4;
+/// Blocks without data: they read as zeros.
+const FIEMAP_EXTENT_UNWRITTEN: u32 = 0x800;
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved_64: [u64; 2],
+    flags: u32,
+    reserved: [u32; 3],
+}
+
+#[repr(C)]
+struct Map {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped_extents: u32,
+    extent_count: u32,
+    reserved: u32,
+    extents: [Extent; BATCH],
+}
+
+/// Whether `0..len` lies in extents without a gap whose data was written. `EOPNOTSUPP` where the file system does not
+/// tell.
+pub(super) fn are_written(file: &OwnedFd, len: u64) -> io::Result<bool> {
+    let mut known = 0;
+    while known < len {
+        let mut map = Map {
+            start: known,
+            length: len - known,
+            flags: 0,
+            mapped_extents: 0,
+            extent_count: BATCH as u32,
+            reserved: 0,
+            extents: [Extent::default(); BATCH],
+        };
+        // SAFETY: `map` is laid out as struct fiemap with room for `extent_count` extents behind it, which is all that
+        // the kernel writes, and outlives the call.
+        Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP, &raw mut map) })?;
+        let found = &map.extents[..(map.mapped_extents as usize).min(BATCH)];
+        match written_to(found, known) {
+            Some(end) if end > known => known = end,
+            _ => return Ok(false),
+        }
+        if found.last().is_some_and(|last| last.flags & FIEMAP_EXTENT_LAST != 0) {
+            break;
+        }
+    }
+    Ok(known >= len)
+}
+
+/// Up to where extents cover the file from `from` on; `None` when one of them holds no data.
+fn written_to(extents: &[Extent], from: u64) -> Option<u64> {
+    let empty = FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | FIEMAP_EXTENT_UNWRITTEN;
+    extents.iter().try_fold(from, |end, extent| {
+        let follows = extent.logical <= end && extent.flags & empty == 0;
+        follows.then_some(end.max(extent.logical.saturating_add(extent.length)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extent(logical: u64, length: u64, flags: u32) -> Extent {
+        Extent { logical, length, flags, ..Extent::default() }
+    }
+
+    #[test]
+    fn the_layout_is_the_kernels() {
+        assert_eq!((size_of::<Extent>(), std::mem::offset_of!(Map, extents)), (56, 32));
+    }
+
+    #[test]
+    fn gaps_and_promises_are_no_data() {
+        assert_eq!(written_to(&[extent(0, 10, 0), extent(10, 5, FIEMAP_EXTENT_LAST)], 0), Some(15));
+        assert_eq!(written_to(&[extent(0, 10, 0), extent(11, 5, 0)], 0), None);
+        assert_eq!(written_to(&[extent(4, 10, 0)], 0), None);
+        assert_eq!(written_to(&[extent(4, 10, 0)], 6), Some(14));
+        for flag in [FIEMAP_EXTENT_UNKNOWN, FIEMAP_EXTENT_DELALLOC, FIEMAP_EXTENT_UNWRITTEN] {
+            assert_eq!(written_to(&[extent(0, 10, 0), extent(10, 5, flag)], 0), None);
+        }
+        assert_eq!(written_to(&[], 7), Some(7));
+    }
+}

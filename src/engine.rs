@@ -287,7 +287,13 @@ fn share(
             (Mailbox { sender, wake: OnceLock::new() }, inbox)
         })
         .unzip();
-    let boot_id = landro_sys::boot_id().unwrap_or_default();
+    let settler = service.as_ref().and_then(|_| {
+        let started = worker::start_settler();
+        if let Err(error) = &started {
+            tracing::warn!(%error, "no thread to see data reach the disk: marks of unsynced directories stay");
+        }
+        started.ok()
+    });
     let shared = Shared {
         workers,
         secrets,
@@ -295,7 +301,7 @@ fn share(
         budget,
         quic,
         service,
-        boot_id,
+        settler,
         refusals: Refusals::default(),
         served: Mutex::default(),
     };

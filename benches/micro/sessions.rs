@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, SamplingMode, Throughput};
 use landro::engine::now;
 use landro::proto::chunks::ParallelTransferConfig;
+use landro::proto::journal::Storage;
 use landro::proto::session::{Grant, Limits, Request, Session};
 use landro::proto::{
     DiskDone, DiskError, DiskOp, EntryResult, Event, Input, Kind, Listed, Meta, Mtime, Outcome, Output,
@@ -30,7 +31,6 @@ fn limits() -> Limits {
         entry_window: 2_048,
         write_behind_bytes: 4 * MIB,
         read_ahead_bytes: 4 * MIB,
-        boot_id: [1; 16],
         parallel: ParallelTransferConfig::default(),
         lookups: 64,
     }
@@ -80,7 +80,8 @@ impl Disk {
             DiskOp::Check { .. } => DiskDone::Existing(None),
             DiskOp::MakeDir { .. } => DiskDone::Directory { existed: false },
             DiskOp::OpenPart { resumable, .. } => {
-                DiskDone::Part { journal: Bytes::new(), size_bytes: 0, resumable }
+                let storage = Storage::default();
+                DiskDone::Part { journal: Bytes::new(), size_bytes: 0, resumable, storage }
             }
             DiskOp::ReadPart { .. } | DiskOp::PutSymlink { .. } => panic!("nobody asks for {cmd:?} here"),
             DiskOp::OpenDir { .. }

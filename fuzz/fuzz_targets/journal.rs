@@ -2,7 +2,7 @@
 #![no_main]
 
 use landro::proto::integrity::Tree;
-use landro::proto::journal::{HEADER_BYTES, Header, Journal};
+use landro::proto::journal::{HEADER_BYTES, Header, Journal, Storage};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -11,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((size, rest)) = data.split_first_chunk::<8>() else { return };
     let mtime = landro::proto::Mtime { seconds: 0, nanoseconds: 0 };
     let size_bytes = u64::from_be_bytes(*size) >> 1;
-    let header = Header { boot_id: [0; 16], size_bytes, mtime, source_tag: 0 };
+    let header = Header { storage: Storage::default(), size_bytes, mtime, source_tag: 0 };
     let mut journal = header.encode().to_vec();
     let mut bytes = bytes::BytesMut::new();
     for value in rest.chunks_exact(4) {

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use landro::proto::chunks::ParallelTransferConfig;
 use landro::proto::integrity::digest_of;
+use landro::proto::journal::Storage;
 use landro::proto::session::{Grant, Limits, Session};
 use landro::proto::wire::{
     Entry, Hello, Item, Message, RecordHead, RecordStatus, VERSION, WireRequest, encode, encode_record_tail,
 };
-use landro::proto::{DiskDone, DiskError, DiskOp, Input, Kind, Meta, Mtime, Outcome, Output};
+use landro::proto::{DiskDone, DiskError, DiskOp, Existing, Input, Kind, Meta, Mtime, Outcome, Output};
 use landro::units::{ChunkIndex, EntryId, OpId, StreamKey};
 use libfuzzer_sys::fuzz_target;
 
@@ -34,7 +35,6 @@ fuzz_target!(|data: &[u8]| {
         entry_window: 16,
         write_behind_bytes: WRITE_BEHIND_BYTES,
         read_ahead_bytes: 1 << 20,
-        boot_id: [1; 16],
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
     };
@@ -240,10 +240,12 @@ fn answer(cmd: &DiskOp, how: u8) -> Result<DiskDone, DiskError> {
             let kind = if how & 16 == 0 { Kind::File } else { Kind::Directory };
             let mtime = Mtime { seconds: 1, nanoseconds: 2 };
             let meta = Meta { kind, mode: 0, mtime, size_bytes: u64::from(how >> 5), inode: 1 };
-            DiskDone::Existing((how & 8 != 0).then_some(meta))
+            let there = Existing { meta, link: None, in_doubt: how & 4 != 0 };
+            DiskDone::Existing((how & 8 != 0).then_some(there))
         }
         DiskOp::OpenPart { resumable, .. } => {
-            DiskDone::Part { journal: Bytes::new(), size_bytes: 0, resumable: *resumable && how & 8 == 0 }
+            let resumable = *resumable && how & 8 == 0;
+            DiskDone::Part { journal: Bytes::new(), size_bytes: 0, resumable, storage: Storage::default() }
         }
         DiskOp::ReadPart { len_bytes, .. } => DiskDone::Read { data: vec![0; *len_bytes].into() },
         _ => DiskDone::Done,

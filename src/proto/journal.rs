@@ -2,8 +2,9 @@
 //!
 //! Append-only: one header, then one fixed-size record per finished chunk, each with a check of its own keyed by
 //! the header. Whatever a crash tears or leaves out is simply not believed. No fsync is needed against
-//! `kill -9`: the page cache survives it. Against a reboot the header carries the kernel's boot id: records of
-//! another boot say where to look, and the data is hashed again before it is trusted.
+//! `kill -9`: the page cache survives it. It does not survive a reboot, nor a medium that went away and came back: the
+//! header says which kernel and which mount took the writes. Records of others say where to look, and the data is
+//! hashed again before it is trusted.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -14,10 +15,10 @@ use super::wire::MAX_FILE_BYTES;
 use crate::units::ChunkIndex;
 
 /// Changes with the format, so that an older program's journal is ignored, not misread.
-const MAGIC: [u8; 8] = *b"lndrjnl1";
+const MAGIC: [u8; 8] = *b"lndrjnl2";
 
 /// Fields, then 32 bytes of BLAKE3 over them.
-pub const HEADER_BYTES: usize = 8 + 16 + 8 + 8 + 4 + 8 + 4 + 32;
+pub const HEADER_BYTES: usize = 8 + 16 + 8 + 8 + 8 + 4 + 8 + 4 + 32;
 
 /// Chunk number, chaining value, check.
 pub const RECORD_BYTES: usize = 4 + 32 + 8;
@@ -25,11 +26,27 @@ pub const RECORD_BYTES: usize = 4 + 32 + 8;
 /// No journal is longer (a chunk is recorded once): what the disk layer may read back of one.
 pub const MAX_JOURNAL_BYTES: usize = HEADER_BYTES + RECORD_BYTES * MAX_CHUNKS as usize;
 
-/// What a journal was begun for. Equal headers (but for the boot) mean the same version of the same source.
+/// What holds written data until it is on disk: when either changes, what was not on disk is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Storage {
+    /// `/proc/sys/kernel/random/boot_id`; zeros: unknown.
+    pub boot: [u8; 16],
+    /// The mount's number, never used twice by one kernel (`STATX_MNT_ID_UNIQUE`, Linux 6.8); 0: unknown.
+    pub mount: u64,
+}
+
+impl Storage {
+    /// Whether what was written then is certain to be there still.
+    pub fn still_holds(&self, then: &Storage) -> bool {
+        self == then && self.boot != [0; 16] && self.mount != 0
+    }
+}
+
+/// What a journal was begun for. Equal headers (but for the storage) mean the same version of the same source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// `/proc/sys/kernel/random/boot_id` of the kernel that took the writes.
-    pub boot_id: [u8; 16],
+    /// What took the writes.
+    pub storage: Storage,
     pub size_bytes: u64,
     pub mtime: Mtime,
     /// The source's inode number.
@@ -56,7 +73,8 @@ impl Header {
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(HEADER_BYTES);
         out.put_slice(&MAGIC);
-        out.put_slice(&self.boot_id);
+        out.put_slice(&self.storage.boot);
+        out.put_u64(self.storage.mount);
         out.put_u64(self.size_bytes);
         out.put_i64(self.mtime.seconds);
         out.put_u32(self.mtime.nanoseconds);
@@ -134,13 +152,13 @@ fn decode_header(bytes: &[u8]) -> Option<Header> {
     let u64_at = |at: usize| u64::from_be_bytes(fields[at..at + 8].try_into().unwrap_or_default());
     let u32_at = |at: usize| u32::from_be_bytes(fields[at..at + 4].try_into().unwrap_or_default());
     let header = Header {
-        boot_id: fields[8..24].try_into().ok()?,
-        size_bytes: u64_at(24),
-        mtime: Mtime { seconds: u64_at(32) as i64, nanoseconds: u32_at(40) },
-        source_tag: u64_at(44),
+        storage: Storage { boot: fields[8..24].try_into().ok()?, mount: u64_at(24) },
+        size_bytes: u64_at(32),
+        mtime: Mtime { seconds: u64_at(40) as i64, nanoseconds: u32_at(48) },
+        source_tag: u64_at(52),
     };
     let known =
-        header.size_bytes <= MAX_FILE_BYTES && u32_at(52) == u32::from(chunk_log2_for(header.size_bytes));
+        header.size_bytes <= MAX_FILE_BYTES && u32_at(60) == u32::from(chunk_log2_for(header.size_bytes));
     known.then_some(header)
 }
 
@@ -150,7 +168,7 @@ mod tests {
 
     fn header() -> Header {
         let mtime = Mtime { seconds: -5, nanoseconds: 999_999_999 };
-        Header { boot_id: [3; 16], size_bytes: 10 << 20, mtime, source_tag: 77 }
+        Header { storage: Storage { boot: [3; 16], mount: 4 }, size_bytes: 10 << 20, mtime, source_tag: 77 }
     }
 
     fn journal(chunks: &[u32]) -> BytesMut {
@@ -217,7 +235,18 @@ mod tests {
         other.key().encode_record(ChunkIndex(1), &[1; 32], &mut bytes);
         assert!(Journal::decode(&bytes).unwrap().records.is_empty());
         assert!(!other.same_source(&header()));
-        assert!(Header { boot_id: [9; 16], ..header() }.same_source(&header()));
+        assert!(Header { storage: Storage::default(), ..header() }.same_source(&header()));
+    }
+
+    #[test]
+    fn only_a_known_storage_still_holds() {
+        let then = header().storage;
+        assert!(then.still_holds(&then));
+        assert!(!Storage { boot: [4; 16], ..then }.still_holds(&then));
+        assert!(!Storage { mount: 5, ..then }.still_holds(&then));
+        for unknown in [Storage { mount: 0, ..then }, Storage { boot: [0; 16], ..then }] {
+            assert!(!unknown.still_holds(&unknown));
+        }
     }
 
     #[test]

@@ -119,25 +119,25 @@ pub enum DiskOp {
     CloseRead { file: FileId },
 
     // ---- receiver
-    /// lstat(2) of a name; `Existing(None)` when there is none.
+    /// lstat(2) and readlink(2) of a name; `Existing(None)` when there is none.
     Check { dir: DirId, name: Name },
     /// Makes `name` in `parent` or opens the directory that is already there, mode 0700 until `SetDir`.
-    MakeDir { parent: DirId, name: Name, dir: DirId },
+    MakeDir { parent: DirId, name: Name, dir: DirId, fsync: bool },
     /// Gives a finished directory its mode and mtime.
-    SetDir { dir: DirId, mode: u32, mtime: Mtime },
+    SetDir { dir: DirId, mode: u32, mtime: Mtime, fsync: bool },
     /// Writes a whole small file under a temporary identity and publishes it atomically as `name`.
     PutSmall { dir: DirId, name: Name, data: Vec<Bytes>, mode: u32, mtime: Mtime, fsync: bool },
     /// Makes a symlink, replacing a file or symlink of that name atomically, never a directory.
-    PutSymlink { dir: DirId, name: Name, target: Bytes, mtime: Mtime },
+    PutSymlink { dir: DirId, name: Name, target: Bytes, mtime: Mtime, fsync: bool },
     /// Opens (or makes) the partial file of `name`, and takes its lock. `resumable`: the partial file and its
     /// journal have a name derived from `name` and survive a crash; otherwise they are anonymous.
     OpenPart { dir: DirId, name: Name, file: FileId, resumable: bool },
-    /// Starts a partial file over: empties it, reserves `size_bytes` (fallocate; ENOSPC shows here), and
-    /// writes `journal` as the journal's beginning.
+    /// Starts a partial file over: empties it, sees whether the file system has `size_bytes` free (ENOSPC), and writes
+    /// `journal` as the journal's beginning.
     StartPart { file: FileId, size_bytes: u64, journal: Bytes },
     /// Writes all of `data` at `offset` of a partial file.
     Write { file: FileId, offset: u64, data: Bytes },
-    /// Reads back a partial file (to hash again after a reboot). Answered by `Read`.
+    /// Reads back a partial file (to hash it again). Answered by `Read`.
     ReadPart { file: FileId, offset: u64, len_bytes: usize },
     /// Writes `bytes` at `offset` of the journal. Never reordered before an earlier `Write` that completed.
     WriteJournal { file: FileId, offset: u64, bytes: Bytes },
@@ -166,14 +166,26 @@ pub enum DiskDone {
     /// `Read`, `ReadPart`.
     Read { data: Bytes },
     /// `Check`.
-    Existing(Option<Meta>),
+    Existing(Option<Existing>),
     /// `MakeDir`: whether it was there before.
     Directory { existed: bool },
     /// `OpenPart`: the journal as found (empty when new), the partial file's length, whether it is the only
-    /// holder's (`false`: another session holds it; this one got an anonymous file and cannot resume).
-    Part { journal: Bytes, size_bytes: u64, resumable: bool },
+    /// holder's (`false`: another session holds it; this one got an anonymous file and cannot resume), what holds its
+    /// data until that is on disk.
+    Part { journal: Bytes, size_bytes: u64, resumable: bool, storage: journal::Storage },
     /// Everything else.
     Done,
+}
+
+/// What stands at a name of the destination.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Existing {
+    pub meta: Meta,
+    /// A symlink's target.
+    pub link: Option<Bytes>,
+    /// A file whose data may be gone though its size and time are right: it came with a kernel or mount that is no
+    /// more, and is not known to have reached the disk.
+    pub in_doubt: bool,
 }
 
 #[derive(Debug)]
@@ -217,7 +229,7 @@ pub enum EntryResult {
     Done {
         resumed_bytes: u64,
     },
-    /// Size and mtime already matched.
+    /// Size and mtime already matched, or the symlink's target.
     Skipped,
     Failed(EntryError),
 }

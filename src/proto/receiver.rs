@@ -33,7 +33,6 @@ pub struct ReceiverConfig {
     pub window: u32,
     pub write_behind_bytes: u64,
     pub lookups: usize,
-    pub boot_id: [u8; 16],
     /// Names the sender may put into the target; empty: the target itself. None: any, the sender chooses.
     pub expected: Option<Vec<Bytes>>,
 }
@@ -46,7 +45,6 @@ pub struct Receiver {
     window: u32,
     write_behind_max: u64,
     lookups_max: usize,
-    boot_id: [u8; 16],
     target: Target,
     ops: Ops<Op>,
     /// Looking, making and opening operations in flight.
@@ -207,7 +205,6 @@ impl Receiver {
             window: config.window.max(1),
             write_behind_max: config.write_behind_bytes.max(1),
             lookups_max: config.lookups.max(1),
-            boot_id: config.boot_id,
             target: Target::Resolving,
             ops: Ops::default(),
             lookups: 0,

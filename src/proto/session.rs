@@ -42,8 +42,6 @@ pub struct Limits {
     pub write_behind_bytes: usize,
     /// Bytes read from the disk and not taken by the transport yet.
     pub read_ahead_bytes: usize,
-    /// `/proc/sys/kernel/random/boot_id`.
-    pub boot_id: [u8; 16],
     pub parallel: ParallelTransferConfig,
     /// Disk operations that look, make or open, in flight at a time. Usually 64.
     pub lookups: usize,

@@ -76,13 +76,21 @@ impl Check<'_> {
         }
     }
 
+    /// Whether the receiver has no reason to want what stands there replaced.
+    fn looks_same(&self, source: Ino, was: Ino) -> bool {
+        let (meta, there) = (self.source.meta(source), self.before.meta(was));
+        let content = match (&self.source.node(source).body, &self.before.node(was).body) {
+            (Body::Symlink(target), Body::Symlink(other)) => target == other,
+            _ => meta.size_bytes == there.size_bytes && !self.before.doubtful.contains(&was),
+        };
+        content && (meta.kind, meta.mtime) == (there.kind, there.mtime)
+    }
+
     fn leaf(&mut self, key: (Ino, &[u8]), source: Ino, was: Option<Ino>, is: Option<Ino>, path: &[u8]) {
         let meta = self.source.meta(source);
         let text = show(path, b"");
         let was_meta = was.map(|ino| self.before.meta(ino));
-        let matches = was_meta.is_some_and(|was| {
-            (was.kind, was.size_bytes, was.mtime) == (meta.kind, meta.size_bytes, meta.mtime)
-        });
+        let matches = was.is_some_and(|ino| self.looks_same(source, ino));
         let changed = self.changed.get(&(key.0, key.1.to_vec())).cloned();
         if matches && !self.force && (changed.is_none() || was == is) {
             assert_eq!(was, is, "{text}: matched and was replaced");

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Rng;
-use crate::proto::{Kind, Meta, Mtime};
+use crate::proto::journal::Storage;
+use crate::proto::{Existing, Kind, Meta, Mtime};
 
 /// Number of a node; index into the disk's table, never reused.
 pub type Ino = usize;
@@ -37,8 +38,8 @@ pub struct Part {
 pub struct Faults {
     /// Space for file data; `None` is endless.
     pub capacity_bytes: Option<u64>,
-    /// fallocate(2) is not supported: ENOSPC shows in writes instead.
-    pub no_reserve: bool,
+    /// How much is free is not told: ENOSPC shows in writes instead.
+    pub no_forecast: bool,
     /// Names that cannot be opened for reading or listed (EACCES).
     pub unreadable: BTreeSet<Vec<u8>>,
     /// Names that cannot be made or replaced (EACCES).
@@ -53,6 +54,12 @@ pub struct Disk {
     /// Named partial files by (directory, final name).
     pub parts: BTreeMap<(Ino, Vec<u8>), Part>,
     pub faults: Faults,
+    /// What holds what was written until it is on disk.
+    pub storage: Storage,
+    /// Files whose data may not have been on disk when their names were: under new names, since the last power cut.
+    unsynced: BTreeSet<Ino>,
+    /// Files that a power cut may have changed.
+    pub(super) doubtful: BTreeSet<Ino>,
     /// Counts up with every change: mtimes a change leaves behind are unlike any before.
     clock: i64,
 }
@@ -68,7 +75,15 @@ impl Disk {
 
     pub fn new() -> Disk {
         let root = Node { mode: 0o755, mtime: Mtime::default(), body: Body::Directory(BTreeMap::new()) };
-        Disk { nodes: vec![root], parts: BTreeMap::new(), faults: Faults::default(), clock: 4_000_000_000 }
+        Disk {
+            nodes: vec![root],
+            parts: BTreeMap::new(),
+            faults: Faults::default(),
+            storage: Storage { boot: [7; 16], mount: 1 },
+            unsynced: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
+            clock: 4_000_000_000,
+        }
     }
 
     pub fn node(&self, ino: Ino) -> &Node {
@@ -163,9 +178,38 @@ impl Disk {
         }
     }
 
-    /// What a power cut does that `kill -9` does not: data that was not synced may be lost while the journal
-    /// that speaks of it is there. Ranges of partial files become zeros.
-    pub fn reboot(&mut self, rng: &mut Rng) {
+    /// What stands at a name, as the receiver is told of it.
+    pub fn existing(&self, dir: Ino, name: &[u8]) -> Option<Existing> {
+        let ino = self.child(dir, name)?;
+        let link = match &self.nodes[ino].body {
+            Body::Symlink(target) => Some(bytes::Bytes::copy_from_slice(target)),
+            Body::File(_) | Body::Directory(_) | Body::Special => None,
+        };
+        Some(Existing { meta: self.meta(ino), link, in_doubt: self.doubtful.contains(&ino) })
+    }
+
+    /// Puts a file that a session wrote under a name; what it replaces was waited for.
+    pub fn publish_file(&mut self, dir: Ino, name: &[u8], node: Node) {
+        let is_new = self.child(dir, name).is_none();
+        let ino = self.put(dir, name, node);
+        if is_new {
+            self.unsynced.insert(ino);
+        }
+    }
+
+    /// What a power cut does that `kill -9` does not: data that was not synced may be lost while the name or the journal
+    /// that speaks of it is there. Ranges of it become zeros.
+    pub fn power_cut(&mut self, rng: &mut Rng) {
+        self.storage.boot[0] += 1;
+        for ino in std::mem::take(&mut self.unsynced) {
+            if let Body::File(data) = &mut self.nodes[ino].body
+                && rng.chance(50)
+            {
+                let from = rng.below(data.len());
+                data[from..].fill(0);
+                self.doubtful.insert(ino);
+            }
+        }
         for part in self.parts.values_mut() {
             for _ in 0..rng.below(4) {
                 let from = rng.below(part.data.len());

@@ -11,7 +11,7 @@ use super::tests::{for_seeds, start};
 use super::tree::{TreeShape, random_tree};
 use super::world::{CLIENT, SERVER, World};
 use crate::proto::integrity::Digest;
-use crate::proto::journal::Header;
+use crate::proto::journal::{Header, Storage};
 use crate::proto::manifest::{MAX_DEPTH, chunk_count};
 use crate::proto::session::{Grant, Limits, Request, Session};
 use crate::proto::wire::{
@@ -207,7 +207,7 @@ fn huge_journals_are_told_and_taken() {
     let size_bytes = 60_000u64 << 20;
     let mtime = Mtime { seconds: 1, nanoseconds: 2 };
     for step in [1usize, 2] {
-        let limits = Limits { boot_id: [7; 16], entry_window: 1024, ..limits(&mut Rng::new(1)) };
+        let limits = Limits { entry_window: 1024, ..limits(&mut Rng::new(1)) };
         let had: Vec<u32> = (0..chunk_count(size_bytes) - 1).step_by(step).collect();
         let verdicts = receiver_says(&limits, size_bytes, mtime, &had);
         let told: usize = verdicts
@@ -223,8 +223,10 @@ fn huge_journals_are_told_and_taken() {
     }
 }
 
+const STORAGE: Storage = Storage { boot: [7; 16], mount: 7 };
+
 fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) -> Vec<Verdict> {
-    let header = Header { boot_id: limits.boot_id, size_bytes, mtime, source_tag: 9 };
+    let header = Header { storage: STORAGE, size_bytes, mtime, source_tag: 9 };
     let mut journal = BytesMut::from(&header.encode()[..]);
     for chunk in had {
         let value: Digest = [*chunk as u8; 32];
@@ -272,7 +274,7 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
                 DiskOp::Check { .. } => DiskDone::Existing(None),
                 DiskOp::OpenPart { .. } => {
                     let journal = journal.take().expect("opened once");
-                    DiskDone::Part { journal, size_bytes, resumable: true }
+                    DiskDone::Part { journal, size_bytes, resumable: true, storage: STORAGE }
                 }
                 other => panic!("{other:?}"),
             };

@@ -238,9 +238,7 @@ impl Handles {
                 self.files.remove(&file);
                 Ok(DiskDone::Done)
             }
-            DiskOp::Check { name, .. } => {
-                Ok(DiskDone::Existing(disk.child(dir, name.as_bytes()).map(|ino| disk.meta(ino))))
-            }
+            DiskOp::Check { name, .. } => Ok(DiskDone::Existing(disk.existing(dir, name.as_bytes()))),
             DiskOp::MakeDir { name, dir: new, .. } => self.make_dir(disk, dir, &name, new),
             DiskOp::SetDir { mode, mtime, .. } => {
                 let node = disk.node_mut(dir);

@@ -233,8 +233,7 @@ fn a_reboot_is_survived() {
         }
         run_partly(&mut scenario, &mut rng);
         let journaled = scenario.journaled_bytes();
-        scenario.target.reboot(&mut rng);
-        scenario.target_limits.boot_id = [8; 16];
+        scenario.target.power_cut(&mut rng);
         let (source, before) = (scenario.source.clone(), scenario.target.clone());
         let mut world = scenario.world(start());
         world.run(usize::MAX);
@@ -263,7 +262,7 @@ fn a_full_disk_fails_files_and_nothing_else() {
         let mut scenario = Scenario::random(seed, if seed % 2 == 0 { SMALL_TREE } else { LARGE_TREE });
         let need = scenario.source.used_bytes();
         scenario.target.faults.capacity_bytes = Some(scenario.target.used_bytes() + rng.next() % (need + 1));
-        scenario.target.faults.no_reserve = rng.chance(50);
+        scenario.target.faults.no_forecast = rng.chance(50);
         let (source, before) = (scenario.source.clone(), scenario.target.clone());
         let mut world = scenario.world(start());
         world.run(usize::MAX);

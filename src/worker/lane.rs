@@ -197,7 +197,6 @@ pub fn limits(shared: &super::Shared, sessions: usize) -> Limits {
         entry_window: if sessions < FEW_SESSIONS { ENTRY_WINDOW } else { ENTRY_WINDOW / 4 },
         write_behind_bytes: share.min(WRITE_BEHIND_BYTES),
         read_ahead_bytes: share.min(READ_AHEAD_BYTES),
-        boot_id: shared.boot_id,
         lookups: LOOKUPS,
         parallel: ParallelTransferConfig::default(),
     }

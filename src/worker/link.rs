@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam::channel::Sender;
 use landro_sys::{Backend, WakeHandle};
 
+use super::disk::Settler;
 use super::stats::TransportStats;
 use crate::budget::Budget;
 use crate::config::QuicConfig;
@@ -48,7 +49,8 @@ pub struct Shared {
     pub budget: Budget,
     pub quic: QuicConfig,
     pub service: Option<Service>,
-    pub boot_id: [u8; 16],
+    /// Set for a daemon: takes the marks of directories away when their data is on disk.
+    pub settler: Option<Settler>,
     pub refusals: Refusals,
     /// What a daemon's connections did, once they have ended.
     pub served: Mutex<TransportStats>,

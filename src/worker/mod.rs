@@ -34,6 +34,7 @@ use lane::Lane;
 use session::Running;
 use timers::Timers;
 
+pub use disk::start_settler;
 pub use link::{
     Access, Authorize, ClientEvent, ClientStart, Command, Ended, Mailbox, PeerAccess, Refusals, Service,
     Shared,
@@ -141,7 +142,7 @@ impl Worker {
         Ok(Worker {
             id: parts.id,
             now,
-            disk: Disk::new(slab.clone()),
+            disk: Disk::new(slab.clone(), parts.shared.settler.clone()),
             driver,
             slab,
             sockets,

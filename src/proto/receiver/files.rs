@@ -7,7 +7,7 @@ use crate::proto::manifest::{SMALL_MAX_BYTES, is_resumable};
 use crate::proto::session::errors::{Violation, destination_error, is_a_directory, violation};
 use crate::proto::session::ports::Ports;
 use crate::proto::wire::VerdictKind;
-use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, Meta};
+use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Existing, Kind};
 use crate::units::EntryId;
 
 impl Receiver {
@@ -34,10 +34,10 @@ impl Receiver {
         let Some(entry) = self.entries.get(&id).filter(|_| self.stop == super::Stop::No) else { return };
         match result {
             Err(error) => self.fail(ports, id, destination_error(self.host, &error)),
-            Ok(DiskDone::Existing(Some(meta))) if meta.kind == Kind::Directory => {
+            Ok(DiskDone::Existing(Some(there))) if there.meta.kind == Kind::Directory => {
                 self.fail(ports, id, is_a_directory(self.host));
             }
-            Ok(DiskDone::Existing(Some(meta))) if !self.force && is_same(entry, &meta) => {
+            Ok(DiskDone::Existing(Some(there))) if !self.force && is_same(entry, &there) => {
                 self.skip(ports, id)
             }
             Ok(_) => self.want(ports, id),
@@ -65,7 +65,8 @@ impl Receiver {
             let (Some(name), Some(target)) = (entry.name.clone(), entry.link.clone()) else { return };
             let (dir, mtime) = (entry.dir, entry.mtime);
             self.lookups += 1;
-            let cmd = DiskOp::PutSymlink { dir: self.dir_id(dir), name, target, mtime };
+            let (dir, fsync) = (self.dir_id(dir), self.fsync);
+            let cmd = DiskOp::PutSymlink { dir, name, target, mtime, fsync };
             self.ops.start(ports, Op::PutSymlink { entry: id }, cmd);
         } else if entry.size_bytes <= SMALL_MAX_BYTES {
             entry.state = State::Wanted;
@@ -127,9 +128,12 @@ impl Receiver {
     }
 }
 
-/// Whether the destination is what would be sent, as far as size and mtime tell. A symlink's size is the length
-/// of its target.
-fn is_same(entry: &Entry, meta: &Meta) -> bool {
-    let size_bytes = entry.link.as_ref().map_or(entry.size_bytes, |link| link.len() as u64);
-    (meta.kind, meta.size_bytes, meta.mtime) == (entry.kind, size_bytes, entry.mtime)
+/// Whether the destination is what would be sent: a symlink by its target, a file as far as size and mtime tell.
+fn is_same(entry: &Entry, there: &Existing) -> bool {
+    let Existing { meta, link, in_doubt } = there;
+    let same = meta.kind == entry.kind && meta.mtime == entry.mtime;
+    match &entry.link {
+        Some(_) => same && *link == entry.link,
+        None => same && meta.size_bytes == entry.size_bytes && !in_doubt,
+    }
 }

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use super::{Op, Receiver, State, Stop};
 use crate::proto::chunks::MAX_PARTIAL_CHUNKS;
 use crate::proto::integrity::{Digest, Tree};
-use crate::proto::journal::{Header, RecordKey};
+use crate::proto::journal::{Header, RecordKey, Storage};
 use crate::proto::manifest::{chunk_count, chunk_len_bytes, is_resumable};
 use crate::proto::session::errors::{Violation, corrupted, destination_error, violation};
 use crate::proto::session::ports::Ports;
@@ -50,7 +50,8 @@ pub(super) struct Part {
 enum Phase {
     /// Next: Starting, Rehashing, Receiving.
     Opening,
-    /// Left by another boot: what the journal names is read and hashed again. Next: Receiving, Starting.
+    /// What an earlier session wrote may be gone: what the journal names is read and hashed again. Next: Receiving,
+    /// Starting.
     Rehashing(Box<resume::Rehash>),
     /// Begun anew. Next: Receiving.
     Starting,
@@ -115,8 +116,12 @@ impl Receiver {
         self.last_file = self.last_file.wrapping_add(1);
         let file = FileId(self.last_file);
         let (dir, size_bytes) = (entry.dir, entry.size_bytes);
-        let header =
-            Header { boot_id: self.boot_id, size_bytes, mtime: entry.mtime, source_tag: entry.source_tag };
+        let header = Header {
+            storage: Storage::default(),
+            size_bytes,
+            mtime: entry.mtime,
+            source_tag: entry.source_tag,
+        };
         let part = self.parts.insert(Part {
             entry: id,
             dir,
@@ -160,8 +165,9 @@ impl Receiver {
                 }
                 self.part_closed(ports, at);
             }
-            Ok(DiskDone::Part { journal, size_bytes, resumable }) if self.stop == Stop::No => {
+            Ok(DiskDone::Part { journal, size_bytes, resumable, storage }) if self.stop == Stop::No => {
                 let part = &mut self.parts[at];
+                part.header.storage = storage;
                 part.resumable = resumable && is_resumable(part.header.size_bytes);
                 self.resume_or_start(ports, at, &journal, size_bytes);
             }

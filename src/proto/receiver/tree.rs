@@ -251,7 +251,7 @@ impl Receiver {
         self.held_dirs += 1;
         self.making_dirs += 1;
         self.lookups += 1;
-        let cmd = DiskOp::MakeDir { parent, name, dir: self.dirs[dir].id };
+        let cmd = DiskOp::MakeDir { parent, name, dir: self.dirs[dir].id, fsync: self.fsync };
         self.ops.start(ports, Op::MakeDir { dir }, cmd);
         true
     }
@@ -329,7 +329,8 @@ impl Receiver {
         match at.state {
             DirState::Made { .. } => {
                 let Some(entry) = self.entries.get(&at.entry) else { return };
-                let cmd = DiskOp::SetDir { dir: at.id, mode: entry.mode, mtime: entry.mtime };
+                let (mode, mtime, fsync) = (entry.mode, entry.mtime, self.fsync);
+                let cmd = DiskOp::SetDir { dir: at.id, mode, mtime, fsync };
                 self.dirs[dir].state = DirState::Setting;
                 self.ops.start(ports, Op::SetDir { dir }, cmd);
             }

@@ -255,7 +255,6 @@ fn receiver_config(
         window: limits.entry_window,
         write_behind_bytes: limits.write_behind_bytes as u64,
         lookups: limits.lookups,
-        boot_id: limits.boot_id,
         expected: None,
     }
 }

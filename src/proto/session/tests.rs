@@ -25,7 +25,6 @@ fn limits() -> Limits {
         entry_window: 4,
         write_behind_bytes: 1 << 20,
         read_ahead_bytes: 1 << 20,
-        boot_id: [1; 16],
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
     }

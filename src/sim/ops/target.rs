@@ -103,7 +103,7 @@ impl Handles {
         let part =
             OpenPart { dir, name, named, anonymous: Part::default(), writes_under_way: 0, closed: false };
         self.add_file(file, OpenFile::Part(part));
-        Ok(DiskDone::Part { journal, size_bytes, resumable: named })
+        Ok(DiskDone::Part { journal, size_bytes, resumable: named, storage: disk.storage })
     }
 
     pub(super) fn part_data<'a>(&'a mut self, disk: &'a mut Disk, file: usize) -> &'a mut Part {
@@ -127,13 +127,12 @@ impl Handles {
         let part = self.part_data(disk, file);
         *part = Part::default();
         if size_bytes > LARGEST_FILE_BYTES {
-            return fail("fallocate", EFBIG);
+            return fail("ftruncate", EFBIG);
         }
-        let reserve = if disk.faults.no_reserve { 0 } else { size_bytes };
-        room(disk, reserve, "fallocate")?;
-        let part = self.part_data(disk, file);
-        part.data = vec![0; reserve as usize];
-        part.journal = journal.to_vec();
+        if !disk.faults.no_forecast {
+            room(disk, size_bytes, "fstatfs")?;
+        }
+        self.part_data(disk, file).journal = journal.to_vec();
         Ok(DiskDone::Done)
     }
 
@@ -234,6 +233,6 @@ pub(super) fn publish(disk: &mut Disk, dir: Ino, name: &[u8], node: Node) -> Res
     {
         return fail("renameat", EISDIR);
     }
-    disk.put(dir, name, node);
+    disk.publish_file(dir, name, node);
     Ok(DiskDone::Done)
 }

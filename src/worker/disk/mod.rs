@@ -5,7 +5,9 @@
 //! system call right here: tmpfs never blocks, while io_uring hands almost every metadata operation to an
 //! io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel), which costs more than the call itself.
 
+mod durable;
 mod names;
+mod settle;
 mod source;
 mod space;
 mod target;
@@ -29,6 +31,7 @@ use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Slab};
 use crate::proto::{DiskDone, DiskError, DiskOp};
 use crate::units::OpId;
 
+pub use settle::{Settler, start as start_settler};
 pub use space::{Base, Space};
 
 use names::c_string;
@@ -67,6 +70,10 @@ pub struct Disk {
 /// What tasks and the worker have in common.
 struct Shared {
     slab: Slab,
+    /// The running kernel's; zeros, which are never believed, where it cannot be read.
+    boot_id: [u8; 16],
+    /// Where marked directories are named; a command ends before its data is on disk and has none.
+    settler: Option<Settler>,
     /// File operations in flight: which task waits, and the result once it is there.
     slots: RefCell<slab::Slab<Slot>>,
     /// File operations that tasks asked for and the worker has not handed to the driver yet.
@@ -84,9 +91,11 @@ struct Slot {
 }
 
 impl Disk {
-    pub fn new(slab: Slab) -> Disk {
+    pub fn new(slab: Slab, settler: Option<Settler>) -> Disk {
         let shared = Shared {
             slab,
+            boot_id: landro_sys::boot_id().unwrap_or_default(),
+            settler,
             slots: RefCell::default(),
             pending: RefCell::default(),
             starved: RefCell::default(),
@@ -301,13 +310,17 @@ async fn run(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
             Ok(DiskDone::Done)
         }
         DiskOp::Check { dir, name } => target::check(&files, dir, &name).await,
-        DiskOp::MakeDir { parent, name, dir } => target::make_dir(&files, parent, &name, dir).await,
-        DiskOp::SetDir { dir, mode, mtime } => target::set_dir(&files, dir, mode, mtime).await,
+        DiskOp::MakeDir { parent, name, dir, fsync } => {
+            target::make_dir(&files, parent, &name, dir, fsync).await
+        }
+        DiskOp::SetDir { dir, mode, mtime, fsync } => {
+            target::set_dir(&files, dir, target::Attributes { mode, mtime, fsync }).await
+        }
         DiskOp::PutSmall { dir, name, data, mode, mtime, fsync } => {
             target::put_small(&files, dir, &name, data, target::Attributes { mode, mtime, fsync }).await
         }
-        DiskOp::PutSymlink { dir, name, target, mtime } => {
-            target::put_symlink(&files, dir, &name, &target, mtime).await
+        DiskOp::PutSymlink { dir, name, target, mtime, fsync } => {
+            target::put_symlink(&files, dir, &name, &target, mtime, fsync).await
         }
         DiskOp::OpenPart { dir, name, file, resumable } => {
             target::open_part(&files, dir, &name, file, resumable).await

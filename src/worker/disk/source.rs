@@ -88,7 +88,7 @@ impl Files {
         }
     }
 
-    async fn readlink(&self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<Bytes, DiskError> {
+    pub(super) async fn readlink(&self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<Bytes, DiskError> {
         let op = FileOp::Readlink { dir: Some(dir.clone()), path: c_string(name)? };
         match self.call("readlinkat", op).await? {
             FileDone::Link(target) => Ok(target.into()),

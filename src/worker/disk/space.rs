@@ -3,12 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow};
 
+use super::durable::Footing;
 use super::names::c_string;
 use super::{DiskError, Files};
 use crate::units::{DirId, FileId, Name, PATH_MAX_BYTES};
@@ -34,6 +36,8 @@ pub struct Space {
     in_memory: Cell<Option<bool>>,
     dirs: RefCell<HashMap<DirId, Dir>>,
     files: RefCell<HashMap<FileId, OpenFile>>,
+    /// How the directories of a destination stand.
+    footings: RefCell<HashMap<DirId, Footing>>,
     clock: Cell<u64>,
     /// A partly filled buffer that small reads share.
     pub(super) small_reads: RefCell<Option<Buffer>>,
@@ -69,11 +73,31 @@ pub enum OpenFile {
 pub struct Part {
     pub data: Arc<OwnedFd>,
     pub dir: Arc<OwnedFd>,
+    pub dir_id: DirId,
     pub name: Name,
     /// None: anonymous (O_TMPFILE), cannot be resumed.
     pub journal: Option<Arc<OwnedFd>>,
     /// Its temporary name, if it has one.
     pub temporary: Option<std::ffi::CString>,
+    pub history: Rc<History>,
+}
+
+/// What happened to a part.
+#[derive(Default)]
+pub struct History {
+    /// It was begun anew: all of it is this session's.
+    pub whole: Cell<bool>,
+    /// Its name is another file's, which its data will have to be on disk to replace.
+    pub replaces: Cell<bool>,
+    /// Written since the disk was last told to write back.
+    pub unwritten_bytes: Cell<u64>,
+}
+
+impl History {
+    /// The disk is waited for before the part appears.
+    pub fn is_awaited(&self) -> bool {
+        self.replaces.get() || !self.whole.get()
+    }
 }
 
 impl Space {
@@ -85,6 +109,7 @@ impl Space {
             in_memory: Cell::new(None),
             dirs: RefCell::default(),
             files: RefCell::default(),
+            footings: RefCell::default(),
             clock: Cell::new(0),
             small_reads: RefCell::default(),
             pinned: Arc::default(),
@@ -109,6 +134,15 @@ impl Space {
 
     pub fn forget_dir(&self, dir: DirId) {
         self.dirs.borrow_mut().remove(&dir);
+        self.footings.borrow_mut().remove(&dir);
+    }
+
+    pub fn set_footing(&self, dir: DirId, footing: Footing) {
+        self.footings.borrow_mut().insert(dir, footing);
+    }
+
+    pub fn footing(&self, dir: DirId) -> Option<Footing> {
+        self.footings.borrow().get(&dir).cloned()
     }
 
     pub fn forget_file(&self, file: FileId) {

@@ -2,18 +2,19 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use landro_sys::file::flags;
-use landro_sys::{FileDone, FileOp, OpenHow, Slab};
+use landro_sys::{FileDone, FileOp, Flock, OpenHow, Slab};
 
 use super::names;
 use super::names::c_string;
 use super::source::{relative, split_path};
-use super::space::{Base, OpenFile, Part};
+use super::space::{Base, History, OpenFile, Part};
 use super::{DiskDone, DiskError, Files};
-use crate::proto::{Kind, Mtime};
+use crate::proto::{Existing, Kind, Mtime};
 use crate::units::{DirId, FileId, Name};
 
 const ENOENT: i32 = 2;
@@ -38,6 +39,9 @@ const MAX_JOURNAL_BYTES: usize = 3 << 20;
 
 /// Others who use the same temporary name at the same time are outrun this often.
 const TRIES: usize = 8;
+
+/// Data that will be waited for is written back in steps of this, while more arrives: a disk is kept busy by some MiB.
+const WRITE_BACK_BYTES: u64 = 8 << 20;
 
 /// What a file gets before it appears.
 #[derive(Clone, Copy)]
@@ -90,6 +94,7 @@ pub async fn resolve(
 /// On a daemon, paths go on being resolved from the served root, so that symlinks inside it keep working.
 async fn add_target(files: &Files, path: &[u8], fd: Arc<OwnedFd>, dir: DirId) -> Result<(), DiskError> {
     files.learn_file_system(&fd).await?;
+    files.stand_on_target(dir, &fd).await?;
     let (root, path) = match files.space.base() {
         Base::Served(root) => (root.clone(), trim_slashes(relative(path)).to_vec()),
         Base::Local => (fd.clone(), Vec::new()),
@@ -105,26 +110,43 @@ fn trim_slashes(path: &[u8]) -> &[u8] {
 
 pub async fn check(files: &Files, dir: DirId, name: &Name) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
-    match files.lstat(&fd, name.as_bytes()).await {
-        Ok(meta) => Ok(DiskDone::Existing(Some(meta))),
-        Err(DiskError { errno: ENOENT, .. }) => Ok(DiskDone::Existing(None)),
-        Err(error) => Err(error),
-    }
+    let meta = match files.lstat(&fd, name.as_bytes()).await {
+        Ok(meta) => meta,
+        Err(DiskError { errno: ENOENT, .. }) => return Ok(DiskDone::Existing(None)),
+        Err(error) => return Err(error),
+    };
+    let link = match meta.kind {
+        Kind::Symlink => Some(files.readlink(&fd, name.as_bytes()).await?),
+        Kind::File | Kind::Directory | Kind::Special => None,
+    };
+    let in_doubt = meta.kind == Kind::File && !files.is_sound(dir, name, meta.size_bytes).await?;
+    Ok(DiskDone::Existing(Some(Existing { meta, link, in_doubt })))
 }
 
-pub async fn make_dir(files: &Files, parent: DirId, name: &Name, dir: DirId) -> Result<DiskDone, DiskError> {
-    let (root, path) = files.space.child_path(parent, name.as_bytes())?;
-    let parent = files.dir(parent).await?;
+pub async fn make_dir(
+    files: &Files,
+    parent_id: DirId,
+    name: &Name,
+    dir: DirId,
+    fsync: bool,
+) -> Result<DiskDone, DiskError> {
+    let (root, path) = files.space.child_path(parent_id, name.as_bytes())?;
+    let parent = files.dir(parent_id).await?;
     let op = FileOp::Mkdir { dir: Some(parent.clone()), path: c_string(name.as_bytes())?, mode: 0o700 };
     match files.call("mkdirat", op).await {
         Ok(_) => {
             let fd = files.open_dir_beneath(&parent, name.as_bytes(), true).await?;
+            if fsync {
+                sync(files, &parent).await?;
+            }
+            files.stand_on(dir, parent_id, &fd, false).await?;
             files.space.add_dir(dir, root, path, fd, false);
             Ok(DiskDone::Directory { existed: false })
         }
         Err(DiskError { errno: EEXIST, .. }) => {
             // It may be a symlink to a directory: resolved from the root, beneath it.
             let fd = files.open_dir_beneath(&root, &path, false).await?;
+            files.stand_on(dir, parent_id, &fd, true).await?;
             files.space.add_dir(dir, root, path, fd, false);
             Ok(DiskDone::Directory { existed: true })
         }
@@ -132,9 +154,12 @@ pub async fn make_dir(files: &Files, parent: DirId, name: &Name, dir: DirId) -> 
     }
 }
 
-pub async fn set_dir(files: &Files, dir: DirId, mode: u32, mtime: Mtime) -> Result<DiskDone, DiskError> {
+pub async fn set_dir(files: &Files, dir: DirId, attributes: Attributes) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
-    set_meta(files, &fd, Attributes { mode: mode & DIRECTORY_MODE, mtime, fsync: false }).await?;
+    set_meta(files, &fd, Attributes { mode: attributes.mode & DIRECTORY_MODE, ..attributes }).await?;
+    if attributes.fsync {
+        sync(files, &fd).await?;
+    }
     Ok(DiskDone::Done)
 }
 
@@ -145,8 +170,9 @@ async fn set_meta(files: &Files, file: &Arc<OwnedFd>, attributes: Attributes) ->
     Ok(())
 }
 
-async fn fsync(files: &Files, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
-    files.call("fsync", FileOp::Fsync { file: file.clone() }).await?;
+/// fsync(2) of a file or directory.
+async fn sync(files: &Files, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
+    files.call("fsync", FileOp::Fsync { file: file.clone(), data_only: false }).await?;
     Ok(())
 }
 
@@ -206,7 +232,7 @@ async fn open_locked(
 ) -> Result<Option<Arc<OwnedFd>>, DiskError> {
     for _ in 0..TRIES {
         let fd = open_own(files, dir, path).await?;
-        match files.call("flock", FileOp::Lock { file: fd.clone() }).await? {
+        match files.call("flock", FileOp::Lock { file: fd.clone(), how: Flock::Exclusive }).await? {
             FileDone::Locked(true) => {}
             _ => return Ok(None),
         }
@@ -255,24 +281,61 @@ async fn open_own(files: &Files, dir: &Arc<OwnedFd>, path: &CString) -> Result<A
     Err(DiskError { call: "openat2", errno: EEXIST })
 }
 
-/// Gives a whole file its final name, replacing a file or symlink, never a directory.
-async fn publish(
-    files: &Files,
-    dir: &Arc<OwnedFd>,
-    file: &Arc<OwnedFd>,
-    temporary: Option<&CString>,
-    name: &Name,
-) -> Result<(), DiskError> {
-    let to = c_string(name.as_bytes())?;
-    if let Some(temporary) = temporary {
-        return rename(files, dir, temporary, &to).await;
+/// A whole file that is to appear.
+struct Arrival<'a> {
+    dir_id: DirId,
+    dir: &'a Arc<OwnedFd>,
+    file: &'a Arc<OwnedFd>,
+    /// Its temporary name, if it has one.
+    temporary: Option<&'a CString>,
+    name: &'a Name,
+    /// This session wrote all of it.
+    is_whole: bool,
+    is_empty: bool,
+}
+
+/// Attributes, then durability if asked, then the name.
+async fn finish(files: &Files, arrival: &Arrival<'_>, attributes: Attributes) -> Result<(), DiskError> {
+    set_meta(files, arrival.file, Attributes { mode: attributes.mode & FILE_MODE, ..attributes }).await?;
+    if attributes.fsync {
+        sync(files, arrival.file).await?;
     }
-    match link(files, file, dir, &to).await {
-        Err(DiskError { errno: EEXIST, .. }) => {}
+    publish(files, arrival, attributes.fsync || arrival.is_empty).await?;
+    if attributes.fsync {
+        sync(files, arrival.dir).await?;
+    }
+    Ok(())
+}
+
+/// Gives a whole file its final name, replacing a file or symlink, never a directory. `is_safe`: a power cut cannot part
+/// the name from the data.
+async fn publish(files: &Files, arrival: &Arrival<'_>, is_safe: bool) -> Result<(), DiskError> {
+    let to = c_string(arrival.name.as_bytes())?;
+    if !is_safe {
+        files.before_naming(arrival.dir_id, arrival.file, arrival.is_whole).await?;
+    }
+    let named = match arrival.temporary {
+        Some(temporary) => rename(files, arrival.dir, temporary, &to, flags::RENAME_NOREPLACE).await,
+        None => link(files, arrival.file, arrival.dir, &to).await,
+    };
+    match named {
+        // RENAME_NOREPLACE is EINVAL where the file system does not know it.
+        Err(DiskError { errno: EEXIST | EINVAL, .. }) => {}
         other => return other,
     }
-    // linkat(2) cannot replace: a second name, then a rename. A crash between the two leaves that second name,
-    // which the next transfer of this file replaces.
+    if !is_safe {
+        files.before_replacing(arrival.dir_id, arrival.file).await?;
+    }
+    match arrival.temporary {
+        Some(temporary) => rename(files, arrival.dir, temporary, &to, 0).await,
+        None => replace(files, arrival, &to).await,
+    }
+}
+
+/// linkat(2) cannot replace: a second name, then a rename. A crash between the two leaves that second name, which the next
+/// transfer of this file replaces.
+async fn replace(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Result<(), DiskError> {
+    let Arrival { dir, file, name, .. } = arrival;
     let replacement = names::replacement(name);
     for _ in 0..TRIES {
         match link(files, file, dir, &replacement).await {
@@ -283,7 +346,7 @@ async fn publish(
             }
             Err(error) => return Err(error),
         }
-        match rename(files, dir, &replacement, &to).await {
+        match rename(files, dir, &replacement, to, 0).await {
             Ok(()) => return Ok(()),
             // Another session replacing the same file took our second name away: again.
             Err(DiskError { errno: ENOENT, .. }) => {}
@@ -307,13 +370,19 @@ async fn link(
     Ok(())
 }
 
-async fn rename(files: &Files, dir: &Arc<OwnedFd>, from: &CString, to: &CString) -> Result<(), DiskError> {
+async fn rename(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    from: &CString,
+    to: &CString,
+    flags: u32,
+) -> Result<(), DiskError> {
     let op = FileOp::Rename {
         from_dir: Some(dir.clone()),
         from: from.clone(),
         to_dir: Some(dir.clone()),
         to: to.clone(),
-        flags: 0,
+        flags,
     };
     files.call("renameat", op).await?;
     Ok(())
@@ -329,12 +398,12 @@ async fn unlink(files: &Files, dir: &Arc<OwnedFd>, path: &CString) -> Result<(),
 
 pub async fn put_small(
     files: &Files,
-    dir: DirId,
+    dir_id: DirId,
     name: &Name,
     data: Vec<Bytes>,
     attributes: Attributes,
 ) -> Result<DiskDone, DiskError> {
-    let dir = files.dir(dir).await?;
+    let dir = files.dir(dir_id).await?;
     let (file, temporary) = temporary(files, &dir, name).await?;
     let result = async {
         let mut offset = 0;
@@ -343,7 +412,16 @@ pub async fn put_small(
             write_all(files, &file, offset, piece).await?;
             offset += len;
         }
-        finish(files, &dir, &file, temporary.as_ref(), name, attributes).await
+        let arrival = Arrival {
+            dir_id,
+            dir: &dir,
+            file: &file,
+            temporary: temporary.as_ref(),
+            name,
+            is_whole: true,
+            is_empty: offset == 0,
+        };
+        finish(files, &arrival, attributes).await
     };
     let result = result.await;
     if let (Err(_), Some(temporary)) = (&result, &temporary) {
@@ -352,32 +430,13 @@ pub async fn put_small(
     result.map(|()| DiskDone::Done)
 }
 
-/// Attributes, then durability if asked, then the name.
-async fn finish(
-    files: &Files,
-    dir: &Arc<OwnedFd>,
-    file: &Arc<OwnedFd>,
-    temporary: Option<&CString>,
-    name: &Name,
-    attributes: Attributes,
-) -> Result<(), DiskError> {
-    set_meta(files, file, Attributes { mode: attributes.mode & FILE_MODE, ..attributes }).await?;
-    if attributes.fsync {
-        fsync(files, file).await?;
-    }
-    publish(files, dir, file, temporary, name).await?;
-    if attributes.fsync {
-        fsync(files, dir).await?;
-    }
-    Ok(())
-}
-
 pub async fn put_symlink(
     files: &Files,
     dir: DirId,
     name: &Name,
     target: &Bytes,
     mtime: Mtime,
+    fsync: bool,
 ) -> Result<DiskDone, DiskError> {
     let dir = files.dir(dir).await?;
     let temporary = names::replacement(name);
@@ -388,7 +447,9 @@ pub async fn put_symlink(
     let time = FileOp::SetLinkTime { dir: Some(dir.clone()), path: temporary.clone(), mtime };
     let result = async {
         files.call("utimensat", time).await?;
-        rename(files, &dir, &temporary, &c_string(name.as_bytes())?).await
+        rename(files, &dir, &temporary, &c_string(name.as_bytes())?, 0).await?;
+        // A symlink cannot be opened to be synced; with its directory's new name the kernel writes the link itself.
+        if fsync { sync(files, &dir).await } else { Ok(()) }
     };
     match result.await {
         Ok(()) => Ok(DiskDone::Done),
@@ -401,41 +462,45 @@ pub async fn put_symlink(
 
 pub async fn open_part(
     files: &Files,
-    dir: DirId,
+    dir_id: DirId,
     name: &Name,
     file: FileId,
     resumable: bool,
 ) -> Result<DiskDone, DiskError> {
-    let dir = files.dir(dir).await?;
+    let dir = files.dir(dir_id).await?;
+    let history = Rc::new(History::default());
+    history.replaces.set(files.lstat(&dir, name.as_bytes()).await.is_ok());
     if resumable {
         let path = names::part(name);
         if let Some(data) = open_locked(files, &dir, &path).await? {
-            return open_resumable(files, dir, name, file, data, path).await;
+            let name = name.clone();
+            let part = Part { data, dir, dir_id, name, journal: None, temporary: Some(path), history };
+            return open_resumable(files, file, part).await;
         }
         // Another session is receiving the same file: this one goes on without a journal, the later rename wins.
     }
     let (data, temporary) = temporary(files, &dir, name).await?;
-    files
-        .space
-        .add_file(file, OpenFile::Part(Part { data, dir, name: name.clone(), journal: None, temporary }));
-    Ok(DiskDone::Part { journal: Bytes::new(), size_bytes: 0, resumable: false })
+    let storage = files.storage_of(&files.fstat(&data).await?);
+    let part = Part { data, dir, dir_id, name: name.clone(), journal: None, temporary, history };
+    files.space.add_file(file, OpenFile::Part(part));
+    Ok(DiskDone::Part { journal: Bytes::new(), size_bytes: 0, resumable: false, storage })
 }
 
-async fn open_resumable(
-    files: &Files,
-    dir: Arc<OwnedFd>,
-    name: &Name,
-    file: FileId,
-    data: Arc<OwnedFd>,
-    path: CString,
-) -> Result<DiskDone, DiskError> {
-    let journal = open_own(files, &dir, &names::journal(name)).await?;
+async fn open_resumable(files: &Files, file: FileId, mut part: Part) -> Result<DiskDone, DiskError> {
+    let journal = open_own(files, &part.dir, &names::journal(&part.name)).await?;
     let journal_bytes = files.fstat(&journal).await?.size as usize;
-    let bytes = read_whole(files, &journal, journal_bytes.min(MAX_JOURNAL_BYTES)).await?;
-    let size_bytes = files.fstat(&data).await?.size;
-    let part = Part { data, dir, name: name.clone(), journal: Some(journal), temporary: Some(path) };
+    let mut bytes = read_whole(files, &journal, journal_bytes.min(MAX_JOURNAL_BYTES)).await?;
+    let found = files.fstat(&part.data).await?;
+    // What the page cache still has may have failed to reach the disk since it was written: the error, if nobody saw it
+    // yet, is told here, once (fsync(2)), and then nothing of the file is believed.
+    let flush = FileOp::Fsync { file: part.data.clone(), data_only: true };
+    if !bytes.is_empty() && files.call("fdatasync", flush).await.is_err() {
+        bytes = Bytes::new();
+    }
+    part.journal = Some(journal);
     files.space.add_file(file, OpenFile::Part(part));
-    Ok(DiskDone::Part { journal: bytes, size_bytes, resumable: true })
+    let storage = files.storage_of(&found);
+    Ok(DiskDone::Part { journal: bytes, size_bytes: found.size, resumable: true, storage })
 }
 
 async fn read_whole(files: &Files, file: &Arc<OwnedFd>, len_bytes: usize) -> Result<Bytes, DiskError> {
@@ -476,25 +541,17 @@ pub async fn start_part(
         files.call("ftruncate", FileOp::Truncate { file: journal.clone(), len: 0 }).await?;
     }
     files.call("ftruncate", FileOp::Truncate { file: part.data.clone(), len: 0 }).await?;
-    // On tmpfs reserving is the whole cost of writing, paid before the first byte instead of beside the transfer;
-    // that a file cannot fit at all is known for less.
-    if size_bytes > 0 && files.space.is_memory_file_system() {
-        let found = files.call("fstatfs", FileOp::StatFs { file: part.data.clone() }).await?;
-        // A file system without a limit says that it has no blocks at all.
-        if let FileDone::FileSystem(found) = found
-            && found.total_bytes > 0
-            && found.free_bytes < size_bytes
-        {
-            return Err(DiskError { call: "fstatfs", errno: ENOSPC });
-        }
-    } else if size_bytes > 0 {
-        match files.call("fallocate", FileOp::Fallocate { file: part.data.clone(), len: size_bytes }).await {
-            // NFS and others cannot reserve: ENOSPC then shows at a write.
-            Err(DiskError { errno: EOPNOTSUPP, .. }) => {}
-            other => {
-                other?;
-            }
-        }
+    part.history.whole.set(true);
+    // Nothing is reserved: blocks of the full size would let a power cut leave zeros of that size, defeat ext4's and
+    // btrfs's care of renamed files, and cost tmpfs its whole writing before the first byte. That a file cannot fit at
+    // all is known for less.
+    let found = files.call("fstatfs", FileOp::StatFs { file: part.data.clone() }).await?;
+    // A file system without a limit says that it has no blocks at all.
+    if let FileDone::FileSystem(found) = found
+        && found.total_bytes > 0
+        && found.free_bytes < size_bytes
+    {
+        return Err(DiskError { call: "fstatfs", errno: ENOSPC });
     }
     if let Some(file) = &part.journal {
         write_all(files, file, 0, journal).await?;
@@ -504,7 +561,17 @@ pub async fn start_part(
 
 pub async fn write(files: &Files, file: FileId, offset: u64, data: Bytes) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
+    let unwritten_bytes = part.history.unwritten_bytes.get() + data.len() as u64;
     write_all(files, &part.data, offset, data).await?;
+    part.history.unwritten_bytes.set(unwritten_bytes);
+    if unwritten_bytes >= WRITE_BACK_BYTES
+        && part.history.is_awaited()
+        && !files.space.is_memory_file_system()
+    {
+        part.history.unwritten_bytes.set(0);
+        // What fails here fails again, and is told, where it is waited for.
+        let _ = files.call("sync_file_range", FileOp::SyncRange { file: part.data, wait: false }).await;
+    }
     Ok(DiskDone::Done)
 }
 
@@ -522,7 +589,16 @@ pub async fn write_journal(
 
 pub async fn commit_part(files: &Files, file: FileId, attributes: Attributes) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
-    finish(files, &part.dir, &part.data, part.temporary.as_ref(), &part.name, attributes).await?;
+    let arrival = Arrival {
+        dir_id: part.dir_id,
+        dir: &part.dir,
+        file: &part.data,
+        temporary: part.temporary.as_ref(),
+        name: &part.name,
+        is_whole: part.history.whole.get(),
+        is_empty: false,
+    };
+    finish(files, &arrival, attributes).await?;
     if part.journal.is_some() {
         // After the rename: a crash in between leaves an orphan journal, which `clean_part` removes when the
         // next run skips the finished file. The other order could lose the resume state of a whole file.
@@ -555,7 +631,7 @@ pub async fn clean_part(files: &Files, dir: DirId, name: &Name) -> Result<DiskDo
     match files.open(Some(&dir), path.as_bytes(), how).await {
         Ok(fd) => {
             if !matches!(
-                files.call("flock", FileOp::Lock { file: fd.clone() }).await?,
+                files.call("flock", FileOp::Lock { file: fd.clone(), how: Flock::Exclusive }).await?,
                 FileDone::Locked(true)
             ) {
                 return Ok(DiskDone::Done);

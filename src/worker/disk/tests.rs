@@ -19,7 +19,7 @@ struct Bench {
 
 impl Bench {
     fn new(target: &Path, slab_buffers: usize) -> Bench {
-        let disk = Disk::new(Slab::new(slab_buffers).unwrap());
+        let disk = Disk::new(Slab::new(slab_buffers).unwrap(), None);
         disk.share_among(1);
         let mut bench = Bench { disk, space: Rc::new(Space::new(Base::Local, true)) };
         let path = Bytes::from(target.as_os_str().as_encoded_bytes().to_vec());
@@ -78,7 +78,7 @@ fn programs_do_not_become_ours() {
         .done(DiskOp::PutSmall { dir: TARGET, name: small, data, mode: 0o6755, mtime, fsync: false })
         .unwrap();
     bench.receive_big(0o6711);
-    bench.done(DiskOp::SetDir { dir: TARGET, mode: 0o7755, mtime }).unwrap();
+    bench.done(DiskOp::SetDir { dir: TARGET, mode: 0o7755, mtime, fsync: false }).unwrap();
     let mode = |path: &str| fs::metadata(root.path().join(path)).unwrap().mode() & 0o7777;
     assert_eq!((mode("small"), mode("big"), mode(".")), (0o755, 0o711, 0o3755));
 }

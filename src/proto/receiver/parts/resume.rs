@@ -15,7 +15,7 @@ use crate::units::ChunkIndex;
 /// One read of a partial file: a slab buffer.
 const PIECE_BYTES: u64 = 64 * 1024;
 
-/// Chunks of another boot, being read and hashed one after the other.
+/// Chunks that may be gone, being read and hashed one after the other.
 #[derive(Debug)]
 pub(super) struct Rehash {
     records: std::vec::IntoIter<(ChunkIndex, Digest)>,
@@ -42,12 +42,12 @@ impl Receiver {
         if journal.records.is_empty() {
             return self.start_part(ports, at);
         }
-        // Of another boot, it goes on under that boot's id, and is not believed the next time either: to write it
+        // Of another storage, it goes on under that one's name, and is not believed the next time either: to write it
         // anew would put it at risk.
         let (key, at_bytes) = (journal.key, journal.end_bytes);
         part.journal = Some(JournalWriter { key, at_bytes, pending: BytesMut::new(), writing: false });
         part.journaled = true;
-        if journal.header.boot_id == header.boot_id {
+        if header.storage.still_holds(&journal.header.storage) {
             return self.resume_part(ports, at, &journal.records);
         }
         let records = journal.records.into_iter();

@@ -88,7 +88,7 @@ pub enum Kind {
 /// A step of file work. The disk layer executes it below the session's root, confined to it: directories are
 /// opened with `openat2(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)`, names are single components relative to
 /// held directory descriptors.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum DiskOp {
     // ---- where things are
     /// Receiver: finds where to put the sources. An existing directory: `dir` is that directory, no rename.

@@ -29,7 +29,7 @@ use landro_sys::{
 
 use crate::quic::{Router, Setup};
 use crate::units::{SessionId, WorkerId};
-use disk::Disk;
+use disk::{DESCRIPTOR_RETRY, Disk};
 use lane::Lane;
 use session::Running;
 use timers::Timers;
@@ -107,6 +107,8 @@ pub struct Worker {
     review_at: Instant,
     /// When idle buffers are given back to the kernel.
     trim_at: Option<Instant>,
+    /// When what found no descriptor tries again.
+    descriptors_at: Option<Instant>,
     gro_packets: u64,
     gro_receives: u64,
 }
@@ -167,6 +169,7 @@ impl Worker {
             questions: Vec::new(),
             review_at: now,
             trim_at: None,
+            descriptors_at: None,
             gro_packets: 0,
             gro_receives: 0,
         })
@@ -212,6 +215,12 @@ impl Worker {
 
     fn hand_over_file_operations(&mut self) {
         self.disk.feed_starved();
+        if self.descriptors_at.take_if(|at| *at <= self.now).is_some() {
+            self.disk.retry_descriptors();
+        }
+        if self.descriptors_at.is_none() && self.disk.is_short_of_descriptors() {
+            self.descriptors_at = Some(self.now + DESCRIPTOR_RETRY);
+        }
         while let Some((token, op)) = self.disk.next_operation() {
             self.driver.file(token, op);
         }
@@ -226,10 +235,11 @@ impl Worker {
         if more || can_read || can_send {
             return Some(Duration::ZERO);
         }
-        let due = [self.timers.next(), self.stopping, self.trim_at, self.questions_due()]
-            .into_iter()
-            .flatten()
-            .min();
+        let due =
+            [self.timers.next(), self.stopping, self.trim_at, self.descriptors_at, self.questions_due()]
+                .into_iter()
+                .flatten()
+                .min();
         due.map(|due| due.saturating_duration_since(self.now))
     }
 

@@ -9,6 +9,11 @@ pub fn effective_uid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
+/// Descriptors this process may have, and so one more than the highest number of one.
+pub fn open_files_limit() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
+}
+
 /// Raises the soft limit of open files to the hard one, and gives it. The soft one is 1,024 almost everywhere, for the
 /// sake of programs that use select(2); this one does not.
 ///
@@ -30,6 +35,7 @@ mod tests {
     fn the_soft_limit_becomes_the_hard_one() {
         let hard = raise_open_files().unwrap();
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+        assert_eq!(open_files_limit(), hard);
         assert_eq!(raise_open_files().unwrap(), hard, "again is harmless");
     }
 }

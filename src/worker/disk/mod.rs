@@ -5,6 +5,7 @@
 //! system call right here: tmpfs never blocks, while io_uring hands almost every metadata operation to an
 //! io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel), which costs more than the call itself.
 
+mod descriptors;
 mod durable;
 mod names;
 mod settle;
@@ -31,6 +32,7 @@ use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Slab};
 use crate::proto::{DiskDone, DiskError, DiskOp};
 use crate::units::OpId;
 
+pub use descriptors::RETRY as DESCRIPTOR_RETRY;
 pub use settle::{Settler, start as start_settler};
 pub use space::{Base, Space};
 
@@ -80,6 +82,8 @@ struct Shared {
     pending: RefCell<Vec<(usize, FileOp)>>,
     /// Tasks to poll again when a slab buffer is free.
     starved: RefCell<Vec<usize>>,
+    /// Tasks to poll again when a descriptor may be free.
+    short: RefCell<Vec<usize>>,
     current_task: Cell<usize>,
     /// Slab buffers the reads of one session may hold.
     share_buffers: Cell<usize>,
@@ -99,6 +103,7 @@ impl Disk {
             slots: RefCell::default(),
             pending: RefCell::default(),
             starved: RefCell::default(),
+            short: RefCell::default(),
             current_task: Cell::new(0),
             share_buffers: Cell::new(usize::MAX),
         };
@@ -110,7 +115,7 @@ impl Disk {
         let files = Files { shared: self.shared.clone(), space: space.clone() };
         let entry = self.tasks.vacant_entry();
         let key = entry.key();
-        entry.insert(Task { session, serial, op, job: Box::pin(run(files, cmd)) });
+        entry.insert(Task { session, serial, op, job: Box::pin(descriptors::run(files, cmd)) });
         self.poll_task(key);
     }
 
@@ -131,6 +136,20 @@ impl Disk {
     pub fn feed_starved(&mut self) {
         let starved = std::mem::take(&mut *self.shared.starved.borrow_mut());
         for task in starved {
+            self.poll_task(task);
+        }
+    }
+
+    /// Whether tasks wait for descriptors. They are to look again every [`DESCRIPTOR_RETRY`], as another thread may have
+    /// closed some.
+    pub fn is_short_of_descriptors(&self) -> bool {
+        !self.shared.short.borrow().is_empty()
+    }
+
+    /// Has the tasks that wait for a descriptor try again.
+    pub fn retry_descriptors(&mut self) {
+        let short = std::mem::take(&mut *self.shared.short.borrow_mut());
+        for task in short {
             self.poll_task(task);
         }
     }
@@ -289,55 +308,55 @@ impl Drop for Pinned {
     }
 }
 
-async fn run(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
         DiskOp::ResolveTarget { path, must_be_dir, dir } => {
-            target::resolve(&files, &path, must_be_dir, dir).await
+            target::resolve(files, &path, must_be_dir, dir).await
         }
-        DiskOp::ResolveSource { path, dir } => source::resolve(&files, &path, dir).await,
+        DiskOp::ResolveSource { path, dir } => source::resolve(files, &path, dir).await,
         DiskOp::CloseDir { dir } => {
             files.space.forget_dir(dir);
             Ok(DiskDone::Done)
         }
-        DiskOp::OpenDir { parent, name, dir } => source::open_dir(&files, parent, name.as_ref(), dir).await,
-        DiskOp::List { dir, max_entries } => source::list(&files, dir, max_entries).await,
-        DiskOp::ReadSmall { dir, name, max_bytes } => source::read_small(&files, dir, &name, max_bytes).await,
-        DiskOp::OpenRead { dir, name, file } => source::open_read(&files, dir, &name, file).await,
-        DiskOp::Read { file, offset, len_bytes } => source::read(&files, file, offset, len_bytes).await,
-        DiskOp::Stat { file } => source::stat(&files, file).await,
+        DiskOp::OpenDir { parent, name, dir } => source::open_dir(files, parent, name.as_ref(), dir).await,
+        DiskOp::List { dir, max_entries } => source::list(files, dir, max_entries).await,
+        DiskOp::ReadSmall { dir, name, max_bytes } => source::read_small(files, dir, &name, max_bytes).await,
+        DiskOp::OpenRead { dir, name, file } => source::open_read(files, dir, &name, file).await,
+        DiskOp::Read { file, offset, len_bytes } => source::read(files, file, offset, len_bytes).await,
+        DiskOp::Stat { file } => source::stat(files, file).await,
         DiskOp::CloseRead { file } => {
             files.space.forget_file(file);
             Ok(DiskDone::Done)
         }
-        DiskOp::Check { dir, name } => target::check(&files, dir, &name).await,
+        DiskOp::Check { dir, name } => target::check(files, dir, &name).await,
         DiskOp::MakeDir { parent, name, dir, fsync } => {
-            target::make_dir(&files, parent, &name, dir, fsync).await
+            target::make_dir(files, parent, &name, dir, fsync).await
         }
         DiskOp::SetDir { dir, mode, mtime, fsync } => {
-            target::set_dir(&files, dir, target::Attributes { mode, mtime, fsync }).await
+            target::set_dir(files, dir, target::Attributes { mode, mtime, fsync }).await
         }
         DiskOp::PutSmall { dir, name, data, mode, mtime, fsync } => {
-            target::put_small(&files, dir, &name, data, target::Attributes { mode, mtime, fsync }).await
+            target::put_small(files, dir, &name, data, target::Attributes { mode, mtime, fsync }).await
         }
         DiskOp::PutSymlink { dir, name, target, mtime, fsync } => {
-            target::put_symlink(&files, dir, &name, &target, mtime, fsync).await
+            target::put_symlink(files, dir, &name, &target, mtime, fsync).await
         }
         DiskOp::OpenPart { dir, name, file, resumable } => {
-            target::open_part(&files, dir, &name, file, resumable).await
+            target::open_part(files, dir, &name, file, resumable).await
         }
         DiskOp::StartPart { file, size_bytes, journal } => {
-            target::start_part(&files, file, size_bytes, journal).await
+            target::start_part(files, file, size_bytes, journal).await
         }
-        DiskOp::Write { file, offset, data } => target::write(&files, file, offset, data).await,
-        DiskOp::ReadPart { file, offset, len_bytes } => source::read(&files, file, offset, len_bytes).await,
+        DiskOp::Write { file, offset, data } => target::write(files, file, offset, data).await,
+        DiskOp::ReadPart { file, offset, len_bytes } => source::read(files, file, offset, len_bytes).await,
         DiskOp::WriteJournal { file, offset, bytes } => {
-            target::write_journal(&files, file, offset, bytes).await
+            target::write_journal(files, file, offset, bytes).await
         }
         DiskOp::CommitPart { file, mode, mtime, fsync } => {
-            target::commit_part(&files, file, target::Attributes { mode, mtime, fsync }).await
+            target::commit_part(files, file, target::Attributes { mode, mtime, fsync }).await
         }
-        DiskOp::ClosePart { file, keep } => target::close_part(&files, file, keep).await,
-        DiskOp::CleanPart { dir, name } => target::clean_part(&files, dir, &name).await,
+        DiskOp::ClosePart { file, keep } => target::close_part(files, file, keep).await,
+        DiskOp::CleanPart { dir, name } => target::clean_part(files, dir, &name).await,
     }
 }
 

@@ -243,6 +243,7 @@ fn read_how() -> OpenHow {
 pub async fn open_read(files: &Files, dir: DirId, name: &Name, file: FileId) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
     let open = files.open(Some(&fd), name.as_bytes(), read_how()).await?;
+    files.space.allowance.keep(&open)?;
     let meta = meta_of(&files.fstat(&open).await?);
     files.space.add_file(file, OpenFile::Source(open));
     Ok(DiskDone::Meta(meta))

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicUsize;
 use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow};
 
+use super::descriptors::Allowance;
 use super::durable::Footing;
 use super::names::c_string;
 use super::{DiskError, Files};
@@ -33,6 +34,7 @@ pub enum Base {
 pub struct Space {
     base: Base,
     inline_only: bool,
+    pub(super) allowance: Allowance,
     in_memory: Cell<Option<bool>>,
     dirs: RefCell<HashMap<DirId, Dir>>,
     files: RefCell<HashMap<FileId, OpenFile>>,
@@ -106,6 +108,7 @@ impl Space {
         Space {
             base,
             inline_only,
+            allowance: Allowance::of_this_process(),
             in_memory: Cell::new(None),
             dirs: RefCell::default(),
             files: RefCell::default(),
@@ -175,7 +178,8 @@ impl Space {
     ) {
         let used = self.tick();
         let mut dirs = self.dirs.borrow_mut();
-        dirs.insert(dir, Dir { root, path, no_symlinks, open: Some(open), list_cursor: 0, used });
+        let open = self.allowance.may_cache(&open).then_some(open);
+        dirs.insert(dir, Dir { root, path, no_symlinks, open, list_cursor: 0, used });
         if dirs.len() > MAX_OPEN_DIRECTORIES {
             Self::close_oldest(&mut dirs);
         }
@@ -204,6 +208,13 @@ impl Space {
     pub fn set_list_cursor(&self, dir: DirId, cursor: u64) {
         if let Some(dir) = self.dirs.borrow_mut().get_mut(&dir) {
             dir.list_cursor = cursor;
+        }
+    }
+
+    /// Closes every directory that nothing works in right now; each is opened again when it is needed.
+    pub fn close_idle_directories(&self) {
+        for dir in self.dirs.borrow_mut().values_mut() {
+            dir.open.take_if(|open| Arc::strong_count(open) == 1);
         }
     }
 
@@ -243,7 +254,7 @@ impl Files {
         };
         let open = self.open_dir_beneath(&root, &path, no_symlinks).await?;
         let mut dirs = self.space.dirs.borrow_mut();
-        if let Some(found) = dirs.get_mut(&dir) {
+        if let Some(found) = dirs.get_mut(&dir).filter(|_| self.space.allowance.may_cache(&open)) {
             found.open = Some(open.clone());
         }
         Space::close_oldest(&mut dirs);

@@ -473,6 +473,7 @@ pub async fn open_part(
     if resumable {
         let path = names::part(name);
         if let Some(data) = open_locked(files, &dir, &path).await? {
+            files.space.allowance.keep(&data)?;
             let name = name.clone();
             let part = Part { data, dir, dir_id, name, journal: None, temporary: Some(path), history };
             return open_resumable(files, file, part).await;
@@ -480,6 +481,7 @@ pub async fn open_part(
         // Another session is receiving the same file: this one goes on without a journal, the later rename wins.
     }
     let (data, temporary) = temporary(files, &dir, name).await?;
+    files.space.allowance.keep(&data)?;
     let storage = files.storage_of(&files.fstat(&data).await?);
     let part = Part { data, dir, dir_id, name: name.clone(), journal: None, temporary, history };
     files.space.add_file(file, OpenFile::Part(part));
@@ -488,6 +490,7 @@ pub async fn open_part(
 
 async fn open_resumable(files: &Files, file: FileId, mut part: Part) -> Result<DiskDone, DiskError> {
     let journal = open_own(files, &part.dir, &names::journal(&part.name)).await?;
+    files.space.allowance.keep(&journal)?;
     let journal_bytes = files.fstat(&journal).await?.size as usize;
     let mut bytes = read_whole(files, &journal, journal_bytes.min(MAX_JOURNAL_BYTES)).await?;
     let found = files.fstat(&part.data).await?;

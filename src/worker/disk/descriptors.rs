@@ -1,0 +1,78 @@
+//! Descriptors that run out: operations wait for them, holding none, and nobody keeps the last ones.
+//!
+//! An operation that finds the table full lets go of whatever it opened, waits, and begins anew. What stays open longer
+//! than one operation (a partial file, a source, a cached directory) leaves a part of the table to operations that end
+//! by themselves, so that these always get on. The kernel gives the lowest free number, so a descriptor's number tells
+//! how full the table is.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::task::Poll;
+use std::time::Duration;
+
+use super::{DiskDone, DiskError, DiskOp, Files};
+
+/// Time between two tries.
+pub const RETRY: Duration = Duration::from_millis(2);
+
+/// Tries before an operation fails: a minute. Other sessions close files as they get on, and where none does, waiting
+/// longer helps nobody.
+const TRIES: u32 = 30_000;
+
+/// The system's, and the process's table of open files is full (open(2)).
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+
+/// Which descriptors may be kept, by their numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    limit: u64,
+}
+
+impl Allowance {
+    pub fn of_this_process() -> Allowance {
+        Allowance { limit: landro_sys::process::open_files_limit() }
+    }
+
+    /// For a directory that can be opened again.
+    pub fn may_cache(self, fd: &OwnedFd) -> bool {
+        number(fd) < self.limit / 2
+    }
+
+    /// For a file that stays open while its data travels.
+    ///
+    /// # Errors
+    /// EMFILE when the rest of the table is for others.
+    pub fn keep(self, fd: &OwnedFd) -> Result<(), DiskError> {
+        let allowed = number(fd) < self.limit / 4 * 3;
+        allowed.then_some(()).ok_or(DiskError { call: "openat2", errno: EMFILE })
+    }
+}
+
+fn number(fd: &OwnedFd) -> u64 {
+    u64::from(fd.as_raw_fd().unsigned_abs())
+}
+
+/// Runs an operation, again and again while it lacks a descriptor.
+pub(super) async fn run(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    for _ in 0..TRIES {
+        match super::run(&files, cmd.clone()).await {
+            Err(DiskError { errno: EMFILE | ENFILE, .. }) => wait(&files).await,
+            other => return other,
+        }
+    }
+    super::run(&files, cmd).await
+}
+
+/// Until the worker has tasks look again; what this session can open again is closed first.
+async fn wait(files: &Files) {
+    files.space.close_idle_directories();
+    let mut asked = false;
+    std::future::poll_fn(|_| {
+        if std::mem::replace(&mut asked, true) {
+            return Poll::Ready(());
+        }
+        files.shared.short.borrow_mut().push(files.shared.current_task.get());
+        Poll::Pending
+    })
+    .await;
+}

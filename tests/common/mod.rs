@@ -63,16 +63,24 @@ pub fn is_root() -> bool {
 
 /// A user's configuration directory.
 pub struct Side {
-    dir: TempDir,
+    path: PathBuf,
+    /// Where it goes with this value.
+    _dir: Option<TempDir>,
 }
 
 impl Side {
     pub fn new() -> Side {
-        Side { dir: tempfile::tempdir().unwrap() }
+        let dir = tempfile::tempdir().unwrap();
+        Side { path: dir.path().to_path_buf(), _dir: Some(dir) }
+    }
+
+    /// With its files in a place of the caller's choice, where they stay.
+    pub fn at(path: PathBuf) -> Side {
+        Side { path, _dir: None }
     }
 
     pub fn path(&self) -> &Path {
-        self.dir.path()
+        &self.path
     }
 
     /// Makes the identity at first use.
@@ -123,7 +131,7 @@ impl Output {
 }
 
 /// The end of a long text is where the errors are.
-fn cut(text: &str) -> &str {
+pub fn cut(text: &str) -> &str {
     &text[text.ceil_char_boundary(
         text.len().saturating_sub(if std::env::var_os("LANDRO_TEST_LOG").is_some() { 1 << 20 } else { 6000 }),
     )..]

@@ -148,7 +148,7 @@ pub fn set_mtime(path: &Path, time: SystemTime) {
     File::open(path).unwrap().set_modified(time).unwrap();
 }
 
-const FILE_MODES: [u32; 8] = [0o644, 0o600, 0o755, 0o700, 0o664, 0o444, 0o400, 0o711];
+pub const FILE_MODES: [u32; 8] = [0o644, 0o600, 0o755, 0o700, 0o664, 0o444, 0o400, 0o711];
 
 /// Modes of directories: what root alone can still write into and remove is for root.
 fn directory_modes() -> &'static [u32] {
@@ -221,7 +221,7 @@ fn random_part(dir: &Path, depth: u32, rng: &mut Rng) {
 }
 
 /// Children first: making them changed their parent's mtime.
-fn dress_directories(dir: &Path, rng: &mut Rng) {
+pub fn dress_directories(dir: &Path, rng: &mut Rng) {
     for entry in sorted(dir) {
         if entry.symlink_metadata().unwrap().is_dir() {
             dress_directories(&entry, rng);
@@ -278,8 +278,8 @@ pub fn records(root: &Path) -> BTreeMap<PathBuf, Record> {
     all
 }
 
-/// Panics with the differences unless both are the same: names, kinds, modes, mtimes, targets, content.
-pub fn assert_same(one: &Path, other: &Path) {
+/// What distinguishes the one tree from the other: names, kinds, modes, mtimes, targets, content.
+pub fn differences(one: &Path, other: &Path) -> Vec<String> {
     let (left, right) = (records(one), records(other));
     let mut differences = Vec::new();
     for (path, record) in &left {
@@ -297,13 +297,18 @@ pub fn assert_same(one: &Path, other: &Path) {
     differences.extend(
         right.keys().filter(|path| !left.contains_key(*path)).map(|path| format!("{path:?} is extra")),
     );
+    differences
+}
+
+/// Panics with the differences unless both are the same.
+pub fn assert_same(one: &Path, other: &Path) {
+    let differences = differences(one, other);
     assert!(
         differences.is_empty(),
-        "{} and {} differ in {} of {} entries:\n{}",
+        "{} and {} differ in {} entries:\n{}",
         one.display(),
         other.display(),
         differences.len(),
-        left.len(),
         differences[..differences.len().min(20)].join("\n")
     );
 }

@@ -112,7 +112,7 @@ fn leftovers_in_time(root: &Path) -> Vec<PathBuf> {
     leftovers()
 }
 
-/// Two copies with two cuts each: one over older files, one with `--fsync`; ways by chance.
+/// Three copies with two cuts each: over older files, with `--fsync`, and with the medium lost while it is written.
 fn a_few_cuts(file_system: FileSystem) {
     let _turn = turn();
     if !disk::possible() {
@@ -124,6 +124,7 @@ fn a_few_cuts(file_system: FileSystem) {
         let kinds: Vec<u64> = power::kinds(file_system, older, fsync).collect();
         power::copy_and_cut(*rng.pick(&kinds), 2, &mut rng, &mut tally);
     }
+    power::copy_and_lose_the_medium(file_system, &mut rng, &mut tally);
     tally.assert_none();
 }
 

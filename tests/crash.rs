@@ -3,6 +3,8 @@
 //! A few of them in each run of the tests; `scripts/soak.sh power` and `scripts/soak.sh kills` are the long runs of the
 //! same code. The seed decides all but what the scheduler does, which is where a moment falls.
 
+#[path = "crash/case.rs"]
+mod case;
 mod common;
 #[path = "crash/disk.rs"]
 mod disk;
@@ -121,7 +123,7 @@ fn a_few_cuts(file_system: FileSystem) {
     let mut rng = Rng::new(file_system.name());
     let mut tally = Tally::default();
     for (older, fsync) in [(true, false), (false, true)] {
-        let kinds: Vec<u64> = power::kinds(file_system, older, fsync).collect();
+        let kinds: Vec<u64> = case::kinds(file_system, older, fsync).collect();
         power::copy_and_cut(*rng.pick(&kinds), 2, &mut rng, &mut tally);
     }
     power::copy_and_lose_the_medium(file_system, &mut rng, &mut tally);
@@ -162,7 +164,7 @@ fn soak_power() {
         "power",
         |tally| tally.cuts,
         |seed, rest, rng, tally| {
-            power::copy_and_cut(seed % power::KINDS, rest.min(CUTS_OF_A_COPY), rng, tally);
+            power::copy_and_cut(seed % case::KINDS, rest.min(CUTS_OF_A_COPY), rng, tally);
         },
     );
 }

@@ -48,7 +48,7 @@ pub fn copy_and_kill(kind: u64, kills: u64, rng: &mut Rng, tally: &mut Tally) {
         run(Command::new("cp").arg("-a").args([older, &path("root")])).unwrap();
     }
     let backends = [a_backend(rng), a_backend(rng)];
-    let mut site = Site::new(way, backends, Side::at(path("config")), path("new"), path("root"));
+    let mut site = Site::new(way, backends, Side::at(path("config")), path(""), path("root"));
     let flags: &[&str] = if rng.below(6) == 0 { &["--fsync"] } else { &[] };
     let sort = format!("{way:?}, {}", if older.is_some() { "old replaced" } else { "new" });
     let [daemon, client] = backends;

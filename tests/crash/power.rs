@@ -13,175 +13,13 @@ use walkdir::WalkDir;
 use crate::common::tree::{self, Rng};
 use crate::common::{COMMAND_TIMEOUT, Running, Side, cut as end_of, roomy_dir};
 
+use super::Tally;
+use super::case::{Boot, Case, Moment, Nudge, Older, Plan};
 use super::disk::{Disk, FileSystem, run};
 use super::goods::{self, Found};
-use super::site::{Site, Way};
-use super::{Tally, a_backend, a_moment_ms};
+use super::site::Site;
 
 const MIB: u64 = 1 << 20;
-
-/// Longest wait after the end of a copy: ext4 and xfs write back what is 5 s old at the latest about then, btrfs
-/// commits later.
-const LONGEST_AFTER_MS: u64 = 8_000;
-
-/// All that the seed decides.
-struct Case {
-    file_system: FileSystem,
-    options: &'static str,
-    way: Way,
-    older: bool,
-    fsync: bool,
-    backends: [&'static str; 2],
-    big_bytes: u64,
-    /// MiB/s: a slow copy lasts longer than the file system's interval between commits.
-    limit: Option<u64>,
-    cuts: Vec<Plan>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Plan {
-    moment: Moment,
-    nudge: Nudge,
-    boot: Boot,
-    /// The rerun is cut off as well, after so many milliseconds.
-    again_ms: Option<u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Moment {
-    /// Milliseconds after its start, if it still runs then.
-    WhileItRuns(u64),
-    AtExit,
-    /// Milliseconds.
-    AfterExit(u64),
-    /// Milliseconds after the start of what repaired an earlier cut.
-    Rerun(u64),
-}
-
-/// What the system happens to write early, as it may: any program's fsync or the kernel's own choice can do that.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Nudge {
-    Nothing,
-    /// The journals of unfinished files; the files themselves not.
-    Journals,
-    /// Directories, and on ext4 and xfs with them all metadata so far; data of files not.
-    Directories,
-    /// Every second file.
-    Files,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Boot {
-    /// The machine lost power: there is another boot id.
-    Next,
-    /// The medium alone did: pulled out and plugged in, or a virtual disk rolled back.
-    Same,
-}
-
-/// Every file system, way, with and without older files, with and without `--fsync`; seeds walk through them.
-pub const KINDS: u64 = 36;
-
-fn older(kind: u64) -> bool {
-    kind / 9 % 2 == 1
-}
-
-fn fsync(kind: u64) -> bool {
-    kind / 18 % 2 == 1
-}
-
-fn file_system(kind: u64) -> FileSystem {
-    FileSystem::ALL[(kind % 3) as usize]
-}
-
-/// Those of a sort; the ways are left.
-pub fn kinds(of: FileSystem, with_older: bool, with_fsync: bool) -> impl Iterator<Item = u64> {
-    let wanted = (of, with_older, with_fsync);
-    (0..KINDS).filter(move |&kind| (file_system(kind), older(kind), fsync(kind)) == wanted)
-}
-
-impl Case {
-    fn by_chance(kind: u64, cuts: u64, rng: &mut Rng) -> Case {
-        let file_system = file_system(kind);
-        let way = Way::ALL[(kind / 3 % 3) as usize];
-        let big_bytes = (12 + rng.below(24)) * MIB + rng.below(MIB);
-        let limit = (way != Way::Local && rng.below(2) == 0).then(|| 8 + rng.below(24));
-        let while_it_runs = |rng: &mut Rng| match limit {
-            Some(limit) => rng.below(big_bytes * 1250 / (limit * MIB)),
-            None => a_moment_ms(rng),
-        };
-        let mut cuts: Vec<Plan> = (0..cuts)
-            .map(|number| Plan {
-                // Of each kind of moment about as many.
-                moment: match number % 4 {
-                    0 | 2 => Moment::WhileItRuns(while_it_runs(rng)),
-                    1 => Moment::AfterExit(rng.below(LONGEST_AFTER_MS)),
-                    _ => Moment::AtExit,
-                },
-                nudge: *rng.pick(&[
-                    Nudge::Nothing,
-                    Nudge::Nothing,
-                    Nudge::Journals,
-                    Nudge::Directories,
-                    Nudge::Files,
-                ]),
-                boot: if rng.below(4) == 0 { Boot::Same } else { Boot::Next },
-                again_ms: (rng.below(5) == 0).then(|| a_moment_ms(rng)),
-            })
-            .collect();
-        cuts.sort_by_key(|plan| plan.moment);
-        Case {
-            file_system,
-            options: *rng.pick::<&'static str>(file_system.options()),
-            way,
-            older: older(kind),
-            fsync: fsync(kind),
-            backends: [a_backend(rng), a_backend(rng)],
-            big_bytes,
-            limit,
-            cuts,
-        }
-    }
-
-    /// A medium that goes away with the page cache above it while the machine runs on; the journals are on it already.
-    fn lost_medium(file_system: FileSystem, rng: &mut Rng) -> Case {
-        let cut_at = |ms| Plan {
-            moment: Moment::WhileItRuns(ms),
-            nudge: Nudge::Journals,
-            boot: Boot::Same,
-            again_ms: None,
-        };
-        Case {
-            file_system,
-            options: file_system.options()[0],
-            way: *rng.pick(&[Way::Push, Way::Pull]),
-            older: false,
-            fsync: false,
-            backends: [a_backend(rng), a_backend(rng)],
-            big_bytes: 24 * MIB,
-            limit: Some(16),
-            cuts: [700, 1100].map(cut_at).into(),
-        }
-    }
-
-    /// What distinguishes it from others in the table.
-    fn sort(&self) -> String {
-        let older = if self.older { "old replaced" } else { "new" };
-        let fsync = if self.fsync { ", --fsync" } else { "" };
-        format!("{} {:?}, {older}{fsync}", self.file_system.name(), self.way)
-    }
-
-    fn flags(&self) -> Vec<&str> {
-        if self.fsync { vec!["--fsync"] } else { Vec::new() }
-    }
-}
-
-impl std::fmt::Display for Case {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [daemon, client] = self.backends;
-        write!(out, "{}; {daemon} and {client}, mounted with {}", self.sort(), self.options)?;
-        self.limit.map_or(Ok(()), |limit| write!(out, ", at {limit} MiB/s"))
-    }
-}
 
 /// An image, and whether the copy had ended well before.
 struct Cut {
@@ -194,7 +32,7 @@ impl std::fmt::Display for Cut {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Plan { moment, nudge, boot, again_ms } = self.plan;
         write!(out, "{moment:?}")?;
-        out.write_str(if self.reported { " (after exit 0)" } else { " (it still ran)" })?;
+        out.write_str(if self.reported { " (after exit 0)" } else { " (before exit 0)" })?;
         write!(out, ", {nudge:?} written early, {boot:?} boot")?;
         again_ms.map_or(Ok(()), |ms| write!(out, ", again after {ms} ms"))
     }
@@ -215,10 +53,16 @@ fn copy_and_cut_case(case: &Case, rng: &mut Rng, tally: &mut Tally) {
     let work = roomy_dir(128 * MIB);
     let mut disk = Disk::new(case.file_system, case.options);
     let mut site = prepare(case, &disk, &work, rng);
-    let older = case.older.then(|| work.path().join("old/tree"));
+    // What is not down yet may be lost like the rest.
+    let older = (case.older == Older::Durable).then(|| work.path().join("old/tree"));
     tally.context = case.to_string();
 
     site.start(&[]);
+    if case.older == Older::JustCopied {
+        site.version = "old";
+        site.cp(&[], &[]).wait().expect(0);
+        site.version = "new";
+    }
     let cuts = cut_while_it_copies(case, &site, &mut disk, tally);
     site.kill_daemon();
     disk.turn_off();
@@ -258,8 +102,10 @@ fn prepare(case: &Case, disk: &Disk, work: &TempDir, rng: &mut Rng) -> Site {
     }
     let (new, old) = (work.path().join("new/tree"), work.path().join("old/tree"));
     goods::build(&new, case.big_bytes, rng);
-    if case.older {
+    if case.older != Older::Nothing {
         goods::build_older(&old, &new, rng);
+    }
+    if case.older == Older::Durable {
         run(Command::new("cp").arg("-a").args([&old, &target])).unwrap();
     }
     // What is not part of the transfer.
@@ -267,7 +113,7 @@ fn prepare(case: &Case, disk: &Disk, work: &TempDir, rng: &mut Rng) -> Site {
     let writer = Side::at(disk.at().join("config"));
     writer.id();
     disk.sync();
-    Site::new(case.way, case.backends, writer, work.path().join("new"), target)
+    Site::new(case.way, case.backends, writer, work.path().to_path_buf(), target)
 }
 
 fn cut_while_it_copies(case: &Case, site: &Site, disk: &mut Disk, tally: &mut Tally) -> Vec<Cut> {
@@ -276,8 +122,12 @@ fn cut_while_it_copies(case: &Case, site: &Site, disk: &mut Disk, tally: &mut Ta
     flags.extend(limit.iter().flat_map(|limit| ["--bwlimit", limit]));
     let mut running = site.cp(&[], &flags);
     let (mut since_start_ms, mut since_exit_ms) = (0, 0);
-    let mut cuts = Vec::new();
-    for &plan in &case.cuts {
+    let (mut cuts, mut killed) = (Vec::new(), false);
+    for (number, &plan) in case.cuts.iter().enumerate() {
+        if case.kill_before == Some(number) && running.is_running() {
+            running.kill();
+            killed = true;
+        }
         match plan.moment {
             Moment::WhileItRuns(at_ms) => {
                 sleep_ms(at_ms - since_start_ms);
@@ -293,11 +143,11 @@ fn cut_while_it_copies(case: &Case, site: &Site, disk: &mut Disk, tally: &mut Ta
         }
         write_early(plan.nudge, &disk.at());
         // In this order: what ended before the cut, ended before it.
-        let reported = !running.is_running();
+        let reported = !running.is_running() && !killed;
         cuts.push(Cut { plan, image: disk.cut(), reported });
     }
     let output = running.wait();
-    if output.code != Some(0) {
+    if output.code != Some(0) && !killed {
         let how = format!("{:?}, {}", output.code, end_of(&output.stderr));
         tally.fault("the copy itself ended wrongly", &[how]);
         cuts.clear();

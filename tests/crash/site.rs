@@ -22,8 +22,10 @@ pub struct Site {
     /// What `landro` keeps about itself where it writes; it lies beside the destination, and is lost with it.
     writer: Side,
     reader: Side,
-    /// The directory with `tree` in it.
+    /// The directory with the trees `new/tree` and, if there are older files, `old/tree`.
     source: PathBuf,
+    /// Which of them is sent.
+    pub version: &'static str,
     /// The directory that `tree` is to arrive in.
     target: PathBuf,
     daemon: Option<Daemon>,
@@ -37,11 +39,11 @@ impl Site {
         source: PathBuf,
         target: PathBuf,
     ) -> Site {
-        Site { way, backends, writer, reader: Side::new(), source, target, daemon: None }
+        Site { way, backends, writer, reader: Side::new(), source, version: "new", target, daemon: None }
     }
 
     pub fn sent(&self) -> PathBuf {
-        self.source.join("tree")
+        self.source.join(self.version).join("tree")
     }
 
     pub fn arrived(&self) -> PathBuf {
@@ -84,13 +86,13 @@ impl Site {
         let prefix = if self.way == Way::Push { &[] } else { prefix };
         let mut args: Vec<OsString> = ["cp", "--json", "--backend", self.backends[1]].map(Into::into).into();
         args.extend(flags.iter().map(OsString::from));
-        let url = |path| OsString::from(self.daemon.as_ref().unwrap().url(path));
+        let url = |path: &str| OsString::from(self.daemon.as_ref().unwrap().url(path));
         if let Some(daemon) = &self.daemon {
             args.extend(["--peer".into(), OsString::from(&daemon.fingerprint)]);
         }
         args.extend(match self.way {
             Way::Push => [self.sent().into(), url("")],
-            Way::Pull => [url("tree"), self.target.clone().into()],
+            Way::Pull => [url(&format!("{}/tree", self.version)), self.target.clone().into()],
             Way::Local => [self.sent().into(), self.target.clone().into()],
         });
         Running::spawn(command(self.client(), prefix, args))

@@ -42,14 +42,14 @@ impl FileSystem {
         }
     }
 
-    fn make(self, image: &Path) {
+    fn make(self, image: &Path) -> Result<(), String> {
         // ext4: mke2fs has 128-byte inodes in mind for small disks, which have no nanoseconds.
         let (program, args): (&str, &[&str]) = match self {
             FileSystem::Ext4 => ("mkfs.ext4", &["-q", "-F", "-b", "4096", "-I", "256"]),
             FileSystem::Xfs => ("mkfs.xfs", &["-q", "-f"]),
             FileSystem::Btrfs => ("mkfs.btrfs", &["-q", "-f"]),
         };
-        run(Command::new(program).args(args).arg(image)).unwrap();
+        run(Command::new(program).args(args).arg(image))
     }
 
     /// How it is mounted, the usual way first.
@@ -66,22 +66,15 @@ impl FileSystem {
 }
 
 /// Whether disks can be made here; says why not.
-pub fn possible() -> bool {
-    let missing: Vec<&str> = ["mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "losetup"]
-        .into_iter()
-        .filter(|program| run(Command::new(program).arg("-V")).is_err())
-        .collect();
-    let reason = if !is_root() {
-        "disks that lose power need root".to_owned()
-    } else if !missing.is_empty() {
-        format!("{missing:?} of e2fsprogs, xfsprogs, btrfs-progs and util-linux are missing")
-    } else if let Err(error) = outer(&roomy_dir(EXPECTED_BYTES)) {
-        format!("no loop device with btrfs can be mounted: {error}")
-    } else {
-        return true;
+pub fn possible(file_systems: &[FileSystem]) -> bool {
+    let made = match is_root() {
+        true => file_systems.iter().try_for_each(|&kind| Disk::new(kind, kind.options()[0]).map(drop)),
+        false => Err("that needs root".to_owned()),
     };
-    println!("skipped: {reason}");
-    false
+    if let Err(error) = &made {
+        println!("skipped: a disk that can lose power cannot be made here: {error}");
+    }
+    made.is_ok()
 }
 
 fn outer(dir: &TempDir) -> Result<Mount, String> {
@@ -109,16 +102,18 @@ pub struct Disk {
 }
 
 impl Disk {
-    pub fn new(file_system: FileSystem, options: &'static str) -> Disk {
+    /// # Errors
+    /// A tool is missing, or the kernel has no loop device, btrfs or `file_system`.
+    pub fn new(file_system: FileSystem, options: &'static str) -> Result<Disk, String> {
         let dir = roomy_dir(EXPECTED_BYTES);
-        let outer = outer(&dir).unwrap();
+        let outer = outer(&dir)?;
         let image = outer.at.join("disk.img");
         sparse(&image, IMAGE_BYTES);
-        file_system.make(&image);
+        file_system.make(&image)?;
         fs::create_dir(dir.path().join("disk")).unwrap();
         let mut disk = Disk { mount: None, outer, dir, file_system, options, image: image.clone(), cuts: 0 };
-        disk.turn_on(image).unwrap();
-        disk
+        disk.turn_on(image)?;
+        Ok(disk)
     }
 
     /// Where it is mounted, before and after a cut.

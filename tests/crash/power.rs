@@ -51,7 +51,7 @@ pub fn copy_and_lose_the_medium(file_system: FileSystem, rng: &mut Rng, tally: &
 
 fn copy_and_cut_case(case: &Case, rng: &mut Rng, tally: &mut Tally) {
     let work = roomy_dir(128 * MIB);
-    let mut disk = Disk::new(case.file_system, case.options);
+    let mut disk = Disk::new(case.file_system, case.options).unwrap();
     let mut site = prepare(case, &disk, &work, rng);
     // What is not down yet may be lost like the rest.
     let older = (case.older == Older::Durable).then(|| work.path().join("old/tree"));

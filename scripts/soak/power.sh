@@ -7,5 +7,5 @@ cd "$(dirname "$0")/../.."
 setup test
 export LANDRO_SOAK_ROUNDS=${1:-200} LANDRO_TEST_SEED=${2:-$(date +%s)}
 cargo test --locked --test crash --no-run
-exec unshare --mount sh -c 'mount -t tmpfs none /dev/shm && exec "$@"' - \
+exec unshare --mount sh -c 'mount -t tmpfs none /dev/shm && TMPDIR=/dev/shm exec "$@"' - \
     cargo test --locked --test crash -- --ignored --exact soak_power --nocapture

@@ -250,6 +250,8 @@ fn rerun(
         "left behind after the rerun",
         &left.iter().map(|path| format!("{path:?}")).collect::<Vec<_>>(),
     );
+    // Whoever cleaned up in the background must have kept the times of directories.
+    tally.fault("after cleaning up", &differences(&site.sent(), &site.arrived()));
     again
 }
 

@@ -20,6 +20,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("engine", &["worker", "proto", "quic", "units", "config", "budget", "metrics", "landro_sys"]),
     ("daemon", &["engine", "proto", "quic", "units", "config", "budget", "metrics", "landro_sys"]),
     ("cli", &["daemon", "engine", "proto", "quic", "units", "config", "budget", "metrics", "landro_sys"]),
+    ("fuzzing", &["cli", "worker", "quic"]),
     ("api", &["engine", "proto", "quic", "units", "config", "budget", "metrics", "landro_sys"]),
 ];
 

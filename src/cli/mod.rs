@@ -1,18 +1,18 @@
 //! The command: from arguments to an exit code. Only the command lines' own concerns; the work is the engine's.
 
-mod args;
+pub(crate) mod args;
 mod bench;
 mod client;
 mod cp;
-mod escape;
+pub(crate) mod escape;
 mod id;
 mod local;
 mod ls;
 mod outcome;
 mod report;
 mod serve;
-mod trust;
-mod url;
+pub(crate) mod trust;
+pub(crate) mod url;
 
 use std::io;
 use std::process::ExitCode;

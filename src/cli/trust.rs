@@ -152,6 +152,11 @@ impl KnownHosts {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(io_error(&path, "open")(error)),
         }
+        KnownHosts::parse(path, &text)
+    }
+
+    /// `text`: what is in the file at `path`.
+    pub(crate) fn parse(path: PathBuf, text: &[u8]) -> Result<KnownHosts, TrustError> {
         let mut lines = Vec::new();
         for (index, bytes) in text.split(|&b| b == b'\n').enumerate() {
             let line = index + 1;

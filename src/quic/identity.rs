@@ -110,6 +110,12 @@ pub(super) fn certificate_fingerprint(certificate: &X509Ref) -> Option<Fingerpri
     fingerprint_of(&key).ok()
 }
 
+/// What the handshake does with a peer's certificate as it came.
+#[cfg(feature = "fuzzing")]
+pub fn fingerprint_of_der(der: &[u8]) -> Option<Fingerprint> {
+    certificate_fingerprint(X509::from_der(der).ok()?.as_ref())
+}
+
 /// DER of SEQUENCE { OBJECT IDENTIFIER 1.3.101.112 }: the algorithm Ed25519 (RFC 8410).
 const ED25519_ALGORITHM: [u8; 7] = [0x30, 5, 0x06, 3, 0x2b, 0x65, 0x70];
 

@@ -5,7 +5,7 @@
 //! sends that would lose a refused buffer, one reason why a connection is over.
 
 mod batch;
-mod identity;
+pub(crate) mod identity;
 mod pace;
 mod reason;
 mod route;

@@ -34,7 +34,7 @@ impl Secrets {
     }
 
     /// A token that only this process makes, for this address, this pair of ids and the next 30 s.
-    pub(super) fn retry_token(
+    pub(crate) fn retry_token(
         &self,
         peer: SocketAddr,
         original: &[u8],
@@ -47,7 +47,7 @@ impl Secrets {
     }
 
     /// The client's original connection id, if the token is ours, fresh, and used where it was sent.
-    pub(super) fn check_retry_token(
+    pub(crate) fn check_retry_token(
         &self,
         token: &[u8],
         peer: SocketAddr,

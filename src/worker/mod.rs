@@ -35,6 +35,8 @@ use session::Running;
 use timers::Timers;
 
 pub use disk::start_settler;
+#[cfg(feature = "fuzzing")]
+pub use disk::{relative, split_path};
 pub use link::{
     Access, Authorize, ClientEvent, ClientStart, Command, Ended, Mailbox, PeerAccess, Refusals, Service,
     Shared,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::slab::Buffer;
 
 mod extents;
-mod list;
+pub(crate) mod list;
 mod run;
 #[cfg(test)]
 mod tests;

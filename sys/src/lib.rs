@@ -7,6 +7,8 @@
 
 pub mod cpu;
 pub mod file;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod probe;
 pub mod process;
 pub mod slab;

@@ -34,6 +34,8 @@ use crate::units::OpId;
 
 pub use descriptors::RETRY as DESCRIPTOR_RETRY;
 pub use settle::{Settler, start as start_settler};
+#[cfg(feature = "fuzzing")]
+pub use source::{relative, split_path};
 pub use space::{Base, Space};
 
 use names::c_string;

@@ -35,7 +35,7 @@ pub(super) fn list(dir: &OwnedFd, cursor: u64, max: usize) -> io::Result<FileDon
 }
 
 /// Entries of a getdents64 buffer and the cursor after the last one (`None` for an empty buffer: the end).
-fn parse(mut raw: &[u8]) -> (Vec<DirEntry>, Option<u64>) {
+pub(crate) fn parse(mut raw: &[u8]) -> (Vec<DirEntry>, Option<u64>) {
     let mut entries = Vec::with_capacity(raw.len() / 32);
     let mut next = None;
     while let Some((ino, off, record, kind)) = header(raw) {

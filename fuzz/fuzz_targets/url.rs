@@ -1,0 +1,29 @@
+//! An argument is a place or an error; a URL that is one, written out in full, is the same place again.
+#![no_main]
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use landro::fuzzing::{Place, acts_on_terminal};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    check(data);
+    // The same bytes behind the scheme, so that the fuzzer need not find it.
+    check(&[b"landro://", data].concat());
+});
+
+fn check(typed: &[u8]) {
+    match Place::parse(OsStr::from_bytes(typed)) {
+        Ok(Place::Local(path)) => assert!(path == typed && !path.is_empty() && !path.contains(&0)),
+        Ok(Place::Remote(url)) => {
+            assert!(!url.path.contains(&0) && url.path.first() != Some(&b'/'));
+            assert!(!url.host.name.is_empty() && url.host.port != 0);
+            assert_eq!(url.host.name, url.host.name.to_ascii_lowercase());
+            let path: String = url.path.iter().map(|byte| format!("%{byte:02x}")).collect();
+            let full = format!("landro://{}/{path}", url.host);
+            assert_eq!(Place::parse(OsStr::new(&full)), Ok(Place::Remote(url)), "{full}");
+        }
+        Err(error) => assert!(!error.to_string().chars().any(acts_on_terminal)),
+    }
+}

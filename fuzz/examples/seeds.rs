@@ -56,6 +56,7 @@ fn texts() {
     let peers = b"# peers\n\xf8 ro\n  \xf9 wo,path=in/box # alice\r\n\xfa path=%2fa%20b/./c rw\n\xfb\n\xf8 rw\n\xfc ../x\n";
     seed("authorized_peers", "peers", peers);
     seed("known_hosts", "hosts", b"# mine\n\nH:1 \xff old key\nh.example:1\t\xff\n[::1]:1 \xff");
+    seed("known_hosts", "zone", b"[fe80::1%Eth0]:1 \xff\n");
     seed("known_hosts", "bad", b"h:1 \xff\nh:1 SHA256:short\n");
 }
 

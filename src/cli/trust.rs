@@ -168,7 +168,7 @@ impl KnownHosts {
             let (host, fingerprint) = words.split_once(char::is_whitespace).ok_or_else(bad)?;
             let fingerprint =
                 fingerprint.split_whitespace().next().unwrap_or("").parse().map_err(|_| bad())?;
-            lines.push((line, host.to_ascii_lowercase(), fingerprint));
+            lines.push((line, in_lower_case(host), fingerprint));
         }
         Ok(KnownHosts { path, lines })
     }
@@ -205,6 +205,12 @@ impl KnownHosts {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// A host as [`Host`] spells it, whatever capitals a hand wrote. A zone is the name of an interface, whose capitals count.
+fn in_lower_case(host: &str) -> String {
+    let (name, zone) = host.split_at(host.find('%').unwrap_or(host.len()));
+    name.to_ascii_lowercase() + zone
 }
 
 /// A file edited by hand may lack its last newline.
@@ -285,6 +291,16 @@ mod tests {
         assert_eq!(known.find(&host("::1", 5)), Known::As { fingerprints: vec![two], line: 2 });
         assert_eq!(known.find(&host("h", 4434)), Known::Never);
         assert_eq!(mode(known.path()), 0o600);
+    }
+
+    #[test]
+    fn a_host_with_a_zone_in_capitals_is_found_again() {
+        let root = tempfile::tempdir().unwrap();
+        let (one, capitals, small) = (Fingerprint([1; 32]), host("fe80::1%Eth0", 1), host("fe80::1%eth0", 1));
+        KnownHosts::load(root.path()).unwrap().add(&capitals, one).unwrap();
+        let known = KnownHosts::load(root.path()).unwrap();
+        assert_eq!(known.find(&capitals), Known::As { fingerprints: vec![one], line: 1 });
+        assert_eq!(known.find(&small), Known::Never, "interfaces eth0 and Eth0 are two");
     }
 
     #[test]

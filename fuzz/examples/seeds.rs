@@ -260,7 +260,8 @@ fn scripts() {
     seed("receiver", "large", push_large);
     let directory = [&[3, 5, 0, b'd', 3, 6, 1, b'l', 5, 1, 9, 2][..], &[0; 30]].concat();
     seed("receiver", "directory", [&[0][..], &complete, &directory].concat());
-    let listed = [0, 0, 0x30, 0x11, b'a', 9, 0, 0x11, b'b', 9, 15, 0x11, b'c', 9, 23];
+    // The second operation under way; the first closes the directory above.
+    let listed = [0, 1, 0x30, 0x11, b'a', 9, 0, 0x11, b'b', 9, 15, 0x11, b'c', 9, 23];
     let wanted = [4, 2, 4, 3, 4, 4];
     let reads: Vec<u8> = (0..20).flat_map(|_| [0, 0, 1, 9, 0]).collect();
     for (name, how) in [("pull", &[2, 16][..]), ("push", &[3, 16]), ("limited", &[10, 20, 16])] {

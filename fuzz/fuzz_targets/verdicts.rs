@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 /// What the imagined disk answers until everything is announced: a directory, opened, and in its listing a small, a
 /// large and a resumable file and a symlink. Behind that, the verdicts' own bytes answer.
 const FOUND: &[u8] =
-    &[0, 0, 0, 0, 0, 0x40, 0x11, b'a', 9, 0, 0x11, b'b', 9, 15, 0x11, b'c', 9, 23, 0x13, b'd'];
+    &[0, 0, 0, 0, 1, 0x40, 0x11, b'a', 9, 0, 0x11, b'b', 9, 15, 0x11, b'c', 9, 23, 0x13, b'd'];
 
 fuzz_target!(|data: &[u8]| {
     // [8, [data]]: the CBOR of the message before the array of verdicts.
@@ -33,6 +33,7 @@ fuzz_target!(|data: &[u8]| {
     let script = [FOUND, data].concat();
     let mut world = World::new(Script(&script), |now| Session::server(now, grant, limits()));
     world.hello(WireRequest::Pull { sources: vec![Bytes::from_static(b"a")] }, None);
+    // The directory is found and opened; of what is then under way, the first closes the one above.
     for _ in 0..3 {
         world.complete();
     }

@@ -37,7 +37,9 @@ fn granted(policy: &Policy, number: u8, lines: &[&[u8]]) {
     let peer = peer(number);
     let Some(all) = policy.access(&peer, Restrict::Nothing) else { return };
     let named = peer.to_string();
-    let names = |line: &&[u8]| line.trim_ascii_start().starts_with(named.as_bytes());
+    let names = |line: &&[u8]| {
+        std::str::from_utf8(line).is_ok_and(|line| line.split_whitespace().next() == Some(&named))
+    };
     assert!(lines.iter().any(names), "authorised by no line");
     if let Some(path) = &all.path {
         assert!(!path.is_empty() && !path.contains(&0) && path.first() != Some(&b'/'));

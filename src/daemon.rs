@@ -4,13 +4,13 @@ pub mod notify;
 pub mod policy;
 pub mod signals;
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+
+use landro_sys::trusted::{self, Others, Untrusted};
 
 use crate::config::QuicConfig;
 use crate::engine::{BackendChoice, EngineError, ServeConfig, Server};
@@ -22,6 +22,9 @@ use signals::{Hangup, Signals};
 
 /// Larger than [`policy::MAX_PEERS`] lines with options and short comments.
 const AUTHORIZED_PEERS_MAX_BYTES: u64 = 16 << 20;
+
+/// Bad lines that are told one by one.
+const BAD_LINES_TOLD: usize = 50;
 
 /// A worker that failed is noticed this late: the service manager then starts the daemon anew.
 const LOOK_AFTER_WORKERS: Duration = Duration::from_secs(2);
@@ -47,11 +50,8 @@ pub struct Options {
 pub enum DaemonError {
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("{path}: {source}", path = .path.display())]
-    Peers { path: PathBuf, source: io::Error },
-    #[error("{path}: everybody may write it (mode {mode:04o}), so it authorises nobody; run: chmod 644 {path}",
-        path = .path.display())]
-    PeersWritable { path: PathBuf, mode: u32 },
+    #[error("{0}; it authorises nobody")]
+    Peers(#[from] Untrusted),
     #[error("setting up signal handling: {0}")]
     Signals(io::Error),
     #[error("writing to standard output: {0}")]
@@ -90,10 +90,14 @@ pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>
         if !signals.take_hangup() {
             continue;
         }
-        match load(&authorized_peers, &allow) {
-            Ok(new) => *policy.write().unwrap_or_else(PoisonError::into_inner) = new,
-            Err(error) => tracing::error!("{error}; those authorised so far stay so until it is mended"),
-        }
+        // Whoever is taken out of a file that cannot be read now must not stay in until it can.
+        let new = load(&authorized_peers, &allow).unwrap_or_else(|error| {
+            tracing::error!(
+                "{error}: NOBODY IS LET IN any more but by --allow, until it is mended and SIGHUP sent"
+            );
+            Policy::of(&allow)
+        });
+        *policy.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
     tracing::info!("stopping; a second signal quits at once");
     notify::tell("STOPPING=1");
@@ -102,9 +106,17 @@ pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>
 
 /// `authorized_peers` with the command line on top; says how many there are and which lines were no use.
 fn load(path: &Path, allow: &[Fingerprint]) -> Result<Policy, DaemonError> {
-    let (mut policy, bad) = Policy::parse(&read_peers(path)?);
-    for line in bad {
-        tracing::error!("{}: {line}; this line authorises nobody", path.display());
+    let text = match trusted::read(path, Others::MayRead, AUTHORIZED_PEERS_MAX_BYTES) {
+        Err(error) if error.is_not_found() => Vec::new(),
+        text => text?,
+    };
+    let (mut policy, bad) = Policy::parse(&text);
+    for line in bad.iter().take(BAD_LINES_TOLD) {
+        tracing::error!("{}: {line}", path.display());
+    }
+    if bad.len() > BAD_LINES_TOLD {
+        let more = bad.len() - BAD_LINES_TOLD;
+        tracing::error!("{}: {more} more lines authorise nobody; is this the right file?", path.display());
     }
     allow.iter().for_each(|peer| policy.allow(*peer));
     match policy.len() {
@@ -117,24 +129,6 @@ fn load(path: &Path, allow: &[Fingerprint]) -> Result<Policy, DaemonError> {
         peers => tracing::info!("{peers} peers are authorised"),
     }
     Ok(policy)
-}
-
-fn read_peers(path: &Path) -> Result<Vec<u8>, DaemonError> {
-    let failed = |source| DaemonError::Peers { path: path.to_path_buf(), source };
-    let file = match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(failed)?,
-    };
-    let mode = file.metadata().map_err(failed)?.mode() & 0o7777;
-    if mode & 0o002 != 0 {
-        return Err(DaemonError::PeersWritable { path: path.to_path_buf(), mode });
-    }
-    let mut text = Vec::new();
-    file.take(AUTHORIZED_PEERS_MAX_BYTES + 1).read_to_end(&mut text).map_err(failed)?;
-    if text.len() as u64 > AUTHORIZED_PEERS_MAX_BYTES {
-        return Err(failed(io::Error::new(ErrorKind::FileTooLarge, "more than 16 MiB")));
-    }
-    Ok(text)
 }
 
 #[cfg(test)]
@@ -158,12 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_everybody_may_write_is_refused() {
+    fn a_file_others_may_write_is_refused() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("authorized_peers");
         fs::write(&path, format!("{}\n", peer(1))).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
-        assert!(matches!(load(&path, &[]), Err(DaemonError::PeersWritable { mode: 0o666, .. })));
+        for mode in [0o666, 0o664] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(load(&path, &[]), Err(DaemonError::Peers(Untrusted::Writable { .. }))));
+        }
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         assert_eq!(load(&path, &[]).unwrap().len(), 1);
     }

@@ -3,7 +3,9 @@
 mod common;
 
 use std::fs;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -16,6 +18,8 @@ on_both_backends!(
     peer_pins_for_one_run,
     an_unauthorised_client_is_refused_in_the_handshake,
     rights_per_peer,
+    a_line_that_is_not_understood_lets_nobody_in,
+    files_others_may_write_let_nobody_in,
     a_path_confines_a_peer,
     a_read_only_or_write_only_root,
     hangup_reads_the_peers_again,
@@ -47,7 +51,10 @@ impl Strangers {
     }
 
     fn authorize(&self, lines: &str) {
-        fs::write(self.server.path().join("authorized_peers"), lines).unwrap();
+        let path = self.server.path().join("authorized_peers");
+        fs::write(&path, lines).unwrap();
+        // Whatever the umask.
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
     }
 
     fn cp(&self, client: &Side, args: &[&str]) -> Output {
@@ -175,8 +182,8 @@ fn rights_per_peer(backend: &'static str) {
     let no_rights = format!("# comment\n\n{id} rw,unknown\n");
     for (line, may_read, may_write) in [
         (id.clone(), true, true),
-        (format!("{id} rw laptop"), true, true),
-        (format!("{id} ro the backup host"), true, false),
+        (format!("{id} rw # laptop\r\n"), true, true),
+        (format!("{id} ro #the backup host"), true, false),
         (format!("{id} wo"), false, true),
         (no_rights, false, false),
     ] {
@@ -197,6 +204,111 @@ fn rights_per_peer(backend: &'static str) {
         assert_eq!(s.dir.path().join("pulled").exists(), may_read, "{line}");
         assert_no_leftovers(&s.root());
     }
+}
+
+/// Each is what somebody might write who wants to grant less than everything.
+fn a_line_that_is_not_understood_lets_nobody_in(backend: &'static str) {
+    let s = Strangers::new(backend);
+    let id = s.client.id();
+    s.authorize("");
+    let daemon = s.serve(&[]);
+    let options = ["--peer", daemon.fingerprint.as_str()];
+    for (text, meant) in [
+        (format!("{id} path:there\n"), "path=SUB"),
+        (format!("{id} (ro)\n"), "meant as ro"),
+        (format!("{id} no-write\n"), "meant as ro"),
+        (format!("{id} restrict\n"), "begins with #"),
+        (format!("{id} RO\n"), "meant as ro"),
+        (format!("{id} the backup host, ro\n"), "begins with #"),
+        (format!("{id} ro rw\n"), "more than one of ro, rw and wo"),
+        (format!("{id} path=/there\n"), "relative to the served directory"),
+        (format!("{id}\u{a0}ro\n"), "43 characters"),
+        (format!("{id}\n{id} ro\n"), "line 1"),
+        (format!("{id}\n  ro\n"), "line 1"),
+    ] {
+        let before = daemon.log().matches("nobody is authorised").count();
+        s.authorize(&text);
+        common::signal(daemon.pid(), "HUP");
+        daemon.wait_for_log_again("nobody is authorised", before);
+        let (pushed, pulled) = (s.push(&daemon, &options), s.pull(&daemon, &options));
+        assert_eq!((pushed.code, pulled.code), (Some(4), Some(4)), "{text:?} let somebody in");
+        let last = text.matches('\n').count();
+        assert!(
+            daemon.log().contains(&format!("authorized_peers: line {last}: ")),
+            "{text:?}: {}",
+            daemon.log()
+        );
+        assert!(daemon.log().contains(meant), "{text:?}: {}", daemon.log());
+    }
+}
+
+/// As sshd with StrictModes: who may write the file, or put another in its place, decides who comes in.
+fn files_others_may_write_let_nobody_in(backend: &'static str) {
+    let s = Strangers::new(backend);
+    let id = s.client.id();
+    let good = format!("{id} ro\n");
+    let file = s.server.path().join("authorized_peers");
+    let chmod = |path: &Path, mode: u32| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    s.authorize(&good);
+    let daemon = s.serve(&[]);
+    let options = ["--peer", daemon.fingerprint.as_str()];
+    let reload = |said: &str| {
+        let before = daemon.log().matches(said).count();
+        common::signal(daemon.pid(), "HUP");
+        daemon.wait_for_log_again(said, before);
+    };
+    let elsewhere = s.dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    chmod(&elsewhere, 0o777);
+    let spoil: [&dyn Fn(); 6] = [
+        &|| chmod(&file, 0o664),
+        &|| chmod(&file, 0o646),
+        &|| chmod(s.server.path(), 0o770),
+        &|| {
+            fs::write(elsewhere.join("peers"), &good).unwrap();
+            fs::remove_file(&file).unwrap();
+            symlink(elsewhere.join("peers"), &file).unwrap();
+        },
+        &|| {
+            fs::remove_file(&file).unwrap();
+            fs::create_dir(&file).unwrap();
+        },
+        &|| {
+            if common::is_root() {
+                chown(&file, Some(65_534), None).unwrap();
+            } else {
+                chmod(&file, 0o666);
+            }
+        },
+    ];
+    for (number, spoil) in spoil.iter().enumerate() {
+        assert_eq!(s.pull(&daemon, &options).code, Some(0), "before number {number}");
+        spoil();
+        reload("NOBODY IS LET IN");
+        assert_eq!(s.pull(&daemon, &options).code, Some(4), "number {number}: {}", daemon.log());
+        // Nor does a daemon start with it.
+        landro(&s.server, ["serve", s.root().to_str().unwrap(), "--listen", "127.0.0.1:0"]).expect(1);
+        let _ = fs::remove_file(&file);
+        let _ = fs::remove_dir(&file);
+        chmod(s.server.path(), 0o700);
+        s.authorize(&good);
+        reload("1 peer is authorised");
+    }
+    // What a client trusts, and its own key, are held to the same.
+    let (known, key) = (s.client.path().join("known_hosts"), s.client.path().join("identity.pem"));
+    fs::write(&known, format!("{} {}\n", daemon.address(), daemon.fingerprint)).unwrap();
+    chmod(&known, 0o644);
+    s.pull(&daemon, &[]).expect(0);
+    for (path, mode, back) in
+        [(&known, 0o666, 0o644), (&key, 0o640, 0o600), (&s.client.path().to_owned(), 0o777, 0o700)]
+    {
+        chmod(path, mode);
+        let output = s.pull(&daemon, &[]).expect(1);
+        assert!(output.stderr.contains("chmod"), "{output:?}");
+        chmod(path, back);
+    }
+    fs::write(&known, vec![b'#'; (8 << 20) + 1]).unwrap();
+    assert!(s.pull(&daemon, &["--accept-new"]).expect(1).stderr.contains("longer than"));
 }
 
 fn a_path_confines_a_peer(backend: &'static str) {

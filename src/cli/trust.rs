@@ -1,14 +1,16 @@
 //! The files identity and trust live in: `identity.pem`, `known_hosts`; where `authorized_peers` is looked for.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use landro_sys::trusted::{self, Others, Untrusted};
 
 use crate::quic::Identity;
 use crate::units::Fingerprint;
 
-use super::url::Host;
+use super::url::{Host, Url};
 
 /// An Ed25519 key and its certificate take about 700 bytes; more than this is another kind of file.
 const IDENTITY_MAX_BYTES: u64 = 64 << 10;
@@ -23,20 +25,14 @@ pub enum TrustError {
     NoHome,
     #[error("{path}: {call}: {source}", path = .path.display())]
     Io { path: PathBuf, call: &'static str, source: io::Error },
-    #[error(
-        "{path}: mode {mode:04o} lets others use the private key, so it is not used; \
-         run: chmod 600 {path}, or remove it if they may have read it (landro id makes a new one)",
-        path = .path.display()
-    )]
-    OpenToOthers { path: PathBuf, mode: u32 },
-    #[error("{path}: not a regular file", path = .path.display())]
-    NotAFile { path: PathBuf },
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
     #[error("{path}: not an identity ({why}); move it away and landro id makes a new one", path = .path.display())]
     BadIdentity { path: PathBuf, why: String },
     #[error("making an identity: {0}")]
     Generate(String),
     #[error(
-        "{path}: line {line}: expected `host:port SHA256:...`; correct or remove the line (while it is there, \
+        "{path}: line {line}: expected `host:port SHA256:...`, then nothing or a # and a comment; correct or remove the line (while it is there, \
          no host can be told from a changed one)",
         path = .path.display()
     )]
@@ -68,7 +64,7 @@ pub fn config_dir() -> Result<PathBuf, TrustError> {
 pub fn identity(dir: &Path) -> Result<Identity, TrustError> {
     let path = dir.join("identity.pem");
     match read_identity(&path) {
-        Err(TrustError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+        Err(TrustError::Untrusted(error)) if error.is_not_found() => {}
         found => return found,
     }
     make_dir(dir)?;
@@ -103,26 +99,17 @@ fn publish(dir: &Path, path: &Path, contents: &[u8]) -> Result<(), TrustError> {
 }
 
 fn read_identity(path: &Path) -> Result<Identity, TrustError> {
-    let file = File::open(path).map_err(io_error(path, "open"))?;
-    let meta = file.metadata().map_err(io_error(path, "fstat"))?;
-    if !meta.is_file() {
-        return Err(TrustError::NotAFile { path: path.to_path_buf() });
-    }
-    let mode = meta.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(TrustError::OpenToOthers { path: path.to_path_buf(), mode });
-    }
-    let mut pem = String::new();
-    file.take(IDENTITY_MAX_BYTES).read_to_string(&mut pem).map_err(io_error(path, "read"))?;
-    Identity::from_pem(&pem)
-        .map_err(|error| TrustError::BadIdentity { path: path.to_path_buf(), why: error.to_string() })
+    let bad = |why| TrustError::BadIdentity { path: path.to_path_buf(), why };
+    let pem = String::from_utf8(trusted::read(path, Others::MayNothing, IDENTITY_MAX_BYTES)?)
+        .map_err(|error| bad(error.to_string()))?;
+    Identity::from_pem(&pem).map_err(|error| bad(error.to_string()))
 }
 
-/// The daemons this user has met: `host:port SHA256:...` a line, `#` begins a comment line.
+/// The daemons this user has met: `host:port SHA256:...` a line, a word that begins with `#` begins a comment.
 #[derive(Debug)]
 pub struct KnownHosts {
     path: PathBuf,
-    lines: Vec<(usize, String, Fingerprint)>,
+    lines: Vec<(usize, Host, Fingerprint)>,
 }
 
 /// What `known_hosts` says of a host.
@@ -144,14 +131,10 @@ impl KnownHosts {
     /// host into one never seen.
     pub fn load(dir: &Path) -> Result<KnownHosts, TrustError> {
         let path = dir.join("known_hosts");
-        let mut text = Vec::new();
-        match File::open(&path) {
-            Ok(file) => {
-                file.take(KNOWN_HOSTS_MAX_BYTES).read_to_end(&mut text).map_err(io_error(&path, "read"))?;
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error(&path, "open")(error)),
-        }
+        let text = match trusted::read(&path, Others::MayRead, KNOWN_HOSTS_MAX_BYTES) {
+            Err(error) if error.is_not_found() => Vec::new(),
+            text => text?,
+        };
         KnownHosts::parse(path, &text)
     }
 
@@ -161,21 +144,22 @@ impl KnownHosts {
         for (index, bytes) in text.split(|&b| b == b'\n').enumerate() {
             let line = index + 1;
             let bad = || TrustError::BadLine { path: path.clone(), line };
-            let words = std::str::from_utf8(bytes).map_err(|_| bad())?.trim();
-            if words.is_empty() || words.starts_with('#') {
-                continue;
+            let words = std::str::from_utf8(bytes).map_err(|_| bad())?;
+            let mut words = words.split([' ', '\t', '\r']).filter(|word| !word.is_empty());
+            let Some(host) = words.next().filter(|word| !word.starts_with('#')) else { continue };
+            let fingerprint = words.next().and_then(|word| word.parse().ok()).ok_or_else(bad)?;
+            if words.next().is_some_and(|word| !word.starts_with('#')) {
+                return Err(bad());
             }
-            let (host, fingerprint) = words.split_once(char::is_whitespace).ok_or_else(bad)?;
-            let fingerprint =
-                fingerprint.split_whitespace().next().unwrap_or("").parse().map_err(|_| bad())?;
-            lines.push((line, in_lower_case(host), fingerprint));
+            // In the one spelling it is looked for in; a name that no URL can have would make its host one never met.
+            let url = Url::parse(format!("landro://{host}").as_ref()).map_err(|_| bad())?;
+            lines.push((line, url.host, fingerprint));
         }
         Ok(KnownHosts { path, lines })
     }
 
     pub fn find(&self, host: &Host) -> Known {
-        let key = host.to_string();
-        let mut found = self.lines.iter().filter(|(_, name, _)| *name == key).peekable();
+        let mut found = self.lines.iter().filter(|(_, known, _)| known == host).peekable();
         match found.peek() {
             None => Known::Never,
             Some(&&(line, ..)) => Known::As { fingerprints: found.map(|&(.., peer)| peer).collect(), line },
@@ -198,7 +182,7 @@ impl KnownHosts {
         let line = format!("{separator}{host} {peer}\n");
         file.write_all(line.as_bytes()).map_err(io_error(&self.path, "write"))?;
         let number = self.lines.last().map_or(1, |(line, ..)| line + 1);
-        self.lines.push((number, host.to_string(), peer));
+        self.lines.push((number, host.clone(), peer));
         Ok(())
     }
 
@@ -223,7 +207,7 @@ fn ends_mid_line(file: &File) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 
@@ -262,10 +246,11 @@ mod tests {
         identity(root.path()).unwrap();
         let path = root.path().join("identity.pem");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let Err(error @ TrustError::OpenToOthers { mode: 0o640, .. }) = identity(root.path()) else {
-            panic!()
-        };
-        assert!(error.to_string().contains("chmod 600"));
+        let Err(error) = identity(root.path()) else { panic!() };
+        assert!(
+            error.to_string().contains("mode 0640") && error.to_string().contains("chmod 600"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -307,18 +292,44 @@ mod tests {
     fn known_hosts_written_by_hand() {
         let root = tempfile::tempdir().unwrap();
         let (one, two) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
-        fs::write(root.path().join("known_hosts"), format!("# mine\n\nH:1 {one} old key\nh:1 {two}"))
-            .unwrap();
+        fs::write(
+            root.path().join("known_hosts"),
+            format!("# mine\n\nH:1 {one} # old key\r\nh:1\t{two}\n[::1] {two}"),
+        )
+        .unwrap();
         let mut known = KnownHosts::load(root.path()).unwrap();
         assert_eq!(known.find(&host("h", 1)), Known::As { fingerprints: vec![one, two], line: 3 });
+        assert_eq!(known.find(&host("::1", 4433)), Known::As { fingerprints: vec![two], line: 5 });
         known.add(&host("i", 1), one).unwrap();
         let known = KnownHosts::load(root.path()).unwrap();
-        assert_eq!(known.find(&host("i", 1)), Known::As { fingerprints: vec![one], line: 5 });
+        assert_eq!(known.find(&host("i", 1)), Known::As { fingerprints: vec![one], line: 6 });
+    }
+
+    #[test]
+    fn a_file_longer_than_its_limit_is_not_cut() {
+        let root = tempfile::tempdir().unwrap();
+        let mut text = "#".repeat(KNOWN_HOSTS_MAX_BYTES as usize);
+        fs::write(root.path().join("known_hosts"), &text).unwrap();
+        assert!(KnownHosts::load(root.path()).is_ok());
+        text.push_str("\nh:1 SHA256:");
+        fs::write(root.path().join("known_hosts"), &text).unwrap();
+        let error = KnownHosts::load(root.path()).unwrap_err();
+        assert!(error.to_string().contains("longer than"), "{error}");
     }
 
     #[test]
     fn a_bad_line_is_an_error_with_its_number() {
-        for bad in ["h:1", "h:1 SHA256:short", "h:1 \u{fffd}"] {
+        let peer = Fingerprint([1; 32]);
+        for bad in [
+            "h:1".into(),
+            "h:1 SHA256:short".into(),
+            "h:1 \u{fffd}".into(),
+            format!("h:1 {peer} {peer}"),
+            format!("h:1,i:1 {peer}"),
+            format!("h:x {peer}"),
+            format!("{peer} h:1"),
+            format!("h:1 {peer}="),
+        ] {
             let root = tempfile::tempdir().unwrap();
             fs::write(root.path().join("known_hosts"), format!("\n{bad}\n")).unwrap();
             assert!(

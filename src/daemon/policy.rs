@@ -1,10 +1,20 @@
 //! Who may do what: the text of `authorized_peers` turned into a table, options of the command line on top.
+//!
+//! What is not understood takes rights away, never more than it: a peer on a bad line is let in by no other line.
+
+mod line;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 
 use crate::engine::{Access, PeerAccess};
-use crate::units::{Fingerprint, percent_decode};
+use crate::units::Fingerprint;
+
+pub use line::Problem;
+use line::{Line, Rights};
 
 /// More peers than this in one file is a mistake, not a list (it is read whole into memory).
 pub const MAX_PEERS: usize = 100_000;
@@ -15,14 +25,6 @@ pub enum Restrict {
     Nothing,
     ReadOnly,
     WriteOnly,
-}
-
-/// One peer's rights as its line states them.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Rights {
-    read: bool,
-    write: bool,
-    path: Option<Vec<u8>>,
 }
 
 /// Peers and their rights.
@@ -37,51 +39,50 @@ pub struct BadLine {
     /// Counted from 1.
     pub line: usize,
     pub problem: Problem,
+    /// The earlier line whose peer is not let in either because of this one.
+    pub voids: Option<usize>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Problem {
-    NotUtf8,
-    Fingerprint,
-    UnknownOption(String),
-    TwoAccesses,
-    TwoPaths,
-    Path(&'static str),
-    Repeated { first_line: usize },
-    TooMany,
+/// What the lines so far say of one peer.
+struct Seen {
+    line: usize,
+    /// None: a line about this peer was bad, or two did not agree.
+    rights: Option<Rights>,
+}
+
+/// All lines so far.
+#[derive(Default)]
+struct Table {
+    peers: HashMap<Fingerprint, Seen>,
+    /// The peer of the line just before, whose end a line that begins with no fingerprint may be.
+    before: Option<Fingerprint>,
 }
 
 impl Policy {
-    /// Reads `authorized_peers`: one `SHA256:...` a line; options `ro`, `rw` (the default), `wo` and
-    /// `path=SUB` (percent-encoded as in URLs), separated by blanks or commas; then a comment. Empty lines and
-    /// lines that begin with `#` are skipped. A bad line authorises nobody and is returned with its number.
+    /// Reads `authorized_peers`: one `SHA256:...` a line; then options `ro`, `rw` (the default), `wo` and `path=SUB`
+    /// (percent-encoded as in URLs), separated by blanks or commas; a word that begins with `#` begins a comment. A bad
+    /// line authorises nobody and is returned with its number.
+    ///
+    /// sshd takes the first of several lines of one key. Here lines that do not agree cancel each other: whoever adds
+    /// `ro` below an older line wants less, not what was there.
     pub fn parse(text: &[u8]) -> (Policy, Vec<BadLine>) {
-        let mut policy = Policy::default();
+        let mut table = Table::default();
         let mut bad = Vec::new();
-        let mut first_seen = HashMap::new();
         for (index, bytes) in text.split(|&b| b == b'\n').enumerate() {
             let line = index + 1;
-            let parsed = match std::str::from_utf8(bytes) {
-                Ok(text) => parse_line(text),
-                Err(_) => Err(Problem::NotUtf8),
-            };
-            let result = parsed.and_then(|parsed| {
-                let Some((peer, rights)) = parsed else { return Ok(()) };
-                if policy.peers.len() >= MAX_PEERS {
-                    return Err(Problem::TooMany);
-                }
-                let first_line = *first_seen.entry(peer).or_insert(line);
-                if first_line != line {
-                    return Err(Problem::Repeated { first_line });
-                }
-                policy.peers.insert(peer, rights);
-                Ok(())
-            });
-            if let Err(problem) = result {
-                bad.push(BadLine { line, problem });
+            if let Err((problem, voids)) = table.take(line, bytes) {
+                bad.push(BadLine { line, problem, voids });
             }
         }
-        (policy, bad)
+        let good = |(peer, seen): (Fingerprint, Seen)| Some((peer, seen.rights?));
+        (Policy { peers: table.peers.into_iter().filter_map(good).collect() }, bad)
+    }
+
+    /// Nobody but those of `--allow`.
+    pub fn of(allow: &[Fingerprint]) -> Policy {
+        let mut policy = Policy::default();
+        allow.iter().for_each(|peer| policy.allow(*peer));
+        policy
     }
 
     /// `--allow`: full rights below the whole root, whatever the file says of this peer.
@@ -108,181 +109,60 @@ impl Policy {
     }
 }
 
-fn parse_line(line: &str) -> Result<Option<(Fingerprint, Rights)>, Problem> {
-    let line = line.trim();
-    if line.is_empty() || line.starts_with('#') {
-        return Ok(None);
-    }
-    let (peer, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    let peer: Fingerprint = peer.parse().map_err(|_| Problem::Fingerprint)?;
-    let (mut access, mut path) = (None, None);
-    for word in rest.split_whitespace() {
-        if !looks_like_options(word) {
-            break; // The comment begins.
-        }
-        for option in word.split(',') {
-            let rights = match option {
-                "ro" => (true, false),
-                "rw" => (true, true),
-                "wo" => (false, true),
-                _ => match option.strip_prefix("path=") {
-                    Some(sub) if path.is_none() => {
-                        path = Some(sub_directory(sub)?);
-                        continue;
-                    }
-                    Some(_) => return Err(Problem::TwoPaths),
-                    None => return Err(Problem::UnknownOption(option.to_string())),
-                },
-            };
-            if access.replace(rights).is_some() {
-                return Err(Problem::TwoAccesses);
+impl Table {
+    /// Takes one line; if it is bad, says why and which earlier line is void for it.
+    fn take(&mut self, number: usize, bytes: &[u8]) -> Result<(), (Problem, Option<usize>)> {
+        let before = self.before.take();
+        match line::read(bytes) {
+            Ok(None) => Ok(()),
+            Ok(Some(line)) => {
+                self.before = Some(line.peer);
+                self.add(number, line).map_err(|problem| (problem, None))
+            }
+            Err(problem) => {
+                let mut named = line::peers_named(bytes);
+                if !line::is_about_a_peer(bytes) {
+                    // An option that slipped onto a line of its own: the line above would let in more than was meant.
+                    named.extend(before);
+                }
+                let voids = named.into_iter().filter_map(|peer| self.void(number, peer)).next();
+                Err((problem, voids))
             }
         }
     }
-    let (read, write) = access.unwrap_or((true, true));
-    Ok(Some((peer, Rights { read, write, path })))
-}
 
-/// Whether a word is meant as an option. Misspelt ones count, since taking `RO` or `readonly` for a comment
-/// would grant more than was meant.
-fn looks_like_options(word: &str) -> bool {
-    const MEANT: [&str; 13] = [
-        "ro",
-        "rw",
-        "wo",
-        "r",
-        "w",
-        "read",
-        "write",
-        "readonly",
-        "writeonly",
-        "read-only",
-        "write-only",
-        "read_only",
-        "write_only",
-    ];
-    word.contains('=') || word.to_ascii_lowercase().split([',', ';', ':']).any(|part| MEANT.contains(&part))
-}
+    fn add(&mut self, number: usize, line: Line) -> Result<(), Problem> {
+        let full = self.peers.len() >= MAX_PEERS;
+        match self.peers.entry(line.peer) {
+            Entry::Vacant(_) if full => Err(Problem::TooMany),
+            Entry::Vacant(free) => {
+                free.insert(Seen { line: number, rights: Some(line.rights) });
+                Ok(())
+            }
+            Entry::Occupied(seen) if seen.get().rights.as_ref() == Some(&line.rights) => Ok(()),
+            Entry::Occupied(mut seen) => {
+                seen.get_mut().rights = None;
+                Err(Problem::Disagrees { first_line: seen.get().line })
+            }
+        }
+    }
 
-/// The bytes of `path=`: relative to the root, never leaving it.
-fn sub_directory(typed: &str) -> Result<Vec<u8>, Problem> {
-    let bytes = percent_decode(typed.as_bytes())
-        .ok_or(Problem::Path("% must be followed by two hexadecimal digits"))?;
-    if bytes.contains(&0) {
-        return Err(Problem::Path("contains NUL"));
+    /// Lets `peer` in by no line; gives the earlier line that would have.
+    fn void(&mut self, number: usize, peer: Fingerprint) -> Option<usize> {
+        if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&peer) {
+            return None;
+        }
+        let seen = self.peers.entry(peer).or_insert(Seen { line: number, rights: None });
+        seen.rights.take().map(|_| seen.line)
     }
-    let parts: Vec<&[u8]> = bytes.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
-    if parts.is_empty() {
-        return Err(Problem::Path("is empty"));
-    }
-    if parts.contains(&b"..".as_slice()) {
-        return Err(Problem::Path("contains .."));
-    }
-    Ok(parts.join(&b'/'))
 }
 
 impl fmt::Display for BadLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.problem)
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Problem::NotUtf8 => write!(f, "not UTF-8"),
-            Problem::Fingerprint => write!(f, "does not begin with a fingerprint SHA256:... (see landro id)"),
-            Problem::UnknownOption(option) => {
-                write!(f, "unknown option {option:?}; options are ro, rw, wo and path=SUB, then a comment")
-            }
-            Problem::TwoAccesses => write!(f, "more than one of ro, rw and wo"),
-            Problem::TwoPaths => write!(f, "more than one path="),
-            Problem::Path(why) => write!(f, "path= {why}"),
-            Problem::Repeated { first_line } => {
-                write!(f, "this peer is already on line {first_line}, which counts")
-            }
-            Problem::TooMany => write!(f, "more than {MAX_PEERS} peers"),
+        write!(f, "line {}: {}; this line authorises nobody", self.line, self.problem)?;
+        match self.voids {
+            Some(line) => write!(f, ", and line {line}, whose peer it may be about, does not either"),
+            None => Ok(()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn peer(byte: u8) -> Fingerprint {
-        Fingerprint([byte; 32])
-    }
-
-    fn rights(policy: &Policy, byte: u8) -> Option<(bool, bool, Option<Vec<u8>>)> {
-        let found = policy.access(&peer(byte), Restrict::Nothing)?;
-        Some((found.access.read, found.access.write, found.path))
-    }
-
-    fn parse(text: &str) -> (Policy, Vec<BadLine>) {
-        Policy::parse(text.as_bytes())
-    }
-
-    #[test]
-    fn options_and_comments() {
-        let text = format!(
-            "# peers\n\n{}\n{} ro\n  {} wo,path=in/box alice, her laptop = new\r\n{} path=%2fa%20b/./c rw\n{} bob ro\n",
-            peer(1),
-            peer(2),
-            peer(3),
-            peer(4),
-            peer(5)
-        );
-        let (policy, bad) = parse(&text);
-        assert_eq!(bad, []);
-        assert_eq!(rights(&policy, 1), Some((true, true, None)));
-        assert_eq!(rights(&policy, 2), Some((true, false, None)));
-        assert_eq!(rights(&policy, 4), Some((true, true, Some(b"a b/c".to_vec()))));
-        assert_eq!(rights(&policy, 5), Some((true, true, None)), "after a comment begins, all is comment");
-        assert_eq!(rights(&policy, 9), None);
-    }
-
-    #[test]
-    fn a_bad_line_never_authorises_and_names_its_number() {
-        for (line, problem) in [
-            ("SHA256:short rw".to_string(), Problem::Fingerprint),
-            (format!("rw {}", peer(1)), Problem::Fingerprint),
-            (format!("{} RO", peer(1)), Problem::UnknownOption("RO".into())),
-            (format!("{} readonly laptop", peer(1)), Problem::UnknownOption("readonly".into())),
-            (format!("{} pth=x", peer(1)), Problem::UnknownOption("pth=x".into())),
-            (format!("{} ro,", peer(1)), Problem::UnknownOption(String::new())),
-            (format!("{} ro rw", peer(1)), Problem::TwoAccesses),
-            (format!("{} path=a path=b", peer(1)), Problem::TwoPaths),
-            (format!("{} path=../x", peer(1)), Problem::Path("contains ..")),
-            (format!("{} path=a/%2e%2e/b", peer(1)), Problem::Path("contains ..")),
-            (format!("{} path=/", peer(1)), Problem::Path("is empty")),
-            (format!("{} path=%zz", peer(1)), Problem::Path("% must be followed by two hexadecimal digits")),
-            (format!("{} path=a%00", peer(1)), Problem::Path("contains NUL")),
-        ] {
-            let (policy, bad) = parse(&format!("\n{line}\n"));
-            assert!(policy.is_empty(), "{line}");
-            assert_eq!(bad, [BadLine { line: 2, problem }], "{line}");
-        }
-        let (policy, bad) = Policy::parse(b"\xff\n");
-        assert!(policy.is_empty());
-        assert_eq!(bad[0].problem, Problem::NotUtf8);
-    }
-
-    #[test]
-    fn the_first_line_of_a_peer_counts() {
-        let (policy, bad) = parse(&format!("{} ro\n{} rw\n", peer(1), peer(1)));
-        assert_eq!(rights(&policy, 1), Some((true, false, None)));
-        assert_eq!(bad, [BadLine { line: 2, problem: Problem::Repeated { first_line: 1 } }]);
-    }
-
-    #[test]
-    fn command_line_on_top() {
-        let (mut policy, _) = parse(&format!("{} ro,path=x\n", peer(1)));
-        policy.allow(peer(1));
-        policy.allow(peer(2));
-        assert_eq!(rights(&policy, 1), Some((true, true, None)));
-        let of = |restrict| policy.access(&peer(2), restrict).map(|a| (a.access.read, a.access.write));
-        assert_eq!(of(Restrict::ReadOnly), Some((true, false)));
-        assert_eq!(of(Restrict::WriteOnly), Some((false, true)));
     }
 }

@@ -14,6 +14,7 @@ pub mod process;
 pub mod slab;
 pub mod socket;
 pub mod splice;
+pub mod trusted;
 
 mod cmsg;
 mod driver;

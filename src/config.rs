@@ -1,8 +1,12 @@
 //! Resolved transport configuration: the lan, wan and auto profiles, every value a field with its unit.
 
-use std::path::PathBuf;
+mod diagnostics;
+
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
+
+pub use diagnostics::{Diagnosis, Diagnostics, QlogFile};
 
 /// Lowest initial RTT that is safe with BBR2. Its min-RTT filter starts from this guess and only ever falls:
 /// a guess below about half the true RTT caps the connection at a fraction of the path for ever. RFC 9002's
@@ -130,10 +134,8 @@ pub struct QuicConfig {
     pub datagrams: bool,
     /// Packets in one direction after which a lane is to be replaced.
     pub lane_packet_limit: u64,
-    /// Directory for qlog files, one per connection; from `QLOGDIR`.
-    pub qlog_dir: Option<PathBuf>,
-    /// File to append TLS secrets to, for packet analysers; from `SSLKEYLOGFILE`.
-    pub key_log: Option<PathBuf>,
+    /// TLS secrets and qlog of connections, if somebody wants to look into them.
+    pub diagnostics: Option<Arc<Diagnostics>>,
 }
 
 impl QuicConfig {
@@ -156,8 +158,7 @@ impl QuicConfig {
             keep_alive: KEEP_ALIVE,
             datagrams: true,
             lane_packet_limit: LANE_PACKET_LIMIT,
-            qlog_dir: std::env::var_os("QLOGDIR").map(PathBuf::from),
-            key_log: std::env::var_os("SSLKEYLOGFILE").map(PathBuf::from),
+            diagnostics: None,
         }
     }
 

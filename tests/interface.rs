@@ -331,23 +331,6 @@ fn identities_are_made_once_and_private() {
     assert_eq!(run(&[("HOME", home.path())]), by_home);
 }
 
-#[test]
-fn diagnostics_are_written_when_asked_for() {
-    let world = World::new("poll");
-    fs::write(world.here("file"), "x").unwrap();
-    let (qlog, keys) = (world.here("qlog"), world.here("keys"));
-    fs::create_dir(&qlog).unwrap();
-    let mut cp = world.cp_command(&[], &[world.here("file").into_os_string(), world.url("file").into()]);
-    cp.env("QLOGDIR", &qlog).env("SSLKEYLOGFILE", &keys);
-    Running::spawn(cp).wait().expect(0);
-    let logs: Vec<_> = fs::read_dir(&qlog).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(logs.len(), 1);
-    assert!(fs::metadata(&logs[0]).unwrap().len() > 1000);
-    let text = fs::read_to_string(&keys).unwrap();
-    assert!(text.contains("CLIENT_TRAFFIC_SECRET_0") && text.contains("SERVER_TRAFFIC_SECRET_0"), "{text}");
-    assert_eq!(fs::metadata(&keys).unwrap().permissions().mode() & 0o077, 0);
-}
-
 /// Two runs into a terminal: script(1) gives one. Progress is drawn and names cannot act on it.
 #[test]
 fn names_cannot_act_on_a_terminal() {

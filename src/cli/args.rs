@@ -64,6 +64,13 @@ pub struct ServeArgs {
     /// Nobody may read or list, whatever authorized_peers says
     #[arg(long)]
     pub write_only: bool,
+    /// Appends the TLS secrets of authenticated connections to this file, for packet analysers: whoever reads it reads
+    /// what they carry
+    #[arg(long, value_name = "FILE")]
+    pub keylog: Option<PathBuf>,
+    /// Writes a qlog file per authenticated connection into this directory
+    #[arg(long, value_name = "DIR")]
+    pub qlog: Option<PathBuf>,
     /// Worker threads, each on its own core [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=255))]
     pub workers: Option<u8>,

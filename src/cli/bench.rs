@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
+use crate::config::QuicConfig;
 use crate::daemon::signals::{Hangup, Signals};
 use crate::engine::{Access, Client, ClientConfig, Ended, PeerAccess, ServeConfig, Server};
 use crate::proto::session::{BenchWork, Request};
@@ -18,7 +19,7 @@ use super::client::{self, Dial};
 use super::outcome::{Parties, judge};
 use super::trust::TrustError;
 use super::url::{Url, UrlError};
-use super::{CliError, Exit};
+use super::{CliError, Exit, diagnostics};
 use meter::Meter;
 
 /// What most messages of a program to another are smaller than.
@@ -76,6 +77,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         || Identity::generate().map_err(|error| CliError::from(TrustError::Generate(error.to_string())));
     let (daemon, own) = (identity()?, identity()?);
     let (shown, peer) = (daemon.fingerprint(), own.fingerprint());
+    let quic = QuicConfig { diagnostics: diagnostics::of_environment(), ..args.engine.quic() };
     let nothing = Access { read: false, write: false };
     let server = Server::start(ServeConfig {
         listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
@@ -83,7 +85,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         // A connection is one worker's.
         workers: 1,
         backend: args.engine.backend(),
-        quic: args.engine.quic(),
+        quic: quic.clone(),
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
         identity: daemon,
         authorize: Arc::new(move |asks| {
@@ -93,7 +95,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
     let config = ClientConfig {
         peer: server.addresses().to_vec(),
         backend: args.engine.backend(),
-        quic: args.engine.quic(),
+        quic,
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
         identity: own,
         trust: Arc::new(move |seen| *seen == shown),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam::channel::RecvTimeoutError;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
+use crate::config::QuicConfig;
 use crate::daemon::signals::Signals;
 use crate::engine::{Client, ClientConfig, ClientEvent, Ended};
 use crate::proto::session::Request;
@@ -16,7 +17,7 @@ use crate::units::Fingerprint;
 use super::args::{DEFAULT_STREAMS, EngineArgs, TrustArgs};
 use super::trust::{self, Known, KnownHosts};
 use super::url::Host;
-use super::{CliError, escape};
+use super::{CliError, diagnostics, escape};
 
 /// How long a signal may go unnoticed while no event comes.
 const SIGNAL_CHECK: Duration = Duration::from_millis(50);
@@ -68,12 +69,13 @@ pub fn run(
     let mut known = KnownHosts::load(&dir)?;
     let peer = resolve(dial.host)?;
     let mut stance = stance(dial, &known)?;
+    let quic = QuicConfig { diagnostics: diagnostics::of_environment(), ..dial.engine.quic() };
     loop {
         let trusted = stance.clone();
         let config = ClientConfig {
             peer: peer.clone(),
             backend: dial.engine.backend(),
-            quic: dial.engine.quic(),
+            quic: quic.clone(),
             memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
             identity: trust::identity(&dir)?,
             trust: Arc::new(move |shown| match &trusted {

@@ -4,6 +4,7 @@ pub(crate) mod args;
 mod bench;
 mod client;
 mod cp;
+mod diagnostics;
 pub(crate) mod escape;
 mod id;
 mod local;
@@ -18,6 +19,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use landro_sys::trusted::Untrusted;
 use tracing_subscriber::EnvFilter;
 
 use crate::daemon::DaemonError;
@@ -86,6 +88,8 @@ pub enum CliError {
     Daemon(#[from] DaemonError),
     #[error(transparent)]
     Local(#[from] LocalError),
+    #[error("for --keylog or --qlog: {0}")]
+    Diagnostics(Untrusted),
     #[error("the transfer's worker failed: {0}")]
     Worker(io::Error),
     #[error("setting up signal handling: {0}")]
@@ -112,6 +116,7 @@ impl CliError {
             CliError::Engine(_)
             | CliError::Daemon(_)
             | CliError::Local(_)
+            | CliError::Diagnostics(_)
             | CliError::Worker(_)
             | CliError::Signals(_)
             | CliError::Stdout(_)

@@ -4,21 +4,23 @@ use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
+use crate::config::QuicConfig;
 use crate::daemon::policy::Restrict;
 use crate::daemon::{self, Options};
 
 use super::args::ServeArgs;
 use super::url::DEFAULT_PORT;
-use super::{CliError, Exit, trust};
+use super::{CliError, Exit, diagnostics, trust};
 
 pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
     let dir = trust::config_dir()?;
     let identity = trust::identity(&dir)?;
     let own = identity.fingerprint();
+    let diagnostics = diagnostics::asked_for(args.keylog.as_deref(), args.qlog.as_deref());
     let options = Options {
         listen: listen(&args),
         backend: args.engine.backend(),
-        quic: args.engine.quic(),
+        quic: QuicConfig { diagnostics: diagnostics.map_err(CliError::Diagnostics)?, ..args.engine.quic() },
         workers: args.workers.map_or_else(one_per_core, usize::from),
         memory_budget_bytes: args.memory_budget.unwrap_or(DEFAULT_MEMORY_BUDGET_BYTES),
         identity,

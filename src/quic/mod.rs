@@ -29,10 +29,11 @@ pub use route::{CLIENT_CID_BYTES, NewConn, Route, Router, SERVER_CID_BYTES};
 pub use setup::{ALPN, Setup, TicketKeys, Trust};
 pub use token::Secrets;
 
-use crate::config::MIN_UDP_PAYLOAD_BYTES;
+use crate::config::{Diagnosis, MIN_UDP_PAYLOAD_BYTES};
 use crate::units::Fingerprint;
 use reason::{ACCESS_DENIED, CERTIFICATE_REQUIRED, CRYPTO_ERROR};
 use route::ResetTokens;
+use setup::begin_diagnosis;
 
 /// quiche takes what it sends as `Bytes`, by reference.
 type Quiche = quiche::Connection<ByReference>;
@@ -83,6 +84,8 @@ pub struct Conn {
     lane_packet_limit: u64,
     /// Where to publish the peer's reset token (a client's connections only).
     resets: Option<(ResetTokens, usize)>,
+    /// Of a server's connection, whose peer is not known yet.
+    diagnosis: Option<Diagnosis>,
 }
 
 /// How far a connection has come; closing and closed are quiche's to know.
@@ -158,7 +161,9 @@ impl Conn {
             &mut setup.quiche,
         );
         let mut quiche = made.inspect_err(|_| router.remove(key))?;
-        setup.attach_diagnostics(&mut quiche);
+        if let Some(diagnosis) = setup.diagnose(&mut quiche) {
+            begin_diagnosis(&diagnosis, &mut quiche);
+        }
         if let Some(Err(error)) = ticket.map(|ticket| quiche.set_session(ticket)) {
             tracing::debug!(%error, "session ticket not usable");
         }
@@ -205,8 +210,10 @@ impl Conn {
             }
         };
         let mut quiche = made.inspect_err(|_| router.remove(key))?;
-        setup.attach_diagnostics(&mut quiche);
-        Ok(Conn::new(setup, quiche, local, ceiling, now))
+        let diagnosis = setup.diagnose(&mut quiche);
+        let mut conn = Conn::new(setup, quiche, local, ceiling, now);
+        conn.diagnosis = diagnosis;
+        Ok(conn)
     }
 
     fn new(setup: &Setup, quiche: Quiche, local: SocketAddr, ceiling: usize, now: Instant) -> Conn {
@@ -224,6 +231,7 @@ impl Conn {
             packets_received: 0,
             lane_packet_limit: setup.quic.lane_packet_limit,
             resets: None,
+            diagnosis: None,
         }
     }
 
@@ -359,6 +367,9 @@ impl Conn {
         let alert = match self.peer {
             Some(peer) if !self.quiche.is_resumed() || (self.trust)(&peer) => {
                 self.phase = Phase::Established;
+                if let Some(diagnosis) = self.diagnosis.take() {
+                    begin_diagnosis(&diagnosis, &mut self.quiche);
+                }
                 return;
             }
             Some(_) => ACCESS_DENIED,

@@ -1,8 +1,6 @@
 //! Turns an identity, a trust decision and a `QuicConfig` into what quiche and BoringSSL need.
 
-use std::fs::{File, OpenOptions};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use boring::ssl::{
@@ -13,8 +11,8 @@ use boring::ssl::{
 use super::identity::{Identity, certificate_fingerprint};
 use super::{QuicError, Quiche};
 use crate::config::{
-    CongestionControl, DATAGRAM_QUEUE_PACKETS, ETHERNET_UDP_PAYLOAD_BYTES, MAX_RECV_UDP_PAYLOAD_BYTES,
-    MAX_UDP_PAYLOAD_BYTES, MIN_UDP_PAYLOAD_BYTES, QuicConfig,
+    CongestionControl, DATAGRAM_QUEUE_PACKETS, Diagnosis, ETHERNET_UDP_PAYLOAD_BYTES,
+    MAX_RECV_UDP_PAYLOAD_BYTES, MAX_UDP_PAYLOAD_BYTES, MIN_UDP_PAYLOAD_BYTES, QuicConfig,
 };
 use crate::units::Fingerprint;
 
@@ -135,29 +133,20 @@ impl Setup {
         fits.max(MIN_UDP_PAYLOAD_BYTES)
     }
 
-    /// Opens the diagnostic files a connection is to write, if the environment asked for them.
-    pub(super) fn attach_diagnostics(&self, conn: &mut Quiche) {
-        if let Some(path) = &self.quic.key_log {
-            // Session secrets: for the owner's eyes.
-            match OpenOptions::new().append(true).create(true).mode(0o600).open(path) {
-                Ok(file) => conn.set_keylog(Box::new(file)),
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "SSLKEYLOGFILE cannot be opened")
-                }
-            }
-        }
-        if let Some(dir) = &self.quic.qlog_dir {
-            let side = if conn.is_server() { "server" } else { "client" };
-            let path = dir.join(format!("{}-{side}.sqlog", conn.trace_id()));
-            match File::create(&path) {
-                Ok(file) => conn.set_qlog(
-                    Box::new(std::io::BufWriter::new(file)),
-                    "landro".to_owned(),
-                    format!("{side} connection {}", conn.trace_id()),
-                ),
-                Err(error) => tracing::warn!(path = %path.display(), %error, "qlog file cannot be made"),
-            }
-        }
+    /// Lets a connection's secrets be written, once [`Diagnosis::begin`] says so.
+    pub(super) fn diagnose(&self, conn: &mut Quiche) -> Option<Diagnosis> {
+        let diagnosis = Diagnosis::new(self.quic.diagnostics.clone()?);
+        conn.set_keylog(Box::new(diagnosis.clone()));
+        Some(diagnosis)
+    }
+}
+
+/// Writes down the connection's secrets and, from here on, its qlog. A server begins when the peer is authenticated.
+pub(super) fn begin_diagnosis(diagnosis: &Diagnosis, quiche: &mut Quiche) {
+    let side = if quiche.is_server() { "server" } else { "client" };
+    let id = quiche.trace_id().to_owned();
+    if let Some(file) = diagnosis.begin(&format!("{id}-{side}")) {
+        quiche.set_qlog(Box::new(file), "landro".to_owned(), format!("{side} connection {id}"));
     }
 }
 
@@ -194,7 +183,7 @@ fn tls_context(identity: &Identity, trust: Trust) -> Result<SslContextBuilder, Q
 
 fn apply(quiche: &mut quiche::Config, quic: &QuicConfig) -> Result<(), QuicError> {
     quiche.set_application_protos(&[ALPN])?;
-    if quic.key_log.is_some() {
+    if quic.diagnostics.as_ref().is_some_and(|diagnostics| diagnostics.logs_keys()) {
         quiche.log_keys();
     }
     quiche.set_initial_max_streams_bidi(quic.max_bidi_streams);

@@ -176,12 +176,13 @@ pub fn append_secret(path: &Path) -> Result<File, Untrusted> {
     }
 }
 
-/// Makes a file of mode 0600 that was not there: neither a file nor a link of that name is touched.
+/// Opens a directory to make files in; its last component is no symbolic link.
 ///
 /// # Errors
-/// What open(2) says; EEXIST if the name is taken.
-pub fn create_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+/// It cannot be opened, or is something else.
+pub fn open_directory(path: &Path) -> Result<File, Untrusted> {
+    let flags = libc::O_NOFOLLOW | libc::O_DIRECTORY;
+    OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed(path, "open"))
 }
 
 impl std::fmt::Display for Untrusted {
@@ -318,7 +319,9 @@ mod tests {
         assert!(append_secret(&dir.join("link")).unwrap_err().to_string().contains("symbolic link"));
         symlink(dir.join("nowhere"), dir.join("dangling")).unwrap();
         assert!(append_secret(&dir.join("dangling")).is_err() && !dir.join("nowhere").exists());
-        assert!(create_private(&dir.join("dangling")).is_err() && !dir.join("nowhere").exists());
+        symlink(&dir, dir.join("here")).unwrap();
+        assert!(open_directory(&dir).is_ok() && open_directory(&dir.join("here")).is_err());
+        assert!(open_directory(&file).is_err());
         fs::hard_link(&keys, dir.join("second")).unwrap();
         assert!(matches!(append_secret(&keys), Err(Untrusted::Linked { .. })));
         nix::unistd::mkfifo(&dir.join("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();

@@ -1,6 +1,7 @@
 //! Identities, refusals, resumption, Retry, timeouts and reasons.
 
 use super::*;
+use crate::config::Diagnostics;
 
 const REFUSED_BY_PEER: CloseReason = CloseReason::IdentityRefused { by_peer: true, alert: 49 };
 const REFUSED_BY_US: CloseReason = CloseReason::IdentityRefused { by_peer: false, alert: 49 };
@@ -221,8 +222,9 @@ fn a_drained_connection_is_closed() {
 fn diagnostics_are_written_where_asked() {
     let dir = tempfile::tempdir().unwrap();
     let mut pair = Pair::new();
-    pair.quic.qlog_dir = Some(dir.path().to_owned());
-    pair.quic.key_log = Some(dir.path().join("keys"));
+    let keys = std::fs::File::create(dir.path().join("keys")).unwrap();
+    let qlog = std::fs::File::open(dir.path()).unwrap();
+    pair.quic.diagnostics = Some(Arc::new(Diagnostics::new(Some(keys), Some(qlog))));
     drop(pair.world().established());
     let keys = std::fs::read_to_string(dir.path().join("keys")).unwrap();
     assert!(keys.contains("CLIENT_TRAFFIC_SECRET_0") && keys.contains("SERVER_TRAFFIC_SECRET_0"));

@@ -12,6 +12,7 @@ use crate::proto::{Event, Kind, Meta};
 use super::args::LsArgs;
 use super::client::{self, Dial};
 use super::outcome::{Parties, judge};
+use super::report::WARNINGS_SHOWN;
 use super::url::Url;
 use super::{CliError, Exit, escape};
 
@@ -19,7 +20,7 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
     let url = Url::parse(&args.url)?;
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut stdout = io::BufWriter::new(io::stdout().lock());
-    let mut written = Ok(());
+    let (mut written, mut warnings) = (Ok(()), 0);
     let request = || Request::List { path: Bytes::from(url.path.clone()) };
     let done =
         client::run(&Dial::new(&url.host, &args.trust, &args.engine), &signals, &request, &mut |event| {
@@ -27,7 +28,8 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
                 Some(ClientEvent::Session(Event::Listing { path, meta, link })) if written.is_ok() => {
                     written = writeln!(stdout, "{}", row(&path, &meta, link.as_deref()));
                 }
-                Some(ClientEvent::Session(Event::Warning { path, text })) => {
+                Some(ClientEvent::Session(Event::Warning { path, text })) if warnings < WARNINGS_SHOWN => {
+                    warnings += 1;
                     eprintln!("landro: warning: {}: {}", escape::name(&path), escape::text(&text));
                 }
                 _ => {}

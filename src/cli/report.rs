@@ -18,6 +18,11 @@ use stats::Stats;
 /// Often enough to look alive, seldom enough to cost nothing.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
+/// Warnings that are shown, and failed entries: the other side says as many as it likes, and costs itself little by it.
+/// Who has more wants to know what they have in common, and the summary counts all.
+pub const WARNINGS_SHOWN: u64 = 1_000;
+const ERRORS_SHOWN: u64 = 10_000;
+
 /// What the command line says about output.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Style {
@@ -40,6 +45,8 @@ pub struct Reporter {
     announced_all: bool,
     /// File bytes that crossed, or need not: skipped and resumed ones.
     settled_bytes: u64,
+    warnings: u64,
+    failed: u64,
     printer: Printer,
 }
 
@@ -61,6 +68,8 @@ impl Reporter {
             announced_bytes: 0,
             announced_all: false,
             settled_bytes: 0,
+            warnings: 0,
+            failed: 0,
             printer: Printer::default(),
         }
     }
@@ -83,7 +92,9 @@ impl Reporter {
             }
             Event::Progress { bytes } => self.settled_bytes += bytes,
             Event::Entry { path, kind, size_bytes, result } => self.entry(path, *kind, *size_bytes, result),
+            Event::Warning { .. } if self.warnings >= WARNINGS_SHOWN => self.warnings += 1,
             Event::Warning { path, text } => {
+                self.warnings += 1;
                 self.json(&JsonEvent::Warning { path: path.into(), message: text });
                 if !self.style.quiet {
                     self.say(&format!("landro: warning: {}: {}", escape::name(path), escape::text(text)));
@@ -110,6 +121,10 @@ impl Reporter {
     }
 
     fn entry_failed(&mut self, path: &[u8], error: &EntryError) {
+        self.failed += 1;
+        if self.failed > ERRORS_SHOWN {
+            return;
+        }
         let code = match error.code {
             EntryErrorCode::Source => "source",
             EntryErrorCode::Destination => "destination",
@@ -159,6 +174,7 @@ impl Reporter {
     pub fn finish(mut self, exit: Exit, totals: Option<Totals>, stats: Stats) {
         let now = crate::engine::now();
         self.progress(now);
+        self.say_left_out();
         let totals = totals.unwrap_or(self.totals);
         let seconds = now.duration_since(self.began).as_secs_f64();
         self.json(&JsonEvent::Summary {
@@ -172,6 +188,7 @@ impl Reporter {
             seconds,
             goodput_bps: goodput_bps(totals.sent_bytes, seconds),
             errors: totals.errors,
+            warnings: self.warnings,
             exit_code: exit.code(),
             stats: self.style.stats.then_some(&stats),
         });
@@ -184,6 +201,18 @@ impl Reporter {
         }
         if self.style.stats {
             self.say(&stats.to_string());
+        }
+    }
+
+    /// How much was not shown.
+    fn say_left_out(&self) {
+        let (errors, warnings) =
+            (self.failed.saturating_sub(ERRORS_SHOWN), self.warnings.saturating_sub(WARNINGS_SHOWN));
+        if errors > 0 {
+            self.say(&format!("landro: {errors} more entries failed"));
+        }
+        if warnings > 0 && !self.style.quiet {
+            self.say(&format!("landro: warning: {warnings} more warnings"));
         }
     }
 

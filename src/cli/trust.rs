@@ -191,12 +191,6 @@ impl KnownHosts {
     }
 }
 
-/// A host as [`Host`] spells it, whatever capitals a hand wrote. A zone is the name of an interface, whose capitals count.
-fn in_lower_case(host: &str) -> String {
-    let (name, zone) = host.split_at(host.find('%').unwrap_or(host.len()));
-    name.to_ascii_lowercase() + zone
-}
-
 /// A file edited by hand may lack its last newline.
 fn ends_mid_line(file: &File) -> io::Result<bool> {
     use std::os::unix::fs::FileExt;

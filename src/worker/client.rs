@@ -8,6 +8,7 @@ use rand::Rng;
 use super::disk::Base;
 use super::lane::{Lane, Phase, Purpose, code};
 use super::link::{ClientEvent, ClientLink, ClientStart, Command, Ended};
+use super::log::Who;
 use super::session::Running;
 use super::stats::TransportStats;
 use super::{Worker, lane};
@@ -142,7 +143,9 @@ impl Worker {
         }
         self.sessions[session].joining = true;
         if let Err(error) = self.dial(peer, socket, Purpose::Join { session }, steer) {
-            tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
+            if self.log.admits(Who::Peer(self.sessions[session].peer), self.now) {
+                tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
+            }
             self.join_failed(session);
         }
     }
@@ -162,7 +165,9 @@ impl Worker {
         fresh.control.before.push_back(preface.encode().to_vec().into());
         fresh.phase = Phase::Serving { session };
         fresh.deadline = None;
-        tracing::debug!(peer = %fresh.peer, lane, resumed = fresh.conn.is_resumed(), "a fresh lane joined");
+        if self.log.admits(Who::Debug, self.now) {
+            tracing::debug!(peer = %fresh.peer, lane, resumed = fresh.conn.is_resumed(), "a fresh lane joined");
+        }
         self.touch_session_lanes(session);
     }
 

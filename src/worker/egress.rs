@@ -8,6 +8,7 @@ use landro_sys::{Run, SendBuffer, SendRun, SocketId};
 
 use super::Worker;
 use super::lane::{CONTROL_STREAM, Lane, Phase};
+use super::log::Who;
 use super::session::{OutStream, Running};
 use crate::proto::Input;
 use crate::proto::wire::{FILLER, StreamHeader};
@@ -103,7 +104,9 @@ impl Worker {
         if let Err(error) = result {
             // EMSGSIZE: a path MTU probe that does not fit the interface; QUIC learns it as a loss. EHOSTUNREACH,
             // ENETDOWN, EPERM (a firewall): the path may come back before the idle timeout.
-            tracing::debug!(lane, %error, "datagrams were not sent");
+            if self.log.admits(Who::Debug, self.now) {
+                tracing::debug!(lane, %error, "datagrams were not sent");
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use landro_sys::Datagrams;
 use super::client::UDP_IPV4_HEADER_BYTES;
 use super::lane::{Lane, Phase, Purpose};
 use super::link::{Command, Refusals, Stray};
+use super::log::Who;
 use super::{Worker, egress};
 use crate::budget::{
     MAX_CONNECTIONS_PER_WORKER, MAX_HANDSHAKES_PER_ADDRESS, MIN_WINDOW_BYTES, RETRY_ABOVE_HANDSHAKES,
@@ -64,7 +65,9 @@ impl Worker {
         };
         let Some(lane) = self.lanes.get_mut(key) else { return };
         lane.heard = self.now;
-        if let Err(error) = lane.conn.recv(segment, from) {
+        if let Err(error) = lane.conn.recv(segment, from)
+            && self.log.admits(Who::Debug, self.now)
+        {
             tracing::debug!(peer = %from, %error, "a packet was refused");
         }
         self.touch(key);
@@ -111,7 +114,7 @@ impl Worker {
     fn accept(&mut self, new: NewConn, socket: usize, from: SocketAddr, local: SocketAddr) -> Option<usize> {
         if self.lanes.len() >= MAX_CONNECTIONS_PER_WORKER || self.stopping.is_some() {
             let count = Refusals::count(&self.shared.refusals.connections_refused);
-            if count.is_power_of_two() {
+            if count.is_power_of_two() && self.log.admits(Who::Strangers, self.now) {
                 tracing::warn!(peer = %from, count, "connection refused: this worker's limit is reached");
             }
             return None;
@@ -145,7 +148,9 @@ impl Worker {
             }
             Err(error) => {
                 self.shared.budget.return_window(granted_bytes);
-                tracing::debug!(peer = %from, %error, "cannot accept");
+                if self.log.admits(Who::Debug, self.now) {
+                    tracing::debug!(peer = %from, %error, "cannot accept");
+                }
                 None
             }
         }

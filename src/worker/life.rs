@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::Worker;
 use super::disk::{Base, Space};
 use super::lane::{CONTROL_STREAM, LINGER, Lane, PREFACE_TIMEOUT, Phase, Purpose, code};
+use super::log::Who;
 use super::session::{MAX_LANES_PER_SESSION, MAX_SERVED_LANES_PER_SESSION, Running};
 use super::timers::Scheduled;
 use crate::budget::MAX_LANES_PER_PEER;
@@ -153,7 +154,9 @@ impl Worker {
                 Ok(root) => root,
                 Err(error) => {
                     let path = String::from_utf8_lossy(path).into_owned();
-                    tracing::error!(%peer, path, %error, "cannot open the path this peer is confined to");
+                    if self.log.admits(Who::Peer(peer), self.now) {
+                        tracing::error!(%peer, path, %error, "cannot open the path this peer is confined to");
+                    }
                     return self.close_lane(
                         key,
                         code::UNAUTHORISED,
@@ -196,6 +199,7 @@ impl Worker {
             next_incoming: 0,
             sends_data,
             is_client,
+            log: Default::default(),
         });
         self.session_ids.insert(id, session);
         self.disk.share_among(self.sessions.len());
@@ -229,7 +233,10 @@ impl Worker {
 
     /// The peer broke the protocol below the session's own rules.
     pub(super) fn violation(&mut self, key: usize, reason: &str) {
-        tracing::warn!(peer = %self.lanes[key].peer, reason, "protocol violation");
+        let lane = &self.lanes[key];
+        if self.log.admits(lane.conn.peer_fingerprint().map_or(Who::Strangers, Who::Peer), self.now) {
+            tracing::warn!(peer = %lane.peer, reason, "protocol violation");
+        }
         self.close_lane(key, code::VIOLATION, reason);
     }
 
@@ -403,14 +410,16 @@ impl Worker {
         self.router.remove(key);
         self.shared.budget.return_window(lane.granted_bytes);
         let stats = super::stats::of_lane(&lane, self.driver.backend());
-        tracing::debug!(
-            peer = %lane.peer,
-            reason = ?lane.conn.close_reason(),
-            self.gro_packets,
-            self.gro_receives,
-            ?stats,
-            "connection ended"
-        );
+        if self.log.admits(Who::Debug, self.now) {
+            tracing::debug!(
+                peer = %lane.peer,
+                reason = ?lane.conn.close_reason(),
+                self.gro_packets,
+                self.gro_receives,
+                ?stats,
+                "connection ended"
+            );
+        }
         self.client_lane_ended(&lane, &stats);
         match lane.phase {
             Phase::Handshaking(Purpose::Join { session }) => self.join_failed(session),

@@ -10,6 +10,7 @@ mod ingress;
 mod lane;
 mod life;
 mod link;
+mod log;
 mod session;
 mod stats;
 mod succession;
@@ -31,6 +32,7 @@ use crate::quic::{Router, Setup};
 use crate::units::{SessionId, WorkerId};
 use disk::{DESCRIPTOR_RETRY, Disk};
 use lane::Lane;
+use log::Log;
 use session::Running;
 use timers::Timers;
 
@@ -113,6 +115,7 @@ pub struct Worker {
     descriptors_at: Option<Instant>,
     gro_packets: u64,
     gro_receives: u64,
+    log: Log,
 }
 
 /// The time, for callers outside the loop that measure a whole run (the command's summary).
@@ -174,6 +177,7 @@ impl Worker {
             descriptors_at: None,
             gro_packets: 0,
             gro_receives: 0,
+            log: Log::default(),
         })
     }
 
@@ -190,11 +194,13 @@ impl Worker {
             self.feed_hungry();
             self.feed_waiting_to_send();
             self.trim_when_idle();
+            self.log.tell_counts(self.now);
             self.turn_sessions();
             self.turn_lanes();
             self.review_questions();
             if self.is_over() {
                 self.sum_up();
+                self.log.tell_all_counts();
                 return Ok(());
             }
             self.hand_over_file_operations();
@@ -237,11 +243,17 @@ impl Worker {
         if more || can_read || can_send {
             return Some(Duration::ZERO);
         }
-        let due =
-            [self.timers.next(), self.stopping, self.trim_at, self.descriptors_at, self.questions_due()]
-                .into_iter()
-                .flatten()
-                .min();
+        let due = [
+            self.timers.next(),
+            self.stopping,
+            self.trim_at,
+            self.descriptors_at,
+            self.questions_due(),
+            self.log.due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         due.map(|due| due.saturating_duration_since(self.now))
     }
 

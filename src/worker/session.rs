@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::disk::Space;
+use super::log::SessionLog;
 use super::timers::Scheduled;
 use crate::proto::Outcome;
 use crate::proto::session::Session;
@@ -42,6 +43,7 @@ pub struct Running {
     /// This side sends file data: it is the one that closes a lane that was replaced.
     pub sends_data: bool,
     pub is_client: bool,
+    pub log: SessionLog,
 }
 
 /// A data stream of ours that is not all accepted by QUIC yet.

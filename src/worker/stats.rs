@@ -6,8 +6,6 @@ use landro_sys::Backend;
 
 use super::Worker;
 use super::lane::Lane;
-use crate::proto::{EntryResult, Event, Outcome};
-use crate::units::Fingerprint;
 
 /// Counters of all lanes of a command's transfer.
 #[derive(Clone, Debug, Default)]
@@ -95,34 +93,5 @@ pub(super) fn of_lane(lane: &Lane, backend: Backend) -> TransportStats {
         gso_packets: lane.gso_packets,
         gso_sends: lane.gso_sends,
         ..TransportStats::default()
-    }
-}
-
-/// A daemon's log of its sessions: failures and warnings by name, the rest only as totals.
-pub(super) fn log_event(peer: &Fingerprint, event: &Event) {
-    match event {
-        Event::Entry { path, result: EntryResult::Failed(error), .. } => {
-            tracing::warn!(%peer, path = %path.escape_ascii(), code = ?error.code, error.text, "entry failed");
-        }
-        Event::Warning { path, text } => {
-            tracing::warn!(%peer, path = %path.escape_ascii(), text, "warning");
-        }
-        Event::Entry { .. }
-        | Event::Started
-        | Event::Announced { .. }
-        | Event::Progress { .. }
-        | Event::Listing { .. }
-        | Event::RoundTrips(_)
-        | Event::Benched { .. } => {}
-    }
-}
-
-pub(super) fn log_outcome(peer: &Fingerprint, outcome: &Outcome) {
-    match outcome {
-        Outcome::Complete(totals) => tracing::info!(%peer, ?totals, "session complete"),
-        Outcome::Cancelled(totals) => tracing::info!(%peer, ?totals, "session cancelled"),
-        Outcome::Refused(error) => tracing::info!(%peer, code = ?error.code, error.text, "session refused"),
-        Outcome::Violation(reason) => tracing::warn!(%peer, reason, "session broke the protocol"),
-        Outcome::Lost(totals) => tracing::info!(%peer, ?totals, "session lost its peer"),
     }
 }

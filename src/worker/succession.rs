@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use super::lane::{Phase, code};
 use super::link::Command;
+use super::log::Who;
 use crate::units::{Fingerprint, SessionId, WorkerId};
 
 /// An older session is asked this often if there are few, each time with half a round trip more than [`ROUND`] to answer.
@@ -174,7 +175,9 @@ impl Worker {
             if suspect.missed < rounds {
                 self.ping(suspect.session);
             } else if !lane.conn.is_closing() {
-                tracing::info!(peer = %lane.peer, "a session without a sign of life makes room for its successor");
+                if self.log.admits(lane.conn.peer_fingerprint().map_or(Who::Strangers, Who::Peer), self.now) {
+                    tracing::info!(peer = %lane.peer, "a session without a sign of life makes room for its successor");
+                }
                 self.close_lane(
                     newest,
                     code::TIMEOUT,

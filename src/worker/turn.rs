@@ -7,6 +7,7 @@ use landro_sys::Buffer;
 
 use super::lane::{CONTROL_STREAM, Phase, code};
 use super::link::ClientEvent;
+use super::log::Who;
 use super::timers::Timer;
 use super::{Worker, disk};
 use crate::proto::wire::StreamHeader;
@@ -334,16 +335,16 @@ impl Worker {
     }
 
     fn report(&mut self, session: usize, event: Event) {
-        let running = &self.sessions[session];
+        let running = &mut self.sessions[session];
         match (&self.client, running.is_client) {
             (Some(client), true) => client.tell(ClientEvent::Session(event)),
-            _ => super::stats::log_event(&running.peer, &event),
+            _ => self.log.event(&mut running.log, &running.peer, &event, self.now),
         }
     }
 
     fn finish(&mut self, session: usize, outcome: Outcome) {
         let running = &mut self.sessions[session];
-        super::stats::log_outcome(&running.peer, &outcome);
+        self.log.outcome(running.log, &running.peer, &outcome, self.now);
         let violation = match &outcome {
             Outcome::Violation(reason) => Some(reason.clone()),
             _ => None,
@@ -399,7 +400,9 @@ impl Worker {
         if alive <= self.now && matches!(lane.phase, Phase::Serving { .. }) {
             lane.pinged = self.now;
             lane.conn.keep_alive();
-            if let Some(running) = lane.session().and_then(|session| self.sessions.get(session)) {
+            if let Some(running) = lane.session().and_then(|session| self.sessions.get(session))
+                && self.log.admits(Who::Debug, self.now)
+            {
                 tracing::debug!(
                     peer = %lane.peer,
                     lane.readable = ?lane.readable,

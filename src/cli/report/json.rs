@@ -71,7 +71,10 @@ pub enum JsonEvent<'a> {
         seconds: f64,
         /// `sent_bytes` in bits per second of the whole run.
         goodput_bps: u64,
+        /// All of them; only so many have an `error` of their own.
         errors: u64,
+        /// All of them; only so many have a `warning` of their own.
+        warnings: u64,
         exit_code: u8,
         #[serde(skip_serializing_if = "Option::is_none")]
         stats: Option<&'a Stats>,

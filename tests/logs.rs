@@ -1,0 +1,159 @@
+//! How much peers can make a daemon log, or a command say: so many lines, then a count.
+
+mod common;
+#[allow(dead_code, reason = "tests/hostile.rs uses the rest")]
+#[path = "hostile/peer.rs"]
+mod peer;
+
+use std::net::UdpSocket;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{Daemon, Running, Side, command};
+use landro::proto::wire::{Message, Welcome};
+use landro::proto::{EntryError, EntryErrorCode, Kind};
+use landro::quic::Identity;
+use peer::{Peer, entry};
+
+on_both_backends!(a_talkative_peer, sessions_in_a_loop, strangers, a_talkative_server);
+
+const WORKERS: u64 = 2;
+
+/// Lines of one peer on one worker: at once, and one more for each second.
+const BURST_LINES: u64 = 100;
+
+struct Scene {
+    daemon: Daemon,
+    villain: Identity,
+    started: Instant,
+    _sides: (Side, tempfile::TempDir),
+}
+
+impl Scene {
+    fn new(backend: &str) -> Scene {
+        let (server, root) = (Side::new(), tempfile::tempdir().unwrap());
+        let villain = Identity::generate().unwrap();
+        let allow = villain.fingerprint().to_string();
+        let args = ["--backend", backend, "--workers", "2", "--allow", &allow];
+        let daemon = Daemon::start(&server, root.path(), &args);
+        #[allow(clippy::disallowed_methods, reason = "how long it took bounds how much may be logged")]
+        let started = Instant::now();
+        Scene { daemon, villain, started, _sides: (server, root) }
+    }
+
+    /// Ends the daemon; its log has `lines_at_most` lines, and some more for the time that passed.
+    fn end(self, lines_at_most: u64) -> String {
+        let log = self.daemon.stop().expect(0).stderr;
+        let allowed = lines_at_most + WORKERS * (self.started.elapsed().as_secs() + 5);
+        let lines = log.lines().count() as u64;
+        println!("{lines} lines, {} bytes", log.len());
+        assert!(lines <= allowed, "{lines} lines, {allowed} allowed");
+        assert!(log.lines().all(|line| line.len() < 2500), "no line is long");
+        assert!(log.lines().all(|line| line.starts_with("20")), "each begins with its time: none is forged");
+        assert!(!log.contains('\x1b'));
+        log
+    }
+}
+
+fn failed(text: &str) -> EntryError {
+    EntryError { code: EntryErrorCode::Source, errno: 5, text: text.into() }
+}
+
+/// One session says what goes wrong with ten thousand things.
+fn a_talkative_peer(backend: &'static str) {
+    let scene = Scene::new(backend);
+    let mut peer = Peer::connect(scene.daemon.address(), &scene.villain);
+    peer.push("");
+    for _ in 0..5_000 {
+        let path = Bytes::from([b"\x1b]0;x\x07\n2026 INFO forged".to_vec(), vec![b'\xff'; 4_000]].concat());
+        let text = format!("\x1b[31m\nforged line{}", "w".repeat(480));
+        peer.message(&Message::SourceWarning { path: path.clone(), text: text.clone() });
+        peer.message(&Message::SourceError { path, error: failed(&text) });
+    }
+    peer.hang_up();
+    scene.daemon.wait_for_log("left out");
+    let log = scene.end(60);
+    let counted = |what: &str| {
+        let rest = log.split(what).nth(1).and_then(|rest| rest.split([' ', '\n']).next());
+        rest.and_then(|digits| digits.parse::<u64>().ok()).unwrap_or_default()
+    };
+    assert!(counted("failed_entries=") > 100 && counted(" warnings=") > 100, "the rest is counted");
+}
+
+/// Each session is short and says little, but there is no end of them: complete ones, and such as break the protocol.
+fn sessions_in_a_loop(backend: &'static str) {
+    let scene = Scene::new(backend);
+    for number in 0..300 {
+        let mut peer = Peer::connect(scene.daemon.address(), &scene.villain);
+        if number % 2 == 0 {
+            peer.preface();
+            peer.control(&[0xff; 40]);
+        } else {
+            peer.control(&[0xff; 40]);
+        }
+        peer.turn_until_closed();
+    }
+    let log = scene.end(WORKERS * BURST_LINES + 10);
+    assert!(log.contains("were left out"), "the rest is counted");
+}
+
+/// Whoever can reach the port, with a key that may not come in, or with noise.
+fn strangers(backend: &'static str) {
+    let scene = Scene::new(backend);
+    for _ in 0..200 {
+        let mut peer = Peer::dial(scene.daemon.address(), &Identity::generate().unwrap());
+        peer.turn_until_closed();
+    }
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for number in 0..2_000_u32 {
+        let mut noise = vec![0xc3; 1200];
+        noise[1..5].copy_from_slice(&1_u32.to_be_bytes());
+        noise[6..10].copy_from_slice(&number.to_be_bytes());
+        socket.send_to(&noise, scene.daemon.address()).unwrap();
+    }
+    scene.end(10);
+}
+
+/// The real client pulls from a server that has nothing but complaints.
+fn a_talkative_server(backend: &'static str) {
+    let identity = Identity::generate().unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let url = format!("landro://{}/x", socket.local_addr().unwrap());
+    let (side, dir) = (Side::new(), tempfile::tempdir().unwrap());
+    let pin = identity.fingerprint().to_string();
+    let to = dir.path().join("to");
+    let args = ["cp", "--json", "--backend", backend, "--peer", &pin, &url, to.to_str().unwrap()];
+    let running = Running::spawn(command(&side, &[], args));
+    let output = thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let mut peer = Peer::accept(socket, &identity);
+            assert!(matches!(peer.next_message(), Some(Message::Hello(_))));
+            peer.message(&Message::Welcome(Welcome { version: 1, agent: "x".into(), entry_window: 1024 }));
+            peer.entries(vec![entry(1, 0, b"x", Kind::File, 0)]);
+            for _ in 0..12_000 {
+                let path = Bytes::from_static(b"p");
+                peer.message(&Message::SourceWarning { path: path.clone(), text: "w".into() });
+                peer.message(&Message::SourceError { path, error: failed("e") });
+            }
+            // Long enough for all of it to be acknowledged.
+            for _ in 0..20 {
+                peer.wait = Duration::from_millis(5);
+                peer.turn();
+            }
+            peer.hang_up();
+        });
+        let output = running.wait();
+        server.join().unwrap();
+        output
+    });
+    let (warnings, errors) = (output.of("warning").count(), output.of("error").count());
+    assert_eq!(warnings, 1_000, "{} bytes", output.stdout.len());
+    assert!((10_000..10_010).contains(&errors), "{errors}");
+    assert!(
+        output.number("warnings") > 1_000 && output.stderr.contains("more warnings"),
+        "{}",
+        output.summary()
+    );
+    assert!(output.stderr.contains("more entries failed") && output.stderr.lines().count() < 11_100);
+}

@@ -1,0 +1,158 @@
+//! The systemd unit: how little it exposes, and that the daemon does all it does within it.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::tree::{self, Rng, assert_same};
+use common::{Daemon, Side, is_root, landro};
+
+on_both_backends!(the_daemon_works_within_its_unit);
+
+/// The exposure that is allowed, in the tenths of `systemd-analyze security`.
+const EXPOSURE_TENTHS: &str = "20";
+
+fn unit() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/landro.service")).unwrap()
+}
+
+/// The values of one setting, in their order.
+fn settings<'a>(unit: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    unit.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
+}
+
+fn is_there(program: &str, asks: &str) -> bool {
+    let found = Command::new(program).arg(asks).output().is_ok_and(|output| output.status.success());
+    if !found {
+        println!("skipped: {program} is not installed (scripts/setup.sh test)");
+    }
+    found
+}
+
+#[test]
+fn the_unit_is_valid_and_exposes_little() {
+    if !is_there("systemd-analyze", "--version") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("landro.service");
+    // systemd looks whether the program is there.
+    fs::write(&path, unit().replace("/usr/local/bin/landro", common::LANDRO)).unwrap();
+    let analyze = |args: &[&str]| Command::new("systemd-analyze").args(args).arg(&path).output().unwrap();
+    let verified = analyze(&["verify"]);
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success() && !said.contains("landro.service:"), "{said}");
+    let threshold = format!("--threshold={EXPOSURE_TENTHS}");
+    let security = analyze(&["security", "--offline=true", "--no-pager", &threshold]);
+    assert!(security.status.success(), "{}", String::from_utf8_lossy(&security.stdout));
+    // What a crash, a hang or a leak may do.
+    let unit = unit();
+    for setting in ["MemoryMax", "WatchdogSec", "RestartSec", "StateDirectory"] {
+        assert_eq!(settings(&unit, setting).count(), 1, "{setting}");
+    }
+    assert_eq!(settings(&unit, "StartLimitIntervalSec").collect::<Vec<_>>(), ["0"], "no crash is the last");
+    // Either answers openat2 with ENOSYS, by which every path is confined.
+    for setting in ["RestrictSUIDSGID", "DynamicUser"] {
+        assert_eq!(settings(&unit, setting).count(), 0, "{setting}");
+    }
+}
+
+/// System calls of a group, groups in it opened.
+fn calls_of(word: &str, into: &mut BTreeSet<String>) {
+    if !word.starts_with('@') {
+        into.insert(word.to_owned());
+        return;
+    }
+    let output = Command::new("systemd-analyze").args(["syscall-filter", word]).output().unwrap();
+    assert!(output.status.success(), "{word}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    for line in text.lines().skip(1).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        calls_of(line, into);
+    }
+}
+
+/// What the unit lets through: lists add up, those that begin with ~ take away.
+fn allowed_calls() -> BTreeSet<String> {
+    let mut allowed = BTreeSet::new();
+    for list in settings(&unit(), "SystemCallFilter") {
+        let mut named = BTreeSet::new();
+        list.trim_start_matches('~').split(' ').for_each(|word| calls_of(word, &mut named));
+        match list.starts_with('~') {
+            true => allowed.retain(|call| !named.contains(call)),
+            false => allowed.extend(named),
+        }
+    }
+    allowed
+}
+
+/// Names of the system calls that strace saw the daemon make: those after it was executed.
+fn calls_made(trace: &Path) -> BTreeSet<String> {
+    let text = String::from_utf8_lossy(&fs::read(trace).unwrap()).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    let started = lines.iter().rposition(|line| line.contains("execve(") && line.contains(" = 0"));
+    let lines = &lines[started.expect("it was executed") + 1..];
+    // `PID name(...`; the rest are signals, ends, and calls that are gone on with.
+    let name = |line: &&str| {
+        let (_, call) = line.split_once(' ')?;
+        let (name, _) = call.trim_start().split_once('(')?;
+        let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        (is_name && !name.is_empty()).then(|| name.to_owned())
+    };
+    lines.iter().filter_map(name).collect()
+}
+
+/// systemd cannot run in every place that tests do. So: no capabilities, no new ones, the unit's umask; and of every
+/// system call that is made the unit's filter knows.
+fn the_daemon_works_within_its_unit(backend: &'static str) {
+    if !is_there("systemd-analyze", "--version") || !is_there("strace", "-V") {
+        return;
+    }
+    let (client, server) = (Side::new(), Side::new());
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::create_dir(path("root")).unwrap();
+    fs::create_dir_all(path("tree/sub")).unwrap();
+    let mut rng = Rng::new(backend);
+    tree::write_file(&path("tree/large"), 9 << 20, &mut rng);
+    tree::write_file(&path("tree/sub/small"), 500, &mut rng);
+    std::os::unix::fs::symlink("large", path("tree/link")).unwrap();
+    for (name, mode) in [("tree/large", 0o644), ("tree/sub", 0o775), ("tree/sub/small", 0o755)] {
+        fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let trace = path("trace");
+    let umask = format!("umask {}; exec \"$0\" \"$@\"", settings(&unit(), "UMask").next().unwrap());
+    let mut prefix =
+        vec!["strace", "-D", "-f", "-qq", "-o", trace.to_str().unwrap(), "setpriv", "--no-new-privs"];
+    if is_root() {
+        prefix.extend(["--bounding-set=-all", "--inh-caps=-all"]);
+    }
+    prefix.extend(["sh", "-c", &umask]);
+    let id = client.id();
+    let args = ["--backend", backend, "--workers", "2", "--allow", &id];
+    let daemon = Daemon::start_with(&server, &prefix, &path("root"), &args);
+    let copy = |args: &[PathBuf]| {
+        let mut all: Vec<PathBuf> = ["cp", "--peer", &daemon.fingerprint].map(PathBuf::from).into();
+        all.extend_from_slice(args);
+        landro(&client, all).expect(0);
+    };
+    copy(&[path("tree"), daemon.url("").into()]);
+    copy(&["--fsync".into(), "--force".into(), path("tree"), daemon.url("").into()]);
+    copy(&[daemon.url("tree").into(), path("back")]);
+    landro(&client, ["ls", "--peer", &daemon.fingerprint, &daemon.url("tree")]).expect(0);
+    assert_same(&path("tree"), &path("root/tree"));
+    assert_same(&path("tree"), &path("back"));
+    common::signal(daemon.pid(), "HUP");
+    daemon.wait_for_log_again("1 peer is authorised", 1);
+    daemon.stop().expect(0);
+    let (made, allowed) = (calls_made(&trace), allowed_calls());
+    println!("{} system calls: {made:?}", made.len());
+    assert!(made.contains("openat2") && made.len() > 20, "strace saw the daemon: {made:?}");
+    assert_eq!(made.contains("io_uring_setup"), backend == "io_uring", "{made:?}");
+    let denied: Vec<_> = made.difference(&allowed).collect();
+    assert!(denied.is_empty(), "the unit's SystemCallFilter= denies {denied:?}");
+}

@@ -161,7 +161,7 @@ fn likely(word: &str) -> &'static str {
         "wo" | "w" | "ow" | "write" | "writeonly" | "noread" | "noreads" | "upload" => "may be meant as wo",
         "rw" | "wr" | "readwrite" | "full" | "all" => "may be meant as rw",
         _ if word.contains(['=', ':', '/']) || letters.starts_with("path") => "may be meant as path=SUB",
-        _ => "may be a comment, which begins with #",
+        _ => "may be a comment",
     }
 }
 
@@ -176,7 +176,7 @@ impl fmt::Display for Problem {
                 let cut = if shown.len() < option.len() { "..." } else { "" };
                 write!(
                     f,
-                    "unknown option {shown:?}{cut} {}; options are ro, rw, wo and path=SUB",
+                    "unknown option {shown:?}{cut}, which {}; options are ro, rw, wo and path=SUB; a comment begins with #",
                     likely(option)
                 )
             }

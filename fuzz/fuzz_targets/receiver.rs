@@ -49,6 +49,7 @@ fuzz_target!(|data: &[u8]| {
             force: false,
             fsync: false,
             single: false,
+            keep_dirlinks: false,
         };
         let agent = String::new();
         let hello =

@@ -114,7 +114,7 @@ fn copy_locally(args: &CpArgs, transfer: &Transfer, signals: &Signals, reporter:
 }
 
 fn request(args: &CpArgs, transfer: &Transfer) -> Result<Request, CliError> {
-    let (force, fsync) = (args.force, args.fsync);
+    let (force, fsync, keep_dirlinks) = (args.force, args.fsync, args.keep_dirlinks);
     // Typed in bytes, limited in bits; 0 means that nobody limits.
     let bwlimit_bps = args.bwlimit.filter(|&rate| rate > 0).map(|bytes| bytes.saturating_mul(8));
     Ok(match transfer {
@@ -124,6 +124,7 @@ fn request(args: &CpArgs, transfer: &Transfer) -> Result<Request, CliError> {
             target: target(&to.path),
             force,
             fsync,
+            keep_dirlinks,
             bwlimit_bps,
         },
         Transfer::Pull { from, target: local } => Request::Pull {
@@ -132,6 +133,7 @@ fn request(args: &CpArgs, transfer: &Transfer) -> Result<Request, CliError> {
             target: target(local),
             force,
             fsync,
+            keep_dirlinks,
             bwlimit_bps,
         },
         Transfer::Local { .. } => unreachable!("a local copy asks nobody"),

@@ -30,11 +30,13 @@ pub struct ReceiverConfig {
     pub must_be_dir: bool,
     pub force: bool,
     pub fsync: bool,
+    /// Symlinks to directories that are there are taken for directories, if they were made on this host.
+    pub keep_dirlinks: bool,
     pub window: u32,
     pub write_behind_bytes: u64,
     pub lookups: usize,
     pub boot_id: [u8; 16],
-    /// Names the sender may put into the target; empty: the target itself. None: any, the sender chooses.
+    /// Names the sender may put into the target, each once; empty: the target itself. None: any, the sender chooses.
     pub expected: Option<Vec<Bytes>>,
 }
 
@@ -43,6 +45,7 @@ pub struct Receiver {
     client: bool,
     force: bool,
     fsync: bool,
+    keep_dirlinks: bool,
     window: u32,
     write_behind_max: u64,
     lookups_max: usize,
@@ -52,6 +55,8 @@ pub struct Receiver {
     /// Looking, making and opening operations in flight.
     lookups: usize,
     entries: EntryMap<Entry>,
+    /// Names in their directories, of entries without a final verdict.
+    live_names: HashMap<(DirId, Name), EntryId>,
     last_entry: u32,
     /// Entries without a final verdict.
     unresolved: u32,
@@ -64,6 +69,7 @@ pub struct Receiver {
     held_dirs: u32,
     making_dirs: u32,
     top_level: u32,
+    /// As in [`ReceiverConfig`], less those that were announced.
     expected: Option<Vec<Bytes>>,
     /// Directories whose parent is there, smallest id first.
     ready_dirs: BinaryHeap<Reverse<u32>>,
@@ -204,6 +210,7 @@ impl Receiver {
             client: config.client,
             force: config.force,
             fsync: config.fsync,
+            keep_dirlinks: config.keep_dirlinks,
             window: config.window.max(1),
             write_behind_max: config.write_behind_bytes.max(1),
             lookups_max: config.lookups.max(1),
@@ -212,6 +219,7 @@ impl Receiver {
             ops: Ops::default(),
             lookups: 0,
             entries: EntryMap::default(),
+            live_names: HashMap::new(),
             last_entry: 0,
             unresolved: 0,
             dirs: Slab::new(),
@@ -385,6 +393,7 @@ impl Receiver {
     /// takes the entry out of the table and, when its directory is quiet, calls [`Receiver::child_done`].
     fn conclude(&mut self, ports: &mut Ports, id: EntryId, entry: &Entry, result: EntryResult) {
         self.unresolved -= 1;
+        self.forget_name(id, entry);
         self.totals.count(entry.kind, entry.size_bytes, &result);
         let kind = match &result {
             EntryResult::Done { resumed_bytes } => VerdictKind::Done { resumed_bytes: *resumed_bytes },

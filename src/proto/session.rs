@@ -66,6 +66,7 @@ pub enum Request {
         must_be_dir: bool,
         force: bool,
         fsync: bool,
+        keep_dirlinks: bool,
         /// Bits per second.
         bwlimit_bps: Option<u64>,
     },
@@ -76,6 +77,7 @@ pub enum Request {
         must_be_dir: bool,
         force: bool,
         fsync: bool,
+        keep_dirlinks: bool,
         /// Bits per second, kept by the server.
         bwlimit_bps: Option<u64>,
     },

@@ -110,13 +110,20 @@ impl Hostile {
         let entry_window = self.rng.pick(&[1, 9, 1000, u32::MAX]);
         let request = match self.role {
             Role::PushingClient => {
-                let target =
-                    Bytes::from_static(self.rng.pick(&[&b""[..], b"in", b"in/new", b"../x", b"no/where"]));
-                let (must_be_dir, force, single) = (true, self.rng.chance(50), false);
-                WireRequest::Push { target, must_be_dir, force, fsync: false, single }
+                let target = Bytes::from_static(self.rng.pick(&[
+                    &b""[..],
+                    b"in",
+                    b"in/new",
+                    b"../x",
+                    b"no/where",
+                    b"in/.landro-x",
+                ]));
+                let (must_be_dir, force, single, keep_dirlinks) =
+                    (true, self.rng.chance(50), false, self.rng.chance(50));
+                WireRequest::Push { target, must_be_dir, force, fsync: false, single, keep_dirlinks }
             }
             Role::PullingClient => {
-                let sources = [&b"pub"[..], b"/", b"pub/../..", b"nothing"];
+                let sources = [&b"pub"[..], b"/", b"pub/../..", b"nothing", b".landro-x"];
                 let sources =
                     (0..self.rng.below(4)).map(|_| Bytes::from_static(self.rng.pick(&sources))).collect();
                 WireRequest::Pull { sources }
@@ -365,6 +372,7 @@ impl Hostile {
                     b"a/b",
                     b"a\0b",
                     b"/etc/passwd",
+                    b".landro-0123456789abcdef.part",
                 ]))
             }
             3 => lied.kind = Kind::Special,

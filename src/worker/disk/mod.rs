@@ -5,6 +5,7 @@
 //! system call right here: tmpfs never blocks, while io_uring hands almost every metadata operation to an
 //! io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel), which costs more than the call itself.
 
+mod dirlinks;
 mod names;
 mod source;
 mod space;
@@ -27,7 +28,7 @@ use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Slab};
 
 use crate::proto::{DiskDone, DiskError, DiskOp};
-use crate::units::OpId;
+use crate::units::{NameError, OpId, is_reserved_path};
 
 pub use space::{Base, Space};
 
@@ -301,7 +302,9 @@ async fn run(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
             Ok(DiskDone::Done)
         }
         DiskOp::Check { dir, name } => target::check(&files, dir, &name).await,
-        DiskOp::MakeDir { parent, name, dir } => target::make_dir(&files, parent, &name, dir).await,
+        DiskOp::MakeDir { parent, name, dir, keep_dirlinks } => {
+            dirlinks::make_dir(&files, parent, &name, dir, keep_dirlinks).await
+        }
         DiskOp::SetDir { dir, mode, mtime } => target::set_dir(&files, dir, mode, mtime).await,
         DiskOp::PutSmall { dir, name, data, mode, mtime, fsync } => {
             target::put_small(&files, dir, &name, data, target::Attributes { mode, mtime, fsync }).await
@@ -331,8 +334,11 @@ async fn run(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
 /// Opens a directory beneath another, for a peer that is confined to a part of the served root.
 ///
 /// # Errors
-/// As openat2(2).
+/// As openat2(2); `InvalidInput` for a reserved name.
 pub fn open_beneath(root: &Arc<OwnedFd>, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
+    if is_reserved_path(path) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, NameError::Reserved));
+    }
     let path = c_string(source::relative(path)).map_err(|error| io::Error::from_raw_os_error(error.errno))?;
     let path = if path.is_empty() { c".".to_owned() } else { path };
     let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;

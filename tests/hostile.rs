@@ -5,6 +5,8 @@ mod common;
 mod control;
 #[path = "hostile/data.rs"]
 mod data;
+#[path = "hostile/escape.rs"]
+mod escape;
 #[path = "hostile/greed.rs"]
 mod greed;
 #[path = "hostile/names.rs"]
@@ -44,6 +46,9 @@ on_both_backends!(
     crowds,
     noise_at_the_port,
     a_server_that_lies,
+    a_server_that_writes_through_links,
+    clients_that_write_through_links,
+    two_entries_of_one_name,
 );
 
 /// Budget of the daemon under attack; what it may hold beyond it is code, stacks and the kernel's rings.
@@ -203,4 +208,16 @@ fn noise_at_the_port(backend: &'static str) {
 
 fn a_server_that_lies(backend: &'static str) {
     server::that_lies(backend);
+}
+
+fn a_server_that_writes_through_links(backend: &'static str) {
+    escape::of_a_server(backend);
+}
+
+fn clients_that_write_through_links(backend: &'static str) {
+    Scene::play(backend, escape::of_a_client);
+}
+
+fn two_entries_of_one_name(backend: &'static str) {
+    Scene::play(backend, escape::twice_of_one_name);
 }

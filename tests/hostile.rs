@@ -15,6 +15,8 @@ mod names;
 mod noise;
 #[path = "hostile/peer.rs"]
 mod peer;
+#[path = "hostile/reserved.rs"]
+mod reserved;
 #[path = "hostile/server.rs"]
 mod server;
 
@@ -49,6 +51,8 @@ on_both_backends!(
     a_server_that_writes_through_links,
     clients_that_write_through_links,
     two_entries_of_one_name,
+    reserved_names_of_clients,
+    reserved_names_on_the_command_line,
 );
 
 /// Budget of the daemon under attack; what it may hold beyond it is code, stacks and the kernel's rings.
@@ -216,6 +220,14 @@ fn a_server_that_writes_through_links(backend: &'static str) {
 
 fn clients_that_write_through_links(backend: &'static str) {
     Scene::play(backend, escape::of_a_client);
+}
+
+fn reserved_names_of_clients(backend: &'static str) {
+    Scene::play(backend, reserved::by_a_client);
+}
+
+fn reserved_names_on_the_command_line(backend: &'static str) {
+    Scene::play(backend, reserved::by_a_command);
 }
 
 fn two_entries_of_one_name(backend: &'static str) {

@@ -176,29 +176,29 @@ fn finish(peer: &mut Peer) {
     peer.send(0, &[0, 0, 0, 0], true);
 }
 
-fn each_case(mut case: impl FnMut(Planted, Place, usize)) {
-    for planted in [Planted::Now, Planted::Before, Planted::ByUser] {
-        for place in [Place::Below, Place::Top] {
-            (0..TARGETS).for_each(|number| case(planted, place, number));
+fn each_case(case: &(impl Fn(Planted, Place, usize) + Sync)) {
+    // Most of the time somebody waits for somebody.
+    thread::scope(|scope| {
+        for planted in [Planted::Now, Planted::Before, Planted::ByUser] {
+            scope.spawn(move || {
+                for place in [Place::Below, Place::Top] {
+                    (0..TARGETS).for_each(|number| case(planted, place, number));
+                }
+            });
         }
-    }
+    });
 }
 
 pub fn of_a_server(backend: &str) {
-    let all_into = |into| {
-        each_case(|planted, place, number| {
+    for into in [Into::Existing, Into::NewName, Into::Several] {
+        each_case(&|planted, place, number| {
             let dir = tempfile::tempdir().unwrap();
             let around = Surroundings::new(dir.path());
             let target = around.link_targets()[number].clone();
             let what = format!("{into:?} {planted:?} {place:?} {target}");
             pull_case(backend, &around, (into, planted, place), &target, &what);
         });
-    };
-    thread::scope(|scope| {
-        for into in [Into::Existing, Into::NewName, Into::Several] {
-            scope.spawn(move || all_into(into));
-        }
-    });
+    }
 }
 
 fn pull_case(
@@ -255,9 +255,9 @@ fn pull_case(
 }
 
 pub fn of_a_client(scene: &Scene) {
-    each_case(|planted, place, number| {
-        let root = scene.world.root("");
-        let around = Surroundings::new(&root.join("around"));
+    each_case(&|planted, place, number| {
+        let name = format!("around-{planted:?}");
+        let around = Surroundings::new(&scene.world.root(&name));
         let target = around.link_targets()[number].clone();
         let what = format!("{planted:?} {place:?} {target}");
         let asked = around.path("home/dst/photos");
@@ -268,7 +268,7 @@ pub fn of_a_client(scene: &Scene) {
         }
         let before = around.record(&asked, &around.path("home/dst"));
         if planted == Planted::Before {
-            plant(&mut pusher(scene, false), place, &target);
+            plant(&mut pusher(scene, &name, false), place, &target);
             assert_eq!(fs::read_link(&place_of_link).unwrap().to_str(), Some(&target[..]), "{what}");
         }
         let link_first = (planted == Planted::Now).then_some(&target[..]);
@@ -276,7 +276,7 @@ pub fn of_a_client(scene: &Scene) {
             if keep_dirlinks && planted == Planted::ByUser {
                 continue;
             }
-            let mut peer = pusher(scene, keep_dirlinks);
+            let mut peer = pusher(scene, &name, keep_dirlinks);
             write_through(&mut peer, place, link_first);
             assert_eq!(before, around.record(&asked, &around.path("home/dst")), "{what} {keep_dirlinks}");
         }
@@ -285,10 +285,10 @@ pub fn of_a_client(scene: &Scene) {
     });
 }
 
-/// A push into `around/home/dst` of the root that was welcomed.
-fn pusher(scene: &Scene, keep: bool) -> Peer {
+/// A push into `home/dst` of some surroundings in the root that was welcomed.
+fn pusher(scene: &Scene, around: &str, keep: bool) -> Peer {
     let mut peer = scene.connect();
-    let mut request = peer::push_request("around/home/dst");
+    let mut request = peer::push_request(&format!("{around}/home/dst"));
     if let WireRequest::Push { keep_dirlinks, .. } = &mut request {
         *keep_dirlinks = keep;
     }

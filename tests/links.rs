@@ -180,6 +180,9 @@ fn a_received_link_is_no_destination(backend: &'static str) {
     let tree = photos(&world);
     let output = pull(&world, &["--keep-dirlinks"], "photos", &new).expect(1);
     assert!(output.stderr.contains("end the destination with /"), "{output:?}");
+    let several: [OsString; 3] =
+        [world.url("photos/2024").into(), world.url("photos").into(), new.clone().into()];
+    world.cp(&several).expect(1);
     assert!(names(&world.here("home/secret")).is_empty());
     // A slash says that what is behind it is meant.
     pull(&world, &[], "photos", &with_slash(&new)).expect(0);

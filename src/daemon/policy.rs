@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::engine::{Access, PeerAccess};
-use crate::units::{Fingerprint, percent_decode};
+use crate::units::{Fingerprint, is_reserved_path, percent_decode};
 
 /// More peers than this in one file is a mistake, not a list (it is read whole into memory).
 pub const MAX_PEERS: usize = 100_000;
@@ -171,6 +171,9 @@ fn sub_directory(typed: &str) -> Result<Vec<u8>, Problem> {
     if bytes.contains(&0) {
         return Err(Problem::Path("contains NUL"));
     }
+    if is_reserved_path(&bytes) {
+        return Err(Problem::Path("has a name that begins with .landro-, reserved for unfinished transfers"));
+    }
     let parts: Vec<&[u8]> = bytes.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
     if parts.is_empty() {
         return Err(Problem::Path("is empty"));
@@ -258,6 +261,10 @@ mod tests {
             (format!("{} path=/", peer(1)), Problem::Path("is empty")),
             (format!("{} path=%zz", peer(1)), Problem::Path("% must be followed by two hexadecimal digits")),
             (format!("{} path=a%00", peer(1)), Problem::Path("contains NUL")),
+            (
+                format!("{} path=a/.landro-x", peer(1)),
+                Problem::Path("has a name that begins with .landro-, reserved for unfinished transfers"),
+            ),
         ] {
             let (policy, bad) = parse(&format!("\n{line}\n"));
             assert!(policy.is_empty(), "{line}");

@@ -54,9 +54,10 @@ impl Host {
 fn explain(error: &DiskError, advice: &str) -> String {
     match *error {
         DiskError::RESERVED_NAME => NameError::Reserved.to_string(),
-        DiskError::RECEIVED_LINK => "a symlink to a directory is in the way, and it may have been copied here, so it \
-                                     is not followed; if it is yours, make it anew (ln -sfn), or end the destination \
-                                     with / if it is the destination itself"
+        DiskError::RECEIVED_LINK => "a symlink stands where a directory is to be, and it may have been copied here, so \
+                                     it is not followed; if it is yours, make it anew (ln -sfn), end the destination \
+                                     with / if it is the destination itself, or mount the directory (mount --bind) \
+                                     where the file system keeps no times of making"
             .into(),
         DiskError { call, errno } => {
             format!("{call}: {}{advice}", std::io::Error::from_raw_os_error(errno))

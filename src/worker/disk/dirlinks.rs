@@ -23,24 +23,17 @@ const EEXIST: i32 = 17;
 const EXDEV: i32 = 18;
 const ELOOP: i32 = 40;
 
-/// The file system's word on who made a symlink.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Origin {
-    /// Made by this user or by root, on this host.
-    Ours,
-    /// Perhaps received, or made by another user.
-    Doubtful,
-    /// The file system does not keep times of making.
-    Untold,
+/// Whether a symlink was made on this host, by this user or by root. Not known, and so not assumed, where the file system
+/// keeps no times of making.
+fn is_own(link: &Statx) -> bool {
+    let by_us = link.uid == landro_sys::process::effective_uid() || link.uid == 0;
+    by_us && link.btime == Some((link.mtime_s, link.mtime_ns))
 }
 
-fn origin(link: &Statx) -> Origin {
-    let by_us = link.uid == landro_sys::process::effective_uid() || link.uid == 0;
-    match link.btime {
-        None => Origin::Untold,
-        Some(made) if by_us && made == (link.mtime_s, link.mtime_ns) => Origin::Ours,
-        Some(_) => Origin::Doubtful,
-    }
+/// Whether an earlier run of this user may have received it. Not assumed where it is not known: the user typed its name.
+fn may_be_received(link: &Statx) -> bool {
+    let by_us = link.uid == landro_sys::process::effective_uid();
+    by_us && link.btime.is_some_and(|made| made != (link.mtime_s, link.mtime_ns))
 }
 
 /// Makes a directory of a transfer, or takes the one that is there.
@@ -82,7 +75,7 @@ async fn open_dirlink(
     let how = OpenHow { flags: flags::O_PATH | flags::O_NOFOLLOW, mode: 0, resolve: flags::RESOLVE_BENEATH };
     let link = files.open(Some(parent_fd), name.as_bytes(), how).await?;
     let stat = files.fstat(&link).await?;
-    if stat.kind != FileKind::Symlink || origin(&stat) != Origin::Ours {
+    if stat.kind != FileKind::Symlink || !is_own(&stat) {
         return Err(DiskError::RECEIVED_LINK);
     }
     let target = files.readlink(&link, b"").await?;
@@ -96,14 +89,13 @@ async fn open_dirlink(
     }
 }
 
-/// The directory that a command's one source lands in, or which is its new name: when a symlink stands there that an
-/// earlier run of the same command may have received, the server chose where it leads.
+/// A command's destination that exists: when it is a symlink that an earlier run of the same command may have received
+/// under that name, a server chose where it leads. A trailing slash says that the directory behind it is meant.
 pub async fn refuse_received_target(files: &Files, path: &[u8]) -> Result<(), DiskError> {
-    let (Base::Local, (_, Some(_), _)) = (files.space.base(), split_path(path)) else { return Ok(()) };
-    let end = path.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
-    let op = FileOp::Statx { dir: None, path: c_string(&path[..end])?, flags: flags::AT_SYMLINK_NOFOLLOW };
+    let (Base::Local, (_, Some(_), false)) = (files.space.base(), split_path(path)) else { return Ok(()) };
+    let op = FileOp::Statx { dir: None, path: c_string(path)?, flags: flags::AT_SYMLINK_NOFOLLOW };
     match files.call("statx", op).await? {
-        FileDone::Stat(stat) if stat.kind == FileKind::Symlink && origin(&stat) == Origin::Doubtful => {
+        FileDone::Stat(stat) if stat.kind == FileKind::Symlink && may_be_received(&stat) => {
             Err(DiskError::RECEIVED_LINK)
         }
         FileDone::Stat(_) => Ok(()),

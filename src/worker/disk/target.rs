@@ -56,9 +56,7 @@ pub async fn resolve(
     refuse_reserved(path)?;
     match files.open_asked(path).await {
         Ok(fd) => {
-            if !must_be_dir {
-                dirlinks::refuse_received_target(files, path).await?;
-            }
+            dirlinks::refuse_received_target(files, path).await?;
             add_target(files, path, fd, dir).await?;
             return Ok(DiskDone::Target { name: None });
         }

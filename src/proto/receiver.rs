@@ -11,12 +11,13 @@ mod tree;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, RandomState};
 use std::time::Instant;
 
 use bytes::Bytes;
 use slab::Slab;
 
-use super::manifest::EntryMap;
+use super::manifest::{EntryMap, IdHasher};
 use super::session::errors::{Host, Violation, violation};
 use super::session::ports::{Ops, Ports, Reporter};
 use super::wire::{Item, MAX_BATCH_BYTES, MAX_ITEMS, Message, Verdict, VerdictKind};
@@ -55,8 +56,10 @@ pub struct Receiver {
     /// Looking, making and opening operations in flight.
     lookups: usize,
     entries: EntryMap<Entry>,
-    /// Names in their directories, of entries without a final verdict.
-    live_names: HashMap<(DirId, Name), EntryId>,
+    /// Names in their directories, of entries without a final verdict, as keyed hashes: of 64 bits no two are equal by
+    /// chance, and without the key none by intent.
+    live_names: HashMap<u64, EntryId, BuildHasherDefault<IdHasher>>,
+    name_hash: RandomState,
     last_entry: u32,
     /// Entries without a final verdict.
     unresolved: u32,
@@ -165,6 +168,8 @@ struct Entry {
     dir: usize,
     /// `None`: the target itself (a served root whose content goes straight into it).
     name: Option<Name>,
+    /// Of `dir` and `name`, in [`Receiver`]'s `live_names`.
+    name_key: u64,
     kind: Kind,
     mode: u32,
     mtime: Mtime,
@@ -219,7 +224,8 @@ impl Receiver {
             ops: Ops::default(),
             lookups: 0,
             entries: EntryMap::default(),
-            live_names: HashMap::new(),
+            live_names: HashMap::default(),
+            name_hash: RandomState::new(),
             last_entry: 0,
             unresolved: 0,
             dirs: Slab::new(),

@@ -5,6 +5,7 @@
 //! smallest unmade one that is not above it has its whole subtree made, and resolves by itself.
 
 use std::cmp::Reverse;
+use std::hash::BuildHasher;
 
 use bytes::Bytes;
 
@@ -120,6 +121,7 @@ impl Receiver {
         }
         let mut entry = Entry {
             dir,
+            name_key: self.name_key(dir, name.as_ref()),
             name,
             kind: entry.kind,
             mode: entry.mode & 0o7777,
@@ -145,22 +147,19 @@ impl Receiver {
     /// Whether another entry of this name in this directory has no verdict yet. Those that have one are not remembered:
     /// there may be millions, and what stands there by then is looked at as anything else that does.
     fn is_second_of_its_name(&mut self, id: EntryId, entry: &Entry) -> bool {
-        let Some(key) = self.live_key(entry) else { return false };
-        *self.live_names.entry(key).or_insert(id) != id
+        *self.live_names.entry(entry.name_key).or_insert(id) != id
     }
 
-    /// An alias's children lie in the target: directories are told apart by what they are on the disk.
-    fn live_key(&self, entry: &Entry) -> Option<(DirId, Name)> {
-        let dir = self.dirs.get(entry.dir)?.id;
-        entry.name.clone().map(|name| (dir, name))
+    /// Stands for a name in a directory. Directories are told apart by what they are on the disk, for an alias's children
+    /// lie in the target.
+    fn name_key(&self, dir: usize, name: Option<&Name>) -> u64 {
+        self.name_hash.hash_one((self.dirs[dir].id, name))
     }
 
     /// An entry has its verdict: its name may come again.
     pub(super) fn forget_name(&mut self, id: EntryId, entry: &Entry) {
-        if let Some(key) = self.live_key(entry)
-            && self.live_names.get(&key) == Some(&id)
-        {
-            self.live_names.remove(&key);
+        if self.live_names.get(&entry.name_key) == Some(&id) {
+            self.live_names.remove(&entry.name_key);
         }
     }
 

@@ -121,6 +121,12 @@ pub fn that_lies(backend: &str) {
     });
     assert_eq!(output.of("error").last().unwrap()["code"], "protocol", "{output:?}");
     assert!(!to.join("another").exists());
+    // What he asked for, twice.
+    let output = pull_sources(&["--backend", backend], &["one", "two"], &to, |peer| {
+        peer.entries(vec![link(1, 0, "one", ".."), directory(2, 0, "one")]);
+        while peer.next_message().is_some() {}
+    });
+    assert_eq!(output.of("error").last().unwrap()["code"], "protocol", "{output:?}");
     untouched();
     // Verdicts of a server that was asked to send, messages without end or sense.
     for bytes in

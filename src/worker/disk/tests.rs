@@ -245,3 +245,52 @@ fn all_that_is_below_the_top_entry_is_found_from_it() {
     symlink("../other", moved.join("3")).unwrap();
     assert_eq!(bench.done(make_dir(DirId(3), "new", 1001, true)).unwrap_err().errno, 40);
 }
+
+/// However many top entries there are: what is received in each is found again in it.
+#[test]
+fn many_top_entries_are_told_apart() {
+    const TOPS: u32 = 200;
+    let root = tempfile::tempdir().unwrap();
+    let mut bench = Bench::new(root.path(), 16);
+    for number in 1..=TOPS {
+        bench.done(make_dir(TARGET, number.to_string().leak(), number, false)).unwrap();
+    }
+    for number in 1..=TOPS {
+        bench.done(make_dir(DirId(number), "sub", TOPS + number, false)).unwrap();
+        bench.done(make_dir(DirId(TOPS + number), "deep", 2 * TOPS + number, false)).unwrap();
+    }
+    for number in 1..=TOPS {
+        bench.done(make_dir(DirId(TOPS + number), "late", 3 * TOPS + number, false)).unwrap();
+        let sub = root.path().join(number.to_string()).join("sub");
+        assert_eq!(fs::read_dir(sub).unwrap().count(), 2, "{number}");
+    }
+}
+
+/// A sender does not follow a symlink that took a directory's place, at any depth, after it was looked at.
+#[test]
+fn a_source_swapped_for_a_link_is_not_followed() {
+    let root = tempfile::tempdir().unwrap();
+    let secret = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("top/sub/deep")).unwrap();
+    fs::create_dir_all(secret.path().join("sub/deep")).unwrap();
+    let mut bench = Bench::new(root.path(), 16);
+    let path = root.path().join("top").into_os_string().into_encoded_bytes().into();
+    bench.done(DiskOp::ResolveSource { path, dir: DirId(1) }).unwrap();
+    let open = |parent, name: &'static str, number| {
+        let name = Some(Name::new(Bytes::from_static(name.as_bytes())).unwrap());
+        DiskOp::OpenDir { parent: DirId(parent), name, dir: DirId(number) }
+    };
+    bench.done(open(1, "top", 2)).unwrap();
+    for (number, swapped) in [(10, "top/sub"), (20, "top")] {
+        let place = root.path().join(swapped);
+        fs::rename(&place, root.path().join("away")).unwrap();
+        symlink(secret.path().join(swapped.strip_prefix("top/").unwrap_or("")), &place).unwrap();
+        let error = match swapped {
+            "top" => bench.done(open(1, "top", number)).unwrap_err(),
+            _ => bench.done(open(2, "sub", number)).unwrap_err(),
+        };
+        assert_eq!(error.errno, 40, "{swapped}");
+        fs::remove_file(&place).unwrap();
+        fs::rename(root.path().join("away"), &place).unwrap();
+    }
+}

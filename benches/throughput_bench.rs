@@ -87,6 +87,7 @@ impl Host {
             must_be_dir: false,
             force: true,
             fsync: false,
+            keep_dirlinks: false,
             bwlimit_bps: None,
         };
         let client = Client::start(config, request).expect("a client");

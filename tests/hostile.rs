@@ -5,6 +5,8 @@ mod common;
 mod control;
 #[path = "hostile/data.rs"]
 mod data;
+#[path = "hostile/escape.rs"]
+mod escape;
 #[path = "hostile/greed.rs"]
 mod greed;
 #[path = "hostile/names.rs"]
@@ -13,6 +15,8 @@ mod names;
 mod noise;
 #[path = "hostile/peer.rs"]
 mod peer;
+#[path = "hostile/reserved.rs"]
+mod reserved;
 #[path = "hostile/server.rs"]
 mod server;
 
@@ -44,6 +48,11 @@ on_both_backends!(
     crowds,
     noise_at_the_port,
     a_server_that_lies,
+    a_server_that_writes_through_links,
+    clients_that_write_through_links,
+    two_entries_of_one_name,
+    reserved_names_of_clients,
+    reserved_names_on_the_command_line,
 );
 
 /// Budget of the daemon under attack; what it may hold beyond it is code, stacks and the kernel's rings.
@@ -203,4 +212,24 @@ fn noise_at_the_port(backend: &'static str) {
 
 fn a_server_that_lies(backend: &'static str) {
     server::that_lies(backend);
+}
+
+fn a_server_that_writes_through_links(backend: &'static str) {
+    escape::of_a_server(backend);
+}
+
+fn clients_that_write_through_links(backend: &'static str) {
+    Scene::play(backend, escape::of_a_client);
+}
+
+fn reserved_names_of_clients(backend: &'static str) {
+    Scene::play(backend, reserved::by_a_client);
+}
+
+fn reserved_names_on_the_command_line(backend: &'static str) {
+    Scene::play(backend, reserved::by_a_command);
+}
+
+fn two_entries_of_one_name(backend: &'static str) {
+    Scene::play(backend, escape::twice_of_one_name);
 }

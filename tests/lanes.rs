@@ -82,6 +82,7 @@ fn push_and_pull(backend: BackendChoice) {
         must_be_dir: false,
         force: false,
         fsync: false,
+        keep_dirlinks: false,
         bwlimit_bps: None,
     });
     assert!(fs::read(there.path().join("pushed")).unwrap() == content, "the pushed file differs");
@@ -93,6 +94,7 @@ fn push_and_pull(backend: BackendChoice) {
         must_be_dir: false,
         force: false,
         fsync: false,
+        keep_dirlinks: false,
         bwlimit_bps: None,
     });
     assert!(fs::read(here.path().join("pulled")).unwrap() == content, "the pulled file differs");

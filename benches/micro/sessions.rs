@@ -135,6 +135,7 @@ impl World {
             must_be_dir: true,
             force: false,
             fsync: false,
+            keep_dirlinks: false,
             bwlimit_bps: None,
         };
         let now = now();

@@ -96,6 +96,7 @@ fn requests() -> [Message; 4] {
         force: false,
         fsync: false,
         single: false,
+        keep_dirlinks: false,
     };
     [
         hello(push),

@@ -1,5 +1,6 @@
 //! The command line as typed: options, their units and defaults. Nothing is opened or resolved here.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use crate::proto::bench::MAX_BENCH;
 use crate::proto::wire::MAX_ECHO_BYTES;
 use crate::units::Fingerprint;
 
+use super::escape;
 use super::url::{Place, Url, UrlError};
 
 /// Data streams of one transfer (`ParallelTransferConfig`'s default).
@@ -98,6 +100,12 @@ pub struct CpArgs {
     /// Waits until the destination's disk has everything
     #[arg(long)]
     pub fsync: bool,
+    /// Takes a symlink to a directory at the destination for that directory; otherwise it is an error of the directory
+    /// that is to be there. Only links that this user or root made on that host are followed, never copied ones (nor
+    /// ones restored from a backup), on a daemon never out of its root. Whoever you copy from decides what is written,
+    /// and which modes are set, where your links lead
+    #[arg(long)]
+    pub keep_dirlinks: bool,
     /// Prints one JSON object per event on stdout
     #[arg(long)]
     pub json: bool,
@@ -302,6 +310,8 @@ pub enum TransferError {
     TwoHosts(String, String),
     #[error("more than {MAX_REMOTE_SOURCES} remote sources; name the directory they are in")]
     TooManySources,
+    #[error("two sources are named {0} and would land in the same place; use one command for each")]
+    SameName(String),
 }
 
 impl Transfer {
@@ -315,6 +325,7 @@ impl Transfer {
                 Place::Remote(url) => remote.push(url),
             }
         }
+        names_differ(local.iter().chain(remote.iter().map(|url| &url.path)))?;
         match (Place::parse(destination)?, remote.is_empty(), local.is_empty()) {
             (_, false, false) => Err(TransferError::MixedSources),
             (Place::Remote(_), false, _) => Err(TransferError::BothRemote),
@@ -333,6 +344,18 @@ impl Transfer {
             }
         }
     }
+}
+
+/// Sources land under their own names, in one directory. (What has no name, as `.`, is looked at later.)
+fn names_differ<'a>(sources: impl Iterator<Item = &'a Vec<u8>>) -> Result<(), TransferError> {
+    let mut seen = HashSet::new();
+    let last = |path: &'a Vec<u8>| path.rsplit(|&byte| byte == b'/').find(|part| !part.is_empty());
+    for name in sources.filter_map(last).filter(|name| !matches!(*name, b"." | b"..")) {
+        if !seen.insert(name) {
+            return Err(TransferError::SameName(escape::name(name)));
+        }
+    }
+    Ok(())
 }
 
 /// Whether sources must land inside the destination: it ends in `/` (or is the root), or there are several.

@@ -114,24 +114,26 @@ fn copy_locally(args: &CpArgs, transfer: &Transfer, signals: &Signals, reporter:
 }
 
 fn request(args: &CpArgs, transfer: &Transfer) -> Result<Request, CliError> {
-    let (force, fsync) = (args.force, args.fsync);
+    let (force, fsync, keep_dirlinks) = (args.force, args.fsync, args.keep_dirlinks);
     // Typed in bytes, limited in bits; 0 means that nobody limits.
     let bwlimit_bps = args.bwlimit.filter(|&rate| rate > 0).map(|bytes| bytes.saturating_mul(8));
     Ok(match transfer {
         Transfer::Push { sources, to } => Request::Push {
             sources: sources.iter().map(|path| local_source(path)).collect::<Result<_, _>>()?,
             must_be_dir: args::must_be_dir(&to.path, sources.len()),
-            target: target(&to.path),
+            target: remote_target(&to.path),
             force,
             fsync,
+            keep_dirlinks,
             bwlimit_bps,
         },
         Transfer::Pull { from, target: local } => Request::Pull {
             sources: from.iter().map(|url| Bytes::from(url.path.clone())).collect(),
             must_be_dir: args::must_be_dir(local, from.len()),
-            target: target(local),
+            target: Bytes::copy_from_slice(local),
             force,
             fsync,
+            keep_dirlinks,
             bwlimit_bps,
         },
         Transfer::Local { .. } => unreachable!("a local copy asks nobody"),
@@ -151,7 +153,7 @@ fn local_source(path: &[u8]) -> Result<Bytes, CliError> {
 }
 
 /// Without its trailing slashes, which `must_be_dir` stands for.
-fn target(path: &[u8]) -> Bytes {
+fn remote_target(path: &[u8]) -> Bytes {
     let end = path.iter().rposition(|&b| b != b'/').map_or(path.len().min(1), |at| at + 1);
     Bytes::copy_from_slice(&path[..end])
 }
@@ -165,7 +167,7 @@ mod tests {
         for (typed, expected) in
             [("a", "a"), ("a//", "a"), ("/", "/"), ("//", "/"), ("", ""), ("/a/b/", "/a/b")]
         {
-            assert_eq!(target(typed.as_bytes()), expected, "{typed}");
+            assert_eq!(remote_target(typed.as_bytes()), expected, "{typed}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::units::percent_decode;
+use crate::units::{NameError, is_reserved_path, percent_decode};
 
 use super::escape;
 
@@ -59,6 +59,8 @@ pub enum UrlError {
     Path(String),
     #[error("{0}: no path contains a NUL byte")]
     Nul(String),
+    #[error("{0}: {reserved}", reserved = NameError::Reserved)]
+    Reserved(String),
 }
 
 impl Place {
@@ -72,6 +74,7 @@ impl Place {
             Some(scheme) if scheme.eq_ignore_ascii_case(SCHEME) => Url::parse(typed).map(Place::Remote),
             _ if bytes.is_empty() => Err(UrlError::Empty("''".into())),
             _ if bytes.contains(&0) => Err(UrlError::Nul(escape::name(bytes))),
+            _ if is_reserved_path(bytes) => Err(UrlError::Reserved(escape::name(bytes))),
             _ => Ok(Place::Local(bytes.to_vec())),
         }
     }
@@ -107,6 +110,9 @@ impl Url {
         let path = percent_decode(path).ok_or_else(|| UrlError::BadPercent(shown()))?;
         if path.contains(&0) {
             return Err(UrlError::Nul(shown()));
+        }
+        if is_reserved_path(&path) {
+            return Err(UrlError::Reserved(shown()));
         }
         let start = path.iter().position(|&b| b != b'/').unwrap_or(path.len());
         Ok(Url { host: Host { name, port }, path: path[start..].to_vec() })
@@ -220,6 +226,9 @@ mod tests {
             assert!(matches!(url(bad), Err(UrlError::BadPercent(_))), "{bad}");
         }
         assert!(matches!(url("landro://h/a%00b"), Err(UrlError::Nul(_))));
+        for bad in ["landro://h/.landro-x", "landro://h/a/.landro-d/x", "landro://h/a/%2elandro%2dx/"] {
+            assert!(matches!(url(bad), Err(UrlError::Reserved(_))), "{bad}");
+        }
     }
 
     #[test]
@@ -240,5 +249,6 @@ mod tests {
         assert_eq!(Place::parse(OsStr::from_bytes(b"a\xff")), Ok(Place::Local(b"a\xff".to_vec())));
         assert!(matches!(Place::parse(OsStr::new("landro://h/")), Ok(Place::Remote(_))));
         assert!(matches!(Place::parse(OsStr::new("")), Err(UrlError::Empty(_))));
+        assert!(matches!(Place::parse(OsStr::new("a/.landro-x")), Err(UrlError::Reserved(_))));
     }
 }

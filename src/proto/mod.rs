@@ -85,13 +85,14 @@ pub enum Kind {
     Special,
 }
 
-/// A step of file work. The disk layer executes it below the session's root, confined to it: directories are
-/// opened with `openat2(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)`, names are single components relative to
+/// A step of file work. The disk layer executes it below what was asked for, confined to it: directories are
+/// opened with `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`, names are single components relative to
 /// held directory descriptors.
 #[derive(Clone, Debug)]
 pub enum DiskOp {
     // ---- where things are
-    /// Receiver: finds where to put the sources. An existing directory: `dir` is that directory, no rename.
+    /// Receiver: finds where to put the sources; symlinks in `path` are followed (on a daemon: inside its root).
+    /// An existing directory: `dir` is that directory, no rename.
     /// Missing and `must_be_dir`: it is created if its parent exists. Missing or a non-directory: `dir` is its
     /// parent (which must exist) and the one source takes the last component as its name.
     ResolveTarget { path: Bytes, must_be_dir: bool, dir: DirId },
@@ -121,8 +122,9 @@ pub enum DiskOp {
     // ---- receiver
     /// lstat(2) and readlink(2) of a name; `Existing(None)` when there is none.
     Check { dir: DirId, name: Name },
-    /// Makes `name` in `parent` or opens the directory that is already there, mode 0700 until `SetDir`.
-    MakeDir { parent: DirId, name: Name, dir: DirId, fsync: bool },
+    /// Makes `name` in `parent` or opens the directory that is already there, mode 0700 until `SetDir`. Never through
+    /// a symlink, unless `keep_dirlinks`, and then only through one that was made on this host (not received).
+    MakeDir { parent: DirId, name: Name, dir: DirId, keep_dirlinks: bool, fsync: bool },
     /// Gives a finished directory its mode and mtime.
     SetDir { dir: DirId, mode: u32, mtime: Mtime, fsync: bool },
     /// Writes a whole small file under a temporary identity and publishes it atomically as `name`.
@@ -201,6 +203,14 @@ pub struct DiskError {
     /// The system call that failed, e.g. `"openat2"`.
     pub call: &'static str,
     pub errno: i32,
+}
+
+impl DiskError {
+    /// A path with a name that is reserved for unfinished files (EINVAL).
+    pub const RESERVED_NAME: DiskError = DiskError { call: "reserved name", errno: 22 };
+
+    /// A symlink that may have come from a peer stands where one of the user's own would be followed (ELOOP).
+    pub const RECEIVED_LINK: DiskError = DiskError { call: "received symlink", errno: 40 };
 }
 
 /// What a session reports to whoever started it. Names are raw bytes; the printer escapes them.

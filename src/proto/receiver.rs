@@ -11,12 +11,13 @@ mod tree;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, RandomState};
 use std::time::Instant;
 
 use bytes::Bytes;
 use slab::Slab;
 
-use super::manifest::EntryMap;
+use super::manifest::{EntryMap, IdHasher};
 use super::session::errors::{Host, Violation, violation};
 use super::session::ports::{Ops, Ports, Reporter};
 use super::wire::{Item, MAX_BATCH_BYTES, MAX_ITEMS, Message, Verdict, VerdictKind};
@@ -30,10 +31,12 @@ pub struct ReceiverConfig {
     pub must_be_dir: bool,
     pub force: bool,
     pub fsync: bool,
+    /// Symlinks to directories that are there are taken for directories, if they were made on this host.
+    pub keep_dirlinks: bool,
     pub window: u32,
     pub write_behind_bytes: u64,
     pub lookups: usize,
-    /// Names the sender may put into the target; empty: the target itself. None: any, the sender chooses.
+    /// Names the sender may put into the target, each once; empty: the target itself. None: any, the sender chooses.
     pub expected: Option<Vec<Bytes>>,
 }
 
@@ -42,6 +45,7 @@ pub struct Receiver {
     client: bool,
     force: bool,
     fsync: bool,
+    keep_dirlinks: bool,
     window: u32,
     write_behind_max: u64,
     lookups_max: usize,
@@ -50,6 +54,10 @@ pub struct Receiver {
     /// Looking, making and opening operations in flight.
     lookups: usize,
     entries: EntryMap<Entry>,
+    /// Names in their directories, of entries without a final verdict, as keyed hashes: of 64 bits no two are equal by
+    /// chance, and without the key none by intent.
+    live_names: HashMap<u64, EntryId, BuildHasherDefault<IdHasher>>,
+    name_hash: RandomState,
     last_entry: u32,
     /// Entries without a final verdict.
     unresolved: u32,
@@ -62,6 +70,7 @@ pub struct Receiver {
     held_dirs: u32,
     making_dirs: u32,
     top_level: u32,
+    /// As in [`ReceiverConfig`], less those that were announced.
     expected: Option<Vec<Bytes>>,
     /// Directories whose parent is there, smallest id first.
     ready_dirs: BinaryHeap<Reverse<u32>>,
@@ -157,6 +166,8 @@ struct Entry {
     dir: usize,
     /// `None`: the target itself (a served root whose content goes straight into it).
     name: Option<Name>,
+    /// Of `dir` and `name`, in [`Receiver`]'s `live_names`.
+    name_key: u64,
     kind: Kind,
     mode: u32,
     mtime: Mtime,
@@ -202,6 +213,7 @@ impl Receiver {
             client: config.client,
             force: config.force,
             fsync: config.fsync,
+            keep_dirlinks: config.keep_dirlinks,
             window: config.window.max(1),
             write_behind_max: config.write_behind_bytes.max(1),
             lookups_max: config.lookups.max(1),
@@ -209,6 +221,8 @@ impl Receiver {
             ops: Ops::default(),
             lookups: 0,
             entries: EntryMap::default(),
+            live_names: HashMap::default(),
+            name_hash: RandomState::new(),
             last_entry: 0,
             unresolved: 0,
             dirs: Slab::new(),
@@ -382,6 +396,7 @@ impl Receiver {
     /// takes the entry out of the table and, when its directory is quiet, calls [`Receiver::child_done`].
     fn conclude(&mut self, ports: &mut Ports, id: EntryId, entry: &Entry, result: EntryResult) {
         self.unresolved -= 1;
+        self.forget_name(id, entry);
         self.totals.count(entry.kind, entry.size_bytes, &result);
         let kind = match &result {
             EntryResult::Done { resumed_bytes } => VerdictKind::Done { resumed_bytes: *resumed_bytes },

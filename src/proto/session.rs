@@ -64,6 +64,7 @@ pub enum Request {
         must_be_dir: bool,
         force: bool,
         fsync: bool,
+        keep_dirlinks: bool,
         /// Bits per second.
         bwlimit_bps: Option<u64>,
     },
@@ -74,6 +75,7 @@ pub enum Request {
         must_be_dir: bool,
         force: bool,
         fsync: bool,
+        keep_dirlinks: bool,
         /// Bits per second, kept by the server.
         bwlimit_bps: Option<u64>,
     },

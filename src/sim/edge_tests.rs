@@ -40,14 +40,15 @@ fn push(source: &str, target: &str) -> Request {
         must_be_dir: false,
         force: false,
         fsync: false,
+        keep_dirlinks: false,
         bwlimit_bps: None,
     }
 }
 
 fn pull(source: &str, target: &str) -> Request {
     match push(source, target) {
-        Request::Push { sources, target, must_be_dir, force, fsync, bwlimit_bps } => {
-            Request::Pull { sources, target, must_be_dir, force, fsync, bwlimit_bps }
+        Request::Push { sources, target, must_be_dir, force, fsync, keep_dirlinks, bwlimit_bps } => {
+            Request::Pull { sources, target, must_be_dir, force, fsync, keep_dirlinks, bwlimit_bps }
         }
         other => other,
     }
@@ -237,7 +238,14 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
     let mut decoder = Decoder::new();
     let agent = String::new();
     let target = Bytes::from_static(b"in");
-    let request = WireRequest::Push { target, must_be_dir: true, force: false, fsync: false, single: false };
+    let request = WireRequest::Push {
+        target,
+        must_be_dir: true,
+        force: false,
+        fsync: false,
+        single: false,
+        keep_dirlinks: false,
+    };
     let hello = Hello { version: VERSION, agent, request, entry_window: 1, bwlimit_bps: None, streams: None };
     let entry = Entry {
         id: EntryId(1),

@@ -110,13 +110,20 @@ impl Hostile {
         let entry_window = self.rng.pick(&[1, 9, 1000, u32::MAX]);
         let request = match self.role {
             Role::PushingClient => {
-                let target =
-                    Bytes::from_static(self.rng.pick(&[&b""[..], b"in", b"in/new", b"../x", b"no/where"]));
-                let (must_be_dir, force, single) = (true, self.rng.chance(50), false);
-                WireRequest::Push { target, must_be_dir, force, fsync: false, single }
+                let target = Bytes::from_static(self.rng.pick(&[
+                    &b""[..],
+                    b"in",
+                    b"in/new",
+                    b"../x",
+                    b"no/where",
+                    b"in/.landro-x",
+                ]));
+                let (must_be_dir, force, single, keep_dirlinks) =
+                    (true, self.rng.chance(50), false, self.rng.chance(50));
+                WireRequest::Push { target, must_be_dir, force, fsync: false, single, keep_dirlinks }
             }
             Role::PullingClient => {
-                let sources = [&b"pub"[..], b"/", b"pub/../..", b"nothing"];
+                let sources = [&b"pub"[..], b"/", b"pub/../..", b"nothing", b".landro-x"];
                 let sources =
                     (0..self.rng.below(4)).map(|_| Bytes::from_static(self.rng.pick(&sources))).collect();
                 WireRequest::Pull { sources }
@@ -155,10 +162,25 @@ impl Hostile {
             left -= 1;
             assert!(left > 0, "starts disk operations for ever after the end ({:?})", self.role);
         }
+        if self.role == Role::SendingServer {
+            self.check_what_was_asked_for();
+        }
         let outcome = self.outcome.expect("the loop ends with one");
         let accused = matches!(outcome, Outcome::Violation(_));
         assert!(self.lies > 0 || !accused, "{outcome:?}, and {:?} told no lie", self.role);
         outcome
+    }
+
+    /// `pub` was asked for, into the directory `in`: nothing is made or set beside it.
+    fn check_what_was_asked_for(&self) {
+        let names = |path: &[u8]| -> Vec<Vec<u8>> {
+            let dir = self.disk.find(path).expect("it was there");
+            self.disk.children(dir).into_iter().flat_map(|children| children.keys().cloned()).collect()
+        };
+        assert_eq!(names(b""), [&b"in"[..], b"pub"], "made in the root");
+        assert!(names(b"in").iter().all(|name| name == b"pub"), "made beside: {:?}", names(b"in"));
+        let into = self.disk.find(b"in").expect("it was there");
+        assert_eq!(self.disk.node(into).mode, 0o755, "the mode of the directory it lands in was set");
     }
 
     fn step(&mut self) {
@@ -365,6 +387,7 @@ impl Hostile {
                     b"a/b",
                     b"a\0b",
                     b"/etc/passwd",
+                    b".landro-0123456789abcdef.part",
                 ]))
             }
             3 => lied.kind = Kind::Special,

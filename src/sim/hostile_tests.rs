@@ -27,18 +27,20 @@ fn lie(role: Role, seed: u64) -> Outcome {
     let limits = limits(&mut rng);
     let now = start();
     let (sources, bwlimit_bps) = (vec![Bytes::from_static(b"pub")], None);
-    let (force, fsync, must_be_dir) = (rng.chance(50), false, rng.chance(50));
+    let (force, fsync, must_be_dir, keep_dirlinks) = (rng.chance(50), false, rng.chance(50), false);
     let target = Bytes::from_static(b"in");
     let session = match role {
         Role::PushingClient | Role::PullingClient => {
             Session::server(now, Grant { read: true, write: true }, limits.clone())
         }
         Role::SendingServer => {
-            let request = Request::Pull { sources, target, must_be_dir, force, fsync, bwlimit_bps };
+            let request =
+                Request::Pull { sources, target, must_be_dir, force, fsync, keep_dirlinks, bwlimit_bps };
             Session::client(now, request, limits.clone())
         }
         Role::ReceivingServer => {
-            let request = Request::Push { sources, target, must_be_dir, force, fsync, bwlimit_bps };
+            let request =
+                Request::Push { sources, target, must_be_dir, force, fsync, keep_dirlinks, bwlimit_bps };
             Session::client(now, request, limits.clone())
         }
     };

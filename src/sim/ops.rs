@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::Rng;
 use super::disk::{Body, Disk, Ino, Node, Part};
 use crate::proto::{DiskDone, DiskError, DiskOp, Listed};
-use crate::units::{DirId, FileId, Name, OpId};
+use crate::units::{DirId, FileId, Name, OpId, is_reserved_path};
 use target::{publish, room};
 
 const EACCES: i32 = 13;
@@ -293,6 +293,9 @@ impl Handles {
     }
 
     fn resolve_source(&mut self, disk: &Disk, path: &[u8], dir: DirId) -> Result<DiskDone, DiskError> {
+        if is_reserved_path(path) {
+            return Err(DiskError::RESERVED_NAME);
+        }
         let (parent, name) = split(path);
         if name.is_empty() {
             self.dirs.insert(dir, Disk::ROOT);

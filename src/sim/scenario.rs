@@ -84,8 +84,24 @@ impl Scenario {
         let (target, force, fsync, bwlimit_bps) =
             (Bytes::from_static(target), self.force, false, self.bwlimit_bps);
         match self.push {
-            true => Request::Push { sources, target, must_be_dir, force, fsync, bwlimit_bps },
-            false => Request::Pull { sources, target, must_be_dir, force, fsync, bwlimit_bps },
+            true => Request::Push {
+                sources,
+                target,
+                must_be_dir,
+                force,
+                fsync,
+                keep_dirlinks: false,
+                bwlimit_bps,
+            },
+            false => Request::Pull {
+                sources,
+                target,
+                must_be_dir,
+                force,
+                fsync,
+                keep_dirlinks: false,
+                bwlimit_bps,
+            },
         }
     }
 

@@ -213,6 +213,8 @@ pub struct Statx {
     pub mtime_s: i64,
     /// Modification time, nanoseconds of the second.
     pub mtime_ns: u32,
+    /// When the inode was made, as seconds and nanoseconds; None where the file system does not tell.
+    pub btime: Option<(i64, u32)>,
     /// Inode number.
     pub ino: u64,
     /// Device number, as in `st_dev`.
@@ -230,6 +232,7 @@ pub(crate) const STATX_MASK: u32 = libc::STATX_TYPE
     | libc::STATX_MODE
     | libc::STATX_SIZE
     | libc::STATX_MTIME
+    | libc::STATX_BTIME
     | libc::STATX_INO
     | libc::STATX_NLINK
     | libc::STATX_UID
@@ -246,6 +249,8 @@ impl From<&libc::statx> for Statx {
             size: raw.stx_size,
             mtime_s: raw.stx_mtime.tv_sec,
             mtime_ns: raw.stx_mtime.tv_nsec,
+            btime: (raw.stx_mask & libc::STATX_BTIME != 0)
+                .then_some((raw.stx_btime.tv_sec, raw.stx_btime.tv_nsec)),
             ino: raw.stx_ino,
             dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor),
             nlink: raw.stx_nlink,

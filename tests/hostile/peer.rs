@@ -408,7 +408,14 @@ pub fn hello(request: WireRequest) -> Message {
 
 pub fn push_request(target: &str) -> WireRequest {
     let target = Bytes::copy_from_slice(target.as_bytes());
-    WireRequest::Push { target, must_be_dir: false, force: false, fsync: false, single: false }
+    WireRequest::Push {
+        target,
+        must_be_dir: false,
+        force: false,
+        fsync: false,
+        single: false,
+        keep_dirlinks: false,
+    }
 }
 
 pub fn entry(id: u32, parent: u32, name: &[u8], kind: Kind, size_bytes: u64) -> Item {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::UdpSocket;
+use std::path::Path;
 use std::thread;
 
 use bytes::Bytes;
@@ -16,29 +17,45 @@ use super::common::tree::leftovers;
 use super::common::{self, Output, Running, Side};
 use super::peer::{Peer, directory, end, entry, file, link};
 
-/// Lets the real client pull from a server that does what `script` says once it has read the request.
-fn pull(backend: &str, to: &std::path::Path, script: impl FnOnce(&mut Peer) + Send) -> Output {
+/// Lets the real client pull everything from a server that does what `script` says once it has read the request.
+fn pull(backend: &str, to: &Path, script: impl FnOnce(&mut Peer) + Send) -> Output {
+    pull_sources(&["--backend", backend], &[""], to, |peer| {
+        // The served root itself is what was asked for: entry 1, without a name.
+        peer.entries(vec![entry(1, 0, b"", Kind::Directory, 0)]);
+        script(peer);
+    })
+}
+
+/// The same with any options of `cp` and any sources; a client that asks for nothing hears nothing.
+pub fn pull_sources(
+    options: &[&str],
+    sources: &[&str],
+    to: &Path,
+    script: impl FnOnce(&mut Peer) + Send,
+) -> Output {
     let identity = Identity::generate().unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let url = format!("landro://{}/", socket.local_addr().unwrap());
+    let address = socket.local_addr().unwrap();
     let side = Side::new();
     let pin = identity.fingerprint().to_string();
-    let mut args: Vec<OsString> =
-        ["cp", "--json", "--backend", backend, "--peer", &pin, &url].map(Into::into).into();
+    let mut args: Vec<OsString> = ["cp", "--json", "--peer", &pin].map(Into::into).into();
+    args.extend(options.iter().map(OsString::from));
+    args.extend(sources.iter().map(|source| format!("landro://{address}/{source}").into()));
     args.push(to.into());
     let running = Running::spawn(common::command(&side, &[], args));
     thread::scope(|scope| {
         let server = scope.spawn(|| {
             let mut peer = Peer::accept(socket, &identity);
             match peer.next_message() {
-                Some(Message::Hello(_)) => {}
+                Some(Message::Hello(_)) => {
+                    let agent = "hostile".to_owned();
+                    peer.message(&Message::Welcome(Welcome { version: 1, agent, entry_window: 1024 }));
+                    script(&mut peer);
+                }
+                // It does not even ask: its destination will not do.
+                None => {}
                 other => panic!("no hello: {other:?}"),
             }
-            let agent = "hostile".to_owned();
-            peer.message(&Message::Welcome(Welcome { version: 1, agent, entry_window: 1024 }));
-            // The served root itself is what was asked for: entry 1, without a name.
-            peer.entries(vec![entry(1, 0, b"", Kind::Directory, 0)]);
-            script(&mut peer);
             // Stays until the client hangs up.
             peer.turn_until_closed();
         });
@@ -104,6 +121,12 @@ pub fn that_lies(backend: &str) {
     });
     assert_eq!(output.of("error").last().unwrap()["code"], "protocol", "{output:?}");
     assert!(!to.join("another").exists());
+    // What he asked for, twice.
+    let output = pull_sources(&["--backend", backend], &["one", "two"], &to, |peer| {
+        peer.entries(vec![link(1, 0, "one", ".."), directory(2, 0, "one")]);
+        while peer.next_message().is_some() {}
+    });
+    assert_eq!(output.of("error").last().unwrap()["code"], "protocol", "{output:?}");
     untouched();
     // Verdicts of a server that was asked to send, messages without end or sense.
     for bytes in

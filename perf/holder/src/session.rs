@@ -139,6 +139,7 @@ impl Session {
                 force: false,
                 fsync: false,
                 single: false,
+                keep_dirlinks: false,
             },
             entry_window: ENTRY_WINDOW,
             bwlimit_bps: None,

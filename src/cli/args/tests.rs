@@ -67,10 +67,12 @@ fn usage_errors_are_clap_errors() {
 
 #[test]
 fn cp_options() {
-    let args = cp("landro cp --force --fsync --json -q --stats --streams 4 --bwlimit 1.5M a b landro://h/c/");
+    let args = cp(
+        "landro cp --force --fsync --keep-dirlinks --json -q --stats --streams 4 --bwlimit 1.5M a b landro://h/c/",
+    );
     assert_eq!(args.sources, ["a", "b"]);
     assert_eq!(args.destination, "landro://h/c/");
-    assert!(args.force && args.fsync && args.json && args.quiet && args.stats);
+    assert!(args.force && args.fsync && args.keep_dirlinks && args.json && args.quiet && args.stats);
     assert_eq!((args.streams, args.bwlimit), (4, Some(3 << 19)));
     assert_eq!(cp("landro cp a b").streams, 16);
     let args = cp(&format!("landro cp --peer {FP} --accept-new --backend io_uring a b"));
@@ -135,6 +137,13 @@ fn directions() {
         transfer("landro://h/a landro://h:5/b ."),
         Err(TransferError::TwoHosts("h:4433".into(), "h:5".into()))
     );
+    let same = Err(TransferError::SameName("x".into()));
+    for line in ["a/x b/x c", "x a/x// landro://h/c", "landro://h/a/x landro://h/x c"] {
+        assert_eq!(transfer(line), same, "{line}");
+    }
+    for line in ["a/x b/y c", "a/. b/. c", "a/.. .. landro://h/c", "landro://h/ landro://h c", "x x"] {
+        assert!(transfer(line).is_ok(), "{line}");
+    }
     assert!(matches!(transfer("landro://h/% ."), Err(TransferError::Url(UrlError::BadPercent(_)))));
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::units::{Fingerprint, NAME_MAX_BYTES, PATH_MAX_BYTES, percent_decode};
+use crate::units::{Fingerprint, NAME_MAX_BYTES, PATH_MAX_BYTES, is_reserved_path, percent_decode};
 
 use super::MAX_PEERS;
 
@@ -112,6 +112,9 @@ fn sub_directory(typed: &str) -> Result<Vec<u8>, Problem> {
     }
     if bytes.starts_with(b"/") {
         return Err(Problem::Path("begins with /, but is relative to the served directory"));
+    }
+    if is_reserved_path(&bytes) {
+        return Err(Problem::Path("has a name that begins with .landro-, reserved for unfinished transfers"));
     }
     let parts: Vec<&[u8]> = bytes.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
     if parts.is_empty() {

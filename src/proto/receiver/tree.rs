@@ -5,13 +5,14 @@
 //! smallest unmade one that is not above it has its whole subtree made, and resolves by itself.
 
 use std::cmp::Reverse;
+use std::hash::BuildHasher;
 
 use bytes::Bytes;
 
 use super::{Entry, Op, Receiver, State, Target};
 use crate::proto::manifest::MAX_DEPTH;
 use crate::proto::sender::join;
-use crate::proto::session::errors::{Violation, destination_error, no_parent, violation};
+use crate::proto::session::errors::{Violation, destination_error, no_parent, second_of_a_name, violation};
 use crate::proto::session::ports::Ports;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, wire};
 use crate::units::{DirId, EntryId, NAME_MAX_BYTES, Name, PATH_MAX_BYTES};
@@ -120,6 +121,7 @@ impl Receiver {
         }
         let mut entry = Entry {
             dir,
+            name_key: self.name_key(dir, name.as_ref()),
             name,
             kind: entry.kind,
             mode: entry.mode & 0o7777,
@@ -132,9 +134,33 @@ impl Receiver {
         if entry.kind == Kind::Directory {
             entry.state = State::Directory(self.add_dir(id, &entry)?);
         }
+        let is_second = self.is_second_of_its_name(id, &entry);
         self.entries.insert(id, entry);
-        self.enqueue(ports, id, dir);
+        if is_second {
+            self.fail_announced(ports, id, second_of_a_name(self.host));
+        } else {
+            self.enqueue(ports, id, dir);
+        }
         Ok(())
+    }
+
+    /// Whether another entry of this name in this directory has no verdict yet. Those that have one are not remembered:
+    /// there may be millions, and what stands there by then is looked at as anything else that does.
+    fn is_second_of_its_name(&mut self, id: EntryId, entry: &Entry) -> bool {
+        *self.live_names.entry(entry.name_key).or_insert(id) != id
+    }
+
+    /// Stands for a name in a directory. Directories are told apart by what they are on the disk, for an alias's children
+    /// lie in the target.
+    fn name_key(&self, dir: usize, name: Option<&Name>) -> u64 {
+        self.name_hash.hash_one((self.dirs[dir].id, name))
+    }
+
+    /// An entry has its verdict: its name may come again.
+    pub(super) fn forget_name(&mut self, id: EntryId, entry: &Entry) {
+        if self.live_names.get(&entry.name_key) == Some(&id) {
+            self.live_names.remove(&entry.name_key);
+        }
     }
 
     /// The slot of a parent that may still get children.
@@ -157,11 +183,14 @@ impl Receiver {
         };
         if top_level {
             self.top_level += 1;
-            // What was asked for and no more: a server may not choose to send `.bashrc` as well.
-            if let Some(expected) = &self.expected
-                && (!expected.contains(&entry.name) || self.top_level as usize > expected.len())
-            {
-                return violation(format!("entry {}: a source that was not asked for", entry.id.0));
+            // What was asked for, once, and no more: a server may not choose to send `.bashrc` as well.
+            if let Some(expected) = &mut self.expected {
+                match expected.iter().position(|name| *name == entry.name) {
+                    Some(at) => drop(expected.swap_remove(at)),
+                    None => {
+                        return violation(format!("entry {}: a source that was not asked for", entry.id.0));
+                    }
+                }
             }
             if rename.is_some() && self.top_level > 1 {
                 return violation("a second source for a target that takes one name");
@@ -171,7 +200,6 @@ impl Receiver {
             }
         }
         match Name::new(entry.name.clone()) {
-            Ok(name) if name.is_temporary() => violation(format!("entry {}: a reserved name", entry.id.0)),
             Ok(name) => Ok(Some(rename.unwrap_or(name))),
             Err(why) => violation(format!("entry {}: {why}", entry.id.0)),
         }
@@ -214,7 +242,7 @@ impl Receiver {
     fn enqueue(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
         match self.dirs[dir].state {
             DirState::Unmade | DirState::Making => self.dirs[dir].waiting.push(id),
-            DirState::Failed => self.fail_child(ports, id),
+            DirState::Failed => self.fail_announced(ports, id, no_parent(self.host)),
             DirState::Made { .. } | DirState::Alias | DirState::Setting => {
                 match self.entries.get(&id).map(|e| e.state) {
                     // An alias is there already: nothing to be made.
@@ -227,9 +255,8 @@ impl Receiver {
         }
     }
 
-    /// The entry's directory could not be made.
-    fn fail_child(&mut self, ports: &mut Ports, id: EntryId) {
-        let error = no_parent(self.host);
+    /// Nothing was begun for this entry yet, nor will be.
+    fn fail_announced(&mut self, ports: &mut Ports, id: EntryId, error: EntryError) {
         match self.entries.get(&id).map(|entry| entry.state) {
             Some(State::Directory(dir)) => self.fail_dir(ports, dir, error),
             Some(_) => self.fail(ports, id, error),
@@ -251,7 +278,8 @@ impl Receiver {
         self.held_dirs += 1;
         self.making_dirs += 1;
         self.lookups += 1;
-        let cmd = DiskOp::MakeDir { parent, name, dir: self.dirs[dir].id, fsync: self.fsync };
+        let (keep_dirlinks, fsync) = (self.keep_dirlinks, self.fsync);
+        let cmd = DiskOp::MakeDir { parent, name, dir: self.dirs[dir].id, keep_dirlinks, fsync };
         self.ops.start(ports, Op::MakeDir { dir }, cmd);
         true
     }
@@ -284,7 +312,7 @@ impl Receiver {
             self.entries.insert(id, entry);
         }
         for child in std::mem::take(&mut self.dirs[dir].waiting) {
-            self.fail_child(ports, child);
+            self.fail_announced(ports, child, no_parent(self.host));
         }
         self.finish_dir(ports, dir);
     }

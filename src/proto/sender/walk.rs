@@ -13,7 +13,7 @@ use crate::proto::session::errors::{source_error, unsendable};
 use crate::proto::session::ports::Ports;
 use crate::proto::wire::{self, Item, MAX_FILE_BYTES, Message};
 use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, Meta};
-use crate::units::{DirId, EntryId, Name, PATH_MAX_BYTES};
+use crate::units::{DirId, EntryId, Name, NameError, PATH_MAX_BYTES};
 
 /// Names per listing. A directory being walked holds at most one and a half of these.
 const LIST_ENTRIES: usize = 64;
@@ -229,7 +229,7 @@ impl Sender {
     fn announce_listed(&mut self, ports: &mut Ports, parent: EntryId, dir: usize, listed: Listed) {
         let path = |sender: &Sender| join(&sender.dirs[dir].path, &listed.name);
         match (Name::new(listed.name.clone()), listed.found) {
-            (Ok(name), _) if name.is_temporary() => {
+            (Err(NameError::Reserved), _) => {
                 let text = "skipped: a temporary file of an unfinished transfer".into();
                 self.note_warning(ports, path(self), text);
             }

@@ -1,6 +1,7 @@
 //! Errors put into words: which side, which system call, what the kernel said, what to do about it.
 
 use crate::proto::{DiskError, EntryError, EntryErrorCode, SessionError, SessionErrorCode};
+use crate::units::NameError;
 
 // The numbers of asm-generic/errno-base.h and errno.h, which x86 and Arm share. `proto` sees no libc.
 const EPERM: i32 = 1;
@@ -49,9 +50,19 @@ impl Host {
     }
 }
 
-/// What the kernel says, e.g. `openat2: Permission denied (os error 13)`.
-fn kernel_says(error: &DiskError) -> String {
-    format!("{}: {}", error.call, std::io::Error::from_raw_os_error(error.errno))
+/// What the kernel says, e.g. `openat2: Permission denied (os error 13)`, or what we say in its place, with advice.
+fn explain(error: &DiskError, advice: &str) -> String {
+    match *error {
+        DiskError::RESERVED_NAME => NameError::Reserved.to_string(),
+        DiskError::RECEIVED_LINK => "a symlink stands where a directory is to be, and it may have been copied here, so \
+                                     it is not followed; if it is yours, make it anew (ln -sfn), end the destination \
+                                     with / if it is the destination itself, or mount the directory (mount --bind) \
+                                     where the file system keeps no times of making"
+            .into(),
+        DiskError { call, errno } => {
+            format!("{call}: {}{advice}", std::io::Error::from_raw_os_error(errno))
+        }
+    }
 }
 
 fn advice(error: &DiskError, write: bool) -> &'static str {
@@ -67,6 +78,10 @@ fn advice(error: &DiskError, write: bool) -> &'static str {
         EDQUOT => "; the quota is used up: free some and run it again",
         EROFS => "; the file system is mounted read-only",
         ENAMETOOLONG => "; this file system takes only shorter names",
+        ELOOP if write => {
+            "; a symlink stands where a directory is to be, and is not followed: remove it, or give --keep-dirlinks if \
+             it is yours"
+        }
         ELOOP => "; a symlink is in the way",
         EIO => "; look at the kernel's log: the device may be failing",
         _ => "",
@@ -75,8 +90,9 @@ fn advice(error: &DiskError, write: bool) -> &'static str {
 
 /// A source that could not be read.
 pub fn source_error(host: Host, error: &DiskError) -> EntryError {
-    let text = format!("source on the {}: {}{}", host.name(), kernel_says(error), advice(error, false));
-    EntryError { code: EntryErrorCode::Source, errno: error.errno, text }
+    let code = if *error == DiskError::RESERVED_NAME { EntryErrorCode::Name } else { EntryErrorCode::Source };
+    let text = format!("source on the {}: {}", host.name(), explain(error, advice(error, false)));
+    EntryError { code, errno: error.errno, text }
 }
 
 /// A source that is not any more what was announced.
@@ -94,7 +110,7 @@ pub fn destination_error(host: Host, error: &DiskError) -> EntryError {
         ENAMETOOLONG => EntryErrorCode::Name,
         _ => EntryErrorCode::Destination,
     };
-    let text = format!("destination on the {}: {}{}", host.name(), kernel_says(error), advice(error, true));
+    let text = format!("destination on the {}: {}", host.name(), explain(error, advice(error, true)));
     EntryError { code, errno: error.errno, text }
 }
 
@@ -102,6 +118,12 @@ pub fn destination_error(host: Host, error: &DiskError) -> EntryError {
 pub fn is_a_directory(host: Host) -> EntryError {
     let text = format!("destination on the {}: is a directory; move it away, or copy into it", host.name());
     EntryError { code: EntryErrorCode::Destination, errno: EISDIR, text }
+}
+
+/// A second entry of one name in one directory: two sources of one name, or a directory that changed while it was read.
+pub fn second_of_a_name(host: Host) -> EntryError {
+    let text = format!("destination on the {}: another entry of this name is being received", host.name());
+    EntryError { code: EntryErrorCode::Name, errno: EEXIST, text }
 }
 
 /// A child of a directory that could not be made.
@@ -139,5 +161,5 @@ pub fn session_error(what: &str, error: &DiskError) -> SessionError {
         ENOTDIR => "; it or one of its parents is not a directory",
         _ => advice(error, true),
     };
-    SessionError { code, text: format!("{what}: {}{hint}", kernel_says(error)) }
+    SessionError { code, text: format!("{what}: {}", explain(error, hint)) }
 }

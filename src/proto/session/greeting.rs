@@ -26,16 +26,25 @@ impl Session {
         let mut ports = Ports::default();
         let until = now + WELCOME_TIMEOUT;
         let (phase, hello) = match request {
-            Request::Pull { sources, target, must_be_dir, force, fsync, bwlimit_bps } => {
+            Request::Pull { sources, target, must_be_dir, force, fsync, keep_dirlinks, bwlimit_bps } => {
                 let must_be_dir = must_be_dir || sources.len() != 1;
-                let mut config = receiver_config(true, target, must_be_dir, force, fsync, &limits);
+                let mut config = receiver_config(true, target, must_be_dir, &limits);
+                (config.force, config.fsync, config.keep_dirlinks) = (force, fsync, keep_dirlinks);
                 config.expected = Some(sources.iter().map(own_name).collect());
                 let receiver = Box::new(Receiver::new(now, &mut ports, config));
                 (Phase::Placing { receiver, then: Then::Ask { sources, bwlimit_bps } }, None)
             }
-            Request::Push { ref sources, ref target, must_be_dir, force, fsync, bwlimit_bps } => {
+            Request::Push {
+                ref sources,
+                ref target,
+                must_be_dir,
+                force,
+                fsync,
+                keep_dirlinks,
+                bwlimit_bps,
+            } => {
                 let (target, single) = (target.clone(), sources.len() == 1);
-                let asked = WireRequest::Push { target, must_be_dir, force, fsync, single };
+                let asked = WireRequest::Push { target, must_be_dir, force, fsync, single, keep_dirlinks };
                 (Phase::AwaitWelcome { request, until }, Some((asked, bwlimit_bps)))
             }
             Request::List { ref path } => {
@@ -147,9 +156,9 @@ impl Session {
             return Ok(());
         }
         match hello.request {
-            WireRequest::Push { target, must_be_dir, force, fsync, single } => {
-                let config =
-                    receiver_config(false, target, must_be_dir || !single, force, fsync, &self.limits);
+            WireRequest::Push { target, must_be_dir, force, fsync, single, keep_dirlinks } => {
+                let mut config = receiver_config(false, target, must_be_dir || !single, &self.limits);
+                (config.force, config.fsync, config.keep_dirlinks) = (force, fsync, keep_dirlinks);
                 let receiver = Box::new(Receiver::new(now, &mut self.ports, config));
                 self.phase = Phase::Placing { receiver, then: Then::Welcome };
             }
@@ -238,20 +247,15 @@ fn sends_filler(streams: Option<u8>, limits: &Limits) -> Role {
     Role::Send { streams, read_ahead_bytes: limits.read_ahead_bytes as u64 }
 }
 
-fn receiver_config(
-    client: bool,
-    target: Bytes,
-    must_be_dir: bool,
-    force: bool,
-    fsync: bool,
-    limits: &Limits,
-) -> ReceiverConfig {
+/// Without any option.
+fn receiver_config(client: bool, target: Bytes, must_be_dir: bool, limits: &Limits) -> ReceiverConfig {
     ReceiverConfig {
         client,
         target,
         must_be_dir,
-        force,
-        fsync,
+        force: false,
+        fsync: false,
+        keep_dirlinks: false,
         window: limits.entry_window,
         write_behind_bytes: limits.write_behind_bytes as u64,
         lookups: limits.lookups,

@@ -37,13 +37,22 @@ fn push() -> Request {
         must_be_dir: false,
         force: false,
         fsync: false,
+        keep_dirlinks: false,
         bwlimit_bps: None,
     }
 }
 
 fn pull() -> Request {
     let Request::Push { sources, target, .. } = push() else { unreachable!() };
-    Request::Pull { sources, target, must_be_dir: false, force: false, fsync: false, bwlimit_bps: None }
+    Request::Pull {
+        sources,
+        target,
+        must_be_dir: false,
+        force: false,
+        fsync: false,
+        keep_dirlinks: false,
+        bwlimit_bps: None,
+    }
 }
 
 fn hello(version: u16, request: WireRequest) -> Message {
@@ -63,7 +72,14 @@ fn welcome() -> Message {
 
 fn wire_push() -> WireRequest {
     let target = Bytes::from_static(b"dst");
-    WireRequest::Push { target, must_be_dir: false, force: false, fsync: false, single: true }
+    WireRequest::Push {
+        target,
+        must_be_dir: false,
+        force: false,
+        fsync: false,
+        single: true,
+        keep_dirlinks: false,
+    }
 }
 
 fn meta(kind: Kind) -> Meta {
@@ -251,8 +267,15 @@ fn a_pull_looks_at_its_own_target_first() {
 fn too_many_sources_are_refused_at_once() {
     let Request::Pull { target, .. } = pull() else { unreachable!() };
     let sources = vec![Bytes::from_static(b"x"); wire::MAX_SOURCES + 1];
-    let request =
-        Request::Pull { sources, target, must_be_dir: true, force: false, fsync: false, bwlimit_bps: None };
+    let request = Request::Pull {
+        sources,
+        target,
+        must_be_dir: true,
+        force: false,
+        fsync: false,
+        keep_dirlinks: false,
+        bwlimit_bps: None,
+    };
     let mut client = Bench::client(request);
     client.answer(Ok(DiskDone::Target { name: None }));
     client.settle();

@@ -142,6 +142,9 @@ pub enum WireRequest {
         /// Exactly one source follows: it may take `target`'s last component as its name.
         #[n(4)]
         single: bool,
+        /// Symlinks to directories inside the served root are taken for directories, if they were made on its host.
+        #[cbor(n(5), default)]
+        keep_dirlinks: bool,
     },
     /// The server sends these, each with everything below it.
     #[n(1)]

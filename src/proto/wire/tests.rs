@@ -50,6 +50,7 @@ fn requests() -> Vec<WireRequest> {
             force: true,
             fsync: false,
             single: true,
+            keep_dirlinks: true,
         },
         WireRequest::Pull { sources: vec![path.clone(), Bytes::new()] },
         WireRequest::List { path },

@@ -10,7 +10,7 @@ use crate::proto::journal::Journal;
 use crate::proto::manifest::{chunk_len_bytes, chunk_offset};
 use crate::proto::{DiskDone, DiskError, Kind, Mtime};
 use crate::sim::disk::{Body, Disk, Ino, Node, Part};
-use crate::units::{DirId, FileId, Name};
+use crate::units::{DirId, FileId, Name, is_reserved_path};
 
 const EFBIG: i32 = 27;
 
@@ -25,6 +25,9 @@ impl Handles {
         must_be_dir: bool,
         dir: DirId,
     ) -> Result<DiskDone, DiskError> {
+        if is_reserved_path(path) {
+            return Err(DiskError::RESERVED_NAME);
+        }
         if let Some(ino) = disk.find(path)
             && disk.children(ino).is_some()
         {

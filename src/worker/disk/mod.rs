@@ -6,6 +6,7 @@
 //! io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel), which costs more than the call itself.
 
 mod descriptors;
+mod dirlinks;
 mod durable;
 mod names;
 mod settle;
@@ -30,7 +31,7 @@ use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Slab};
 
 use crate::proto::{DiskDone, DiskError, DiskOp};
-use crate::units::OpId;
+use crate::units::{NameError, OpId, is_reserved_path};
 
 pub use descriptors::RETRY as DESCRIPTOR_RETRY;
 pub use settle::{Settler, start as start_settler};
@@ -331,8 +332,8 @@ async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
             Ok(DiskDone::Done)
         }
         DiskOp::Check { dir, name } => target::check(files, dir, &name).await,
-        DiskOp::MakeDir { parent, name, dir, fsync } => {
-            target::make_dir(files, parent, &name, dir, fsync).await
+        DiskOp::MakeDir { parent, name, dir, keep_dirlinks, fsync } => {
+            dirlinks::make_dir(files, parent, &name, dir, keep_dirlinks, fsync).await
         }
         DiskOp::SetDir { dir, mode, mtime, fsync } => {
             target::set_dir(files, dir, target::Attributes { mode, mtime, fsync }).await
@@ -365,8 +366,11 @@ async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
 /// Opens a directory beneath another, for a peer that is confined to a part of the served root.
 ///
 /// # Errors
-/// As openat2(2).
+/// As openat2(2); `InvalidInput` for a reserved name.
 pub fn open_beneath(root: &Arc<OwnedFd>, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
+    if is_reserved_path(path) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, NameError::Reserved));
+    }
     let path = c_string(source::relative(path)).map_err(|error| io::Error::from_raw_os_error(error.errno))?;
     let path = if path.is_empty() { c".".to_owned() } else { path };
     let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;

@@ -2,7 +2,8 @@
 
 use std::ffi::CString;
 
-use crate::units::{Name, TEMPORARY_PREFIX};
+use super::DiskError;
+use crate::units::{Name, TEMPORARY_PREFIX, is_reserved_path};
 
 /// Partial file of a resumable transfer.
 pub fn part(name: &Name) -> CString {
@@ -26,10 +27,19 @@ fn derived(name: &Name, suffix: &str) -> CString {
         .expect("hex and letters hold no NUL")
 }
 
+/// Holds a path that somebody asked for against the names of unfinished files: neither they nor what pretends to be
+/// one may be placed, read or listed.
+///
+/// # Errors
+/// `RESERVED_NAME` when one of its components is one.
+pub fn refuse_reserved(path: &[u8]) -> Result<(), DiskError> {
+    if is_reserved_path(path) { Err(DiskError::RESERVED_NAME) } else { Ok(()) }
+}
+
 /// A name or path for a system call.
 ///
 /// # Errors
 /// EINVAL when the bytes hold a NUL.
-pub fn c_string(bytes: &[u8]) -> Result<CString, super::DiskError> {
-    CString::new(bytes).map_err(|_| super::DiskError { call: "path", errno: 22 })
+pub fn c_string(bytes: &[u8]) -> Result<CString, DiskError> {
+    CString::new(bytes).map_err(|_| DiskError { call: "path", errno: 22 })
 }

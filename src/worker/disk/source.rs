@@ -1,7 +1,7 @@
 //! The sender's disk operations: finding, listing and reading sources, never through a symlink.
 
 use std::future::Future;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,11 +10,13 @@ use bytes::Bytes;
 use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, OpenHow, Slab, Statx};
 
-use super::names::c_string;
-use super::space::{Base, OpenFile};
+use super::names::{c_string, refuse_reserved};
+use super::space::{Base, OpenFile, Place};
 use super::{DiskDone, DiskError, Files};
 use crate::proto::{Kind, Listed, Meta, Mtime};
-use crate::units::{DirId, FileId, Name};
+use crate::units::{DirId, FileId, Name, is_reserved_path};
+
+const ELOOP: i32 = 40;
 
 pub fn meta_of(stat: &Statx) -> Meta {
     let kind = match stat.kind {
@@ -54,18 +56,34 @@ impl Files {
     /// Opens a directory the session was asked for by path: confined on a daemon, free for the user's command.
     pub(super) async fn open_asked(&self, path: &[u8]) -> Result<Arc<OwnedFd>, DiskError> {
         match self.space.base() {
-            Base::Served(root) => {
-                let below = relative(path);
-                let fd = self.open_dir_beneath(&root.clone(), below, false).await?;
-                Ok(fd)
-            }
-            Base::Local => {
-                let how = |flags| OpenHow { flags: flags::O_DIRECTORY | flags, mode: 0, resolve: 0 };
-                match self.open(None, path, how(flags::O_RDONLY)).await {
-                    Err(DiskError { errno: 13, .. }) => self.open(None, path, how(flags::O_PATH)).await,
-                    other => other,
-                }
-            }
+            Base::Served(root) => self.open_served(root, relative(path)).await,
+            Base::Local => self.open_directory(None, path, 0).await,
+        }
+    }
+
+    /// Opens a directory of a daemon by the path that a client named: symlinks inside the root work, but lead to none
+    /// that is reserved.
+    async fn open_served(&self, root: &Arc<OwnedFd>, below: &[u8]) -> Result<Arc<OwnedFd>, DiskError> {
+        match self.open_dir_below(root, below).await {
+            Err(DiskError { errno: ELOOP, .. }) => {}
+            other => return other,
+        }
+        let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
+        let fd = self.open_directory(Some(root), below, resolve).await?;
+        let (root, led_to) = (self.real_path(root).await?, self.real_path(&fd).await?);
+        match led_to.strip_prefix(&root[..]) {
+            Some(below) if is_reserved_path(below) => Err(DiskError::RESERVED_NAME),
+            _ => Ok(fd),
+        }
+    }
+
+    /// Where an open directory is, as proc(5) tells.
+    async fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let op = FileOp::Readlink { dir: None, path: c_string(path.as_bytes())? };
+        match self.call("readlink /proc/self/fd", op).await? {
+            FileDone::Link(path) => Ok(path.into()),
+            other => unreachable!("readlinkat answered {other:?}"),
         }
     }
 
@@ -88,6 +106,7 @@ impl Files {
         }
     }
 
+    /// An empty `name`: `dir` is the symlink itself, opened with O_PATH.
     pub(super) async fn readlink(&self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<Bytes, DiskError> {
         let op = FileOp::Readlink { dir: Some(dir.clone()), path: c_string(name)? };
         match self.call("readlinkat", op).await? {
@@ -117,6 +136,7 @@ pub fn relative(path: &[u8]) -> &[u8] {
 }
 
 pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone, DiskError> {
+    refuse_reserved(path)?;
     let path = match files.space.base() {
         Base::Served(_) => relative(path),
         Base::Local => path,
@@ -124,7 +144,7 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
     let (parent, name, trailing_slash) = split_path(path);
     let fd = files.open_asked(parent).await?;
     files.learn_file_system(&fd).await?;
-    files.space.add_dir(dir, fd.clone(), Vec::new(), fd.clone(), true);
+    files.space.add_dir(dir, Place::held(fd.clone(), Vec::new()), fd.clone());
     let Some(name) = name else {
         let meta = meta_of(&files.fstat(&fd).await?);
         return Ok(DiskDone::Source { name: None, meta, link: None });
@@ -135,7 +155,7 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
         // As with cp and rsync, `link/` means the directory behind the link.
         let behind = files.open_asked(path).await?;
         listed.found = Ok((meta_of(&files.fstat(&behind).await?), None));
-        files.space.followed.replace(Some((dir, name.clone())));
+        files.space.followed.replace(Some((dir, name.clone(), behind)));
     }
     let (meta, link) = listed.found?;
     Ok(DiskDone::Source { name: Some(name), meta, link })
@@ -147,38 +167,22 @@ pub async fn open_dir(
     name: Option<&Name>,
     dir: DirId,
 ) -> Result<DiskDone, DiskError> {
-    let name_bytes = name.map_or(&b""[..], Name::as_bytes);
-    let follow = name.is_some_and(|name| {
-        files.space.followed.borrow().as_ref().is_some_and(|(d, n)| *d == parent && n == name)
-    });
-    if follow {
-        let parent_fd = files.dir(parent).await?;
-        let how = OpenHow { flags: flags::O_DIRECTORY, mode: 0, resolve: follow_rule(files) };
-        let fd = files.open(Some(&parent_fd), name_bytes, how).await?;
-        files.space.add_dir(dir, fd.clone(), Vec::new(), fd, true);
-        return Ok(DiskDone::Done);
-    }
-    let (root, path) = match name {
-        Some(_) => files.space.child_path(parent, name_bytes)?,
-        None => {
-            let fd = files.dir(parent).await?;
+    let behind = files.space.followed.borrow_mut().take_if(|(d, n, _)| *d == parent && Some(&*n) == name);
+    let (place, fd) = match (behind, name) {
+        (Some((_, _, fd)), _) => (Place::held(fd.clone(), Vec::new()), fd),
+        (None, Some(name)) => {
+            let place = files.space.child(parent, name.as_bytes())?;
+            let fd = files.open_place(&place).await?;
+            (place, fd)
+        }
+        (None, None) => {
             // A descriptor of its own: listing keeps its position in the open file description.
-            let fd = files.open_dir_beneath(&fd, b"", true).await?;
-            files.space.add_dir(dir, fd.clone(), Vec::new(), fd, true);
-            return Ok(DiskDone::Done);
+            let fd = files.open_dir_below(&files.dir(parent).await?, b"").await?;
+            (Place::held(fd.clone(), Vec::new()), fd)
         }
     };
-    let fd = files.open_dir_beneath(&root, &path, true).await?;
-    files.space.add_dir(dir, root, path, fd, true);
+    files.space.add_dir(dir, place, fd);
     Ok(DiskDone::Done)
-}
-
-/// The user's own links may lead anywhere; a daemon's stay beneath its root.
-fn follow_rule(files: &Files) -> u64 {
-    match files.space.base() {
-        Base::Served(_) => flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS,
-        Base::Local => 0,
-    }
 }
 
 pub async fn list(files: &Files, dir: DirId, max_entries: usize) -> Result<DiskDone, DiskError> {

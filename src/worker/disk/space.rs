@@ -26,7 +26,7 @@ pub enum Base {
     /// A daemon's root, or the part of it that the peer may see: every path stays beneath it.
     Served(Arc<OwnedFd>),
     /// The user's own command: the paths typed resolve as in any program; what comes from the peer stays
-    /// beneath the directory found that way.
+    /// below the entries that were asked for.
     Local,
 }
 
@@ -47,20 +47,50 @@ pub struct Space {
     pub(super) pinned: Arc<AtomicUsize>,
     /// The file system of the target has no O_TMPFILE (NFS, FUSE, FAT): use named temporary files.
     pub(super) no_tmpfile: Cell<bool>,
-    /// A source typed with a trailing slash, whose final symlink is followed.
-    pub(super) followed: RefCell<Option<(DirId, Name)>>,
+    /// A source typed with a trailing slash, whose final symlink is followed, and the directory behind it.
+    pub(super) followed: RefCell<Option<(DirId, Name, Arc<OwnedFd>)>>,
+    /// Where the sources land.
+    target: Cell<Option<DirId>>,
 }
 
 struct Dir {
-    root: Arc<OwnedFd>,
-    /// Below `root`; empty for the root itself.
-    path: Vec<u8>,
-    /// Symlinks on the way are refused (a sender sends them as symlinks) or resolved beneath the root.
-    no_symlinks: bool,
+    place: Place,
     open: Option<Arc<OwnedFd>>,
     /// Where the next batch of names begins (a directory offset of this file system, stable across reopening).
     list_cursor: u64,
     used: u64,
+}
+
+/// Where a directory of a transfer is found again: below a descriptor, by a path without symlinks.
+#[derive(Clone)]
+pub struct Place {
+    root: Arc<OwnedFd>,
+    /// From where the session's paths begin: a daemon's root, or the directory the sources land in or lie in.
+    path: Vec<u8>,
+    /// `path` behind here is below `root`.
+    from: usize,
+}
+
+impl Place {
+    /// A directory that is held, at `path`.
+    pub fn held(root: Arc<OwnedFd>, path: Vec<u8>) -> Place {
+        let from = path.len();
+        Place { root, path, from }
+    }
+
+    /// The same place, which is held as this descriptor from now on.
+    pub fn held_as(self, root: Arc<OwnedFd>) -> Place {
+        Place::held(root, self.path)
+    }
+
+    fn below(&self) -> &[u8] {
+        let below = &self.path[self.from..];
+        below.strip_prefix(b"/").unwrap_or(below)
+    }
+
+    fn is_held(&self) -> bool {
+        self.from == self.path.len()
+    }
 }
 
 /// A file of a session.
@@ -118,6 +148,7 @@ impl Space {
             pinned: Arc::default(),
             no_tmpfile: Cell::new(false),
             followed: RefCell::default(),
+            target: Cell::default(),
         }
     }
 
@@ -167,38 +198,57 @@ impl Space {
         self.files.borrow().get(&file).cloned().ok_or(DiskError { call: "file", errno: 9 })
     }
 
+    /// Remembers where the sources land: `path` from where the session's paths begin.
+    pub fn add_target(&self, dir: DirId, path: Vec<u8>, fd: Arc<OwnedFd>) {
+        self.target.set(Some(dir));
+        self.add_dir(dir, Place::held(fd.clone(), path), fd);
+    }
+
+    /// Remembers an open directory that was received in `parent`. What was asked for by itself, the top entry, is held
+    /// from then on, so that nothing below it is ever found from above it.
+    pub fn add_received_dir(&self, parent: DirId, dir: DirId, place: Place, open: Arc<OwnedFd>) {
+        let is_top = self.target.get() == Some(parent);
+        // So many top entries cost a descriptor each; more are found from the directory they lie in.
+        let held = || self.dirs.borrow().values().filter(|dir| dir.place.is_held()).count();
+        match is_top && held() < MAX_OPEN_DIRECTORIES {
+            true => self.add_dir(dir, place.held_as(open.clone()), open),
+            false => self.add_dir(dir, place, open),
+        }
+    }
+
     /// Remembers an open directory under its number.
-    pub fn add_dir(
-        &self,
-        dir: DirId,
-        root: Arc<OwnedFd>,
-        path: Vec<u8>,
-        open: Arc<OwnedFd>,
-        no_symlinks: bool,
-    ) {
+    pub fn add_dir(&self, dir: DirId, place: Place, open: Arc<OwnedFd>) {
         let used = self.tick();
         let mut dirs = self.dirs.borrow_mut();
         let open = self.allowance.may_cache(&open).then_some(open);
-        dirs.insert(dir, Dir { root, path, no_symlinks, open, list_cursor: 0, used });
+        dirs.insert(dir, Dir { place, open, list_cursor: 0, used });
         if dirs.len() > MAX_OPEN_DIRECTORIES {
             Self::close_oldest(&mut dirs);
         }
     }
 
-    /// Root and path of a directory's child, for opening or remembering it.
-    pub fn child_path(&self, parent: DirId, name: &[u8]) -> Result<(Arc<OwnedFd>, Vec<u8>), DiskError> {
-        let dirs = self.dirs.borrow();
-        let dir = dirs.get(&parent).ok_or(DiskError { call: "directory", errno: 9 })?;
-        let mut path = Vec::with_capacity(dir.path.len() + 1 + name.len());
-        path.extend_from_slice(&dir.path);
-        if !path.is_empty() {
-            path.push(b'/');
+    /// Where a directory's child is, for opening or remembering it.
+    pub fn child(&self, parent: DirId, name: &[u8]) -> Result<Place, DiskError> {
+        let mut place = self.place(parent)?;
+        if !place.path.is_empty() {
+            place.path.push(b'/');
         }
-        path.extend_from_slice(name);
-        if path.len() > PATH_MAX_BYTES {
+        place.path.extend_from_slice(name);
+        if place.below().len() > PATH_MAX_BYTES {
             return Err(DiskError { call: "path", errno: 36 }); // ENAMETOOLONG
         }
-        Ok((dir.root.clone(), path))
+        Ok(place)
+    }
+
+    /// A directory's path from where the session's paths begin.
+    pub fn path(&self, dir: DirId) -> Result<Vec<u8>, DiskError> {
+        Ok(self.place(dir)?.path)
+    }
+
+    fn place(&self, dir: DirId) -> Result<Place, DiskError> {
+        let dirs = self.dirs.borrow();
+        let found = dirs.get(&dir).ok_or(DiskError { call: "directory", errno: 9 })?;
+        Ok(found.place.clone())
     }
 
     pub fn list_cursor(&self, dir: DirId) -> u64 {
@@ -242,7 +292,7 @@ impl Space {
 impl Files {
     /// The descriptor of a directory of this session, reopened if it was closed for lack of room.
     pub(super) async fn dir(&self, dir: DirId) -> Result<Arc<OwnedFd>, DiskError> {
-        let (root, path, no_symlinks) = {
+        let place = {
             let mut dirs = self.space.dirs.borrow_mut();
             let used = self.space.tick();
             let found = dirs.get_mut(&dir).ok_or(DiskError { call: "directory", errno: 9 })?;
@@ -250,9 +300,9 @@ impl Files {
             if let Some(open) = &found.open {
                 return Ok(open.clone());
             }
-            (found.root.clone(), found.path.clone(), found.no_symlinks)
+            found.place.clone()
         };
-        let open = self.open_dir_beneath(&root, &path, no_symlinks).await?;
+        let open = self.open_place(&place).await?;
         let mut dirs = self.space.dirs.borrow_mut();
         if let Some(found) = dirs.get_mut(&dir).filter(|_| self.space.allowance.may_cache(&open)) {
             found.open = Some(open.clone());
@@ -261,21 +311,32 @@ impl Files {
         Ok(open)
     }
 
-    /// Opens a directory below `root`, never leaving it.
-    pub(super) async fn open_dir_beneath(
+    pub(super) async fn open_place(&self, place: &Place) -> Result<Arc<OwnedFd>, DiskError> {
+        self.open_dir_below(&place.root, place.below()).await
+    }
+
+    /// Opens a directory of a transfer: below `root`, never through a symlink. `path` may be empty.
+    pub(super) async fn open_dir_below(
         &self,
         root: &Arc<OwnedFd>,
         path: &[u8],
-        no_symlinks: bool,
     ) -> Result<Arc<OwnedFd>, DiskError> {
-        let resolve = flags::RESOLVE_BENEATH
-            | flags::RESOLVE_NO_MAGICLINKS
-            | if no_symlinks { flags::RESOLVE_NO_SYMLINKS } else { 0 };
         let path = if path.is_empty() { &b"."[..] } else { path };
+        let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_SYMLINKS;
+        self.open_directory(Some(root), path, resolve).await
+    }
+
+    /// Opens a directory by openat2(2); without `dir` the path is the user's own.
+    pub(super) async fn open_directory(
+        &self,
+        dir: Option<&Arc<OwnedFd>>,
+        path: &[u8],
+        resolve: u64,
+    ) -> Result<Arc<OwnedFd>, DiskError> {
         let how = |flags| OpenHow { flags: flags::O_DIRECTORY | flags, mode: 0, resolve };
-        match self.open(Some(root), path, how(flags::O_RDONLY)).await {
+        match self.open(dir, path, how(flags::O_RDONLY)).await {
             // A directory one may enter but not list (mode 0311): O_PATH is enough for the *at calls.
-            Err(DiskError { errno: 13, .. }) => self.open(Some(root), path, how(flags::O_PATH)).await,
+            Err(DiskError { errno: 13, .. }) => self.open(dir, path, how(flags::O_PATH)).await,
             other => other,
         }
     }

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, Flock, OpenHow, Slab};
 
-use super::names;
-use super::names::c_string;
+use super::dirlinks;
+use super::names::{self, c_string, refuse_reserved};
 use super::source::{relative, split_path};
 use super::space::{Base, History, OpenFile, Part};
 use super::{DiskDone, DiskError, Files};
@@ -57,8 +57,10 @@ pub async fn resolve(
     must_be_dir: bool,
     dir: DirId,
 ) -> Result<DiskDone, DiskError> {
+    refuse_reserved(path)?;
     match files.open_asked(path).await {
         Ok(fd) => {
+            dirlinks::refuse_received_target(files, path).await?;
             add_target(files, path, fd, dir).await?;
             return Ok(DiskDone::Target { name: None });
         }
@@ -82,7 +84,7 @@ pub async fn resolve(
             }
             other => other?,
         };
-        let fd = files.open_dir_beneath(&parent, name, true).await?;
+        let fd = files.open_dir_below(&parent, name).await?;
         add_target(files, path, fd, dir).await?;
         return Ok(DiskDone::Target { name: None });
     }
@@ -91,15 +93,15 @@ pub async fn resolve(
     Ok(DiskDone::Target { name: Some(name) })
 }
 
-/// On a daemon, paths go on being resolved from the served root, so that symlinks inside it keep working.
+/// Nothing of the transfer is looked for above the directory that the sources land in.
 async fn add_target(files: &Files, path: &[u8], fd: Arc<OwnedFd>, dir: DirId) -> Result<(), DiskError> {
     files.learn_file_system(&fd).await?;
     files.stand_on_target(dir, &fd).await?;
-    let (root, path) = match files.space.base() {
-        Base::Served(root) => (root.clone(), trim_slashes(relative(path)).to_vec()),
-        Base::Local => (fd.clone(), Vec::new()),
+    let path = match files.space.base() {
+        Base::Served(_) => trim_slashes(relative(path)).to_vec(),
+        Base::Local => Vec::new(),
     };
-    files.space.add_dir(dir, root, path, fd, false);
+    files.space.add_target(dir, path, fd);
     Ok(())
 }
 
@@ -123,37 +125,6 @@ pub async fn check(files: &Files, dir: DirId, name: &Name) -> Result<DiskDone, D
     Ok(DiskDone::Existing(Some(Existing { meta, link, in_doubt })))
 }
 
-pub async fn make_dir(
-    files: &Files,
-    parent_id: DirId,
-    name: &Name,
-    dir: DirId,
-    fsync: bool,
-) -> Result<DiskDone, DiskError> {
-    let (root, path) = files.space.child_path(parent_id, name.as_bytes())?;
-    let parent = files.dir(parent_id).await?;
-    let op = FileOp::Mkdir { dir: Some(parent.clone()), path: c_string(name.as_bytes())?, mode: 0o700 };
-    match files.call("mkdirat", op).await {
-        Ok(_) => {
-            let fd = files.open_dir_beneath(&parent, name.as_bytes(), true).await?;
-            if fsync {
-                sync(files, &parent).await?;
-            }
-            files.stand_on(dir, parent_id, &fd, false).await?;
-            files.space.add_dir(dir, root, path, fd, false);
-            Ok(DiskDone::Directory { existed: false })
-        }
-        Err(DiskError { errno: EEXIST, .. }) => {
-            // It may be a symlink to a directory: resolved from the root, beneath it.
-            let fd = files.open_dir_beneath(&root, &path, false).await?;
-            files.stand_on(dir, parent_id, &fd, true).await?;
-            files.space.add_dir(dir, root, path, fd, false);
-            Ok(DiskDone::Directory { existed: true })
-        }
-        Err(error) => Err(error),
-    }
-}
-
 pub async fn set_dir(files: &Files, dir: DirId, attributes: Attributes) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
     set_meta(files, &fd, Attributes { mode: attributes.mode & DIRECTORY_MODE, ..attributes }).await?;
@@ -171,7 +142,7 @@ async fn set_meta(files: &Files, file: &Arc<OwnedFd>, attributes: Attributes) ->
 }
 
 /// fsync(2) of a file or directory.
-async fn sync(files: &Files, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
+pub(super) async fn sync(files: &Files, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
     files.call("fsync", FileOp::Fsync { file: file.clone(), data_only: false }).await?;
     Ok(())
 }
@@ -447,6 +418,7 @@ pub async fn put_symlink(
     let time = FileOp::SetLinkTime { dir: Some(dir.clone()), path: temporary.clone(), mtime };
     let result = async {
         files.call("utimensat", time).await?;
+        dirlinks::mark_received(files, &dir, &temporary, mtime).await?;
         rename(files, &dir, &temporary, &c_string(name.as_bytes())?, 0).await?;
         // A symlink cannot be opened to be synced; with its directory's new name the kernel writes the link itself.
         if fsync { sync(files, &dir).await } else { Ok(()) }

@@ -167,3 +167,136 @@ fn reads_leave_buffers_for_what_is_received() {
     bench.disk.feed_starved();
     assert!(bench.finished().is_some(), "what was acknowledged goes to who waits");
 }
+
+fn make_dir(parent: DirId, name: &'static str, number: u32, keep_dirlinks: bool) -> DiskOp {
+    let name = Name::new(Bytes::from_static(name.as_bytes())).unwrap();
+    DiskOp::MakeDir { parent, name, dir: DirId(number), keep_dirlinks, fsync: false }
+}
+
+fn put_link(name: &'static str, target: &'static str, mtime: Mtime) -> DiskOp {
+    let name = Name::new(Bytes::from_static(name.as_bytes())).unwrap();
+    DiskOp::PutSymlink {
+        dir: TARGET,
+        name,
+        target: Bytes::from_static(target.as_bytes()),
+        mtime,
+        fsync: false,
+    }
+}
+
+#[test]
+fn links_are_no_directories_unless_they_are_ours() {
+    let root = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let mut bench = Bench::new(root.path(), 16);
+    symlink(outside.path(), root.path().join("ours")).unwrap();
+    bench
+        .done(put_link("received", outside.path().to_str().unwrap().to_owned().leak(), Mtime::default()))
+        .unwrap();
+    let failed = |done: Result<DiskDone, DiskError>| done.unwrap_err();
+    for (number, name) in [(1, "ours"), (2, "received")] {
+        assert_eq!(failed(bench.done(make_dir(TARGET, name, number, false))).errno, 40, "{name}");
+    }
+    assert_eq!(failed(bench.done(make_dir(TARGET, "received", 3, true))), DiskError::RECEIVED_LINK);
+    bench.done(make_dir(TARGET, "ours", 4, true)).unwrap();
+    // What is made in it is found again there, whatever becomes of the link.
+    fs::rename(root.path().join("received"), root.path().join("ours")).unwrap();
+    bench.done(make_dir(DirId(4), "below", 5, true)).unwrap();
+    assert!(outside.path().join("below").is_dir());
+}
+
+/// A peer that guesses when its link will be made: the time differs all the same.
+#[test]
+fn a_received_link_never_has_the_time_of_its_making() {
+    let root = tempfile::tempdir().unwrap();
+    symlink("x", root.path().join("link")).unwrap();
+    let mut bench = Bench::new(root.path(), 16);
+    let made = fs::symlink_metadata(root.path().join("link")).unwrap();
+    let mtime = (made.mtime(), made.mtime_nsec() as u32);
+    let files = Files { shared: bench.disk.shared.clone(), space: bench.space.clone() };
+    let mut marked = Box::pin(async {
+        let dir = files.dir(TARGET).await?;
+        dirlinks::mark_received(&files, &dir, &c"link".to_owned(), mtime).await
+    });
+    let done = marked.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert_eq!(done, Poll::Ready(Ok(())));
+    let now = fs::symlink_metadata(root.path().join("link")).unwrap();
+    assert_ne!((now.mtime(), now.mtime_nsec() as u32), mtime);
+    // One that is unlike already is left as it is.
+    let other = Mtime { seconds: 1_000, nanoseconds: 7 };
+    bench.done(put_link("other", "x", other)).unwrap();
+    let other = fs::symlink_metadata(root.path().join("other")).unwrap();
+    assert_eq!((other.mtime(), other.mtime_nsec()), (1_000, 7));
+}
+
+/// A descriptor of the top entry: what is renamed or linked in its place while the transfer goes on changes nothing.
+#[test]
+fn all_that_is_below_the_top_entry_is_found_from_it() {
+    let root = tempfile::tempdir().unwrap();
+    let mut bench = Bench::new(root.path(), 16);
+    bench.done(make_dir(TARGET, "top", 1, false)).unwrap();
+    // More than stay open, so that the first must be opened again.
+    for number in 2..200 {
+        let name: &'static str = number.to_string().leak();
+        bench.done(make_dir(DirId(1), name, number, false)).unwrap();
+    }
+    let moved = root.path().join("moved");
+    fs::rename(root.path().join("top"), &moved).unwrap();
+    fs::create_dir_all(root.path().join("other/2")).unwrap();
+    symlink("other", root.path().join("top")).unwrap();
+    bench.done(make_dir(DirId(2), "new", 1000, false)).unwrap();
+    assert!(moved.join("2/new").is_dir() && !root.path().join("other/2/new").exists());
+    // A link in the place of one of them is an error.
+    fs::rename(moved.join("3"), moved.join("away")).unwrap();
+    symlink("../other", moved.join("3")).unwrap();
+    assert_eq!(bench.done(make_dir(DirId(3), "new", 1001, true)).unwrap_err().errno, 40);
+}
+
+/// However many top entries there are: what is received in each is found again in it.
+#[test]
+fn many_top_entries_are_told_apart() {
+    const TOPS: u32 = 200;
+    let root = tempfile::tempdir().unwrap();
+    let mut bench = Bench::new(root.path(), 16);
+    for number in 1..=TOPS {
+        bench.done(make_dir(TARGET, number.to_string().leak(), number, false)).unwrap();
+    }
+    for number in 1..=TOPS {
+        bench.done(make_dir(DirId(number), "sub", TOPS + number, false)).unwrap();
+        bench.done(make_dir(DirId(TOPS + number), "deep", 2 * TOPS + number, false)).unwrap();
+    }
+    for number in 1..=TOPS {
+        bench.done(make_dir(DirId(TOPS + number), "late", 3 * TOPS + number, false)).unwrap();
+        let sub = root.path().join(number.to_string()).join("sub");
+        assert_eq!(fs::read_dir(sub).unwrap().count(), 2, "{number}");
+    }
+}
+
+/// A sender does not follow a symlink that took a directory's place, at any depth, after it was looked at.
+#[test]
+fn a_source_swapped_for_a_link_is_not_followed() {
+    let root = tempfile::tempdir().unwrap();
+    let secret = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("top/sub/deep")).unwrap();
+    fs::create_dir_all(secret.path().join("sub/deep")).unwrap();
+    let mut bench = Bench::new(root.path(), 16);
+    let path = root.path().join("top").into_os_string().into_encoded_bytes().into();
+    bench.done(DiskOp::ResolveSource { path, dir: DirId(1) }).unwrap();
+    let open = |parent, name: &'static str, number| {
+        let name = Some(Name::new(Bytes::from_static(name.as_bytes())).unwrap());
+        DiskOp::OpenDir { parent: DirId(parent), name, dir: DirId(number) }
+    };
+    bench.done(open(1, "top", 2)).unwrap();
+    for (number, swapped) in [(10, "top/sub"), (20, "top")] {
+        let place = root.path().join(swapped);
+        fs::rename(&place, root.path().join("away")).unwrap();
+        symlink(secret.path().join(swapped.strip_prefix("top/").unwrap_or("")), &place).unwrap();
+        let error = match swapped {
+            "top" => bench.done(open(1, "top", number)).unwrap_err(),
+            _ => bench.done(open(2, "sub", number)).unwrap_err(),
+        };
+        assert_eq!(error.errno, 40, "{swapped}");
+        fs::remove_file(&place).unwrap();
+        fs::rename(root.path().join("away"), &place).unwrap();
+    }
+}

@@ -222,12 +222,13 @@ impl<'a> World<'a> {
         }
     }
 
-    /// One of the disk operations under way is over.
+    /// One of the disk operations under way is over. Takes a byte even if there is none, or a script would not end.
     pub fn complete(&mut self) {
+        let at = usize::from(self.script.byte());
         if self.pending.is_empty() {
             return;
         }
-        let at = usize::from(self.script.byte()) % self.pending.len();
+        let at = at % self.pending.len();
         if let Some((op, cmd)) = self.pending.remove(at) {
             let result = disk::answer(&cmd, &mut self.script);
             self.input(Input::Disk { op, result });

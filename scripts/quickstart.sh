@@ -112,20 +112,20 @@ run() {
             gb = bytes / 1e9
             client_s = user_s + system_s
             daemon_s = daemon_cpu / ticks
-            print seconds, gb * 8 / seconds, files / seconds, cp, client_s / gb, daemon_s / gb,
+            print seconds, gb * 8 / seconds, (files > 1 ? int(files / seconds) : "-"), cp, client_s / gb, daemon_s / gb,
                 100 * client_s / seconds, 100 * daemon_s / seconds, rss / 1e6, hwm * 1024 / 1e6,
                 100 * (machine_cpu / ticks - client_s - daemon_s) / seconds
         }')
     # shellcheck disable=SC2086 # the numbers of a row are words
-    printf '%-20s %8.3f %7.2f %8.0f  %9.3f  %6.2f %6.2f  %6.0f %6.0f  %6.1f %6.1f\n' "$1" ${row% *}
+    printf '%-20s %8.3f %7.2f %8s  %9.3f  %6.2f %6.2f  %6.0f %6.0f  %6.1f %6.1f\n' "$1" ${row% *}
 }
 
-# What limited the copy of the last row, by the numbers measured.
+# What limited the copy of the last row, from the client to the daemon, by the numbers measured.
 limit() {
     awk -v cores="$cores" -v medium="$medium" -v row="$row" 'BEGIN {
         split(row, r, " ")
         seconds = r[1]; cp = r[4]; sender = r[7]; receiver = r[8]; others = r[11]
-        busy = sprintf("sender %.0f %%, receiver %.0f %% of a core", sender, receiver)
+        busy = sprintf("client %.0f %%, daemon %.0f %% of a core", sender, receiver)
         # Both sides run one thread each for one copy; what they leave of a core is waiting.
         if (seconds <= cp * 1.1)
             what = sprintf("nothing of landro: a local cp of it took %.2f s (%s)", cp, busy)
@@ -134,9 +134,9 @@ limit() {
         else if (sender + receiver >= 90 * cores)
             what = sprintf("the CPU: both sides share the %d core%s of this machine (%s)", cores, cores > 1 ? "s" : "", busy)
         else if (receiver >= 90 && receiver >= sender)
-            what = sprintf("the core of the receiver, which decrypts, hashes and writes (%s)", busy)
+            what = sprintf("one core of the daemon, which decrypts, hashes and writes (%s)", busy)
         else if (sender >= 90)
-            what = sprintf("the core of the sender, which reads, hashes and encrypts (%s)", busy)
+            what = sprintf("one core of the client, which reads, hashes and encrypts (%s)", busy)
         else if (medium == "disk")
             what = sprintf("the disk, for both sides waited (%s)", busy)
         else

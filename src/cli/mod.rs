@@ -6,7 +6,6 @@ mod client;
 mod cp;
 mod escape;
 mod id;
-mod local;
 mod ls;
 mod outcome;
 mod report;
@@ -24,7 +23,6 @@ use crate::daemon::DaemonError;
 use crate::engine::EngineError;
 
 use args::{Arguments, Command, TransferError};
-use local::LocalError;
 use trust::TrustError;
 use url::UrlError;
 
@@ -84,8 +82,6 @@ pub enum CliError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Daemon(#[from] DaemonError),
-    #[error(transparent)]
-    Local(#[from] LocalError),
     #[error("the transfer's worker failed: {0}")]
     Worker(io::Error),
     #[error("setting up signal handling: {0}")]
@@ -104,14 +100,8 @@ impl CliError {
             CliError::Identity(_) => (Exit::Identity, "identity"),
             CliError::Trust(_) => (Exit::Error, "identity"),
             CliError::Resolve { .. } => (Exit::Unreachable, "unreachable"),
-            CliError::Local(LocalError::Target { source, .. })
-                if source.kind() == io::ErrorKind::StorageFull =>
-            {
-                (Exit::Full, "full")
-            }
             CliError::Engine(_)
             | CliError::Daemon(_)
-            | CliError::Local(_)
             | CliError::Worker(_)
             | CliError::Signals(_)
             | CliError::Stdout(_)

@@ -6,6 +6,7 @@
 //! io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel), which costs more than the call itself.
 
 mod durable;
+mod local;
 mod names;
 mod settle;
 mod source;
@@ -31,6 +32,7 @@ use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Slab};
 use crate::proto::{DiskDone, DiskError, DiskOp};
 use crate::units::OpId;
 
+pub use local::{Identity, Side};
 pub use settle::{Settler, start as start_settler};
 pub use space::{Base, Space};
 

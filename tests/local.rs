@@ -5,7 +5,7 @@ mod common;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Seek, Write};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -191,6 +191,58 @@ fn a_tree_arrives_as_it_is_and_a_rerun_skips_it() {
         let output = cp(&[&from, &to]).expect(0);
         assert_eq!((output.number("files"), output.number("symlinks")), (0, 0), "{}", output.stderr);
         assert_same(&from, &to.join("from"));
+    }
+}
+
+/// A tree to copy and its destination, where `tree/sub` is a symlink to a directory that is not below it.
+fn with_dirlink(dir: &Path, link: &Path) {
+    let (from, to, outside) = (dir.join("tree"), dir.join("to"), dir.join("outside"));
+    for made in [&from.join("sub"), &to.join("tree"), &outside] {
+        fs::create_dir_all(made).unwrap();
+    }
+    fs::write(from.join("sub/file"), "content").unwrap();
+    fs::write(from.join("beside"), "content").unwrap();
+    fs::write(outside.join("precious"), "precious").unwrap();
+    fs::set_permissions(from.join("sub"), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(&outside, fs::Permissions::from_mode(0o700)).unwrap();
+    symlink(link, to.join("tree/sub")).unwrap();
+}
+
+#[test]
+fn a_symlink_at_the_destination_is_no_directory() {
+    for place in places() {
+        let absolute = place.path().join("0/outside");
+        let links =
+            [&absolute, Path::new("../../outside"), Path::new(".."), Path::new("."), Path::new("gone")];
+        for (number, link) in links.into_iter().enumerate() {
+            let dir = place.path().join(number.to_string());
+            with_dirlink(&dir, link);
+            let before = (state(&dir.join("outside")), fs::metadata(dir.join("to")).unwrap().mode());
+            let output = cp(&[dir.join("tree"), dir.join("to")]).expect(3);
+            let errors: Vec<_> = output.of("error").filter_map(|error| error["path"].as_str()).collect();
+            assert_eq!(errors, ["tree/sub"], "{link:?}");
+            assert!(output.stderr.contains("--keep-dirlinks"), "{output:?}");
+            let after = (state(&dir.join("outside")), fs::metadata(dir.join("to")).unwrap().mode());
+            assert_eq!(after, before, "{link:?}");
+            assert_eq!(fs::read_link(dir.join("to/tree/sub")).unwrap(), link);
+            let mut landed: Vec<_> = tree::records(&dir.join("to")).into_keys().collect();
+            landed.retain(|path| !path.as_os_str().is_empty());
+            assert_eq!(landed, ["tree", "tree/beside", "tree/sub"].map(PathBuf::from), "{link:?}");
+        }
+    }
+}
+
+#[test]
+fn links_of_the_users_own_are_kept_when_he_says_so() {
+    for place in places() {
+        let dir = place.path();
+        with_dirlink(dir, Path::new("../../outside"));
+        cp(&[OsStr::new("--keep-dirlinks"), dir.join("tree").as_os_str(), dir.join("to").as_os_str()])
+            .expect(0);
+        assert_eq!(fs::read(dir.join("outside/file")).unwrap(), b"content");
+        assert_eq!(fs::read(dir.join("outside/precious")).unwrap(), b"precious");
+        assert_eq!(fs::metadata(dir.join("outside")).unwrap().mode() & 0o7777, 0o777);
+        assert_eq!(fs::read_link(dir.join("to/tree/sub")).unwrap(), Path::new("../../outside"));
     }
 }
 

@@ -14,11 +14,14 @@ use landro_sys::{Availability, Backend, Caps, Slab, UdpOptions, UdpSocket, probe
 use crate::budget::Budget;
 use crate::config::QuicConfig;
 use crate::proto::session::Request;
+use crate::proto::{Event, Outcome};
 use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
 use crate::units::{Fingerprint, WorkerId};
 use crate::worker::{self, ClientStart, Command, Mailbox, Refusals, Shared, Worker, WorkerParts};
 
-pub use crate::worker::{Access, Authorize, ClientEvent, Ended, PeerAccess, Service, TransportStats};
+pub use crate::worker::{
+    Access, Authorize, ClientEvent, Ended, LocalCopy, PeerAccess, Service, TransportStats,
+};
 
 /// Commands a worker may have waiting: strays of a busy moment; more are dropped like datagrams may be.
 const MAILBOX_COMMANDS: usize = 1024;
@@ -250,6 +253,20 @@ impl Client {
         drop(self.events);
         self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the worker panicked")))
     }
+}
+
+/// Copies within this host, on this thread; every entry is reported through `on`. `stop` is asked between files and
+/// between steps of a big one.
+///
+/// # Errors
+/// When there is no memory to begin with. What goes wrong with single entries is an event.
+pub fn copy_locally(
+    job: &LocalCopy,
+    stop: &dyn Fn() -> bool,
+    on: &mut dyn FnMut(Event),
+) -> io::Result<Outcome> {
+    raise_open_files();
+    worker::copy_locally(job, stop, on)
 }
 
 /// A session may hold some 200 descriptors (64 directories, 64 partial files and their journals), and there are many.

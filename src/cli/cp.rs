@@ -5,13 +5,12 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::daemon::signals::{Hangup, Signals};
-use crate::engine::{ClientEvent, Ended};
+use crate::engine::{ClientEvent, Ended, LocalCopy, copy_locally};
 use crate::proto::session::Request;
 use crate::units::Fingerprint;
 
 use super::args::{self, CpArgs, Transfer};
 use super::client::{self, Dial};
-use super::local::{self, Job};
 use super::outcome::{Parties, judge};
 use super::report::stats::{Stats, Transport};
 use super::report::{Reporter, Style};
@@ -31,7 +30,7 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     let mut seen = Seen::default();
     let result = match host {
         Some(host) => remote(&args, &transfer, host, &signals, &mut reporter, &mut seen),
-        None => copy_locally(&args, &transfer, &signals, &mut reporter),
+        None => local(&args, &transfer, &signals, &mut reporter),
     };
     let (exit, totals) = match result {
         Ok((ended, own)) => {
@@ -104,12 +103,24 @@ fn remote(
     Ok((done.ended, Some(done.own)))
 }
 
-fn copy_locally(args: &CpArgs, transfer: &Transfer, signals: &Signals, reporter: &mut Reporter) -> End {
-    let Transfer::Local { sources, target } = transfer else {
+fn local(args: &CpArgs, transfer: &Transfer, signals: &Signals, reporter: &mut Reporter) -> End {
+    let Transfer::Local { sources, target: typed } = transfer else {
         unreachable!("only local copies have no host")
     };
-    let job = Job { sources, target, force: args.force, fsync: args.fsync };
-    let outcome = local::copy(&job, &|| signals.asked().is_some(), &mut |event| reporter.event(&event))?;
+    let job = LocalCopy {
+        // What has no real path is not there; the copy says so, and goes on with the others.
+        sources: sources
+            .iter()
+            .map(|path| local_source(path).unwrap_or_else(|_| Bytes::copy_from_slice(path)))
+            .collect(),
+        target: Bytes::copy_from_slice(typed),
+        must_be_dir: args::must_be_dir(typed, sources.len()),
+        force: args.force,
+        fsync: args.fsync,
+        keep_dirlinks: args.keep_dirlinks,
+    };
+    let stop = || signals.asked().is_some();
+    let outcome = copy_locally(&job, &stop, &mut |event| reporter.event(&event)).map_err(CliError::Worker)?;
     Ok((Ended::Outcome(outcome), None))
 }
 

@@ -7,7 +7,6 @@ mod cp;
 mod diagnostics;
 pub(crate) mod escape;
 mod id;
-mod local;
 mod ls;
 mod outcome;
 mod report;
@@ -26,7 +25,6 @@ use crate::daemon::DaemonError;
 use crate::engine::EngineError;
 
 use args::{Arguments, Command, TransferError};
-use local::LocalError;
 use trust::TrustError;
 use url::UrlError;
 
@@ -86,8 +84,6 @@ pub enum CliError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Daemon(#[from] DaemonError),
-    #[error(transparent)]
-    Local(#[from] LocalError),
     #[error("for --keylog or --qlog: {0}")]
     Diagnostics(Untrusted),
     #[error("the transfer's worker failed: {0}")]
@@ -108,14 +104,8 @@ impl CliError {
             CliError::Identity(_) => (Exit::Identity, "identity"),
             CliError::Trust(_) => (Exit::Error, "identity"),
             CliError::Resolve { .. } => (Exit::Unreachable, "unreachable"),
-            CliError::Local(LocalError::Target { source, .. })
-                if source.kind() == io::ErrorKind::StorageFull =>
-            {
-                (Exit::Full, "full")
-            }
             CliError::Engine(_)
             | CliError::Daemon(_)
-            | CliError::Local(_)
             | CliError::Diagnostics(_)
             | CliError::Worker(_)
             | CliError::Signals(_)

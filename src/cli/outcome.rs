@@ -53,6 +53,8 @@ pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Verdict {
         Ended::Outcome(Outcome::Refused(error)) => {
             let text = escape::text(&error.text);
             let (exit, code) = match error.code {
+                // Nobody else was asked.
+                SessionErrorCode::Permission if parties.host.is_none() => (Exit::Error, "permission"),
                 SessionErrorCode::Permission => (Exit::Identity, "permission"),
                 SessionErrorCode::Full => (Exit::Full, "full"),
                 SessionErrorCode::NotFound => (Exit::Error, "not_found"),
@@ -60,7 +62,8 @@ pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Verdict {
                 SessionErrorCode::Unsupported => (Exit::Error, "unsupported"),
                 SessionErrorCode::Other => (Exit::Error, "other"),
             };
-            verdict(exit, code, format!("{host}: {text}"))
+            let whose = if host.is_empty() { host } else { format!("{host}: ") };
+            verdict(exit, code, format!("{whose}{text}"))
         }
         Ended::Outcome(Outcome::Violation(text)) => {
             let text = escape::text(text);

@@ -190,6 +190,17 @@ pub struct Existing {
     pub in_doubt: bool,
 }
 
+impl Existing {
+    /// Whether it is what would be sent: a symlink by its target, a file as far as size and mtime tell.
+    pub fn is_same(&self, kind: Kind, size_bytes: u64, mtime: Mtime, link: Option<&Bytes>) -> bool {
+        let same = self.meta.kind == kind && self.meta.mtime == mtime;
+        match link {
+            Some(_) => same && self.link.as_ref() == link,
+            None => same && self.meta.size_bytes == size_bytes && !self.in_doubt,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Listed {
     /// Raw bytes; the sender checks them (file systems may hold names we cannot send).

@@ -8,6 +8,8 @@ mod small;
 mod verdicts;
 mod walk;
 
+pub use walk::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, dir_of, refusal};
+
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -455,7 +457,7 @@ impl Entry {
 }
 
 /// `dir/name` for people; either may be empty.
-pub(super) fn join(dir: &[u8], name: &[u8]) -> Bytes {
+pub fn join(dir: &[u8], name: &[u8]) -> Bytes {
     let mut path = Vec::with_capacity(dir.len() + 1 + name.len());
     path.extend_from_slice(dir);
     if !dir.is_empty() && !name.is_empty() && dir != b"/" {

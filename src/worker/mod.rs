@@ -10,6 +10,7 @@ mod ingress;
 mod lane;
 mod life;
 mod link;
+mod local;
 mod log;
 mod session;
 mod stats;
@@ -43,6 +44,7 @@ pub use link::{
     Access, Authorize, ClientEvent, ClientStart, Command, Ended, Mailbox, PeerAccess, Refusals, Service,
     Shared,
 };
+pub use local::{LocalCopy, copy_locally};
 pub use stats::TransportStats;
 
 /// Completions handled before the connections get their turn. With GRO each holds up to 64 KiB (44 packets of

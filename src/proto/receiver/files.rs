@@ -128,12 +128,6 @@ impl Receiver {
     }
 }
 
-/// Whether the destination is what would be sent: a symlink by its target, a file as far as size and mtime tell.
 fn is_same(entry: &Entry, there: &Existing) -> bool {
-    let Existing { meta, link, in_doubt } = there;
-    let same = meta.kind == entry.kind && meta.mtime == entry.mtime;
-    match &entry.link {
-        Some(_) => same && *link == entry.link,
-        None => same && meta.size_bytes == entry.size_bytes && !in_doubt,
-    }
+    there.is_same(entry.kind, entry.size_bytes, entry.mtime, entry.link.as_ref())
 }

@@ -18,6 +18,10 @@ use crate::units::{DirId, EntryId, Name, NameError, PATH_MAX_BYTES};
 /// Names per listing. A directory being walked holds at most one and a half of these.
 const LIST_ENTRIES: usize = 64;
 
+/// What is said of objects that are passed over.
+pub const SPECIAL_SKIPPED: &str = "special file (socket, FIFO or device) skipped";
+pub const TEMPORARY_SKIPPED: &str = "skipped: a temporary file of an unfinished transfer";
+
 /// Directories held open beyond those on the stack because their files are not read yet.
 const HELD_DIRS: usize = 256;
 
@@ -229,10 +233,7 @@ impl Sender {
     fn announce_listed(&mut self, ports: &mut Ports, parent: EntryId, dir: usize, listed: Listed) {
         let path = |sender: &Sender| join(&sender.dirs[dir].path, &listed.name);
         match (Name::new(listed.name.clone()), listed.found) {
-            (Err(NameError::Reserved), _) => {
-                let text = "skipped: a temporary file of an unfinished transfer".into();
-                self.note_warning(ports, path(self), text);
-            }
+            (Err(NameError::Reserved), _) => self.note_warning(ports, path(self), TEMPORARY_SKIPPED.into()),
             (Ok(name), Ok((meta, link))) => {
                 self.announce(ports, parent, dir, Found { name: Some(name), meta, link })
             }
@@ -253,22 +254,14 @@ impl Sender {
         let at = &self.dirs[dir];
         let name_bytes = name.as_ref().map_or(Bytes::new(), Name::bytes);
         let path_bytes = at.path_bytes + name_bytes.len() + usize::from(at.path_bytes > 0);
-        let refusal = match meta.kind {
-            _ if path_bytes > PATH_MAX_BYTES => Some("the path is longer than 4095 bytes"),
-            _ if self.last_entry == u32::MAX => Some("more than 4294967295 entries in one transfer"),
-            Kind::Directory if at.depth >= MAX_DEPTH => Some("directories are nested deeper than 512"),
-            Kind::Symlink if link.as_ref().is_none_or(|to| to.is_empty() || to.len() > PATH_MAX_BYTES) => {
-                Some("the symlink's target is empty or longer than 4095 bytes")
-            }
-            Kind::File if meta.size_bytes > MAX_FILE_BYTES => {
-                Some("the file's size does not fit a signed 64-bit number")
-            }
-            Kind::Special => {
-                let path = join(&at.path, &name_bytes);
-                self.note_warning(ports, path, "special file (socket, FIFO or device) skipped".into());
-                return;
-            }
-            Kind::File | Kind::Directory | Kind::Symlink => None,
+        if meta.kind == Kind::Special {
+            let path = join(&at.path, &name_bytes);
+            self.note_warning(ports, path, SPECIAL_SKIPPED.into());
+            return;
+        }
+        let refusal = match self.last_entry {
+            u32::MAX => Some("more than 4294967295 entries in one transfer"),
+            _ => refusal(&meta, link.as_ref(), path_bytes, at.depth),
         };
         if let Some(why) = refusal {
             let (path, error) = (join(&at.path, &name_bytes), unsendable(self.host, why));
@@ -330,8 +323,23 @@ impl Sender {
     }
 }
 
+/// Why an object found in a directory of this depth cannot be sent; `path_bytes` long is its path.
+pub fn refusal(meta: &Meta, link: Option<&Bytes>, path_bytes: usize, depth: usize) -> Option<&'static str> {
+    match meta.kind {
+        _ if path_bytes > PATH_MAX_BYTES => Some("the path is longer than 4095 bytes"),
+        Kind::Directory if depth >= MAX_DEPTH => Some("directories are nested deeper than 512"),
+        Kind::Symlink if link.is_none_or(|to| to.is_empty() || to.len() > PATH_MAX_BYTES) => {
+            Some("the symlink's target is empty or longer than 4095 bytes")
+        }
+        Kind::File if meta.size_bytes > MAX_FILE_BYTES => {
+            Some("the file's size does not fit a signed 64-bit number")
+        }
+        Kind::File | Kind::Directory | Kind::Symlink | Kind::Special => None,
+    }
+}
+
 /// What to put before a source's own name for people: the path typed, less its last component.
-fn dir_of(path: &Bytes) -> Bytes {
+pub fn dir_of(path: &Bytes) -> Bytes {
     let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |at| at + 1);
     match path[..end].iter().rposition(|byte| *byte == b'/') {
         Some(0) => Bytes::from_static(b"/"),

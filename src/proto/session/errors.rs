@@ -35,6 +35,8 @@ pub fn violation<T>(text: impl Into<String>) -> Result<T, Violation> {
 pub enum Host {
     Client,
     Server,
+    /// The only one: a copy within this host.
+    Only,
 }
 
 impl Host {
@@ -42,10 +44,12 @@ impl Host {
         if client { Host::Client } else { Host::Server }
     }
 
-    fn name(self) -> &'static str {
+    /// To put behind "source" or "destination".
+    fn on(self) -> &'static str {
         match self {
-            Host::Client => "client",
-            Host::Server => "server",
+            Host::Client => " on the client",
+            Host::Server => " on the server",
+            Host::Only => "",
         }
     }
 }
@@ -91,14 +95,13 @@ fn advice(error: &DiskError, write: bool) -> &'static str {
 /// A source that could not be read.
 pub fn source_error(host: Host, error: &DiskError) -> EntryError {
     let code = if *error == DiskError::RESERVED_NAME { EntryErrorCode::Name } else { EntryErrorCode::Source };
-    let text = format!("source on the {}: {}", host.name(), explain(error, advice(error, false)));
+    let text = format!("source{}: {}", host.on(), explain(error, advice(error, false)));
     EntryError { code, errno: error.errno, text }
 }
 
 /// A source that is not any more what was announced.
 pub fn source_changed(host: Host) -> EntryError {
-    let text =
-        format!("source on the {}: changed while it was read; copy it again when it is quiet", host.name());
+    let text = format!("source{}: changed while it was read; copy it again when it is quiet", host.on());
     EntryError { code: EntryErrorCode::Source, errno: 0, text }
 }
 
@@ -110,41 +113,50 @@ pub fn destination_error(host: Host, error: &DiskError) -> EntryError {
         ENAMETOOLONG => EntryErrorCode::Name,
         _ => EntryErrorCode::Destination,
     };
-    let text = format!("destination on the {}: {}", host.name(), explain(error, advice(error, true)));
+    let text = format!("destination{}: {}", host.on(), explain(error, advice(error, true)));
     EntryError { code, errno: error.errno, text }
 }
 
 /// A destination that is a directory where a file or symlink is to go.
 pub fn is_a_directory(host: Host) -> EntryError {
-    let text = format!("destination on the {}: is a directory; move it away, or copy into it", host.name());
+    let text = format!("destination{}: is a directory; move it away, or copy into it", host.on());
     EntryError { code: EntryErrorCode::Destination, errno: EISDIR, text }
 }
 
 /// A second entry of one name in one directory: two sources of one name, or a directory that changed while it was read.
 pub fn second_of_a_name(host: Host) -> EntryError {
-    let text = format!("destination on the {}: another entry of this name is being received", host.name());
+    let text = format!("destination{}: another entry of this name is being received", host.on());
     EntryError { code: EntryErrorCode::Name, errno: EEXIST, text }
 }
 
 /// A child of a directory that could not be made.
 pub fn no_parent(host: Host) -> EntryError {
-    let text = format!("destination on the {}: parent directory could not be made", host.name());
+    let text = format!("destination{}: parent directory could not be made", host.on());
     EntryError { code: EntryErrorCode::Destination, errno: ENOENT, text }
 }
 
 /// Digests that differ.
 pub fn corrupted(host: Host) -> EntryError {
     let text = format!(
-        "what arrived at the {} differs from what was read (BLAKE3); nothing was kept, run it again, and suspect \
+        "what arrived{} differs from what was read (BLAKE3); nothing was kept, run it again, and suspect \
          memory or disk if it happens twice",
-        host.name()
+        host.on()
     );
     EntryError { code: EntryErrorCode::Integrity, errno: 0, text }
 }
 
 /// A name or tree shape that cannot be sent.
 pub fn unsendable(host: Host, why: &str) -> EntryError {
-    let text = format!("source on the {}: {why}; rename or move it", host.name());
+    let text = format!("source{}: {why}; rename or move it", host.on());
+    EntryError { code: EntryErrorCode::Name, errno: 0, text }
+}
+
+/// A source that is the destination, or a directory the destination lies in.
+pub fn into_itself(host: Host) -> EntryError {
+    let text = format!(
+        "source{}: a directory cannot be copied into itself; choose a destination outside of it",
+        host.on()
+    );
     EntryError { code: EntryErrorCode::Name, errno: 0, text }
 }
 

@@ -8,6 +8,7 @@
 mod descriptors;
 mod dirlinks;
 mod durable;
+mod local;
 mod names;
 mod settle;
 mod source;
@@ -34,6 +35,7 @@ use crate::proto::{DiskDone, DiskError, DiskOp};
 use crate::units::{NameError, OpId, is_reserved_path};
 
 pub use descriptors::RETRY as DESCRIPTOR_RETRY;
+pub use local::{Identity, Side};
 pub use settle::{Settler, start as start_settler};
 #[cfg(feature = "fuzzing")]
 pub use source::{relative, split_path};

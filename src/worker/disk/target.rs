@@ -536,8 +536,15 @@ pub async fn start_part(
 
 pub async fn write(files: &Files, file: FileId, offset: u64, data: Bytes) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
-    let unwritten_bytes = part.history.unwritten_bytes.get() + data.len() as u64;
+    let bytes = data.len() as u64;
     write_all(files, &part.data, offset, data).await?;
+    wrote(files, &part, bytes).await;
+    Ok(DiskDone::Done)
+}
+
+/// So much more of a part was written: what the disk will be waited for begins to go there.
+pub async fn wrote(files: &Files, part: &Part, bytes: u64) {
+    let unwritten_bytes = part.history.unwritten_bytes.get() + bytes;
     part.history.unwritten_bytes.set(unwritten_bytes);
     if unwritten_bytes >= WRITE_BACK_BYTES
         && part.history.is_awaited()
@@ -545,9 +552,9 @@ pub async fn write(files: &Files, file: FileId, offset: u64, data: Bytes) -> Res
     {
         part.history.unwritten_bytes.set(0);
         // What fails here fails again, and is told, where it is waited for.
-        let _ = files.call("sync_file_range", FileOp::SyncRange { file: part.data, wait: false }).await;
+        let file = part.data.clone();
+        let _ = files.call("sync_file_range", FileOp::SyncRange { file, wait: false }).await;
     }
-    Ok(DiskDone::Done)
 }
 
 pub async fn write_journal(

@@ -109,6 +109,32 @@ fn planted_links_are_removed_and_what_they_name_is_left_alone() {
 }
 
 #[test]
+fn planted_things_are_not_opened_where_every_file_needs_a_name() {
+    let root = tempfile::tempdir().unwrap();
+    let victim = root.path().join("victim");
+    let part = path_of(root.path(), names::part(&name()));
+    let plants: [&dyn Fn(); 3] =
+        [&|| fs::hard_link(&victim, &part).unwrap(), &|| symlink(&victim, &part).unwrap(), &|| {
+            assert!(std::process::Command::new("mkfifo").arg(&part).status().unwrap().success())
+        }];
+    for plant in plants {
+        fs::write(&victim, b"precious").unwrap();
+        plant();
+        let mut bench = Bench::new(root.path(), 16);
+        bench.space.no_tmpfile.set(true);
+        bench.done(DiskOp::OpenPart { dir: TARGET, name: name(), file: FILE, resumable: false }).unwrap();
+        bench.done(DiskOp::StartPart { file: FILE, size_bytes: 0, journal: Bytes::new() }).unwrap();
+        let mtime = Mtime::default();
+        bench.done(DiskOp::CommitPart { file: FILE, mode: 0o600, mtime, fsync: false }).unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        let published = fs::symlink_metadata(root.path().join("big")).unwrap();
+        assert!(published.is_file() && published.nlink() == 1 && published.len() == 0);
+        fs::remove_file(root.path().join("big")).unwrap();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "the victim, no temporary file");
+    }
+}
+
+#[test]
 fn a_partial_file_of_another_user_is_replaced() {
     let root = tempfile::tempdir().unwrap();
     let part = path_of(root.path(), names::part(&name()));

@@ -1,20 +1,24 @@
 //! Local copies against the file system: what lands where, what is skipped, what is left behind.
 
 use std::cell::Cell;
-use std::os::unix::fs::symlink;
+use std::fs::{self, File, Permissions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::*;
+use crate::proto::{EntryErrorCode, SessionErrorCode};
 
 struct Run {
-    outcome: Result<Outcome, LocalError>,
+    outcome: Outcome,
     events: Vec<Event>,
 }
 
 impl Run {
     fn totals(&self) -> Totals {
         match &self.outcome {
-            Ok(Outcome::Complete(totals)) => *totals,
+            Outcome::Complete(totals) => *totals,
             other => panic!("{other:?}"),
         }
     }
@@ -22,7 +26,7 @@ impl Run {
     fn failure(&self) -> (EntryErrorCode, String) {
         let failed = self.events.iter().find_map(|event| match event {
             Event::Entry { result: EntryResult::Failed(error), path, .. } => {
-                Some((error.code, format!("{}: {}", escape::name(path), error.text)))
+                Some((error.code, format!("{}: {}", String::from_utf8_lossy(path), error.text)))
             }
             _ => None,
         });
@@ -31,10 +35,16 @@ impl Run {
 }
 
 fn copy_with(sources: &[&Path], target: &str, force: bool, stop: &dyn Fn() -> bool) -> Run {
-    let sources: Vec<Vec<u8>> = sources.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect();
-    let job = Job { sources: &sources, target: target.as_bytes(), force, fsync: true };
+    let job = LocalCopy {
+        sources: sources.iter().map(|path| Bytes::from(path.as_os_str().as_bytes().to_vec())).collect(),
+        must_be_dir: sources.len() > 1 || target.ends_with('/'),
+        target: Bytes::from(target.trim_end_matches('/').to_owned()),
+        force,
+        fsync: true,
+        keep_dirlinks: false,
+    };
     let mut events = Vec::new();
-    let outcome = copy(&job, stop, &mut |event| events.push(event));
+    let outcome = copy_locally(&job, stop, &mut |event| events.push(event)).unwrap();
     Run { outcome, events }
 }
 
@@ -105,8 +115,6 @@ fn where_sources_land() {
     assert_eq!(names(&at("dir")), ["f", "g"]);
     copy_with(&[&at("f")], &format!("{}/", at("made").display()), false, &|| false);
     assert_eq!(names(&at("made")), ["f"]);
-    run(&[&at("dir/.")], &at("made"));
-    assert_eq!(names(&at("made")), ["dir", "f"]);
     run(&[&at("dir")], &at("renamed"));
     assert_eq!(names(&at("renamed")), ["f", "g"]);
 }
@@ -116,11 +124,18 @@ fn destinations_that_cannot_be() {
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name);
     write(&at("f"), "1");
-    assert!(matches!(run(&[&at("f")], &at("no/such")).outcome, Err(LocalError::NoParent(_))));
-    let slash = format!("{}/", at("no/such").display());
-    assert!(matches!(copy_with(&[&at("f")], &slash, false, &|| false).outcome, Err(LocalError::NoParent(_))));
-    let file = run(&[&at("f"), &at("f")], &at("f"));
-    assert!(matches!(file.outcome, Err(LocalError::NotADirectory(_))));
+    let refused = |run: Run| match run.outcome {
+        Outcome::Refused(error) => (error.code, error.text),
+        other => panic!("{other:?}"),
+    };
+    for target in [at("no/such"), at("no/such/")] {
+        let (code, text) = refused(run(&[&at("f")], &target));
+        assert_eq!(code, SessionErrorCode::NotFound);
+        assert!(text.contains("no/such: ") && text.contains("parent"), "{text}");
+    }
+    assert_eq!(refused(run(&[&at("f"), &at("f")], &at("f"))).0, SessionErrorCode::NotFound);
+    let (_, text) = refused(run(&[&at("f")], &at(".landro-mine")));
+    assert!(text.contains("reserved"), "{text}");
 
     fs::create_dir_all(at("to/f")).unwrap();
     let over = run(&[&at("f")], &at("to"));
@@ -140,10 +155,10 @@ fn one_failure_does_not_stop_the_rest() {
     assert_eq!((result.totals().files, result.totals().errors), (1, 1));
     let (code, text) = result.failure();
     assert_eq!(code, EntryErrorCode::Source);
-    assert!(text.starts_with("gone: source:"), "{text}");
+    assert!(text.contains("/gone: source: "), "{text}");
     if !is_root() {
         fs::set_permissions(at("f"), Permissions::from_mode(0o000)).unwrap();
-        assert_eq!(run(&[&at("f")], &at("x")).failure().0, EntryErrorCode::Permission);
+        assert_eq!(run(&[&at("f")], &at("x")).failure().0, EntryErrorCode::Source);
     }
 }
 
@@ -155,8 +170,21 @@ fn a_directory_is_not_copied_into_itself() {
     assert_eq!(run(&[&at("d")], &at("d/sub")).failure().0, EntryErrorCode::Name);
     assert_eq!(run(&[&at("d")], &at("d/new")).failure().0, EntryErrorCode::Name);
     assert_eq!(run(&[&at("d")], root.path()).failure().0, EntryErrorCode::Name, "onto itself");
+    symlink(at("d/sub"), at("link")).unwrap();
+    assert_eq!(run(&[&at("d")], &at("link")).failure().0, EntryErrorCode::Name, "through a symlink");
+    assert!(names(&at("d/sub")).is_empty(), "nothing was begun");
+}
+
+#[test]
+fn a_file_is_not_copied_onto_itself() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
     write(&at("f"), "1");
-    assert_eq!(copy_with(&[&at("f")], at("f").to_str().unwrap(), true, &|| false).totals().skipped, 1);
+    fs::hard_link(at("f"), at("g")).unwrap();
+    for target in ["f", "g"] {
+        let again = copy_with(&[&at("f")], at(target).to_str().unwrap(), true, &|| false);
+        assert_eq!((again.totals().skipped, fs::metadata(at("f")).unwrap().nlink()), (1, 2), "{target}");
+    }
 }
 
 #[test]
@@ -165,13 +193,16 @@ fn special_files_are_skipped_with_a_warning() {
     let from = root.path().join("from");
     fs::create_dir(&from).unwrap();
     write(&from.join(".landro-0123456789abcdef.part"), "unfinished");
+    assert!(std::process::Command::new("mkfifo").arg(from.join("fifo")).status().unwrap().success());
     let _socket = std::os::unix::net::UnixListener::bind(from.join("socket")).unwrap();
     let result = run(&[&from], &root.path().join("to"));
     assert_eq!((result.totals().errors, result.totals().directories), (0, 1));
     let warned = |name: &[u8]| {
         result.events.iter().any(|event| matches!(event, Event::Warning { path, .. } if path[..] == *name))
     };
-    assert!(warned(b"to/socket") && warned(b"to/.landro-0123456789abcdef.part"));
+    let path = |name: &str| from.join(name).into_os_string().into_encoded_bytes();
+    assert!(warned(&path("socket")) && warned(&path("fifo")));
+    assert!(warned(&path(".landro-0123456789abcdef.part")));
     assert!(names(&root.path().join("to")).is_empty());
 }
 
@@ -185,29 +216,89 @@ fn a_signal_stops_between_files_and_leaves_no_temporary_file() {
     let stop = || asked.replace(asked.get() + 1) >= 5;
     let to = root.path().join("to");
     let stopped = copy_with(&[&from], to.to_str().unwrap(), false, &stop);
-    assert!(matches!(stopped.outcome, Ok(Outcome::Cancelled(totals)) if totals.files < 10));
+    assert!(matches!(stopped.outcome, Outcome::Cancelled(totals) if totals.files < 10));
     assert!(names(&to).iter().all(|name| !name.starts_with('.')));
-    let again = run(&[&from], root.path().join("x").parent().unwrap());
-    assert!(again.outcome.is_ok());
+    let again = run(&[&from], &to);
+    assert_eq!((again.totals().errors, names(&to.join("from")).len()), (0, 10));
 }
 
 #[test]
-fn a_leftover_of_kill_9_is_taken_over() {
+fn a_leftover_of_kill_9_goes() {
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name);
-    write(&at("f"), "new");
+    let size_bytes = (1 << 20) + 1;
+    fs::write(at("f"), vec![1; size_bytes]).unwrap();
     fs::create_dir(at("to")).unwrap();
-    fs::write(temporary_path(&at("to/f")), "a longer leftover").unwrap();
+    let digest = blake3::hash(b"f").to_hex();
+    // A transfer leaves the first two, a crash while one file replaced another the last.
+    for suffix in ["part", "journal", "new"] {
+        fs::write(at("to").join(format!(".landro-{}.{suffix}", &digest[..16])), "a leftover").unwrap();
+    }
+    fs::write(at("to/f"), "old").unwrap();
     assert_eq!(run(&[&at("f")], &at("to")).totals().files, 1);
-    assert_eq!((names(&at("to")), fs::read(at("to/f")).unwrap()), (vec!["f".to_string()], b"new".to_vec()));
+    assert_eq!(
+        (names(&at("to")), fs::metadata(at("to/f")).unwrap().len()),
+        (vec!["f".to_string()], size_bytes as u64)
+    );
 }
 
 #[test]
-fn somebody_else_is_copying_there() {
+fn symlinks_are_compared_by_their_target() {
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name);
-    write(&at("f"), "new");
-    let other = File::create(temporary_path(&at("to"))).unwrap();
-    other.lock().unwrap();
-    assert!(run(&[&at("f")], &at("to")).failure().1.contains("another landro"));
+    fs::create_dir_all(at("to")).unwrap();
+    let time = at("time");
+    write(&time, "");
+    let link = |target: &str| {
+        let _ = fs::remove_file(at("link"));
+        symlink(target, at("link")).unwrap();
+        let touch = std::process::Command::new("touch").arg("-hr").args([&time, &at("link")]).status();
+        assert!(touch.unwrap().success());
+    };
+    for (target, skipped) in [("v1", 0), ("v1", 1), ("v2", 0)] {
+        link(target);
+        assert_eq!(run(&[&at("link")], &at("to")).totals().skipped, skipped, "{target}");
+        assert_eq!(fs::read_link(at("to/link")).unwrap(), Path::new(target));
+    }
+}
+
+#[test]
+fn a_source_that_changes_meanwhile_is_noticed() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    write(&at("f"), "before");
+    write(&at("to"), "there");
+    // Asked before each source, before each step, and before a directory's next name: the second time the file is open.
+    let asked = Cell::new(0);
+    let stop = || {
+        if asked.replace(asked.get() + 1) == 1 {
+            fs::write(at("f"), "behind").unwrap();
+        }
+        false
+    };
+    let changed = copy_with(&[&at("f")], at("to").to_str().unwrap(), false, &stop);
+    let (code, text) = changed.failure();
+    assert!(code == EntryErrorCode::Source && text.contains("changed while it was read"), "{text}");
+    assert_eq!(
+        (names(root.path()), fs::read(at("to")).unwrap()),
+        (vec!["f".into(), "to".into()], b"there".to_vec())
+    );
+}
+
+#[test]
+fn two_copies_to_one_name_both_end() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    write(&at("f"), "outer");
+    write(&at("g"), "inner");
+    let asked = Cell::new(0);
+    let stop = || {
+        if asked.replace(asked.get() + 1) == 1 {
+            assert_eq!(run(&[&at("g")], &at("to")).totals().files, 1);
+        }
+        false
+    };
+    let outer = copy_with(&[&at("f")], at("to").to_str().unwrap(), false, &stop);
+    assert_eq!((outer.totals().files, fs::read(at("to")).unwrap()), (1, b"outer".to_vec()));
+    assert_eq!(names(root.path()), ["f", "g", "to"]);
 }

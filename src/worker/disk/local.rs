@@ -1,0 +1,135 @@
+//! The disk layer for a copy within this host: the same operations, each run to its end at once.
+
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use landro_sys::file::flags;
+use landro_sys::{FileDone, FileOp, OpenHow, Slab, Statx};
+
+use super::names::c_string;
+use super::space::{Base, OpenFile, Space};
+use super::target::wrote;
+use super::{Disk, DiskDone, DiskError, DiskOp, Files, descriptors, libc_eio};
+use crate::units::{DirId, FileId, Name};
+
+const EBADF: i32 = 9;
+const EMFILE: i32 = 24;
+
+/// An operation holds one buffer at a time, and the last one of a slab is never given out.
+const SLAB_BUFFERS: usize = 4;
+
+/// A task that is not done at once lacks a descriptor, and closed some of its own before it asks again. After so many
+/// tries there are none.
+const POLLS_MAX: usize = 1000;
+
+/// One side of a copy: its directories and files, worked on in place.
+pub struct Side {
+    files: Files,
+}
+
+/// Which object of this host something is, whatever names and mounts lead to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl From<Statx> for Identity {
+    fn from(stat: Statx) -> Identity {
+        Identity { device: stat.dev, inode: stat.ino }
+    }
+}
+
+impl Side {
+    /// # Errors
+    /// When there is no memory for buffers.
+    pub fn new() -> io::Result<Side> {
+        let Disk { shared, .. } = Disk::new(Slab::new(SLAB_BUFFERS)?, None);
+        Ok(Side { files: Files { shared, space: Rc::new(Space::new(Base::Local, true)) } })
+    }
+
+    pub fn run(&self, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+        at_once(descriptors::run(self.files.clone(), cmd))
+    }
+
+    /// Which directory this is.
+    pub fn identity(&self, dir: DirId) -> Result<Identity, DiskError> {
+        at_once(async {
+            let dir = self.files.dir(dir).await?;
+            Ok(self.files.fstat(&dir).await?.into())
+        })
+    }
+
+    /// Which object a name stands for; a symlink is one itself.
+    pub fn identity_of(&self, dir: DirId, name: &Name) -> Result<Identity, DiskError> {
+        at_once(async {
+            let dir = Some(self.files.dir(dir).await?);
+            let op =
+                FileOp::Statx { dir, path: c_string(name.as_bytes())?, flags: flags::AT_SYMLINK_NOFOLLOW };
+            match self.files.call("statx", op).await? {
+                FileDone::Stat(stat) => Ok(stat.into()),
+                other => unreachable!("statx answered {other:?}"),
+            }
+        })
+    }
+
+    /// A directory and those it lies in, up to the root or to the first that may not be entered.
+    pub fn identities_up(&self, dir: DirId) -> Result<Vec<Identity>, DiskError> {
+        at_once(async {
+            let mut fd = self.files.dir(dir).await?;
+            let mut found: Vec<Identity> = vec![self.files.fstat(&fd).await?.into()];
+            let how = OpenHow { flags: flags::O_PATH | flags::O_DIRECTORY, mode: 0, resolve: 0 };
+            while let Ok(above) = self.files.open(Some(&fd), b"..", how).await {
+                let identity = self.files.fstat(&above).await?.into();
+                // The root is above itself.
+                if found.last() == Some(&identity) {
+                    break;
+                }
+                found.push(identity);
+                fd = above;
+            }
+            Ok(found)
+        })
+    }
+
+    /// Copies from where a source was read to, to where a partial file was written to, as a reflink where the file
+    /// systems can. Fewer bytes than `len_bytes` only at the source's end.
+    pub fn copy_from(
+        &self,
+        part: FileId,
+        side: &Side,
+        source: FileId,
+        len_bytes: u64,
+    ) -> Result<u64, DiskError> {
+        let (OpenFile::Source(from), OpenFile::Part(part)) =
+            (side.files.space.file(source)?, self.files.space.file(part)?)
+        else {
+            return Err(DiskError { call: "file", errno: EBADF });
+        };
+        let copied_bytes =
+            landro_sys::splice::copy_local(Arc::as_ref(&from), Arc::as_ref(&part.data), len_bytes).map_err(
+                |error| DiskError {
+                    call: "copy_file_range",
+                    errno: error.raw_os_error().unwrap_or_else(libc_eio),
+                },
+            )?;
+        at_once(async {
+            wrote(&self.files, &part, copied_bytes).await;
+            Ok(copied_bytes)
+        })
+    }
+}
+
+/// The result of a task whose calls are all made in place.
+fn at_once<T>(task: impl Future<Output = Result<T, DiskError>>) -> Result<T, DiskError> {
+    let mut task = std::pin::pin!(task);
+    for _ in 0..POLLS_MAX {
+        if let Poll::Ready(result) = task.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return result;
+        }
+    }
+    Err(DiskError { call: "open", errno: EMFILE })
+}

@@ -32,7 +32,7 @@ use crate::units::{SessionId, WorkerId};
 use disk::Disk;
 use lane::Lane;
 use session::Running;
-use timers::Timers;
+use timers::{Timer, Timers};
 
 pub use link::{
     Access, Authorize, ClientEvent, ClientStart, Command, Ended, Mailbox, PeerAccess, Refusals, Service,
@@ -82,6 +82,8 @@ pub struct Worker {
     session_ids: HashMap<SessionId, usize>,
     disk: Disk,
     timers: Timers,
+    /// Timers that expire in this turn; empty between turns, kept for its room.
+    due: Vec<Timer>,
     /// Lanes that something happened to since their last turn.
     touched: Vec<usize>,
     /// Lanes that have more to send or read than one turn allowed.
@@ -151,6 +153,7 @@ impl Worker {
             sessions: slab::Slab::new(),
             session_ids: HashMap::new(),
             timers: Timers::default(),
+            due: Vec::new(),
             touched: Vec::new(),
             unfinished: Vec::new(),
             hungry: Vec::new(),

@@ -368,7 +368,9 @@ impl Worker {
     }
 
     pub(super) fn expire_timers(&mut self) {
-        while let Some(timer) = self.timers.pop_due(self.now) {
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.take_due(self.now, &mut due);
+        for timer in due.drain(..) {
             match timer {
                 Timer::Lane { key, serial } => {
                     let Some(lane) = self.lanes.get_mut(key) else { continue };
@@ -388,6 +390,7 @@ impl Worker {
                 }
             }
         }
+        self.due = due;
     }
 
     fn lane_due(&mut self, key: usize) {

@@ -16,7 +16,7 @@ use crate::config::QuicConfig;
 use crate::proto::session::Request;
 use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
 use crate::units::{Fingerprint, WorkerId};
-use crate::worker::{self, ClientStart, Command, Mailbox, Refusals, Shared, Worker, WorkerParts};
+use crate::worker::{self, ClientStart, Command, Mailbox, Pulse, Refusals, Shared, Worker, WorkerParts};
 
 pub use crate::worker::{Access, Authorize, ClientEvent, Ended, PeerAccess, Service, TransportStats};
 
@@ -28,6 +28,13 @@ const CLIENT_EVENTS: usize = 4096;
 
 /// How long a daemon that is told to stop tells its peers.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// A worker that has not ended by then never will: after the grace its driver waits up to 5 s for the kernel to let go
+/// of its memory.
+const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(12);
+
+/// How often it is looked whether a worker has ended.
+const JOIN_PAUSE: Duration = Duration::from_millis(2);
 
 /// Receive buffer asked of the kernel: 4 MiB are 2 ms at 16 Gbit/s, the longest a worker is away from its ring.
 const SOCKET_RECEIVE_BYTES: usize = 4 << 20;
@@ -62,6 +69,18 @@ pub enum EngineError {
     Identity(#[from] crate::quic::QuicError),
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
+}
+
+/// Why a daemon did not end in order.
+#[derive(Debug, thiserror::Error)]
+pub enum ShutdownError {
+    #[error("a worker failed: {0}")]
+    Worker(io::Error),
+    #[error(
+        "{workers} did not stop within {} s, so the process ends without them; does a mount below the root not answer?",
+        SHUTDOWN_AT_MOST.as_secs()
+    )]
+    Stuck { workers: String },
 }
 
 pub struct ServeConfig {
@@ -142,21 +161,45 @@ impl Server {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Tells peers, waits for the workers (at most a few seconds); gives what all connections did.
+    /// Whether each worker's loop turned since it was last asked; asks those anew that answered.
+    pub fn ask_workers(&self) -> Vec<bool> {
+        let ask = |mailbox: &Mailbox| {
+            let answered = mailbox.pulse.is_answered();
+            if answered {
+                mailbox.pulse.ask();
+                mailbox.wake();
+            }
+            answered
+        };
+        self.shared.mailboxes.iter().map(ask).collect()
+    }
+
+    /// Tells peers, waits for the workers (at most some seconds); gives what all connections did. After
+    /// [`ShutdownError::Stuck`] the process is to end: the threads of those workers run on.
     ///
     /// # Errors
-    /// What a worker failed with, if one did.
-    pub fn shutdown(self) -> io::Result<TransportStats> {
+    /// What a worker failed with, if one did, or who did not end.
+    pub fn shutdown(self) -> Result<TransportStats, ShutdownError> {
+        let until = now() + SHUTDOWN_AT_MOST;
         for worker in 0..self.shared.workers {
             self.shared.insist(WorkerId(worker), Command::Shutdown(SHUTDOWN_GRACE));
         }
+        let is_running = |thread: &JoinHandle<_>| !thread.is_finished();
+        while now() < until && self.threads.iter().any(is_running) {
+            thread::sleep(JOIN_PAUSE);
+        }
+        let (stuck, ended): (Vec<_>, Vec<_>) = self.threads.into_iter().partition(is_running);
         let mut result = Ok(());
-        for thread in self.threads {
+        for thread in ended {
             let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));
             result = result.and(ended);
         }
-        result
-            .map(|()| self.shared.served.lock().map_or_else(|_| Default::default(), |served| served.clone()))
+        if !stuck.is_empty() {
+            let names: Vec<&str> = stuck.iter().filter_map(|thread| thread.thread().name()).collect();
+            return Err(ShutdownError::Stuck { workers: names.join(", ") });
+        }
+        result.map_err(ShutdownError::Worker)?;
+        Ok(self.shared.served.lock().map_or_else(|_| Default::default(), |served| served.clone()))
     }
 }
 
@@ -284,7 +327,7 @@ fn share(
     let (mailboxes, inboxes) = (0..workers)
         .map(|_| {
             let (sender, inbox) = bounded(MAILBOX_COMMANDS);
-            (Mailbox { sender, wake: OnceLock::new() }, inbox)
+            (Mailbox { sender, wake: OnceLock::new(), pulse: Pulse::default() }, inbox)
         })
         .unzip();
     let boot_id = landro_sys::boot_id().unwrap_or_default();

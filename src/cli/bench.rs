@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
+use crate::daemon::DaemonError;
 use crate::daemon::signals::{Hangup, Signals};
 use crate::engine::{Access, Client, ClientConfig, Ended, PeerAccess, ServeConfig, Server};
 use crate::proto::session::{BenchWork, Request};
@@ -102,6 +103,6 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
     let client = Client::start(config, request)?;
     let ended = client::pump(&client, signals, &mut |event| meter.hear(event));
     client.join().map_err(CliError::Worker)?;
-    meter.served(&server.shutdown().map_err(CliError::Worker)?);
+    meter.served(&server.shutdown().map_err(DaemonError::Shutdown)?);
     Ok((ended, peer))
 }

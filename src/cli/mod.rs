@@ -21,7 +21,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::daemon::DaemonError;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, ShutdownError};
 
 use args::{Arguments, Command, TransferError};
 use local::LocalError;
@@ -43,6 +43,8 @@ pub enum Exit {
     /// Destination full.
     Full,
     Integrity,
+    /// `serve`: a worker did not stop.
+    Stuck,
     /// SIGINT; state kept, a rerun resumes.
     Interrupted,
     /// SIGTERM; state kept, a rerun resumes.
@@ -60,6 +62,7 @@ impl Exit {
             Exit::Unreachable => 5,
             Exit::Full => 6,
             Exit::Integrity => 7,
+            Exit::Stuck => 8,
             Exit::Interrupted => 128 + signal_hook::consts::SIGINT as u8,
             Exit::Terminated => 128 + signal_hook::consts::SIGTERM as u8,
         }
@@ -109,6 +112,7 @@ impl CliError {
             {
                 (Exit::Full, "full")
             }
+            CliError::Daemon(DaemonError::Shutdown(ShutdownError::Stuck { .. })) => (Exit::Stuck, "stuck"),
             CliError::Engine(_)
             | CliError::Daemon(_)
             | CliError::Local(_)

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam::channel::Sender;
 use landro_sys::{Backend, WakeHandle};
 
+use super::pulse::Pulse;
 use super::stats::TransportStats;
 use crate::budget::Budget;
 use crate::config::QuicConfig;
@@ -58,15 +59,14 @@ pub struct Shared {
 pub struct Mailbox {
     pub sender: Sender<Command>,
     pub wake: OnceLock<WakeHandle>,
+    pub pulse: Pulse,
 }
 
 impl Mailbox {
     /// Puts a command into the worker's queue and wakes it. False: the queue is full or the worker is gone.
     pub fn post(&self, command: Command) -> bool {
         let posted = self.sender.try_send(command).is_ok();
-        if let Some(wake) = self.wake.get() {
-            wake.wake();
-        }
+        self.wake();
         posted
     }
 
@@ -74,10 +74,15 @@ impl Mailbox {
     /// or stuck.
     pub fn insist(&self, command: Command) -> bool {
         let posted = self.sender.send_timeout(command, ROOM_TIMEOUT).is_ok();
+        self.wake();
+        posted
+    }
+
+    /// Makes the worker's loop turn.
+    pub fn wake(&self) {
         if let Some(wake) = self.wake.get() {
             wake.wake();
         }
-        posted
     }
 }
 

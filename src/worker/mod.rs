@@ -10,6 +10,7 @@ mod ingress;
 mod lane;
 mod life;
 mod link;
+mod pulse;
 mod session;
 mod stats;
 mod succession;
@@ -38,6 +39,7 @@ pub use link::{
     Access, Authorize, ClientEvent, ClientStart, Command, Ended, Mailbox, PeerAccess, Refusals, Service,
     Shared,
 };
+pub use pulse::Pulse;
 pub use stats::TransportStats;
 
 /// Completions handled before the connections get their turn. With GRO each holds up to 64 KiB (44 packets of
@@ -181,6 +183,7 @@ impl Worker {
     pub fn run(mut self) -> io::Result<()> {
         loop {
             self.now = now();
+            self.beat();
             self.take_completions();
             self.take_commands();
             self.expire_timers();
@@ -197,6 +200,13 @@ impl Worker {
             self.hand_over_file_operations();
             let wait = self.wait_limit();
             self.driver.submit_and_wait(wait)?;
+        }
+    }
+
+    /// Says that the loop turned.
+    fn beat(&self) {
+        if let Some(mailbox) = self.shared.mailboxes.get(self.id.0 as usize) {
+            mailbox.pulse.beat();
         }
     }
 

@@ -33,6 +33,7 @@ pub struct Options {
     pub quic: QuicConfig,
     pub memory_budget_bytes: u64,
     pub identity: Identity,
+    pub reset_secret: [u8; 32],
     /// The file; it need not exist. Read again on SIGHUP.
     pub authorized_peers: PathBuf,
     /// Peers let in for this run in addition.
@@ -75,6 +76,7 @@ pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>
         quic: options.quic,
         memory_budget_bytes: options.memory_budget_bytes,
         identity: options.identity,
+        reset_secret: options.reset_secret,
         authorize: Arc::new(move |peer| {
             // A poisoned lock still holds a whole policy: it is replaced in one assignment.
             asked.read().unwrap_or_else(PoisonError::into_inner).access(peer, restrict)

@@ -91,6 +91,8 @@ pub struct ServeConfig {
     pub quic: QuicConfig,
     pub memory_budget_bytes: u64,
     pub identity: Identity,
+    /// Of this host's daemons, the same after a restart: what stateless resets are made from.
+    pub reset_secret: [u8; 32],
     pub authorize: Authorize,
 }
 
@@ -122,7 +124,7 @@ impl Server {
         let budget = Budget::new(config.memory_budget_bytes, workers, config.quic.receive_window_bytes);
         let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
         let service = Service { root: Arc::new(root), authorize: config.authorize.clone() };
-        let secrets = Arc::new(Secrets::of_identity(&config.identity, now()));
+        let secrets = Arc::new(Secrets::of_daemon(&config.reset_secret, &absolute(&config.root), now()));
         let (shared, inboxes) = share(workers, secrets, budget, config.quic.clone(), Some(service));
         let tickets = TicketKeys::random()?;
         let mut threads = Vec::new();
@@ -235,7 +237,7 @@ impl Client {
         let sockets = client_sockets(&config.peer)?;
         let budget = Budget::new(config.memory_budget_bytes, 1, config.quic.receive_window_bytes);
         let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
-        let secrets = Arc::new(Secrets::of_identity(&config.identity, now()));
+        let secrets = Arc::new(Secrets::fresh(now()));
         let (shared, mut inboxes) = share(1, secrets, budget, config.quic.clone(), None);
         let trust_refused = Arc::new(Mutex::new(None));
         let refused = trust_refused.clone();
@@ -293,6 +295,12 @@ impl Client {
         drop(self.events);
         self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the worker panicked")))
     }
+}
+
+/// One name of a directory, however it was typed.
+fn absolute(root: &std::path::Path) -> Vec<u8> {
+    let path = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
+    path.into_os_string().into_encoded_bytes()
 }
 
 /// A session may hold some 200 descriptors (64 directories, 64 partial files and their journals), and there are many.

@@ -40,6 +40,7 @@ fn run(backend: BackendChoice, root: &Path, request: Request) -> (Totals, Transp
         quic: quic.clone(),
         memory_budget_bytes: BUDGET_BYTES,
         identity: Identity::generate().unwrap(),
+        reset_secret: [0; 32],
         authorize: Arc::new(move |_| Some(access.clone())),
     })
     .unwrap();

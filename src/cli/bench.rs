@@ -87,6 +87,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         quic: args.engine.quic(),
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
         identity: daemon,
+        reset_secret: rand::random(),
         authorize: Arc::new(move |asks| {
             (*asks == peer).then_some(PeerAccess { access: nothing, path: None })
         }),

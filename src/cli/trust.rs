@@ -1,4 +1,4 @@
-//! The files identity and trust live in: `identity.pem`, `known_hosts`; where `authorized_peers` is looked for.
+//! The files identity and trust live in: `identity.pem`, `reset.key`, `known_hosts`; where `authorized_peers` is looked for.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -24,8 +24,8 @@ pub enum TrustError {
     #[error("{path}: {call}: {source}", path = .path.display())]
     Io { path: PathBuf, call: &'static str, source: io::Error },
     #[error(
-        "{path}: mode {mode:04o} lets others use the private key, so it is not used; \
-         run: chmod 600 {path}, or remove it if they may have read it (landro id makes a new one)",
+        "{path}: mode {mode:04o} lets others use this secret, so it is not used; \
+         run: chmod 600 {path}, or remove it if they may have read it (landro makes a new one)",
         path = .path.display()
     )]
     OpenToOthers { path: PathBuf, mode: u32 },
@@ -33,6 +33,8 @@ pub enum TrustError {
     NotAFile { path: PathBuf },
     #[error("{path}: not an identity ({why}); move it away and landro id makes a new one", path = .path.display())]
     BadIdentity { path: PathBuf, why: String },
+    #[error("{path}: not 32 bytes", path = .path.display())]
+    BadSecret { path: PathBuf },
     #[error("making an identity: {0}")]
     Generate(String),
     #[error(
@@ -79,6 +81,27 @@ pub fn identity(dir: &Path) -> Result<Identity, TrustError> {
     read_identity(&path)
 }
 
+/// What this host's daemons make stateless resets from, made at first use: 32 random bytes, no part of the identity, so
+/// that a copied identity takes none of it along.
+///
+/// # Errors
+/// It cannot be read or made, or others may use it.
+pub fn reset_secret(dir: &Path) -> Result<[u8; 32], TrustError> {
+    let path = dir.join("reset.key");
+    let read = || {
+        let mut secret = Vec::new();
+        open_private(&path)?.take(33).read_to_end(&mut secret).map_err(io_error(&path, "read"))?;
+        secret.try_into().map_err(|_| TrustError::BadSecret { path: path.clone() })
+    };
+    match read() {
+        Err(TrustError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+        found => return found,
+    }
+    make_dir(dir)?;
+    publish(dir, &path, &rand::random::<[u8; 32]>())?;
+    read()
+}
+
 fn make_dir(dir: &Path) -> Result<(), TrustError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error(dir, "mkdir"))
 }
@@ -86,7 +109,7 @@ fn make_dir(dir: &Path) -> Result<(), TrustError> {
 /// Puts `contents` at `path` unless something is there already. A complete file appears or none: the name is
 /// made by link(2), which never replaces, from a private file that is already written.
 fn publish(dir: &Path, path: &Path, contents: &[u8]) -> Result<(), TrustError> {
-    let private = dir.join(format!(".identity.{:016x}", rand::random::<u64>()));
+    let private = dir.join(format!(".private.{:016x}", rand::random::<u64>()));
     let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&private)?;
         file.write_all(contents)?;
@@ -103,6 +126,14 @@ fn publish(dir: &Path, path: &Path, contents: &[u8]) -> Result<(), TrustError> {
 }
 
 fn read_identity(path: &Path) -> Result<Identity, TrustError> {
+    let mut pem = String::new();
+    open_private(path)?.take(IDENTITY_MAX_BYTES).read_to_string(&mut pem).map_err(io_error(path, "read"))?;
+    Identity::from_pem(&pem)
+        .map_err(|error| TrustError::BadIdentity { path: path.to_path_buf(), why: error.to_string() })
+}
+
+/// Opens a file that only its owner may use.
+fn open_private(path: &Path) -> Result<File, TrustError> {
     let file = File::open(path).map_err(io_error(path, "open"))?;
     let meta = file.metadata().map_err(io_error(path, "fstat"))?;
     if !meta.is_file() {
@@ -112,10 +143,7 @@ fn read_identity(path: &Path) -> Result<Identity, TrustError> {
     if mode & 0o077 != 0 {
         return Err(TrustError::OpenToOthers { path: path.to_path_buf(), mode });
     }
-    let mut pem = String::new();
-    file.take(IDENTITY_MAX_BYTES).read_to_string(&mut pem).map_err(io_error(path, "read"))?;
-    Identity::from_pem(&pem)
-        .map_err(|error| TrustError::BadIdentity { path: path.to_path_buf(), why: error.to_string() })
+    Ok(file)
 }
 
 /// The daemons this user has met: `host:port SHA256:...` a line, `#` begins a comment line.
@@ -255,6 +283,25 @@ mod tests {
             panic!()
         };
         assert!(error.to_string().contains("chmod 600"));
+    }
+
+    #[test]
+    fn the_secret_of_resets_is_made_once_private_and_no_part_of_the_identity() {
+        let (here, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        identity(here.path()).unwrap();
+        let secret = reset_secret(here.path()).unwrap();
+        assert_eq!(reset_secret(here.path()).unwrap(), secret);
+        let path = here.path().join("reset.key");
+        assert_eq!(mode(&path), 0o600);
+        fs::copy(here.path().join("identity.pem"), copy.path().join("identity.pem")).unwrap();
+        assert_ne!(reset_secret(copy.path()).unwrap(), secret);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(reset_secret(here.path()), Err(TrustError::OpenToOthers { mode: 0o644, .. })));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        for wrong in [&[7; 31][..], &[7; 33]] {
+            fs::write(&path, wrong).unwrap();
+            assert!(matches!(reset_secret(here.path()), Err(TrustError::BadSecret { .. })));
+        }
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Conn {
     ) -> Result<Conn, QuicError> {
         let ceiling = setup.payload_ceiling(peer.ip());
         setup.quiche.set_max_send_udp_payload_size(ceiling);
-        let (scid, _) = router.new_cid(key);
+        let scid = router.new_cid(key);
         let mut dcid: [u8; 16] = rand::random();
         dcid[0] = steer.unwrap_or(dcid[0]);
         let made = quiche::connect_with_dcid_and_buffer_factory(
@@ -188,7 +188,7 @@ impl Conn {
                 if !router.insert_ours(&new.dcid, key) {
                     return Err(QuicError::CidInUse);
                 }
-                setup.quiche.set_stateless_reset_token(Some(router.reset_token(&new.dcid)));
+                setup.quiche.set_stateless_reset_token(Some(router.reset_token(&new.dcid, local)));
                 let scid = quiche::ConnectionId::from_ref(&new.dcid);
                 let retry = quiche::RetryConnectionIds {
                     original_destination_cid: &quiche::ConnectionId::from_ref(original),
@@ -197,9 +197,9 @@ impl Conn {
                 quiche::accept_with_retry(&scid, retry, local, peer, &mut setup.quiche)
             }
             None => {
-                let (scid, token) = router.new_cid(key);
+                let scid = router.new_cid(key);
                 router.insert_theirs(&new.dcid, key);
-                setup.quiche.set_stateless_reset_token(Some(token));
+                setup.quiche.set_stateless_reset_token(Some(router.reset_token(&scid, local)));
                 let scid = quiche::ConnectionId::from_ref(&scid);
                 quiche::accept_with_buf_factory(&scid, None, local, peer, &mut setup.quiche)
             }

@@ -1,6 +1,6 @@
 //! Starts the workers, hands them their work, and joins them: the process behind a daemon or a command.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -234,7 +234,6 @@ impl Client {
         raise_open_files();
         // A command lives for milliseconds, and the whole probe takes one.
         let (backend, backend_reason) = choose(config.backend, probe::ring_can_be_set_up)?;
-        let sockets = client_sockets(&config.peer)?;
         let budget = Budget::new(config.memory_budget_bytes, 1, config.quic.receive_window_bytes);
         let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
         let secrets = Arc::new(Secrets::fresh(now()));
@@ -259,7 +258,7 @@ impl Client {
             id: WorkerId(0),
             backend,
             core: None,
-            sockets,
+            sockets: Vec::new(),
             inbox,
             shared: shared.clone(),
             slab_buffers,
@@ -271,6 +270,7 @@ impl Client {
             trust_refused,
             request,
             streams: config.streams,
+            socket_options: options(false),
             events: sender,
             backend_reason,
         };
@@ -407,25 +407,6 @@ fn bind_patiently(addr: SocketAddr, reuse_port: bool) -> Result<UdpSocket, Engin
             }
             Err(source) => return Err(EngineError::Bind { addr, source }),
         }
-    }
-}
-
-/// A socket for each address family among the peer's addresses.
-fn client_sockets(peers: &[SocketAddr]) -> Result<Vec<UdpSocket>, EngineError> {
-    let (mut sockets, mut failed) = (Vec::new(), None);
-    let any: [SocketAddr; 2] = [(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()];
-    for addr in any {
-        if peers.iter().any(|peer| peer.is_ipv4() == addr.is_ipv4()) {
-            match UdpSocket::bind(addr, &options(false)) {
-                Ok(socket) => sockets.push(socket),
-                Err(source) => failed = Some(EngineError::Bind { addr, source }),
-            }
-        }
-    }
-    // A host without IPv6 still reaches a peer that has both.
-    match failed {
-        Some(error) if sockets.is_empty() => Err(error),
-        _ => Ok(sockets),
     }
 }
 

@@ -2,31 +2,57 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::{Daemon, World, landro};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
 
-on_both_backends!(a_daemon_that_is_back_resets, a_daemon_of_the_same_identity_resets_nothing);
+use common::{Daemon, Running, World, is_root, landro};
+
+on_both_backends!(
+    a_daemon_that_is_back_resets,
+    a_daemon_of_the_same_identity_resets_nothing,
+    a_port_nobody_listens_on,
+    a_daemon_that_died_is_missed_at_once,
+    a_silent_daemon_that_died_is_missed_at_once,
+    forged_messages_end_nothing,
+);
 
 /// What is copied takes some seconds under [`LIMIT`].
 const FILE_BYTES: u64 = 8 << 20;
-const LIMIT: &str = "20M";
+const LIMIT: &str = "1M";
 
 /// Server's connection ids are so long (docs/protocol.md).
 const CID_BYTES: usize = 5;
 
-/// Starts a pull of a sparse file, and waits until data flows.
-fn slow_pull(world: &World, url: &str) -> common::Running {
-    File::create(world.root("file")).unwrap().set_len(FILE_BYTES).unwrap();
-    let here = world.here("file");
-    let running = world.cp_start(&["--bwlimit".as_ref(), LIMIT.as_ref(), url.as_ref(), here.as_os_str()]);
-    let flows = |line: &str| line.contains("\"progress\"");
-    running.line(flows).expect("data flows");
+/// What ICMP brings, instead of 60 s of silence.
+const NOBODY: &str = "nobody listens on the peer's UDP port";
+
+/// Starts a copy of a sparse file and waits until data flows.
+fn slow(world: &World, limit: &str, from: &Path, args: [&OsStr; 2]) -> Running {
+    File::create(from).unwrap().set_len(FILE_BYTES).unwrap();
+    let mut command = world.cp_command(&[], &[["--bwlimit", limit].map(OsStr::new), args].concat());
+    command.env("LANDRO_LOG", "landro=debug");
+    let running = Running::spawn(command);
+    running.line(|line| line.contains("\"progress\"")).expect("data flows");
     running
+}
+
+fn slow_pull(world: &World, url: &str) -> Running {
+    slow(world, LIMIT, &world.root("file"), [url.as_ref(), world.here("file").as_os_str()])
+}
+
+fn slow_push(world: &World) -> Running {
+    let from = world.here("up");
+    slow(world, LIMIT, &from, [from.as_os_str(), world.url("").as_ref()])
 }
 
 fn a_daemon_that_is_back_resets(backend: &'static str) {
@@ -42,15 +68,17 @@ fn a_daemon_that_is_back_resets(backend: &'static str) {
 struct Relay {
     address: SocketAddr,
     cid: Arc<Mutex<Vec<u8>>>,
+    client: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 impl Relay {
     fn new(daemon: SocketAddr) -> Relay {
         let (front, back) =
             (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
-        let relay = Relay { address: front.local_addr().unwrap(), cid: Arc::default() };
+        let relay =
+            Relay { address: front.local_addr().unwrap(), cid: Arc::default(), client: Arc::default() };
         back.connect(daemon).unwrap();
-        let (cid, client) = (relay.cid.clone(), Arc::new(Mutex::new(None)));
+        let (cid, client) = (relay.cid.clone(), relay.client.clone());
         let (up, down, known) = (front.try_clone().unwrap(), back.try_clone().unwrap(), client.clone());
         // Both threads end with the process: the sockets live as long.
         thread::spawn(move || {
@@ -117,4 +145,83 @@ fn a_daemon_of_the_same_identity_resets_nothing(backend: &'static str) {
     }
     pull.wait().expect(0);
     assert_eq!(landro(&world.server, ["id"]).stdout.trim(), world.daemon.fingerprint);
+}
+
+/// A port that is closed to everybody but one who is not there, so that no other test gets it.
+fn closed_port(address: &str) -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind(address).unwrap();
+    let found = socket.local_addr().unwrap();
+    socket.connect(SocketAddr::new(found.ip(), 9)).unwrap();
+    (socket, found)
+}
+
+fn a_port_nobody_listens_on(backend: &'static str) {
+    let world = World::new(backend);
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let (_held, closed) = closed_port(address);
+        let url = format!("landro://{closed}/file");
+        let output = world.cp(&[url.as_ref(), world.here("file").as_os_str()]).expect(5);
+        assert!(output.stdout.contains(NOBODY), "{output:?}");
+        assert!(output.stdout.contains("\"unreachable\""), "{output:?}");
+    }
+}
+
+fn a_daemon_that_died_is_missed_at_once(backend: &'static str) {
+    for start in [|world: &World| slow_pull(world, &world.url("file")), slow_push] {
+        let mut world = World::new(backend);
+        let running = start(&world);
+        world.daemon.kill();
+        let output = running.wait().expect(5);
+        assert!(output.stdout.contains(NOBODY), "{output:?}");
+    }
+}
+
+/// Under this limit nothing follows the burst for minutes: without a sign of life that is asked for, nobody would say
+/// anything.
+fn a_silent_daemon_that_died_is_missed_at_once(backend: &'static str) {
+    let mut world = World::new(backend);
+    let (url, here) = (world.url("file"), world.here("file"));
+    let running = slow(&world, "1K", &world.root("file"), [url.as_ref(), here.as_os_str()]);
+    world.daemon.kill();
+    let output = running.wait().expect(5);
+    assert!(output.stdout.contains(NOBODY), "{output:?}");
+}
+
+/// Anybody who knows the addresses can say that a port is closed.
+fn forged_messages_end_nothing(backend: &'static str) {
+    if !is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let world = World::new(backend);
+    let relay = Relay::new(world.daemon.address().parse().unwrap());
+    let mut pull = slow_pull(&world, &format!("landro://{}/file", relay.address));
+    let (SocketAddr::V4(from), SocketAddr::V4(to)) = (relay.client.lock().unwrap().unwrap(), relay.address)
+    else {
+        panic!("IPv4 was asked for");
+    };
+    let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Icmp).unwrap();
+    // Until the client heard one and found it untrue.
+    while !pull.stderr().contains("the peer is there, whatever ICMP says") {
+        let message = port_unreachable(from, to);
+        sendto(raw.as_raw_fd(), &message, &SockaddrIn::from(from), MsgFlags::empty()).unwrap();
+        thread::sleep(Duration::from_millis(5));
+        assert!(pull.is_running(), "{}\n{}", pull.stdout(), pull.stderr());
+    }
+    pull.wait().expect(0);
+}
+
+/// ICMP's destination unreachable, port unreachable (RFC 792), for a datagram `from` there `to` here.
+fn port_unreachable(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
+    let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+    // The header of the datagram it is about, 1,200 bytes of UDP (17), and the beginning of its content.
+    message.extend([0x45, 0, 0x04, 0xcc, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+    message.extend(from.ip().octets().into_iter().chain(to.ip().octets()));
+    message.extend(from.port().to_be_bytes().into_iter().chain(to.port().to_be_bytes()));
+    message.extend([0x04, 0xb8, 0, 0]);
+    let words = message.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum: u32 = words.sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    message[2..4].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    message
 }

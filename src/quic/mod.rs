@@ -53,6 +53,9 @@ impl quiche::BufFactory for ByReference {
     }
 }
 
+/// Application error code of a connection whose key may seal no more (docs/protocol.md).
+pub const KEY_SPENT: u64 = 8;
+
 /// Urgency of bidirectional streams: control messages overtake data. Lower goes first.
 const CONTROL_URGENCY: u8 = 0;
 
@@ -72,6 +75,8 @@ pub struct Conn {
     phase: Phase,
     local: SocketAddr,
     peer: Option<Fingerprint>,
+    /// See [`Conn::give_up`].
+    given_up: Option<String>,
     /// What `close` was asked for, quiche replaces it before the handshake is over.
     closed_with: Option<(u64, Vec<u8>)>,
     /// quiche's word for what broke the connection.
@@ -216,6 +221,7 @@ impl Conn {
             phase: Phase::Handshaking { deadline: now + setup.quic.handshake_timeout },
             local,
             peer: None,
+            given_up: None,
             closed_with: None,
             failure: None,
             next_uni: 0,
@@ -314,6 +320,8 @@ impl Conn {
             CloseReason::HandshakeTimeout
         } else if self.quiche.is_timed_out() {
             CloseReason::IdleTimeout
+        } else if let Some(why) = &self.given_up {
+            CloseReason::GivenUp(why.clone())
         } else if let Some((code, reason)) = &self.closed_with {
             CloseReason::Local { code: *code, reason: String::from_utf8_lossy(reason).into_owned() }
         } else if let Some(error) = self.quiche.local_error() {
@@ -496,6 +504,12 @@ impl Conn {
         if self.quiche.close(true, code, reason).is_ok() {
             self.closed_with = Some((code, reason.to_vec()));
         }
+    }
+
+    /// Closes for a reason that is no word between the two sides: the connection itself cannot go on.
+    pub fn give_up(&mut self, code: u64, why: &str) {
+        self.close(code, why.as_bytes());
+        self.given_up = Some(why.to_owned());
     }
 
     /// Asks for an acknowledgement with the next [`Conn::fill`], outside of congestion control.

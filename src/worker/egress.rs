@@ -104,6 +104,9 @@ impl Worker {
             // EMSGSIZE: a path MTU probe that does not fit the interface; QUIC learns it as a loss. EHOSTUNREACH,
             // ENETDOWN, EPERM (a firewall): the path may come back before the idle timeout.
             tracing::debug!(lane, %error, "datagrams were not sent");
+            if error.kind() == io::ErrorKind::ConnectionRefused {
+                self.send_refused(lane, &error);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
-use landro_sys::{Backend, WakeHandle};
+use landro_sys::{Backend, UdpOptions, WakeHandle};
 
 use super::pulse::Pulse;
 use super::stats::TransportStats;
@@ -119,6 +119,7 @@ pub struct ClientStart {
     pub trust_refused: Arc<Mutex<Option<Fingerprint>>>,
     pub request: proto::session::Request,
     pub streams: usize,
+    pub socket_options: UdpOptions,
     pub events: Sender<ClientEvent>,
     pub backend_reason: String,
 }
@@ -160,6 +161,7 @@ pub struct ClientLink {
     pub trust_refused: Arc<Mutex<Option<Fingerprint>>>,
     pub request: Option<proto::session::Request>,
     pub streams: usize,
+    pub socket_options: UdpOptions,
     pub events: Sender<ClientEvent>,
     pub backend_reason: String,
     pub cancelled: bool,

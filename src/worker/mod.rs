@@ -11,6 +11,7 @@ mod lane;
 mod life;
 mod link;
 mod pulse;
+mod refused;
 mod session;
 mod stats;
 mod succession;
@@ -216,6 +217,7 @@ impl Worker {
                 Some(Completion::Received(datagrams)) => self.received(datagrams),
                 Some(Completion::Sent { token, buffer, result }) => self.sent(token, buffer, result),
                 Some(Completion::File { token, result }) => self.disk.complete(token, result),
+                Some(Completion::Refused { socket, error }) => self.refused(socket, &error),
                 Some(Completion::Woken) => {}
                 None => break,
             }

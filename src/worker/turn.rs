@@ -7,6 +7,7 @@ use landro_sys::Buffer;
 
 use super::lane::{CONTROL_STREAM, Phase, code};
 use super::link::ClientEvent;
+use super::refused::Doubt;
 use super::timers::Timer;
 use super::{Worker, disk};
 use crate::proto::wire::StreamHeader;
@@ -99,11 +100,13 @@ impl Worker {
     pub(super) fn schedule_lane(&mut self, key: usize) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let pacing = lane.conn.release_time(self.now).filter(|at| *at > self.now);
-        let alive = Some(lane.heard.max(lane.pinged) + self.shared.quic.keep_alive);
+        let alive = Some(lane.heard.max(lane.pinged) + lane.quiet.unwrap_or(self.shared.quic.keep_alive));
         let alive = alive.filter(|_| matches!(lane.phase, Phase::Serving { .. }));
         // One that passed is seen to in the turn that a send buffer or pacing allows.
         let stuck = lane.conn.stuck_check().filter(|at| *at > self.now);
-        let due = [lane.conn.timeout(), lane.deadline, pacing, alive, stuck].into_iter().flatten().min();
+        let doubt = lane.doubt.as_ref().map(Doubt::until).filter(|_| !lane.conn.is_closing());
+        let due =
+            [lane.conn.timeout(), lane.deadline, pacing, alive, stuck, doubt].into_iter().flatten().min();
         lane.timer.want(due, &mut self.timers, Timer::Lane { key, serial: lane.serial });
     }
 
@@ -398,7 +401,8 @@ impl Worker {
         if lane.conn.timeout().is_some_and(|at: Instant| at <= self.now) {
             lane.conn.on_timeout(self.now);
         }
-        let alive = lane.heard.max(lane.pinged) + self.shared.quic.keep_alive;
+        lane.measure_quiet();
+        let alive = lane.heard.max(lane.pinged) + lane.quiet.unwrap_or(self.shared.quic.keep_alive);
         if alive <= self.now && matches!(lane.phase, Phase::Serving { .. }) {
             lane.pinged = self.now;
             lane.conn.keep_alive();
@@ -418,6 +422,8 @@ impl Worker {
                 );
             }
         }
+        self.review_doubt(key);
+        let lane = &mut self.lanes[key];
         if lane.deadline.is_some_and(|at| at <= self.now) {
             lane.deadline = None;
             self.overdue(key);

@@ -93,7 +93,10 @@ pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>
             continue;
         }
         match load(&authorized_peers, &allow) {
-            Ok(new) => *policy.write().unwrap_or_else(PoisonError::into_inner) = new,
+            Ok(new) => {
+                *policy.write().unwrap_or_else(PoisonError::into_inner) = new;
+                server.reauthorise();
+            }
             Err(error) => tracing::error!("{error}; those authorised so far stay so until it is mended"),
         }
     }

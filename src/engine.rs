@@ -163,6 +163,14 @@ impl Server {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
+    /// Tells the workers that [`ServeConfig::authorize`] answers otherwise now: sessions and connections of peers that lost
+    /// rights end.
+    pub fn reauthorise(&self) {
+        for worker in 0..self.shared.workers {
+            self.shared.insist(WorkerId(worker), Command::Reauthorise);
+        }
+    }
+
     /// Whether each worker's loop turned since it was last asked; asks those anew that answered.
     pub fn ask_workers(&self) -> Vec<bool> {
         let ask = |mailbox: &Mailbox| {

@@ -299,6 +299,13 @@ impl Session {
                 }
                 Ok(())
             }
+            Input::Refuse(error) => {
+                if matches!(self.end, End::No) {
+                    self.flush_role();
+                    self.refuse(error);
+                }
+                Ok(())
+            }
             Input::Tick => self.on_tick(now),
         }
     }

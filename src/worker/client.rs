@@ -31,6 +31,7 @@ impl Worker {
                 Command::Answered { lane } => self.answered(lane),
                 Command::Start(start) => self.start_client(*start),
                 Command::Cancel => self.cancel_client(),
+                Command::Reauthorise => self.reauthorise(),
                 Command::Shutdown(grace) => self.shut_down(grace),
             }
         }

@@ -100,6 +100,8 @@ pub enum Command {
     Start(Box<ClientStart>),
     /// The user asked to stop.
     Cancel,
+    /// The list of peers was read again.
+    Reauthorise,
     /// The process is ending; sessions may take this long to say so.
     Shutdown(Duration),
 }

@@ -12,6 +12,7 @@ mod life;
 mod link;
 mod pulse;
 mod refused;
+mod revoke;
 mod session;
 mod stats;
 mod succession;

@@ -358,6 +358,7 @@ impl Worker {
             true => self.shared.quic.idle_timeout,
             false => super::lane::LINGER,
         };
+        let patience = running.revoked.map_or(patience, |_| super::lane::LINGER);
         running.finished = Some(outcome);
         for key in lanes {
             let Some(lane) = self.lanes.get_mut(key) else { continue };

@@ -55,6 +55,7 @@ impl Host {
             quic: QuicConfig::auto(),
             memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
             identity: Identity::generate().expect("an identity"),
+            reset_secret: [0; 32],
             authorize: Arc::new(move |peer| {
                 let access = Access { read: true, write: true };
                 (*peer == allowed).then_some(PeerAccess { access, path: None })

@@ -30,6 +30,12 @@ pub const MAX_RECV_UDP_PAYLOAD_BYTES: usize = 65_527;
 /// (RFC 9001 §6.6). quiche never starts a key update, and the other half is time to move over without a pause.
 pub const LANE_PACKET_LIMIT: u64 = 1 << 22;
 
+/// Packets that one key may seal at most: AES-GCM's confidentiality limit (RFC 9001 §6.6). A lane that could not be replaced
+/// closes before. (The integrity limit, 2^52 forged packets, is out of reach.)
+pub const KEY_PACKET_LIMIT: u64 = 1 << 23;
+
+const _: () = assert!(LANE_PACKET_LIMIT * 2 == KEY_PACKET_LIMIT);
+
 /// A connection that has not finished its handshake after this long is given up: four Initial packets at
 /// RFC 9002's back-off (1 s, 2 s, 4 s) fit in it.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -134,6 +140,8 @@ pub struct QuicConfig {
     pub datagrams: bool,
     /// Packets in one direction after which a lane is to be replaced.
     pub lane_packet_limit: u64,
+    /// Packets sent after which a lane that was not replaced is closed.
+    pub key_packet_limit: u64,
     /// TLS secrets and qlog of connections, if somebody wants to look into them.
     pub diagnostics: Option<Arc<Diagnostics>>,
 }
@@ -158,6 +166,7 @@ impl QuicConfig {
             keep_alive: KEEP_ALIVE,
             datagrams: true,
             lane_packet_limit: LANE_PACKET_LIMIT,
+            key_packet_limit: KEY_PACKET_LIMIT,
             diagnostics: None,
         }
     }
@@ -257,6 +266,11 @@ impl QuicConfig {
 
     pub fn lane_packet_limit(mut self, packets: u64) -> QuicConfig {
         self.lane_packet_limit = packets;
+        self
+    }
+
+    pub fn key_packet_limit(mut self, packets: u64) -> QuicConfig {
+        self.key_packet_limit = packets;
         self
     }
 

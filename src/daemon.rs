@@ -3,22 +3,23 @@
 pub mod notify;
 pub mod policy;
 pub mod signals;
+mod watch;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use landro_sys::trusted::{self, Others, Untrusted};
 
 use crate::config::QuicConfig;
-use crate::engine::{BackendChoice, EngineError, ServeConfig, Server};
+use crate::engine::{BackendChoice, EngineError, ServeConfig, Server, ShutdownError};
 use crate::quic::Identity;
 use crate::units::Fingerprint;
 
 use policy::{Policy, Restrict};
 use signals::{Hangup, Signals};
+use watch::Watch;
 
 /// Larger than [`policy::MAX_PEERS`] lines with options and short comments.
 const AUTHORIZED_PEERS_MAX_BYTES: u64 = 16 << 20;
@@ -26,10 +27,7 @@ const AUTHORIZED_PEERS_MAX_BYTES: u64 = 16 << 20;
 /// Bad lines that are told one by one.
 const BAD_LINES_TOLD: usize = 50;
 
-/// A worker that failed is noticed this late: the service manager then starts the daemon anew.
-const LOOK_AFTER_WORKERS: Duration = Duration::from_secs(2);
-
-/// One daemon, resolved: nothing is asked of the environment later except `NOTIFY_SOCKET`.
+/// One daemon, resolved: nothing is asked of the environment later except what systemd says in it.
 pub struct Options {
     pub listen: Vec<SocketAddr>,
     pub root: PathBuf,
@@ -38,6 +36,7 @@ pub struct Options {
     pub quic: QuicConfig,
     pub memory_budget_bytes: u64,
     pub identity: Identity,
+    pub reset_secret: [u8; 32],
     /// The file; it need not exist. Read again on SIGHUP.
     pub authorized_peers: PathBuf,
     /// Peers let in for this run in addition.
@@ -56,8 +55,8 @@ pub enum DaemonError {
     Signals(io::Error),
     #[error("writing to standard output: {0}")]
     Ready(io::Error),
-    #[error("a worker failed: {0}")]
-    Worker(io::Error),
+    #[error(transparent)]
+    Shutdown(#[from] ShutdownError),
 }
 
 /// Serves until SIGINT or SIGTERM; `ready` is called once peers can connect, with the bound addresses.
@@ -77,6 +76,7 @@ pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>
         quic: options.quic,
         memory_budget_bytes: options.memory_budget_bytes,
         identity: options.identity,
+        reset_secret: options.reset_secret,
         authorize: Arc::new(move |peer| {
             // A poisoned lock still holds a whole policy: it is replaced in one assignment.
             asked.read().unwrap_or_else(PoisonError::into_inner).access(peer, restrict)
@@ -86,7 +86,9 @@ pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>
     tracing::info!("serving {:?} on {backend:?} ({reason})", options.root);
     ready(server.addresses()).map_err(DaemonError::Ready)?;
     notify::tell("READY=1");
-    while signals.wait(LOOK_AFTER_WORKERS).is_none() && !server.has_failed() {
+    let mut watch = Watch::new(&server, notify::watchdog());
+    while signals.wait(watch.pause()).is_none() && !server.has_failed() {
+        watch.look(&server);
         if !signals.take_hangup() {
             continue;
         }
@@ -98,10 +100,11 @@ pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>
             Policy::of(&allow)
         });
         *policy.write().unwrap_or_else(PoisonError::into_inner) = new;
+        server.reauthorise();
     }
     tracing::info!("stopping; a second signal quits at once");
     notify::tell("STOPPING=1");
-    server.shutdown().map(drop).map_err(DaemonError::Worker)
+    Ok(server.shutdown().map(drop)?)
 }
 
 /// `authorized_peers` with the command line on top; says how many there are and which lines were no use.

@@ -1,6 +1,6 @@
 //! Starts the workers, hands them their work, and joins them: the process behind a daemon or a command.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -17,7 +17,7 @@ use crate::proto::session::Request;
 use crate::proto::{Event, Outcome};
 use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
 use crate::units::{Fingerprint, WorkerId};
-use crate::worker::{self, ClientStart, Command, Mailbox, Refusals, Shared, Worker, WorkerParts};
+use crate::worker::{self, ClientStart, Command, Mailbox, Pulse, Refusals, Shared, Worker, WorkerParts};
 
 pub use crate::worker::{
     Access, Authorize, ClientEvent, Ended, LocalCopy, PeerAccess, Service, TransportStats,
@@ -31,6 +31,13 @@ const CLIENT_EVENTS: usize = 4096;
 
 /// How long a daemon that is told to stop tells its peers.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// A worker that has not ended by then never will: after the grace its driver waits up to 5 s for the kernel to let go
+/// of its memory.
+const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(12);
+
+/// How often it is looked whether a worker has ended.
+const JOIN_PAUSE: Duration = Duration::from_millis(2);
 
 /// Receive buffer asked of the kernel: 4 MiB are 2 ms at 16 Gbit/s, the longest a worker is away from its ring.
 const SOCKET_RECEIVE_BYTES: usize = 4 << 20;
@@ -67,6 +74,18 @@ pub enum EngineError {
     Io(#[from] io::Error),
 }
 
+/// Why a daemon did not end in order.
+#[derive(Debug, thiserror::Error)]
+pub enum ShutdownError {
+    #[error("a worker failed: {0}")]
+    Worker(io::Error),
+    #[error(
+        "{workers} did not stop within {} s, so the process ends without them; does a mount below the root not answer?",
+        SHUTDOWN_AT_MOST.as_secs()
+    )]
+    Stuck { workers: String },
+}
+
 pub struct ServeConfig {
     pub listen: Vec<SocketAddr>,
     pub root: PathBuf,
@@ -75,6 +94,8 @@ pub struct ServeConfig {
     pub quic: QuicConfig,
     pub memory_budget_bytes: u64,
     pub identity: Identity,
+    /// Of this host's daemons, the same after a restart: what stateless resets are made from.
+    pub reset_secret: [u8; 32],
     pub authorize: Authorize,
 }
 
@@ -106,7 +127,7 @@ impl Server {
         let budget = Budget::new(config.memory_budget_bytes, workers, config.quic.receive_window_bytes);
         let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
         let service = Service { root: Arc::new(root), authorize: config.authorize.clone() };
-        let secrets = Arc::new(Secrets::of_identity(&config.identity, now()));
+        let secrets = Arc::new(Secrets::of_daemon(&config.reset_secret, &absolute(&config.root), now()));
         let (shared, inboxes) = share(workers, secrets, budget, config.quic.clone(), Some(service));
         let tickets = TicketKeys::random()?;
         let mut threads = Vec::new();
@@ -145,21 +166,53 @@ impl Server {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Tells peers, waits for the workers (at most a few seconds); gives what all connections did.
+    /// Tells the workers that [`ServeConfig::authorize`] answers otherwise now: sessions and connections of peers that lost
+    /// rights end.
+    pub fn reauthorise(&self) {
+        for worker in 0..self.shared.workers {
+            self.shared.insist(WorkerId(worker), Command::Reauthorise);
+        }
+    }
+
+    /// Whether each worker's loop turned since it was last asked; asks those anew that answered.
+    pub fn ask_workers(&self) -> Vec<bool> {
+        let ask = |mailbox: &Mailbox| {
+            let answered = mailbox.pulse.is_answered();
+            if answered {
+                mailbox.pulse.ask();
+                mailbox.wake();
+            }
+            answered
+        };
+        self.shared.mailboxes.iter().map(ask).collect()
+    }
+
+    /// Tells peers, waits for the workers (at most some seconds); gives what all connections did. After
+    /// [`ShutdownError::Stuck`] the process is to end: the threads of those workers run on.
     ///
     /// # Errors
-    /// What a worker failed with, if one did.
-    pub fn shutdown(self) -> io::Result<TransportStats> {
+    /// What a worker failed with, if one did, or who did not end.
+    pub fn shutdown(self) -> Result<TransportStats, ShutdownError> {
+        let until = now() + SHUTDOWN_AT_MOST;
         for worker in 0..self.shared.workers {
             self.shared.insist(WorkerId(worker), Command::Shutdown(SHUTDOWN_GRACE));
         }
+        let is_running = |thread: &JoinHandle<_>| !thread.is_finished();
+        while now() < until && self.threads.iter().any(is_running) {
+            thread::sleep(JOIN_PAUSE);
+        }
+        let (stuck, ended): (Vec<_>, Vec<_>) = self.threads.into_iter().partition(is_running);
         let mut result = Ok(());
-        for thread in self.threads {
+        for thread in ended {
             let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));
             result = result.and(ended);
         }
-        result
-            .map(|()| self.shared.served.lock().map_or_else(|_| Default::default(), |served| served.clone()))
+        if !stuck.is_empty() {
+            let names: Vec<&str> = stuck.iter().filter_map(|thread| thread.thread().name()).collect();
+            return Err(ShutdownError::Stuck { workers: names.join(", ") });
+        }
+        result.map_err(ShutdownError::Worker)?;
+        Ok(self.shared.served.lock().map_or_else(|_| Default::default(), |served| served.clone()))
     }
 }
 
@@ -192,10 +245,9 @@ impl Client {
         raise_open_files();
         // A command lives for milliseconds, and the whole probe takes one.
         let (backend, backend_reason) = choose(config.backend, probe::ring_can_be_set_up)?;
-        let sockets = client_sockets(&config.peer)?;
         let budget = Budget::new(config.memory_budget_bytes, 1, config.quic.receive_window_bytes);
         let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
-        let secrets = Arc::new(Secrets::of_identity(&config.identity, now()));
+        let secrets = Arc::new(Secrets::fresh(now()));
         let (shared, mut inboxes) = share(1, secrets, budget, config.quic.clone(), None);
         let trust_refused = Arc::new(Mutex::new(None));
         let refused = trust_refused.clone();
@@ -217,7 +269,7 @@ impl Client {
             id: WorkerId(0),
             backend,
             core: None,
-            sockets,
+            sockets: Vec::new(),
             inbox,
             shared: shared.clone(),
             slab_buffers,
@@ -229,6 +281,7 @@ impl Client {
             trust_refused,
             request,
             streams: config.streams,
+            socket_options: options(false),
             events: sender,
             backend_reason,
         };
@@ -269,6 +322,12 @@ pub fn copy_locally(
     worker::copy_locally(job, stop, on)
 }
 
+/// One name of a directory, however it was typed.
+fn absolute(root: &std::path::Path) -> Vec<u8> {
+    let path = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
+    path.into_os_string().into_encoded_bytes()
+}
+
 /// A session may hold some 200 descriptors (64 directories, 64 partial files and their journals), and there are many.
 fn raise_open_files() {
     if let Err(error) = landro_sys::process::raise_open_files() {
@@ -301,7 +360,7 @@ fn share(
     let (mailboxes, inboxes) = (0..workers)
         .map(|_| {
             let (sender, inbox) = bounded(MAILBOX_COMMANDS);
-            (Mailbox { sender, wake: OnceLock::new() }, inbox)
+            (Mailbox { sender, wake: OnceLock::new(), pulse: Pulse::default() }, inbox)
         })
         .unzip();
     let settler = service.as_ref().and_then(|_| {
@@ -379,25 +438,6 @@ fn bind_patiently(addr: SocketAddr, reuse_port: bool) -> Result<UdpSocket, Engin
             }
             Err(source) => return Err(EngineError::Bind { addr, source }),
         }
-    }
-}
-
-/// A socket for each address family among the peer's addresses.
-fn client_sockets(peers: &[SocketAddr]) -> Result<Vec<UdpSocket>, EngineError> {
-    let (mut sockets, mut failed) = (Vec::new(), None);
-    let any: [SocketAddr; 2] = [(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()];
-    for addr in any {
-        if peers.iter().any(|peer| peer.is_ipv4() == addr.is_ipv4()) {
-            match UdpSocket::bind(addr, &options(false)) {
-                Ok(socket) => sockets.push(socket),
-                Err(source) => failed = Some(EngineError::Bind { addr, source }),
-            }
-        }
-    }
-    // A host without IPv6 still reaches a peer that has both.
-    match failed {
-        Some(error) if sockets.is_empty() => Err(error),
-        _ => Ok(sockets),
     }
 }
 

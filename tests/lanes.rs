@@ -30,7 +30,18 @@ fn transfer(backend: BackendChoice, root: &Path, request: impl FnOnce(&str) -> R
 
 /// One session to its end, and the client's statistics.
 fn run(backend: BackendChoice, root: &Path, request: Request) -> (Totals, TransportStats) {
-    let quic = QuicConfig::auto().lane_packet_limit(LANE_PACKETS);
+    match session(backend, root, QuicConfig::auto().lane_packet_limit(LANE_PACKETS), request) {
+        (Ended::Outcome(Outcome::Complete(totals)), stats) => (totals, stats),
+        (other, _) => panic!("not complete: {other:?}"),
+    }
+}
+
+fn session(
+    backend: BackendChoice,
+    root: &Path,
+    quic: QuicConfig,
+    request: Request,
+) -> (Ended, TransportStats) {
     let access = PeerAccess { access: Access { read: true, write: true }, path: None };
     let server = Server::start(ServeConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
@@ -40,6 +51,7 @@ fn run(backend: BackendChoice, root: &Path, request: Request) -> (Totals, Transp
         quic: quic.clone(),
         memory_budget_bytes: BUDGET_BYTES,
         identity: Identity::generate().unwrap(),
+        reset_secret: [0; 32],
         authorize: Arc::new(move |_| Some(access.clone())),
     })
     .unwrap();
@@ -64,10 +76,36 @@ fn run(backend: BackendChoice, root: &Path, request: Request) -> (Totals, Transp
     };
     client.join().unwrap();
     server.shutdown().unwrap();
-    match ended {
-        Ended::Outcome(Outcome::Complete(totals)) => (totals, stats.expect("statistics come before the end")),
-        other => panic!("not complete: {other:?}"),
+    (ended, stats.expect("statistics come before the end"))
+}
+
+/// Nobody replaces a lane here, so its key would be spent: whichever side sends closes before.
+fn spent_keys_end_the_session(backend: BackendChoice) {
+    const KEY_PACKETS: u64 = 1_000;
+    let root = tempfile::tempdir().unwrap();
+    let quic = QuicConfig::auto().key_packet_limit(KEY_PACKETS);
+    for work in [BenchWork::Send, BenchWork::Receive] {
+        let request = Request::Bench { work, duration: LONGEST_BENCHMARK };
+        let (ended, stats) = session(backend, root.path(), quic.clone(), request);
+        let Ended::Lost(why) = ended else { panic!("{work:?}: {ended:?}") };
+        assert!(why.contains("its key has sealed as many packets as it may"), "{why}");
+        assert_eq!(stats.lanes, 1);
+        assert!(stats.sent_packets <= KEY_PACKETS && stats.received_packets <= KEY_PACKETS, "{stats:?}");
     }
+}
+
+#[test]
+fn io_uring_closes_before_a_key_is_spent() {
+    if landro_sys::Caps::probe().io_uring.is_yes() {
+        spent_keys_end_the_session(BackendChoice::IoUring);
+    } else {
+        println!("skipped: no io_uring here");
+    }
+}
+
+#[test]
+fn poll_closes_before_a_key_is_spent() {
+    spent_keys_end_the_session(BackendChoice::Poll);
 }
 
 fn push_and_pull(backend: BackendChoice) {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::tree::assert_no_leftovers;
-use common::{Daemon, Output, Side, landro};
+use common::{Daemon, Output, Running, Side, command, landro};
 
 on_both_backends!(
     an_unknown_daemon_is_not_talked_to,
@@ -23,6 +23,7 @@ on_both_backends!(
     a_path_confines_a_peer,
     a_read_only_or_write_only_root,
     hangup_reads_the_peers_again,
+    hangup_ends_what_is_no_longer_allowed,
 );
 
 /// A daemon, a client, and a file to send; nobody is authorised and nobody knows anybody.
@@ -372,6 +373,47 @@ fn hangup_reads_the_peers_again(backend: &'static str) {
     assert!(daemon.is_running());
     let stopped = daemon.stop();
     assert_eq!((stopped.code, stopped.stdout.lines().count()), (Some(0), 1), "{stopped:?}");
+}
+
+/// Sessions of a peer that was removed, or has fewer rights, end; those of others go on.
+fn hangup_ends_what_is_no_longer_allowed(backend: &'static str) {
+    let s = Strangers::new(backend);
+    let (id, other) = (s.client.id(), Side::new());
+    fs::create_dir(s.root().join("sub")).unwrap();
+    for big in [s.root().join("big"), s.dir.path().join("big")] {
+        fs::File::create(big).unwrap().set_len(8 << 20).unwrap();
+    }
+    for (began, left, why) in [
+        ("rw", None, "removed from authorized_peers"),
+        ("rw", Some("ro"), "narrowed in authorized_peers"),
+        ("rw", Some("wo"), "narrowed in authorized_peers"),
+        ("rw", Some("path=sub"), "changed in authorized_peers"),
+    ] {
+        s.authorize(&format!("{id} {began}\n{} ro\n", other.id()));
+        let daemon = s.serve(&["--workers", "2"]);
+        let start = |side: &Side, from: &str, to: &str| {
+            let options = ["cp", "--json", "--backend", backend, "--peer", &daemon.fingerprint];
+            let slow = ["--bwlimit", "2M", from, to];
+            let running = Running::spawn(command(side, &[], options.iter().chain(&slow)));
+            running.line(|line| line.contains("\"progress\"")).expect("data flows");
+            running
+        };
+        let here = |name: &str| s.dir.path().join(name).to_str().unwrap().to_owned();
+        let pull = start(&s.client, &daemon.url("big"), &here("pulled"));
+        let push = start(&s.client, &here("big"), &daemon.url("pushed"));
+        let unchanged = start(&other, &daemon.url("big"), &here("unchanged"));
+        let left = left.map_or(String::new(), |rights| format!("{id} {rights}\n"));
+        s.authorize(&format!("{left}{} rw\n", other.id()));
+        common::signal(daemon.pid(), "HUP");
+        for output in [pull.wait().expect(4), push.wait().expect(4)] {
+            let error = output.of("error").next().unwrap();
+            assert_eq!(error["code"], "permission", "{output:?}");
+            assert!(error["message"].as_str().unwrap().contains(why), "{output:?}");
+        }
+        unchanged.wait().expect(0);
+        assert!(!s.root().join("pushed").exists(), "nothing half-written has the name");
+        let _ = fs::remove_file(here("unchanged"));
+    }
 }
 
 /// On a terminal a person is asked; script(1) gives one.

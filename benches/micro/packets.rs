@@ -43,7 +43,7 @@ impl Ends {
         let (client, server) = (identity(), identity());
         let trust = || Arc::new(|_: &_| true);
         let (quic, tickets) = (QuicConfig::auto(), TicketKeys::random().expect("random bytes"));
-        let secrets = Arc::new(Secrets::of_identity(&server, now()));
+        let secrets = Arc::new(Secrets::fresh(now()));
         let mut client_setup = Setup::client(&client, trust(), &quic).expect("a client's setup");
         let mut server_setup = Setup::server(&server, trust(), &quic, &tickets).expect("a server's setup");
         client_setup.set_interface_payload(payload_bytes);
@@ -66,7 +66,7 @@ impl Ends {
         for _ in 0..MOST_FLIGHTS {
             carry(&mut client, out, runs, |datagram| {
                 if server.is_none() {
-                    let Route::New(new) = server_router.route(datagram, CLIENT, now(), false) else {
+                    let Route::New(new) = server_router.route(datagram, CLIENT, SERVER, now(), false) else {
                         panic!("the first datagram asks for a connection");
                     };
                     let accepted = Conn::accept(server_setup, server_router, KEY, new, SERVER, CLIENT, now());

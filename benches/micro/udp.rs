@@ -65,7 +65,7 @@ impl Pair {
                         result.expect("loopback takes it");
                         self.buffer = Some(buffer);
                     }
-                    Completion::File { .. } | Completion::Woken => {}
+                    Completion::File { .. } | Completion::Refused { .. } | Completion::Woken => {}
                 }
             }
             assert_ne!(before, (missing, self.buffer.is_some()), "{missing} datagrams were lost");

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::QuicConfig;
+use crate::daemon::DaemonError;
 use crate::daemon::signals::{Hangup, Signals};
 use crate::engine::{Access, Client, ClientConfig, Ended, PeerAccess, ServeConfig, Server};
 use crate::proto::session::{BenchWork, Request};
@@ -88,6 +89,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         quic: quic.clone(),
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
         identity: daemon,
+        reset_secret: rand::random(),
         authorize: Arc::new(move |asks| {
             (*asks == peer).then_some(PeerAccess { access: nothing, path: None })
         }),
@@ -104,6 +106,6 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
     let client = Client::start(config, request)?;
     let ended = client::pump(&client, signals, &mut |event| meter.hear(event));
     client.join().map_err(CliError::Worker)?;
-    meter.served(&server.shutdown().map_err(CliError::Worker)?);
+    meter.served(&server.shutdown().map_err(DaemonError::Shutdown)?);
     Ok((ended, peer))
 }

@@ -22,7 +22,7 @@ use landro_sys::trusted::Untrusted;
 use tracing_subscriber::EnvFilter;
 
 use crate::daemon::DaemonError;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, ShutdownError};
 
 use args::{Arguments, Command, TransferError};
 use trust::TrustError;
@@ -43,6 +43,8 @@ pub enum Exit {
     /// Destination full.
     Full,
     Integrity,
+    /// `serve`: a worker did not stop.
+    Stuck,
     /// SIGINT; state kept, a rerun resumes.
     Interrupted,
     /// SIGTERM; state kept, a rerun resumes.
@@ -60,6 +62,7 @@ impl Exit {
             Exit::Unreachable => 5,
             Exit::Full => 6,
             Exit::Integrity => 7,
+            Exit::Stuck => 8,
             Exit::Interrupted => 128 + signal_hook::consts::SIGINT as u8,
             Exit::Terminated => 128 + signal_hook::consts::SIGTERM as u8,
         }
@@ -104,6 +107,7 @@ impl CliError {
             CliError::Identity(_) => (Exit::Identity, "identity"),
             CliError::Trust(_) => (Exit::Error, "identity"),
             CliError::Resolve { .. } => (Exit::Unreachable, "unreachable"),
+            CliError::Daemon(DaemonError::Shutdown(ShutdownError::Stuck { .. })) => (Exit::Stuck, "stuck"),
             CliError::Engine(_)
             | CliError::Daemon(_)
             | CliError::Diagnostics(_)

@@ -24,6 +24,10 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
         workers: args.workers.map_or_else(one_per_core, usize::from),
         memory_budget_bytes: args.memory_budget.unwrap_or(DEFAULT_MEMORY_BUDGET_BYTES),
         identity,
+        reset_secret: trust::reset_secret(&dir).unwrap_or_else(|error| {
+            tracing::warn!("{error}; after a restart peers of this run learn late that it is over");
+            rand::random()
+        }),
         authorized_peers: dir.join("authorized_peers"),
         allow: args.allow,
         restrict: match (args.read_only, args.write_only) {

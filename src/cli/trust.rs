@@ -1,4 +1,4 @@
-//! The files identity and trust live in: `identity.pem`, `known_hosts`; where `authorized_peers` is looked for.
+//! The files identity and trust live in: `identity.pem`, `reset.key`, `known_hosts`; where `authorized_peers` is looked for.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -15,6 +15,9 @@ use super::url::{Host, Url};
 /// An Ed25519 key and its certificate take about 700 bytes; more than this is another kind of file.
 const IDENTITY_MAX_BYTES: u64 = 64 << 10;
 
+/// A longer file is something else and not read further.
+const RESET_SECRET_MAX_BYTES: u64 = 64;
+
 /// About 100,000 hosts.
 const KNOWN_HOSTS_MAX_BYTES: u64 = 8 << 20;
 
@@ -29,6 +32,8 @@ pub enum TrustError {
     Untrusted(#[from] Untrusted),
     #[error("{path}: not an identity ({why}); move it away and landro id makes a new one", path = .path.display())]
     BadIdentity { path: PathBuf, why: String },
+    #[error("{path}: not 32 bytes", path = .path.display())]
+    BadSecret { path: PathBuf },
     #[error("making an identity: {0}")]
     Generate(String),
     #[error(
@@ -75,6 +80,26 @@ pub fn identity(dir: &Path) -> Result<Identity, TrustError> {
     read_identity(&path)
 }
 
+/// What this host's daemons make stateless resets from, made at first use: 32 random bytes, no part of the identity, so
+/// that a copied identity takes none of it along.
+///
+/// # Errors
+/// It cannot be read or made, or others may use it.
+pub fn reset_secret(dir: &Path) -> Result<[u8; 32], TrustError> {
+    let path = dir.join("reset.key");
+    let read = || {
+        let secret = trusted::read(&path, Others::MayNothing, RESET_SECRET_MAX_BYTES)?;
+        secret.try_into().map_err(|_| TrustError::BadSecret { path: path.clone() })
+    };
+    match read() {
+        Err(TrustError::Untrusted(error)) if error.is_not_found() => {}
+        found => return found,
+    }
+    make_dir(dir)?;
+    publish(dir, &path, &rand::random::<[u8; 32]>())?;
+    read()
+}
+
 fn make_dir(dir: &Path) -> Result<(), TrustError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error(dir, "mkdir"))
 }
@@ -82,7 +107,7 @@ fn make_dir(dir: &Path) -> Result<(), TrustError> {
 /// Puts `contents` at `path` unless something is there already. A complete file appears or none: the name is
 /// made by link(2), which never replaces, from a private file that is already written.
 fn publish(dir: &Path, path: &Path, contents: &[u8]) -> Result<(), TrustError> {
-    let private = dir.join(format!(".identity.{:016x}", rand::random::<u64>()));
+    let private = dir.join(format!(".private.{:016x}", rand::random::<u64>()));
     let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&private)?;
         file.write_all(contents)?;
@@ -245,6 +270,25 @@ mod tests {
             error.to_string().contains("mode 0640") && error.to_string().contains("chmod 600"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_secret_of_resets_is_made_once_private_and_no_part_of_the_identity() {
+        let (here, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        identity(here.path()).unwrap();
+        let secret = reset_secret(here.path()).unwrap();
+        assert_eq!(reset_secret(here.path()).unwrap(), secret);
+        let path = here.path().join("reset.key");
+        assert_eq!(mode(&path), 0o600);
+        fs::copy(here.path().join("identity.pem"), copy.path().join("identity.pem")).unwrap();
+        assert_ne!(reset_secret(copy.path()).unwrap(), secret);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(reset_secret(here.path()), Err(TrustError::Untrusted(_))));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        for wrong in [&[7; 31][..], &[7; 33]] {
+            fs::write(&path, wrong).unwrap();
+            assert!(matches!(reset_secret(here.path()), Err(TrustError::BadSecret { .. })));
+        }
     }
 
     #[test]

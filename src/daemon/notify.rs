@@ -5,6 +5,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// Tells the service manager `state` (`READY=1`, `STOPPING=1`), if there is one. Failing to is logged: the
 /// service works all the same.
@@ -13,6 +14,21 @@ pub fn tell(state: &str) {
     if let Err(error) = send(&name, state) {
         tracing::warn!("cannot tell the service manager {state} through NOTIFY_SOCKET: {error}");
     }
+}
+
+/// How often the service manager wants to hear `WATCHDOG=1` of this process, if it does (sd_watchdog_enabled(3)).
+pub fn watchdog() -> Option<Duration> {
+    let set = |name| std::env::var(name).ok();
+    timeout(set("WATCHDOG_USEC").as_deref(), set("WATCHDOG_PID").as_deref(), std::process::id())
+}
+
+/// The variables are inherited: with the number of another process they are not for us.
+fn timeout(microseconds: Option<&str>, process: Option<&str>, own: u32) -> Option<Duration> {
+    if process.is_some_and(|process| process.parse() != Ok(own)) {
+        return None;
+    }
+    let timeout = Duration::from_micros(microseconds?.parse().ok()?);
+    Some(timeout).filter(|timeout| !timeout.is_zero())
 }
 
 /// A name that begins with `@` is in the abstract namespace (unix(7)).
@@ -27,6 +43,17 @@ fn send(name: &OsStr, state: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_watchdog_is_asked_for_by_name() {
+        let second = Some(Duration::from_secs(1));
+        assert_eq!(timeout(Some("1000000"), None, 7), second);
+        assert_eq!(timeout(Some("1000000"), Some("7"), 7), second);
+        assert_eq!(timeout(Some("1000000"), Some("8"), 7), None, "our parent's");
+        for nothing in [None, Some("0"), Some(""), Some("soon")] {
+            assert_eq!(timeout(nothing, None, 7), None);
+        }
+    }
 
     #[test]
     fn reaches_a_socket_in_the_file_system_and_an_abstract_one() {

@@ -39,6 +39,8 @@ pub enum Input {
     Disk { op: OpId, result: Result<DiskDone, DiskError> },
     /// The user or the daemon asks to stop: tell the peer, keep resumable state, finish.
     Cancel,
+    /// A daemon no longer allows what this session does: tell the peer why, keep resumable state, finish.
+    Refuse(SessionError),
     /// Nothing but time passed (`deadline()` was due).
     Tick,
 }

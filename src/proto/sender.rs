@@ -60,6 +60,8 @@ pub struct Sender {
     streams: StreamSlots,
     parallelism: Parallelism,
     bucket: Option<TokenBucket>,
+    /// The bucket was all that kept the last [`Sender::pump`] from starting a read.
+    waits_for_bucket: bool,
     turn: Turn,
     /// Bytes asked from the disk or read, not emitted yet.
     reading_bytes: u64,
@@ -183,6 +185,7 @@ impl Sender {
             streams: StreamSlots::new(&config.parallel),
             parallelism: Parallelism::new(now, &config.parallel),
             bucket: config.bwlimit_bps.map(|bps| TokenBucket::new(now, bps / 8)),
+            waits_for_bucket: false,
             turn: Turn { small: true, left_bytes: TURN_BYTES },
             reading_bytes: 0,
             unsent_bytes: 0,
@@ -261,7 +264,12 @@ impl Sender {
         }
         self.walk(ports);
         self.open_files(ports);
-        while self.may_read(now) {
+        self.waits_for_bucket = false;
+        while self.has_room() {
+            if self.bucket.as_mut().is_some_and(|bucket| !bucket.ready(now)) {
+                self.waits_for_bucket = self.small.has_work() || self.large.has_work();
+                break;
+            }
             let first = self.issue(ports, self.turn.small);
             let issued = match first {
                 Pumped::Nothing => {
@@ -294,10 +302,9 @@ impl Sender {
         self.read_ahead_bytes = self.read_ahead_bytes.min(bytes).max(1);
     }
 
-    /// Whether the read-ahead and the bandwidth limit let another read start.
-    fn may_read(&mut self, now: Instant) -> bool {
-        let room = self.reading_bytes + self.unsent_bytes < self.read_ahead_bytes;
-        room && self.bucket.as_mut().is_none_or(|bucket| bucket.ready(now))
+    /// Whether the read-ahead lets another read start.
+    fn has_room(&self) -> bool {
+        self.reading_bytes + self.unsent_bytes < self.read_ahead_bytes
     }
 
     /// Streams for chunks: the stream of small files, when there is one, counts towards the maximum.
@@ -306,11 +313,11 @@ impl Sender {
         self.parallelism.target().saturating_sub(packed).max(1)
     }
 
-    /// When time alone changes something: the bandwidth limit lets more through.
+    /// When time alone changes something: the bandwidth limit lets more through. A read that waits for other reads
+    /// waits for no time: a full bucket is no deadline.
     pub fn deadline(&self) -> Option<Instant> {
-        let wanted = self.stop == Stop::No && (self.small.has_work() || self.large.has_work());
-        let room = self.reading_bytes + self.unsent_bytes < self.read_ahead_bytes;
-        self.bucket.as_ref().filter(|_| wanted && room).map(TokenBucket::ready_at)
+        let waits = self.waits_for_bucket && self.stop == Stop::No;
+        self.bucket.as_ref().filter(|_| waits).map(TokenBucket::ready_at)
     }
 
     /// Sends what was held back to go together: manifest items, small files.

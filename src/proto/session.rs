@@ -166,10 +166,18 @@ impl Session {
         if matches!(self.end, End::Over) {
             return;
         }
+        let is_tick = matches!(input, Input::Tick);
         if let Err(Violation(text)) = self.take(now, input) {
             self.finish(Outcome::Violation(text));
         }
         self.advance(now);
+        debug_assert!(!is_tick || self.has_moved_on(now), "still due after a tick: {:?}", self.deadline());
+    }
+
+    /// What holds after each `Input::Tick` at `now`: what was due is done, and the next deadline is yet to come. One
+    /// that stays in the past would have the loop tick for ever.
+    pub fn has_moved_on(&self, now: Instant) -> bool {
+        self.deadline().is_none_or(|at| at > now)
     }
 
     /// From now on a sender reads at most so far ahead.
@@ -288,6 +296,13 @@ impl Session {
                     self.ports.message(&Message::Cancel {});
                     let totals = self.totals();
                     self.finish(Outcome::Cancelled(totals));
+                }
+                Ok(())
+            }
+            Input::Refuse(error) => {
+                if matches!(self.end, End::No) {
+                    self.flush_role();
+                    self.refuse(error);
                 }
                 Ok(())
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::pace::Pace;
 use super::unsent::Unsent;
-use super::{Conn, DATA_URGENCY, PathSnapshot, Phase};
+use super::{Conn, DATA_URGENCY, KEY_SPENT, PathSnapshot, Phase};
 use crate::config::{MIN_UDP_PAYLOAD_BYTES, PACING_MIN_RTT, QuicConfig};
 
 /// Segments the kernel takes in one message: UDP_MAX_SEGMENTS, 64 until Linux 6.9 raised it to 128.
@@ -20,6 +20,9 @@ pub const MAX_RUN_BYTES: usize = 65_507;
 /// an idle connection would be woken eight times for each.
 const STUCK_CHECK: Duration = Duration::from_millis(20);
 const STUCK_CHECK_MAX: Duration = Duration::from_secs(5);
+
+/// Packets of the key's limit that are kept for closing.
+const PACKETS_TO_CLOSE: u64 = 8;
 
 /// A stretch of the buffer to send as one message.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +47,8 @@ pub struct Filled {
 /// The sending half's bookkeeping.
 pub(super) struct Sending {
     pub(super) packets_sent: u64,
+    /// See [`QuicConfig::key_packet_limit`].
+    key_packet_limit: u64,
     /// The handshake is confirmed, as far as we can tell: path MTU probes may be built.
     pub(super) confirmed: bool,
     /// What the path has proven to carry.
@@ -75,6 +80,7 @@ impl Sending {
     pub(super) fn new(quic: &QuicConfig, ceiling_bytes: usize, is_on_link: fn(IpAddr) -> bool) -> Sending {
         Sending {
             packets_sent: 0,
+            key_packet_limit: quic.key_packet_limit,
             confirmed: false,
             known_payload_bytes: if quic.mtu_discovery { MIN_UDP_PAYLOAD_BYTES } else { ceiling_bytes },
             ceiling_bytes,
@@ -193,6 +199,14 @@ impl Conn {
         if let Some((packet, info)) = self.sending.deferred.take() {
             out[..packet.len()].copy_from_slice(&packet);
             return Some((packet.len(), info));
+        }
+        // Handshake keys seal a few of them, which only makes it earlier.
+        let left = self.sending.key_packet_limit.saturating_sub(self.sending.packets_sent);
+        if left == 0 {
+            return None;
+        }
+        if left <= PACKETS_TO_CLOSE && !self.is_closing() {
+            self.give_up(KEY_SPENT, "its key has sealed as many packets as it may, and no lane replaced it");
         }
         let sent = self.quiche.send(out);
         self.advance();

@@ -70,13 +70,6 @@ impl Identity {
         Ok(String::from_utf8_lossy(&pem).into_owned())
     }
 
-    /// A key for another purpose, which only the owner of the private key can derive.
-    pub(super) fn derive_key(&self, context: &str) -> [u8; 32] {
-        // Encoding a key we hold fails only for lack of memory; the fingerprint would be public, so no fallback.
-        let private = self.key.private_key_to_der_pkcs8().expect("an Ed25519 key has an encoding");
-        blake3::derive_key(context, &private)
-    }
-
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }

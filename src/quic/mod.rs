@@ -54,6 +54,9 @@ impl quiche::BufFactory for ByReference {
     }
 }
 
+/// Application error code of a connection whose key may seal no more (docs/protocol.md).
+pub const KEY_SPENT: u64 = 8;
+
 /// Urgency of bidirectional streams: control messages overtake data. Lower goes first.
 const CONTROL_URGENCY: u8 = 0;
 
@@ -73,6 +76,8 @@ pub struct Conn {
     phase: Phase,
     local: SocketAddr,
     peer: Option<Fingerprint>,
+    /// See [`Conn::give_up`].
+    given_up: Option<String>,
     /// What `close` was asked for, quiche replaces it before the handshake is over.
     closed_with: Option<(u64, Vec<u8>)>,
     /// quiche's word for what broke the connection.
@@ -149,7 +154,7 @@ impl Conn {
     ) -> Result<Conn, QuicError> {
         let ceiling = setup.payload_ceiling(peer.ip());
         setup.quiche.set_max_send_udp_payload_size(ceiling);
-        let (scid, _) = router.new_cid(key);
+        let scid = router.new_cid(key);
         let mut dcid: [u8; 16] = rand::random();
         dcid[0] = steer.unwrap_or(dcid[0]);
         let made = quiche::connect_with_dcid_and_buffer_factory(
@@ -193,7 +198,7 @@ impl Conn {
                 if !router.insert_ours(&new.dcid, key) {
                     return Err(QuicError::CidInUse);
                 }
-                setup.quiche.set_stateless_reset_token(Some(router.reset_token(&new.dcid)));
+                setup.quiche.set_stateless_reset_token(Some(router.reset_token(&new.dcid, local)));
                 let scid = quiche::ConnectionId::from_ref(&new.dcid);
                 let retry = quiche::RetryConnectionIds {
                     original_destination_cid: &quiche::ConnectionId::from_ref(original),
@@ -202,9 +207,9 @@ impl Conn {
                 quiche::accept_with_retry(&scid, retry, local, peer, &mut setup.quiche)
             }
             None => {
-                let (scid, token) = router.new_cid(key);
+                let scid = router.new_cid(key);
                 router.insert_theirs(&new.dcid, key);
-                setup.quiche.set_stateless_reset_token(Some(token));
+                setup.quiche.set_stateless_reset_token(Some(router.reset_token(&scid, local)));
                 let scid = quiche::ConnectionId::from_ref(&scid);
                 quiche::accept_with_buf_factory(&scid, None, local, peer, &mut setup.quiche)
             }
@@ -223,6 +228,7 @@ impl Conn {
             phase: Phase::Handshaking { deadline: now + setup.quic.handshake_timeout },
             local,
             peer: None,
+            given_up: None,
             closed_with: None,
             failure: None,
             next_uni: 0,
@@ -322,6 +328,8 @@ impl Conn {
             CloseReason::HandshakeTimeout
         } else if self.quiche.is_timed_out() {
             CloseReason::IdleTimeout
+        } else if let Some(why) = &self.given_up {
+            CloseReason::GivenUp(why.clone())
         } else if let Some((code, reason)) = &self.closed_with {
             CloseReason::Local { code: *code, reason: String::from_utf8_lossy(reason).into_owned() }
         } else if let Some(error) = self.quiche.local_error() {
@@ -507,6 +515,12 @@ impl Conn {
         if self.quiche.close(true, code, reason).is_ok() {
             self.closed_with = Some((code, reason.to_vec()));
         }
+    }
+
+    /// Closes for a reason that is no word between the two sides: the connection itself cannot go on.
+    pub fn give_up(&mut self, code: u64, why: &str) {
+        self.close(code, why.as_bytes());
+        self.given_up = Some(why.to_owned());
     }
 
     /// Asks for an acknowledgement with the next [`Conn::fill`], outside of congestion control.

@@ -81,6 +81,9 @@ pub enum CloseReason {
     IdleTimeout,
     #[error("the peer did not finish the handshake in time")]
     HandshakeTimeout,
+    /// [`super::Conn::give_up`] was called.
+    #[error("{0}")]
+    GivenUp(String),
     /// The peer does not know the connection any more: it restarted.
     #[error("the peer lost the connection's state")]
     StatelessReset,

@@ -127,23 +127,24 @@ impl Router {
         }
     }
 
-    /// Says where a datagram (one GSO segment of a received message) belongs. `demand_retry`: prove the
-    /// address of unknown clients before spending memory on them.
+    /// Says where a datagram (one GSO segment of a received message) belongs, that came `from` a peer `to` an address of
+    /// ours. `demand_retry`: prove the address of unknown clients before spending memory on them.
     pub fn route(
         &mut self,
         datagram: &mut [u8],
         from: SocketAddr,
+        to: SocketAddr,
         now: Instant,
         demand_retry: bool,
     ) -> Route {
         match datagram.first() {
-            Some(first) if first & 0x80 == 0 => self.route_short(datagram, now),
+            Some(first) if first & 0x80 == 0 => self.route_short(datagram, to, now),
             Some(_) => self.route_long(datagram, from, now, demand_retry),
             None => Route::Drop,
         }
     }
 
-    fn route_short(&mut self, datagram: &[u8], now: Instant) -> Route {
+    fn route_short(&mut self, datagram: &[u8], to: SocketAddr, now: Instant) -> Route {
         let Some(cid) = datagram.get(1..1 + self.cid_len()) else { return Route::Drop };
         let number = cid_number(cid);
         if let Some((last, key)) = self.last
@@ -157,7 +158,7 @@ impl Router {
         }
         match self.owner(cid) {
             Some(owner) => Route::Stray(owner),
-            None if self.server => self.stateless_reset(cid, datagram.len(), now),
+            None if self.server => self.stateless_reset(cid, to, datagram.len(), now),
             None => self.reset_received(datagram),
         }
     }
@@ -252,7 +253,7 @@ impl Router {
 
     /// Tells a peer that we know nothing of its connection (we restarted): looks like a packet, ends in the
     /// token it was given for this id.
-    fn stateless_reset(&mut self, cid: &[u8], trigger_bytes: usize, now: Instant) -> Route {
+    fn stateless_reset(&mut self, cid: &[u8], to: SocketAddr, trigger_bytes: usize, now: Instant) -> Route {
         if trigger_bytes < MIN_RESET_TRIGGER_BYTES || !self.replies.allow(now) {
             return Route::Drop;
         }
@@ -262,7 +263,7 @@ impl Router {
         rand::fill(&mut packet[..]);
         packet[0] = packet[0] & 0x3f | 0x40;
         let token_at = packet.len() - 16;
-        packet[token_at..].copy_from_slice(&self.secrets.reset_token(cid).to_be_bytes());
+        packet[token_at..].copy_from_slice(&self.secrets.reset_token(cid, to).to_be_bytes());
         Route::Reply(packet)
     }
 
@@ -296,13 +297,12 @@ impl Router {
         cid
     }
 
-    /// A fresh connection id for the connection under `key`, and the stateless reset token that goes with it.
-    pub(super) fn new_cid(&mut self, key: usize) -> (Vec<u8>, u128) {
+    /// A fresh connection id for the connection under `key`.
+    pub(super) fn new_cid(&mut self, key: usize) -> Vec<u8> {
         loop {
             let cid = self.random_cid();
             if self.insert_ours(&cid, key) {
-                let token = self.secrets.reset_token(&cid);
-                return (cid, token);
+                return cid;
             }
         }
     }
@@ -325,8 +325,9 @@ impl Router {
         self.held.entry(key).or_default().theirs.push(cid.to_vec());
     }
 
-    pub(super) fn reset_token(&self, cid: &[u8]) -> u128 {
-        self.secrets.reset_token(cid)
+    /// The stateless reset token that goes with an id of ours, for a peer that sends to `local`.
+    pub(super) fn reset_token(&self, cid: &[u8], local: SocketAddr) -> u128 {
+        self.secrets.reset_token(cid, local)
     }
 
     pub(super) fn resets(&self) -> ResetTokens {

@@ -74,14 +74,13 @@ struct Pair {
 impl Pair {
     fn new() -> Pair {
         let (client, server) = (Identity::generate().unwrap(), Identity::generate().unwrap());
-        let server_identity = server.clone();
         Pair {
             of_server: Judge::of(&server),
             of_client: Judge::of(&client),
             client,
             server,
             tickets: TicketKeys::random().unwrap(),
-            secrets: Arc::new(Secrets::of_identity(&server_identity, now())),
+            secrets: Arc::new(Secrets::fresh(now())),
             quic: QuicConfig::auto(),
         }
     }
@@ -167,7 +166,7 @@ impl World {
     fn deliver_to_server(&mut self, mut datagram: Vec<u8>) {
         self.largest = self.largest.max(datagram.len());
         let from = self.client_addr;
-        match self.server_router.route(&mut datagram, from, now(), self.demand_retry) {
+        match self.server_router.route(&mut datagram, from, self.server_addr, now(), self.demand_retry) {
             Route::Conn(key) => {
                 assert_eq!(key, 3);
                 let _ = self.server().recv(&mut datagram, from);
@@ -200,7 +199,7 @@ impl World {
 
     fn deliver_to_client(&mut self, mut datagram: Vec<u8>) {
         self.largest = self.largest.max(datagram.len());
-        match self.client_router.route(&mut datagram, self.server_addr, now(), false) {
+        match self.client_router.route(&mut datagram, self.server_addr, self.client_addr, now(), false) {
             Route::Conn(7) => {
                 let _ = self.client.recv(&mut datagram, self.server_addr);
             }

@@ -4,8 +4,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::Identity;
-
 /// How long a client may take to come back with a Retry token.
 const RETRY_LIFETIME: Duration = Duration::from_secs(30);
 
@@ -26,11 +24,22 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Retry keys are fresh. The reset key follows from the identity: after a restart the daemon can still tell
-    /// the peers of its earlier life that their connections are gone, instead of leaving them to their timeouts.
-    pub fn of_identity(identity: &Identity, now: Instant) -> Secrets {
-        let reset = identity.derive_key("landro 2026-11 stateless reset token");
-        Secrets { retry: rand::random(), reset, epoch: now }
+    /// Of a process that answers no strangers: a client's.
+    pub fn fresh(now: Instant) -> Secrets {
+        Secrets { retry: rand::random(), reset: rand::random(), epoch: now }
+    }
+
+    /// Retry keys are fresh. The reset key is the daemon's for longer than one run: after a restart it can still tell the
+    /// peers of its earlier life that their connections are gone, instead of leaving them to their timeouts.
+    ///
+    /// `secret` is kept beside the identity, and is not the identity: that may be copied to other hosts, each of which
+    /// would tell whoever asks the token that ends a connection with one of the others. So do `root`, and the address
+    /// that a connection came in by, which [`Secrets::reset_token`] adds: daemons that share even the secret differ in
+    /// one of them.
+    pub fn of_daemon(secret: &[u8; 32], root: &[u8], now: Instant) -> Secrets {
+        let mut reset = blake3::Hasher::new_derive_key("landro 2026-11 stateless reset key of a daemon");
+        reset.update(secret).update(root);
+        Secrets { retry: rand::random(), reset: reset.finalize().into(), epoch: now }
     }
 
     /// A token that only this process makes, for this address, this pair of ids and the next 30 s.
@@ -75,20 +84,31 @@ impl Secrets {
         new_scid: &[u8],
         issued: [u8; 8],
     ) -> [u8; MAC_BYTES] {
-        let ip = match peer.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
         let mut hasher = blake3::Hasher::new_keyed(&self.retry);
-        hasher.update(&ip.octets()).update(&peer.port().to_be_bytes()).update(&issued);
+        hasher.update(&octets(peer)).update(&issued);
         hasher.update(&[original.len() as u8]).update(original).update(new_scid);
         first_16(hasher.finalize())
     }
 
-    /// The token a peer is given with one of our connection ids, to know a stateless reset by.
-    pub(super) fn reset_token(&self, cid: &[u8]) -> u128 {
-        u128::from_be_bytes(first_16(blake3::keyed_hash(&self.reset, cid)))
+    /// The token a peer is given with one of our connection ids, to know a stateless reset by. `local`: the address of
+    /// ours that the peer sends to.
+    pub(super) fn reset_token(&self, cid: &[u8], local: SocketAddr) -> u128 {
+        let mut hasher = blake3::Hasher::new_keyed(&self.reset);
+        hasher.update(&octets(local)).update(cid);
+        u128::from_be_bytes(first_16(hasher.finalize()))
     }
+}
+
+/// An address and port as bytes of one length.
+fn octets(addr: SocketAddr) -> [u8; 18] {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    let mut octets = [0; 18];
+    octets[..16].copy_from_slice(&ip.octets());
+    octets[16..].copy_from_slice(&addr.port().to_be_bytes());
+    octets
 }
 
 fn first_16(hash: blake3::Hash) -> [u8; 16] {
@@ -128,7 +148,7 @@ mod tests {
     #[allow(clippy::disallowed_methods, reason = "an epoch to count from")]
     fn secrets() -> (Secrets, Instant) {
         let now = Instant::now();
-        (Secrets::of_identity(&Identity::generate().unwrap(), now), now)
+        (Secrets::fresh(now), now)
     }
 
     #[test]
@@ -156,15 +176,24 @@ mod tests {
     }
 
     #[test]
-    fn reset_tokens_follow_the_id_and_the_identity() {
-        let identity = Identity::generate().unwrap();
-        let (two, now) = secrets();
-        let one = Secrets::of_identity(&identity, now);
-        let restarted = Secrets::of_identity(&identity, now);
-        assert_eq!(one.reset_token(b"12345678"), restarted.reset_token(b"12345678"));
-        assert_eq!(one.reset_token(b"12345678"), one.reset_token(b"12345678"));
-        assert_ne!(one.reset_token(b"12345678"), one.reset_token(b"12345679"));
-        assert_ne!(one.reset_token(b"12345678"), two.reset_token(b"12345678"));
+    fn reset_tokens_are_of_one_daemon_and_outlive_its_runs() {
+        let (_, now) = secrets();
+        let here: SocketAddr = "192.0.2.1:4433".parse().unwrap();
+        let token = |secret: u8, root: &str, cid: &[u8], local: SocketAddr| {
+            Secrets::of_daemon(&[secret; 32], root.as_bytes(), now).reset_token(cid, local)
+        };
+        let ours = token(1, "/srv", b"12345", here);
+        assert_eq!(ours, token(1, "/srv", b"12345", here), "after a restart");
+        assert_eq!(ours, token(1, "/srv", b"12345", "[::ffff:192.0.2.1]:4433".parse().unwrap()));
+        assert_ne!(ours, token(2, "/srv", b"12345", here), "a host with a copied identity");
+        assert_ne!(ours, token(1, "/srv/other", b"12345", here));
+        assert_ne!(ours, token(1, "/srv", b"12346", here));
+        assert_ne!(ours, token(1, "/srv", b"12345", "192.0.2.1:4434".parse().unwrap()));
+        assert_ne!(ours, token(1, "/srv", b"12345", "192.0.2.2:4433".parse().unwrap()));
+        assert_ne!(
+            Secrets::fresh(now).reset_token(b"12345", here),
+            Secrets::fresh(now).reset_token(b"12345", here)
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod target;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -34,6 +35,14 @@ pub struct Pending {
     pub cmd: DiskOp,
     dir: Option<Ino>,
     file: Option<usize>,
+    /// A disk that takes its time answers no sooner. None: whenever the world picks it.
+    pub ready_at: Option<Instant>,
+}
+
+impl Pending {
+    pub fn is_ready(&self, now: Instant) -> bool {
+        self.ready_at.is_none_or(|at| at <= now)
+    }
 }
 
 #[derive(Debug)]
@@ -161,7 +170,7 @@ impl Handles {
             let OpenFile::Part(part) = &mut self.open[file] else { panic!("write to a source") };
             part.writes_under_way += 1;
         }
-        self.pending.push(Pending { op, cmd, dir, file });
+        self.pending.push(Pending { op, cmd, dir, file, ready_at: None });
     }
 
     /// Completes the operation at `at` of `pending`.

@@ -1,7 +1,7 @@
 //! Thousands of seeded transfers: whole ones, crashed and resumed ones, with full disks and changing sources.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Rng;
 use super::check::Strictness;
@@ -15,6 +15,8 @@ use crate::units::EntryId;
 const SMALL_TREE: TreeShape = TreeShape { max_entries: 60, max_large: 0 };
 const LARGE_TREE: TreeShape = TreeShape { max_entries: 12, max_large: 3 };
 const WIDE_TREE: TreeShape = TreeShape { max_entries: 3000, max_large: 1 };
+
+const MANY_SMALL: TreeShape = TreeShape { max_entries: 800, max_large: 0 };
 
 /// Any instant will do; the simulation counts on from it.
 #[allow(clippy::disallowed_methods, reason = "a starting point is needed, and only differences are used")]
@@ -105,6 +107,21 @@ fn large_files_arrive_whole() {
 fn wide_trees_arrive_whole() {
     for_seeds("wide_trees_arrive_whole", 15, |seed| {
         run_whole(Scenario::random(seed, WIDE_TREE));
+    });
+}
+
+/// More small files than are read at a time, on a disk that takes its time, under a limit that lets all of them
+/// through: what they wait for is the disk, and no deadline may say otherwise.
+#[test]
+fn a_bandwidth_limit_on_a_slow_disk_is_no_deadline_in_the_past() {
+    for_seeds("a_bandwidth_limit_on_a_slow_disk_is_no_deadline_in_the_past", 60, |seed| {
+        let mut scenario = Scenario::random(seed, MANY_SMALL);
+        scenario.bwlimit_bps = Some(scenario.rng.pick(&[4_000_000, 80_000_000, 8_000_000_000]));
+        let latency = Duration::from_micros(scenario.rng.pick(&[50, 2_000, 30_000]));
+        let mut world = scenario.world(start());
+        world.slow_disks(latency);
+        assert_eq!(world.run(usize::MAX), Stop::Finished);
+        complete(&world);
     });
 }
 

@@ -62,6 +62,8 @@ pub struct World {
     weights: [usize; 8],
     weights_for: usize,
     pub steps: usize,
+    /// How long every operation of either disk takes at least; zero: whatever the seed makes of it.
+    disk_latency: Duration,
 }
 
 impl World {
@@ -102,10 +104,16 @@ impl World {
             weights: [1; 8],
             weights_for: 0,
             steps: 0,
+            disk_latency: Duration::ZERO,
         };
         world.drain(CLIENT);
         world.drain(SERVER);
         world
+    }
+
+    /// From now on every disk operation takes at least so long.
+    pub fn slow_disks(&mut self, latency: Duration) {
+        self.disk_latency = latency;
     }
 
     /// Makes steps until both are finished, at most `steps`.
@@ -171,7 +179,7 @@ impl World {
             if open && (incoming.has_bytes() || incoming.closed && !incoming.close_delivered) {
                 actions.push(Action::Control(side));
             }
-            if !self.sides[side].handles.pending.is_empty() {
+            if self.sides[side].handles.pending.iter().any(|pending| pending.is_ready(self.now)) {
                 actions.push(Action::Disk(side));
             }
             if self.deadline(side).is_some_and(|deadline| deadline <= self.now) {
@@ -192,11 +200,17 @@ impl World {
         self.sides[side].session.as_ref().and_then(Session::deadline)
     }
 
+    /// Nothing can happen now: to what time alone brings first.
     fn jump_to_deadline(&mut self) -> Option<Action> {
-        let (at, side) =
-            [CLIENT, SERVER].into_iter().filter_map(|side| Some((self.deadline(side)?, side))).min()?;
+        let ticks = |side| Some((self.deadline(side)?, 0, side));
+        let disks = |side: usize| {
+            let pending = &self.sides[side].handles.pending;
+            Some((pending.iter().filter_map(|pending| pending.ready_at).min()?, 1, side))
+        };
+        let both = [CLIENT, SERVER].into_iter();
+        let (at, what, side) = both.flat_map(|side| [ticks(side), disks(side)]).flatten().min()?;
         self.now = self.now.max(at);
-        Some(Action::Tick(side))
+        Some(if what == 0 { Action::Tick(side) } else { Action::Disk(side) })
     }
 
     fn act(&mut self, action: Action) {
@@ -231,7 +245,9 @@ impl World {
             }
             Action::Disk(side) => {
                 let Side { disk, handles, .. } = &mut self.sides[side];
-                let at = self.rng.below(handles.pending.len());
+                let mut ready: Vec<usize> = (0..handles.pending.len()).collect();
+                ready.retain(|&at| handles.pending[at].is_ready(self.now));
+                let at = self.rng.pick(&ready);
                 let (op, result) = handles.complete(at, disk, &mut self.rng);
                 self.input(side, Input::Disk { op, result });
             }
@@ -242,8 +258,12 @@ impl World {
     /// Hands an input to a side (one that is finished no longer listens) and does what it says.
     pub fn input(&mut self, side: usize, input: Input) {
         if let Some(session) = &mut self.sides[side].session {
+            let is_tick = matches!(input, Input::Tick);
             session.handle(self.now, input);
             self.drain(side);
+            let moved =
+                self.sides[side].session.as_ref().is_none_or(|session| session.has_moved_on(self.now));
+            assert!(!is_tick || moved, "a tick moved nothing: {}", self.state());
         }
     }
 
@@ -263,7 +283,14 @@ impl World {
                     self.tap.sender_emits_data(stream, bytes.clone(), fin);
                     self.wire.emit_data(stream, bytes, fin);
                 }
-                Output::Disk { op, cmd } => self.sides[side].handles.start(op, cmd),
+                Output::Disk { op, cmd } => {
+                    let handles = &mut self.sides[side].handles;
+                    handles.start(op, cmd);
+                    if let Some(pending) = handles.pending.last_mut().filter(|_| !self.disk_latency.is_zero())
+                    {
+                        pending.ready_at = Some(self.now + self.disk_latency);
+                    }
+                }
                 Output::Event(event) => {
                     progress_events += usize::from(matches!(event, Event::Progress { .. }));
                     self.sides[side].events.push(event);

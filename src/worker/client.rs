@@ -1,8 +1,10 @@
 //! A command's side: dialling, the one session, joining lanes, and how it ended.
 
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use landro_sys::SocketId;
+use landro_sys::{SocketId, UdpOptions, UdpSocket};
 use rand::Rng;
 
 use super::disk::Base;
@@ -30,6 +32,7 @@ impl Worker {
                 Command::Answered { lane } => self.answered(lane),
                 Command::Start(start) => self.start_client(*start),
                 Command::Cancel => self.cancel_client(),
+                Command::Reauthorise => self.reauthorise(),
                 Command::Shutdown(grace) => self.shut_down(grace),
             }
         }
@@ -43,6 +46,7 @@ impl Worker {
             trust_refused: start.trust_refused,
             request: Some(start.request),
             streams: start.streams,
+            socket_options: start.socket_options,
             events: start.events,
             backend_reason: start.backend_reason,
             cancelled: false,
@@ -66,24 +70,38 @@ impl Worker {
             return;
         };
         client.next_peer += 1;
-        let socket = self.sockets.iter().position(|(_, local)| local.is_ipv4() == peer.is_ipv4());
-        let Some(socket) = socket else { return self.dial_next(format!("no socket for {peer}")) };
-        if let Err(error) = self.dial(peer, socket, Purpose::FirstLane, None) {
+        let options = client.socket_options;
+        let dialled = self
+            .open_socket(peer, &options)
+            .map_err(|error| format!("no route to {peer}: {error}"))
+            .and_then(|socket| self.dial(peer, socket, Purpose::FirstLane, None));
+        if let Err(error) = dialled {
             self.dial_next(error);
         }
     }
 
+    /// A socket for one peer: connected, it learns what ICMP says about that peer.
+    fn open_socket(&mut self, peer: SocketAddr, options: &UdpOptions) -> io::Result<usize> {
+        let any: IpAddr = match peer.is_ipv4() {
+            true => Ipv4Addr::UNSPECIFIED.into(),
+            false => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0), options)?;
+        socket.connect(peer)?;
+        let local = socket.local_addr()?;
+        self.sockets.push((self.driver.add_socket(socket)?, local));
+        Ok(self.sockets.len() - 1)
+    }
+
     fn dial(
         &mut self,
-        peer: std::net::SocketAddr,
+        peer: SocketAddr,
         socket: usize,
         purpose: Purpose,
         steer: Option<u8>,
     ) -> Result<(), String> {
-        let (socket, bound): (SocketId, _) = self.sockets[socket];
-        // quiche compares packets' addresses with its path: the wildcard will not do.
+        let (socket, local): (SocketId, _) = self.sockets[socket];
         let route = landro_sys::route_to(peer).map_err(|error| format!("no route to {peer}: {error}"))?;
-        let local = std::net::SocketAddr::new(route.local, bound.port());
         let key = self.lanes.vacant_key();
         let Some(client) = &mut self.client else { return Ok(()) };
         let granted_bytes = self.shared.budget.grant_window();
@@ -99,6 +117,7 @@ impl Worker {
                 })?;
         let serial = self.serial();
         let mut lane = Lane::new(serial, conn, socket, peer, Phase::Handshaking(purpose), self.now);
+        lane.quiet = Some(super::refused::SIGN_OF_LIFE);
         lane.granted_bytes = granted_bytes;
         lane.deadline = Some(self.now + self.shared.quic.handshake_timeout);
         self.new_lane(lane);

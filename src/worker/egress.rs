@@ -107,6 +107,9 @@ impl Worker {
             if self.log.admits(Who::Debug, self.now) {
                 tracing::debug!(lane, %error, "datagrams were not sent");
             }
+            if error.kind() == io::ErrorKind::ConnectionRefused {
+                self.send_refused(lane, &error);
+            }
         }
     }
 

@@ -53,7 +53,7 @@ impl Worker {
     fn segment(&mut self, segment: &mut [u8], socket: usize, from: SocketAddr, local: SocketAddr) {
         self.gro_packets += 1;
         let demand_retry = self.handshaking >= RETRY_ABOVE_HANDSHAKES;
-        let key = match self.router.route(segment, from, self.now, demand_retry) {
+        let key = match self.router.route(segment, from, local, self.now, demand_retry) {
             Route::Conn(key) => key,
             Route::New(new) => match self.accept(new, socket, from, local) {
                 Some(key) => key,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use landro_sys::{Buffer, Slab, SocketId};
 
+use super::refused::Doubt;
 use super::timers::Scheduled;
 use super::turn::Incoming;
 use crate::proto::chunks::ParallelTransferConfig;
@@ -30,6 +31,7 @@ pub mod code {
     pub const NO_SESSION: u64 = 5;
     pub const BUSY: u64 = 6;
     pub const REPLACED: u64 = 7;
+    // 8 is `crate::quic::KEY_SPENT`, which the transport says by itself.
 }
 
 /// The control stream is bidirectional stream 0 of each lane.
@@ -50,6 +52,10 @@ pub struct Lane {
     /// Last time a datagram of this lane arrived, and when we last asked for a sign of life.
     pub heard: Instant,
     pub pinged: Instant,
+    /// How long a lane that we dialled is silent before we ask. None: accepted; a daemon, which has many, asks seldom.
+    pub quiet: Option<Duration>,
+    /// The peer's port is said to be closed.
+    pub doubt: Option<Doubt>,
     /// Last time a new session of the same peer asked for it.
     pub asked: Option<Instant>,
     /// Streams with unread data, in the order they became readable.
@@ -135,6 +141,8 @@ impl Lane {
             deadline: None,
             heard: now,
             pinged: now,
+            quiet: None,
+            doubt: None,
             asked: None,
             readable: VecDeque::new(),
             incoming: HashMap::new(),

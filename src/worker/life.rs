@@ -53,7 +53,7 @@ impl Worker {
         }
     }
 
-    fn authorised(&self, fingerprint: &Fingerprint) -> Option<super::link::PeerAccess> {
+    pub(super) fn authorised(&self, fingerprint: &Fingerprint) -> Option<super::link::PeerAccess> {
         self.shared.service.as_ref().and_then(|service| (service.authorize)(fingerprint))
     }
 
@@ -139,6 +139,7 @@ impl Worker {
         self.sessions.get(session).is_some_and(|running| {
             running.peer == *peer
                 && running.finished.is_none()
+                && running.revoked.is_none()
                 && (1..MAX_SERVED_LANES_PER_SESSION).contains(&running.lanes.len())
         })
     }
@@ -168,6 +169,9 @@ impl Worker {
         let grant = Grant { read: allowed.access.read, write: allowed.access.write };
         let machine = Session::server(self.now, grant, self.limits());
         self.begin_session(key, id, peer, machine, Base::Served(root), false);
+        if let Some(session) = self.session_ids.get(&id) {
+            self.sessions[*session].allowed = Some(allowed);
+        }
     }
 
     pub(super) fn begin_session(
@@ -188,6 +192,8 @@ impl Worker {
             machine,
             space: Rc::new(Space::new(base, inline_only)),
             peer,
+            allowed: None,
+            revoked: None,
             lanes: vec![key],
             joining: false,
             join_after: self.now,
@@ -262,9 +268,13 @@ impl Worker {
             Phase::Preface(_) => self.close_lane(key, code::TIMEOUT, "no session was named in time"),
             Phase::Waiting { .. } => self.waited_enough(key),
             // Its session is over, or its control stream ended and no other lane took it up.
-            Phase::Serving { .. } => {
+            Phase::Serving { session } => {
+                let revoked = self.sessions.get(*session).and_then(|running| running.revoked);
                 self.leave_session(key);
-                self.close_lane(key, code::DONE, "");
+                match revoked {
+                    Some(why) => self.close_lane(key, code::UNAUTHORISED, why),
+                    None => self.close_lane(key, code::DONE, ""),
+                }
             }
             Phase::Closing => self.drop_lane(key),
         }

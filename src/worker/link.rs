@@ -8,9 +8,10 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
-use landro_sys::{Backend, WakeHandle};
+use landro_sys::{Backend, UdpOptions, WakeHandle};
 
 use super::disk::Settler;
+use super::pulse::Pulse;
 use super::stats::TransportStats;
 use crate::budget::Budget;
 use crate::config::QuicConfig;
@@ -60,15 +61,14 @@ pub struct Shared {
 pub struct Mailbox {
     pub sender: Sender<Command>,
     pub wake: OnceLock<WakeHandle>,
+    pub pulse: Pulse,
 }
 
 impl Mailbox {
     /// Puts a command into the worker's queue and wakes it. False: the queue is full or the worker is gone.
     pub fn post(&self, command: Command) -> bool {
         let posted = self.sender.try_send(command).is_ok();
-        if let Some(wake) = self.wake.get() {
-            wake.wake();
-        }
+        self.wake();
         posted
     }
 
@@ -76,10 +76,15 @@ impl Mailbox {
     /// or stuck.
     pub fn insist(&self, command: Command) -> bool {
         let posted = self.sender.send_timeout(command, ROOM_TIMEOUT).is_ok();
+        self.wake();
+        posted
+    }
+
+    /// Makes the worker's loop turn.
+    pub fn wake(&self) {
         if let Some(wake) = self.wake.get() {
             wake.wake();
         }
-        posted
     }
 }
 
@@ -97,6 +102,8 @@ pub enum Command {
     Start(Box<ClientStart>),
     /// The user asked to stop.
     Cancel,
+    /// The list of peers was read again.
+    Reauthorise,
     /// The process is ending; sessions may take this long to say so.
     Shutdown(Duration),
 }
@@ -116,6 +123,7 @@ pub struct ClientStart {
     pub trust_refused: Arc<Mutex<Option<Fingerprint>>>,
     pub request: proto::session::Request,
     pub streams: usize,
+    pub socket_options: UdpOptions,
     pub events: Sender<ClientEvent>,
     pub backend_reason: String,
 }
@@ -157,6 +165,7 @@ pub struct ClientLink {
     pub trust_refused: Arc<Mutex<Option<Fingerprint>>>,
     pub request: Option<proto::session::Request>,
     pub streams: usize,
+    pub socket_options: UdpOptions,
     pub events: Sender<ClientEvent>,
     pub backend_reason: String,
     pub cancelled: bool,

@@ -12,6 +12,9 @@ mod life;
 mod link;
 mod local;
 mod log;
+mod pulse;
+mod refused;
+mod revoke;
 mod session;
 mod stats;
 mod succession;
@@ -35,7 +38,7 @@ use disk::{DESCRIPTOR_RETRY, Disk};
 use lane::Lane;
 use log::Log;
 use session::Running;
-use timers::Timers;
+use timers::{Timer, Timers};
 
 pub use disk::start_settler;
 #[cfg(feature = "fuzzing")]
@@ -45,6 +48,7 @@ pub use link::{
     Shared,
 };
 pub use local::{LocalCopy, copy_locally};
+pub use pulse::Pulse;
 pub use stats::TransportStats;
 
 /// Completions handled before the connections get their turn. With GRO each holds up to 64 KiB (44 packets of
@@ -89,6 +93,8 @@ pub struct Worker {
     session_ids: HashMap<SessionId, usize>,
     disk: Disk,
     timers: Timers,
+    /// Timers that expire in this turn; empty between turns, kept for its room.
+    due: Vec<Timer>,
     /// Lanes that something happened to since their last turn.
     touched: Vec<usize>,
     /// Lanes that have more to send or read than one turn allowed.
@@ -161,6 +167,7 @@ impl Worker {
             sessions: slab::Slab::new(),
             session_ids: HashMap::new(),
             timers: Timers::default(),
+            due: Vec::new(),
             touched: Vec::new(),
             unfinished: Vec::new(),
             hungry: Vec::new(),
@@ -190,6 +197,7 @@ impl Worker {
     pub fn run(mut self) -> io::Result<()> {
         loop {
             self.now = now();
+            self.beat();
             self.take_completions();
             self.take_commands();
             self.expire_timers();
@@ -211,12 +219,20 @@ impl Worker {
         }
     }
 
+    /// Says that the loop turned.
+    fn beat(&self) {
+        if let Some(mailbox) = self.shared.mailboxes.get(self.id.0 as usize) {
+            mailbox.pulse.beat();
+        }
+    }
+
     fn take_completions(&mut self) {
         for _ in 0..MAX_COMPLETIONS_PER_TURN {
             match self.driver.next_completion() {
                 Some(Completion::Received(datagrams)) => self.received(datagrams),
                 Some(Completion::Sent { token, buffer, result }) => self.sent(token, buffer, result),
                 Some(Completion::File { token, result }) => self.disk.complete(token, result),
+                Some(Completion::Refused { socket, error }) => self.refused(socket, &error),
                 Some(Completion::Woken) => {}
                 None => break,
             }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::disk::Space;
+use super::link::PeerAccess;
 use super::log::SessionLog;
 use super::timers::Scheduled;
 use crate::proto::Outcome;
@@ -26,6 +27,10 @@ pub struct Running {
     pub machine: Session,
     pub space: Rc<Space>,
     pub peer: Fingerprint,
+    /// What a daemon let the peer do when the session began.
+    pub allowed: Option<PeerAccess>,
+    /// Why it does no longer.
+    pub revoked: Option<&'static str>,
     /// Newest last: new data streams and control bytes go there.
     pub lanes: Vec<usize>,
     /// A lane is being connected to replace the newest.

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::time::Instant;
 
 /// Whose deadline it is. The serial number tells a slab key's owner from an earlier one.
@@ -25,10 +26,15 @@ impl Timers {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    pub fn pop_due(&mut self, now: Instant) -> Option<Timer> {
-        match self.heap.peek() {
-            Some(Reverse((at, _))) if *at <= now => self.heap.pop().map(|Reverse((_, timer))| timer),
-            _ => None,
+    /// Moves what is due into `due`, once a turn: what the owners put in anew waits for the next turn even if it is due
+    /// already. So no deadline, however wrong, keeps the loop from taking completions, commands and signals to stop.
+    pub fn take_due(&mut self, now: Instant, due: &mut Vec<Timer>) {
+        while let Some(entry) = self.heap.peek_mut() {
+            if entry.0.0 > now {
+                return;
+            }
+            let Reverse((_, timer)) = PeekMut::pop(entry);
+            due.push(timer);
         }
     }
 }
@@ -76,10 +82,34 @@ mod tests {
         scheduled.want(Some(at(80)), &mut timers, timer);
         assert_eq!(timers.next(), Some(at(50)), "a later wish waits for the earlier entry to surface");
         scheduled.want(Some(at(20)), &mut timers, timer);
-        assert_eq!(timers.pop_due(at(20)), Some(timer));
+        let due = |timers: &mut Timers, now| {
+            let mut due = Vec::new();
+            timers.take_due(now, &mut due);
+            due
+        };
+        assert_eq!(due(&mut timers, at(20)), [timer]);
         assert!(scheduled.surfaced(at(20)));
-        assert_eq!(timers.pop_due(at(20)), None);
-        assert_eq!(timers.pop_due(at(50)), Some(timer));
+        assert_eq!(due(&mut timers, at(20)), []);
+        assert_eq!(due(&mut timers, at(50)), [timer]);
         assert!(!scheduled.surfaced(at(50)), "overtaken");
+    }
+
+    #[test]
+    fn what_is_put_off_into_the_past_waits_for_the_next_turn() {
+        let now = crate::worker::now();
+        let mut timers = Timers::default();
+        let mut scheduled = Scheduled::default();
+        let timer = Timer::Session { key: 3, serial: 9 };
+        scheduled.want(Some(now), &mut timers, timer);
+        for _ in 0..3 {
+            let mut due = Vec::new();
+            timers.take_due(now, &mut due);
+            assert_eq!(due, [timer], "each turn has it once");
+            for _ in due {
+                assert!(scheduled.surfaced(now));
+                // A deadline that its owner never moves.
+                scheduled.want(Some(now), &mut timers, timer);
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use landro_sys::Buffer;
 use super::lane::{CONTROL_STREAM, Phase, code};
 use super::link::ClientEvent;
 use super::log::Who;
+use super::refused::Doubt;
 use super::timers::Timer;
 use super::{Worker, disk};
 use crate::proto::wire::StreamHeader;
@@ -100,11 +101,13 @@ impl Worker {
     pub(super) fn schedule_lane(&mut self, key: usize) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let pacing = lane.conn.release_time(self.now).filter(|at| *at > self.now);
-        let alive = Some(lane.heard.max(lane.pinged) + self.shared.quic.keep_alive);
+        let alive = Some(lane.heard.max(lane.pinged) + lane.quiet.unwrap_or(self.shared.quic.keep_alive));
         let alive = alive.filter(|_| matches!(lane.phase, Phase::Serving { .. }));
         // One that passed is seen to in the turn that a send buffer or pacing allows.
         let stuck = lane.conn.stuck_check().filter(|at| *at > self.now);
-        let due = [lane.conn.timeout(), lane.deadline, pacing, alive, stuck].into_iter().flatten().min();
+        let doubt = lane.doubt.as_ref().map(Doubt::until).filter(|_| !lane.conn.is_closing());
+        let due =
+            [lane.conn.timeout(), lane.deadline, pacing, alive, stuck, doubt].into_iter().flatten().min();
         lane.timer.want(due, &mut self.timers, Timer::Lane { key, serial: lane.serial });
     }
 
@@ -356,6 +359,7 @@ impl Worker {
             true => self.shared.quic.idle_timeout,
             false => super::lane::LINGER,
         };
+        let patience = running.revoked.map_or(patience, |_| super::lane::LINGER);
         running.finished = Some(outcome);
         for key in lanes {
             let Some(lane) = self.lanes.get_mut(key) else { continue };
@@ -369,7 +373,9 @@ impl Worker {
     }
 
     pub(super) fn expire_timers(&mut self) {
-        while let Some(timer) = self.timers.pop_due(self.now) {
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.take_due(self.now, &mut due);
+        for timer in due.drain(..) {
             match timer {
                 Timer::Lane { key, serial } => {
                     let Some(lane) = self.lanes.get_mut(key) else { continue };
@@ -389,6 +395,7 @@ impl Worker {
                 }
             }
         }
+        self.due = due;
     }
 
     fn lane_due(&mut self, key: usize) {
@@ -396,7 +403,8 @@ impl Worker {
         if lane.conn.timeout().is_some_and(|at: Instant| at <= self.now) {
             lane.conn.on_timeout(self.now);
         }
-        let alive = lane.heard.max(lane.pinged) + self.shared.quic.keep_alive;
+        lane.measure_quiet();
+        let alive = lane.heard.max(lane.pinged) + lane.quiet.unwrap_or(self.shared.quic.keep_alive);
         if alive <= self.now && matches!(lane.phase, Phase::Serving { .. }) {
             lane.pinged = self.now;
             lane.conn.keep_alive();
@@ -418,6 +426,8 @@ impl Worker {
                 );
             }
         }
+        self.review_doubt(key);
+        let lane = &mut self.lanes[key];
         if lane.deadline.is_some_and(|at| at <= self.now) {
             lane.deadline = None;
             self.overdue(key);

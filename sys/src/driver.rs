@@ -149,8 +149,26 @@ pub enum Completion {
         /// What it gave.
         result: io::Result<FileDone>,
     },
+    /// An ICMP message came for a connected socket: the peer's port is closed, or somebody on the way rejects what is
+    /// sent there. Anybody who knows both addresses can send one. (A [`Completion::Sent`] may have got it instead, as
+    /// `ECONNREFUSED`; its datagrams were not sent then.)
+    Refused {
+        /// The socket, receiving as before.
+        socket: SocketId,
+        /// `ECONNREFUSED` for a closed port; `EHOSTUNREACH`, `EACCES`, `ENOPROTOOPT` say what was rejected.
+        error: io::Error,
+    },
     /// A [`WakeHandle`] was used since the last `Woken`.
     Woken,
+}
+
+impl Completion {
+    /// What a failed receive says about the peer, if it does: the kernel reports these to connected sockets alone.
+    pub(crate) fn of_failed_receive(socket: SocketId, errno: i32) -> Option<Completion> {
+        let refused =
+            matches!(errno, libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EACCES | libc::ENOPROTOOPT);
+        refused.then(|| Completion::Refused { socket, error: io::Error::from_raw_os_error(errno) })
+    }
 }
 
 /// One thread's I/O. Not `Send`: the kernel ties a ring to the thread that made it.

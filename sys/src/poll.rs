@@ -199,7 +199,10 @@ impl PollDriver {
                     match error.raw_os_error() {
                         Some(libc::EAGAIN) => self.sockets[id.index()].readable = false,
                         // Reading such an error off the socket clears it.
-                        Some(errno) if is_transient(errno) => errors += 1,
+                        Some(errno) if is_transient(errno) => {
+                            errors += 1;
+                            self.ready.extend(Completion::of_failed_receive(id, errno));
+                        }
                         _ => return Err(error),
                     }
                 }

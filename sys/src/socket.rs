@@ -68,6 +68,15 @@ impl UdpSocket {
         Ok(UdpSocket { socket, is_v6, gro })
     }
 
+    /// Makes `peer` the only one this socket receives from, and its own address the one that packets to `peer` leave from
+    /// now. What ICMP says about what is sent there is reported from then on.
+    ///
+    /// # Errors
+    /// What connect(2) says: `ENETUNREACH` where there is no route.
+    pub fn connect(&self, peer: SocketAddr) -> io::Result<()> {
+        self.socket.connect(&peer.into())
+    }
+
     /// The bound address, with the real port.
     ///
     /// # Errors

@@ -322,6 +322,7 @@ impl Held {
             if !cqueue::more(entry.flags()) {
                 self.ops.remove(user_data);
             }
+            self.ready.extend(Completion::of_failed_receive(id, -entry.result()));
             match self.receiver.complete(id, entry) {
                 Ok(datagrams) => self.ready.extend(datagrams.map(Completion::Received)),
                 Err(error) => self.fatal = Some(error),

@@ -82,7 +82,7 @@ impl Holder {
         let trust: Trust = Arc::new(move |fingerprint| *fingerprint == shown);
         let setup = |identity| Setup::client(identity, trust.clone(), &QuicConfig::auto());
         let setups = identities.iter().map(setup).collect::<Result<Vec<Setup>, _>>();
-        let secrets = Arc::new(Secrets::of_identity(&identities[0], now()));
+        let secrets = Arc::new(Secrets::fresh(now()));
         Ok(Holder {
             local: socket.local_addr()?,
             socket,
@@ -226,7 +226,7 @@ impl Holder {
         // An error is that nothing is there, or what a host said to an earlier datagram (the idle timeout decides).
         while let Ok(bytes) = self.socket.recv(&mut self.buffer) {
             let datagram = &mut self.buffer[..bytes];
-            if let Route::Conn(key) = self.router.route(datagram, self.peer, now, false)
+            if let Route::Conn(key) = self.router.route(datagram, self.peer, self.local, now, false)
                 && let Some(session) = self.sessions.get_mut(key)
             {
                 session.receive(now, datagram, self.peer);

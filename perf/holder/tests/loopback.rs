@@ -27,6 +27,7 @@ fn serve(root: &Path, clients: &[Fingerprint]) -> (Server, Fingerprint) {
         quic: QuicConfig::auto(),
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
         identity,
+        reset_secret: [0; 32],
         authorize: Arc::new(move |asks| clients.contains(asks).then(|| all.clone())),
     });
     (server.unwrap(), own)

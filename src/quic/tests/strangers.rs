@@ -3,7 +3,7 @@
 use super::*;
 
 fn secrets() -> Arc<Secrets> {
-    Arc::new(Secrets::of_identity(&Identity::generate().unwrap(), now()))
+    Arc::new(Secrets::fresh(now()))
 }
 
 /// The beginning of a long-header packet.
@@ -28,7 +28,7 @@ fn ids_carry_their_worker() {
             let mut router = Router::new(WorkerId(worker), workers, secrets(), true);
             let mut firsts = std::collections::HashSet::new();
             for key in 0..300 {
-                let (cid, _) = router.new_cid(key);
+                let cid = router.new_cid(key);
                 assert_eq!(cid.len(), SERVER_CID_BYTES);
                 assert_eq!(cid[0] % workers, worker, "{workers} workers");
                 firsts.insert(cid[0]);
@@ -41,16 +41,16 @@ fn ids_carry_their_worker() {
 #[test]
 fn the_table_finds_and_forgets() {
     let mut router = Router::new(WorkerId(1), 2, secrets(), true);
-    let cids: Vec<_> = (0..1_000).map(|key| router.new_cid(key).0).collect();
+    let cids: Vec<_> = (0..1_000).map(|key| router.new_cid(key)).collect();
     assert_eq!(router.len(), 1_000);
     let short = |router: &mut Router, cid: &[u8]| {
         let mut packet = [&[0x40], cid, &[0; 12]].concat();
-        router.route(&mut packet, addr(CLIENT), now(), false)
+        router.route(&mut packet, addr(CLIENT), addr(SERVER), now(), false)
     };
     for (key, cid) in cids.iter().enumerate() {
         assert!(matches!(short(&mut router, cid), Route::Conn(found) if found == key));
         let mut packet = long(0xe0, 1, cid, b"peer", 50);
-        let route = router.route(&mut packet, addr(CLIENT), now(), false);
+        let route = router.route(&mut packet, addr(CLIENT), addr(SERVER), now(), false);
         assert!(matches!(route, Route::Conn(found) if found == key));
     }
     router.remove(999);
@@ -76,7 +76,7 @@ fn a_second_lane_meets_the_same_worker() {
         assert_eq!(conn.peer_cid_first_byte(), Some(steer));
         let mut first = datagrams(&mut conn).remove(0);
         for worker in 0..3 {
-            let route = workers[usize::from(worker)].route(&mut first, local, now(), false);
+            let route = workers[usize::from(worker)].route(&mut first, local, peer, now(), false);
             match route {
                 Route::New(_) => assert_eq!(worker, steer % 3),
                 Route::Stray(owner) => assert_eq!(owner, WorkerId(steer % 3)),
@@ -90,9 +90,9 @@ fn a_second_lane_meets_the_same_worker() {
 fn unknown_versions_are_told_ours_if_they_pay_for_it() {
     let mut router = Router::new(WorkerId(0), 1, secrets(), true);
     let mut short = long(0xc0, 0x1a2a_3a4a, &FIRST_DCID, b"peer", 1_199);
-    assert!(matches!(router.route(&mut short, addr(CLIENT), now(), false), Route::Drop));
+    assert!(matches!(router.route(&mut short, addr(CLIENT), addr(SERVER), now(), false), Route::Drop));
     let mut full = long(0xc0, 0x1a2a_3a4a, &FIRST_DCID, b"peer", 1_200);
-    let Route::Reply(reply) = router.route(&mut full, addr(CLIENT), now(), false) else {
+    let Route::Reply(reply) = router.route(&mut full, addr(CLIENT), addr(SERVER), now(), false) else {
         panic!("no version negotiation")
     };
     assert!(reply.len() < 100 && reply[0] & 0x80 != 0);
@@ -103,10 +103,12 @@ fn unknown_versions_are_told_ours_if_they_pay_for_it() {
     assert!(reply[19..].chunks(4).any(|version| version == [0, 0, 0, 1]));
     // A negotiation is never answered, and not for ever.
     let mut negotiation = long(0xc0, 0, &FIRST_DCID, b"peer", 1_200);
-    assert!(matches!(router.route(&mut negotiation, addr(CLIENT), now(), false), Route::Drop));
+    assert!(matches!(router.route(&mut negotiation, addr(CLIENT), addr(SERVER), now(), false), Route::Drop));
     let at = now();
     let replies = (0..1_000)
-        .filter(|_| matches!(router.route(&mut full.clone(), addr(CLIENT), at, false), Route::Reply(_)))
+        .filter(|_| {
+            matches!(router.route(&mut full.clone(), addr(CLIENT), addr(SERVER), at, false), Route::Reply(_))
+        })
         .count();
     assert!(replies <= 200, "{replies}");
 }
@@ -136,14 +138,19 @@ fn a_restarted_server_resets_what_it_forgot() {
     let stream = world.client.open_uni().unwrap();
     world.client.send(stream, Bytes::from(vec![1; 500]), true).unwrap();
     let mut packet = datagrams(&mut world.client).remove(0);
-    let Route::Reply(reset) = world.server_router.route(&mut packet, addr(CLIENT), now(), false) else {
+    let Route::Reply(reset) =
+        world.server_router.route(&mut packet, addr(CLIENT), addr(SERVER), now(), false)
+    else {
         panic!("no reset")
     };
     assert!(reset.len() < packet.len() && reset.len() >= 21 && reset[0] & 0xc0 == 0x40);
     // Another id's token is not believed.
     let mut forged = reset.clone();
     *forged.last_mut().unwrap() ^= 1;
-    assert!(matches!(world.client_router.route(&mut forged, addr(SERVER), now(), false), Route::Drop));
+    assert!(matches!(
+        world.client_router.route(&mut forged, addr(SERVER), addr(CLIENT), now(), false),
+        Route::Drop
+    ));
     world.deliver_to_client(reset);
     assert_eq!(world.client.state(), ConnState::Closed(CloseReason::StatelessReset));
 }
@@ -153,24 +160,30 @@ fn resets_answer_less_than_they_are_asked() {
     let mut router = Router::new(WorkerId(0), 1, secrets(), true);
     let at = now();
     for len in 0..22 {
-        assert!(matches!(router.route(&mut vec![0x40; len], addr(CLIENT), at, false), Route::Drop));
+        assert!(matches!(
+            router.route(&mut vec![0x40; len], addr(CLIENT), addr(SERVER), at, false),
+            Route::Drop
+        ));
     }
     for len in [22, 30, 42, 43, 60, 1_472] {
-        let Route::Reply(reset) = router.route(&mut vec![0x40; len], addr(CLIENT), at, false) else {
+        let Route::Reply(reset) = router.route(&mut vec![0x40; len], addr(CLIENT), addr(SERVER), at, false)
+        else {
             panic!("no reset for {len}")
         };
         assert!(reset.len() < len);
         // Two hosts that forgot each other fall silent.
         let mut echo = reset;
         let mut answers = 0;
-        while let Route::Reply(next) = router.route(&mut echo, addr(CLIENT), at, false) {
+        while let Route::Reply(next) = router.route(&mut echo, addr(CLIENT), addr(SERVER), at, false) {
             echo = next;
             answers += 1;
         }
         assert!(answers <= 2);
     }
     let replies = (0..1_000)
-        .filter(|_| matches!(router.route(&mut [0x40; 100], addr(CLIENT), at, false), Route::Reply(_)))
+        .filter(|_| {
+            matches!(router.route(&mut [0x40; 100], addr(CLIENT), addr(SERVER), at, false), Route::Reply(_))
+        })
         .count();
     assert!(replies <= 200, "{replies}");
 }
@@ -180,14 +193,15 @@ fn retry_tokens_are_not_transferable() {
     let pair = Pair::new();
     let mut world = pair.world();
     let mut first = datagrams(&mut world.client).remove(0);
-    let Route::Reply(retry) = world.server_router.route(&mut first, addr(CLIENT), now(), true) else {
+    let Route::Reply(retry) = world.server_router.route(&mut first, addr(CLIENT), addr(SERVER), now(), true)
+    else {
         panic!("no Retry")
     };
     assert!(world.server_router.is_empty(), "Retry costs no state");
     world.deliver_to_client(retry);
     let second = datagrams(&mut world.client).remove(0);
     let mut route = |from: &str, after: Duration, demand: bool| {
-        world.server_router.route(&mut second.clone(), addr(from), now() + after, demand)
+        world.server_router.route(&mut second.clone(), addr(from), addr(SERVER), now() + after, demand)
     };
     assert!(matches!(route("192.0.2.9:1111", Duration::ZERO, true), Route::Drop));
     assert!(matches!(route(CLIENT, Duration::from_secs(40), true), Route::Drop));
@@ -195,7 +209,7 @@ fn retry_tokens_are_not_transferable() {
     assert!(matches!(route(CLIENT, Duration::ZERO, false), Route::New(new) if new.address_proven()));
     // A server that started since knows nothing of it.
     let mut other = Router::new(WorkerId(0), 1, secrets(), true);
-    assert!(matches!(other.route(&mut second.clone(), addr(CLIENT), now(), true), Route::Drop));
+    assert!(matches!(other.route(&mut second.clone(), addr(CLIENT), addr(SERVER), now(), true), Route::Drop));
 }
 
 #[test]
@@ -212,7 +226,7 @@ fn garbage_is_dropped() {
                     random as u8
                 })
                 .collect();
-            let route = router.route(&mut packet, addr(CLIENT), now(), round % 2 == 0);
+            let route = router.route(&mut packet, addr(CLIENT), addr(SERVER), now(), round % 2 == 0);
             assert!(matches!(route, Route::Drop | Route::Reply(_)), "{route:?}");
         }
         assert!(router.is_empty());
@@ -227,7 +241,7 @@ fn garbage_is_dropped() {
         vec![0xc0, 0, 0, 0, 1, 255],
     ];
     for mut packet in cases {
-        assert!(matches!(router.route(&mut packet, addr(CLIENT), now(), false), Route::Drop));
+        assert!(matches!(router.route(&mut packet, addr(CLIENT), addr(SERVER), now(), false), Route::Drop));
     }
 }
 

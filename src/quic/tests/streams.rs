@@ -340,6 +340,29 @@ fn a_lane_wears_out() {
 }
 
 #[test]
+fn a_lane_that_nothing_replaces_closes_before_its_key_is_spent() {
+    let mut pair = Pair::new();
+    pair.quic.key_packet_limit = 400;
+    pair.quic.pacing = false;
+    let mut world = pair.world().established();
+    let stream = world.client.open_uni().unwrap();
+    while !world.client.is_closing() {
+        let data = Bytes::from(vec![0; 20_000]);
+        world.client.send(stream, data, false).unwrap();
+        world.pump();
+        assert!(world.client.packets_sent() <= 400);
+    }
+    assert!(world.client.packets_sent() > 300, "not long before");
+    for _ in 0..100 {
+        world.client.keep_alive();
+        world.pump();
+    }
+    assert!(world.client.packets_sent() <= 400, "and nothing after");
+    assert!(matches!(world.client.close_reason(), Some(CloseReason::GivenUp(_))));
+    assert!(matches!(world.server().close_reason(), Some(CloseReason::PeerApp { code: KEY_SPENT, .. })));
+}
+
+#[test]
 fn a_quiet_connection_can_ask_for_a_sign_of_life() {
     let mut world = Pair::new().world().established();
     assert!(datagrams(&mut world.client).is_empty());

@@ -196,3 +196,46 @@ fn datagrams_to_one_peer_keep_their_order() {
         }
     }
 }
+
+#[test]
+fn a_connected_socket_tells_of_a_closed_port_and_receives_on() {
+    for backend in backends() {
+        for ip in ["127.0.0.1:0", "[::1]:0"] {
+            let (_slab, mut driver) = slab_and_driver(backend);
+            let any = if ip.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+            let socket = UdpSocket::bind(any.parse().unwrap(), &options()).unwrap();
+            let (peer, peer_address) = std_socket(ip);
+            socket.connect(peer_address).unwrap();
+            let own = socket.local_addr().unwrap();
+            assert!(own.ip().is_loopback(), "the address that packets leave from is known now");
+            let id = driver.add_socket(socket).unwrap();
+            drop(peer);
+            // Either the receive gets it or the next send; which is the kernel's affair.
+            let mut sent_refused = false;
+            for token in 0.. {
+                assert!(token < 1_000, "nobody tells");
+                let runs = one(0..6);
+                driver.send(
+                    token,
+                    SendRun { socket: id, buffer: SendBuffer::new(), runs, to: peer_address, from: None },
+                );
+                match next(&mut driver) {
+                    Completion::Refused { socket, error } => {
+                        assert_eq!((socket, error.raw_os_error()), (id, Some(libc::ECONNREFUSED)));
+                        break;
+                    }
+                    Completion::Sent { result: Err(error), .. } => {
+                        assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
+                        sent_refused = true;
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+            println!("{backend} {ip}: {}", if sent_refused { "the send" } else { "the receive" });
+            let peer = std::net::UdpSocket::bind(peer_address).unwrap();
+            peer.send_to(b"back", own).unwrap();
+            assert_eq!(receive(&mut driver, 1), [b"back"]);
+        }
+    }
+}

@@ -20,7 +20,8 @@ use crate::receive::{
 const GROUP: u16 = 0;
 
 /// Failed receives in a row before the socket is given up: transient errors are taken off the socket by receiving
-/// them, so this many mean that the kernel will not receive any more.
+/// them, so this many mean that the kernel will not receive any more. Those that ICMP brings do not count: strangers
+/// can send as many as they like.
 const ERRORS_MAX: u32 = 1_000;
 
 pub(super) struct Receiver {
@@ -115,7 +116,7 @@ impl Receiver {
     /// ENOBUFS, the usual end of a multishot receive, says that all buffers were full; the socket is armed again when
     /// some came back.
     fn failed(&mut self, errno: i32) -> io::Result<Option<Datagrams>> {
-        self.errors += u32::from(errno != libc::ENOBUFS);
+        self.errors += u32::from(!matches!(errno, libc::ENOBUFS | libc::ECONNREFUSED));
         if is_transient(errno) && self.errors < ERRORS_MAX {
             return Ok(None);
         }

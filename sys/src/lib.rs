@@ -12,6 +12,7 @@ pub mod process;
 pub mod slab;
 pub mod socket;
 pub mod splice;
+pub mod weigh;
 
 mod cmsg;
 mod driver;

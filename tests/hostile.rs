@@ -3,10 +3,14 @@
 mod common;
 #[path = "hostile/control.rs"]
 mod control;
+#[path = "hostile/craft.rs"]
+mod craft;
 #[path = "hostile/data.rs"]
 mod data;
 #[path = "hostile/greed.rs"]
 mod greed;
+#[path = "hostile/memory.rs"]
+mod memory;
 #[path = "hostile/names.rs"]
 mod names;
 #[path = "hostile/noise.rs"]
@@ -44,6 +48,13 @@ on_both_backends!(
     crowds,
     noise_at_the_port,
     a_server_that_lies,
+    strangers_whose_frames_leave_holes,
+    half_open_handshakes,
+    bytes_that_leave_holes,
+    windows_filled_and_left,
+    packets_that_are_never_acknowledged,
+    many_connections_that_leave_holes,
+    frames_at_random,
 );
 
 /// Budget of the daemon under attack; what it may hold beyond it is code, stacks and the kernel's rings.
@@ -203,4 +214,32 @@ fn noise_at_the_port(backend: &'static str) {
 
 fn a_server_that_lies(backend: &'static str) {
     server::that_lies(backend);
+}
+
+fn strangers_whose_frames_leave_holes(backend: &'static str) {
+    memory::strangers_with_holes(backend);
+}
+
+fn half_open_handshakes(backend: &'static str) {
+    memory::half_open(backend);
+}
+
+fn bytes_that_leave_holes(backend: &'static str) {
+    memory::holes(backend);
+}
+
+fn packets_that_are_never_acknowledged(backend: &'static str) {
+    memory::unacknowledged(backend);
+}
+
+fn many_connections_that_leave_holes(backend: &'static str) {
+    memory::many_with_holes(backend);
+}
+
+fn frames_at_random(backend: &'static str) {
+    memory::random_frames(backend);
+}
+
+fn windows_filled_and_left(backend: &'static str) {
+    memory::left_behind(backend);
 }

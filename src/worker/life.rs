@@ -287,8 +287,9 @@ impl Worker {
                 lane.last_stats();
                 self.note_close_reason(key);
                 self.leave_session(key);
-                return false;
+                return self.drop_if_heavy(key);
             }
+            (ConnState::Closing, _) => return self.drop_if_heavy(key),
             _ => {}
         }
         let Phase::Serving { session } = lane.phase else { return false };
@@ -332,6 +333,14 @@ impl Worker {
             self.replace_lane(key, session);
         }
         false
+    }
+
+    fn drop_if_heavy(&mut self, key: usize) -> bool {
+        let heavy = self.is_heavy(key);
+        if heavy {
+            self.drop_lane(key);
+        }
+        heavy
     }
 
     /// Takes a lane out of its session. A session that lost its last lane, or one with unfinished business on it,

@@ -104,6 +104,8 @@ pub struct Worker {
     /// What QUIC holds for those, and for all lanes.
     handshakes_bytes: u64,
     held_bytes: u64,
+    /// When lanes that hold much are looked through for silent ones.
+    listen_at: Option<Instant>,
     /// What lanes held that were dropped since memory was last given back.
     shed_bytes: u64,
     /// Older sessions that new ones of the same peer wait for.
@@ -171,6 +173,7 @@ impl Worker {
             handshaking: 0,
             handshakes_bytes: 0,
             held_bytes: 0,
+            listen_at: None,
             shed_bytes: 0,
             questions: Vec::new(),
             review_at: now,
@@ -194,6 +197,7 @@ impl Worker {
             self.feed_waiting_to_send();
             self.trim_when_due();
             self.make_room();
+            self.listen();
             self.turn_sessions();
             self.turn_lanes();
             self.review_questions();
@@ -235,7 +239,7 @@ impl Worker {
         if more || can_read || can_send {
             return Some(Duration::ZERO);
         }
-        let due = [self.timers.next(), self.stopping, self.trim_at, self.questions_due()]
+        let due = [self.timers.next(), self.stopping, self.trim_at, self.listen_at, self.questions_due()]
             .into_iter()
             .flatten()
             .min();

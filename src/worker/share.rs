@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use super::Worker;
 use super::lane::{Lane, Phase, Purpose, code};
@@ -10,6 +11,17 @@ use crate::units::Fingerprint;
 
 /// A lane below this may always send data, however little memory is left.
 const SMALL_LANE_BYTES: u64 = 1 << 20;
+
+/// A peer that is gone, or cut off, leaves what it made us hold until the idle timeout. Lanes that were not heard of for
+/// this long, in which one keep-alive went unanswered ...
+const SILENCE: Duration = Duration::from_secs(7);
+
+/// ... and are not small may hold this much together on a worker. A path that has less than 5 MB on its way is back in time
+/// whenever it comes back; on a longer one a cut of 7 s may end the session, and a rerun resumes.
+const SILENT_BYTES: u64 = 6 << 20;
+
+/// How often they are looked at.
+const LISTEN_EVERY: Duration = Duration::from_millis(500);
 
 /// What BoringSSL keeps of a connection, which is not weighed: with C's allocator.
 const TLS_BYTES: u64 = 16 << 10;
@@ -31,6 +43,9 @@ impl Worker {
         }
         self.held_bytes = self.held_bytes + bytes - before;
         self.shared.budget.reweigh(before, bytes);
+        if self.held_bytes > SILENT_BYTES {
+            self.listen_at.get_or_insert(self.now + LISTEN_EVERY);
+        }
     }
 
     /// An accepted lane's handshake is over, either way: what it was promised is granted if `authorised`.
@@ -92,6 +107,34 @@ impl Worker {
         {
             self.evict(key, "the memory budget is used up, and this identity's connections take most of it");
         }
+    }
+
+    /// Gives up silent lanes that hold much, the heaviest first.
+    pub(super) fn listen(&mut self) {
+        if self.listen_at.is_none_or(|at| at > self.now) {
+            return;
+        }
+        self.listen_at = (self.held_bytes > SILENT_BYTES).then(|| self.now + LISTEN_EVERY);
+        let silent = |lane: &Lane| lane.heard + SILENCE <= self.now && lane.held_bytes > SMALL_LANE_BYTES;
+        let mut lanes: Vec<(u64, usize)> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| silent(lane))
+            .map(|(key, lane)| (lane.held_bytes, key))
+            .collect();
+        lanes.sort_unstable();
+        let mut sum_bytes: u64 = lanes.iter().map(|(bytes, _)| bytes).sum();
+        while sum_bytes > SILENT_BYTES
+            && let Some((bytes, key)) = lanes.pop()
+        {
+            sum_bytes -= bytes;
+            self.evict(key, "nothing was heard of the peer, and what this connection holds is needed");
+        }
+    }
+
+    /// A connection that is over need not keep what it held until QUIC has drained.
+    pub(super) fn is_heavy(&self, key: usize) -> bool {
+        self.lanes.get(key).is_some_and(|lane| lane.held_bytes > SMALL_LANE_BYTES)
     }
 
     /// Makes room for one more handshake.

@@ -188,7 +188,12 @@ fn fill_with_holes(watched: &mut Watched, forger: &mut Forger, packets: u64) -> 
 /// A window full of data whose first byte never comes, and a peer that is gone: its share, and not for long.
 pub fn left_behind(backend: &'static str) {
     let mut watched = Watched::start(backend);
+    // While the connection of the push before lingers, the windows are smaller.
     let mut forger = watched.forger();
+    while forger.window_bytes() < 8 << 20 {
+        thread::sleep(Duration::from_millis(500));
+        forger = watched.forger();
+    }
     let window_bytes = forger.window_bytes();
     let mut offset = 1;
     while offset + 1100 < window_bytes {
@@ -239,48 +244,60 @@ pub fn many_with_holes(backend: &'static str) {
     watched.end();
 }
 
-/// Frames a peer may send once it is in, each of random values: floods of one kind, and of several.
+/// Frames a peer may send once it is in, each of random values: floods of one kind, and of several; in packets that are
+/// small or full, with gaps or without; on one connection or on three.
 pub fn random_frames(backend: &'static str) {
     let mut watched = Watched::start(backend);
     let mut rng = Rng::new(backend);
-    for round in 0..30 {
-        // Now and then a connection on which nothing was asked for.
-        let mut forger = match round % 3 {
-            0 => Forger::connect(watched.address(), &watched.villain),
-            _ => watched.forger(),
-        };
+    for round in 0..KINDS + 15 {
         let kinds: Vec<u64> = match round {
             0..KINDS => vec![round],
             _ => (0..1 + rng.below(4)).map(|_| rng.below(KINDS)).collect(),
         };
-        for packet in 0..3000 {
+        let (payload_bytes, packets) = [(PAYLOAD_BYTES, 4000), (100, 40_000)][rng.below(2) as usize];
+        let gap = [0, 4, 1][rng.below(3) as usize];
+        let mut forgers: Vec<Forger> =
+            (0..1 + rng.below(2) * 2).map(|_| Forger::connect(watched.address(), &watched.villain)).collect();
+        let count = forgers.len();
+        println!(
+            "kinds {kinds:?} in {packets} packets of {payload_bytes} bytes on {count}, a gap each {gap}"
+        );
+        for packet in 0..packets {
+            let Some(forger) = forgers.get_mut(packet % count) else { continue };
             let mut frames = Vec::new();
-            while frames.len() < PAYLOAD_BYTES - 80 {
+            while frames.len() + MAX_FRAME_BYTES <= payload_bytes {
                 let kind = kinds[rng.below(kinds.len() as u64) as usize];
-                frames.extend(random_frame(kind, &mut rng));
+                frames.extend(random_frame(kind, forger.window_bytes(), &mut rng));
             }
-            if rng.below(4) == 0 {
+            if gap > 0 && rng.below(gap) == 0 {
                 forger.skip();
             }
             let bytes = forger.send(&frames);
             watched.sent(bytes);
-            if packet % 32 == 0 && forger.is_forgotten() {
+            if packet % 128 < count && forger.is_forgotten() {
                 break;
             }
         }
-        println!("kinds {kinds:?}: {} KiB", watched.world.daemon.rss_bytes() >> 10);
+        watched.look();
+        println!("{} KiB", watched.world.daemon.rss_bytes() >> 10);
     }
     watched.end();
 }
 
+/// Longest that [`random_frame`] makes.
+const MAX_FRAME_BYTES: usize = 60;
+
+const STREAMS: u64 = 100;
+
 const KINDS: u64 = 20;
 
-fn random_frame(kind: u64, rng: &mut Rng) -> Vec<u8> {
-    let stream = rng.below(128) * 4 + 2;
+fn random_frame(kind: u64, window_bytes: u64, rng: &mut Rng) -> Vec<u8> {
+    let stream = rng.below(STREAMS) * 4 + 2;
+    let offset = rng.below(window_bytes / STREAMS - 4);
     let data = rng.below(4) as usize;
     let mut frame = match kind {
         0 => vec![1],
-        1 => frame(0x0e, &[stream, rng.below(200_000), data as u64]),
+        1 => frame(0x0e, &[stream, offset, data as u64]),
         2 => frame(0x0e, &[stream, rng.below(1000), 1]),
         3 => frame(0x06, &[rng.below(60_000), data as u64]),
         4 => frame(0x04, &[stream, 7, 0]),

@@ -9,12 +9,15 @@ use super::lane::{Lane, Phase, Purpose};
 use super::link::{Command, Refusals, Stray};
 use super::{Worker, egress};
 use crate::budget::{MAX_CONNECTIONS_PER_WORKER, MAX_HANDSHAKES_PER_ADDRESS, RETRY_ABOVE_HANDSHAKES};
-use crate::config::MAX_UDP_PAYLOAD_BYTES;
+use crate::config::{ETHERNET_UDP_PAYLOAD_BYTES, MAX_UDP_PAYLOAD_BYTES};
 use crate::quic::{Conn, NewConn, Route};
 use crate::units::WorkerId;
 
 /// What is assumed where the kernel does not say.
 const ETHERNET_MTU_BYTES: usize = 1500;
+
+/// Jumbo strays a mailbox takes, 1 MiB of the largest; of ordinary ones it holds 1.5 MB.
+const MAX_JUMBO_STRAYS: usize = 64;
 
 impl Worker {
     pub(super) fn received(&mut self, mut datagrams: Datagrams) {
@@ -80,8 +83,10 @@ impl Worker {
         from: SocketAddr,
         local: SocketAddr,
     ) {
-        // Ours are never larger; what is would only fill the owner's mailbox.
-        if segment.len() > MAX_UDP_PAYLOAD_BYTES {
+        // Ours are never larger; what is would only fill the owner's mailbox, as many jumbo packets of strangers would.
+        let jumbo = segment.len() > ETHERNET_UDP_PAYLOAD_BYTES;
+        if segment.len() > MAX_UDP_PAYLOAD_BYTES || jumbo && self.shared.waiting(owner) > MAX_JUMBO_STRAYS {
+            Refusals::count(&self.shared.refusals.strays_dropped);
             return;
         }
         let stray = Stray { datagram: segment.to_vec(), from, to: Some(local.ip()), socket };

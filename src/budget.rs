@@ -18,12 +18,32 @@ pub const MAX_LANES_PER_PEER: usize = 512;
 /// (RFC 9000 §8.1): a core does about 7,700 mutual handshakes a second, so this many is a few milliseconds of work.
 pub const RETRY_ABOVE_HANDSHAKES: usize = 64;
 
+/// Handshakes under way on a worker; for one more, the oldest of the address that has most goes. Each is 37 kB with what
+/// BoringSSL keeps. A host on the other side of the earth needs half a second, in which strangers have to come with a
+/// thousand new handshakes, each from an address that is theirs, to get it out.
+pub const MAX_HANDSHAKES_PER_WORKER: usize = MAX_CONNECTIONS_PER_WORKER / 2;
+
+/// What the handshakes of all workers may make QUIC hold together: 16 kB for each that may be under way, and for twice as
+/// many workers the half.
+pub const HANDSHAKES_BYTES: u64 = 16 << 20;
+
 /// Handshakes one address may have under way above that: a host without an authorised key could otherwise take every
 /// place by starting handshakes and leaving them.
 pub const MAX_HANDSHAKES_PER_ADDRESS: usize = MAX_CONNECTIONS_PER_WORKER / 4;
 
 /// Window a connection gets when little is left: 32 KiB in 200 µs is still more than 1 Gbit/s.
 pub const MIN_WINDOW_BYTES: u64 = 32 << 10;
+
+/// What strangers' handshakes leave of the window a newcomer gets at first: 256 KiB in 200 µs are more than 10 Gbit/s. Not
+/// more, as what is promised to many honest ones at once is beyond the budget.
+const NEWCOMER_WINDOW_BYTES: u64 = 256 << 10;
+
+/// The same where little is left for all.
+const NEWCOMER_SHARE: u64 = 32;
+
+/// What all connections may make QUIC keep beyond half of the budget, before the one that takes most has to go: unread data
+/// of all windows is 1.13 times itself, 150 connections are 62 kB each, and what is in flight is 0.67 kB a packet.
+const BESIDE_WINDOWS_BYTES: u64 = 16 << 20;
 
 /// The least slab of a worker, 16 buffers: with many workers on a small budget the sum is a little above it.
 pub const MIN_SLAB_BYTES: u64 = 1 << 20;
@@ -37,12 +57,17 @@ const FIRST_SHARE: u64 = 2;
 const LEAST_SHARE: u64 = 8;
 
 /// How a process's memory is divided. What peers can make us hold is `windows` (unread and out-of-order data,
-/// bounded by advertised flow control) and `slabs` (data being read, sent or written).
+/// bounded by advertised flow control) and `slabs` (data being read, sent or written). Beside the unread data QUIC keeps
+/// what has no size on the wire, so all that it holds is weighed and bounded, too ([`Budget::is_overheld`]).
 #[derive(Debug)]
 pub struct Budget {
     total_bytes: u64,
     windows_bytes: u64,
     windows_free_bytes: AtomicU64,
+    /// Windows promised in handshakes: not taken until the peer is authorised.
+    promised_bytes: AtomicU64,
+    /// What QUIC holds for all connections.
+    held_bytes: AtomicU64,
     window_max_bytes: u64,
     slab_bytes_per_worker: u64,
 }
@@ -58,6 +83,8 @@ impl Budget {
             total_bytes,
             windows_bytes: windows,
             windows_free_bytes: AtomicU64::new(windows),
+            promised_bytes: AtomicU64::new(0),
+            held_bytes: AtomicU64::new(0),
             window_max_bytes,
             slab_bytes_per_worker: (slabs / u64::from(workers.max(1))).max(MIN_SLAB_BYTES),
         }
@@ -72,15 +99,32 @@ impl Budget {
         self.slab_bytes_per_worker
     }
 
-    /// A share of what is left, the smaller the more is taken. 0: nothing is; the connection gets [`MIN_WINDOW_BYTES`]
-    /// all the same, beyond the budget, which `MAX_CONNECTIONS_PER_WORKER` bounds to 32 MiB a worker.
-    pub fn grant_window(&self) -> u64 {
-        let mut granted = MIN_WINDOW_BYTES;
-        let taken = self.windows_free_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
-            granted = self.share(free).min(self.window_max_bytes).max(MIN_WINDOW_BYTES);
-            free.checked_sub(granted)
+    /// What a new connection is told it may send: a share of what is left, the smaller the more is taken. Its window may
+    /// grow later if strangers' handshakes are all that made it small. Less than [`MIN_WINDOW_BYTES`] nobody gets, be it
+    /// beyond the budget, which `MAX_CONNECTIONS_PER_WORKER` bounds to 32 MiB a worker.
+    pub fn promise_window(&self) -> Promise {
+        let free = self.windows_free_bytes.load(Ordering::Relaxed);
+        let left = free.saturating_sub(self.promised_bytes.load(Ordering::Relaxed));
+        let newcomer = (free / NEWCOMER_SHARE).min(NEWCOMER_WINDOW_BYTES);
+        let first_bytes = self.share(left).max(newcomer).min(self.window_max_bytes).max(MIN_WINDOW_BYTES);
+        let most_bytes = (free / LEAST_SHARE).min(self.window_max_bytes).max(first_bytes);
+        self.promised_bytes.fetch_add(first_bytes, Ordering::Relaxed);
+        Promise { first_bytes, most_bytes }
+    }
+
+    /// The handshake is over, either way.
+    pub fn end_promise(&self, promise: Promise) {
+        self.promised_bytes.fetch_sub(promise.first_bytes, Ordering::Relaxed);
+    }
+
+    /// The peer is authorised: takes what it was promised, or what is left of it. Gives what to return when it goes.
+    pub fn grant_window(&self, promise: Promise) -> u64 {
+        let mut granted = 0;
+        let _ = self.windows_free_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+            granted = promise.most_bytes.min(free);
+            Some(free - granted)
         });
-        if taken.is_ok() { granted } else { 0 }
+        granted
     }
 
     /// The share shrinks in proportion to what is free: one connection has half, and many still find something.
@@ -93,25 +137,98 @@ impl Budget {
     pub fn return_window(&self, granted_bytes: u64) {
         self.windows_free_bytes.fetch_add(granted_bytes, Ordering::Relaxed);
     }
+
+    /// A connection's weight changed.
+    pub fn reweigh(&self, before_bytes: u64, now_bytes: u64) {
+        if now_bytes >= before_bytes {
+            self.held_bytes.fetch_add(now_bytes - before_bytes, Ordering::Relaxed);
+        } else {
+            self.held_bytes.fetch_sub(before_bytes - now_bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn held_limit_bytes(&self) -> u64 {
+        self.windows_bytes + BESIDE_WINDOWS_BYTES
+    }
+
+    /// QUIC holds more than it may, and this worker's connections no less than their part: one of them has to go.
+    pub fn is_overheld(&self, worker_bytes: u64, workers: u8) -> bool {
+        let limit_bytes = self.held_limit_bytes();
+        self.held_bytes.load(Ordering::Relaxed) > limit_bytes
+            && worker_bytes >= limit_bytes / u64::from(workers.max(1))
+    }
+
+    /// Near to that: what we send ourselves waits.
+    pub fn is_nearly_overheld(&self) -> bool {
+        self.held_bytes.load(Ordering::Relaxed) > self.held_limit_bytes() / 8 * 7
+    }
+}
+
+/// What a connection in its handshake is told about its window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Promise {
+    /// Advertised at once.
+    pub first_bytes: u64,
+    /// What it may grow to.
+    pub most_bytes: u64,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn authorise(budget: &Budget) -> (Promise, u64) {
+        let promise = budget.promise_window();
+        budget.end_promise(promise);
+        (promise, budget.grant_window(promise))
+    }
+
     #[test]
     fn grants_never_exceed_the_sum() {
         let budget = Budget::new(64 << 20, 2, 256 << 20);
-        let grants: Vec<u64> = (0..150).map(|_| budget.grant_window()).collect();
-        assert!(grants.iter().sum::<u64>() <= 32 << 20);
-        assert_eq!(budget.grant_window(), 0, "when nothing is left nothing is counted");
-        assert_eq!(grants[0], 16 << 20, "one connection can fill a long path that loses packets");
-        assert_eq!(grants[1], 4 << 20, "and so can the next, if nothing is lost");
-        assert!(grants[15] >= 200 << 10, "sixteen share well");
-        assert!(grants.is_sorted_by(|before, after| before >= after));
-        for granted in grants {
+        let grants: Vec<(Promise, u64)> = (0..200).map(|_| authorise(&budget)).collect();
+        assert!(grants.iter().map(|(_, granted)| granted).sum::<u64>() <= 32 << 20);
+        let (last, granted) = grants[199];
+        assert_eq!(
+            (last.first_bytes, granted),
+            (MIN_WINDOW_BYTES, 0),
+            "when nothing is left nothing is counted"
+        );
+        assert_eq!(grants[0].1, 16 << 20, "one connection can fill a long path that loses packets");
+        assert_eq!(grants[1].1, 4 << 20, "and so can the next, if nothing is lost");
+        assert!(grants[15].1 >= 200 << 10, "sixteen share well");
+        assert!(
+            grants.iter().all(|(promise, _)| promise.first_bytes == promise.most_bytes),
+            "all of it at once"
+        );
+        assert!(grants.is_sorted_by(|before, after| before.1 >= after.1));
+        for (_, granted) in grants {
             budget.return_window(granted);
         }
         assert_eq!(budget.windows_free_bytes.load(Ordering::Relaxed), 32 << 20);
+    }
+
+    #[test]
+    fn strangers_take_no_windows() {
+        let budget = Budget::new(64 << 20, 2, 256 << 20);
+        let half_open: Vec<Promise> = (0..2000).map(|_| budget.promise_window()).collect();
+        let (promise, granted) = authorise(&budget);
+        assert_eq!(promise.first_bytes, NEWCOMER_WINDOW_BYTES, "enough for a LAN");
+        assert_eq!((promise.most_bytes, granted), (4 << 20, 4 << 20), "and it may grow");
+        half_open.into_iter().for_each(|promise| budget.end_promise(promise));
+        budget.return_window(granted);
+        assert_eq!(authorise(&budget).1, 16 << 20);
+    }
+
+    #[test]
+    fn what_is_held_comes_and_goes() {
+        let budget = Budget::new(64 << 20, 2, 256 << 20);
+        budget.reweigh(0, 60 << 20);
+        assert!(budget.is_overheld(30 << 20, 2) && budget.is_nearly_overheld());
+        assert!(!budget.is_overheld(20 << 20, 2), "the other worker's are more");
+        budget.reweigh(60 << 20, 45 << 20);
+        assert!(!budget.is_overheld(45 << 20, 2) && budget.is_nearly_overheld());
+        budget.reweigh(45 << 20, 0);
+        assert!(!budget.is_nearly_overheld());
     }
 }

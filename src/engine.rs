@@ -114,6 +114,11 @@ impl Server {
     /// When an address or the root cannot be had, or a worker cannot set up its ring.
     pub fn start(config: ServeConfig) -> Result<Server, EngineError> {
         raise_open_files();
+        if !landro_sys::weigh::is_counting() {
+            tracing::warn!(
+                "what QUIC keeps for each peer is not bounded: make landro_sys::weigh::Weighed the global allocator"
+            );
+        }
         let backend = choose(config.backend, || Caps::probe().io_uring)?;
         let cores = landro_sys::cpu::cores()?;
         let workers = config.workers.clamp(1, 255) as u8;

@@ -18,3 +18,9 @@ pub mod quic;
 mod sim;
 pub mod units;
 mod worker;
+
+/// Tests weigh connections as the binary does.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: landro_sys::weigh::Weighed<std::alloc::System> =
+    landro_sys::weigh::Weighed(std::alloc::System);

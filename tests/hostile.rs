@@ -3,12 +3,16 @@
 mod common;
 #[path = "hostile/control.rs"]
 mod control;
+#[path = "hostile/craft.rs"]
+mod craft;
 #[path = "hostile/data.rs"]
 mod data;
 #[path = "hostile/escape.rs"]
 mod escape;
 #[path = "hostile/greed.rs"]
 mod greed;
+#[path = "hostile/memory.rs"]
+mod memory;
 #[path = "hostile/names.rs"]
 mod names;
 #[path = "hostile/noise.rs"]
@@ -53,6 +57,13 @@ on_both_backends!(
     two_entries_of_one_name,
     reserved_names_of_clients,
     reserved_names_on_the_command_line,
+    strangers_whose_frames_leave_holes,
+    half_open_handshakes,
+    bytes_that_leave_holes,
+    windows_filled_and_left,
+    packets_that_are_never_acknowledged,
+    many_connections_that_leave_holes,
+    frames_at_random,
 );
 
 /// Budget of the daemon under attack; what it may hold beyond it is code, stacks and the kernel's rings.
@@ -232,4 +243,32 @@ fn reserved_names_on_the_command_line(backend: &'static str) {
 
 fn two_entries_of_one_name(backend: &'static str) {
     Scene::play(backend, escape::twice_of_one_name);
+}
+
+fn strangers_whose_frames_leave_holes(backend: &'static str) {
+    memory::strangers_with_holes(backend);
+}
+
+fn half_open_handshakes(backend: &'static str) {
+    memory::half_open(backend);
+}
+
+fn bytes_that_leave_holes(backend: &'static str) {
+    memory::holes(backend);
+}
+
+fn packets_that_are_never_acknowledged(backend: &'static str) {
+    memory::unacknowledged(backend);
+}
+
+fn many_connections_that_leave_holes(backend: &'static str) {
+    memory::many_with_holes(backend);
+}
+
+fn frames_at_random(backend: &'static str) {
+    memory::random_frames(backend);
+}
+
+fn windows_filled_and_left(backend: &'static str) {
+    memory::left_behind(backend);
 }

@@ -192,7 +192,7 @@ impl Conn {
     /// use up that news.
     fn open_capacity(&mut self) -> usize {
         let control = self.sending.streams.iter().find(|stream| *stream & 2 == 0);
-        control.map_or(0, |stream| self.quiche.stream_capacity(*stream).unwrap_or(0))
+        control.map_or(0, |stream| self.quiche.act().stream_capacity(*stream).unwrap_or(0))
     }
 
     fn next_packet(&mut self, out: &mut [u8]) -> Option<(usize, quiche::SendInfo)> {
@@ -208,7 +208,7 @@ impl Conn {
         if left <= PACKETS_TO_CLOSE && !self.is_closing() {
             self.give_up(KEY_SPENT, "its key has sealed as many packets as it may, and no lane replaced it");
         }
-        let sent = self.quiche.send(out);
+        let sent = self.quiche.act().send(out);
         self.advance();
         match sent {
             Ok(sent) => Some(sent),
@@ -216,7 +216,7 @@ impl Conn {
             Err(error) => {
                 // Nothing more will come of this connection but the reason, with the next call.
                 self.fail(error);
-                let _ = self.quiche.close(false, 0x1, b"");
+                let _ = self.quiche.act().close(false, 0x1, b"");
                 None
             }
         }
@@ -249,7 +249,7 @@ impl Conn {
         self.forget_delivered();
         for stream in self.sending.streams.clone() {
             self.sending.last_urgency = self.sending.last_urgency.checked_add(1).unwrap_or(DATA_URGENCY + 1);
-            let _ = self.quiche.stream_priority(stream, self.sending.last_urgency, false);
+            let _ = self.quiche.act().stream_priority(stream, self.sending.last_urgency, false);
             if let Some(packet) = self.next_packet(out) {
                 tracing::debug!(stream, "a stream with nothing to send was in the way of the others");
                 self.sending.check_after = STUCK_CHECK;
@@ -267,7 +267,7 @@ impl Conn {
 
     pub(super) fn forget_delivered(&mut self) {
         let quiche = &mut self.quiche;
-        self.sending.streams.retain(|stream| quiche.stream_capacity(*stream).is_ok());
+        self.sending.streams.retain(|stream| quiche.act().stream_capacity(*stream).is_ok());
     }
 
     /// Space to offer quiche for one packet: less, and it would cut a packet short; the handshake is kept to

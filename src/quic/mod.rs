@@ -5,11 +5,13 @@
 //! sends that would lose a refused buffer, one reason why a connection is over.
 
 mod batch;
+mod held;
 pub(crate) mod identity;
 mod pace;
 mod reason;
 mod route;
 mod setup;
+mod share;
 mod token;
 mod unsent;
 
@@ -31,28 +33,10 @@ pub use token::Secrets;
 
 use crate::config::{Diagnosis, MIN_UDP_PAYLOAD_BYTES};
 use crate::units::Fingerprint;
+use held::{Given, Held};
 use reason::{ACCESS_DENIED, CERTIFICATE_REQUIRED, CRYPTO_ERROR};
 use route::ResetTokens;
 use setup::begin_diagnosis;
-
-/// quiche takes what it sends as `Bytes`, by reference.
-type Quiche = quiche::Connection<ByReference>;
-
-#[derive(Clone, Default, Debug)]
-struct ByReference;
-
-impl quiche::BufFactory for ByReference {
-    type Buf = Bytes;
-    type DgramBuf = Vec<u8>;
-
-    fn buf_from_slice(buf: &[u8]) -> Bytes {
-        Bytes::copy_from_slice(buf)
-    }
-
-    fn dgram_buf_from_slice(buf: &[u8]) -> Vec<u8> {
-        buf.to_vec()
-    }
-}
 
 /// Application error code of a connection whose key may seal no more (docs/protocol.md).
 pub const KEY_SPENT: u64 = 8;
@@ -71,7 +55,7 @@ const MAX_REASON_BYTES: usize = 256;
 
 /// A QUIC connection: one lane. Owned by one worker for life.
 pub struct Conn {
-    quiche: Quiche,
+    quiche: Held,
     trust: Trust,
     phase: Phase,
     local: SocketAddr,
@@ -86,6 +70,10 @@ pub struct Conn {
     next_bidi: u64,
     sending: batch::Sending,
     packets_received: u64,
+    /// Of those, with long headers.
+    long_headers: u32,
+    /// Most unread data its flow control ever lets it have.
+    window_bytes: u64,
     lane_packet_limit: u64,
     /// Where to publish the peer's reset token (a client's connections only).
     resets: Option<(ResetTokens, usize)>,
@@ -157,21 +145,24 @@ impl Conn {
         let scid = router.new_cid(key);
         let mut dcid: [u8; 16] = rand::random();
         dcid[0] = steer.unwrap_or(dcid[0]);
-        let made = quiche::connect_with_dcid_and_buffer_factory(
-            None,
-            &quiche::ConnectionId::from_ref(&scid),
-            &quiche::ConnectionId::from_ref(&dcid),
-            local,
-            peer,
-            &mut setup.quiche,
-        );
-        let mut quiche = made.inspect_err(|_| router.remove(key))?;
-        if let Some(diagnosis) = setup.diagnose(&mut quiche) {
-            begin_diagnosis(&diagnosis, &mut quiche);
-        }
-        if let Some(Err(error)) = ticket.map(|ticket| quiche.set_session(ticket)) {
-            tracing::debug!(%error, "session ticket not usable");
-        }
+        let made = Held::make(|| {
+            let mut quiche = quiche::connect_with_dcid_and_buffer_factory(
+                None,
+                &quiche::ConnectionId::from_ref(&scid),
+                &quiche::ConnectionId::from_ref(&dcid),
+                local,
+                peer,
+                &mut setup.quiche,
+            )?;
+            if let Some(diagnosis) = setup.diagnose(&mut quiche) {
+                begin_diagnosis(&diagnosis, &mut quiche);
+            }
+            if let Some(Err(error)) = ticket.map(|ticket| quiche.set_session(ticket)) {
+                tracing::debug!(%error, "session ticket not usable");
+            }
+            Ok(quiche)
+        });
+        let quiche = made.inspect_err(|_| router.remove(key))?;
         let mut conn = Conn::new(setup, quiche, local, ceiling, now);
         conn.resets = Some((router.resets(), key));
         Ok(conn)
@@ -192,36 +183,39 @@ impl Conn {
     ) -> Result<Conn, QuicError> {
         let ceiling = setup.payload_ceiling(peer.ip());
         setup.quiche.set_max_send_udp_payload_size(ceiling);
-        let made = match &new.retried_from {
-            Some(original) => {
-                // The id Retry gave out is ours already: the client uses it, and so do we from now on.
-                if !router.insert_ours(&new.dcid, key) {
-                    return Err(QuicError::CidInUse);
-                }
-                setup.quiche.set_stateless_reset_token(Some(router.reset_token(&new.dcid, local)));
-                let scid = quiche::ConnectionId::from_ref(&new.dcid);
-                let retry = quiche::RetryConnectionIds {
-                    original_destination_cid: &quiche::ConnectionId::from_ref(original),
-                    retry_source_cid: &scid,
-                };
-                quiche::accept_with_retry(&scid, retry, local, peer, &mut setup.quiche)
-            }
+        let scid = match &new.retried_from {
+            // The id Retry gave out is ours already: the client uses it, and so do we from now on.
+            Some(_) if !router.insert_ours(&new.dcid, key) => return Err(QuicError::CidInUse),
+            Some(_) => new.dcid.clone(),
             None => {
-                let scid = router.new_cid(key);
                 router.insert_theirs(&new.dcid, key);
-                setup.quiche.set_stateless_reset_token(Some(router.reset_token(&scid, local)));
-                let scid = quiche::ConnectionId::from_ref(&scid);
-                quiche::accept_with_buf_factory(&scid, None, local, peer, &mut setup.quiche)
+                router.new_cid(key)
             }
         };
-        let mut quiche = made.inspect_err(|_| router.remove(key))?;
-        let diagnosis = setup.diagnose(&mut quiche);
+        setup.quiche.set_stateless_reset_token(Some(router.reset_token(&scid, local)));
+        let mut diagnosis = None;
+        let made = Held::make(|| {
+            let scid = quiche::ConnectionId::from_ref(&scid);
+            let mut quiche = match &new.retried_from {
+                Some(original) => {
+                    let retry = quiche::RetryConnectionIds {
+                        original_destination_cid: &quiche::ConnectionId::from_ref(original),
+                        retry_source_cid: &scid,
+                    };
+                    quiche::accept_with_retry(&scid, retry, local, peer, &mut setup.quiche)?
+                }
+                None => quiche::accept_with_buf_factory(&scid, None, local, peer, &mut setup.quiche)?,
+            };
+            diagnosis = setup.diagnose(&mut quiche);
+            Ok(quiche)
+        });
+        let quiche = made.inspect_err(|_| router.remove(key))?;
         let mut conn = Conn::new(setup, quiche, local, ceiling, now);
         conn.diagnosis = diagnosis;
         Ok(conn)
     }
 
-    fn new(setup: &Setup, quiche: Quiche, local: SocketAddr, ceiling: usize, now: Instant) -> Conn {
+    fn new(setup: &Setup, quiche: Held, local: SocketAddr, ceiling: usize, now: Instant) -> Conn {
         Conn {
             quiche,
             trust: setup.trust.clone(),
@@ -235,6 +229,8 @@ impl Conn {
             next_bidi: 0,
             sending: batch::Sending::new(&setup.quic, ceiling, setup.is_on_link),
             packets_received: 0,
+            long_headers: 0,
+            window_bytes: setup.most_window_bytes,
             lane_packet_limit: setup.quic.lane_packet_limit,
             resets: None,
             diagnosis: None,
@@ -252,16 +248,19 @@ impl Conn {
         self.packets_received += 1;
         self.sending.unsent.received();
         let one_rtt = datagram[0] & 0x80 == 0;
+        if !one_rtt && !self.admits_long_header() {
+            return Ok(());
+        }
         // Our own address is fixed for life: a packet for this connection that came another way in is welcome.
-        let received = self.quiche.recv(datagram, quiche::RecvInfo { from, to: self.local });
+        let received = self.quiche.act().recv(datagram, quiche::RecvInfo { from, to: self.local });
         self.advance();
-        while let Some(event) = self.quiche.path_event_next() {
+        while let Some(event) = self.quiche.act().path_event_next() {
             if let quiche::PathEvent::PmtuUpdated { pmtu, .. } = event {
                 self.sending.known_payload_bytes = pmtu.max(MIN_UDP_PAYLOAD_BYTES);
             }
         }
         // Nobody here reads DATAGRAM frames; kept, they are up to half a megabyte a peer can make us hold.
-        while self.quiche.dgram_recv_buf().is_ok() {}
+        while self.quiche.act().dgram_recv_buf().is_ok() {}
         self.sending.confirmed |= self.phase == Phase::Established && (one_rtt || self.quiche.is_server());
         match received {
             Ok(_) | Err(quiche::Error::Done) => Ok(()),
@@ -282,14 +281,14 @@ impl Conn {
 
     /// Does what is due. Harmless when nothing is.
     pub fn on_timeout(&mut self, now: Instant) {
-        self.quiche.on_timeout();
+        self.quiche.act().on_timeout();
         if let Phase::Handshaking { deadline } = self.phase
             && deadline <= now
             && !self.is_closing()
         {
             self.phase = Phase::TimedOut;
             // APPLICATION_ERROR: the only thing that may be said before the peer is known.
-            let _ = self.quiche.close(false, 0xc, b"handshake timeout");
+            let _ = self.quiche.act().close(false, 0xc, b"handshake timeout");
         }
     }
 
@@ -376,7 +375,7 @@ impl Conn {
             Some(peer) if !self.quiche.is_resumed() || (self.trust)(&peer) => {
                 self.phase = Phase::Established;
                 if let Some(diagnosis) = self.diagnosis.take() {
-                    begin_diagnosis(&diagnosis, &mut self.quiche);
+                    begin_diagnosis(&diagnosis, &mut self.quiche.act());
                 }
                 return;
             }
@@ -384,7 +383,7 @@ impl Conn {
             None => CERTIFICATE_REQUIRED,
         };
         self.phase = Phase::Refused;
-        let _ = self.quiche.close(false, CRYPTO_ERROR + u64::from(alert), b"");
+        let _ = self.quiche.act().close(false, CRYPTO_ERROR + u64::from(alert), b"");
     }
 
     fn fail(&mut self, error: quiche::Error) -> QuicError {
@@ -399,7 +398,7 @@ impl Conn {
         if !self.is_established() || self.quiche.peer_streams_left_bidi() == 0 {
             return None;
         }
-        self.quiche.stream_priority(stream, CONTROL_URGENCY, false).ok()?;
+        self.quiche.act().stream_priority(stream, CONTROL_URGENCY, false).ok()?;
         self.next_bidi += 1;
         Some(stream)
     }
@@ -411,7 +410,7 @@ impl Conn {
         if !self.is_established() || self.quiche.peer_streams_left_uni() == 0 {
             return None;
         }
-        self.quiche.stream_priority(stream, DATA_URGENCY, false).ok()?;
+        self.quiche.act().stream_priority(stream, DATA_URGENCY, false).ok()?;
         self.next_uni += 1;
         if self.sending.streams.len() >= MANY_STREAMS {
             self.forget_delivered();
@@ -425,7 +424,7 @@ impl Conn {
     /// # Errors
     /// The peer stopped the stream, or it is finished.
     pub fn capacity(&mut self, stream: u64) -> Result<usize, StreamError> {
-        Ok(self.quiche.stream_capacity(stream)?)
+        Ok(self.quiche.act().stream_capacity(stream)?)
     }
 
     /// Queues data by reference, `fin` after its last byte. Takes what flow and congestion control allow and
@@ -440,19 +439,23 @@ impl Conn {
     pub fn send(&mut self, stream: u64, data: Bytes, fin: bool) -> Result<Option<Bytes>, StreamError> {
         if stream & 2 == 0 {
             // A stream the peer opened has quiche's default priority until now.
-            let _ = self.quiche.stream_priority(stream, CONTROL_URGENCY, false);
+            let _ = self.quiche.act().stream_priority(stream, CONTROL_URGENCY, false);
             if !self.sending.streams.contains(&stream) {
                 self.sending.streams.insert(0, stream);
             }
         }
         // Never offer more: each refused byte costs a DATA_BLOCKED packet, a refused buffer is dropped.
-        let capacity = self.quiche.stream_capacity(stream)?;
-        if capacity == 0 && !data.is_empty() {
+        let capacity = self.quiche.act().stream_capacity(stream)?;
+        if (self.is_full() || capacity == 0) && !data.is_empty() {
             return Ok(Some(data));
         }
+        // Not on the scale: a slice may take memory, and does not give it back there.
         let offered = data.slice(..data.len().min(capacity));
         let ends = fin && offered.len() == data.len();
-        let (taken, _) = self.quiche.stream_send_zc(stream, offered, ends)?;
+        let mut quiche = self.quiche.act();
+        let given = if stream & 2 == 0 { Given::control(offered) } else { Given::data(offered) };
+        let (taken, _) = quiche.stream_send_zc(stream, given, ends)?;
+        drop(quiche);
         self.sending.wrote = true;
         self.sending.unsent.written(taken);
         let rest = data.slice(taken..);
@@ -469,7 +472,7 @@ impl Conn {
     ///
     /// What arrived before the peer closed stays readable; nothing ever is of a peer we refused.
     pub fn readable_next(&mut self) -> Option<u64> {
-        if self.phase == Phase::Established { self.quiche.stream_readable_next() } else { None }
+        if self.phase == Phase::Established { self.quiche.act().stream_readable_next() } else { None }
     }
 
     pub fn is_readable(&self, stream: u64) -> bool {
@@ -484,7 +487,7 @@ impl Conn {
         if self.phase != Phase::Established {
             return Ok(None);
         }
-        match self.quiche.stream_recv(stream, out) {
+        match self.quiche.act().stream_recv(stream, out) {
             Ok(read) => Ok(Some(read)),
             Err(quiche::Error::Done) => Ok(None),
             Err(error) => Err(error.into()),
@@ -496,23 +499,23 @@ impl Conn {
     /// that went with the last byte.
     pub fn is_delivered(&mut self, stream: u64) -> bool {
         // Not `stream_closed`: that asks whether the end was written, not whether it arrived.
-        self.quiche.stream_capacity(stream).is_err()
+        self.quiche.act().stream_capacity(stream).is_err()
     }
 
     /// Tells the peer to stop sending on a stream and drops what it sent. Harmless on a finished stream.
     pub fn shutdown_read(&mut self, stream: u64, code: u64) {
-        let _ = self.quiche.stream_shutdown(stream, quiche::Shutdown::Read, code);
+        let _ = self.quiche.act().stream_shutdown(stream, quiche::Shutdown::Read, code);
     }
 
     /// Resets our side of a stream, dropping what was not sent. Harmless on a finished stream.
     pub fn shutdown_write(&mut self, stream: u64, code: u64) {
-        let _ = self.quiche.stream_shutdown(stream, quiche::Shutdown::Write, code);
+        let _ = self.quiche.act().stream_shutdown(stream, quiche::Shutdown::Write, code);
     }
 
     /// Starts to close; the reason leaves with the next [`Conn::fill`]. Reasons are cut to 256 bytes.
     pub fn close(&mut self, code: u64, reason: &[u8]) {
         let reason = &reason[..reason.len().min(MAX_REASON_BYTES)];
-        if self.quiche.close(true, code, reason).is_ok() {
+        if self.quiche.act().close(true, code, reason).is_ok() {
             self.closed_with = Some((code, reason.to_vec()));
         }
     }
@@ -525,7 +528,7 @@ impl Conn {
 
     /// Asks for an acknowledgement with the next [`Conn::fill`], outside of congestion control.
     pub fn keep_alive(&mut self) {
-        let _ = self.quiche.send_ack_eliciting();
+        let _ = self.quiche.act().send_ack_eliciting();
     }
 
     pub fn packets_sent(&self) -> u64 {

@@ -346,6 +346,13 @@ impl Router {
         self.last = None;
     }
 
+    /// Gives back the room of many that are gone.
+    pub fn shrink(&mut self) {
+        self.ours.shrink_to_fit();
+        self.theirs.shrink_to_fit();
+        self.held.shrink_to_fit();
+    }
+
     /// Connections known.
     pub fn len(&self) -> usize {
         self.held.len()

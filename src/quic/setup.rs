@@ -8,8 +8,9 @@ use boring::ssl::{
     SslVersion,
 };
 
+use super::QuicError;
+use super::held::Quiche;
 use super::identity::{Identity, certificate_fingerprint};
-use super::{QuicError, Quiche};
 use crate::config::{
     CongestionControl, DATAGRAM_QUEUE_PACKETS, Diagnosis, ETHERNET_UDP_PAYLOAD_BYTES,
     MAX_RECV_UDP_PAYLOAD_BYTES, MAX_UDP_PAYLOAD_BYTES, MIN_UDP_PAYLOAD_BYTES, QuicConfig,
@@ -48,6 +49,7 @@ pub struct Setup {
     pub(super) quic: QuicConfig,
     pub(super) trust: Trust,
     interface_payload_bytes: usize,
+    pub(super) most_window_bytes: u64,
     pub(super) is_on_link: fn(IpAddr) -> bool,
 }
 
@@ -90,25 +92,29 @@ impl Setup {
             quic: quic.clone(),
             trust,
             interface_payload_bytes: ETHERNET_UDP_PAYLOAD_BYTES,
+            most_window_bytes: 0,
             is_on_link: |_| false,
         };
         setup.set_windows(u64::MAX, u64::MAX);
         Ok(setup)
     }
 
-    /// Grants the next connection its windows, in bytes. The profile's values are the upper bound; nothing
-    /// above the grant is ever advertised. The worst case of unread bytes held for the connection is
-    /// `connection_bytes`.
-    pub fn set_windows(&mut self, connection_bytes: u64, stream_bytes: u64) {
-        let connection = connection_bytes.min(self.quic.receive_window_bytes);
-        let stream = stream_bytes.min(self.quic.stream_receive_window_bytes).min(connection);
+    /// Grants the next connection its window, in bytes: what is advertised at once, and what that may grow to while the
+    /// peer fills it and we keep up (quiche doubles a window that is used up within two round trips). The profile's
+    /// values are the upper bound; nothing above the grant is ever advertised. A stream may use all of it.
+    pub fn set_windows(&mut self, first_bytes: u64, most_bytes: u64) {
+        let most = most_bytes.min(self.quic.receive_window_bytes);
+        let first = first_bytes.min(most);
+        let stream_most = most.min(self.quic.stream_receive_window_bytes);
+        let stream_first = first.min(stream_most);
+        self.most_window_bytes = most;
         // Both pairs: quiche caps windows at 24 MB and 16 MB unless told otherwise.
-        self.quiche.set_max_connection_window(connection);
-        self.quiche.set_max_stream_window(stream);
-        self.quiche.set_initial_max_data(connection);
-        self.quiche.set_initial_max_stream_data_bidi_local(stream);
-        self.quiche.set_initial_max_stream_data_bidi_remote(stream);
-        self.quiche.set_initial_max_stream_data_uni(stream);
+        self.quiche.set_max_connection_window(most);
+        self.quiche.set_max_stream_window(stream_most);
+        self.quiche.set_initial_max_data(first);
+        self.quiche.set_initial_max_stream_data_bidi_local(stream_first);
+        self.quiche.set_initial_max_stream_data_bidi_remote(stream_first);
+        self.quiche.set_initial_max_stream_data_uni(stream_first);
     }
 
     /// Tells what the outgoing interface carries (its MTU less 28): path MTU discovery goes that far, but across the

@@ -3,6 +3,7 @@
 mod handshake;
 mod strangers;
 mod streams;
+mod weight;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

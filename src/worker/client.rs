@@ -104,9 +104,11 @@ impl Worker {
         let route = landro_sys::route_to(peer).map_err(|error| format!("no route to {peer}: {error}"))?;
         let key = self.lanes.vacant_key();
         let Some(client) = &mut self.client else { return Ok(()) };
-        let granted_bytes = self.shared.budget.grant_window();
-        let window_bytes = granted_bytes.max(crate::budget::MIN_WINDOW_BYTES);
-        client.setup.set_windows(window_bytes, window_bytes);
+        // Whom we dial ourselves needs no authorisation.
+        let promise = self.shared.budget.promise_window();
+        self.shared.budget.end_promise(promise);
+        let granted_bytes = self.shared.budget.grant_window(promise);
+        client.setup.set_windows(promise.first_bytes, promise.most_bytes);
         client.setup.set_interface_payload(route.mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
         let ticket = client.ticket.as_deref();
         let conn =
@@ -314,6 +316,9 @@ fn how_it_ended(client: &ClientLink, lane: &Lane) -> Option<Ended> {
         CloseReason::PeerApp { code: code::UNAUTHORISED, reason } => Ended::RefusedByPeer(reason),
         CloseReason::PeerApp { code: code::VIOLATION, reason } => {
             Ended::Failed(format!("the peer reports a protocol violation: {reason}"))
+        }
+        CloseReason::Local { code: code::TOO_MUCH, reason } => {
+            Ended::Failed(format!("the connection was closed: {reason}"))
         }
         CloseReason::PeerApp { code: code::DONE | code::REPLACED, .. } | CloseReason::Local { .. } => {
             return None;

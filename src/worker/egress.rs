@@ -133,7 +133,7 @@ impl Worker {
         let Some(lane) = self.lanes.get(key) else { return 0 };
         let Phase::Serving { session } = lane.phase else { return 0 };
         let control = self.feed_control(key, session);
-        let data = self.feed_data(key, session, limit);
+        let data = if self.has_to_wait(key) { 0 } else { self.feed_data(key, session, limit) };
         if data > 0 {
             if let Some(running) = self.sessions.get_mut(session) {
                 running.machine.handle(self.now, Input::Sent { bytes: data as u64 });

@@ -9,15 +9,16 @@ use super::lane::{Lane, Phase, Purpose};
 use super::link::{Command, Refusals, Stray};
 use super::log::Who;
 use super::{Worker, egress};
-use crate::budget::{
-    MAX_CONNECTIONS_PER_WORKER, MAX_HANDSHAKES_PER_ADDRESS, MIN_WINDOW_BYTES, RETRY_ABOVE_HANDSHAKES,
-};
-use crate::config::MAX_UDP_PAYLOAD_BYTES;
+use crate::budget::{MAX_CONNECTIONS_PER_WORKER, MAX_HANDSHAKES_PER_ADDRESS, RETRY_ABOVE_HANDSHAKES};
+use crate::config::{ETHERNET_UDP_PAYLOAD_BYTES, MAX_UDP_PAYLOAD_BYTES};
 use crate::quic::{Conn, NewConn, Route};
 use crate::units::WorkerId;
 
 /// What is assumed where the kernel does not say.
 const ETHERNET_MTU_BYTES: usize = 1500;
+
+/// Jumbo strays a mailbox takes, 1 MiB of the largest; of ordinary ones it holds 1.5 MB.
+const MAX_JUMBO_STRAYS: usize = 64;
 
 impl Worker {
     pub(super) fn received(&mut self, mut datagrams: Datagrams) {
@@ -70,6 +71,10 @@ impl Worker {
         {
             tracing::debug!(peer = %from, %error, "a packet was refused");
         }
+        // At once: between two turns there are hundreds of packets.
+        if lane.conn.is_too_heavy() {
+            self.evict(key, "what this connection makes us keep is more than its share");
+        }
         self.touch(key);
     }
 
@@ -81,8 +86,10 @@ impl Worker {
         from: SocketAddr,
         local: SocketAddr,
     ) {
-        // Ours are never larger; what is would only fill the owner's mailbox.
-        if segment.len() > MAX_UDP_PAYLOAD_BYTES {
+        // Ours are never larger; what is would only fill the owner's mailbox, as many jumbo packets of strangers would.
+        let jumbo = segment.len() > ETHERNET_UDP_PAYLOAD_BYTES;
+        if segment.len() > MAX_UDP_PAYLOAD_BYTES || jumbo && self.shared.waiting(owner) > MAX_JUMBO_STRAYS {
+            Refusals::count(&self.shared.refusals.strays_dropped);
             return;
         }
         let stray = Stray { datagram: segment.to_vec(), from, to: Some(local.ip()), socket };
@@ -105,12 +112,6 @@ impl Worker {
         self.driver.send(egress::NO_LANE, egress::single(socket, buffer, len, to, local));
     }
 
-    fn handshakes_from(&self, from: SocketAddr) -> usize {
-        let theirs =
-            |lane: &Lane| lane.peer.ip() == from.ip() && lane.phase == Phase::Handshaking(Purpose::Accepted);
-        self.lanes.iter().filter(|(_, lane)| theirs(lane)).count()
-    }
-
     fn accept(&mut self, new: NewConn, socket: usize, from: SocketAddr, local: SocketAddr) -> Option<usize> {
         if self.lanes.len() >= MAX_CONNECTIONS_PER_WORKER || self.stopping.is_some() {
             let count = Refusals::count(&self.shared.refusals.connections_refused);
@@ -126,11 +127,11 @@ impl Worker {
             Refusals::count(&self.shared.refusals.connections_refused);
             return None;
         }
+        self.make_room_for_handshake();
         let key = self.lanes.vacant_key();
         let setup = self.accept.as_mut()?;
-        let granted_bytes = self.shared.budget.grant_window();
-        let window_bytes = granted_bytes.max(MIN_WINDOW_BYTES);
-        setup.set_windows(window_bytes, window_bytes);
+        let promise = self.shared.budget.promise_window();
+        setup.set_windows(promise.first_bytes, promise.most_bytes);
         // Jumbo frames are probed for where our side of the path has them.
         let mtu_bytes = landro_sys::route_to(from).map_or(ETHERNET_MTU_BYTES, |route| route.mtu_bytes);
         setup.set_interface_payload(mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
@@ -139,7 +140,7 @@ impl Worker {
                 let serial = self.serial();
                 let phase = Phase::Handshaking(Purpose::Accepted);
                 let mut lane = Lane::new(serial, conn, self.sockets[socket].0, from, phase, self.now);
-                lane.granted_bytes = granted_bytes;
+                lane.promise = Some(promise);
                 lane.deadline = Some(self.now + self.shared.quic.handshake_timeout);
                 self.handshaking += 1;
                 let inserted = self.lanes.insert(lane);
@@ -147,7 +148,7 @@ impl Worker {
                 Some(key)
             }
             Err(error) => {
-                self.shared.budget.return_window(granted_bytes);
+                self.shared.budget.end_promise(promise);
                 if self.log.admits(Who::Debug, self.now) {
                     tracing::debug!(peer = %from, %error, "cannot accept");
                 }

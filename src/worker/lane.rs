@@ -10,6 +10,7 @@ use landro_sys::{Buffer, Slab, SocketId};
 use super::refused::Doubt;
 use super::timers::Scheduled;
 use super::turn::Incoming;
+use crate::budget::Promise;
 use crate::proto::chunks::ParallelTransferConfig;
 use crate::proto::session::Limits;
 use crate::quic::{CloseReason, Conn, PathSnapshot};
@@ -32,6 +33,7 @@ pub mod code {
     pub const BUSY: u64 = 6;
     pub const REPLACED: u64 = 7;
     // 8 is `crate::quic::KEY_SPENT`, which the transport says by itself.
+    pub const TOO_MUCH: u64 = 9;
 }
 
 /// The control stream is bidirectional stream 0 of each lane.
@@ -76,6 +78,12 @@ pub struct Lane {
     pub buffer: Option<Buffer>,
     /// Window bytes granted out of the memory budget, given back when the lane ends.
     pub granted_bytes: u64,
+    /// The window it was told of, until its peer is authorised.
+    pub promise: Option<Promise>,
+    /// What QUIC held for it when that was last added up.
+    pub held_bytes: u64,
+    /// Closed for holding too much: to be dropped with the turn that says so.
+    pub evicted: bool,
     /// Outgoing UDP payload bytes and datagrams' segments, for the statistics.
     pub gso_packets: u64,
     pub gso_sends: u64,
@@ -154,6 +162,9 @@ impl Lane {
             control: Control::default(),
             buffer: None,
             granted_bytes: 0,
+            promise: None,
+            held_bytes: 0,
+            evicted: false,
             gso_packets: 0,
             gso_sends: 0,
             path: PathSnapshot::default(),

@@ -18,8 +18,8 @@ use crate::units::{Fingerprint, SessionId};
 /// After a lane could not be replaced: half of the AEAD limit is left when that is tried first.
 const JOIN_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// An idle daemon gives buffer memory back this long after its last session: a next one may follow at once.
-const TRIM_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
+/// A daemon gives memory back this long after a session or much memory of connections ended: more may follow at once.
+pub(super) const TRIM_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl Worker {
     /// Follows the connection's own state: a finished handshake starts what the lane is for.
@@ -35,12 +35,13 @@ impl Worker {
         };
         match purpose {
             Purpose::Accepted => {
-                self.handshaking -= 1;
-                // Before anything is refused: a lane that is dropped as a handshaking one is counted off there.
-                self.lanes[key].phase = Phase::Preface(Vec::new());
                 // The handshake asked already; a resumed one did not run the verify callback, and the list may
                 // have been read again since.
-                if self.authorised(&fingerprint).is_none() {
+                let authorised = self.authorised(&fingerprint).is_some();
+                // Before anything is refused: a lane that is dropped as a handshaking one is counted off there.
+                self.handshake_over(key, authorised);
+                self.lanes[key].phase = Phase::Preface(Vec::new());
+                if !authorised {
                     self.close_lane(key, code::UNAUTHORISED, "this identity is not authorised here");
                 } else if self.lanes_of(&fingerprint) > MAX_LANES_PER_PEER {
                     self.close_lane(key, code::BUSY, "too many connections of this identity");
@@ -283,6 +284,10 @@ impl Worker {
     /// After a turn: hangs up when everything is said, replaces tired lanes, clears closed ones. True: it is gone.
     pub(super) fn settle(&mut self, key: usize) -> bool {
         let lane = &mut self.lanes[key];
+        if lane.evicted {
+            self.drop_lane(key);
+            return true;
+        }
         match (lane.conn.state(), &lane.phase) {
             // The receiver closes a replaced lane when it has read everything; what it had to say may still wait here.
             (
@@ -299,8 +304,9 @@ impl Worker {
                 lane.last_stats();
                 self.note_close_reason(key);
                 self.leave_session(key);
-                return false;
+                return self.drop_if_heavy(key);
             }
+            (ConnState::Closing, _) => return self.drop_if_heavy(key),
             _ => {}
         }
         let Phase::Serving { session } = lane.phase else { return false };
@@ -344,6 +350,14 @@ impl Worker {
             self.replace_lane(key, session);
         }
         false
+    }
+
+    fn drop_if_heavy(&mut self, key: usize) -> bool {
+        let heavy = self.is_heavy(key);
+        if heavy {
+            self.drop_lane(key);
+        }
+        heavy
     }
 
     /// Takes a lane out of its session. A session that lost its last lane, or one with unfinished business on it,
@@ -416,9 +430,12 @@ impl Worker {
             self.note_close_reason(key);
             self.leave_session(key);
         }
+        if self.lanes[key].phase == Phase::Handshaking(Purpose::Accepted) {
+            self.handshake_over(key, false);
+        }
         let lane = self.lanes.remove(key);
         self.router.remove(key);
-        self.shared.budget.return_window(lane.granted_bytes);
+        self.shed(&lane);
         let stats = super::stats::of_lane(&lane, self.driver.backend());
         if self.log.admits(Who::Debug, self.now) {
             tracing::debug!(
@@ -433,8 +450,7 @@ impl Worker {
         self.client_lane_ended(&lane, &stats);
         match lane.phase {
             Phase::Handshaking(Purpose::Join { session }) => self.join_failed(session),
-            Phase::Handshaking(Purpose::Accepted) => self.handshaking -= 1,
-            Phase::Handshaking(Purpose::FirstLane)
+            Phase::Handshaking(Purpose::Accepted | Purpose::FirstLane)
             | Phase::Preface(_)
             | Phase::Waiting { .. }
             | Phase::Serving { .. }

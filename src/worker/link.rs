@@ -200,6 +200,11 @@ impl Shared {
         self.mailboxes.get(worker.0 as usize).is_some_and(|mailbox| mailbox.post(command))
     }
 
+    /// Commands that wait for a worker.
+    pub fn waiting(&self, worker: WorkerId) -> usize {
+        self.mailboxes.get(worker.0 as usize).map_or(0, |mailbox| mailbox.sender.len())
+    }
+
     pub fn insist(&self, worker: WorkerId, command: Command) -> bool {
         self.mailboxes.get(worker.0 as usize).is_some_and(|mailbox| mailbox.insist(command))
     }

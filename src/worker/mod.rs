@@ -16,6 +16,7 @@ mod pulse;
 mod refused;
 mod revoke;
 mod session;
+mod share;
 mod stats;
 mod succession;
 mod timers;
@@ -113,11 +114,18 @@ pub struct Worker {
     serials: u64,
     /// Accepted lanes whose handshake is not complete.
     handshaking: usize,
+    /// What QUIC holds for those, and for all lanes.
+    handshakes_bytes: u64,
+    held_bytes: u64,
+    /// When lanes that hold much are looked through for silent ones.
+    listen_at: Option<Instant>,
+    /// What lanes held that were dropped since memory was last given back.
+    shed_bytes: u64,
     /// Older sessions that new ones of the same peer wait for.
     questions: Vec<succession::Question>,
     /// When they are looked through next.
     review_at: Instant,
-    /// When idle buffers are given back to the kernel.
+    /// When free memory is given back to the kernel.
     trim_at: Option<Instant>,
     /// When what found no descriptor tries again.
     descriptors_at: Option<Instant>,
@@ -180,6 +188,10 @@ impl Worker {
             stopping: None,
             serials: 0,
             handshaking: 0,
+            handshakes_bytes: 0,
+            held_bytes: 0,
+            listen_at: None,
+            shed_bytes: 0,
             questions: Vec::new(),
             review_at: now,
             trim_at: None,
@@ -203,7 +215,9 @@ impl Worker {
             self.expire_timers();
             self.feed_hungry();
             self.feed_waiting_to_send();
-            self.trim_when_idle();
+            self.trim_when_due();
+            self.make_room();
+            self.listen();
             self.log.tell_counts(self.now);
             self.turn_sessions();
             self.turn_lanes();
@@ -265,6 +279,7 @@ impl Worker {
             self.timers.next(),
             self.stopping,
             self.trim_at,
+            self.listen_at,
             self.descriptors_at,
             self.questions_due(),
             self.log.due(),
@@ -275,12 +290,16 @@ impl Worker {
         due.map(|due| due.saturating_duration_since(self.now))
     }
 
-    fn trim_when_idle(&mut self) {
+    fn trim_when_due(&mut self) {
         if self.trim_at.is_some_and(|at| at <= self.now) {
             self.trim_at = None;
+            self.shed_bytes = 0;
             if self.sessions.is_empty() {
                 self.driver.trim();
             }
+            self.lanes.shrink_to_fit();
+            self.router.shrink();
+            landro_sys::weigh::give_back();
         }
     }
 

@@ -85,6 +85,7 @@ impl Worker {
         self.turn_sessions();
         let more_to_send = self.egress(key);
         self.turn_sessions();
+        self.weigh(key);
         if self.settle(key) {
             return;
         }

@@ -15,6 +15,7 @@ pub mod slab;
 pub mod socket;
 pub mod splice;
 pub mod trusted;
+pub mod weigh;
 
 mod cmsg;
 mod driver;

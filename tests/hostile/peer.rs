@@ -1,7 +1,9 @@
 //! A peer that speaks the protocol with quiche directly, and can therefore say anything.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use boring::pkey::PKey;
@@ -44,6 +46,22 @@ pub struct Peer {
     pub received_bytes: u64,
     /// As a server: bytes of the control stream that precede its messages.
     skip_preface: usize,
+    key_log: KeyLog,
+}
+
+/// Lines as of SSLKEYLOGFILE.
+#[derive(Clone, Default)]
+struct KeyLog(Arc<Mutex<Vec<u8>>>);
+
+impl Write for KeyLog {
+    fn write(&mut self, lines: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(lines);
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// How the other side ended the connection.
@@ -78,11 +96,14 @@ fn config(identity: &Identity) -> quiche::Config {
     config.set_initial_max_stream_data_uni(1 << 30);
     config.set_initial_max_streams_bidi(1000);
     config.set_initial_max_streams_uni(1000);
+    config.log_keys();
     config
 }
 
 impl Peer {
-    fn of(conn: quiche::Connection, socket: UdpSocket, remote: SocketAddr) -> Peer {
+    fn of(mut conn: quiche::Connection, socket: UdpSocket, remote: SocketAddr) -> Peer {
+        let key_log = KeyLog::default();
+        conn.set_keylog(Box::new(key_log.clone()));
         Peer {
             local: socket.local_addr().unwrap(),
             conn,
@@ -96,7 +117,34 @@ impl Peer {
             reads: true,
             received_bytes: 0,
             skip_preface: 0,
+            key_log,
         }
+    }
+
+    /// What a client's 1-RTT keys are derived from.
+    pub fn traffic_secret(&self) -> Vec<u8> {
+        let log = String::from_utf8(self.key_log.0.lock().unwrap().clone()).unwrap();
+        let line = log.lines().find(|line| line.starts_with("CLIENT_TRAFFIC_SECRET_0 ")).expect("no secret");
+        let hex = line.rsplit(' ').next().unwrap();
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    }
+
+    /// Sends a datagram that quiche knows nothing of.
+    pub fn throw(&self, datagram: &[u8]) {
+        let _ = self.socket.send_to(datagram, self.remote);
+    }
+
+    /// Takes what came, unread. Whether a stateless reset was among it: the other side has forgotten the connection.
+    pub fn is_forgotten(&mut self) -> bool {
+        let token = self.conn.peer_transport_params().and_then(|params| params.stateless_reset_token);
+        let token = token.expect("a server gives one").to_be_bytes();
+        let mut forgotten = false;
+        self.socket.set_nonblocking(true).unwrap();
+        while let Ok((len, _)) = self.socket.recv_from(&mut self.buffer) {
+            forgotten |= self.buffer[..len].ends_with(&token);
+        }
+        self.socket.set_nonblocking(false).unwrap();
+        forgotten
     }
 
     /// Dials and finishes the handshake.

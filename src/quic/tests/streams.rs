@@ -226,8 +226,8 @@ fn unread_bytes(world: &mut World, streams: usize) -> usize {
 #[test]
 fn a_peer_holds_no_more_than_the_grant() {
     for (profile, granted, expected) in [
-        (QuicConfig::lan_optimized(), (3 << 20, 1 << 20), (3 << 20, 1 << 20)),
-        (QuicConfig::auto(), (1 << 20, 16 << 20), (1 << 20, 1 << 20)),
+        (QuicConfig::lan_optimized(), (1 << 20, 3 << 20), (1 << 20, 1 << 20)),
+        (QuicConfig::auto(), (16 << 20, 1 << 20), (1 << 20, 1 << 20)),
         (QuicConfig::auto(), (64 << 20, 64 << 20), (32 << 20, 16 << 20)),
         (QuicConfig::lan_optimized(), (64 << 20, 64 << 20), (64 << 20, 16 << 20)),
     ] {

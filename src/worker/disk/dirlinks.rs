@@ -14,9 +14,9 @@ use landro_sys::file::flags;
 use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Statx};
 
 use super::names::{c_string, refuse_reserved};
+use super::publish::sync;
 use super::source::split_path;
 use super::space::Base;
-use super::target::sync;
 use super::{DiskDone, DiskError, Files};
 use crate::units::{DirId, Name};
 

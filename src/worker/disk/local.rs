@@ -10,8 +10,8 @@ use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, OpenHow, Slab, Statx};
 
 use super::names::c_string;
+use super::part::wrote;
 use super::space::{Base, OpenFile, Space};
-use super::target::wrote;
 use super::{Disk, DiskDone, DiskError, DiskOp, Files, descriptors, libc_eio};
 use crate::units::{DirId, FileId, Name};
 

@@ -10,6 +10,8 @@ mod dirlinks;
 mod durable;
 mod local;
 mod names;
+mod part;
+mod publish;
 mod settle;
 mod source;
 mod space;
@@ -338,30 +340,28 @@ async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
             dirlinks::make_dir(files, parent, &name, dir, keep_dirlinks, fsync).await
         }
         DiskOp::SetDir { dir, mode, mtime, fsync } => {
-            target::set_dir(files, dir, target::Attributes { mode, mtime, fsync }).await
+            target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await
         }
         DiskOp::PutSmall { dir, name, data, mode, mtime, fsync } => {
-            target::put_small(files, dir, &name, data, target::Attributes { mode, mtime, fsync }).await
+            target::put_small(files, dir, &name, data, publish::Attributes { mode, mtime, fsync }).await
         }
         DiskOp::PutSymlink { dir, name, target, mtime, fsync } => {
             target::put_symlink(files, dir, &name, &target, mtime, fsync).await
         }
         DiskOp::OpenPart { dir, name, file, resumable } => {
-            target::open_part(files, dir, &name, file, resumable).await
+            part::open_part(files, dir, &name, file, resumable).await
         }
         DiskOp::StartPart { file, size_bytes, journal } => {
-            target::start_part(files, file, size_bytes, journal).await
+            part::start_part(files, file, size_bytes, journal).await
         }
-        DiskOp::Write { file, offset, data } => target::write(files, file, offset, data).await,
+        DiskOp::Write { file, offset, data } => part::write(files, file, offset, data).await,
         DiskOp::ReadPart { file, offset, len_bytes } => source::read(files, file, offset, len_bytes).await,
-        DiskOp::WriteJournal { file, offset, bytes } => {
-            target::write_journal(files, file, offset, bytes).await
-        }
+        DiskOp::WriteJournal { file, offset, bytes } => part::write_journal(files, file, offset, bytes).await,
         DiskOp::CommitPart { file, mode, mtime, fsync } => {
-            target::commit_part(files, file, target::Attributes { mode, mtime, fsync }).await
+            part::commit_part(files, file, publish::Attributes { mode, mtime, fsync }).await
         }
-        DiskOp::ClosePart { file, keep } => target::close_part(files, file, keep).await,
-        DiskOp::CleanPart { dir, name } => target::clean_part(files, dir, &name).await,
+        DiskOp::ClosePart { file, keep } => part::close_part(files, file, keep).await,
+        DiskOp::CleanPart { dir, name } => part::clean_part(files, dir, &name).await,
     }
 }
 

@@ -110,9 +110,8 @@ fn take_away(waiting: &Pending, seen: &[u8]) -> bool {
             Some(value) => FileOp::SetXattr { file, name, value },
             None => FileOp::RemoveXattr { file, name },
         };
-        if let Err(error) = run(op) {
-            tracing::debug!(%error, "cannot take away the mark of data that was not on disk");
-        }
+        // One that cannot be taken away costs later kernels a look at the files, no more.
+        let _ = run(op);
     }
     unlock(&waiting.dir);
     unchanged || now.is_none_or(|now| !is_of(&now, &waiting.storage))

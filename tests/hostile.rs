@@ -21,6 +21,8 @@ mod noise;
 mod peer;
 #[path = "hostile/reserved.rs"]
 mod reserved;
+#[path = "hostile/revoked.rs"]
+mod revoked;
 #[path = "hostile/server.rs"]
 mod server;
 
@@ -64,6 +66,7 @@ on_both_backends!(
     packets_that_are_never_acknowledged,
     many_connections_that_leave_holes,
     frames_at_random,
+    peers_that_are_removed_and_do_not_go,
 );
 
 /// Budget of the daemon under attack; what it may hold beyond it is code, stacks and the kernel's rings.
@@ -271,4 +274,8 @@ fn frames_at_random(backend: &'static str) {
 
 fn windows_filled_and_left(backend: &'static str) {
     memory::left_behind(backend);
+}
+
+fn peers_that_are_removed_and_do_not_go(backend: &'static str) {
+    revoked::who_do_not_go(backend);
 }

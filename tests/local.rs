@@ -274,6 +274,22 @@ fn special_files_are_passed_over_and_not_opened() {
 }
 
 #[test]
+fn a_deep_tree_needs_few_descriptors() {
+    let place = tempfile::tempdir().unwrap();
+    let (from, to) = (place.path().join("from"), place.path().join("to"));
+    let mut deep = from.clone();
+    for level in 0..100 {
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(deep.join("file"), level.to_string()).unwrap();
+        deep.push("d");
+    }
+    let prefix = ["sh", "-c", "ulimit -n 32 && exec \"$@\"", "sh"];
+    let args = [OsStr::new("cp"), from.as_os_str(), to.as_os_str()];
+    Running::spawn(command(&Side::new(), &prefix, args)).wait().expect(0);
+    assert_same(&from, &to);
+}
+
+#[test]
 fn names_and_texts_are_those_of_a_transfer() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

@@ -383,12 +383,15 @@ fn hangup_ends_what_is_no_longer_allowed(backend: &'static str) {
     for big in [s.root().join("big"), s.dir.path().join("big")] {
         fs::File::create(big).unwrap().set_len(8 << 20).unwrap();
     }
-    for (began, left, why) in [
+    for (round, (began, left, why)) in [
         ("rw", None, "removed from authorized_peers"),
         ("rw", Some("ro"), "narrowed in authorized_peers"),
         ("rw", Some("wo"), "narrowed in authorized_peers"),
         ("rw", Some("path=sub"), "changed in authorized_peers"),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         s.authorize(&format!("{id} {began}\n{} ro\n", other.id()));
         let daemon = s.serve(&["--workers", "2"]);
         let start = |side: &Side, from: &str, to: &str| {
@@ -399,8 +402,10 @@ fn hangup_ends_what_is_no_longer_allowed(backend: &'static str) {
             running
         };
         let here = |name: &str| s.dir.path().join(name).to_str().unwrap().to_owned();
-        let pull = start(&s.client, &daemon.url("big"), &here("pulled"));
-        let push = start(&s.client, &here("big"), &daemon.url("pushed"));
+        // Under names of their own: what one round left would let the next one end before it can be ended.
+        let (pulled, pushed) = (format!("pulled {round}"), format!("pushed{round}"));
+        let pull = start(&s.client, &daemon.url("big"), &here(&pulled));
+        let push = start(&s.client, &here("big"), &daemon.url(&pushed));
         let unchanged = start(&other, &daemon.url("big"), &here("unchanged"));
         let left = left.map_or(String::new(), |rights| format!("{id} {rights}\n"));
         s.authorize(&format!("{left}{} rw\n", other.id()));
@@ -411,7 +416,7 @@ fn hangup_ends_what_is_no_longer_allowed(backend: &'static str) {
             assert!(error["message"].as_str().unwrap().contains(why), "{output:?}");
         }
         unchanged.wait().expect(0);
-        assert!(!s.root().join("pushed").exists(), "nothing half-written has the name");
+        assert!(!s.root().join(&pushed).exists(), "nothing half-written has the name");
         let _ = fs::remove_file(here("unchanged"));
     }
 }

@@ -9,7 +9,9 @@ use super::disk::{Body, Disk, Ino};
 use super::scenario::{Scenario, Shape, complete};
 use super::tree::TreeShape;
 use super::world::{CLIENT, SERVER, Stop, World};
-use crate::proto::{EntryErrorCode, EntryResult, Event, Input, Outcome, Totals};
+use crate::proto::{
+    EntryErrorCode, EntryResult, Event, Input, Outcome, SessionError, SessionErrorCode, Totals,
+};
 use crate::units::EntryId;
 
 const SMALL_TREE: TreeShape = TreeShape { max_entries: 60, max_large: 0 };
@@ -175,10 +177,18 @@ fn end_early(world: &mut World, rng: &mut Rng) -> BTreeMap<EntryId, u64> {
         }
         _ => {
             let side = rng.pick(&[CLIENT, SERVER]);
-            world.input(side, Input::Cancel);
+            let input = match side == SERVER && rng.chance(50) {
+                true => Input::Refuse(no_longer_allowed()),
+                false => Input::Cancel,
+            };
+            world.input(side, input);
             arrived
         }
     }
+}
+
+fn no_longer_allowed() -> SessionError {
+    SessionError { code: SessionErrorCode::Permission, text: "no longer allowed".to_owned() }
 }
 
 /// Runs for a while, ends early, checks that nothing is half-done under a final name and that nothing whole is
@@ -195,6 +205,7 @@ fn run_partly(scenario: &mut Scenario, rng: &mut Rng) {
     for side in [CLIENT, SERVER] {
         match &world.sides[side].outcome {
             None | Some(Outcome::Complete(_) | Outcome::Cancelled(_) | Outcome::Lost(_)) => {}
+            Some(Outcome::Refused(error)) if *error == no_longer_allowed() => {}
             Some(other) => panic!("ended early with {other:?}"),
         }
         let (dirs, files) = world.sides[side].handles.open_count();

@@ -42,6 +42,8 @@ impl Worker {
         self.client = Some(ClientLink {
             peers: start.peers,
             next_peer: 0,
+            dial_until: self.now + super::refused::DIAL_FOR,
+            was_refused: false,
             setup: start.setup,
             trust_refused: start.trust_refused,
             request: Some(start.request),
@@ -63,6 +65,10 @@ impl Worker {
         let Some(client) = &mut self.client else { return };
         if client.done {
             return; // Cancelled while it was dialling.
+        }
+        // Only where ICMP took its time to say so: what fails at once would fail for ever here.
+        if client.next_peer == client.peers.len() && client.was_refused && self.now < client.dial_until {
+            (client.next_peer, client.was_refused) = (0, false);
         }
         let Some(&peer) = client.peers.get(client.next_peer) else {
             client.ended = Some(Ended::Unreachable(last_error));
@@ -228,6 +234,7 @@ impl Worker {
         client.stats.add(stats);
         let ended = how_it_ended(client, lane);
         if let Phase::Handshaking(Purpose::FirstLane) = lane.phase {
+            client.was_refused |= matches!(lane.conn.close_reason(), Some(CloseReason::GivenUp(_)));
             match ended {
                 Some(ended @ (Ended::IdentityUnknown(_) | Ended::RefusedByPeer(_) | Ended::Failed(_))) => {
                     client.ended = Some(ended);

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 use landro_sys::{Backend, UdpOptions, WakeHandle};
@@ -161,6 +161,9 @@ pub enum Ended {
 pub struct ClientLink {
     pub peers: Vec<SocketAddr>,
     pub next_peer: usize,
+    /// Until when addresses are dialled again, and whether ICMP kept one from answering since that began anew.
+    pub dial_until: Instant,
+    pub was_refused: bool,
     pub setup: Setup,
     pub trust_refused: Arc<Mutex<Option<Fingerprint>>>,
     pub request: Option<proto::session::Request>,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use landro_sys::SocketId;
 
 use super::Worker;
-use super::lane::{Lane, code};
+use super::lane::{Lane, Phase, code};
 use super::log::Who;
 
 /// ICMP overtakes datagrams that still wait in our socket's buffer: what is heard within this time proves nothing.
@@ -19,6 +19,9 @@ const STILL_QUEUED: Duration = Duration::from_millis(20);
 /// How often the peer is asked for a sign of life, and how long each time; on a long path as many round trips as
 /// [`ROUND_TRIPS`]. The user learns it within a second, together with [`SIGN_OF_LIFE`].
 const ROUNDS: u32 = 2;
+/// In a handshake nothing can be asked before QUIC's own second try a second later, so the address is dialled again
+/// instead, see [`DIAL_FOR`].
+const HANDSHAKE_ROUNDS: u32 = 1;
 const ROUND: Duration = Duration::from_millis(150);
 const ROUND_TRIPS: u32 = 2;
 
@@ -28,12 +31,17 @@ const ROUND_TRIPS: u32 = 2;
 pub(super) const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
 const QUIET_ROUND_TRIPS: u32 = 3;
 
+/// All addresses are dialled in turn again until so long after the first dial, if all that keeps them from answering is
+/// ICMP: a daemon that is being started anew is missed for a moment only.
+pub(super) const DIAL_FOR: Duration = Duration::from_millis(600);
+
 /// What is thought of a peer whose port is said to be closed.
 #[derive(Debug)]
 pub struct Doubt {
     until: Instant,
     /// What was said.
     why: String,
+    rounds: u32,
     state: State,
 }
 
@@ -57,8 +65,8 @@ pub enum Next {
 }
 
 impl Doubt {
-    pub fn new(now: Instant, why: String) -> Doubt {
-        Doubt { until: now + STILL_QUEUED, why, state: State::Settling }
+    fn new(now: Instant, why: String, rounds: u32) -> Doubt {
+        Doubt { until: now + STILL_QUEUED, why, rounds, state: State::Settling }
     }
 
     /// When it is due; always later than the last [`Doubt::due`].
@@ -71,7 +79,9 @@ impl Doubt {
         let rounds = match self.state {
             State::Settling => 1,
             State::Asked { received: before, .. } if received > before => return Next::Alive,
-            State::Asked { rounds: ROUNDS.., .. } => return Next::Gone(std::mem::take(&mut self.why)),
+            State::Asked { rounds, .. } if rounds >= self.rounds => {
+                return Next::Gone(std::mem::take(&mut self.why));
+            }
             State::Asked { rounds, .. } => rounds + 1,
         };
         self.state = State::Asked { received, rounds };
@@ -90,7 +100,13 @@ impl Worker {
                 if self.log.admits(Who::Debug, self.now) {
                     tracing::debug!(peer = %lane.peer, %error, "ICMP says that the peer is not there; asking it");
                 }
-                lane.doubt = Some(Doubt::new(self.now, in_words(error)));
+                let rounds = match lane.phase {
+                    Phase::Handshaking(_) => HANDSHAKE_ROUNDS,
+                    Phase::Preface(_) | Phase::Waiting { .. } | Phase::Serving { .. } | Phase::Closing => {
+                        ROUNDS
+                    }
+                };
+                lane.doubt = Some(Doubt::new(self.now, in_words(error), rounds));
                 self.touch(key);
             }
         }
@@ -156,7 +172,7 @@ mod tests {
 
     fn said() -> (Instant, Doubt) {
         let now = crate::worker::now();
-        (now, Doubt::new(now, "closed".to_owned()))
+        (now, Doubt::new(now, "closed".to_owned(), ROUNDS))
     }
 
     /// Goes from due to due; the time of the verdict.
@@ -182,6 +198,14 @@ mod tests {
         let (after, next) = verdict(&mut doubt, start, LAN, |_| 7);
         assert_eq!(next, Next::Gone("closed".to_owned()));
         assert!(SIGN_OF_LIFE + after < Duration::from_secs(1), "{after:?}");
+    }
+
+    #[test]
+    fn several_dials_fit_into_the_second() {
+        let now = crate::worker::now();
+        let mut doubt = Doubt::new(now, "closed".to_owned(), HANDSHAKE_ROUNDS);
+        let (after, _) = verdict(&mut doubt, now, Duration::ZERO, |_| 0);
+        assert!(after * 3 < DIAL_FOR && DIAL_FOR + after < Duration::from_secs(1), "{after:?}");
     }
 
     #[test]

@@ -12,18 +12,17 @@ use landro_sys::{FileDone, FileOp, OpenHow, Slab, Statx};
 use super::names::c_string;
 use super::part::wrote;
 use super::space::{Base, OpenFile, Space};
-use super::{Disk, DiskDone, DiskError, DiskOp, Files, descriptors, libc_eio};
+use super::{Disk, DiskDone, DiskError, DiskOp, Files, libc_eio, run};
 use crate::units::{DirId, FileId, Name};
 
 const EBADF: i32 = 9;
+const ENOMEM: i32 = 12;
+const EACCES: i32 = 13;
+const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
 
 /// An operation holds one buffer at a time, and the last one of a slab is never given out.
 const SLAB_BUFFERS: usize = 4;
-
-/// A task that is not done at once lacks a descriptor, and closed some of its own before it asks again. After so many
-/// tries there are none.
-const POLLS_MAX: usize = 1000;
 
 /// One side of a copy: its directories and files, worked on in place.
 pub struct Side {
@@ -52,24 +51,21 @@ impl Side {
     }
 
     pub fn run(&self, cmd: DiskOp) -> Result<DiskDone, DiskError> {
-        at_once(descriptors::run(self.files.clone(), cmd))
+        self.at_once(async |files| run(files, cmd.clone()).await)
     }
 
     /// Which directory this is.
     pub fn identity(&self, dir: DirId) -> Result<Identity, DiskError> {
-        at_once(async {
-            let dir = self.files.dir(dir).await?;
-            Ok(self.files.fstat(&dir).await?.into())
-        })
+        self.at_once(async |files| Ok(files.fstat(&files.dir(dir).await?).await?.into()))
     }
 
     /// Which object a name stands for; a symlink is one itself.
     pub fn identity_of(&self, dir: DirId, name: &Name) -> Result<Identity, DiskError> {
-        at_once(async {
-            let dir = Some(self.files.dir(dir).await?);
+        self.at_once(async |files| {
+            let dir = Some(files.dir(dir).await?);
             let op =
                 FileOp::Statx { dir, path: c_string(name.as_bytes())?, flags: flags::AT_SYMLINK_NOFOLLOW };
-            match self.files.call("statx", op).await? {
+            match files.call("statx", op).await? {
                 FileDone::Stat(stat) => Ok(stat.into()),
                 other => unreachable!("statx answered {other:?}"),
             }
@@ -78,20 +74,23 @@ impl Side {
 
     /// A directory and those it lies in, up to the root or to the first that may not be entered.
     pub fn identities_up(&self, dir: DirId) -> Result<Vec<Identity>, DiskError> {
-        at_once(async {
-            let mut fd = self.files.dir(dir).await?;
-            let mut found: Vec<Identity> = vec![self.files.fstat(&fd).await?.into()];
+        self.at_once(async |files| {
+            let mut fd = files.dir(dir).await?;
+            let mut found: Vec<Identity> = vec![files.fstat(&fd).await?.into()];
             let how = OpenHow { flags: flags::O_PATH | flags::O_DIRECTORY, mode: 0, resolve: 0 };
-            while let Ok(above) = self.files.open(Some(&fd), b"..", how).await {
-                let identity = self.files.fstat(&above).await?.into();
+            loop {
+                let above = match files.open(Some(&fd), b"..", how).await {
+                    Err(DiskError { errno: EACCES, .. }) => return Ok(found),
+                    other => other?,
+                };
+                let identity = files.fstat(&above).await?.into();
                 // The root is above itself.
                 if found.last() == Some(&identity) {
-                    break;
+                    return Ok(found);
                 }
                 found.push(identity);
                 fd = above;
             }
-            Ok(found)
         })
     }
 
@@ -116,20 +115,29 @@ impl Side {
                     errno: error.raw_os_error().unwrap_or_else(libc_eio),
                 },
             )?;
-        at_once(async {
-            wrote(&self.files, &part, copied_bytes).await;
+        self.at_once(async |files| {
+            wrote(files, &part, copied_bytes).await;
             Ok(copied_bytes)
         })
     }
-}
 
-/// The result of a task whose calls are all made in place.
-fn at_once<T>(task: impl Future<Output = Result<T, DiskError>>) -> Result<T, DiskError> {
-    let mut task = std::pin::pin!(task);
-    for _ in 0..POLLS_MAX {
-        if let Poll::Ready(result) = task.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            return result;
+    /// The result of a task whose calls are all made in place. One that lacks a descriptor begins anew without those
+    /// that can be opened again.
+    fn at_once<T>(&self, task: impl AsyncFn(&Files) -> Result<T, DiskError>) -> Result<T, DiskError> {
+        match first_poll(task(&self.files)) {
+            Err(DiskError { errno: EMFILE | ENFILE, .. }) => {
+                self.files.space.close_idle_directories();
+                first_poll(task(&self.files))
+            }
+            other => other,
         }
     }
-    Err(DiskError { call: "open", errno: EMFILE })
+}
+
+/// Nothing is waited for but a buffer, and one operation at a time finds one.
+fn first_poll<T>(task: impl Future<Output = Result<T, DiskError>>) -> Result<T, DiskError> {
+    match std::pin::pin!(task).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(DiskError { call: "buffer", errno: ENOMEM }),
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Worker;
 use super::lane::{Lane, Phase, Purpose, code};
-use crate::budget::{HANDSHAKES_BYTES, MAX_HANDSHAKES_PER_WORKER};
+use crate::budget::TLS_BYTES;
 use crate::units::Fingerprint;
 
 /// A lane below this may always send data, however little memory is left.
@@ -23,9 +23,6 @@ const SILENT_BYTES: u64 = 6 << 20;
 /// How often they are looked at.
 const LISTEN_EVERY: Duration = Duration::from_millis(500);
 
-/// What BoringSSL keeps of a connection, which is not weighed: with C's allocator.
-const TLS_BYTES: u64 = 16 << 10;
-
 /// Dropped lanes that held so much leave holes worth giving back to the kernel, though others go on.
 const MUCH_SHED_BYTES: u64 = 4 << 20;
 
@@ -40,6 +37,7 @@ impl Worker {
         }
         if lane.phase == Phase::Handshaking(Purpose::Accepted) {
             self.handshakes_bytes = self.handshakes_bytes + bytes - before;
+            self.shared.budget.reweigh_handshake(before, bytes);
         }
         self.held_bytes = self.held_bytes + bytes - before;
         self.shared.budget.reweigh(before, bytes);
@@ -48,11 +46,20 @@ impl Worker {
         }
     }
 
+    /// A lane was accepted.
+    pub(super) fn handshake_begun(&mut self) {
+        self.handshaking += 1;
+        self.handshakes_bytes += TLS_BYTES;
+        self.shared.budget.reweigh_handshake(0, TLS_BYTES);
+    }
+
     /// An accepted lane's handshake is over, either way: what it was promised is granted if `authorised`.
     pub(super) fn handshake_over(&mut self, key: usize, authorised: bool) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         self.handshaking -= 1;
-        self.handshakes_bytes -= lane.held_bytes;
+        let bytes = lane.held_bytes + TLS_BYTES;
+        self.handshakes_bytes -= bytes;
+        self.shared.budget.reweigh_handshake(bytes, 0);
         if let Some(promise) = lane.promise.take() {
             self.shared.budget.end_promise(promise);
             if authorised {
@@ -97,7 +104,7 @@ impl Worker {
 
     /// Once a turn: makes room where too much is held.
     pub(super) fn make_room(&mut self) {
-        while self.handshakes_bytes > HANDSHAKES_BYTES / u64::from(self.shared.workers.max(1)) {
+        while self.shared.budget.is_crowded(self.handshakes_bytes, self.shared.workers) {
             if !self.drop_oldest_handshake() {
                 break;
             }
@@ -135,13 +142,6 @@ impl Worker {
     /// A connection that is over need not keep what it held until QUIC has drained.
     pub(super) fn is_heavy(&self, key: usize) -> bool {
         self.lanes.get(key).is_some_and(|lane| lane.held_bytes > SMALL_LANE_BYTES)
-    }
-
-    /// Makes room for one more handshake.
-    pub(super) fn make_room_for_handshake(&mut self) {
-        if self.handshaking >= MAX_HANDSHAKES_PER_WORKER {
-            self.drop_oldest_handshake();
-        }
     }
 
     /// Of the address whose handshakes take most, the oldest goes without a word: it had the most time.

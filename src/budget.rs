@@ -42,8 +42,8 @@ const NEWCOMER_WINDOW_BYTES: u64 = 256 << 10;
 const NEWCOMER_SHARE: u64 = 32;
 
 /// What all connections may make QUIC keep beyond half of the budget, before the one that takes most has to go: unread data
-/// of all windows is 1.13 times itself, 150 connections are 62 kB each, and what is in flight is 0.67 kB a packet.
-const BESIDE_WINDOWS_BYTES: u64 = 16 << 20;
+/// of all windows is 1.13 times itself, 100 connections are 62 kB each, and what is in flight is 0.67 kB a packet.
+const BESIDE_WINDOWS_BYTES: u64 = 12 << 20;
 
 /// The least slab of a worker, 16 buffers: with many workers on a small budget the sum is a little above it.
 pub const MIN_SLAB_BYTES: u64 = 1 << 20;
@@ -245,15 +245,15 @@ mod tests {
         budget.reweigh(0, 60 << 20);
         assert!(budget.is_overheld(30 << 20, 2) && budget.is_nearly_overheld());
         assert!(!budget.is_overheld(20 << 20, 2), "the other worker's are more");
-        budget.reweigh(60 << 20, 45 << 20);
-        assert!(!budget.is_overheld(45 << 20, 2) && budget.is_nearly_overheld());
+        budget.reweigh(60 << 20, 42 << 20);
+        assert!(!budget.is_overheld(42 << 20, 2) && budget.is_nearly_overheld());
         budget.reweigh_handshake(0, HANDSHAKES_BYTES + 1);
         assert!(
             budget.is_crowded(HANDSHAKES_BYTES / 64, 64) && !budget.is_crowded(HANDSHAKES_BYTES / 65, 64)
         );
         budget.reweigh_handshake(HANDSHAKES_BYTES + 1, 0);
         assert!(!budget.is_crowded(HANDSHAKES_BYTES, 1));
-        budget.reweigh(45 << 20, 0);
+        budget.reweigh(42 << 20, 0);
         assert!(!budget.is_nearly_overheld());
     }
 }

@@ -16,12 +16,16 @@ const SMALL_LANE_BYTES: u64 = 1 << 20;
 /// this long, in which one keep-alive went unanswered ...
 const SILENCE: Duration = Duration::from_secs(7);
 
-/// ... and are not small may hold this much together on a worker. A path that has less than 5 MB on its way is back in time
+/// ... and are not small may hold this much together on a worker. A path that has less than 3 MB on its way is back in time
 /// whenever it comes back; on a longer one a cut of 7 s may end the session, and a rerun resumes.
-const SILENT_BYTES: u64 = 6 << 20;
+const SILENT_BYTES: u64 = 4 << 20;
 
-/// How often they are looked at.
+/// How often they are looked at, and how late a look may be: a keep-alive is sent after 5 s and has 2 s to be answered.
 const LISTEN_EVERY: Duration = Duration::from_millis(500);
+const AWAY: Duration = Duration::from_secs(1);
+
+/// After an eviction memory is given back this soon: what was taken is to be had again.
+const TRIM_AFTER_EVICTION: Duration = Duration::from_millis(500);
 
 /// Dropped lanes that held so much leave holes worth giving back to the kernel, though others go on.
 const MUCH_SHED_BYTES: u64 = 4 << 20;
@@ -75,7 +79,9 @@ impl Worker {
         self.shared.budget.return_window(lane.granted_bytes);
         self.shed_bytes += lane.held_bytes + TLS_BYTES;
         if self.sessions.is_empty() || self.shed_bytes > MUCH_SHED_BYTES {
-            self.trim_at.get_or_insert(self.now + super::life::TRIM_AFTER);
+            let after = if lane.evicted { TRIM_AFTER_EVICTION } else { super::life::TRIM_AFTER };
+            let at = self.now + after;
+            self.trim_at = Some(self.trim_at.map_or(at, |planned| planned.min(at)));
         }
     }
 
@@ -118,11 +124,15 @@ impl Worker {
 
     /// Gives up silent lanes that hold much, the heaviest first.
     pub(super) fn listen(&mut self) {
-        if self.listen_at.is_none_or(|at| at > self.now) {
-            return;
+        let Some(due) = self.listen_at.filter(|at| *at <= self.now) else { return };
+        // This worker was away itself, in a system call on a busy disk: what was said meanwhile waits in its socket.
+        if due + AWAY <= self.now {
+            self.awake_since = self.now;
         }
         self.listen_at = (self.held_bytes > SILENT_BYTES).then(|| self.now + LISTEN_EVERY);
-        let silent = |lane: &Lane| lane.heard + SILENCE <= self.now && lane.held_bytes > SMALL_LANE_BYTES;
+        let silent = |lane: &Lane| {
+            lane.heard.max(self.awake_since) + SILENCE <= self.now && lane.held_bytes > SMALL_LANE_BYTES
+        };
         let mut lanes: Vec<(u64, usize)> = self
             .lanes
             .iter()

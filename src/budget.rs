@@ -18,14 +18,14 @@ pub const MAX_LANES_PER_PEER: usize = 512;
 /// (RFC 9000 §8.1): a core does about 7,700 mutual handshakes a second, so this many is a few milliseconds of work.
 pub const RETRY_ABOVE_HANDSHAKES: usize = 64;
 
-/// Handshakes under way on a worker; for one more, the oldest of the address that has most goes. Each is 37 kB with what
-/// BoringSSL keeps. A host on the other side of the earth needs half a second, in which strangers have to come with a
-/// thousand new handshakes, each from an address that is theirs, to get it out.
-pub const MAX_HANDSHAKES_PER_WORKER: usize = MAX_CONNECTIONS_PER_WORKER / 2;
+/// What all handshakes may hold together, with [`TLS_BYTES`] each: some 700 of honest weight. Beyond it the oldest of the
+/// address that has most goes. A host on the other side of the earth needs half a second, in which strangers have to come
+/// with hundreds of new handshakes, each from another address that is theirs, to get it out.
+pub const HANDSHAKES_BYTES: u64 = 24 << 20;
 
-/// What the handshakes of all workers may make QUIC hold together: 16 kB for each that may be under way, and for twice as
-/// many workers the half.
-pub const HANDSHAKES_BYTES: u64 = 16 << 20;
+/// What BoringSSL keeps of a connection, which is not weighed, as it has C's allocator: 2,048 half-open handshakes were 37 kB
+/// each, of which 17 kB were weighed.
+pub const TLS_BYTES: u64 = 20 << 10;
 
 /// Handshakes one address may have under way above that: a host without an authorised key could otherwise take every
 /// place by starting handshakes and leaving them.
@@ -42,8 +42,8 @@ const NEWCOMER_WINDOW_BYTES: u64 = 256 << 10;
 const NEWCOMER_SHARE: u64 = 32;
 
 /// What all connections may make QUIC keep beyond half of the budget, before the one that takes most has to go: unread data
-/// of all windows is 1.13 times itself, 150 connections are 62 kB each, and what is in flight is 0.67 kB a packet.
-const BESIDE_WINDOWS_BYTES: u64 = 16 << 20;
+/// of all windows is 1.13 times itself, 100 connections are 62 kB each, and what is in flight is 0.67 kB a packet.
+const BESIDE_WINDOWS_BYTES: u64 = 12 << 20;
 
 /// The least slab of a worker, 16 buffers: with many workers on a small budget the sum is a little above it.
 pub const MIN_SLAB_BYTES: u64 = 1 << 20;
@@ -66,8 +66,9 @@ pub struct Budget {
     windows_free_bytes: AtomicU64,
     /// Windows promised in handshakes: not taken until the peer is authorised.
     promised_bytes: AtomicU64,
-    /// What QUIC holds for all connections.
+    /// What QUIC holds for all connections, and what their handshakes hold with TLS.
     held_bytes: AtomicU64,
+    handshakes_bytes: AtomicU64,
     window_max_bytes: u64,
     slab_bytes_per_worker: u64,
 }
@@ -85,6 +86,7 @@ impl Budget {
             windows_free_bytes: AtomicU64::new(windows),
             promised_bytes: AtomicU64::new(0),
             held_bytes: AtomicU64::new(0),
+            handshakes_bytes: AtomicU64::new(0),
             window_max_bytes,
             slab_bytes_per_worker: (slabs / u64::from(workers.max(1))).max(MIN_SLAB_BYTES),
         }
@@ -140,11 +142,12 @@ impl Budget {
 
     /// A connection's weight changed.
     pub fn reweigh(&self, before_bytes: u64, now_bytes: u64) {
-        if now_bytes >= before_bytes {
-            self.held_bytes.fetch_add(now_bytes - before_bytes, Ordering::Relaxed);
-        } else {
-            self.held_bytes.fetch_sub(before_bytes - now_bytes, Ordering::Relaxed);
-        }
+        change(&self.held_bytes, before_bytes, now_bytes);
+    }
+
+    /// A handshake's weight changed.
+    pub fn reweigh_handshake(&self, before_bytes: u64, now_bytes: u64) {
+        change(&self.handshakes_bytes, before_bytes, now_bytes);
     }
 
     fn held_limit_bytes(&self) -> u64 {
@@ -153,15 +156,31 @@ impl Budget {
 
     /// QUIC holds more than it may, and this worker's connections no less than their part: one of them has to go.
     pub fn is_overheld(&self, worker_bytes: u64, workers: u8) -> bool {
-        let limit_bytes = self.held_limit_bytes();
-        self.held_bytes.load(Ordering::Relaxed) > limit_bytes
-            && worker_bytes >= limit_bytes / u64::from(workers.max(1))
+        is_over(&self.held_bytes, self.held_limit_bytes(), worker_bytes, workers)
+    }
+
+    /// The same of handshakes.
+    pub fn is_crowded(&self, worker_bytes: u64, workers: u8) -> bool {
+        is_over(&self.handshakes_bytes, HANDSHAKES_BYTES, worker_bytes, workers)
     }
 
     /// Near to that: what we send ourselves waits.
     pub fn is_nearly_overheld(&self) -> bool {
         self.held_bytes.load(Ordering::Relaxed) > self.held_limit_bytes() / 8 * 7
     }
+}
+
+fn change(sum: &AtomicU64, before_bytes: u64, now_bytes: u64) {
+    if now_bytes >= before_bytes {
+        sum.fetch_add(now_bytes - before_bytes, Ordering::Relaxed);
+    } else {
+        sum.fetch_sub(before_bytes - now_bytes, Ordering::Relaxed);
+    }
+}
+
+/// Of workers that share too much, one at least has its part of the limit.
+fn is_over(sum: &AtomicU64, limit_bytes: u64, worker_bytes: u64, workers: u8) -> bool {
+    sum.load(Ordering::Relaxed) > limit_bytes && worker_bytes >= limit_bytes / u64::from(workers.max(1))
 }
 
 /// What a connection in its handshake is told about its window.
@@ -226,9 +245,15 @@ mod tests {
         budget.reweigh(0, 60 << 20);
         assert!(budget.is_overheld(30 << 20, 2) && budget.is_nearly_overheld());
         assert!(!budget.is_overheld(20 << 20, 2), "the other worker's are more");
-        budget.reweigh(60 << 20, 45 << 20);
-        assert!(!budget.is_overheld(45 << 20, 2) && budget.is_nearly_overheld());
-        budget.reweigh(45 << 20, 0);
+        budget.reweigh(60 << 20, 42 << 20);
+        assert!(!budget.is_overheld(42 << 20, 2) && budget.is_nearly_overheld());
+        budget.reweigh_handshake(0, HANDSHAKES_BYTES + 1);
+        assert!(
+            budget.is_crowded(HANDSHAKES_BYTES / 64, 64) && !budget.is_crowded(HANDSHAKES_BYTES / 65, 64)
+        );
+        budget.reweigh_handshake(HANDSHAKES_BYTES + 1, 0);
+        assert!(!budget.is_crowded(HANDSHAKES_BYTES, 1));
+        budget.reweigh(42 << 20, 0);
         assert!(!budget.is_nearly_overheld());
     }
 }

@@ -59,6 +59,7 @@ on_both_backends!(
     two_entries_of_one_name,
     reserved_names_of_clients,
     reserved_names_on_the_command_line,
+    a_server_that_leaves_holes,
     strangers_whose_frames_leave_holes,
     half_open_handshakes,
     bytes_that_leave_holes,
@@ -222,6 +223,10 @@ fn crowds(backend: &'static str) {
 
 fn noise_at_the_port(backend: &'static str) {
     Scene::play(backend, noise::at_the_port);
+}
+
+fn a_server_that_leaves_holes(backend: &'static str) {
+    server::that_leaves_holes(backend);
 }
 
 fn a_server_that_lies(backend: &'static str) {

@@ -127,7 +127,6 @@ impl Worker {
             Refusals::count(&self.shared.refusals.connections_refused);
             return None;
         }
-        self.make_room_for_handshake();
         let key = self.lanes.vacant_key();
         let setup = self.accept.as_mut()?;
         let promise = self.shared.budget.promise_window();
@@ -142,7 +141,7 @@ impl Worker {
                 let mut lane = Lane::new(serial, conn, self.sockets[socket].0, from, phase, self.now);
                 lane.promise = Some(promise);
                 lane.deadline = Some(self.now + self.shared.quic.handshake_timeout);
-                self.handshaking += 1;
+                self.handshake_begun();
                 let inserted = self.lanes.insert(lane);
                 debug_assert_eq!(inserted, key);
                 Some(key)

@@ -119,6 +119,8 @@ pub struct Worker {
     held_bytes: u64,
     /// When lanes that hold much are looked through for silent ones.
     listen_at: Option<Instant>,
+    /// When this worker came back after it was away for longer than that takes.
+    awake_since: Instant,
     /// What lanes held that were dropped since memory was last given back.
     shed_bytes: u64,
     /// Older sessions that new ones of the same peer wait for.
@@ -191,6 +193,7 @@ impl Worker {
             handshakes_bytes: 0,
             held_bytes: 0,
             listen_at: None,
+            awake_since: now,
             shed_bytes: 0,
             questions: Vec::new(),
             review_at: now,

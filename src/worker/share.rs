@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Worker;
 use super::lane::{Lane, Phase, Purpose, code};
 use super::log::Who;
-use crate::budget::{HANDSHAKES_BYTES, MAX_HANDSHAKES_PER_WORKER};
+use crate::budget::TLS_BYTES;
 use crate::units::Fingerprint;
 
 /// A lane below this may always send data, however little memory is left.
@@ -17,15 +17,16 @@ const SMALL_LANE_BYTES: u64 = 1 << 20;
 /// this long, in which one keep-alive went unanswered ...
 const SILENCE: Duration = Duration::from_secs(7);
 
-/// ... and are not small may hold this much together on a worker. A path that has less than 5 MB on its way is back in time
+/// ... and are not small may hold this much together on a worker. A path that has less than 3 MB on its way is back in time
 /// whenever it comes back; on a longer one a cut of 7 s may end the session, and a rerun resumes.
-const SILENT_BYTES: u64 = 6 << 20;
+const SILENT_BYTES: u64 = 4 << 20;
 
-/// How often they are looked at.
+/// How often they are looked at, and how late a look may be: a keep-alive is sent after 5 s and has 2 s to be answered.
 const LISTEN_EVERY: Duration = Duration::from_millis(500);
+const AWAY: Duration = Duration::from_secs(1);
 
-/// What BoringSSL keeps of a connection, which is not weighed: with C's allocator.
-const TLS_BYTES: u64 = 16 << 10;
+/// After an eviction memory is given back this soon: what was taken is to be had again.
+const TRIM_AFTER_EVICTION: Duration = Duration::from_millis(500);
 
 /// Dropped lanes that held so much leave holes worth giving back to the kernel, though others go on.
 const MUCH_SHED_BYTES: u64 = 4 << 20;
@@ -41,6 +42,7 @@ impl Worker {
         }
         if lane.phase == Phase::Handshaking(Purpose::Accepted) {
             self.handshakes_bytes = self.handshakes_bytes + bytes - before;
+            self.shared.budget.reweigh_handshake(before, bytes);
         }
         self.held_bytes = self.held_bytes + bytes - before;
         self.shared.budget.reweigh(before, bytes);
@@ -49,11 +51,20 @@ impl Worker {
         }
     }
 
+    /// A lane was accepted.
+    pub(super) fn handshake_begun(&mut self) {
+        self.handshaking += 1;
+        self.handshakes_bytes += TLS_BYTES;
+        self.shared.budget.reweigh_handshake(0, TLS_BYTES);
+    }
+
     /// An accepted lane's handshake is over, either way: what it was promised is granted if `authorised`.
     pub(super) fn handshake_over(&mut self, key: usize, authorised: bool) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         self.handshaking -= 1;
-        self.handshakes_bytes -= lane.held_bytes;
+        let bytes = lane.held_bytes + TLS_BYTES;
+        self.handshakes_bytes -= bytes;
+        self.shared.budget.reweigh_handshake(bytes, 0);
         if let Some(promise) = lane.promise.take() {
             self.shared.budget.end_promise(promise);
             if authorised {
@@ -69,7 +80,9 @@ impl Worker {
         self.shared.budget.return_window(lane.granted_bytes);
         self.shed_bytes += lane.held_bytes + TLS_BYTES;
         if self.sessions.is_empty() || self.shed_bytes > MUCH_SHED_BYTES {
-            self.trim_at.get_or_insert(self.now + super::life::TRIM_AFTER);
+            let after = if lane.evicted { TRIM_AFTER_EVICTION } else { super::life::TRIM_AFTER };
+            let at = self.now + after;
+            self.trim_at = Some(self.trim_at.map_or(at, |planned| planned.min(at)));
         }
     }
 
@@ -97,7 +110,7 @@ impl Worker {
 
     /// Once a turn: makes room where too much is held.
     pub(super) fn make_room(&mut self) {
-        while self.handshakes_bytes > HANDSHAKES_BYTES / u64::from(self.shared.workers.max(1)) {
+        while self.shared.budget.is_crowded(self.handshakes_bytes, self.shared.workers) {
             if !self.drop_oldest_handshake() {
                 break;
             }
@@ -111,11 +124,15 @@ impl Worker {
 
     /// Gives up silent lanes that hold much, the heaviest first.
     pub(super) fn listen(&mut self) {
-        if self.listen_at.is_none_or(|at| at > self.now) {
-            return;
+        let Some(due) = self.listen_at.filter(|at| *at <= self.now) else { return };
+        // This worker was away itself, in a system call on a busy disk: what was said meanwhile waits in its socket.
+        if due + AWAY <= self.now {
+            self.awake_since = self.now;
         }
         self.listen_at = (self.held_bytes > SILENT_BYTES).then(|| self.now + LISTEN_EVERY);
-        let silent = |lane: &Lane| lane.heard + SILENCE <= self.now && lane.held_bytes > SMALL_LANE_BYTES;
+        let silent = |lane: &Lane| {
+            lane.heard.max(self.awake_since) + SILENCE <= self.now && lane.held_bytes > SMALL_LANE_BYTES
+        };
         let mut lanes: Vec<(u64, usize)> = self
             .lanes
             .iter()
@@ -135,13 +152,6 @@ impl Worker {
     /// A connection that is over need not keep what it held until QUIC has drained.
     pub(super) fn is_heavy(&self, key: usize) -> bool {
         self.lanes.get(key).is_some_and(|lane| lane.held_bytes > SMALL_LANE_BYTES)
-    }
-
-    /// Makes room for one more handshake.
-    pub(super) fn make_room_for_handshake(&mut self) {
-        if self.handshaking >= MAX_HANDSHAKES_PER_WORKER {
-            self.drop_oldest_handshake();
-        }
     }
 
     /// Of the address whose handshakes take most, the oldest goes without a word: it had the most time.

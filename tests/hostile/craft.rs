@@ -139,12 +139,30 @@ impl Stranger {
     }
 }
 
-/// A peer that may come in, and after its handshake says what it likes. It acknowledges nothing.
-pub struct Forger {
-    peer: Peer,
+/// 1-RTT packets of one side of a connection that stands.
+pub struct Forge {
     keys: Keys,
     dcid: Vec<u8>,
     number: u32,
+}
+
+impl Forge {
+    pub fn of(peer: &Peer) -> Forge {
+        let keys = Keys::of_secret(&peer.traffic_secret());
+        // Beyond the numbers that were used so far.
+        Forge { keys, dcid: peer.conn.destination_id().to_vec(), number: 1000 }
+    }
+
+    pub fn packet(&mut self, frames: &[u8]) -> Vec<u8> {
+        self.number += 1;
+        self.keys.seal(&[&[0x43], &self.dcid[..]].concat(), self.number, frames)
+    }
+}
+
+/// A peer that may come in, and after its handshake says what it likes. It acknowledges nothing.
+pub struct Forger {
+    peer: Peer,
+    forge: Forge,
     /// Where the next hole is.
     pub offset: u64,
 }
@@ -156,20 +174,16 @@ impl Forger {
 
     /// Goes on with what a peer began.
     pub fn of(peer: Peer) -> Forger {
-        let keys = Keys::of_secret(&peer.traffic_secret());
-        let dcid = peer.conn.destination_id().to_vec();
-        // Beyond the numbers that its handshake used.
-        Forger { peer, keys, dcid, number: 1000, offset: 1 }
+        Forger { forge: Forge::of(&peer), peer, offset: 1 }
     }
 
     /// The next number is never sent.
     pub fn skip(&mut self) {
-        self.number += 1;
+        self.forge.number += 1;
     }
 
     pub fn send(&mut self, frames: &[u8]) -> usize {
-        let packet = self.keys.seal(&[&[0x43], &self.dcid[..]].concat(), self.number, frames);
-        self.number += 1;
+        let packet = self.forge.packet(frames);
         self.peer.throw(&packet);
         packet.len()
     }

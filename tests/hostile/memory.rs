@@ -164,17 +164,23 @@ pub fn holes(backend: &'static str) {
     watched.end();
 }
 
+/// STREAM frames of one byte on a hundred streams of a side, whose first is `first`; every second byte is missing.
+pub fn bytes_with_holes(first: u64, offset: &mut u64) -> Vec<u8> {
+    let mut frames = Vec::new();
+    while frames.len() < PAYLOAD_BYTES - 10 {
+        let stream = *offset / 2 % 100 * 4 + first;
+        frames.extend(frame(0x0e, &[stream, *offset / 200 * 2 + 1, 1]));
+        frames.push(b'x');
+        *offset += 2;
+    }
+    frames
+}
+
 /// Sends until the daemon has enough of it, at most so many packets. Whether that came.
 fn fill_with_holes(watched: &mut Watched, forger: &mut Forger, packets: u64) -> bool {
     let mut offset = forger.offset;
     for packet in 0..packets {
-        let mut frames = Vec::new();
-        while frames.len() < PAYLOAD_BYTES - 10 {
-            let stream = offset / 2 % 100 * 4 + 2;
-            frames.extend(frame(0x0e, &[stream, offset / 200 * 2 + 1, 1]));
-            frames.push(b'x');
-            offset += 2;
-        }
+        let frames = bytes_with_holes(2, &mut offset);
         let bytes = forger.send(&frames);
         watched.sent(bytes);
         forger.offset = offset;

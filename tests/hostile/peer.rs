@@ -121,10 +121,12 @@ impl Peer {
         }
     }
 
-    /// What a client's 1-RTT keys are derived from.
+    /// What the keys of our 1-RTT packets are derived from.
     pub fn traffic_secret(&self) -> Vec<u8> {
         let log = String::from_utf8(self.key_log.0.lock().unwrap().clone()).unwrap();
-        let line = log.lines().find(|line| line.starts_with("CLIENT_TRAFFIC_SECRET_0 ")).expect("no secret");
+        let label =
+            if self.conn.is_server() { "SERVER_TRAFFIC_SECRET_0 " } else { "CLIENT_TRAFFIC_SECRET_0 " };
+        let line = log.lines().find(|line| line.starts_with(label)).expect("no secret");
         let hex = line.rsplit(' ').next().unwrap();
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
     }
@@ -194,9 +196,9 @@ impl Peer {
         let scid = [7; 16];
         let scid = quiche::ConnectionId::from_ref(&scid);
         let local = socket.local_addr().unwrap();
-        let mut conn = quiche::accept(&scid, None, local, remote, &mut config(identity)).unwrap();
-        conn.recv(&mut first[..len], quiche::RecvInfo { from: remote, to: local }).unwrap();
+        let conn = quiche::accept(&scid, None, local, remote, &mut config(identity)).unwrap();
         let mut peer = Peer::of(conn, socket, remote);
+        peer.conn.recv(&mut first[..len], quiche::RecvInfo { from: remote, to: local }).unwrap();
         peer.skip_preface = Preface::BYTES;
         for _ in 0..PATIENCE_TURNS {
             if peer.conn.is_established() || peer.conn.is_closed() {

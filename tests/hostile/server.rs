@@ -5,6 +5,7 @@ use std::fs;
 use std::net::UdpSocket;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use landro::proto::Kind;
@@ -15,6 +16,8 @@ use landro::units::EntryId;
 
 use super::common::tree::leftovers;
 use super::common::{self, Output, Running, Side};
+use super::craft::Forge;
+use super::memory::bytes_with_holes;
 use super::peer::{Peer, directory, end, entry, file, link};
 
 /// Lets the real client pull everything from a server that does what `script` says once it has read the request.
@@ -63,6 +66,27 @@ pub fn pull_sources(
         server.join().unwrap();
         output
     })
+}
+
+/// The client closes the connection instead of keeping range after range.
+pub fn that_leaves_holes(backend: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let output = pull(backend, dir.path(), |peer| {
+        peer.entries(vec![entry(2, 1, b"holes", Kind::File, 1 << 30)]);
+        peer.verdict(2);
+        let mut forge = Forge::of(peer);
+        let mut offset = 1;
+        for packet in 0..3000 {
+            let frames = bytes_with_holes(3, &mut offset);
+            peer.throw(&forge.packet(&frames));
+            if packet % 100 == 99 {
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
+    });
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let said = output.of("error").last().unwrap().to_string();
+    assert!(said.contains("more than its share"), "{said}");
 }
 
 pub fn that_lies(backend: &str) {

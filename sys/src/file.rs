@@ -66,9 +66,6 @@ pub enum FileOp {
     Read { file: Arc<OwnedFd>, offset: u64, buffer: Buffer, len: usize },
     /// pwrite(2) → [`FileDone::Written`], which may be short.
     Write { file: Arc<OwnedFd>, offset: u64, data: Bytes },
-    /// fallocate(2) of `0..len`: the blocks are reserved and the size is at least `len`. `EOPNOTSUPP` where the file
-    /// system cannot; nothing is emulated.
-    Fallocate { file: Arc<OwnedFd>, len: u64 },
     /// ftruncate(2).
     Truncate { file: Arc<OwnedFd>, len: u64 },
     /// fsync(2) of a file or directory; `data_only`: fdatasync(2).

@@ -52,10 +52,6 @@ enum Step {
         name: usize,
         len: u64,
     },
-    Allocate {
-        name: usize,
-        len: u64,
-    },
     Rename {
         from: usize,
         to: usize,
@@ -110,7 +106,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(name, offset, len, from_slab)| Step::Write { name, offset, len, from_slab }),
         6 => (name(), 0u64..200_000, 0usize..=70_000).prop_map(|(name, offset, len)| Step::Read { name, offset, len }),
         2 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Truncate { name, len }),
-        1 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Allocate { name, len }),
         2 => (name(), name()).prop_map(|(from, to)| Step::Rename { from, to }),
         1 => (name(), name()).prop_map(|(from, to)| Step::RenameNew { from, to }),
         2 => (name(), name()).prop_map(|(from, to)| Step::Link { from, to }),
@@ -204,10 +199,6 @@ impl Subject {
             }
             Step::Truncate { name, len } => match self.open(name, libc::O_RDWR) {
                 Ok(file) => self.done(FileOp::Truncate { file, len }),
-                Err(error) => Err(error.raw_os_error()),
-            },
-            Step::Allocate { name, len } => match self.open(name, libc::O_RDWR) {
-                Ok(file) => self.done(FileOp::Fallocate { file, len: len + 1 }),
                 Err(error) => Err(error.raw_os_error()),
             },
             Step::Sync { name } => match self.open(name, libc::O_RDONLY) {
@@ -379,11 +370,6 @@ fn model(dir: &Path, step: &Step) -> Outcome {
             outcome(result, |bytes| format!("{:?}", blob(&buffer[..bytes])))
         }
         Step::Truncate { name, len } => unit(writer(name).and_then(|file| file.set_len(len))),
-        // Allocating never shrinks a file.
-        Step::Allocate { name, len } => unit(writer(name).and_then(|file| {
-            let size = file.metadata()?.len();
-            file.set_len(size.max(len + 1))
-        })),
         Step::Sync { name } => unit(reader(name).and_then(|file| file.sync_all())),
         Step::Meta { name, mode, mtime } => unit(reader(name).and_then(|file| {
             file.set_permissions(fs::Permissions::from_mode(mode))?;

@@ -88,9 +88,6 @@ impl FileInFlight {
                     None => opcode::Write::new(file, start, len).offset(offset).build(),
                 }
             }
-            FileOp::Fallocate { file, len } => {
-                opcode::Fallocate::new(Fd(file.as_raw_fd()), seekable(*len)?).build()
-            }
             FileOp::Truncate { file, len } if has_truncate => {
                 opcode::Ftruncate::new(Fd(file.as_raw_fd()), seekable(*len)?).build()
             }
@@ -158,7 +155,6 @@ impl FileInFlight {
                         Some(libc::EINTR),
                         FileOp::Read { .. }
                         | FileOp::Write { .. }
-                        | FileOp::Fallocate { .. }
                         | FileOp::Truncate { .. }
                         | FileOp::Fsync { .. }
                         | FileOp::SyncRange { .. }

@@ -55,6 +55,11 @@ fn texts() {
     seed("path", "root", "//");
     let peers = b"# peers\n\xf8 ro\n  \xf9 wo,path=in/box # alice\r\n\xfa path=%2fa%20b/./c rw\n\xfb\n\xf8 rw\n\xfc ../x\n";
     seed("authorized_peers", "peers", peers);
+    seed(
+        "authorized_peers",
+        "misspelt",
+        b"\xf8 path:alice\n\xf9 (ro)\n\xfa no-write\n\xfb restrict\n\xfc bob ro\n",
+    );
     seed("known_hosts", "hosts", b"# mine\n\nH:1 \xff old key\nh.example:1\t\xff\n[::1]:1 \xff");
     seed("known_hosts", "zone", b"[fe80::1%Eth0]:1 \xff\n");
     seed("known_hosts", "bad", b"h:1 \xff\nh:1 SHA256:short\n");
@@ -268,6 +273,12 @@ fn scripts() {
     for (name, how) in [("pull", &[2, 16][..]), ("push", &[3, 16]), ("limited", &[10, 20, 16])] {
         seed("sender", name, [how, &complete, &complete, &listed, &wanted, &reads].concat());
     }
+    let many: Vec<u8> = (0..15).flat_map(|at| [0x11, b'a' + at, 9, 0]).collect();
+    let all_wanted: Vec<u8> = (2..17).flat_map(|id| [4, id]).collect();
+    let ticked = [11, 5, 0].repeat(3);
+    let limited_many =
+        [&[10, 20, 16][..], &complete, &complete, &[0, 1, 0xf0], &many, &all_wanted, &ticked, &reads];
+    seed("sender", "limited-many", limited_many.concat());
     // Control bytes (what 4), then disk operations (what 0).
     let control = |role: u8, message: &Message| {
         let bytes = framed(message);

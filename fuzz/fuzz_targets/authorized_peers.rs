@@ -32,15 +32,19 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// What a peer was granted stands on a line that begins with it, and no option takes it further.
+/// What a peer was granted stands on a line that begins with it and holds nothing unknown before its comment, and no
+/// option takes it further.
 fn granted(policy: &Policy, number: u8, lines: &[&[u8]]) {
     let peer = peer(number);
     let Some(all) = policy.access(&peer, Restrict::Nothing) else { return };
     let named = peer.to_string();
-    let names = |line: &&[u8]| {
-        std::str::from_utf8(line).is_ok_and(|line| line.split_whitespace().next() == Some(&named))
+    let grants = |line: &&[u8]| {
+        let mut words = std::str::from_utf8(line).unwrap_or("").split_whitespace();
+        let named = words.next() == Some(&named);
+        let mut options = words.take_while(|word| !word.starts_with('#')).flat_map(|word| word.split(','));
+        named && options.all(|option| matches!(option, "ro" | "rw" | "wo") || option.starts_with("path="))
     };
-    assert!(lines.iter().any(names), "authorised by no line");
+    assert!(lines.iter().any(grants), "authorised by no line, or by one with a word that is no option");
     if let Some(path) = &all.path {
         assert!(!path.is_empty() && !path.contains(&0) && path.first() != Some(&b'/'));
         assert!(path.split(|&byte| byte == b'/').all(|part| !matches!(part, b"" | b"." | b"..")));

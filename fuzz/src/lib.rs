@@ -213,6 +213,8 @@ impl<'a> World<'a> {
             5 => {
                 self.now += Duration::from_millis(1 << (self.script.byte() % 20));
                 self.input(Input::Tick);
+                let due = self.session.deadline().is_some_and(|at| at <= self.now);
+                assert!(!due, "a deadline that a tick does not move: the worker would spin");
             }
             6 => {
                 let stream = StreamKey(u32::from(self.script.byte()));

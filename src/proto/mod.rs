@@ -97,7 +97,7 @@ pub enum DiskOp {
     /// An existing directory: `dir` is that directory, no rename.
     /// Missing and `must_be_dir`: it is created if its parent exists. Missing or a non-directory: `dir` is its
     /// parent (which must exist) and the one source takes the last component as its name.
-    ResolveTarget { path: Bytes, must_be_dir: bool, dir: DirId },
+    ResolveTarget { path: Bytes, must_be_dir: bool, dir: DirId, fsync: bool },
     /// Sender: finds one source. `dir` becomes its parent directory. A trailing `/` follows a final symlink;
     /// the root itself is a source whose name is empty (`Source.name` is None).
     ResolveSource { path: Bytes, dir: DirId },

@@ -252,7 +252,8 @@ impl Receiver {
             stop: Stop::No,
         };
         let dir = receiver.add_target();
-        let cmd = DiskOp::ResolveTarget { path: config.target, must_be_dir: config.must_be_dir, dir };
+        let ReceiverConfig { target: path, must_be_dir, fsync, .. } = config;
+        let cmd = DiskOp::ResolveTarget { path, must_be_dir, dir, fsync };
         receiver.ops.start(ports, Op::Target, cmd);
         receiver
     }

@@ -220,7 +220,7 @@ impl Handles {
         let dir = pending.dir.unwrap_or(Disk::ROOT);
         let file = pending.file.unwrap_or(usize::MAX);
         match pending.cmd {
-            DiskOp::ResolveTarget { path, must_be_dir, dir } => {
+            DiskOp::ResolveTarget { path, must_be_dir, dir, .. } => {
                 self.resolve_target(disk, &path, must_be_dir, dir)
             }
             DiskOp::ResolveSource { path, dir } => self.resolve_source(disk, &path, dir),

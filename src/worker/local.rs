@@ -49,7 +49,12 @@ pub fn copy_locally(
     on: &mut dyn FnMut(Event),
 ) -> io::Result<Outcome> {
     let (from, to) = (Side::new()?, Side::new()?);
-    let find = DiskOp::ResolveTarget { path: job.target.clone(), must_be_dir: job.must_be_dir, dir: TARGET };
+    let find = DiskOp::ResolveTarget {
+        path: job.target.clone(),
+        must_be_dir: job.must_be_dir,
+        dir: TARGET,
+        fsync: job.fsync,
+    };
     let found = to.run(find).and_then(|found| Ok((found, to.identities_up(TARGET)?)));
     let (rename, above) = match found {
         Ok((DiskDone::Target { name }, above)) => (name, above),

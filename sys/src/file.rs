@@ -66,6 +66,9 @@ pub enum FileOp {
     Read { file: Arc<OwnedFd>, offset: u64, buffer: Buffer, len: usize },
     /// pwrite(2) → [`FileDone::Written`], which may be short.
     Write { file: Arc<OwnedFd>, offset: u64, data: Bytes },
+    /// fallocate(2) of `0..len` with FALLOC_FL_KEEP_SIZE: blocks for so much, and the size as it is. `EOPNOTSUPP` where
+    /// the file system cannot; nothing is emulated.
+    Reserve { file: Arc<OwnedFd>, len: u64 },
     /// ftruncate(2).
     Truncate { file: Arc<OwnedFd>, len: u64 },
     /// fsync(2) of a file or directory; `data_only`: fdatasync(2).

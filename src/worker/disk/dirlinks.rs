@@ -65,7 +65,7 @@ pub async fn make_dir(
     if fsync && !existed {
         sync(files, &parent_fd).await?;
     }
-    files.stand_on(dir, parent, &fd, existed).await?;
+    files.stand_on(dir, parent, &fd, existed)?;
     files.space.add_received_dir(parent, dir, place, fd);
     Ok(DiskDone::Directory { existed })
 }

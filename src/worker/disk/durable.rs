@@ -13,9 +13,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use landro_sys::file::{flags, magic};
-use landro_sys::{FileDone, FileOp, Flock, OpenHow};
+use landro_sys::{FileDone, FileOp, Flock, OpenHow, Statx};
 
-use super::{DiskError, Files};
+use super::{DiskError, Files, libc_eio};
 use crate::proto::journal::Storage;
 use crate::units::{DirId, Name};
 
@@ -133,18 +133,18 @@ pub fn is_of(value: &[u8], storage: &Storage) -> bool {
 
 impl Files {
     /// The target of a session: looks for marks on it and above it.
-    pub(super) async fn stand_on_target(&self, dir: DirId, fd: &Arc<OwnedFd>) -> Result<(), DiskError> {
-        let volume = self.volume(fd).await?;
+    pub(super) fn stand_on_target(&self, dir: DirId, fd: &Arc<OwnedFd>) -> Result<(), DiskError> {
+        let volume = self.volume(fd)?;
         let mut in_doubt = false;
         if let Medium::Ordered { .. } = volume.medium {
             let mut above = Some(fd.clone());
             for _ in 0..ANCESTORS_MAX {
                 let Some(at) = above else { break };
-                in_doubt = self.is_doubtful(&at, &volume.storage).await;
+                in_doubt = is_doubtful(&at, &volume.storage);
                 if in_doubt {
                     break;
                 }
-                above = self.parent_on(&at, volume.dev).await;
+                above = parent_on(&at, volume.dev);
             }
         }
         self.space.set_footing(dir, Footing { volume, in_doubt });
@@ -152,7 +152,7 @@ impl Files {
     }
 
     /// A directory below another one.
-    pub(super) async fn stand_on(
+    pub(super) fn stand_on(
         &self,
         dir: DirId,
         parent: DirId,
@@ -162,21 +162,20 @@ impl Files {
         let Some(above) = self.space.footing(parent) else { return Ok(()) };
         let mut footing = Footing { in_doubt: above.in_doubt && existed, ..above };
         if existed {
-            if self.fstat(fd).await?.dev != footing.volume.dev {
-                footing = Footing { volume: self.volume(fd).await?, in_doubt: false };
+            if fstat(fd)?.dev != footing.volume.dev {
+                footing = Footing { volume: self.volume(fd)?, in_doubt: false };
             }
             if !footing.in_doubt && matches!(footing.volume.medium, Medium::Ordered { .. }) {
-                footing.in_doubt = self.is_doubtful(fd, &footing.volume.storage).await;
+                footing.in_doubt = is_doubtful(fd, &footing.volume.storage);
             }
         }
         self.space.set_footing(dir, footing);
         Ok(())
     }
 
-    async fn volume(&self, top: &Arc<OwnedFd>) -> Result<Rc<Volume>, DiskError> {
-        let stat = self.fstat(top).await?;
-        let FileDone::FileSystem(found) = self.call("fstatfs", FileOp::StatFs { file: top.clone() }).await?
-        else {
+    fn volume(&self, top: &Arc<OwnedFd>) -> Result<Rc<Volume>, DiskError> {
+        let stat = fstat(top)?;
+        let FileDone::FileSystem(found) = in_place("fstatfs", FileOp::StatFs { file: top.clone() })? else {
             unreachable!("fstatfs answers FileSystem")
         };
         let medium = Medium::of(&found);
@@ -186,35 +185,22 @@ impl Files {
     }
 
     /// What holds the data of a file until it is on disk.
-    pub(super) fn storage_of(&self, stat: &landro_sys::Statx) -> Storage {
+    pub(super) fn storage_of(&self, stat: &Statx) -> Storage {
         Storage { boot: self.shared.boot_id, mount: stat.mount.unwrap_or_default() }
     }
 
-    /// The directory above, if it is on the same file system and may be read.
-    async fn parent_on(&self, dir: &Arc<OwnedFd>, dev: u64) -> Option<Arc<OwnedFd>> {
-        // Upwards, out of whatever the session is confined to: only a mark is looked for, nothing a peer sees.
-        let how = OpenHow { flags: flags::O_RDONLY | flags::O_DIRECTORY, mode: 0, resolve: 0 };
-        let above = self.open(Some(dir), b"..", how).await.ok()?;
-        let (here, there) = (self.fstat(dir).await.ok()?, self.fstat(&above).await.ok()?);
-        (there.dev == dev && there.ino != here.ino).then_some(above)
-    }
-
-    async fn mark_on(&self, dir: &Arc<OwnedFd>) -> Result<Option<Mark>, DiskError> {
-        let op = FileOp::GetXattr { file: dir.clone(), name: MARK };
-        match self.call("fgetxattr", op).await? {
-            FileDone::Xattr(value) => Ok(value.map(|value| Mark::decode(&value))),
-            other => unreachable!("fgetxattr answered {other:?}"),
-        }
-    }
-
-    /// A directory that takes or shows no attributes (EOPNOTSUPP, EACCES, an O_PATH descriptor) was never marked.
-    async fn is_doubtful(&self, dir: &Arc<OwnedFd>, now: &Storage) -> bool {
-        matches!(self.mark_on(dir).await, Ok(Some(mark)) if mark.is_doubtful(now))
+    /// Whether blocks are reserved for a file before its data comes. On ext4 and XFS data then goes faster into the page
+    /// cache, and pieces that arrive in any order do not scatter. Elsewhere it would be writing itself (tmpfs), or keep
+    /// the file system from compressing (btrfs).
+    pub(super) fn reserves(&self, dir: DirId) -> bool {
+        self.space
+            .footing(dir)
+            .is_some_and(|footing| footing.volume.medium == Medium::Ordered { by_writeback: true })
     }
 
     /// Whether the content of a file may be trusted to be what its size and time promise.
     pub(super) async fn is_sound(&self, dir: DirId, name: &Name, size_bytes: u64) -> Result<bool, DiskError> {
-        if size_bytes == 0 || !self.space.footing(dir).is_some_and(|footing| footing.in_doubt) {
+        if size_bytes == 0 || !self.space.is_in_doubt(dir) {
             return Ok(true);
         }
         let fd = self.dir(dir).await?;
@@ -240,7 +226,7 @@ impl Files {
         let Some(Footing { volume, .. }) = self.space.footing(dir) else { return Ok(()) };
         match volume.medium {
             // What an earlier session wrote lies in blocks that count as written, whatever was written over it since.
-            Medium::Ordered { .. } if whole && self.mark(&volume).await => Ok(()),
+            Medium::Ordered { .. } if whole && self.mark(&volume) => Ok(()),
             Medium::Memory => Ok(()),
             Medium::Ordered { .. } | Medium::Unknown => self.before_replacing(dir, file).await,
         }
@@ -263,40 +249,69 @@ impl Files {
     }
 
     /// Has the volume marked. False: it takes no mark (now).
-    async fn mark(&self, volume: &Volume) -> bool {
+    fn mark(&self, volume: &Volume) -> bool {
         match volume.marked.get() {
             Marked::Yes => return true,
             Marked::Refused => return false,
             Marked::No => {}
         }
+        let top = &volume.top;
         // Held with the directory to the session's end: nobody takes the mark away meanwhile.
-        for attempt in 0.. {
-            match self.call("flock", FileOp::Lock { file: volume.top.clone(), how: Flock::Shared }).await {
-                Ok(FileDone::Locked(true)) => break,
-                Ok(_) if attempt < LOCK_TRIES => {}
-                Ok(_) => return false,
-                Err(_) => {
-                    volume.marked.set(Marked::Refused);
-                    return false;
-                }
-            }
-        }
-        let marked = match self.mark_on(&volume.top).await {
-            Ok(before) => {
+        let lock = || in_place("flock", FileOp::Lock { file: top.clone(), how: Flock::Shared });
+        let locked =
+            (0..LOCK_TRIES).map(|_| lock()).find(|done| !matches!(done, Ok(FileDone::Locked(false))));
+        let marked = match locked {
+            None => return false,
+            Some(done) => done.and_then(|_| mark_on(top)).and_then(|before| {
                 let earlier = before.is_some_and(|mark| mark.is_doubtful(&volume.storage));
                 let mark = Mark { storage: volume.storage, number: rand::random(), earlier };
-                let (file, value) = (volume.top.clone(), mark.encode());
-                self.call("fsetxattr", FileOp::SetXattr { file, name: MARK, value }).await.is_ok()
-            }
-            Err(_) => false,
+                let (file, value) = (top.clone(), mark.encode());
+                in_place("fsetxattr", FileOp::SetXattr { file, name: MARK, value })
+            }),
         };
-        volume.marked.set(if marked { Marked::Yes } else { Marked::Refused });
-        if let (true, Some(settler)) = (marked, &self.shared.settler) {
+        volume.marked.set(if marked.is_ok() { Marked::Yes } else { Marked::Refused });
+        if let (Ok(_), Some(settler)) = (&marked, &self.shared.settler) {
             // Without room there, the mark stays until a later session of this directory.
-            let _ = settler.try_send(volume.top.clone());
+            let _ = settler.try_send(top.clone());
         }
-        marked
+        marked.is_ok()
     }
+}
+
+/// A call about an open directory, or one that it lies in: they are in memory, and a trip to the ring's threads would take
+/// longer than the call.
+fn in_place(call: &'static str, op: FileOp) -> Result<FileDone, DiskError> {
+    landro_sys::run(op).map_err(|error| DiskError { call, errno: error.raw_os_error().unwrap_or(libc_eio()) })
+}
+
+fn fstat(file: &Arc<OwnedFd>) -> Result<Statx, DiskError> {
+    match in_place("fstat", FileOp::Fstat { file: file.clone() })? {
+        FileDone::Stat(stat) => Ok(stat),
+        other => unreachable!("fstat answered {other:?}"),
+    }
+}
+
+/// The directory above, if it is on the same file system and may be read. Upwards, out of whatever the session is
+/// confined to: only a mark is looked for, nothing a peer sees.
+fn parent_on(dir: &Arc<OwnedFd>, dev: u64) -> Option<Arc<OwnedFd>> {
+    let how = OpenHow { flags: flags::O_RDONLY | flags::O_DIRECTORY, mode: 0, resolve: 0 };
+    let op = FileOp::Open { dir: Some(dir.clone()), path: c"..".to_owned(), how };
+    let FileDone::Opened(above) = in_place("openat2", op).ok()? else { return None };
+    let above = Arc::new(above);
+    let (here, there) = (fstat(dir).ok()?, fstat(&above).ok()?);
+    (there.dev == dev && there.ino != here.ino).then_some(above)
+}
+
+fn mark_on(dir: &Arc<OwnedFd>) -> Result<Option<Mark>, DiskError> {
+    match in_place("fgetxattr", FileOp::GetXattr { file: dir.clone(), name: MARK })? {
+        FileDone::Xattr(value) => Ok(value.map(|value| Mark::decode(&value))),
+        other => unreachable!("fgetxattr answered {other:?}"),
+    }
+}
+
+/// A directory that takes or shows no attributes (EOPNOTSUPP, EACCES, an O_PATH descriptor) was never marked.
+fn is_doubtful(dir: &Arc<OwnedFd>, now: &Storage) -> bool {
+    matches!(mark_on(dir), Ok(Some(mark)) if mark.is_doubtful(now))
 }
 
 #[cfg(test)]

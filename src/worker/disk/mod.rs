@@ -317,8 +317,8 @@ impl Drop for Pinned {
 
 async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
-        DiskOp::ResolveTarget { path, must_be_dir, dir } => {
-            target::resolve(files, &path, must_be_dir, dir).await
+        DiskOp::ResolveTarget { path, must_be_dir, dir, fsync } => {
+            target::resolve(files, &path, must_be_dir, dir, fsync).await
         }
         DiskOp::ResolveSource { path, dir } => source::resolve(files, &path, dir).await,
         DiskOp::CloseDir { dir } => {

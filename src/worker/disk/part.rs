@@ -16,6 +16,7 @@ use crate::units::{DirId, FileId, Name};
 
 const ENOENT: i32 = 2;
 const ENOSPC: i32 = 28;
+const EOPNOTSUPP: i32 = 95;
 
 /// Longest journal read back: the header and 65,536 records of 40 bytes.
 const MAX_JOURNAL_BYTES: usize = 3 << 20;
@@ -108,9 +109,14 @@ pub async fn start_part(
     }
     files.call("ftruncate", FileOp::Truncate { file: part.data.clone(), len: 0 }).await?;
     part.history.whole.set(true);
-    // Nothing is reserved: blocks of the full size would let a power cut leave zeros of that size, defeat ext4's and
-    // btrfs's care of renamed files, and cost tmpfs its whole writing before the first byte. That a file cannot fit at
-    // all is known for less.
+    if size_bytes > 0 && files.reserves(part.dir_id) {
+        let op = FileOp::Reserve { file: part.data.clone(), len: size_bytes };
+        match files.call("fallocate", op).await {
+            Err(DiskError { errno: EOPNOTSUPP, .. }) => {}
+            other => drop(other?),
+        }
+    }
+    // Whether a file can fit at all is known before its first byte also where nothing is reserved.
     let found = files.call("fstatfs", FileOp::StatFs { file: part.data.clone() }).await?;
     // A file system without a limit says that it has no blocks at all.
     if let FileDone::FileSystem(found) = found

@@ -175,6 +175,11 @@ impl Space {
         self.footings.borrow_mut().insert(dir, footing);
     }
 
+    /// Whether data in a directory may be gone that an earlier kernel or mount held.
+    pub fn is_in_doubt(&self, dir: DirId) -> bool {
+        self.footings.borrow().get(&dir).is_some_and(|footing| footing.in_doubt)
+    }
+
     pub fn footing(&self, dir: DirId) -> Option<Footing> {
         self.footings.borrow().get(&dir).cloned()
     }
@@ -210,7 +215,7 @@ impl Space {
         let is_top = self.target.get() == Some(parent);
         // So many top entries cost a descriptor each; more are found from the directory they lie in.
         let held = || self.dirs.borrow().values().filter(|dir| dir.place.is_held()).count();
-        match is_top && held() < MAX_OPEN_DIRECTORIES {
+        match is_top && self.allowance.may_cache(&open) && held() < MAX_OPEN_DIRECTORIES {
             true => self.add_dir(dir, place.held_as(open.clone()), open),
             false => self.add_dir(dir, place, open),
         }

@@ -28,6 +28,7 @@ pub async fn resolve(
     path: &[u8],
     must_be_dir: bool,
     dir: DirId,
+    fsync: bool,
 ) -> Result<DiskDone, DiskError> {
     refuse_reserved(path)?;
     match files.open_asked(path).await {
@@ -57,6 +58,9 @@ pub async fn resolve(
             other => other?,
         };
         let fd = files.open_dir_below(&parent, name).await?;
+        if fsync {
+            sync(files, &parent).await?;
+        }
         add_target(files, path, fd, dir).await?;
         return Ok(DiskDone::Target { name: None });
     }
@@ -68,7 +72,7 @@ pub async fn resolve(
 /// Nothing of the transfer is looked for above the directory that the sources land in.
 async fn add_target(files: &Files, path: &[u8], fd: Arc<OwnedFd>, dir: DirId) -> Result<(), DiskError> {
     files.learn_file_system(&fd).await?;
-    files.stand_on_target(dir, &fd).await?;
+    files.stand_on_target(dir, &fd)?;
     let path = match files.space.base() {
         Base::Served(_) => trim_slashes(relative(path)).to_vec(),
         Base::Local => Vec::new(),

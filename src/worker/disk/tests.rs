@@ -23,7 +23,7 @@ impl Bench {
         disk.share_among(1);
         let mut bench = Bench { disk, space: Rc::new(Space::new(Base::Local, true)) };
         let path = Bytes::from(target.as_os_str().as_encoded_bytes().to_vec());
-        bench.done(DiskOp::ResolveTarget { path, must_be_dir: true, dir: TARGET }).unwrap();
+        bench.done(DiskOp::ResolveTarget { path, must_be_dir: true, dir: TARGET, fsync: false }).unwrap();
         bench
     }
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, ResolveFlag};
+use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, RenameFlags, ResolveFlag};
 use nix::sys::stat::{Mode, UtimensatFlags};
 use nix::sys::time::TimeSpec;
 use nix::unistd::UnlinkatFlags;
@@ -44,6 +44,9 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             uninterrupted(|| nix::sys::uio::pwrite(&file, &data, signed(offset)?).map_err(io::Error::from))
                 .map(FileDone::Written)
         }
+        FileOp::Reserve { file, len } => done(uninterrupted(|| {
+            Ok(nix::fcntl::fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, signed(len)?)?)
+        })),
         FileOp::Truncate { file, len } => {
             done(uninterrupted(|| Ok(nix::unistd::ftruncate(&file, signed(len)?)?)))
         }

@@ -52,6 +52,10 @@ enum Step {
         name: usize,
         len: u64,
     },
+    Reserve {
+        name: usize,
+        len: u64,
+    },
     Rename {
         from: usize,
         to: usize,
@@ -106,6 +110,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(name, offset, len, from_slab)| Step::Write { name, offset, len, from_slab }),
         6 => (name(), 0u64..200_000, 0usize..=70_000).prop_map(|(name, offset, len)| Step::Read { name, offset, len }),
         2 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Truncate { name, len }),
+        1 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Reserve { name, len }),
         2 => (name(), name()).prop_map(|(from, to)| Step::Rename { from, to }),
         1 => (name(), name()).prop_map(|(from, to)| Step::RenameNew { from, to }),
         2 => (name(), name()).prop_map(|(from, to)| Step::Link { from, to }),
@@ -199,6 +204,10 @@ impl Subject {
             }
             Step::Truncate { name, len } => match self.open(name, libc::O_RDWR) {
                 Ok(file) => self.done(FileOp::Truncate { file, len }),
+                Err(error) => Err(error.raw_os_error()),
+            },
+            Step::Reserve { name, len } => match self.open(name, libc::O_RDWR) {
+                Ok(file) => self.done(FileOp::Reserve { file, len: len + 1 }),
                 Err(error) => Err(error.raw_os_error()),
             },
             Step::Sync { name } => match self.open(name, libc::O_RDONLY) {
@@ -370,6 +379,8 @@ fn model(dir: &Path, step: &Step) -> Outcome {
             outcome(result, |bytes| format!("{:?}", blob(&buffer[..bytes])))
         }
         Step::Truncate { name, len } => unit(writer(name).and_then(|file| file.set_len(len))),
+        // Nothing that std would see.
+        Step::Reserve { name, .. } => unit(writer(name).map(drop)),
         Step::Sync { name } => unit(reader(name).and_then(|file| file.sync_all())),
         Step::Meta { name, mode, mtime } => unit(reader(name).and_then(|file| {
             file.set_permissions(fs::Permissions::from_mode(mode))?;

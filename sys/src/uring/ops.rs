@@ -88,6 +88,9 @@ impl FileInFlight {
                     None => opcode::Write::new(file, start, len).offset(offset).build(),
                 }
             }
+            FileOp::Reserve { file, len } => opcode::Fallocate::new(Fd(file.as_raw_fd()), seekable(*len)?)
+                .mode(libc::FALLOC_FL_KEEP_SIZE)
+                .build(),
             FileOp::Truncate { file, len } if has_truncate => {
                 opcode::Ftruncate::new(Fd(file.as_raw_fd()), seekable(*len)?).build()
             }
@@ -155,6 +158,7 @@ impl FileInFlight {
                         Some(libc::EINTR),
                         FileOp::Read { .. }
                         | FileOp::Write { .. }
+                        | FileOp::Reserve { .. }
                         | FileOp::Truncate { .. }
                         | FileOp::Fsync { .. }
                         | FileOp::SyncRange { .. }

@@ -7,11 +7,12 @@ use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::tree::{self, Rng, assert_no_leftovers, assert_same};
-use common::{Daemon, Running, Side, World, command};
+use common::{Daemon, Running, Side, World, command, is_root};
 use landro_sys::{FileDone, FileOp, run};
 use tempfile::TempDir;
 
@@ -21,6 +22,7 @@ on_both_backends!(
     a_mark_above_the_target_and_one_below_are_seen,
     a_pull_doubts_as_a_push_does,
     a_link_that_changed_only_its_target_is_replaced,
+    an_overlay_is_marked_and_doubted_as_its_upper_layer,
     sessions_wait_for_descriptors,
 );
 
@@ -150,6 +152,45 @@ fn a_pull_doubts_as_a_push_does(backend: &'static str) {
     mark_of_another_boot(&world.here(""));
     world.pull("t", world.here("")).expect(0);
     assert_same(&world.root("t"), &world.here("t"));
+}
+
+/// What containers have as their root.
+fn an_overlay_is_marked_and_doubted_as_its_upper_layer(backend: &'static str) {
+    if !is_root() {
+        println!("skipped: only root may mount an overlay");
+        return;
+    }
+    let layers = disk_dir();
+    let place = layers.path().to_str().unwrap().to_owned();
+    for name in ["lower", "upper", "work", "merged"] {
+        fs::create_dir(layers.path().join(name)).unwrap();
+    }
+    let options = format!("lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work");
+    let merged = layers.path().join("merged");
+    let mount = |args: &[&str]| Command::new("mount").args(args).arg(&merged).status().unwrap().success();
+    assert!(mount(&["-t", "overlay", "none", "-o", &options]));
+    let unmount = Unmount(&merged);
+    {
+        let world = World::within(backend, &[], tempfile::tempdir_in(&merged).unwrap());
+        files(&world.here("t"), &mut Rng::new("overlay"));
+        world.push(world.here("t"), "").expect(0);
+        assert!(mark_of(&world.root("")).is_some(), "an overlay takes no mark");
+        until("the mark is taken away", || mark_of(&world.root("")).is_none());
+        emptied(&world.root("t/3"), &world.here("t/3"));
+        mark_of_another_boot(&world.root(""));
+        let output = world.push(world.here("t"), "").expect(0);
+        assert_eq!((output.number("files"), output.number("skipped")), (1, 9));
+        assert_same(&world.here("t"), &world.root("t"));
+    }
+    drop(unmount);
+}
+
+struct Unmount<'a>(&'a Path);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
 }
 
 fn a_link_that_changed_only_its_target_is_replaced(backend: &'static str) {

@@ -281,6 +281,8 @@ pub mod magic {
     pub const XFS: i64 = 0x5846_5342;
     /// btrfs.
     pub const BTRFS: i64 = 0x9123_683e;
+    /// overlayfs.
+    pub const OVERLAY: i64 = 0x794c_7630;
 }
 
 /// The error for a path or number that no system call could take.

@@ -49,7 +49,9 @@ impl Medium {
         match found.magic {
             _ if found.is_memory => Medium::Memory,
             magic::EXT | magic::XFS => Medium::Ordered { by_writeback: true },
-            magic::BTRFS => Medium::Ordered { by_writeback: false },
+            // An overlay's files, attributes and extents are those of its upper layer, which is one of these as good as
+            // everywhere; but its pages are not where sync_file_range(2) looks for them.
+            magic::BTRFS | magic::OVERLAY => Medium::Ordered { by_writeback: false },
             _ => Medium::Unknown,
         }
     }

@@ -85,10 +85,23 @@ pub fn read(bytes: &[u8]) -> Result<Option<Line>, Problem> {
     Ok(Some(Line { peer, rights: Rights { read, write, path } }))
 }
 
-/// The peers that a line which could not be read is about.
+/// How a fingerprint begins, and how long one is.
+const BEGIN: &str = "SHA256:";
+const FINGERPRINT_BYTES: usize = 50;
+
+/// The peers that a line which could not be read is about: whatever in its words could be a fingerprint is one, for what
+/// was written around it, and in what case its name was, is what could not be read.
 pub fn peers_named(bytes: &[u8]) -> Vec<Fingerprint> {
     let text = String::from_utf8_lossy(bytes);
-    words(&text).flat_map(|word| word.split(',')).filter_map(|word| word.trim().parse().ok()).collect()
+    words(&text).flat_map(fingerprints_in).collect()
+}
+
+fn fingerprints_in(word: &str) -> impl Iterator<Item = Fingerprint> {
+    word.as_bytes().windows(FINGERPRINT_BYTES).filter_map(|window| {
+        let (begin, digits) = window.split_at(BEGIN.len());
+        let digits = std::str::from_utf8(digits).ok()?;
+        begin.eq_ignore_ascii_case(BEGIN.as_bytes()).then(|| format!("{BEGIN}{digits}").parse().ok())?
+    })
 }
 
 /// Whether a line that could not be read is meant to be one of a peer, rather than the rest of the line above.

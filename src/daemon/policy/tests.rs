@@ -165,6 +165,17 @@ fn lines_of_one_peer_that_do_not_agree_cancel_each_other() {
         format!("{one} (ro)\n{one} rw\n"),
         format!("{one} rw\nro {one}\n"),
         format!("{one} ro\n{one} rw\n{one} ro\n"),
+        // The peer is named, whatever is wrong around it.
+        format!("{one} rw\n{one};ro\n"),
+        format!("{one} rw\n{one}=ro\n"),
+        format!("{one} rw\n{one}= ro\n"),
+        format!("{one} rw\n\"{one}\" ro\n"),
+        format!("{one} rw\n-{one}\n"),
+        format!("{one} rw\n{one}\u{a0}ro\n"),
+        format!("{one} rw\n{one}\x0bro\n"),
+        format!("{one} rw\n\u{feff}{one} ro\n"),
+        format!("{one} rw\nsha256:{} ro\n", &one.to_string()[7..]),
+        format!("{one} rw\npeer={one} ro\n"),
         // The options slipped onto the next line.
         format!("{one}\n  ro\n"),
         format!("{one}\npath=a # box\n"),

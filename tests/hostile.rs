@@ -11,6 +11,8 @@ mod data;
 mod escape;
 #[path = "hostile/greed.rs"]
 mod greed;
+#[path = "hostile/impostor.rs"]
+mod impostor;
 #[path = "hostile/memory.rs"]
 mod memory;
 #[path = "hostile/names.rs"]
@@ -57,6 +59,8 @@ on_both_backends!(
     a_server_that_writes_through_links,
     clients_that_write_through_links,
     two_entries_of_one_name,
+    impostors_take_no_places,
+    impostors_are_strangers,
     reserved_names_of_clients,
     reserved_names_on_the_command_line,
     a_server_that_leaves_holes,
@@ -247,6 +251,14 @@ fn reserved_names_of_clients(backend: &'static str) {
 
 fn reserved_names_on_the_command_line(backend: &'static str) {
     Scene::play(backend, reserved::by_a_command);
+}
+
+fn impostors_take_no_places(backend: &'static str) {
+    impostor::take_no_places(backend);
+}
+
+fn impostors_are_strangers(backend: &'static str) {
+    impostor::are_strangers(backend);
 }
 
 fn two_entries_of_one_name(backend: &'static str) {

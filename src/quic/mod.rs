@@ -338,9 +338,10 @@ impl Conn {
         })
     }
 
-    /// The peer's key, once it has proven to have it. Also set when we refuse it, to say whom.
+    /// The peer's key, once it has proven to have it. Before that a certificate is anybody's who has seen it: what is
+    /// counted or logged by identity would be somebody else's.
     pub fn peer_fingerprint(&self) -> Option<Fingerprint> {
-        self.peer.or_else(|| self.certificate_of_peer())
+        self.peer
     }
 
     fn certificate_of_peer(&self) -> Option<Fingerprint> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use boring::hash::hmac_sha256;
 use boring::symm::{Cipher, Crypter, Mode, encrypt_aead};
+use boring::x509::X509;
 use landro::quic::Identity;
 
 use super::peer::Peer;
@@ -136,6 +137,70 @@ impl Stranger {
         self.token = buffer[token_at..len - TAG_BYTES].to_vec();
         self.keys = Keys::of_initial(&self.dcid);
         true
+    }
+}
+
+/// Somebody whose handshake goes on by hand once the server has answered: he may say that he is anybody.
+pub struct Impostor {
+    peer: Peer,
+    keys: Keys,
+    number: u32,
+    /// Where the next byte of TLS goes.
+    offset: u64,
+}
+
+impl Impostor {
+    /// Dials, and keeps silent after the server's first flight.
+    pub fn new(daemon: &str, from: &str) -> Impostor {
+        let identity = Identity::generate().unwrap();
+        // A Retry is not sent while many answers wait to be; quiche would take a second to ask again.
+        for _ in 0..100 {
+            let mut peer = Peer::dial_from(daemon, &identity, from);
+            for _ in 0..10 {
+                // The first flight, and once more behind a Retry.
+                peer.send_first_flight();
+                peer.listen();
+                if let Some(secret) = peer.handshake_secret() {
+                    return Impostor { keys: Keys::of_secret(&secret), peer, number: 0, offset: 0 };
+                }
+            }
+        }
+        panic!("the daemon does not answer");
+    }
+
+    pub fn send(&mut self, frames: &[u8]) -> usize {
+        let (dcid, scid) = (self.peer.conn.destination_id(), self.peer.conn.source_id());
+        let mut header = vec![0xe3, 0, 0, 0, 1, dcid.len() as u8];
+        header.extend(dcid.to_vec());
+        header.push(scid.len() as u8);
+        header.extend(scid.to_vec());
+        header.extend(((4 + frames.len() + TAG_BYTES) as u16 | 0x4000).to_be_bytes());
+        let packet = self.keys.seal(&header, self.number, frames);
+        self.number += 1;
+        self.peer.throw(&packet);
+        packet.len()
+    }
+
+    /// Goes on with the client's part of TLS.
+    pub fn say(&mut self, tls: &[u8]) -> usize {
+        let mut sent = 0;
+        for piece in tls.chunks(1100) {
+            let mut frames = frame(0x06, &[self.offset, piece.len() as u64]);
+            frames.extend(piece);
+            self.offset += piece.len() as u64;
+            sent += self.send(&frames);
+        }
+        sent
+    }
+
+    /// Shows the certificate of somebody, whose key is another matter.
+    pub fn pretend(&mut self, somebody: &Identity) {
+        let pem = somebody.to_pem().unwrap();
+        let der = X509::from_pem(pem.as_bytes()).unwrap().to_der().unwrap();
+        let long = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes()[1..], bytes].concat();
+        let list = long(&[&long(&der)[..], &[0, 0]].concat());
+        let message = [&[11][..], &long(&[&[0][..], &list].concat())].concat();
+        self.say(&message);
     }
 }
 

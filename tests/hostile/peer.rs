@@ -123,12 +123,30 @@ impl Peer {
 
     /// What the keys of our 1-RTT packets are derived from.
     pub fn traffic_secret(&self) -> Vec<u8> {
-        let log = String::from_utf8(self.key_log.0.lock().unwrap().clone()).unwrap();
         let label =
             if self.conn.is_server() { "SERVER_TRAFFIC_SECRET_0 " } else { "CLIENT_TRAFFIC_SECRET_0 " };
-        let line = log.lines().find(|line| line.starts_with(label)).expect("no secret");
+        self.secret(label).expect("no secret")
+    }
+
+    /// The same of a client's handshake packets; None before the server has answered.
+    pub fn handshake_secret(&self) -> Option<Vec<u8>> {
+        self.secret("CLIENT_HANDSHAKE_TRAFFIC_SECRET ")
+    }
+
+    fn secret(&self, label: &str) -> Option<Vec<u8>> {
+        let log = String::from_utf8(self.key_log.0.lock().unwrap().clone()).unwrap();
+        let line = log.lines().find(|line| line.starts_with(label))?;
         let hex = line.rsplit(' ').next().unwrap();
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+        Some((0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect())
+    }
+
+    /// Takes what comes within a turn's time, and says nothing to it.
+    pub fn listen(&mut self) {
+        self.socket.set_read_timeout(Some(self.wait)).unwrap();
+        if let Ok((len, from)) = self.socket.recv_from(&mut self.buffer) {
+            let info = quiche::RecvInfo { from, to: self.local };
+            let _ = self.conn.recv(&mut self.buffer[..len], info);
+        }
     }
 
     /// Sends a datagram that quiche knows nothing of.
@@ -178,9 +196,18 @@ impl Peer {
         Peer::dial_as(address, &mut config(identity))
     }
 
+    /// As [`Peer::dial`], from an address of its own.
+    pub fn dial_from(address: &str, identity: &Identity, from: &str) -> Peer {
+        Peer::dial_by(address, &mut config(identity), from)
+    }
+
     fn dial_as(address: &str, config: &mut quiche::Config) -> Peer {
+        Peer::dial_by(address, config, "127.0.0.1:0")
+    }
+
+    fn dial_by(address: &str, config: &mut quiche::Config, from: &str) -> Peer {
         let remote: SocketAddr = address.parse().unwrap();
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = UdpSocket::bind(from).unwrap();
         let scid: [u8; 16] = std::array::from_fn(|at| at as u8 ^ socket.local_addr().unwrap().port() as u8);
         let scid = quiche::ConnectionId::from_ref(&scid);
         let local = socket.local_addr().unwrap();

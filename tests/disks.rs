@@ -21,6 +21,7 @@ on_both_backends!(
     what_another_kernel_left_is_believed_only_if_it_was_written,
     a_mark_above_the_target_and_one_below_are_seen,
     a_pull_doubts_as_a_push_does,
+    a_mark_above_where_a_kept_link_leads_is_seen,
     a_link_that_changed_only_its_target_is_replaced,
     an_overlay_is_marked_and_doubted_as_its_upper_layer,
     sessions_wait_for_descriptors,
@@ -190,6 +191,31 @@ struct Unmount<'a>(&'a Path);
 impl Drop for Unmount<'_> {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+/// What lies behind a link of the user's own may be in doubt by marks that are not above that link.
+fn a_mark_above_where_a_kept_link_leads_is_seen(backend: &'static str) {
+    let world = World::within(backend, &[], disk_dir());
+    files(&world.root("t"), &mut Rng::new("behind a link"));
+    let pull = || {
+        let options = ["--keep-dirlinks".into()];
+        let paths = [world.url("t").into(), world.here("dst").into_os_string()];
+        world.cp(&[&options[..], &paths].concat()).expect(0)
+    };
+    for marked in ["real", "real/deep", "dst"] {
+        fs::create_dir_all(world.here("real/deep/sub")).unwrap();
+        fs::create_dir_all(world.here("dst/t")).unwrap();
+        symlink("../../real/deep/sub", world.here("dst/t/sub")).unwrap();
+        pull();
+        File::open(world.here("real/deep/sub/4")).unwrap().sync_all().unwrap();
+        emptied(&world.here("real/deep/sub/3"), &world.root("t/sub/3"));
+        mark_of_another_boot(&world.here(marked));
+        pull();
+        assert_same(&world.root("t/sub"), &world.here("real/deep/sub"));
+        assert!(fs::symlink_metadata(world.here("dst/t/sub")).unwrap().is_symlink());
+        fs::remove_dir_all(world.here("real")).unwrap();
+        fs::remove_dir_all(world.here("dst")).unwrap();
     }
 }
 

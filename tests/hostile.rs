@@ -61,6 +61,7 @@ on_both_backends!(
     two_entries_of_one_name,
     impostors_take_no_places,
     impostors_are_strangers,
+    links_that_lead_to_received_ones,
     reserved_names_of_clients,
     reserved_names_on_the_command_line,
     a_server_that_leaves_holes,
@@ -259,6 +260,10 @@ fn impostors_take_no_places(backend: &'static str) {
 
 fn impostors_are_strangers(backend: &'static str) {
     impostor::are_strangers(backend);
+}
+
+fn links_that_lead_to_received_ones(backend: &'static str) {
+    escape::through_own_links(backend);
 }
 
 fn two_entries_of_one_name(backend: &'static str) {

@@ -326,3 +326,49 @@ pub fn twice_of_one_name(scene: &Scene) {
     finish(&mut peer);
     assert_eq!(fs::read(scene.world.root("one")).unwrap(), b"no");
 }
+
+/// `--keep-dirlinks`: a link of the user's own is his word, but for what the server put where that link leads.
+pub fn through_own_links(backend: &str) {
+    let cases = [
+        ("latest", ""),
+        ("latest/", ""),
+        ("latest/deep", ""),
+        ("./latest/../latest", ""),
+        ("via", "latest"),
+        ("v/../latest", ""),
+    ];
+    for (number, (own, second)) in cases.iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let around = Surroundings::new(dir.path());
+        let asked = around.path("home/dst/photos");
+        fs::create_dir_all(asked.join("v")).unwrap();
+        fs::create_dir(around.path("outside/deep")).unwrap();
+        symlink(own, asked.join("current")).unwrap();
+        if !second.is_empty() {
+            symlink(second, asked.join(own)).unwrap();
+        }
+        let before = around.record(&asked, &around.path("home/dst"));
+        let outside = around.path("outside").to_str().unwrap().to_owned();
+        let output = pull_sources(
+            &["--backend", backend, "--keep-dirlinks"],
+            &["photos"],
+            &around.path("home/dst"),
+            |peer| {
+                let mut verdicts = Verdicts::default();
+                peer.entries(vec![directory(1, 0, "photos"), link(2, 1, "latest", &outside)]);
+                verdicts.of(peer, 2);
+                peer.entries(vec![
+                    open_to_all(directory(3, 1, "current")),
+                    entry(4, 3, b".bashrc", Kind::File, 6),
+                ]);
+                verdicts.send(peer, 4, b"owned\n");
+                peer.entries(vec![end(3), end(1)]);
+                peer.message(&Message::ManifestEnd { entries: 4 });
+                finish(peer);
+            },
+        );
+        assert_eq!(output.code, Some(3), "{number}: {output:?}");
+        assert!(output.stderr.contains("ln -sfn"), "{output:?}");
+        assert_eq!(before, around.record(&asked, &around.path("home/dst")), "{own}");
+    }
+}

@@ -52,11 +52,16 @@ fn number(fd: &OwnedFd) -> u64 {
     u64::from(fd.as_raw_fd().unsigned_abs())
 }
 
+/// Whether the table is full, which passes.
+pub fn is_shortage(error: &DiskError) -> bool {
+    matches!(error.errno, EMFILE | ENFILE)
+}
+
 /// Runs an operation, again and again while it lacks a descriptor.
 pub(super) async fn run(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     for _ in 0..TRIES {
         match super::run(&files, cmd.clone()).await {
-            Err(DiskError { errno: EMFILE | ENFILE, .. }) => wait(&files).await,
+            Err(error) if is_shortage(&error) => wait(&files).await,
             other => return other,
         }
     }

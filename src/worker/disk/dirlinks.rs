@@ -24,6 +24,9 @@ const EEXIST: i32 = 17;
 const EXDEV: i32 = 18;
 const ELOOP: i32 = 40;
 
+/// Symlinks on the way to one directory, as many as the kernel follows (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
 /// Whether a symlink was made on this host, by this user or by root. Not known, and so not assumed, where the file system
 /// keeps no times of making.
 fn is_own(link: &Statx) -> bool {
@@ -58,14 +61,18 @@ pub async fn make_dir(
         Err(DiskError { errno: ELOOP, .. }) if existed && keep_dirlinks => {
             let fd = open_dirlink(files, parent, &parent_fd, name).await?;
             files.learn_file_system(&fd).await?;
+            files.stand_behind_link(dir, parent, &fd)?;
             (place.held_as(fd.clone()), fd)
         }
-        other => (place, other?),
+        other => {
+            let fd = other?;
+            files.stand_on(dir, parent, &fd, existed)?;
+            (place, fd)
+        }
     };
     if fsync && !existed {
         sync(files, &parent_fd).await?;
     }
-    files.stand_on(dir, parent, &fd, existed)?;
     files.space.add_received_dir(parent, dir, place, fd);
     Ok(DiskDone::Directory { existed })
 }
@@ -92,8 +99,47 @@ async fn open_dirlink(
             let path = [&files.space.path(parent)?[..], b"/", &target[..]].concat();
             files.open_asked(&path).await
         }
-        Base::Local => files.open_directory(Some(parent_fd), &target, flags::RESOLVE_NO_MAGICLINKS).await,
+        Base::Local => walk(files, parent_fd.clone(), &target).await,
     }
+}
+
+/// Opens the directory that a path of the user's leads to, as the kernel would, but through none of the symlinks that a
+/// peer may have put on the way: one of his own that leads to one of those leads where the peer likes.
+async fn walk(files: &Files, from: Arc<OwnedFd>, path: &[u8]) -> Result<Arc<OwnedFd>, DiskError> {
+    let how = OpenHow { flags: flags::O_PATH | flags::O_NOFOLLOW, mode: 0, resolve: 0 };
+    let (mut at, mut links) = (from, 0);
+    // Innermost last: what a link stands for is walked before what follows the link.
+    let mut left = vec![path.to_vec()];
+    while let Some(path) = left.pop() {
+        let end = path.iter().position(|&byte| byte == b'/').unwrap_or(path.len());
+        let name = match end {
+            0 if path.is_empty() => continue,
+            0 => &b"/"[..],
+            end => &path[..end],
+        };
+        let next = files.open((end > 0).then_some(&at), name, how).await?;
+        left.push(path[path.len().min(end + 1)..].iter().copied().skip_while(|&byte| byte == b'/').collect());
+        let stat = files.fstat(&next).await?;
+        if stat.kind != FileKind::Symlink {
+            at = next;
+            continue;
+        }
+        links += 1;
+        if links > LINKS_MAX {
+            return Err(DiskError { call: "openat2", errno: ELOOP });
+        }
+        if !is_harmless(&stat) {
+            return Err(DiskError::RECEIVED_LINK);
+        }
+        left.push(files.readlink(&next, b"").await?.to_vec());
+    }
+    files.open_directory(Some(&at), b".", 0).await
+}
+
+/// Whether no run of this user can have received a symlink that he did not name.
+fn is_harmless(link: &Statx) -> bool {
+    let of_root_alone = link.uid == 0 && landro_sys::process::effective_uid() != 0;
+    is_own(link) || of_root_alone
 }
 
 /// A command's destination that exists: when it is a symlink that an earlier run of the same command may have received

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use landro_sys::file::{flags, magic};
 use landro_sys::{FileDone, FileOp, Flock, OpenHow, Statx};
 
-use super::{DiskError, Files, libc_eio};
+use super::{DiskError, Files, descriptors, libc_eio};
 use crate::proto::journal::Storage;
 use crate::units::{DirId, Name};
 
@@ -146,10 +146,24 @@ impl Files {
                 if in_doubt {
                     break;
                 }
-                above = parent_on(&at, volume.dev);
+                above = parent_on(&at, volume.dev)?;
             }
         }
         self.space.set_footing(dir, Footing { volume, in_doubt });
+        Ok(())
+    }
+
+    /// A directory that a symlink led to: marks lie above it where it is, too, and later runs may come there otherwise.
+    pub(super) fn stand_behind_link(
+        &self,
+        dir: DirId,
+        parent: DirId,
+        fd: &Arc<OwnedFd>,
+    ) -> Result<(), DiskError> {
+        self.stand_on_target(dir, fd)?;
+        if let (true, Some(footing)) = (self.space.is_in_doubt(parent), self.space.footing(dir)) {
+            self.space.set_footing(dir, Footing { in_doubt: true, ..footing });
+        }
         Ok(())
     }
 
@@ -212,7 +226,11 @@ impl Files {
             resolve: flags::RESOLVE_BENEATH,
         };
         // One that cannot be opened or looked into is sent again.
-        let Ok(file) = self.open(Some(&fd), name.as_bytes(), how).await else { return Ok(false) };
+        let file = match self.open(Some(&fd), name.as_bytes(), how).await {
+            Ok(file) => file,
+            Err(error) if descriptors::is_shortage(&error) => return Err(error),
+            Err(_) => return Ok(false),
+        };
         let found = self.call("fiemap", FileOp::Extents { file, len: size_bytes }).await;
         Ok(matches!(found, Ok(FileDone::Allocated(true))))
     }
@@ -295,13 +313,17 @@ fn fstat(file: &Arc<OwnedFd>) -> Result<Statx, DiskError> {
 
 /// The directory above, if it is on the same file system and may be read. Upwards, out of whatever the session is
 /// confined to: only a mark is looked for, nothing a peer sees.
-fn parent_on(dir: &Arc<OwnedFd>, dev: u64) -> Option<Arc<OwnedFd>> {
+fn parent_on(dir: &Arc<OwnedFd>, dev: u64) -> Result<Option<Arc<OwnedFd>>, DiskError> {
     let how = OpenHow { flags: flags::O_RDONLY | flags::O_DIRECTORY, mode: 0, resolve: 0 };
     let op = FileOp::Open { dir: Some(dir.clone()), path: c"..".to_owned(), how };
-    let FileDone::Opened(above) = in_place("openat2", op).ok()? else { return None };
-    let above = Arc::new(above);
-    let (here, there) = (fstat(dir).ok()?, fstat(&above).ok()?);
-    (there.dev == dev && there.ino != here.ino).then_some(above)
+    let above = match in_place("openat2", op) {
+        Ok(FileDone::Opened(above)) => Arc::new(above),
+        // No mark is overlooked for want of a descriptor: the operation waits for one.
+        Err(error) if descriptors::is_shortage(&error) => return Err(error),
+        Ok(_) | Err(_) => return Ok(None),
+    };
+    let (here, there) = (fstat(dir)?, fstat(&above)?);
+    Ok((there.dev == dev && there.ino != here.ino).then_some(above))
 }
 
 fn mark_on(dir: &Arc<OwnedFd>) -> Result<Option<Mark>, DiskError> {

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, OpenHow, Slab, Statx};
 
+use super::descriptors::is_shortage;
 use super::names::c_string;
 use super::part::wrote;
 use super::space::{Base, OpenFile, Space};
@@ -18,8 +19,6 @@ use crate::units::{DirId, FileId, Name};
 const EBADF: i32 = 9;
 const ENOMEM: i32 = 12;
 const EACCES: i32 = 13;
-const ENFILE: i32 = 23;
-const EMFILE: i32 = 24;
 
 /// An operation holds one buffer at a time, and the last one of a slab is never given out.
 const SLAB_BUFFERS: usize = 4;
@@ -125,7 +124,7 @@ impl Side {
     /// that can be opened again.
     fn at_once<T>(&self, task: impl AsyncFn(&Files) -> Result<T, DiskError>) -> Result<T, DiskError> {
         match first_poll(task(&self.files)) {
-            Err(DiskError { errno: EMFILE | ENFILE, .. }) => {
+            Err(error) if is_shortage(&error) => {
                 self.files.space.close_idle_directories();
                 first_poll(task(&self.files))
             }

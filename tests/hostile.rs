@@ -7,6 +7,8 @@ mod control;
 mod craft;
 #[path = "hostile/data.rs"]
 mod data;
+#[path = "hostile/descriptors.rs"]
+mod descriptors;
 #[path = "hostile/escape.rs"]
 mod escape;
 #[path = "hostile/greed.rs"]
@@ -62,6 +64,8 @@ on_both_backends!(
     impostors_take_no_places,
     impostors_are_strangers,
     links_that_lead_to_received_ones,
+    directories_that_are_left_open,
+    many_sources_that_are_left_open,
     reserved_names_of_clients,
     reserved_names_on_the_command_line,
     a_server_that_leaves_holes,
@@ -264,6 +268,14 @@ fn impostors_are_strangers(backend: &'static str) {
 
 fn links_that_lead_to_received_ones(backend: &'static str) {
     escape::through_own_links(backend);
+}
+
+fn directories_that_are_left_open(backend: &'static str) {
+    descriptors::of_directories(backend);
+}
+
+fn many_sources_that_are_left_open(backend: &'static str) {
+    descriptors::of_sources(backend);
 }
 
 fn two_entries_of_one_name(backend: &'static str) {

@@ -143,6 +143,10 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
     };
     let (parent, name, trailing_slash) = split_path(path);
     let fd = files.open_asked(parent).await?;
+    // Held as long as the source is. One a session has in any case; it is the peer's affair when it lets go of it.
+    if files.space.has_directories() {
+        files.space.allowance.keep(&fd)?;
+    }
     files.learn_file_system(&fd).await?;
     files.space.add_dir(dir, Place::held(fd.clone(), Vec::new()), fd.clone());
     let Some(name) = name else {

@@ -221,6 +221,10 @@ impl Space {
         }
     }
 
+    pub fn has_directories(&self) -> bool {
+        !self.dirs.borrow().is_empty()
+    }
+
     /// Remembers an open directory under its number.
     pub fn add_dir(&self, dir: DirId, place: Place, open: Arc<OwnedFd>) {
         let used = self.tick();

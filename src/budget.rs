@@ -101,6 +101,12 @@ impl Budget {
         self.slab_bytes_per_worker
     }
 
+    /// What all sessions of a worker may keep of what their peers announced or began. An honest one that pushes small files
+    /// keeps 200 to 300 kB where many share the worker, so this is some 80 of them.
+    pub fn sessions_bytes(&self, workers: u8) -> u64 {
+        self.total_bytes / 4 * 3 / u64::from(workers.max(1))
+    }
+
     /// What a new connection is told it may send: a share of what is left, the smaller the more is taken. Its window may
     /// grow later if strangers' handshakes are all that made it small. Less than [`MIN_WINDOW_BYTES`] nobody gets, be it
     /// beyond the budget, which `MAX_CONNECTIONS_PER_WORKER` bounds to 32 MiB a worker.

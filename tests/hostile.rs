@@ -63,6 +63,9 @@ on_both_backends!(
     two_entries_of_one_name,
     impostors_take_no_places,
     impostors_are_strangers,
+    small_files_that_do_not_end,
+    sessions_full_of_entries,
+    verdicts_that_are_not_read,
     links_that_lead_to_received_ones,
     directories_that_are_left_open,
     many_sources_that_are_left_open,
@@ -264,6 +267,18 @@ fn impostors_take_no_places(backend: &'static str) {
 
 fn impostors_are_strangers(backend: &'static str) {
     impostor::are_strangers(backend);
+}
+
+fn small_files_that_do_not_end(backend: &'static str) {
+    memory::small_files_begun(backend);
+}
+
+fn sessions_full_of_entries(backend: &'static str) {
+    memory::manifests_begun(backend);
+}
+
+fn verdicts_that_are_not_read(backend: &'static str) {
+    memory::verdicts_never_read(backend);
 }
 
 fn links_that_lead_to_received_ones(backend: &'static str) {

@@ -6,6 +6,7 @@
 
 mod data;
 mod files;
+mod held;
 mod parts;
 mod tree;
 
@@ -88,6 +89,9 @@ pub struct Receiver {
     wholes: usize,
     /// Bytes given to the disk and not written yet.
     write_behind_bytes: u64,
+    /// Of [`Receiver::held_bytes`]: entries and directories, and what is here of small files that are not whole.
+    described_bytes: u64,
+    arriving_bytes: u64,
     received_bytes: u64,
     verdicts: Vec<Verdict>,
     verdicts_bytes: usize,
@@ -242,6 +246,8 @@ impl Receiver {
             writes: Slab::new(),
             wholes: 0,
             write_behind_bytes: 0,
+            described_bytes: 0,
+            arriving_bytes: 0,
             received_bytes: 0,
             verdicts: Vec::new(),
             verdicts_bytes: 0,
@@ -397,6 +403,7 @@ impl Receiver {
     /// takes the entry out of the table and, when its directory is quiet, calls [`Receiver::child_done`].
     fn conclude(&mut self, ports: &mut Ports, id: EntryId, entry: &Entry, result: EntryResult) {
         self.unresolved -= 1;
+        self.described_bytes -= held::of_entry(entry);
         self.forget_name(id, entry);
         self.totals.count(entry.kind, entry.size_bytes, &result);
         let kind = match &result {
@@ -429,6 +436,7 @@ impl Receiver {
             self.totals.sent_bytes = self.received_bytes;
             self.stop = Stop::Draining;
             self.streams.clear();
+            self.arriving_bytes = 0;
             self.pump_stop(ports);
         }
     }

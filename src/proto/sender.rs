@@ -31,6 +31,10 @@ const TURN_BYTES: u64 = 256 * 1024;
 /// never reads must not make a server pile up more. Those beyond are told as one sum at the end.
 const MAX_NOTES: u32 = 1024;
 
+/// See [`Sender::held_bytes`].
+const ENTRY_BYTES: u64 = 350;
+const DIR_BYTES: u64 = 1000;
+
 /// What a [`Sender`] is to do.
 pub struct SenderConfig {
     pub client: bool,
@@ -216,6 +220,11 @@ impl Sender {
             }
             _ => violation("a receiver sends no such message"),
         }
+    }
+
+    /// Heap bytes kept for entries and directories, about: names and paths take most of it.
+    pub fn held_bytes(&self) -> u64 {
+        self.entries.len() as u64 * ENTRY_BYTES + self.dirs.len() as u64 * DIR_BYTES
     }
 
     /// Whether `Finished` is true: everything was announced and resolved.

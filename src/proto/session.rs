@@ -33,6 +33,9 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// first, which may be a disk that has to spin up.
 pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Verdicts that wait to be sent before a receiver reads on: a round trip of 100 ms at some 100,000 small files a second.
+const VERDICTS_BYTES_MAX: usize = 128 << 10;
+
 /// What a session may use.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -230,10 +233,32 @@ impl Session {
         }
     }
 
-    /// Whether control bytes are to be read only while none of ours wait: each message is answered, and a peer that
-    /// does not read must not make us keep the answers.
-    pub fn answers(&self) -> bool {
-        matches!(&self.phase, Phase::Benching(bench) if bench.answers())
+    /// Heap bytes kept because the peer said or asked for something, about.
+    pub fn held_bytes(&self) -> u64 {
+        let of_role = match &self.phase {
+            Phase::Sending(sender) => sender.held_bytes(),
+            Phase::Placing { receiver, .. }
+            | Phase::AwaitSender { receiver, .. }
+            | Phase::Receiving(receiver) => receiver.held_bytes(),
+            Phase::AwaitHello { .. }
+            | Phase::AwaitWelcome { .. }
+            | Phase::Listing(_)
+            | Phase::Reading
+            | Phase::AwaitBench { .. }
+            | Phase::Benching(_) => 0,
+        };
+        of_role + self.decoder.held_bytes()
+    }
+
+    /// Control bytes are to be read only while no more of ours wait: each message is answered, and a peer that does not
+    /// read must not make us keep the answers. None: a sender hears its verdicts whatever waits, so that both sides cannot
+    /// wait for each other.
+    pub fn answers_bytes_max(&self) -> Option<usize> {
+        match &self.phase {
+            Phase::Benching(bench) if bench.answers() => Some(0),
+            Phase::Receiving(_) => Some(VERDICTS_BYTES_MAX),
+            _ => None,
+        }
     }
 
     /// Whether this side says where a replaced lane ends although it may never send data.

@@ -243,6 +243,11 @@ impl Decoder {
         Ok(Some(message))
     }
 
+    /// What is here of a message that is not whole.
+    pub fn held_bytes(&self) -> u64 {
+        self.pending.len() as u64
+    }
+
     /// Whether the stream may end here: no message was cut short.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()

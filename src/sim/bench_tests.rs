@@ -348,7 +348,7 @@ fn data_may_be_faster_than_the_welcome() {
 
 #[test]
 fn only_who_answers_waits_for_its_answers_to_be_read() {
-    assert!(asked(BenchMode::Echo, 1000, None).0.session.answers());
-    assert!(!asked(BenchMode::Send, 1000, None).0.session.answers());
-    assert!(!welcomed(BenchWork::Echo { size_bytes: 1 }).0.session.answers());
+    assert_eq!(asked(BenchMode::Echo, 1000, None).0.session.answers_bytes_max(), Some(0));
+    assert_eq!(asked(BenchMode::Send, 1000, None).0.session.answers_bytes_max(), None);
+    assert_eq!(welcomed(BenchWork::Echo { size_bytes: 1 }).0.session.answers_bytes_max(), None);
 }

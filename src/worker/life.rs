@@ -207,6 +207,7 @@ impl Worker {
             sends_data,
             is_client,
             log: Default::default(),
+            held_bytes: 0,
         });
         self.session_ids.insert(id, session);
         self.disk.share_among(self.sessions.len());
@@ -411,6 +412,7 @@ impl Worker {
             return;
         }
         let running = self.sessions.remove(session);
+        self.sessions_bytes -= running.held_bytes;
         self.session_ids.remove(&running.id);
         self.disk.share_among(self.sessions.len());
         if running.is_client {

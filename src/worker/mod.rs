@@ -117,6 +117,8 @@ pub struct Worker {
     /// What QUIC holds for those, and for all lanes.
     handshakes_bytes: u64,
     held_bytes: u64,
+    /// What all sessions keep.
+    sessions_bytes: u64,
     /// When lanes that hold much are looked through for silent ones.
     listen_at: Option<Instant>,
     /// When this worker came back after it was away for longer than that takes.
@@ -192,6 +194,7 @@ impl Worker {
             handshaking: 0,
             handshakes_bytes: 0,
             held_bytes: 0,
+            sessions_bytes: 0,
             listen_at: None,
             awake_since: now,
             shed_bytes: 0,
@@ -220,6 +223,7 @@ impl Worker {
             self.feed_waiting_to_send();
             self.trim_when_due();
             self.make_room();
+            self.make_room_for_sessions();
             self.listen();
             self.log.tell_counts(self.now);
             self.turn_sessions();

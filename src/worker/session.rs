@@ -49,6 +49,8 @@ pub struct Running {
     pub sends_data: bool,
     pub is_client: bool,
     pub log: SessionLog,
+    /// What the machine kept when that was last added up.
+    pub held_bytes: u64,
 }
 
 /// A data stream of ours that is not all accepted by QUIC yet.

@@ -46,7 +46,19 @@ impl Worker {
         }
         self.held_bytes = self.held_bytes + bytes - before;
         self.shared.budget.reweigh(before, bytes);
-        if self.held_bytes > SILENT_BYTES {
+        self.plan_to_listen();
+    }
+
+    /// The same of a session.
+    pub(super) fn weigh_session(&mut self, session: usize) {
+        let Some(running) = self.sessions.get_mut(session) else { return };
+        let before = std::mem::replace(&mut running.held_bytes, running.machine.held_bytes());
+        self.sessions_bytes = self.sessions_bytes + running.held_bytes - before;
+        self.plan_to_listen();
+    }
+
+    fn plan_to_listen(&mut self) {
+        if self.held_bytes + self.sessions_bytes > SILENT_BYTES {
             self.listen_at.get_or_insert(self.now + LISTEN_EVERY);
         }
     }
@@ -122,6 +134,31 @@ impl Worker {
         }
     }
 
+    /// Once a turn: what peers announced and never send, or begin and never end, has a bound, too.
+    pub(super) fn make_room_for_sessions(&mut self) {
+        if self.sessions_bytes <= self.shared.budget.sessions_bytes(self.shared.workers) {
+            return;
+        }
+        let mut identities: HashMap<Fingerprint, (u64, u64, usize)> = HashMap::new();
+        for (key, running) in &self.sessions {
+            // One that is over already ends as soon as its files are closed.
+            if running.lanes.iter().all(|lane| self.lanes.get(*lane).is_none_or(|lane| lane.evicted)) {
+                continue;
+            }
+            let identity = identities.entry(running.peer).or_insert((0, running.held_bytes, key));
+            identity.0 += running.held_bytes;
+            if running.held_bytes > identity.1 {
+                (identity.1, identity.2) = (running.held_bytes, key);
+            }
+        }
+        let Some((_, _, session)) = identities.into_values().max_by_key(|(bytes, _, _)| *bytes) else {
+            return;
+        };
+        for lane in self.sessions[session].lanes.clone() {
+            self.evict(lane, "the memory budget is used up, and this identity's sessions take most of it");
+        }
+    }
+
     /// Gives up silent lanes that hold much, the heaviest first.
     pub(super) fn listen(&mut self) {
         let Some(due) = self.listen_at.filter(|at| *at <= self.now) else { return };
@@ -129,15 +166,19 @@ impl Worker {
         if due + AWAY <= self.now {
             self.awake_since = self.now;
         }
-        self.listen_at = (self.held_bytes > SILENT_BYTES).then(|| self.now + LISTEN_EVERY);
-        let silent = |lane: &Lane| {
-            lane.heard.max(self.awake_since) + SILENCE <= self.now && lane.held_bytes > SMALL_LANE_BYTES
+        self.listen_at = None;
+        self.plan_to_listen();
+        let silent = |lane: &Lane| lane.heard.max(self.awake_since) + SILENCE <= self.now;
+        let with_session = |lane: &Lane| {
+            let session = lane.session().and_then(|session| self.sessions.get(session));
+            lane.held_bytes + session.map_or(0, |session| session.held_bytes)
         };
         let mut lanes: Vec<(u64, usize)> = self
             .lanes
             .iter()
             .filter(|(_, lane)| silent(lane))
-            .map(|(key, lane)| (lane.held_bytes, key))
+            .map(|(key, lane)| (with_session(lane), key))
+            .filter(|(bytes, _)| *bytes > SMALL_LANE_BYTES)
             .collect();
         lanes.sort_unstable();
         let mut sum_bytes: u64 = lanes.iter().map(|(bytes, _)| bytes).sum();

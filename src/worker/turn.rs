@@ -172,7 +172,8 @@ impl Worker {
         }
         if stream == CONTROL_STREAM {
             // What is acknowledged of our answers, or more room for them, touches the lane: then it is read on.
-            if running.machine.answers() && !running.control_out.is_empty() {
+            let waiting_bytes = || running.control_out.iter().map(Bytes::len).sum::<usize>();
+            if running.machine.answers_bytes_max().is_some_and(|most| waiting_bytes() > most) {
                 return Read::Wait;
             }
             return self.read_control(key, session);
@@ -336,6 +337,7 @@ impl Worker {
         let Some(running) = self.sessions.get_mut(session) else { return };
         let key = Timer::Session { key: session, serial: running.serial };
         running.timer.want(running.machine.deadline(), &mut self.timers, key);
+        self.weigh_session(session);
     }
 
     fn report(&mut self, session: usize, event: Event) {

@@ -4,7 +4,10 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
+use bytes::BytesMut;
+use landro::proto::wire::{self, Message, RecordHead};
 use landro::quic::Identity;
+use landro::units::EntryId;
 
 use super::common::World;
 use super::common::tree::{self, Rng};
@@ -133,6 +136,87 @@ pub fn strangers_with_holes(backend: &'static str) {
         }
     }
     watched.look();
+    watched.end();
+}
+
+/// Small files begun and not ended, as many as a session may, in more and more sessions.
+pub fn small_files_begun(backend: &'static str) {
+    let mut watched = Watched::start(backend);
+    let mut peers = Vec::new();
+    for session in 0..40 {
+        let mut peer = Peer::connect(watched.address(), &watched.villain);
+        peer.push("");
+        peer.entries((1..=60).map(|id| file(id, &format!("s{session}-{id}"), 65_536)).collect());
+        (1..=60).for_each(|id| drop(peer.verdict(id)));
+        for id in 1..=60 {
+            let stream = peer.open_data();
+            let mut bytes = BytesMut::new();
+            RecordHead::Whole { entry: EntryId(id), len_bytes: 65_536 }.encode(&mut bytes);
+            bytes.resize(65_500, 7);
+            peer.send(stream, &bytes, false);
+            watched.sent(bytes.len());
+        }
+        (0..5).for_each(|_| peer.turn());
+        peers.push(peer);
+    }
+    watched.look();
+    drop(peers);
+    watched.end();
+}
+
+/// Entries that are each answered, by a peer that reads no answers.
+pub fn verdicts_never_read(backend: &'static str) {
+    const WINDOW_BYTES: u64 = 64 << 10;
+    const FLOOD_BYTES: usize = 64 << 20;
+    let mut watched = Watched::start(backend);
+    let mut peer = Peer::connect_narrow(watched.address(), &watched.villain, WINDOW_BYTES);
+    peer.push("");
+    peer.entries(vec![file(1, "one", 10)]);
+    peer.verdict(1);
+    (peer.reads, peer.wait) = (false, Duration::from_millis(1));
+    let (mut taken_bytes, mut idle_turns, mut id) = (0, 0, 2);
+    let (mut at, mut frames) = (0, BytesMut::new());
+    while idle_turns < 500 && taken_bytes < FLOOD_BYTES && !peer.is_closed() {
+        if at == frames.len() {
+            // A second entry of a name fails at once, which is said in words.
+            (at, frames) = (0, BytesMut::new());
+            wire::encode(
+                &Message::Entries((id..id + 500).map(|id| file(id, "one", 10)).collect()),
+                &mut frames,
+            );
+            id += 500;
+        }
+        let taken = peer.conn.stream_send(0, &frames[at..], false).unwrap_or(0);
+        (at, taken_bytes) = (at + taken, taken_bytes + taken);
+        idle_turns = if taken == 0 { idle_turns + 1 } else { 0 };
+        watched.sent(taken);
+        peer.turn();
+    }
+    println!("{taken_bytes} bytes were taken");
+    assert!(taken_bytes < FLOOD_BYTES, "the daemon keeps answers for a client that does not read");
+    assert!(!peer.is_closed(), "{:?}", peer.closed());
+    watched.look();
+    drop(peer);
+    watched.end();
+}
+
+/// Files announced and never sent, and directories that never end, in more and more sessions.
+pub fn manifests_begun(backend: &'static str) {
+    let mut watched = Watched::start(backend);
+    let mut peers = Vec::new();
+    for session in 0..300 {
+        let mut peer = Peer::connect(watched.address(), &watched.villain);
+        peer.push("");
+        let name = |id: u32| format!("{session}-{id}-{}", "x".repeat(200));
+        for first in [1, 201, 401, 601, 801] {
+            peer.entries((first..first + 200).map(|id| file(id, &name(id), 10)).collect());
+            watched.sent(200 * 230);
+        }
+        (0..5).for_each(|_| peer.turn());
+        peers.push(peer);
+    }
+    watched.look();
+    peers.iter_mut().for_each(Peer::hang_up);
     watched.end();
 }
 

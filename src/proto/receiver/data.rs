@@ -166,6 +166,7 @@ impl Receiver {
                     data.push(joined);
                 }
                 data.push(piece);
+                self.arriving_bytes += len;
             }
             Body::Chunk { write, offset, hasher, .. } => {
                 let at = &mut self.writes[*write];
@@ -189,6 +190,7 @@ impl Receiver {
             Body::Between | Body::Unwanted => {}
             Body::Whole { entry, data } => {
                 self.wholes -= 1;
+                self.arriving_bytes -= data.iter().map(|piece| piece.len() as u64).sum::<u64>();
                 self.end_whole(ports, entry, data, status, digest);
             }
             Body::Chunk { write, hasher, .. } => {

@@ -9,7 +9,7 @@ use std::hash::BuildHasher;
 
 use bytes::Bytes;
 
-use super::{Entry, Op, Receiver, State, Target};
+use super::{Entry, Op, Receiver, State, Target, held};
 use crate::proto::manifest::MAX_DEPTH;
 use crate::proto::sender::join;
 use crate::proto::session::errors::{Violation, destination_error, no_parent, second_of_a_name, violation};
@@ -134,6 +134,7 @@ impl Receiver {
         if entry.kind == Kind::Directory {
             entry.state = State::Directory(self.add_dir(id, &entry)?);
         }
+        self.described_bytes += held::of_entry(&entry);
         let is_second = self.is_second_of_its_name(id, &entry);
         self.entries.insert(id, entry);
         if is_second {
@@ -224,6 +225,7 @@ impl Receiver {
             None => (self.dirs[0].id, DirState::Alias),
         };
         self.open_dirs += 1;
+        self.described_bytes += held::of_directory(&path);
         Ok(self.dirs.insert(Dir {
             id: dir_id,
             entry: id,
@@ -395,7 +397,8 @@ impl Receiver {
     }
 
     fn forget_dir(&mut self, ports: &mut Ports, dir: usize) {
-        let parent = self.dirs.remove(dir).parent;
+        let Dir { parent, path, .. } = self.dirs.remove(dir);
+        self.described_bytes -= held::of_directory(&path);
         self.child_done(ports, parent);
     }
 

@@ -19,6 +19,7 @@ on_both_backends!(
     a_received_link_is_no_destination,
     a_daemon_keeps_links_inside_its_root,
     a_source_named_through_a_link_elsewhere,
+    what_is_no_file_is_not_replaced,
 );
 
 /// A tree on the daemon: `photos/2024/one`, and `photos/top`.
@@ -256,4 +257,30 @@ fn a_source_named_through_a_link_elsewhere(backend: &'static str) {
         ["ls", "--peer", &world.daemon.fingerprint, &world.url("links/photos/")],
     );
     assert!(ls.code == Some(0) && ls.stdout.contains("2024"), "{ls:?}");
+}
+
+/// `landro cp landro://h/x /dev/null` as root would take that device from everybody.
+fn what_is_no_file_is_not_replaced(backend: &'static str) {
+    let world = World::new(backend);
+    let fifo = |path: PathBuf| {
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        path
+    };
+    let (here, there) = (fifo(world.here("special")), fifo(world.root("special")));
+    for (name, size_bytes) in [("small", 10), ("large", 3 << 20)] {
+        tree::write_file(&world.here(name), size_bytes, &mut tree::Rng::new(name));
+        world.push(world.here(name), name).expect(0);
+        for output in [
+            world.push(world.here(name), "special"),
+            world.pull(name, &here),
+            world.cp(&[world.here(name), here.clone()]),
+        ] {
+            assert!(matches!(output.code, Some(1 | 3)), "{output:?}");
+            assert!(output.stderr.contains("device, FIFO or socket"), "{output:?}");
+        }
+    }
+    for path in [&here, &there] {
+        assert!(std::os::unix::fs::FileTypeExt::is_fifo(&fs::symlink_metadata(path).unwrap().file_type()));
+    }
+    assert_no_leftovers(&world.here(""));
 }

@@ -123,6 +123,15 @@ pub fn is_a_directory(host: Host) -> EntryError {
     EntryError { code: EntryErrorCode::Destination, errno: EISDIR, text }
 }
 
+/// A destination that is no file and no directory: `/dev/null`, say, which root would replace for everybody.
+pub fn is_special(host: Host) -> EntryError {
+    let text = format!(
+        "destination{}: is a device, FIFO or socket, which is not replaced; remove it first",
+        host.on()
+    );
+    EntryError { code: EntryErrorCode::Destination, errno: EEXIST, text }
+}
+
 /// A second entry of one name in one directory: two sources of one name, or a directory that changed while it was read.
 pub fn second_of_a_name(host: Host) -> EntryError {
     let text = format!("destination{}: another entry of this name is being received", host.on());

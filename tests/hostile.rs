@@ -66,6 +66,7 @@ on_both_backends!(
     small_files_that_do_not_end,
     sessions_full_of_entries,
     verdicts_that_are_not_read,
+    resumes_that_do_not_go_on,
     links_that_lead_to_received_ones,
     directories_that_are_left_open,
     many_sources_that_are_left_open,
@@ -275,6 +276,10 @@ fn small_files_that_do_not_end(backend: &'static str) {
 
 fn sessions_full_of_entries(backend: &'static str) {
     memory::manifests_begun(backend);
+}
+
+fn resumes_that_do_not_go_on(backend: &'static str) {
+    memory::chunks_that_are_there(backend);
 }
 
 fn verdicts_that_are_not_read(backend: &'static str) {

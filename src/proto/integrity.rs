@@ -61,6 +61,9 @@ impl ChunkHasher {
     }
 }
 
+/// A node in a table that is half full, as was measured.
+const NODE_BYTES: usize = 60;
+
 /// Collects chunks' chaining values in any order and merges them to the root. Neighbours are merged as soon
 /// as both are there, so a file received nearly in order costs a few nodes however large it is.
 #[derive(Debug)]
@@ -81,6 +84,11 @@ impl Tree {
     /// How many chunks the file has; an empty file has one.
     pub fn chunks(&self) -> u32 {
         self.chunks
+    }
+
+    /// Heap bytes, about: of what could not be merged.
+    pub fn held_bytes(&self) -> u64 {
+        (self.nodes.len() * NODE_BYTES + self.present.len() * 8) as u64
     }
 
     /// How many chunks are not there yet.

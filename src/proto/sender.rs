@@ -222,9 +222,10 @@ impl Sender {
         }
     }
 
-    /// Heap bytes kept for entries and directories, about: names and paths take most of it.
+    /// Heap bytes kept for entries, directories and chunks that the receiver has, about.
     pub fn held_bytes(&self) -> u64 {
-        self.entries.len() as u64 * ENTRY_BYTES + self.dirs.len() as u64 * DIR_BYTES
+        let described = self.entries.len() as u64 * ENTRY_BYTES + self.dirs.len() as u64 * DIR_BYTES;
+        described + self.large.held_bytes()
     }
 
     /// Whether `Finished` is true: everything was announced and resolved.

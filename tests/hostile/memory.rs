@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use landro::proto::wire::{self, Message, RecordHead};
+use landro::proto::wire::{self, Message, RecordHead, Verdict, VerdictKind, WireRequest};
 use landro::quic::Identity;
 use landro::units::EntryId;
 
@@ -213,6 +213,38 @@ pub fn manifests_begun(backend: &'static str) {
             watched.sent(200 * 230);
         }
         (0..5).for_each(|_| peer.turn());
+        peers.push(peer);
+    }
+    watched.look();
+    peers.iter_mut().for_each(Peer::hang_up);
+    watched.end();
+}
+
+/// Pulls that say which chunks of huge files are there, every second one, and never go on.
+pub fn chunks_that_are_there(backend: &'static str) {
+    const CHUNKS: u32 = 65_536;
+    let mut watched = Watched::start(backend);
+    for name in ["one", "two"] {
+        let huge = fs::File::create(watched.world.root(name)).unwrap();
+        huge.set_len(u64::from(CHUNKS) << 20).unwrap();
+    }
+    let mut peers = Vec::new();
+    for _ in 0..30 {
+        let mut peer = Peer::connect(watched.address(), &watched.villain);
+        let sources = vec!["one".into(), "two".into()];
+        peer.open(WireRequest::Pull { sources });
+        assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));
+        assert!(matches!(peer.next_message(), Some(Message::Entries(_)) | None));
+        for entry in [1, 2] {
+            for begin in (0..CHUNKS).step_by(1024) {
+                let have = |first| Verdict {
+                    entry: EntryId(entry),
+                    kind: VerdictKind::Have { first, values: vec![7; 32].into() },
+                };
+                peer.message(&Message::Verdicts((begin..begin + 1024).step_by(2).map(have).collect()));
+                watched.sent(512 * 45);
+            }
+        }
         peers.push(peer);
     }
     watched.look();

@@ -24,6 +24,9 @@ const PIECE_BYTES: u64 = 64 * 1024;
 /// Files open at a time: enough that opening and checking one hides behind the others.
 const OPEN_FILES: usize = 8;
 
+/// Of a file with a gap behind each chunk: half a node of its tree.
+const RESUMED_CHUNK_BYTES: u64 = 30;
+
 static ZEROS: [u8; PIECE_BYTES as usize] = [0; PIECE_BYTES as usize];
 
 #[derive(Debug, Default)]
@@ -100,6 +103,12 @@ enum Phase {
 impl Large {
     pub(super) fn push(&mut self, entry: EntryId) {
         self.queue.push_back(entry);
+    }
+
+    /// Of trees: those of open files, and what the receiver says that it has of others.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let of_open: u64 = self.files.iter().map(|(_, file)| file.tree.held_bytes()).sum();
+        of_open + self.resumed_chunks * RESUMED_CHUNK_BYTES
     }
 
     pub(super) fn has_work(&self) -> bool {

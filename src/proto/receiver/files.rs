@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Entry, Op, Receiver, State};
 use crate::proto::manifest::{SMALL_MAX_BYTES, is_resumable};
-use crate::proto::session::errors::{Violation, destination_error, is_a_directory, violation};
+use crate::proto::session::errors::{Violation, destination_error, is_a_directory, is_special, violation};
 use crate::proto::session::ports::Ports;
 use crate::proto::wire::VerdictKind;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Existing, Kind};
@@ -36,6 +36,9 @@ impl Receiver {
             Err(error) => self.fail(ports, id, destination_error(self.host, &error)),
             Ok(DiskDone::Existing(Some(there))) if there.meta.kind == Kind::Directory => {
                 self.fail(ports, id, is_a_directory(self.host));
+            }
+            Ok(DiskDone::Existing(Some(there))) if there.meta.kind == Kind::Special => {
+                self.fail(ports, id, is_special(self.host));
             }
             Ok(DiskDone::Existing(Some(there))) if !self.force && is_same(entry, &there) => {
                 self.skip(ports, id)

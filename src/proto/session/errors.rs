@@ -123,6 +123,15 @@ pub fn is_a_directory(host: Host) -> EntryError {
     EntryError { code: EntryErrorCode::Destination, errno: EISDIR, text }
 }
 
+/// A destination that is a device, FIFO or socket: `/dev/null` replaced by a file is missed by the whole host.
+pub fn is_special(host: Host) -> EntryError {
+    let text = format!(
+        "destination{}: is a special file (device, FIFO or socket), which is not replaced; remove it if a file is to be there",
+        host.on()
+    );
+    EntryError { code: EntryErrorCode::Destination, errno: EEXIST, text }
+}
+
 /// A second entry of one name in one directory: two sources of one name, or a directory that changed while it was read.
 pub fn second_of_a_name(host: Host) -> EntryError {
     let text = format!("destination{}: another entry of this name is being received", host.on());

@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::{At, Copier, Found};
 use crate::proto::manifest::is_resumable;
-use crate::proto::session::errors::{Host, destination_error, is_a_directory, source_changed, source_error};
+use crate::proto::session::errors::{
+    Host, destination_error, is_a_directory, is_special, source_changed, source_error,
+};
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, Meta};
 use crate::units::{FileId, Name};
 
@@ -75,6 +77,9 @@ impl Copier<'_> {
             DiskDone::Existing(None) => Ok(false),
             DiskDone::Existing(Some(there)) if there.meta.kind == Kind::Directory => {
                 Err(is_a_directory(Host::Only))
+            }
+            DiskDone::Existing(Some(there)) if there.meta.kind == Kind::Special => {
+                Err(is_special(Host::Only))
             }
             DiskDone::Existing(Some(there)) => {
                 let Meta { kind, size_bytes, mtime, .. } = found.meta;

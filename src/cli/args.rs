@@ -31,9 +31,9 @@ pub struct Arguments {
 const EXIT_CODES: &str = "\
 Exit codes: 0 all done; 1 other error; 2 usage; 3 partial, the rest is complete; 4 identity unknown, changed
 or refused, or permission refused by the peer; 5 peer unreachable, lost or timed out (a rerun resumes);
-6 destination full; 7 integrity; 130/143 interrupted (a rerun resumes).
-Files: identity.pem, authorized_peers and known_hosts in $LANDRO_CONFIG_DIR, else $XDG_CONFIG_HOME/landro,
-else ~/.config/landro. LANDRO_LOG=debug logs more.";
+6 destination full; 7 integrity; 8 a worker of serve did not stop; 130/143 interrupted (a rerun resumes).
+Files: identity.pem, reset.key, authorized_peers and known_hosts in $LANDRO_CONFIG_DIR, else
+$XDG_CONFIG_HOME/landro, else ~/.config/landro. LANDRO_LOG=debug logs more.";
 
 #[derive(Subcommand, Debug)]
 pub enum Command {

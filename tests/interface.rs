@@ -6,13 +6,13 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::tree::{self, Rng};
-use common::{Running, Side, World, command, landro};
+use common::{Output, Running, Side, World, command, landro};
 use serde_json::Value;
 
 on_both_backends!(
@@ -22,6 +22,9 @@ on_both_backends!(
     listings,
     nobody_there_is_exit_5,
     what_the_daemon_refuses,
+    a_local_destination_that_cannot_be_used,
+    special_files_are_not_replaced,
+    errors_name_the_cause,
 );
 
 fn every_json_line_has_schema_and_event(backend: &'static str) {
@@ -244,6 +247,67 @@ fn what_the_daemon_refuses(backend: &'static str) {
     let output = world.push(world.here(".landro-0123456789abcdef.part"), "");
     assert!(!world.root(".landro-0123456789abcdef.part").exists(), "{output:?}");
     assert_ne!(output.code, Some(0), "{output:?}");
+}
+
+/// Nobody waits for anybody then: the daemon is told.
+fn a_local_destination_that_cannot_be_used(backend: &'static str) {
+    let world = World::new(backend);
+    fs::write(world.root("file"), "x").unwrap();
+    let output = world.pull("file", world.here("no/such")).expect(1);
+    let error = output.of("error").next().unwrap()["message"].as_str().unwrap();
+    assert!(error.contains(world.here("no/such").to_str().unwrap()), "{error}");
+    world.daemon.wait_for_log("session cancelled");
+    let output = world.push(world.root("file"), "not/there/up").expect(1);
+    assert!(output.stderr.contains("destination not/there/up: "), "{output:?}");
+}
+
+/// `cp landro://h/file /dev/null` by root must not take the device away from the whole host.
+fn special_files_are_not_replaced(backend: &'static str) {
+    let world = World::new(backend);
+    for at in [world.here(""), world.root("")] {
+        fs::create_dir(at.join("tree")).unwrap();
+        fs::write(at.join("tree/name"), "x").unwrap();
+        symlink("x", at.join("link")).unwrap();
+        for fifo in ["name", "to", "into/tree/name"] {
+            fs::create_dir_all(at.join(fifo).parent().unwrap()).unwrap();
+            assert!(Command::new("mkfifo").arg(at.join(fifo)).status().unwrap().success());
+        }
+    }
+    let is_fifo = |path: &Path| fs::metadata(path).unwrap().file_type().is_fifo();
+    for force in [&[][..], &["--force"]] {
+        for (source, target, fifo) in
+            [("tree/name", "to", "to"), ("tree/name", "", "name"), ("link", "to", "to")]
+                .into_iter()
+                .chain([("tree", "into", "into/tree/name")])
+        {
+            let run = |from: OsString, to: OsString| {
+                let args = force.iter().map(OsString::from).chain([from, to]).collect::<Vec<_>>();
+                let output = world.cp(&args);
+                assert!(matches!(output.code, Some(1 | 3)), "{args:?}: {output:?}");
+                assert!(output.stderr.contains("special file"), "{output:?}");
+            };
+            run(world.here(source).into(), world.url(target).into());
+            assert!(is_fifo(&world.root(fifo)), "{fifo}");
+            run(world.url(source).into(), world.here(target).into());
+            assert!(is_fifo(&world.here(fifo)), "{fifo}");
+        }
+    }
+}
+
+fn errors_name_the_cause(backend: &'static str) {
+    let world = World::new(backend);
+    fs::create_dir_all(world.here("up/sub")).unwrap();
+    fs::create_dir_all(world.root("up")).unwrap();
+    let said = |output: Output, words: &str| assert!(output.stderr.contains(words), "{output:?}");
+    symlink(world.here("up"), world.root("out")).unwrap();
+    said(world.push(world.here("up"), "out").expect(1), "leads out of the directory that is served");
+    said(world.pull("out/sub", world.here("")).expect(1), "leads out of the directory that is served");
+    said(world.push(world.here("up"), "../up").expect(1), "leads out of the directory that is served");
+    let ls = ["ls", "--backend", backend, "--peer", &world.daemon.fingerprint, &world.url("not/there")];
+    said(landro(&world.client, ls).expect(1), "cannot list not/there: ");
+    symlink("gone", world.root("up/sub")).unwrap();
+    let args: [OsString; 3] = ["--keep-dirlinks".into(), world.here("up").into(), world.url("").into()];
+    said(world.cp(&args).expect(3), "a symlink that leads nowhere");
 }
 
 #[test]

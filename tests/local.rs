@@ -5,7 +5,7 @@ mod common;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Seek, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -271,6 +271,56 @@ fn special_files_are_passed_over_and_not_opened() {
         assert_eq!(output.of("warning").count(), 1);
         assert!(!to.join("fifo").exists());
     }
+}
+
+#[test]
+fn special_files_are_not_replaced() {
+    for place in places() {
+        let (from, to) = (place.path().join("from"), place.path().join("to"));
+        fs::create_dir_all(to.join("from")).unwrap();
+        fs::create_dir(&from).unwrap();
+        fs::write(from.join("name"), "content").unwrap();
+        fs::write(from.join("other"), "content").unwrap();
+        let fifo = to.join("from/name");
+        mkfifo(&fifo);
+        for args in
+            [&[from.join("name"), fifo.clone()][..], &["--force".into(), from.join("name"), fifo.clone()]]
+        {
+            let output = cp(args).expect(1);
+            assert!(output.stderr.contains("special file"), "{output:?}");
+        }
+        cp(&[&from, &to]).expect(3);
+        assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
+        assert_eq!(fs::read(to.join("from/other")).unwrap(), b"content");
+    }
+}
+
+#[test]
+fn sources_that_turn_out_to_have_one_name_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["x/a", "y/a", "to"] {
+        fs::create_dir_all(at(name)).unwrap();
+    }
+    fs::write(at("x/a/file"), "1").unwrap();
+    fs::write(at("y/a/file"), "2").unwrap();
+    // The URL is nobody's: it is not dialled.
+    for to in [at("to").into_os_string(), "landro://127.0.0.1:9/".into()] {
+        let output = cp(&[at("x/a/.").into_os_string(), at("y/a").into(), to]).expect(2);
+        assert!(output.stderr.contains("two sources are named a "), "{output:?}");
+    }
+    assert_eq!(fs::read_dir(at("to")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_directory_that_may_only_be_entered_is_said_to_be_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::create_dir_all(from.join("closed")).unwrap();
+    fs::set_permissions(from.join("closed"), fs::Permissions::from_mode(0o311)).unwrap();
+    let args = [OsStr::new("cp"), from.as_os_str(), to.as_os_str()];
+    let output = Running::spawn(command(&Side::new(), common::without_override(), args)).wait().expect(3);
+    assert!(output.stderr.contains("closed: source: getdents64: Permission denied"), "{output:?}");
 }
 
 #[test]

@@ -31,9 +31,9 @@ pub struct Arguments {
 const EXIT_CODES: &str = "\
 Exit codes: 0 all done; 1 other error; 2 usage; 3 partial, the rest is complete; 4 identity unknown, changed
 or refused, or permission refused by the peer; 5 peer unreachable, lost or timed out (a rerun resumes);
-6 destination full; 7 integrity; 130/143 interrupted (a rerun resumes).
-Files: identity.pem, authorized_peers and known_hosts in $LANDRO_CONFIG_DIR, else $XDG_CONFIG_HOME/landro,
-else ~/.config/landro. LANDRO_LOG=debug logs more.";
+6 destination full; 7 integrity; 8 a worker of serve did not stop; 130/143 interrupted (a rerun resumes).
+Files: identity.pem, reset.key, authorized_peers and known_hosts in $LANDRO_CONFIG_DIR, else
+$XDG_CONFIG_HOME/landro, else ~/.config/landro. LANDRO_LOG=debug logs more.";
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
@@ -325,7 +325,7 @@ impl Transfer {
                 Place::Remote(url) => remote.push(url),
             }
         }
-        names_differ(local.iter().chain(remote.iter().map(|url| &url.path)))?;
+        names_differ(local.iter().chain(remote.iter().map(|url| &url.path)).map(Vec::as_slice))?;
         match (Place::parse(destination)?, remote.is_empty(), local.is_empty()) {
             (_, false, false) => Err(TransferError::MixedSources),
             (Place::Remote(_), false, _) => Err(TransferError::BothRemote),
@@ -346,10 +346,10 @@ impl Transfer {
     }
 }
 
-/// Sources land under their own names, in one directory. (What has no name, as `.`, is looked at later.)
-fn names_differ<'a>(sources: impl Iterator<Item = &'a Vec<u8>>) -> Result<(), TransferError> {
+/// Sources land under their own names, in one directory. (What has no name, as `.`, is looked at again once it has.)
+pub fn names_differ<'a>(sources: impl Iterator<Item = &'a [u8]>) -> Result<(), TransferError> {
     let mut seen = HashSet::new();
-    let last = |path: &'a Vec<u8>| path.rsplit(|&byte| byte == b'/').find(|part| !part.is_empty());
+    let last = |path: &'a [u8]| path.rsplit(|&byte| byte == b'/').find(|part| !part.is_empty());
     for name in sources.filter_map(last).filter(|name| !matches!(*name, b"." | b"..")) {
         if !seen.insert(name) {
             return Err(TransferError::SameName(escape::name(name)));

@@ -15,7 +15,7 @@ use super::outcome::{Parties, judge};
 use super::report::stats::{Stats, Transport};
 use super::report::{Reporter, Style};
 use super::url::Host;
-use super::{CliError, Exit};
+use super::{CliError, Exit, escape};
 
 pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     let transfer = Transfer::parse(&args.sources, &args.destination)?;
@@ -107,14 +107,14 @@ fn local(args: &CpArgs, transfer: &Transfer, signals: &Signals, reporter: &mut R
     let Transfer::Local { sources, target: typed } = transfer else {
         unreachable!("only local copies have no host")
     };
+    // What has no real path is not there; the copy says so, and goes on with the others.
+    let real = |path: &Vec<u8>| local_source(path).unwrap_or_else(|_| Bytes::copy_from_slice(path));
+    let sources: Vec<Bytes> = sources.iter().map(real).collect();
+    args::names_differ(sources.iter().map(|path| &path[..]))?;
     let job = LocalCopy {
-        // What has no real path is not there; the copy says so, and goes on with the others.
-        sources: sources
-            .iter()
-            .map(|path| local_source(path).unwrap_or_else(|_| Bytes::copy_from_slice(path)))
-            .collect(),
-        target: Bytes::copy_from_slice(typed),
         must_be_dir: args::must_be_dir(typed, sources.len()),
+        sources,
+        target: Bytes::copy_from_slice(typed),
         force: args.force,
         fsync: args.fsync,
         keep_dirlinks: args.keep_dirlinks,
@@ -129,15 +129,20 @@ fn request(args: &CpArgs, transfer: &Transfer) -> Result<Request, CliError> {
     // Typed in bytes, limited in bits; 0 means that nobody limits.
     let bwlimit_bps = args.bwlimit.filter(|&rate| rate > 0).map(|bytes| bytes.saturating_mul(8));
     Ok(match transfer {
-        Transfer::Push { sources, to } => Request::Push {
-            sources: sources.iter().map(|path| local_source(path)).collect::<Result<_, _>>()?,
-            must_be_dir: args::must_be_dir(&to.path, sources.len()),
-            target: remote_target(&to.path),
-            force,
-            fsync,
-            keep_dirlinks,
-            bwlimit_bps,
-        },
+        Transfer::Push { sources, to } => {
+            let sources: Vec<Bytes> =
+                sources.iter().map(|path| local_source(path)).collect::<Result<_, _>>()?;
+            args::names_differ(sources.iter().map(|path| &path[..]))?;
+            Request::Push {
+                must_be_dir: args::must_be_dir(&to.path, sources.len()),
+                sources,
+                target: remote_target(&to.path),
+                force,
+                fsync,
+                keep_dirlinks,
+                bwlimit_bps,
+            }
+        }
         Transfer::Pull { from, target: local } => Request::Pull {
             sources: from.iter().map(|url| Bytes::from(url.path.clone())).collect(),
             must_be_dir: args::must_be_dir(local, from.len()),
@@ -158,8 +163,8 @@ fn local_source(path: &[u8]) -> Result<Bytes, CliError> {
     if !matches!(last, Some(b"." | b"..")) {
         return Ok(Bytes::copy_from_slice(path));
     }
-    let real =
-        Path::new(std::ffi::OsStr::from_bytes(path)).canonicalize().map_err(CliError::WorkingDirectory)?;
+    let failed = |source| CliError::NoName { path: escape::name(path), source };
+    let real = Path::new(std::ffi::OsStr::from_bytes(path)).canonicalize().map_err(failed)?;
     Ok(Bytes::from(real.into_os_string().into_vec()))
 }
 

@@ -95,8 +95,8 @@ pub enum CliError {
     Signals(io::Error),
     #[error("writing to standard output: {0}")]
     Stdout(io::Error),
-    #[error("the working directory cannot be used: {0}")]
-    WorkingDirectory(io::Error),
+    #[error("{path}: cannot find its real name: {source}; does it exist?")]
+    NoName { path: String, source: io::Error },
 }
 
 impl CliError {
@@ -114,7 +114,7 @@ impl CliError {
             | CliError::Worker(_)
             | CliError::Signals(_)
             | CliError::Stdout(_)
-            | CliError::WorkingDirectory(_) => (Exit::Error, "other"),
+            | CliError::NoName { .. } => (Exit::Error, "other"),
         }
     }
 }

@@ -91,7 +91,7 @@ pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Verdict {
             let text = escape::text(text);
             let message = format!(
                 "{host}: refused this host's identity ({text}); over there, put this line into authorized_peers \
-                 and send landro serve a SIGHUP: {own}"
+                 and send landro serve a SIGHUP; if it is there, the log of landro serve says what is wrong: {own}"
             );
             verdict(Exit::Identity, "identity", message)
         }

@@ -22,7 +22,7 @@ use super::receiver::{Receiver, Target};
 use super::sender::Sender;
 use super::wire::{Decoder, Message, WireError};
 use super::{Event, Input, Outcome, Output, SessionError, SessionErrorCode, Totals};
-use errors::{Violation, session_error, violation};
+use errors::{Access, Violation, session_error, violation};
 use listing::Lister;
 use ports::Ports;
 
@@ -124,6 +124,8 @@ enum Phase {
     /// The receiver's target is looked up; what follows is `then`. Next: Receiving, AwaitSender.
     Placing {
         receiver: Box<Receiver>,
+        /// As asked for, for people.
+        target: Bytes,
         then: Then,
     },
     /// Client: a pull was asked for. Next: Receiving.
@@ -471,18 +473,16 @@ impl Session {
 
     /// The target was looked up, or not yet.
     fn placed(&mut self, now: Instant) {
-        let Phase::Placing { receiver, .. } = &self.phase else { return };
+        let Phase::Placing { receiver, target, .. } = &self.phase else { return };
         match receiver.target() {
             Target::Resolving => {}
             Target::Failed(error) => {
-                let what = if self.client {
-                    "cannot use the local destination"
-                } else {
-                    "cannot use the destination"
-                };
-                let error = session_error(what, error);
+                let local = if self.client { "local " } else { "" };
+                let target = if target.is_empty() { ".".into() } else { String::from_utf8_lossy(target) };
+                let what = format!("cannot use the {local}destination {target}");
+                let error = session_error(Access::Write, &what, error);
                 if self.client {
-                    self.finish(Outcome::Refused(error));
+                    self.call_off(error);
                 } else {
                     self.refuse(error);
                 }
@@ -511,6 +511,12 @@ impl Session {
             | Phase::AwaitBench { .. }
             | Phase::Benching(_) => {}
         }
+    }
+
+    /// Client: nothing was asked for yet, and nothing will be. A server that is told so hangs up, and nobody has to wait.
+    fn call_off(&mut self, error: SessionError) {
+        self.ports.message(&Message::Cancel {});
+        self.finish(Outcome::Refused(error));
     }
 
     /// Tells the peer why its session does not go on.

@@ -162,7 +162,7 @@ impl Worker {
                     return self.close_lane(
                         key,
                         code::UNAUTHORISED,
-                        "the path of this identity is not there",
+                        "the directory of its path= is not there",
                     );
                 }
             },

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::disk::{Identity, Side};
 use crate::proto::sender::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, dir_of, join, refusal};
 use crate::proto::session::errors::{
-    Host, destination_error, into_itself, session_error, source_error, unsendable,
+    Access, Host, destination_error, into_itself, session_error, source_error, unsendable,
 };
 use crate::proto::session::ports::{Ports, Reporter};
 use crate::proto::{
@@ -61,7 +61,7 @@ pub fn copy_locally(
         Ok(_) => unreachable!("the disk layer answered ResolveTarget with something else"),
         Err(error) => {
             let what = format!("cannot use {}", shown(&job.target));
-            return Ok(Outcome::Refused(session_error(&what, &error)));
+            return Ok(Outcome::Refused(session_error(Access::Write, &what, &error)));
         }
     };
     let mut copier = Copier {

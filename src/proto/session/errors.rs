@@ -9,6 +9,7 @@ const ENOENT: i32 = 2;
 const EIO: i32 = 5;
 const EACCES: i32 = 13;
 const EEXIST: i32 = 17;
+const EXDEV: i32 = 18;
 const ENOTDIR: i32 = 20;
 const EISDIR: i32 = 21;
 const ENFILE: i32 = 23;
@@ -73,7 +74,11 @@ fn advice(error: &DiskError, write: bool) -> &'static str {
     match error.errno {
         EPERM | EACCES if write => "; let the user landro runs as write there",
         EPERM | EACCES => "; let the user landro runs as read it",
-        ENOENT => "; it vanished or was renamed meanwhile",
+        ENOENT if write => "; it vanished or was renamed meanwhile, or is a symlink that leads nowhere",
+        ENOENT => "; it is not there, or not any more",
+        EXDEV => {
+            "; it, or a symlink in it, leads out of the directory that is served (an absolute symlink does)"
+        }
         ENOTDIR if write => "; something that is not a directory is in the way: move it",
         EISDIR | EEXIST if write => "; a directory is in the way: move it",
         EMFILE | ENFILE => "; raise the limit of open files (ulimit -n)",
@@ -123,10 +128,10 @@ pub fn is_a_directory(host: Host) -> EntryError {
     EntryError { code: EntryErrorCode::Destination, errno: EISDIR, text }
 }
 
-/// A destination that is no file and no directory: `/dev/null`, say, which root would replace for everybody.
+/// A destination that is a device, FIFO or socket: `/dev/null` replaced by a file is missed by the whole host.
 pub fn is_special(host: Host) -> EntryError {
     let text = format!(
-        "destination{}: is a device, FIFO or socket, which is not replaced; remove it first",
+        "destination{}: is a special file (device, FIFO or socket), which is not replaced; remove it if a file is to be there",
         host.on()
     );
     EntryError { code: EntryErrorCode::Destination, errno: EEXIST, text }
@@ -169,18 +174,25 @@ pub fn into_itself(host: Host) -> EntryError {
     EntryError { code: EntryErrorCode::Name, errno: 0, text }
 }
 
+/// What a path was wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+}
+
 /// Why a whole session cannot begin: its target or listed path failed.
-pub fn session_error(what: &str, error: &DiskError) -> SessionError {
+pub fn session_error(access: Access, what: &str, error: &DiskError) -> SessionError {
     let code = match error.errno {
         EACCES | EPERM | EROFS => SessionErrorCode::Permission,
         ENOENT | ENOTDIR => SessionErrorCode::NotFound,
         ENOSPC | EDQUOT => SessionErrorCode::Full,
         _ => SessionErrorCode::Other,
     };
-    let hint = match error.errno {
-        ENOENT => "; its parent directory must exist",
-        ENOTDIR => "; it or one of its parents is not a directory",
-        _ => advice(error, true),
+    let hint = match (access, error.errno) {
+        (Access::Write, ENOENT) => "; its parent directory must exist",
+        (_, ENOTDIR) => "; it or one of its parents is not a directory",
+        (Access::Write | Access::Read, _) => advice(error, access == Access::Write),
     };
     SessionError { code, text: format!("{what}: {}", explain(error, hint)) }
 }

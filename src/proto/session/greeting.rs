@@ -14,7 +14,7 @@ use crate::proto::sender::{Sender, SenderConfig};
 use crate::proto::wire::{
     self, BenchMode, Decoder, Hello, MAX_SOURCES, Message, VERSION, Welcome, WireRequest,
 };
-use crate::proto::{Event, Outcome, SessionError, SessionErrorCode};
+use crate::proto::{Event, SessionError, SessionErrorCode};
 use crate::units::PATH_MAX_BYTES;
 
 /// Program and version, for the peer's log.
@@ -28,11 +28,11 @@ impl Session {
         let (phase, hello) = match request {
             Request::Pull { sources, target, must_be_dir, force, fsync, keep_dirlinks, bwlimit_bps } => {
                 let must_be_dir = must_be_dir || sources.len() != 1;
-                let mut config = receiver_config(true, target, must_be_dir, &limits);
+                let mut config = receiver_config(true, target.clone(), must_be_dir, &limits);
                 (config.force, config.fsync, config.keep_dirlinks) = (force, fsync, keep_dirlinks);
                 config.expected = Some(sources.iter().map(own_name).collect());
                 let receiver = Box::new(Receiver::new(now, &mut ports, config));
-                (Phase::Placing { receiver, then: Then::Ask { sources, bwlimit_bps } }, None)
+                (Phase::Placing { receiver, target, then: Then::Ask { sources, bwlimit_bps } }, None)
             }
             Request::Push {
                 ref sources,
@@ -105,13 +105,13 @@ impl Session {
             true => format!("too many sources for one request (at most {MAX_SOURCES}); split them"),
             false => format!("a path is longer than {PATH_MAX_BYTES} bytes"),
         };
-        self.finish(Outcome::Refused(SessionError { code: SessionErrorCode::Unsupported, text }));
+        self.call_off(SessionError { code: SessionErrorCode::Unsupported, text });
     }
 
     /// The receiver's target is known.
     pub(super) fn begin_receiving(&mut self, now: Instant) {
         let until = now + WELCOME_TIMEOUT;
-        let Phase::Placing { receiver, then } = std::mem::replace(&mut self.phase, Phase::Reading) else {
+        let Phase::Placing { receiver, then, .. } = std::mem::replace(&mut self.phase, Phase::Reading) else {
             return;
         };
         match then {
@@ -157,10 +157,10 @@ impl Session {
         }
         match hello.request {
             WireRequest::Push { target, must_be_dir, force, fsync, single, keep_dirlinks } => {
-                let mut config = receiver_config(false, target, must_be_dir || !single, &self.limits);
+                let mut config = receiver_config(false, target.clone(), must_be_dir || !single, &self.limits);
                 (config.force, config.fsync, config.keep_dirlinks) = (force, fsync, keep_dirlinks);
                 let receiver = Box::new(Receiver::new(now, &mut self.ports, config));
-                self.phase = Phase::Placing { receiver, then: Then::Welcome };
+                self.phase = Phase::Placing { receiver, target, then: Then::Welcome };
             }
             WireRequest::Pull { sources } => {
                 let mut config = self.sender_config(sources, hello.entry_window, hello.bwlimit_bps)?;

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::errors::{Violation, session_error, violation};
+use super::errors::{Access, Violation, session_error, violation};
 use super::ports::{Ops, Ports};
 use crate::proto::wire::{ListItem, MAX_BATCH_BYTES, MAX_ITEMS, Message};
 use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, SessionError};
@@ -31,6 +31,8 @@ enum Op {
 
 #[derive(Debug)]
 pub struct Lister {
+    /// As asked for, for people.
+    path: Bytes,
     ops: Ops<Op>,
     state: State,
     rows: Vec<ListItem>,
@@ -56,6 +58,7 @@ enum State {
 impl Lister {
     pub fn new(ports: &mut Ports, path: Bytes) -> Lister {
         let mut lister = Lister {
+            path: path.clone(),
             ops: Ops::default(),
             state: State::Opening,
             rows: Vec::new(),
@@ -91,7 +94,10 @@ impl Lister {
             return;
         }
         match (op, result) {
-            (_, Err(error)) => self.state = State::Failed(session_error("cannot list this path", &error)),
+            (_, Err(error)) => {
+                let what = format!("cannot list {}", String::from_utf8_lossy(&self.path));
+                self.state = State::Failed(session_error(Access::Read, &what, &error));
+            }
             (Op::Source, Ok(DiskDone::Source { name, meta, link })) => {
                 self.parent_open = true;
                 if meta.kind == Kind::Directory {

@@ -16,6 +16,8 @@ use super::{DiskDone, DiskError, Files};
 use crate::proto::{Kind, Listed, Meta, Mtime};
 use crate::units::{DirId, FileId, Name, is_reserved_path};
 
+const EBADF: i32 = 9;
+const EACCES: i32 = 13;
 const ELOOP: i32 = 40;
 
 pub fn meta_of(stat: &Statx) -> Meta {
@@ -192,7 +194,7 @@ pub async fn open_dir(
 pub async fn list(files: &Files, dir: DirId, max_entries: usize) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
     let op = FileOp::List { file: fd.clone(), cursor: files.space.list_cursor(dir), max: max_entries };
-    let FileDone::Listed { entries, next } = files.call("getdents64", op).await? else {
+    let FileDone::Listed { entries, next } = files.call("getdents64", op).await.map_err(may_not_list)? else {
         unreachable!("getdents64 answers Listed")
     };
     files.space.set_list_cursor(dir, next.unwrap_or(0));
@@ -202,6 +204,14 @@ pub async fn list(files: &Files, dir: DirId, max_entries: usize) -> Result<DiskD
     // All at once: on a ring each look is a trip to an io-wq thread.
     let entries = join_all(looks).await;
     Ok(DiskDone::Listed { entries, end })
+}
+
+/// A directory that may be entered but not read was opened with O_PATH, of which the kernel says EBADF.
+fn may_not_list(error: DiskError) -> DiskError {
+    match error.errno {
+        EBADF => DiskError { errno: EACCES, ..error },
+        _ => error,
+    }
 }
 
 /// A small file of this size or more counts as a slab buffer held until it is acknowledged.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use landro::proto::journal::Header;
+use landro::proto::journal::{Header, Storage};
 use landro::proto::wire::{
     BenchMode, Entry, Hello, Item, ListItem, Message, Preface, PrefaceKind, RecordHead, RecordStatus,
     StreamHeader, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
@@ -189,7 +189,12 @@ fn records() {
     bytes.put_slice(b"da");
     encode_record_tail(RecordStatus::SourceFailed, &[2; 32], &mut bytes);
     seed("records", "two", &bytes);
-    let header = Header { boot_id: [1; 16], size_bytes: 3 << 20, mtime: MTIME, source_tag: 3 };
+    let header = Header {
+        storage: Storage { boot: [1; 16], mount: 1 },
+        size_bytes: 3 << 20,
+        mtime: MTIME,
+        source_tag: 3,
+    };
     let mut journal = BytesMut::from(&header.encode()[..]);
     for chunk in 0..3 {
         header.key().encode_record(ChunkIndex(chunk), &[4; 32], &mut journal);

@@ -21,6 +21,7 @@ fuzz_target!(|data: &[u8]| {
             force: how & 2 != 0,
             fsync: how & 4 != 0,
             single: how & 8 != 0,
+            keep_dirlinks: how & 16 != 0,
         },
         None,
     );

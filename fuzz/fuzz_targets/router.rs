@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use landro::quic::{Identity, Route, Router, Secrets};
+use landro::quic::{Route, Router, Secrets};
 use landro::units::WorkerId;
 use landro_fuzz::epoch;
 use libfuzzer_sys::fuzz_target;
@@ -17,20 +17,18 @@ const INITIAL_BYTES: usize = 1200;
 fuzz_target!(|data: &[u8]| {
     static SECRETS: OnceLock<Arc<Secrets>> = OnceLock::new();
     let now = epoch();
-    let secrets = SECRETS.get_or_init(|| {
-        let identity = Identity::generate().expect("a key");
-        Arc::new(Secrets::of_identity(&identity, now))
-    });
+    let secrets = SECRETS.get_or_init(|| Arc::new(Secrets::of_daemon(&[7; 32], b"/srv", now)));
     let Some((&how, datagram)) = data.split_first() else { return };
     let (server, demand_retry) = (how & 1 == 0, how & 2 == 0);
     let from = SocketAddr::from(([192, 0, 2, 1], 1000));
+    let to = SocketAddr::from(([192, 0, 2, 2], 4433));
     let mut datagram = datagram.to_vec();
     if how & 4 == 0 && datagram.len() < INITIAL_BYTES {
         datagram.resize(INITIAL_BYTES, 0);
     }
     let before = datagram.clone();
     let mut router = Router::new(WorkerId(1), WORKERS, Arc::clone(secrets), server);
-    match router.route(&mut datagram, from, now, demand_retry) {
+    match router.route(&mut datagram, from, to, now, demand_retry) {
         Route::Conn(key) => panic!("connection {key} of none"),
         Route::New(new) => {
             assert!(server && before.len() >= INITIAL_BYTES);

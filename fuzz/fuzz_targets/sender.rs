@@ -21,7 +21,8 @@ fuzz_target!(|data: &[u8]| {
         world.run(step);
     } else {
         let (target, must_be_dir, force, fsync) = (Bytes::from_static(b"t"), true, false, false);
-        let request = Request::Push { sources, target, must_be_dir, force, fsync, bwlimit_bps };
+        let request =
+            Request::Push { sources, target, must_be_dir, force, fsync, keep_dirlinks: false, bwlimit_bps };
         let mut world = World::new(script, |now| Session::client(now, request, limits()));
         world.say(&Message::Welcome(Welcome { version: VERSION, agent: String::new(), entry_window }));
         world.run(step);

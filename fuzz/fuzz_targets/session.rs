@@ -15,8 +15,24 @@ fuzz_target!(|data: &[u8]| {
     let (must_be_dir, force, fsync, bwlimit_bps) = (role & 0x80 != 0, role & 0x40 != 0, false, None);
     let bench = |work| Request::Bench { work, duration: Duration::from_secs(1) };
     let request = match role % 8 {
-        0 => Some(Request::Push { sources, target, must_be_dir, force, fsync, bwlimit_bps }),
-        1 => Some(Request::Pull { sources, target, must_be_dir, force, fsync, bwlimit_bps }),
+        0 => Some(Request::Push {
+            sources,
+            target,
+            must_be_dir,
+            force,
+            fsync,
+            keep_dirlinks: false,
+            bwlimit_bps,
+        }),
+        1 => Some(Request::Pull {
+            sources,
+            target,
+            must_be_dir,
+            force,
+            fsync,
+            keep_dirlinks: false,
+            bwlimit_bps,
+        }),
         2 => Some(Request::List { path: target }),
         3 => Some(bench(BenchWork::Send)),
         4 => Some(bench(BenchWork::Receive)),

@@ -121,6 +121,10 @@ fn what_another_kernel_left_is_believed_only_if_it_was_written(backend: &'static
     let output = world.push(world.here("t"), "").expect(0);
     assert_eq!((output.number("files"), output.number("skipped")), (3, 7));
     assert_same(&world.here("t"), &world.root("t"));
+    // What came just now under a new name is not down, and not lost.
+    fs::remove_file(world.root("t/3")).unwrap();
+    world.push(world.here("t"), "").expect(0);
+    assert_eq!(world.push(world.here("t"), "").expect(0).number("skipped"), 10);
     // Others below that directory may be in doubt still.
     until("the mark of this kernel is taken away", || {
         mark_of(&world.root("")).is_some_and(|mark| mark[..16] == [0; 16] && is_of_an_earlier_one_too(&mark))

@@ -231,8 +231,16 @@ impl Files {
             Err(error) if descriptors::is_shortage(&error) => return Err(error),
             Err(_) => return Ok(false),
         };
-        let found = self.call("fiemap", FileOp::Extents { file, len: size_bytes }).await;
-        Ok(matches!(found, Ok(FileDone::Allocated(true))))
+        if self.is_written(&file, size_bytes).await {
+            return Ok(true);
+        }
+        // What this kernel wrote a moment ago is not there yet either; what is lost is not dirty, and stays unwritten.
+        Ok(self.before_replacing(dir, &file).await.is_ok() && self.is_written(&file, size_bytes).await)
+    }
+
+    async fn is_written(&self, file: &Arc<OwnedFd>, size_bytes: u64) -> bool {
+        let op = FileOp::Extents { file: file.clone(), len: size_bytes };
+        matches!(self.call("fiemap", op).await, Ok(FileDone::Allocated(true)))
     }
 
     /// Before data gets a name that nothing had: a later run will know that it may be gone, or it is waited for.

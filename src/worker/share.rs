@@ -21,6 +21,10 @@ const SILENCE: Duration = Duration::from_secs(7);
 /// whenever it comes back; on a longer one a cut of 7 s may end the session, and a rerun resumes.
 const SILENT_BYTES: u64 = 4 << 20;
 
+/// A silent lane counts from here on: twice what an idle connection weighs (24 to 62 kB). Dozens of peers that are gone,
+/// each with less than [`SMALL_LANE_BYTES`], left 16 MiB for a minute.
+const SILENT_LANE_BYTES: u64 = 128 << 10;
+
 /// How often they are looked at, and how late a look may be: a keep-alive is sent after 5 s and has 2 s to be answered.
 const LISTEN_EVERY: Duration = Duration::from_millis(500);
 const AWAY: Duration = Duration::from_secs(1);
@@ -178,7 +182,7 @@ impl Worker {
             .iter()
             .filter(|(_, lane)| silent(lane))
             .map(|(key, lane)| (with_session(lane), key))
-            .filter(|(bytes, _)| *bytes > SMALL_LANE_BYTES)
+            .filter(|(bytes, _)| *bytes > SILENT_LANE_BYTES)
             .collect();
         lanes.sort_unstable();
         let mut sum_bytes: u64 = lanes.iter().map(|(bytes, _)| bytes).sum();

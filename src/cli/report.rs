@@ -90,7 +90,7 @@ impl Reporter {
                     self.bar.iter().for_each(|bar| bar.set_style(full_bar()));
                 }
             }
-            Event::Progress { bytes } => self.settled_bytes += bytes,
+            Event::Progress { bytes } => self.settled_bytes = self.settled_bytes.saturating_add(*bytes),
             Event::Entry { path, kind, size_bytes, result } => self.entry(path, *kind, *size_bytes, result),
             Event::Warning { .. } if self.warnings >= WARNINGS_SHOWN => self.warnings += 1,
             Event::Warning { path, text } => {
@@ -110,7 +110,8 @@ impl Reporter {
             EntryResult::Skipped => ("skipped", 0),
             EntryResult::Failed(error) => return self.entry_failed(path, error),
         };
-        self.settled_bytes += if *result == EntryResult::Skipped { size_bytes } else { resumed_bytes };
+        let settled_bytes = if *result == EntryResult::Skipped { size_bytes } else { resumed_bytes };
+        self.settled_bytes = self.settled_bytes.saturating_add(settled_bytes);
         let kind = match kind {
             Kind::File => "file",
             Kind::Directory => "directory",
@@ -241,10 +242,11 @@ pub fn count(totals: &mut Totals, event: &Event) {
         Event::Progress { bytes } => totals.sent_bytes += bytes,
         Event::Entry { kind, size_bytes, result, .. } => match result {
             EntryResult::Done { resumed_bytes } => {
-                totals.resumed_bytes += resumed_bytes;
+                totals.resumed_bytes = totals.resumed_bytes.saturating_add(*resumed_bytes);
                 match kind {
                     Kind::File => {
-                        (totals.files, totals.bytes) = (totals.files + 1, totals.bytes + size_bytes)
+                        totals.files += 1;
+                        totals.bytes = totals.bytes.saturating_add(*size_bytes);
                     }
                     Kind::Directory => totals.directories += 1,
                     Kind::Symlink => totals.symlinks += 1,

@@ -79,20 +79,20 @@ impl Hasher for IdHasher {
 }
 
 impl Totals {
-    /// Adds an entry's terminal result. Bytes on the wire (`sent_bytes`) are counted where they pass.
+    /// Adds an entry's terminal result; what a peer says of it may be any number. Bytes on the wire (`sent_bytes`) are counted where they pass.
     pub fn count(&mut self, kind: Kind, size_bytes: u64, result: &EntryResult) {
         match result {
             EntryResult::Done { resumed_bytes } => {
                 match kind {
                     Kind::File => {
                         self.files += 1;
-                        self.bytes += size_bytes;
+                        self.bytes = self.bytes.saturating_add(size_bytes);
                     }
                     Kind::Directory => self.directories += 1,
                     Kind::Symlink => self.symlinks += 1,
                     Kind::Special => {}
                 }
-                self.resumed_bytes += resumed_bytes;
+                self.resumed_bytes = self.resumed_bytes.saturating_add(*resumed_bytes);
             }
             EntryResult::Skipped => self.skipped += 1,
             EntryResult::Failed(error) => self.count_error(error.code),
@@ -129,6 +129,15 @@ mod tests {
         }
         assert_eq!(chunk_log2_for(65_536 * MIB), 20);
         assert_eq!(chunk_log2_for(65_536 * MIB + 1), 21);
+    }
+
+    #[test]
+    fn totals_of_what_a_peer_says_do_not_overflow() {
+        let mut totals = Totals::default();
+        for _ in 0..3 {
+            totals.count(Kind::File, u64::MAX, &EntryResult::Done { resumed_bytes: u64::MAX });
+        }
+        assert_eq!((totals.files, totals.bytes, totals.resumed_bytes), (3, u64::MAX, u64::MAX));
     }
 
     #[test]

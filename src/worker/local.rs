@@ -252,7 +252,7 @@ impl Copier<'_> {
             }
             Kind::Symlink => self.symlink(at, &found),
             Kind::File | Kind::Special => {
-                self.announced = (self.announced.0 + 1, self.announced.1 + size_bytes);
+                self.announced = (self.announced.0 + 1, self.announced.1.saturating_add(size_bytes));
                 match self.file(at, &found) {
                     Some(result) => result,
                     // Stopped in the middle: nothing is to be said of it.

@@ -273,7 +273,8 @@ impl Sender {
         let dir_path = at.path.clone();
         let state = self.take_up(ports, id, dir, name.clone(), meta.kind, path_bytes);
         if meta.kind == Kind::File {
-            self.announced = (self.announced.0 + 1, self.announced.1 + meta.size_bytes);
+            // Three sparse files of 8 EiB are more than there are numbers for.
+            self.announced = (self.announced.0 + 1, self.announced.1.saturating_add(meta.size_bytes));
         }
         let (size_bytes, mtime, inode) = (meta.size_bytes, meta.mtime, meta.inode);
         self.entries.insert(id, Entry { name, dir_path, kind: meta.kind, mtime, size_bytes, inode, state });

@@ -1,7 +1,9 @@
-//! The real binary end to end: a warm daemon and one command per copy, over loopback, files in memory, both backends.
+//! The real binary end to end: a warm daemon and one command per copy, over loopback, files in
+//! memory, both backends.
 //!
-//! `cargo bench --bench integration_bench [-- FILTER]`. Each figure is of whole processes, from fork to exit code, as
-//! a user sees them. What comes back is compared with what went before the clock starts.
+//! `cargo bench --bench integration_bench [-- FILTER]`. Each figure is of whole processes, from
+//! fork to exit code, as a user sees them. What comes back is compared with what went before the
+//! clock starts.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -31,7 +33,11 @@ const CLIENT_BYTES: u64 = 1 << 20;
 const ROOM_BYTES: u64 = 4 * BIG_BYTES;
 
 fn backends() -> Vec<&'static str> {
-    if common::has_io_uring() { vec!["io_uring", "poll"] } else { vec!["poll"] }
+    if common::has_io_uring() {
+        vec!["io_uring", "poll"]
+    } else {
+        vec!["poll"]
+    }
 }
 
 fn world(backend: &'static str) -> World {
@@ -75,7 +81,9 @@ fn here(world: &World, name: &str) -> String {
 }
 
 fn text(path: PathBuf) -> String {
-    path.into_os_string().into_string().expect("temporary directories have plain names")
+    path.into_os_string()
+        .into_string()
+        .expect("temporary directories have plain names")
 }
 
 /// Removes what an earlier copy made; the first time there is nothing.
@@ -94,9 +102,16 @@ fn big_file(criterion: &mut Criterion) {
         let pull = ["--force".to_owned(), world.url("big"), here(&world, "back")];
         cp(&world, &push);
         cp(&world, &pull);
-        assert!(same_content(&world.here("big"), &world.here("back")), "the copy differs");
-        group.bench_function(BenchmarkId::new("push", backend), |bencher| bencher.iter(|| cp(&world, &push)));
-        group.bench_function(BenchmarkId::new("pull", backend), |bencher| bencher.iter(|| cp(&world, &pull)));
+        assert!(
+            same_content(&world.here("big"), &world.here("back")),
+            "the copy differs"
+        );
+        group.bench_function(BenchmarkId::new("push", backend), |bencher| {
+            bencher.iter(|| cp(&world, &push))
+        });
+        group.bench_function(BenchmarkId::new("pull", backend), |bencher| {
+            bencher.iter(|| cp(&world, &pull))
+        });
     }
     group.finish();
 }
@@ -113,9 +128,12 @@ fn tree(criterion: &mut Criterion) {
         cp(&world, &push);
         cp(&world, &pull);
         assert_same(&world.here("tree"), &world.here("back"));
-        group.bench_function(BenchmarkId::new("push again, nothing new", backend), |bencher| {
-            bencher.iter(|| cp(&world, &push));
-        });
+        group.bench_function(
+            BenchmarkId::new("push again, nothing new", backend),
+            |bencher| {
+                bencher.iter(|| cp(&world, &push));
+            },
+        );
         group.bench_function(BenchmarkId::new("pull", backend), |bencher| {
             bencher.iter_batched(
                 || clear(world.here("back")),
@@ -142,10 +160,22 @@ fn tiny_file(criterion: &mut Criterion) {
         let world = world(backend);
         make(&world.here("tiny"), TINY_BYTES);
         make(&world.root("tiny"), TINY_BYTES);
-        let push = ["--force".to_owned(), here(&world, "tiny"), world.url("copy")];
-        group.bench_function(BenchmarkId::new("push", backend), |bencher| bencher.iter(|| cp(&world, &push)));
-        let pull = ["--force".to_owned(), world.url("tiny"), here(&world, "back")];
-        group.bench_function(BenchmarkId::new("pull", backend), |bencher| bencher.iter(|| cp(&world, &pull)));
+        let push = [
+            "--force".to_owned(),
+            here(&world, "tiny"),
+            world.url("copy"),
+        ];
+        group.bench_function(BenchmarkId::new("push", backend), |bencher| {
+            bencher.iter(|| cp(&world, &push))
+        });
+        let pull = [
+            "--force".to_owned(),
+            world.url("tiny"),
+            here(&world, "back"),
+        ];
+        group.bench_function(BenchmarkId::new("pull", backend), |bencher| {
+            bencher.iter(|| cp(&world, &pull))
+        });
     }
     group.finish();
 }
@@ -160,12 +190,17 @@ fn clients_at_once(criterion: &mut Criterion) {
             group.throughput(Throughput::Bytes(clients as u64 * CLIENT_BYTES));
             let pushes: Vec<[String; 3]> = (0..clients)
                 .map(|client| {
-                    ["--force".to_owned(), here(&world, "file"), world.url(&format!("file-{client}"))]
+                    [
+                        "--force".to_owned(),
+                        here(&world, "file"),
+                        world.url(&format!("file-{client}")),
+                    ]
                 })
                 .collect();
             group.bench_function(BenchmarkId::new(backend, clients), |bencher| {
                 bencher.iter(|| {
-                    let running: Vec<Child> = pushes.iter().map(|push| start(&world, push)).collect();
+                    let running: Vec<Child> =
+                        pushes.iter().map(|push| start(&world, push)).collect();
                     running.into_iter().for_each(finish);
                 });
             });

@@ -1,7 +1,9 @@
-//! What each part costs by itself, and files by size through two engines in one process (loopback, files in memory).
+//! What each part costs by itself, and files by size through two engines in one process (loopback,
+//! files in memory).
 //!
-//! `cargo bench --bench throughput_bench [-- FILTER]`; a part is `quic`, `wire`, `hash`, `chunks`, `session`, `udp` or
-//! `engine`. For comparisons keep the numbers of before: `-- --save-baseline NAME`, then `-- --baseline NAME`.
+//! `cargo bench --bench throughput_bench [-- FILTER]`; a part is `quic`, `wire`, `hash`, `chunks`,
+//! `session`, `udp` or `engine`. For comparisons keep the numbers of before: `-- --save-baseline
+//! NAME`, then `-- --baseline NAME`.
 
 mod micro;
 
@@ -12,11 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use criterion::{
+    BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
+};
 use landro::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use landro::config::QuicConfig;
 use landro::engine::{
-    Access, BackendChoice, Client, ClientConfig, ClientEvent, Ended, PeerAccess, ServeConfig, Server,
+    Access, BackendChoice, Client, ClientConfig, ClientEvent, Ended, PeerAccess, ServeConfig,
+    Server,
 };
 use landro::proto::Outcome;
 use landro::proto::session::Request;
@@ -28,8 +33,13 @@ use tempfile::TempDir;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The specification's table.
-const SIZES: [(&str, usize); 5] =
-    [("1KB", 1_000), ("100KB", 100_000), ("1MB", 1_000_000), ("10MB", 10_000_000), ("100MB", 100_000_000)];
+const SIZES: [(&str, usize); 5] = [
+    ("1KB", 1_000),
+    ("100KB", 100_000),
+    ("1MB", 1_000_000),
+    ("10MB", 10_000_000),
+    ("100MB", 100_000_000),
+];
 const STREAMS: [usize; 2] = [1, 16];
 
 /// A daemon that lets one client in, and files to send.
@@ -57,11 +67,18 @@ impl Host {
             identity: Identity::generate().expect("an identity"),
             reset_secret: [0; 32],
             authorize: Arc::new(move |peer| {
-                let access = Access { read: true, write: true };
+                let access = Access {
+                    read: true,
+                    write: true,
+                };
                 (*peer == allowed).then_some(PeerAccess { access, path: None })
             }),
         });
-        Host { dir, server: server.expect("a daemon on loopback"), client }
+        Host {
+            dir,
+            server: server.expect("a daemon on loopback"),
+            client,
+        }
     }
 
     /// A source of this size whose bytes no layer could shorten.
@@ -97,7 +114,8 @@ impl Host {
             ClientEvent::Connected { .. } | ClientEvent::Session(_) | ClientEvent::Stats(_) => None,
         });
         match ended {
-            Some(Ended::Outcome(Outcome::Complete(totals))) if totals.errors == 0 && totals.files == 1 => {}
+            Some(Ended::Outcome(Outcome::Complete(totals)))
+                if totals.errors == 0 && totals.files == 1 => {}
             other => panic!("the transfer ended with {other:?}"),
         }
         client.join().expect("the client's worker");
@@ -110,7 +128,9 @@ impl Host {
 
 /// In memory where there is such a place: the disk is not what is measured.
 fn dir_in_memory() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary directory")
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("a temporary directory")
 }
 
 fn engine(criterion: &mut Criterion) {
@@ -121,9 +141,12 @@ fn engine(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(size_bytes as u64));
         group.sampling_mode(SamplingMode::Flat);
         for streams in STREAMS {
-            group.bench_function(BenchmarkId::new(name, format!("{streams}-streams")), |bencher| {
-                bencher.iter(|| host.push(&source, streams));
-            });
+            group.bench_function(
+                BenchmarkId::new(name, format!("{streams}-streams")),
+                |bencher| {
+                    bencher.iter(|| host.push(&source, streams));
+                },
+            );
         }
     }
     group.finish();

@@ -1,4 +1,5 @@
-//! Resolved transport configuration: the lan, wan and auto profiles, every value a field with its unit.
+//! Resolved transport configuration: the lan, wan and auto profiles, every value a field with its
+//! unit.
 
 mod diagnostics;
 
@@ -8,9 +9,9 @@ use std::time::Duration;
 
 pub use diagnostics::{Diagnosis, Diagnostics, QlogFile};
 
-/// Lowest initial RTT that is safe with BBR2. Its min-RTT filter starts from this guess and only ever falls:
-/// a guess below about half the true RTT caps the connection at a fraction of the path for ever. RFC 9002's
-/// default covers every path on Earth and costs BBR2 nothing on a LAN.
+/// Lowest initial RTT that is safe with BBR2. Its min-RTT filter starts from this guess and only
+/// ever falls: a guess below about half the true RTT caps the connection at a fraction of the path
+/// for ever. RFC 9002's default covers every path on Earth and costs BBR2 nothing on a LAN.
 pub const BBR_SAFE_INITIAL_RTT: Duration = Duration::from_millis(333);
 
 /// UDP payload of a full Ethernet frame over IPv4: 1500 − 20 − 8.
@@ -19,37 +20,41 @@ pub const ETHERNET_UDP_PAYLOAD_BYTES: usize = 1472;
 /// QUIC's own floor: every path must carry this, so nothing smaller is ever configured.
 pub const MIN_UDP_PAYLOAD_BYTES: usize = 1200;
 
-/// Largest UDP payload we build: quiche encodes packet lengths as two-byte varints, so 16,383 is its limit; a few
-/// bytes less and four of them fit the 65,507 bytes of one GSO message.
+/// Largest UDP payload we build: quiche encodes packet lengths as two-byte varints, so 16,383 is
+/// its limit; a few bytes less and four of them fit the 65,507 bytes of one GSO message.
 pub const MAX_UDP_PAYLOAD_BYTES: usize = 16_376;
 
 /// Largest UDP payload we accept, the protocol's own maximum: receive buffers are 64 KiB.
 pub const MAX_RECV_UDP_PAYLOAD_BYTES: usize = 65_527;
 
-/// Packets after which a lane is replaced: half of AES-GCM's confidentiality limit of 2^23 packets per key
-/// (RFC 9001 §6.6). quiche never starts a key update, and the other half is time to move over without a pause.
+/// Packets after which a lane is replaced: half of AES-GCM's confidentiality limit of 2^23 packets
+/// per key (RFC 9001 §6.6). quiche never starts a key update, and the other half is time to move
+/// over without a pause.
 pub const LANE_PACKET_LIMIT: u64 = 1 << 22;
 
-/// Packets that one key may seal at most: AES-GCM's confidentiality limit (RFC 9001 §6.6). A lane that could not be replaced
-/// closes before. (The integrity limit, 2^52 forged packets, is out of reach.)
+/// Packets that one key may seal at most: AES-GCM's confidentiality limit (RFC 9001 §6.6). A lane
+/// that could not be replaced closes before. (The integrity limit, 2^52 forged packets, is out of
+/// reach.)
 pub const KEY_PACKET_LIMIT: u64 = 1 << 23;
 
 const _: () = assert!(LANE_PACKET_LIMIT * 2 == KEY_PACKET_LIMIT);
 
-/// A connection that has not finished its handshake after this long is given up: four Initial packets at
-/// RFC 9002's back-off (1 s, 2 s, 4 s) fit in it.
+/// A connection that has not finished its handshake after this long is given up: four Initial
+/// packets at RFC 9002's back-off (1 s, 2 s, 4 s) fit in it.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Without traffic for this long we ask for an acknowledgement. Also what finds a path that came back: probe
-/// timeouts double each time, so after 20 s unplugged the next one alone would come 20 s later.
+/// Without traffic for this long we ask for an acknowledgement. Also what finds a path that came
+/// back: probe timeouts double each time, so after 20 s unplugged the next one alone would come 20
+/// s later.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// DATAGRAM frames queued in each direction; older ones are dropped, which datagrams allow. At most one
-/// packet each, so 8 × 16 KiB per connection.
+/// DATAGRAM frames queued in each direction; older ones are dropped, which datagrams allow. At most
+/// one packet each, so 8 × 16 KiB per connection.
 pub const DATAGRAM_QUEUE_PACKETS: usize = 8;
 
-/// Below this min RTT a connection is not paced unless it loses packets: a timer per burst costs more than the switch's
-/// buffers save (measured: BBR2 unpaced is best on the LAN, paced on the WAN).
+/// Below this min RTT a connection is not paced unless it loses packets: a timer per burst costs
+/// more than the switch's buffers save (measured: BBR2 unpaced is best on the LAN, paced on the
+/// WAN).
 pub const PACING_MIN_RTT: Duration = Duration::from_millis(2);
 
 /// Congestion controllers the transport has.
@@ -105,13 +110,16 @@ pub enum ConfigError {
     Profile(String),
 }
 
-/// Values of the QUIC transport. Built from a profile, then changed field by field or by the builder methods.
+/// Values of the QUIC transport. Built from a profile, then changed field by field or by the
+/// builder methods.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct QuicConfig {
-    /// Largest receive window of one stream, the upper bound of what is advertised. Worst case a peer makes
-    /// us hold this much unread per stream, within `receive_window_bytes` for all of them.
+    /// Largest receive window of one stream, the upper bound of what is advertised. Worst case a
+    /// peer makes us hold this much unread per stream, within `receive_window_bytes` for all of
+    /// them.
     pub stream_receive_window_bytes: u64,
-    /// Largest receive window of one connection: the worst case of unread bytes it may make us hold.
+    /// Largest receive window of one connection: the worst case of unread bytes it may make us
+    /// hold.
     pub receive_window_bytes: u64,
     /// Bidirectional streams the peer may have open at once.
     pub max_bidi_streams: u64,
@@ -121,15 +129,18 @@ pub struct QuicConfig {
     pub initial_rtt: Duration,
     /// How long we may delay an acknowledgement, as told to the peer (whole milliseconds).
     pub max_ack_delay: Duration,
-    /// UDP payload that needs no discovery to be wanted: packets are this large once the path has carried
-    /// one (or at once with `mtu_discovery` off).
+    /// UDP payload that needs no discovery to be wanted: packets are this large once the path has
+    /// carried one (or at once with `mtu_discovery` off).
     pub udp_payload_bytes: usize,
-    /// Probe the path, first for what the interface carries. Off: `udp_payload_bytes` is used unproven.
+    /// Probe the path, first for what the interface carries. Off: `udp_payload_bytes` is used
+    /// unproven.
     pub mtu_discovery: bool,
     pub congestion_control: CongestionControl,
-    /// Packets sent before the first acknowledgement; with BBR2 also the smallest window it ever uses.
+    /// Packets sent before the first acknowledgement; with BBR2 also the smallest window it ever
+    /// uses.
     pub initial_window_packets: usize,
-    /// Obey BBR2's release times on paths of [`PACING_MIN_RTT`] and more, and where a LAN's queues overflow.
+    /// Obey BBR2's release times on paths of [`PACING_MIN_RTT`] and more, and where a LAN's queues
+    /// overflow.
     pub pacing: bool,
     /// A connection that heard nothing for this long is over.
     pub idle_timeout: Duration,
@@ -187,10 +198,11 @@ impl QuicConfig {
         }
     }
 
-    /// What the binary does when not told otherwise: BBR2 loses a hundredth of what CUBIC loses at the same
-    /// speed on a LAN and holds its own at random loss; its pacing is obeyed only where the RTT shows a WAN.
-    /// Windows are open at once, as far as the memory budget grants: a stream carries a few MiB and ends before it
-    /// could have grown one by use, so every stream of a long path would wait for its second half.
+    /// What the binary does when not told otherwise: BBR2 loses a hundredth of what CUBIC loses at
+    /// the same speed on a LAN and holds its own at random loss; its pacing is obeyed only where
+    /// the RTT shows a WAN. Windows are open at once, as far as the memory budget grants: a stream
+    /// carries a few MiB and ends before it could have grown one by use, so every stream of a long
+    /// path would wait for its second half.
     pub fn auto() -> QuicConfig {
         QuicConfig {
             stream_receive_window_bytes: 16 << 20,
@@ -200,8 +212,9 @@ impl QuicConfig {
             initial_rtt: BBR_SAFE_INITIAL_RTT,
             max_ack_delay: Duration::from_millis(5),
             congestion_control: CongestionControl::Bbr2,
-            // BBR2's floor, too: 47 kB and what is on the wire fit a queue of 64 kB, where a floor of 100 packets lost
-            // nine of ten packets for ever; 1 Gbit/s at an RTT of 0.4 ms needs no more.
+            // BBR2's floor, too: 47 kB and what is on the wire fit a queue of 64 kB, where a floor
+            // of 100 packets lost nine of ten packets for ever; 1 Gbit/s at an RTT of 0.4 ms needs
+            // no more.
             initial_window_packets: 32,
             pacing: true,
             ..QuicConfig::lan_optimized()
@@ -274,7 +287,8 @@ impl QuicConfig {
         self
     }
 
-    /// The initial RTT that is used: never below [`BBR_SAFE_INITIAL_RTT`] with BBR2, whatever was asked.
+    /// The initial RTT that is used: never below [`BBR_SAFE_INITIAL_RTT`] with BBR2, whatever was
+    /// asked.
     pub fn effective_initial_rtt(&self) -> Duration {
         match self.congestion_control {
             CongestionControl::Bbr2 => self.initial_rtt.max(BBR_SAFE_INITIAL_RTT),
@@ -329,7 +343,10 @@ mod tests {
         assert_eq!(auto, QuicConfig::auto());
         assert_eq!(auto.congestion_control, CongestionControl::Bbr2);
         assert_eq!(auto.initial_rtt, BBR_SAFE_INITIAL_RTT);
-        assert_eq!((auto.stream_receive_window_bytes, auto.receive_window_bytes), (16 << 20, 32 << 20));
+        assert_eq!(
+            (auto.stream_receive_window_bytes, auto.receive_window_bytes),
+            (16 << 20, 32 << 20)
+        );
         assert_eq!(auto.udp_payload_bytes, 1472);
         assert!(auto.lane_packet_limit < 1 << 23);
     }
@@ -344,7 +361,13 @@ mod tests {
             .udp_payload(100_000);
         assert_eq!(config.congestion_control, CongestionControl::Bbr2);
         assert_eq!(config.initial_rtt, BBR_SAFE_INITIAL_RTT);
-        assert_eq!((config.stream_receive_window_bytes, config.receive_window_bytes), (1 << 20, 8 << 20));
+        assert_eq!(
+            (
+                config.stream_receive_window_bytes,
+                config.receive_window_bytes
+            ),
+            (1 << 20, 8 << 20)
+        );
         assert_eq!(config.udp_payload_bytes, MAX_UDP_PAYLOAD_BYTES);
         assert!(QuicConfig::auto().congestion_control("vegas").is_err());
         assert_eq!("lan".parse::<Profile>(), Ok(Profile::Lan));

@@ -1,4 +1,5 @@
-//! `landro serve` around the engine: who may come in, signals, and what the service manager is told.
+//! `landro serve` around the engine: who may come in, signals, and what the service manager is
+//! told.
 
 pub mod notify;
 pub mod policy;
@@ -59,13 +60,22 @@ pub enum DaemonError {
     Shutdown(#[from] ShutdownError),
 }
 
-/// Serves until SIGINT or SIGTERM; `ready` is called once peers can connect, with the bound addresses.
+/// Serves until SIGINT or SIGTERM; `ready` is called once peers can connect, with the bound
+/// addresses.
 ///
 /// # Errors
 /// The daemon could not start.
-pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>) -> Result<(), DaemonError> {
+pub fn run(
+    options: Options,
+    ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>,
+) -> Result<(), DaemonError> {
     let signals = Signals::catch(Hangup::Catch).map_err(DaemonError::Signals)?;
-    let Options { authorized_peers, allow, restrict, .. } = options;
+    let Options {
+        authorized_peers,
+        allow,
+        restrict,
+        ..
+    } = options;
     let policy = Arc::new(RwLock::new(load(&authorized_peers, &allow)?));
     let asked = Arc::clone(&policy);
     let server = Server::start(ServeConfig {
@@ -79,7 +89,10 @@ pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>
         reset_secret: options.reset_secret,
         authorize: Arc::new(move |peer| {
             // A poisoned lock still holds a whole policy: it is replaced in one assignment.
-            asked.read().unwrap_or_else(PoisonError::into_inner).access(peer, restrict)
+            asked
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .access(peer, restrict)
         }),
     })?;
     let (backend, reason) = server.backend();
@@ -107,7 +120,8 @@ pub fn run(options: Options, ready: impl FnOnce(&[SocketAddr]) -> io::Result<()>
     Ok(server.shutdown().map(drop)?)
 }
 
-/// `authorized_peers` with the command line on top; says how many there are and which lines were no use.
+/// `authorized_peers` with the command line on top; says how many there are and which lines were no
+/// use.
 fn load(path: &Path, allow: &[Fingerprint]) -> Result<Policy, DaemonError> {
     let text = match trusted::read(path, Others::MayRead, AUTHORIZED_PEERS_MAX_BYTES) {
         Err(error) if error.is_not_found() => Vec::new(),
@@ -119,7 +133,10 @@ fn load(path: &Path, allow: &[Fingerprint]) -> Result<Policy, DaemonError> {
     }
     if bad.len() > BAD_LINES_TOLD {
         let more = bad.len() - BAD_LINES_TOLD;
-        tracing::error!("{}: {more} more lines authorise nobody; is this the right file?", path.display());
+        tracing::error!(
+            "{}: {more} more lines authorise nobody; is this the right file?",
+            path.display()
+        );
     }
     allow.iter().for_each(|peer| policy.allow(*peer));
     match policy.len() {
@@ -151,7 +168,11 @@ mod tests {
         let path = root.path().join("authorized_peers");
         assert!(load(&path, &[]).unwrap().is_empty());
         let policy = load(&path, &[peer(1)]).unwrap();
-        assert!(policy.access(&peer(1), Restrict::Nothing).is_some_and(|a| a.access.read && a.access.write));
+        assert!(
+            policy
+                .access(&peer(1), Restrict::Nothing)
+                .is_some_and(|a| a.access.read && a.access.write)
+        );
     }
 
     #[test]
@@ -161,7 +182,10 @@ mod tests {
         fs::write(&path, format!("{}\n", peer(1))).unwrap();
         for mode in [0o666, 0o664] {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-            assert!(matches!(load(&path, &[]), Err(DaemonError::Peers(Untrusted::Writable { .. }))));
+            assert!(matches!(
+                load(&path, &[]),
+                Err(DaemonError::Peers(Untrusted::Writable { .. }))
+            ));
         }
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         assert_eq!(load(&path, &[]).unwrap().len(), 1);

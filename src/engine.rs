@@ -1,4 +1,5 @@
-//! Starts the workers, hands them their work, and joins them: the process behind a daemon or a command.
+//! Starts the workers, hands them their work, and joins them: the process behind a daemon or a
+//! command.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -17,13 +18,16 @@ use crate::proto::session::Request;
 use crate::proto::{Event, Outcome};
 use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
 use crate::units::{Fingerprint, WorkerId};
-use crate::worker::{self, ClientStart, Command, Mailbox, Pulse, Refusals, Shared, Worker, WorkerParts};
+use crate::worker::{
+    self, ClientStart, Command, Mailbox, Pulse, Refusals, Shared, Worker, WorkerParts,
+};
 
 pub use crate::worker::{
     Access, Authorize, ClientEvent, Ended, LocalCopy, PeerAccess, Service, TransportStats,
 };
 
-/// Commands a worker may have waiting: strays of a busy moment; more are dropped like datagrams may be.
+/// Commands a worker may have waiting: strays of a busy moment; more are dropped like datagrams may
+/// be.
 const MAILBOX_COMMANDS: usize = 1024;
 
 /// Events a command may have waiting before its worker waits for the reader.
@@ -32,18 +36,20 @@ const CLIENT_EVENTS: usize = 4096;
 /// How long a daemon that is told to stop tells its peers.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
-/// A worker that has not ended by then never will: after the grace its driver waits up to 5 s for the kernel to let go
-/// of its memory.
+/// A worker that has not ended by then never will: after the grace its driver waits up to 5 s for
+/// the kernel to let go of its memory.
 const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(12);
 
 /// How often it is looked whether a worker has ended.
 const JOIN_PAUSE: Duration = Duration::from_millis(2);
 
-/// Receive buffer asked of the kernel: 4 MiB are 2 ms at 16 Gbit/s, the longest a worker is away from its ring.
+/// Receive buffer asked of the kernel: 4 MiB are 2 ms at 16 Gbit/s, the longest a worker is away
+/// from its ring.
 const SOCKET_RECEIVE_BYTES: usize = 4 << 20;
 
-/// Send buffer asked of the kernel: larger than the queue below it, a socket overruns that queue silently (the
-/// send succeeds and the qdisc drops); at this size the ring waits instead. Measured on a 1 GbE wire.
+/// Send buffer asked of the kernel: larger than the queue below it, a socket overruns that queue
+/// silently (the send succeeds and the qdisc drops); at this size the ring waits instead. Measured
+/// on a 1 GbE wire.
 const SOCKET_SEND_BYTES: usize = 256 << 10;
 
 /// One second in all for an address to become free.
@@ -127,12 +133,26 @@ impl Server {
                 true => Ok(OwnedFd::from(root)),
                 false => Err(io::Error::from_raw_os_error(20)), // ENOTDIR
             })
-            .map_err(|source| EngineError::Root { path: config.root.clone(), source })?;
+            .map_err(|source| EngineError::Root {
+                path: config.root.clone(),
+                source,
+            })?;
         let (addresses, sockets) = bind_all(&config.listen, workers)?;
-        let budget = Budget::new(config.memory_budget_bytes, workers, config.quic.receive_window_bytes);
+        let budget = Budget::new(
+            config.memory_budget_bytes,
+            workers,
+            config.quic.receive_window_bytes,
+        );
         let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
-        let service = Service { root: Arc::new(root), authorize: config.authorize.clone() };
-        let secrets = Arc::new(Secrets::of_daemon(&config.reset_secret, &absolute(&config.root), now()));
+        let service = Service {
+            root: Arc::new(root),
+            authorize: config.authorize.clone(),
+        };
+        let secrets = Arc::new(Secrets::of_daemon(
+            &config.reset_secret,
+            &absolute(&config.root),
+            now(),
+        ));
         let (shared, inboxes) = share(workers, secrets, budget, config.quic.clone(), Some(service));
         let tickets = TicketKeys::random()?;
         let mut threads = Vec::new();
@@ -153,7 +173,12 @@ impl Server {
                 accept: Some(accept),
             })?);
         }
-        Ok(Server { addresses, backend, shared, threads })
+        Ok(Server {
+            addresses,
+            backend,
+            shared,
+            threads,
+        })
     }
 
     /// What is listened on, with the ports taken for port 0.
@@ -171,8 +196,8 @@ impl Server {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Tells the workers that [`ServeConfig::authorize`] answers otherwise now: sessions and connections of peers that lost
-    /// rights end.
+    /// Tells the workers that [`ServeConfig::authorize`] answers otherwise now: sessions and
+    /// connections of peers that lost rights end.
     pub fn reauthorise(&self) {
         for worker in 0..self.shared.workers {
             self.shared.insist(WorkerId(worker), Command::Reauthorise);
@@ -192,15 +217,16 @@ impl Server {
         self.shared.mailboxes.iter().map(ask).collect()
     }
 
-    /// Tells peers, waits for the workers (at most some seconds); gives what all connections did. After
-    /// [`ShutdownError::Stuck`] the process is to end: the threads of those workers run on.
+    /// Tells peers, waits for the workers (at most some seconds); gives what all connections did.
+    /// After [`ShutdownError::Stuck`] the process is to end: the threads of those workers run on.
     ///
     /// # Errors
     /// What a worker failed with, if one did, or who did not end.
     pub fn shutdown(self) -> Result<TransportStats, ShutdownError> {
         let until = now() + SHUTDOWN_AT_MOST;
         for worker in 0..self.shared.workers {
-            self.shared.insist(WorkerId(worker), Command::Shutdown(SHUTDOWN_GRACE));
+            self.shared
+                .insist(WorkerId(worker), Command::Shutdown(SHUTDOWN_GRACE));
         }
         let is_running = |thread: &JoinHandle<_>| !thread.is_finished();
         while now() < until && self.threads.iter().any(is_running) {
@@ -209,15 +235,26 @@ impl Server {
         let (stuck, ended): (Vec<_>, Vec<_>) = self.threads.into_iter().partition(is_running);
         let mut result = Ok(());
         for thread in ended {
-            let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));
+            let ended = thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));
             result = result.and(ended);
         }
         if !stuck.is_empty() {
-            let names: Vec<&str> = stuck.iter().filter_map(|thread| thread.thread().name()).collect();
-            return Err(ShutdownError::Stuck { workers: names.join(", ") });
+            let names: Vec<&str> = stuck
+                .iter()
+                .filter_map(|thread| thread.thread().name())
+                .collect();
+            return Err(ShutdownError::Stuck {
+                workers: names.join(", "),
+            });
         }
         result.map_err(ShutdownError::Worker)?;
-        Ok(self.shared.served.lock().map_or_else(|_| Default::default(), |served| served.clone()))
+        Ok(self
+            .shared
+            .served
+            .lock()
+            .map_or_else(|_| Default::default(), |served| served.clone()))
     }
 }
 
@@ -250,7 +287,11 @@ impl Client {
         raise_open_files();
         // A command lives for milliseconds, and the whole probe takes one.
         let (backend, backend_reason) = choose(config.backend, probe::ring_can_be_set_up)?;
-        let budget = Budget::new(config.memory_budget_bytes, 1, config.quic.receive_window_bytes);
+        let budget = Budget::new(
+            config.memory_budget_bytes,
+            1,
+            config.quic.receive_window_bytes,
+        );
         let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
         let secrets = Arc::new(Secrets::fresh(now()));
         let (shared, mut inboxes) = share(1, secrets, budget, config.quic.clone(), None);
@@ -267,9 +308,11 @@ impl Client {
         let mut setup = Setup::client(&config.identity, trust, &config.quic)?;
         setup.tell_on_link(landro_sys::is_on_link);
         let (sender, events) = bounded(CLIENT_EVENTS);
-        let Some(inbox) = inboxes.pop() else { return Err(io::Error::other("no inbox").into()) };
-        // Unpinned: a lone worker is moved by the scheduler to the core that is free, which matters when the
-        // daemon is on the same host and pinned.
+        let Some(inbox) = inboxes.pop() else {
+            return Err(io::Error::other("no inbox").into());
+        };
+        // Unpinned: a lone worker is moved by the scheduler to the core that is free, which matters
+        // when the daemon is on the same host and pinned.
         let thread = spawn(WorkerParts {
             id: WorkerId(0),
             backend,
@@ -291,7 +334,11 @@ impl Client {
             backend_reason,
         };
         shared.post(WorkerId(0), Command::Start(Box::new(start)));
-        Ok(Client { events, shared, thread })
+        Ok(Client {
+            events,
+            shared,
+            thread,
+        })
     }
 
     pub fn events(&self) -> &Receiver<ClientEvent> {
@@ -309,12 +356,14 @@ impl Client {
     /// What the worker failed with.
     pub fn join(self) -> io::Result<()> {
         drop(self.events);
-        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the worker panicked")))
+        self.thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the worker panicked")))
     }
 }
 
-/// Copies within this host, on this thread; every entry is reported through `on`. `stop` is asked between files and
-/// between steps of a big one.
+/// Copies within this host, on this thread; every entry is reported through `on`. `stop` is asked
+/// between files and between steps of a big one.
 ///
 /// # Errors
 /// When there is no memory to begin with. What goes wrong with single entries is an event.
@@ -333,7 +382,8 @@ fn absolute(root: &std::path::Path) -> Vec<u8> {
     path.into_os_string().into_encoded_bytes()
 }
 
-/// A session may hold some 200 descriptors (64 directories, 64 partial files and their journals), and there are many.
+/// A session may hold some 200 descriptors (64 directories, 64 partial files and their journals),
+/// and there are many.
 fn raise_open_files() {
     if let Err(error) = landro_sys::process::raise_open_files() {
         tracing::warn!(%error, "cannot raise the limit of open files (ulimit -n)");
@@ -365,7 +415,14 @@ fn share(
     let (mailboxes, inboxes) = (0..workers)
         .map(|_| {
             let (sender, inbox) = bounded(MAILBOX_COMMANDS);
-            (Mailbox { sender, wake: OnceLock::new(), pulse: Pulse::default() }, inbox)
+            (
+                Mailbox {
+                    sender,
+                    wake: OnceLock::new(),
+                    pulse: Pulse::default(),
+                },
+                inbox,
+            )
         })
         .unzip();
     let settler = service.as_ref().and_then(|_| {
@@ -390,10 +447,15 @@ fn share(
 }
 
 fn options(reuse_port: bool) -> UdpOptions {
-    UdpOptions { recv_buffer_bytes: SOCKET_RECEIVE_BYTES, send_buffer_bytes: SOCKET_SEND_BYTES, reuse_port }
+    UdpOptions {
+        recv_buffer_bytes: SOCKET_RECEIVE_BYTES,
+        send_buffer_bytes: SOCKET_SEND_BYTES,
+        reuse_port,
+    }
 }
 
-/// Binds every address once per worker; gives the addresses and each worker's sockets in the same order.
+/// Binds every address once per worker; gives the addresses and each worker's sockets in the same
+/// order.
 fn bind_all(
     listen: &[SocketAddr],
     workers: u8,
@@ -402,8 +464,8 @@ fn bind_all(
     let mut sockets: Vec<Vec<UdpSocket>> = (0..workers).map(|_| Vec::new()).collect();
     for &wanted in listen {
         let bind = |addr: SocketAddr| bind_patiently(addr, workers > 1);
-        // SO_REUSEPORT would let a second daemon of the same user join the port and steal its packets: a bind
-        // without it fails when anybody is there.
+        // SO_REUSEPORT would let a second daemon of the same user join the port and steal its
+        // packets: a bind without it fails when anybody is there.
         if workers > 1 && wanted.port() != 0 {
             bind_patiently(wanted, false)?;
         }
@@ -430,8 +492,8 @@ fn bind_all(
     Ok((addresses, sockets))
 }
 
-/// Binds; an address in use may be that of a daemon that was killed a moment ago: the kernel closes the sockets of
-/// an io_uring only some milliseconds after the death of its process.
+/// Binds; an address in use may be that of a daemon that was killed a moment ago: the kernel closes
+/// the sockets of an io_uring only some milliseconds after the death of its process.
 fn bind_patiently(addr: SocketAddr, reuse_port: bool) -> Result<UdpSocket, EngineError> {
     let mut tries_left = REBIND_TRIES;
     loop {
@@ -451,23 +513,25 @@ fn spawn(parts: WorkerParts) -> Result<JoinHandle<io::Result<()>>, EngineError> 
     let (ready, is_ready) = bounded(1);
     let shared = parts.shared.clone();
     let id = parts.id;
-    let thread = thread::Builder::new().name(format!("landro-{}", id.0)).spawn(move || {
-        let built = Worker::new(parts, |wake| {
-            if let Some(mailbox) = shared.mailboxes.get(id.0 as usize) {
-                let _ = mailbox.wake.set(wake);
+    let thread = thread::Builder::new()
+        .name(format!("landro-{}", id.0))
+        .spawn(move || {
+            let built = Worker::new(parts, |wake| {
+                if let Some(mailbox) = shared.mailboxes.get(id.0 as usize) {
+                    let _ = mailbox.wake.set(wake);
+                }
+            });
+            match built {
+                Ok(worker) => {
+                    let _ = ready.send(Ok(()));
+                    worker.run()
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    Ok(())
+                }
             }
-        });
-        match built {
-            Ok(worker) => {
-                let _ = ready.send(Ok(()));
-                worker.run()
-            }
-            Err(error) => {
-                let _ = ready.send(Err(error));
-                Ok(())
-            }
-        }
-    })?;
+        })?;
     match is_ready.recv() {
         Ok(Ok(())) => Ok(thread),
         Ok(Err(error)) => Err(error.into()),

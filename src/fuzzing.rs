@@ -1,4 +1,5 @@
-//! What `fuzz/` reaches beyond the library: parsers of bytes from outside that are nobody else's business.
+//! What `fuzz/` reaches beyond the library: parsers of bytes from outside that are nobody else's
+//! business.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,7 +22,8 @@ pub fn known_hosts(text: &[u8]) -> Result<KnownHosts, TrustError> {
     KnownHosts::parse(PathBuf::from("known_hosts"), text)
 }
 
-/// A Retry token for a client at `peer` that chose the id `original` and is to go on with `new_scid`.
+/// A Retry token for a client at `peer` that chose the id `original` and is to go on with
+/// `new_scid`.
 pub fn retry_token(
     secrets: &Secrets,
     peer: SocketAddr,

@@ -1,8 +1,9 @@
 //! landro: a Linux-specialised engine that moves files between hosts over QUIC on io_uring.
 //!
-//! The layers, from the top: [`cli`] and [`daemon`] are what people run; [`engine`] starts the workers of a
-//! process; [`worker`] is one thread with one ring, where kernel, QUIC and transfer meet; [`proto`] is the transfer
-//! protocol without I/O; [`quic`] is the transport; `landro_sys` is the kernel. `docs/architecture.md` draws it.
+//! The layers, from the top: [`cli`] and [`daemon`] are what people run; [`engine`] starts the
+//! workers of a process; [`worker`] is one thread with one ring, where kernel, QUIC and transfer
+//! meet; [`proto`] is the transfer protocol without I/O; [`quic`] is the transport; `landro_sys` is
+//! the kernel. `docs/architecture.md` draws it.
 #![forbid(unsafe_code)]
 
 pub mod budget;

@@ -16,7 +16,8 @@ pub struct EntryId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct ChunkIndex(pub u32);
 
-/// A data stream of one session, counted from 0 by the sender; the worker maps it to (lane, stream id).
+/// A data stream of one session, counted from 0 by the sender; the worker maps it to (lane, stream
+/// id).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct StreamKey(pub u32);
 
@@ -32,7 +33,8 @@ pub struct DirId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct FileId(pub u32);
 
-/// Random 128-bit name of a session; proves that a later lane belongs to it (the TLS identity must match too).
+/// Random 128-bit name of a session; proves that a later lane belongs to it (the TLS identity must
+/// match too).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SessionId(pub [u8; 16]);
 
@@ -47,9 +49,12 @@ impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::from("SHA256:");
         for group in self.0.chunks(3) {
-            let bits =
-                group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-            let digits = (0..=group.len()).map(|i| BASE64[(bits >> (18 - 6 * i)) as usize & 63] as char);
+            let bits = group
+                .iter()
+                .fold(0u32, |bits, byte| bits << 8 | u32::from(*byte))
+                << (8 * (3 - group.len()));
+            let digits =
+                (0..=group.len()).map(|i| BASE64[(bits >> (18 - 6 * i)) as usize & 63] as char);
             text.extend(digits);
         }
         f.pad(&text)
@@ -78,7 +83,10 @@ impl std::str::FromStr for Fingerprint {
         }
         let (mut bytes, mut filled, mut bits, mut bit_count) = ([0; 32], 0, 0u32, 0);
         for digit in digits.bytes() {
-            let value = BASE64.iter().position(|b| *b == digit).ok_or(FingerprintError)?;
+            let value = BASE64
+                .iter()
+                .position(|b| *b == digit)
+                .ok_or(FingerprintError)?;
             bits = (bits << 6 | value as u32) & 0xffff;
             bit_count += 6;
             if bit_count >= 8 {
@@ -87,9 +95,14 @@ impl std::str::FromStr for Fingerprint {
                 filled += 1;
             }
         }
-        // The last digit carries two bits of nothing; were they ignored, one key would have four names.
+        // The last digit carries two bits of nothing; were they ignored, one key would have four
+        // names.
         let fingerprint = Fingerprint(bytes);
-        if bits & 0b11 != 0 { Err(FingerprintError) } else { Ok(fingerprint) }
+        if bits & 0b11 != 0 {
+            Err(FingerprintError)
+        } else {
+            Ok(fingerprint)
+        }
     }
 }
 
@@ -102,8 +115,8 @@ pub const PATH_MAX_BYTES: usize = 4095;
 /// Names of unfinished files begin with this.
 pub const TEMPORARY_PREFIX: &str = ".landro-";
 
-/// One path component that is safe to create: 1–255 bytes, no `/`, no NUL, neither `.` nor `..`, and not reserved.
-/// Names are bytes, not UTF-8.
+/// One path component that is safe to create: 1–255 bytes, no `/`, no NUL, neither `.` nor `..`,
+/// and not reserved. Names are bytes, not UTF-8.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct Name(Bytes);
 
@@ -118,16 +131,19 @@ pub enum NameError {
     Reserved,
 }
 
-/// Whether a path component is one that receivers give to unfinished files, in any case of its letters, for there are
-/// file systems that do not tell them apart. Such files are not sent, and nobody may place or name one: it could pass
-/// for a resumable file with a journal, or be swapped under a transfer.
+/// Whether a path component is one that receivers give to unfinished files, in any case of its
+/// letters, for there are file systems that do not tell them apart. Such files are not sent, and
+/// nobody may place or name one: it could pass for a resumable file with a journal, or be swapped
+/// under a transfer.
 fn is_reserved(component: &[u8]) -> bool {
     let prefix = TEMPORARY_PREFIX.as_bytes();
-    component.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
+    component
+        .get(..prefix.len())
+        .is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
 }
 
-/// Whether any component of a path is reserved for unfinished files. What is no path but one component is a [`Name`],
-/// which never is.
+/// Whether any component of a path is reserved for unfinished files. What is no path but one
+/// component is a [`Name`], which never is.
 pub fn is_reserved_path(path: &[u8]) -> bool {
     path.split(|&byte| byte == b'/').any(is_reserved)
 }
@@ -164,15 +180,17 @@ impl fmt::Display for NameError {
             NameError::Dots => "name is . or ..",
             NameError::Slash => "name contains /",
             NameError::Nul => "name contains NUL",
-            NameError::Reserved => "names that begin with .landro- are reserved for unfinished transfers",
+            NameError::Reserved => {
+                "names that begin with .landro- are reserved for unfinished transfers"
+            }
         })
     }
 }
 
 impl std::error::Error for NameError {}
 
-/// Undoes percent-encoding, strictly: `None` where a `%` is not followed by two hexadecimal digits, because
-/// guessing would name another file.
+/// Undoes percent-encoding, strictly: `None` where a `%` is not followed by two hexadecimal digits,
+/// because guessing would name another file.
 pub fn percent_decode(mut bytes: &[u8]) -> Option<Vec<u8>> {
     let hex = |digit: u8| char::from(digit).to_digit(16).map(|value| value as u8);
     let mut decoded = Vec::with_capacity(bytes.len());
@@ -193,8 +211,9 @@ mod tests {
     #[test]
     fn fingerprints_print_as_openssh_prints_them_and_parse_back() {
         let empty = Fingerprint([
-            0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24,
-            0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+            0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f,
+            0xb9, 0x24, 0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b,
+            0x78, 0x52, 0xb8, 0x55,
         ]);
         let text = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU";
         assert_eq!(empty.to_string(), text);
@@ -208,7 +227,13 @@ mod tests {
     #[test]
     fn names_of_unfinished_files_are_no_names() {
         let name = |text: &'static str| Name::new(Bytes::from_static(text.as_bytes()));
-        for reserved in [".landro-", ".landro-x", ".landro-0123456789abcdef.part", ".LANDRO-x", ".Landro-x"] {
+        for reserved in [
+            ".landro-",
+            ".landro-x",
+            ".landro-0123456789abcdef.part",
+            ".LANDRO-x",
+            ".Landro-x",
+        ] {
             assert_eq!(name(reserved), Err(NameError::Reserved), "{reserved}");
             for path in [
                 reserved.to_owned(),
@@ -220,17 +245,30 @@ mod tests {
             }
         }
         for free in [".landro", "landro-x", "x.landro-", ".landr", "-.landro-x"] {
-            assert!(name(free).is_ok() && !is_reserved_path(format!("a/{free}/b").as_bytes()), "{free}");
+            assert!(
+                name(free).is_ok() && !is_reserved_path(format!("a/{free}/b").as_bytes()),
+                "{free}"
+            );
         }
     }
 
     #[test]
     fn what_is_not_a_fingerprint_does_not_parse() {
         let good = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU";
-        for bad in ["", "SHA256:", &good[7..], &good[..49], &format!("{good}="), &good.replace('+', "-")] {
+        for bad in [
+            "",
+            "SHA256:",
+            &good[7..],
+            &good[..49],
+            &format!("{good}="),
+            &good.replace('+', "-"),
+        ] {
             assert_eq!(bad.parse::<Fingerprint>(), Err(FingerprintError), "{bad}");
         }
         // Same 32 bytes, other trailing bits.
-        assert_eq!(good.replace("SuFU", "SuFV").parse::<Fingerprint>(), Err(FingerprintError));
+        assert_eq!(
+            good.replace("SuFU", "SuFV").parse::<Fingerprint>(),
+            Err(FingerprintError)
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! Power cuts and kill -9 at random moments: a rerun ends with the right bytes, and what was replaced is old or new.
+//! Power cuts and kill -9 at random moments: a rerun ends with the right bytes, and what was
+//! replaced is old or new.
 //!
-//! A few of them in each run of the tests; `scripts/soak.sh power` and `scripts/soak.sh kills` are the long runs of the
-//! same code. The seed decides all but what the scheduler does, which is where a moment falls.
+//! A few of them in each run of the tests; `scripts/soak.sh power` and `scripts/soak.sh kills` are
+//! the long runs of the same code. The seed decides all but what the scheduler does, which is where
+//! a moment falls.
 
 #[path = "crash/case.rs"]
 mod case;
@@ -58,7 +60,11 @@ impl Tally {
         }
         let first = entries[..entries.len().min(4)].join("; ");
         println!("   FAULT {what}: {} entries: {first}", entries.len());
-        self.faults.push(format!("{}: {what}: {} entries: {first}", self.context, entries.len()));
+        self.faults.push(format!(
+            "{}: {what}: {} entries: {first}",
+            self.context,
+            entries.len()
+        ));
     }
 
     /// After each of its rounds; `faults_before` it.
@@ -73,11 +79,17 @@ impl Tally {
             println!("{sort}: {rounds} rounds, {faulty} with faults");
         }
         let shown = &self.faults[..self.faults.len().min(20)];
-        assert!(shown.is_empty(), "{} faults:\n{}", self.faults.len(), shown.join("\n"));
+        assert!(
+            shown.is_empty(),
+            "{} faults:\n{}",
+            self.faults.len(),
+            shown.join("\n")
+        );
     }
 }
 
-/// A moment within a copy that lasts nobody knows how long: each doubling is as likely, up to a quarter of a second.
+/// A moment within a copy that lasts nobody knows how long: each doubling is as likely, up to a
+/// quarter of a second.
 fn a_moment_ms(rng: &mut Rng) -> u64 {
     let below = 8 << rng.below(6);
     rng.below(below)
@@ -90,11 +102,16 @@ fn turn() -> MutexGuard<'static, ()> {
 }
 
 fn a_backend(rng: &mut Rng) -> &'static str {
-    if rng.below(2) == 0 && has_io_uring() { "io_uring" } else { "poll" }
+    if rng.below(2) == 0 && has_io_uring() {
+        "io_uring"
+    } else {
+        "poll"
+    }
 }
 
 fn is_ours(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".landro-"))
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b".landro-"))
 }
 
 /// Temporary files below a directory that nobody removes.
@@ -103,7 +120,10 @@ fn leftovers_in_time(root: &Path) -> Vec<PathBuf> {
     // Read while a daemon may be cleaning up: what cannot be read is gone.
     let leftovers = || -> Vec<PathBuf> {
         let entries = WalkDir::new(root).into_iter().filter_map(Result::ok);
-        entries.map(walkdir::DirEntry::into_path).filter(|path| is_ours(path)).collect()
+        entries
+            .map(walkdir::DirEntry::into_path)
+            .filter(|path| is_ours(path))
+            .collect()
     };
     for _ in 0..CLEANING.as_millis() / STEP.as_millis() {
         if leftovers().is_empty() {
@@ -114,7 +134,8 @@ fn leftovers_in_time(root: &Path) -> Vec<PathBuf> {
     leftovers()
 }
 
-/// Three copies with two cuts each: over older files, with `--fsync`, and with the medium lost while it is written.
+/// Three copies with two cuts each: over older files, with `--fsync`, and with the medium lost
+/// while it is written.
 fn a_few_cuts(file_system: FileSystem) {
     let _turn = turn();
     if !disk::possible(&[file_system]) {
@@ -159,7 +180,10 @@ fn a_few_kills() {
 #[test]
 #[ignore = "scripts/soak.sh power"]
 fn soak_power() {
-    assert!(disk::possible(&FileSystem::ALL), "no disks can be made here");
+    assert!(
+        disk::possible(&FileSystem::ALL),
+        "no disks can be made here"
+    );
     campaign(
         "power",
         |tally| tally.cuts,
@@ -182,8 +206,8 @@ fn soak_kills() {
     );
 }
 
-/// Goes on until `LANDRO_SOAK_ROUNDS` are done, or a few more. Each copy has the seed after that of the one before, and is repeated
-/// by `scripts/soak.sh PART 1 SEED`.
+/// Goes on until `LANDRO_SOAK_ROUNDS` are done, or a few more. Each copy has the seed after that of
+/// the one before, and is repeated by `scripts/soak.sh PART 1 SEED`.
 #[allow(clippy::disallowed_methods, reason = "says how long a round takes")]
 fn campaign(part: &str, done: impl Fn(&Tally) -> u64, copy: impl Fn(u64, &mut Rng, &mut Tally)) {
     let rounds: u64 = std::env::var("LANDRO_SOAK_ROUNDS")

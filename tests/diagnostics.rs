@@ -1,4 +1,5 @@
-//! TLS secrets and qlog: written only where somebody asked for it, into files of nobody else, and never for strangers.
+//! TLS secrets and qlog: written only where somebody asked for it, into files of nobody else, and
+//! never for strangers.
 
 mod common;
 
@@ -16,7 +17,10 @@ fn mode(path: &Path) -> u32 {
 }
 
 fn files(dir: &Path) -> Vec<std::path::PathBuf> {
-    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+    fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect()
 }
 
 fn text(path: impl AsRef<Path>) -> &'static str {
@@ -26,7 +30,10 @@ fn text(path: impl AsRef<Path>) -> &'static str {
 /// A push with these variables set.
 fn push(world: &World, variables: &[(&str, &Path)]) -> Output {
     fs::write(world.here("file"), "x").unwrap();
-    let mut cp = world.cp_command(&[], &["--force", text(world.here("file")), &world.url("file")]);
+    let mut cp = world.cp_command(
+        &[],
+        &["--force", text(world.here("file")), &world.url("file")],
+    );
     cp.envs(variables.iter().copied());
     Running::spawn(cp).wait()
 }
@@ -42,13 +49,19 @@ fn a_command_writes_where_its_environment_says() {
     assert!(fs::metadata(&logs[0]).unwrap().len() > 1000);
     assert_eq!((mode(&logs[0]), mode(&keys)), (0o600, 0o600));
     let secrets = fs::read_to_string(&keys).unwrap();
-    assert!(secrets.contains("CLIENT_TRAFFIC_SECRET_0") && secrets.contains("SERVER_TRAFFIC_SECRET_0"));
+    assert!(
+        secrets.contains("CLIENT_TRAFFIC_SECRET_0") && secrets.contains("SERVER_TRAFFIC_SECRET_0")
+    );
     push(&world, &[("SSLKEYLOGFILE", &keys)]).expect(0);
     let more = fs::read_to_string(&keys).unwrap();
-    assert!(more.starts_with(&secrets) && more.len() > secrets.len(), "appended");
+    assert!(
+        more.starts_with(&secrets) && more.len() > secrets.len(),
+        "appended"
+    );
 }
 
-/// What others planted at the name is neither written to nor followed, and the transfer goes on without.
+/// What others planted at the name is neither written to nor followed, and the transfer goes on
+/// without.
 #[test]
 fn what_somebody_else_put_there_is_not_written_to() {
     let world = World::new(BACKEND);
@@ -56,13 +69,24 @@ fn what_somebody_else_put_there_is_not_written_to() {
     let keys = world.here("keys");
     let plants: [(&str, &dyn Fn()); 6] = [
         ("symbolic link", &|| symlink(&victim, &keys).unwrap()),
-        ("symbolic link", &|| symlink(world.here("nowhere"), &keys).unwrap()),
+        ("symbolic link", &|| {
+            symlink(world.here("nowhere"), &keys).unwrap()
+        }),
         ("hard link", &|| fs::hard_link(&victim, &keys).unwrap()),
         ("mode 0644", &|| {
             fs::write(&keys, "").unwrap();
             fs::set_permissions(&keys, Permissions::from_mode(0o644)).unwrap();
         }),
-        ("keys: ", &|| assert!(Command::new("mkfifo").arg("-m600").arg(&keys).status().unwrap().success())),
+        ("keys: ", &|| {
+            assert!(
+                Command::new("mkfifo")
+                    .arg("-m600")
+                    .arg(&keys)
+                    .status()
+                    .unwrap()
+                    .success()
+            )
+        }),
         ("keys: ", &|| {
             fs::write(&keys, "").unwrap();
             fs::set_permissions(&keys, Permissions::from_mode(0o666)).unwrap();
@@ -76,19 +100,38 @@ fn what_somebody_else_put_there_is_not_written_to() {
         fs::set_permissions(&victim, Permissions::from_mode(0o600)).unwrap();
         plant();
         let output = push(&world, &[("SSLKEYLOGFILE", &keys)]).expect(0);
-        assert!(output.stderr.contains(said), "number {number}: {}", output.stderr);
+        assert!(
+            output.stderr.contains(said),
+            "number {number}: {}",
+            output.stderr
+        );
         assert_eq!(fs::read(&victim).unwrap(), b"untouched", "number {number}");
         assert!(!world.here("nowhere").exists());
         // A daemon, which was told in so many words, does not start.
         let side = Side::new();
-        let args = ["serve", text(world.here("")), "--listen", "127.0.0.1:0", "--keylog", text(&keys)];
-        assert!(landro(&side, args).expect(1).stderr.contains(said), "number {number}");
+        let args = [
+            "serve",
+            text(world.here("")),
+            "--listen",
+            "127.0.0.1:0",
+            "--keylog",
+            text(&keys),
+        ];
+        assert!(
+            landro(&side, args).expect(1).stderr.contains(said),
+            "number {number}"
+        );
         assert_eq!(fs::read(&victim).unwrap(), b"untouched", "number {number}");
         fs::remove_file(&keys).unwrap();
     }
     symlink(world.here(""), world.here("qlog")).unwrap();
     let before = files(&world.here("")).len();
-    assert!(push(&world, &[("QLOGDIR", &world.here("qlog"))]).expect(0).stderr.contains("QLOGDIR"));
+    assert!(
+        push(&world, &[("QLOGDIR", &world.here("qlog"))])
+            .expect(0)
+            .stderr
+            .contains("QLOGDIR")
+    );
     assert_eq!(files(&world.here("")).len(), before);
 }
 
@@ -96,31 +139,70 @@ fn what_somebody_else_put_there_is_not_written_to() {
 fn a_daemon_does_not_look_at_its_environment() {
     let (client, server) = (Side::new(), Side::new());
     let dir = tempfile::tempdir().unwrap();
-    let (qlog, keys, root) = (dir.path().join("qlog"), dir.path().join("keys"), dir.path().join("root"));
+    let (qlog, keys, root) = (
+        dir.path().join("qlog"),
+        dir.path().join("keys"),
+        dir.path().join("root"),
+    );
     fs::create_dir(&qlog).unwrap();
     fs::create_dir(&root).unwrap();
     fs::write(root.join("file"), "x").unwrap();
     let id = client.id();
-    let prefix = ["env".into(), format!("QLOGDIR={}", text(&qlog)), format!("SSLKEYLOGFILE={}", text(&keys))];
+    let prefix = [
+        "env".into(),
+        format!("QLOGDIR={}", text(&qlog)),
+        format!("SSLKEYLOGFILE={}", text(&keys)),
+    ];
     // `command` takes both variables away, so they come by env(1).
     let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
-    let daemon = Daemon::start_with(&server, &prefix, &root, &["--backend", BACKEND, "--allow", &id]);
-    landro(&client, ["ls", "--peer", &daemon.fingerprint, &daemon.url("")]).expect(0);
+    let daemon = Daemon::start_with(
+        &server,
+        &prefix,
+        &root,
+        &["--backend", BACKEND, "--allow", &id],
+    );
+    landro(
+        &client,
+        ["ls", "--peer", &daemon.fingerprint, &daemon.url("")],
+    )
+    .expect(0);
     daemon.wait_for_log("--qlog DIR");
-    assert_eq!(daemon.log().matches("SSLKEYLOGFILE").count(), 1, "said once: {}", daemon.log());
+    assert_eq!(
+        daemon.log().matches("SSLKEYLOGFILE").count(),
+        1,
+        "said once: {}",
+        daemon.log()
+    );
     let stopped = daemon.stop().expect(0);
-    assert!(files(&qlog).is_empty() && !keys.exists(), "{}", stopped.stderr);
+    assert!(
+        files(&qlog).is_empty() && !keys.exists(),
+        "{}",
+        stopped.stderr
+    );
 }
 
 #[test]
 fn a_daemon_writes_when_told_to_and_nothing_of_strangers() {
     let (client, stranger, server) = (Side::new(), Side::new(), Side::new());
     let dir = tempfile::tempdir().unwrap();
-    let (qlog, keys, root) = (dir.path().join("qlog"), dir.path().join("keys"), dir.path().join("root"));
+    let (qlog, keys, root) = (
+        dir.path().join("qlog"),
+        dir.path().join("keys"),
+        dir.path().join("root"),
+    );
     fs::create_dir(&qlog).unwrap();
     fs::create_dir(&root).unwrap();
     let id = client.id();
-    let args = ["--backend", BACKEND, "--allow", &id, "--qlog", text(&qlog), "--keylog", text(&keys)];
+    let args = [
+        "--backend",
+        BACKEND,
+        "--allow",
+        &id,
+        "--qlog",
+        text(&qlog),
+        "--keylog",
+        text(&keys),
+    ];
     let daemon = Daemon::start(&server, &root, &args);
     let ls = |side: &Side| landro(side, ["ls", "--peer", &daemon.fingerprint, &daemon.url("")]);
     for _ in 0..3 {
@@ -130,18 +212,23 @@ fn a_daemon_writes_when_told_to_and_nothing_of_strangers() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     for number in 0..50_u8 {
         let mut initial = vec![
-            0xc0, 0, 0, 0, 1, 8, number, 1, 2, 3, 4, 5, 6, 7, 8, number, 1, 2, 3, 4, 5, 6, 7, 0, 0x44, 0xb0,
+            0xc0, 0, 0, 0, 1, 8, number, 1, 2, 3, 4, 5, 6, 7, 8, number, 1, 2, 3, 4, 5, 6, 7, 0,
+            0x44, 0xb0,
         ];
         initial.resize(1200, 0);
         socket.send_to(&initial, daemon.address()).unwrap();
     }
     ls(&stranger).expect(4);
-    assert_eq!((files(&qlog).len(), fs::read_to_string(&keys).unwrap()), (0, String::new()));
+    assert_eq!(
+        (files(&qlog).len(), fs::read_to_string(&keys).unwrap()),
+        (0, String::new())
+    );
     assert_eq!(mode(&keys), 0o600);
     ls(&client).expect(0);
     let secrets = fs::read_to_string(&keys).unwrap();
     assert!(
-        secrets.contains("CLIENT_TRAFFIC_SECRET_0") && secrets.contains("CLIENT_HANDSHAKE_TRAFFIC_SECRET")
+        secrets.contains("CLIENT_TRAFFIC_SECRET_0")
+            && secrets.contains("CLIENT_HANDSHAKE_TRAFFIC_SECRET")
     );
     assert!(!files(&qlog).is_empty());
     let before = files(&qlog).len();
@@ -153,8 +240,8 @@ fn a_daemon_writes_when_told_to_and_nothing_of_strangers() {
     }
 }
 
-/// A set-user-ID copy of the binary, called by somebody else: the caller may neither read its secrets nor say where it
-/// writes.
+/// A set-user-ID copy of the binary, called by somebody else: the caller may neither read its
+/// secrets nor say where it writes.
 #[test]
 fn a_set_user_id_program_ignores_its_callers_environment() {
     if !common::is_root() {
@@ -164,8 +251,11 @@ fn a_set_user_id_program_ignores_its_callers_environment() {
     let world = World::new(BACKEND);
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-    let (program, config, qlog) =
-        (dir.path().join("landro"), dir.path().join("config"), dir.path().join("qlog"));
+    let (program, config, qlog) = (
+        dir.path().join("landro"),
+        dir.path().join("config"),
+        dir.path().join("qlog"),
+    );
     fs::copy(common::LANDRO, &program).unwrap();
     fs::create_dir(&config).unwrap();
     fs::create_dir(&qlog).unwrap();
@@ -179,7 +269,9 @@ fn a_set_user_id_program_ignores_its_callers_environment() {
     let run = || {
         let mut ls = Command::new(&program);
         ls.args(["ls", "--peer", &world.daemon.fingerprint, &world.url("")]);
-        ls.env("LANDRO_CONFIG_DIR", &config).env("SSLKEYLOGFILE", &keys).env("QLOGDIR", &qlog);
+        ls.env("LANDRO_CONFIG_DIR", &config)
+            .env("SSLKEYLOGFILE", &keys)
+            .env("QLOGDIR", &qlog);
         Running::spawn(ls).wait()
     };
     // Its key, made as the other user, may not come in; it has connected all the same.

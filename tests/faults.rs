@@ -1,4 +1,5 @@
-//! What goes wrong on real hosts: processes killed, disks full, sources that change, impatient users.
+//! What goes wrong on real hosts: processes killed, disks full, sources that change, impatient
+//! users.
 
 mod common;
 
@@ -39,7 +40,9 @@ type Tamper = fn(&Path, &mut Rng);
 fn big() -> (MutexGuard<'static, ()>, u64) {
     static TURN: Mutex<()> = Mutex::new(());
     let bytes = match std::env::var("LANDRO_TEST_BIG_BYTES") {
-        Ok(typed) => typed.parse().expect("LANDRO_TEST_BIG_BYTES is a number of bytes"),
+        Ok(typed) => typed
+            .parse()
+            .expect("LANDRO_TEST_BIG_BYTES is a number of bytes"),
         Err(_) if cfg!(debug_assertions) => 512 * MIB,
         Err(_) => 2048 * MIB,
     };
@@ -49,11 +52,19 @@ fn big() -> (MutexGuard<'static, ()>, u64) {
 fn big_tree(root: &Path, bytes: u64, rng: &mut Rng) {
     fs::create_dir_all(root.join("small")).unwrap();
     for number in 0..400 {
-        tree::write_file(&root.join("small").join(format!("{number}")), rng.below(20_000), rng);
+        tree::write_file(
+            &root.join("small").join(format!("{number}")),
+            rng.below(20_000),
+            rng,
+        );
     }
     tree::write_file(&root.join("huge"), bytes / 4 * 3, rng);
     for number in 0..4 {
-        tree::write_file(&root.join(format!("part {number}")), bytes / 16 + rng.below(3 * MIB), rng);
+        tree::write_file(
+            &root.join(format!("part {number}")),
+            bytes / 16 + rng.below(3 * MIB),
+            rng,
+        );
     }
 }
 
@@ -62,8 +73,10 @@ fn sent_bytes(output: &Output) -> u64 {
     match output.of("summary").next() {
         Some(summary) => summary["sent_bytes"].as_u64().unwrap(),
         None => {
-            let settled =
-                output.of("progress").last().map_or(0, |progress| progress["bytes"].as_u64().unwrap());
+            let settled = output
+                .of("progress")
+                .last()
+                .map_or(0, |progress| progress["bytes"].as_u64().unwrap());
             // Progress counts what came from before, too.
             settled.saturating_sub(resumed_bytes(output))
         }
@@ -88,13 +101,19 @@ fn killed_pulls_resume(backend: &'static str) {
     killed_transfers_resume(backend, false);
 }
 
-#[allow(clippy::disallowed_methods, reason = "measures how long a whole transfer takes, to kill it within")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "measures how long a whole transfer takes, to kill it within"
+)]
 fn killed_transfers_resume(backend: &'static str, push: bool) {
     let (_turn, bytes) = big();
     let mut rng = Rng::new(if push { "push" } else { "pull" });
     let mut world = World::within(backend, &[], roomy_dir(2 * bytes + bytes / 2));
-    let (from, to) =
-        if push { (world.here("tree"), world.root("")) } else { (world.root("tree"), world.here("")) };
+    let (from, to) = if push {
+        (world.here("tree"), world.root(""))
+    } else {
+        (world.root("tree"), world.here(""))
+    };
     big_tree(&from, bytes, &mut rng);
     let bytes = tree::count_files(&from).1;
     let arrived = to.join("tree");
@@ -145,12 +164,17 @@ fn killed_transfers_resume(backend: &'static str, push: bool) {
         }
         let final_names: Vec<PathBuf> = tree::records(&to)
             .into_iter()
-            .filter(|(path, record)| record.kind == 'f' && !is_temporary(path) && path.starts_with("tree"))
+            .filter(|(path, record)| {
+                record.kind == 'f' && !is_temporary(path) && path.starts_with("tree")
+            })
             .map(|(path, _)| path)
             .collect();
         for path in final_names {
             let below = path.strip_prefix("tree").unwrap();
-            assert!(tree::same_content(&from.join(below), &to.join(&path)), "{path:?} is partial");
+            assert!(
+                tree::same_content(&from.join(below), &to.join(&path)),
+                "{path:?} is partial"
+            );
         }
     }
     let output = world.cp(&args(&world)).expect(0);
@@ -159,20 +183,37 @@ fn killed_transfers_resume(backend: &'static str, push: bool) {
     assert_same(&from, &arrived);
     assert_no_leftovers(&to);
     let again = sent.saturating_sub(bytes);
-    assert!(again <= kills * SENT_AGAIN_BYTES, "{again} bytes sent again after {kills} kills");
+    assert!(
+        again <= kills * SENT_AGAIN_BYTES,
+        "{again} bytes sent again after {kills} kills"
+    );
 }
 
 fn is_temporary(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".landro-"))
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b".landro-"))
 }
 
-/// Runs a program with a small memory file system at a path nobody else sees; for those who may not mount, in
-/// a user namespace of its own. None: this kernel lets us do neither.
+/// Runs a program with a small memory file system at a path nobody else sees; for those who may not
+/// mount, in a user namespace of its own. None: this kernel lets us do neither.
 fn with_small_disk(at: &Path, size: &str) -> Option<Vec<String>> {
     let script = format!("mount -t tmpfs -o size={size} none \"$0\" && exec \"$@\"");
     let unshare = if common::is_root() { "-m" } else { "-rm" };
-    let prefix = ["unshare", unshare, "sh", "-c", &script, at.to_str().unwrap()].map(String::from).to_vec();
-    let works = Command::new(&prefix[0]).args(&prefix[1..]).arg("true").status().is_ok_and(|s| s.success());
+    let prefix = [
+        "unshare",
+        unshare,
+        "sh",
+        "-c",
+        &script,
+        at.to_str().unwrap(),
+    ]
+    .map(String::from)
+    .to_vec();
+    let works = Command::new(&prefix[0])
+        .args(&prefix[1..])
+        .arg("true")
+        .status()
+        .is_ok_and(|s| s.success());
     if !works {
         println!("skipped: no mount namespace can be made here");
     }
@@ -183,7 +224,9 @@ fn a_full_destination_is_exit_6(backend: &'static str) {
     let dir = tempfile::tempdir().unwrap();
     let (root, tree) = (dir.path().join("root"), dir.path().join("tree"));
     fs::create_dir(&root).unwrap();
-    let Some(prefix) = with_small_disk(&root, "24M") else { return };
+    let Some(prefix) = with_small_disk(&root, "24M") else {
+        return;
+    };
     let mut rng = Rng::new(backend);
     fs::create_dir(&tree).unwrap();
     for (name, size_bytes) in [("fits", 3 * MIB), ("huge", 40 * MIB), ("medium", 9 * MIB)] {
@@ -195,14 +238,30 @@ fn a_full_destination_is_exit_6(backend: &'static str) {
     let daemon = Daemon::start_with(&server, &prefix, &root, &args);
     let url = daemon.url("");
     let cp = || {
-        let args = ["cp", "--json", "--backend", backend, "--peer", &daemon.fingerprint];
-        let args = args.map(OsStr::new).into_iter().chain([tree.as_os_str(), OsStr::new(&url)]);
+        let args = [
+            "cp",
+            "--json",
+            "--backend",
+            backend,
+            "--peer",
+            &daemon.fingerprint,
+        ];
+        let args = args
+            .map(OsStr::new)
+            .into_iter()
+            .chain([tree.as_os_str(), OsStr::new(&url)]);
         common::landro(&client, args)
     };
     let output = cp().expect(6);
-    let full: Vec<&str> =
-        output.of("error").filter(|e| e["code"] == "full").filter_map(|e| e["path"].as_str()).collect();
-    assert!(matches!(full[..], [path] if path.ends_with("tree/huge")), "{output:?}");
+    let full: Vec<&str> = output
+        .of("error")
+        .filter(|e| e["code"] == "full")
+        .filter_map(|e| e["path"].as_str())
+        .collect();
+    assert!(
+        matches!(full[..], [path] if path.ends_with("tree/huge")),
+        "{output:?}"
+    );
     assert!(output.stderr.contains("tree/huge"));
     // The daemon sees its own file system; so do we, through it.
     let seen = PathBuf::from(format!("/proc/{}/root{}", daemon.pid(), root.display()));
@@ -218,9 +277,15 @@ fn a_full_destination_is_exit_6(backend: &'static str) {
     }
     let output = cp().expect(6);
     assert!(output.number("errors") > 50, "{output:?}");
-    for (path, record) in tree::records(&seen).into_iter().filter(|(path, _)| !is_temporary(path)) {
+    for (path, record) in tree::records(&seen)
+        .into_iter()
+        .filter(|(path, _)| !is_temporary(path))
+    {
         let source = dir.path().join(&path);
-        assert!(record.kind != 'f' || tree::same_content(&source, &seen.join(&path)), "{path:?} is partial");
+        assert!(
+            record.kind != 'f' || tree::same_content(&source, &seen.join(&path)),
+            "{path:?} is partial"
+        );
     }
     // Room is made, and the same command finishes.
     let pid = daemon.pid().to_string();
@@ -230,7 +295,11 @@ fn a_full_destination_is_exit_6(backend: &'static str) {
     } else {
         &["-U", "--preserve-credentials"]
     });
-    let made = remount.args(["mount", "-o", "remount,size=200M"]).arg(&root).status().unwrap();
+    let made = remount
+        .args(["mount", "-o", "remount,size=200M"])
+        .arg(&root)
+        .status()
+        .unwrap();
     assert!(made.success());
     cp().expect(0);
     assert_same(&tree, &seen.join("tree"));
@@ -241,24 +310,42 @@ fn a_full_destination_of_a_pull_is_exit_6(backend: &'static str) {
     let world = World::new(backend);
     let to = world.here("to");
     fs::create_dir(&to).unwrap();
-    let Some(prefix) = with_small_disk(&to, "8M") else { return };
+    let Some(prefix) = with_small_disk(&to, "8M") else {
+        return;
+    };
     let mut rng = Rng::new(backend);
     tree::write_file(&world.root("huge"), 20 * MIB, &mut rng);
     tree::write_file(&world.root("small"), 1000, &mut rng);
     let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
-    let args: [OsString; 3] = [world.url("huge").into(), world.url("small").into(), to.clone().into()];
-    let output = Running::spawn(world.cp_command(&prefix, &args)).wait().expect(6);
+    let args: [OsString; 3] = [
+        world.url("huge").into(),
+        world.url("small").into(),
+        to.clone().into(),
+    ];
+    let output = Running::spawn(world.cp_command(&prefix, &args))
+        .wait()
+        .expect(6);
     let error = output.of("error").next().unwrap();
-    assert_eq!((error["code"].as_str(), error["path"].as_str()), (Some("full"), Some("huge")), "{output:?}");
+    assert_eq!(
+        (error["code"].as_str(), error["path"].as_str()),
+        (Some("full"), Some("huge")),
+        "{output:?}"
+    );
     assert_eq!(output.number("files"), 1);
     // Local copies follow the same rule.
     let args = [world.root("huge"), world.root("small"), to];
-    let output = Running::spawn(world.cp_command(&prefix, &args)).wait().expect(6);
-    assert!(output.of("error").any(|error| error["code"] == "full"), "{output:?}");
+    let output = Running::spawn(world.cp_command(&prefix, &args))
+        .wait()
+        .expect(6);
+    assert!(
+        output.of("error").any(|error| error["code"] == "full"),
+        "{output:?}"
+    );
 }
 
-/// Starts a transfer slow enough to be caught in the middle, and waits until it is there. It goes on while this thread
-/// waits for its turn on a busy machine: 8 MiB behind the middle are two seconds.
+/// Starts a transfer slow enough to be caught in the middle, and waits until it is there. It goes
+/// on while this thread waits for its turn on a busy machine: 8 MiB behind the middle are two
+/// seconds.
 fn caught_midway(world: &World, args: &[OsString], after_bytes: u64) -> Running {
     let mut all: Vec<OsString> = vec!["--bwlimit".into(), "4M".into()];
     all.extend_from_slice(args);
@@ -267,16 +354,37 @@ fn caught_midway(world: &World, args: &[OsString], after_bytes: u64) -> Running 
         let event: serde_json::Value = serde_json::from_str(line).unwrap();
         event["event"] == "progress" && event["bytes"].as_u64().unwrap() >= after_bytes
     });
-    assert!(midway.is_some(), "it ended before: {}{}", running.stdout(), running.stderr());
+    assert!(
+        midway.is_some(),
+        "it ended before: {}{}",
+        running.stdout(),
+        running.stderr()
+    );
     running
 }
 
 fn a_source_that_changes_fails_and_nothing_partial_appears(backend: &'static str) {
     let mut rng = Rng::new(backend);
     let ways: [(&str, Tamper); 4] = [
-        ("truncated", |path, _| OpenOptions::new().write(true).open(path).unwrap().set_len(3 * MIB).unwrap()),
-        ("grown", |path, _| OpenOptions::new().append(true).open(path).unwrap().write_all(b"more").unwrap()),
-        ("rewritten", |path, rng| tree::write_file(path, 12 * MIB, rng)),
+        ("truncated", |path, _| {
+            OpenOptions::new()
+                .write(true)
+                .open(path)
+                .unwrap()
+                .set_len(3 * MIB)
+                .unwrap()
+        }),
+        ("grown", |path, _| {
+            OpenOptions::new()
+                .append(true)
+                .open(path)
+                .unwrap()
+                .write_all(b"more")
+                .unwrap()
+        }),
+        ("rewritten", |path, rng| {
+            tree::write_file(path, 12 * MIB, rng)
+        }),
         ("replaced", |path, rng| {
             let other = path.with_extension("other");
             tree::write_file(&other, 12 * MIB, rng);
@@ -303,13 +411,16 @@ fn a_source_that_changes_fails_and_nothing_partial_appears(backend: &'static str
                     change(&from, &mut rng);
                     let output = running.wait();
                     if way == "replaced" && output.code == Some(0) {
-                        // What was opened was read to its end; that it has no name any more is no fault.
+                        // What was opened was read to its end; that it has no name any more is no
+                        // fault.
                         return;
                     }
                     let output = output.expect(1);
-                    let error = output
-                        .of("error")
-                        .find(|error| error["path"].as_str().is_some_and(|path| path.ends_with(way)));
+                    let error = output.of("error").find(|error| {
+                        error["path"]
+                            .as_str()
+                            .is_some_and(|path| path.ends_with(way))
+                    });
                     assert_eq!(
                         error.map(|error| &error["code"]),
                         Some(&"source".into()),
@@ -330,20 +441,45 @@ fn a_source_that_vanishes_is_named(backend: &'static str) {
     let mut rng = Rng::new(backend);
     for push in [true, false] {
         let world = World::new(backend);
-        let side = |name: &str| if push { world.here(name) } else { world.root(name) };
+        let side = |name: &str| {
+            if push {
+                world.here(name)
+            } else {
+                world.root(name)
+            }
+        };
         // Behind the first one, which takes a while, the others are announced and wait.
         for (name, size_bytes) in [("first", 10 * MIB), ("large", 6 * MIB), ("last", 3 * MIB)] {
             tree::write_file(&side(name), size_bytes, &mut rng);
         }
-        fs::create_dir(if push { world.root("to") } else { world.here("to") }).unwrap();
+        fs::create_dir(if push {
+            world.root("to")
+        } else {
+            world.here("to")
+        })
+        .unwrap();
         let mut args: Vec<OsString> = ["first", "large", "last"]
-            .map(|name| if push { side(name).into_os_string() } else { world.url(name).into() })
+            .map(|name| {
+                if push {
+                    side(name).into_os_string()
+                } else {
+                    world.url(name).into()
+                }
+            })
             .into();
-        args.push(if push { world.url("to").into() } else { world.here("to").into() });
+        args.push(if push {
+            world.url("to").into()
+        } else {
+            world.here("to").into()
+        });
         let running = caught_midway(&world, &args, MIB);
         fs::remove_file(side("large")).unwrap();
         let output = running.wait();
-        let to = if push { world.root("to") } else { world.here("to") };
+        let to = if push {
+            world.root("to")
+        } else {
+            world.here("to")
+        };
         for name in ["first", "last"] {
             assert!(tree::same_content(&side(name), &to.join(name)), "{name}");
         }
@@ -352,7 +488,11 @@ fn a_source_that_vanishes_is_named(backend: &'static str) {
             let output = output.expect(3);
             let error = output
                 .of("error")
-                .find(|error| error["path"].as_str().is_some_and(|path| path.ends_with("large")))
+                .find(|error| {
+                    error["path"]
+                        .as_str()
+                        .is_some_and(|path| path.ends_with("large"))
+                })
                 .unwrap();
             assert_eq!(error["code"], "source", "{output:?}");
         }
@@ -383,11 +523,19 @@ fn interrupted_transfers_keep_their_state(backend: &'static str) {
                     let output = running.wait().expect(code);
                     assert_eq!(output.number("exit_code"), code as u64);
                     let first = output.number("sent_bytes");
-                    assert!(output.stderr.contains("resumes") && !to.exists(), "{}", output.stderr);
+                    assert!(
+                        output.stderr.contains("resumes") && !to.exists(),
+                        "{}",
+                        output.stderr
+                    );
                     let output = world.cp(&args).expect(0);
                     assert_same(&from, &to);
-                    let (resumed, sent) = (output.number("resumed_bytes"), output.number("sent_bytes"));
-                    assert!(resumed >= 4 * MIB, "{name}: {resumed} of {first} bytes resumed");
+                    let (resumed, sent) =
+                        (output.number("resumed_bytes"), output.number("sent_bytes"));
+                    assert!(
+                        resumed >= 4 * MIB,
+                        "{name}: {resumed} of {first} bytes resumed"
+                    );
                     assert_eq!(resumed + sent, 24 * MIB, "{name}");
                 });
             }
@@ -419,7 +567,10 @@ fn a_second_signal_quits_at_once(backend: &'static str) {
     let outcome = outcome.unwrap();
     assert_eq!(outcome.code, Some(130), "{outcome:?}");
     let alone = alone.unwrap();
-    assert!(alone.code == Some(143) || alone.signal == Some(15), "{alone:?}");
+    assert!(
+        alone.code == Some(143) || alone.signal == Some(15),
+        "{alone:?}"
+    );
     world.cp(&args).expect(0);
     assert_same(&world.here("file"), &world.root("file"));
     assert_no_leftovers(&world.root(""));
@@ -444,7 +595,11 @@ fn a_daemon_told_to_stop_tells_its_clients(backend: &'static str) {
         let running = caught_midway(&world, &args(&world), 6 * MIB);
         common::signal(world.daemon.pid(), "TERM");
         let output = running.wait().expect(5);
-        assert_eq!(output.of("error").last().unwrap()["code"], "lost", "{output:?}");
+        assert_eq!(
+            output.of("error").last().unwrap()["code"],
+            "lost",
+            "{output:?}"
+        );
         world.daemon.wait_for_end();
         world.restart();
         let output = world.cp(&args(&world)).expect(0);
@@ -462,22 +617,37 @@ fn leftovers_of_another_version_of_a_file_are_not_mixed_in(backend: &'static str
     let running = caught_midway(&world, &args, 6 * MIB);
     running.signal("INT");
     running.wait().expect(130);
-    assert!(!tree::leftovers(&world.root("")).is_empty(), "nothing was kept");
+    assert!(
+        !tree::leftovers(&world.root("")).is_empty(),
+        "nothing was kept"
+    );
     // Another file of the same size under the same name.
     tree::write_file(&world.here("file"), 24 * MIB, &mut rng);
     let output = world.cp(&args).expect(0);
-    assert_eq!((output.number("resumed_bytes"), output.number("sent_bytes")), (0, 24 * MIB));
+    assert_eq!(
+        (output.number("resumed_bytes"), output.number("sent_bytes")),
+        (0, 24 * MIB)
+    );
     assert_same(&world.here("file"), &world.root("file"));
     // And a journal of rubbish is no journal.
-    let running = caught_midway(&world, &["--force".into(), args[0].clone(), args[1].clone()], 6 * MIB);
+    let running = caught_midway(
+        &world,
+        &["--force".into(), args[0].clone(), args[1].clone()],
+        6 * MIB,
+    );
     running.signal("INT");
     running.wait().expect(130);
     for leftover in tree::leftovers(&world.root("")) {
-        if leftover.extension().is_some_and(|extension| extension == "journal") {
+        if leftover
+            .extension()
+            .is_some_and(|extension| extension == "journal")
+        {
             fs::write(world.root("").join(leftover), rng.bytes(10_000)).unwrap();
         }
     }
-    let output = world.cp(&["--force".into(), args[0].clone(), args[1].clone()]).expect(0);
+    let output = world
+        .cp(&["--force".into(), args[0].clone(), args[1].clone()])
+        .expect(0);
     assert_eq!(output.number("resumed_bytes"), 0);
     assert_same(&world.here("file"), &world.root("file"));
     assert_no_leftovers(&world.root(""));

@@ -1,4 +1,5 @@
-//! A daemon that is gone, or back, or another one: what its clients hear of that, and whom they believe.
+//! A daemon that is gone, or back, or another one: what its clients hear of that, and whom they
+//! believe.
 
 mod common;
 
@@ -42,17 +43,29 @@ fn slow(world: &World, limit: &str, from: &Path, args: [&OsStr; 2]) -> Running {
     let mut command = world.cp_command(&[], &[["--bwlimit", limit].map(OsStr::new), args].concat());
     command.env("LANDRO_LOG", "landro=debug");
     let running = Running::spawn(command);
-    running.line(|line| line.contains("\"progress\"")).expect("data flows");
+    running
+        .line(|line| line.contains("\"progress\""))
+        .expect("data flows");
     running
 }
 
 fn slow_pull(world: &World, url: &str) -> Running {
-    slow(world, LIMIT, &world.root("file"), [url.as_ref(), world.here("file").as_os_str()])
+    slow(
+        world,
+        LIMIT,
+        &world.root("file"),
+        [url.as_ref(), world.here("file").as_os_str()],
+    )
 }
 
 fn slow_push(world: &World) -> Running {
     let from = world.here("up");
-    slow(world, LIMIT, &from, [from.as_os_str(), world.url("").as_ref()])
+    slow(
+        world,
+        LIMIT,
+        &from,
+        [from.as_os_str(), world.url("").as_ref()],
+    )
 }
 
 fn a_daemon_that_is_back_resets(backend: &'static str) {
@@ -60,11 +73,14 @@ fn a_daemon_that_is_back_resets(backend: &'static str) {
     let pull = slow_pull(&world, &world.url("file"));
     world.restart();
     let output = pull.wait().expect(5);
-    assert!(output.stdout.contains("lost the connection's state"), "{output:?}");
+    assert!(
+        output.stdout.contains("lost the connection's state"),
+        "{output:?}"
+    );
 }
 
-/// A UDP relay that keeps the connection id of what it carries to the daemon, and takes datagrams for the client from
-/// others, too.
+/// A UDP relay that keeps the connection id of what it carries to the daemon, and takes datagrams
+/// for the client from others, too.
 struct Relay {
     address: SocketAddr,
     cid: Arc<Mutex<Vec<u8>>>,
@@ -73,13 +89,22 @@ struct Relay {
 
 impl Relay {
     fn new(daemon: SocketAddr) -> Relay {
-        let (front, back) =
-            (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
-        let relay =
-            Relay { address: front.local_addr().unwrap(), cid: Arc::default(), client: Arc::default() };
+        let (front, back) = (
+            UdpSocket::bind("127.0.0.1:0").unwrap(),
+            UdpSocket::bind("127.0.0.1:0").unwrap(),
+        );
+        let relay = Relay {
+            address: front.local_addr().unwrap(),
+            cid: Arc::default(),
+            client: Arc::default(),
+        };
         back.connect(daemon).unwrap();
         let (cid, client) = (relay.cid.clone(), relay.client.clone());
-        let (up, down, known) = (front.try_clone().unwrap(), back.try_clone().unwrap(), client.clone());
+        let (up, down, known) = (
+            front.try_clone().unwrap(),
+            back.try_clone().unwrap(),
+            client.clone(),
+        );
         // Both threads end with the process: the sockets live as long.
         thread::spawn(move || {
             let mut datagram = [0; 1 << 16];
@@ -108,8 +133,8 @@ impl Relay {
     }
 }
 
-/// Whoever asks a daemon about a connection it never had gets a reset; with the tokens of the daemon that has it, anybody
-/// could end it.
+/// Whoever asks a daemon about a connection it never had gets a reset; with the tokens of the
+/// daemon that has it, anybody could end it.
 fn a_daemon_of_the_same_identity_resets_nothing(backend: &'static str) {
     let world = World::new(backend);
     let relay = Relay::new(world.daemon.address().parse().unwrap());
@@ -118,16 +143,25 @@ fn a_daemon_of_the_same_identity_resets_nothing(backend: &'static str) {
     let other_root = tempfile::tempdir().unwrap();
     // Another address; another address and root; and a host to which the identity was copied.
     let copy = common::Side::new();
-    std::fs::copy(world.server.path().join("identity.pem"), copy.path().join("identity.pem")).unwrap();
+    std::fs::copy(
+        world.server.path().join("identity.pem"),
+        copy.path().join("identity.pem"),
+    )
+    .unwrap();
     for (side, root) in [
         (&world.server, world.root("")),
         (&world.server, other_root.path().to_owned()),
         (&copy, world.root("")),
     ] {
         let other = Daemon::start(side, &root, &["--backend", backend]);
-        assert_eq!(other.fingerprint, world.daemon.fingerprint, "the identity is one");
+        assert_eq!(
+            other.fingerprint, world.daemon.fingerprint,
+            "the identity is one"
+        );
         let attacker = UdpSocket::bind("127.0.0.1:0").unwrap();
-        attacker.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        attacker
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
         let mut asked = vec![0x40];
         asked.extend_from_slice(&cid);
         asked.resize(80, 7);
@@ -144,7 +178,10 @@ fn a_daemon_of_the_same_identity_resets_nothing(backend: &'static str) {
         attacker.send_to(&reset[..bytes], relay.address).unwrap();
     }
     pull.wait().expect(0);
-    assert_eq!(landro(&world.server, ["id"]).stdout.trim(), world.daemon.fingerprint);
+    assert_eq!(
+        landro(&world.server, ["id"]).stdout.trim(),
+        world.daemon.fingerprint
+    );
 }
 
 /// A port that is closed to everybody but one who is not there, so that no other test gets it.
@@ -160,14 +197,19 @@ fn a_port_nobody_listens_on(backend: &'static str) {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let (_held, closed) = closed_port(address);
         let url = format!("landro://{closed}/file");
-        let output = world.cp(&[url.as_ref(), world.here("file").as_os_str()]).expect(5);
+        let output = world
+            .cp(&[url.as_ref(), world.here("file").as_os_str()])
+            .expect(5);
         assert!(output.stdout.contains(NOBODY), "{output:?}");
         assert!(output.stdout.contains("\"unreachable\""), "{output:?}");
     }
 }
 
 fn a_daemon_that_died_is_missed_at_once(backend: &'static str) {
-    for start in [|world: &World| slow_pull(world, &world.url("file")), slow_push] {
+    for start in [
+        |world: &World| slow_pull(world, &world.url("file")),
+        slow_push,
+    ] {
         let mut world = World::new(backend);
         let running = start(&world);
         world.daemon.kill();
@@ -176,12 +218,17 @@ fn a_daemon_that_died_is_missed_at_once(backend: &'static str) {
     }
 }
 
-/// Under this limit nothing follows the burst for minutes: without a sign of life that is asked for, nobody would say
-/// anything.
+/// Under this limit nothing follows the burst for minutes: without a sign of life that is asked
+/// for, nobody would say anything.
 fn a_silent_daemon_that_died_is_missed_at_once(backend: &'static str) {
     let mut world = World::new(backend);
     let (url, here) = (world.url("file"), world.here("file"));
-    let running = slow(&world, "1K", &world.root("file"), [url.as_ref(), here.as_os_str()]);
+    let running = slow(
+        &world,
+        "1K",
+        &world.root("file"),
+        [url.as_ref(), here.as_os_str()],
+    );
     world.daemon.kill();
     let output = running.wait().expect(5);
     assert!(output.stdout.contains(NOBODY), "{output:?}");
@@ -196,30 +243,55 @@ fn forged_messages_end_nothing(backend: &'static str) {
     let world = World::new(backend);
     let relay = Relay::new(world.daemon.address().parse().unwrap());
     let mut pull = slow_pull(&world, &format!("landro://{}/file", relay.address));
-    let (SocketAddr::V4(from), SocketAddr::V4(to)) = (relay.client.lock().unwrap().unwrap(), relay.address)
+    let (SocketAddr::V4(from), SocketAddr::V4(to)) =
+        (relay.client.lock().unwrap().unwrap(), relay.address)
     else {
         panic!("IPv4 was asked for");
     };
-    let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Icmp).unwrap();
+    let raw = socket(
+        AddressFamily::Inet,
+        SockType::Raw,
+        SockFlag::empty(),
+        SockProtocol::Icmp,
+    )
+    .unwrap();
     // Until the client heard one and found it untrue.
-    while !pull.stderr().contains("the peer is there, whatever ICMP says") {
+    while !pull
+        .stderr()
+        .contains("the peer is there, whatever ICMP says")
+    {
         let message = port_unreachable(from, to);
-        sendto(raw.as_raw_fd(), &message, &SockaddrIn::from(from), MsgFlags::empty()).unwrap();
+        sendto(
+            raw.as_raw_fd(),
+            &message,
+            &SockaddrIn::from(from),
+            MsgFlags::empty(),
+        )
+        .unwrap();
         thread::sleep(Duration::from_millis(5));
         assert!(pull.is_running(), "{}\n{}", pull.stdout(), pull.stderr());
     }
     pull.wait().expect(0);
 }
 
-/// ICMP's destination unreachable, port unreachable (RFC 792), for a datagram `from` there `to` here.
+/// ICMP's destination unreachable, port unreachable (RFC 792), for a datagram `from` there `to`
+/// here.
 fn port_unreachable(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
     let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
-    // The header of the datagram it is about, 1,200 bytes of UDP (17), and the beginning of its content.
+    // The header of the datagram it is about, 1,200 bytes of UDP (17), and the beginning of its
+    // content.
     message.extend([0x45, 0, 0x04, 0xcc, 0, 0, 0x40, 0, 64, 17, 0, 0]);
     message.extend(from.ip().octets().into_iter().chain(to.ip().octets()));
-    message.extend(from.port().to_be_bytes().into_iter().chain(to.port().to_be_bytes()));
+    message.extend(
+        from.port()
+            .to_be_bytes()
+            .into_iter()
+            .chain(to.port().to_be_bytes()),
+    );
     message.extend([0x04, 0xb8, 0, 0]);
-    let words = message.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let words = message
+        .chunks(2)
+        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
     let sum: u32 = words.sum();
     let sum = (sum & 0xffff) + (sum >> 16);
     message[2..4].copy_from_slice(&(!(sum as u16)).to_be_bytes());

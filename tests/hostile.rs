@@ -83,7 +83,8 @@ on_both_backends!(
     peers_that_are_removed_and_do_not_go,
 );
 
-/// Budget of the daemon under attack; what it may hold beyond it is code, stacks and the kernel's rings.
+/// Budget of the daemon under attack; what it may hold beyond it is code, stacks and the kernel's
+/// rings.
 const BUDGET: &str = "32M";
 const RSS_LIMIT_BYTES: u64 = (32 + 48) << 20;
 
@@ -99,7 +100,14 @@ impl Scene {
     fn play(backend: &'static str, attack: impl FnOnce(&Scene) + Send) {
         let villain = Identity::generate().unwrap();
         let allow = villain.fingerprint().to_string();
-        let args = ["--memory-budget", BUDGET, "--workers", "2", "--allow", &allow];
+        let args = [
+            "--memory-budget",
+            BUDGET,
+            "--workers",
+            "2",
+            "--allow",
+            &allow,
+        ];
         let world = World::within(backend, &args, roomy_dir(256 << 20));
         let mut rng = Rng::new(backend);
         let tree = world.here("good");
@@ -111,7 +119,11 @@ impl Scene {
         let outside = world.here("outside");
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("witness"), "untouched").unwrap();
-        let scene = Scene { world, villain, outside };
+        let scene = Scene {
+            world,
+            villain,
+            outside,
+        };
         let over = AtomicBool::new(false);
         let rounds = thread::scope(|scope| {
             let good = scope.spawn(|| scene.work_until(&over));
@@ -138,7 +150,10 @@ impl Scene {
             let name = format!("good-{rounds}");
             self.world.push(self.world.here("good"), &name).expect(0);
             assert_same(&self.world.here("good"), &self.world.root(&name));
-            let args: [OsString; 2] = [self.world.url(&name).into(), self.world.here("good-back").into()];
+            let args: [OsString; 2] = [
+                self.world.url(&name).into(),
+                self.world.here("good-back").into(),
+            ];
             self.world.cp(&args).expect(0);
             assert_same(&self.world.here("good"), &self.world.here("good-back"));
             fs::remove_dir_all(self.world.root(&name)).unwrap();
@@ -149,15 +164,36 @@ impl Scene {
     }
 
     fn look_for_harm(mut self) {
-        assert!(self.world.daemon.is_running(), "it died: {}", self.world.daemon.log());
+        assert!(
+            self.world.daemon.is_running(),
+            "it died: {}",
+            self.world.daemon.log()
+        );
         let peak = self.world.daemon.peak_rss_bytes();
         println!("peak memory of the daemon: {} MiB", peak >> 20);
-        assert!(peak < RSS_LIMIT_BYTES, "{} MiB resident at most", peak >> 20);
-        assert!(!self.world.daemon.log().contains("panicked"), "{}", self.world.daemon.log());
-        let outside: Vec<_> =
-            fs::read_dir(&self.outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(outside, ["witness"], "something was written outside of the root");
-        assert_eq!(fs::read(self.outside.join("witness")).unwrap(), b"untouched");
+        assert!(
+            peak < RSS_LIMIT_BYTES,
+            "{} MiB resident at most",
+            peak >> 20
+        );
+        assert!(
+            !self.world.daemon.log().contains("panicked"),
+            "{}",
+            self.world.daemon.log()
+        );
+        let outside: Vec<_> = fs::read_dir(&self.outside)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(
+            outside,
+            ["witness"],
+            "something was written outside of the root"
+        );
+        assert_eq!(
+            fs::read(self.outside.join("witness")).unwrap(),
+            b"untouched"
+        );
         let around: Vec<_> = fs::read_dir(self.world.root("..")).unwrap().collect();
         assert_eq!(around.len(), 2, "root and here: {around:?}");
         let stopped = self.world.daemon.stop();
@@ -177,8 +213,12 @@ impl Scene {
 
     /// Names in the root that the good client did not put there.
     fn planted(&self) -> Vec<OsString> {
-        let names = fs::read_dir(self.world.root("")).unwrap().map(|entry| entry.unwrap().file_name());
-        names.filter(|name| !name.to_string_lossy().starts_with("good-")).collect()
+        let names = fs::read_dir(self.world.root(""))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        names
+            .filter(|name| !name.to_string_lossy().starts_with("good-"))
+            .collect()
     }
 }
 

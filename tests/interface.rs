@@ -1,4 +1,5 @@
-//! What scripts rely on: exit codes, NDJSON, statistics, listings, identities, and what is printed where.
+//! What scripts rely on: exit codes, NDJSON, statistics, listings, identities, and what is printed
+//! where.
 
 mod common;
 
@@ -37,8 +38,14 @@ fn every_json_line_has_schema_and_event(backend: &'static str) {
     symlink("small", tree.join("link")).unwrap();
     for args in [
         [tree.clone().into_os_string(), world.url("tree").into()],
-        [world.url("tree").into(), world.here("back").into_os_string()],
-        [tree.clone().into_os_string(), world.here("local").into_os_string()],
+        [
+            world.url("tree").into(),
+            world.here("back").into_os_string(),
+        ],
+        [
+            tree.clone().into_os_string(),
+            world.here("local").into_os_string(),
+        ],
     ] {
         let output = world.cp(&args).expect(0);
         assert_eq!(
@@ -51,17 +58,37 @@ fn every_json_line_has_schema_and_event(backend: &'static str) {
         for (line, event) in output.stdout.lines().zip(&output.events) {
             assert!(line.starts_with(r#"{"schema":1,"event":""#), "{line}");
             let known = ["start", "progress", "file", "warning", "error", "summary"];
-            assert!(event["event"].as_str().is_some_and(|name| known.contains(&name)), "{line}");
+            assert!(
+                event["event"]
+                    .as_str()
+                    .is_some_and(|name| known.contains(&name)),
+                "{line}"
+            );
         }
         assert_eq!(output.events[0]["event"], "start");
         assert_eq!(output.events.last().unwrap()["event"], "summary");
         let summary = output.summary();
-        for field in ["files", "bytes", "skipped", "resumed_bytes", "goodput_bps", "errors", "exit_code"] {
+        for field in [
+            "files",
+            "bytes",
+            "skipped",
+            "resumed_bytes",
+            "goodput_bps",
+            "errors",
+            "exit_code",
+        ] {
             assert!(summary[field].is_u64(), "{field} in {summary}");
         }
         assert!(summary["seconds"].is_f64() && summary["stats"].is_null());
-        assert_eq!((output.number("files"), output.number("bytes")), (2, (3 << 20) + 100));
-        assert_eq!((output.number("directories"), output.number("symlinks")), (1, 1), "{summary}");
+        assert_eq!(
+            (output.number("files"), output.number("bytes")),
+            (2, (3 << 20) + 100)
+        );
+        assert_eq!(
+            (output.number("directories"), output.number("symlinks")),
+            (1, 1),
+            "{summary}"
+        );
         let mut files: Vec<(&str, &str, u64)> = output
             .of("file")
             .map(|file| {
@@ -74,7 +101,10 @@ fn every_json_line_has_schema_and_event(backend: &'static str) {
             })
             .collect();
         files.sort();
-        let names: Vec<&str> = files.iter().map(|file| file.0.rsplit('/').next().unwrap()).collect();
+        let names: Vec<&str> = files
+            .iter()
+            .map(|file| file.0.rsplit('/').next().unwrap())
+            .collect();
         assert_eq!(names[1..], ["large", "link", "small"], "{files:?}");
         assert_eq!(
             files.iter().map(|file| file.1).collect::<Vec<_>>(),
@@ -88,7 +118,11 @@ fn statistics_are_complete(backend: &'static str) {
     let world = World::new(backend);
     let mut rng = Rng::new(backend);
     tree::write_file(&world.here("file"), 8 << 20, &mut rng);
-    let push: [OsString; 3] = ["--stats".into(), world.here("file").into(), world.url("file").into()];
+    let push: [OsString; 3] = [
+        "--stats".into(),
+        world.here("file").into(),
+        world.url("file").into(),
+    ];
     let output = world.cp(&push).expect(0);
     let stats = &output.summary()["stats"];
     for field in [
@@ -103,7 +137,12 @@ fn statistics_are_complete(backend: &'static str) {
     ] {
         assert!(stats[field].is_u64(), "{field} in {stats}");
     }
-    for field in ["gso_batch", "gro_batch", "cpu_user_seconds", "cpu_system_seconds"] {
+    for field in [
+        "gso_batch",
+        "gro_batch",
+        "cpu_user_seconds",
+        "cpu_system_seconds",
+    ] {
         assert!(stats[field].is_number(), "{field} in {stats}");
     }
     assert!(
@@ -120,14 +159,39 @@ fn statistics_are_complete(backend: &'static str) {
     );
     let wanted = if backend == "poll" { "Poll" } else { "IoUring" };
     assert_eq!(stats["backend"], wanted);
-    assert!(stats["peer"].as_str().is_some_and(|peer| peer.contains(&world.daemon.fingerprint)), "{stats}");
+    assert!(
+        stats["peer"]
+            .as_str()
+            .is_some_and(|peer| peer.contains(&world.daemon.fingerprint)),
+        "{stats}"
+    );
     // For people.
     let (from, to) = (world.here("file"), world.url("again"));
-    let args = ["cp", "--stats", "--peer", &world.daemon.fingerprint, "--backend", backend];
-    let output =
-        landro(&world.client, args.map(OsStr::new).into_iter().chain([from.as_os_str(), OsStr::new(&to)]));
+    let args = [
+        "cp",
+        "--stats",
+        "--peer",
+        &world.daemon.fingerprint,
+        "--backend",
+        backend,
+    ];
+    let output = landro(
+        &world.client,
+        args.map(OsStr::new)
+            .into_iter()
+            .chain([from.as_os_str(), OsStr::new(&to)]),
+    );
     assert_eq!(output.stdout, "");
-    for word in ["backend", "rtt", "loss", "cwnd", "packets per send", "cpu", "memory", "1 files"] {
+    for word in [
+        "backend",
+        "rtt",
+        "loss",
+        "cwnd",
+        "packets per send",
+        "cpu",
+        "memory",
+        "1 files",
+    ] {
         assert!(output.stderr.contains(word), "{word} in {}", output.stderr);
     }
 }
@@ -135,10 +199,23 @@ fn statistics_are_complete(backend: &'static str) {
 fn quiet_means_quiet(backend: &'static str) {
     let world = World::new(backend);
     fs::write(world.here("file"), "x").unwrap();
-    assert!(Command::new("mkfifo").arg(world.here("fifo")).status().unwrap().success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(world.here("fifo"))
+            .status()
+            .unwrap()
+            .success()
+    );
     let run = |options: &[&str], sources: &[&str]| {
-        let mut args: Vec<OsString> =
-            ["cp", "--peer", &world.daemon.fingerprint, "--backend", backend].map(Into::into).into();
+        let mut args: Vec<OsString> = [
+            "cp",
+            "--peer",
+            &world.daemon.fingerprint,
+            "--backend",
+            backend,
+        ]
+        .map(Into::into)
+        .into();
         args.extend(options.iter().map(Into::into));
         args.extend(sources.iter().map(|name| world.here(name).into_os_string()));
         args.push(world.url("").into());
@@ -151,11 +228,21 @@ fn quiet_means_quiet(backend: &'static str) {
         "not a terminal: nothing to draw"
     );
     let output = run(&[], &["fifo"]).expect(0);
-    assert!(output.stdout.is_empty() && output.stderr.contains("warning") && output.stderr.contains("fifo"));
+    assert!(
+        output.stdout.is_empty()
+            && output.stderr.contains("warning")
+            && output.stderr.contains("fifo")
+    );
     let output = run(&["--quiet"], &["file", "fifo"]).expect(0);
-    assert_eq!((output.stdout, output.stderr), (String::new(), String::new()));
+    assert_eq!(
+        (output.stdout, output.stderr),
+        (String::new(), String::new())
+    );
     let output = run(&["--quiet"], &["file", "missing"]).expect(3);
-    assert!(output.stdout.is_empty() && output.stderr.contains("missing"), "errors are told anyway");
+    assert!(
+        output.stdout.is_empty() && output.stderr.contains("missing"),
+        "errors are told anyway"
+    );
 }
 
 fn listings(backend: &'static str) {
@@ -163,31 +250,65 @@ fn listings(backend: &'static str) {
     fs::create_dir_all(world.root("dir/sub")).unwrap();
     fs::write(world.root("dir/file"), "12345").unwrap();
     fs::set_permissions(world.root("dir/file"), fs::Permissions::from_mode(0o640)).unwrap();
-    tree::set_mtime(&world.root("dir/file"), UNIX_EPOCH + Duration::from_secs(86_400));
+    tree::set_mtime(
+        &world.root("dir/file"),
+        UNIX_EPOCH + Duration::from_secs(86_400),
+    );
     symlink("file", world.root("dir/link")).unwrap();
-    fs::write(world.root("dir").join(OsStr::from_bytes(b"a\x1b[2J\nb\xff")), "").unwrap();
+    fs::write(
+        world
+            .root("dir")
+            .join(OsStr::from_bytes(b"a\x1b[2J\nb\xff")),
+        "",
+    )
+    .unwrap();
     let ls = |path: &str| {
-        let args = ["ls", "--peer", &world.daemon.fingerprint, "--backend", backend, &world.url(path)];
+        let args = [
+            "ls",
+            "--peer",
+            &world.daemon.fingerprint,
+            "--backend",
+            backend,
+            &world.url(path),
+        ];
         landro(&world.client, args)
     };
     let output = ls("dir").expect(0);
     let rows: Vec<&str> = output.stdout.lines().collect();
     assert_eq!(rows.len(), 4, "{}", output.stdout);
-    assert!(rows.contains(&"-rw-r-----            5 1970-01-02T00:00:00Z file"), "{}", output.stdout);
-    assert!(rows.iter().any(|row| row.starts_with("d") && row.ends_with(" sub")), "{}", output.stdout);
     assert!(
-        rows.iter().any(|row| row.starts_with("l") && row.ends_with(" link -> file")),
+        rows.contains(&"-rw-r-----            5 1970-01-02T00:00:00Z file"),
         "{}",
         output.stdout
     );
-    assert!(rows.iter().any(|row| row.ends_with(r" a\033[2J\nb\377")), "{}", output.stdout);
+    assert!(
+        rows.iter()
+            .any(|row| row.starts_with("d") && row.ends_with(" sub")),
+        "{}",
+        output.stdout
+    );
+    assert!(
+        rows.iter()
+            .any(|row| row.starts_with("l") && row.ends_with(" link -> file")),
+        "{}",
+        output.stdout
+    );
+    assert!(
+        rows.iter().any(|row| row.ends_with(r" a\033[2J\nb\377")),
+        "{}",
+        output.stdout
+    );
     assert!(!output.stdout.contains('\x1b'));
     assert!(ls("dir/file").expect(0).stdout.ends_with(" file\n"));
     assert!(ls("").expect(0).stdout.ends_with(" dir\n"));
     assert_eq!(ls("dir/sub").expect(0).stdout, "");
     assert!(ls("missing").expect(1).stderr.contains("missing") || !ls("missing").stderr.is_empty());
     for number in 0..3000 {
-        fs::write(world.root(&format!("dir/sub/{number}-{}", "x".repeat(200))), "").unwrap();
+        fs::write(
+            world.root(&format!("dir/sub/{number}-{}", "x".repeat(200))),
+            "",
+        )
+        .unwrap();
     }
     assert_eq!(ls("dir/sub").expect(0).stdout.lines().count(), 3000);
     assert_ne!(ls("../").code, Some(0));
@@ -212,8 +333,8 @@ fn nobody_there_is_exit_5(backend: &'static str) {
     let here = tempfile::tempdir().unwrap();
     fs::write(here.path().join("file"), "x").unwrap();
     let file = here.path().join("file");
-    // A socket that never answers, and a port that answers as one nobody has: a connected socket takes nothing from
-    // others. A free port would be the next daemon's of another test.
+    // A socket that never answers, and a port that answers as one nobody has: a connected socket
+    // takes nothing from others. A free port would be the next daemon's of another test.
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
     closed.connect("127.0.0.1:9").unwrap();
@@ -222,17 +343,39 @@ fn nobody_there_is_exit_5(backend: &'static str) {
             let (side, file) = (&side, &file);
             scope.spawn(move || {
                 let url = format!("landro://{address}/");
-                let args =
-                    ["cp", "--json", "--accept-new", "--backend", backend, file.to_str().unwrap(), &url];
+                let args = [
+                    "cp",
+                    "--json",
+                    "--accept-new",
+                    "--backend",
+                    backend,
+                    file.to_str().unwrap(),
+                    &url,
+                ];
                 let output = landro(side, args).expect(5);
                 assert_eq!(output.number("exit_code"), 5);
                 assert_eq!(output.of("error").next().unwrap()["code"], "unreachable");
-                assert!(output.stderr.contains(&address.to_string()), "{}", output.stderr);
+                assert!(
+                    output.stderr.contains(&address.to_string()),
+                    "{}",
+                    output.stderr
+                );
             });
         }
     });
-    let args = ["cp", "--backend", backend, file.to_str().unwrap(), "landro://no-such-host.invalid/"];
-    assert!(landro(&side, args).expect(5).stderr.contains("no-such-host.invalid"));
+    let args = [
+        "cp",
+        "--backend",
+        backend,
+        file.to_str().unwrap(),
+        "landro://no-such-host.invalid/",
+    ];
+    assert!(
+        landro(&side, args)
+            .expect(5)
+            .stderr
+            .contains("no-such-host.invalid")
+    );
 }
 
 fn what_the_daemon_refuses(backend: &'static str) {
@@ -245,7 +388,10 @@ fn what_the_daemon_refuses(backend: &'static str) {
     // Names of our own temporary files could be swapped under a transfer.
     fs::write(world.here(".landro-0123456789abcdef.part"), "x").unwrap();
     let output = world.push(world.here(".landro-0123456789abcdef.part"), "");
-    assert!(!world.root(".landro-0123456789abcdef.part").exists(), "{output:?}");
+    assert!(
+        !world.root(".landro-0123456789abcdef.part").exists(),
+        "{output:?}"
+    );
     assert_ne!(output.code, Some(0), "{output:?}");
 }
 
@@ -254,11 +400,19 @@ fn a_local_destination_that_cannot_be_used(backend: &'static str) {
     let world = World::new(backend);
     fs::write(world.root("file"), "x").unwrap();
     let output = world.pull("file", world.here("no/such")).expect(1);
-    let error = output.of("error").next().unwrap()["message"].as_str().unwrap();
-    assert!(error.contains(world.here("no/such").to_str().unwrap()), "{error}");
+    let error = output.of("error").next().unwrap()["message"]
+        .as_str()
+        .unwrap();
+    assert!(
+        error.contains(world.here("no/such").to_str().unwrap()),
+        "{error}"
+    );
     world.daemon.wait_for_log("session cancelled");
     let output = world.push(world.root("file"), "not/there/up").expect(1);
-    assert!(output.stderr.contains("destination not/there/up: "), "{output:?}");
+    assert!(
+        output.stderr.contains("destination not/there/up: "),
+        "{output:?}"
+    );
 }
 
 /// `cp landro://h/file /dev/null` by root must not take the device away from the whole host.
@@ -270,18 +424,31 @@ fn special_files_are_not_replaced(backend: &'static str) {
         symlink("x", at.join("link")).unwrap();
         for fifo in ["name", "to", "into/tree/name"] {
             fs::create_dir_all(at.join(fifo).parent().unwrap()).unwrap();
-            assert!(Command::new("mkfifo").arg(at.join(fifo)).status().unwrap().success());
+            assert!(
+                Command::new("mkfifo")
+                    .arg(at.join(fifo))
+                    .status()
+                    .unwrap()
+                    .success()
+            );
         }
     }
     let is_fifo = |path: &Path| fs::metadata(path).unwrap().file_type().is_fifo();
     for force in [&[][..], &["--force"]] {
-        for (source, target, fifo) in
-            [("tree/name", "to", "to"), ("tree/name", "", "name"), ("link", "to", "to")]
-                .into_iter()
-                .chain([("tree", "into", "into/tree/name")])
+        for (source, target, fifo) in [
+            ("tree/name", "to", "to"),
+            ("tree/name", "", "name"),
+            ("link", "to", "to"),
+        ]
+        .into_iter()
+        .chain([("tree", "into", "into/tree/name")])
         {
             let run = |from: OsString, to: OsString| {
-                let args = force.iter().map(OsString::from).chain([from, to]).collect::<Vec<_>>();
+                let args = force
+                    .iter()
+                    .map(OsString::from)
+                    .chain([from, to])
+                    .collect::<Vec<_>>();
                 let output = world.cp(&args);
                 assert!(matches!(output.code, Some(1 | 3)), "{args:?}: {output:?}");
                 assert!(output.stderr.contains("special file"), "{output:?}");
@@ -300,13 +467,36 @@ fn errors_name_the_cause(backend: &'static str) {
     fs::create_dir_all(world.root("up")).unwrap();
     let said = |output: Output, words: &str| assert!(output.stderr.contains(words), "{output:?}");
     symlink(world.here("up"), world.root("out")).unwrap();
-    said(world.push(world.here("up"), "out").expect(1), "leads out of the directory that is served");
-    said(world.pull("out/sub", world.here("")).expect(1), "leads out of the directory that is served");
-    said(world.push(world.here("up"), "../up").expect(1), "leads out of the directory that is served");
-    let ls = ["ls", "--backend", backend, "--peer", &world.daemon.fingerprint, &world.url("not/there")];
-    said(landro(&world.client, ls).expect(1), "cannot list not/there: ");
+    said(
+        world.push(world.here("up"), "out").expect(1),
+        "leads out of the directory that is served",
+    );
+    said(
+        world.pull("out/sub", world.here("")).expect(1),
+        "leads out of the directory that is served",
+    );
+    said(
+        world.push(world.here("up"), "../up").expect(1),
+        "leads out of the directory that is served",
+    );
+    let ls = [
+        "ls",
+        "--backend",
+        backend,
+        "--peer",
+        &world.daemon.fingerprint,
+        &world.url("not/there"),
+    ];
+    said(
+        landro(&world.client, ls).expect(1),
+        "cannot list not/there: ",
+    );
     symlink("gone", world.root("up/sub")).unwrap();
-    let args: [OsString; 3] = ["--keep-dirlinks".into(), world.here("up").into(), world.url("").into()];
+    let args: [OsString; 3] = [
+        "--keep-dirlinks".into(),
+        world.here("up").into(),
+        world.url("").into(),
+    ];
     said(world.cp(&args).expect(3), "a symlink that leads nowhere");
 }
 
@@ -335,11 +525,23 @@ fn usage_errors_are_exit_2() {
     ] {
         let output = landro(&side, args);
         assert_eq!(output.code, Some(2), "{args:?}: {output:?}");
-        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{args:?}");
+        assert!(
+            !output.stderr.is_empty() && output.stdout.is_empty(),
+            "{args:?}"
+        );
     }
-    for args in [["--help", ""], ["--version", ""], ["cp", "--help"], ["serve", "--help"]] {
+    for args in [
+        ["--help", ""],
+        ["--version", ""],
+        ["cp", "--help"],
+        ["serve", "--help"],
+    ] {
         let output = landro(&side, args.into_iter().filter(|arg| !arg.is_empty()));
-        assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{args:?}");
+        assert_eq!(
+            (output.code, output.stderr.as_str()),
+            (Some(0), ""),
+            "{args:?}"
+        );
     }
 }
 
@@ -351,19 +553,40 @@ fn a_daemon_that_cannot_start_says_why() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path().to_str().unwrap();
     for (args, word) in [
-        (&["serve", "/no/such/directory", "--listen", "127.0.0.1:0"][..], "/no/such/directory"),
-        (&["serve", "/etc/passwd", "--listen", "127.0.0.1:0"], "/etc/passwd"),
+        (
+            &["serve", "/no/such/directory", "--listen", "127.0.0.1:0"][..],
+            "/no/such/directory",
+        ),
+        (
+            &["serve", "/etc/passwd", "--listen", "127.0.0.1:0"],
+            "/etc/passwd",
+        ),
         (&["serve", root, "--listen", &address], &address),
         (&["serve", root, "--listen", "192.0.2.1:0"], "192.0.2.1"),
     ] {
         for workers in ["1", "2"] {
-            let output = landro(&side, args.iter().copied().chain(["--workers", workers])).expect(1);
-            assert!(output.stderr.contains(word) && output.stdout.is_empty(), "{args:?} {output:?}");
+            let output =
+                landro(&side, args.iter().copied().chain(["--workers", workers])).expect(1);
+            assert!(
+                output.stderr.contains(word) && output.stdout.is_empty(),
+                "{args:?} {output:?}"
+            );
         }
     }
     // A second daemon must not share the first one's port.
     let daemon = common::Daemon::start(&side, Path::new(root), &["--workers", "2"]);
-    let output = landro(&side, ["serve", root, "--listen", daemon.address(), "--workers", "2"]).expect(1);
+    let output = landro(
+        &side,
+        [
+            "serve",
+            root,
+            "--listen",
+            daemon.address(),
+            "--workers",
+            "2",
+        ],
+    )
+    .expect(1);
     assert!(output.stderr.contains(daemon.address()), "{output:?}");
 }
 
@@ -374,7 +597,10 @@ fn identities_are_made_once_and_private() {
     assert!(id.starts_with("SHA256:") && id.len() == 50, "{id}");
     assert_eq!(side.id(), id);
     let pem = side.path().join("identity.pem");
-    assert_eq!(fs::metadata(&pem).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&pem).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     fs::set_permissions(&pem, fs::Permissions::from_mode(0o644)).unwrap();
     assert!(landro(&side, ["id"]).expect(1).stderr.contains("chmod 600"));
     // Where it is looked for: LANDRO_CONFIG_DIR, XDG_CONFIG_HOME, HOME.
@@ -390,7 +616,10 @@ fn identities_are_made_once_and_private() {
     let xdg = home.path().join("xdg");
     let by_home = run(&[("HOME", home.path())]);
     assert!(home.path().join(".config/landro/identity.pem").is_file());
-    assert_ne!(run(&[("HOME", home.path()), ("XDG_CONFIG_HOME", &xdg)]), by_home);
+    assert_ne!(
+        run(&[("HOME", home.path()), ("XDG_CONFIG_HOME", &xdg)]),
+        by_home
+    );
     assert!(xdg.join("landro/identity.pem").is_file());
     assert_eq!(run(&[("HOME", home.path())]), by_home);
 }
@@ -401,7 +630,10 @@ fn names_cannot_act_on_a_terminal() {
     let world = World::new("poll");
     let name = OsStr::from_bytes(b"evil\x1b]0;owned\x07\n\xff");
     let text = |stderr: &str| {
-        assert!(!stderr.contains('\x1b') && !stderr.contains('\x07'), "{stderr:?}");
+        assert!(
+            !stderr.contains('\x1b') && !stderr.contains('\x07'),
+            "{stderr:?}"
+        );
         assert!(stderr.contains(r"evil\033]0;owned\007\n\377"), "{stderr:?}");
     };
     fs::create_dir_all(world.here("tree")).unwrap();
@@ -410,8 +642,15 @@ fn names_cannot_act_on_a_terminal() {
     let output = world.push(world.here("tree"), "").expect(3);
     text(&output.stderr);
     let raw: &Value = output.of("error").next().unwrap();
-    let expected: String = name.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    assert!(raw["path_hex"].as_str().unwrap().ends_with(&expected), "{raw}");
+    let expected: String = name
+        .as_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert!(
+        raw["path_hex"].as_str().unwrap().ends_with(&expected),
+        "{raw}"
+    );
     assert!(!output.stdout.contains('\x1b') && !output.stdout.contains('\x07'));
     let missing = world.here("").join(name);
     let output = world.push(&missing, "").expect(1);

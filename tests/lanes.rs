@@ -1,4 +1,5 @@
-//! A lane is replaced before its AEAD limit, here lowered to a few thousand packets, while the transfer goes on.
+//! A lane is replaced before its AEAD limit, here lowered to a few thousand packets, while the
+//! transfer goes on.
 
 use std::fs;
 use std::path::Path;
@@ -8,21 +9,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use landro::config::QuicConfig;
 use landro::engine::{
-    Access, BackendChoice, Client, ClientConfig, ClientEvent, Ended, PeerAccess, ServeConfig, Server,
-    TransportStats,
+    Access, BackendChoice, Client, ClientConfig, ClientEvent, Ended, PeerAccess, ServeConfig,
+    Server, TransportStats,
 };
 use landro::proto::session::{BenchWork, Request};
 use landro::proto::{Outcome, Totals};
 use landro::quic::Identity;
 
-/// Packets of one lane. 64 MiB in packets of at most 16 KiB are over 4,000, so there are several lanes, also where a busy
-/// machine lets a lane carry on for long before its successor is there.
+/// Packets of one lane. 64 MiB in packets of at most 16 KiB are over 4,000, so there are several
+/// lanes, also where a busy machine lets a lane carry on for long before its successor is there.
 const LANE_PACKETS: u64 = 250;
 const FILE_BYTES: usize = 64 << 20;
 const BUDGET_BYTES: u64 = 64 << 20;
 
 /// Moves one file and gives the transport's statistics.
-fn transfer(backend: BackendChoice, root: &Path, request: impl FnOnce(&str) -> Request) -> TransportStats {
+fn transfer(
+    backend: BackendChoice,
+    root: &Path,
+    request: impl FnOnce(&str) -> Request,
+) -> TransportStats {
     let (totals, stats) = run(backend, root, request("file"));
     assert_eq!((totals.files, totals.errors), (1, 0));
     stats
@@ -30,7 +35,12 @@ fn transfer(backend: BackendChoice, root: &Path, request: impl FnOnce(&str) -> R
 
 /// One session to its end, and the client's statistics.
 fn run(backend: BackendChoice, root: &Path, request: Request) -> (Totals, TransportStats) {
-    match session(backend, root, QuicConfig::auto().lane_packet_limit(LANE_PACKETS), request) {
+    match session(
+        backend,
+        root,
+        QuicConfig::auto().lane_packet_limit(LANE_PACKETS),
+        request,
+    ) {
         (Ended::Outcome(Outcome::Complete(totals)), stats) => (totals, stats),
         (other, _) => panic!("not complete: {other:?}"),
     }
@@ -42,7 +52,13 @@ fn session(
     quic: QuicConfig,
     request: Request,
 ) -> (Ended, TransportStats) {
-    let access = PeerAccess { access: Access { read: true, write: true }, path: None };
+    let access = PeerAccess {
+        access: Access {
+            read: true,
+            write: true,
+        },
+        path: None,
+    };
     let server = Server::start(ServeConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         root: root.to_path_buf(),
@@ -68,7 +84,11 @@ fn session(
     let client = Client::start(config, request).unwrap();
     let mut stats = None;
     let ended = loop {
-        match client.events().recv_timeout(Duration::from_secs(60)).expect("the transfer hangs") {
+        match client
+            .events()
+            .recv_timeout(Duration::from_secs(60))
+            .expect("the transfer hangs")
+        {
             ClientEvent::Stats(found) => stats = Some(*found),
             ClientEvent::Ended(ended) => break ended,
             ClientEvent::Connected { .. } | ClientEvent::Session(_) => {}
@@ -85,12 +105,23 @@ fn spent_keys_end_the_session(backend: BackendChoice) {
     let root = tempfile::tempdir().unwrap();
     let quic = QuicConfig::auto().key_packet_limit(KEY_PACKETS);
     for work in [BenchWork::Send, BenchWork::Receive] {
-        let request = Request::Bench { work, duration: LONGEST_BENCHMARK };
+        let request = Request::Bench {
+            work,
+            duration: LONGEST_BENCHMARK,
+        };
         let (ended, stats) = session(backend, root.path(), quic.clone(), request);
-        let Ended::Lost(why) = ended else { panic!("{work:?}: {ended:?}") };
-        assert!(why.contains("its key has sealed as many packets as it may"), "{why}");
+        let Ended::Lost(why) = ended else {
+            panic!("{work:?}: {ended:?}")
+        };
+        assert!(
+            why.contains("its key has sealed as many packets as it may"),
+            "{why}"
+        );
         assert_eq!(stats.lanes, 1);
-        assert!(stats.sent_packets <= KEY_PACKETS && stats.received_packets <= KEY_PACKETS, "{stats:?}");
+        assert!(
+            stats.sent_packets <= KEY_PACKETS && stats.received_packets <= KEY_PACKETS,
+            "{stats:?}"
+        );
     }
 }
 
@@ -110,8 +141,11 @@ fn poll_closes_before_a_key_is_spent() {
 
 fn push_and_pull(backend: BackendChoice) {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let content: Vec<u8> = (0..FILE_BYTES).map(|i| (i * 31 + (i >> 12)) as u8).collect();
-    let local = |name: &str| Bytes::from(here.path().join(name).into_os_string().into_encoded_bytes());
+    let content: Vec<u8> = (0..FILE_BYTES)
+        .map(|i| (i * 31 + (i >> 12)) as u8)
+        .collect();
+    let local =
+        |name: &str| Bytes::from(here.path().join(name).into_os_string().into_encoded_bytes());
     fs::write(here.path().join("file"), &content).unwrap();
 
     let pushed = transfer(backend, there.path(), |name| Request::Push {
@@ -123,7 +157,10 @@ fn push_and_pull(backend: BackendChoice) {
         keep_dirlinks: false,
         bwlimit_bps: None,
     });
-    assert!(fs::read(there.path().join("pushed")).unwrap() == content, "the pushed file differs");
+    assert!(
+        fs::read(there.path().join("pushed")).unwrap() == content,
+        "the pushed file differs"
+    );
     assert!(pushed.lanes > 2, "lanes used by the push: {}", pushed.lanes);
 
     let pulled = transfer(backend, there.path(), |_| Request::Pull {
@@ -135,19 +172,26 @@ fn push_and_pull(backend: BackendChoice) {
         keep_dirlinks: false,
         bwlimit_bps: None,
     });
-    assert!(fs::read(here.path().join("pulled")).unwrap() == content, "the pulled file differs");
+    assert!(
+        fs::read(here.path().join("pulled")).unwrap() == content,
+        "the pulled file differs"
+    );
     assert!(pulled.lanes > 2, "lanes used by the pull: {}", pulled.lanes);
 }
 
-/// The longest benchmark. A lane carries on until its successor is there, so a machine that often does something else has
-/// few lanes in a second.
+/// The longest benchmark. A lane carries on until its successor is there, so a machine that often
+/// does something else has few lanes in a second.
 const LONGEST_BENCHMARK: Duration = Duration::from_secs(32);
 
-/// Lanes are replaced while it runs, more often than a session may have lanes at a time, and nothing is lost or out of
-/// place.
+/// Lanes are replaced while it runs, more often than a session may have lanes at a time, and
+/// nothing is lost or out of place.
 fn benchmarks(backend: BackendChoice) {
     let root = tempfile::tempdir().unwrap();
-    for work in [BenchWork::Send, BenchWork::Receive, BenchWork::Echo { size_bytes: 1024 }] {
+    for work in [
+        BenchWork::Send,
+        BenchWork::Receive,
+        BenchWork::Echo { size_bytes: 1024 },
+    ] {
         let mut duration = Duration::from_secs(1);
         loop {
             let (totals, stats) = run(backend, root.path(), Request::Bench { work, duration });

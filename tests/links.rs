@@ -1,5 +1,5 @@
-//! Symlinks at the destination: what the user typed is followed, what stands where a directory is to be is not, unless
-//! he says so and made it himself.
+//! Symlinks at the destination: what the user typed is followed, what stands where a directory is
+//! to be is not, unless he says so and made it himself.
 
 mod common;
 
@@ -38,7 +38,10 @@ fn pull(world: &World, options: &[&str], path: &str, to: &Path) -> Output {
 }
 
 fn names(dir: &Path) -> Vec<OsString> {
-    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     names.sort();
     names
 }
@@ -63,7 +66,9 @@ fn a_destination_that_is_a_link_is_followed(backend: &'static str) {
     fs::create_dir_all(world.root("in/deep")).unwrap();
     symlink("in/deep", world.root("link")).unwrap();
     world.push(world.here("far/photos"), "link").expect(0);
-    world.push(world.here("far/photos"), "link/renamed").expect(0);
+    world
+        .push(world.here("far/photos"), "link/renamed")
+        .expect(0);
     assert_same(&tree, &world.root("in/deep/photos"));
     assert_same(&tree, &world.root("in/deep/renamed"));
 }
@@ -82,7 +87,11 @@ fn a_link_where_a_directory_is_to_be_is_an_error(backend: &'static str) {
         let before = tree::records(&elsewhere);
         let output = pull(&world, &[], "photos", &world.here("to"));
         // Whatever is not below the link arrives.
-        assert_eq!(output.code, Some(if linked == "photos" { 1 } else { 3 }), "{output:?}");
+        assert_eq!(
+            output.code,
+            Some(if linked == "photos" { 1 } else { 3 }),
+            "{output:?}"
+        );
         assert!(output.stderr.contains("--keep-dirlinks"), "{output:?}");
         assert_eq!(before, tree::records(&elsewhere));
         assert_eq!(world.here("to/photos/top").is_file(), linked != "photos");
@@ -92,7 +101,11 @@ fn a_link_where_a_directory_is_to_be_is_an_error(backend: &'static str) {
         if linked == "photos" {
             fs::remove_dir(world.root("to/photos")).unwrap();
         }
-        let up = if linked == "photos" { "../elsewhere" } else { "../../elsewhere" };
+        let up = if linked == "photos" {
+            "../elsewhere"
+        } else {
+            "../../elsewhere"
+        };
         symlink(up, world.root("to").join(linked)).unwrap();
         let output = world.push(&tree, "to/");
         assert!(output.stderr.contains("--keep-dirlinks"), "{output:?}");
@@ -126,7 +139,15 @@ fn links_of_the_users_own_are_kept_if_he_says_so(backend: &'static str) {
         }
         assert_eq!(fs::read_link(&link).unwrap(), Path::new(target));
         let behind = link.canonicalize().unwrap();
-        assert_same(&tree.join(linked.strip_prefix("photos").unwrap().trim_start_matches('/')), &behind);
+        assert_same(
+            &tree.join(
+                linked
+                    .strip_prefix("photos")
+                    .unwrap()
+                    .trim_start_matches('/'),
+            ),
+            &behind,
+        );
         assert_no_leftovers(&world.here(""));
         fs::remove_dir_all(world.here("to")).unwrap();
         fs::remove_dir_all(&elsewhere).unwrap();
@@ -148,7 +169,10 @@ fn received_links_are_never_kept(backend: &'static str) {
     let elsewhere = world.here("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     for linked in ["photos", "photos/2024"] {
-        for (number, target) in ["elsewhere", "..", ".", elsewhere.to_str().unwrap()].iter().enumerate() {
+        for (number, target) in ["elsewhere", "..", ".", elsewhere.to_str().unwrap()]
+            .iter()
+            .enumerate()
+        {
             let to = world.here(&format!("to-{}-{number}", linked.len()));
             fs::create_dir(&to).unwrap();
             let _ = fs::remove_dir_all(world.root("photos"));
@@ -168,8 +192,8 @@ fn received_links_are_never_kept(backend: &'static str) {
     }
 }
 
-/// The same command twice: the first time its new name becomes a link, which the second does not take for its
-/// destination.
+/// The same command twice: the first time its new name becomes a link, which the second does not
+/// take for its destination.
 fn a_received_link_is_no_destination(backend: &'static str) {
     let world = World::new(backend);
     fs::create_dir_all(world.here("home/secret")).unwrap();
@@ -180,9 +204,15 @@ fn a_received_link_is_no_destination(backend: &'static str) {
     fs::remove_file(world.root("photos")).unwrap();
     let tree = photos(&world);
     let output = pull(&world, &["--keep-dirlinks"], "photos", &new).expect(1);
-    assert!(output.stderr.contains("end the destination with /"), "{output:?}");
-    let several: [OsString; 3] =
-        [world.url("photos/2024").into(), world.url("photos").into(), new.clone().into()];
+    assert!(
+        output.stderr.contains("end the destination with /"),
+        "{output:?}"
+    );
+    let several: [OsString; 3] = [
+        world.url("photos/2024").into(),
+        world.url("photos").into(),
+        new.clone().into(),
+    ];
     world.cp(&several).expect(1);
     assert!(names(&world.here("home/secret")).is_empty());
     // A slash says that what is behind it is meant.
@@ -233,7 +263,13 @@ fn a_daemon_keeps_links_inside_its_root(backend: &'static str) {
     fs::create_dir(world.root(".landro-d")).unwrap();
     let reserved = "../../.landro-d";
     let within = world.root("elsewhere").to_str().unwrap().to_owned();
-    for target in ["../../../here/outside", "../../..", &outside, &within, reserved] {
+    for target in [
+        "../../../here/outside",
+        "../../..",
+        &outside,
+        &within,
+        reserved,
+    ] {
         fs::remove_file(world.root("to/photos/2024")).unwrap();
         symlink(target, world.root("to/photos/2024")).unwrap();
         let output = push(&["--keep-dirlinks"]);
@@ -254,7 +290,12 @@ fn a_source_named_through_a_link_elsewhere(backend: &'static str) {
     assert_same(&tree, &world.here("got"));
     let ls = common::landro(
         &world.client,
-        ["ls", "--peer", &world.daemon.fingerprint, &world.url("links/photos/")],
+        [
+            "ls",
+            "--peer",
+            &world.daemon.fingerprint,
+            &world.url("links/photos/"),
+        ],
     );
     assert!(ls.code == Some(0) && ls.stdout.contains("2024"), "{ls:?}");
 }
@@ -263,7 +304,13 @@ fn a_source_named_through_a_link_elsewhere(backend: &'static str) {
 fn what_is_no_file_is_not_replaced(backend: &'static str) {
     let world = World::new(backend);
     let fifo = |path: PathBuf| {
-        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
         path
     };
     let (here, there) = (fifo(world.here("special")), fifo(world.root("special")));
@@ -276,11 +323,16 @@ fn what_is_no_file_is_not_replaced(backend: &'static str) {
             world.cp(&[world.here(name), here.clone()]),
         ] {
             assert!(matches!(output.code, Some(1 | 3)), "{output:?}");
-            assert!(output.stderr.contains("device, FIFO or socket"), "{output:?}");
+            assert!(
+                output.stderr.contains("device, FIFO or socket"),
+                "{output:?}"
+            );
         }
     }
     for path in [&here, &there] {
-        assert!(std::os::unix::fs::FileTypeExt::is_fifo(&fs::symlink_metadata(path).unwrap().file_type()));
+        assert!(std::os::unix::fs::FileTypeExt::is_fifo(
+            &fs::symlink_metadata(path).unwrap().file_type()
+        ));
     }
     assert_no_leftovers(&world.here(""));
 }

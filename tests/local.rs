@@ -1,4 +1,5 @@
-//! Copies between local paths where others may write, where mounts lead in circles, and where the copy is killed.
+//! Copies between local paths where others may write, where mounts lead in circles, and where the
+//! copy is killed.
 
 mod common;
 
@@ -17,7 +18,8 @@ use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
 
-/// Suffixes of temporary names: the first was that of local copies when they had file operations of their own.
+/// Suffixes of temporary names: the first was that of local copies when they had file operations of
+/// their own.
 const SUFFIXES: [&str; 4] = ["tmp", "part", "journal", "new"];
 
 /// Somebody who is not us.
@@ -29,7 +31,10 @@ fn places() -> [TempDir; 2] {
 }
 
 fn cp<S: AsRef<OsStr>>(args: &[S]) -> Output {
-    let args = ["cp", "--json"].map(OsStr::new).into_iter().chain(args.iter().map(AsRef::as_ref));
+    let args = ["cp", "--json"]
+        .map(OsStr::new)
+        .into_iter()
+        .chain(args.iter().map(AsRef::as_ref));
     landro(&Side::new(), args)
 }
 
@@ -42,7 +47,11 @@ fn state(dir: &Path) -> Vec<(PathBuf, Record, u64, Option<Vec<u8>>)> {
     let all = tree::records(dir).into_iter().map(|(path, record)| {
         let whole = dir.join(&path);
         let content = (record.kind == 'f').then(|| fs::read(&whole).unwrap());
-        let links = if record.kind == 'd' { 0 } else { fs::symlink_metadata(&whole).unwrap().nlink() };
+        let links = if record.kind == 'd' {
+            0
+        } else {
+            fs::symlink_metadata(&whole).unwrap().nlink()
+        };
         (path, record, links, content)
     });
     all.collect()
@@ -99,7 +108,11 @@ fn copy_among(what: Planted, size_bytes: u64, replaced: bool, dir: &Path, rng: &
     for suffix in SUFFIXES {
         // A directory there is in the way of replacing: that is an error, see below.
         if what != Directory || !replaced || suffix != "new" {
-            held.extend(plant(what, &to.join(format!(".landro-{}.{suffix}", &digest[..16])), &outside));
+            held.extend(plant(
+                what,
+                &to.join(format!(".landro-{}.{suffix}", &digest[..16])),
+                &outside,
+            ));
         }
     }
     let before = state(&outside);
@@ -111,10 +124,17 @@ fn copy_among(what: Planted, size_bytes: u64, replaced: bool, dir: &Path, rng: &
         theirs.rewind().unwrap();
         theirs.write_all(b"changed later").unwrap();
     }
-    assert!(tree::same_content(&source, &to.join("victim")), "{what:?}, {size_bytes} bytes");
-    // A hard link that was put there may go: it is one of ours to remove, not a file of ours to change.
+    assert!(
+        tree::same_content(&source, &to.join("victim")),
+        "{what:?}, {size_bytes} bytes"
+    );
+    // A hard link that was put there may go: it is one of ours to remove, not a file of ours to
+    // change.
     let untouched = |state: Vec<(PathBuf, Record, u64, Option<Vec<u8>>)>| {
-        state.into_iter().map(|(path, record, _, content)| (path, record, content)).collect::<Vec<_>>()
+        state
+            .into_iter()
+            .map(|(path, record, _, content)| (path, record, content))
+            .collect::<Vec<_>>()
     };
     assert_eq!(untouched(state(&outside)), untouched(before), "{what:?}");
 }
@@ -138,8 +158,11 @@ fn symlinks_are_made_beside_what_is_planted() {
     for place in places() {
         for what in [Symlink, Dangling, HardLink, Fifo, Directory, Planted::File] {
             let dir = tempfile::tempdir_in(place.path()).unwrap();
-            let (source, to, outside) =
-                (dir.path().join("link"), dir.path().join("to"), dir.path().join("outside"));
+            let (source, to, outside) = (
+                dir.path().join("link"),
+                dir.path().join("to"),
+                dir.path().join("outside"),
+            );
             fs::create_dir(&to).unwrap();
             fs::create_dir(&outside).unwrap();
             fs::write(outside.join("precious"), "precious").unwrap();
@@ -152,12 +175,18 @@ fn symlinks_are_made_beside_what_is_planted() {
                 // Not ours to remove, and in the way: the error says so.
                 Directory => {
                     let output = output.expect(1);
-                    assert!(output.stderr.contains("a directory is in the way"), "{output:?}");
+                    assert!(
+                        output.stderr.contains("a directory is in the way"),
+                        "{output:?}"
+                    );
                     assert!(planted.is_dir());
                 }
                 _ => {
                     output.expect(0);
-                    assert_eq!(fs::read_link(to.join("link")).unwrap(), Path::new("somewhere"));
+                    assert_eq!(
+                        fs::read_link(to.join("link")).unwrap(),
+                        Path::new("somewhere")
+                    );
                     assert_no_leftovers(&to);
                 }
             }
@@ -187,14 +216,24 @@ fn a_tree_arrives_as_it_is_and_a_rerun_skips_it() {
         assert_no_leftovers(&to);
         let from = from.join("");
         let again = cp(&[OsStr::new("--fsync"), from.as_os_str(), to.as_os_str()]).expect(0);
-        assert_eq!(again.number("files"), files.0, "it landed inside, under its own name");
+        assert_eq!(
+            again.number("files"),
+            files.0,
+            "it landed inside, under its own name"
+        );
         let output = cp(&[&from, &to]).expect(0);
-        assert_eq!((output.number("files"), output.number("symlinks")), (0, 0), "{}", output.stderr);
+        assert_eq!(
+            (output.number("files"), output.number("symlinks")),
+            (0, 0),
+            "{}",
+            output.stderr
+        );
         assert_same(&from, &to.join("from"));
     }
 }
 
-/// A tree to copy and its destination, where `tree/sub` is a symlink to a directory that is not below it.
+/// A tree to copy and its destination, where `tree/sub` is a symlink to a directory that is not
+/// below it.
 fn with_dirlink(dir: &Path, link: &Path) {
     let (from, to, outside) = (dir.join("tree"), dir.join("to"), dir.join("outside"));
     for made in [&from.join("sub"), &to.join("tree"), &outside] {
@@ -212,22 +251,40 @@ fn with_dirlink(dir: &Path, link: &Path) {
 fn a_symlink_at_the_destination_is_no_directory() {
     for place in places() {
         let absolute = place.path().join("0/outside");
-        let links =
-            [&absolute, Path::new("../../outside"), Path::new(".."), Path::new("."), Path::new("gone")];
+        let links = [
+            &absolute,
+            Path::new("../../outside"),
+            Path::new(".."),
+            Path::new("."),
+            Path::new("gone"),
+        ];
         for (number, link) in links.into_iter().enumerate() {
             let dir = place.path().join(number.to_string());
             with_dirlink(&dir, link);
-            let before = (state(&dir.join("outside")), fs::metadata(dir.join("to")).unwrap().mode());
+            let before = (
+                state(&dir.join("outside")),
+                fs::metadata(dir.join("to")).unwrap().mode(),
+            );
             let output = cp(&[dir.join("tree"), dir.join("to")]).expect(3);
-            let errors: Vec<_> = output.of("error").filter_map(|error| error["path"].as_str()).collect();
+            let errors: Vec<_> = output
+                .of("error")
+                .filter_map(|error| error["path"].as_str())
+                .collect();
             assert_eq!(errors, ["tree/sub"], "{link:?}");
             assert!(output.stderr.contains("--keep-dirlinks"), "{output:?}");
-            let after = (state(&dir.join("outside")), fs::metadata(dir.join("to")).unwrap().mode());
+            let after = (
+                state(&dir.join("outside")),
+                fs::metadata(dir.join("to")).unwrap().mode(),
+            );
             assert_eq!(after, before, "{link:?}");
             assert_eq!(fs::read_link(dir.join("to/tree/sub")).unwrap(), link);
             let mut landed: Vec<_> = tree::records(&dir.join("to")).into_keys().collect();
             landed.retain(|path| !path.as_os_str().is_empty());
-            assert_eq!(landed, ["tree", "tree/beside", "tree/sub"].map(PathBuf::from), "{link:?}");
+            assert_eq!(
+                landed,
+                ["tree", "tree/beside", "tree/sub"].map(PathBuf::from),
+                "{link:?}"
+            );
         }
     }
 }
@@ -237,12 +294,22 @@ fn links_of_the_users_own_are_kept_when_he_says_so() {
     for place in places() {
         let dir = place.path();
         with_dirlink(dir, Path::new("../../outside"));
-        cp(&[OsStr::new("--keep-dirlinks"), dir.join("tree").as_os_str(), dir.join("to").as_os_str()])
-            .expect(0);
+        cp(&[
+            OsStr::new("--keep-dirlinks"),
+            dir.join("tree").as_os_str(),
+            dir.join("to").as_os_str(),
+        ])
+        .expect(0);
         assert_eq!(fs::read(dir.join("outside/file")).unwrap(), b"content");
         assert_eq!(fs::read(dir.join("outside/precious")).unwrap(), b"precious");
-        assert_eq!(fs::metadata(dir.join("outside")).unwrap().mode() & 0o7777, 0o777);
-        assert_eq!(fs::read_link(dir.join("to/tree/sub")).unwrap(), Path::new("../../outside"));
+        assert_eq!(
+            fs::metadata(dir.join("outside")).unwrap().mode() & 0o7777,
+            0o777
+        );
+        assert_eq!(
+            fs::read_link(dir.join("to/tree/sub")).unwrap(),
+            Path::new("../../outside")
+        );
     }
 }
 
@@ -255,15 +322,24 @@ fn special_files_are_passed_over_and_not_opened() {
         mkfifo(&from.join("fifo"));
         let mut specials = vec!["fifo"];
         // A tape that is opened winds back; this one nobody has.
-        let mknod = Command::new("mknod").arg(from.join("device")).args(["c", "250", "77"]).output().unwrap();
+        let mknod = Command::new("mknod")
+            .arg(from.join("device"))
+            .args(["c", "250", "77"])
+            .output()
+            .unwrap();
         if mknod.status.success() {
             specials.push("device");
         }
         let output = cp(&[&from, &to]).expect(0);
-        let mut warned: Vec<&str> = output.of("warning").filter_map(|event| event["path"].as_str()).collect();
+        let mut warned: Vec<&str> = output
+            .of("warning")
+            .filter_map(|event| event["path"].as_str())
+            .collect();
         warned.sort_unstable();
         specials.sort_unstable();
-        let as_typed = specials.iter().map(|name| from.join(name).to_str().unwrap().to_owned());
+        let as_typed = specials
+            .iter()
+            .map(|name| from.join(name).to_str().unwrap().to_owned());
         assert_eq!(warned, as_typed.collect::<Vec<_>>());
         assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
         // The only source, too.
@@ -283,9 +359,10 @@ fn special_files_are_not_replaced() {
         fs::write(from.join("other"), "content").unwrap();
         let fifo = to.join("from/name");
         mkfifo(&fifo);
-        for args in
-            [&[from.join("name"), fifo.clone()][..], &["--force".into(), from.join("name"), fifo.clone()]]
-        {
+        for args in [
+            &[from.join("name"), fifo.clone()][..],
+            &["--force".into(), from.join("name"), fifo.clone()],
+        ] {
             let output = cp(args).expect(1);
             assert!(output.stderr.contains("special file"), "{output:?}");
         }
@@ -307,7 +384,10 @@ fn sources_that_turn_out_to_have_one_name_are_refused() {
     // The URL is nobody's: it is not dialled.
     for to in [at("to").into_os_string(), "landro://127.0.0.1:9/".into()] {
         let output = cp(&[at("x/a/.").into_os_string(), at("y/a").into(), to]).expect(2);
-        assert!(output.stderr.contains("two sources are named a "), "{output:?}");
+        assert!(
+            output.stderr.contains("two sources are named a "),
+            "{output:?}"
+        );
     }
     assert_eq!(fs::read_dir(at("to")).unwrap().count(), 0);
 }
@@ -319,8 +399,15 @@ fn a_directory_that_may_only_be_entered_is_said_to_be_so() {
     fs::create_dir_all(from.join("closed")).unwrap();
     fs::set_permissions(from.join("closed"), fs::Permissions::from_mode(0o311)).unwrap();
     let args = [OsStr::new("cp"), from.as_os_str(), to.as_os_str()];
-    let output = Running::spawn(command(&Side::new(), common::without_override(), args)).wait().expect(3);
-    assert!(output.stderr.contains("closed: source: getdents64: Permission denied"), "{output:?}");
+    let output = Running::spawn(command(&Side::new(), common::without_override(), args))
+        .wait()
+        .expect(3);
+    assert!(
+        output
+            .stderr
+            .contains("closed: source: getdents64: Permission denied"),
+        "{output:?}"
+    );
 }
 
 #[test]
@@ -335,7 +422,9 @@ fn a_deep_tree_needs_few_descriptors() {
     }
     let prefix = ["sh", "-c", "ulimit -n 32 && exec \"$@\"", "sh"];
     let args = [OsStr::new("cp"), from.as_os_str(), to.as_os_str()];
-    Running::spawn(command(&Side::new(), &prefix, args)).wait().expect(0);
+    Running::spawn(command(&Side::new(), &prefix, args))
+        .wait()
+        .expect(0);
     assert_same(&from, &to);
 }
 
@@ -353,11 +442,24 @@ fn names_and_texts_are_those_of_a_transfer() {
         .collect();
     errors.sort_unstable();
     let gone = at("gone").to_str().unwrap().to_owned();
-    assert!(matches!(errors[0], (path, text) if path == gone && text.starts_with("source: ")), "{errors:?}");
-    let directory = ("from/sub/file", "destination: is a directory; move it away, or copy into it");
+    assert!(
+        matches!(errors[0], (path, text) if path == gone && text.starts_with("source: ")),
+        "{errors:?}"
+    );
+    let directory = (
+        "from/sub/file",
+        "destination: is a directory; move it away, or copy into it",
+    );
     assert_eq!(errors[1..], [directory]);
-    let copied = output.of("file").map(|file| file["path"].as_str().unwrap()).collect::<Vec<_>>();
-    assert_eq!(copied, ["from/sub", "from"], "children first, under the names they land at");
+    let copied = output
+        .of("file")
+        .map(|file| file["path"].as_str().unwrap())
+        .collect::<Vec<_>>();
+    assert_eq!(
+        copied,
+        ["from/sub", "from"],
+        "children first, under the names they land at"
+    );
 }
 
 #[test]
@@ -372,23 +474,51 @@ fn a_bind_mount_does_not_lead_a_copy_into_itself() {
     let (from, inner, mount) = (at("from"), at("from/a/b"), at("mount"));
     let script = "mount --bind \"$0\" \"$1\" && shift && exec \"$@\"";
     let unshare = if common::is_root() { "-m" } else { "-rm" };
-    let prefix = ["unshare", unshare, "sh", "-c", script, inner.to_str().unwrap(), mount.to_str().unwrap()];
-    let works = Command::new(prefix[0]).args(&prefix[1..]).arg("true").status().unwrap();
+    let prefix = [
+        "unshare",
+        unshare,
+        "sh",
+        "-c",
+        script,
+        inner.to_str().unwrap(),
+        mount.to_str().unwrap(),
+    ];
+    let works = Command::new(prefix[0])
+        .args(&prefix[1..])
+        .arg("true")
+        .status()
+        .unwrap();
     if !works.success() {
         println!("skipped: no mount namespace can be made here");
         return;
     }
     // from/a/b and mount are one directory by two names, of which none begins with the other.
     for target in [mount.clone(), mount.join("deeper")] {
-        let args = [OsStr::new("cp"), OsStr::new("--json"), from.as_os_str(), target.as_os_str()];
-        let output = Running::spawn(command(&Side::new(), &prefix, args)).wait().expect(3);
-        let errors: Vec<_> = output.of("error").filter_map(|error| error["path"].as_str()).collect();
-        assert!(matches!(errors[..], [path] if path.ends_with("a/b")), "{errors:?}");
+        let args = [
+            OsStr::new("cp"),
+            OsStr::new("--json"),
+            from.as_os_str(),
+            target.as_os_str(),
+        ];
+        let output = Running::spawn(command(&Side::new(), &prefix, args))
+            .wait()
+            .expect(3);
+        let errors: Vec<_> = output
+            .of("error")
+            .filter_map(|error| error["path"].as_str())
+            .collect();
+        assert!(
+            matches!(errors[..], [path] if path.ends_with("a/b")),
+            "{errors:?}"
+        );
         assert!(output.stderr.contains("into itself"), "{output:?}");
     }
     // What lies beside is complete, and there only once.
     for copied in [inner.join("from"), inner.join("deeper")] {
-        let found: Vec<_> = tree::records(&copied).into_iter().filter(|(_, r)| r.kind == 'f').collect();
+        let found: Vec<_> = tree::records(&copied)
+            .into_iter()
+            .filter(|(_, r)| r.kind == 'f')
+            .collect();
         assert_eq!(found.len(), 2, "{found:?}");
     }
 }
@@ -400,13 +530,26 @@ fn a_killed_copy_leaves_nothing_wrong_and_a_rerun_finishes() {
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     fs::create_dir(&from).unwrap();
     for number in 0..200 {
-        tree::write_file(&from.join(format!("small {number}")), rng.below(20_000), &mut rng);
+        tree::write_file(
+            &from.join(format!("small {number}")),
+            rng.below(20_000),
+            &mut rng,
+        );
     }
     for number in 0..4 {
-        tree::write_file(&from.join(format!("big {number}")), 24 * MIB + rng.below(MIB), &mut rng);
+        tree::write_file(
+            &from.join(format!("big {number}")),
+            24 * MIB + rng.below(MIB),
+            &mut rng,
+        );
     }
     let spawn = || {
-        let args = [OsStr::new("cp"), OsStr::new("--force"), from.as_os_str(), to.as_os_str()];
+        let args = [
+            OsStr::new("cp"),
+            OsStr::new("--force"),
+            from.as_os_str(),
+            to.as_os_str(),
+        ];
         Running::spawn(command(&Side::new(), &[], args))
     };
     for round in 0..12 {
@@ -420,13 +563,25 @@ fn a_killed_copy_leaves_nothing_wrong_and_a_rerun_finishes() {
         }
         let output = copy.wait();
         assert!(
-            matches!((output.code, output.signal), (Some(0 | 130 | 143), _) | (_, Some(2 | 9 | 15))),
+            matches!(
+                (output.code, output.signal),
+                (Some(0 | 130 | 143), _) | (_, Some(2 | 9 | 15))
+            ),
             "{output:?}"
         );
         // Each file is the old one, the new one, or not there: a rerun by size and time finishes.
-        for (path, record) in tree::records(&to).into_iter().filter(|(_, record)| record.kind == 'f') {
-            if !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".landro-")) {
-                assert!(tree::same_content(&dir.path().join(&path), &to.join(&path)), "{path:?}: {record:?}");
+        for (path, record) in tree::records(&to)
+            .into_iter()
+            .filter(|(_, record)| record.kind == 'f')
+        {
+            if !path
+                .file_name()
+                .is_some_and(|name| name.as_encoded_bytes().starts_with(b".landro-"))
+            {
+                assert!(
+                    tree::same_content(&dir.path().join(&path), &to.join(&path)),
+                    "{path:?}: {record:?}"
+                );
             }
         }
         cp(&["--force".as_ref(), from.as_os_str(), to.as_os_str()]).expect(0);

@@ -16,7 +16,12 @@ use landro::proto::{EntryError, EntryErrorCode, Kind};
 use landro::quic::Identity;
 use peer::{Peer, entry};
 
-on_both_backends!(a_talkative_peer, sessions_in_a_loop, strangers, a_talkative_server);
+on_both_backends!(
+    a_talkative_peer,
+    sessions_in_a_loop,
+    strangers,
+    a_talkative_server
+);
 
 const WORKERS: u64 = 2;
 
@@ -37,9 +42,17 @@ impl Scene {
         let allow = villain.fingerprint().to_string();
         let args = ["--backend", backend, "--workers", "2", "--allow", &allow];
         let daemon = Daemon::start(&server, root.path(), &args);
-        #[allow(clippy::disallowed_methods, reason = "how long it took bounds how much may be logged")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "how long it took bounds how much may be logged"
+        )]
         let started = Instant::now();
-        Scene { daemon, villain, started, _sides: (server, root) }
+        Scene {
+            daemon,
+            villain,
+            started,
+            _sides: (server, root),
+        }
     }
 
     /// Ends the daemon; its log has `lines_at_most` lines, and some more for the time that passed.
@@ -50,14 +63,21 @@ impl Scene {
         println!("{lines} lines, {} bytes", log.len());
         assert!(lines <= allowed, "{lines} lines, {allowed} allowed");
         assert!(log.lines().all(|line| line.len() < 2500), "no line is long");
-        assert!(log.lines().all(|line| line.starts_with("20")), "each begins with its time: none is forged");
+        assert!(
+            log.lines().all(|line| line.starts_with("20")),
+            "each begins with its time: none is forged"
+        );
         assert!(!log.contains('\x1b'));
         log
     }
 }
 
 fn failed(text: &str) -> EntryError {
-    EntryError { code: EntryErrorCode::Source, errno: 5, text: text.into() }
+    EntryError {
+        code: EntryErrorCode::Source,
+        errno: 5,
+        text: text.into(),
+    }
 }
 
 /// One session says what goes wrong with ten thousand things.
@@ -66,22 +86,42 @@ fn a_talkative_peer(backend: &'static str) {
     let mut peer = Peer::connect(scene.daemon.address(), &scene.villain);
     peer.push("");
     for _ in 0..5_000 {
-        let path = Bytes::from([b"\x1b]0;x\x07\n2026 INFO forged".to_vec(), vec![b'\xff'; 4_000]].concat());
+        let path = Bytes::from(
+            [
+                b"\x1b]0;x\x07\n2026 INFO forged".to_vec(),
+                vec![b'\xff'; 4_000],
+            ]
+            .concat(),
+        );
         let text = format!("\x1b[31m\nforged line{}", "w".repeat(480));
-        peer.message(&Message::SourceWarning { path: path.clone(), text: text.clone() });
-        peer.message(&Message::SourceError { path, error: failed(&text) });
+        peer.message(&Message::SourceWarning {
+            path: path.clone(),
+            text: text.clone(),
+        });
+        peer.message(&Message::SourceError {
+            path,
+            error: failed(&text),
+        });
     }
     peer.hang_up();
     scene.daemon.wait_for_log("left out");
     let log = scene.end(60);
     let counted = |what: &str| {
-        let rest = log.split(what).nth(1).and_then(|rest| rest.split([' ', '\n']).next());
-        rest.and_then(|digits| digits.parse::<u64>().ok()).unwrap_or_default()
+        let rest = log
+            .split(what)
+            .nth(1)
+            .and_then(|rest| rest.split([' ', '\n']).next());
+        rest.and_then(|digits| digits.parse::<u64>().ok())
+            .unwrap_or_default()
     };
-    assert!(counted("failed_entries=") > 100 && counted(" warnings=") > 100, "the rest is counted");
+    assert!(
+        counted("failed_entries=") > 100 && counted(" warnings=") > 100,
+        "the rest is counted"
+    );
 }
 
-/// Each session is short and says little, but there is no end of them: complete ones, and such as break the protocol.
+/// Each session is short and says little, but there is no end of them: complete ones, and such as
+/// break the protocol.
 fn sessions_in_a_loop(backend: &'static str) {
     let scene = Scene::new(backend);
     for number in 0..300 {
@@ -123,18 +163,37 @@ fn a_talkative_server(backend: &'static str) {
     let (side, dir) = (Side::new(), tempfile::tempdir().unwrap());
     let pin = identity.fingerprint().to_string();
     let to = dir.path().join("to");
-    let args = ["cp", "--json", "--backend", backend, "--peer", &pin, &url, to.to_str().unwrap()];
+    let args = [
+        "cp",
+        "--json",
+        "--backend",
+        backend,
+        "--peer",
+        &pin,
+        &url,
+        to.to_str().unwrap(),
+    ];
     let running = Running::spawn(command(&side, &[], args));
     let output = thread::scope(|scope| {
         let server = scope.spawn(|| {
             let mut peer = Peer::accept(socket, &identity);
             assert!(matches!(peer.next_message(), Some(Message::Hello(_))));
-            peer.message(&Message::Welcome(Welcome { version: 1, agent: "x".into(), entry_window: 1024 }));
+            peer.message(&Message::Welcome(Welcome {
+                version: 1,
+                agent: "x".into(),
+                entry_window: 1024,
+            }));
             peer.entries(vec![entry(1, 0, b"x", Kind::File, 0)]);
             for _ in 0..12_000 {
                 let path = Bytes::from_static(b"p");
-                peer.message(&Message::SourceWarning { path: path.clone(), text: "w".into() });
-                peer.message(&Message::SourceError { path, error: failed("e") });
+                peer.message(&Message::SourceWarning {
+                    path: path.clone(),
+                    text: "w".into(),
+                });
+                peer.message(&Message::SourceError {
+                    path,
+                    error: failed("e"),
+                });
             }
             // Long enough for all of it to be acknowledged.
             for _ in 0..20 {
@@ -155,5 +214,7 @@ fn a_talkative_server(backend: &'static str) {
         "{}",
         output.summary()
     );
-    assert!(output.stderr.contains("more entries failed") && output.stderr.lines().count() < 11_100);
+    assert!(
+        output.stderr.contains("more entries failed") && output.stderr.lines().count() < 11_100
+    );
 }

@@ -1,4 +1,5 @@
-//! A cable is pulled out, between two network namespaces behind a switch, and plugged in again or not.
+//! A cable is pulled out, between two network namespaces behind a switch, and plugged in again or
+//! not.
 
 mod common;
 
@@ -16,10 +17,12 @@ on_both_backends!(a_peer_is_unplugged);
 
 const MIB: u64 = 1 << 20;
 
-/// How long the cable is out when it comes back: several probe timeouts, far below the idle timeout.
+/// How long the cable is out when it comes back: several probe timeouts, far below the idle
+/// timeout.
 const UNPLUGGED: Duration = Duration::from_secs(20);
 
-/// Three namespaces: two hosts and the switch between them. Dropping it removes them, also after a panic.
+/// Three namespaces: two hosts and the switch between them. Dropping it removes them, also after a
+/// panic.
 struct Wire {
     names: [String; 3],
 }
@@ -28,13 +31,22 @@ impl Wire {
     /// None: that needs root and ip(8).
     fn new() -> Option<Wire> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let has_ip = Command::new("ip").arg("-V").output().is_ok_and(|output| output.status.success());
+        let has_ip = Command::new("ip")
+            .arg("-V")
+            .output()
+            .is_ok_and(|output| output.status.success());
         if !common::is_root() || !has_ip {
             println!("skipped: network namespaces need root and ip(8) of iproute2");
             return None;
         }
-        let tag = format!("landro-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
-        let wire = Wire { names: ["client", "server", "switch"].map(|role| format!("{tag}-{role}")) };
+        let tag = format!(
+            "landro-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::SeqCst)
+        );
+        let wire = Wire {
+            names: ["client", "server", "switch"].map(|role| format!("{tag}-{role}")),
+        };
         for name in &wire.names {
             wire.ip(&format!("netns add {name}"));
             wire.ip(&format!("-n {name} link set lo up"));
@@ -43,12 +55,16 @@ impl Wire {
         wire.ip(&format!("-n {switch} link add bridge type bridge"));
         wire.ip(&format!("-n {switch} link set bridge up"));
         for (host, port, number) in [(client, "to-client", 1), (server, "to-server", 2)] {
-            wire.ip(&format!("-n {switch} link add {port} type veth peer name eth0 netns {host}"));
+            wire.ip(&format!(
+                "-n {switch} link add {port} type veth peer name eth0 netns {host}"
+            ));
             wire.ip(&format!("-n {switch} link set {port} master bridge"));
             wire.ip(&format!("-n {switch} link set {port} up"));
             // The range of RFC 2544, for tests of networks, and a unique local one.
             wire.ip(&format!("-n {host} addr add 198.18.0.{number}/24 dev eth0"));
-            wire.ip(&format!("-n {host} addr add fd00:18::{number}/64 dev eth0 nodad"));
+            wire.ip(&format!(
+                "-n {host} addr add fd00:18::{number}/64 dev eth0 nodad"
+            ));
             wire.ip(&format!("-n {host} link set eth0 up"));
         }
         Some(wire)
@@ -56,7 +72,11 @@ impl Wire {
 
     fn ip(&self, words: &str) {
         let output = Command::new("ip").args(words.split(' ')).output().unwrap();
-        assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "ip {words}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     fn within(&self, role: usize) -> [&str; 4] {
@@ -104,14 +124,37 @@ impl Hosts {
         for name in ["root", "here"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
-        let args = ["--backend", backend, "--listen", listen, "--allow", &client.id()];
+        let args = [
+            "--backend",
+            backend,
+            "--listen",
+            listen,
+            "--allow",
+            &client.id(),
+        ];
         let daemon = Daemon::start_with(&server, &wire.within(1), &dir.path().join("root"), &args);
-        Hosts { backend, client, daemon, dir, wire }
+        Hosts {
+            backend,
+            client,
+            daemon,
+            dir,
+            wire,
+        }
     }
 
     fn start(&self, args: &[OsString]) -> Running {
-        let fixed = ["cp", "--json", "--backend", self.backend, "--peer", &self.daemon.fingerprint];
-        let all = fixed.into_iter().map(OsString::from).chain(args.iter().cloned());
+        let fixed = [
+            "cp",
+            "--json",
+            "--backend",
+            self.backend,
+            "--peer",
+            &self.daemon.fingerprint,
+        ];
+        let all = fixed
+            .into_iter()
+            .map(OsString::from)
+            .chain(args.iter().cloned());
         Running::spawn(common::command(&self.client, &self.wire.within(0), all))
     }
 
@@ -124,7 +167,12 @@ impl Hosts {
             let event: serde_json::Value = serde_json::from_str(line).unwrap();
             event["event"] == "progress" && event["bytes"].as_u64().unwrap() >= 6 * MIB
         });
-        assert!(midway.is_some(), "it ended before: {}{}", running.stdout(), running.stderr());
+        assert!(
+            midway.is_some(),
+            "it ended before: {}{}",
+            running.stdout(),
+            running.stderr()
+        );
         self.wire.plug("down");
         running
     }
@@ -132,32 +180,54 @@ impl Hosts {
 
 fn comes_back(backend: &'static str, listen: &str, push: bool) {
     let hosts = Hosts::new(backend, listen);
-    let (here, root) = (hosts.dir.path().join("here/file"), hosts.dir.path().join("root/file"));
+    let (here, root) = (
+        hosts.dir.path().join("here/file"),
+        hosts.dir.path().join("root/file"),
+    );
     let (from, to) = if push { (&here, &root) } else { (&root, &here) };
     tree::write_file(from, 40 * MIB, &mut Rng::new(backend));
     let url = OsString::from(hosts.daemon.url("file"));
-    let args = if push { [here.clone().into(), url] } else { [url, here.clone().into()] };
+    let args = if push {
+        [here.clone().into(), url]
+    } else {
+        [url, here.clone().into()]
+    };
     let mut running = hosts.unplug_midway(&args);
     thread::sleep(UNPLUGGED);
-    assert!(running.is_running(), "it did not wait: {}", running.stderr());
+    assert!(
+        running.is_running(),
+        "it did not wait: {}",
+        running.stderr()
+    );
     assert!(!to.exists());
     hosts.wire.plug("up");
     let output = running.wait().expect(0);
-    assert_eq!((output.number("resumed_bytes"), output.number("sent_bytes")), (0, 40 * MIB), "one session");
+    assert_eq!(
+        (output.number("resumed_bytes"), output.number("sent_bytes")),
+        (0, 40 * MIB),
+        "one session"
+    );
     assert_same(from, to);
     assert_no_leftovers(to.parent().unwrap());
 }
 
 fn stays_away(backend: &'static str) {
     let hosts = Hosts::new(backend, "198.18.0.2:0");
-    let (here, root) = (hosts.dir.path().join("here/file"), hosts.dir.path().join("root/file"));
+    let (here, root) = (
+        hosts.dir.path().join("here/file"),
+        hosts.dir.path().join("root/file"),
+    );
     tree::write_file(&here, 40 * MIB, &mut Rng::new(backend));
     let args: [OsString; 2] = [here.clone().into(), hosts.daemon.url("file").into()];
     // The outer timeout of a command is what bounds it; the idle timeout is a minute.
     let output = hosts.unplug_midway(&args).wait().expect(5);
     let error = output.of("error").last().unwrap();
     assert_eq!(error["code"], "lost", "{output:?}");
-    assert!(output.stderr.contains("resumes") && !root.exists(), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("resumes") && !root.exists(),
+        "{}",
+        output.stderr
+    );
     hosts.wire.plug("up");
     let output = hosts.start(&args).wait().expect(0);
     assert!(output.number("resumed_bytes") >= 4 * MIB, "{output:?}");

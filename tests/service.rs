@@ -17,16 +17,21 @@ on_both_backends!(the_daemon_works_within_its_unit);
 const EXPOSURE_TENTHS: &str = "20";
 
 fn unit() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/landro.service")).unwrap()
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/landro.service"))
+        .unwrap()
 }
 
 /// The values of one setting, in their order.
 fn settings<'a>(unit: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
-    unit.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
+    unit.lines()
+        .filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
 }
 
 fn is_there(program: &str, asks: &str) -> bool {
-    let found = Command::new(program).arg(asks).output().is_ok_and(|output| output.status.success());
+    let found = Command::new(program)
+        .arg(asks)
+        .output()
+        .is_ok_and(|output| output.status.success());
     if !found {
         println!("skipped: {program} is not installed (scripts/setup.sh test)");
     }
@@ -41,20 +46,41 @@ fn the_unit_is_valid_and_exposes_little() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("landro.service");
     // systemd looks whether the program is there.
-    fs::write(&path, unit().replace("/usr/local/bin/landro", common::LANDRO)).unwrap();
-    let analyze = |args: &[&str]| Command::new("systemd-analyze").args(args).arg(&path).output().unwrap();
+    fs::write(
+        &path,
+        unit().replace("/usr/local/bin/landro", common::LANDRO),
+    )
+    .unwrap();
+    let analyze = |args: &[&str]| {
+        Command::new("systemd-analyze")
+            .args(args)
+            .arg(&path)
+            .output()
+            .unwrap()
+    };
     let verified = analyze(&["verify"]);
     let said = String::from_utf8_lossy(&verified.stderr);
-    assert!(verified.status.success() && !said.contains("landro.service:"), "{said}");
+    assert!(
+        verified.status.success() && !said.contains("landro.service:"),
+        "{said}"
+    );
     let threshold = format!("--threshold={EXPOSURE_TENTHS}");
     let security = analyze(&["security", "--offline=true", "--no-pager", &threshold]);
-    assert!(security.status.success(), "{}", String::from_utf8_lossy(&security.stdout));
+    assert!(
+        security.status.success(),
+        "{}",
+        String::from_utf8_lossy(&security.stdout)
+    );
     // What a crash, a hang or a leak may do.
     let unit = unit();
     for setting in ["MemoryMax", "WatchdogSec", "RestartSec", "StateDirectory"] {
         assert_eq!(settings(&unit, setting).count(), 1, "{setting}");
     }
-    assert_eq!(settings(&unit, "StartLimitIntervalSec").collect::<Vec<_>>(), ["0"], "no crash is the last");
+    assert_eq!(
+        settings(&unit, "StartLimitIntervalSec").collect::<Vec<_>>(),
+        ["0"],
+        "no crash is the last"
+    );
     // Either answers openat2 with ENOSYS, by which every path is confined.
     for setting in ["RestrictSUIDSGID", "DynamicUser"] {
         assert_eq!(settings(&unit, setting).count(), 0, "{setting}");
@@ -67,10 +93,17 @@ fn calls_of(word: &str, into: &mut BTreeSet<String>) {
         into.insert(word.to_owned());
         return;
     }
-    let output = Command::new("systemd-analyze").args(["syscall-filter", word]).output().unwrap();
+    let output = Command::new("systemd-analyze")
+        .args(["syscall-filter", word])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{word}");
     let text = String::from_utf8(output.stdout).unwrap();
-    for line in text.lines().skip(1).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+    for line in text
+        .lines()
+        .skip(1)
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
     {
         calls_of(line, into);
     }
@@ -81,7 +114,9 @@ fn allowed_calls() -> BTreeSet<String> {
     let mut allowed = BTreeSet::new();
     for list in settings(&unit(), "SystemCallFilter") {
         let mut named = BTreeSet::new();
-        list.trim_start_matches('~').split(' ').for_each(|word| calls_of(word, &mut named));
+        list.trim_start_matches('~')
+            .split(' ')
+            .for_each(|word| calls_of(word, &mut named));
         match list.starts_with('~') {
             true => allowed.retain(|call| !named.contains(call)),
             false => allowed.extend(named),
@@ -94,7 +129,9 @@ fn allowed_calls() -> BTreeSet<String> {
 fn calls_made(trace: &Path) -> BTreeSet<String> {
     let text = String::from_utf8_lossy(&fs::read(trace).unwrap()).into_owned();
     let lines: Vec<&str> = text.lines().collect();
-    let started = lines.iter().rposition(|line| line.contains("execve(") && line.contains(" = 0"));
+    let started = lines
+        .iter()
+        .rposition(|line| line.contains("execve(") && line.contains(" = 0"));
     let lines = &lines[started.expect("it was executed") + 1..];
     // `PID name(...`; the rest are signals, ends, and calls that are gone on with.
     let name = |line: &&str| {
@@ -106,8 +143,8 @@ fn calls_made(trace: &Path) -> BTreeSet<String> {
     lines.iter().filter_map(name).collect()
 }
 
-/// systemd cannot run in every place that tests do. So: no capabilities, no new ones, the unit's umask; and of every
-/// system call that is made the unit's filter knows.
+/// systemd cannot run in every place that tests do. So: no capabilities, no new ones, the unit's
+/// umask; and of every system call that is made the unit's filter knows.
 fn the_daemon_works_within_its_unit(backend: &'static str) {
     if !is_there("systemd-analyze", "--version") || !is_there("strace", "-V") {
         return;
@@ -121,13 +158,28 @@ fn the_daemon_works_within_its_unit(backend: &'static str) {
     tree::write_file(&path("tree/large"), 9 << 20, &mut rng);
     tree::write_file(&path("tree/sub/small"), 500, &mut rng);
     std::os::unix::fs::symlink("large", path("tree/link")).unwrap();
-    for (name, mode) in [("tree/large", 0o644), ("tree/sub", 0o775), ("tree/sub/small", 0o755)] {
+    for (name, mode) in [
+        ("tree/large", 0o644),
+        ("tree/sub", 0o775),
+        ("tree/sub/small", 0o755),
+    ] {
         fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
     }
     let trace = path("trace");
-    let umask = format!("umask {}; exec \"$0\" \"$@\"", settings(&unit(), "UMask").next().unwrap());
-    let mut prefix =
-        vec!["strace", "-D", "-f", "-qq", "-o", trace.to_str().unwrap(), "setpriv", "--no-new-privs"];
+    let umask = format!(
+        "umask {}; exec \"$0\" \"$@\"",
+        settings(&unit(), "UMask").next().unwrap()
+    );
+    let mut prefix = vec![
+        "strace",
+        "-D",
+        "-f",
+        "-qq",
+        "-o",
+        trace.to_str().unwrap(),
+        "setpriv",
+        "--no-new-privs",
+    ];
     if is_root() {
         prefix.extend(["--bounding-set=-all", "--inh-caps=-all"]);
     }
@@ -136,14 +188,25 @@ fn the_daemon_works_within_its_unit(backend: &'static str) {
     let args = ["--backend", backend, "--workers", "2", "--allow", &id];
     let daemon = Daemon::start_with(&server, &prefix, &path("root"), &args);
     let copy = |args: &[PathBuf]| {
-        let mut all: Vec<PathBuf> = ["cp", "--peer", &daemon.fingerprint].map(PathBuf::from).into();
+        let mut all: Vec<PathBuf> = ["cp", "--peer", &daemon.fingerprint]
+            .map(PathBuf::from)
+            .into();
         all.extend_from_slice(args);
         landro(&client, all).expect(0);
     };
     copy(&[path("tree"), daemon.url("").into()]);
-    copy(&["--fsync".into(), "--force".into(), path("tree"), daemon.url("").into()]);
+    copy(&[
+        "--fsync".into(),
+        "--force".into(),
+        path("tree"),
+        daemon.url("").into(),
+    ]);
     copy(&[daemon.url("tree").into(), path("back")]);
-    landro(&client, ["ls", "--peer", &daemon.fingerprint, &daemon.url("tree")]).expect(0);
+    landro(
+        &client,
+        ["ls", "--peer", &daemon.fingerprint, &daemon.url("tree")],
+    )
+    .expect(0);
     assert_same(&path("tree"), &path("root/tree"));
     assert_same(&path("tree"), &path("back"));
     common::signal(daemon.pid(), "HUP");
@@ -151,8 +214,18 @@ fn the_daemon_works_within_its_unit(backend: &'static str) {
     daemon.stop().expect(0);
     let (made, allowed) = (calls_made(&trace), allowed_calls());
     println!("{} system calls: {made:?}", made.len());
-    assert!(made.contains("openat2") && made.len() > 20, "strace saw the daemon: {made:?}");
-    assert_eq!(made.contains("io_uring_setup"), backend == "io_uring", "{made:?}");
+    assert!(
+        made.contains("openat2") && made.len() > 20,
+        "strace saw the daemon: {made:?}"
+    );
+    assert_eq!(
+        made.contains("io_uring_setup"),
+        backend == "io_uring",
+        "{made:?}"
+    );
     let denied: Vec<_> = made.difference(&allowed).collect();
-    assert!(denied.is_empty(), "the unit's SystemCallFilter= denies {denied:?}");
+    assert!(
+        denied.is_empty(),
+        "the unit's SystemCallFilter= denies {denied:?}"
+    );
 }

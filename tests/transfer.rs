@@ -1,13 +1,14 @@
 //! Whole transfers by the real binary: what arrives is what was sent, wherever it is to land.
 
 mod common;
+#[path = "transfer/left_out.rs"]
+mod left_out;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::tree::{self, Rng, assert_no_leftovers, assert_same};
@@ -24,10 +25,6 @@ on_both_backends!(
     files_replace_files_and_links_but_never_directories,
     options_change_how_not_what,
     several_clients_at_once,
-    special_files_are_skipped_with_a_warning,
-    what_cannot_be_read_is_named_and_the_rest_arrives,
-    what_cannot_be_written_is_named_and_the_rest_arrives,
-    symlinks_inside_the_root_work_and_lead_nowhere_else,
     several_addresses_and_ipv6,
     a_rate_limit_is_kept,
 );
@@ -41,18 +38,43 @@ fn there_and_back(world: &World) {
 
     let pushed = world.push(&tree, "copy").expect(0);
     assert_same(&tree, &world.root("copy"));
-    assert_eq!((pushed.number("files"), pushed.number("bytes"), pushed.number("errors")), (files, bytes, 0));
-    assert_eq!((pushed.number("sent_bytes"), pushed.number("resumed_bytes")), (bytes, 0));
+    assert_eq!(
+        (
+            pushed.number("files"),
+            pushed.number("bytes"),
+            pushed.number("errors")
+        ),
+        (files, bytes, 0)
+    );
+    assert_eq!(
+        (pushed.number("sent_bytes"), pushed.number("resumed_bytes")),
+        (bytes, 0)
+    );
 
     let pulled = world.pull("copy", world.here("back")).expect(0);
     assert_same(&tree, &world.here("back"));
-    assert_eq!((pulled.number("files"), pulled.number("bytes"), pulled.number("errors")), (files, bytes, 0));
+    assert_eq!(
+        (
+            pulled.number("files"),
+            pulled.number("bytes"),
+            pulled.number("errors")
+        ),
+        (files, bytes, 0)
+    );
 
     // Into what is there already, hence by the parents' names.
-    let again = world.cp(&[world.here("back").into_os_string(), world.url("").into()]).expect(0);
+    let again = world
+        .cp(&[world.here("back").into_os_string(), world.url("").into()])
+        .expect(0);
     assert_eq!(again.number("files"), files, "the name `back` is new there");
-    let again = world.cp(&[world.here("back").into_os_string(), world.url("").into()]).expect(0);
-    assert_eq!((again.number("sent_bytes"), again.number("files")), (0, 0), "{again:?}");
+    let again = world
+        .cp(&[world.here("back").into_os_string(), world.url("").into()])
+        .expect(0);
+    assert_eq!(
+        (again.number("sent_bytes"), again.number("files")),
+        (0, 0),
+        "{again:?}"
+    );
     assert!(again.number("skipped") >= files);
     let again = world.pull("back", world.here("")).expect(0);
     assert_eq!((again.number("sent_bytes"), again.number("files")), (0, 0));
@@ -198,9 +220,11 @@ fn sources_land_where_they_should(backend: &'static str) {
 
         // A missing source is one error; the others arrive.
         let partly = at.cp(&["one", "missing"], "partly").expect(3);
-        assert!(
-            partly.of("error").any(|error| error["path"].as_str().is_some_and(|p| p.contains("missing")))
-        );
+        assert!(partly.of("error").any(|error| {
+            error["path"]
+                .as_str()
+                .is_some_and(|p| p.contains("missing"))
+        }));
         assert_same(&one, &at.to("partly/one"));
         at.cp(&["missing"], "there").expect(1);
         assert_no_leftovers(&at.to(""));
@@ -219,7 +243,11 @@ fn a_trailing_slash_follows_a_symlink(backend: &'static str) {
         fs::write(at.from("dir/file"), "x").unwrap();
         symlink("dir", at.from("link")).unwrap();
         at.cp(&["link"], "as-link").expect(0);
-        assert_eq!(fs::read_link(at.to("as-link")).unwrap(), Path::new("dir"), "{way:?}");
+        assert_eq!(
+            fs::read_link(at.to("as-link")).unwrap(),
+            Path::new("dir"),
+            "{way:?}"
+        );
         at.cp(&["link/"], "as-dir").expect(0);
         assert_same(&at.from("dir"), &at.to("as-dir"));
     }
@@ -240,7 +268,11 @@ fn what_matches_is_skipped_and_force_sends_it(backend: &'static str) {
             tree::write_file(&at.from(name), size_bytes, &mut rng);
             tree::set_mtime(&at.from(name), time);
             let skipped = at.cp(&[name], "").expect(0);
-            assert_eq!((skipped.number("skipped"), skipped.number("sent_bytes")), (1, 0), "{way:?}");
+            assert_eq!(
+                (skipped.number("skipped"), skipped.number("sent_bytes")),
+                (1, 0),
+                "{way:?}"
+            );
             assert_eq!(skipped.of("file").next().unwrap()["status"], "skipped");
             assert!(!tree::same_content(&at.from(name), &at.to(name)));
             let mut forced: Vec<OsString> = vec!["--force".into()];
@@ -253,7 +285,11 @@ fn what_matches_is_skipped_and_force_sends_it(backend: &'static str) {
                 _ => at.to("").into(),
             });
             let forced = world.cp(&forced).expect(0);
-            assert_eq!((forced.number("files"), forced.number("sent_bytes")), (1, size_bytes), "{way:?}");
+            assert_eq!(
+                (forced.number("files"), forced.number("sent_bytes")),
+                (1, size_bytes),
+                "{way:?}"
+            );
             assert_same(&at.from(name), &at.to(name));
         }
         assert_no_leftovers(&at.to(""));
@@ -265,7 +301,12 @@ fn what_changed_is_sent_again(backend: &'static str) {
     let mut rng = Rng::new(backend);
     let tree = world.here("tree");
     fs::create_dir(&tree).unwrap();
-    for (name, size_bytes) in [("a", 100), ("b", 100_000), ("c", 2_500_000), ("same", 1_500_000)] {
+    for (name, size_bytes) in [
+        ("a", 100),
+        ("b", 100_000),
+        ("c", 2_500_000),
+        ("same", 1_500_000),
+    ] {
         tree::write_file(&tree.join(name), size_bytes, &mut rng);
     }
     world.push(&tree, "").expect(0);
@@ -279,7 +320,10 @@ fn what_changed_is_sent_again(backend: &'static str) {
     assert_same(&tree, &world.root("tree"));
     tree::write_file(&tree.join("c"), 2_500_001, &mut rng);
     let again = world.push(&tree, "").expect(0);
-    assert_eq!((again.number("files"), again.number("sent_bytes")), (1, 2_500_001));
+    assert_eq!(
+        (again.number("files"), again.number("sent_bytes")),
+        (1, 2_500_001)
+    );
     assert_same(&tree, &world.root("tree"));
     assert_no_leftovers(&world.root(""));
 }
@@ -297,14 +341,21 @@ fn files_replace_files_and_links_but_never_directories(backend: &'static str) {
         symlink("../outside", at.to("tree/through")).unwrap();
         symlink("../outside", at.to("tree/through-large")).unwrap();
         fs::write(at.to("tree/d"), "a file where a directory is to be").unwrap();
-        for (name, size_bytes) in
-            [("small", 10), ("large", 2 << 20), ("through", 10), ("through-large", 2 << 20), ("d/below", 10)]
-        {
+        for (name, size_bytes) in [
+            ("small", 10),
+            ("large", 2 << 20),
+            ("through", 10),
+            ("through-large", 2 << 20),
+            ("d/below", 10),
+        ] {
             tree::write_file(&at.from("tree").join(name), size_bytes, &mut rng);
         }
         symlink("target", at.from("tree/link")).unwrap();
         let output = at.cp(&["tree"], "").expect(3);
-        let failed: Vec<&str> = output.of("error").filter_map(|error| error["path"].as_str()).collect();
+        let failed: Vec<&str> = output
+            .of("error")
+            .filter_map(|error| error["path"].as_str())
+            .collect();
         for name in ["tree/small", "tree/large", "tree/link", "tree/d"] {
             // Sources are named as they were typed.
             assert!(
@@ -313,11 +364,18 @@ fn files_replace_files_and_links_but_never_directories(backend: &'static str) {
             );
         }
         for name in ["small", "large", "link"] {
-            assert!(at.to("tree").join(name).join("keep").is_dir(), "{way:?} {name}");
+            assert!(
+                at.to("tree").join(name).join("keep").is_dir(),
+                "{way:?} {name}"
+            );
         }
         assert_same(&at.from("tree/through"), &at.to("tree/through"));
         assert_same(&at.from("tree/through-large"), &at.to("tree/through-large"));
-        assert_eq!(fs::read(at.to("outside")).unwrap(), b"untouched", "{way:?} wrote through a symlink");
+        assert_eq!(
+            fs::read(at.to("outside")).unwrap(),
+            b"untouched",
+            "{way:?} wrote through a symlink"
+        );
         assert_no_leftovers(&at.to(""));
     }
 }
@@ -352,7 +410,10 @@ fn options_change_how_not_what(backend: &'static str) {
         ]);
         fs::create_dir_all(world.here("back")).unwrap();
         world.cp(&pull).expect(0);
-        assert_same(&world.root(&format!("{number}")), &world.here("back").join(format!("{number}")));
+        assert_same(
+            &world.root(&format!("{number}")),
+            &world.here("back").join(format!("{number}")),
+        );
     }
 }
 
@@ -369,17 +430,30 @@ fn several_clients_at_once(backend: &'static str) {
         }
     }
     let start = |args: &[OsString]| world.cp_start(args);
-    let pushes: Vec<Running> =
-        names.iter().map(|name| start(&[world.here(name).into(), world.url(name).into()])).collect();
-    pushes.into_iter().for_each(|push| drop(push.wait().expect(0)));
+    let pushes: Vec<Running> = names
+        .iter()
+        .map(|name| start(&[world.here(name).into(), world.url(name).into()]))
+        .collect();
+    pushes
+        .into_iter()
+        .for_each(|push| drop(push.wait().expect(0)));
     // Both directions at once, and three who write the same file.
     let mut mixed: Vec<Running> = names[..3]
         .iter()
-        .map(|name| start(&[world.url(name).into(), world.here(&format!("back-{name}")).into()]))
+        .map(|name| {
+            start(&[
+                world.url(name).into(),
+                world.here(&format!("back-{name}")).into(),
+            ])
+        })
         .collect();
-    mixed.extend(
-        (0..3).map(|_| start(&["--force".into(), world.here("t0/large").into(), world.url("same").into()])),
-    );
+    mixed.extend((0..3).map(|_| {
+        start(&[
+            "--force".into(),
+            world.here("t0/large").into(),
+            world.url("same").into(),
+        ])
+    }));
     mixed.into_iter().for_each(|one| drop(one.wait().expect(0)));
     for name in &names {
         assert_same(&world.here(name), &world.root(name));
@@ -391,140 +465,31 @@ fn several_clients_at_once(backend: &'static str) {
     assert_no_leftovers(&world.root(""));
 }
 
-fn special_files_are_skipped_with_a_warning(backend: &'static str) {
-    let world = World::new(backend);
-    for way in [Way::Push, Way::Pull, Way::Local] {
-        let at = Placement { world: &world, way };
-        fs::create_dir_all(at.from("tree")).unwrap();
-        fs::create_dir_all(at.to("")).unwrap();
-        fs::write(at.from("tree/file"), "x").unwrap();
-        let fifo = at.from("tree/fifo\n");
-        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-        let _socket = std::os::unix::net::UnixListener::bind(at.from("tree/socket")).unwrap();
-        let output = at.cp(&["tree"], "tree").expect(0);
-        let warned: Vec<&str> = output.of("warning").filter_map(|warning| warning["path"].as_str()).collect();
-        assert_eq!(warned.len(), 2, "{way:?} {warned:?}");
-        assert!(warned.iter().any(|path| path.ends_with("fifo\n")), "{way:?} {warned:?}");
-        assert!(
-            !output.stderr.trim_end().contains("fifo\n"),
-            "a newline of a name is printed: {}",
-            output.stderr
-        );
-        assert_eq!(fs::read_dir(at.to("tree")).unwrap().count(), 1);
-    }
-}
-
-fn what_cannot_be_read_is_named_and_the_rest_arrives(backend: &'static str) {
-    let (client, server) = (common::Side::new(), common::Side::new());
-    let dir = tempfile::tempdir().unwrap();
-    let (root, here) = (dir.path().join("root"), dir.path().join("here"));
-    let mut rng = Rng::new(backend);
-    for side in [&root, &here] {
-        fs::create_dir_all(side.join("tree/closed")).unwrap();
-        for (name, size_bytes) in [("fine", 10), ("secret", 10), ("secret-large", 2 << 20), ("closed/x", 1)] {
-            tree::write_file(&side.join("tree").join(name), size_bytes, &mut rng);
-        }
-        for name in ["secret", "secret-large", "closed"] {
-            fs::set_permissions(side.join("tree").join(name), Permissions::from_mode(0o000)).unwrap();
-        }
-    }
-    let prefix = common::without_override();
-    let args = ["--backend", backend, "--allow", &client.id()];
-    let daemon = common::Daemon::start_with(&server, prefix, &root, &args);
-    let (there, back) = (daemon.url("pushed"), here.join("pulled"));
-    for (from, to, landed) in [
-        (here.join("tree").into_os_string(), OsString::from(there), root.join("pushed")),
-        (daemon.url("tree").into(), back.clone().into(), back),
-    ] {
-        let args =
-            ["cp".into(), "--json".into(), "--peer".into(), daemon.fingerprint.clone().into(), from, to];
-        let output = Running::spawn(common::command(&client, prefix, args)).wait().expect(3);
-        for name in ["secret", "secret-large", "closed"] {
-            let named =
-                |value: &serde_json::Value| value["path"].as_str().is_some_and(|path| path.ends_with(name));
-            assert!(output.of("error").any(named), "{name}: {output:?}");
-            assert!(output.stderr.contains(name), "{name}");
-        }
-        assert_eq!(output.number("errors"), 3, "{output:?}");
-        assert!(landed.join("fine").is_file() && !landed.join("secret").exists());
-        assert_no_leftovers(&landed);
-    }
-    for side in [&root, &here] {
-        fs::set_permissions(side.join("tree/closed"), Permissions::from_mode(0o700)).unwrap();
-    }
-}
-
-fn what_cannot_be_written_is_named_and_the_rest_arrives(backend: &'static str) {
-    let (client, server) = (common::Side::new(), common::Side::new());
-    let dir = tempfile::tempdir().unwrap();
-    let (root, tree) = (dir.path().join("root"), dir.path().join("tree"));
-    let mut rng = Rng::new(backend);
-    for directory in ["open", "shut"] {
-        fs::create_dir_all(tree.join(directory)).unwrap();
-        tree::write_file(&tree.join(directory).join("small"), 10, &mut rng);
-        tree::write_file(&tree.join(directory).join("large"), 2 << 20, &mut rng);
-    }
-    fs::create_dir_all(root.join("tree/shut")).unwrap();
-    fs::set_permissions(root.join("tree/shut"), Permissions::from_mode(0o555)).unwrap();
-    let prefix = common::without_override();
-    let args = ["--backend", backend, "--allow", &client.id()];
-    let daemon = common::Daemon::start_with(&server, prefix, &root, &args);
-    let args = ["cp", "--json", "--peer", &daemon.fingerprint, tree.to_str().unwrap(), &daemon.url("")];
-    let output = common::landro(&client, args).expect(3);
-    let failed: Vec<&str> = output.of("error").filter_map(|error| error["path"].as_str()).collect();
-    for name in ["tree/shut/small", "tree/shut/large"] {
-        assert!(failed.iter().any(|path| path.ends_with(name)), "{name} is missing in {failed:?}");
-    }
-    assert!(
-        output
-            .of("error")
-            .filter(|error| !error["path"].is_null())
-            .all(|error| error["code"] == "permission")
-    );
-    assert_same(&tree.join("open"), &root.join("tree/open"));
-    assert_eq!(fs::read_dir(root.join("tree/shut")).unwrap().count(), 0);
-    assert_no_leftovers(&root);
-}
-
-fn symlinks_inside_the_root_work_and_lead_nowhere_else(backend: &'static str) {
-    let world = World::new(backend);
-    fs::create_dir_all(world.root("real/inner")).unwrap();
-    fs::write(world.root("real/inner/file"), "inside").unwrap();
-    symlink("real/inner", world.root("relative")).unwrap();
-    fs::write(world.here("secret"), "outside").unwrap();
-    symlink(world.here(""), world.root("out")).unwrap();
-    symlink("../here", world.root("up")).unwrap();
-    fs::write(world.here("new"), "new").unwrap();
-
-    world.pull("relative/file", world.here("got")).expect(0);
-    assert_eq!(fs::read(world.here("got")).unwrap(), b"inside");
-    world.push(world.here("new"), "relative/").expect(0);
-    assert_eq!(fs::read(world.root("real/inner/new")).unwrap(), b"new");
-
-    for link in ["out", "up"] {
-        assert_ne!(world.pull(&format!("{link}/secret"), world.here("stolen")).code, Some(0), "{link}");
-        assert_ne!(world.pull(&format!("{link}/"), world.here("stolen")).code, Some(0), "{link}");
-        assert_ne!(world.push(world.here("new"), &format!("{link}/planted")).code, Some(0), "{link}");
-        assert_ne!(world.push(world.here("new"), &format!("{link}/")).code, Some(0), "{link}");
-    }
-    for path in ["../here/secret", "real/../../here/secret", "%2e%2e/here/secret", "/../here/secret"] {
-        assert_ne!(world.pull(path, world.here("stolen")).code, Some(0), "{path}");
-        let planted = path.replace("secret", "planted");
-        assert_ne!(world.push(world.here("new"), &planted).code, Some(0), "{path}");
-    }
-    assert!(!world.here("stolen").exists() && !world.here("planted").exists());
-    assert_eq!(fs::read_dir(world.here("")).unwrap().count(), 3, "secret, new, got");
-}
-
 fn several_addresses_and_ipv6(backend: &'static str) {
-    let world = World::with(backend, &["--listen", "[::1]:0", "--listen", "127.0.0.1:0", "--workers", "2"]);
+    let world = World::with(
+        backend,
+        &[
+            "--listen",
+            "[::1]:0",
+            "--listen",
+            "127.0.0.1:0",
+            "--workers",
+            "2",
+        ],
+    );
     fs::write(world.here("file"), "x").unwrap();
     assert_eq!(world.daemon.addresses.len(), 2);
-    assert!(world.daemon.addresses[0].starts_with("[::1]:"), "{:?}", world.daemon.addresses);
+    assert!(
+        world.daemon.addresses[0].starts_with("[::1]:"),
+        "{:?}",
+        world.daemon.addresses
+    );
     for (number, address) in world.daemon.addresses.iter().enumerate() {
         assert!(!address.ends_with(":0"), "port 0 takes a free one");
         let url = format!("landro://{address}/{number}");
-        world.cp(&[world.here("file").into_os_string(), url.into()]).expect(0);
+        world
+            .cp(&[world.here("file").into_os_string(), url.into()])
+            .expect(0);
         assert_same(&world.here("file"), &world.root(&number.to_string()));
     }
     // All addresses of both families through one socket.
@@ -533,7 +498,8 @@ fn several_addresses_and_ipv6(backend: &'static str) {
     let port = any.daemon.address().rsplit(':').next().unwrap();
     for (number, host) in ["127.0.0.1", "[::1]", "localhost"].into_iter().enumerate() {
         let url = format!("landro://{host}:{port}/{number}");
-        any.cp(&[any.here("file").into_os_string(), url.into()]).expect(0);
+        any.cp(&[any.here("file").into_os_string(), url.into()])
+            .expect(0);
         assert_same(&any.here("file"), &any.root(&number.to_string()));
     }
 }
@@ -542,9 +508,18 @@ fn a_rate_limit_is_kept(backend: &'static str) {
     let world = World::new(backend);
     let mut rng = Rng::new(backend);
     tree::write_file(&world.here("file"), 3 << 20, &mut rng);
-    let push: [OsString; 4] =
-        ["--bwlimit".into(), "2M".into(), world.here("file").into(), world.url("file").into()];
-    let pull = ["--bwlimit".into(), "2M".into(), world.url("file").into(), world.here("back").into()];
+    let push: [OsString; 4] = [
+        "--bwlimit".into(),
+        "2M".into(),
+        world.here("file").into(),
+        world.url("file").into(),
+    ];
+    let pull = [
+        "--bwlimit".into(),
+        "2M".into(),
+        world.url("file").into(),
+        world.here("back").into(),
+    ];
     for args in [push, pull] {
         let output = world.cp(&args).expect(0);
         // A burst may go first; more than that would be faster than the limit.
@@ -560,11 +535,23 @@ fn odd_names_in_urls() {
     let world = World::new("poll");
     for (number, name) in tree::odd_names().into_iter().enumerate() {
         File::create(world.here("").join(&name)).unwrap();
-        let encoded: String = name.as_bytes().iter().map(|byte| format!("%{byte:02x}")).collect();
+        let encoded: String = name
+            .as_bytes()
+            .iter()
+            .map(|byte| format!("%{byte:02x}"))
+            .collect();
         // Behind a ./ no name is taken for an option or a URL.
-        let typed =
-            OsString::from_vec([world.here("").as_os_str().as_bytes(), b"/./", name.as_bytes()].concat());
-        let pushed = world.cp(&[&typed, OsStr::new(&world.url(&encoded))]).expect(0);
+        let typed = OsString::from_vec(
+            [
+                world.here("").as_os_str().as_bytes(),
+                b"/./",
+                name.as_bytes(),
+            ]
+            .concat(),
+        );
+        let pushed = world
+            .cp(&[&typed, OsStr::new(&world.url(&encoded))])
+            .expect(0);
         assert!(world.root("").join(&name).is_file(), "{name:?}");
         let path = pushed.of("file").next().unwrap();
         let exact = path["path_hex"].as_str().map_or_else(

@@ -1,4 +1,5 @@
-//! Who may talk to whom: identities pinned in both directions, rights per peer, and what is said when refused.
+//! Who may talk to whom: identities pinned in both directions, rights per peer, and what is said
+//! when refused.
 
 mod common;
 
@@ -40,7 +41,12 @@ impl Strangers {
         fs::create_dir(dir.path().join("root")).unwrap();
         fs::write(dir.path().join("file"), "content").unwrap();
         fs::write(dir.path().join("root/there"), "content").unwrap();
-        Strangers { backend, client: Side::new(), server: Side::new(), dir }
+        Strangers {
+            backend,
+            client: Side::new(),
+            server: Side::new(),
+            dir,
+        }
     }
 
     fn root(&self) -> std::path::PathBuf {
@@ -48,7 +54,11 @@ impl Strangers {
     }
 
     fn serve(&self, args: &[&str]) -> Daemon {
-        Daemon::start(&self.server, &self.root(), &[&["--backend", self.backend], args].concat())
+        Daemon::start(
+            &self.server,
+            &self.root(),
+            &[&["--backend", self.backend], args].concat(),
+        )
     }
 
     fn authorize(&self, lines: &str) {
@@ -59,20 +69,31 @@ impl Strangers {
     }
 
     fn cp(&self, client: &Side, args: &[&str]) -> Output {
-        landro(client, ["cp", "--json", "--backend", self.backend].iter().chain(args))
+        landro(
+            client,
+            ["cp", "--json", "--backend", self.backend]
+                .iter()
+                .chain(args),
+        )
     }
 
     fn push(&self, daemon: &Daemon, options: &[&str]) -> Output {
         let file = self.dir.path().join("file");
         let url = daemon.url("");
-        self.cp(&self.client, &[options, &[file.to_str().unwrap(), &url]].concat())
+        self.cp(
+            &self.client,
+            &[options, &[file.to_str().unwrap(), &url]].concat(),
+        )
     }
 
     fn pull(&self, daemon: &Daemon, options: &[&str]) -> Output {
         let to = self.dir.path().join("pulled");
         let _ = fs::remove_file(&to);
         let url = daemon.url("there");
-        self.cp(&self.client, &[options, &[&url, to.to_str().unwrap()]].concat())
+        self.cp(
+            &self.client,
+            &[options, &[&url, to.to_str().unwrap()]].concat(),
+        )
     }
 
     fn known_hosts(&self) -> String {
@@ -85,7 +106,11 @@ fn refused_identity(output: &Output, words: &[&str]) {
     assert_eq!(output.code, Some(4), "{output:?}");
     assert_eq!(output.number("exit_code"), 4);
     for word in words {
-        assert!(output.stderr.contains(word), "{word} is missing in {}", output.stderr);
+        assert!(
+            output.stderr.contains(word),
+            "{word} is missing in {}",
+            output.stderr
+        );
     }
 }
 
@@ -97,7 +122,10 @@ fn an_unknown_daemon_is_not_talked_to(backend: &'static str) {
     refused_identity(&output, &[&daemon.fingerprint, "--accept-new"]);
     let ls = landro(&s.client, ["ls", &daemon.url("")]).expect(4);
     assert!(ls.stderr.contains(&daemon.fingerprint) && ls.stdout.is_empty());
-    assert_eq!((fs::read_dir(s.root()).unwrap().count(), s.known_hosts()), (1, String::new()));
+    assert_eq!(
+        (fs::read_dir(s.root()).unwrap().count(), s.known_hosts()),
+        (1, String::new())
+    );
 
     s.push(&daemon, &["--accept-new"]).expect(0);
     let line = format!("{} {}\n", daemon.address(), daemon.fingerprint);
@@ -147,14 +175,20 @@ fn peer_pins_for_one_run(backend: &'static str) {
     let s = Strangers::new(backend);
     let daemon = s.serve(&["--allow", &s.client.id()]);
     let wrong = s.client.id();
-    refused_identity(&s.push(&daemon, &["--peer", &wrong]), &[&daemon.fingerprint]);
+    refused_identity(
+        &s.push(&daemon, &["--peer", &wrong]),
+        &[&daemon.fingerprint],
+    );
     refused_identity(&s.push(&daemon, &["--peer", &wrong, "--accept-new"]), &[]);
     assert!(!s.root().join("file").exists());
     s.push(&daemon, &["--peer", &daemon.fingerprint]).expect(0);
     assert_eq!(s.known_hosts(), "", "for this run only");
     fs::write(s.client.path().join("known_hosts"), "half a line\n").unwrap();
     let output = s.push(&daemon, &[]);
-    assert!(output.code == Some(1) && output.stderr.contains("line 1"), "{output:?}");
+    assert!(
+        output.code == Some(1) && output.stderr.contains("line 1"),
+        "{output:?}"
+    );
 }
 
 fn an_unauthorised_client_is_refused_in_the_handshake(backend: &'static str) {
@@ -167,7 +201,11 @@ fn an_unauthorised_client_is_refused_in_the_handshake(backend: &'static str) {
         refused_identity(&s.push(&daemon, options), &[&own, "authorized_peers"]);
         refused_identity(&s.pull(&daemon, options), &[&own]);
     }
-    let ls = landro(&s.client, ["ls", "--peer", &daemon.fingerprint, &daemon.url("")]).expect(4);
+    let ls = landro(
+        &s.client,
+        ["ls", "--peer", &daemon.fingerprint, &daemon.url("")],
+    )
+    .expect(4);
     assert!(ls.stdout.is_empty() && ls.stderr.contains(&own));
     assert!(daemon.is_running());
     drop(daemon);
@@ -193,7 +231,10 @@ fn rights_per_peer(backend: &'static str) {
         let daemon = s.serve(&[]);
         let options = ["--peer", daemon.fingerprint.as_str()];
         let (pushed, pulled) = (s.push(&daemon, &options), s.pull(&daemon, &options));
-        let ls = landro(&s.client, ["ls", "--peer", &daemon.fingerprint, &daemon.url("")]);
+        let ls = landro(
+            &s.client,
+            ["ls", "--peer", &daemon.fingerprint, &daemon.url("")],
+        );
         let code = |may: bool| if may { Some(0) } else { Some(4) };
         assert_eq!(
             (pushed.code, pulled.code),
@@ -222,7 +263,10 @@ fn a_line_that_is_not_understood_lets_nobody_in(backend: &'static str) {
         (format!("{id} RO\n"), "meant as ro"),
         (format!("{id} the backup host, ro\n"), "begins with #"),
         (format!("{id} ro rw\n"), "more than one of ro, rw and wo"),
-        (format!("{id} path=/there\n"), "relative to the served directory"),
+        (
+            format!("{id} path=/there\n"),
+            "relative to the served directory",
+        ),
         (format!("{id}\u{a0}ro\n"), "43 characters"),
         (format!("{id}\n{id} ro\n"), "line 1"),
         (format!("{id}\n  ro\n"), "line 1"),
@@ -232,10 +276,16 @@ fn a_line_that_is_not_understood_lets_nobody_in(backend: &'static str) {
         common::signal(daemon.pid(), "HUP");
         daemon.wait_for_log_again("nobody is authorised", before);
         let (pushed, pulled) = (s.push(&daemon, &options), s.pull(&daemon, &options));
-        assert_eq!((pushed.code, pulled.code), (Some(4), Some(4)), "{text:?} let somebody in");
+        assert_eq!(
+            (pushed.code, pulled.code),
+            (Some(4), Some(4)),
+            "{text:?} let somebody in"
+        );
         let last = text.matches('\n').count();
         assert!(
-            daemon.log().contains(&format!("authorized_peers: line {last}: ")),
+            daemon
+                .log()
+                .contains(&format!("authorized_peers: line {last}: ")),
             "{text:?}: {}",
             daemon.log()
         );
@@ -243,13 +293,15 @@ fn a_line_that_is_not_understood_lets_nobody_in(backend: &'static str) {
     }
 }
 
-/// As sshd with StrictModes: who may write the file, or put another in its place, decides who comes in.
+/// As sshd with StrictModes: who may write the file, or put another in its place, decides who comes
+/// in.
 fn files_others_may_write_let_nobody_in(backend: &'static str) {
     let s = Strangers::new(backend);
     let id = s.client.id();
     let good = format!("{id} ro\n");
     let file = s.server.path().join("authorized_peers");
-    let chmod = |path: &Path, mode: u32| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let chmod =
+        |path: &Path, mode: u32| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     s.authorize(&good);
     let daemon = s.serve(&[]);
     let options = ["--peer", daemon.fingerprint.as_str()];
@@ -283,12 +335,30 @@ fn files_others_may_write_let_nobody_in(backend: &'static str) {
         },
     ];
     for (number, spoil) in spoil.iter().enumerate() {
-        assert_eq!(s.pull(&daemon, &options).code, Some(0), "before number {number}");
+        assert_eq!(
+            s.pull(&daemon, &options).code,
+            Some(0),
+            "before number {number}"
+        );
         spoil();
         reload("NOBODY IS LET IN");
-        assert_eq!(s.pull(&daemon, &options).code, Some(4), "number {number}: {}", daemon.log());
+        assert_eq!(
+            s.pull(&daemon, &options).code,
+            Some(4),
+            "number {number}: {}",
+            daemon.log()
+        );
         // Nor does a daemon start with it.
-        landro(&s.server, ["serve", s.root().to_str().unwrap(), "--listen", "127.0.0.1:0"]).expect(1);
+        landro(
+            &s.server,
+            [
+                "serve",
+                s.root().to_str().unwrap(),
+                "--listen",
+                "127.0.0.1:0",
+            ],
+        )
+        .expect(1);
         let _ = fs::remove_file(&file);
         let _ = fs::remove_dir(&file);
         chmod(s.server.path(), 0o700);
@@ -296,20 +366,34 @@ fn files_others_may_write_let_nobody_in(backend: &'static str) {
         reload("1 peer is authorised");
     }
     // What a client trusts, and its own key, are held to the same.
-    let (known, key) = (s.client.path().join("known_hosts"), s.client.path().join("identity.pem"));
-    fs::write(&known, format!("{} {}\n", daemon.address(), daemon.fingerprint)).unwrap();
+    let (known, key) = (
+        s.client.path().join("known_hosts"),
+        s.client.path().join("identity.pem"),
+    );
+    fs::write(
+        &known,
+        format!("{} {}\n", daemon.address(), daemon.fingerprint),
+    )
+    .unwrap();
     chmod(&known, 0o644);
     s.pull(&daemon, &[]).expect(0);
-    for (path, mode, back) in
-        [(&known, 0o666, 0o644), (&key, 0o640, 0o600), (&s.client.path().to_owned(), 0o777, 0o700)]
-    {
+    for (path, mode, back) in [
+        (&known, 0o666, 0o644),
+        (&key, 0o640, 0o600),
+        (&s.client.path().to_owned(), 0o777, 0o700),
+    ] {
         chmod(path, mode);
         let output = s.pull(&daemon, &[]).expect(1);
         assert!(output.stderr.contains("chmod"), "{output:?}");
         chmod(path, back);
     }
     fs::write(&known, vec![b'#'; (8 << 20) + 1]).unwrap();
-    assert!(s.pull(&daemon, &["--accept-new"]).expect(1).stderr.contains("longer than"));
+    assert!(
+        s.pull(&daemon, &["--accept-new"])
+            .expect(1)
+            .stderr
+            .contains("longer than")
+    );
 }
 
 fn a_path_confines_a_peer(backend: &'static str) {
@@ -321,10 +405,17 @@ fn a_path_confines_a_peer(backend: &'static str) {
     let options = ["--peer", daemon.fingerprint.as_str()];
     s.push(&daemon, &options).expect(0);
     assert!(s.root().join("inbox/a b/file").is_file());
-    assert_ne!(s.pull(&daemon, &options).code, Some(0), "`there` is outside of it");
+    assert_ne!(
+        s.pull(&daemon, &options).code,
+        Some(0),
+        "`there` is outside of it"
+    );
     let to = s.dir.path().join("stolen");
     for path in ["../../there", "up", "/there", "inbox/a b/file"] {
-        let output = s.cp(&s.client, &[&options[..], &[&daemon.url(path), to.to_str().unwrap()]].concat());
+        let output = s.cp(
+            &s.client,
+            &[&options[..], &[&daemon.url(path), to.to_str().unwrap()]].concat(),
+        );
         // The link itself may be copied; what it points to may not.
         assert!(!to.is_file(), "{path}: {output:?}");
     }
@@ -338,15 +429,25 @@ fn a_read_only_or_write_only_root(backend: &'static str) {
     let s = Strangers::new(backend);
     let id = s.client.id();
     s.authorize(&format!("{id} rw\n"));
-    for (option, may_read, may_write) in [("--read-only", true, false), ("--write-only", false, true)] {
+    for (option, may_read, may_write) in
+        [("--read-only", true, false), ("--write-only", false, true)]
+    {
         let _ = fs::remove_file(s.root().join("file"));
         let daemon = s.serve(&[option, "--allow", &id]);
         let options = ["--peer", daemon.fingerprint.as_str()];
         let (pushed, pulled) = (s.push(&daemon, &options), s.pull(&daemon, &options));
         let code = |may: bool| if may { Some(0) } else { Some(4) };
-        assert_eq!((pushed.code, pulled.code), (code(may_write), code(may_read)), "{pushed:?}\n{pulled:?}");
+        assert_eq!(
+            (pushed.code, pulled.code),
+            (code(may_write), code(may_read)),
+            "{pushed:?}\n{pulled:?}"
+        );
         let refused = if may_write { &pulled } else { &pushed };
-        assert_eq!(refused.of("error").next().unwrap()["code"], "permission", "{refused:?}");
+        assert_eq!(
+            refused.of("error").next().unwrap()["code"],
+            "permission",
+            "{refused:?}"
+        );
         assert_eq!(s.root().join("file").exists(), may_write);
     }
 }
@@ -365,14 +466,36 @@ fn hangup_reads_the_peers_again(backend: &'static str) {
     };
     assert_eq!(s.push(&daemon, &options).code, Some(4));
     hangup(&daemon, &format!("{id} ro\n"), "1 peer is authorised");
-    assert_eq!((s.push(&daemon, &options).code, s.pull(&daemon, &options).code), (Some(4), Some(0)));
+    assert_eq!(
+        (
+            s.push(&daemon, &options).code,
+            s.pull(&daemon, &options).code
+        ),
+        (Some(4), Some(0))
+    );
     hangup(&daemon, &format!("{id} rw\nSHA256:garbage\n"), "line 2");
-    assert_eq!((s.push(&daemon, &options).code, s.pull(&daemon, &options).code), (Some(0), Some(0)));
+    assert_eq!(
+        (
+            s.push(&daemon, &options).code,
+            s.pull(&daemon, &options).code
+        ),
+        (Some(0), Some(0))
+    );
     hangup(&daemon, "# gone\n", "nobody is authorised");
-    assert_eq!((s.push(&daemon, &options).code, s.pull(&daemon, &options).code), (Some(4), Some(4)));
+    assert_eq!(
+        (
+            s.push(&daemon, &options).code,
+            s.pull(&daemon, &options).code
+        ),
+        (Some(4), Some(4))
+    );
     assert!(daemon.is_running());
     let stopped = daemon.stop();
-    assert_eq!((stopped.code, stopped.stdout.lines().count()), (Some(0), 1), "{stopped:?}");
+    assert_eq!(
+        (stopped.code, stopped.stdout.lines().count()),
+        (Some(0), 1),
+        "{stopped:?}"
+    );
 }
 
 /// Sessions of a peer that was removed, or has fewer rights, end; those of others go on.
@@ -395,14 +518,24 @@ fn hangup_ends_what_is_no_longer_allowed(backend: &'static str) {
         s.authorize(&format!("{id} {began}\n{} ro\n", other.id()));
         let daemon = s.serve(&["--workers", "2"]);
         let start = |side: &Side, from: &str, to: &str| {
-            let options = ["cp", "--json", "--backend", backend, "--peer", &daemon.fingerprint];
+            let options = [
+                "cp",
+                "--json",
+                "--backend",
+                backend,
+                "--peer",
+                &daemon.fingerprint,
+            ];
             let slow = ["--bwlimit", "2M", from, to];
             let running = Running::spawn(command(side, &[], options.iter().chain(&slow)));
-            running.line(|line| line.contains("\"progress\"")).expect("data flows");
+            running
+                .line(|line| line.contains("\"progress\""))
+                .expect("data flows");
             running
         };
         let here = |name: &str| s.dir.path().join(name).to_str().unwrap().to_owned();
-        // Under names of their own: what one round left would let the next one end before it can be ended.
+        // Under names of their own: what one round left would let the next one end before it can be
+        // ended.
         let (pulled, pushed) = (format!("pulled {round}"), format!("pushed{round}"));
         let pull = start(&s.client, &daemon.url("big"), &here(&pulled));
         let push = start(&s.client, &here("big"), &daemon.url(&pushed));
@@ -413,10 +546,16 @@ fn hangup_ends_what_is_no_longer_allowed(backend: &'static str) {
         for output in [pull.wait().expect(4), push.wait().expect(4)] {
             let error = output.of("error").next().unwrap();
             assert_eq!(error["code"], "permission", "{output:?}");
-            assert!(error["message"].as_str().unwrap().contains(why), "{output:?}");
+            assert!(
+                error["message"].as_str().unwrap().contains(why),
+                "{output:?}"
+            );
         }
         unchanged.wait().expect(0);
-        assert!(!s.root().join(&pushed).exists(), "nothing half-written has the name");
+        assert!(
+            !s.root().join(&pushed).exists(),
+            "nothing half-written has the name"
+        );
         let _ = fs::remove_file(here("unchanged"));
     }
 }
@@ -428,14 +567,32 @@ fn a_person_is_asked_on_a_terminal() {
     let daemon = s.serve(&["--allow", &s.client.id()]);
     let file = s.dir.path().join("file");
     let run = |answer: &str| {
-        let line = format!("'{}' cp '{}' '{}'", common::LANDRO, file.display(), daemon.url(""));
+        let line = format!(
+            "'{}' cp '{}' '{}'",
+            common::LANDRO,
+            file.display(),
+            daemon.url("")
+        );
         let mut script = Command::new("script");
-        script.args(["-qec", &line, "/dev/null"]).env("LANDRO_CONFIG_DIR", s.client.path());
-        script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        script
+            .args(["-qec", &line, "/dev/null"])
+            .env("LANDRO_CONFIG_DIR", s.client.path());
+        script
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = script.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(answer.as_bytes())
+            .unwrap();
         let output = child.wait_with_output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
     };
     if !Path::new("/usr/bin/script").exists() {
         println!("skipped: script(1) is not installed");
@@ -443,11 +600,21 @@ fn a_person_is_asked_on_a_terminal() {
     }
     let (code, shown) = run("no\n");
     assert_eq!(code, Some(4), "{shown}");
-    assert!(shown.contains(&daemon.fingerprint) && s.known_hosts().is_empty(), "{shown}");
+    assert!(
+        shown.contains(&daemon.fingerprint) && s.known_hosts().is_empty(),
+        "{shown}"
+    );
     let (code, shown) = run(&format!("{}\n", s.client.id()));
-    assert_eq!((code, s.known_hosts().is_empty()), (Some(4), true), "another fingerprint is a no: {shown}");
+    assert_eq!(
+        (code, s.known_hosts().is_empty()),
+        (Some(4), true),
+        "another fingerprint is a no: {shown}"
+    );
     let (code, shown) = run("what?\nyes\n");
     assert_eq!(code, Some(0), "{shown}");
-    assert_eq!(s.known_hosts(), format!("{} {}\n", daemon.address(), daemon.fingerprint));
+    assert_eq!(
+        s.known_hosts(),
+        format!("{} {}\n", daemon.address(), daemon.fingerprint)
+    );
     assert!(s.root().join("file").is_file());
 }

@@ -1,4 +1,5 @@
-//! tuning/apply.sh on a made-up host: what it changes, what it leaves alone, and that it puts all of it back.
+//! tuning/apply.sh on a made-up host: what it changes, what it leaves alone, and that it puts all
+//! of it back.
 
 mod common;
 
@@ -11,21 +12,36 @@ use std::process::Command;
 const HOST: &str = include_str!("tuning/host.sh");
 
 /// What only the whole machine has: no case may change it.
-const MACHINE: [&str; 4] = ["rmem_max", "wmem_max", "netdev_budget", "netdev_max_backlog"];
+const MACHINE: [&str; 4] = [
+    "rmem_max",
+    "wmem_max",
+    "netdev_budget",
+    "netdev_max_backlog",
+];
 
 fn machine() -> Vec<Option<String>> {
-    MACHINE.iter().map(|name| fs::read_to_string(format!("/proc/sys/net/core/{name}")).ok()).collect()
+    MACHINE
+        .iter()
+        .map(|name| fs::read_to_string(format!("/proc/sys/net/core/{name}")).ok())
+        .collect()
 }
 
 /// `unshare` into mounts and networks of its own, as root of its own where this is not root.
 fn unshare() -> Command {
     let mut command = Command::new("unshare");
-    command.arg(if common::is_root() { "-mn" } else { "-rmn" }).args(["--propagation", "private"]);
+    command
+        .arg(if common::is_root() { "-mn" } else { "-rmn" })
+        .args(["--propagation", "private"]);
     command
 }
 
 fn case(steps: &str) {
-    if !common::is_root() && !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+    if !common::is_root()
+        && !unshare()
+            .arg("true")
+            .status()
+            .is_ok_and(|status| status.success())
+    {
         println!("skipped: no namespaces for mounts and networks can be made here");
         return;
     }
@@ -39,7 +55,12 @@ fn case(steps: &str) {
         .output()
         .unwrap();
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}\n{}", said(&output.stdout), said(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        said(&output.stdout),
+        said(&output.stderr)
+    );
     assert_eq!(machine(), before);
 }
 
@@ -286,15 +307,26 @@ fn writing_needs_root() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     for file in ["apply.sh", "60-landro.conf"] {
-        let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning").join(file);
+        let original = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tuning")
+            .join(file);
         fs::copy(original, dir.path().join(file)).unwrap();
     }
     let run = |words: &[&str]| {
         let mut command = Command::new(if common::is_root() { "setpriv" } else { "env" });
         if common::is_root() {
-            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]);
+            command.args([
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                "--bounding-set=-all",
+            ]);
         }
-        command.arg(dir.path().join("apply.sh")).args(words).output().unwrap()
+        command
+            .arg(dir.path().join("apply.sh"))
+            .args(words)
+            .output()
+            .unwrap()
     };
     for words in [&[][..], &["--persist"], &["--revert"]] {
         let output = run(words);

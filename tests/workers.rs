@@ -13,7 +13,10 @@ use std::time::Duration;
 use common::tree::{self, Rng, assert_same};
 use common::{Daemon, Running, Side, World, command, is_root};
 
-on_both_backends!(a_bandwidth_limit_over_many_small_files_on_a_disk, a_mount_that_never_answers);
+on_both_backends!(
+    a_bandwidth_limit_over_many_small_files_on_a_disk,
+    a_mount_that_never_answers
+);
 
 /// More than a session has operations under way at a time (64).
 const MANY_FILES: usize = 300;
@@ -21,7 +24,11 @@ const MANY_FILES: usize = 300;
 /// A directory whose files are on a disk: on tmpfs operations are done in place, and nothing waits.
 fn on_disk() -> Option<tempfile::TempDir> {
     for place in [env!("CARGO_TARGET_TMPDIR"), "/var/tmp"] {
-        let kind = Command::new("stat").args(["-f", "-c", "%T", place]).output().unwrap().stdout;
+        let kind = Command::new("stat")
+            .args(["-f", "-c", "%T", place])
+            .output()
+            .unwrap()
+            .stdout;
         let kind = String::from_utf8_lossy(&kind);
         if Path::new(place).is_dir() && !["tmpfs", "ramfs"].contains(&kind.trim()) {
             return Some(tempfile::tempdir_in(place).unwrap());
@@ -38,12 +45,30 @@ fn a_bandwidth_limit_over_many_small_files_on_a_disk(backend: &'static str) {
     let source = world.here("many");
     fs::create_dir(&source).unwrap();
     for number in 0..MANY_FILES {
-        tree::write_file(&source.join(format!("{number}")), rng.below(6_000), &mut rng);
+        tree::write_file(
+            &source.join(format!("{number}")),
+            rng.below(6_000),
+            &mut rng,
+        );
     }
-    world.cp(&["--bwlimit".as_ref(), "20M".as_ref(), source.as_os_str(), world.url("").as_ref()]).expect(0);
+    world
+        .cp(&[
+            "--bwlimit".as_ref(),
+            "20M".as_ref(),
+            source.as_os_str(),
+            world.url("").as_ref(),
+        ])
+        .expect(0);
     assert_same(&source, &world.root("many"));
     let back = world.here("back");
-    world.cp(&["--bwlimit".as_ref(), "20M".as_ref(), world.url("many").as_ref(), back.as_os_str()]).expect(0);
+    world
+        .cp(&[
+            "--bwlimit".as_ref(),
+            "20M".as_ref(),
+            world.url("many").as_ref(),
+            back.as_os_str(),
+        ])
+        .expect(0);
     assert_same(&source, &back);
     assert_eq!(world.daemon.stop().code, Some(0), "it hears SIGTERM");
 }
@@ -58,10 +83,16 @@ impl HungMount {
     fn new(place: PathBuf) -> HungMount {
         let script = "exec 9<>/dev/fuse && mount -i -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0 hung \"$1\" \
                       && echo mounted && exec sleep 600";
-        let mut holder =
-            Command::new("sh").args(["-c", script, "sh"]).arg(&place).stdout(Stdio::piped()).spawn().unwrap();
+        let mut holder = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(&place)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut said = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        BufReader::new(holder.stdout.take().unwrap())
+            .read_line(&mut said)
+            .unwrap();
         assert_eq!(said.trim(), "mounted");
         HungMount { place, holder }
     }
@@ -76,8 +107,9 @@ impl Drop for HungMount {
     }
 }
 
-/// A call on such a mount returns when it pleases. The poll backend makes it in place, so its worker is lost: the service
-/// manager must hear of that, and the daemon must end when it is told to.
+/// A call on such a mount returns when it pleases. The poll backend makes it in place, so its
+/// worker is lost: the service manager must hear of that, and the daemon must end when it is told
+/// to.
 fn a_mount_that_never_answers(backend: &'static str) {
     if !is_root() || !Path::new("/dev/fuse").exists() {
         println!("skipped: needs root and /dev/fuse");
@@ -88,7 +120,9 @@ fn a_mount_that_never_answers(backend: &'static str) {
     fs::create_dir_all(root.join("hung")).unwrap();
     fs::write(root.join("fine"), "fine").unwrap();
     let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-    manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    manager
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
     let socket = format!("NOTIFY_SOCKET={}", dir.path().join("notify").display());
     let prefix = ["env", &socket, "WATCHDOG_USEC=400000"];
     let id = client.id();
@@ -114,22 +148,37 @@ fn a_mount_that_never_answers(backend: &'static str) {
     let _mount = HungMount::new(root.join("hung"));
     let url = daemon.url("hung/file");
     let args = ["cp", "--peer", &daemon.fingerprint, &url].map(OsStr::new);
-    let asking = Running::spawn(command(&client, &[], args.into_iter().chain([dir.path().as_os_str()])));
+    let asking = Running::spawn(command(
+        &client,
+        &[],
+        args.into_iter().chain([dir.path().as_os_str()]),
+    ));
     if backend == "poll" {
         daemon.wait_for_log("a worker has not turned for");
         manager.set_nonblocking(true).unwrap();
         while hear().is_some() {}
         manager.set_nonblocking(false).unwrap();
-        manager.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        manager
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
         assert_eq!(hear(), None, "the service manager is told that all is well");
         let stopped = daemon.stop();
         assert_eq!(stopped.code, Some(8), "{}", stopped.stderr);
-        assert!(stopped.stderr.contains("landro-0 did not stop"), "{}", stopped.stderr);
+        assert!(
+            stopped.stderr.contains("landro-0 did not stop"),
+            "{}",
+            stopped.stderr
+        );
     } else {
         // Which calls the ring makes in place is its own affair; the daemon ends either way.
         daemon.wait_for_log("1 peer is authorised");
         let stopped = daemon.stop();
-        assert!(matches!(stopped.code, Some(0 | 8)), "{:?}: {}", stopped.code, stopped.stderr);
+        assert!(
+            matches!(stopped.code, Some(0 | 8)),
+            "{:?}: {}",
+            stopped.code,
+            stopped.stderr
+        );
     }
     drop(asking);
 }

@@ -19,8 +19,9 @@ const JOBS_AT_ONCE: usize = 32;
 fn schedule(slots: &mut StreamSlots, streams: usize) -> usize {
     let mut ended = 0;
     for first in (0..CHUNKS).step_by(JOBS_AT_ONCE) {
-        let slot_of: Vec<usize> =
-            (first..first + JOBS_AT_ONCE).map(|job| slots.assign(job, streams)).collect();
+        let slot_of: Vec<usize> = (first..first + JOBS_AT_ONCE)
+            .map(|job| slots.assign(job, streams))
+            .collect();
         for (job, slot) in (first..).zip(slot_of) {
             assert_eq!(slots.front(slot), Some(job));
             black_box(slots.key(slot));
@@ -36,9 +37,12 @@ pub fn bench(criterion: &mut Criterion) {
     let config = ParallelTransferConfig::default();
     group.throughput(Throughput::Elements(CHUNKS as u64));
     for streams in [1, config.max_concurrent_streams] {
-        group.bench_function(BenchmarkId::new("schedule", format!("{streams}-streams")), |bencher| {
-            bencher.iter(|| schedule(&mut StreamSlots::new(&config), streams));
-        });
+        group.bench_function(
+            BenchmarkId::new("schedule", format!("{streams}-streams")),
+            |bencher| {
+                bencher.iter(|| schedule(&mut StreamSlots::new(&config), streams));
+            },
+        );
     }
 
     group.throughput(Throughput::Elements(1));

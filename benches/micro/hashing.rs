@@ -1,4 +1,5 @@
-//! Subtree hashing as transfers do it, beside one call of BLAKE3 over the same bytes: the difference is ours.
+//! Subtree hashing as transfers do it, beside one call of BLAKE3 over the same bytes: the
+//! difference is ours.
 
 use std::hint::black_box;
 
@@ -20,10 +21,14 @@ pub fn bench(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(MIB as u64));
     let chunk = |at: usize| {
         let mut hasher = ChunkHasher::new(ChunkIndex(at as u32), FILE_BYTES as u64);
-        file[at * MIB..][..MIB].chunks(PIECE_BYTES).for_each(|piece| hasher.update(piece));
+        file[at * MIB..][..MIB]
+            .chunks(PIECE_BYTES)
+            .for_each(|piece| hasher.update(piece));
         hasher.finish()
     };
-    group.bench_function("chunk in pieces, hot", |bencher| bencher.iter(|| chunk(black_box(5))));
+    group.bench_function("chunk in pieces, hot", |bencher| {
+        bencher.iter(|| chunk(black_box(5)))
+    });
     let mut at = 0;
     group.bench_function("chunk in pieces, cold", |bencher| {
         bencher.iter(|| {

@@ -42,10 +42,14 @@ impl Ends {
     fn new(payload_bytes: usize) -> Ends {
         let (client, server) = (identity(), identity());
         let trust = || Arc::new(|_: &_| true);
-        let (quic, tickets) = (QuicConfig::auto(), TicketKeys::random().expect("random bytes"));
+        let (quic, tickets) = (
+            QuicConfig::auto(),
+            TicketKeys::random().expect("random bytes"),
+        );
         let secrets = Arc::new(Secrets::fresh(now()));
         let mut client_setup = Setup::client(&client, trust(), &quic).expect("a client's setup");
-        let mut server_setup = Setup::server(&server, trust(), &quic, &tickets).expect("a server's setup");
+        let mut server_setup =
+            Setup::server(&server, trust(), &quic, &tickets).expect("a server's setup");
         client_setup.set_interface_payload(payload_bytes);
         server_setup.set_interface_payload(payload_bytes);
         Ends {
@@ -60,32 +64,57 @@ impl Ends {
 
     /// A whole handshake, certificates on both sides.
     fn connect(&mut self) -> (Conn, Conn) {
-        let Ends { client_setup, server_setup, client_router, server_router, out, runs } = self;
-        let client = Conn::connect(client_setup, client_router, KEY, CLIENT, SERVER, None, None, now());
+        let Ends {
+            client_setup,
+            server_setup,
+            client_router,
+            server_router,
+            out,
+            runs,
+        } = self;
+        let client = Conn::connect(
+            client_setup,
+            client_router,
+            KEY,
+            CLIENT,
+            SERVER,
+            None,
+            None,
+            now(),
+        );
         let (mut client, mut server) = (client.expect("a client's connection"), None);
         for _ in 0..MOST_FLIGHTS {
             carry(&mut client, out, runs, |datagram| {
                 if server.is_none() {
-                    let Route::New(new) = server_router.route(datagram, CLIENT, SERVER, now(), false) else {
+                    let Route::New(new) =
+                        server_router.route(datagram, CLIENT, SERVER, now(), false)
+                    else {
                         panic!("the first datagram asks for a connection");
                     };
-                    let accepted = Conn::accept(server_setup, server_router, KEY, new, SERVER, CLIENT, now());
+                    let accepted =
+                        Conn::accept(server_setup, server_router, KEY, new, SERVER, CLIENT, now());
                     server = Some(accepted.expect("a server's connection"));
                 }
                 if let Some(server) = &mut server {
-                    server.recv(datagram, CLIENT).expect("the client speaks QUIC");
+                    server
+                        .recv(datagram, CLIENT)
+                        .expect("the client speaks QUIC");
                 }
             });
             if let Some(server) = &mut server {
                 carry(server, out, runs, |datagram| {
-                    client.recv(datagram, SERVER).expect("the server speaks QUIC");
+                    client
+                        .recv(datagram, SERVER)
+                        .expect("the server speaks QUIC");
                 });
             }
             if client.is_established() && server.as_ref().is_some_and(Conn::is_established) {
                 break;
             }
         }
-        let server = server.filter(Conn::is_established).expect("the handshake ends");
+        let server = server
+            .filter(Conn::is_established)
+            .expect("the handshake ends");
         (client, server)
     }
 
@@ -147,30 +176,53 @@ impl Flow {
         let stream = client.open_uni().expect("a stream");
         let data = Bytes::from(noise(PIECE_BYTES));
         let sink = vec![0; PIECE_BYTES];
-        let mut flow = Flow { ends, client, server, stream, data, sink, under_way_bytes: 0 };
+        let mut flow = Flow {
+            ends,
+            client,
+            server,
+            stream,
+            data,
+            sink,
+            under_way_bytes: 0,
+        };
         for _ in 0..WARM_UP_BATCHES {
             flow.batch(&mut Spent::default());
         }
         let found_bytes = flow.client.snapshot().udp_payload_bytes;
-        assert_eq!(found_bytes, payload_bytes, "path MTU discovery has not come to its end");
+        assert_eq!(
+            found_bytes, payload_bytes,
+            "path MTU discovery has not come to its end"
+        );
         flow
     }
 
-    /// One buffer of packets: built, then taken and read, then acknowledged, as the two workers do it.
+    /// One buffer of packets: built, then taken and read, then acknowledged, as the two workers do
+    /// it.
     fn batch(&mut self, spent: &mut Spent) {
         let (out, runs) = (&mut self.ends.out, &mut self.ends.runs);
         let began = now();
         // A piece is a little more than a buffer of packets carries.
         if self.under_way_bytes < PIECE_BYTES {
-            let rest = self.client.send(self.stream, self.data.clone(), false).expect("the stream is open");
+            let rest = self
+                .client
+                .send(self.stream, self.data.clone(), false)
+                .expect("the stream is open");
             self.under_way_bytes += PIECE_BYTES - rest.map_or(0, |rest| rest.len());
         }
-        let filled = self.client.fill(began, out, usize::MAX, runs).expect("there is something to send");
+        let filled = self
+            .client
+            .fill(began, out, usize::MAX, runs)
+            .expect("there is something to send");
         let built = now();
         let server = &mut self.server;
-        deliver(out, runs, &mut |datagram| server.recv(datagram, CLIENT).expect("a good packet"));
+        deliver(out, runs, &mut |datagram| {
+            server.recv(datagram, CLIENT).expect("a good packet")
+        });
         while let Some(stream) = server.readable_next() {
-            while let Some((len, _)) = server.read(stream, &mut self.sink).expect("the stream is open") {
+            while let Some((len, _)) = server
+                .read(stream, &mut self.sink)
+                .expect("the stream is open")
+            {
                 self.under_way_bytes -= len;
             }
         }
@@ -178,7 +230,9 @@ impl Flow {
         spent.packets += filled.packets;
         spent.runs += runs.len();
         let client = &mut self.client;
-        carry(server, out, runs, |datagram| client.recv(datagram, SERVER).expect("a good packet"));
+        carry(server, out, runs, |datagram| {
+            client.recv(datagram, SERVER).expect("a good packet")
+        });
         spent.build += built - began;
         spent.take += taken - built;
         spent.acknowledge += now() - taken;

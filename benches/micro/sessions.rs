@@ -1,6 +1,8 @@
-//! The transfer protocol alone: one session's two ends in memory, on disks that do everything at once.
+//! The transfer protocol alone: one session's two ends in memory, on disks that do everything at
+//! once.
 //!
-//! What is left is what the state machines themselves cost: the walk, scheduling, codec and hashing of each side.
+//! What is left is what the state machines themselves cost: the walk, scheduling, codec and hashing
+//! of each side.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,7 +14,8 @@ use landro::proto::chunks::ParallelTransferConfig;
 use landro::proto::journal::Storage;
 use landro::proto::session::{Grant, Limits, Request, Session};
 use landro::proto::{
-    DiskDone, DiskError, DiskOp, EntryResult, Event, Input, Kind, Listed, Meta, Mtime, Outcome, Output,
+    DiskDone, DiskError, DiskOp, EntryResult, Event, Input, Kind, Listed, Meta, Mtime, Outcome,
+    Output,
 };
 use landro::units::{Name, StreamKey};
 
@@ -46,8 +49,17 @@ struct Source {
 
 impl Source {
     fn meta(&self, kind: Kind) -> Meta {
-        let mtime = Mtime { seconds: 1_700_000_000, nanoseconds: 5 };
-        Meta { kind, mode: 0o644, mtime, size_bytes: self.file_bytes as u64, inode: 9 }
+        let mtime = Mtime {
+            seconds: 1_700_000_000,
+            nanoseconds: 5,
+        };
+        Meta {
+            kind,
+            mode: 0o644,
+            mtime,
+            size_bytes: self.file_bytes as u64,
+            inode: 9,
+        }
     }
 
     fn file(&self) -> Meta {
@@ -66,24 +78,44 @@ impl Disk {
     fn answer(&mut self, cmd: DiskOp) -> Result<DiskDone, DiskError> {
         Ok(match cmd {
             DiskOp::ResolveSource { .. } => {
-                let kind = if self.source.in_directory { Kind::Directory } else { Kind::File };
-                DiskDone::Source { name: Some(name("source")), meta: self.source.meta(kind), link: None }
+                let kind = if self.source.in_directory {
+                    Kind::Directory
+                } else {
+                    Kind::File
+                };
+                DiskDone::Source {
+                    name: Some(name("source")),
+                    meta: self.source.meta(kind),
+                    link: None,
+                }
             }
             DiskOp::List { max_entries, .. } => self.list(max_entries),
             DiskOp::ReadSmall { .. } => {
                 let data = self.piece.slice(..self.source.file_bytes);
-                DiskDone::Small { data, after: self.source.file() }
+                DiskDone::Small {
+                    data,
+                    after: self.source.file(),
+                }
             }
             DiskOp::OpenRead { .. } | DiskOp::Stat { .. } => DiskDone::Meta(self.source.file()),
-            DiskOp::Read { len_bytes, .. } => DiskDone::Read { data: self.piece.slice(..len_bytes) },
+            DiskOp::Read { len_bytes, .. } => DiskDone::Read {
+                data: self.piece.slice(..len_bytes),
+            },
             DiskOp::ResolveTarget { .. } => DiskDone::Target { name: None },
             DiskOp::Check { .. } => DiskDone::Existing(None),
             DiskOp::MakeDir { .. } => DiskDone::Directory { existed: false },
             DiskOp::OpenPart { resumable, .. } => {
                 let storage = Storage::default();
-                DiskDone::Part { journal: Bytes::new(), size_bytes: 0, resumable, storage }
+                DiskDone::Part {
+                    journal: Bytes::new(),
+                    size_bytes: 0,
+                    resumable,
+                    storage,
+                }
             }
-            DiskOp::ReadPart { .. } | DiskOp::PutSymlink { .. } => panic!("nobody asks for {cmd:?} here"),
+            DiskOp::ReadPart { .. } | DiskOp::PutSymlink { .. } => {
+                panic!("nobody asks for {cmd:?} here")
+            }
             DiskOp::OpenDir { .. }
             | DiskOp::CloseDir { .. }
             | DiskOp::CloseRead { .. }
@@ -106,7 +138,10 @@ impl Disk {
         });
         let entries = entries.collect();
         self.listed = upto;
-        DiskDone::Listed { entries, end: upto == self.source.files }
+        DiskDone::Listed {
+            entries,
+            end: upto == self.source.files,
+        }
     }
 }
 
@@ -119,7 +154,8 @@ struct World {
     sessions: [Session; 2],
     disks: [Disk; 2],
     inputs: VecDeque<(usize, Input)>,
-    /// Data streams in the order of emission; each joins what follows on the same stream, as the transport does.
+    /// Data streams in the order of emission; each joins what follows on the same stream, as the
+    /// transport does.
     data: VecDeque<(StreamKey, BytesMut, bool)>,
     /// Time inside of each session.
     spent: [Duration; 2],
@@ -140,8 +176,19 @@ impl World {
         };
         let now = now();
         let client = Session::client(now, request, limits());
-        let server = Session::server(now, Grant { read: true, write: true }, limits());
-        let disk = || Disk { source, piece: piece.clone(), listed: 0 };
+        let server = Session::server(
+            now,
+            Grant {
+                read: true,
+                write: true,
+            },
+            limits(),
+        );
+        let disk = || Disk {
+            source,
+            piece: piece.clone(),
+            listed: 0,
+        };
         World {
             sessions: [client, server],
             disks: [disk(), disk()],
@@ -195,16 +242,27 @@ impl World {
             self.spent[side] += now() - began;
             match output {
                 None => break,
-                Some(Output::Control(bytes)) => self.inputs.push_back((1 - side, Input::Control(bytes))),
+                Some(Output::Control(bytes)) => {
+                    self.inputs.push_back((1 - side, Input::Control(bytes)))
+                }
                 Some(Output::Data { stream, bytes, fin }) => {
-                    self.inputs.push_back((SENDER, Input::Sent { bytes: bytes.len() as u64 }));
+                    self.inputs.push_back((
+                        SENDER,
+                        Input::Sent {
+                            bytes: bytes.len() as u64,
+                        },
+                    ));
                     self.emit(stream, &bytes, fin);
                 }
                 Some(Output::Disk { op, cmd }) => {
                     let result = self.disks[side].answer(cmd);
                     self.inputs.push_back((side, Input::Disk { op, result }));
                 }
-                Some(Output::Event(Event::Entry { kind: Kind::File, result, .. })) => {
+                Some(Output::Event(Event::Entry {
+                    kind: Kind::File,
+                    result,
+                    ..
+                })) => {
                     assert!(matches!(result, EntryResult::Done { .. }), "{result:?}");
                     self.files_done += usize::from(side == SENDER);
                 }
@@ -228,18 +286,38 @@ impl World {
 
 pub fn bench(criterion: &mut Criterion) {
     let piece = Bytes::from(noise(PIECE_BYTES));
-    let small = Source { files: SMALL_FILES, file_bytes: SMALL_FILE_BYTES, in_directory: true };
-    let large = Source { files: 1, file_bytes: LARGE_FILE_BYTES, in_directory: false };
+    let small = Source {
+        files: SMALL_FILES,
+        file_bytes: SMALL_FILE_BYTES,
+        in_directory: true,
+    };
+    let large = Source {
+        files: 1,
+        file_bytes: LARGE_FILE_BYTES,
+        in_directory: false,
+    };
     let mut group = criterion.benchmark_group("session");
     group.sampling_mode(SamplingMode::Flat);
     for (what, source, throughput) in [
-        ("2,000 files of 1 KiB", small, Throughput::Elements(SMALL_FILES as u64)),
-        ("a file of 64 MiB", large, Throughput::Bytes(LARGE_FILE_BYTES as u64)),
+        (
+            "2,000 files of 1 KiB",
+            small,
+            Throughput::Elements(SMALL_FILES as u64),
+        ),
+        (
+            "a file of 64 MiB",
+            large,
+            Throughput::Bytes(LARGE_FILE_BYTES as u64),
+        ),
     ] {
         group.throughput(throughput);
         for (side, verb) in [(SENDER, "send"), (RECEIVER, "receive")] {
             group.bench_function(format!("{verb} {what}"), |bencher| {
-                bencher.iter_custom(|runs| (0..runs).map(|_| World::new(source, &piece).run()[side]).sum());
+                bencher.iter_custom(|runs| {
+                    (0..runs)
+                        .map(|_| World::new(source, &piece).run()[side])
+                        .sum()
+                });
             });
         }
     }

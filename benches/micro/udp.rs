@@ -1,13 +1,13 @@
-//! The driver under UDP: io_uring against poll, GSO × GRO, a full buffer of packets each time; and one datagram there
-//! and back.
+//! The driver under UDP: io_uring against poll, GSO × GRO, a full buffer of packets each time; and
+//! one datagram there and back.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use landro_sys::{
-    Availability, Backend, Caps, Completion, Driver, DriverConfig, Run, SendBuffer, SendRun, Slab, SocketId,
-    UdpOptions, UdpSocket,
+    Availability, Backend, Caps, Completion, Driver, DriverConfig, Run, SendBuffer, SendRun, Slab,
+    SocketId, UdpOptions, UdpSocket,
 };
 use nix::sys::socket::{setsockopt, sockopt::UdpGroSegment};
 
@@ -32,27 +32,53 @@ impl Pair {
     fn new(backend: Backend, gro: bool) -> Pair {
         let slab = Slab::new(1).expect("a slab");
         // As a worker has it.
-        let config = DriverConfig { recv_buffers: 16, queue_entries: 256 };
+        let config = DriverConfig {
+            recv_buffers: 16,
+            queue_entries: 256,
+        };
         let mut driver = Driver::new(backend, &config, &slab).expect("a driver");
         let sockets = [(); 2].map(|()| {
-            let options =
-                UdpOptions { recv_buffer_bytes: 4 << 20, send_buffer_bytes: 256 << 10, reuse_port: false };
-            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into(), &options).expect("a socket");
+            let options = UdpOptions {
+                recv_buffer_bytes: 4 << 20,
+                send_buffer_bytes: 256 << 10,
+                reuse_port: false,
+            };
+            let socket =
+                UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into(), &options).expect("a socket");
             setsockopt(&socket, UdpGroSegment, &gro).expect("UDP_GRO");
             let address = socket.local_addr().expect("its address");
-            (driver.add_socket(socket).expect("room for a socket"), address)
+            (
+                driver.add_socket(socket).expect("room for a socket"),
+                address,
+            )
         });
-        Pair { driver, sockets, buffer: Some(SendBuffer::new()) }
+        Pair {
+            driver,
+            sockets,
+            buffer: Some(SendBuffer::new()),
+        }
     }
 
-    /// Sends from one socket to the other; gives the number of messages that `datagrams` datagrams arrived in.
+    /// Sends from one socket to the other; gives the number of messages that `datagrams` datagrams
+    /// arrived in.
     fn send(&mut self, from: usize, runs: Vec<Run>, datagrams: usize) -> usize {
         let buffer = self.buffer.take().expect("the buffer came back");
         let (socket, to) = (self.sockets[from].0, self.sockets[1 - from].1);
-        self.driver.send(0, SendRun { socket, buffer, runs, to, from: None });
+        self.driver.send(
+            0,
+            SendRun {
+                socket,
+                buffer,
+                runs,
+                to,
+                from: None,
+            },
+        );
         let (mut missing, mut messages) = (datagrams, 0);
         while missing > 0 || self.buffer.is_none() {
-            self.driver.submit_and_wait(Some(LOST_AFTER)).expect("the driver works");
+            self.driver
+                .submit_and_wait(Some(LOST_AFTER))
+                .expect("the driver works");
             let before = (missing, self.buffer.is_some());
             while let Some(completion) = self.driver.next_completion() {
                 match completion {
@@ -68,7 +94,11 @@ impl Pair {
                     Completion::File { .. } | Completion::Refused { .. } | Completion::Woken => {}
                 }
             }
-            assert_ne!(before, (missing, self.buffer.is_some()), "{missing} datagrams were lost");
+            assert_ne!(
+                before,
+                (missing, self.buffer.is_some()),
+                "{missing} datagrams were lost"
+            );
         }
         messages
     }
@@ -78,7 +108,12 @@ fn batch(gso: bool) -> Vec<Run> {
     let step_bytes = if gso { BATCH_BYTES } else { DATAGRAM_BYTES };
     let starts = (0..BATCH_BYTES).step_by(step_bytes);
     let segment_bytes = gso.then_some(DATAGRAM_BYTES as u16);
-    starts.map(|start| Run { range: start..start + step_bytes, segment_bytes }).collect()
+    starts
+        .map(|start| Run {
+            range: start..start + step_bytes,
+            segment_bytes,
+        })
+        .collect()
 }
 
 fn backends() -> Vec<(&'static str, Backend)> {
@@ -100,7 +135,8 @@ pub fn bench(criterion: &mut Criterion) {
     for (name, backend) in backends() {
         for (gso, gro) in [(true, true), (true, false), (false, true), (false, false)] {
             let (mut pair, runs) = (Pair::new(backend, gro), batch(gso));
-            // Loopback keeps a GSO message whole for whoever takes it whole, and joins nothing that was sent singly.
+            // Loopback keeps a GSO message whole for whoever takes it whole, and joins nothing that
+            // was sent singly.
             assert_eq!(pair.send(0, runs.clone(), DATAGRAMS) == 1, gso && gro);
             let parameter = format!("gso-{},gro-{}", switch(gso), switch(gro));
             group.bench_function(BenchmarkId::new(name, parameter), |bencher| {
@@ -113,7 +149,10 @@ pub fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("udp/there and back");
     for (name, backend) in backends() {
         let mut pair = Pair::new(backend, true);
-        let ping = vec![Run { range: 0..PING_BYTES, segment_bytes: None }];
+        let ping = vec![Run {
+            range: 0..PING_BYTES,
+            segment_bytes: None,
+        }];
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 pair.send(0, ping.clone(), 1);

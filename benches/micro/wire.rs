@@ -24,7 +24,10 @@ fn entries() -> Message {
             name: Bytes::from(format!("IMG_{id:06}.jpeg")),
             kind: Kind::File,
             mode: 0o644,
-            mtime: Mtime { seconds: 1_700_000_000 + i64::from(id), nanoseconds: 123_456_789 },
+            mtime: Mtime {
+                seconds: 1_700_000_000 + i64::from(id),
+                nanoseconds: 123_456_789,
+            },
             size_bytes: 4_000 + u64::from(id),
             source_tag: 5_000_000 + u64::from(id),
             link: None,
@@ -34,7 +37,10 @@ fn entries() -> Message {
 }
 
 fn verdicts() -> Message {
-    let verdict = |id| Verdict { entry: EntryId(1_000 + id), kind: VerdictKind::Done { resumed_bytes: 0 } };
+    let verdict = |id| Verdict {
+        entry: EntryId(1_000 + id),
+        kind: VerdictKind::Done { resumed_bytes: 0 },
+    };
     Message::Verdicts((1..=MAX_ITEMS as u32).map(verdict).collect())
 }
 
@@ -76,7 +82,10 @@ pub fn bench(criterion: &mut Criterion) {
         group.bench_function(format!("decode {name}"), |bencher| {
             bencher.iter(|| {
                 decoder.push(bytes.clone());
-                decoder.next().expect("a good message").expect("a whole one")
+                decoder
+                    .next()
+                    .expect("a good message")
+                    .expect("a whole one")
             });
         });
     }
@@ -88,18 +97,32 @@ pub fn bench(criterion: &mut Criterion) {
     group.bench_function("frame a small file", |bencher| {
         bencher.iter(|| {
             out.clear();
-            let head = RecordHead::Whole { entry: EntryId(70_000), len_bytes: SMALL_FILE_BYTES as u64 };
+            let head = RecordHead::Whole {
+                entry: EntryId(70_000),
+                len_bytes: SMALL_FILE_BYTES as u64,
+            };
             black_box(head).encode(&mut out);
             encode_record_tail(RecordStatus::Valid, black_box(&[7; 32]), &mut out);
         });
     });
-    let whole = |id| RecordHead::Whole { entry: EntryId(70_000 + id), len_bytes: SMALL_FILE_BYTES as u64 };
+    let whole = |id| RecordHead::Whole {
+        entry: EntryId(70_000 + id),
+        len_bytes: SMALL_FILE_BYTES as u64,
+    };
     let small = stream((0..SMALL_FILES).map(whole), SMALL_FILE_BYTES);
     group.throughput(Throughput::Elements(u64::from(SMALL_FILES)));
-    group.bench_function("parse small files of 4 KiB", |bencher| bencher.iter(|| parse(&small)));
-    let chunk = |at| RecordHead::Chunk { entry: EntryId(3), chunk: ChunkIndex(at), len_bytes: MIB as u64 };
+    group.bench_function("parse small files of 4 KiB", |bencher| {
+        bencher.iter(|| parse(&small))
+    });
+    let chunk = |at| RecordHead::Chunk {
+        entry: EntryId(3),
+        chunk: ChunkIndex(at),
+        len_bytes: MIB as u64,
+    };
     let large = stream((0..8).map(chunk), MIB);
     group.throughput(Throughput::Elements(8));
-    group.bench_function("parse chunks of 1 MiB", |bencher| bencher.iter(|| parse(&large)));
+    group.bench_function("parse chunks of 1 MiB", |bencher| {
+        bencher.iter(|| parse(&large))
+    });
     group.finish();
 }

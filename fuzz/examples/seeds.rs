@@ -1,6 +1,6 @@
-//! Writes what each target begins with into `fuzz/seeds`, by the encoders of landro itself:
-//! `cargo run --manifest-path fuzz/Cargo.toml --example seeds`. What a long run found worth keeping lies beside it, under
-//! names that are digests, and stays. Keys are new each time.
+//! Writes what each target begins with into `fuzz/seeds`, by the encoders of landro itself: `cargo
+//! run --manifest-path fuzz/Cargo.toml --example seeds`. What a long run found worth keeping lies
+//! beside it, under names that are digests, and stays. Keys are new each time.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,15 +9,19 @@ use std::path::Path;
 use bytes::{BufMut, Bytes, BytesMut};
 use landro::proto::journal::{Header, Storage};
 use landro::proto::wire::{
-    BenchMode, Entry, Hello, Item, ListItem, Message, Preface, PrefaceKind, RecordHead, RecordStatus,
-    StreamHeader, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
+    BenchMode, Entry, Hello, Item, ListItem, Message, Preface, PrefaceKind, RecordHead,
+    RecordStatus, StreamHeader, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode,
+    encode_record_tail,
 };
 use landro::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
 use landro::quic::Identity;
 use landro::units::{ChunkIndex, EntryId, SessionId, StreamKey};
 use landro_sys::fuzzing::control_part;
 
-const MTIME: Mtime = Mtime { seconds: 1, nanoseconds: 2 };
+const MTIME: Mtime = Mtime {
+    seconds: 1,
+    nanoseconds: 2,
+};
 
 fn main() {
     texts();
@@ -32,7 +36,9 @@ fn main() {
 }
 
 fn seed(target: &str, name: &str, bytes: impl AsRef<[u8]>) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("seeds")
+        .join(target);
     fs::create_dir_all(&dir).expect("seeds can be written");
     fs::write(dir.join(name), bytes).expect("seeds can be written");
 }
@@ -48,7 +54,11 @@ fn texts() {
     seed("sizes", "fraction", "1.5MB");
     seed("sizes", "largest", "18446744073709551615");
     seed("sizes", "binary", "2GiB");
-    seed("escape", "controls", b"a\n\x1b[2J\\\xff\xc2\x9b\xe2\x80\xae");
+    seed(
+        "escape",
+        "controls",
+        b"a\n\x1b[2J\\\xff\xc2\x9b\xe2\x80\xae",
+    );
     seed("path", "plain", "a/b/");
     seed("path", "absolute", "/x");
     seed("path", "up", "a/../..");
@@ -60,25 +70,49 @@ fn texts() {
         "misspelt",
         b"\xf8 path:alice\n\xf9 (ro)\n\xfa no-write\n\xfb restrict\n\xfc bob ro\n",
     );
-    seed("known_hosts", "hosts", b"# mine\n\nH:1 \xff old key\nh.example:1\t\xff\n[::1]:1 \xff");
+    seed(
+        "known_hosts",
+        "hosts",
+        b"# mine\n\nH:1 \xff old key\nh.example:1\t\xff\n[::1]:1 \xff",
+    );
     seed("known_hosts", "zone", b"[fe80::1%Eth0]:1 \xff\n");
     seed("known_hosts", "bad", b"h:1 \xff\nh:1 SHA256:short\n");
 }
 
 fn lanes() {
     for (name, kind, lane) in [("new", PrefaceKind::New, 0), ("join", PrefaceKind::Join, 7)] {
-        seed("preface", name, Preface { kind, session: SessionId([9; 16]), lane }.encode());
+        seed(
+            "preface",
+            name,
+            Preface {
+                kind,
+                session: SessionId([9; 16]),
+                lane,
+            }
+            .encode(),
+        );
     }
     for key in [0, 100, 70_000, u32::MAX] {
         let mut bytes = BytesMut::new();
-        StreamHeader { key: StreamKey(key) }.encode(&mut bytes);
+        StreamHeader {
+            key: StreamKey(key),
+        }
+        .encode(&mut bytes);
         seed("stream_header", &format!("key-{key}"), &bytes);
     }
-    seed("stream_header", "lane-end", [StreamHeader::LANE_END as u8, 0]);
+    seed(
+        "stream_header",
+        "lane-end",
+        [StreamHeader::LANE_END as u8, 0],
+    );
 }
 
 fn error() -> EntryError {
-    EntryError { code: EntryErrorCode::Full, errno: 28, text: "no room".into() }
+    EntryError {
+        code: EntryErrorCode::Full,
+        errno: 28,
+        text: "no room".into(),
+    }
 }
 
 fn framed(message: &Message) -> Bytes {
@@ -90,7 +124,14 @@ fn framed(message: &Message) -> Bytes {
 fn hello(request: WireRequest) -> Message {
     let agent = "landro/0.1.0".into();
     let (bwlimit_bps, streams) = (Some(8_000_000), Some(16));
-    Message::Hello(Hello { version: VERSION, agent, request, entry_window: 1024, bwlimit_bps, streams })
+    Message::Hello(Hello {
+        version: VERSION,
+        agent,
+        request,
+        entry_window: 1024,
+        bwlimit_bps,
+        streams,
+    })
 }
 
 fn requests() -> [Message; 4] {
@@ -105,14 +146,23 @@ fn requests() -> [Message; 4] {
     };
     [
         hello(push),
-        hello(WireRequest::Pull { sources: vec![target.clone(), Bytes::from_static(b"/")] }),
+        hello(WireRequest::Pull {
+            sources: vec![target.clone(), Bytes::from_static(b"/")],
+        }),
         hello(WireRequest::List { path: target }),
-        hello(WireRequest::Bench { mode: BenchMode::Echo, milliseconds: 500 }),
+        hello(WireRequest::Bench {
+            mode: BenchMode::Echo,
+            milliseconds: 500,
+        }),
     ]
 }
 
 fn welcome() -> Message {
-    Message::Welcome(Welcome { version: VERSION, agent: "landro/0.1.0".into(), entry_window: 1024 })
+    Message::Welcome(Welcome {
+        version: VERSION,
+        agent: "landro/0.1.0".into(),
+        entry_window: 1024,
+    })
 }
 
 fn entry(id: u32, kind: Kind, name: &'static str) -> Item {
@@ -131,8 +181,18 @@ fn entry(id: u32, kind: Kind, name: &'static str) -> Item {
 
 fn messages() {
     let (path, text) = (Bytes::from_static(b"a/b"), String::from("gone"));
-    let meta = Meta { kind: Kind::File, mode: 0o644, mtime: MTIME, size_bytes: 5, inode: 3 };
-    let row = ListItem { name: path.clone(), meta, link: None };
+    let meta = Meta {
+        kind: Kind::File,
+        mode: 0o644,
+        mtime: MTIME,
+        size_bytes: 5,
+        inode: 3,
+    };
+    let row = ListItem {
+        name: path.clone(),
+        meta,
+        link: None,
+    };
     let (entry_id, payload) = (EntryId(1), Bytes::from_static(&[0; 3]));
     let items = vec![
         entry(1, Kind::Directory, "dir"),
@@ -144,34 +204,61 @@ fn messages() {
         welcome(),
         Message::Entries(items),
         Message::ManifestEnd { entries: 3 },
-        Message::Root { entry: entry_id, digest: [5; 32] },
-        Message::Abort { entry: entry_id, error: error() },
-        Message::SourceError { path: path.clone(), error: error() },
-        Message::SourceWarning { path, text: text.clone() },
+        Message::Root {
+            entry: entry_id,
+            digest: [5; 32],
+        },
+        Message::Abort {
+            entry: entry_id,
+            error: error(),
+        },
+        Message::SourceError {
+            path: path.clone(),
+            error: error(),
+        },
+        Message::SourceWarning {
+            path,
+            text: text.clone(),
+        },
         Message::Finished {},
         Message::Listing(vec![row]),
         Message::ListEnd {},
-        Message::Error { code: SessionErrorCode::Busy, text },
+        Message::Error {
+            code: SessionErrorCode::Busy,
+            text,
+        },
         Message::Cancel {},
         Message::ListAck {},
         Message::BenchEnd { bytes: 3 },
-        Message::Echo { payload: payload.clone() },
+        Message::Echo {
+            payload: payload.clone(),
+        },
         Message::EchoReply { payload },
     ];
     for (number, message) in requests().iter().chain(&others).enumerate() {
-        seed("wire_decoder", &format!("message-{number:02}"), framed(message));
+        seed(
+            "wire_decoder",
+            &format!("message-{number:02}"),
+            framed(message),
+        );
     }
 }
 
 fn verdicts() {
     let kinds = [
         VerdictKind::Send {},
-        VerdictKind::Have { first: 1, values: vec![1; 64].into() },
+        VerdictKind::Have {
+            first: 1,
+            values: vec![1; 64].into(),
+        },
         VerdictKind::Skipped {},
         VerdictKind::Done { resumed_bytes: 0 },
         VerdictKind::Failed { error: error() },
     ];
-    let all = kinds.iter().zip(1..).map(|(kind, id)| Verdict { entry: EntryId(id), kind: kind.clone() });
+    let all = kinds.iter().zip(1..).map(|(kind, id)| Verdict {
+        entry: EntryId(id),
+        kind: kind.clone(),
+    });
     let all: Vec<Verdict> = all.collect();
     for (name, verdicts) in [("all", &all[..]), ("send", &all[..1]), ("have", &all[1..2])] {
         let bytes = framed(&Message::Verdicts(verdicts.to_vec()));
@@ -182,25 +269,43 @@ fn verdicts() {
 
 fn records() {
     let mut bytes = BytesMut::from(&[3][..]);
-    RecordHead::Whole { entry: EntryId(1), len_bytes: 4 }.encode(&mut bytes);
+    RecordHead::Whole {
+        entry: EntryId(1),
+        len_bytes: 4,
+    }
+    .encode(&mut bytes);
     bytes.put_slice(b"data");
     encode_record_tail(RecordStatus::Valid, &[1; 32], &mut bytes);
-    RecordHead::Chunk { entry: EntryId(2), chunk: ChunkIndex(1), len_bytes: 2 }.encode(&mut bytes);
+    RecordHead::Chunk {
+        entry: EntryId(2),
+        chunk: ChunkIndex(1),
+        len_bytes: 2,
+    }
+    .encode(&mut bytes);
     bytes.put_slice(b"da");
     encode_record_tail(RecordStatus::SourceFailed, &[2; 32], &mut bytes);
     seed("records", "two", &bytes);
     let header = Header {
-        storage: Storage { boot: [1; 16], mount: 1 },
+        storage: Storage {
+            boot: [1; 16],
+            mount: 1,
+        },
         size_bytes: 3 << 20,
         mtime: MTIME,
         source_tag: 3,
     };
     let mut journal = BytesMut::from(&header.encode()[..]);
     for chunk in 0..3 {
-        header.key().encode_record(ChunkIndex(chunk), &[4; 32], &mut journal);
+        header
+            .key()
+            .encode_record(ChunkIndex(chunk), &[4; 32], &mut journal);
     }
     seed("journal", "three", &journal);
-    seed("journal", "chunks", [&[0, 0, 0, 0, 1, 0, 0, 0][..], &[0, 0, 0, 1, 0, 0, 1, 2]].concat());
+    seed(
+        "journal",
+        "chunks",
+        [&[0, 0, 0, 0, 1, 0, 0, 0][..], &[0, 0, 0, 1, 0, 0, 1, 2]].concat(),
+    );
 }
 
 /// A long header of an Initial packet, and the byte that says how the router is set up before it.
@@ -219,16 +324,27 @@ fn datagrams() {
     seed("router", "stray", long(0, 1, &other, &[]));
     seed("router", "version", long(0, 0x0a0a_0a0a, &own, &[]));
     seed("router", "client", long(1, 1, &own[..4], &[]));
-    seed("router", "reset", [&[4, 0x40, 1, 2, 3, 4, 5][..], &[9; 40]].concat());
+    seed(
+        "router",
+        "reset",
+        [&[4, 0x40, 1, 2, 3, 4, 5][..], &[9; 40]].concat(),
+    );
     seed("retry_token", "whole", [&[0, 0, 8][..], &own].concat());
-    seed("retry_token", "changed", [&[9, 1, 20][..], &[5; 20]].concat());
+    seed(
+        "retry_token",
+        "changed",
+        [&[9, 1, 20][..], &[5; 20]].concat(),
+    );
 }
 
 /// Undoes base64, line breaks left out.
 fn base64(text: &str) -> Vec<u8> {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (mut bytes, mut bits, mut count) = (Vec::new(), 0u32, 0);
-    for value in text.bytes().filter_map(|byte| DIGITS.iter().position(|&digit| digit == byte)) {
+    for value in text
+        .bytes()
+        .filter_map(|byte| DIGITS.iter().position(|&digit| digit == byte))
+    {
         bits = bits << 6 | value as u32;
         count += 6;
         if count >= 8 {
@@ -240,49 +356,121 @@ fn base64(text: &str) -> Vec<u8> {
 }
 
 fn keys() {
-    let pem = Identity::generate().and_then(|identity| identity.to_pem()).expect("BoringSSL makes keys");
+    let pem = Identity::generate()
+        .and_then(|identity| identity.to_pem())
+        .expect("BoringSSL makes keys");
     seed("identity", "pem", &pem);
     let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
-    let inside = pem.split_once(begin).and_then(|(_, rest)| rest.split_once(end)).expect("a certificate");
+    let inside = pem
+        .split_once(begin)
+        .and_then(|(_, rest)| rest.split_once(end))
+        .expect("a certificate");
     seed("certificate", "der", base64(inside.0));
 }
 
 fn kernel() {
-    seed("cmsg", "v6", control_part(1472, IpAddr::V6(Ipv6Addr::LOCALHOST)));
-    seed("cmsg", "v4", control_part(1472, IpAddr::V4(Ipv4Addr::LOCALHOST)));
-    seed("cmsg", "sockaddr-in", [&[2, 0, 0x11, 0x51, 10, 0, 0, 1][..], &[0; 8]].concat());
-    seed("cmsg", "sockaddr-in6", [&[10, 0, 0x11, 0x51][..], &[0; 4], &[0xfe; 16], &[1, 0, 0, 0]].concat());
+    seed(
+        "cmsg",
+        "v6",
+        control_part(1472, IpAddr::V6(Ipv6Addr::LOCALHOST)),
+    );
+    seed(
+        "cmsg",
+        "v4",
+        control_part(1472, IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    );
+    seed(
+        "cmsg",
+        "sockaddr-in",
+        [&[2, 0, 0x11, 0x51, 10, 0, 0, 1][..], &[0; 8]].concat(),
+    );
+    seed(
+        "cmsg",
+        "sockaddr-in6",
+        [
+            &[10, 0, 0x11, 0x51][..],
+            &[0; 4],
+            &[0xfe; 16],
+            &[1, 0, 0, 0],
+        ]
+        .concat(),
+    );
     seed("dirents", "names", b".\0..\0a\0b.txt\0\xff\xfe");
     let record = |name: &[u8], len: u8| [&[7; 16][..], &[len, 0, 8], name].concat();
-    seed("dirents", "records", [record(b"a\0\0\0\0", 24), record(b"..\0\0\0", 24)].concat());
+    seed(
+        "dirents",
+        "records",
+        [record(b"a\0\0\0\0", 24), record(b"..\0\0\0", 24)].concat(),
+    );
     seed("dirents", "cut", record(b"a\0", 24));
 }
 
 /// Scripts of the targets that lead a whole session: see their `step`.
 fn scripts() {
     let (complete, small_file) = ([0, 0, 0], [3, 4, 5, 0, 0, b'a']);
-    let push_small =
-        [&[0][..], &complete, &small_file, &complete, &[6, 1, 5, 0], &complete, &[9, 1]].concat();
+    let push_small = [
+        &[0][..],
+        &complete,
+        &small_file,
+        &complete,
+        &[6, 1, 5, 0],
+        &complete,
+        &[9, 1],
+    ]
+    .concat();
     seed("receiver", "small", push_small);
     let (large_file, part) = ([3, 4, 3, 20, 0, b'b'], [0, 0, 0, 0, 0]);
-    let chunks: Vec<u8> = (0..3).flat_map(|at| [7, 1, at, 3, 20, 0, 0, 0, 0]).collect();
-    let push_large =
-        [&[0][..], &complete, &large_file, &complete, &part, &complete, &chunks, &[8, 1, 9, 1]].concat();
+    let chunks: Vec<u8> = (0..3)
+        .flat_map(|at| [7, 1, at, 3, 20, 0, 0, 0, 0])
+        .collect();
+    let push_large = [
+        &[0][..],
+        &complete,
+        &large_file,
+        &complete,
+        &part,
+        &complete,
+        &chunks,
+        &[8, 1, 9, 1],
+    ]
+    .concat();
     seed("receiver", "large", push_large);
     let directory = [&[3, 5, 0, b'd', 3, 6, 1, b'l', 5, 1, 9, 2][..], &[0; 30]].concat();
-    seed("receiver", "directory", [&[0][..], &complete, &directory].concat());
+    seed(
+        "receiver",
+        "directory",
+        [&[0][..], &complete, &directory].concat(),
+    );
     // The second operation under way; the first closes the directory above.
-    let listed = [0, 1, 0x30, 0x11, b'a', 9, 0, 0x11, b'b', 9, 15, 0x11, b'c', 9, 23];
+    let listed = [
+        0, 1, 0x30, 0x11, b'a', 9, 0, 0x11, b'b', 9, 15, 0x11, b'c', 9, 23,
+    ];
     let wanted = [4, 2, 4, 3, 4, 4];
     let reads: Vec<u8> = (0..20).flat_map(|_| [0, 0, 1, 9, 0]).collect();
-    for (name, how) in [("pull", &[2, 16][..]), ("push", &[3, 16]), ("limited", &[10, 20, 16])] {
-        seed("sender", name, [how, &complete, &complete, &listed, &wanted, &reads].concat());
+    for (name, how) in [
+        ("pull", &[2, 16][..]),
+        ("push", &[3, 16]),
+        ("limited", &[10, 20, 16]),
+    ] {
+        seed(
+            "sender",
+            name,
+            [how, &complete, &complete, &listed, &wanted, &reads].concat(),
+        );
     }
     let many: Vec<u8> = (0..15).flat_map(|at| [0x11, b'a' + at, 9, 0]).collect();
     let all_wanted: Vec<u8> = (2..17).flat_map(|id| [4, id]).collect();
     let ticked = [11, 5, 0].repeat(3);
-    let limited_many =
-        [&[10, 20, 16][..], &complete, &complete, &[0, 1, 0xf0], &many, &all_wanted, &ticked, &reads];
+    let limited_many = [
+        &[10, 20, 16][..],
+        &complete,
+        &complete,
+        &[0, 1, 0xf0],
+        &many,
+        &all_wanted,
+        &ticked,
+        &reads,
+    ];
     seed("sender", "limited-many", limited_many.concat());
     // Control bytes (what 4), then disk operations (what 0).
     let control = |role: u8, message: &Message| {
@@ -293,6 +481,10 @@ fn scripts() {
         seed("session", &format!("server-{name}"), control(6, &request));
     }
     for role in 0..6 {
-        seed("session", &format!("client-{role}"), control(role, &welcome()));
+        seed(
+            "session",
+            &format!("client-{role}"),
+            control(role, &welcome()),
+        );
     }
 }

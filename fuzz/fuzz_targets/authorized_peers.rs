@@ -1,4 +1,5 @@
-//! Any bytes are an `authorized_peers`: each line authorises the peer it begins with, or nobody and is reported.
+//! Any bytes are an `authorized_peers`: each line authorises the peer it begins with, or nobody and
+//! is reported.
 #![no_main]
 
 use landro::daemon::policy::{BadLine, Policy, Restrict};
@@ -25,34 +26,53 @@ fuzz_target!(|data: &[u8]| {
     assert!(policy.len() + bad.len() <= lines.len());
     assert!(bad.is_sorted_by_key(|bad| bad.line));
     for BadLine { line, .. } in &bad {
-        assert!((1..=lines.len()).contains(line), "line {line} of {}", lines.len());
+        assert!(
+            (1..=lines.len()).contains(line),
+            "line {line} of {}",
+            lines.len()
+        );
     }
     for number in 0..=u8::MAX - PEERS {
         granted(&policy, number, &lines);
     }
 });
 
-/// What a peer was granted stands on a line that begins with it and holds nothing unknown before its comment, and no
-/// option takes it further.
+/// What a peer was granted stands on a line that begins with it and holds nothing unknown before
+/// its comment, and no option takes it further.
 fn granted(policy: &Policy, number: u8, lines: &[&[u8]]) {
     let peer = peer(number);
-    let Some(all) = policy.access(&peer, Restrict::Nothing) else { return };
+    let Some(all) = policy.access(&peer, Restrict::Nothing) else {
+        return;
+    };
     let named = peer.to_string();
     let grants = |line: &&[u8]| {
         let mut words = std::str::from_utf8(line).unwrap_or("").split_whitespace();
         let named = words.next() == Some(&named);
-        let mut options = words.take_while(|word| !word.starts_with('#')).flat_map(|word| word.split(','));
-        named && options.all(|option| matches!(option, "ro" | "rw" | "wo") || option.starts_with("path="))
+        let mut options = words
+            .take_while(|word| !word.starts_with('#'))
+            .flat_map(|word| word.split(','));
+        named
+            && options
+                .all(|option| matches!(option, "ro" | "rw" | "wo") || option.starts_with("path="))
     };
-    assert!(lines.iter().any(grants), "authorised by no line, or by one with a word that is no option");
+    assert!(
+        lines.iter().any(grants),
+        "authorised by no line, or by one with a word that is no option"
+    );
     if let Some(path) = &all.path {
         assert!(!path.is_empty() && !path.contains(&0) && path.first() != Some(&b'/'));
-        assert!(path.split(|&byte| byte == b'/').all(|part| !matches!(part, b"" | b"." | b"..")));
+        assert!(
+            path.split(|&byte| byte == b'/')
+                .all(|part| !matches!(part, b"" | b"." | b".."))
+        );
     }
-    for (restrict, read, write) in
-        [(Restrict::ReadOnly, all.access.read, false), (Restrict::WriteOnly, false, all.access.write)]
-    {
-        let some = policy.access(&peer, restrict).expect("restricted, not shut out");
+    for (restrict, read, write) in [
+        (Restrict::ReadOnly, all.access.read, false),
+        (Restrict::WriteOnly, false, all.access.write),
+    ] {
+        let some = policy
+            .access(&peer, restrict)
+            .expect("restricted, not shut out");
         assert_eq!((some.access.read, some.access.write), (read, write));
         assert_eq!(some.path, all.path);
     }

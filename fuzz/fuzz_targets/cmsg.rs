@@ -1,4 +1,5 @@
-//! Control messages and socket addresses of a received datagram, lengths and all, are what anybody wrote there.
+//! Control messages and socket addresses of a received datagram, lengths and all, are what anybody
+//! wrote there.
 #![no_main]
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -17,8 +18,13 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(address.ip(), address.ip().to_canonical());
     }
     // Behind what the kernel wrote, the fuzzer's bytes change nothing that was said before.
-    let source = data.first_chunk::<16>().map_or(Ipv6Addr::LOCALHOST, |raw| Ipv6Addr::from(*raw));
+    let source = data
+        .first_chunk::<16>()
+        .map_or(Ipv6Addr::LOCALHOST, |raw| Ipv6Addr::from(*raw));
     let written = control_part(1200, IpAddr::V6(source));
-    assert_eq!(control_messages(&written).0, Some(IpAddr::V6(source).to_canonical()));
+    assert_eq!(
+        control_messages(&written).0,
+        Some(IpAddr::V6(source).to_canonical())
+    );
     let _ = control_messages(&[&written, data].concat());
 });

@@ -1,4 +1,5 @@
-//! A getdents64 buffer, whole or not, holds names that are one component each, and no more than fit.
+//! A getdents64 buffer, whole or not, holds names that are one component each, and no more than
+//! fit.
 #![no_main]
 
 use landro_sys::fuzzing::directory_entries;
@@ -9,11 +10,14 @@ const HEADER_BYTES: usize = 19;
 
 fuzz_target!(|data: &[u8]| {
     check(data);
-    // The same bytes as names behind headers that are right, so that the fuzzer need not find lengths.
+    // The same bytes as names behind headers that are right, so that the fuzzer need not find
+    // lengths.
     let (mut raw, mut count) = (Vec::new(), 0);
     for name in data.split(|&byte| byte == 0) {
         let record = (HEADER_BYTES + name.len() + 1).next_multiple_of(8);
-        let Ok(record_bytes) = u16::try_from(record) else { return };
+        let Ok(record_bytes) = u16::try_from(record) else {
+            return;
+        };
         let start = raw.len();
         raw.extend_from_slice(&7u64.to_ne_bytes());
         raw.extend_from_slice(&9u64.to_ne_bytes());

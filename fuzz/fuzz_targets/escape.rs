@@ -1,4 +1,5 @@
-//! Whatever a name or a peer's text holds, nothing a terminal acts on is printed, and two names never look the same.
+//! Whatever a name or a peer's text holds, nothing a terminal acts on is printed, and two names
+//! never look the same.
 #![no_main]
 
 use landro::fuzzing::{acts_on_terminal, escaped_name, escaped_text};

@@ -1,4 +1,5 @@
-//! Any bytes are a `known_hosts` that knows what its lines say, or the number of a line that is wrong.
+//! Any bytes are a `known_hosts` that knows what its lines say, or the number of a line that is
+//! wrong.
 #![no_main]
 
 use landro::fuzzing::{Host, Known, TrustError, known_hosts};
@@ -21,23 +22,34 @@ fuzz_target!(|data: &[u8]| {
     let known = match known_hosts(&text) {
         Ok(known) => known,
         Err(TrustError::BadLine { line, .. }) => {
-            assert!((1..=lines.len()).contains(&line), "line {line} of {}", lines.len());
+            assert!(
+                (1..=lines.len()).contains(&line),
+                "line {line} of {}",
+                lines.len()
+            );
             return;
         }
         Err(error) => panic!("{error} without a file"),
     };
     let text = std::str::from_utf8(&text).expect("it was understood");
-    let heads: Vec<&str> =
-        text.split('\n').map(|line| line.split_whitespace().next().unwrap_or("")).collect();
+    let heads: Vec<&str> = text
+        .split('\n')
+        .map(|line| line.split_whitespace().next().unwrap_or(""))
+        .collect();
     for name in ["h", "h.example", "::1", "fe80::1%Eth0"] {
-        let host = Host { name: name.into(), port: 1 };
+        let host = Host {
+            name: name.into(),
+            port: 1,
+        };
         let key = host.to_string();
         match known.find(&host) {
             // A host taken for one never met is not protected.
             Known::Never => assert!(!heads.contains(&&*key), "{key} is there and not found"),
             Known::As { fingerprints, line } => {
                 assert!(heads[line - 1].eq_ignore_ascii_case(&key));
-                assert!(!fingerprints.is_empty() && fingerprints.iter().all(|found| *found == peer));
+                assert!(
+                    !fingerprints.is_empty() && fingerprints.iter().all(|found| *found == peer)
+                );
             }
         }
     }

@@ -1,4 +1,5 @@
-//! A path that a peer asks for falls into a parent and a last component that is a name, or has no such name.
+//! A path that a peer asks for falls into a parent and a last component that is a name, or has no
+//! such name.
 #![no_main]
 
 use bytes::Bytes;
@@ -9,7 +10,11 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let (parent, last, trailing_slash) = split_path(data);
     assert!(!parent.is_empty() && (!trailing_slash || data.ends_with(b"/")));
-    assert_eq!(parent.starts_with(b"/"), data.starts_with(b"/"), "absolute is not relative");
+    assert_eq!(
+        parent.starts_with(b"/"),
+        data.starts_with(b"/"),
+        "absolute is not relative"
+    );
     if let Some(last) = last {
         match Name::new(Bytes::copy_from_slice(last)) {
             Ok(_) => {}

@@ -5,7 +5,9 @@ use landro::proto::wire::Preface;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let Some(head) = data.first_chunk::<{ Preface::BYTES }>() else { return };
+    let Some(head) = data.first_chunk::<{ Preface::BYTES }>() else {
+        return;
+    };
     match Preface::decode(head) {
         Ok(preface) => assert_eq!(&preface.encode(), head),
         Err(_) => assert!(head[0] > 1, "a known kind is refused"),

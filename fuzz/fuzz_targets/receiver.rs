@@ -1,4 +1,5 @@
-//! A receiving server fed whatever the bytes say: announcements, stream data, disk results in any order.
+//! A receiving server fed whatever the bytes say: announcements, stream data, disk results in any
+//! order.
 #![no_main]
 
 use bytes::Bytes;
@@ -11,7 +12,10 @@ use landro_fuzz::{Script, World, limits};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let grant = Grant { read: true, write: true };
+    let grant = Grant {
+        read: true,
+        write: true,
+    };
     let mut world = World::new(Script(data), |now| Session::server(now, grant, limits()));
     let how = world.script.byte();
     world.hello(
@@ -39,13 +43,19 @@ fn step(world: &mut World<'_>) {
         6 => {
             let entry = world.script.entry();
             let data = vec![7; usize::from(world.script.byte())];
-            let head = RecordHead::Whole { entry, len_bytes: data.len() as u64 };
+            let head = RecordHead::Whole {
+                entry,
+                len_bytes: data.len() as u64,
+            };
             world.record(head, &data, digest_of(&data));
         }
         7 => chunk(world),
         8 => {
             let entry = world.script.entry();
-            world.say(&Message::Root { entry, digest: [0; 32] });
+            world.say(&Message::Root {
+                entry,
+                digest: [0; 32],
+            });
         }
         9 => {
             let entries = u64::from(world.script.byte());
@@ -58,7 +68,8 @@ fn step(world: &mut World<'_>) {
     }
 }
 
-/// A chunk as a file of some size would have it, so that its length and value are right now and then.
+/// A chunk as a file of some size would have it, so that its length and value are right now and
+/// then.
 fn chunk(world: &mut World<'_>) {
     let (entry, at) = (world.script.entry(), u32::from(world.script.byte()));
     let size_bytes = u64::from(world.script.byte()) << (world.script.byte() % 56);
@@ -67,6 +78,18 @@ fn chunk(world: &mut World<'_>) {
     let data = vec![7; len_bytes.min(2 << 20) as usize];
     let mut hasher = ChunkHasher::new(chunk, size_bytes);
     hasher.update(&data);
-    let digest = if data.len() as u64 == len_bytes { hasher.finish() } else { [0; 32] };
-    world.record(RecordHead::Chunk { entry, chunk, len_bytes }, &data, digest);
+    let digest = if data.len() as u64 == len_bytes {
+        hasher.finish()
+    } else {
+        [0; 32]
+    };
+    world.record(
+        RecordHead::Chunk {
+            entry,
+            chunk,
+            len_bytes,
+        },
+        &data,
+        digest,
+    );
 }

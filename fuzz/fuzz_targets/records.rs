@@ -14,7 +14,9 @@ fn parse(pieces: impl Iterator<Item = Bytes>) -> (Vec<Record>, bool) {
                 Ok(None) => break,
                 Err(_) => return (records, true),
                 Ok(Some(Record::Data(data))) => match records.last_mut() {
-                    Some(Record::Data(before)) => *before = [&before[..], &data[..]].concat().into(),
+                    Some(Record::Data(before)) => {
+                        *before = [&before[..], &data[..]].concat().into()
+                    }
                     _ => records.push(Record::Data(data)),
                 },
                 Ok(Some(record)) => records.push(record),
@@ -26,7 +28,9 @@ fn parse(pieces: impl Iterator<Item = Bytes>) -> (Vec<Record>, bool) {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Some((&step, rest)) = data.split_first() else { return };
+    let Some((&step, rest)) = data.split_first() else {
+        return;
+    };
     let step = usize::from(step).max(1);
     let cut = parse(rest.chunks(step).map(Bytes::copy_from_slice));
     let whole = parse(std::iter::once(Bytes::copy_from_slice(rest)));

@@ -11,14 +11,17 @@ use libfuzzer_sys::fuzz_target;
 
 const WORKERS: u8 = 3;
 
-/// Shorter datagrams of strangers get no answer (RFC 9000, 14.1); a zero-filled rest is what a client pads with.
+/// Shorter datagrams of strangers get no answer (RFC 9000, 14.1); a zero-filled rest is what a
+/// client pads with.
 const INITIAL_BYTES: usize = 1200;
 
 fuzz_target!(|data: &[u8]| {
     static SECRETS: OnceLock<Arc<Secrets>> = OnceLock::new();
     let now = epoch();
     let secrets = SECRETS.get_or_init(|| Arc::new(Secrets::of_daemon(&[7; 32], b"/srv", now)));
-    let Some((&how, datagram)) = data.split_first() else { return };
+    let Some((&how, datagram)) = data.split_first() else {
+        return;
+    };
     let (server, demand_retry) = (how & 1 == 0, how & 2 == 0);
     let from = SocketAddr::from(([192, 0, 2, 1], 1000));
     let to = SocketAddr::from(([192, 0, 2, 2], 4433));
@@ -38,7 +41,10 @@ fuzz_target!(|data: &[u8]| {
         Route::Stray(worker) => assert!(server && worker.0 < WORKERS && worker != WorkerId(1)),
         Route::Reply(reply) => {
             assert!(server, "clients answer nobody");
-            assert!(!reply.is_empty() && reply.len() < before.len(), "an amplifier");
+            assert!(
+                !reply.is_empty() && reply.len() < before.len(),
+                "an amplifier"
+            );
         }
         Route::Drop => {}
     }

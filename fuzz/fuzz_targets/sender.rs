@@ -1,4 +1,5 @@
-//! A sending server or client fed whatever the bytes say: verdicts, chunks it is said to have, disk results.
+//! A sending server or client fed whatever the bytes say: verdicts, chunks it is said to have, disk
+//! results.
 #![no_main]
 
 use bytes::Bytes;
@@ -15,16 +16,30 @@ fuzz_target!(|data: &[u8]| {
     let bwlimit_bps = (how & 8 != 0).then(|| 1 << (script.byte() % 64));
     let entry_window = u32::from(script.byte());
     if how & 1 == 0 {
-        let grant = Grant { read: true, write: true };
+        let grant = Grant {
+            read: true,
+            write: true,
+        };
         let mut world = World::new(script, |now| Session::server(now, grant, limits()));
         world.hello(WireRequest::Pull { sources }, bwlimit_bps);
         world.run(step);
     } else {
         let (target, must_be_dir, force, fsync) = (Bytes::from_static(b"t"), true, false, false);
-        let request =
-            Request::Push { sources, target, must_be_dir, force, fsync, keep_dirlinks: false, bwlimit_bps };
+        let request = Request::Push {
+            sources,
+            target,
+            must_be_dir,
+            force,
+            fsync,
+            keep_dirlinks: false,
+            bwlimit_bps,
+        };
         let mut world = World::new(script, |now| Session::client(now, request, limits()));
-        world.say(&Message::Welcome(Welcome { version: VERSION, agent: String::new(), entry_window }));
+        world.say(&Message::Welcome(Welcome {
+            version: VERSION,
+            agent: String::new(),
+            entry_window,
+        }));
         world.run(step);
     }
 });
@@ -36,14 +51,23 @@ fn step(world: &mut World<'_>) {
         6 => judge(world, |_| VerdictKind::Skipped {}),
         7 => judge(world, |script| {
             let (values, first) = (1 + usize::from(script.byte() % 8), u32::from(script.byte()));
-            VerdictKind::Have { first, values: vec![1; 32 * values].into() }
+            VerdictKind::Have {
+                first,
+                values: vec![1; 32 * values].into(),
+            }
         }),
         8 => judge(world, |script| VerdictKind::Done {
             resumed_bytes: u64::from(script.byte()) << (script.byte() % 56),
         }),
         9 => judge(world, |_| {
             let (code, text) = (EntryErrorCode::Full, String::new());
-            VerdictKind::Failed { error: EntryError { code, errno: 28, text } }
+            VerdictKind::Failed {
+                error: EntryError {
+                    code,
+                    errno: 28,
+                    text,
+                },
+            }
         }),
         10 => world.say(&Message::Finished {}),
         _ => {

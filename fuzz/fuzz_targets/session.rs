@@ -12,8 +12,12 @@ fuzz_target!(|data: &[u8]| {
     let mut script = Script(data);
     let role = script.byte();
     let (sources, target) = (vec![Bytes::from_static(b"a")], Bytes::from_static(b"t"));
-    let (must_be_dir, force, fsync, bwlimit_bps) = (role & 0x80 != 0, role & 0x40 != 0, false, None);
-    let bench = |work| Request::Bench { work, duration: Duration::from_secs(1) };
+    let (must_be_dir, force, fsync, bwlimit_bps) =
+        (role & 0x80 != 0, role & 0x40 != 0, false, None);
+    let bench = |work| Request::Bench {
+        work,
+        duration: Duration::from_secs(1),
+    };
     let request = match role % 8 {
         0 => Some(Request::Push {
             sources,
@@ -39,7 +43,10 @@ fuzz_target!(|data: &[u8]| {
         5 => Some(bench(BenchWork::Echo { size_bytes: 3 })),
         _ => None,
     };
-    let grant = Grant { read: role & 0x20 == 0, write: role & 0x10 == 0 };
+    let grant = Grant {
+        read: role & 0x20 == 0,
+        write: role & 0x10 == 0,
+    };
     let world = World::new(script, |now| match request {
         Some(request) => Session::client(now, request, limits()),
         None => Session::server(now, grant, limits()),

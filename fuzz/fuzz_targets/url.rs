@@ -1,4 +1,5 @@
-//! An argument is a place or an error; a URL that is one, written out in full, is the same place again.
+//! An argument is a place or an error; a URL that is one, written out in full, is the same place
+//! again.
 #![no_main]
 
 use std::ffi::OsStr;
@@ -19,11 +20,22 @@ fn check(typed: &[u8]) {
         Ok(Place::Remote(url)) => {
             assert!(!url.path.contains(&0) && url.path.first() != Some(&b'/'));
             assert!(!url.host.name.is_empty() && url.host.port != 0);
-            let (name, zone) = url.host.name.split_once('%').unwrap_or((&url.host.name, ""));
+            let (name, zone) = url
+                .host
+                .name
+                .split_once('%')
+                .unwrap_or((&url.host.name, ""));
             assert!(name == name.to_ascii_lowercase() && !zone.contains('%'));
             let path: String = url.path.iter().map(|byte| format!("%{byte:02x}")).collect();
-            let full = format!("landro://{}/{path}", url.host.to_string().replacen('%', "%25", 1));
-            assert_eq!(Place::parse(OsStr::new(&full)), Ok(Place::Remote(url)), "{full}");
+            let full = format!(
+                "landro://{}/{path}",
+                url.host.to_string().replacen('%', "%25", 1)
+            );
+            assert_eq!(
+                Place::parse(OsStr::new(&full)),
+                Ok(Place::Remote(url)),
+                "{full}"
+            );
         }
         Err(error) => assert!(!error.to_string().chars().any(acts_on_terminal)),
     }

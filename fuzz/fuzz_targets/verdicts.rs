@@ -9,10 +9,12 @@ use landro::proto::wire::{
 use landro_fuzz::{Script, World, limits};
 use libfuzzer_sys::fuzz_target;
 
-/// What the imagined disk answers until everything is announced: a directory, opened, and in its listing a small, a
-/// large and a resumable file and a symlink. Behind that, the verdicts' own bytes answer.
-const FOUND: &[u8] =
-    &[0, 0, 0, 0, 1, 0x40, 0x11, b'a', 9, 0, 0x11, b'b', 9, 15, 0x11, b'c', 9, 23, 0x13, b'd'];
+/// What the imagined disk answers until everything is announced: a directory, opened, and in its
+/// listing a small, a large and a resumable file and a symlink. Behind that, the verdicts' own
+/// bytes answer.
+const FOUND: &[u8] = &[
+    0, 0, 0, 0, 1, 0x40, 0x11, b'a', 9, 0, 0x11, b'b', 9, 15, 0x11, b'c', 9, 23, 0x13, b'd',
+];
 
 fuzz_target!(|data: &[u8]| {
     // [8, [data]]: the CBOR of the message before the array of verdicts.
@@ -22,17 +24,29 @@ fuzz_target!(|data: &[u8]| {
         for verdict in &verdicts {
             match &verdict.kind {
                 VerdictKind::Have { values, .. } => {
-                    assert!(!values.is_empty() && values.len() % 32 == 0 && values.len() / 32 <= MAX_VALUES);
+                    assert!(
+                        !values.is_empty()
+                            && values.len() % 32 == 0
+                            && values.len() / 32 <= MAX_VALUES
+                    );
                 }
                 VerdictKind::Failed { error } => assert!(error.text.len() <= MAX_TEXT_BYTES),
                 VerdictKind::Send {} | VerdictKind::Skipped {} | VerdictKind::Done { .. } => {}
             }
         }
     }
-    let grant = Grant { read: true, write: false };
+    let grant = Grant {
+        read: true,
+        write: false,
+    };
     let script = [FOUND, data].concat();
     let mut world = World::new(Script(&script), |now| Session::server(now, grant, limits()));
-    world.hello(WireRequest::Pull { sources: vec![Bytes::from_static(b"a")] }, None);
+    world.hello(
+        WireRequest::Pull {
+            sources: vec![Bytes::from_static(b"a")],
+        },
+        None,
+    );
     // The directory is found and opened; of what is then under way, the first closes the one above.
     for _ in 0..3 {
         world.complete();

@@ -1,4 +1,5 @@
-//! Any bytes are messages, a wait for more, or an error; what decodes is encoded again to the same message.
+//! Any bytes are messages, a wait for more, or an error; what decodes is encoded again to the same
+//! message.
 #![no_main]
 
 use bytes::{Bytes, BytesMut};

@@ -32,40 +32,80 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
     let how = script.byte();
     if how & 7 == 7 {
         let errno = ERRNOS[usize::from(how >> 3) % ERRNOS.len()];
-        return Err(DiskError { call: "imagined", errno });
+        return Err(DiskError {
+            call: "imagined",
+            errno,
+        });
     }
     Ok(match cmd {
-        DiskOp::ResolveTarget { .. } => DiskDone::Target { name: (how & 8 != 0).then(|| name(b"renamed")) },
+        DiskOp::ResolveTarget { .. } => DiskDone::Target {
+            name: (how & 8 != 0).then(|| name(b"renamed")),
+        },
         DiskOp::ResolveSource { .. } => {
             let meta = meta(how, script);
-            DiskDone::Source { name: (how & 8 == 0).then(|| name(b"source")), meta, link: link(&meta) }
+            DiskDone::Source {
+                name: (how & 8 == 0).then(|| name(b"source")),
+                meta,
+                link: link(&meta),
+            }
         }
         DiskOp::List { max_entries, .. } => {
             let count = usize::from(how >> 4).min(*max_entries);
             let entries = (0..count).map(|_| listed(script)).collect();
-            DiskDone::Listed { entries, end: how & 8 == 0 }
+            DiskDone::Listed {
+                entries,
+                end: how & 8 == 0,
+            }
         }
         DiskOp::ReadSmall { max_bytes, .. } => {
             let after = meta(how, script);
-            let len = usize::try_from(after.size_bytes).unwrap_or(usize::MAX).min(max_bytes + 1);
-            DiskDone::Small { data: vec![0; len].into(), after }
+            let len = usize::try_from(after.size_bytes)
+                .unwrap_or(usize::MAX)
+                .min(max_bytes + 1);
+            DiskDone::Small {
+                data: vec![0; len].into(),
+                after,
+            }
         }
         DiskOp::OpenRead { .. } | DiskOp::Stat { .. } => DiskDone::Meta(meta(how, script)),
         DiskOp::Read { len_bytes, .. } | DiskOp::ReadPart { len_bytes, .. } => {
-            let short = if how & 8 == 0 { 0 } else { usize::from(script.byte()) };
-            DiskDone::Read { data: vec![0; len_bytes.saturating_sub(short)].into() }
+            let short = if how & 8 == 0 {
+                0
+            } else {
+                usize::from(script.byte())
+            };
+            DiskDone::Read {
+                data: vec![0; len_bytes.saturating_sub(short)].into(),
+            }
         }
         DiskOp::Check { .. } if how & 8 == 0 => DiskDone::Existing(None),
         DiskOp::Check { .. } => {
             let meta = meta(how, script);
-            DiskDone::Existing(Some(Existing { meta, link: link(&meta), in_doubt: how & 16 != 0 }))
+            DiskDone::Existing(Some(Existing {
+                meta,
+                link: link(&meta),
+                in_doubt: how & 16 != 0,
+            }))
         }
-        DiskOp::OpenDir { .. } | DiskOp::MakeDir { .. } => DiskDone::Directory { existed: how & 8 != 0 },
+        DiskOp::OpenDir { .. } | DiskOp::MakeDir { .. } => DiskDone::Directory {
+            existed: how & 8 != 0,
+        },
         DiskOp::OpenPart { resumable, .. } => {
             let journal = script.short();
             let size_bytes = u64::from(script.byte()) << 16;
-            let (resumable, storage) = (*resumable && how & 8 == 0, Storage { boot: [1; 16], mount: 1 });
-            DiskDone::Part { journal, size_bytes, resumable, storage }
+            let (resumable, storage) = (
+                *resumable && how & 8 == 0,
+                Storage {
+                    boot: [1; 16],
+                    mount: 1,
+                },
+            );
+            DiskDone::Part {
+                journal,
+                size_bytes,
+                resumable,
+                storage,
+            }
         }
         DiskOp::CloseDir { .. }
         | DiskOp::CloseRead { .. }
@@ -82,14 +122,29 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
 }
 
 fn meta(how: u8, script: &mut Script<'_>) -> Meta {
-    let kind =
-        [Kind::Directory, Kind::File, Kind::File, Kind::Symlink, Kind::File, Kind::Special, Kind::File]
-            [usize::from(how & 7) % 7];
+    let kind = [
+        Kind::Directory,
+        Kind::File,
+        Kind::File,
+        Kind::Symlink,
+        Kind::File,
+        Kind::Special,
+        Kind::File,
+    ][usize::from(how & 7) % 7];
     let size_bytes = match kind {
         Kind::File => u64::from(script.byte()) << (script.byte() % 56),
         Kind::Directory | Kind::Symlink | Kind::Special => 0,
     };
-    Meta { kind, mode: 0o644, mtime: Mtime { seconds: 1, nanoseconds: 2 }, size_bytes, inode: 3 }
+    Meta {
+        kind,
+        mode: 0o644,
+        mtime: Mtime {
+            seconds: 1,
+            nanoseconds: 2,
+        },
+        size_bytes,
+        inode: 3,
+    }
 }
 
 fn link(meta: &Meta) -> Option<Bytes> {
@@ -101,10 +156,19 @@ fn listed(script: &mut Script<'_>) -> Listed {
     // File systems hold names that cannot be sent.
     let name = script.take(usize::from(how >> 4));
     if how & 7 == 7 {
-        return Listed { name, found: Err(DiskError { call: "imagined", errno: ERRNOS[0] }) };
+        return Listed {
+            name,
+            found: Err(DiskError {
+                call: "imagined",
+                errno: ERRNOS[0],
+            }),
+        };
     }
     let meta = meta(how, script);
-    Listed { name, found: Ok((meta, link(&meta))) }
+    Listed {
+        name,
+        found: Ok((meta, link(&meta))),
+    }
 }
 
 fn name(bytes: &'static [u8]) -> Name {

@@ -1,7 +1,8 @@
-//! What the targets of whole sessions share: a session whose peer and disk say what the fuzzer's bytes say.
+//! What the targets of whole sessions share: a session whose peer and disk say what the fuzzer's
+//! bytes say.
 //!
-//! The disk is imagined; its answers are of the right kind and otherwise up to the bytes. A session must not panic, must
-//! stay within its bounds, and must end when its control stream does.
+//! The disk is imagined; its answers are of the right kind and otherwise up to the bytes. A session
+//! must not panic, must stay within its bounds, and must end when its control stream does.
 
 mod disk;
 
@@ -12,8 +13,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use landro::proto::chunks::ParallelTransferConfig;
 use landro::proto::session::{Limits, Session};
 use landro::proto::wire::{
-    Decoder, Entry, Hello, Item, Message, RecordHead, RecordStatus, VERSION, Verdict, WireRequest, encode,
-    encode_record_tail,
+    Decoder, Entry, Hello, Item, Message, RecordHead, RecordStatus, VERSION, Verdict, WireRequest,
+    encode, encode_record_tail,
 };
 use landro::proto::{DiskOp, Input, Kind, Mtime, Outcome, Output};
 use landro::units::{EntryId, OpId, StreamKey};
@@ -125,7 +126,9 @@ impl<'a> World<'a> {
         }
         self.input(Input::ControlClosed);
         for _ in 0..MAX_CLOSING_OPS {
-            let Some((op, cmd)) = self.pending.pop_front() else { break };
+            let Some((op, cmd)) = self.pending.pop_front() else {
+                break;
+            };
             let result = disk::answer(&cmd, &mut self.script);
             self.input(Input::Disk { op, result });
         }
@@ -148,21 +151,37 @@ impl<'a> World<'a> {
                 Output::Finished(outcome) => self.outcome = Some(outcome),
                 Output::Control(bytes) => {
                     self.said.push(bytes);
-                    while self.said.next().expect("the session speaks the protocol").is_some() {}
+                    while self
+                        .said
+                        .next()
+                        .expect("the session speaks the protocol")
+                        .is_some()
+                    {}
                 }
                 Output::Data { bytes, .. } => self.unsent_bytes += bytes.len() as u64,
                 Output::Event(_) => {}
             }
         }
-        let written_behind: usize = self.pending.iter().map(|(_, cmd)| disk::writing_bytes(cmd)).sum();
+        let written_behind: usize = self
+            .pending
+            .iter()
+            .map(|(_, cmd)| disk::writing_bytes(cmd))
+            .sum();
         assert!(
             written_behind <= WRITE_BEHIND_BYTES + 2 * PIECE_BYTES,
             "{written_behind} bytes written behind"
         );
         // Heads, digests and ends of records come on top of what is read ahead.
-        let reading: usize = self.pending.iter().map(|(_, cmd)| disk::reading_bytes(cmd)).sum();
+        let reading: usize = self
+            .pending
+            .iter()
+            .map(|(_, cmd)| disk::reading_bytes(cmd))
+            .sum();
         let read_ahead = self.unsent_bytes + reading as u64;
-        assert!(read_ahead <= 2 * READ_AHEAD_BYTES as u64, "{read_ahead} bytes read ahead");
+        assert!(
+            read_ahead <= 2 * READ_AHEAD_BYTES as u64,
+            "{read_ahead} bytes read ahead"
+        );
     }
 
     pub fn say(&mut self, message: &Message) {
@@ -181,8 +200,14 @@ impl<'a> World<'a> {
 
     pub fn hello(&mut self, request: WireRequest, bwlimit_bps: Option<u64>) {
         let (agent, streams) = (String::new(), None);
-        let hello =
-            Hello { version: VERSION, agent, request, entry_window: ENTRY_WINDOW, bwlimit_bps, streams };
+        let hello = Hello {
+            version: VERSION,
+            agent,
+            request,
+            entry_window: ENTRY_WINDOW,
+            bwlimit_bps,
+            streams,
+        };
         self.say(&Message::Hello(hello));
     }
 
@@ -195,7 +220,10 @@ impl<'a> World<'a> {
                 self.say_raw(&body);
             }
             2 => {
-                let (stream, fin) = (StreamKey(u32::from(self.script.byte())), self.script.byte() & 1 == 0);
+                let (stream, fin) = (
+                    StreamKey(u32::from(self.script.byte())),
+                    self.script.byte() & 1 == 0,
+                );
                 let bytes = self.script.short();
                 if self.session.reads_allowed() {
                     self.input(Input::Data { stream, bytes, fin });
@@ -214,7 +242,10 @@ impl<'a> World<'a> {
                 self.now += Duration::from_millis(1 << (self.script.byte() % 20));
                 self.input(Input::Tick);
                 let due = self.session.deadline().is_some_and(|at| at <= self.now);
-                assert!(!due, "a deadline that a tick does not move: the worker would spin");
+                assert!(
+                    !due,
+                    "a deadline that a tick does not move: the worker would spin"
+                );
             }
             6 => {
                 let stream = StreamKey(u32::from(self.script.byte()));
@@ -224,7 +255,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// One of the disk operations under way is over. Takes a byte even if there is none, or a script would not end.
+    /// One of the disk operations under way is over. Takes a byte even if there is none, or a
+    /// script would not end.
     pub fn complete(&mut self) {
         let at = usize::from(self.script.byte());
         if self.pending.is_empty() {
@@ -254,7 +286,10 @@ impl<'a> World<'a> {
             name: self.script.take(usize::from(flags >> 2 & 7)),
             kind,
             mode: 0o644,
-            mtime: Mtime { seconds: 1, nanoseconds: 2 },
+            mtime: Mtime {
+                seconds: 1,
+                nanoseconds: 2,
+            },
             size_bytes,
             source_tag: 3,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"to")),
@@ -278,7 +313,11 @@ impl<'a> World<'a> {
                 return;
             }
             let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
-            self.input(Input::Data { stream, bytes: piece, fin: false });
+            self.input(Input::Data {
+                stream,
+                bytes: piece,
+                fin: false,
+            });
         }
     }
 

@@ -1,4 +1,5 @@
-//! The command line as typed: options, their units and defaults. Nothing is opened or resolved here.
+//! The command line as typed: options, their units and defaults. Nothing is opened or resolved
+//! here.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -43,7 +44,8 @@ pub enum Command {
     Cp(CpArgs),
     /// Lists a directory of a daemon, or shows one file
     Ls(LsArgs),
-    /// Measures the network and the engine between memory and memory, with a daemon or on this host alone
+    /// Measures the network and the engine between memory and memory, with a daemon or on this host
+    /// alone
     Bench(BenchArgs),
     /// Prints this host's fingerprint; makes its identity at first use
     Id,
@@ -54,7 +56,8 @@ pub struct ServeArgs {
     /// Directory to serve; paths in URLs are relative to it
     #[arg(default_value = ".")]
     pub root: PathBuf,
-    /// Address to listen on, repeatable; port 0 takes a free one [default: port 4433 on all addresses]
+    /// Address to listen on, repeatable; port 0 takes a free one [default: port 4433 on all
+    /// addresses]
     #[arg(long, value_name = "ADDR:PORT", value_parser = listen_addresses)]
     pub listen: Vec<Listen>,
     /// Lets this peer in for this run, in addition to authorized_peers; repeatable
@@ -66,8 +69,8 @@ pub struct ServeArgs {
     /// Nobody may read or list, whatever authorized_peers says
     #[arg(long)]
     pub write_only: bool,
-    /// Appends the TLS secrets of authenticated connections to this file, for packet analysers: whoever reads it reads
-    /// what they carry
+    /// Appends the TLS secrets of authenticated connections to this file, for packet analysers:
+    /// whoever reads it reads what they carry
     #[arg(long, value_name = "FILE")]
     pub keylog: Option<PathBuf>,
     /// Writes a qlog file per authenticated connection into this directory
@@ -88,8 +91,8 @@ pub struct CpArgs {
     /// What to copy: local paths, or landro://HOST[:PORT]/PATH all on one host
     #[arg(required = true, value_name = "SRC")]
     pub sources: Vec<OsString>,
-    /// Where to: an existing directory or a name ending in / takes the sources under their own names; else it
-    /// is the one source's new name
+    /// Where to: an existing directory or a name ending in / takes the sources under their own
+    /// names; else it is the one source's new name
     #[arg(value_name = "DST")]
     pub destination: OsString,
     #[command(flatten)]
@@ -100,10 +103,11 @@ pub struct CpArgs {
     /// Waits until the destination's disk has everything
     #[arg(long)]
     pub fsync: bool,
-    /// Takes a symlink to a directory at the destination for that directory; otherwise it is an error of the directory
-    /// that is to be there. Only links that this user or root made on that host are followed, never copied ones (nor
-    /// ones restored from a backup), on a daemon never out of its root. Whoever you copy from decides what is written,
-    /// and which modes are set, where your links lead
+    /// Takes a symlink to a directory at the destination for that directory; otherwise it is an
+    /// error of the directory that is to be there. Only links that this user or root made on that
+    /// host are followed, never copied ones (nor ones restored from a backup), on a daemon never
+    /// out of its root. Whoever you copy from decides what is written, and which modes are set,
+    /// where your links lead
     #[arg(long)]
     pub keep_dirlinks: bool,
     /// Prints one JSON object per event on stdout
@@ -120,8 +124,8 @@ pub struct CpArgs {
     /// Most data streams of the transfer; how many are used follows the measured goodput
     #[arg(long, value_name = "N", default_value_t = DEFAULT_STREAMS, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub streams: u8,
-    /// Most file bytes per second: K M G T are powers of 1024, KB MB GB TB of 1000, fractions allowed (1.5M);
-    /// 0 is no limit
+    /// Most file bytes per second: K M G T are powers of 1024, KB MB GB TB of 1000, fractions
+    /// allowed (1.5M); 0 is no limit
     #[arg(long, value_name = "RATE", value_parser = bytes)]
     pub bwlimit: Option<u64>,
 }
@@ -141,7 +145,8 @@ pub struct BenchArgs {
     /// landro://HOST[:PORT]
     #[arg(required_unless_present = "local")]
     pub url: Option<OsString>,
-    /// Measures this host alone: a daemon with a key of its own and its client in this process, over loopback
+    /// Measures this host alone: a daemon with a key of its own and its client in this process,
+    /// over loopback
     #[arg(long, conflicts_with_all = ["url", "peer", "accept_new"])]
     pub local: bool,
     /// How long to measure
@@ -156,7 +161,8 @@ pub struct BenchArgs {
     /// Measures round trips of small messages, one at a time, instead of throughput
     #[arg(long, conflicts_with_all = ["reverse", "streams"])]
     pub latency: bool,
-    /// Bytes of each message of --latency, at most 65504; suffixes as in `cp --bwlimit` [default: 1K]
+    /// Bytes of each message of --latency, at most 65504; suffixes as in `cp --bwlimit` [default:
+    /// 1K]
     #[arg(long, value_name = "BYTES", requires = "latency", value_parser = echo_bytes)]
     pub size: Option<usize>,
     /// Prints one JSON object on stdout at the end
@@ -241,9 +247,10 @@ fn listen_addresses(typed: &str) -> Result<Listen, String> {
 
 fn memory_budget(typed: &str) -> Result<u64, String> {
     match bytes(typed)? {
-        budget if budget < MIN_MEMORY_BUDGET_BYTES => {
-            Err(format!("nothing works with less than {}M", MIN_MEMORY_BUDGET_BYTES >> 20))
-        }
+        budget if budget < MIN_MEMORY_BUDGET_BYTES => Err(format!(
+            "nothing works with less than {}M",
+            MIN_MEMORY_BUDGET_BYTES >> 20
+        )),
         budget => Ok(budget),
     }
 }
@@ -255,10 +262,13 @@ fn echo_bytes(typed: &str) -> Result<usize, String> {
     }
 }
 
-/// A number of bytes with a suffix as curl and rsync take them: `K`, `M`, `G`, `T` (or `KiB`...) are powers of
-/// 1024, `KB`... powers of 1000, case does not matter, a plain number is bytes. Fractions are allowed.
+/// A number of bytes with a suffix as curl and rsync take them: `K`, `M`, `G`, `T` (or `KiB`...)
+/// are powers of 1024, `KB`... powers of 1000, case does not matter, a plain number is bytes.
+/// Fractions are allowed.
 pub fn bytes(typed: &str) -> Result<u64, String> {
-    let digits_end = typed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(typed.len());
+    let digits_end = typed
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(typed.len());
     let (number, suffix) = typed.split_at(digits_end);
     let suffix = suffix.to_ascii_lowercase();
     let (letter, base) = match suffix.as_str() {
@@ -280,18 +290,32 @@ pub fn bytes(typed: &str) -> Result<u64, String> {
     if let Ok(whole) = number.parse::<u64>() {
         return whole.checked_mul(unit).ok_or_else(|| "too large".into());
     }
-    let value: f64 =
-        number.parse().map_err(|_| "not a number of bytes such as 500K, 1.5M or 2G".to_string())?;
+    let value: f64 = number
+        .parse()
+        .map_err(|_| "not a number of bytes such as 500K, 1.5M or 2G".to_string())?;
     let value = value * unit as f64;
-    if value < u64::MAX as f64 { Ok(value as u64) } else { Err("too large".into()) }
+    if value < u64::MAX as f64 {
+        Ok(value as u64)
+    } else {
+        Err("too large".into())
+    }
 }
 
 /// What one `cp` moves, with the rules between its arguments checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Transfer {
-    Push { sources: Vec<Vec<u8>>, to: Url },
-    Pull { from: Vec<Url>, target: Vec<u8> },
-    Local { sources: Vec<Vec<u8>>, target: Vec<u8> },
+    Push {
+        sources: Vec<Vec<u8>>,
+        to: Url,
+    },
+    Pull {
+        from: Vec<Url>,
+        target: Vec<u8>,
+    },
+    Local {
+        sources: Vec<Vec<u8>>,
+        target: Vec<u8>,
+    },
 }
 
 /// Most remote sources of one command: they travel in one message.
@@ -325,32 +349,55 @@ impl Transfer {
                 Place::Remote(url) => remote.push(url),
             }
         }
-        names_differ(local.iter().chain(remote.iter().map(|url| &url.path)).map(Vec::as_slice))?;
-        match (Place::parse(destination)?, remote.is_empty(), local.is_empty()) {
+        names_differ(
+            local
+                .iter()
+                .chain(remote.iter().map(|url| &url.path))
+                .map(Vec::as_slice),
+        )?;
+        match (
+            Place::parse(destination)?,
+            remote.is_empty(),
+            local.is_empty(),
+        ) {
             (_, false, false) => Err(TransferError::MixedSources),
             (Place::Remote(_), false, _) => Err(TransferError::BothRemote),
             (Place::Remote(to), true, _) => Ok(Transfer::Push { sources: local, to }),
-            (Place::Local(target), true, _) => Ok(Transfer::Local { sources: local, target }),
+            (Place::Local(target), true, _) => Ok(Transfer::Local {
+                sources: local,
+                target,
+            }),
             (Place::Local(target), false, true) => {
                 if remote.len() > MAX_REMOTE_SOURCES {
                     return Err(TransferError::TooManySources);
                 }
                 match remote.iter().find(|url| url.host != remote[0].host) {
-                    Some(url) => {
-                        Err(TransferError::TwoHosts(remote[0].host.to_string(), url.host.to_string()))
-                    }
-                    None => Ok(Transfer::Pull { from: remote, target }),
+                    Some(url) => Err(TransferError::TwoHosts(
+                        remote[0].host.to_string(),
+                        url.host.to_string(),
+                    )),
+                    None => Ok(Transfer::Pull {
+                        from: remote,
+                        target,
+                    }),
                 }
             }
         }
     }
 }
 
-/// Sources land under their own names, in one directory. (What has no name, as `.`, is looked at again once it has.)
+/// Sources land under their own names, in one directory. (What has no name, as `.`, is looked at
+/// again once it has.)
 pub fn names_differ<'a>(sources: impl Iterator<Item = &'a [u8]>) -> Result<(), TransferError> {
     let mut seen = HashSet::new();
-    let last = |path: &'a [u8]| path.rsplit(|&byte| byte == b'/').find(|part| !part.is_empty());
-    for name in sources.filter_map(last).filter(|name| !matches!(*name, b"." | b"..")) {
+    let last = |path: &'a [u8]| {
+        path.rsplit(|&byte| byte == b'/')
+            .find(|part| !part.is_empty())
+    };
+    for name in sources
+        .filter_map(last)
+        .filter(|name| !matches!(*name, b"." | b".."))
+    {
         if !seen.insert(name) {
             return Err(TransferError::SameName(escape::name(name)));
         }
@@ -358,7 +405,8 @@ pub fn names_differ<'a>(sources: impl Iterator<Item = &'a [u8]>) -> Result<(), T
     Ok(())
 }
 
-/// Whether sources must land inside the destination: it ends in `/` (or is the root), or there are several.
+/// Whether sources must land inside the destination: it ends in `/` (or is the root), or there are
+/// several.
 pub fn must_be_dir(target: &[u8], sources: usize) -> bool {
     sources > 1 || target.is_empty() || target.ends_with(b"/")
 }

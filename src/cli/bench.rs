@@ -27,18 +27,27 @@ use meter::Meter;
 const DEFAULT_SIZE_BYTES: usize = 1024;
 
 pub fn run(args: BenchArgs) -> Result<Exit, CliError> {
-    let url = args.url.as_ref().map(|typed| Url::parse(typed)).transpose()?;
+    let url = args
+        .url
+        .as_ref()
+        .map(|typed| Url::parse(typed))
+        .transpose()?;
     if let (Some(url), Some(typed)) = (&url, &args.url)
         && !url.path.is_empty()
     {
         return Err(UrlError::Path(typed.to_string_lossy().into_owned()).into());
     }
     let work = match (args.latency, args.reverse) {
-        (true, _) => BenchWork::Echo { size_bytes: args.size.unwrap_or(DEFAULT_SIZE_BYTES) },
+        (true, _) => BenchWork::Echo {
+            size_bytes: args.size.unwrap_or(DEFAULT_SIZE_BYTES),
+        },
         (false, true) => BenchWork::Receive,
         (false, false) => BenchWork::Send,
     };
-    let request = Request::Bench { work, duration: Duration::from_secs(args.seconds) };
+    let request = Request::Bench {
+        work,
+        duration: Duration::from_secs(args.seconds),
+    };
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut meter = Meter::new(work, &args);
     let result = match &url {
@@ -48,7 +57,15 @@ pub fn run(args: BenchArgs) -> Result<Exit, CliError> {
     let exit = match result {
         Ok((ended, own)) => {
             let host = url.as_ref().map(|url| &url.host);
-            let verdict = judge(&ended, signals.asked(), Parties { host, own: Some(own), resumes: false });
+            let verdict = judge(
+                &ended,
+                signals.asked(),
+                Parties {
+                    host,
+                    own: Some(own),
+                    resumes: false,
+                },
+            );
             if let Some(message) = &verdict.message {
                 meter.error(verdict.code, message);
             }
@@ -66,20 +83,39 @@ pub fn run(args: BenchArgs) -> Result<Exit, CliError> {
 
 type End = Result<(Ended, Fingerprint), CliError>;
 
-fn remote(args: &BenchArgs, url: &Url, request: &Request, signals: &Signals, meter: &mut Meter) -> End {
-    let dial = Dial { streams: args.streams, ..Dial::new(&url.host, &args.trust, &args.engine) };
-    let done = client::run(&dial, signals, &|| request.clone(), &mut |event| meter.hear(event))?;
+fn remote(
+    args: &BenchArgs,
+    url: &Url,
+    request: &Request,
+    signals: &Signals,
+    meter: &mut Meter,
+) -> End {
+    let dial = Dial {
+        streams: args.streams,
+        ..Dial::new(&url.host, &args.trust, &args.engine)
+    };
+    let done = client::run(&dial, signals, &|| request.clone(), &mut |event| {
+        meter.hear(event)
+    })?;
     Ok((done.ended, done.own))
 }
 
 /// A daemon that knows one client and lets it touch nothing, and that client.
 fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Meter) -> End {
-    let identity =
-        || Identity::generate().map_err(|error| CliError::from(TrustError::Generate(error.to_string())));
+    let identity = || {
+        Identity::generate()
+            .map_err(|error| CliError::from(TrustError::Generate(error.to_string())))
+    };
     let (daemon, own) = (identity()?, identity()?);
     let (shown, peer) = (daemon.fingerprint(), own.fingerprint());
-    let quic = QuicConfig { diagnostics: diagnostics::of_environment(), ..args.engine.quic() };
-    let nothing = Access { read: false, write: false };
+    let quic = QuicConfig {
+        diagnostics: diagnostics::of_environment(),
+        ..args.engine.quic()
+    };
+    let nothing = Access {
+        read: false,
+        write: false,
+    };
     let server = Server::start(ServeConfig {
         listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
         root: "/".into(),
@@ -91,7 +127,10 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         identity: daemon,
         reset_secret: rand::random(),
         authorize: Arc::new(move |asks| {
-            (*asks == peer).then_some(PeerAccess { access: nothing, path: None })
+            (*asks == peer).then_some(PeerAccess {
+                access: nothing,
+                path: None,
+            })
         }),
     })?;
     let config = ClientConfig {

@@ -32,7 +32,12 @@ pub struct Dial<'a> {
 
 impl<'a> Dial<'a> {
     pub fn new(host: &'a Host, trust: &'a TrustArgs, engine: &'a EngineArgs) -> Dial<'a> {
-        Dial { host, trust, engine, streams: DEFAULT_STREAMS }
+        Dial {
+            host,
+            trust,
+            engine,
+            streams: DEFAULT_STREAMS,
+        }
     }
 }
 
@@ -53,8 +58,9 @@ enum Stance {
     LookFirst,
 }
 
-/// Runs one session. `request` is called once per attempt: after the question whether to trust a daemon there is
-/// a second one. `on` gets every event but the last, and None when nothing happened for a while.
+/// Runs one session. `request` is called once per attempt: after the question whether to trust a
+/// daemon there is a second one. `on` gets every event but the last, and None when nothing happened
+/// for a while.
 ///
 /// # Errors
 /// The session could not begin, or the daemon's identity is not what it should be.
@@ -69,7 +75,10 @@ pub fn run(
     let mut known = KnownHosts::load(&dir)?;
     let peer = resolve(dial.host)?;
     let mut stance = stance(dial, &known)?;
-    let quic = QuicConfig { diagnostics: diagnostics::of_environment(), ..dial.engine.quic() };
+    let quic = QuicConfig {
+        diagnostics: diagnostics::of_environment(),
+        ..dial.engine.quic()
+    };
     loop {
         let trusted = stance.clone();
         let config = ClientConfig {
@@ -125,15 +134,23 @@ pub fn pump(client: &Client, signals: &Signals, on: &mut dyn FnMut(Option<Client
             Ok(event) => on(Some(event)),
             Err(RecvTimeoutError::Timeout) => on(None),
             Err(RecvTimeoutError::Disconnected) => {
-                return Ended::Failed("the worker ended without a result; this is a bug in landro".into());
+                return Ended::Failed(
+                    "the worker ended without a result; this is a bug in landro".into(),
+                );
             }
         }
     }
 }
 
 fn resolve(host: &Host) -> Result<Vec<SocketAddr>, CliError> {
-    let failed = |source| CliError::Resolve { host: format!("landro://{host}/"), source };
-    Ok((host.name.as_str(), host.port).to_socket_addrs().map_err(failed)?.collect())
+    let failed = |source| CliError::Resolve {
+        host: format!("landro://{host}/"),
+        source,
+    };
+    Ok((host.name.as_str(), host.port)
+        .to_socket_addrs()
+        .map_err(failed)?
+        .collect())
 }
 
 fn stance(dial: &Dial, known: &KnownHosts) -> Result<Stance, CliError> {
@@ -193,7 +210,9 @@ fn ask(
             known.add(host, shown)?;
             Ok(Stance::Only(vec![shown]))
         }
-        Answer::No => Err(CliError::Identity(format!("landro://{host}/: not trusted. Nothing was sent"))),
+        Answer::No => Err(CliError::Identity(format!(
+            "landro://{host}/: not trusted. Nothing was sent"
+        ))),
     }
 }
 
@@ -222,7 +241,12 @@ fn question(host: &Host, shown: Fingerprint) -> Answer {
             "no" => return Answer::No,
             typed if typed.parse() == Ok(shown) => return Answer::Yes,
             typed if typed.parse::<Fingerprint>().is_ok() => return Answer::No,
-            typed => prompt = format!("{:?} is neither yes nor no nor a fingerprint: ", escape::text(typed)),
+            typed => {
+                prompt = format!(
+                    "{:?} is neither yes nor no nor a fingerprint: ",
+                    escape::text(typed)
+                )
+            }
         }
     }
 }
@@ -236,30 +260,61 @@ mod tests {
         Fingerprint([byte; 32])
     }
 
-    fn stance_for(known: Option<u8>, peer_option: Option<u8>, accept_new: bool) -> Result<Stance, CliError> {
+    fn stance_for(
+        known: Option<u8>,
+        peer_option: Option<u8>,
+        accept_new: bool,
+    ) -> Result<Stance, CliError> {
         let root = tempfile::tempdir().unwrap();
-        let host = Host { name: "h".into(), port: 1 };
+        let host = Host {
+            name: "h".into(),
+            port: 1,
+        };
         let mut hosts = KnownHosts::load(root.path()).unwrap();
         if let Some(byte) = known {
             hosts.add(&host, peer(byte)).unwrap();
         }
-        let trust = TrustArgs { peer: peer_option.map(peer), accept_new };
-        let engine = EngineArgs { backend: BackendArg::Auto, profile: ProfileArg::Auto };
+        let trust = TrustArgs {
+            peer: peer_option.map(peer),
+            accept_new,
+        };
+        let engine = EngineArgs {
+            backend: BackendArg::Auto,
+            profile: ProfileArg::Auto,
+        };
         stance(&Dial::new(&host, &trust, &engine), &hosts)
     }
 
     #[test]
     fn a_known_host_must_show_what_is_known() {
-        assert_eq!(stance_for(Some(1), None, false).unwrap(), Stance::Only(vec![peer(1)]));
-        assert_eq!(stance_for(Some(1), None, true).unwrap(), Stance::Only(vec![peer(1)]));
-        assert_eq!(stance_for(Some(1), Some(1), false).unwrap(), Stance::Only(vec![peer(1)]));
-        assert!(matches!(stance_for(Some(1), Some(2), true), Err(CliError::Identity(_))));
+        assert_eq!(
+            stance_for(Some(1), None, false).unwrap(),
+            Stance::Only(vec![peer(1)])
+        );
+        assert_eq!(
+            stance_for(Some(1), None, true).unwrap(),
+            Stance::Only(vec![peer(1)])
+        );
+        assert_eq!(
+            stance_for(Some(1), Some(1), false).unwrap(),
+            Stance::Only(vec![peer(1)])
+        );
+        assert!(matches!(
+            stance_for(Some(1), Some(2), true),
+            Err(CliError::Identity(_))
+        ));
     }
 
     #[test]
     fn an_unknown_host() {
         assert_eq!(stance_for(None, None, false).unwrap(), Stance::LookFirst);
-        assert_eq!(stance_for(None, None, true).unwrap(), Stance::AnyAndRemember);
-        assert_eq!(stance_for(None, Some(2), true).unwrap(), Stance::Only(vec![peer(2)]));
+        assert_eq!(
+            stance_for(None, None, true).unwrap(),
+            Stance::AnyAndRemember
+        );
+        assert_eq!(
+            stance_for(None, Some(2), true).unwrap(),
+            Stance::Only(vec![peer(2)])
+        );
     }
 }

@@ -20,7 +20,11 @@ use super::{CliError, Exit, escape};
 pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     let transfer = Transfer::parse(&args.sources, &args.destination)?;
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
-    let mut reporter = Reporter::new(Style { json: args.json, quiet: args.quiet, stats: args.stats });
+    let mut reporter = Reporter::new(Style {
+        json: args.json,
+        quiet: args.quiet,
+        stats: args.stats,
+    });
     let (direction, host) = match &transfer {
         Transfer::Push { to, .. } => ("push", Some(&to.host)),
         Transfer::Pull { from, .. } => ("pull", from.first().map(|url| &url.host)),
@@ -34,7 +38,15 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     };
     let (exit, totals) = match result {
         Ok((ended, own)) => {
-            let verdict = judge(&ended, signals.asked(), Parties { host, own, resumes: true });
+            let verdict = judge(
+                &ended,
+                signals.asked(),
+                Parties {
+                    host,
+                    own,
+                    resumes: true,
+                },
+            );
             if let Some(message) = &verdict.message {
                 reporter.error(verdict.code, message);
             }
@@ -62,7 +74,12 @@ impl Seen {
     /// Takes what concerns the connection.
     pub fn note(&mut self, event: ClientEvent) {
         match event {
-            ClientEvent::Connected { fingerprint, address, backend, backend_reason } => {
+            ClientEvent::Connected {
+                fingerprint,
+                address,
+                backend,
+                backend_reason,
+            } => {
                 self.backend = Some((format!("{backend:?}"), backend_reason));
                 self.peer = Some(format!("{address} {fingerprint}"));
             }
@@ -93,18 +110,30 @@ fn remote(
     reporter: &mut Reporter,
     seen: &mut Seen,
 ) -> End {
-    let dial = Dial { streams: args.streams, ..Dial::new(host, &args.trust, &args.engine) };
+    let dial = Dial {
+        streams: args.streams,
+        ..Dial::new(host, &args.trust, &args.engine)
+    };
     let request = request(args, transfer)?;
-    let done = client::run(&dial, signals, &|| request.clone(), &mut |event| match event {
-        None => reporter.tick(),
-        Some(ClientEvent::Session(event)) => reporter.event(&event),
-        Some(event) => seen.note(event),
-    })?;
+    let done = client::run(
+        &dial,
+        signals,
+        &|| request.clone(),
+        &mut |event| match event {
+            None => reporter.tick(),
+            Some(ClientEvent::Session(event)) => reporter.event(&event),
+            Some(event) => seen.note(event),
+        },
+    )?;
     Ok((done.ended, Some(done.own)))
 }
 
 fn local(args: &CpArgs, transfer: &Transfer, signals: &Signals, reporter: &mut Reporter) -> End {
-    let Transfer::Local { sources, target: typed } = transfer else {
+    let Transfer::Local {
+        sources,
+        target: typed,
+    } = transfer
+    else {
         unreachable!("only local copies have no host")
     };
     // What has no real path is not there; the copy says so, and goes on with the others.
@@ -120,18 +149,24 @@ fn local(args: &CpArgs, transfer: &Transfer, signals: &Signals, reporter: &mut R
         keep_dirlinks: args.keep_dirlinks,
     };
     let stop = || signals.asked().is_some();
-    let outcome = copy_locally(&job, &stop, &mut |event| reporter.event(&event)).map_err(CliError::Worker)?;
+    let outcome =
+        copy_locally(&job, &stop, &mut |event| reporter.event(&event)).map_err(CliError::Worker)?;
     Ok((Ended::Outcome(outcome), None))
 }
 
 fn request(args: &CpArgs, transfer: &Transfer) -> Result<Request, CliError> {
     let (force, fsync, keep_dirlinks) = (args.force, args.fsync, args.keep_dirlinks);
     // Typed in bytes, limited in bits; 0 means that nobody limits.
-    let bwlimit_bps = args.bwlimit.filter(|&rate| rate > 0).map(|bytes| bytes.saturating_mul(8));
+    let bwlimit_bps = args
+        .bwlimit
+        .filter(|&rate| rate > 0)
+        .map(|bytes| bytes.saturating_mul(8));
     Ok(match transfer {
         Transfer::Push { sources, to } => {
-            let sources: Vec<Bytes> =
-                sources.iter().map(|path| local_source(path)).collect::<Result<_, _>>()?;
+            let sources: Vec<Bytes> = sources
+                .iter()
+                .map(|path| local_source(path))
+                .collect::<Result<_, _>>()?;
             args::names_differ(sources.iter().map(|path| &path[..]))?;
             Request::Push {
                 must_be_dir: args::must_be_dir(&to.path, sources.len()),
@@ -143,8 +178,14 @@ fn request(args: &CpArgs, transfer: &Transfer) -> Result<Request, CliError> {
                 bwlimit_bps,
             }
         }
-        Transfer::Pull { from, target: local } => Request::Pull {
-            sources: from.iter().map(|url| Bytes::from(url.path.clone())).collect(),
+        Transfer::Pull {
+            from,
+            target: local,
+        } => Request::Pull {
+            sources: from
+                .iter()
+                .map(|url| Bytes::from(url.path.clone()))
+                .collect(),
             must_be_dir: args::must_be_dir(local, from.len()),
             target: Bytes::copy_from_slice(local),
             force,
@@ -163,14 +204,22 @@ fn local_source(path: &[u8]) -> Result<Bytes, CliError> {
     if !matches!(last, Some(b"." | b"..")) {
         return Ok(Bytes::copy_from_slice(path));
     }
-    let failed = |source| CliError::NoName { path: escape::name(path), source };
-    let real = Path::new(std::ffi::OsStr::from_bytes(path)).canonicalize().map_err(failed)?;
+    let failed = |source| CliError::NoName {
+        path: escape::name(path),
+        source,
+    };
+    let real = Path::new(std::ffi::OsStr::from_bytes(path))
+        .canonicalize()
+        .map_err(failed)?;
     Ok(Bytes::from(real.into_os_string().into_vec()))
 }
 
 /// Without its trailing slashes, which `must_be_dir` stands for.
 fn remote_target(path: &[u8]) -> Bytes {
-    let end = path.iter().rposition(|&b| b != b'/').map_or(path.len().min(1), |at| at + 1);
+    let end = path
+        .iter()
+        .rposition(|&b| b != b'/')
+        .map_or(path.len().min(1), |at| at + 1);
     Bytes::copy_from_slice(&path[..end])
 }
 
@@ -180,9 +229,14 @@ mod tests {
 
     #[test]
     fn targets_lose_their_trailing_slashes() {
-        for (typed, expected) in
-            [("a", "a"), ("a//", "a"), ("/", "/"), ("//", "/"), ("", ""), ("/a/b/", "/a/b")]
-        {
+        for (typed, expected) in [
+            ("a", "a"),
+            ("a//", "a"),
+            ("/", "/"),
+            ("//", "/"),
+            ("", ""),
+            ("/a/b/", "/a/b"),
+        ] {
             assert_eq!(remote_target(typed.as_bytes()), expected, "{typed}");
         }
     }

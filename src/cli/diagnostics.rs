@@ -12,14 +12,19 @@ use crate::config::Diagnostics;
 const KEY_LOG: &str = "SSLKEYLOGFILE";
 const QLOG: &str = "QLOGDIR";
 
-/// What `serve` was asked for in so many words. A daemon inherits its environment from whatever started it: that is no
-/// reason to write its secrets down.
+/// What `serve` was asked for in so many words. A daemon inherits its environment from whatever
+/// started it: that is no reason to write its secrets down.
 ///
 /// # Errors
 /// A file or directory that may not be used for it.
-pub fn asked_for(key_log: Option<&Path>, qlog: Option<&Path>) -> Result<Option<Arc<Diagnostics>>, Untrusted> {
+pub fn asked_for(
+    key_log: Option<&Path>,
+    qlog: Option<&Path>,
+) -> Result<Option<Arc<Diagnostics>>, Untrusted> {
     if set(KEY_LOG).is_some() || set(QLOG).is_some() {
-        tracing::warn!("a daemon does not look at {KEY_LOG} and {QLOG}; use --keylog FILE and --qlog DIR");
+        tracing::warn!(
+            "a daemon does not look at {KEY_LOG} and {QLOG}; use --keylog FILE and --qlog DIR"
+        );
     }
     let diagnostics = open(key_log, qlog)?;
     if key_log.is_some() {
@@ -42,10 +47,15 @@ pub fn of_environment() -> Option<Arc<Diagnostics>> {
 }
 
 fn set(name: &str) -> Option<PathBuf> {
-    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+    env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
 }
 
-fn open(key_log: Option<&Path>, qlog: Option<&Path>) -> Result<Option<Arc<Diagnostics>>, Untrusted> {
+fn open(
+    key_log: Option<&Path>,
+    qlog: Option<&Path>,
+) -> Result<Option<Arc<Diagnostics>>, Untrusted> {
     let key_log = key_log.map(trusted::append_secret).transpose()?;
     let qlog = qlog.map(trusted::open_directory).transpose()?;
     let any = key_log.is_some() || qlog.is_some();

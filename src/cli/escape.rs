@@ -1,13 +1,13 @@
 //! Names and peers' texts made safe to print: nothing a terminal would act on gets through.
 
-/// A file name as `ls -b` prints it: control, invisible and non-UTF-8 bytes as `\n`, `\033`, `\302`...; a
-/// backslash as `\\`, so that two different names never look the same.
+/// A file name as `ls -b` prints it: control, invisible and non-UTF-8 bytes as `\n`, `\033`,
+/// `\302`...; a backslash as `\\`, so that two different names never look the same.
 pub fn name(bytes: &[u8]) -> String {
     escape(bytes, true)
 }
 
-/// A text that may quote names or come from the peer. Like [`name`], but backslashes stay as they are (the
-/// text may hold names that were escaped already).
+/// A text that may quote names or come from the peer. Like [`name`], but backslashes stay as they
+/// are (the text may hold names that were escaped already).
 pub fn text(text: &str) -> String {
     escape(text.as_bytes(), false)
 }
@@ -19,12 +19,16 @@ fn escape(bytes: &[u8], double_backslash: bool) -> String {
             if c == '\\' && double_backslash {
                 out.push_str("\\\\");
             } else if acts_on_terminal(c) {
-                c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| push_byte(&mut out, byte));
+                c.encode_utf8(&mut [0; 4])
+                    .bytes()
+                    .for_each(|byte| push_byte(&mut out, byte));
             } else {
                 out.push(c);
             }
         }
-        part.invalid().iter().for_each(|&byte| push_byte(&mut out, byte));
+        part.invalid()
+            .iter()
+            .for_each(|&byte| push_byte(&mut out, byte));
     }
     out
 }
@@ -43,8 +47,8 @@ fn push_byte(out: &mut String, byte: u8) {
     }
 }
 
-/// Characters that move the cursor, start an escape sequence (C0, DEL, C1), or change how their neighbours
-/// look: line separators, zero-width characters, bidirectional overrides, tags.
+/// Characters that move the cursor, start an escape sequence (C0, DEL, C1), or change how their
+/// neighbours look: line separators, zero-width characters, bidirectional overrides, tags.
 pub fn acts_on_terminal(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -68,7 +72,10 @@ mod tests {
         assert_eq!(name(b"\x1b[31mred"), "\\033[31mred");
         assert_eq!(name(b"\x7f\x00"), "\\177\\000");
         assert_eq!(name("\u{9b}2J".as_bytes()), "\\302\\2332J");
-        assert_eq!(name("a\u{202e}gpj.exe".as_bytes()), "a\\342\\200\\256gpj.exe");
+        assert_eq!(
+            name("a\u{202e}gpj.exe".as_bytes()),
+            "a\\342\\200\\256gpj.exe"
+        );
         assert_eq!(name(b"\xff\xfe"), "\\377\\376");
     }
 

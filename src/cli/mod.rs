@@ -1,4 +1,5 @@
-//! The command: from arguments to an exit code. Only the command lines' own concerns; the work is the engine's.
+//! The command: from arguments to an exit code. Only the command lines' own concerns; the work is
+//! the engine's.
 
 pub(crate) mod args;
 mod bench;
@@ -107,7 +108,9 @@ impl CliError {
             CliError::Identity(_) => (Exit::Identity, "identity"),
             CliError::Trust(_) => (Exit::Error, "identity"),
             CliError::Resolve { .. } => (Exit::Unreachable, "unreachable"),
-            CliError::Daemon(DaemonError::Shutdown(ShutdownError::Stuck { .. })) => (Exit::Stuck, "stuck"),
+            CliError::Daemon(DaemonError::Shutdown(ShutdownError::Stuck { .. })) => {
+                (Exit::Stuck, "stuck")
+            }
             CliError::Engine(_)
             | CliError::Daemon(_)
             | CliError::Diagnostics(_)
@@ -122,7 +125,11 @@ impl CliError {
 /// Runs the command line this process was started with.
 pub fn main() -> ExitCode {
     let command = Arguments::parse().command;
-    start_log(if matches!(command, Command::Serve(_)) { "info" } else { "warn" });
+    start_log(if matches!(command, Command::Serve(_)) {
+        "info"
+    } else {
+        "warn"
+    });
     let result = match command {
         Command::Serve(args) => serve::run(args),
         Command::Cp(args) => cp::run(args),
@@ -137,7 +144,8 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-/// The log goes to stderr; `LANDRO_LOG` takes tracing's directives, such as `debug` or `landro::quic=trace`.
+/// The log goes to stderr; `LANDRO_LOG` takes tracing's directives, such as `debug` or
+/// `landro::quic=trace`.
 fn start_log(default: &str) {
     let filter = EnvFilter::try_from_env("LANDRO_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()

@@ -30,8 +30,15 @@ pub struct Verdict {
 
 /// `signal`: the one that asked to stop, if one did.
 pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Verdict {
-    let host = parties.host.map_or_else(String::new, |host| format!("landro://{host}/"));
-    let verdict = |exit, code, message: String| Verdict { exit, totals: None, code, message: Some(message) };
+    let host = parties
+        .host
+        .map_or_else(String::new, |host| format!("landro://{host}/"));
+    let verdict = |exit, code, message: String| Verdict {
+        exit,
+        totals: None,
+        code,
+        message: Some(message),
+    };
     let lost = |why: &str| {
         let why = escape::text(why);
         verdict(
@@ -54,7 +61,9 @@ pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Verdict {
             let text = escape::text(&error.text);
             let (exit, code) = match error.code {
                 // Nobody else was asked.
-                SessionErrorCode::Permission if parties.host.is_none() => (Exit::Error, "permission"),
+                SessionErrorCode::Permission if parties.host.is_none() => {
+                    (Exit::Error, "permission")
+                }
                 SessionErrorCode::Permission => (Exit::Identity, "permission"),
                 SessionErrorCode::Full => (Exit::Full, "full"),
                 SessionErrorCode::NotFound => (Exit::Error, "not_found"),
@@ -62,18 +71,24 @@ pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Verdict {
                 SessionErrorCode::Unsupported => (Exit::Error, "unsupported"),
                 SessionErrorCode::Other => (Exit::Error, "other"),
             };
-            let whose = if host.is_empty() { host } else { format!("{host}: ") };
+            let whose = if host.is_empty() {
+                host
+            } else {
+                format!("{host}: ")
+            };
             verdict(exit, code, format!("{whose}{text}"))
         }
         Ended::Outcome(Outcome::Violation(text)) => {
             let text = escape::text(text);
-            let message =
-                format!("{host}: protocol error: {text}; do both sides run the same version of landro?");
+            let message = format!(
+                "{host}: protocol error: {text}; do both sides run the same version of landro?"
+            );
             verdict(Exit::Error, "protocol", message)
         }
-        Ended::Outcome(Outcome::Lost(totals)) => {
-            Verdict { totals: Some(*totals), ..lost("the transport went away") }
-        }
+        Ended::Outcome(Outcome::Lost(totals)) => Verdict {
+            totals: Some(*totals),
+            ..lost("the transport went away")
+        },
         Ended::Lost(text) => lost(text),
         Ended::Unreachable(text) => {
             let port = parties.host.map_or(0, |host| host.port);
@@ -83,9 +98,11 @@ pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Verdict {
             );
             verdict(Exit::Unreachable, "unreachable", message)
         }
-        Ended::IdentityUnknown(peer) => {
-            verdict(Exit::Identity, "identity", format!("{host}: shows {peer}, which is not trusted"))
-        }
+        Ended::IdentityUnknown(peer) => verdict(
+            Exit::Identity,
+            "identity",
+            format!("{host}: shows {peer}, which is not trusted"),
+        ),
         Ended::RefusedByPeer(text) => {
             let own = parties.own.map_or_else(String::new, |own| own.to_string());
             let text = escape::text(text);
@@ -100,7 +117,11 @@ pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Verdict {
 }
 
 fn rerun(resumes: bool) -> &'static str {
-    if resumes { "; run the same command again, it resumes" } else { "" }
+    if resumes {
+        "; run the same command again, it resumes"
+    } else {
+        ""
+    }
 }
 
 fn interrupted(signal: Option<i32>, totals: Option<Totals>, parties: Parties) -> Verdict {
@@ -109,16 +130,28 @@ fn interrupted(signal: Option<i32>, totals: Option<Totals>, parties: Parties) ->
         _ => (Exit::Interrupted, "SIGINT"),
     };
     let message = format!("stopped by {name}{}", rerun(parties.resumes));
-    Verdict { exit, totals, code: "interrupted", message: Some(message) }
+    Verdict {
+        exit,
+        totals,
+        code: "interrupted",
+        message: Some(message),
+    }
 }
 
 fn complete(totals: &Totals) -> Verdict {
     let anything_done = totals.files + totals.directories + totals.symlinks + totals.skipped > 0;
     let (exit, code) = match totals {
         Totals { errors: 0, .. } => {
-            return Verdict { exit: Exit::Done, totals: Some(*totals), code: "none", message: None };
+            return Verdict {
+                exit: Exit::Done,
+                totals: Some(*totals),
+                code: "none",
+                message: None,
+            };
         }
-        Totals { integrity: true, .. } => (Exit::Integrity, "integrity"),
+        Totals {
+            integrity: true, ..
+        } => (Exit::Integrity, "integrity"),
         Totals { full: true, .. } => (Exit::Full, "full"),
         _ if anything_done => (Exit::Partial, "partial"),
         _ => (Exit::Error, "nothing_done"),
@@ -127,8 +160,17 @@ fn complete(totals: &Totals) -> Verdict {
         1 => "1 entry failed".to_string(),
         errors => format!("{errors} entries failed"),
     };
-    let rest = if anything_done { "the rest is complete" } else { "nothing was copied" };
-    Verdict { exit, totals: Some(*totals), code, message: Some(format!("{what}; {rest}")) }
+    let rest = if anything_done {
+        "the rest is complete"
+    } else {
+        "nothing was copied"
+    };
+    Verdict {
+        exit,
+        totals: Some(*totals),
+        code,
+        message: Some(format!("{what}; {rest}")),
+    }
 }
 
 #[cfg(test)]
@@ -138,10 +180,21 @@ mod tests {
     use super::*;
 
     fn exit(ended: Ended, signal: Option<i32>) -> u8 {
-        let host = Host { name: "h".into(), port: 4433 };
-        judge(&ended, signal, Parties { host: Some(&host), own: Some(Fingerprint([0; 32])), resumes: true })
-            .exit
-            .code()
+        let host = Host {
+            name: "h".into(),
+            port: 4433,
+        };
+        judge(
+            &ended,
+            signal,
+            Parties {
+                host: Some(&host),
+                own: Some(Fingerprint([0; 32])),
+                resumes: true,
+            },
+        )
+        .exit
+        .code()
     }
 
     fn totals(change: impl FnOnce(&mut Totals)) -> Ended {
@@ -151,7 +204,10 @@ mod tests {
     }
 
     fn refused(code: SessionErrorCode) -> Ended {
-        Ended::Outcome(Outcome::Refused(SessionError { code, text: "t".into() }))
+        Ended::Outcome(Outcome::Refused(SessionError {
+            code,
+            text: "t".into(),
+        }))
     }
 
     #[test]
@@ -161,7 +217,13 @@ mod tests {
         assert_eq!(exit(totals(|t| (t.skipped, t.errors) = (1, 1)), None), 3);
         assert_eq!(exit(totals(|t| t.errors = 1), None), 1);
         assert_eq!(exit(totals(|t| (t.errors, t.full) = (2, true)), None), 6);
-        assert_eq!(exit(totals(|t| (t.errors, t.integrity, t.full) = (3, true, true)), None), 7);
+        assert_eq!(
+            exit(
+                totals(|t| (t.errors, t.integrity, t.full) = (3, true, true)),
+                None
+            ),
+            7
+        );
     }
 
     #[test]
@@ -173,8 +235,14 @@ mod tests {
         assert_eq!(exit(Ended::RefusedByPeer("t".into()), None), 4);
         assert_eq!(exit(Ended::Unreachable("t".into()), None), 5);
         assert_eq!(exit(Ended::Lost("t".into()), None), 5);
-        assert_eq!(exit(Ended::Outcome(Outcome::Lost(Totals::default())), None), 5);
-        assert_eq!(exit(Ended::Outcome(Outcome::Violation("t".into())), None), 1);
+        assert_eq!(
+            exit(Ended::Outcome(Outcome::Lost(Totals::default())), None),
+            5
+        );
+        assert_eq!(
+            exit(Ended::Outcome(Outcome::Violation("t".into())), None),
+            1
+        );
         assert_eq!(exit(Ended::Failed("t".into()), None), 1);
     }
 
@@ -183,7 +251,13 @@ mod tests {
         let cancelled = || Ended::Outcome(Outcome::Cancelled(Totals::default()));
         assert_eq!(exit(cancelled(), Some(signal_hook::consts::SIGINT)), 130);
         assert_eq!(exit(cancelled(), Some(signal_hook::consts::SIGTERM)), 143);
-        assert_eq!(exit(Ended::Unreachable("t".into()), Some(signal_hook::consts::SIGTERM)), 143);
+        assert_eq!(
+            exit(
+                Ended::Unreachable("t".into()),
+                Some(signal_hook::consts::SIGTERM)
+            ),
+            143
+        );
         assert_eq!(
             exit(totals(|t| t.files = 1), Some(signal_hook::consts::SIGINT)),
             0,

@@ -1,4 +1,5 @@
-//! What the user sees of a transfer: progress and errors on stderr, or NDJSON on stdout, and the summary.
+//! What the user sees of a transfer: progress and errors on stderr, or NDJSON on stdout, and the
+//! summary.
 
 pub mod json;
 pub mod stats;
@@ -6,7 +7,9 @@ pub mod stats;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use indicatif::{BinaryBytes, HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{
+    BinaryBytes, HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle,
+};
 
 use crate::proto::{EntryError, EntryErrorCode, EntryResult, Event, Kind, Totals};
 
@@ -18,8 +21,9 @@ use stats::Stats;
 /// Often enough to look alive, seldom enough to cost nothing.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
-/// Warnings that are shown, and failed entries: the other side says as many as it likes, and costs itself little by it.
-/// Who has more wants to know what they have in common, and the summary counts all.
+/// Warnings that are shown, and failed entries: the other side says as many as it likes, and costs
+/// itself little by it. Who has more wants to know what they have in common, and the summary counts
+/// all.
 pub const WARNINGS_SHOWN: u64 = 1_000;
 const ERRORS_SHOWN: u64 = 10_000;
 
@@ -76,28 +80,53 @@ impl Reporter {
 
     /// The first JSON event.
     pub fn start(&mut self, direction: &'static str, peer: Option<String>) {
-        self.json(&JsonEvent::Start { direction, peer, version: env!("CARGO_PKG_VERSION") });
+        self.json(&JsonEvent::Start {
+            direction,
+            peer,
+            version: env!("CARGO_PKG_VERSION"),
+        });
     }
 
     pub fn event(&mut self, event: &Event) {
         count(&mut self.totals, event);
         match event {
-            Event::Started | Event::Listing { .. } | Event::RoundTrips(_) | Event::Benched { .. } => {}
-            Event::Announced { files, bytes, complete } => {
+            Event::Started
+            | Event::Listing { .. }
+            | Event::RoundTrips(_)
+            | Event::Benched { .. } => {}
+            Event::Announced {
+                files,
+                bytes,
+                complete,
+            } => {
                 (self.announced_files, self.announced_bytes) = (*files, *bytes);
                 if *complete && !self.announced_all {
                     self.announced_all = true;
                     self.bar.iter().for_each(|bar| bar.set_style(full_bar()));
                 }
             }
-            Event::Progress { bytes } => self.settled_bytes = self.settled_bytes.saturating_add(*bytes),
-            Event::Entry { path, kind, size_bytes, result } => self.entry(path, *kind, *size_bytes, result),
+            Event::Progress { bytes } => {
+                self.settled_bytes = self.settled_bytes.saturating_add(*bytes)
+            }
+            Event::Entry {
+                path,
+                kind,
+                size_bytes,
+                result,
+            } => self.entry(path, *kind, *size_bytes, result),
             Event::Warning { .. } if self.warnings >= WARNINGS_SHOWN => self.warnings += 1,
             Event::Warning { path, text } => {
                 self.warnings += 1;
-                self.json(&JsonEvent::Warning { path: path.into(), message: text });
+                self.json(&JsonEvent::Warning {
+                    path: path.into(),
+                    message: text,
+                });
                 if !self.style.quiet {
-                    self.say(&format!("landro: warning: {}: {}", escape::name(path), escape::text(text)));
+                    self.say(&format!(
+                        "landro: warning: {}: {}",
+                        escape::name(path),
+                        escape::text(text)
+                    ));
                 }
             }
         }
@@ -110,7 +139,11 @@ impl Reporter {
             EntryResult::Skipped => ("skipped", 0),
             EntryResult::Failed(error) => return self.entry_failed(path, error),
         };
-        let settled_bytes = if *result == EntryResult::Skipped { size_bytes } else { resumed_bytes };
+        let settled_bytes = if *result == EntryResult::Skipped {
+            size_bytes
+        } else {
+            resumed_bytes
+        };
         self.settled_bytes = self.settled_bytes.saturating_add(settled_bytes);
         let kind = match kind {
             Kind::File => "file",
@@ -118,7 +151,13 @@ impl Reporter {
             Kind::Symlink => "symlink",
             Kind::Special => "special",
         };
-        self.json(&JsonEvent::File { path: path.into(), kind, size_bytes, status, resumed_bytes });
+        self.json(&JsonEvent::File {
+            path: path.into(),
+            kind,
+            size_bytes,
+            status,
+            resumed_bytes,
+        });
     }
 
     fn entry_failed(&mut self, path: &[u8], error: &EntryError) {
@@ -135,13 +174,27 @@ impl Reporter {
             EntryErrorCode::Name => "name",
         };
         let errno = (error.errno != 0).then_some(error.errno);
-        self.json(&JsonEvent::Error { path: Some(path.into()), code, errno, message: &error.text });
-        self.say(&format!("landro: {}: {}", escape::name(path), escape::text(&error.text)));
+        self.json(&JsonEvent::Error {
+            path: Some(path.into()),
+            code,
+            errno,
+            message: &error.text,
+        });
+        self.say(&format!(
+            "landro: {}: {}",
+            escape::name(path),
+            escape::text(&error.text)
+        ));
     }
 
     /// Something that concerns the transfer as a whole.
     pub fn error(&mut self, code: &'static str, message: &str) {
-        self.json(&JsonEvent::Error { path: None, code, errno: None, message });
+        self.json(&JsonEvent::Error {
+            path: None,
+            code,
+            errno: None,
+            message,
+        });
         self.say(&format!("landro: {message}"));
     }
 
@@ -167,7 +220,11 @@ impl Reporter {
         if let Some(bar) = &self.bar {
             bar.set_length(self.announced_bytes);
             bar.set_position(self.settled_bytes);
-            bar.set_message(format!("{}/{} files", HumanCount(files), HumanCount(self.announced_files)));
+            bar.set_message(format!(
+                "{}/{} files",
+                HumanCount(files),
+                HumanCount(self.announced_files)
+            ));
         }
     }
 
@@ -193,7 +250,11 @@ impl Reporter {
             exit_code: exit.code(),
             stats: self.style.stats.then_some(&stats),
         });
-        let on_terminal = self.bar.take().inspect(ProgressBar::finish_and_clear).is_some();
+        let on_terminal = self
+            .bar
+            .take()
+            .inspect(ProgressBar::finish_and_clear)
+            .is_some();
         if self.style.json {
             return;
         }
@@ -207,8 +268,10 @@ impl Reporter {
 
     /// How much was not shown.
     fn say_left_out(&self) {
-        let (errors, warnings) =
-            (self.failed.saturating_sub(ERRORS_SHOWN), self.warnings.saturating_sub(WARNINGS_SHOWN));
+        let (errors, warnings) = (
+            self.failed.saturating_sub(ERRORS_SHOWN),
+            self.warnings.saturating_sub(WARNINGS_SHOWN),
+        );
         if errors > 0 {
             self.say(&format!("landro: {errors} more entries failed"));
         }
@@ -240,7 +303,12 @@ impl Reporter {
 pub fn count(totals: &mut Totals, event: &Event) {
     match event {
         Event::Progress { bytes } => totals.sent_bytes += bytes,
-        Event::Entry { kind, size_bytes, result, .. } => match result {
+        Event::Entry {
+            kind,
+            size_bytes,
+            result,
+            ..
+        } => match result {
             EntryResult::Done { resumed_bytes } => {
                 totals.resumed_bytes = totals.resumed_bytes.saturating_add(*resumed_bytes);
                 match kind {
@@ -272,7 +340,11 @@ pub fn count(totals: &mut Totals, event: &Event) {
 
 /// Bits of file data per second.
 fn goodput_bps(bytes: u64, seconds: f64) -> u64 {
-    if seconds > 0.0 { (bytes as f64 * 8.0 / seconds) as u64 } else { 0 }
+    if seconds > 0.0 {
+        (bytes as f64 * 8.0 / seconds) as u64
+    } else {
+        0
+    }
 }
 
 fn summary_line(totals: &Totals, seconds: f64) -> String {
@@ -300,7 +372,8 @@ fn spinner() -> ProgressStyle {
 }
 
 fn full_bar() -> ProgressStyle {
-    let template = "{wide_bar} {msg}  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}";
+    let template =
+        "{wide_bar} {msg}  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}";
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
@@ -312,8 +385,19 @@ mod tests {
 
     #[test]
     fn totals_from_events() {
-        let entry = |kind, result| Event::Entry { path: Bytes::from("x"), kind, size_bytes: 10, result };
-        let failed = |code| EntryResult::Failed(EntryError { code, errno: 28, text: String::new() });
+        let entry = |kind, result| Event::Entry {
+            path: Bytes::from("x"),
+            kind,
+            size_bytes: 10,
+            result,
+        };
+        let failed = |code| {
+            EntryResult::Failed(EntryError {
+                code,
+                errno: 28,
+                text: String::new(),
+            })
+        };
         let mut totals = Totals::default();
         for event in [
             entry(Kind::File, EntryResult::Done { resumed_bytes: 4 }),

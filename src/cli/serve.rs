@@ -20,7 +20,10 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
     let options = Options {
         listen: listen(&args),
         backend: args.engine.backend(),
-        quic: QuicConfig { diagnostics: diagnostics.map_err(CliError::Diagnostics)?, ..args.engine.quic() },
+        quic: QuicConfig {
+            diagnostics: diagnostics.map_err(CliError::Diagnostics)?,
+            ..args.engine.quic()
+        },
         workers: args.workers.map_or_else(one_per_core, usize::from),
         memory_budget_bytes: args.memory_budget.unwrap_or(DEFAULT_MEMORY_BUDGET_BYTES),
         identity,
@@ -38,7 +41,10 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
         root: args.root,
     };
     daemon::run(options, |addresses| {
-        let urls: Vec<String> = addresses.iter().map(|address| format!("landro://{address}/")).collect();
+        let urls: Vec<String> = addresses
+            .iter()
+            .map(|address| format!("landro://{address}/"))
+            .collect();
         let mut stdout = std::io::stdout().lock();
         writeln!(stdout, "listening on {} id {own}", urls.join(" "))?;
         stdout.flush()
@@ -46,16 +52,21 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Cores this process may use: its affinity and its cgroup's quota count. A connection id has room for 255.
+/// Cores this process may use: its affinity and its cgroup's quota count. A connection id has room
+/// for 255.
 fn one_per_core() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().min(255))
 }
 
-/// Without `--listen`: all addresses of both families through one socket, or IPv4 alone where the kernel has no
-/// IPv6 (`ipv6.disable=1`, some containers).
+/// Without `--listen`: all addresses of both families through one socket, or IPv4 alone where the
+/// kernel has no IPv6 (`ipv6.disable=1`, some containers).
 fn listen(args: &ServeArgs) -> Vec<SocketAddr> {
     if !args.listen.is_empty() {
-        return args.listen.iter().flat_map(|listen| listen.0.clone()).collect();
+        return args
+            .listen
+            .iter()
+            .flat_map(|listen| listen.0.clone())
+            .collect();
     }
     match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
         Ok(_) => vec![(Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()],

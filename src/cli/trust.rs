@@ -1,4 +1,5 @@
-//! The files identity and trust live in: `identity.pem`, `reset.key`, `known_hosts`; where `authorized_peers` is looked for.
+//! The files identity and trust live in: `identity.pem`, `reset.key`, `known_hosts`; where
+//! `authorized_peers` is looked for.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -27,7 +28,11 @@ pub enum TrustError {
     #[error("no home directory to keep the identity in; set LANDRO_CONFIG_DIR")]
     NoHome,
     #[error("{path}: {call}: {source}", path = .path.display())]
-    Io { path: PathBuf, call: &'static str, source: io::Error },
+    Io {
+        path: PathBuf,
+        call: &'static str,
+        source: io::Error,
+    },
     #[error(transparent)]
     Untrusted(#[from] Untrusted),
     #[error("{path}: not an identity ({why}); move it away and landro id makes a new one", path = .path.display())]
@@ -45,20 +50,31 @@ pub enum TrustError {
 }
 
 fn io_error(path: &Path, call: &'static str) -> impl FnOnce(io::Error) -> TrustError {
-    move |source| TrustError::Io { path: path.to_path_buf(), call, source }
+    move |source| TrustError::Io {
+        path: path.to_path_buf(),
+        call,
+        source,
+    }
 }
 
-/// `$LANDRO_CONFIG_DIR`, else `$XDG_CONFIG_HOME/landro`, else `~/.config/landro`. A variable that is set but
-/// empty counts as unset, and a relative `$XDG_CONFIG_HOME` too (the XDG specification demands both).
+/// `$LANDRO_CONFIG_DIR`, else `$XDG_CONFIG_HOME/landro`, else `~/.config/landro`. A variable that
+/// is set but empty counts as unset, and a relative `$XDG_CONFIG_HOME` too (the XDG specification
+/// demands both).
 pub fn config_dir() -> Result<PathBuf, TrustError> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     if let Some(dir) = set("LANDRO_CONFIG_DIR") {
         return Ok(dir);
     }
     if let Some(dir) = set("XDG_CONFIG_HOME").filter(|dir| dir.is_absolute()) {
         return Ok(dir.join("landro"));
     }
-    let home = std::env::home_dir().filter(|home| home.is_absolute()).ok_or(TrustError::NoHome)?;
+    let home = std::env::home_dir()
+        .filter(|home| home.is_absolute())
+        .ok_or(TrustError::NoHome)?;
     Ok(home.join(".config/landro"))
 }
 
@@ -74,14 +90,16 @@ pub fn identity(dir: &Path) -> Result<Identity, TrustError> {
     }
     make_dir(dir)?;
     let identity = Identity::generate().map_err(|error| TrustError::Generate(error.to_string()))?;
-    let pem = identity.to_pem().map_err(|error| TrustError::Generate(error.to_string()))?;
+    let pem = identity
+        .to_pem()
+        .map_err(|error| TrustError::Generate(error.to_string()))?;
     publish(dir, &path, pem.as_bytes())?;
     // Not ours if another process was faster: what counts is what stands in the file.
     read_identity(&path)
 }
 
-/// What this host's daemons make stateless resets from, made at first use: 32 random bytes, no part of the identity, so
-/// that a copied identity takes none of it along.
+/// What this host's daemons make stateless resets from, made at first use: 32 random bytes, no part
+/// of the identity, so that a copied identity takes none of it along.
 ///
 /// # Errors
 /// It cannot be read or made, or others may use it.
@@ -89,7 +107,9 @@ pub fn reset_secret(dir: &Path) -> Result<[u8; 32], TrustError> {
     let path = dir.join("reset.key");
     let read = || {
         let secret = trusted::read(&path, Others::MayNothing, RESET_SECRET_MAX_BYTES)?;
-        secret.try_into().map_err(|_| TrustError::BadSecret { path: path.clone() })
+        secret
+            .try_into()
+            .map_err(|_| TrustError::BadSecret { path: path.clone() })
     };
     match read() {
         Err(TrustError::Untrusted(error)) if error.is_not_found() => {}
@@ -101,15 +121,23 @@ pub fn reset_secret(dir: &Path) -> Result<[u8; 32], TrustError> {
 }
 
 fn make_dir(dir: &Path) -> Result<(), TrustError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error(dir, "mkdir"))
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(io_error(dir, "mkdir"))
 }
 
-/// Puts `contents` at `path` unless something is there already. A complete file appears or none: the name is
-/// made by link(2), which never replaces, from a private file that is already written.
+/// Puts `contents` at `path` unless something is there already. A complete file appears or none:
+/// the name is made by link(2), which never replaces, from a private file that is already written.
 fn publish(dir: &Path, path: &Path, contents: &[u8]) -> Result<(), TrustError> {
     let private = dir.join(format!(".private.{:016x}", rand::random::<u64>()));
     let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&private)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&private)?;
         file.write_all(contents)?;
         file.sync_all()?;
         match fs::hard_link(&private, path) {
@@ -118,19 +146,24 @@ fn publish(dir: &Path, path: &Path, contents: &[u8]) -> Result<(), TrustError> {
         }
     };
     let result = write().map_err(io_error(path, "create"));
-    // Only a leftover of this very call can be there; failing to remove it harms nobody (mode 0600).
+    // Only a leftover of this very call can be there; failing to remove it harms nobody (mode
+    // 0600).
     let _ = fs::remove_file(&private);
     result
 }
 
 fn read_identity(path: &Path) -> Result<Identity, TrustError> {
-    let bad = |why| TrustError::BadIdentity { path: path.to_path_buf(), why };
+    let bad = |why| TrustError::BadIdentity {
+        path: path.to_path_buf(),
+        why,
+    };
     let pem = String::from_utf8(trusted::read(path, Others::MayNothing, IDENTITY_MAX_BYTES)?)
         .map_err(|error| bad(error.to_string()))?;
     Identity::from_pem(&pem).map_err(|error| bad(error.to_string()))
 }
 
-/// The daemons this user has met: `host:port SHA256:...` a line, a word that begins with `#` begins a comment.
+/// The daemons this user has met: `host:port SHA256:...` a line, a word that begins with `#` begins
+/// a comment.
 #[derive(Debug)]
 pub struct KnownHosts {
     path: PathBuf,
@@ -152,8 +185,8 @@ impl KnownHosts {
     /// A missing file is an empty one.
     ///
     /// # Errors
-    /// The file cannot be read, or holds a line that cannot be understood: skipping it might turn a changed
-    /// host into one never seen.
+    /// The file cannot be read, or holds a line that cannot be understood: skipping it might turn a
+    /// changed host into one never seen.
     pub fn load(dir: &Path) -> Result<KnownHosts, TrustError> {
         let path = dir.join("known_hosts");
         let text = match trusted::read(&path, Others::MayRead, KNOWN_HOSTS_MAX_BYTES) {
@@ -168,15 +201,26 @@ impl KnownHosts {
         let mut lines = Vec::new();
         for (index, bytes) in text.split(|&b| b == b'\n').enumerate() {
             let line = index + 1;
-            let bad = || TrustError::BadLine { path: path.clone(), line };
+            let bad = || TrustError::BadLine {
+                path: path.clone(),
+                line,
+            };
             let words = std::str::from_utf8(bytes).map_err(|_| bad())?;
-            let mut words = words.split([' ', '\t', '\r']).filter(|word| !word.is_empty());
-            let Some(host) = words.next().filter(|word| !word.starts_with('#')) else { continue };
-            let fingerprint = words.next().and_then(|word| word.parse().ok()).ok_or_else(bad)?;
+            let mut words = words
+                .split([' ', '\t', '\r'])
+                .filter(|word| !word.is_empty());
+            let Some(host) = words.next().filter(|word| !word.starts_with('#')) else {
+                continue;
+            };
+            let fingerprint = words
+                .next()
+                .and_then(|word| word.parse().ok())
+                .ok_or_else(bad)?;
             if words.next().is_some_and(|word| !word.starts_with('#')) {
                 return Err(bad());
             }
-            // In the one spelling it is looked for in; a name that no URL can have would make its host one never met.
+            // In the one spelling it is looked for in; a name that no URL can have would make its
+            // host one never met.
             let url = Url::parse(format!("landro://{host}").as_ref()).map_err(|_| bad())?;
             lines.push((line, url.host, fingerprint));
         }
@@ -184,15 +228,22 @@ impl KnownHosts {
     }
 
     pub fn find(&self, host: &Host) -> Known {
-        let mut found = self.lines.iter().filter(|(_, known, _)| known == host).peekable();
+        let mut found = self
+            .lines
+            .iter()
+            .filter(|(_, known, _)| known == host)
+            .peekable();
         match found.peek() {
             None => Known::Never,
-            Some(&&(line, ..)) => Known::As { fingerprints: found.map(|&(.., peer)| peer).collect(), line },
+            Some(&&(line, ..)) => Known::As {
+                fingerprints: found.map(|&(.., peer)| peer).collect(),
+                line,
+            },
         }
     }
 
-    /// Remembers a host. One write(2) on a descriptor opened with O_APPEND, so two processes that meet hosts at
-    /// the same time do not mix their lines.
+    /// Remembers a host. One write(2) on a descriptor opened with O_APPEND, so two processes that
+    /// meet hosts at the same time do not mix their lines.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -202,10 +253,17 @@ impl KnownHosts {
         }
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600);
-        let mut file = options.open(&self.path).map_err(io_error(&self.path, "open"))?;
-        let separator = if ends_mid_line(&file).map_err(io_error(&self.path, "read"))? { "\n" } else { "" };
+        let mut file = options
+            .open(&self.path)
+            .map_err(io_error(&self.path, "open"))?;
+        let separator = if ends_mid_line(&file).map_err(io_error(&self.path, "read"))? {
+            "\n"
+        } else {
+            ""
+        };
         let line = format!("{separator}{host} {peer}\n");
-        file.write_all(line.as_bytes()).map_err(io_error(&self.path, "write"))?;
+        file.write_all(line.as_bytes())
+            .map_err(io_error(&self.path, "write"))?;
         let number = self.lines.last().map_or(1, |(line, ..)| line + 1);
         self.lines.push((number, host.clone(), peer));
         Ok(())
@@ -231,7 +289,10 @@ mod tests {
     use super::*;
 
     fn host(name: &str, port: u16) -> Host {
-        Host { name: name.into(), port }
+        Host {
+            name: name.into(),
+            port,
+        }
     }
 
     fn mode(path: &Path) -> u32 {
@@ -244,17 +305,28 @@ mod tests {
         let dir = root.path().join("a/b");
         let first = identity(&dir).unwrap().fingerprint();
         assert_eq!(identity(&dir).unwrap().fingerprint(), first);
-        assert_eq!((mode(&dir), mode(&dir.join("identity.pem"))), (0o700, 0o600));
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing else is left there");
+        assert_eq!(
+            (mode(&dir), mode(&dir.join("identity.pem"))),
+            (0o700, 0o600)
+        );
+        assert_eq!(
+            fs::read_dir(&dir).unwrap().count(),
+            1,
+            "nothing else is left there"
+        );
     }
 
     #[test]
     fn racing_processes_get_the_same_identity() {
         let root = tempfile::tempdir().unwrap();
         let peers: Vec<Fingerprint> = std::thread::scope(|scope| {
-            let racers: Vec<_> =
-                (0..8).map(|_| scope.spawn(|| identity(root.path()).unwrap().fingerprint())).collect();
-            racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+            let racers: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| identity(root.path()).unwrap().fingerprint()))
+                .collect();
+            racers
+                .into_iter()
+                .map(|racer| racer.join().unwrap())
+                .collect()
         });
         assert!(peers.iter().all(|peer| *peer == peers[0]));
     }
@@ -265,7 +337,9 @@ mod tests {
         identity(root.path()).unwrap();
         let path = root.path().join("identity.pem");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let Err(error) = identity(root.path()) else { panic!() };
+        let Err(error) = identity(root.path()) else {
+            panic!()
+        };
         assert!(
             error.to_string().contains("mode 0640") && error.to_string().contains("chmod 600"),
             "{error}"
@@ -280,14 +354,24 @@ mod tests {
         assert_eq!(reset_secret(here.path()).unwrap(), secret);
         let path = here.path().join("reset.key");
         assert_eq!(mode(&path), 0o600);
-        fs::copy(here.path().join("identity.pem"), copy.path().join("identity.pem")).unwrap();
+        fs::copy(
+            here.path().join("identity.pem"),
+            copy.path().join("identity.pem"),
+        )
+        .unwrap();
         assert_ne!(reset_secret(copy.path()).unwrap(), secret);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(reset_secret(here.path()), Err(TrustError::Untrusted(_))));
+        assert!(matches!(
+            reset_secret(here.path()),
+            Err(TrustError::Untrusted(_))
+        ));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         for wrong in [&[7; 31][..], &[7; 33]] {
             fs::write(&path, wrong).unwrap();
-            assert!(matches!(reset_secret(here.path()), Err(TrustError::BadSecret { .. })));
+            assert!(matches!(
+                reset_secret(here.path()),
+                Err(TrustError::BadSecret { .. })
+            ));
         }
     }
 
@@ -297,7 +381,10 @@ mod tests {
         let path = root.path().join("identity.pem");
         fs::write(&path, "not a key").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(matches!(identity(root.path()), Err(TrustError::BadIdentity { .. })));
+        assert!(matches!(
+            identity(root.path()),
+            Err(TrustError::BadIdentity { .. })
+        ));
         assert_eq!(fs::read(&path).unwrap(), b"not a key");
     }
 
@@ -310,8 +397,20 @@ mod tests {
         known.add(&host("h", 4433), one).unwrap();
         known.add(&host("::1", 5), two).unwrap();
         let known = KnownHosts::load(root.path()).unwrap();
-        assert_eq!(known.find(&host("h", 4433)), Known::As { fingerprints: vec![one], line: 1 });
-        assert_eq!(known.find(&host("::1", 5)), Known::As { fingerprints: vec![two], line: 2 });
+        assert_eq!(
+            known.find(&host("h", 4433)),
+            Known::As {
+                fingerprints: vec![one],
+                line: 1
+            }
+        );
+        assert_eq!(
+            known.find(&host("::1", 5)),
+            Known::As {
+                fingerprints: vec![two],
+                line: 2
+            }
+        );
         assert_eq!(known.find(&host("h", 4434)), Known::Never);
         assert_eq!(mode(known.path()), 0o600);
     }
@@ -319,11 +418,28 @@ mod tests {
     #[test]
     fn a_host_with_a_zone_in_capitals_is_found_again() {
         let root = tempfile::tempdir().unwrap();
-        let (one, capitals, small) = (Fingerprint([1; 32]), host("fe80::1%Eth0", 1), host("fe80::1%eth0", 1));
-        KnownHosts::load(root.path()).unwrap().add(&capitals, one).unwrap();
+        let (one, capitals, small) = (
+            Fingerprint([1; 32]),
+            host("fe80::1%Eth0", 1),
+            host("fe80::1%eth0", 1),
+        );
+        KnownHosts::load(root.path())
+            .unwrap()
+            .add(&capitals, one)
+            .unwrap();
         let known = KnownHosts::load(root.path()).unwrap();
-        assert_eq!(known.find(&capitals), Known::As { fingerprints: vec![one], line: 1 });
-        assert_eq!(known.find(&small), Known::Never, "interfaces eth0 and Eth0 are two");
+        assert_eq!(
+            known.find(&capitals),
+            Known::As {
+                fingerprints: vec![one],
+                line: 1
+            }
+        );
+        assert_eq!(
+            known.find(&small),
+            Known::Never,
+            "interfaces eth0 and Eth0 are two"
+        );
     }
 
     #[test]
@@ -336,11 +452,29 @@ mod tests {
         )
         .unwrap();
         let mut known = KnownHosts::load(root.path()).unwrap();
-        assert_eq!(known.find(&host("h", 1)), Known::As { fingerprints: vec![one, two], line: 3 });
-        assert_eq!(known.find(&host("::1", 4433)), Known::As { fingerprints: vec![two], line: 5 });
+        assert_eq!(
+            known.find(&host("h", 1)),
+            Known::As {
+                fingerprints: vec![one, two],
+                line: 3
+            }
+        );
+        assert_eq!(
+            known.find(&host("::1", 4433)),
+            Known::As {
+                fingerprints: vec![two],
+                line: 5
+            }
+        );
         known.add(&host("i", 1), one).unwrap();
         let known = KnownHosts::load(root.path()).unwrap();
-        assert_eq!(known.find(&host("i", 1)), Known::As { fingerprints: vec![one], line: 6 });
+        assert_eq!(
+            known.find(&host("i", 1)),
+            Known::As {
+                fingerprints: vec![one],
+                line: 6
+            }
+        );
     }
 
     #[test]
@@ -371,7 +505,10 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             fs::write(root.path().join("known_hosts"), format!("\n{bad}\n")).unwrap();
             assert!(
-                matches!(KnownHosts::load(root.path()), Err(TrustError::BadLine { line: 2, .. })),
+                matches!(
+                    KnownHosts::load(root.path()),
+                    Err(TrustError::BadLine { line: 2, .. })
+                ),
                 "{bad}"
             );
         }

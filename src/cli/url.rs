@@ -29,7 +29,8 @@ pub struct Host {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Url {
     pub host: Host,
-    /// Percent-decoded bytes below the daemon's root, without leading `/`; empty is the root itself.
+    /// Percent-decoded bytes below the daemon's root, without leading `/`; empty is the root
+    /// itself.
     pub path: Vec<u8>,
 }
 
@@ -47,11 +48,15 @@ pub enum UrlError {
     Empty(String),
     #[error("{0}: no host; write landro://HOST[:PORT]/PATH")]
     NoHost(String),
-    #[error("{0}: not a host name or address; IPv6 addresses go in brackets: landro://[::1]:4433/PATH")]
+    #[error(
+        "{0}: not a host name or address; IPv6 addresses go in brackets: landro://[::1]:4433/PATH"
+    )]
     BadHost(String),
     #[error("{0}: the port is not a number from 1 to 65535")]
     BadPort(String),
-    #[error("{0}: user names and passwords have no place here; peers are known by their keys (landro id)")]
+    #[error(
+        "{0}: user names and passwords have no place here; peers are known by their keys (landro id)"
+    )]
     UserInfo(String),
     #[error("{0}: % must be followed by two hexadecimal digits; write a plain % as %25")]
     BadPercent(String),
@@ -71,7 +76,9 @@ impl Place {
     pub fn parse(typed: &OsStr) -> Result<Place, UrlError> {
         let bytes = typed.as_bytes();
         match bytes.get(..SCHEME.len()) {
-            Some(scheme) if scheme.eq_ignore_ascii_case(SCHEME) => Url::parse(typed).map(Place::Remote),
+            Some(scheme) if scheme.eq_ignore_ascii_case(SCHEME) => {
+                Url::parse(typed).map(Place::Remote)
+            }
             _ if bytes.is_empty() => Err(UrlError::Empty("''".into())),
             _ if bytes.contains(&0) => Err(UrlError::Nul(escape::name(bytes))),
             _ if is_reserved_path(bytes) => Err(UrlError::Reserved(escape::name(bytes))),
@@ -115,7 +122,10 @@ impl Url {
             return Err(UrlError::Reserved(shown()));
         }
         let start = path.iter().position(|&b| b != b'/').unwrap_or(path.len());
-        Ok(Url { host: Host { name, port }, path: path[start..].to_vec() })
+        Ok(Url {
+            host: Host { name, port },
+            path: path[start..].to_vec(),
+        })
     }
 }
 
@@ -141,9 +151,12 @@ fn split_authority(authority: &str) -> Option<(&str, Option<&str>)> {
 /// One spelling per host, so that `known_hosts` is not asked about two of them.
 fn normal_host(name: &str) -> Option<String> {
     if name.contains(':') {
-        // RFC 6874 spells the zone's % as %25 inside a URL; the plain % that people paste is taken too.
+        // RFC 6874 spells the zone's % as %25 inside a URL; the plain % that people paste is taken
+        // too.
         let name = name.replacen("%25", "%", 1);
-        let (address, zone) = name.split_once('%').map_or((name.as_str(), None), |(a, z)| (a, Some(z)));
+        let (address, zone) = name
+            .split_once('%')
+            .map_or((name.as_str(), None), |(a, z)| (a, Some(z)));
         let address: Ipv6Addr = address.parse().ok()?;
         return match zone {
             None => Some(address.to_string()),
@@ -197,23 +210,54 @@ mod tests {
 
     #[test]
     fn host_port_path() {
-        assert_eq!(good("landro://host/a/b"), ("host".into(), 4433, b"a/b".to_vec()));
-        assert_eq!(good("LANDRO://Host.Example:99/"), ("host.example".into(), 99, b"".to_vec()));
-        assert_eq!(good("landro://10.0.0.1"), ("10.0.0.1".into(), 4433, b"".to_vec()));
+        assert_eq!(
+            good("landro://host/a/b"),
+            ("host".into(), 4433, b"a/b".to_vec())
+        );
+        assert_eq!(
+            good("LANDRO://Host.Example:99/"),
+            ("host.example".into(), 99, b"".to_vec())
+        );
+        assert_eq!(
+            good("landro://10.0.0.1"),
+            ("10.0.0.1".into(), 4433, b"".to_vec())
+        );
         assert_eq!(good("landro://h//a/"), ("h".into(), 4433, b"a/".to_vec()));
-        assert_eq!(good("landro://h/a?b#c"), ("h".into(), 4433, b"a?b#c".to_vec()));
+        assert_eq!(
+            good("landro://h/a?b#c"),
+            ("h".into(), 4433, b"a?b#c".to_vec())
+        );
     }
 
     #[test]
     fn ipv6_literals() {
-        assert_eq!(good("landro://[::1]/x"), ("::1".into(), 4433, b"x".to_vec()));
-        assert_eq!(good("landro://[0:0::1]:5/x"), ("::1".into(), 5, b"x".to_vec()));
-        assert_eq!(good("landro://[fe80::1%25eth0]:5/"), ("fe80::1%eth0".into(), 5, b"".to_vec()));
-        assert_eq!(good("landro://[fe80::1%eth0]/"), ("fe80::1%eth0".into(), 4433, b"".to_vec()));
-        assert_eq!(url("landro://[::1]:5/x").unwrap().host.to_string(), "[::1]:5");
-        for bad in
-            ["landro://::1/x", "landro://[::1/x", "landro://[host]/x", "landro://[::1]5/x", "landro://[]/"]
-        {
+        assert_eq!(
+            good("landro://[::1]/x"),
+            ("::1".into(), 4433, b"x".to_vec())
+        );
+        assert_eq!(
+            good("landro://[0:0::1]:5/x"),
+            ("::1".into(), 5, b"x".to_vec())
+        );
+        assert_eq!(
+            good("landro://[fe80::1%25eth0]:5/"),
+            ("fe80::1%eth0".into(), 5, b"".to_vec())
+        );
+        assert_eq!(
+            good("landro://[fe80::1%eth0]/"),
+            ("fe80::1%eth0".into(), 4433, b"".to_vec())
+        );
+        assert_eq!(
+            url("landro://[::1]:5/x").unwrap().host.to_string(),
+            "[::1]:5"
+        );
+        for bad in [
+            "landro://::1/x",
+            "landro://[::1/x",
+            "landro://[host]/x",
+            "landro://[::1]5/x",
+            "landro://[]/",
+        ] {
             assert!(matches!(url(bad), Err(UrlError::BadHost(_))), "{bad}");
         }
     }
@@ -226,7 +270,11 @@ mod tests {
             assert!(matches!(url(bad), Err(UrlError::BadPercent(_))), "{bad}");
         }
         assert!(matches!(url("landro://h/a%00b"), Err(UrlError::Nul(_))));
-        for bad in ["landro://h/.landro-x", "landro://h/a/.landro-d/x", "landro://h/a/%2elandro%2dx/"] {
+        for bad in [
+            "landro://h/.landro-x",
+            "landro://h/a/.landro-d/x",
+            "landro://h/a/%2elandro%2dx/",
+        ] {
             assert!(matches!(url(bad), Err(UrlError::Reserved(_))), "{bad}");
         }
     }
@@ -238,17 +286,37 @@ mod tests {
         assert!(matches!(url("landro://me@h/x"), Err(UrlError::UserInfo(_))));
         assert!(matches!(url("http://h/x"), Err(UrlError::NoHost(_))));
         assert!(matches!(url("landro://h o/x"), Err(UrlError::BadHost(_))));
-        for bad in ["landro://h:/x", "landro://h:0/x", "landro://h:65536/x", "landro://h:+1/x"] {
+        for bad in [
+            "landro://h:/x",
+            "landro://h:0/x",
+            "landro://h:65536/x",
+            "landro://h:+1/x",
+        ] {
             assert!(matches!(url(bad), Err(UrlError::BadPort(_))), "{bad}");
         }
     }
 
     #[test]
     fn places() {
-        assert_eq!(Place::parse(OsStr::new("./landro://h")), Ok(Place::Local(b"./landro://h".to_vec())));
-        assert_eq!(Place::parse(OsStr::from_bytes(b"a\xff")), Ok(Place::Local(b"a\xff".to_vec())));
-        assert!(matches!(Place::parse(OsStr::new("landro://h/")), Ok(Place::Remote(_))));
-        assert!(matches!(Place::parse(OsStr::new("")), Err(UrlError::Empty(_))));
-        assert!(matches!(Place::parse(OsStr::new("a/.landro-x")), Err(UrlError::Reserved(_))));
+        assert_eq!(
+            Place::parse(OsStr::new("./landro://h")),
+            Ok(Place::Local(b"./landro://h".to_vec()))
+        );
+        assert_eq!(
+            Place::parse(OsStr::from_bytes(b"a\xff")),
+            Ok(Place::Local(b"a\xff".to_vec()))
+        );
+        assert!(matches!(
+            Place::parse(OsStr::new("landro://h/")),
+            Ok(Place::Remote(_))
+        ));
+        assert!(matches!(
+            Place::parse(OsStr::new("")),
+            Err(UrlError::Empty(_))
+        ));
+        assert!(matches!(
+            Place::parse(OsStr::new("a/.landro-x")),
+            Err(UrlError::Reserved(_))
+        ));
     }
 }

@@ -1,7 +1,8 @@
-//! What connections write for those who look into them: TLS secrets and qlog, opened once, bounded, never for strangers.
+//! What connections write for those who look into them: TLS secrets and qlog, opened once, bounded,
+//! never for strangers.
 //!
-//! A daemon's connection writes nothing before its peer is authenticated: whatever a handshake cost on disk, strangers
-//! would make as many of them as they like.
+//! A daemon's connection writes nothing before its peer is authenticated: whatever a handshake cost
+//! on disk, strangers would make as many of them as they like.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -10,8 +11,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Connections of one process that are looked into; a peer may come back in a loop. Each is a file of qlog and, while
-/// it lives, a descriptor.
+/// Connections of one process that are looked into; a peer may come back in a loop. Each is a file
+/// of qlog and, while it lives, a descriptor.
 const MAX_CONNECTIONS: u64 = 1000;
 
 /// All qlog of one process. A packet is some 250 bytes of it, so this is some 25 GB of files.
@@ -32,7 +33,12 @@ pub struct Diagnostics {
 impl Diagnostics {
     /// `key_log` is open for appending, `qlog_dir` is a directory.
     pub fn new(key_log: Option<File>, qlog_dir: Option<File>) -> Diagnostics {
-        Diagnostics { key_log, qlog_dir, connections: AtomicU64::new(0), qlog_bytes: AtomicU64::new(0) }
+        Diagnostics {
+            key_log,
+            qlog_dir,
+            connections: AtomicU64::new(0),
+            qlog_bytes: AtomicU64::new(0),
+        }
     }
 
     pub fn logs_keys(&self) -> bool {
@@ -79,26 +85,43 @@ enum Secrets {
 
 impl Diagnosis {
     pub fn new(to: Arc<Diagnostics>) -> Diagnosis {
-        Diagnosis { to, secrets: Arc::new(Mutex::new(Secrets::Held(Vec::new()))) }
+        Diagnosis {
+            to,
+            secrets: Arc::new(Mutex::new(Secrets::Held(Vec::new()))),
+        }
     }
 
-    /// The peer is authenticated, or was dialled by us: what was held is written. Gives the connection's qlog file, if
-    /// there is to be one, named `NAME.sqlog`.
+    /// The peer is authenticated, or was dialled by us: what was held is written. Gives the
+    /// connection's qlog file, if there is to be one, named `NAME.sqlog`.
     pub fn begin(&self, name: &str) -> Option<QlogFile> {
         let admitted = self.to.admit();
-        let next = if admitted { Secrets::Written } else { Secrets::Dropped };
+        let next = if admitted {
+            Secrets::Written
+        } else {
+            Secrets::Dropped
+        };
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         let held = std::mem::replace(&mut *secrets, next);
-        if let (true, Secrets::Held(lines), Some(mut file)) = (admitted, held, self.to.key_log.as_ref())
+        if let (true, Secrets::Held(lines), Some(mut file)) =
+            (admitted, held, self.to.key_log.as_ref())
             && let Err(error) = file.write_all(&lines)
         {
             tracing::warn!("the key log cannot be written: {error}");
         }
         let dir = self.to.qlog_dir.as_ref().filter(|_| admitted)?;
-        // By descriptor: what its path means may have changed. A new file is made: no link of that name is followed.
+        // By descriptor: what its path means may have changed. A new file is made: no link of that
+        // name is followed.
         let path = format!("/proc/self/fd/{}/{name}.sqlog", dir.as_raw_fd());
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Ok(file) => Some(QlogFile { to: self.to.clone(), file: io::BufWriter::new(file) }),
+        match OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+        {
+            Ok(file) => Some(QlogFile {
+                to: self.to.clone(),
+                file: io::BufWriter::new(file),
+            }),
             Err(error) => {
                 tracing::warn!("{name}.sqlog cannot be made in the directory for qlog: {error}");
                 None
@@ -135,7 +158,10 @@ pub struct QlogFile {
 
 impl Write for QlogFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let before = self.to.qlog_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let before = self
+            .to
+            .qlog_bytes
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if before > MAX_QLOG_BYTES {
             return Err(io::Error::from(io::ErrorKind::QuotaExceeded));
         }
@@ -157,19 +183,31 @@ mod tests {
     fn nothing_is_written_before_the_peer_is_known() {
         let dir = tempfile::tempdir().unwrap();
         let keys = File::create(dir.path().join("keys")).unwrap();
-        let to = Arc::new(Diagnostics::new(Some(keys), Some(File::open(dir.path()).unwrap())));
+        let to = Arc::new(Diagnostics::new(
+            Some(keys),
+            Some(File::open(dir.path()).unwrap()),
+        ));
         let written = || fs::read_to_string(dir.path().join("keys")).unwrap();
         let mut stranger = Diagnosis::new(to.clone());
         stranger.write_all(b"never\n").unwrap();
         drop(stranger);
         let mut peer = Diagnosis::new(to.clone());
         peer.write_all(b"one\n").unwrap();
-        assert_eq!((written().as_str(), fs::read_dir(dir.path()).unwrap().count()), ("", 1));
+        assert_eq!(
+            (
+                written().as_str(),
+                fs::read_dir(dir.path()).unwrap().count()
+            ),
+            ("", 1)
+        );
         peer.begin("a").unwrap().write_all(b"qlog").unwrap();
         peer.write_all(b"two\n").unwrap();
         assert_eq!(written(), "one\ntwo\n");
         assert_eq!(fs::read(dir.path().join("a.sqlog")).unwrap(), b"qlog");
-        assert!(Diagnosis::new(to.clone()).begin("a").is_none(), "what is there is not written to");
+        assert!(
+            Diagnosis::new(to.clone()).begin("a").is_none(),
+            "what is there is not written to"
+        );
         for _ in 2..MAX_CONNECTIONS {
             Diagnosis::new(to.clone()).begin("a");
         }

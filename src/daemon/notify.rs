@@ -7,19 +7,26 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// Tells the service manager `state` (`READY=1`, `STOPPING=1`), if there is one. Failing to is logged: the
-/// service works all the same.
+/// Tells the service manager `state` (`READY=1`, `STOPPING=1`), if there is one. Failing to is
+/// logged: the service works all the same.
 pub fn tell(state: &str) {
-    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
     if let Err(error) = send(&name, state) {
         tracing::warn!("cannot tell the service manager {state} through NOTIFY_SOCKET: {error}");
     }
 }
 
-/// How often the service manager wants to hear `WATCHDOG=1` of this process, if it does (sd_watchdog_enabled(3)).
+/// How often the service manager wants to hear `WATCHDOG=1` of this process, if it does
+/// (sd_watchdog_enabled(3)).
 pub fn watchdog() -> Option<Duration> {
     let set = |name| std::env::var(name).ok();
-    timeout(set("WATCHDOG_USEC").as_deref(), set("WATCHDOG_PID").as_deref(), std::process::id())
+    timeout(
+        set("WATCHDOG_USEC").as_deref(),
+        set("WATCHDOG_PID").as_deref(),
+        std::process::id(),
+    )
 }
 
 /// The variables are inherited: with the number of another process they are not for us.
@@ -37,7 +44,9 @@ fn send(name: &OsStr, state: &str) -> io::Result<()> {
         [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest)?,
         _ => SocketAddr::from_pathname(name)?,
     };
-    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
+    UnixDatagram::unbound()?
+        .send_to_addr(state.as_bytes(), &address)
+        .map(drop)
 }
 
 #[cfg(test)]
@@ -62,7 +71,10 @@ mod tests {
         let abstract_name = format!("@landro-test-{}", std::process::id());
         let abstract_address = SocketAddr::from_abstract_name(&abstract_name[1..]).unwrap();
         let by_path = (UnixDatagram::bind(&path).unwrap(), path.into_os_string());
-        let by_name = (UnixDatagram::bind_addr(&abstract_address).unwrap(), abstract_name.into());
+        let by_name = (
+            UnixDatagram::bind_addr(&abstract_address).unwrap(),
+            abstract_name.into(),
+        );
         for (socket, name) in [by_path, by_name] {
             send(&name, "READY=1").unwrap();
             let mut got = [0; 16];

@@ -1,6 +1,8 @@
-//! Who may do what: the text of `authorized_peers` turned into a table, options of the command line on top.
+//! Who may do what: the text of `authorized_peers` turned into a table, options of the command line
+//! on top.
 //!
-//! What is not understood takes rights away, never more than it: a peer on a bad line is let in by no other line.
+//! What is not understood takes rights away, never more than it: a peer on a bad line is let in by
+//! no other line.
 
 mod line;
 #[cfg(test)]
@@ -59,23 +61,33 @@ struct Table {
 }
 
 impl Policy {
-    /// Reads `authorized_peers`: one `SHA256:...` a line; then options `ro`, `rw` (the default), `wo` and `path=SUB`
-    /// (percent-encoded as in URLs), separated by blanks or commas; a word that begins with `#` begins a comment. A bad
-    /// line authorises nobody and is returned with its number.
+    /// Reads `authorized_peers`: one `SHA256:...` a line; then options `ro`, `rw` (the default),
+    /// `wo` and `path=SUB` (percent-encoded as in URLs), separated by blanks or commas; a word that
+    /// begins with `#` begins a comment. A bad line authorises nobody and is returned with its
+    /// number.
     ///
-    /// sshd takes the first of several lines of one key. Here lines that do not agree cancel each other: whoever adds
-    /// `ro` below an older line wants less, not what was there.
+    /// sshd takes the first of several lines of one key. Here lines that do not agree cancel each
+    /// other: whoever adds `ro` below an older line wants less, not what was there.
     pub fn parse(text: &[u8]) -> (Policy, Vec<BadLine>) {
         let mut table = Table::default();
         let mut bad = Vec::new();
         for (index, bytes) in text.split(|&b| b == b'\n').enumerate() {
             let line = index + 1;
             if let Err((problem, voids)) = table.take(line, bytes) {
-                bad.push(BadLine { line, problem, voids });
+                bad.push(BadLine {
+                    line,
+                    problem,
+                    voids,
+                });
             }
         }
         let good = |(peer, seen): (Fingerprint, Seen)| Some((peer, seen.rights?));
-        (Policy { peers: table.peers.into_iter().filter_map(good).collect() }, bad)
+        (
+            Policy {
+                peers: table.peers.into_iter().filter_map(good).collect(),
+            },
+            bad,
+        )
     }
 
     /// Nobody but those of `--allow`.
@@ -87,7 +99,14 @@ impl Policy {
 
     /// `--allow`: full rights below the whole root, whatever the file says of this peer.
     pub fn allow(&mut self, peer: Fingerprint) {
-        self.peers.insert(peer, Rights { read: true, write: true, path: None });
+        self.peers.insert(
+            peer,
+            Rights {
+                read: true,
+                write: true,
+                path: None,
+            },
+        );
     }
 
     pub fn len(&self) -> usize {
@@ -105,7 +124,10 @@ impl Policy {
             read: rights.read && restrict != Restrict::WriteOnly,
             write: rights.write && restrict != Restrict::ReadOnly,
         };
-        Some(PeerAccess { access, path: rights.path.clone() })
+        Some(PeerAccess {
+            access,
+            path: rights.path.clone(),
+        })
     }
 }
 
@@ -122,10 +144,14 @@ impl Table {
             Err(problem) => {
                 let mut named = line::peers_named(bytes);
                 if !line::is_about_a_peer(bytes) {
-                    // An option that slipped onto a line of its own: the line above would let in more than was meant.
+                    // An option that slipped onto a line of its own: the line above would let in
+                    // more than was meant.
                     named.extend(before);
                 }
-                let voids = named.into_iter().filter_map(|peer| self.void(number, peer)).next();
+                let voids = named
+                    .into_iter()
+                    .filter_map(|peer| self.void(number, peer))
+                    .next();
                 Err((problem, voids))
             }
         }
@@ -136,13 +162,18 @@ impl Table {
         match self.peers.entry(line.peer) {
             Entry::Vacant(_) if full => Err(Problem::TooMany),
             Entry::Vacant(free) => {
-                free.insert(Seen { line: number, rights: Some(line.rights) });
+                free.insert(Seen {
+                    line: number,
+                    rights: Some(line.rights),
+                });
                 Ok(())
             }
             Entry::Occupied(seen) if seen.get().rights.as_ref() == Some(&line.rights) => Ok(()),
             Entry::Occupied(mut seen) => {
                 seen.get_mut().rights = None;
-                Err(Problem::Disagrees { first_line: seen.get().line })
+                Err(Problem::Disagrees {
+                    first_line: seen.get().line,
+                })
             }
         }
     }
@@ -152,16 +183,26 @@ impl Table {
         if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&peer) {
             return None;
         }
-        let seen = self.peers.entry(peer).or_insert(Seen { line: number, rights: None });
+        let seen = self.peers.entry(peer).or_insert(Seen {
+            line: number,
+            rights: None,
+        });
         seen.rights.take().map(|_| seen.line)
     }
 }
 
 impl fmt::Display for BadLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}; this line authorises nobody", self.line, self.problem)?;
+        write!(
+            f,
+            "line {}: {}; this line authorises nobody",
+            self.line, self.problem
+        )?;
         match self.voids {
-            Some(line) => write!(f, ", and line {line}, whose peer it may be about, does not either"),
+            Some(line) => write!(
+                f,
+                ", and line {line}, whose peer it may be about, does not either"
+            ),
             None => Ok(()),
         }
     }

@@ -33,12 +33,20 @@ impl Signals {
     /// No descriptors left, or the handlers cannot be installed.
     pub fn catch(on_hangup: Hangup) -> io::Result<Signals> {
         let (wakes, waker) = UnixStream::pair()?;
-        let signals =
-            Signals { quit_at_once: Arc::default(), asked: Arc::default(), hangup: Arc::default(), wakes };
+        let signals = Signals {
+            quit_at_once: Arc::default(),
+            asked: Arc::default(),
+            hangup: Arc::default(),
+            wakes,
+        };
         for signal in [SIGINT, SIGTERM] {
-            // The order of registration is the order of running: the flag that makes the next signal quit is
-            // raised after this one looked at it.
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&signals.quit_at_once))?;
+            // The order of registration is the order of running: the flag that makes the next
+            // signal quit is raised after this one looked at it.
+            flag::register_conditional_shutdown(
+                signal,
+                128 + signal,
+                Arc::clone(&signals.quit_at_once),
+            )?;
             flag::register(signal, Arc::clone(&signals.quit_at_once))?;
             flag::register_usize(signal, Arc::clone(&signals.asked), signal as usize)?;
             low_level::pipe::register(signal, waker.try_clone()?)?;
@@ -58,12 +66,16 @@ impl Signals {
         }
     }
 
-    /// Sleeps until a signal comes or `at_most` (not zero) passed; the signal that asked to stop, if one did.
+    /// Sleeps until a signal comes or `at_most` (not zero) passed; the signal that asked to stop,
+    /// if one did.
     pub fn wait(&self, at_most: Duration) -> Option<i32> {
         if self.asked().is_none() {
-            // Errors (EINTR, EAGAIN when the time is up) are no different from a byte: the flags say what happened.
-            let _ =
-                self.wakes.set_read_timeout(Some(at_most)).and_then(|()| (&self.wakes).read(&mut [0; 64]));
+            // Errors (EINTR, EAGAIN when the time is up) are no different from a byte: the flags
+            // say what happened.
+            let _ = self
+                .wakes
+                .set_read_timeout(Some(at_most))
+                .and_then(|()| (&self.wakes).read(&mut [0; 64]));
         }
         self.asked()
     }
@@ -91,10 +103,18 @@ mod tests {
         assert_eq!((signals.asked(), signals.take_hangup()), (None, false));
         low_level::raise(SIGHUP).unwrap();
         assert_eq!(signals.wait(long), None);
-        assert_eq!(signals.wait(Duration::from_millis(1)), None, "the time is up");
+        assert_eq!(
+            signals.wait(Duration::from_millis(1)),
+            None,
+            "the time is up"
+        );
         assert!(signals.take_hangup() && !signals.take_hangup());
         low_level::raise(SIGTERM).unwrap();
         assert_eq!(signals.wait(long), Some(SIGTERM));
-        assert_eq!(signals.wait(long), Some(SIGTERM), "once asked, it does not sleep");
+        assert_eq!(
+            signals.wait(long),
+            Some(SIGTERM),
+            "once asked, it does not sleep"
+        );
     }
 }

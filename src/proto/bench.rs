@@ -1,7 +1,9 @@
-//! The benchmark's roles: filler sent and counted, messages echoed. No file is touched on either side.
+//! The benchmark's roles: filler sent and counted, messages echoed. No file is touched on either
+//! side.
 //!
-//! Whoever sends ends it, with `BenchEnd`, when the time is over; the other side answers `Finished` when it has
-//! everything. Neither waits much longer than what was asked for, whatever the other does.
+//! Whoever sends ends it, with `BenchEnd`, when the time is over; the other side answers `Finished`
+//! when it has everything. Neither waits much longer than what was asked for, whatever the other
+//! does.
 
 use std::time::{Duration, Instant};
 
@@ -13,19 +15,22 @@ use super::session::ports::{Ports, REPORT_EVERY, Reporter};
 use super::wire::{MAX_ECHO_BYTES, Message};
 use super::{Event, Totals};
 
-/// Longest benchmark: enough to see a machine get warm, short enough that a forgotten one ends by itself.
+/// Longest benchmark: enough to see a machine get warm, short enough that a forgotten one ends by
+/// itself.
 pub const MAX_BENCH: Duration = Duration::from_secs(3600);
 
 /// Most data streams of a benchmark at a time, as many as `cp --streams` takes.
 pub const MAX_BENCH_STREAMS: usize = 64;
 
-/// What is under way at the end has this long to arrive: the read-ahead at 1 Mbit/s takes a few seconds.
+/// What is under way at the end has this long to arrive: the read-ahead at 1 Mbit/s takes a few
+/// seconds.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Emitted at a time, as much as a file is read in.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// What is sent: its content does not matter to encrypted packets, and one buffer stays hot in the cache.
+/// What is sent: its content does not matter to encrypted packets, and one buffer stays hot in the
+/// cache.
 static ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
 
 /// Most round trips told in one event.
@@ -34,9 +39,14 @@ const MAX_ROUND_TRIPS: usize = 1024;
 /// What one side does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    Send { streams: usize, read_ahead_bytes: u64 },
+    Send {
+        streams: usize,
+        read_ahead_bytes: u64,
+    },
     Receive,
-    Ask { size_bytes: usize },
+    Ask {
+        size_bytes: usize,
+    },
     Answer,
 }
 
@@ -53,9 +63,22 @@ pub struct Bench {
 }
 
 enum Work {
-    Send { slots: StreamSlots, streams: usize, next: usize, read_ahead_bytes: u64, unsent_bytes: u64 },
-    Receive { announced_bytes: Option<u64> },
-    Ask { size_bytes: usize, asked_at: Option<Instant>, round_trips: Vec<Duration>, told_at: Instant },
+    Send {
+        slots: StreamSlots,
+        streams: usize,
+        next: usize,
+        read_ahead_bytes: u64,
+        unsent_bytes: u64,
+    },
+    Receive {
+        announced_bytes: Option<u64>,
+    },
+    Ask {
+        size_bytes: usize,
+        asked_at: Option<Instant>,
+        round_trips: Vec<Duration>,
+        told_at: Instant,
+    },
     Answer,
 }
 
@@ -74,31 +97,58 @@ enum State {
 impl Bench {
     pub fn new(now: Instant, role: Role, duration: Duration) -> Bench {
         let work = match role {
-            Role::Send { streams, read_ahead_bytes } => {
+            Role::Send {
+                streams,
+                read_ahead_bytes,
+            } => {
                 let streams = streams.clamp(1, MAX_BENCH_STREAMS);
-                // Streams end after so many bytes, as those of files: a lane that is replaced must run empty.
+                // Streams end after so many bytes, as those of files: a lane that is replaced must
+                // run empty.
                 let config = ParallelTransferConfig {
                     max_concurrent_streams: streams,
                     chunks_per_stream: u32::MAX,
                     ..ParallelTransferConfig::default()
                 };
                 let slots = StreamSlots::new(&config);
-                Work::Send { slots, streams, next: 0, read_ahead_bytes, unsent_bytes: 0 }
+                Work::Send {
+                    slots,
+                    streams,
+                    next: 0,
+                    read_ahead_bytes,
+                    unsent_bytes: 0,
+                }
             }
-            Role::Receive => Work::Receive { announced_bytes: None },
+            Role::Receive => Work::Receive {
+                announced_bytes: None,
+            },
             Role::Ask { size_bytes } => {
                 let size_bytes = size_bytes.min(MAX_ECHO_BYTES);
-                Work::Ask { size_bytes, asked_at: None, round_trips: Vec::new(), told_at: now }
+                Work::Ask {
+                    size_bytes,
+                    asked_at: None,
+                    round_trips: Vec::new(),
+                    told_at: now,
+                }
             }
             Role::Answer => Work::Answer,
         };
         let reporter = Reporter::new(now);
-        Bench { work, state: State::Greeting, duration, bytes: 0, began: None, last: None, reporter }
+        Bench {
+            work,
+            state: State::Greeting,
+            duration,
+            bytes: 0,
+            began: None,
+            last: None,
+            reporter,
+        }
     }
 
     /// The session was accepted: the time runs.
     pub fn start(&mut self, now: Instant) {
-        self.state = State::Running { ends_at: now + self.duration };
+        self.state = State::Running {
+            ends_at: now + self.duration,
+        };
         if !matches!(self.work, Work::Receive { .. }) {
             self.began = Some(now);
         }
@@ -123,14 +173,21 @@ impl Bench {
 
     /// # Errors
     /// When the peer may not say that (now).
-    pub fn on_message(&mut self, now: Instant, ports: &mut Ports, message: Message) -> Result<(), Violation> {
+    pub fn on_message(
+        &mut self,
+        now: Instant,
+        ports: &mut Ports,
+        message: Message,
+    ) -> Result<(), Violation> {
         match (&mut self.work, &self.state, message) {
             (Work::Send { .. } | Work::Ask { .. }, State::Ended { .. }, Message::Finished {}) => {
                 self.last = Some(now);
                 self.state = State::Over;
             }
             (
-                Work::Receive { announced_bytes: announced @ None },
+                Work::Receive {
+                    announced_bytes: announced @ None,
+                },
                 State::Running { .. },
                 Message::BenchEnd { bytes },
             ) => {
@@ -152,7 +209,12 @@ impl Bench {
                 ports.message(&Message::Finished {});
             }
             (
-                Work::Ask { size_bytes, asked_at, round_trips, .. },
+                Work::Ask {
+                    size_bytes,
+                    asked_at,
+                    round_trips,
+                    ..
+                },
                 State::Running { .. },
                 Message::EchoReply { payload },
             ) => {
@@ -187,7 +249,10 @@ impl Bench {
                 (Some(began), Some(last)) => last.saturating_duration_since(began),
                 _ => Duration::ZERO,
             };
-            ports.event(Event::Benched { bytes: self.bytes, elapsed });
+            ports.event(Event::Benched {
+                bytes: self.bytes,
+                elapsed,
+            });
             self.totals()
         })
     }
@@ -195,8 +260,13 @@ impl Bench {
     fn run(&mut self, now: Instant, ends_at: Instant, ports: &mut Ports) {
         let time_over = now >= ends_at;
         match &mut self.work {
-            Work::Send { slots, unsent_bytes, .. } if time_over => {
-                // With a byte: quiche neither sends an end that finds the window shut nor repeats a lone one that is lost.
+            Work::Send {
+                slots,
+                unsent_bytes,
+                ..
+            } if time_over => {
+                // With a byte: quiche neither sends an end that finds the window shut nor repeats a
+                // lone one that is lost.
                 for stream in slots.retire_idle(0) {
                     ports.data(stream, Bytes::from_static(&ZEROS[..1]), true);
                     *unsent_bytes += 1;
@@ -204,7 +274,13 @@ impl Bench {
                 }
                 self.end(now, ports);
             }
-            Work::Send { slots, streams, next, read_ahead_bytes, unsent_bytes } => {
+            Work::Send {
+                slots,
+                streams,
+                next,
+                read_ahead_bytes,
+                unsent_bytes,
+            } => {
                 // Streams take turns by the piece, as those of a file's chunks do.
                 while *unsent_bytes < *read_ahead_bytes {
                     let stream = slots.key(*next);
@@ -216,7 +292,11 @@ impl Bench {
                 }
             }
             Work::Ask { asked_at: None, .. } if time_over => self.end(now, ports),
-            Work::Ask { asked_at: asked_at @ None, size_bytes, .. } => {
+            Work::Ask {
+                asked_at: asked_at @ None,
+                size_bytes,
+                ..
+            } => {
                 *asked_at = Some(now);
                 self.bytes += *size_bytes as u64;
                 let payload = Bytes::from_static(&ZEROS[..*size_bytes]);
@@ -226,7 +306,11 @@ impl Bench {
                 self.state = State::Over;
                 ports.message(&Message::Finished {});
             }
-            Work::Receive { .. } | Work::Ask { asked_at: Some(_), .. } | Work::Answer => {}
+            Work::Receive { .. }
+            | Work::Ask {
+                asked_at: Some(_), ..
+            }
+            | Work::Answer => {}
         }
     }
 
@@ -243,7 +327,11 @@ impl Bench {
                 let bytes = self.totals().sent_bytes;
                 self.reporter.progress(now, ports, bytes, last);
             }
-            Work::Ask { round_trips, told_at, .. } => {
+            Work::Ask {
+                round_trips,
+                told_at,
+                ..
+            } => {
                 let due = now.saturating_duration_since(*told_at) >= REPORT_EVERY
                     || round_trips.len() >= MAX_ROUND_TRIPS;
                 if !round_trips.is_empty() && (due || last) {
@@ -272,12 +360,14 @@ impl Bench {
         }
     }
 
-    /// Whether the peer's messages are answered one for one, so that it must read before it is heard again.
+    /// Whether the peer's messages are answered one for one, so that it must read before it is
+    /// heard again.
     pub fn answers(&self) -> bool {
         matches!(self.work, Work::Answer)
     }
 
-    /// Whether this side has the last word on its lanes, as senders of data have; an echo has no data.
+    /// Whether this side has the last word on its lanes, as senders of data have; an echo has no
+    /// data.
     pub fn leads(&self) -> bool {
         matches!(self.work, Work::Send { .. } | Work::Ask { .. })
     }
@@ -287,6 +377,9 @@ impl Bench {
             Work::Send { unsent_bytes, .. } => unsent_bytes,
             Work::Receive { .. } | Work::Ask { .. } | Work::Answer => 0,
         };
-        Totals { sent_bytes: self.bytes - unsent_bytes.min(self.bytes), ..Totals::default() }
+        Totals {
+            sent_bytes: self.bytes - unsent_bytes.min(self.bytes),
+            ..Totals::default()
+        }
     }
 }

@@ -1,7 +1,9 @@
-//! BLAKE3 by chunk: each chunk's chaining value alone and in any order, merged to the file's ordinary digest.
+//! BLAKE3 by chunk: each chunk's chaining value alone and in any order, merged to the file's
+//! ordinary digest.
 //!
-//! A chunk is an aligned power-of-two range, so it is a whole subtree of BLAKE3's tree (the last chunk: a whole
-//! right edge). Chunks can thus be hashed on any core, kept in a journal, and merged without the data.
+//! A chunk is an aligned power-of-two range, so it is a whole subtree of BLAKE3's tree (the last
+//! chunk: a whole right edge). Chunks can thus be hashed on any core, kept in a journal, and merged
+//! without the data.
 
 use std::collections::HashMap;
 
@@ -35,11 +37,15 @@ impl ChunkHasher {
         if !single {
             hasher.set_input_offset(u64::from(chunk.0) << chunk_log2_for(file_size_bytes));
         }
-        ChunkHasher { hasher, left_bytes: chunk_len_bytes(file_size_bytes, chunk), single }
+        ChunkHasher {
+            hasher,
+            left_bytes: chunk_len_bytes(file_size_bytes, chunk),
+            single,
+        }
     }
 
-    /// Takes the next bytes. What exceeds the chunk is left out: BLAKE3 panics beyond a subtree's end, and a
-    /// peer's excess must not. Callers compare lengths before.
+    /// Takes the next bytes. What exceeds the chunk is left out: BLAKE3 panics beyond a subtree's
+    /// end, and a peer's excess must not. Callers compare lengths before.
     pub fn update(&mut self, data: &[u8]) {
         let take = (data.len() as u64).min(self.left_bytes);
         debug_assert_eq!(take, data.len() as u64, "more data than the chunk has");
@@ -52,8 +58,9 @@ impl ChunkHasher {
         if self.single {
             return *self.hasher.finalize().as_bytes();
         }
-        // An empty non-root subtree does not exist in BLAKE3 and its finalisation panics: a chunk of a file of
-        // several is never empty, but a caller that was fed nothing (an aborted read) may still ask.
+        // An empty non-root subtree does not exist in BLAKE3 and its finalisation panics: a chunk
+        // of a file of several is never empty, but a caller that was fed nothing (an aborted read)
+        // may still ask.
         if self.hasher.count() == 0 {
             return [0; 32];
         }
@@ -64,8 +71,9 @@ impl ChunkHasher {
 /// A node in a table that is half full, as was measured.
 const NODE_BYTES: usize = 60;
 
-/// Collects chunks' chaining values in any order and merges them to the root. Neighbours are merged as soon
-/// as both are there, so a file received nearly in order costs a few nodes however large it is.
+/// Collects chunks' chaining values in any order and merges them to the root. Neighbours are merged
+/// as soon as both are there, so a file received nearly in order costs a few nodes however large it
+/// is.
 #[derive(Debug)]
 pub struct Tree {
     chunks: u32,
@@ -78,7 +86,12 @@ pub struct Tree {
 impl Tree {
     pub fn new(file_size_bytes: u64) -> Tree {
         let chunks = chunk_count(file_size_bytes);
-        Tree { chunks, present: vec![0; chunks.div_ceil(64) as usize], have: 0, nodes: HashMap::new() }
+        Tree {
+            chunks,
+            present: vec![0; chunks.div_ceil(64) as usize],
+            have: 0,
+            nodes: HashMap::new(),
+        }
     }
 
     /// How many chunks the file has; an empty file has one.
@@ -100,8 +113,8 @@ impl Tree {
         chunk.0 < self.chunks && self.present[chunk.0 as usize / 64] & 1 << (chunk.0 % 64) != 0
     }
 
-    /// Adds a chunk's value (of a single-chunk file: the root). `false` when it is outside the file or was
-    /// there before; nothing changes then.
+    /// Adds a chunk's value (of a single-chunk file: the root). `false` when it is outside the file
+    /// or was there before; nothing changes then.
     pub fn insert(&mut self, chunk: ChunkIndex, value: Digest) -> bool {
         if chunk.0 >= self.chunks || self.has(chunk) {
             return false;
@@ -112,8 +125,14 @@ impl Tree {
         while width > 1 {
             let sibling = at ^ 1;
             if sibling < width {
-                let Some(other) = self.nodes.remove(&(height, sibling)) else { break };
-                let (left, right) = if at & 1 == 0 { (value, other) } else { (other, value) };
+                let Some(other) = self.nodes.remove(&(height, sibling)) else {
+                    break;
+                };
+                let (left, right) = if at & 1 == 0 {
+                    (value, other)
+                } else {
+                    (other, value)
+                };
                 value = match width {
                     2 => *merge_subtrees_root(&left, &right, Mode::Hash).as_bytes(),
                     _ => merge_subtrees_non_root(&left, &right, Mode::Hash),
@@ -144,7 +163,9 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn data(len: u64) -> Vec<u8> {
-        (0..len).map(|i| (i * 31 + (i >> 8) * 7 + (i >> 16)) as u8).collect()
+        (0..len)
+            .map(|i| (i * 31 + (i >> 8) * 7 + (i >> 16)) as u8)
+            .collect()
     }
 
     /// The root through chunks fed in `order` with pieces of `piece` bytes.
@@ -164,28 +185,58 @@ mod tests {
 
     #[test]
     fn the_root_is_the_ordinary_digest() {
-        let sizes =
-            [0, 1, 1023, 1024, 65_536, MIB - 1, MIB, MIB + 1, 2 * MIB, 3 * MIB - 5, 3 * MIB, 5 * MIB + 1];
+        let sizes = [
+            0,
+            1,
+            1023,
+            1024,
+            65_536,
+            MIB - 1,
+            MIB,
+            MIB + 1,
+            2 * MIB,
+            3 * MIB - 5,
+            3 * MIB,
+            5 * MIB + 1,
+        ];
         for size in sizes.into_iter().chain([7 * MIB, 8 * MIB, 9 * MIB + 1023]) {
             let data = data(size);
             let count = chunk_count(size);
             let expected = Some(*blake3::hash(&data).as_bytes());
-            assert_eq!(by_chunks(&data, 65_536, 0..count), expected, "size {size} in order");
-            assert_eq!(by_chunks(&data, 65_536, (0..count).rev()), expected, "size {size} backwards");
-            let odd_first = (0..count).filter(|c| c % 2 == 1).chain((0..count).filter(|c| c % 2 == 0));
-            assert_eq!(by_chunks(&data, 10_007, odd_first), expected, "size {size} odd ones first");
+            assert_eq!(
+                by_chunks(&data, 65_536, 0..count),
+                expected,
+                "size {size} in order"
+            );
+            assert_eq!(
+                by_chunks(&data, 65_536, (0..count).rev()),
+                expected,
+                "size {size} backwards"
+            );
+            let odd_first = (0..count)
+                .filter(|c| c % 2 == 1)
+                .chain((0..count).filter(|c| c % 2 == 0));
+            assert_eq!(
+                by_chunks(&data, 10_007, odd_first),
+                expected,
+                "size {size} odd ones first"
+            );
         }
     }
 
     #[test]
     fn every_shape_merges_as_blake3_does() {
-        // The shape is what matters here, so values are arbitrary and the reference is BLAKE3's recursion.
+        // The shape is what matters here, so values are arbitrary and the reference is BLAKE3's
+        // recursion.
         fn reference(values: &[Digest], root: bool) -> Digest {
             if let [one] = values {
                 return *one;
             }
             let left = values.len().next_power_of_two() / 2;
-            let (left, right) = (reference(&values[..left], false), reference(&values[left..], false));
+            let (left, right) = (
+                reference(&values[..left], false),
+                reference(&values[left..], false),
+            );
             match root {
                 true => *merge_subtrees_root(&left, &right, Mode::Hash).as_bytes(),
                 false => merge_subtrees_non_root(&left, &right, Mode::Hash),
@@ -200,7 +251,11 @@ mod tests {
                 assert!(tree.root().is_none());
                 tree.insert(ChunkIndex(at), values[at as usize]);
             }
-            assert_eq!(tree.root(), Some(reference(&values, true)), "{count} chunks");
+            assert_eq!(
+                tree.root(),
+                Some(reference(&values, true)),
+                "{count} chunks"
+            );
         }
     }
 

@@ -1,10 +1,10 @@
 //! The resume journal: which chunks of a partial file are written, and their chaining values.
 //!
-//! Append-only: one header, then one fixed-size record per finished chunk, each with a check of its own keyed by
-//! the header. Whatever a crash tears or leaves out is simply not believed. No fsync is needed against
-//! `kill -9`: the page cache survives it. It does not survive a reboot, nor a medium that went away and came back: the
-//! header says which kernel and which mount took the writes. Records of others say where to look, and the data is
-//! hashed again before it is trusted.
+//! Append-only: one header, then one fixed-size record per finished chunk, each with a check of its
+//! own keyed by the header. Whatever a crash tears or leaves out is simply not believed. No fsync
+//! is needed against `kill -9`: the page cache survives it. It does not survive a reboot, nor a
+//! medium that went away and came back: the header says which kernel and which mount took the
+//! writes. Records of others say where to look, and the data is hashed again before it is trusted.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -31,7 +31,8 @@ pub const MAX_JOURNAL_BYTES: usize = HEADER_BYTES + RECORD_BYTES * MAX_CHUNKS as
 pub struct Storage {
     /// `/proc/sys/kernel/random/boot_id`; zeros: unknown.
     pub boot: [u8; 16],
-    /// The mount's number, never used twice by one kernel (`STATX_MNT_ID_UNIQUE`, Linux 6.8); 0: unknown.
+    /// The mount's number, never used twice by one kernel (`STATX_MNT_ID_UNIQUE`, Linux 6.8); 0:
+    /// unknown.
     pub mount: u64,
 }
 
@@ -42,7 +43,8 @@ impl Storage {
     }
 }
 
-/// What a journal was begun for. Equal headers (but for the storage) mean the same version of the same source.
+/// What a journal was begun for. Equal headers (but for the storage) mean the same version of the
+/// same source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// What took the writes.
@@ -91,7 +93,8 @@ impl Header {
 
     /// Whether both are about the same version of the same source.
     pub fn same_source(&self, other: &Header) -> bool {
-        (self.size_bytes, self.mtime, self.source_tag) == (other.size_bytes, other.mtime, other.source_tag)
+        (self.size_bytes, self.mtime, self.source_tag)
+            == (other.size_bytes, other.mtime, other.source_tag)
     }
 }
 
@@ -114,8 +117,8 @@ impl RecordKey {
 }
 
 impl Journal {
-    /// Reads a journal as found. `None` when it is none: empty, torn in the header, of another format, or cut
-    /// into chunks of another size than this version would.
+    /// Reads a journal as found. `None` when it is none: empty, torn in the header, of another
+    /// format, or cut into chunks of another size than this version would.
     pub fn decode(bytes: &[u8]) -> Option<Journal> {
         let header = decode_header(bytes.get(..HEADER_BYTES)?)?;
         let key = header.key();
@@ -123,8 +126,12 @@ impl Journal {
         let mut seen = vec![0u64; chunks.div_ceil(64) as usize];
         let mut records = Vec::new();
         let mut slots = 0u64;
-        // Appends may reach the disk out of order, so a hole or torn record does not end the journal.
-        for slot in bytes[HEADER_BYTES..].chunks_exact(RECORD_BYTES).take(MAX_CHUNKS as usize) {
+        // Appends may reach the disk out of order, so a hole or torn record does not end the
+        // journal.
+        for slot in bytes[HEADER_BYTES..]
+            .chunks_exact(RECORD_BYTES)
+            .take(MAX_CHUNKS as usize)
+        {
             slots += 1;
             if key.check(&slot[..36]) != slot[36..] {
                 continue;
@@ -140,7 +147,12 @@ impl Journal {
             records.push((ChunkIndex(chunk), value));
         }
         let end_bytes = HEADER_BYTES as u64 + slots * RECORD_BYTES as u64;
-        Some(Journal { header, key, records, end_bytes })
+        Some(Journal {
+            header,
+            key,
+            records,
+            end_bytes,
+        })
     }
 }
 
@@ -152,13 +164,19 @@ fn decode_header(bytes: &[u8]) -> Option<Header> {
     let u64_at = |at: usize| u64::from_be_bytes(fields[at..at + 8].try_into().unwrap_or_default());
     let u32_at = |at: usize| u32::from_be_bytes(fields[at..at + 4].try_into().unwrap_or_default());
     let header = Header {
-        storage: Storage { boot: fields[8..24].try_into().ok()?, mount: u64_at(24) },
+        storage: Storage {
+            boot: fields[8..24].try_into().ok()?,
+            mount: u64_at(24),
+        },
         size_bytes: u64_at(32),
-        mtime: Mtime { seconds: u64_at(40) as i64, nanoseconds: u32_at(48) },
+        mtime: Mtime {
+            seconds: u64_at(40) as i64,
+            nanoseconds: u32_at(48),
+        },
         source_tag: u64_at(52),
     };
-    let known =
-        header.size_bytes <= MAX_FILE_BYTES && u32_at(60) == u32::from(chunk_log2_for(header.size_bytes));
+    let known = header.size_bytes <= MAX_FILE_BYTES
+        && u32_at(60) == u32::from(chunk_log2_for(header.size_bytes));
     known.then_some(header)
 }
 
@@ -167,13 +185,28 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        let mtime = Mtime { seconds: -5, nanoseconds: 999_999_999 };
-        Header { storage: Storage { boot: [3; 16], mount: 4 }, size_bytes: 10 << 20, mtime, source_tag: 77 }
+        let mtime = Mtime {
+            seconds: -5,
+            nanoseconds: 999_999_999,
+        };
+        Header {
+            storage: Storage {
+                boot: [3; 16],
+                mount: 4,
+            },
+            size_bytes: 10 << 20,
+            mtime,
+            source_tag: 77,
+        }
     }
 
     fn journal(chunks: &[u32]) -> BytesMut {
         let mut out = BytesMut::from(&header().encode()[..]);
-        chunks.iter().for_each(|&c| header().key().encode_record(ChunkIndex(c), &[c as u8; 32], &mut out));
+        chunks.iter().for_each(|&c| {
+            header()
+                .key()
+                .encode_record(ChunkIndex(c), &[c as u8; 32], &mut out)
+        });
         out
     }
 
@@ -222,7 +255,11 @@ mod tests {
                 None => assert!(at < HEADER_BYTES),
                 Some(got) => {
                     assert_eq!(got.records.len(), 2, "flip at {at}");
-                    assert!(got.records.iter().all(|record| read.records.contains(record)));
+                    assert!(
+                        got.records
+                            .iter()
+                            .all(|record| read.records.contains(record))
+                    );
                 }
             }
         }
@@ -230,28 +267,57 @@ mod tests {
 
     #[test]
     fn records_of_another_journal_are_not_taken() {
-        let other = Header { source_tag: 78, ..header() };
+        let other = Header {
+            source_tag: 78,
+            ..header()
+        };
         let mut bytes = BytesMut::from(&header().encode()[..]);
-        other.key().encode_record(ChunkIndex(1), &[1; 32], &mut bytes);
+        other
+            .key()
+            .encode_record(ChunkIndex(1), &[1; 32], &mut bytes);
         assert!(Journal::decode(&bytes).unwrap().records.is_empty());
         assert!(!other.same_source(&header()));
-        assert!(Header { storage: Storage::default(), ..header() }.same_source(&header()));
+        assert!(
+            Header {
+                storage: Storage::default(),
+                ..header()
+            }
+            .same_source(&header())
+        );
     }
 
     #[test]
     fn only_a_known_storage_still_holds() {
         let then = header().storage;
         assert!(then.still_holds(&then));
-        assert!(!Storage { boot: [4; 16], ..then }.still_holds(&then));
+        assert!(
+            !Storage {
+                boot: [4; 16],
+                ..then
+            }
+            .still_holds(&then)
+        );
         assert!(!Storage { mount: 5, ..then }.still_holds(&then));
-        for unknown in [Storage { mount: 0, ..then }, Storage { boot: [0; 16], ..then }] {
+        for unknown in [
+            Storage { mount: 0, ..then },
+            Storage {
+                boot: [0; 16],
+                ..then
+            },
+        ] {
             assert!(!unknown.still_holds(&unknown));
         }
     }
 
     #[test]
     fn lengths_are_not_trusted() {
-        let mut huge = BytesMut::from(&Header { size_bytes: u64::MAX, ..header() }.encode()[..]);
+        let mut huge = BytesMut::from(
+            &Header {
+                size_bytes: u64::MAX,
+                ..header()
+            }
+            .encode()[..],
+        );
         assert_eq!(Journal::decode(&huge), None);
         huge.resize(HEADER_BYTES, 0xff);
         assert_eq!(Journal::decode(&[0; 4096]), None);

@@ -1,4 +1,5 @@
-//! What both sides know of entries: how a file is cut into chunks, the entry table, the sums of a session.
+//! What both sides know of entries: how a file is cut into chunks, the entry table, the sums of a
+//! session.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -9,14 +10,16 @@ use crate::units::{ChunkIndex, EntryId};
 /// Files up to this size travel whole, packed with others into one stream.
 pub const SMALL_MAX_BYTES: u64 = 64 * 1024;
 
-/// The usual chunk size as a power of two: 1 MiB. Small enough that a lost one costs 10 ms of 1 GbE, large
-/// enough that a record head, a digest and a journal record per chunk are nothing.
+/// The usual chunk size as a power of two: 1 MiB. Small enough that a lost one costs 10 ms of 1
+/// GbE, large enough that a record head, a digest and a journal record per chunk are nothing.
 pub const CHUNK_LOG2_MIN: u8 = 20;
 
-/// Chunks of very large files grow so that none has more: bitmaps, journals and resume lists stay bounded.
+/// Chunks of very large files grow so that none has more: bitmaps, journals and resume lists stay
+/// bounded.
 pub const MAX_CHUNKS: u32 = 65_536;
 
-/// Deepest directory nesting that is sent or accepted; bounds the walk's and the receiver's open directories.
+/// Deepest directory nesting that is sent or accepted; bounds the walk's and the receiver's open
+/// directories.
 pub const MAX_DEPTH: usize = 512;
 
 /// The chunk size (as a power of two) of a file of this size. Both sides use this one function.
@@ -42,7 +45,9 @@ pub fn chunk_offset(size_bytes: u64, chunk: ChunkIndex) -> u64 {
 /// Length of a chunk of a file of this size; 0 for one outside of it.
 pub fn chunk_len_bytes(size_bytes: u64, chunk: ChunkIndex) -> u64 {
     let offset = chunk_offset(size_bytes, chunk);
-    size_bytes.saturating_sub(offset).min(1 << chunk_log2_for(size_bytes))
+    size_bytes
+        .saturating_sub(offset)
+        .min(1 << chunk_log2_for(size_bytes))
 }
 
 /// Whether a partial file of this size is worth a journal: it has more than one chunk.
@@ -50,11 +55,12 @@ pub fn is_resumable(size_bytes: u64) -> bool {
     chunk_count(size_bytes) > 1
 }
 
-/// A map by entry. Ids count up from 1 on both sides (a peer that skips one is refused), so spreading them by
-/// one multiplication is enough: no keyed hash.
+/// A map by entry. Ids count up from 1 on both sides (a peer that skips one is refused), so
+/// spreading them by one multiplication is enough: no keyed hash.
 pub type EntryMap<T> = HashMap<EntryId, T, BuildHasherDefault<IdHasher>>;
 
-/// Multiplies by 2^64 / φ: consecutive numbers land far apart in the top bits, which `HashMap` uses as tags.
+/// Multiplies by 2^64 / φ: consecutive numbers land far apart in the top bits, which `HashMap` uses
+/// as tags.
 #[derive(Default)]
 pub struct IdHasher(u64);
 
@@ -79,7 +85,8 @@ impl Hasher for IdHasher {
 }
 
 impl Totals {
-    /// Adds an entry's terminal result; what a peer says of it may be any number. Bytes on the wire (`sent_bytes`) are counted where they pass.
+    /// Adds an entry's terminal result; what a peer says of it may be any number. Bytes on the wire
+    /// (`sent_bytes`) are counted where they pass.
     pub fn count(&mut self, kind: Kind, size_bytes: u64, result: &EntryResult) {
         match result {
             EntryResult::Done { resumed_bytes } => {
@@ -119,9 +126,22 @@ mod tests {
 
     #[test]
     fn chunks_cover_every_size() {
-        for size in [0, 1, MIB - 1, MIB, MIB + 1, 65_536 * MIB, 65_536 * MIB + 1, 1 << 50, i64::MAX as u64] {
+        for size in [
+            0,
+            1,
+            MIB - 1,
+            MIB,
+            MIB + 1,
+            65_536 * MIB,
+            65_536 * MIB + 1,
+            1 << 50,
+            i64::MAX as u64,
+        ] {
             let count = chunk_count(size);
-            assert!((1..=MAX_CHUNKS).contains(&count), "{count} chunks of {size}");
+            assert!(
+                (1..=MAX_CHUNKS).contains(&count),
+                "{count} chunks of {size}"
+            );
             let last = ChunkIndex(count - 1);
             assert_eq!(chunk_offset(size, last) + chunk_len_bytes(size, last), size);
             assert!(size == 0 || chunk_len_bytes(size, last) > 0);
@@ -135,9 +155,18 @@ mod tests {
     fn totals_of_what_a_peer_says_do_not_overflow() {
         let mut totals = Totals::default();
         for _ in 0..3 {
-            totals.count(Kind::File, u64::MAX, &EntryResult::Done { resumed_bytes: u64::MAX });
+            totals.count(
+                Kind::File,
+                u64::MAX,
+                &EntryResult::Done {
+                    resumed_bytes: u64::MAX,
+                },
+            );
         }
-        assert_eq!((totals.files, totals.bytes, totals.resumed_bytes), (3, u64::MAX, u64::MAX));
+        assert_eq!(
+            (totals.files, totals.bytes, totals.resumed_bytes),
+            (3, u64::MAX, u64::MAX)
+        );
     }
 
     #[test]
@@ -171,6 +200,10 @@ mod tests {
                 hasher.finish() % 2048
             })
             .collect();
-        assert!(buckets.len() > 600, "{} buckets of 2048 used by 1024 ids", buckets.len());
+        assert!(
+            buckets.len() > 600,
+            "{} buckets of 2048 used by 1024 ids",
+            buckets.len()
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! The transfer protocol as state machines: no I/O, no clock, no quiche (design, law 1).
 //!
-//! A [`session::Session`] is fed one [`Input`] at a time (`handle`), then drained (`poll`) until it has no
-//! [`Output`] left. Everything it wants from the world is an `Output`; everything it learns is an `Input`.
-//! The same machine runs under the worker (real sockets and files) and under the simulator (seeded).
+//! A [`session::Session`] is fed one [`Input`] at a time (`handle`), then drained (`poll`) until it
+//! has no [`Output`] left. Everything it wants from the world is an `Output`; everything it learns
+//! is an `Input`. The same machine runs under the worker (real sockets and files) and under the
+//! simulator (seeded).
 
 pub mod bench;
 pub mod chunks;
@@ -20,8 +21,8 @@ use bytes::Bytes;
 
 use crate::units::{DirId, FileId, Name, OpId, StreamKey};
 
-/// What the world tells a session. Data is `Bytes`: cheap slices of the worker's slab buffers, never copied
-/// on the way through.
+/// What the world tells a session. Data is `Bytes`: cheap slices of the worker's slab buffers,
+/// never copied on the way through.
 #[derive(Debug)]
 pub enum Input {
     /// Bytes of the peer's control stream, in order (lane changes are invisible here).
@@ -29,17 +30,25 @@ pub enum Input {
     /// The peer's control stream ended: FIN, reset, or its last lane is gone.
     ControlClosed,
     /// Bytes of a data stream, in order; `fin` with the last ones.
-    Data { stream: StreamKey, bytes: Bytes, fin: bool },
+    Data {
+        stream: StreamKey,
+        bytes: Bytes,
+        fin: bool,
+    },
     /// The peer reset this data stream.
     DataReset { stream: StreamKey },
-    /// The transport took this many bytes of earlier `Output::Data` (all streams together). The sender's
-    /// read-ahead is bounded by what it emitted and has not seen here.
+    /// The transport took this many bytes of earlier `Output::Data` (all streams together). The
+    /// sender's read-ahead is bounded by what it emitted and has not seen here.
     Sent { bytes: u64 },
     /// A disk operation ended.
-    Disk { op: OpId, result: Result<DiskDone, DiskError> },
+    Disk {
+        op: OpId,
+        result: Result<DiskDone, DiskError>,
+    },
     /// The user or the daemon asks to stop: tell the peer, keep resumable state, finish.
     Cancel,
-    /// A daemon no longer allows what this session does: tell the peer why, keep resumable state, finish.
+    /// A daemon no longer allows what this session does: tell the peer why, keep resumable state,
+    /// finish.
     Refuse(SessionError),
     /// Nothing but time passed (`deadline()` was due).
     Tick,
@@ -50,13 +59,19 @@ pub enum Input {
 pub enum Output {
     /// Bytes to append to our control stream.
     Control(Bytes),
-    /// Bytes to append to a data stream (opened at first mention; keys count up from 0); `fin` ends it.
-    Data { stream: StreamKey, bytes: Bytes, fin: bool },
+    /// Bytes to append to a data stream (opened at first mention; keys count up from 0); `fin` ends
+    /// it.
+    Data {
+        stream: StreamKey,
+        bytes: Bytes,
+        fin: bool,
+    },
     /// A disk operation to start. Every one is answered by exactly one `Input::Disk`.
     Disk { op: OpId, cmd: DiskOp },
     /// Something worth reporting (progress, warnings, per-entry results).
     Event(Event),
-    /// The session is over; nothing follows. The control stream is to be finished after what was queued.
+    /// The session is over; nothing follows. The control stream is to be finished after what was
+    /// queued.
     Finished(Outcome),
 }
 
@@ -87,35 +102,56 @@ pub enum Kind {
     Special,
 }
 
-/// A step of file work. The disk layer executes it below what was asked for, confined to it: directories are
-/// opened with `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`, names are single components relative to
-/// held directory descriptors.
+/// A step of file work. The disk layer executes it below what was asked for, confined to it:
+/// directories are opened with `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`, names are single
+/// components relative to held directory descriptors.
 #[derive(Clone, Debug)]
 pub enum DiskOp {
     // ---- where things are
-    /// Receiver: finds where to put the sources; symlinks in `path` are followed (on a daemon: inside its root).
-    /// An existing directory: `dir` is that directory, no rename.
-    /// Missing and `must_be_dir`: it is created if its parent exists. Missing or a non-directory: `dir` is its
+    /// Receiver: finds where to put the sources; symlinks in `path` are followed (on a daemon:
+    /// inside its root). An existing directory: `dir` is that directory, no rename. Missing and
+    /// `must_be_dir`: it is created if its parent exists. Missing or a non-directory: `dir` is its
     /// parent (which must exist) and the one source takes the last component as its name.
-    ResolveTarget { path: Bytes, must_be_dir: bool, dir: DirId, fsync: bool },
-    /// Sender: finds one source. `dir` becomes its parent directory. A trailing `/` follows a final symlink;
-    /// the root itself is a source whose name is empty (`Source.name` is None).
+    ResolveTarget {
+        path: Bytes,
+        must_be_dir: bool,
+        dir: DirId,
+        fsync: bool,
+    },
+    /// Sender: finds one source. `dir` becomes its parent directory. A trailing `/` follows a final
+    /// symlink; the root itself is a source whose name is empty (`Source.name` is None).
     ResolveSource { path: Bytes, dir: DirId },
     /// Forgets a directory. Its number may not be used again.
     CloseDir { dir: DirId },
 
     // ---- sender
     /// Opens a subdirectory for listing, never through a symlink. `name` None: the parent itself.
-    OpenDir { parent: DirId, name: Option<Name>, dir: DirId },
+    OpenDir {
+        parent: DirId,
+        name: Option<Name>,
+        dir: DirId,
+    },
     /// The next at most `max_entries` names of `dir` with their metadata; `.` and `..` left out.
     List { dir: DirId, max_entries: usize },
-    /// Reads a whole small file: opens (never through a symlink), reads at most `max_bytes` + 1 to notice
-    /// growth, fstats after reading, closes.
-    ReadSmall { dir: DirId, name: Name, max_bytes: usize },
+    /// Reads a whole small file: opens (never through a symlink), reads at most `max_bytes` + 1 to
+    /// notice growth, fstats after reading, closes.
+    ReadSmall {
+        dir: DirId,
+        name: Name,
+        max_bytes: usize,
+    },
     /// Opens a regular file for reading, never through a symlink.
-    OpenRead { dir: DirId, name: Name, file: FileId },
+    OpenRead {
+        dir: DirId,
+        name: Name,
+        file: FileId,
+    },
     /// Reads at most `len_bytes` (≤ 64 KiB) at `offset`; shorter only at the end of the file.
-    Read { file: FileId, offset: u64, len_bytes: usize },
+    Read {
+        file: FileId,
+        offset: u64,
+        len_bytes: usize,
+    },
     /// fstat(2) of an open file, to see whether it changed while it was read.
     Stat { file: FileId },
     /// Closes a file opened by `OpenRead`.
@@ -124,33 +160,88 @@ pub enum DiskOp {
     // ---- receiver
     /// lstat(2) and readlink(2) of a name; `Existing(None)` when there is none.
     Check { dir: DirId, name: Name },
-    /// Makes `name` in `parent` or opens the directory that is already there, mode 0700 until `SetDir`. Never through
-    /// a symlink, unless `keep_dirlinks`, and then only through one that was made on this host (not received).
-    MakeDir { parent: DirId, name: Name, dir: DirId, keep_dirlinks: bool, fsync: bool },
+    /// Makes `name` in `parent` or opens the directory that is already there, mode 0700 until
+    /// `SetDir`. Never through a symlink, unless `keep_dirlinks`, and then only through one that
+    /// was made on this host (not received).
+    MakeDir {
+        parent: DirId,
+        name: Name,
+        dir: DirId,
+        keep_dirlinks: bool,
+        fsync: bool,
+    },
     /// Gives a finished directory its mode and mtime.
-    SetDir { dir: DirId, mode: u32, mtime: Mtime, fsync: bool },
+    SetDir {
+        dir: DirId,
+        mode: u32,
+        mtime: Mtime,
+        fsync: bool,
+    },
     /// Writes a whole small file under a temporary identity and publishes it atomically as `name`.
-    PutSmall { dir: DirId, name: Name, data: Vec<Bytes>, mode: u32, mtime: Mtime, fsync: bool },
+    PutSmall {
+        dir: DirId,
+        name: Name,
+        data: Vec<Bytes>,
+        mode: u32,
+        mtime: Mtime,
+        fsync: bool,
+    },
     /// Makes a symlink, replacing a file or symlink of that name atomically, never a directory.
-    PutSymlink { dir: DirId, name: Name, target: Bytes, mtime: Mtime, fsync: bool },
-    /// Opens (or makes) the partial file of `name`, and takes its lock. `resumable`: the partial file and its
-    /// journal have a name derived from `name` and survive a crash; otherwise they are anonymous.
-    OpenPart { dir: DirId, name: Name, file: FileId, resumable: bool },
-    /// Starts a partial file over: empties it, sees whether the file system has `size_bytes` free (ENOSPC), and writes
-    /// `journal` as the journal's beginning.
-    StartPart { file: FileId, size_bytes: u64, journal: Bytes },
+    PutSymlink {
+        dir: DirId,
+        name: Name,
+        target: Bytes,
+        mtime: Mtime,
+        fsync: bool,
+    },
+    /// Opens (or makes) the partial file of `name`, and takes its lock. `resumable`: the partial
+    /// file and its journal have a name derived from `name` and survive a crash; otherwise they are
+    /// anonymous.
+    OpenPart {
+        dir: DirId,
+        name: Name,
+        file: FileId,
+        resumable: bool,
+    },
+    /// Starts a partial file over: empties it, sees whether the file system has `size_bytes` free
+    /// (ENOSPC), and writes `journal` as the journal's beginning.
+    StartPart {
+        file: FileId,
+        size_bytes: u64,
+        journal: Bytes,
+    },
     /// Writes all of `data` at `offset` of a partial file.
-    Write { file: FileId, offset: u64, data: Bytes },
+    Write {
+        file: FileId,
+        offset: u64,
+        data: Bytes,
+    },
     /// Reads back a partial file (to hash it again). Answered by `Read`.
-    ReadPart { file: FileId, offset: u64, len_bytes: usize },
-    /// Writes `bytes` at `offset` of the journal. Never reordered before an earlier `Write` that completed.
-    WriteJournal { file: FileId, offset: u64, bytes: Bytes },
-    /// Sets mode and mtime, fsyncs if asked, renames the partial file to its final name (and fsyncs the
-    /// directory if asked), removes the journal, closes.
-    CommitPart { file: FileId, mode: u32, mtime: Mtime, fsync: bool },
-    /// Closes a partial file; `keep` leaves it and its journal for a later resume, else both are removed.
+    ReadPart {
+        file: FileId,
+        offset: u64,
+        len_bytes: usize,
+    },
+    /// Writes `bytes` at `offset` of the journal. Never reordered before an earlier `Write` that
+    /// completed.
+    WriteJournal {
+        file: FileId,
+        offset: u64,
+        bytes: Bytes,
+    },
+    /// Sets mode and mtime, fsyncs if asked, renames the partial file to its final name (and fsyncs
+    /// the directory if asked), removes the journal, closes.
+    CommitPart {
+        file: FileId,
+        mode: u32,
+        mtime: Mtime,
+        fsync: bool,
+    },
+    /// Closes a partial file; `keep` leaves it and its journal for a later resume, else both are
+    /// removed.
     ClosePart { file: FileId, keep: bool },
-    /// Removes a stale journal or partial file of `name` left by a crash between rename and clean-up.
+    /// Removes a stale journal or partial file of `name` left by a crash between rename and
+    /// clean-up.
     CleanPart { dir: DirId, name: Name },
 }
 
@@ -160,7 +251,11 @@ pub enum DiskDone {
     /// `ResolveTarget`: `name` is the new name of the single source, if it is to be renamed.
     Target { name: Option<Name> },
     /// `ResolveSource`: `name` None is the root directory itself.
-    Source { name: Option<Name>, meta: Meta, link: Option<Bytes> },
+    Source {
+        name: Option<Name>,
+        meta: Meta,
+        link: Option<Bytes>,
+    },
     /// `List`; `end` when nothing follows. An entry that could not be looked at carries its error.
     Listed { entries: Vec<Listed>, end: bool },
     /// `ReadSmall`: at most `max_bytes` + 1 bytes and the metadata after reading.
@@ -173,10 +268,15 @@ pub enum DiskDone {
     Existing(Option<Existing>),
     /// `MakeDir`: whether it was there before.
     Directory { existed: bool },
-    /// `OpenPart`: the journal as found (empty when new), the partial file's length, whether it is the only
-    /// holder's (`false`: another session holds it; this one got an anonymous file and cannot resume), what holds its
-    /// data until that is on disk.
-    Part { journal: Bytes, size_bytes: u64, resumable: bool, storage: journal::Storage },
+    /// `OpenPart`: the journal as found (empty when new), the partial file's length, whether it is
+    /// the only holder's (`false`: another session holds it; this one got an anonymous file and
+    /// cannot resume), what holds its data until that is on disk.
+    Part {
+        journal: Bytes,
+        size_bytes: u64,
+        resumable: bool,
+        storage: journal::Storage,
+    },
     /// Everything else.
     Done,
 }
@@ -187,13 +287,14 @@ pub struct Existing {
     pub meta: Meta,
     /// A symlink's target.
     pub link: Option<Bytes>,
-    /// A file whose data may be gone though its size and time are right: it came with a kernel or mount that is no
-    /// more, and is not known to have reached the disk.
+    /// A file whose data may be gone though its size and time are right: it came with a kernel or
+    /// mount that is no more, and is not known to have reached the disk.
     pub in_doubt: bool,
 }
 
 impl Existing {
-    /// Whether it is what would be sent: a symlink by its target, a file as far as size and mtime tell.
+    /// Whether it is what would be sent: a symlink by its target, a file as far as size and mtime
+    /// tell.
     pub fn is_same(&self, kind: Kind, size_bytes: u64, mtime: Mtime, link: Option<&Bytes>) -> bool {
         let same = self.meta.kind == kind && self.meta.mtime == mtime;
         match link {
@@ -220,10 +321,17 @@ pub struct DiskError {
 
 impl DiskError {
     /// A path with a name that is reserved for unfinished files (EINVAL).
-    pub const RESERVED_NAME: DiskError = DiskError { call: "reserved name", errno: 22 };
+    pub const RESERVED_NAME: DiskError = DiskError {
+        call: "reserved name",
+        errno: 22,
+    };
 
-    /// A symlink that may have come from a peer stands where one of the user's own would be followed (ELOOP).
-    pub const RECEIVED_LINK: DiskError = DiskError { call: "received symlink", errno: 40 };
+    /// A symlink that may have come from a peer stands where one of the user's own would be
+    /// followed (ELOOP).
+    pub const RECEIVED_LINK: DiskError = DiskError {
+        call: "received symlink",
+        errno: 40,
+    };
 }
 
 /// What a session reports to whoever started it. Names are raw bytes; the printer escapes them.
@@ -232,15 +340,28 @@ pub enum Event {
     /// The peer accepted the session.
     Started,
     /// Manifest so far: entries and file bytes announced; `complete` when the walk is over.
-    Announced { files: u64, bytes: u64, complete: bool },
+    Announced {
+        files: u64,
+        bytes: u64,
+        complete: bool,
+    },
     /// File bytes that left (sender) or arrived (receiver), resumed ones not counted.
     Progress { bytes: u64 },
     /// A file, symlink or directory reached its final state.
-    Entry { path: Bytes, kind: Kind, size_bytes: u64, result: EntryResult },
+    Entry {
+        path: Bytes,
+        kind: Kind,
+        size_bytes: u64,
+        result: EntryResult,
+    },
     /// Something the user should know that is not an error (a special file was skipped).
     Warning { path: Bytes, text: String },
     /// One row of a listing.
-    Listing { path: Bytes, meta: Meta, link: Option<Bytes> },
+    Listing {
+        path: Bytes,
+        meta: Meta,
+        link: Option<Bytes>,
+    },
     /// Benchmark: how long these echoes took, in order.
     RoundTrips(Vec<Duration>),
     /// Benchmark: it is over; so many bytes arrived at the receiver, in this time.

@@ -1,8 +1,9 @@
-//! The receiving side: checks what is announced, makes directories, takes data, verifies, publishes, answers.
+//! The receiving side: checks what is announced, makes directories, takes data, verifies,
+//! publishes, answers.
 //!
-//! It trusts the sender no more than needed, whichever side dialled: every id, name, length and order is held
-//! against what was agreed, and every queue has a bound (the entry window, open directories, write-behind bytes,
-//! open partial files).
+//! It trusts the sender no more than needed, whichever side dialled: every id, name, length and
+//! order is held against what was agreed, and every queue has a bound (the entry window, open
+//! directories, write-behind bytes, open partial files).
 
 mod data;
 mod files;
@@ -32,12 +33,14 @@ pub struct ReceiverConfig {
     pub must_be_dir: bool,
     pub force: bool,
     pub fsync: bool,
-    /// Symlinks to directories that are there are taken for directories, if they were made on this host.
+    /// Symlinks to directories that are there are taken for directories, if they were made on this
+    /// host.
     pub keep_dirlinks: bool,
     pub window: u32,
     pub write_behind_bytes: u64,
     pub lookups: usize,
-    /// Names the sender may put into the target, each once; empty: the target itself. None: any, the sender chooses.
+    /// Names the sender may put into the target, each once; empty: the target itself. None: any,
+    /// the sender chooses.
     pub expected: Option<Vec<Bytes>>,
 }
 
@@ -55,8 +58,8 @@ pub struct Receiver {
     /// Looking, making and opening operations in flight.
     lookups: usize,
     entries: EntryMap<Entry>,
-    /// Names in their directories, of entries without a final verdict, as keyed hashes: of 64 bits no two are equal by
-    /// chance, and without the key none by intent.
+    /// Names in their directories, of entries without a final verdict, as keyed hashes: of 64 bits
+    /// no two are equal by chance, and without the key none by intent.
     live_names: HashMap<u64, EntryId, BuildHasherDefault<IdHasher>>,
     name_hash: RandomState,
     last_entry: u32,
@@ -89,7 +92,8 @@ pub struct Receiver {
     wholes: usize,
     /// Bytes given to the disk and not written yet.
     write_behind_bytes: u64,
-    /// Of [`Receiver::held_bytes`]: entries and directories, and what is here of small files that are not whole.
+    /// Of [`Receiver::held_bytes`]: entries and directories, and what is here of small files that
+    /// are not whole.
     described_bytes: u64,
     arriving_bytes: u64,
     received_bytes: u64,
@@ -133,7 +137,8 @@ enum Op {
     PutSymlink {
         entry: EntryId,
     },
-    /// Removes leftovers of a skipped file; its directory waits, for that changes the directory's mtime.
+    /// Removes leftovers of a skipped file; its directory waits, for that changes the directory's
+    /// mtime.
     Clean {
         dir: usize,
     },
@@ -186,7 +191,8 @@ struct Entry {
 enum State {
     /// Waits for its directory or for its turn. Next: Looking, Wanted, Part.
     Queued,
-    /// Its destination is being looked at. Next: Wanted, Queued (large), Publishing (symlink), resolved.
+    /// Its destination is being looked at. Next: Wanted, Queued (large), Publishing (symlink),
+    /// resolved.
     Looking,
     /// The sender was asked for a small file. Next: Arriving, resolved.
     Wanted,
@@ -258,8 +264,18 @@ impl Receiver {
             stop: Stop::No,
         };
         let dir = receiver.add_target();
-        let ReceiverConfig { target: path, must_be_dir, fsync, .. } = config;
-        let cmd = DiskOp::ResolveTarget { path, must_be_dir, dir, fsync };
+        let ReceiverConfig {
+            target: path,
+            must_be_dir,
+            fsync,
+            ..
+        } = config;
+        let cmd = DiskOp::ResolveTarget {
+            path,
+            must_be_dir,
+            dir,
+            fsync,
+        };
         receiver.ops.start(ports, Op::Target, cmd);
         receiver
     }
@@ -289,7 +305,10 @@ impl Receiver {
                 Ok(())
             }
             Message::ManifestEnd { entries } => {
-                if self.manifest_ended || entries != u64::from(self.last_entry) || self.open_dirs > 0 {
+                if self.manifest_ended
+                    || entries != u64::from(self.last_entry)
+                    || self.open_dirs > 0
+                {
                     return violation(
                         "manifest ended twice, too early, or with another count than announced",
                     );
@@ -302,7 +321,12 @@ impl Receiver {
             Message::SourceError { path, error } => {
                 self.totals.count_error(error.code);
                 let result = EntryResult::Failed(error);
-                ports.event(Event::Entry { path, kind: Kind::File, size_bytes: 0, result });
+                ports.event(Event::Entry {
+                    path,
+                    kind: Kind::File,
+                    size_bytes: 0,
+                    result,
+                });
                 Ok(())
             }
             Message::SourceWarning { path, text } => {
@@ -314,8 +338,12 @@ impl Receiver {
     }
 
     pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
-        let Some(op) = self.ops.finish(op) else { return };
-        if let Op::MakeDir { .. } | Op::Check { .. } | Op::PutSymlink { .. } | Op::OpenPart { .. } = op {
+        let Some(op) = self.ops.finish(op) else {
+            return;
+        };
+        if let Op::MakeDir { .. } | Op::Check { .. } | Op::PutSymlink { .. } | Op::OpenPart { .. } =
+            op
+        {
             self.lookups -= 1;
         }
         match op {
@@ -338,7 +366,9 @@ impl Receiver {
             Op::OpenPart { part } => self.part_opened(ports, part, result),
             Op::StartPart { part } => self.part_started(ports, part, result),
             Op::ReadPart { part } => self.part_read(ports, part, result),
-            Op::Write { part, write, bytes } => self.chunk_written(ports, part, write, bytes, result),
+            Op::Write { part, write, bytes } => {
+                self.chunk_written(ports, part, write, bytes, result)
+            }
             Op::Journal { part } => self.journal_written(ports, part, result),
             Op::Commit { part } => self.part_committed(ports, part, result),
             Op::ClosePart { part } => self.part_closed(ports, part),
@@ -353,15 +383,19 @@ impl Receiver {
             return;
         }
         while self.lookups < self.lookups_max
-            && (self.make_next_dir(ports) || self.start_next_entry(ports) || self.open_next_part(ports))
-        {
-        }
+            && (self.make_next_dir(ports)
+                || self.start_next_entry(ports)
+                || self.open_next_part(ports))
+        {}
         self.report(now, ports, false);
     }
 
     /// Whether everything announced is resolved and nothing is in flight any more.
     pub fn is_complete(&self) -> bool {
-        self.manifest_ended && self.unresolved == 0 && self.ops.in_flight() == 0 && self.parts.is_empty()
+        self.manifest_ended
+            && self.unresolved == 0
+            && self.ops.in_flight() == 0
+            && self.parts.is_empty()
     }
 
     /// Everything is resolved: tells the last progress.
@@ -376,9 +410,11 @@ impl Receiver {
 
     fn report(&mut self, now: Instant, ports: &mut Ports, last: bool) {
         self.totals.sent_bytes = self.received_bytes;
-        self.reporter.progress(now, ports, self.received_bytes, last);
+        self.reporter
+            .progress(now, ports, self.received_bytes, last);
         let (files, bytes) = self.announced;
-        self.reporter.announced(now, ports, files, bytes, self.manifest_ended);
+        self.reporter
+            .announced(now, ports, files, bytes, self.manifest_ended);
     }
 
     /// Sends the verdicts held back to go together.
@@ -399,29 +435,41 @@ impl Receiver {
         self.verdicts.push(verdict);
     }
 
-    /// The final verdict on an entry: told to the sender (and here, if this is the client), counted. The caller
-    /// takes the entry out of the table and, when its directory is quiet, calls [`Receiver::child_done`].
+    /// The final verdict on an entry: told to the sender (and here, if this is the client),
+    /// counted. The caller takes the entry out of the table and, when its directory is quiet, calls
+    /// [`Receiver::child_done`].
     fn conclude(&mut self, ports: &mut Ports, id: EntryId, entry: &Entry, result: EntryResult) {
         self.unresolved -= 1;
         self.described_bytes -= held::of_entry(entry);
         self.forget_name(id, entry);
         self.totals.count(entry.kind, entry.size_bytes, &result);
         let kind = match &result {
-            EntryResult::Done { resumed_bytes } => VerdictKind::Done { resumed_bytes: *resumed_bytes },
+            EntryResult::Done { resumed_bytes } => VerdictKind::Done {
+                resumed_bytes: *resumed_bytes,
+            },
             EntryResult::Skipped => VerdictKind::Skipped {},
-            EntryResult::Failed(error) => VerdictKind::Failed { error: error.clone() },
+            EntryResult::Failed(error) => VerdictKind::Failed {
+                error: error.clone(),
+            },
         };
         self.push_verdict(ports, id, kind);
         // A daemon's log wants to know what failed, not each of a million files that did not.
         if self.client || matches!(result, EntryResult::Failed(_)) {
             let path = self.path_of(entry);
-            ports.event(Event::Entry { path, kind: entry.kind, size_bytes: entry.size_bytes, result });
+            ports.event(Event::Entry {
+                path,
+                kind: entry.kind,
+                size_bytes: entry.size_bytes,
+                result,
+            });
         }
     }
 
     /// Concludes a file or symlink that holds nothing any more.
     fn resolve(&mut self, ports: &mut Ports, id: EntryId, result: EntryResult) {
-        let Some(entry) = self.entries.remove(&id) else { return };
+        let Some(entry) = self.entries.remove(&id) else {
+            return;
+        };
         self.conclude(ports, id, &entry, result);
         self.child_done(ports, entry.dir);
     }
@@ -430,7 +478,8 @@ impl Receiver {
         self.resolve(ports, id, EntryResult::Failed(error));
     }
 
-    /// Starts nothing more; keeps what can be resumed. [`Receiver::is_drained`] once everything is closed.
+    /// Starts nothing more; keeps what can be resumed. [`Receiver::is_drained`] once everything is
+    /// closed.
     pub fn stop(&mut self, ports: &mut Ports) {
         if self.stop == Stop::No {
             self.totals.sent_bytes = self.received_bytes;
@@ -451,8 +500,11 @@ impl Receiver {
         }
         if self.ops.in_flight() == 0 && self.parts.is_empty() {
             self.stop = Stop::Closing;
-            let open: Vec<DirId> =
-                self.dirs.iter().filter_map(|(_, dir)| dir.descriptor(&self.target)).collect();
+            let open: Vec<DirId> = self
+                .dirs
+                .iter()
+                .filter_map(|(_, dir)| dir.descriptor(&self.target))
+                .collect();
             for dir in open {
                 self.ops.start(ports, Op::Close, DiskOp::CloseDir { dir });
             }

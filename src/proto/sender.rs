@@ -1,7 +1,9 @@
-//! The sending side: walks the sources, announces entries, reads what the receiver wants, tells how each ended.
+//! The sending side: walks the sources, announces entries, reads what the receiver wants, tells how
+//! each ended.
 //!
-//! Bounds: entries without a final verdict by the receiver's window, bytes read ahead of the transport by
-//! `read_ahead_bytes`, directories and files held open by constants. All work is started in [`Sender::pump`].
+//! Bounds: entries without a final verdict by the receiver's window, bytes read ahead of the
+//! transport by `read_ahead_bytes`, directories and files held open by constants. All work is
+//! started in [`Sender::pump`].
 
 mod large;
 mod small;
@@ -21,14 +23,18 @@ use super::manifest::EntryMap;
 use super::session::errors::{Host, Violation, violation};
 use super::session::ports::{Ops, Ports, Reporter};
 use super::wire::{Item, MAX_BATCH_BYTES, MAX_ITEMS, Message};
-use super::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Meta, Mtime, Totals};
+use super::{
+    DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Meta, Mtime, Totals,
+};
 use crate::units::{DirId, EntryId, Name, OpId};
 
-/// After this many bytes of one class (packed small files, chunks) the other has its turn: neither starves.
+/// After this many bytes of one class (packed small files, chunks) the other has its turn: neither
+/// starves.
 const TURN_BYTES: u64 = 256 * 1024;
 
-/// Errors and warnings about things that never became entries are not covered by the window: a client that
-/// never reads must not make a server pile up more. Those beyond are told as one sum at the end.
+/// Errors and warnings about things that never became entries are not covered by the window: a
+/// client that never reads must not make a server pile up more. Those beyond are told as one sum at
+/// the end.
 const MAX_NOTES: u32 = 1024;
 
 /// See [`Sender::held_bytes`].
@@ -87,13 +93,34 @@ pub struct Sender {
 /// What a disk operation was for.
 #[derive(Debug)]
 enum Op {
-    Source { source: usize, dir: usize },
-    OpenDir { dir: usize, parent: usize },
-    List { dir: usize },
-    ReadSmall { entry: EntryId, dir: usize, charged_bytes: u64 },
-    OpenRead { file: usize, dir: usize },
-    Read { job: usize, piece: u32, len: u32 },
-    Stat { file: usize },
+    Source {
+        source: usize,
+        dir: usize,
+    },
+    OpenDir {
+        dir: usize,
+        parent: usize,
+    },
+    List {
+        dir: usize,
+    },
+    ReadSmall {
+        entry: EntryId,
+        dir: usize,
+        charged_bytes: u64,
+    },
+    OpenRead {
+        file: usize,
+        dir: usize,
+    },
+    Read {
+        job: usize,
+        piece: u32,
+        len: u32,
+    },
+    Stat {
+        file: usize,
+    },
     Close,
 }
 
@@ -102,7 +129,8 @@ enum Op {
 struct Dir {
     id: DirId,
     open: bool,
-    /// Who still needs the descriptor: the walk, an opening child, entries that may have to be read.
+    /// Who still needs the descriptor: the walk, an opening child, entries that may have to be
+    /// read.
     users: u32,
     /// For people.
     path: Bytes,
@@ -127,9 +155,15 @@ struct Entry {
 #[derive(Debug)]
 enum State {
     /// Announced. `dir` is held for reading it (files). Next: Wanted, or resolved.
-    Offered { dir: Option<usize>, resume: Option<Box<Resume>> },
+    Offered {
+        dir: Option<usize>,
+        resume: Option<Box<Resume>>,
+    },
     /// In a queue or being read. Next: Emitted, Large, Aborted.
-    Wanted { dir: Option<usize>, resume: Option<Box<Resume>> },
+    Wanted {
+        dir: Option<usize>,
+        resume: Option<Box<Resume>>,
+    },
     /// Open as this file of `Large`. Next: Emitted, Aborted.
     Large { file: usize },
     /// All of it is on its way, or a symlink/ended directory whose verdict is due.
@@ -190,7 +224,10 @@ impl Sender {
             parallelism: Parallelism::new(now, &config.parallel),
             bucket: config.bwlimit_bps.map(|bps| TokenBucket::new(now, bps / 8)),
             waits_for_bucket: false,
-            turn: Turn { small: true, left_bytes: TURN_BYTES },
+            turn: Turn {
+                small: true,
+                left_bytes: TURN_BYTES,
+            },
             reading_bytes: 0,
             unsent_bytes: 0,
             emitted_bytes: 0,
@@ -224,7 +261,8 @@ impl Sender {
 
     /// Heap bytes kept for entries, directories and chunks that the receiver has, about.
     pub fn held_bytes(&self) -> u64 {
-        let described = self.entries.len() as u64 * ENTRY_BYTES + self.dirs.len() as u64 * DIR_BYTES;
+        let described =
+            self.entries.len() as u64 * ENTRY_BYTES + self.dirs.len() as u64 * DIR_BYTES;
         described + self.large.held_bytes()
     }
 
@@ -239,7 +277,9 @@ impl Sender {
     }
 
     pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
-        let Some(op) = self.ops.finish(op) else { return };
+        let Some(op) = self.ops.finish(op) else {
+            return;
+        };
         if self.stop != Stop::No {
             return self.on_disk_stopping(&op, result.is_ok());
         }
@@ -247,9 +287,11 @@ impl Sender {
             Op::Source { source, dir } => self.source_found(ports, source, dir, result),
             Op::OpenDir { dir, parent } => self.dir_opened(ports, dir, parent, result),
             Op::List { dir } => self.listed(ports, dir, result),
-            Op::ReadSmall { entry, dir, charged_bytes } => {
-                self.small_read(ports, entry, dir, charged_bytes, result)
-            }
+            Op::ReadSmall {
+                entry,
+                dir,
+                charged_bytes,
+            } => self.small_read(ports, entry, dir, charged_bytes, result),
             Op::OpenRead { file, dir } => self.file_opened(ports, file, dir, result),
             Op::Read { job, piece, len } => self.piece_read(ports, job, piece, len, result),
             Op::Stat { file } => self.file_checked(ports, file, result),
@@ -262,7 +304,11 @@ impl Sender {
         match *op {
             Op::Source { dir, .. } | Op::OpenDir { dir, .. } => self.dirs[dir].open = done,
             Op::OpenRead { file, .. } => self.large.opened_while_stopping(file, done),
-            Op::List { .. } | Op::ReadSmall { .. } | Op::Read { .. } | Op::Stat { .. } | Op::Close => {}
+            Op::List { .. }
+            | Op::ReadSmall { .. }
+            | Op::Read { .. }
+            | Op::Stat { .. }
+            | Op::Close => {}
         }
     }
 
@@ -276,14 +322,21 @@ impl Sender {
         self.open_files(ports);
         self.waits_for_bucket = false;
         while self.has_room() {
-            if self.bucket.as_mut().is_some_and(|bucket| !bucket.ready(now)) {
+            if self
+                .bucket
+                .as_mut()
+                .is_some_and(|bucket| !bucket.ready(now))
+            {
                 self.waits_for_bucket = self.small.has_work() || self.large.has_work();
                 break;
             }
             let first = self.issue(ports, self.turn.small);
             let issued = match first {
                 Pumped::Nothing => {
-                    self.turn = Turn { small: !self.turn.small, left_bytes: TURN_BYTES };
+                    self.turn = Turn {
+                        small: !self.turn.small,
+                        left_bytes: TURN_BYTES,
+                    };
                     self.issue(ports, self.turn.small)
                 }
                 issued => issued,
@@ -294,7 +347,12 @@ impl Sender {
             }
             match self.turn.left_bytes.checked_sub(bytes) {
                 Some(left_bytes) if left_bytes > 0 => self.turn.left_bytes = left_bytes,
-                _ => self.turn = Turn { small: !self.turn.small, left_bytes: TURN_BYTES },
+                _ => {
+                    self.turn = Turn {
+                        small: !self.turn.small,
+                        left_bytes: TURN_BYTES,
+                    }
+                }
             }
         }
         for stream in self.streams.retire_idle(self.stream_target()) {
@@ -304,7 +362,11 @@ impl Sender {
     }
 
     fn issue(&mut self, ports: &mut Ports, small: bool) -> Pumped {
-        if small { self.issue_small(ports) } else { self.issue_chunks(ports) }
+        if small {
+            self.issue_small(ports)
+        } else {
+            self.issue_chunks(ports)
+        }
     }
 
     /// From now on reads at most so far ahead.
@@ -317,17 +379,21 @@ impl Sender {
         self.reading_bytes + self.unsent_bytes < self.read_ahead_bytes
     }
 
-    /// Streams for chunks: the stream of small files, when there is one, counts towards the maximum.
+    /// Streams for chunks: the stream of small files, when there is one, counts towards the
+    /// maximum.
     fn stream_target(&self) -> usize {
         let packed = usize::from(self.small.has_stream());
         self.parallelism.target().saturating_sub(packed).max(1)
     }
 
-    /// When time alone changes something: the bandwidth limit lets more through. A read that waits for other reads
-    /// waits for no time: a full bucket is no deadline.
+    /// When time alone changes something: the bandwidth limit lets more through. A read that waits
+    /// for other reads waits for no time: a full bucket is no deadline.
     pub fn deadline(&self) -> Option<Instant> {
         let waits = self.waits_for_bucket && self.stop == Stop::No;
-        self.bucket.as_ref().filter(|_| waits).map(TokenBucket::ready_at)
+        self.bucket
+            .as_ref()
+            .filter(|_| waits)
+            .map(TokenBucket::ready_at)
     }
 
     /// Sends what was held back to go together: manifest items, small files.
@@ -373,7 +439,12 @@ impl Sender {
         self.totals.count_error(error.code);
         if self.client {
             let result = EntryResult::Failed(error);
-            ports.event(Event::Entry { path, kind: Kind::File, size_bytes: 0, result });
+            ports.event(Event::Entry {
+                path,
+                kind: Kind::File,
+                size_bytes: 0,
+                result,
+            });
         } else if self.take_note() {
             let path = path.slice(..path.len().min(crate::units::PATH_MAX_BYTES));
             self.tell(ports, &Message::SourceError { path, error });
@@ -399,23 +470,31 @@ impl Sender {
     }
 
     fn report(&mut self, now: Instant, ports: &mut Ports, last: bool) {
-        self.totals.sent_bytes = self.totals.sent_bytes.max(self.emitted_bytes.saturating_sub(match last {
-            true => 0,
-            false => self.unsent_bytes,
-        }));
-        self.reporter.progress(now, ports, self.totals.sent_bytes, last);
+        self.totals.sent_bytes = self
+            .totals
+            .sent_bytes
+            .max(self.emitted_bytes.saturating_sub(match last {
+                true => 0,
+                false => self.unsent_bytes,
+            }));
+        self.reporter
+            .progress(now, ports, self.totals.sent_bytes, last);
         let (files, bytes) = self.announced;
-        self.reporter.announced(now, ports, files, bytes, self.manifest_ended);
+        self.reporter
+            .announced(now, ports, files, bytes, self.manifest_ended);
     }
 
     /// Gives up a use of a directory and closes it after the last.
     fn release_dir(&mut self, ports: &mut Ports, dir: usize) {
-        let Some(held) = self.dirs.get_mut(dir) else { return };
+        let Some(held) = self.dirs.get_mut(dir) else {
+            return;
+        };
         held.users -= 1;
         if held.users == 0 {
             let held = self.dirs.remove(dir);
             if held.open {
-                self.ops.start(ports, Op::Close, DiskOp::CloseDir { dir: held.id });
+                self.ops
+                    .start(ports, Op::Close, DiskOp::CloseDir { dir: held.id });
             }
         }
     }
@@ -448,8 +527,9 @@ impl Sender {
             for file in self.large.take_open() {
                 self.ops.start(ports, Op::Close, DiskOp::CloseRead { file });
             }
-            for dir in
-                std::mem::take(&mut self.dirs).into_iter().filter_map(|(_, dir)| dir.open.then_some(dir.id))
+            for dir in std::mem::take(&mut self.dirs)
+                .into_iter()
+                .filter_map(|(_, dir)| dir.open.then_some(dir.id))
             {
                 self.ops.start(ports, Op::Close, DiskOp::CloseDir { dir });
             }
@@ -469,7 +549,10 @@ impl Entry {
     }
 
     fn path(&self) -> Bytes {
-        join(&self.dir_path, self.name.as_ref().map_or(b"", Name::as_bytes))
+        join(
+            &self.dir_path,
+            self.name.as_ref().map_or(b"", Name::as_bytes),
+        )
     }
 }
 

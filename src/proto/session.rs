@@ -1,8 +1,9 @@
-//! One session from the greeting to its outcome: which role this side has, what the peer may say, how it ends.
+//! One session from the greeting to its outcome: which role this side has, what the peer may say,
+//! how it ends.
 //!
-//! The roles do the work: [`Sender`], [`Receiver`], and the listing. A session reads control messages, hands each
-//! to its role, and turns every way a session can end into exactly one [`Outcome`], after the role has closed
-//! what it held.
+//! The roles do the work: [`Sender`], [`Receiver`], and the listing. A session reads control
+//! messages, hands each to its role, and turns every way a session can end into exactly one
+//! [`Outcome`], after the role has closed what it held.
 
 pub mod errors;
 mod greeting;
@@ -29,11 +30,12 @@ use ports::Ports;
 /// A server drops a session that has not said a whole `Hello` by then.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A client takes a server that has not answered by then for lost. Longer, since a server looks at the target
-/// first, which may be a disk that has to spin up.
+/// A client takes a server that has not answered by then for lost. Longer, since a server looks at
+/// the target first, which may be a disk that has to spin up.
 pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Verdicts that wait to be sent before a receiver reads on: a round trip of 100 ms at some 100,000 small files a second.
+/// Verdicts that wait to be sent before a receiver reads on: a round trip of 100 ms at some 100,000
+/// small files a second.
 const VERDICTS_BYTES_MAX: usize = 128 << 10;
 
 /// What a session may use.
@@ -152,7 +154,10 @@ enum Then {
     /// Server: the client may begin.
     Welcome,
     /// Client: the server is asked for these.
-    Ask { sources: Vec<Bytes>, bwlimit_bps: Option<u64> },
+    Ask {
+        sources: Vec<Bytes>,
+        bwlimit_bps: Option<u64>,
+    },
 }
 
 /// Whether and how a session ends.
@@ -176,11 +181,15 @@ impl Session {
             self.finish(Outcome::Violation(text));
         }
         self.advance(now);
-        debug_assert!(!is_tick || self.has_moved_on(now), "still due after a tick: {:?}", self.deadline());
+        debug_assert!(
+            !is_tick || self.has_moved_on(now),
+            "still due after a tick: {:?}",
+            self.deadline()
+        );
     }
 
-    /// What holds after each `Input::Tick` at `now`: what was due is done, and the next deadline is yet to come. One
-    /// that stays in the past would have the loop tick for ever.
+    /// What holds after each `Input::Tick` at `now`: what was due is done, and the next deadline is
+    /// yet to come. One that stays in the past would have the loop tick for ever.
     pub fn has_moved_on(&self, now: Instant) -> bool {
         self.deadline().is_none_or(|at| at > now)
     }
@@ -192,8 +201,8 @@ impl Session {
         }
     }
 
-    /// The next thing wanted from the world. What is held back to go together is handed over when there is
-    /// nothing else.
+    /// The next thing wanted from the world. What is held back to go together is handed over when
+    /// there is nothing else.
     pub fn poll(&mut self) -> Option<Output> {
         if let Some(output) = self.ports.pop() {
             return Some(output);
@@ -214,11 +223,14 @@ impl Session {
             | Phase::AwaitBench { until, .. } => Some(*until),
             Phase::Sending(sender) => sender.deadline(),
             Phase::Benching(bench) => bench.deadline(),
-            Phase::Placing { .. } | Phase::Receiving(_) | Phase::Listing(_) | Phase::Reading => None,
+            Phase::Placing { .. } | Phase::Receiving(_) | Phase::Listing(_) | Phase::Reading => {
+                None
+            }
         }
     }
 
-    /// Whether data streams may be read now; the world leaves their bytes in the transport otherwise.
+    /// Whether data streams may be read now; the world leaves their bytes in the transport
+    /// otherwise.
     pub fn reads_allowed(&self) -> bool {
         match &self.phase {
             Phase::Receiving(receiver) => receiver.reads_allowed(),
@@ -226,8 +238,8 @@ impl Session {
         }
     }
 
-    /// How many bytes of a data stream are best taken together next (at most 64 KiB, and they will come); None:
-    /// as they come.
+    /// How many bytes of a data stream are best taken together next (at most 64 KiB, and they will
+    /// come); None: as they come.
     pub fn piece_bytes(&self, stream: StreamKey) -> Option<usize> {
         match &self.phase {
             Phase::Receiving(receiver) => receiver.piece_bytes(stream),
@@ -252,9 +264,9 @@ impl Session {
         of_role + self.decoder.held_bytes()
     }
 
-    /// Control bytes are to be read only while no more of ours wait: each message is answered, and a peer that does not
-    /// read must not make us keep the answers. None: a sender hears its verdicts whatever waits, so that both sides cannot
-    /// wait for each other.
+    /// Control bytes are to be read only while no more of ours wait: each message is answered, and
+    /// a peer that does not read must not make us keep the answers. None: a sender hears its
+    /// verdicts whatever waits, so that both sides cannot wait for each other.
     pub fn answers_bytes_max(&self) -> Option<usize> {
         match &self.phase {
             Phase::Benching(bench) if bench.answers() => Some(0),
@@ -287,7 +299,8 @@ impl Session {
                 _ => violation("data from a peer that has none to send"),
             },
             Input::DataReset { .. } => {
-                // Only an ending transport resets streams; what it had to say about why comes no more.
+                // Only an ending transport resets streams; what it had to say about why comes no
+                // more.
                 let totals = self.totals();
                 self.finish(Outcome::Lost(totals));
                 Ok(())
@@ -384,7 +397,11 @@ impl Session {
             Message::Cancel {} => {
                 let totals = self.totals();
                 // To a client, a server that stops is one that went away: a rerun goes on.
-                self.finish(if self.client { Outcome::Lost(totals) } else { Outcome::Cancelled(totals) });
+                self.finish(if self.client {
+                    Outcome::Lost(totals)
+                } else {
+                    Outcome::Cancelled(totals)
+                });
                 return Ok(());
             }
             Message::Error { code, text } => {
@@ -410,10 +427,16 @@ impl Session {
             (Phase::Sending(sender), message) => sender.on_message(&mut self.ports, message),
             (Phase::Receiving(receiver), message) => receiver.on_message(&mut self.ports, message),
             (Phase::Benching(bench), message) => bench.on_message(now, &mut self.ports, message),
-            (Phase::Listing(lister), Message::ListAck {}) => lister.on_acknowledged(&mut self.ports),
+            (Phase::Listing(lister), Message::ListAck {}) => {
+                lister.on_acknowledged(&mut self.ports)
+            }
             (Phase::Reading, Message::Listing(rows)) => {
                 for row in rows {
-                    self.ports.event(Event::Listing { path: row.name, meta: row.meta, link: row.link });
+                    self.ports.event(Event::Listing {
+                        path: row.name,
+                        meta: row.meta,
+                        link: row.link,
+                    });
                 }
                 self.ports.message(&Message::ListAck {});
                 Ok(())
@@ -473,12 +496,21 @@ impl Session {
 
     /// The target was looked up, or not yet.
     fn placed(&mut self, now: Instant) {
-        let Phase::Placing { receiver, target, .. } = &self.phase else { return };
+        let Phase::Placing {
+            receiver, target, ..
+        } = &self.phase
+        else {
+            return;
+        };
         match receiver.target() {
             Target::Resolving => {}
             Target::Failed(error) => {
                 let local = if self.client { "local " } else { "" };
-                let target = if target.is_empty() { ".".into() } else { String::from_utf8_lossy(target) };
+                let target = if target.is_empty() {
+                    ".".into()
+                } else {
+                    String::from_utf8_lossy(target)
+                };
                 let what = format!("cannot use the {local}destination {target}");
                 let error = session_error(Access::Write, &what, error);
                 if self.client {
@@ -513,7 +545,8 @@ impl Session {
         }
     }
 
-    /// Client: nothing was asked for yet, and nothing will be. A server that is told so hangs up, and nobody has to wait.
+    /// Client: nothing was asked for yet, and nothing will be. A server that is told so hangs up,
+    /// and nobody has to wait.
     fn call_off(&mut self, error: SessionError) {
         self.ports.message(&Message::Cancel {});
         self.finish(Outcome::Refused(error));
@@ -521,7 +554,10 @@ impl Session {
 
     /// Tells the peer why its session does not go on.
     fn refuse(&mut self, error: SessionError) {
-        self.ports.message(&Message::Error { code: error.code, text: error.text.clone() });
+        self.ports.message(&Message::Error {
+            code: error.code,
+            text: error.text.clone(),
+        });
         self.finish(Outcome::Refused(error));
     }
 
@@ -571,9 +607,10 @@ impl Session {
             | Phase::AwaitSender { receiver, .. }
             | Phase::Receiving(receiver) => receiver.totals(),
             Phase::AwaitBench { bench, .. } | Phase::Benching(bench) => bench.totals(),
-            Phase::AwaitHello { .. } | Phase::AwaitWelcome { .. } | Phase::Listing(_) | Phase::Reading => {
-                Totals::default()
-            }
+            Phase::AwaitHello { .. }
+            | Phase::AwaitWelcome { .. }
+            | Phase::Listing(_)
+            | Phase::Reading => Totals::default(),
         }
     }
 }

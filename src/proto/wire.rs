@@ -1,10 +1,12 @@
 //! The bytes two peers exchange: the lane preface, framed control messages and data stream records.
 //!
-//! Everything here is total: any input gives a value or a [`WireError`], never a panic, and every length is
-//! checked against its cap before memory is taken for it. `docs/protocol.md` is the same in words and CDDL.
+//! Everything here is total: any input gives a value or a [`WireError`], never a panic, and every
+//! length is checked against its cap before memory is taken for it. `docs/protocol.md` is the same
+//! in words and CDDL.
 //!
-//! The worker, not the session, writes and strips the [`Preface`] of a lane and the [`StreamHeader`] of a data
-//! stream: only it knows which lane and which stream is which. A session sees what follows them.
+//! The worker, not the session, writes and strips the [`Preface`] of a lane and the
+//! [`StreamHeader`] of a data stream: only it knows which lane and which stream is which. A session
+//! sees what follows them.
 
 mod cbor;
 mod messages;
@@ -22,11 +24,12 @@ use crate::units::{SessionId, StreamKey};
 /// Version spoken here; both sides must name the same one.
 pub const VERSION: u16 = 1;
 
-/// Cap of one control message: a batch of entries with long names fits, a hostile length does not hurt.
+/// Cap of one control message: a batch of entries with long names fits, a hostile length does not
+/// hurt.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
-/// What a batch (`Entries`, `Verdicts`, `Listing`) may add up to in `encoded_bound()`s: a message less its
-/// kind and array heads.
+/// What a batch (`Entries`, `Verdicts`, `Listing`) may add up to in `encoded_bound()`s: a message
+/// less its kind and array heads.
 pub const MAX_BATCH_BYTES: usize = MAX_MESSAGE_BYTES - 32;
 
 /// Most items of one batch, so that a batch of empty items cannot decode to megabytes.
@@ -58,7 +61,8 @@ pub enum WireError {
     /// Well-formed or not, this is not a message of this version.
     #[error("malformed control message: {0}")]
     Malformed(String),
-    /// A message kind or an enum value this version does not know: `Error { Unsupported }` is the answer.
+    /// A message kind or an enum value this version does not know: `Error { Unsupported }` is the
+    /// answer.
     #[error("unknown message kind or value {0}")]
     Unknown(i64),
     #[error("preface of unknown kind {0}")]
@@ -69,7 +73,8 @@ pub enum WireError {
     Record(&'static str),
 }
 
-/// How a lane says what it is for: the first [`Preface::BYTES`] bytes of its control stream, client to server.
+/// How a lane says what it is for: the first [`Preface::BYTES`] bytes of its control stream, client
+/// to server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preface {
     pub kind: PrefaceKind,
@@ -111,7 +116,11 @@ impl Preface {
         let mut session = [0; 16];
         session.copy_from_slice(&bytes[1..17]);
         let lane = u32::from_be_bytes([bytes[17], bytes[18], bytes[19], bytes[20]]);
-        Ok(Preface { kind, session: SessionId(session), lane })
+        Ok(Preface {
+            kind,
+            session: SessionId(session),
+            lane,
+        })
     }
 }
 
@@ -124,8 +133,8 @@ pub struct StreamHeader {
 impl StreamHeader {
     /// Records follow.
     pub const DATA: u64 = 1;
-    /// The last stream of a lane that was replaced: nothing follows, and every stream before it was a data
-    /// stream. When those are read to their ends the receiver closes the lane.
+    /// The last stream of a lane that was replaced: nothing follows, and every stream before it was
+    /// a data stream. When those are read to their ends the receiver closes the lane.
     pub const LANE_END: u64 = 2;
     pub const MAX_BYTES: usize = 16;
 
@@ -139,23 +148,33 @@ impl StreamHeader {
         get_varint(bytes).is_some_and(|(kind, _)| kind == StreamHeader::LANE_END)
     }
 
-    /// Reads the header off the front of `bytes`; gives it and its length, or `None` when more bytes are needed
-    /// (never with [`StreamHeader::MAX_BYTES`] of them).
+    /// Reads the header off the front of `bytes`; gives it and its length, or `None` when more
+    /// bytes are needed (never with [`StreamHeader::MAX_BYTES`] of them).
     ///
     /// # Errors
     /// [`WireError::StreamType`] for another type, [`WireError::Record`] for a key above 32 bits.
     pub fn decode(bytes: &[u8]) -> Result<Option<(StreamHeader, usize)>, WireError> {
-        let Some((kind, kind_len)) = get_varint(bytes) else { return Ok(None) };
+        let Some((kind, kind_len)) = get_varint(bytes) else {
+            return Ok(None);
+        };
         if kind != StreamHeader::DATA {
             return Err(WireError::StreamType(kind));
         }
-        let Some((key, key_len)) = get_varint(&bytes[kind_len..]) else { return Ok(None) };
+        let Some((key, key_len)) = get_varint(&bytes[kind_len..]) else {
+            return Ok(None);
+        };
         let key = u32::try_from(key).map_err(|_| WireError::Record("stream key above 32 bits"))?;
-        Ok(Some((StreamHeader { key: StreamKey(key) }, kind_len + key_len)))
+        Ok(Some((
+            StreamHeader {
+                key: StreamKey(key),
+            },
+            kind_len + key_len,
+        )))
     }
 }
 
-/// Appends a QUIC variable-length integer (RFC 9000 §16). Values are below 2^62; the top bits are cut.
+/// Appends a QUIC variable-length integer (RFC 9000 §16). Values are below 2^62; the top bits are
+/// cut.
 pub(crate) fn put_varint(out: &mut BytesMut, value: u64) {
     match value {
         0..=0x3f => out.put_u8(value as u8),
@@ -165,7 +184,8 @@ pub(crate) fn put_varint(out: &mut BytesMut, value: u64) {
     }
 }
 
-/// Reads a variable-length integer off the front; gives it and its length, `None` when bytes are missing.
+/// Reads a variable-length integer off the front; gives it and its length, `None` when bytes are
+/// missing.
 pub(crate) fn get_varint(bytes: &[u8]) -> Option<(u64, usize)> {
     let len = 1usize << (bytes.first()? >> 6);
     let mut value = u64::from(bytes[0] & 0x3f);
@@ -175,8 +195,9 @@ pub(crate) fn get_varint(bytes: &[u8]) -> Option<(u64, usize)> {
     Some((value, len))
 }
 
-/// Appends one framed control message: `[len u32 BE][CBOR]`. Texts longer than [`MAX_TEXT_BYTES`] are cut.
-/// Batches must respect [`MAX_BATCH_BYTES`]; a `Hello` is to be checked with [`fits`] first.
+/// Appends one framed control message: `[len u32 BE][CBOR]`. Texts longer than [`MAX_TEXT_BYTES`]
+/// are cut. Batches must respect [`MAX_BATCH_BYTES`]; a `Hello` is to be checked with [`fits`]
+/// first.
 ///
 /// # Panics
 /// In debug builds when the message exceeds [`MAX_MESSAGE_BYTES`] (the peer would refuse it).
@@ -185,9 +206,15 @@ pub fn encode(message: &Message, out: &mut BytesMut) {
     out.put_u32(0);
     let written: Result<(), minicbor::encode::Error<std::convert::Infallible>> =
         minicbor::encode(message, cbor::Sink(out));
-    debug_assert!(written.is_ok(), "encoding to memory cannot fail: {written:?}");
+    debug_assert!(
+        written.is_ok(),
+        "encoding to memory cannot fail: {written:?}"
+    );
     let len_bytes = out.len() - start - 4;
-    debug_assert!(len_bytes <= MAX_MESSAGE_BYTES, "a message of {len_bytes} bytes was built");
+    debug_assert!(
+        len_bytes <= MAX_MESSAGE_BYTES,
+        "a message of {len_bytes} bytes was built"
+    );
     out[start..start + 4].copy_from_slice(&(len_bytes as u32).to_be_bytes());
 }
 
@@ -196,12 +223,14 @@ pub fn fits(message: &Message) -> bool {
     minicbor::to_vec(message).is_ok_and(|bytes| bytes.len() <= MAX_MESSAGE_BYTES)
 }
 
-/// What ends a control stream: a message of length 0, which says nothing. The end travels with its bytes. quiche takes a
-/// stream for delivered when its bytes are, so that an end of its own is not sent, or not sent again, once they were.
+/// What ends a control stream: a message of length 0, which says nothing. The end travels with its
+/// bytes. quiche takes a stream for delivered when its bytes are, so that an end of its own is not
+/// sent, or not sent again, once they were.
 pub const FILLER: [u8; 4] = [0; 4];
 
-/// Cuts the control stream into messages, without the fillers. Holds at most what was pushed and not yet taken, so drain
-/// it with [`Decoder::next`] after each push and it holds less than one message.
+/// Cuts the control stream into messages, without the fillers. Holds at most what was pushed and
+/// not yet taken, so drain it with [`Decoder::next`] after each push and it holds less than one
+/// message.
 #[derive(Debug, Default)]
 pub struct Decoder {
     pending: BytesMut,
@@ -220,15 +249,22 @@ impl Decoder {
     ///
     /// # Errors
     /// The stream is not the protocol; every later call may say anything, so end the session.
-    #[allow(clippy::should_implement_trait, reason = "fallible, and None means not yet rather than the end")]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "fallible, and None means not yet rather than the end"
+    )]
     pub fn next(&mut self) -> Result<Option<Message>, WireError> {
         while self.pending.starts_with(&FILLER) {
             self.pending.advance(FILLER.len());
         }
-        let Some(head) = self.pending.first_chunk::<4>() else { return Ok(None) };
+        let Some(head) = self.pending.first_chunk::<4>() else {
+            return Ok(None);
+        };
         let len_bytes = u32::from_be_bytes(*head) as usize;
         if len_bytes > MAX_MESSAGE_BYTES {
-            return Err(WireError::MessageTooLong { len_bytes: len_bytes as u64 });
+            return Err(WireError::MessageTooLong {
+                len_bytes: len_bytes as u64,
+            });
         }
         if self.pending.len() < 4 + len_bytes {
             return Ok(None);

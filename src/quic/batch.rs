@@ -12,12 +12,13 @@ use crate::config::{MIN_UDP_PAYLOAD_BYTES, PACING_MIN_RTT, QuicConfig};
 /// Segments the kernel takes in one message: UDP_MAX_SEGMENTS, 64 until Linux 6.9 raised it to 128.
 pub const MAX_SEGMENTS: usize = 64;
 
-/// Bytes of one message: the largest UDP payload over IPv4. GSO splits after this check, not before.
+/// Bytes of one message: the largest UDP payload over IPv4. GSO splits after this check, not
+/// before.
 pub const MAX_RUN_BYTES: usize = 65_507;
 
-/// Silence after which streams that are not delivered are looked at for one that blocks the others; doubled each time
-/// there was none, up to [`STUCK_CHECK_MAX`]. It begins anew with what is written or sent again, not with keep-alives:
-/// an idle connection would be woken eight times for each.
+/// Silence after which streams that are not delivered are looked at for one that blocks the others;
+/// doubled each time there was none, up to [`STUCK_CHECK_MAX`]. It begins anew with what is written
+/// or sent again, not with keep-alives: an idle connection would be woken eight times for each.
 const STUCK_CHECK: Duration = Duration::from_millis(20);
 const STUCK_CHECK_MAX: Duration = Duration::from_secs(5);
 
@@ -28,8 +29,8 @@ const PACKETS_TO_CLOSE: u64 = 8;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Run {
     pub range: Range<usize>,
-    /// Length of each packet but the last, which may be shorter; `None` for a single packet, whose message
-    /// must not carry a segment size (some virtio NICs answer EIO).
+    /// Length of each packet but the last, which may be shorter; `None` for a single packet, whose
+    /// message must not carry a segment size (some virtio NICs answer EIO).
     pub segment_bytes: Option<u16>,
 }
 
@@ -64,10 +65,12 @@ pub(super) struct Sending {
     is_on_link: fn(IpAddr) -> bool,
     /// Streams we send in, not known to be delivered.
     pub(super) streams: Vec<u64>,
-    /// When to look for a stuck stream, and how long after the last look that is. None: nothing was sent yet.
+    /// When to look for a stuck stream, and how long after the last look that is. None: nothing was
+    /// sent yet.
     check_at: Option<Instant>,
     check_after: Duration,
-    /// Something was written since the last look, and how many frames quiche had to send again until then.
+    /// Something was written since the last look, and how many frames quiche had to send again
+    /// until then.
     pub(super) wrote: bool,
     sent_again: usize,
     /// Urgency of the stream that was last put behind all others.
@@ -77,12 +80,20 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    pub(super) fn new(quic: &QuicConfig, ceiling_bytes: usize, is_on_link: fn(IpAddr) -> bool) -> Sending {
+    pub(super) fn new(
+        quic: &QuicConfig,
+        ceiling_bytes: usize,
+        is_on_link: fn(IpAddr) -> bool,
+    ) -> Sending {
         Sending {
             packets_sent: 0,
             key_packet_limit: quic.key_packet_limit,
             confirmed: false,
-            known_payload_bytes: if quic.mtu_discovery { MIN_UDP_PAYLOAD_BYTES } else { ceiling_bytes },
+            known_payload_bytes: if quic.mtu_discovery {
+                MIN_UDP_PAYLOAD_BYTES
+            } else {
+                ceiling_bytes
+            },
             ceiling_bytes,
             mtu_discovery: quic.mtu_discovery,
             probes_sent: 0,
@@ -100,11 +111,12 @@ impl Sending {
         }
     }
 
-    /// quiche takes a connection that sends a probe for one that has no data to send, and BBR2 does not end its start
-    /// upon what such a connection achieves: with a probe in each round trip, a dozen sizes and three probes of each, it
-    /// went on overrunning the bottleneck for a second (4 % lost instead of 0.2 at 100 Mbit/s, 20 ms, 1,420 bytes).
-    /// So after the first probe, which mostly is the only one, the others wait until the start is over. Not on a LAN,
-    /// where they take milliseconds.
+    /// quiche takes a connection that sends a probe for one that has no data to send, and BBR2 does
+    /// not end its start upon what such a connection achieves: with a probe in each round trip, a
+    /// dozen sizes and three probes of each, it went on overrunning the bottleneck for a second (4
+    /// % lost instead of 0.2 at 100 Mbit/s, 20 ms, 1,420 bytes). So after the first probe, which
+    /// mostly is the only one, the others wait until the start is over. Not on a LAN, where they
+    /// take milliseconds.
     fn hold_probes(&mut self, path: &PathSnapshot) {
         let is_lan = path.min_rtt.is_none_or(|rtt| rtt < PACING_MIN_RTT);
         self.probes_held = self.probes_sent > 0 && !path.left_startup && !is_lan;
@@ -112,10 +124,10 @@ impl Sending {
 }
 
 impl Conn {
-    /// Builds packets into `out` until there is nothing to send, at most `max_packets`, `out` (64 KiB) is
-    /// full, the path changes or pacing says wait (then [`Conn::release_time`] is one more deadline). `runs`
-    /// is overwritten. One call is one acknowledgement: call it once per batch of received packets, and
-    /// always before sleeping. `None`: nothing to send.
+    /// Builds packets into `out` until there is nothing to send, at most `max_packets`, `out` (64
+    /// KiB) is full, the path changes or pacing says wait (then [`Conn::release_time`] is one more
+    /// deadline). `runs` is overwritten. One call is one acknowledgement: call it once per batch of
+    /// received packets, and always before sleeping. `None`: nothing to send.
     pub fn fill(
         &mut self,
         now: Instant,
@@ -134,7 +146,9 @@ impl Conn {
                 let active = self.quiche.path_stats().find(|path| path.active);
                 active.is_some_and(|path| (self.sending.is_on_link)(path.peer_addr.ip()))
             };
-            self.sending.pace.observe(now, &path, acked_bytes, is_on_link);
+            self.sending
+                .pace
+                .observe(now, &path, acked_bytes, is_on_link);
         }
         let mut cut = Cut::new(self.sending.pace.max_segments());
         let mut filled: Option<Filled> = None;
@@ -162,7 +176,10 @@ impl Conn {
                     let capacity_bytes = self.open_capacity();
                     self.sending.unsent.ran_dry(capacity_bytes, room);
                 }
-                return filled.map(|filled| Filled { more: false, ..filled });
+                return filled.map(|filled| Filled {
+                    more: false,
+                    ..filled
+                });
             };
             let batch = filled.get_or_insert(Filled {
                 to: info.to,
@@ -188,11 +205,13 @@ impl Conn {
         filled
     }
 
-    /// What quiche would take now, as far as the control stream can tell: asking for a stream that the peer stopped would
-    /// use up that news.
+    /// What quiche would take now, as far as the control stream can tell: asking for a stream that
+    /// the peer stopped would use up that news.
     fn open_capacity(&mut self) -> usize {
         let control = self.sending.streams.iter().find(|stream| *stream & 2 == 0);
-        control.map_or(0, |stream| self.quiche.act().stream_capacity(*stream).unwrap_or(0))
+        control.map_or(0, |stream| {
+            self.quiche.act().stream_capacity(*stream).unwrap_or(0)
+        })
     }
 
     fn next_packet(&mut self, out: &mut [u8]) -> Option<(usize, quiche::SendInfo)> {
@@ -201,12 +220,18 @@ impl Conn {
             return Some((packet.len(), info));
         }
         // Handshake keys seal a few of them, which only makes it earlier.
-        let left = self.sending.key_packet_limit.saturating_sub(self.sending.packets_sent);
+        let left = self
+            .sending
+            .key_packet_limit
+            .saturating_sub(self.sending.packets_sent);
         if left == 0 {
             return None;
         }
         if left <= PACKETS_TO_CLOSE && !self.is_closing() {
-            self.give_up(KEY_SPENT, "its key has sealed as many packets as it may, and no lane replaced it");
+            self.give_up(
+                KEY_SPENT,
+                "its key has sealed as many packets as it may, and no lane replaced it",
+            );
         }
         let sent = self.quiche.act().send(out);
         self.advance();
@@ -224,7 +249,9 @@ impl Conn {
 
     /// When [`Conn::fill`] is to be called although nothing happened.
     pub fn stuck_check(&self) -> Option<Instant> {
-        self.sending.check_at.filter(|_| self.is_established() && !self.sending.streams.is_empty())
+        self.sending
+            .check_at
+            .filter(|_| self.is_established() && !self.sending.streams.is_empty())
     }
 
     /// Looks soon again once there is something that can get stuck.
@@ -239,24 +266,35 @@ impl Conn {
         }
     }
 
-    /// quiche sends nothing while the first stream in its order has nothing to emit, and one is left there when what it
-    /// was to send again is acknowledged after all (a loss that was none: the peer was busy). Puts one after the other
-    /// behind all others, until there is a packet.
+    /// quiche sends nothing while the first stream in its order has nothing to emit, and one is
+    /// left there when what it was to send again is acknowledged after all (a loss that was none:
+    /// the peer was busy). Puts one after the other behind all others, until there is a packet.
     fn unstick(&mut self, now: Instant, out: &mut [u8]) -> Option<(usize, quiche::SendInfo)> {
         if self.stuck_check().is_none_or(|at| at > now) {
             return None;
         }
         self.forget_delivered();
         for stream in self.sending.streams.clone() {
-            self.sending.last_urgency = self.sending.last_urgency.checked_add(1).unwrap_or(DATA_URGENCY + 1);
-            let _ = self.quiche.act().stream_priority(stream, self.sending.last_urgency, false);
+            self.sending.last_urgency = self
+                .sending
+                .last_urgency
+                .checked_add(1)
+                .unwrap_or(DATA_URGENCY + 1);
+            let _ = self
+                .quiche
+                .act()
+                .stream_priority(stream, self.sending.last_urgency, false);
             if let Some(packet) = self.next_packet(out) {
-                tracing::debug!(stream, "a stream with nothing to send was in the way of the others");
+                tracing::debug!(
+                    stream,
+                    "a stream with nothing to send was in the way of the others"
+                );
                 self.sending.check_after = STUCK_CHECK;
                 return Some(packet);
             }
         }
-        // Whatever the count says: there is nothing, and what waits to be written must not wait for it.
+        // Whatever the count says: there is nothing, and what waits to be written must not wait for
+        // it.
         self.sending.unsent.ended();
         self.sending.wrote = false;
         self.sending.sent_again = self.quiche.stats().retrans;
@@ -267,11 +305,13 @@ impl Conn {
 
     pub(super) fn forget_delivered(&mut self) {
         let quiche = &mut self.quiche;
-        self.sending.streams.retain(|stream| quiche.act().stream_capacity(*stream).is_ok());
+        self.sending
+            .streams
+            .retain(|stream| quiche.act().stream_capacity(*stream).is_ok());
     }
 
-    /// Space to offer quiche for one packet: less, and it would cut a packet short; the handshake is kept to
-    /// what every path carries even where packets are coalesced.
+    /// Space to offer quiche for one packet: less, and it would cut a packet short; the handshake
+    /// is kept to what every path carries even where packets are coalesced.
     fn packet_room(&self) -> usize {
         let room = if !self.sending.confirmed {
             MIN_UDP_PAYLOAD_BYTES
@@ -282,16 +322,23 @@ impl Conn {
         } else {
             self.quiche.max_send_udp_payload_size()
         };
-        let deferred = self.sending.deferred.as_ref().map_or(0, |(packet, _)| packet.len());
+        let deferred = self
+            .sending
+            .deferred
+            .as_ref()
+            .map_or(0, |(packet, _)| packet.len());
         room.max(deferred)
     }
 
-    /// When the next packet may leave, if pacing says not yet: BBR2 only, and only where `pace.rs` says so.
+    /// When the next packet may leave, if pacing says not yet: BBR2 only, and only where `pace.rs`
+    /// says so.
     pub fn release_time(&self, now: Instant) -> Option<Instant> {
         if self.phase != Phase::Established || self.is_closing() {
             return None;
         }
-        self.sending.pace.release_time(now, || self.quiche.get_next_release_time()?.time(now))
+        self.sending
+            .pace
+            .release_time(now, || self.quiche.get_next_release_time()?.time(now))
     }
 }
 
@@ -306,7 +353,12 @@ struct Cut {
 
 impl Cut {
     fn new(max_segments: usize) -> Cut {
-        Cut { max_segments, segment_bytes: 0, segments: 0, ended: false }
+        Cut {
+            max_segments,
+            segment_bytes: 0,
+            segments: 0,
+            ended: false,
+        }
     }
 
     fn push(&mut self, runs: &mut Vec<Run>, at: usize, len: usize, alone: bool) {
@@ -325,8 +377,16 @@ impl Cut {
                 self.ended = len < self.segment_bytes;
             }
             Some(_) | None => {
-                runs.push(Run { range: at..at + len, segment_bytes: None });
-                *self = Cut { segment_bytes: len, segments: 1, ended: alone, ..*self };
+                runs.push(Run {
+                    range: at..at + len,
+                    segment_bytes: None,
+                });
+                *self = Cut {
+                    segment_bytes: len,
+                    segments: 1,
+                    ended: alone,
+                    ..*self
+                };
             }
         }
     }
@@ -361,25 +421,52 @@ mod tests {
 
     #[test]
     fn equal_packets_and_one_shorter_are_one_run() {
-        assert_eq!(cut(&[1472, 1472, 1472]), [Run { range: 0..4416, segment_bytes: Some(1472) }]);
-        assert_eq!(cut(&[1472, 1472, 99]), [Run { range: 0..3043, segment_bytes: Some(1472) }]);
-        assert_eq!(cut(&[40]), [Run { range: 0..40, segment_bytes: None }]);
+        assert_eq!(
+            cut(&[1472, 1472, 1472]),
+            [Run {
+                range: 0..4416,
+                segment_bytes: Some(1472)
+            }]
+        );
+        assert_eq!(
+            cut(&[1472, 1472, 99]),
+            [Run {
+                range: 0..3043,
+                segment_bytes: Some(1472)
+            }]
+        );
+        assert_eq!(
+            cut(&[40]),
+            [Run {
+                range: 0..40,
+                segment_bytes: None
+            }]
+        );
     }
 
     #[test]
     fn a_longer_packet_and_what_follows_a_shorter_one_start_runs() {
         let runs = cut(&[1200, 1472, 1472, 40, 40, 41]);
         let ranges = [0..1200, 1200..4184, 4184..4224, 4224..4265];
-        assert_eq!(runs.iter().map(|run| run.range.clone()).collect::<Vec<_>>(), ranges);
+        assert_eq!(
+            runs.iter().map(|run| run.range.clone()).collect::<Vec<_>>(),
+            ranges
+        );
         let segment_bytes = [None, Some(1472), None, None];
-        assert_eq!(runs.iter().map(|run| run.segment_bytes).collect::<Vec<_>>(), segment_bytes);
+        assert_eq!(
+            runs.iter().map(|run| run.segment_bytes).collect::<Vec<_>>(),
+            segment_bytes
+        );
         assert_eq!(segments(&runs), [1200, 1472, 1472, 40, 40, 41]);
     }
 
     #[test]
     fn after_the_first_probes_wait_for_the_start_to_end_but_on_a_lan() {
         let mut sending = Sending::new(&QuicConfig::auto(), 1472, |_| false);
-        let long = PathSnapshot { min_rtt: Some(PACING_MIN_RTT), ..PathSnapshot::default() };
+        let long = PathSnapshot {
+            min_rtt: Some(PACING_MIN_RTT),
+            ..PathSnapshot::default()
+        };
         let held = |sending: &mut Sending, path: &PathSnapshot| {
             sending.hold_probes(path);
             sending.probes_held
@@ -387,8 +474,17 @@ mod tests {
         assert!(!held(&mut sending, &long), "the first is sent at once");
         sending.probes_sent = 1;
         assert!(held(&mut sending, &long));
-        assert!(!held(&mut sending, &PathSnapshot { left_startup: true, ..long }));
-        let lan = PathSnapshot { min_rtt: Some(PACING_MIN_RTT / 2), ..long };
+        assert!(!held(
+            &mut sending,
+            &PathSnapshot {
+                left_startup: true,
+                ..long
+            }
+        ));
+        let lan = PathSnapshot {
+            min_rtt: Some(PACING_MIN_RTT / 2),
+            ..long
+        };
         assert!(!held(&mut sending, &lan));
     }
 
@@ -411,15 +507,30 @@ mod tests {
                 random ^= random << 17;
                 random % below
             };
-            let lens: Vec<usize> =
-                (0..next(200)).map(|_| if next(10) > 0 { 1472 } else { 21 + next(9_000) as usize }).collect();
+            let lens: Vec<usize> = (0..next(200))
+                .map(|_| {
+                    if next(10) > 0 {
+                        1472
+                    } else {
+                        21 + next(9_000) as usize
+                    }
+                })
+                .collect();
             let runs = cut(&lens);
             assert_eq!(segments(&runs), lens, "seed {seed}");
-            assert!(runs.windows(2).all(|pair| pair[0].range.end == pair[1].range.start));
+            assert!(
+                runs.windows(2)
+                    .all(|pair| pair[0].range.end == pair[1].range.start)
+            );
             for run in &runs {
                 assert!(run.range.len() <= MAX_RUN_BYTES);
-                let count = run.segment_bytes.map_or(1, |s| run.range.len().div_ceil(usize::from(s)));
-                assert!(count <= MAX_SEGMENTS && run.segment_bytes.is_some() == (count > 1), "seed {seed}");
+                let count = run
+                    .segment_bytes
+                    .map_or(1, |s| run.range.len().div_ceil(usize::from(s)));
+                assert!(
+                    count <= MAX_SEGMENTS && run.segment_bytes.is_some() == (count > 1),
+                    "seed {seed}"
+                );
             }
         }
     }

@@ -1,8 +1,9 @@
-//! What quiche keeps for one connection, weighed: quiche bounds offsets, not how many ranges, packets and frames it keeps.
+//! What quiche keeps for one connection, weighed: quiche bounds offsets, not how many ranges,
+//! packets and frames it keeps.
 //!
-//! Each call that may change a connection goes through [`Held::act`], which compares this thread's heap before and after.
-//! So whatever a peer finds to make quiche keep has one bound, and none has to be found first. What is handed to quiche
-//! by reference is not quiche's: see [`Given`].
+//! Each call that may change a connection goes through [`Held::act`], which compares this thread's
+//! heap before and after. So whatever a peer finds to make quiche keep has one bound, and none has
+//! to be found first. What is handed to quiche by reference is not quiche's: see [`Given`].
 
 use std::ops::{Deref, DerefMut};
 
@@ -22,7 +23,10 @@ impl quiche::BufFactory for ByReference {
     type DgramBuf = Vec<u8>;
 
     fn buf_from_slice(buf: &[u8]) -> Given {
-        Given { bytes: weigh::uncounted(|| Bytes::copy_from_slice(buf)), weight_bytes: 0 }
+        Given {
+            bytes: weigh::uncounted(|| Bytes::copy_from_slice(buf)),
+            weight_bytes: 0,
+        }
     }
 
     fn dgram_buf_from_slice(buf: &[u8]) -> Vec<u8> {
@@ -30,9 +34,10 @@ impl quiche::BufFactory for ByReference {
     }
 }
 
-/// Bytes in quiche's hands until they are acknowledged. Their memory was taken elsewhere and is given back inside quiche:
-/// counted as it happens, it would make the connection lighter by what it never kept. Data lies in the slab, which has
-/// a bound of its own; control messages have none, so they weigh what they are long.
+/// Bytes in quiche's hands until they are acknowledged. Their memory was taken elsewhere and is
+/// given back inside quiche: counted as it happens, it would make the connection lighter by what it
+/// never kept. Data lies in the slab, which has a bound of its own; control messages have none, so
+/// they weigh what they are long.
 #[derive(Debug)]
 pub(super) struct Given {
     bytes: Bytes,
@@ -41,14 +46,20 @@ pub(super) struct Given {
 
 impl Given {
     pub fn data(bytes: Bytes) -> Given {
-        Given { bytes, weight_bytes: 0 }
+        Given {
+            bytes,
+            weight_bytes: 0,
+        }
     }
 
     /// To be made within [`Held::act`], as it is dropped there.
     pub fn control(bytes: Bytes) -> Given {
         let weight_bytes = bytes.len() as i64;
         weigh::add(weight_bytes);
-        Given { bytes, weight_bytes }
+        Given {
+            bytes,
+            weight_bytes,
+        }
     }
 }
 
@@ -60,13 +71,19 @@ impl AsRef<[u8]> for Given {
 
 impl Clone for Given {
     fn clone(&self) -> Given {
-        Given { bytes: weigh::uncounted(|| self.bytes.clone()), weight_bytes: 0 }
+        Given {
+            bytes: weigh::uncounted(|| self.bytes.clone()),
+            weight_bytes: 0,
+        }
     }
 }
 
 impl quiche::BufSplit for Given {
     fn split_at(&mut self, at: usize) -> Given {
-        Given { bytes: weigh::uncounted(|| self.bytes.split_off(at)), weight_bytes: 0 }
+        Given {
+            bytes: weigh::uncounted(|| self.bytes.split_off(at)),
+            weight_bytes: 0,
+        }
     }
 }
 
@@ -88,7 +105,10 @@ impl Held {
     pub fn make(make: impl FnOnce() -> Result<Quiche, QuicError>) -> Result<Held, QuicError> {
         let before = weigh::live_bytes();
         let quiche = Box::new(make()?);
-        Ok(Held { quiche, bytes: weigh::live_bytes() - before })
+        Ok(Held {
+            quiche,
+            bytes: weigh::live_bytes() - before,
+        })
     }
 
     /// Heap bytes kept for the connection.
@@ -99,7 +119,10 @@ impl Held {
     /// The only way to change the connection.
     #[inline]
     pub fn act(&mut self) -> Scale<'_> {
-        Scale { before: weigh::live_bytes(), held: self }
+        Scale {
+            before: weigh::live_bytes(),
+            held: self,
+        }
     }
 }
 

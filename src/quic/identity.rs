@@ -1,7 +1,8 @@
-//! Who we are: an Ed25519 key, the self-signed certificate that carries it through TLS, and its fingerprint.
+//! Who we are: an Ed25519 key, the self-signed certificate that carries it through TLS, and its
+//! fingerprint.
 //!
-//! The certificate is only an envelope. Peers pin the key; nobody checks names, dates or signatures of the
-//! certificate, so it says as little as X.509 allows and never expires.
+//! The certificate is only an envelope. Peers pin the key; nobody checks names, dates or signatures
+//! of the certificate, so it says as little as X.509 allows and never expires.
 
 use boring::error::ErrorStack;
 use boring::pkey::{HasPublic, Id, PKey, PKeyRef, Private};
@@ -41,7 +42,11 @@ impl Identity {
     pub fn generate() -> Result<Identity, IdentityError> {
         let key = PKey::generate(Id::ED25519)?;
         let certificate = X509::from_der(&self_signed(&key)?)?;
-        Ok(Identity { fingerprint: fingerprint_of(&key)?, key, certificate })
+        Ok(Identity {
+            fingerprint: fingerprint_of(&key)?,
+            key,
+            certificate,
+        })
     }
 
     /// Reads what [`Identity::to_pem`] wrote: a PKCS#8 key and a certificate.
@@ -57,7 +62,11 @@ impl Identity {
         if !certificate.public_key()?.public_eq(&key) {
             return Err(IdentityError::Mismatch);
         }
-        Ok(Identity { fingerprint: fingerprint_of(&key)?, key, certificate })
+        Ok(Identity {
+            fingerprint: fingerprint_of(&key)?,
+            key,
+            certificate,
+        })
     }
 
     /// The key (PKCS#8, unencrypted) and the certificate. Whoever reads this is us: store it 0600.
@@ -94,7 +103,8 @@ fn fingerprint_of<T: HasPublic>(key: &PKeyRef<T>) -> Result<Fingerprint, ErrorSt
     Ok(Fingerprint(boring::sha::sha256(&key.public_key_to_der()?)))
 }
 
-/// Fingerprint of the key in a certificate a peer presented; `None` when it is no Ed25519 certificate.
+/// Fingerprint of the key in a certificate a peer presented; `None` when it is no Ed25519
+/// certificate.
 pub(super) fn certificate_fingerprint(certificate: &X509Ref) -> Option<Fingerprint> {
     let key = certificate.public_key().ok()?;
     if key.id() != Id::ED25519 {
@@ -118,8 +128,8 @@ const FOR_EVER: &[u8] = b"\x30\x20\x17\x0d700101000000Z\x18\x0f99991231235959Z";
 /// DER of the name CN=landro.
 const COMMON_NAME: &[u8] = b"\x30\x11\x31\x0f\x30\x0d\x06\x03\x55\x04\x03\x0c\x06landro";
 
-/// A self-signed X.509 certificate in DER. Written by hand because boring's builder insists on a digest, and
-/// Ed25519 signs without one.
+/// A self-signed X.509 certificate in DER. Written by hand because boring's builder insists on a
+/// digest, and Ed25519 signs without one.
 fn self_signed(key: &PKeyRef<Private>) -> Result<Vec<u8>, ErrorStack> {
     let version_3 = [0xa0, 3, 0x02, 1, 2];
     let mut serial = [0; 18];
@@ -174,27 +184,50 @@ mod tests {
         let again = Identity::from_pem(&pem).unwrap();
         assert_eq!(again.fingerprint(), identity.fingerprint());
         assert_eq!(again.to_pem().unwrap(), pem);
-        assert_ne!(Identity::generate().unwrap().fingerprint(), identity.fingerprint());
+        assert_ne!(
+            Identity::generate().unwrap().fingerprint(),
+            identity.fingerprint()
+        );
     }
 
     #[test]
     fn the_certificate_is_a_valid_one() {
         let identity = Identity::generate().unwrap();
         let certificate = identity.certificate();
-        assert!(certificate.verify(&certificate.public_key().unwrap()).unwrap());
-        assert_eq!(certificate_fingerprint(certificate), Some(identity.fingerprint()));
+        assert!(
+            certificate
+                .verify(&certificate.public_key().unwrap())
+                .unwrap()
+        );
+        assert_eq!(
+            certificate_fingerprint(certificate),
+            Some(identity.fingerprint())
+        );
     }
 
     #[test]
     fn refuses_what_does_not_belong_together() {
         let (one, two) = (Identity::generate().unwrap(), Identity::generate().unwrap());
-        let mixed = [one.key.private_key_to_pem_pkcs8().unwrap(), two.certificate.to_pem().unwrap()].concat();
+        let mixed = [
+            one.key.private_key_to_pem_pkcs8().unwrap(),
+            two.certificate.to_pem().unwrap(),
+        ]
+        .concat();
         let mixed = String::from_utf8(mixed).unwrap();
-        assert!(matches!(Identity::from_pem(&mixed), Err(IdentityError::Mismatch)));
+        assert!(matches!(
+            Identity::from_pem(&mixed),
+            Err(IdentityError::Mismatch)
+        ));
         assert!(matches!(Identity::from_pem(""), Err(IdentityError::Key(_))));
         let key_only = String::from_utf8(one.key.private_key_to_pem_pkcs8().unwrap()).unwrap();
-        assert!(matches!(Identity::from_pem(&key_only), Err(IdentityError::Certificate(_))));
-        let other = PKey::generate(Id::X25519).unwrap().private_key_to_pem_pkcs8().unwrap();
+        assert!(matches!(
+            Identity::from_pem(&key_only),
+            Err(IdentityError::Certificate(_))
+        ));
+        let other = PKey::generate(Id::X25519)
+            .unwrap()
+            .private_key_to_pem_pkcs8()
+            .unwrap();
         assert!(matches!(
             Identity::from_pem(&String::from_utf8(other).unwrap()),
             Err(IdentityError::KeyKind)

@@ -1,8 +1,8 @@
 //! One QUIC connection as the worker sees it. Only this directory names quiche and BoringSSL.
 //!
-//! quiche reads the clock and random bytes itself; nothing here can be simulated. Traps it leaves to its
-//! callers are closed here: pinning in both directions, trust after resumption, handshake timeout, zero-copy
-//! sends that would lose a refused buffer, one reason why a connection is over.
+//! quiche reads the clock and random bytes itself; nothing here can be simulated. Traps it leaves
+//! to its callers are closed here: pinning in both directions, trust after resumption, handshake
+//! timeout, zero-copy sends that would lose a refused buffer, one reason why a connection is over.
 
 mod batch;
 mod held;
@@ -47,7 +47,8 @@ const CONTROL_URGENCY: u8 = 0;
 /// Urgency of unidirectional streams.
 const DATA_URGENCY: u8 = 3;
 
-/// Streams sent in after which those that are over are forgotten: some more than are ever under way.
+/// Streams sent in after which those that are over are forgotten: some more than are ever under
+/// way.
 const MANY_STREAMS: usize = 64;
 
 /// Longest reason a close carries: it has to fit one packet with the rest, or it would never leave.
@@ -120,16 +121,20 @@ pub struct PathSnapshot {
 }
 
 impl Conn {
-    /// Dials `peer` from `local` (the address packets really leave from: see `landro_sys::route_to`).
+    /// Dials `peer` from `local` (the address packets really leave from: see
+    /// `landro_sys::route_to`).
     ///
-    /// `key` is what the router answers for datagrams of this connection. `steer`: first byte of the first
-    /// flight's connection id, which picks the server's worker (see [`Conn::peer_cid_first_byte`]). `ticket`:
-    /// from [`Conn::session_ticket`] of an earlier connection to the same server; one that does not fit is
-    /// ignored.
+    /// `key` is what the router answers for datagrams of this connection. `steer`: first byte of
+    /// the first flight's connection id, which picks the server's worker (see
+    /// [`Conn::peer_cid_first_byte`]). `ticket`: from [`Conn::session_ticket`] of an earlier
+    /// connection to the same server; one that does not fit is ignored.
     ///
     /// # Errors
     /// quiche or BoringSSL refuse to make a connection.
-    #[expect(clippy::too_many_arguments, reason = "all of them are what a connection is made of")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all of them are what a connection is made of"
+    )]
     pub fn connect(
         setup: &mut Setup,
         router: &mut Router,
@@ -168,7 +173,8 @@ impl Conn {
         Ok(conn)
     }
 
-    /// Accepts what [`Route::New`] announced. The datagram itself is then to be given to [`Conn::recv`].
+    /// Accepts what [`Route::New`] announced. The datagram itself is then to be given to
+    /// [`Conn::recv`].
     ///
     /// # Errors
     /// quiche or BoringSSL refuse to make a connection.
@@ -192,7 +198,9 @@ impl Conn {
                 router.new_cid(key)
             }
         };
-        setup.quiche.set_stateless_reset_token(Some(router.reset_token(&scid, local)));
+        setup
+            .quiche
+            .set_stateless_reset_token(Some(router.reset_token(&scid, local)));
         let mut diagnosis = None;
         let made = Held::make(|| {
             let scid = quiche::ConnectionId::from_ref(&scid);
@@ -204,7 +212,9 @@ impl Conn {
                     };
                     quiche::accept_with_retry(&scid, retry, local, peer, &mut setup.quiche)?
                 }
-                None => quiche::accept_with_buf_factory(&scid, None, local, peer, &mut setup.quiche)?,
+                None => {
+                    quiche::accept_with_buf_factory(&scid, None, local, peer, &mut setup.quiche)?
+                }
             };
             diagnosis = setup.diagnose(&mut quiche);
             Ok(quiche)
@@ -219,7 +229,9 @@ impl Conn {
         Conn {
             quiche,
             trust: setup.trust.clone(),
-            phase: Phase::Handshaking { deadline: now + setup.quic.handshake_timeout },
+            phase: Phase::Handshaking {
+                deadline: now + setup.quic.handshake_timeout,
+            },
             local,
             peer: None,
             given_up: None,
@@ -240,7 +252,8 @@ impl Conn {
     /// Takes one datagram (decrypted in place). What is not for this connection is ignored.
     ///
     /// # Errors
-    /// The peer broke QUIC or TLS. The connection is closing; keep sending, so that the peer hears why.
+    /// The peer broke QUIC or TLS. The connection is closing; keep sending, so that the peer hears
+    /// why.
     pub fn recv(&mut self, datagram: &mut [u8], from: SocketAddr) -> Result<(), QuicError> {
         if datagram.is_empty() {
             return Ok(());
@@ -251,17 +264,26 @@ impl Conn {
         if !one_rtt && !self.admits_long_header() {
             return Ok(());
         }
-        // Our own address is fixed for life: a packet for this connection that came another way in is welcome.
-        let received = self.quiche.act().recv(datagram, quiche::RecvInfo { from, to: self.local });
+        // Our own address is fixed for life: a packet for this connection that came another way in
+        // is welcome.
+        let received = self.quiche.act().recv(
+            datagram,
+            quiche::RecvInfo {
+                from,
+                to: self.local,
+            },
+        );
         self.advance();
         while let Some(event) = self.quiche.act().path_event_next() {
             if let quiche::PathEvent::PmtuUpdated { pmtu, .. } = event {
                 self.sending.known_payload_bytes = pmtu.max(MIN_UDP_PAYLOAD_BYTES);
             }
         }
-        // Nobody here reads DATAGRAM frames; kept, they are up to half a megabyte a peer can make us hold.
+        // Nobody here reads DATAGRAM frames; kept, they are up to half a megabyte a peer can make
+        // us hold.
         while self.quiche.act().dgram_recv_buf().is_ok() {}
-        self.sending.confirmed |= self.phase == Phase::Established && (one_rtt || self.quiche.is_server());
+        self.sending.confirmed |=
+            self.phase == Phase::Established && (one_rtt || self.quiche.is_server());
         match received {
             Ok(_) | Err(quiche::Error::Done) => Ok(()),
             Err(error) => Err(self.fail(error)),
@@ -275,7 +297,9 @@ impl Conn {
             Phase::Handshaking { deadline } if !self.is_closing() => {
                 Some(quiche.map_or(deadline, |at| at.min(deadline)))
             }
-            Phase::Handshaking { .. } | Phase::TimedOut | Phase::Refused | Phase::Established => quiche,
+            Phase::Handshaking { .. } | Phase::TimedOut | Phase::Refused | Phase::Established => {
+                quiche
+            }
         }
     }
 
@@ -292,8 +316,8 @@ impl Conn {
         }
     }
 
-    /// How far the connection is. `Established` on a client means that we trust the server; whether it trusts
-    /// us shows with its first message or with [`CloseReason::IdentityRefused`].
+    /// How far the connection is. `Established` on a client means that we trust the server; whether
+    /// it trusts us shows with its first message or with [`CloseReason::IdentityRefused`].
     pub fn state(&self) -> ConnState {
         if self.quiche.is_closed() {
             ConnState::Closed(self.close_reason().unwrap_or(CloseReason::StatelessReset))
@@ -330,7 +354,10 @@ impl Conn {
         } else if let Some(why) = &self.given_up {
             CloseReason::GivenUp(why.clone())
         } else if let Some((code, reason)) = &self.closed_with {
-            CloseReason::Local { code: *code, reason: String::from_utf8_lossy(reason).into_owned() }
+            CloseReason::Local {
+                code: *code,
+                reason: String::from_utf8_lossy(reason).into_owned(),
+            }
         } else if let Some(error) = self.quiche.local_error() {
             CloseReason::by_us(error, self.failure)
         } else {
@@ -338,8 +365,8 @@ impl Conn {
         })
     }
 
-    /// The peer's key, once it has proven to have it. Before that a certificate is anybody's who has seen it: what is
-    /// counted or logged by identity would be somebody else's.
+    /// The peer's key, once it has proven to have it. Before that a certificate is anybody's who
+    /// has seen it: what is counted or logged by identity would be somebody else's.
     pub fn peer_fingerprint(&self) -> Option<Fingerprint> {
         self.peer
     }
@@ -349,7 +376,8 @@ impl Conn {
         identity::certificate_fingerprint(&certificate)
     }
 
-    /// First byte of the peer's connection id: dial the next lane with it as `steer` to meet the same worker.
+    /// First byte of the peer's connection id: dial the next lane with it as `steer` to meet the
+    /// same worker.
     pub fn peer_cid_first_byte(&self) -> Option<u8> {
         self.quiche.destination_id().first().copied()
     }
@@ -361,15 +389,23 @@ impl Conn {
 
     /// Notices the end of the handshake.
     fn advance(&mut self) {
-        let Phase::Handshaking { .. } = self.phase else { return };
+        let Phase::Handshaking { .. } = self.phase else {
+            return;
+        };
         if !self.quiche.is_established() || self.is_closing() {
             return;
         }
         self.peer = self.certificate_of_peer();
         if let Some((resets, key)) = &self.resets
-            && let Some(token) = self.quiche.peer_transport_params().and_then(|p| p.stateless_reset_token)
+            && let Some(token) = self
+                .quiche
+                .peer_transport_params()
+                .and_then(|p| p.stateless_reset_token)
         {
-            resets.lock().unwrap_or_else(PoisonError::into_inner).insert(token, *key);
+            resets
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(token, *key);
         }
         // TLS asks nobody when it resumes a session: the peer may have lost our trust since.
         let alert = match self.peer {
@@ -384,7 +420,10 @@ impl Conn {
             None => CERTIFICATE_REQUIRED,
         };
         self.phase = Phase::Refused;
-        let _ = self.quiche.act().close(false, CRYPTO_ERROR + u64::from(alert), b"");
+        let _ = self
+            .quiche
+            .act()
+            .close(false, CRYPTO_ERROR + u64::from(alert), b"");
     }
 
     fn fail(&mut self, error: quiche::Error) -> QuicError {
@@ -392,26 +431,32 @@ impl Conn {
         QuicError::Quiche(error)
     }
 
-    /// Opens a bidirectional stream, before all others in priority. `None`: not established, or as many are
-    /// open as the peer allows.
+    /// Opens a bidirectional stream, before all others in priority. `None`: not established, or as
+    /// many are open as the peer allows.
     pub fn open_bidi(&mut self) -> Option<u64> {
         let stream = self.next_bidi * 4 + u64::from(self.quiche.is_server());
         if !self.is_established() || self.quiche.peer_streams_left_bidi() == 0 {
             return None;
         }
-        self.quiche.act().stream_priority(stream, CONTROL_URGENCY, false).ok()?;
+        self.quiche
+            .act()
+            .stream_priority(stream, CONTROL_URGENCY, false)
+            .ok()?;
         self.next_bidi += 1;
         Some(stream)
     }
 
-    /// Opens a unidirectional stream for data, sent in the order of opening. `None`: not established, or as
-    /// many are open as the peer allows; it allows more as old ones end.
+    /// Opens a unidirectional stream for data, sent in the order of opening. `None`: not
+    /// established, or as many are open as the peer allows; it allows more as old ones end.
     pub fn open_uni(&mut self) -> Option<u64> {
         let stream = self.next_uni * 4 + 2 + u64::from(self.quiche.is_server());
         if !self.is_established() || self.quiche.peer_streams_left_uni() == 0 {
             return None;
         }
-        self.quiche.act().stream_priority(stream, DATA_URGENCY, false).ok()?;
+        self.quiche
+            .act()
+            .stream_priority(stream, DATA_URGENCY, false)
+            .ok()?;
         self.next_uni += 1;
         if self.sending.streams.len() >= MANY_STREAMS {
             self.forget_delivered();
@@ -428,24 +473,34 @@ impl Conn {
         Ok(self.quiche.act().stream_capacity(stream)?)
     }
 
-    /// Queues data by reference, `fin` after its last byte. Takes what flow and congestion control allow and
-    /// returns the rest (whose `fin` is then still to come), `None` when all was taken. Keep what is queued
-    /// small: quiche takes up to a whole window, which goes cold in cache.
+    /// Queues data by reference, `fin` after its last byte. Takes what flow and congestion control
+    /// allow and returns the rest (whose `fin` is then still to come), `None` when all was taken.
+    /// Keep what is queued small: quiche takes up to a whole window, which goes cold in cache.
     ///
-    /// An end alone may never arrive: once all bytes are acknowledged and the peer's direction is read out quiche
-    /// forgets the stream, whether or not the end left. Where it matters it goes with a byte.
+    /// An end alone may never arrive: once all bytes are acknowledged and the peer's direction is
+    /// read out quiche forgets the stream, whether or not the end left. Where it matters it goes
+    /// with a byte.
     ///
     /// # Errors
     /// The peer stopped the stream, or it is finished.
-    pub fn send(&mut self, stream: u64, data: Bytes, fin: bool) -> Result<Option<Bytes>, StreamError> {
+    pub fn send(
+        &mut self,
+        stream: u64,
+        data: Bytes,
+        fin: bool,
+    ) -> Result<Option<Bytes>, StreamError> {
         if stream & 2 == 0 {
             // A stream the peer opened has quiche's default priority until now.
-            let _ = self.quiche.act().stream_priority(stream, CONTROL_URGENCY, false);
+            let _ = self
+                .quiche
+                .act()
+                .stream_priority(stream, CONTROL_URGENCY, false);
             if !self.sending.streams.contains(&stream) {
                 self.sending.streams.insert(0, stream);
             }
         }
-        // Never offer more: each refused byte costs a DATA_BLOCKED packet, a refused buffer is dropped.
+        // Never offer more: each refused byte costs a DATA_BLOCKED packet, a refused buffer is
+        // dropped.
         let capacity = self.quiche.act().stream_capacity(stream)?;
         if (self.is_full() || capacity == 0) && !data.is_empty() {
             return Ok(Some(data));
@@ -454,7 +509,11 @@ impl Conn {
         let offered = data.slice(..data.len().min(capacity));
         let ends = fin && offered.len() == data.len();
         let mut quiche = self.quiche.act();
-        let given = if stream & 2 == 0 { Given::control(offered) } else { Given::data(offered) };
+        let given = if stream & 2 == 0 {
+            Given::control(offered)
+        } else {
+            Given::data(offered)
+        };
         let (taken, _) = quiche.stream_send_zc(stream, given, ends)?;
         drop(quiche);
         self.sending.wrote = true;
@@ -463,17 +522,22 @@ impl Conn {
         Ok(if rest.is_empty() { None } else { Some(rest) })
     }
 
-    /// Stream bytes that were taken and not sent yet, about: what waits long is cold in cache when it is sealed.
+    /// Stream bytes that were taken and not sent yet, about: what waits long is cold in cache when
+    /// it is sealed.
     pub fn unsent_bytes(&self) -> usize {
         self.sending.unsent.bytes()
     }
 
-    /// A stream that got something to read, each once: read it to the end ([`Conn::read`] gives `None`) or
-    /// remember it, it is not named again until more arrives.
+    /// A stream that got something to read, each once: read it to the end ([`Conn::read`] gives
+    /// `None`) or remember it, it is not named again until more arrives.
     ///
     /// What arrived before the peer closed stays readable; nothing ever is of a peer we refused.
     pub fn readable_next(&mut self) -> Option<u64> {
-        if self.phase == Phase::Established { self.quiche.act().stream_readable_next() } else { None }
+        if self.phase == Phase::Established {
+            self.quiche.act().stream_readable_next()
+        } else {
+            None
+        }
     }
 
     pub fn is_readable(&self, stream: u64) -> bool {
@@ -484,7 +548,11 @@ impl Conn {
     ///
     /// # Errors
     /// The peer reset the stream, or it is finished.
-    pub fn read(&mut self, stream: u64, out: &mut [u8]) -> Result<Option<(usize, bool)>, StreamError> {
+    pub fn read(
+        &mut self,
+        stream: u64,
+        out: &mut [u8],
+    ) -> Result<Option<(usize, bool)>, StreamError> {
         if self.phase != Phase::Established {
             return Ok(None);
         }
@@ -495,25 +563,33 @@ impl Conn {
         }
     }
 
-    /// Whether a stream of either direction that was opened is over and forgotten: the peer acknowledged all bytes that
-    /// were sent in it (or stopped it), and what it sent was read to the end. That our own end arrived it says only if
-    /// that went with the last byte.
+    /// Whether a stream of either direction that was opened is over and forgotten: the peer
+    /// acknowledged all bytes that were sent in it (or stopped it), and what it sent was read to
+    /// the end. That our own end arrived it says only if that went with the last byte.
     pub fn is_delivered(&mut self, stream: u64) -> bool {
         // Not `stream_closed`: that asks whether the end was written, not whether it arrived.
         self.quiche.act().stream_capacity(stream).is_err()
     }
 
-    /// Tells the peer to stop sending on a stream and drops what it sent. Harmless on a finished stream.
+    /// Tells the peer to stop sending on a stream and drops what it sent. Harmless on a finished
+    /// stream.
     pub fn shutdown_read(&mut self, stream: u64, code: u64) {
-        let _ = self.quiche.act().stream_shutdown(stream, quiche::Shutdown::Read, code);
+        let _ = self
+            .quiche
+            .act()
+            .stream_shutdown(stream, quiche::Shutdown::Read, code);
     }
 
     /// Resets our side of a stream, dropping what was not sent. Harmless on a finished stream.
     pub fn shutdown_write(&mut self, stream: u64, code: u64) {
-        let _ = self.quiche.act().stream_shutdown(stream, quiche::Shutdown::Write, code);
+        let _ = self
+            .quiche
+            .act()
+            .stream_shutdown(stream, quiche::Shutdown::Write, code);
     }
 
-    /// Starts to close; the reason leaves with the next [`Conn::fill`]. Reasons are cut to 256 bytes.
+    /// Starts to close; the reason leaves with the next [`Conn::fill`]. Reasons are cut to 256
+    /// bytes.
     pub fn close(&mut self, code: u64, reason: &[u8]) {
         let reason = &reason[..reason.len().min(MAX_REASON_BYTES)];
         if self.quiche.act().close(true, code, reason).is_ok() {
@@ -521,7 +597,8 @@ impl Conn {
         }
     }
 
-    /// Closes for a reason that is no word between the two sides: the connection itself cannot go on.
+    /// Closes for a reason that is no word between the two sides: the connection itself cannot go
+    /// on.
     pub fn give_up(&mut self, code: u64, why: &str) {
         self.close(code, why.as_bytes());
         self.given_up = Some(why.to_owned());
@@ -545,14 +622,19 @@ impl Conn {
         self.packets_sent().max(self.packets_received) >= self.lane_packet_limit
     }
 
-    /// What a later connection to the same server resumes from. Clients get it just after the handshake.
+    /// What a later connection to the same server resumes from. Clients get it just after the
+    /// handshake.
     pub fn session_ticket(&self) -> Option<&[u8]> {
         self.quiche.session()
     }
 
     /// The path's numbers. Cheap, but not for every packet.
     pub fn snapshot(&self) -> PathSnapshot {
-        let Some(path) = self.quiche.path_stats().find(|path| path.active || path.sent > 0) else {
+        let Some(path) = self
+            .quiche
+            .path_stats()
+            .find(|path| path.active || path.sent > 0)
+        else {
             return PathSnapshot::default();
         };
         PathSnapshot {
@@ -577,7 +659,10 @@ impl Conn {
 impl Drop for Conn {
     fn drop(&mut self) {
         if let Some((resets, key)) = &self.resets
-            && let Some(token) = self.quiche.peer_transport_params().and_then(|p| p.stateless_reset_token)
+            && let Some(token) = self
+                .quiche
+                .peer_transport_params()
+                .and_then(|p| p.stateless_reset_token)
         {
             let mut resets = resets.lock().unwrap_or_else(PoisonError::into_inner);
             if resets.get(&token) == Some(key) {

@@ -55,8 +55,8 @@ pub enum ConnState {
     Handshaking,
     /// After Handshaking. Both keys are proven, and we trust the peer's.
     Established,
-    /// After either: the reason is known (see `close_reason`) and still to be sent, or late packets are
-    /// waited out.
+    /// After either: the reason is known (see `close_reason`) and still to be sent, or late packets
+    /// are waited out.
     Closing,
     /// The end, from any other: to be removed from the router and dropped.
     Closed(CloseReason),
@@ -94,17 +94,29 @@ pub enum CloseReason {
 
 impl CloseReason {
     pub(super) fn by_peer(error: &quiche::ConnectionError) -> CloseReason {
-        let (code, reason) = (error.error_code, String::from_utf8_lossy(&error.reason).into_owned());
+        let (code, reason) = (
+            error.error_code,
+            String::from_utf8_lossy(&error.reason).into_owned(),
+        );
         match identity_alert(code) {
             _ if error.is_app => CloseReason::PeerApp { code, reason },
-            Some(alert) => CloseReason::IdentityRefused { by_peer: true, alert },
+            Some(alert) => CloseReason::IdentityRefused {
+                by_peer: true,
+                alert,
+            },
             None => CloseReason::PeerTransport { code, reason },
         }
     }
 
-    pub(super) fn by_us(error: &quiche::ConnectionError, failure: Option<quiche::Error>) -> CloseReason {
+    pub(super) fn by_us(
+        error: &quiche::ConnectionError,
+        failure: Option<quiche::Error>,
+    ) -> CloseReason {
         match (identity_alert(error.error_code), failure) {
-            (Some(alert), _) => CloseReason::IdentityRefused { by_peer: false, alert },
+            (Some(alert), _) => CloseReason::IdentityRefused {
+                by_peer: false,
+                alert,
+            },
             (None, Some(failure)) => {
                 CloseReason::Transport(format!("{failure}, code {:#x}", error.error_code))
             }
@@ -113,8 +125,8 @@ impl CloseReason {
     }
 }
 
-/// The TLS alert in an error code, if it is about the certificate: bad, unsupported, revoked, expired, unknown
-/// certificate, unknown CA, access denied, certificate required.
+/// The TLS alert in an error code, if it is about the certificate: bad, unsupported, revoked,
+/// expired, unknown certificate, unknown CA, access denied, certificate required.
 fn identity_alert(code: u64) -> Option<u8> {
     let alert = u8::try_from(code.checked_sub(CRYPTO_ERROR)?).ok()?;
     matches!(alert, 42..=46 | 48 | ACCESS_DENIED | CERTIFICATE_REQUIRED).then_some(alert)

@@ -1,9 +1,9 @@
-//! Which connection a datagram belongs to, and the answers that need no connection: version negotiation,
-//! Retry, stateless reset.
+//! Which connection a datagram belongs to, and the answers that need no connection: version
+//! negotiation, Retry, stateless reset.
 //!
-//! Connection ids carry their worker: `cid[0] % workers` is its number, which the kernel's steering filter
-//! reads too. A server's ids are [`SERVER_CID_BYTES`] long, a client's [`CLIENT_CID_BYTES`]: each packet
-//! repeats the receiver's id, so they are as short as a table needs.
+//! Connection ids carry their worker: `cid[0] % workers` is its number, which the kernel's steering
+//! filter reads too. A server's ids are [`SERVER_CID_BYTES`] long, a client's [`CLIENT_CID_BYTES`]:
+//! each packet repeats the receiver's id, so they are as short as a table needs.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,8 +15,9 @@ use std::time::Instant;
 use super::token::{RateLimit, Secrets};
 use crate::units::WorkerId;
 
-/// A server's connection ids: one byte that steers (and is random otherwise) and four random ones, unique among the
-/// at most 1,024 connections of a worker. Every packet of an upload carries it: 3 bytes more are 0.2 % of the wire.
+/// A server's connection ids: one byte that steers (and is random otherwise) and four random ones,
+/// unique among the at most 1,024 connections of a worker. Every packet of an upload carries it: 3
+/// bytes more are 0.2 % of the wire.
 pub const SERVER_CID_BYTES: usize = 5;
 
 /// A client's connection ids; they are unique among the connections of its one socket.
@@ -25,26 +26,28 @@ pub const CLIENT_CID_BYTES: usize = 4;
 /// Version 1 (RFC 9000), the only one spoken here.
 const VERSION_1: u32 = quiche::PROTOCOL_VERSION;
 
-/// RFC 9000 §14.1: a client's first datagrams are at least this long, or they are not worth an answer.
+/// RFC 9000 §14.1: a client's first datagrams are at least this long, or they are not worth an
+/// answer.
 const MIN_INITIAL_BYTES: usize = quiche::MIN_CLIENT_INITIAL_LEN;
 
 /// RFC 9000 §7.2: a client's own choice of our connection id is at least this long.
 const MIN_FIRST_DCID_BYTES: usize = 8;
 
-/// Short packets below this get no stateless reset: a reset is smaller than its trigger and at least
-/// [`MIN_RESET_BYTES`], which ends any ping-pong between two hosts that forgot each other. A keep-alive PING is
-/// about 30 bytes, and for a side that only receives it is the one packet by which it learns of our restart.
+/// Short packets below this get no stateless reset: a reset is smaller than its trigger and at
+/// least [`MIN_RESET_BYTES`], which ends any ping-pong between two hosts that forgot each other. A
+/// keep-alive PING is about 30 bytes, and for a side that only receives it is the one packet by
+/// which it learns of our restart.
 const MIN_RESET_TRIGGER_BYTES: usize = MIN_RESET_BYTES + 1;
 
-/// Length of a stateless reset: that of a small packet, at least 38 unpredictable bytes of it before the
-/// token's 16 are cut off.
+/// Length of a stateless reset: that of a small packet, at least 38 unpredictable bytes of it
+/// before the token's 16 are cut off.
 const RESET_BYTES: usize = 42;
 
 /// Shortest datagram that can be a stateless reset (RFC 9000 §10.3).
 const MIN_RESET_BYTES: usize = 21;
 
-/// Answers without a connection per second: enough for every host of a LAN that saw us restart, too few to
-/// be a reflector.
+/// Answers without a connection per second: enough for every host of a LAN that saw us restart, too
+/// few to be a reflector.
 const REPLIES_PER_SECOND: u32 = 200;
 
 /// What to do with a datagram.
@@ -89,7 +92,8 @@ pub struct Router {
     secrets: Arc<Secrets>,
     /// Ids we chose, as numbers: random, so they need no further hashing.
     ours: HashMap<u64, usize, BuildHasherDefault<RandomKey>>,
-    /// Ids clients chose for their first flight, in use until they learn ours; keyed against collisions.
+    /// Ids clients chose for their first flight, in use until they learn ours; keyed against
+    /// collisions.
     theirs: HashMap<Vec<u8>, usize>,
     /// What to forget with a connection.
     held: HashMap<usize, Held>,
@@ -106,13 +110,21 @@ struct Held {
 }
 
 impl Router {
-    /// `workers` is how many share the listening port; a client's is 1 whatever its worker's number.
+    /// `workers` is how many share the listening port; a client's is 1 whatever its worker's
+    /// number.
     ///
     /// # Panics
     /// A server's `workers` does not exceed the worker's number.
     pub fn new(worker: WorkerId, workers: u8, secrets: Arc<Secrets>, server: bool) -> Router {
-        assert!(!server || worker.0 < workers, "worker {worker:?} of {workers}");
-        let (worker, workers) = if server { (worker, workers) } else { (WorkerId(0), 1) };
+        assert!(
+            !server || worker.0 < workers,
+            "worker {worker:?} of {workers}"
+        );
+        let (worker, workers) = if server {
+            (worker, workers)
+        } else {
+            (WorkerId(0), 1)
+        };
         Router {
             worker,
             workers,
@@ -127,8 +139,9 @@ impl Router {
         }
     }
 
-    /// Says where a datagram (one GSO segment of a received message) belongs, that came `from` a peer `to` an address of
-    /// ours. `demand_retry`: prove the address of unknown clients before spending memory on them.
+    /// Says where a datagram (one GSO segment of a received message) belongs, that came `from` a
+    /// peer `to` an address of ours. `demand_retry`: prove the address of unknown clients before
+    /// spending memory on them.
     pub fn route(
         &mut self,
         datagram: &mut [u8],
@@ -145,7 +158,9 @@ impl Router {
     }
 
     fn route_short(&mut self, datagram: &[u8], to: SocketAddr, now: Instant) -> Route {
-        let Some(cid) = datagram.get(1..1 + self.cid_len()) else { return Route::Drop };
+        let Some(cid) = datagram.get(1..1 + self.cid_len()) else {
+            return Route::Drop;
+        };
         let number = cid_number(cid);
         if let Some((last, key)) = self.last
             && last == number
@@ -170,7 +185,9 @@ impl Router {
         now: Instant,
         demand_retry: bool,
     ) -> Route {
-        let Some(long) = Long::parse(datagram) else { return Route::Drop };
+        let Some(long) = Long::parse(datagram) else {
+            return Route::Drop;
+        };
         if long.dcid.len() == self.cid_len()
             && let Some(key) = self.ours.get(&cid_number(long.dcid))
         {
@@ -202,17 +219,24 @@ impl Router {
         now: Instant,
         demand_retry: bool,
     ) -> Route {
-        let Ok(header) = quiche::Header::from_slice(datagram, self.cid_len()) else { return Route::Drop };
+        let Ok(header) = quiche::Header::from_slice(datagram, self.cid_len()) else {
+            return Route::Drop;
+        };
         if header.ty != quiche::Type::Initial {
             return Route::Drop;
         }
         let token = header.token.as_deref().unwrap_or_default();
         if !token.is_empty() {
-            // A bad token cannot be answered with another Retry: clients follow only one (RFC 9000 §17.2.5.2).
-            return match self.secrets.check_retry_token(token, from, &header.dcid, now) {
-                Some(original) => {
-                    Route::New(NewConn { dcid: header.dcid.to_vec(), retried_from: Some(original) })
-                }
+            // A bad token cannot be answered with another Retry: clients follow only one (RFC 9000
+            // §17.2.5.2).
+            return match self
+                .secrets
+                .check_retry_token(token, from, &header.dcid, now)
+            {
+                Some(original) => Route::New(NewConn {
+                    dcid: header.dcid.to_vec(),
+                    retried_from: Some(original),
+                }),
                 None => Route::Drop,
             };
         }
@@ -220,13 +244,23 @@ impl Router {
             return Route::Drop;
         }
         if !demand_retry {
-            return Route::New(NewConn { dcid: header.dcid.to_vec(), retried_from: None });
+            return Route::New(NewConn {
+                dcid: header.dcid.to_vec(),
+                retried_from: None,
+            });
         }
         let new_scid = self.random_cid();
         let token = self.secrets.retry_token(from, &header.dcid, &new_scid, now);
         let mut packet = vec![0; MIN_INITIAL_BYTES];
         let new_scid = quiche::ConnectionId::from_ref(&new_scid);
-        match quiche::retry(&header.scid, &header.dcid, &new_scid, &token, header.version, &mut packet) {
+        match quiche::retry(
+            &header.scid,
+            &header.dcid,
+            &new_scid,
+            &token,
+            header.version,
+            &mut packet,
+        ) {
             Ok(len) => {
                 packet.truncate(len);
                 Route::Reply(packet)
@@ -240,8 +274,10 @@ impl Router {
             return Route::Drop;
         }
         let mut packet = vec![0; 7 + 2 * 255 + 8];
-        let (scid, dcid) =
-            (quiche::ConnectionId::from_ref(long.scid), quiche::ConnectionId::from_ref(long.dcid));
+        let (scid, dcid) = (
+            quiche::ConnectionId::from_ref(long.scid),
+            quiche::ConnectionId::from_ref(long.dcid),
+        );
         match quiche::negotiate_version(&scid, &dcid, &mut packet) {
             Ok(len) => {
                 packet.truncate(len);
@@ -251,14 +287,24 @@ impl Router {
         }
     }
 
-    /// Tells a peer that we know nothing of its connection (we restarted): looks like a packet, ends in the
-    /// token it was given for this id.
-    fn stateless_reset(&mut self, cid: &[u8], to: SocketAddr, trigger_bytes: usize, now: Instant) -> Route {
+    /// Tells a peer that we know nothing of its connection (we restarted): looks like a packet,
+    /// ends in the token it was given for this id.
+    fn stateless_reset(
+        &mut self,
+        cid: &[u8],
+        to: SocketAddr,
+        trigger_bytes: usize,
+        now: Instant,
+    ) -> Route {
         if trigger_bytes < MIN_RESET_TRIGGER_BYTES || !self.replies.allow(now) {
             return Route::Drop;
         }
         // Two lengths only: a chain of answers to answers has at most two links.
-        let len = if trigger_bytes > RESET_BYTES { RESET_BYTES } else { MIN_RESET_BYTES };
+        let len = if trigger_bytes > RESET_BYTES {
+            RESET_BYTES
+        } else {
+            MIN_RESET_BYTES
+        };
         let mut packet = vec![0; len];
         rand::fill(&mut packet[..]);
         packet[0] = packet[0] & 0x3f | 0x40;
@@ -274,7 +320,9 @@ impl Router {
             _ => return Route::Drop,
         };
         let resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
-        resets.get(&token).map_or(Route::Drop, |key| Route::Conn(*key))
+        resets
+            .get(&token)
+            .map_or(Route::Drop, |key| Route::Conn(*key))
     }
 
     /// The other worker an id belongs to, if it is not ours.
@@ -284,7 +332,11 @@ impl Router {
     }
 
     fn cid_len(&self) -> usize {
-        if self.server { SERVER_CID_BYTES } else { CLIENT_CID_BYTES }
+        if self.server {
+            SERVER_CID_BYTES
+        } else {
+            CLIENT_CID_BYTES
+        }
     }
 
     /// Random, except that the first byte names this worker.
@@ -307,7 +359,8 @@ impl Router {
         }
     }
 
-    /// Takes an id of ours that a peer already uses (from Retry). False: it is another connection's.
+    /// Takes an id of ours that a peer already uses (from Retry). False: it is another
+    /// connection's.
     pub(super) fn insert_ours(&mut self, cid: &[u8], key: usize) -> bool {
         match self.ours.entry(cid_number(cid)) {
             Entry::Occupied(_) => false,
@@ -336,7 +389,9 @@ impl Router {
 
     /// Forgets the connection under `key`. Its ids answer with a stateless reset from now on.
     pub fn remove(&mut self, key: usize) {
-        let Some(held) = self.held.remove(&key) else { return };
+        let Some(held) = self.held.remove(&key) else {
+            return;
+        };
         for number in held.ours {
             self.ours.remove(&number);
         }
@@ -365,7 +420,8 @@ impl Router {
 
 /// An id of at most eight bytes as a number. All ids of one router are equally long.
 fn cid_number(cid: &[u8]) -> u64 {
-    cid.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    cid.iter()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// The part of a long header that all versions share (RFC 8999).
@@ -382,12 +438,17 @@ impl<'a> Long<'a> {
         let (dcid, rest) = rest.split_at_checked(usize::from(*dcid_len))?;
         let (scid_len, rest) = rest.split_first()?;
         let scid = rest.get(..usize::from(*scid_len))?;
-        Some(Long { version: u32::from_be_bytes(*version), dcid, scid })
+        Some(Long {
+            version: u32::from_be_bytes(*version),
+            dcid,
+            scid,
+        })
     }
 }
 
-/// Hashes a number that is random already. The multiplication brings the low bytes into the high bits, from
-/// which the table takes its tags; ids are chosen by us, so nobody can aim at one bucket.
+/// Hashes a number that is random already. The multiplication brings the low bytes into the high
+/// bits, from which the table takes its tags; ids are chosen by us, so nobody can aim at one
+/// bucket.
 #[derive(Default)]
 struct RandomKey(u64);
 

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use boring::ssl::{
-    SslAlert, SslContextBuilder, SslMethod, SslRef, SslSignatureAlgorithm, SslVerifyError, SslVerifyMode,
-    SslVersion,
+    SslAlert, SslContextBuilder, SslMethod, SslRef, SslSignatureAlgorithm, SslVerifyError,
+    SslVerifyMode, SslVersion,
 };
 
 use super::QuicError;
@@ -17,8 +17,8 @@ use crate::config::{
 };
 use crate::units::Fingerprint;
 
-/// Asked with the peer's fingerprint in the TLS verify callback, and again after a resumed handshake, where
-/// TLS itself asks nothing. May not block: it runs in the worker's loop.
+/// Asked with the peer's fingerprint in the TLS verify callback, and again after a resumed
+/// handshake, where TLS itself asks nothing. May not block: it runs in the worker's loop.
 pub type Trust = Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>;
 
 /// The protocol's name in TLS.
@@ -27,8 +27,8 @@ pub const ALPN: &[u8] = b"landro/1";
 /// What IPv6 headers take more than IPv4's.
 const IPV6_EXTRA_BYTES: usize = 20;
 
-/// Keys that session tickets are sealed with: random per process, shared by its workers, so that any of them
-/// resumes what another began.
+/// Keys that session tickets are sealed with: random per process, shared by its workers, so that
+/// any of them resumes what another began.
 #[derive(Clone)]
 pub struct TicketKeys([u8; 48]);
 
@@ -42,8 +42,8 @@ impl TicketKeys {
     }
 }
 
-/// Everything connections of one role have in common. One per worker and role; connections made earlier are
-/// not affected by later changes.
+/// Everything connections of one role have in common. One per worker and role; connections made
+/// earlier are not affected by later changes.
 pub struct Setup {
     pub(super) quiche: quiche::Config,
     pub(super) quic: QuicConfig,
@@ -58,12 +58,16 @@ impl Setup {
     ///
     /// # Errors
     /// BoringSSL or quiche refuse a value.
-    pub fn client(identity: &Identity, trust: Trust, quic: &QuicConfig) -> Result<Setup, QuicError> {
+    pub fn client(
+        identity: &Identity,
+        trust: Trust,
+        quic: &QuicConfig,
+    ) -> Result<Setup, QuicError> {
         Setup::new(identity, trust, quic)
     }
 
-    /// How to tell whether a peer is in a subnet of ours, for those on one wire are paced together; until this is said,
-    /// none is.
+    /// How to tell whether a peer is in a subnet of ours, for those on one wire are paced together;
+    /// until this is said, none is.
     pub fn tell_on_link(&mut self, is_on_link: fn(IpAddr) -> bool) {
         self.is_on_link = is_on_link;
     }
@@ -85,7 +89,8 @@ impl Setup {
 
     fn new(identity: &Identity, trust: Trust, quic: &QuicConfig) -> Result<Setup, QuicError> {
         let tls = tls_context(identity, Arc::clone(&trust))?;
-        let mut quiche = quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, tls)?;
+        let mut quiche =
+            quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, tls)?;
         apply(&mut quiche, quic)?;
         let mut setup = Setup {
             quiche,
@@ -99,9 +104,10 @@ impl Setup {
         Ok(setup)
     }
 
-    /// Grants the next connection its window, in bytes: what is advertised at once, and what that may grow to while the
-    /// peer fills it and we keep up (quiche doubles a window that is used up within two round trips). The profile's
-    /// values are the upper bound; nothing above the grant is ever advertised. A stream may use all of it.
+    /// Grants the next connection its window, in bytes: what is advertised at once, and what that
+    /// may grow to while the peer fills it and we keep up (quiche doubles a window that is used up
+    /// within two round trips). The profile's values are the upper bound; nothing above the grant
+    /// is ever advertised. A stream may use all of it.
     pub fn set_windows(&mut self, first_bytes: u64, most_bytes: u64) {
         let most = most_bytes.min(self.quic.receive_window_bytes);
         let first = first_bytes.min(most);
@@ -112,13 +118,16 @@ impl Setup {
         self.quiche.set_max_connection_window(most);
         self.quiche.set_max_stream_window(stream_most);
         self.quiche.set_initial_max_data(first);
-        self.quiche.set_initial_max_stream_data_bidi_local(stream_first);
-        self.quiche.set_initial_max_stream_data_bidi_remote(stream_first);
+        self.quiche
+            .set_initial_max_stream_data_bidi_local(stream_first);
+        self.quiche
+            .set_initial_max_stream_data_bidi_remote(stream_first);
         self.quiche.set_initial_max_stream_data_uni(stream_first);
     }
 
-    /// Tells what the outgoing interface carries (its MTU less 28): path MTU discovery goes that far, but across the
-    /// Internet. Default: 1472 bytes, Ethernet. Probing beyond the interface costs three losses per step.
+    /// Tells what the outgoing interface carries (its MTU less 28): path MTU discovery goes that
+    /// far, but across the Internet. Default: 1472 bytes, Ethernet. Probing beyond the interface
+    /// costs three losses per step.
     pub fn set_interface_payload(&mut self, bytes: usize) {
         self.interface_payload_bytes = bytes.min(MAX_UDP_PAYLOAD_BYTES);
     }
@@ -126,16 +135,26 @@ impl Setup {
     /// Largest UDP payload to one peer, probed for or used at once.
     pub(super) fn payload_ceiling(&self, peer: IpAddr) -> usize {
         let interface = self.interface_payload_bytes;
-        // The larger the packets looked for, the larger BBR2's smallest window until they are found not to pass: at
-        // 20 Mbit/s, 20 ms and a queue of 64 kB a host with jumbo frames lost 10 % instead of 0.1.
-        let passes = interface <= ETHERNET_UDP_PAYLOAD_BYTES || is_private(peer) || (self.is_on_link)(peer);
-        let interface = if passes { interface } else { ETHERNET_UDP_PAYLOAD_BYTES };
+        // The larger the packets looked for, the larger BBR2's smallest window until they are found
+        // not to pass: at 20 Mbit/s, 20 ms and a queue of 64 kB a host with jumbo frames lost 10 %
+        // instead of 0.1.
+        let passes =
+            interface <= ETHERNET_UDP_PAYLOAD_BYTES || is_private(peer) || (self.is_on_link)(peer);
+        let interface = if passes {
+            interface
+        } else {
+            ETHERNET_UDP_PAYLOAD_BYTES
+        };
         let wanted = match self.quic.mtu_discovery {
             true => self.quic.udp_payload_bytes.max(interface),
             false => self.quic.udp_payload_bytes,
         };
         // Sizes are named for IPv4; IPv6's longer header leaves less of the same frame.
-        let fits = if peer.is_ipv6() { wanted - IPV6_EXTRA_BYTES } else { wanted };
+        let fits = if peer.is_ipv6() {
+            wanted - IPV6_EXTRA_BYTES
+        } else {
+            wanted
+        };
         fits.max(MIN_UDP_PAYLOAD_BYTES)
     }
 
@@ -147,12 +166,21 @@ impl Setup {
     }
 }
 
-/// Writes down the connection's secrets and, from here on, its qlog. A server begins when the peer is authenticated.
+/// Writes down the connection's secrets and, from here on, its qlog. A server begins when the peer
+/// is authenticated.
 pub(super) fn begin_diagnosis(diagnosis: &Diagnosis, quiche: &mut Quiche) {
-    let side = if quiche.is_server() { "server" } else { "client" };
+    let side = if quiche.is_server() {
+        "server"
+    } else {
+        "client"
+    };
     let id = quiche.trace_id().to_owned();
     if let Some(file) = diagnosis.begin(&format!("{id}-{side}")) {
-        quiche.set_qlog(Box::new(file), "landro".to_owned(), format!("{side} connection {id}"));
+        quiche.set_qlog(
+            Box::new(file),
+            "landro".to_owned(),
+            format!("{side} connection {id}"),
+        );
     }
 }
 
@@ -160,7 +188,9 @@ pub(super) fn begin_diagnosis(diagnosis: &Diagnosis, quiche: &mut Quiche) {
 fn is_private(peer: IpAddr) -> bool {
     match peer.to_canonical() {
         IpAddr::V4(peer) => peer.is_private() || peer.is_link_local() || peer.is_loopback(),
-        IpAddr::V6(peer) => peer.is_unique_local() || peer.is_unicast_link_local() || peer.is_loopback(),
+        IpAddr::V6(peer) => {
+            peer.is_unique_local() || peer.is_unicast_link_local() || peer.is_loopback()
+        }
     }
 }
 
@@ -178,10 +208,18 @@ fn tls_context(identity: &Identity, trust: Trust) -> Result<SslContextBuilder, Q
     tls.set_custom_verify_callback(
         SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
         move |ssl: &mut SslRef| {
-            let Some(peer) = ssl.peer_certificate().as_deref().and_then(certificate_fingerprint) else {
+            let Some(peer) = ssl
+                .peer_certificate()
+                .as_deref()
+                .and_then(certificate_fingerprint)
+            else {
                 return Err(SslVerifyError::Invalid(SslAlert::BAD_CERTIFICATE));
             };
-            if trust(&peer) { Ok(()) } else { Err(SslVerifyError::Invalid(SslAlert::ACCESS_DENIED)) }
+            if trust(&peer) {
+                Ok(())
+            } else {
+                Err(SslVerifyError::Invalid(SslAlert::ACCESS_DENIED))
+            }
         },
     );
     Ok(tls)
@@ -189,7 +227,11 @@ fn tls_context(identity: &Identity, trust: Trust) -> Result<SslContextBuilder, Q
 
 fn apply(quiche: &mut quiche::Config, quic: &QuicConfig) -> Result<(), QuicError> {
     quiche.set_application_protos(&[ALPN])?;
-    if quic.diagnostics.as_ref().is_some_and(|diagnostics| diagnostics.logs_keys()) {
+    if quic
+        .diagnostics
+        .as_ref()
+        .is_some_and(|diagnostics| diagnostics.logs_keys())
+    {
         quiche.log_keys();
     }
     quiche.set_initial_max_streams_bidi(quic.max_bidi_streams);
@@ -209,8 +251,8 @@ fn apply(quiche: &mut quiche::Config, quic: &QuicConfig) -> Result<(), QuicError
     if quic.datagrams {
         quiche.enable_dgram(true, DATAGRAM_QUEUE_PACKETS, DATAGRAM_QUEUE_PACKETS);
     }
-    // One address per connection: nothing here would follow a peer that moves, and each further path would
-    // be state a peer can make us hold.
+    // One address per connection: nothing here would follow a peer that moves, and each further
+    // path would be state a peer can make us hold.
     quiche.set_disable_active_migration(true);
     // Noise against ossified middleboxes is for protocols that browsers speak.
     quiche.grease(false);

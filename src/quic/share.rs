@@ -1,27 +1,33 @@
-//! How much of our memory a connection may take: little before its peer is known, then by its window.
+//! How much of our memory a connection may take: little before its peer is known, then by its
+//! window.
 
 use super::{Conn, Phase};
 
-/// Before the peer is known. A handshake takes 17 kB on either side, packets that arrive twice included; there is room for
-/// another TLS stack with longer certificates.
+/// Before the peer is known. A handshake takes 17 kB on either side, packets that arrive twice
+/// included; there is room for another TLS stack with longer certificates.
 pub(super) const HANDSHAKE_HEAP_BYTES: u64 = 64 << 10;
 
-/// Datagrams with long headers that are looked at, 3 to 6 in a handshake. With each side's probe timeouts of 1, 2 and 4 s
-/// before the whole handshake is given up, and each datagram sent twice, they are 30.
+/// Datagrams with long headers that are looked at, 3 to 6 in a handshake. With each side's probe
+/// timeouts of 1, 2 and 4 s before the whole handshake is given up, and each datagram sent twice,
+/// they are 30.
 pub(super) const MAX_HANDSHAKE_DATAGRAMS: u32 = 64;
 
-/// What a connection has beside its window: streams, packets not acknowledged, ranges. An idle connection has 24–62 kB;
-/// a receiver at 270 Mbit/s over 500 ms (its 16 MiB window) with 5 % loss 1.1 MB of acknowledgements under way; a sender
+/// What a connection has beside its window: streams, packets not acknowledged, ranges. An idle
+/// connection has 24–62 kB; a receiver at 270 Mbit/s over 500 ms (its 16 MiB window) with 5 % loss
+/// 1.1 MB of acknowledgements under way; a sender
 /// 0.67 kB for each packet in flight, so that 4,600 packets, 500 Mbit/s at 100 ms, go into three quarters of it.
 const BESIDE_WINDOW_BYTES: u64 = 4 << 20;
 
-/// What unread bytes cost: 1.13 times themselves in full packets; in packets of 300 bytes, as a sender makes that has little
-/// at a time, 1.48 times, and that a whole window of 16 MiB was filled with such is in the share, too.
+/// What unread bytes cost: 1.13 times themselves in full packets; in packets of 300 bytes, as a
+/// sender makes that has little at a time, 1.48 times, and that a whole window of 16 MiB was filled
+/// with such is in the share, too.
 const UNREAD_QUARTERS: u64 = 5;
 
 /// The bound of a connection that may be granted so much unread data.
 pub(super) fn limit_bytes(window_bytes: u64) -> u64 {
-    (window_bytes / 4).saturating_mul(UNREAD_QUARTERS).saturating_add(BESIDE_WINDOW_BYTES)
+    (window_bytes / 4)
+        .saturating_mul(UNREAD_QUARTERS)
+        .saturating_add(BESIDE_WINDOW_BYTES)
 }
 
 impl Conn {
@@ -37,12 +43,14 @@ impl Conn {
         }
     }
 
-    /// Whether the peer has made us keep more than any honest one does: to be closed and forgotten at once.
+    /// Whether the peer has made us keep more than any honest one does: to be closed and forgotten
+    /// at once.
     pub fn is_too_heavy(&self) -> bool {
         self.quiche.bytes() > self.share_bytes()
     }
 
-    /// Whether we make it heavy ourselves: what is in flight weighs, too, and more of it has to wait.
+    /// Whether we make it heavy ourselves: what is in flight weighs, too, and more of it has to
+    /// wait.
     pub(super) fn is_full(&self) -> bool {
         self.quiche.bytes() > self.share_bytes() / 4 * 3
     }

@@ -1,4 +1,5 @@
-//! Two ends of a connection in one process: packets go from one `fill` to the other's `recv`, no sockets.
+//! Two ends of a connection in one process: packets go from one `fill` to the other's `recv`, no
+//! sockets.
 
 mod handshake;
 mod strangers;
@@ -91,7 +92,13 @@ impl Pair {
     }
 
     fn server_setup(&self) -> Setup {
-        Setup::server(&self.server, self.of_client.trust(), &self.quic, &self.tickets).unwrap()
+        Setup::server(
+            &self.server,
+            self.of_client.trust(),
+            &self.quic,
+            &self.tickets,
+        )
+        .unwrap()
     }
 
     fn world(&self) -> World {
@@ -112,8 +119,17 @@ impl Pair {
     ) -> World {
         let secrets = Arc::clone(&self.secrets);
         let mut client_router = Router::new(WorkerId(0), 1, Arc::clone(&secrets), false);
-        let client =
-            Conn::connect(client_setup, &mut client_router, 7, local, peer, None, ticket, now()).unwrap();
+        let client = Conn::connect(
+            client_setup,
+            &mut client_router,
+            7,
+            local,
+            peer,
+            None,
+            ticket,
+            now(),
+        )
+        .unwrap();
         World {
             client,
             server: None,
@@ -167,7 +183,13 @@ impl World {
     fn deliver_to_server(&mut self, mut datagram: Vec<u8>) {
         self.largest = self.largest.max(datagram.len());
         let from = self.client_addr;
-        match self.server_router.route(&mut datagram, from, self.server_addr, now(), self.demand_retry) {
+        match self.server_router.route(
+            &mut datagram,
+            from,
+            self.server_addr,
+            now(),
+            self.demand_retry,
+        ) {
             Route::Conn(key) => {
                 assert_eq!(key, 3);
                 let _ = self.server().recv(&mut datagram, from);
@@ -175,7 +197,15 @@ impl World {
             Route::New(new) => {
                 assert_eq!(new.address_proven(), self.demand_retry);
                 let (router, setup) = (&mut self.server_router, &mut self.server_setup);
-                let accepted = Conn::accept(setup, router, 3, new, self.server_addr, self.client_addr, now());
+                let accepted = Conn::accept(
+                    setup,
+                    router,
+                    3,
+                    new,
+                    self.server_addr,
+                    self.client_addr,
+                    now(),
+                );
                 self.server = Some(accepted.unwrap());
                 let _ = self.server().recv(&mut datagram, from);
             }
@@ -189,7 +219,9 @@ impl World {
     }
 
     fn carry_down(&mut self) -> bool {
-        let Some(server) = &mut self.server else { return false };
+        let Some(server) = &mut self.server else {
+            return false;
+        };
         let datagrams = datagrams(server);
         let any = !datagrams.is_empty();
         for datagram in datagrams {
@@ -200,7 +232,13 @@ impl World {
 
     fn deliver_to_client(&mut self, mut datagram: Vec<u8>) {
         self.largest = self.largest.max(datagram.len());
-        match self.client_router.route(&mut datagram, self.server_addr, self.client_addr, now(), false) {
+        match self.client_router.route(
+            &mut datagram,
+            self.server_addr,
+            self.client_addr,
+            now(),
+            false,
+        ) {
             Route::Conn(7) => {
                 let _ = self.client.recv(&mut datagram, self.server_addr);
             }
@@ -218,8 +256,16 @@ impl World {
     /// How both ended.
     fn reasons(&mut self) -> (CloseReason, CloseReason) {
         self.pump();
-        let client = self.client.close_reason().expect("the client's connection is over");
-        (client, self.server().close_reason().expect("the server's connection is over"))
+        let client = self
+            .client
+            .close_reason()
+            .expect("the client's connection is over");
+        (
+            client,
+            self.server()
+                .close_reason()
+                .expect("the server's connection is over"),
+        )
     }
 }
 
@@ -227,7 +273,10 @@ impl World {
 fn datagrams(conn: &mut Conn) -> Vec<Vec<u8>> {
     let (mut out, mut runs, mut datagrams) = (vec![0; 65_536], Vec::new(), Vec::new());
     while let Some(filled) = conn.fill(now(), &mut out, 1_000, &mut runs) {
-        assert_eq!(filled.bytes, runs.iter().map(|run| run.range.len()).sum::<usize>());
+        assert_eq!(
+            filled.bytes,
+            runs.iter().map(|run| run.range.len()).sum::<usize>()
+        );
         for run in &runs {
             let bytes = &out[run.range.clone()];
             let segment = run.segment_bytes.map_or(bytes.len(), usize::from);

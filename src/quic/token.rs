@@ -1,5 +1,5 @@
-//! What this process proves without keeping state: Retry tokens and stateless reset tokens, and the budget for
-//! answering strangers at all.
+//! What this process proves without keeping state: Retry tokens and stateless reset tokens, and the
+//! budget for answering strangers at all.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -26,20 +26,30 @@ pub struct Secrets {
 impl Secrets {
     /// Of a process that answers no strangers: a client's.
     pub fn fresh(now: Instant) -> Secrets {
-        Secrets { retry: rand::random(), reset: rand::random(), epoch: now }
+        Secrets {
+            retry: rand::random(),
+            reset: rand::random(),
+            epoch: now,
+        }
     }
 
-    /// Retry keys are fresh. The reset key is the daemon's for longer than one run: after a restart it can still tell the
-    /// peers of its earlier life that their connections are gone, instead of leaving them to their timeouts.
+    /// Retry keys are fresh. The reset key is the daemon's for longer than one run: after a restart
+    /// it can still tell the peers of its earlier life that their connections are gone, instead of
+    /// leaving them to their timeouts.
     ///
-    /// `secret` is kept beside the identity, and is not the identity: that may be copied to other hosts, each of which
-    /// would tell whoever asks the token that ends a connection with one of the others. So do `root`, and the address
-    /// that a connection came in by, which [`Secrets::reset_token`] adds: daemons that share even the secret differ in
-    /// one of them.
+    /// `secret` is kept beside the identity, and is not the identity: that may be copied to other
+    /// hosts, each of which would tell whoever asks the token that ends a connection with one of
+    /// the others. So do `root`, and the address that a connection came in by, which
+    /// [`Secrets::reset_token`] adds: daemons that share even the secret differ in one of them.
     pub fn of_daemon(secret: &[u8; 32], root: &[u8], now: Instant) -> Secrets {
-        let mut reset = blake3::Hasher::new_derive_key("landro 2026-11 stateless reset key of a daemon");
+        let mut reset =
+            blake3::Hasher::new_derive_key("landro 2026-11 stateless reset key of a daemon");
         reset.update(secret).update(root);
-        Secrets { retry: rand::random(), reset: reset.finalize().into(), epoch: now }
+        Secrets {
+            retry: rand::random(),
+            reset: reset.finalize().into(),
+            epoch: now,
+        }
     }
 
     /// A token that only this process makes, for this address, this pair of ids and the next 30 s.
@@ -55,7 +65,8 @@ impl Secrets {
         [&issued[..], original, &mac[..]].concat()
     }
 
-    /// The client's original connection id, if the token is ours, fresh, and used where it was sent.
+    /// The client's original connection id, if the token is ours, fresh, and used where it was
+    /// sent.
     pub(crate) fn check_retry_token(
         &self,
         token: &[u8],
@@ -63,7 +74,8 @@ impl Secrets {
         new_scid: &[u8],
         now: Instant,
     ) -> Option<Vec<u8>> {
-        if token.len() < RETRY_OVERHEAD_BYTES || token.len() > RETRY_OVERHEAD_BYTES + MAX_CID_BYTES {
+        if token.len() < RETRY_OVERHEAD_BYTES || token.len() > RETRY_OVERHEAD_BYTES + MAX_CID_BYTES
+        {
             return None;
         }
         let (issued, rest) = token.split_first_chunk::<8>()?;
@@ -86,12 +98,15 @@ impl Secrets {
     ) -> [u8; MAC_BYTES] {
         let mut hasher = blake3::Hasher::new_keyed(&self.retry);
         hasher.update(&octets(peer)).update(&issued);
-        hasher.update(&[original.len() as u8]).update(original).update(new_scid);
+        hasher
+            .update(&[original.len() as u8])
+            .update(original)
+            .update(new_scid);
         first_16(hasher.finalize())
     }
 
-    /// The token a peer is given with one of our connection ids, to know a stateless reset by. `local`: the address of
-    /// ours that the peer sends to.
+    /// The token a peer is given with one of our connection ids, to know a stateless reset by.
+    /// `local`: the address of ours that the peer sends to.
     pub(super) fn reset_token(&self, cid: &[u8], local: SocketAddr) -> u128 {
         let mut hasher = blake3::Hasher::new_keyed(&self.reset);
         hasher.update(&octets(local)).update(cid);
@@ -124,7 +139,11 @@ pub(super) struct RateLimit {
 
 impl RateLimit {
     pub(super) fn new(per_second: u32) -> RateLimit {
-        RateLimit { per_second, left: per_second, since: None }
+        RateLimit {
+            per_second,
+            left: per_second,
+            since: None,
+        }
     }
 
     pub(super) fn allow(&mut self, now: Instant) -> bool {
@@ -160,17 +179,34 @@ mod tests {
             secrets.check_retry_token(token, peer, scid, now + after)
         };
         let none = Duration::ZERO;
-        assert_eq!(check(&token, peer, b"newscid", none).as_deref(), Some(&b"original"[..]));
+        assert_eq!(
+            check(&token, peer, b"newscid", none).as_deref(),
+            Some(&b"original"[..])
+        );
         assert!(check(&token, peer, b"newscid", RETRY_LIFETIME).is_some());
-        assert!(check(&token, peer, b"newscid", RETRY_LIFETIME + Duration::from_secs(1)).is_none());
+        assert!(
+            check(
+                &token,
+                peer,
+                b"newscid",
+                RETRY_LIFETIME + Duration::from_secs(1)
+            )
+            .is_none()
+        );
         assert!(check(&token, "192.0.2.1:1001".parse().unwrap(), b"newscid", none).is_none());
         assert!(check(&token, "192.0.2.2:1000".parse().unwrap(), b"newscid", none).is_none());
         assert!(check(&token, peer, b"other", none).is_none());
         for at in 0..token.len() {
             let mut forged = token.clone();
             forged[at] ^= 1;
-            assert!(check(&forged, peer, b"newscid", none).is_none(), "byte {at}");
-            assert!(check(&token[..at], peer, b"newscid", none).is_none(), "{at} bytes");
+            assert!(
+                check(&forged, peer, b"newscid", none).is_none(),
+                "byte {at}"
+            );
+            assert!(
+                check(&token[..at], peer, b"newscid", none).is_none(),
+                "{at} bytes"
+            );
         }
         assert!(check(&[0; 100], peer, b"newscid", none).is_none());
     }
@@ -184,12 +220,30 @@ mod tests {
         };
         let ours = token(1, "/srv", b"12345", here);
         assert_eq!(ours, token(1, "/srv", b"12345", here), "after a restart");
-        assert_eq!(ours, token(1, "/srv", b"12345", "[::ffff:192.0.2.1]:4433".parse().unwrap()));
-        assert_ne!(ours, token(2, "/srv", b"12345", here), "a host with a copied identity");
+        assert_eq!(
+            ours,
+            token(
+                1,
+                "/srv",
+                b"12345",
+                "[::ffff:192.0.2.1]:4433".parse().unwrap()
+            )
+        );
+        assert_ne!(
+            ours,
+            token(2, "/srv", b"12345", here),
+            "a host with a copied identity"
+        );
         assert_ne!(ours, token(1, "/srv/other", b"12345", here));
         assert_ne!(ours, token(1, "/srv", b"12346", here));
-        assert_ne!(ours, token(1, "/srv", b"12345", "192.0.2.1:4434".parse().unwrap()));
-        assert_ne!(ours, token(1, "/srv", b"12345", "192.0.2.2:4433".parse().unwrap()));
+        assert_ne!(
+            ours,
+            token(1, "/srv", b"12345", "192.0.2.1:4434".parse().unwrap())
+        );
+        assert_ne!(
+            ours,
+            token(1, "/srv", b"12345", "192.0.2.2:4433".parse().unwrap())
+        );
         assert_ne!(
             Secrets::fresh(now).reset_token(b"12345", here),
             Secrets::fresh(now).reset_token(b"12345", here)

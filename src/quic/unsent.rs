@@ -1,11 +1,14 @@
-//! How much of what the streams were given quiche still has to send: it does not tell, so this counts.
+//! How much of what the streams were given quiche still has to send: it does not tell, so this
+//! counts.
 //!
-//! Without it each batch leaves something behind, as packets have headers, and what waits goes cold in cache: 8 MB after
-//! 300, of which every byte had been read and hashed long before it was sealed.
+//! Without it each batch leaves something behind, as packets have headers, and what waits goes cold
+//! in cache: 8 MB after 300, of which every byte had been read and hashed long before it was
+//! sealed.
 
-/// Most that a packet with stream data has beside it: the short header (1 byte, connection id 5, packet number 4), the tag
-/// (16), and the STREAM frame's type, id, offset and length (1, 4, 8, 2). Mostly it is less, so the count is too high
-/// rather than too low, until [`Unsent::ran_dry`] finds that nothing is left.
+/// Most that a packet with stream data has beside it: the short header (1 byte, connection id 5,
+/// packet number 4), the tag (16), and the STREAM frame's type, id, offset and length (1, 4, 8, 2).
+/// Mostly it is less, so the count is too high rather than too low, until [`Unsent::ran_dry`] finds
+/// that nothing is left.
 const OVERHEAD_BYTES: usize = 1 + super::SERVER_CID_BYTES + 4 + 16 + 1 + 4 + 8 + 2;
 
 /// Room in the congestion window that quiche may leave unused because no whole packet fits it.
@@ -39,7 +42,9 @@ impl Unsent {
     }
 
     pub fn sent(&mut self, packet_bytes: usize) {
-        self.bytes = self.bytes.saturating_sub(packet_bytes.saturating_sub(OVERHEAD_BYTES));
+        self.bytes = self
+            .bytes
+            .saturating_sub(packet_bytes.saturating_sub(OVERHEAD_BYTES));
         self.sent_bytes += packet_bytes;
     }
 
@@ -49,8 +54,8 @@ impl Unsent {
         self.lost_bytes = lost_bytes;
     }
 
-    /// quiche had no further packet, and pacing did not hold it back. `capacity_bytes` is what it would take now: if the
-    /// window has room for a packet, nothing is left to send.
+    /// quiche had no further packet, and pacing did not hold it back. `capacity_bytes` is what it
+    /// would take now: if the window has room for a packet, nothing is left to send.
     pub fn ran_dry(&mut self, capacity_bytes: usize, packet_bytes: usize) {
         let room_bytes = (capacity_bytes + self.written_bytes).saturating_sub(self.sent_bytes);
         if room_bytes >= packet_bytes + UNUSED_BYTES {
@@ -108,7 +113,10 @@ mod tests {
         unsent.received();
         unsent.written(5 * PACKET_BYTES);
         (0..5).for_each(|_| unsent.sent(PACKET_BYTES));
-        assert!(unsent.bytes() > 0, "headers were taken for larger than they are");
+        assert!(
+            unsent.bytes() > 0,
+            "headers were taken for larger than they are"
+        );
         unsent.ran_dry(5 * PACKET_BYTES, PACKET_BYTES);
         assert_eq!(unsent.bytes(), 0);
     }

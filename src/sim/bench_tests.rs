@@ -1,4 +1,5 @@
-//! Benchmarks: both sessions over a wire that delivers in any order, and peers that do not keep to the rules.
+//! Benchmarks: both sessions over a wire that delivers in any order, and peers that do not keep to
+//! the rules.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -15,7 +16,10 @@ use crate::proto::{Event, Input, Outcome, Output, SessionErrorCode};
 use crate::units::StreamKey;
 
 /// Whoever may come in may measure, even one that may touch nothing.
-const NOTHING: Grant = Grant { read: false, write: false };
+const NOTHING: Grant = Grant {
+    read: false,
+    write: false,
+};
 
 /// What is emitted at a time, at most.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -56,7 +60,10 @@ impl Side {
     }
 
     fn server(now: Instant, limits: &Limits) -> Side {
-        Side::new(Session::server(now, NOTHING, limits.clone()), limits.clone())
+        Side::new(
+            Session::server(now, NOTHING, limits.clone()),
+            limits.clone(),
+        )
     }
 
     fn input(&mut self, now: Instant, input: Input) {
@@ -89,7 +96,11 @@ impl Side {
                 Output::Finished(outcome) => self.outcome = Some(outcome),
             }
         }
-        assert!(self.unsent_bytes < self.limits.read_ahead_bytes + PIECE_BYTES, "{}", self.unsent_bytes);
+        assert!(
+            self.unsent_bytes < self.limits.read_ahead_bytes + PIECE_BYTES,
+            "{}",
+            self.unsent_bytes
+        );
     }
 
     fn said(&mut self) -> Vec<Message> {
@@ -116,7 +127,10 @@ impl Side {
 /// Runs both to their ends; what happens next is a matter of the seed.
 fn run(rng: &mut Rng, work: BenchWork, duration: Duration) -> [Side; 2] {
     let mut now = start();
-    let mut sides = [Side::client(now, work, duration, &limits(rng)), Side::server(now, &limits(rng))];
+    let mut sides = [
+        Side::client(now, work, duration, &limits(rng)),
+        Side::server(now, &limits(rng)),
+    ];
     let mut wire: [VecDeque<(StreamKey, Bytes, bool)>; 2] = Default::default();
     for step in 0.. {
         assert!(step < 1_000_000, "no end in sight");
@@ -133,7 +147,9 @@ fn run(rng: &mut Rng, work: BenchWork, duration: Duration) -> [Side; 2] {
             actions.extend((0..4).filter(|what| possible[*what]).map(|what| (at, what)));
         }
         if actions.is_empty() {
-            let Some(next) = sides.iter().filter_map(due).min() else { return sides };
+            let Some(next) = sides.iter().filter_map(due).min() else {
+                return sides;
+            };
             now = now.max(next);
             continue;
         }
@@ -158,10 +174,13 @@ fn run(rng: &mut Rng, work: BenchWork, duration: Duration) -> [Side; 2] {
             }
             2 => {
                 // Streams are independent of each other: any one may be next, each in its order.
-                let streams: BTreeSet<StreamKey> = wire[at].iter().map(|(stream, ..)| *stream).collect();
+                let streams: BTreeSet<StreamKey> =
+                    wire[at].iter().map(|(stream, ..)| *stream).collect();
                 let wanted = rng.pick(&streams.into_iter().collect::<Vec<_>>());
                 let first = wire[at].iter().position(|(stream, ..)| *stream == wanted);
-                let (stream, bytes, fin) = first.and_then(|at_| wire[at].remove(at_)).expect("it is there");
+                let (stream, bytes, fin) = first
+                    .and_then(|at_| wire[at].remove(at_))
+                    .expect("it is there");
                 sides[1 - at].input(now, Input::Data { stream, bytes, fin });
             }
             _ => sides[at].input(now, Input::Tick),
@@ -179,19 +198,28 @@ fn benchmarks_come_to_their_end() {
             BenchWork::Receive,
             BenchWork::Echo { size_bytes: 1 },
             BenchWork::Echo { size_bytes: 1000 },
-            BenchWork::Echo { size_bytes: wire::MAX_ECHO_BYTES },
+            BenchWork::Echo {
+                size_bytes: wire::MAX_ECHO_BYTES,
+            },
         ]);
         let duration = Duration::from_millis(rng.pick(&[0, 1, 20]));
         let sides = run(&mut rng, work, duration);
         for side in &sides {
-            assert!(matches!(side.outcome, Some(Outcome::Complete(_))), "{:?}", side.outcome);
+            assert!(
+                matches!(side.outcome, Some(Outcome::Complete(_))),
+                "{:?}",
+                side.outcome
+            );
             assert_eq!(side.unsent_bytes, 0);
             assert!(side.open.is_empty(), "streams without an end");
         }
         let [client, server] = &sides;
         let ((sent_bytes, elapsed), (served_bytes, _)) = (client.benched(), server.benched());
         assert_eq!(sent_bytes, served_bytes);
-        assert!(!matches!(work, BenchWork::Send) || elapsed >= duration, "{elapsed:?}");
+        assert!(
+            !matches!(work, BenchWork::Send) || elapsed >= duration,
+            "{elapsed:?}"
+        );
         let told: u64 = client
             .events
             .iter()
@@ -209,11 +237,20 @@ fn benchmarks_come_to_their_end() {
             })
             .sum();
         match work {
-            BenchWork::Echo { size_bytes } => assert_eq!(round_trips * size_bytes, sent_bytes as usize),
+            BenchWork::Echo { size_bytes } => {
+                assert_eq!(round_trips * size_bytes, sent_bytes as usize)
+            }
             BenchWork::Send | BenchWork::Receive => assert_eq!(told, sent_bytes),
         }
-        let streams = client.limits.parallel.max_concurrent_streams.clamp(1, MAX_BENCH_STREAMS);
-        assert!(client.most_open.max(server.most_open) <= streams, "one stream too many");
+        let streams = client
+            .limits
+            .parallel
+            .max_concurrent_streams
+            .clamp(1, MAX_BENCH_STREAMS);
+        assert!(
+            client.most_open.max(server.most_open) <= streams,
+            "one stream too many"
+        );
     });
 }
 
@@ -240,7 +277,11 @@ fn asked(mode: BenchMode, milliseconds: u64, streams: Option<u8>) -> (Side, Inst
 fn welcomed(work: BenchWork) -> (Side, Instant) {
     let now = start();
     let mut client = Side::client(now, work, Duration::from_secs(1), &limits(&mut Rng::new(1)));
-    let welcome = Welcome { version: VERSION, agent: "test".into(), entry_window: 0 };
+    let welcome = Welcome {
+        version: VERSION,
+        agent: "test".into(),
+        entry_window: 0,
+    };
     client.hear(now, &Message::Welcome(welcome));
     (client, now)
 }
@@ -251,7 +292,9 @@ fn nobody_measures_for_ever() {
     for mode in [BenchMode::Send, BenchMode::Receive, BenchMode::Echo] {
         for milliseconds in [most + 1, u64::MAX] {
             let (server, _) = asked(mode, milliseconds, None);
-            let Some(Outcome::Refused(error)) = server.outcome else { panic!("{:?}", server.outcome) };
+            let Some(Outcome::Refused(error)) = server.outcome else {
+                panic!("{:?}", server.outcome)
+            };
             assert_eq!(error.code, SessionErrorCode::Unsupported);
         }
         // What was allowed is not waited for much longer.
@@ -260,11 +303,18 @@ fn nobody_measures_for_ever() {
         server.input(now + MAX_BENCH, Input::Tick);
         assert_eq!(server.outcome, None);
         server.input(now + MAX_BENCH + DRAIN_TIMEOUT, Input::Tick);
-        assert!(matches!(server.outcome, Some(Outcome::Lost(_))), "{mode:?}: {:?}", server.outcome);
+        assert!(
+            matches!(server.outcome, Some(Outcome::Lost(_))),
+            "{mode:?}: {:?}",
+            server.outcome
+        );
     }
     let (mut client, now) = welcomed(BenchWork::Echo { size_bytes: 5 });
     client.input(now + Duration::from_secs(1) + DRAIN_TIMEOUT, Input::Tick);
-    assert!(matches!(client.outcome, Some(Outcome::Lost(_))), "a server that does not answer");
+    assert!(
+        matches!(client.outcome, Some(Outcome::Lost(_))),
+        "a server that does not answer"
+    );
 }
 
 #[test]
@@ -272,7 +322,11 @@ fn streams_and_memory_are_bounded_by_the_server() {
     for streams in [0, 1, 200, 255] {
         let (server, _) = asked(BenchMode::Receive, 1000, Some(streams));
         assert_eq!(server.outcome, None);
-        assert!((1..=MAX_BENCH_STREAMS).contains(&server.most_open), "{} streams", server.most_open);
+        assert!(
+            (1..=MAX_BENCH_STREAMS).contains(&server.most_open),
+            "{} streams",
+            server.most_open
+        );
     }
 }
 
@@ -281,7 +335,12 @@ fn what_was_not_asked_for_is_a_violation() {
     let payload = |len| Bytes::from(vec![0; len]);
     // Echoes nobody asked for, of another length or content, or twice.
     let (mut client, now) = welcomed(BenchWork::Send);
-    client.hear(now, &Message::EchoReply { payload: payload(1) });
+    client.hear(
+        now,
+        &Message::EchoReply {
+            payload: payload(1),
+        },
+    );
     assert!(client.is_violation(), "{:?}", client.outcome);
     for (reply, fine) in [
         (payload(1000), true),
@@ -290,44 +349,91 @@ fn what_was_not_asked_for_is_a_violation() {
         (Bytes::from(vec![1; 1000]), false),
     ] {
         let (mut client, now) = welcomed(BenchWork::Echo { size_bytes: 1000 });
-        assert!(matches!(client.said()[..], [Message::Hello(_), Message::Echo { .. }]));
+        assert!(matches!(
+            client.said()[..],
+            [Message::Hello(_), Message::Echo { .. }]
+        ));
         client.hear(now, &Message::EchoReply { payload: reply });
         assert_eq!(client.outcome.is_none(), fine, "{:?}", client.outcome);
     }
-    // A whole message more in the same piece of the control stream: the next question is not out yet.
+    // A whole message more in the same piece of the control stream: the next question is not out
+    // yet.
     let (mut client, now) = welcomed(BenchWork::Echo { size_bytes: 1000 });
     let mut twice = BytesMut::new();
     for _ in 0..2 {
-        wire::encode(&Message::EchoReply { payload: payload(1000) }, &mut twice);
+        wire::encode(
+            &Message::EchoReply {
+                payload: payload(1000),
+            },
+            &mut twice,
+        );
     }
     client.input(now, Input::Control(twice.freeze()));
     assert!(client.is_violation(), "{:?}", client.outcome);
     // Data where none is sent, and more or less than announced.
     for work in [BenchWork::Send, BenchWork::Echo { size_bytes: 1 }] {
         let (mut client, now) = welcomed(work);
-        client.input(now, Input::Data { stream: StreamKey(0), bytes: payload(1), fin: false });
+        client.input(
+            now,
+            Input::Data {
+                stream: StreamKey(0),
+                bytes: payload(1),
+                fin: false,
+            },
+        );
         assert!(client.is_violation(), "{:?}", client.outcome);
     }
     for (before, announced, after) in [(10, 9, 0), (10, 15, 6)] {
         let (mut server, now) = asked(BenchMode::Send, 1000, None);
-        server.input(now, Input::Data { stream: StreamKey(0), bytes: payload(before), fin: false });
+        server.input(
+            now,
+            Input::Data {
+                stream: StreamKey(0),
+                bytes: payload(before),
+                fin: false,
+            },
+        );
         server.hear(now, &Message::BenchEnd { bytes: announced });
-        server.input(now, Input::Data { stream: StreamKey(0), bytes: payload(after), fin: true });
+        server.input(
+            now,
+            Input::Data {
+                stream: StreamKey(0),
+                bytes: payload(after),
+                fin: true,
+            },
+        );
         assert!(server.is_violation(), "{:?}", server.outcome);
     }
     // The end from the wrong side, too early, twice; messages of other sessions.
     for (mode, messages) in [
         (BenchMode::Send, &[Message::Finished {}][..]),
-        (BenchMode::Send, &[Message::BenchEnd { bytes: 5 }, Message::BenchEnd { bytes: 5 }]),
+        (
+            BenchMode::Send,
+            &[
+                Message::BenchEnd { bytes: 5 },
+                Message::BenchEnd { bytes: 5 },
+            ],
+        ),
         (BenchMode::Receive, &[Message::BenchEnd { bytes: 0 }]),
         (BenchMode::Receive, &[Message::Finished {}]),
         (BenchMode::Echo, &[Message::BenchEnd { bytes: 5 }]),
         (BenchMode::Echo, &[Message::ManifestEnd { entries: 0 }]),
-        (BenchMode::Send, &[Message::Echo { payload: Bytes::new() }]),
+        (
+            BenchMode::Send,
+            &[Message::Echo {
+                payload: Bytes::new(),
+            }],
+        ),
     ] {
         let (mut server, now) = asked(mode, 1000, None);
-        messages.iter().for_each(|message| server.hear(now, message));
-        assert!(server.is_violation(), "{mode:?} {messages:?}: {:?}", server.outcome);
+        messages
+            .iter()
+            .for_each(|message| server.hear(now, message));
+        assert!(
+            server.is_violation(),
+            "{mode:?} {messages:?}: {:?}",
+            server.outcome
+        );
     }
 }
 
@@ -337,18 +443,50 @@ fn data_may_be_faster_than_the_welcome() {
     let limits = limits(&mut Rng::new(1));
     let mut client = Side::client(now, BenchWork::Receive, Duration::from_secs(1), &limits);
     let bytes = Bytes::from(vec![0; 7]);
-    client.input(now, Input::Data { stream: StreamKey(0), bytes, fin: true });
+    client.input(
+        now,
+        Input::Data {
+            stream: StreamKey(0),
+            bytes,
+            fin: true,
+        },
+    );
     assert_eq!(client.outcome, None);
-    let welcome = Welcome { version: VERSION, agent: "test".into(), entry_window: 0 };
+    let welcome = Welcome {
+        version: VERSION,
+        agent: "test".into(),
+        entry_window: 0,
+    };
     client.hear(now, &Message::Welcome(welcome));
     client.hear(now, &Message::BenchEnd { bytes: 7 });
     assert_eq!(client.benched().0, 7);
-    assert!(matches!(client.said()[..], [Message::Hello(_), Message::Finished {}]));
+    assert!(matches!(
+        client.said()[..],
+        [Message::Hello(_), Message::Finished {}]
+    ));
 }
 
 #[test]
 fn only_who_answers_waits_for_its_answers_to_be_read() {
-    assert_eq!(asked(BenchMode::Echo, 1000, None).0.session.answers_bytes_max(), Some(0));
-    assert_eq!(asked(BenchMode::Send, 1000, None).0.session.answers_bytes_max(), None);
-    assert_eq!(welcomed(BenchWork::Echo { size_bytes: 1 }).0.session.answers_bytes_max(), None);
+    assert_eq!(
+        asked(BenchMode::Echo, 1000, None)
+            .0
+            .session
+            .answers_bytes_max(),
+        Some(0)
+    );
+    assert_eq!(
+        asked(BenchMode::Send, 1000, None)
+            .0
+            .session
+            .answers_bytes_max(),
+        None
+    );
+    assert_eq!(
+        welcomed(BenchWork::Echo { size_bytes: 1 })
+            .0
+            .session
+            .answers_bytes_max(),
+        None
+    );
 }

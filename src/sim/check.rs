@@ -1,4 +1,5 @@
-//! Compares a destination with its source entry by entry: identical, untouched, never anything in between.
+//! Compares a destination with its source entry by entry: identical, untouched, never anything in
+//! between.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +25,8 @@ pub struct Check<'a> {
     /// The receiver's force flag.
     pub force: bool,
     pub strictness: Strictness,
-    /// Files that changed meanwhile, with the content they have now if they are still there: by directory, name.
+    /// Files that changed meanwhile, with the content they have now if they are still there: by
+    /// directory, name.
     pub changed: BTreeMap<(Ino, Vec<u8>), Option<Vec<u8>>>,
     pub found: Found,
 }
@@ -45,10 +47,20 @@ pub struct Found {
 }
 
 impl Check<'_> {
-    /// All of `source_dir`'s children, which went into a destination directory under their own names.
-    pub fn children(&mut self, source_dir: Ino, before_dir: Option<Ino>, after_dir: Ino, at: &[u8]) {
+    /// All of `source_dir`'s children, which went into a destination directory under their own
+    /// names.
+    pub fn children(
+        &mut self,
+        source_dir: Ino,
+        before_dir: Option<Ino>,
+        after_dir: Ino,
+        at: &[u8],
+    ) {
         let names = |disk: &Disk, dir: Option<Ino>| -> BTreeSet<Vec<u8>> {
-            dir.and_then(|dir| disk.children(dir)).into_iter().flat_map(|c| c.keys().cloned()).collect()
+            dir.and_then(|dir| disk.children(dir))
+                .into_iter()
+                .flat_map(|c| c.keys().cloned())
+                .collect()
         };
         let sources = names(self.source, Some(source_dir));
         let before = names(self.before, before_dir);
@@ -56,7 +68,12 @@ impl Check<'_> {
         for name in before.union(&after).filter(|name| !sources.contains(*name)) {
             let was = before_dir.and_then(|dir| self.before.child(dir, name));
             let is = self.after.child(after_dir, name);
-            assert_eq!(was, is, "{} has nothing to do with the sources", show(at, name));
+            assert_eq!(
+                was,
+                is,
+                "{} has nothing to do with the sources",
+                show(at, name)
+            );
         }
         for name in sources {
             let source = self.source.child(source_dir, &name).expect("just listed");
@@ -68,9 +85,21 @@ impl Check<'_> {
     }
 
     /// One source and what stands (stood) in its place. `key` is where the source lies.
-    pub fn entry(&mut self, key: (Ino, &[u8]), source: Ino, was: Option<Ino>, is: Option<Ino>, path: &[u8]) {
+    pub fn entry(
+        &mut self,
+        key: (Ino, &[u8]),
+        source: Ino,
+        was: Option<Ino>,
+        is: Option<Ino>,
+        path: &[u8],
+    ) {
         match self.source.meta(source).kind {
-            Kind::Special => assert_eq!(was, is, "{}: a special file's place was touched", show(path, b"")),
+            Kind::Special => assert_eq!(
+                was,
+                is,
+                "{}: a special file's place was touched",
+                show(path, b"")
+            ),
             Kind::Directory => self.directory(key, source, was, is, path),
             Kind::File | Kind::Symlink => self.leaf(key, source, was, is, path),
         }
@@ -86,7 +115,14 @@ impl Check<'_> {
         content && (meta.kind, meta.mtime) == (there.kind, there.mtime)
     }
 
-    fn leaf(&mut self, key: (Ino, &[u8]), source: Ino, was: Option<Ino>, is: Option<Ino>, path: &[u8]) {
+    fn leaf(
+        &mut self,
+        key: (Ino, &[u8]),
+        source: Ino,
+        was: Option<Ino>,
+        is: Option<Ino>,
+        path: &[u8],
+    ) {
         let meta = self.source.meta(source);
         let text = show(path, b"");
         let was_meta = was.map(|ino| self.before.meta(ino));
@@ -113,7 +149,9 @@ impl Check<'_> {
         let is = is.unwrap_or_else(|| panic!("{text}: was removed"));
         let (node, got) = (self.after.node(is), self.after.meta(is));
         let same = match (&self.source.node(source).body, &node.body) {
-            (Body::File(a), Body::File(b)) => a == b && (meta.mode, meta.mtime) == (got.mode, got.mtime),
+            (Body::File(a), Body::File(b)) => {
+                a == b && (meta.mode, meta.mtime) == (got.mode, got.mtime)
+            }
             (Body::Symlink(a), Body::Symlink(b)) => a == b && meta.mtime == got.mtime,
             _ => false,
         };
@@ -132,7 +170,14 @@ impl Check<'_> {
         }
     }
 
-    fn directory(&mut self, key: (Ino, &[u8]), source: Ino, was: Option<Ino>, is: Option<Ino>, path: &[u8]) {
+    fn directory(
+        &mut self,
+        key: (Ino, &[u8]),
+        source: Ino,
+        was: Option<Ino>,
+        is: Option<Ino>,
+        path: &[u8],
+    ) {
         let text = show(path, b"");
         let was_kind = was.map(|ino| self.before.meta(ino).kind);
         if self.after.faults.unwritable.contains(key.1) && was != is {
@@ -154,7 +199,11 @@ impl Check<'_> {
             return;
         }
         let Some(is) = is else {
-            assert_eq!(self.strictness, Strictness::Partial, "{text}: directory is missing");
+            assert_eq!(
+                self.strictness,
+                Strictness::Partial,
+                "{text}: directory is missing"
+            );
             return;
         };
         let (want, got) = (self.source.meta(source), self.after.meta(is));
@@ -183,17 +232,33 @@ impl Check<'_> {
     /// The sums the client reports must be the sums found.
     pub fn compare(&self, totals: &Totals) {
         let found = &self.found;
-        let told = (totals.files, totals.bytes, totals.directories, totals.symlinks);
+        let told = (
+            totals.files,
+            totals.bytes,
+            totals.directories,
+            totals.symlinks,
+        );
         let seen = (found.files, found.bytes, found.directories, found.symlinks);
-        assert_eq!(told, seen, "files, bytes, directories, symlinks: told and found ({found:?})");
+        assert_eq!(
+            told, seen,
+            "files, bytes, directories, symlinks: told and found ({found:?})"
+        );
         let skipped = found.skipped..=found.skipped + found.unsure;
-        assert!(skipped.contains(&totals.skipped), "{} told to be skipped, {found:?}", totals.skipped);
+        assert!(
+            skipped.contains(&totals.skipped),
+            "{} told to be skipped, {found:?}",
+            totals.skipped
+        );
         match (found.pruned, self.changed.is_empty()) {
             (false, true) => assert_eq!(totals.errors, found.failed, "errors told and found"),
             (true, _) => assert!(totals.errors >= 1, "no errors told, {} found", found.failed),
             // A source that vanished before it was listed is no error: it was never there.
             (false, false) => {
-                assert!(totals.errors <= found.failed + found.unsure, "{} errors told", totals.errors)
+                assert!(
+                    totals.errors <= found.failed + found.unsure,
+                    "{} errors told",
+                    totals.errors
+                )
             }
         }
     }

@@ -1,4 +1,5 @@
-//! The simulated disk's lasting state: a tree of nodes, partial files with journals, a capacity, faults.
+//! The simulated disk's lasting state: a tree of nodes, partial files with journals, a capacity,
+//! faults.
 //!
 //! What is here survives a crash of the session; what a session holds open does not (see `ops.rs`).
 
@@ -56,7 +57,8 @@ pub struct Disk {
     pub faults: Faults,
     /// What holds what was written until it is on disk.
     pub storage: Storage,
-    /// Files whose data may not have been on disk when their names were: under new names, since the last power cut.
+    /// Files whose data may not have been on disk when their names were: under new names, since the
+    /// last power cut.
     unsynced: BTreeSet<Ino>,
     /// Files that a power cut may have changed.
     pub(super) doubtful: BTreeSet<Ino>,
@@ -74,12 +76,19 @@ impl Disk {
     pub const ROOT: Ino = 0;
 
     pub fn new() -> Disk {
-        let root = Node { mode: 0o755, mtime: Mtime::default(), body: Body::Directory(BTreeMap::new()) };
+        let root = Node {
+            mode: 0o755,
+            mtime: Mtime::default(),
+            body: Body::Directory(BTreeMap::new()),
+        };
         Disk {
             nodes: vec![root],
             parts: BTreeMap::new(),
             faults: Faults::default(),
-            storage: Storage { boot: [7; 16], mount: 1 },
+            storage: Storage {
+                boot: [7; 16],
+                mount: 1,
+            },
             unsynced: BTreeSet::new(),
             doubtful: BTreeSet::new(),
             clock: 4_000_000_000,
@@ -105,7 +114,8 @@ impl Disk {
         self.children(dir)?.get(name).copied()
     }
 
-    /// Puts a node under a name, replacing what is there, and changes the directory's mtime as a kernel does.
+    /// Puts a node under a name, replacing what is there, and changes the directory's mtime as a
+    /// kernel does.
     ///
     /// # Panics
     /// When `dir` is no directory.
@@ -113,7 +123,9 @@ impl Disk {
         let ino = self.nodes.len();
         self.nodes.push(node);
         let now = self.tick();
-        let Body::Directory(children) = &mut self.nodes[dir].body else { panic!("put below no directory") };
+        let Body::Directory(children) = &mut self.nodes[dir].body else {
+            panic!("put below no directory")
+        };
         children.insert(name.to_vec(), ino);
         self.nodes[dir].mtime = now;
         ino
@@ -130,7 +142,10 @@ impl Disk {
     /// An mtime no node had before.
     pub fn tick(&mut self) -> Mtime {
         self.clock += 1;
-        Mtime { seconds: self.clock, nanoseconds: 123_456_789 }
+        Mtime {
+            seconds: self.clock,
+            nanoseconds: 123_456_789,
+        }
     }
 
     pub fn meta(&self, ino: Ino) -> Meta {
@@ -141,7 +156,13 @@ impl Disk {
             Body::Symlink(target) => (Kind::Symlink, target.len()),
             Body::Special => (Kind::Special, 0),
         };
-        Meta { kind, mode: node.mode, mtime: node.mtime, size_bytes: size_bytes as u64, inode: ino as u64 }
+        Meta {
+            kind,
+            mode: node.mode,
+            mtime: node.mtime,
+            size_bytes: size_bytes as u64,
+            inode: ino as u64,
+        }
     }
 
     /// The node at a path of real directories.
@@ -162,7 +183,8 @@ impl Disk {
         used
     }
 
-    /// Calls `see` with the path below `from` and the node, for everything below `from`, parents first.
+    /// Calls `see` with the path below `from` and the node, for everything below `from`, parents
+    /// first.
     pub fn visit(&self, from: Ino, see: &mut impl FnMut(&[u8], Ino)) {
         let mut stack = vec![(Vec::new(), from)];
         while let Some((path, dir)) = stack.pop() {
@@ -185,7 +207,11 @@ impl Disk {
             Body::Symlink(target) => Some(bytes::Bytes::copy_from_slice(target)),
             Body::File(_) | Body::Directory(_) | Body::Special => None,
         };
-        Some(Existing { meta: self.meta(ino), link, in_doubt: self.doubtful.contains(&ino) })
+        Some(Existing {
+            meta: self.meta(ino),
+            link,
+            in_doubt: self.doubtful.contains(&ino),
+        })
     }
 
     /// Puts a file that a session wrote under a name; what it replaces was waited for.
@@ -197,8 +223,8 @@ impl Disk {
         }
     }
 
-    /// What a power cut does that `kill -9` does not: data that was not synced may be lost while the name or the journal
-    /// that speaks of it is there. Ranges of it become zeros.
+    /// What a power cut does that `kill -9` does not: data that was not synced may be lost while
+    /// the name or the journal that speaks of it is there. Ranges of it become zeros.
     pub fn power_cut(&mut self, rng: &mut Rng) {
         self.storage.boot[0] += 1;
         for ino in std::mem::take(&mut self.unsynced) {
@@ -225,10 +251,13 @@ impl Disk {
         }
     }
 
-    /// Changes a file as another program would. The mtime always moves (a change that leaves size, mtime and
-    /// inode alone is beyond what the protocol promises to see). Gives the name of what was done.
+    /// Changes a file as another program would. The mtime always moves (a change that leaves size,
+    /// mtime and inode alone is beyond what the protocol promises to see). Gives the name of what
+    /// was done.
     pub fn mutate(&mut self, dir: Ino, name: &[u8], rng: &mut Rng) -> &'static str {
-        let Some(ino) = self.child(dir, name) else { return "nothing" };
+        let Some(ino) = self.child(dir, name) else {
+            return "nothing";
+        };
         let (Body::File(data), mode) = (self.nodes[ino].body.clone(), self.nodes[ino].mode) else {
             return "nothing";
         };
@@ -253,7 +282,15 @@ impl Disk {
             3 => {
                 let len = changed.len();
                 changed = rng.bytes(len);
-                self.put(dir, name, Node { mode, mtime, body: Body::File(changed) });
+                self.put(
+                    dir,
+                    name,
+                    Node {
+                        mode,
+                        mtime,
+                        body: Body::File(changed),
+                    },
+                );
                 // The test compares directory times; this one is not under test.
                 self.nodes[dir].mtime = dir_mtime;
                 return "replaced";

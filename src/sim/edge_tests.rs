@@ -1,4 +1,5 @@
-//! Corners that random trees do not reach: depth, path length, roots, listings, journals of tens of thousands of chunks.
+//! Corners that random trees do not reach: depth, path length, roots, listings, journals of tens of
+//! thousands of chunks.
 
 use std::collections::BTreeMap;
 
@@ -15,22 +16,36 @@ use crate::proto::journal::{Header, Storage};
 use crate::proto::manifest::{MAX_DEPTH, chunk_count};
 use crate::proto::session::{Grant, Limits, Request, Session};
 use crate::proto::wire::{
-    Decoder, Entry, Hello, Item, Message, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode,
+    Decoder, Entry, Hello, Item, Message, VERSION, Verdict, VerdictKind, Welcome, WireRequest,
+    encode,
 };
 use crate::proto::{
-    DiskDone, DiskOp, EntryErrorCode, EntryResult, Event, Input, Kind, Meta, Mtime, Outcome, Output,
-    SessionErrorCode,
+    DiskDone, DiskOp, EntryErrorCode, EntryResult, Event, Input, Kind, Meta, Mtime, Outcome,
+    Output, SessionErrorCode,
 };
 use crate::units::{ChunkIndex, EntryId};
 
-const BOTH: Grant = Grant { read: true, write: true };
+const BOTH: Grant = Grant {
+    read: true,
+    write: true,
+};
 
 fn directory() -> Node {
-    Node { mode: 0o755, mtime: Mtime { seconds: 7, nanoseconds: 8 }, body: Body::Directory(BTreeMap::new()) }
+    Node {
+        mode: 0o755,
+        mtime: Mtime {
+            seconds: 7,
+            nanoseconds: 8,
+        },
+        body: Body::Directory(BTreeMap::new()),
+    }
 }
 
 fn file(data: &[u8]) -> Node {
-    Node { body: Body::File(data.to_vec()), ..directory() }
+    Node {
+        body: Body::File(data.to_vec()),
+        ..directory()
+    }
 }
 
 fn push(source: &str, target: &str) -> Request {
@@ -47,9 +62,23 @@ fn push(source: &str, target: &str) -> Request {
 
 fn pull(source: &str, target: &str) -> Request {
     match push(source, target) {
-        Request::Push { sources, target, must_be_dir, force, fsync, keep_dirlinks, bwlimit_bps } => {
-            Request::Pull { sources, target, must_be_dir, force, fsync, keep_dirlinks, bwlimit_bps }
-        }
+        Request::Push {
+            sources,
+            target,
+            must_be_dir,
+            force,
+            fsync,
+            keep_dirlinks,
+            bwlimit_bps,
+        } => Request::Pull {
+            sources,
+            target,
+            must_be_dir,
+            force,
+            fsync,
+            keep_dirlinks,
+            bwlimit_bps,
+        },
         other => other,
     }
 }
@@ -64,10 +93,17 @@ fn run(seed: u64, request: Request, disks: [Disk; 2]) -> World {
 
 fn errors(world: &World) -> Vec<EntryErrorCode> {
     let error = |event: &Event| match event {
-        Event::Entry { result: EntryResult::Failed(error), .. } => Some(error.code),
+        Event::Entry {
+            result: EntryResult::Failed(error),
+            ..
+        } => Some(error.code),
         _ => None,
     };
-    world.sides[CLIENT].events.iter().filter_map(error).collect()
+    world.sides[CLIENT]
+        .events
+        .iter()
+        .filter_map(error)
+        .collect()
 }
 
 #[test]
@@ -78,12 +114,23 @@ fn trees_deeper_than_the_cap_fail_at_the_cap() {
         for _ in 1..MAX_DEPTH + 5 {
             at = source.put(at, b"d", directory());
         }
-        let request = if pulls { pull("d", "new") } else { push("d", "new") };
-        let disks = if pulls { [Disk::new(), source] } else { [source, Disk::new()] };
+        let request = if pulls {
+            pull("d", "new")
+        } else {
+            push("d", "new")
+        };
+        let disks = if pulls {
+            [Disk::new(), source]
+        } else {
+            [source, Disk::new()]
+        };
         let world = run(3, request, disks);
         let totals = complete(&world);
         assert_eq!(totals.directories, MAX_DEPTH as u64);
-        assert_eq!((totals.errors, errors(&world)), (1, vec![EntryErrorCode::Name]));
+        assert_eq!(
+            (totals.errors, errors(&world)),
+            (1, vec![EntryErrorCode::Name])
+        );
     }
 }
 
@@ -98,32 +145,52 @@ fn paths_longer_than_the_cap_fail_alone() {
     }
     let world = run(4, push(&"n".repeat(255), ""), [source, Disk::new()]);
     let totals = complete(&world);
-    // 15 names of 255 bytes and their slashes are 3,839 bytes; a sixteenth makes 4,095, and a file below is too much.
+    // 15 names of 255 bytes and their slashes are 3,839 bytes; a sixteenth makes 4,095, and a file
+    // below is too much.
     assert_eq!((totals.directories, totals.files), (16, 15));
-    assert!(errors(&world).iter().all(|code| *code == EntryErrorCode::Name) && totals.errors == 2);
+    assert!(
+        errors(&world)
+            .iter()
+            .all(|code| *code == EntryErrorCode::Name)
+            && totals.errors == 2
+    );
 }
 
 #[test]
 fn the_served_root_goes_straight_into_the_target() {
-    for_seeds("the_served_root_goes_straight_into_the_target", 30, |seed| {
-        let mut rng = Rng::new(seed);
-        let mut source = Disk::new();
-        random_tree(&mut source, Disk::ROOT, TreeShape { max_entries: 20, max_large: 0 }, &mut rng);
-        let before = source.clone();
-        let mut target = Disk::new();
-        target.put(Disk::ROOT, b"in", directory());
-        let world = run(seed, pull("/", "in"), [target, source]);
-        let totals = complete(&world);
-        let target = &world.sides[CLIENT].disk;
-        let into = target.find(b"in").expect("it was there");
-        let count = |disk: &Disk, from: Ino| {
-            let mut count = 0;
-            disk.visit(from, &mut |_, ino| count += u64::from(disk.meta(ino).kind != Kind::Special));
-            count
-        };
-        assert_eq!(count(target, into), count(&before, Disk::ROOT));
-        assert_eq!(totals.errors, 0);
-    });
+    for_seeds(
+        "the_served_root_goes_straight_into_the_target",
+        30,
+        |seed| {
+            let mut rng = Rng::new(seed);
+            let mut source = Disk::new();
+            random_tree(
+                &mut source,
+                Disk::ROOT,
+                TreeShape {
+                    max_entries: 20,
+                    max_large: 0,
+                },
+                &mut rng,
+            );
+            let before = source.clone();
+            let mut target = Disk::new();
+            target.put(Disk::ROOT, b"in", directory());
+            let world = run(seed, pull("/", "in"), [target, source]);
+            let totals = complete(&world);
+            let target = &world.sides[CLIENT].disk;
+            let into = target.find(b"in").expect("it was there");
+            let count = |disk: &Disk, from: Ino| {
+                let mut count = 0;
+                disk.visit(from, &mut |_, ino| {
+                    count += u64::from(disk.meta(ino).kind != Kind::Special)
+                });
+                count
+            };
+            assert_eq!(count(target, into), count(&before, Disk::ROOT));
+            assert_eq!(totals.errors, 0);
+        },
+    );
 }
 
 #[test]
@@ -136,18 +203,27 @@ fn targets_and_sources_that_do_not_exist() {
     };
     assert_eq!(error.code, SessionErrorCode::NotFound);
     let local = run(6, pull("f", "no/where"), [Disk::new(), disk.clone()]);
-    assert!(matches!(local.sides[CLIENT].outcome, Some(Outcome::Refused(_))), "{}", local.state());
+    assert!(
+        matches!(local.sides[CLIENT].outcome, Some(Outcome::Refused(_))),
+        "{}",
+        local.state()
+    );
     for request in [push("gone", "x"), pull("gone", "x")] {
         let world = run(7, request, [Disk::new(), Disk::new()]);
-        assert_eq!((complete(&world).errors, errors(&world)), (1, vec![EntryErrorCode::Source]));
+        assert_eq!(
+            (complete(&world).errors, errors(&world)),
+            (1, vec![EntryErrorCode::Source])
+        );
     }
     // A file takes the name of a file that is there.
     let mut target = Disk::new();
     target.put(Disk::ROOT, b"old", file(b"other data"));
     let world = run(8, push("f", "old"), [disk, target]);
     assert_eq!(complete(&world).files, 1);
-    let placed =
-        world.sides[SERVER].disk.find(b"old").map(|ino| world.sides[SERVER].disk.node(ino).body.clone());
+    let placed = world.sides[SERVER]
+        .disk
+        .find(b"old")
+        .map(|ino| world.sides[SERVER].disk.node(ino).body.clone());
     assert!(matches!(placed, Some(Body::File(data)) if data == b"data"));
 }
 
@@ -157,30 +233,58 @@ fn listings_are_complete() {
         let mut rng = Rng::new(seed);
         let mut disk = Disk::new();
         let dir = disk.put(Disk::ROOT, b"pub", directory());
-        random_tree(&mut disk, dir, TreeShape { max_entries: 1500, max_large: 0 }, &mut rng);
+        random_tree(
+            &mut disk,
+            dir,
+            TreeShape {
+                max_entries: 1500,
+                max_large: 0,
+            },
+            &mut rng,
+        );
         let expected: BTreeMap<Vec<u8>, Meta> = disk
             .children(dir)
             .into_iter()
             .flatten()
             .map(|(name, ino)| (name.clone(), disk.meta(*ino)))
             .collect();
-        let world = run(seed, Request::List { path: Bytes::from_static(b"pub") }, [Disk::new(), disk]);
+        let world = run(
+            seed,
+            Request::List {
+                path: Bytes::from_static(b"pub"),
+            },
+            [Disk::new(), disk],
+        );
         complete(&world);
-        let rows = world.sides[CLIENT].events.iter().filter_map(|event| match event {
-            Event::Listing { path, meta, .. } => Some((path.to_vec(), *meta)),
-            _ => None,
-        });
+        let rows = world.sides[CLIENT]
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Listing { path, meta, .. } => Some((path.to_vec(), *meta)),
+                _ => None,
+            });
         let rows: Vec<_> = rows.collect();
         assert_eq!(rows.len(), expected.len());
         assert_eq!(rows.into_iter().collect::<BTreeMap<_, _>>(), expected);
     });
-    let world = run(1, Request::List { path: Bytes::from_static(b"gone") }, [Disk::new(), Disk::new()]);
-    let Some(Outcome::Refused(error)) = &world.sides[CLIENT].outcome else { panic!("{}", world.state()) };
+    let world = run(
+        1,
+        Request::List {
+            path: Bytes::from_static(b"gone"),
+        },
+        [Disk::new(), Disk::new()],
+    );
+    let Some(Outcome::Refused(error)) = &world.sides[CLIENT].outcome else {
+        panic!("{}", world.state())
+    };
     assert_eq!(error.code, SessionErrorCode::NotFound);
 }
 
 /// Drains a session: its control messages, and the disk operations it starts.
-fn drain(session: &mut Session, decoder: &mut Decoder) -> (Vec<Message>, Vec<(crate::units::OpId, DiskOp)>) {
+fn drain(
+    session: &mut Session,
+    decoder: &mut Decoder,
+) -> (Vec<Message>, Vec<(crate::units::OpId, DiskOp)>) {
     let (mut messages, mut ops) = (Vec::new(), Vec::new());
     while let Some(output) = session.poll() {
         match output {
@@ -202,13 +306,20 @@ fn framed(message: &Message) -> Input {
     Input::Control(bytes.freeze())
 }
 
-/// A resumed file of 60,000 chunks: its journal is told in many messages, and the sender takes them all.
+/// A resumed file of 60,000 chunks: its journal is told in many messages, and the sender takes them
+/// all.
 #[test]
 fn huge_journals_are_told_and_taken() {
     let size_bytes = 60_000u64 << 20;
-    let mtime = Mtime { seconds: 1, nanoseconds: 2 };
+    let mtime = Mtime {
+        seconds: 1,
+        nanoseconds: 2,
+    };
     for step in [1usize, 2] {
-        let limits = Limits { entry_window: 1024, ..limits(&mut Rng::new(1)) };
+        let limits = Limits {
+            entry_window: 1024,
+            ..limits(&mut Rng::new(1))
+        };
         let had: Vec<u32> = (0..chunk_count(size_bytes) - 1).step_by(step).collect();
         let verdicts = receiver_says(&limits, size_bytes, mtime, &had);
         let told: usize = verdicts
@@ -219,19 +330,35 @@ fn huge_journals_are_told_and_taken() {
             })
             .sum();
         assert_eq!(told, had.len());
-        assert!(matches!(verdicts.last(), Some(Verdict { kind: VerdictKind::Send {}, .. })));
+        assert!(matches!(
+            verdicts.last(),
+            Some(Verdict {
+                kind: VerdictKind::Send {},
+                ..
+            })
+        ));
         sender_takes(limits, size_bytes, mtime, verdicts);
     }
 }
 
-const STORAGE: Storage = Storage { boot: [7; 16], mount: 7 };
+const STORAGE: Storage = Storage {
+    boot: [7; 16],
+    mount: 7,
+};
 
 fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) -> Vec<Verdict> {
-    let header = Header { storage: STORAGE, size_bytes, mtime, source_tag: 9 };
+    let header = Header {
+        storage: STORAGE,
+        size_bytes,
+        mtime,
+        source_tag: 9,
+    };
     let mut journal = BytesMut::from(&header.encode()[..]);
     for chunk in had {
         let value: Digest = [*chunk as u8; 32];
-        header.key().encode_record(ChunkIndex(*chunk), &value, &mut journal);
+        header
+            .key()
+            .encode_record(ChunkIndex(*chunk), &value, &mut journal);
     }
     let now = start();
     let mut session = Session::server(now, BOTH, limits.clone());
@@ -246,7 +373,14 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
         single: false,
         keep_dirlinks: false,
     };
-    let hello = Hello { version: VERSION, agent, request, entry_window: 1, bwlimit_bps: None, streams: None };
+    let hello = Hello {
+        version: VERSION,
+        agent,
+        request,
+        entry_window: 1,
+        bwlimit_bps: None,
+        streams: None,
+    };
     let entry = Entry {
         id: EntryId(1),
         parent: EntryId(0),
@@ -263,7 +397,9 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
     let (mut verdicts, mut journal) = (Vec::new(), Some(journal.freeze()));
     loop {
         let (messages, ops) = drain(&mut session, &mut decoder);
-        let welcomed = messages.iter().any(|message| matches!(message, Message::Welcome(_)));
+        let welcomed = messages
+            .iter()
+            .any(|message| matches!(message, Message::Welcome(_)));
         for message in messages {
             if let Message::Verdicts(batch) = message {
                 verdicts.extend(batch);
@@ -282,30 +418,53 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
                 DiskOp::Check { .. } => DiskDone::Existing(None),
                 DiskOp::OpenPart { .. } => {
                     let journal = journal.take().expect("opened once");
-                    DiskDone::Part { journal, size_bytes, resumable: true, storage: STORAGE }
+                    DiskDone::Part {
+                        journal,
+                        size_bytes,
+                        resumable: true,
+                        storage: STORAGE,
+                    }
                 }
                 other => panic!("{other:?}"),
             };
-            session.handle(now, Input::Disk { op, result: Ok(done) });
+            session.handle(
+                now,
+                Input::Disk {
+                    op,
+                    result: Ok(done),
+                },
+            );
         }
     }
 }
 
 fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Verdict>) {
     let now = start();
-    let meta = Meta { kind: Kind::File, mode: 0o644, mtime, size_bytes, inode: 9 };
+    let meta = Meta {
+        kind: Kind::File,
+        mode: 0o644,
+        mtime,
+        size_bytes,
+        inode: 9,
+    };
     let mut session = Session::client(now, push("huge", "in"), limits);
     let mut decoder = Decoder::new();
     drain(&mut session, &mut decoder);
     session.handle(
         now,
-        framed(&Message::Welcome(Welcome { version: VERSION, agent: String::new(), entry_window: 9 })),
+        framed(&Message::Welcome(Welcome {
+            version: VERSION,
+            agent: String::new(),
+            entry_window: 9,
+        })),
     );
     let (mut batches, mut reads) = (verdicts.chunks(1), 0);
     // Until the first chunks that are missing are read, behind the last of what was told.
     while reads == 0 {
         let (messages, ops) = drain(&mut session, &mut decoder);
-        let announced = messages.iter().any(|message| matches!(message, Message::Entries(_)));
+        let announced = messages
+            .iter()
+            .any(|message| matches!(message, Message::Entries(_)));
         if announced {
             batches
                 .by_ref()
@@ -316,7 +475,11 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
             let done = match cmd {
                 DiskOp::ResolveSource { .. } => {
                     let name = crate::units::Name::new(Bytes::from_static(b"huge")).ok();
-                    DiskDone::Source { name, meta, link: None }
+                    DiskDone::Source {
+                        name,
+                        meta,
+                        link: None,
+                    }
                 }
                 DiskOp::OpenRead { .. } => DiskDone::Meta(meta),
                 DiskOp::CloseDir { .. } => DiskDone::Done,
@@ -328,13 +491,22 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
                         }
                         _ => false,
                     };
-                    assert!(!verdicts.iter().any(told), "chunk {chunk} was had and is read");
+                    assert!(
+                        !verdicts.iter().any(told),
+                        "chunk {chunk} was had and is read"
+                    );
                     reads += 1;
                     continue;
                 }
                 other => panic!("{other:?}"),
             };
-            session.handle(now, Input::Disk { op, result: Ok(done) });
+            session.handle(
+                now,
+                Input::Disk {
+                    op,
+                    result: Ok(done),
+                },
+            );
         }
     }
 }

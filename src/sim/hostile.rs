@@ -1,4 +1,5 @@
-//! A peer that knows the protocol and lies: its messages are plausible until, now and then, they are not.
+//! A peer that knows the protocol and lies: its messages are plausible until, now and then, they
+//! are not.
 //!
 //! The session under test must never panic, never hold more than its bounds, and come to an end.
 
@@ -16,10 +17,12 @@ use crate::proto::integrity::{ChunkHasher, digest_of};
 use crate::proto::manifest::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count, chunk_len_bytes};
 use crate::proto::session::{Limits, Session};
 use crate::proto::wire::{
-    Decoder, Entry, Hello, Item, Message, RecordHead, RecordStatus, VERSION, Verdict, VerdictKind, Welcome,
-    WireRequest, encode, encode_record_tail,
+    Decoder, Entry, Hello, Item, Message, RecordHead, RecordStatus, VERSION, Verdict, VerdictKind,
+    Welcome, WireRequest, encode, encode_record_tail,
 };
-use crate::proto::{EntryError, EntryErrorCode, Input, Kind, Mtime, Outcome, Output, SessionErrorCode};
+use crate::proto::{
+    EntryError, EntryErrorCode, Input, Kind, Mtime, Outcome, Output, SessionErrorCode,
+};
 use crate::units::{ChunkIndex, EntryId, StreamKey};
 
 /// Who the liar plays.
@@ -62,7 +65,8 @@ pub struct Hostile {
     outcome: Option<Outcome>,
 }
 
-/// More directories than this open at a time would be a leak: those nested, those with files waiting, slack.
+/// More directories than this open at a time would be a leak: those nested, those with files
+/// waiting, slack.
 const MAX_OPEN_DIRS: usize = 2 * MAX_DEPTH + 512;
 
 impl Hostile {
@@ -105,8 +109,10 @@ impl Hostile {
 
     fn greet(&mut self) {
         let agent = "liar".into();
-        let (bwlimit_bps, streams) =
-            (self.rng.chance(10).then_some(self.rng.next()), self.rng.chance(10).then_some(0));
+        let (bwlimit_bps, streams) = (
+            self.rng.chance(10).then_some(self.rng.next()),
+            self.rng.chance(10).then_some(0),
+        );
         let entry_window = self.rng.pick(&[1, 9, 1000, u32::MAX]);
         let request = match self.role {
             Role::PushingClient => {
@@ -120,16 +126,28 @@ impl Hostile {
                 ]));
                 let (must_be_dir, force, single, keep_dirlinks) =
                     (true, self.rng.chance(50), false, self.rng.chance(50));
-                WireRequest::Push { target, must_be_dir, force, fsync: false, single, keep_dirlinks }
+                WireRequest::Push {
+                    target,
+                    must_be_dir,
+                    force,
+                    fsync: false,
+                    single,
+                    keep_dirlinks,
+                }
             }
             Role::PullingClient => {
                 let sources = [&b"pub"[..], b"/", b"pub/../..", b"nothing", b".landro-x"];
-                let sources =
-                    (0..self.rng.below(4)).map(|_| Bytes::from_static(self.rng.pick(&sources))).collect();
+                let sources = (0..self.rng.below(4))
+                    .map(|_| Bytes::from_static(self.rng.pick(&sources)))
+                    .collect();
                 WireRequest::Pull { sources }
             }
             Role::SendingServer | Role::ReceivingServer => {
-                return self.say(&Message::Welcome(Welcome { version: VERSION, agent, entry_window }));
+                return self.say(&Message::Welcome(Welcome {
+                    version: VERSION,
+                    agent,
+                    entry_window,
+                }));
             }
         };
         self.say(&Message::Hello(Hello {
@@ -157,17 +175,29 @@ impl Hostile {
         self.input(Input::ControlClosed);
         let mut left = 1_000_000;
         while self.outcome.is_none() || !self.handles.pending.is_empty() {
-            assert!(!self.handles.pending.is_empty(), "waits for nothing and does not end ({:?})", self.role);
+            assert!(
+                !self.handles.pending.is_empty(),
+                "waits for nothing and does not end ({:?})",
+                self.role
+            );
             self.complete_disk();
             left -= 1;
-            assert!(left > 0, "starts disk operations for ever after the end ({:?})", self.role);
+            assert!(
+                left > 0,
+                "starts disk operations for ever after the end ({:?})",
+                self.role
+            );
         }
         if self.role == Role::SendingServer {
             self.check_what_was_asked_for();
         }
         let outcome = self.outcome.expect("the loop ends with one");
         let accused = matches!(outcome, Outcome::Violation(_));
-        assert!(self.lies > 0 || !accused, "{outcome:?}, and {:?} told no lie", self.role);
+        assert!(
+            self.lies > 0 || !accused,
+            "{outcome:?}, and {:?} told no lie",
+            self.role
+        );
         outcome
     }
 
@@ -175,12 +205,24 @@ impl Hostile {
     fn check_what_was_asked_for(&self) {
         let names = |path: &[u8]| -> Vec<Vec<u8>> {
             let dir = self.disk.find(path).expect("it was there");
-            self.disk.children(dir).into_iter().flat_map(|children| children.keys().cloned()).collect()
+            self.disk
+                .children(dir)
+                .into_iter()
+                .flat_map(|children| children.keys().cloned())
+                .collect()
         };
         assert_eq!(names(b""), [&b"in"[..], b"pub"], "made in the root");
-        assert!(names(b"in").iter().all(|name| name == b"pub"), "made beside: {:?}", names(b"in"));
+        assert!(
+            names(b"in").iter().all(|name| name == b"pub"),
+            "made beside: {:?}",
+            names(b"in")
+        );
         let into = self.disk.find(b"in").expect("it was there");
-        assert_eq!(self.disk.node(into).mode, 0o755, "the mode of the directory it lands in was set");
+        assert_eq!(
+            self.disk.node(into).mode,
+            0o755,
+            "the mode of the directory it lands in was set"
+        );
     }
 
     fn step(&mut self) {
@@ -225,13 +267,22 @@ impl Hostile {
         if self.manifest_ended {
             return;
         }
-        let all_closed = |entry: &Entry| entry.kind != Kind::Directory || self.closed.contains(&entry.id);
+        let all_closed =
+            |entry: &Entry| entry.kind != Kind::Directory || self.closed.contains(&entry.id);
         if self.entries.iter().all(all_closed) && self.rng.chance(3) {
             self.manifest_ended = true;
-            return self.say(&Message::ManifestEnd { entries: self.entries.len() as u64 });
+            return self.say(&Message::ManifestEnd {
+                entries: self.entries.len() as u64,
+            });
         }
-        let open = |entry: &&Entry| entry.kind == Kind::Directory && !self.closed.contains(&entry.id);
-        let directories: Vec<_> = self.entries.iter().filter(open).map(|entry| entry.id).collect();
+        let open =
+            |entry: &&Entry| entry.kind == Kind::Directory && !self.closed.contains(&entry.id);
+        let directories: Vec<_> = self
+            .entries
+            .iter()
+            .filter(open)
+            .map(|entry| entry.id)
+            .collect();
         if self.rng.chance(10) && !directories.is_empty() {
             let id = self.rng.pick(&directories);
             self.closed.insert(id);
@@ -264,19 +315,35 @@ impl Hostile {
         };
         let kind = match asked && first {
             true => Kind::Directory,
-            false => self.rng.pick(&[Kind::File, Kind::File, Kind::Directory, Kind::Symlink]),
+            false => self
+                .rng
+                .pick(&[Kind::File, Kind::File, Kind::Directory, Kind::Symlink]),
         };
         let size_bytes = match kind {
-            Kind::File => self.rng.pick(&[0, 10, SMALL_MAX_BYTES, SMALL_MAX_BYTES + 1, 2 << 20, 3_000_000]),
+            Kind::File => self.rng.pick(&[
+                0,
+                10,
+                SMALL_MAX_BYTES,
+                SMALL_MAX_BYTES + 1,
+                2 << 20,
+                3_000_000,
+            ]),
             Kind::Directory | Kind::Symlink | Kind::Special => 0,
         };
         Entry {
             id: EntryId(self.entries.len() as u32 + 1),
             parent,
-            name: if asked && first { b"pub".to_vec().into() } else { random_name(&mut self.rng).into() },
+            name: if asked && first {
+                b"pub".to_vec().into()
+            } else {
+                random_name(&mut self.rng).into()
+            },
             kind,
             mode: 0o644,
-            mtime: Mtime { seconds: 5, nanoseconds: 5 },
+            mtime: Mtime {
+                seconds: 5,
+                nanoseconds: 5,
+            },
             size_bytes,
             source_tag: 9,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../../etc")),
@@ -290,15 +357,21 @@ impl Hostile {
         }
         let at = self.rng.below(self.asked.len());
         let id = self.asked[at];
-        let Some(entry) = self.entries.get(id.0 as usize - 1).cloned() else { return };
+        let Some(entry) = self.entries.get(id.0 as usize - 1).cloned() else {
+            return;
+        };
         if entry.size_bytes <= SMALL_MAX_BYTES {
             self.asked.swap_remove(at);
             let data = vec![id.0 as u8; entry.size_bytes as usize];
-            let head = RecordHead::Whole { entry: id, len_bytes: entry.size_bytes };
+            let head = RecordHead::Whole {
+                entry: id,
+                len_bytes: entry.size_bytes,
+            };
             return self.send_record(head, &data, digest_of(&data));
         }
         let size = entry.size_bytes;
-        let Some(chunk) = (0..chunk_count(size)).find(|chunk| !self.sent.contains(&(id, *chunk))) else {
+        let Some(chunk) = (0..chunk_count(size)).find(|chunk| !self.sent.contains(&(id, *chunk)))
+        else {
             self.asked.swap_remove(at);
             let digest = digest_of(&vec![id.0 as u8; size as usize]);
             return match chunk_count(size) {
@@ -311,7 +384,11 @@ impl Hostile {
         let data = vec![id.0 as u8; chunk_len_bytes(size, chunk) as usize];
         let mut hasher = ChunkHasher::new(chunk, size);
         hasher.update(&data);
-        let head = RecordHead::Chunk { entry: id, chunk, len_bytes: data.len() as u64 };
+        let head = RecordHead::Chunk {
+            entry: id,
+            chunk,
+            len_bytes: data.len() as u64,
+        };
         self.send_record(head, &data, hasher.finish());
     }
 
@@ -319,8 +396,11 @@ impl Hostile {
         let mut bytes = BytesMut::new();
         head.encode(&mut bytes);
         bytes.put_slice(data);
-        let status =
-            if self.rng.chance(self.lie_percent) { RecordStatus::SourceFailed } else { RecordStatus::Valid };
+        let status = if self.rng.chance(self.lie_percent) {
+            RecordStatus::SourceFailed
+        } else {
+            RecordStatus::Valid
+        };
         encode_record_tail(status, &digest, &mut bytes);
         self.stream(bytes.freeze(), true);
     }
@@ -340,7 +420,11 @@ impl Hostile {
             }
             let piece = bytes.split_to(bytes.len().min(1 + self.rng.below(PIECE_BYTES)));
             let last = bytes.is_empty() && fin;
-            self.input(Input::Data { stream, bytes: piece, fin: last });
+            self.input(Input::Data {
+                stream,
+                bytes: piece,
+                fin: last,
+            });
         }
     }
 
@@ -354,13 +438,22 @@ impl Hostile {
         let kind = match (entry.kind, self.rng.below(8)) {
             (Kind::File, 0..5) if !asked => VerdictKind::Send {},
             (Kind::File, 5)
-                if !asked && chunk_count(entry.size_bytes) > 1 && self.sent.insert((entry.id, 0)) =>
+                if !asked
+                    && chunk_count(entry.size_bytes) > 1
+                    && self.sent.insert((entry.id, 0)) =>
             {
-                VerdictKind::Have { first: 0, values: Bytes::from(vec![1; 32]) }
+                VerdictKind::Have {
+                    first: 0,
+                    values: Bytes::from(vec![1; 32]),
+                }
             }
-            (Kind::File, 6) if !asked && !self.sent.contains(&(entry.id, 0)) => VerdictKind::Skipped {},
+            (Kind::File, 6) if !asked && !self.sent.contains(&(entry.id, 0)) => {
+                VerdictKind::Skipped {}
+            }
             (Kind::Symlink, 0..5) => VerdictKind::Done { resumed_bytes: 0 },
-            (_, 7) => VerdictKind::Failed { error: error(EntryErrorCode::Full) },
+            (_, 7) => VerdictKind::Failed {
+                error: error(EntryErrorCode::Full),
+            },
             _ => return,
         };
         if kind == (VerdictKind::Send {}) {
@@ -370,11 +463,17 @@ impl Hostile {
         if !matches!(kind, VerdictKind::Send {} | VerdictKind::Have { .. }) {
             self.entries.retain(|other| other.id != entry.id);
         }
-        self.say(&Message::Verdicts(vec![Verdict { entry: entry.id, kind }]));
+        self.say(&Message::Verdicts(vec![Verdict {
+            entry: entry.id,
+            kind,
+        }]));
     }
 
     fn lie(&mut self) {
-        let id = EntryId(self.rng.pick(&[0, 1, 2, self.entries.len() as u32, u32::MAX]));
+        let id = EntryId(
+            self.rng
+                .pick(&[0, 1, 2, self.entries.len() as u32, u32::MAX]),
+        );
         let mut lied = self.entry(&[EntryId(1), id], false);
         match self.rng.below(24) {
             0 => lied.id = id,
@@ -397,11 +496,26 @@ impl Hostile {
                 let entries = self.rng.next() % 5;
                 return self.say(&Message::ManifestEnd { entries });
             }
-            7 => return self.say(&Message::Root { entry: id, digest: [0; 32] }),
-            8 => return self.say(&Message::Abort { entry: id, error: error(EntryErrorCode::Source) }),
+            7 => {
+                return self.say(&Message::Root {
+                    entry: id,
+                    digest: [0; 32],
+                });
+            }
+            8 => {
+                return self.say(&Message::Abort {
+                    entry: id,
+                    error: error(EntryErrorCode::Source),
+                });
+            }
             9 => return self.say(&Message::Finished {}),
             10 => return self.say(&Message::Cancel {}),
-            11 => return self.say(&Message::Error { code: SessionErrorCode::Other, text: "no".into() }),
+            11 => {
+                return self.say(&Message::Error {
+                    code: SessionErrorCode::Other,
+                    text: "no".into(),
+                });
+            }
             12 => return self.greet(),
             13 => return self.say(&Message::ListEnd {}),
             14 => return self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
@@ -421,7 +535,10 @@ impl Hostile {
             }
             22 => {
                 let path = Bytes::from_static(b"\x1b[2J");
-                return self.say(&Message::SourceError { path, error: error(EntryErrorCode::Name) });
+                return self.say(&Message::SourceError {
+                    path,
+                    error: error(EntryErrorCode::Name),
+                });
             }
             _ => return self.input(Input::Cancel),
         }
@@ -432,22 +549,38 @@ impl Hostile {
     fn judge_wrongly(&mut self, entry: EntryId) {
         let kind = match self.rng.below(5) {
             0 => VerdictKind::Send {},
-            1 => VerdictKind::Have { first: u32::MAX, values: Bytes::from(vec![0; 32 * 1024]) },
-            2 => VerdictKind::Done { resumed_bytes: u64::MAX },
+            1 => VerdictKind::Have {
+                first: u32::MAX,
+                values: Bytes::from(vec![0; 32 * 1024]),
+            },
+            2 => VerdictKind::Done {
+                resumed_bytes: u64::MAX,
+            },
             3 => VerdictKind::Skipped {},
-            _ => VerdictKind::Failed { error: error(EntryErrorCode::Integrity) },
+            _ => VerdictKind::Failed {
+                error: error(EntryErrorCode::Integrity),
+            },
         };
         self.say(&Message::Verdicts(vec![Verdict { entry, kind }]));
     }
 
     fn send_wrongly(&mut self, entry: EntryId) {
-        let entry =
-            if self.asked.is_empty() || self.rng.chance(30) { entry } else { self.rng.pick(&self.asked) };
+        let entry = if self.asked.is_empty() || self.rng.chance(30) {
+            entry
+        } else {
+            self.rng.pick(&self.asked)
+        };
         let chunk = ChunkIndex(self.rng.pick(&[0, 1, 65_535, u32::MAX]));
-        let len_bytes = self.rng.pick(&[0, 1, 10, SMALL_MAX_BYTES, 1 << 20, 1 << 40]);
+        let len_bytes = self
+            .rng
+            .pick(&[0, 1, 10, SMALL_MAX_BYTES, 1 << 20, 1 << 40]);
         let head = match self.rng.chance(50) && len_bytes <= SMALL_MAX_BYTES {
             true => RecordHead::Whole { entry, len_bytes },
-            false => RecordHead::Chunk { entry, chunk, len_bytes },
+            false => RecordHead::Chunk {
+                entry,
+                chunk,
+                len_bytes,
+            },
         };
         let data = vec![0; len_bytes.min(2 << 20) as usize];
         match self.rng.chance(50) {
@@ -487,13 +620,20 @@ impl Hostile {
         );
         let (dirs, files) = self.handles.open_count();
         assert!(dirs <= MAX_OPEN_DIRS, "{dirs} directories are open");
-        assert!(files <= self.limits.entry_window as usize + 16, "{files} files are open");
+        assert!(
+            files <= self.limits.entry_window as usize + 16,
+            "{files} files are open"
+        );
     }
 
     fn listen(&mut self, bytes: Bytes) {
         self.from_session.push(bytes);
         let mut greet = false;
-        while let Some(message) = self.from_session.next().expect("the session speaks the protocol") {
+        while let Some(message) = self
+            .from_session
+            .next()
+            .expect("the session speaks the protocol")
+        {
             match message {
                 Message::Welcome(_) => self.answered = true,
                 Message::Hello(_) => {
@@ -501,22 +641,26 @@ impl Hostile {
                     greet = true;
                 }
                 Message::Verdicts(verdicts) => {
-                    let last =
-                        |kind: &VerdictKind| !matches!(kind, VerdictKind::Send {} | VerdictKind::Have { .. });
+                    let last = |kind: &VerdictKind| {
+                        !matches!(kind, VerdictKind::Send {} | VerdictKind::Have { .. })
+                    };
                     for verdict in verdicts.iter().filter(|verdict| last(&verdict.kind)) {
                         let entry = self.entries.get((verdict.entry.0 as usize).wrapping_sub(1));
                         let counted = entry.is_some_and(|entry| entry.kind != Kind::Directory);
                         self.unresolved = self.unresolved.saturating_sub(usize::from(counted));
                         self.asked.retain(|id| *id != verdict.entry);
                     }
-                    let wanted = verdicts.iter().filter(|verdict| verdict.kind == VerdictKind::Send {});
+                    let wanted = verdicts
+                        .iter()
+                        .filter(|verdict| verdict.kind == VerdictKind::Send {});
                     self.asked.extend(wanted.map(|verdict| verdict.entry));
                 }
                 Message::Entries(items) => {
-                    self.entries.extend(items.into_iter().filter_map(|item| match item {
-                        Item::Entry(entry) => Some(entry),
-                        Item::EndDirectory { .. } => None,
-                    }))
+                    self.entries
+                        .extend(items.into_iter().filter_map(|item| match item {
+                            Item::Entry(entry) => Some(entry),
+                            Item::EndDirectory { .. } => None,
+                        }))
                 }
                 _ => {}
             }
@@ -528,5 +672,9 @@ impl Hostile {
 }
 
 fn error(code: EntryErrorCode) -> EntryError {
-    EntryError { code, errno: 5, text: "lies".into() }
+    EntryError {
+        code,
+        errno: 5,
+        text: "lies".into(),
+    }
 }

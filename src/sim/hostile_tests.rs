@@ -10,12 +10,18 @@ use crate::proto::session::{Grant, Request, Session};
 use crate::proto::{Mtime, Outcome};
 use bytes::Bytes;
 
-const TREE: TreeShape = TreeShape { max_entries: 40, max_large: 1 };
+const TREE: TreeShape = TreeShape {
+    max_entries: 40,
+    max_large: 1,
+};
 
 fn disk(rng: &mut Rng) -> Disk {
     let mut disk = Disk::new();
-    let directory =
-        || Node { mode: 0o755, mtime: Mtime::default(), body: Body::Directory(Default::default()) };
+    let directory = || Node {
+        mode: 0o755,
+        mtime: Mtime::default(),
+        body: Body::Directory(Default::default()),
+    };
     let root = disk.put(Disk::ROOT, b"pub", directory());
     random_tree(&mut disk, root, TREE, rng);
     disk.put(Disk::ROOT, b"in", directory());
@@ -30,17 +36,36 @@ fn lie(role: Role, seed: u64) -> Outcome {
     let (force, fsync, must_be_dir, keep_dirlinks) = (rng.chance(50), false, rng.chance(50), false);
     let target = Bytes::from_static(b"in");
     let session = match role {
-        Role::PushingClient | Role::PullingClient => {
-            Session::server(now, Grant { read: true, write: true }, limits.clone())
-        }
+        Role::PushingClient | Role::PullingClient => Session::server(
+            now,
+            Grant {
+                read: true,
+                write: true,
+            },
+            limits.clone(),
+        ),
         Role::SendingServer => {
-            let request =
-                Request::Pull { sources, target, must_be_dir, force, fsync, keep_dirlinks, bwlimit_bps };
+            let request = Request::Pull {
+                sources,
+                target,
+                must_be_dir,
+                force,
+                fsync,
+                keep_dirlinks,
+                bwlimit_bps,
+            };
             Session::client(now, request, limits.clone())
         }
         Role::ReceivingServer => {
-            let request =
-                Request::Push { sources, target, must_be_dir, force, fsync, keep_dirlinks, bwlimit_bps };
+            let request = Request::Push {
+                sources,
+                target,
+                must_be_dir,
+                force,
+                fsync,
+                keep_dirlinks,
+                bwlimit_bps,
+            };
             Session::client(now, request, limits.clone())
         }
     };
@@ -87,13 +112,33 @@ fn a_lying_target_harms_nobody() {
 fn only(grant: Grant, role: Role) -> Outcome {
     let mut rng = Rng::new(1);
     let (limits, now, disk) = (limits(&mut rng), start(), disk(&mut rng));
-    Hostile::new(role, Session::server(now, grant, limits.clone()), disk, limits, now, Rng::new(2)).run(0)
+    Hostile::new(
+        role,
+        Session::server(now, grant, limits.clone()),
+        disk,
+        limits,
+        now,
+        Rng::new(2),
+    )
+    .run(0)
 }
 
 #[test]
 fn rights_are_kept() {
-    let read_only = only(Grant { read: true, write: false }, Role::PushingClient);
+    let read_only = only(
+        Grant {
+            read: true,
+            write: false,
+        },
+        Role::PushingClient,
+    );
     assert!(matches!(read_only, Outcome::Refused(_)), "{read_only:?}");
-    let write_only = only(Grant { read: false, write: true }, Role::PullingClient);
+    let write_only = only(
+        Grant {
+            read: false,
+            write: true,
+        },
+        Role::PullingClient,
+    );
     assert!(matches!(write_only, Outcome::Refused(_)), "{write_only:?}");
 }

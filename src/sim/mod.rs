@@ -1,9 +1,10 @@
-//! A seeded world for `proto`: client and server session, a wire and two disks, all of it a function of the seed.
+//! A seeded world for `proto`: client and server session, a wire and two disks, all of it a
+//! function of the seed.
 //!
-//! Nothing here has threads, real time or real files. At every step one thing that could happen next is picked
-//! at random (deliver these control bytes, let the transport take those, complete that disk operation, ...),
-//! so thousands of seeds visit orders no real machine shows. A failing seed prints itself; run it again with
-//! `LANDRO_SIM_SEED`.
+//! Nothing here has threads, real time or real files. At every step one thing that could happen
+//! next is picked at random (deliver these control bytes, let the transport take those, complete
+//! that disk operation, ...), so thousands of seeds visit orders no real machine shows. A failing
+//! seed prints itself; run it again with `LANDRO_SIM_SEED`.
 
 mod bench_tests;
 mod check;
@@ -38,7 +39,11 @@ impl Rng {
 
     /// A number below `end`; 0 when `end` is 0.
     pub fn below(&mut self, end: usize) -> usize {
-        if end == 0 { 0 } else { (self.next() % end as u64) as usize }
+        if end == 0 {
+            0
+        } else {
+            (self.next() % end as u64) as usize
+        }
     }
 
     /// True `percent` times of 100.

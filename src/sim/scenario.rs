@@ -1,4 +1,5 @@
-//! Builds transfers out of seeds: trees, what stands at the destination already, request, limits; and judges them.
+//! Builds transfers out of seeds: trees, what stands at the destination already, request, limits;
+//! and judges them.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -48,20 +49,43 @@ impl Scenario {
         let mut source = Disk::new();
         let root = source.put(Disk::ROOT, b"pub", directory());
         random_tree(&mut source, root, tree, &mut rng);
-        let shape = rng.pick(&[Shape::IntoExisting, Shape::IntoExisting, Shape::IntoNew, Shape::Renamed]);
+        let shape = rng.pick(&[
+            Shape::IntoExisting,
+            Shape::IntoExisting,
+            Shape::IntoNew,
+            Shape::Renamed,
+        ]);
         let mut target = Disk::new();
         let into = target.put(Disk::ROOT, b"in", directory());
-        target.put(into, b"unrelated \xff", Node { body: Body::File(b"stays".to_vec()), ..directory() });
+        target.put(
+            into,
+            b"unrelated \xff",
+            Node {
+                body: Body::File(b"stays".to_vec()),
+                ..directory()
+            },
+        );
         if shape == Shape::IntoExisting && rng.chance(60) {
             stand_in_the_way(&source, root, &mut target, into, &mut rng);
         }
         let (source_limits, target_limits) = (limits(&mut rng), limits(&mut rng));
         let bwlimit_bps = rng.chance(10).then(|| 1_000_000 + rng.next() % 100_000_000);
         let (push, force) = (rng.chance(50), rng.chance(20));
-        Scenario { push, force, shape, source, target, source_limits, target_limits, bwlimit_bps, rng }
+        Scenario {
+            push,
+            force,
+            shape,
+            source,
+            target,
+            source_limits,
+            target_limits,
+            bwlimit_bps,
+            rng,
+        }
     }
 
-    /// The directory whose children are sent, and the node that is sent under another name if one is.
+    /// The directory whose children are sent, and the node that is sent under another name if one
+    /// is.
     pub fn root(&self) -> Ino {
         self.source.find(b"pub").expect("built with it")
     }
@@ -70,9 +94,14 @@ impl Scenario {
         let sources: Vec<Bytes> = match self.shape {
             Shape::Renamed => vec![Bytes::from_static(b"pub")],
             Shape::IntoExisting | Shape::IntoNew => {
-                let children =
-                    self.source.children(self.root()).into_iter().flat_map(|children| children.keys());
-                children.map(|name| [b"pub/", &name[..]].concat().into()).collect()
+                let children = self
+                    .source
+                    .children(self.root())
+                    .into_iter()
+                    .flat_map(|children| children.keys());
+                children
+                    .map(|name| [b"pub/", &name[..]].concat().into())
+                    .collect()
             }
         };
         let (target, must_be_dir) = match self.shape {
@@ -81,8 +110,12 @@ impl Scenario {
             Shape::IntoNew => (&b"in/new"[..], true),
             Shape::Renamed => (&b"in/new"[..], false),
         };
-        let (target, force, fsync, bwlimit_bps) =
-            (Bytes::from_static(target), self.force, false, self.bwlimit_bps);
+        let (target, force, fsync, bwlimit_bps) = (
+            Bytes::from_static(target),
+            self.force,
+            false,
+            self.bwlimit_bps,
+        );
         match self.push {
             true => Request::Push {
                 sources,
@@ -109,15 +142,33 @@ impl Scenario {
         let (rng, request) = (Rng::new(self.rng.next()), self.request());
         let source = (self.source_limits.clone(), std::mem::take(&mut self.source));
         let target = (self.target_limits.clone(), std::mem::take(&mut self.target));
-        let (client, server) = if self.push { (source, target) } else { (target, source) };
-        let grant = Grant { read: true, write: true };
-        World::new(rng, start, request, grant, [client.0, server.0], [client.1, server.1])
+        let (client, server) = if self.push {
+            (source, target)
+        } else {
+            (target, source)
+        };
+        let grant = Grant {
+            read: true,
+            write: true,
+        };
+        World::new(
+            rng,
+            start,
+            request,
+            grant,
+            [client.0, server.0],
+            [client.1, server.1],
+        )
     }
 
     /// Takes the disks back after a run.
     pub fn keep(&mut self, world: World) {
         let [client, server] = world.into_disks();
-        (self.source, self.target) = if self.push { (client, server) } else { (server, client) };
+        (self.source, self.target) = if self.push {
+            (client, server)
+        } else {
+            (server, client)
+        };
     }
 
     /// Compares the destination with what it was before; `changed` as in [`Check`].
@@ -131,17 +182,35 @@ impl Scenario {
     ) -> Found {
         let after = &self.target;
         let found = Found::default();
-        let mut check = Check { source, before, after, force: self.force, strictness, changed, found };
+        let mut check = Check {
+            source,
+            before,
+            after,
+            force: self.force,
+            strictness,
+            changed,
+            found,
+        };
         let root = self.root();
-        let (was_in, is_in) =
-            (before.find(b"in").expect("built with it"), after.find(b"in").expect("built with it"));
+        let (was_in, is_in) = (
+            before.find(b"in").expect("built with it"),
+            after.find(b"in").expect("built with it"),
+        );
         let (was, is) = (before.child(was_in, b"new"), after.child(is_in, b"new"));
         match self.shape {
             Shape::IntoExisting => check.children(root, Some(was_in), is_in, b"in"),
-            // On a rerun `in/new` is an existing directory, so `pub` goes inside it under its own name.
+            // On a rerun `in/new` is an existing directory, so `pub` goes inside it under its own
+            // name.
             Shape::Renamed if was.is_some() => {
-                let below = |disk: &Disk, ino: Option<Ino>| ino.and_then(|ino| disk.child(ino, b"pub"));
-                check.entry((Disk::ROOT, b"pub"), root, below(before, was), below(after, is), b"in/new/pub");
+                let below =
+                    |disk: &Disk, ino: Option<Ino>| ino.and_then(|ino| disk.child(ino, b"pub"));
+                check.entry(
+                    (Disk::ROOT, b"pub"),
+                    root,
+                    below(before, was),
+                    below(after, is),
+                    b"in/new/pub",
+                );
             }
             Shape::Renamed => check.entry((Disk::ROOT, b"pub"), root, was, is, b"in/new"),
             Shape::IntoNew => match is {
@@ -158,22 +227,39 @@ impl Scenario {
     /// Nothing temporary is left, but what a failed file can be resumed from.
     pub fn check_leftovers(&self, totals: &Totals) {
         let parts = &self.target.parts;
-        assert!(parts.len() as u64 <= totals.errors, "{} partial files are left, {totals:?}", parts.len());
+        assert!(
+            parts.len() as u64 <= totals.errors,
+            "{} partial files are left, {totals:?}",
+            parts.len()
+        );
         for ((_, name), part) in parts {
-            let resumable = Journal::decode(&part.journal).is_some_and(|journal| !journal.records.is_empty());
-            assert!(resumable, "{} is left and cannot be resumed", name.escape_ascii());
+            let resumable =
+                Journal::decode(&part.journal).is_some_and(|journal| !journal.records.is_empty());
+            assert!(
+                resumable,
+                "{} is left and cannot be resumed",
+                name.escape_ascii()
+            );
         }
     }
 
     /// Bytes of finished chunks that journals on the target disk speak of.
     pub fn journaled_bytes(&self) -> u64 {
-        let journals = self.target.parts.values().filter_map(|part| Journal::decode(&part.journal));
+        let journals = self
+            .target
+            .parts
+            .values()
+            .filter_map(|part| Journal::decode(&part.journal));
         journals
             .map(|journal| {
                 let size = journal.header.size_bytes;
                 assert_eq!(journal.header.storage, self.target.storage);
                 assert!(journal.records.len() <= Tree::new(size).chunks() as usize);
-                journal.records.iter().map(|(chunk, _)| chunk_len_bytes(size, *chunk)).sum::<u64>()
+                journal
+                    .records
+                    .iter()
+                    .map(|(chunk, _)| chunk_len_bytes(size, *chunk))
+                    .sum::<u64>()
             })
             .sum()
     }
@@ -184,7 +270,11 @@ impl Scenario {
 /// # Panics
 /// When either side ended otherwise.
 pub fn complete(world: &World) -> Totals {
-    assert!(matches!(world.sides[SERVER].outcome, Some(Outcome::Complete(_))), "{}", world.state());
+    assert!(
+        matches!(world.sides[SERVER].outcome, Some(Outcome::Complete(_))),
+        "{}",
+        world.state()
+    );
     match world.sides[CLIENT].outcome {
         Some(Outcome::Complete(totals)) => totals,
         _ => panic!("{}", world.state()),
@@ -192,8 +282,15 @@ pub fn complete(world: &World) -> Totals {
 }
 
 fn directory() -> Node {
-    let mtime = crate::proto::Mtime { seconds: 1_600_000_000, nanoseconds: 5 };
-    Node { mode: 0o755, mtime, body: Body::Directory(BTreeMap::new()) }
+    let mtime = crate::proto::Mtime {
+        seconds: 1_600_000_000,
+        nanoseconds: 5,
+    };
+    Node {
+        mode: 0o755,
+        mtime,
+        body: Body::Directory(BTreeMap::new()),
+    }
 }
 
 pub fn limits(rng: &mut Rng) -> Limits {
@@ -219,16 +316,23 @@ fn stand_in_the_way(source: &Disk, from: Ino, target: &mut Disk, into: Ino, rng:
             continue;
         }
         let node = source.node(*ino).clone();
-        let other = Node { body: Body::File(rng.bytes(50)), ..directory() };
+        let other = Node {
+            body: Body::File(rng.bytes(50)),
+            ..directory()
+        };
         let placed = match (&node.body, rng.below(6)) {
             (Body::File(_), 0..3) => node,
             (Body::File(_), 3) => other,
-            (Body::File(_), 4) => Node { body: Body::Symlink(b"elsewhere".to_vec()), ..directory() },
+            (Body::File(_), 4) => Node {
+                body: Body::Symlink(b"elsewhere".to_vec()),
+                ..directory()
+            },
             (Body::Symlink(_), 0..2) => other,
             // Another link of the same length and time.
-            (Body::Symlink(target), 2) => {
-                Node { body: Body::Symlink(target.iter().map(|byte| byte ^ 1).collect()), ..node }
-            }
+            (Body::Symlink(target), 2) => Node {
+                body: Body::Symlink(target.iter().map(|byte| byte ^ 1).collect()),
+                ..node
+            },
             (Body::Symlink(_), 3) => node,
             (Body::Directory(_), 0) => other,
             (Body::Directory(_), _) => {

@@ -1,4 +1,5 @@
-//! Listens on the wire and holds both sides to the protocol: window, caps, one verdict, no chunk twice.
+//! Listens on the wire and holds both sides to the protocol: window, caps, one verdict, no chunk
+//! twice.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -39,13 +40,22 @@ pub struct Tap {
 impl Tap {
     pub fn sender_emits(&mut self, bytes: Bytes) {
         self.from_sender.push(bytes);
-        while let Some(message) = self.from_sender.next().expect("the sender speaks the protocol") {
-            let Message::Entries(items) = message else { continue };
+        while let Some(message) = self
+            .from_sender
+            .next()
+            .expect("the sender speaks the protocol")
+        {
+            let Message::Entries(items) = message else {
+                continue;
+            };
             for item in items {
                 match item {
                     Item::Entry(entry) => self.announce(entry),
                     Item::EndDirectory { id } => {
-                        assert_eq!(self.announced.get(&id).map(|entry| entry.kind), Some(Kind::Directory));
+                        assert_eq!(
+                            self.announced.get(&id).map(|entry| entry.kind),
+                            Some(Kind::Directory)
+                        );
                     }
                 }
             }
@@ -53,9 +63,16 @@ impl Tap {
     }
 
     fn announce(&mut self, entry: Entry) {
-        assert_eq!(entry.id.0 as usize, self.announced.len() + 1, "entries count up from 1");
+        assert_eq!(
+            entry.id.0 as usize,
+            self.announced.len() + 1,
+            "entries count up from 1"
+        );
         let parent = self.announced.get(&entry.parent).map(|parent| parent.kind);
-        assert!(entry.parent.0 == 0 || parent == Some(Kind::Directory), "{entry:?} has no parent");
+        assert!(
+            entry.parent.0 == 0 || parent == Some(Kind::Directory),
+            "{entry:?} has no parent"
+        );
         assert_ne!(entry.kind, Kind::Special, "special files are not sent");
         if entry.kind != Kind::Directory {
             self.unresolved.insert(entry.id);
@@ -66,23 +83,41 @@ impl Tap {
 
     pub fn receiver_emits(&mut self, bytes: Bytes) {
         self.from_receiver.push(bytes);
-        while let Some(message) = self.from_receiver.next().expect("the receiver speaks the protocol") {
-            let Message::Verdicts(verdicts) = message else { continue };
+        while let Some(message) = self
+            .from_receiver
+            .next()
+            .expect("the receiver speaks the protocol")
+        {
+            let Message::Verdicts(verdicts) = message else {
+                continue;
+            };
             for verdict in verdicts {
                 let id = verdict.entry;
-                let entry =
-                    self.announced.get(&id).unwrap_or_else(|| panic!("verdict on unannounced {id:?}"));
-                assert!(!self.terminal.contains(&id), "a verdict after the last: {verdict:?}");
+                let entry = self
+                    .announced
+                    .get(&id)
+                    .unwrap_or_else(|| panic!("verdict on unannounced {id:?}"));
+                assert!(
+                    !self.terminal.contains(&id),
+                    "a verdict after the last: {verdict:?}"
+                );
                 match verdict.kind {
-                    VerdictKind::Send {} => assert!(self.asked.insert(id), "{id:?} is asked for twice"),
+                    VerdictKind::Send {} => {
+                        assert!(self.asked.insert(id), "{id:?} is asked for twice")
+                    }
                     VerdictKind::Have { first, values } => {
                         assert!(!self.asked.contains(&id), "a Have after the Send of {id:?}");
                         for chunk in first..first + values.len() as u32 / 32 {
-                            assert!(self.have.insert((id, chunk)), "{chunk} of {id:?} is had twice");
+                            assert!(
+                                self.have.insert((id, chunk)),
+                                "{chunk} of {id:?} is had twice"
+                            );
                             self.have_bytes += chunk_len_bytes(entry.size_bytes, ChunkIndex(chunk));
                         }
                     }
-                    VerdictKind::Skipped {} | VerdictKind::Done { .. } | VerdictKind::Failed { .. } => {
+                    VerdictKind::Skipped {}
+                    | VerdictKind::Done { .. }
+                    | VerdictKind::Failed { .. } => {
                         self.terminal.insert(id);
                     }
                 }
@@ -92,12 +127,20 @@ impl Tap {
 
     pub fn delivered_to_sender(&mut self, bytes: Bytes) {
         self.to_sender.push(bytes);
-        while let Some(message) = self.to_sender.next().expect("the receiver speaks the protocol") {
-            let Message::Verdicts(verdicts) = message else { continue };
+        while let Some(message) = self
+            .to_sender
+            .next()
+            .expect("the receiver speaks the protocol")
+        {
+            let Message::Verdicts(verdicts) = message else {
+                continue;
+            };
             for verdict in verdicts {
                 match verdict.kind {
                     VerdictKind::Send {} | VerdictKind::Have { .. } => {}
-                    VerdictKind::Skipped {} | VerdictKind::Done { .. } | VerdictKind::Failed { .. } => {
+                    VerdictKind::Skipped {}
+                    | VerdictKind::Done { .. }
+                    | VerdictKind::Failed { .. } => {
                         self.unresolved.remove(&verdict.entry);
                     }
                 }
@@ -107,19 +150,29 @@ impl Tap {
 
     pub fn sender_emits_data(&mut self, key: StreamKey, mut bytes: Bytes, fin: bool) {
         let (parser, seen) = self.parsers.entry(key).or_default();
-        while let Some(record) = parser.next(&mut bytes).expect("the sender speaks the protocol") {
+        while let Some(record) = parser
+            .next(&mut bytes)
+            .expect("the sender speaks the protocol")
+        {
             match record {
                 Record::Begin(head) => {
                     let id = head.entry();
-                    let entry =
-                        self.announced.get(&id).unwrap_or_else(|| panic!("data of unannounced {id:?}"));
-                    assert!(self.asked.contains(&id), "data of {id:?} that nobody asked for");
+                    let entry = self
+                        .announced
+                        .get(&id)
+                        .unwrap_or_else(|| panic!("data of unannounced {id:?}"));
+                    assert!(
+                        self.asked.contains(&id),
+                        "data of {id:?} that nobody asked for"
+                    );
                     let chunk = match head {
                         RecordHead::Whole { len_bytes, .. } => {
                             assert_eq!(len_bytes, entry.size_bytes, "{id:?} has another size");
                             0
                         }
-                        RecordHead::Chunk { chunk, len_bytes, .. } => {
+                        RecordHead::Chunk {
+                            chunk, len_bytes, ..
+                        } => {
                             assert_eq!(
                                 len_bytes,
                                 chunk_len_bytes(entry.size_bytes, chunk),
@@ -128,8 +181,14 @@ impl Tap {
                             chunk.0
                         }
                     };
-                    assert!(!self.have.contains(&(id, chunk)), "chunk {chunk} of {id:?} is there already");
-                    assert!(self.sent.insert((id, chunk)), "chunk {chunk} of {id:?} is sent twice");
+                    assert!(
+                        !self.have.contains(&(id, chunk)),
+                        "chunk {chunk} of {id:?} is there already"
+                    );
+                    assert!(
+                        self.sent.insert((id, chunk)),
+                        "chunk {chunk} of {id:?} is sent twice"
+                    );
                 }
                 Record::Data(data) => {
                     self.data_bytes += data.len() as u64;
@@ -137,21 +196,36 @@ impl Tap {
                 }
                 Record::End { status, .. } => {
                     let seen = std::mem::take(seen);
-                    self.valid_bytes += if status == RecordStatus::Valid { seen } else { 0 };
+                    self.valid_bytes += if status == RecordStatus::Valid {
+                        seen
+                    } else {
+                        0
+                    };
                 }
             }
         }
-        assert!(!fin || parser.is_between_records(), "{key:?} ends within a record");
+        assert!(
+            !fin || parser.is_between_records(),
+            "{key:?} ends within a record"
+        );
     }
 
     pub fn delivered_to_receiver(&mut self, key: StreamKey, mut bytes: Bytes) {
         let (parser, head) = self.delivered_parsers.entry(key).or_default();
-        while let Some(record) = parser.next(&mut bytes).expect("the sender speaks the protocol") {
+        while let Some(record) = parser
+            .next(&mut bytes)
+            .expect("the sender speaks the protocol")
+        {
             match (record, &head) {
                 (Record::Begin(begun), _) => *head = Some(begun),
                 (
-                    Record::End { status: RecordStatus::Valid, .. },
-                    Some(RecordHead::Chunk { entry, len_bytes, .. }),
+                    Record::End {
+                        status: RecordStatus::Valid,
+                        ..
+                    },
+                    Some(RecordHead::Chunk {
+                        entry, len_bytes, ..
+                    }),
                 ) => {
                     *self.delivered.entry(*entry).or_default() += len_bytes;
                 }
@@ -162,8 +236,13 @@ impl Tap {
 
     /// Resumable files without a verdict yet, with the bytes of whole chunks that arrived for them.
     pub fn unfinished(&self) -> BTreeMap<EntryId, u64> {
-        let unfinished =
-            |id: &EntryId| !self.terminal.contains(id) && is_resumable(self.announced[id].size_bytes);
-        self.delivered.iter().filter(|(id, _)| unfinished(id)).map(|(id, bytes)| (*id, *bytes)).collect()
+        let unfinished = |id: &EntryId| {
+            !self.terminal.contains(id) && is_resumable(self.announced[id].size_bytes)
+        };
+        self.delivered
+            .iter()
+            .filter(|(id, _)| unfinished(id))
+            .map(|(id, bytes)| (*id, *bytes))
+            .collect()
     }
 }

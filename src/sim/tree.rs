@@ -26,7 +26,11 @@ pub fn random_tree(disk: &mut Disk, dir: Ino, shape: TreeShape, rng: &mut Rng) {
     // Some trees are chains, some are bushes, most are in between.
     let deep = rng.pick(&[5, 50, 95]);
     for _ in 0..entries {
-        let parent = if rng.chance(deep) { dirs[dirs.len() - 1] } else { rng.pick(&dirs) };
+        let parent = if rng.chance(deep) {
+            dirs[dirs.len() - 1]
+        } else {
+            rng.pick(&dirs)
+        };
         let name = random_name(rng);
         if disk.child(parent, &name).is_some() {
             continue;
@@ -35,19 +39,53 @@ pub fn random_tree(disk: &mut Disk, dir: Ino, shape: TreeShape, rng: &mut Rng) {
         match rng.below(100) {
             0..20 if dirs.len() < 60 => {
                 let body = Body::Directory(BTreeMap::new());
-                dirs.push(disk.put(parent, &name, Node { mode: mode | 0o700, mtime, body }));
+                dirs.push(disk.put(
+                    parent,
+                    &name,
+                    Node {
+                        mode: mode | 0o700,
+                        mtime,
+                        body,
+                    },
+                ));
             }
             20..28 => {
-                let target = rng.pick(&[&b"../x"[..], b"/etc/passwd", b"\xff\n", b"a"]).to_vec();
-                disk.put(parent, &name, Node { mode: 0o777, mtime, body: Body::Symlink(target) });
+                let target = rng
+                    .pick(&[&b"../x"[..], b"/etc/passwd", b"\xff\n", b"a"])
+                    .to_vec();
+                disk.put(
+                    parent,
+                    &name,
+                    Node {
+                        mode: 0o777,
+                        mtime,
+                        body: Body::Symlink(target),
+                    },
+                );
             }
             28..30 => {
-                disk.put(parent, &name, Node { mode, mtime, body: Body::Special });
+                disk.put(
+                    parent,
+                    &name,
+                    Node {
+                        mode,
+                        mtime,
+                        body: Body::Special,
+                    },
+                );
             }
             _ => {
                 let len = random_size(rng, &mut large_left);
                 let data = rng.bytes(len);
-                disk.put(parent, &name, Node { mode, mtime, body: Body::File(data) });
+                disk.put(
+                    parent,
+                    &name,
+                    Node {
+                        mode,
+                        mtime,
+                        body: Body::File(data),
+                    },
+                );
             }
         }
     }
@@ -95,13 +133,22 @@ fn random_mode(rng: &mut Rng) -> u32 {
 
 fn random_mtime(rng: &mut Rng) -> Mtime {
     let seconds = rng.pick(&[0, -1, 1_700_000_000, 2_000_000_000, -2_000_000_000]);
-    Mtime { seconds, nanoseconds: (rng.next() % 1_000_000_000) as u32 }
+    Mtime {
+        seconds,
+        nanoseconds: (rng.next() % 1_000_000_000) as u32,
+    }
 }
 
 fn random_size(rng: &mut Rng, large_left: &mut usize) -> usize {
     if *large_left > 0 && rng.chance(12) {
         *large_left -= 1;
-        let sizes = [CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1, 3 * CHUNK + 77_777];
+        let sizes = [
+            CHUNK + 1,
+            2 * CHUNK - 1,
+            2 * CHUNK,
+            2 * CHUNK + 1,
+            3 * CHUNK + 77_777,
+        ];
         return rng.pick(&sizes);
     }
     match rng.below(40) {

@@ -1,4 +1,5 @@
-//! The simulated wire: two control streams in order, data streams in order each but not among each other.
+//! The simulated wire: two control streams in order, data streams in order each but not among each
+//! other.
 //!
 //! Bytes go emitted → taken by the transport (within a window) → delivered, in pieces of any size.
 
@@ -66,7 +67,10 @@ impl Wire {
             return;
         }
         if !self.streams.contains_key(&key) {
-            assert_eq!(key.0, self.next_key, "stream keys count up from 0 and are not used again");
+            assert_eq!(
+                key.0, self.next_key,
+                "stream keys count up from 0 and are not used again"
+            );
             self.next_key += 1;
         }
         let stream = self.streams.entry(key).or_default();
@@ -76,7 +80,11 @@ impl Wire {
             stream.emitted.push_back(bytes);
         }
         stream.fin_emitted = fin;
-        let open = self.streams.values().filter(|stream| !stream.fin_emitted).count();
+        let open = self
+            .streams
+            .values()
+            .filter(|stream| !stream.fin_emitted)
+            .count();
         self.most_streams_open = self.most_streams_open.max(open);
     }
 
@@ -86,7 +94,10 @@ impl Wire {
             true => stream.fin_emitted && !stream.fin_taken,
             false => room,
         };
-        self.streams.iter().filter(move |(_, stream)| can(stream)).map(|(key, _)| *key)
+        self.streams
+            .iter()
+            .filter(move |(_, stream)| can(stream))
+            .map(|(key, _)| *key)
     }
 
     pub fn can_take(&self) -> bool {
@@ -98,12 +109,20 @@ impl Wire {
         let keys: Vec<_> = self.takeable().collect();
         let key = rng.pick(&keys);
         let room = self.window_bytes - self.taken_bytes;
-        let Some(stream) = self.streams.get_mut(&key) else { return 0 };
+        let Some(stream) = self.streams.get_mut(&key) else {
+            return 0;
+        };
         let mut taken = 0;
         for _ in 0..=rng.below(4) {
-            let Some(front) = stream.emitted.front_mut() else { break };
+            let Some(front) = stream.emitted.front_mut() else {
+                break;
+            };
             let most = front.len().min(room - taken);
-            let len = if rng.chance(60) { most } else { most.min(1 + rng.below(most)) };
+            let len = if rng.chance(60) {
+                most
+            } else {
+                most.min(1 + rng.below(most))
+            };
             if len == 0 {
                 break;
             }
@@ -125,14 +144,22 @@ impl Wire {
 
     /// The next piece of one stream, with its end if that comes along.
     pub fn deliver(&mut self, rng: &mut Rng) -> Option<(StreamKey, Bytes, bool)> {
-        let keys: Vec<_> =
-            self.streams.iter().filter(|(_, s)| s.deliverable()).map(|(key, _)| *key).collect();
+        let keys: Vec<_> = self
+            .streams
+            .iter()
+            .filter(|(_, s)| s.deliverable())
+            .map(|(key, _)| *key)
+            .collect();
         let key = rng.pick(&keys);
         let stream = self.streams.get_mut(&key)?;
         let mut piece = Bytes::new();
         if let Some(front) = stream.taken.front_mut() {
             let most = front.len().min(PIECE_BYTES);
-            let len = if rng.chance(70) { most } else { 1 + rng.below(most) };
+            let len = if rng.chance(70) {
+                most
+            } else {
+                1 + rng.below(most)
+            };
             piece = front.split_to(len);
             if front.is_empty() {
                 stream.taken.pop_front();
@@ -140,14 +167,16 @@ impl Wire {
         }
         self.taken_bytes -= piece.len();
         // The end comes with the last bytes or alone, as it does from a real transport.
-        let fin = stream.taken.is_empty() && stream.fin_taken && (piece.is_empty() || rng.chance(50));
+        let fin =
+            stream.taken.is_empty() && stream.fin_taken && (piece.is_empty() || rng.chance(50));
         if fin {
             self.streams.remove(&key);
         }
         Some((key, piece, fin))
     }
 
-    /// Streams begun and not delivered to the end, which the reader of a lost connection sees reset.
+    /// Streams begun and not delivered to the end, which the reader of a lost connection sees
+    /// reset.
     pub fn reset_all(&mut self) -> Vec<StreamKey> {
         self.taken_bytes = 0;
         self.unsent_bytes = 0;
@@ -176,8 +205,14 @@ impl Pipe {
 
     /// The next piece, cut anywhere.
     pub fn deliver(&mut self, rng: &mut Rng) -> Bytes {
-        let Some(front) = self.queue.front_mut() else { return Bytes::new() };
-        let len = if rng.chance(80) { front.len() } else { 1 + rng.below(front.len()) };
+        let Some(front) = self.queue.front_mut() else {
+            return Bytes::new();
+        };
+        let len = if rng.chance(80) {
+            front.len()
+        } else {
+            1 + rng.below(front.len())
+        };
         let piece = front.split_to(len);
         if front.is_empty() {
             self.queue.pop_front();

@@ -13,10 +13,12 @@ use crate::proto::{Event, Input, Outcome, Output};
 pub const CLIENT: usize = 0;
 pub const SERVER: usize = 1;
 
-/// More steps than any test tree needs by far: reaching it means the sessions chase each other for ever.
+/// More steps than any test tree needs by far: reaching it means the sessions chase each other for
+/// ever.
 const MAX_STEPS: usize = 3_000_000;
 
-/// Record heads and tails ride on top of the data the read-ahead is about, and the last read may overshoot it.
+/// Record heads and tails ride on top of the data the read-ahead is about, and the last read may
+/// overshoot it.
 const READ_AHEAD_SLACK_BYTES: usize = 2 * PIECE_BYTES;
 
 /// Why [`World::run`] came back.
@@ -95,7 +97,10 @@ impl World {
         };
         let window = rng.pick(&[20_000, 200_000, 2_000_000]);
         let mut world = World {
-            sides: [side(client, client_disk, client_limits), side(server, server_disk, server_limits)],
+            sides: [
+                side(client, client_disk, client_limits),
+                side(server, server_disk, server_limits),
+            ],
             wire: Wire::new(window),
             tap: Tap::default(),
             sender,
@@ -152,13 +157,15 @@ impl World {
             return Some(self.rng.pick(&actions));
         }
         let mut at = self.rng.below(total);
-        actions.into_iter().find(|action| match at.checked_sub(self.weight(*action)) {
-            Some(rest) => {
-                at = rest;
-                false
-            }
-            None => true,
-        })
+        actions
+            .into_iter()
+            .find(|action| match at.checked_sub(self.weight(*action)) {
+                Some(rest) => {
+                    at = rest;
+                    false
+                }
+                None => true,
+            })
     }
 
     fn weight(&self, action: Action) -> usize {
@@ -179,10 +186,18 @@ impl World {
             if open && (incoming.has_bytes() || incoming.closed && !incoming.close_delivered) {
                 actions.push(Action::Control(side));
             }
-            if self.sides[side].handles.pending.iter().any(|pending| pending.is_ready(self.now)) {
+            if self.sides[side]
+                .handles
+                .pending
+                .iter()
+                .any(|pending| pending.is_ready(self.now))
+            {
                 actions.push(Action::Disk(side));
             }
-            if self.deadline(side).is_some_and(|deadline| deadline <= self.now) {
+            if self
+                .deadline(side)
+                .is_some_and(|deadline| deadline <= self.now)
+            {
                 actions.push(Action::Tick(side));
             }
         }
@@ -197,7 +212,10 @@ impl World {
     }
 
     fn deadline(&self, side: usize) -> Option<Instant> {
-        self.sides[side].session.as_ref().and_then(Session::deadline)
+        self.sides[side]
+            .session
+            .as_ref()
+            .and_then(Session::deadline)
     }
 
     /// Nothing can happen now: to what time alone brings first.
@@ -205,12 +223,26 @@ impl World {
         let ticks = |side| Some((self.deadline(side)?, 0, side));
         let disks = |side: usize| {
             let pending = &self.sides[side].handles.pending;
-            Some((pending.iter().filter_map(|pending| pending.ready_at).min()?, 1, side))
+            Some((
+                pending
+                    .iter()
+                    .filter_map(|pending| pending.ready_at)
+                    .min()?,
+                1,
+                side,
+            ))
         };
         let both = [CLIENT, SERVER].into_iter();
-        let (at, what, side) = both.flat_map(|side| [ticks(side), disks(side)]).flatten().min()?;
+        let (at, what, side) = both
+            .flat_map(|side| [ticks(side), disks(side)])
+            .flatten()
+            .min()?;
         self.now = self.now.max(at);
-        Some(if what == 0 { Action::Tick(side) } else { Action::Disk(side) })
+        Some(if what == 0 {
+            Action::Tick(side)
+        } else {
+            Action::Disk(side)
+        })
     }
 
     fn act(&mut self, action: Action) {
@@ -261,8 +293,10 @@ impl World {
             let is_tick = matches!(input, Input::Tick);
             session.handle(self.now, input);
             self.drain(side);
-            let moved =
-                self.sides[side].session.as_ref().is_none_or(|session| session.has_moved_on(self.now));
+            let moved = self.sides[side]
+                .session
+                .as_ref()
+                .is_none_or(|session| session.has_moved_on(self.now));
             assert!(!is_tick || moved, "a tick moved nothing: {}", self.state());
         }
     }
@@ -286,7 +320,10 @@ impl World {
                 Output::Disk { op, cmd } => {
                     let handles = &mut self.sides[side].handles;
                     handles.start(op, cmd);
-                    if let Some(pending) = handles.pending.last_mut().filter(|_| !self.disk_latency.is_zero())
+                    if let Some(pending) = handles
+                        .pending
+                        .last_mut()
+                        .filter(|_| !self.disk_latency.is_zero())
                     {
                         pending.ready_at = Some(self.now + self.disk_latency);
                     }
@@ -298,13 +335,19 @@ impl World {
                 Output::Finished(outcome) => self.finish(side, outcome),
             }
         }
-        assert!(progress_events <= 1, "{progress_events} progress events for one input");
+        assert!(
+            progress_events <= 1,
+            "{progress_events} progress events for one input"
+        );
         self.check_bounds(side);
     }
 
     fn finish(&mut self, side: usize, outcome: Outcome) {
         let session = self.sides[side].session.take();
-        assert!(session.is_some_and(|mut session| session.poll().is_none()), "outputs after Finished");
+        assert!(
+            session.is_some_and(|mut session| session.poll().is_none()),
+            "outputs after Finished"
+        );
         self.sides[side].outcome = Some(outcome);
         self.wire.control[side].closed = true;
         // Nobody reads what still comes this way.
@@ -312,7 +355,12 @@ impl World {
     }
 
     fn check_bounds(&self, side: usize) {
-        let Side { handles, limits, session, .. } = &self.sides[side];
+        let Side {
+            handles,
+            limits,
+            session,
+            ..
+        } = &self.sides[side];
         if side == self.sender {
             let ahead = handles.reading_bytes() + self.wire.unsent_bytes;
             assert!(
@@ -334,18 +382,30 @@ impl World {
         } else {
             // The piece that reached the limit, and a small file it made whole.
             let most = limits.write_behind_bytes + 2 * PIECE_BYTES;
-            assert!(handles.writing_bytes <= most, "{} bytes are written behind", handles.writing_bytes);
+            assert!(
+                handles.writing_bytes <= most,
+                "{} bytes are written behind",
+                handles.writing_bytes
+            );
         }
         if session.is_some() {
-            // The walk opens and lists, a few large files are opened; all else is bounded by `lookups`.
+            // The walk opens and lists, a few large files are opened; all else is bounded by
+            // `lookups`.
             let lookups = handles.lookups_under_way();
-            assert!(lookups <= limits.lookups + 16, "{lookups} lookups are under way");
+            assert!(
+                lookups <= limits.lookups + 16,
+                "{lookups} lookups are under way"
+            );
         }
     }
 
     fn check_end(&self) {
         for side in &self.sides {
-            assert!(side.outcome.is_some() || side.session.is_none(), "nothing can happen: {}", self.state());
+            assert!(
+                side.outcome.is_some() || side.session.is_none(),
+                "nothing can happen: {}",
+                self.state()
+            );
         }
     }
 
@@ -373,7 +433,13 @@ impl World {
     /// For panics: who waits for what.
     pub fn state(&self) -> String {
         let side = |at: usize| {
-            let Side { handles, outcome, session, events, .. } = &self.sides[at];
+            let Side {
+                handles,
+                outcome,
+                session,
+                events,
+                ..
+            } = &self.sides[at];
             let (dirs, files) = handles.open_count();
             format!(
                 "{} {:?} (session {}, {} operations under way, {dirs} directories, {files} files, {} events)",
@@ -384,7 +450,10 @@ impl World {
                 events.len(),
             )
         };
-        let reads = self.sides[1 - self.sender].session.as_ref().map(Session::reads_allowed);
+        let reads = self.sides[1 - self.sender]
+            .session
+            .as_ref()
+            .map(Session::reads_allowed);
         format!(
             "{}; {}; {} announced, {} unsent, takes {}, delivers {}, reads allowed {reads:?}, step {}",
             side(CLIENT),

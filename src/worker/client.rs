@@ -28,7 +28,9 @@ impl Worker {
         while let Ok(command) = self.inbox.try_recv() {
             match command {
                 Command::Stray(stray) => self.stray(stray),
-                Command::AreYouAlive { asker, lane, peer } => self.question_from(asker, lane, &peer),
+                Command::AreYouAlive { asker, lane, peer } => {
+                    self.question_from(asker, lane, &peer)
+                }
                 Command::Answered { lane } => self.answered(lane),
                 Command::Start(start) => self.start_client(*start),
                 Command::Cancel => self.cancel_client(),
@@ -62,12 +64,17 @@ impl Worker {
 
     /// Dials the next address, or gives up with what the last one said.
     fn dial_next(&mut self, last_error: String) {
-        let Some(client) = &mut self.client else { return };
+        let Some(client) = &mut self.client else {
+            return;
+        };
         if client.done {
             return; // Cancelled while it was dialling.
         }
         // Only where ICMP took its time to say so: what fails at once would fail for ever here.
-        if client.next_peer == client.peers.len() && client.was_refused && self.now < client.dial_until {
+        if client.next_peer == client.peers.len()
+            && client.was_refused
+            && self.now < client.dial_until
+        {
             (client.next_peer, client.was_refused) = (0, false);
         }
         let Some(&peer) = client.peers.get(client.next_peer) else {
@@ -107,24 +114,46 @@ impl Worker {
         steer: Option<u8>,
     ) -> Result<(), String> {
         let (socket, local): (SocketId, _) = self.sockets[socket];
-        let route = landro_sys::route_to(peer).map_err(|error| format!("no route to {peer}: {error}"))?;
+        let route =
+            landro_sys::route_to(peer).map_err(|error| format!("no route to {peer}: {error}"))?;
         let key = self.lanes.vacant_key();
-        let Some(client) = &mut self.client else { return Ok(()) };
+        let Some(client) = &mut self.client else {
+            return Ok(());
+        };
         // Whom we dial ourselves needs no authorisation.
         let promise = self.shared.budget.promise_window();
         self.shared.budget.end_promise(promise);
         let granted_bytes = self.shared.budget.grant_window(promise);
-        client.setup.set_windows(promise.first_bytes, promise.most_bytes);
-        client.setup.set_interface_payload(route.mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
+        client
+            .setup
+            .set_windows(promise.first_bytes, promise.most_bytes);
+        client
+            .setup
+            .set_interface_payload(route.mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
         let ticket = client.ticket.as_deref();
-        let conn =
-            Conn::connect(&mut client.setup, &mut self.router, key, local, peer, steer, ticket, self.now)
-                .map_err(|error| {
-                    self.shared.budget.return_window(granted_bytes);
-                    error.to_string()
-                })?;
+        let conn = Conn::connect(
+            &mut client.setup,
+            &mut self.router,
+            key,
+            local,
+            peer,
+            steer,
+            ticket,
+            self.now,
+        )
+        .map_err(|error| {
+            self.shared.budget.return_window(granted_bytes);
+            error.to_string()
+        })?;
         let serial = self.serial();
-        let mut lane = Lane::new(serial, conn, socket, peer, Phase::Handshaking(purpose), self.now);
+        let mut lane = Lane::new(
+            serial,
+            conn,
+            socket,
+            peer,
+            Phase::Handshaking(purpose),
+            self.now,
+        );
         lane.quiet = Some(super::refused::SIGN_OF_LIFE);
         lane.granted_bytes = granted_bytes;
         lane.deadline = Some(self.now + self.shared.quic.handshake_timeout);
@@ -136,8 +165,12 @@ impl Worker {
         let limits = self.limits();
         let address = self.lanes[key].peer;
         let backend = self.driver.backend();
-        let Some(client) = &mut self.client else { return };
-        let Some(request) = client.request.take() else { return };
+        let Some(client) = &mut self.client else {
+            return;
+        };
+        let Some(request) = client.request.take() else {
+            return;
+        };
         let limits = Limits {
             parallel: crate::proto::chunks::ParallelTransferConfig {
                 max_concurrent_streams: client.streams,
@@ -146,13 +179,25 @@ impl Worker {
             ..limits
         };
         let backend_reason = client.backend_reason.clone();
-        client.tell(ClientEvent::Connected { fingerprint, address, backend, backend_reason });
+        client.tell(ClientEvent::Connected {
+            fingerprint,
+            address,
+            backend,
+            backend_reason,
+        });
         let machine = Session::client(self.now, request, limits);
         let mut id = [0; 16];
         rand::rng().fill_bytes(&mut id);
         let id = SessionId(id);
-        let preface = Preface { kind: PrefaceKind::New, session: id, lane: 0 };
-        self.lanes[key].control.before.push_back(preface.encode().to_vec().into());
+        let preface = Preface {
+            kind: PrefaceKind::New,
+            session: id,
+            lane: 0,
+        };
+        self.lanes[key]
+            .control
+            .before
+            .push_back(preface.encode().to_vec().into());
         self.begin_session(key, id, fingerprint, machine, Base::Local, true);
         if self.client.as_ref().is_some_and(|client| client.cancelled) {
             self.cancel_client();
@@ -164,20 +209,32 @@ impl Worker {
         let lane = &self.lanes[key];
         let (peer, steer) = (lane.peer, lane.conn.peer_cid_first_byte());
         let ticket = lane.conn.session_ticket().map(<[u8]>::to_vec);
-        let socket = self.sockets.iter().position(|(id, _)| *id == lane.socket).unwrap_or(0);
+        let socket = self
+            .sockets
+            .iter()
+            .position(|(id, _)| *id == lane.socket)
+            .unwrap_or(0);
         if let Some(client) = &mut self.client {
             client.ticket = ticket;
         }
         self.sessions[session].joining = true;
         if let Err(error) = self.dial(peer, socket, Purpose::Join { session }, steer) {
-            if self.log.admits(Who::Peer(self.sessions[session].peer), self.now) {
+            if self
+                .log
+                .admits(Who::Peer(self.sessions[session].peer), self.now)
+            {
                 tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
             }
             self.join_failed(session);
         }
     }
 
-    pub(super) fn join_client_lane(&mut self, key: usize, session: usize, fingerprint: Fingerprint) {
+    pub(super) fn join_client_lane(
+        &mut self,
+        key: usize,
+        session: usize,
+        fingerprint: Fingerprint,
+    ) {
         let Some(running) = self.sessions.get_mut(session) else {
             return self.close_lane(key, code::DONE, "");
         };
@@ -186,10 +243,17 @@ impl Worker {
             return self.close_lane(key, code::DONE, "");
         }
         let lane = running.lanes.len() as u32;
-        let preface = Preface { kind: PrefaceKind::Join, session: running.id, lane };
+        let preface = Preface {
+            kind: PrefaceKind::Join,
+            session: running.id,
+            lane,
+        };
         running.lanes.push(key);
         let fresh = &mut self.lanes[key];
-        fresh.control.before.push_back(preface.encode().to_vec().into());
+        fresh
+            .control
+            .before
+            .push_back(preface.encode().to_vec().into());
         fresh.phase = Phase::Serving { session };
         fresh.deadline = None;
         if self.log.admits(Who::Debug, self.now) {
@@ -204,7 +268,9 @@ impl Worker {
         }
         let sessions: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
         for session in sessions {
-            self.sessions[session].machine.handle(self.now, Input::Cancel);
+            self.sessions[session]
+                .machine
+                .handle(self.now, Input::Cancel);
             self.drain_session(session);
             self.touch_session_lanes(session);
         }
@@ -214,7 +280,9 @@ impl Worker {
                 self.close_lane(lane, code::DONE, "cancelled");
             }
             if let Some(client) = &mut self.client {
-                client.ended.get_or_insert(Ended::Outcome(Outcome::Cancelled(Default::default())));
+                client
+                    .ended
+                    .get_or_insert(Ended::Outcome(Outcome::Cancelled(Default::default())));
                 client.done = true;
             }
         }
@@ -222,7 +290,9 @@ impl Worker {
 
     /// Remembers why a command's connection is closing; the first reason counts.
     pub(super) fn note_close_reason(&mut self, key: usize) {
-        let (Some(client), Some(lane)) = (&mut self.client, self.lanes.get(key)) else { return };
+        let (Some(client), Some(lane)) = (&mut self.client, self.lanes.get(key)) else {
+            return;
+        };
         if let Some(ended) = how_it_ended(client, lane) {
             client.ended.get_or_insert(ended);
         }
@@ -230,20 +300,27 @@ impl Worker {
 
     /// A lane of the command is gone: in its handshake that decides how the transfer ends.
     pub(super) fn client_lane_ended(&mut self, lane: &Lane, stats: &TransportStats) {
-        let Some(client) = &mut self.client else { return self.served(stats) };
+        let Some(client) = &mut self.client else {
+            return self.served(stats);
+        };
         client.stats.add(stats);
         let ended = how_it_ended(client, lane);
         if let Phase::Handshaking(Purpose::FirstLane) = lane.phase {
             client.was_refused |= matches!(lane.conn.close_reason(), Some(CloseReason::GivenUp(_)));
             match ended {
-                Some(ended @ (Ended::IdentityUnknown(_) | Ended::RefusedByPeer(_) | Ended::Failed(_))) => {
+                Some(
+                    ended
+                    @ (Ended::IdentityUnknown(_) | Ended::RefusedByPeer(_) | Ended::Failed(_)),
+                ) => {
                     client.ended = Some(ended);
                     client.done = true;
                 }
                 Some(Ended::Lost(text) | Ended::Unreachable(text)) => {
                     self.dial_next(format!("{}: {text}", lane.peer));
                 }
-                Some(Ended::Outcome(_)) | None => self.dial_next(format!("{}: no answer", lane.peer)),
+                Some(Ended::Outcome(_)) | None => {
+                    self.dial_next(format!("{}: no answer", lane.peer))
+                }
             }
         } else if let Some(ended) = ended {
             client.ended.get_or_insert(ended);
@@ -251,12 +328,18 @@ impl Worker {
     }
 
     pub(super) fn client_session_ended(&mut self, running: Running) {
-        let Some(client) = &mut self.client else { return };
+        let Some(client) = &mut self.client else {
+            return;
+        };
         let ended = match (running.finished, client.ended.take()) {
             (Some(outcome @ Outcome::Complete(_)), _) => Ended::Outcome(outcome),
-            (Some(outcome @ Outcome::Cancelled(_)), _) if client.cancelled => Ended::Outcome(outcome),
+            (Some(outcome @ Outcome::Cancelled(_)), _) if client.cancelled => {
+                Ended::Outcome(outcome)
+            }
             (_, Some(ended)) => ended,
-            (Some(Outcome::Cancelled(_)), None) => Ended::Lost("the peer stopped the transfer".to_owned()),
+            (Some(Outcome::Cancelled(_)), None) => {
+                Ended::Lost("the peer stopped the transfer".to_owned())
+            }
             (Some(Outcome::Lost(_)) | None, None) => Ended::Lost("the connection ended".to_owned()),
             (Some(outcome), None) => Ended::Outcome(outcome),
         };
@@ -271,7 +354,9 @@ impl Worker {
         self.stopping = Some(self.now + grace);
         let sessions: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
         for session in sessions {
-            self.sessions[session].machine.handle(self.now, Input::Cancel);
+            self.sessions[session]
+                .machine
+                .handle(self.now, Input::Cancel);
             self.drain_session(session);
         }
         let lanes: Vec<usize> = self.lanes.iter().map(|(key, _)| key).collect();
@@ -291,7 +376,10 @@ impl Worker {
             && self.send_buffers.len() == self.send_buffers_made
             && self.touched.is_empty()
         {
-            let ended = client.ended.take().unwrap_or_else(|| Ended::Failed("the transfer ended".to_owned()));
+            let ended = client
+                .ended
+                .take()
+                .unwrap_or_else(|| Ended::Failed("the transfer ended".to_owned()));
             let mut stats = std::mem::take(&mut client.stats);
             for (_, lane) in &self.lanes {
                 stats.add(&super::stats::of_lane(lane, self.driver.backend()));
@@ -315,24 +403,38 @@ impl Worker {
 
 /// What a closed connection means to a command; None: it was closed as it should be.
 fn how_it_ended(client: &ClientLink, lane: &Lane) -> Option<Ended> {
-    if let Some(refused) = client.trust_refused.lock().ok().and_then(|refused| *refused) {
+    if let Some(refused) = client
+        .trust_refused
+        .lock()
+        .ok()
+        .and_then(|refused| *refused)
+    {
         return Some(Ended::IdentityUnknown(refused));
     }
     Some(match lane.conn.close_reason()? {
         refused @ CloseReason::IdentityRefused { .. } => Ended::RefusedByPeer(refused.to_string()),
-        CloseReason::PeerApp { code: code::UNAUTHORISED, reason } => Ended::RefusedByPeer(reason),
-        CloseReason::PeerApp { code: code::VIOLATION, reason } => {
-            Ended::Failed(format!("the peer reports a protocol violation: {reason}"))
+        CloseReason::PeerApp {
+            code: code::UNAUTHORISED,
+            reason,
+        } => Ended::RefusedByPeer(reason),
+        CloseReason::PeerApp {
+            code: code::VIOLATION,
+            reason,
+        } => Ended::Failed(format!("the peer reports a protocol violation: {reason}")),
+        CloseReason::Local {
+            code: code::TOO_MUCH,
+            reason,
+        } => Ended::Failed(format!("the connection was closed: {reason}")),
+        CloseReason::PeerApp {
+            code: code::DONE | code::REPLACED,
+            ..
         }
-        CloseReason::Local { code: code::TOO_MUCH, reason } => {
-            Ended::Failed(format!("the connection was closed: {reason}"))
-        }
-        CloseReason::PeerApp { code: code::DONE | code::REPLACED, .. } | CloseReason::Local { .. } => {
+        | CloseReason::Local { .. } => {
             return None;
         }
-        CloseReason::PeerApp { code, reason } => {
-            Ended::Lost(format!("the peer closed the connection: {reason} (code {code})"))
-        }
+        CloseReason::PeerApp { code, reason } => Ended::Lost(format!(
+            "the peer closed the connection: {reason} (code {code})"
+        )),
         other => Ended::Lost(other.to_string()),
     })
 }

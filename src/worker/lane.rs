@@ -54,7 +54,8 @@ pub struct Lane {
     /// Last time a datagram of this lane arrived, and when we last asked for a sign of life.
     pub heard: Instant,
     pub pinged: Instant,
-    /// How long a lane that we dialled is silent before we ask. None: accepted; a daemon, which has many, asks seldom.
+    /// How long a lane that we dialled is silent before we ask. None: accepted; a daemon, which has
+    /// many, asks seldom.
     pub quiet: Option<Duration>,
     /// The peer's port is said to be closed.
     pub doubt: Option<Doubt>,
@@ -94,12 +95,13 @@ pub struct Lane {
 /// Where a lane is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Before the handshake is complete; a client's first lane, a joining lane or a daemon's new connection.
+    /// Before the handshake is complete; a client's first lane, a joining lane or a daemon's new
+    /// connection.
     Handshaking(Purpose),
     /// Established on a daemon, the preface is not complete yet.
     Preface(Vec<u8>),
-    /// Names a session; before it begins, older ones of its peer must give a sign of life. `missing`: workers that
-    /// have not said that theirs are settled.
+    /// Names a session; before it begins, older ones of its peer must give a sign of life.
+    /// `missing`: workers that have not said that theirs are settled.
     Waiting { session: SessionId, missing: usize },
     /// Part of a session.
     Serving { session: usize },
@@ -117,7 +119,8 @@ pub enum Purpose {
 /// Both directions of this lane's control stream.
 #[derive(Default)]
 pub struct Control {
-    /// Bytes that precede the session's control bytes on this lane: the preface, the rest of what was begun here.
+    /// Bytes that precede the session's control bytes on this lane: the preface, the rest of what
+    /// was begun here.
     pub before: VecDeque<Bytes>,
     /// The rest of what our direction ends with, if it was not taken whole.
     pub end: Option<Bytes>,
@@ -182,11 +185,14 @@ impl Lane {
     pub fn session(&self) -> Option<usize> {
         match self.phase {
             Phase::Serving { session } => Some(session),
-            Phase::Handshaking(_) | Phase::Preface(_) | Phase::Waiting { .. } | Phase::Closing => None,
+            Phase::Handshaking(_) | Phase::Preface(_) | Phase::Waiting { .. } | Phase::Closing => {
+                None
+            }
         }
     }
 
-    /// Gives back what waits for the rest of a piece, and the read buffer: nothing more will be read here.
+    /// Gives back what waits for the rest of a piece, and the read buffer: nothing more will be
+    /// read here.
     pub fn release_buffers(&mut self) {
         self.buffer = None;
         self.incoming.clear();
@@ -196,7 +202,13 @@ impl Lane {
 
     /// Whether the peer closed this lane because another replaced it.
     pub fn is_closed_as_replaced(&self) -> bool {
-        matches!(self.conn.close_reason(), Some(CloseReason::PeerApp { code: code::REPLACED, .. }))
+        matches!(
+            self.conn.close_reason(),
+            Some(CloseReason::PeerApp {
+                code: code::REPLACED,
+                ..
+            })
+        )
     }
 
     /// Whether everything was read from a lane that was replaced.
@@ -211,9 +223,15 @@ impl Lane {
 pub fn limits(shared: &super::Shared, sessions: usize) -> Limits {
     // A quarter of a slab for a lone session, its share among many, never less than two reads.
     let slab_bytes = shared.budget.slab_bytes_per_worker() as usize;
-    let share = (slab_bytes / 4).min(slab_bytes / (sessions + 1)).max(2 * Slab::BUFFER_BYTES);
+    let share = (slab_bytes / 4)
+        .min(slab_bytes / (sessions + 1))
+        .max(2 * Slab::BUFFER_BYTES);
     Limits {
-        entry_window: if sessions < FEW_SESSIONS { ENTRY_WINDOW } else { ENTRY_WINDOW / 4 },
+        entry_window: if sessions < FEW_SESSIONS {
+            ENTRY_WINDOW
+        } else {
+            ENTRY_WINDOW / 4
+        },
         write_behind_bytes: share.min(WRITE_BEHIND_BYTES),
         read_ahead_bytes: share.min(READ_AHEAD_BYTES),
         lookups: LOOKUPS,
@@ -224,17 +242,20 @@ pub fn limits(shared: &super::Shared, sessions: usize) -> Limits {
 /// Entries announced and not resolved: at a round trip of 50 ms still 40,000 small files a second.
 const ENTRY_WINDOW: u32 = 2048;
 
-/// Sessions on a worker from which on each gets a smaller entry window (an entry costs up to 600 bytes).
+/// Sessions on a worker from which on each gets a smaller entry window (an entry costs up to 600
+/// bytes).
 const FEW_SESSIONS: usize = 16;
 
 /// Data being written: a disk's hiccup of 3 ms at 10 Gbit/s.
 const WRITE_BEHIND_BYTES: usize = 4 << 20;
 
-/// Data read and not yet taken by QUIC, where reads take their time: eight at once keep a disk busy.
+/// Data read and not yet taken by QUIC, where reads take their time: eight at once keep a disk
+/// busy.
 const READ_AHEAD_BYTES: usize = 512 << 10;
 
-/// The same where a read is made in place: waiting is all that more would do, and what is sealed long after it was read
-/// has left the second-level cache (measured on tmpfs: with 512 KiB 8 % less throughput at 14 % more CPU).
+/// The same where a read is made in place: waiting is all that more would do, and what is sealed
+/// long after it was read has left the second-level cache (measured on tmpfs: with 512 KiB 8 % less
+/// throughput at 14 % more CPU).
 pub const READ_AHEAD_IN_PLACE_BYTES: u64 = 128 << 10;
 
 /// Disk operations of one session at a time.

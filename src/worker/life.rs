@@ -18,14 +18,17 @@ use crate::units::{Fingerprint, SessionId};
 /// After a lane could not be replaced: half of the AEAD limit is left when that is tried first.
 const JOIN_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// A daemon gives memory back this long after a session or much memory of connections ended: more may follow at once.
+/// A daemon gives memory back this long after a session or much memory of connections ended: more
+/// may follow at once.
 pub(super) const TRIM_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl Worker {
     /// Follows the connection's own state: a finished handshake starts what the lane is for.
     pub(super) fn advance(&mut self, key: usize) {
         let lane = &mut self.lanes[key];
-        let Phase::Handshaking(purpose) = lane.phase else { return };
+        let Phase::Handshaking(purpose) = lane.phase else {
+            return;
+        };
         if lane.conn.state() != ConnState::Established {
             return;
         }
@@ -35,14 +38,19 @@ impl Worker {
         };
         match purpose {
             Purpose::Accepted => {
-                // The handshake asked already; a resumed one did not run the verify callback, and the list may
-                // have been read again since.
+                // The handshake asked already; a resumed one did not run the verify callback, and
+                // the list may have been read again since.
                 let authorised = self.authorised(&fingerprint).is_some();
-                // Before anything is refused: a lane that is dropped as a handshaking one is counted off there.
+                // Before anything is refused: a lane that is dropped as a handshaking one is
+                // counted off there.
                 self.handshake_over(key, authorised);
                 self.lanes[key].phase = Phase::Preface(Vec::new());
                 if !authorised {
-                    self.close_lane(key, code::UNAUTHORISED, "this identity is not authorised here");
+                    self.close_lane(
+                        key,
+                        code::UNAUTHORISED,
+                        "this identity is not authorised here",
+                    );
                 } else if self.lanes_of(&fingerprint) > MAX_LANES_PER_PEER {
                     self.close_lane(key, code::BUSY, "too many connections of this identity");
                 } else {
@@ -55,7 +63,10 @@ impl Worker {
     }
 
     pub(super) fn authorised(&self, fingerprint: &Fingerprint) -> Option<super::link::PeerAccess> {
-        self.shared.service.as_ref().and_then(|service| (service.authorize)(fingerprint))
+        self.shared
+            .service
+            .as_ref()
+            .and_then(|service| (service.authorize)(fingerprint))
     }
 
     fn lanes_of(&self, fingerprint: &Fingerprint) -> usize {
@@ -69,7 +80,9 @@ impl Worker {
     pub(super) fn read_preface(&mut self, key: usize) -> super::turn::Read {
         use super::turn::Read;
         let lane = &mut self.lanes[key];
-        let Phase::Preface(so_far) = &mut lane.phase else { return Read::Drained };
+        let Phase::Preface(so_far) = &mut lane.phase else {
+            return Read::Drained;
+        };
         let mut chunk = [0; Preface::BYTES];
         let missing = Preface::BYTES - so_far.len();
         match lane.conn.read(CONTROL_STREAM, &mut chunk[..missing]) {
@@ -110,7 +123,9 @@ impl Worker {
             Ok(preface) => preface,
             Err(error) => return self.violation(key, &error.to_string()),
         };
-        let Some(fingerprint) = self.lanes[key].conn.peer_fingerprint() else { return };
+        let Some(fingerprint) = self.lanes[key].conn.peer_fingerprint() else {
+            return;
+        };
         let known = self.session_ids.get(&preface.session).copied();
         match (preface.kind, known) {
             (PrefaceKind::New, None) => {
@@ -135,7 +150,8 @@ impl Worker {
         }
     }
 
-    /// Whether a lane of this peer may become part of a session: one that lives, with not many more lanes than it needs.
+    /// Whether a lane of this peer may become part of a session: one that lives, with not many more
+    /// lanes than it needs.
     fn may_join(&self, session: usize, peer: &Fingerprint) -> bool {
         self.sessions.get(session).is_some_and(|running| {
             running.peer == *peer
@@ -147,9 +163,15 @@ impl Worker {
 
     pub(super) fn begin_served_session(&mut self, key: usize, id: SessionId, peer: Fingerprint) {
         let Some(allowed) = self.authorised(&peer) else {
-            return self.close_lane(key, code::UNAUTHORISED, "this identity is not authorised here");
+            return self.close_lane(
+                key,
+                code::UNAUTHORISED,
+                "this identity is not authorised here",
+            );
         };
-        let Some(service) = &self.shared.service else { return };
+        let Some(service) = &self.shared.service else {
+            return;
+        };
         let root = match &allowed.path {
             None => service.root.clone(),
             Some(path) => match super::disk::open_beneath(&service.root, path) {
@@ -167,7 +189,10 @@ impl Worker {
                 }
             },
         };
-        let grant = Grant { read: allowed.access.read, write: allowed.access.write };
+        let grant = Grant {
+            read: allowed.access.read,
+            write: allowed.access.write,
+        };
         let machine = Session::server(self.now, grant, self.limits());
         self.begin_session(key, id, peer, machine, Base::Served(root), false);
         if let Some(session) = self.session_ids.get(&id) {
@@ -218,9 +243,12 @@ impl Worker {
         self.touch(key);
     }
 
-    /// The peer finished its control stream on this lane: it moved to the next one, or the session is over.
+    /// The peer finished its control stream on this lane: it moved to the next one, or the session
+    /// is over.
     pub(super) fn control_ended(&mut self, key: usize, session: usize) {
-        let Some(running) = self.sessions.get_mut(session) else { return };
+        let Some(running) = self.sessions.get_mut(session) else {
+            return;
+        };
         if running.finished.is_some() {
             // Both have said their last word, or the client has not heard ours: `settle` knows.
         } else if running.newest_lane() == Some(key) {
@@ -228,9 +256,9 @@ impl Worker {
                 running.machine.handle(self.now, Input::ControlClosed);
                 self.drain_session(session);
             } else {
-                // A client ends its control stream early only to go on on another lane, whose first packets may be
-                // behind this one's, or lost and sent again on a host that is busy for seconds: it has as long as
-                // its handshake may take.
+                // A client ends its control stream early only to go on on another lane, whose first
+                // packets may be behind this one's, or lost and sent again on a host that is busy
+                // for seconds: it has as long as its handshake may take.
                 self.lanes[key].deadline = Some(self.now + self.shared.quic.handshake_timeout);
             }
         } else {
@@ -242,7 +270,12 @@ impl Worker {
     /// The peer broke the protocol below the session's own rules.
     pub(super) fn violation(&mut self, key: usize, reason: &str) {
         let lane = &self.lanes[key];
-        if self.log.admits(lane.conn.peer_fingerprint().map_or(Who::Strangers, Who::Peer), self.now) {
+        if self.log.admits(
+            lane.conn
+                .peer_fingerprint()
+                .map_or(Who::Strangers, Who::Peer),
+            self.now,
+        ) {
             tracing::warn!(peer = %lane.peer, reason, "protocol violation");
         }
         self.close_lane(key, code::VIOLATION, reason);
@@ -250,7 +283,9 @@ impl Worker {
 
     /// Closes a lane with CONNECTION_CLOSE; its session learns it when the connection is closed.
     pub(super) fn close_lane(&mut self, key: usize, code: u64, reason: &str) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
+        };
         lane.last_stats();
         lane.conn.close(code, reason.as_bytes());
         lane.readable.clear();
@@ -267,11 +302,16 @@ impl Worker {
                 self.drop_lane(key);
             }
             Phase::Preface(_) if lane.conn.is_closing() => self.drop_lane(key),
-            Phase::Preface(_) => self.close_lane(key, code::TIMEOUT, "no session was named in time"),
+            Phase::Preface(_) => {
+                self.close_lane(key, code::TIMEOUT, "no session was named in time")
+            }
             Phase::Waiting { .. } => self.waited_enough(key),
             // Its session is over, or its control stream ended and no other lane took it up.
             Phase::Serving { session } => {
-                let revoked = self.sessions.get(*session).and_then(|running| running.revoked);
+                let revoked = self
+                    .sessions
+                    .get(*session)
+                    .and_then(|running| running.revoked);
                 self.leave_session(key);
                 match revoked {
                     Some(why) => self.close_lane(key, code::UNAUTHORISED, why),
@@ -282,7 +322,8 @@ impl Worker {
         }
     }
 
-    /// After a turn: hangs up when everything is said, replaces tired lanes, clears closed ones. True: it is gone.
+    /// After a turn: hangs up when everything is said, replaces tired lanes, clears closed ones.
+    /// True: it is gone.
     pub(super) fn settle(&mut self, key: usize) -> bool {
         let lane = &mut self.lanes[key];
         if lane.evicted {
@@ -290,9 +331,14 @@ impl Worker {
             return true;
         }
         match (lane.conn.state(), &lane.phase) {
-            // The receiver closes a replaced lane when it has read everything; what it had to say may still wait here.
+            // The receiver closes a replaced lane when it has read everything; what it had to say
+            // may still wait here.
             (
-                ConnState::Closing | ConnState::Closed(CloseReason::PeerApp { code: code::REPLACED, .. }),
+                ConnState::Closing
+                | ConnState::Closed(CloseReason::PeerApp {
+                    code: code::REPLACED,
+                    ..
+                }),
                 Phase::Serving { .. },
             ) if !lane.readable.is_empty() && lane.is_closed_as_replaced() => return false,
             // The close, if it was ours to send, left with this turn.
@@ -310,13 +356,17 @@ impl Worker {
             (ConnState::Closing, _) => return self.drop_if_heavy(key),
             _ => {}
         }
-        let Phase::Serving { session } = lane.phase else { return false };
-        let Some(running) = self.sessions.get(session) else { return false };
+        let Phase::Serving { session } = lane.phase else {
+            return false;
+        };
+        let Some(running) = self.sessions.get(session) else {
+            return false;
+        };
         let newest = running.newest_lane() == Some(key);
         let lane = &mut self.lanes[key];
         if running.finished.is_some() {
-            // The client hangs up when both have said their last word; the daemon's deadline covers a client
-            // that does not, and is near once the client has all that we said.
+            // The client hangs up when both have said their last word; the daemon's deadline covers
+            // a client that does not, and is near once the client has all that we said.
             let said = running.all_accepted() && lane.control.before.is_empty();
             if running.is_client && newest && lane.control.fin_received && said {
                 for lane in running.lanes.clone() {
@@ -325,7 +375,10 @@ impl Worker {
                 }
             } else if !running.is_client && lane.control.fin_received {
                 let (lanes, near) = (running.lanes.clone(), self.now + LINGER);
-                if lanes.iter().all(|&lane| self.lanes[lane].conn.is_delivered(CONTROL_STREAM)) {
+                if lanes
+                    .iter()
+                    .all(|&lane| self.lanes[lane].conn.is_delivered(CONTROL_STREAM))
+                {
                     for key in lanes {
                         if self.lanes[key].deadline.is_none_or(|at| at > near) {
                             self.lanes[key].deadline = Some(near);
@@ -335,9 +388,10 @@ impl Worker {
                 }
             }
         } else if !newest {
-            // A replaced lane is closed by the side that received data on it: an acknowledgement says that its
-            // QUIC has the data, not that the data was read, and closing drops what was not. Its own control bytes
-            // must have arrived: the close overtakes what would have to be sent again.
+            // A replaced lane is closed by the side that received data on it: an acknowledgement
+            // says that its QUIC has the data, not that the data was read, and closing drops what
+            // was not. Its own control bytes must have arrived: the close overtakes what would have
+            // to be sent again.
             if lane.is_read_out() && lane.conn.is_delivered(CONTROL_STREAM) {
                 self.close_lane(key, code::REPLACED, "");
                 self.leave_session(key);
@@ -361,27 +415,42 @@ impl Worker {
         heavy
     }
 
-    /// Takes a lane out of its session. A session that lost its last lane, or one with unfinished business on it,
-    /// has lost its peer: what was to come on that lane will not come again.
+    /// Takes a lane out of its session. A session that lost its last lane, or one with unfinished
+    /// business on it, has lost its peer: what was to come on that lane will not come again.
     fn leave_session(&mut self, key: usize) {
         let lane = &mut self.lanes[key];
-        let Phase::Serving { session } = lane.phase else { return };
+        let Phase::Serving { session } = lane.phase else {
+            return;
+        };
         lane.phase = Phase::Closing;
         lane.deadline.get_or_insert(self.now + LINGER);
-        let moved_on = lane.control.fin_sent && lane.control.fin_received && lane.incoming.is_empty();
-        let too_late =
-            matches!(lane.conn.close_reason(), Some(CloseReason::PeerApp { code: code::NO_SESSION, .. }));
+        let moved_on =
+            lane.control.fin_sent && lane.control.fin_received && lane.incoming.is_empty();
+        let too_late = matches!(
+            lane.conn.close_reason(),
+            Some(CloseReason::PeerApp {
+                code: code::NO_SESSION,
+                ..
+            })
+        );
         lane.release_buffers();
-        let Some(running) = self.sessions.get_mut(session) else { return };
+        let Some(running) = self.sessions.get_mut(session) else {
+            return;
+        };
         running.lanes.retain(|&lane| lane != key);
-        let cut_off = running.streams.values().any(|out| out.opened.is_some_and(|(lane, _)| lane == key));
+        let cut_off = running
+            .streams
+            .values()
+            .any(|out| out.opened.is_some_and(|(lane, _)| lane == key));
         let alone = running.lanes.is_empty() && !running.joining;
         if running.finished.is_none() && too_late && !alone && !cut_off {
-            // The daemon may have been done when this lane asked to join: its last word comes on an older one, and
-            // no other lane need ask.
+            // The daemon may have been done when this lane asked to join: its last word comes on an
+            // older one, and no other lane need ask.
             running.join_after = self.now + self.shared.quic.idle_timeout;
             for &older in &running.lanes {
-                self.lanes[older].deadline.get_or_insert(self.now + self.shared.quic.idle_timeout);
+                self.lanes[older]
+                    .deadline
+                    .get_or_insert(self.now + self.shared.quic.idle_timeout);
             }
         } else if running.finished.is_none() && (alone || cut_off || !moved_on) {
             running.machine.handle(self.now, Input::ControlClosed);
@@ -394,7 +463,9 @@ impl Worker {
 
     /// The lane that was to join did not.
     pub(super) fn join_failed(&mut self, session: usize) {
-        let Some(running) = self.sessions.get_mut(session) else { return };
+        let Some(running) = self.sessions.get_mut(session) else {
+            return;
+        };
         running.joining = false;
         running.join_after = self.now + JOIN_PAUSE;
         if running.lanes.is_empty() && running.finished.is_none() {
@@ -404,10 +475,12 @@ impl Worker {
         self.end_if_over(session);
     }
 
-    /// Ends a session that has finished and has no lane. One that lost its lanes goes on until its state machine has
-    /// closed every partial file, or kept it.
+    /// Ends a session that has finished and has no lane. One that lost its lanes goes on until its
+    /// state machine has closed every partial file, or kept it.
     pub(super) fn end_if_over(&mut self, session: usize) {
-        let Some(running) = self.sessions.get(session) else { return };
+        let Some(running) = self.sessions.get(session) else {
+            return;
+        };
         if running.finished.is_none() || running.joining || !running.lanes.is_empty() {
             return;
         }

@@ -65,15 +65,16 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Puts a command into the worker's queue and wakes it. False: the queue is full or the worker is gone.
+    /// Puts a command into the worker's queue and wakes it. False: the queue is full or the worker
+    /// is gone.
     pub fn post(&self, command: Command) -> bool {
         let posted = self.sender.try_send(command).is_ok();
         self.wake();
         posted
     }
 
-    /// As [`Mailbox::post`], but waits for room: what the user wants is not lost among strays. False: the worker is gone
-    /// or stuck.
+    /// As [`Mailbox::post`], but waits for room: what the user wants is not lost among strays.
+    /// False: the worker is gone or stuck.
     pub fn insist(&self, command: Command) -> bool {
         let posted = self.sender.send_timeout(command, ROOM_TIMEOUT).is_ok();
         self.wake();
@@ -95,7 +96,11 @@ pub enum Command {
     /// A datagram that reached the wrong worker's socket, for its owner.
     Stray(Stray),
     /// A new session of `peer` begins on the lane with this serial number: which older ones live?
-    AreYouAlive { asker: WorkerId, lane: u64, peer: Fingerprint },
+    AreYouAlive {
+        asker: WorkerId,
+        lane: u64,
+        peer: Fingerprint,
+    },
     /// The older sessions of one worker are settled.
     Answered { lane: u64 },
     /// Start the one transfer of a command.
@@ -161,7 +166,8 @@ pub enum Ended {
 pub struct ClientLink {
     pub peers: Vec<SocketAddr>,
     pub next_peer: usize,
-    /// Until when addresses are dialled again, and whether ICMP kept one from answering since that began anew.
+    /// Until when addresses are dialled again, and whether ICMP kept one from answering since that
+    /// began anew.
     pub dial_until: Instant,
     pub was_refused: bool,
     pub setup: Setup,
@@ -185,7 +191,8 @@ impl ClientLink {
     }
 }
 
-/// Counts refused and dropped things, so that the log can say it once in a while and not per packet.
+/// Counts refused and dropped things, so that the log can say it once in a while and not per
+/// packet.
 #[derive(Default)]
 pub struct Refusals {
     pub strays_dropped: AtomicU64,
@@ -200,15 +207,21 @@ impl Refusals {
 
 impl Shared {
     pub fn post(&self, worker: WorkerId, command: Command) -> bool {
-        self.mailboxes.get(worker.0 as usize).is_some_and(|mailbox| mailbox.post(command))
+        self.mailboxes
+            .get(worker.0 as usize)
+            .is_some_and(|mailbox| mailbox.post(command))
     }
 
     /// Commands that wait for a worker.
     pub fn waiting(&self, worker: WorkerId) -> usize {
-        self.mailboxes.get(worker.0 as usize).map_or(0, |mailbox| mailbox.sender.len())
+        self.mailboxes
+            .get(worker.0 as usize)
+            .map_or(0, |mailbox| mailbox.sender.len())
     }
 
     pub fn insist(&self, worker: WorkerId, command: Command) -> bool {
-        self.mailboxes.get(worker.0 as usize).is_some_and(|mailbox| mailbox.insist(command))
+        self.mailboxes
+            .get(worker.0 as usize)
+            .is_some_and(|mailbox| mailbox.insist(command))
     }
 }

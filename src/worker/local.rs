@@ -1,7 +1,8 @@
-//! A copy within this host: the sender's walk and the receiver's steps on one thread, by the same disk operations.
+//! A copy within this host: the sender's walk and the receiver's steps on one thread, by the same
+//! disk operations.
 //!
-//! What is between them in a transfer is left out (no chunks, no digests, no journal): the kernel copies, or shares
-//! the blocks.
+//! What is between them in a transfer is left out (no chunks, no digests, no journal): the kernel
+//! copies, or shares the blocks.
 
 mod file;
 #[cfg(test)]
@@ -39,7 +40,8 @@ pub struct LocalCopy {
     pub keep_dirlinks: bool,
 }
 
-/// Copies; every entry is reported through `on`. `stop` is asked between files and between steps of a big one.
+/// Copies; every entry is reported through `on`. `stop` is asked between files and between steps of
+/// a big one.
 ///
 /// # Errors
 /// When there is no memory to begin with. What goes wrong with single entries is an event.
@@ -55,13 +57,19 @@ pub fn copy_locally(
         dir: TARGET,
         fsync: job.fsync,
     };
-    let found = to.run(find).and_then(|found| Ok((found, to.identities_up(TARGET)?)));
+    let found = to
+        .run(find)
+        .and_then(|found| Ok((found, to.identities_up(TARGET)?)));
     let (rename, above) = match found {
         Ok((DiskDone::Target { name }, above)) => (name, above),
         Ok(_) => unreachable!("the disk layer answered ResolveTarget with something else"),
         Err(error) => {
             let what = format!("cannot use {}", shown(&job.target));
-            return Ok(Outcome::Refused(session_error(Access::Write, &what, &error)));
+            return Ok(Outcome::Refused(session_error(
+                Access::Write,
+                &what,
+                &error,
+            )));
         }
     };
     let mut copier = Copier {
@@ -159,7 +167,10 @@ impl Copier<'_> {
             return;
         }
         let dir = self.next_dir();
-        let (name, meta, link) = match self.from.run(DiskOp::ResolveSource { path: path.clone(), dir }) {
+        let (name, meta, link) = match self.from.run(DiskOp::ResolveSource {
+            path: path.clone(),
+            dir,
+        }) {
             Ok(DiskDone::Source { name, meta, link }) => (name, meta, link),
             Ok(_) => unreachable!("the disk layer answered ResolveSource with something else"),
             Err(error) => return self.note_error(path.clone(), source_error(Host::Only, &error)),
@@ -174,7 +185,15 @@ impl Copier<'_> {
             depth: 0,
         };
         let landing = self.rename.clone().or_else(|| name.clone());
-        self.entry(&at, Found { name, landing, meta, link });
+        self.entry(
+            &at,
+            Found {
+                name,
+                landing,
+                meta,
+                link,
+            },
+        );
         // A directory holds its own descriptors.
         self.close(&self.from, dir);
     }
@@ -200,8 +219,13 @@ impl Copier<'_> {
     }
 
     fn list(&mut self) {
-        let Some(frame) = self.stack.last_mut() else { return };
-        match self.from.run(DiskOp::List { dir: frame.at.source, max_entries: LIST_ENTRIES }) {
+        let Some(frame) = self.stack.last_mut() else {
+            return;
+        };
+        match self.from.run(DiskOp::List {
+            dir: frame.at.source,
+            max_entries: LIST_ENTRIES,
+        }) {
             Ok(DiskDone::Listed { entries, end }) => {
                 frame.pending.extend(entries);
                 frame.listed = end;
@@ -219,7 +243,15 @@ impl Copier<'_> {
         match (Name::new(listed.name), listed.found) {
             (Err(NameError::Reserved), _) => self.warn(path, TEMPORARY_SKIPPED),
             (Ok(name), Ok((meta, link))) => {
-                self.entry(at, Found { landing: Some(name.clone()), name: Some(name), meta, link });
+                self.entry(
+                    at,
+                    Found {
+                        landing: Some(name.clone()),
+                        name: Some(name),
+                        meta,
+                        link,
+                    },
+                );
             }
             (Err(why), _) => self.note_error(path, unsendable(Host::Only, &why.to_string())),
             (_, Err(error)) => self.note_error(path, source_error(Host::Only, &error)),
@@ -238,12 +270,21 @@ impl Copier<'_> {
             return self.note_error(source_path, unsendable(Host::Only, why));
         }
         let (kind, size_bytes) = (found.meta.kind, found.meta.size_bytes);
-        let landing = join(&at.landing, found.landing.as_ref().map_or(b"", Name::as_bytes));
+        let landing = join(
+            &at.landing,
+            found.landing.as_ref().map_or(b"", Name::as_bytes),
+        );
         let result = match kind {
             Kind::Directory => {
                 match self.enter(at, &found) {
                     Ok(mut frame) => {
-                        frame.at = At { source_path, landing, path_bytes, depth: at.depth + 1, ..frame.at };
+                        frame.at = At {
+                            source_path,
+                            landing,
+                            path_bytes,
+                            depth: at.depth + 1,
+                            ..frame.at
+                        };
                         self.stack.push(frame);
                     }
                     Err(error) => self.conclude(landing, kind, 0, EntryResult::Failed(error)),
@@ -252,7 +293,10 @@ impl Copier<'_> {
             }
             Kind::Symlink => self.symlink(at, &found),
             Kind::File | Kind::Special => {
-                self.announced = (self.announced.0 + 1, self.announced.1.saturating_add(size_bytes));
+                self.announced = (
+                    self.announced.0 + 1,
+                    self.announced.1.saturating_add(size_bytes),
+                );
                 match self.file(at, &found) {
                     Some(result) => result,
                     // Stopped in the middle: nothing is to be said of it.
@@ -261,13 +305,22 @@ impl Copier<'_> {
             }
         };
         let result = result.unwrap_or_else(EntryResult::Failed);
-        self.conclude(landing, kind, if kind == Kind::File { size_bytes } else { 0 }, result);
+        self.conclude(
+            landing,
+            kind,
+            if kind == Kind::File { size_bytes } else { 0 },
+            result,
+        );
     }
 
     /// Opens a directory of the source and makes the one it lands in.
     fn enter(&mut self, at: &At, found: &Found) -> Result<Frame, EntryError> {
         let (source, target) = (self.next_dir(), self.next_dir());
-        let open = DiskOp::OpenDir { parent: at.source, name: found.name.clone(), dir: source };
+        let open = DiskOp::OpenDir {
+            parent: at.source,
+            name: found.name.clone(),
+            dir: source,
+        };
         let opened = self.from.run(open).and_then(|_| self.from.identity(source));
         let landed = self.land(at, found.landing.as_ref(), opened.as_ref().ok(), target);
         let (fresh, made) = landed.inspect_err(|_| {
@@ -277,7 +330,12 @@ impl Copier<'_> {
         let target = if made.is_some() { target } else { at.target };
         let error = opened.err().map(|error| source_error(Host::Only, &error));
         Ok(Frame {
-            at: At { source, target, fresh, ..at.clone() },
+            at: At {
+                source,
+                target,
+                fresh,
+                ..at.clone()
+            },
             meta: found.meta,
             made,
             listed: error.is_some(),
@@ -286,7 +344,8 @@ impl Copier<'_> {
         })
     }
 
-    /// Makes the directory that one of the source lands in, or takes what is there: whether it is new, and which it is.
+    /// Makes the directory that one of the source lands in, or takes what is there: whether it is
+    /// new, and which it is.
     fn land(
         &self,
         at: &At,
@@ -294,34 +353,63 @@ impl Copier<'_> {
         source: Option<&Identity>,
         dir: DirId,
     ) -> Result<(bool, Option<Identity>), EntryError> {
-        // Also by another mount, or by another name on the way: a copy of what the destination lies in has no end.
+        // Also by another mount, or by another name on the way: a copy of what the destination lies
+        // in has no end.
         let made = self.stack.iter().filter_map(|frame| frame.made.as_ref());
         if source.is_some_and(|source| self.above.iter().chain(made).any(|above| above == source)) {
             return Err(into_itself(Host::Only));
         }
-        let Some(name) = name else { return Ok((false, None)) };
+        let Some(name) = name else {
+            return Ok((false, None));
+        };
         let fsync = self.job.fsync;
         let (parent, name, keep_dirlinks) = (at.target, name.clone(), self.job.keep_dirlinks);
-        let make = DiskOp::MakeDir { parent, name, dir, keep_dirlinks, fsync };
-        let made = self.to.run(make).and_then(|made| Ok((made, self.to.identity(dir)?)));
+        let make = DiskOp::MakeDir {
+            parent,
+            name,
+            dir,
+            keep_dirlinks,
+            fsync,
+        };
+        let made = self
+            .to
+            .run(make)
+            .and_then(|made| Ok((made, self.to.identity(dir)?)));
         let (made, identity) = made.map_err(|error| destination_error(Host::Only, &error))?;
         match source == Some(&identity) {
             true => Err(into_itself(Host::Only)),
-            false => Ok((matches!(made, DiskDone::Directory { existed: false }), Some(identity))),
+            false => Ok((
+                matches!(made, DiskDone::Directory { existed: false }),
+                Some(identity),
+            )),
         }
     }
 
     /// Behind the last of a directory: mode and time, which anything done in it would change.
     fn leave(&mut self, frame: Frame) {
-        let At { source, target, landing, .. } = frame.at;
+        let At {
+            source,
+            target,
+            landing,
+            ..
+        } = frame.at;
         let set = || {
             if frame.made.is_none() {
                 return Ok(());
             }
             let (mode, mtime, fsync) = (frame.meta.mode, frame.meta.mtime, self.job.fsync);
-            self.to.run(DiskOp::SetDir { dir: target, mode, mtime, fsync }).map(|_| ())
+            self.to
+                .run(DiskOp::SetDir {
+                    dir: target,
+                    mode,
+                    mtime,
+                    fsync,
+                })
+                .map(|_| ())
         };
-        let error = set().err().map(|error| destination_error(Host::Only, &error));
+        let error = set()
+            .err()
+            .map(|error| destination_error(Host::Only, &error));
         self.close(&self.from, source);
         if frame.made.is_some() {
             self.close(&self.to, target);
@@ -336,7 +424,11 @@ impl Copier<'_> {
     fn end(mut self) -> Outcome {
         self.report(!self.stopped);
         self.totals.sent_bytes = self.copied_bytes;
-        if self.stopped { Outcome::Cancelled(self.totals) } else { Outcome::Complete(self.totals) }
+        if self.stopped {
+            Outcome::Cancelled(self.totals)
+        } else {
+            Outcome::Complete(self.totals)
+        }
     }
 
     fn is_stopped(&mut self) -> bool {
@@ -357,8 +449,17 @@ impl Copier<'_> {
     /// The final state of an entry, under its path below the destination.
     fn conclude(&mut self, landing: Bytes, kind: Kind, size_bytes: u64, result: EntryResult) {
         self.totals.count(kind, size_bytes, &result);
-        let path = if landing.is_empty() { Bytes::from_static(b".") } else { landing };
-        self.ports.event(Event::Entry { path, kind, size_bytes, result });
+        let path = if landing.is_empty() {
+            Bytes::from_static(b".")
+        } else {
+            landing
+        };
+        self.ports.event(Event::Entry {
+            path,
+            kind,
+            size_bytes,
+            result,
+        });
         self.report(false);
     }
 
@@ -366,12 +467,20 @@ impl Copier<'_> {
     fn note_error(&mut self, path: Bytes, error: EntryError) {
         self.totals.count_error(error.code);
         let result = EntryResult::Failed(error);
-        self.ports.event(Event::Entry { path, kind: Kind::File, size_bytes: 0, result });
+        self.ports.event(Event::Entry {
+            path,
+            kind: Kind::File,
+            size_bytes: 0,
+            result,
+        });
         self.report(false);
     }
 
     fn warn(&mut self, path: Bytes, text: &str) {
-        self.ports.event(Event::Warning { path, text: text.into() });
+        self.ports.event(Event::Warning {
+            path,
+            text: text.into(),
+        });
         self.report(false);
     }
 
@@ -379,8 +488,10 @@ impl Copier<'_> {
     fn report(&mut self, last: bool) {
         let now = super::now();
         let (files, bytes) = self.announced;
-        self.reporter.announced(now, &mut self.ports, files, bytes, last);
-        self.reporter.progress(now, &mut self.ports, self.copied_bytes, last);
+        self.reporter
+            .announced(now, &mut self.ports, files, bytes, last);
+        self.reporter
+            .progress(now, &mut self.ports, self.copied_bytes, last);
         while let Some(output) = self.ports.pop() {
             if let Output::Event(event) = output {
                 (self.on)(event);

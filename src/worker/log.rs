@@ -1,5 +1,5 @@
-//! What peers can make a worker log: so many lines of each, then a count. No other file of the worker logs what a peer
-//! does (`tests/tidy.rs` looks).
+//! What peers can make a worker log: so many lines of each, then a count. No other file of the
+//! worker logs what a peer does (`tests/tidy.rs` looks).
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,16 +7,20 @@ use std::time::{Duration, Instant};
 use crate::proto::{EntryResult, Event, Outcome};
 use crate::units::Fingerprint;
 
-/// Failed entries a session may name, and warnings it may have, each; the first ones say what is wrong.
+/// Failed entries a session may name, and warnings it may have, each; the first ones say what is
+/// wrong.
 const LINES_PER_SESSION: u64 = 20;
 
-/// Lines one peer may cause at once, all kinds together: a few sessions with all that goes wrong in them.
+/// Lines one peer may cause at once, all kinds together: a few sessions with all that goes wrong in
+/// them.
 const BURST_LINES: u32 = 100;
 
-/// One more line is allowed after each of these: a day's lines of 200 bytes are 17 MB, of the longest there are 100.
+/// One more line is allowed after each of these: a day's lines of 200 bytes are 17 MB, of the
+/// longest there are 100.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// For whoever set `LANDRO_LOG=debug`: enough to follow some connections, too little to fill a disk in an hour.
+/// For whoever set `LANDRO_LOG=debug`: enough to follow some connections, too little to fill a disk
+/// in an hour.
 const DEBUG_BURST_LINES: u32 = 2_000;
 const DEBUG_LINE_EVERY: Duration = Duration::from_millis(10);
 
@@ -70,7 +74,9 @@ impl Bucket {
         let lines = std::mem::take(&mut self.left_out);
         match who {
             _ if lines == 0 => {}
-            Who::Peer(peer) => tracing::warn!(%peer, lines, "more lines about this peer were left out"),
+            Who::Peer(peer) => {
+                tracing::warn!(%peer, lines, "more lines about this peer were left out")
+            }
             Who::Strangers => tracing::warn!(lines, "more lines about strangers were left out"),
             Who::Debug => tracing::debug!(lines, "more lines of this level were left out"),
         }
@@ -90,14 +96,24 @@ impl Log {
     pub fn admits(&mut self, who: Who, now: Instant) -> bool {
         let (burst, every) = match who {
             Who::Peer(_) | Who::Strangers => (BURST_LINES, LINE_EVERY),
-            Who::Debug if tracing::enabled!(tracing::Level::DEBUG) => (DEBUG_BURST_LINES, DEBUG_LINE_EVERY),
+            Who::Debug if tracing::enabled!(tracing::Level::DEBUG) => {
+                (DEBUG_BURST_LINES, DEBUG_LINE_EVERY)
+            }
             Who::Debug => return false,
         };
         if self.buckets.len() >= MAX_PEERS && !self.buckets.contains_key(&who) {
             self.forget_one();
         }
-        let full = Bucket { left: burst, at: now, left_out: 0 };
-        let admitted = self.buckets.entry(who).or_insert(full).take(burst, every, now);
+        let full = Bucket {
+            left: burst,
+            at: now,
+            left_out: 0,
+        };
+        let admitted = self
+            .buckets
+            .entry(who)
+            .or_insert(full)
+            .take(burst, every, now);
         if !admitted {
             self.due.get_or_insert(now + COUNT_AFTER);
         }
@@ -105,7 +121,11 @@ impl Log {
     }
 
     fn forget_one(&mut self) {
-        let oldest = self.buckets.iter().min_by_key(|(_, bucket)| bucket.at).map(|(who, _)| *who);
+        let oldest = self
+            .buckets
+            .iter()
+            .min_by_key(|(_, bucket)| bucket.at)
+            .map(|(who, _)| *who);
         if let Some((who, mut bucket)) = oldest.and_then(|who| self.buckets.remove_entry(&who)) {
             bucket.tell(&who);
         }
@@ -125,11 +145,14 @@ impl Log {
     /// As [`Log::tell_counts`], at once: nothing more will come.
     pub fn tell_all_counts(&mut self) {
         self.due = None;
-        self.buckets.iter_mut().for_each(|(who, bucket)| bucket.tell(who));
+        self.buckets
+            .iter_mut()
+            .for_each(|(who, bucket)| bucket.tell(who));
     }
 }
 
-/// The beginning of what a peer said; escaped, for it may hold line ends and what acts on a terminal.
+/// The beginning of what a peer said; escaped, for it may hold line ends and what acts on a
+/// terminal.
 fn shown(text: &[u8]) -> String {
     let cut = &text[..text.len().min(SHOWN_BYTES)];
     let rest = if cut.len() < text.len() { "..." } else { "" };
@@ -147,7 +170,11 @@ impl Log {
     /// A daemon's log of a session: failures and warnings by name, the rest only as totals.
     pub fn event(&mut self, of: &mut SessionLog, peer: &Fingerprint, event: &Event, now: Instant) {
         match event {
-            Event::Entry { path, result: EntryResult::Failed(error), .. } => {
+            Event::Entry {
+                path,
+                result: EntryResult::Failed(error),
+                ..
+            } => {
                 of.failed += 1;
                 if of.failed <= LINES_PER_SESSION && self.admits(Who::Peer(*peer), now) {
                     let (path, text) = (shown(path), shown(error.text.as_bytes()));
@@ -210,12 +237,23 @@ mod tests {
     #[test]
     fn a_burst_then_a_line_a_second_each() {
         let (mut log, start) = (Log::default(), crate::worker::now());
-        let admitted = |log: &mut Log, who, now| (0..10_000).filter(|_| log.admits(who, now)).count();
+        let admitted =
+            |log: &mut Log, who, now| (0..10_000).filter(|_| log.admits(who, now)).count();
         assert_eq!(admitted(&mut log, peer(1), start), BURST_LINES as usize);
-        assert_eq!(admitted(&mut log, peer(2), start), BURST_LINES as usize, "another peer has its own");
+        assert_eq!(
+            admitted(&mut log, peer(2), start),
+            BURST_LINES as usize,
+            "another peer has its own"
+        );
         assert_eq!(admitted(&mut log, peer(1), start + 3 * LINE_EVERY), 3);
-        assert_eq!(admitted(&mut log, peer(1), start + 86_400 * LINE_EVERY), BURST_LINES as usize);
-        assert_eq!(log.buckets[&peer(2)].left_out, 10_000 - u64::from(BURST_LINES));
+        assert_eq!(
+            admitted(&mut log, peer(1), start + 86_400 * LINE_EVERY),
+            BURST_LINES as usize
+        );
+        assert_eq!(
+            log.buckets[&peer(2)].left_out,
+            10_000 - u64::from(BURST_LINES)
+        );
         assert_eq!(log.due(), Some(start + COUNT_AFTER));
         log.tell_counts(start);
         assert!(log.due().is_some(), "not yet");
@@ -223,14 +261,18 @@ mod tests {
         assert_eq!((log.due(), log.buckets[&peer(2)].left_out), (None, 0));
     }
 
-    /// Identities cost nothing: as many as somebody likes take no more memory, and no more lines than their own.
+    /// Identities cost nothing: as many as somebody likes take no more memory, and no more lines
+    /// than their own.
     #[test]
     fn crowds_are_forgotten() {
         let (mut log, start) = (Log::default(), crate::worker::now());
         for number in 0..10_000_u32 {
             let mut bytes = [0; 32];
             bytes[..4].copy_from_slice(&number.to_le_bytes());
-            assert!(log.admits(Who::Peer(Fingerprint(bytes)), start + Duration::from_millis(number.into())));
+            assert!(log.admits(
+                Who::Peer(Fingerprint(bytes)),
+                start + Duration::from_millis(number.into())
+            ));
         }
         assert!(log.buckets.len() <= MAX_PEERS);
     }
@@ -241,14 +283,24 @@ mod tests {
         let fingerprint = Fingerprint([1; 32]);
         let mut session = SessionLog::default();
         for _ in 0..1000 {
-            let event = Event::Warning { path: Bytes::from_static(b"p"), text: "t".into() };
+            let event = Event::Warning {
+                path: Bytes::from_static(b"p"),
+                text: "t".into(),
+            };
             log.event(&mut session, &fingerprint, &event, start);
         }
         let used = BURST_LINES - log.buckets[&peer(1)].left;
-        assert_eq!((u64::from(used), session.warnings), (LINES_PER_SESSION, 1000));
+        assert_eq!(
+            (u64::from(used), session.warnings),
+            (LINES_PER_SESSION, 1000)
+        );
         let outcome = Outcome::Violation("x".into());
         log.outcome(session, &fingerprint, &outcome, start);
-        assert_eq!(BURST_LINES - log.buckets[&peer(1)].left, used + 2, "a count and the outcome");
+        assert_eq!(
+            BURST_LINES - log.buckets[&peer(1)].left,
+            used + 2,
+            "a count and the outcome"
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! One worker: a pinned thread with its own ring, sockets, connections and buffers, and the only clock.
+//! One worker: a pinned thread with its own ring, sockets, connections and buffers, and the only
+//! clock.
 //!
-//! The loop of [`Worker::run`] is the whole order of events. Completions are queued by the driver and taken here
-//! at our own pace; nothing acts from inside anything else.
+//! The loop of [`Worker::run`] is the whole order of events. Completions are queued by the driver
+//! and taken here at our own pace; nothing acts from inside anything else.
 
 mod client;
 mod disk;
@@ -45,32 +46,37 @@ pub use disk::start_settler;
 #[cfg(feature = "fuzzing")]
 pub use disk::{relative, split_path};
 pub use link::{
-    Access, Authorize, ClientEvent, ClientStart, Command, Ended, Mailbox, PeerAccess, Refusals, Service,
-    Shared,
+    Access, Authorize, ClientEvent, ClientStart, Command, Ended, Mailbox, PeerAccess, Refusals,
+    Service, Shared,
 };
 pub use local::{LocalCopy, copy_locally};
 pub use pulse::Pulse;
 pub use stats::TransportStats;
 
-/// Completions handled before the connections get their turn. With GRO each holds up to 64 KiB (44 packets of
-/// 1472 bytes), and one turn sends one acknowledgement: a few per turn keep acknowledgements frequent enough
-/// (cost is flat beyond 16 packets per ACK) without letting a busy socket starve timers.
+/// Completions handled before the connections get their turn. With GRO each holds up to 64 KiB (44
+/// packets of 1472 bytes), and one turn sends one acknowledgement: a few per turn keep
+/// acknowledgements frequent enough (cost is flat beyond 16 packets per ACK) without letting a busy
+/// socket starve timers.
 const MAX_COMPLETIONS_PER_TURN: usize = 4;
 
-/// Send buffers of 64 KiB per worker: enough to keep a queue below us busy, few enough to stay in cache.
+/// Send buffers of 64 KiB per worker: enough to keep a queue below us busy, few enough to stay in
+/// cache.
 const SEND_BUFFERS: usize = 8;
 
-/// Receive ring: 16 buffers of 64 KiB are about one millisecond of 10 Gbit/s and fit the second-level cache.
+/// Receive ring: 16 buffers of 64 KiB are about one millisecond of 10 Gbit/s and fit the
+/// second-level cache.
 const RECEIVE_BUFFERS: u16 = 16;
 
-/// Submission queue entries; file operations of many sessions share it, the driver submits when it is full.
+/// Submission queue entries; file operations of many sessions share it, the driver submits when it
+/// is full.
 const QUEUE_ENTRIES: u32 = 256;
 
 /// What a worker is made of; built on the thread that starts it.
 pub struct WorkerParts {
     pub id: WorkerId,
     pub backend: Backend,
-    /// Core to stay on; None leaves placement to the scheduler (a command with fewer workers than cores).
+    /// Core to stay on; None leaves placement to the scheduler (a command with fewer workers than
+    /// cores).
     pub core: Option<usize>,
     pub sockets: Vec<UdpSocket>,
     pub inbox: Receiver<Command>,
@@ -145,7 +151,8 @@ pub fn now() -> Instant {
 }
 
 impl Worker {
-    /// Builds a worker on the thread that will run it (the ring is SINGLE_ISSUER) and reports how to wake it.
+    /// Builds a worker on the thread that will run it (the ring is SINGLE_ISSUER) and reports how
+    /// to wake it.
     ///
     /// # Errors
     /// When the driver cannot be set up.
@@ -156,7 +163,10 @@ impl Worker {
             tracing::warn!(core, %error, "cannot pin the worker to its core; going on unpinned");
         }
         let slab = Slab::new(parts.slab_buffers)?;
-        let config = DriverConfig { recv_buffers: RECEIVE_BUFFERS, queue_entries: QUEUE_ENTRIES };
+        let config = DriverConfig {
+            recv_buffers: RECEIVE_BUFFERS,
+            queue_entries: QUEUE_ENTRIES,
+        };
         let mut driver = Driver::new(parts.backend, &config, &slab)?;
         let mut sockets = Vec::new();
         for socket in parts.sockets {
@@ -173,7 +183,12 @@ impl Worker {
             driver,
             slab,
             sockets,
-            router: Router::new(parts.id, parts.shared.workers, parts.shared.secrets.clone(), server),
+            router: Router::new(
+                parts.id,
+                parts.shared.workers,
+                parts.shared.secrets.clone(),
+                server,
+            ),
             accept: parts.accept,
             lanes: slab::Slab::new(),
             sessions: slab::Slab::new(),
@@ -211,7 +226,8 @@ impl Worker {
     /// Runs until it is told to stop and everything has been said.
     ///
     /// # Errors
-    /// When the kernel refuses the ring or the poll itself; single operations fail into their own connections.
+    /// When the kernel refuses the ring or the poll itself; single operations fail into their own
+    /// connections.
     pub fn run(mut self) -> io::Result<()> {
         loop {
             self.now = now();
@@ -251,7 +267,11 @@ impl Worker {
         for _ in 0..MAX_COMPLETIONS_PER_TURN {
             match self.driver.next_completion() {
                 Some(Completion::Received(datagrams)) => self.received(datagrams),
-                Some(Completion::Sent { token, buffer, result }) => self.sent(token, buffer, result),
+                Some(Completion::Sent {
+                    token,
+                    buffer,
+                    result,
+                }) => self.sent(token, buffer, result),
                 Some(Completion::File { token, result }) => self.disk.complete(token, result),
                 Some(Completion::Refused { socket, error }) => self.refused(socket, &error),
                 Some(Completion::Woken) => {}
@@ -275,7 +295,8 @@ impl Worker {
 
     /// None: until something happens.
     fn wait_limit(&self) -> Option<Duration> {
-        let more = !self.unfinished.is_empty() || !self.touched.is_empty() || self.disk.has_finished();
+        let more =
+            !self.unfinished.is_empty() || !self.touched.is_empty() || self.disk.has_finished();
         // A buffer that came free in this very turn is nobody else's event.
         let can_read = !self.hungry.is_empty() && self.slab.in_use() < self.slab.capacity();
         let can_send = !self.waiting_to_send.is_empty() && self.free_send_buffers() > 0;

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Two counters instead of a command: a mailbox may be full, and an answer costs a turn two loads. A worker that waits for
-/// nothing but events is as healthy as a busy one: whoever asks wakes it.
+/// Two counters instead of a command: a mailbox may be full, and an answer costs a turn two loads.
+/// A worker that waits for nothing but events is as healthy as a busy one: whoever asks wakes it.
 #[derive(Default)]
 pub struct Pulse {
     asked: AtomicU64,

@@ -1,8 +1,10 @@
-//! Nobody listens on the peer's port any more: ICMP says so at once, and the silence that follows proves it.
+//! Nobody listens on the peer's port any more: ICMP says so at once, and the silence that follows
+//! proves it.
 //!
-//! Anybody who knows both addresses can send such a message, and a host that starts a daemon anew sends a true one that
-//! is soon untrue. So it ends no lane by itself (RFC 9000 §14.2.1 wants proof of them, too): it makes the lane ask for signs of life, and
-//! a single authentic packet proves it wrong.
+//! Anybody who knows both addresses can send such a message, and a host that starts a daemon anew
+//! sends a true one that is soon untrue. So it ends no lane by itself (RFC 9000 §14.2.1 wants proof
+//! of them, too): it makes the lane ask for signs of life, and a single authentic packet proves it
+//! wrong.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -13,26 +15,28 @@ use super::Worker;
 use super::lane::{Lane, Phase, code};
 use super::log::Who;
 
-/// ICMP overtakes datagrams that still wait in our socket's buffer: what is heard within this time proves nothing.
+/// ICMP overtakes datagrams that still wait in our socket's buffer: what is heard within this time
+/// proves nothing.
 const STILL_QUEUED: Duration = Duration::from_millis(20);
 
-/// How often the peer is asked for a sign of life, and how long each time; on a long path as many round trips as
-/// [`ROUND_TRIPS`]. The user learns it within a second, together with [`SIGN_OF_LIFE`].
+/// How often the peer is asked for a sign of life, and how long each time; on a long path as many
+/// round trips as [`ROUND_TRIPS`]. The user learns it within a second, together with
+/// [`SIGN_OF_LIFE`].
 const ROUNDS: u32 = 2;
-/// In a handshake nothing can be asked before QUIC's own second try a second later, so the address is dialled again
-/// instead, see [`DIAL_FOR`].
+/// In a handshake nothing can be asked before QUIC's own second try a second later, so the address
+/// is dialled again instead, see [`DIAL_FOR`].
 const HANDSHAKE_ROUNDS: u32 = 1;
 const ROUND: Duration = Duration::from_millis(150);
 const ROUND_TRIPS: u32 = 2;
 
-/// A client that hears nothing for so long asks for a sign of life: one that only receives sends nothing by itself, and
-/// what is not sent gets no ICMP. On a long path after as many round trips as [`QUIET_ROUND_TRIPS`]: what is under way
-/// needs no asking.
+/// A client that hears nothing for so long asks for a sign of life: one that only receives sends
+/// nothing by itself, and what is not sent gets no ICMP. On a long path after as many round trips
+/// as [`QUIET_ROUND_TRIPS`]: what is under way needs no asking.
 pub(super) const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
 const QUIET_ROUND_TRIPS: u32 = 3;
 
-/// All addresses are dialled in turn again until so long after the first dial, if all that keeps them from answering is
-/// ICMP: a daemon that is being started anew is missed for a moment only.
+/// All addresses are dialled in turn again until so long after the first dial, if all that keeps
+/// them from answering is ICMP: a daemon that is being started anew is missed for a moment only.
 pub(super) const DIAL_FOR: Duration = Duration::from_millis(600);
 
 /// What is thought of a peer whose port is said to be closed.
@@ -66,7 +70,12 @@ pub enum Next {
 
 impl Doubt {
     fn new(now: Instant, why: String, rounds: u32) -> Doubt {
-        Doubt { until: now + STILL_QUEUED, why, rounds, state: State::Settling }
+        Doubt {
+            until: now + STILL_QUEUED,
+            why,
+            rounds,
+            state: State::Settling,
+        }
     }
 
     /// When it is due; always later than the last [`Doubt::due`].
@@ -78,7 +87,9 @@ impl Doubt {
     pub fn due(&mut self, now: Instant, received: u64, rtt: Duration) -> Next {
         let rounds = match self.state {
             State::Settling => 1,
-            State::Asked { received: before, .. } if received > before => return Next::Alive,
+            State::Asked {
+                received: before, ..
+            } if received > before => return Next::Alive,
             State::Asked { rounds, .. } if rounds >= self.rounds => {
                 return Next::Gone(std::mem::take(&mut self.why));
             }
@@ -91,9 +102,13 @@ impl Doubt {
 }
 
 impl Worker {
-    /// ICMP said something about what is sent from a socket; only those of a command are connected to one peer.
+    /// ICMP said something about what is sent from a socket; only those of a command are connected
+    /// to one peer.
     pub(super) fn refused(&mut self, socket: SocketId, error: &io::Error) {
-        let lanes = self.lanes.iter().filter(|(_, lane)| lane.socket == socket && !lane.conn.is_closing());
+        let lanes = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.socket == socket && !lane.conn.is_closing());
         for key in lanes.map(|(key, _)| key).collect::<Vec<_>>() {
             let lane = &mut self.lanes[key];
             if lane.doubt.is_none() {
@@ -102,9 +117,10 @@ impl Worker {
                 }
                 let rounds = match lane.phase {
                     Phase::Handshaking(_) => HANDSHAKE_ROUNDS,
-                    Phase::Preface(_) | Phase::Waiting { .. } | Phase::Serving { .. } | Phase::Closing => {
-                        ROUNDS
-                    }
+                    Phase::Preface(_)
+                    | Phase::Waiting { .. }
+                    | Phase::Serving { .. }
+                    | Phase::Closing => ROUNDS,
                 };
                 lane.doubt = Some(Doubt::new(self.now, in_words(error), rounds));
                 self.touch(key);
@@ -114,7 +130,11 @@ impl Worker {
 
     /// A send took the news that the receive did not get.
     pub(super) fn send_refused(&mut self, serial: u64, error: &io::Error) {
-        let socket = self.lanes.iter().find(|(_, lane)| lane.serial == serial).map(|(_, lane)| lane.socket);
+        let socket = self
+            .lanes
+            .iter()
+            .find(|(_, lane)| lane.serial == serial)
+            .map(|(_, lane)| lane.socket);
         if let Some(socket) = socket {
             self.refused(socket, error);
         }
@@ -123,7 +143,13 @@ impl Worker {
     /// Looks at a lane's doubt if it is due.
     pub(super) fn review_doubt(&mut self, key: usize) {
         let lane = &mut self.lanes[key];
-        let Some(doubt) = lane.doubt.as_mut().filter(|doubt| doubt.until() <= self.now) else { return };
+        let Some(doubt) = lane
+            .doubt
+            .as_mut()
+            .filter(|doubt| doubt.until() <= self.now)
+        else {
+            return;
+        };
         let path = lane.conn.snapshot();
         match doubt.due(self.now, path.received_packets, known_rtt(&path)) {
             Next::Ask => lane.conn.keep_alive(),
@@ -205,7 +231,10 @@ mod tests {
         let now = crate::worker::now();
         let mut doubt = Doubt::new(now, "closed".to_owned(), HANDSHAKE_ROUNDS);
         let (after, _) = verdict(&mut doubt, now, Duration::ZERO, |_| 0);
-        assert!(after * 3 < DIAL_FOR && DIAL_FOR + after < Duration::from_secs(1), "{after:?}");
+        assert!(
+            after * 3 < DIAL_FOR && DIAL_FOR + after < Duration::from_secs(1),
+            "{after:?}"
+        );
     }
 
     #[test]
@@ -219,14 +248,23 @@ mod tests {
     fn what_was_under_way_proves_nothing() {
         let (start, mut doubt) = said();
         let queued = |after| if after >= STILL_QUEUED { 9 } else { 7 };
-        assert_eq!(verdict(&mut doubt, start, LAN, queued).1, Next::Gone("closed".to_owned()));
+        assert_eq!(
+            verdict(&mut doubt, start, LAN, queued).1,
+            Next::Gone("closed".to_owned())
+        );
     }
 
     #[test]
     fn a_long_path_has_the_time_it_needs() {
         let rtt = Duration::from_millis(700);
         let (start, mut doubt) = said();
-        let late = |after| if after > STILL_QUEUED + rtt * 3 / 2 { 8 } else { 7 };
+        let late = |after| {
+            if after > STILL_QUEUED + rtt * 3 / 2 {
+                8
+            } else {
+                7
+            }
+        };
         assert_eq!(verdict(&mut doubt, start, rtt, late).1, Next::Alive);
     }
 }

@@ -17,8 +17,9 @@ use crate::units::{Fingerprint, SessionId, StreamKey};
 /// Lanes of one session at a time: the one in use, replaced ones being read out, one joining.
 pub const MAX_LANES_PER_SESSION: usize = 4;
 
-/// As many a daemon takes of a client. It may count lanes that the client has closed: what it has not read of them yet,
-/// and a CONNECTION_CLOSE that was lost, which is not sent again, so that the lane lives until its idle timeout.
+/// As many a daemon takes of a client. It may count lanes that the client has closed: what it has
+/// not read of them yet, and a CONNECTION_CLOSE that was lost, which is not sent again, so that the
+/// lane lives until its idle timeout.
 pub const MAX_SERVED_LANES_PER_SESSION: usize = 4 * MAX_LANES_PER_SESSION;
 
 pub struct Running {
@@ -71,7 +72,11 @@ impl Running {
         self.sends_data = true;
         let out = self.streams.entry(stream).or_insert_with(|| {
             self.order.push_back(stream);
-            OutStream { opened: None, queue: VecDeque::new(), fin: false }
+            OutStream {
+                opened: None,
+                queue: VecDeque::new(),
+                fin: false,
+            }
         });
         if !bytes.is_empty() {
             out.queue.push_back(bytes);
@@ -81,6 +86,10 @@ impl Running {
 
     /// Nothing of ours waits to be accepted by QUIC.
     pub fn all_accepted(&self) -> bool {
-        self.control_out.is_empty() && self.streams.values().all(|out| out.queue.is_empty() && !out.fin)
+        self.control_out.is_empty()
+            && self
+                .streams
+                .values()
+                .all(|out| out.queue.is_empty() && !out.fin)
     }
 }

@@ -35,7 +35,11 @@ pub struct TransportStats {
 impl TransportStats {
     pub(super) fn add(&mut self, lane: &TransportStats) {
         self.rtt = lane.rtt;
-        self.min_rtt = if self.lanes == 0 { lane.min_rtt } else { self.min_rtt.min(lane.min_rtt) };
+        self.min_rtt = if self.lanes == 0 {
+            lane.min_rtt
+        } else {
+            self.min_rtt.min(lane.min_rtt)
+        };
         self.sent_packets += lane.sent_packets;
         self.received_packets += lane.received_packets;
         self.lost_packets += lane.lost_packets;
@@ -76,7 +80,11 @@ impl Worker {
 }
 
 fn mean(sum: u64, count: u64) -> f64 {
-    if count == 0 { 0.0 } else { sum as f64 / count as f64 }
+    if count == 0 {
+        0.0
+    } else {
+        sum as f64 / count as f64
+    }
 }
 
 pub(super) fn of_lane(lane: &Lane, backend: Backend) -> TransportStats {

@@ -1,8 +1,10 @@
-//! A peer that is back may have died before: its older sessions must give a sign of life, or their files go over.
+//! A peer that is back may have died before: its older sessions must give a sign of life, or their
+//! files go over.
 //!
-//! A client killed in the middle of a push leaves a session that would hold the locks of its partial files until
-//! the idle timeout. Its rerun must find them free, or everything would be sent again. So a new session waits
-//! until every unfinished session of the same identity that holds partial files was heard of, or is gone.
+//! A client killed in the middle of a push leaves a session that would hold the locks of its
+//! partial files until the idle timeout. Its rerun must find them free, or everything would be sent
+//! again. So a new session waits until every unfinished session of the same identity that holds
+//! partial files was heard of, or is gone.
 
 use std::time::{Duration, Instant};
 
@@ -12,26 +14,27 @@ use super::link::Command;
 use super::log::Who;
 use crate::units::{Fingerprint, SessionId, WorkerId};
 
-/// An older session is asked this often if there are few, each time with half a round trip more than [`ROUND`] to answer.
+/// An older session is asked this often if there are few, each time with half a round trip more
+/// than [`ROUND`] to answer.
 const ROUNDS: u32 = 8;
 const ROUND: Duration = Duration::from_millis(250);
 
-/// A round that ends later than this after its time does not count: this worker was away itself, in a system call
-/// on a busy disk, and its socket's buffer may have overflowed meanwhile.
+/// A round that ends later than this after its time does not count: this worker was away itself, in
+/// a system call on a busy disk, and its socket's buffer may have overflowed meanwhile.
 const AWAY: Duration = Duration::from_millis(50);
 
-/// Datagrams sent before a death may still wait in our socket's buffer: what is heard within this time counts
-/// only after a second question.
+/// Datagrams sent before a death may still wait in our socket's buffer: what is heard within this
+/// time counts only after a second question.
 const STILL_QUEUED: Duration = Duration::from_millis(20);
 
-/// Rounds are added, one for so many sessions on this worker, up to [`MOST_ROUNDS`]: many clients fill the queue of
-/// their wire, where the one acknowledgement of a round is lost as easily as data is. 16 rounds are 4 s, still less
-/// than the new session waits.
+/// Rounds are added, one for so many sessions on this worker, up to [`MOST_ROUNDS`]: many clients
+/// fill the queue of their wire, where the one acknowledgement of a round is lost as easily as data
+/// is. 16 rounds are 4 s, still less than the new session waits.
 const SESSIONS_PER_ROUND: usize = 8;
 const MOST_ROUNDS: u32 = 16;
 
-/// Questions are looked through this often and not in each turn: with an identity shared by n clients there are n of
-/// n suspects each, and the turns of a busy worker are microseconds apart.
+/// Questions are looked through this often and not in each turn: with an identity shared by n
+/// clients there are n of n suspects each, and the turns of a busy worker are microseconds apart.
 const REVIEW_EVERY: Duration = Duration::from_millis(5);
 
 /// A lane is not asked again this soon: several new sessions may wait for the same sign of life.
@@ -60,7 +63,8 @@ struct Suspect {
 }
 
 impl Worker {
-    /// Puts a new session off until older ones of its peer are known to live. False: there is nobody to ask.
+    /// Puts a new session off until older ones of its peer are known to live. False: there is
+    /// nobody to ask.
     pub(super) fn wait_for_predecessors(
         &mut self,
         key: usize,
@@ -73,7 +77,14 @@ impl Worker {
         for worker in (0..self.shared.workers).map(WorkerId) {
             let asked = match worker == asker {
                 true => self.question(asker, question, &peer),
-                false => self.shared.post(worker, Command::AreYouAlive { asker, lane: question, peer }),
+                false => self.shared.post(
+                    worker,
+                    Command::AreYouAlive {
+                        asker,
+                        lane: question,
+                        peer,
+                    },
+                ),
             };
             missing += usize::from(asked);
         }
@@ -92,17 +103,30 @@ impl Worker {
             if running.peer != *peer || running.finished.is_some() || !running.space.holds_parts() {
                 continue;
             }
-            let Some(newest) = running.newest_lane() else { continue };
+            let Some(newest) = running.newest_lane() else {
+                continue;
+            };
             let until = self.now + self.round(newest);
             let serial = running.serial;
-            suspects.push(Suspect { session, serial, asked: self.now, again: false, missed: 0, until });
+            suspects.push(Suspect {
+                session,
+                serial,
+                asked: self.now,
+                again: false,
+                missed: 0,
+                until,
+            });
         }
         let any = !suspects.is_empty();
         for suspect in &suspects {
             self.ping(suspect.session);
         }
         if any {
-            self.questions.push(Question { asker, lane, suspects });
+            self.questions.push(Question {
+                asker,
+                lane,
+                suspects,
+            });
         }
         any
     }
@@ -118,9 +142,14 @@ impl Worker {
     }
 
     fn ping(&mut self, session: usize) {
-        let Some(newest) = self.sessions[session].newest_lane() else { return };
+        let Some(newest) = self.sessions[session].newest_lane() else {
+            return;
+        };
         let lane = &mut self.lanes[newest];
-        if lane.asked.is_some_and(|asked| self.now < asked + PING_PAUSE) {
+        if lane
+            .asked
+            .is_some_and(|asked| self.now < asked + PING_PAUSE)
+        {
             return;
         }
         (lane.pinged, lane.asked) = (self.now, Some(self.now));
@@ -141,21 +170,31 @@ impl Worker {
         self.review_at = self.now + REVIEW_EVERY;
         for mut question in std::mem::take(&mut self.questions) {
             let suspects = std::mem::take(&mut question.suspects);
-            question.suspects = suspects.into_iter().filter_map(|suspect| self.review(suspect)).collect();
+            question.suspects = suspects
+                .into_iter()
+                .filter_map(|suspect| self.review(suspect))
+                .collect();
             if !question.suspects.is_empty() {
                 self.questions.push(question);
             } else if question.asker == self.id {
                 self.answered(question.lane);
             } else {
-                self.shared.post(question.asker, Command::Answered { lane: question.lane });
+                self.shared.post(
+                    question.asker,
+                    Command::Answered {
+                        lane: question.lane,
+                    },
+                );
             }
         }
     }
 
     /// None: nothing is to be known about it any more.
     fn review(&mut self, mut suspect: Suspect) -> Option<Suspect> {
-        let running =
-            self.sessions.get(suspect.session).filter(|running| running.serial == suspect.serial)?;
+        let running = self
+            .sessions
+            .get(suspect.session)
+            .filter(|running| running.serial == suspect.serial)?;
         let Some(newest) = running.newest_lane() else {
             // Its files are being closed.
             suspect.until = self.now + ROUND;
@@ -175,7 +214,12 @@ impl Worker {
             if suspect.missed < rounds {
                 self.ping(suspect.session);
             } else if !lane.conn.is_closing() {
-                if self.log.admits(lane.conn.peer_fingerprint().map_or(Who::Strangers, Who::Peer), self.now) {
+                if self.log.admits(
+                    lane.conn
+                        .peer_fingerprint()
+                        .map_or(Who::Strangers, Who::Peer),
+                    self.now,
+                ) {
                     tracing::info!(peer = %lane.peer, "a session without a sign of life makes room for its successor");
                 }
                 self.close_lane(
@@ -190,7 +234,11 @@ impl Worker {
 
     /// One worker's older sessions are settled.
     pub(super) fn answered(&mut self, serial: u64) {
-        let asking = self.lanes.iter().find(|(_, lane)| lane.serial == serial).map(|(key, _)| key);
+        let asking = self
+            .lanes
+            .iter()
+            .find(|(_, lane)| lane.serial == serial)
+            .map(|(key, _)| key);
         let Some(key) = asking else { return };
         if let Phase::Waiting { missing, .. } = &mut self.lanes[key].phase {
             *missing -= 1;
@@ -203,8 +251,12 @@ impl Worker {
     /// All are settled, or the time is up.
     pub(super) fn waited_enough(&mut self, key: usize) {
         let lane = &mut self.lanes[key];
-        let Phase::Waiting { session, .. } = lane.phase else { return };
-        let Some(peer) = lane.conn.peer_fingerprint() else { return };
+        let Phase::Waiting { session, .. } = lane.phase else {
+            return;
+        };
+        let Some(peer) = lane.conn.peer_fingerprint() else {
+            return;
+        };
         let ended = lane.control.fin_received;
         if self.session_ids.contains_key(&session) {
             return self.violation(key, "a session of this id exists");
@@ -228,7 +280,11 @@ mod tests {
 
     #[test]
     fn a_crowd_is_asked_more_often_but_never_beyond_the_wait() {
-        assert_eq!(rounds(1), ROUNDS, "the rerun of a lone killed client waits no longer");
+        assert_eq!(
+            rounds(1),
+            ROUNDS,
+            "the rerun of a lone killed client waits no longer"
+        );
         assert!(rounds(75) > ROUNDS);
         assert!(ROUND * rounds(usize::MAX >> 32) < WAIT_AT_MOST);
     }

@@ -1,4 +1,5 @@
-//! Deadlines of lanes and sessions in one heap; entries that were overtaken are dropped when they surface.
+//! Deadlines of lanes and sessions in one heap; entries that were overtaken are dropped when they
+//! surface.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -26,8 +27,9 @@ impl Timers {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Moves what is due into `due`, once a turn: what the owners put in anew waits for the next turn even if it is due
-    /// already. So no deadline, however wrong, keeps the loop from taking completions, commands and signals to stop.
+    /// Moves what is due into `due`, once a turn: what the owners put in anew waits for the next
+    /// turn even if it is due already. So no deadline, however wrong, keeps the loop from taking
+    /// completions, commands and signals to stop.
     pub fn take_due(&mut self, now: Instant, due: &mut Vec<Timer>) {
         while let Some(entry) = self.heap.peek_mut() {
             if entry.0.0 > now {
@@ -39,7 +41,8 @@ impl Timers {
     }
 }
 
-/// An owner's part: when it is next in the heap, so that it adds itself again only when it became earlier.
+/// An owner's part: when it is next in the heap, so that it adds itself again only when it became
+/// earlier.
 #[derive(Default, Debug)]
 pub struct Scheduled(Option<Instant>);
 
@@ -80,7 +83,11 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         scheduled.want(Some(at(50)), &mut timers, timer);
         scheduled.want(Some(at(80)), &mut timers, timer);
-        assert_eq!(timers.next(), Some(at(50)), "a later wish waits for the earlier entry to surface");
+        assert_eq!(
+            timers.next(),
+            Some(at(50)),
+            "a later wish waits for the earlier entry to surface"
+        );
         scheduled.want(Some(at(20)), &mut timers, timer);
         let due = |timers: &mut Timers, now| {
             let mut due = Vec::new();

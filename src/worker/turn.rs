@@ -16,10 +16,12 @@ use crate::proto::{Event, Input, Outcome, Output};
 use crate::quic::StreamError;
 use crate::units::StreamKey;
 
-/// A read buffer with less room than this is exchanged for a fresh one: shorter pieces cost more per byte.
+/// A read buffer with less room than this is exchanged for a fresh one: shorter pieces cost more
+/// per byte.
 const MIN_READ_BYTES: usize = 8 * 1024;
 
-/// Streams of a lane whose pieces are gathered at a time, as many as a sender uses; each holds a slab buffer.
+/// Streams of a lane whose pieces are gathered at a time, as many as a sender uses; each holds a
+/// slab buffer.
 const MAX_PARTIALS: usize = 16;
 
 /// The bit of a stream id that says so (RFC 9000 §2.1).
@@ -28,8 +30,9 @@ const UNIDIRECTIONAL: u64 = 2;
 /// Read operations of one lane per turn; 16 × 64 KiB is more than arrives between two turns.
 const READS_PER_TURN: usize = 16;
 
-/// Rounds of disk operations and what follows from them before others get their turn: where operations are made in
-/// place, one session's work may never pause (a journal of another boot is read and hashed piece by piece).
+/// Rounds of disk operations and what follows from them before others get their turn: where
+/// operations are made in place, one session's work may never pause (a journal of another boot is
+/// read and hashed piece by piece).
 const DISK_ROUNDS_PER_TURN: usize = 64;
 
 impl Worker {
@@ -42,7 +45,13 @@ impl Worker {
                 break;
             }
             let mut touched: Vec<usize> = Vec::new();
-            for disk::Finished { session, serial, op, result } in finished.drain(..) {
+            for disk::Finished {
+                session,
+                serial,
+                op,
+                result,
+            } in finished.drain(..)
+            {
                 if let Some(running) = self.sessions.get_mut(session)
                     && running.serial == serial
                 {
@@ -100,20 +109,45 @@ impl Worker {
     }
 
     pub(super) fn schedule_lane(&mut self, key: usize) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
+        };
         let pacing = lane.conn.release_time(self.now).filter(|at| *at > self.now);
-        let alive = Some(lane.heard.max(lane.pinged) + lane.quiet.unwrap_or(self.shared.quic.keep_alive));
+        let alive =
+            Some(lane.heard.max(lane.pinged) + lane.quiet.unwrap_or(self.shared.quic.keep_alive));
         let alive = alive.filter(|_| matches!(lane.phase, Phase::Serving { .. }));
         // One that passed is seen to in the turn that a send buffer or pacing allows.
         let stuck = lane.conn.stuck_check().filter(|at| *at > self.now);
-        let doubt = lane.doubt.as_ref().map(Doubt::until).filter(|_| !lane.conn.is_closing());
-        let due =
-            [lane.conn.timeout(), lane.deadline, pacing, alive, stuck, doubt].into_iter().flatten().min();
-        lane.timer.want(due, &mut self.timers, Timer::Lane { key, serial: lane.serial });
+        let doubt = lane
+            .doubt
+            .as_ref()
+            .map(Doubt::until)
+            .filter(|_| !lane.conn.is_closing());
+        let due = [
+            lane.conn.timeout(),
+            lane.deadline,
+            pacing,
+            alive,
+            stuck,
+            doubt,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+        lane.timer.want(
+            due,
+            &mut self.timers,
+            Timer::Lane {
+                key,
+                serial: lane.serial,
+            },
+        );
     }
 
     pub(super) fn touch_session_lanes(&mut self, session: usize) {
-        let Some(running) = self.sessions.get(session) else { return };
+        let Some(running) = self.sessions.get(session) else {
+            return;
+        };
         for lane in running.lanes.clone() {
             self.touch(lane);
         }
@@ -121,7 +155,9 @@ impl Worker {
 
     /// Reads what is readable, as far as the session and the slab have room. True: there is more.
     fn read_lane(&mut self, key: usize) -> bool {
-        let Some(lane) = self.lanes.get_mut(key) else { return false };
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return false;
+        };
         while let Some(stream) = lane.conn.readable_next() {
             if !lane.readable.contains(&stream) {
                 lane.readable.push_back(stream);
@@ -129,8 +165,12 @@ impl Worker {
         }
         let mut at = 0;
         for _ in 0..READS_PER_TURN {
-            let Some(lane) = self.lanes.get(key) else { return false };
-            let Some(&stream) = lane.readable.get(at) else { break };
+            let Some(lane) = self.lanes.get(key) else {
+                return false;
+            };
+            let Some(&stream) = lane.readable.get(at) else {
+                break;
+            };
             match self.read_stream(key, stream) {
                 Read::Again => {}
                 Read::Drained => {
@@ -138,12 +178,15 @@ impl Worker {
                         lane.readable.retain(|&other| other != stream);
                     }
                 }
-                // Others may be read: control bytes must not wait behind data that nobody may read now.
+                // Others may be read: control bytes must not wait behind data that nobody may read
+                // now.
                 Read::Wait => at += 1,
             }
         }
         let tight = self.is_slab_tight();
-        let Some(lane) = self.lanes.get_mut(key) else { return false };
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return false;
+        };
         if tight {
             lane.buffer = None;
         }
@@ -158,12 +201,17 @@ impl Worker {
             Phase::Preface(_) | Phase::Waiting { .. } | Phase::Handshaking(_) => return Read::Wait,
             Phase::Closing => return Read::Drained,
         };
-        let Some(running) = self.sessions.get_mut(session) else { return Read::Drained };
+        let Some(running) = self.sessions.get_mut(session) else {
+            return Read::Drained;
+        };
         if stream == CONTROL_STREAM {
             // Control bytes go on on a newer lane only after the older lane's ended.
             let mut older = running.lanes.iter().take_while(|&&lane| lane != key);
-            let older_open =
-                older.any(|&lane| self.lanes.get(lane).is_some_and(|lane| !lane.control.fin_received));
+            let older_open = older.any(|&lane| {
+                self.lanes
+                    .get(lane)
+                    .is_some_and(|lane| !lane.control.fin_received)
+            });
             if older_open {
                 return Read::Wait;
             }
@@ -171,9 +219,14 @@ impl Worker {
             return Read::Wait;
         }
         if stream == CONTROL_STREAM {
-            // What is acknowledged of our answers, or more room for them, touches the lane: then it is read on.
+            // What is acknowledged of our answers, or more room for them, touches the lane: then it
+            // is read on.
             let waiting_bytes = || running.control_out.iter().map(Bytes::len).sum::<usize>();
-            if running.machine.answers_bytes_max().is_some_and(|most| waiting_bytes() > most) {
+            if running
+                .machine
+                .answers_bytes_max()
+                .is_some_and(|most| waiting_bytes() > most)
+            {
                 return Read::Wait;
             }
             return self.read_control(key, session);
@@ -186,7 +239,10 @@ impl Worker {
             Ok(input) => input,
             Err(read) => return read,
         };
-        let ended = matches!(input, Input::Data { fin: true, .. } | Input::DataReset { .. });
+        let ended = matches!(
+            input,
+            Input::Data { fin: true, .. } | Input::DataReset { .. }
+        );
         if let Some(running) = self.sessions.get_mut(session) {
             running.machine.handle(self.now, input);
         }
@@ -195,7 +251,9 @@ impl Worker {
     }
 
     fn read_control(&mut self, key: usize, session: usize) -> Read {
-        let Some(mut buffer) = self.take_read_buffer(key) else { return Read::Wait };
+        let Some(mut buffer) = self.take_read_buffer(key) else {
+            return Read::Wait;
+        };
         let lane = &mut self.lanes[key];
         let read = lane.conn.read(CONTROL_STREAM, buffer.spare_mut());
         let (input, fin) = match read {
@@ -229,7 +287,10 @@ impl Worker {
     /// Reads a data stream. Inside a chunk, bytes are gathered to whole aligned pieces first.
     fn read_data(&mut self, key: usize, session: usize, stream: u64) -> Result<Input, Read> {
         let tight = self.is_slab_tight();
-        let partial = self.lanes[key].incoming.get_mut(&stream).and_then(|incoming| incoming.partial.take());
+        let partial = self.lanes[key]
+            .incoming
+            .get_mut(&stream)
+            .and_then(|incoming| incoming.partial.take());
         let mut buffer = match partial {
             Some(partial) => {
                 self.lanes[key].partials -= 1;
@@ -263,15 +324,21 @@ impl Worker {
                         incoming.partial = Some(buffer);
                         lane.partials += 1;
                     }
-                    return Err(if read.is_none() { Read::Drained } else { Read::Again });
+                    return Err(if read.is_none() {
+                        Read::Drained
+                    } else {
+                        Read::Again
+                    });
                 }
-                // When buffers are scarce, how long this session holds its bytes is not to matter to others.
+                // When buffers are scarce, how long this session holds its bytes is not to matter
+                // to others.
                 let bytes = match tight {
                     true => Bytes::copy_from_slice(buffer.filled()),
                     false => buffer.split(),
                 };
                 lane.buffer = Some(buffer).filter(|_| !tight);
-                // Nothing new, but a piece begun earlier may have to go as it is: buffers became scarce.
+                // Nothing new, but a piece begun earlier may have to go as it is: buffers became
+                // scarce.
                 if read.is_none() && bytes.is_empty() {
                     return Err(Read::Drained);
                 }
@@ -290,7 +357,9 @@ impl Worker {
                 | StreamError::Unknown
                 | StreamError::Quiche(_),
             ) => match lane.incoming.remove(&stream) {
-                Some(incoming) => Ok(Input::DataReset { stream: incoming.key }),
+                Some(incoming) => Ok(Input::DataReset {
+                    stream: incoming.key,
+                }),
                 None => Err(Read::Drained),
             },
         }
@@ -310,8 +379,8 @@ impl Worker {
         }
     }
 
-    /// More than half of the slab is in use: idle lanes then hold none of it, and pieces are not waited for, so that
-    /// silent peers cannot keep it from others.
+    /// More than half of the slab is in use: idle lanes then hold none of it, and pieces are not
+    /// waited for, so that silent peers cannot keep it from others.
     pub(super) fn is_slab_tight(&self) -> bool {
         self.slab.in_use() > self.slab.capacity() / 2
     }
@@ -320,9 +389,13 @@ impl Worker {
     pub(super) fn drain_session(&mut self, session: usize) {
         while let Some(running) = self.sessions.get_mut(session) {
             if running.space.in_memory() {
-                running.machine.cap_read_ahead(super::lane::READ_AHEAD_IN_PLACE_BYTES);
+                running
+                    .machine
+                    .cap_read_ahead(super::lane::READ_AHEAD_IN_PLACE_BYTES);
             }
-            let Some(output) = running.machine.poll() else { break };
+            let Some(output) = running.machine.poll() else {
+                break;
+            };
             match output {
                 Output::Control(bytes) => running.control_out.push_back(bytes),
                 Output::Data { stream, bytes, fin } => running.queue(stream, bytes, fin),
@@ -334,9 +407,16 @@ impl Worker {
                 Output::Finished(outcome) => self.finish(session, outcome),
             }
         }
-        let Some(running) = self.sessions.get_mut(session) else { return };
-        let key = Timer::Session { key: session, serial: running.serial };
-        running.timer.want(running.machine.deadline(), &mut self.timers, key);
+        let Some(running) = self.sessions.get_mut(session) else {
+            return;
+        };
+        let key = Timer::Session {
+            key: session,
+            serial: running.serial,
+        };
+        running
+            .timer
+            .want(running.machine.deadline(), &mut self.timers, key);
         self.weigh_session(session);
     }
 
@@ -344,19 +424,23 @@ impl Worker {
         let running = &mut self.sessions[session];
         match (&self.client, running.is_client) {
             (Some(client), true) => client.tell(ClientEvent::Session(event)),
-            _ => self.log.event(&mut running.log, &running.peer, &event, self.now),
+            _ => self
+                .log
+                .event(&mut running.log, &running.peer, &event, self.now),
         }
     }
 
     fn finish(&mut self, session: usize, outcome: Outcome) {
         let running = &mut self.sessions[session];
-        self.log.outcome(running.log, &running.peer, &outcome, self.now);
+        self.log
+            .outcome(running.log, &running.peer, &outcome, self.now);
         let violation = match &outcome {
             Outcome::Violation(reason) => Some(reason.clone()),
             _ => None,
         };
         let lanes = running.lanes.clone();
-        // A client that got its answer hangs up; one that is cut off for a while gets it when it is back.
+        // A client that got its answer hangs up; one that is cut off for a while gets it when it is
+        // back.
         let answered = matches!(outcome, Outcome::Complete(_) | Outcome::Refused(_));
         let patience = match answered && !running.is_client && self.stopping.is_none() {
             true => self.shared.quic.idle_timeout,
@@ -365,7 +449,9 @@ impl Worker {
         let patience = running.revoked.map_or(patience, |_| super::lane::LINGER);
         running.finished = Some(outcome);
         for key in lanes {
-            let Some(lane) = self.lanes.get_mut(key) else { continue };
+            let Some(lane) = self.lanes.get_mut(key) else {
+                continue;
+            };
             match &violation {
                 Some(reason) => self.close_lane(key, code::VIOLATION, reason),
                 None => lane.deadline = Some(self.now + patience),
@@ -381,13 +467,17 @@ impl Worker {
         for timer in due.drain(..) {
             match timer {
                 Timer::Lane { key, serial } => {
-                    let Some(lane) = self.lanes.get_mut(key) else { continue };
+                    let Some(lane) = self.lanes.get_mut(key) else {
+                        continue;
+                    };
                     if lane.serial == serial && lane.timer.surfaced(self.now) {
                         self.lane_due(key);
                     }
                 }
                 Timer::Session { key, serial } => {
-                    let Some(running) = self.sessions.get_mut(key) else { continue };
+                    let Some(running) = self.sessions.get_mut(key) else {
+                        continue;
+                    };
                     if running.serial == serial && running.timer.surfaced(self.now) {
                         if running.machine.deadline().is_some_and(|at| at <= self.now) {
                             running.machine.handle(self.now, Input::Tick);
@@ -403,7 +493,11 @@ impl Worker {
 
     fn lane_due(&mut self, key: usize) {
         let lane = &mut self.lanes[key];
-        if lane.conn.timeout().is_some_and(|at: Instant| at <= self.now) {
+        if lane
+            .conn
+            .timeout()
+            .is_some_and(|at: Instant| at <= self.now)
+        {
             lane.conn.on_timeout(self.now);
         }
         lane.measure_quiet();
@@ -411,7 +505,9 @@ impl Worker {
         if alive <= self.now && matches!(lane.phase, Phase::Serving { .. }) {
             lane.pinged = self.now;
             lane.conn.keep_alive();
-            if let Some(running) = lane.session().and_then(|session| self.sessions.get(session))
+            if let Some(running) = lane
+                .session()
+                .and_then(|session| self.sessions.get(session))
                 && self.log.admits(Who::Debug, self.now)
             {
                 tracing::debug!(
@@ -438,7 +534,8 @@ impl Worker {
         self.touch(key);
     }
 
-    /// Lanes and disk tasks that waited for slab buffers look again; sessions that could not be read may be now.
+    /// Lanes and disk tasks that waited for slab buffers look again; sessions that could not be
+    /// read may be now.
     pub(super) fn feed_hungry(&mut self) {
         if !self.hungry.is_empty() && self.slab.in_use() < self.slab.capacity() {
             for key in std::mem::take(&mut self.hungry) {
@@ -477,12 +574,17 @@ fn incoming(
         // Keys are ours: a peer that repeats its own cannot mix two streams up.
         let key = StreamKey(*next);
         *next = next.wrapping_add(1);
-        Incoming { key, header: Some(Vec::new()), partial: None }
+        Incoming {
+            key,
+            header: Some(Vec::new()),
+            partial: None,
+        }
     });
     if let Some(header) = &mut incoming.header {
         if header.is_empty() && StreamHeader::is_lane_end(&bytes) {
             lane.incoming.remove(&stream);
-            // Unidirectional streams count up in steps of four (RFC 9000 §2.1), so its number counts those before.
+            // Unidirectional streams count up in steps of four (RFC 9000 §2.1), so its number
+            // counts those before.
             lane.streams_announced = Some(stream / 4);
             return Ok(None);
         }
@@ -502,5 +604,9 @@ fn incoming(
         lane.incoming.remove(&stream);
         lane.streams_read += 1;
     }
-    Ok(Some(Input::Data { stream: key, bytes, fin }))
+    Ok(Some(Input::Data {
+        stream: key,
+        bytes,
+        fin,
+    }))
 }

@@ -3,7 +3,8 @@
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-/// Control bytes of the largest message either way: UDP_SEGMENT or UDP_GRO (24) and IPV6_PKTINFO (40), and slack.
+/// Control bytes of the largest message either way: UDP_SEGMENT or UDP_GRO (24) and IPV6_PKTINFO
+/// (40), and slack.
 pub(crate) const CONTROL_BYTES: usize = 80;
 
 /// cmsg(3): every header and every data part begins at a multiple of the word size.
@@ -23,7 +24,10 @@ pub(crate) struct Control {
 
 impl Control {
     pub fn new() -> Control {
-        Control { bytes: [0; CONTROL_BYTES], len: 0 }
+        Control {
+            bytes: [0; CONTROL_BYTES],
+            len: 0,
+        }
     }
 
     pub fn clear(&mut self) {
@@ -32,13 +36,18 @@ impl Control {
 
     /// Cuts the message into datagrams of this size (the last may be shorter).
     pub fn push_segment(&mut self, segment_bytes: u16) {
-        self.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment_bytes.to_ne_bytes());
+        self.push(
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            &segment_bytes.to_ne_bytes(),
+        );
     }
 
     /// Sends from this local address (in the socket's family, v4 already mapped for v6 sockets).
     pub fn push_source(&mut self, source: IpAddr) {
         match source {
-            // struct in_pktinfo: interface (0: by route), ipi_spec_dst (the source), ipi_addr (unused here).
+            // struct in_pktinfo: interface (0: by route), ipi_spec_dst (the source), ipi_addr
+            // (unused here).
             IpAddr::V4(ip) => {
                 let mut info = [0u8; 12];
                 info[4..8].copy_from_slice(&ip.octets());
@@ -89,11 +98,15 @@ pub(crate) fn decode(mut control: &[u8]) -> Received {
             }
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 let ip = data.get(8..12).and_then(|raw| raw.first_chunk::<4>());
-                received.to = ip.map(|&raw| IpAddr::V4(Ipv4Addr::from(raw))).or(received.to);
+                received.to = ip
+                    .map(|&raw| IpAddr::V4(Ipv4Addr::from(raw)))
+                    .or(received.to);
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 let ip = data.first_chunk::<16>();
-                received.to = ip.map(|&raw| Ipv6Addr::from(raw).to_canonical()).or(received.to);
+                received.to = ip
+                    .map(|&raw| Ipv6Addr::from(raw).to_canonical())
+                    .or(received.to);
             }
             _ => {}
         }
@@ -125,7 +138,9 @@ pub(crate) fn decode_address(raw: &[u8]) -> Option<SocketAddr> {
             let flow = u32::from_be_bytes(*raw.get(4..)?.first_chunk()?);
             let ip = Ipv6Addr::from(*raw.get(8..)?.first_chunk::<16>()?);
             let scope = u32::from_ne_bytes(*raw.get(24..)?.first_chunk()?);
-            Some(plain(SocketAddr::V6(SocketAddrV6::new(ip, port, flow, scope))))
+            Some(plain(SocketAddr::V6(SocketAddrV6::new(
+                ip, port, flow, scope,
+            ))))
         }
         _ => None,
     }
@@ -160,7 +175,10 @@ mod tests {
         assert_eq!(decode(control.as_bytes()).to, Some("::1".parse().unwrap()));
         control.clear();
         control.push_source(mapped("10.1.2.3".parse().unwrap()));
-        assert_eq!(decode(control.as_bytes()).to, Some("10.1.2.3".parse().unwrap()));
+        assert_eq!(
+            decode(control.as_bytes()).to,
+            Some("10.1.2.3".parse().unwrap())
+        );
     }
 
     #[test]

@@ -16,7 +16,9 @@ use nix::unistd::Pid;
 /// What sched_getaffinity(2) says: `EINVAL` on machines of more than 1,024 cores.
 pub fn cores() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(Pid::from_raw(0))?;
-    Ok((0..CpuSet::count()).filter(|&core| set.is_set(core).unwrap_or(false)).collect())
+    Ok((0..CpuSet::count())
+        .filter(|&core| set.is_set(core).unwrap_or(false))
+        .collect())
 }
 
 /// Binds the calling thread to one core.
@@ -36,7 +38,12 @@ pub fn numa_node_of(nic: &str) -> Option<u32> {
         return None;
     }
     // -1: no node.
-    let node = fs::read_to_string(Path::new("/sys/class/net").join(nic).join("device/numa_node")).ok()?;
+    let node = fs::read_to_string(
+        Path::new("/sys/class/net")
+            .join(nic)
+            .join("device/numa_node"),
+    )
+    .ok()?;
     node.trim().parse().ok()
 }
 
@@ -80,13 +87,21 @@ pub fn peak_rss_bytes() -> io::Result<u64> {
 /// Where /proc is not mounted.
 pub fn rss_bytes() -> io::Result<u64> {
     let statm = fs::read_to_string("/proc/self/statm")?;
-    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let pages = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok());
     let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.unwrap_or(4096);
-    pages.map(|pages| pages * page_bytes as u64).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    pages
+        .map(|pages| pages * page_bytes as u64)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn duration(time: TimeVal) -> Duration {
-    Duration::new(time.tv_sec().max(0) as u64, (time.tv_usec().max(0) as u32) * 1_000)
+    Duration::new(
+        time.tv_sec().max(0) as u64,
+        (time.tv_usec().max(0) as u32) * 1_000,
+    )
 }
 
 #[cfg(test)]
@@ -108,7 +123,10 @@ mod tests {
 
     #[test]
     fn times_and_sizes_are_plausible() {
-        assert!(thread_cpu_time().unwrap() <= process_cpu_time().unwrap().0 + process_cpu_time().unwrap().1);
+        assert!(
+            thread_cpu_time().unwrap()
+                <= process_cpu_time().unwrap().0 + process_cpu_time().unwrap().1
+        );
         assert!(rss_bytes().unwrap() > 1 << 20);
         assert!(peak_rss_bytes().unwrap() > 1 << 20);
     }

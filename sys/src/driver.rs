@@ -1,4 +1,5 @@
-//! The driver: operations in, completions out, over io_uring or over epoll with the same system calls.
+//! The driver: operations in, completions out, over io_uring or over epoll with the same system
+//! calls.
 
 use std::fmt;
 use std::io;
@@ -35,8 +36,8 @@ impl fmt::Display for Backend {
 /// Sizes of a driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DriverConfig {
-    /// Receive buffers of 64 KiB (and 128 bytes) each; a power of 2, at least 2, at most 32,768. Each becomes resident
-    /// at first use.
+    /// Receive buffers of 64 KiB (and 128 bytes) each; a power of 2, at least 2, at most 32,768.
+    /// Each becomes resident at first use.
     pub recv_buffers: u16,
     /// Entries of the submission queue; the completion queue has four times as many.
     pub queue_entries: u32,
@@ -45,7 +46,10 @@ pub struct DriverConfig {
 impl Default for DriverConfig {
     /// 16 receive buffers (1 MiB: stays in L2), 256 entries.
     fn default() -> DriverConfig {
-        DriverConfig { recv_buffers: 16, queue_entries: 256 }
+        DriverConfig {
+            recv_buffers: 16,
+            queue_entries: 256,
+        }
     }
 }
 
@@ -60,7 +64,8 @@ impl SocketId {
     }
 }
 
-/// A 64 KiB buffer to build datagrams in; reused by passing it round: worker → [`SendRun`] → [`Completion::Sent`].
+/// A 64 KiB buffer to build datagrams in; reused by passing it round: worker → [`SendRun`] →
+/// [`Completion::Sent`].
 pub struct SendBuffer {
     bytes: Box<[u8]>,
 }
@@ -71,7 +76,9 @@ impl SendBuffer {
 
     /// Allocates a zeroed buffer.
     pub fn new() -> SendBuffer {
-        SendBuffer { bytes: vec![0; SendBuffer::BYTES].into_boxed_slice() }
+        SendBuffer {
+            bytes: vec![0; SendBuffer::BYTES].into_boxed_slice(),
+        }
     }
 }
 
@@ -104,10 +111,11 @@ impl DerefMut for SendBuffer {
 /// One message of a [`SendRun`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Run {
-    /// Its bytes in the buffer; at most 65,507 of them (v6: 65,487), and 64 segments (newer kernels take 128;
-    /// more are sent one by one).
+    /// Its bytes in the buffer; at most 65,507 of them (v6: 65,487), and 64 segments (newer kernels
+    /// take 128; more are sent one by one).
     pub range: Range<usize>,
-    /// The kernel cuts the message into datagrams of this size, the last may be shorter. `None`: one datagram.
+    /// The kernel cuts the message into datagrams of this size, the last may be shorter. `None`:
+    /// one datagram.
     pub segment_bytes: Option<u16>,
 }
 
@@ -118,7 +126,8 @@ pub struct SendRun {
     pub socket: SocketId,
     /// Owned by the driver until [`Completion::Sent`] gives it back.
     pub buffer: SendBuffer,
-    /// Messages in sending order; runs to the same peer are never reordered by the driver, not even across calls.
+    /// Messages in sending order; runs to the same peer are never reordered by the driver, not even
+    /// across calls.
     pub runs: Vec<Run>,
     /// The peer; a plain v4 address also on a dual-stack socket.
     pub to: SocketAddr,
@@ -137,9 +146,9 @@ pub enum Completion {
         token: u64,
         /// The buffer, free for reuse.
         buffer: SendBuffer,
-        /// Bytes sent, or the first error (the other messages were still tried). `EMSGSIZE` says that a datagram is
-        /// over the path MTU. No error of a send affects the socket or later sends. `ENOBUFS` and `EPERM` are losses
-        /// like any other.
+        /// Bytes sent, or the first error (the other messages were still tried). `EMSGSIZE` says
+        /// that a datagram is over the path MTU. No error of a send affects the socket or later
+        /// sends. `ENOBUFS` and `EPERM` are losses like any other.
         result: io::Result<usize>,
     },
     /// A [`FileOp`] is done.
@@ -149,13 +158,15 @@ pub enum Completion {
         /// What it gave.
         result: io::Result<FileDone>,
     },
-    /// An ICMP message came for a connected socket: the peer's port is closed, or somebody on the way rejects what is
-    /// sent there. Anybody who knows both addresses can send one. (A [`Completion::Sent`] may have got it instead, as
-    /// `ECONNREFUSED`; its datagrams were not sent then.)
+    /// An ICMP message came for a connected socket: the peer's port is closed, or somebody on the
+    /// way rejects what is sent there. Anybody who knows both addresses can send one. (A
+    /// [`Completion::Sent`] may have got it instead, as `ECONNREFUSED`; its datagrams were not sent
+    /// then.)
     Refused {
         /// The socket, receiving as before.
         socket: SocketId,
-        /// `ECONNREFUSED` for a closed port; `EHOSTUNREACH`, `EACCES`, `ENOPROTOOPT` say what was rejected.
+        /// `ECONNREFUSED` for a closed port; `EHOSTUNREACH`, `EACCES`, `ENOPROTOOPT` say what was
+        /// rejected.
         error: io::Error,
     },
     /// A [`WakeHandle`] was used since the last `Woken`.
@@ -163,18 +174,25 @@ pub enum Completion {
 }
 
 impl Completion {
-    /// What a failed receive says about the peer, if it does: the kernel reports these to connected sockets alone.
+    /// What a failed receive says about the peer, if it does: the kernel reports these to connected
+    /// sockets alone.
     pub(crate) fn of_failed_receive(socket: SocketId, errno: i32) -> Option<Completion> {
-        let refused =
-            matches!(errno, libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EACCES | libc::ENOPROTOOPT);
-        refused.then(|| Completion::Refused { socket, error: io::Error::from_raw_os_error(errno) })
+        let refused = matches!(
+            errno,
+            libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EACCES | libc::ENOPROTOOPT
+        );
+        refused.then(|| Completion::Refused {
+            socket,
+            error: io::Error::from_raw_os_error(errno),
+        })
     }
 }
 
 /// One thread's I/O. Not `Send`: the kernel ties a ring to the thread that made it.
 ///
-/// Dropping it cancels what is in flight and waits (at most 5 s) for the kernel to let go of its memory; file
-/// operations may be done or not. Memory the kernel still holds after that is leaked, never freed.
+/// Dropping it cancels what is in flight and waits (at most 5 s) for the kernel to let go of its
+/// memory; file operations may be done or not. Memory the kernel still holds after that is leaked,
+/// never freed.
 #[derive(Debug)]
 pub enum Driver {
     /// On io_uring.
@@ -184,16 +202,18 @@ pub enum Driver {
 }
 
 impl Driver {
-    /// Makes a driver for the calling thread, which alone may use it. With io_uring, file operations on buffers of
-    /// `slab` use registered memory as far as RLIMIT_MEMLOCK allows.
+    /// Makes a driver for the calling thread, which alone may use it. With io_uring, file
+    /// operations on buffers of `slab` use registered memory as far as RLIMIT_MEMLOCK allows.
     ///
     /// # Errors
-    /// `InvalidInput` for a `recv_buffers` that is not a power of 2 in 2..=32,768. On io_uring: `EPERM` or `ENOSYS`
-    /// where it is forbidden or missing, `EINVAL` before Linux 6.1, `ENOMEM` under a tight RLIMIT_MEMLOCK;
-    /// [`crate::Caps`] puts it in words.
+    /// `InvalidInput` for a `recv_buffers` that is not a power of 2 in 2..=32,768. On io_uring:
+    /// `EPERM` or `ENOSYS` where it is forbidden or missing, `EINVAL` before Linux 6.1, `ENOMEM`
+    /// under a tight RLIMIT_MEMLOCK; [`crate::Caps`] puts it in words.
     pub fn new(backend: Backend, config: &DriverConfig, slab: &Slab) -> io::Result<Driver> {
         if !config.recv_buffers.is_power_of_two() || !(2..=1 << 15).contains(&config.recv_buffers) {
-            return Err(crate::file::invalid("recv_buffers must be a power of 2 from 2 to 32768"));
+            return Err(crate::file::invalid(
+                "recv_buffers must be a power of 2 from 2 to 32768",
+            ));
         }
         match backend {
             Backend::IoUring => Ok(Driver::Uring(Box::new(UringDriver::new(config, slab)?))),
@@ -239,8 +259,9 @@ impl Driver {
         }
     }
 
-    /// Queues datagrams; they leave in the next [`Driver::submit_and_wait`]. When the socket's buffer is full they wait
-    /// until there is room. One [`Completion::Sent`] comes back, also for a run that cannot be sent at all.
+    /// Queues datagrams; they leave in the next [`Driver::submit_and_wait`]. When the socket's
+    /// buffer is full they wait until there is room. One [`Completion::Sent`] comes back, also for
+    /// a run that cannot be sent at all.
     pub fn send(&mut self, token: u64, send: SendRun) {
         match self {
             Driver::Uring(driver) => driver.send(token, send),
@@ -248,8 +269,9 @@ impl Driver {
         }
     }
 
-    /// Queues a file operation; its completion comes as [`Completion::File`]. The poll backend, and io_uring for
-    /// operations it does not have, runs it here and now. Operations in flight together run in any order.
+    /// Queues a file operation; its completion comes as [`Completion::File`]. The poll backend, and
+    /// io_uring for operations it does not have, runs it here and now. Operations in flight
+    /// together run in any order.
     pub fn file(&mut self, token: u64, op: FileOp) {
         match self {
             Driver::Uring(driver) => driver.file(token, op),
@@ -257,11 +279,12 @@ impl Driver {
         }
     }
 
-    /// Submits what is queued and waits until there is a completion or `timeout` passed (`None`: no limit; zero: only
-    /// looks). Does not wait when completions are queued already.
+    /// Submits what is queued and waits until there is a completion or `timeout` passed (`None`: no
+    /// limit; zero: only looks). Does not wait when completions are queued already.
     ///
     /// # Errors
-    /// Only what makes the driver unusable: a socket whose descriptor went bad, a ring that takes nothing.
+    /// Only what makes the driver unusable: a socket whose descriptor went bad, a ring that takes
+    /// nothing.
     pub fn submit_and_wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Driver::Uring(driver) => driver.submit_and_wait(timeout),
@@ -282,7 +305,8 @@ impl Driver {
         drop(datagrams);
     }
 
-    /// Send runs and file operations that have not completed yet. Completions still queued do not count.
+    /// Send runs and file operations that have not completed yet. Completions still queued do not
+    /// count.
     pub fn in_flight(&self) -> usize {
         match self {
             Driver::Uring(driver) => driver.in_flight(),
@@ -290,8 +314,8 @@ impl Driver {
         }
     }
 
-    /// Gives the memory of the slab's free buffers back to the kernel, also what is pinned by this ring's
-    /// registration. For idle times: it costs a system call per buffer that was ever used.
+    /// Gives the memory of the slab's free buffers back to the kernel, also what is pinned by this
+    /// ring's registration. For idle times: it costs a system call per buffer that was ever used.
     pub fn trim(&mut self) {
         match self {
             Driver::Uring(driver) => driver.trim(),
@@ -316,7 +340,9 @@ impl Deadline {
             None => Deadline::Never,
             Some(Duration::ZERO) => Deadline::Past,
             // Past the end of time is as good as never.
-            Some(timeout) => Instant::now().checked_add(timeout).map_or(Deadline::Never, Deadline::At),
+            Some(timeout) => Instant::now()
+                .checked_add(timeout)
+                .map_or(Deadline::Never, Deadline::At),
         }
     }
 

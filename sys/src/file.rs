@@ -23,9 +23,9 @@ pub(crate) use run::sync_range_flags;
 pub mod flags {
     pub use libc::{
         AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOATIME,
-        O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY, RENAME_EXCHANGE,
-        RENAME_NOREPLACE, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS,
-        RESOLVE_NO_XDEV,
+        O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
+        RENAME_EXCHANGE, RENAME_NOREPLACE, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS,
+        RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
     };
 }
 
@@ -37,80 +37,147 @@ pub type Dir = Option<Arc<OwnedFd>>;
 pub struct OpenHow {
     /// `O_*`; `O_CLOEXEC` is always added.
     pub flags: i32,
-    /// Permission bits of a file made by `O_CREAT` or `O_TMPFILE` (the umask applies); ignored otherwise.
+    /// Permission bits of a file made by `O_CREAT` or `O_TMPFILE` (the umask applies); ignored
+    /// otherwise.
     pub mode: u32,
     /// `RESOLVE_*`.
     pub resolve: u64,
 }
 
 impl OpenHow {
-    /// `mode`, or 0 where nothing is created: openat2 (unlike open) answers EINVAL to a mode it does not need.
+    /// `mode`, or 0 where nothing is created: openat2 (unlike open) answers EINVAL to a mode it
+    /// does not need.
     pub(crate) fn effective_mode(&self) -> u32 {
-        let creates = self.flags & libc::O_CREAT != 0 || self.flags & libc::O_TMPFILE == libc::O_TMPFILE;
+        let creates =
+            self.flags & libc::O_CREAT != 0 || self.flags & libc::O_TMPFILE == libc::O_TMPFILE;
         if creates { self.mode & 0o7777 } else { 0 }
     }
 }
 
-/// One file operation. Paths are relative to the descriptor beside them; offsets and lengths are bytes.
+/// One file operation. Paths are relative to the descriptor beside them; offsets and lengths are
+/// bytes.
 #[derive(Debug)]
 #[allow(missing_docs)] // The fields are the arguments of the system call each variant names.
 pub enum FileOp {
     /// openat2(2) → [`FileDone::Opened`].
-    Open { dir: Dir, path: CString, how: OpenHow },
+    Open {
+        dir: Dir,
+        path: CString,
+        how: OpenHow,
+    },
     /// statx(2); `flags` are `AT_*` → [`FileDone::Stat`].
     Statx { dir: Dir, path: CString, flags: i32 },
     /// statx(2) of an open file → [`FileDone::Stat`].
     Fstat { file: Arc<OwnedFd> },
-    /// pread(2) of at most `len` bytes to the start of the buffer's spare part → [`FileDone::Read`], which may be
-    /// short. `len` is cut to the spare length. The buffer is *not* advanced. On error it goes back to its slab.
-    Read { file: Arc<OwnedFd>, offset: u64, buffer: Buffer, len: usize },
+    /// pread(2) of at most `len` bytes to the start of the buffer's spare part →
+    /// [`FileDone::Read`], which may be short. `len` is cut to the spare length. The buffer is
+    /// *not* advanced. On error it goes back to its slab.
+    Read {
+        file: Arc<OwnedFd>,
+        offset: u64,
+        buffer: Buffer,
+        len: usize,
+    },
     /// pwrite(2) → [`FileDone::Written`], which may be short.
-    Write { file: Arc<OwnedFd>, offset: u64, data: Bytes },
-    /// fallocate(2) of `0..len` with FALLOC_FL_KEEP_SIZE: blocks for so much, and the size as it is. `EOPNOTSUPP` where
-    /// the file system cannot; nothing is emulated.
+    Write {
+        file: Arc<OwnedFd>,
+        offset: u64,
+        data: Bytes,
+    },
+    /// fallocate(2) of `0..len` with FALLOC_FL_KEEP_SIZE: blocks for so much, and the size as it
+    /// is. `EOPNOTSUPP` where the file system cannot; nothing is emulated.
     Reserve { file: Arc<OwnedFd>, len: u64 },
     /// ftruncate(2).
     Truncate { file: Arc<OwnedFd>, len: u64 },
     /// fsync(2) of a file or directory; `data_only`: fdatasync(2).
     Fsync { file: Arc<OwnedFd>, data_only: bool },
-    /// sync_file_range(2) of the whole file: starts writing what is dirty; `wait`: and waits until it is written. The
-    /// device's own cache is not flushed, nor is metadata.
+    /// sync_file_range(2) of the whole file: starts writing what is dirty; `wait`: and waits until
+    /// it is written. The device's own cache is not flushed, nor is metadata.
     SyncRange { file: Arc<OwnedFd>, wait: bool },
-    /// FIEMAP (linux/fiemap.h) → [`FileDone::Allocated`]: whether all of `0..len` is in extents that were written.
+    /// FIEMAP (linux/fiemap.h) → [`FileDone::Allocated`]: whether all of `0..len` is in extents
+    /// that were written.
     Extents { file: Arc<OwnedFd>, len: u64 },
     /// fgetxattr(2) → [`FileDone::Xattr`].
-    GetXattr { file: Arc<OwnedFd>, name: &'static CStr },
+    GetXattr {
+        file: Arc<OwnedFd>,
+        name: &'static CStr,
+    },
     /// fsetxattr(2), replacing what was there.
-    SetXattr { file: Arc<OwnedFd>, name: &'static CStr, value: Vec<u8> },
+    SetXattr {
+        file: Arc<OwnedFd>,
+        name: &'static CStr,
+        value: Vec<u8>,
+    },
     /// fremovexattr(2).
-    RemoveXattr { file: Arc<OwnedFd>, name: &'static CStr },
+    RemoveXattr {
+        file: Arc<OwnedFd>,
+        name: &'static CStr,
+    },
     /// syncfs(2) of the file system a file is on. Since Linux 5.8 an error at writeback is told.
     SyncFs { file: Arc<OwnedFd> },
     /// renameat2(2); `flags` are `RENAME_*`.
-    Rename { from_dir: Dir, from: CString, to_dir: Dir, to: CString, flags: u32 },
+    Rename {
+        from_dir: Dir,
+        from: CString,
+        to_dir: Dir,
+        to: CString,
+        flags: u32,
+    },
     /// linkat(2) of an open file (one from `O_TMPFILE` too) to a name.
-    Link { file: Arc<OwnedFd>, to_dir: Dir, to: CString },
+    Link {
+        file: Arc<OwnedFd>,
+        to_dir: Dir,
+        to: CString,
+    },
     /// unlinkat(2), or rmdir when `is_dir`.
-    Unlink { dir: Dir, path: CString, is_dir: bool },
+    Unlink {
+        dir: Dir,
+        path: CString,
+        is_dir: bool,
+    },
     /// mkdirat(2); the umask applies.
     Mkdir { dir: Dir, path: CString, mode: u32 },
     /// symlinkat(2): `path` will point to `target`.
-    Symlink { target: CString, dir: Dir, path: CString },
+    Symlink {
+        target: CString,
+        dir: Dir,
+        path: CString,
+    },
     /// readlinkat(2) → [`FileDone::Link`].
     Readlink { dir: Dir, path: CString },
-    /// fchmod(2) and futimens(2) of an open file; mtime is (seconds, nanoseconds). No ring operation exists.
-    SetMeta { file: Arc<OwnedFd>, mode: Option<u32>, mtime: Option<(i64, u32)> },
+    /// fchmod(2) and futimens(2) of an open file; mtime is (seconds, nanoseconds). No ring
+    /// operation exists.
+    SetMeta {
+        file: Arc<OwnedFd>,
+        mode: Option<u32>,
+        mtime: Option<(i64, u32)>,
+    },
     /// utimensat(2) of a symlink itself.
-    SetLinkTime { dir: Dir, path: CString, mtime: (i64, u32) },
-    /// getdents64(2): one batch of at most about `max` names (at least 11) from `cursor` (0: the beginning)
-    /// → [`FileDone::Listed`].
-    List { file: Arc<OwnedFd>, cursor: u64, max: usize },
-    /// flock(2) without waiting → [`FileDone::Locked`]. Held until the open file description is closed or unlocked.
+    SetLinkTime {
+        dir: Dir,
+        path: CString,
+        mtime: (i64, u32),
+    },
+    /// getdents64(2): one batch of at most about `max` names (at least 11) from `cursor` (0: the
+    /// beginning) → [`FileDone::Listed`].
+    List {
+        file: Arc<OwnedFd>,
+        cursor: u64,
+        max: usize,
+    },
+    /// flock(2) without waiting → [`FileDone::Locked`]. Held until the open file description is
+    /// closed or unlocked.
     Lock { file: Arc<OwnedFd>, how: Flock },
     /// fstatfs(2) → [`FileDone::FileSystem`].
     StatFs { file: Arc<OwnedFd> },
     /// copy_file_range(2) → [`FileDone::Written`], which may be short; 0 at the end of `from`.
-    CopyRange { from: Arc<OwnedFd>, from_offset: u64, to: Arc<OwnedFd>, to_offset: u64, len: usize },
+    CopyRange {
+        from: Arc<OwnedFd>,
+        from_offset: u64,
+        to: Arc<OwnedFd>,
+        to_offset: u64,
+        len: usize,
+    },
 }
 
 /// What flock(2) is asked for.
@@ -131,7 +198,8 @@ pub enum FileDone {
     Opened(OwnedFd),
     /// What statx said.
     Stat(Statx),
-    /// The first `bytes` of the buffer's spare part are now filled; call `buffer.advance(bytes)`. 0: end of file.
+    /// The first `bytes` of the buffer's spare part are now filled; call `buffer.advance(bytes)`.
+    /// 0: end of file.
     Read {
         /// The buffer given with the operation, not advanced.
         buffer: Buffer,
@@ -140,7 +208,8 @@ pub enum FileDone {
     },
     /// Number of bytes written or copied; may be fewer than asked for.
     Written(usize),
-    /// A batch of names, in the directory's own order, without `.` and `..`. It may be empty before the end.
+    /// A batch of names, in the directory's own order, without `.` and `..`. It may be empty before
+    /// the end.
     Listed {
         /// The names.
         entries: Vec<DirEntry>,
@@ -213,7 +282,8 @@ pub struct Statx {
     pub mtime_s: i64,
     /// Modification time, nanoseconds of the second.
     pub mtime_ns: u32,
-    /// When the inode was made, as seconds and nanoseconds; None where the file system does not tell.
+    /// When the inode was made, as seconds and nanoseconds; None where the file system does not
+    /// tell.
     pub btime: Option<(i64, u32)>,
     /// Inode number.
     pub ino: u64,
@@ -238,7 +308,8 @@ pub(crate) const STATX_MASK: u32 = libc::STATX_TYPE
     | libc::STATX_UID
     | STATX_MNT_ID_UNIQUE;
 
-/// Linux 6.8: `stx_mnt_id` is a number that is not used again. Older kernels ignore the bit and do not answer it.
+/// Linux 6.8: `stx_mnt_id` is a number that is not used again. Older kernels ignore the bit and do
+/// not answer it.
 const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 
 impl From<&libc::statx> for Statx {

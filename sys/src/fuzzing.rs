@@ -1,4 +1,5 @@
-//! What `fuzz/` reaches beyond the library: the parsers of what the kernel writes, as functions on bytes.
+//! What `fuzz/` reaches beyond the library: the parsers of what the kernel writes, as functions on
+//! bytes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,7 +11,8 @@ pub fn directory_entries(raw: &[u8]) -> (Vec<DirEntry>, Option<u64>) {
     file::list::parse(raw)
 }
 
-/// What the control part of a received message says: where it was sent to, and the size of joined datagrams.
+/// What the control part of a received message says: where it was sent to, and the size of joined
+/// datagrams.
 pub fn control_messages(control: &[u8]) -> (Option<IpAddr>, Option<usize>) {
     let received = cmsg::decode(control);
     (received.to, received.segment_bytes)

@@ -1,7 +1,9 @@
-//! landro's only unsafe code: the io_uring and poll drivers, slab memory, UDP sockets and file operations.
+//! landro's only unsafe code: the io_uring and poll drivers, slab memory, UDP sockets and file
+//! operations.
 //!
-//! A [`Driver`] belongs to one thread. It takes operations ([`Driver::send`], [`Driver::file`]) and gives
-//! [`Completion`]s; which of the two backends does the work is visible only in [`Driver::backend`].
+//! A [`Driver`] belongs to one thread. It takes operations ([`Driver::send`], [`Driver::file`]) and
+//! gives [`Completion`]s; which of the two backends does the work is visible only in
+//! [`Driver::backend`].
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(missing_docs)]
 

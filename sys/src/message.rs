@@ -1,4 +1,5 @@
-//! One outgoing datagram run as the kernel wants it: msghdr, iovec, address and control part in one pinned place.
+//! One outgoing datagram run as the kernel wants it: msghdr, iovec, address and control part in one
+//! pinned place.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,8 +10,8 @@ use socket2::SockAddr;
 use crate::cmsg::{Control, mapped};
 use crate::socket::UdpSocket;
 
-/// A msghdr with everything it points to except the payload. It points into itself, so it lives in a `Box`
-/// that is not opened between [`Message::fill`] and the completion.
+/// A msghdr with everything it points to except the payload. It points into itself, so it lives in
+/// a `Box` that is not opened between [`Message::fill`] and the completion.
 pub(crate) struct Message {
     header: libc::msghdr,
     vector: libc::iovec,
@@ -22,9 +23,17 @@ impl Message {
     pub fn new() -> Box<Message> {
         // SAFETY: msghdr is integers and pointers, for which zero is a value (an empty message).
         let header = unsafe { std::mem::zeroed() };
-        let vector = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        let vector = libc::iovec {
+            iov_base: ptr::null_mut(),
+            iov_len: 0,
+        };
         let name = SockAddr::from(SocketAddr::from(([0, 0, 0, 0], 0)));
-        Box::new(Message { header, vector, name, control: Control::new() })
+        Box::new(Message {
+            header,
+            vector,
+            name,
+            control: Control::new(),
+        })
     }
 
     /// Addresses `payload`; more than one segment is cut by UDP_SEGMENT.
@@ -44,7 +53,8 @@ impl Message {
         let message = &mut **self;
         message.control.clear();
         // Some virtio NICs answer EIO to a UDP_SEGMENT message of a single segment.
-        if let Some(segment_bytes) = segment_bytes.filter(|&size| payload.len() > usize::from(size)) {
+        if let Some(segment_bytes) = segment_bytes.filter(|&size| payload.len() > usize::from(size))
+        {
             message.control.push_segment(segment_bytes);
         }
         let (to, from) = in_family(socket, to, from)?;
@@ -52,13 +62,20 @@ impl Message {
             message.control.push_source(from);
         }
         message.name = SockAddr::from(to);
-        message.vector = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
+        message.vector = libc::iovec {
+            iov_base: payload.as_ptr().cast_mut().cast(),
+            iov_len: payload.len(),
+        };
         message.header.msg_name = message.name.as_ptr().cast_mut().cast();
         message.header.msg_namelen = message.name.len();
         message.header.msg_iov = &raw mut message.vector;
         message.header.msg_iovlen = 1;
         let control = message.control.as_bytes();
-        let start = if control.is_empty() { ptr::null_mut() } else { control.as_ptr().cast_mut().cast() };
+        let start = if control.is_empty() {
+            ptr::null_mut()
+        } else {
+            control.as_ptr().cast_mut().cast()
+        };
         message.header.msg_control = start;
         message.header.msg_controllen = control.len() as _;
         Ok(&raw const message.header)
@@ -73,10 +90,19 @@ fn in_family(
 ) -> io::Result<(SocketAddr, Option<IpAddr>)> {
     let from = from.filter(|ip| !ip.is_unspecified());
     if socket.is_v6() {
-        // A v4 address is mapped; a v6 one is kept whole, with its scope (link-local addresses need it).
-        let to = if to.is_ipv4() { SocketAddr::new(mapped(to.ip()), to.port()) } else { to };
+        // A v4 address is mapped; a v6 one is kept whole, with its scope (link-local addresses need
+        // it).
+        let to = if to.is_ipv4() {
+            SocketAddr::new(mapped(to.ip()), to.port())
+        } else {
+            to
+        };
         return Ok((to, from.map(mapped)));
     }
     let v4_only = to.is_ipv4() && from.is_none_or(|ip| ip.is_ipv4());
-    if v4_only { Ok((to, from)) } else { Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)) }
+    if v4_only {
+        Ok((to, from))
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+    }
 }

@@ -1,7 +1,9 @@
-//! Datagram runs waiting to be sent: one line per destination, one message of a line in flight at a time.
+//! Datagram runs waiting to be sent: one line per destination, one message of a line in flight at a
+//! time.
 //!
-//! A full socket makes a send wait. Were two messages of one connection waiting, they could leave in the wrong
-//! order, and QUIC takes packets three out of order for lost. Different destinations do not wait for each other.
+//! A full socket makes a send wait. Were two messages of one connection waiting, they could leave
+//! in the wrong order, and QUIC takes packets three out of order for lost. Different destinations
+//! do not wait for each other.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -43,7 +45,8 @@ struct Job {
     first_error: Option<io::Error>,
 }
 
-/// Messages to one destination from one socket. It exists while it has pieces queued or one in flight.
+/// Messages to one destination from one socket. It exists while it has pieces queued or one in
+/// flight.
 struct Line {
     key: (SocketId, SocketAddr),
     pieces: VecDeque<Piece>,
@@ -64,7 +67,8 @@ enum LineState {
 struct Lane {
     /// Lines with pieces and none in flight, in turn.
     runnable: VecDeque<usize>,
-    /// EIO came back: the device takes no UDP_SEGMENT, so this socket sends datagram by datagram from now on.
+    /// EIO came back: the device takes no UDP_SEGMENT, so this socket sends datagram by datagram
+    /// from now on.
     gso_broken: bool,
 }
 
@@ -90,19 +94,46 @@ impl Outbox {
     /// Queues a run. A run with nothing to send, or that cannot be sent, completes at once.
     pub fn push(&mut self, token: u64, send: SendRun) -> Option<Completion> {
         if let Err(error) = check(&send, self.lanes.len()) {
-            return Some(Completion::Sent { token, buffer: send.buffer, result: Err(error) });
+            return Some(Completion::Sent {
+                token,
+                buffer: send.buffer,
+                result: Err(error),
+            });
         }
-        let SendRun { socket, buffer, runs, to, from } = send;
+        let SendRun {
+            socket,
+            buffer,
+            runs,
+            to,
+            from,
+        } = send;
         let pieces = runs.iter().filter(|run| !run.range.is_empty()).count();
         if pieces == 0 {
-            return Some(Completion::Sent { token, buffer, result: Ok(0) });
+            return Some(Completion::Sent {
+                token,
+                buffer,
+                result: Ok(0),
+            });
         }
         let line = self.line((socket, to));
-        let job = Job { token, buffer, to, from, line, pending: pieces, sent_bytes: 0, first_error: None };
+        let job = Job {
+            token,
+            buffer,
+            to,
+            from,
+            line,
+            pending: pieces,
+            sent_bytes: 0,
+            first_error: None,
+        };
         let job = self.jobs.insert(job);
         let gso_broken = self.lanes[socket.index()].gso_broken;
         for run in runs.into_iter().filter(|run| !run.range.is_empty()) {
-            let piece = Piece { job, range: run.range, segment_bytes: run.segment_bytes };
+            let piece = Piece {
+                job,
+                range: run.range,
+                segment_bytes: run.segment_bytes,
+            };
             if gso_broken && piece.is_segmented() {
                 let parts = piece.segments();
                 self.jobs[job].pending += parts.len() - 1;
@@ -119,7 +150,11 @@ impl Outbox {
         if let Some(&line) = self.by_destination.get(&key) {
             return line;
         }
-        let line = self.lines.insert(Line { key, pieces: VecDeque::new(), state: LineState::Idle });
+        let line = self.lines.insert(Line {
+            key,
+            pieces: VecDeque::new(),
+            state: LineState::Idle,
+        });
         self.by_destination.insert(key, line);
         line
     }
@@ -137,7 +172,8 @@ impl Outbox {
         self.lanes.iter().any(|lane| !lane.runnable.is_empty())
     }
 
-    /// The next message of `socket` in turn; it is in flight until [`Outbox::settle`] or [`Outbox::put_back`].
+    /// The next message of `socket` in turn; it is in flight until [`Outbox::settle`] or
+    /// [`Outbox::put_back`].
     pub fn next(&mut self, socket: SocketId) -> Option<Piece> {
         let line = self.lanes[socket.index()].runnable.pop_front()?;
         let line = &mut self.lines[line];
@@ -145,10 +181,15 @@ impl Outbox {
         line.pieces.pop_front()
     }
 
-    /// Payload and addresses of a piece in flight. The payload stays where it is until the piece is settled.
+    /// Payload and addresses of a piece in flight. The payload stays where it is until the piece is
+    /// settled.
     pub fn letter(&self, piece: &Piece) -> Letter<'_> {
         let job = &self.jobs[piece.job];
-        Letter { payload: &job.buffer[piece.range.clone()], to: job.to, from: job.from }
+        Letter {
+            payload: &job.buffer[piece.range.clone()],
+            to: job.to,
+            from: job.from,
+        }
     }
 
     /// The piece was not sent (full socket, interrupted): it is the next of its line again.
@@ -167,8 +208,9 @@ impl Outbox {
         let line = &mut self.lines[index];
         line.state = LineState::Idle;
         match result.as_ref().err().and_then(io::Error::raw_os_error) {
-            // EIO: a device without checksum offload cannot segment. EINVAL: more segments than the kernel takes (64, newer
-            // ones 128), and in old kernels a segment over the path MTU. One by one each gets its answer.
+            // EIO: a device without checksum offload cannot segment. EINVAL: more segments than the
+            // kernel takes (64, newer ones 128), and in old kernels a segment over the path MTU.
+            // One by one each gets its answer.
             Some(errno @ (libc::EIO | libc::EINVAL)) if piece.is_segmented() => {
                 if errno == libc::EIO {
                     self.lanes[line.key.0.index()].gso_broken = true;
@@ -198,14 +240,25 @@ impl Outbox {
         if job.pending > 0 {
             return None;
         }
-        let Job { token, buffer, sent_bytes, first_error, .. } = self.jobs.remove(job_index);
-        Some(Completion::Sent { token, buffer, result: first_error.map_or(Ok(sent_bytes), Err) })
+        let Job {
+            token,
+            buffer,
+            sent_bytes,
+            first_error,
+            ..
+        } = self.jobs.remove(job_index);
+        Some(Completion::Sent {
+            token,
+            buffer,
+            result: first_error.map_or(Ok(sent_bytes), Err),
+        })
     }
 }
 
 impl Piece {
     fn is_segmented(&self) -> bool {
-        self.segment_bytes.is_some_and(|size| self.range.len() > usize::from(size))
+        self.segment_bytes
+            .is_some_and(|size| self.range.len() > usize::from(size))
     }
 
     /// The same bytes as single datagrams.
@@ -213,7 +266,13 @@ impl Piece {
         let step = usize::from(self.segment_bytes.unwrap_or(u16::MAX)).max(1);
         let starts = self.range.clone().step_by(step);
         let piece = |start: usize| start..(start + step).min(self.range.end);
-        starts.map(|start| Piece { job: self.job, range: piece(start), segment_bytes: None }).collect()
+        starts
+            .map(|start| Piece {
+                job: self.job,
+                range: piece(start),
+                segment_bytes: None,
+            })
+            .collect()
     }
 }
 

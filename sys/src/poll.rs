@@ -1,4 +1,5 @@
-//! The poll backend: readiness from mio, then the same system calls the ring would make, queued as completions.
+//! The poll backend: readiness from mio, then the same system calls the ring would make, queued as
+//! completions.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -29,10 +30,12 @@ const WAKE: Token = Token(usize::MAX);
 /// More than the descriptors one driver watches; the rest would only come with the next call.
 const EVENTS_MAX: usize = 64;
 
-/// mio rounds timeouts up to whole milliseconds, which ruins pacing; shorter waits than this go through ppoll(2).
+/// mio rounds timeouts up to whole milliseconds, which ruins pacing; shorter waits than this go
+/// through ppoll(2).
 const PRECISE_BELOW: Duration = Duration::from_millis(50);
 
-/// Transient errors taken off one socket in a row before others get their turn; ENOMEM may not go away by trying.
+/// Transient errors taken off one socket in a row before others get their turn; ENOMEM may not go
+/// away by trying.
 const ERRORS_MAX: usize = 64;
 
 /// The driver on epoll. See [`crate::Driver`], whose methods these are.
@@ -54,12 +57,18 @@ pub struct PollDriver {
 struct Watched {
     socket: UdpSocket,
     readable: bool,
-    /// Watched for only while false: every packet the network lets go of is an edge, and would wake us for nothing.
+    /// Watched for only while false: every packet the network lets go of is an edge, and would wake
+    /// us for nothing.
     writable: bool,
 }
 
 impl Watched {
-    fn set_writable(&mut self, registry: &Registry, id: SocketId, writable: bool) -> io::Result<()> {
+    fn set_writable(
+        &mut self,
+        registry: &Registry,
+        id: SocketId,
+        writable: bool,
+    ) -> io::Result<()> {
         if self.writable == writable {
             return Ok(());
         }
@@ -67,7 +76,11 @@ impl Watched {
         let both = Interest::READABLE | Interest::WRITABLE;
         let interest = if writable { Interest::READABLE } else { both };
         // Registering anew reports what is ready at this moment, so no edge is lost in between.
-        registry.reregister(&mut SourceFd(&self.socket.as_raw_fd()), Token(id.index()), interest)
+        registry.reregister(
+            &mut SourceFd(&self.socket.as_raw_fd()),
+            Token(id.index()),
+            interest,
+        )
     }
 }
 
@@ -75,7 +88,8 @@ impl PollDriver {
     pub(crate) fn new(config: &DriverConfig, slab: &Slab) -> io::Result<PollDriver> {
         let poll = mio::Poll::new()?;
         let wake = WakeHandle::new(EfdFlags::EFD_NONBLOCK)?;
-        poll.registry().register(&mut SourceFd(&wake.raw_fd()), WAKE, Interest::READABLE)?;
+        poll.registry()
+            .register(&mut SourceFd(&wake.raw_fd()), WAKE, Interest::READABLE)?;
         Ok(PollDriver {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
@@ -93,8 +107,16 @@ impl PollDriver {
     pub(crate) fn add_socket(&mut self, socket: UdpSocket) -> io::Result<SocketId> {
         let id = SocketId(self.sockets.len() as u32);
         let token = Token(id.index());
-        self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
-        self.sockets.push(Watched { socket, readable: true, writable: true });
+        self.poll.registry().register(
+            &mut SourceFd(&socket.as_raw_fd()),
+            token,
+            Interest::READABLE,
+        )?;
+        self.sockets.push(Watched {
+            socket,
+            readable: true,
+            writable: true,
+        });
         self.outbox.add_socket();
         Ok(id)
     }
@@ -112,7 +134,10 @@ impl PollDriver {
     }
 
     pub(crate) fn file(&mut self, token: u64, op: FileOp) {
-        self.ready.push_back(Completion::File { token, result: run(op) });
+        self.ready.push_back(Completion::File {
+            token,
+            result: run(op),
+        });
     }
 
     pub(crate) fn next_completion(&mut self) -> Option<Completion> {
@@ -135,7 +160,11 @@ impl PollDriver {
             if looked && !self.ready.is_empty() {
                 return Ok(());
             }
-            let left = if self.ready.is_empty() { deadline.left() } else { Some(Duration::ZERO) };
+            let left = if self.ready.is_empty() {
+                deadline.left()
+            } else {
+                Some(Duration::ZERO)
+            };
             self.wait(left)?;
             looked = true;
             if left == Some(Duration::ZERO) {
@@ -159,7 +188,9 @@ impl PollDriver {
     fn send_queued(&mut self, id: SocketId) -> io::Result<()> {
         let watched = &mut self.sockets[id.index()];
         while watched.writable {
-            let Some(piece) = self.outbox.next(id) else { break };
+            let Some(piece) = self.outbox.next(id) else {
+                break;
+            };
             let letter = self.outbox.letter(&piece);
             let filled = self.message.fill(
                 &watched.socket,
@@ -169,9 +200,11 @@ impl PollDriver {
                 letter.from,
             );
             let result = filled.and_then(|header| {
-                // SAFETY: `header` and what it points to live in `self.message` and the outbox's buffer, neither of
-                // which is touched before the call returns.
-                let sent = unsafe { libc::sendmsg(watched.socket.as_raw_fd(), header, libc::MSG_DONTWAIT) };
+                // SAFETY: `header` and what it points to live in `self.message` and the outbox's
+                // buffer, neither of which is touched before the call returns.
+                let sent = unsafe {
+                    libc::sendmsg(watched.socket.as_raw_fd(), header, libc::MSG_DONTWAIT)
+                };
                 usize::try_from(sent).map_err(|_| io::Error::last_os_error())
             });
             match result.as_ref().map_err(io::Error::kind) {
@@ -189,7 +222,9 @@ impl PollDriver {
     fn receive(&mut self, id: SocketId) -> io::Result<()> {
         let mut errors = 0;
         while self.sockets[id.index()].readable && errors < ERRORS_MAX {
-            let Some(index) = self.free.pop() else { return Ok(()) };
+            let Some(index) = self.free.pop() else {
+                return Ok(());
+            };
             match receive_into(&self.memory, index, id, &self.sockets[id.index()].socket) {
                 Ok(Some(datagrams)) => self.ready.push_back(Completion::Received(datagrams)),
                 // An empty datagram (or one from nowhere) says nothing.
@@ -214,7 +249,8 @@ impl PollDriver {
     fn wait(&mut self, left: Option<Duration>) -> io::Result<()> {
         let left = match left {
             Some(left) if !left.is_zero() && left < PRECISE_BELOW => {
-                // SAFETY: the epoll descriptor is open as long as `self.poll`, borrowed for this block.
+                // SAFETY: the epoll descriptor is open as long as `self.poll`, borrowed for this
+                // block.
                 let epoll = unsafe { BorrowedFd::borrow_raw(self.poll.as_raw_fd()) };
                 let mut descriptors = [PollFd::new(epoll.as_fd(), PollFlags::POLLIN)];
                 // An error can only be EINTR; the caller resumes the wait.
@@ -236,7 +272,11 @@ impl PollDriver {
                 // An error is collected by either call.
                 watched.readable |= event.is_readable() || event.is_error();
                 if event.is_writable() || event.is_error() {
-                    watched.set_writable(self.poll.registry(), SocketId(event.token().0 as u32), true)?;
+                    watched.set_writable(
+                        self.poll.registry(),
+                        SocketId(event.token().0 as u32),
+                        true,
+                    )?;
                 }
             }
         }
@@ -253,7 +293,10 @@ fn receive_into(
 ) -> io::Result<Option<Datagrams>> {
     let mut name = [0u8; NAME_BYTES];
     let mut control = [0u8; CONTROL_BYTES];
-    let mut vector = libc::iovec { iov_base: memory.payload(index).cast(), iov_len: PAYLOAD_BYTES };
+    let mut vector = libc::iovec {
+        iov_base: memory.payload(index).cast(),
+        iov_len: PAYLOAD_BYTES,
+    };
     // SAFETY: msghdr is integers and pointers, for which zero is a value.
     let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     header.msg_name = name.as_mut_ptr().cast();
@@ -262,12 +305,16 @@ fn receive_into(
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = CONTROL_BYTES as _;
-    // SAFETY: every pointer in `header` is to a local or to receive buffer `index`, which is free (the caller took it
-    // off the free list), with the lengths given.
+    // SAFETY: every pointer in `header` is to a local or to receive buffer `index`, which is free
+    // (the caller took it off the free list), with the lengths given.
     let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) };
-    let Ok(len) = usize::try_from(got) else { return Err(io::Error::last_os_error()) };
+    let Ok(len) = usize::try_from(got) else {
+        return Err(io::Error::last_os_error());
+    };
     let name_len = (header.msg_namelen as usize).min(NAME_BYTES);
-    let Some(from) = cmsg::decode_address(&name[..name_len]).filter(|_| len > 0) else { return Ok(None) };
+    let Some(from) = cmsg::decode_address(&name[..name_len]).filter(|_| len > 0) else {
+        return Ok(None);
+    };
     // The name length is a u32, the control length a size_t or u32 depending on the C library.
     #[allow(clippy::unnecessary_cast)]
     let control_len = (header.msg_controllen as usize).min(CONTROL_BYTES);
@@ -279,12 +326,17 @@ fn receive_into(
         truncated: header.msg_flags & libc::MSG_TRUNC != 0,
         socket: id,
     };
-    // SAFETY: the call is over, so the kernel is done with the buffer, and it was on nobody's list but ours.
-    Ok(Some(unsafe { Datagrams::new(Rc::clone(memory), index, len.min(PAYLOAD_BYTES), envelope) }))
+    // SAFETY: the call is over, so the kernel is done with the buffer, and it was on nobody's list
+    // but ours.
+    Ok(Some(unsafe {
+        Datagrams::new(Rc::clone(memory), index, len.min(PAYLOAD_BYTES), envelope)
+    }))
 }
 
 impl fmt::Debug for PollDriver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PollDriver").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+        f.debug_struct("PollDriver")
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
     }
 }

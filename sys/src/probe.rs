@@ -43,7 +43,8 @@ impl fmt::Display for Availability {
 pub struct Caps {
     /// Release of the running kernel, as `uname -r` prints it.
     pub kernel: String,
-    /// The io_uring backend: setup with our flags, a buffer ring, a multishot receive that receives.
+    /// The io_uring backend: setup with our flags, a buffer ring, a multishot receive that
+    /// receives.
     pub io_uring: Availability,
     /// Registered memory for file operations. `No` costs a little CPU, nothing else.
     pub registered_buffers: Availability,
@@ -73,9 +74,9 @@ impl Caps {
     }
 }
 
-/// Whether a ring can be set up as the io_uring backend needs it. What it then does is not tried, which is the better
-/// part of what [`Caps::probe`] costs: deferred task work came with 6.1, where all the backend uses is there, and
-/// sandboxes refuse the set-up itself.
+/// Whether a ring can be set up as the io_uring backend needs it. What it then does is not tried,
+/// which is the better part of what [`Caps::probe`] costs: deferred task work came with 6.1, where
+/// all the backend uses is there, and sandboxes refuse the set-up itself.
 pub fn ring_can_be_set_up() -> Availability {
     match crate::uring::new_ring(8) {
         Ok(_) => Availability::Yes,
@@ -83,16 +84,25 @@ pub fn ring_can_be_set_up() -> Availability {
     }
 }
 
-/// Random number of this boot (/proc/sys/kernel/random/boot_id): data not on disk is gone when it changed.
+/// Random number of this boot (/proc/sys/kernel/random/boot_id): data not on disk is gone when it
+/// changed.
 ///
 /// # Errors
 /// Where /proc is not mounted; `InvalidData` when the file holds no UUID.
 pub fn boot_id() -> io::Result<[u8; 16]> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let digits: Vec<u8> = text.bytes().filter_map(|c| char::from(c).to_digit(16)).map(|d| d as u8).collect();
-    let bytes: Vec<u8> =
-        digits.chunks(2).map(|pair| pair[0] << 4 | pair.get(1).copied().unwrap_or(0)).collect();
-    bytes.try_into().map_err(|_| io::ErrorKind::InvalidData.into())
+    let digits: Vec<u8> = text
+        .bytes()
+        .filter_map(|c| char::from(c).to_digit(16))
+        .map(|d| d as u8)
+        .collect();
+    let bytes: Vec<u8> = digits
+        .chunks(2)
+        .map(|pair| pair[0] << 4 | pair.get(1).copied().unwrap_or(0))
+        .collect();
+    bytes
+        .try_into()
+        .map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 fn kernel_release() -> String {
@@ -105,18 +115,29 @@ fn loopback() -> SocketAddr {
 }
 
 fn open_socket(reuse_port: bool) -> io::Result<UdpSocket> {
-    let options = UdpOptions { recv_buffer_bytes: 256 * 1024, send_buffer_bytes: 256 * 1024, reuse_port };
+    let options = UdpOptions {
+        recv_buffer_bytes: 256 * 1024,
+        send_buffer_bytes: 256 * 1024,
+        reuse_port,
+    };
     UdpSocket::bind(loopback(), &options)
 }
 
-/// (io_uring, registered_buffers): a datagram through a real driver, a file read through a registered buffer.
+/// (io_uring, registered_buffers): a datagram through a real driver, a file read through a
+/// registered buffer.
 fn probe_ring() -> (Availability, Availability) {
     let no = |step: &str, error: io::Error| {
         let reason = ring_reason(step, &error);
         (Availability::No(reason.clone()), Availability::No(reason))
     };
     let (slab, config) = match Slab::new(1) {
-        Ok(slab) => (slab, DriverConfig { recv_buffers: 2, queue_entries: 8 }),
+        Ok(slab) => (
+            slab,
+            DriverConfig {
+                recv_buffers: 2,
+                queue_entries: 8,
+            },
+        ),
         Err(error) => return no("mmap", error),
     };
     let driver = match UringDriver::new(&config, &slab) {
@@ -135,8 +156,20 @@ fn receive_one(driver: &mut Driver) -> io::Result<()> {
     let socket = open_socket(false)?;
     let to = socket.local_addr()?;
     let socket = driver.add_socket(socket)?;
-    let runs = vec![Run { range: 0..4, segment_bytes: None }];
-    driver.send(0, SendRun { socket, buffer: SendBuffer::new(), runs, to, from: None });
+    let runs = vec![Run {
+        range: 0..4,
+        segment_bytes: None,
+    }];
+    driver.send(
+        0,
+        SendRun {
+            socket,
+            buffer: SendBuffer::new(),
+            runs,
+            to,
+            from: None,
+        },
+    );
     // One turn sends, the next receives; the rest is for a machine under load.
     for _ in 0..20 {
         driver.submit_and_wait(Some(Duration::from_millis(50)))?;
@@ -156,7 +189,15 @@ fn read_fixed(driver: &mut Driver, slab: &Slab) -> io::Result<Availability> {
     let file = fs::File::open("/proc/self/statm")?;
     if let Some(buffer) = slab.take() {
         let len = buffer.spare_len();
-        driver.file(1, FileOp::Read { file: std::sync::Arc::new(file.into()), offset: 0, buffer, len });
+        driver.file(
+            1,
+            FileOp::Read {
+                file: std::sync::Arc::new(file.into()),
+                offset: 0,
+                buffer,
+                len,
+            },
+        );
         driver.submit_and_wait(Some(Duration::from_secs(1)))?;
     }
     Ok(match driver {
@@ -168,9 +209,14 @@ fn read_fixed(driver: &mut Driver, slab: &Slab) -> io::Result<Availability> {
 fn ring_reason(step: &str, error: &io::Error) -> String {
     let hint = match error.raw_os_error() {
         Some(libc::EPERM) => {
-            match fs::read_to_string("/proc/sys/kernel/io_uring_disabled").as_deref().map(str::trim) {
+            match fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
+                .as_deref()
+                .map(str::trim)
+            {
                 Ok("2") => "kernel.io_uring_disabled=2 forbids it to everyone",
-                Ok("1") => "kernel.io_uring_disabled=1 forbids it to users outside kernel.io_uring_group",
+                Ok("1") => {
+                    "kernel.io_uring_disabled=1 forbids it to users outside kernel.io_uring_group"
+                }
                 _ => "a seccomp filter forbids it (containers do by default)",
             }
         }
@@ -188,9 +234,19 @@ fn probe_udp_option(option: i32, name: &str, since: &str) -> Availability {
     let result = open_socket(false).and_then(|socket| {
         // SAFETY: the option value is an int that outlives the call, and its length is given.
         let result = unsafe {
-            libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, option, (&raw const value).cast(), len)
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_UDP,
+                option,
+                (&raw const value).cast(),
+                len,
+            )
         };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     });
     available(name, result, since)
 }
@@ -206,7 +262,12 @@ fn probe_openat2() -> Availability {
         mode: 0,
         resolve: libc::RESOLVE_NO_MAGICLINKS,
     };
-    let result = crate::run(FileOp::Open { dir: None, path: c"/".into(), how }).map(drop);
+    let result = crate::run(FileOp::Open {
+        dir: None,
+        path: c"/".into(),
+        how,
+    })
+    .map(drop);
     available("openat2", result, "5.6")
 }
 
@@ -217,10 +278,14 @@ fn available(name: &str, result: io::Result<()>, since: &str) -> Availability {
     }
 }
 
-/// The backend to use when nobody asked for one, and the reason in words, given what is known of io_uring.
+/// The backend to use when nobody asked for one, and the reason in words, given what is known of
+/// io_uring.
 pub fn best_backend(io_uring: &Availability) -> (Backend, String) {
     match io_uring {
-        Availability::Yes => (Backend::IoUring, format!("io_uring works on Linux {}", kernel_release())),
+        Availability::Yes => (
+            Backend::IoUring,
+            format!("io_uring works on Linux {}", kernel_release()),
+        ),
         Availability::No(reason) => (Backend::Poll, reason.clone()),
     }
 }
@@ -234,8 +299,15 @@ mod tests {
         let caps = Caps::probe();
         let slab = Slab::new(1).unwrap();
         let driver = Driver::new(Backend::IoUring, &DriverConfig::default(), &slab);
-        assert_eq!(caps.io_uring.is_yes(), driver.is_ok(), "{caps:?} {driver:?}");
-        assert_eq!(best_backend(&caps.io_uring).0 == Backend::IoUring, driver.is_ok());
+        assert_eq!(
+            caps.io_uring.is_yes(),
+            driver.is_ok(),
+            "{caps:?} {driver:?}"
+        );
+        assert_eq!(
+            best_backend(&caps.io_uring).0 == Backend::IoUring,
+            driver.is_ok()
+        );
         assert_eq!(ring_can_be_set_up().is_yes(), driver.is_ok());
         // What every kernel since 5.6 has.
         for availability in [&caps.gso, &caps.gro, &caps.steering, &caps.openat2] {

@@ -14,18 +14,19 @@ pub fn open_files_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
 }
 
-/// Whether this program was given rights that its caller has not (set-user-ID, capabilities): what the caller's
-/// environment says is then not to be acted on.
+/// Whether this program was given rights that its caller has not (set-user-ID, capabilities): what
+/// the caller's environment says is then not to be acted on.
 pub fn has_more_rights_than_its_caller() -> bool {
     // SAFETY: getauxval(3) reads what the kernel left on the stack; any argument is allowed.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
-/// Raises the soft limit of open files to the hard one, and gives it. The soft one is 1,024 almost everywhere, for the
-/// sake of programs that use select(2); this one does not.
+/// Raises the soft limit of open files to the hard one, and gives it. The soft one is 1,024 almost
+/// everywhere, for the sake of programs that use select(2); this one does not.
 ///
 /// # Errors
-/// What getrlimit(2) and setrlimit(2) say; a sandbox may forbid the latter. The limit is as it was then.
+/// What getrlimit(2) and setrlimit(2) say; a sandbox may forbid the latter. The limit is as it was
+/// then.
 pub fn raise_open_files() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {

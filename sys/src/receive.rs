@@ -1,4 +1,5 @@
-//! Receive buffers and the datagrams in them; a buffer comes back when its [`Datagrams`] is dropped.
+//! Receive buffers and the datagrams in them; a buffer comes back when its [`Datagrams`] is
+//! dropped.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -10,16 +11,19 @@ use crate::cmsg::CONTROL_BYTES;
 use crate::driver::SocketId;
 use crate::memory::Mapping;
 
-/// Room for the sender's address; sockaddr_in6 is 28 bytes, rounded up so that the parts stay aligned.
+/// Room for the sender's address; sockaddr_in6 is 28 bytes, rounded up so that the parts stay
+/// aligned.
 pub(crate) const NAME_BYTES: usize = 32;
-/// io_uring's multishot recvmsg puts `struct io_uring_recvmsg_out` (16 bytes), address and control part in front.
+/// io_uring's multishot recvmsg puts `struct io_uring_recvmsg_out` (16 bytes), address and control
+/// part in front.
 pub(crate) const HEADER_BYTES: usize = 16 + NAME_BYTES + CONTROL_BYTES;
 /// The largest UDP payload is 65,527 bytes, and GRO joins no more.
 pub(crate) const PAYLOAD_BYTES: usize = 64 * 1024;
 /// From one buffer to the next.
 pub(crate) const STRIDE_BYTES: usize = HEADER_BYTES + PAYLOAD_BYTES;
 
-/// The memory datagrams are received into. Shared with the `Datagrams` handed out, so they may outlive the driver.
+/// The memory datagrams are received into. Shared with the `Datagrams` handed out, so they may
+/// outlive the driver.
 pub(crate) struct ReceiveMemory {
     mapping: Mapping,
     count: u16,
@@ -32,7 +36,11 @@ impl ReceiveMemory {
     pub fn new(count: u16) -> io::Result<Rc<ReceiveMemory>> {
         let mapping = Mapping::new(usize::from(count) * STRIDE_BYTES)?;
         let returned = RefCell::new(Vec::with_capacity(usize::from(count)));
-        Ok(Rc::new(ReceiveMemory { mapping, count, returned }))
+        Ok(Rc::new(ReceiveMemory {
+            mapping,
+            count,
+            returned,
+        }))
     }
 
     pub fn count(&self) -> u16 {
@@ -48,7 +56,9 @@ impl ReceiveMemory {
     /// First payload byte of buffer `index`.
     pub fn payload(&self, index: u16) -> *mut u8 {
         assert!(index < self.count);
-        self.mapping.at(usize::from(index) * STRIDE_BYTES + HEADER_BYTES).as_ptr()
+        self.mapping
+            .at(usize::from(index) * STRIDE_BYTES + HEADER_BYTES)
+            .as_ptr()
     }
 
     /// A buffer that was given back, if any.
@@ -71,11 +81,12 @@ pub(crate) struct Envelope {
     pub socket: SocketId,
 }
 
-/// One received message in a receive buffer: a datagram, or several of equal size from one sender that GRO joined.
-/// Datagram `i` is `payload[i * segment_bytes .. min((i + 1) * segment_bytes, len)]`.
+/// One received message in a receive buffer: a datagram, or several of equal size from one sender
+/// that GRO joined. Datagram `i` is `payload[i * segment_bytes .. min((i + 1) * segment_bytes,
+/// len)]`.
 ///
-/// Dropping it gives the buffer back for receiving, as [`crate::Driver::recycle`] does; while all are held, nothing
-/// is received.
+/// Dropping it gives the buffer back for receiving, as [`crate::Driver::recycle`] does; while all
+/// are held, nothing is received.
 pub struct Datagrams {
     memory: Rc<ReceiveMemory>,
     index: u16,
@@ -85,8 +96,8 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
-    /// Takes over buffer `index`, whose first `len` payload bytes the kernel has filled and will not touch again
-    /// until the index is returned.
+    /// Takes over buffer `index`, whose first `len` payload bytes the kernel has filled and will
+    /// not touch again until the index is returned.
     ///
     /// # Safety
     /// The buffer must not be with the kernel, nor in another `Datagrams`.
@@ -98,14 +109,24 @@ impl Datagrams {
     ) -> Datagrams {
         assert!(index < memory.count && len <= PAYLOAD_BYTES);
         // Never 0, so that `chunks(segment_bytes)` is always possible.
-        let segment_bytes = envelope.segment_bytes.filter(|&size| size > 0).unwrap_or(len).max(1);
-        Datagrams { memory, index, len, segment_bytes, envelope }
+        let segment_bytes = envelope
+            .segment_bytes
+            .filter(|&size| size > 0)
+            .unwrap_or(len)
+            .max(1);
+        Datagrams {
+            memory,
+            index,
+            len,
+            segment_bytes,
+            envelope,
+        }
     }
 
     /// All the bytes; QUIC decrypts in place.
     pub fn payload_mut(&mut self) -> &mut [u8] {
-        // SAFETY: initialised memory kept alive by `memory`; `new`'s caller promised that the buffer is ours alone,
-        // and `&mut self` makes this the only reference.
+        // SAFETY: initialised memory kept alive by `memory`; `new`'s caller promised that the
+        // buffer is ours alone, and `&mut self` makes this the only reference.
         unsafe { std::slice::from_raw_parts_mut(self.memory.payload(self.index), self.len) }
     }
 
@@ -115,7 +136,8 @@ impl Datagrams {
         unsafe { std::slice::from_raw_parts(self.memory.payload(self.index), self.len) }
     }
 
-    /// Size of each datagram but the last, in bytes; the payload's length when there is only one. Never 0.
+    /// Size of each datagram but the last, in bytes; the payload's length when there is only one.
+    /// Never 0.
     pub fn segment_bytes(&self) -> usize {
         self.segment_bytes
     }
@@ -135,7 +157,8 @@ impl Datagrams {
         self.envelope.socket
     }
 
-    /// Whether the buffer was too small and bytes are missing; cannot happen with UDP's maximum sizes.
+    /// Whether the buffer was too small and bytes are missing; cannot happen with UDP's maximum
+    /// sizes.
     pub fn truncated(&self) -> bool {
         self.envelope.truncated
     }
@@ -150,13 +173,19 @@ impl Drop for Datagrams {
 impl fmt::Debug for Datagrams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Datagrams");
-        debug.field("len", &self.len).field("segment_bytes", &self.segment_bytes);
-        debug.field("from", &self.envelope.from).field("to", &self.envelope.to).finish_non_exhaustive()
+        debug
+            .field("len", &self.len)
+            .field("segment_bytes", &self.segment_bytes);
+        debug
+            .field("from", &self.envelope.from)
+            .field("to", &self.envelope.to)
+            .finish_non_exhaustive()
     }
 }
 
-/// Errors of a receive that say something about a past send or the moment, not about the socket: ICMP messages that
-/// were queued on it, memory pressure, interruptions. The next receive may succeed.
+/// Errors of a receive that say something about a past send or the moment, not about the socket:
+/// ICMP messages that were queued on it, memory pressure, interruptions. The next receive may
+/// succeed.
 pub(crate) fn is_transient(errno: i32) -> bool {
     matches!(
         errno,

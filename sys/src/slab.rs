@@ -1,4 +1,5 @@
-//! A slab of equal 64 KiB buffers whose filled parts split off as reference-counted `Bytes`, without copying.
+//! A slab of equal 64 KiB buffers whose filled parts split off as reference-counted `Bytes`,
+//! without copying.
 
 use std::fmt;
 use std::io;
@@ -13,11 +14,12 @@ use crate::memory::Mapping;
 #[cfg(test)]
 mod tests;
 
-/// One anonymous memory arena of equal buffers with a last-in-first-out free list (the most recently freed
-/// buffer is still in cache). Memory becomes resident only when a buffer is first written.
+/// One anonymous memory arena of equal buffers with a last-in-first-out free list (the most
+/// recently freed buffer is still in cache). Memory becomes resident only when a buffer is first
+/// written.
 ///
-/// Cloning gives another handle to the same arena. The arena lives until the last handle, [`Buffer`] and
-/// split-off `Bytes` are gone.
+/// Cloning gives another handle to the same arena. The arena lives until the last handle,
+/// [`Buffer`] and split-off `Bytes` are gone.
 #[derive(Clone)]
 pub struct Slab {
     arena: Arc<Arena>,
@@ -25,8 +27,9 @@ pub struct Slab {
 
 struct Arena {
     memory: Mapping,
-    /// Per buffer: how often its pages were given back. A ring that registered the buffer pinned the pages
-    /// of that time; after a trim it would write into pages nobody sees, so it compares epochs first.
+    /// Per buffer: how often its pages were given back. A ring that registered the buffer pinned
+    /// the pages of that time; after a trim it would write into pages nobody sees, so it compares
+    /// epochs first.
     epochs: Box<[AtomicU32]>,
     free: Mutex<FreeList>,
 }
@@ -55,21 +58,40 @@ impl Slab {
     /// `InvalidInput` for 0 or absurdly many buffers; what mmap(2) says otherwise.
     pub fn new(max_buffers: usize) -> io::Result<Slab> {
         let count = u32::try_from(max_buffers).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let len_bytes = max_buffers.checked_mul(Slab::BUFFER_BYTES).ok_or(io::ErrorKind::InvalidInput)?;
+        let len_bytes = max_buffers
+            .checked_mul(Slab::BUFFER_BYTES)
+            .ok_or(io::ErrorKind::InvalidInput)?;
         let memory = Mapping::new(len_bytes)?;
         let epochs = (0..count).map(|_| AtomicU32::new(0)).collect();
-        let free = FreeList { warm: Vec::with_capacity(max_buffers), cold: (0..count).rev().collect() };
-        Ok(Slab { arena: Arc::new(Arena { memory, epochs, free: Mutex::new(free) }) })
+        let free = FreeList {
+            warm: Vec::with_capacity(max_buffers),
+            cold: (0..count).rev().collect(),
+        };
+        Ok(Slab {
+            arena: Arc::new(Arena {
+                memory,
+                epochs,
+                free: Mutex::new(free),
+            }),
+        })
     }
 
-    /// Takes a buffer, the most recently freed one first. `None`: all are in use, wait until one comes back.
+    /// Takes a buffer, the most recently freed one first. `None`: all are in use, wait until one
+    /// comes back.
     pub fn take(&self) -> Option<Buffer> {
         let index = {
             let mut free = self.arena.free();
             free.warm.pop().or_else(|| free.cold.pop())?
         };
-        let claim = Arc::new(Claim { arena: Arc::clone(&self.arena), index });
-        Some(Buffer { claim, frozen: 0, filled: 0 })
+        let claim = Arc::new(Claim {
+            arena: Arc::clone(&self.arena),
+            index,
+        });
+        Some(Buffer {
+            claim,
+            frozen: 0,
+            filled: 0,
+        })
     }
 
     /// Buffers out at the moment, whether writable or only kept alive by `Bytes`.
@@ -83,9 +105,11 @@ impl Slab {
         self.arena.epochs.len()
     }
 
-    /// Gives the memory of all free buffers back to the kernel (MADV_DONTNEED); buffers in use are untouched.
+    /// Gives the memory of all free buffers back to the kernel (MADV_DONTNEED); buffers in use are
+    /// untouched.
     ///
-    /// A ring that has a buffer registered keeps its old pages pinned until [`crate::Driver::trim`].
+    /// A ring that has a buffer registered keeps its old pages pinned until
+    /// [`crate::Driver::trim`].
     pub fn trim(&self) {
         // Taken out of both lists, these are ours alone while the (slow) system calls run unlocked.
         let mut warm = std::mem::take(&mut self.arena.free().warm);
@@ -95,8 +119,13 @@ impl Slab {
                 self.arena.epochs[index as usize].fetch_add(1, Ordering::Release);
             }
             let offset = run[0] as usize * Slab::BUFFER_BYTES;
-            // SAFETY: the buffers are on no list and have no claim, so no reference and no operation uses them.
-            unsafe { self.arena.memory.discard(offset, run.len() * Slab::BUFFER_BYTES) };
+            // SAFETY: the buffers are on no list and have no claim, so no reference and no
+            // operation uses them.
+            unsafe {
+                self.arena
+                    .memory
+                    .discard(offset, run.len() * Slab::BUFFER_BYTES)
+            };
         }
         self.arena.free().cold.append(&mut warm);
     }
@@ -112,7 +141,10 @@ impl Slab {
     /// The whole buffer `index` as the kernel is told of it when it is registered.
     pub(crate) fn iovec(&self, index: u32) -> libc::iovec {
         let base = self.arena.memory.at(index as usize * Slab::BUFFER_BYTES);
-        libc::iovec { iov_base: base.as_ptr().cast(), iov_len: Slab::BUFFER_BYTES }
+        libc::iovec {
+            iov_base: base.as_ptr().cast(),
+            iov_len: Slab::BUFFER_BYTES,
+        }
     }
 
     /// How often buffer `index` was trimmed; constant while anyone holds a part of it.
@@ -123,11 +155,15 @@ impl Slab {
 
 impl fmt::Debug for Slab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slab").field("in_use", &self.in_use()).field("capacity", &self.capacity()).finish()
+        f.debug_struct("Slab")
+            .field("in_use", &self.in_use())
+            .field("capacity", &self.capacity())
+            .finish()
     }
 }
 
-/// The right to one buffer of the arena; the buffer is free again when the last `Arc` of it is dropped.
+/// The right to one buffer of the arena; the buffer is free again when the last `Arc` of it is
+/// dropped.
 struct Claim {
     arena: Arc<Arena>,
     index: u32,
@@ -139,10 +175,11 @@ impl Drop for Claim {
     }
 }
 
-/// A unique writable buffer; what is already filled can be split off as `Bytes` while the rest stays writable.
+/// A unique writable buffer; what is already filled can be split off as `Bytes` while the rest
+/// stays writable.
 ///
-/// The memory returns to the slab when the `Buffer` and every `Bytes` split from it are dropped, on any thread.
-/// Fresh buffers hold zeroes or whatever their last user wrote.
+/// The memory returns to the slab when the `Buffer` and every `Bytes` split from it are dropped, on
+/// any thread. Fresh buffers hold zeroes or whatever their last user wrote.
 pub struct Buffer {
     claim: Arc<Claim>,
     /// Bytes before this were split off and are read-only, shared.
@@ -154,9 +191,13 @@ pub struct Buffer {
 impl Buffer {
     /// The unfilled rest.
     pub fn spare_mut(&mut self) -> &mut [u8] {
-        let base = self.claim.arena.memory.at(self.claim.index as usize * Slab::BUFFER_BYTES + self.filled);
-        // SAFETY: initialised (zeroed by the kernel) memory of our claim, kept alive by it. Parts split off end
-        // at or before `filled`, so `&mut self` is the only way to these bytes.
+        let base = self
+            .claim
+            .arena
+            .memory
+            .at(self.claim.index as usize * Slab::BUFFER_BYTES + self.filled);
+        // SAFETY: initialised (zeroed by the kernel) memory of our claim, kept alive by it. Parts
+        // split off end at or before `filled`, so `&mut self` is the only way to these bytes.
         unsafe { std::slice::from_raw_parts_mut(base.as_ptr(), self.spare_len()) }
     }
 
@@ -176,8 +217,13 @@ impl Buffer {
 
     /// Filled bytes not split off yet.
     pub fn filled(&self) -> &[u8] {
-        let base = self.claim.arena.memory.at(self.claim.index as usize * Slab::BUFFER_BYTES + self.frozen);
-        // SAFETY: as in `spare_mut`; writing to this range needs `&mut self` and cannot happen any more.
+        let base = self
+            .claim
+            .arena
+            .memory
+            .at(self.claim.index as usize * Slab::BUFFER_BYTES + self.frozen);
+        // SAFETY: as in `spare_mut`; writing to this range needs `&mut self` and cannot happen any
+        // more.
         unsafe { std::slice::from_raw_parts(base.as_ptr(), self.filled - self.frozen) }
     }
 
@@ -188,7 +234,10 @@ impl Buffer {
         if range.is_empty() {
             return Bytes::new();
         }
-        Bytes::from_owner(Part { claim: Arc::clone(&self.claim), range })
+        Bytes::from_owner(Part {
+            claim: Arc::clone(&self.claim),
+            range,
+        })
     }
 
     /// Which buffer of its slab this is.
@@ -204,7 +253,10 @@ impl Buffer {
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Buffer").field("frozen", &self.frozen).field("filled", &self.filled).finish()
+        f.debug_struct("Buffer")
+            .field("frozen", &self.frozen)
+            .field("filled", &self.filled)
+            .finish()
     }
 }
 
@@ -217,8 +269,13 @@ struct Part {
 impl AsRef<[u8]> for Part {
     fn as_ref(&self) -> &[u8] {
         let offset = self.claim.index as usize * Slab::BUFFER_BYTES + self.range.start;
-        // SAFETY: initialised memory kept alive by the claim; it was frozen by `Buffer::split`, so nobody has
-        // or can get a mutable reference to it until every claim is gone.
-        unsafe { std::slice::from_raw_parts(self.claim.arena.memory.at(offset).as_ptr(), self.range.len()) }
+        // SAFETY: initialised memory kept alive by the claim; it was frozen by `Buffer::split`, so
+        // nobody has or can get a mutable reference to it until every claim is gone.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.claim.arena.memory.at(offset).as_ptr(),
+                self.range.len(),
+            )
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! UDP sockets as QUIC wants them: GRO, don't-fragment, packet info, big buffers, steering by connection id.
+//! UDP sockets as QUIC wants them: GRO, don't-fragment, packet info, big buffers, steering by
+//! connection id.
 
 use std::io;
 use std::mem::size_of_val;
@@ -15,9 +16,11 @@ mod tests;
 /// How to open a [`UdpSocket`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UdpOptions {
-    /// Receive buffer wanted, in bytes of packet memory. Without CAP_NET_ADMIN net.core.rmem_max limits it.
+    /// Receive buffer wanted, in bytes of packet memory. Without CAP_NET_ADMIN net.core.rmem_max
+    /// limits it.
     pub recv_buffer_bytes: usize,
-    /// Send buffer wanted, in bytes. One larger than the queue of the device below overruns that queue silently.
+    /// Send buffer wanted, in bytes. One larger than the queue of the device below overruns that
+    /// queue silently.
     pub send_buffer_bytes: usize,
     /// SO_REUSEPORT: several sockets (of one user) share the port.
     pub reuse_port: bool,
@@ -32,18 +35,23 @@ pub struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// Opens and binds; port 0 takes a free one. `[::]` is dual-stack, any other v6 address v6 only. Path MTU probes
-    /// leave with DF set and ICMP does not change what the kernel lets through (IP_MTU_DISCOVER=PROBE). GRO and packet
-    /// info are on.
+    /// Opens and binds; port 0 takes a free one. `[::]` is dual-stack, any other v6 address v6
+    /// only. Path MTU probes leave with DF set and ICMP does not change what the kernel lets
+    /// through (IP_MTU_DISCOVER=PROBE). GRO and packet info are on.
     ///
     /// # Errors
-    /// What socket(2), bind(2) and the mandatory socket options say; missing GRO and small buffers are no error.
+    /// What socket(2), bind(2) and the mandatory socket options say; missing GRO and small buffers
+    /// are no error.
     pub fn bind(addr: SocketAddr, options: &UdpOptions) -> io::Result<UdpSocket> {
         let is_v6 = addr.is_ipv6();
-        // Blocking: io_uring answers EAGAIN instead of waiting on an O_NONBLOCK file. The poll backend passes
-        // MSG_DONTWAIT with each call.
+        // Blocking: io_uring answers EAGAIN instead of waiting on an O_NONBLOCK file. The poll
+        // backend passes MSG_DONTWAIT with each call.
         let kind = Type::DGRAM.cloexec();
-        let socket = Socket::new(if is_v6 { Domain::IPV6 } else { Domain::IPV4 }, kind, Some(Protocol::UDP))?;
+        let socket = Socket::new(
+            if is_v6 { Domain::IPV6 } else { Domain::IPV4 },
+            kind,
+            Some(Protocol::UDP),
+        )?;
         if is_v6 {
             socket.set_only_v6(!addr.ip().is_unspecified())?;
         }
@@ -52,9 +60,19 @@ impl UdpSocket {
         }
         let fd = socket.as_raw_fd();
         // IPv4's options work on v6 sockets too and rule their v4-mapped traffic.
-        set_int(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+        set_int(
+            fd,
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_PROBE,
+        )?;
         if is_v6 {
-            set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+            set_int(
+                fd,
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                libc::IPV6_PMTUDISC_PROBE,
+            )?;
             // Reports v4-mapped addresses for v4 packets, so IP_PKTINFO is not needed beside it.
             set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
         } else {
@@ -62,14 +80,25 @@ impl UdpSocket {
         }
         // Linux 5.0. Without it every datagram comes alone, which is slower and nothing else.
         let gro = set_int(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
-        set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, options.recv_buffer_bytes)?;
-        set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, options.send_buffer_bytes)?;
+        set_buffer(
+            fd,
+            libc::SO_RCVBUFFORCE,
+            libc::SO_RCVBUF,
+            options.recv_buffer_bytes,
+        )?;
+        set_buffer(
+            fd,
+            libc::SO_SNDBUFFORCE,
+            libc::SO_SNDBUF,
+            options.send_buffer_bytes,
+        )?;
         socket.bind(&addr.into())?;
         Ok(UdpSocket { socket, is_v6, gro })
     }
 
-    /// Makes `peer` the only one this socket receives from, and its own address the one that packets to `peer` leave from
-    /// now. What ICMP says about what is sent there is reported from then on.
+    /// Makes `peer` the only one this socket receives from, and its own address the one that
+    /// packets to `peer` leave from now. What ICMP says about what is sent there is reported from
+    /// then on.
     ///
     /// # Errors
     /// What connect(2) says: `ENETUNREACH` where there is no route.
@@ -82,16 +111,22 @@ impl UdpSocket {
     /// # Errors
     /// What getsockname(2) says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+        self.socket
+            .local_addr()?
+            .as_socket()
+            .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
-    /// Effective (receive, send) buffer sizes in bytes, in the unit they were asked for (the kernel doubles it), so
-    /// that the log can say when net.core.rmem_max or wmem_max limited us.
+    /// Effective (receive, send) buffer sizes in bytes, in the unit they were asked for (the kernel
+    /// doubles it), so that the log can say when net.core.rmem_max or wmem_max limited us.
     ///
     /// # Errors
     /// What getsockopt(2) says.
     pub fn buffer_sizes(&self) -> io::Result<(usize, usize)> {
-        Ok((self.socket.recv_buffer_size()? / 2, self.socket.send_buffer_size()? / 2))
+        Ok((
+            self.socket.recv_buffer_size()? / 2,
+            self.socket.send_buffer_size()? / 2,
+        ))
     }
 
     /// Whether the kernel joins datagrams for us.
@@ -99,21 +134,27 @@ impl UdpSocket {
         self.gro
     }
 
-    /// Makes the kernel give each datagram to socket number `cid[0] % workers` of this SO_REUSEPORT group, where `cid`
-    /// is the packet's destination connection id and sockets count in the order they were bound. Long headers have the
-    /// id at byte 6 (none: socket 0), short ones at byte 1. One call on any socket serves the whole group.
+    /// Makes the kernel give each datagram to socket number `cid[0] % workers` of this SO_REUSEPORT
+    /// group, where `cid` is the packet's destination connection id and sockets count in the order
+    /// they were bound. Long headers have the id at byte 6 (none: socket 0), short ones at byte 1.
+    /// One call on any socket serves the whole group.
     ///
     /// Numbers of sockets not bound (yet) fall back to the kernel's hash.
     ///
     /// # Errors
-    /// `InvalidInput` for 0 workers; what SO_ATTACH_REUSEPORT_CBPF says (`EINVAL` without SO_REUSEPORT).
+    /// `InvalidInput` for 0 workers; what SO_ATTACH_REUSEPORT_CBPF says (`EINVAL` without
+    /// SO_REUSEPORT).
     pub fn steer_by_cid(&self, workers: u8) -> io::Result<()> {
         if workers == 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let mut code = steering_program(workers);
-        let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
-        // SAFETY: `program` points to `code`, both alive during the call; the kernel copies the instructions.
+        let program = libc::sock_fprog {
+            len: code.len() as u16,
+            filter: code.as_mut_ptr(),
+        };
+        // SAFETY: `program` points to `code`, both alive during the call; the kernel copies the
+        // instructions.
         let result = unsafe {
             libc::setsockopt(
                 self.as_raw_fd(),
@@ -123,7 +164,11 @@ impl UdpSocket {
                 size_of_val(&program) as libc::socklen_t,
             )
         };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     /// Whether this is a v6 socket, which names v4 addresses as mapped ones.
@@ -144,7 +189,8 @@ impl AsRawFd for UdpSocket {
     }
 }
 
-/// Classic BPF over the UDP payload. A load past the end ends the program with 0, so runts go to socket 0.
+/// Classic BPF over the UDP payload. A load past the end ends the program with 0, so runts go to
+/// socket 0.
 fn steering_program(workers: u8) -> [libc::sock_filter; 9] {
     let op = |code: u32, jump_true, jump_false, k| libc::sock_filter {
         code: code as u16,
@@ -154,15 +200,20 @@ fn steering_program(workers: u8) -> [libc::sock_filter; 9] {
     };
     let load_byte = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
     [
-        op(load_byte, 0, 0, 0),                                       // 0: A = first byte
+        op(load_byte, 0, 0, 0), // 0: A = first byte
         op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 2, 0, 0x80), // 1: long header -> 4
-        op(load_byte, 0, 0, 1),                                       // 2: short: A = cid[0]
-        op(libc::BPF_JMP | libc::BPF_JA, 0, 0, 3),                    // 3: -> 7
-        op(load_byte, 0, 0, 5),                                       // 4: A = cid length
-        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, 0),     // 5: none -> 7 (0 % n = 0)
-        op(load_byte, 0, 0, 6),                                       // 6: A = cid[0]
-        op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, workers.into()), // 7: A %= workers
-        op(libc::BPF_RET | libc::BPF_A, 0, 0, 0),                     // 8: socket A
+        op(load_byte, 0, 0, 1), // 2: short: A = cid[0]
+        op(libc::BPF_JMP | libc::BPF_JA, 0, 0, 3), // 3: -> 7
+        op(load_byte, 0, 0, 5), // 4: A = cid length
+        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, 0), // 5: none -> 7 (0 % n = 0)
+        op(load_byte, 0, 0, 6), // 6: A = cid[0]
+        op(
+            libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K,
+            0,
+            0,
+            workers.into(),
+        ), // 7: A %= workers
+        op(libc::BPF_RET | libc::BPF_A, 0, 0, 0), // 8: socket A
     ]
 }
 
@@ -170,22 +221,32 @@ fn set_int(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
     let len = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the option value is an int that outlives the call, and its length is given.
     let result = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), len) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn get_int(fd: RawFd, level: i32, option: i32) -> io::Result<i32> {
     let mut value: i32 = 0;
     let mut len = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to an int that outlives the call.
-    let result = unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &raw mut len) };
-    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+    let result =
+        unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &raw mut len) };
+    if result == 0 {
+        Ok(value)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// FORCE goes past the sysctl limit but needs CAP_NET_ADMIN; without it the limit is what we get.
 fn set_buffer(fd: RawFd, force: i32, plain: i32, bytes: usize) -> io::Result<()> {
     // The kernel doubles the number, so half of i32 is the most it can mean.
     let bytes = i32::try_from(bytes).unwrap_or(i32::MAX).min(i32::MAX / 2);
-    set_int(fd, libc::SOL_SOCKET, force, bytes).or_else(|_| set_int(fd, libc::SOL_SOCKET, plain, bytes))
+    set_int(fd, libc::SOL_SOCKET, force, bytes)
+        .or_else(|_| set_int(fd, libc::SOL_SOCKET, plain, bytes))
 }
 
 /// How the kernel would reach a peer.
@@ -202,8 +263,11 @@ pub struct RouteTo {
 /// # Errors
 /// What socket(2) and connect(2) say: `ENETUNREACH` where there is no route.
 pub fn route_to(peer: SocketAddr) -> io::Result<RouteTo> {
-    let any: IpAddr =
-        if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if peer.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
     let socket = std::net::UdpSocket::bind((any, 0))?;
     socket.connect(peer)?;
     let local = plain(socket.local_addr()?).ip();
@@ -215,8 +279,9 @@ pub fn route_to(peer: SocketAddr) -> io::Result<RouteTo> {
     Ok(RouteTo { local, mtu_bytes })
 }
 
-/// Whether `peer` is in a subnet of one of our interfaces (or is ourselves), so that no router need be between. False
-/// where the interfaces cannot be listed. Costs a netlink dump: not for every packet.
+/// Whether `peer` is in a subnet of one of our interfaces (or is ourselves), so that no router need
+/// be between. False where the interfaces cannot be listed. Costs a netlink dump: not for every
+/// packet.
 pub fn is_on_link(peer: IpAddr) -> bool {
     let peer = peer.to_canonical();
     let bits = |ip: IpAddr| match ip {
@@ -234,7 +299,9 @@ pub fn is_on_link(peer: IpAddr) -> bool {
                 return false;
             };
             // A mask of no bits, as some tunnels have, says nothing.
-            bits(mask) != 0 && own.is_ipv4() == peer.is_ipv4() && (bits(own) ^ bits(peer)) & bits(mask) == 0
+            bits(mask) != 0
+                && own.is_ipv4() == peer.is_ipv4()
+                && (bits(own) ^ bits(peer)) & bits(mask) == 0
         })
     })
 }

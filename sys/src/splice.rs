@@ -1,4 +1,5 @@
-//! Copies between two local files without the data passing through user space, where the file systems can.
+//! Copies between two local files without the data passing through user space, where the file
+//! systems can.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -6,15 +7,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use nix::errno::Errno;
 use nix::unistd::Whence;
 
-/// One copy_file_range or sendfile call moves at most 2 GiB less a page; smaller steps keep a signal's delay short.
+/// One copy_file_range or sendfile call moves at most 2 GiB less a page; smaller steps keep a
+/// signal's delay short.
 const STEP_BYTES: usize = 64 << 20;
 
 /// Buffer of the last resort.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// Copies up to `len` bytes from `from`'s position to `to`'s and moves both on, so that a big file can be copied in steps
-/// (of a multiple of the block size, lest the reflink is lost): as a reflink (FICLONERANGE, which shares the blocks)
-/// where possible, else by copy_file_range, else sendfile, else read and write.
+/// Copies up to `len` bytes from `from`'s position to `to`'s and moves both on, so that a big file
+/// can be copied in steps (of a multiple of the block size, lest the reflink is lost): as a reflink
+/// (FICLONERANGE, which shares the blocks) where possible, else by copy_file_range, else sendfile,
+/// else read and write.
 ///
 /// Returns the number of bytes copied, fewer than `len` only when `from` ends before.
 ///
@@ -29,7 +32,8 @@ pub fn copy_local(from: impl AsFd, to: impl AsFd, len: u64) -> io::Result<u64> {
     let mut copied = 0;
     for step in [by_range, by_sendfile] {
         match pump(len, &mut copied, |want| step(from, to, want)) {
-            // Not for this pair of file systems or this kind of file: the next way goes on where this one stopped.
+            // Not for this pair of file systems or this kind of file: the next way goes on where
+            // this one stopped.
             Err(
                 Errno::EXDEV
                 | Errno::EINVAL
@@ -51,9 +55,13 @@ pub fn copy_local(from: impl AsFd, to: impl AsFd, len: u64) -> io::Result<u64> {
 /// Number of bytes shared; 0 where the file systems cannot, or when there is nothing to copy.
 fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> io::Result<u64> {
     let position = |file| nix::unistd::lseek(file, 0, Whence::SeekCur);
-    let (Ok(from_at), Ok(to_at)) = (position(from), position(to)) else { return Ok(0) };
+    let (Ok(from_at), Ok(to_at)) = (position(from), position(to)) else {
+        return Ok(0);
+    };
     let size = nix::sys::stat::fstat(from)?.st_size;
-    let rest = u64::try_from(size.saturating_sub(from_at)).unwrap_or(0).min(len);
+    let rest = u64::try_from(size.saturating_sub(from_at))
+        .unwrap_or(0)
+        .min(len);
     if rest == 0 {
         return Ok(0);
     }
@@ -63,10 +71,12 @@ fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> io::Result<u64
         src_length: rest,
         dest_offset: to_at as u64,
     };
-    // SAFETY: FICLONERANGE takes the struct it is given, alive during the call, and two open descriptors.
+    // SAFETY: FICLONERANGE takes the struct it is given, alive during the call, and two open
+    // descriptors.
     let result = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONERANGE, &raw const range) };
     if result != 0 {
-        // Whatever the reason (another file system, no support, an odd length, a full disk), copying finds out better.
+        // Whatever the reason (another file system, no support, an odd length, a full disk),
+        // copying finds out better.
         return Ok(0);
     }
     let rest = rest as i64;
@@ -78,7 +88,9 @@ fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> io::Result<u64
 /// Repeats `step` until `len` bytes are there or it says 0.
 fn pump(len: u64, copied: &mut u64, step: impl Fn(usize) -> nix::Result<usize>) -> nix::Result<()> {
     while *copied < len {
-        let want = usize::try_from(len - *copied).unwrap_or(STEP_BYTES).min(STEP_BYTES);
+        let want = usize::try_from(len - *copied)
+            .unwrap_or(STEP_BYTES)
+            .min(STEP_BYTES);
         match step(want) {
             Ok(0) => break,
             Ok(bytes) => *copied += bytes as u64,
@@ -127,14 +139,24 @@ mod tests {
     #[test]
     fn copies_between_and_within_file_systems() {
         let data: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7) as u8).collect();
-        let (disk, memory) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
-        for (from_dir, to_dir) in [(&disk, &disk), (&disk, &memory), (&memory, &disk), (&memory, &memory)] {
+        let (disk, memory) = (
+            tempfile::tempdir().unwrap(),
+            tempfile::tempdir_in("/dev/shm").unwrap(),
+        );
+        for (from_dir, to_dir) in [
+            (&disk, &disk),
+            (&disk, &memory),
+            (&memory, &disk),
+            (&memory, &memory),
+        ] {
             for len in [0, 1, 1_000_000, data.len(), data.len() + 5] {
                 let from = file_of(from_dir.path(), "from", &data);
                 let to = file_of(to_dir.path(), "to", b"");
                 let copied = copy_local(&from, &to, len as u64).unwrap();
                 assert_eq!(copied, len.min(data.len()) as u64);
-                assert!(std::fs::read(to_dir.path().join("to")).unwrap() == data[..copied as usize]);
+                assert!(
+                    std::fs::read(to_dir.path().join("to")).unwrap() == data[..copied as usize]
+                );
                 // The next steps go on where this one stopped.
                 while copy_local(&from, &to, 1 << 20).unwrap() > 0 {}
                 assert!(std::fs::read(to_dir.path().join("to")).unwrap() == data);
@@ -148,6 +170,9 @@ mod tests {
         let to = file_of(dir.path(), "to", b"");
         let copied = copy_local(File::open("/proc/self/status").unwrap(), &to, 1 << 20).unwrap();
         assert!(copied > 100);
-        assert_eq!(std::fs::metadata(dir.path().join("to")).unwrap().len(), copied);
+        assert_eq!(
+            std::fs::metadata(dir.path().join("to")).unwrap().len(),
+            copied
+        );
     }
 }

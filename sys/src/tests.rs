@@ -10,7 +10,8 @@ mod life;
 mod net;
 mod property;
 
-/// What does not come within this is lost. A disk that others write to takes many seconds for an fsync.
+/// What does not come within this is lost. A disk that others write to takes many seconds for an
+/// fsync.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
 /// The backends this machine has; io_uring may be forbidden, the other is always there.
@@ -26,12 +27,24 @@ fn backends() -> Vec<Backend> {
 
 fn slab_and_driver(backend: Backend) -> (Slab, Driver) {
     let slab = Slab::new(16).unwrap();
-    let driver = Driver::new(backend, &DriverConfig { recv_buffers: 8, queue_entries: 64 }, &slab).unwrap();
+    let driver = Driver::new(
+        backend,
+        &DriverConfig {
+            recv_buffers: 8,
+            queue_entries: 64,
+        },
+        &slab,
+    )
+    .unwrap();
     (slab, driver)
 }
 
 fn options() -> UdpOptions {
-    UdpOptions { recv_buffer_bytes: 4 << 20, send_buffer_bytes: 1 << 20, reuse_port: false }
+    UdpOptions {
+        recv_buffer_bytes: 4 << 20,
+        send_buffer_bytes: 1 << 20,
+        reuse_port: false,
+    }
 }
 
 fn bind(address: &str) -> UdpSocket {
@@ -52,8 +65,8 @@ fn std_socket(address: &str) -> (std::net::UdpSocket, SocketAddr) {
     (socket, address)
 }
 
-/// A port of loopback that answers as one nobody has, and that nobody can get meanwhile: a connected socket takes nothing
-/// from others.
+/// A port of loopback that answers as one nobody has, and that nobody can get meanwhile: a
+/// connected socket takes nothing from others.
 fn closed_port() -> (std::net::UdpSocket, SocketAddr) {
     let (socket, address) = std_socket("127.0.0.1:0");
     socket.connect("127.0.0.1:9").unwrap();
@@ -92,9 +105,21 @@ fn send(
 ) -> std::io::Result<usize> {
     let mut buffer = SendBuffer::new();
     buffer[..payload.len()].copy_from_slice(payload);
-    driver.send(5, SendRun { socket, buffer, runs, to, from: None });
+    driver.send(
+        5,
+        SendRun {
+            socket,
+            buffer,
+            runs,
+            to,
+            from: None,
+        },
+    );
     loop {
-        if let Completion::Sent { token: 5, result, .. } = next(driver) {
+        if let Completion::Sent {
+            token: 5, result, ..
+        } = next(driver)
+        {
             return result;
         }
     }
@@ -106,7 +131,12 @@ fn receive(driver: &mut Driver, count: usize) -> Vec<Vec<u8>> {
     while datagrams.len() < count {
         if let Completion::Received(mut received) = next(driver) {
             let segment_bytes = received.segment_bytes();
-            datagrams.extend(received.payload_mut().chunks(segment_bytes).map(<[u8]>::to_vec));
+            datagrams.extend(
+                received
+                    .payload_mut()
+                    .chunks(segment_bytes)
+                    .map(<[u8]>::to_vec),
+            );
             driver.recycle(received);
         }
     }

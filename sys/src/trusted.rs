@@ -1,7 +1,9 @@
-//! Files that decide whom to trust, or hold secrets: nobody but root and this user may have a hand in them.
+//! Files that decide whom to trust, or hold secrets: nobody but root and this user may have a hand
+//! in them.
 //!
-//! Reading follows sshd's StrictModes: the file and every directory that leads to it, up to the home directory if they
-//! are below it. Writing takes a file that is ours alone, and no link to somebody else's.
+//! Reading follows sshd's StrictModes: the file and every directory that leads to it, up to the
+//! home directory if they are below it. Writing takes a file that is ours alone, and no link to
+//! somebody else's.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -88,20 +90,30 @@ impl Untrusted {
 }
 
 fn failed(path: &Path, call: &'static str) -> impl FnOnce(io::Error) -> Untrusted {
-    move |source| Untrusted::Io { path: path.to_path_buf(), call, source }
+    move |source| Untrusted::Io {
+        path: path.to_path_buf(),
+        call,
+        source,
+    }
 }
 
-/// Reads all of a file that decides whom to trust or holds a secret. Symbolic links are followed first, and what they lead to is judged.
+/// Reads all of a file that decides whom to trust or holds a secret. Symbolic links are followed
+/// first, and what they lead to is judged.
 ///
 /// # Errors
-/// It cannot be read, is no file, is longer than `limit_bytes` (a part of it would say something else), or somebody
-/// else may have written it (or, for a secret, read it).
+/// It cannot be read, is no file, is longer than `limit_bytes` (a part of it would say something
+/// else), or somebody else may have written it (or, for a secret, read it).
 pub fn read(path: &Path, others: Others, limit_bytes: u64) -> Result<Vec<u8>, Untrusted> {
     let mut contents = Vec::new();
     let file = open(path, others)?;
-    file.take(limit_bytes + 1).read_to_end(&mut contents).map_err(failed(path, "read"))?;
+    file.take(limit_bytes + 1)
+        .read_to_end(&mut contents)
+        .map_err(failed(path, "read"))?;
     match contents.len() as u64 > limit_bytes {
-        true => Err(Untrusted::TooLong { path: path.to_path_buf(), limit_bytes }),
+        true => Err(Untrusted::TooLong {
+            path: path.to_path_buf(),
+            limit_bytes,
+        }),
         false => Ok(contents),
     }
 }
@@ -110,16 +122,26 @@ fn open(path: &Path, others: Others) -> Result<File, Untrusted> {
     let real = fs::canonicalize(path).map_err(failed(path, "open"))?;
     // Should it be swapped for a link or a FIFO now: not followed, not waited for.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(&real).map_err(failed(path, "open"))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(&real)
+        .map_err(failed(path, "open"))?;
     let meta = file.metadata().map_err(failed(path, "fstat"))?;
     if !meta.is_file() {
-        return Err(Untrusted::NotAFile { path: path.to_path_buf() });
+        return Err(Untrusted::NotAFile {
+            path: path.to_path_buf(),
+        });
     }
     check_owner(&real, &meta)?;
     let mode = meta.mode() & 0o7777;
     match others {
-        Others::MayNothing if mode & OTHERS_ANY != 0 => Err(Untrusted::Exposed { path: real, mode }),
-        Others::MayRead if mode & OTHERS_WRITE != 0 => Err(Untrusted::Writable { path: real, mode }),
+        Others::MayNothing if mode & OTHERS_ANY != 0 => {
+            Err(Untrusted::Exposed { path: real, mode })
+        }
+        Others::MayRead if mode & OTHERS_WRITE != 0 => {
+            Err(Untrusted::Writable { path: real, mode })
+        }
         Others::MayNothing | Others::MayRead => check_directories(&real).map(|()| file),
     }
 }
@@ -128,11 +150,15 @@ fn check_owner(path: &Path, meta: &Metadata) -> Result<(), Untrusted> {
     match meta.uid() {
         0 => Ok(()),
         uid if uid == effective_uid() => Ok(()),
-        uid => Err(Untrusted::Owner { path: path.to_path_buf(), uid }),
+        uid => Err(Untrusted::Owner {
+            path: path.to_path_buf(),
+            uid,
+        }),
     }
 }
 
-/// Whoever may write a directory can put another file, or another directory, in the place of one in it.
+/// Whoever may write a directory can put another file, or another directory, in the place of one in
+/// it.
 fn check_directories(real: &Path) -> Result<(), Untrusted> {
     let home = std::env::home_dir().and_then(|home| fs::canonicalize(home).ok());
     for dir in real.ancestors().skip(1) {
@@ -140,7 +166,10 @@ fn check_directories(real: &Path) -> Result<(), Untrusted> {
         check_owner(dir, &meta)?;
         let mode = meta.mode() & 0o7777;
         if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
-            return Err(Untrusted::Writable { path: dir.to_path_buf(), mode });
+            return Err(Untrusted::Writable {
+                path: dir.to_path_buf(),
+                mode,
+            });
         }
         // What is above the home directory is the administrator's, as sshd sees it.
         if home.as_deref() == Some(dir) {
@@ -150,15 +179,21 @@ fn check_directories(real: &Path) -> Result<(), Untrusted> {
     Ok(())
 }
 
-/// Opens a file to append secrets to, or makes it with mode 0600. No symbolic link is followed in its last component.
+/// Opens a file to append secrets to, or makes it with mode 0600. No symbolic link is followed in
+/// its last component.
 ///
 /// # Errors
-/// It cannot be opened, is no file, belongs to somebody else, has a second name, or others may use it.
+/// It cannot be opened, is no file, belongs to somebody else, has a second name, or others may use
+/// it.
 pub fn append_secret(path: &Path) -> Result<File, Untrusted> {
     // O_NONBLOCK: a FIFO without a reader is an error at once.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600).custom_flags(flags);
+    options
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(flags);
     let file = options.open(path).map_err(failed(path, "open"))?;
     let meta = file.metadata().map_err(failed(path, "fstat"))?;
     let mode = meta.mode() & 0o7777;
@@ -167,7 +202,10 @@ pub fn append_secret(path: &Path) -> Result<File, Untrusted> {
         return Err(Untrusted::NotAFile { path });
     }
     if meta.uid() != effective_uid() {
-        return Err(Untrusted::Owner { path, uid: meta.uid() });
+        return Err(Untrusted::Owner {
+            path,
+            uid: meta.uid(),
+        });
     }
     match (mode & OTHERS_ANY, meta.nlink()) {
         (0, 1) => Ok(file),
@@ -182,16 +220,26 @@ pub fn append_secret(path: &Path) -> Result<File, Untrusted> {
 /// It cannot be opened, or is something else.
 pub fn open_directory(path: &Path) -> Result<File, Untrusted> {
     let flags = libc::O_NOFOLLOW | libc::O_DIRECTORY;
-    OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed(path, "open"))
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(failed(path, "open"))
 }
 
 impl std::fmt::Display for Untrusted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Untrusted::Io { path, call, source } if source.raw_os_error() == Some(libc::ELOOP) => {
-                write!(f, "{}: {call}: it is a symbolic link, which is not followed", path.display())
+                write!(
+                    f,
+                    "{}: {call}: it is a symbolic link, which is not followed",
+                    path.display()
+                )
             }
-            Untrusted::Io { path, call, source } => write!(f, "{}: {call}: {source}", path.display()),
+            Untrusted::Io { path, call, source } => {
+                write!(f, "{}: {call}: {source}", path.display())
+            }
             Untrusted::NotAFile { path } => write!(f, "{}: not a regular file", path.display()),
             Untrusted::Owner { path, uid } => write!(
                 f,
@@ -212,10 +260,18 @@ impl std::fmt::Display for Untrusted {
                 path.display()
             ),
             Untrusted::TooLong { path, limit_bytes } => {
-                write!(f, "{}: longer than {limit_bytes} bytes, so it is not read", path.display())
+                write!(
+                    f,
+                    "{}: longer than {limit_bytes} bytes, so it is not read",
+                    path.display()
+                )
             }
             Untrusted::Linked { path } => {
-                write!(f, "{}: has another name (a hard link), so it is not used; remove it", path.display())
+                write!(
+                    f,
+                    "{}: has another name (a hard link), so it is not used; remove it",
+                    path.display()
+                )
             }
         }
     }
@@ -253,10 +309,16 @@ mod tests {
         assert!(read().is_ok());
         for mode in [0o664, 0o646, 0o620, 0o602, 0o666] {
             chmod(&file, mode);
-            assert!(matches!(read(), Err(Untrusted::Writable { path, .. }) if path == file), "{mode:o}");
+            assert!(
+                matches!(read(), Err(Untrusted::Writable { path, .. }) if path == file),
+                "{mode:o}"
+            );
         }
         chmod(&file, 0o644);
-        assert!(matches!(open(&file, Others::MayNothing), Err(Untrusted::Exposed { mode: 0o644, .. })));
+        assert!(matches!(
+            open(&file, Others::MayNothing),
+            Err(Untrusted::Exposed { mode: 0o644, .. })
+        ));
         for parent in [&dir, &root.path().canonicalize().unwrap()] {
             for mode in [0o775, 0o757, 0o777] {
                 chmod(parent, mode);
@@ -270,11 +332,19 @@ mod tests {
             assert!(read().is_ok());
             chmod(parent, 0o755);
         }
-        assert!(open(&dir.join("missing"), Others::MayRead).is_err_and(|error| error.is_not_found()));
-        assert!(matches!(open(&dir, Others::MayRead), Err(Untrusted::NotAFile { .. })));
+        assert!(
+            open(&dir.join("missing"), Others::MayRead).is_err_and(|error| error.is_not_found())
+        );
+        assert!(matches!(
+            open(&dir, Others::MayRead),
+            Err(Untrusted::NotAFile { .. })
+        ));
         fs::write(&file, "12345").unwrap();
         assert_eq!(super::read(&file, Others::MayRead, 5).unwrap(), b"12345");
-        assert!(matches!(super::read(&file, Others::MayRead, 4), Err(Untrusted::TooLong { .. })));
+        assert!(matches!(
+            super::read(&file, Others::MayRead, 4),
+            Err(Untrusted::TooLong { .. })
+        ));
     }
 
     #[test]
@@ -298,34 +368,61 @@ mod tests {
         let (_root, dir, file) = file_in_dir();
         for path in [&dir, &file] {
             chown(path, Some(65_534), None).unwrap();
-            assert!(matches!(open(&file, Others::MayRead), Err(Untrusted::Owner { uid: 65_534, .. })));
+            assert!(matches!(
+                open(&file, Others::MayRead),
+                Err(Untrusted::Owner { uid: 65_534, .. })
+            ));
             chown(path, Some(0), None).unwrap();
         }
         chmod(&file, 0o600);
         chown(&file, Some(65_534), None).unwrap();
-        assert!(matches!(append_secret(&file), Err(Untrusted::Owner { uid: 65_534, .. })));
+        assert!(matches!(
+            append_secret(&file),
+            Err(Untrusted::Owner { uid: 65_534, .. })
+        ));
     }
 
     #[test]
     fn secrets_go_into_a_file_of_our_own() {
         let (_root, dir, file) = file_in_dir();
         let keys = dir.join("keys");
-        assert_eq!(append_secret(&keys).unwrap().metadata().unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(
+            append_secret(&keys).unwrap().metadata().unwrap().mode() & 0o7777,
+            0o600
+        );
         fs::write(&keys, "kept").unwrap();
         assert!(append_secret(&keys).is_ok());
         assert_eq!(fs::read(&keys).unwrap(), b"kept");
-        assert!(matches!(append_secret(&file), Err(Untrusted::Exposed { mode: 0o644, .. })));
+        assert!(matches!(
+            append_secret(&file),
+            Err(Untrusted::Exposed { mode: 0o644, .. })
+        ));
         symlink(&keys, dir.join("link")).unwrap();
-        assert!(append_secret(&dir.join("link")).unwrap_err().to_string().contains("symbolic link"));
+        assert!(
+            append_secret(&dir.join("link"))
+                .unwrap_err()
+                .to_string()
+                .contains("symbolic link")
+        );
         symlink(dir.join("nowhere"), dir.join("dangling")).unwrap();
         assert!(append_secret(&dir.join("dangling")).is_err() && !dir.join("nowhere").exists());
         symlink(&dir, dir.join("here")).unwrap();
         assert!(open_directory(&dir).is_ok() && open_directory(&dir.join("here")).is_err());
         assert!(open_directory(&file).is_err());
         fs::hard_link(&keys, dir.join("second")).unwrap();
-        assert!(matches!(append_secret(&keys), Err(Untrusted::Linked { .. })));
-        nix::unistd::mkfifo(&dir.join("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-        assert!(append_secret(&dir.join("fifo")).is_err(), "and it does not wait for a reader");
+        assert!(matches!(
+            append_secret(&keys),
+            Err(Untrusted::Linked { .. })
+        ));
+        nix::unistd::mkfifo(
+            &dir.join("fifo"),
+            nix::sys::stat::Mode::from_bits_truncate(0o600),
+        )
+        .unwrap();
+        assert!(
+            append_secret(&dir.join("fifo")).is_err(),
+            "and it does not wait for a reader"
+        );
         assert!(append_secret(&dir).is_err());
     }
 }

@@ -1,8 +1,10 @@
-//! The io_uring backend: one ring per thread, deferred task work, multishot receives, registered file buffers.
+//! The io_uring backend: one ring per thread, deferred task work, multishot receives, registered
+//! file buffers.
 //!
-//! What the kernel can see (payloads, message headers, paths, statx buffers, the receive ring) is owned by this struct
-//! from submission to completion. `Drop` cancels everything, waits for the last completion, and only then lets the
-//! fields go: `ring` (the kernel's side) first, then operations and their buffers, then receive memory, then sockets.
+//! What the kernel can see (payloads, message headers, paths, statx buffers, the receive ring) is
+//! owned by this struct from submission to completion. `Drop` cancels everything, waits for the
+//! last completion, and only then lets the fields go: `ring` (the kernel's side) first, then
+//! operations and their buffers, then receive memory, then sockets.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -35,11 +37,12 @@ use ops::FileInFlight;
 use recv::Receiver;
 use table::Table;
 
-/// How long `Drop` waits for cancelled operations. Disk I/O in the kernel cannot be cancelled and may take seconds.
+/// How long `Drop` waits for cancelled operations. Disk I/O in the kernel cannot be cancelled and
+/// may take seconds.
 const DROP_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Kernel threads that run file operations which would block: per ring, for files (bounded) and for the rest.
-/// The kernel's own limit is 4 per core and RLIMIT_NPROC.
+/// Kernel threads that run file operations which would block: per ring, for files (bounded) and for
+/// the rest. The kernel's own limit is 4 per core and RLIMIT_NPROC.
 const IO_WORKERS_MAX: [u32; 2] = [8, 4];
 
 /// The driver on io_uring. See [`crate::Driver`], whose methods these are.
@@ -62,7 +65,8 @@ struct Held {
     wake: WakeHandle,
     registration: Registration,
     sockets: Vec<UdpSocket>,
-    /// IORING_OP_FTRUNCATE is there (Linux 6.9); every other operation used is older than the ring's flags.
+    /// IORING_OP_FTRUNCATE is there (Linux 6.9); every other operation used is older than the
+    /// ring's flags.
     has_truncate: bool,
     /// Entries that found the submission queue full.
     backlog: VecDeque<squeue::Entry>,
@@ -84,8 +88,9 @@ enum Op {
 
 /// A ring as the driver needs it; also what the probe tries.
 pub(crate) fn new_ring(entries: u32) -> io::Result<IoUring> {
-    // DEFER_TASKRUN (6.1) runs completions when we ask for them instead of interrupting us; it needs SINGLE_ISSUER.
-    // TASKRUN_FLAG tells without a system call that some are waiting. SUBMIT_ALL: a bad entry does not stop a batch.
+    // DEFER_TASKRUN (6.1) runs completions when we ask for them instead of interrupting us; it
+    // needs SINGLE_ISSUER. TASKRUN_FLAG tells without a system call that some are waiting.
+    // SUBMIT_ALL: a bad entry does not stop a batch.
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
@@ -104,7 +109,9 @@ impl UringDriver {
         ring.submitter().register_probe(&mut probe)?;
         let has_truncate = probe.is_supported(opcode::Ftruncate::CODE);
         // Best effort: without it the kernel's defaults hold.
-        let _ = ring.submitter().register_iowq_max_workers(&mut { IO_WORKERS_MAX });
+        let _ = ring
+            .submitter()
+            .register_iowq_max_workers(&mut { IO_WORKERS_MAX });
         let receiver = Receiver::new(&ring, config.recv_buffers)?;
         let registration = Registration::new(&ring, slab);
         let mut held = Held {
@@ -125,7 +132,9 @@ impl UringDriver {
             slab: slab.clone(),
         };
         held.arm_wake();
-        Ok(UringDriver { held: ManuallyDrop::new(held) })
+        Ok(UringDriver {
+            held: ManuallyDrop::new(held),
+        })
     }
 
     pub(crate) fn add_socket(&mut self, socket: UdpSocket) -> SocketId {
@@ -178,13 +187,18 @@ impl UringDriver {
         let deadline = Deadline::after(timeout);
         loop {
             held.prepare()?;
-            let left = if held.ready.is_empty() { deadline.left() } else { Some(Duration::ZERO) };
+            let left = if held.ready.is_empty() {
+                deadline.left()
+            } else {
+                Some(Duration::ZERO)
+            };
             held.enter(left)?;
             held.reap();
             if let Some(error) = held.fatal.take() {
                 return Err(error);
             }
-            // Each message of one destination starts when the one before is done, which it usually is at once.
+            // Each message of one destination starts when the one before is done, which it usually
+            // is at once.
             let more = held.outbox.has_runnable();
             if !more && (!held.ready.is_empty() || left == Some(Duration::ZERO)) {
                 return Ok(());
@@ -217,11 +231,19 @@ impl Held {
 
     fn start_sends(&mut self, id: SocketId) {
         while self.has_room() {
-            let Some(piece) = self.outbox.next(id) else { return };
+            let Some(piece) = self.outbox.next(id) else {
+                return;
+            };
             let socket = &self.sockets[id.index()];
             let mut message = self.spare_messages.pop().unwrap_or_else(Message::new);
             let letter = self.outbox.letter(&piece);
-            match message.fill(socket, letter.payload, piece.segment_bytes, letter.to, letter.from) {
+            match message.fill(
+                socket,
+                letter.payload,
+                piece.segment_bytes,
+                letter.to,
+                letter.from,
+            ) {
                 Ok(header) => {
                     // Without MSG_DONTWAIT the ring waits for room in a full socket by itself.
                     let entry = opcode::SendMsg::new(Fd(socket.as_raw_fd()), header).build();
@@ -238,20 +260,29 @@ impl Held {
 
     fn file(&mut self, token: u64, op: FileOp) {
         let mut file = FileInFlight::new(token, op);
-        match file.entry(&self.ring, self.has_truncate, &self.slab, &mut self.registration) {
+        match file.entry(
+            &self.ring,
+            self.has_truncate,
+            &self.slab,
+            &mut self.registration,
+        ) {
             Some(entry) => {
                 let user_data = self.ops.insert(Op::File(file));
                 self.files += 1;
                 self.push(entry.user_data(user_data));
             }
-            None => self.ready.push_back(Completion::File { token, result: run(file.into_op()) }),
+            None => self.ready.push_back(Completion::File {
+                token,
+                result: run(file.into_op()),
+            }),
         }
     }
 
     fn arm_wake(&mut self) {
         let user_data = self.ops.insert(Op::Wake);
         let buffer = (&raw mut *self.wake_count).cast();
-        let entry = opcode::Read::new(Fd(self.wake.raw_fd()), buffer, size_of::<u64>() as u32).build();
+        let entry =
+            opcode::Read::new(Fd(self.wake.raw_fd()), buffer, size_of::<u64>() as u32).build();
         self.push(entry.user_data(user_data));
     }
 
@@ -271,32 +302,40 @@ impl Held {
     }
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: the one rule of this module: everything an entry points to is owned by an operation in `ops`, by
-        // the outbox job of its piece, or by `Held` itself, none of which is moved in memory, changed or freed before
-        // the operation's last completion. Descriptors stay open as long (`Arc` in the operation, or `sockets`).
+        // SAFETY: the one rule of this module: everything an entry points to is owned by an
+        // operation in `ops`, by the outbox job of its piece, or by `Held` itself, none of which is
+        // moved in memory, changed or freed before the operation's last completion. Descriptors
+        // stay open as long (`Arc` in the operation, or `sockets`).
         unsafe { self.ring.submission().push(entry).is_ok() }
     }
 
     /// Submits, and waits for a completion at most `left`.
     fn enter(&mut self, left: Option<Duration>) -> io::Result<()> {
-        let left = if self.ring.completion().is_empty() { left } else { Some(Duration::ZERO) };
+        let left = if self.ring.completion().is_empty() {
+            left
+        } else {
+            Some(Duration::ZERO)
+        };
         let result = match left {
             None if self.backlog.is_empty() => self.ring.submit_and_wait(1),
             // Nothing to submit or to run, and nothing to wait for.
             Some(Duration::ZERO) if self.is_idle() => return Ok(()),
             Some(left) if !left.is_zero() && self.backlog.is_empty() => {
                 let time = Timespec::from(left);
-                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
+                self.ring
+                    .submitter()
+                    .submit_with_args(1, &SubmitArgs::new().timespec(&time))
             }
-            // Runs the deferred work too when the TASKRUN flag is up. With a backlog nothing may be waited for: its
-            // entries are not with the kernel yet.
+            // Runs the deferred work too when the TASKRUN flag is up. With a backlog nothing may be
+            // waited for: its entries are not with the kernel yet.
             None | Some(_) => self.ring.submit(),
         };
         match result {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
-                // ETIME: the wait is over. EINTR: a signal. EBUSY: completions must be reaped first. EAGAIN: no memory
-                // for a request just now. All are handled by the caller's next turn.
+                // ETIME: the wait is over. EINTR: a signal. EBUSY: completions must be reaped
+                // first. EAGAIN: no memory for a request just now. All are handled by the caller's
+                // next turn.
                 Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
                 _ => Err(error),
             },
@@ -311,7 +350,9 @@ impl Held {
     /// Takes every completion off the ring and queues what the user is to see of them.
     fn reap(&mut self) {
         loop {
-            let Some(entry) = self.ring.completion().next() else { return };
+            let Some(entry) = self.ring.completion().next() else {
+                return;
+            };
             self.complete(&entry);
         }
     }
@@ -322,7 +363,8 @@ impl Held {
             if !cqueue::more(entry.flags()) {
                 self.ops.remove(user_data);
             }
-            self.ready.extend(Completion::of_failed_receive(id, -entry.result()));
+            self.ready
+                .extend(Completion::of_failed_receive(id, -entry.result()));
             match self.receiver.complete(id, entry) {
                 Ok(datagrams) => self.ready.extend(datagrams.map(Completion::Received)),
                 Err(error) => self.fatal = Some(error),
@@ -330,7 +372,8 @@ impl Held {
             return;
         }
         let errno = -entry.result();
-        let result = usize::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(errno));
+        let result =
+            usize::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(errno));
         match self.ops.remove(user_data) {
             Some(Op::Send { piece, message }) => {
                 self.spare_messages.push(message);
@@ -348,7 +391,8 @@ impl Held {
             }
             Some(Op::Wake) => {
                 self.wake.seen();
-                self.ready.extend(result.is_ok().then_some(Completion::Woken));
+                self.ready
+                    .extend(result.is_ok().then_some(Completion::Woken));
                 self.arm_wake();
             }
             // Completions of cancel requests, which carry no operation.
@@ -356,7 +400,8 @@ impl Held {
         }
     }
 
-    /// Cancels everything and waits until the kernel has let go of every operation. `false`: it did not in time.
+    /// Cancels everything and waits until the kernel has let go of every operation. `false`: it did
+    /// not in time.
     fn quiesce(&mut self) -> bool {
         // Never submitted, so never seen by the kernel.
         for entry in std::mem::take(&mut self.backlog) {
@@ -365,11 +410,18 @@ impl Held {
         let deadline = Deadline::after(Some(DROP_WAIT_MAX));
         loop {
             let _ = self.ring.submit();
-            // Also drops operations that a cancelled one lets start. ENOENT: there was none to cancel.
+            // Also drops operations that a cancelled one lets start. ENOENT: there was none to
+            // cancel.
             let now = Some(Timespec::from(Duration::ZERO));
-            let _ = self.ring.submitter().register_sync_cancel(now, CancelBuilder::any());
+            let _ = self
+                .ring
+                .submitter()
+                .register_sync_cancel(now, CancelBuilder::any());
             let time = Timespec::from(Duration::from_millis(1));
-            let _ = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time));
+            let _ = self
+                .ring
+                .submitter()
+                .submit_with_args(1, &SubmitArgs::new().timespec(&time));
             while let Some(entry) = self.ring.completion().next() {
                 if !cqueue::more(entry.flags()) {
                     // A descriptor that was opened after all is closed by dropping its result.
@@ -394,12 +446,15 @@ impl Drop for UringDriver {
             // SAFETY: dropped once, here, and not used afterwards.
             unsafe { ManuallyDrop::drop(&mut self.held) };
         }
-        // Otherwise the kernel may still write: the memory and the ring stay until the process ends.
+        // Otherwise the kernel may still write: the memory and the ring stay until the process
+        // ends.
     }
 }
 
 impl fmt::Debug for UringDriver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UringDriver").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+        f.debug_struct("UringDriver")
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
     }
 }

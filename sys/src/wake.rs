@@ -1,4 +1,5 @@
-//! Waking a driver from another thread: an eventfd, written at most once until the driver has seen it.
+//! Waking a driver from another thread: an eventfd, written at most once until the driver has seen
+//! it.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -8,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// Wakes one driver, from any thread; outlives the driver harmlessly. Wakes that the driver has not seen yet
-/// coalesce into one [`crate::Completion::Woken`].
+/// Wakes one driver, from any thread; outlives the driver harmlessly. Wakes that the driver has not
+/// seen yet coalesce into one [`crate::Completion::Woken`].
 #[derive(Clone, Debug)]
 pub struct WakeHandle {
     inner: Arc<Inner>,
@@ -18,30 +19,39 @@ pub struct WakeHandle {
 #[derive(Debug)]
 struct Inner {
     event: EventFd,
-    /// Set from the write until the driver takes note, so that a busy mailbox costs one system call, not thousands.
+    /// Set from the write until the driver takes note, so that a busy mailbox costs one system
+    /// call, not thousands.
     pending: AtomicBool,
 }
 
 impl WakeHandle {
-    /// `flags`: a ring wants a blocking eventfd (on an O_NONBLOCK one it answers EAGAIN instead of waiting).
+    /// `flags`: a ring wants a blocking eventfd (on an O_NONBLOCK one it answers EAGAIN instead of
+    /// waiting).
     pub(crate) fn new(flags: EfdFlags) -> io::Result<WakeHandle> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | flags)?;
-        Ok(WakeHandle { inner: Arc::new(Inner { event, pending: AtomicBool::new(false) }) })
+        Ok(WakeHandle {
+            inner: Arc::new(Inner {
+                event,
+                pending: AtomicBool::new(false),
+            }),
+        })
     }
 
     /// Makes the driver's current or next `submit_and_wait` return with `Woken`.
     ///
-    /// What was written to shared memory before is visible to the driver's thread once it has taken `Woken`.
+    /// What was written to shared memory before is visible to the driver's thread once it has taken
+    /// `Woken`.
     pub fn wake(&self) {
         if self.inner.pending.swap(true, Ordering::AcqRel) {
             return;
         }
-        // Never blocks: the counter holds 2^64 - 2 and `pending` lets it reach 1. Only EINTR can happen.
+        // Never blocks: the counter holds 2^64 - 2 and `pending` lets it reach 1. Only EINTR can
+        // happen.
         while self.inner.event.write(1) == Err(Errno::EINTR) {}
     }
 
-    /// Notes that the wake was seen; later wakes write again. Call before the mailbox is drained, so that
-    /// a message posted while it is being drained wakes again.
+    /// Notes that the wake was seen; later wakes write again. Call before the mailbox is drained,
+    /// so that a message posted while it is being drained wakes again.
     pub(crate) fn seen(&self) {
         self.inner.pending.swap(false, Ordering::AcqRel);
     }

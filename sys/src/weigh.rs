@@ -1,18 +1,20 @@
-//! Heap bytes by thread: an allocator that counts, so that what a piece of code keeps can be told from before and after.
+//! Heap bytes by thread: an allocator that counts, so that what a piece of code keeps can be told
+//! from before and after.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 
 thread_local! {
-    /// Allocated minus freed by this thread. What another thread frees makes it wrong by that; who compares two readings
-    /// around code that keeps to its thread gets what the code kept.
+    /// Allocated minus freed by this thread. What another thread frees makes it wrong by that; who
+    /// compares two readings around code that keeps to its thread gets what the code kept.
     static LIVE_BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
 /// Counts what an allocator gives and takes back: one addition to a number of the thread each time.
 pub struct Weighed<A>(pub A);
 
-// SAFETY: every call goes to the inner allocator with its arguments unchanged; counting touches no memory of it.
+// SAFETY: every call goes to the inner allocator with its arguments unchanged; counting touches no
+// memory of it.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Weighed<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -49,7 +51,8 @@ pub fn add(bytes: i64) {
     LIVE_BYTES.with(|live| live.set(live.get().wrapping_add(bytes)));
 }
 
-/// This thread's count; only differences mean something. It stays 0 where [`Weighed`] is not the global allocator.
+/// This thread's count; only differences mean something. It stays 0 where [`Weighed`] is not the
+/// global allocator.
 #[inline]
 pub fn live_bytes() -> i64 {
     LIVE_BYTES.with(Cell::get)
@@ -73,7 +76,8 @@ pub fn is_counting() -> bool {
     counted
 }
 
-/// Gives free memory of this thread's heap, and of the C library's, back to the kernel. Milliseconds: not in a hurry.
+/// Gives free memory of this thread's heap, and of the C library's, back to the kernel.
+/// Milliseconds: not in a hurry.
 pub fn give_back() {
     #[cfg(feature = "mimalloc")]
     {
@@ -81,10 +85,12 @@ pub fn give_back() {
         unsafe extern "C" {
             fn mi_collect(force: bool);
         }
-        // SAFETY: mimalloc's documented way to free unused pages of the calling thread; no allocation is touched.
+        // SAFETY: mimalloc's documented way to free unused pages of the calling thread; no
+        // allocation is touched.
         unsafe { mi_collect(true) };
     }
-    // BoringSSL allocates with the C library, whose arenas keep what was freed between two things that live on.
+    // BoringSSL allocates with the C library, whose arenas keep what was freed between two things
+    // that live on.
     #[cfg(target_env = "gnu")]
     // SAFETY: any thread may call it at any time.
     unsafe {

@@ -1,4 +1,5 @@
-//! Runs the real binary: daemons on free ports, commands with an outer timeout, their events parsed.
+//! Runs the real binary: daemons on free ports, commands with an outer timeout, their events
+//! parsed.
 
 // Each test file is its own crate and uses its own part of this.
 #![allow(dead_code)]
@@ -27,7 +28,8 @@ pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(150);
 /// Outer limit of a daemon's start and stop.
 const DAEMON_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Makes two tests of each `fn(&'static str)`: one per backend, the first only where the kernel has io_uring.
+/// Makes two tests of each `fn(&'static str)`: one per backend, the first only where the kernel has
+/// io_uring.
 #[macro_export]
 macro_rules! on_both_backends {
     ($($(#[$attribute:meta])* $name:ident),+ $(,)?) => {
@@ -71,7 +73,10 @@ pub struct Side {
 impl Side {
     pub fn new() -> Side {
         let dir = tempfile::tempdir().unwrap();
-        Side { path: dir.path().to_path_buf(), _dir: Some(dir) }
+        Side {
+            path: dir.path().to_path_buf(),
+            _dir: Some(dir),
+        }
     }
 
     /// With its files in a place of the caller's choice, where they stay.
@@ -105,15 +110,21 @@ pub struct Output {
 
 impl Output {
     pub fn of<'a>(&'a self, event: &'a str) -> impl Iterator<Item = &'a Value> {
-        self.events.iter().filter(move |value| value["event"] == event)
+        self.events
+            .iter()
+            .filter(move |value| value["event"] == event)
     }
 
     pub fn summary(&self) -> &Value {
-        self.of("summary").next().unwrap_or_else(|| panic!("no summary: {self:?}"))
+        self.of("summary")
+            .next()
+            .unwrap_or_else(|| panic!("no summary: {self:?}"))
     }
 
     pub fn number(&self, field: &str) -> u64 {
-        self.summary()[field].as_u64().unwrap_or_else(|| panic!("summary without {field}: {self:?}"))
+        self.summary()[field]
+            .as_u64()
+            .unwrap_or_else(|| panic!("summary without {field}: {self:?}"))
     }
 
     #[track_caller]
@@ -132,9 +143,13 @@ impl Output {
 
 /// The end of a long text is where the errors are.
 pub fn cut(text: &str) -> &str {
-    &text[text.ceil_char_boundary(
-        text.len().saturating_sub(if std::env::var_os("LANDRO_TEST_LOG").is_some() { 1 << 20 } else { 6000 }),
-    )..]
+    &text[text.ceil_char_boundary(text.len().saturating_sub(
+        if std::env::var_os("LANDRO_TEST_LOG").is_some() {
+            1 << 20
+        } else {
+            6000
+        },
+    ))..]
 }
 
 /// A command that runs.
@@ -167,7 +182,11 @@ impl Reading {
                 line.clear();
             }
         });
-        Reading { text, lines: Mutex::new(lines), thread: Some(thread) }
+        Reading {
+            text,
+            lines: Mutex::new(lines),
+            thread: Some(thread),
+        }
     }
 
     fn so_far(&self) -> String {
@@ -182,7 +201,8 @@ impl Reading {
     }
 }
 
-/// A command line of the binary for one side; `prefix` (such as setpriv or ip netns exec) runs before it.
+/// A command line of the binary for one side; `prefix` (such as setpriv or ip netns exec) runs
+/// before it.
 pub fn command<I, S>(side: &Side, prefix: &[&str], args: I) -> Command
 where
     I: IntoIterator<Item = S>,
@@ -206,11 +226,21 @@ where
 impl Running {
     pub fn spawn(mut command: Command) -> Running {
         let shown = format!("{command:?}");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{shown}: {error}"));
         let stdout = Reading::of(child.stdout.take().unwrap());
         let stderr = Reading::of(child.stderr.take().unwrap());
-        Running { child, stdout, stderr, shown }
+        Running {
+            child,
+            stdout,
+            stderr,
+            shown,
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -240,7 +270,8 @@ impl Running {
         self.stdout.so_far()
     }
 
-    /// The first line of stdout (from where the last call stopped) that satisfies `wanted`; None when it ends.
+    /// The first line of stdout (from where the last call stopped) that satisfies `wanted`; None
+    /// when it ends.
     pub fn line(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
         let lines = self.stdout.lines.lock().unwrap();
         loop {
@@ -248,7 +279,9 @@ impl Running {
                 Ok(line) if wanted(&line) => return Some(line),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => panic!("{}: silent\n{}", self.shown, self.stderr()),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("{}: silent\n{}", self.shown, self.stderr())
+                }
             }
         }
     }
@@ -259,10 +292,24 @@ impl Running {
         let stdout = self.stdout.read_to_end();
         let stderr = self.stderr.read_to_end();
         let Some(status) = status else {
-            panic!("{} does not end\n--- stdout\n{}\n--- stderr\n{}", self.shown, cut(&stdout), cut(&stderr));
+            panic!(
+                "{} does not end\n--- stdout\n{}\n--- stderr\n{}",
+                self.shown,
+                cut(&stdout),
+                cut(&stderr)
+            );
         };
-        let events = stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        Output { code: status.code(), signal: status.signal(), stdout, stderr, events }
+        let events = stdout
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        Output {
+            code: status.code(),
+            signal: status.signal(),
+            stdout,
+            stderr,
+            events,
+        }
     }
 
     /// None: it had to be killed.
@@ -291,7 +338,10 @@ impl Drop for Running {
 }
 
 pub fn signal(pid: u32, name: &str) {
-    let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().unwrap();
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {pid}")])
+        .status()
+        .unwrap();
     assert!(status.success(), "kill -{name} {pid}");
 }
 
@@ -326,16 +376,31 @@ impl Daemon {
         }
         let running = Running::spawn(command(side, prefix, all));
         let Some(line) = running.line(|_| true) else {
-            panic!("the daemon did not start: {}\n{}", running.shown, running.stderr());
+            panic!(
+                "the daemon did not start: {}\n{}",
+                running.shown,
+                running.stderr()
+            );
         };
-        let rest = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("unexpected line: {line}"));
-        let (urls, fingerprint) =
-            rest.split_once(" id ").unwrap_or_else(|| panic!("unexpected line: {line}"));
+        let rest = line
+            .strip_prefix("listening on ")
+            .unwrap_or_else(|| panic!("unexpected line: {line}"));
+        let (urls, fingerprint) = rest
+            .split_once(" id ")
+            .unwrap_or_else(|| panic!("unexpected line: {line}"));
         let addresses = urls.split(' ').map(|url| {
-            let address = url.strip_prefix("landro://").and_then(|url| url.strip_suffix('/'));
-            address.unwrap_or_else(|| panic!("unexpected line: {line}")).to_owned()
+            let address = url
+                .strip_prefix("landro://")
+                .and_then(|url| url.strip_suffix('/'));
+            address
+                .unwrap_or_else(|| panic!("unexpected line: {line}"))
+                .to_owned()
         });
-        Daemon { addresses: addresses.collect(), fingerprint: fingerprint.to_owned(), running }
+        Daemon {
+            addresses: addresses.collect(),
+            fingerprint: fingerprint.to_owned(),
+            running,
+        }
     }
 
     pub fn address(&self) -> &str {
@@ -379,7 +444,8 @@ impl Daemon {
         status_bytes(self.pid(), "VmHWM:")
     }
 
-    /// Waits until the log says something. What a daemon said before it was ready may be read later than that.
+    /// Waits until the log says something. What a daemon said before it was ready may be read later
+    /// than that.
     pub fn wait_for_log(&self, what: &str) {
         self.wait_for_log_again(what, 0);
     }
@@ -387,7 +453,11 @@ impl Daemon {
     /// Waits until the log says something more often than `before`.
     pub fn wait_for_log_again(&self, what: &str, before: usize) {
         let said = || self.log().matches(what).count() > before;
-        assert!(in_time(said), "the daemon never said {what:?}:\n{}", self.log());
+        assert!(
+            in_time(said),
+            "the daemon never said {what:?}:\n{}",
+            self.log()
+        );
     }
 
     /// Waits for an end that was asked for by other means than [`Daemon::stop`].
@@ -411,7 +481,10 @@ fn in_time(mut condition: impl FnMut() -> bool) -> bool {
 
 fn status_bytes(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field))
+        .unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
@@ -443,7 +516,14 @@ impl World {
         let mut serve_args: Vec<String> = serve_args.iter().map(|arg| arg.to_string()).collect();
         serve_args.extend(["--backend", backend, "--allow", &client.id()].map(String::from));
         let daemon = start_daemon(&server, &dir.path().join("root"), &serve_args);
-        World { backend, client, server, daemon, dir, serve_args }
+        World {
+            backend,
+            client,
+            server,
+            daemon,
+            dir,
+            serve_args,
+        }
     }
 
     /// Starts the daemon again after its end, on the port it had.
@@ -456,11 +536,21 @@ impl World {
     }
 
     pub fn root(&self, path: &str) -> PathBuf {
-        self.dir.path().join("root").join(path).components().collect()
+        self.dir
+            .path()
+            .join("root")
+            .join(path)
+            .components()
+            .collect()
     }
 
     pub fn here(&self, path: &str) -> PathBuf {
-        self.dir.path().join("here").join(path).components().collect()
+        self.dir
+            .path()
+            .join("here")
+            .join(path)
+            .components()
+            .collect()
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -469,10 +559,16 @@ impl World {
 
     /// `cp` with `--json`, the daemon's fingerprint and the backend, then `args`.
     pub fn cp_command<S: AsRef<OsStr>>(&self, prefix: &[&str], args: &[S]) -> Command {
-        let mut all: Vec<OsString> =
-            ["cp", "--json", "--backend", self.backend, "--peer", &self.daemon.fingerprint]
-                .map(Into::into)
-                .into();
+        let mut all: Vec<OsString> = [
+            "cp",
+            "--json",
+            "--backend",
+            self.backend,
+            "--peer",
+            &self.daemon.fingerprint,
+        ]
+        .map(Into::into)
+        .into();
         all.extend(args.iter().map(|arg| arg.as_ref().to_owned()));
         command(&self.client, prefix, all)
     }
@@ -501,7 +597,9 @@ fn start_daemon(server: &Side, root: &Path, args: &[String]) -> Daemon {
 
 /// A directory in memory if there is room for `bytes` (fast, and the disk is spared), else on disk.
 pub fn roomy_dir(bytes: u64) -> TempDir {
-    let free = Command::new("stat").args(["-f", "-c", "%a %S", "/dev/shm"]).output();
+    let free = Command::new("stat")
+        .args(["-f", "-c", "%a %S", "/dev/shm"])
+        .output();
     let free = free.ok().and_then(|output| {
         let text = String::from_utf8(output.stdout).ok()?;
         let (blocks, size) = text.trim().split_once(' ')?;
@@ -515,5 +613,13 @@ pub fn roomy_dir(bytes: u64) -> TempDir {
 
 /// What makes root obey file modes, as a prefix; nothing for others, who do.
 pub fn without_override() -> &'static [&'static str] {
-    if is_root() { &["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] } else { &[] }
+    if is_root() {
+        &[
+            "setpriv",
+            "--bounding-set",
+            "-dac_override,-dac_read_search",
+        ]
+    } else {
+        &[]
+    }
 }

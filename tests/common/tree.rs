@@ -15,9 +15,12 @@ use super::is_root;
 pub struct Rng(pub u64);
 
 impl Rng {
-    /// From `LANDRO_TEST_SEED` if set, else from the clock; the seed is printed, and cargo shows it on failure.
+    /// From `LANDRO_TEST_SEED` if set, else from the clock; the seed is printed, and cargo shows it
+    /// on failure.
     pub fn new(what: &str) -> Rng {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let seed = match std::env::var("LANDRO_TEST_SEED") {
             Ok(typed) => typed.parse().expect("LANDRO_TEST_SEED is a decimal number"),
             Err(_) => since_epoch.as_nanos() as u64,
@@ -159,8 +162,8 @@ fn directory_modes() -> &'static [u32] {
     }
 }
 
-/// A tree with something of everything: odd names, empty files and directories, symlinks (dangling, absolute,
-/// to directories), nesting, every boundary size once.
+/// A tree with something of everything: odd names, empty files and directories, symlinks (dangling,
+/// absolute, to directories), nesting, every boundary size once.
 pub fn build(root: &Path, rng: &mut Rng) {
     fs::create_dir(root).unwrap();
     let sizes = root.join("sizes");
@@ -255,8 +258,13 @@ pub fn records(root: &Path) -> BTreeMap<PathBuf, Record> {
     let mut to_do = vec![PathBuf::new()];
     while let Some(relative) = to_do.pop() {
         let path = root.join(&relative);
-        let path = if relative.as_os_str().is_empty() { root } else { &path };
-        let meta = fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let path = if relative.as_os_str().is_empty() {
+            root
+        } else {
+            &path
+        };
+        let meta = fs::symlink_metadata(path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let kind = match meta.file_type() {
             t if t.is_dir() => 'd',
             t if t.is_file() => 'f',
@@ -264,7 +272,11 @@ pub fn records(root: &Path) -> BTreeMap<PathBuf, Record> {
             _ => '?',
         };
         if kind == 'd' {
-            to_do.extend(sorted(path).iter().map(|child| relative.join(child.file_name().unwrap())));
+            to_do.extend(
+                sorted(path)
+                    .iter()
+                    .map(|child| relative.join(child.file_name().unwrap())),
+            );
         }
         let record = Record {
             kind,
@@ -295,7 +307,10 @@ pub fn differences(one: &Path, other: &Path) -> Vec<String> {
         }
     }
     differences.extend(
-        right.keys().filter(|path| !left.contains_key(*path)).map(|path| format!("{path:?} is extra")),
+        right
+            .keys()
+            .filter(|path| !left.contains_key(*path))
+            .map(|path| format!("{path:?} is extra")),
     );
     differences
 }
@@ -322,7 +337,10 @@ pub fn same_content(one: &Path, other: &Path) -> bool {
     let (mut one, mut other) = (open(one), open(other));
     let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     loop {
-        let (a, b) = (read_full(&mut one, &mut left), read_full(&mut other, &mut right));
+        let (a, b) = (
+            read_full(&mut one, &mut left),
+            read_full(&mut other, &mut right),
+        );
         if left[..a] != right[..b] {
             return false;
         }
@@ -345,18 +363,27 @@ fn read_full(file: &mut File, buffer: &mut [u8]) -> usize {
 
 /// Temporary and journal files below a directory.
 pub fn leftovers(root: &Path) -> Vec<PathBuf> {
-    let is_ours =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".landro-"));
+    let is_ours = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.as_bytes().starts_with(b".landro-"))
+    };
     records(root).into_keys().filter(is_ours).collect()
 }
 
 pub fn assert_no_leftovers(root: &Path) {
-    assert_eq!(leftovers(root), Vec::<PathBuf>::new(), "temporary files are left in {}", root.display());
+    assert_eq!(
+        leftovers(root),
+        Vec::<PathBuf>::new(),
+        "temporary files are left in {}",
+        root.display()
+    );
 }
 
 /// Regular files below a directory, and their bytes.
 pub fn count_files(root: &Path) -> (u64, u64) {
     let all = records(root);
     let files = all.values().filter(|record| record.kind == 'f');
-    files.fold((0, 0), |(count, bytes), file| (count + 1, bytes + file.size_bytes))
+    files.fold((0, 0), |(count, bytes), file| {
+        (count + 1, bytes + file.size_bytes)
+    })
 }

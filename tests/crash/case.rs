@@ -8,8 +8,8 @@ use super::{a_backend, a_moment_ms};
 
 const MIB: u64 = 1 << 20;
 
-/// Longest wait after the end of a copy. ext4 commits names, sizes and times every 5 s, and xfs not much later; data
-/// that nobody asks for waits for 30 s.
+/// Longest wait after the end of a copy. ext4 commits names, sizes and times every 5 s, and xfs not
+/// much later; data that nobody asks for waits for 30 s.
 const LONGEST_AFTER_MS: u64 = 8_000;
 
 /// All that the seed decides.
@@ -57,7 +57,8 @@ pub enum Moment {
     Rerun(u64),
 }
 
-/// What the system happens to write early, as it may: any program's fsync or the kernel's own choice can do that.
+/// What the system happens to write early, as it may: any program's fsync or the kernel's own
+/// choice can do that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Nudge {
     Nothing,
@@ -77,7 +78,8 @@ pub enum Boot {
     Same,
 }
 
-/// Every file system, way, with and without older files, with and without `--fsync`; seeds walk through them.
+/// Every file system, way, with and without older files, with and without `--fsync`; seeds walk
+/// through them.
 pub const KINDS: u64 = 36;
 
 fn older(kind: u64) -> bool {
@@ -123,7 +125,11 @@ impl Case {
                     Nudge::Directories,
                     Nudge::Files,
                 ]),
-                boot: if rng.below(4) == 0 { Boot::Same } else { Boot::Next },
+                boot: if rng.below(4) == 0 {
+                    Boot::Same
+                } else {
+                    Boot::Next
+                },
                 again_ms: (rng.below(5) == 0).then(|| a_moment_ms(rng)),
             })
             .collect();
@@ -146,7 +152,8 @@ impl Case {
         }
     }
 
-    /// A medium that goes away with the page cache above it while the machine runs on; the journals are on it already.
+    /// A medium that goes away with the page cache above it while the machine runs on; the journals
+    /// are on it already.
     pub fn lost_medium(file_system: FileSystem, rng: &mut Rng) -> Case {
         let cut_at = |ms| Plan {
             moment: Moment::WhileItRuns(ms),
@@ -180,15 +187,29 @@ impl Case {
     }
 
     pub fn flags(&self) -> Vec<&str> {
-        if self.fsync { vec!["--fsync"] } else { Vec::new() }
+        if self.fsync {
+            vec!["--fsync"]
+        } else {
+            Vec::new()
+        }
     }
 }
 
 impl std::fmt::Display for Case {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [daemon, client] = self.backends;
-        write!(out, "{}; {daemon} and {client}, mounted with {}", self.sort(), self.options)?;
-        self.limit.map_or(Ok(()), |limit| write!(out, ", at {limit} MiB/s"))?;
-        out.write_str(if self.kill_before.is_some() { ", client killed" } else { "" })
+        write!(
+            out,
+            "{}; {daemon} and {client}, mounted with {}",
+            self.sort(),
+            self.options
+        )?;
+        self.limit
+            .map_or(Ok(()), |limit| write!(out, ", at {limit} MiB/s"))?;
+        out.write_str(if self.kill_before.is_some() {
+            ", client killed"
+        } else {
+            ""
+        })
     }
 }

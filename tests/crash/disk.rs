@@ -1,8 +1,9 @@
-//! A disk whose power can be cut: an image with a file system in it, and copies of that image at any moment.
+//! A disk whose power can be cut: an image with a file system in it, and copies of that image at
+//! any moment.
 //!
-//! The image lies on btrfs. Its reflink copy takes no time and holds the inode's lock, so it is exactly what a disk
-//! without a cache of its own would have after a cut: every write that the file system had sent, and none of the
-//! page cache above it.
+//! The image lies on btrfs. Its reflink copy takes no time and holds the inode's lock, so it is
+//! exactly what a disk without a cache of its own would have after a cut: every write that the file
+//! system had sent, and none of the page cache above it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -55,9 +56,14 @@ impl FileSystem {
     /// How it is mounted, the usual way first.
     pub fn options(self) -> &'static [&'static str] {
         match self {
-            // Commits come every 5 s, or more often; and without the help it gives to programs that rename
-            // before their data is down.
-            FileSystem::Ext4 => &["defaults", "commit=1", "noauto_da_alloc", "commit=1,noauto_da_alloc"],
+            // Commits come every 5 s, or more often; and without the help it gives to programs that
+            // rename before their data is down.
+            FileSystem::Ext4 => &[
+                "defaults",
+                "commit=1",
+                "noauto_da_alloc",
+                "commit=1,noauto_da_alloc",
+            ],
             // Another mount namespace on this machine may still hold the disk before the cut.
             FileSystem::Xfs => &["nouuid"],
             FileSystem::Btrfs => &["defaults", "commit=1"],
@@ -68,7 +74,9 @@ impl FileSystem {
 /// Whether disks can be made here; says why not.
 pub fn possible(file_systems: &[FileSystem]) -> bool {
     let made = match is_root() {
-        true => file_systems.iter().try_for_each(|&kind| Disk::new(kind, kind.options()[0]).map(drop)),
+        true => file_systems
+            .iter()
+            .try_for_each(|&kind| Disk::new(kind, kind.options()[0]).map(drop)),
         false => Err("that needs root".to_owned()),
     };
     if let Err(error) = &made {
@@ -111,7 +119,15 @@ impl Disk {
         sparse(&image, IMAGE_BYTES);
         file_system.make(&image)?;
         fs::create_dir(dir.path().join("disk")).unwrap();
-        let mut disk = Disk { mount: None, outer, dir, file_system, options, image: image.clone(), cuts: 0 };
+        let mut disk = Disk {
+            mount: None,
+            outer,
+            dir,
+            file_system,
+            options,
+            image: image.clone(),
+            cuts: 0,
+        };
         disk.turn_on(image)?;
         Ok(disk)
     }
@@ -130,7 +146,10 @@ impl Disk {
     pub fn cut(&mut self) -> PathBuf {
         self.cuts += 1;
         let copy = self.outer.at.join(format!("cut-{}.img", self.cuts));
-        run(Command::new("cp").arg("--reflink=always").args([&self.image, &copy])).unwrap();
+        run(Command::new("cp")
+            .arg("--reflink=always")
+            .args([&self.image, &copy]))
+        .unwrap();
         copy
     }
 
@@ -147,7 +166,12 @@ impl Disk {
     /// Mounts an image, as after a cut; the file system recovers.
     pub fn turn_on(&mut self, image: PathBuf) -> Result<(), String> {
         self.turn_off();
-        self.mount = Some(Mount::new(&image, self.at(), self.file_system, self.options)?);
+        self.mount = Some(Mount::new(
+            &image,
+            self.at(),
+            self.file_system,
+            self.options,
+        )?);
         self.image = image;
         Ok(())
     }
@@ -158,10 +182,17 @@ struct Mount {
 }
 
 impl Mount {
-    fn new(image: &Path, at: PathBuf, file_system: FileSystem, options: &str) -> Result<Mount, String> {
+    fn new(
+        image: &Path,
+        at: PathBuf,
+        file_system: FileSystem,
+        options: &str,
+    ) -> Result<Mount, String> {
         // The loop device goes with the mount.
         let options = format!("loop,{options}");
-        run(Command::new("mount").args(["-t", file_system.name(), "-o", &options]).args([image, &at]))?;
+        run(Command::new("mount")
+            .args(["-t", file_system.name(), "-o", &options])
+            .args([image, &at]))?;
         Ok(Mount { at })
     }
 }
@@ -173,11 +204,15 @@ impl Drop for Mount {
             if run(Command::new("umount").arg(&self.at)).is_ok() {
                 return;
             }
-            // The kernel lets go of the files of a process that was killed, and of a loop device, a little later.
+            // The kernel lets go of the files of a process that was killed, and of a loop device, a
+            // little later.
             thread::sleep(Duration::from_millis(100));
         }
         let lazily = run(Command::new("umount").arg("--lazy").arg(&self.at));
-        eprintln!("{} is still used; unmounted lazily: {lazily:?}", self.at.display());
+        eprintln!(
+            "{} is still used; unmounted lazily: {lazily:?}",
+            self.at.display()
+        );
     }
 }
 
@@ -190,6 +225,9 @@ pub fn run(command: &mut Command) -> Result<(), String> {
         .map_err(|error| format!("{}: {error}", OsStr::new(&name).display()))?;
     match output.status.success() {
         true => Ok(()),
-        false => Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr))),
+        false => Err(format!(
+            "{command:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )),
     }
 }

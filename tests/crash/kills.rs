@@ -1,4 +1,5 @@
-//! One tree, copied by processes that are killed at random moments until one of them comes to the end.
+//! One tree, copied by processes that are killed at random moments until one of them comes to the
+//! end.
 
 use std::fs;
 use std::path::Path;
@@ -18,8 +19,8 @@ use super::{Tally, a_backend, a_moment_ms};
 
 const MIB: u64 = 1 << 20;
 
-/// A client notices the death of its daemon when the next one resets its connection. Not waited for longer than this:
-/// it is killed, too.
+/// A client notices the death of its daemon when the next one resets its connection. Not waited for
+/// longer than this: it is killed, too.
 const NOTICING: Duration = Duration::from_secs(2);
 
 /// Three ways, to a new place and over older files.
@@ -48,12 +49,28 @@ pub fn copy_and_kill(kind: u64, kills: u64, rng: &mut Rng, tally: &mut Tally) {
         run(Command::new("cp").arg("-a").args([older, &path("root")])).unwrap();
     }
     let backends = [a_backend(rng), a_backend(rng)];
-    let mut site = Site::new(way, backends, Side::at(path("config")), path(""), path("root"));
+    let mut site = Site::new(
+        way,
+        backends,
+        Side::at(path("config")),
+        path(""),
+        path("root"),
+    );
     let flags: &[&str] = if rng.below(6) == 0 { &["--fsync"] } else { &[] };
-    let sort = format!("{way:?}, {}", if older.is_some() { "old replaced" } else { "new" });
+    let sort = format!(
+        "{way:?}, {}",
+        if older.is_some() {
+            "old replaced"
+        } else {
+            "new"
+        }
+    );
     let [daemon, client] = backends;
     let place = work.path().display();
-    let case = format!("{sort}; {daemon} and {client}, {} MiB, {flags:?}, in {place}", big_bytes / MIB);
+    let case = format!(
+        "{sort}; {daemon} and {client}, {} MiB, {flags:?}, in {place}",
+        big_bytes / MIB
+    );
     site.start(&[]);
     for _ in 0..kills {
         let victim = match way {
@@ -63,7 +80,10 @@ pub fn copy_and_kill(kind: u64, kills: u64, rng: &mut Rng, tally: &mut Tally) {
         // Slowed down by half of them, as over a network: there is more time within the big file.
         let limit = 16 + rng.below(100);
         let (limit, moment_ms) = match way != Way::Local && rng.below(2) == 0 {
-            true => (Some(format!("{limit}M")), rng.below(big_bytes * 1100 / (limit * MIB))),
+            true => (
+                Some(format!("{limit}M")),
+                rng.below(big_bytes * 1100 / (limit * MIB)),
+            ),
             false => (None, a_moment_ms(rng)),
         };
         let limit = limit.iter().flat_map(|limit| ["--bwlimit", limit]);
@@ -75,7 +95,10 @@ pub fn copy_and_kill(kind: u64, kills: u64, rng: &mut Rng, tally: &mut Tally) {
             // The final run below has nothing to do but to find that out.
             let output = running.wait();
             if output.code != Some(0) {
-                tally.fault("ended by itself", &[format!("{:?}, {}", output.code, output.stderr)]);
+                tally.fault(
+                    "ended by itself",
+                    &[format!("{:?}, {}", output.code, output.stderr)],
+                );
             }
             break;
         }
@@ -118,13 +141,12 @@ fn kill(site: &mut Site, victim: Victim, mut running: Running) {
 
 /// The page cache outlives processes: every name is new or old, whole, or not there yet.
 fn look(site: &Site, older: Option<&Path>, tally: &mut Tally) {
-    let wrong =
-        goods::look(&site.sent(), older, &site.arrived()).into_iter().filter_map(
-            |(path, found)| match found {
-                Found::Wrong(how) => Some(format!("{path:?}: {how}")),
-                Found::New | Found::Old | Found::Nothing => None,
-            },
-        );
+    let wrong = goods::look(&site.sent(), older, &site.arrived())
+        .into_iter()
+        .filter_map(|(path, found)| match found {
+            Found::Wrong(how) => Some(format!("{path:?}: {how}")),
+            Found::New | Found::Old | Found::Nothing => None,
+        });
     tally.fault("neither old nor new", &wrong.collect::<Vec<_>>());
 }
 
@@ -132,15 +154,30 @@ fn finish(site: &Site, flags: &[&str], root: &Path, tally: &mut Tally) {
     let output = site.cp(&[], flags).wait();
     if output.code != Some(0) {
         let log = site.daemon_log();
-        let how = format!("{:?}, {}\n{}", output.code, end_of(&output.stderr), end_of(&log));
+        let how = format!(
+            "{:?}, {}\n{}",
+            output.code,
+            end_of(&output.stderr),
+            end_of(&log)
+        );
         tally.fault("the rerun ended wrongly", &[how]);
         return;
     }
-    println!("{}: {} bytes resumed in the end", tally.context, output.number("resumed_bytes"));
-    tally.fault("after the rerun", &tree::differences(&site.sent(), &site.arrived()));
+    println!(
+        "{}: {} bytes resumed in the end",
+        tally.context,
+        output.number("resumed_bytes")
+    );
+    tally.fault(
+        "after the rerun",
+        &tree::differences(&site.sent(), &site.arrived()),
+    );
     let left = super::leftovers_in_time(root);
     tally.fault(
         "left behind after the rerun",
-        &left.iter().map(|path| format!("{path:?}")).collect::<Vec<_>>(),
+        &left
+            .iter()
+            .map(|path| format!("{path:?}"))
+            .collect::<Vec<_>>(),
     );
 }

@@ -1,4 +1,5 @@
-//! One copy onto a disk, several power cuts of it, and for each what a rerun on the next boot makes of it.
+//! One copy onto a disk, several power cuts of it, and for each what a rerun on the next boot makes
+//! of it.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -30,9 +31,18 @@ struct Cut {
 
 impl std::fmt::Display for Cut {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Plan { moment, nudge, boot, again_ms } = self.plan;
+        let Plan {
+            moment,
+            nudge,
+            boot,
+            again_ms,
+        } = self.plan;
         write!(out, "{moment:?}")?;
-        out.write_str(if self.reported { " (after exit 0)" } else { " (before exit 0)" })?;
+        out.write_str(if self.reported {
+            " (after exit 0)"
+        } else {
+            " (before exit 0)"
+        })?;
         write!(out, ", {nudge:?} written early, {boot:?} boot")?;
         again_ms.map_or(Ok(()), |ms| write!(out, ", again after {ms} ms"))
     }
@@ -97,7 +107,12 @@ fn copy_and_cut_case(case: &Case, rng: &mut Rng, tally: &mut Tally) {
 
 fn prepare(case: &Case, disk: &Disk, work: &TempDir, rng: &mut Rng) -> Site {
     let target = disk.at().join("root");
-    for dir in [&target, &disk.at().join("config"), &work.path().join("new"), &work.path().join("old")] {
+    for dir in [
+        &target,
+        &disk.at().join("config"),
+        &work.path().join("new"),
+        &work.path().join("old"),
+    ] {
         fs::create_dir(dir).unwrap();
     }
     let (new, old) = (work.path().join("new/tree"), work.path().join("old/tree"));
@@ -113,7 +128,13 @@ fn prepare(case: &Case, disk: &Disk, work: &TempDir, rng: &mut Rng) -> Site {
     let writer = Side::at(disk.at().join("config"));
     writer.id();
     disk.sync();
-    Site::new(case.way, case.backends, writer, work.path().to_path_buf(), target)
+    Site::new(
+        case.way,
+        case.backends,
+        writer,
+        work.path().to_path_buf(),
+        target,
+    )
 }
 
 fn cut_while_it_copies(case: &Case, site: &Site, disk: &mut Disk, tally: &mut Tally) -> Vec<Cut> {
@@ -144,7 +165,11 @@ fn cut_while_it_copies(case: &Case, site: &Site, disk: &mut Disk, tally: &mut Ta
         write_early(plan.nudge, &disk.at());
         // In this order: what ended before the cut, ended before it.
         let reported = !running.is_running() && !killed;
-        cuts.push(Cut { plan, image: disk.cut(), reported });
+        cuts.push(Cut {
+            plan,
+            image: disk.cut(),
+            reported,
+        });
     }
     let output = running.wait();
     if output.code != Some(0) && !killed {
@@ -171,16 +196,24 @@ fn wait_for_exit(running: &mut Running) {
 
 fn write_early(nudge: Nudge, disk: &Path) {
     // Things vanish while this looks: the copy goes on.
-    let entries = WalkDir::new(disk.join("root")).sort_by_file_name().into_iter().filter_map(Result::ok);
-    let is_journal = |path: &Path| path.extension().is_some_and(|extension| extension == "journal");
+    let entries = WalkDir::new(disk.join("root"))
+        .sort_by_file_name()
+        .into_iter()
+        .filter_map(Result::ok);
+    let is_journal = |path: &Path| {
+        path.extension()
+            .is_some_and(|extension| extension == "journal")
+    };
     let paths: Vec<PathBuf> = match nudge {
         Nudge::Nothing => return,
-        Nudge::Journals => {
-            entries.map(walkdir::DirEntry::into_path).filter(|path| is_journal(path)).collect()
-        }
-        Nudge::Directories => {
-            entries.filter(|entry| entry.file_type().is_dir()).map(walkdir::DirEntry::into_path).collect()
-        }
+        Nudge::Journals => entries
+            .map(walkdir::DirEntry::into_path)
+            .filter(|path| is_journal(path))
+            .collect(),
+        Nudge::Directories => entries
+            .filter(|entry| entry.file_type().is_dir())
+            .map(walkdir::DirEntry::into_path)
+            .collect(),
         Nudge::Files => entries
             .filter(|entry| entry.file_type().is_file())
             .step_by(2)
@@ -208,17 +241,23 @@ fn look(case: &Case, cut: &Cut, site: &Site, older: Option<&Path>, tally: &mut T
             Found::Wrong(_) => unfinished += 1,
         }
     }
-    println!("   {new} new, {old} old, {nothing} missing, {unfinished} unfinished, {} lost", lost.len());
+    println!(
+        "   {new} new, {old} old, {nothing} missing, {unfinished} unfinished, {} lost",
+        lost.len()
+    );
     tally.fault("replaced and neither old nor new", &lost);
     if case.fsync && cut.reported {
         // Temporary files are not promised to be gone before the rerun.
         let mut all = differences(&site.sent(), &site.arrived());
-        all.retain(|difference| !(difference.contains(".landro-") && difference.ends_with("is extra")));
+        all.retain(|difference| {
+            !(difference.contains(".landro-") && difference.ends_with("is extra"))
+        });
         tally.fault("promised by --fsync", &all);
     }
 }
 
-/// The same command on the next boot: all is well in the end. If this is cut off, too: what the cut left.
+/// The same command on the next boot: all is well in the end. If this is cut off, too: what the cut
+/// left.
 fn rerun(
     case: &Case,
     cut: &Cut,
@@ -231,27 +270,49 @@ fn rerun(
     let again = cut.plan.again_ms.map(|at_ms| {
         sleep_ms(at_ms);
         write_early(cut.plan.nudge, &disk.at());
-        let plan = Plan { moment: Moment::Rerun(at_ms), again_ms: None, ..cut.plan };
-        Cut { plan, image: disk.cut(), reported: cut.reported }
+        let plan = Plan {
+            moment: Moment::Rerun(at_ms),
+            again_ms: None,
+            ..cut.plan
+        };
+        Cut {
+            plan,
+            image: disk.cut(),
+            reported: cut.reported,
+        }
     });
     let output = running.wait();
     if output.code != Some(0) {
         let log = site.daemon_log();
-        let how = format!("{:?}, {}\n{}", output.code, end_of(&output.stderr), end_of(&log));
+        let how = format!(
+            "{:?}, {}\n{}",
+            output.code,
+            end_of(&output.stderr),
+            end_of(&log)
+        );
         tally.fault("the rerun ended wrongly", &[how]);
         return again;
     }
-    tally.fault("after the rerun", &differences(&site.sent(), &site.arrived()));
+    tally.fault(
+        "after the rerun",
+        &differences(&site.sent(), &site.arrived()),
+    );
     if fs::read(disk.at().join("root/beside")).ok().as_deref() != Some(b"beside") {
         tally.fault("not part of the transfer", &["beside".to_owned()]);
     }
     let left = super::leftovers_in_time(&disk.at());
     tally.fault(
         "left behind after the rerun",
-        &left.iter().map(|path| format!("{path:?}")).collect::<Vec<_>>(),
+        &left
+            .iter()
+            .map(|path| format!("{path:?}"))
+            .collect::<Vec<_>>(),
     );
     // Whoever cleaned up in the background must have kept the times of directories.
-    tally.fault("after cleaning up", &differences(&site.sent(), &site.arrived()));
+    tally.fault(
+        "after cleaning up",
+        &differences(&site.sent(), &site.arrived()),
+    );
     again
 }
 
@@ -264,12 +325,32 @@ fn differences(one: &Path, other: &Path) -> Vec<String> {
 
 /// In the form of /proc/sys/kernel/random/boot_id.
 fn another_boot_id(rng: &mut Rng) -> String {
-    let hex: String = rng.bytes(16).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}\n", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    let hex: String = rng
+        .bytes(16)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!(
+        "{}-{}-{}-{}-{}\n",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }
 
 /// Runs a program that sees another boot id, in a mount namespace of its own.
 fn next_boot(boot_id: &Path) -> Vec<String> {
     let script = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
-    ["unshare", "-m", "sh", "-c", script, boot_id.to_str().unwrap()].map(String::from).to_vec()
+    [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        script,
+        boot_id.to_str().unwrap(),
+    ]
+    .map(String::from)
+    .to_vec()
 }

@@ -1,4 +1,5 @@
-//! Where a copy goes on: the side that writes, the side that has the source, and a daemon if the way needs one.
+//! Where a copy goes on: the side that writes, the side that has the source, and a daemon if the
+//! way needs one.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,8 @@ impl Way {
 pub struct Site {
     pub way: Way,
     pub backends: [&'static str; 2],
-    /// What `landro` keeps about itself where it writes; it lies beside the destination, and is lost with it.
+    /// What `landro` keeps about itself where it writes; it lies beside the destination, and is
+    /// lost with it.
     writer: Side,
     reader: Side,
     /// The directory with the trees `new/tree` and, if there are older files, `old/tree`.
@@ -39,7 +41,16 @@ impl Site {
         source: PathBuf,
         target: PathBuf,
     ) -> Site {
-        Site { way, backends, writer, reader: Side::new(), source, version: "new", target, daemon: None }
+        Site {
+            way,
+            backends,
+            writer,
+            reader: Side::new(),
+            source,
+            version: "new",
+            target,
+            daemon: None,
+        }
     }
 
     pub fn sent(&self) -> PathBuf {
@@ -57,7 +68,8 @@ impl Site {
         }
     }
 
-    /// Starts the daemon, if the way needs one; on the port that the one before had. `prefix` runs before what writes.
+    /// Starts the daemon, if the way needs one; on the port that the one before had. `prefix` runs
+    /// before what writes.
     pub fn start(&mut self, prefix: &[&str]) {
         let (side, prefix, root): (&Side, &[&str], &Path) = match self.way {
             Way::Push => (&self.writer, prefix, &self.target),
@@ -67,7 +79,14 @@ impl Site {
         let before = self.daemon.take().map(|daemon| daemon.address().to_owned());
         let listen = before.unwrap_or_else(|| "127.0.0.1:0".to_owned());
         let allowed = self.client().id();
-        let args = ["--listen", &listen, "--backend", self.backends[0], "--allow", &allowed];
+        let args = [
+            "--listen",
+            &listen,
+            "--backend",
+            self.backends[0],
+            "--allow",
+            &allowed,
+        ];
         self.daemon = Some(Daemon::start_with(side, prefix, root, &args));
     }
 
@@ -84,7 +103,9 @@ impl Site {
 
     pub fn cp(&self, prefix: &[&str], flags: &[&str]) -> Running {
         let prefix = if self.way == Way::Push { &[] } else { prefix };
-        let mut args: Vec<OsString> = ["cp", "--json", "--backend", self.backends[1]].map(Into::into).into();
+        let mut args: Vec<OsString> = ["cp", "--json", "--backend", self.backends[1]]
+            .map(Into::into)
+            .into();
         args.extend(flags.iter().map(OsString::from));
         let url = |path: &str| OsString::from(self.daemon.as_ref().unwrap().url(path));
         if let Some(daemon) = &self.daemon {
@@ -92,7 +113,10 @@ impl Site {
         }
         args.extend(match self.way {
             Way::Push => [self.sent().into(), url("")],
-            Way::Pull => [url(&format!("{}/tree", self.version)), self.target.clone().into()],
+            Way::Pull => [
+                url(&format!("{}/tree", self.version)),
+                self.target.clone().into(),
+            ],
             Way::Local => [self.sent().into(), self.target.clone().into()],
         });
         Running::spawn(command(self.client(), prefix, args))

@@ -14,7 +14,10 @@ fn framed(body: &[u8]) -> Vec<u8> {
 }
 
 fn verdict(entry: u32, kind: VerdictKind) -> Message {
-    Message::Verdicts(vec![Verdict { entry: EntryId(entry), kind }])
+    Message::Verdicts(vec![Verdict {
+        entry: EntryId(entry),
+        kind,
+    }])
 }
 
 pub fn messages(scene: &Scene) {
@@ -24,15 +27,27 @@ pub fn messages(scene: &Scene) {
     let bodies: [(&str, Vec<u8>); 11] = [
         ("a message over the cap", over_the_cap),
         ("a message of 4 GiB", u32::MAX.to_be_bytes().to_vec()),
-        ("garbage behind a filler", [framed(&[]), framed(&[0xff; 1000])].concat()),
+        (
+            "garbage behind a filler",
+            [framed(&[]), framed(&[0xff; 1000])].concat(),
+        ),
         ("garbage", framed(&[0xff; 1000])),
         ("an array without end", framed(&[0x9f; 60_000])),
         ("nested arrays", framed(&[0x81; 60_000])),
-        ("a string of 2^64 bytes", framed(&[0x82, 2, 0x81, 0x5b, 255, 255, 255, 255, 255, 255, 255, 255])),
-        ("an array of 2^64 items", framed(&[0x82, 2, 0x81, 0x9b, 255, 255, 255, 255, 255, 255, 255, 255])),
+        (
+            "a string of 2^64 bytes",
+            framed(&[0x82, 2, 0x81, 0x5b, 255, 255, 255, 255, 255, 255, 255, 255]),
+        ),
+        (
+            "an array of 2^64 items",
+            framed(&[0x82, 2, 0x81, 0x9b, 255, 255, 255, 255, 255, 255, 255, 255]),
+        ),
         ("a message nobody knows", framed(&[0x82, 0x18, 99, 0x80])),
         ("bytes behind the message", framed(&[0x82, 13, 0x80, 0])),
-        ("no text but bytes", framed(&[0x82, 12, 0x82, 5, 0x41, 0x41])),
+        (
+            "no text but bytes",
+            framed(&[0x82, 12, 0x82, 5, 0x41, 0x41]),
+        ),
     ];
     for (what, bytes) in &bodies {
         for welcomed in [false, true] {
@@ -74,7 +89,10 @@ pub fn messages(scene: &Scene) {
         hello.version = 9;
     }
     peer.message(&hello);
-    assert!(matches!(peer.next_message(), Some(Message::Error { .. }) | None));
+    assert!(matches!(
+        peer.next_message(),
+        Some(Message::Error { .. }) | None
+    ));
 }
 
 fn prefaces(scene: &Scene) {
@@ -97,7 +115,10 @@ fn prefaces(scene: &Scene) {
     }
     // They may have met different workers, which do not know each other's sessions.
     for peer in [&mut first, &mut second] {
-        assert!(matches!(peer.next_message(), None | Some(Message::Welcome(_))));
+        assert!(matches!(
+            peer.next_message(),
+            None | Some(Message::Welcome(_))
+        ));
     }
     // Data before anything was said.
     let mut peer = scene.connect();
@@ -110,8 +131,16 @@ fn prefaces(scene: &Scene) {
 
 /// Every message of the other role, and those of this role at the wrong time.
 fn out_of_place(scene: &Scene) {
-    let error = EntryError { code: EntryErrorCode::Source, errno: 5, text: "x".into() };
-    let welcome = wire::Welcome { version: 1, agent: String::new(), entry_window: 1 << 30 };
+    let error = EntryError {
+        code: EntryErrorCode::Source,
+        errno: 5,
+        text: "x".into(),
+    };
+    let welcome = wire::Welcome {
+        version: 1,
+        agent: String::new(),
+        entry_window: 1 << 30,
+    };
     let all = [
         peer::hello(peer::push_request("")),
         Message::Welcome(welcome),
@@ -119,10 +148,21 @@ fn out_of_place(scene: &Scene) {
         Message::Listing(vec![]),
         Message::ListEnd {},
         verdict(1, VerdictKind::Send {}),
-        verdict(1, VerdictKind::Done { resumed_bytes: u64::MAX }),
+        verdict(
+            1,
+            VerdictKind::Done {
+                resumed_bytes: u64::MAX,
+            },
+        ),
         Message::ManifestEnd { entries: 5 },
-        Message::Root { entry: EntryId(1), digest: [0; 32] },
-        Message::Abort { entry: EntryId(1), error },
+        Message::Root {
+            entry: EntryId(1),
+            digest: [0; 32],
+        },
+        Message::Abort {
+            entry: EntryId(1),
+            error,
+        },
     ];
     for message in &all {
         let mut peer = scene.push();
@@ -141,7 +181,10 @@ fn out_of_place(scene: &Scene) {
 fn entries_out_of_order(scene: &Scene) {
     let mut future = file(1, "x", 1);
     if let wire::Item::Entry(entry) = &mut future {
-        entry.mtime = Mtime { seconds: 0, nanoseconds: u32::MAX };
+        entry.mtime = Mtime {
+            seconds: 0,
+            nanoseconds: u32::MAX,
+        };
     }
     let mut mode = file(1, "x", 1);
     if let wire::Item::Entry(entry) = &mut mode {
@@ -151,18 +194,37 @@ fn entries_out_of_order(scene: &Scene) {
         ("entry 0", vec![file(0, "x", 1)]),
         ("entry 2 first", vec![file(2, "x", 1)]),
         ("the last entry first", vec![file(u32::MAX, "x", 1)]),
-        ("an entry twice", vec![directory(1, 0, "d"), directory(1, 0, "e")]),
+        (
+            "an entry twice",
+            vec![directory(1, 0, "d"), directory(1, 0, "e")],
+        ),
         ("an unknown parent", vec![entry(1, 7, b"x", Kind::File, 1)]),
-        ("its own parent", vec![entry(1, 1, b"x", Kind::Directory, 0)]),
-        ("a file as parent", vec![file(1, "x", 0), entry(2, 1, b"y", Kind::File, 0)]),
-        ("a parent that ended", vec![directory(1, 0, "d"), end(1), entry(2, 1, b"y", Kind::File, 0)]),
+        (
+            "its own parent",
+            vec![entry(1, 1, b"x", Kind::Directory, 0)],
+        ),
+        (
+            "a file as parent",
+            vec![file(1, "x", 0), entry(2, 1, b"y", Kind::File, 0)],
+        ),
+        (
+            "a parent that ended",
+            vec![
+                directory(1, 0, "d"),
+                end(1),
+                entry(2, 1, b"y", Kind::File, 0),
+            ],
+        ),
         ("the end of nothing", vec![end(1)]),
         ("the end of a file", vec![file(1, "x", 0), end(1)]),
         ("the end of the target", vec![end(0)]),
         ("nanoseconds of four seconds", vec![future]),
         ("a mode with more bits", vec![mode]),
         ("a special file", vec![entry(1, 0, b"x", Kind::Special, 0)]),
-        ("a symlink without target", vec![entry(1, 0, b"x", Kind::Symlink, 0)]),
+        (
+            "a symlink without target",
+            vec![entry(1, 0, b"x", Kind::Symlink, 0)],
+        ),
     ];
     for (what, items) in cases {
         let mut peer = scene.push();
@@ -174,7 +236,10 @@ fn entries_out_of_order(scene: &Scene) {
     peer.message(&Message::ManifestEnd { entries: 0 });
     peer.entries(vec![file(1, "x", 1)]);
     while peer.next_message().is_some() {}
-    assert!(peer.closed().is_none_or(|closed| closed.code == VIOLATION || closed.code == 0));
+    assert!(
+        peer.closed()
+            .is_none_or(|closed| closed.code == VIOLATION || closed.code == 0)
+    );
     assert!(!scene.world.root("x").exists());
 }
 
@@ -183,21 +248,50 @@ fn verdicts_out_of_place(scene: &Scene) {
     std::fs::write(scene.world.root("served"), vec![1; 3 << 20]).unwrap();
     let pull = |scene: &Scene| -> Peer {
         let mut peer = scene.connect();
-        peer.open(WireRequest::Pull { sources: vec![Bytes::from_static(b"served")] });
+        peer.open(WireRequest::Pull {
+            sources: vec![Bytes::from_static(b"served")],
+        });
         while !matches!(peer.next_message(), Some(Message::Entries(_))) {}
         peer
     };
-    let have = |first, chunks: usize| VerdictKind::Have { first, values: vec![9; 32 * chunks].into() };
+    let have = |first, chunks: usize| VerdictKind::Have {
+        first,
+        values: vec![9; 32 * chunks].into(),
+    };
     let cases = [
-        ("a verdict about nothing", vec![verdict(9, VerdictKind::Send {})]),
-        ("a verdict about entry 0", vec![verdict(0, VerdictKind::Send {})]),
-        ("asked for twice", vec![verdict(1, VerdictKind::Send {}), verdict(1, VerdictKind::Send {})]),
-        ("done twice", vec![verdict(1, VerdictKind::Skipped {}), verdict(1, VerdictKind::Skipped {})]),
+        (
+            "a verdict about nothing",
+            vec![verdict(9, VerdictKind::Send {})],
+        ),
+        (
+            "a verdict about entry 0",
+            vec![verdict(0, VerdictKind::Send {})],
+        ),
+        (
+            "asked for twice",
+            vec![
+                verdict(1, VerdictKind::Send {}),
+                verdict(1, VerdictKind::Send {}),
+            ],
+        ),
+        (
+            "done twice",
+            vec![
+                verdict(1, VerdictKind::Skipped {}),
+                verdict(1, VerdictKind::Skipped {}),
+            ],
+        ),
         ("chunks outside", vec![verdict(1, have(2, 5))]),
         ("chunks far outside", vec![verdict(1, have(u32::MAX, 1))]),
-        ("chunks twice", vec![verdict(1, have(0, 2)), verdict(1, have(1, 1))]),
+        (
+            "chunks twice",
+            vec![verdict(1, have(0, 2)), verdict(1, have(1, 1))],
+        ),
         ("finished before anything", vec![Message::Finished {}]),
-        ("entries of a receiver", vec![Message::Entries(vec![file(1, "x", 1)])]),
+        (
+            "entries of a receiver",
+            vec![Message::Entries(vec![file(1, "x", 1)])],
+        ),
     ];
     for (what, messages) in cases {
         let mut peer = pull(scene);

@@ -1,4 +1,5 @@
-//! QUIC packets by hand, for what no QUIC library would send: Initial packets of a stranger, 1-RTT packets of a peer.
+//! QUIC packets by hand, for what no QUIC library would send: Initial packets of a stranger, 1-RTT
+//! packets of a peer.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -12,8 +13,8 @@ use super::peer::Peer;
 
 /// RFC 9001 §5.2.
 const INITIAL_SALT: [u8; 20] = [
-    0x38, 0x76, 0x2c, 0xf7, 0xf5, 0x59, 0x34, 0xb3, 0x4d, 0x17, 0x9a, 0xe6, 0xa4, 0xc8, 0x0c, 0xad, 0xcc,
-    0xbb, 0x7f, 0x0a,
+    0x38, 0x76, 0x2c, 0xf7, 0xf5, 0x59, 0x34, 0xb3, 0x4d, 0x17, 0x9a, 0xe6, 0xa4, 0xc8, 0x0c, 0xad,
+    0xcc, 0xbb, 0x7f, 0x0a,
 ];
 
 /// A client's first datagrams are at least this long (RFC 9000 §14.1).
@@ -46,18 +47,32 @@ impl Keys {
     fn seal(&self, header: &[u8], number: u32, payload: &[u8]) -> Vec<u8> {
         let mut packet = [header, &number.to_be_bytes()].concat();
         let mut nonce = self.iv.clone();
-        nonce[8..].iter_mut().zip(number.to_be_bytes()).for_each(|(nonce, number)| *nonce ^= number);
+        nonce[8..]
+            .iter_mut()
+            .zip(number.to_be_bytes())
+            .for_each(|(nonce, number)| *nonce ^= number);
         let mut tag = [0; TAG_BYTES];
-        let sealed =
-            encrypt_aead(Cipher::aes_128_gcm(), &self.key, Some(&nonce), &packet, payload, &mut tag).unwrap();
+        let sealed = encrypt_aead(
+            Cipher::aes_128_gcm(),
+            &self.key,
+            Some(&nonce),
+            &packet,
+            payload,
+            &mut tag,
+        )
+        .unwrap();
         packet.extend(sealed);
         packet.extend(tag);
         let sample = header.len() + 4;
         let mut mask = [0; 32];
-        let mut ecb = Crypter::new(Cipher::aes_128_ecb(), Mode::Encrypt, &self.header, None).unwrap();
+        let mut ecb =
+            Crypter::new(Cipher::aes_128_ecb(), Mode::Encrypt, &self.header, None).unwrap();
         ecb.update(&packet[sample..sample + 16], &mut mask).unwrap();
         packet[0] ^= mask[0] & if packet[0] & 0x80 == 0 { 0x1f } else { 0x0f };
-        packet[header.len()..sample].iter_mut().zip(&mask[1..]).for_each(|(byte, mask)| *byte ^= mask);
+        packet[header.len()..sample]
+            .iter_mut()
+            .zip(&mask[1..])
+            .for_each(|(byte, mask)| *byte ^= mask);
         packet
     }
 }
@@ -103,7 +118,14 @@ impl Stranger {
         boring::rand::rand_bytes(&mut dcid).unwrap();
         boring::rand::rand_bytes(&mut scid).unwrap();
         let keys = Keys::of_initial(&dcid);
-        Stranger { socket, dcid: dcid.to_vec(), scid, token: Vec::new(), keys, number: 0 }
+        Stranger {
+            socket,
+            dcid: dcid.to_vec(),
+            scid,
+            token: Vec::new(),
+            keys,
+            number: 0,
+        }
     }
 
     pub fn send(&mut self, frames: &[u8]) -> usize {
@@ -125,9 +147,13 @@ impl Stranger {
 
     /// Takes a Retry if one comes: what is sent from now on proves the address.
     pub fn follow_retry(&mut self) -> bool {
-        self.socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        self.socket
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
         let mut buffer = [0; 2000];
-        let Ok(len) = self.socket.recv(&mut buffer) else { return false };
+        let Ok(len) = self.socket.recv(&mut buffer) else {
+            return false;
+        };
         if buffer[0] & 0xf0 != 0xf0 {
             return false;
         }
@@ -140,7 +166,8 @@ impl Stranger {
     }
 }
 
-/// Somebody whose handshake goes on by hand once the server has answered: he may say that he is anybody.
+/// Somebody whose handshake goes on by hand once the server has answered: he may say that he is
+/// anybody.
 pub struct Impostor {
     peer: Peer,
     keys: Keys,
@@ -153,7 +180,8 @@ impl Impostor {
     /// Dials, and keeps silent after the server's first flight.
     pub fn new(daemon: &str, from: &str) -> Impostor {
         let identity = Identity::generate().unwrap();
-        // A Retry is not sent while many answers wait to be; quiche would take a second to ask again.
+        // A Retry is not sent while many answers wait to be; quiche would take a second to ask
+        // again.
         for _ in 0..100 {
             let mut peer = Peer::dial_from(daemon, &identity, from);
             for _ in 0..10 {
@@ -161,7 +189,12 @@ impl Impostor {
                 peer.send_first_flight();
                 peer.listen();
                 if let Some(secret) = peer.handshake_secret() {
-                    return Impostor { keys: Keys::of_secret(&secret), peer, number: 0, offset: 0 };
+                    return Impostor {
+                        keys: Keys::of_secret(&secret),
+                        peer,
+                        number: 0,
+                        offset: 0,
+                    };
                 }
             }
         }
@@ -215,12 +248,17 @@ impl Forge {
     pub fn of(peer: &Peer) -> Forge {
         let keys = Keys::of_secret(&peer.traffic_secret());
         // Beyond the numbers that were used so far.
-        Forge { keys, dcid: peer.conn.destination_id().to_vec(), number: 1000 }
+        Forge {
+            keys,
+            dcid: peer.conn.destination_id().to_vec(),
+            number: 1000,
+        }
     }
 
     pub fn packet(&mut self, frames: &[u8]) -> Vec<u8> {
         self.number += 1;
-        self.keys.seal(&[&[0x43], &self.dcid[..]].concat(), self.number, frames)
+        self.keys
+            .seal(&[&[0x43], &self.dcid[..]].concat(), self.number, frames)
     }
 }
 
@@ -239,7 +277,11 @@ impl Forger {
 
     /// Goes on with what a peer began.
     pub fn of(peer: Peer) -> Forger {
-        Forger { forge: Forge::of(&peer), peer, offset: 1 }
+        Forger {
+            forge: Forge::of(&peer),
+            peer,
+            offset: 1,
+        }
     }
 
     /// The next number is never sent.
@@ -253,13 +295,18 @@ impl Forger {
         packet.len()
     }
 
-    /// Whether the daemon closed and forgot it: what is sent now brings a stateless reset. (Its acknowledgements are of
-    /// packets that quiche knows nothing of, so that quiche cannot be asked.)
+    /// Whether the daemon closed and forgot it: what is sent now brings a stateless reset. (Its
+    /// acknowledgements are of packets that quiche knows nothing of, so that quiche cannot be
+    /// asked.)
     pub fn is_forgotten(&mut self) -> bool {
         self.peer.is_forgotten()
     }
 
     pub fn window_bytes(&self) -> u64 {
-        self.peer.conn.peer_transport_params().unwrap().initial_max_data
+        self.peer
+            .conn
+            .peer_transport_params()
+            .unwrap()
+            .initial_max_data
     }
 }

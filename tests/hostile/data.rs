@@ -12,11 +12,18 @@ use super::peer::{Peer, directory, end, entry, file, link};
 const MIB: usize = 1 << 20;
 
 fn whole(entry: u32, len: usize) -> RecordHead {
-    RecordHead::Whole { entry: EntryId(entry), len_bytes: len as u64 }
+    RecordHead::Whole {
+        entry: EntryId(entry),
+        len_bytes: len as u64,
+    }
 }
 
 fn chunk(entry: u32, index: u32, len: usize) -> RecordHead {
-    RecordHead::Chunk { entry: EntryId(entry), chunk: ChunkIndex(index), len_bytes: len as u64 }
+    RecordHead::Chunk {
+        entry: EntryId(entry),
+        chunk: ChunkIndex(index),
+        len_bytes: len as u64,
+    }
 }
 
 fn value(index: u32, data: &[u8], file_size_bytes: usize) -> Digest {
@@ -40,12 +47,32 @@ pub fn that_lies(scene: &Scene) {
         ("a small file too long", 10, whole(1, 20), 20),
         ("a small file too short", 10, whole(1, 5), 5),
         ("a small file as a chunk", 10, chunk(1, 1, 10), 10),
-        ("a large file as a whole", 2 * MIB as u64, whole(1, 100), 100),
+        (
+            "a large file as a whole",
+            2 * MIB as u64,
+            whole(1, 100),
+            100,
+        ),
         ("a chunk too short", 2 * MIB as u64, chunk(1, 0, 100), 100),
-        ("a chunk too long", 2 * MIB as u64, chunk(1, 0, 2 * MIB), 2 * MIB),
+        (
+            "a chunk too long",
+            2 * MIB as u64,
+            chunk(1, 0, 2 * MIB),
+            2 * MIB,
+        ),
         ("the last chunk too long", MIB as u64 + 5, chunk(1, 1, 6), 6),
-        ("a chunk outside of the file", 2 * MIB as u64, chunk(1, 2, MIB), MIB),
-        ("a chunk far outside of the file", 2 * MIB as u64, chunk(1, u32::MAX, MIB), MIB),
+        (
+            "a chunk outside of the file",
+            2 * MIB as u64,
+            chunk(1, 2, MIB),
+            MIB,
+        ),
+        (
+            "a chunk far outside of the file",
+            2 * MIB as u64,
+            chunk(1, u32::MAX, MIB),
+            MIB,
+        ),
         ("an entry nobody announced", 10, whole(2, 10), 10),
         ("entry 0", 10, whole(0, 10), 10),
         ("an entry far away", 10, chunk(u32::MAX, 0, 10), 10),
@@ -58,10 +85,18 @@ pub fn that_lies(scene: &Scene) {
     }
     // A head that promises more than a varint's worth of data.
     let mut peer = asked_for(scene, "lie-huge", 2 * MIB as u64);
-    peer.raw_data(&[1, 0, 2, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3], false);
+    peer.raw_data(
+        &[
+            1, 0, 2, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3,
+        ],
+        false,
+    );
     peer.expect_violation("a chunk of 2^62 bytes");
 
-    let (first, second) = (value(0, &data[..MIB], 2 * MIB), value(1, &data[..MIB], 2 * MIB));
+    let (first, second) = (
+        value(0, &data[..MIB], 2 * MIB),
+        value(1, &data[..MIB], 2 * MIB),
+    );
     let mut peer = asked_for(scene, "twice", 2 * MIB as u64);
     peer.record(chunk(1, 0, MIB), &data[..MIB], first);
     peer.record(chunk(1, 0, MIB), &data[..MIB], first);
@@ -95,13 +130,17 @@ pub fn that_lies(scene: &Scene) {
         ("a stream of another type", &[9, 0, 1, 1][..], false),
         ("a record of another kind", &[1, 0, 7, 1, 1], false),
         ("a stream that ends in its head", &[1, 0, 1], true),
-        ("a stream that ends in its data", &[1, 0, 1, 1, 10, 5, 5], true),
+        (
+            "a stream that ends in its data",
+            &[1, 0, 1, 1, 10, 5, 5],
+            true,
+        ),
         ("a stream that ends in its header", &[1], true),
         (
             "a status nobody knows",
             &[
-                1, 0, 1, 1, 1, 5, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-                0, 0, 0, 0, 0, 0, 0, 0,
+                1, 0, 1, 1, 1, 5, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
             ],
             false,
         ),
@@ -128,10 +167,15 @@ fn sizes_nobody_has_room_for(scene: &Scene) {
         peer.entries(vec![file(1, "vast", size_bytes)]);
         match peer.verdict(1) {
             VerdictKind::Failed { error } => {
-                let codes = [EntryErrorCode::Full, EntryErrorCode::Destination, EntryErrorCode::Name];
+                let codes = [
+                    EntryErrorCode::Full,
+                    EntryErrorCode::Destination,
+                    EntryErrorCode::Name,
+                ];
                 assert!(codes.contains(&error.code), "{error:?}");
             }
-            // Sparse files may be of that size where fallocate does not reserve; nothing is held for them.
+            // Sparse files may be of that size where fallocate does not reserve; nothing is held
+            // for them.
             VerdictKind::Send {} => peer.hang_up(),
             other => panic!("{other:?}"),
         }
@@ -143,7 +187,10 @@ fn sizes_nobody_has_room_for(scene: &Scene) {
         let mut peer = scene.push();
         let mut item = file(1, "old", 1);
         if let landro::proto::wire::Item::Entry(entry) = &mut item {
-            entry.mtime = Mtime { seconds, nanoseconds: 999_999_999 };
+            entry.mtime = Mtime {
+                seconds,
+                nanoseconds: 999_999_999,
+            };
         }
         peer.entries(vec![item]);
         if peer.verdict(1) == (VerdictKind::Send {}) {
@@ -154,7 +201,8 @@ fn sizes_nobody_has_room_for(scene: &Scene) {
     }
 }
 
-/// Wrong digests are not violations: bits rot on the way from a disk. The file fails, the session goes on.
+/// Wrong digests are not violations: bits rot on the way from a disk. The file fails, the session
+/// goes on.
 pub fn digests(scene: &Scene) {
     let data = vec![7; 2 * MIB];
     let mut peer = scene.push();
@@ -169,35 +217,52 @@ pub fn digests(scene: &Scene) {
     for id in 1..=6 {
         assert_eq!(peer.verdict(id), VerdictKind::Send {}, "{id}");
     }
-    let (first, second) = (value(0, &data[..MIB], 2 * MIB), value(1, &data[MIB..], 2 * MIB));
+    let (first, second) = (
+        value(0, &data[..MIB], 2 * MIB),
+        value(1, &data[MIB..], 2 * MIB),
+    );
     peer.record(whole(1, 10), &data[..10], [0; 32]);
     peer.record(chunk(2, 0, 70_000), &data[..70_000], [1; 32]);
     peer.record(chunk(3, 0, MIB), &data[..MIB], [2; 32]);
     peer.record(chunk(4, 0, MIB), &data[..MIB], first);
     peer.record(chunk(4, 1, MIB), &data[MIB..], second);
-    peer.message(&Message::Root { entry: EntryId(4), digest: [3; 32] });
+    peer.message(&Message::Root {
+        entry: EntryId(4),
+        digest: [3; 32],
+    });
     peer.record(whole(5, 10), &data[..10], digest_of(&data[..10]));
     peer.record(whole(6, 0), &[], [4; 32]);
     for id in [1, 2, 3, 4, 6] {
         match peer.verdict(id) {
-            VerdictKind::Failed { error } => assert_eq!(error.code, EntryErrorCode::Integrity, "{id}"),
+            VerdictKind::Failed { error } => {
+                assert_eq!(error.code, EntryErrorCode::Integrity, "{id}")
+            }
             other => panic!("{id}: {other:?}"),
         }
     }
     assert!(matches!(peer.verdict(5), VerdictKind::Done { .. }));
     peer.message(&Message::ManifestEnd { entries: 6 });
-    while !matches!(peer.next_message().expect("the session goes on"), Message::Finished {}) {}
+    while !matches!(
+        peer.next_message().expect("the session goes on"),
+        Message::Finished {}
+    ) {}
     let names = scene.planted();
     assert_eq!(names, ["fine"], "nothing else appears, nothing is left");
     std::fs::remove_file(scene.world.root("fine")).unwrap();
 
     // A root for what needs none, or before its time, or twice.
     let mut peer = asked_for(scene, "odd", 10);
-    peer.message(&Message::Root { entry: EntryId(1), digest: [3; 32] });
+    peer.message(&Message::Root {
+        entry: EntryId(1),
+        digest: [3; 32],
+    });
     peer.expect_violation("a root of a small file");
     let mut peer = asked_for(scene, "odd", 2 * MIB as u64);
     for _ in 0..2 {
-        peer.message(&Message::Root { entry: EntryId(1), digest: [3; 32] });
+        peer.message(&Message::Root {
+            entry: EntryId(1),
+            digest: [3; 32],
+        });
     }
     peer.expect_violation("two roots");
     let mut peer = scene.push();

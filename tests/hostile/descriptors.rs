@@ -27,14 +27,37 @@ impl Scene {
         let villain = Identity::generate().unwrap();
         fs::create_dir_all(dir.path().join("root")).unwrap();
         let (own, other) = (client.id(), villain.fingerprint().to_string());
-        let args = ["--backend", backend, "--workers", "1", "--allow", &own, "--allow", &other];
-        let daemon = Daemon::start_with(&server, &["prlimit", LIMIT], &dir.path().join("root"), &args);
-        Scene { daemon, villain, client, backend, dir, _server: server }
+        let args = [
+            "--backend",
+            backend,
+            "--workers",
+            "1",
+            "--allow",
+            &own,
+            "--allow",
+            &other,
+        ];
+        let daemon = Daemon::start_with(
+            &server,
+            &["prlimit", LIMIT],
+            &dir.path().join("root"),
+            &args,
+        );
+        Scene {
+            daemon,
+            villain,
+            client,
+            backend,
+            dir,
+            _server: server,
+        }
     }
 
     /// What stays open leaves a part of the table to what does not.
     fn look(&self) {
-        let open = fs::read_dir(format!("/proc/{}/fd", self.daemon.pid())).unwrap().count();
+        let open = fs::read_dir(format!("/proc/{}/fd", self.daemon.pid()))
+            .unwrap()
+            .count();
         println!("{open} descriptors");
         assert!(open < 128 / 8 * 7, "{open} descriptors are held");
     }
@@ -48,8 +71,19 @@ impl Scene {
             fs::write(below.join("file"), "file").unwrap();
         }
         let (from, to) = (tree.to_str().unwrap(), self.daemon.url("tree"));
-        let args = ["cp", "--json", "--backend", self.backend, "--peer", &self.daemon.fingerprint, from, &to];
-        Running::spawn(command(&self.client, &[], args)).wait().expect(0);
+        let args = [
+            "cp",
+            "--json",
+            "--backend",
+            self.backend,
+            "--peer",
+            &self.daemon.fingerprint,
+            from,
+            &to,
+        ];
+        Running::spawn(command(&self.client, &[], args))
+            .wait()
+            .expect(0);
     }
 }
 
@@ -60,7 +94,11 @@ pub fn of_directories(backend: &'static str) {
     for session in 0..6 {
         let mut peer = Peer::connect(scene.daemon.address(), &scene.villain);
         peer.push("");
-        peer.entries((1..=64).map(|id| directory(id, 0, &format!("d{session}-{id}"))).collect());
+        peer.entries(
+            (1..=64)
+                .map(|id| directory(id, 0, &format!("d{session}-{id}")))
+                .collect(),
+        );
         (0..20).for_each(|_| peer.turn());
         peers.push(peer);
     }
@@ -75,12 +113,19 @@ pub fn of_sources(backend: &'static str) {
     let names: Vec<String> = (0..60).map(|number| format!("s{number}")).collect();
     for name in &names {
         fs::create_dir(scene.dir.path().join("root").join(name)).unwrap();
-        fs::write(scene.dir.path().join("root").join(name).join("file"), "file").unwrap();
+        fs::write(
+            scene.dir.path().join("root").join(name).join("file"),
+            "file",
+        )
+        .unwrap();
     }
     let mut peers = Vec::new();
     for _ in 0..6 {
         let mut peer = Peer::connect(scene.daemon.address(), &scene.villain);
-        let sources = names.iter().map(|name| Bytes::from(format!("{name}/file"))).collect();
+        let sources = names
+            .iter()
+            .map(|name| Bytes::from(format!("{name}/file")))
+            .collect();
         peer.open(WireRequest::Pull { sources });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));
         (0..20).for_each(|_| peer.turn());

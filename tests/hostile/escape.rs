@@ -1,7 +1,8 @@
-//! Peers that plant a symlink and then write through it as a directory: nothing beside what was asked for changes.
+//! Peers that plant a symlink and then write through it as a directory: nothing beside what was
+//! asked for changes.
 //!
-//! A server against the real client, and a client against the real daemon, in one session or two, and where the user
-//! has a link of that kind himself.
+//! A server against the real client, and a client against the real daemon, in one session or two,
+//! and where the user has a link of that kind himself.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -57,19 +58,28 @@ const TARGETS: usize = 5;
 impl Surroundings {
     /// `dir/home/dst` is where everything goes.
     fn new(dir: &Path) -> Surroundings {
-        for made in ["home/dst", "home/sibling/a", "home/dst/sibling", "home/dst/a", "outside"] {
+        for made in [
+            "home/dst",
+            "home/sibling/a",
+            "home/dst/sibling",
+            "home/dst/a",
+            "outside",
+        ] {
             fs::create_dir_all(dir.join(made)).unwrap();
             fs::write(dir.join(made).join("witness"), WITNESS).unwrap();
             fs::set_permissions(dir.join(made), Permissions::from_mode(0o751)).unwrap();
         }
-        Surroundings { dir: dir.to_path_buf() }
+        Surroundings {
+            dir: dir.to_path_buf(),
+        }
     }
 
     fn path(&self, path: &str) -> PathBuf {
         self.dir.join(path)
     }
 
-    /// All there is but what was asked for. Making the top entry moves the mtime of the directory it lies in.
+    /// All there is but what was asked for. Making the top entry moves the mtime of the directory
+    /// it lies in.
     fn record(&self, asked: &Path, lands_in: &Path) -> BTreeMap<PathBuf, (Record, Vec<u8>)> {
         let records = tree::records(&self.dir).into_iter();
         let others = records.filter(|(path, _)| !self.dir.join(path).starts_with(asked));
@@ -78,7 +88,11 @@ impl Surroundings {
             if whole.components().eq(lands_in.components()) {
                 record.mtime = (0, 0);
             }
-            let content = if record.kind == 'f' { fs::read(&whole).unwrap() } else { Vec::new() };
+            let content = if record.kind == 'f' {
+                fs::read(&whole).unwrap()
+            } else {
+                Vec::new()
+            };
             (path, (record, content))
         });
         with_content.collect()
@@ -86,7 +100,14 @@ impl Surroundings {
 
     /// Where links may lead: the same names stand beside the top entry, in it and above it.
     fn link_targets(&self) -> [String; TARGETS] {
-        ["..", ".", "../sibling", "a/../..", self.path("outside").to_str().unwrap()].map(String::from)
+        [
+            "..",
+            ".",
+            "../sibling",
+            "a/../..",
+            self.path("outside").to_str().unwrap(),
+        ]
+        .map(String::from)
     }
 }
 
@@ -97,8 +118,14 @@ struct Verdicts(BTreeMap<u32, VerdictKind>);
 impl Verdicts {
     fn of<'a>(&'a mut self, peer: &mut Peer, id: u32) -> Option<&'a VerdictKind> {
         while !self.0.contains_key(&id) {
-            let Message::Verdicts(verdicts) = peer.next_message()? else { continue };
-            self.0.extend(verdicts.into_iter().map(|Verdict { entry, kind }| (entry.0, kind)));
+            let Message::Verdicts(verdicts) = peer.next_message()? else {
+                continue;
+            };
+            self.0.extend(
+                verdicts
+                    .into_iter()
+                    .map(|Verdict { entry, kind }| (entry.0, kind)),
+            );
         }
         self.0.get(&id)
     }
@@ -107,7 +134,10 @@ impl Verdicts {
     fn send(&mut self, peer: &mut Peer, id: u32, data: &[u8]) {
         if self.of(peer, id) == Some(&VerdictKind::Send {}) {
             self.0.remove(&id);
-            let head = RecordHead::Whole { entry: EntryId(id), len_bytes: data.len() as u64 };
+            let head = RecordHead::Whole {
+                entry: EntryId(id),
+                len_bytes: data.len() as u64,
+            };
             peer.record(head, data, digest_of(data));
             self.of(peer, id);
         }
@@ -125,7 +155,11 @@ fn open_to_all(mut made: Item) -> Item {
 fn plant(peer: &mut Peer, place: Place, target: &str) {
     match place {
         Place::Below => {
-            peer.entries(vec![directory(1, 0, "photos"), directory(2, 1, "a"), end(2)]);
+            peer.entries(vec![
+                directory(1, 0, "photos"),
+                directory(2, 1, "a"),
+                end(2),
+            ]);
             peer.entries(vec![link(3, 1, "x", target), end(1)]);
             peer.message(&Message::ManifestEnd { entries: 3 });
         }
@@ -137,17 +171,26 @@ fn plant(peer: &mut Peer, place: Place, target: &str) {
     finish(peer);
 }
 
-/// Announces a directory where a link stands, of a mode that nobody wants, and all kinds of things in it.
+/// Announces a directory where a link stands, of a mode that nobody wants, and all kinds of things
+/// in it.
 fn write_through(peer: &mut Peer, place: Place, link_first: Option<&str>) {
     let mut verdicts = Verdicts::default();
     let mut next = 1;
     let mut parents = Vec::new();
     if place == Place::Below {
-        peer.entries(vec![directory(1, 0, "photos"), directory(2, 1, "a"), end(2)]);
+        peer.entries(vec![
+            directory(1, 0, "photos"),
+            directory(2, 1, "a"),
+            end(2),
+        ]);
         parents.push(1);
         next = 3;
     }
-    let (parent, name) = if place == Place::Below { (1, "x") } else { (0, "photos") };
+    let (parent, name) = if place == Place::Below {
+        (1, "x")
+    } else {
+        (0, "photos")
+    };
     if let Some(target) = link_first {
         peer.entries(vec![link(next, parent, name, target)]);
         verdicts.of(peer, next);
@@ -165,7 +208,9 @@ fn write_through(peer: &mut Peer, place: Place, link_first: Option<&str>) {
     verdicts.send(peer, key, b"ssh-ed\n");
     parents.extend([x, ssh]);
     peer.entries(parents.into_iter().rev().map(end).collect());
-    peer.message(&Message::ManifestEnd { entries: u64::from(up) });
+    peer.message(&Message::ManifestEnd {
+        entries: u64::from(up),
+    });
     finish(peer);
 }
 
@@ -216,7 +261,11 @@ fn pull_case(
         Into::Several => ("home/dst", "home/dst/photos"),
     };
     let (to, asked) = (around.path(to), around.path(asked));
-    let sources = if into == Into::Several { &["movies", "sub/photos"][..] } else { &["photos"] };
+    let sources = if into == Into::Several {
+        &["movies", "sub/photos"][..]
+    } else {
+        &["photos"]
+    };
     let place_of_link = match place {
         Place::Below => asked.join("x"),
         Place::Top => asked.clone(),
@@ -230,8 +279,16 @@ fn pull_case(
     let before = around.record(&asked, lands_in);
     if planted == Planted::Before {
         pull_sources(&options, sources, &to, |peer| plant(peer, place, target));
-        assert_eq!(fs::read_link(&place_of_link).unwrap().to_str(), Some(target), "{what}");
-        assert_eq!(before, around.record(&asked, lands_in), "{what}: the first run");
+        assert_eq!(
+            fs::read_link(&place_of_link).unwrap().to_str(),
+            Some(target),
+            "{what}"
+        );
+        assert_eq!(
+            before,
+            around.record(&asked, lands_in),
+            "{what}: the first run"
+        );
     }
     let link_first = (planted == Planted::Now).then_some(target);
     for option in ["--force", "--keep-dirlinks"] {
@@ -244,7 +301,8 @@ fn pull_case(
         });
         let unlinked = into == Into::NewName && (planted, place) == (Planted::Before, Place::Below);
         // Now that it is there, the new name is a directory that `photos` goes into.
-        let made_there = into == Into::NewName && place == Place::Below && option == "--keep-dirlinks";
+        let made_there =
+            into == Into::NewName && place == Place::Below && option == "--keep-dirlinks";
         assert!(
             output.code == Some(1) || output.code == Some(3) || unlinked || made_there,
             "{what}: {output:?}"
@@ -261,7 +319,11 @@ pub fn of_a_client(scene: &Scene) {
         let target = around.link_targets()[number].clone();
         let what = format!("{planted:?} {place:?} {target}");
         let asked = around.path("home/dst/photos");
-        let place_of_link = if place == Place::Below { asked.join("x") } else { asked.clone() };
+        let place_of_link = if place == Place::Below {
+            asked.join("x")
+        } else {
+            asked.clone()
+        };
         if planted == Planted::ByUser {
             fs::create_dir_all(place_of_link.parent().unwrap()).unwrap();
             symlink(&target, &place_of_link).unwrap();
@@ -269,7 +331,11 @@ pub fn of_a_client(scene: &Scene) {
         let before = around.record(&asked, &around.path("home/dst"));
         if planted == Planted::Before {
             plant(&mut pusher(scene, &name, false), place, &target);
-            assert_eq!(fs::read_link(&place_of_link).unwrap().to_str(), Some(&target[..]), "{what}");
+            assert_eq!(
+                fs::read_link(&place_of_link).unwrap().to_str(),
+                Some(&target[..]),
+                "{what}"
+            );
         }
         let link_first = (planted == Planted::Now).then_some(&target[..]);
         for keep_dirlinks in [false, true] {
@@ -278,7 +344,11 @@ pub fn of_a_client(scene: &Scene) {
             }
             let mut peer = pusher(scene, &name, keep_dirlinks);
             write_through(&mut peer, place, link_first);
-            assert_eq!(before, around.record(&asked, &around.path("home/dst")), "{what} {keep_dirlinks}");
+            assert_eq!(
+                before,
+                around.record(&asked, &around.path("home/dst")),
+                "{what} {keep_dirlinks}"
+            );
         }
         assert_no_leftovers(&around.dir);
         fs::remove_dir_all(&around.dir).unwrap();
@@ -293,7 +363,11 @@ fn pusher(scene: &Scene, around: &str, keep: bool) -> Peer {
         *keep_dirlinks = keep;
     }
     peer.open(request);
-    assert!(matches!(peer.next_message(), Some(Message::Welcome(_))), "{:?}", peer.closed());
+    assert!(
+        matches!(peer.next_message(), Some(Message::Welcome(_))),
+        "{:?}",
+        peer.closed()
+    );
     peer
 }
 
@@ -302,32 +376,57 @@ pub fn twice_of_one_name(scene: &Scene) {
     let name_error = |kind: &VerdictKind| matches!(kind, VerdictKind::Failed { error } if error.code == landro::proto::EntryErrorCode::Name);
     let mut peer = scene.push();
     let mut verdicts = Verdicts::default();
-    peer.entries(vec![file(1, "one", 3), file(2, "one", 3), link(3, 0, "one", ".."), directory(4, 0, "one")]);
+    peer.entries(vec![
+        file(1, "one", 3),
+        file(2, "one", 3),
+        link(3, 0, "one", ".."),
+        directory(4, 0, "one"),
+    ]);
     for id in 2..=4 {
         assert!(name_error(verdicts.of(&mut peer, id).unwrap()), "{id}");
     }
     // A child of the one that failed.
     peer.entries(vec![entry(5, 4, b"child", Kind::File, 3), end(4)]);
-    assert!(matches!(verdicts.of(&mut peer, 5), Some(VerdictKind::Failed { .. })));
+    assert!(matches!(
+        verdicts.of(&mut peer, 5),
+        Some(VerdictKind::Failed { .. })
+    ));
     verdicts.send(&mut peer, 1, b"yes");
     peer.entries(vec![file(6, "one", 2)]);
     verdicts.send(&mut peer, 6, b"no");
-    assert!(matches!(verdicts.of(&mut peer, 6), Some(VerdictKind::Done { .. })));
+    assert!(matches!(
+        verdicts.of(&mut peer, 6),
+        Some(VerdictKind::Done { .. })
+    ));
     // Directories that are open, and what lies in them under one name.
-    peer.entries(vec![directory(7, 0, "two"), directory(8, 0, "two"), end(8), directory(9, 7, "two")]);
+    peer.entries(vec![
+        directory(7, 0, "two"),
+        directory(8, 0, "two"),
+        end(8),
+        directory(9, 7, "two"),
+    ]);
     assert!(name_error(verdicts.of(&mut peer, 8).unwrap()));
-    peer.entries(vec![entry(10, 9, b"x", Kind::File, 1), entry(11, 7, b"x", Kind::File, 1), end(9), end(7)]);
+    peer.entries(vec![
+        entry(10, 9, b"x", Kind::File, 1),
+        entry(11, 7, b"x", Kind::File, 1),
+        end(9),
+        end(7),
+    ]);
     verdicts.send(&mut peer, 10, b"a");
     verdicts.send(&mut peer, 11, b"b");
     for id in [7, 9, 10, 11] {
-        assert!(matches!(verdicts.of(&mut peer, id), Some(VerdictKind::Done { .. })), "{id}");
+        assert!(
+            matches!(verdicts.of(&mut peer, id), Some(VerdictKind::Done { .. })),
+            "{id}"
+        );
     }
     peer.message(&Message::ManifestEnd { entries: 11 });
     finish(&mut peer);
     assert_eq!(fs::read(scene.world.root("one")).unwrap(), b"no");
 }
 
-/// `--keep-dirlinks`: a link of the user's own is his word, but for what the server put where that link leads.
+/// `--keep-dirlinks`: a link of the user's own is his word, but for what the server put where that
+/// link leads.
 pub fn through_own_links(backend: &str) {
     let cases = [
         ("latest", ""),
@@ -355,7 +454,10 @@ pub fn through_own_links(backend: &str) {
             &around.path("home/dst"),
             |peer| {
                 let mut verdicts = Verdicts::default();
-                peer.entries(vec![directory(1, 0, "photos"), link(2, 1, "latest", &outside)]);
+                peer.entries(vec![
+                    directory(1, 0, "photos"),
+                    link(2, 1, "latest", &outside),
+                ]);
                 verdicts.of(peer, 2);
                 peer.entries(vec![
                     open_to_all(directory(3, 1, "current")),
@@ -369,6 +471,10 @@ pub fn through_own_links(backend: &str) {
         );
         assert_eq!(output.code, Some(3), "{number}: {output:?}");
         assert!(output.stderr.contains("ln -sfn"), "{output:?}");
-        assert_eq!(before, around.record(&asked, &around.path("home/dst")), "{own}");
+        assert_eq!(
+            before,
+            around.record(&asked, &around.path("home/dst")),
+            "{own}"
+        );
     }
 }

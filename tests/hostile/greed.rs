@@ -17,7 +17,11 @@ pub fn manifests(scene: &Scene) {
     let mut peer = scene.push();
     let mut id = 1;
     while !peer.is_closed() && id < 100_000 {
-        peer.entries((id..id + 500).map(|id| file(id, &format!("f{id}"), 10)).collect());
+        peer.entries(
+            (id..id + 500)
+                .map(|id| file(id, &format!("f{id}"), 10))
+                .collect(),
+        );
         id += 500;
         peer.turn();
     }
@@ -26,7 +30,11 @@ pub fn manifests(scene: &Scene) {
     let mut peer = scene.push();
     let mut id = 1;
     while !peer.is_closed() && id < 100_000 {
-        peer.entries((id..id + 500).map(|id| directory(id, 0, &format!("d{id}"))).collect());
+        peer.entries(
+            (id..id + 500)
+                .map(|id| directory(id, 0, &format!("d{id}")))
+                .collect(),
+        );
         id += 500;
         peer.turn();
     }
@@ -50,14 +58,28 @@ pub fn manifests(scene: &Scene) {
         }
     }
     assert!(!peer.is_closed(), "{:?}", peer.closed());
-    let error = EntryError { code: EntryErrorCode::Source, errno: 5, text: "x".repeat(512) };
+    let error = EntryError {
+        code: EntryErrorCode::Source,
+        errno: 5,
+        text: "x".repeat(512),
+    };
     for _ in 0..5000 {
         let path = Bytes::from(vec![b'p'; 4000]);
-        peer.message(&Message::SourceError { path: path.clone(), error: error.clone() });
-        peer.message(&Message::SourceWarning { path, text: "w".repeat(512) });
+        peer.message(&Message::SourceError {
+            path: path.clone(),
+            error: error.clone(),
+        });
+        peer.message(&Message::SourceWarning {
+            path,
+            text: "w".repeat(512),
+        });
     }
     let after = scene.world.daemon.rss_bytes();
-    println!("an endless manifest: {} MiB before, {} MiB after", before >> 20, after >> 20);
+    println!(
+        "an endless manifest: {} MiB before, {} MiB after",
+        before >> 20,
+        after >> 20
+    );
     peer.hang_up();
     for entry in fs::read_dir(scene.world.root("")).unwrap() {
         let name = entry.unwrap().file_name();
@@ -67,7 +89,8 @@ pub fn manifests(scene: &Scene) {
     }
 }
 
-/// Connections and streams on which nothing, or nothing more, is said. They are given up; nobody waits for them.
+/// Connections and streams on which nothing, or nothing more, is said. They are given up; nobody
+/// waits for them.
 pub fn silence(scene: &Scene) {
     let mut without_preface = scene.connect();
     let mut half_a_preface = scene.connect();
@@ -108,7 +131,10 @@ pub fn silence(scene: &Scene) {
         ("half a hello", &mut half_a_hello),
     ] {
         let closed = peer.wait_closed();
-        assert!(closed.by_application && closed.code != 0, "{what}: {closed:?}");
+        assert!(
+            closed.by_application && closed.code != 0,
+            "{what}: {closed:?}"
+        );
         println!("{what}: {closed:?}");
     }
     streams.hang_up();
@@ -122,16 +148,26 @@ pub fn never_reading(scene: &Scene) {
     big.set_len(1 << 30).unwrap();
     fs::create_dir(root.join("good-names")).unwrap();
     for number in 0..20_000 {
-        fs::File::create(root.join("good-names").join(format!("{number}-{}", "x".repeat(200)))).unwrap();
+        fs::File::create(
+            root.join("good-names")
+                .join(format!("{number}-{}", "x".repeat(200))),
+        )
+        .unwrap();
     }
     let mut peers = Vec::new();
     for number in 0..12 {
         let mut peer = scene.connect();
         (peer.reads, peer.wait) = (false, Duration::ZERO);
         match number % 3 {
-            0 => peer.open(WireRequest::Pull { sources: vec![Bytes::from_static(b"good-big")] }),
-            1 => peer.open(WireRequest::List { path: Bytes::from_static(b"good-names") }),
-            _ => peer.open(WireRequest::Pull { sources: vec![Bytes::from_static(b"good-names")] }),
+            0 => peer.open(WireRequest::Pull {
+                sources: vec![Bytes::from_static(b"good-big")],
+            }),
+            1 => peer.open(WireRequest::List {
+                path: Bytes::from_static(b"good-names"),
+            }),
+            _ => peer.open(WireRequest::Pull {
+                sources: vec![Bytes::from_static(b"good-names")],
+            }),
         }
         peers.push(peer);
     }
@@ -145,23 +181,38 @@ pub fn never_reading(scene: &Scene) {
         peer.message(&Message::Verdicts(vec![send.clone()]));
     }
     turns(&mut peers);
-    println!("12 clients that do not read: {} MiB", scene.world.daemon.rss_bytes() >> 20);
+    println!(
+        "12 clients that do not read: {} MiB",
+        scene.world.daemon.rss_bytes() >> 20
+    );
     peers.iter_mut().for_each(Peer::hang_up);
     fs::remove_dir_all(root.join("good-names")).unwrap();
     fs::remove_file(root.join("good-big")).unwrap();
 }
 
-/// Benchmarks of clients that read nothing: filler fills a window, and echoes that are not read are asked in vain.
+/// Benchmarks of clients that read nothing: filler fills a window, and echoes that are not read are
+/// asked in vain.
 pub fn unread_benchmarks(scene: &Scene) {
     const HOUR_MS: u64 = 3_600_000;
     let mut filled = scene.connect();
     filled.reads = false;
-    filled.open(WireRequest::Bench { mode: BenchMode::Receive, milliseconds: HOUR_MS });
+    filled.open(WireRequest::Bench {
+        mode: BenchMode::Receive,
+        milliseconds: HOUR_MS,
+    });
     let mut peer = Peer::connect_narrow(scene.world.daemon.address(), &scene.villain, NARROW_BYTES);
     (peer.reads, peer.wait) = (false, Duration::from_millis(1));
-    peer.open(WireRequest::Bench { mode: BenchMode::Echo, milliseconds: HOUR_MS });
+    peer.open(WireRequest::Bench {
+        mode: BenchMode::Echo,
+        milliseconds: HOUR_MS,
+    });
     let mut frame = BytesMut::new();
-    wire::encode(&Message::Echo { payload: Bytes::from(vec![7; 60_000]) }, &mut frame);
+    wire::encode(
+        &Message::Echo {
+            payload: Bytes::from(vec![7; 60_000]),
+        },
+        &mut frame,
+    );
     let (mut taken_bytes, mut at, mut idle_turns) = (0, 0, 0);
     while idle_turns < 500 && taken_bytes < FLOOD_BYTES {
         let sent = peer.conn.stream_send(0, &frame[at..], false).unwrap_or(0);
@@ -171,15 +222,29 @@ pub fn unread_benchmarks(scene: &Scene) {
         peer.turn();
         filled.turn();
     }
-    assert!(!peer.is_closed() && !filled.is_closed(), "{:?} {:?}", peer.closed(), filled.closed());
+    assert!(
+        !peer.is_closed() && !filled.is_closed(),
+        "{:?} {:?}",
+        peer.closed(),
+        filled.closed()
+    );
     println!("of echoes nobody reads {taken_bytes} bytes were taken");
-    assert!(taken_bytes < FLOOD_BYTES, "the daemon keeps answers for a client that does not read");
+    assert!(
+        taken_bytes < FLOOD_BYTES,
+        "the daemon keeps answers for a client that does not read"
+    );
     // Longer than anybody may; an echo longer than a message; what is no mode.
     let mut longer = scene.connect();
-    longer.open(WireRequest::Bench { mode: BenchMode::Receive, milliseconds: HOUR_MS + 1 });
+    longer.open(WireRequest::Bench {
+        mode: BenchMode::Receive,
+        milliseconds: HOUR_MS + 1,
+    });
     assert!(matches!(longer.next_message(), Some(Message::Error { .. })));
     let mut huge = scene.connect();
-    huge.open(WireRequest::Bench { mode: BenchMode::Echo, milliseconds: HOUR_MS });
+    huge.open(WireRequest::Bench {
+        mode: BenchMode::Echo,
+        milliseconds: HOUR_MS,
+    });
     assert!(matches!(huge.next_message(), Some(Message::Welcome(_))));
     let payload = vec![0; wire::MAX_ECHO_BYTES + 1];
     let mut body = vec![0x82, 16, 0x81, 0x59];
@@ -217,7 +282,10 @@ pub fn crowds(scene: &Scene) {
         peer.turn();
         crowd.push(peer);
     }
-    println!("100 connections: {} MiB", scene.world.daemon.rss_bytes() >> 20);
+    println!(
+        "100 connections: {} MiB",
+        scene.world.daemon.rss_bytes() >> 20
+    );
     // Handshakes begun and not finished, each from an address of its own.
     let mut begun: Vec<Peer> = Vec::new();
     for _ in 0..300 {
@@ -225,11 +293,17 @@ pub fn crowds(scene: &Scene) {
         peer.send_first_flight();
         begun.push(peer);
     }
-    println!("300 half-open handshakes: {} MiB", scene.world.daemon.rss_bytes() >> 20);
+    println!(
+        "300 half-open handshakes: {} MiB",
+        scene.world.daemon.rss_bytes() >> 20
+    );
     for _ in 0..20 {
         let mut peer = Peer::dial(scene.world.daemon.address(), &stranger);
         let closed = peer.wait_closed();
-        assert!(!closed.by_application && (0x100..0x200).contains(&closed.code), "a TLS alert: {closed:?}");
+        assert!(
+            !closed.by_application && (0x100..0x200).contains(&closed.code),
+            "a TLS alert: {closed:?}"
+        );
     }
     crowd.iter_mut().for_each(Peer::hang_up);
 }

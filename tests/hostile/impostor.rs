@@ -7,7 +7,8 @@ use landro::quic::Identity;
 use super::common::World;
 use super::craft::{Impostor, frame};
 
-/// Lines about strangers, or about one peer, at once on one worker; and what else a daemon has to say.
+/// Lines about strangers, or about one peer, at once on one worker; and what else a daemon has to
+/// say.
 const BURST_LINES: usize = 100 + 30;
 
 /// Connections one identity may have on a worker.
@@ -22,7 +23,10 @@ pub fn take_no_places(backend: &'static str) {
     world.push(world.here("file"), "before").expect(0);
     let mut impostors = Vec::new();
     for number in 0..LANES_PER_PEER + 20 {
-        let mut impostor = Impostor::new(world.daemon.address(), &format!("127.0.0.{}:0", 2 + number % 4));
+        let mut impostor = Impostor::new(
+            world.daemon.address(),
+            &format!("127.0.0.{}:0", 2 + number % 4),
+        );
         impostor.pretend(&victim);
         impostors.push(impostor);
     }
@@ -33,7 +37,10 @@ pub fn take_no_places(backend: &'static str) {
 pub fn are_strangers(backend: &'static str) {
     let world = World::with(backend, &["--workers", "1"]);
     for number in 0..BURST_LINES + 70 {
-        let mut impostor = Impostor::new(world.daemon.address(), &format!("127.0.0.{}:0", 2 + number % 4));
+        let mut impostor = Impostor::new(
+            world.daemon.address(),
+            &format!("127.0.0.{}:0", 2 + number % 4),
+        );
         impostor.pretend(&Identity::generate().unwrap());
         let mut offset = 1000;
         // More than any honest handshake makes us keep.

@@ -1,4 +1,5 @@
-//! Whatever QUIC lets a peer make us keep has a bound, and is given back: the budget and a constant, in the daemon's RSS.
+//! Whatever QUIC lets a peer make us keep has a bound, and is given back: the budget and a
+//! constant, in the daemon's RSS.
 
 use std::fs;
 use std::thread;
@@ -42,13 +43,26 @@ impl Watched {
     fn start(backend: &'static str) -> Watched {
         let villain = Identity::generate().unwrap();
         let allow = villain.fingerprint().to_string();
-        let args = ["--memory-budget", BUDGET, "--workers", "2", "--allow", &allow];
+        let args = [
+            "--memory-budget",
+            BUDGET,
+            "--workers",
+            "2",
+            "--allow",
+            &allow,
+        ];
         let world = World::with(backend, &args);
         // What a daemon is that has served somebody.
         fs::write(world.here("first"), "first").unwrap();
         world.push(world.here("first"), "first").expect(0);
         let idle_bytes = world.daemon.rss_bytes();
-        Watched { world, villain, idle_bytes, sent_bytes: 0, paused_at_bytes: 0 }
+        Watched {
+            world,
+            villain,
+            idle_bytes,
+            sent_bytes: 0,
+            paused_at_bytes: 0,
+        }
     }
 
     fn address(&self) -> &str {
@@ -68,7 +82,12 @@ impl Watched {
     #[track_caller]
     fn look(&self) {
         let rss = self.world.daemon.rss_bytes();
-        assert!(rss <= BUDGET_BYTES + BESIDE_BYTES, "{} MiB after {} bytes", rss >> 20, self.sent_bytes);
+        assert!(
+            rss <= BUDGET_BYTES + BESIDE_BYTES,
+            "{} MiB after {} bytes",
+            rss >> 20,
+            self.sent_bytes
+        );
     }
 
     /// A push that was welcomed, whose peer goes on by hand.
@@ -89,7 +108,11 @@ impl Watched {
             peak >> 10,
             self.sent_bytes
         );
-        assert!(peak <= BUDGET_BYTES + BESIDE_BYTES, "{} MiB at most", peak >> 20);
+        assert!(
+            peak <= BUDGET_BYTES + BESIDE_BYTES,
+            "{} MiB at most",
+            peak >> 20
+        );
         let mut rss = self.world.daemon.rss_bytes();
         for _ in 0..100 {
             if rss <= self.idle_bytes + LEFT_BYTES {
@@ -98,11 +121,24 @@ impl Watched {
             thread::sleep(Duration::from_millis(100));
             rss = self.world.daemon.rss_bytes();
         }
-        assert!(rss <= self.idle_bytes + LEFT_BYTES, "{} MiB of {} are left", rss >> 20, peak >> 20);
+        assert!(
+            rss <= self.idle_bytes + LEFT_BYTES,
+            "{} MiB of {} are left",
+            rss >> 20,
+            peak >> 20
+        );
         tree::write_file(&self.world.here("last"), 3 << 20, &mut Rng::new("last"));
         self.world.push(self.world.here("last"), "last").expect(0);
-        assert!(self.world.daemon.is_running(), "{}", self.world.daemon.log());
-        assert!(!self.world.daemon.log().contains("panicked"), "{}", self.world.daemon.log());
+        assert!(
+            self.world.daemon.is_running(),
+            "{}",
+            self.world.daemon.log()
+        );
+        assert!(
+            !self.world.daemon.log().contains("panicked"),
+            "{}",
+            self.world.daemon.log()
+        );
         assert_eq!(self.world.daemon.stop().code, Some(0));
     }
 }
@@ -146,12 +182,20 @@ pub fn small_files_begun(backend: &'static str) {
     for session in 0..40 {
         let mut peer = Peer::connect(watched.address(), &watched.villain);
         peer.push("");
-        peer.entries((1..=60).map(|id| file(id, &format!("s{session}-{id}"), 65_536)).collect());
+        peer.entries(
+            (1..=60)
+                .map(|id| file(id, &format!("s{session}-{id}"), 65_536))
+                .collect(),
+        );
         (1..=60).for_each(|id| drop(peer.verdict(id)));
         for id in 1..=60 {
             let stream = peer.open_data();
             let mut bytes = BytesMut::new();
-            RecordHead::Whole { entry: EntryId(id), len_bytes: 65_536 }.encode(&mut bytes);
+            RecordHead::Whole {
+                entry: EntryId(id),
+                len_bytes: 65_536,
+            }
+            .encode(&mut bytes);
             bytes.resize(65_500, 7);
             peer.send(stream, &bytes, false);
             watched.sent(bytes.len());
@@ -193,7 +237,10 @@ pub fn verdicts_never_read(backend: &'static str) {
         peer.turn();
     }
     println!("{taken_bytes} bytes were taken");
-    assert!(taken_bytes < FLOOD_BYTES, "the daemon keeps answers for a client that does not read");
+    assert!(
+        taken_bytes < FLOOD_BYTES,
+        "the daemon keeps answers for a client that does not read"
+    );
     assert!(!peer.is_closed(), "{:?}", peer.closed());
     watched.look();
     drop(peer);
@@ -209,7 +256,11 @@ pub fn manifests_begun(backend: &'static str) {
         peer.push("");
         let name = |id: u32| format!("{session}-{id}-{}", "x".repeat(200));
         for first in [1, 201, 401, 601, 801] {
-            peer.entries((first..first + 200).map(|id| file(id, &name(id), 10)).collect());
+            peer.entries(
+                (first..first + 200)
+                    .map(|id| file(id, &name(id), 10))
+                    .collect(),
+            );
             watched.sent(200 * 230);
         }
         (0..5).for_each(|_| peer.turn());
@@ -234,14 +285,22 @@ pub fn chunks_that_are_there(backend: &'static str) {
         let sources = vec!["one".into(), "two".into()];
         peer.open(WireRequest::Pull { sources });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));
-        assert!(matches!(peer.next_message(), Some(Message::Entries(_)) | None));
+        assert!(matches!(
+            peer.next_message(),
+            Some(Message::Entries(_)) | None
+        ));
         for entry in [1, 2] {
             for begin in (0..CHUNKS).step_by(1024) {
                 let have = |first| Verdict {
                     entry: EntryId(entry),
-                    kind: VerdictKind::Have { first, values: vec![7; 32].into() },
+                    kind: VerdictKind::Have {
+                        first,
+                        values: vec![7; 32].into(),
+                    },
                 };
-                peer.message(&Message::Verdicts((begin..begin + 1024).step_by(2).map(have).collect()));
+                peer.message(&Message::Verdicts(
+                    (begin..begin + 1024).step_by(2).map(have).collect(),
+                ));
                 watched.sent(512 * 45);
             }
         }
@@ -252,8 +311,8 @@ pub fn chunks_that_are_there(backend: &'static str) {
     watched.end();
 }
 
-/// First flights and nothing after them: those who come then are told of a window that is enough for a LAN, and the
-/// memory of it all is given back.
+/// First flights and nothing after them: those who come then are told of a window that is enough
+/// for a LAN, and the memory of it all is given back.
 pub fn half_open(backend: &'static str) {
     let watched = Watched::start(backend);
     let stranger = Identity::generate().unwrap();
@@ -266,7 +325,10 @@ pub fn half_open(backend: &'static str) {
     thread::sleep(Duration::from_millis(200));
     let window_bytes = Forger::connect(watched.address(), &watched.villain).window_bytes();
     println!("{window_bytes} bytes for the next");
-    assert!(window_bytes >= 256 << 10, "strangers took all but {window_bytes} bytes");
+    assert!(
+        window_bytes >= 256 << 10,
+        "strangers took all but {window_bytes} bytes"
+    );
     watched.look();
     watched.end();
 }
@@ -275,12 +337,16 @@ pub fn half_open(backend: &'static str) {
 pub fn holes(backend: &'static str) {
     let mut watched = Watched::start(backend);
     let mut forger = watched.forger();
-    assert!(fill_with_holes(&mut watched, &mut forger, 20_000), "it may go on for ever");
+    assert!(
+        fill_with_holes(&mut watched, &mut forger, 20_000),
+        "it may go on for ever"
+    );
     watched.world.daemon.wait_for_log("more than its share");
     watched.end();
 }
 
-/// STREAM frames of one byte on a hundred streams of a side, whose first is `first`; every second byte is missing.
+/// STREAM frames of one byte on a hundred streams of a side, whose first is `first`; every second
+/// byte is missing.
 pub fn bytes_with_holes(first: u64, offset: &mut u64) -> Vec<u8> {
     let mut frames = Vec::new();
     while frames.len() < PAYLOAD_BYTES - 10 {
@@ -307,7 +373,8 @@ fn fill_with_holes(watched: &mut Watched, forger: &mut Forger, packets: u64) -> 
     false
 }
 
-/// A window full of data whose first byte never comes, and a peer that is gone: its share, and not for long.
+/// A window full of data whose first byte never comes, and a peer that is gone: its share, and not
+/// for long.
 pub fn left_behind(backend: &'static str) {
     let mut watched = Watched::start(backend);
     // While the connection of the push before lingers, the windows are smaller.
@@ -328,12 +395,16 @@ pub fn left_behind(backend: &'static str) {
     thread::sleep(Duration::from_millis(300));
     let rss = watched.world.daemon.rss_bytes();
     println!("{offset} bytes unread, {} MiB", rss >> 20);
-    assert!(rss > watched.idle_bytes + offset / 2, "it was not held, or most of it lost on the way");
+    assert!(
+        rss > watched.idle_bytes + offset / 2,
+        "it was not held, or most of it lost on the way"
+    );
     drop(forger);
     watched.end();
 }
 
-/// PINGs with gaps in their numbers: each answer names one range more, and is kept for it is never acknowledged.
+/// PINGs with gaps in their numbers: each answer names one range more, and is kept for it is never
+/// acknowledged.
 pub fn unacknowledged(backend: &'static str) {
     let mut watched = Watched::start(backend);
     let mut forger = Forger::connect(watched.address(), &watched.villain);
@@ -349,25 +420,32 @@ pub fn unacknowledged(backend: &'static str) {
     watched.end();
 }
 
-/// Forty connections of one identity, which keep below their own bounds and not below that of all: that identity loses
-/// some, and nobody else does.
+/// Forty connections of one identity, which keep below their own bounds and not below that of all:
+/// that identity loses some, and nobody else does.
 pub fn many_with_holes(backend: &'static str) {
     let mut watched = Watched::start(backend);
-    let mut forgers: Vec<Forger> =
-        (0..40).map(|_| Forger::connect(watched.address(), &watched.villain)).collect();
+    let mut forgers: Vec<Forger> = (0..40)
+        .map(|_| Forger::connect(watched.address(), &watched.villain))
+        .collect();
     for round in 0..4 {
         for forger in &mut forgers {
             fill_with_holes(&mut watched, forger, 50);
         }
         let name = format!("meanwhile-{round}");
-        watched.world.push(watched.world.here("first"), &name).expect(0);
+        watched
+            .world
+            .push(watched.world.here("first"), &name)
+            .expect(0);
     }
-    watched.world.daemon.wait_for_log("the memory budget is used up");
+    watched
+        .world
+        .daemon
+        .wait_for_log("the memory budget is used up");
     watched.end();
 }
 
-/// Frames a peer may send once it is in, each of random values: floods of one kind, and of several; in packets that are
-/// small or full, with gaps or without; on one connection or on three.
+/// Frames a peer may send once it is in, each of random values: floods of one kind, and of several;
+/// in packets that are small or full, with gaps or without; on one connection or on three.
 pub fn random_frames(backend: &'static str) {
     let mut watched = Watched::start(backend);
     let mut rng = Rng::new(backend);
@@ -376,16 +454,20 @@ pub fn random_frames(backend: &'static str) {
             0..KINDS => vec![round],
             _ => (0..1 + rng.below(4)).map(|_| rng.below(KINDS)).collect(),
         };
-        let (payload_bytes, packets) = [(PAYLOAD_BYTES, 4000), (100, 40_000)][rng.below(2) as usize];
+        let (payload_bytes, packets) =
+            [(PAYLOAD_BYTES, 4000), (100, 40_000)][rng.below(2) as usize];
         let gap = [0, 4, 1][rng.below(3) as usize];
-        let mut forgers: Vec<Forger> =
-            (0..1 + rng.below(2) * 2).map(|_| Forger::connect(watched.address(), &watched.villain)).collect();
+        let mut forgers: Vec<Forger> = (0..1 + rng.below(2) * 2)
+            .map(|_| Forger::connect(watched.address(), &watched.villain))
+            .collect();
         let count = forgers.len();
         println!(
             "kinds {kinds:?} in {packets} packets of {payload_bytes} bytes on {count}, a gap each {gap}"
         );
         for packet in 0..packets {
-            let Some(forger) = forgers.get_mut(packet % count) else { continue };
+            let Some(forger) = forgers.get_mut(packet % count) else {
+                continue;
+            };
             let mut frames = Vec::new();
             while frames.len() + MAX_FRAME_BYTES <= payload_bytes {
                 let kind = kinds[rng.below(kinds.len() as u64) as usize];

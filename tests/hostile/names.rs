@@ -46,7 +46,10 @@ pub fn that_lead_elsewhere(scene: &Scene) {
         peer.expect_violation("a symlink");
         // Below a directory, too.
         let mut peer = scene.push();
-        peer.entries(vec![directory(1, 0, "dir"), entry(2, 1, name.as_bytes(), Kind::File, 1)]);
+        peer.entries(vec![
+            directory(1, 0, "dir"),
+            entry(2, 1, name.as_bytes(), Kind::File, 1),
+        ]);
         peer.expect_violation("a child");
     }
     // Symlinks whose target is none.
@@ -68,7 +71,10 @@ pub fn that_lead_elsewhere(scene: &Scene) {
         assert!(closed_or_failed, "{target:?}");
     }
     // Our own temporary names: whoever could write them could swap data under a transfer.
-    for item in [file(1, ".landro-0123456789abcdef.part", 10), link(1, 0, ".landro-x", "/etc")] {
+    for item in [
+        file(1, ".landro-0123456789abcdef.part", 10),
+        link(1, 0, ".landro-x", "/etc"),
+    ] {
         let mut peer = scene.push();
         peer.entries(vec![item]);
         peer.expect_violation("a name of ours");
@@ -102,17 +108,24 @@ pub fn targets(scene: &Scene) {
         for must_be_dir in [false, true] {
             let mut peer = scene.connect();
             let mut request = peer::push_request(target);
-            if let landro::proto::wire::WireRequest::Push { must_be_dir: it, .. } = &mut request {
+            if let landro::proto::wire::WireRequest::Push {
+                must_be_dir: it, ..
+            } = &mut request
+            {
                 *it = must_be_dir;
             }
             peer.open(request);
             match peer.next_message() {
                 None | Some(Message::Error { .. }) => {}
-                // `out` itself may be taken for the name of the one thing to come: a symlink that is replaced.
+                // `out` itself may be taken for the name of the one thing to come: a symlink that
+                // is replaced.
                 Some(Message::Welcome(_)) if !must_be_dir && matches!(target, "out" | "up") => {
                     peer.entries(vec![file(1, "x", 3)]);
                     if peer.verdict(1) == (VerdictKind::Send {}) {
-                        let head = RecordHead::Whole { entry: EntryId(1), len_bytes: 3 };
+                        let head = RecordHead::Whole {
+                            entry: EntryId(1),
+                            len_bytes: 3,
+                        };
                         peer.record(head, b"bad", digest_of(b"bad"));
                         peer.verdict(1);
                     }
@@ -121,9 +134,15 @@ pub fn targets(scene: &Scene) {
             }
         }
     }
-    for path in
-        ["..", "../here/outside/witness", "out/witness", "up/witness", "out/", "/../here/outside", "x\0y"]
-    {
+    for path in [
+        "..",
+        "../here/outside/witness",
+        "out/witness",
+        "up/witness",
+        "out/",
+        "/../here/outside",
+        "x\0y",
+    ] {
         let mut peer = scene.connect();
         let sources = vec![path.to_owned().into()];
         peer.open(landro::proto::wire::WireRequest::Pull { sources });
@@ -136,7 +155,9 @@ pub fn targets(scene: &Scene) {
             }
         }
         let mut peer = scene.connect();
-        peer.open(landro::proto::wire::WireRequest::List { path: path.to_owned().into() });
+        peer.open(landro::proto::wire::WireRequest::List {
+            path: path.to_owned().into(),
+        });
         loop {
             match peer.next_message() {
                 Some(Message::Listing(rows)) => panic!("{path:?} is listed: {rows:?}"),
@@ -153,7 +174,11 @@ pub fn targets(scene: &Scene) {
 pub fn symlinks_written_through(scene: &Scene) {
     let outside = scene.outside.to_str().unwrap();
     let deeper = format!("{outside}/witness");
-    let levels = ["../here/outside", "../../../../../../../../../../../../tmp", outside];
+    let levels = [
+        "../here/outside",
+        "../../../../../../../../../../../../tmp",
+        outside,
+    ];
     for (number, target) in levels.into_iter().enumerate() {
         let name = format!("l{number}");
         // In one session: a link, then a directory of its name with a child.
@@ -161,7 +186,10 @@ pub fn symlinks_written_through(scene: &Scene) {
         peer.entries(vec![link(1, 0, &name, target)]);
         assert!(matches!(peer.verdict(1), VerdictKind::Done { .. }));
         peer.entries(vec![directory(2, 0, &name), file(3, "inside", 0), end(2)]);
-        assert!(matches!(peer.verdict(2), VerdictKind::Failed { .. }), "{target}");
+        assert!(
+            matches!(peer.verdict(2), VerdictKind::Failed { .. }),
+            "{target}"
+        );
         // In another: below it, as its parent.
         let mut peer = scene.push();
         let mut child = directory(2, 1, "sub");
@@ -170,14 +198,23 @@ pub fn symlinks_written_through(scene: &Scene) {
             child.size_bytes = 3;
         }
         peer.entries(vec![directory(1, 0, &name), child, end(1)]);
-        assert!(matches!(peer.verdict(1), VerdictKind::Failed { .. }), "{target}");
+        assert!(
+            matches!(peer.verdict(1), VerdictKind::Failed { .. }),
+            "{target}"
+        );
         // As the target of a push.
         let mut peer = scene.connect();
         peer.open(peer::push_request(&format!("{name}/x")));
-        assert!(!matches!(peer.next_message(), Some(Message::Welcome(_))), "{target}");
+        assert!(
+            !matches!(peer.next_message(), Some(Message::Welcome(_))),
+            "{target}"
+        );
         // A parent that is a link was announced as one: links have no children.
         let mut peer = scene.push();
-        peer.entries(vec![link(1, 0, &name, target), entry(2, 1, b"child", Kind::File, 0)]);
+        peer.entries(vec![
+            link(1, 0, &name, target),
+            entry(2, 1, b"child", Kind::File, 0),
+        ]);
         peer.expect_violation("a child of a symlink");
     }
     // Links to files: data of that name replaces the link, small and large.
@@ -190,7 +227,10 @@ pub fn symlinks_written_through(scene: &Scene) {
         assert_eq!(peer.verdict(2), VerdictKind::Send {});
         let data = vec![b'x'; size_bytes];
         let head = match size_bytes {
-            3 => RecordHead::Whole { entry: EntryId(2), len_bytes: 3 },
+            3 => RecordHead::Whole {
+                entry: EntryId(2),
+                len_bytes: 3,
+            },
             _ => RecordHead::Chunk {
                 entry: EntryId(2),
                 chunk: landro::units::ChunkIndex(0),
@@ -204,20 +244,28 @@ pub fn symlinks_written_through(scene: &Scene) {
     }
 }
 
-/// The real client sends files into a directory that somebody on the daemon's host swaps for a symlink, over
-/// and over: some of them may fail, none may land outside.
+/// The real client sends files into a directory that somebody on the daemon's host swaps for a
+/// symlink, over and over: some of them may fail, none may land outside.
 pub fn symlinks_swapped(scene: &Scene) {
     let tree = scene.world.here("swap");
     fs::create_dir_all(tree.join("dir/sub")).unwrap();
     for number in 0..300 {
-        fs::write(tree.join("dir").join(format!("{number}")), vec![1; number * 10]).unwrap();
+        fs::write(
+            tree.join("dir").join(format!("{number}")),
+            vec![1; number * 10],
+        )
+        .unwrap();
         fs::write(tree.join("dir/sub").join(format!("{number}")), vec![2; 10]).unwrap();
     }
     fs::write(tree.join("dir/large"), vec![3; 3 << 20]).unwrap();
     let (dir, away) = (scene.world.root("swap/dir"), scene.world.root("swap/away"));
     fs::create_dir_all(&dir).unwrap();
     let over = AtomicBool::new(false);
-    let args: [OsString; 3] = ["--force".into(), tree.clone().into(), scene.world.url("").into()];
+    let args: [OsString; 3] = [
+        "--force".into(),
+        tree.clone().into(),
+        scene.world.url("").into(),
+    ];
     let outputs = thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::SeqCst) {
@@ -231,7 +279,9 @@ pub fn symlinks_swapped(scene: &Scene) {
                 }
             }
         });
-        let client = scope.spawn(|| (0..12).map(|_| scene.world.cp(&args)).collect::<Vec<_>>()).join();
+        let client = scope
+            .spawn(|| (0..12).map(|_| scene.world.cp(&args)).collect::<Vec<_>>())
+            .join();
         // Also if a client hangs: a scope waits for its threads before it lets anything fail.
         over.store(true, Ordering::SeqCst);
         client.unwrap()
@@ -248,7 +298,9 @@ pub fn too_deep(scene: &Scene) {
         let mut peer = scene.push();
         let mut id = 1;
         let closed = loop {
-            let batch: Vec<_> = (id..id + 100).map(|id| directory(id, id - 1, "d")).collect();
+            let batch: Vec<_> = (id..id + 100)
+                .map(|id| directory(id, id - 1, "d"))
+                .collect();
             peer.entries(batch);
             id += 100;
             if wait {
@@ -267,7 +319,10 @@ pub fn too_deep(scene: &Scene) {
     match peer.next_message() {
         None => drop(peer.expect_violation("a path of 10,000 bytes")),
         Some(Message::Verdicts(verdicts)) => {
-            assert!(matches!(verdicts[0].kind, VerdictKind::Failed { .. }), "{verdicts:?}");
+            assert!(
+                matches!(verdicts[0].kind, VerdictKind::Failed { .. }),
+                "{verdicts:?}"
+            );
         }
         other => panic!("{other:?}"),
     }

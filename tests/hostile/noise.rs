@@ -53,7 +53,9 @@ pub fn at_the_port(scene: &Scene) {
         throw(&first[..len]);
     }
     for _ in 0..1500 {
-        let mut bent = Peer::dial(scene.world.daemon.address(), &scene.villain).first_flight().remove(0);
+        let mut bent = Peer::dial(scene.world.daemon.address(), &scene.villain)
+            .first_flight()
+            .remove(0);
         for _ in 0..=rng.below(8) {
             let at = rng.below(bent.len() as u64) as usize;
             bent[at] ^= 1 << rng.below(8);
@@ -66,5 +68,8 @@ pub fn at_the_port(scene: &Scene) {
     let mut peer = Peer::connect(scene.world.daemon.address(), &scene.villain);
     peer.push("");
     peer.message(&landro::proto::wire::Message::ManifestEnd { entries: 0 });
-    while !matches!(peer.next_message(), Some(landro::proto::wire::Message::Finished {})) {}
+    while !matches!(
+        peer.next_message(),
+        Some(landro::proto::wire::Message::Finished {})
+    ) {}
 }

@@ -12,8 +12,8 @@ use boring::x509::X509;
 use bytes::{Bytes, BytesMut};
 use landro::proto::integrity::Digest;
 use landro::proto::wire::{
-    self, Entry, Hello, Item, Message, Preface, PrefaceKind, RecordHead, RecordStatus, StreamHeader,
-    VerdictKind, WireRequest,
+    self, Entry, Hello, Item, Message, Preface, PrefaceKind, RecordHead, RecordStatus,
+    StreamHeader, VerdictKind, WireRequest,
 };
 use landro::proto::{Kind, Mtime};
 use landro::quic::Identity;
@@ -78,12 +78,16 @@ pub const VIOLATION: u64 = 1;
 fn config(identity: &Identity) -> quiche::Config {
     let pem = identity.to_pem().unwrap();
     let mut tls = SslContextBuilder::new(SslMethod::tls()).unwrap();
-    tls.set_verify_algorithm_prefs(&[SslSignatureAlgorithm::ED25519]).unwrap();
-    tls.set_certificate(&X509::from_pem(pem.as_bytes()).unwrap()).unwrap();
-    tls.set_private_key(&PKey::private_key_from_pem(pem.as_bytes()).unwrap()).unwrap();
+    tls.set_verify_algorithm_prefs(&[SslSignatureAlgorithm::ED25519])
+        .unwrap();
+    tls.set_certificate(&X509::from_pem(pem.as_bytes()).unwrap())
+        .unwrap();
+    tls.set_private_key(&PKey::private_key_from_pem(pem.as_bytes()).unwrap())
+        .unwrap();
     // Whoever is there: hostility does not check whom it meets. Both sides must show a certificate.
     tls.set_custom_verify_callback(SslVerifyMode::PEER, |_| Ok(()));
-    let mut config = quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, tls).unwrap();
+    let mut config =
+        quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, tls).unwrap();
     config.set_application_protos(&[b"landro/1"]).unwrap();
     config.set_max_idle_timeout(60_000);
     config.set_max_recv_udp_payload_size(DATAGRAM_BYTES);
@@ -123,8 +127,11 @@ impl Peer {
 
     /// What the keys of our 1-RTT packets are derived from.
     pub fn traffic_secret(&self) -> Vec<u8> {
-        let label =
-            if self.conn.is_server() { "SERVER_TRAFFIC_SECRET_0 " } else { "CLIENT_TRAFFIC_SECRET_0 " };
+        let label = if self.conn.is_server() {
+            "SERVER_TRAFFIC_SECRET_0 "
+        } else {
+            "CLIENT_TRAFFIC_SECRET_0 "
+        };
         self.secret(label).expect("no secret")
     }
 
@@ -137,14 +144,22 @@ impl Peer {
         let log = String::from_utf8(self.key_log.0.lock().unwrap().clone()).unwrap();
         let line = log.lines().find(|line| line.starts_with(label))?;
         let hex = line.rsplit(' ').next().unwrap();
-        Some((0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect())
+        Some(
+            (0..hex.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+                .collect(),
+        )
     }
 
     /// Takes what comes within a turn's time, and says nothing to it.
     pub fn listen(&mut self) {
         self.socket.set_read_timeout(Some(self.wait)).unwrap();
         if let Ok((len, from)) = self.socket.recv_from(&mut self.buffer) {
-            let info = quiche::RecvInfo { from, to: self.local };
+            let info = quiche::RecvInfo {
+                from,
+                to: self.local,
+            };
             let _ = self.conn.recv(&mut self.buffer[..len], info);
         }
     }
@@ -154,9 +169,13 @@ impl Peer {
         let _ = self.socket.send_to(datagram, self.remote);
     }
 
-    /// Takes what came, unread. Whether a stateless reset was among it: the other side has forgotten the connection.
+    /// Takes what came, unread. Whether a stateless reset was among it: the other side has
+    /// forgotten the connection.
     pub fn is_forgotten(&mut self) -> bool {
-        let token = self.conn.peer_transport_params().and_then(|params| params.stateless_reset_token);
+        let token = self
+            .conn
+            .peer_transport_params()
+            .and_then(|params| params.stateless_reset_token);
         let token = token.expect("a server gives one").to_be_bytes();
         let mut forgotten = false;
         self.socket.set_nonblocking(true).unwrap();
@@ -186,7 +205,11 @@ impl Peer {
                 return peer;
             }
             peer.turn();
-            assert!(!peer.conn.is_closed(), "the handshake failed: {:?}", peer.conn.peer_error());
+            assert!(
+                !peer.conn.is_closed(),
+                "the handshake failed: {:?}",
+                peer.conn.peer_error()
+            );
         }
         panic!("no handshake");
     }
@@ -208,7 +231,8 @@ impl Peer {
     fn dial_by(address: &str, config: &mut quiche::Config, from: &str) -> Peer {
         let remote: SocketAddr = address.parse().unwrap();
         let socket = UdpSocket::bind(from).unwrap();
-        let scid: [u8; 16] = std::array::from_fn(|at| at as u8 ^ socket.local_addr().unwrap().port() as u8);
+        let scid: [u8; 16] =
+            std::array::from_fn(|at| at as u8 ^ socket.local_addr().unwrap().port() as u8);
         let scid = quiche::ConnectionId::from_ref(&scid);
         let local = socket.local_addr().unwrap();
         let conn = quiche::connect(None, &scid, local, remote, config).unwrap();
@@ -218,14 +242,24 @@ impl Peer {
     /// Waits for a client on `socket` and finishes the handshake, as a server.
     pub fn accept(socket: UdpSocket, identity: &Identity) -> Peer {
         let mut first = vec![0; DATAGRAM_BYTES];
-        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
         let (len, remote) = socket.recv_from(&mut first).expect("nobody dials");
         let scid = [7; 16];
         let scid = quiche::ConnectionId::from_ref(&scid);
         let local = socket.local_addr().unwrap();
         let conn = quiche::accept(&scid, None, local, remote, &mut config(identity)).unwrap();
         let mut peer = Peer::of(conn, socket, remote);
-        peer.conn.recv(&mut first[..len], quiche::RecvInfo { from: remote, to: local }).unwrap();
+        peer.conn
+            .recv(
+                &mut first[..len],
+                quiche::RecvInfo {
+                    from: remote,
+                    to: local,
+                },
+            )
+            .unwrap();
         peer.skip_preface = Preface::BYTES;
         for _ in 0..PATIENCE_TURNS {
             if peer.conn.is_established() || peer.conn.is_closed() {
@@ -246,7 +280,10 @@ impl Peer {
         }
         let mut any = false;
         while let Ok((len, from)) = self.socket.recv_from(&mut self.buffer) {
-            let info = quiche::RecvInfo { from, to: self.local };
+            let info = quiche::RecvInfo {
+                from,
+                to: self.local,
+            };
             // What quiche does not like it answers by itself.
             let _ = self.conn.recv(&mut self.buffer[..len], info);
             self.socket.set_nonblocking(true).unwrap();
@@ -302,15 +339,19 @@ impl Peer {
                 }
                 let skipped = self.skip_preface.min(len);
                 self.skip_preface -= skipped;
-                self.decoder.push(Bytes::copy_from_slice(&chunk[skipped..len]));
-                while let Some(message) = self.decoder.next().expect("the daemon speaks the protocol") {
+                self.decoder
+                    .push(Bytes::copy_from_slice(&chunk[skipped..len]));
+                while let Some(message) =
+                    self.decoder.next().expect("the daemon speaks the protocol")
+                {
                     self.messages.push_back(message);
                 }
             }
         }
     }
 
-    /// Queues bytes on a stream; takes turns while flow control refuses, gives up when the connection closes.
+    /// Queues bytes on a stream; takes turns while flow control refuses, gives up when the
+    /// connection closes.
     pub fn send(&mut self, stream: u64, mut bytes: &[u8], fin: bool) {
         for _ in 0..PATIENCE_TURNS {
             match self.conn.stream_send(stream, bytes, fin) {
@@ -335,7 +376,11 @@ impl Peer {
     pub fn preface(&mut self) {
         let mut id = [0; 16];
         boring::rand::rand_bytes(&mut id).unwrap();
-        let preface = Preface { kind: PrefaceKind::New, session: SessionId(id), lane: 0 };
+        let preface = Preface {
+            kind: PrefaceKind::New,
+            session: SessionId(id),
+            lane: 0,
+        };
         self.control(&preface.encode());
     }
 
@@ -369,7 +414,10 @@ impl Peer {
         let role = u64::from(self.conn.is_server());
         let stream = self.streams * 4 + 2 + role;
         let mut header = BytesMut::new();
-        StreamHeader { key: StreamKey(self.streams as u32) }.encode(&mut header);
+        StreamHeader {
+            key: StreamKey(self.streams as u32),
+        }
+        .encode(&mut header);
         self.streams += 1;
         self.send(stream, &header, false);
         stream
@@ -421,7 +469,10 @@ impl Peer {
                 pending.push_back(message);
                 continue;
             };
-            if let Some(at) = verdicts.iter().position(|verdict| verdict.entry == EntryId(entry)) {
+            if let Some(at) = verdicts
+                .iter()
+                .position(|verdict| verdict.entry == EntryId(entry))
+            {
                 let found = verdicts.remove(at).kind;
                 pending.push_back(Message::Verdicts(verdicts));
                 pending.append(&mut self.messages);
@@ -449,10 +500,16 @@ impl Peer {
                 return closed;
             }
             let (silent, own) = (self.conn.is_timed_out(), self.conn.local_error());
-            assert!(!self.conn.is_closed(), "closed without a reason: silence {silent}, of our own {own:?}");
+            assert!(
+                !self.conn.is_closed(),
+                "closed without a reason: silence {silent}, of our own {own:?}"
+            );
             self.turn();
         }
-        panic!("the other side put up with it; messages: {:?}", self.messages);
+        panic!(
+            "the other side put up with it; messages: {:?}",
+            self.messages
+        );
     }
 
     pub fn closed(&self) -> Option<Closed> {
@@ -467,7 +524,10 @@ impl Peer {
     #[track_caller]
     pub fn expect_violation(&mut self, what: &str) -> String {
         let closed = self.wait_closed();
-        assert!(closed.by_application && closed.code == VIOLATION, "{what}: {closed:?}");
+        assert!(
+            closed.by_application && closed.code == VIOLATION,
+            "{what}: {closed:?}"
+        );
         assert!(!closed.reason.is_empty(), "{what}: no reason is given");
         closed.reason
     }
@@ -480,7 +540,14 @@ impl Peer {
 
 pub fn hello(request: WireRequest) -> Message {
     let agent = "hostile".to_owned();
-    Message::Hello(Hello { version: 1, agent, request, entry_window: 1024, bwlimit_bps: None, streams: None })
+    Message::Hello(Hello {
+        version: 1,
+        agent,
+        request,
+        entry_window: 1024,
+        bwlimit_bps: None,
+        streams: None,
+    })
 }
 
 pub fn push_request(target: &str) -> WireRequest {
@@ -502,7 +569,10 @@ pub fn entry(id: u32, parent: u32, name: &[u8], kind: Kind, size_bytes: u64) -> 
         name: Bytes::copy_from_slice(name),
         kind,
         mode: 0o644,
-        mtime: Mtime { seconds: 1_000_000, nanoseconds: 5 },
+        mtime: Mtime {
+            seconds: 1_000_000,
+            nanoseconds: 5,
+        },
         size_bytes,
         source_tag: 42,
         link: None,
@@ -522,7 +592,9 @@ pub fn end(id: u32) -> Item {
 }
 
 pub fn link(id: u32, parent: u32, name: &str, target: &str) -> Item {
-    let Item::Entry(mut made) = entry(id, parent, name.as_bytes(), Kind::Symlink, 0) else { unreachable!() };
+    let Item::Entry(mut made) = entry(id, parent, name.as_bytes(), Kind::Symlink, 0) else {
+        unreachable!()
+    };
     made.link = Some(Bytes::copy_from_slice(target.as_bytes()));
     Item::Entry(made)
 }

@@ -45,8 +45,19 @@ fn look(scene: &Scene) {
     assert!(kept(".landro-d/inside") && kept(".landro-0123456789abcdef.part"));
     let mut planted = scene.planted();
     planted.sort();
-    assert_eq!(planted, [".landro-0123456789abcdef.part", ".landro-d", "sub", "to-reserved"]);
-    assert_eq!(fs::read_dir(scene.world.root(".landro-d")).unwrap().count(), 1);
+    assert_eq!(
+        planted,
+        [
+            ".landro-0123456789abcdef.part",
+            ".landro-d",
+            "sub",
+            "to-reserved"
+        ]
+    );
+    assert_eq!(
+        fs::read_dir(scene.world.root(".landro-d")).unwrap().count(),
+        1
+    );
     assert_eq!(fs::read_dir(scene.world.root("sub")).unwrap().count(), 1);
 }
 
@@ -57,7 +68,12 @@ pub fn by_a_client(scene: &Scene) {
         for (directory, one) in [(false, false), (false, true), (true, true)] {
             let mut peer = scene.connect();
             let mut request = peer::push_request(path);
-            if let WireRequest::Push { must_be_dir, single, .. } = &mut request {
+            if let WireRequest::Push {
+                must_be_dir,
+                single,
+                ..
+            } = &mut request
+            {
                 (*must_be_dir, *single) = (directory, one);
             }
             peer.open(request);
@@ -67,7 +83,9 @@ pub fn by_a_client(scene: &Scene) {
             }
         }
         let mut peer = scene.connect();
-        peer.open(WireRequest::Pull { sources: vec![path.to_owned().into()] });
+        peer.open(WireRequest::Pull {
+            sources: vec![path.to_owned().into()],
+        });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));
         match peer.next_message() {
             Some(Message::SourceError { error, .. }) => {
@@ -76,7 +94,9 @@ pub fn by_a_client(scene: &Scene) {
             other => panic!("pull of {path}: {other:?}"),
         }
         let mut peer = scene.connect();
-        peer.open(WireRequest::List { path: path.to_owned().into() });
+        peer.open(WireRequest::List {
+            path: path.to_owned().into(),
+        });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));
         match peer.next_message() {
             Some(Message::Error { text, .. }) => assert!(text.contains(SAYS), "{path}: {text}"),
@@ -93,7 +113,10 @@ pub fn by_a_client(scene: &Scene) {
         for item in items {
             let mut peer = scene.push();
             peer.entries(vec![directory(1, 0, "sub"), item(1, name)]);
-            assert!(peer.expect_violation("a name of ours, below").contains(SAYS));
+            assert!(
+                peer.expect_violation("a name of ours, below")
+                    .contains(SAYS)
+            );
             let mut peer = scene.push();
             peer.entries(vec![file(1, "sub", 1), item(0, name)]);
             assert!(peer.expect_violation("a name of ours").contains(SAYS));
@@ -116,29 +139,56 @@ pub fn by_a_command(scene: &Scene) {
         let output = scene.world.cp(args).expect(2);
         assert!(output.stderr.contains(SAYS), "{args:?}: {output:?}");
     };
-    for path in PATHS.into_iter().chain(["sub/%2elandro-foo", "%2Elandro%2Dfoo"]) {
+    for path in PATHS
+        .into_iter()
+        .chain(["sub/%2elandro-foo", "%2Elandro%2Dfoo"])
+    {
         usage(&[here("file").into(), url(path)]);
         usage(&[url(path), here("got").into()]);
         usage(&[url("good-0"), url(path), here("sub").into()]);
-        let ls = ["ls".into(), "--peer".into(), scene.world.daemon.fingerprint.clone().into(), url(path)];
+        let ls = [
+            "ls".into(),
+            "--peer".into(),
+            scene.world.daemon.fingerprint.clone().into(),
+            url(path),
+        ];
         let listed = landro(&scene.world.client, ls).expect(2);
-        assert!(listed.stderr.contains(SAYS) && listed.stdout.is_empty(), "{listed:?}");
+        assert!(
+            listed.stderr.contains(SAYS) && listed.stdout.is_empty(),
+            "{listed:?}"
+        );
     }
-    for own in [".landro-foo", "sub/.landro-new", ".landro-d/", ".LANDRO-new"] {
+    for own in [
+        ".landro-foo",
+        "sub/.landro-new",
+        ".landro-d/",
+        ".LANDRO-new",
+    ] {
         usage(&[url("sub"), here("").join(own).into()]);
         usage(&[here("").join(own).into(), url("sub")]);
         usage(&[here("file").into(), here("").join(own).into()]);
         usage(&[here("").join(own).into(), here("sub").into()]);
     }
-    // What a command cannot see, the daemon does; what has its name from where it lies, the command sees later.
+    // What a command cannot see, the daemon does; what has its name from where it lies, the command
+    // sees later.
     for path in LINKED {
         let pushed = scene.world.push(here("file"), path).expect(1);
         let pulled = scene.world.pull(path, here("got")).expect(1);
-        assert!(pushed.stderr.contains(SAYS) && pulled.stderr.contains(SAYS), "{pushed:?} {pulled:?}");
+        assert!(
+            pushed.stderr.contains(SAYS) && pulled.stderr.contains(SAYS),
+            "{pushed:?} {pulled:?}"
+        );
     }
-    let dotted = scene.world.push(here(".landro-d").join("../sub/../.landro-d/."), "sub");
-    assert!(matches!(dotted.code, Some(1 | 2)) && dotted.stderr.contains(SAYS), "{dotted:?}");
-    let mut from_within = scene.world.cp_command(&[], &[OsString::from("."), url("sub")]);
+    let dotted = scene
+        .world
+        .push(here(".landro-d").join("../sub/../.landro-d/."), "sub");
+    assert!(
+        matches!(dotted.code, Some(1 | 2)) && dotted.stderr.contains(SAYS),
+        "{dotted:?}"
+    );
+    let mut from_within = scene
+        .world
+        .cp_command(&[], &[OsString::from("."), url("sub")]);
     from_within.current_dir(here(".landro-d"));
     let within = super::common::Running::spawn(from_within).wait().expect(1);
     assert!(within.stderr.contains(SAYS), "{within:?}");

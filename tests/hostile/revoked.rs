@@ -22,7 +22,10 @@ pub fn who_do_not_go(backend: &'static str) {
         signal(world.daemon.pid(), "HUP");
         world.daemon.wait_for_log_again(said, before);
     };
-    hangup(&format!("{}\n", villain.fingerprint()), "2 peers are authorised");
+    hangup(
+        &format!("{}\n", villain.fingerprint()),
+        "2 peers are authorised",
+    );
     // One that asked for nothing yet, and one that pushes.
     let mut idle = Peer::connect(world.daemon.address(), &villain);
     let mut pushing = Peer::connect(world.daemon.address(), &villain);
@@ -31,7 +34,13 @@ pub fn who_do_not_go(backend: &'static str) {
     let closed = idle.wait_closed();
     assert_eq!(closed.code, UNAUTHORISED, "{closed:?}");
     let said = std::iter::from_fn(|| pushing.next_message()).last();
-    let Some(Message::Error { code: SessionErrorCode::Permission, text }) = said else { panic!("{said:?}") };
+    let Some(Message::Error {
+        code: SessionErrorCode::Permission,
+        text,
+    }) = said
+    else {
+        panic!("{said:?}")
+    };
     assert!(text.contains("removed from authorized_peers"), "{text}");
     let closed = pushing.wait_closed();
     assert_eq!(closed.code, UNAUTHORISED, "{closed:?}");

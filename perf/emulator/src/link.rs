@@ -1,8 +1,10 @@
-//! One direction of the path as arithmetic: given when a packet arrives, what becomes of it. No socket, no clock.
+//! One direction of the path as arithmetic: given when a packet arrives, what becomes of it. No
+//! socket, no clock.
 
 use serde::Serialize;
 
-/// What Ethernet carries, in bytes of IP packet. Path MTU discovery must find this, not what loopback carries.
+/// What Ethernet carries, in bytes of IP packet. Path MTU discovery must find this, not what
+/// loopback carries.
 pub const LINK_MTU_BYTES: u64 = 1500;
 
 /// A reordered packet is overtaken by as many full packets as fit into the time of this many.
@@ -45,9 +47,11 @@ impl Shape {
 
     /// The most that can be on the way at once: in the queue, on the wire, and held back.
     pub fn held_bytes(&self) -> u64 {
-        let longest_ns =
-            self.delay_ns + self.jitter_ns + REORDER_PACKETS * self.serialisation_ns(LINK_MTU_BYTES);
-        self.queue_bytes + (u128::from(self.rate_bps) * u128::from(longest_ns) / 8_000_000_000) as u64
+        let longest_ns = self.delay_ns
+            + self.jitter_ns
+            + REORDER_PACKETS * self.serialisation_ns(LINK_MTU_BYTES);
+        self.queue_bytes
+            + (u128::from(self.rate_bps) * u128::from(longest_ns) / 8_000_000_000) as u64
     }
 }
 
@@ -81,7 +85,8 @@ pub struct Counts {
     pub queue_peak_bytes: u64,
 }
 
-/// What is drawn for a packet; each has its own randomness, so that more loss does not move the duplicates.
+/// What is drawn for a packet; each has its own randomness, so that more loss does not move the
+/// duplicates.
 #[derive(Clone, Copy)]
 enum Draw {
     Random = 1,
@@ -108,7 +113,15 @@ pub struct Link {
 
 impl Link {
     pub fn new(shape: Shape, seed: u64, way: Way) -> Link {
-        Link { shape, seed, way, counts: Counts::default(), free_at_ns: 0, in_burst: false, last_ns: 0 }
+        Link {
+            shape,
+            seed,
+            way,
+            counts: Counts::default(),
+            free_at_ns: 0,
+            in_burst: false,
+            last_ns: 0,
+        }
     }
 
     pub fn counts(&self) -> Counts {
@@ -120,14 +133,16 @@ impl Link {
         let index = self.counts.packets;
         self.counts.packets += 1;
         self.counts.bytes += bytes;
-        // Every packet moves the burst on, whatever else becomes of it: a decision hangs on seed and index alone.
+        // Every packet moves the burst on, whatever else becomes of it: a decision hangs on seed
+        // and index alone.
         let burst = self.burst_loses(index);
         if bytes > LINK_MTU_BYTES {
             self.counts.dropped.too_big += 1;
             return Fate::Lost;
         }
         let waiting_ns = self.free_at_ns.saturating_sub(now_ns);
-        let queued_bytes = (u128::from(waiting_ns) * u128::from(self.shape.rate_bps) / 8_000_000_000) as u64;
+        let queued_bytes =
+            (u128::from(waiting_ns) * u128::from(self.shape.rate_bps) / 8_000_000_000) as u64;
         if queued_bytes > 0 && queued_bytes + bytes > self.shape.queue_bytes {
             self.counts.dropped.queue_full += 1;
             return Fate::Lost;
@@ -147,13 +162,18 @@ impl Link {
         self.counts.passed_bytes += bytes;
         let twice = self.happens(self.shape.duplicate, index, Draw::Duplicate);
         self.counts.duplicated += u64::from(twice);
-        Fate::Passes { at_ns: self.leaves_at(index), twice }
+        Fate::Passes {
+            at_ns: self.leaves_at(index),
+            twice,
+        }
     }
 
     fn leaves_at(&mut self, index: u64) -> u64 {
         let jitter_ns = (self.draw(index, Draw::Jitter) * self.shape.jitter_ns as f64) as u64;
         // Jitter comes from queues elsewhere, and queues keep the order.
-        let in_order_ns = self.last_ns.max(self.free_at_ns + self.shape.delay_ns + jitter_ns);
+        let in_order_ns = self
+            .last_ns
+            .max(self.free_at_ns + self.shape.delay_ns + jitter_ns);
         if self.happens(self.shape.reorder, index, Draw::Reorder) {
             self.counts.reordered += 1;
             // Half a packet more, lest it leaves at the same time as the last that overtakes it.
@@ -165,8 +185,14 @@ impl Link {
     }
 
     fn burst_loses(&mut self, index: u64) -> bool {
-        let Some(burst) = self.shape.burst else { return false };
-        let change = if self.in_burst { burst.leave } else { burst.enter };
+        let Some(burst) = self.shape.burst else {
+            return false;
+        };
+        let change = if self.in_burst {
+            burst.leave
+        } else {
+            burst.enter
+        };
         self.in_burst ^= self.happens(change, index, Draw::BurstState);
         self.in_burst && self.happens(burst.loss, index, Draw::BurstLoss)
     }
@@ -175,7 +201,8 @@ impl Link {
         share > 0.0 && self.draw(index, draw) < share
     }
 
-    /// From 0 to 1 (excluded), by nothing but seed, direction, packet and purpose: any packet can be replayed alone.
+    /// From 0 to 1 (excluded), by nothing but seed, direction, packet and purpose: any packet can
+    /// be replayed alone.
     fn draw(&self, index: u64, draw: Draw) -> f64 {
         let purpose = (self.way as u64) << 8 | draw as u64;
         let bits = mixed(mixed(mixed(self.seed) ^ purpose).wrapping_add(index));
@@ -184,7 +211,8 @@ impl Link {
     }
 }
 
-/// The output function of SplitMix64 (Steele, Lea, Flood 2014): a step of the golden ratio, then mixing.
+/// The output function of SplitMix64 (Steele, Lea, Flood 2014): a step of the golden ratio, then
+/// mixing.
 fn mixed(state: u64) -> u64 {
     let z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -222,18 +250,38 @@ mod tests {
 
     #[test]
     fn the_rate_is_kept_to_the_nanosecond() {
-        let mut link = link(Shape { queue_bytes: 1_500_000, ..PLAIN }, 1);
+        let mut link = link(
+            Shape {
+                queue_bytes: 1_500_000,
+                ..PLAIN
+            },
+            1,
+        );
         for n in 0..1000 {
-            assert_eq!(link.offer(0, 1500), Fate::Passes { at_ns: (n + 1) * MS + 10 * MS, twice: false });
+            assert_eq!(
+                link.offer(0, 1500),
+                Fate::Passes {
+                    at_ns: (n + 1) * MS + 10 * MS,
+                    twice: false
+                }
+            );
         }
         // Idle time is not saved up.
-        assert_eq!(link.offer(5000 * MS, 750), Fate::Passes { at_ns: 5010 * MS + MS / 2, twice: false });
+        assert_eq!(
+            link.offer(5000 * MS, 750),
+            Fate::Passes {
+                at_ns: 5010 * MS + MS / 2,
+                twice: false
+            }
+        );
     }
 
     #[test]
     fn a_full_queue_drops_the_newcomer() {
         let mut link = link(PLAIN, 1);
-        let passed = (0..30).filter(|_| link.offer(0, 1500) != Fate::Lost).count();
+        let passed = (0..30)
+            .filter(|_| link.offer(0, 1500) != Fate::Lost)
+            .count();
         assert_eq!((passed, link.counts().dropped.queue_full), (10, 20));
         assert_eq!(link.counts().queue_peak_bytes, 15_000);
         // One has left: there is room for one.
@@ -241,7 +289,15 @@ mod tests {
         assert_eq!(link.offer(MS, 1500), Fate::Lost);
         // However short a queue is, an idle wire takes a packet.
         assert_ne!(
-            super::Link::new(Shape { queue_bytes: 1, ..PLAIN }, 1, Way::There).offer(0, 1500),
+            super::Link::new(
+                Shape {
+                    queue_bytes: 1,
+                    ..PLAIN
+                },
+                1,
+                Way::There
+            )
+            .offer(0, 1500),
             Fate::Lost
         );
     }
@@ -256,7 +312,10 @@ mod tests {
 
     #[test]
     fn losses_are_those_of_the_seed_and_near_the_share() {
-        let shape = Shape { loss: 0.01, ..PLAIN };
+        let shape = Shape {
+            loss: 0.01,
+            ..PLAIN
+        };
         let (one, counts) = fates(shape, 7, Way::There, 100_000);
         assert!((900..1100).contains(&counts.dropped.random), "{counts:?}");
         assert_eq!(one, fates(shape, 7, Way::There, 100_000).0);
@@ -267,50 +326,110 @@ mod tests {
     #[test]
     fn one_impairment_does_not_move_another() {
         let lost = |shape| -> Vec<bool> {
-            fates(shape, 3, Way::There, 10_000).0.into_iter().map(|fate| fate == Fate::Lost).collect()
+            fates(shape, 3, Way::There, 10_000)
+                .0
+                .into_iter()
+                .map(|fate| fate == Fate::Lost)
+                .collect()
         };
-        let shape = Shape { loss: 0.02, ..PLAIN };
-        assert_eq!(lost(shape), lost(Shape { duplicate: 0.5, reorder: 0.1, jitter_ns: MS, ..shape }));
+        let shape = Shape {
+            loss: 0.02,
+            ..PLAIN
+        };
+        assert_eq!(
+            lost(shape),
+            lost(Shape {
+                duplicate: 0.5,
+                reorder: 0.1,
+                jitter_ns: MS,
+                ..shape
+            })
+        );
     }
 
     #[test]
     fn bursts_are_as_long_as_they_are_left_rarely() {
-        let burst = Burst { enter: 0.001, leave: 0.1, loss: 1.0 };
-        let (fates, counts) = fates(Shape { burst: Some(burst), ..PLAIN }, 5, Way::There, 200_000);
+        let burst = Burst {
+            enter: 0.001,
+            leave: 0.1,
+            loss: 1.0,
+        };
+        let (fates, counts) = fates(
+            Shape {
+                burst: Some(burst),
+                ..PLAIN
+            },
+            5,
+            Way::There,
+            200_000,
+        );
         let lost: Vec<bool> = fates.into_iter().map(|fate| fate == Fate::Lost).collect();
         let bursts = lost.windows(2).filter(|pair| !pair[0] && pair[1]).count() as f64;
         // A share of enter / (enter + leave), in bursts of 1 / leave on average.
         let share = counts.dropped.burst as f64 / 200_000.0;
         assert!((0.008..0.012).contains(&share), "{share}");
-        assert!((8.0..12.0).contains(&(counts.dropped.burst as f64 / bursts)), "{bursts}");
+        assert!(
+            (8.0..12.0).contains(&(counts.dropped.burst as f64 / bursts)),
+            "{bursts}"
+        );
     }
 
     #[test]
     fn only_reordering_reorders() {
         let times = |shape: Shape| -> (Vec<u64>, Counts) {
             let (fates, counts) = fates(shape, 9, Way::There, 10_000);
-            let at = |fate| if let Fate::Passes { at_ns, .. } = fate { at_ns } else { unreachable!() };
+            let at = |fate| {
+                if let Fate::Passes { at_ns, .. } = fate {
+                    at_ns
+                } else {
+                    unreachable!()
+                }
+            };
             (fates.into_iter().map(at).collect(), counts)
         };
-        let (jittered, _) = times(Shape { jitter_ns: 7 * MS, ..PLAIN });
+        let (jittered, _) = times(Shape {
+            jitter_ns: 7 * MS,
+            ..PLAIN
+        });
         assert!(jittered.is_sorted());
-        assert!(jittered.iter().enumerate().any(|(n, at)| *at != n as u64 * 2 * MS + 11 * MS));
-        let (reordered, counts) = times(Shape { reorder: 0.01, ..PLAIN });
+        assert!(
+            jittered
+                .iter()
+                .enumerate()
+                .any(|(n, at)| *at != n as u64 * 2 * MS + 11 * MS)
+        );
+        let (reordered, counts) = times(Shape {
+            reorder: 0.01,
+            ..PLAIN
+        });
         assert!((70..130).contains(&counts.reordered), "{counts:?}");
         assert!(!reordered.is_sorted());
     }
 
     #[test]
     fn duplicates_are_counted_and_use_no_wire() {
-        let (fates, counts) = fates(Shape { duplicate: 0.1, ..PLAIN }, 2, Way::There, 10_000);
-        let twice =
-            fates.iter().filter(|fate| matches!(fate, Fate::Passes { twice: true, .. })).count() as u64;
+        let (fates, counts) = fates(
+            Shape {
+                duplicate: 0.1,
+                ..PLAIN
+            },
+            2,
+            Way::There,
+            10_000,
+        );
+        let twice = fates
+            .iter()
+            .filter(|fate| matches!(fate, Fate::Passes { twice: true, .. }))
+            .count() as u64;
         assert_eq!((counts.duplicated, counts.passed_packets), (twice, 10_000));
         assert!((900..1100).contains(&twice), "{twice}");
     }
 
     #[test]
     fn the_held_are_bounded() {
-        assert_eq!(PLAIN.held_bytes(), 15_000 + 12 * 1000 * 1000 / 8 * (10 + 8) / 1000);
+        assert_eq!(
+            PLAIN.held_bytes(),
+            15_000 + 12 * 1000 * 1000 / 8 * (10 + 8) / 1000
+        );
     }
 }

@@ -34,10 +34,15 @@ fn main() -> ExitCode {
 fn run(args: &Arguments) -> io::Result<()> {
     let shapes = args.shapes().unwrap_or_else(|beyond| {
         use clap::CommandFactory;
-        Arguments::command().error(ErrorKind::ValueValidation, beyond).exit()
+        Arguments::command()
+            .error(ErrorKind::ValueValidation, beyond)
+            .exit()
     });
-    // Short, as it has to be copied from one terminal to the next. RandomState is seeded by the system.
-    let seed = args.seed.unwrap_or_else(|| RandomState::new().hash_one(0) % 1_000_000);
+    // Short, as it has to be copied from one terminal to the next. RandomState is seeded by the
+    // system.
+    let seed = args
+        .seed
+        .unwrap_or_else(|| RandomState::new().hash_one(0) % 1_000_000);
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;

@@ -1,4 +1,5 @@
-//! The relay: sockets on both sides, a clock, and what is on the way, in order of the time it leaves.
+//! The relay: sockets on both sides, a clock, and what is on the way, in order of the time it
+//! leaves.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -19,11 +20,13 @@ use crate::link::{Fate, LINK_MTU_BYTES, Link, Shape, Way};
 use crate::report::{Lateness, OwnDrops, Report};
 use crate::socket::{self, BATCH, Buffers, Datagram, nanoseconds};
 
-/// Clients at once, each with a socket of its own. The one that was silent for longest makes room for a newer one.
+/// Clients at once, each with a socket of its own. The one that was silent for longest makes room
+/// for a newer one.
 const MAX_CLIENTS: usize = 256;
 
-/// While there is traffic the relay rests this long between its rounds: each then has several packets to handle, which
-/// leaves the cores to those who are measured. It is what packets are late by; their arrival is stamped by the kernel.
+/// While there is traffic the relay rests this long between its rounds: each then has several
+/// packets to handle, which leaves the cores to those who are measured. It is what packets are late
+/// by; their arrival is stamped by the kernel.
 const ROUND: Duration = Duration::from_micros(100);
 
 /// Longest sleep, so that a signal that came just before it is noticed.
@@ -130,7 +133,11 @@ impl Relay {
     pub fn report(&self) -> Report {
         let mut own_drops = self.own_drops;
         own_drops.receive_buffer += u64::from(self.listener_overflows)
-            + self.clients.values().map(|client| u64::from(client.overflows)).sum::<u64>();
+            + self
+                .clients
+                .values()
+                .map(|client| u64::from(client.overflows))
+                .sum::<u64>();
         Report::new(
             self.seed,
             self.next_client,
@@ -144,7 +151,10 @@ impl Relay {
     /// Sleeps until something came or is due; the sockets to read from. `None` is the listener.
     fn wait(&self) -> io::Result<Vec<Option<ClientId>>> {
         let now_ns = Clock::read()?.now_ns;
-        let due_ns = self.on_the_way.peek().map_or(u64::MAX, |Reverse(first)| first.at_ns);
+        let due_ns = self
+            .on_the_way
+            .peek()
+            .map_or(u64::MAX, |Reverse(first)| first.at_ns);
         let sleep_ns = due_ns.saturating_sub(now_ns).min(IDLE_NS);
         let mut sources = vec![None];
         let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
@@ -152,14 +162,23 @@ impl Relay {
             sources.push(Some(*id));
             fds.push(PollFd::new(client.upstream.as_fd(), PollFlags::POLLIN));
         }
-        match ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::from_nanos(sleep_ns))), None) {
+        match ppoll(
+            &mut fds,
+            Some(TimeSpec::from_duration(Duration::from_nanos(sleep_ns))),
+            None,
+        ) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
             Err(error) => return Err(error.into()),
         }
         // POLLERR too: reading takes the error away.
         let ready = |fd: &PollFd| fd.revents().is_some_and(|events| !events.is_empty());
-        Ok(sources.into_iter().zip(&fds).filter(|(_, fd)| ready(fd)).map(|(source, _)| source).collect())
+        Ok(sources
+            .into_iter()
+            .zip(&fds)
+            .filter(|(_, fd)| ready(fd))
+            .map(|(source, _)| source)
+            .collect())
     }
 
     fn receive_all(&mut self, source: Option<ClientId>, buffers: &mut Buffers) -> io::Result<()> {
@@ -186,8 +205,15 @@ impl Relay {
     }
 
     /// A datagram comes to the path.
-    fn take(&mut self, source: Option<ClientId>, datagram: Datagram, clock: Clock) -> io::Result<()> {
-        let Some(from) = datagram.from else { return Ok(()) };
+    fn take(
+        &mut self,
+        source: Option<ClientId>,
+        datagram: Datagram,
+        clock: Clock,
+    ) -> io::Result<()> {
+        let Some(from) = datagram.from else {
+            return Ok(());
+        };
         let (way, id) = match source {
             Some(id) => (Way::Back, id),
             None => (Way::There, self.client_at(from, clock.now_ns)?),
@@ -201,7 +227,11 @@ impl Relay {
             (_, None) => return Ok(()),
         };
         *counter = datagram.overflows.unwrap_or(*counter);
-        let header_bytes = if from.is_ipv4() { IPV4_UDP_BYTES } else { IPV6_UDP_BYTES };
+        let header_bytes = if from.is_ipv4() {
+            IPV4_UDP_BYTES
+        } else {
+            IPV6_UDP_BYTES
+        };
         let bytes = match datagram.cut {
             true => LINK_MTU_BYTES + 1,
             false => datagram.payload.len() as u64 + header_bytes,
@@ -210,7 +240,9 @@ impl Relay {
             Way::There => &mut self.there,
             Way::Back => &mut self.back,
         };
-        if let Fate::Passes { at_ns, twice } = link.offer(clock.arrival_ns(datagram.stamp_ns), bytes) {
+        if let Fate::Passes { at_ns, twice } =
+            link.offer(clock.arrival_ns(datagram.stamp_ns), bytes)
+        {
             if twice {
                 self.hold(at_ns, way, id, datagram.payload.clone());
             }
@@ -220,7 +252,13 @@ impl Relay {
     }
 
     fn hold(&mut self, at_ns: u64, way: Way, client: ClientId, payload: Vec<u8>) {
-        self.on_the_way.push(Reverse(Held { at_ns, number: self.next_number, way, client, payload }));
+        self.on_the_way.push(Reverse(Held {
+            at_ns,
+            number: self.next_number,
+            way,
+            client,
+            payload,
+        }));
         self.next_number += 1;
     }
 
@@ -229,8 +267,14 @@ impl Relay {
             return Ok(*id);
         }
         if self.clients.len() == MAX_CLIENTS {
-            let silent = self.clients.iter().min_by_key(|(_, client)| client.heard_ns).map(|(id, _)| *id);
-            let silent = silent.and_then(|id| self.clients.remove(&id)).expect("it is full of clients");
+            let silent = self
+                .clients
+                .iter()
+                .min_by_key(|(_, client)| client.heard_ns)
+                .map(|(id, _)| *id);
+            let silent = silent
+                .and_then(|id| self.clients.remove(&id))
+                .expect("it is full of clients");
             self.by_address.remove(&silent.address);
             self.own_drops.receive_buffer += u64::from(silent.overflows);
         }
@@ -243,7 +287,15 @@ impl Relay {
         upstream.connect(self.target)?;
         let id = self.next_client;
         self.next_client += 1;
-        self.clients.insert(id, Client { address, upstream, heard_ns: now_ns, overflows: 0 });
+        self.clients.insert(
+            id,
+            Client {
+                address,
+                upstream,
+                heard_ns: now_ns,
+                overflows: 0,
+            },
+        );
         self.by_address.insert(address, id);
         Ok(id)
     }
@@ -251,19 +303,25 @@ impl Relay {
     /// Sends what is due; returns whether anything was.
     fn deliver(&mut self, now_ns: u64) -> bool {
         let mut due: Vec<Held> = Vec::new();
-        while self.on_the_way.peek().is_some_and(|Reverse(first)| first.at_ns <= now_ns) {
+        while self
+            .on_the_way
+            .peek()
+            .is_some_and(|Reverse(first)| first.at_ns <= now_ns)
+        {
             due.extend(self.on_the_way.pop().map(|Reverse(held)| held));
         }
         // Neighbours that go to the same place go together.
         for run in due.chunk_by(|one, next| (one.way, one.client) == (next.way, next.client)) {
-            run.iter().for_each(|held| self.lateness.record(now_ns - held.at_ns));
+            run.iter()
+                .for_each(|held| self.lateness.record(now_ns - held.at_ns));
             let payloads = run.iter().map(|held| &held.payload[..]);
             match (run[0].way, self.clients.get(&run[0].client)) {
                 (Way::There, Some(client)) => {
                     self.own_drops.not_sent += socket::send(&client.upstream, None, payloads)
                 }
                 (Way::Back, Some(client)) => {
-                    self.own_drops.not_sent += socket::send(&self.listener, Some(client.address), payloads);
+                    self.own_drops.not_sent +=
+                        socket::send(&self.listener, Some(client.address), payloads);
                 }
                 (_, None) => self.own_drops.client_gone += run.len() as u64,
             }
@@ -284,12 +342,19 @@ struct Clock {
 impl Clock {
     fn read() -> io::Result<Clock> {
         let read = |id| clock_gettime(id).map(nanoseconds);
-        Ok(Clock { now_ns: read(ClockId::CLOCK_MONOTONIC)?, real_ns: read(ClockId::CLOCK_REALTIME)? })
+        Ok(Clock {
+            now_ns: read(ClockId::CLOCK_MONOTONIC)?,
+            real_ns: read(ClockId::CLOCK_REALTIME)?,
+        })
     }
 
     /// When a packet came, on the monotonic clock.
     fn arrival_ns(&self, stamp_ns: Option<u64>) -> u64 {
         let age_ns = stamp_ns.map_or(0, |stamp_ns| self.real_ns.saturating_sub(stamp_ns));
-        if age_ns > OLDEST_STAMP_NS { self.now_ns } else { self.now_ns.saturating_sub(age_ns) }
+        if age_ns > OLDEST_STAMP_NS {
+            self.now_ns
+        } else {
+            self.now_ns.saturating_sub(age_ns)
+        }
     }
 }

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::link::Counts;
 
-/// Lateness of the hundredth packet beyond which a run says nothing about the path. A tenth of the shortest delay
-/// that is worth emulating in user space.
+/// Lateness of the hundredth packet beyond which a run says nothing about the path. A tenth of the
+/// shortest delay that is worth emulating in user space.
 pub const LATENESS_BOUND_US: u64 = 1000;
 
 /// Lateness is kept up to this; more is this.
@@ -20,7 +20,8 @@ pub struct Lateness(Histogram<u32>);
 impl Lateness {
     pub fn new() -> Lateness {
         Lateness(
-            Histogram::new_with_bounds(1, LONGEST_US, 2).expect("the bounds are constants that are right"),
+            Histogram::new_with_bounds(1, LONGEST_US, 2)
+                .expect("the bounds are constants that are right"),
         )
     }
 
@@ -90,7 +91,15 @@ impl Report {
                 own_drops.receive_buffer
             ));
         }
-        Report { seed, clients, there, back, own_drops, lateness_us, warnings }
+        Report {
+            seed,
+            clients,
+            there,
+            back,
+            own_drops,
+            lateness_us,
+            warnings,
+        }
     }
 }
 

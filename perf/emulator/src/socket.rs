@@ -1,4 +1,5 @@
-//! Batches of datagrams in and out of UDP sockets, with the kernel's receive time stamps. Nothing blocks.
+//! Batches of datagrams in and out of UDP sockets, with the kernel's receive time stamps. Nothing
+//! blocks.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
@@ -17,7 +18,8 @@ pub const BATCH: usize = 64;
 /// Larger datagrams are cut here, which is seen; the link drops them for their size anyway.
 const BUFFER_BYTES: usize = 2048;
 
-/// What a sender with a large window may throw at us in one go. The kernel charges about 2.3 kB for a full packet.
+/// What a sender with a large window may throw at us in one go. The kernel charges about 2.3 kB for
+/// a full packet.
 const RECEIVE_BUFFER_BYTES: usize = 64 << 20;
 
 /// Buffers to receive into, used again and again.
@@ -61,13 +63,22 @@ pub fn receive(socket: &UdpSocket, buffers: &mut Buffers) -> nix::Result<Vec<Dat
     // New headers for each call: the kernel writes lengths into them that nix does not restore.
     let control = nix::cmsg_space!(TimeSpec, u32);
     let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, Some(control));
-    let mut slices: Vec<_> = buffers.0.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
-    let received =
-        match recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
-            Ok(received) => received,
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
+    let mut slices: Vec<_> = buffers
+        .0
+        .iter_mut()
+        .map(|buffer| [IoSliceMut::new(buffer)])
+        .collect();
+    let received = match recvmmsg(
+        socket.as_raw_fd(),
+        &mut headers,
+        slices.iter_mut(),
+        MsgFlags::MSG_DONTWAIT,
+        None,
+    ) {
+        Ok(received) => received,
+        Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
     let mut datagrams = Vec::with_capacity(BATCH);
     for message in received {
         let (mut stamp_ns, mut overflows) = (None, None);
@@ -89,17 +100,30 @@ pub fn receive(socket: &UdpSocket, buffers: &mut Buffers) -> nix::Result<Vec<Dat
     Ok(datagrams)
 }
 
-/// Sends datagrams to `to`, or where the socket is connected to; returns how many the kernel did not take.
-pub fn send<'a>(socket: &UdpSocket, to: Option<SocketAddr>, payloads: impl Iterator<Item = &'a [u8]>) -> u64 {
+/// Sends datagrams to `to`, or where the socket is connected to; returns how many the kernel did
+/// not take.
+pub fn send<'a>(
+    socket: &UdpSocket,
+    to: Option<SocketAddr>,
+    payloads: impl Iterator<Item = &'a [u8]>,
+) -> u64 {
     let slices: Vec<_> = payloads.map(|payload| [IoSlice::new(payload)]).collect();
     let (mut rest, mut refused) = (&slices[..], 0);
     while !rest.is_empty() {
         let batch = &rest[..rest.len().min(BATCH)];
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(batch.len(), None);
         let addresses = vec![to.map(SockaddrStorage::from); batch.len()];
-        match sendmmsg(socket.as_raw_fd(), &mut headers, batch, &addresses, [], MsgFlags::MSG_DONTWAIT) {
+        match sendmmsg(
+            socket.as_raw_fd(),
+            &mut headers,
+            batch,
+            &addresses,
+            [],
+            MsgFlags::MSG_DONTWAIT,
+        ) {
             Ok(sent) => rest = &rest[sent.count()..],
-            // Of the first datagram: full, or (ECONNREFUSED) an answer to an earlier one, which this call took away.
+            // Of the first datagram: full, or (ECONNREFUSED) an answer to an earlier one, which
+            // this call took away.
             Err(_) => {
                 refused += 1;
                 rest = &rest[1..];

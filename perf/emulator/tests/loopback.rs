@@ -1,4 +1,5 @@
-//! The real binary between two sockets of loopback: what arrives, and in which order. Nothing here depends on time.
+//! The real binary between two sockets of loopback: what arrives, and in which order. Nothing here
+//! depends on time.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
@@ -21,7 +22,11 @@ impl Emulator {
             .args(["--listen", "127.0.0.1:0", "--seed", "7"])
             .args(["--to", &target.local_addr().unwrap().to_string()])
             .args(options)
-            .args(if options.contains(&"--rate") { &[][..] } else { &["--rate", "100M"] })
+            .args(if options.contains(&"--rate") {
+                &[][..]
+            } else {
+                &["--rate", "100M"]
+            })
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -29,8 +34,15 @@ impl Emulator {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
-        assert_eq!((words[0], words[1], words[3], words[4]), ("listening", "on", "seed", "7"));
-        Emulator { child, stdout, address: words[2].parse().unwrap() }
+        assert_eq!(
+            (words[0], words[1], words[3], words[4]),
+            ("listening", "on", "seed", "7")
+        );
+        Emulator {
+            child,
+            stdout,
+            address: words[2].parse().unwrap(),
+        }
     }
 
     fn end(mut self) -> serde_json::Value {
@@ -58,13 +70,16 @@ fn socket() -> UdpSocket {
     socket
 }
 
-/// What fits into the default receive buffer of a socket (about 270 small datagrams), however late it is read.
+/// What fits into the default receive buffer of a socket (about 270 small datagrams), however late
+/// it is read.
 const DATAGRAMS: u32 = 200;
 
 /// Sends [`DATAGRAMS`] numbered ones.
 fn send_numbers(client: &UdpSocket, emulator: &Emulator) {
     for number in 0..DATAGRAMS {
-        client.send_to(&number.to_be_bytes(), emulator.address).unwrap();
+        client
+            .send_to(&number.to_be_bytes(), emulator.address)
+            .unwrap();
     }
 }
 
@@ -88,23 +103,34 @@ fn there_and_back_for_two_clients() {
         assert_eq!((&buffer[..length], from), (&text[..], emulator.address));
     }
     let report = emulator.end();
-    assert_eq!((&report["clients"], &report["seed"]), (&2.into(), &7.into()));
+    assert_eq!(
+        (&report["clients"], &report["seed"]),
+        (&2.into(), &7.into())
+    );
     for way in ["there", "back"] {
-        assert_eq!((&report[way]["packets"], &report[way]["bytes"]), (&3.into(), &(3 * (28 + 3)).into()));
+        assert_eq!(
+            (&report[way]["packets"], &report[way]["bytes"]),
+            (&3.into(), &(3 * (28 + 3)).into())
+        );
         assert_eq!(report[way]["passed_packets"], 3);
     }
 }
 
-/// Which of all but the last 50 datagrams pass. The order being kept, they have when a later one comes.
+/// Which of all but the last 50 datagrams pass. The order being kept, they have when a later one
+/// comes.
 fn passing(options: &[&str]) -> Vec<u32> {
     let (server, client) = (socket(), socket());
     let emulator = Emulator::start(&server, options);
     send_numbers(&client, &emulator);
-    let numbers: Vec<u32> =
-        std::iter::repeat_with(|| receive_number(&server)).take_while(|&n| n < DATAGRAMS - 50).collect();
+    let numbers: Vec<u32> = std::iter::repeat_with(|| receive_number(&server))
+        .take_while(|&n| n < DATAGRAMS - 50)
+        .collect();
     // It may be ended before it has read the last ones. None before those may be missing.
     let report = emulator.end();
-    assert!(report["there"]["packets"].as_u64() > Some(u64::from(DATAGRAMS - 50)), "{report}");
+    assert!(
+        report["there"]["packets"].as_u64() > Some(u64::from(DATAGRAMS - 50)),
+        "{report}"
+    );
     assert_eq!(report["own_drops"]["receive_buffer"], 0);
     assert!(numbers.is_sorted());
     numbers
@@ -114,7 +140,11 @@ fn passing(options: &[&str]) -> Vec<u32> {
 fn the_same_seed_loses_the_same() {
     let options = ["--loss", "10", "--jitter", "1ms"];
     let numbers = passing(&options);
-    assert!((120..149).contains(&numbers.len()), "{} of 150", numbers.len());
+    assert!(
+        (120..149).contains(&numbers.len()),
+        "{} of 150",
+        numbers.len()
+    );
     assert_eq!(numbers, passing(&options));
     assert_ne!(numbers, passing(&["--burst-loss", "2:20"]));
 }
@@ -123,8 +153,19 @@ fn the_same_seed_loses_the_same() {
 fn duplicates_and_overtaken_ones_all_arrive() {
     let (server, client) = (socket(), socket());
     // All are queued before the first that is held back (for 100 ms of this rate) leaves.
-    let emulator =
-        Emulator::start(&server, &["--rate", "1M", "--queue", "1M", "--reorder", "2", "--duplicate", "5"]);
+    let emulator = Emulator::start(
+        &server,
+        &[
+            "--rate",
+            "1M",
+            "--queue",
+            "1M",
+            "--reorder",
+            "2",
+            "--duplicate",
+            "5",
+        ],
+    );
     send_numbers(&client, &emulator);
     let mut numbers = Vec::new();
     while numbers.iter().collect::<BTreeSet<_>>().len() < DATAGRAMS as usize {
@@ -134,5 +175,8 @@ fn duplicates_and_overtaken_ones_all_arrive() {
     assert!(!numbers.is_sorted());
     assert!(numbers.len() > DATAGRAMS as usize);
     let there = &report["there"];
-    assert!(there["reordered"].as_u64() > Some(0) && there["duplicated"].as_u64() > Some(0), "{there}");
+    assert!(
+        there["reordered"].as_u64() > Some(0) && there["duplicated"].as_u64() > Some(0),
+        "{there}"
+    );
 }

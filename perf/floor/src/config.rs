@@ -1,4 +1,5 @@
-//! What quiche is told: landro's `auto` profile on a LAN, without path MTU discovery, and a certificate nobody checks.
+//! What quiche is told: landro's `auto` profile on a LAN, without path MTU discovery, and a
+//! certificate nobody checks.
 
 use boring::asn1::Asn1Time;
 use boring::ec::{EcGroup, EcKey};
@@ -66,7 +67,11 @@ pub fn config(payload_bytes: usize, hash: bool) -> Result<quiche::Config> {
     let mut config = quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, tls)?;
     config.verify_peer(false);
     // Peers that do not agree about the digest must not begin.
-    config.set_application_protos(&[if hash { b"landro-floor-hash" } else { b"landro-floor" }])?;
+    config.set_application_protos(&[if hash {
+        b"landro-floor-hash"
+    } else {
+        b"landro-floor"
+    }])?;
     config.set_max_send_udp_payload_size(payload_bytes.min(MAX_PAYLOAD_BYTES));
     config.set_max_recv_udp_payload_size(65_527);
     config.set_initial_max_data(32 << 20);

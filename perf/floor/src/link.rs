@@ -1,4 +1,5 @@
-//! A connection and its socket: trains of packets in (UDP_GRO) and out (UDP_SEGMENT), asleep when there is neither.
+//! A connection and its socket: trains of packets in (UDP_GRO) and out (UDP_SEGMENT), asleep when
+//! there is neither.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
@@ -22,7 +23,8 @@ const MAX_DATAGRAM_BYTES: usize = 65_507;
 const MAX_SEGMENTS: usize = 64;
 /// Received packets after which it is time for an acknowledgement.
 const ACK_PACKETS: usize = 32;
-/// As landro's sockets have it. More to send would overrun the queue of a slow device without a word.
+/// As landro's sockets have it. More to send would overrun the queue of a slow device without a
+/// word.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 
@@ -46,9 +48,17 @@ impl Socket {
             .or_else(|_| setsockopt(&socket, RcvBuf, &RECEIVE_BUFFER_BYTES))?;
         setsockopt(&socket, SndBufForce, &SEND_BUFFER_BYTES)
             .or_else(|_| setsockopt(&socket, SndBuf, &SEND_BUFFER_BYTES))?;
-        let SocketAddr::V4(local) = socket.local_addr()? else { return Err("IPv4 only".into()) };
+        let SocketAddr::V4(local) = socket.local_addr()? else {
+            return Err("IPv4 only".into());
+        };
         let control = nix::cmsg_space!(i32);
-        Ok(Socket { socket, local, train: vec![0; 1 << 16], control, out: vec![0; MAX_DATAGRAM_BYTES] })
+        Ok(Socket {
+            socket,
+            local,
+            train: vec![0; 1 << 16],
+            control,
+            out: vec![0; MAX_DATAGRAM_BYTES],
+        })
     }
 
     /// What came; `None`: nothing, and with `MSG_DONTWAIT` there may just be nothing yet.
@@ -62,7 +72,11 @@ impl Socket {
                     _ => None,
                 });
                 let from = message.address.ok_or("a datagram without a sender")?;
-                Ok(Some((message.bytes, segment_bytes.unwrap_or(message.bytes).max(1), from.into())))
+                Ok(Some((
+                    message.bytes,
+                    segment_bytes.unwrap_or(message.bytes).max(1),
+                    from.into(),
+                )))
             }
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
             Err(error) => Err(error.into()),
@@ -79,18 +93,34 @@ impl Socket {
     }
 
     /// Equal packets, the last of which may be shorter. `to`: unless the socket is connected.
-    fn send(&self, start: usize, end: usize, segment_bytes: usize, to: Option<SocketAddrV4>) -> Result<()> {
+    fn send(
+        &self,
+        start: usize,
+        end: usize,
+        segment_bytes: usize,
+        to: Option<SocketAddrV4>,
+    ) -> Result<()> {
         if start == end {
             return Ok(());
         }
         let segment_bytes = segment_bytes as u16;
         let control = [ControlMessage::UdpGsoSegments(&segment_bytes)];
         // Some virtual devices refuse trains of one.
-        let control = if end - start > usize::from(segment_bytes) { &control[..] } else { &[] };
+        let control = if end - start > usize::from(segment_bytes) {
+            &control[..]
+        } else {
+            &[]
+        };
         let slices = [IoSlice::new(&self.out[start..end])];
         let to = to.map(SockaddrIn::from);
         loop {
-            match sendmsg(self.socket.as_raw_fd(), &slices, control, MsgFlags::empty(), to.as_ref()) {
+            match sendmsg(
+                self.socket.as_raw_fd(),
+                &slices,
+                control,
+                MsgFlags::empty(),
+                to.as_ref(),
+            ) {
                 Err(Errno::EINTR) => {}
                 sent => return Ok(sent.map(|_| ())?),
             }
@@ -113,25 +143,41 @@ pub struct Put {
 }
 
 impl Link<'_> {
-    pub fn new(conn: Connection, socket: &mut Socket, peer: SocketAddrV4, connected: bool) -> Link<'_> {
-        Link { conn, socket, peer, connected }
+    pub fn new(
+        conn: Connection,
+        socket: &mut Socket,
+        peer: SocketAddrV4,
+        connected: bool,
+    ) -> Link<'_> {
+        Link {
+            conn,
+            socket,
+            peer,
+            connected,
+        }
     }
 
-    /// Gives quiche what came, without waiting, as much as one acknowledgement is due for. False: nothing came.
+    /// Gives quiche what came, without waiting, as much as one acknowledgement is due for. False:
+    /// nothing came.
     pub fn take(&mut self) -> Result<bool> {
         let mut packets = 0;
         // What follows the end may be the beginning of the next connection.
         while packets < ACK_PACKETS
             && !self.is_over()
-            && let Some((bytes, segment_bytes, from)) = self.socket.receive(MsgFlags::MSG_DONTWAIT)?
+            && let Some((bytes, segment_bytes, from)) =
+                self.socket.receive(MsgFlags::MSG_DONTWAIT)?
         {
             if from != self.peer {
                 continue;
             }
-            let info = quiche::RecvInfo { from: from.into(), to: self.socket.local.into() };
+            let info = quiche::RecvInfo {
+                from: from.into(),
+                to: self.socket.local.into(),
+            };
             for packet in self.socket.train[..bytes].chunks_mut(segment_bytes) {
                 packets += 1;
-                // A packet that is refused is as good as lost; what ends the connection is seen there.
+                // A packet that is refused is as good as lost; what ends the connection is seen
+                // there.
                 let _ = self.conn.recv(packet, info);
             }
         }
@@ -149,7 +195,9 @@ impl Link<'_> {
         // Of the train that is being built.
         let (mut start, mut segment_bytes) = (0, 0);
         while put.packets < MAX_SEGMENTS {
-            let Some(out) = self.socket.out.get_mut(put.bytes..put.bytes + room) else { break };
+            let Some(out) = self.socket.out.get_mut(put.bytes..put.bytes + room) else {
+                break;
+            };
             let bytes = match self.conn.send(out) {
                 Ok((bytes, _)) => bytes,
                 Err(quiche::Error::Done) => break,
@@ -196,7 +244,10 @@ impl Link<'_> {
         };
         match error.is_app {
             true => String::from_utf8_lossy(&error.reason).into_owned(),
-            false => format!("{who} broke the connection: QUIC error {:#x}", error.error_code),
+            false => format!(
+                "{who} broke the connection: QUIC error {:#x}",
+                error.error_code
+            ),
         }
     }
 }

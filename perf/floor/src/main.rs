@@ -1,6 +1,8 @@
-//! `landro-floor`: what quiche itself can do on a machine. One file, one connection, one stream, plain blocking calls.
+//! `landro-floor`: what quiche itself can do on a machine. One file, one connection, one stream,
+//! plain blocking calls.
 //!
-//! A yardstick for closed lab networks, and not for anything else: it verifies no peer, and writes for whoever comes.
+//! A yardstick for closed lab networks, and not for anything else: it verifies no peer, and writes
+//! for whoever comes.
 
 #![forbid(unsafe_code)]
 
@@ -22,8 +24,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Copies one file by quiche and plain system calls: a yardstick for closed lab networks. NOT SECURE: it verifies no
-/// peer, and whoever reaches the server writes files
+/// Copies one file by quiche and plain system calls: a yardstick for closed lab networks. NOT
+/// SECURE: it verifies no peer, and whoever reaches the server writes files
 #[derive(Parser, Debug)]
 #[command(name = "landro-floor", version, max_term_width = 110)]
 struct Arguments {
@@ -61,7 +63,12 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Serve { listen, root, hash } => serve::serve(listen, &root, hash),
-        Command::Send { to, file, name, hash } => send::send(to, &file, &name, hash),
+        Command::Send {
+            to,
+            file,
+            name,
+            hash,
+        } => send::send(to, &file, &name, hash),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,4 +1,5 @@
-//! The sender: reads the file piece by piece, keeps about a batch of it unsent in quiche, waits for the confirmation.
+//! The sender: reads the file piece by piece, keeps about a batch of it unsent in quiche, waits for
+//! the confirmation.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,13 +19,17 @@ use crate::link::{Link, Socket};
 
 /// What IPv4 and UDP take of a frame.
 const HEADER_BYTES: usize = 28;
-/// Unsent in quiche at least, as far as the congestion window lets it in, and at most a piece more: what waits there
-/// for longer grows cold.
+/// Unsent in quiche at least, as far as the congestion window lets it in, and at most a piece more:
+/// what waits there for longer grows cold.
 const UNSENT_BYTES: usize = 64 * 1024;
-/// What a packet in mid-transfer has besides the file's bytes: header, id and number 8, STREAM frame 8, tag 16.
+/// What a packet in mid-transfer has besides the file's bytes: header, id and number 8, STREAM
+/// frame 8, tag 16.
 const PACKET_OVERHEAD_BYTES: usize = 32;
 
-#[expect(clippy::disallowed_methods, reason = "the clock is read at both ends of the copy, for the user")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the clock is read at both ends of the copy, for the user"
+)]
 pub fn send(to: SocketAddrV4, path: &Path, name: &str, hash: bool) -> Result<()> {
     let started = Instant::now();
     let mut source = Source::open(path, name, hash)?;
@@ -35,7 +40,13 @@ pub fn send(to: SocketAddrV4, path: &Path, name: &str, hash: bool) -> Result<()>
     let mut socket = Socket::new(socket)?;
     let (cid, mut config) = (random_cid(CLIENT_CID_BYTES)?, config(payload_bytes, hash)?);
     let local = socket.local.into();
-    let conn = quiche::connect_with_buffer_factory::<ByReference>(None, &cid, local, to.into(), &mut config)?;
+    let conn = quiche::connect_with_buffer_factory::<ByReference>(
+        None,
+        &cid,
+        local,
+        to.into(),
+        &mut config,
+    )?;
     let mut link = Link::new(conn, &mut socket, to, true);
     transfer(&mut link, &mut source)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -65,8 +76,10 @@ fn transfer(link: &mut Link, source: &mut Source) -> Result<()> {
             }
         }
         let put = link.put()?;
-        unsent_bytes =
-            unsent_bytes.saturating_sub(put.bytes.saturating_sub(put.packets * PACKET_OVERHEAD_BYTES));
+        unsent_bytes = unsent_bytes.saturating_sub(
+            put.bytes
+                .saturating_sub(put.packets * PACKET_OVERHEAD_BYTES),
+        );
         if put.packets == 0 {
             unsent_bytes = 0;
             link.wait()?;
@@ -93,16 +106,28 @@ impl Source {
         let left = file.metadata()?.len();
         let next = format!("{name}\n").into();
         let hasher = hash.then(blake3::Hasher::new);
-        Ok(Source { file, left, hasher, next, given: VecDeque::new(), free: Vec::new() })
+        Ok(Source {
+            file,
+            left,
+            hasher,
+            next,
+            given: VecDeque::new(),
+            free: Vec::new(),
+        })
     }
 
-    /// Offers quiche what it has room for, up to a piece. `None`: no room, or there is nothing more.
+    /// Offers quiche what it has room for, up to a piece. `None`: no room, or there is nothing
+    /// more.
     fn feed(&mut self, link: &mut Link) -> Result<Option<usize>> {
         if self.next.is_empty() && !self.read()? {
             return Ok(None);
         }
-        // The stream does not exist before its first bytes. More than the capacity would cost a packet saying so.
-        let capacity = link.conn.stream_capacity(FILE_STREAM).unwrap_or(self.next.len());
+        // The stream does not exist before its first bytes. More than the capacity would cost a
+        // packet saying so.
+        let capacity = link
+            .conn
+            .stream_capacity(FILE_STREAM)
+            .unwrap_or(self.next.len());
         let offer = self.next.split_to(self.next.len().min(capacity));
         if offer.is_empty() {
             return Ok(None);
@@ -117,13 +142,18 @@ impl Source {
     fn read(&mut self) -> Result<bool> {
         if self.left == 0 {
             let digest = self.hasher.take().map(|hasher| hasher.finalize());
-            self.next = digest.map(|digest| Bytes::copy_from_slice(digest.as_bytes())).unwrap_or_default();
+            self.next = digest
+                .map(|digest| Bytes::copy_from_slice(digest.as_bytes()))
+                .unwrap_or_default();
             return Ok(!self.next.is_empty());
         }
         while let Some(piece) = self.given.pop_front_if(|piece| piece.is_unique()) {
             self.free.extend(piece.try_into_mut());
         }
-        let mut piece = self.free.pop().unwrap_or_else(|| BytesMut::zeroed(PIECE_BYTES));
+        let mut piece = self
+            .free
+            .pop()
+            .unwrap_or_else(|| BytesMut::zeroed(PIECE_BYTES));
         piece.truncate(self.left.min(PIECE_BYTES as u64) as usize);
         self.file.read_exact(&mut piece)?;
         self.left -= piece.len() as u64;

@@ -1,4 +1,5 @@
-//! The receiver: one connection after the other, each of which writes one file in pieces as they arrive.
+//! The receiver: one connection after the other, each of which writes one file in pieces as they
+//! arrive.
 
 use std::fs::File;
 use std::net::{SocketAddrV4, UdpSocket};
@@ -7,7 +8,8 @@ use std::path::Path;
 
 use crate::Result;
 use crate::config::{
-    ByReference, DONE_STREAM, FILE_STREAM, MAX_NAME_BYTES, PIECE_BYTES, SERVER_CID_BYTES, config, random_cid,
+    ByReference, DONE_STREAM, FILE_STREAM, MAX_NAME_BYTES, PIECE_BYTES, SERVER_CID_BYTES, config,
+    random_cid,
 };
 use crate::link::{Link, Socket};
 
@@ -39,7 +41,15 @@ pub fn serve(listen: SocketAddrV4, root: &Path, hash: bool) -> Result<()> {
             peer.into(),
             &mut config,
         )?;
-        let understood = conn.recv(packet, quiche::RecvInfo { from: peer.into(), to: local.into() }).is_ok();
+        let understood = conn
+            .recv(
+                packet,
+                quiche::RecvInfo {
+                    from: peer.into(),
+                    to: local.into(),
+                },
+            )
+            .is_ok();
         // Whom it refuses it tells so.
         if !understood && conn.local_error().is_none() {
             continue;
@@ -67,7 +77,11 @@ fn receive(link: &mut Link, mut target: Target) -> Result<()> {
         // One acknowledgement for all that was taken.
         link.put()?;
         if link.is_over() {
-            return if done? { Ok(()) } else { Err(link.reason().into()) };
+            return if done? {
+                Ok(())
+            } else {
+                Err(link.reason().into())
+            };
         }
         if !link.take()? {
             link.wait()?;
@@ -92,15 +106,28 @@ impl Target<'_> {
         let digest_bytes = if hash { blake3::OUT_LEN } else { 0 };
         let buffer = vec![0; PIECE_BYTES + digest_bytes];
         let hasher = hash.then(blake3::Hasher::new);
-        Target { root, file: None, offset: 0, buffer, filled: 0, hasher, digest_bytes }
+        Target {
+            root,
+            file: None,
+            offset: 0,
+            buffer,
+            filled: 0,
+            hasher,
+            digest_bytes,
+        }
     }
 
     /// Writes what quiche has, as far as it makes whole pieces. True: the file is complete.
     fn drain(&mut self, link: &mut Link) -> Result<bool> {
         loop {
-            let (bytes, ended) = match link.conn.stream_recv(FILE_STREAM, &mut self.buffer[self.filled..]) {
+            let (bytes, ended) = match link
+                .conn
+                .stream_recv(FILE_STREAM, &mut self.buffer[self.filled..])
+            {
                 Ok(read) => read,
-                Err(quiche::Error::Done | quiche::Error::InvalidStreamState(_)) => return Ok(false),
+                Err(quiche::Error::Done | quiche::Error::InvalidStreamState(_)) => {
+                    return Ok(false);
+                }
                 Err(error) => return Err(error.into()),
             };
             self.filled += bytes;
@@ -119,17 +146,25 @@ impl Target<'_> {
     /// Makes the file when the line with its name is there.
     fn begin(&mut self, ended: bool) -> Result<()> {
         let received = &self.buffer[..self.filled];
-        let Some(name_bytes) = received.iter().take(MAX_NAME_BYTES + 1).position(|byte| *byte == b'\n')
+        let Some(name_bytes) = received
+            .iter()
+            .take(MAX_NAME_BYTES + 1)
+            .position(|byte| *byte == b'\n')
         else {
             let never = ended || self.filled > MAX_NAME_BYTES;
-            return if never { Err("refused: no name of a file".into()) } else { Ok(()) };
+            return if never {
+                Err("refused: no name of a file".into())
+            } else {
+                Ok(())
+            };
         };
         let name = std::str::from_utf8(&received[..name_bytes])?;
         if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
             return Err(format!("refused: {name:?} is not the name of a file").into());
         }
         let path = self.root.join(name);
-        self.file = Some(File::create(&path).map_err(|error| format!("refused: {name:?}: {error}"))?);
+        self.file =
+            Some(File::create(&path).map_err(|error| format!("refused: {name:?}: {error}"))?);
         self.buffer.copy_within(name_bytes + 1..self.filled, 0);
         self.filled -= name_bytes + 1;
         Ok(())
@@ -150,7 +185,10 @@ impl Target<'_> {
     }
 
     fn end(&mut self) -> Result<()> {
-        let last_bytes = self.filled.checked_sub(self.digest_bytes).ok_or("a stream without its digest")?;
+        let last_bytes = self
+            .filled
+            .checked_sub(self.digest_bytes)
+            .ok_or("a stream without its digest")?;
         self.write(last_bytes)?;
         match &self.hasher {
             Some(hasher) if hasher.finalize().as_bytes()[..] != self.buffer[..self.filled] => {

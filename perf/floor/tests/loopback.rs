@@ -14,17 +14,32 @@ struct Server {
 impl Server {
     fn start(root: &Path, options: &[&str]) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_landro-floor"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--root"]).arg(root).args(options);
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--root"])
+            .arg(root)
+            .args(options);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening on ").unwrap().to_owned();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let address = line
+            .trim_end()
+            .strip_prefix("listening on ")
+            .unwrap()
+            .to_owned();
         Server { child, address }
     }
 
     fn send(&self, file: &Path, name: &str, options: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_landro-floor"));
-        command.args(["send", &self.address]).arg(file).arg(name).args(options).output().unwrap()
+        command
+            .args(["send", &self.address])
+            .arg(file)
+            .arg(name)
+            .args(options)
+            .output()
+            .unwrap()
     }
 }
 
@@ -54,15 +69,23 @@ fn place(bytes: usize) -> (tempfile::TempDir, std::path::PathBuf, std::path::Pat
 #[test]
 fn files_arrive_as_they_were() {
     for options in [&[][..], &["--hash"]] {
-        // One that ends with a piece, some that do not, one in which only the digest does not fit the piece.
+        // One that ends with a piece, some that do not, one in which only the digest does not fit
+        // the piece.
         for bytes in [BYTES, BYTES + 1, 65_536 - 31, 0] {
             let (_place, source, root) = place(bytes);
             let server = Server::start(&root, options);
             for name in ["first", "second"] {
                 let sent = server.send(&source, name, options);
                 assert!(sent.status.success(), "{bytes} {options:?}: {sent:?}");
-                assert!(String::from_utf8(sent.stdout).unwrap().starts_with(&format!("{bytes} bytes in ")));
-                assert!(std::fs::read(root.join(name)).unwrap() == content(bytes), "{bytes} {options:?}");
+                assert!(
+                    String::from_utf8(sent.stdout)
+                        .unwrap()
+                        .starts_with(&format!("{bytes} bytes in "))
+                );
+                assert!(
+                    std::fs::read(root.join(name)).unwrap() == content(bytes),
+                    "{bytes} {options:?}"
+                );
             }
         }
     }
@@ -76,11 +99,21 @@ fn a_name_that_leads_elsewhere_is_refused() {
         let sent = server.send(&source, name, &[]);
         let said = String::from_utf8(sent.stderr).unwrap();
         assert!(!sent.status.success());
-        assert_eq!(said, format!("landro-floor: refused: {name:?} is not the name of a file\n"));
+        assert_eq!(
+            said,
+            format!("landro-floor: refused: {name:?} is not the name of a file\n")
+        );
     }
     let entries = |path: &Path| std::fs::read_dir(path).unwrap().count();
-    assert_eq!((entries(place.path()), entries(&root)), (2, 0), "nothing was written");
-    assert!(server.send(&source, "x", &[]).status.success(), "the server goes on");
+    assert_eq!(
+        (entries(place.path()), entries(&root)),
+        (2, 0),
+        "nothing was written"
+    );
+    assert!(
+        server.send(&source, "x", &[]).status.success(),
+        "the server goes on"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The loop of all sessions: one socket, one thread, no more at once than a daemon takes without ado.
+//! The loop of all sessions: one socket, one thread, no more at once than a daemon takes without
+//! ado.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,8 +19,8 @@ use serde::Serialize;
 
 use crate::session::{Session, Stage};
 
-/// Sessions that are opened or ended at a time: fewer handshakes than a daemon asks proofs of address for, and fewer
-/// packets than the socket's default buffer holds.
+/// Sessions that are opened or ended at a time: fewer handshakes than a daemon asks proofs of
+/// address for, and fewer packets than the socket's default buffer holds.
 const AT_ONCE: usize = 32;
 
 /// Longest sleep, so that a signal that came just before it is noticed.
@@ -81,7 +82,10 @@ impl Holder {
         socket.set_nonblocking(true)?;
         let trust: Trust = Arc::new(move |fingerprint| *fingerprint == shown);
         let setup = |identity| Setup::client(identity, trust.clone(), &QuicConfig::auto());
-        let setups = identities.iter().map(setup).collect::<Result<Vec<Setup>, _>>();
+        let setups = identities
+            .iter()
+            .map(setup)
+            .collect::<Result<Vec<Setup>, _>>();
         let secrets = Arc::new(Secrets::fresh(now()));
         Ok(Holder {
             local: socket.local_addr()?,
@@ -106,10 +110,13 @@ impl Holder {
     pub fn open(&mut self, stop: &AtomicBool) -> io::Result<bool> {
         let begun = now();
         while self.count(|stage| *stage == Stage::Idle) < self.wanted {
-            if stop.load(Ordering::Relaxed) || self.count(|stage| matches!(stage, Stage::Lost(_))) > 0 {
+            if stop.load(Ordering::Relaxed)
+                || self.count(|stage| matches!(stage, Stage::Lost(_))) > 0
+            {
                 return Ok(false);
             }
-            let mut opening = self.count(|stage| matches!(stage, Stage::Connecting | Stage::Greeting));
+            let mut opening =
+                self.count(|stage| matches!(stage, Stage::Connecting | Stage::Greeting));
             while opening < AT_ONCE && self.sessions.len() < self.wanted {
                 self.dial(now())?;
                 opening += 1;
@@ -178,7 +185,10 @@ impl Holder {
     }
 
     fn count(&self, of: impl Fn(&Stage) -> bool) -> usize {
-        self.sessions.iter().filter(|session| of(session.stage())).count()
+        self.sessions
+            .iter()
+            .filter(|session| of(session.stage()))
+            .count()
     }
 
     fn traffic(&self) -> [u64; 3] {
@@ -190,8 +200,17 @@ impl Holder {
         let key = self.sessions.len();
         let setups = self.setups.len();
         let setup = &mut self.setups[key % setups];
-        let conn = Conn::connect(setup, &mut self.router, key, self.local, self.peer, None, None, now)
-            .map_err(io::Error::other)?;
+        let conn = Conn::connect(
+            setup,
+            &mut self.router,
+            key,
+            self.local,
+            self.peer,
+            None,
+            None,
+            now,
+        )
+        .map_err(io::Error::other)?;
         self.sessions.push(Session::new(conn, now));
         self.due.push(None);
         self.turn(key, now);
@@ -201,10 +220,15 @@ impl Holder {
     /// Sleeps until something comes or is due, then sees to those that it concerns.
     fn round(&mut self) -> io::Result<()> {
         let due = self.due.iter().flatten().min();
-        let sleep = due.map_or(LONGEST_SLEEP, |at| at.saturating_duration_since(now()).min(LONGEST_SLEEP));
+        let sleep = due.map_or(LONGEST_SLEEP, |at| {
+            at.saturating_duration_since(now()).min(LONGEST_SLEEP)
+        });
         // Rounded up: what is due in half a millisecond is not waited for in a loop.
         let timeout = PollTimeout::from((sleep.as_micros() as u64).div_ceil(1000) as u8);
-        match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
+        match poll(
+            &mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        ) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -223,10 +247,13 @@ impl Holder {
     /// Takes what is there; the sessions that got something.
     fn receive(&mut self, now: Instant) -> Vec<usize> {
         let mut touched = Vec::new();
-        // An error is that nothing is there, or what a host said to an earlier datagram (the idle timeout decides).
+        // An error is that nothing is there, or what a host said to an earlier datagram (the idle
+        // timeout decides).
         while let Ok(bytes) = self.socket.recv(&mut self.buffer) {
             let datagram = &mut self.buffer[..bytes];
-            if let Route::Conn(key) = self.router.route(datagram, self.peer, self.local, now, false)
+            if let Route::Conn(key) = self
+                .router
+                .route(datagram, self.peer, self.local, now, false)
                 && let Some(session) = self.sessions.get_mut(key)
             {
                 session.receive(now, datagram, self.peer);
@@ -242,7 +269,10 @@ impl Holder {
         let session = &mut self.sessions[key];
         session.turn(now);
         let mut runs: Vec<Run> = Vec::new();
-        while let Some(filled) = session.conn().fill(now, &mut self.buffer, MAX_SEGMENTS, &mut runs) {
+        while let Some(filled) = session
+            .conn()
+            .fill(now, &mut self.buffer, MAX_SEGMENTS, &mut runs)
+        {
             for run in &runs {
                 let bytes = &self.buffer[run.range.clone()];
                 for datagram in bytes.chunks(run.segment_bytes.map_or(bytes.len(), usize::from)) {

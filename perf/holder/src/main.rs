@@ -1,8 +1,9 @@
-//! `landro-holder`: many authenticated sessions with a daemon, kept open and idle, for measuring what they cost it.
+//! `landro-holder`: many authenticated sessions with a daemon, kept open and idle, for measuring
+//! what they cost it.
 //!
-//! Each is what a `landro cp` would have while its source has nothing for it yet: a connection of its own, the
-//! handshake with both keys, a push that was welcomed, keep-alives. In the end each is asked to finish, which only a
-//! daemon that still has the session can answer.
+//! Each is what a `landro cp` would have while its source has nothing for it yet: a connection of
+//! its own, the handshake with both keys, a push that was welcomed, keep-alives. In the end each is
+//! asked to finish, which only a daemon that still has the session can answer.
 
 #![forbid(unsafe_code)]
 
@@ -22,7 +23,8 @@ use landro::units::Fingerprint;
 
 use holder::Holder;
 
-/// Holds idle sessions with a landro daemon; prints one line when all are open, and a report when it is told to end
+/// Holds idle sessions with a landro daemon; prints one line when all are open, and a report when
+/// it is told to end
 #[derive(Parser, Debug)]
 #[command(name = "landro-holder", version, max_term_width = 110)]
 struct Arguments {
@@ -35,7 +37,8 @@ struct Arguments {
     /// Sessions to hold
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     sessions: u32,
-    /// An identity.pem that the daemon lets in. Several share the sessions: a daemon bounds what one may have
+    /// An identity.pem that the daemon lets in. Several share the sessions: a daemon bounds what
+    /// one may have
     #[arg(long = "identity", value_name = "FILE", required = true)]
     identities: Vec<PathBuf>,
 }
@@ -58,7 +61,11 @@ fn run(args: &Arguments) -> io::Result<bool> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    let identities = args.identities.iter().map(read).collect::<io::Result<Vec<Identity>>>()?;
+    let identities = args
+        .identities
+        .iter()
+        .map(read)
+        .collect::<io::Result<Vec<Identity>>>()?;
     let mut holder = Holder::new(args.to, args.peer, &identities, args.sessions as usize)?;
     if holder.open(&stop)? {
         println!("holding {}", args.sessions);
@@ -71,7 +78,8 @@ fn run(args: &Arguments) -> io::Result<bool> {
 }
 
 fn read(path: &PathBuf) -> io::Result<Identity> {
-    let about = |error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
+    let about =
+        |error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
     let pem = std::fs::read_to_string(path).map_err(|error| about(&error))?;
     Identity::from_pem(&pem).map_err(|error| about(&error))
 }

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use landro::config::KEEP_ALIVE;
-use landro::proto::wire::{self, Decoder, Hello, Message, Preface, PrefaceKind, VERSION, WireRequest};
+use landro::proto::wire::{
+    self, Decoder, Hello, Message, Preface, PrefaceKind, VERSION, WireRequest,
+};
 use landro::quic::{Conn, ConnState};
 use landro::units::SessionId;
 
@@ -65,7 +67,11 @@ impl Session {
 
     /// Packets sent and received, and keep-alives asked for, so far.
     pub fn traffic(&self) -> [u64; 3] {
-        [self.conn.packets_sent(), self.conn.packets_received(), self.keep_alives]
+        [
+            self.conn.packets_sent(),
+            self.conn.packets_received(),
+            self.keep_alives,
+        ]
     }
 
     /// A datagram of this connection.
@@ -85,10 +91,15 @@ impl Session {
 
     /// When [`Session::turn`] is due if nothing comes.
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        let alive = self.keeps_alive().then(|| self.heard.max(self.pinged) + KEEP_ALIVE);
+        let alive = self
+            .keeps_alive()
+            .then(|| self.heard.max(self.pinged) + KEEP_ALIVE);
         let pacing = self.conn.release_time(now).filter(|at| *at > now);
         let stuck = self.conn.stuck_check().filter(|at| *at > now);
-        [self.conn.timeout(), alive, pacing, stuck].into_iter().flatten().min()
+        [self.conn.timeout(), alive, pacing, stuck]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Reads, answers, does what is due. What is to be sent is then to be had from the connection.
@@ -127,8 +138,11 @@ impl Session {
 
     /// A push into the directory that is served.
     fn greet(&mut self) {
-        let preface =
-            Preface { kind: PrefaceKind::New, session: SessionId(rand::random::<[u8; 16]>()), lane: 0 };
+        let preface = Preface {
+            kind: PrefaceKind::New,
+            session: SessionId(rand::random::<[u8; 16]>()),
+            lane: 0,
+        };
         self.unsent.extend_from_slice(&preface.encode());
         self.say(&Message::Hello(Hello {
             version: VERSION,
@@ -156,7 +170,10 @@ impl Session {
         if self.unsent.is_empty() || self.conn.is_closing() {
             return;
         }
-        match self.conn.send(CONTROL_STREAM, self.unsent.split().freeze(), false) {
+        match self
+            .conn
+            .send(CONTROL_STREAM, self.unsent.split().freeze(), false)
+        {
             Ok(rest) => self.unsent.extend_from_slice(&rest.unwrap_or_default()),
             Err(error) => self.lose(error.to_string()),
         }

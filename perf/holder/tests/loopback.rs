@@ -18,7 +18,13 @@ const SESSIONS: u64 = 70;
 fn serve(root: &Path, clients: &[Fingerprint]) -> (Server, Fingerprint) {
     let (identity, clients) = (Identity::generate().unwrap(), clients.to_vec());
     let own = identity.fingerprint();
-    let all = PeerAccess { access: Access { read: true, write: true }, path: None };
+    let all = PeerAccess {
+        access: Access {
+            read: true,
+            write: true,
+        },
+        path: None,
+    };
     let server = Server::start(ServeConfig {
         listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
         root: root.to_path_buf(),
@@ -45,15 +51,28 @@ impl Place {
         let (root, keys) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let made = (0..2).map(|number| {
             let identity = Identity::generate().unwrap();
-            std::fs::write(keys.path().join(number.to_string()), identity.to_pem().unwrap()).unwrap();
+            std::fs::write(
+                keys.path().join(number.to_string()),
+                identity.to_pem().unwrap(),
+            )
+            .unwrap();
             identity.fingerprint()
         });
-        Place { fingerprints: made.collect(), root, keys }
+        Place {
+            fingerprints: made.collect(),
+            root,
+            keys,
+        }
     }
 
     fn hold(&self, server: &Server, shown: Fingerprint) -> Holder {
         let mut command = Command::new(env!("CARGO_BIN_EXE_landro-holder"));
-        command.args(["--to", &server.addresses()[0].to_string(), "--peer", &shown.to_string()]);
+        command.args([
+            "--to",
+            &server.addresses()[0].to_string(),
+            "--peer",
+            &shown.to_string(),
+        ]);
         command.args(["--sessions", &SESSIONS.to_string()]);
         for number in ["0", "1"] {
             command.arg("--identity").arg(self.keys.path().join(number));
@@ -85,7 +104,10 @@ impl Holder {
     fn end(mut self) -> (bool, serde_json::Value) {
         let mut line = String::new();
         self.stdout.read_to_string(&mut line).unwrap();
-        (self.child.wait().unwrap().success(), serde_json::from_str(&line).unwrap())
+        (
+            self.child.wait().unwrap().success(),
+            serde_json::from_str(&line).unwrap(),
+        )
     }
 }
 
@@ -98,9 +120,16 @@ fn every_session_is_there_to_the_end() {
     holder.stop();
     let (success, report) = holder.end();
     assert!(success, "{report}");
-    assert_eq!((&report["sessions"], &report["finished"]), (&SESSIONS.into(), &SESSIONS.into()));
+    assert_eq!(
+        (&report["sessions"], &report["finished"]),
+        (&SESSIONS.into(), &SESSIONS.into())
+    );
     assert_eq!(report["lost"], serde_json::json!({}));
-    assert_eq!(std::fs::read_dir(place.root.path()).unwrap().count(), 0, "nothing was written");
+    assert_eq!(
+        std::fs::read_dir(place.root.path()).unwrap().count(),
+        0,
+        "nothing was written"
+    );
     server.shutdown().unwrap();
 }
 
@@ -123,6 +152,11 @@ fn who_is_not_let_in_holds_nothing() {
     let (server, shown) = serve(place.root.path(), &place.fingerprints[..1]);
     let (success, report) = place.hold(&server, shown).end();
     assert!(!success);
-    assert!(report["lost"].as_object().is_some_and(|lost| !lost.is_empty()), "{report}");
+    assert!(
+        report["lost"]
+            .as_object()
+            .is_some_and(|lost| !lost.is_empty()),
+        "{report}"
+    );
     server.shutdown().unwrap();
 }

@@ -24,7 +24,9 @@ fn clap_finds_nothing_wrong() {
 
 #[test]
 fn serve_defaults_and_options() {
-    let Command::Serve(args) = parse("landro serve").unwrap() else { panic!() };
+    let Command::Serve(args) = parse("landro serve").unwrap() else {
+        panic!()
+    };
     assert_eq!(args.root, PathBuf::from("."));
     assert!(args.listen.is_empty() && args.allow.is_empty() && !args.read_only && !args.write_only);
     assert_eq!((args.workers, args.memory_budget), (None, None));
@@ -32,11 +34,19 @@ fn serve_defaults_and_options() {
         "landro serve /srv --listen 127.0.0.1:0 --listen [::1]:9 --allow {FP} --read-only --workers 2 \
          --backend poll --profile wan --memory-budget 32M"
     );
-    let Command::Serve(args) = parse(&line).unwrap() else { panic!() };
+    let Command::Serve(args) = parse(&line).unwrap() else {
+        panic!()
+    };
     assert_eq!(args.listen[1].0[0].to_string(), "[::1]:9");
     assert_eq!(args.allow, [Fingerprint([0; 32])]);
-    assert_eq!((args.workers, args.memory_budget), (Some(2), Some(32 << 20)));
-    assert_eq!((args.engine.backend, args.engine.profile), (BackendArg::Poll, ProfileArg::Wan));
+    assert_eq!(
+        (args.workers, args.memory_budget),
+        (Some(2), Some(32 << 20))
+    );
+    assert_eq!(
+        (args.engine.backend, args.engine.profile),
+        (BackendArg::Poll, ProfileArg::Wan)
+    );
 }
 
 #[test]
@@ -72,28 +82,52 @@ fn cp_options() {
     );
     assert_eq!(args.sources, ["a", "b"]);
     assert_eq!(args.destination, "landro://h/c/");
-    assert!(args.force && args.fsync && args.keep_dirlinks && args.json && args.quiet && args.stats);
+    assert!(
+        args.force && args.fsync && args.keep_dirlinks && args.json && args.quiet && args.stats
+    );
     assert_eq!((args.streams, args.bwlimit), (4, Some(3 << 19)));
     assert_eq!(cp("landro cp a b").streams, 16);
-    let args = cp(&format!("landro cp --peer {FP} --accept-new --backend io_uring a b"));
-    assert_eq!((args.trust.peer, args.trust.accept_new), (Some(Fingerprint([0; 32])), true));
+    let args = cp(&format!(
+        "landro cp --peer {FP} --accept-new --backend io_uring a b"
+    ));
+    assert_eq!(
+        (args.trust.peer, args.trust.accept_new),
+        (Some(Fingerprint([0; 32])), true)
+    );
     assert_eq!(args.engine.backend, BackendArg::IoUring);
 }
 
 #[test]
 fn bench_options() {
-    let Command::Bench(args) = parse("landro bench landro://h").unwrap() else { panic!() };
+    let Command::Bench(args) = parse("landro bench landro://h").unwrap() else {
+        panic!()
+    };
     assert_eq!(
-        (args.seconds, args.streams, args.reverse, args.latency, args.size),
+        (
+            args.seconds,
+            args.streams,
+            args.reverse,
+            args.latency,
+            args.size
+        ),
         (10, 1, false, false, None)
     );
-    let line = format!("landro bench landro://h --seconds 3600 --streams 64 --reverse --json --peer {FP}");
-    let Command::Bench(args) = parse(&line).unwrap() else { panic!() };
-    assert_eq!((args.seconds, args.streams, args.reverse, args.json), (3600, 64, true, true));
+    let line =
+        format!("landro bench landro://h --seconds 3600 --streams 64 --reverse --json --peer {FP}");
+    let Command::Bench(args) = parse(&line).unwrap() else {
+        panic!()
+    };
+    assert_eq!(
+        (args.seconds, args.streams, args.reverse, args.json),
+        (3600, 64, true, true)
+    );
     let Command::Bench(args) = parse("landro bench --local --latency --size 65504").unwrap() else {
         panic!()
     };
-    assert_eq!((args.local, args.latency, args.size), (true, true, Some(65504)));
+    assert_eq!(
+        (args.local, args.latency, args.size),
+        (true, true, Some(65504))
+    );
 }
 
 #[test]
@@ -114,7 +148,18 @@ fn units_of_bytes() {
     ] {
         assert_eq!(bytes(typed), Ok(value), "{typed}");
     }
-    for bad in ["", "k", "-1", "1x", "1kk", "1.2.3", "1 k", "99999999T", "1e3", "é"] {
+    for bad in [
+        "",
+        "k",
+        "-1",
+        "1x",
+        "1kk",
+        "1.2.3",
+        "1 k",
+        "99999999T",
+        "1e3",
+        "é",
+    ] {
         assert!(bytes(bad).is_err(), "{bad}");
     }
 }
@@ -126,29 +171,55 @@ fn transfer(line: &str) -> Result<Transfer, TransferError> {
 
 #[test]
 fn directions() {
-    assert!(matches!(transfer("a b landro://h/x"), Ok(Transfer::Push { sources, .. }) if sources.len() == 2));
+    assert!(
+        matches!(transfer("a b landro://h/x"), Ok(Transfer::Push { sources, .. }) if sources.len() == 2)
+    );
     assert!(
         matches!(transfer("landro://h/a landro://H:4433/b ."), Ok(Transfer::Pull { from, .. }) if from.len() == 2)
     );
     assert!(matches!(transfer("a b"), Ok(Transfer::Local { .. })));
-    assert_eq!(transfer("landro://h/a landro://h/b"), Err(TransferError::BothRemote));
-    assert_eq!(transfer("a landro://h/b ."), Err(TransferError::MixedSources));
+    assert_eq!(
+        transfer("landro://h/a landro://h/b"),
+        Err(TransferError::BothRemote)
+    );
+    assert_eq!(
+        transfer("a landro://h/b ."),
+        Err(TransferError::MixedSources)
+    );
     assert_eq!(
         transfer("landro://h/a landro://h:5/b ."),
         Err(TransferError::TwoHosts("h:4433".into(), "h:5".into()))
     );
     let same = Err(TransferError::SameName("x".into()));
-    for line in ["a/x b/x c", "x a/x// landro://h/c", "landro://h/a/x landro://h/x c"] {
+    for line in [
+        "a/x b/x c",
+        "x a/x// landro://h/c",
+        "landro://h/a/x landro://h/x c",
+    ] {
         assert_eq!(transfer(line), same, "{line}");
     }
-    for line in ["a/x b/y c", "a/. b/. c", "a/.. .. landro://h/c", "landro://h/ landro://h c", "x x"] {
+    for line in [
+        "a/x b/y c",
+        "a/. b/. c",
+        "a/.. .. landro://h/c",
+        "landro://h/ landro://h c",
+        "x x",
+    ] {
         assert!(transfer(line).is_ok(), "{line}");
     }
-    assert!(matches!(transfer("landro://h/% ."), Err(TransferError::Url(UrlError::BadPercent(_)))));
+    assert!(matches!(
+        transfer("landro://h/% ."),
+        Err(TransferError::Url(UrlError::BadPercent(_)))
+    ));
 }
 
 #[test]
 fn when_the_destination_must_be_a_directory() {
-    assert!(must_be_dir(b"x/", 1) && must_be_dir(b"", 1) && must_be_dir(b"x", 2) && must_be_dir(b"/", 1));
+    assert!(
+        must_be_dir(b"x/", 1)
+            && must_be_dir(b"", 1)
+            && must_be_dir(b"x", 2)
+            && must_be_dir(b"/", 1)
+    );
     assert!(!must_be_dir(b"x", 1));
 }

@@ -142,7 +142,12 @@ impl Meter {
     /// Something went wrong.
     pub fn error(&mut self, code: &'static str, message: &str) {
         if self.json {
-            self.printer.print(&JsonEvent::Error { path: None, code, errno: None, message });
+            self.printer.print(&JsonEvent::Error {
+                path: None,
+                code,
+                errno: None,
+                message,
+            });
         }
         say(&format!("landro: {message}"));
     }
@@ -174,8 +179,9 @@ impl Meter {
     pub fn finish(mut self, exit: Exit) -> io::Result<()> {
         let now = crate::engine::now();
         let echoed = self.bytes_echoed();
-        let (sent_bytes, elapsed) =
-            self.measured.unwrap_or_else(|| (self.bytes.max(echoed), now.duration_since(self.began)));
+        let (sent_bytes, elapsed) = self
+            .measured
+            .unwrap_or_else(|| (self.bytes.max(echoed), now.duration_since(self.began)));
         let seconds = elapsed.as_secs_f64();
         let stats = std::mem::take(&mut self.seen).stats();
         let (daemon, daemon_cpu) = self.served.take().unzip();
@@ -197,7 +203,11 @@ impl Meter {
             },
             sent_bytes,
             seconds,
-            goodput_bps: if seconds > 0.0 { (sent_bytes as f64 * 8.0 / seconds) as u64 } else { 0 },
+            goodput_bps: if seconds > 0.0 {
+                (sent_bytes as f64 * 8.0 / seconds) as u64
+            } else {
+                0
+            },
             cpu_seconds_per_gb: per_gb(process_cpu - daemon_cpu.unwrap_or(0.0)),
             daemon_cpu_seconds_per_gb: daemon_cpu.and_then(per_gb),
             latency: echo.then(|| Latency::of(&self.all)),
@@ -246,7 +256,8 @@ impl Latency {
 }
 
 fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, MAX_ROUND_TRIP_NS, DIGITS).expect("bounds and digits are within its own")
+    Histogram::new_with_bounds(1, MAX_ROUND_TRIP_NS, DIGITS)
+        .expect("bounds and digits are within its own")
 }
 
 /// As people read it.
@@ -265,12 +276,18 @@ fn text(summary: &BenchSummary) -> String {
         _ => writeln!(
             text,
             "{:9} {} in {seconds:.2} s",
-            if summary.mode == "send" { "sent" } else { "received" },
+            if summary.mode == "send" {
+                "sent"
+            } else {
+                "received"
+            },
             throughput(summary.sent_bytes, seconds),
         ),
     };
     if let Some(cpu) = summary.cpu_seconds_per_gb {
-        let daemon = summary.daemon_cpu_seconds_per_gb.map(|cpu| format!(" client, {cpu:.3} s daemon"));
+        let daemon = summary
+            .daemon_cpu_seconds_per_gb
+            .map(|cpu| format!(" client, {cpu:.3} s daemon"));
         let _ = writeln!(text, "cpu/GB    {cpu:.3} s{}", daemon.unwrap_or_default());
     }
     let _ = writeln!(text, "{}", summary.stats);
@@ -287,12 +304,25 @@ fn text(summary: &BenchSummary) -> String {
 fn throughput(bytes: u64, seconds: f64) -> String {
     let gb = bytes as f64 / 1e9;
     let per_second = if seconds > 0.0 { gb / seconds } else { 0.0 };
-    format!("{gb:.3} GB  {:.3} Gbit/s  {:.1} MB/s", per_second * 8.0, per_second * 1000.0)
+    format!(
+        "{gb:.3} GB  {:.3} Gbit/s  {:.1} MB/s",
+        per_second * 8.0,
+        per_second * 1000.0
+    )
 }
 
 fn latency_line(latency: &Latency) -> String {
-    let Latency { p50_us, p90_us, p99_us, p999_us, max_us, .. } = latency;
-    format!("p50 {p50_us:.1} us  p90 {p90_us:.1}  p99 {p99_us:.1}  p99.9 {p999_us:.1}  max {max_us:.1}")
+    let Latency {
+        p50_us,
+        p90_us,
+        p99_us,
+        p999_us,
+        max_us,
+        ..
+    } = latency;
+    format!(
+        "p50 {p50_us:.1} us  p90 {p90_us:.1}  p99 {p99_us:.1}  p99.9 {p999_us:.1}  max {max_us:.1}"
+    )
 }
 
 fn say(line: &str) {
@@ -319,7 +349,10 @@ mod tests {
 
     #[test]
     fn rates() {
-        assert_eq!(throughput(2_000_000_000, 2.0), "2.000 GB  8.000 Gbit/s  1000.0 MB/s");
+        assert_eq!(
+            throughput(2_000_000_000, 2.0),
+            "2.000 GB  8.000 Gbit/s  1000.0 MB/s"
+        );
         assert_eq!(throughput(5, 0.0), "0.000 GB  0.000 Gbit/s  0.0 MB/s");
     }
 }

@@ -84,8 +84,8 @@ pub enum JsonEvent<'a> {
     Bench(&'a BenchSummary),
 }
 
-/// A name in JSON, which knows only text: exact when it is UTF-8; otherwise `path` has replacement characters
-/// and `path_hex` the bytes.
+/// A name in JSON, which knows only text: exact when it is UTF-8; otherwise `path` has replacement
+/// characters and `path_hex` the bytes.
 #[derive(Serialize)]
 pub struct JsonPath {
     path: String,
@@ -97,7 +97,10 @@ impl<Name: AsRef<[u8]> + ?Sized> From<&Name> for JsonPath {
     fn from(name: &Name) -> JsonPath {
         let bytes = name.as_ref();
         match std::str::from_utf8(bytes) {
-            Ok(path) => JsonPath { path: path.to_string(), path_hex: None },
+            Ok(path) => JsonPath {
+                path: path.to_string(),
+                path_hex: None,
+            },
             Err(_) => JsonPath {
                 path: String::from_utf8_lossy(bytes).into_owned(),
                 path_hex: Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
@@ -113,8 +116,8 @@ struct Line<'a> {
     event: &'a JsonEvent<'a>,
 }
 
-/// Prints events on stdout. `file` lines of a tree of small files come by the ten thousand: they wait for each
-/// other, at most until the next progress line.
+/// Prints events on stdout. `file` lines of a tree of small files come by the ten thousand: they
+/// wait for each other, at most until the next progress line.
 #[derive(Default)]
 pub struct Printer {
     waiting: String,
@@ -134,16 +137,22 @@ impl Printer {
         let at_once = !matches!(event, JsonEvent::File { .. });
         if at_once || self.waiting.len() >= PRINT_BYTES {
             let mut stdout = io::stdout().lock();
-            self.gone = stdout.write_all(self.waiting.as_bytes()).and_then(|()| stdout.flush()).is_err();
+            self.gone = stdout
+                .write_all(self.waiting.as_bytes())
+                .and_then(|()| stdout.flush())
+                .is_err();
             self.waiting.clear();
         }
     }
 }
 
-/// JSON escapes only C0 controls by itself; NDJSON is looked at on terminals, so the rest is escaped too. Such
-/// characters stand only inside strings, where `\uXXXX` means the same.
+/// JSON escapes only C0 controls by itself; NDJSON is looked at on terminals, so the rest is
+/// escaped too. Such characters stand only inside strings, where `\uXXXX` means the same.
 fn to_line(event: &JsonEvent) -> serde_json::Result<String> {
-    let mut json = serde_json::to_string(&Line { schema: SCHEMA, event })?;
+    let mut json = serde_json::to_string(&Line {
+        schema: SCHEMA,
+        event,
+    })?;
     if !json.contains(acts_on_terminal) {
         json.push('\n');
         return Ok(json);
@@ -151,7 +160,9 @@ fn to_line(event: &JsonEvent) -> serde_json::Result<String> {
     let mut safe = String::with_capacity(json.len() + 16);
     for c in json.chars() {
         if acts_on_terminal(c) {
-            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| safe.push_str(&format!("\\u{unit:04x}")));
+            c.encode_utf16(&mut [0; 2])
+                .iter()
+                .for_each(|unit| safe.push_str(&format!("\\u{unit:04x}")));
         } else {
             safe.push(c);
         }
@@ -168,17 +179,34 @@ mod tests {
 
     #[test]
     fn schema_and_event_come_first() {
-        let event = JsonEvent::Warning { path: JsonPath::from("a"), message: "m" };
+        let event = JsonEvent::Warning {
+            path: JsonPath::from("a"),
+            message: "m",
+        };
         let line = to_line(&event).unwrap();
-        assert_eq!(line.trim_end(), r#"{"schema":1,"event":"warning","path":"a","message":"m"}"#);
+        assert_eq!(
+            line.trim_end(),
+            r#"{"schema":1,"event":"warning","path":"a","message":"m"}"#
+        );
     }
 
     #[test]
     fn errors_with_and_without_a_path() {
-        let with = JsonEvent::Error { path: Some("f".into()), code: "full", errno: Some(28), message: "m" };
-        let line = r#"{"schema":1,"event":"error","path":"f","code":"full","errno":28,"message":"m"}"#;
+        let with = JsonEvent::Error {
+            path: Some("f".into()),
+            code: "full",
+            errno: Some(28),
+            message: "m",
+        };
+        let line =
+            r#"{"schema":1,"event":"error","path":"f","code":"full","errno":28,"message":"m"}"#;
         assert_eq!(to_line(&with).unwrap().trim_end(), line);
-        let without = JsonEvent::Error { path: None, code: "lost", errno: None, message: "m" };
+        let without = JsonEvent::Error {
+            path: None,
+            code: "lost",
+            errno: None,
+            message: "m",
+        };
         let line = r#"{"schema":1,"event":"error","code":"lost","message":"m"}"#;
         assert_eq!(to_line(&without).unwrap().trim_end(), line);
     }
@@ -186,7 +214,11 @@ mod tests {
     #[test]
     fn names_survive_and_nothing_acts_on_a_terminal() {
         let name = "a\n\u{1b}[2J\u{9b}\u{7f}\u{202e}\u{e0041}\"ä";
-        let line = to_line(&JsonEvent::Warning { path: name.into(), message: "" }).unwrap();
+        let line = to_line(&JsonEvent::Warning {
+            path: name.into(),
+            message: "",
+        })
+        .unwrap();
         assert!(!line.trim_end().contains(acts_on_terminal), "{line}");
         let value: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["path"], name);
@@ -195,8 +227,15 @@ mod tests {
 
     #[test]
     fn names_that_are_not_utf8_keep_their_bytes() {
-        let line = to_line(&JsonEvent::Warning { path: (&b"a\xff"[..]).into(), message: "" }).unwrap();
+        let line = to_line(&JsonEvent::Warning {
+            path: (&b"a\xff"[..]).into(),
+            message: "",
+        })
+        .unwrap();
         let value: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!((&value["path"], &value["path_hex"]), (&Value::from("a\u{fffd}"), &Value::from("61ff")));
+        assert_eq!(
+            (&value["path"], &value["path_hex"]),
+            (&Value::from("a\u{fffd}"), &Value::from("61ff"))
+        );
     }
 }

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::engine::TransportStats;
 
-/// Of this side only; the transport part is missing when no connection came about, or none was needed.
+/// Of this side only; the transport part is missing when no connection came about, or none was
+/// needed.
 #[derive(Serialize)]
 pub struct Stats {
     pub backend: Option<String>,
@@ -83,11 +84,19 @@ impl fmt::Display for Stats {
         if let Some(t) = &self.transport {
             let percent = 100.0 * t.lost_packets as f64 / t.sent_packets.max(1) as f64;
             writeln!(f, "rtt       {} us, least {} us", t.rtt_us, t.min_rtt_us)?;
-            writeln!(f, "packets   {} sent, {} received", t.sent_packets, t.received_packets)?;
+            writeln!(
+                f,
+                "packets   {} sent, {} received",
+                t.sent_packets, t.received_packets
+            )?;
             writeln!(f, "loss      {} packets ({percent:.3} %)", t.lost_packets)?;
             writeln!(f, "resent    {} packets", t.retransmitted_packets)?;
             writeln!(f, "cwnd      {}", BinaryBytes(t.cwnd_bytes))?;
-            writeln!(f, "batches   {:.1} packets per send, {:.1} per receive", t.gso_batch, t.gro_batch)?;
+            writeln!(
+                f,
+                "batches   {:.1} packets per send, {:.1} per receive",
+                t.gso_batch, t.gro_batch
+            )?;
         }
         writeln!(
             f,

@@ -49,7 +49,9 @@ fn is_blank(c: char) -> bool {
 
 /// The words before the comment.
 fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(is_blank).filter(|word| !word.is_empty()).take_while(|word| !word.starts_with('#'))
+    text.split(is_blank)
+        .filter(|word| !word.is_empty())
+        .take_while(|word| !word.starts_with('#'))
 }
 
 /// Reads a line without its `\n`; None: empty or a comment.
@@ -60,8 +62,12 @@ pub fn read(bytes: &[u8]) -> Result<Option<Line>, Problem> {
         return Err(Problem::Control(control));
     }
     let mut words = words(text);
-    let Some(first) = words.next() else { return Ok(None) };
-    let peer = first.parse().map_err(|_| Problem::Fingerprint(what_is_wrong(first, text)))?;
+    let Some(first) = words.next() else {
+        return Ok(None);
+    };
+    let peer = first
+        .parse()
+        .map_err(|_| Problem::Fingerprint(what_is_wrong(first, text)))?;
     let (mut access, mut path) = (None, None);
     for option in words.flat_map(|word| word.split(',')) {
         let rights = match option {
@@ -82,29 +88,38 @@ pub fn read(bytes: &[u8]) -> Result<Option<Line>, Problem> {
         }
     }
     let (read, write) = access.unwrap_or((true, true));
-    Ok(Some(Line { peer, rights: Rights { read, write, path } }))
+    Ok(Some(Line {
+        peer,
+        rights: Rights { read, write, path },
+    }))
 }
 
 /// How a fingerprint begins, and how long one is.
 const BEGIN: &str = "SHA256:";
 const FINGERPRINT_BYTES: usize = 50;
 
-/// The peers that a line which could not be read is about: whatever in its words could be a fingerprint is one, for what
-/// was written around it, and in what case its name was, is what could not be read.
+/// The peers that a line which could not be read is about: whatever in its words could be a
+/// fingerprint is one, for what was written around it, and in what case its name was, is what could
+/// not be read.
 pub fn peers_named(bytes: &[u8]) -> Vec<Fingerprint> {
     let text = String::from_utf8_lossy(bytes);
     words(&text).flat_map(fingerprints_in).collect()
 }
 
 fn fingerprints_in(word: &str) -> impl Iterator<Item = Fingerprint> {
-    word.as_bytes().windows(FINGERPRINT_BYTES).filter_map(|window| {
-        let (begin, digits) = window.split_at(BEGIN.len());
-        let digits = std::str::from_utf8(digits).ok()?;
-        begin.eq_ignore_ascii_case(BEGIN.as_bytes()).then(|| format!("{BEGIN}{digits}").parse().ok())?
-    })
+    word.as_bytes()
+        .windows(FINGERPRINT_BYTES)
+        .filter_map(|window| {
+            let (begin, digits) = window.split_at(BEGIN.len());
+            let digits = std::str::from_utf8(digits).ok()?;
+            begin
+                .eq_ignore_ascii_case(BEGIN.as_bytes())
+                .then(|| format!("{BEGIN}{digits}").parse().ok())?
+        })
 }
 
-/// Whether a line that could not be read is meant to be one of a peer, rather than the rest of the line above.
+/// Whether a line that could not be read is meant to be one of a peer, rather than the rest of the
+/// line above.
 pub fn is_about_a_peer(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes).to_lowercase();
     words(&text).any(|word| word.contains("sha256:"))
@@ -113,23 +128,34 @@ pub fn is_about_a_peer(bytes: &[u8]) -> bool {
 /// The bytes of `path=`: relative to the root, never leaving it.
 fn sub_directory(typed: &str) -> Result<Vec<u8>, Problem> {
     // Strict, since `path=alice;ro` or `path=alice#ro` is more likely a slip than a name.
-    if !typed.chars().all(|c| c.is_alphanumeric() || "-._~+@/%".contains(c)) {
+    if !typed
+        .chars()
+        .all(|c| c.is_alphanumeric() || "-._~+@/%".contains(c))
+    {
         return Err(Problem::Path(
             "has a character to be written as % and two hexadecimal digits (# is %23)",
         ));
     }
-    let bytes = percent_decode(typed.as_bytes())
-        .ok_or(Problem::Path("has a % that is not followed by two hexadecimal digits"))?;
+    let bytes = percent_decode(typed.as_bytes()).ok_or(Problem::Path(
+        "has a % that is not followed by two hexadecimal digits",
+    ))?;
     if bytes.contains(&0) {
         return Err(Problem::Path("contains NUL"));
     }
     if bytes.starts_with(b"/") {
-        return Err(Problem::Path("begins with /, but is relative to the served directory"));
+        return Err(Problem::Path(
+            "begins with /, but is relative to the served directory",
+        ));
     }
     if is_reserved_path(&bytes) {
-        return Err(Problem::Path("has a name that begins with .landro-, reserved for unfinished transfers"));
+        return Err(Problem::Path(
+            "has a name that begins with .landro-, reserved for unfinished transfers",
+        ));
     }
-    let parts: Vec<&[u8]> = bytes.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
+    let parts: Vec<&[u8]> = bytes
+        .split(|&b| b == b'/')
+        .filter(|part| !matches!(*part, b"" | b"."))
+        .collect();
     if parts.is_empty() {
         return Err(Problem::Path("is empty"));
     }
@@ -145,7 +171,10 @@ fn sub_directory(typed: &str) -> Result<Vec<u8>, Problem> {
 
 /// Why the first word of a line is no fingerprint, as far as one can guess.
 fn what_is_wrong(first: &str, line: &str) -> &'static str {
-    let is_name = |text: &str| text.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("SHA256:"));
+    let is_name = |text: &str| {
+        text.get(..7)
+            .is_some_and(|start| start.eq_ignore_ascii_case("SHA256:"))
+    };
     if first.starts_with('\u{feff}') {
         "the file begins with a byte order mark; save it without one"
     } else if first.starts_with("SHA256:") {
@@ -168,15 +197,22 @@ fn what_is_wrong(first: &str, line: &str) -> &'static str {
 
 /// The option that a word was likely meant to be.
 fn likely(word: &str) -> &'static str {
-    let letters: String = word.chars().filter(|c| c.is_alphabetic()).collect::<String>().to_lowercase();
+    let letters: String = word
+        .chars()
+        .filter(|c| c.is_alphabetic())
+        .collect::<String>()
+        .to_lowercase();
     match letters.as_str() {
         "" => "is a comma too many",
-        "ro" | "r" | "or" | "read" | "readonly" | "rdonly" | "nowrite" | "nowrites" | "download" => {
-            "may be meant as ro"
+        "ro" | "r" | "or" | "read" | "readonly" | "rdonly" | "nowrite" | "nowrites"
+        | "download" => "may be meant as ro",
+        "wo" | "w" | "ow" | "write" | "writeonly" | "noread" | "noreads" | "upload" => {
+            "may be meant as wo"
         }
-        "wo" | "w" | "ow" | "write" | "writeonly" | "noread" | "noreads" | "upload" => "may be meant as wo",
         "rw" | "wr" | "readwrite" | "full" | "all" => "may be meant as rw",
-        _ if word.contains(['=', ':', '/']) || letters.starts_with("path") => "may be meant as path=SUB",
+        _ if word.contains(['=', ':', '/']) || letters.starts_with("path") => {
+            "may be meant as path=SUB"
+        }
         _ => "may be a comment",
     }
 }
@@ -189,7 +225,11 @@ impl fmt::Display for Problem {
             Problem::Fingerprint(why) => f.write_str(why),
             Problem::UnknownOption(option) => {
                 let shown: String = option.chars().take(SHOWN_CHARS).collect();
-                let cut = if shown.len() < option.len() { "..." } else { "" };
+                let cut = if shown.len() < option.len() {
+                    "..."
+                } else {
+                    ""
+                };
                 write!(
                     f,
                     "unknown option {shown:?}{cut}, which {}; options are ro, rw, wo and path=SUB; a comment begins with #",
@@ -200,7 +240,10 @@ impl fmt::Display for Problem {
             Problem::TwoPaths => write!(f, "more than one path="),
             Problem::Path(why) => write!(f, "path= {why}"),
             Problem::Disagrees { first_line } => {
-                write!(f, "line {first_line} gives this peer other rights or is bad, so that no line counts")
+                write!(
+                    f,
+                    "line {first_line} gives this peer other rights or is bad, so that no line counts"
+                )
             }
             Problem::TooMany => write!(f, "more than {MAX_PEERS} peers"),
         }

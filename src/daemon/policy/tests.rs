@@ -32,9 +32,19 @@ fn options_and_comments() {
     assert_eq!(bad, []);
     assert_eq!(rights(&policy, 1), Some((true, true, None)));
     assert_eq!(rights(&policy, 2), Some((true, false, None)));
-    assert_eq!(rights(&policy, 3), Some((false, true, Some(b"in/box".to_vec()))));
-    assert_eq!(rights(&policy, 4), Some((true, true, Some(b"a b/c".to_vec()))));
-    assert_eq!(rights(&policy, 5), Some((true, true, None)), "after a comment begins, all is comment");
+    assert_eq!(
+        rights(&policy, 3),
+        Some((false, true, Some(b"in/box".to_vec())))
+    );
+    assert_eq!(
+        rights(&policy, 4),
+        Some((true, true, Some(b"a b/c".to_vec())))
+    );
+    assert_eq!(
+        rights(&policy, 5),
+        Some((true, true, None)),
+        "after a comment begins, all is comment"
+    );
     assert_eq!((rights(&policy, 6), rights(&policy, 9)), (None, None));
 }
 
@@ -124,7 +134,10 @@ fn a_word_that_is_not_understood_authorises_nobody() {
     }
     let long = "x".repeat(1 << 20);
     let (policy, bad) = parse(&format!("{} {long}\n{} path={long}\n", peer(1), peer(2)));
-    assert!(policy.is_empty() && bad.iter().all(|line| line.to_string().len() < 300), "{bad:?}");
+    assert!(
+        policy.is_empty() && bad.iter().all(|line| line.to_string().len() < 300),
+        "{bad:?}"
+    );
 }
 
 #[test]
@@ -148,7 +161,10 @@ fn what_may_have_been_meant_is_said() {
         let (policy, bad) = parse(&line);
         assert!(policy.is_empty() && bad.len() == 1, "{line}");
         let text = bad[0].to_string();
-        assert!(text.contains(said) && text.contains("authorises nobody"), "{text}");
+        assert!(
+            text.contains(said) && text.contains("authorises nobody"),
+            "{text}"
+        );
     }
     let (policy, bad) = Policy::parse(b"\xff\n");
     assert!(policy.is_empty());
@@ -181,17 +197,30 @@ fn lines_of_one_peer_that_do_not_agree_cancel_each_other() {
         format!("{one}\npath=a # box\n"),
     ] {
         let (policy, bad) = parse(&format!("{text}{} ro\n", peer(2)));
-        assert_eq!((rights(&policy, 1), rights(&policy, 2)), (None, Some((true, false, None))), "{text}");
+        assert_eq!(
+            (rights(&policy, 1), rights(&policy, 2)),
+            (None, Some((true, false, None))),
+            "{text}"
+        );
         assert!(!bad.is_empty(), "{text}");
     }
     let (policy, bad) = parse(&format!("{one} ro # one\n\n{one} ro # two\n"));
-    assert_eq!((rights(&policy, 1), bad), (Some((true, false, None)), vec![]), "twice the same is no harm");
+    assert_eq!(
+        (rights(&policy, 1), bad),
+        (Some((true, false, None)), vec![]),
+        "twice the same is no harm"
+    );
     // What an empty line separates is not the end of a line, and a bad line names its own peer.
-    let (policy, bad) =
-        parse(&format!("{one}\n\nro\n{} (ro)\n{} # {one} (ro)\nSHA256:garbage\n", peer(2), peer(3)));
+    let (policy, bad) = parse(&format!(
+        "{one}\n\nro\n{} (ro)\n{} # {one} (ro)\nSHA256:garbage\n",
+        peer(2),
+        peer(3)
+    ));
     assert_eq!((policy.len(), rights(&policy, 2)), (2, None));
     assert_eq!(
-        bad.iter().map(|line| (line.line, line.voids)).collect::<Vec<_>>(),
+        bad.iter()
+            .map(|line| (line.line, line.voids))
+            .collect::<Vec<_>>(),
         [(3, None), (4, None), (6, None)]
     );
 }
@@ -202,14 +231,26 @@ fn command_line_on_top() {
     policy.allow(peer(1));
     policy.allow(peer(2));
     assert_eq!(rights(&policy, 1), Some((true, true, None)));
-    let of = |restrict| policy.access(&peer(2), restrict).map(|a| (a.access.read, a.access.write));
+    let of = |restrict| {
+        policy
+            .access(&peer(2), restrict)
+            .map(|a| (a.access.read, a.access.write))
+    };
     assert_eq!(of(Restrict::ReadOnly), Some((true, false)));
     assert_eq!(of(Restrict::WriteOnly), Some((false, true)));
 }
 
 /// What may follow a fingerprint.
-const VALID: [&str; 8] =
-    ["", " ro", " rw", " wo", " ro,path=box", "\tpath=in/box wo", " path=box # bob's", " path=a%20b,ro # x"];
+const VALID: [&str; 8] = [
+    "",
+    " ro",
+    " rw",
+    " wo",
+    " ro,path=box",
+    "\tpath=in/box wo",
+    " path=box # bob's",
+    " path=a%20b,ro # x",
+];
 
 fn edited(line: &[u8], edits: &[(usize, u8, u8)]) -> Vec<u8> {
     let mut line = line.to_vec();
@@ -225,15 +266,22 @@ fn edited(line: &[u8], edits: &[(usize, u8, u8)]) -> Vec<u8> {
     line
 }
 
-/// A second reading of the grammar, by whole words: what may a line that consists of these words give at most?
+/// A second reading of the grammar, by whole words: what may a line that consists of these words
+/// give at most?
 fn words_allow(line: &[u8], read: bool, write: bool, path: &Option<Vec<u8>>) -> bool {
     let line = line
         .split(|b| *b == b'\n')
         .find(|line| line.trim_ascii_start().starts_with(b"SHA256:"))
         .unwrap_or_default();
     let line = String::from_utf8(line.to_vec()).unwrap();
-    let words: Vec<&str> = line.split([' ', '\t', ',', '\r']).filter(|word| !word.is_empty()).collect();
-    let said = words.iter().skip(1).take_while(|word| !word.starts_with('#'));
+    let words: Vec<&str> = line
+        .split([' ', '\t', ',', '\r'])
+        .filter(|word| !word.is_empty())
+        .collect();
+    let said = words
+        .iter()
+        .skip(1)
+        .take_while(|word| !word.starts_with('#'));
     let (mut accesses, mut paths) = (Vec::new(), Vec::new());
     for word in said {
         match *word {
@@ -254,7 +302,8 @@ fn words_allow(line: &[u8], read: bool, write: bool, path: &Option<Vec<u8>>) -> 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever is typed wrong: nobody is let in, or every word that stands there is an option and was obeyed.
+    /// Whatever is typed wrong: nobody is let in, or every word that stands there is an option and
+    /// was obeyed.
     #[test]
     fn an_edited_line_gives_what_it_says_or_nothing(
         which in 0..VALID.len(),

@@ -1,4 +1,5 @@
-//! A token bucket in bytes: what `--bwlimit` lets through, with a burst too small to be seen on a graph.
+//! A token bucket in bytes: what `--bwlimit` lets through, with a burst too small to be seen on a
+//! graph.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +9,16 @@ const MIN_BURST_BYTES: u64 = 64 * 1024;
 /// The burst in time at the limit's own rate.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Lets `rate` bytes per second through. A take may leave it in debt, which later time pays: so takes need not
-/// be split, and the mean is exact.
+/// Lets `rate` bytes per second through. A take may leave it in debt, which later time pays: so
+/// takes need not be split, and the mean is exact.
 #[derive(Debug)]
 pub struct TokenBucket {
     bytes_per_second: u64,
     burst_bytes: u64,
     /// Negative: in debt.
     tokens: i64,
-    /// When `tokens` was true. Advanced only by whole tokens, so slow rates lose nothing to rounding.
+    /// When `tokens` was true. Advanced only by whole tokens, so slow rates lose nothing to
+    /// rounding.
     at: Instant,
 }
 
@@ -25,7 +27,12 @@ impl TokenBucket {
     pub fn new(now: Instant, bytes_per_second: u64) -> TokenBucket {
         let bytes_per_second = bytes_per_second.clamp(1, i64::MAX as u64 / 4);
         let burst_bytes = (bytes_per_second / 1000 * BURST.as_millis() as u64).max(MIN_BURST_BYTES);
-        TokenBucket { bytes_per_second, burst_bytes, tokens: burst_bytes as i64, at: now }
+        TokenBucket {
+            bytes_per_second,
+            burst_bytes,
+            tokens: burst_bytes as i64,
+            at: now,
+        }
     }
 
     /// Whether anything may pass now.

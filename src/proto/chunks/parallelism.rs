@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::ParallelTransferConfig;
 
-/// More streams must win at least 5 %: less is noise (the machine's own is about 7 % between runs, but far
-/// less between neighbouring windows of one run).
+/// More streams must win at least 5 %: less is noise (the machine's own is about 7 % between runs,
+/// but far less between neighbouring windows of one run).
 const WORTH_PERCENT: u64 = 105;
 
-/// Windows to stay after a step that did not pay before trying again: conditions change, but each trial costs.
+/// Windows to stay after a step that did not pay before trying again: conditions change, but each
+/// trial costs.
 const HOLD_WINDOWS: u32 = 8;
 
 /// The controller. Time comes with [`Parallelism::on_sent`], so an idle transfer decides nothing.
@@ -27,7 +28,10 @@ enum Trend {
     /// Not adaptive, or nothing to choose from.
     Fixed,
     /// The last step up is being measured against what was before it. Next: itself or Holding.
-    Climbing { before: usize, before_goodput_bps: u64 },
+    Climbing {
+        before: usize,
+        before_goodput_bps: u64,
+    },
     /// The last step did not pay, or the maximum is reached. Next: Climbing.
     Holding { windows_left: u32 },
 }
@@ -45,7 +49,10 @@ impl Parallelism {
             window_began: now,
             window_bytes: 0,
             trend: match adaptive {
-                true => Trend::Climbing { before: 1, before_goodput_bps: 0 },
+                true => Trend::Climbing {
+                    before: 1,
+                    before_goodput_bps: 0,
+                },
                 false => Trend::Fixed,
             },
         }
@@ -60,7 +67,8 @@ impl Parallelism {
     pub fn on_sent(&mut self, now: Instant, bytes: u64) {
         let elapsed = now.saturating_duration_since(self.window_began);
         if elapsed >= self.window {
-            let goodput_bps = (u128::from(self.window_bytes) * 8 * 1_000_000_000 / elapsed.as_nanos()) as u64;
+            let goodput_bps =
+                (u128::from(self.window_bytes) * 8 * 1_000_000_000 / elapsed.as_nanos()) as u64;
             // A pause (no file to send, a peer unplugged) says nothing about streams.
             if elapsed < self.window * 4 && self.window_bytes > 0 {
                 self.decide(goodput_bps);
@@ -74,10 +82,15 @@ impl Parallelism {
     fn decide(&mut self, goodput_bps: u64) {
         match &mut self.trend {
             Trend::Fixed => {}
-            Trend::Climbing { before, before_goodput_bps } => {
+            Trend::Climbing {
+                before,
+                before_goodput_bps,
+            } => {
                 if goodput_bps / 100 <= *before_goodput_bps / 10_000 * WORTH_PERCENT {
                     self.target = *before;
-                    self.trend = Trend::Holding { windows_left: HOLD_WINDOWS };
+                    self.trend = Trend::Holding {
+                        windows_left: HOLD_WINDOWS,
+                    };
                 } else {
                     self.climb(goodput_bps);
                 }
@@ -91,13 +104,19 @@ impl Parallelism {
         }
     }
 
-    /// Doubles: 16 streams are four decisions away, and doubling shows a gain that one more would hide in noise.
+    /// Doubles: 16 streams are four decisions away, and doubling shows a gain that one more would
+    /// hide in noise.
     fn climb(&mut self, before_goodput_bps: u64) {
         if self.target == self.max {
-            self.trend = Trend::Holding { windows_left: HOLD_WINDOWS };
+            self.trend = Trend::Holding {
+                windows_left: HOLD_WINDOWS,
+            };
             return;
         }
-        self.trend = Trend::Climbing { before: self.target, before_goodput_bps };
+        self.trend = Trend::Climbing {
+            before: self.target,
+            before_goodput_bps,
+        };
         self.target = (self.target * 2).min(self.max);
     }
 }

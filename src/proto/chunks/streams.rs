@@ -1,12 +1,14 @@
-//! The data streams in use: which chunk goes onto which, in which order, and when a stream has carried enough.
+//! The data streams in use: which chunk goes onto which, in which order, and when a stream has
+//! carried enough.
 
 use std::collections::VecDeque;
 
 use super::ParallelTransferConfig;
 use crate::units::StreamKey;
 
-/// A fixed number of places, each with at most one open stream and a queue of jobs for it. Records on a stream
-/// follow each other, so only the front job of a slot may emit; the others read ahead meanwhile.
+/// A fixed number of places, each with at most one open stream and a queue of jobs for it. Records
+/// on a stream follow each other, so only the front job of a slot may emit; the others read ahead
+/// meanwhile.
 #[derive(Debug)]
 pub struct StreamSlots {
     slots: Vec<Slot>,
@@ -26,7 +28,9 @@ struct Slot {
 impl StreamSlots {
     pub fn new(config: &ParallelTransferConfig) -> StreamSlots {
         StreamSlots {
-            slots: (0..config.max_concurrent_streams.max(1)).map(|_| Slot::default()).collect(),
+            slots: (0..config.max_concurrent_streams.max(1))
+                .map(|_| Slot::default())
+                .collect(),
             chunks_per_stream: config.chunks_per_stream.max(1),
             bytes_per_stream_target: config.bytes_per_stream_target.max(1),
             next_key: 0,
@@ -36,7 +40,9 @@ impl StreamSlots {
     /// Queues a job on the least busy of the first `target` slots and names the slot.
     pub fn assign(&mut self, job: usize, target: usize) -> usize {
         let usable = target.clamp(1, self.slots.len());
-        let slot = (0..usable).min_by_key(|at| self.slots[*at].jobs.len()).unwrap_or(0);
+        let slot = (0..usable)
+            .min_by_key(|at| self.slots[*at].jobs.len())
+            .unwrap_or(0);
         self.slots[slot].jobs.push_back(job);
         slot
     }
@@ -86,10 +92,14 @@ impl StreamSlots {
         full
     }
 
-    /// Streams that are open in slots without work, from slot `target` on; they are closed by this call, and the
-    /// caller sends their FIN.
+    /// Streams that are open in slots without work, from slot `target` on; they are closed by this
+    /// call, and the caller sends their FIN.
     pub fn retire_idle(&mut self, target: usize) -> Vec<StreamKey> {
-        let idle = self.slots.iter_mut().skip(target).filter(|slot| slot.jobs.is_empty());
+        let idle = self
+            .slots
+            .iter_mut()
+            .skip(target)
+            .filter(|slot| slot.jobs.is_empty());
         idle.filter_map(|slot| slot.key.take()).collect()
     }
 }

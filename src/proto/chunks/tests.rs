@@ -6,7 +6,10 @@ use super::*;
 use crate::units::StreamKey;
 
 fn epoch() -> Instant {
-    #[allow(clippy::disallowed_methods, reason = "a test needs some instant to count from")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a test needs some instant to count from"
+    )]
     Instant::now()
 }
 
@@ -25,7 +28,10 @@ fn bucket_keeps_the_mean_rate() {
         assert!(next > now, "a bucket in debt is due later");
         now = next;
     }
-    assert!((10_000_000..10_400_000).contains(&passed), "{passed} bytes in 10 s at 1 MB/s");
+    assert!(
+        (10_000_000..10_400_000).contains(&passed),
+        "{passed} bytes in 10 s at 1 MB/s"
+    );
 }
 
 #[test]
@@ -64,7 +70,12 @@ fn bucket_takes_extremes() {
 }
 
 /// Feeds `windows` windows of the goodput that `of` gives for the current target.
-fn drive(parallelism: &mut Parallelism, now: &mut Instant, windows: u32, of: impl Fn(usize) -> u64) {
+fn drive(
+    parallelism: &mut Parallelism,
+    now: &mut Instant,
+    windows: u32,
+    of: impl Fn(usize) -> u64,
+) {
     for _ in 0..windows * 100 {
         *now += Duration::from_millis(10);
         parallelism.on_sent(*now, of(parallelism.target()) / 100);
@@ -76,7 +87,9 @@ fn parallelism_climbs_while_it_pays() {
     let mut now = epoch();
     let mut parallelism = Parallelism::new(now, &ParallelTransferConfig::default());
     assert_eq!(parallelism.target(), 1);
-    drive(&mut parallelism, &mut now, 8, |streams| streams as u64 * 10_000_000);
+    drive(&mut parallelism, &mut now, 8, |streams| {
+        streams as u64 * 10_000_000
+    });
     assert_eq!(parallelism.target(), 16);
 }
 
@@ -84,7 +97,9 @@ fn parallelism_climbs_while_it_pays() {
 fn parallelism_steps_back_when_it_does_not() {
     let mut now = epoch();
     let mut parallelism = Parallelism::new(now, &ParallelTransferConfig::default());
-    drive(&mut parallelism, &mut now, 6, |streams| (streams as u64).min(4) * 10_000_000);
+    drive(&mut parallelism, &mut now, 6, |streams| {
+        (streams as u64).min(4) * 10_000_000
+    });
     assert_eq!(parallelism.target(), 4);
     drive(&mut parallelism, &mut now, 3, |_| 40_000_000);
     assert_eq!(parallelism.target(), 4, "held for a while");
@@ -94,7 +109,9 @@ fn parallelism_steps_back_when_it_does_not() {
 fn parallelism_ignores_pauses() {
     let mut now = epoch();
     let mut parallelism = Parallelism::new(now, &ParallelTransferConfig::default());
-    drive(&mut parallelism, &mut now, 3, |streams| streams as u64 * 10_000_000);
+    drive(&mut parallelism, &mut now, 3, |streams| {
+        streams as u64 * 10_000_000
+    });
     let before = parallelism.target();
     now += Duration::from_secs(20);
     parallelism.on_sent(now, 1);
@@ -104,18 +121,30 @@ fn parallelism_ignores_pauses() {
 #[test]
 fn parallelism_may_be_fixed() {
     let now = epoch();
-    let config = ParallelTransferConfig { adaptive_parallelism: false, ..Default::default() };
+    let config = ParallelTransferConfig {
+        adaptive_parallelism: false,
+        ..Default::default()
+    };
     assert_eq!(Parallelism::new(now, &config).target(), 16);
-    let config = ParallelTransferConfig { max_concurrent_streams: 0, ..Default::default() };
+    let config = ParallelTransferConfig {
+        max_concurrent_streams: 0,
+        ..Default::default()
+    };
     assert_eq!(Parallelism::new(now, &config).target(), 1);
 }
 
 #[test]
 fn slots_end_streams_by_chunks_and_by_bytes() {
-    let config = ParallelTransferConfig { chunks_per_stream: 3, ..Default::default() };
+    let config = ParallelTransferConfig {
+        chunks_per_stream: 3,
+        ..Default::default()
+    };
     let mut slots = StreamSlots::new(&config);
     let slot = slots.assign(7, 1);
-    assert_eq!((slot, slots.front(slot), slots.key(slot)), (0, Some(7), StreamKey(0)));
+    assert_eq!(
+        (slot, slots.front(slot), slots.key(slot)),
+        (0, Some(7), StreamKey(0))
+    );
     assert!(!slots.record_ends(slot, 10));
     assert!(!slots.record_ends(slot, 10));
     assert!(slots.record_ends(slot, 10), "third chunk");
@@ -133,5 +162,9 @@ fn slots_spread_jobs_over_the_target() {
     let mut slots = StreamSlots::new(&ParallelTransferConfig::default());
     let used: Vec<usize> = (0..6).map(|job| slots.assign(job, 3)).collect();
     assert_eq!(used, [0, 1, 2, 0, 1, 2]);
-    assert_eq!(slots.assign(9, 99), 3, "more than there are slots means all");
+    assert_eq!(
+        slots.assign(9, 99),
+        3,
+        "more than there are slots means all"
+    );
 }

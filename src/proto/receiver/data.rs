@@ -1,4 +1,5 @@
-//! Data streams: records are parsed as they come, data goes to the disk at once and is hashed on the way.
+//! Data streams: records are parsed as they come, data goes to the disk at once and is hashed on
+//! the way.
 
 use bytes::Bytes;
 
@@ -11,16 +12,17 @@ use crate::proto::wire::{Record, RecordHead, RecordParser, RecordStatus};
 use crate::proto::{DiskDone, DiskError, DiskOp};
 use crate::units::{ChunkIndex, EntryId, StreamKey};
 
-/// Data streams with unfinished business at a time. A sender uses 16 and may have as many more ended but not
-/// arrived; a lane advertises 512, and state per stream is what a hostile one could pile up.
+/// Data streams with unfinished business at a time. A sender uses 16 and may have as many more
+/// ended but not arrived; a lane advertises 512, and state per stream is what a hostile one could
+/// pile up.
 const MAX_STREAMS: usize = 512;
 
 /// Length and alignment of the pieces a chunk is best read in: a slab buffer.
 const PIECE_BYTES: u64 = 64 * 1024;
 
-/// Small files arriving at a time. They are not write-behind until they are whole, for if that stopped the
-/// reading they would never be; so this bounds them, to 4 MiB. A sender packs them on one stream at a time, of
-/// 4 MiB each, and of those only a few can be under way at once.
+/// Small files arriving at a time. They are not write-behind until they are whole, for if that
+/// stopped the reading they would never be; so this bounds them, to 4 MiB. A sender packs them on
+/// one stream at a time, of 4 MiB each, and of those only a few can be under way at once.
 const MAX_WHOLES: usize = 64;
 
 /// Pieces of a small file before they are copied together; it usually comes in one or two.
@@ -93,8 +95,10 @@ impl Receiver {
         if self.streams.len() >= MAX_STREAMS {
             return violation("too many data streams at once");
         }
-        while let Some(record) =
-            stream.parser.next(&mut bytes).map_err(|error| Violation(error.to_string()))?
+        while let Some(record) = stream
+            .parser
+            .next(&mut bytes)
+            .map_err(|error| Violation(error.to_string()))?
         {
             match record {
                 Record::Begin(head) => stream.body = self.begin(head)?,
@@ -113,8 +117,9 @@ impl Receiver {
         Ok(())
     }
 
-    /// Bytes that would end the aligned piece of a chunk that a stream is in. Whole pieces are hashed with all
-    /// SIMD lanes and written without touching a page twice; None where any length is as good.
+    /// Bytes that would end the aligned piece of a chunk that a stream is in. Whole pieces are
+    /// hashed with all SIMD lanes and written without touching a page twice; None where any length
+    /// is as good.
     pub fn piece_bytes(&self, key: StreamKey) -> Option<usize> {
         match self.streams.get(&key)?.body {
             Body::Chunk { offset, end, .. } if offset < end => {
@@ -132,24 +137,48 @@ impl Receiver {
             return Ok(Body::Unwanted);
         };
         match (head, entry.state) {
-            (RecordHead::Whole { len_bytes, .. }, State::Wanted) if len_bytes == entry.size_bytes => {
+            (RecordHead::Whole { len_bytes, .. }, State::Wanted)
+                if len_bytes == entry.size_bytes =>
+            {
                 entry.state = State::Arriving;
                 self.wholes += 1;
                 if self.wholes > MAX_WHOLES {
                     return violation("too many small files arriving at once");
                 }
-                Ok(Body::Whole { entry: id, data: Vec::new() })
+                Ok(Body::Whole {
+                    entry: id,
+                    data: Vec::new(),
+                })
             }
-            (RecordHead::Chunk { chunk, len_bytes, .. }, State::Part(part)) => {
+            (
+                RecordHead::Chunk {
+                    chunk, len_bytes, ..
+                },
+                State::Part(part),
+            ) => {
                 let size_bytes = entry.size_bytes;
                 self.claim_chunk(part, chunk, len_bytes)?;
-                let write = ChunkWrite { part, entry: id, chunk, writes: 0, end: End::NotYet };
+                let write = ChunkWrite {
+                    part,
+                    entry: id,
+                    chunk,
+                    writes: 0,
+                    end: End::NotYet,
+                };
                 let offset = chunk_offset(size_bytes, chunk);
                 let hasher = ChunkHasher::new(chunk, size_bytes);
                 let end = offset + len_bytes;
-                Ok(Body::Chunk { write: self.writes.insert(write), offset, end, hasher })
+                Ok(Body::Chunk {
+                    write: self.writes.insert(write),
+                    offset,
+                    end,
+                    hasher,
+                })
             }
-            _ => violation(format!("data of entry {} that was not asked for, or of another length", id.0)),
+            _ => violation(format!(
+                "data of entry {} that was not asked for, or of another length",
+                id.0
+            )),
         }
     }
 
@@ -158,8 +187,8 @@ impl Receiver {
         self.received_bytes += len;
         match body {
             Body::Whole { data, .. } => {
-                // Arriving byte by byte, a file must not cost a hundred times its size in bookkeeping, nor hold a
-                // buffer per byte.
+                // Arriving byte by byte, a file must not cost a hundred times its size in
+                // bookkeeping, nor hold a buffer per byte.
                 if data.len() == WHOLE_PIECES_MAX {
                     let joined = Bytes::from(data.concat());
                     data.clear();
@@ -168,17 +197,37 @@ impl Receiver {
                 data.push(piece);
                 self.arriving_bytes += len;
             }
-            Body::Chunk { write, offset, hasher, .. } => {
+            Body::Chunk {
+                write,
+                offset,
+                hasher,
+                ..
+            } => {
                 let at = &mut self.writes[*write];
-                let Some(file) = self.parts.get_mut(at.part).and_then(|part| part.begin_write(at.entry))
+                let Some(file) = self
+                    .parts
+                    .get_mut(at.part)
+                    .and_then(|part| part.begin_write(at.entry))
                 else {
                     return;
                 };
                 hasher.update(&piece);
                 at.writes += 1;
                 self.write_behind_bytes += len;
-                let op = Op::Write { part: at.part, write: *write, bytes: len };
-                self.ops.start(ports, op, DiskOp::Write { file, offset: *offset, data: piece });
+                let op = Op::Write {
+                    part: at.part,
+                    write: *write,
+                    bytes: len,
+                };
+                self.ops.start(
+                    ports,
+                    op,
+                    DiskOp::Write {
+                        file,
+                        offset: *offset,
+                        data: piece,
+                    },
+                );
                 *offset += len;
             }
             Body::Between | Body::Unwanted => {}
@@ -217,7 +266,10 @@ impl Receiver {
         status: RecordStatus,
         digest: Digest,
     ) {
-        let arriving = self.entries.get(&id).is_some_and(|entry| entry.state == State::Arriving);
+        let arriving = self
+            .entries
+            .get(&id)
+            .is_some_and(|entry| entry.state == State::Arriving);
         match (arriving, status) {
             (true, RecordStatus::Valid) if digest_of_pieces(&data) == digest => {
                 self.write_behind_bytes += data.iter().map(|piece| piece.len() as u64).sum::<u64>();
@@ -265,7 +317,10 @@ impl Receiver {
         }
         let write = self.writes.remove(at);
         if let End::Valid(digest) = write.end
-            && self.parts.get(write.part).is_some_and(|part| part.is_live(write.entry))
+            && self
+                .parts
+                .get(write.part)
+                .is_some_and(|part| part.is_live(write.entry))
         {
             self.chunk_done(ports, write.part, write.chunk, digest);
         }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::{Entry, Op, Receiver, State};
 use crate::proto::manifest::{SMALL_MAX_BYTES, is_resumable};
-use crate::proto::session::errors::{Violation, destination_error, is_a_directory, is_special, violation};
+use crate::proto::session::errors::{
+    Violation, destination_error, is_a_directory, is_special, violation,
+};
 use crate::proto::session::ports::Ports;
 use crate::proto::wire::VerdictKind;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Existing, Kind};
@@ -13,25 +15,45 @@ use crate::units::EntryId;
 impl Receiver {
     /// Goes on with the next entry whose directory is there.
     pub(super) fn start_next_entry(&mut self, ports: &mut Ports) -> bool {
-        let Some(id) = self.ready.pop_front() else { return false };
-        let Some(entry) = self.entries.get_mut(&id) else { return true };
+        let Some(id) = self.ready.pop_front() else {
+            return false;
+        };
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return true;
+        };
         let dir = entry.dir;
         if self.is_fresh(dir) {
             self.want(ports, id);
             return true;
         }
         let dir = self.dir_id(dir);
-        let Some(entry) = self.entries.get_mut(&id) else { return true };
-        let Some(name) = entry.name.clone() else { return true };
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return true;
+        };
+        let Some(name) = entry.name.clone() else {
+            return true;
+        };
         entry.state = State::Looking;
         self.lookups += 1;
-        self.ops.start(ports, Op::Check { entry: id }, DiskOp::Check { dir, name });
+        self.ops
+            .start(ports, Op::Check { entry: id }, DiskOp::Check { dir, name });
         true
     }
 
     /// What is at the destination now.
-    pub(super) fn checked(&mut self, ports: &mut Ports, id: EntryId, result: Result<DiskDone, DiskError>) {
-        let Some(entry) = self.entries.get(&id).filter(|_| self.stop == super::Stop::No) else { return };
+    pub(super) fn checked(
+        &mut self,
+        ports: &mut Ports,
+        id: EntryId,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        let Some(entry) = self
+            .entries
+            .get(&id)
+            .filter(|_| self.stop == super::Stop::No)
+        else {
+            return;
+        };
         match result {
             Err(error) => self.fail(ports, id, destination_error(self.host, &error)),
             Ok(DiskDone::Existing(Some(there))) if there.meta.kind == Kind::Directory => {
@@ -47,13 +69,19 @@ impl Receiver {
         }
     }
 
-    /// Size and mtime match. A crash between rename and clean-up may have left a journal: it goes now.
+    /// Size and mtime match. A crash between rename and clean-up may have left a journal: it goes
+    /// now.
     fn skip(&mut self, ports: &mut Ports, id: EntryId) {
-        let Some(entry) = self.entries.remove(&id) else { return };
+        let Some(entry) = self.entries.remove(&id) else {
+            return;
+        };
         self.conclude(ports, id, &entry, EntryResult::Skipped);
         match &entry.name {
             Some(name) if entry.kind == Kind::File && is_resumable(entry.size_bytes) => {
-                let cmd = DiskOp::CleanPart { dir: self.dir_id(entry.dir), name: name.clone() };
+                let cmd = DiskOp::CleanPart {
+                    dir: self.dir_id(entry.dir),
+                    name: name.clone(),
+                };
                 self.ops.start(ports, Op::Clean { dir: entry.dir }, cmd);
             }
             _ => self.child_done(ports, entry.dir),
@@ -62,14 +90,24 @@ impl Receiver {
 
     /// Nothing speaks against this entry: asks for its data, or makes the symlink.
     fn want(&mut self, ports: &mut Ports, id: EntryId) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
         if entry.kind == Kind::Symlink {
             entry.state = State::Publishing;
-            let (Some(name), Some(target)) = (entry.name.clone(), entry.link.clone()) else { return };
+            let (Some(name), Some(target)) = (entry.name.clone(), entry.link.clone()) else {
+                return;
+            };
             let (dir, mtime) = (entry.dir, entry.mtime);
             self.lookups += 1;
             let (dir, fsync) = (self.dir_id(dir), self.fsync);
-            let cmd = DiskOp::PutSymlink { dir, name, target, mtime, fsync };
+            let cmd = DiskOp::PutSymlink {
+                dir,
+                name,
+                target,
+                mtime,
+                fsync,
+            };
             self.ops.start(ports, Op::PutSymlink { entry: id }, cmd);
         } else if entry.size_bytes <= SMALL_MAX_BYTES {
             entry.state = State::Wanted;
@@ -82,16 +120,33 @@ impl Receiver {
 
     /// A small file arrived whole and its digest is right.
     pub(super) fn put_small(&mut self, ports: &mut Ports, id: EntryId, data: Vec<Bytes>) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        let Some(name) = entry.name.clone() else { return };
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        let Some(name) = entry.name.clone() else {
+            return;
+        };
         entry.state = State::Publishing;
         let (dir, mode, mtime, bytes) = (entry.dir, entry.mode, entry.mtime, entry.size_bytes);
-        let cmd = DiskOp::PutSmall { dir: self.dir_id(dir), name, data, mode, mtime, fsync: self.fsync };
-        self.ops.start(ports, Op::PutSmall { entry: id, bytes }, cmd);
+        let cmd = DiskOp::PutSmall {
+            dir: self.dir_id(dir),
+            name,
+            data,
+            mode,
+            mtime,
+            fsync: self.fsync,
+        };
+        self.ops
+            .start(ports, Op::PutSmall { entry: id, bytes }, cmd);
     }
 
     /// A small file or symlink is in place, or is not.
-    pub(super) fn published(&mut self, ports: &mut Ports, id: EntryId, result: Result<DiskDone, DiskError>) {
+    pub(super) fn published(
+        &mut self,
+        ports: &mut Ports,
+        id: EntryId,
+        result: Result<DiskDone, DiskError>,
+    ) {
         match result {
             Ok(_) => self.resolve(ports, id, EntryResult::Done { resumed_bytes: 0 }),
             Err(error) => self.fail(ports, id, destination_error(self.host, &error)),
@@ -132,5 +187,10 @@ impl Receiver {
 }
 
 fn is_same(entry: &Entry, there: &Existing) -> bool {
-    there.is_same(entry.kind, entry.size_bytes, entry.mtime, entry.link.as_ref())
+    there.is_same(
+        entry.kind,
+        entry.size_bytes,
+        entry.mtime,
+        entry.link.as_ref(),
+    )
 }

@@ -1,4 +1,5 @@
-//! What a receiver keeps because its peer announced or began it: an estimate, for the worker's sum of all sessions.
+//! What a receiver keeps because its peer announced or began it: an estimate, for the worker's sum
+//! of all sessions.
 
 use super::{Entry, Receiver};
 use crate::units::Name;
@@ -20,7 +21,10 @@ impl Receiver {
 }
 
 pub(super) fn of_entry(entry: &Entry) -> u64 {
-    let (name, link) = (entry.name.as_ref().map_or(&b""[..], Name::as_bytes), entry.link.as_deref());
+    let (name, link) = (
+        entry.name.as_ref().map_or(&b""[..], Name::as_bytes),
+        entry.link.as_deref(),
+    );
     ENTRY_BYTES + (name.len() + link.map_or(0, <[u8]>::len)) as u64
 }
 

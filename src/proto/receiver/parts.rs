@@ -1,7 +1,7 @@
 //! Large files at the receiver: partial files, their journals, resuming, rehashing, commit.
 //!
-//! A part outlives its entry's verdict only to close: what it removes would change its directory's mtime, so the
-//! directory waits for it.
+//! A part outlives its entry's verdict only to close: what it removes would change its directory's
+//! mtime, so the directory waits for it.
 
 mod resume;
 
@@ -18,8 +18,8 @@ use crate::proto::wire::VerdictKind;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryErrorCode, EntryResult};
 use crate::units::{ChunkIndex, EntryId, FileId};
 
-/// Partial files open at a time: one round trip's worth of files just above the small ones. Each is one or two
-/// descriptors.
+/// Partial files open at a time: one round trip's worth of files just above the small ones. Each is
+/// one or two descriptors.
 const OPEN_PARTS: usize = 64;
 
 /// A partial file.
@@ -50,8 +50,8 @@ pub(super) struct Part {
 enum Phase {
     /// Next: Starting, Rehashing, Receiving.
     Opening,
-    /// What an earlier session wrote may be gone: what the journal names is read and hashed again. Next: Receiving,
-    /// Starting.
+    /// What an earlier session wrote may be gone: what the journal names is read and hashed again.
+    /// Next: Receiving, Starting.
     Rehashing(Box<resume::Rehash>),
     /// Begun anew. Next: Receiving.
     Starting,
@@ -59,8 +59,8 @@ enum Phase {
     Receiving,
     /// Next: gone.
     Committing,
-    /// Its verdict is out or the session stops; waits for its operations. `keep`: what the journal names may be
-    /// gone on with. Next: Closing.
+    /// Its verdict is out or the session stops; waits for its operations. `keep`: what the journal
+    /// names may be gone on with. Next: Closing.
     Failed { keep: bool },
     /// Next: gone.
     Closing,
@@ -102,7 +102,9 @@ impl Part {
 impl Receiver {
     /// Opens the next large file's part if there is room.
     pub(super) fn open_next_part(&mut self, ports: &mut Ports) -> bool {
-        let Some(&id) = self.ready_parts.front() else { return false };
+        let Some(&id) = self.ready_parts.front() else {
+            return false;
+        };
         let Some(entry) = self.entries.get_mut(&id) else {
             self.ready_parts.pop_front();
             return true;
@@ -112,7 +114,9 @@ impl Receiver {
             return false;
         }
         self.ready_parts.pop_front();
-        let Some(name) = entry.name.clone() else { return true };
+        let Some(name) = entry.name.clone() else {
+            return true;
+        };
         self.last_file = self.last_file.wrapping_add(1);
         let file = FileId(self.last_file);
         let (dir, size_bytes) = (entry.dir, entry.size_bytes);
@@ -140,7 +144,12 @@ impl Receiver {
         entry.state = State::Part(part);
         self.part_chunks += chunks;
         self.lookups += 1;
-        let cmd = DiskOp::OpenPart { dir: self.dir_id(dir), name, file, resumable: is_resumable(size_bytes) };
+        let cmd = DiskOp::OpenPart {
+            dir: self.dir_id(dir),
+            name,
+            file,
+            resumable: is_resumable(size_bytes),
+        };
         self.part_op(ports, part, Op::OpenPart { part }, cmd);
         true
     }
@@ -154,7 +163,12 @@ impl Receiver {
         self.parts[part].ops -= 1;
     }
 
-    pub(super) fn part_opened(&mut self, ports: &mut Ports, at: usize, result: Result<DiskDone, DiskError>) {
+    pub(super) fn part_opened(
+        &mut self,
+        ports: &mut Ports,
+        at: usize,
+        result: Result<DiskDone, DiskError>,
+    ) {
         self.part_op_ended(at);
         match result {
             Err(error) => {
@@ -165,7 +179,12 @@ impl Receiver {
                 }
                 self.part_closed(ports, at);
             }
-            Ok(DiskDone::Part { journal, size_bytes, resumable, storage }) if self.stop == Stop::No => {
+            Ok(DiskDone::Part {
+                journal,
+                size_bytes,
+                resumable,
+                storage,
+            }) if self.stop == Stop::No => {
                 let part = &mut self.parts[at];
                 part.header.storage = storage;
                 part.resumable = resumable && is_resumable(part.header.size_bytes);
@@ -174,7 +193,8 @@ impl Receiver {
             // Stopping: whatever was there stays as it was found.
             Ok(done) => {
                 let part = &mut self.parts[at];
-                part.journaled = matches!(done, DiskDone::Part { journal, .. } if !journal.is_empty());
+                part.journaled =
+                    matches!(done, DiskDone::Part { journal, .. } if !journal.is_empty());
                 part.phase = Phase::Failed { keep: true };
             }
         }
@@ -188,14 +208,28 @@ impl Receiver {
         if part.resumable {
             journal = part.header.encode();
             let (key, at_bytes) = (part.header.key(), journal.len() as u64);
-            part.journal = Some(JournalWriter { key, at_bytes, pending: BytesMut::new(), writing: false });
+            part.journal = Some(JournalWriter {
+                key,
+                at_bytes,
+                pending: BytesMut::new(),
+                writing: false,
+            });
         }
         part.phase = Phase::Starting;
-        let cmd = DiskOp::StartPart { file: part.file, size_bytes: part.header.size_bytes, journal };
+        let cmd = DiskOp::StartPart {
+            file: part.file,
+            size_bytes: part.header.size_bytes,
+            journal,
+        };
         self.part_op(ports, at, Op::StartPart { part: at }, cmd);
     }
 
-    pub(super) fn part_started(&mut self, ports: &mut Ports, at: usize, result: Result<DiskDone, DiskError>) {
+    pub(super) fn part_started(
+        &mut self,
+        ports: &mut Ports,
+        at: usize,
+        result: Result<DiskDone, DiskError>,
+    ) {
         self.part_op_ended(at);
         if self.stop != Stop::No {
             return;
@@ -224,7 +258,8 @@ impl Receiver {
     ) -> Result<(), Violation> {
         let part = &mut self.parts[at];
         let size_bytes = part.header.size_bytes;
-        let fits = chunk.0 < chunk_count(size_bytes) && len_bytes == chunk_len_bytes(size_bytes, chunk);
+        let fits =
+            chunk.0 < chunk_count(size_bytes) && len_bytes == chunk_len_bytes(size_bytes, chunk);
         if !fits || !matches!(part.phase, Phase::Receiving) || !part.mark(chunk) {
             let entry = part.entry.0;
             return violation(format!(
@@ -236,11 +271,19 @@ impl Receiver {
     }
 
     /// A chunk is written and its digest is right.
-    pub(super) fn chunk_done(&mut self, ports: &mut Ports, at: usize, chunk: ChunkIndex, digest: Digest) {
+    pub(super) fn chunk_done(
+        &mut self,
+        ports: &mut Ports,
+        at: usize,
+        chunk: ChunkIndex,
+        digest: Digest,
+    ) {
         let part = &mut self.parts[at];
         part.tree.insert(chunk, digest);
         if let Some(journal) = &mut part.journal {
-            journal.key.encode_record(chunk, &digest, &mut journal.pending);
+            journal
+                .key
+                .encode_record(chunk, &digest, &mut journal.pending);
             self.flush_journal(ports, at);
         }
         self.settle_part(ports, at);
@@ -248,8 +291,10 @@ impl Receiver {
 
     fn flush_journal(&mut self, ports: &mut Ports, at: usize) {
         let part = &mut self.parts[at];
-        let Some(journal) =
-            part.journal.as_mut().filter(|journal| !journal.writing && !journal.pending.is_empty())
+        let Some(journal) = part
+            .journal
+            .as_mut()
+            .filter(|journal| !journal.writing && !journal.pending.is_empty())
         else {
             return;
         };
@@ -257,7 +302,11 @@ impl Receiver {
         let offset = journal.at_bytes;
         journal.at_bytes += bytes.len() as u64;
         journal.writing = true;
-        let cmd = DiskOp::WriteJournal { file: part.file, offset, bytes };
+        let cmd = DiskOp::WriteJournal {
+            file: part.file,
+            offset,
+            bytes,
+        };
         self.part_op(ports, at, Op::Journal { part: at }, cmd);
     }
 
@@ -289,7 +338,9 @@ impl Receiver {
         id: EntryId,
         digest: Digest,
     ) -> Result<(), Violation> {
-        let Some(entry) = self.entries.get(&id) else { return self.known_or_violation(id) };
+        let Some(entry) = self.entries.get(&id) else {
+            return self.known_or_violation(id);
+        };
         if let State::Part(at) = entry.state {
             let part = &mut self.parts[at];
             if part.is_live(id) && part.root.is_none() && part.tree.chunks() > 1 {
@@ -325,7 +376,13 @@ impl Receiver {
     }
 
     /// Fails the entry at once; the part closes when nothing of it is in flight.
-    pub(super) fn fail_part(&mut self, ports: &mut Ports, at: usize, error: EntryError, keep: bool) {
+    pub(super) fn fail_part(
+        &mut self,
+        ports: &mut Ports,
+        at: usize,
+        error: EntryError,
+        keep: bool,
+    ) {
         let part = &mut self.parts[at];
         if let Phase::Failed { .. } | Phase::Closing = part.phase {
             return;
@@ -338,9 +395,12 @@ impl Receiver {
         self.settle_part(ports, at);
     }
 
-    /// What follows when nothing of a part is in flight: commit behind the last chunk, close behind a failure.
+    /// What follows when nothing of a part is in flight: commit behind the last chunk, close behind
+    /// a failure.
     pub(super) fn settle_part(&mut self, ports: &mut Ports, at: usize) {
-        let Some(part) = self.parts.get_mut(at).filter(|part| part.ops == 0) else { return };
+        let Some(part) = self.parts.get_mut(at).filter(|part| part.ops == 0) else {
+            return;
+        };
         match part.phase {
             Phase::Receiving if part.tree.missing() == 0 && self.stop == Stop::No => {
                 let whole = part.tree.root();
@@ -360,7 +420,10 @@ impl Receiver {
                 if part.ops == 0 {
                     let keep = keep && part.journaled;
                     part.phase = Phase::Closing;
-                    let cmd = DiskOp::ClosePart { file: part.file, keep };
+                    let cmd = DiskOp::ClosePart {
+                        file: part.file,
+                        keep,
+                    };
                     self.part_op(ports, at, Op::ClosePart { part: at }, cmd);
                 }
             }
@@ -375,10 +438,16 @@ impl Receiver {
 
     fn commit_part(&mut self, ports: &mut Ports, at: usize) {
         let part = &mut self.parts[at];
-        let Some(entry) = self.entries.get(&part.entry) else { return };
+        let Some(entry) = self.entries.get(&part.entry) else {
+            return;
+        };
         part.phase = Phase::Committing;
-        let cmd =
-            DiskOp::CommitPart { file: part.file, mode: entry.mode, mtime: entry.mtime, fsync: self.fsync };
+        let cmd = DiskOp::CommitPart {
+            file: part.file,
+            mode: entry.mode,
+            mtime: entry.mtime,
+            fsync: self.fsync,
+        };
         self.part_op(ports, at, Op::Commit { part: at }, cmd);
     }
 
@@ -406,7 +475,8 @@ impl Receiver {
         self.child_done(ports, part.dir);
     }
 
-    /// The session stops: a part closes once nothing of it is in flight, kept if there is something to resume.
+    /// The session stops: a part closes once nothing of it is in flight, kept if there is something
+    /// to resume.
     pub(super) fn stop_part(&mut self, ports: &mut Ports, at: usize) {
         let part = &mut self.parts[at];
         if part.ops > 0 {

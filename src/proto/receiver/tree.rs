@@ -1,8 +1,10 @@
-//! The announced tree: entries are checked as they arrive, directories are made before what lies in them.
+//! The announced tree: entries are checked as they arrive, directories are made before what lies in
+//! them.
 //!
-//! Directories hold descriptors, so not all announced ones are made at once. The rule of [`Receiver`]'s
-//! `make_next_dir` cannot lock up: the announced order is depth first, so every directory made before the
-//! smallest unmade one that is not above it has its whole subtree made, and resolves by itself.
+//! Directories hold descriptors, so not all announced ones are made at once. The rule of
+//! [`Receiver`]'s `make_next_dir` cannot lock up: the announced order is depth first, so every
+//! directory made before the smallest unmade one that is not above it has its whole subtree made,
+//! and resolves by itself.
 
 use std::cmp::Reverse;
 use std::hash::BuildHasher;
@@ -12,7 +14,9 @@ use bytes::Bytes;
 use super::{Entry, Op, Receiver, State, Target, held};
 use crate::proto::manifest::MAX_DEPTH;
 use crate::proto::sender::join;
-use crate::proto::session::errors::{Violation, destination_error, no_parent, second_of_a_name, violation};
+use crate::proto::session::errors::{
+    Violation, destination_error, no_parent, second_of_a_name, violation,
+};
 use crate::proto::session::ports::Ports;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, wire};
 use crate::units::{DirId, EntryId, NAME_MAX_BYTES, Name, PATH_MAX_BYTES};
@@ -51,7 +55,8 @@ enum DirState {
     Unmade,
     /// Next: Made, Failed.
     Making,
-    /// Next: Setting, or gone. `existed`: what lies in it has to be looked at before it is replaced.
+    /// Next: Setting, or gone. `existed`: what lies in it has to be looked at before it is
+    /// replaced.
     Made { existed: bool },
     /// The target under an entry's name: nothing to make or set. Next: gone.
     Alias,
@@ -94,7 +99,11 @@ impl Receiver {
     }
 
     /// An announced entry, held against every rule of the manifest.
-    pub(super) fn on_entry(&mut self, ports: &mut Ports, entry: wire::Entry) -> Result<(), Violation> {
+    pub(super) fn on_entry(
+        &mut self,
+        ports: &mut Ports,
+        entry: wire::Entry,
+    ) -> Result<(), Violation> {
         let id = entry.id;
         if self.manifest_ended || self.last_entry.checked_add(1) != Some(id.0) {
             return violation(format!("entry {} announced out of order", id.0));
@@ -117,7 +126,10 @@ impl Receiver {
         self.unresolved += 1;
         self.dirs[dir].children += 1;
         if entry.kind == Kind::File {
-            self.announced = (self.announced.0 + 1, self.announced.1.saturating_add(entry.size_bytes));
+            self.announced = (
+                self.announced.0 + 1,
+                self.announced.1.saturating_add(entry.size_bytes),
+            );
         }
         let mut entry = Entry {
             dir,
@@ -145,14 +157,15 @@ impl Receiver {
         Ok(())
     }
 
-    /// Whether another entry of this name in this directory has no verdict yet. Those that have one are not remembered:
-    /// there may be millions, and what stands there by then is looked at as anything else that does.
+    /// Whether another entry of this name in this directory has no verdict yet. Those that have one
+    /// are not remembered: there may be millions, and what stands there by then is looked at as
+    /// anything else that does.
     fn is_second_of_its_name(&mut self, id: EntryId, entry: &Entry) -> bool {
         *self.live_names.entry(entry.name_key).or_insert(id) != id
     }
 
-    /// Stands for a name in a directory. Directories are told apart by what they are on the disk, for an alias's children
-    /// lie in the target.
+    /// Stands for a name in a directory. Directories are told apart by what they are on the disk,
+    /// for an alias's children lie in the target.
     fn name_key(&self, dir: usize, name: Option<&Name>) -> u64 {
         self.name_hash.hash_one((self.dirs[dir].id, name))
     }
@@ -184,12 +197,16 @@ impl Receiver {
         };
         if top_level {
             self.top_level += 1;
-            // What was asked for, once, and no more: a server may not choose to send `.bashrc` as well.
+            // What was asked for, once, and no more: a server may not choose to send `.bashrc` as
+            // well.
             if let Some(expected) = &mut self.expected {
                 match expected.iter().position(|name| *name == entry.name) {
                     Some(at) => drop(expected.swap_remove(at)),
                     None => {
-                        return violation(format!("entry {}: a source that was not asked for", entry.id.0));
+                        return violation(format!(
+                            "entry {}: a source that was not asked for",
+                            entry.id.0
+                        ));
                     }
                 }
             }
@@ -268,25 +285,43 @@ impl Receiver {
 
     /// Makes the next directory if one is ready and descriptors are to be had.
     pub(super) fn make_next_dir(&mut self, ports: &mut Ports) -> bool {
-        let allowed = self.held_dirs < HELD_DIRS || (self.making_dirs == 0 && self.held_dirs < HELD_DIRS_MAX);
+        let allowed =
+            self.held_dirs < HELD_DIRS || (self.making_dirs == 0 && self.held_dirs < HELD_DIRS_MAX);
         if !allowed {
             return false;
         }
-        let Some(Reverse(id)) = self.ready_dirs.pop() else { return false };
-        let Some(entry) = self.entries.get(&EntryId(id)) else { return true };
-        let (State::Directory(dir), Some(name)) = (entry.state, entry.name.clone()) else { return true };
+        let Some(Reverse(id)) = self.ready_dirs.pop() else {
+            return false;
+        };
+        let Some(entry) = self.entries.get(&EntryId(id)) else {
+            return true;
+        };
+        let (State::Directory(dir), Some(name)) = (entry.state, entry.name.clone()) else {
+            return true;
+        };
         let parent = self.dirs[entry.dir].id;
         self.dirs[dir].state = DirState::Making;
         self.held_dirs += 1;
         self.making_dirs += 1;
         self.lookups += 1;
         let (keep_dirlinks, fsync) = (self.keep_dirlinks, self.fsync);
-        let cmd = DiskOp::MakeDir { parent, name, dir: self.dirs[dir].id, keep_dirlinks, fsync };
+        let cmd = DiskOp::MakeDir {
+            parent,
+            name,
+            dir: self.dirs[dir].id,
+            keep_dirlinks,
+            fsync,
+        };
         self.ops.start(ports, Op::MakeDir { dir }, cmd);
         true
     }
 
-    pub(super) fn dir_made(&mut self, ports: &mut Ports, dir: usize, result: Result<DiskDone, DiskError>) {
+    pub(super) fn dir_made(
+        &mut self,
+        ports: &mut Ports,
+        dir: usize,
+        result: Result<DiskDone, DiskError>,
+    ) {
         self.making_dirs -= 1;
         match result {
             Ok(done) => {
@@ -304,8 +339,8 @@ impl Receiver {
         }
     }
 
-    /// A directory cannot be made: it fails, and what waits for it. Its slot stays until it ends, for more children
-    /// may be announced before the sender knows.
+    /// A directory cannot be made: it fails, and what waits for it. Its slot stays until it ends,
+    /// for more children may be announced before the sender knows.
     fn fail_dir(&mut self, ports: &mut Ports, dir: usize, error: EntryError) {
         self.dirs[dir].state = DirState::Failed;
         let id = self.dirs[dir].entry;
@@ -319,7 +354,11 @@ impl Receiver {
         self.finish_dir(ports, dir);
     }
 
-    pub(super) fn on_end_directory(&mut self, ports: &mut Ports, id: EntryId) -> Result<(), Violation> {
+    pub(super) fn on_end_directory(
+        &mut self,
+        ports: &mut Ports,
+        id: EntryId,
+    ) -> Result<(), Violation> {
         match self.entries.get(&id).map(|entry| entry.state) {
             Some(State::Directory(dir)) if !self.dirs[dir].ended => {
                 self.dirs[dir].ended = true;
@@ -350,7 +389,8 @@ impl Receiver {
         }
     }
 
-    /// Behind the last child of an ended directory: mode and mtime, which anything done in it would change.
+    /// Behind the last child of an ended directory: mode and mtime, which anything done in it would
+    /// change.
     fn finish_dir(&mut self, ports: &mut Ports, dir: usize) {
         let Some(at) = self.dirs.get(dir) else { return };
         if at.entry == EntryId(0) || !at.ended || at.children > 0 || self.stop != super::Stop::No {
@@ -358,9 +398,16 @@ impl Receiver {
         }
         match at.state {
             DirState::Made { .. } => {
-                let Some(entry) = self.entries.get(&at.entry) else { return };
+                let Some(entry) = self.entries.get(&at.entry) else {
+                    return;
+                };
                 let (mode, mtime, fsync) = (entry.mode, entry.mtime, self.fsync);
-                let cmd = DiskOp::SetDir { dir: at.id, mode, mtime, fsync };
+                let cmd = DiskOp::SetDir {
+                    dir: at.id,
+                    mode,
+                    mtime,
+                    fsync,
+                };
                 self.dirs[dir].state = DirState::Setting;
                 self.ops.start(ports, Op::SetDir { dir }, cmd);
             }
@@ -373,13 +420,26 @@ impl Receiver {
         }
     }
 
-    pub(super) fn dir_set(&mut self, ports: &mut Ports, dir: usize, result: Result<DiskDone, DiskError>) {
+    pub(super) fn dir_set(
+        &mut self,
+        ports: &mut Ports,
+        dir: usize,
+        result: Result<DiskDone, DiskError>,
+    ) {
         if self.stop != super::Stop::No {
             return;
         }
         self.held_dirs -= 1;
-        self.ops.start(ports, Op::Close, DiskOp::CloseDir { dir: self.dirs[dir].id });
-        let error = result.err().map(|error| destination_error(self.host, &error));
+        self.ops.start(
+            ports,
+            Op::Close,
+            DiskOp::CloseDir {
+                dir: self.dirs[dir].id,
+            },
+        );
+        let error = result
+            .err()
+            .map(|error| destination_error(self.host, &error));
         self.conclude_dir(ports, dir, error);
     }
 
@@ -413,7 +473,10 @@ impl Receiver {
 
     /// An entry's path below the target, for people.
     pub(super) fn path_of(&self, entry: &Entry) -> Bytes {
-        let dir = self.dirs.get(entry.dir).map_or(&b""[..], |dir| &dir.path[..]);
+        let dir = self
+            .dirs
+            .get(entry.dir)
+            .map_or(&b""[..], |dir| &dir.path[..]);
         match join(dir, entry.name.as_ref().map_or(b"", Name::as_bytes)) {
             path if path.is_empty() => Bytes::from_static(b"."),
             path => path,

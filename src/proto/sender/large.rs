@@ -1,8 +1,9 @@
-//! Large files: opened a few ahead, cut into chunks, read in pieces, hashed while hot, emitted by reference.
+//! Large files: opened a few ahead, cut into chunks, read in pieces, hashed while hot, emitted by
+//! reference.
 //!
-//! A chunk is a job on one stream slot. Its reads may run ahead of its turn on the stream; its record leaves in
-//! order. A file whose source fails under us still fills the records it began (status 1), so that the streams
-//! stay readable, and is aborted on the control stream.
+//! A chunk is a job on one stream slot. Its reads may run ahead of its turn on the stream; its
+//! record leaves in order. A file whose source fails under us still fills the records it began
+//! (status 1), so that the streams stay readable, and is aborted on the control stream.
 
 use std::collections::VecDeque;
 
@@ -107,7 +108,11 @@ impl Large {
 
     /// Of trees: those of open files, and what the receiver says that it has of others.
     pub(super) fn held_bytes(&self) -> u64 {
-        let of_open: u64 = self.files.iter().map(|(_, file)| file.tree.held_bytes()).sum();
+        let of_open: u64 = self
+            .files
+            .iter()
+            .map(|(_, file)| file.tree.held_bytes())
+            .sum();
         of_open + self.resumed_chunks * RESUMED_CHUNK_BYTES
     }
 
@@ -138,10 +143,18 @@ impl Sender {
     /// Opens the next wanted files.
     pub(super) fn open_files(&mut self, ports: &mut Ports) {
         while self.large.files.len() < OPEN_FILES {
-            let Some(id) = self.large.queue.pop_front() else { return };
-            let Some(entry) = self.entries.get_mut(&id) else { continue };
-            let State::Wanted { dir, resume } = &mut entry.state else { continue };
-            let (Some(dir), Some(name)) = (dir.take(), entry.name.clone()) else { continue };
+            let Some(id) = self.large.queue.pop_front() else {
+                return;
+            };
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            let State::Wanted { dir, resume } = &mut entry.state else {
+                continue;
+            };
+            let (Some(dir), Some(name)) = (dir.take(), entry.name.clone()) else {
+                continue;
+            };
             let resume = resume.take();
             let size_bytes = entry.size_bytes;
             if resume.is_some() {
@@ -161,7 +174,11 @@ impl Sender {
                 state: FileState::Opening,
             });
             entry.state = State::Large { file };
-            let cmd = DiskOp::OpenRead { dir: self.dirs[dir].id, name, file: file_id };
+            let cmd = DiskOp::OpenRead {
+                dir: self.dirs[dir].id,
+                name,
+                file: file_id,
+            };
             self.ops.start(ports, Op::OpenRead { file, dir }, cmd);
         }
     }
@@ -185,7 +202,10 @@ impl Sender {
             }
             Ok(_) if given_up => self.settle_file(ports, at),
             Ok(DiskDone::Meta(meta))
-                if self.entries.get(&file.entry).is_some_and(|e| e.is_unchanged(&meta)) =>
+                if self
+                    .entries
+                    .get(&file.entry)
+                    .is_some_and(|e| e.is_unchanged(&meta)) =>
             {
                 file.state = FileState::Reading;
                 self.large.active.push_back(at);
@@ -204,7 +224,9 @@ impl Sender {
         if self.large.issuing.is_empty() && !self.next_job() {
             return Pumped::Nothing;
         }
-        let Some(&at) = self.large.issuing.front() else { return Pumped::Nothing };
+        let Some(&at) = self.large.issuing.front() else {
+            return Pumped::Nothing;
+        };
         let job = &mut self.large.jobs[at];
         let len = PIECE_BYTES.min(job.len_bytes - job.issued_bytes);
         let piece = job.first_piece + job.pieces.len() as u32;
@@ -214,12 +236,25 @@ impl Sender {
         self.reading_bytes += len;
         job.issued_bytes += len;
         if filling {
-            job.pieces.push_back(Some(Bytes::from_static(&ZEROS[..len as usize])));
+            job.pieces
+                .push_back(Some(Bytes::from_static(&ZEROS[..len as usize])));
         } else {
             job.pieces.push_back(None);
             job.reads += 1;
-            let cmd = DiskOp::Read { file: file.id, offset, len_bytes: len as usize };
-            self.ops.start(ports, Op::Read { job: at, piece, len: len as u32 }, cmd);
+            let cmd = DiskOp::Read {
+                file: file.id,
+                offset,
+                len_bytes: len as usize,
+            };
+            self.ops.start(
+                ports,
+                Op::Read {
+                    job: at,
+                    piece,
+                    len: len as u32,
+                },
+                cmd,
+            );
         }
         let slot = job.slot;
         if job.issued_bytes == job.len_bytes {
@@ -234,7 +269,11 @@ impl Sender {
     /// Makes a job of the next chunk that the receiver misses. `false`: there is none.
     fn next_job(&mut self) -> bool {
         while let Some(&at) = self.large.active.front() {
-            let Some(file) = self.large.files.get_mut(at).filter(|file| file.state == FileState::Reading)
+            let Some(file) = self
+                .large
+                .files
+                .get_mut(at)
+                .filter(|file| file.state == FileState::Reading)
             else {
                 self.large.active.pop_front();
                 continue;
@@ -291,8 +330,14 @@ impl Sender {
         }
         let (data, failure) = match result {
             Ok(DiskDone::Read { data }) if data.len() == len as usize => (data, None),
-            Ok(_) => (Bytes::from_static(&ZEROS[..len as usize]), Some(source_changed(self.host))),
-            Err(error) => (Bytes::from_static(&ZEROS[..len as usize]), Some(source_error(self.host, &error))),
+            Ok(_) => (
+                Bytes::from_static(&ZEROS[..len as usize]),
+                Some(source_changed(self.host)),
+            ),
+            Err(error) => (
+                Bytes::from_static(&ZEROS[..len as usize]),
+                Some(source_error(self.host, &error)),
+            ),
         };
         job.pieces[(piece - job.first_piece) as usize] = Some(data);
         if let Some(error) = failure {
@@ -301,20 +346,28 @@ impl Sender {
         self.emit(ports, slot);
     }
 
-    /// Emits what may leave on a slot: the front job's pieces as far as they are here, then the next job's.
+    /// Emits what may leave on a slot: the front job's pieces as far as they are here, then the
+    /// next job's.
     fn emit(&mut self, ports: &mut Ports, slot: usize) {
         while let Some(at) = self.streams.front(slot) {
             let job = &mut self.large.jobs[at];
             let file = &mut self.large.files[job.file];
             while let Some(Some(_)) = job.pieces.front() {
-                let Some(data) = job.pieces.pop_front().flatten() else { break };
+                let Some(data) = job.pieces.pop_front().flatten() else {
+                    break;
+                };
                 job.first_piece += 1;
                 let key = self.streams.key(slot);
                 let mut head = BytesMut::new();
                 if job.phase == Phase::Queued {
                     job.phase = Phase::Begun;
                     let (entry, chunk, len_bytes) = (file.entry, job.chunk, job.len_bytes);
-                    RecordHead::Chunk { entry, chunk, len_bytes }.encode(&mut head);
+                    RecordHead::Chunk {
+                        entry,
+                        chunk,
+                        len_bytes,
+                    }
+                    .encode(&mut head);
                     self.unsent_bytes += head.len() as u64;
                     ports.data(key, head.freeze(), false);
                 }
@@ -331,8 +384,10 @@ impl Sender {
             if job.emitted_bytes < job.len_bytes {
                 return;
             }
-            // The only chunk carries the file's digest: the source is checked before it is vouched for.
-            if job.phase == Phase::Begun && file.tree.chunks() == 1 && file.state != FileState::Over {
+            // The only chunk carries the file's digest: the source is checked before it is vouched
+            // for.
+            if job.phase == Phase::Begun && file.tree.chunks() == 1 && file.state != FileState::Over
+            {
                 if file.state == FileState::Reading {
                     let file = job.file;
                     self.check_file(ports, file);
@@ -353,7 +408,9 @@ impl Sender {
                 file.tree.insert(job.chunk, value);
                 (RecordStatus::Valid, value)
             }
-            Phase::Filling | Phase::Queued | Phase::Dropped => (RecordStatus::SourceFailed, [0; 32]),
+            Phase::Filling | Phase::Queued | Phase::Dropped => {
+                (RecordStatus::SourceFailed, [0; 32])
+            }
         };
         let mut tail = BytesMut::new();
         encode_record_tail(status, &digest, &mut tail);
@@ -375,12 +432,15 @@ impl Sender {
 
     /// Behind the last chunk: asks whether the source is still the same, or closes what is over.
     fn settle_file(&mut self, ports: &mut Ports, at: usize) {
-        let Some(file) = self.large.files.get(at).filter(|file| file.jobs == 0) else { return };
+        let Some(file) = self.large.files.get(at).filter(|file| file.jobs == 0) else {
+            return;
+        };
         match file.state {
             FileState::Reading if file.tree.missing() == 0 => self.check_file(ports, at),
             FileState::Over if !file.checking => {
                 let file = self.large.files.remove(at);
-                self.ops.start(ports, Op::Close, DiskOp::CloseRead { file: file.id });
+                self.ops
+                    .start(ports, Op::Close, DiskOp::CloseRead { file: file.id });
             }
             FileState::Opening | FileState::Reading | FileState::Checking | FileState::Over => {}
         }
@@ -395,7 +455,12 @@ impl Sender {
     }
 
     /// The answer to the check behind the last byte.
-    pub(super) fn file_checked(&mut self, ports: &mut Ports, at: usize, result: Result<DiskDone, DiskError>) {
+    pub(super) fn file_checked(
+        &mut self,
+        ports: &mut Ports,
+        at: usize,
+        result: Result<DiskDone, DiskError>,
+    ) {
         let file = &mut self.large.files[at];
         file.checking = false;
         if file.state == FileState::Over {
@@ -404,7 +469,10 @@ impl Sender {
         let id = file.entry;
         let failure = match result {
             Ok(DiskDone::Meta(meta))
-                if self.entries.get(&id).is_some_and(|entry| entry.is_unchanged(&meta)) =>
+                if self
+                    .entries
+                    .get(&id)
+                    .is_some_and(|entry| entry.is_unchanged(&meta)) =>
             {
                 None
             }
@@ -423,7 +491,12 @@ impl Sender {
             Some(digest) => self.tell(ports, &Message::Root { entry: id, digest }),
             // The only chunk's record waits on its slot for this answer.
             None => {
-                let waiting = self.large.jobs.iter().find(|(_, job)| job.file == at).map(|(_, job)| job.slot);
+                let waiting = self
+                    .large
+                    .jobs
+                    .iter()
+                    .find(|(_, job)| job.file == at)
+                    .map(|(_, job)| job.slot);
                 waiting.into_iter().for_each(|slot| self.emit(ports, slot));
             }
         }
@@ -446,10 +519,16 @@ impl Sender {
         if opening {
             return;
         }
-        let jobs: Vec<usize> =
-            self.large.jobs.iter().filter(|(_, job)| job.file == at).map(|(at, _)| at).collect();
+        let jobs: Vec<usize> = self
+            .large
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.file == at)
+            .map(|(at, _)| at)
+            .collect();
         let slots: Vec<usize> = jobs.iter().map(|job| self.large.jobs[*job].slot).collect();
-        // All change their phase before anything is emitted: emitting one lets the next of its slot begin.
+        // All change their phase before anything is emitted: emitting one lets the next of its slot
+        // begin.
         jobs.into_iter().for_each(|job| self.cancel_job(job));
         slots.into_iter().for_each(|slot| self.emit(ports, slot));
         self.settle_file(ports, at);
@@ -461,7 +540,12 @@ impl Sender {
             Phase::Begun => job.phase = Phase::Filling,
             Phase::Queued => {
                 job.phase = Phase::Dropped;
-                let held: u64 = job.pieces.drain(..).flatten().map(|data| data.len() as u64).sum();
+                let held: u64 = job
+                    .pieces
+                    .drain(..)
+                    .flatten()
+                    .map(|data| data.len() as u64)
+                    .sum();
                 self.reading_bytes -= held;
                 let (slot, reads, file) = (job.slot, job.reads, job.file);
                 self.large.issuing.retain(|other| *other != at);

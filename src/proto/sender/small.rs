@@ -13,7 +13,8 @@ use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail};
 use crate::proto::{DiskDone, DiskError, DiskOp};
 use crate::units::{EntryId, StreamKey};
 
-/// The pack is handed over once it is this large; the worker takes stream bytes in pieces of this size.
+/// The pack is handed over once it is this large; the worker takes stream bytes in pieces of this
+/// size.
 const PACK_BYTES: usize = 64 * 1024;
 
 /// Data above this is passed by reference; below, copying costs less than one more piece does.
@@ -22,8 +23,8 @@ const COPY_MAX_BYTES: usize = 16 * 1024;
 /// Room for what may still be appended to a pack that is just not full.
 const PACK_SPARE_BYTES: usize = COPY_MAX_BYTES + 128;
 
-/// The pack's stream ends after this many bytes and the next pack takes a new one, so that one lost packet holds
-/// up no more than this.
+/// The pack's stream ends after this many bytes and the next pack takes a new one, so that one lost
+/// packet holds up no more than this.
 const STREAM_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Default)]
@@ -61,14 +62,32 @@ impl Sender {
         }
         while let Some(id) = self.small.queue.pop_front() {
             // Gone: the receiver gave up on it in the meantime.
-            let Some(entry) = self.entries.get_mut(&id) else { continue };
-            let State::Wanted { dir, .. } = &mut entry.state else { continue };
-            let (Some(dir), Some(name)) = (dir.take(), entry.name.clone()) else { continue };
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            let State::Wanted { dir, .. } = &mut entry.state else {
+                continue;
+            };
+            let (Some(dir), Some(name)) = (dir.take(), entry.name.clone()) else {
+                continue;
+            };
             let charged_bytes = entry.size_bytes;
-            let cmd = DiskOp::ReadSmall { dir: self.dirs[dir].id, name, max_bytes: SMALL_MAX_BYTES as usize };
+            let cmd = DiskOp::ReadSmall {
+                dir: self.dirs[dir].id,
+                name,
+                max_bytes: SMALL_MAX_BYTES as usize,
+            };
             self.small.reading += 1;
             self.reading_bytes += charged_bytes;
-            self.ops.start(ports, Op::ReadSmall { entry: id, dir, charged_bytes }, cmd);
+            self.ops.start(
+                ports,
+                Op::ReadSmall {
+                    entry: id,
+                    dir,
+                    charged_bytes,
+                },
+                cmd,
+            );
             return Pumped::Issued(charged_bytes);
         }
         Pumped::Nothing
@@ -85,7 +104,9 @@ impl Sender {
         self.small.reading -= 1;
         self.reading_bytes -= charged_bytes;
         self.release_dir(ports, dir);
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
         match result {
             Ok(DiskDone::Small { data, after })
                 if data.len() as u64 == entry.size_bytes && entry.is_unchanged(&after) =>
@@ -106,7 +127,11 @@ impl Sender {
             self.small.pack = BytesMut::with_capacity(PACK_BYTES + PACK_SPARE_BYTES);
         }
         let before = self.small.pack.len();
-        RecordHead::Whole { entry, len_bytes: len as u64 }.encode(&mut self.small.pack);
+        RecordHead::Whole {
+            entry,
+            len_bytes: len as u64,
+        }
+        .encode(&mut self.small.pack);
         let mut added = self.small.pack.len() - before;
         if len > COPY_MAX_BYTES {
             self.unsent_bytes += added as u64;
@@ -124,7 +149,10 @@ impl Sender {
         added += self.small.pack.len() - before;
         self.unsent_bytes += added as u64;
         self.emitted_bytes += len as u64;
-        let full_stream = self.small.stream.is_some_and(|(_, bytes)| bytes >= STREAM_BYTES);
+        let full_stream = self
+            .small
+            .stream
+            .is_some_and(|(_, bytes)| bytes >= STREAM_BYTES);
         if self.small.pack.len() >= PACK_BYTES || full_stream {
             self.flush_pack(ports, full_stream);
         }

@@ -13,7 +13,11 @@ use crate::proto::{EntryError, EntryResult, Event, Kind};
 use crate::units::{ChunkIndex, EntryId};
 
 impl Sender {
-    pub(super) fn on_verdict(&mut self, ports: &mut Ports, verdict: Verdict) -> Result<(), Violation> {
+    pub(super) fn on_verdict(
+        &mut self,
+        ports: &mut Ports,
+        verdict: Verdict,
+    ) -> Result<(), Violation> {
         let id = verdict.entry;
         let Some(entry) = self.entries.get_mut(&id) else {
             return violation(format!("verdict on entry {}, which is not open", id.0));
@@ -30,9 +34,13 @@ impl Sender {
             },
             VerdictKind::Done { resumed_bytes } => {
                 let possible = match entry.kind {
-                    Kind::Symlink => matches!(entry.state, State::Offered { .. }) && resumed_bytes == 0,
+                    Kind::Symlink => {
+                        matches!(entry.state, State::Offered { .. }) && resumed_bytes == 0
+                    }
                     Kind::Directory => matches!(entry.state, State::Emitted) && resumed_bytes == 0,
-                    Kind::File => matches!(entry.state, State::Emitted) && resumed_bytes <= entry.size_bytes,
+                    Kind::File => {
+                        matches!(entry.state, State::Emitted) && resumed_bytes <= entry.size_bytes
+                    }
                     Kind::Special => false,
                 };
                 if !possible {
@@ -49,7 +57,9 @@ impl Sender {
     }
 
     fn on_send(&mut self, id: EntryId) -> Result<(), Violation> {
-        let Some(entry) = self.entries.get_mut(&id) else { return Ok(()) };
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return Ok(());
+        };
         let (State::Offered { dir, resume }, Kind::File) = (&mut entry.state, entry.kind) else {
             return violation(format!("entry {} wanted in the wrong state", id.0));
         };
@@ -64,7 +74,9 @@ impl Sender {
     }
 
     fn on_have(&mut self, id: EntryId, first: u32, values: &Bytes) -> Result<(), Violation> {
-        let Some(entry) = self.entries.get_mut(&id) else { return Ok(()) };
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return Ok(());
+        };
         let size_bytes = entry.size_bytes;
         let (State::Offered { resume, .. }, Kind::File, true) =
             (&mut entry.state, entry.kind, is_resumable(size_bytes))
@@ -78,7 +90,10 @@ impl Sender {
                 if self.large.resumed_chunks > MAX_PARTIAL_CHUNKS {
                     return violation("more files resumed at once than allowed");
                 }
-                resume.insert(Box::new(Resume { tree: Tree::new(size_bytes), bytes: 0 }))
+                resume.insert(Box::new(Resume {
+                    tree: Tree::new(size_bytes),
+                    bytes: 0,
+                }))
             }
         };
         for (at, value) in values.chunks_exact(32).enumerate() {
@@ -105,14 +120,19 @@ impl Sender {
                 let file = *file;
                 self.cancel_file(ports, file);
             }
-            Some(State::Offered { .. } | State::Wanted { .. } | State::Emitted | State::Aborted) | None => {}
+            Some(
+                State::Offered { .. } | State::Wanted { .. } | State::Emitted | State::Aborted,
+            )
+            | None => {}
         }
         self.resolve(ports, id, EntryResult::Failed(error));
     }
 
     /// The end of an entry: counted, told, forgotten.
     fn resolve(&mut self, ports: &mut Ports, id: EntryId, result: EntryResult) {
-        let Some(entry) = self.entries.remove(&id) else { return };
+        let Some(entry) = self.entries.remove(&id) else {
+            return;
+        };
         if let State::Offered { dir, resume } | State::Wanted { dir, resume } = &entry.state {
             if resume.is_some() {
                 self.large.resumed_chunks -= u64::from(chunk_count(entry.size_bytes));
@@ -124,8 +144,15 @@ impl Sender {
         self.totals.count(entry.kind, entry.size_bytes, &result);
         // A daemon's log wants to know what failed, not each of a million files that did not.
         if self.client || matches!(result, EntryResult::Failed(_)) {
-            let Entry { kind, size_bytes, .. } = entry;
-            ports.event(Event::Entry { path: entry.path(), kind, size_bytes, result });
+            let Entry {
+                kind, size_bytes, ..
+            } = entry;
+            ports.event(Event::Entry {
+                path: entry.path(),
+                kind,
+                size_bytes,
+                result,
+            });
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The walk over the sources, depth first: every object becomes an entry, a warning or an error.
 //!
-//! It stops while the receiver's window is full. What counts is entries without a final verdict, less the
-//! directories on the stack: those wait for the walk, all others only for the receiver, so it never locks up.
+//! It stops while the receiver's window is full. What counts is entries without a final verdict,
+//! less the directories on the stack: those wait for the walk, all others only for the receiver, so
+//! it never locks up.
 
 use std::collections::VecDeque;
 
@@ -61,7 +62,12 @@ struct Found {
 
 impl Walk {
     pub(super) fn new(sources: Vec<Bytes>) -> Walk {
-        Walk { sources, next_source: 0, resolving: false, stack: Vec::new() }
+        Walk {
+            sources,
+            next_source: 0,
+            resolving: false,
+            stack: Vec::new(),
+        }
     }
 }
 
@@ -78,7 +84,14 @@ impl Sender {
             if frame.listing == Listing::Idle && frame.pending.len() <= LIST_ENTRIES / 2 {
                 frame.listing = Listing::InFlight;
                 let (dir, id) = (frame.dir, self.dirs[frame.dir].id);
-                self.ops.start(ports, Op::List { dir }, DiskOp::List { dir: id, max_entries: LIST_ENTRIES });
+                self.ops.start(
+                    ports,
+                    Op::List { dir },
+                    DiskOp::List {
+                        dir: id,
+                        max_entries: LIST_ENTRIES,
+                    },
+                );
                 continue;
             }
             if frame.pending.is_empty() {
@@ -92,7 +105,12 @@ impl Sender {
             if !self.window_open() {
                 return;
             }
-            let Some(listed) = self.walk.stack.last_mut().and_then(|frame| frame.pending.pop_front()) else {
+            let Some(listed) = self
+                .walk
+                .stack
+                .last_mut()
+                .and_then(|frame| frame.pending.pop_front())
+            else {
                 return;
             };
             self.announce_listed(ports, parent, dir, listed);
@@ -105,15 +123,25 @@ impl Sender {
             && self.dirs.len().saturating_sub(stack) < HELD_DIRS + 2
     }
 
-    /// Looks the next source up; ends the manifest behind the last. `false` when there is nothing to do but wait.
+    /// Looks the next source up; ends the manifest behind the last. `false` when there is nothing
+    /// to do but wait.
     fn next_source(&mut self, ports: &mut Ports) -> bool {
         if !self.window_open() {
             return false;
         }
         let Some(path) = self.walk.sources.get(self.walk.next_source).cloned() else {
             if self.notes_left_out > 0 {
-                let text = format!("{} more messages like these were left out", self.notes_left_out);
-                self.tell(ports, &Message::SourceWarning { path: Bytes::new(), text });
+                let text = format!(
+                    "{} more messages like these were left out",
+                    self.notes_left_out
+                );
+                self.tell(
+                    ports,
+                    &Message::SourceWarning {
+                        path: Bytes::new(),
+                        text,
+                    },
+                );
             }
             self.manifest_ended = true;
             let entries = u64::from(self.last_entry);
@@ -125,14 +153,25 @@ impl Sender {
         self.walk.next_source += 1;
         self.walk.resolving = true;
         let id = self.dirs[dir].id;
-        self.ops.start(ports, Op::Source { source, dir }, DiskOp::ResolveSource { path, dir: id });
+        self.ops.start(
+            ports,
+            Op::Source { source, dir },
+            DiskOp::ResolveSource { path, dir: id },
+        );
         true
     }
 
     /// A directory slot with one user.
     fn new_dir(&mut self, path: Bytes, path_bytes: usize, depth: usize) -> usize {
         self.last_dir = self.last_dir.wrapping_add(1);
-        self.dirs.insert(Dir { id: DirId(self.last_dir), open: false, users: 1, path, path_bytes, depth })
+        self.dirs.insert(Dir {
+            id: DirId(self.last_dir),
+            open: false,
+            users: 1,
+            path,
+            path_bytes,
+            depth,
+        })
     }
 
     pub(super) fn source_found(
@@ -150,7 +189,10 @@ impl Sender {
                 self.release_dir(ports, dir);
             }
             Ok(_) => {
-                debug_assert!(false, "the disk layer answered ResolveSource with something else");
+                debug_assert!(
+                    false,
+                    "the disk layer answered ResolveSource with something else"
+                );
                 self.release_dir(ports, dir);
             }
             Err(error) => {
@@ -184,7 +226,12 @@ impl Sender {
         }
     }
 
-    pub(super) fn listed(&mut self, ports: &mut Ports, dir: usize, result: Result<DiskDone, DiskError>) {
+    pub(super) fn listed(
+        &mut self,
+        ports: &mut Ports,
+        dir: usize,
+        result: Result<DiskDone, DiskError>,
+    ) {
         let Some(at) = self.walk.stack.iter().position(|frame| frame.dir == dir) else {
             self.release_dir(ports, dir);
             return;
@@ -200,7 +247,8 @@ impl Sender {
         }
     }
 
-    /// The directory cannot be read (further): what was found of it stays, the directory itself fails.
+    /// The directory cannot be read (further): what was found of it stays, the directory itself
+    /// fails.
     fn cut_frame(&mut self, ports: &mut Ports, at: usize, error: &DiskError) {
         let frame = &mut self.walk.stack[at];
         frame.listing = Listing::End;
@@ -211,7 +259,9 @@ impl Sender {
 
     /// The innermost directory has no more children.
     fn end_directory(&mut self, ports: &mut Ports) {
-        let Some(frame) = self.walk.stack.pop() else { return };
+        let Some(frame) = self.walk.stack.pop() else {
+            return;
+        };
         self.push_item(ports, Item::EndDirectory { id: frame.entry });
         if let Some(entry) = self.entries.get_mut(&frame.entry) {
             entry.state = State::Emitted;
@@ -224,7 +274,9 @@ impl Sender {
 
     /// The receiver could not make a directory: its subtree is not walked further.
     pub(super) fn prune(&mut self, ports: &mut Ports, id: EntryId) {
-        let Some(at) = self.walk.stack.iter().position(|frame| frame.entry == id) else { return };
+        let Some(at) = self.walk.stack.iter().position(|frame| frame.entry == id) else {
+            return;
+        };
         while self.walk.stack.len() > at {
             self.end_directory(ports);
         }
@@ -233,10 +285,19 @@ impl Sender {
     fn announce_listed(&mut self, ports: &mut Ports, parent: EntryId, dir: usize, listed: Listed) {
         let path = |sender: &Sender| join(&sender.dirs[dir].path, &listed.name);
         match (Name::new(listed.name.clone()), listed.found) {
-            (Err(NameError::Reserved), _) => self.note_warning(ports, path(self), TEMPORARY_SKIPPED.into()),
-            (Ok(name), Ok((meta, link))) => {
-                self.announce(ports, parent, dir, Found { name: Some(name), meta, link })
+            (Err(NameError::Reserved), _) => {
+                self.note_warning(ports, path(self), TEMPORARY_SKIPPED.into())
             }
+            (Ok(name), Ok((meta, link))) => self.announce(
+                ports,
+                parent,
+                dir,
+                Found {
+                    name: Some(name),
+                    meta,
+                    link,
+                },
+            ),
             (Err(why), _) => {
                 let error = unsendable(self.host, &why.to_string());
                 self.note_error(ports, path(self), error);
@@ -274,10 +335,24 @@ impl Sender {
         let state = self.take_up(ports, id, dir, name.clone(), meta.kind, path_bytes);
         if meta.kind == Kind::File {
             // Three sparse files of 8 EiB are more than there are numbers for.
-            self.announced = (self.announced.0 + 1, self.announced.1.saturating_add(meta.size_bytes));
+            self.announced = (
+                self.announced.0 + 1,
+                self.announced.1.saturating_add(meta.size_bytes),
+            );
         }
         let (size_bytes, mtime, inode) = (meta.size_bytes, meta.mtime, meta.inode);
-        self.entries.insert(id, Entry { name, dir_path, kind: meta.kind, mtime, size_bytes, inode, state });
+        self.entries.insert(
+            id,
+            Entry {
+                name,
+                dir_path,
+                kind: meta.kind,
+                mtime,
+                size_bytes,
+                inode,
+                state,
+            },
+        );
         let item = wire::Entry {
             id,
             parent,
@@ -285,14 +360,19 @@ impl Sender {
             kind: meta.kind,
             mode: meta.mode & 0o7777,
             mtime,
-            size_bytes: if meta.kind == Kind::File { size_bytes } else { 0 },
+            size_bytes: if meta.kind == Kind::File {
+                size_bytes
+            } else {
+                0
+            },
             source_tag: inode,
             link: link.filter(|_| meta.kind == Kind::Symlink),
         };
         self.push_item(ports, Item::Entry(item));
     }
 
-    /// The first state of an entry: files hold their directory for reading, directories are opened and walked.
+    /// The first state of an entry: files hold their directory for reading, directories are opened
+    /// and walked.
     fn take_up(
         &mut self,
         ports: &mut Ports,
@@ -305,18 +385,42 @@ impl Sender {
         match kind {
             Kind::File => {
                 self.dirs[dir].users += 1;
-                State::Offered { dir: Some(dir), resume: None }
+                State::Offered {
+                    dir: Some(dir),
+                    resume: None,
+                }
             }
-            Kind::Symlink | Kind::Special => State::Offered { dir: None, resume: None },
+            Kind::Symlink | Kind::Special => State::Offered {
+                dir: None,
+                resume: None,
+            },
             Kind::Directory => {
-                let path = join(&self.dirs[dir].path, name.as_ref().map_or(b"", Name::as_bytes));
+                let path = join(
+                    &self.dirs[dir].path,
+                    name.as_ref().map_or(b"", Name::as_bytes),
+                );
                 let child = self.new_dir(path, path_bytes, self.dirs[dir].depth + 1);
                 self.dirs[dir].users += 1;
                 let (parent_id, child_id) = (self.dirs[dir].id, self.dirs[child].id);
-                let cmd = DiskOp::OpenDir { parent: parent_id, name, dir: child_id };
-                self.ops.start(ports, Op::OpenDir { dir: child, parent: dir }, cmd);
-                let frame =
-                    Frame { entry: id, dir: child, pending: VecDeque::new(), listing: Listing::InFlight };
+                let cmd = DiskOp::OpenDir {
+                    parent: parent_id,
+                    name,
+                    dir: child_id,
+                };
+                self.ops.start(
+                    ports,
+                    Op::OpenDir {
+                        dir: child,
+                        parent: dir,
+                    },
+                    cmd,
+                );
+                let frame = Frame {
+                    entry: id,
+                    dir: child,
+                    pending: VecDeque::new(),
+                    listing: Listing::InFlight,
+                };
                 self.walk.stack.push(frame);
                 State::Open
             }
@@ -325,7 +429,12 @@ impl Sender {
 }
 
 /// Why an object found in a directory of this depth cannot be sent; `path_bytes` long is its path.
-pub fn refusal(meta: &Meta, link: Option<&Bytes>, path_bytes: usize, depth: usize) -> Option<&'static str> {
+pub fn refusal(
+    meta: &Meta,
+    link: Option<&Bytes>,
+    path_bytes: usize,
+    depth: usize,
+) -> Option<&'static str> {
     match meta.kind {
         _ if path_bytes > PATH_MAX_BYTES => Some("the path is longer than 4095 bytes"),
         Kind::Directory if depth >= MAX_DEPTH => Some("directories are nested deeper than 512"),
@@ -341,7 +450,10 @@ pub fn refusal(meta: &Meta, link: Option<&Bytes>, path_bytes: usize, depth: usiz
 
 /// What to put before a source's own name for people: the path typed, less its last component.
 pub fn dir_of(path: &Bytes) -> Bytes {
-    let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |at| at + 1);
+    let end = path
+        .iter()
+        .rposition(|byte| *byte != b'/')
+        .map_or(0, |at| at + 1);
     match path[..end].iter().rposition(|byte| *byte == b'/') {
         Some(0) => Bytes::from_static(b"/"),
         Some(slash) => path.slice(..slash),
@@ -355,8 +467,15 @@ mod tests {
 
     #[test]
     fn the_shown_directory_of_a_source() {
-        let cases =
-            [("a", ""), ("a/b", "a"), ("a/b/", "a"), ("/", ""), ("/x", "/"), ("", ""), ("./y//", ".")];
+        let cases = [
+            ("a", ""),
+            ("a/b", "a"),
+            ("a/b/", "a"),
+            ("/", ""),
+            ("/x", "/"),
+            ("", ""),
+            ("./y//", "."),
+        ];
         for (path, dir) in cases {
             assert_eq!(dir_of(&Bytes::from(path)), dir.as_bytes(), "{path}");
         }

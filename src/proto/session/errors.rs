@@ -3,7 +3,8 @@
 use crate::proto::{DiskError, EntryError, EntryErrorCode, SessionError, SessionErrorCode};
 use crate::units::NameError;
 
-// The numbers of asm-generic/errno-base.h and errno.h, which x86 and Arm share. `proto` sees no libc.
+// The numbers of asm-generic/errno-base.h and errno.h, which x86 and Arm share. `proto` sees no
+// libc.
 const EPERM: i32 = 1;
 const ENOENT: i32 = 2;
 const EIO: i32 = 5;
@@ -55,7 +56,8 @@ impl Host {
     }
 }
 
-/// What the kernel says, e.g. `openat2: Permission denied (os error 13)`, or what we say in its place, with advice.
+/// What the kernel says, e.g. `openat2: Permission denied (os error 13)`, or what we say in its
+/// place, with advice.
 fn explain(error: &DiskError, advice: &str) -> String {
     match *error {
         DiskError::RESERVED_NAME => NameError::Reserved.to_string(),
@@ -74,7 +76,9 @@ fn advice(error: &DiskError, write: bool) -> &'static str {
     match error.errno {
         EPERM | EACCES if write => "; let the user landro runs as write there",
         EPERM | EACCES => "; let the user landro runs as read it",
-        ENOENT if write => "; it vanished or was renamed meanwhile, or is a symlink that leads nowhere",
+        ENOENT if write => {
+            "; it vanished or was renamed meanwhile, or is a symlink that leads nowhere"
+        }
         ENOENT => "; it is not there, or not any more",
         EXDEV => {
             "; it, or a symlink in it, leads out of the directory that is served (an absolute symlink does)"
@@ -99,15 +103,34 @@ fn advice(error: &DiskError, write: bool) -> &'static str {
 
 /// A source that could not be read.
 pub fn source_error(host: Host, error: &DiskError) -> EntryError {
-    let code = if *error == DiskError::RESERVED_NAME { EntryErrorCode::Name } else { EntryErrorCode::Source };
-    let text = format!("source{}: {}", host.on(), explain(error, advice(error, false)));
-    EntryError { code, errno: error.errno, text }
+    let code = if *error == DiskError::RESERVED_NAME {
+        EntryErrorCode::Name
+    } else {
+        EntryErrorCode::Source
+    };
+    let text = format!(
+        "source{}: {}",
+        host.on(),
+        explain(error, advice(error, false))
+    );
+    EntryError {
+        code,
+        errno: error.errno,
+        text,
+    }
 }
 
 /// A source that is not any more what was announced.
 pub fn source_changed(host: Host) -> EntryError {
-    let text = format!("source{}: changed while it was read; copy it again when it is quiet", host.on());
-    EntryError { code: EntryErrorCode::Source, errno: 0, text }
+    let text = format!(
+        "source{}: changed while it was read; copy it again when it is quiet",
+        host.on()
+    );
+    EntryError {
+        code: EntryErrorCode::Source,
+        errno: 0,
+        text,
+    }
 }
 
 /// A destination that could not be written.
@@ -118,35 +141,70 @@ pub fn destination_error(host: Host, error: &DiskError) -> EntryError {
         ENAMETOOLONG => EntryErrorCode::Name,
         _ => EntryErrorCode::Destination,
     };
-    let text = format!("destination{}: {}", host.on(), explain(error, advice(error, true)));
-    EntryError { code, errno: error.errno, text }
+    let text = format!(
+        "destination{}: {}",
+        host.on(),
+        explain(error, advice(error, true))
+    );
+    EntryError {
+        code,
+        errno: error.errno,
+        text,
+    }
 }
 
 /// A destination that is a directory where a file or symlink is to go.
 pub fn is_a_directory(host: Host) -> EntryError {
-    let text = format!("destination{}: is a directory; move it away, or copy into it", host.on());
-    EntryError { code: EntryErrorCode::Destination, errno: EISDIR, text }
+    let text = format!(
+        "destination{}: is a directory; move it away, or copy into it",
+        host.on()
+    );
+    EntryError {
+        code: EntryErrorCode::Destination,
+        errno: EISDIR,
+        text,
+    }
 }
 
-/// A destination that is a device, FIFO or socket: `/dev/null` replaced by a file is missed by the whole host.
+/// A destination that is a device, FIFO or socket: `/dev/null` replaced by a file is missed by the
+/// whole host.
 pub fn is_special(host: Host) -> EntryError {
     let text = format!(
         "destination{}: is a special file (device, FIFO or socket), which is not replaced; remove it if a file is to be there",
         host.on()
     );
-    EntryError { code: EntryErrorCode::Destination, errno: EEXIST, text }
+    EntryError {
+        code: EntryErrorCode::Destination,
+        errno: EEXIST,
+        text,
+    }
 }
 
-/// A second entry of one name in one directory: two sources of one name, or a directory that changed while it was read.
+/// A second entry of one name in one directory: two sources of one name, or a directory that
+/// changed while it was read.
 pub fn second_of_a_name(host: Host) -> EntryError {
-    let text = format!("destination{}: another entry of this name is being received", host.on());
-    EntryError { code: EntryErrorCode::Name, errno: EEXIST, text }
+    let text = format!(
+        "destination{}: another entry of this name is being received",
+        host.on()
+    );
+    EntryError {
+        code: EntryErrorCode::Name,
+        errno: EEXIST,
+        text,
+    }
 }
 
 /// A child of a directory that could not be made.
 pub fn no_parent(host: Host) -> EntryError {
-    let text = format!("destination{}: parent directory could not be made", host.on());
-    EntryError { code: EntryErrorCode::Destination, errno: ENOENT, text }
+    let text = format!(
+        "destination{}: parent directory could not be made",
+        host.on()
+    );
+    EntryError {
+        code: EntryErrorCode::Destination,
+        errno: ENOENT,
+        text,
+    }
 }
 
 /// Digests that differ.
@@ -156,13 +214,21 @@ pub fn corrupted(host: Host) -> EntryError {
          memory or disk if it happens twice",
         host.on()
     );
-    EntryError { code: EntryErrorCode::Integrity, errno: 0, text }
+    EntryError {
+        code: EntryErrorCode::Integrity,
+        errno: 0,
+        text,
+    }
 }
 
 /// A name or tree shape that cannot be sent.
 pub fn unsendable(host: Host, why: &str) -> EntryError {
     let text = format!("source{}: {why}; rename or move it", host.on());
-    EntryError { code: EntryErrorCode::Name, errno: 0, text }
+    EntryError {
+        code: EntryErrorCode::Name,
+        errno: 0,
+        text,
+    }
 }
 
 /// A source that is the destination, or a directory the destination lies in.
@@ -171,7 +237,11 @@ pub fn into_itself(host: Host) -> EntryError {
         "source{}: a directory cannot be copied into itself; choose a destination outside of it",
         host.on()
     );
-    EntryError { code: EntryErrorCode::Name, errno: 0, text }
+    EntryError {
+        code: EntryErrorCode::Name,
+        errno: 0,
+        text,
+    }
 }
 
 /// What a path was wanted for.
@@ -194,5 +264,8 @@ pub fn session_error(access: Access, what: &str, error: &DiskError) -> SessionEr
         (_, ENOTDIR) => "; it or one of its parents is not a directory",
         (Access::Write | Access::Read, _) => advice(error, access == Access::Write),
     };
-    SessionError { code, text: format!("{what}: {}", explain(error, hint)) }
+    SessionError {
+        code,
+        text: format!("{what}: {}", explain(error, hint)),
+    }
 }

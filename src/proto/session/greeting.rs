@@ -7,7 +7,9 @@ use bytes::Bytes;
 use super::errors::{Violation, violation};
 use super::listing::Lister;
 use super::ports::Ports;
-use super::{BenchWork, End, Grant, HELLO_TIMEOUT, Limits, Phase, Request, Session, Then, WELCOME_TIMEOUT};
+use super::{
+    BenchWork, End, Grant, HELLO_TIMEOUT, Limits, Phase, Request, Session, Then, WELCOME_TIMEOUT,
+};
 use crate::proto::bench::{Bench, MAX_BENCH, Role};
 use crate::proto::receiver::{Receiver, ReceiverConfig};
 use crate::proto::sender::{Sender, SenderConfig};
@@ -26,13 +28,31 @@ impl Session {
         let mut ports = Ports::default();
         let until = now + WELCOME_TIMEOUT;
         let (phase, hello) = match request {
-            Request::Pull { sources, target, must_be_dir, force, fsync, keep_dirlinks, bwlimit_bps } => {
+            Request::Pull {
+                sources,
+                target,
+                must_be_dir,
+                force,
+                fsync,
+                keep_dirlinks,
+                bwlimit_bps,
+            } => {
                 let must_be_dir = must_be_dir || sources.len() != 1;
                 let mut config = receiver_config(true, target.clone(), must_be_dir, &limits);
                 (config.force, config.fsync, config.keep_dirlinks) = (force, fsync, keep_dirlinks);
                 config.expected = Some(sources.iter().map(own_name).collect());
                 let receiver = Box::new(Receiver::new(now, &mut ports, config));
-                (Phase::Placing { receiver, target, then: Then::Ask { sources, bwlimit_bps } }, None)
+                (
+                    Phase::Placing {
+                        receiver,
+                        target,
+                        then: Then::Ask {
+                            sources,
+                            bwlimit_bps,
+                        },
+                    },
+                    None,
+                )
             }
             Request::Push {
                 ref sources,
@@ -44,8 +64,18 @@ impl Session {
                 bwlimit_bps,
             } => {
                 let (target, single) = (target.clone(), sources.len() == 1);
-                let asked = WireRequest::Push { target, must_be_dir, force, fsync, single, keep_dirlinks };
-                (Phase::AwaitWelcome { request, until }, Some((asked, bwlimit_bps)))
+                let asked = WireRequest::Push {
+                    target,
+                    must_be_dir,
+                    force,
+                    fsync,
+                    single,
+                    keep_dirlinks,
+                };
+                (
+                    Phase::AwaitWelcome { request, until },
+                    Some((asked, bwlimit_bps)),
+                )
             }
             Request::List { ref path } => {
                 let asked = WireRequest::List { path: path.clone() };
@@ -58,12 +88,22 @@ impl Session {
                     BenchWork::Echo { size_bytes } => (BenchMode::Echo, Role::Ask { size_bytes }),
                 };
                 let bench = Box::new(Bench::new(now, role, duration));
-                let asked = WireRequest::Bench { mode, milliseconds: duration.as_millis() as u64 };
+                let asked = WireRequest::Bench {
+                    mode,
+                    milliseconds: duration.as_millis() as u64,
+                };
                 (Phase::AwaitBench { bench, until }, Some((asked, None)))
             }
         };
         let decoder = Decoder::new();
-        let mut session = Session { client: true, limits, decoder, ports, phase, end: End::No };
+        let mut session = Session {
+            client: true,
+            limits,
+            decoder,
+            ports,
+            phase,
+            end: End::No,
+        };
         if let Some((asked, bwlimit_bps)) = hello {
             session.greet(asked, bwlimit_bps);
             session.close();
@@ -73,9 +113,19 @@ impl Session {
 
     /// The side that was dialled by someone who may do what `grant` says.
     pub fn server(now: Instant, grant: Grant, limits: Limits) -> Session {
-        let phase = Phase::AwaitHello { grant, until: now + HELLO_TIMEOUT };
+        let phase = Phase::AwaitHello {
+            grant,
+            until: now + HELLO_TIMEOUT,
+        };
         let (decoder, ports) = (Decoder::new(), Ports::default());
-        Session { client: false, limits, decoder, ports, phase, end: End::No }
+        Session {
+            client: false,
+            limits,
+            decoder,
+            ports,
+            phase,
+            end: End::No,
+        }
     }
 
     /// Says `Hello`, if what is asked can be said at all.
@@ -84,9 +134,10 @@ impl Session {
             WireRequest::Push { target: path, .. } | WireRequest::List { path } => {
                 (path.len() <= PATH_MAX_BYTES, true)
             }
-            WireRequest::Pull { sources } => {
-                (sources.iter().all(|path| path.len() <= PATH_MAX_BYTES), sources.len() <= MAX_SOURCES)
-            }
+            WireRequest::Pull { sources } => (
+                sources.iter().all(|path| path.len() <= PATH_MAX_BYTES),
+                sources.len() <= MAX_SOURCES,
+            ),
             WireRequest::Bench { .. } => (true, true),
         };
         let message = Message::Hello(Hello {
@@ -105,13 +156,18 @@ impl Session {
             true => format!("too many sources for one request (at most {MAX_SOURCES}); split them"),
             false => format!("a path is longer than {PATH_MAX_BYTES} bytes"),
         };
-        self.call_off(SessionError { code: SessionErrorCode::Unsupported, text });
+        self.call_off(SessionError {
+            code: SessionErrorCode::Unsupported,
+            text,
+        });
     }
 
     /// The receiver's target is known.
     pub(super) fn begin_receiving(&mut self, now: Instant) {
         let until = now + WELCOME_TIMEOUT;
-        let Phase::Placing { receiver, then, .. } = std::mem::replace(&mut self.phase, Phase::Reading) else {
+        let Phase::Placing { receiver, then, .. } =
+            std::mem::replace(&mut self.phase, Phase::Reading)
+        else {
             return;
         };
         match then {
@@ -119,7 +175,10 @@ impl Session {
                 self.phase = Phase::Receiving(receiver);
                 self.welcome();
             }
-            Then::Ask { sources, bwlimit_bps } => {
+            Then::Ask {
+                sources,
+                bwlimit_bps,
+            } => {
                 self.phase = Phase::AwaitSender { receiver, until };
                 self.greet(WireRequest::Pull { sources }, bwlimit_bps);
             }
@@ -138,10 +197,18 @@ impl Session {
 
     /// Server: what the client wants.
     pub(super) fn on_hello(&mut self, now: Instant, hello: Hello) -> Result<(), Violation> {
-        let Phase::AwaitHello { grant, .. } = self.phase else { return Ok(()) };
+        let Phase::AwaitHello { grant, .. } = self.phase else {
+            return Ok(());
+        };
         if hello.version != VERSION {
-            let text = format!("this server speaks version {VERSION}, the client version {}", hello.version);
-            self.refuse(SessionError { code: SessionErrorCode::Unsupported, text });
+            let text = format!(
+                "this server speaks version {VERSION}, the client version {}",
+                hello.version
+            );
+            self.refuse(SessionError {
+                code: SessionErrorCode::Unsupported,
+                text,
+            });
             return Ok(());
         }
         let (allowed, what) = match &hello.request {
@@ -152,18 +219,34 @@ impl Session {
         };
         if !allowed {
             let text = format!("this client may not {what} this server");
-            self.refuse(SessionError { code: SessionErrorCode::Permission, text });
+            self.refuse(SessionError {
+                code: SessionErrorCode::Permission,
+                text,
+            });
             return Ok(());
         }
         match hello.request {
-            WireRequest::Push { target, must_be_dir, force, fsync, single, keep_dirlinks } => {
-                let mut config = receiver_config(false, target.clone(), must_be_dir || !single, &self.limits);
+            WireRequest::Push {
+                target,
+                must_be_dir,
+                force,
+                fsync,
+                single,
+                keep_dirlinks,
+            } => {
+                let mut config =
+                    receiver_config(false, target.clone(), must_be_dir || !single, &self.limits);
                 (config.force, config.fsync, config.keep_dirlinks) = (force, fsync, keep_dirlinks);
                 let receiver = Box::new(Receiver::new(now, &mut self.ports, config));
-                self.phase = Phase::Placing { receiver, target, then: Then::Welcome };
+                self.phase = Phase::Placing {
+                    receiver,
+                    target,
+                    then: Then::Welcome,
+                };
             }
             WireRequest::Pull { sources } => {
-                let mut config = self.sender_config(sources, hello.entry_window, hello.bwlimit_bps)?;
+                let mut config =
+                    self.sender_config(sources, hello.entry_window, hello.bwlimit_bps)?;
                 if let Some(streams) = hello.streams {
                     let max = &mut config.parallel.max_concurrent_streams;
                     *max = (*max).min(usize::from(streams)).max(1);
@@ -179,7 +262,10 @@ impl Session {
                 let duration = Duration::from_millis(milliseconds);
                 if duration > MAX_BENCH {
                     let text = format!("a benchmark takes at most {} s", MAX_BENCH.as_secs());
-                    self.refuse(SessionError { code: SessionErrorCode::Unsupported, text });
+                    self.refuse(SessionError {
+                        code: SessionErrorCode::Unsupported,
+                        text,
+                    });
                     return Ok(());
                 }
                 let role = match mode {
@@ -206,7 +292,15 @@ impl Session {
         }
         self.ports.event(Event::Started);
         self.phase = match std::mem::replace(&mut self.phase, Phase::Reading) {
-            Phase::AwaitWelcome { request: Request::Push { sources, bwlimit_bps, .. }, .. } => {
+            Phase::AwaitWelcome {
+                request:
+                    Request::Push {
+                        sources,
+                        bwlimit_bps,
+                        ..
+                    },
+                ..
+            } => {
                 let config = self.sender_config(sources, welcome.entry_window, bwlimit_bps)?;
                 Phase::Sending(Box::new(Sender::new(now, config)))
             }
@@ -241,14 +335,23 @@ impl Session {
     }
 }
 
-/// `streams`: what the client asked for, when it is the server that sends; else our own setting counts.
+/// `streams`: what the client asked for, when it is the server that sends; else our own setting
+/// counts.
 fn sends_filler(streams: Option<u8>, limits: &Limits) -> Role {
     let streams = streams.map_or(limits.parallel.max_concurrent_streams, usize::from);
-    Role::Send { streams, read_ahead_bytes: limits.read_ahead_bytes as u64 }
+    Role::Send {
+        streams,
+        read_ahead_bytes: limits.read_ahead_bytes as u64,
+    }
 }
 
 /// Without any option.
-fn receiver_config(client: bool, target: Bytes, must_be_dir: bool, limits: &Limits) -> ReceiverConfig {
+fn receiver_config(
+    client: bool,
+    target: Bytes,
+    must_be_dir: bool,
+    limits: &Limits,
+) -> ReceiverConfig {
     ReceiverConfig {
         client,
         target,
@@ -263,11 +366,17 @@ fn receiver_config(client: bool, target: Bytes, must_be_dir: bool, limits: &Limi
     }
 }
 
-/// The name under which the server announces a source; empty for one that has no name of its own (`/`, `x/..`), whose
-/// content goes straight into the target.
+/// The name under which the server announces a source; empty for one that has no name of its own
+/// (`/`, `x/..`), whose content goes straight into the target.
 fn own_name(source: &Bytes) -> Bytes {
-    let end = source.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
-    let start = source[..end].iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+    let end = source
+        .iter()
+        .rposition(|&byte| byte != b'/')
+        .map_or(0, |last| last + 1);
+    let start = source[..end]
+        .iter()
+        .rposition(|&byte| byte == b'/')
+        .map_or(0, |slash| slash + 1);
     match &source[start..end] {
         b"." | b".." => Bytes::new(),
         _ => source.slice(start..end),

@@ -1,7 +1,7 @@
 //! A server's answer to `ls`: the rows of one directory, or the one thing the path is.
 //!
-//! Rows go in batches; the client acknowledges each, and only so many are under way: a client that never reads
-//! does not make the server hold a huge directory.
+//! Rows go in batches; the client acknowledges each, and only so many are under way: a client that
+//! never reads does not make the server hold a huge directory.
 
 use bytes::Bytes;
 
@@ -69,7 +69,11 @@ impl Lister {
             stopping: false,
             closed: false,
         };
-        lister.ops.start(ports, Op::Source, DiskOp::ResolveSource { path, dir: PARENT });
+        lister.ops.start(
+            ports,
+            Op::Source,
+            DiskOp::ResolveSource { path, dir: PARENT },
+        );
         lister
     }
 
@@ -87,7 +91,9 @@ impl Lister {
     }
 
     pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
-        let Some(op) = self.ops.finish(op) else { return };
+        let Some(op) = self.ops.finish(op) else {
+            return;
+        };
         if self.stopping {
             self.parent_open |= matches!(op, Op::Source) && result.is_ok();
             self.dir_open |= matches!(op, Op::Open) && result.is_ok();
@@ -101,7 +107,15 @@ impl Lister {
             (Op::Source, Ok(DiskDone::Source { name, meta, link })) => {
                 self.parent_open = true;
                 if meta.kind == Kind::Directory {
-                    self.ops.start(ports, Op::Open, DiskOp::OpenDir { parent: PARENT, name, dir: LISTED });
+                    self.ops.start(
+                        ports,
+                        Op::Open,
+                        DiskOp::OpenDir {
+                            parent: PARENT,
+                            name,
+                            dir: LISTED,
+                        },
+                    );
                 } else {
                     let name = name.map_or(Bytes::from_static(b"."), |name| name.bytes());
                     self.add(ports, ListItem { name, meta, link });
@@ -120,9 +134,15 @@ impl Lister {
                         self.add(ports, ListItem { name, meta, link });
                     }
                 }
-                if end { self.end(ports) } else { self.read_on(ports) }
+                if end {
+                    self.end(ports)
+                } else {
+                    self.read_on(ports)
+                }
             }
-            (Op::Source | Op::List, Ok(_)) => debug_assert!(false, "the disk layer answered something else"),
+            (Op::Source | Op::List, Ok(_)) => {
+                debug_assert!(false, "the disk layer answered something else")
+            }
             // Only stopping closes.
             (Op::Close, Ok(_)) => {}
         }
@@ -134,7 +154,10 @@ impl Lister {
             && self.ops.in_flight() == 0
             && self.ahead < BATCHES_AHEAD
         {
-            let cmd = DiskOp::List { dir: LISTED, max_entries: LIST_ENTRIES };
+            let cmd = DiskOp::List {
+                dir: LISTED,
+                max_entries: LIST_ENTRIES,
+            };
             self.ops.start(ports, Op::List, cmd);
         }
     }

@@ -1,4 +1,5 @@
-//! What sender, receiver and listing share: the output queue, the control message buffer, the operation table.
+//! What sender, receiver and listing share: the output queue, the control message buffer, the
+//! operation table.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,11 +11,12 @@ use crate::proto::wire::{self, Message};
 use crate::proto::{DiskOp, Event, Outcome, Output};
 use crate::units::{OpId, StreamKey};
 
-/// Control bytes are handed over in pieces of about this size when they do not wait for a lull before.
+/// Control bytes are handed over in pieces of about this size when they do not wait for a lull
+/// before.
 const CONTROL_PIECE_BYTES: usize = 64 * 1024;
 
-/// Progress is told when this much passed, or after [`REPORT_EVERY`]: thousands of events per second would only
-/// be redrawn.
+/// Progress is told when this much passed, or after [`REPORT_EVERY`]: thousands of events per
+/// second would only be redrawn.
 const REPORT_BYTES: u64 = 4 << 20;
 pub const REPORT_EVERY: Duration = Duration::from_millis(50);
 
@@ -30,7 +32,8 @@ impl Ports {
         self.queue.pop_front()
     }
 
-    /// Appends a control message. It leaves with others, when the queue is next empty or enough came together.
+    /// Appends a control message. It leaves with others, when the queue is next empty or enough
+    /// came together.
     pub fn message(&mut self, message: &Message) {
         wire::encode(message, &mut self.control);
         if self.control.len() >= CONTROL_PIECE_BYTES {
@@ -41,7 +44,8 @@ impl Ports {
     /// Hands over the control bytes held back.
     pub fn flush(&mut self) {
         if !self.control.is_empty() {
-            self.queue.push_back(Output::Control(self.control.split().freeze()));
+            self.queue
+                .push_back(Output::Control(self.control.split().freeze()));
         }
     }
 
@@ -73,7 +77,10 @@ pub struct Ops<T> {
 
 impl<T> Default for Ops<T> {
     fn default() -> Ops<T> {
-        Ops { slots: Slab::new(), serial: 0 }
+        Ops {
+            slots: Slab::new(),
+            serial: 0,
+        }
     }
 }
 
@@ -111,13 +118,20 @@ pub struct Reporter {
 
 impl Reporter {
     pub fn new(now: Instant) -> Reporter {
-        Reporter { progress_at: now, progress_bytes: 0, announced_at: now, announced: (0, 0, false) }
+        Reporter {
+            progress_at: now,
+            progress_bytes: 0,
+            announced_at: now,
+            announced: (0, 0, false),
+        }
     }
 
-    /// `bytes` passed so far, all in all; what is new of them is told. `last`: nothing follows, so tell even a little.
+    /// `bytes` passed so far, all in all; what is new of them is told. `last`: nothing follows, so
+    /// tell even a little.
     pub fn progress(&mut self, now: Instant, ports: &mut Ports, bytes: u64, last: bool) {
         let more = bytes.saturating_sub(self.progress_bytes);
-        let due = more >= REPORT_BYTES || now.saturating_duration_since(self.progress_at) >= REPORT_EVERY;
+        let due =
+            more >= REPORT_BYTES || now.saturating_duration_since(self.progress_at) >= REPORT_EVERY;
         if more > 0 && (due || last) {
             (self.progress_at, self.progress_bytes) = (now, bytes);
             ports.event(Event::Progress { bytes: more });
@@ -125,11 +139,22 @@ impl Reporter {
     }
 
     /// The manifest so far.
-    pub fn announced(&mut self, now: Instant, ports: &mut Ports, files: u64, bytes: u64, complete: bool) {
+    pub fn announced(
+        &mut self,
+        now: Instant,
+        ports: &mut Ports,
+        files: u64,
+        bytes: u64,
+        complete: bool,
+    ) {
         let due = complete || now.saturating_duration_since(self.announced_at) >= REPORT_EVERY;
         if due && self.announced != (files, bytes, complete) {
             (self.announced_at, self.announced) = (now, (files, bytes, complete));
-            ports.event(Event::Announced { files, bytes, complete });
+            ports.event(Event::Announced {
+                files,
+                bytes,
+                complete,
+            });
         }
     }
 }

@@ -1,21 +1,30 @@
-//! Sessions against scripted peers: greetings, refusals, time-outs, cancelling, listings, the window.
+//! Sessions against scripted peers: greetings, refusals, time-outs, cancelling, listings, the
+//! window.
 
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
 use super::*;
-use crate::proto::wire::{self, Hello, Item, ListItem, VERSION, Verdict, VerdictKind, Welcome, WireRequest};
+use crate::proto::wire::{
+    self, Hello, Item, ListItem, VERSION, Verdict, VerdictKind, Welcome, WireRequest,
+};
 use crate::proto::{
     DiskDone, DiskError, DiskOp, EntryErrorCode, EntryResult, Kind, Listed, Meta, Mtime, Output,
 };
 use crate::units::{EntryId, Name, OpId};
 
-const BOTH: Grant = Grant { read: true, write: true };
+const BOTH: Grant = Grant {
+    read: true,
+    write: true,
+};
 const ENOENT: i32 = 2;
 const EACCES: i32 = 13;
 
-#[allow(clippy::disallowed_methods, reason = "a test needs some instant to count from")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to count from"
+)]
 fn epoch() -> Instant {
     Instant::now()
 }
@@ -43,7 +52,12 @@ fn push() -> Request {
 }
 
 fn pull() -> Request {
-    let Request::Push { sources, target, .. } = push() else { unreachable!() };
+    let Request::Push {
+        sources, target, ..
+    } = push()
+    else {
+        unreachable!()
+    };
     Request::Pull {
         sources,
         target,
@@ -67,7 +81,11 @@ fn hello(version: u16, request: WireRequest) -> Message {
 }
 
 fn welcome() -> Message {
-    Message::Welcome(Welcome { version: VERSION, agent: "test".into(), entry_window: 4 })
+    Message::Welcome(Welcome {
+        version: VERSION,
+        agent: "test".into(),
+        entry_window: 4,
+    })
 }
 
 fn wire_push() -> WireRequest {
@@ -83,14 +101,23 @@ fn wire_push() -> WireRequest {
 }
 
 fn meta(kind: Kind) -> Meta {
-    Meta { kind, mode: 0o644, mtime: Mtime::default(), size_bytes: 0, inode: 1 }
+    Meta {
+        kind,
+        mode: 0o644,
+        mtime: Mtime::default(),
+        size_bytes: 0,
+        inode: 1,
+    }
 }
 
 #[test]
 fn a_server_sends_what_was_asked_for_and_no_more() {
-    for (names, accused) in
-        [(&[&b"src"[..]][..], false), (&[b".bashrc"], true), (&[b""], true), (&[b"src", b"src"], true)]
-    {
+    for (names, accused) in [
+        (&[&b"src"[..]][..], false),
+        (&[b".bashrc"], true),
+        (&[b""], true),
+        (&[b"src", b"src"], true),
+    ] {
         let mut client = Bench::client(pull());
         client.answer(Ok(DiskDone::Target { name: None }));
         client.hear(welcome());
@@ -109,7 +136,10 @@ fn a_server_sends_what_was_asked_for_and_no_more() {
         });
         client.hear(Message::Entries(items.collect()));
         // What is under way has to end before the outcome is told.
-        let accepted = client.disk.iter().any(|(_, cmd)| matches!(cmd, DiskOp::MakeDir { .. }));
+        let accepted = client
+            .disk
+            .iter()
+            .any(|(_, cmd)| matches!(cmd, DiskOp::MakeDir { .. }));
         client.settle();
         let refused = matches!(client.outcome, Some(Outcome::Violation(_)));
         assert_eq!((refused, accepted), (accused, !accused), "{names:?}");
@@ -130,8 +160,15 @@ struct Bench {
 impl Bench {
     fn new(now: Instant, session: Session) -> Bench {
         let decoder = Decoder::new();
-        let mut bench =
-            Bench { now, session, decoder, said: vec![], disk: vec![], events: vec![], outcome: None };
+        let mut bench = Bench {
+            now,
+            session,
+            decoder,
+            said: vec![],
+            disk: vec![],
+            events: vec![],
+            outcome: None,
+        };
         bench.drain();
         bench
     }
@@ -176,7 +213,10 @@ impl Bench {
     /// Answers the oldest operation under way.
     fn answer(&mut self, result: Result<DiskDone, i32>) {
         let (op, _) = self.disk.remove(0);
-        let result = result.map_err(|errno| DiskError { call: "openat2", errno });
+        let result = result.map_err(|errno| DiskError {
+            call: "openat2",
+            errno,
+        });
         self.input(Input::Disk { op, result });
     }
 
@@ -221,16 +261,40 @@ fn another_version_is_refused() {
     let mut server = Bench::server();
     server.hear(hello(VERSION + 1, wire_push()));
     assert_eq!(server.refusal(), SessionErrorCode::Unsupported);
-    assert!(matches!(server.said[..], [Message::Error { code: SessionErrorCode::Unsupported, .. }]));
+    assert!(matches!(
+        server.said[..],
+        [Message::Error {
+            code: SessionErrorCode::Unsupported,
+            ..
+        }]
+    ));
 }
 
 #[test]
 fn rights_are_checked() {
     let list = WireRequest::List { path: Bytes::new() };
     for (grant, request) in [
-        (Grant { read: true, write: false }, wire_push()),
-        (Grant { read: false, write: true }, WireRequest::Pull { sources: vec![] }),
-        (Grant { read: false, write: true }, list),
+        (
+            Grant {
+                read: true,
+                write: false,
+            },
+            wire_push(),
+        ),
+        (
+            Grant {
+                read: false,
+                write: true,
+            },
+            WireRequest::Pull { sources: vec![] },
+        ),
+        (
+            Grant {
+                read: false,
+                write: true,
+            },
+            list,
+        ),
     ] {
         let now = epoch();
         let mut server = Bench::new(now, Session::server(now, grant, limits()));
@@ -263,12 +327,20 @@ fn a_pull_looks_at_its_own_target_first() {
 
     let mut client = Bench::client(pull());
     client.answer(Ok(DiskDone::Target { name: None }));
-    assert!(matches!(client.said[..], [Message::Hello(Hello { request: WireRequest::Pull { .. }, .. })]));
+    assert!(matches!(
+        client.said[..],
+        [Message::Hello(Hello {
+            request: WireRequest::Pull { .. },
+            ..
+        })]
+    ));
 }
 
 #[test]
 fn too_many_sources_are_refused_at_once() {
-    let Request::Pull { target, .. } = pull() else { unreachable!() };
+    let Request::Pull { target, .. } = pull() else {
+        unreachable!()
+    };
     let sources = vec![Bytes::from_static(b"x"); wire::MAX_SOURCES + 1];
     let request = Request::Pull {
         sources,
@@ -283,13 +355,19 @@ fn too_many_sources_are_refused_at_once() {
     client.answer(Ok(DiskDone::Target { name: None }));
     client.settle();
     assert_eq!(client.refusal(), SessionErrorCode::Unsupported);
-    let long = Request::List { path: Bytes::from(vec![b'x'; 5000]) };
+    let long = Request::List {
+        path: Bytes::from(vec![b'x'; 5000]),
+    };
     assert_eq!(Bench::client(long).refusal(), SessionErrorCode::Unsupported);
 }
 
 #[test]
 fn cancel_ends_every_state_once() {
-    let mut benches = vec![Bench::server(), Bench::client(push()), Bench::client(pull())];
+    let mut benches = vec![
+        Bench::server(),
+        Bench::client(push()),
+        Bench::client(pull()),
+    ];
     let mut pushing = Bench::client(push());
     pushing.hear(welcome());
     let mut receiving = Bench::server();
@@ -302,7 +380,11 @@ fn cancel_ends_every_state_once() {
         bench.input(Input::Cancel);
         bench.input(Input::Cancel);
         bench.settle();
-        assert!(matches!(bench.outcome, Some(Outcome::Cancelled(_))), "{:?}", bench.outcome);
+        assert!(
+            matches!(bench.outcome, Some(Outcome::Cancelled(_))),
+            "{:?}",
+            bench.outcome
+        );
         assert_eq!(bench.said[said..], [Message::Cancel {}]);
         bench.input(Input::ControlClosed);
         assert_eq!(bench.session.deadline(), None);
@@ -323,8 +405,12 @@ fn a_lost_transport_is_told_after_everything_is_closed() {
 
 #[test]
 fn a_message_out_of_place_is_a_violation() {
-    for message in [Message::Finished {}, welcome(), Message::ListAck {}, Message::ManifestEnd { entries: 0 }]
-    {
+    for message in [
+        Message::Finished {},
+        welcome(),
+        Message::ListAck {},
+        Message::ManifestEnd { entries: 0 },
+    ] {
         let mut server = Bench::server();
         server.hear(message);
         assert!(matches!(server.outcome, Some(Outcome::Violation(_))));
@@ -333,11 +419,17 @@ fn a_message_out_of_place_is_a_violation() {
     client.hear(welcome());
     client.hear(Message::Finished {});
     client.settle();
-    assert!(matches!(client.outcome, Some(Outcome::Violation(_))), "finished before it began");
+    assert!(
+        matches!(client.outcome, Some(Outcome::Violation(_))),
+        "finished before it began"
+    );
 }
 
 fn names(from: usize, count: usize) -> Vec<Listed> {
-    let listed = |at| Listed { name: format!("{at:0200}").into(), found: Ok((meta(Kind::File), None)) };
+    let listed = |at| Listed {
+        name: format!("{at:0200}").into(),
+        found: Ok((meta(Kind::File), None)),
+    };
     (from..from + count).map(listed).collect()
 }
 
@@ -345,21 +437,40 @@ fn names(from: usize, count: usize) -> Vec<Listed> {
 fn a_listing_waits_for_a_client_that_reads() {
     let mut server = Bench::server();
     server.hear(hello(VERSION, WireRequest::List { path: Bytes::new() }));
-    server.answer(Ok(DiskDone::Source { name: None, meta: meta(Kind::Directory), link: None }));
+    server.answer(Ok(DiskDone::Source {
+        name: None,
+        meta: meta(Kind::Directory),
+        link: None,
+    }));
     server.answer(Ok(DiskDone::Done));
     let mut asked = 0;
     while !server.disk.is_empty() {
-        server.answer(Ok(DiskDone::Listed { entries: names(asked * 256, 256), end: false }));
+        server.answer(Ok(DiskDone::Listed {
+            entries: names(asked * 256, 256),
+            end: false,
+        }));
         asked += 1;
         assert!(asked < 100, "the server reads on and on");
     }
     server.hear(Message::ListAck {});
     assert_eq!(server.disk.len(), 1, "it goes on");
-    server.answer(Ok(DiskDone::Listed { entries: vec![], end: true }));
+    server.answer(Ok(DiskDone::Listed {
+        entries: vec![],
+        end: true,
+    }));
     server.settle();
     assert_eq!(server.outcome, Some(Outcome::Complete(Totals::default())));
-    let rows: usize =
-        server.said.iter().map(|m| if let Message::Listing(rows) = m { rows.len() } else { 0 }).sum();
+    let rows: usize = server
+        .said
+        .iter()
+        .map(|m| {
+            if let Message::Listing(rows) = m {
+                rows.len()
+            } else {
+                0
+            }
+        })
+        .sum();
     assert_eq!(rows, asked * 256);
     assert!(matches!(server.said.last(), Some(Message::ListEnd {})));
 }
@@ -368,12 +479,23 @@ fn a_listing_waits_for_a_client_that_reads() {
 fn a_client_reads_a_listing() {
     let mut client = Bench::client(Request::List { path: Bytes::new() });
     client.hear(welcome());
-    let row = ListItem { name: Bytes::from_static(b"x"), meta: meta(Kind::Directory), link: None };
+    let row = ListItem {
+        name: Bytes::from_static(b"x"),
+        meta: meta(Kind::Directory),
+        link: None,
+    };
     client.hear(Message::Listing(vec![row.clone(), row]));
     assert!(matches!(client.said.last(), Some(Message::ListAck {})));
     client.hear(Message::ListEnd {});
     assert_eq!(client.outcome, Some(Outcome::Complete(Totals::default())));
-    assert_eq!(client.events.iter().filter(|event| matches!(event, Event::Listing { .. })).count(), 2);
+    assert_eq!(
+        client
+            .events
+            .iter()
+            .filter(|event| matches!(event, Event::Listing { .. }))
+            .count(),
+        2
+    );
 }
 
 /// A pushing client that was welcomed with a window of 4 and found a directory of many files.
@@ -381,49 +503,96 @@ fn walker() -> Bench {
     let mut client = Bench::client(push());
     client.hear(welcome());
     let name = Name::new(Bytes::from_static(b"src")).ok();
-    client.answer(Ok(DiskDone::Source { name, meta: meta(Kind::Directory), link: None }));
+    client.answer(Ok(DiskDone::Source {
+        name,
+        meta: meta(Kind::Directory),
+        link: None,
+    }));
     client.answer(Ok(DiskDone::Done));
-    assert!(matches!(client.disk[..], [(_, DiskOp::CloseDir { .. }), (_, DiskOp::List { .. })]));
+    assert!(matches!(
+        client.disk[..],
+        [(_, DiskOp::CloseDir { .. }), (_, DiskOp::List { .. })]
+    ));
     client.answer(Ok(DiskDone::Done));
-    client.answer(Ok(DiskDone::Listed { entries: names(0, 64), end: false }));
+    client.answer(Ok(DiskDone::Listed {
+        entries: names(0, 64),
+        end: false,
+    }));
     client
 }
 
 fn announced(bench: &Bench) -> usize {
-    let batches = bench.said.iter().map(|m| if let Message::Entries(items) = m { &items[..] } else { &[] });
-    batches.flatten().filter(|item| matches!(item, Item::Entry(_))).count()
+    let batches = bench.said.iter().map(|m| {
+        if let Message::Entries(items) = m {
+            &items[..]
+        } else {
+            &[]
+        }
+    });
+    batches
+        .flatten()
+        .filter(|item| matches!(item, Item::Entry(_)))
+        .count()
 }
 
 #[test]
 fn the_walk_keeps_the_window() {
     let mut client = walker();
-    assert_eq!(announced(&client), 1 + 4, "the directory being walked does not count");
-    let skipped = Verdict { entry: EntryId(3), kind: VerdictKind::Skipped {} };
+    assert_eq!(
+        announced(&client),
+        1 + 4,
+        "the directory being walked does not count"
+    );
+    let skipped = Verdict {
+        entry: EntryId(3),
+        kind: VerdictKind::Skipped {},
+    };
     client.hear(Message::Verdicts(vec![skipped.clone()]));
     assert_eq!(announced(&client), 1 + 5);
     client.hear(Message::Verdicts(vec![skipped]));
     assert!(!client.disk.is_empty());
     client.settle();
-    assert!(matches!(client.outcome, Some(Outcome::Violation(_))), "two final verdicts");
+    assert!(
+        matches!(client.outcome, Some(Outcome::Violation(_))),
+        "two final verdicts"
+    );
 }
 
 #[test]
 fn a_directory_that_cannot_be_made_is_not_walked_further() {
     let mut client = walker();
-    let error =
-        crate::proto::EntryError { code: EntryErrorCode::Permission, errno: EACCES, text: "no".into() };
-    let failed = |id| Verdict { entry: EntryId(id), kind: VerdictKind::Failed { error: error.clone() } };
+    let error = crate::proto::EntryError {
+        code: EntryErrorCode::Permission,
+        errno: EACCES,
+        text: "no".into(),
+    };
+    let failed = |id| Verdict {
+        entry: EntryId(id),
+        kind: VerdictKind::Failed {
+            error: error.clone(),
+        },
+    };
     client.hear(Message::Verdicts((1..=5).map(failed).collect()));
     client.settle();
     assert_eq!(announced(&client), 5, "nothing more of it");
-    assert!(matches!(client.said.last(), Some(Message::ManifestEnd { entries: 5 })));
+    assert!(matches!(
+        client.said.last(),
+        Some(Message::ManifestEnd { entries: 5 })
+    ));
     client.hear(Message::Finished {});
     client.settle();
-    let Some(Outcome::Complete(totals)) = client.outcome else { panic!("{:?}", client.outcome) };
+    let Some(Outcome::Complete(totals)) = client.outcome else {
+        panic!("{:?}", client.outcome)
+    };
     assert_eq!((totals.errors, totals.permission), (5, true));
-    let told = client
-        .events
-        .iter()
-        .filter(|event| matches!(event, Event::Entry { result: EntryResult::Failed(_), .. }));
+    let told = client.events.iter().filter(|event| {
+        matches!(
+            event,
+            Event::Entry {
+                result: EntryResult::Failed(_),
+                ..
+            }
+        )
+    });
     assert_eq!(told.count(), 5);
 }

@@ -7,7 +7,8 @@ use minicbor::encode::{self, Encoder, Write};
 use minicbor::{Decode, Encode};
 
 use super::{
-    BenchMode, MAX_AGENT_BYTES, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES, WireError,
+    BenchMode, MAX_AGENT_BYTES, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES,
+    WireError,
 };
 use crate::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
 use crate::units::{EntryId, NAME_MAX_BYTES, PATH_MAX_BYTES};
@@ -24,18 +25,23 @@ impl Write for Sink<'_> {
     }
 }
 
-/// Keeps "I do not know this kind" apart from "this is broken": the former is answered with `Unsupported`.
+/// Keeps "I do not know this kind" apart from "this is broken": the former is answered with
+/// `Unsupported`.
 pub fn wire_error(error: decode::Error) -> WireError {
     if error.is_unknown_variant() {
         let text = error.to_string();
-        let digits: String =
-            text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+        let digits: String = text
+            .chars()
+            .skip_while(|c| !c.is_ascii_digit())
+            .take_while(char::is_ascii_digit)
+            .collect();
         return WireError::Unknown(digits.parse().unwrap_or(-1));
     }
     WireError::Malformed(error.to_string())
 }
 
-/// A definite byte string of at most `cap` bytes. Segmented (indefinite) ones are not part of the protocol.
+/// A definite byte string of at most `cap` bytes. Segmented (indefinite) ones are not part of the
+/// protocol.
 fn octets(d: &mut Decoder<'_>, cap: usize, what: &'static str) -> Result<Bytes, decode::Error> {
     let at = d.position();
     let bytes = d.bytes()?;
@@ -210,7 +216,8 @@ pub mod size {
     }
 }
 
-/// Makes a `with` module of a definite array with a cap on its count. No room is reserved by the peer's word.
+/// Makes a `with` module of a definite array with a cap on its count. No room is reserved by the
+/// peer's word.
 macro_rules! list_module {
     ($name:ident, $item:ty, $cap:expr, $what:literal) => {
         pub mod $name {
@@ -228,7 +235,10 @@ macro_rules! list_module {
                 Ok(())
             }
 
-            pub fn decode<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<$item>, decode::Error> {
+            pub fn decode<C>(
+                d: &mut Decoder<'_>,
+                ctx: &mut C,
+            ) -> Result<Vec<$item>, decode::Error> {
                 let at = d.position();
                 let count = match d.array()? {
                     Some(count) if count <= $cap as u64 => count,
@@ -244,9 +254,24 @@ macro_rules! list_module {
     };
 }
 
-list_module!(items, super::super::Item, super::super::MAX_ITEMS, "batch of more than 512 items");
-list_module!(verdicts, super::super::Verdict, super::super::MAX_ITEMS, "batch of more than 512 verdicts");
-list_module!(rows, super::super::ListItem, super::super::MAX_ITEMS, "batch of more than 512 rows");
+list_module!(
+    items,
+    super::super::Item,
+    super::super::MAX_ITEMS,
+    "batch of more than 512 items"
+);
+list_module!(
+    verdicts,
+    super::super::Verdict,
+    super::super::MAX_ITEMS,
+    "batch of more than 512 verdicts"
+);
+list_module!(
+    rows,
+    super::super::ListItem,
+    super::super::MAX_ITEMS,
+    "batch of more than 512 rows"
+);
 
 pub mod sources {
     use super::*;
@@ -269,12 +294,18 @@ pub mod sources {
             Some(count) if count <= super::super::MAX_SOURCES as u64 => count,
             _ => return Err(decode::Error::message("more than 1024 sources").at(at)),
         };
-        (0..count).map(|_| octets(d, PATH_MAX_BYTES, "path longer than 4095 bytes")).collect()
+        (0..count)
+            .map(|_| octets(d, PATH_MAX_BYTES, "path longer than 4095 bytes"))
+            .collect()
     }
 }
 
 impl<C> Encode<C> for EntryId {
-    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+    fn encode<W: Write>(
+        &self,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
         e.u32(self.0)?.ok()
     }
 }
@@ -286,7 +317,11 @@ impl<'b, C> Decode<'b, C> for EntryId {
 }
 
 impl<C> Encode<C> for Mtime {
-    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+    fn encode<W: Write>(
+        &self,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
         e.array(2)?.i64(self.seconds)?.u32(self.nanoseconds)?.ok()
     }
 }
@@ -301,7 +336,10 @@ impl<'b, C> Decode<'b, C> for Mtime {
         if nanoseconds >= 1_000_000_000 {
             return Err(decode::Error::message("nanoseconds of a second and more").at(at));
         }
-        Ok(Mtime { seconds, nanoseconds })
+        Ok(Mtime {
+            seconds,
+            nanoseconds,
+        })
     }
 }
 
@@ -326,8 +364,19 @@ macro_rules! numbers {
     };
 }
 
-numbers!(BenchMode, BenchMode::Send = 0, BenchMode::Receive = 1, BenchMode::Echo = 2);
-numbers!(Kind, Kind::File = 0, Kind::Directory = 1, Kind::Symlink = 2, Kind::Special = 3);
+numbers!(
+    BenchMode,
+    BenchMode::Send = 0,
+    BenchMode::Receive = 1,
+    BenchMode::Echo = 2
+);
+numbers!(
+    Kind,
+    Kind::File = 0,
+    Kind::Directory = 1,
+    Kind::Symlink = 2,
+    Kind::Special = 3
+);
 numbers!(
     EntryErrorCode,
     EntryErrorCode::Source = 0,
@@ -348,8 +397,16 @@ numbers!(
 );
 
 impl<C> Encode<C> for EntryError {
-    fn encode<W: Write>(&self, e: &mut Encoder<W>, ctx: &mut C) -> Result<(), encode::Error<W::Error>> {
-        e.array(3)?.encode_with(self.code, ctx)?.i32(self.errno)?.str(cut(&self.text, MAX_TEXT_BYTES))?.ok()
+    fn encode<W: Write>(
+        &self,
+        e: &mut Encoder<W>,
+        ctx: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
+        e.array(3)?
+            .encode_with(self.code, ctx)?
+            .i32(self.errno)?
+            .str(cut(&self.text, MAX_TEXT_BYTES))?
+            .ok()
     }
 }
 
@@ -365,8 +422,15 @@ impl<'b, C> Decode<'b, C> for EntryError {
 }
 
 impl<C> Encode<C> for Meta {
-    fn encode<W: Write>(&self, e: &mut Encoder<W>, ctx: &mut C) -> Result<(), encode::Error<W::Error>> {
-        e.array(5)?.encode_with(self.kind, ctx)?.u32(self.mode)?.encode_with(self.mtime, ctx)?;
+    fn encode<W: Write>(
+        &self,
+        e: &mut Encoder<W>,
+        ctx: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
+        e.array(5)?
+            .encode_with(self.kind, ctx)?
+            .u32(self.mode)?
+            .encode_with(self.mtime, ctx)?;
         e.u64(self.size_bytes)?.u64(self.inode)?.ok()
     }
 }
@@ -380,7 +444,13 @@ impl<'b, C> Decode<'b, C> for Meta {
         let size_bytes = size::decode(d, ctx)?;
         let inode = d.u64()?;
         skip(d, rest)?;
-        Ok(Meta { kind, mode, mtime, size_bytes, inode })
+        Ok(Meta {
+            kind,
+            mode,
+            mtime,
+            size_bytes,
+            inode,
+        })
     }
 }
 

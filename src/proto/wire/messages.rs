@@ -1,4 +1,5 @@
-//! The control messages: what each says, in field order; the CDDL in `docs/protocol.md` mirrors this file.
+//! The control messages: what each says, in field order; the CDDL in `docs/protocol.md` mirrors
+//! this file.
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
@@ -82,7 +83,8 @@ pub enum Message {
     /// Client to server: a `Listing` was taken; the server keeps only a few under way.
     #[n(14)]
     ListAck {},
-    /// Benchmark, whoever sends: the time is over; so many bytes of filler, or to be echoed, were sent.
+    /// Benchmark, whoever sends: the time is over; so many bytes of filler, or to be echoed, were
+    /// sent.
     #[n(15)]
     BenchEnd {
         #[n(0)]
@@ -111,7 +113,8 @@ pub struct Hello {
     pub agent: String,
     #[n(2)]
     pub request: WireRequest,
-    /// How many entries a sending server may have unresolved at this client; meaningless for a push.
+    /// How many entries a sending server may have unresolved at this client; meaningless for a
+    /// push.
     #[n(3)]
     pub entry_window: u32,
     /// Asks a sending server to keep below this many bits per second.
@@ -142,7 +145,8 @@ pub enum WireRequest {
         /// Exactly one source follows: it may take `target`'s last component as its name.
         #[n(4)]
         single: bool,
-        /// Symlinks to directories inside the served root are taken for directories, if they were made on its host.
+        /// Symlinks to directories inside the served root are taken for directories, if they were
+        /// made on its host.
         #[cbor(n(5), default)]
         keep_dirlinks: bool,
     },
@@ -210,8 +214,8 @@ pub struct Entry {
     /// The directory it lies in, announced before; 0 is the target.
     #[n(1)]
     pub parent: EntryId,
-    /// At most 255 bytes, unchecked beyond that: `Name::new` has the last word. Empty only for the served
-    /// root itself, whose content goes straight into the target.
+    /// At most 255 bytes, unchecked beyond that: `Name::new` has the last word. Empty only for the
+    /// served root itself, whose content goes straight into the target.
     #[cbor(n(2), with = "cbor::name")]
     pub name: Bytes,
     #[n(3)]
@@ -244,8 +248,9 @@ pub enum VerdictKind {
     /// Send what is missing of it: all, or all but what `Have`s named before.
     #[n(0)]
     Send {},
-    /// A run of chunks the receiver kept from an earlier session, with their chaining values (32 bytes each,
-    /// 1 to [`super::MAX_VALUES`] of them). Any number of these precede the `Send` of a resumed file.
+    /// A run of chunks the receiver kept from an earlier session, with their chaining values (32
+    /// bytes each, 1 to [`super::MAX_VALUES`] of them). Any number of these precede the `Send` of a
+    /// resumed file.
     #[n(1)]
     Have {
         #[n(0)]

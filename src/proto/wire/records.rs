@@ -1,4 +1,5 @@
-//! Data stream records: whole small files and chunks of large ones, parsed as they arrive, data never copied.
+//! Data stream records: whole small files and chunks of large ones, parsed as they arrive, data
+//! never copied.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -10,7 +11,8 @@ use crate::units::{ChunkIndex, EntryId};
 /// Longest record head: kind, then three varints of eight bytes.
 const HEAD_MAX_BYTES: usize = 25;
 
-/// A record that says nothing and ends a stream that has no other to end with: see [`super::FILLER`].
+/// A record that says nothing and ends a stream that has no other to end with: see
+/// [`super::FILLER`].
 pub const FILLER_RECORD: u8 = 0;
 
 /// Status and digest behind the data.
@@ -21,8 +23,13 @@ const TAIL_BYTES: usize = 33;
 pub enum RecordHead {
     /// A whole small file of at most [`SMALL_MAX_BYTES`].
     Whole { entry: EntryId, len_bytes: u64 },
-    /// One chunk of a larger file. The length is the peer's word: compare it with the chunk's true one.
-    Chunk { entry: EntryId, chunk: ChunkIndex, len_bytes: u64 },
+    /// One chunk of a larger file. The length is the peer's word: compare it with the chunk's true
+    /// one.
+    Chunk {
+        entry: EntryId,
+        chunk: ChunkIndex,
+        len_bytes: u64,
+    },
 }
 
 impl RecordHead {
@@ -45,7 +52,11 @@ impl RecordHead {
                 put_varint(out, u64::from(entry.0));
                 put_varint(out, len_bytes);
             }
-            RecordHead::Chunk { entry, chunk, len_bytes } => {
+            RecordHead::Chunk {
+                entry,
+                chunk,
+                len_bytes,
+            } => {
                 out.put_u8(2);
                 put_varint(out, u64::from(entry.0));
                 put_varint(out, u64::from(chunk.0));
@@ -56,7 +67,9 @@ impl RecordHead {
 
     /// Reads a head off the front; `None` when more bytes are needed.
     fn decode(bytes: &[u8]) -> Result<Option<(RecordHead, usize)>, WireError> {
-        let Some(&kind) = bytes.first() else { return Ok(None) };
+        let Some(&kind) = bytes.first() else {
+            return Ok(None);
+        };
         let count = match kind {
             1 => 2,
             2 => 3,
@@ -64,7 +77,9 @@ impl RecordHead {
         };
         let (mut at, mut values) = (1, [0u64; 3]);
         for value in &mut values[..count] {
-            let Some((got, len)) = get_varint(&bytes[at..]) else { return Ok(None) };
+            let Some((got, len)) = get_varint(&bytes[at..]) else {
+                return Ok(None);
+            };
             *value = got;
             at += len;
         }
@@ -72,12 +87,25 @@ impl RecordHead {
         let entry = EntryId(narrow(values[0], "entry number above 32 bits")?);
         if kind == 2 {
             let chunk = ChunkIndex(narrow(values[1], "chunk number above 32 bits")?);
-            return Ok(Some((RecordHead::Chunk { entry, chunk, len_bytes: values[2] }, at)));
+            return Ok(Some((
+                RecordHead::Chunk {
+                    entry,
+                    chunk,
+                    len_bytes: values[2],
+                },
+                at,
+            )));
         }
         if values[1] > SMALL_MAX_BYTES {
             return Err(WireError::Record("whole file above the size of small ones"));
         }
-        Ok(Some((RecordHead::Whole { entry, len_bytes: values[1] }, at)))
+        Ok(Some((
+            RecordHead::Whole {
+                entry,
+                len_bytes: values[1],
+            },
+            at,
+        )))
     }
 }
 
@@ -85,7 +113,8 @@ impl RecordHead {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordStatus {
     Valid,
-    /// The source failed while it was read; the rest of the data is filler and the digest means nothing.
+    /// The source failed while it was read; the rest of the data is filler and the digest means
+    /// nothing.
     SourceFailed,
 }
 
@@ -120,7 +149,10 @@ pub struct RecordParser {
 #[derive(Debug)]
 enum State {
     /// Before a record (`len` 0) or within its head. Next: Data.
-    Head { buf: [u8; HEAD_MAX_BYTES], len: usize },
+    Head {
+        buf: [u8; HEAD_MAX_BYTES],
+        len: usize,
+    },
     /// `left_bytes` of data to come. Next: Tail.
     Data { left_bytes: u64 },
     /// Within status and digest. Next: Head.
@@ -129,7 +161,10 @@ enum State {
 
 impl Default for State {
     fn default() -> State {
-        State::Head { buf: [0; HEAD_MAX_BYTES], len: 0 }
+        State::Head {
+            buf: [0; HEAD_MAX_BYTES],
+            len: 0,
+        }
     }
 }
 
@@ -138,7 +173,8 @@ impl RecordParser {
         RecordParser::default()
     }
 
-    /// Takes the next piece off the front of `input`; `None` when all of `input` is used up and more is needed.
+    /// Takes the next piece off the front of `input`; `None` when all of `input` is used up and
+    /// more is needed.
     ///
     /// # Errors
     /// [`WireError::Record`]; the stream cannot be parsed further.
@@ -162,7 +198,10 @@ impl RecordParser {
                 };
                 input.advance(used - had);
                 self.state = match head.len_bytes() {
-                    0 => State::Tail { buf: [0; TAIL_BYTES], len: 0 },
+                    0 => State::Tail {
+                        buf: [0; TAIL_BYTES],
+                        len: 0,
+                    },
                     left_bytes => State::Data { left_bytes },
                 };
                 Ok(Some(Record::Begin(head)))
@@ -175,7 +214,10 @@ impl RecordParser {
                 let data = input.split_to(take as usize);
                 *left_bytes -= take;
                 if *left_bytes == 0 {
-                    self.state = State::Tail { buf: [0; TAIL_BYTES], len: 0 };
+                    self.state = State::Tail {
+                        buf: [0; TAIL_BYTES],
+                        len: 0,
+                    };
                 }
                 Ok(Some(Record::Data(data)))
             }

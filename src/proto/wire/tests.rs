@@ -9,7 +9,11 @@ use crate::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCo
 use crate::units::{ChunkIndex, EntryId};
 
 fn error(text: &str) -> EntryError {
-    EntryError { code: EntryErrorCode::Full, errno: 28, text: text.into() }
+    EntryError {
+        code: EntryErrorCode::Full,
+        errno: 28,
+        text: text.into(),
+    }
 }
 
 fn entry(name: &[u8], link: Option<&[u8]>) -> Item {
@@ -19,7 +23,10 @@ fn entry(name: &[u8], link: Option<&[u8]>) -> Item {
         name: Bytes::copy_from_slice(name),
         kind: Kind::Special,
         mode: 0o7777,
-        mtime: Mtime { seconds: i64::MIN, nanoseconds: 999_999_999 },
+        mtime: Mtime {
+            seconds: i64::MIN,
+            nanoseconds: 999_999_999,
+        },
         size_bytes: MAX_FILE_BYTES,
         source_tag: u64::MAX,
         link: link.map(Bytes::copy_from_slice),
@@ -27,18 +34,28 @@ fn entry(name: &[u8], link: Option<&[u8]>) -> Item {
 }
 
 fn verdict(kind: VerdictKind) -> Verdict {
-    Verdict { entry: EntryId(u32::MAX), kind }
+    Verdict {
+        entry: EntryId(u32::MAX),
+        kind,
+    }
 }
 
 fn list_item() -> ListItem {
     let meta = Meta {
         kind: Kind::File,
         mode: 0o7777,
-        mtime: Mtime { seconds: i64::MIN, nanoseconds: 1 },
+        mtime: Mtime {
+            seconds: i64::MIN,
+            nanoseconds: 1,
+        },
         size_bytes: MAX_FILE_BYTES,
         inode: u64::MAX,
     };
-    ListItem { name: Bytes::from_static(b"x"), meta, link: Some(Bytes::from(vec![b'l'; 4095])) }
+    ListItem {
+        name: Bytes::from_static(b"x"),
+        meta,
+        link: Some(Bytes::from(vec![b'l'; 4095])),
+    }
 }
 
 fn requests() -> Vec<WireRequest> {
@@ -52,9 +69,14 @@ fn requests() -> Vec<WireRequest> {
             single: true,
             keep_dirlinks: true,
         },
-        WireRequest::Pull { sources: vec![path.clone(), Bytes::new()] },
+        WireRequest::Pull {
+            sources: vec![path.clone(), Bytes::new()],
+        },
         WireRequest::List { path },
-        WireRequest::Bench { mode: BenchMode::Echo, milliseconds: u64::MAX },
+        WireRequest::Bench {
+            mode: BenchMode::Echo,
+            milliseconds: u64::MAX,
+        },
     ]
 }
 
@@ -75,33 +97,63 @@ fn every_message() -> Vec<Message> {
         })
         .collect();
     all.extend([
-        Message::Welcome(Welcome { version: 1, agent: String::new(), entry_window: 7 }),
+        Message::Welcome(Welcome {
+            version: 1,
+            agent: String::new(),
+            entry_window: 7,
+        }),
         Message::Entries(vec![
             entry(b"name", None),
             entry(b"", Some(b"../target")),
             Item::EndDirectory { id: EntryId(3) },
         ]),
         Message::ManifestEnd { entries: u64::MAX },
-        Message::Root { entry: EntryId(9), digest: [7; 32] },
-        Message::Abort { entry: EntryId(1), error: error("gone") },
-        Message::SourceError { path: path.clone(), error: error("") },
-        Message::SourceWarning { path, text: "a socket".into() },
+        Message::Root {
+            entry: EntryId(9),
+            digest: [7; 32],
+        },
+        Message::Abort {
+            entry: EntryId(1),
+            error: error("gone"),
+        },
+        Message::SourceError {
+            path: path.clone(),
+            error: error(""),
+        },
+        Message::SourceWarning {
+            path,
+            text: "a socket".into(),
+        },
         Message::Verdicts(vec![
             verdict(VerdictKind::Send {}),
-            verdict(VerdictKind::Have { first: 5, values: Bytes::from(vec![1; 64]) }),
+            verdict(VerdictKind::Have {
+                first: 5,
+                values: Bytes::from(vec![1; 64]),
+            }),
             verdict(VerdictKind::Skipped {}),
-            verdict(VerdictKind::Done { resumed_bytes: u64::MAX }),
-            verdict(VerdictKind::Failed { error: error("full") }),
+            verdict(VerdictKind::Done {
+                resumed_bytes: u64::MAX,
+            }),
+            verdict(VerdictKind::Failed {
+                error: error("full"),
+            }),
         ]),
         Message::Finished {},
         Message::Listing(vec![list_item()]),
         Message::ListEnd {},
-        Message::Error { code: SessionErrorCode::Busy, text: "later".into() },
+        Message::Error {
+            code: SessionErrorCode::Busy,
+            text: "later".into(),
+        },
         Message::Cancel {},
         Message::ListAck {},
         Message::BenchEnd { bytes: u64::MAX },
-        Message::Echo { payload: Bytes::from(vec![0; 300]) },
-        Message::EchoReply { payload: Bytes::new() },
+        Message::Echo {
+            payload: Bytes::from(vec![0; 300]),
+        },
+        Message::EchoReply {
+            payload: Bytes::new(),
+        },
     ]);
     all
 }
@@ -153,7 +205,15 @@ fn messages_survive_any_split() {
 #[test]
 fn fillers_say_nothing() {
     let message = framed(&Message::Finished {});
-    let stream = [&FILLER, &FILLER, &message[..], &FILLER, &message[..], &FILLER].concat();
+    let stream = [
+        &FILLER,
+        &FILLER,
+        &message[..],
+        &FILLER,
+        &message[..],
+        &FILLER,
+    ]
+    .concat();
     for step in [1, 2, 3, 5, stream.len()] {
         let (mut decoder, mut got) = (Decoder::new(), 0);
         for piece in stream.chunks(step) {
@@ -186,7 +246,10 @@ fn a_message_with_its_end_missing_inside_the_frame_is_malformed() {
         for len in 5..whole.len() {
             let mut cut = BytesMut::from(&whole[..len]);
             cut[..4].copy_from_slice(&(len as u32 - 4).to_be_bytes());
-            assert!(decode_one(cut.freeze()).is_err(), "{message:?} cut at {len}");
+            assert!(
+                decode_one(cut.freeze()).is_err(),
+                "{message:?} cut at {len}"
+            );
         }
     }
 }
@@ -195,36 +258,132 @@ fn a_message_with_its_end_missing_inside_the_frame_is_malformed() {
 fn unknown_fields_are_skipped() {
     // ManifestEnd [3, [entries, "new", {1: [2]}]]
     let bytes = frame(|e| {
-        e.array(2).unwrap().u8(3).unwrap().array(3).unwrap().u8(5).unwrap();
-        e.str("new").unwrap().map(1).unwrap().u8(1).unwrap().array(1).unwrap().u8(2).unwrap();
+        e.array(2)
+            .unwrap()
+            .u8(3)
+            .unwrap()
+            .array(3)
+            .unwrap()
+            .u8(5)
+            .unwrap();
+        e.str("new")
+            .unwrap()
+            .map(1)
+            .unwrap()
+            .u8(1)
+            .unwrap()
+            .array(1)
+            .unwrap()
+            .u8(2)
+            .unwrap();
     });
-    assert_eq!(decode_one(bytes), Ok(Some(Message::ManifestEnd { entries: 5 })));
+    assert_eq!(
+        decode_one(bytes),
+        Ok(Some(Message::ManifestEnd { entries: 5 }))
+    );
     // Error text of an Abort with a fourth field.
     let bytes = frame(|e| {
-        e.array(2).unwrap().u8(5).unwrap().array(2).unwrap().u8(1).unwrap();
-        e.array(4).unwrap().u8(2).unwrap().u8(28).unwrap().str("full").unwrap().bool(true).unwrap();
+        e.array(2)
+            .unwrap()
+            .u8(5)
+            .unwrap()
+            .array(2)
+            .unwrap()
+            .u8(1)
+            .unwrap();
+        e.array(4)
+            .unwrap()
+            .u8(2)
+            .unwrap()
+            .u8(28)
+            .unwrap()
+            .str("full")
+            .unwrap()
+            .bool(true)
+            .unwrap();
     });
-    assert_eq!(decode_one(bytes), Ok(Some(Message::Abort { entry: EntryId(1), error: error("full") })));
+    assert_eq!(
+        decode_one(bytes),
+        Ok(Some(Message::Abort {
+            entry: EntryId(1),
+            error: error("full")
+        }))
+    );
 }
 
 #[test]
 fn missing_optional_fields_are_none() {
     // A Hello that ends after entry_window.
     let bytes = frame(|e| {
-        e.array(2).unwrap().u8(0).unwrap().array(1).unwrap().array(4).unwrap();
+        e.array(2)
+            .unwrap()
+            .u8(0)
+            .unwrap()
+            .array(1)
+            .unwrap()
+            .array(4)
+            .unwrap();
         e.u8(1).unwrap().str("x").unwrap();
-        e.array(2).unwrap().u8(2).unwrap().array(1).unwrap().bytes(b"p").unwrap().u8(9).unwrap();
+        e.array(2)
+            .unwrap()
+            .u8(2)
+            .unwrap()
+            .array(1)
+            .unwrap()
+            .bytes(b"p")
+            .unwrap()
+            .u8(9)
+            .unwrap();
     });
-    let Ok(Some(Message::Hello(hello))) = decode_one(bytes) else { panic!("no hello") };
-    assert_eq!((hello.entry_window, hello.bwlimit_bps, hello.streams), (9, None, None));
+    let Ok(Some(Message::Hello(hello))) = decode_one(bytes) else {
+        panic!("no hello")
+    };
+    assert_eq!(
+        (hello.entry_window, hello.bwlimit_bps, hello.streams),
+        (9, None, None)
+    );
     // An entry that ends before its link.
     let bytes = frame(|e| {
-        e.array(2).unwrap().u8(2).unwrap().array(1).unwrap().array(1).unwrap();
-        e.array(2).unwrap().u8(0).unwrap().array(1).unwrap().array(8).unwrap();
-        e.u8(1).unwrap().u8(0).unwrap().bytes(b"n").unwrap().u8(0).unwrap().u16(0o644).unwrap();
-        e.array(2).unwrap().u8(1).unwrap().u8(2).unwrap().u8(3).unwrap().u8(4).unwrap();
+        e.array(2)
+            .unwrap()
+            .u8(2)
+            .unwrap()
+            .array(1)
+            .unwrap()
+            .array(1)
+            .unwrap();
+        e.array(2)
+            .unwrap()
+            .u8(0)
+            .unwrap()
+            .array(1)
+            .unwrap()
+            .array(8)
+            .unwrap();
+        e.u8(1)
+            .unwrap()
+            .u8(0)
+            .unwrap()
+            .bytes(b"n")
+            .unwrap()
+            .u8(0)
+            .unwrap()
+            .u16(0o644)
+            .unwrap();
+        e.array(2)
+            .unwrap()
+            .u8(1)
+            .unwrap()
+            .u8(2)
+            .unwrap()
+            .u8(3)
+            .unwrap()
+            .u8(4)
+            .unwrap();
     });
-    let Ok(Some(Message::Entries(items))) = decode_one(bytes) else { panic!("no entries") };
+    let Ok(Some(Message::Entries(items))) = decode_one(bytes) else {
+        panic!("no entries")
+    };
     assert!(matches!(&items[..], [Item::Entry(entry)] if entry.link.is_none()));
 }
 
@@ -234,41 +393,72 @@ fn unknown_kinds_are_told_from_broken_ones() {
         e.array(2).unwrap().u8(77).unwrap().array(0).unwrap();
     });
     assert_eq!(decode_one(bytes), Err(WireError::Unknown(77)));
-    assert!(matches!(decode_one(frame(|e| drop(e.u8(1)))), Err(WireError::Malformed(_))));
+    assert!(matches!(
+        decode_one(frame(|e| drop(e.u8(1)))),
+        Err(WireError::Malformed(_))
+    ));
     let mut trailing = BytesMut::from(&framed(&Message::Cancel {})[..]);
     trailing.put_u8(0);
     let len = trailing.len() as u32 - 4;
     trailing[..4].copy_from_slice(&len.to_be_bytes());
-    assert!(matches!(decode_one(trailing.freeze()), Err(WireError::Malformed(_))));
+    assert!(matches!(
+        decode_one(trailing.freeze()),
+        Err(WireError::Malformed(_))
+    ));
 }
 
 #[test]
 fn caps_hold() {
     let mut head = BytesMut::new();
     head.put_u32(MAX_MESSAGE_BYTES as u32 + 1);
-    assert_eq!(decode_one(head.freeze()), Err(WireError::MessageTooLong { len_bytes: 65_537 }));
+    assert_eq!(
+        decode_one(head.freeze()),
+        Err(WireError::MessageTooLong { len_bytes: 65_537 })
+    );
     // A batch that claims 2^60 items is refused at its head.
     let bytes = frame(|e| {
-        e.array(2).unwrap().u8(2).unwrap().array(1).unwrap().array(1 << 60).unwrap();
+        e.array(2)
+            .unwrap()
+            .u8(2)
+            .unwrap()
+            .array(1)
+            .unwrap()
+            .array(1 << 60)
+            .unwrap();
     });
     assert!(matches!(decode_one(bytes), Err(WireError::Malformed(_))));
     let mut long = entry(b"", None);
-    let Item::Entry(inner) = &mut long else { unreachable!() };
+    let Item::Entry(inner) = &mut long else {
+        unreachable!()
+    };
     inner.name = Bytes::from(vec![b'n'; 300]);
-    assert!(matches!(decode_one(framed(&Message::Entries(vec![long]))), Err(WireError::Malformed(_))));
+    assert!(matches!(
+        decode_one(framed(&Message::Entries(vec![long]))),
+        Err(WireError::Malformed(_))
+    ));
     let mut wild = entry(b"n", None);
-    let Item::Entry(inner) = &mut wild else { unreachable!() };
+    let Item::Entry(inner) = &mut wild else {
+        unreachable!()
+    };
     inner.mtime.nanoseconds = 1_000_000_000;
     assert!(decode_one(framed(&Message::Entries(vec![wild]))).is_err());
-    let ragged = verdict(VerdictKind::Have { first: 0, values: Bytes::from(vec![0; 33]) });
+    let ragged = verdict(VerdictKind::Have {
+        first: 0,
+        values: Bytes::from(vec![0; 33]),
+    });
     assert!(decode_one(framed(&Message::Verdicts(vec![ragged]))).is_err());
 }
 
 #[test]
 fn long_texts_are_cut_between_characters() {
     let text = "ä".repeat(MAX_TEXT_BYTES);
-    let message = Message::Error { code: SessionErrorCode::Other, text };
-    let Ok(Some(Message::Error { text, .. })) = decode_one(framed(&message)) else { panic!("no error") };
+    let message = Message::Error {
+        code: SessionErrorCode::Other,
+        text,
+    };
+    let Ok(Some(Message::Error { text, .. })) = decode_one(framed(&message)) else {
+        panic!("no error")
+    };
     assert_eq!(text, "ä".repeat(MAX_TEXT_BYTES / 2));
 }
 
@@ -278,14 +468,26 @@ fn encoded_bounds_hold() {
     for item in [
         entry(&[b'n'; 255], Some(&[b'l'; 4095])),
         entry(b"", None),
-        Item::EndDirectory { id: EntryId(u32::MAX) },
+        Item::EndDirectory {
+            id: EntryId(u32::MAX),
+        },
     ] {
         assert!(len(&Message::Entries(vec![item.clone()])) <= item.encoded_bound());
     }
     for kind in [
-        VerdictKind::Have { first: u32::MAX, values: Bytes::from(vec![0; 32 * MAX_VALUES]) },
-        VerdictKind::Failed { error: EntryError { errno: i32::MIN, ..error(&"x".repeat(9999)) } },
-        VerdictKind::Done { resumed_bytes: u64::MAX },
+        VerdictKind::Have {
+            first: u32::MAX,
+            values: Bytes::from(vec![0; 32 * MAX_VALUES]),
+        },
+        VerdictKind::Failed {
+            error: EntryError {
+                errno: i32::MIN,
+                ..error(&"x".repeat(9999))
+            },
+        },
+        VerdictKind::Done {
+            resumed_bytes: u64::MAX,
+        },
     ] {
         let verdict = verdict(kind);
         assert!(len(&Message::Verdicts(vec![verdict.clone()])) <= verdict.encoded_bound());
@@ -295,11 +497,20 @@ fn encoded_bounds_hold() {
 
 #[test]
 fn prefaces_and_stream_headers_survive() {
-    let preface = Preface { kind: PrefaceKind::Join, session: SessionId([9; 16]), lane: 0x0102_0304 };
+    let preface = Preface {
+        kind: PrefaceKind::Join,
+        session: SessionId([9; 16]),
+        lane: 0x0102_0304,
+    };
     assert_eq!(Preface::decode(&preface.encode()), Ok(preface));
-    assert_eq!(Preface::decode(&[7; Preface::BYTES]), Err(WireError::Preface(7)));
+    assert_eq!(
+        Preface::decode(&[7; Preface::BYTES]),
+        Err(WireError::Preface(7))
+    );
     for key in [0, 63, 64, 16_383, 16_384, u32::MAX] {
-        let header = StreamHeader { key: StreamKey(key) };
+        let header = StreamHeader {
+            key: StreamKey(key),
+        };
         let mut out = BytesMut::new();
         header.encode(&mut out);
         let whole = out.len();
@@ -310,17 +521,32 @@ fn prefaces_and_stream_headers_survive() {
     assert_eq!(StreamHeader::decode(&[2, 0]), Err(WireError::StreamType(2)));
 }
 
-/// Two whole files (one empty) and a chunk with fillers between them, as one stream, and what a parser says of it.
+/// Two whole files (one empty) and a chunk with fillers between them, as one stream, and what a
+/// parser says of it.
 fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)>) {
     let records = vec![
-        (RecordHead::Whole { entry: EntryId(1), len_bytes: 0 }, vec![], RecordStatus::Valid),
         (
-            RecordHead::Whole { entry: EntryId(70_000), len_bytes: 100 },
+            RecordHead::Whole {
+                entry: EntryId(1),
+                len_bytes: 0,
+            },
+            vec![],
+            RecordStatus::Valid,
+        ),
+        (
+            RecordHead::Whole {
+                entry: EntryId(70_000),
+                len_bytes: 100,
+            },
             vec![5; 100],
             RecordStatus::SourceFailed,
         ),
         (
-            RecordHead::Chunk { entry: EntryId(u32::MAX), chunk: ChunkIndex(65_535), len_bytes: 3000 },
+            RecordHead::Chunk {
+                entry: EntryId(u32::MAX),
+                chunk: ChunkIndex(65_535),
+                len_bytes: 3000,
+            },
             vec![6; 3000],
             RecordStatus::Valid,
         ),
@@ -365,7 +591,11 @@ fn record_lies_are_refused() {
     let parse = |bytes: &[u8]| RecordParser::new().next(&mut Bytes::copy_from_slice(bytes));
     assert!(parse(&[3, 1, 1]).is_err());
     let mut out = BytesMut::new();
-    RecordHead::Whole { entry: EntryId(1), len_bytes: SMALL_MAX_BYTES + 1 }.encode(&mut out);
+    RecordHead::Whole {
+        entry: EntryId(1),
+        len_bytes: SMALL_MAX_BYTES + 1,
+    }
+    .encode(&mut out);
     assert!(parse(&out).is_err());
     out.clear();
     out.put_u8(2);

@@ -28,7 +28,8 @@ impl Path {
 
     fn observe(&mut self) {
         let acked_bytes = self.numbers.sent_bytes - self.numbers.lost_bytes;
-        self.pace.observe(self.now, &self.numbers, || acked_bytes, || self.on_link);
+        self.pace
+            .observe(self.now, &self.numbers, || acked_bytes, || self.on_link);
     }
 
     fn window(&mut self, lost: u64) {
@@ -77,14 +78,20 @@ fn a_clean_lan_and_one_with_random_loss_are_not_held_back() {
 fn a_long_path_asks_bbr() {
     let path = Path::new(PACING_MIN_RTT);
     let late = path.now + Duration::from_millis(5);
-    assert_eq!(path.pace.release_time(path.now, || Some(late)), Some(late - LONG_PATH_AHEAD));
+    assert_eq!(
+        path.pace.release_time(path.now, || Some(late)),
+        Some(late - LONG_PATH_AHEAD)
+    );
     assert_eq!(path.pace.release_time(path.now, || Some(path.now)), None);
 }
 
 #[test]
 fn slow_paths_send_several_packets_at_a_time() {
     let burst = |delivery_bytes_per_second| {
-        burst_of(&PathSnapshot { delivery_bytes_per_second, ..PathSnapshot::default() })
+        burst_of(&PathSnapshot {
+            delivery_bytes_per_second,
+            ..PathSnapshot::default()
+        })
     };
     assert_eq!(burst(60_000_000), LONG_PATH_BURST);
     assert_eq!(burst(2_000_000), Duration::from_millis(6));
@@ -132,7 +139,11 @@ fn an_overflowing_queue_gets_a_little_less_than_it_carries() {
     for _ in 0..100 {
         path.window(10);
     }
-    assert!(path.kept_bytes_per_second().is_none_or(|kept| kept >= 59_000_000), "there is a floor");
+    assert!(
+        path.kept_bytes_per_second()
+            .is_none_or(|kept| kept >= 59_000_000),
+        "there is a floor"
+    );
 }
 
 #[test]
@@ -149,7 +160,11 @@ fn a_rate_measured_while_starting_rises_to_what_the_path_carries() {
     }
     assert!(windows < 15, "{windows}");
     path.window(60);
-    assert!((97_000_000..100_000_000).contains(&path.rate()), "{}", path.rate());
+    assert!(
+        (97_000_000..100_000_000).contains(&path.rate()),
+        "{}",
+        path.rate()
+    );
 }
 
 #[test]
@@ -160,7 +175,11 @@ fn a_search_that_meets_no_loss_ends() {
     for _ in 0..10_000 {
         path.window(0);
     }
-    assert!((200_000_000..230_000_000).contains(&path.rate()), "{}", path.rate());
+    assert!(
+        (200_000_000..230_000_000).contains(&path.rate()),
+        "{}",
+        path.rate()
+    );
 }
 
 #[test]
@@ -172,7 +191,10 @@ fn the_last_of_a_crowd_is_not_held_back_to_its_share() {
     path.numbers.rtt = Duration::from_micros(300);
     path.now += KEPT_FIRST / DESERTED_AFTER_SHARE - Duration::from_millis(1);
     path.observe();
-    assert!(path.pace.shape.is_some(), "a short queue that is not overrun looks the same at first");
+    assert!(
+        path.pace.shape.is_some(),
+        "a short queue that is not overrun looks the same at first"
+    );
     path.now += Duration::from_millis(1);
     path.observe();
     assert!(path.pace.shape.is_none());
@@ -200,16 +222,29 @@ fn a_crowd_is_held_back_to_its_last_window_also_on_a_long_path() {
         path.numbers.cwnd_bytes = CROWD_CWND_BYTES - 1;
         path.now += Duration::from_millis(400);
         path.window(26);
-        assert!((1_000_000..1_300_000).contains(&path.rate()), "{min_rtt:?}: {}", path.rate());
+        assert!(
+            (1_000_000..1_300_000).contains(&path.rate()),
+            "{min_rtt:?}: {}",
+            path.rate()
+        );
         // What leaves at once does so whole, and all of it again when the next packet is due.
         let mut sent = 0;
-        while path.pace.release_time(path.now, || unreachable!()).is_none() {
+        while path
+            .pace
+            .release_time(path.now, || unreachable!())
+            .is_none()
+        {
             path.pace.sent(path.now, 1_000);
             sent += 1;
         }
         assert!((10..=13).contains(&sent), "{sent}");
         path.now += Duration::from_millis(2);
-        assert!(path.pace.release_time(path.now, || unreachable!()).is_some(), "none is due yet");
+        assert!(
+            path.pace
+                .release_time(path.now, || unreachable!())
+                .is_some(),
+            "none is due yet"
+        );
     }
 }
 
@@ -228,7 +263,11 @@ fn only_many_on_one_wire_are_a_crowd() {
         path.numbers.rtt = min_rtt;
         path.numbers.cwnd_bytes = cwnd_bytes;
         path.window(200);
-        assert_eq!(path.pace.shape.is_some(), held_back, "{on_link} {min_rtt:?} {cwnd_bytes}");
+        assert_eq!(
+            path.pace.shape.is_some(),
+            held_back,
+            "{on_link} {min_rtt:?} {cwnd_bytes}"
+        );
     }
 }
 
@@ -275,7 +314,10 @@ fn loss_that_stays_is_not_the_crowds() {
     path.now += KEPT_FIRST;
     path.window(0);
     path.window(60);
-    assert!(path.rate() * 10 > before * 9, "what was given up does not add up");
+    assert!(
+        path.rate() * 10 > before * 9,
+        "what was given up does not add up"
+    );
 }
 
 #[test]
@@ -285,7 +327,11 @@ fn one_of_a_crowd_takes_what_the_others_leave() {
     for window in 0..200 {
         path.window(if window % 8 == 7 { 0 } else { 20 }); // one that loses nothing: holding back helps
     }
-    assert!((60..=63).contains(&(path.rate() * 100 / before)), "there is a floor: {before} {}", path.rate());
+    assert!(
+        (60..=63).contains(&(path.rate() * 100 / before)),
+        "there is a floor: {before} {}",
+        path.rate()
+    );
     let before = path.rate();
     for _ in 0..20 {
         path.window(0);

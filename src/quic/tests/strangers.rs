@@ -33,7 +33,10 @@ fn ids_carry_their_worker() {
                 assert_eq!(cid[0] % workers, worker, "{workers} workers");
                 firsts.insert(cid[0]);
             }
-            assert!(workers > 7 || firsts.len() > 10, "the rest of the byte is random");
+            assert!(
+                workers > 7 || firsts.len() > 10,
+                "the rest of the byte is random"
+            );
         }
     }
 }
@@ -54,10 +57,16 @@ fn the_table_finds_and_forgets() {
         assert!(matches!(route, Route::Conn(found) if found == key));
     }
     router.remove(999);
-    assert!(matches!(short(&mut router, &cids[999]), Route::Drop), "too short for a reset");
+    assert!(
+        matches!(short(&mut router, &cids[999]), Route::Drop),
+        "too short for a reset"
+    );
     assert!(matches!(short(&mut router, &cids[998]), Route::Conn(998)));
     let stray = [0; SERVER_CID_BYTES];
-    assert!(matches!(short(&mut router, &stray), Route::Stray(WorkerId(0))));
+    assert!(matches!(
+        short(&mut router, &stray),
+        Route::Stray(WorkerId(0))
+    ));
     assert!(matches!(short(&mut router, &[3; 5]), Route::Drop));
 }
 
@@ -65,14 +74,24 @@ fn the_table_finds_and_forgets() {
 fn a_second_lane_meets_the_same_worker() {
     let pair = Pair::new();
     let secrets = Arc::clone(&pair.secrets);
-    let mut workers: Vec<_> =
-        (0..3).map(|w| Router::new(WorkerId(w), 3, Arc::clone(&secrets), true)).collect();
+    let mut workers: Vec<_> = (0..3)
+        .map(|w| Router::new(WorkerId(w), 3, Arc::clone(&secrets), true))
+        .collect();
     let mut setup = pair.client_setup();
     let mut client_router = Router::new(WorkerId(2), 9, secrets, false);
     for steer in [0, 1, 2, 77, 255] {
         let (local, peer) = (addr(CLIENT), addr(SERVER));
-        let mut conn =
-            Conn::connect(&mut setup, &mut client_router, 0, local, peer, Some(steer), None, now()).unwrap();
+        let mut conn = Conn::connect(
+            &mut setup,
+            &mut client_router,
+            0,
+            local,
+            peer,
+            Some(steer),
+            None,
+            now(),
+        )
+        .unwrap();
         assert_eq!(conn.peer_cid_first_byte(), Some(steer));
         let mut first = datagrams(&mut conn).remove(0);
         for worker in 0..3 {
@@ -90,9 +109,13 @@ fn a_second_lane_meets_the_same_worker() {
 fn unknown_versions_are_told_ours_if_they_pay_for_it() {
     let mut router = Router::new(WorkerId(0), 1, secrets(), true);
     let mut short = long(0xc0, 0x1a2a_3a4a, &FIRST_DCID, b"peer", 1_199);
-    assert!(matches!(router.route(&mut short, addr(CLIENT), addr(SERVER), now(), false), Route::Drop));
+    assert!(matches!(
+        router.route(&mut short, addr(CLIENT), addr(SERVER), now(), false),
+        Route::Drop
+    ));
     let mut full = long(0xc0, 0x1a2a_3a4a, &FIRST_DCID, b"peer", 1_200);
-    let Route::Reply(reply) = router.route(&mut full, addr(CLIENT), addr(SERVER), now(), false) else {
+    let Route::Reply(reply) = router.route(&mut full, addr(CLIENT), addr(SERVER), now(), false)
+    else {
         panic!("no version negotiation")
     };
     assert!(reply.len() < 100 && reply[0] & 0x80 != 0);
@@ -103,11 +126,17 @@ fn unknown_versions_are_told_ours_if_they_pay_for_it() {
     assert!(reply[19..].chunks(4).any(|version| version == [0, 0, 0, 1]));
     // A negotiation is never answered, and not for ever.
     let mut negotiation = long(0xc0, 0, &FIRST_DCID, b"peer", 1_200);
-    assert!(matches!(router.route(&mut negotiation, addr(CLIENT), addr(SERVER), now(), false), Route::Drop));
+    assert!(matches!(
+        router.route(&mut negotiation, addr(CLIENT), addr(SERVER), now(), false),
+        Route::Drop
+    ));
     let at = now();
     let replies = (0..1_000)
         .filter(|_| {
-            matches!(router.route(&mut full.clone(), addr(CLIENT), addr(SERVER), at, false), Route::Reply(_))
+            matches!(
+                router.route(&mut full.clone(), addr(CLIENT), addr(SERVER), at, false),
+                Route::Reply(_)
+            )
         })
         .count();
     assert!(replies <= 200, "{replies}");
@@ -136,10 +165,15 @@ fn a_restarted_server_resets_what_it_forgot() {
     // The connection is gone, the secrets are not: as when an idle timeout passed unseen.
     world.server_router.remove(3);
     let stream = world.client.open_uni().unwrap();
-    world.client.send(stream, Bytes::from(vec![1; 500]), true).unwrap();
+    world
+        .client
+        .send(stream, Bytes::from(vec![1; 500]), true)
+        .unwrap();
     let mut packet = datagrams(&mut world.client).remove(0);
     let Route::Reply(reset) =
-        world.server_router.route(&mut packet, addr(CLIENT), addr(SERVER), now(), false)
+        world
+            .server_router
+            .route(&mut packet, addr(CLIENT), addr(SERVER), now(), false)
     else {
         panic!("no reset")
     };
@@ -148,11 +182,16 @@ fn a_restarted_server_resets_what_it_forgot() {
     let mut forged = reset.clone();
     *forged.last_mut().unwrap() ^= 1;
     assert!(matches!(
-        world.client_router.route(&mut forged, addr(SERVER), addr(CLIENT), now(), false),
+        world
+            .client_router
+            .route(&mut forged, addr(SERVER), addr(CLIENT), now(), false),
         Route::Drop
     ));
     world.deliver_to_client(reset);
-    assert_eq!(world.client.state(), ConnState::Closed(CloseReason::StatelessReset));
+    assert_eq!(
+        world.client.state(),
+        ConnState::Closed(CloseReason::StatelessReset)
+    );
 }
 
 #[test]
@@ -166,7 +205,8 @@ fn resets_answer_less_than_they_are_asked() {
         ));
     }
     for len in [22, 30, 42, 43, 60, 1_472] {
-        let Route::Reply(reset) = router.route(&mut vec![0x40; len], addr(CLIENT), addr(SERVER), at, false)
+        let Route::Reply(reset) =
+            router.route(&mut vec![0x40; len], addr(CLIENT), addr(SERVER), at, false)
         else {
             panic!("no reset for {len}")
         };
@@ -174,7 +214,9 @@ fn resets_answer_less_than_they_are_asked() {
         // Two hosts that forgot each other fall silent.
         let mut echo = reset;
         let mut answers = 0;
-        while let Route::Reply(next) = router.route(&mut echo, addr(CLIENT), addr(SERVER), at, false) {
+        while let Route::Reply(next) =
+            router.route(&mut echo, addr(CLIENT), addr(SERVER), at, false)
+        {
             echo = next;
             answers += 1;
         }
@@ -182,7 +224,10 @@ fn resets_answer_less_than_they_are_asked() {
     }
     let replies = (0..1_000)
         .filter(|_| {
-            matches!(router.route(&mut [0x40; 100], addr(CLIENT), addr(SERVER), at, false), Route::Reply(_))
+            matches!(
+                router.route(&mut [0x40; 100], addr(CLIENT), addr(SERVER), at, false),
+                Route::Reply(_)
+            )
         })
         .count();
     assert!(replies <= 200, "{replies}");
@@ -193,7 +238,10 @@ fn retry_tokens_are_not_transferable() {
     let pair = Pair::new();
     let mut world = pair.world();
     let mut first = datagrams(&mut world.client).remove(0);
-    let Route::Reply(retry) = world.server_router.route(&mut first, addr(CLIENT), addr(SERVER), now(), true)
+    let Route::Reply(retry) =
+        world
+            .server_router
+            .route(&mut first, addr(CLIENT), addr(SERVER), now(), true)
     else {
         panic!("no Retry")
     };
@@ -201,15 +249,32 @@ fn retry_tokens_are_not_transferable() {
     world.deliver_to_client(retry);
     let second = datagrams(&mut world.client).remove(0);
     let mut route = |from: &str, after: Duration, demand: bool| {
-        world.server_router.route(&mut second.clone(), addr(from), addr(SERVER), now() + after, demand)
+        world.server_router.route(
+            &mut second.clone(),
+            addr(from),
+            addr(SERVER),
+            now() + after,
+            demand,
+        )
     };
-    assert!(matches!(route("192.0.2.9:1111", Duration::ZERO, true), Route::Drop));
-    assert!(matches!(route(CLIENT, Duration::from_secs(40), true), Route::Drop));
+    assert!(matches!(
+        route("192.0.2.9:1111", Duration::ZERO, true),
+        Route::Drop
+    ));
+    assert!(matches!(
+        route(CLIENT, Duration::from_secs(40), true),
+        Route::Drop
+    ));
     // Honoured even when the load has gone since.
-    assert!(matches!(route(CLIENT, Duration::ZERO, false), Route::New(new) if new.address_proven()));
+    assert!(
+        matches!(route(CLIENT, Duration::ZERO, false), Route::New(new) if new.address_proven())
+    );
     // A server that started since knows nothing of it.
     let mut other = Router::new(WorkerId(0), 1, secrets(), true);
-    assert!(matches!(other.route(&mut second.clone(), addr(CLIENT), addr(SERVER), now(), true), Route::Drop));
+    assert!(matches!(
+        other.route(&mut second.clone(), addr(CLIENT), addr(SERVER), now(), true),
+        Route::Drop
+    ));
 }
 
 #[test]
@@ -226,7 +291,13 @@ fn garbage_is_dropped() {
                     random as u8
                 })
                 .collect();
-            let route = router.route(&mut packet, addr(CLIENT), addr(SERVER), now(), round % 2 == 0);
+            let route = router.route(
+                &mut packet,
+                addr(CLIENT),
+                addr(SERVER),
+                now(),
+                round % 2 == 0,
+            );
             assert!(matches!(route, Route::Drop | Route::Reply(_)), "{route:?}");
         }
         assert!(router.is_empty());
@@ -241,7 +312,10 @@ fn garbage_is_dropped() {
         vec![0xc0, 0, 0, 0, 1, 255],
     ];
     for mut packet in cases {
-        assert!(matches!(router.route(&mut packet, addr(CLIENT), addr(SERVER), now(), false), Route::Drop));
+        assert!(matches!(
+            router.route(&mut packet, addr(CLIENT), addr(SERVER), now(), false),
+            Route::Drop
+        ));
     }
 }
 
@@ -249,13 +323,18 @@ fn garbage_is_dropped() {
 fn garbage_does_not_harm_an_established_connection() {
     let mut world = Pair::new().world().established();
     let stream = world.client.open_uni().unwrap();
-    world.client.send(stream, Bytes::from_static(b"hello"), true).unwrap();
+    world
+        .client
+        .send(stream, Bytes::from_static(b"hello"), true)
+        .unwrap();
     let good = datagrams(&mut world.client);
     for at in 0..good[0].len() {
         let mut bad = good[0].clone();
         bad[at] ^= 0x55;
         let _ = world.server().recv(&mut bad, addr(CLIENT));
-        let _ = world.server().recv(&mut good[0][..at].to_vec(), addr(CLIENT));
+        let _ = world
+            .server()
+            .recv(&mut good[0][..at].to_vec(), addr(CLIENT));
     }
     for packet in good {
         world.deliver_to_server(packet);

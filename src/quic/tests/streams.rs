@@ -45,7 +45,9 @@ impl Flow {
                 piece(self.next - 1)
             });
             let offered = data.len();
-            self.waiting = conn.send(self.stream, data, self.next == self.pieces).unwrap();
+            self.waiting = conn
+                .send(self.stream, data, self.next == self.pieces)
+                .unwrap();
             if let Some(rest) = &self.waiting {
                 self.partial_writes += usize::from(rest.len() < offered);
                 return;
@@ -56,11 +58,17 @@ impl Flow {
     fn pull(&mut self, conn: &mut Conn) {
         let mut out = vec![0; PIECE_BYTES];
         while !self.ended {
-            let Some((len, fin)) = conn.read(self.stream, &mut out).unwrap_or(None) else { return };
+            let Some((len, fin)) = conn.read(self.stream, &mut out).unwrap_or(None) else {
+                return;
+            };
             self.received.extend(&out[..len]);
             self.ended = fin;
             while self.received.len() >= PIECE_BYTES {
-                assert!(self.received[..PIECE_BYTES] == piece(self.checked), "piece {}", self.checked);
+                assert!(
+                    self.received[..PIECE_BYTES] == piece(self.checked),
+                    "piece {}",
+                    self.checked
+                );
                 self.received.drain(..PIECE_BYTES);
                 self.checked += 1;
             }
@@ -83,7 +91,12 @@ fn a_hundred_megabytes_both_ways_by_reference() {
         down.pull(&mut world.client);
         if !moved {
             idle += 1;
-            assert!(idle < 1_000, "stuck at {} and {} pieces", up.checked, down.checked);
+            assert!(
+                idle < 1_000,
+                "stuck at {} and {} pieces",
+                up.checked,
+                down.checked
+            );
             std::thread::sleep(Duration::from_millis(1));
             world.client.on_timeout(now());
             world.server().on_timeout(now());
@@ -94,7 +107,9 @@ fn a_hundred_megabytes_both_ways_by_reference() {
     assert!(up.partial_writes > 10, "{}", up.partial_writes);
     assert_eq!(world.largest, 1472);
     let snapshot = world.client.snapshot();
-    assert!(snapshot.sent_bytes > 100_000_000 && snapshot.lost_packets < snapshot.sent_packets / 100);
+    assert!(
+        snapshot.sent_bytes > 100_000_000 && snapshot.lost_packets < snapshot.sent_packets / 100
+    );
     assert!(world.client.packets_sent() > 65_000 && world.client.packets_received() > 65_000);
 }
 
@@ -103,14 +118,25 @@ fn refused_data_comes_back_whole() {
     let mut world = Pair::new().world().established();
     let stream = world.client.open_uni().unwrap();
     let data = Bytes::from(vec![5; 1 << 20]);
-    let rest = world.client.send(stream, data.clone(), true).unwrap().expect("a window is smaller");
+    let rest = world
+        .client
+        .send(stream, data.clone(), true)
+        .unwrap()
+        .expect("a window is smaller");
     assert_eq!(world.client.capacity(stream), Ok(0));
     // By reference: what comes back, and what was taken, is the same memory.
     assert_eq!(rest.as_ptr(), data[data.len() - rest.len()..].as_ptr());
-    let again = world.client.send(stream, rest.clone(), true).unwrap().expect("nothing was taken");
+    let again = world
+        .client
+        .send(stream, rest.clone(), true)
+        .unwrap()
+        .expect("nothing was taken");
     assert_eq!((again.len(), again.as_ptr()), (rest.len(), rest.as_ptr()));
     assert_eq!(world.client.quiche.stats().data_blocked_sent_count, 0);
-    assert_eq!(world.client.quiche.stats().stream_data_blocked_sent_count, 0);
+    assert_eq!(
+        world.client.quiche.stats().stream_data_blocked_sent_count,
+        0
+    );
 }
 
 #[test]
@@ -120,12 +146,20 @@ fn an_empty_end_and_the_control_stream() {
     let data = world.client.open_uni().unwrap();
     assert_eq!((control, data), (0, 2));
     assert_eq!(world.client.open_uni(), Some(6));
-    assert_eq!(world.client.send(control, Bytes::from_static(b"ask"), false), Ok(None));
+    assert_eq!(
+        world
+            .client
+            .send(control, Bytes::from_static(b"ask"), false),
+        Ok(None)
+    );
     assert_eq!(world.client.send(data, Bytes::new(), true), Ok(None));
     world.pump();
     let server = world.server();
     // Control first.
-    assert_eq!((server.readable_next(), server.readable_next()), (Some(control), Some(data)));
+    assert_eq!(
+        (server.readable_next(), server.readable_next()),
+        (Some(control), Some(data))
+    );
     assert_eq!(server.readable_next(), None);
     assert!(server.is_readable(control));
     let mut out = [0; 8];
@@ -133,28 +167,47 @@ fn an_empty_end_and_the_control_stream() {
     assert_eq!(server.read(control, &mut out[..1]), Ok(Some((1, false))));
     assert_eq!(server.read(control, &mut out), Ok(Some((2, false))));
     assert_eq!(server.read(control, &mut out), Ok(None));
-    assert_eq!(server.send(control, Bytes::from_static(b"answer"), true), Ok(None));
+    assert_eq!(
+        server.send(control, Bytes::from_static(b"answer"), true),
+        Ok(None)
+    );
     world.pump();
     assert_eq!(world.client.read(control, &mut out), Ok(Some((6, true))));
-    assert_eq!(world.client.send(99 * 4 + 2, Bytes::new(), true), Err(StreamError::Unknown));
+    assert_eq!(
+        world.client.send(99 * 4 + 2, Bytes::new(), true),
+        Err(StreamError::Unknown)
+    );
 }
 
-/// A server that ends its direction with `end` while the wire is away, of a stream whose bytes all arrived, and reads the
-/// client's end before its own left. Whether the client hears of it.
+/// A server that ends its direction with `end` while the wire is away, of a stream whose bytes all
+/// arrived, and reads the client's end before its own left. Whether the client hears of it.
 fn end_arrives(end: &'static [u8], lost: bool) -> bool {
     let mut world = Pair::new().world().established();
     let control = world.client.open_bidi().unwrap();
-    world.client.send(control, Bytes::from_static(b"ask"), false).unwrap();
+    world
+        .client
+        .send(control, Bytes::from_static(b"ask"), false)
+        .unwrap();
     world.pump();
-    world.server().send(control, Bytes::from_static(b"answer"), false).unwrap();
+    world
+        .server()
+        .send(control, Bytes::from_static(b"answer"), false)
+        .unwrap();
     world.pump();
-    world.client.send(control, Bytes::from_static(b"."), true).unwrap();
+    world
+        .client
+        .send(control, Bytes::from_static(b"."), true)
+        .unwrap();
     let (mut out, ends) = ([0; 16], datagrams(&mut world.client));
-    world.server().send(control, Bytes::from_static(end), true).unwrap();
+    world
+        .server()
+        .send(control, Bytes::from_static(end), true)
+        .unwrap();
     if lost {
         datagrams(world.server());
     }
-    ends.into_iter().for_each(|datagram| world.deliver_to_server(datagram));
+    ends.into_iter()
+        .for_each(|datagram| world.deliver_to_server(datagram));
     assert_eq!(world.server().read(control, &mut out), Ok(Some((4, true))));
     let (mut read, mut ended) = (0, false);
     for _ in 0..300 {
@@ -184,18 +237,30 @@ fn an_end_arrives_for_certain_only_with_a_byte() {
 #[test]
 fn stops_and_resets_arrive_with_their_codes() {
     let mut world = Pair::new().world().established();
-    let (stopped, reset) = (world.client.open_uni().unwrap(), world.client.open_uni().unwrap());
+    let (stopped, reset) = (
+        world.client.open_uni().unwrap(),
+        world.client.open_uni().unwrap(),
+    );
     for stream in [stopped, reset] {
-        world.client.send(stream, Bytes::from_static(b"data"), false).unwrap();
+        world
+            .client
+            .send(stream, Bytes::from_static(b"data"), false)
+            .unwrap();
     }
     world.pump();
     world.server().shutdown_read(stopped, 17);
     world.client.shutdown_write(reset, 18);
     world.pump();
-    assert_eq!(world.client.capacity(stopped), Err(StreamError::Stopped(17)));
+    assert_eq!(
+        world.client.capacity(stopped),
+        Err(StreamError::Stopped(17))
+    );
     let mut out = [0; 8];
     assert!(world.server().is_readable(reset));
-    assert_eq!(world.server().read(reset, &mut out), Err(StreamError::Reset(18)));
+    assert_eq!(
+        world.server().read(reset, &mut out),
+        Err(StreamError::Reset(18))
+    );
     // Again, and on streams that never were: nothing happens.
     world.server().shutdown_read(stopped, 17);
     world.client.shutdown_write(reset, 18);
@@ -204,16 +269,23 @@ fn stops_and_resets_arrive_with_their_codes() {
     assert!(world.client.is_established() && world.server().is_established());
 }
 
-/// Bytes a client gets rid of while the server reads nothing. Without pacing: where this machine was so slow that the
-/// path looks long, a paced client would wait for a time that nobody here waits for.
+/// Bytes a client gets rid of while the server reads nothing. Without pacing: where this machine
+/// was so slow that the path looks long, a paced client would wait for a time that nobody here
+/// waits for.
 fn unread_bytes(world: &mut World, streams: usize) -> usize {
-    let streams: Vec<_> = (0..streams).map(|_| world.client.open_uni().unwrap()).collect();
+    let streams: Vec<_> = (0..streams)
+        .map(|_| world.client.open_uni().unwrap())
+        .collect();
     let mut taken = 0;
     loop {
         let before = taken;
         for stream in &streams {
             let data = Bytes::from(vec![0; 1 << 20]);
-            let rest = world.client.send(*stream, data, false).unwrap().map_or(0, |rest| rest.len());
+            let rest = world
+                .client
+                .send(*stream, data, false)
+                .unwrap()
+                .map_or(0, |rest| rest.len());
             taken += (1 << 20) - rest;
         }
         world.pump();
@@ -226,10 +298,22 @@ fn unread_bytes(world: &mut World, streams: usize) -> usize {
 #[test]
 fn a_peer_holds_no_more_than_the_grant() {
     for (profile, granted, expected) in [
-        (QuicConfig::lan_optimized(), (1 << 20, 3 << 20), (1 << 20, 1 << 20)),
+        (
+            QuicConfig::lan_optimized(),
+            (1 << 20, 3 << 20),
+            (1 << 20, 1 << 20),
+        ),
         (QuicConfig::auto(), (16 << 20, 1 << 20), (1 << 20, 1 << 20)),
-        (QuicConfig::auto(), (64 << 20, 64 << 20), (32 << 20, 16 << 20)),
-        (QuicConfig::lan_optimized(), (64 << 20, 64 << 20), (64 << 20, 16 << 20)),
+        (
+            QuicConfig::auto(),
+            (64 << 20, 64 << 20),
+            (32 << 20, 16 << 20),
+        ),
+        (
+            QuicConfig::lan_optimized(),
+            (64 << 20, 64 << 20),
+            (64 << 20, 16 << 20),
+        ),
     ] {
         for (streams, expected) in [(1, expected.1), (8, expected.0)] {
             let mut pair = Pair::new();
@@ -237,8 +321,14 @@ fn a_peer_holds_no_more_than_the_grant() {
             pair.quic.pacing = false;
             let mut setup = pair.server_setup();
             setup.set_windows(granted.0, granted.1);
-            let mut world = pair.world_with(None, pair.client_setup(), setup).established();
-            assert_eq!(unread_bytes(&mut world, streams), expected, "{streams} streams of {granted:?}");
+            let mut world = pair
+                .world_with(None, pair.client_setup(), setup)
+                .established();
+            assert_eq!(
+                unread_bytes(&mut world, streams),
+                expected,
+                "{streams} streams of {granted:?}"
+            );
         }
     }
 }
@@ -248,16 +338,26 @@ fn what_is_unsent_is_known_again_when_nothing_is_left() {
     let mut pair = Pair::new();
     pair.quic.pacing = false;
     let mut world = pair.world().established();
-    let (control, data) = (world.client.open_bidi().unwrap(), world.client.open_uni().unwrap());
-    world.client.send(control, Bytes::from_static(b"hello"), false).unwrap();
+    let (control, data) = (
+        world.client.open_bidi().unwrap(),
+        world.client.open_uni().unwrap(),
+    );
+    world
+        .client
+        .send(control, Bytes::from_static(b"hello"), false)
+        .unwrap();
     world.pump();
     let mut most_bytes = 0;
     for _ in 0..64 {
-        let rest = world.client.send(data, Bytes::from(vec![0; 16 << 10]), false).unwrap();
+        let rest = world
+            .client
+            .send(data, Bytes::from(vec![0; 16 << 10]), false)
+            .unwrap();
         assert_eq!(rest, None, "the window is larger than what is on its way");
         most_bytes = most_bytes.max(world.client.unsent_bytes());
         world.pump();
-        // Headers are taken for larger than they are: without the look at the window this would grow.
+        // Headers are taken for larger than they are: without the look at the window this would
+        // grow.
         assert_eq!(world.client.unsent_bytes(), 0);
     }
     assert_eq!(most_bytes, 16 << 10);
@@ -278,7 +378,9 @@ fn packets_grow_to_what_the_path_carries() {
         if let Some(bytes) = interface {
             client.set_interface_payload(bytes);
         }
-        let mut world = pair.dial(local, peer, None, &mut client, pair.server_setup()).established();
+        let mut world = pair
+            .dial(local, peer, None, &mut client, pair.server_setup())
+            .established();
         world.largest = 0;
         unread_bytes(&mut world, 1);
         assert_eq!(world.client.snapshot().udp_payload_bytes, world.largest);
@@ -287,13 +389,20 @@ fn packets_grow_to_what_the_path_carries() {
     let full = |quic, ipv6, interface| grown(quic, ipv6, interface, |_| false);
     assert_eq!(full(QuicConfig::auto(), false, None), 1472);
     assert_eq!(full(QuicConfig::auto(), true, None), 1452);
-    assert_eq!(grown(QuicConfig::lan_optimized(), false, Some(8_972), |_| true), 8_972);
+    assert_eq!(
+        grown(QuicConfig::lan_optimized(), false, Some(8_972), |_| true),
+        8_972
+    );
     assert_eq!(
         full(QuicConfig::auto(), true, Some(8_972)),
         1452,
         "across the Internet nothing larger passes"
     );
-    assert_eq!(grown(QuicConfig::auto(), true, Some(8_972), |_| true), 8_952, "on the same wire it does");
+    assert_eq!(
+        grown(QuicConfig::auto(), true, Some(8_972), |_| true),
+        8_952,
+        "on the same wire it does"
+    );
     assert_eq!(full(QuicConfig::wan_optimized(), false, None), 1472);
     let mut fixed = QuicConfig::wan_optimized();
     fixed.mtu_discovery = false;
@@ -307,10 +416,16 @@ fn a_path_narrower_than_the_interface_is_found() {
     let mut rounds = 0;
     let stream = loop {
         // A wire that loses every datagram above 1300 bytes.
-        for datagram in datagrams(&mut world.client).into_iter().filter(|d| d.len() <= 1_300) {
+        for datagram in datagrams(&mut world.client)
+            .into_iter()
+            .filter(|d| d.len() <= 1_300)
+        {
             world.deliver_to_server(datagram);
         }
-        for datagram in datagrams(world.server()).into_iter().filter(|d| d.len() <= 1_300) {
+        for datagram in datagrams(world.server())
+            .into_iter()
+            .filter(|d| d.len() <= 1_300)
+        {
             world.deliver_to_client(datagram);
         }
         if world.client.quiche.pmtu().is_some() {
@@ -323,7 +438,10 @@ fn a_path_narrower_than_the_interface_is_found() {
         world.client.on_timeout(now());
         world.server().on_timeout(now());
     };
-    world.client.send(stream, Bytes::from(vec![0; 20_000]), true).unwrap();
+    world
+        .client
+        .send(stream, Bytes::from(vec![0; 20_000]), true)
+        .unwrap();
     let largest = datagrams(&mut world.client).iter().map(Vec::len).max();
     assert_eq!(largest, Some(1_300));
 }
@@ -358,8 +476,17 @@ fn a_lane_that_nothing_replaces_closes_before_its_key_is_spent() {
         world.pump();
     }
     assert!(world.client.packets_sent() <= 400, "and nothing after");
-    assert!(matches!(world.client.close_reason(), Some(CloseReason::GivenUp(_))));
-    assert!(matches!(world.server().close_reason(), Some(CloseReason::PeerApp { code: KEY_SPENT, .. })));
+    assert!(matches!(
+        world.client.close_reason(),
+        Some(CloseReason::GivenUp(_))
+    ));
+    assert!(matches!(
+        world.server().close_reason(),
+        Some(CloseReason::PeerApp {
+            code: KEY_SPENT,
+            ..
+        })
+    ));
 }
 
 #[test]
@@ -385,7 +512,10 @@ fn handshaken(one_way_ms: u64) -> World {
 fn keep_alives_alone_are_no_reason_to_look_for_stuck_streams() {
     let mut world = Pair::new().world().established();
     let stream = world.client.open_bidi().unwrap();
-    world.client.send(stream, Bytes::from_static(b"a request"), false).unwrap();
+    world
+        .client
+        .send(stream, Bytes::from_static(b"a request"), false)
+        .unwrap();
     world.pump();
     let (mut out, mut runs, mut looks) = (vec![0; 65_536], Vec::new(), 0);
     let (begun, every) = (now(), crate::config::KEEP_ALIVE);
@@ -403,25 +533,47 @@ fn keep_alives_alone_are_no_reason_to_look_for_stuck_streams() {
     assert!((8..=20).contains(&looks), "{looks}");
     // What is written may get stuck: soon again.
     let at = begun + every * 13;
-    world.client.send(stream, Bytes::from_static(b"another"), false).unwrap();
+    world
+        .client
+        .send(stream, Bytes::from_static(b"another"), false)
+        .unwrap();
     world.client.fill(at, &mut out, 10, &mut runs).unwrap();
-    assert!(world.client.stuck_check().is_some_and(|due| due < at + Duration::from_millis(30)));
+    assert!(
+        world
+            .client
+            .stuck_check()
+            .is_some_and(|due| due < at + Duration::from_millis(30))
+    );
 }
 
 #[test]
 fn slow_paths_are_paced_and_fast_ones_are_not() {
-    let is_fast = |world: &World| world.client.snapshot().min_rtt.is_some_and(|rtt| rtt < PACING_MIN_RTT);
+    let is_fast = |world: &World| {
+        world
+            .client
+            .snapshot()
+            .min_rtt
+            .is_some_and(|rtt| rtt < PACING_MIN_RTT)
+    };
     for (one_way_ms, paced) in [(0, false), (10, true)] {
-        // A machine that was busy with something else during the handshake made a slow path of the fast one.
+        // A machine that was busy with something else during the handshake made a slow path of the
+        // fast one.
         let mut worlds = std::iter::repeat_with(|| handshaken(one_way_ms)).take(1_000);
-        let mut world = worlds.find(|world| is_fast(world) != paced).expect("no path of that kind");
+        let mut world = worlds
+            .find(|world| is_fast(world) != paced)
+            .expect("no path of that kind");
         let stream = world.client.open_uni().unwrap();
         let mut held = false;
         for _ in 0..5 {
-            world.client.send(stream, Bytes::from(vec![0; 1 << 20]), false).unwrap();
+            world
+                .client
+                .send(stream, Bytes::from(vec![0; 1 << 20]), false)
+                .unwrap();
             let packets = datagrams(&mut world.client);
             held |= world.client.release_time(now()).is_some();
-            packets.into_iter().for_each(|packet| world.deliver_to_server(packet));
+            packets
+                .into_iter()
+                .for_each(|packet| world.deliver_to_server(packet));
             std::thread::sleep(Duration::from_millis(one_way_ms));
             world.carry_down();
         }

@@ -1,4 +1,5 @@
-//! What a connection makes us keep: little if the peer is honest, whatever the path does; a bound if not.
+//! What a connection makes us keep: little if the peer is honest, whatever the path does; a bound
+//! if not.
 
 use super::super::share::{HANDSHAKE_HEAP_BYTES, MAX_HANDSHAKE_DATAGRAMS, limit_bytes};
 use super::*;
@@ -45,7 +46,9 @@ fn a_handshake_is_light_whatever_the_path_does() {
         let (mut most_client, mut most_server) = (0, 0);
         // Everything arrives twice: what was sent again because an answer was late.
         for _ in 0..200 {
-            if world.client.is_established() && world.server.as_ref().is_some_and(Conn::is_established) {
+            if world.client.is_established()
+                && world.server.as_ref().is_some_and(Conn::is_established)
+            {
                 break;
             }
             for datagram in datagrams(&mut world.client) {
@@ -61,11 +64,23 @@ fn a_handshake_is_light_whatever_the_path_does() {
             most_client = most_client.max(world.client.held_bytes());
             most_server = most_server.max(world.server.as_ref().map_or(0, Conn::held_bytes));
         }
-        assert!(world.client.is_established() && world.server().is_established(), "seed {seed}");
+        assert!(
+            world.client.is_established() && world.server().is_established(),
+            "seed {seed}"
+        );
         println!("client {most_client} bytes, server {most_server}");
-        assert!(most_client > 1000 && most_client < HANDSHAKE_HEAP_BYTES / 2, "{most_client}");
-        assert!(most_server > 1000 && most_server < HANDSHAKE_HEAP_BYTES / 2, "{most_server}");
-        assert!(world.client.long_headers.max(world.server().long_headers) < MAX_HANDSHAKE_DATAGRAMS / 2);
+        assert!(
+            most_client > 1000 && most_client < HANDSHAKE_HEAP_BYTES / 2,
+            "{most_client}"
+        );
+        assert!(
+            most_server > 1000 && most_server < HANDSHAKE_HEAP_BYTES / 2,
+            "{most_server}"
+        );
+        assert!(
+            world.client.long_headers.max(world.server().long_headers)
+                < MAX_HANDSHAKE_DATAGRAMS / 2
+        );
     }
 }
 
@@ -83,7 +98,10 @@ fn an_honest_transfer_stays_light_and_leaves_nothing() {
         while streams < 300 {
             // Else it would try for ever.
             let closed = (world.client.close_reason(), world.server().close_reason());
-            assert!(matches!(closed, (None, None)), "{lost_percent} % lost, stream {streams}: {closed:?}");
+            assert!(
+                matches!(closed, (None, None)),
+                "{lost_percent} % lost, stream {streams}: {closed:?}"
+            );
             let fresh = |id| (id, Bytes::from(vec![1; 48 << 10]));
             stream = stream.or_else(|| world.client.open_uni().map(fresh));
             if let Some((id, data)) = stream.take() {
@@ -94,7 +112,9 @@ fn an_honest_transfer_stays_light_and_leaves_nothing() {
                 stream = rest.map(|rest| (id, rest));
                 if stream.is_none() {
                     streams += 1;
-                    let _ = world.client.send(control, Bytes::from(vec![2; 1000]), false);
+                    let _ = world
+                        .client
+                        .send(control, Bytes::from(vec![2; 1000]), false);
                 }
             }
             if !carry_badly(&mut world, &mut dice, lost_percent) {
@@ -127,8 +147,14 @@ fn an_honest_transfer_stays_light_and_leaves_nothing() {
         );
         println!("server {server_idle}, {most_server} at most, {server}");
         assert!(sent > 1 << 20);
-        assert!(most_client < limit_bytes(0) && most_server < limit_bytes(0), "far from any bound");
-        assert!(client < client_idle + (256 << 10) && server < server_idle + (64 << 10), "it adds up");
+        assert!(
+            most_client < limit_bytes(0) && most_server < limit_bytes(0),
+            "far from any bound"
+        );
+        assert!(
+            client < client_idle + (256 << 10) && server < server_idle + (64 << 10),
+            "it adds up"
+        );
     }
 }
 
@@ -138,15 +164,24 @@ fn unread_data_of_a_whole_window_is_no_offence() {
     pair.quic.pacing = false;
     let mut setup = pair.server_setup();
     setup.set_windows(8 << 20, 8 << 20);
-    let mut world = pair.world_with(None, pair.client_setup(), setup).established();
+    let mut world = pair
+        .world_with(None, pair.client_setup(), setup)
+        .established();
     let stream = world.client.open_uni().unwrap();
     let mut dice = Dice(7);
     let mut sent = 0;
     // Pieces of 300 bytes, each a packet of its own, one in twenty late.
     while sent < 8 << 20 {
-        match world.client.send(stream, Bytes::from(vec![0; 300]), false).unwrap() {
+        match world
+            .client
+            .send(stream, Bytes::from(vec![0; 300]), false)
+            .unwrap()
+        {
             None => sent += 300,
-            Some(_) if world.client.capacity(stream) == Ok(0) && !carry_badly(&mut world, &mut dice, 5) => {
+            Some(_)
+                if world.client.capacity(stream) == Ok(0)
+                    && !carry_badly(&mut world, &mut dice, 5) =>
+            {
                 std::thread::sleep(Duration::from_millis(1));
                 world.client.on_timeout(now());
                 if world.server().held_bytes() > 8 << 20 {
@@ -169,10 +204,16 @@ fn packets_that_are_never_acknowledged_are_too_heavy() {
     pair.quic.initial_window_packets = 1_000_000;
     let mut setup = pair.server_setup();
     setup.set_windows(0, 0);
-    let mut world = pair.world_with(None, pair.client_setup(), setup).established();
+    let mut world = pair
+        .world_with(None, pair.client_setup(), setup)
+        .established();
     let mut packets = 0;
     while !world.server().is_too_heavy() {
-        assert!(packets < 200_000, "{} bytes kept", world.server().held_bytes());
+        assert!(
+            packets < 200_000,
+            "{} bytes kept",
+            world.server().held_bytes()
+        );
         packets += 1;
         // Every second packet arrives, and each answer has one range more.
         for arrives in [false, true] {
@@ -185,7 +226,10 @@ fn packets_that_are_never_acknowledged_are_too_heavy() {
     }
     let held = world.server().held_bytes();
     println!("{packets} packets");
-    assert!(packets > 1000 && held < limit_bytes(0) + (64 << 10), "{packets} packets, {held} bytes");
+    assert!(
+        packets > 1000 && held < limit_bytes(0) + (64 << 10),
+        "{packets} packets, {held} bytes"
+    );
 }
 
 #[test]
@@ -193,20 +237,31 @@ fn data_waits_while_what_is_in_flight_weighs_too_much() {
     let mut world = Pair::new().world().established();
     let stream = world.client.open_uni().unwrap();
     world.client.window_bytes = 0;
-    assert_eq!(world.client.send(stream, Bytes::from_static(b"some"), false), Ok(None));
+    assert_eq!(
+        world
+            .client
+            .send(stream, Bytes::from_static(b"some"), false),
+        Ok(None)
+    );
     let ballast = limit_bytes(0) as i64;
     {
         let _scale = world.client.quiche.act();
         landro_sys::weigh::add(ballast / 8 * 7);
     }
     assert!(!world.client.is_too_heavy());
-    let rest = world.client.send(stream, Bytes::from_static(b"more"), true).unwrap();
+    let rest = world
+        .client
+        .send(stream, Bytes::from_static(b"more"), true)
+        .unwrap();
     assert_eq!(rest, Some(Bytes::from_static(b"more")), "comes back whole");
     {
         let _scale = world.client.quiche.act();
         landro_sys::weigh::add(-ballast / 8 * 7);
     }
-    assert_eq!(world.client.send(stream, Bytes::from_static(b"more"), true), Ok(None));
+    assert_eq!(
+        world.client.send(stream, Bytes::from_static(b"more"), true),
+        Ok(None)
+    );
 }
 
 #[test]
@@ -217,8 +272,16 @@ fn control_messages_weigh_until_they_are_acknowledged() {
     let mut out = vec![0; 64 << 10];
     for _ in 0..200 {
         let idle = world.client.held_bytes();
-        assert_eq!(world.client.send(control, Bytes::from(vec![0; 5_000]), false), Ok(None));
-        assert!(world.client.held_bytes() >= idle + 5_000, "it weighs what it is long");
+        assert_eq!(
+            world
+                .client
+                .send(control, Bytes::from(vec![0; 5_000]), false),
+            Ok(None)
+        );
+        assert!(
+            world.client.held_bytes() >= idle + 5_000,
+            "it weighs what it is long"
+        );
         for _ in 0..3 {
             world.pump();
             while let Ok(Some(_)) = world.server().read(control, &mut out) {}
@@ -226,7 +289,10 @@ fn control_messages_weigh_until_they_are_acknowledged() {
         }
     }
     let held = world.client.held_bytes();
-    assert!(held < before + (32 << 10), "{held} bytes after a megabyte, {before} before");
+    assert!(
+        held < before + (32 << 10),
+        "{held} bytes after a megabyte, {before} before"
+    );
 }
 
 #[test]
@@ -236,12 +302,19 @@ fn a_window_grows_for_who_fills_it_and_is_read() {
     pair.quic.initial_window_packets = 10_000;
     let mut setup = pair.server_setup();
     setup.set_windows(64 << 10, 1 << 20);
-    let mut world = pair.world_with(None, pair.client_setup(), setup).established();
+    let mut world = pair
+        .world_with(None, pair.client_setup(), setup)
+        .established();
     let stream = world.client.open_uni().unwrap();
     let mut out = vec![0; 64 << 10];
     let mut most = 0;
     for _ in 0..2000 {
-        while world.client.send(stream, Bytes::from(vec![0; 64 << 10]), false).unwrap().is_none() {}
+        while world
+            .client
+            .send(stream, Bytes::from(vec![0; 64 << 10]), false)
+            .unwrap()
+            .is_none()
+        {}
         // A round trip that is much longer than what it takes to read, on a busy machine, too.
         std::thread::sleep(Duration::from_millis(30));
         world.carry_up();
@@ -255,5 +328,8 @@ fn a_window_grows_for_who_fills_it_and_is_read() {
             break;
         }
     }
-    assert!(most > 512 << 10 && most <= 1 << 20, "{most} bytes at a time");
+    assert!(
+        most > 512 << 10 && most <= 1 << 20,
+        "{most} bytes at a time"
+    );
 }

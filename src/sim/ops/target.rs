@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{EACCES, EISDIR, ELOOP, ENOENT, ENOSPC, ENOTDIR, Handles, OpenFile, OpenPart, fail, split};
+use super::{
+    EACCES, EISDIR, ELOOP, ENOENT, ENOSPC, ENOTDIR, Handles, OpenFile, OpenPart, fail, split,
+};
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::Journal;
 use crate::proto::manifest::{chunk_len_bytes, chunk_offset};
@@ -35,12 +37,17 @@ impl Handles {
             return Ok(DiskDone::Target { name: None });
         }
         let (parent, name) = split(path);
-        let Some(parent) = disk.find(parent).filter(|ino| disk.children(*ino).is_some()) else {
+        let Some(parent) = disk
+            .find(parent)
+            .filter(|ino| disk.children(*ino).is_some())
+        else {
             return fail("openat2", ENOENT);
         };
         if !must_be_dir {
-            let name =
-                Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError { call: "path", errno: 36 })?;
+            let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError {
+                call: "path",
+                errno: 36,
+            })?;
             self.dirs.insert(dir, parent);
             return Ok(DiskDone::Target { name: Some(name) });
         }
@@ -48,7 +55,11 @@ impl Handles {
             return fail("openat2", ENOTDIR);
         }
         let mtime = disk.tick();
-        let node = Node { mode: 0o755, mtime, body: Body::Directory(BTreeMap::new()) };
+        let node = Node {
+            mode: 0o755,
+            mtime,
+            body: Body::Directory(BTreeMap::new()),
+        };
         self.dirs.insert(dir, disk.put(parent, name, node));
         Ok(DiskDone::Target { name: None })
     }
@@ -74,8 +85,13 @@ impl Handles {
             };
         }
         let mtime = disk.tick();
-        let node = Node { mode: 0o700, mtime, body: Body::Directory(BTreeMap::new()) };
-        self.dirs.insert(dir, disk.put(parent, name.as_bytes(), node));
+        let node = Node {
+            mode: 0o700,
+            mtime,
+            body: Body::Directory(BTreeMap::new()),
+        };
+        self.dirs
+            .insert(dir, disk.put(parent, name.as_bytes(), node));
         Ok(DiskDone::Directory { existed: false })
     }
 
@@ -92,28 +108,49 @@ impl Handles {
         }
         let name = name.as_bytes().to_vec();
         let locked = self.open.iter().any(|open| match open {
-            OpenFile::Part(part) => part.named && !part.closed && part.dir == dir && part.name == name,
+            OpenFile::Part(part) => {
+                part.named && !part.closed && part.dir == dir && part.name == name
+            }
             OpenFile::Source { .. } => false,
         });
         let named = resumable && !locked;
         let (journal, size_bytes) = match named {
             true => {
                 let part = disk.parts.entry((dir, name.clone())).or_default();
-                (Bytes::copy_from_slice(&part.journal), part.data.len() as u64)
+                (
+                    Bytes::copy_from_slice(&part.journal),
+                    part.data.len() as u64,
+                )
             }
             false => (Bytes::new(), 0),
         };
-        let part =
-            OpenPart { dir, name, named, anonymous: Part::default(), writes_under_way: 0, closed: false };
+        let part = OpenPart {
+            dir,
+            name,
+            named,
+            anonymous: Part::default(),
+            writes_under_way: 0,
+            closed: false,
+        };
         self.add_file(file, OpenFile::Part(part));
-        Ok(DiskDone::Part { journal, size_bytes, resumable: named, storage: disk.storage })
+        Ok(DiskDone::Part {
+            journal,
+            size_bytes,
+            resumable: named,
+            storage: disk.storage,
+        })
     }
 
     pub(super) fn part_data<'a>(&'a mut self, disk: &'a mut Disk, file: usize) -> &'a mut Part {
-        let OpenFile::Part(part) = &mut self.open[file] else { panic!("a source is no partial file") };
+        let OpenFile::Part(part) = &mut self.open[file] else {
+            panic!("a source is no partial file")
+        };
         assert!(!part.closed, "operation on a closed partial file");
         match part.named {
-            true => disk.parts.get_mut(&(part.dir, part.name.clone())).expect("a locked part stays"),
+            true => disk
+                .parts
+                .get_mut(&(part.dir, part.name.clone()))
+                .expect("a locked part stays"),
             false => &mut part.anonymous,
         }
     }
@@ -125,8 +162,13 @@ impl Handles {
         size_bytes: u64,
         journal: &[u8],
     ) -> Result<DiskDone, DiskError> {
-        let OpenFile::Part(open) = &self.open[file] else { panic!("StartPart of a source") };
-        assert_eq!(open.writes_under_way, 0, "StartPart while a write is under way");
+        let OpenFile::Part(open) = &self.open[file] else {
+            panic!("StartPart of a source")
+        };
+        assert_eq!(
+            open.writes_under_way, 0,
+            "StartPart while a write is under way"
+        );
         let part = self.part_data(disk, file);
         *part = Part::default();
         if size_bytes > LARGEST_FILE_BYTES {
@@ -178,17 +220,30 @@ impl Handles {
         let known = before
             .filter(|before| before.header == journal.header)
             .map_or(Vec::new(), |before| before.records);
-        assert!(known.iter().all(|record| journal.records.contains(record)), "a record was destroyed");
+        assert!(
+            known.iter().all(|record| journal.records.contains(record)),
+            "a record was destroyed"
+        );
         // Law 7: the journal never calls done what a reader of the file would not see.
-        for (chunk, value) in journal.records.iter().filter(|record| !known.contains(record)) {
+        for (chunk, value) in journal
+            .records
+            .iter()
+            .filter(|record| !known.contains(record))
+        {
             let size = journal.header.size_bytes;
             let from = chunk_offset(size, *chunk) as usize;
             let to = from + chunk_len_bytes(size, *chunk) as usize;
             let mut hasher = ChunkHasher::new(*chunk, size);
             hasher.update(
-                part.data.get(from..to).unwrap_or_else(|| panic!("{chunk:?} is journaled, not written")),
+                part.data
+                    .get(from..to)
+                    .unwrap_or_else(|| panic!("{chunk:?} is journaled, not written")),
             );
-            assert_eq!(hasher.finish(), *value, "{chunk:?} is journaled and not what is in the file");
+            assert_eq!(
+                hasher.finish(),
+                *value,
+                "{chunk:?} is journaled and not what is in the file"
+            );
         }
         Ok(DiskDone::Done)
     }
@@ -202,12 +257,28 @@ impl Handles {
         mtime: Mtime,
     ) -> Result<DiskDone, DiskError> {
         let part = self.part_data(disk, file).clone();
-        let OpenFile::Part(open) = &mut self.open[file] else { panic!("CommitPart of a source") };
-        assert_eq!(open.writes_under_way, 0, "CommitPart while a write is under way");
+        let OpenFile::Part(open) = &mut self.open[file] else {
+            panic!("CommitPart of a source")
+        };
+        assert_eq!(
+            open.writes_under_way, 0,
+            "CommitPart while a write is under way"
+        );
         let (dir, name, named) = (open.dir, open.name.clone(), open.named);
         let bytes = part.data.len() as u64;
-        publish(disk, dir, &name, Node { mode, mtime, body: Body::File(part.data) })?;
-        let OpenFile::Part(open) = &mut self.open[file] else { panic!("CommitPart of a source") };
+        publish(
+            disk,
+            dir,
+            &name,
+            Node {
+                mode,
+                mtime,
+                body: Body::File(part.data),
+            },
+        )?;
+        let OpenFile::Part(open) = &mut self.open[file] else {
+            panic!("CommitPart of a source")
+        };
         open.closed = true;
         self.committed_bytes += bytes;
         if named {
@@ -227,7 +298,12 @@ pub(super) fn room(disk: &Disk, more: u64, call: &'static str) -> Result<(), Dis
 }
 
 /// Gives a whole node its final name; a directory of that name stays.
-pub(super) fn publish(disk: &mut Disk, dir: Ino, name: &[u8], node: Node) -> Result<DiskDone, DiskError> {
+pub(super) fn publish(
+    disk: &mut Disk,
+    dir: Ino,
+    name: &[u8],
+    node: Node,
+) -> Result<DiskDone, DiskError> {
     if disk.faults.unwritable.contains(name) {
         return fail("renameat", EACCES);
     }

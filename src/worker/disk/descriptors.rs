@@ -1,9 +1,10 @@
-//! Descriptors that run out: operations wait for them, holding none, and nobody keeps the last ones.
+//! Descriptors that run out: operations wait for them, holding none, and nobody keeps the last
+//! ones.
 //!
-//! An operation that finds the table full lets go of whatever it opened, waits, and begins anew. What stays open longer
-//! than one operation (a partial file, a source, a cached directory) leaves a part of the table to operations that end
-//! by themselves, so that these always get on. The kernel gives the lowest free number, so a descriptor's number tells
-//! how full the table is.
+//! An operation that finds the table full lets go of whatever it opened, waits, and begins anew.
+//! What stays open longer than one operation (a partial file, a source, a cached directory) leaves
+//! a part of the table to operations that end by themselves, so that these always get on. The
+//! kernel gives the lowest free number, so a descriptor's number tells how full the table is.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::Poll;
@@ -14,8 +15,8 @@ use super::{DiskDone, DiskError, DiskOp, Files};
 /// Time between two tries.
 pub const RETRY: Duration = Duration::from_millis(2);
 
-/// Tries before an operation fails: a minute. Other sessions close files as they get on, and where none does, waiting
-/// longer helps nobody.
+/// Tries before an operation fails: a minute. Other sessions close files as they get on, and where
+/// none does, waiting longer helps nobody.
 const TRIES: u32 = 30_000;
 
 /// The system's, and the process's table of open files is full (open(2)).
@@ -30,7 +31,9 @@ pub struct Allowance {
 
 impl Allowance {
     pub fn of_this_process() -> Allowance {
-        Allowance { limit: landro_sys::process::open_files_limit() }
+        Allowance {
+            limit: landro_sys::process::open_files_limit(),
+        }
     }
 
     /// For a directory that can be opened again.
@@ -44,7 +47,10 @@ impl Allowance {
     /// EMFILE when the rest of the table is for others.
     pub fn keep(self, fd: &OwnedFd) -> Result<(), DiskError> {
         let allowed = number(fd) < self.limit / 4 * 3;
-        allowed.then_some(()).ok_or(DiskError { call: "openat2", errno: EMFILE })
+        allowed.then_some(()).ok_or(DiskError {
+            call: "openat2",
+            errno: EMFILE,
+        })
     }
 }
 
@@ -76,7 +82,11 @@ async fn wait(files: &Files) {
         if std::mem::replace(&mut asked, true) {
             return Poll::Ready(());
         }
-        files.shared.short.borrow_mut().push(files.shared.current_task.get());
+        files
+            .shared
+            .short
+            .borrow_mut()
+            .push(files.shared.current_task.get());
         Poll::Pending
     })
     .await;

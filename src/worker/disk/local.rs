@@ -37,7 +37,10 @@ pub struct Identity {
 
 impl From<Statx> for Identity {
     fn from(stat: Statx) -> Identity {
-        Identity { device: stat.dev, inode: stat.ino }
+        Identity {
+            device: stat.dev,
+            inode: stat.ino,
+        }
     }
 }
 
@@ -46,7 +49,12 @@ impl Side {
     /// When there is no memory for buffers.
     pub fn new() -> io::Result<Side> {
         let Disk { shared, .. } = Disk::new(Slab::new(SLAB_BUFFERS)?, None);
-        Ok(Side { files: Files { shared, space: Rc::new(Space::new(Base::Local, true)) } })
+        Ok(Side {
+            files: Files {
+                shared,
+                space: Rc::new(Space::new(Base::Local, true)),
+            },
+        })
     }
 
     pub fn run(&self, cmd: DiskOp) -> Result<DiskDone, DiskError> {
@@ -62,8 +70,11 @@ impl Side {
     pub fn identity_of(&self, dir: DirId, name: &Name) -> Result<Identity, DiskError> {
         self.at_once(async |files| {
             let dir = Some(files.dir(dir).await?);
-            let op =
-                FileOp::Statx { dir, path: c_string(name.as_bytes())?, flags: flags::AT_SYMLINK_NOFOLLOW };
+            let op = FileOp::Statx {
+                dir,
+                path: c_string(name.as_bytes())?,
+                flags: flags::AT_SYMLINK_NOFOLLOW,
+            };
             match files.call("statx", op).await? {
                 FileDone::Stat(stat) => Ok(stat.into()),
                 other => unreachable!("statx answered {other:?}"),
@@ -76,7 +87,11 @@ impl Side {
         self.at_once(async |files| {
             let mut fd = files.dir(dir).await?;
             let mut found: Vec<Identity> = vec![files.fstat(&fd).await?.into()];
-            let how = OpenHow { flags: flags::O_PATH | flags::O_DIRECTORY, mode: 0, resolve: 0 };
+            let how = OpenHow {
+                flags: flags::O_PATH | flags::O_DIRECTORY,
+                mode: 0,
+                resolve: 0,
+            };
             loop {
                 let above = match files.open(Some(&fd), b"..", how).await {
                     Err(DiskError { errno: EACCES, .. }) => return Ok(found),
@@ -93,8 +108,8 @@ impl Side {
         })
     }
 
-    /// Copies from where a source was read to, to where a partial file was written to, as a reflink where the file
-    /// systems can. Fewer bytes than `len_bytes` only at the source's end.
+    /// Copies from where a source was read to, to where a partial file was written to, as a reflink
+    /// where the file systems can. Fewer bytes than `len_bytes` only at the source's end.
     pub fn copy_from(
         &self,
         part: FileId,
@@ -105,24 +120,29 @@ impl Side {
         let (OpenFile::Source(from), OpenFile::Part(part)) =
             (side.files.space.file(source)?, self.files.space.file(part)?)
         else {
-            return Err(DiskError { call: "file", errno: EBADF });
+            return Err(DiskError {
+                call: "file",
+                errno: EBADF,
+            });
         };
         let copied_bytes =
-            landro_sys::splice::copy_local(Arc::as_ref(&from), Arc::as_ref(&part.data), len_bytes).map_err(
-                |error| DiskError {
+            landro_sys::splice::copy_local(Arc::as_ref(&from), Arc::as_ref(&part.data), len_bytes)
+                .map_err(|error| DiskError {
                     call: "copy_file_range",
                     errno: error.raw_os_error().unwrap_or_else(libc_eio),
-                },
-            )?;
+                })?;
         self.at_once(async |files| {
             wrote(files, &part, copied_bytes).await;
             Ok(copied_bytes)
         })
     }
 
-    /// The result of a task whose calls are all made in place. One that lacks a descriptor begins anew without those
-    /// that can be opened again.
-    fn at_once<T>(&self, task: impl AsyncFn(&Files) -> Result<T, DiskError>) -> Result<T, DiskError> {
+    /// The result of a task whose calls are all made in place. One that lacks a descriptor begins
+    /// anew without those that can be opened again.
+    fn at_once<T>(
+        &self,
+        task: impl AsyncFn(&Files) -> Result<T, DiskError>,
+    ) -> Result<T, DiskError> {
         match first_poll(task(&self.files)) {
             Err(error) if is_shortage(&error) => {
                 self.files.space.close_idle_directories();
@@ -137,6 +157,9 @@ impl Side {
 fn first_poll<T>(task: impl Future<Output = Result<T, DiskError>>) -> Result<T, DiskError> {
     match std::pin::pin!(task).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
-        Poll::Pending => Err(DiskError { call: "buffer", errno: ENOMEM }),
+        Poll::Pending => Err(DiskError {
+            call: "buffer",
+            errno: ENOMEM,
+        }),
     }
 }

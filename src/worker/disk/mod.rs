@@ -1,9 +1,11 @@
-//! Runs a session's disk operations: each is a small async function over the driver's file operations.
+//! Runs a session's disk operations: each is a small async function over the driver's file
+//! operations.
 //!
-//! A task is polled when it starts and whenever one of its file operations completed; there is no waker and no
-//! runtime beyond this file. On memory file systems (and on the poll backend) a file operation is a plain
-//! system call right here: tmpfs never blocks, while io_uring hands almost every metadata operation to an
-//! io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel), which costs more than the call itself.
+//! A task is polled when it starts and whenever one of its file operations completed; there is no
+//! waker and no runtime beyond this file. On memory file systems (and on the poll backend) a file
+//! operation is a plain system call right here: tmpfs never blocks, while io_uring hands almost
+//! every metadata operation to an io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel), which
+//! costs more than the call itself.
 
 mod descriptors;
 mod dirlinks;
@@ -114,15 +116,28 @@ impl Disk {
             current_task: Cell::new(0),
             share_buffers: Cell::new(usize::MAX),
         };
-        Disk { shared: Rc::new(shared), tasks: slab::Slab::new(), finished: Vec::new() }
+        Disk {
+            shared: Rc::new(shared),
+            tasks: slab::Slab::new(),
+            finished: Vec::new(),
+        }
     }
 
-    /// Starts one operation of a session; its result comes out of [`Disk::finished`], perhaps at once.
+    /// Starts one operation of a session; its result comes out of [`Disk::finished`], perhaps at
+    /// once.
     pub fn start(&mut self, session: usize, serial: u64, space: &Rc<Space>, op: OpId, cmd: DiskOp) {
-        let files = Files { shared: self.shared.clone(), space: space.clone() };
+        let files = Files {
+            shared: self.shared.clone(),
+            space: space.clone(),
+        };
         let entry = self.tasks.vacant_entry();
         let key = entry.key();
-        entry.insert(Task { session, serial, op, job: Box::pin(descriptors::run(files, cmd)) });
+        entry.insert(Task {
+            session,
+            serial,
+            op,
+            job: Box::pin(descriptors::run(files, cmd)),
+        });
         self.poll_task(key);
     }
 
@@ -147,8 +162,8 @@ impl Disk {
         }
     }
 
-    /// Whether tasks wait for descriptors. They are to look again every [`DESCRIPTOR_RETRY`], as another thread may have
-    /// closed some.
+    /// Whether tasks wait for descriptors. They are to look again every [`DESCRIPTOR_RETRY`], as
+    /// another thread may have closed some.
     pub fn is_short_of_descriptors(&self) -> bool {
         !self.shared.short.borrow().is_empty()
     }
@@ -161,7 +176,8 @@ impl Disk {
         }
     }
 
-    /// Divides the slab among the worker's sessions. A quarter stays free for what is being received.
+    /// Divides the slab among the worker's sessions. A quarter stays free for what is being
+    /// received.
     pub fn share_among(&self, sessions: usize) {
         let share = self.shared.slab.capacity() * 3 / 4 / sessions.max(1);
         self.shared.share_buffers.set(share.max(MIN_SHARE_BUFFERS));
@@ -169,7 +185,11 @@ impl Disk {
 
     /// The next file operation to hand to the driver, with its token.
     pub fn next_operation(&mut self) -> Option<(u64, FileOp)> {
-        self.shared.pending.borrow_mut().pop().map(|(slot, op)| (slot as u64, op))
+        self.shared
+            .pending
+            .borrow_mut()
+            .pop()
+            .map(|(slot, op)| (slot as u64, op))
     }
 
     pub fn take_finished(&mut self, into: &mut Vec<Finished>) {
@@ -186,17 +206,25 @@ impl Disk {
     }
 
     fn poll_task(&mut self, key: usize) {
-        let Some(task) = self.tasks.get_mut(key) else { return };
+        let Some(task) = self.tasks.get_mut(key) else {
+            return;
+        };
         self.shared.current_task.set(key);
         let mut context = Context::from_waker(Waker::noop());
         if let Poll::Ready(result) = task.job.as_mut().poll(&mut context) {
             let task = self.tasks.remove(key);
-            self.finished.push(Finished { session: task.session, serial: task.serial, op: task.op, result });
+            self.finished.push(Finished {
+                session: task.session,
+                serial: task.serial,
+                op: task.op,
+                result,
+            });
         }
     }
 }
 
-/// What an operation works with: the worker's buffers and ring, its session's directories and files.
+/// What an operation works with: the worker's buffers and ring, its session's directories and
+/// files.
 #[derive(Clone)]
 struct Files {
     shared: Rc<Shared>,
@@ -209,14 +237,24 @@ impl Files {
         let done = if self.space.in_memory() {
             landro_sys::run(op)
         } else {
-            Ring { shared: self.shared.clone(), state: RingState::New(Some(op)) }.await
+            Ring {
+                shared: self.shared.clone(),
+                state: RingState::New(Some(op)),
+            }
+            .await
         };
-        done.map_err(|error| DiskError { call, errno: error.raw_os_error().unwrap_or(libc_eio()) })
+        done.map_err(|error| DiskError {
+            call,
+            errno: error.raw_os_error().unwrap_or(libc_eio()),
+        })
     }
 
     /// A free slab buffer, waiting for one if need be.
     async fn buffer(&self) -> Buffer {
-        TakeBuffer { files: self.clone() }.await
+        TakeBuffer {
+            files: self.clone(),
+        }
+        .await
     }
 }
 
@@ -244,7 +282,11 @@ impl Future for Ring {
             RingState::New(op) => {
                 let op = op.take().expect("a ring operation is polled as new once");
                 let task = self.shared.current_task.get();
-                let slot = self.shared.slots.borrow_mut().insert(Slot { task, result: None });
+                let slot = self
+                    .shared
+                    .slots
+                    .borrow_mut()
+                    .insert(Slot { task, result: None });
                 self.shared.pending.borrow_mut().push((slot, op));
                 self.state = RingState::Waiting(slot);
                 Poll::Pending
@@ -277,7 +319,11 @@ impl Future for TakeBuffer {
         let pinned = self.files.space.pinned.load(Ordering::Relaxed);
         // What peers leave unacknowledged may not take the last buffers from those who send to us.
         let free = shared.slab.capacity() - shared.slab.in_use();
-        let reserved = if pinned < MIN_SHARE_BUFFERS { 1 } else { shared.slab.capacity() / RESERVED_PART };
+        let reserved = if pinned < MIN_SHARE_BUFFERS {
+            1
+        } else {
+            shared.slab.capacity() / RESERVED_PART
+        };
         let allowed = pinned < shared.share_buffers.get() && free > reserved;
         match shared.slab.take().filter(|_| allowed) {
             Some(buffer) => Poll::Ready(buffer),
@@ -289,8 +335,8 @@ impl Future for TakeBuffer {
     }
 }
 
-/// Bytes read for a session, counted until the transport lets go of them: a peer that acknowledges nothing
-/// holds its own session's share of the slab and no more.
+/// Bytes read for a session, counted until the transport lets go of them: a peer that acknowledges
+/// nothing holds its own session's share of the slab and no more.
 struct Pinned {
     data: Bytes,
     count: Arc<AtomicUsize>,
@@ -299,7 +345,10 @@ struct Pinned {
 impl Files {
     fn pin(&self, data: Bytes) -> Bytes {
         self.space.pinned.fetch_add(1, Ordering::Relaxed);
-        Bytes::from_owner(Pinned { data, count: self.space.pinned.clone() })
+        Bytes::from_owner(Pinned {
+            data,
+            count: self.space.pinned.clone(),
+        })
     }
 }
 
@@ -317,49 +366,103 @@ impl Drop for Pinned {
 
 async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
-        DiskOp::ResolveTarget { path, must_be_dir, dir, fsync } => {
-            target::resolve(files, &path, must_be_dir, dir, fsync).await
-        }
+        DiskOp::ResolveTarget {
+            path,
+            must_be_dir,
+            dir,
+            fsync,
+        } => target::resolve(files, &path, must_be_dir, dir, fsync).await,
         DiskOp::ResolveSource { path, dir } => source::resolve(files, &path, dir).await,
         DiskOp::CloseDir { dir } => {
             files.space.forget_dir(dir);
             Ok(DiskDone::Done)
         }
-        DiskOp::OpenDir { parent, name, dir } => source::open_dir(files, parent, name.as_ref(), dir).await,
+        DiskOp::OpenDir { parent, name, dir } => {
+            source::open_dir(files, parent, name.as_ref(), dir).await
+        }
         DiskOp::List { dir, max_entries } => source::list(files, dir, max_entries).await,
-        DiskOp::ReadSmall { dir, name, max_bytes } => source::read_small(files, dir, &name, max_bytes).await,
+        DiskOp::ReadSmall {
+            dir,
+            name,
+            max_bytes,
+        } => source::read_small(files, dir, &name, max_bytes).await,
         DiskOp::OpenRead { dir, name, file } => source::open_read(files, dir, &name, file).await,
-        DiskOp::Read { file, offset, len_bytes } => source::read(files, file, offset, len_bytes).await,
+        DiskOp::Read {
+            file,
+            offset,
+            len_bytes,
+        } => source::read(files, file, offset, len_bytes).await,
         DiskOp::Stat { file } => source::stat(files, file).await,
         DiskOp::CloseRead { file } => {
             files.space.forget_file(file);
             Ok(DiskDone::Done)
         }
         DiskOp::Check { dir, name } => target::check(files, dir, &name).await,
-        DiskOp::MakeDir { parent, name, dir, keep_dirlinks, fsync } => {
-            dirlinks::make_dir(files, parent, &name, dir, keep_dirlinks, fsync).await
+        DiskOp::MakeDir {
+            parent,
+            name,
+            dir,
+            keep_dirlinks,
+            fsync,
+        } => dirlinks::make_dir(files, parent, &name, dir, keep_dirlinks, fsync).await,
+        DiskOp::SetDir {
+            dir,
+            mode,
+            mtime,
+            fsync,
+        } => target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await,
+        DiskOp::PutSmall {
+            dir,
+            name,
+            data,
+            mode,
+            mtime,
+            fsync,
+        } => {
+            target::put_small(
+                files,
+                dir,
+                &name,
+                data,
+                publish::Attributes { mode, mtime, fsync },
+            )
+            .await
         }
-        DiskOp::SetDir { dir, mode, mtime, fsync } => {
-            target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await
-        }
-        DiskOp::PutSmall { dir, name, data, mode, mtime, fsync } => {
-            target::put_small(files, dir, &name, data, publish::Attributes { mode, mtime, fsync }).await
-        }
-        DiskOp::PutSymlink { dir, name, target, mtime, fsync } => {
-            target::put_symlink(files, dir, &name, &target, mtime, fsync).await
-        }
-        DiskOp::OpenPart { dir, name, file, resumable } => {
-            part::open_part(files, dir, &name, file, resumable).await
-        }
-        DiskOp::StartPart { file, size_bytes, journal } => {
-            part::start_part(files, file, size_bytes, journal).await
-        }
+        DiskOp::PutSymlink {
+            dir,
+            name,
+            target,
+            mtime,
+            fsync,
+        } => target::put_symlink(files, dir, &name, &target, mtime, fsync).await,
+        DiskOp::OpenPart {
+            dir,
+            name,
+            file,
+            resumable,
+        } => part::open_part(files, dir, &name, file, resumable).await,
+        DiskOp::StartPart {
+            file,
+            size_bytes,
+            journal,
+        } => part::start_part(files, file, size_bytes, journal).await,
         DiskOp::Write { file, offset, data } => part::write(files, file, offset, data).await,
-        DiskOp::ReadPart { file, offset, len_bytes } => source::read(files, file, offset, len_bytes).await,
-        DiskOp::WriteJournal { file, offset, bytes } => part::write_journal(files, file, offset, bytes).await,
-        DiskOp::CommitPart { file, mode, mtime, fsync } => {
-            part::commit_part(files, file, publish::Attributes { mode, mtime, fsync }).await
-        }
+        DiskOp::ReadPart {
+            file,
+            offset,
+            len_bytes,
+        } => source::read(files, file, offset, len_bytes).await,
+        DiskOp::WriteJournal {
+            file,
+            offset,
+            bytes,
+        } => part::write_journal(files, file, offset, bytes).await,
+        DiskOp::CommitPart {
+            file,
+            mode,
+            mtime,
+            fsync,
+        } => part::commit_part(files, file, publish::Attributes { mode, mtime, fsync }).await,
         DiskOp::ClosePart { file, keep } => part::close_part(files, file, keep).await,
         DiskOp::CleanPart { dir, name } => part::clean_part(files, dir, &name).await,
     }
@@ -371,13 +474,29 @@ async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
 /// As openat2(2); `InvalidInput` for a reserved name.
 pub fn open_beneath(root: &Arc<OwnedFd>, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
     if is_reserved_path(path) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, NameError::Reserved));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            NameError::Reserved,
+        ));
     }
-    let path = c_string(source::relative(path)).map_err(|error| io::Error::from_raw_os_error(error.errno))?;
-    let path = if path.is_empty() { c".".to_owned() } else { path };
+    let path = c_string(source::relative(path))
+        .map_err(|error| io::Error::from_raw_os_error(error.errno))?;
+    let path = if path.is_empty() {
+        c".".to_owned()
+    } else {
+        path
+    };
     let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow { flags: flags::O_DIRECTORY | flags::O_RDONLY, mode: 0, resolve };
-    match landro_sys::run(FileOp::Open { dir: Some(root.clone()), path, how })? {
+    let how = OpenHow {
+        flags: flags::O_DIRECTORY | flags::O_RDONLY,
+        mode: 0,
+        resolve,
+    };
+    match landro_sys::run(FileOp::Open {
+        dir: Some(root.clone()),
+        path,
+        how,
+    })? {
         FileDone::Opened(fd) => Ok(Arc::new(fd)),
         other => unreachable!("openat2 answered {other:?}"),
     }

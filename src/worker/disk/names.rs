@@ -1,4 +1,5 @@
-//! The names of temporary files. They depend only on the final name, so that a rerun finds what a crash left.
+//! The names of temporary files. They depend only on the final name, so that a rerun finds what a
+//! crash left.
 
 use std::ffi::CString;
 
@@ -21,19 +22,27 @@ pub fn replacement(name: &Name) -> CString {
 }
 
 fn derived(name: &Name, suffix: &str) -> CString {
-    // 64 bits of the name's digest: short enough beside any name, and a name of 255 bytes stays possible.
+    // 64 bits of the name's digest: short enough beside any name, and a name of 255 bytes stays
+    // possible.
     let digest = blake3::hash(name.as_bytes()).to_hex();
-    CString::new(format!("{TEMPORARY_PREFIX}{}.{suffix}", &digest.as_str()[..16]))
-        .expect("hex and letters hold no NUL")
+    CString::new(format!(
+        "{TEMPORARY_PREFIX}{}.{suffix}",
+        &digest.as_str()[..16]
+    ))
+    .expect("hex and letters hold no NUL")
 }
 
-/// Holds a path that somebody asked for against the names of unfinished files: neither they nor what pretends to be
-/// one may be placed, read or listed.
+/// Holds a path that somebody asked for against the names of unfinished files: neither they nor
+/// what pretends to be one may be placed, read or listed.
 ///
 /// # Errors
 /// `RESERVED_NAME` when one of its components is one.
 pub fn refuse_reserved(path: &[u8]) -> Result<(), DiskError> {
-    if is_reserved_path(path) { Err(DiskError::RESERVED_NAME) } else { Ok(()) }
+    if is_reserved_path(path) {
+        Err(DiskError::RESERVED_NAME)
+    } else {
+        Ok(())
+    }
 }
 
 /// A name or path for a system call.
@@ -41,5 +50,8 @@ pub fn refuse_reserved(path: &[u8]) -> Result<(), DiskError> {
 /// # Errors
 /// EINVAL when the bytes hold a NUL.
 pub fn c_string(bytes: &[u8]) -> Result<CString, DiskError> {
-    CString::new(bytes).map_err(|_| DiskError { call: "path", errno: 22 })
+    CString::new(bytes).map_err(|_| DiskError {
+        call: "path",
+        errno: 22,
+    })
 }

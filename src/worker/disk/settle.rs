@@ -1,8 +1,10 @@
-//! Takes marks away once everything is on disk: one thread of a daemon, for syncfs(2) takes as long as the disk does.
+//! Takes marks away once everything is on disk: one thread of a daemon, for syncfs(2) takes as long
+//! as the disk does.
 //!
-//! A mark may go only if no session published anything since the sync began. Sessions hold the marked directory's lock
-//! shared as long as they live, and give the mark a number of their own. So: nobody holds the lock, the number is read,
-//! everything is synced, again nobody holds the lock, and the number is still the same.
+//! A mark may go only if no session published anything since the sync began. Sessions hold the
+//! marked directory's lock shared as long as they live, and give the mark a number of their own.
+//! So: nobody holds the lock, the number is read, everything is synced, again nobody holds the
+//! lock, and the number is still the same.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,10 +17,12 @@ use landro_sys::{FileDone, FileOp, Flock, OpenHow, Statx, run};
 use super::durable::{MARK, is_of, settled};
 use crate::proto::journal::Storage;
 
-/// Directories that wait, each with a descriptor. One that finds no room keeps its mark until a later session there.
+/// Directories that wait, each with a descriptor. One that finds no room keeps its mark until a
+/// later session there.
 const PENDING_MAX: usize = 64;
 
-/// Time between two looks: long enough to sync once for many sessions, as short as ext4's own commits.
+/// Time between two looks: long enough to sync once for many sessions, as short as ext4's own
+/// commits.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Where sessions name the directories they marked.
@@ -31,7 +35,9 @@ pub type Settler = Sender<Arc<OwnedFd>>;
 pub fn start() -> std::io::Result<Settler> {
     let (sender, queue) = bounded(PENDING_MAX);
     let boot_id = landro_sys::boot_id().unwrap_or_default();
-    std::thread::Builder::new().name("landro-settle".to_owned()).spawn(move || settle(&queue, boot_id))?;
+    std::thread::Builder::new()
+        .name("landro-settle".to_owned())
+        .spawn(move || settle(&queue, boot_id))?;
     Ok(sender)
 }
 
@@ -46,7 +52,11 @@ struct Pending {
 fn settle(queue: &Receiver<Arc<OwnedFd>>, boot_id: [u8; 16]) {
     let mut pending: Vec<Pending> = Vec::new();
     loop {
-        match queue.recv_timeout(if pending.is_empty() { Duration::MAX } else { PAUSE }) {
+        match queue.recv_timeout(if pending.is_empty() {
+            Duration::MAX
+        } else {
+            PAUSE
+        }) {
             Ok(top) => {
                 add(&mut pending, &top, boot_id);
                 continue;
@@ -64,9 +74,15 @@ fn settle(queue: &Receiver<Arc<OwnedFd>>, boot_id: [u8; 16]) {
                 return mark_on(&waiting.dir).is_some();
             };
             let dev = waiting.stat.dev;
-            let known = synced.iter().find(|(other, _)| *other == dev).map(|(_, ok)| *ok);
+            let known = synced
+                .iter()
+                .find(|(other, _)| *other == dev)
+                .map(|(_, ok)| *ok);
             let ok = known.unwrap_or_else(|| {
-                let ok = run(FileOp::SyncFs { file: waiting.dir.clone() }).is_ok();
+                let ok = run(FileOp::SyncFs {
+                    file: waiting.dir.clone(),
+                })
+                .is_ok();
                 synced.push((dev, ok));
                 ok
             });
@@ -78,15 +94,37 @@ fn settle(queue: &Receiver<Arc<OwnedFd>>, boot_id: [u8; 16]) {
 
 fn add(pending: &mut Vec<Pending>, top: &Arc<OwnedFd>, boot_id: [u8; 16]) {
     // A description of its own: the session's holds the session's lock.
-    let how = OpenHow { flags: flags::O_RDONLY | flags::O_DIRECTORY, mode: 0, resolve: 0 };
-    let op = FileOp::Open { dir: Some(top.clone()), path: c".".to_owned(), how };
-    let Ok(FileDone::Opened(dir)) = run(op) else { return };
+    let how = OpenHow {
+        flags: flags::O_RDONLY | flags::O_DIRECTORY,
+        mode: 0,
+        resolve: 0,
+    };
+    let op = FileOp::Open {
+        dir: Some(top.clone()),
+        path: c".".to_owned(),
+        how,
+    };
+    let Ok(FileDone::Opened(dir)) = run(op) else {
+        return;
+    };
     let dir = Arc::new(dir);
-    let Ok(FileDone::Stat(stat)) = run(FileOp::Fstat { file: dir.clone() }) else { return };
-    let known = pending.iter().any(|other| (other.stat.dev, other.stat.ino) == (stat.dev, stat.ino));
+    let Ok(FileDone::Stat(stat)) = run(FileOp::Fstat { file: dir.clone() }) else {
+        return;
+    };
+    let known = pending
+        .iter()
+        .any(|other| (other.stat.dev, other.stat.ino) == (stat.dev, stat.ino));
     if !known && pending.len() < PENDING_MAX {
-        let storage = Storage { boot: boot_id, mount: stat.mount.unwrap_or_default() };
-        pending.push(Pending { dir, stat, storage, seen: None });
+        let storage = Storage {
+            boot: boot_id,
+            mount: stat.mount.unwrap_or_default(),
+        };
+        pending.push(Pending {
+            dir,
+            stat,
+            storage,
+            seen: None,
+        });
     }
 }
 
@@ -118,16 +156,28 @@ fn take_away(waiting: &Pending, seen: &[u8]) -> bool {
 }
 
 fn lock(dir: &Arc<OwnedFd>) -> bool {
-    matches!(run(FileOp::Lock { file: dir.clone(), how: Flock::Exclusive }), Ok(FileDone::Locked(true)))
+    matches!(
+        run(FileOp::Lock {
+            file: dir.clone(),
+            how: Flock::Exclusive
+        }),
+        Ok(FileDone::Locked(true))
+    )
 }
 
 fn unlock(dir: &Arc<OwnedFd>) {
     // What cannot be unlocked was not locked: there is nothing to do about it.
-    let _ = run(FileOp::Lock { file: dir.clone(), how: Flock::Unlock });
+    let _ = run(FileOp::Lock {
+        file: dir.clone(),
+        how: Flock::Unlock,
+    });
 }
 
 fn mark_on(dir: &Arc<OwnedFd>) -> Option<Vec<u8>> {
-    match run(FileOp::GetXattr { file: dir.clone(), name: MARK }) {
+    match run(FileOp::GetXattr {
+        file: dir.clone(),
+        name: MARK,
+    }) {
         Ok(FileDone::Xattr(value)) => value,
         _ => None,
     }

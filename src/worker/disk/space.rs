@@ -25,8 +25,8 @@ const MAX_OPEN_DIRECTORIES: usize = 64;
 pub enum Base {
     /// A daemon's root, or the part of it that the peer may see: every path stays beneath it.
     Served(Arc<OwnedFd>),
-    /// The user's own command: the paths typed resolve as in any program; what comes from the peer stays
-    /// below the entries that were asked for.
+    /// The user's own command: the paths typed resolve as in any program; what comes from the peer
+    /// stays below the entries that were asked for.
     Local,
 }
 
@@ -47,7 +47,8 @@ pub struct Space {
     pub(super) pinned: Arc<AtomicUsize>,
     /// The file system of the target has no O_TMPFILE (NFS, FUSE, FAT): use named temporary files.
     pub(super) no_tmpfile: Cell<bool>,
-    /// A source typed with a trailing slash, whose final symlink is followed, and the directory behind it.
+    /// A source typed with a trailing slash, whose final symlink is followed, and the directory
+    /// behind it.
     pub(super) followed: RefCell<Option<(DirId, Name, Arc<OwnedFd>)>>,
     /// Where the sources land.
     target: Cell<Option<DirId>>,
@@ -56,7 +57,8 @@ pub struct Space {
 struct Dir {
     place: Place,
     open: Option<Arc<OwnedFd>>,
-    /// Where the next batch of names begins (a directory offset of this file system, stable across reopening).
+    /// Where the next batch of names begins (a directory offset of this file system, stable across
+    /// reopening).
     list_cursor: u64,
     used: u64,
 }
@@ -65,7 +67,8 @@ struct Dir {
 #[derive(Clone)]
 pub struct Place {
     root: Arc<OwnedFd>,
-    /// From where the session's paths begin: a daemon's root, or the directory the sources land in or lie in.
+    /// From where the session's paths begin: a daemon's root, or the directory the sources land in
+    /// or lie in.
     path: Vec<u8>,
     /// `path` behind here is below `root`.
     from: usize,
@@ -177,7 +180,10 @@ impl Space {
 
     /// Whether data in a directory may be gone that an earlier kernel or mount held.
     pub fn is_in_doubt(&self, dir: DirId) -> bool {
-        self.footings.borrow().get(&dir).is_some_and(|footing| footing.in_doubt)
+        self.footings
+            .borrow()
+            .get(&dir)
+            .is_some_and(|footing| footing.in_doubt)
     }
 
     pub fn footing(&self, dir: DirId) -> Option<Footing> {
@@ -190,7 +196,10 @@ impl Space {
 
     /// Whether partial files are open, and so locked.
     pub fn holds_parts(&self) -> bool {
-        self.files.borrow().values().any(|file| matches!(file, OpenFile::Part(_)))
+        self.files
+            .borrow()
+            .values()
+            .any(|file| matches!(file, OpenFile::Part(_)))
     }
 
     pub fn add_file(&self, file: FileId, open: OpenFile) {
@@ -198,9 +207,13 @@ impl Space {
     }
 
     /// # Errors
-    /// EBADF when the session never opened it (a slip of our own state machine, kept from becoming a panic).
+    /// EBADF when the session never opened it (a slip of our own state machine, kept from becoming
+    /// a panic).
     pub fn file(&self, file: FileId) -> Result<OpenFile, DiskError> {
-        self.files.borrow().get(&file).cloned().ok_or(DiskError { call: "file", errno: 9 })
+        self.files.borrow().get(&file).cloned().ok_or(DiskError {
+            call: "file",
+            errno: 9,
+        })
     }
 
     /// Remembers where the sources land: `path` from where the session's paths begin.
@@ -209,12 +222,19 @@ impl Space {
         self.add_dir(dir, Place::held(fd.clone(), path), fd);
     }
 
-    /// Remembers an open directory that was received in `parent`. What was asked for by itself, the top entry, is held
-    /// from then on, so that nothing below it is ever found from above it.
+    /// Remembers an open directory that was received in `parent`. What was asked for by itself, the
+    /// top entry, is held from then on, so that nothing below it is ever found from above it.
     pub fn add_received_dir(&self, parent: DirId, dir: DirId, place: Place, open: Arc<OwnedFd>) {
         let is_top = self.target.get() == Some(parent);
-        // So many top entries cost a descriptor each; more are found from the directory they lie in.
-        let held = || self.dirs.borrow().values().filter(|dir| dir.place.is_held()).count();
+        // So many top entries cost a descriptor each; more are found from the directory they lie
+        // in.
+        let held = || {
+            self.dirs
+                .borrow()
+                .values()
+                .filter(|dir| dir.place.is_held())
+                .count()
+        };
         match is_top && self.allowance.may_cache(&open) && held() < MAX_OPEN_DIRECTORIES {
             true => self.add_dir(dir, place.held_as(open.clone()), open),
             false => self.add_dir(dir, place, open),
@@ -230,7 +250,15 @@ impl Space {
         let used = self.tick();
         let mut dirs = self.dirs.borrow_mut();
         let open = self.allowance.may_cache(&open).then_some(open);
-        dirs.insert(dir, Dir { place, open, list_cursor: 0, used });
+        dirs.insert(
+            dir,
+            Dir {
+                place,
+                open,
+                list_cursor: 0,
+                used,
+            },
+        );
         if dirs.len() > MAX_OPEN_DIRECTORIES {
             Self::close_oldest(&mut dirs);
         }
@@ -244,7 +272,10 @@ impl Space {
         }
         place.path.extend_from_slice(name);
         if place.below().len() > PATH_MAX_BYTES {
-            return Err(DiskError { call: "path", errno: 36 }); // ENAMETOOLONG
+            return Err(DiskError {
+                call: "path",
+                errno: 36,
+            }); // ENAMETOOLONG
         }
         Ok(place)
     }
@@ -256,12 +287,18 @@ impl Space {
 
     fn place(&self, dir: DirId) -> Result<Place, DiskError> {
         let dirs = self.dirs.borrow();
-        let found = dirs.get(&dir).ok_or(DiskError { call: "directory", errno: 9 })?;
+        let found = dirs.get(&dir).ok_or(DiskError {
+            call: "directory",
+            errno: 9,
+        })?;
         Ok(found.place.clone())
     }
 
     pub fn list_cursor(&self, dir: DirId) -> u64 {
-        self.dirs.borrow().get(&dir).map_or(0, |dir| dir.list_cursor)
+        self.dirs
+            .borrow()
+            .get(&dir)
+            .map_or(0, |dir| dir.list_cursor)
     }
 
     pub fn set_list_cursor(&self, dir: DirId, cursor: u64) {
@@ -270,7 +307,8 @@ impl Space {
         }
     }
 
-    /// Closes every directory that nothing works in right now; each is opened again when it is needed.
+    /// Closes every directory that nothing works in right now; each is opened again when it is
+    /// needed.
     pub fn close_idle_directories(&self) {
         for dir in self.dirs.borrow_mut().values_mut() {
             dir.open.take_if(|open| Arc::strong_count(open) == 1);
@@ -283,8 +321,11 @@ impl Space {
     }
 
     fn close_oldest(dirs: &mut HashMap<DirId, Dir>) {
-        let mut open: Vec<_> =
-            dirs.iter().filter(|(_, dir)| dir.open.is_some()).map(|(id, dir)| (dir.used, *id)).collect();
+        let mut open: Vec<_> = dirs
+            .iter()
+            .filter(|(_, dir)| dir.open.is_some())
+            .map(|(id, dir)| (dir.used, *id))
+            .collect();
         if open.len() <= MAX_OPEN_DIRECTORIES {
             return;
         }
@@ -304,7 +345,10 @@ impl Files {
         let place = {
             let mut dirs = self.space.dirs.borrow_mut();
             let used = self.space.tick();
-            let found = dirs.get_mut(&dir).ok_or(DiskError { call: "directory", errno: 9 })?;
+            let found = dirs.get_mut(&dir).ok_or(DiskError {
+                call: "directory",
+                errno: 9,
+            })?;
             found.used = used;
             if let Some(open) = &found.open {
                 return Ok(open.clone());
@@ -313,7 +357,10 @@ impl Files {
         };
         let open = self.open_place(&place).await?;
         let mut dirs = self.space.dirs.borrow_mut();
-        if let Some(found) = dirs.get_mut(&dir).filter(|_| self.space.allowance.may_cache(&open)) {
+        if let Some(found) = dirs
+            .get_mut(&dir)
+            .filter(|_| self.space.allowance.may_cache(&open))
+        {
             found.open = Some(open.clone());
         }
         Space::close_oldest(&mut dirs);
@@ -342,9 +389,14 @@ impl Files {
         path: &[u8],
         resolve: u64,
     ) -> Result<Arc<OwnedFd>, DiskError> {
-        let how = |flags| OpenHow { flags: flags::O_DIRECTORY | flags, mode: 0, resolve };
+        let how = |flags| OpenHow {
+            flags: flags::O_DIRECTORY | flags,
+            mode: 0,
+            resolve,
+        };
         match self.open(dir, path, how(flags::O_RDONLY)).await {
-            // A directory one may enter but not list (mode 0311): O_PATH is enough for the *at calls.
+            // A directory one may enter but not list (mode 0311): O_PATH is enough for the *at
+            // calls.
             Err(DiskError { errno: 13, .. }) => self.open(dir, path, how(flags::O_PATH)).await,
             other => other,
         }
@@ -357,16 +409,23 @@ impl Files {
         path: &[u8],
         how: OpenHow,
     ) -> Result<Arc<OwnedFd>, DiskError> {
-        let op = FileOp::Open { dir: dir.cloned(), path: c_string(path)?, how };
+        let op = FileOp::Open {
+            dir: dir.cloned(),
+            path: c_string(path)?,
+            how,
+        };
         match self.call("openat2", op).await? {
             FileDone::Opened(fd) => Ok(Arc::new(fd)),
             other => unreachable!("openat2 answered {other:?}"),
         }
     }
 
-    /// Learns whether the session works on a memory file system; one that is not makes the session asynchronous.
+    /// Learns whether the session works on a memory file system; one that is not makes the session
+    /// asynchronous.
     pub(super) async fn learn_file_system(&self, fd: &Arc<OwnedFd>) -> Result<(), DiskError> {
-        if let FileDone::FileSystem(found) = self.call("fstatfs", FileOp::StatFs { file: fd.clone() }).await?
+        if let FileDone::FileSystem(found) = self
+            .call("fstatfs", FileOp::StatFs { file: fd.clone() })
+            .await?
         {
             let before = self.space.in_memory.get().unwrap_or(true);
             self.space.in_memory.set(Some(before && found.is_memory));

@@ -1,4 +1,5 @@
-//! The receiver's destination: where the sources land, what stands there, small files, symlinks and directories.
+//! The receiver's destination: where the sources land, what stands there, small files, symlinks and
+//! directories.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -8,7 +9,9 @@ use landro_sys::FileOp;
 
 use super::dirlinks;
 use super::names::{self, c_string, refuse_reserved};
-use super::publish::{Arrival, Attributes, finish, rename, set_meta, sync, temporary, unlink, write_all};
+use super::publish::{
+    Arrival, Attributes, finish, rename, set_meta, sync, temporary, unlink, write_all,
+};
 use super::source::{relative, split_path};
 use super::space::Base;
 use super::{DiskDone, DiskError, Files};
@@ -37,7 +40,10 @@ pub async fn resolve(
             add_target(files, path, fd, dir).await?;
             return Ok(DiskDone::Target { name: None });
         }
-        Err(DiskError { errno: ENOENT | ENOTDIR, .. }) => {}
+        Err(DiskError {
+            errno: ENOENT | ENOTDIR,
+            ..
+        }) => {}
         // A symlink to nowhere, or around in circles, is a name like any other: rename replaces it.
         Err(DiskError { errno: ELOOP, .. }) => {}
         Err(error) => return Err(error),
@@ -46,14 +52,26 @@ pub async fn resolve(
         Base::Served(_) => split_path(relative(path)),
         Base::Local => split_path(path),
     };
-    let Some(name) = name else { return Err(DiskError { call: "openat2", errno: ENOENT }) };
+    let Some(name) = name else {
+        return Err(DiskError {
+            call: "openat2",
+            errno: ENOENT,
+        });
+    };
     let parent = files.open_asked(parent_path).await?;
     if must_be_dir || trailing_slash {
-        let op = FileOp::Mkdir { dir: Some(parent.clone()), path: c_string(name)?, mode: 0o777 };
+        let op = FileOp::Mkdir {
+            dir: Some(parent.clone()),
+            path: c_string(name)?,
+            mode: 0o777,
+        };
         match files.call("mkdirat", op).await {
             // Something that is no directory stands there.
             Err(DiskError { errno: EEXIST, .. }) => {
-                return Err(DiskError { call: "openat2", errno: ENOTDIR });
+                return Err(DiskError {
+                    call: "openat2",
+                    errno: ENOTDIR,
+                });
             }
             other => other?,
         };
@@ -64,13 +82,21 @@ pub async fn resolve(
         add_target(files, path, fd, dir).await?;
         return Ok(DiskDone::Target { name: None });
     }
-    let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError { call: "path", errno: 36 })?;
+    let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError {
+        call: "path",
+        errno: 36,
+    })?;
     add_target(files, parent_path, parent, dir).await?;
     Ok(DiskDone::Target { name: Some(name) })
 }
 
 /// Nothing of the transfer is looked for above the directory that the sources land in.
-async fn add_target(files: &Files, path: &[u8], fd: Arc<OwnedFd>, dir: DirId) -> Result<(), DiskError> {
+async fn add_target(
+    files: &Files,
+    path: &[u8],
+    fd: Arc<OwnedFd>,
+    dir: DirId,
+) -> Result<(), DiskError> {
     files.learn_file_system(&fd).await?;
     files.stand_on_target(dir, &fd)?;
     let path = match files.space.base() {
@@ -82,8 +108,15 @@ async fn add_target(files: &Files, path: &[u8], fd: Arc<OwnedFd>, dir: DirId) ->
 }
 
 fn trim_slashes(path: &[u8]) -> &[u8] {
-    let end = path.iter().rposition(|&b| b != b'/').map_or(0, |last| last + 1);
-    if &path[..end] == b"." { b"" } else { &path[..end] }
+    let end = path
+        .iter()
+        .rposition(|&b| b != b'/')
+        .map_or(0, |last| last + 1);
+    if &path[..end] == b"." {
+        b""
+    } else {
+        &path[..end]
+    }
 }
 
 pub async fn check(files: &Files, dir: DirId, name: &Name) -> Result<DiskDone, DiskError> {
@@ -98,12 +131,28 @@ pub async fn check(files: &Files, dir: DirId, name: &Name) -> Result<DiskDone, D
         Kind::File | Kind::Directory | Kind::Special => None,
     };
     let in_doubt = meta.kind == Kind::File && !files.is_sound(dir, name, meta.size_bytes).await?;
-    Ok(DiskDone::Existing(Some(Existing { meta, link, in_doubt })))
+    Ok(DiskDone::Existing(Some(Existing {
+        meta,
+        link,
+        in_doubt,
+    })))
 }
 
-pub async fn set_dir(files: &Files, dir: DirId, attributes: Attributes) -> Result<DiskDone, DiskError> {
+pub async fn set_dir(
+    files: &Files,
+    dir: DirId,
+    attributes: Attributes,
+) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
-    set_meta(files, &fd, Attributes { mode: attributes.mode & DIRECTORY_MODE, ..attributes }).await?;
+    set_meta(
+        files,
+        &fd,
+        Attributes {
+            mode: attributes.mode & DIRECTORY_MODE,
+            ..attributes
+        },
+    )
+    .await?;
     if attributes.fsync {
         sync(files, &fd).await?;
     }
@@ -155,16 +204,29 @@ pub async fn put_symlink(
     let dir = files.dir(dir).await?;
     let temporary = names::replacement(name);
     unlink(files, &dir, &temporary).await?;
-    let op = FileOp::Symlink { target: c_string(target)?, dir: Some(dir.clone()), path: temporary.clone() };
+    let op = FileOp::Symlink {
+        target: c_string(target)?,
+        dir: Some(dir.clone()),
+        path: temporary.clone(),
+    };
     files.call("symlinkat", op).await?;
     let mtime = (mtime.seconds, mtime.nanoseconds);
-    let time = FileOp::SetLinkTime { dir: Some(dir.clone()), path: temporary.clone(), mtime };
+    let time = FileOp::SetLinkTime {
+        dir: Some(dir.clone()),
+        path: temporary.clone(),
+        mtime,
+    };
     let result = async {
         files.call("utimensat", time).await?;
         dirlinks::mark_received(files, &dir, &temporary, mtime).await?;
         rename(files, &dir, &temporary, &c_string(name.as_bytes())?, 0).await?;
-        // A symlink cannot be opened to be synced; with its directory's new name the kernel writes the link itself.
-        if fsync { sync(files, &dir).await } else { Ok(()) }
+        // A symlink cannot be opened to be synced; with its directory's new name the kernel writes
+        // the link itself.
+        if fsync {
+            sync(files, &dir).await
+        } else {
+            Ok(())
+        }
     };
     match result.await {
         Ok(()) => Ok(DiskDone::Done),

@@ -36,8 +36,14 @@ fn writing(error: DiskError) -> EntryError {
 
 impl Copier<'_> {
     /// Copies a regular file. None: stopped in the middle.
-    pub(super) fn file(&mut self, at: &At, found: &Found) -> Option<Result<EntryResult, EntryError>> {
-        let (Some(name), Some(landing)) = (&found.name, &found.landing) else { return None };
+    pub(super) fn file(
+        &mut self,
+        at: &At,
+        found: &Found,
+    ) -> Option<Result<EntryResult, EntryError>> {
+        let (Some(name), Some(landing)) = (&found.name, &found.landing) else {
+            return None;
+        };
         match self.is_there(at, found, landing) {
             Ok(true) => {
                 self.clean(at, landing, &found.meta);
@@ -62,7 +68,13 @@ impl Copier<'_> {
             return Ok(EntryResult::Skipped);
         }
         let (mtime, fsync) = (found.meta.mtime, self.job.fsync);
-        let put = DiskOp::PutSymlink { dir: at.target, name, target, mtime, fsync };
+        let put = DiskOp::PutSymlink {
+            dir: at.target,
+            name,
+            target,
+            mtime,
+            fsync,
+        };
         self.to.run(put).map_err(writing)?;
         Ok(EntryResult::Done { resumed_bytes: 0 })
     }
@@ -72,7 +84,10 @@ impl Copier<'_> {
         if at.fresh {
             return Ok(false);
         }
-        let check = DiskOp::Check { dir: at.target, name: landing.clone() };
+        let check = DiskOp::Check {
+            dir: at.target,
+            name: landing.clone(),
+        };
         match self.to.run(check).map_err(writing)? {
             DiskDone::Existing(None) => Ok(false),
             DiskDone::Existing(Some(there)) if there.meta.kind == Kind::Directory => {
@@ -82,17 +97,33 @@ impl Copier<'_> {
                 Err(is_special(Host::Only))
             }
             DiskDone::Existing(Some(there)) => {
-                let Meta { kind, size_bytes, mtime, .. } = found.meta;
+                let Meta {
+                    kind,
+                    size_bytes,
+                    mtime,
+                    ..
+                } = found.meta;
                 let is_same = there.is_same(kind, size_bytes, mtime, found.link.as_ref());
-                Ok(self.is_source(at, found, landing, &there.meta)? || (is_same && !self.job.force))
+                Ok(
+                    self.is_source(at, found, landing, &there.meta)?
+                        || (is_same && !self.job.force),
+                )
             }
             other => unreachable!("Check was answered by {other:?}"),
         }
     }
 
     /// Whether the destination is the source: by another path, or another name of the same file.
-    fn is_source(&self, at: &At, found: &Found, landing: &Name, there: &Meta) -> Result<bool, EntryError> {
-        let Some(name) = &found.name else { return Ok(false) };
+    fn is_source(
+        &self,
+        at: &At,
+        found: &Found,
+        landing: &Name,
+        there: &Meta,
+    ) -> Result<bool, EntryError> {
+        let Some(name) = &found.name else {
+            return Ok(false);
+        };
         if there.kind != Kind::File || there.inode != found.meta.inode {
             return Ok(false);
         }
@@ -100,10 +131,20 @@ impl Copier<'_> {
         Ok(source == self.to.identity_of(at.target, landing).map_err(writing)?)
     }
 
-    fn copy(&mut self, at: &At, name: &Name, landing: &Name, meta: &Meta) -> Result<(), Interrupted> {
+    fn copy(
+        &mut self,
+        at: &At,
+        name: &Name,
+        landing: &Name,
+        meta: &Meta,
+    ) -> Result<(), Interrupted> {
         self.last_id += 1;
         let file = FileId(self.last_id);
-        let open = DiskOp::OpenRead { dir: at.source, name: name.clone(), file };
+        let open = DiskOp::OpenRead {
+            dir: at.source,
+            name: name.clone(),
+            file,
+        };
         let opened = self.from.run(open).map_err(reading)?;
         let result = match is_unchanged(&opened, meta) {
             true => self.copy_open(at, landing, file, meta),
@@ -114,22 +155,43 @@ impl Copier<'_> {
         result
     }
 
-    /// Removes what an earlier transfer left of a file, which is of no use any more. Where it cannot be removed, it is
-    /// in nobody's way.
+    /// Removes what an earlier transfer left of a file, which is of no use any more. Where it
+    /// cannot be removed, it is in nobody's way.
     fn clean(&self, at: &At, landing: &Name, meta: &Meta) {
         if !at.fresh && is_resumable(meta.size_bytes) {
-            let _ = self.to.run(DiskOp::CleanPart { dir: at.target, name: landing.clone() });
+            let _ = self.to.run(DiskOp::CleanPart {
+                dir: at.target,
+                name: landing.clone(),
+            });
         }
     }
 
-    fn copy_open(&mut self, at: &At, landing: &Name, file: FileId, meta: &Meta) -> Result<(), Interrupted> {
+    fn copy_open(
+        &mut self,
+        at: &At,
+        landing: &Name,
+        file: FileId,
+        meta: &Meta,
+    ) -> Result<(), Interrupted> {
         self.clean(at, landing, meta);
         // Without a name where the file system can do that: a crash leaves nothing.
-        let open = DiskOp::OpenPart { dir: at.target, name: landing.clone(), file, resumable: false };
+        let open = DiskOp::OpenPart {
+            dir: at.target,
+            name: landing.clone(),
+            file,
+            resumable: false,
+        };
         self.to.run(open).map_err(writing)?;
         // Begun anew; how much of its size has to be free is not known, for blocks may be shared.
-        let start = DiskOp::StartPart { file, size_bytes: 0, journal: Bytes::new() };
-        let started = self.to.run(start).map_err(|error| Interrupted::Failed(writing(error)));
+        let start = DiskOp::StartPart {
+            file,
+            size_bytes: 0,
+            journal: Bytes::new(),
+        };
+        let started = self
+            .to
+            .run(start)
+            .map_err(|error| Interrupted::Failed(writing(error)));
         let result = started.and_then(|_| self.copy_part(file, meta));
         if result.is_err() {
             // The first error is the one to tell; what is left now is taken over by the next copy.
@@ -146,7 +208,10 @@ impl Copier<'_> {
             }
             let step_bytes = STEP_BYTES.min(meta.size_bytes - done_bytes);
             // One call reads and writes; only the destination runs full.
-            let copied = self.to.copy_from(file, &self.from, file, step_bytes).map_err(writing)?;
+            let copied = self
+                .to
+                .copy_from(file, &self.from, file, step_bytes)
+                .map_err(writing)?;
             if copied == 0 {
                 break;
             }
@@ -159,7 +224,14 @@ impl Copier<'_> {
             return Err(source_changed(Host::Only).into());
         }
         let (mode, mtime, fsync) = (meta.mode, meta.mtime, self.job.fsync);
-        self.to.run(DiskOp::CommitPart { file, mode, mtime, fsync }).map_err(writing)?;
+        self.to
+            .run(DiskOp::CommitPart {
+                file,
+                mode,
+                mtime,
+                fsync,
+            })
+            .map_err(writing)?;
         Ok(())
     }
 }

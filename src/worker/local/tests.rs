@@ -25,9 +25,14 @@ impl Run {
 
     fn failure(&self) -> (EntryErrorCode, String) {
         let failed = self.events.iter().find_map(|event| match event {
-            Event::Entry { result: EntryResult::Failed(error), path, .. } => {
-                Some((error.code, format!("{}: {}", String::from_utf8_lossy(path), error.text)))
-            }
+            Event::Entry {
+                result: EntryResult::Failed(error),
+                path,
+                ..
+            } => Some((
+                error.code,
+                format!("{}: {}", String::from_utf8_lossy(path), error.text),
+            )),
             _ => None,
         });
         failed.expect("an entry that failed")
@@ -36,7 +41,10 @@ impl Run {
 
 fn copy_with(sources: &[&Path], target: &str, force: bool, stop: &dyn Fn() -> bool) -> Run {
     let job = LocalCopy {
-        sources: sources.iter().map(|path| Bytes::from(path.as_os_str().as_bytes().to_vec())).collect(),
+        sources: sources
+            .iter()
+            .map(|path| Bytes::from(path.as_os_str().as_bytes().to_vec()))
+            .collect(),
         must_be_dir: sources.len() > 1 || target.ends_with('/'),
         target: Bytes::from(target.trim_end_matches('/').to_owned()),
         force,
@@ -58,8 +66,10 @@ fn is_root() -> bool {
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -67,7 +77,12 @@ fn names(dir: &Path) -> Vec<String> {
 fn write(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     let time = SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
-    File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    File::options()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
 }
 
 #[test]
@@ -84,20 +99,53 @@ fn a_tree_arrives_whole_and_is_skipped_the_second_time() {
     fs::set_permissions(from.join("a"), Permissions::from_mode(0o550)).unwrap();
 
     let first = run(&[&from], &to).totals();
-    assert_eq!((first.files, first.directories, first.symlinks, first.bytes), (2, 3, 2, 5));
+    assert_eq!(
+        (first.files, first.directories, first.symlinks, first.bytes),
+        (2, 3, 2, 5)
+    );
     assert_eq!((first.skipped, first.errors, first.sent_bytes), (0, 0, 5));
     let copied = to.join("from");
-    assert_eq!(names(&copied), ["a", "dangling", "link", "zero"], "no temporary file is left");
+    assert_eq!(
+        names(&copied),
+        ["a", "dangling", "link", "zero"],
+        "no temporary file is left"
+    );
     assert_eq!(fs::read(copied.join("a/f")).unwrap(), b"hello");
-    assert_eq!(fs::read_link(copied.join("link")).unwrap(), Path::new("a/f"));
+    assert_eq!(
+        fs::read_link(copied.join("link")).unwrap(),
+        Path::new("a/f")
+    );
     let meta = fs::metadata(copied.join("a/f")).unwrap();
-    assert_eq!((meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec()), (0o640, 1_000_000_000, 123_456_789));
-    let (one, two) = (fs::metadata(from.join("a")).unwrap(), fs::metadata(copied.join("a")).unwrap());
-    assert_eq!((one.mode(), one.mtime_nsec()), (two.mode(), two.mtime_nsec()));
+    assert_eq!(
+        (meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec()),
+        (0o640, 1_000_000_000, 123_456_789)
+    );
+    let (one, two) = (
+        fs::metadata(from.join("a")).unwrap(),
+        fs::metadata(copied.join("a")).unwrap(),
+    );
+    assert_eq!(
+        (one.mode(), one.mtime_nsec()),
+        (two.mode(), two.mtime_nsec())
+    );
 
     let second = run(&[&from], &to).totals();
-    assert_eq!((second.files, second.skipped, second.sent_bytes, second.errors), (0, 4, 0, 0));
-    let forced = copy_with(&[&from.join("zero")], copied.to_str().unwrap(), true, &|| false).totals();
+    assert_eq!(
+        (
+            second.files,
+            second.skipped,
+            second.sent_bytes,
+            second.errors
+        ),
+        (0, 4, 0, 0)
+    );
+    let forced = copy_with(
+        &[&from.join("zero")],
+        copied.to_str().unwrap(),
+        true,
+        &|| false,
+    )
+    .totals();
     assert_eq!((forced.files, forced.skipped), (1, 0));
     fs::set_permissions(from.join("a"), Permissions::from_mode(0o750)).unwrap();
     fs::set_permissions(copied.join("a"), Permissions::from_mode(0o750)).unwrap();
@@ -113,7 +161,12 @@ fn where_sources_land() {
     assert_eq!(fs::read(at("new")).unwrap(), b"1");
     run(&[&at("f"), &at("g")], &at("dir"));
     assert_eq!(names(&at("dir")), ["f", "g"]);
-    copy_with(&[&at("f")], &format!("{}/", at("made").display()), false, &|| false);
+    copy_with(
+        &[&at("f")],
+        &format!("{}/", at("made").display()),
+        false,
+        &|| false,
+    );
     assert_eq!(names(&at("made")), ["f"]);
     run(&[&at("dir")], &at("renamed"));
     assert_eq!(names(&at("renamed")), ["f", "g"]);
@@ -131,9 +184,15 @@ fn destinations_that_cannot_be() {
     for target in [at("no/such"), at("no/such/")] {
         let (code, text) = refused(run(&[&at("f")], &target));
         assert_eq!(code, SessionErrorCode::NotFound);
-        assert!(text.contains("no/such: ") && text.contains("parent"), "{text}");
+        assert!(
+            text.contains("no/such: ") && text.contains("parent"),
+            "{text}"
+        );
     }
-    assert_eq!(refused(run(&[&at("f"), &at("f")], &at("f"))).0, SessionErrorCode::NotFound);
+    assert_eq!(
+        refused(run(&[&at("f"), &at("f")], &at("f"))).0,
+        SessionErrorCode::NotFound
+    );
     let (_, text) = refused(run(&[&at("f")], &at(".landro-mine")));
     assert!(text.contains("reserved"), "{text}");
 
@@ -142,7 +201,10 @@ fn destinations_that_cannot_be() {
     assert_eq!(over.failure().0, EntryErrorCode::Destination);
     fs::create_dir(at("d")).unwrap();
     let over = run(&[&at("d")], &at("f"));
-    assert_eq!((over.totals().errors, over.failure().0), (1, EntryErrorCode::Destination));
+    assert_eq!(
+        (over.totals().errors, over.failure().0),
+        (1, EntryErrorCode::Destination)
+    );
     assert_eq!(fs::read(at("f")).unwrap(), b"1");
 }
 
@@ -158,7 +220,10 @@ fn one_failure_does_not_stop_the_rest() {
     assert!(text.contains("/gone: source: "), "{text}");
     if !is_root() {
         fs::set_permissions(at("f"), Permissions::from_mode(0o000)).unwrap();
-        assert_eq!(run(&[&at("f")], &at("x")).failure().0, EntryErrorCode::Source);
+        assert_eq!(
+            run(&[&at("f")], &at("x")).failure().0,
+            EntryErrorCode::Source
+        );
     }
 }
 
@@ -167,11 +232,25 @@ fn a_directory_is_not_copied_into_itself() {
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name);
     fs::create_dir_all(at("d/sub")).unwrap();
-    assert_eq!(run(&[&at("d")], &at("d/sub")).failure().0, EntryErrorCode::Name);
-    assert_eq!(run(&[&at("d")], &at("d/new")).failure().0, EntryErrorCode::Name);
-    assert_eq!(run(&[&at("d")], root.path()).failure().0, EntryErrorCode::Name, "onto itself");
+    assert_eq!(
+        run(&[&at("d")], &at("d/sub")).failure().0,
+        EntryErrorCode::Name
+    );
+    assert_eq!(
+        run(&[&at("d")], &at("d/new")).failure().0,
+        EntryErrorCode::Name
+    );
+    assert_eq!(
+        run(&[&at("d")], root.path()).failure().0,
+        EntryErrorCode::Name,
+        "onto itself"
+    );
     symlink(at("d/sub"), at("link")).unwrap();
-    assert_eq!(run(&[&at("d")], &at("link")).failure().0, EntryErrorCode::Name, "through a symlink");
+    assert_eq!(
+        run(&[&at("d")], &at("link")).failure().0,
+        EntryErrorCode::Name,
+        "through a symlink"
+    );
     assert!(names(&at("d/sub")).is_empty(), "nothing was begun");
 }
 
@@ -183,7 +262,14 @@ fn a_file_is_not_copied_onto_itself() {
     fs::hard_link(at("f"), at("g")).unwrap();
     for target in ["f", "g"] {
         let again = copy_with(&[&at("f")], at(target).to_str().unwrap(), true, &|| false);
-        assert_eq!((again.totals().skipped, fs::metadata(at("f")).unwrap().nlink()), (1, 2), "{target}");
+        assert_eq!(
+            (
+                again.totals().skipped,
+                fs::metadata(at("f")).unwrap().nlink()
+            ),
+            (1, 2),
+            "{target}"
+        );
     }
 }
 
@@ -193,12 +279,24 @@ fn special_files_are_skipped_with_a_warning() {
     let from = root.path().join("from");
     fs::create_dir(&from).unwrap();
     write(&from.join(".landro-0123456789abcdef.part"), "unfinished");
-    assert!(std::process::Command::new("mkfifo").arg(from.join("fifo")).status().unwrap().success());
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(from.join("fifo"))
+            .status()
+            .unwrap()
+            .success()
+    );
     let _socket = std::os::unix::net::UnixListener::bind(from.join("socket")).unwrap();
     let result = run(&[&from], &root.path().join("to"));
-    assert_eq!((result.totals().errors, result.totals().directories), (0, 1));
+    assert_eq!(
+        (result.totals().errors, result.totals().directories),
+        (0, 1)
+    );
     let warned = |name: &[u8]| {
-        result.events.iter().any(|event| matches!(event, Event::Warning { path, .. } if path[..] == *name))
+        result
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::Warning { path, .. } if path[..] == *name))
     };
     let path = |name: &str| from.join(name).into_os_string().into_encoded_bytes();
     assert!(warned(&path("socket")) && warned(&path("fifo")));
@@ -219,7 +317,10 @@ fn a_signal_stops_between_files_and_leaves_no_temporary_file() {
     assert!(matches!(stopped.outcome, Outcome::Cancelled(totals) if totals.files < 10));
     assert!(names(&to).iter().all(|name| !name.starts_with('.')));
     let again = run(&[&from], &to);
-    assert_eq!((again.totals().errors, names(&to.join("from")).len()), (0, 10));
+    assert_eq!(
+        (again.totals().errors, names(&to.join("from")).len()),
+        (0, 10)
+    );
 }
 
 #[test]
@@ -232,7 +333,11 @@ fn a_leftover_of_kill_9_goes() {
     let digest = blake3::hash(b"f").to_hex();
     // A transfer leaves the first two, a crash while one file replaced another the last.
     for suffix in ["part", "journal", "new"] {
-        fs::write(at("to").join(format!(".landro-{}.{suffix}", &digest[..16])), "a leftover").unwrap();
+        fs::write(
+            at("to").join(format!(".landro-{}.{suffix}", &digest[..16])),
+            "a leftover",
+        )
+        .unwrap();
     }
     fs::write(at("to/f"), "old").unwrap();
     assert_eq!(run(&[&at("f")], &at("to")).totals().files, 1);
@@ -252,12 +357,19 @@ fn symlinks_are_compared_by_their_target() {
     let link = |target: &str| {
         let _ = fs::remove_file(at("link"));
         symlink(target, at("link")).unwrap();
-        let touch = std::process::Command::new("touch").arg("-hr").args([&time, &at("link")]).status();
+        let touch = std::process::Command::new("touch")
+            .arg("-hr")
+            .args([&time, &at("link")])
+            .status();
         assert!(touch.unwrap().success());
     };
     for (target, skipped) in [("v1", 0), ("v1", 1), ("v2", 0)] {
         link(target);
-        assert_eq!(run(&[&at("link")], &at("to")).totals().skipped, skipped, "{target}");
+        assert_eq!(
+            run(&[&at("link")], &at("to")).totals().skipped,
+            skipped,
+            "{target}"
+        );
         assert_eq!(fs::read_link(at("to/link")).unwrap(), Path::new(target));
     }
 }
@@ -268,7 +380,8 @@ fn a_source_that_changes_meanwhile_is_noticed() {
     let at = |name: &str| root.path().join(name);
     write(&at("f"), "before");
     write(&at("to"), "there");
-    // Asked before each source, before each step, and before a directory's next name: the second time the file is open.
+    // Asked before each source, before each step, and before a directory's next name: the second
+    // time the file is open.
     let asked = Cell::new(0);
     let stop = || {
         if asked.replace(asked.get() + 1) == 1 {
@@ -278,7 +391,10 @@ fn a_source_that_changes_meanwhile_is_noticed() {
     };
     let changed = copy_with(&[&at("f")], at("to").to_str().unwrap(), false, &stop);
     let (code, text) = changed.failure();
-    assert!(code == EntryErrorCode::Source && text.contains("changed while it was read"), "{text}");
+    assert!(
+        code == EntryErrorCode::Source && text.contains("changed while it was read"),
+        "{text}"
+    );
     assert_eq!(
         (names(root.path()), fs::read(at("to")).unwrap()),
         (vec!["f".into(), "to".into()], b"there".to_vec())
@@ -299,6 +415,9 @@ fn two_copies_to_one_name_both_end() {
         false
     };
     let outer = copy_with(&[&at("f")], at("to").to_str().unwrap(), false, &stop);
-    assert_eq!((outer.totals().files, fs::read(at("to")).unwrap()), (1, b"outer".to_vec()));
+    assert_eq!(
+        (outer.totals().files, fs::read(at("to")).unwrap()),
+        (1, b"outer".to_vec())
+    );
     assert_eq!(names(root.path()), ["f", "g", "to"]);
 }

@@ -41,8 +41,8 @@ struct Map {
     extents: [Extent; BATCH],
 }
 
-/// Whether `0..len` lies in extents without a gap whose data was written. `EOPNOTSUPP` where the file system does not
-/// tell.
+/// Whether `0..len` lies in extents without a gap whose data was written. `EOPNOTSUPP` where the
+/// file system does not tell.
 pub(super) fn are_written(file: &OwnedFd, len: u64) -> io::Result<bool> {
     let mut known = 0;
     while known < len {
@@ -55,15 +55,18 @@ pub(super) fn are_written(file: &OwnedFd, len: u64) -> io::Result<bool> {
             reserved: 0,
             extents: [Extent::default(); BATCH],
         };
-        // SAFETY: `map` is laid out as struct fiemap with room for `extent_count` extents behind it, which is all that
-        // the kernel writes, and outlives the call.
+        // SAFETY: `map` is laid out as struct fiemap with room for `extent_count` extents behind
+        // it, which is all that the kernel writes, and outlives the call.
         Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP, &raw mut map) })?;
         let found = &map.extents[..(map.mapped_extents as usize).min(BATCH)];
         match written_to(found, known) {
             Some(end) if end > known => known = end,
             _ => return Ok(false),
         }
-        if found.last().is_some_and(|last| last.flags & FIEMAP_EXTENT_LAST != 0) {
+        if found
+            .last()
+            .is_some_and(|last| last.flags & FIEMAP_EXTENT_LAST != 0)
+        {
             break;
         }
     }
@@ -84,22 +87,40 @@ mod tests {
     use super::*;
 
     fn extent(logical: u64, length: u64, flags: u32) -> Extent {
-        Extent { logical, length, flags, ..Extent::default() }
+        Extent {
+            logical,
+            length,
+            flags,
+            ..Extent::default()
+        }
     }
 
     #[test]
     fn the_layout_is_the_kernels() {
-        assert_eq!((size_of::<Extent>(), std::mem::offset_of!(Map, extents)), (56, 32));
+        assert_eq!(
+            (size_of::<Extent>(), std::mem::offset_of!(Map, extents)),
+            (56, 32)
+        );
     }
 
     #[test]
     fn gaps_and_promises_are_no_data() {
-        assert_eq!(written_to(&[extent(0, 10, 0), extent(10, 5, FIEMAP_EXTENT_LAST)], 0), Some(15));
+        assert_eq!(
+            written_to(&[extent(0, 10, 0), extent(10, 5, FIEMAP_EXTENT_LAST)], 0),
+            Some(15)
+        );
         assert_eq!(written_to(&[extent(0, 10, 0), extent(11, 5, 0)], 0), None);
         assert_eq!(written_to(&[extent(4, 10, 0)], 0), None);
         assert_eq!(written_to(&[extent(4, 10, 0)], 6), Some(14));
-        for flag in [FIEMAP_EXTENT_UNKNOWN, FIEMAP_EXTENT_DELALLOC, FIEMAP_EXTENT_UNWRITTEN] {
-            assert_eq!(written_to(&[extent(0, 10, 0), extent(10, 5, flag)], 0), None);
+        for flag in [
+            FIEMAP_EXTENT_UNKNOWN,
+            FIEMAP_EXTENT_DELALLOC,
+            FIEMAP_EXTENT_UNWRITTEN,
+        ] {
+            assert_eq!(
+                written_to(&[extent(0, 10, 0), extent(10, 5, flag)], 0),
+                None
+            );
         }
         assert_eq!(written_to(&[], 7), Some(7));
     }

@@ -1,4 +1,5 @@
-//! Any [`FileOp`] by plain system calls, right here: for memory file systems, the poll backend and start-up.
+//! Any [`FileOp`] by plain system calls, right here: for memory file systems, the poll backend and
+//! start-up.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -13,11 +14,12 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::UnlinkatFlags;
 
 use super::{
-    Dir, FileDone, FileOp, FileSystem, Flock, OpenHow, STATX_MASK, Statx, extents, invalid, list, xattr,
+    Dir, FileDone, FileOp, FileSystem, Flock, OpenHow, STATX_MASK, Statx, extents, invalid, list,
+    xattr,
 };
 
-/// How often openat2 is repeated on EAGAIN: with RESOLVE_BENEATH the kernel gives it whenever any rename on the host
-/// raced with a `..` of the path (openat2(2)).
+/// How often openat2 is repeated on EAGAIN: with RESOLVE_BENEATH the kernel gives it whenever any
+/// rename on the host raced with a `..` of the path (openat2(2)).
 const OPEN_RACES_MAX: usize = 64;
 
 /// ramfs, the other file system that is only memory (linux/magic.h).
@@ -32,7 +34,12 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
         FileOp::Open { dir, path, how } => open(at(&dir), &path, how).map(FileDone::Opened),
         FileOp::Statx { dir, path, flags } => statx(at(&dir), &path, flags).map(FileDone::Stat),
         FileOp::Fstat { file } => statx(file.as_fd(), c"", libc::AT_EMPTY_PATH).map(FileDone::Stat),
-        FileOp::Read { file, offset, mut buffer, len } => {
+        FileOp::Read {
+            file,
+            offset,
+            mut buffer,
+            len,
+        } => {
             let len = len.min(buffer.spare_len());
             let bytes = uninterrupted(|| {
                 nix::sys::uio::pread(&file, &mut buffer.spare_mut()[..len], signed(offset)?)
@@ -40,55 +47,104 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             })?;
             Ok(FileDone::Read { buffer, bytes })
         }
-        FileOp::Write { file, offset, data } => {
-            uninterrupted(|| nix::sys::uio::pwrite(&file, &data, signed(offset)?).map_err(io::Error::from))
-                .map(FileDone::Written)
-        }
+        FileOp::Write { file, offset, data } => uninterrupted(|| {
+            nix::sys::uio::pwrite(&file, &data, signed(offset)?).map_err(io::Error::from)
+        })
+        .map(FileDone::Written),
         FileOp::Reserve { file, len } => done(uninterrupted(|| {
-            Ok(nix::fcntl::fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, signed(len)?)?)
+            Ok(nix::fcntl::fallocate(
+                &file,
+                FallocateFlags::FALLOC_FL_KEEP_SIZE,
+                0,
+                signed(len)?,
+            )?)
         })),
-        FileOp::Truncate { file, len } => {
-            done(uninterrupted(|| Ok(nix::unistd::ftruncate(&file, signed(len)?)?)))
-        }
-        FileOp::Fsync { file, data_only: false } => done(nix::unistd::fsync(&file)),
-        FileOp::Fsync { file, data_only: true } => done(nix::unistd::fdatasync(&file)),
+        FileOp::Truncate { file, len } => done(uninterrupted(|| {
+            Ok(nix::unistd::ftruncate(&file, signed(len)?)?)
+        })),
+        FileOp::Fsync {
+            file,
+            data_only: false,
+        } => done(nix::unistd::fsync(&file)),
+        FileOp::Fsync {
+            file,
+            data_only: true,
+        } => done(nix::unistd::fdatasync(&file)),
         FileOp::SyncRange { file, wait } => done(sync_range(&file, wait)),
         FileOp::Extents { file, len } => extents::are_written(&file, len).map(FileDone::Allocated),
         FileOp::GetXattr { file, name } => xattr::get(&file, name).map(FileDone::Xattr),
         FileOp::SetXattr { file, name, value } => done(xattr::set(&file, name, &value)),
         FileOp::RemoveXattr { file, name } => done(xattr::remove(&file, name)),
         FileOp::SyncFs { file } => done(nix::unistd::syncfs(&file)),
-        FileOp::Rename { from_dir, from, to_dir, to, flags } => {
+        FileOp::Rename {
+            from_dir,
+            from,
+            to_dir,
+            to,
+            flags,
+        } => {
             let flags = RenameFlags::from_bits_retain(flags);
-            done(nix::fcntl::renameat2(at(&from_dir), from.as_c_str(), at(&to_dir), to.as_c_str(), flags))
+            done(nix::fcntl::renameat2(
+                at(&from_dir),
+                from.as_c_str(),
+                at(&to_dir),
+                to.as_c_str(),
+                flags,
+            ))
         }
         FileOp::Link { file, to_dir, to } => done(link(&file, at(&to_dir), &to)),
         FileOp::Unlink { dir, path, is_dir } => {
-            let flag = if is_dir { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
+            let flag = if is_dir {
+                UnlinkatFlags::RemoveDir
+            } else {
+                UnlinkatFlags::NoRemoveDir
+            };
             done(nix::unistd::unlinkat(at(&dir), path.as_c_str(), flag))
         }
-        FileOp::Mkdir { dir, path, mode } => {
-            done(nix::sys::stat::mkdirat(at(&dir), path.as_c_str(), Mode::from_bits_truncate(mode)))
-        }
-        FileOp::Symlink { target, dir, path } => {
-            done(nix::unistd::symlinkat(target.as_c_str(), at(&dir), path.as_c_str()))
-        }
-        FileOp::Readlink { dir, path } => {
-            Ok(FileDone::Link(nix::fcntl::readlinkat(at(&dir), path.as_c_str())?.into_vec()))
-        }
+        FileOp::Mkdir { dir, path, mode } => done(nix::sys::stat::mkdirat(
+            at(&dir),
+            path.as_c_str(),
+            Mode::from_bits_truncate(mode),
+        )),
+        FileOp::Symlink { target, dir, path } => done(nix::unistd::symlinkat(
+            target.as_c_str(),
+            at(&dir),
+            path.as_c_str(),
+        )),
+        FileOp::Readlink { dir, path } => Ok(FileDone::Link(
+            nix::fcntl::readlinkat(at(&dir), path.as_c_str())?.into_vec(),
+        )),
         FileOp::SetMeta { file, mode, mtime } => done(set_meta(&file, mode, mtime)),
         FileOp::SetLinkTime { dir, path, mtime } => {
             let (atime, mtime) = (TimeSpec::UTIME_OMIT, time_spec(mtime)?);
             let flag = UtimensatFlags::NoFollowSymlink;
-            done(nix::sys::stat::utimensat(at(&dir), path.as_c_str(), &atime, &mtime, flag))
+            done(nix::sys::stat::utimensat(
+                at(&dir),
+                path.as_c_str(),
+                &atime,
+                &mtime,
+                flag,
+            ))
         }
         FileOp::List { file, cursor, max } => list::list(&file, cursor, max),
         FileOp::Lock { file, how } => lock(&file, how).map(FileDone::Locked),
         FileOp::StatFs { file } => stat_fs(&file).map(FileDone::FileSystem),
-        FileOp::CopyRange { from, from_offset, to, to_offset, len } => {
+        FileOp::CopyRange {
+            from,
+            from_offset,
+            to,
+            to_offset,
+            len,
+        } => {
             let (mut from_at, mut to_at) = (signed(from_offset)?, signed(to_offset)?);
             let copied = uninterrupted(|| {
-                Ok(nix::fcntl::copy_file_range(&from, Some(&mut from_at), &to, Some(&mut to_at), len)?)
+                Ok(nix::fcntl::copy_file_range(
+                    &from,
+                    Some(&mut from_at),
+                    &to,
+                    Some(&mut to_at),
+                    len,
+                )?)
             })?;
             Ok(FileDone::Written(copied))
         }
@@ -133,8 +189,17 @@ fn open(dir: BorrowedFd<'_>, path: &CStr, how: OpenHow) -> io::Result<OwnedFd> {
 
 fn statx(dir: BorrowedFd<'_>, path: &CStr, flags: i32) -> io::Result<Statx> {
     let mut raw = MaybeUninit::<libc::statx>::zeroed();
-    // SAFETY: `path` is NUL-terminated and `raw` is writable memory of the right size; both outlive the call.
-    let result = unsafe { libc::statx(dir.as_raw_fd(), path.as_ptr(), flags, STATX_MASK, raw.as_mut_ptr()) };
+    // SAFETY: `path` is NUL-terminated and `raw` is writable memory of the right size; both outlive
+    // the call.
+    let result = unsafe {
+        libc::statx(
+            dir.as_raw_fd(),
+            path.as_ptr(),
+            flags,
+            STATX_MASK,
+            raw.as_mut_ptr(),
+        )
+    };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -144,10 +209,17 @@ fn statx(dir: BorrowedFd<'_>, path: &CStr, flags: i32) -> io::Result<Statx> {
 
 fn link(file: &OwnedFd, to_dir: BorrowedFd<'_>, to: &CStr) -> io::Result<()> {
     match nix::unistd::linkat(file, c"", to_dir, to, AtFlags::AT_EMPTY_PATH) {
-        // Without CAP_DAC_READ_SEARCH (before Linux 6.10: always so) AT_EMPTY_PATH is ENOENT; /proc leads round it.
+        // Without CAP_DAC_READ_SEARCH (before Linux 6.10: always so) AT_EMPTY_PATH is ENOENT; /proc
+        // leads round it.
         Err(Errno::ENOENT) => {
             let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-            Ok(nix::unistd::linkat(AT_FDCWD, path.as_c_str(), to_dir, to, AtFlags::AT_SYMLINK_FOLLOW)?)
+            Ok(nix::unistd::linkat(
+                AT_FDCWD,
+                path.as_c_str(),
+                to_dir,
+                to,
+                AtFlags::AT_SYMLINK_FOLLOW,
+            )?)
         }
         result => Ok(result?),
     }
@@ -178,7 +250,8 @@ pub(crate) fn sync_range_flags(wait: bool) -> u32 {
 }
 
 fn sync_range(file: &OwnedFd, wait: bool) -> io::Result<()> {
-    // SAFETY: sync_file_range takes a descriptor, held by `file`, and no memory; length 0 is "to the end".
+    // SAFETY: sync_file_range takes a descriptor, held by `file`, and no memory; length 0 is "to
+    // the end".
     let result = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, sync_range_flags(wait)) };
     Ok(Errno::result(result).map(drop)?)
 }

@@ -13,8 +13,8 @@ const VALUE_MAX_BYTES: usize = 256;
 pub(super) fn get(file: &OwnedFd, name: &CStr) -> io::Result<Option<Vec<u8>>> {
     let mut value = vec![0u8; VALUE_MAX_BYTES];
     let (start, len) = (value.as_mut_ptr().cast(), value.len());
-    // SAFETY: `name` is NUL-terminated and the kernel writes at most `len` bytes at `start`, into `value`, which lives
-    // past the call.
+    // SAFETY: `name` is NUL-terminated and the kernel writes at most `len` bytes at `start`, into
+    // `value`, which lives past the call.
     let got = unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), start, len) };
     match Errno::result(got) {
         Ok(bytes) => {
@@ -28,7 +28,8 @@ pub(super) fn get(file: &OwnedFd, name: &CStr) -> io::Result<Option<Vec<u8>>> {
 
 pub(super) fn set(file: &OwnedFd, name: &CStr, value: &[u8]) -> io::Result<()> {
     let (start, len) = (value.as_ptr().cast(), value.len());
-    // SAFETY: `name` is NUL-terminated and the kernel reads `len` bytes at `start`, from `value`; both live past the call.
+    // SAFETY: `name` is NUL-terminated and the kernel reads `len` bytes at `start`, from `value`;
+    // both live past the call.
     let result = unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), start, len, 0) };
     Ok(Errno::result(result).map(drop)?)
 }

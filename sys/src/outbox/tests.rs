@@ -14,8 +14,10 @@ fn outbox() -> Outbox {
 }
 
 fn push(outbox: &mut Outbox, token: u64, to: u16, runs: &[(Range<usize>, Option<u16>)]) {
-    let runs =
-        runs.iter().map(|(range, segment_bytes)| Run { range: range.clone(), segment_bytes: *segment_bytes });
+    let runs = runs.iter().map(|(range, segment_bytes)| Run {
+        range: range.clone(),
+        segment_bytes: *segment_bytes,
+    });
     let send = SendRun {
         socket: SocketId(0),
         buffer: SendBuffer::new(),
@@ -28,7 +30,9 @@ fn push(outbox: &mut Outbox, token: u64, to: u16, runs: &[(Range<usize>, Option<
 
 fn token(completion: Option<Completion>) -> Option<(u64, Result<usize, Option<i32>>)> {
     match completion? {
-        Completion::Sent { token, result, .. } => Some((token, result.map_err(|e| e.raw_os_error()))),
+        Completion::Sent { token, result, .. } => {
+            Some((token, result.map_err(|e| e.raw_os_error())))
+        }
         _ => None,
     }
 }
@@ -52,8 +56,18 @@ fn one_piece_per_destination_is_in_flight_and_destinations_take_turns() {
     assert_eq!(second.range, 10..30);
     assert_eq!(token(outbox.settle(second, Ok(20))), Some((1, Ok(30))));
     let third = outbox.next(SocketId(0)).unwrap();
-    assert_eq!(token(outbox.settle(third, Err(io::Error::from_raw_os_error(1)))), Some((3, Err(Some(1)))));
-    assert_eq!((outbox.len(), outbox.lines.len(), outbox.by_destination.len()), (0, 0, 0));
+    assert_eq!(
+        token(outbox.settle(third, Err(io::Error::from_raw_os_error(1)))),
+        Some((3, Err(Some(1))))
+    );
+    assert_eq!(
+        (
+            outbox.len(),
+            outbox.lines.len(),
+            outbox.by_destination.len()
+        ),
+        (0, 0, 0)
+    );
 }
 
 #[test]
@@ -61,7 +75,11 @@ fn eio_cuts_this_run_and_all_later_ones_into_datagrams() {
     let mut outbox = outbox();
     push(&mut outbox, 1, 1, &[(0..25, Some(10)), (25..30, Some(10))]);
     let piece = outbox.next(SocketId(0)).unwrap();
-    assert!(outbox.settle(piece, Err(io::Error::from_raw_os_error(libc::EIO))).is_none());
+    assert!(
+        outbox
+            .settle(piece, Err(io::Error::from_raw_os_error(libc::EIO)))
+            .is_none()
+    );
     push(&mut outbox, 2, 1, &[(0..15, Some(10))]);
     let mut sent = Vec::new();
     let mut done = Vec::new();
@@ -70,8 +88,14 @@ fn eio_cuts_this_run_and_all_later_ones_into_datagrams() {
         let bytes = piece.range.len();
         done.extend(token(outbox.settle(piece, Ok(bytes))));
     }
-    let expected =
-        [(0..10, None), (10..20, None), (20..25, None), (25..30, Some(10)), (0..10, None), (10..15, None)];
+    let expected = [
+        (0..10, None),
+        (10..20, None),
+        (20..25, None),
+        (25..30, Some(10)),
+        (0..10, None),
+        (10..15, None),
+    ];
     assert_eq!(sent, expected);
     assert_eq!(done, [(1, Ok(30)), (2, Ok(15))]);
 }
@@ -86,7 +110,10 @@ fn einval_cuts_only_the_run_it_is_for_and_single_datagrams_keep_their_errors() {
     let piece = outbox.next(SocketId(0)).unwrap();
     assert!(outbox.settle(piece, Err(error())).is_none());
     let piece = outbox.next(SocketId(0)).unwrap();
-    assert_eq!(token(outbox.settle(piece, Ok(10))), Some((1, Err(Some(libc::EINVAL)))));
+    assert_eq!(
+        token(outbox.settle(piece, Ok(10))),
+        Some((1, Err(Some(libc::EINVAL))))
+    );
     push(&mut outbox, 2, 1, &[(0..20, Some(10))]);
     assert_eq!(outbox.next(SocketId(0)).unwrap().range, 0..20);
 }

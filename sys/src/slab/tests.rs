@@ -16,11 +16,16 @@ fn splits_share_one_buffer_until_the_last_is_dropped() {
     let rest = buffer.spare_len();
     buffer.advance(rest);
     let second = buffer.split();
-    assert_eq!((&first[..], second.len(), buffer.spare_len()), (&b"abc"[..], Slab::BUFFER_BYTES - 3, 0));
+    assert_eq!(
+        (&first[..], second.len(), buffer.spare_len()),
+        (&b"abc"[..], Slab::BUFFER_BYTES - 3, 0)
+    );
     drop(buffer);
     assert_eq!(slab.in_use(), 1);
     let piece = second.slice(10..20);
-    std::thread::spawn(move || drop((first, second))).join().unwrap();
+    std::thread::spawn(move || drop((first, second)))
+        .join()
+        .unwrap();
     assert_eq!(slab.in_use(), 1);
     assert_eq!(&piece[..], &[b'z'; 10]);
     drop(piece);
@@ -30,7 +35,11 @@ fn splits_share_one_buffer_until_the_last_is_dropped() {
 #[test]
 fn takes_the_most_recently_freed_and_says_none_when_empty() {
     let slab = Slab::new(3).unwrap();
-    let (a, b, c) = (slab.take().unwrap(), slab.take().unwrap(), slab.take().unwrap());
+    let (a, b, c) = (
+        slab.take().unwrap(),
+        slab.take().unwrap(),
+        slab.take().unwrap(),
+    );
     assert!(slab.take().is_none());
     let (ib, ic) = (b.index(), c.index());
     drop(c);
@@ -65,7 +74,10 @@ fn trim_zeroes_free_buffers_and_leaves_those_in_use() {
     assert_eq!(slab.in_use(), 1);
     let mut all: Vec<Buffer> = std::iter::from_fn(|| slab.take()).collect();
     assert_eq!(all.len(), 3);
-    assert!(all.iter_mut().all(|buffer| buffer.spare_mut().iter().all(|&byte| byte == 0)));
+    assert!(
+        all.iter_mut()
+            .all(|buffer| buffer.spare_mut().iter().all(|&byte| byte == 0))
+    );
     assert!(kept.spare_mut().iter().all(|&byte| byte == 7));
 }
 
@@ -75,7 +87,8 @@ fn unused_buffers_are_not_resident() {
     let slab = Slab::new(16_384).unwrap();
     let mut buffer = slab.take().unwrap();
     buffer.spare_mut()[0] = 1;
-    // 1 GiB of address space; the slack is for the free list and for tests running in other threads.
+    // 1 GiB of address space; the slack is for the free list and for tests running in other
+    // threads.
     assert!(crate::cpu::rss_bytes().unwrap() < before + (256 << 20));
 }
 
@@ -100,7 +113,9 @@ fn threads_share_one_slab() {
             let slab = slab.clone();
             scope.spawn(move || {
                 for round in 0..2_000u32 {
-                    let Some(mut buffer) = slab.take() else { continue };
+                    let Some(mut buffer) = slab.take() else {
+                        continue;
+                    };
                     buffer.spare_mut()[..64].fill(thread);
                     buffer.advance(64);
                     let bytes = buffer.split();

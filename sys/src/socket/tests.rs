@@ -6,7 +6,11 @@ use std::time::Duration;
 use super::*;
 
 fn group(address: &str, count: usize) -> Vec<UdpSocket> {
-    let options = UdpOptions { recv_buffer_bytes: 1 << 20, send_buffer_bytes: 1 << 20, reuse_port: true };
+    let options = UdpOptions {
+        recv_buffer_bytes: 1 << 20,
+        send_buffer_bytes: 1 << 20,
+        reuse_port: true,
+    };
     let first = UdpSocket::bind(address.parse().unwrap(), &options).unwrap();
     let bound = first.local_addr().unwrap();
     let mut sockets = vec![first];
@@ -60,17 +64,27 @@ fn steering_to_a_socket_not_bound_still_delivers() {
     let sockets = group("127.0.0.1:0", 2);
     sockets[0].steer_by_cid(8).unwrap();
     let client = StdSocket::bind("127.0.0.1:0").unwrap();
-    client.send_to(&[0x40, 7], sockets[0].local_addr().unwrap()).unwrap();
+    client
+        .send_to(&[0x40, 7], sockets[0].local_addr().unwrap())
+        .unwrap();
     receiver(&sockets);
     assert!(sockets[0].steer_by_cid(0).is_err());
 }
 
 #[test]
 fn buffer_sizes_are_in_the_unit_asked_for() {
-    let options = UdpOptions { recv_buffer_bytes: 100_000, send_buffer_bytes: 50_000, reuse_port: false };
+    let options = UdpOptions {
+        recv_buffer_bytes: 100_000,
+        send_buffer_bytes: 50_000,
+        reuse_port: false,
+    };
     let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
     assert_eq!(socket.buffer_sizes().unwrap(), (100_000, 50_000));
-    let huge = UdpOptions { recv_buffer_bytes: usize::MAX, send_buffer_bytes: 0, reuse_port: false };
+    let huge = UdpOptions {
+        recv_buffer_bytes: usize::MAX,
+        send_buffer_bytes: 0,
+        reuse_port: false,
+    };
     let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &huge).unwrap();
     assert!(socket.buffer_sizes().unwrap().0 > 100_000);
     assert!(socket.has_gro() && !socket.is_v6());
@@ -78,7 +92,11 @@ fn buffer_sizes_are_in_the_unit_asked_for() {
 
 #[test]
 fn only_one_may_bind_without_reuse_port() {
-    let options = UdpOptions { recv_buffer_bytes: 100_000, send_buffer_bytes: 100_000, reuse_port: false };
+    let options = UdpOptions {
+        recv_buffer_bytes: 100_000,
+        send_buffer_bytes: 100_000,
+        reuse_port: false,
+    };
     let first = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
     let second = UdpSocket::bind(first.local_addr().unwrap(), &options);
     assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);

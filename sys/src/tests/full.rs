@@ -1,5 +1,6 @@
-//! Sockets whose buffer is full: sends wait for room and keep their order. Needs a queue that drains slowly, so it
-//! builds one (tbf on the loopback of a network namespace of its own) where it may.
+//! Sockets whose buffer is full: sends wait for room and keep their order. Needs a queue that
+//! drains slowly, so it builds one (tbf on the loopback of a network namespace of its own) where it
+//! may.
 
 use std::process::{Command, Stdio};
 
@@ -8,8 +9,9 @@ use super::*;
 /// Send runs of the test, of 16 datagrams each.
 const RUNS: u32 = 40;
 
-/// Moves this thread to an empty network namespace whose loopback passes 5 Mbit/s: so little that a machine which is
-/// busy with something else still fills the buffer faster. `false`: not root, or no tc.
+/// Moves this thread to an empty network namespace whose loopback passes 5 Mbit/s: so little that a
+/// machine which is busy with something else still fills the buffer faster. `false`: not root, or
+/// no tc.
 fn slow_loopback() -> bool {
     if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
         return false;
@@ -17,7 +19,11 @@ fn slow_loopback() -> bool {
     // Children inherit the thread's namespace.
     let works = |program: &str, arguments: &str| {
         let mut command = Command::new(program);
-        let status = command.args(arguments.split(' ')).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let status = command
+            .args(arguments.split(' '))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
         status.is_ok_and(|status| status.success())
     };
     works("ip", "link set lo up")
@@ -35,12 +41,17 @@ fn a_full_socket_makes_sends_wait_in_order() {
                 return;
             }
             let (_slab, mut driver) = slab_and_driver(backend);
-            let options = UdpOptions { send_buffer_bytes: 64 * 1024, ..options() };
+            let options = UdpOptions {
+                send_buffer_bytes: 64 * 1024,
+                ..options()
+            };
             let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
             let socket = driver.add_socket(socket).unwrap();
             let (peer, to) = std_socket("127.0.0.1:0");
-            // Room for all of it, since a reader that is kept waiting must lose nothing. Root may have that.
-            nix::sys::socket::setsockopt(&peer, nix::sys::socket::sockopt::RcvBufForce, &(8 << 20)).unwrap();
+            // Room for all of it, since a reader that is kept waiting must lose nothing. Root may
+            // have that.
+            nix::sys::socket::setsockopt(&peer, nix::sys::socket::sockopt::RcvBufForce, &(8 << 20))
+                .unwrap();
             let reader = std::thread::spawn(move || {
                 let mut buffer = [0; 2_000];
                 for number in 0..RUNS * 16 {
@@ -55,16 +66,33 @@ fn a_full_socket_makes_sends_wait_in_order() {
                     datagram[..4].copy_from_slice(&(token * 16 + i as u32).to_ne_bytes());
                 }
                 let runs = vec![
-                    Run { range: 0..8_000, segment_bytes: Some(1_000) },
-                    Run { range: 8_000..16_000, segment_bytes: Some(1_000) },
+                    Run {
+                        range: 0..8_000,
+                        segment_bytes: Some(1_000),
+                    },
+                    Run {
+                        range: 8_000..16_000,
+                        segment_bytes: Some(1_000),
+                    },
                 ];
-                driver.send(token.into(), SendRun { socket, buffer, runs, to, from: None });
+                driver.send(
+                    token.into(),
+                    SendRun {
+                        socket,
+                        buffer,
+                        runs,
+                        to,
+                        from: None,
+                    },
+                );
             }
             driver.submit_and_wait(Some(Duration::ZERO)).unwrap();
             assert!(driver.in_flight() > 0, "the socket was never full");
             let mut tokens = Vec::new();
             while tokens.len() < RUNS as usize {
-                let Completion::Sent { token, result, .. } = next(&mut driver) else { panic!() };
+                let Completion::Sent { token, result, .. } = next(&mut driver) else {
+                    panic!()
+                };
                 assert_eq!(result.unwrap(), 16_000);
                 tokens.push(token);
             }
@@ -72,8 +100,20 @@ fn a_full_socket_makes_sends_wait_in_order() {
             reader.join().unwrap();
             // Sends that are still waiting when the driver goes.
             for token in 0..100 {
-                let runs = vec![Run { range: 0..60_000, segment_bytes: Some(1_000) }];
-                driver.send(token, SendRun { socket, buffer: SendBuffer::new(), runs, to, from: None });
+                let runs = vec![Run {
+                    range: 0..60_000,
+                    segment_bytes: Some(1_000),
+                }];
+                driver.send(
+                    token,
+                    SendRun {
+                        socket,
+                        buffer: SendBuffer::new(),
+                        runs,
+                        to,
+                        from: None,
+                    },
+                );
             }
             driver.submit_and_wait(Some(Duration::ZERO)).unwrap();
             assert!(driver.in_flight() > 0);

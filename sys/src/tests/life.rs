@@ -50,10 +50,14 @@ fn no_wake_is_lost_and_they_coalesce() {
         assert!(wakes <= MESSAGES);
         // Wakes before anybody waits are one.
         let wake = driver.wake_handle();
-        while driver.submit_and_wait(Some(Duration::ZERO)).is_ok() && driver.next_completion().is_some() {}
+        while driver.submit_and_wait(Some(Duration::ZERO)).is_ok()
+            && driver.next_completion().is_some()
+        {}
         (0..10).for_each(|_| wake.wake());
         assert!(matches!(next(&mut driver), Completion::Woken));
-        driver.submit_and_wait(Some(Duration::from_millis(1))).unwrap();
+        driver
+            .submit_and_wait(Some(Duration::from_millis(1)))
+            .unwrap();
         assert!(driver.next_completion().is_none());
         drop(driver);
         wake.wake();
@@ -67,20 +71,47 @@ fn dropping_takes_back_everything_in_flight() {
         let (socket, address) = add(&mut driver, "127.0.0.1:0");
         let (peer, _) = std_socket("127.0.0.1:0");
         peer.send_to(b"outlives the driver", address).unwrap();
-        let Completion::Received(mut received) = next(&mut driver) else { panic!() };
+        let Completion::Received(mut received) = next(&mut driver) else {
+            panic!()
+        };
         // Reads that never complete (on the ring; elsewhere pread on a pipe is an error at once).
         let (reader, writer) = std::io::pipe().unwrap();
         let reader: Arc<OwnedFd> = Arc::new(reader.into());
         for token in 0..100 {
             let Some(buffer) = slab.take() else { break };
-            driver.file(token, FileOp::Read { file: Arc::clone(&reader), offset: 0, buffer, len: 1 << 16 });
+            driver.file(
+                token,
+                FileOp::Read {
+                    file: Arc::clone(&reader),
+                    offset: 0,
+                    buffer,
+                    len: 1 << 16,
+                },
+            );
         }
         // Half of it known to the kernel, half not, and more than the queue takes.
         driver.submit_and_wait(Some(Duration::ZERO)).unwrap();
         for token in 0..200 {
-            let runs = vec![Run { range: 0..1_000, segment_bytes: Some(100) }];
-            driver.send(token, SendRun { socket, buffer: SendBuffer::new(), runs, to: address, from: None });
-            driver.file(token, FileOp::Fstat { file: Arc::clone(&reader) });
+            let runs = vec![Run {
+                range: 0..1_000,
+                segment_bytes: Some(100),
+            }];
+            driver.send(
+                token,
+                SendRun {
+                    socket,
+                    buffer: SendBuffer::new(),
+                    runs,
+                    to: address,
+                    from: None,
+                },
+            );
+            driver.file(
+                token,
+                FileOp::Fstat {
+                    file: Arc::clone(&reader),
+                },
+            );
         }
         if backend == Backend::IoUring {
             assert!(driver.in_flight() >= 216, "{}", driver.in_flight());
@@ -100,17 +131,34 @@ fn a_descriptor_opened_during_the_drop_is_closed() {
     for backend in backends() {
         let dir = tempfile::tempdir().unwrap();
         let (_slab, mut driver) = slab_and_driver(backend);
-        let name = |i: u64| std::ffi::CString::new(format!("{}/{i}", dir.path().display())).unwrap();
-        let how = OpenHow { flags: libc::O_CREAT | libc::O_WRONLY, mode: 0o600, resolve: 0 };
+        let name =
+            |i: u64| std::ffi::CString::new(format!("{}/{i}", dir.path().display())).unwrap();
+        let how = OpenHow {
+            flags: libc::O_CREAT | libc::O_WRONLY,
+            mode: 0o600,
+            resolve: 0,
+        };
         for i in 0..40 {
-            driver.file(i, FileOp::Open { dir: None, path: name(i), how });
+            driver.file(
+                i,
+                FileOp::Open {
+                    dir: None,
+                    path: name(i),
+                    how,
+                },
+            );
         }
         let _ = driver.submit_and_wait(Some(Duration::ZERO));
         drop(driver);
         // Other tests open files too, so only ours are looked for.
         let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
         let targets = links.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-        assert_eq!(targets.filter(|target| target.starts_with(dir.path())).count(), 0);
+        assert_eq!(
+            targets
+                .filter(|target| target.starts_with(dir.path()))
+                .count(),
+            0
+        );
     }
 }
 
@@ -122,27 +170,55 @@ fn trimmed_buffers_read_and_write_right() {
             let (slab, mut driver) = slab_and_driver(backend);
             let path = dir.path().join("file");
             std::fs::write(&path, vec![b'a'; 200_000]).unwrap();
-            let handle = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+            let handle = std::fs::File::options()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .unwrap();
             let handle: Arc<OwnedFd> = Arc::new(handle.into());
             for round in 0..4u8 {
                 let buffer = slab.take().unwrap();
                 let len = buffer.spare_len();
-                let read = FileOp::Read { file: Arc::clone(&handle), offset: 1_000, buffer, len };
-                let FileDone::Read { mut buffer, bytes } = file(&mut driver, read).unwrap() else { panic!() };
+                let read = FileOp::Read {
+                    file: Arc::clone(&handle),
+                    offset: 1_000,
+                    buffer,
+                    len,
+                };
+                let FileDone::Read { mut buffer, bytes } = file(&mut driver, read).unwrap() else {
+                    panic!()
+                };
                 assert_eq!(bytes, len);
                 // Registered pages that a trim replaced would leave zeroes here.
-                assert!(buffer.spare_mut().iter().all(|&byte| byte == b'a' + round), "{backend:?} {round}");
+                assert!(
+                    buffer.spare_mut().iter().all(|&byte| byte == b'a' + round),
+                    "{backend:?} {round}"
+                );
                 buffer.spare_mut().fill(b'b' + round);
                 buffer.advance(bytes);
                 let data = buffer.split();
                 for offset in [0, 65_536, 131_072] {
-                    let write = FileOp::Write { file: Arc::clone(&handle), offset, data: data.clone() };
-                    let FileDone::Written(65_536) = file(&mut driver, write).unwrap() else { panic!() };
+                    let write = FileOp::Write {
+                        file: Arc::clone(&handle),
+                        offset,
+                        data: data.clone(),
+                    };
+                    let FileDone::Written(65_536) = file(&mut driver, write).unwrap() else {
+                        panic!()
+                    };
                 }
-                assert!(std::fs::read(&path).unwrap()[..196_608].iter().all(|&byte| byte == b'b' + round));
+                assert!(
+                    std::fs::read(&path).unwrap()[..196_608]
+                        .iter()
+                        .all(|&byte| byte == b'b' + round)
+                );
                 drop((buffer, data));
                 // With and without telling the ring.
-                if round % 2 == 0 { driver.trim() } else { slab.trim() }
+                if round % 2 == 0 {
+                    driver.trim()
+                } else {
+                    slab.trim()
+                }
             }
             assert_eq!(slab.in_use(), 0);
         }
@@ -155,11 +231,27 @@ fn a_failed_read_gives_its_buffer_back() {
         let (slab, mut driver) = slab_and_driver(backend);
         let directory: Arc<OwnedFd> = Arc::new(std::fs::File::open("/").unwrap().into());
         let buffer = slab.take().unwrap();
-        let op = FileOp::Read { file: Arc::clone(&directory), offset: 0, buffer, len: 100 };
-        assert_eq!(file(&mut driver, op).unwrap_err().raw_os_error(), Some(libc::EISDIR));
+        let op = FileOp::Read {
+            file: Arc::clone(&directory),
+            offset: 0,
+            buffer,
+            len: 100,
+        };
+        assert_eq!(
+            file(&mut driver, op).unwrap_err().raw_os_error(),
+            Some(libc::EISDIR)
+        );
         let buffer = slab.take().unwrap();
-        let op = FileOp::Read { file: directory, offset: u64::MAX, buffer, len: 100 };
-        assert_eq!(file(&mut driver, op).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+        let op = FileOp::Read {
+            file: directory,
+            offset: u64::MAX,
+            buffer,
+            len: 100,
+        };
+        assert_eq!(
+            file(&mut driver, op).unwrap_err().kind(),
+            std::io::ErrorKind::InvalidInput
+        );
         assert_eq!((slab.in_use(), driver.in_flight()), (0, 0));
     }
 }
@@ -168,7 +260,10 @@ fn a_failed_read_gives_its_buffer_back() {
 fn receive_buffers_must_be_a_power_of_two() {
     let slab = Slab::new(1).unwrap();
     for recv_buffers in [0, 1, 3, 65_535] {
-        let config = DriverConfig { recv_buffers, queue_entries: 8 };
+        let config = DriverConfig {
+            recv_buffers,
+            queue_entries: 8,
+        };
         assert!(Driver::new(Backend::Poll, &config, &slab).is_err());
     }
 }

@@ -100,8 +100,16 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let name = || 0..NAMES.len();
-    let burst = || (any::<bool>(), prop_oneof![1u16..=1472, Just(1472), Just(1200)], 1u16..=44, 0u16..1472);
-    let cut = |(v6, segment, count, tail): (bool, u16, u16, u16)| (v6, segment, count, tail % segment);
+    let burst = || {
+        (
+            any::<bool>(),
+            prop_oneof![1u16..=1472, Just(1472), Just(1200)],
+            1u16..=44,
+            0u16..1472,
+        )
+    };
+    let cut =
+        |(v6, segment, count, tail): (bool, u16, u16, u16)| (v6, segment, count, tail % segment);
     let step = prop_oneof![
         4 => burst().prop_map(cut).prop_map(|(v6, segment, count, tail)| Step::Out { v6, segment, count, tail }),
         3 => (any::<bool>(), proptest::collection::vec(1u16..=9_000, 1..20)).prop_map(|(v6, sizes)| Step::In { v6, sizes }),
@@ -135,7 +143,9 @@ fn outcome<T>(result: io::Result<T>, text: impl FnOnce(T) -> String) -> Outcome 
 }
 
 fn pattern(seed: usize, len: usize) -> Vec<u8> {
-    (0..len).map(|i| ((i + seed).wrapping_mul(2_654_435_761) >> 11) as u8).collect()
+    (0..len)
+        .map(|i| ((i + seed).wrapping_mul(2_654_435_761) >> 11) as u8)
+        .collect()
 }
 
 struct Subject {
@@ -154,7 +164,14 @@ impl Subject {
         let sockets = ["127.0.0.1:0", "[::1]:0"].map(|address| add(&mut driver, address));
         let echo = ["127.0.0.1:0", "[::1]:0"].map(|address| add(&mut driver, address));
         let peers = ["127.0.0.1:0", "[::1]:0"].map(std_socket);
-        Subject { driver, slab, root, sockets, echo, peers }
+        Subject {
+            driver,
+            slab,
+            root,
+            sockets,
+            echo,
+            peers,
+        }
     }
 
     fn dir(&self) -> Option<Arc<OwnedFd>> {
@@ -166,8 +183,16 @@ impl Subject {
     }
 
     fn open(&mut self, name: usize, flags: i32) -> io::Result<Arc<OwnedFd>> {
-        let how = OpenHow { flags, mode: 0o644, resolve: 0 };
-        match self.run(FileOp::Open { dir: self.dir(), path: path_of(name), how })? {
+        let how = OpenHow {
+            flags,
+            mode: 0o644,
+            resolve: 0,
+        };
+        match self.run(FileOp::Open {
+            dir: self.dir(),
+            path: path_of(name),
+            how,
+        })? {
             FileDone::Opened(file) => Ok(Arc::new(file)),
             other => panic!("{other:?}"),
         }
@@ -183,16 +208,33 @@ impl Subject {
     fn file_step(&mut self, step: &Step) -> Outcome {
         let dir = self.dir();
         match *step {
-            Step::Write { name, offset, len, from_slab } => {
+            Step::Write {
+                name,
+                offset,
+                len,
+                from_slab,
+            } => {
                 let file = self.open(name, libc::O_RDWR | libc::O_CREAT);
                 let data = pattern(len, len);
-                let data = if from_slab { self.in_slab(&data) } else { Bytes::from(data) };
-                outcome(file.and_then(|file| self.write_all(&file, offset, data)), |()| String::new())
+                let data = if from_slab {
+                    self.in_slab(&data)
+                } else {
+                    Bytes::from(data)
+                };
+                outcome(
+                    file.and_then(|file| self.write_all(&file, offset, data)),
+                    |()| String::new(),
+                )
             }
             Step::Read { name, offset, len } => {
                 let result = self.open(name, libc::O_RDONLY).and_then(|file| {
                     let buffer = self.slab.take().unwrap();
-                    self.run(FileOp::Read { file, offset, buffer, len })
+                    self.run(FileOp::Read {
+                        file,
+                        offset,
+                        buffer,
+                        len,
+                    })
                 });
                 outcome(result, |done| match done {
                     FileDone::Read { mut buffer, bytes } => {
@@ -212,50 +254,105 @@ impl Subject {
             },
             Step::Sync { name } => match self.open(name, libc::O_RDONLY) {
                 Ok(file) => {
-                    let sync = |data_only| FileOp::Fsync { file: file.clone(), data_only };
-                    let range = |wait| FileOp::SyncRange { file: file.clone(), wait };
+                    let sync = |data_only| FileOp::Fsync {
+                        file: file.clone(),
+                        data_only,
+                    };
+                    let range = |wait| FileOp::SyncRange {
+                        file: file.clone(),
+                        wait,
+                    };
                     let ops = [range(false), range(true), sync(true), sync(false)];
                     ops.into_iter().map(|op| self.done(op)).collect()
                 }
                 Err(error) => Err(error.raw_os_error()),
             },
             Step::Meta { name, mode, mtime } => match self.open(name, libc::O_RDONLY) {
-                Ok(file) => self.done(FileOp::SetMeta { file, mode: Some(mode), mtime: Some(mtime) }),
+                Ok(file) => self.done(FileOp::SetMeta {
+                    file,
+                    mode: Some(mode),
+                    mtime: Some(mtime),
+                }),
                 Err(error) => Err(error.raw_os_error()),
             },
             Step::Rename { from, to } => self.rename(from, to, 0),
             Step::RenameNew { from, to } => self.rename(from, to, libc::RENAME_NOREPLACE),
             Step::Link { from, to } => match self.open(from, libc::O_PATH | libc::O_NOFOLLOW) {
-                Ok(file) => self.done(FileOp::Link { file, to_dir: dir, to: path_of(to) }),
+                Ok(file) => self.done(FileOp::Link {
+                    file,
+                    to_dir: dir,
+                    to: path_of(to),
+                }),
                 Err(error) => Err(error.raw_os_error()),
             },
-            Step::Symlink { target, name } => {
-                self.done(FileOp::Symlink { target: path_of(target), dir, path: path_of(name) })
-            }
-            Step::Readlink { name } => {
-                outcome(self.run(FileOp::Readlink { dir, path: path_of(name) }), |done| {
-                    let FileDone::Link(target) = done else { panic!("{done:?}") };
+            Step::Symlink { target, name } => self.done(FileOp::Symlink {
+                target: path_of(target),
+                dir,
+                path: path_of(name),
+            }),
+            Step::Readlink { name } => outcome(
+                self.run(FileOp::Readlink {
+                    dir,
+                    path: path_of(name),
+                }),
+                |done| {
+                    let FileDone::Link(target) = done else {
+                        panic!("{done:?}")
+                    };
                     String::from_utf8(target).unwrap()
-                })
-            }
-            Step::Mkdir { name, mode } => self.done(FileOp::Mkdir { dir, path: path_of(name), mode }),
-            Step::Unlink { name, is_dir } => self.done(FileOp::Unlink { dir, path: path_of(name), is_dir }),
+                },
+            ),
+            Step::Mkdir { name, mode } => self.done(FileOp::Mkdir {
+                dir,
+                path: path_of(name),
+                mode,
+            }),
+            Step::Unlink { name, is_dir } => self.done(FileOp::Unlink {
+                dir,
+                path: path_of(name),
+                is_dir,
+            }),
             Step::Stat { name, follow } => {
                 let flags = if follow { 0 } else { libc::AT_SYMLINK_NOFOLLOW };
-                let result = self.run(FileOp::Statx { dir, path: path_of(name), flags });
+                let result = self.run(FileOp::Statx {
+                    dir,
+                    path: path_of(name),
+                    flags,
+                });
                 outcome(result, |done| {
-                    let FileDone::Stat(stat) = done else { panic!("{done:?}") };
-                    format!("{:?} {:o} {} {}", stat.kind, stat.mode, stat.size, stat.nlink)
+                    let FileDone::Stat(stat) = done else {
+                        panic!("{done:?}")
+                    };
+                    format!(
+                        "{:?} {:o} {} {}",
+                        stat.kind, stat.mode, stat.size, stat.nlink
+                    )
                 })
             }
             Step::List => {
                 let file = Arc::clone(&self.root);
-                outcome(self.run(FileOp::List { file, cursor: 0, max: 1_000 }), |done| {
-                    let FileDone::Listed { entries, .. } = done else { panic!("{done:?}") };
-                    let names =
-                        entries.into_iter().map(|entry| (String::from_utf8(entry.name).unwrap(), entry.kind));
-                    format!("{:?}", names.collect::<BTreeMap<_, _>>().into_keys().collect::<Vec<_>>())
-                })
+                outcome(
+                    self.run(FileOp::List {
+                        file,
+                        cursor: 0,
+                        max: 1_000,
+                    }),
+                    |done| {
+                        let FileDone::Listed { entries, .. } = done else {
+                            panic!("{done:?}")
+                        };
+                        let names = entries
+                            .into_iter()
+                            .map(|entry| (String::from_utf8(entry.name).unwrap(), entry.kind));
+                        format!(
+                            "{:?}",
+                            names
+                                .collect::<BTreeMap<_, _>>()
+                                .into_keys()
+                                .collect::<Vec<_>>()
+                        )
+                    },
+                )
             }
             Step::Out { .. } | Step::In { .. } | Step::Through { .. } => unreachable!(),
         }
@@ -263,10 +360,17 @@ impl Subject {
 
     fn rename(&mut self, from: usize, to: usize, flags: u32) -> Outcome {
         let (from_dir, to_dir) = (self.dir(), self.dir());
-        self.done(FileOp::Rename { from_dir, from: path_of(from), to_dir, to: path_of(to), flags })
+        self.done(FileOp::Rename {
+            from_dir,
+            from: path_of(from),
+            to_dir,
+            to: path_of(to),
+            flags,
+        })
     }
 
-    /// The bytes as a piece out of the middle of a slab buffer where they fit, as received chunks are.
+    /// The bytes as a piece out of the middle of a slab buffer where they fit, as received chunks
+    /// are.
     fn in_slab(&mut self, data: &[u8]) -> Bytes {
         let mut buffer = self.slab.take().unwrap();
         let skip = (buffer.spare_len() - data.len()).min(33);
@@ -277,10 +381,21 @@ impl Subject {
         buffer.split()
     }
 
-    fn write_all(&mut self, file: &Arc<OwnedFd>, mut offset: u64, mut data: Bytes) -> io::Result<()> {
+    fn write_all(
+        &mut self,
+        file: &Arc<OwnedFd>,
+        mut offset: u64,
+        mut data: Bytes,
+    ) -> io::Result<()> {
         while !data.is_empty() {
-            let op = FileOp::Write { file: Arc::clone(file), offset, data: data.clone() };
-            let FileDone::Written(bytes) = self.run(op)? else { panic!() };
+            let op = FileOp::Write {
+                file: Arc::clone(file),
+                offset,
+                data: data.clone(),
+            };
+            let FileDone::Written(bytes) = self.run(op)? else {
+                panic!()
+            };
             assert!(bytes > 0);
             offset += bytes as u64;
             data = data.slice(bytes..);
@@ -290,11 +405,23 @@ impl Subject {
 
     fn net_step(&mut self, step: &Step) {
         match step {
-            Step::Out { v6, segment, count, tail } => {
+            Step::Out {
+                v6,
+                segment,
+                count,
+                tail,
+            } => {
                 let expected = datagrams(*segment, *count, *tail);
                 let side = usize::from(*v6);
-                self.send_burst(self.sockets[side].0, self.peers[side].1, &expected, *segment);
-                let Completion::Sent { result, .. } = next(&mut self.driver) else { panic!() };
+                self.send_burst(
+                    self.sockets[side].0,
+                    self.peers[side].1,
+                    &expected,
+                    *segment,
+                );
+                let Completion::Sent { result, .. } = next(&mut self.driver) else {
+                    panic!()
+                };
                 assert_eq!(result.unwrap(), expected.concat().len());
                 let mut buffer = vec![0; 70_000];
                 for datagram in expected {
@@ -303,15 +430,25 @@ impl Subject {
                 }
             }
             Step::In { v6, sizes } => {
-                let (peer, to) = (&self.peers[usize::from(*v6)].0, self.sockets[usize::from(*v6)].1);
-                let sent: Vec<Vec<u8>> =
-                    sizes.iter().map(|&size| pattern(size.into(), size.into())).collect();
+                let (peer, to) = (
+                    &self.peers[usize::from(*v6)].0,
+                    self.sockets[usize::from(*v6)].1,
+                );
+                let sent: Vec<Vec<u8>> = sizes
+                    .iter()
+                    .map(|&size| pattern(size.into(), size.into()))
+                    .collect();
                 for datagram in &sent {
                     peer.send_to(datagram, to).unwrap();
                 }
                 assert!(receive(&mut self.driver, sent.len()) == sent);
             }
-            Step::Through { v6, segment, count, tail } => {
+            Step::Through {
+                v6,
+                segment,
+                count,
+                tail,
+            } => {
                 let expected = datagrams(*segment, *count, *tail);
                 let side = usize::from(*v6);
                 self.send_burst(self.sockets[side].0, self.echo[side].1, &expected, *segment);
@@ -326,14 +463,31 @@ impl Subject {
     }
 
     /// Queues the datagrams as one run.
-    fn send_burst(&mut self, socket: SocketId, to: SocketAddr, datagrams: &[Vec<u8>], segment: u16) {
+    fn send_burst(
+        &mut self,
+        socket: SocketId,
+        to: SocketAddr,
+        datagrams: &[Vec<u8>],
+        segment: u16,
+    ) {
         let payload = datagrams.concat();
         let mut buffer = SendBuffer::new();
         buffer[..payload.len()].copy_from_slice(&payload);
-        let runs =
-            vec![Run { range: 0..payload.len(), segment_bytes: (datagrams.len() > 1).then_some(segment) }];
+        let runs = vec![Run {
+            range: 0..payload.len(),
+            segment_bytes: (datagrams.len() > 1).then_some(segment),
+        }];
         let from = Some(to.ip());
-        self.driver.send(5, SendRun { socket, buffer, runs, to, from });
+        self.driver.send(
+            5,
+            SendRun {
+                socket,
+                buffer,
+                runs,
+                to,
+                from,
+            },
+        );
     }
 }
 
@@ -342,7 +496,11 @@ fn datagrams(segment: u16, count: u16, tail: u16) -> Vec<Vec<u8>> {
     if tail > 0 && count < 44 {
         sizes.push(tail.into());
     }
-    sizes.iter().enumerate().map(|(i, &size)| pattern(i * 7, size)).collect()
+    sizes
+        .iter()
+        .enumerate()
+        .map(|(i, &size)| pattern(i * 7, size))
+        .collect()
 }
 
 fn path_of(name: usize) -> CString {
@@ -350,9 +508,9 @@ fn path_of(name: usize) -> CString {
 }
 
 fn blob(bytes: &[u8]) -> (usize, u64) {
-    let hash = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    });
     (bytes.len(), hash)
 }
 
@@ -363,7 +521,9 @@ fn model(dir: &Path, step: &Step) -> Outcome {
     let writer = |name| fs::File::options().read(true).write(true).open(path(name));
     let unit = |result: io::Result<()>| outcome(result, |()| String::new());
     match *step {
-        Step::Write { name, offset, len, .. } => {
+        Step::Write {
+            name, offset, len, ..
+        } => {
             let file = fs::File::options()
                 .read(true)
                 .write(true)
@@ -386,36 +546,59 @@ fn model(dir: &Path, step: &Step) -> Outcome {
             file.set_permissions(fs::Permissions::from_mode(mode))?;
             let since = std::time::Duration::from_secs(mtime.0.unsigned_abs());
             let epoch = std::time::UNIX_EPOCH;
-            let whole = if mtime.0 < 0 { epoch - since } else { epoch + since };
+            let whole = if mtime.0 < 0 {
+                epoch - since
+            } else {
+                epoch + since
+            };
             file.set_modified(whole + std::time::Duration::from_nanos(mtime.1.into()))
         })),
         Step::Rename { from, to } => unit(fs::rename(path(from), path(to))),
-        Step::RenameNew { from, to } => {
-            unit(match (fs::symlink_metadata(path(from)), fs::symlink_metadata(path(to))) {
+        Step::RenameNew { from, to } => unit(
+            match (
+                fs::symlink_metadata(path(from)),
+                fs::symlink_metadata(path(to)),
+            ) {
                 (Ok(_), Ok(_)) => Err(io::Error::from_raw_os_error(libc::EEXIST)),
                 _ => fs::rename(path(from), path(to)),
-            })
-        }
+            },
+        ),
         Step::Link { from, to } => unit(fs::hard_link(path(from), path(to))),
-        Step::Symlink { target, name } => unit(std::os::unix::fs::symlink(NAMES[target], path(name))),
-        Step::Readlink { name } => {
-            outcome(fs::read_link(path(name)), |target| target.to_str().unwrap().into())
+        Step::Symlink { target, name } => {
+            unit(std::os::unix::fs::symlink(NAMES[target], path(name)))
         }
-        Step::Mkdir { name, mode } => {
-            unit(std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), mode).create(path(name)))
-        }
+        Step::Readlink { name } => outcome(fs::read_link(path(name)), |target| {
+            target.to_str().unwrap().into()
+        }),
+        Step::Mkdir { name, mode } => unit(
+            std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), mode)
+                .create(path(name)),
+        ),
         Step::Unlink { name, is_dir: true } => unit(fs::remove_dir(path(name))),
-        Step::Unlink { name, is_dir: false } => unit(fs::remove_file(path(name))),
+        Step::Unlink {
+            name,
+            is_dir: false,
+        } => unit(fs::remove_file(path(name))),
         Step::Stat { name, follow } => {
-            let result = if follow { fs::metadata(path(name)) } else { fs::symlink_metadata(path(name)) };
+            let result = if follow {
+                fs::metadata(path(name))
+            } else {
+                fs::symlink_metadata(path(name))
+            };
             outcome(result, |meta| {
                 let kind = FileKind::of_mode(meta.mode());
-                format!("{kind:?} {:o} {} {}", meta.mode(), meta.size(), meta.nlink())
+                format!(
+                    "{kind:?} {:o} {} {}",
+                    meta.mode(),
+                    meta.size(),
+                    meta.nlink()
+                )
             })
         }
         Step::List => outcome(fs::read_dir(dir), |entries| {
-            let mut names: Vec<_> =
-                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
             names.sort();
             format!("{names:?}")
         }),
@@ -429,7 +612,10 @@ fn tree(dir: &Path) -> BTreeMap<String, (u32, Option<Vec<u8>>)> {
     let one = |entry: fs::DirEntry| {
         let meta = fs::symlink_metadata(entry.path()).unwrap();
         let content = meta.is_file().then(|| fs::read(entry.path()).unwrap());
-        (entry.file_name().into_string().unwrap(), (meta.mode(), content))
+        (
+            entry.file_name().into_string().unwrap(),
+            (meta.mode(), content),
+        )
     };
     entries.map(one).collect()
 }
@@ -450,7 +636,10 @@ fn check(backend: Backend, steps: &[Step]) {
             }
         }
     }
-    assert!(tree(ours.path()) == tree(model_dir.path()), "{backend:?}: {steps:?}");
+    assert!(
+        tree(ours.path()) == tree(model_dir.path()),
+        "{backend:?}: {steps:?}"
+    );
     assert_eq!(subject.slab.in_use(), 0);
 }
 

@@ -11,9 +11,10 @@ use crate::slab::Slab;
 /// IORING_MAX_REG_BUFFERS of the kernel.
 const REGISTERED_MAX: usize = 1 << 14;
 
-/// Part of RLIMIT_MEMLOCK one ring may pin. The kernel counts per user, not per process, and counts the rings themselves
-/// too (since 6.14): a daemon that took all of Debian's 8 MiB would leave the same user's next command without io_uring.
-/// The free list hands out the same few buffers again and again, so a small part serves most operations.
+/// Part of RLIMIT_MEMLOCK one ring may pin. The kernel counts per user, not per process, and counts
+/// the rings themselves too (since 6.14): a daemon that took all of Debian's 8 MiB would leave the
+/// same user's next command without io_uring. The free list hands out the same few buffers again
+/// and again, so a small part serves most operations.
 const MEMLOCK_SHARE: u64 = 8;
 
 /// Bit of CAP_IPC_LOCK in a capability set; who has it is not counted.
@@ -34,13 +35,21 @@ impl Registration {
     pub fn new(ring: &IoUring, slab: &Slab) -> Registration {
         let count = slab.capacity().min(REGISTERED_MAX);
         match ring.submitter().register_buffers_sparse(count as u32) {
-            Ok(()) => Registration { pinned: vec![None; count], budget: budget(), refused: None },
-            Err(error) => Registration { pinned: Vec::new(), budget: 0, refused: Some(explain(&error)) },
+            Ok(()) => Registration {
+                pinned: vec![None; count],
+                budget: budget(),
+                refused: None,
+            },
+            Err(error) => Registration {
+                pinned: Vec::new(),
+                budget: 0,
+                refused: Some(explain(&error)),
+            },
         }
     }
 
-    /// The table entry of slab buffer `index`, which the caller holds; registers it when that was not done. `None`: use
-    /// the plain operation.
+    /// The table entry of slab buffer `index`, which the caller holds; registers it when that was
+    /// not done. `None`: use the plain operation.
     pub fn entry_of(&mut self, ring: &IoUring, slab: &Slab, index: u32) -> Option<u16> {
         let pinned = *self.pinned.get(index as usize)?;
         let epoch = slab.epoch(index);
@@ -52,13 +61,17 @@ impl Registration {
         }
         // Replacing a stale entry pins no more than before.
         if pinned.is_none() && self.pinned() >= self.budget {
-            let share = format!("one ring takes at most 1/{MEMLOCK_SHARE} of RLIMIT_MEMLOCK (ulimit -l)");
+            let share =
+                format!("one ring takes at most 1/{MEMLOCK_SHARE} of RLIMIT_MEMLOCK (ulimit -l)");
             self.refused = Some(share);
             return None;
         }
-        // SAFETY: the buffer is mapped as long as the slab, which the driver holds longer than the ring. Pages that are
-        // trimmed later change the epoch, and this entry is not used again.
-        let result = unsafe { ring.submitter().register_buffers_update(index, &[slab.iovec(index)], None) };
+        // SAFETY: the buffer is mapped as long as the slab, which the driver holds longer than the
+        // ring. Pages that are trimmed later change the epoch, and this entry is not used again.
+        let result = unsafe {
+            ring.submitter()
+                .register_buffers_update(index, &[slab.iovec(index)], None)
+        };
         match result {
             Ok(()) => {
                 self.pinned[index as usize] = Some(epoch);
@@ -73,12 +86,18 @@ impl Registration {
 
     /// Lets go of the pages of buffers that were trimmed since they were registered.
     pub fn drop_stale(&mut self, ring: &IoUring, slab: &Slab) {
-        let nothing = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let nothing = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
         for (index, pinned) in self.pinned.iter_mut().enumerate() {
             if pinned.is_some_and(|epoch| epoch != slab.epoch(index as u32)) {
-                // SAFETY: a null entry names no memory. Operations in flight keep what they use; there are none on
-                // this buffer, because a trimmed buffer was free.
-                let _ = unsafe { ring.submitter().register_buffers_update(index as u32, &[nothing], None) };
+                // SAFETY: a null entry names no memory. Operations in flight keep what they use;
+                // there are none on this buffer, because a trimmed buffer was free.
+                let _ = unsafe {
+                    ring.submitter()
+                        .register_buffers_update(index as u32, &[nothing], None)
+                };
                 *pinned = None;
             }
         }
@@ -88,7 +107,10 @@ impl Registration {
     pub fn availability(&self) -> Availability {
         match &self.refused {
             None => Availability::Yes,
-            Some(reason) => Availability::No(format!("{reason}; {} buffers are registered", self.pinned())),
+            Some(reason) => Availability::No(format!(
+                "{reason}; {} buffers are registered",
+                self.pinned()
+            )),
         }
     }
 
@@ -104,7 +126,11 @@ fn budget() -> usize {
         Ok((libc::RLIM_INFINITY, _)) | Err(_) => return usize::MAX,
         Ok((limit, _)) => limit,
     };
-    if has_ipc_lock() { usize::MAX } else { (limit / MEMLOCK_SHARE) as usize / Slab::BUFFER_BYTES }
+    if has_ipc_lock() {
+        usize::MAX
+    } else {
+        (limit / MEMLOCK_SHARE) as usize / Slab::BUFFER_BYTES
+    }
 }
 
 fn has_ipc_lock() -> bool {
@@ -116,7 +142,9 @@ fn has_ipc_lock() -> bool {
 
 fn explain(error: &io::Error) -> String {
     let hint = match error.raw_os_error() {
-        Some(libc::ENOMEM | libc::EPERM) => " - RLIMIT_MEMLOCK is used up (ulimit -l, or CAP_IPC_LOCK)",
+        Some(libc::ENOMEM | libc::EPERM) => {
+            " - RLIMIT_MEMLOCK is used up (ulimit -l, or CAP_IPC_LOCK)"
+        }
         Some(libc::EINVAL) => " - needs Linux 5.19",
         _ => "",
     };

@@ -19,7 +19,8 @@ pub(super) struct FileInFlight {
     scratch: Scratch,
 }
 
-/// What the kernel reads or writes beside the operation's own paths and buffers; boxed, as it may not move.
+/// What the kernel reads or writes beside the operation's own paths and buffers; boxed, as it may
+/// not move.
 enum Scratch {
     None,
     #[allow(dead_code)] // Held for the kernel, never read by us.
@@ -29,7 +30,11 @@ enum Scratch {
 
 impl FileInFlight {
     pub fn new(token: u64, op: FileOp) -> FileInFlight {
-        FileInFlight { token, op, scratch: Scratch::None }
+        FileInFlight {
+            token,
+            op,
+            scratch: Scratch::None,
+        }
     }
 
     /// The operation, when there is no entry for it.
@@ -37,8 +42,8 @@ impl FileInFlight {
         self.op
     }
 
-    /// The ring entry. It points into `self`'s heap memory (not into `self`, which may be moved). `None`: the ring has
-    /// no such operation.
+    /// The ring entry. It points into `self`'s heap memory (not into `self`, which may be moved).
+    /// `None`: the ring has no such operation.
     pub fn entry(
         &mut self,
         ring: &IoUring,
@@ -65,15 +70,26 @@ impl FileInFlight {
                 let file = Fd(file.as_raw_fd());
                 self.statx(file, c"".as_ptr(), libc::AT_EMPTY_PATH)
             }
-            FileOp::Read { file, offset, buffer, len } => {
+            FileOp::Read {
+                file,
+                offset,
+                buffer,
+                len,
+            } => {
                 let (file, offset) = (Fd(file.as_raw_fd()), seekable(*offset)?);
-                let fixed = if buffer.is_of(slab) { Some(buffer.index()) } else { None };
+                let fixed = if buffer.is_of(slab) {
+                    Some(buffer.index())
+                } else {
+                    None
+                };
                 let fixed = fixed.and_then(|index| registration.entry_of(ring, slab, index));
                 let spare = buffer.spare_mut();
                 // At most 64 KiB, so it fits.
                 let (start, len) = (spare.as_mut_ptr(), spare.len().min(*len) as u32);
                 match fixed {
-                    Some(index) => opcode::ReadFixed::new(file, start, len, index).offset(offset).build(),
+                    Some(index) => opcode::ReadFixed::new(file, start, len, index)
+                        .offset(offset)
+                        .build(),
                     None => opcode::Read::new(file, start, len).offset(offset).build(),
                 }
             }
@@ -84,40 +100,58 @@ impl FileInFlight {
                 // The kernel writes at most 2 GiB less a page per call; the rest is a short write.
                 let (start, len) = (data.as_ptr(), data.len().min(i32::MAX as usize) as u32);
                 match fixed {
-                    Some(index) => opcode::WriteFixed::new(file, start, len, index).offset(offset).build(),
+                    Some(index) => opcode::WriteFixed::new(file, start, len, index)
+                        .offset(offset)
+                        .build(),
                     None => opcode::Write::new(file, start, len).offset(offset).build(),
                 }
             }
-            FileOp::Reserve { file, len } => opcode::Fallocate::new(Fd(file.as_raw_fd()), seekable(*len)?)
-                .mode(libc::FALLOC_FL_KEEP_SIZE)
-                .build(),
+            FileOp::Reserve { file, len } => {
+                opcode::Fallocate::new(Fd(file.as_raw_fd()), seekable(*len)?)
+                    .mode(libc::FALLOC_FL_KEEP_SIZE)
+                    .build()
+            }
             FileOp::Truncate { file, len } if has_truncate => {
                 opcode::Ftruncate::new(Fd(file.as_raw_fd()), seekable(*len)?).build()
             }
             FileOp::Fsync { file, data_only } => {
-                let flags = if *data_only { types::FsyncFlags::DATASYNC } else { types::FsyncFlags::empty() };
-                opcode::Fsync::new(Fd(file.as_raw_fd())).flags(flags).build()
-            }
-            FileOp::SyncRange { file, wait } => {
-                opcode::SyncFileRange::new(Fd(file.as_raw_fd()), 0).flags(sync_range_flags(*wait)).build()
-            }
-            FileOp::Rename { from_dir, from, to_dir, to, flags } => {
-                opcode::RenameAt::new(at(from_dir), from.as_ptr(), at(to_dir), to.as_ptr())
-                    .flags(*flags)
+                let flags = if *data_only {
+                    types::FsyncFlags::DATASYNC
+                } else {
+                    types::FsyncFlags::empty()
+                };
+                opcode::Fsync::new(Fd(file.as_raw_fd()))
+                    .flags(flags)
                     .build()
             }
+            FileOp::SyncRange { file, wait } => opcode::SyncFileRange::new(Fd(file.as_raw_fd()), 0)
+                .flags(sync_range_flags(*wait))
+                .build(),
+            FileOp::Rename {
+                from_dir,
+                from,
+                to_dir,
+                to,
+                flags,
+            } => opcode::RenameAt::new(at(from_dir), from.as_ptr(), at(to_dir), to.as_ptr())
+                .flags(*flags)
+                .build(),
             FileOp::Link { file, to_dir, to } => {
                 let file = Fd(file.as_raw_fd());
                 let flags = libc::AT_EMPTY_PATH;
-                opcode::LinkAt::new(file, c"".as_ptr(), at(to_dir), to.as_ptr()).flags(flags).build()
+                opcode::LinkAt::new(file, c"".as_ptr(), at(to_dir), to.as_ptr())
+                    .flags(flags)
+                    .build()
             }
             FileOp::Unlink { dir, path, is_dir } => {
                 let flags = if *is_dir { libc::AT_REMOVEDIR } else { 0 };
-                opcode::UnlinkAt::new(at(dir), path.as_ptr()).flags(flags).build()
+                opcode::UnlinkAt::new(at(dir), path.as_ptr())
+                    .flags(flags)
+                    .build()
             }
-            FileOp::Mkdir { dir, path, mode } => {
-                opcode::MkDirAt::new(at(dir), path.as_ptr()).mode(*mode & 0o7777).build()
-            }
+            FileOp::Mkdir { dir, path, mode } => opcode::MkDirAt::new(at(dir), path.as_ptr())
+                .mode(*mode & 0o7777)
+                .build(),
             FileOp::Symlink { target, dir, path } => {
                 opcode::SymlinkAt::new(at(dir), target.as_ptr(), path.as_ptr()).build()
             }
@@ -140,8 +174,10 @@ impl FileInFlight {
 
     fn statx(&mut self, dir: Fd, path: *const libc::c_char, flags: i32) -> squeue::Entry {
         let mut raw = Box::new(MaybeUninit::<libc::statx>::zeroed());
-        let entry =
-            opcode::Statx::new(dir, path, raw.as_mut_ptr().cast()).flags(flags).mask(STATX_MASK).build();
+        let entry = opcode::Statx::new(dir, path, raw.as_mut_ptr().cast())
+            .flags(flags)
+            .mask(STATX_MASK)
+            .build();
         self.scratch = Scratch::Stat(raw);
         entry
     }
@@ -164,28 +200,42 @@ impl FileInFlight {
                         | FileOp::SyncRange { .. }
                         | FileOp::Open { .. },
                     ) => Err((token, op)),
-                    // A rename raced with the path walk, or AT_EMPTY_PATH is not allowed: `run` knows the ways round.
-                    (Some(libc::EAGAIN), FileOp::Open { .. }) | (Some(libc::ENOENT), FileOp::Link { .. }) => {
-                        Ok(Completion::File { token, result: run(op) })
-                    }
-                    _ => Ok(Completion::File { token, result: Err(error) }),
+                    // A rename raced with the path walk, or AT_EMPTY_PATH is not allowed: `run`
+                    // knows the ways round.
+                    (Some(libc::EAGAIN), FileOp::Open { .. })
+                    | (Some(libc::ENOENT), FileOp::Link { .. }) => Ok(Completion::File {
+                        token,
+                        result: run(op),
+                    }),
+                    _ => Ok(Completion::File {
+                        token,
+                        result: Err(error),
+                    }),
                 };
             }
         };
         let done = match (op, scratch) {
             (FileOp::Open { .. }, _) => {
-                // SAFETY: the kernel has just made this descriptor for this operation; nobody else knows it.
+                // SAFETY: the kernel has just made this descriptor for this operation; nobody else
+                // knows it.
                 FileDone::Opened(unsafe { OwnedFd::from_raw_fd(value as i32) })
             }
             (FileOp::Statx { .. } | FileOp::Fstat { .. }, Scratch::Stat(raw)) => {
-                // SAFETY: zeroed when it was made, and every bit pattern of these integers is valid.
+                // SAFETY: zeroed when it was made, and every bit pattern of these integers is
+                // valid.
                 FileDone::Stat(Statx::from(unsafe { raw.assume_init_ref() }))
             }
-            (FileOp::Read { buffer, .. }, _) => FileDone::Read { buffer, bytes: value },
+            (FileOp::Read { buffer, .. }, _) => FileDone::Read {
+                buffer,
+                bytes: value,
+            },
             (FileOp::Write { .. }, _) => FileDone::Written(value),
             _ => FileDone::Done,
         };
-        Ok(Completion::File { token, result: Ok(done) })
+        Ok(Completion::File {
+            token,
+            result: Ok(done),
+        })
     }
 
     /// Nobody will see the result; a descriptor must be closed all the same.
@@ -201,8 +251,8 @@ fn at(dir: &Dir) -> Fd {
     Fd(dir.as_ref().map_or(libc::AT_FDCWD, |dir| dir.as_raw_fd()))
 }
 
-/// A file offset or size. Past `i64::MAX` the kernel would take it for "the current position" or worse; `run` refuses
-/// it.
+/// A file offset or size. Past `i64::MAX` the kernel would take it for "the current position" or
+/// worse; `run` refuses it.
 fn seekable(offset: u64) -> Option<u64> {
     i64::try_from(offset).is_ok().then_some(offset)
 }

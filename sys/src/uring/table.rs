@@ -10,7 +10,10 @@ pub(super) struct Table<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Table<T> {
-        Table { slots: Slab::new(), generation: 0 }
+        Table {
+            slots: Slab::new(),
+            generation: 0,
+        }
     }
 }
 

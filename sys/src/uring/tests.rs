@@ -9,7 +9,13 @@ use super::*;
 use crate::FileDone;
 
 fn driver(entries: u32, slab: &Slab) -> Option<UringDriver> {
-    match UringDriver::new(&DriverConfig { recv_buffers: 2, queue_entries: entries }, slab) {
+    match UringDriver::new(
+        &DriverConfig {
+            recv_buffers: 2,
+            queue_entries: entries,
+        },
+        slab,
+    ) {
         Ok(driver) => Some(driver),
         Err(error) => {
             eprintln!("no io_uring here: {error}");
@@ -21,17 +27,34 @@ fn driver(entries: u32, slab: &Slab) -> Option<UringDriver> {
 #[test]
 fn a_read_waits_for_its_data_while_the_loop_goes_on() {
     let slab = Slab::new(1).unwrap();
-    let Some(mut driver) = driver(8, &slab) else { return };
+    let Some(mut driver) = driver(8, &slab) else {
+        return;
+    };
     let (reader, mut writer) = std::io::pipe().unwrap();
     let file: Arc<OwnedFd> = Arc::new(reader.into());
-    driver.file(3, FileOp::Read { file, offset: 0, buffer: slab.take().unwrap(), len: 100 });
-    driver.submit_and_wait(Some(Duration::from_millis(2))).unwrap();
+    driver.file(
+        3,
+        FileOp::Read {
+            file,
+            offset: 0,
+            buffer: slab.take().unwrap(),
+            len: 100,
+        },
+    );
+    driver
+        .submit_and_wait(Some(Duration::from_millis(2)))
+        .unwrap();
     assert!(driver.next_completion().is_none());
     assert_eq!(driver.in_flight(), 1);
     writer.write_all(b"late").unwrap();
     driver.submit_and_wait(None).unwrap();
-    let Some(Completion::File { token: 3, result: Ok(FileDone::Read { mut buffer, bytes: 4 }) }) =
-        driver.next_completion()
+    let Some(Completion::File {
+        token: 3,
+        result: Ok(FileDone::Read {
+            mut buffer,
+            bytes: 4,
+        }),
+    }) = driver.next_completion()
     else {
         panic!()
     };
@@ -41,15 +64,28 @@ fn a_read_waits_for_its_data_while_the_loop_goes_on() {
 #[test]
 fn slab_memory_is_registered_at_first_use_and_let_go_by_trim() {
     let slab = Slab::new(2).unwrap();
-    let Some(mut driver) = driver(8, &slab) else { return };
+    let Some(mut driver) = driver(8, &slab) else {
+        return;
+    };
     let pinned = |driver: &UringDriver| driver.held.registration.pinned();
     assert_eq!(pinned(&driver), 0);
     let file: Arc<OwnedFd> = Arc::new(std::fs::File::open("/proc/self/exe").unwrap().into());
     for _ in 0..3 {
         let buffer = slab.take().unwrap();
-        driver.file(0, FileOp::Read { file: Arc::clone(&file), offset: 0, buffer, len: 100 });
+        driver.file(
+            0,
+            FileOp::Read {
+                file: Arc::clone(&file),
+                offset: 0,
+                buffer,
+                len: 100,
+            },
+        );
         driver.submit_and_wait(None).unwrap();
-        assert!(matches!(driver.next_completion(), Some(Completion::File { result: Ok(_), .. })));
+        assert!(matches!(
+            driver.next_completion(),
+            Some(Completion::File { result: Ok(_), .. })
+        ));
     }
     if let crate::Availability::No(reason) = driver.registered_buffers() {
         eprintln!("{reason}");
@@ -63,7 +99,9 @@ fn slab_memory_is_registered_at_first_use_and_let_go_by_trim() {
 #[test]
 fn more_operations_than_entries_all_complete() {
     let slab = Slab::new(64).unwrap();
-    let Some(mut driver) = driver(8, &slab) else { return };
+    let Some(mut driver) = driver(8, &slab) else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("f"), vec![9; 1 << 20]).unwrap();
     let file: Arc<OwnedFd> = Arc::new(std::fs::File::open(dir.path().join("f")).unwrap().into());
@@ -71,17 +109,33 @@ fn more_operations_than_entries_all_complete() {
     for round in 0..20u64 {
         while let Some(buffer) = slab.take() {
             let len = buffer.spare_len();
-            driver.file(round, FileOp::Read { file: Arc::clone(&file), offset: 0, buffer, len });
-            driver.file(round, FileOp::Fstat { file: Arc::clone(&file) });
+            driver.file(
+                round,
+                FileOp::Read {
+                    file: Arc::clone(&file),
+                    offset: 0,
+                    buffer,
+                    len,
+                },
+            );
+            driver.file(
+                round,
+                FileOp::Fstat {
+                    file: Arc::clone(&file),
+                },
+            );
         }
         while driver.in_flight() > 0 {
-            driver.submit_and_wait(Some(Duration::from_secs(10))).unwrap();
+            driver
+                .submit_and_wait(Some(Duration::from_secs(10)))
+                .unwrap();
             while let Some(Completion::File { result, .. }) = driver.next_completion() {
                 done += 1;
                 match result.unwrap() {
                     FileDone::Read { mut buffer, bytes } => {
                         assert!(
-                            bytes == buffer.spare_len() && buffer.spare_mut().iter().all(|&byte| byte == 9)
+                            bytes == buffer.spare_len()
+                                && buffer.spare_mut().iter().all(|&byte| byte == 9)
                         );
                     }
                     FileDone::Stat(stat) => assert_eq!(stat.size, 1 << 20),

@@ -1,4 +1,5 @@
-//! Going on with a partial file of an earlier session: whom to believe, what to hash again, what to tell.
+//! Going on with a partial file of an earlier session: whom to believe, what to hash again, what to
+//! tell.
 
 use bytes::{Bytes, BytesMut};
 
@@ -26,14 +27,22 @@ pub(super) struct Rehash {
 
 impl Receiver {
     /// Decides what a partial file as found is worth.
-    pub(super) fn resume_or_start(&mut self, ports: &mut Ports, at: usize, journal: &[u8], found_bytes: u64) {
+    pub(super) fn resume_or_start(
+        &mut self,
+        ports: &mut Ports,
+        at: usize,
+        journal: &[u8],
+        found_bytes: u64,
+    ) {
         let part = &mut self.parts[at];
         let header = part.header;
         let journal = match part.resumable {
             true => Journal::decode(journal).filter(|journal| journal.header.same_source(&header)),
             false => None,
         };
-        let Some(mut journal) = journal else { return self.start_part(ports, at) };
+        let Some(mut journal) = journal else {
+            return self.start_part(ports, at);
+        };
         let size_bytes = header.size_bytes;
         journal.records.retain(|(chunk, _)| {
             chunk_offset(size_bytes, *chunk) + chunk_len_bytes(size_bytes, *chunk) <= found_bytes
@@ -42,24 +51,35 @@ impl Receiver {
         if journal.records.is_empty() {
             return self.start_part(ports, at);
         }
-        // Of another storage, it goes on under that one's name, and is not believed the next time either: to write it
-        // anew would put it at risk.
+        // Of another storage, it goes on under that one's name, and is not believed the next time
+        // either: to write it anew would put it at risk.
         let (key, at_bytes) = (journal.key, journal.end_bytes);
-        part.journal = Some(JournalWriter { key, at_bytes, pending: BytesMut::new(), writing: false });
+        part.journal = Some(JournalWriter {
+            key,
+            at_bytes,
+            pending: BytesMut::new(),
+            writing: false,
+        });
         part.journaled = true;
         if header.storage.still_holds(&journal.header.storage) {
             return self.resume_part(ports, at, &journal.records);
         }
         let records = journal.records.into_iter();
-        part.phase =
-            Phase::Rehashing(Box::new(Rehash { records, current: None, read_bytes: 0, kept: Vec::new() }));
+        part.phase = Phase::Rehashing(Box::new(Rehash {
+            records,
+            current: None,
+            read_bytes: 0,
+            kept: Vec::new(),
+        }));
         self.rehash(ports, at);
     }
 
     /// Reads the next piece to be hashed again, or goes on with what proved right.
     fn rehash(&mut self, ports: &mut Ports, at: usize) {
         let part = &mut self.parts[at];
-        let Phase::Rehashing(rehash) = &mut part.phase else { return };
+        let Phase::Rehashing(rehash) = &mut part.phase else {
+            return;
+        };
         let size_bytes = part.header.size_bytes;
         if rehash.current.is_none() {
             rehash.read_bytes = 0;
@@ -96,8 +116,12 @@ impl Receiver {
         }
         let part = &mut self.parts[at];
         let size_bytes = part.header.size_bytes;
-        let Phase::Rehashing(rehash) = &mut part.phase else { return };
-        let Some((chunk, digest, mut hasher)) = rehash.current.take() else { return };
+        let Phase::Rehashing(rehash) = &mut part.phase else {
+            return;
+        };
+        let Some((chunk, digest, mut hasher)) = rehash.current.take() else {
+            return;
+        };
         // What cannot be read, or is shorter than it was, is fetched again.
         if let Ok(DiskDone::Read { data }) = result
             && !data.is_empty()
@@ -124,12 +148,18 @@ impl Receiver {
             part.tree.insert(*chunk, *digest);
             part.resumed_bytes += chunk_len_bytes(part.header.size_bytes, *chunk);
         }
-        for run in records.chunk_by(|(a, _), (b, _)| a.0 + 1 == b.0).flat_map(|run| run.chunks(MAX_VALUES)) {
+        for run in records
+            .chunk_by(|(a, _), (b, _)| a.0 + 1 == b.0)
+            .flat_map(|run| run.chunks(MAX_VALUES))
+        {
             let values: Vec<u8> = run.iter().flat_map(|(_, digest)| *digest).collect();
             self.push_verdict(
                 ports,
                 entry,
-                VerdictKind::Have { first: run[0].0.0, values: Bytes::from(values) },
+                VerdictKind::Have {
+                    first: run[0].0.0,
+                    values: Bytes::from(values),
+                },
             );
         }
         self.receive_part(ports, at);

@@ -50,7 +50,7 @@ const NEWCOMER_SHARE: u64 = 32;
 /// and what is in flight is 0.67 kB a packet.
 const BESIDE_WINDOWS_BYTES: u64 = 12 << 20;
 
-/// The least slab of a worker, 16 buffers: with many workers on a small budget the sum is a little
+/// The least pool of a worker, 16 buffers: with many workers on a small budget the sum is a little
 /// above it.
 pub const MIN_SLAB_BYTES: u64 = 1 << 20;
 
@@ -79,7 +79,7 @@ pub struct Budget {
     held_bytes: AtomicU64,
     handshakes_bytes: AtomicU64,
     window_max_bytes: u64,
-    slab_bytes_per_worker: u64,
+    pool_bytes_per_worker: u64,
 }
 
 impl Budget {
@@ -98,7 +98,7 @@ impl Budget {
             held_bytes: AtomicU64::new(0),
             handshakes_bytes: AtomicU64::new(0),
             window_max_bytes,
-            slab_bytes_per_worker: (slabs / u64::from(workers.max(1))).max(MIN_SLAB_BYTES),
+            pool_bytes_per_worker: (slabs / u64::from(workers.max(1))).max(MIN_SLAB_BYTES),
         }
     }
 
@@ -106,9 +106,9 @@ impl Budget {
         self.total_bytes
     }
 
-    /// Most slab memory of one worker; pages are used only when needed.
-    pub fn slab_bytes_per_worker(&self) -> u64 {
-        self.slab_bytes_per_worker
+    /// Most pool memory of one worker; pages are used only when needed.
+    pub fn pool_bytes_per_worker(&self) -> u64 {
+        self.pool_bytes_per_worker
     }
 
     /// What all sessions of a worker may keep of what their peers announced or began. An honest one

@@ -15,8 +15,8 @@ use landro_sys::trusted::{self, Others, Untrusted};
 
 use crate::config::QuicConfig;
 use crate::engine::{BackendChoice, EngineError, ServeConfig, Server, ShutdownError};
+use crate::ids::Fingerprint;
 use crate::quic::Identity;
-use crate::units::Fingerprint;
 
 use policy::{Policy, Restrict};
 use signals::{Hangup, Signals};

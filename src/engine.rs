@@ -10,14 +10,14 @@ use std::time::Duration;
 use std::{io, thread};
 
 use crossbeam::channel::{Receiver, bounded};
-use landro_sys::{Availability, Backend, Caps, Slab, UdpOptions, UdpSocket, probe};
+use landro_sys::{Availability, Backend, Caps, Pool, UdpOptions, UdpSocket, probe};
 
 use crate::budget::Budget;
 use crate::config::QuicConfig;
+use crate::ids::{Fingerprint, WorkerId};
 use crate::proto::session::Request;
 use crate::proto::{Event, Outcome};
 use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
-use crate::units::{Fingerprint, WorkerId};
 use crate::worker::{
     self, ClientStart, Command, Mailbox, Pulse, Refusals, Shared, Worker, WorkerParts,
 };
@@ -143,7 +143,7 @@ impl Server {
             workers,
             config.quic.receive_window_bytes,
         );
-        let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
+        let pool_buffers = budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
         let service = Service {
             root: Arc::new(root),
             authorize: config.authorize.clone(),
@@ -169,7 +169,7 @@ impl Server {
                 sockets,
                 inbox,
                 shared: shared.clone(),
-                slab_buffers,
+                pool_buffers,
                 accept: Some(accept),
             })?);
         }
@@ -292,7 +292,7 @@ impl Client {
             1,
             config.quic.receive_window_bytes,
         );
-        let slab_buffers = budget.slab_bytes_per_worker() as usize / Slab::BUFFER_BYTES;
+        let pool_buffers = budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
         let secrets = Arc::new(Secrets::fresh(now()));
         let (shared, mut inboxes) = share(1, secrets, budget, config.quic.clone(), None);
         let trust_refused = Arc::new(Mutex::new(None));
@@ -320,7 +320,7 @@ impl Client {
             sockets: Vec::new(),
             inbox,
             shared: shared.clone(),
-            slab_buffers,
+            pool_buffers,
             accept: None,
         })?;
         let start = ClientStart {
@@ -426,7 +426,7 @@ fn share(
         })
         .unzip();
     let settler = service.as_ref().and_then(|_| {
-        let started = worker::start_settler();
+        let started = crate::disk::start_settler();
         if let Err(error) = &started {
             tracing::warn!(%error, "no thread to see data reach the disk: marks of unsynced directories stay");
         }

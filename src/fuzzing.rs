@@ -9,8 +9,8 @@ pub use crate::cli::args::bytes as byte_count;
 pub use crate::cli::escape::{acts_on_terminal, name as escaped_name, text as escaped_text};
 pub use crate::cli::trust::{Known, KnownHosts, TrustError};
 pub use crate::cli::url::{Host, Place, Url, UrlError};
+pub use crate::disk::{relative, split_path};
 pub use crate::quic::identity::fingerprint_of_der;
-pub use crate::worker::{relative, split_path};
 
 use crate::quic::Secrets;
 

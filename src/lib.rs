@@ -10,14 +10,13 @@ pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+mod disk;
 pub mod engine;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod ids;
 pub mod proto;
 pub mod quic;
-#[cfg(test)]
-mod sim;
-pub mod units;
 mod worker;
 
 /// Tests weigh connections as the binary does.

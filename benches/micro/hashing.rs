@@ -4,8 +4,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
+use landro::ids::ChunkIndex;
 use landro::proto::integrity::{ChunkHasher, Tree, digest_of};
-use landro::units::ChunkIndex;
 
 use super::{MIB, PIECE_BYTES, noise};
 

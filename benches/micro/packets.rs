@@ -8,8 +8,8 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use landro::config::{ETHERNET_UDP_PAYLOAD_BYTES, QuicConfig};
 use landro::engine::now;
+use landro::ids::WorkerId;
 use landro::quic::{Conn, Identity, Route, Router, Run, Secrets, Setup, TicketKeys};
-use landro::units::WorkerId;
 
 use super::{PIECE_BYTES, noise};
 

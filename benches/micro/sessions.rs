@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, SamplingMode, Throughput};
 use landro::engine::now;
+use landro::ids::{Name, StreamKey};
 use landro::proto::chunks::ParallelTransferConfig;
 use landro::proto::journal::Storage;
 use landro::proto::session::{Grant, Limits, Request, Session};
@@ -17,7 +18,6 @@ use landro::proto::{
     DiskDone, DiskError, DiskOp, EntryResult, Event, Input, Kind, Listed, Meta, Mtime, Outcome,
     Output,
 };
-use landro::units::{Name, StreamKey};
 
 use super::{MIB, PIECE_BYTES, noise};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use landro_sys::{
-    Availability, Backend, Caps, Completion, Driver, DriverConfig, Run, SendBuffer, SendRun, Slab,
+    Availability, Backend, Caps, Completion, Driver, DriverConfig, Pool, Run, SendBuffer, SendRun,
     SocketId, UdpOptions, UdpSocket,
 };
 use nix::sys::socket::{setsockopt, sockopt::UdpGroSegment};
@@ -30,13 +30,13 @@ struct Pair {
 
 impl Pair {
     fn new(backend: Backend, gro: bool) -> Pair {
-        let slab = Slab::new(1).expect("a slab");
+        let pool = Pool::new(1).expect("a pool");
         // As a worker has it.
         let config = DriverConfig {
             recv_buffers: 16,
             queue_entries: 256,
         };
-        let mut driver = Driver::new(backend, &config, &slab).expect("a driver");
+        let mut driver = Driver::new(backend, &config, &pool).expect("a driver");
         let sockets = [(); 2].map(|()| {
             let options = UdpOptions {
                 recv_buffer_bytes: 4 << 20,

@@ -4,12 +4,12 @@ use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, Throughput};
+use landro::ids::{ChunkIndex, EntryId};
 use landro::proto::wire::{
     Decoder, Entry, Item, MAX_ITEMS, MAX_MESSAGE_BYTES, Message, Record, RecordHead, RecordParser,
     RecordStatus, Verdict, VerdictKind, encode, encode_record_tail,
 };
 use landro::proto::{Kind, Mtime};
-use landro::units::{ChunkIndex, EntryId};
 
 use super::{MIB, PIECE_BYTES, noise};
 

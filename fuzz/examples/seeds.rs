@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use landro::ids::{ChunkIndex, EntryId, SessionId, StreamKey};
 use landro::proto::journal::{Header, Storage};
 use landro::proto::wire::{
     BenchMode, Entry, Hello, Item, ListItem, Message, Preface, PrefaceKind, RecordHead,
@@ -15,7 +16,6 @@ use landro::proto::wire::{
 };
 use landro::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
 use landro::quic::Identity;
-use landro::units::{ChunkIndex, EntryId, SessionId, StreamKey};
 use landro_sys::fuzzing::control_part;
 
 const MTIME: Mtime = Mtime {

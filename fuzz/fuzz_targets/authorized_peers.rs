@@ -3,7 +3,7 @@
 #![no_main]
 
 use landro::daemon::policy::{BadLine, Policy, Restrict};
-use landro::units::Fingerprint;
+use landro::ids::Fingerprint;
 use libfuzzer_sys::fuzz_target;
 
 /// Bytes from here on stand for a whole fingerprint, which no fuzzer finds.

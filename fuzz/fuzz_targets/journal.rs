@@ -26,11 +26,9 @@ fuzz_target!(|data: &[u8]| {
     let mut bytes = bytes::BytesMut::new();
     for value in rest.chunks_exact(4) {
         let chunk = u32::from_be_bytes([0, value[0], value[1], value[2]]);
-        header.key().encode_record(
-            landro::units::ChunkIndex(chunk),
-            &[value[3]; 32],
-            &mut bytes,
-        );
+        header
+            .key()
+            .encode_record(landro::ids::ChunkIndex(chunk), &[value[3]; 32], &mut bytes);
     }
     journal.extend_from_slice(&bytes);
     journal.extend_from_slice(rest);

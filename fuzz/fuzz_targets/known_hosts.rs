@@ -3,7 +3,7 @@
 #![no_main]
 
 use landro::fuzzing::{Host, Known, TrustError, known_hosts};
-use landro::units::Fingerprint;
+use landro::ids::Fingerprint;
 use libfuzzer_sys::fuzz_target;
 
 /// This byte stands for a whole fingerprint, which no fuzzer finds.

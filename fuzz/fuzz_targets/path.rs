@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use landro::fuzzing::{relative, split_path};
-use landro::units::{NAME_MAX_BYTES, Name, NameError};
+use landro::ids::{NAME_MAX_BYTES, Name, NameError};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

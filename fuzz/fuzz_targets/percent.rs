@@ -1,7 +1,7 @@
 //! Percent-encoded bytes decode to what they say, or not at all.
 #![no_main]
 
-use landro::units::percent_decode;
+use landro::ids::percent_decode;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

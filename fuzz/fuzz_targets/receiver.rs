@@ -3,11 +3,11 @@
 #![no_main]
 
 use bytes::Bytes;
+use landro::ids::ChunkIndex;
 use landro::proto::integrity::{ChunkHasher, digest_of};
 use landro::proto::manifest::{chunk_count, chunk_len_bytes};
 use landro::proto::session::{Grant, Session};
 use landro::proto::wire::{Item, Message, RecordHead, WireRequest};
-use landro::units::ChunkIndex;
 use landro_fuzz::{Script, World, limits};
 use libfuzzer_sys::fuzz_target;
 

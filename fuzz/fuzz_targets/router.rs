@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
+use landro::ids::WorkerId;
 use landro::quic::{Route, Router, Secrets};
-use landro::units::WorkerId;
 use landro_fuzz::epoch;
 use libfuzzer_sys::fuzz_target;
 

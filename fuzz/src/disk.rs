@@ -1,9 +1,9 @@
 //! An imagined disk: whatever is asked of it, the fuzzer's bytes say what it finds.
 
 use bytes::Bytes;
+use landro::ids::Name;
 use landro::proto::journal::Storage;
 use landro::proto::{DiskDone, DiskError, DiskOp, Existing, Kind, Listed, Meta, Mtime};
-use landro::units::Name;
 
 use crate::Script;
 

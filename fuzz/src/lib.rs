@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use landro::ids::{EntryId, OpId, StreamKey};
 use landro::proto::chunks::ParallelTransferConfig;
 use landro::proto::session::{Limits, Session};
 use landro::proto::wire::{
@@ -17,7 +18,6 @@ use landro::proto::wire::{
     encode, encode_record_tail,
 };
 use landro::proto::{DiskOp, Input, Kind, Mtime, Outcome, Output};
-use landro::units::{EntryId, OpId, StreamKey};
 
 /// Small, so that a fuzzer reaches what happens when it is full.
 const ENTRY_WINDOW: u32 = 16;

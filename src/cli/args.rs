@@ -11,9 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::budget::MIN_MEMORY_BUDGET_BYTES;
 use crate::config::QuicConfig;
 use crate::engine::BackendChoice;
+use crate::ids::Fingerprint;
 use crate::proto::bench::MAX_BENCH;
 use crate::proto::wire::MAX_ECHO_BYTES;
-use crate::units::Fingerprint;
 
 use super::escape;
 use super::url::{Place, Url, UrlError};

@@ -11,9 +11,9 @@ use crate::config::QuicConfig;
 use crate::daemon::DaemonError;
 use crate::daemon::signals::{Hangup, Signals};
 use crate::engine::{Access, Client, ClientConfig, Ended, PeerAccess, ServeConfig, Server};
+use crate::ids::Fingerprint;
 use crate::proto::session::{BenchWork, Request};
 use crate::quic::Identity;
-use crate::units::Fingerprint;
 
 use super::args::BenchArgs;
 use super::client::{self, Dial};

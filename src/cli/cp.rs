@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::daemon::signals::{Hangup, Signals};
 use crate::engine::{ClientEvent, Ended, LocalCopy, copy_locally};
+use crate::ids::Fingerprint;
 use crate::proto::session::Request;
-use crate::units::Fingerprint;
 
 use super::args::{self, CpArgs, Transfer};
 use super::client::{self, Dial};

@@ -1,8 +1,8 @@
 //! How the end of a transfer becomes an exit code and a sentence.
 
 use crate::engine::Ended;
+use crate::ids::Fingerprint;
 use crate::proto::{Outcome, SessionErrorCode, Totals};
-use crate::units::Fingerprint;
 
 use super::Exit;
 use super::escape;

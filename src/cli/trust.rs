@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use landro_sys::trusted::{self, Others, Untrusted};
 
+use crate::ids::Fingerprint;
 use crate::quic::Identity;
-use crate::units::Fingerprint;
 
 use super::url::{Host, Url};
 

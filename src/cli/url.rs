@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::units::{NameError, is_reserved_path, percent_decode};
+use crate::ids::{NameError, is_reserved_path, percent_decode};
 
 use super::escape;
 

@@ -13,7 +13,7 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 
 use crate::engine::{Access, PeerAccess};
-use crate::units::Fingerprint;
+use crate::ids::Fingerprint;
 
 pub use line::Problem;
 use line::{Line, Rights};

@@ -11,7 +11,7 @@ use blake3::Hasher;
 use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 use super::manifest::{chunk_count, chunk_len_bytes, chunk_log2_for};
-use crate::units::ChunkIndex;
+use crate::ids::ChunkIndex;
 
 /// A BLAKE3 root digest, or a subtree's chaining value where that is said.
 pub type Digest = [u8; 32];

@@ -12,7 +12,7 @@ use super::Mtime;
 use super::integrity::Digest;
 use super::manifest::{MAX_CHUNKS, chunk_count, chunk_log2_for};
 use super::wire::MAX_FILE_BYTES;
-use crate::units::ChunkIndex;
+use crate::ids::ChunkIndex;
 
 /// Changes with the format, so that an older program's journal is ignored, not misread.
 const MAGIC: [u8; 8] = *b"lndrjnl2";

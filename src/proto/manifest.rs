@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::{EntryErrorCode, EntryResult, Kind, Totals};
-use crate::units::{ChunkIndex, EntryId};
+use crate::ids::{ChunkIndex, EntryId};
 
 /// Files up to this size travel whole, packed with others into one stream.
 pub const SMALL_MAX_BYTES: u64 = 64 * 1024;

@@ -10,18 +10,20 @@ pub mod chunks;
 pub mod integrity;
 pub mod journal;
 pub mod manifest;
-pub mod receiver;
-pub mod sender;
+pub mod receive;
+pub mod send;
 pub mod session;
+#[cfg(test)]
+mod sim;
 pub mod wire;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::units::{DirId, FileId, Name, OpId, StreamKey};
+use crate::ids::{DirId, FileId, Name, OpId, StreamKey};
 
-/// What the world tells a session. Data is `Bytes`: cheap slices of the worker's slab buffers,
+/// What the world tells a session. Data is `Bytes`: cheap slices of the worker's pool buffers,
 /// never copied on the way through.
 #[derive(Debug)]
 pub enum Input {

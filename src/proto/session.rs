@@ -14,13 +14,13 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
-use crate::units::StreamKey;
+use crate::ids::StreamKey;
 use bytes::Bytes;
 
 use super::bench::Bench;
 use super::chunks::ParallelTransferConfig;
-use super::receiver::{Receiver, Target};
-use super::sender::Sender;
+use super::receive::{Receiver, Target};
+use super::send::Sender;
 use super::wire::{Decoder, Message, WireError};
 use super::{Event, Input, Outcome, Output, SessionError, SessionErrorCode, Totals};
 use errors::{Access, Violation, session_error, violation};

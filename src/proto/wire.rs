@@ -19,7 +19,7 @@ pub use records::*;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::units::{SessionId, StreamKey};
+use crate::ids::{SessionId, StreamKey};
 
 /// Version spoken here; both sides must name the same one.
 pub const VERSION: u16 = 1;

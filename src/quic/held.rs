@@ -36,7 +36,7 @@ impl quiche::BufFactory for ByReference {
 
 /// Bytes in quiche's hands until they are acknowledged. Their memory was taken elsewhere and is
 /// given back inside quiche: counted as it happens, it would make the connection lighter by what it
-/// never kept. Data lies in the slab, which has a bound of its own; control messages have none, so
+/// never kept. Data lies in the pool, which has a bound of its own; control messages have none, so
 /// they weigh what they are long.
 #[derive(Debug)]
 pub(super) struct Given {

@@ -9,7 +9,7 @@ use boring::pkey::{HasPublic, Id, PKey, PKeyRef, Private};
 use boring::sign::Signer;
 use boring::x509::{X509, X509Ref};
 
-use crate::units::Fingerprint;
+use crate::ids::Fingerprint;
 
 /// An Ed25519 key with its certificate. Cheap to clone (reference counts).
 #[derive(Clone)]

@@ -32,7 +32,7 @@ pub use setup::{ALPN, Setup, TicketKeys, Trust};
 pub use token::Secrets;
 
 use crate::config::{Diagnosis, MIN_UDP_PAYLOAD_BYTES};
-use crate::units::Fingerprint;
+use crate::ids::Fingerprint;
 use held::{Given, Held};
 use reason::{ACCESS_DENIED, CERTIFICATE_REQUIRED, CRYPTO_ERROR};
 use route::ResetTokens;

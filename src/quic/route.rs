@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::token::{RateLimit, Secrets};
-use crate::units::WorkerId;
+use crate::ids::WorkerId;
 
 /// A server's connection ids: one byte that steers (and is random otherwise) and four random ones,
 /// unique among the at most 1,024 connections of a worker. Every packet of an upload carries it: 3

@@ -15,7 +15,7 @@ use crate::config::{
     CongestionControl, DATAGRAM_QUEUE_PACKETS, Diagnosis, ETHERNET_UDP_PAYLOAD_BYTES,
     MAX_RECV_UDP_PAYLOAD_BYTES, MAX_UDP_PAYLOAD_BYTES, MIN_UDP_PAYLOAD_BYTES, QuicConfig,
 };
-use crate::units::Fingerprint;
+use crate::ids::Fingerprint;
 
 /// Asked with the peer's fingerprint in the TLS verify callback, and again after a resumed
 /// handshake, where TLS itself asks nothing. May not block: it runs in the worker's loop.

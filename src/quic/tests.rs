@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::config::QuicConfig;
-use crate::units::WorkerId;
+use crate::ids::WorkerId;
 
 const CLIENT: &str = "192.0.2.1:1111";
 const SERVER: &str = "192.0.2.2:4433";

@@ -7,18 +7,18 @@ use std::time::Duration;
 use landro_sys::{SocketId, UdpOptions, UdpSocket};
 use rand::Rng;
 
-use super::disk::Base;
 use super::lane::{Lane, Phase, Purpose, code};
 use super::link::{ClientEvent, ClientLink, ClientStart, Command, Ended};
 use super::log::Who;
 use super::session::Running;
 use super::stats::TransportStats;
 use super::{Worker, lane};
+use crate::disk::Base;
+use crate::ids::{Fingerprint, SessionId};
 use crate::proto::session::{Limits, Session};
 use crate::proto::wire::{Preface, PrefaceKind};
 use crate::proto::{Input, Outcome};
 use crate::quic::{CloseReason, Conn};
-use crate::units::{Fingerprint, SessionId};
 
 /// What UDP over IPv4 takes of an MTU; the transport allows for IPv6 itself.
 pub const UDP_IPV4_HEADER_BYTES: usize = 28;

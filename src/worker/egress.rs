@@ -10,10 +10,10 @@ use super::Worker;
 use super::lane::{CONTROL_STREAM, Lane, Phase};
 use super::log::Who;
 use super::session::{OutStream, Running};
+use crate::ids::StreamKey;
 use crate::proto::Input;
 use crate::proto::wire::{FILLER, StreamHeader};
 use crate::quic::StreamError;
-use crate::units::StreamKey;
 
 /// Token of sends that belong to no lane.
 pub const NO_LANE: u64 = u64::MAX;

@@ -13,8 +13,8 @@ use crate::budget::{
     MAX_CONNECTIONS_PER_WORKER, MAX_HANDSHAKES_PER_ADDRESS, RETRY_ABOVE_HANDSHAKES,
 };
 use crate::config::{ETHERNET_UDP_PAYLOAD_BYTES, MAX_UDP_PAYLOAD_BYTES};
+use crate::ids::WorkerId;
 use crate::quic::{Conn, NewConn, Route};
-use crate::units::WorkerId;
 
 /// What is assumed where the kernel does not say.
 const ETHERNET_MTU_BYTES: usize = 1500;

@@ -5,16 +5,16 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use landro_sys::{Buffer, Slab, SocketId};
+use landro_sys::{Buffer, Pool, SocketId};
 
 use super::refused::Doubt;
 use super::timers::Scheduled;
 use super::turn::Incoming;
 use crate::budget::Promise;
+use crate::ids::SessionId;
 use crate::proto::chunks::ParallelTransferConfig;
 use crate::proto::session::Limits;
 use crate::quic::{CloseReason, Conn, PathSnapshot};
-use crate::units::SessionId;
 
 /// An established lane must say which session it belongs to within this time.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -221,11 +221,11 @@ impl Lane {
 
 /// What a session may hold, by the number of sessions that share the worker.
 pub fn limits(shared: &super::Shared, sessions: usize) -> Limits {
-    // A quarter of a slab for a lone session, its share among many, never less than two reads.
-    let slab_bytes = shared.budget.slab_bytes_per_worker() as usize;
-    let share = (slab_bytes / 4)
-        .min(slab_bytes / (sessions + 1))
-        .max(2 * Slab::BUFFER_BYTES);
+    // A quarter of a pool for a lone session, its share among many, never less than two reads.
+    let pool_bytes = shared.budget.pool_bytes_per_worker() as usize;
+    let share = (pool_bytes / 4)
+        .min(pool_bytes / (sessions + 1))
+        .max(2 * Pool::BUFFER_BYTES);
     Limits {
         entry_window: if sessions < FEW_SESSIONS {
             ENTRY_WINDOW

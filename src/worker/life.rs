@@ -3,17 +3,17 @@
 use std::rc::Rc;
 
 use super::Worker;
-use super::disk::{Base, Space};
 use super::lane::{CONTROL_STREAM, LINGER, Lane, PREFACE_TIMEOUT, Phase, Purpose, code};
 use super::log::Who;
 use super::session::{MAX_LANES_PER_SESSION, MAX_SERVED_LANES_PER_SESSION, Running};
 use super::timers::Scheduled;
 use crate::budget::MAX_LANES_PER_PEER;
+use crate::disk::{Base, Space};
+use crate::ids::{Fingerprint, SessionId};
 use crate::proto::Input;
 use crate::proto::session::{Grant, Session};
 use crate::proto::wire::{Preface, PrefaceKind};
 use crate::quic::{CloseReason, ConnState, StreamError};
-use crate::units::{Fingerprint, SessionId};
 
 /// After a lane could not be replaced: half of the AEAD limit is left when that is tried first.
 const JOIN_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
@@ -174,7 +174,7 @@ impl Worker {
         };
         let root = match &allowed.path {
             None => service.root.clone(),
-            Some(path) => match super::disk::open_beneath(&service.root, path) {
+            Some(path) => match crate::disk::open_beneath(&service.root, path) {
                 Ok(root) => root,
                 Err(error) => {
                     let path = String::from_utf8_lossy(path).into_owned();

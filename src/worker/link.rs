@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Sender;
 use landro_sys::{Backend, UdpOptions, WakeHandle};
 
-use super::disk::Settler;
 use super::pulse::Pulse;
 use super::stats::TransportStats;
 use crate::budget::Budget;
 use crate::config::QuicConfig;
+use crate::disk::Settler;
+use crate::ids::{Fingerprint, WorkerId};
 use crate::proto;
 use crate::quic::{Secrets, Setup};
-use crate::units::{Fingerprint, WorkerId};
 
 /// What one peer may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

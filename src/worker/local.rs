@@ -13,8 +13,9 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::disk::{Identity, Side};
-use crate::proto::sender::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, dir_of, join, refusal};
+use crate::disk::{Identity, Side};
+use crate::ids::{DirId, Name, NameError};
+use crate::proto::send::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, dir_of, join, refusal};
 use crate::proto::session::errors::{
     Access, Host, destination_error, into_itself, session_error, source_error, unsendable,
 };
@@ -22,7 +23,6 @@ use crate::proto::session::ports::{Ports, Reporter};
 use crate::proto::{
     DiskDone, DiskOp, EntryError, EntryResult, Event, Kind, Listed, Meta, Outcome, Output, Totals,
 };
-use crate::units::{DirId, Name, NameError};
 
 /// Names per listing, as many as a sender takes: held in memory for each directory from here up.
 const LIST_ENTRIES: usize = 64;

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::ids::Fingerprint;
 use crate::proto::{EntryResult, Event, Outcome};
-use crate::units::Fingerprint;
 
 /// Failed entries a session may name, and warnings it may have, each; the first ones say what is
 /// wrong.

@@ -5,7 +5,6 @@
 //! and taken here at our own pace; nothing acts from inside anything else.
 
 mod client;
-mod disk;
 mod egress;
 mod ingress;
 mod lane;
@@ -31,20 +30,17 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
 use landro_sys::{
-    Backend, Completion, Driver, DriverConfig, SendBuffer, Slab, SocketId, UdpSocket, WakeHandle,
+    Backend, Completion, Driver, DriverConfig, Pool, SendBuffer, SocketId, UdpSocket, WakeHandle,
 };
 
+use crate::disk::{DESCRIPTOR_RETRY, Disk};
+use crate::ids::{SessionId, WorkerId};
 use crate::quic::{Router, Setup};
-use crate::units::{SessionId, WorkerId};
-use disk::{DESCRIPTOR_RETRY, Disk};
 use lane::Lane;
 use log::Log;
 use session::Running;
 use timers::{Timer, Timers};
 
-pub use disk::start_settler;
-#[cfg(feature = "fuzzing")]
-pub use disk::{relative, split_path};
 pub use link::{
     Access, Authorize, ClientEvent, ClientStart, Command, Ended, Mailbox, PeerAccess, Refusals,
     Service, Shared,
@@ -81,8 +77,8 @@ pub struct WorkerParts {
     pub sockets: Vec<UdpSocket>,
     pub inbox: Receiver<Command>,
     pub shared: Arc<Shared>,
-    /// Slab buffers this worker may use.
-    pub slab_buffers: usize,
+    /// Pool buffers this worker may use.
+    pub pool_buffers: usize,
     /// Set for a daemon: how it accepts.
     pub accept: Option<Setup>,
 }
@@ -91,7 +87,7 @@ pub struct Worker {
     id: WorkerId,
     now: Instant,
     driver: Driver,
-    slab: Slab,
+    pool: Pool,
     sockets: Vec<(SocketId, SocketAddr)>,
     router: Router,
     accept: Option<Setup>,
@@ -106,7 +102,7 @@ pub struct Worker {
     touched: Vec<usize>,
     /// Lanes that have more to send or read than one turn allowed.
     unfinished: Vec<usize>,
-    /// Lanes that want to read and found no slab buffer.
+    /// Lanes that want to read and found no pool buffer.
     hungry: Vec<usize>,
     /// Lanes that have something to send and found no send buffer.
     waiting_to_send: VecDeque<usize>,
@@ -162,12 +158,12 @@ impl Worker {
         {
             tracing::warn!(core, %error, "cannot pin the worker to its core; going on unpinned");
         }
-        let slab = Slab::new(parts.slab_buffers)?;
+        let pool = Pool::new(parts.pool_buffers)?;
         let config = DriverConfig {
             recv_buffers: RECEIVE_BUFFERS,
             queue_entries: QUEUE_ENTRIES,
         };
-        let mut driver = Driver::new(parts.backend, &config, &slab)?;
+        let mut driver = Driver::new(parts.backend, &config, &pool)?;
         let mut sockets = Vec::new();
         for socket in parts.sockets {
             let local = socket.local_addr()?;
@@ -179,9 +175,9 @@ impl Worker {
         Ok(Worker {
             id: parts.id,
             now,
-            disk: Disk::new(slab.clone(), parts.shared.settler.clone()),
+            disk: Disk::new(pool.clone(), parts.shared.settler.clone()),
             driver,
-            slab,
+            pool,
             sockets,
             router: Router::new(
                 parts.id,
@@ -298,7 +294,7 @@ impl Worker {
         let more =
             !self.unfinished.is_empty() || !self.touched.is_empty() || self.disk.has_finished();
         // A buffer that came free in this very turn is nobody else's event.
-        let can_read = !self.hungry.is_empty() && self.slab.in_use() < self.slab.capacity();
+        let can_read = !self.hungry.is_empty() && self.pool.in_use() < self.pool.capacity();
         let can_send = !self.waiting_to_send.is_empty() && self.free_send_buffers() > 0;
         if more || can_read || can_send {
             return Some(Duration::ZERO);

@@ -5,8 +5,8 @@ use super::Worker;
 use super::lane::{LINGER, Phase, code};
 use super::link::PeerAccess;
 use super::log::Who;
+use crate::ids::Fingerprint;
 use crate::proto::{Input, SessionError, SessionErrorCode};
-use crate::units::Fingerprint;
 
 const REMOVED: &str = "this identity was removed from authorized_peers";
 const NARROWED: &str = "the rights of this identity were narrowed in authorized_peers";

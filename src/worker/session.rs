@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::disk::Space;
 use super::link::PeerAccess;
 use super::log::SessionLog;
 use super::timers::Scheduled;
+use crate::disk::Space;
+use crate::ids::{Fingerprint, SessionId, StreamKey};
 use crate::proto::Outcome;
 use crate::proto::session::Session;
-use crate::units::{Fingerprint, SessionId, StreamKey};
 
 /// Lanes of one session at a time: the one in use, replaced ones being read out, one joining.
 pub const MAX_LANES_PER_SESSION: usize = 4;

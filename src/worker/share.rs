@@ -9,7 +9,7 @@ use super::Worker;
 use super::lane::{Lane, Phase, Purpose, code};
 use super::log::Who;
 use crate::budget::TLS_BYTES;
-use crate::units::Fingerprint;
+use crate::ids::Fingerprint;
 
 /// A lane below this may always send data, however little memory is left.
 const SMALL_LANE_BYTES: u64 = 1 << 20;

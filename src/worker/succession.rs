@@ -12,7 +12,7 @@ use super::Worker;
 use super::lane::{Phase, code};
 use super::link::Command;
 use super::log::Who;
-use crate::units::{Fingerprint, SessionId, WorkerId};
+use crate::ids::{Fingerprint, SessionId, WorkerId};
 
 /// An older session is asked this often if there are few, each time with half a round trip more
 /// than [`ROUND`] to answer.

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::time::Instant;
 
-/// Whose deadline it is. The serial number tells a slab key's owner from an earlier one.
+/// Whose deadline it is. The serial number tells a pool key's owner from an earlier one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Timer {
     Lane { key: usize, serial: u64 },

@@ -5,23 +5,24 @@ use std::time::Instant;
 use bytes::Bytes;
 use landro_sys::Buffer;
 
+use super::Worker;
 use super::lane::{CONTROL_STREAM, Phase, code};
 use super::link::ClientEvent;
 use super::log::Who;
 use super::refused::Doubt;
 use super::timers::Timer;
-use super::{Worker, disk};
+use crate::disk;
+use crate::ids::StreamKey;
 use crate::proto::wire::StreamHeader;
 use crate::proto::{Event, Input, Outcome, Output};
 use crate::quic::StreamError;
-use crate::units::StreamKey;
 
 /// A read buffer with less room than this is exchanged for a fresh one: shorter pieces cost more
 /// per byte.
 const MIN_READ_BYTES: usize = 8 * 1024;
 
 /// Streams of a lane whose pieces are gathered at a time, as many as a sender uses; each holds a
-/// slab buffer.
+/// pool buffer.
 const MAX_PARTIALS: usize = 16;
 
 /// The bit of a stream id that says so (RFC 9000 §2.1).
@@ -153,7 +154,7 @@ impl Worker {
         }
     }
 
-    /// Reads what is readable, as far as the session and the slab have room. True: there is more.
+    /// Reads what is readable, as far as the session and the pool have room. True: there is more.
     fn read_lane(&mut self, key: usize) -> bool {
         let Some(lane) = self.lanes.get_mut(key) else {
             return false;
@@ -183,7 +184,7 @@ impl Worker {
                 Read::Wait => at += 1,
             }
         }
-        let tight = self.is_slab_tight();
+        let tight = self.is_pool_tight();
         let Some(lane) = self.lanes.get_mut(key) else {
             return false;
         };
@@ -286,7 +287,7 @@ impl Worker {
 
     /// Reads a data stream. Inside a chunk, bytes are gathered to whole aligned pieces first.
     fn read_data(&mut self, key: usize, session: usize, stream: u64) -> Result<Input, Read> {
-        let tight = self.is_slab_tight();
+        let tight = self.is_pool_tight();
         let partial = self.lanes[key]
             .incoming
             .get_mut(&stream)
@@ -308,7 +309,7 @@ impl Worker {
         if let Some(piece) = piece {
             if buffer.filled().is_empty() && limit < piece {
                 // The piece is to lie in one buffer.
-                buffer = self.slab.take().unwrap_or(buffer);
+                buffer = self.pool.take().unwrap_or(buffer);
             }
             limit = (piece - buffer.filled().len()).min(buffer.spare_len());
         }
@@ -370,7 +371,7 @@ impl Worker {
         match self.lanes[key].buffer.take() {
             Some(buffer) if buffer.spare_len() >= MIN_READ_BYTES => Some(buffer),
             _ => {
-                let buffer = self.slab.take();
+                let buffer = self.pool.take();
                 if buffer.is_none() && !self.hungry.contains(&key) {
                     self.hungry.push(key);
                 }
@@ -379,10 +380,10 @@ impl Worker {
         }
     }
 
-    /// More than half of the slab is in use: idle lanes then hold none of it, and pieces are not
+    /// More than half of the pool is in use: idle lanes then hold none of it, and pieces are not
     /// waited for, so that silent peers cannot keep it from others.
-    pub(super) fn is_slab_tight(&self) -> bool {
-        self.slab.in_use() > self.slab.capacity() / 2
+    pub(super) fn is_pool_tight(&self) -> bool {
+        self.pool.in_use() > self.pool.capacity() / 2
     }
 
     /// Carries out everything a session wants, until it wants nothing.
@@ -518,7 +519,7 @@ impl Worker {
                     queued_streams = running.order.len(),
                     queued_control = running.control_out.len(),
                     disk_operations = self.disk.in_flight(),
-                    slab = self.slab.in_use(),
+                    pool = self.pool.in_use(),
                     path = ?lane.conn.snapshot(),
                     streams = ?running.streams.iter().map(|(key, out)| (key.0, out.opened, out.queue.len(), out.fin)).collect::<Vec<_>>(),
                     "silence; asking for a sign of life"
@@ -534,10 +535,10 @@ impl Worker {
         self.touch(key);
     }
 
-    /// Lanes and disk tasks that waited for slab buffers look again; sessions that could not be
+    /// Lanes and disk tasks that waited for pool buffers look again; sessions that could not be
     /// read may be now.
     pub(super) fn feed_hungry(&mut self) {
-        if !self.hungry.is_empty() && self.slab.in_use() < self.slab.capacity() {
+        if !self.hungry.is_empty() && self.pool.in_use() < self.pool.capacity() {
             for key in std::mem::take(&mut self.hungry) {
                 self.touch(key);
             }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::file::{FileDone, FileOp};
 use crate::poll::PollDriver;
+use crate::pool::Pool;
 use crate::receive::Datagrams;
-use crate::slab::Slab;
 use crate::socket::UdpSocket;
 use crate::uring::UringDriver;
 use crate::wake::WakeHandle;
@@ -203,21 +203,21 @@ pub enum Driver {
 
 impl Driver {
     /// Makes a driver for the calling thread, which alone may use it. With io_uring, file
-    /// operations on buffers of `slab` use registered memory as far as RLIMIT_MEMLOCK allows.
+    /// operations on buffers of `pool` use registered memory as far as RLIMIT_MEMLOCK allows.
     ///
     /// # Errors
     /// `InvalidInput` for a `recv_buffers` that is not a power of 2 in 2..=32,768. On io_uring:
     /// `EPERM` or `ENOSYS` where it is forbidden or missing, `EINVAL` before Linux 6.1, `ENOMEM`
     /// under a tight RLIMIT_MEMLOCK; [`crate::Caps`] puts it in words.
-    pub fn new(backend: Backend, config: &DriverConfig, slab: &Slab) -> io::Result<Driver> {
+    pub fn new(backend: Backend, config: &DriverConfig, pool: &Pool) -> io::Result<Driver> {
         if !config.recv_buffers.is_power_of_two() || !(2..=1 << 15).contains(&config.recv_buffers) {
             return Err(crate::file::invalid(
                 "recv_buffers must be a power of 2 from 2 to 32768",
             ));
         }
         match backend {
-            Backend::IoUring => Ok(Driver::Uring(Box::new(UringDriver::new(config, slab)?))),
-            Backend::Poll => Ok(Driver::Poll(Box::new(PollDriver::new(config, slab)?))),
+            Backend::IoUring => Ok(Driver::Uring(Box::new(UringDriver::new(config, pool)?))),
+            Backend::Poll => Ok(Driver::Poll(Box::new(PollDriver::new(config, pool)?))),
         }
     }
 
@@ -314,7 +314,7 @@ impl Driver {
         }
     }
 
-    /// Gives the memory of the slab's free buffers back to the kernel, also what is pinned by this
+    /// Gives the memory of the pool's free buffers back to the kernel, also what is pinned by this
     /// ring's registration. For idle times: it costs a system call per buffer that was ever used.
     pub fn trim(&mut self) {
         match self {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::slab::Buffer;
+use crate::pool::Buffer;
 
 mod extents;
 pub(crate) mod list;
@@ -71,7 +71,7 @@ pub enum FileOp {
     Fstat { file: Arc<OwnedFd> },
     /// pread(2) of at most `len` bytes to the start of the buffer's spare part →
     /// [`FileDone::Read`], which may be short. `len` is cut to the spare length. The buffer is
-    /// *not* advanced. On error it goes back to its slab.
+    /// *not* advanced. On error it goes back to its pool.
     Read {
         file: Arc<OwnedFd>,
         offset: u64,

@@ -1,4 +1,4 @@
-//! landro's only unsafe code: the io_uring and poll drivers, slab memory, UDP sockets and file
+//! landro's only unsafe code: the io_uring and poll drivers, pool memory, UDP sockets and file
 //! operations.
 //!
 //! A [`Driver`] belongs to one thread. It takes operations ([`Driver::send`], [`Driver::file`]) and
@@ -11,9 +11,9 @@ pub mod cpu;
 pub mod file;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod pool;
 pub mod probe;
 pub mod process;
-pub mod slab;
 pub mod socket;
 pub mod splice;
 pub mod trusted;
@@ -34,8 +34,8 @@ mod tests;
 
 pub use driver::{Backend, Completion, Driver, DriverConfig, Run, SendBuffer, SendRun, SocketId};
 pub use file::{DirEntry, FileDone, FileKind, FileOp, FileSystem, Flock, OpenHow, Statx, run};
+pub use pool::{Buffer, Pool};
 pub use probe::{Availability, Caps, boot_id};
 pub use receive::Datagrams;
-pub use slab::{Buffer, Slab};
 pub use socket::{RouteTo, UdpOptions, UdpSocket, is_on_link, route_to};
 pub use wake::WakeHandle;

@@ -20,8 +20,8 @@ use crate::driver::{Completion, Deadline, DriverConfig, SendRun, SocketId};
 use crate::file::{FileOp, run};
 use crate::message::Message;
 use crate::outbox::Outbox;
+use crate::pool::Pool;
 use crate::receive::{Datagrams, Envelope, NAME_BYTES, PAYLOAD_BYTES, ReceiveMemory, is_transient};
-use crate::slab::Slab;
 use crate::socket::UdpSocket;
 use crate::wake::WakeHandle;
 
@@ -50,7 +50,7 @@ pub struct PollDriver {
     free: Vec<u16>,
     ready: VecDeque<Completion>,
     wake: WakeHandle,
-    slab: Slab,
+    pool: Pool,
 }
 
 /// A socket and what epoll's edges said of it. Both start true: trying costs one EAGAIN.
@@ -85,7 +85,7 @@ impl Watched {
 }
 
 impl PollDriver {
-    pub(crate) fn new(config: &DriverConfig, slab: &Slab) -> io::Result<PollDriver> {
+    pub(crate) fn new(config: &DriverConfig, pool: &Pool) -> io::Result<PollDriver> {
         let poll = mio::Poll::new()?;
         let wake = WakeHandle::new(EfdFlags::EFD_NONBLOCK)?;
         poll.registry()
@@ -100,7 +100,7 @@ impl PollDriver {
             free: (0..config.recv_buffers).rev().collect(),
             ready: VecDeque::new(),
             wake,
-            slab: slab.clone(),
+            pool: pool.clone(),
         })
     }
 
@@ -149,7 +149,7 @@ impl PollDriver {
     }
 
     pub(crate) fn trim(&mut self) {
-        self.slab.trim();
+        self.pool.trim();
     }
 
     pub(crate) fn submit_and_wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::driver::{Backend, Completion, Driver, DriverConfig, Run, SendBuffer, SendRun};
 use crate::file::FileOp;
-use crate::slab::Slab;
+use crate::pool::Pool;
 use crate::socket::{UdpOptions, UdpSocket};
 use crate::uring::UringDriver;
 
@@ -130,9 +130,9 @@ fn probe_ring() -> (Availability, Availability) {
         let reason = ring_reason(step, &error);
         (Availability::No(reason.clone()), Availability::No(reason))
     };
-    let (slab, config) = match Slab::new(1) {
-        Ok(slab) => (
-            slab,
+    let (pool, config) = match Pool::new(1) {
+        Ok(pool) => (
+            pool,
             DriverConfig {
                 recv_buffers: 2,
                 queue_entries: 8,
@@ -140,12 +140,12 @@ fn probe_ring() -> (Availability, Availability) {
         ),
         Err(error) => return no("mmap", error),
     };
-    let driver = match UringDriver::new(&config, &slab) {
+    let driver = match UringDriver::new(&config, &pool) {
         Ok(driver) => driver,
         Err(error) => return no("io_uring_setup", error),
     };
     let mut driver = Driver::Uring(Box::new(driver));
-    match receive_one(&mut driver).and_then(|()| read_fixed(&mut driver, &slab)) {
+    match receive_one(&mut driver).and_then(|()| read_fixed(&mut driver, &pool)) {
         Ok(registered) => (Availability::Yes, registered),
         Err(error) => no("multishot recvmsg", error),
     }
@@ -185,9 +185,9 @@ fn receive_one(driver: &mut Driver) -> io::Result<()> {
 }
 
 /// Reads from /proc through the ring; what matters is whether the buffer could be registered.
-fn read_fixed(driver: &mut Driver, slab: &Slab) -> io::Result<Availability> {
+fn read_fixed(driver: &mut Driver, pool: &Pool) -> io::Result<Availability> {
     let file = fs::File::open("/proc/self/statm")?;
-    if let Some(buffer) = slab.take() {
+    if let Some(buffer) = pool.take() {
         let len = buffer.spare_len();
         driver.file(
             1,
@@ -297,8 +297,8 @@ mod tests {
     #[test]
     fn the_probe_agrees_with_the_driver() {
         let caps = Caps::probe();
-        let slab = Slab::new(1).unwrap();
-        let driver = Driver::new(Backend::IoUring, &DriverConfig::default(), &slab);
+        let pool = Pool::new(1).unwrap();
+        let driver = Driver::new(Backend::IoUring, &DriverConfig::default(), &pool);
         assert_eq!(
             caps.io_uring.is_yes(),
             driver.is_ok(),

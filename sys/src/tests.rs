@@ -25,18 +25,18 @@ fn backends() -> Vec<Backend> {
     }
 }
 
-fn slab_and_driver(backend: Backend) -> (Slab, Driver) {
-    let slab = Slab::new(16).unwrap();
+fn pool_and_driver(backend: Backend) -> (Pool, Driver) {
+    let pool = Pool::new(16).unwrap();
     let driver = Driver::new(
         backend,
         &DriverConfig {
             recv_buffers: 8,
             queue_entries: 64,
         },
-        &slab,
+        &pool,
     )
     .unwrap();
-    (slab, driver)
+    (pool, driver)
 }
 
 fn options() -> UdpOptions {

@@ -21,7 +21,7 @@ use crate::driver::{Completion, Deadline, DriverConfig, SendRun, SocketId};
 use crate::file::{FileOp, run};
 use crate::message::Message;
 use crate::outbox::{Outbox, Piece};
-use crate::slab::Slab;
+use crate::pool::Pool;
 use crate::socket::UdpSocket;
 use crate::wake::WakeHandle;
 
@@ -75,7 +75,7 @@ struct Held {
     files: usize,
     /// What made the driver unusable; told by the next `submit_and_wait`.
     fatal: Option<io::Error>,
-    slab: Slab,
+    pool: Pool,
 }
 
 /// What an operation's `user_data` stands for.
@@ -103,7 +103,7 @@ pub(crate) fn new_ring(entries: u32) -> io::Result<IoUring> {
 }
 
 impl UringDriver {
-    pub(crate) fn new(config: &DriverConfig, slab: &Slab) -> io::Result<UringDriver> {
+    pub(crate) fn new(config: &DriverConfig, pool: &Pool) -> io::Result<UringDriver> {
         let ring = new_ring(config.queue_entries.max(8))?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
@@ -113,7 +113,7 @@ impl UringDriver {
             .submitter()
             .register_iowq_max_workers(&mut { IO_WORKERS_MAX });
         let receiver = Receiver::new(&ring, config.recv_buffers)?;
-        let registration = Registration::new(&ring, slab);
+        let registration = Registration::new(&ring, pool);
         let mut held = Held {
             ring,
             ops: Table::default(),
@@ -129,7 +129,7 @@ impl UringDriver {
             ready: VecDeque::new(),
             files: 0,
             fatal: None,
-            slab: slab.clone(),
+            pool: pool.clone(),
         };
         held.arm_wake();
         Ok(UringDriver {
@@ -172,9 +172,9 @@ impl UringDriver {
     }
 
     pub(crate) fn trim(&mut self) {
-        self.held.slab.trim();
+        self.held.pool.trim();
         let held = &mut *self.held;
-        held.registration.drop_stale(&held.ring, &held.slab);
+        held.registration.drop_stale(&held.ring, &held.pool);
     }
 
     /// Whether file operations use registered memory, and why not (all) where they do not.
@@ -263,7 +263,7 @@ impl Held {
         match file.entry(
             &self.ring,
             self.has_truncate,
-            &self.slab,
+            &self.pool,
             &mut self.registration,
         ) {
             Some(entry) => {

@@ -1,9 +1,9 @@
 //! Control streams that are not the protocol.
 
 use bytes::Bytes;
+use landro::ids::EntryId;
 use landro::proto::wire::{self, Message, Verdict, VerdictKind, WireRequest};
 use landro::proto::{EntryError, EntryErrorCode, Kind, Mtime};
-use landro::units::EntryId;
 
 use super::Scene;
 use super::common::tree::Rng;

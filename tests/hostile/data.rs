@@ -1,10 +1,10 @@
 //! Data that is not what was announced.
 
+use landro::ids::{ChunkIndex, EntryId};
 use landro::proto::Kind;
 use landro::proto::integrity::{ChunkHasher, Digest, digest_of};
 use landro::proto::wire::{Message, RecordHead, VerdictKind};
 use landro::proto::{EntryErrorCode, Mtime};
-use landro::units::{ChunkIndex, EntryId};
 
 use super::Scene;
 use super::peer::{Peer, directory, end, entry, file, link};

@@ -10,10 +10,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use landro::ids::EntryId;
 use landro::proto::Kind;
 use landro::proto::integrity::digest_of;
 use landro::proto::wire::{Item, Message, RecordHead, Verdict, VerdictKind, WireRequest};
-use landro::units::EntryId;
 
 use super::Scene;
 use super::common::tree::{self, Record, assert_no_leftovers};

@@ -174,7 +174,7 @@ pub fn never_reading(scene: &Scene) {
     // Asked for the big file, too: its verdict is sent without having read that it was announced.
     turns(&mut peers);
     let send = landro::proto::wire::Verdict {
-        entry: landro::units::EntryId(1),
+        entry: landro::ids::EntryId(1),
         kind: landro::proto::wire::VerdictKind::Send {},
     };
     for peer in peers.iter_mut().step_by(3) {

@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use landro::ids::EntryId;
 use landro::proto::wire::{self, Message, RecordHead, Verdict, VerdictKind, WireRequest};
 use landro::quic::Identity;
-use landro::units::EntryId;
 
 use super::common::World;
 use super::common::tree::{self, Rng};

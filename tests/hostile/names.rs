@@ -6,10 +6,10 @@ use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use landro::ids::EntryId;
 use landro::proto::Kind;
 use landro::proto::integrity::digest_of;
 use landro::proto::wire::{Message, RecordHead, VerdictKind};
-use landro::units::EntryId;
 
 use super::Scene;
 use super::peer::{self, directory, end, entry, file, link};
@@ -233,7 +233,7 @@ pub fn symlinks_written_through(scene: &Scene) {
             },
             _ => RecordHead::Chunk {
                 entry: EntryId(2),
-                chunk: landro::units::ChunkIndex(0),
+                chunk: landro::ids::ChunkIndex(0),
                 len_bytes: size_bytes as u64,
             },
         };

@@ -10,6 +10,7 @@ use boring::pkey::PKey;
 use boring::ssl::{SslContextBuilder, SslMethod, SslSignatureAlgorithm, SslVerifyMode};
 use boring::x509::X509;
 use bytes::{Bytes, BytesMut};
+use landro::ids::{EntryId, SessionId, StreamKey};
 use landro::proto::integrity::Digest;
 use landro::proto::wire::{
     self, Entry, Hello, Item, Message, Preface, PrefaceKind, RecordHead, RecordStatus,
@@ -17,7 +18,6 @@ use landro::proto::wire::{
 };
 use landro::proto::{Kind, Mtime};
 use landro::quic::Identity;
-use landro::units::{EntryId, SessionId, StreamKey};
 
 /// How long a turn waits unless told otherwise.
 const TURN: Duration = Duration::from_millis(10);

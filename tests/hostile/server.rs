@@ -8,11 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use landro::ids::EntryId;
 use landro::proto::Kind;
 use landro::proto::integrity::digest_of;
 use landro::proto::wire::{Message, RecordHead, VerdictKind, Welcome};
 use landro::quic::Identity;
-use landro::units::EntryId;
 
 use super::common::tree::leftovers;
 use super::common::{self, Output, Running, Side};
@@ -161,7 +161,7 @@ pub fn that_lies(backend: &str) {
             b"bad",
             [0; 32],
         );
-        let chunk = landro::units::ChunkIndex(0);
+        let chunk = landro::ids::ChunkIndex(0);
         peer.record(
             RecordHead::Chunk {
                 entry: EntryId(3),

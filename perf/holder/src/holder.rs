@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use landro::config::QuicConfig;
 use landro::engine::now;
+use landro::ids::{Fingerprint, WorkerId};
 use landro::quic::{Conn, Identity, MAX_SEGMENTS, Route, Router, Run, Secrets, Setup, Trust};
-use landro::units::{Fingerprint, WorkerId};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;

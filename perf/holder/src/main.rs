@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
+use landro::ids::Fingerprint;
 use landro::quic::Identity;
-use landro::units::Fingerprint;
 
 use holder::Holder;
 

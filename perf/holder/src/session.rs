@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use landro::config::KEEP_ALIVE;
+use landro::ids::SessionId;
 use landro::proto::wire::{
     self, Decoder, Hello, Message, Preface, PrefaceKind, VERSION, WireRequest,
 };
 use landro::quic::{Conn, ConnState};
-use landro::units::SessionId;
 
 /// The bidirectional stream that both sides' messages go through.
 const CONTROL_STREAM: u64 = 0;

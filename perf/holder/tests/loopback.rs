@@ -9,8 +9,8 @@ use std::sync::Arc;
 use landro::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use landro::config::QuicConfig;
 use landro::engine::{Access, BackendChoice, PeerAccess, ServeConfig, Server};
+use landro::ids::Fingerprint;
 use landro::quic::Identity;
-use landro::units::Fingerprint;
 
 const SESSIONS: u64 = 70;
 

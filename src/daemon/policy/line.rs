@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::units::{Fingerprint, NAME_MAX_BYTES, PATH_MAX_BYTES, is_reserved_path, percent_decode};
+use crate::ids::{Fingerprint, NAME_MAX_BYTES, PATH_MAX_BYTES, is_reserved_path, percent_decode};
 
 use super::MAX_PEERS;
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::ParallelTransferConfig;
-use crate::units::StreamKey;
+use crate::ids::StreamKey;
 
 /// A fixed number of places, each with at most one open stream and a queue of jobs for it. Records
 /// on a stream follow each other, so only the front job of a slot may emit; the others read ahead

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::units::StreamKey;
+use crate::ids::StreamKey;
 
 fn epoch() -> Instant {
     #[allow(

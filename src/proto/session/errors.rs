@@ -1,7 +1,7 @@
 //! Errors put into words: which side, which system call, what the kernel said, what to do about it.
 
+use crate::ids::NameError;
 use crate::proto::{DiskError, EntryError, EntryErrorCode, SessionError, SessionErrorCode};
-use crate::units::NameError;
 
 // The numbers of asm-generic/errno-base.h and errno.h, which x86 and Arm share. `proto` sees no
 // libc.

@@ -10,14 +10,14 @@ use super::ports::Ports;
 use super::{
     BenchWork, End, Grant, HELLO_TIMEOUT, Limits, Phase, Request, Session, Then, WELCOME_TIMEOUT,
 };
+use crate::ids::PATH_MAX_BYTES;
 use crate::proto::bench::{Bench, MAX_BENCH, Role};
-use crate::proto::receiver::{Receiver, ReceiverConfig};
-use crate::proto::sender::{Sender, SenderConfig};
+use crate::proto::receive::{Receiver, ReceiverConfig};
+use crate::proto::send::{Sender, SenderConfig};
 use crate::proto::wire::{
     self, BenchMode, Decoder, Hello, MAX_SOURCES, Message, VERSION, Welcome, WireRequest,
 };
 use crate::proto::{Event, SessionError, SessionErrorCode};
-use crate::units::PATH_MAX_BYTES;
 
 /// Program and version, for the peer's log.
 const AGENT: &str = concat!("landro/", env!("CARGO_PKG_VERSION"));

@@ -7,9 +7,9 @@ use bytes::Bytes;
 
 use super::errors::{Access, Violation, session_error, violation};
 use super::ports::{Ops, Ports};
+use crate::ids::{DirId, OpId};
 use crate::proto::wire::{ListItem, MAX_BATCH_BYTES, MAX_ITEMS, Message};
 use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, SessionError};
-use crate::units::{DirId, OpId};
 
 /// Batches sent and not acknowledged; with 64 KiB each, 512 KiB per session.
 const BATCHES_AHEAD: u32 = 8;

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
+use crate::ids::{OpId, StreamKey};
 use crate::proto::wire::{self, Message};
 use crate::proto::{DiskOp, Event, Outcome, Output};
-use crate::units::{OpId, StreamKey};
 
 /// Control bytes are handed over in pieces of about this size when they do not wait for a lull
 /// before.

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::*;
+use crate::ids::{EntryId, Name, OpId};
 use crate::proto::wire::{
     self, Hello, Item, ListItem, VERSION, Verdict, VerdictKind, Welcome, WireRequest,
 };
 use crate::proto::{
     DiskDone, DiskError, DiskOp, EntryErrorCode, EntryResult, Kind, Listed, Meta, Mtime, Output,
 };
-use crate::units::{EntryId, Name, OpId};
 
 const BOTH: Grant = Grant {
     read: true,

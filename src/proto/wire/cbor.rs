@@ -10,8 +10,8 @@ use super::{
     BenchMode, MAX_AGENT_BYTES, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES,
     WireError,
 };
+use crate::ids::{EntryId, NAME_MAX_BYTES, PATH_MAX_BYTES};
 use crate::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
-use crate::units::{EntryId, NAME_MAX_BYTES, PATH_MAX_BYTES};
 
 /// Where `minicbor` writes: the end of a growing buffer.
 pub struct Sink<'a>(pub &'a mut BytesMut);

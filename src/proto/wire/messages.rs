@@ -5,8 +5,8 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
 use super::{MAX_TEXT_BYTES, cbor};
+use crate::ids::EntryId;
 use crate::proto::{EntryError, Kind, Meta, Mtime, SessionErrorCode};
-use crate::units::EntryId;
 
 /// A control message. The numbers are the wire's; they are never reused.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]

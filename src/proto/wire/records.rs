@@ -4,9 +4,9 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{WireError, get_varint, put_varint};
+use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::integrity::Digest;
 use crate::proto::manifest::SMALL_MAX_BYTES;
-use crate::units::{ChunkIndex, EntryId};
 
 /// Longest record head: kind, then three varints of eight bytes.
 const HEAD_MAX_BYTES: usize = 25;

@@ -4,9 +4,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use minicbor::Encoder;
 
 use super::*;
+use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::manifest::SMALL_MAX_BYTES;
 use crate::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
-use crate::units::{ChunkIndex, EntryId};
 
 fn error(text: &str) -> EntryError {
     EntryError {

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 
 use super::{At, Copier, Found};
+use crate::ids::{FileId, Name};
 use crate::proto::manifest::is_resumable;
 use crate::proto::session::errors::{
     Host, destination_error, is_a_directory, is_special, source_changed, source_error,
 };
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, Meta};
-use crate::units::{FileId, Name};
 
 /// One step of a big file: between two of them progress is shown and a signal is noticed.
 const STEP_BYTES: u64 = 64 << 20;

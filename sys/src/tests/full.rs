@@ -40,7 +40,7 @@ fn a_full_socket_makes_sends_wait_in_order() {
                 eprintln!("skipped: needs root and tc to make a slow network");
                 return;
             }
-            let (_slab, mut driver) = slab_and_driver(backend);
+            let (_pool, mut driver) = pool_and_driver(backend);
             let options = UdpOptions {
                 send_buffer_bytes: 64 * 1024,
                 ..options()

@@ -10,7 +10,7 @@ use super::*;
 #[test]
 fn a_wait_lasts_at_least_as_long_as_asked() {
     for backend in backends() {
-        let (_slab, mut driver) = slab_and_driver(backend);
+        let (_pool, mut driver) = pool_and_driver(backend);
         add(&mut driver, "127.0.0.1:0");
         for micros in [0, 300, 1_000, 7_300, 60_000] {
             let timeout = Duration::from_micros(micros);
@@ -27,7 +27,7 @@ fn a_wait_lasts_at_least_as_long_as_asked() {
 fn no_wake_is_lost_and_they_coalesce() {
     const MESSAGES: u32 = 20_000;
     for backend in backends() {
-        let (_slab, mut driver) = slab_and_driver(backend);
+        let (_pool, mut driver) = pool_and_driver(backend);
         let mailbox = Arc::new(AtomicU32::new(0));
         let (wake, posted) = (driver.wake_handle(), Arc::clone(&mailbox));
         let sender = std::thread::spawn(move || {
@@ -67,7 +67,7 @@ fn no_wake_is_lost_and_they_coalesce() {
 #[test]
 fn dropping_takes_back_everything_in_flight() {
     for backend in backends() {
-        let (slab, mut driver) = slab_and_driver(backend);
+        let (pool, mut driver) = pool_and_driver(backend);
         let (socket, address) = add(&mut driver, "127.0.0.1:0");
         let (peer, _) = std_socket("127.0.0.1:0");
         peer.send_to(b"outlives the driver", address).unwrap();
@@ -78,7 +78,7 @@ fn dropping_takes_back_everything_in_flight() {
         let (reader, writer) = std::io::pipe().unwrap();
         let reader: Arc<OwnedFd> = Arc::new(reader.into());
         for token in 0..100 {
-            let Some(buffer) = slab.take() else { break };
+            let Some(buffer) = pool.take() else { break };
             driver.file(
                 token,
                 FileOp::Read {
@@ -117,7 +117,7 @@ fn dropping_takes_back_everything_in_flight() {
             assert!(driver.in_flight() >= 216, "{}", driver.in_flight());
         }
         drop(driver);
-        assert_eq!(slab.in_use(), 0, "the drop gave up waiting");
+        assert_eq!(pool.in_use(), 0, "the drop gave up waiting");
         assert_eq!(Arc::strong_count(&reader), 1);
         assert_eq!(received.payload_mut(), b"outlives the driver");
         // The port is free again at once.
@@ -130,7 +130,7 @@ fn dropping_takes_back_everything_in_flight() {
 fn a_descriptor_opened_during_the_drop_is_closed() {
     for backend in backends() {
         let dir = tempfile::tempdir().unwrap();
-        let (_slab, mut driver) = slab_and_driver(backend);
+        let (_pool, mut driver) = pool_and_driver(backend);
         let name =
             |i: u64| std::ffi::CString::new(format!("{}/{i}", dir.path().display())).unwrap();
         let how = OpenHow {
@@ -167,7 +167,7 @@ fn trimmed_buffers_read_and_write_right() {
     for backend in backends() {
         for parent in ["/tmp", "/dev/shm"] {
             let dir = tempfile::tempdir_in(parent).unwrap();
-            let (slab, mut driver) = slab_and_driver(backend);
+            let (pool, mut driver) = pool_and_driver(backend);
             let path = dir.path().join("file");
             std::fs::write(&path, vec![b'a'; 200_000]).unwrap();
             let handle = std::fs::File::options()
@@ -177,7 +177,7 @@ fn trimmed_buffers_read_and_write_right() {
                 .unwrap();
             let handle: Arc<OwnedFd> = Arc::new(handle.into());
             for round in 0..4u8 {
-                let buffer = slab.take().unwrap();
+                let buffer = pool.take().unwrap();
                 let len = buffer.spare_len();
                 let read = FileOp::Read {
                     file: Arc::clone(&handle),
@@ -217,10 +217,10 @@ fn trimmed_buffers_read_and_write_right() {
                 if round % 2 == 0 {
                     driver.trim()
                 } else {
-                    slab.trim()
+                    pool.trim()
                 }
             }
-            assert_eq!(slab.in_use(), 0);
+            assert_eq!(pool.in_use(), 0);
         }
     }
 }
@@ -228,9 +228,9 @@ fn trimmed_buffers_read_and_write_right() {
 #[test]
 fn a_failed_read_gives_its_buffer_back() {
     for backend in backends() {
-        let (slab, mut driver) = slab_and_driver(backend);
+        let (pool, mut driver) = pool_and_driver(backend);
         let directory: Arc<OwnedFd> = Arc::new(std::fs::File::open("/").unwrap().into());
-        let buffer = slab.take().unwrap();
+        let buffer = pool.take().unwrap();
         let op = FileOp::Read {
             file: Arc::clone(&directory),
             offset: 0,
@@ -241,7 +241,7 @@ fn a_failed_read_gives_its_buffer_back() {
             file(&mut driver, op).unwrap_err().raw_os_error(),
             Some(libc::EISDIR)
         );
-        let buffer = slab.take().unwrap();
+        let buffer = pool.take().unwrap();
         let op = FileOp::Read {
             file: directory,
             offset: u64::MAX,
@@ -252,18 +252,18 @@ fn a_failed_read_gives_its_buffer_back() {
             file(&mut driver, op).unwrap_err().kind(),
             std::io::ErrorKind::InvalidInput
         );
-        assert_eq!((slab.in_use(), driver.in_flight()), (0, 0));
+        assert_eq!((pool.in_use(), driver.in_flight()), (0, 0));
     }
 }
 
 #[test]
 fn receive_buffers_must_be_a_power_of_two() {
-    let slab = Slab::new(1).unwrap();
+    let pool = Pool::new(1).unwrap();
     for recv_buffers in [0, 1, 3, 65_535] {
         let config = DriverConfig {
             recv_buffers,
             queue_entries: 8,
         };
-        assert!(Driver::new(Backend::Poll, &config, &slab).is_err());
+        assert!(Driver::new(Backend::Poll, &config, &pool).is_err());
     }
 }

@@ -12,7 +12,7 @@ fn one(range: std::ops::Range<usize>) -> Vec<Run> {
 #[test]
 fn errors_of_a_send_are_results_and_the_socket_goes_on() {
     for backend in backends() {
-        let (_slab, mut driver) = slab_and_driver(backend);
+        let (_pool, mut driver) = pool_and_driver(backend);
         let (v4, v4_address) = add(&mut driver, "127.0.0.1:0");
         let (peer, to) = std_socket("127.0.0.1:0");
         let errno = |result: std::io::Result<usize>| result.unwrap_err().raw_os_error();
@@ -65,7 +65,7 @@ fn errors_of_a_send_are_results_and_the_socket_goes_on() {
 #[test]
 fn more_segments_than_the_kernel_takes_go_one_by_one() {
     for backend in backends() {
-        let (_slab, mut driver) = slab_and_driver(backend);
+        let (_pool, mut driver) = pool_and_driver(backend);
         let (socket, _) = add(&mut driver, "127.0.0.1:0");
         let (peer, to) = std_socket("127.0.0.1:0");
         // 200 segments: over UDP_MAX_SEGMENTS of every kernel (64, then 128), so it answers EINVAL.
@@ -89,7 +89,7 @@ fn more_segments_than_the_kernel_takes_go_one_by_one() {
 #[test]
 fn a_dual_stack_socket_shows_and_takes_plain_v4() {
     for backend in backends() {
-        let (_slab, mut driver) = slab_and_driver(backend);
+        let (_pool, mut driver) = pool_and_driver(backend);
         let (socket, address) = add(&mut driver, "[::]:0");
         let (peer, peer_address) = std_socket("127.0.0.1:0");
         peer.send_to(
@@ -155,7 +155,7 @@ fn a_dual_stack_socket_shows_and_takes_plain_v4() {
 #[test]
 fn receiving_goes_on_when_buffers_come_back() {
     for backend in backends() {
-        let (_slab, mut driver) = slab_and_driver(backend);
+        let (_pool, mut driver) = pool_and_driver(backend);
         let (_, address) = add(&mut driver, "127.0.0.1:0");
         let (peer, _) = std_socket("127.0.0.1:0");
         // More messages than the 8 receive buffers; sizes that GRO cannot join, as loopback does
@@ -199,7 +199,7 @@ fn a_run_arrives_as_one_message() {
             ("[::1]:0", "[::1]:0"),
             ("[::]:0", "127.0.0.1:0"),
         ] {
-            let (_slab, mut driver) = slab_and_driver(backend);
+            let (_pool, mut driver) = pool_and_driver(backend);
             let (sender, _) = add(&mut driver, from);
             let (_, to) = add(&mut driver, to);
             let mut buffer = SendBuffer::new();
@@ -251,7 +251,7 @@ fn a_run_arrives_as_one_message() {
 #[test]
 fn empty_datagrams_are_skipped() {
     for backend in backends() {
-        let (_slab, mut driver) = slab_and_driver(backend);
+        let (_pool, mut driver) = pool_and_driver(backend);
         let (_, address) = add(&mut driver, "127.0.0.1:0");
         let (peer, _) = std_socket("127.0.0.1:0");
         for _ in 0..50 {
@@ -265,7 +265,7 @@ fn empty_datagrams_are_skipped() {
 #[test]
 fn datagrams_to_one_peer_keep_their_order() {
     for backend in backends() {
-        let (_slab, mut driver) = slab_and_driver(backend);
+        let (_pool, mut driver) = pool_and_driver(backend);
         let (socket, _) = add(&mut driver, "127.0.0.1:0");
         let peers = [std_socket("127.0.0.1:0"), std_socket("127.0.0.1:0")];
         // More runs than the queue has entries.
@@ -312,7 +312,7 @@ fn datagrams_to_one_peer_keep_their_order() {
 fn a_connected_socket_tells_of_a_closed_port_and_receives_on() {
     for backend in backends() {
         for ip in ["127.0.0.1:0", "[::1]:0"] {
-            let (_slab, mut driver) = slab_and_driver(backend);
+            let (_pool, mut driver) = pool_and_driver(backend);
             let any = if ip.starts_with('[') {
                 "[::]:0"
             } else {

@@ -41,7 +41,7 @@ enum Step {
         name: usize,
         offset: u64,
         len: usize,
-        from_slab: bool,
+        from_pool: bool,
     },
     Read {
         name: usize,
@@ -115,7 +115,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (any::<bool>(), proptest::collection::vec(1u16..=9_000, 1..20)).prop_map(|(v6, sizes)| Step::In { v6, sizes }),
         4 => burst().prop_map(cut).prop_map(|(v6, segment, count, tail)| Step::Through { v6, segment, count, tail }),
         6 => (name(), 0u64..200_000, 0usize..=65_536, any::<bool>())
-            .prop_map(|(name, offset, len, from_slab)| Step::Write { name, offset, len, from_slab }),
+            .prop_map(|(name, offset, len, from_pool)| Step::Write { name, offset, len, from_pool }),
         6 => (name(), 0u64..200_000, 0usize..=70_000).prop_map(|(name, offset, len)| Step::Read { name, offset, len }),
         2 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Truncate { name, len }),
         1 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Reserve { name, len }),
@@ -150,7 +150,7 @@ fn pattern(seed: usize, len: usize) -> Vec<u8> {
 
 struct Subject {
     driver: Driver,
-    slab: Slab,
+    pool: Pool,
     root: Arc<OwnedFd>,
     sockets: [(SocketId, SocketAddr); 2],
     echo: [(SocketId, SocketAddr); 2],
@@ -159,14 +159,14 @@ struct Subject {
 
 impl Subject {
     fn new(backend: Backend, dir: &Path) -> Subject {
-        let (slab, mut driver) = slab_and_driver(backend);
+        let (pool, mut driver) = pool_and_driver(backend);
         let root = Arc::new(fs::File::open(dir).unwrap().into());
         let sockets = ["127.0.0.1:0", "[::1]:0"].map(|address| add(&mut driver, address));
         let echo = ["127.0.0.1:0", "[::1]:0"].map(|address| add(&mut driver, address));
         let peers = ["127.0.0.1:0", "[::1]:0"].map(std_socket);
         Subject {
             driver,
-            slab,
+            pool,
             root,
             sockets,
             echo,
@@ -212,12 +212,12 @@ impl Subject {
                 name,
                 offset,
                 len,
-                from_slab,
+                from_pool,
             } => {
                 let file = self.open(name, libc::O_RDWR | libc::O_CREAT);
                 let data = pattern(len, len);
-                let data = if from_slab {
-                    self.in_slab(&data)
+                let data = if from_pool {
+                    self.in_pool(&data)
                 } else {
                     Bytes::from(data)
                 };
@@ -228,7 +228,7 @@ impl Subject {
             }
             Step::Read { name, offset, len } => {
                 let result = self.open(name, libc::O_RDONLY).and_then(|file| {
-                    let buffer = self.slab.take().unwrap();
+                    let buffer = self.pool.take().unwrap();
                     self.run(FileOp::Read {
                         file,
                         offset,
@@ -369,10 +369,10 @@ impl Subject {
         })
     }
 
-    /// The bytes as a piece out of the middle of a slab buffer where they fit, as received chunks
+    /// The bytes as a piece out of the middle of a pool buffer where they fit, as received chunks
     /// are.
-    fn in_slab(&mut self, data: &[u8]) -> Bytes {
-        let mut buffer = self.slab.take().unwrap();
+    fn in_pool(&mut self, data: &[u8]) -> Bytes {
+        let mut buffer = self.pool.take().unwrap();
         let skip = (buffer.spare_len() - data.len()).min(33);
         buffer.advance(skip);
         buffer.split();
@@ -640,7 +640,7 @@ fn check(backend: Backend, steps: &[Step]) {
         tree(ours.path()) == tree(model_dir.path()),
         "{backend:?}: {steps:?}"
     );
-    assert_eq!(subject.slab.in_use(), 0);
+    assert_eq!(subject.pool.in_use(), 0);
 }
 
 proptest! {

@@ -1,12 +1,12 @@
-//! The slab's buffers in the ring's table of registered memory, each entered at its first use.
+//! The pool's buffers in the ring's table of registered memory, each entered at its first use.
 
 use std::io;
 
 use io_uring::IoUring;
 use nix::sys::resource::{Resource, getrlimit};
 
+use crate::pool::Pool;
 use crate::probe::Availability;
-use crate::slab::Slab;
 
 /// IORING_MAX_REG_BUFFERS of the kernel.
 const REGISTERED_MAX: usize = 1 << 14;
@@ -20,7 +20,7 @@ const MEMLOCK_SHARE: u64 = 8;
 /// Bit of CAP_IPC_LOCK in a capability set; who has it is not counted.
 const CAP_IPC_LOCK: u32 = 14;
 
-/// Which buffers of the slab are registered.
+/// Which buffers of the pool are registered.
 pub(super) struct Registration {
     /// Per buffer the epoch whose pages the kernel pinned. Empty: there is no table.
     pinned: Vec<Option<u32>>,
@@ -31,9 +31,9 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    /// An empty table for the slab. It pins nothing, so that memory becomes resident only with use.
-    pub fn new(ring: &IoUring, slab: &Slab) -> Registration {
-        let count = slab.capacity().min(REGISTERED_MAX);
+    /// An empty table for the pool. It pins nothing, so that memory becomes resident only with use.
+    pub fn new(ring: &IoUring, pool: &Pool) -> Registration {
+        let count = pool.capacity().min(REGISTERED_MAX);
         match ring.submitter().register_buffers_sparse(count as u32) {
             Ok(()) => Registration {
                 pinned: vec![None; count],
@@ -48,11 +48,11 @@ impl Registration {
         }
     }
 
-    /// The table entry of slab buffer `index`, which the caller holds; registers it when that was
+    /// The table entry of pool buffer `index`, which the caller holds; registers it when that was
     /// not done. `None`: use the plain operation.
-    pub fn entry_of(&mut self, ring: &IoUring, slab: &Slab, index: u32) -> Option<u16> {
+    pub fn entry_of(&mut self, ring: &IoUring, pool: &Pool, index: u32) -> Option<u16> {
         let pinned = *self.pinned.get(index as usize)?;
-        let epoch = slab.epoch(index);
+        let epoch = pool.epoch(index);
         if pinned == Some(epoch) {
             return Some(index as u16);
         }
@@ -66,11 +66,11 @@ impl Registration {
             self.refused = Some(share);
             return None;
         }
-        // SAFETY: the buffer is mapped as long as the slab, which the driver holds longer than the
+        // SAFETY: the buffer is mapped as long as the pool, which the driver holds longer than the
         // ring. Pages that are trimmed later change the epoch, and this entry is not used again.
         let result = unsafe {
             ring.submitter()
-                .register_buffers_update(index, &[slab.iovec(index)], None)
+                .register_buffers_update(index, &[pool.iovec(index)], None)
         };
         match result {
             Ok(()) => {
@@ -85,13 +85,13 @@ impl Registration {
     }
 
     /// Lets go of the pages of buffers that were trimmed since they were registered.
-    pub fn drop_stale(&mut self, ring: &IoUring, slab: &Slab) {
+    pub fn drop_stale(&mut self, ring: &IoUring, pool: &Pool) {
         let nothing = libc::iovec {
             iov_base: std::ptr::null_mut(),
             iov_len: 0,
         };
         for (index, pinned) in self.pinned.iter_mut().enumerate() {
-            if pinned.is_some_and(|epoch| epoch != slab.epoch(index as u32)) {
+            if pinned.is_some_and(|epoch| epoch != pool.epoch(index as u32)) {
                 // SAFETY: a null entry names no memory. Operations in flight keep what they use;
                 // there are none on this buffer, because a trimmed buffer was free.
                 let _ = unsafe {
@@ -129,7 +129,7 @@ fn budget() -> usize {
     if has_ipc_lock() {
         usize::MAX
     } else {
-        (limit / MEMLOCK_SHARE) as usize / Slab::BUFFER_BYTES
+        (limit / MEMLOCK_SHARE) as usize / Pool::BUFFER_BYTES
     }
 }
 

@@ -10,7 +10,7 @@ use io_uring::{IoUring, opcode, squeue};
 use super::fixed::Registration;
 use crate::driver::Completion;
 use crate::file::{Dir, FileDone, FileOp, STATX_MASK, Statx, run, sync_range_flags};
-use crate::slab::Slab;
+use crate::pool::Pool;
 
 /// A file operation and everything its ring entry points to.
 pub(super) struct FileInFlight {
@@ -48,7 +48,7 @@ impl FileInFlight {
         &mut self,
         ring: &IoUring,
         has_truncate: bool,
-        slab: &Slab,
+        pool: &Pool,
         registration: &mut Registration,
     ) -> Option<squeue::Entry> {
         let entry = match &mut self.op {
@@ -77,12 +77,12 @@ impl FileInFlight {
                 len,
             } => {
                 let (file, offset) = (Fd(file.as_raw_fd()), seekable(*offset)?);
-                let fixed = if buffer.is_of(slab) {
+                let fixed = if buffer.is_of(pool) {
                     Some(buffer.index())
                 } else {
                     None
                 };
-                let fixed = fixed.and_then(|index| registration.entry_of(ring, slab, index));
+                let fixed = fixed.and_then(|index| registration.entry_of(ring, pool, index));
                 let spare = buffer.spare_mut();
                 // At most 64 KiB, so it fits.
                 let (start, len) = (spare.as_mut_ptr(), spare.len().min(*len) as u32);
@@ -95,8 +95,8 @@ impl FileInFlight {
             }
             FileOp::Write { file, offset, data } => {
                 let (file, offset) = (Fd(file.as_raw_fd()), seekable(*offset)?);
-                let fixed = slab.index_of(data);
-                let fixed = fixed.and_then(|index| registration.entry_of(ring, slab, index));
+                let fixed = pool.index_of(data);
+                let fixed = fixed.and_then(|index| registration.entry_of(ring, pool, index));
                 // The kernel writes at most 2 GiB less a page per call; the rest is a short write.
                 let (start, len) = (data.as_ptr(), data.len().min(i32::MAX as usize) as u32);
                 match fixed {

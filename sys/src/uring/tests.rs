@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::*;
 use crate::FileDone;
 
-fn driver(entries: u32, slab: &Slab) -> Option<UringDriver> {
+fn driver(entries: u32, pool: &Pool) -> Option<UringDriver> {
     match UringDriver::new(
         &DriverConfig {
             recv_buffers: 2,
             queue_entries: entries,
         },
-        slab,
+        pool,
     ) {
         Ok(driver) => Some(driver),
         Err(error) => {
@@ -26,8 +26,8 @@ fn driver(entries: u32, slab: &Slab) -> Option<UringDriver> {
 
 #[test]
 fn a_read_waits_for_its_data_while_the_loop_goes_on() {
-    let slab = Slab::new(1).unwrap();
-    let Some(mut driver) = driver(8, &slab) else {
+    let pool = Pool::new(1).unwrap();
+    let Some(mut driver) = driver(8, &pool) else {
         return;
     };
     let (reader, mut writer) = std::io::pipe().unwrap();
@@ -37,7 +37,7 @@ fn a_read_waits_for_its_data_while_the_loop_goes_on() {
         FileOp::Read {
             file,
             offset: 0,
-            buffer: slab.take().unwrap(),
+            buffer: pool.take().unwrap(),
             len: 100,
         },
     );
@@ -62,16 +62,16 @@ fn a_read_waits_for_its_data_while_the_loop_goes_on() {
 }
 
 #[test]
-fn slab_memory_is_registered_at_first_use_and_let_go_by_trim() {
-    let slab = Slab::new(2).unwrap();
-    let Some(mut driver) = driver(8, &slab) else {
+fn pool_memory_is_registered_at_first_use_and_let_go_by_trim() {
+    let pool = Pool::new(2).unwrap();
+    let Some(mut driver) = driver(8, &pool) else {
         return;
     };
     let pinned = |driver: &UringDriver| driver.held.registration.pinned();
     assert_eq!(pinned(&driver), 0);
     let file: Arc<OwnedFd> = Arc::new(std::fs::File::open("/proc/self/exe").unwrap().into());
     for _ in 0..3 {
-        let buffer = slab.take().unwrap();
+        let buffer = pool.take().unwrap();
         driver.file(
             0,
             FileOp::Read {
@@ -98,8 +98,8 @@ fn slab_memory_is_registered_at_first_use_and_let_go_by_trim() {
 
 #[test]
 fn more_operations_than_entries_all_complete() {
-    let slab = Slab::new(64).unwrap();
-    let Some(mut driver) = driver(8, &slab) else {
+    let pool = Pool::new(64).unwrap();
+    let Some(mut driver) = driver(8, &pool) else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -107,7 +107,7 @@ fn more_operations_than_entries_all_complete() {
     let file: Arc<OwnedFd> = Arc::new(std::fs::File::open(dir.path().join("f")).unwrap().into());
     let mut done = 0;
     for round in 0..20u64 {
-        while let Some(buffer) = slab.take() {
+        while let Some(buffer) = pool.take() {
             let len = buffer.spare_len();
             driver.file(
                 round,
@@ -144,5 +144,5 @@ fn more_operations_than_entries_all_complete() {
             }
         }
     }
-    assert_eq!((done, slab.in_use()), (20 * 64 * 2, 0));
+    assert_eq!((done, pool.in_use()), (20 * 64 * 2, 0));
 }

@@ -1,0 +1,503 @@
+//! Runs a session's disk operations: each is a small async function over the driver's file
+//! operations.
+//!
+//! A task is polled when it starts and whenever one of its file operations completed; there is no
+//! waker and no runtime beyond this file. On memory file systems (and on the poll backend) a file
+//! operation is a plain system call right here: tmpfs never blocks, while io_uring hands almost
+//! every metadata operation to an io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel), which
+//! costs more than the call itself.
+
+mod descriptors;
+mod dirlinks;
+mod durable;
+mod local;
+mod names;
+mod part;
+mod publish;
+mod settle;
+mod source;
+mod space;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use landro_sys::file::flags;
+use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool};
+
+use crate::ids::{NameError, OpId, is_reserved_path};
+use crate::proto::{DiskDone, DiskError, DiskOp};
+
+pub use descriptors::RETRY as DESCRIPTOR_RETRY;
+pub use local::{Identity, Side};
+pub use settle::{Settler, start as start_settler};
+#[cfg(feature = "fuzzing")]
+pub use source::{relative, split_path};
+pub use space::{Base, Space};
+
+use names::c_string;
+
+/// Pool buffers any session may hold: one being sent, one being read.
+const MIN_SHARE_BUFFERS: usize = 2;
+
+/// This part of the pool is for what is being received, and for sessions that hold nothing yet.
+const RESERVED_PART: usize = 8;
+
+/// A finished operation: whose it was, and what it found.
+pub struct Finished {
+    pub session: usize,
+    pub serial: u64,
+    pub op: OpId,
+    pub result: Result<DiskDone, DiskError>,
+}
+
+type Job = Pin<Box<dyn Future<Output = Result<DiskDone, DiskError>>>>;
+
+struct Task {
+    session: usize,
+    serial: u64,
+    op: OpId,
+    job: Job,
+}
+
+/// The disk layer of one worker.
+pub struct Disk {
+    shared: Rc<Shared>,
+    tasks: slab::Slab<Task>,
+    /// Tasks that wait for a free pool buffer, oldest first.
+    finished: Vec<Finished>,
+}
+
+/// What tasks and the worker have in common.
+struct Shared {
+    pool: Pool,
+    /// The running kernel's; zeros, which are never believed, where it cannot be read.
+    boot_id: [u8; 16],
+    /// Where marked directories are named; a command ends before its data is on disk and has none.
+    settler: Option<Settler>,
+    /// File operations in flight: which task waits, and the result once it is there.
+    slots: RefCell<slab::Slab<Slot>>,
+    /// File operations that tasks asked for and the worker has not handed to the driver yet.
+    pending: RefCell<Vec<(usize, FileOp)>>,
+    /// Tasks to poll again when a pool buffer is free.
+    starved: RefCell<Vec<usize>>,
+    /// Tasks to poll again when a descriptor may be free.
+    short: RefCell<Vec<usize>>,
+    current_task: Cell<usize>,
+    /// Pool buffers the reads of one session may hold.
+    share_buffers: Cell<usize>,
+}
+
+struct Slot {
+    task: usize,
+    result: Option<io::Result<FileDone>>,
+}
+
+impl Disk {
+    pub fn new(pool: Pool, settler: Option<Settler>) -> Disk {
+        let shared = Shared {
+            pool,
+            boot_id: landro_sys::boot_id().unwrap_or_default(),
+            settler,
+            slots: RefCell::default(),
+            pending: RefCell::default(),
+            starved: RefCell::default(),
+            short: RefCell::default(),
+            current_task: Cell::new(0),
+            share_buffers: Cell::new(usize::MAX),
+        };
+        Disk {
+            shared: Rc::new(shared),
+            tasks: slab::Slab::new(),
+            finished: Vec::new(),
+        }
+    }
+
+    /// Starts one operation of a session; its result comes out of [`Disk::finished`], perhaps at
+    /// once.
+    pub fn start(&mut self, session: usize, serial: u64, space: &Rc<Space>, op: OpId, cmd: DiskOp) {
+        let files = Files {
+            shared: self.shared.clone(),
+            space: space.clone(),
+        };
+        let entry = self.tasks.vacant_entry();
+        let key = entry.key();
+        entry.insert(Task {
+            session,
+            serial,
+            op,
+            job: Box::pin(descriptors::run(files, cmd)),
+        });
+        self.poll_task(key);
+    }
+
+    /// A file operation completed.
+    pub fn complete(&mut self, token: u64, result: io::Result<FileDone>) {
+        let slot = token as usize;
+        let task = match self.shared.slots.borrow_mut().get_mut(slot) {
+            Some(slot) => {
+                slot.result = Some(result);
+                slot.task
+            }
+            None => return,
+        };
+        self.poll_task(task);
+    }
+
+    /// Polls tasks that wait for a pool buffer, if there is one again.
+    pub fn feed_starved(&mut self) {
+        let starved = std::mem::take(&mut *self.shared.starved.borrow_mut());
+        for task in starved {
+            self.poll_task(task);
+        }
+    }
+
+    /// Whether tasks wait for descriptors. They are to look again every [`DESCRIPTOR_RETRY`], as
+    /// another thread may have closed some.
+    pub fn is_short_of_descriptors(&self) -> bool {
+        !self.shared.short.borrow().is_empty()
+    }
+
+    /// Has the tasks that wait for a descriptor try again.
+    pub fn retry_descriptors(&mut self) {
+        let short = std::mem::take(&mut *self.shared.short.borrow_mut());
+        for task in short {
+            self.poll_task(task);
+        }
+    }
+
+    /// Divides the pool among the worker's sessions. A quarter stays free for what is being
+    /// received.
+    pub fn share_among(&self, sessions: usize) {
+        let share = self.shared.pool.capacity() * 3 / 4 / sessions.max(1);
+        self.shared.share_buffers.set(share.max(MIN_SHARE_BUFFERS));
+    }
+
+    /// The next file operation to hand to the driver, with its token.
+    pub fn next_operation(&mut self) -> Option<(u64, FileOp)> {
+        self.shared
+            .pending
+            .borrow_mut()
+            .pop()
+            .map(|(slot, op)| (slot as u64, op))
+    }
+
+    pub fn take_finished(&mut self, into: &mut Vec<Finished>) {
+        into.append(&mut self.finished);
+    }
+
+    pub fn has_finished(&self) -> bool {
+        !self.finished.is_empty()
+    }
+
+    /// Operations started and not finished.
+    pub fn in_flight(&self) -> usize {
+        self.tasks.len()
+    }
+
+    fn poll_task(&mut self, key: usize) {
+        let Some(task) = self.tasks.get_mut(key) else {
+            return;
+        };
+        self.shared.current_task.set(key);
+        let mut context = Context::from_waker(Waker::noop());
+        if let Poll::Ready(result) = task.job.as_mut().poll(&mut context) {
+            let task = self.tasks.remove(key);
+            self.finished.push(Finished {
+                session: task.session,
+                serial: task.serial,
+                op: task.op,
+                result,
+            });
+        }
+    }
+}
+
+/// What an operation works with: the worker's buffers and ring, its session's directories and
+/// files.
+#[derive(Clone)]
+struct Files {
+    shared: Rc<Shared>,
+    space: Rc<Space>,
+}
+
+impl Files {
+    /// Runs one file operation; a failure names the call.
+    async fn call(&self, call: &'static str, op: FileOp) -> Result<FileDone, DiskError> {
+        let done = if self.space.in_memory() {
+            landro_sys::run(op)
+        } else {
+            Ring {
+                shared: self.shared.clone(),
+                state: RingState::New(Some(op)),
+            }
+            .await
+        };
+        done.map_err(|error| DiskError {
+            call,
+            errno: error.raw_os_error().unwrap_or(libc_eio()),
+        })
+    }
+
+    /// A free pool buffer, waiting for one if need be.
+    async fn buffer(&self) -> Buffer {
+        TakeBuffer {
+            files: self.clone(),
+        }
+        .await
+    }
+}
+
+/// EIO: what a failure without an errno (a short write, say) is reported as.
+const fn libc_eio() -> i32 {
+    5
+}
+
+/// A file operation on the ring, as a future.
+struct Ring {
+    shared: Rc<Shared>,
+    state: RingState,
+}
+
+enum RingState {
+    New(Option<FileOp>),
+    Waiting(usize),
+}
+
+impl Future for Ring {
+    type Output = io::Result<FileDone>;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.state {
+            RingState::New(op) => {
+                let op = op.take().expect("a ring operation is polled as new once");
+                let task = self.shared.current_task.get();
+                let slot = self
+                    .shared
+                    .slots
+                    .borrow_mut()
+                    .insert(Slot { task, result: None });
+                self.shared.pending.borrow_mut().push((slot, op));
+                self.state = RingState::Waiting(slot);
+                Poll::Pending
+            }
+            RingState::Waiting(slot) => {
+                let slot = *slot;
+                let mut slots = self.shared.slots.borrow_mut();
+                match slots[slot].result.take() {
+                    Some(result) => {
+                        slots.remove(slot);
+                        Poll::Ready(result)
+                    }
+                    None => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+/// A free pool buffer, as a future: ready when there is one and the session is within its share.
+struct TakeBuffer {
+    files: Files,
+}
+
+impl Future for TakeBuffer {
+    type Output = Buffer;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Buffer> {
+        let shared = &self.files.shared;
+        let pinned = self.files.space.pinned.load(Ordering::Relaxed);
+        // What peers leave unacknowledged may not take the last buffers from those who send to us.
+        let free = shared.pool.capacity() - shared.pool.in_use();
+        let reserved = if pinned < MIN_SHARE_BUFFERS {
+            1
+        } else {
+            shared.pool.capacity() / RESERVED_PART
+        };
+        let allowed = pinned < shared.share_buffers.get() && free > reserved;
+        match shared.pool.take().filter(|_| allowed) {
+            Some(buffer) => Poll::Ready(buffer),
+            None => {
+                shared.starved.borrow_mut().push(shared.current_task.get());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// Bytes read for a session, counted until the transport lets go of them: a peer that acknowledges
+/// nothing holds its own session's share of the pool and no more.
+struct Pinned {
+    data: Bytes,
+    count: Arc<AtomicUsize>,
+}
+
+impl Files {
+    fn pin(&self, data: Bytes) -> Bytes {
+        self.space.pinned.fetch_add(1, Ordering::Relaxed);
+        Bytes::from_owner(Pinned {
+            data,
+            count: self.space.pinned.clone(),
+        })
+    }
+}
+
+impl AsRef<[u8]> for Pinned {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    match cmd {
+        DiskOp::ResolveTarget {
+            path,
+            must_be_dir,
+            dir,
+            fsync,
+        } => target::resolve(files, &path, must_be_dir, dir, fsync).await,
+        DiskOp::ResolveSource { path, dir } => source::resolve(files, &path, dir).await,
+        DiskOp::CloseDir { dir } => {
+            files.space.forget_dir(dir);
+            Ok(DiskDone::Done)
+        }
+        DiskOp::OpenDir { parent, name, dir } => {
+            source::open_dir(files, parent, name.as_ref(), dir).await
+        }
+        DiskOp::List { dir, max_entries } => source::list(files, dir, max_entries).await,
+        DiskOp::ReadSmall {
+            dir,
+            name,
+            max_bytes,
+        } => source::read_small(files, dir, &name, max_bytes).await,
+        DiskOp::OpenRead { dir, name, file } => source::open_read(files, dir, &name, file).await,
+        DiskOp::Read {
+            file,
+            offset,
+            len_bytes,
+        } => source::read(files, file, offset, len_bytes).await,
+        DiskOp::Stat { file } => source::stat(files, file).await,
+        DiskOp::CloseRead { file } => {
+            files.space.forget_file(file);
+            Ok(DiskDone::Done)
+        }
+        DiskOp::Check { dir, name } => target::check(files, dir, &name).await,
+        DiskOp::MakeDir {
+            parent,
+            name,
+            dir,
+            keep_dirlinks,
+            fsync,
+        } => dirlinks::make_dir(files, parent, &name, dir, keep_dirlinks, fsync).await,
+        DiskOp::SetDir {
+            dir,
+            mode,
+            mtime,
+            fsync,
+        } => target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await,
+        DiskOp::PutSmall {
+            dir,
+            name,
+            data,
+            mode,
+            mtime,
+            fsync,
+        } => {
+            target::put_small(
+                files,
+                dir,
+                &name,
+                data,
+                publish::Attributes { mode, mtime, fsync },
+            )
+            .await
+        }
+        DiskOp::PutSymlink {
+            dir,
+            name,
+            target,
+            mtime,
+            fsync,
+        } => target::put_symlink(files, dir, &name, &target, mtime, fsync).await,
+        DiskOp::OpenPart {
+            dir,
+            name,
+            file,
+            resumable,
+        } => part::open_part(files, dir, &name, file, resumable).await,
+        DiskOp::StartPart {
+            file,
+            size_bytes,
+            journal,
+        } => part::start_part(files, file, size_bytes, journal).await,
+        DiskOp::Write { file, offset, data } => part::write(files, file, offset, data).await,
+        DiskOp::ReadPart {
+            file,
+            offset,
+            len_bytes,
+        } => source::read(files, file, offset, len_bytes).await,
+        DiskOp::WriteJournal {
+            file,
+            offset,
+            bytes,
+        } => part::write_journal(files, file, offset, bytes).await,
+        DiskOp::CommitPart {
+            file,
+            mode,
+            mtime,
+            fsync,
+        } => part::commit_part(files, file, publish::Attributes { mode, mtime, fsync }).await,
+        DiskOp::ClosePart { file, keep } => part::close_part(files, file, keep).await,
+        DiskOp::CleanPart { dir, name } => part::clean_part(files, dir, &name).await,
+    }
+}
+
+/// Opens a directory beneath another, for a peer that is confined to a part of the served root.
+///
+/// # Errors
+/// As openat2(2); `InvalidInput` for a reserved name.
+pub fn open_beneath(root: &Arc<OwnedFd>, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
+    if is_reserved_path(path) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            NameError::Reserved,
+        ));
+    }
+    let path = c_string(source::relative(path))
+        .map_err(|error| io::Error::from_raw_os_error(error.errno))?;
+    let path = if path.is_empty() {
+        c".".to_owned()
+    } else {
+        path
+    };
+    let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow {
+        flags: flags::O_DIRECTORY | flags::O_RDONLY,
+        mode: 0,
+        resolve,
+    };
+    match landro_sys::run(FileOp::Open {
+        dir: Some(root.clone()),
+        path,
+        how,
+    })? {
+        FileDone::Opened(fd) => Ok(Arc::new(fd)),
+        other => unreachable!("openat2 answered {other:?}"),
+    }
+}

@@ -1,0 +1,331 @@
+//! Partial files: opened with their journal, filled in any order, committed or kept for a later
+//! session.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use landro_sys::file::flags;
+use landro_sys::{FileDone, FileOp, Flock, OpenHow, Pool};
+
+use super::names;
+use super::publish::{
+    Arrival, Attributes, finish, open_locked, open_own, temporary, unlink, write_all,
+};
+use super::space::{History, OpenFile, Part};
+use super::{DiskDone, DiskError, Files};
+use crate::ids::{DirId, FileId, Name};
+
+const ENOENT: i32 = 2;
+const ENOSPC: i32 = 28;
+const EOPNOTSUPP: i32 = 95;
+
+/// Longest journal read back: the header and 65,536 records of 40 bytes.
+const MAX_JOURNAL_BYTES: usize = 3 << 20;
+
+/// Data that will be waited for is written back in steps of this, while more arrives: a disk is
+/// kept busy by some MiB.
+const WRITE_BACK_BYTES: u64 = 8 << 20;
+
+pub async fn open_part(
+    files: &Files,
+    dir_id: DirId,
+    name: &Name,
+    file: FileId,
+    resumable: bool,
+) -> Result<DiskDone, DiskError> {
+    let dir = files.dir(dir_id).await?;
+    let history = Rc::new(History::default());
+    history
+        .replaces
+        .set(files.lstat(&dir, name.as_bytes()).await.is_ok());
+    if resumable {
+        let path = names::part(name);
+        if let Some(data) = open_locked(files, &dir, &path).await? {
+            files.space.allowance.keep(&data)?;
+            let name = name.clone();
+            let part = Part {
+                data,
+                dir,
+                dir_id,
+                name,
+                journal: None,
+                temporary: Some(path),
+                history,
+            };
+            return open_resumable(files, file, part).await;
+        }
+        // Another session is receiving the same file: this one goes on without a journal, the later
+        // rename wins.
+    }
+    let (data, temporary) = temporary(files, &dir, name).await?;
+    files.space.allowance.keep(&data)?;
+    let storage = files.storage_of(&files.fstat(&data).await?);
+    let part = Part {
+        data,
+        dir,
+        dir_id,
+        name: name.clone(),
+        journal: None,
+        temporary,
+        history,
+    };
+    files.space.add_file(file, OpenFile::Part(part));
+    Ok(DiskDone::Part {
+        journal: Bytes::new(),
+        size_bytes: 0,
+        resumable: false,
+        storage,
+    })
+}
+
+async fn open_resumable(
+    files: &Files,
+    file: FileId,
+    mut part: Part,
+) -> Result<DiskDone, DiskError> {
+    let journal = open_own(files, &part.dir, &names::journal(&part.name)).await?;
+    files.space.allowance.keep(&journal)?;
+    let journal_bytes = files.fstat(&journal).await?.size as usize;
+    let mut bytes = read_whole(files, &journal, journal_bytes.min(MAX_JOURNAL_BYTES)).await?;
+    let found = files.fstat(&part.data).await?;
+    // What the page cache still has may have failed to reach the disk since it was written: the
+    // error, if nobody saw it yet, is told here, once (fsync(2)), and then nothing of the file is
+    // believed.
+    let flush = FileOp::Fsync {
+        file: part.data.clone(),
+        data_only: true,
+    };
+    if !bytes.is_empty() && files.call("fdatasync", flush).await.is_err() {
+        bytes = Bytes::new();
+    }
+    part.journal = Some(journal);
+    files.space.add_file(file, OpenFile::Part(part));
+    let storage = files.storage_of(&found);
+    Ok(DiskDone::Part {
+        journal: bytes,
+        size_bytes: found.size,
+        resumable: true,
+        storage,
+    })
+}
+
+async fn read_whole(
+    files: &Files,
+    file: &Arc<OwnedFd>,
+    len_bytes: usize,
+) -> Result<Bytes, DiskError> {
+    let mut whole = Vec::with_capacity(len_bytes);
+    while whole.len() < len_bytes {
+        // One at a time: who waited for a second one holding a first could wait for others who do
+        // the same.
+        let buffer = files.buffer().await;
+        let len = (len_bytes - whole.len()).min(Pool::BUFFER_BYTES);
+        let op = FileOp::Read {
+            file: file.clone(),
+            offset: whole.len() as u64,
+            buffer,
+            len,
+        };
+        let FileDone::Read { mut buffer, bytes } = files.call("read", op).await? else {
+            unreachable!("read answers Read")
+        };
+        buffer.advance(bytes);
+        whole.extend_from_slice(&buffer.split());
+        if bytes == 0 {
+            break;
+        }
+    }
+    Ok(whole.into())
+}
+
+fn part(files: &Files, file: FileId) -> Result<Part, DiskError> {
+    match files.space.file(file)? {
+        OpenFile::Part(part) => Ok(part),
+        OpenFile::Source(_) => Err(DiskError {
+            call: "file",
+            errno: 9,
+        }),
+    }
+}
+
+pub async fn start_part(
+    files: &Files,
+    file: FileId,
+    size_bytes: u64,
+    journal: Bytes,
+) -> Result<DiskDone, DiskError> {
+    let part = part(files, file)?;
+    if let Some(journal) = &part.journal {
+        // The journal is emptied before the data: a crash in between must not leave records of data
+        // that is gone.
+        files
+            .call(
+                "ftruncate",
+                FileOp::Truncate {
+                    file: journal.clone(),
+                    len: 0,
+                },
+            )
+            .await?;
+    }
+    files
+        .call(
+            "ftruncate",
+            FileOp::Truncate {
+                file: part.data.clone(),
+                len: 0,
+            },
+        )
+        .await?;
+    part.history.whole.set(true);
+    if size_bytes > 0 && files.reserves(part.dir_id) {
+        let op = FileOp::Reserve {
+            file: part.data.clone(),
+            len: size_bytes,
+        };
+        match files.call("fallocate", op).await {
+            Err(DiskError {
+                errno: EOPNOTSUPP, ..
+            }) => {}
+            other => drop(other?),
+        }
+    }
+    // Whether a file can fit at all is known before its first byte also where nothing is reserved.
+    let found = files
+        .call(
+            "fstatfs",
+            FileOp::StatFs {
+                file: part.data.clone(),
+            },
+        )
+        .await?;
+    // A file system without a limit says that it has no blocks at all.
+    if let FileDone::FileSystem(found) = found
+        && found.total_bytes > 0
+        && found.free_bytes < size_bytes
+    {
+        return Err(DiskError {
+            call: "fstatfs",
+            errno: ENOSPC,
+        });
+    }
+    if let Some(file) = &part.journal {
+        write_all(files, file, 0, journal).await?;
+    }
+    Ok(DiskDone::Done)
+}
+
+pub async fn write(
+    files: &Files,
+    file: FileId,
+    offset: u64,
+    data: Bytes,
+) -> Result<DiskDone, DiskError> {
+    let part = part(files, file)?;
+    let bytes = data.len() as u64;
+    write_all(files, &part.data, offset, data).await?;
+    wrote(files, &part, bytes).await;
+    Ok(DiskDone::Done)
+}
+
+/// So much more of a part was written: what the disk will be waited for begins to go there.
+pub async fn wrote(files: &Files, part: &Part, bytes: u64) {
+    let unwritten_bytes = part.history.unwritten_bytes.get() + bytes;
+    part.history.unwritten_bytes.set(unwritten_bytes);
+    if unwritten_bytes >= WRITE_BACK_BYTES
+        && part.history.is_awaited()
+        && !files.space.is_memory_file_system()
+    {
+        part.history.unwritten_bytes.set(0);
+        // What fails here fails again, and is told, where it is waited for.
+        let file = part.data.clone();
+        let _ = files
+            .call("sync_file_range", FileOp::SyncRange { file, wait: false })
+            .await;
+    }
+}
+
+pub async fn write_journal(
+    files: &Files,
+    file: FileId,
+    offset: u64,
+    bytes: Bytes,
+) -> Result<DiskDone, DiskError> {
+    if let Some(journal) = &part(files, file)?.journal {
+        write_all(files, journal, offset, bytes).await?;
+    }
+    Ok(DiskDone::Done)
+}
+
+pub async fn commit_part(
+    files: &Files,
+    file: FileId,
+    attributes: Attributes,
+) -> Result<DiskDone, DiskError> {
+    let part = part(files, file)?;
+    let arrival = Arrival {
+        dir_id: part.dir_id,
+        dir: &part.dir,
+        file: &part.data,
+        temporary: part.temporary.as_ref(),
+        name: &part.name,
+        is_whole: part.history.whole.get(),
+        is_empty: false,
+    };
+    finish(files, &arrival, attributes).await?;
+    if part.journal.is_some() {
+        // After the rename: a crash in between leaves an orphan journal, which `clean_part` removes
+        // when the next run skips the finished file. The other order could lose the resume state of
+        // a whole file.
+        unlink(files, &part.dir, &names::journal(&part.name)).await?;
+    }
+    files.space.forget_file(file);
+    Ok(DiskDone::Done)
+}
+
+pub async fn close_part(files: &Files, file: FileId, keep: bool) -> Result<DiskDone, DiskError> {
+    let part = part(files, file)?;
+    files.space.forget_file(file);
+    if let (false, Some(temporary)) = (keep && part.journal.is_some(), &part.temporary) {
+        if part.journal.is_some() {
+            unlink(files, &part.dir, &names::journal(&part.name)).await?;
+        }
+        unlink(files, &part.dir, temporary).await?;
+    }
+    Ok(DiskDone::Done)
+}
+
+pub async fn clean_part(files: &Files, dir: DirId, name: &Name) -> Result<DiskDone, DiskError> {
+    let dir = files.dir(dir).await?;
+    let path = names::part(name);
+    let how = OpenHow {
+        flags: flags::O_RDONLY | flags::O_NOFOLLOW | flags::O_NONBLOCK,
+        mode: 0,
+        resolve: flags::RESOLVE_BENEATH,
+    };
+    match files.open(Some(&dir), path.as_bytes(), how).await {
+        Ok(fd) => {
+            if !matches!(
+                files
+                    .call(
+                        "flock",
+                        FileOp::Lock {
+                            file: fd.clone(),
+                            how: Flock::Exclusive
+                        }
+                    )
+                    .await?,
+                FileDone::Locked(true)
+            ) {
+                return Ok(DiskDone::Done);
+            }
+            unlink(files, &dir, &names::journal(name)).await?;
+            unlink(files, &dir, &path).await?;
+        }
+        Err(DiskError { errno: ENOENT, .. }) => unlink(files, &dir, &names::journal(name)).await?,
+        Err(error) => return Err(error),
+    }
+    Ok(DiskDone::Done)
+}

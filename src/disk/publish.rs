@@ -1,0 +1,375 @@
+//! From a temporary file to its final name: nothing appears under one before it is whole.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use landro_sys::file::flags;
+use landro_sys::{FileDone, FileOp, Flock, OpenHow};
+
+use super::names::{self, c_string};
+use super::{DiskError, Files};
+use crate::ids::{DirId, Name};
+use crate::proto::{Kind, Mtime};
+
+const ENOENT: i32 = 2;
+const EACCES: i32 = 13;
+const EEXIST: i32 = 17;
+const EISDIR: i32 = 21;
+const EINVAL: i32 = 22;
+const ELOOP: i32 = 40;
+const EOPNOTSUPP: i32 = 95;
+
+/// Mode bits a file gets. Never setuid or setgid: owners do not travel, so another user's setuid
+/// program would become ours, and root's where root receives.
+const FILE_MODE: u32 = 0o1777;
+
+/// Others who use the same temporary name at the same time are outrun this often.
+const TRIES: usize = 8;
+
+/// What a file gets before it appears.
+#[derive(Clone, Copy)]
+pub struct Attributes {
+    pub mode: u32,
+    pub mtime: Mtime,
+    pub fsync: bool,
+}
+
+pub async fn set_meta(
+    files: &Files,
+    file: &Arc<OwnedFd>,
+    attributes: Attributes,
+) -> Result<(), DiskError> {
+    let mtime = Some((attributes.mtime.seconds, attributes.mtime.nanoseconds));
+    let op = FileOp::SetMeta {
+        file: file.clone(),
+        mode: Some(attributes.mode),
+        mtime,
+    };
+    files.call("fchmod, futimens", op).await?;
+    Ok(())
+}
+
+/// fsync(2) of a file or directory.
+pub async fn sync(files: &Files, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
+    files
+        .call(
+            "fsync",
+            FileOp::Fsync {
+                file: file.clone(),
+                data_only: false,
+            },
+        )
+        .await?;
+    Ok(())
+}
+
+pub async fn write_all(
+    files: &Files,
+    file: &Arc<OwnedFd>,
+    mut offset: u64,
+    mut data: Bytes,
+) -> Result<(), DiskError> {
+    while !data.is_empty() {
+        let op = FileOp::Write {
+            file: file.clone(),
+            offset,
+            data: data.clone(),
+        };
+        let FileDone::Written(bytes) = files.call("write", op).await? else {
+            unreachable!("write answers Written")
+        };
+        if bytes == 0 {
+            return Err(DiskError {
+                call: "write",
+                errno: super::libc_eio(),
+            });
+        }
+        offset += bytes as u64;
+        data = data.slice(bytes..);
+    }
+    Ok(())
+}
+
+/// An unnamed file in `dir` (a crash leaves nothing), or a named one where the file system has no
+/// O_TMPFILE.
+pub async fn temporary(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    name: &Name,
+) -> Result<(Arc<OwnedFd>, Option<CString>), DiskError> {
+    if !files.space.no_tmpfile.get() {
+        let how = OpenHow {
+            flags: flags::O_TMPFILE | flags::O_RDWR,
+            mode: 0o600,
+            resolve: 0,
+        };
+        match files.open(Some(dir), b".", how).await {
+            Ok(fd) => return Ok((fd, None)),
+            // NFS and FUSE: EOPNOTSUPP; kernels or layers that do not know the flag: EISDIR, EINVAL
+            // or ENOENT.
+            Err(DiskError {
+                errno: EOPNOTSUPP | EISDIR | EINVAL | ENOENT,
+                ..
+            }) => files.space.no_tmpfile.set(true),
+            Err(error) => return Err(error),
+        }
+    }
+    let part = names::part(name);
+    match open_locked(files, dir, &part).await? {
+        Some(fd) => {
+            files
+                .call(
+                    "ftruncate",
+                    FileOp::Truncate {
+                        file: fd.clone(),
+                        len: 0,
+                    },
+                )
+                .await?;
+            Ok((fd, Some(part)))
+        }
+        // Another session is writing the same file: EBUSY.
+        None => Err(DiskError {
+            call: "flock",
+            errno: 16,
+        }),
+    }
+}
+
+/// Opens or makes a temporary file and takes its lock. None: somebody else has the lock.
+pub async fn open_locked(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    path: &CString,
+) -> Result<Option<Arc<OwnedFd>>, DiskError> {
+    for _ in 0..TRIES {
+        let fd = open_own(files, dir, path).await?;
+        match files
+            .call(
+                "flock",
+                FileOp::Lock {
+                    file: fd.clone(),
+                    how: Flock::Exclusive,
+                },
+            )
+            .await?
+        {
+            FileDone::Locked(true) => {}
+            _ => return Ok(None),
+        }
+        // The previous holder may have renamed or removed the file between our open and our lock.
+        let ours = files.fstat(&fd).await?;
+        match files.lstat(dir, path.as_bytes()).await {
+            Ok(named) if named.inode == ours.ino && named.kind == Kind::File => {
+                return Ok(Some(fd));
+            }
+            Ok(named) if named.kind != Kind::File => {
+                return Err(DiskError {
+                    call: "openat2",
+                    errno: EEXIST,
+                });
+            }
+            Ok(_) | Err(DiskError { errno: ENOENT, .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// Opens a temporary file that we made, or makes it. What somebody else put there under its name
+/// goes: whoever owns the file, or has another name for it, could read or change what we publish,
+/// or have us overwrite a file of ours.
+pub async fn open_own(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    path: &CString,
+) -> Result<Arc<OwnedFd>, DiskError> {
+    let how = |create| OpenHow {
+        flags: create | flags::O_RDWR | flags::O_NOFOLLOW | flags::O_NONBLOCK,
+        mode: 0o600,
+        resolve: flags::RESOLVE_BENEATH,
+    };
+    for _ in 0..TRIES {
+        match files
+            .open(
+                Some(dir),
+                path.as_bytes(),
+                how(flags::O_CREAT | flags::O_EXCL),
+            )
+            .await
+        {
+            Err(DiskError { errno: EEXIST, .. }) => {}
+            other => return other,
+        }
+        match files.open(Some(dir), path.as_bytes(), how(0)).await {
+            Ok(fd) => {
+                let found = files.fstat(&fd).await?;
+                let ours = found.uid == landro_sys::process::effective_uid() && found.nlink <= 1;
+                if ours && found.kind == landro_sys::FileKind::File {
+                    return Ok(fd);
+                }
+            }
+            Err(DiskError { errno: ENOENT, .. }) => continue,
+            // A symlink; a file we may not open.
+            Err(DiskError {
+                errno: ELOOP | EACCES,
+                ..
+            }) => {}
+            Err(error) => return Err(error),
+        }
+        unlink(files, dir, path).await?;
+    }
+    Err(DiskError {
+        call: "openat2",
+        errno: EEXIST,
+    })
+}
+
+/// A whole file that is to appear.
+pub struct Arrival<'a> {
+    pub dir_id: DirId,
+    pub dir: &'a Arc<OwnedFd>,
+    pub file: &'a Arc<OwnedFd>,
+    /// Its temporary name, if it has one.
+    pub temporary: Option<&'a CString>,
+    pub name: &'a Name,
+    /// This session wrote all of it.
+    pub is_whole: bool,
+    pub is_empty: bool,
+}
+
+/// Attributes, then durability if asked, then the name.
+pub async fn finish(
+    files: &Files,
+    arrival: &Arrival<'_>,
+    attributes: Attributes,
+) -> Result<(), DiskError> {
+    set_meta(
+        files,
+        arrival.file,
+        Attributes {
+            mode: attributes.mode & FILE_MODE,
+            ..attributes
+        },
+    )
+    .await?;
+    if attributes.fsync {
+        sync(files, arrival.file).await?;
+    }
+    publish(files, arrival, attributes.fsync || arrival.is_empty).await?;
+    if attributes.fsync {
+        sync(files, arrival.dir).await?;
+    }
+    Ok(())
+}
+
+/// Gives a whole file its final name, replacing a file or symlink, never a directory. `is_safe`: a
+/// power cut cannot part the name from the data.
+async fn publish(files: &Files, arrival: &Arrival<'_>, is_safe: bool) -> Result<(), DiskError> {
+    let to = c_string(arrival.name.as_bytes())?;
+    if !is_safe {
+        files
+            .before_naming(arrival.dir_id, arrival.file, arrival.is_whole)
+            .await?;
+    }
+    let named = match arrival.temporary {
+        Some(temporary) => {
+            rename(files, arrival.dir, temporary, &to, flags::RENAME_NOREPLACE).await
+        }
+        None => link(files, arrival.file, arrival.dir, &to).await,
+    };
+    match named {
+        // RENAME_NOREPLACE is EINVAL where the file system does not know it.
+        Err(DiskError {
+            errno: EEXIST | EINVAL,
+            ..
+        }) => {}
+        other => return other,
+    }
+    if !is_safe {
+        files.before_replacing(arrival.dir_id, arrival.file).await?;
+    }
+    match arrival.temporary {
+        Some(temporary) => rename(files, arrival.dir, temporary, &to, 0).await,
+        None => replace(files, arrival, &to).await,
+    }
+}
+
+/// linkat(2) cannot replace: a second name, then a rename. A crash between the two leaves that
+/// second name, which the next transfer of this file replaces.
+async fn replace(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Result<(), DiskError> {
+    let Arrival {
+        dir, file, name, ..
+    } = arrival;
+    let replacement = names::replacement(name);
+    for _ in 0..TRIES {
+        match link(files, file, dir, &replacement).await {
+            Ok(()) => {}
+            Err(DiskError { errno: EEXIST, .. }) => {
+                unlink(files, dir, &replacement).await?;
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        match rename(files, dir, &replacement, to, 0).await {
+            Ok(()) => return Ok(()),
+            // Another session replacing the same file took our second name away: again.
+            Err(DiskError { errno: ENOENT, .. }) => {}
+            Err(error) => {
+                unlink(files, dir, &replacement).await?;
+                return Err(error);
+            }
+        }
+    }
+    Err(DiskError {
+        call: "renameat",
+        errno: 16,
+    })
+}
+
+async fn link(
+    files: &Files,
+    file: &Arc<OwnedFd>,
+    to_dir: &Arc<OwnedFd>,
+    to: &CString,
+) -> Result<(), DiskError> {
+    let op = FileOp::Link {
+        file: file.clone(),
+        to_dir: Some(to_dir.clone()),
+        to: to.clone(),
+    };
+    files.call("linkat", op).await?;
+    Ok(())
+}
+
+pub async fn rename(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    from: &CString,
+    to: &CString,
+    flags: u32,
+) -> Result<(), DiskError> {
+    let op = FileOp::Rename {
+        from_dir: Some(dir.clone()),
+        from: from.clone(),
+        to_dir: Some(dir.clone()),
+        to: to.clone(),
+        flags,
+    };
+    files.call("renameat", op).await?;
+    Ok(())
+}
+
+pub async fn unlink(files: &Files, dir: &Arc<OwnedFd>, path: &CString) -> Result<(), DiskError> {
+    let op = FileOp::Unlink {
+        dir: Some(dir.clone()),
+        path: path.clone(),
+        is_dir: false,
+    };
+    match files.call("unlinkat", op).await {
+        Ok(_) | Err(DiskError { errno: ENOENT, .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,435 @@
+//! What a session has open: its root, directories and files, confined to where it may work.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use landro_sys::file::flags;
+use landro_sys::{Buffer, FileDone, FileOp, OpenHow};
+
+use super::descriptors::Allowance;
+use super::durable::Footing;
+use super::names::c_string;
+use super::{DiskError, Files};
+use crate::ids::{DirId, FileId, Name, PATH_MAX_BYTES};
+
+/// Directory descriptors a session keeps open at once; older ones are reopened by path when needed.
+/// 150 sessions then hold 9,600, below the usual hard limit of 20,000 and more.
+const MAX_OPEN_DIRECTORIES: usize = 64;
+
+/// Where a session's paths begin.
+#[derive(Clone)]
+pub enum Base {
+    /// A daemon's root, or the part of it that the peer may see: every path stays beneath it.
+    Served(Arc<OwnedFd>),
+    /// The user's own command: the paths typed resolve as in any program; what comes from the peer
+    /// stays below the entries that were asked for.
+    Local,
+}
+
+/// The directories and files of one session.
+pub struct Space {
+    base: Base,
+    inline_only: bool,
+    pub(super) allowance: Allowance,
+    in_memory: Cell<Option<bool>>,
+    dirs: RefCell<HashMap<DirId, Dir>>,
+    files: RefCell<HashMap<FileId, OpenFile>>,
+    /// How the directories of a destination stand.
+    footings: RefCell<HashMap<DirId, Footing>>,
+    clock: Cell<u64>,
+    /// A partly filled buffer that small reads share.
+    pub(super) small_reads: RefCell<Option<Buffer>>,
+    /// Pool buffers this session's reads hold until their bytes are acknowledged.
+    pub(super) pinned: Arc<AtomicUsize>,
+    /// The file system of the target has no O_TMPFILE (NFS, FUSE, FAT): use named temporary files.
+    pub(super) no_tmpfile: Cell<bool>,
+    /// A source typed with a trailing slash, whose final symlink is followed, and the directory
+    /// behind it.
+    pub(super) followed: RefCell<Option<(DirId, Name, Arc<OwnedFd>)>>,
+    /// Where the sources land.
+    target: Cell<Option<DirId>>,
+}
+
+struct Dir {
+    place: Place,
+    open: Option<Arc<OwnedFd>>,
+    /// Where the next batch of names begins (a directory offset of this file system, stable across
+    /// reopening).
+    list_cursor: u64,
+    used: u64,
+}
+
+/// Where a directory of a transfer is found again: below a descriptor, by a path without symlinks.
+#[derive(Clone)]
+pub struct Place {
+    root: Arc<OwnedFd>,
+    /// From where the session's paths begin: a daemon's root, or the directory the sources land in
+    /// or lie in.
+    path: Vec<u8>,
+    /// `path` behind here is below `root`.
+    from: usize,
+}
+
+impl Place {
+    /// A directory that is held, at `path`.
+    pub fn held(root: Arc<OwnedFd>, path: Vec<u8>) -> Place {
+        let from = path.len();
+        Place { root, path, from }
+    }
+
+    /// The same place, which is held as this descriptor from now on.
+    pub fn held_as(self, root: Arc<OwnedFd>) -> Place {
+        Place::held(root, self.path)
+    }
+
+    fn below(&self) -> &[u8] {
+        let below = &self.path[self.from..];
+        below.strip_prefix(b"/").unwrap_or(below)
+    }
+
+    fn is_held(&self) -> bool {
+        self.from == self.path.len()
+    }
+}
+
+/// A file of a session.
+#[derive(Clone)]
+pub enum OpenFile {
+    Source(Arc<OwnedFd>),
+    Part(Part),
+}
+
+/// A file being received.
+#[derive(Clone)]
+pub struct Part {
+    pub data: Arc<OwnedFd>,
+    pub dir: Arc<OwnedFd>,
+    pub dir_id: DirId,
+    pub name: Name,
+    /// None: anonymous (O_TMPFILE), cannot be resumed.
+    pub journal: Option<Arc<OwnedFd>>,
+    /// Its temporary name, if it has one.
+    pub temporary: Option<std::ffi::CString>,
+    pub history: Rc<History>,
+}
+
+/// What happened to a part.
+#[derive(Default)]
+pub struct History {
+    /// It was begun anew: all of it is this session's.
+    pub whole: Cell<bool>,
+    /// Its name is another file's, which its data will have to be on disk to replace.
+    pub replaces: Cell<bool>,
+    /// Written since the disk was last told to write back.
+    pub unwritten_bytes: Cell<u64>,
+}
+
+impl History {
+    /// The disk is waited for before the part appears.
+    pub fn is_awaited(&self) -> bool {
+        self.replaces.get() || !self.whole.get()
+    }
+}
+
+impl Space {
+    /// `inline_only`: the backend has no asynchronous files, so every call is made in place.
+    pub fn new(base: Base, inline_only: bool) -> Space {
+        Space {
+            base,
+            inline_only,
+            allowance: Allowance::of_this_process(),
+            in_memory: Cell::new(None),
+            dirs: RefCell::default(),
+            files: RefCell::default(),
+            footings: RefCell::default(),
+            clock: Cell::new(0),
+            small_reads: RefCell::default(),
+            pinned: Arc::default(),
+            no_tmpfile: Cell::new(false),
+            followed: RefCell::default(),
+            target: Cell::default(),
+        }
+    }
+
+    pub fn base(&self) -> &Base {
+        &self.base
+    }
+
+    /// Whether file operations of this session are made in place.
+    pub fn in_memory(&self) -> bool {
+        self.inline_only || self.in_memory.get().unwrap_or(false)
+    }
+
+    /// Whether the session's files are on tmpfs or ramfs.
+    pub fn is_memory_file_system(&self) -> bool {
+        self.in_memory.get().unwrap_or(false)
+    }
+
+    pub fn forget_dir(&self, dir: DirId) {
+        self.dirs.borrow_mut().remove(&dir);
+        self.footings.borrow_mut().remove(&dir);
+    }
+
+    pub fn set_footing(&self, dir: DirId, footing: Footing) {
+        self.footings.borrow_mut().insert(dir, footing);
+    }
+
+    /// Whether data in a directory may be gone that an earlier kernel or mount held.
+    pub fn is_in_doubt(&self, dir: DirId) -> bool {
+        self.footings
+            .borrow()
+            .get(&dir)
+            .is_some_and(|footing| footing.in_doubt)
+    }
+
+    pub fn footing(&self, dir: DirId) -> Option<Footing> {
+        self.footings.borrow().get(&dir).cloned()
+    }
+
+    pub fn forget_file(&self, file: FileId) {
+        self.files.borrow_mut().remove(&file);
+    }
+
+    /// Whether partial files are open, and so locked.
+    pub fn holds_parts(&self) -> bool {
+        self.files
+            .borrow()
+            .values()
+            .any(|file| matches!(file, OpenFile::Part(_)))
+    }
+
+    pub fn add_file(&self, file: FileId, open: OpenFile) {
+        self.files.borrow_mut().insert(file, open);
+    }
+
+    /// # Errors
+    /// EBADF when the session never opened it (a slip of our own state machine, kept from becoming
+    /// a panic).
+    pub fn file(&self, file: FileId) -> Result<OpenFile, DiskError> {
+        self.files.borrow().get(&file).cloned().ok_or(DiskError {
+            call: "file",
+            errno: 9,
+        })
+    }
+
+    /// Remembers where the sources land: `path` from where the session's paths begin.
+    pub fn add_target(&self, dir: DirId, path: Vec<u8>, fd: Arc<OwnedFd>) {
+        self.target.set(Some(dir));
+        self.add_dir(dir, Place::held(fd.clone(), path), fd);
+    }
+
+    /// Remembers an open directory that was received in `parent`. What was asked for by itself, the
+    /// top entry, is held from then on, so that nothing below it is ever found from above it.
+    pub fn add_received_dir(&self, parent: DirId, dir: DirId, place: Place, open: Arc<OwnedFd>) {
+        let is_top = self.target.get() == Some(parent);
+        // So many top entries cost a descriptor each; more are found from the directory they lie
+        // in.
+        let held = || {
+            self.dirs
+                .borrow()
+                .values()
+                .filter(|dir| dir.place.is_held())
+                .count()
+        };
+        match is_top && self.allowance.may_cache(&open) && held() < MAX_OPEN_DIRECTORIES {
+            true => self.add_dir(dir, place.held_as(open.clone()), open),
+            false => self.add_dir(dir, place, open),
+        }
+    }
+
+    pub fn has_directories(&self) -> bool {
+        !self.dirs.borrow().is_empty()
+    }
+
+    /// Remembers an open directory under its number.
+    pub fn add_dir(&self, dir: DirId, place: Place, open: Arc<OwnedFd>) {
+        let used = self.tick();
+        let mut dirs = self.dirs.borrow_mut();
+        let open = self.allowance.may_cache(&open).then_some(open);
+        dirs.insert(
+            dir,
+            Dir {
+                place,
+                open,
+                list_cursor: 0,
+                used,
+            },
+        );
+        if dirs.len() > MAX_OPEN_DIRECTORIES {
+            Self::close_oldest(&mut dirs);
+        }
+    }
+
+    /// Where a directory's child is, for opening or remembering it.
+    pub fn child(&self, parent: DirId, name: &[u8]) -> Result<Place, DiskError> {
+        let mut place = self.place(parent)?;
+        if !place.path.is_empty() {
+            place.path.push(b'/');
+        }
+        place.path.extend_from_slice(name);
+        if place.below().len() > PATH_MAX_BYTES {
+            return Err(DiskError {
+                call: "path",
+                errno: 36,
+            }); // ENAMETOOLONG
+        }
+        Ok(place)
+    }
+
+    /// A directory's path from where the session's paths begin.
+    pub fn path(&self, dir: DirId) -> Result<Vec<u8>, DiskError> {
+        Ok(self.place(dir)?.path)
+    }
+
+    fn place(&self, dir: DirId) -> Result<Place, DiskError> {
+        let dirs = self.dirs.borrow();
+        let found = dirs.get(&dir).ok_or(DiskError {
+            call: "directory",
+            errno: 9,
+        })?;
+        Ok(found.place.clone())
+    }
+
+    pub fn list_cursor(&self, dir: DirId) -> u64 {
+        self.dirs
+            .borrow()
+            .get(&dir)
+            .map_or(0, |dir| dir.list_cursor)
+    }
+
+    pub fn set_list_cursor(&self, dir: DirId, cursor: u64) {
+        if let Some(dir) = self.dirs.borrow_mut().get_mut(&dir) {
+            dir.list_cursor = cursor;
+        }
+    }
+
+    /// Closes every directory that nothing works in right now; each is opened again when it is
+    /// needed.
+    pub fn close_idle_directories(&self) {
+        for dir in self.dirs.borrow_mut().values_mut() {
+            dir.open.take_if(|open| Arc::strong_count(open) == 1);
+        }
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.set(self.clock.get() + 1);
+        self.clock.get()
+    }
+
+    fn close_oldest(dirs: &mut HashMap<DirId, Dir>) {
+        let mut open: Vec<_> = dirs
+            .iter()
+            .filter(|(_, dir)| dir.open.is_some())
+            .map(|(id, dir)| (dir.used, *id))
+            .collect();
+        if open.len() <= MAX_OPEN_DIRECTORIES {
+            return;
+        }
+        // A quarter at once, so that the scan is paid once in many insertions.
+        open.sort_unstable();
+        for (_, id) in &open[..MAX_OPEN_DIRECTORIES / 4] {
+            if let Some(dir) = dirs.get_mut(id) {
+                dir.open = None;
+            }
+        }
+    }
+}
+
+impl Files {
+    /// The descriptor of a directory of this session, reopened if it was closed for lack of room.
+    pub(super) async fn dir(&self, dir: DirId) -> Result<Arc<OwnedFd>, DiskError> {
+        let place = {
+            let mut dirs = self.space.dirs.borrow_mut();
+            let used = self.space.tick();
+            let found = dirs.get_mut(&dir).ok_or(DiskError {
+                call: "directory",
+                errno: 9,
+            })?;
+            found.used = used;
+            if let Some(open) = &found.open {
+                return Ok(open.clone());
+            }
+            found.place.clone()
+        };
+        let open = self.open_place(&place).await?;
+        let mut dirs = self.space.dirs.borrow_mut();
+        if let Some(found) = dirs
+            .get_mut(&dir)
+            .filter(|_| self.space.allowance.may_cache(&open))
+        {
+            found.open = Some(open.clone());
+        }
+        Space::close_oldest(&mut dirs);
+        Ok(open)
+    }
+
+    pub(super) async fn open_place(&self, place: &Place) -> Result<Arc<OwnedFd>, DiskError> {
+        self.open_dir_below(&place.root, place.below()).await
+    }
+
+    /// Opens a directory of a transfer: below `root`, never through a symlink. `path` may be empty.
+    pub(super) async fn open_dir_below(
+        &self,
+        root: &Arc<OwnedFd>,
+        path: &[u8],
+    ) -> Result<Arc<OwnedFd>, DiskError> {
+        let path = if path.is_empty() { &b"."[..] } else { path };
+        let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_SYMLINKS;
+        self.open_directory(Some(root), path, resolve).await
+    }
+
+    /// Opens a directory by openat2(2); without `dir` the path is the user's own.
+    pub(super) async fn open_directory(
+        &self,
+        dir: Option<&Arc<OwnedFd>>,
+        path: &[u8],
+        resolve: u64,
+    ) -> Result<Arc<OwnedFd>, DiskError> {
+        let how = |flags| OpenHow {
+            flags: flags::O_DIRECTORY | flags,
+            mode: 0,
+            resolve,
+        };
+        match self.open(dir, path, how(flags::O_RDONLY)).await {
+            // A directory one may enter but not list (mode 0311): O_PATH is enough for the *at
+            // calls.
+            Err(DiskError { errno: 13, .. }) => self.open(dir, path, how(flags::O_PATH)).await,
+            other => other,
+        }
+    }
+
+    /// openat2(2); without `dir` the path is the user's own.
+    pub(super) async fn open(
+        &self,
+        dir: Option<&Arc<OwnedFd>>,
+        path: &[u8],
+        how: OpenHow,
+    ) -> Result<Arc<OwnedFd>, DiskError> {
+        let op = FileOp::Open {
+            dir: dir.cloned(),
+            path: c_string(path)?,
+            how,
+        };
+        match self.call("openat2", op).await? {
+            FileDone::Opened(fd) => Ok(Arc::new(fd)),
+            other => unreachable!("openat2 answered {other:?}"),
+        }
+    }
+
+    /// Learns whether the session works on a memory file system; one that is not makes the session
+    /// asynchronous.
+    pub(super) async fn learn_file_system(&self, fd: &Arc<OwnedFd>) -> Result<(), DiskError> {
+        if let FileDone::FileSystem(found) = self
+            .call("fstatfs", FileOp::StatFs { file: fd.clone() })
+            .await?
+        {
+            let before = self.space.in_memory.get().unwrap_or(true);
+            self.space.in_memory.set(Some(before && found.is_memory));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! What the receiver decides about entries, held against what it may decide in each state.
+
+use bytes::Bytes;
+
+use super::{Entry, Resume, Sender, State};
+use crate::ids::{ChunkIndex, EntryId};
+use crate::proto::chunks::MAX_PARTIAL_CHUNKS;
+use crate::proto::integrity::Tree;
+use crate::proto::manifest::{SMALL_MAX_BYTES, chunk_count, chunk_len_bytes, is_resumable};
+use crate::proto::session::errors::{Violation, violation};
+use crate::proto::session::ports::Ports;
+use crate::proto::wire::{Verdict, VerdictKind};
+use crate::proto::{EntryError, EntryResult, Event, Kind};
+
+impl Sender {
+    pub(super) fn on_verdict(
+        &mut self,
+        ports: &mut Ports,
+        verdict: Verdict,
+    ) -> Result<(), Violation> {
+        let id = verdict.entry;
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return violation(format!("verdict on entry {}, which is not open", id.0));
+        };
+        match verdict.kind {
+            VerdictKind::Send {} => self.on_send(id),
+            VerdictKind::Have { first, values } => self.on_have(id, first, &values),
+            VerdictKind::Skipped {} => match (&entry.state, entry.kind) {
+                (State::Offered { resume: None, .. }, Kind::File | Kind::Symlink) => {
+                    self.resolve(ports, id, EntryResult::Skipped);
+                    Ok(())
+                }
+                _ => violation(format!("entry {} skipped in the wrong state", id.0)),
+            },
+            VerdictKind::Done { resumed_bytes } => {
+                let possible = match entry.kind {
+                    Kind::Symlink => {
+                        matches!(entry.state, State::Offered { .. }) && resumed_bytes == 0
+                    }
+                    Kind::Directory => matches!(entry.state, State::Emitted) && resumed_bytes == 0,
+                    Kind::File => {
+                        matches!(entry.state, State::Emitted) && resumed_bytes <= entry.size_bytes
+                    }
+                    Kind::Special => false,
+                };
+                if !possible {
+                    return violation(format!("entry {} done in the wrong state", id.0));
+                }
+                self.resolve(ports, id, EntryResult::Done { resumed_bytes });
+                Ok(())
+            }
+            VerdictKind::Failed { error } => {
+                self.on_failed(ports, id, error);
+                Ok(())
+            }
+        }
+    }
+
+    fn on_send(&mut self, id: EntryId) -> Result<(), Violation> {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return Ok(());
+        };
+        let (State::Offered { dir, resume }, Kind::File) = (&mut entry.state, entry.kind) else {
+            return violation(format!("entry {} wanted in the wrong state", id.0));
+        };
+        let (dir, resume) = (dir.take(), resume.take());
+        entry.state = State::Wanted { dir, resume };
+        if entry.size_bytes <= SMALL_MAX_BYTES {
+            self.small.push(id);
+        } else {
+            self.large.push(id);
+        }
+        Ok(())
+    }
+
+    fn on_have(&mut self, id: EntryId, first: u32, values: &Bytes) -> Result<(), Violation> {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return Ok(());
+        };
+        let size_bytes = entry.size_bytes;
+        let (State::Offered { resume, .. }, Kind::File, true) =
+            (&mut entry.state, entry.kind, is_resumable(size_bytes))
+        else {
+            return violation(format!("entry {} resumed in the wrong state", id.0));
+        };
+        let resume = match resume {
+            Some(resume) => resume,
+            None => {
+                self.large.resumed_chunks += u64::from(chunk_count(size_bytes));
+                if self.large.resumed_chunks > MAX_PARTIAL_CHUNKS {
+                    return violation("more files resumed at once than allowed");
+                }
+                resume.insert(Box::new(Resume {
+                    tree: Tree::new(size_bytes),
+                    bytes: 0,
+                }))
+            }
+        };
+        for (at, value) in values.chunks_exact(32).enumerate() {
+            let chunk = ChunkIndex(first.saturating_add(at as u32));
+            let mut digest = [0; 32];
+            digest.copy_from_slice(value);
+            if !resume.tree.insert(chunk, digest) {
+                return violation(format!(
+                    "entry {} resumed with chunk {} twice or beyond its end",
+                    id.0, chunk.0
+                ));
+            }
+            resume.bytes += chunk_len_bytes(size_bytes, chunk);
+        }
+        Ok(())
+    }
+
+    /// The receiver gave an entry up: whatever is under way for it ends.
+    fn on_failed(&mut self, ports: &mut Ports, id: EntryId, error: EntryError) {
+        let state = self.entries.get(&id).map(|entry| &entry.state);
+        match state {
+            Some(State::Open) => self.prune(ports, id),
+            Some(State::Large { file }) => {
+                let file = *file;
+                self.cancel_file(ports, file);
+            }
+            Some(
+                State::Offered { .. } | State::Wanted { .. } | State::Emitted | State::Aborted,
+            )
+            | None => {}
+        }
+        self.resolve(ports, id, EntryResult::Failed(error));
+    }
+
+    /// The end of an entry: counted, told, forgotten.
+    fn resolve(&mut self, ports: &mut Ports, id: EntryId, result: EntryResult) {
+        let Some(entry) = self.entries.remove(&id) else {
+            return;
+        };
+        if let State::Offered { dir, resume } | State::Wanted { dir, resume } = &entry.state {
+            if resume.is_some() {
+                self.large.resumed_chunks -= u64::from(chunk_count(entry.size_bytes));
+            }
+            if let Some(dir) = *dir {
+                self.release_dir(ports, dir);
+            }
+        }
+        self.totals.count(entry.kind, entry.size_bytes, &result);
+        // A daemon's log wants to know what failed, not each of a million files that did not.
+        if self.client || matches!(result, EntryResult::Failed(_)) {
+            let Entry {
+                kind, size_bytes, ..
+            } = entry;
+            ports.event(Event::Entry {
+                path: entry.path(),
+                kind,
+                size_bytes,
+                result,
+            });
+        }
+    }
+}

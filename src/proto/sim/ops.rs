@@ -1,0 +1,553 @@
+//! What a session holds open on a simulated disk, and every `DiskOp` done on it, in whatever order
+//! the world picks.
+//!
+//! Handles are resolved when an operation starts, as descriptors are; the effect happens when it
+//! completes. Broken promises of the session (an operation on a directory not yet open, a commit
+//! while a write is under way, a journal record of data that is not there) are panics.
+
+mod target;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::Rng;
+use super::disk::{Body, Disk, Ino, Node, Part};
+use crate::ids::{DirId, FileId, Name, OpId, is_reserved_path};
+use crate::proto::{DiskDone, DiskError, DiskOp, Listed};
+use target::{publish, room};
+
+const EACCES: i32 = 13;
+const EIO: i32 = 5;
+const EISDIR: i32 = 21;
+const ELOOP: i32 = 40;
+const ENOENT: i32 = 2;
+const ENOSPC: i32 = 28;
+const ENOTDIR: i32 = 20;
+
+/// Most entries one `List` answers with, whatever was asked: getdents64 has its own idea, too.
+const LIST_MAX: usize = 64;
+
+/// An operation under way.
+#[derive(Debug)]
+pub struct Pending {
+    pub op: OpId,
+    pub cmd: DiskOp,
+    dir: Option<Ino>,
+    file: Option<usize>,
+    /// A disk that takes its time answers no sooner. None: whenever the world picks it.
+    pub ready_at: Option<Instant>,
+}
+
+impl Pending {
+    pub fn is_ready(&self, now: Instant) -> bool {
+        self.ready_at.is_none_or(|at| at <= now)
+    }
+}
+
+#[derive(Debug)]
+enum OpenFile {
+    Source { ino: Ino, broken: bool },
+    Part(OpenPart),
+}
+
+#[derive(Debug)]
+struct OpenPart {
+    dir: Ino,
+    name: Vec<u8>,
+    /// Kept under its name on the disk; otherwise `anonymous` is all there is.
+    named: bool,
+    anonymous: Part,
+    writes_under_way: usize,
+    closed: bool,
+}
+
+/// One session's open directories and files, and its operations under way.
+#[derive(Debug, Default)]
+pub struct Handles {
+    dirs: HashMap<DirId, Ino>,
+    listings: HashMap<DirId, VecDeque<Vec<u8>>>,
+    files: HashMap<FileId, usize>,
+    open: Vec<OpenFile>,
+    used_dirs: HashSet<DirId>,
+    used_files: HashSet<FileId>,
+    pub pending: Vec<Pending>,
+    /// Bytes of writes under way, and the most there ever were.
+    pub writing_bytes: usize,
+    /// Bytes of partial files that got their final name.
+    pub committed_bytes: u64,
+    pub most_writing_bytes: usize,
+}
+
+fn fail<T>(call: &'static str, errno: i32) -> Result<T, DiskError> {
+    Err(DiskError { call, errno })
+}
+
+fn write_len(cmd: &DiskOp) -> usize {
+    match cmd {
+        DiskOp::Write { data, .. } => data.len(),
+        DiskOp::PutSmall { data, .. } => data.iter().map(Bytes::len).sum(),
+        _ => 0,
+    }
+}
+
+impl Handles {
+    /// Directories and files the session holds open.
+    pub fn open_count(&self) -> (usize, usize) {
+        (self.dirs.len(), self.files.len())
+    }
+
+    /// Bytes that reads under way may bring.
+    pub fn reading_bytes(&self) -> usize {
+        let read = |pending: &Pending| match pending.cmd {
+            DiskOp::Read { len_bytes, .. } => len_bytes,
+            _ => 0,
+        };
+        self.pending.iter().map(read).sum()
+    }
+
+    /// Operations under way that look, make or open something, or read a small file.
+    pub fn lookups_under_way(&self) -> usize {
+        let is_lookup = |pending: &&Pending| {
+            matches!(
+                pending.cmd,
+                DiskOp::OpenDir { .. }
+                    | DiskOp::List { .. }
+                    | DiskOp::ReadSmall { .. }
+                    | DiskOp::OpenRead { .. }
+                    | DiskOp::Check { .. }
+                    | DiskOp::MakeDir { .. }
+                    | DiskOp::PutSymlink { .. }
+                    | DiskOp::OpenPart { .. }
+            )
+        };
+        self.pending.iter().filter(is_lookup).count()
+    }
+
+    pub fn start(&mut self, op: OpId, cmd: DiskOp) {
+        assert!(
+            self.pending.iter().all(|other| other.op != op),
+            "{op:?} is used twice"
+        );
+        let (dir, file, new_dir, new_file) = match &cmd {
+            DiskOp::ResolveTarget { dir, .. } | DiskOp::ResolveSource { dir, .. } => {
+                (None, None, Some(*dir), None)
+            }
+            DiskOp::OpenDir { parent, dir, .. } | DiskOp::MakeDir { parent, dir, .. } => {
+                (Some(*parent), None, Some(*dir), None)
+            }
+            DiskOp::OpenRead { dir, file, .. } | DiskOp::OpenPart { dir, file, .. } => {
+                (Some(*dir), None, None, Some(*file))
+            }
+            DiskOp::CloseDir { dir }
+            | DiskOp::List { dir, .. }
+            | DiskOp::ReadSmall { dir, .. }
+            | DiskOp::Check { dir, .. }
+            | DiskOp::SetDir { dir, .. }
+            | DiskOp::PutSmall { dir, .. }
+            | DiskOp::PutSymlink { dir, .. }
+            | DiskOp::CleanPart { dir, .. } => (Some(*dir), None, None, None),
+            DiskOp::Read { file, .. }
+            | DiskOp::Stat { file }
+            | DiskOp::CloseRead { file }
+            | DiskOp::StartPart { file, .. }
+            | DiskOp::Write { file, .. }
+            | DiskOp::ReadPart { file, .. }
+            | DiskOp::WriteJournal { file, .. }
+            | DiskOp::CommitPart { file, .. }
+            | DiskOp::ClosePart { file, .. } => (None, Some(*file), None, None),
+        };
+        new_dir.iter().for_each(|dir| {
+            assert!(
+                self.used_dirs.insert(*dir),
+                "{dir:?} is used again by {cmd:?}"
+            )
+        });
+        new_file.iter().for_each(|file| {
+            assert!(
+                self.used_files.insert(*file),
+                "{file:?} is used again by {cmd:?}"
+            )
+        });
+        let dir = dir.map(|dir| {
+            *self
+                .dirs
+                .get(&dir)
+                .unwrap_or_else(|| panic!("{dir:?} is not open: {cmd:?}"))
+        });
+        let file = file.map(|file| {
+            *self
+                .files
+                .get(&file)
+                .unwrap_or_else(|| panic!("{file:?} is not open: {cmd:?}"))
+        });
+        self.writing_bytes += write_len(&cmd);
+        self.most_writing_bytes = self.most_writing_bytes.max(self.writing_bytes);
+        if let (DiskOp::Write { .. }, Some(file)) = (&cmd, file) {
+            let OpenFile::Part(part) = &mut self.open[file] else {
+                panic!("write to a source")
+            };
+            part.writes_under_way += 1;
+        }
+        self.pending.push(Pending {
+            op,
+            cmd,
+            dir,
+            file,
+            ready_at: None,
+        });
+    }
+
+    /// Completes the operation at `at` of `pending`.
+    pub fn complete(
+        &mut self,
+        at: usize,
+        disk: &mut Disk,
+        rng: &mut Rng,
+    ) -> (OpId, Result<DiskDone, DiskError>) {
+        let pending = self.pending.swap_remove(at);
+        self.writing_bytes -= write_len(&pending.cmd);
+        if let (DiskOp::Write { .. }, Some(file)) = (&pending.cmd, pending.file)
+            && let OpenFile::Part(part) = &mut self.open[file]
+        {
+            part.writes_under_way -= 1;
+        }
+        (pending.op, self.run(pending, disk, rng))
+    }
+
+    /// The process died: each operation under way happened, did not, or (a write) stopped half-way.
+    pub fn crash(mut self, disk: &mut Disk, rng: &mut Rng) {
+        while !self.pending.is_empty() {
+            let at = rng.below(self.pending.len());
+            match rng.below(3) {
+                0 => drop(self.complete(at, disk, rng)),
+                1 => drop(self.pending.swap_remove(at)),
+                _ => {
+                    if let DiskOp::Write { data, .. } = &mut self.pending[at].cmd {
+                        let torn = data.split_to(rng.below(data.len()));
+                        self.writing_bytes -= data.len();
+                        *data = torn;
+                    }
+                    if let DiskOp::WriteJournal { bytes, .. } = &mut self.pending[at].cmd {
+                        *bytes = bytes.split_to(rng.below(bytes.len()));
+                    }
+                    if matches!(
+                        self.pending[at].cmd,
+                        DiskOp::Write { .. } | DiskOp::WriteJournal { .. }
+                    ) {
+                        drop(self.complete(at, disk, rng));
+                    } else {
+                        drop(self.pending.swap_remove(at));
+                    }
+                }
+            }
+        }
+    }
+
+    fn run(
+        &mut self,
+        pending: Pending,
+        disk: &mut Disk,
+        rng: &mut Rng,
+    ) -> Result<DiskDone, DiskError> {
+        let dir = pending.dir.unwrap_or(Disk::ROOT);
+        let file = pending.file.unwrap_or(usize::MAX);
+        match pending.cmd {
+            DiskOp::ResolveTarget {
+                path,
+                must_be_dir,
+                dir,
+                ..
+            } => self.resolve_target(disk, &path, must_be_dir, dir),
+            DiskOp::ResolveSource { path, dir } => self.resolve_source(disk, &path, dir),
+            DiskOp::CloseDir { dir } => {
+                self.dirs.remove(&dir);
+                self.listings.remove(&dir);
+                Ok(DiskDone::Done)
+            }
+            DiskOp::OpenDir { name, dir: new, .. } => self.open_dir(disk, dir, name, new, rng),
+            DiskOp::List {
+                dir: id,
+                max_entries,
+            } => self.list(disk, dir, id, max_entries, rng),
+            DiskOp::ReadSmall {
+                name, max_bytes, ..
+            } => read_small(disk, dir, &name, max_bytes),
+            DiskOp::OpenRead { name, file, .. } => {
+                let ino = source_file(disk, dir, &name)?;
+                let broken = disk.faults.broken.contains(name.as_bytes());
+                self.add_file(file, OpenFile::Source { ino, broken });
+                Ok(DiskDone::Meta(disk.meta(ino)))
+            }
+            DiskOp::Read {
+                offset, len_bytes, ..
+            } => self.read(disk, file, offset, len_bytes),
+            DiskOp::Stat { .. } => match &self.open[file] {
+                OpenFile::Source { ino, .. } => Ok(DiskDone::Meta(disk.meta(*ino))),
+                OpenFile::Part(_) => panic!("Stat of a partial file"),
+            },
+            DiskOp::CloseRead { file } => {
+                self.files.remove(&file);
+                Ok(DiskDone::Done)
+            }
+            DiskOp::Check { name, .. } => {
+                Ok(DiskDone::Existing(disk.existing(dir, name.as_bytes())))
+            }
+            DiskOp::MakeDir { name, dir: new, .. } => self.make_dir(disk, dir, &name, new),
+            DiskOp::SetDir { mode, mtime, .. } => {
+                let node = disk.node_mut(dir);
+                (node.mode, node.mtime) = (mode, mtime);
+                Ok(DiskDone::Done)
+            }
+            DiskOp::PutSmall {
+                name,
+                data,
+                mode,
+                mtime,
+                ..
+            } => {
+                let data = data.concat();
+                room(disk, data.len() as u64, "write")?;
+                publish(
+                    disk,
+                    dir,
+                    name.as_bytes(),
+                    Node {
+                        mode,
+                        mtime,
+                        body: Body::File(data),
+                    },
+                )
+            }
+            DiskOp::PutSymlink {
+                name,
+                target,
+                mtime,
+                ..
+            } => publish(
+                disk,
+                dir,
+                name.as_bytes(),
+                Node {
+                    mode: 0o777,
+                    mtime,
+                    body: Body::Symlink(target.to_vec()),
+                },
+            ),
+            DiskOp::CleanPart { name, .. } => {
+                disk.parts.remove(&(dir, name.as_bytes().to_vec()));
+                Ok(DiskDone::Done)
+            }
+            DiskOp::OpenPart {
+                name,
+                file,
+                resumable,
+                ..
+            } => self.open_part(disk, dir, &name, file, resumable),
+            DiskOp::StartPart {
+                size_bytes,
+                journal,
+                ..
+            } => self.start_part(disk, file, size_bytes, &journal),
+            DiskOp::Write { offset, data, .. } => self.write(disk, file, offset, &data),
+            DiskOp::ReadPart {
+                offset, len_bytes, ..
+            } => {
+                let data = &self.part_data(disk, file).data;
+                let from = data.len().min(offset as usize);
+                let to = data.len().min(from + len_bytes);
+                Ok(DiskDone::Read {
+                    data: Bytes::copy_from_slice(&data[from..to]),
+                })
+            }
+            DiskOp::WriteJournal { offset, bytes, .. } => {
+                self.write_journal(disk, file, offset, &bytes)
+            }
+            DiskOp::CommitPart {
+                file: id,
+                mode,
+                mtime,
+                ..
+            } => self.commit(disk, file, id, mode, mtime),
+            DiskOp::ClosePart { file: id, keep } => {
+                let OpenFile::Part(part) = &mut self.open[file] else {
+                    panic!("ClosePart of a source")
+                };
+                part.closed = true;
+                if part.named && !keep {
+                    disk.parts.remove(&(part.dir, part.name.clone()));
+                }
+                self.files.remove(&id);
+                Ok(DiskDone::Done)
+            }
+        }
+    }
+
+    fn add_file(&mut self, id: FileId, file: OpenFile) {
+        self.files.insert(id, self.open.len());
+        self.open.push(file);
+    }
+
+    fn resolve_source(
+        &mut self,
+        disk: &Disk,
+        path: &[u8],
+        dir: DirId,
+    ) -> Result<DiskDone, DiskError> {
+        if is_reserved_path(path) {
+            return Err(DiskError::RESERVED_NAME);
+        }
+        let (parent, name) = split(path);
+        if name.is_empty() {
+            self.dirs.insert(dir, Disk::ROOT);
+            return Ok(DiskDone::Source {
+                name: None,
+                meta: disk.meta(Disk::ROOT),
+                link: None,
+            });
+        }
+        let Some(parent) = disk.find(parent) else {
+            return fail("openat2", ENOENT);
+        };
+        let Some(ino) = disk.child(parent, name) else {
+            return fail("statx", ENOENT);
+        };
+        self.dirs.insert(dir, parent);
+        let name = Name::new(Bytes::copy_from_slice(name)).expect("names on the disk are names");
+        Ok(DiskDone::Source {
+            name: Some(name),
+            meta: disk.meta(ino),
+            link: link_of(disk, ino),
+        })
+    }
+
+    fn open_dir(
+        &mut self,
+        disk: &Disk,
+        parent: Ino,
+        name: Option<Name>,
+        dir: DirId,
+        rng: &mut Rng,
+    ) -> Result<DiskDone, DiskError> {
+        let ino = match &name {
+            None => parent,
+            Some(name) if disk.faults.unreadable.contains(name.as_bytes()) => {
+                return fail("openat2", EACCES);
+            }
+            Some(name) => match disk.child(parent, name.as_bytes()) {
+                Some(ino) => ino,
+                None => return fail("openat2", ENOENT),
+            },
+        };
+        let Some(children) = disk.children(ino) else {
+            return fail("openat2", ENOTDIR);
+        };
+        let mut names: Vec<_> = children.keys().cloned().collect();
+        rng.shuffle(&mut names);
+        self.dirs.insert(dir, ino);
+        self.listings.insert(dir, names.into());
+        Ok(DiskDone::Done)
+    }
+
+    fn list(
+        &mut self,
+        disk: &Disk,
+        ino: Ino,
+        id: DirId,
+        max_entries: usize,
+        rng: &mut Rng,
+    ) -> Result<DiskDone, DiskError> {
+        let names = self
+            .listings
+            .get_mut(&id)
+            .expect("only an opened directory is listed");
+        let take = names.len().min(1 + rng.below(max_entries.min(LIST_MAX)));
+        let look = |name: Vec<u8>| {
+            let found = match disk.child(ino, &name) {
+                Some(child) => Ok((disk.meta(child), link_of(disk, child))),
+                None => fail("statx", ENOENT),
+            };
+            Listed {
+                name: name.into(),
+                found,
+            }
+        };
+        let entries = names.drain(..take).map(look).collect();
+        Ok(DiskDone::Listed {
+            entries,
+            end: names.is_empty() && rng.chance(50) || take == 0,
+        })
+    }
+
+    fn read(
+        &self,
+        disk: &Disk,
+        file: usize,
+        offset: u64,
+        len_bytes: usize,
+    ) -> Result<DiskDone, DiskError> {
+        assert!(len_bytes <= 64 * 1024, "a read of {len_bytes} bytes");
+        let OpenFile::Source { ino, broken } = &self.open[file] else {
+            panic!("Read of a partial file")
+        };
+        if *broken && offset > 0 {
+            return fail("read", EIO);
+        }
+        let Body::File(data) = &disk.node(*ino).body else {
+            return fail("read", EISDIR);
+        };
+        let from = data.len().min(offset as usize);
+        let to = data.len().min(from + len_bytes);
+        Ok(DiskDone::Read {
+            data: Bytes::copy_from_slice(&data[from..to]),
+        })
+    }
+}
+
+/// Parent and last component of a path.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let end = path
+        .iter()
+        .rposition(|&b| b != b'/')
+        .map_or(0, |last| last + 1);
+    let path = &path[..end];
+    match path.iter().rposition(|&b| b == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+fn link_of(disk: &Disk, ino: Ino) -> Option<Bytes> {
+    match &disk.node(ino).body {
+        Body::Symlink(target) => Some(Bytes::copy_from_slice(target)),
+        Body::File(_) | Body::Directory(_) | Body::Special => None,
+    }
+}
+
+fn source_file(disk: &Disk, dir: Ino, name: &Name) -> Result<Ino, DiskError> {
+    if disk.faults.unreadable.contains(name.as_bytes()) {
+        return fail("openat2", EACCES);
+    }
+    match disk.child(dir, name.as_bytes()) {
+        None => fail("openat2", ENOENT),
+        Some(ino) if matches!(disk.node(ino).body, Body::Symlink(_)) => fail("openat2", ELOOP),
+        Some(ino) => Ok(ino),
+    }
+}
+
+fn read_small(disk: &Disk, dir: Ino, name: &Name, max_bytes: usize) -> Result<DiskDone, DiskError> {
+    let ino = source_file(disk, dir, name)?;
+    let Body::File(data) = &disk.node(ino).body else {
+        return fail("read", EISDIR);
+    };
+    if disk.faults.broken.contains(name.as_bytes()) {
+        return fail("read", EIO);
+    }
+    assert!(max_bytes <= 64 * 1024, "a small read of {max_bytes} bytes");
+    let data = Bytes::copy_from_slice(&data[..data.len().min(max_bytes + 1)]);
+    Ok(DiskDone::Small {
+        data,
+        after: disk.meta(ino),
+    })
+}

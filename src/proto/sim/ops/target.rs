@@ -1,0 +1,317 @@
+//! The receiver's operations on a simulated disk, and what they hold the session to.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{
+    EACCES, EISDIR, ELOOP, ENOENT, ENOSPC, ENOTDIR, Handles, OpenFile, OpenPart, fail, split,
+};
+use crate::ids::{DirId, FileId, Name, is_reserved_path};
+use crate::proto::integrity::ChunkHasher;
+use crate::proto::journal::Journal;
+use crate::proto::manifest::{chunk_len_bytes, chunk_offset};
+use crate::proto::sim::disk::{Body, Disk, Ino, Node, Part};
+use crate::proto::{DiskDone, DiskError, Kind, Mtime};
+
+const EFBIG: i32 = 27;
+
+/// What this file system takes; liars announce more.
+const LARGEST_FILE_BYTES: u64 = 1 << 28;
+
+impl Handles {
+    pub(super) fn resolve_target(
+        &mut self,
+        disk: &mut Disk,
+        path: &[u8],
+        must_be_dir: bool,
+        dir: DirId,
+    ) -> Result<DiskDone, DiskError> {
+        if is_reserved_path(path) {
+            return Err(DiskError::RESERVED_NAME);
+        }
+        if let Some(ino) = disk.find(path)
+            && disk.children(ino).is_some()
+        {
+            self.dirs.insert(dir, ino);
+            return Ok(DiskDone::Target { name: None });
+        }
+        let (parent, name) = split(path);
+        let Some(parent) = disk
+            .find(parent)
+            .filter(|ino| disk.children(*ino).is_some())
+        else {
+            return fail("openat2", ENOENT);
+        };
+        if !must_be_dir {
+            let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError {
+                call: "path",
+                errno: 36,
+            })?;
+            self.dirs.insert(dir, parent);
+            return Ok(DiskDone::Target { name: Some(name) });
+        }
+        if disk.child(parent, name).is_some() {
+            return fail("openat2", ENOTDIR);
+        }
+        let mtime = disk.tick();
+        let node = Node {
+            mode: 0o755,
+            mtime,
+            body: Body::Directory(BTreeMap::new()),
+        };
+        self.dirs.insert(dir, disk.put(parent, name, node));
+        Ok(DiskDone::Target { name: None })
+    }
+
+    pub(super) fn make_dir(
+        &mut self,
+        disk: &mut Disk,
+        parent: Ino,
+        name: &Name,
+        dir: DirId,
+    ) -> Result<DiskDone, DiskError> {
+        if disk.faults.unwritable.contains(name.as_bytes()) {
+            return fail("mkdirat", EACCES);
+        }
+        if let Some(ino) = disk.child(parent, name.as_bytes()) {
+            return match disk.node(ino).body {
+                Body::Directory(_) => {
+                    self.dirs.insert(dir, ino);
+                    Ok(DiskDone::Directory { existed: true })
+                }
+                Body::Symlink(_) => fail("openat2", ELOOP),
+                Body::File(_) | Body::Special => fail("openat2", ENOTDIR),
+            };
+        }
+        let mtime = disk.tick();
+        let node = Node {
+            mode: 0o700,
+            mtime,
+            body: Body::Directory(BTreeMap::new()),
+        };
+        self.dirs
+            .insert(dir, disk.put(parent, name.as_bytes(), node));
+        Ok(DiskDone::Directory { existed: false })
+    }
+
+    pub(super) fn open_part(
+        &mut self,
+        disk: &mut Disk,
+        dir: Ino,
+        name: &Name,
+        file: FileId,
+        resumable: bool,
+    ) -> Result<DiskDone, DiskError> {
+        if disk.faults.unwritable.contains(name.as_bytes()) {
+            return fail("openat2", EACCES);
+        }
+        let name = name.as_bytes().to_vec();
+        let locked = self.open.iter().any(|open| match open {
+            OpenFile::Part(part) => {
+                part.named && !part.closed && part.dir == dir && part.name == name
+            }
+            OpenFile::Source { .. } => false,
+        });
+        let named = resumable && !locked;
+        let (journal, size_bytes) = match named {
+            true => {
+                let part = disk.parts.entry((dir, name.clone())).or_default();
+                (
+                    Bytes::copy_from_slice(&part.journal),
+                    part.data.len() as u64,
+                )
+            }
+            false => (Bytes::new(), 0),
+        };
+        let part = OpenPart {
+            dir,
+            name,
+            named,
+            anonymous: Part::default(),
+            writes_under_way: 0,
+            closed: false,
+        };
+        self.add_file(file, OpenFile::Part(part));
+        Ok(DiskDone::Part {
+            journal,
+            size_bytes,
+            resumable: named,
+            storage: disk.storage,
+        })
+    }
+
+    pub(super) fn part_data<'a>(&'a mut self, disk: &'a mut Disk, file: usize) -> &'a mut Part {
+        let OpenFile::Part(part) = &mut self.open[file] else {
+            panic!("a source is no partial file")
+        };
+        assert!(!part.closed, "operation on a closed partial file");
+        match part.named {
+            true => disk
+                .parts
+                .get_mut(&(part.dir, part.name.clone()))
+                .expect("a locked part stays"),
+            false => &mut part.anonymous,
+        }
+    }
+
+    pub(super) fn start_part(
+        &mut self,
+        disk: &mut Disk,
+        file: usize,
+        size_bytes: u64,
+        journal: &[u8],
+    ) -> Result<DiskDone, DiskError> {
+        let OpenFile::Part(open) = &self.open[file] else {
+            panic!("StartPart of a source")
+        };
+        assert_eq!(
+            open.writes_under_way, 0,
+            "StartPart while a write is under way"
+        );
+        let part = self.part_data(disk, file);
+        *part = Part::default();
+        if size_bytes > LARGEST_FILE_BYTES {
+            return fail("ftruncate", EFBIG);
+        }
+        if !disk.faults.no_forecast {
+            room(disk, size_bytes, "fstatfs")?;
+        }
+        self.part_data(disk, file).journal = journal.to_vec();
+        Ok(DiskDone::Done)
+    }
+
+    pub(super) fn write(
+        &mut self,
+        disk: &mut Disk,
+        file: usize,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<DiskDone, DiskError> {
+        if matches!(&self.open[file], OpenFile::Part(part) if part.closed) {
+            return Ok(DiskDone::Done);
+        }
+        let end = offset as usize + data.len();
+        let grow = end.saturating_sub(self.part_data(disk, file).data.len());
+        room(disk, grow as u64, "write")?;
+        let part = self.part_data(disk, file);
+        part.data.resize(part.data.len() + grow, 0);
+        part.data[offset as usize..end].copy_from_slice(data);
+        Ok(DiskDone::Done)
+    }
+
+    pub(super) fn write_journal(
+        &mut self,
+        disk: &mut Disk,
+        file: usize,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<DiskDone, DiskError> {
+        if matches!(&self.open[file], OpenFile::Part(part) if part.closed) {
+            return Ok(DiskDone::Done);
+        }
+        let part = self.part_data(disk, file);
+        let before = Journal::decode(&part.journal);
+        let end = offset as usize + bytes.len();
+        part.journal.resize(part.journal.len().max(end), 0);
+        part.journal[offset as usize..end].copy_from_slice(bytes);
+        let journal = Journal::decode(&part.journal).expect("a journal with a header");
+        // Under another boot's header everything was looked at again and written anew.
+        let known = before
+            .filter(|before| before.header == journal.header)
+            .map_or(Vec::new(), |before| before.records);
+        assert!(
+            known.iter().all(|record| journal.records.contains(record)),
+            "a record was destroyed"
+        );
+        // Law 7: the journal never calls done what a reader of the file would not see.
+        for (chunk, value) in journal
+            .records
+            .iter()
+            .filter(|record| !known.contains(record))
+        {
+            let size = journal.header.size_bytes;
+            let from = chunk_offset(size, *chunk) as usize;
+            let to = from + chunk_len_bytes(size, *chunk) as usize;
+            let mut hasher = ChunkHasher::new(*chunk, size);
+            hasher.update(
+                part.data
+                    .get(from..to)
+                    .unwrap_or_else(|| panic!("{chunk:?} is journaled, not written")),
+            );
+            assert_eq!(
+                hasher.finish(),
+                *value,
+                "{chunk:?} is journaled and not what is in the file"
+            );
+        }
+        Ok(DiskDone::Done)
+    }
+
+    pub(super) fn commit(
+        &mut self,
+        disk: &mut Disk,
+        file: usize,
+        id: FileId,
+        mode: u32,
+        mtime: Mtime,
+    ) -> Result<DiskDone, DiskError> {
+        let part = self.part_data(disk, file).clone();
+        let OpenFile::Part(open) = &mut self.open[file] else {
+            panic!("CommitPart of a source")
+        };
+        assert_eq!(
+            open.writes_under_way, 0,
+            "CommitPart while a write is under way"
+        );
+        let (dir, name, named) = (open.dir, open.name.clone(), open.named);
+        let bytes = part.data.len() as u64;
+        publish(
+            disk,
+            dir,
+            &name,
+            Node {
+                mode,
+                mtime,
+                body: Body::File(part.data),
+            },
+        )?;
+        let OpenFile::Part(open) = &mut self.open[file] else {
+            panic!("CommitPart of a source")
+        };
+        open.closed = true;
+        self.committed_bytes += bytes;
+        if named {
+            disk.parts.remove(&(dir, name));
+        }
+        self.files.remove(&id);
+        Ok(DiskDone::Done)
+    }
+}
+
+/// ENOSPC when `more` bytes have no room.
+pub(super) fn room(disk: &Disk, more: u64, call: &'static str) -> Result<(), DiskError> {
+    match disk.faults.capacity_bytes {
+        Some(capacity) if disk.used_bytes() + more > capacity => fail(call, ENOSPC),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a whole node its final name; a directory of that name stays.
+pub(super) fn publish(
+    disk: &mut Disk,
+    dir: Ino,
+    name: &[u8],
+    node: Node,
+) -> Result<DiskDone, DiskError> {
+    if disk.faults.unwritable.contains(name) {
+        return fail("renameat", EACCES);
+    }
+    if let Some(ino) = disk.child(dir, name)
+        && disk.meta(ino).kind == Kind::Directory
+    {
+        return fail("renameat", EISDIR);
+    }
+    disk.publish_file(dir, name, node);
+    Ok(DiskDone::Done)
+}

@@ -1,0 +1,248 @@
+//! Listens on the wire and holds both sides to the protocol: window, caps, one verdict, no chunk
+//! twice.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+
+use crate::ids::{ChunkIndex, EntryId, StreamKey};
+use crate::proto::Kind;
+use crate::proto::manifest::{chunk_len_bytes, is_resumable};
+use crate::proto::wire::{
+    Decoder, Entry, Item, Message, Record, RecordHead, RecordParser, RecordStatus, VerdictKind,
+};
+
+#[derive(Debug, Default)]
+pub struct Tap {
+    from_sender: Decoder,
+    from_receiver: Decoder,
+    to_sender: Decoder,
+    /// With the data seen of the current record.
+    parsers: HashMap<StreamKey, (RecordParser, u64)>,
+    pub announced: BTreeMap<EntryId, Entry>,
+    /// Files and symlinks the sender has announced and not been told the end of.
+    unresolved: HashSet<EntryId>,
+    pub most_unresolved: usize,
+    asked: HashSet<EntryId>,
+    terminal: HashSet<EntryId>,
+    /// What the receiver got of files of several chunks: whole chunks, by entry.
+    delivered_parsers: HashMap<StreamKey, (RecordParser, Option<RecordHead>)>,
+    delivered: BTreeMap<EntryId, u64>,
+    have: HashSet<(EntryId, u32)>,
+    sent: HashSet<(EntryId, u32)>,
+    pub have_bytes: u64,
+    /// File data that was put on the wire.
+    pub data_bytes: u64,
+    /// The same, less records that said their source failed.
+    pub valid_bytes: u64,
+}
+
+impl Tap {
+    pub fn sender_emits(&mut self, bytes: Bytes) {
+        self.from_sender.push(bytes);
+        while let Some(message) = self
+            .from_sender
+            .next()
+            .expect("the sender speaks the protocol")
+        {
+            let Message::Entries(items) = message else {
+                continue;
+            };
+            for item in items {
+                match item {
+                    Item::Entry(entry) => self.announce(entry),
+                    Item::EndDirectory { id } => {
+                        assert_eq!(
+                            self.announced.get(&id).map(|entry| entry.kind),
+                            Some(Kind::Directory)
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn announce(&mut self, entry: Entry) {
+        assert_eq!(
+            entry.id.0 as usize,
+            self.announced.len() + 1,
+            "entries count up from 1"
+        );
+        let parent = self.announced.get(&entry.parent).map(|parent| parent.kind);
+        assert!(
+            entry.parent.0 == 0 || parent == Some(Kind::Directory),
+            "{entry:?} has no parent"
+        );
+        assert_ne!(entry.kind, Kind::Special, "special files are not sent");
+        if entry.kind != Kind::Directory {
+            self.unresolved.insert(entry.id);
+            self.most_unresolved = self.most_unresolved.max(self.unresolved.len());
+        }
+        self.announced.insert(entry.id, entry);
+    }
+
+    pub fn receiver_emits(&mut self, bytes: Bytes) {
+        self.from_receiver.push(bytes);
+        while let Some(message) = self
+            .from_receiver
+            .next()
+            .expect("the receiver speaks the protocol")
+        {
+            let Message::Verdicts(verdicts) = message else {
+                continue;
+            };
+            for verdict in verdicts {
+                let id = verdict.entry;
+                let entry = self
+                    .announced
+                    .get(&id)
+                    .unwrap_or_else(|| panic!("verdict on unannounced {id:?}"));
+                assert!(
+                    !self.terminal.contains(&id),
+                    "a verdict after the last: {verdict:?}"
+                );
+                match verdict.kind {
+                    VerdictKind::Send {} => {
+                        assert!(self.asked.insert(id), "{id:?} is asked for twice")
+                    }
+                    VerdictKind::Have { first, values } => {
+                        assert!(!self.asked.contains(&id), "a Have after the Send of {id:?}");
+                        for chunk in first..first + values.len() as u32 / 32 {
+                            assert!(
+                                self.have.insert((id, chunk)),
+                                "{chunk} of {id:?} is had twice"
+                            );
+                            self.have_bytes += chunk_len_bytes(entry.size_bytes, ChunkIndex(chunk));
+                        }
+                    }
+                    VerdictKind::Skipped {}
+                    | VerdictKind::Done { .. }
+                    | VerdictKind::Failed { .. } => {
+                        self.terminal.insert(id);
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn delivered_to_sender(&mut self, bytes: Bytes) {
+        self.to_sender.push(bytes);
+        while let Some(message) = self
+            .to_sender
+            .next()
+            .expect("the receiver speaks the protocol")
+        {
+            let Message::Verdicts(verdicts) = message else {
+                continue;
+            };
+            for verdict in verdicts {
+                match verdict.kind {
+                    VerdictKind::Send {} | VerdictKind::Have { .. } => {}
+                    VerdictKind::Skipped {}
+                    | VerdictKind::Done { .. }
+                    | VerdictKind::Failed { .. } => {
+                        self.unresolved.remove(&verdict.entry);
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn sender_emits_data(&mut self, key: StreamKey, mut bytes: Bytes, fin: bool) {
+        let (parser, seen) = self.parsers.entry(key).or_default();
+        while let Some(record) = parser
+            .next(&mut bytes)
+            .expect("the sender speaks the protocol")
+        {
+            match record {
+                Record::Begin(head) => {
+                    let id = head.entry();
+                    let entry = self
+                        .announced
+                        .get(&id)
+                        .unwrap_or_else(|| panic!("data of unannounced {id:?}"));
+                    assert!(
+                        self.asked.contains(&id),
+                        "data of {id:?} that nobody asked for"
+                    );
+                    let chunk = match head {
+                        RecordHead::Whole { len_bytes, .. } => {
+                            assert_eq!(len_bytes, entry.size_bytes, "{id:?} has another size");
+                            0
+                        }
+                        RecordHead::Chunk {
+                            chunk, len_bytes, ..
+                        } => {
+                            assert_eq!(
+                                len_bytes,
+                                chunk_len_bytes(entry.size_bytes, chunk),
+                                "{chunk:?} of {id:?}"
+                            );
+                            chunk.0
+                        }
+                    };
+                    assert!(
+                        !self.have.contains(&(id, chunk)),
+                        "chunk {chunk} of {id:?} is there already"
+                    );
+                    assert!(
+                        self.sent.insert((id, chunk)),
+                        "chunk {chunk} of {id:?} is sent twice"
+                    );
+                }
+                Record::Data(data) => {
+                    self.data_bytes += data.len() as u64;
+                    *seen += data.len() as u64;
+                }
+                Record::End { status, .. } => {
+                    let seen = std::mem::take(seen);
+                    self.valid_bytes += if status == RecordStatus::Valid {
+                        seen
+                    } else {
+                        0
+                    };
+                }
+            }
+        }
+        assert!(
+            !fin || parser.is_between_records(),
+            "{key:?} ends within a record"
+        );
+    }
+
+    pub fn delivered_to_receiver(&mut self, key: StreamKey, mut bytes: Bytes) {
+        let (parser, head) = self.delivered_parsers.entry(key).or_default();
+        while let Some(record) = parser
+            .next(&mut bytes)
+            .expect("the sender speaks the protocol")
+        {
+            match (record, &head) {
+                (Record::Begin(begun), _) => *head = Some(begun),
+                (
+                    Record::End {
+                        status: RecordStatus::Valid,
+                        ..
+                    },
+                    Some(RecordHead::Chunk {
+                        entry, len_bytes, ..
+                    }),
+                ) => {
+                    *self.delivered.entry(*entry).or_default() += len_bytes;
+                }
+                (Record::End { .. } | Record::Data(_), _) => {}
+            }
+        }
+    }
+
+    /// Resumable files without a verdict yet, with the bytes of whole chunks that arrived for them.
+    pub fn unfinished(&self) -> BTreeMap<EntryId, u64> {
+        let unfinished = |id: &EntryId| {
+            !self.terminal.contains(id) && is_resumable(self.announced[id].size_bytes)
+        };
+        self.delivered
+            .iter()
+            .filter(|(id, _)| unfinished(id))
+            .map(|(id, bytes)| (*id, *bytes))
+            .collect()
+    }
+}

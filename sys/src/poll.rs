@@ -16,13 +16,15 @@ use nix::sys::eventfd::EfdFlags;
 use nix::sys::time::TimeSpec;
 
 use crate::cmsg::{self, CONTROL_BYTES};
-use crate::driver::{Completion, Deadline, DriverConfig, SendRun, SocketId};
+use crate::deadline::Deadline;
+use crate::errno::is_transient;
 use crate::file::{FileOp, run};
 use crate::message::Message;
+use crate::op::{Completion, DriverConfig, SendRun};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
-use crate::receive::{Datagrams, Envelope, NAME_BYTES, PAYLOAD_BYTES, ReceiveMemory, is_transient};
-use crate::socket::UdpSocket;
+use crate::receive::{Datagrams, Envelope, NAME_BYTES, PAYLOAD_BYTES, ReceiveMemory};
+use crate::socket::{SocketId, UdpSocket};
 use crate::wake::WakeHandle;
 
 const WAKE: Token = Token(usize::MAX);
@@ -39,7 +41,7 @@ const PRECISE_BELOW: Duration = Duration::from_millis(50);
 const ERRORS_MAX: usize = 64;
 
 /// The driver on epoll. See [`crate::Driver`], whose methods these are.
-pub struct PollDriver {
+pub(crate) struct PollDriver {
     poll: mio::Poll,
     events: Events,
     sockets: Vec<Watched>,
@@ -195,7 +197,7 @@ impl PollDriver {
             let filled = self.message.fill(
                 &watched.socket,
                 letter.payload,
-                piece.segment_bytes,
+                piece.run.segment_bytes,
                 letter.to,
                 letter.from,
             );

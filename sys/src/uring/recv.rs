@@ -10,11 +10,10 @@ use io_uring::types::{BufRingEntry, Fd, RecvMsgOut};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::cmsg::{self, CONTROL_BYTES};
-use crate::driver::SocketId;
+use crate::errno::is_transient;
 use crate::memory::Mapping;
-use crate::receive::{
-    Datagrams, Envelope, HEADER_BYTES, NAME_BYTES, ReceiveMemory, STRIDE_BYTES, is_transient,
-};
+use crate::receive::{Datagrams, Envelope, HEADER_BYTES, NAME_BYTES, ReceiveMemory, STRIDE_BYTES};
+use crate::socket::SocketId;
 
 /// The only buffer group of a ring.
 const GROUP: u16 = 0;

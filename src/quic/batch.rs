@@ -1,20 +1,14 @@
 //! Packets built back to back in one buffer, cut into runs the kernel segments (UDP GSO).
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::time::{Duration, Instant};
+
+use landro_sys::gso::{MAX_RUN_BYTES, Run};
 
 use super::pace::Pace;
 use super::unsent::Unsent;
 use super::{Conn, DATA_URGENCY, KEY_SPENT, PathSnapshot, Phase};
 use crate::config::{MIN_UDP_PAYLOAD_BYTES, PACING_MIN_RTT, QuicConfig};
-
-/// Segments the kernel takes in one message: UDP_MAX_SEGMENTS, 64 until Linux 6.9 raised it to 128.
-pub const MAX_SEGMENTS: usize = 64;
-
-/// Bytes of one message: the largest UDP payload over IPv4. GSO splits after this check, not
-/// before.
-pub const MAX_RUN_BYTES: usize = 65_507;
 
 /// Silence after which streams that are not delivered are looked at for one that blocks the others;
 /// doubled each time there was none, up to [`STUCK_CHECK_MAX`]. It begins anew with what is written
@@ -24,15 +18,6 @@ const STUCK_CHECK_MAX: Duration = Duration::from_secs(5);
 
 /// Packets of the key's limit that are kept for closing.
 const PACKETS_TO_CLOSE: u64 = 8;
-
-/// A stretch of the buffer to send as one message.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Run {
-    pub range: Range<usize>,
-    /// Length of each packet but the last, which may be shorter; `None` for a single packet, whose
-    /// message must not carry a segment size (some virtio NICs answer EIO).
-    pub segment_bytes: Option<u16>,
-}
 
 /// What [`Conn::fill`] put into the buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -377,10 +362,7 @@ impl Cut {
                 self.ended = len < self.segment_bytes;
             }
             Some(_) | None => {
-                runs.push(Run {
-                    range: at..at + len,
-                    segment_bytes: None,
-                });
+                runs.push(Run::single(at..at + len));
                 *self = Cut {
                     segment_bytes: len,
                     segments: 1,
@@ -394,6 +376,8 @@ impl Cut {
 
 #[cfg(test)]
 mod tests {
+    use landro_sys::gso::MAX_SEGMENTS;
+
     use super::*;
 
     fn cut(lens: &[usize]) -> Vec<Run> {

@@ -24,8 +24,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-pub use batch::{Filled, MAX_RUN_BYTES, MAX_SEGMENTS, Run};
+pub use batch::Filled;
 pub use identity::{Identity, IdentityError};
+pub use landro_sys::gso::{MAX_SEGMENTS, Run};
 pub use reason::{CloseReason, ConnState, QuicError, StreamError};
 pub use route::{CLIENT_CID_BYTES, NewConn, Route, Router, SERVER_CID_BYTES};
 pub use setup::{ALPN, Setup, TicketKeys, Trust};

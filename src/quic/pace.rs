@@ -9,8 +9,9 @@
 
 use std::time::{Duration, Instant};
 
+use landro_sys::gso::MAX_SEGMENTS;
+
 use super::PathSnapshot;
-use super::batch::MAX_SEGMENTS;
 use crate::config::PACING_MIN_RTT;
 
 /// How much time's worth of packets leaves at once on a long path, at least: the loop's timers are

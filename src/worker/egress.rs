@@ -39,14 +39,10 @@ pub fn single(
     to: SocketAddr,
     from: SocketAddr,
 ) -> SendRun {
-    let runs = vec![Run {
-        range: 0..len,
-        segment_bytes: None,
-    }];
     SendRun {
         socket,
         buffer,
-        runs,
+        runs: vec![Run::single(0..len)],
         to,
         from: Some(from.ip()),
     }
@@ -87,14 +83,10 @@ impl Worker {
                 Some(filled) => {
                     lane.gso_packets += filled.packets as u64;
                     lane.gso_sends += runs.len() as u64;
-                    let runs = runs.into_iter().map(|run| Run {
-                        range: run.range,
-                        segment_bytes: run.segment_bytes,
-                    });
                     let run = SendRun {
                         socket: lane.socket,
                         buffer,
-                        runs: runs.collect(),
+                        runs,
                         to: filled.to,
                         from: Some(filled.from.ip()).filter(|ip| !ip.is_unspecified()),
                     };

@@ -230,14 +230,14 @@ fn no_arrow_points_back() {
         // `super::` out of a top-level module would be a way around.
         for name in named_after(&source.code, "crate") {
             let known = MAY_NAME.iter().any(|(module, _)| *module == name);
-            if known && name != module && !may.contains(&name.as_str()) {
+            if known && name != module && !may.contains(name.as_str()) {
                 wrong.push(format!("{path}: {module} names crate::{name}"));
             }
         }
         for name in named_after(&source.code, "landro_sys") {
-            let pool = POOL_NAMES.contains(&name.as_str()) && may.contains(&"landro_sys::pool");
-            let weigh = name == "weigh" && may.contains(&"landro_sys::weigh");
-            if !pool && !weigh && !may.contains(&"landro_sys") {
+            let pool = POOL_NAMES.contains(&name.as_str()) && may.contains("landro_sys::pool");
+            let weigh = name == "weigh" && may.contains("landro_sys::weigh");
+            if !pool && !weigh && !may.contains("landro_sys") {
                 wrong.push(format!("{path}: {module} names landro_sys::{name}"));
             }
         }

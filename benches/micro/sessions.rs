@@ -13,7 +13,9 @@ use landro::engine::now;
 use landro::ids::{Name, StreamKey};
 use landro::proto::chunks::ParallelTransferConfig;
 use landro::proto::journal::Storage;
-use landro::proto::session::{Grant, Limits, Request, Session};
+use landro::proto::session::{
+    Direction, Grant, Limits, Request, Session, Transfer, TransferOptions,
+};
 use landro::proto::{
     DiskDone, DiskError, DiskOp, EntryResult, Event, Input, Kind, Listed, Meta, Mtime, Outcome,
     Output,
@@ -165,15 +167,15 @@ struct World {
 
 impl World {
     fn new(source: Source, piece: &Bytes) -> World {
-        let request = Request::Push {
+        let request = Request::Transfer(Transfer {
+            direction: Direction::Push,
             sources: vec![Bytes::from_static(b"source")],
             target: Bytes::from_static(b"target"),
-            must_be_dir: true,
-            force: false,
-            fsync: false,
-            keep_dirlinks: false,
-            bwlimit_bps: None,
-        };
+            options: TransferOptions {
+                must_be_dir: true,
+                ..TransferOptions::default()
+            },
+        });
         let now = now();
         let client = Session::client(now, request, limits());
         let server = Session::server(

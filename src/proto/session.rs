@@ -59,35 +59,54 @@ pub struct Grant {
     pub write: bool,
 }
 
+/// Files that go from one place to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    pub direction: Direction,
+    /// Paths on the side that sends.
+    pub sources: Vec<Bytes>,
+    /// A path on the side that receives.
+    pub target: Bytes,
+    pub options: TransferOptions,
+}
+
+/// Where files go, as the client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Local sources go to the server.
+    Push,
+    /// The server's sources come here.
+    Pull,
+}
+
+/// How files are to be put in place. The default is no option.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransferOptions {
+    /// The target is a directory, made if it is missing. More than one source implies it.
+    pub must_be_dir: bool,
+    /// What looks the same is sent, too.
+    pub force: bool,
+    /// Each entry is on disk before it counts as done.
+    pub fsync: bool,
+    /// The user's own symlinks to directories are taken for directories.
+    pub keep_dirlinks: bool,
+    /// Bits per second that the sender keeps below.
+    pub bwlimit_bps: Option<u64>,
+}
+
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Local `sources` go to `target` on the server.
-    Push {
-        sources: Vec<Bytes>,
-        target: Bytes,
-        must_be_dir: bool,
-        force: bool,
-        fsync: bool,
-        keep_dirlinks: bool,
-        /// Bits per second.
-        bwlimit_bps: Option<u64>,
-    },
-    /// The server's `sources` come to the local `target`.
-    Pull {
-        sources: Vec<Bytes>,
-        target: Bytes,
-        must_be_dir: bool,
-        force: bool,
-        fsync: bool,
-        keep_dirlinks: bool,
-        /// Bits per second, kept by the server.
-        bwlimit_bps: Option<u64>,
-    },
+    Transfer(Transfer),
     /// The server describes `path`.
-    List { path: Bytes },
+    List {
+        path: Bytes,
+    },
     /// Filler or echoes for so long; no file is touched.
-    Bench { work: BenchWork, duration: Duration },
+    Bench {
+        work: BenchWork,
+        duration: Duration,
+    },
 }
 
 /// What a benchmark does, as the client sees it.
@@ -120,7 +139,7 @@ enum Phase {
     },
     /// Client: a push or a listing was asked for. Next: Sending, Reading.
     AwaitWelcome {
-        request: Request,
+        then: AfterWelcome,
         until: Instant,
     },
     /// The receiver's target is looked up; what follows is `then`. Next: Receiving, AwaitSender.
@@ -147,6 +166,15 @@ enum Phase {
         until: Instant,
     },
     Benching(Box<Bench>),
+}
+
+/// What follows once the server accepted.
+enum AfterWelcome {
+    Send {
+        sources: Vec<Bytes>,
+        bwlimit_bps: Option<u64>,
+    },
+    Read,
 }
 
 /// What follows once the target is known.

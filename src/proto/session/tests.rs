@@ -40,33 +40,20 @@ fn limits() -> Limits {
 }
 
 fn push() -> Request {
-    Request::Push {
-        sources: vec![Bytes::from_static(b"src")],
-        target: Bytes::from_static(b"dst"),
-        must_be_dir: false,
-        force: false,
-        fsync: false,
-        keep_dirlinks: false,
-        bwlimit_bps: None,
-    }
+    transfer(Direction::Push, vec![Bytes::from_static(b"src")])
 }
 
 fn pull() -> Request {
-    let Request::Push {
-        sources, target, ..
-    } = push()
-    else {
-        unreachable!()
-    };
-    Request::Pull {
+    transfer(Direction::Pull, vec![Bytes::from_static(b"src")])
+}
+
+fn transfer(direction: Direction, sources: Vec<Bytes>) -> Request {
+    Request::Transfer(Transfer {
+        direction,
         sources,
-        target,
-        must_be_dir: false,
-        force: false,
-        fsync: false,
-        keep_dirlinks: false,
-        bwlimit_bps: None,
-    }
+        target: Bytes::from_static(b"dst"),
+        options: TransferOptions::default(),
+    })
 }
 
 fn hello(version: u16, request: WireRequest) -> Message {
@@ -338,19 +325,8 @@ fn a_pull_looks_at_its_own_target_first() {
 
 #[test]
 fn too_many_sources_are_refused_at_once() {
-    let Request::Pull { target, .. } = pull() else {
-        unreachable!()
-    };
     let sources = vec![Bytes::from_static(b"x"); wire::MAX_SOURCES + 1];
-    let request = Request::Pull {
-        sources,
-        target,
-        must_be_dir: true,
-        force: false,
-        fsync: false,
-        keep_dirlinks: false,
-        bwlimit_bps: None,
-    };
+    let request = transfer(Direction::Pull, sources);
     let mut client = Bench::client(request);
     client.answer(Ok(DiskDone::Target { name: None }));
     client.settle();

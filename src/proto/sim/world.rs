@@ -7,7 +7,7 @@ use super::disk::Disk;
 use super::ops::Handles;
 use super::tap::Tap;
 use super::wire::{PIECE_BYTES, Pipe, Wire};
-use crate::proto::session::{Grant, Limits, Request, Session};
+use crate::proto::session::{Direction, Grant, Limits, Request, Session};
 use crate::proto::{Event, Input, Outcome, Output};
 
 pub const CLIENT: usize = 0;
@@ -79,8 +79,8 @@ impl World {
         disks: [Disk; 2],
     ) -> World {
         let sender = match &request {
-            Request::Push { .. } => CLIENT,
-            Request::Pull { .. } | Request::List { .. } => SERVER,
+            Request::Transfer(transfer) if transfer.direction == Direction::Push => CLIENT,
+            Request::Transfer(_) | Request::List { .. } => SERVER,
             Request::Bench { .. } => unreachable!("benchmarks have a world of their own"),
         };
         let [client_limits, server_limits] = limits;

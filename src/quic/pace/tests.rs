@@ -1,6 +1,15 @@
 //! A path in whole windows: what is held back, by how much, and for how long.
 
+use std::time::{Duration, Instant};
+
+use super::crowd::{CROWD_CWND_BYTES, CROWD_MIN_RTT, FUTILE_WINDOWS};
+use super::long_path::{LONG_PATH_AHEAD, LONG_PATH_BURST, burst_of};
+use super::rate::{LEAST_BYTES_PER_SECOND, SLOW_PATH_BURST_MAX};
+use super::short_queue::WINDOW_PACKETS;
+use super::term::{DESERTED_AFTER_SHARE, KEPT_FIRST, KEPT_MAX};
+use super::window::WINDOWS;
 use super::*;
+use crate::config::PACING_MIN_RTT;
 
 /// A path that carries 100 MB/s, in whole windows of packets of 1,000 bytes.
 struct Path {
@@ -43,7 +52,11 @@ impl Path {
     }
 
     fn rate(&self) -> u64 {
-        self.pace.shape.as_ref().unwrap().bytes_per_second
+        let measured = self.pace.measured.as_ref().unwrap();
+        match measured.reason.rate() {
+            Some(Rate::Kept { bytes_per_second }) => bytes_per_second,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Bytes per second that leave while there is always something to send.
@@ -171,7 +184,7 @@ fn a_rate_measured_while_starting_rises_to_what_the_path_carries() {
 fn a_search_that_meets_no_loss_ends() {
     let mut path = Path::new(Duration::from_micros(200));
     path.window(100);
-    path.pace.shape.as_mut().unwrap().until += KEPT_MAX;
+    path.pace.measured.as_mut().unwrap().term.until += KEPT_MAX;
     for _ in 0..10_000 {
         path.window(0);
     }
@@ -187,17 +200,17 @@ fn the_last_of_a_crowd_is_not_held_back_to_its_share() {
     let mut path = Path::new(Duration::from_micros(200));
     path.numbers.rtt = Duration::from_millis(10);
     path.window(100);
-    assert!(path.pace.shape.is_some());
+    assert!(path.pace.measured.is_some());
     path.numbers.rtt = Duration::from_micros(300);
     path.now += KEPT_FIRST / DESERTED_AFTER_SHARE - Duration::from_millis(1);
     path.observe();
     assert!(
-        path.pace.shape.is_some(),
+        path.pace.measured.is_some(),
         "a short queue that is not overrun looks the same at first"
     );
     path.now += Duration::from_millis(1);
     path.observe();
-    assert!(path.pace.shape.is_none());
+    assert!(path.pace.measured.is_none());
 }
 
 #[test]
@@ -209,7 +222,10 @@ fn a_crowd_that_is_still_there_and_a_short_queue_are_no_deserted_ones() {
         path.numbers.rtt = Duration::from_micros(later);
         path.now += KEPT_FIRST - Duration::from_millis(1);
         path.observe();
-        assert!(path.pace.shape.is_some(), "{overflowing} µs, then {later}");
+        assert!(
+            path.pace.measured.is_some(),
+            "{overflowing} µs, then {later}"
+        );
     }
 }
 
@@ -264,7 +280,7 @@ fn only_many_on_one_wire_are_a_crowd() {
         path.numbers.cwnd_bytes = cwnd_bytes;
         path.window(200);
         assert_eq!(
-            path.pace.shape.is_some(),
+            path.pace.measured.is_some(),
             held_back,
             "{on_link} {min_rtt:?} {cwnd_bytes}"
         );
@@ -276,7 +292,7 @@ fn crowded() -> Path {
     path.numbers.rtt = Duration::from_millis(10);
     path.numbers.cwnd_bytes = CROWD_CWND_BYTES - 1;
     path.window(60);
-    assert!(path.pace.shape.is_some());
+    assert!(path.pace.measured.is_some());
     path
 }
 
@@ -308,9 +324,9 @@ fn loss_that_stays_is_not_the_crowds() {
     for _ in 0..FUTILE_WINDOWS {
         path.window(60);
     }
-    assert!(path.pace.shape.is_none());
+    assert!(path.pace.measured.is_none());
     path.window(60);
-    assert!(path.pace.shape.is_none(), "not for a while");
+    assert!(path.pace.measured.is_none(), "not for a while");
     path.now += KEPT_FIRST;
     path.window(0);
     path.window(60);
@@ -347,10 +363,96 @@ fn the_path_is_tried_again_ever_more_seldom() {
         path.window(100);
         path.now += kept - Duration::from_millis(1);
         path.observe();
-        assert!(path.pace.shape.is_some(), "{kept:?}");
+        assert!(path.pace.measured.is_some(), "{kept:?}");
         path.now += Duration::from_millis(1);
         path.observe();
-        assert!(path.pace.shape.is_none(), "{kept:?}");
+        assert!(path.pace.measured.is_none(), "{kept:?}");
         kept = (kept * 2).min(KEPT_MAX);
     }
+}
+
+/// The same random path, shown to both.
+#[test]
+fn the_reasons_in_files_of_their_own_decide_as_they_did_in_one() {
+    let start = crate::quic::tests::now();
+    let mut kept = 0u64;
+    for seed in 1..=3_000u64 {
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        let on_link = next(4) > 0;
+        let (mut new, mut old) = (Pace::new(true), old::Pace::new(true));
+        let mut now = start;
+        let mut path = PathSnapshot::default();
+        let mut acked_bytes = 0;
+        let (mut min_rtt_us, mut lossy) = (100 + next(3_000), next(20));
+        for step in 0..400 {
+            match next(60) {
+                0 => {
+                    min_rtt_us =
+                        [150, 1_900, 2_000, 9_000, 10_999, 11_000, 50_000][next(7) as usize]
+                }
+                1 => lossy = next(30),
+                2 => now += Duration::from_millis(next(3_000)),
+                3 => now += Duration::from_secs(next(70)),
+                _ => now += Duration::from_micros(next(20_000)),
+            }
+            path.min_rtt = (step > 3).then(|| Duration::from_micros(min_rtt_us));
+            path.rtt = Duration::from_micros(min_rtt_us * (1 + next(12)) + next(3) * 700);
+            path.cwnd_bytes = (next(260_000)) as usize;
+            path.delivery_bytes_per_second = next(200_000_000);
+            let packets = next(300);
+            path.sent_packets += packets;
+            path.lost_packets += packets * next(lossy + 1) / 100;
+            acked_bytes += packets * next(1_400);
+            let asked = std::cell::Cell::new([0u32; 4]);
+            let count = |which: usize| {
+                let mut counts = asked.get();
+                counts[which] += 1;
+                asked.set(counts);
+            };
+            let see = |which: usize| {
+                count(which);
+                acked_bytes
+            };
+            let link = |which: usize| {
+                count(which);
+                on_link
+            };
+            new.observe(now, &path, || see(0), || link(1));
+            old.observe(now, &path, || see(2), || link(3));
+            let [seen, linked, seen_before, linked_before] = asked.get();
+            assert_eq!(
+                (seen, linked),
+                (seen_before, linked_before),
+                "seed {seed}, step {step}"
+            );
+            assert_eq!(
+                new.max_segments(),
+                old.max_segments(),
+                "seed {seed}, step {step}"
+            );
+            kept += u64::from(new.max_segments() != MAX_SEGMENTS);
+            for _ in 0..next(20) {
+                let bytes = 1 + next(9_000) as usize;
+                new.sent(now, bytes);
+                old.sent(now, bytes);
+                let bbr = (next(5) > 0).then(|| now + Duration::from_micros(next(20_000)));
+                let at = new.release_time(now, || bbr);
+                assert_eq!(
+                    at,
+                    old.release_time(now, || bbr),
+                    "seed {seed}, step {step}"
+                );
+                if let Some(at) = at.filter(|_| next(2) == 0) {
+                    now = at;
+                }
+            }
+        }
+    }
+    assert!(kept > 100_000, "{kept}");
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use landro_sys::gso::MAX_SEGMENTS;
 
-use super::PathSnapshot;
 use crate::config::PACING_MIN_RTT;
+use crate::quic::path::PathSnapshot;
 
 /// How much time's worth of packets leaves at once on a long path, at least: the loop's timers are
 /// this coarse, and a burst of it fits any router's queue.
@@ -124,8 +124,9 @@ const DESERTED_AFTER_SHARE: u32 = 8;
 
 /// Watches one path.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(in crate::quic) struct Pace {
     /// False: the configuration does not want pacing anywhere.
+    #[expect(dead_code)]
     wanted: bool,
     /// On a long path what leaves at once.
     long_path: Option<Duration>,
@@ -208,10 +209,6 @@ impl Pace {
             no_crowd_next: KEPT_FIRST,
             on_link: None,
         }
-    }
-
-    pub fn is_wanted(&self) -> bool {
-        self.wanted
     }
 
     /// When to send the next packets, if not yet. `bbr` is asked for BBR2's release time where that
@@ -472,6 +469,3 @@ fn slow_burst(bytes_per_second: u64) -> Duration {
     let slow_ns = SLOW_PATH_BURST_BYTES * 1_000_000_000 / bytes_per_second.max(1);
     Duration::from_nanos(slow_ns).min(SLOW_PATH_BURST_MAX)
 }
-
-#[cfg(test)]
-mod tests;

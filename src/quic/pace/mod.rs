@@ -29,8 +29,6 @@ mod term;
 mod window;
 
 #[cfg(test)]
-mod old;
-#[cfg(test)]
 mod tests;
 
 /// Watches one path.

@@ -2,6 +2,14 @@
 
 use boring::error::ErrorStack;
 
+/// Application error code of a connection whose key may seal no more (docs/protocol.md).
+pub const KEY_SPENT: u64 = 8;
+
+/// Transport error codes (RFC 9000 §20.1): our side failed; the application closed before the
+/// handshake was over, which is all that may be said to a peer not known yet.
+pub(super) const INTERNAL_ERROR: u64 = 0x1;
+pub(super) const APPLICATION_ERROR: u64 = 0xc;
+
 /// Transport error codes of TLS alerts start here (RFC 9001 §4.8).
 pub(super) const CRYPTO_ERROR: u64 = 0x100;
 

@@ -9,7 +9,7 @@
 /// packet number 4), the tag (16), and the STREAM frame's type, id, offset and length (1, 4, 8, 2).
 /// Mostly it is less, so the count is too high rather than too low, until [`Unsent::ran_dry`] finds
 /// that nothing is left.
-const OVERHEAD_BYTES: usize = 1 + super::SERVER_CID_BYTES + 4 + 16 + 1 + 4 + 8 + 2;
+const OVERHEAD_BYTES: usize = 1 + super::route::SERVER_CID_BYTES + 4 + 16 + 1 + 4 + 8 + 2;
 
 /// Room in the congestion window that quiche may leave unused because no whole packet fits it.
 const UNUSED_BYTES: usize = 2 * OVERHEAD_BYTES;

@@ -18,7 +18,7 @@ use crate::ids::{Fingerprint, SessionId};
 use crate::proto::session::{Limits, Session};
 use crate::proto::wire::{Preface, PrefaceKind};
 use crate::proto::{Input, Outcome};
-use crate::quic::{CloseReason, Conn};
+use crate::quic::{CloseReason, Conn, Dial};
 
 /// What UDP over IPv4 takes of an MTU; the transport allows for IPv6 itself.
 pub const UDP_IPV4_HEADER_BYTES: usize = 28;
@@ -131,17 +131,15 @@ impl Worker {
             .setup
             .set_interface_payload(route.mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
         let ticket = client.ticket.as_deref();
-        let conn = Conn::connect(
-            &mut client.setup,
-            &mut self.router,
+        let dial = Dial {
             key,
             local,
             peer,
             steer,
             ticket,
-            self.now,
-        )
-        .map_err(|error| {
+            now: self.now,
+        };
+        let conn = Conn::connect(&mut client.setup, &mut self.router, dial).map_err(|error| {
             self.shared.budget.return_window(granted_bytes);
             error.to_string()
         })?;

@@ -14,7 +14,7 @@ use crate::budget::{
 };
 use crate::config::{ETHERNET_UDP_PAYLOAD_BYTES, MAX_UDP_PAYLOAD_BYTES};
 use crate::ids::WorkerId;
-use crate::quic::{Conn, NewConn, Route};
+use crate::quic::{Accept, Conn, NewConn, Route};
 
 /// What is assumed where the kernel does not say.
 const ETHERNET_MTU_BYTES: usize = 1500;
@@ -168,7 +168,14 @@ impl Worker {
         let mtu_bytes =
             landro_sys::route_to(from).map_or(ETHERNET_MTU_BYTES, |route| route.mtu_bytes);
         setup.set_interface_payload(mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
-        match Conn::accept(setup, &mut self.router, key, new, local, from, self.now) {
+        let accept = Accept {
+            key,
+            new,
+            local,
+            peer: from,
+            now: self.now,
+        };
+        match Conn::accept(setup, &mut self.router, accept) {
             Ok(conn) => {
                 let serial = self.serial();
                 let phase = Phase::Handshaking(Purpose::Accepted);

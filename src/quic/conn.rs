@@ -447,7 +447,7 @@ impl Conn {
         self.closed_as = Some(CloseReason::GivenUp(why.to_owned()));
     }
 
-    /// Asks for an acknowledgement with the next [`Conn::fill`], outside of congestion control.
+    /// Asks for an acknowledgement with the next [`Conn::fill`], outside congestion control.
     pub fn keep_alive(&mut self) {
         let _ = self.quiche.act().send_ack_eliciting();
     }
@@ -460,7 +460,9 @@ impl Conn {
         self.packets_received
     }
 
-    /// Whether this lane is to be replaced before its key has sealed too much.
+    /// Whether this lane is *worn*: its keys have sealed or opened so many packets that another lane
+    /// is to replace it, long before AES-GCM's limit of 2^23 packets (RFC 9001 §6.6). quiche never
+    /// updates a key.
     pub fn is_worn(&self) -> bool {
         self.packets_sent().max(self.packets_received) >= self.lane_packet_limit
     }

@@ -83,7 +83,11 @@ pub enum CloseReason {
     #[error("the peer's transport closed with code {code:#x}: {reason}")]
     PeerTransport { code: u64, reason: String },
     /// One side does not trust the other's key: `by_peer` says whether it is ours that was refused.
-    #[error("{} (TLS alert {alert})", if *by_peer { "the peer refused our identity" } else { "the peer's identity was refused" })]
+    #[error("{} (TLS alert {alert})", if *by_peer {
+        "the peer refused our identity"
+    } else {
+        "the peer's identity was refused"
+    })]
     IdentityRefused { by_peer: bool, alert: u8 },
     #[error("nothing was heard of the peer for the idle timeout")]
     IdleTimeout,

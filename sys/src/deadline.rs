@@ -12,7 +12,8 @@ pub(crate) enum Deadline {
 }
 
 impl Deadline {
-    #[allow(clippy::disallowed_methods)] // A wait that a signal or an inner event cut short is resumed for the rest.
+    // A wait that a signal or an inner event cut short is resumed for the rest.
+    #[allow(clippy::disallowed_methods)]
     pub(crate) fn after(timeout: Option<Duration>) -> Deadline {
         match timeout {
             None => Deadline::Never,

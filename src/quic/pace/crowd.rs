@@ -1,22 +1,26 @@
-//! A crowd: many connections on one wire, each of which is given what it was last seen to deliver.
+//! A crowd: each of many connections on one wire is given what it was last seen to deliver.
 //!
-//! A *crowd* is a number of connections that share one wire and the queue before it, and each of
-//! which believes in more than its share: the largest sample of the bandwidth counts for BBR2, and
-//! all at their fastest are more than the wire carries. One of them cannot know the others. It
-//! takes the path for a crowd's if the queue is long (a round trip of 2 ms or more), its own
-//! congestion window is small, the path itself is short, and no router is between.
+//! A *crowd* is a number of connections that share one wire and the queue before it. BBR2 takes the
+//! fastest delivery it saw for the bandwidth, so that each connection believes in more than its
+//! share, and the queue overflows for as long as the crowd lasts. One connection cannot see the
+//! others. It takes itself for one of a crowd if four signs come together: the round trip is 2 ms
+//! or more, so the queue is long; the congestion window is small; the shortest round trip was below
+//! 11 ms, so the path is short; and no router is between. What all of a crowd deliver at one time
+//! is what the wire carries, so that the last window counts and not the fastest.
 //!
-//! | state                   | what happens                        | next                          |
-//! |-------------------------|-------------------------------------|-------------------------------|
-//! | open                    | a crowd's window lost 10 % or more  | held: 98 % of what came across|
-//! | held                    | a window lost 3 % or more           | held: 2 % less, to the floor  |
-//! | held                    | a window lost less                  | held: 1 % more                |
-//! | held                    | 8 windows in a row lost 3 % or more | doubted: it does not help     |
-//! | held, 4 of them so far  | the term is over                    | doubted                       |
-//! | held                    | the term is over                    | open                          |
-//! | doubted                 | 2 s pass, then 4 s and so on        | open                          |
+//! After each window of a connection:
 //!
-//! [`Crowd`] is what is held; [`Belief`] is the rest.
+//! | state   | if                                       | then                        | next    |
+//! |---------|------------------------------------------|-----------------------------|---------|
+//! | free    | the signs are there and 10 % were lost   | 98 % of what was delivered  | held    |
+//! | held    | 3 % or more were lost                    | 2 % less, down to 60 %      | held    |
+//! | held    | less was lost                            | 1 % more                    | held    |
+//! | held    | 8 windows in a row were lossy            | holding back does not help  | doubted |
+//! | held    | the term ends, the last 4 or more lossy  | holding back does not help  | doubted |
+//! | held    | the term ends otherwise                  |                             | free    |
+//! | doubted | 2 s, the next time 4 s, up to 64 s, pass | the signs count again       | free    |
+//!
+//! [`Crowd`] is the state `held`, [`Belief`] tells `free` from `doubted`.
 
 use std::time::{Duration, Instant};
 
@@ -25,44 +29,45 @@ use super::term::{CROWDED_RTT, KEPT_FIRST, doubled};
 use super::window::{Seen, WindowEnd};
 use crate::quic::path::PathSnapshot;
 
-/// A path with a longer round trip than this, when its queues are emptiest, is left to BBR2 alone,
-/// as is every one with a router between: a full queue of 1.25 MB is 10.7 ms long at 1 Gbit/s. (Ten
-/// connections that share 100 Mbit/s 10 ms away behind a queue of 100 kB brought 6 to 10 MB/s when
-/// they were held back, 11.4 when not.)
+/// If the shortest round trip is this or more, the path is left to BBR2 alone, as is every path
+/// with a router between. Four of five of a crowd meet a full queue when they come, and 1.25 MB are
+/// 10.7 ms at 1 Gbit/s. (Ten connections that share 100 Mbit/s 10 ms away, behind a queue of 100
+/// kB, brought 6 to 10 MB/s when they were held back, 11.4 when not.)
 pub(super) const CROWD_MIN_RTT: Duration = Duration::from_millis(11);
 
-/// A crowd's connections have less than this in their congestion windows, 128 packets: of a hundred
-/// behind a queue of 1.25 MB BBR2 gave each 32 to 70, where 8 had room.
+/// If the congestion window is this or more, 128 packets, the connection is not one of a crowd: of
+/// a hundred connections behind a queue of 1.25 MB BBR2 gave each 32 to 70, where 8 had room.
 pub(super) const CROWD_CWND_BYTES: usize = 128 * 1_500;
 
-/// Packets over which a crowd's loss and rate are measured: 512 of one connection take half a
-/// second there.
+/// Packets of a crowd's window: 512 of one connection would take half a second.
 const CROWD_WINDOW_PACKETS: u64 = 256;
 
-/// While a crowd's connection is held back, this time ends a window too, after so many packets:
-/// what others leave is taken in a second or two.
+/// While a connection is held back, a window also ends after this time, if so many packets were
+/// sent: so what others leave is taken in a second or two.
 const CROWD_WINDOW: Duration = Duration::from_millis(100);
 const CROWD_WINDOW_MIN_PACKETS: u64 = 64;
 
-/// Lost packets of a crowd's window from which on its queue overflows, 10 %: windows of two of a
-/// hundred lost 6 to 50 %. Not less, for where more than 1.5 % was lost whatever was sent, BBR2 did
-/// not win back what it had been held back to: 20 Mbit/s with 6 % of random loss became 0.1 MB/s.
+/// If so many packets of a window are lost, the crowd's queue overflows: 10 %, where windows of a
+/// hundred connections lost 6 to 50 %. With less, a path with random loss would be taken for a
+/// crowd's, and BBR2 does not win back what it was held back to where more than 1.5 % is lost
+/// whatever is sent: 20 Mbit/s with 6 % of random loss became 0.1 MB/s.
 const CROWD_LOSSY_PACKETS: u64 = CROWD_WINDOW_PACKETS * 10 / 100;
 
-/// Share of a window that is lost from which on a crowd's connection takes less, and what one that
-/// lost less wins: a hundred together then lose 4 % and leave nothing of the path unused.
+/// If this share of a window is lost, the connection takes less; otherwise it takes so much more. A
+/// hundred connections together then lose 4 % and leave nothing of the path unused.
 const CROWD_STILL_LOSSY_PERCENT: u64 = 3;
 const CROWD_REGAIN_PERCENT: u64 = 1;
 
-/// Windows in a row that are lossy although less was sent from one to the next: then it is not for
-/// a crowd's sake that packets are lost, and holding back is given up.
+/// If so many windows in a row are lossy although each sent less than the one before, no crowd is
+/// the reason, and holding back is given up.
 pub(super) const FUTILE_WINDOWS: u32 = 8;
 
-/// Whether a path may be a crowd's.
+/// Whether the signs of a crowd count.
 #[derive(Debug)]
 pub(super) struct Belief {
+    /// None: holding back always helped.
     doubted_until: Option<Instant>,
-    /// How long no crowd is believed in the next time that holding back did not help.
+    /// How long the signs do not count, the next time that holding back did not help.
     doubt_next: Duration,
     /// Whether the peer is in a subnet of ours, once it was asked.
     on_link: Option<bool>,
@@ -77,8 +82,8 @@ impl Belief {
         }
     }
 
-    /// Whether the path looks like a crowd's now. `is_on_link`: whether no router is between,
-    /// asked at most once.
+    /// Whether the signs of a crowd are there, and count. `is_on_link`, whether no router is
+    /// between, is asked at most once.
     pub fn is_crowd(
         &mut self,
         now: Instant,
@@ -92,7 +97,7 @@ impl Belief {
             && *self.on_link.get_or_insert_with(is_on_link)
     }
 
-    /// A crowd's connection is no longer held back.
+    /// The connection is no longer held back.
     pub fn ended(&mut self, now: Instant, crowd: &Crowd) {
         if crowd.lossy_in_a_row >= FUTILE_WINDOWS / 2 {
             self.doubted_until = Some(now + self.doubt_next);
@@ -103,7 +108,8 @@ impl Belief {
     }
 }
 
-/// One of a crowd, held back. All others take less or more when this one does.
+/// A connection of a crowd that is held back. The others do the same: they take less or more when
+/// this one does.
 #[derive(Debug)]
 pub(super) struct Crowd {
     kept: KeptRate,
@@ -111,19 +117,19 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// The window of a connection that looks like one of a crowd.
+    /// The window of a connection with the signs.
     pub const WINDOW: WindowEnd = WindowEnd {
         packets: CROWD_WINDOW_PACKETS,
         early: None,
     };
 
-    /// The window of one that is held back.
+    /// The window of a connection that is held back.
     pub const HELD_WINDOW: WindowEnd = WindowEnd {
         packets: CROWD_WINDOW_PACKETS,
         early: Some((CROWD_WINDOW_MIN_PACKETS, CROWD_WINDOW)),
     };
 
-    /// A rate for one of a crowd, if the window that was seen overflowed the queue.
+    /// A rate for one of a crowd, if the queue overflowed during the window.
     pub fn find(seen: &Seen) -> Option<Crowd> {
         let overflows = seen.lost_packets >= CROWD_LOSSY_PACKETS;
         overflows.then(|| Crowd {
@@ -146,7 +152,7 @@ impl Crowd {
         }
         self.lossy_in_a_row = 0;
         let rate = &mut self.kept.bytes_per_second;
-        // Twice what is delivered holds nothing back.
+        // A rate of twice what is delivered holds nothing back: more of it would mean nothing.
         if *rate / 2 <= seen.bytes_per_second {
             *rate += *rate * CROWD_REGAIN_PERCENT / 100;
         }

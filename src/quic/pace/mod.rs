@@ -1,12 +1,18 @@
 //! When packets leave: at once, unless a long path, a short queue or a crowd says otherwise.
 //!
-//! On a LAN packets leave as the congestion window allows. Three reasons hold them back, each in a
-//! file of its own, which explains it: a path is long ([`long_path`]), its queue is short
-//! ([`short_queue`]), or many connections share its queue ([`crowd`]). A reason gives a [`Rate`]
-//! while it holds. Here they are combined: a rate that was measured comes before BBR2's, of a short
-//! queue and a crowd only one is seen at a time, and a rate that was measured is kept for a
-//! [`term`], after which the path is tried again without it.
-//! [Decision 10](../../../docs/adr/0010-short-queues-and-pacing.md) has what was measured.
+//! On a LAN packets leave as fast as the congestion window allows. Three reasons hold packets back.
+//! Each has a file of its own, which explains its word:
+//!
+//! | reason          | if                                                  | gives                |
+//! |-----------------|-----------------------------------------------------|----------------------|
+//! | [`long_path`]   | the shortest round trip is 2 ms or more             | BBR2's release times |
+//! | [`short_queue`] | 3 % of 512 packets are lost, and no long path       | a measured rate      |
+//! | [`crowd`]       | 10 % of 256 packets are lost, and four signs say so | a measured rate      |
+//!
+//! A *measured* rate begins a little below what was delivered: while a queue overflows, that is
+//! what the path carries. This file combines the rates. A measured rate comes before BBR2's. A
+//! connection has one measured rate at a time, keeps it for a [`term`], and then tries the path
+//! without it. Decision 10 (docs/adr/0010-short-queues-and-pacing.md) tells why, with figures.
 
 use std::time::Instant;
 
@@ -31,12 +37,12 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-/// Watches one path.
+/// The pace of one path.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// False: the configuration does not want pacing anywhere.
+    /// False: the configuration wants no pacing anywhere.
     wanted: bool,
-    /// BBR2's rate, on a long path.
+    /// BBR2's rate, if the path is long.
     long_path: Option<Rate>,
     windows: Windows,
     belief: Belief,
@@ -44,7 +50,7 @@ pub(super) struct Pace {
     measured: Option<Measured>,
 }
 
-/// A rate that was measured, since a queue on the path overflowed.
+/// A rate that was measured while a queue on the path overflowed.
 #[derive(Debug)]
 struct Measured {
     reason: Reason,
@@ -60,7 +66,7 @@ enum Reason {
 }
 
 impl Reason {
-    /// None: holding back is given up.
+    /// None: holding back does not help.
     fn rate(&self) -> Option<Rate> {
         match self {
             Reason::ShortQueue(short_queue) => Some(short_queue.rate()),
@@ -100,8 +106,8 @@ impl Pace {
             .or(self.long_path)
     }
 
-    /// When to send the next packets, if not yet. `bbr` is asked for BBR2's release time where that
-    /// counts.
+    /// When the next packet may leave, if that is not yet. If BBR2's release time counts, `bbr` is
+    /// asked for it.
     pub fn release_time(
         &self,
         now: Instant,
@@ -113,7 +119,7 @@ impl Pace {
         }
     }
 
-    /// Packets of one message.
+    /// Most packets of one message.
     pub fn max_segments(&self) -> usize {
         match self.measured {
             Some(_) => SHORT_QUEUE_SEGMENTS,
@@ -130,9 +136,9 @@ impl Pace {
         }
     }
 
-    /// Looks at the path's numbers, which only grow. Once per batch. `acked_bytes` counts what the
-    /// peer acknowledged; it is asked for once per window, as quiche walks all streams for it.
-    /// `is_on_link`: whether no router is between.
+    /// Looks at the path's numbers, which only grow, once per batch of packets. `acked_bytes`
+    /// counts what the peer acknowledged; it is asked once per window, as quiche walks all streams
+    /// for it. `is_on_link` says whether no router is between.
     pub fn observe(
         &mut self,
         now: Instant,

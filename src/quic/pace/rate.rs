@@ -1,33 +1,33 @@
-//! What a reason for holding back gives: a rate, and how a measured one is kept and lowered.
+//! What a reason to hold packets back gives: a rate, and how a measured rate is kept and lowered.
 
 use std::time::Duration;
 
-/// How packets leave while they are held back. Whatever the rate, some leave at once and the next
-/// ones wait: a timer for each packet would cost more than all the rest.
+/// How packets leave while they are held back. At any rate several leave at once (a *burst*) before
+/// the next one waits: a timer for each packet would cost more than all the rest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Rate {
-    /// At BBR2's release times. So much time's worth of packets leaves at once.
+    /// At BBR2's release times, in bursts of so much time's worth of packets.
     Bbr { burst: Duration },
-    /// At this rate, whatever BBR2 says.
+    /// At a measured rate, whatever BBR2 says.
     Kept { bytes_per_second: u64 },
 }
 
-/// Share of what was delivered that is kept, so that the queue drains; and share of the rate that
-/// is left of it after each window that still lost packets.
+/// A rate begins with this share of what was delivered, so that the queue drains. Each lowering
+/// leaves this share of the rate.
 const HEADROOM_PERCENT: u64 = 98;
 
-/// Least share of what was delivered that is kept, whatever is lost.
+/// A rate is never lowered below this share of what was delivered, whatever is lost.
 const FLOOR_PERCENT: u64 = 60;
 
-/// No rate below this is kept, a thousandth of 1 Gbit/s: packets that are due, probes among them,
-/// wait 15 ms at most.
+/// No rate is below this, a thousandth of 1 Gbit/s: a packet, which may be a probe, waits 15 ms at
+/// most.
 pub(super) const LEAST_BYTES_PER_SECOND: u64 = 100_000;
 
-/// Bytes that leave at once on a slow path, at least: 1 ms at 100 Mbit/s. A hundred connections
-/// that share 1 Gbit/s would otherwise wake up for every packet.
+/// Bytes of a burst on a slow path, 1 ms at 100 Mbit/s: with less, each of a hundred connections
+/// that share 1 Gbit/s would wake up for every packet.
 const SLOW_PATH_BURST_BYTES: u64 = 12_000;
 
-/// Longest time that [`SLOW_PATH_BURST_BYTES`] may stand for.
+/// A burst is never longer than this.
 pub(super) const SLOW_PATH_BURST_MAX: Duration = Duration::from_millis(10);
 
 /// A rate a little below what was delivered.
@@ -60,7 +60,7 @@ impl KeptRate {
     }
 }
 
-/// How long a slow path takes for what leaves at once.
+/// How long a path of this rate takes for a slow path's burst.
 pub(super) fn slow_burst(bytes_per_second: u64) -> Duration {
     let slow_ns = SLOW_PATH_BURST_BYTES * 1_000_000_000 / bytes_per_second.max(1);
     Duration::from_nanos(slow_ns).min(SLOW_PATH_BURST_MAX)

@@ -1,20 +1,19 @@
-//! When the next packet of a kept rate is due: as many leave at once as the queue takes.
+//! When the next packet of a measured rate may leave: in bursts that a short queue holds.
 
 use std::time::{Duration, Instant};
 
 use super::rate::slow_burst;
 
-/// What leaves at once where a queue overflows: 25 kB at 1 Gbit/s, well below a queue of 64 kB, and
-/// few enough wake-ups; on slower paths as much as on long ones.
+/// A burst where a queue overflows, at least: 25 kB at 1 Gbit/s, which is well below a queue of
+/// 64 kB and means few enough wake-ups. A slow path's burst is longer.
 const SHORT_QUEUE_BURST: Duration = Duration::from_micros(200);
 
-/// The times of a kept rate.
+/// The times of a measured rate.
 #[derive(Debug)]
 pub(super) struct Release {
     /// When the next packet is due.
     next: Instant,
-    /// All that may leave at once has left: the next packet waits until it is due, then as many
-    /// may follow.
+    /// The burst is used up: the next packet waits until it is due, and begins the next burst.
     spent: bool,
 }
 
@@ -26,7 +25,7 @@ impl Release {
         }
     }
 
-    /// When to send the next packet, if not yet.
+    /// When the next packet may leave, if that is not yet.
     pub fn time(&self, now: Instant) -> Option<Instant> {
         (self.spent && self.next > now).then_some(self.next)
     }

@@ -1,58 +1,59 @@
 //! A short queue: a LAN whose queue overflows is given a little less than it carries.
 //!
-//! A *short queue* holds less than what leaves at once and BBR2's smallest congestion window (a
-//! switch port, or a qdisc of 64 kB). BBR2 goes on overrunning it, since acknowledgements that come
-//! in clumps make it believe in more bandwidth than there is. What is delivered meanwhile is what
-//! the path carries.
+//! A *short queue* holds less than a connection sends at once: a message of 44 packets, or BBR2's
+//! smallest congestion window. Switch ports have such queues, and qdiscs of 64 kB. BBR2 overruns
+//! a short queue for ever, since the acknowledgements behind it come in clumps and make BBR2
+//! believe in a bandwidth that is not there.
 //!
-//! The first overflow comes while a connection starts and was not seen at its fastest yet, so the
-//! rate is first searched for from below:
+//! The first overflow comes while a connection starts, when the path was not seen at its fastest
+//! yet. So the first rate may be too low, and the right one is searched for from below. After each
+//! window:
 //!
-//! | state      | the window before lost | then                                        | next     |
-//! |------------|------------------------|---------------------------------------------|----------|
-//! | `Settling` | whatever it lost       | the rate stays: it was lost before          | `Rising` |
-//! | `Rising`   | less than 3 packets    | 10 % more, unless the rate holds nothing up | `Rising` |
-//! | `Rising`   | 3 packets or more      | 98 % of what the path carries               | `Found`  |
-//! | `Found`    | 3 packets or more      | 2 % less, down to the floor                 | `Found`  |
-//! | `Found`    | less than 3 packets    | 0.1 % more, up to where it was found        | `Found`  |
+//! | state      | if the window lost  | then the rate                               | next state |
+//! |------------|---------------------|---------------------------------------------|------------|
+//! | `Settling` | any                 | stays: what is lost now was sent before     | `Rising`   |
+//! | `Rising`   | less than 3 packets | rises by 10 %, unless it holds nothing back | `Rising`   |
+//! | `Rising`   | 3 packets or more   | becomes 98 % of what the path carries       | `Found`    |
+//! | `Found`    | 3 packets or more   | falls by 2 %, down to 60 % of what it was   | `Found`    |
+//! | `Found`    | less than 3 packets | rises by 0.1 %, up to what was found        | `Found`    |
 
 use super::rate::{KeptRate, Rate};
 use super::window::{Seen, WindowEnd};
 
-/// Packets of one message while the rate is kept. A qdisc above a card without USO takes or drops a
-/// message whole, and 44 packets do not fit 64 kB at all.
+/// Packets of one message behind such a queue. If a card cannot segment UDP (USO), the qdisc above
+/// it takes or drops a message whole, and 44 packets do not fit 64 kB at all.
 pub(super) const SHORT_QUEUE_SEGMENTS: usize = 8;
 
-/// Packets over which loss and rate are measured: enough that a share of a few percent is no
-/// accident, and that what a queue takes in without delay matters little.
+/// Packets of a window: so many that a loss of a few percent is no accident, and that what a queue
+/// takes in at first matters little.
 pub(super) const WINDOW_PACKETS: u64 = 512;
 
-/// Lost packets of a window from which on the queue overflows, 3 %: twice what BBR2 itself takes
-/// for congestion (`loss_threshold` 0.015), and above the random loss of a bad cable, where holding
-/// back would win nothing.
+/// If so many packets of a window are lost, the queue overflows: 3 %, twice what BBR2 itself takes
+/// for congestion (`loss_threshold` 0.015), and more than a bad cable loses, where holding back
+/// would win nothing.
 const LOSSY_PACKETS: u64 = WINDOW_PACKETS * 3 / 100;
 
-/// Lost packets of a window from which on a rate that is kept is still too high.
+/// If so many packets of a window are lost, the rate is still too high.
 const STILL_LOSSY_PACKETS: u64 = 3;
 
-/// Added after each window without loss until one has some.
+/// What the rate rises by while it is searched for.
 const SEARCH_PERCENT: u64 = 10;
 
-/// What a window that lost less wins back: a burst of ours that came late is no reason to be slow
-/// for a minute. A twentieth of what a lossy window costs, so that at most one window in twenty is.
+/// What a window that lost less wins back: if one burst came late, the rate need not stay lower for
+/// a minute. It is a twentieth of what a lossy window costs, so that at most one window in twenty
+/// is lossy.
 const REGAIN_PER_MILLE: u64 = 1;
 
-/// A rate below what a short queue was seen to carry.
+/// A rate a little below what the path behind a short queue carries.
 #[derive(Debug)]
 pub(super) struct ShortQueue {
     kept: KeptRate,
-    /// What the rate was when it was last measured.
+    /// The rate when it was last measured.
     ceiling_bytes_per_second: u64,
     search: Search,
 }
 
-/// Whether the rate is known to be about what the path carries. The table above says what comes
-/// before and after.
+/// How far the search for the rate is; the table above says what comes before and after.
 #[derive(Debug)]
 enum Search {
     Settling,
@@ -66,7 +67,7 @@ impl ShortQueue {
         early: None,
     };
 
-    /// A rate for the path, if the window that was seen overflowed its queue.
+    /// A rate for the path, if its queue overflowed during the window.
     pub fn find(seen: &Seen) -> Option<ShortQueue> {
         let overflows = seen.lost_packets >= LOSSY_PACKETS;
         overflows.then(|| ShortQueue::below(seen.carried_bytes_per_second, Search::Settling))
@@ -96,7 +97,8 @@ impl ShortQueue {
                 let before = now * 100 / (100 + SEARCH_PERCENT);
                 *self = ShortQueue::below(carried.max(before), Search::Found);
             }
-            // Twice what is delivered holds nothing back: the window or the application does.
+            // A rate of twice what is delivered holds nothing back: the congestion window or the
+            // application does.
             Search::Rising if now / 2 > carried => {}
             Search::Rising => {
                 let more = now.saturating_mul(SEARCH_PERCENT) / 100;

@@ -1,34 +1,35 @@
 //! How long a measured rate is kept before the path is tried without it.
 //!
-//! Each trial loses packets if the path is as it was, so the next term is twice as long. A term
-//! ends early where the queue was *deserted*: those who filled it are gone.
+//! If the path is still as it was, each trial loses packets, so each term is twice as long as the
+//! one before. A term ends early if the queue is *deserted*: it was long when it overflowed, and
+//! those who filled it are gone.
 
 use std::time::{Duration, Instant};
 
 use crate::config::PACING_MIN_RTT;
 
-/// From this round trip on a queue that overflows is long, which one connection alone does not make
-/// it: it is a crowd's.
+/// If the round trip is this or more while a queue overflows, the queue is long and may be a
+/// crowd's: the round trip of a LAN is a small part of it.
 pub(super) const CROWDED_RTT: Duration = PACING_MIN_RTT;
 
-/// How long a rate is kept at first, and at most.
+/// The first term, and the longest.
 pub(super) const KEPT_FIRST: Duration = Duration::from_secs(2);
 pub(super) const KEPT_MAX: Duration = Duration::from_secs(64);
 
-/// A queue was long when it overflowed, and the round trip is a quarter of that by now: it was
-/// filled by others who are gone. The last of a crowd would go on at what had been its share.
+/// If the round trip fell to a quarter of what it was, the queue is deserted. Without this the last
+/// of a crowd would go on at what had been its share.
 const DESERTED_SHARE: u32 = 4;
 
-/// The question is asked after an eighth of the term: the short queue of a slow path empties as
-/// well, once it is not overrun.
+/// The round trip is looked at after an eighth of the term, not before: the short queue of a slow
+/// path empties as well once it is not overrun.
 pub(super) const DESERTED_AFTER_SHARE: u32 = 8;
 
 /// The term of one rate.
 #[derive(Debug)]
 pub(super) struct Term {
     pub until: Instant,
-    /// From when on the rate is given up if the path's round trip fell to this. None: the queue was
-    /// short, which nobody can desert.
+    /// If the round trip is this or less from then on, the term is over. None: the queue was not
+    /// long.
     deserted: Option<(Instant, Duration)>,
 }
 

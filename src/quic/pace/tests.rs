@@ -341,7 +341,8 @@ fn one_of_a_crowd_takes_what_the_others_leave() {
     let mut path = crowded();
     let before = path.rate();
     for window in 0..200 {
-        path.window(if window % 8 == 7 { 0 } else { 20 }); // one that loses nothing: holding back helps
+        // One that loses nothing: holding back helps.
+        path.window(if window % 8 == 7 { 0 } else { 20 });
     }
     assert!(
         (60..=63).contains(&(path.rate() * 100 / before)),

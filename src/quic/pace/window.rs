@@ -1,18 +1,19 @@
 //! What a window of packets showed: how many were lost, and how fast data was delivered.
 //!
-//! A *window* here is a number of packets in a row, not a congestion window. What is delivered
-//! while a queue on the path overflows is what the path carries: the one thing about it that can
-//! be measured from one end.
+//! A *window* of this directory is a number of packets that were sent in a row; the congestion
+//! window is always called so. If a queue on the path overflowed during a window, the rate at which
+//! the peer acknowledged data is what the path carries. A sender can measure nothing better.
 
 use std::time::{Duration, Instant};
 
 use crate::quic::path::PathSnapshot;
 
-/// Windows of which the fastest counts: the others may have waited for the disk or the application.
+/// Of so many windows the fastest counts: during the others the sender may have waited for the disk
+/// or the application.
 pub(super) const WINDOWS: usize = 8;
 
-/// One of a crowd is believed to have this share of the fastest of the last windows at least: the
-/// last window may have been an outage.
+/// A crowd has at most so many members. A connection is given this share of its fastest window at
+/// least, since the last window may have been an outage.
 const MAX_CROWD: u64 = 128;
 
 /// When a window is over.
@@ -49,9 +50,9 @@ pub(super) struct Seen {
     pub lost_packets: u64,
     /// What was delivered in this window.
     pub bytes_per_second: u64,
-    /// What the path is taken to carry for us. Alone on it, that is the most that was delivered in
-    /// one of the last [`WINDOWS`]. In a crowd it is what the last window delivered: all
-    /// connections at their fastest are more than the path carries.
+    /// What the path is taken to carry for this connection. For a connection alone, the fastest of
+    /// the last [`WINDOWS`] counts. For one of a crowd the last window counts: all connections at
+    /// their fastest are more than the path carries.
     pub carried_bytes_per_second: u64,
     pub rtt: Duration,
 }
@@ -65,7 +66,7 @@ impl Windows {
         }
     }
 
-    /// Looks at the path's numbers, which only grow. What the window showed, if it is over.
+    /// Looks at the path's numbers, which only grow. If the window is over, gives what it showed.
     /// `acked_bytes` counts what the peer acknowledged.
     pub fn observe(
         &mut self,
@@ -86,8 +87,8 @@ impl Windows {
             at: now,
             sent_packets: path.sent_packets,
             lost_packets: path.lost_packets,
-            // Not what was sent less what was lost: in a window of overflow most of that is not
-            // known to be lost yet.
+            // Not what was sent less what was lost: while a queue overflows, most of what is lost
+            // is not known to be lost yet.
             delivered_bytes: acked_bytes(),
         };
         let start = self.start.replace(here)?;

@@ -111,12 +111,18 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let cut =
         |(v6, segment, count, tail): (bool, u16, u16, u16)| (v6, segment, count, tail % segment);
     let step = prop_oneof![
-        4 => burst().prop_map(cut).prop_map(|(v6, segment, count, tail)| Step::Out { v6, segment, count, tail }),
-        3 => (any::<bool>(), proptest::collection::vec(1u16..=9_000, 1..20)).prop_map(|(v6, sizes)| Step::In { v6, sizes }),
-        4 => burst().prop_map(cut).prop_map(|(v6, segment, count, tail)| Step::Through { v6, segment, count, tail }),
+        4 => burst().prop_map(cut)
+            .prop_map(|(v6, segment, count, tail)| Step::Out { v6, segment, count, tail }),
+        3 => (any::<bool>(), proptest::collection::vec(1u16..=9_000, 1..20))
+            .prop_map(|(v6, sizes)| Step::In { v6, sizes }),
+        4 => burst().prop_map(cut)
+            .prop_map(|(v6, segment, count, tail)| Step::Through { v6, segment, count, tail }),
         6 => (name(), 0u64..200_000, 0usize..=65_536, any::<bool>())
-            .prop_map(|(name, offset, len, from_pool)| Step::Write { name, offset, len, from_pool }),
-        6 => (name(), 0u64..200_000, 0usize..=70_000).prop_map(|(name, offset, len)| Step::Read { name, offset, len }),
+            .prop_map(|(name, offset, len, from_pool)| {
+                Step::Write { name, offset, len, from_pool }
+            }),
+        6 => (name(), 0u64..200_000, 0usize..=70_000)
+            .prop_map(|(name, offset, len)| Step::Read { name, offset, len }),
         2 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Truncate { name, len }),
         1 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Reserve { name, len }),
         2 => (name(), name()).prop_map(|(from, to)| Step::Rename { from, to }),
@@ -645,7 +651,11 @@ fn check(backend: Backend, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 60,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn both_backends_do_what_std_does(steps in steps()) {
         for backend in backends() {

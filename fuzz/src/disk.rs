@@ -73,6 +73,7 @@ fn source(how: u8, script: &mut Script<'_>) -> DiskDone {
         name: (how & 8 == 0).then(|| name(b"source")),
         meta,
         link: link(&meta),
+        in_place: how & 16 != 0,
     }
 }
 

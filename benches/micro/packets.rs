@@ -9,7 +9,9 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use landro::config::{ETHERNET_UDP_PAYLOAD_BYTES, QuicConfig};
 use landro::engine::now;
 use landro::ids::WorkerId;
-use landro::quic::{Accept, Conn, Dial, Identity, Route, Router, Run, Secrets, Setup, TicketKeys};
+use landro::quic::{
+    Accept, Conn, Connect, Identity, Route, Router, Run, Secrets, Setup, TicketKeys,
+};
 
 use super::{PIECE_BYTES, noise};
 
@@ -72,7 +74,7 @@ impl Ends {
             out,
             runs,
         } = self;
-        let dial = Dial {
+        let connect = Connect {
             key: KEY,
             local: CLIENT,
             peer: SERVER,
@@ -80,7 +82,7 @@ impl Ends {
             ticket: None,
             now: now(),
         };
-        let client = Conn::connect(client_setup, client_router, dial);
+        let client = Conn::connect(client_setup, client_router, connect);
         let (mut client, mut server) = (client.expect("a client's connection"), None);
         for _ in 0..MOST_FLIGHTS {
             carry(&mut client, out, runs, |datagram| {

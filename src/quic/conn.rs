@@ -93,7 +93,7 @@ impl Sending {
 
 /// A connection to be made to a peer.
 #[derive(Clone, Copy)]
-pub struct Dial<'a> {
+pub struct Connect<'a> {
     /// What the router is to answer for datagrams of this connection.
     pub key: usize,
     /// The address packets really leave from: see `landro_sys::route_to`.
@@ -127,16 +127,16 @@ impl Conn {
     pub fn connect(
         setup: &mut Setup,
         router: &mut Router,
-        dial: Dial<'_>,
+        connect: Connect<'_>,
     ) -> Result<Conn, QuicError> {
-        let Dial {
+        let Connect {
             key,
             local,
             peer,
             steer,
             ticket,
             now,
-        } = dial;
+        } = connect;
         let ceiling = setup.payload_ceiling(peer.ip());
         setup.quiche.set_max_send_udp_payload_size(ceiling);
         let scid = router.new_cid(key);
@@ -373,7 +373,7 @@ impl Conn {
         identity::certificate_fingerprint(&certificate)
     }
 
-    /// First byte of the peer's connection id: dial the next lane with it as `steer` to meet the
+    /// First byte of the peer's connection id: connect the next lane with it as `steer` to meet the
     /// same worker.
     pub fn peer_cid_first_byte(&self) -> Option<u8> {
         self.quiche.destination_id().first().copied()

@@ -24,7 +24,7 @@ mod unsent;
 #[cfg(test)]
 mod tests;
 
-pub use conn::{Accept, Conn, Dial};
+pub use conn::{Accept, Conn, Connect};
 pub use identity::{Identity, IdentityError};
 pub use landro_sys::gso::{MAX_SEGMENTS, Run};
 pub use path::PathSnapshot;

@@ -123,7 +123,7 @@ impl Pair {
     ) -> World {
         let secrets = Arc::clone(&self.secrets);
         let mut client_router = Router::new(WorkerId(0), 1, Arc::clone(&secrets), false);
-        let dial = Dial {
+        let connect = Connect {
             key: 7,
             local,
             peer,
@@ -131,7 +131,7 @@ impl Pair {
             ticket,
             now: now(),
         };
-        let client = Conn::connect(client_setup, &mut client_router, dial).unwrap();
+        let client = Conn::connect(client_setup, &mut client_router, connect).unwrap();
         World {
             client,
             server: None,

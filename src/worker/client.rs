@@ -18,7 +18,7 @@ use crate::ids::{Fingerprint, SessionId};
 use crate::proto::session::{Limits, Session};
 use crate::proto::wire::{Preface, PrefaceKind};
 use crate::proto::{Input, Outcome};
-use crate::quic::{CloseReason, Conn, Dial};
+use crate::quic::{CloseReason, Conn, Connect};
 
 /// What UDP over IPv4 takes of an MTU; the transport allows for IPv6 itself.
 pub const UDP_IPV4_HEADER_BYTES: usize = 28;
@@ -131,7 +131,7 @@ impl Worker {
             .setup
             .set_interface_payload(route.mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
         let ticket = client.ticket.as_deref();
-        let dial = Dial {
+        let connect = Connect {
             key,
             local,
             peer,
@@ -139,10 +139,11 @@ impl Worker {
             ticket,
             now: self.now,
         };
-        let conn = Conn::connect(&mut client.setup, &mut self.router, dial).map_err(|error| {
-            self.shared.budget.return_window(granted_bytes);
-            error.to_string()
-        })?;
+        let conn =
+            Conn::connect(&mut client.setup, &mut self.router, connect).map_err(|error| {
+                self.shared.budget.return_window(granted_bytes);
+                error.to_string()
+            })?;
         let serial = self.serial();
         let mut lane = Lane::new(
             serial,

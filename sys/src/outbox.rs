@@ -14,6 +14,7 @@ use slab::Slab;
 
 use crate::file::invalid;
 use crate::gso::Run;
+use crate::message::Letter;
 use crate::op::{Completion, SendBuffer, SendRun};
 use crate::socket::SocketId;
 
@@ -25,13 +26,6 @@ mod tests;
 pub(crate) struct Piece {
     job: usize,
     pub run: Run,
-}
-
-/// What a piece needs to be sent.
-pub(crate) struct Letter<'a> {
-    pub payload: &'a [u8],
-    pub to: SocketAddr,
-    pub from: Option<IpAddr>,
 }
 
 struct Job {
@@ -185,6 +179,7 @@ impl Outbox {
         let job = &self.jobs[piece.job];
         Letter {
             payload: &job.buffer[piece.run.range.clone()],
+            segment_bytes: piece.run.segment_bytes,
             to: job.to,
             from: job.from,
         }

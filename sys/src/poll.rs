@@ -19,7 +19,7 @@ use crate::cmsg::{self, CONTROL_BYTES};
 use crate::deadline::Deadline;
 use crate::errno::is_transient;
 use crate::file::{FileOp, run};
-use crate::message::Message;
+use crate::message::KernelMessage;
 use crate::op::{Completion, DriverConfig, SendRun};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
@@ -46,7 +46,7 @@ pub(crate) struct PollDriver {
     events: Events,
     sockets: Vec<Watched>,
     outbox: Outbox,
-    message: Box<Message>,
+    message: Box<KernelMessage>,
     memory: Rc<ReceiveMemory>,
     /// Receive buffers nobody uses; last in, first out.
     free: Vec<u16>,
@@ -97,7 +97,7 @@ impl PollDriver {
             events: Events::with_capacity(EVENTS_MAX),
             sockets: Vec::new(),
             outbox: Outbox::default(),
-            message: Message::new(),
+            message: KernelMessage::new(),
             memory: ReceiveMemory::new(config.recv_buffers)?,
             free: (0..config.recv_buffers).rev().collect(),
             ready: VecDeque::new(),
@@ -194,13 +194,7 @@ impl PollDriver {
                 break;
             };
             let letter = self.outbox.letter(&piece);
-            let filled = self.message.fill(
-                &watched.socket,
-                letter.payload,
-                piece.run.segment_bytes,
-                letter.to,
-                letter.from,
-            );
+            let filled = self.message.fill(&watched.socket, &letter);
             let result = filled.and_then(|header| {
                 // SAFETY: `header` and what it points to live in `self.message` and the outbox's
                 // buffer, neither of which is touched before the call returns.

@@ -19,7 +19,7 @@ use nix::sys::eventfd::EfdFlags;
 
 use crate::deadline::Deadline;
 use crate::file::{FileOp, run};
-use crate::message::Message;
+use crate::message::KernelMessage;
 use crate::op::{Completion, DriverConfig, SendRun};
 use crate::outbox::{Outbox, Piece};
 use crate::pool::Pool;
@@ -35,7 +35,7 @@ mod tests;
 
 use fixed::Registration;
 use ops::FileInFlight;
-use recv::Receiver;
+use recv::RingReceiver;
 use table::Table;
 
 /// How long `Drop` waits for cancelled operations. Disk I/O in the kernel cannot be cancelled and
@@ -59,8 +59,8 @@ struct Held {
     outbox: Outbox,
     /// Messages between two uses.
     #[allow(clippy::vec_box)] // A message in flight must not move; the boxes go round.
-    spare_messages: Vec<Box<Message>>,
-    receiver: Receiver,
+    spare_messages: Vec<Box<KernelMessage>>,
+    receiver: RingReceiver,
     /// Where the read of the wake eventfd goes.
     wake_count: Box<u64>,
     wake: WakeHandle,
@@ -82,7 +82,10 @@ struct Held {
 /// What an operation's `user_data` stands for.
 enum RingOp {
     Receive(SocketId),
-    Send { piece: Piece, message: Box<Message> },
+    Send {
+        piece: Piece,
+        message: Box<KernelMessage>,
+    },
     File(FileInFlight),
     Wake,
 }
@@ -113,7 +116,7 @@ impl UringDriver {
         let _ = ring
             .submitter()
             .register_iowq_max_workers(&mut { IO_WORKERS_MAX });
-        let receiver = Receiver::new(&ring, config.recv_buffers)?;
+        let receiver = RingReceiver::new(&ring, config.recv_buffers)?;
         let registration = Registration::new(&ring, pool);
         let mut held = Held {
             ring,
@@ -236,15 +239,9 @@ impl Held {
                 return;
             };
             let socket = &self.sockets[id.index()];
-            let mut message = self.spare_messages.pop().unwrap_or_else(Message::new);
+            let mut message = self.spare_messages.pop().unwrap_or_else(KernelMessage::new);
             let letter = self.outbox.letter(&piece);
-            match message.fill(
-                socket,
-                letter.payload,
-                piece.run.segment_bytes,
-                letter.to,
-                letter.from,
-            ) {
+            match message.fill(socket, &letter) {
                 Ok(header) => {
                     // Without MSG_DONTWAIT the ring waits for room in a full socket by itself.
                     let entry = opcode::SendMsg::new(Fd(socket.as_raw_fd()), header).build();

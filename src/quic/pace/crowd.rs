@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use super::rate::{KeptRate, Rate};
 use super::term::{CROWDED_RTT, KEPT_FIRST, doubled};
-use super::window::{Seen, WindowEnd};
+use super::window::{WindowEnd, WindowSeen};
 use crate::quic::path::PathSnapshot;
 
 /// If the shortest round trip is this or more, the path is left to BBR2 alone, as is every path
@@ -130,7 +130,7 @@ impl Crowd {
     };
 
     /// A rate for one of a crowd, if the queue overflowed during the window.
-    pub fn find(seen: &Seen) -> Option<Crowd> {
+    pub fn find(seen: &WindowSeen) -> Option<Crowd> {
         let overflows = seen.lost_packets >= CROWD_LOSSY_PACKETS;
         overflows.then(|| Crowd {
             kept: KeptRate::below(seen.carried_bytes_per_second),
@@ -144,7 +144,7 @@ impl Crowd {
     }
 
     /// A window ended while the rate was kept.
-    pub fn judge(&mut self, seen: &Seen) {
+    pub fn judge(&mut self, seen: &WindowSeen) {
         if seen.lost_packets * 100 >= seen.sent_packets * CROWD_STILL_LOSSY_PERCENT {
             self.lossy_in_a_row += 1;
             self.kept.lower();

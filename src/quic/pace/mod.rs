@@ -24,7 +24,7 @@ use rate::Rate;
 use release::Release;
 use short_queue::{SHORT_QUEUE_SEGMENTS, ShortQueue};
 use term::{Term, Terms};
-use window::{Seen, WindowEnd, Windows};
+use window::{WindowEnd, WindowSeen, Windows};
 
 mod crowd;
 mod long_path;
@@ -74,7 +74,7 @@ impl Reason {
         }
     }
 
-    fn judge(&mut self, seen: &Seen) {
+    fn judge(&mut self, seen: &WindowSeen) {
         match self {
             Reason::ShortQueue(short_queue) => short_queue.judge(seen),
             Reason::Crowd(crowd) => crowd.judge(seen),
@@ -176,7 +176,7 @@ impl Pace {
         }
     }
 
-    fn look_for_overflow(&mut self, now: Instant, seen: &Seen, is_crowd: bool) {
+    fn look_for_overflow(&mut self, now: Instant, seen: &WindowSeen, is_crowd: bool) {
         let reason = match (is_crowd, self.long_path) {
             (true, _) => Crowd::find(seen).map(Reason::Crowd),
             (false, None) => ShortQueue::find(seen).map(Reason::ShortQueue),

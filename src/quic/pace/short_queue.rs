@@ -18,7 +18,7 @@
 //! | `Found`    | less than 3 packets | rises by 0.1 %, up to what was found        | `Found`    |
 
 use super::rate::{KeptRate, Rate};
-use super::window::{Seen, WindowEnd};
+use super::window::{WindowEnd, WindowSeen};
 
 /// Packets of one message behind such a queue. If a card cannot segment UDP (USO), the qdisc above
 /// it takes or drops a message whole, and 44 packets do not fit 64 kB at all.
@@ -68,7 +68,7 @@ impl ShortQueue {
     };
 
     /// A rate for the path, if its queue overflowed during the window.
-    pub fn find(seen: &Seen) -> Option<ShortQueue> {
+    pub fn find(seen: &WindowSeen) -> Option<ShortQueue> {
         let overflows = seen.lost_packets >= LOSSY_PACKETS;
         overflows.then(|| ShortQueue::below(seen.carried_bytes_per_second, Search::Settling))
     }
@@ -87,7 +87,7 @@ impl ShortQueue {
     }
 
     /// A window ended while the rate was kept.
-    pub fn judge(&mut self, seen: &Seen) {
+    pub fn judge(&mut self, seen: &WindowSeen) {
         let is_lossy = seen.lost_packets >= STILL_LOSSY_PACKETS;
         let carried = seen.carried_bytes_per_second;
         let now = self.kept.bytes_per_second;

@@ -44,7 +44,7 @@ pub(super) struct Windows {
 
 /// What a window of packets showed.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct WindowSeen {
     /// At least one.
     pub sent_packets: u64,
     pub lost_packets: u64,
@@ -75,7 +75,7 @@ impl Windows {
         end: WindowEnd,
         in_crowd: bool,
         acked_bytes: impl FnOnce() -> u64,
-    ) -> Option<Seen> {
+    ) -> Option<WindowSeen> {
         if self
             .start
             .as_ref()
@@ -102,7 +102,7 @@ impl Windows {
         self.delivered_bytes_per_second[self.next] = bytes_per_second;
         self.next = (self.next + 1) % WINDOWS;
         let fastest = self.fastest_bytes_per_second();
-        Some(Seen {
+        Some(WindowSeen {
             sent_packets,
             lost_packets,
             bytes_per_second,

@@ -81,7 +81,7 @@ fn a_second_lane_meets_the_same_worker() {
     let mut client_router = Router::new(WorkerId(2), 9, secrets, false);
     for steer in [0, 1, 2, 77, 255] {
         let (local, peer) = (addr(CLIENT), addr(SERVER));
-        let dial = Dial {
+        let connect = Connect {
             key: 0,
             local,
             peer,
@@ -89,7 +89,7 @@ fn a_second_lane_meets_the_same_worker() {
             ticket: None,
             now: now(),
         };
-        let mut conn = Conn::connect(&mut setup, &mut client_router, dial).unwrap();
+        let mut conn = Conn::connect(&mut setup, &mut client_router, connect).unwrap();
         assert_eq!(conn.peer_cid_first_byte(), Some(steer));
         let mut first = datagrams(&mut conn).remove(0);
         for worker in 0..3 {

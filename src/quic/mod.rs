@@ -25,11 +25,10 @@ mod unsent;
 mod tests;
 
 pub use conn::{Accept, Conn, Connect};
-pub use identity::{Identity, IdentityError};
+pub use identity::Identity;
 pub use landro_sys::gso::{MAX_SEGMENTS, Run};
 pub use path::PathSnapshot;
 pub use reason::{CloseReason, ConnState, KEY_SPENT, QuicError, StreamError};
 pub use route::{NewConn, Route, Router};
-pub use sending::Filled;
 pub use setup::{Setup, TicketKeys, Trust};
 pub use token::Secrets;

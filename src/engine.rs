@@ -159,18 +159,22 @@ impl Server {
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
             let authorize = config.authorize.clone();
             let trust: Trust = Arc::new(move |peer| authorize(peer).is_some());
-            let mut accept = Setup::server(&config.identity, trust, &config.quic, &tickets)?;
-            accept.tell_on_link(landro_sys::is_on_link);
+            let mut listeners = Vec::new();
+            for socket in sockets {
+                let trust = Arc::clone(&trust);
+                let mut accept = Setup::server(&config.identity, trust, &config.quic, &tickets)?;
+                accept.tell_on_link(landro_sys::is_on_link);
+                listeners.push((socket, accept));
+            }
             let core = (usize::from(workers) <= cores.len()).then(|| cores[number % cores.len()]);
             threads.push(spawn(WorkerParts {
                 id: WorkerId(number as u8),
                 backend: backend.0,
                 core,
-                sockets,
+                listeners,
                 inbox,
                 shared: shared.clone(),
                 pool_buffers,
-                accept: Some(accept),
             })?);
         }
         Ok(Server {
@@ -317,11 +321,10 @@ impl Client {
             id: WorkerId(0),
             backend,
             core: None,
-            sockets: Vec::new(),
+            listeners: Vec::new(),
             inbox,
             shared: shared.clone(),
             pool_buffers,
-            accept: None,
         })?;
         let start = ClientStart {
             peers: config.peer,

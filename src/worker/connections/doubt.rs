@@ -11,13 +11,12 @@ use std::time::{Duration, Instant};
 
 use landro_sys::SocketId;
 
-use super::Worker;
-use super::lane::{Lane, Phase, code};
-use super::log::Who;
-
-/// ICMP overtakes datagrams that still wait in our socket's buffer: what is heard within this time
-/// proves nothing.
-const STILL_QUEUED: Duration = Duration::from_millis(20);
+use super::Connections;
+use super::connection::{Connection, code};
+use crate::quic::PathSnapshot;
+use crate::worker::event_loop::Loop;
+use crate::worker::limits::STILL_QUEUED;
+use crate::worker::log::Who;
 
 /// How often the peer is asked for a sign of life, and how long each time; on a long path as many
 /// round trips as [`ROUND_TRIPS`]. The user learns it within a second, together with
@@ -37,20 +36,20 @@ const QUIET_ROUND_TRIPS: u32 = 3;
 
 /// All addresses are dialled in turn again until so long after the first dial, if all that keeps
 /// them from answering is ICMP: a daemon that is being started anew is missed for a moment only.
-pub(super) const DIAL_FOR: Duration = Duration::from_millis(600);
+pub(in crate::worker) const DIAL_FOR: Duration = Duration::from_millis(600);
 
 /// What is thought of a peer whose port is said to be closed.
 #[derive(Debug)]
-pub struct Doubt {
+pub(super) struct Doubt {
     until: Instant,
     /// What was said.
     why: String,
     rounds: u32,
-    state: State,
+    state: DoubtState,
 }
 
 #[derive(Debug)]
-enum State {
+enum DoubtState {
     /// What was under way is let in. Next: Asked.
     Settling,
     /// The peer had sent so many packets, and was asked for more so often. Next: either verdict.
@@ -59,7 +58,7 @@ enum State {
 
 /// What to do when a doubt is due.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next {
+pub(super) enum Verdict {
     /// Ask for a sign of life; look again then.
     Ask,
     /// It is there after all.
@@ -74,101 +73,99 @@ impl Doubt {
             until: now + STILL_QUEUED,
             why,
             rounds,
-            state: State::Settling,
+            state: DoubtState::Settling,
         }
     }
 
     /// When it is due; always later than the last [`Doubt::due`].
-    pub fn until(&self) -> Instant {
+    pub(super) fn until(&self) -> Instant {
         self.until
     }
 
     /// `received`: authentic packets of the peer so far.
-    pub fn due(&mut self, now: Instant, received: u64, rtt: Duration) -> Next {
+    fn due(&mut self, now: Instant, received: u64, rtt: Duration) -> Verdict {
         let rounds = match self.state {
-            State::Settling => 1,
-            State::Asked {
+            DoubtState::Settling => 1,
+            DoubtState::Asked {
                 received: before, ..
-            } if received > before => return Next::Alive,
-            State::Asked { rounds, .. } if rounds >= self.rounds => {
-                return Next::Gone(std::mem::take(&mut self.why));
+            } if received > before => return Verdict::Alive,
+            DoubtState::Asked { rounds, .. } if rounds >= self.rounds => {
+                return Verdict::Gone(std::mem::take(&mut self.why));
             }
-            State::Asked { rounds, .. } => rounds + 1,
+            DoubtState::Asked { rounds, .. } => rounds + 1,
         };
-        self.state = State::Asked { received, rounds };
+        self.state = DoubtState::Asked { received, rounds };
         self.until = now + ROUND.max(rtt * ROUND_TRIPS);
-        Next::Ask
+        Verdict::Ask
     }
 }
 
-impl Worker {
+impl Connections {
     /// ICMP said something about what is sent from a socket; only those of a command are connected
     /// to one peer.
-    pub(super) fn refused(&mut self, socket: SocketId, error: &io::Error) {
-        let lanes = self
-            .lanes
+    pub(in crate::worker) fn refused(
+        &mut self,
+        io: &mut Loop,
+        socket: SocketId,
+        error: &io::Error,
+    ) {
+        let keys = self
             .iter()
-            .filter(|(_, lane)| lane.socket == socket && !lane.conn.is_closing());
-        for key in lanes.map(|(key, _)| key).collect::<Vec<_>>() {
-            let lane = &mut self.lanes[key];
-            if lane.doubt.is_none() {
-                if self.log.admits(Who::Debug, self.now) {
-                    tracing::debug!(peer = %lane.peer, %error, "ICMP says that the peer is not there; asking it");
+            .filter(|(_, found)| found.socket == socket && !found.conn.is_closing())
+            .map(|(key, _)| key);
+        for key in keys.collect::<Vec<_>>() {
+            if let Some(connection) = self.get_mut(key)
+                && connection.doubt.is_none()
+            {
+                if io.log.admits(Who::Debug, io.now) {
+                    tracing::debug!(peer = %connection.peer, %error, "ICMP says that the peer is not there; asking it");
                 }
-                let rounds = match lane.phase {
-                    Phase::Handshaking(_) => HANDSHAKE_ROUNDS,
-                    Phase::Preface(_)
-                    | Phase::Waiting { .. }
-                    | Phase::Serving { .. }
-                    | Phase::Closing => ROUNDS,
+                let rounds = match connection.app.is_undecided() {
+                    true => HANDSHAKE_ROUNDS,
+                    false => ROUNDS,
                 };
-                lane.doubt = Some(Doubt::new(self.now, in_words(error), rounds));
+                connection.doubt = Some(Doubt::new(io.now, in_words(error), rounds));
                 self.touch(key);
             }
         }
     }
 
     /// A send took the news that the receive did not get.
-    pub(super) fn send_refused(&mut self, serial: u64, error: &io::Error) {
-        let socket = self
-            .lanes
-            .iter()
-            .find(|(_, lane)| lane.serial == serial)
-            .map(|(_, lane)| lane.socket);
-        if let Some(socket) = socket {
-            self.refused(socket, error);
+    pub(super) fn send_refused(&mut self, io: &mut Loop, serial: u64, error: &io::Error) {
+        let found = self.find(serial).and_then(|key| self.get(key));
+        if let Some(socket) = found.map(|connection| connection.socket) {
+            self.refused(io, socket, error);
         }
     }
 
-    /// Looks at a lane's doubt if it is due.
-    pub(super) fn review_doubt(&mut self, key: usize) {
-        let lane = &mut self.lanes[key];
-        let Some(doubt) = lane
-            .doubt
-            .as_mut()
-            .filter(|doubt| doubt.until() <= self.now)
-        else {
+    /// Looks at what is doubted of one if that is due.
+    pub(in crate::worker) fn review_doubt(&mut self, io: &mut Loop, key: usize) {
+        let Some(connection) = self.get_mut(key) else {
             return;
         };
-        let path = lane.conn.snapshot();
-        match doubt.due(self.now, path.received_packets, known_rtt(&path)) {
-            Next::Ask => lane.conn.keep_alive(),
-            Next::Alive => {
-                if self.log.admits(Who::Debug, self.now) {
-                    tracing::debug!(peer = %lane.peer, "the peer is there, whatever ICMP says");
+        let doubt = connection.doubt.as_mut();
+        let Some(doubt) = doubt.filter(|doubt| doubt.until() <= io.now) else {
+            return;
+        };
+        let path = connection.conn.snapshot();
+        match doubt.due(io.now, path.received_packets, known_rtt(&path)) {
+            Verdict::Ask => connection.conn.keep_alive(),
+            Verdict::Alive => {
+                if io.log.admits(Who::Debug, io.now) {
+                    tracing::debug!(peer = %connection.peer, "the peer is there, whatever ICMP says");
                 }
-                lane.doubt = None;
+                connection.doubt = None;
             }
-            Next::Gone(why) => {
-                lane.last_stats();
-                lane.conn.give_up(code::TIMEOUT, &why);
+            Verdict::Gone(why) => {
+                connection.last_stats();
+                connection.conn.give_up(code::TIMEOUT, &why);
             }
         }
     }
 }
 
-impl Lane {
-    /// A client's lane adapts its patience to its path.
+impl Connection {
+    /// One that we dialled adapts its patience to its path.
     pub(super) fn measure_quiet(&mut self) {
         if let Some(quiet) = &mut self.quiet {
             *quiet = SIGN_OF_LIFE.max(known_rtt(&self.conn.snapshot()) * QUIET_ROUND_TRIPS);
@@ -177,7 +174,7 @@ impl Lane {
 }
 
 /// Zero before the first measurement: quiche's guess is no reason to wait.
-fn known_rtt(path: &crate::quic::PathSnapshot) -> Duration {
+fn known_rtt(path: &PathSnapshot) -> Duration {
     path.min_rtt.map_or(Duration::ZERO, |_| path.rtt)
 }
 
@@ -207,11 +204,11 @@ mod tests {
         start: Instant,
         rtt: Duration,
         received: impl Fn(Duration) -> u64,
-    ) -> (Duration, Next) {
+    ) -> (Duration, Verdict) {
         for _ in 0..10 {
             let at = doubt.until();
             match doubt.due(at, received(at - start), rtt) {
-                Next::Ask => assert!(doubt.until() > at, "it moves on"),
+                Verdict::Ask => assert!(doubt.until() > at, "it moves on"),
                 next => return (at - start, next),
             }
         }
@@ -222,7 +219,7 @@ mod tests {
     fn silence_is_the_proof_within_a_second() {
         let (start, mut doubt) = said();
         let (after, next) = verdict(&mut doubt, start, LAN, |_| 7);
-        assert_eq!(next, Next::Gone("closed".to_owned()));
+        assert_eq!(next, Verdict::Gone("closed".to_owned()));
         assert!(SIGN_OF_LIFE + after < Duration::from_secs(1), "{after:?}");
     }
 
@@ -241,7 +238,7 @@ mod tests {
     fn one_packet_proves_it_wrong() {
         let (start, mut doubt) = said();
         let heard = |after| if after > STILL_QUEUED { 8 } else { 7 };
-        assert_eq!(verdict(&mut doubt, start, LAN, heard).1, Next::Alive);
+        assert_eq!(verdict(&mut doubt, start, LAN, heard).1, Verdict::Alive);
     }
 
     #[test]
@@ -250,7 +247,7 @@ mod tests {
         let queued = |after| if after >= STILL_QUEUED { 9 } else { 7 };
         assert_eq!(
             verdict(&mut doubt, start, LAN, queued).1,
-            Next::Gone("closed".to_owned())
+            Verdict::Gone("closed".to_owned())
         );
     }
 
@@ -265,6 +262,6 @@ mod tests {
                 7
             }
         };
-        assert_eq!(verdict(&mut doubt, start, rtt, late).1, Next::Alive);
+        assert_eq!(verdict(&mut doubt, start, rtt, late).1, Verdict::Alive);
     }
 }

@@ -20,11 +20,10 @@ use criterion::{
 use landro::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use landro::config::QuicConfig;
 use landro::engine::{
-    Access, BackendChoice, Client, ClientConfig, ClientEvent, Ended, PeerAccess, ServeConfig,
-    Server,
+    BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, ServeConfig, Server,
 };
 use landro::proto::Outcome;
-use landro::proto::session::Request;
+use landro::proto::session::{Direction, Request, Transfer, TransferOptions};
 use landro::quic::Identity;
 use tempfile::TempDir;
 
@@ -67,7 +66,7 @@ impl Host {
             identity: Identity::generate().expect("an identity"),
             reset_secret: [0; 32],
             authorize: Arc::new(move |peer| {
-                let access = Access {
+                let access = Grant {
                     read: true,
                     write: true,
                 };
@@ -99,15 +98,15 @@ impl Host {
             trust: Arc::new(|_| true),
             streams,
         };
-        let request = Request::Push {
+        let request = Request::Transfer(Transfer {
+            direction: Direction::Push,
             sources: vec![Bytes::copy_from_slice(source.as_os_str().as_bytes())],
             target: Bytes::from_static(b"copy"),
-            must_be_dir: false,
-            force: true,
-            fsync: false,
-            keep_dirlinks: false,
-            bwlimit_bps: None,
-        };
+            options: TransferOptions {
+                force: true,
+                ..TransferOptions::default()
+            },
+        });
         let client = Client::start(config, request).expect("a client");
         let ended = client.events().iter().find_map(|event| match event {
             ClientEvent::Ended(ended) => Some(ended),

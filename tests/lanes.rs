@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use landro::config::QuicConfig;
 use landro::engine::{
-    Access, BackendChoice, Client, ClientConfig, ClientEvent, Ended, PeerAccess, ServeConfig,
+    BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, ServeConfig,
     Server, TransportStats,
 };
-use landro::proto::session::{BenchWork, Request};
+use landro::proto::session::{BenchWork, Direction, Request, Transfer, TransferOptions};
 use landro::proto::{Outcome, Totals};
 use landro::quic::Identity;
 
@@ -53,7 +53,7 @@ fn session(
     request: Request,
 ) -> (Ended, TransportStats) {
     let access = PeerAccess {
-        access: Access {
+        access: Grant {
             read: true,
             write: true,
         },
@@ -148,14 +148,13 @@ fn push_and_pull(backend: BackendChoice) {
         |name: &str| Bytes::from(here.path().join(name).into_os_string().into_encoded_bytes());
     fs::write(here.path().join("file"), &content).unwrap();
 
-    let pushed = transfer(backend, there.path(), |name| Request::Push {
-        sources: vec![local(name)],
-        target: Bytes::from_static(b"pushed"),
-        must_be_dir: false,
-        force: false,
-        fsync: false,
-        keep_dirlinks: false,
-        bwlimit_bps: None,
+    let pushed = transfer(backend, there.path(), |name| {
+        Request::Transfer(Transfer {
+            direction: Direction::Push,
+            sources: vec![local(name)],
+            target: Bytes::from_static(b"pushed"),
+            options: TransferOptions::default(),
+        })
     });
     assert!(
         fs::read(there.path().join("pushed")).unwrap() == content,
@@ -163,14 +162,13 @@ fn push_and_pull(backend: BackendChoice) {
     );
     assert!(pushed.lanes > 2, "lanes used by the push: {}", pushed.lanes);
 
-    let pulled = transfer(backend, there.path(), |_| Request::Pull {
-        sources: vec![Bytes::from_static(b"pushed")],
-        target: local("pulled"),
-        must_be_dir: false,
-        force: false,
-        fsync: false,
-        keep_dirlinks: false,
-        bwlimit_bps: None,
+    let pulled = transfer(backend, there.path(), |_| {
+        Request::Transfer(Transfer {
+            direction: Direction::Pull,
+            sources: vec![Bytes::from_static(b"pushed")],
+            target: local("pulled"),
+            options: TransferOptions::default(),
+        })
     });
     assert!(
         fs::read(here.path().join("pulled")).unwrap() == content,

@@ -3,7 +3,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use landro::proto::session::{Grant, Request, Session};
+use landro::proto::session::{Direction, Grant, Request, Session, Transfer, TransferOptions};
 use landro::proto::wire::{Message, VERSION, Verdict, VerdictKind, Welcome, WireRequest};
 use landro::proto::{EntryError, EntryErrorCode};
 use landro_fuzz::{Script, World, limits};
@@ -25,15 +25,18 @@ fuzz_target!(|data: &[u8]| {
         world.run(step);
     } else {
         let (target, must_be_dir, force, fsync) = (Bytes::from_static(b"t"), true, false, false);
-        let request = Request::Push {
+        let request = Request::Transfer(Transfer {
+            direction: Direction::Push,
             sources,
             target,
-            must_be_dir,
-            force,
-            fsync,
-            keep_dirlinks: false,
-            bwlimit_bps,
-        };
+            options: TransferOptions {
+                must_be_dir,
+                force,
+                fsync,
+                bwlimit_bps,
+                ..TransferOptions::default()
+            },
+        });
         let mut world = World::new(script, |now| Session::client(now, request, limits()));
         world.say(&Message::Welcome(Welcome {
             version: VERSION,

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use landro::proto::session::{BenchWork, Grant, Request, Session};
+use landro::proto::session::{
+    BenchWork, Direction, Grant, Request, Session, Transfer, TransferOptions,
+};
 use landro_fuzz::{Script, World, limits};
 use libfuzzer_sys::fuzz_target;
 
@@ -19,24 +21,30 @@ fuzz_target!(|data: &[u8]| {
         duration: Duration::from_secs(1),
     };
     let request = match role % 8 {
-        0 => Some(Request::Push {
+        0 => Some(Request::Transfer(Transfer {
+            direction: Direction::Push,
             sources,
             target,
-            must_be_dir,
-            force,
-            fsync,
-            keep_dirlinks: false,
-            bwlimit_bps,
-        }),
-        1 => Some(Request::Pull {
+            options: TransferOptions {
+                must_be_dir,
+                force,
+                fsync,
+                bwlimit_bps,
+                ..TransferOptions::default()
+            },
+        })),
+        1 => Some(Request::Transfer(Transfer {
+            direction: Direction::Pull,
             sources,
             target,
-            must_be_dir,
-            force,
-            fsync,
-            keep_dirlinks: false,
-            bwlimit_bps,
-        }),
+            options: TransferOptions {
+                must_be_dir,
+                force,
+                fsync,
+                bwlimit_bps,
+                ..TransferOptions::default()
+            },
+        })),
         2 => Some(Request::List { path: target }),
         3 => Some(bench(BenchWork::Send)),
         4 => Some(bench(BenchWork::Receive)),

@@ -303,7 +303,7 @@ pub fn bytes(typed: &str) -> Result<u64, String> {
 
 /// What one `cp` moves, with the rules between its arguments checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Transfer {
+pub enum CopyRoute {
     Push {
         sources: Vec<Vec<u8>>,
         to: Url,
@@ -338,10 +338,10 @@ pub enum TransferError {
     SameName(String),
 }
 
-impl Transfer {
+impl CopyRoute {
     /// # Errors
     /// A bad URL, or arguments that do not go together.
-    pub fn parse(sources: &[OsString], destination: &OsString) -> Result<Transfer, TransferError> {
+    pub fn parse(sources: &[OsString], destination: &OsString) -> Result<CopyRoute, TransferError> {
         let (mut local, mut remote) = (Vec::new(), Vec::new());
         for source in sources {
             match Place::parse(source)? {
@@ -362,8 +362,8 @@ impl Transfer {
         ) {
             (_, false, false) => Err(TransferError::MixedSources),
             (Place::Remote(_), false, _) => Err(TransferError::BothRemote),
-            (Place::Remote(to), true, _) => Ok(Transfer::Push { sources: local, to }),
-            (Place::Local(target), true, _) => Ok(Transfer::Local {
+            (Place::Remote(to), true, _) => Ok(CopyRoute::Push { sources: local, to }),
+            (Place::Local(target), true, _) => Ok(CopyRoute::Local {
                 sources: local,
                 target,
             }),
@@ -376,7 +376,7 @@ impl Transfer {
                         remote[0].host.to_string(),
                         url.host.to_string(),
                     )),
-                    None => Ok(Transfer::Pull {
+                    None => Ok(CopyRoute::Pull {
                         from: remote,
                         target,
                     }),

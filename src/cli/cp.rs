@@ -4,12 +4,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::daemon::signals::{Hangup, Signals};
 use crate::engine::{ClientEvent, Ended, LocalCopy, copy_locally};
 use crate::ids::Fingerprint;
-use crate::proto::session::Request;
+use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
+use crate::signals::{Hangup, Signals};
 
-use super::args::{self, CpArgs, Transfer};
+use super::args::{self, CopyRoute, CpArgs};
 use super::client::{self, Dial};
 use super::outcome::{Parties, judge};
 use super::report::stats::{Stats, Transport};
@@ -18,23 +18,23 @@ use super::url::Host;
 use super::{CliError, Exit, escape};
 
 pub fn run(args: CpArgs) -> Result<Exit, CliError> {
-    let transfer = Transfer::parse(&args.sources, &args.destination)?;
+    let route = CopyRoute::parse(&args.sources, &args.destination)?;
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut reporter = Reporter::new(Style {
         json: args.json,
         quiet: args.quiet,
         stats: args.stats,
     });
-    let (direction, host) = match &transfer {
-        Transfer::Push { to, .. } => ("push", Some(&to.host)),
-        Transfer::Pull { from, .. } => ("pull", from.first().map(|url| &url.host)),
-        Transfer::Local { .. } => ("local", None),
+    let (direction, host) = match &route {
+        CopyRoute::Push { to, .. } => ("push", Some(&to.host)),
+        CopyRoute::Pull { from, .. } => ("pull", from.first().map(|url| &url.host)),
+        CopyRoute::Local { .. } => ("local", None),
     };
     reporter.start(direction, host.map(Host::to_string));
     let mut seen = Seen::default();
     let result = match host {
-        Some(host) => remote(&args, &transfer, host, &signals, &mut reporter, &mut seen),
-        None => local(&args, &transfer, &signals, &mut reporter),
+        Some(host) => remote(&args, &route, host, &signals, &mut reporter, &mut seen),
+        None => local(&args, &route, &signals, &mut reporter),
     };
     let (exit, totals) = match result {
         Ok((ended, own)) => {
@@ -104,7 +104,7 @@ type End = Result<(Ended, Option<Fingerprint>), CliError>;
 
 fn remote(
     args: &CpArgs,
-    transfer: &Transfer,
+    route: &CopyRoute,
     host: &Host,
     signals: &Signals,
     reporter: &mut Reporter,
@@ -114,7 +114,7 @@ fn remote(
         streams: args.streams,
         ..Dial::new(host, &args.trust, &args.engine)
     };
-    let request = request(args, transfer)?;
+    let request = request(args, route)?;
     let done = client::run(
         &dial,
         signals,
@@ -128,11 +128,11 @@ fn remote(
     Ok((done.ended, Some(done.own)))
 }
 
-fn local(args: &CpArgs, transfer: &Transfer, signals: &Signals, reporter: &mut Reporter) -> End {
-    let Transfer::Local {
+fn local(args: &CpArgs, route: &CopyRoute, signals: &Signals, reporter: &mut Reporter) -> End {
+    let CopyRoute::Local {
         sources,
         target: typed,
-    } = transfer
+    } = route
     else {
         unreachable!("only local copies have no host")
     };
@@ -154,46 +154,60 @@ fn local(args: &CpArgs, transfer: &Transfer, signals: &Signals, reporter: &mut R
     Ok((Ended::Outcome(outcome), None))
 }
 
-fn request(args: &CpArgs, transfer: &Transfer) -> Result<Request, CliError> {
+fn request(args: &CpArgs, route: &CopyRoute) -> Result<Request, CliError> {
     let (force, fsync, keep_dirlinks) = (args.force, args.fsync, args.keep_dirlinks);
     // Typed in bytes, limited in bits; 0 means that nobody limits.
     let bwlimit_bps = args
         .bwlimit
         .filter(|&rate| rate > 0)
         .map(|bytes| bytes.saturating_mul(8));
-    Ok(match transfer {
-        Transfer::Push { sources, to } => {
+    let transfer = |direction, sources, target, must_be_dir| {
+        let options = TransferOptions {
+            must_be_dir,
+            force,
+            fsync,
+            keep_dirlinks,
+            bwlimit_bps,
+        };
+        Request::Transfer(Transfer {
+            direction,
+            sources,
+            target,
+            options,
+        })
+    };
+    Ok(match route {
+        CopyRoute::Push { sources, to } => {
             let sources: Vec<Bytes> = sources
                 .iter()
                 .map(|path| local_source(path))
                 .collect::<Result<_, _>>()?;
             args::names_differ(sources.iter().map(|path| &path[..]))?;
-            Request::Push {
-                must_be_dir: args::must_be_dir(&to.path, sources.len()),
+            let must_be_dir = args::must_be_dir(&to.path, sources.len());
+            transfer(
+                Direction::Push,
                 sources,
-                target: remote_target(&to.path),
-                force,
-                fsync,
-                keep_dirlinks,
-                bwlimit_bps,
-            }
+                remote_target(&to.path),
+                must_be_dir,
+            )
         }
-        Transfer::Pull {
+        CopyRoute::Pull {
             from,
             target: local,
-        } => Request::Pull {
-            sources: from
+        } => {
+            let sources: Vec<Bytes> = from
                 .iter()
                 .map(|url| Bytes::from(url.path.clone()))
-                .collect(),
-            must_be_dir: args::must_be_dir(local, from.len()),
-            target: Bytes::copy_from_slice(local),
-            force,
-            fsync,
-            keep_dirlinks,
-            bwlimit_bps,
-        },
-        Transfer::Local { .. } => unreachable!("a local copy asks nobody"),
+                .collect();
+            let must_be_dir = args::must_be_dir(local, sources.len());
+            transfer(
+                Direction::Pull,
+                sources,
+                Bytes::copy_from_slice(local),
+                must_be_dir,
+            )
+        }
+        CopyRoute::Local { .. } => unreachable!("a local copy asks nobody"),
     })
 }
 

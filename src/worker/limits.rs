@@ -67,6 +67,10 @@ pub(super) const LINGER: Duration = Duration::from_secs(3);
 /// may follow at once.
 pub(super) const TRIM_AFTER: Duration = Duration::from_secs(2);
 
+/// All addresses are dialled in turn again until so long after the first dial, if all that keeps
+/// them from answering is ICMP: a daemon that is being started anew is missed for a moment only.
+pub(super) const DIAL_FOR: Duration = Duration::from_millis(600);
+
 /// An established lane must say which session it belongs to within this time.
 pub(super) const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -95,7 +99,7 @@ const READ_AHEAD_BYTES: usize = 512 << 10;
 /// The same where a read is made in place: waiting is all that more would do, and what is sealed
 /// long after it was read has left the second-level cache (measured on tmpfs: with 512 KiB 8 % less
 /// throughput at 14 % more CPU).
-pub(super) const READ_AHEAD_IN_PLACE_BYTES: u64 = 128 << 10;
+const READ_AHEAD_IN_PLACE_BYTES: usize = 128 << 10;
 
 /// Disk operations of one session at a time.
 const LOOKUPS: usize = 64;
@@ -115,6 +119,8 @@ pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
         },
         write_behind_bytes: share.min(WRITE_BEHIND_BYTES),
         read_ahead_bytes: share.min(READ_AHEAD_BYTES),
+        read_ahead_in_place_bytes: share.min(READ_AHEAD_IN_PLACE_BYTES),
+        takes_ranges: false,
         lookups: LOOKUPS,
         parallel: ParallelTransferConfig::default(),
     }

@@ -1,4 +1,4 @@
-//! How a worker is reached: what others may ask of it, through a bounded queue that wakes it.
+//! How a worker is reached: mail for it, through a bounded queue that wakes it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
@@ -13,24 +13,24 @@ use crate::ids::{Fingerprint, WorkerId};
 
 /// How one worker is reached by others.
 pub struct Mailbox {
-    pub sender: Sender<Command>,
+    pub sender: Sender<Mail>,
     pub wake: OnceLock<WakeHandle>,
     pub pulse: Pulse,
 }
 
 impl Mailbox {
-    /// Puts a command into the worker's queue and wakes it. False: the queue is full or the worker
+    /// Puts mail into the worker's queue and wakes it. False: the queue is full or the worker
     /// is gone.
-    pub fn post(&self, command: Command) -> bool {
-        let posted = self.sender.try_send(command).is_ok();
+    pub fn post(&self, mail: Mail) -> bool {
+        let posted = self.sender.try_send(mail).is_ok();
         self.wake();
         posted
     }
 
     /// As [`Mailbox::post`], but waits for room: what the user wants is not lost among strays.
     /// False: the worker is gone or stuck.
-    pub fn insist(&self, command: Command) -> bool {
-        let posted = self.sender.send_timeout(command, ROOM_TIMEOUT).is_ok();
+    pub fn insist(&self, mail: Mail) -> bool {
+        let posted = self.sender.send_timeout(mail, ROOM_TIMEOUT).is_ok();
         self.wake();
         posted
     }
@@ -46,7 +46,8 @@ impl Mailbox {
 /// A worker empties its mailbox in each turn of its loop.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub enum Command {
+/// What a worker is told or asked.
+pub enum Mail {
     /// A datagram that reached the wrong worker's socket, for its owner.
     Stray(Stray),
     /// A new session of `peer` begins on the lane with this serial number: which older ones live?

@@ -6,14 +6,18 @@
 
 mod apps;
 mod client_events;
+mod client_transfer;
+mod code;
 mod connections;
 mod event_loop;
+mod lane;
 mod limits;
 mod listeners;
 mod local;
 mod log;
 mod mailbox;
 mod pulse;
+mod sessions;
 mod share;
 mod shared;
 mod stats;
@@ -30,19 +34,19 @@ use landro_sys::{Backend, Completion, Driver, DriverConfig, Pool, UdpSocket, Wak
 use crate::disk::Disk;
 use crate::ids::WorkerId;
 use crate::quic::{Router, Setup};
-use apps::transfer::client::Client;
-use apps::transfer::sessions::Sessions;
+use client_transfer::ClientTransfer;
 use connections::Connections;
 use event_loop::Loop;
 use limits::{COMPLETIONS_PER_TURN, QUEUE_ENTRIES, RECEIVE_BUFFERS};
 use listeners::Listeners;
+use sessions::Sessions;
 use timers::Timer;
 
 pub use client_events::{ClientEvent, ClientStart, Ended};
 pub use local::{LocalCopy, copy_locally};
-pub use mailbox::{Command, Mailbox};
+pub use mailbox::{Mail, Mailbox};
 pub use pulse::Pulse;
-pub use shared::{Access, Authorize, PeerAccess, Refusals, Service, Shared};
+pub use shared::{Authorize, PeerAccess, Refusals, Service, Shared};
 pub use stats::TransportStats;
 
 /// What a worker is made of; built on the thread that starts it.
@@ -54,7 +58,7 @@ pub struct WorkerParts {
     pub core: Option<usize>,
     /// Of a daemon: a socket for each address, and how it accepts there.
     pub listeners: Vec<(UdpSocket, Setup)>,
-    pub inbox: Receiver<Command>,
+    pub inbox: Receiver<Mail>,
     pub shared: Arc<Shared>,
     /// Pool buffers this worker may use.
     pub pool_buffers: usize,
@@ -63,13 +67,13 @@ pub struct WorkerParts {
 /// The parts; each method that needs more than one of them is here or in `apps`, the rest is theirs.
 pub struct Worker {
     io: Loop,
-    inbox: Receiver<Command>,
+    inbox: Receiver<Mail>,
     listeners: Listeners,
     connections: Connections,
     sessions: Sessions,
     disk: Disk,
     /// Of a command: its one transfer.
-    client: Option<Client>,
+    client: Option<ClientTransfer>,
     /// Timers that expire in this turn; empty between turns, kept for its room.
     due: Vec<Timer>,
 }
@@ -129,7 +133,7 @@ impl Worker {
             self.io.now = now();
             self.io.beat();
             self.take_completions();
-            self.take_commands();
+            self.take_mail();
             self.expire_timers();
             self.connections.feed_hungry(&self.io);
             self.connections.feed_waiting_to_send(&self.io);
@@ -179,21 +183,21 @@ impl Worker {
         }
     }
 
-    fn take_commands(&mut self) {
-        while let Ok(command) = self.inbox.try_recv() {
-            match command {
-                Command::Stray(stray) => {
+    fn take_mail(&mut self) {
+        while let Ok(mail) = self.inbox.try_recv() {
+            match mail {
+                Mail::Stray(stray) => {
                     let (io, listeners) = (&mut self.io, &mut self.listeners);
                     self.connections.take_stray(io, listeners, stray);
                 }
-                Command::AreYouAlive { asker, lane, peer } => {
+                Mail::AreYouAlive { asker, lane, peer } => {
                     self.question_from(asker, lane, &peer);
                 }
-                Command::Answered { lane } => self.answered(lane),
-                Command::Start(start) => self.start_client(*start),
-                Command::Cancel => self.cancel_client(),
-                Command::Reauthorise => self.reauthorise(),
-                Command::Shutdown(grace) => self.shut_down(grace),
+                Mail::Answered { lane } => self.answered(lane),
+                Mail::Start(start) => self.start_client(*start),
+                Mail::Cancel => self.cancel_client(),
+                Mail::Reauthorise => self.reauthorise(),
+                Mail::Shutdown(grace) => self.shut_down(grace),
             }
         }
     }
@@ -248,7 +252,7 @@ impl Worker {
     fn is_over(&self) -> bool {
         let all_said = self.io.send_buffers.are_all_back() && !self.connections.are_touched();
         let no_files = self.disk.in_flight() == 0;
-        let client_is_over = self.client.as_ref().is_some_and(Client::is_over);
+        let client_is_over = self.client.as_ref().is_some_and(ClientTransfer::is_over);
         if client_is_over && all_said && no_files {
             return true;
         }

@@ -4,25 +4,19 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::mailbox::{Command, Mailbox};
+use super::mailbox::{Mail, Mailbox};
 use super::stats::TransportStats;
 use crate::budget::Budget;
 use crate::config::QuicConfig;
 use crate::disk::Settler;
 use crate::ids::{Fingerprint, WorkerId};
+use crate::proto::session::Grant;
 use crate::quic::Secrets;
 
-/// What one peer may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
-    pub read: bool,
-    pub write: bool,
-}
-
-/// Access of a peer, and the sub-directory of the root it is confined to.
+/// What a peer may do, and the sub-directory of the root it is confined to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerAccess {
-    pub access: Access,
+    pub access: Grant,
     pub path: Option<Vec<u8>>,
 }
 
@@ -50,23 +44,23 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn post(&self, worker: WorkerId, command: Command) -> bool {
+    pub fn post(&self, worker: WorkerId, mail: Mail) -> bool {
         self.mailboxes
             .get(worker.0 as usize)
-            .is_some_and(|mailbox| mailbox.post(command))
+            .is_some_and(|mailbox| mailbox.post(mail))
     }
 
-    /// Commands that wait for a worker.
+    /// How much mail waits for a worker.
     pub fn waiting(&self, worker: WorkerId) -> usize {
         self.mailboxes
             .get(worker.0 as usize)
             .map_or(0, |mailbox| mailbox.sender.len())
     }
 
-    pub fn insist(&self, worker: WorkerId, command: Command) -> bool {
+    pub fn insist(&self, worker: WorkerId, mail: Mail) -> bool {
         self.mailboxes
             .get(worker.0 as usize)
-            .is_some_and(|mailbox| mailbox.insist(command))
+            .is_some_and(|mailbox| mailbox.insist(mail))
     }
 
     /// What a peer may do here; None: it is not authorised, or this is no daemon.

@@ -1,9 +1,9 @@
 //! A turn: what arrived goes to what runs on the connections, what they answer is carried out.
 
 use super::Worker;
-use super::apps::{App, Handshake};
+use super::code;
 use super::connections::Batch;
-use super::connections::connection::code;
+use super::connections::app::{App, Handshake};
 use super::limits::{BATCHES_PER_TURN, DISK_ROUNDS_PER_TURN};
 use super::log::Who;
 use super::timers::Timer;
@@ -77,7 +77,7 @@ impl Worker {
         };
         match (connection.conn.alpn(), handshake) {
             (Alpn::Landro1, Handshake::Accepted { .. }) => self.lane_arrived(key, &peer),
-            (Alpn::Landro1, &Handshake::Dialled(what_for)) => self.dialled(key, what_for, peer),
+            (Alpn::Landro1, &Handshake::Dialled(errand)) => self.dialled(key, errand, peer),
         }
     }
 

@@ -164,20 +164,20 @@ fn units_of_bytes() {
     }
 }
 
-fn transfer(line: &str) -> Result<Transfer, TransferError> {
+fn transfer(line: &str) -> Result<CopyRoute, TransferError> {
     let args = cp(&format!("landro cp {line}"));
-    Transfer::parse(&args.sources, &args.destination)
+    CopyRoute::parse(&args.sources, &args.destination)
 }
 
 #[test]
 fn directions() {
     assert!(
-        matches!(transfer("a b landro://h/x"), Ok(Transfer::Push { sources, .. }) if sources.len() == 2)
+        matches!(transfer("a b landro://h/x"), Ok(CopyRoute::Push { sources, .. }) if sources.len() == 2)
     );
     assert!(
-        matches!(transfer("landro://h/a landro://H:4433/b ."), Ok(Transfer::Pull { from, .. }) if from.len() == 2)
+        matches!(transfer("landro://h/a landro://H:4433/b ."), Ok(CopyRoute::Pull { from, .. }) if from.len() == 2)
     );
-    assert!(matches!(transfer("a b"), Ok(Transfer::Local { .. })));
+    assert!(matches!(transfer("a b"), Ok(CopyRoute::Local { .. })));
     assert_eq!(
         transfer("landro://h/a landro://h/b"),
         Err(TransferError::BothRemote)

@@ -8,7 +8,8 @@ use super::errors::{Violation, violation};
 use super::listing::Lister;
 use super::ports::Ports;
 use super::{
-    BenchWork, End, Grant, HELLO_TIMEOUT, Limits, Phase, Request, Session, Then, WELCOME_TIMEOUT,
+    AfterWelcome, BenchWork, Direction, End, Grant, HELLO_TIMEOUT, Limits, Phase, Request, Session,
+    Then, Told, Transfer, TransferOptions, WELCOME_TIMEOUT,
 };
 use crate::ids::PATH_MAX_BYTES;
 use crate::proto::bench::{Bench, MAX_BENCH, Role};
@@ -28,58 +29,63 @@ impl Session {
         let mut ports = Ports::default();
         let until = now + WELCOME_TIMEOUT;
         let (phase, hello) = match request {
-            Request::Pull {
+            Request::Transfer(Transfer {
+                direction,
                 sources,
                 target,
-                must_be_dir,
-                force,
-                fsync,
-                keep_dirlinks,
-                bwlimit_bps,
-            } => {
-                let must_be_dir = must_be_dir || sources.len() != 1;
-                let mut config = receiver_config(true, target.clone(), must_be_dir, &limits);
-                (config.force, config.fsync, config.keep_dirlinks) = (force, fsync, keep_dirlinks);
-                config.expected = Some(sources.iter().map(own_name).collect());
-                let receiver = Box::new(Receiver::new(now, &mut ports, config));
-                (
-                    Phase::Placing {
-                        receiver,
-                        target,
-                        then: Then::Ask {
-                            sources,
-                            bwlimit_bps,
+                options,
+            }) => match direction {
+                Direction::Pull => {
+                    let single = sources.len() == 1;
+                    let mut config =
+                        receiver_config(true, target.clone(), options, single, &limits);
+                    config.expected = Some(sources.iter().map(own_name).collect());
+                    let receiver = Box::new(Receiver::new(now, &mut ports, config));
+                    let bwlimit_bps = options.bwlimit_bps;
+                    let then = Then::Ask {
+                        sources,
+                        bwlimit_bps,
+                    };
+                    (
+                        Phase::Placing {
+                            receiver,
+                            target,
+                            then,
                         },
-                    },
-                    None,
-                )
-            }
-            Request::Push {
-                ref sources,
-                ref target,
-                must_be_dir,
-                force,
-                fsync,
-                keep_dirlinks,
-                bwlimit_bps,
-            } => {
-                let (target, single) = (target.clone(), sources.len() == 1);
-                let asked = WireRequest::Push {
-                    target,
-                    must_be_dir,
-                    force,
-                    fsync,
-                    single,
-                    keep_dirlinks,
-                };
-                (
-                    Phase::AwaitWelcome { request, until },
-                    Some((asked, bwlimit_bps)),
-                )
-            }
-            Request::List { ref path } => {
-                let asked = WireRequest::List { path: path.clone() };
-                (Phase::AwaitWelcome { request, until }, Some((asked, None)))
+                        None,
+                    )
+                }
+                Direction::Push => {
+                    let TransferOptions {
+                        must_be_dir,
+                        force,
+                        fsync,
+                        keep_dirlinks,
+                        bwlimit_bps,
+                    } = options;
+                    let single = sources.len() == 1;
+                    let asked = WireRequest::Push {
+                        target,
+                        must_be_dir,
+                        force,
+                        fsync,
+                        single,
+                        keep_dirlinks,
+                    };
+                    let then = AfterWelcome::Send {
+                        sources,
+                        bwlimit_bps,
+                    };
+                    (
+                        Phase::AwaitWelcome { then, until },
+                        Some((asked, bwlimit_bps)),
+                    )
+                }
+            },
+            Request::List { path } => {
+                let asked = WireRequest::List { path };
+                let then = AfterWelcome::Read;
+                (Phase::AwaitWelcome { then, until }, Some((asked, None)))
             }
             Request::Bench { work, duration } => {
                 let (mode, role) = match work {
@@ -87,7 +93,7 @@ impl Session {
                     BenchWork::Receive => (BenchMode::Receive, Role::Receive),
                     BenchWork::Echo { size_bytes } => (BenchMode::Echo, Role::Ask { size_bytes }),
                 };
-                let bench = Box::new(Bench::new(now, role, duration));
+                let bench = Box::new(Bench::new(now, &mut ports, role, duration));
                 let asked = WireRequest::Bench {
                     mode,
                     milliseconds: duration.as_millis() as u64,
@@ -102,6 +108,7 @@ impl Session {
             decoder,
             ports,
             phase,
+            told: Told::default(),
             end: End::No,
         };
         if let Some((asked, bwlimit_bps)) = hello {
@@ -124,6 +131,7 @@ impl Session {
             decoder,
             ports,
             phase,
+            told: Told::default(),
             end: End::No,
         }
     }
@@ -234,9 +242,15 @@ impl Session {
                 single,
                 keep_dirlinks,
             } => {
-                let mut config =
-                    receiver_config(false, target.clone(), must_be_dir || !single, &self.limits);
-                (config.force, config.fsync, config.keep_dirlinks) = (force, fsync, keep_dirlinks);
+                let bwlimit_bps = hello.bwlimit_bps;
+                let options = TransferOptions {
+                    must_be_dir,
+                    force,
+                    fsync,
+                    keep_dirlinks,
+                    bwlimit_bps,
+                };
+                let config = receiver_config(false, target.clone(), options, single, &self.limits);
                 let receiver = Box::new(Receiver::new(now, &mut self.ports, config));
                 self.phase = Phase::Placing {
                     receiver,
@@ -274,7 +288,7 @@ impl Session {
                     BenchMode::Echo => Role::Answer,
                 };
                 self.welcome();
-                let mut bench = Box::new(Bench::new(now, role, duration));
+                let mut bench = Box::new(Bench::new(now, &mut self.ports, role, duration));
                 bench.start(now);
                 self.phase = Phase::Benching(bench);
             }
@@ -293,11 +307,10 @@ impl Session {
         self.ports.event(Event::Started);
         self.phase = match std::mem::replace(&mut self.phase, Phase::Reading) {
             Phase::AwaitWelcome {
-                request:
-                    Request::Push {
+                then:
+                    AfterWelcome::Send {
                         sources,
                         bwlimit_bps,
-                        ..
                     },
                 ..
             } => {
@@ -328,6 +341,8 @@ impl Session {
             sources,
             window: peer_window.min(self.limits.entry_window),
             read_ahead_bytes: self.limits.read_ahead_bytes as u64,
+            read_ahead_in_place_bytes: self.limits.read_ahead_in_place_bytes as u64,
+            takes_ranges: self.limits.takes_ranges,
             lookups: self.limits.lookups,
             parallel: self.limits.parallel.clone(),
             bwlimit_bps,
@@ -345,20 +360,21 @@ fn sends_filler(streams: Option<u8>, limits: &Limits) -> Role {
     }
 }
 
-/// Without any option.
+/// `single`: one source, which may take the target's own name.
 fn receiver_config(
     client: bool,
     target: Bytes,
-    must_be_dir: bool,
+    options: TransferOptions,
+    single: bool,
     limits: &Limits,
 ) -> ReceiverConfig {
     ReceiverConfig {
         client,
         target,
-        must_be_dir,
-        force: false,
-        fsync: false,
-        keep_dirlinks: false,
+        must_be_dir: options.must_be_dir || !single,
+        force: options.force,
+        fsync: options.fsync,
+        keep_dirlinks: options.keep_dirlinks,
         window: limits.entry_window,
         write_behind_bytes: limits.write_behind_bytes as u64,
         lookups: limits.lookups,

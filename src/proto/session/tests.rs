@@ -34,39 +34,28 @@ fn limits() -> Limits {
         entry_window: 4,
         write_behind_bytes: 1 << 20,
         read_ahead_bytes: 1 << 20,
+        read_ahead_in_place_bytes: 1 << 20,
+        takes_ranges: false,
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
     }
 }
 
 fn push() -> Request {
-    Request::Push {
-        sources: vec![Bytes::from_static(b"src")],
-        target: Bytes::from_static(b"dst"),
-        must_be_dir: false,
-        force: false,
-        fsync: false,
-        keep_dirlinks: false,
-        bwlimit_bps: None,
-    }
+    transfer(Direction::Push, vec![Bytes::from_static(b"src")])
 }
 
 fn pull() -> Request {
-    let Request::Push {
-        sources, target, ..
-    } = push()
-    else {
-        unreachable!()
-    };
-    Request::Pull {
+    transfer(Direction::Pull, vec![Bytes::from_static(b"src")])
+}
+
+fn transfer(direction: Direction, sources: Vec<Bytes>) -> Request {
+    Request::Transfer(Transfer {
+        direction,
         sources,
-        target,
-        must_be_dir: false,
-        force: false,
-        fsync: false,
-        keep_dirlinks: false,
-        bwlimit_bps: None,
-    }
+        target: Bytes::from_static(b"dst"),
+        options: TransferOptions::default(),
+    })
 }
 
 fn hello(version: u16, request: WireRequest) -> Message {
@@ -188,7 +177,11 @@ impl Bench {
             assert!(self.outcome.is_none(), "{output:?} after the end");
             match output {
                 Output::Control(bytes) => self.decoder.push(bytes),
-                Output::Data { .. } => {}
+                Output::Data { .. }
+                | Output::Piece { .. }
+                | Output::TakesData(_)
+                | Output::AnswersMax(_)
+                | Output::Leads => {}
                 Output::Disk { op, cmd } => self.disk.push((op, cmd)),
                 Output::Event(event) => self.events.push(event),
                 Output::Finished(outcome) => self.outcome = Some(outcome),
@@ -338,19 +331,8 @@ fn a_pull_looks_at_its_own_target_first() {
 
 #[test]
 fn too_many_sources_are_refused_at_once() {
-    let Request::Pull { target, .. } = pull() else {
-        unreachable!()
-    };
     let sources = vec![Bytes::from_static(b"x"); wire::MAX_SOURCES + 1];
-    let request = Request::Pull {
-        sources,
-        target,
-        must_be_dir: true,
-        force: false,
-        fsync: false,
-        keep_dirlinks: false,
-        bwlimit_bps: None,
-    };
+    let request = transfer(Direction::Pull, sources);
     let mut client = Bench::client(request);
     client.answer(Ok(DiskDone::Target { name: None }));
     client.settle();
@@ -441,6 +423,7 @@ fn a_listing_waits_for_a_client_that_reads() {
         name: None,
         meta: meta(Kind::Directory),
         link: None,
+        in_place: false,
     }));
     server.answer(Ok(DiskDone::Done));
     let mut asked = 0;
@@ -507,6 +490,7 @@ fn walker() -> Bench {
         name,
         meta: meta(Kind::Directory),
         link: None,
+        in_place: false,
     }));
     client.answer(Ok(DiskDone::Done));
     assert!(matches!(

@@ -15,7 +15,9 @@ use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::integrity::Digest;
 use crate::proto::journal::{Header, Storage};
 use crate::proto::manifest::{MAX_DEPTH, chunk_count};
-use crate::proto::session::{Grant, Limits, Request, Session};
+use crate::proto::session::{
+    Direction, Grant, Limits, Request, Session, Transfer, TransferOptions,
+};
 use crate::proto::wire::{
     Decoder, Entry, Hello, Item, Message, VERSION, Verdict, VerdictKind, Welcome, WireRequest,
     encode,
@@ -49,38 +51,20 @@ fn file(data: &[u8]) -> Node {
 }
 
 fn push(source: &str, target: &str) -> Request {
-    Request::Push {
-        sources: vec![Bytes::copy_from_slice(source.as_bytes())],
-        target: Bytes::copy_from_slice(target.as_bytes()),
-        must_be_dir: false,
-        force: false,
-        fsync: false,
-        keep_dirlinks: false,
-        bwlimit_bps: None,
-    }
+    transfer(Direction::Push, source, target)
 }
 
 fn pull(source: &str, target: &str) -> Request {
-    match push(source, target) {
-        Request::Push {
-            sources,
-            target,
-            must_be_dir,
-            force,
-            fsync,
-            keep_dirlinks,
-            bwlimit_bps,
-        } => Request::Pull {
-            sources,
-            target,
-            must_be_dir,
-            force,
-            fsync,
-            keep_dirlinks,
-            bwlimit_bps,
-        },
-        other => other,
-    }
+    transfer(Direction::Pull, source, target)
+}
+
+fn transfer(direction: Direction, source: &str, target: &str) -> Request {
+    Request::Transfer(Transfer {
+        direction,
+        sources: vec![Bytes::copy_from_slice(source.as_bytes())],
+        target: Bytes::copy_from_slice(target.as_bytes()),
+        options: TransferOptions::default(),
+    })
 }
 
 fn run(seed: u64, request: Request, disks: [Disk; 2]) -> World {
@@ -291,7 +275,12 @@ fn drain(
             Output::Control(bytes) => decoder.push(bytes),
             Output::Disk { op, cmd } => ops.push((op, cmd)),
             Output::Finished(outcome) => panic!("{outcome:?}"),
-            Output::Data { .. } | Output::Event(_) => {}
+            Output::Data { .. }
+            | Output::Piece { .. }
+            | Output::TakesData(_)
+            | Output::AnswersMax(_)
+            | Output::Leads
+            | Output::Event(_) => {}
         }
     }
     while let Some(message) = decoder.next().expect("the session speaks the protocol") {
@@ -479,6 +468,7 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
                         name,
                         meta,
                         link: None,
+                        in_place: false,
                     }
                 }
                 DiskOp::OpenRead { .. } => DiskDone::Meta(meta),

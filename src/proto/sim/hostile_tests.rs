@@ -6,7 +6,7 @@ use super::hostile::{Hostile, Role};
 use super::scenario::limits;
 use super::tests::{for_seeds, start};
 use super::tree::{TreeShape, random_tree};
-use crate::proto::session::{Grant, Request, Session};
+use crate::proto::session::{Direction, Grant, Request, Session, Transfer, TransferOptions};
 use crate::proto::{Mtime, Outcome};
 use bytes::Bytes;
 
@@ -32,9 +32,20 @@ fn lie(role: Role, seed: u64) -> Outcome {
     let mut rng = Rng::new(seed ^ 0x11a5);
     let limits = limits(&mut rng);
     let now = start();
-    let (sources, bwlimit_bps) = (vec![Bytes::from_static(b"pub")], None);
-    let (force, fsync, must_be_dir, keep_dirlinks) = (rng.chance(50), false, rng.chance(50), false);
-    let target = Bytes::from_static(b"in");
+    let (force, must_be_dir) = (rng.chance(50), rng.chance(50));
+    let asked = |direction| {
+        let request = Request::Transfer(Transfer {
+            direction,
+            sources: vec![Bytes::from_static(b"pub")],
+            target: Bytes::from_static(b"in"),
+            options: TransferOptions {
+                must_be_dir,
+                force,
+                ..TransferOptions::default()
+            },
+        });
+        Session::client(now, request, limits.clone())
+    };
     let session = match role {
         Role::PushingClient | Role::PullingClient => Session::server(
             now,
@@ -44,30 +55,8 @@ fn lie(role: Role, seed: u64) -> Outcome {
             },
             limits.clone(),
         ),
-        Role::SendingServer => {
-            let request = Request::Pull {
-                sources,
-                target,
-                must_be_dir,
-                force,
-                fsync,
-                keep_dirlinks,
-                bwlimit_bps,
-            };
-            Session::client(now, request, limits.clone())
-        }
-        Role::ReceivingServer => {
-            let request = Request::Push {
-                sources,
-                target,
-                must_be_dir,
-                force,
-                fsync,
-                keep_dirlinks,
-                bwlimit_bps,
-            };
-            Session::client(now, request, limits.clone())
-        }
+        Role::SendingServer => asked(Direction::Pull),
+        Role::ReceivingServer => asked(Direction::Push),
     };
     let disk = disk(&mut rng);
     let steps = rng.pick(&[10, 100, 600]);

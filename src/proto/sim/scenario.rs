@@ -15,7 +15,7 @@ use crate::proto::chunks::ParallelTransferConfig;
 use crate::proto::integrity::Tree;
 use crate::proto::journal::Journal;
 use crate::proto::manifest::chunk_len_bytes;
-use crate::proto::session::{Grant, Limits, Request};
+use crate::proto::session::{Direction, Grant, Limits, Request, Transfer, TransferOptions};
 use crate::proto::{Outcome, Totals};
 
 /// Where the sources land.
@@ -110,32 +110,25 @@ impl Scenario {
             Shape::IntoNew => (&b"in/new"[..], true),
             Shape::Renamed => (&b"in/new"[..], false),
         };
-        let (target, force, fsync, bwlimit_bps) = (
-            Bytes::from_static(target),
-            self.force,
-            false,
-            self.bwlimit_bps,
-        );
-        match self.push {
-            true => Request::Push {
-                sources,
-                target,
-                must_be_dir,
-                force,
-                fsync,
-                keep_dirlinks: false,
-                bwlimit_bps,
-            },
-            false => Request::Pull {
-                sources,
-                target,
-                must_be_dir,
-                force,
-                fsync,
-                keep_dirlinks: false,
-                bwlimit_bps,
-            },
-        }
+        let direction = if self.push {
+            Direction::Push
+        } else {
+            Direction::Pull
+        };
+        let (force, bwlimit_bps) = (self.force, self.bwlimit_bps);
+        let options = TransferOptions {
+            must_be_dir,
+            force,
+            bwlimit_bps,
+            ..TransferOptions::default()
+        };
+        let target = Bytes::from_static(target);
+        Request::Transfer(Transfer {
+            direction,
+            sources,
+            target,
+            options,
+        })
     }
 
     pub fn world(&mut self, start: Instant) -> World {
@@ -304,6 +297,8 @@ pub fn limits(rng: &mut Rng) -> Limits {
         entry_window: rng.pick(&[1, 4, 64, 1024]),
         write_behind_bytes: rng.pick(&[1, 300_000, 8 << 20]),
         read_ahead_bytes: rng.pick(&[1, 300_000, 8 << 20]),
+        read_ahead_in_place_bytes: 100_000,
+        takes_ranges: rng.chance(30),
         parallel,
         lookups: rng.pick(&[1, 8, 64]),
     }

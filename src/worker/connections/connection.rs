@@ -5,30 +5,17 @@ use std::time::{Duration, Instant};
 
 use landro_sys::{Backend, SocketId};
 
+use super::app::App;
 use super::doubt::Doubt;
 use crate::ids::Fingerprint;
 use crate::quic::{CloseReason, Conn, PathSnapshot};
-use crate::worker::apps::App;
-use crate::worker::apps::transfer::lane::Lane;
+use crate::worker::code;
 use crate::worker::event_loop::Loop;
+use crate::worker::lane::Lane;
 use crate::worker::limits::LINGER;
 use crate::worker::log::Who;
 use crate::worker::stats::{Batches, TransportStats};
 use crate::worker::timers::{Scheduled, Timer};
-
-/// Application error codes of CONNECTION_CLOSE (docs/protocol.md).
-pub(crate) mod code {
-    pub(crate) const DONE: u64 = 0;
-    pub(crate) const VIOLATION: u64 = 1;
-    pub(crate) const UNAUTHORISED: u64 = 2;
-    pub(crate) const TIMEOUT: u64 = 3;
-    pub(crate) const SHUTDOWN: u64 = 4;
-    pub(crate) const NO_SESSION: u64 = 5;
-    pub(crate) const BUSY: u64 = 6;
-    pub(crate) const REPLACED: u64 = 7;
-    // 8 is `crate::quic::KEY_SPENT`, which the transport says by itself.
-    pub(crate) const TOO_MUCH: u64 = 9;
-}
 
 pub(crate) struct Connection {
     pub(crate) serial: u64,

@@ -6,25 +6,19 @@
 //! of them, too): it makes the lane ask for signs of life, and a single authentic packet proves it
 //! wrong.
 
-use std::io;
 use std::time::{Duration, Instant};
 
-use landro_sys::SocketId;
-
-use super::Connections;
-use super::connection::{Connection, code};
 use crate::quic::PathSnapshot;
-use crate::worker::event_loop::Loop;
 use crate::worker::limits::STILL_QUEUED;
-use crate::worker::log::Who;
 
 /// How often the peer is asked for a sign of life, and how long each time; on a long path as many
 /// round trips as [`ROUND_TRIPS`]. The user learns it within a second, together with
 /// [`SIGN_OF_LIFE`].
-const ROUNDS: u32 = 2;
+pub(super) const ROUNDS: u32 = 2;
 /// In a handshake nothing can be asked before QUIC's own second try a second later, so the address
-/// is dialled again instead, see [`DIAL_FOR`].
-const HANDSHAKE_ROUNDS: u32 = 1;
+/// is dialled again instead, see
+/// [`crate::worker::limits::DIAL_FOR`].
+pub(super) const HANDSHAKE_ROUNDS: u32 = 1;
 const ROUND: Duration = Duration::from_millis(150);
 const ROUND_TRIPS: u32 = 2;
 
@@ -33,10 +27,6 @@ const ROUND_TRIPS: u32 = 2;
 /// as [`QUIET_ROUND_TRIPS`]: what is under way needs no asking.
 pub(super) const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
 const QUIET_ROUND_TRIPS: u32 = 3;
-
-/// All addresses are dialled in turn again until so long after the first dial, if all that keeps
-/// them from answering is ICMP: a daemon that is being started anew is missed for a moment only.
-pub(in crate::worker) const DIAL_FOR: Duration = Duration::from_millis(600);
 
 /// What is thought of a peer whose port is said to be closed.
 #[derive(Debug)]
@@ -58,7 +48,7 @@ enum DoubtState {
 
 /// What to do when a doubt is due.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum DoubtStep {
     /// Ask for a sign of life; look again then.
     Ask,
     /// It is there after all.
@@ -68,7 +58,7 @@ pub(super) enum Verdict {
 }
 
 impl Doubt {
-    fn new(now: Instant, why: String, rounds: u32) -> Doubt {
+    pub(super) fn new(now: Instant, why: String, rounds: u32) -> Doubt {
         Doubt {
             until: now + STILL_QUEUED,
             why,
@@ -83,113 +73,37 @@ impl Doubt {
     }
 
     /// `received`: authentic packets of the peer so far.
-    fn due(&mut self, now: Instant, received: u64, rtt: Duration) -> Verdict {
+    pub(super) fn due(&mut self, now: Instant, received: u64, rtt: Duration) -> DoubtStep {
         let rounds = match self.state {
             DoubtState::Settling => 1,
             DoubtState::Asked {
                 received: before, ..
-            } if received > before => return Verdict::Alive,
+            } if received > before => return DoubtStep::Alive,
             DoubtState::Asked { rounds, .. } if rounds >= self.rounds => {
-                return Verdict::Gone(std::mem::take(&mut self.why));
+                return DoubtStep::Gone(std::mem::take(&mut self.why));
             }
             DoubtState::Asked { rounds, .. } => rounds + 1,
         };
         self.state = DoubtState::Asked { received, rounds };
         self.until = now + ROUND.max(rtt * ROUND_TRIPS);
-        Verdict::Ask
+        DoubtStep::Ask
     }
 }
 
-impl Connections {
-    /// ICMP said something about what is sent from a socket; only those of a command are connected
-    /// to one peer.
-    pub(in crate::worker) fn refused(
-        &mut self,
-        io: &mut Loop,
-        socket: SocketId,
-        error: &io::Error,
-    ) {
-        let keys = self
-            .iter()
-            .filter(|(_, found)| found.socket == socket && !found.conn.is_closing())
-            .map(|(key, _)| key);
-        for key in keys.collect::<Vec<_>>() {
-            if let Some(connection) = self.get_mut(key)
-                && connection.doubt.is_none()
-            {
-                if io.log.admits(Who::Debug, io.now) {
-                    tracing::debug!(peer = %connection.peer, %error, "ICMP says that the peer is not there; asking it");
-                }
-                let rounds = match connection.app.is_undecided() {
-                    true => HANDSHAKE_ROUNDS,
-                    false => ROUNDS,
-                };
-                connection.doubt = Some(Doubt::new(io.now, in_words(error), rounds));
-                self.touch(key);
-            }
-        }
-    }
-
-    /// A send took the news that the receive did not get.
-    pub(super) fn send_refused(&mut self, io: &mut Loop, serial: u64, error: &io::Error) {
-        let found = self.find(serial).and_then(|key| self.get(key));
-        if let Some(socket) = found.map(|connection| connection.socket) {
-            self.refused(io, socket, error);
-        }
-    }
-
-    /// Looks at what is doubted of one if that is due.
-    pub(in crate::worker) fn review_doubt(&mut self, io: &mut Loop, key: usize) {
-        let Some(connection) = self.get_mut(key) else {
-            return;
-        };
-        let doubt = connection.doubt.as_mut();
-        let Some(doubt) = doubt.filter(|doubt| doubt.until() <= io.now) else {
-            return;
-        };
-        let path = connection.conn.snapshot();
-        match doubt.due(io.now, path.received_packets, known_rtt(&path)) {
-            Verdict::Ask => connection.conn.keep_alive(),
-            Verdict::Alive => {
-                if io.log.admits(Who::Debug, io.now) {
-                    tracing::debug!(peer = %connection.peer, "the peer is there, whatever ICMP says");
-                }
-                connection.doubt = None;
-            }
-            Verdict::Gone(why) => {
-                connection.last_stats();
-                connection.conn.give_up(code::TIMEOUT, &why);
-            }
-        }
-    }
-}
-
-impl Connection {
-    /// One that we dialled adapts its patience to its path.
-    pub(super) fn measure_quiet(&mut self) {
-        if let Some(quiet) = &mut self.quiet {
-            *quiet = SIGN_OF_LIFE.max(known_rtt(&self.conn.snapshot()) * QUIET_ROUND_TRIPS);
-        }
-    }
+/// How long a connection that we dialled is silent before we ask: it adapts to its path.
+pub(super) fn patience(path: &PathSnapshot) -> Duration {
+    SIGN_OF_LIFE.max(known_rtt(path) * QUIET_ROUND_TRIPS)
 }
 
 /// Zero before the first measurement: quiche's guess is no reason to wait.
-fn known_rtt(path: &PathSnapshot) -> Duration {
+pub(super) fn known_rtt(path: &PathSnapshot) -> Duration {
     path.min_rtt.map_or(Duration::ZERO, |_| path.rtt)
-}
-
-fn in_words(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => {
-            "nobody listens on the peer's UDP port (ICMP: port unreachable)".to_owned()
-        }
-        _ => format!("the peer's host or a firewall rejects what is sent there (ICMP: {error})"),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::limits::DIAL_FOR;
 
     const LAN: Duration = Duration::from_micros(200);
 
@@ -204,11 +118,11 @@ mod tests {
         start: Instant,
         rtt: Duration,
         received: impl Fn(Duration) -> u64,
-    ) -> (Duration, Verdict) {
+    ) -> (Duration, DoubtStep) {
         for _ in 0..10 {
             let at = doubt.until();
             match doubt.due(at, received(at - start), rtt) {
-                Verdict::Ask => assert!(doubt.until() > at, "it moves on"),
+                DoubtStep::Ask => assert!(doubt.until() > at, "it moves on"),
                 next => return (at - start, next),
             }
         }
@@ -219,7 +133,7 @@ mod tests {
     fn silence_is_the_proof_within_a_second() {
         let (start, mut doubt) = said();
         let (after, next) = verdict(&mut doubt, start, LAN, |_| 7);
-        assert_eq!(next, Verdict::Gone("closed".to_owned()));
+        assert_eq!(next, DoubtStep::Gone("closed".to_owned()));
         assert!(SIGN_OF_LIFE + after < Duration::from_secs(1), "{after:?}");
     }
 
@@ -238,7 +152,7 @@ mod tests {
     fn one_packet_proves_it_wrong() {
         let (start, mut doubt) = said();
         let heard = |after| if after > STILL_QUEUED { 8 } else { 7 };
-        assert_eq!(verdict(&mut doubt, start, LAN, heard).1, Verdict::Alive);
+        assert_eq!(verdict(&mut doubt, start, LAN, heard).1, DoubtStep::Alive);
     }
 
     #[test]
@@ -247,7 +161,7 @@ mod tests {
         let queued = |after| if after >= STILL_QUEUED { 9 } else { 7 };
         assert_eq!(
             verdict(&mut doubt, start, LAN, queued).1,
-            Verdict::Gone("closed".to_owned())
+            DoubtStep::Gone("closed".to_owned())
         );
     }
 
@@ -262,6 +176,6 @@ mod tests {
                 7
             }
         };
-        assert_eq!(verdict(&mut doubt, start, rtt, late).1, Verdict::Alive);
+        assert_eq!(verdict(&mut doubt, start, rtt, late).1, DoubtStep::Alive);
     }
 }

@@ -13,7 +13,7 @@ use crate::worker::log::Who;
 pub(super) const NO_CONNECTION: u64 = u64::MAX;
 
 /// What became of a batch.
-pub(in crate::worker) enum Batch {
+pub(crate) enum Batch {
     Sent,
     /// Not now: the kernel has all buffers, pacing says no, or the connection is gone.
     Held,
@@ -23,7 +23,7 @@ pub(in crate::worker) enum Batch {
 
 impl Connections {
     /// Sends one batch of a connection's packets.
-    pub(in crate::worker) fn send_batch(&mut self, io: &mut Loop, key: usize) -> Batch {
+    pub(crate) fn send_batch(&mut self, io: &mut Loop, key: usize) -> Batch {
         let Some(connection) = self.table.get_mut(key) else {
             return Batch::Held;
         };
@@ -67,7 +67,7 @@ impl Connections {
     }
 
     /// A send completed: its buffer is free again.
-    pub(in crate::worker) fn sent(
+    pub(crate) fn sent(
         &mut self,
         io: &mut Loop,
         serial: u64,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use landro_sys::{Datagrams, Run, SendRun};
 
+use super::app::{App, Handshake};
 use super::connection::Connection;
 use super::egress::NO_CONNECTION;
 use super::{Connections, UDP_IPV4_HEADER_BYTES};
@@ -13,12 +14,11 @@ use crate::budget::{
 use crate::config::{ETHERNET_UDP_PAYLOAD_BYTES, MAX_UDP_PAYLOAD_BYTES};
 use crate::ids::WorkerId;
 use crate::quic::{Conn, NewConn, Route};
-use crate::worker::apps::{App, Handshake};
 use crate::worker::event_loop::Loop;
 use crate::worker::limits::SEND_BUFFERS;
 use crate::worker::listeners::Listeners;
 use crate::worker::log::Who;
-use crate::worker::mailbox::{Command, Stray};
+use crate::worker::mailbox::{Mail, Stray};
 use crate::worker::shared::Refusals;
 
 /// What is assumed where the kernel does not say.
@@ -36,7 +36,7 @@ struct Way {
 }
 
 impl Connections {
-    pub(in crate::worker) fn take(
+    pub(crate) fn take(
         &mut self,
         io: &mut Loop,
         listeners: &mut Listeners,
@@ -61,7 +61,7 @@ impl Connections {
     }
 
     /// A datagram that reached another worker's socket.
-    pub(in crate::worker) fn take_stray(
+    pub(crate) fn take_stray(
         &mut self,
         io: &mut Loop,
         listeners: &mut Listeners,
@@ -177,7 +177,7 @@ fn pass_on(io: &Loop, segment: &[u8], owner: WorkerId, way: Way) {
         to: Some(way.local.ip()),
         socket: way.listener,
     };
-    if !io.shared.post(owner, Command::Stray(stray)) {
+    if !io.shared.post(owner, Mail::Stray(stray)) {
         Refusals::count(&io.shared.refusals.strays_dropped);
     }
 }

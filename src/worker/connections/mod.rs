@@ -1,9 +1,11 @@
 //! All connections of a worker: the table, the way to them, and which of them wants a turn.
 
+pub(super) mod app;
 pub(super) mod connection;
 mod doubt;
 mod egress;
 mod ingress;
+mod refused;
 mod weights;
 
 use std::collections::VecDeque;
@@ -12,15 +14,15 @@ use std::time::Instant;
 
 use landro_sys::SocketId;
 
-use super::apps::{App, Handshake, transfer::lane::Dial, transfer::lane::Lane};
 use super::event_loop::Loop;
+use super::lane::{Errand, Lane};
 use super::stats::Batches;
 use crate::ids::Fingerprint;
 use crate::quic::{Conn, Router, Setup};
+use app::{App, Handshake};
 use connection::Connection;
 use weights::Weights;
 
-pub(super) use doubt::DIAL_FOR;
 pub(super) use egress::Batch;
 
 /// What UDP over IPv4 takes of an MTU; the transport allows for IPv6 itself.
@@ -212,7 +214,7 @@ impl Connections {
         io: &mut Loop,
         setup: &mut Setup,
         to: Destination,
-        what_for: Dial,
+        errand: Errand,
     ) -> Result<(), String> {
         let peer = to.peer;
         let route =
@@ -238,7 +240,7 @@ impl Connections {
             io.shared.budget.return_window(granted_bytes);
             error.to_string()
         })?;
-        let app = App::Undecided(Handshake::Dialled(what_for));
+        let app = App::Undecided(Handshake::Dialled(errand));
         let mut connection = Connection::new(io, conn, to.socket, peer, app);
         connection.quiet = Some(doubt::SIGN_OF_LIFE);
         connection.granted_bytes = granted_bytes;
@@ -265,7 +267,9 @@ impl Connections {
         if connection.conn.timeout().is_some_and(|at| at <= now) {
             connection.conn.on_timeout(now);
         }
-        connection.measure_quiet();
+        if let Some(quiet) = &mut connection.quiet {
+            *quiet = doubt::patience(&connection.conn.snapshot());
+        }
         let ask_at = connection.ask_at(io.shared.quic.keep_alive);
         let is_silent = ask_at.is_some_and(|at| at <= now);
         if is_silent {

@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::Connections;
-use super::connection::{Connection, code};
+use super::app::{App, Handshake};
+use super::connection::Connection;
 use crate::budget::TLS_BYTES;
 use crate::ids::Fingerprint;
-use crate::worker::apps::{App, Handshake};
+use crate::worker::code;
 use crate::worker::event_loop::Loop;
 use crate::worker::limits::TRIM_AFTER;
 use crate::worker::log::Who;
@@ -109,7 +110,7 @@ impl Weights {
 
 impl Connections {
     /// After anything that may have changed what QUIC holds for one.
-    pub(in crate::worker) fn weigh(&mut self, io: &Loop, key: usize) {
+    pub(crate) fn weigh(&mut self, io: &Loop, key: usize) {
         let Some(connection) = self.table.get_mut(key) else {
             return;
         };
@@ -141,7 +142,7 @@ impl Connections {
 
     /// The handshake of an accepted connection is over: `app` runs on it from now on. What it was
     /// promised is granted if `authorised`.
-    pub(in crate::worker) fn decide(&mut self, io: &Loop, key: usize, app: App, authorised: bool) {
+    pub(crate) fn decide(&mut self, io: &Loop, key: usize, app: App, authorised: bool) {
         self.handshake_over(io, key, authorised);
         if let Some(connection) = self.table.get_mut(key) {
             connection.app = app;
@@ -168,7 +169,7 @@ impl Connections {
 
     /// The peer makes us hold more than any honest one does: its connection goes, with a word and
     /// without the usual wait for late packets, which would keep all of it.
-    pub(in crate::worker) fn evict(&mut self, io: &mut Loop, key: usize, reason: &str) {
+    pub(crate) fn evict(&mut self, io: &mut Loop, key: usize, reason: &str) {
         let Some(connection) = self.table.get_mut(key).filter(|found| !found.evicted) else {
             return;
         };
@@ -181,27 +182,27 @@ impl Connections {
     }
 
     /// Data of one has to wait, for what is in flight weighs too, and there is little left.
-    pub(in crate::worker) fn has_to_wait(&self, io: &Loop, key: usize) -> bool {
+    pub(crate) fn has_to_wait(&self, io: &Loop, key: usize) -> bool {
         let is_big = |found: &Connection| found.conn.held_bytes() > SMALL_BYTES;
         io.shared.budget.is_nearly_overheld() && self.table.get(key).is_some_and(is_big)
     }
 
     /// One that is over need not keep what it held until QUIC has drained.
-    pub(in crate::worker) fn is_heavy(&self, key: usize) -> bool {
+    pub(crate) fn is_heavy(&self, key: usize) -> bool {
         self.table
             .get(key)
             .is_some_and(|connection| connection.held_bytes > SMALL_BYTES)
     }
 
     /// Strangers' handshakes hold more than they may.
-    pub(in crate::worker) fn is_crowded(&self, io: &Loop) -> bool {
+    pub(crate) fn is_crowded(&self, io: &Loop) -> bool {
         let workers = io.shared.workers;
         let budget = &io.shared.budget;
         budget.is_crowded(self.weights.handshakes_bytes, workers)
     }
 
     /// QUIC holds more than it may for all.
-    pub(in crate::worker) fn is_overheld(&self, io: &Loop) -> bool {
+    pub(crate) fn is_overheld(&self, io: &Loop) -> bool {
         let workers = io.shared.workers;
         io.shared
             .budget
@@ -210,7 +211,7 @@ impl Connections {
 
     /// Of the address whose handshakes take most, the oldest, to be dropped without a word: it had
     /// the most time.
-    pub(in crate::worker) fn oldest_of_the_crowd(&self, io: &mut Loop) -> Option<usize> {
+    pub(crate) fn oldest_of_the_crowd(&self, io: &mut Loop) -> Option<usize> {
         let mut blocks: HashMap<u128, (u64, u64, usize)> = HashMap::new();
         for (key, found) in &self.table {
             if found.app.is_of_stranger() {
@@ -233,7 +234,7 @@ impl Connections {
 
     /// Of the identity whose connections hold most beyond what they were granted, the one that does
     /// so most.
-    pub(in crate::worker) fn heaviest_of_the_heaviest(&self) -> Option<usize> {
+    pub(crate) fn heaviest_of_the_heaviest(&self) -> Option<usize> {
         let mut identities: HashMap<Fingerprint, (u64, u64, usize)> = HashMap::new();
         for (key, connection) in &self.table {
             let Some(peer) = connection
@@ -268,23 +269,19 @@ impl Connections {
 
     /// Has the silent ones looked for in a while, if much is held. `sessions_bytes`: what sessions
     /// keep beside QUIC.
-    pub(in crate::worker) fn plan_to_listen(&mut self, now: Instant, sessions_bytes: u64) {
+    pub(crate) fn plan_to_listen(&mut self, now: Instant, sessions_bytes: u64) {
         if self.weights.held_bytes + sessions_bytes > SILENT_BYTES {
             self.weights.listen_at.get_or_insert(now + LISTEN_EVERY);
         }
     }
 
-    pub(in crate::worker) fn listen_at(&self) -> Option<Instant> {
+    pub(crate) fn listen_at(&self) -> Option<Instant> {
         self.weights.listen_at
     }
 
     /// If it is time to look: silent ones that hold too much together, the heaviest first.
     /// `beside`: what a session keeps.
-    pub(in crate::worker) fn too_silent(
-        &mut self,
-        now: Instant,
-        beside: impl Fn(usize) -> u64,
-    ) -> Vec<usize> {
+    pub(crate) fn too_silent(&mut self, now: Instant, beside: impl Fn(usize) -> u64) -> Vec<usize> {
         let Some(due) = self.weights.listen_at.take_if(|at| *at <= now) else {
             return Vec::new();
         };

@@ -1,25 +1,25 @@
 //! How lanes arrive at a daemon: the preface, and what it asks for.
 
-use super::lane::{CONTROL_STREAM, Lane, LanePhase};
 use super::reading::Read;
-use super::sessions::Beginning;
 use crate::budget::MAX_LANES_PER_PEER;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
-use crate::proto::session::{Grant, Session};
+use crate::proto::session::Session;
 use crate::proto::wire::{Preface, PrefaceKind};
 use crate::quic::StreamError;
 use crate::worker::Worker;
-use crate::worker::apps::App;
-use crate::worker::connections::connection::code;
+use crate::worker::code;
+use crate::worker::connections::app::App;
+use crate::worker::lane::{CONTROL_STREAM, Lane, LanePhase};
 use crate::worker::limits::{self, MAX_SERVED_LANES_PER_SESSION, PREFACE_TIMEOUT};
 use crate::worker::log::Who;
+use crate::worker::sessions::Beginning;
 
 const NOT_AUTHORISED: &str = "this identity is not authorised here";
 
 impl Worker {
     /// A peer's handshake is complete.
-    pub(in crate::worker) fn lane_arrived(&mut self, key: usize, peer: &Fingerprint) {
+    pub(crate) fn lane_arrived(&mut self, key: usize, peer: &Fingerprint) {
         // The handshake asked already; a resumed one did not run the verify callback, and the list
         // may have been read again since.
         let authorised = self.io.shared.authorised(peer).is_some();
@@ -161,15 +161,11 @@ impl Worker {
                 }
             },
         };
-        let grant = Grant {
-            read: allowed.access.read,
-            write: allowed.access.write,
-        };
         let limits = limits::of_session(&self.io.shared, self.sessions.len());
         let begin = Beginning {
             id,
             peer,
-            machine: Session::server(self.io.now, grant, limits),
+            machine: Session::server(self.io.now, allowed.access, limits),
             space: Space::new(Base::Served(root), self.files_in_place()),
             allowed: Some(allowed),
         };

@@ -6,9 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use landro_sys::{UdpOptions, UdpSocket};
 use rand::Rng;
 
-use super::client::Client;
-use super::lane::{Dial, Lane};
-use super::sessions::Beginning;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::Input;
@@ -16,16 +13,19 @@ use crate::proto::chunks::ParallelTransferConfig;
 use crate::proto::session::{Limits, Session};
 use crate::proto::wire::{Preface, PrefaceKind};
 use crate::worker::Worker;
-use crate::worker::apps::App;
 use crate::worker::client_events::{ClientEvent, ClientStart};
+use crate::worker::client_transfer::ClientTransfer;
+use crate::worker::code;
 use crate::worker::connections::Destination;
-use crate::worker::connections::connection::code;
+use crate::worker::connections::app::App;
+use crate::worker::lane::{Errand, Lane};
 use crate::worker::limits;
 use crate::worker::log::Who;
+use crate::worker::sessions::Beginning;
 
 impl Worker {
-    pub(in crate::worker) fn start_client(&mut self, start: ClientStart) {
-        self.client = Some(Client::new(start, self.io.now));
+    pub(crate) fn start_client(&mut self, start: ClientStart) {
+        self.client = Some(ClientTransfer::new(start, self.io.now));
         self.dial_next("no address to dial".to_owned());
     }
 
@@ -39,7 +39,7 @@ impl Worker {
             let dialled = self
                 .open_socket(peer, &options)
                 .map_err(|error| format!("no route to {peer}: {error}"))
-                .and_then(|listener| self.dial(peer, listener, None, Dial::FirstLane));
+                .and_then(|listener| self.dial(peer, listener, None, Errand::FirstLane));
             match dialled {
                 Ok(()) => return,
                 Err(error) => last_error = error,
@@ -63,7 +63,7 @@ impl Worker {
         peer: SocketAddr,
         listener: usize,
         steer: Option<u8>,
-        what_for: Dial,
+        errand: Errand,
     ) -> Result<(), String> {
         let listener = self.listeners.get(listener);
         let (Some(client), Some(listener)) = (&mut self.client, listener) else {
@@ -77,7 +77,7 @@ impl Worker {
             ticket: client.ticket.clone(),
         };
         self.connections
-            .dial(&mut self.io, &mut client.setup, to, what_for)
+            .dial(&mut self.io, &mut client.setup, to, errand)
     }
 
     pub(super) fn begin_client_session(&mut self, key: usize, peer: Fingerprint) {
@@ -134,7 +134,7 @@ impl Worker {
             client.ticket = connection.conn.session_ticket().map(<[u8]>::to_vec);
         }
         let listener = self.listeners.find(connection.socket).unwrap_or(0);
-        let dialled = self.dial(peer, listener, steer, Dial::Join { session });
+        let dialled = self.dial(peer, listener, steer, Errand::Join { session });
         if let Err(error) = dialled {
             if self.io.log.admits(who, self.io.now) {
                 tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
@@ -175,8 +175,8 @@ impl Worker {
         self.touch_session_lanes(session);
     }
 
-    pub(in crate::worker) fn cancel_client(&mut self) {
-        let at_once = self.client.as_mut().is_some_and(Client::stop);
+    pub(crate) fn cancel_client(&mut self) {
+        let at_once = self.client.as_mut().is_some_and(ClientTransfer::stop);
         for session in self.sessions.keys() {
             self.sessions.tell(self.io.now, session, Input::Cancel);
             self.drain_session(session);

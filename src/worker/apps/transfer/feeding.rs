@@ -2,19 +2,19 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::lane::{CONTROL_STREAM, Lane};
-use super::sessions::{OutStream, Running};
 use crate::ids::StreamKey;
 use crate::proto::Input;
 use crate::proto::wire::{FILLER, StreamHeader};
 use crate::quic::{Conn, StreamError};
 use crate::worker::Worker;
+use crate::worker::lane::{CONTROL_STREAM, Lane};
 use crate::worker::limits::UNSENT_BYTES;
+use crate::worker::sessions::{OutStream, Running};
 
 impl Worker {
     /// Offers queued control and stream bytes to the connection, until it has `UNSENT_BYTES`. Gives
     /// how many it took.
-    pub(in crate::worker) fn feed_lane(&mut self, key: usize) -> usize {
+    pub(crate) fn feed_lane(&mut self, key: usize) -> usize {
         let mut taken = 0;
         while let Some(connection) = self.connections.get(key)
             && let unsent = connection.conn.unsent_bytes()
@@ -126,7 +126,7 @@ impl Feed<'_> {
 
     fn data(&mut self, limit: usize) -> usize {
         let newest = self.is_newest();
-        if !newest && self.running.sends_data && !self.lane.end_announced {
+        if !newest && self.running.standing.leads && !self.lane.end_announced {
             self.announce_end();
         }
         let Feed {

@@ -1,15 +1,15 @@
 //! When a lane is closed: everything is said, another replaced it, or its time is up.
 
-use super::lane::{CONTROL_STREAM, LanePhase};
 use crate::proto::Input;
 use crate::worker::Worker;
-use crate::worker::connections::connection::code;
+use crate::worker::code;
+use crate::worker::lane::{CONTROL_STREAM, LanePhase};
 use crate::worker::limits::{LINGER, MAX_LANES_PER_SESSION};
 
 impl Worker {
     /// Whether a closing lane has more to read: the receiver closes a replaced lane when it has
     /// read everything; what it had to say may still wait here.
-    pub(in crate::worker) fn has_last_words(&self, key: usize) -> bool {
+    pub(crate) fn has_last_words(&self, key: usize) -> bool {
         self.connections.get(key).is_some_and(|connection| {
             let lane = connection.lane();
             lane.is_some_and(|lane| lane.session().is_some() && !lane.readable.is_empty())
@@ -19,7 +19,7 @@ impl Worker {
 
     /// The connection is closing, and nothing more will be read: no need to wait until QUIC has
     /// drained.
-    pub(in crate::worker) fn lane_closes(&mut self, key: usize) {
+    pub(crate) fn lane_closes(&mut self, key: usize) {
         if let Some(connection) = self.connections.get_mut(key)
             && connection.app.session().is_some()
         {
@@ -30,7 +30,7 @@ impl Worker {
     }
 
     /// After a turn: hangs up when everything is said, replaces tired lanes.
-    pub(in crate::worker) fn settle_lane(&mut self, key: usize) {
+    pub(crate) fn settle_lane(&mut self, key: usize) {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
@@ -106,7 +106,7 @@ impl Worker {
     }
 
     /// A lane's deadline passed.
-    pub(in crate::worker) fn lane_overdue(&mut self, key: usize) {
+    pub(crate) fn lane_overdue(&mut self, key: usize) {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
@@ -136,7 +136,7 @@ impl Worker {
     }
 
     /// The process ends: sessions are told, and what serves none is closed.
-    pub(in crate::worker) fn stop_all(&mut self) {
+    pub(crate) fn stop_all(&mut self) {
         for session in self.sessions.keys() {
             self.sessions.tell(self.io.now, session, Input::Cancel);
             self.drain_session(session);

@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::lane::{Dial, Lane, LanePhase};
-use super::sessions::Beginning;
 use crate::ids::Fingerprint;
 use crate::proto::{Input, Outcome};
 use crate::quic::CloseReason;
 use crate::worker::Worker;
-use crate::worker::apps::App;
-use crate::worker::connections::connection::{Connection, code};
+use crate::worker::code;
+use crate::worker::connections::app::App;
+use crate::worker::connections::connection::Connection;
+use crate::worker::lane::{Errand, Lane, LanePhase};
 use crate::worker::limits::{LINGER, TRIM_AFTER};
 use crate::worker::log::Who;
+use crate::worker::sessions::Beginning;
 use crate::worker::stats::TransportStats;
 
 /// After a lane could not be replaced: half of the AEAD limit is left when that is tried first.
@@ -21,10 +22,10 @@ const JOIN_PAUSE: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// The handshake of a connection that we dialled is complete.
-    pub(in crate::worker) fn dialled(&mut self, key: usize, what_for: Dial, peer: Fingerprint) {
-        match what_for {
-            Dial::FirstLane => self.begin_client_session(key, peer),
-            Dial::Join { session } => self.join_client_lane(key, session, peer),
+    pub(crate) fn dialled(&mut self, key: usize, errand: Errand, peer: Fingerprint) {
+        match errand {
+            Errand::FirstLane => self.begin_client_session(key, peer),
+            Errand::Join { session } => self.join_client_lane(key, session, peer),
         }
     }
 
@@ -51,14 +52,14 @@ impl Worker {
         self.io.driver.backend() == landro_sys::Backend::Poll
     }
 
-    pub(in crate::worker) fn touch_session_lanes(&mut self, session: usize) {
+    pub(crate) fn touch_session_lanes(&mut self, session: usize) {
         for lane in self.sessions.lanes(session) {
             self.connections.touch(lane);
         }
     }
 
     /// Carries out everything a session wants, until it wants nothing.
-    pub(in crate::worker) fn drain_session(&mut self, session: usize) {
+    pub(crate) fn drain_session(&mut self, session: usize) {
         let client = self.client.as_ref();
         let ended = self
             .sessions
@@ -218,7 +219,7 @@ impl Worker {
     }
 
     /// A lane is silent: what could be the reason, for whoever reads the debug log.
-    pub(in crate::worker) fn tell_silence(&mut self, key: usize) {
+    pub(crate) fn tell_silence(&mut self, key: usize) {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
@@ -235,7 +236,7 @@ impl Worker {
                 peer = %connection.peer,
                 lane.readable = ?lane.readable,
                 lane.partials,
-                may_read = running.machine.reads_allowed(),
+                may_read = running.standing.takes_data,
                 queued_streams = running.order.len(),
                 queued_control = running.control_out.len(),
                 disk_operations = self.disk.in_flight(),
@@ -249,7 +250,7 @@ impl Worker {
 
     /// A connection is about to be dropped: its lane leaves its session first, for the session's
     /// end asks why.
-    pub(in crate::worker) fn lane_ends(&mut self, key: usize) {
+    pub(crate) fn lane_ends(&mut self, key: usize) {
         let connection = self.connections.get(key);
         if connection.is_some_and(|connection| connection.app.session().is_some()) {
             self.note_close_reason(key);
@@ -259,11 +260,7 @@ impl Worker {
 
     /// A connection is gone. In the handshake of a command's first lane that decides how the
     /// transfer ends.
-    pub(in crate::worker) fn connection_ended(
-        &mut self,
-        gone: &Connection,
-        stats: &TransportStats,
-    ) {
+    pub(crate) fn connection_ended(&mut self, gone: &Connection, stats: &TransportStats) {
         let Some(client) = &mut self.client else {
             if let Ok(mut served) = self.io.shared.served.lock() {
                 served.add(stats);
@@ -273,12 +270,12 @@ impl Worker {
         client.add_stats(stats);
         let closed = gone.conn.close_reason();
         match gone.app.dialled_for() {
-            Some(Dial::FirstLane) => {
+            Some(Errand::FirstLane) => {
                 if let Some(error) = client.not_answered(closed) {
                     self.dial_next(format!("{}: {error}", gone.peer));
                 }
             }
-            Some(Dial::Join { session }) => {
+            Some(Errand::Join { session }) => {
                 client.note(closed);
                 self.join_failed(session);
             }

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use landro_sys::Buffer;
 
-use super::lane::{Arrived, CONTROL_STREAM, LanePhase};
 use crate::proto::Input;
 use crate::quic::StreamError;
 use crate::worker::Worker;
+use crate::worker::lane::{Arrived, CONTROL_STREAM, LanePhase};
 use crate::worker::limits::{MAX_PARTIALS, MIN_READ_BYTES, READS_PER_TURN};
 
 /// The bit of a stream id that says so (RFC 9000 §2.1).
@@ -24,7 +24,7 @@ pub(super) enum Read {
 
 impl Worker {
     /// Reads what is readable, as far as the session and the pool have room. True: there is more.
-    pub(in crate::worker) fn read_lane(&mut self, key: usize) -> bool {
+    pub(crate) fn read_lane(&mut self, key: usize) -> bool {
         let Some((conn, lane)) = self.connections.lane_mut(key) else {
             return false;
         };
@@ -88,7 +88,7 @@ impl Worker {
             }
             return self.read_control(key, session);
         }
-        if !running.machine.reads_allowed() {
+        if !running.standing.takes_data {
             return Read::Wait;
         }
         if stream & UNIDIRECTIONAL == 0 {
@@ -160,7 +160,7 @@ impl Worker {
             return Err(Read::Drained);
         };
         let known = lane.incoming.get(&stream).map(|incoming| incoming.key);
-        let piece = known.and_then(|known| running.machine.piece_bytes(known));
+        let piece = known.and_then(|known| running.standing.pieces.get(&known).copied());
         let piece = piece.filter(|_| !tight && lane.partials < MAX_PARTIALS);
         let mut limit = buffer.spare_len();
         if let Some(piece) = piece {

@@ -3,7 +3,7 @@
 
 use crate::proto::{Input, SessionError, SessionErrorCode};
 use crate::worker::Worker;
-use crate::worker::connections::connection::code;
+use crate::worker::code;
 use crate::worker::limits::LINGER;
 use crate::worker::log::Who;
 use crate::worker::shared::PeerAccess;
@@ -30,7 +30,7 @@ fn taken_away(before: &PeerAccess, now: Option<&PeerAccess>) -> Option<&'static 
 
 impl Worker {
     /// The list of peers was read again: everybody who is in is asked for again.
-    pub(in crate::worker) fn reauthorise(&mut self) {
+    pub(crate) fn reauthorise(&mut self) {
         for session in self.sessions.keys() {
             let Some(running) = self.sessions.get(session) else {
                 continue;
@@ -82,12 +82,12 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::Access;
+    use crate::proto::session::Grant;
 
     #[test]
     fn less_ends_a_session_and_more_does_not() {
         let may = |read, write, path: Option<&str>| PeerAccess {
-            access: Access { read, write },
+            access: Grant { read, write },
             path: path.map(|path| path.as_bytes().to_vec()),
         };
         let before = may(true, true, Some("a"));

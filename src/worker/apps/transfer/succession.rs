@@ -8,13 +8,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::lane::LanePhase;
-use super::questions::{Question, Suspect, Suspicion, WAIT_AT_MOST};
 use crate::ids::{Fingerprint, SessionId, WorkerId};
 use crate::worker::Worker;
-use crate::worker::connections::connection::code;
+use crate::worker::code;
+use crate::worker::lane::LanePhase;
 use crate::worker::limits::STILL_QUEUED;
-use crate::worker::mailbox::Command;
+use crate::worker::mailbox::Mail;
+use crate::worker::sessions::questions::{Question, Suspect, Suspicion, WAIT_AT_MOST};
 
 /// Questions are looked through this often and not in each turn: with an identity shared by n
 /// clients there are n of n suspects each, and the turns of a busy worker are microseconds apart.
@@ -38,7 +38,7 @@ impl Worker {
         };
         let mut missing = 0;
         for worker in (0..self.io.shared.workers).map(WorkerId) {
-            let ask = Command::AreYouAlive { asker, lane, peer };
+            let ask = Mail::AreYouAlive { asker, lane, peer };
             let asked = match worker == asker {
                 true => self.question(asker, lane, &peer),
                 false => self.io.shared.post(worker, ask),
@@ -86,14 +86,9 @@ impl Worker {
         any
     }
 
-    pub(in crate::worker) fn question_from(
-        &mut self,
-        asker: WorkerId,
-        lane: u64,
-        peer: &Fingerprint,
-    ) {
+    pub(crate) fn question_from(&mut self, asker: WorkerId, lane: u64, peer: &Fingerprint) {
         if !self.question(asker, lane, peer) {
-            self.io.shared.post(asker, Command::Answered { lane });
+            self.io.shared.post(asker, Mail::Answered { lane });
         }
     }
 
@@ -117,13 +112,13 @@ impl Worker {
     }
 
     /// When [`Worker::review_questions`] has something to do if nothing else happens.
-    pub(in crate::worker) fn questions_due(&self) -> Option<Instant> {
+    pub(crate) fn questions_due(&self) -> Option<Instant> {
         let sessions = &self.sessions;
         (!sessions.questions.is_empty()).then_some(sessions.review_at)
     }
 
     /// Notices signs of life, gives up those who gave none, answers what is settled.
-    pub(in crate::worker) fn review_questions(&mut self) {
+    pub(crate) fn review_questions(&mut self) {
         let now = self.io.now;
         if self.questions_due().is_none_or(|due| now < due) {
             return;
@@ -137,7 +132,7 @@ impl Worker {
             } else if asker == self.io.id {
                 self.answered(lane);
             } else {
-                self.io.shared.post(asker, Command::Answered { lane });
+                self.io.shared.post(asker, Mail::Answered { lane });
             }
         }
     }
@@ -175,7 +170,7 @@ impl Worker {
     }
 
     /// One worker's older sessions are settled.
-    pub(in crate::worker) fn answered(&mut self, serial: u64) {
+    pub(crate) fn answered(&mut self, serial: u64) {
         let Some(key) = self.connections.find(serial) else {
             return;
         };

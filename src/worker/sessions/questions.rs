@@ -21,19 +21,19 @@ const SESSIONS_PER_ROUND: usize = 8;
 const MOST_ROUNDS: u32 = 16;
 
 /// A new session does not wait longer, whatever the others do.
-pub(super) const WAIT_AT_MOST: Duration = Duration::from_secs(5);
+pub(crate) const WAIT_AT_MOST: Duration = Duration::from_secs(5);
 
 /// What one worker was asked to find out; answered when no session is left in it.
-pub(super) struct Question {
-    pub(super) asker: WorkerId,
+pub(crate) struct Question {
+    pub(crate) asker: WorkerId,
     /// The asking lane's serial number.
-    pub(super) lane: u64,
-    pub(super) suspects: Vec<Suspect>,
+    pub(crate) lane: u64,
+    pub(crate) suspects: Vec<Suspect>,
 }
 
-pub(super) struct Suspect {
-    pub(super) session: usize,
-    pub(super) serial: u64,
+pub(crate) struct Suspect {
+    pub(crate) session: usize,
+    pub(crate) serial: u64,
     asked: Instant,
     /// Asked a second time: the next sign of life counts.
     again: bool,
@@ -44,7 +44,7 @@ pub(super) struct Suspect {
 
 /// What is thought of a suspect.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) enum Suspicion {
+pub(crate) enum Suspicion {
     /// It lives: nothing is to be known about it any more.
     Dispelled,
     /// Its round is not over.
@@ -57,7 +57,7 @@ pub(super) enum Suspicion {
 
 impl Suspect {
     /// One that is asked now; `rtt` of its newest lane's path.
-    pub(super) fn new(session: usize, serial: u64, now: Instant, rtt: Duration) -> Suspect {
+    pub(crate) fn new(session: usize, serial: u64, now: Instant, rtt: Duration) -> Suspect {
         Suspect {
             session,
             serial,
@@ -69,12 +69,12 @@ impl Suspect {
     }
 
     /// Its last lane is gone, and its files are being closed.
-    pub(super) fn put_off(&mut self, now: Instant) {
+    pub(crate) fn put_off(&mut self, now: Instant) {
         self.until = now + ROUND;
     }
 
     /// `heard`: when its newest lane was heard of last.
-    pub(super) fn review(
+    pub(crate) fn review(
         &mut self,
         now: Instant,
         heard: Instant,

@@ -12,11 +12,11 @@ use crate::proto::Outcome;
 use crate::proto::session::Request;
 use crate::quic::{CloseReason, Setup};
 use crate::worker::client_events::{ClientEvent, ClientStart, Ended};
-use crate::worker::connections::DIAL_FOR;
-use crate::worker::connections::connection::code;
+use crate::worker::code;
+use crate::worker::limits::DIAL_FOR;
 use crate::worker::stats::{Batches, TransportStats};
 
-pub(crate) struct Client {
+pub(crate) struct ClientTransfer {
     state: ClientState,
     peers: Vec<SocketAddr>,
     next_peer: usize,
@@ -24,14 +24,14 @@ pub(crate) struct Client {
     /// began anew.
     dial_until: Instant,
     was_refused: bool,
-    pub(super) setup: Setup,
+    pub(crate) setup: Setup,
     trust_refused: Arc<Mutex<Option<Fingerprint>>>,
-    pub(super) streams: usize,
-    pub(super) socket_options: UdpOptions,
+    pub(crate) streams: usize,
+    pub(crate) socket_options: UdpOptions,
     events: Sender<ClientEvent>,
-    pub(super) backend_reason: String,
+    pub(crate) backend_reason: String,
     /// To resume the newest lane's TLS session.
-    pub(super) ticket: Option<Vec<u8>>,
+    pub(crate) ticket: Option<Vec<u8>>,
     stats: TransportStats,
 }
 
@@ -47,9 +47,9 @@ enum ClientState {
     Over(Ended),
 }
 
-impl Client {
-    pub(super) fn new(start: ClientStart, now: Instant) -> Client {
-        Client {
+impl ClientTransfer {
+    pub(crate) fn new(start: ClientStart, now: Instant) -> ClientTransfer {
+        ClientTransfer {
             state: ClientState::Dialling(start.request),
             peers: start.peers,
             next_peer: 0,
@@ -73,7 +73,7 @@ impl Client {
 
     /// The next address to dial. None: the transfer is over, with what the last one said if it was
     /// not before.
-    pub(super) fn next_address(&mut self, now: Instant, last_error: String) -> Option<SocketAddr> {
+    pub(crate) fn next_address(&mut self, now: Instant, last_error: String) -> Option<SocketAddr> {
         match self.state {
             ClientState::Dialling(_) => {}
             ClientState::Running(_) | ClientState::Stopping(_) | ClientState::Over(_) => {
@@ -93,7 +93,7 @@ impl Client {
     }
 
     /// Somebody answered: the session begins. None: nothing is to be asked any more.
-    pub(super) fn begin(&mut self) -> Option<Request> {
+    pub(crate) fn begin(&mut self) -> Option<Request> {
         match self.take_state() {
             ClientState::Dialling(request) => Some(request),
             other @ (ClientState::Running(_) | ClientState::Stopping(_) | ClientState::Over(_)) => {
@@ -104,7 +104,7 @@ impl Client {
     }
 
     /// The user asked to stop. True: there is no session, so that it is over at once.
-    pub(super) fn stop(&mut self) -> bool {
+    pub(crate) fn stop(&mut self) -> bool {
         let cancelled = Ended::Outcome(Outcome::Cancelled(Default::default()));
         let (state, at_once) = match self.take_state() {
             ClientState::Dialling(_) => (ClientState::Over(cancelled), true),
@@ -118,7 +118,7 @@ impl Client {
     }
 
     /// A connection of the running session is closing for this reason; the first one counts.
-    pub(super) fn note(&mut self, closed: Option<CloseReason>) {
+    pub(crate) fn note(&mut self, closed: Option<CloseReason>) {
         let ended = self.how_it_ended(closed);
         if let ClientState::Running(why) | ClientState::Stopping(why) = &mut self.state
             && why.is_none()
@@ -129,7 +129,7 @@ impl Client {
 
     /// The connection that was dialled is gone before the session began. Gives what the next
     /// address is dialled for, if it is.
-    pub(super) fn not_answered(&mut self, closed: Option<CloseReason>) -> Option<String> {
+    pub(crate) fn not_answered(&mut self, closed: Option<CloseReason>) -> Option<String> {
         if !matches!(self.state, ClientState::Dialling(_)) {
             return None;
         }
@@ -147,7 +147,7 @@ impl Client {
     }
 
     /// The session is over, and all its files are closed.
-    pub(super) fn session_ended(&mut self, outcome: Option<Outcome>) {
+    pub(crate) fn session_ended(&mut self, outcome: Option<Outcome>) {
         let (why, asked_to_stop) = match self.take_state() {
             ClientState::Running(why) => (why, false),
             ClientState::Stopping(why) => (why, true),

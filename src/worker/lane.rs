@@ -15,7 +15,7 @@ pub(crate) const CONTROL_STREAM: u64 = 0;
 
 /// What a lane of ours was dialled for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Dial {
+pub(crate) enum Errand {
     FirstLane,
     /// To replace another of this session.
     Join {
@@ -28,7 +28,7 @@ pub(crate) struct Lane {
     /// Streams with unread data, in the order they became readable.
     pub(crate) readable: VecDeque<u64>,
     /// Incoming data streams that are not finished yet.
-    pub(super) incoming: HashMap<u64, Incoming>,
+    pub(crate) incoming: HashMap<u64, Incoming>,
     /// Of those, streams that hold the beginning of a piece.
     pub(crate) partials: usize,
     /// Incoming data streams read to their ends.
@@ -36,13 +36,13 @@ pub(crate) struct Lane {
     /// Data streams the peer says this replaced lane has.
     streams_announced: Option<u64>,
     /// This side said the same, on this stream if it was opened and not taken yet.
-    pub(super) end_announced: bool,
-    pub(super) end_stream: Option<u64>,
-    pub(super) control: Control,
+    pub(crate) end_announced: bool,
+    pub(crate) end_stream: Option<u64>,
+    pub(crate) control: ControlStream,
     /// What the next read fills.
-    pub(super) buffer: Option<Buffer>,
+    pub(crate) buffer: Option<Buffer>,
     /// Last time a new session of the same peer asked for it.
-    pub(super) asked: Option<Instant>,
+    pub(crate) asked: Option<Instant>,
 }
 
 /// Where a lane is in its life.
@@ -61,21 +61,21 @@ pub(crate) enum LanePhase {
 
 /// Both directions of this lane's control stream.
 #[derive(Default)]
-pub(super) struct Control {
+pub(crate) struct ControlStream {
     /// Bytes that precede the session's control bytes on this lane: the preface, the rest of what
     /// was begun here.
-    pub(super) before: VecDeque<Bytes>,
+    pub(crate) before: VecDeque<Bytes>,
     /// The rest of what our direction ends with, if it was not taken whole.
-    pub(super) end: Option<Bytes>,
+    pub(crate) end: Option<Bytes>,
     /// Our direction was finished: the session ended or moved to the next lane.
-    pub(super) fin_sent: bool,
+    pub(crate) fin_sent: bool,
     /// The peer finished its direction.
-    pub(super) fin_received: bool,
+    pub(crate) fin_received: bool,
 }
 
 /// A data stream of the peer: its header, then its records.
-pub(super) struct Incoming {
-    pub(super) key: StreamKey,
+pub(crate) struct Incoming {
+    pub(crate) key: StreamKey,
     /// Header bytes so far; None once it is complete.
     header: Option<Vec<u8>>,
     /// The beginning of a piece of a chunk, the rest of which has not arrived.
@@ -83,13 +83,13 @@ pub(super) struct Incoming {
 }
 
 /// Bytes just read of a data stream, and whether they are its last.
-pub(super) struct Arrived {
-    pub(super) bytes: Bytes,
-    pub(super) fin: bool,
+pub(crate) struct Arrived {
+    pub(crate) bytes: Bytes,
+    pub(crate) fin: bool,
 }
 
 impl Lane {
-    pub(super) fn new(phase: LanePhase) -> Lane {
+    pub(crate) fn new(phase: LanePhase) -> Lane {
         Lane {
             phase,
             readable: VecDeque::new(),
@@ -99,14 +99,14 @@ impl Lane {
             streams_announced: None,
             end_announced: false,
             end_stream: None,
-            control: Control::default(),
+            control: ControlStream::default(),
             buffer: None,
             asked: None,
         }
     }
 
     /// One that serves a session from the start; `before` is what it says first.
-    pub(super) fn serving(session: usize, before: Option<Bytes>) -> Lane {
+    pub(crate) fn serving(session: usize, before: Option<Bytes>) -> Lane {
         let mut lane = Lane::new(LanePhase::Serving { session });
         lane.control.before.extend(before);
         lane
@@ -129,7 +129,7 @@ impl Lane {
 
     /// Gives back what waits for the rest of a piece, and the read buffer: nothing more will be
     /// read here.
-    pub(super) fn release_buffers(&mut self) {
+    pub(crate) fn release_buffers(&mut self) {
         self.buffer = None;
         self.incoming.clear();
         self.readable.clear();
@@ -137,21 +137,21 @@ impl Lane {
     }
 
     /// Whether everything was read from a lane that was replaced.
-    pub(super) fn is_read_out(&self) -> bool {
+    pub(crate) fn is_read_out(&self) -> bool {
         self.control.fin_sent
             && self.control.fin_received
             && self.streams_announced == Some(self.streams_read)
     }
 
     /// The beginning of a piece, to be read on into.
-    pub(super) fn take_partial(&mut self, stream: u64) -> Option<Buffer> {
+    pub(crate) fn take_partial(&mut self, stream: u64) -> Option<Buffer> {
         let partial = self.incoming.get_mut(&stream)?.partial.take();
         self.partials -= usize::from(partial.is_some());
         partial
     }
 
     /// Keeps the beginning of a piece.
-    pub(super) fn keep_partial(&mut self, stream: u64, buffer: Buffer) {
+    pub(crate) fn keep_partial(&mut self, stream: u64, buffer: Buffer) {
         if let Some(incoming) = self.incoming.get_mut(&stream) {
             incoming.partial = Some(buffer);
             self.partials += 1;
@@ -159,7 +159,7 @@ impl Lane {
     }
 
     /// A data stream was reset, or is none any more: what the session is told.
-    pub(super) fn lose(&mut self, stream: u64) -> Option<Input> {
+    pub(crate) fn lose(&mut self, stream: u64) -> Option<Input> {
         let incoming = self.incoming.remove(&stream)?;
         Some(Input::DataReset {
             stream: incoming.key,
@@ -171,7 +171,7 @@ impl Lane {
     ///
     /// # Errors
     /// The peer broke the protocol, in words.
-    pub(super) fn arrive(
+    pub(crate) fn arrive(
         &mut self,
         stream: u64,
         next: &mut u32,

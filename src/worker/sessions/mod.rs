@@ -1,73 +1,105 @@
 //! The sessions of a worker: each with its state machine, its files, its lanes, and what waits to
 //! be sent.
 
+pub(crate) mod questions;
+
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::client::Client;
-use super::questions::Question;
+use questions::Question;
+
 use crate::disk::{Disk, Finished, Space};
 use crate::ids::{Fingerprint, SessionId, StreamKey};
 use crate::proto::session::Session;
-use crate::proto::{Event, Input, Outcome, Output};
+use crate::proto::{Event, Input, Outcome, Output, Payload};
 use crate::worker::client_events::ClientEvent;
+use crate::worker::client_transfer::ClientTransfer;
 use crate::worker::event_loop::Loop;
-use crate::worker::limits::READ_AHEAD_IN_PLACE_BYTES;
 use crate::worker::log::SessionLog;
 use crate::worker::shared::PeerAccess;
 use crate::worker::timers::{Scheduled, Timer};
 
 pub(crate) struct Running {
-    pub(super) serial: u64,
-    pub(super) id: SessionId,
+    pub(crate) serial: u64,
+    pub(crate) id: SessionId,
     pub(crate) machine: Session,
-    pub(super) space: Rc<Space>,
-    pub(super) peer: Fingerprint,
+    pub(crate) space: Rc<Space>,
+    pub(crate) peer: Fingerprint,
     /// What a daemon let the peer do when the session began.
-    pub(super) allowed: Option<PeerAccess>,
+    pub(crate) allowed: Option<PeerAccess>,
     /// Why it does no longer.
-    pub(super) revoked: Option<&'static str>,
+    pub(crate) revoked: Option<&'static str>,
     /// Newest last: new data streams and control bytes go there.
-    pub(super) lanes: Vec<usize>,
+    pub(crate) lanes: Vec<usize>,
     /// A lane is being connected to replace the newest.
-    pub(super) joining: bool,
+    pub(crate) joining: bool,
     /// Not before: a server that refuses lanes is not asked in a loop.
-    pub(super) join_after: Instant,
-    pub(super) control_out: VecDeque<Bytes>,
-    pub(super) streams: HashMap<StreamKey, OutStream>,
+    pub(crate) join_after: Instant,
+    pub(crate) control_out: VecDeque<Bytes>,
+    pub(crate) streams: HashMap<StreamKey, OutStream>,
     /// Streams with something queued, in the order they got it.
-    pub(super) order: VecDeque<StreamKey>,
-    pub(super) finished: Option<Outcome>,
+    pub(crate) order: VecDeque<StreamKey>,
+    pub(crate) finished: Option<Outcome>,
     timer: Scheduled,
     /// Incoming data streams get their keys in order of appearance.
-    pub(super) next_incoming: u32,
-    /// This side sends file data: it is the one that closes a lane that was replaced.
-    pub(super) sends_data: bool,
-    pub(super) is_client: bool,
-    pub(super) log: SessionLog,
+    pub(crate) next_incoming: u32,
+    pub(crate) standing: Standing,
+    pub(crate) is_client: bool,
+    pub(crate) log: SessionLog,
     /// What the machine kept when that was last added up.
     held_bytes: u64,
 }
 
+/// What the machine said last of itself (`proto::Output`).
+pub(crate) struct Standing {
+    /// This side says where a lane ends that was replaced.
+    pub(crate) leads: bool,
+    pub(crate) takes_data: bool,
+    answers_max: Option<usize>,
+    /// Incoming streams of which the next bytes are best handed over together.
+    pub(crate) pieces: HashMap<StreamKey, usize>,
+}
+
+impl Default for Standing {
+    fn default() -> Standing {
+        Standing {
+            leads: false,
+            takes_data: true,
+            answers_max: None,
+            pieces: HashMap::new(),
+        }
+    }
+}
+
+impl Standing {
+    /// The next bytes of an incoming stream are best handed over as one piece of so many.
+    fn gather(&mut self, stream: StreamKey, piece: Option<usize>) {
+        match piece {
+            Some(bytes) => self.pieces.insert(stream, bytes),
+            None => self.pieces.remove(&stream),
+        };
+    }
+}
+
 /// A data stream of ours that is not all accepted by QUIC yet.
-pub(super) struct OutStream {
+pub(crate) struct OutStream {
     /// Lane and QUIC stream, once opened.
-    pub(super) opened: Option<(usize, u64)>,
-    pub(super) queue: VecDeque<Bytes>,
-    pub(super) fin: bool,
+    pub(crate) opened: Option<(usize, u64)>,
+    pub(crate) queue: VecDeque<Bytes>,
+    pub(crate) fin: bool,
 }
 
 /// What a session begins with.
-pub(super) struct Beginning {
-    pub(super) id: SessionId,
-    pub(super) peer: Fingerprint,
-    pub(super) machine: Session,
-    pub(super) space: Space,
+pub(crate) struct Beginning {
+    pub(crate) id: SessionId,
+    pub(crate) peer: Fingerprint,
+    pub(crate) machine: Session,
+    pub(crate) space: Space,
     /// On a daemon: what the peer may do. None: this is the client's side.
-    pub(super) allowed: Option<PeerAccess>,
+    pub(crate) allowed: Option<PeerAccess>,
 }
 
 impl Running {
@@ -75,7 +107,7 @@ impl Running {
         Running {
             serial,
             id: begin.id,
-            sends_data: begin.machine.leads(),
+            standing: Standing::default(),
             machine: begin.machine,
             space: Rc::new(begin.space),
             peer: begin.peer,
@@ -96,19 +128,18 @@ impl Running {
         }
     }
 
-    pub(super) fn newest_lane(&self) -> Option<usize> {
+    pub(crate) fn newest_lane(&self) -> Option<usize> {
         self.lanes.last().copied()
     }
 
     /// Whether a data stream that is not all accepted goes over this lane.
-    pub(super) fn has_streams_on(&self, lane: usize) -> bool {
+    pub(crate) fn has_streams_on(&self, lane: usize) -> bool {
         let mut opened = self.streams.values().filter_map(|out| out.opened);
         opened.any(|(on, _)| on == lane)
     }
 
     /// Queues bytes of a data stream.
     fn queue(&mut self, stream: StreamKey, bytes: Bytes, fin: bool) {
-        self.sends_data = true;
         let out = self.streams.entry(stream).or_insert_with(|| {
             self.order.push_back(stream);
             OutStream {
@@ -124,7 +155,7 @@ impl Running {
     }
 
     /// Nothing of ours waits to be accepted by QUIC.
-    pub(super) fn all_accepted(&self) -> bool {
+    pub(crate) fn all_accepted(&self) -> bool {
         self.control_out.is_empty()
             && self
                 .streams
@@ -134,18 +165,10 @@ impl Running {
 
     /// Whether more control bytes may be read now: what is acknowledged of our answers, or more
     /// room for them, touches the lane, and then it is read on.
-    pub(super) fn takes_control(&self) -> bool {
-        let most = self.machine.answers_bytes_max();
+    pub(crate) fn takes_control(&self) -> bool {
+        let most = self.standing.answers_max;
         let waiting_bytes = || self.control_out.iter().map(Bytes::len).sum::<usize>();
         most.is_none_or(|most| waiting_bytes() <= most)
-    }
-
-    /// The machine's next wish.
-    fn poll(&mut self) -> Option<Output> {
-        if self.space.in_memory() {
-            self.machine.cap_read_ahead(READ_AHEAD_IN_PLACE_BYTES);
-        }
-        self.machine.poll()
     }
 }
 
@@ -155,9 +178,9 @@ pub(crate) struct Sessions {
     /// What all keep because their peers said or asked for something.
     held_bytes: u64,
     /// Older sessions that new ones of the same peer wait for.
-    pub(super) questions: Vec<Question>,
+    pub(crate) questions: Vec<Question>,
     /// When they are looked through next.
-    pub(super) review_at: Instant,
+    pub(crate) review_at: Instant,
 }
 
 impl Sessions {
@@ -175,11 +198,11 @@ impl Sessions {
         self.table.get(key)
     }
 
-    pub(super) fn get_mut(&mut self, key: usize) -> Option<&mut Running> {
+    pub(crate) fn get_mut(&mut self, key: usize) -> Option<&mut Running> {
         self.table.get_mut(key)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Running)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Running)> {
         self.table.iter()
     }
 
@@ -195,7 +218,7 @@ impl Sessions {
         self.table.is_empty()
     }
 
-    pub(super) fn find(&self, id: SessionId) -> Option<usize> {
+    pub(crate) fn find(&self, id: SessionId) -> Option<usize> {
         self.ids.get(&id).copied()
     }
 
@@ -214,7 +237,7 @@ impl Sessions {
         self.table.get(key).map_or(0, |running| running.held_bytes)
     }
 
-    pub(super) fn begin(&mut self, io: &mut Loop, begin: Beginning, lane: usize) -> usize {
+    pub(crate) fn begin(&mut self, io: &mut Loop, begin: Beginning, lane: usize) -> usize {
         let id = begin.id;
         let running = Running::new(io.serial(), begin, lane, io.now);
         let key = self.table.insert(running);
@@ -222,7 +245,7 @@ impl Sessions {
         key
     }
 
-    pub(super) fn remove(&mut self, key: usize) -> Option<Running> {
+    pub(crate) fn remove(&mut self, key: usize) -> Option<Running> {
         let running = self.table.try_remove(key)?;
         self.held_bytes -= running.held_bytes;
         self.ids.remove(&running.id);
@@ -268,19 +291,30 @@ impl Sessions {
 
     /// Carries out everything a session wants, until it wants nothing. Gives how it ended, if it
     /// did.
-    pub(super) fn drain(
+    pub(crate) fn drain(
         &mut self,
         io: &mut Loop,
         disk: &mut Disk,
-        client: Option<&Client>,
+        client: Option<&ClientTransfer>,
         key: usize,
     ) -> Option<Outcome> {
         let running = self.table.get_mut(key)?;
         let mut ended = None;
-        while let Some(output) = running.poll() {
+        while let Some(output) = running.machine.poll() {
             match output {
                 Output::Control(bytes) => running.control_out.push_back(bytes),
-                Output::Data { stream, bytes, fin } => running.queue(stream, bytes, fin),
+                Output::Data {
+                    stream,
+                    payload,
+                    fin,
+                } => match payload {
+                    Payload::Bytes(bytes) => running.queue(stream, bytes, fin),
+                    Payload::Range { .. } => unreachable!("QUIC says that it takes no ranges"),
+                },
+                Output::Piece { stream, bytes } => running.standing.gather(stream, bytes),
+                Output::TakesData(takes_data) => running.standing.takes_data = takes_data,
+                Output::AnswersMax(most) => running.standing.answers_max = most,
+                Output::Leads => running.standing.leads = true,
                 Output::Disk { op, cmd } => {
                     let space = running.space.clone();
                     disk.start(key, running.serial, &space, op, cmd);
@@ -341,7 +375,7 @@ impl Sessions {
     }
 }
 
-fn report(io: &mut Loop, client: Option<&Client>, running: &mut Running, event: Event) {
+fn report(io: &mut Loop, client: Option<&ClientTransfer>, running: &mut Running, event: Event) {
     match client {
         Some(client) if running.is_client => client.tell(ClientEvent::Session(event)),
         _ => io

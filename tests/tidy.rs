@@ -29,10 +29,14 @@ const MAY_NAME: &[(&str, &str)] = &[
         "engine",
         "ids config budget proto quic disk worker landro_sys",
     ),
-    ("daemon", "ids config budget proto quic engine landro_sys"),
+    ("signals", ""),
+    (
+        "daemon",
+        "ids config budget proto quic engine signals landro_sys",
+    ),
     (
         "cli",
-        "ids config budget proto quic engine daemon landro_sys",
+        "ids config budget proto quic engine daemon signals landro_sys",
     ),
     ("fuzzing", "ids quic disk cli"),
 ];

@@ -9,11 +9,11 @@ use std::time::Duration;
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::QuicConfig;
 use crate::daemon::DaemonError;
-use crate::daemon::signals::{Hangup, Signals};
-use crate::engine::{Access, Client, ClientConfig, Ended, PeerAccess, ServeConfig, Server};
+use crate::engine::{Client, ClientConfig, Ended, Grant, PeerAccess, ServeConfig, Server};
 use crate::ids::Fingerprint;
 use crate::proto::session::{BenchWork, Request};
 use crate::quic::Identity;
+use crate::signals::{Hangup, Signals};
 
 use super::args::BenchArgs;
 use super::client::{self, Dial};
@@ -112,7 +112,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         diagnostics: diagnostics::of_environment(),
         ..args.engine.quic()
     };
-    let nothing = Access {
+    let nothing = Grant {
         read: false,
         write: false,
     };

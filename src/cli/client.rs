@@ -9,10 +9,10 @@ use crossbeam::channel::RecvTimeoutError;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::QuicConfig;
-use crate::daemon::signals::Signals;
 use crate::engine::{Client, ClientConfig, ClientEvent, Ended};
 use crate::ids::Fingerprint;
 use crate::proto::session::Request;
+use crate::signals::Signals;
 
 use super::args::{DEFAULT_STREAMS, EngineArgs, TrustArgs};
 use super::trust::{self, Known, KnownHosts};

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::daemon::signals::{Hangup, Signals};
 use crate::engine::{ClientEvent, Ended, LocalCopy, copy_locally};
 use crate::ids::Fingerprint;
 use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
+use crate::signals::{Hangup, Signals};
 
 use super::args::{self, CopyRoute, CpArgs};
 use super::client::{self, Dial};

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 
-use crate::daemon::signals::{Hangup, Signals};
 use crate::engine::ClientEvent;
 use crate::proto::session::Request;
 use crate::proto::{Event, Kind, Meta};
+use crate::signals::{Hangup, Signals};
 
 use super::args::LsArgs;
 use super::client::{self, Dial};

@@ -15,7 +15,7 @@ use super::reason::{
     QuicError,
 };
 use super::route::{NewConn, ResetTokens, Router};
-use super::setup::{Setup, Trust, begin_diagnosis};
+use super::setup::{ALPN, Alpn, Setup, Trust, begin_diagnosis};
 use super::share::Share;
 use super::unsent::Unsent;
 use crate::config::{Diagnosis, QuicConfig};
@@ -366,6 +366,13 @@ impl Conn {
     /// has seen it: what is counted or logged by identity would be somebody else's.
     pub fn peer_fingerprint(&self) -> Option<Fingerprint> {
         self.peer
+    }
+
+    /// What the handshake agreed to carry; to be asked when it is complete.
+    pub fn alpn(&self) -> Alpn {
+        // TLS fails a handshake without a protocol of ours (RFC 9001 §8.1), and there is one.
+        debug_assert_eq!(self.quiche.application_proto(), ALPN);
+        Alpn::Landro1
     }
 
     fn certificate_of_peer(&self) -> Option<Fingerprint> {

@@ -30,5 +30,5 @@ pub use landro_sys::gso::{MAX_SEGMENTS, Run};
 pub use path::PathSnapshot;
 pub use reason::{CloseReason, ConnState, KEY_SPENT, QuicError, StreamError};
 pub use route::{NewConn, Route, Router};
-pub use setup::{Setup, TicketKeys, Trust};
+pub use setup::{Alpn, Setup, TicketKeys, Trust};
 pub use token::Secrets;

@@ -62,7 +62,7 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
             let after = meta(how, script);
             let len = usize::try_from(after.size_bytes)
                 .unwrap_or(usize::MAX)
-                .min(max_bytes + 1);
+                .min(*max_bytes);
             DiskDone::Small {
                 data: vec![0; len].into(),
                 after,

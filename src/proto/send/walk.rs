@@ -16,7 +16,8 @@ use crate::proto::session::ports::Ports;
 use crate::proto::wire::{self, Item, MAX_FILE_BYTES, Message};
 use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, Meta};
 
-/// Names per listing. A directory being walked holds at most one and a half of these.
+/// Names per listing. A directory being walked holds at most half of these and what one listing
+/// brings.
 const LIST_ENTRIES: usize = 64;
 
 /// What is said of objects that are passed over.

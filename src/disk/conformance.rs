@@ -31,15 +31,15 @@ const LIST_ENTRIES: usize = 5;
 
 /// What an answer says to a session.
 #[derive(Debug, PartialEq, Eq)]
-enum Answer {
+enum DiskAnswer {
     Failed(DiskError),
     Target(Option<Name>),
-    Source(Option<Name>, Seen, Option<Bytes>),
-    Listed(BTreeMap<Bytes, Result<(Seen, Option<Bytes>), DiskError>>),
-    Small(Bytes, Seen),
-    Meta(Seen),
+    Source(Option<Name>, SeenMeta, Option<Bytes>),
+    Listed(BTreeMap<Bytes, Result<(SeenMeta, Option<Bytes>), DiskError>>),
+    Small(Bytes, SeenMeta),
+    Meta(SeenMeta),
     Read(Bytes),
-    Existing(Option<(Seen, Option<Bytes>, bool)>),
+    Existing(Option<(SeenMeta, Option<Bytes>, bool)>),
     Directory {
         existed: bool,
     },
@@ -53,15 +53,15 @@ enum Answer {
 
 /// Metadata, less what the kernel decides.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+struct SeenMeta {
     kind: Kind,
     mode: Option<u32>,
     mtime: Option<Mtime>,
     size_bytes: Option<u64>,
 }
 
-impl Seen {
-    fn of(meta: &Meta) -> Seen {
+impl SeenMeta {
+    fn of(meta: &Meta) -> SeenMeta {
         let Meta {
             kind,
             mode,
@@ -70,7 +70,7 @@ impl Seen {
             ..
         } = *meta;
         let is_content = matches!(kind, Kind::File | Kind::Symlink);
-        Seen {
+        SeenMeta {
             kind,
             mode: (kind != Kind::Special).then_some(mode),
             mtime: is_content.then_some(mtime),
@@ -79,40 +79,40 @@ impl Seen {
     }
 }
 
-impl Answer {
-    fn of(result: Result<DiskDone, DiskError>) -> Answer {
+impl DiskAnswer {
+    fn of(result: Result<DiskDone, DiskError>) -> DiskAnswer {
         match result {
-            Err(error) => Answer::Failed(error),
-            Ok(DiskDone::Target { name }) => Answer::Target(name),
+            Err(error) => DiskAnswer::Failed(error),
+            Ok(DiskDone::Target { name }) => DiskAnswer::Target(name),
             Ok(DiskDone::Source {
                 name, meta, link, ..
-            }) => Answer::Source(name, Seen::of(&meta), link),
+            }) => DiskAnswer::Source(name, SeenMeta::of(&meta), link),
             Ok(DiskDone::Listed { .. }) => unreachable!("listings are asked for as a whole"),
             // A FIFO: a ring reads it, pread(2) does not. To a sender it is no file either way.
             Ok(DiskDone::Small { after, .. }) if after.kind == Kind::Special => {
-                Answer::Failed(DiskError {
+                DiskAnswer::Failed(DiskError {
                     call: "read",
                     errno: ESPIPE,
                 })
             }
-            Ok(DiskDone::Small { data, after }) => Answer::Small(data, Seen::of(&after)),
-            Ok(DiskDone::Meta(meta)) => Answer::Meta(Seen::of(&meta)),
-            Ok(DiskDone::Read { data }) => Answer::Read(data),
-            Ok(DiskDone::Existing(there)) => Answer::Existing(
-                there.map(|there| (Seen::of(&there.meta), there.link, there.in_doubt)),
+            Ok(DiskDone::Small { data, after }) => DiskAnswer::Small(data, SeenMeta::of(&after)),
+            Ok(DiskDone::Meta(meta)) => DiskAnswer::Meta(SeenMeta::of(&meta)),
+            Ok(DiskDone::Read { data }) => DiskAnswer::Read(data),
+            Ok(DiskDone::Existing(there)) => DiskAnswer::Existing(
+                there.map(|there| (SeenMeta::of(&there.meta), there.link, there.in_doubt)),
             ),
-            Ok(DiskDone::Directory { existed }) => Answer::Directory { existed },
+            Ok(DiskDone::Directory { existed }) => DiskAnswer::Directory { existed },
             Ok(DiskDone::Part {
                 journal,
                 size_bytes,
                 resumable,
                 ..
-            }) => Answer::Part {
+            }) => DiskAnswer::Part {
                 journal,
                 size_bytes,
                 resumable,
             },
-            Ok(DiskDone::Done) => Answer::Done,
+            Ok(DiskDone::Done) => DiskAnswer::Done,
         }
     }
 }
@@ -122,7 +122,7 @@ impl Answer {
 fn listing(
     dir: DirId,
     mut run: impl FnMut(DiskOp) -> Result<DiskDone, DiskError>,
-) -> Result<Answer, DiskError> {
+) -> Result<DiskAnswer, DiskError> {
     let mut names = BTreeMap::new();
     loop {
         let max_entries = LIST_ENTRIES;
@@ -135,12 +135,12 @@ fn listing(
             if is_reserved_path(&listed.name) {
                 continue;
             }
-            let found = listed.found.map(|(meta, link)| (Seen::of(&meta), link));
+            let found = listed.found.map(|(meta, link)| (SeenMeta::of(&meta), link));
             let twice = names.insert(listed.name, found);
             assert!(twice.is_none(), "a name is listed twice: {twice:?}");
         }
         if end {
-            return Ok(Answer::Listed(names));
+            return Ok(DiskAnswer::Listed(names));
         }
     }
 }
@@ -168,12 +168,12 @@ fn both(step: usize, cmd: &DiskOp, script: &mut Script, imagined: &mut Imagined,
     let of_real = |cmd: DiskOp, real: &mut Real| real.run(cmd);
     let (expected, found) = match cmd {
         DiskOp::List { dir, .. } => (
-            listing(*dir, |cmd| imagined.run(cmd)).unwrap_or_else(Answer::Failed),
-            listing(*dir, |cmd| of_real(cmd, real)).unwrap_or_else(Answer::Failed),
+            listing(*dir, |cmd| imagined.run(cmd)).unwrap_or_else(DiskAnswer::Failed),
+            listing(*dir, |cmd| of_real(cmd, real)).unwrap_or_else(DiskAnswer::Failed),
         ),
         cmd => (
-            Answer::of(imagined.run(cmd.clone())),
-            Answer::of(of_real(cmd.clone(), real)),
+            DiskAnswer::of(imagined.run(cmd.clone())),
+            DiskAnswer::of(of_real(cmd.clone(), real)),
         ),
     };
     assert_eq!(expected, found, "imagined and found, step {step}: {cmd:?}");

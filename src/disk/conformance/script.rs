@@ -10,7 +10,7 @@ use std::path::Path;
 use bytes::{Bytes, BytesMut};
 
 use super::executors::{path_below, set};
-use super::{Answer, LIST_ENTRIES};
+use super::{DiskAnswer, LIST_ENTRIES};
 use crate::ids::{ChunkIndex, DirId, FileId, Name};
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::{Header, RecordKey, Storage};
@@ -112,19 +112,21 @@ impl Script {
     }
 
     /// What follows from an answer: what is open now, and what no longer is.
-    pub fn learn(&mut self, cmd: &DiskOp, answer: &Answer) {
+    pub fn learn(&mut self, cmd: &DiskOp, answer: &DiskAnswer) {
         match (cmd, answer) {
-            (DiskOp::ResolveSource { dir, .. }, Answer::Source(..)) => self.sources.push(*dir),
-            (DiskOp::OpenDir { dir, .. }, Answer::Done) => {
+            (DiskOp::ResolveSource { dir, .. }, DiskAnswer::Source(..)) => self.sources.push(*dir),
+            (DiskOp::OpenDir { dir, .. }, DiskAnswer::Done) => {
                 self.sources.push(*dir);
                 self.unlisted = Some(*dir);
             }
-            (DiskOp::ResolveTarget { dir, .. }, Answer::Target(_))
-            | (DiskOp::MakeDir { dir, .. }, Answer::Directory { .. }) => self.targets.push(*dir),
-            (DiskOp::OpenRead { file, .. }, Answer::Meta(seen)) => {
+            (DiskOp::ResolveTarget { dir, .. }, DiskAnswer::Target(_))
+            | (DiskOp::MakeDir { dir, .. }, DiskAnswer::Directory { .. }) => {
+                self.targets.push(*dir)
+            }
+            (DiskOp::OpenRead { file, .. }, DiskAnswer::Meta(seen)) => {
                 self.files.push((*file, seen.kind));
             }
-            (DiskOp::OpenPart { file, .. }, Answer::Part { resumable, .. }) => {
+            (DiskOp::OpenPart { file, .. }, DiskAnswer::Part { resumable, .. }) => {
                 let size_bytes = self.rng.pick(&[70_000, 1 << 20, 3_000_000]);
                 let header = Header {
                     storage: Storage::default(),
@@ -142,10 +144,13 @@ impl Script {
                 };
                 self.parts.insert(*file, receiving);
             }
-            (DiskOp::CommitPart { file, .. } | DiskOp::ClosePart { file, .. }, Answer::Done) => {
+            (
+                DiskOp::CommitPart { file, .. } | DiskOp::ClosePart { file, .. },
+                DiskAnswer::Done,
+            ) => {
                 self.parts.remove(file);
             }
-            (DiskOp::CommitPart { file, .. }, Answer::Failed(_)) => {
+            (DiskOp::CommitPart { file, .. }, DiskAnswer::Failed(_)) => {
                 if let Some(part) = self.parts.get_mut(file) {
                     part.has_failed = true;
                 }

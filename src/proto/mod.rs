@@ -29,10 +29,13 @@
 
 pub mod bench;
 pub mod chunks;
+pub mod errors;
 pub mod fs;
 pub mod integrity;
 pub mod journal;
 pub mod manifest;
+pub mod path;
+pub mod ports;
 pub mod receive;
 pub mod send;
 pub mod session;

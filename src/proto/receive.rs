@@ -19,9 +19,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use slab::Slab;
 
+use super::errors::{Host, Violation, violation};
 use super::manifest::{EntryMap, IdHasher};
-use super::session::errors::{Host, Violation, violation};
-use super::session::ports::{Ops, Ports, Reporter};
+use super::ports::{Ops, Ports, Reporter};
 use super::wire::{Item, MAX_BATCH_BYTES, MAX_ITEMS, Message, Verdict, VerdictKind};
 use super::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Mtime, Totals};
 use crate::ids::{DirId, EntryId, Name, OpId, StreamKey};

@@ -10,7 +10,7 @@ mod small;
 mod verdicts;
 mod walk;
 
-pub use walk::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, dir_of, refusal};
+pub use walk::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, refusal};
 
 use std::time::Instant;
 
@@ -18,10 +18,11 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::chunks::{ParallelTransferConfig, Parallelism, StreamSlots, TokenBucket};
+use super::errors::{Host, Violation, violation};
 use super::integrity::Tree;
 use super::manifest::EntryMap;
-use super::session::errors::{Host, Violation, violation};
-use super::session::ports::{Ops, Ports, Reporter};
+use super::path::join;
+use super::ports::{Ops, Ports, Reporter};
 use super::wire::{Item, MAX_BATCH_BYTES, MAX_ITEMS, Message};
 use super::{
     DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Meta, Mtime, Totals,
@@ -567,15 +568,4 @@ impl Entry {
             self.name.as_ref().map_or(b"", Name::as_bytes),
         )
     }
-}
-
-/// `dir/name` for people; either may be empty.
-pub fn join(dir: &[u8], name: &[u8]) -> Bytes {
-    let mut path = Vec::with_capacity(dir.len() + 1 + name.len());
-    path.extend_from_slice(dir);
-    if !dir.is_empty() && !name.is_empty() && dir != b"/" {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-    path.into()
 }

@@ -5,10 +5,8 @@
 //! messages, hands each to its role, and turns every way a session can end into exactly one
 //! [`Outcome`], after the role has closed what it held.
 
-pub mod errors;
 mod greeting;
 mod listing;
-pub mod ports;
 #[cfg(test)]
 mod tests;
 
@@ -18,13 +16,13 @@ use bytes::Bytes;
 
 use super::bench::Bench;
 use super::chunks::ParallelTransferConfig;
+use super::errors::{Access, Violation, session_error, violation};
+use super::ports::Ports;
 use super::receive::{Receiver, Target};
 use super::send::Sender;
 use super::wire::{Decoder, Message, WireError};
 use super::{Event, Input, Outcome, Output, SessionError, SessionErrorCode, Totals};
-use errors::{Access, Violation, session_error, violation};
 use listing::Lister;
-use ports::Ports;
 
 /// A server drops a session that has not said a whole `Hello` by then.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);

@@ -5,10 +5,10 @@ use bytes::Bytes;
 
 use super::{Op, Receiver, State};
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
+use crate::proto::errors::{Violation, corrupted, violation};
 use crate::proto::integrity::{ChunkHasher, Digest, digest_of};
 use crate::proto::manifest::chunk_offset;
-use crate::proto::session::errors::{Violation, corrupted, violation};
-use crate::proto::session::ports::Ports;
+use crate::proto::ports::Ports;
 use crate::proto::wire::{Record, RecordHead, RecordParser, RecordStatus};
 use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES};
 

@@ -4,11 +4,9 @@ use bytes::Bytes;
 
 use super::{Entry, Op, Receiver, State};
 use crate::ids::EntryId;
+use crate::proto::errors::{Violation, destination_error, is_a_directory, is_special, violation};
 use crate::proto::manifest::{SMALL_MAX_BYTES, is_resumable};
-use crate::proto::session::errors::{
-    Violation, destination_error, is_a_directory, is_special, violation,
-};
-use crate::proto::session::ports::Ports;
+use crate::proto::ports::Ports;
 use crate::proto::wire::VerdictKind;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Existing, Kind};
 

@@ -10,11 +10,11 @@ use bytes::{Bytes, BytesMut};
 use super::{Op, Receiver, State, Stop};
 use crate::ids::{ChunkIndex, EntryId, FileId};
 use crate::proto::chunks::MAX_PARTIAL_CHUNKS;
+use crate::proto::errors::{Violation, corrupted, destination_error, violation};
 use crate::proto::integrity::{Digest, Tree};
 use crate::proto::journal::{Header, RecordKey, Storage};
 use crate::proto::manifest::{chunk_count, chunk_len_bytes, is_resumable};
-use crate::proto::session::errors::{Violation, corrupted, destination_error, violation};
-use crate::proto::session::ports::Ports;
+use crate::proto::ports::Ports;
 use crate::proto::wire::VerdictKind;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryErrorCode, EntryResult};
 

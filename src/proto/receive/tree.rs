@@ -13,12 +13,10 @@ use bytes::Bytes;
 
 use super::{Entry, Op, Receiver, State, Target, held};
 use crate::ids::{DirId, EntryId, NAME_MAX_BYTES, Name, PATH_MAX_BYTES};
+use crate::proto::errors::{Violation, destination_error, no_parent, second_of_a_name, violation};
 use crate::proto::manifest::MAX_DEPTH;
-use crate::proto::send::join;
-use crate::proto::session::errors::{
-    Violation, destination_error, no_parent, second_of_a_name, violation,
-};
-use crate::proto::session::ports::Ports;
+use crate::proto::path::join;
+use crate::proto::ports::Ports;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, wire};
 
 /// Directories held open freely.

@@ -12,10 +12,10 @@ use slab::Slab;
 
 use super::{Op, Pumped, Sender, State};
 use crate::ids::{ChunkIndex, EntryId, FileId};
+use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::{ChunkHasher, Tree};
 use crate::proto::manifest::{chunk_count, chunk_len_bytes, chunk_offset};
-use crate::proto::session::errors::{source_changed, source_error};
-use crate::proto::session::ports::Ports;
+use crate::proto::ports::Ports;
 use crate::proto::wire::{Message, RecordHead, RecordStatus, encode_record_tail};
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, PIECE_BYTES, Payload};
 

@@ -6,10 +6,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Op, Pumped, Sender, State};
 use crate::ids::{EntryId, StreamKey};
+use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::digest_of;
 use crate::proto::manifest::SMALL_MAX_BYTES;
-use crate::proto::session::errors::{source_changed, source_error};
-use crate::proto::session::ports::Ports;
+use crate::proto::ports::Ports;
 use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail};
 use crate::proto::{DiskDone, DiskError, DiskOp, Payload};
 

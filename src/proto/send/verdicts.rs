@@ -5,10 +5,10 @@ use bytes::Bytes;
 use super::{Entry, Resume, Sender, State};
 use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::chunks::MAX_PARTIAL_CHUNKS;
+use crate::proto::errors::{Violation, violation};
 use crate::proto::integrity::Tree;
 use crate::proto::manifest::{SMALL_MAX_BYTES, chunk_count, chunk_len_bytes, is_resumable};
-use crate::proto::session::errors::{Violation, violation};
-use crate::proto::session::ports::Ports;
+use crate::proto::ports::Ports;
 use crate::proto::wire::{Verdict, VerdictKind};
 use crate::proto::{EntryError, EntryResult, Event, Kind};
 

@@ -8,11 +8,12 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::{Dir, Entry, Op, Sender, State, join};
+use super::{Dir, Entry, Op, Sender, State};
 use crate::ids::{DirId, EntryId, Name, NameError, PATH_MAX_BYTES};
+use crate::proto::errors::{source_error, unsendable};
 use crate::proto::manifest::MAX_DEPTH;
-use crate::proto::session::errors::{source_error, unsendable};
-use crate::proto::session::ports::Ports;
+use crate::proto::path::{dir_of, join};
+use crate::proto::ports::Ports;
 use crate::proto::wire::{self, Item, MAX_FILE_BYTES, Message};
 use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, Meta};
 
@@ -455,42 +456,5 @@ pub fn refusal(
             Some("the file's size does not fit a signed 64-bit number")
         }
         Kind::File | Kind::Directory | Kind::Symlink | Kind::Special => None,
-    }
-}
-
-/// What to put before a source's own name for people: the path typed, less its last component.
-pub fn dir_of(path: &Bytes) -> Bytes {
-    let end = path
-        .iter()
-        .rposition(|byte| *byte != b'/')
-        .map_or(0, |at| at + 1);
-    match path[..end].iter().rposition(|byte| *byte == b'/') {
-        Some(0) => Bytes::from_static(b"/"),
-        Some(slash) => path.slice(..slash),
-        None => Bytes::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_shown_directory_of_a_source() {
-        let cases = [
-            ("a", ""),
-            ("a/b", "a"),
-            ("a/b/", "a"),
-            ("/", ""),
-            ("/x", "/"),
-            ("", ""),
-            ("./y//", "."),
-        ];
-        for (path, dir) in cases {
-            assert_eq!(dir_of(&Bytes::from(path)), dir.as_bytes(), "{path}");
-        }
-        assert_eq!(&join(b"/", b"x")[..], b"/x");
-        assert_eq!(&join(b"", b"x")[..], b"x");
-        assert_eq!(&join(b"a", b"")[..], b"a");
     }
 }

@@ -8,8 +8,8 @@ use crate::ids::ChunkIndex;
 use crate::proto::integrity::{ChunkHasher, Digest};
 use crate::proto::journal::Journal;
 use crate::proto::manifest::{chunk_len_bytes, chunk_offset};
+use crate::proto::ports::Ports;
 use crate::proto::receive::{Op, Receiver, Stop};
-use crate::proto::session::ports::Ports;
 use crate::proto::wire::{MAX_VALUES, VerdictKind};
 use crate::proto::{DiskDone, DiskError, DiskOp};
 

@@ -21,7 +21,7 @@ use slab::Slab;
 
 use super::errors::{Host, Violation, violation};
 use super::manifest::{EntryMap, IdHasher};
-use super::ports::{Ops, Ports, Reporter};
+use super::ports::{Announced, OpOwner, Ops, Ports, Reporter};
 use super::wire::{Item, MAX_BATCH_BYTES, MAX_ITEMS, Message, Verdict, VerdictKind};
 use super::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Mtime, Totals};
 use crate::ids::{DirId, EntryId, Name, OpId, StreamKey};
@@ -228,7 +228,7 @@ impl Receiver {
             write_behind_max: config.write_behind_bytes.max(1),
             lookups_max: config.lookups.max(1),
             target: Target::Resolving,
-            ops: Ops::default(),
+            ops: Ops::of(OpOwner::Plan),
             lookups: 0,
             entries: EntryMap::default(),
             live_names: HashMap::default(),
@@ -413,8 +413,12 @@ impl Receiver {
         self.reporter
             .progress(now, ports, self.received_bytes, last);
         let (files, bytes) = self.announced;
-        self.reporter
-            .announced(now, ports, files, bytes, self.manifest_ended);
+        let announced = Announced {
+            files,
+            bytes,
+            complete: self.manifest_ended,
+        };
+        self.reporter.announced(now, ports, announced);
     }
 
     /// Sends the verdicts held back to go together.

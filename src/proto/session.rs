@@ -35,6 +35,11 @@ pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
 /// small files a second.
 const VERDICTS_BYTES_MAX: usize = 128 << 10;
 
+/// A session that keeps this much is checked after each input, one that keeps twice as much after
+/// every other.
+#[cfg(test)]
+const CHECKED_BYTES: u64 = 8 << 10;
+
 /// What a session may use.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -130,6 +135,9 @@ pub struct Session {
     phase: Phase,
     told: Told,
     end: End,
+    /// Inputs since the counters were checked.
+    #[cfg(test)]
+    unchecked: u64,
 }
 
 /// What the world was told last of what it may read.
@@ -227,11 +235,26 @@ impl Session {
             self.finish(Outcome::Violation(text));
         }
         self.advance(now);
+        #[cfg(test)]
+        self.check();
         debug_assert!(
             !is_tick || self.has_moved_on(now),
             "still due after a tick: {:?}",
             self.deadline()
         );
+    }
+
+    /// Holds counters against the tables they count: after every input while tables are small, else
+    /// after some.
+    #[cfg(test)]
+    fn check(&mut self) {
+        self.unchecked += 1;
+        if self.unchecked >= self.held_bytes() / CHECKED_BYTES {
+            self.unchecked = 0;
+            if let Phase::Sending(sender) = &self.phase {
+                sender.check();
+            }
+        }
     }
 
     /// What holds after each `Input::Tick` at `now`: what was due is done, and the next deadline is

@@ -111,6 +111,8 @@ impl Session {
             phase,
             told: Told::default(),
             end: End::No,
+            #[cfg(test)]
+            unchecked: 0,
         };
         if let Some((asked, bwlimit_bps)) = hello {
             session.greet(asked, bwlimit_bps);
@@ -134,6 +136,8 @@ impl Session {
             phase,
             told: Told::default(),
             end: End::No,
+            #[cfg(test)]
+            unchecked: 0,
         }
     }
 

@@ -251,8 +251,10 @@ impl Session {
         self.unchecked += 1;
         if self.unchecked >= self.held_bytes() / CHECKED_BYTES {
             self.unchecked = 0;
-            if let Phase::Sending(sender) = &self.phase {
-                sender.check();
+            match &self.phase {
+                Phase::Sending(sender) => sender.check(),
+                Phase::Receiving(receiver) => receiver.check(),
+                _ => {}
             }
         }
     }
@@ -310,7 +312,7 @@ impl Session {
     /// Says what changed of what the world may read.
     fn tell(&mut self) {
         let (takes_data, answers_max) = match &self.phase {
-            Phase::Receiving(receiver) => (receiver.reads_allowed(), Some(VERDICTS_BYTES_MAX)),
+            Phase::Receiving(receiver) => (receiver.takes_data(), Some(VERDICTS_BYTES_MAX)),
             Phase::Benching(bench) if bench.answers() => (true, Some(0)),
             _ => (true, None),
         };

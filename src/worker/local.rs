@@ -15,11 +15,12 @@ use bytes::Bytes;
 
 use crate::disk::{Identity, Side};
 use crate::ids::{DirId, Name, NameError};
-use crate::proto::send::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, dir_of, join, refusal};
-use crate::proto::session::errors::{
+use crate::proto::errors::{
     Access, Host, destination_error, into_itself, session_error, source_error, unsendable,
 };
-use crate::proto::session::ports::{Ports, Reporter};
+use crate::proto::path::{dir_of, join};
+use crate::proto::ports::{Announced, Ports, Reporter};
+use crate::proto::send::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, refusal};
 use crate::proto::{
     DiskDone, DiskOp, EntryError, EntryResult, Event, Kind, Listed, Meta, Outcome, Output, Totals,
 };
@@ -490,8 +491,15 @@ impl Copier<'_> {
     fn report(&mut self, last: bool) {
         let now = super::now();
         let (files, bytes) = self.announced;
-        self.reporter
-            .announced(now, &mut self.ports, files, bytes, last);
+        self.reporter.announced(
+            now,
+            &mut self.ports,
+            Announced {
+                files,
+                bytes,
+                complete: last,
+            },
+        );
         self.reporter
             .progress(now, &mut self.ports, self.copied_bytes, last);
         while let Some(output) = self.ports.pop() {

@@ -4,10 +4,10 @@ use bytes::Bytes;
 
 use super::{At, Copier, Found};
 use crate::ids::{FileId, Name};
-use crate::proto::manifest::is_resumable;
-use crate::proto::session::errors::{
+use crate::proto::errors::{
     Host, destination_error, is_a_directory, is_special, source_changed, source_error,
 };
+use crate::proto::manifest::is_resumable;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, Meta};
 
 /// One step of a big file: between two of them progress is shown and a signal is noticed.

@@ -11,7 +11,8 @@ use crate::proto::wire::{
     self, Hello, Item, ListItem, VERSION, Verdict, VerdictKind, Welcome, WireRequest,
 };
 use crate::proto::{
-    DiskDone, DiskError, DiskOp, EntryErrorCode, EntryResult, Kind, Listed, Meta, Mtime, Output,
+    DiskDone, DiskError, DiskOp, EntryErrorCode, EntryResult, Event, Kind, Listed, Meta, Mtime,
+    Output,
 };
 
 const BOTH: Grant = Grant {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::chunks::{ParallelTransferConfig, StreamSlots};
 use super::errors::{Violation, violation};
-use super::ports::{Ports, REPORT_EVERY, Reporter};
+use super::ports::{Ports, ProgressTeller, REPORT_EVERY};
 use super::wire::{MAX_ECHO_BYTES, Message};
 use super::{Event, PIECE_BYTES, Payload, Totals};
 
@@ -56,7 +56,7 @@ pub struct Bench {
     /// When the first left or arrived, and when the last arrived.
     began: Option<Instant>,
     last: Option<Instant>,
-    reporter: Reporter,
+    reporter: ProgressTeller,
 }
 
 enum Work {
@@ -134,7 +134,7 @@ impl Bench {
             }
             BenchRole::Answer => Work::Answer,
         };
-        let reporter = Reporter::new(now);
+        let reporter = ProgressTeller::new(now);
         Bench {
             work,
             state: BenchState::Greeting,

@@ -26,7 +26,7 @@ use crate::proto::{Event, SessionError, SessionErrorCode};
 const AGENT: &str = concat!("landro/", env!("CARGO_PKG_VERSION"));
 
 /// How a client begins.
-struct Beginning {
+struct SessionStart {
     stage: Stage,
     role: Role,
     /// What it says first; a pull looks at its target before.
@@ -302,17 +302,27 @@ impl Session {
 }
 
 /// Says what is wanted, and waits to be welcome.
-fn await_welcome(now: Instant, role: Role, asked: WireRequest, send: Option<Sources>) -> Beginning {
+fn await_welcome(
+    now: Instant,
+    role: Role,
+    asked: WireRequest,
+    send: Option<Sources>,
+) -> SessionStart {
     let bwlimit_bps = send.as_ref().and_then(|sources| sources.bwlimit_bps);
     let until = now + WELCOME_TIMEOUT;
-    Beginning {
+    SessionStart {
         stage: Stage::AwaitWelcome { until, send },
         role,
         asks: Some((asked, bwlimit_bps)),
     }
 }
 
-fn begin_pull(now: Instant, ports: &mut Ports, transfer: Transfer, limits: &Limits) -> Beginning {
+fn begin_pull(
+    now: Instant,
+    ports: &mut Ports,
+    transfer: Transfer,
+    limits: &Limits,
+) -> SessionStart {
     let Transfer {
         sources,
         target,
@@ -326,14 +336,14 @@ fn begin_pull(now: Instant, ports: &mut Ports, transfer: Transfer, limits: &Limi
         paths: sources,
         bwlimit_bps: options.bwlimit_bps,
     });
-    Beginning {
+    SessionStart {
         stage: Stage::Placing { target, ask },
         role: Role::Receive(Box::new(Receiver::new(now, ports, config))),
         asks: None,
     }
 }
 
-fn begin_push(now: Instant, transfer: Transfer) -> Beginning {
+fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
     let TransferOptions {
         must_be_dir,
         force,
@@ -362,7 +372,7 @@ fn begin_bench(
     work: BenchWork,
     duration: Duration,
     limits: &Limits,
-) -> Beginning {
+) -> SessionStart {
     let (mode, role) = match work {
         BenchWork::Send => (BenchMode::Send, sends_filler(None, limits)),
         BenchWork::Receive => (BenchMode::Receive, BenchRole::Receive),

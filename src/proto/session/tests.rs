@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::*;
 use crate::ids::{EntryId, Name, OpId};
+use crate::proto::errno::{EACCES, ENOENT};
 use crate::proto::wire::{
     self, Hello, Item, ListItem, VERSION, Verdict, VerdictKind, Welcome, WireRequest,
 };
@@ -19,9 +20,6 @@ const BOTH: Grant = Grant {
     read: true,
     write: true,
 };
-const ENOENT: i32 = 2;
-const EACCES: i32 = 13;
-
 #[allow(
     clippy::disallowed_methods,
     reason = "a test needs some instant to count from"

@@ -17,6 +17,9 @@ use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::{DiskDone, DiskError, DiskOp};
 use streams::DataStream;
 
+/// An order in its table, which has room for more.
+const ORDER_BYTES: u64 = 200;
+
 /// A data stream that is in the middle of a record, with the state of BLAKE3.
 const STREAM_BYTES: u64 = 2200;
 
@@ -153,7 +156,9 @@ impl ReceiveMover {
     }
 
     pub fn held_bytes(&self) -> u64 {
-        self.flow.arriving_bytes + self.streams.len() as u64 * STREAM_BYTES
+        let orders = self.taking.len() as u64 * ORDER_BYTES;
+        let streams = self.streams.len() as u64 * STREAM_BYTES;
+        orders + streams + self.flow.arriving_bytes
     }
 
     pub fn received_bytes(&self) -> u64 {

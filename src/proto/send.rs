@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use super::chunks::ParallelTransferConfig;
 use super::errors::{Violation, violation};
-use super::ports::{Ports, Reporter, Stopping};
+use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
 use super::{DiskDone, DiskError, Totals};
 use crate::ids::OpId;
@@ -43,7 +43,7 @@ pub struct SenderConfig {
 pub struct Sender {
     plan: SendPlan,
     mover: SendMover,
-    reporter: Reporter,
+    reporter: ProgressTeller,
     stop: Stopping,
 }
 
@@ -53,7 +53,7 @@ impl Sender {
         Sender {
             plan: SendPlan::new(config),
             mover,
-            reporter: Reporter::new(now),
+            reporter: ProgressTeller::new(now),
             stop: Stopping::No,
         }
     }

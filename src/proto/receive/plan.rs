@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::ReceiverConfig;
 use super::orders::{ReceiveOrder, ReceiveReport};
 use crate::ids::{DirId, EntryId, Name, OpId};
-use crate::proto::errors::{Host, Violation, corrupted, violation};
+use crate::proto::errors::{HostSide, Violation, corrupted, violation};
 use crate::proto::manifest::{EntryMap, IdHasher};
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
 use crate::proto::wire::{Item, Message};
@@ -27,16 +27,16 @@ use tree::TargetTree;
 use verdicts::Verdicts;
 
 pub struct ReceivePlan {
-    host: Host,
+    host: HostSide,
     client: bool,
-    options: Options,
+    options: PutOptions,
     window: u32,
     target: Target,
     ops: Ops<ReceivePlanOp>,
     lookups: Lookups,
     entries: EntryMap<ReceivedEntry>,
     names: LiveNames,
-    manifest: Manifest,
+    manifest: ReceivedManifest,
     tree: TargetTree,
     /// Files and symlinks whose directory is there.
     ready: VecDeque<EntryId>,
@@ -48,7 +48,7 @@ pub struct ReceivePlan {
 }
 
 /// How things are to be put in place.
-struct Options {
+struct PutOptions {
     force: bool,
     fsync: bool,
     keep_dirlinks: bool,
@@ -70,7 +70,7 @@ struct LiveNames {
 
 /// What was announced so far.
 #[derive(Default)]
-struct Manifest {
+struct ReceivedManifest {
     last_entry: u32,
     /// Entries without a final verdict.
     unresolved: u32,
@@ -175,13 +175,13 @@ enum ReceivedState {
 impl ReceivePlan {
     /// Starts with looking at the target.
     pub fn new(ports: &mut Ports, config: ReceiverConfig) -> ReceivePlan {
-        let options = Options {
+        let options = PutOptions {
             force: config.force,
             fsync: config.fsync,
             keep_dirlinks: config.keep_dirlinks,
         };
         let mut plan = ReceivePlan {
-            host: Host::of(config.client),
+            host: HostSide::of(config.client),
             client: config.client,
             options,
             window: config.window.max(1),
@@ -193,7 +193,7 @@ impl ReceivePlan {
             },
             entries: EntryMap::default(),
             names: LiveNames::default(),
-            manifest: Manifest::default(),
+            manifest: ReceivedManifest::default(),
             tree: TargetTree::new(config.expected),
             ready: VecDeque::new(),
             parts: TargetParts::default(),

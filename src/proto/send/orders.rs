@@ -17,13 +17,17 @@ pub struct Version {
 }
 
 impl Version {
-    pub fn is_still(&self, meta: &Meta) -> bool {
-        let now = Version {
+    pub fn of(meta: &Meta) -> Version {
+        Version {
             size_bytes: meta.size_bytes,
             mtime: meta.mtime,
             inode: meta.inode,
-        };
-        meta.kind == Kind::File && now == *self
+        }
+    }
+
+    /// Whether this file is of this version.
+    pub fn is_still(&self, meta: &Meta) -> bool {
+        meta.kind == Kind::File && Version::of(meta) == *self
     }
 }
 

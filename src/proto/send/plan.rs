@@ -15,7 +15,7 @@ use slab::Slab;
 use super::SenderConfig;
 use super::orders::{SendCommand, SendReport, Version, WholeOrder};
 use crate::ids::{DirId, EntryId, Name, OpId};
-use crate::proto::errors::Host;
+use crate::proto::errors::HostSide;
 use crate::proto::integrity::Tree;
 use crate::proto::manifest::{EntryMap, SMALL_MAX_BYTES};
 use crate::proto::path::join;
@@ -23,7 +23,7 @@ use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
 use crate::proto::wire::Message;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
 use files::SourceFiles;
-use manifest::Manifest;
+use manifest::SentManifest;
 use walk::Walk;
 
 /// See [`SendPlan::held_bytes`].
@@ -31,14 +31,14 @@ const ENTRY_BYTES: u64 = 350;
 const DIR_BYTES: u64 = 1000;
 
 pub struct SendPlan {
-    host: Host,
+    host: HostSide,
     client: bool,
     window: u32,
     ops: Ops<SendPlanOp>,
     entries: EntryMap<SentEntry>,
     dirs: SourceDirs,
     walk: Walk,
-    manifest: Manifest,
+    manifest: SentManifest,
     /// Small files that the receiver wants.
     wholes: VecDeque<EntryId>,
     files: SourceFiles,
@@ -123,14 +123,14 @@ struct Resume {
 impl SendPlan {
     pub fn new(config: SenderConfig) -> SendPlan {
         SendPlan {
-            host: Host::of(config.client),
+            host: HostSide::of(config.client),
             client: config.client,
             window: config.window.max(1),
             ops: Ops::of(OpOwner::Plan),
             entries: EntryMap::default(),
             dirs: SourceDirs::default(),
             walk: Walk::new(config.sources),
-            manifest: Manifest::default(),
+            manifest: SentManifest::default(),
             wholes: VecDeque::new(),
             files: SourceFiles::default(),
             commands: VecDeque::new(),

@@ -356,21 +356,14 @@ impl SendPlan {
         if meta.kind == Kind::File {
             self.manifest.count_file(meta.size_bytes);
         }
-        let version = Version {
-            size_bytes: meta.size_bytes,
-            mtime: meta.mtime,
-            inode: meta.inode,
+        let entry = SentEntry {
+            name,
+            dir_path,
+            kind: meta.kind,
+            version: Version::of(&meta),
+            state,
         };
-        self.entries.insert(
-            id,
-            SentEntry {
-                name,
-                dir_path,
-                kind: meta.kind,
-                version,
-                state,
-            },
-        );
+        self.entries.insert(id, entry);
         let item = wire::Entry {
             id,
             parent,

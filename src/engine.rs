@@ -15,7 +15,7 @@ use landro_sys::{Availability, Backend, Caps, Pool, UdpOptions, UdpSocket, probe
 use crate::budget::Budget;
 use crate::config::QuicConfig;
 use crate::ids::{Fingerprint, WorkerId};
-use crate::proto::session::Request;
+use crate::proto::session::{Request, Transfer};
 use crate::proto::{Event, Outcome};
 use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
 use crate::worker::{
@@ -23,7 +23,7 @@ use crate::worker::{
 };
 
 pub use crate::worker::{
-    Access, Authorize, ClientEvent, Ended, LocalCopy, PeerAccess, Service, TransportStats,
+    Access, Authorize, ClientEvent, Ended, PeerAccess, Service, TransportStats,
 };
 
 /// Commands a worker may have waiting: strays of a busy moment; more are dropped like datagrams may
@@ -368,12 +368,12 @@ impl Client {
 /// # Errors
 /// When there is no memory to begin with. What goes wrong with single entries is an event.
 pub fn copy_locally(
-    job: &LocalCopy,
+    transfer: &Transfer,
     stop: &dyn Fn() -> bool,
     on: &mut dyn FnMut(Event),
 ) -> io::Result<Outcome> {
     raise_open_files();
-    worker::copy_locally(job, stop, on)
+    worker::copy_locally(transfer, stop, on)
 }
 
 /// One name of a directory, however it was typed.

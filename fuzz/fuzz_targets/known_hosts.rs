@@ -2,7 +2,7 @@
 //! wrong.
 #![no_main]
 
-use landro::fuzzing::{Host, Known, TrustError, known_hosts};
+use landro::fuzzing::{DaemonName, Known, TrustError, known_hosts};
 use landro::ids::Fingerprint;
 use libfuzzer_sys::fuzz_target;
 
@@ -37,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
         .map(|line| line.split_whitespace().next().unwrap_or(""))
         .collect();
     for name in ["h", "h.example", "::1", "fe80::1%Eth0"] {
-        let host = Host {
+        let host = DaemonName {
             name: name.into(),
             port: 1,
         };

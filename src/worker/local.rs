@@ -16,6 +16,7 @@ use bytes::Bytes;
 use crate::disk::{Identity, Side};
 use crate::ids::{DirId, Name, NameError};
 use crate::proto::send::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, dir_of, join, refusal};
+use crate::proto::session::Transfer;
 use crate::proto::session::errors::{
     Access, Host, destination_error, into_itself, session_error, source_error, unsendable,
 };
@@ -30,32 +31,22 @@ const LIST_ENTRIES: usize = 64;
 /// The destination itself, on its side.
 const TARGET: DirId = DirId(0);
 
-/// What is to be copied, and how.
-pub struct LocalCopy {
-    pub sources: Vec<Bytes>,
-    pub target: Bytes,
-    pub must_be_dir: bool,
-    pub force: bool,
-    pub fsync: bool,
-    pub keep_dirlinks: bool,
-}
-
 /// Copies; every entry is reported through `on`. `stop` is asked between files and between steps of
 /// a big one.
 ///
 /// # Errors
 /// When there is no memory to begin with. What goes wrong with single entries is an event.
 pub fn copy_locally(
-    job: &LocalCopy,
+    job: &Transfer,
     stop: &dyn Fn() -> bool,
     on: &mut dyn FnMut(Event),
 ) -> io::Result<Outcome> {
     let (from, to) = (Side::new()?, Side::new()?);
     let find = DiskOp::ResolveTarget {
         path: job.target.clone(),
-        must_be_dir: job.must_be_dir,
+        must_be_dir: job.options.must_be_dir,
         dir: TARGET,
-        fsync: job.fsync,
+        fsync: job.options.fsync,
     };
     let found = to
         .run(find)
@@ -101,7 +92,7 @@ fn shown(path: &[u8]) -> String {
 }
 
 struct Copier<'a> {
-    job: &'a LocalCopy,
+    job: &'a Transfer,
     from: Side,
     to: Side,
     /// The new name of the only source.
@@ -362,8 +353,9 @@ impl Copier<'_> {
         let Some(name) = name else {
             return Ok((false, None));
         };
-        let fsync = self.job.fsync;
-        let (parent, name, keep_dirlinks) = (at.target, name.clone(), self.job.keep_dirlinks);
+        let fsync = self.job.options.fsync;
+        let (parent, name, keep_dirlinks) =
+            (at.target, name.clone(), self.job.options.keep_dirlinks);
         let make = DiskOp::MakeDir {
             parent,
             name,
@@ -397,7 +389,7 @@ impl Copier<'_> {
             if frame.made.is_none() {
                 return Ok(());
             }
-            let (mode, mtime, fsync) = (frame.meta.mode, frame.meta.mtime, self.job.fsync);
+            let (mode, mtime, fsync) = (frame.meta.mode, frame.meta.mtime, self.job.options.fsync);
             self.to
                 .run(DiskOp::SetDir {
                     dir: target,

@@ -45,7 +45,7 @@ pub use link::{
     Access, Authorize, ClientEvent, ClientStart, Command, Ended, Mailbox, PeerAccess, Refusals,
     Service, Shared,
 };
-pub use local::{LocalCopy, copy_locally};
+pub use local::copy_locally;
 pub use pulse::Pulse;
 pub use stats::TransportStats;
 

@@ -67,7 +67,7 @@ impl Copier<'_> {
         if self.is_there(at, found, &name)? {
             return Ok(EntryResult::Skipped);
         }
-        let (mtime, fsync) = (found.meta.mtime, self.job.fsync);
+        let (mtime, fsync) = (found.meta.mtime, self.job.options.fsync);
         let put = DiskOp::PutSymlink {
             dir: at.target,
             name,
@@ -104,10 +104,8 @@ impl Copier<'_> {
                     ..
                 } = found.meta;
                 let is_same = there.is_same(kind, size_bytes, mtime, found.link.as_ref());
-                Ok(
-                    self.is_source(at, found, landing, &there.meta)?
-                        || (is_same && !self.job.force),
-                )
+                Ok(self.is_source(at, found, landing, &there.meta)?
+                    || (is_same && !self.job.options.force))
             }
             other => unreachable!("Check was answered by {other:?}"),
         }
@@ -223,7 +221,7 @@ impl Copier<'_> {
         if done_bytes != meta.size_bytes || !is_unchanged(&after, meta) {
             return Err(source_changed(Host::Only).into());
         }
-        let (mode, mtime, fsync) = (meta.mode, meta.mtime, self.job.fsync);
+        let (mode, mtime, fsync) = (meta.mode, meta.mtime, self.job.options.fsync);
         self.to
             .run(DiskOp::CommitPart {
                 file,

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::*;
+use crate::proto::session::{Direction, TransferOptions};
 use crate::proto::{EntryErrorCode, SessionErrorCode};
 
 struct Run {
@@ -40,16 +41,19 @@ impl Run {
 }
 
 fn copy_with(sources: &[&Path], target: &str, force: bool, stop: &dyn Fn() -> bool) -> Run {
-    let job = LocalCopy {
+    let job = Transfer {
+        direction: Direction::Push,
         sources: sources
             .iter()
             .map(|path| Bytes::from(path.as_os_str().as_bytes().to_vec()))
             .collect(),
-        must_be_dir: sources.len() > 1 || target.ends_with('/'),
         target: Bytes::from(target.trim_end_matches('/').to_owned()),
-        force,
-        fsync: true,
-        keep_dirlinks: false,
+        options: TransferOptions {
+            must_be_dir: sources.len() > 1 || target.ends_with('/'),
+            force,
+            fsync: true,
+            ..TransferOptions::default()
+        },
     };
     let mut events = Vec::new();
     let outcome = copy_locally(&job, stop, &mut |event| events.push(event)).unwrap();

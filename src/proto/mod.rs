@@ -413,8 +413,10 @@ pub enum Outcome {
     Complete(Totals),
     /// Stopped by `Input::Cancel`.
     Cancelled(Totals),
-    /// The peer refused or failed the whole session.
+    /// The peer refused or failed the whole session, or this server did.
     Refused(SessionError),
+    /// Client: a reason on its own side, before anything was asked of the server.
+    CalledOff(SessionError),
     /// The peer broke the protocol; the connection is closed with this as reason.
     Violation(String),
     /// The transport went away first.

@@ -74,6 +74,8 @@ pub struct Receiver {
     held_dirs: u32,
     making_dirs: u32,
     top_level: u32,
+    /// The own name of the only source, which lands under another.
+    renamed: Option<Bytes>,
     /// As in [`ReceiverConfig`], less those that were announced.
     expected: Option<Vec<Bytes>>,
     /// Directories whose parent is there, smallest id first.
@@ -241,6 +243,7 @@ impl Receiver {
             held_dirs: 0,
             making_dirs: 0,
             top_level: 0,
+            renamed: None,
             expected: config.expected,
             ready_dirs: BinaryHeap::new(),
             ready: VecDeque::new(),

@@ -10,7 +10,7 @@ mod small;
 mod verdicts;
 mod walk;
 
-pub use walk::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, dir_of, refusal};
+pub use walk::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, refusal};
 
 use std::time::Instant;
 
@@ -132,7 +132,7 @@ struct Dir {
     /// Who still needs the descriptor: the walk, an opening child, entries that may have to be
     /// read.
     users: u32,
-    /// For people.
+    /// From the source's own name on.
     path: Bytes,
     /// Length of the path below the top-level entry's parent, as both sides count it.
     path_bytes: usize,
@@ -548,11 +548,13 @@ impl Entry {
             == (self.kind, self.size_bytes, self.mtime, self.inode)
     }
 
+    /// From the source's own name on; a source without one is `.`.
     fn path(&self) -> Bytes {
-        join(
-            &self.dir_path,
-            self.name.as_ref().map_or(b"", Name::as_bytes),
-        )
+        let name = self.name.as_ref().map_or(&b""[..], Name::as_bytes);
+        match join(&self.dir_path, name) {
+            path if path.is_empty() => Bytes::from_static(b"."),
+            path => path,
+        }
     }
 }
 
@@ -560,7 +562,7 @@ impl Entry {
 pub fn join(dir: &[u8], name: &[u8]) -> Bytes {
     let mut path = Vec::with_capacity(dir.len() + 1 + name.len());
     path.extend_from_slice(dir);
-    if !dir.is_empty() && !name.is_empty() && dir != b"/" {
+    if !dir.is_empty() && !name.is_empty() {
         path.push(b'/');
     }
     path.extend_from_slice(name);

@@ -533,13 +533,12 @@ impl Session {
         match receiver.target() {
             Target::Resolving => {}
             Target::Failed(error) => {
-                let local = if self.client { "local " } else { "" };
                 let target = if target.is_empty() {
                     ".".into()
                 } else {
                     String::from_utf8_lossy(target)
                 };
-                let what = format!("cannot use the {local}destination {target}");
+                let what = format!("cannot use the destination {target}");
                 let error = session_error(Access::Write, &what, error);
                 if self.client {
                     self.call_off(error);
@@ -577,7 +576,7 @@ impl Session {
     /// and nobody has to wait.
     fn call_off(&mut self, error: SessionError) {
         self.ports.message(&Message::Cancel {});
-        self.finish(Outcome::Refused(error));
+        self.finish(Outcome::CalledOff(error));
     }
 
     /// Tells the peer why its session does not go on.

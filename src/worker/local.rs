@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use crate::disk::{Identity, Side};
 use crate::ids::{DirId, Name, NameError};
-use crate::proto::send::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, dir_of, join, refusal};
+use crate::proto::send::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, join, refusal};
 use crate::proto::session::Transfer;
 use crate::proto::session::errors::{
     Access, Host, destination_error, into_itself, session_error, source_error, unsendable,
@@ -55,8 +55,8 @@ pub fn copy_locally(
         Ok((DiskDone::Target { name }, above)) => (name, above),
         Ok(_) => unreachable!("the disk layer answered ResolveTarget with something else"),
         Err(error) => {
-            let what = format!("cannot use {}", shown(&job.target));
-            return Ok(Outcome::Refused(session_error(
+            let what = format!("cannot use the destination {}", shown(&job.target));
+            return Ok(Outcome::CalledOff(session_error(
                 Access::Write,
                 &what,
                 &error,
@@ -134,9 +134,8 @@ struct At {
     target: DirId,
     /// We made it, so nothing in it has to be looked at.
     fresh: bool,
-    /// For people: as typed, and below the destination.
-    source_path: Bytes,
-    landing: Bytes,
+    /// From the source's own name on.
+    path: Bytes,
     path_bytes: usize,
     depth: usize,
 }
@@ -170,8 +169,7 @@ impl Copier<'_> {
             source: dir,
             target: TARGET,
             fresh: false,
-            source_path: dir_of(path),
-            landing: Bytes::new(),
+            path: Bytes::new(),
             path_bytes: 0,
             depth: 0,
         };
@@ -230,7 +228,7 @@ impl Copier<'_> {
     }
 
     fn listed(&mut self, at: &At, listed: Listed) {
-        let path = join(&at.source_path, &listed.name);
+        let path = join(&at.path, &listed.name);
         match (Name::new(listed.name), listed.found) {
             (Err(NameError::Reserved), _) => self.warn(path, TEMPORARY_SKIPPED),
             (Ok(name), Ok((meta, link))) => {
@@ -252,33 +250,28 @@ impl Copier<'_> {
     /// Copies a file or symlink, or begins with a directory.
     fn entry(&mut self, at: &At, found: Found) {
         let name = found.name.as_ref().map_or(&b""[..], Name::as_bytes);
-        let source_path = join(&at.source_path, name);
+        let path = join(&at.path, name);
         if found.meta.kind == Kind::Special {
-            return self.warn(source_path, SPECIAL_SKIPPED);
+            return self.warn(path, SPECIAL_SKIPPED);
         }
         let path_bytes = at.path_bytes + name.len() + usize::from(at.path_bytes > 0);
         if let Some(why) = refusal(&found.meta, found.link.as_ref(), path_bytes, at.depth) {
-            return self.note_error(source_path, unsendable(Host::Only, why));
+            return self.note_error(path, unsendable(Host::Only, why));
         }
         let (kind, size_bytes) = (found.meta.kind, found.meta.size_bytes);
-        let landing = join(
-            &at.landing,
-            found.landing.as_ref().map_or(b"", Name::as_bytes),
-        );
         let result = match kind {
             Kind::Directory => {
                 match self.enter(at, &found) {
                     Ok(mut frame) => {
                         frame.at = At {
-                            source_path,
-                            landing,
+                            path,
                             path_bytes,
                             depth: at.depth + 1,
                             ..frame.at
                         };
                         self.stack.push(frame);
                     }
-                    Err(error) => self.conclude(landing, kind, 0, EntryResult::Failed(error)),
+                    Err(error) => self.conclude(path, kind, 0, EntryResult::Failed(error)),
                 }
                 return;
             }
@@ -297,7 +290,7 @@ impl Copier<'_> {
         };
         let result = result.unwrap_or_else(EntryResult::Failed);
         self.conclude(
-            landing,
+            path,
             kind,
             if kind == Kind::File { size_bytes } else { 0 },
             result,
@@ -382,7 +375,7 @@ impl Copier<'_> {
         let At {
             source,
             target,
-            landing,
+            path,
             ..
         } = frame.at;
         let set = || {
@@ -410,7 +403,7 @@ impl Copier<'_> {
             Some(error) => EntryResult::Failed(error),
             None => EntryResult::Done { resumed_bytes: 0 },
         };
-        self.conclude(landing, Kind::Directory, 0, result);
+        self.conclude(path, Kind::Directory, 0, result);
     }
 
     fn end(mut self) -> Outcome {
@@ -438,13 +431,12 @@ impl Copier<'_> {
         let _ = place.run(DiskOp::CloseDir { dir });
     }
 
-    /// The final state of an entry, under its path below the destination.
-    fn conclude(&mut self, landing: Bytes, kind: Kind, size_bytes: u64, result: EntryResult) {
+    /// The final state of an entry; a source without a name is `.`.
+    fn conclude(&mut self, path: Bytes, kind: Kind, size_bytes: u64, result: EntryResult) {
         self.totals.count(kind, size_bytes, &result);
-        let path = if landing.is_empty() {
-            Bytes::from_static(b".")
-        } else {
-            landing
+        let path = match path.is_empty() {
+            true => Bytes::from_static(b"."),
+            false => path,
         };
         self.ports.event(Event::Entry {
             path,
@@ -455,7 +447,7 @@ impl Copier<'_> {
         self.report(false);
     }
 
-    /// Of something that never became an entry, under its path at the source.
+    /// Of something that never became an entry.
     fn note_error(&mut self, path: Bytes, error: EntryError) {
         self.totals.count_error(error.code);
         let result = EntryResult::Failed(error);

@@ -83,6 +83,7 @@ impl Parties<'_> {
             Outcome::Lost(totals) if signal.is_some() => self.interrupted(signal).with(*totals),
             Outcome::Cancelled(totals) => self.interrupted(signal).with(*totals),
             Outcome::Refused(error) => self.refused(error),
+            Outcome::CalledOff(error) => called_off(error),
             Outcome::Violation(text) => {
                 let (url, text) = (self.url(), escape::text(text));
                 let message = format!(
@@ -95,21 +96,8 @@ impl Parties<'_> {
     }
 
     fn refused(self, error: &SessionError) -> Ending {
-        let (exit, code) = match error.code {
-            // Nobody else was asked.
-            SessionErrorCode::Permission if self.host.is_none() => (Exit::Error, "permission"),
-            SessionErrorCode::Permission => (Exit::Identity, "permission"),
-            SessionErrorCode::Full => (Exit::Full, "full"),
-            SessionErrorCode::NotFound => (Exit::Error, "not_found"),
-            SessionErrorCode::Busy => (Exit::Error, "busy"),
-            SessionErrorCode::Unsupported => (Exit::Error, "unsupported"),
-            SessionErrorCode::Other => (Exit::Error, "other"),
-        };
-        let text = escape::text(&error.text);
-        let message = match self.host {
-            Some(_) => format!("{}: {text}", self.url()),
-            None => text,
-        };
+        let (exit, code) = refusal(error.code);
+        let message = format!("{}: {}", self.url(), escape::text(&error.text));
         Ending::without_totals(exit, code, message)
     }
 
@@ -147,6 +135,26 @@ impl Parties<'_> {
         };
         let message = format!("stopped by {name}{}", self.rerun());
         Ending::without_totals(exit, "interrupted", message)
+    }
+}
+
+/// Nobody else was asked, so that nobody refused this host a right.
+fn called_off(error: &SessionError) -> Ending {
+    let exit = match refusal(error.code) {
+        (Exit::Identity, _) => Exit::Error,
+        (exit, _) => exit,
+    };
+    Ending::without_totals(exit, refusal(error.code).1, escape::text(&error.text))
+}
+
+fn refusal(code: SessionErrorCode) -> (Exit, &'static str) {
+    match code {
+        SessionErrorCode::Permission => (Exit::Identity, "permission"),
+        SessionErrorCode::Full => (Exit::Full, "full"),
+        SessionErrorCode::NotFound => (Exit::Error, "not_found"),
+        SessionErrorCode::Busy => (Exit::Error, "busy"),
+        SessionErrorCode::Unsupported => (Exit::Error, "unsupported"),
+        SessionErrorCode::Other => (Exit::Error, "other"),
     }
 }
 
@@ -240,6 +248,12 @@ mod tests {
     fn refusals_and_losses() {
         assert_eq!(exit(refused(SessionErrorCode::Permission), None), 4);
         assert_eq!(exit(refused(SessionErrorCode::Full), None), 6);
+        let own = SessionError {
+            code: SessionErrorCode::Permission,
+            text: "t".into(),
+        };
+        let own = Ended::Outcome(Outcome::CalledOff(own));
+        assert_eq!(exit(own, None), 1, "no peer refused anything");
         assert_eq!(exit(refused(SessionErrorCode::NotFound), None), 1);
         assert_eq!(exit(Ended::IdentityUnknown(Fingerprint([0; 32])), None), 4);
         assert_eq!(exit(Ended::RefusedByPeer("t".into()), None), 4);

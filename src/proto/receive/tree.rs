@@ -12,7 +12,7 @@ use std::hash::BuildHasher;
 use bytes::Bytes;
 
 use super::{Entry, Op, Receiver, State, Target, held};
-use crate::ids::{DirId, EntryId, NAME_MAX_BYTES, Name, PATH_MAX_BYTES};
+use crate::ids::{DirId, EntryId, Name, PATH_MAX_BYTES};
 use crate::proto::manifest::MAX_DEPTH;
 use crate::proto::send::join;
 use crate::proto::session::errors::{
@@ -35,7 +35,7 @@ pub(super) struct Dir {
     entry: EntryId,
     /// Slot of the directory it lies in.
     parent: usize,
-    /// Below the target.
+    /// From the source's own name on, as the sender counts and tells it.
     path: Bytes,
     depth: usize,
     state: DirState,
@@ -213,6 +213,7 @@ impl Receiver {
             if rename.is_some() && self.top_level > 1 {
                 return violation("a second source for a target that takes one name");
             }
+            self.renamed = rename.is_some().then(|| entry.name.clone());
             if entry.name.is_empty() && entry.kind == Kind::Directory {
                 return Ok(rename);
             }
@@ -225,13 +226,11 @@ impl Receiver {
 
     fn add_dir(&mut self, id: EntryId, entry: &Entry) -> Result<usize, Violation> {
         let parent = &self.dirs[entry.dir];
-        let name = entry.name.as_ref().map_or(&b""[..], Name::as_bytes);
-        let (depth, path) = (parent.depth + 1, join(&parent.path, name));
+        let (depth, path) = (parent.depth + 1, self.source_path_of(entry));
         if depth > MAX_DEPTH || self.open_dirs as usize >= MAX_DEPTH {
             return violation("directories are nested deeper than 512");
         }
-        // The sender counts the name it announced, which another may have replaced here.
-        if path.len() > PATH_MAX_BYTES + NAME_MAX_BYTES {
+        if path.len() > PATH_MAX_BYTES {
             return violation("a path is longer than 4095 bytes");
         }
         let (dir_id, state) = match &entry.name {
@@ -471,15 +470,23 @@ impl Receiver {
         self.dirs[dir].id
     }
 
-    /// An entry's path below the target, for people.
+    /// An entry's path from the source's own name on, whatever name that lands under; a source
+    /// without one is `.`.
     pub(super) fn path_of(&self, entry: &Entry) -> Bytes {
+        match self.source_path_of(entry) {
+            path if path.is_empty() => Bytes::from_static(b"."),
+            path => path,
+        }
+    }
+
+    fn source_path_of(&self, entry: &Entry) -> Bytes {
+        if let (0, Some(own)) = (entry.dir, &self.renamed) {
+            return own.clone();
+        }
         let dir = self
             .dirs
             .get(entry.dir)
             .map_or(&b""[..], |dir| &dir.path[..]);
-        match join(dir, entry.name.as_ref().map_or(b"", Name::as_bytes)) {
-            path if path.is_empty() => Bytes::from_static(b"."),
-            path => path,
-        }
+        join(dir, entry.name.as_ref().map_or(b"", Name::as_bytes))
     }
 }

@@ -149,7 +149,7 @@ impl Sender {
             return false;
         };
         let source = self.walk.next_source;
-        let dir = self.new_dir(dir_of(&path), 0, 0);
+        let dir = self.new_dir(Bytes::new(), 0, 0);
         self.walk.next_source += 1;
         self.walk.resolving = true;
         let id = self.dirs[dir].id;
@@ -340,7 +340,12 @@ impl Sender {
                 self.announced.1.saturating_add(meta.size_bytes),
             );
         }
-        let (size_bytes, mtime, inode) = (meta.size_bytes, meta.mtime, meta.inode);
+        // Of directories and symlinks file systems say what they like.
+        let size_bytes = match meta.kind {
+            Kind::File => meta.size_bytes,
+            Kind::Directory | Kind::Symlink | Kind::Special => 0,
+        };
+        let (mtime, inode) = (meta.mtime, meta.inode);
         self.entries.insert(
             id,
             Entry {
@@ -360,11 +365,7 @@ impl Sender {
             kind: meta.kind,
             mode: meta.mode & 0o7777,
             mtime,
-            size_bytes: if meta.kind == Kind::File {
-                size_bytes
-            } else {
-                0
-            },
+            size_bytes,
             source_tag: inode,
             link: link.filter(|_| meta.kind == Kind::Symlink),
         };
@@ -448,39 +449,14 @@ pub fn refusal(
     }
 }
 
-/// What to put before a source's own name for people: the path typed, less its last component.
-pub fn dir_of(path: &Bytes) -> Bytes {
-    let end = path
-        .iter()
-        .rposition(|byte| *byte != b'/')
-        .map_or(0, |at| at + 1);
-    match path[..end].iter().rposition(|byte| *byte == b'/') {
-        Some(0) => Bytes::from_static(b"/"),
-        Some(slash) => path.slice(..slash),
-        None => Bytes::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_shown_directory_of_a_source() {
-        let cases = [
-            ("a", ""),
-            ("a/b", "a"),
-            ("a/b/", "a"),
-            ("/", ""),
-            ("/x", "/"),
-            ("", ""),
-            ("./y//", "."),
-        ];
-        for (path, dir) in cases {
-            assert_eq!(dir_of(&Bytes::from(path)), dir.as_bytes(), "{path}");
-        }
-        assert_eq!(&join(b"/", b"x")[..], b"/x");
+    fn what_is_empty_adds_no_slash() {
         assert_eq!(&join(b"", b"x")[..], b"x");
         assert_eq!(&join(b"a", b"")[..], b"a");
+        assert_eq!(&join(b"a/b", b"x")[..], b"a/b/x");
     }
 }

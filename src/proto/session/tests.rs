@@ -216,7 +216,7 @@ impl Bench {
 
     fn refusal(&self) -> SessionErrorCode {
         match &self.outcome {
-            Some(Outcome::Refused(error)) => error.code,
+            Some(Outcome::Refused(error) | Outcome::CalledOff(error)) => error.code,
             other => panic!("not refused: {other:?}"),
         }
     }

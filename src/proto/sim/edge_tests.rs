@@ -188,7 +188,7 @@ fn targets_and_sources_that_do_not_exist() {
     assert_eq!(error.code, SessionErrorCode::NotFound);
     let local = run(6, pull("f", "no/where"), [Disk::new(), disk.clone()]);
     assert!(
-        matches!(local.sides[CLIENT].outcome, Some(Outcome::Refused(_))),
+        matches!(local.sides[CLIENT].outcome, Some(Outcome::CalledOff(_))),
         "{}",
         local.state()
     );

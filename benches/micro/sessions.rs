@@ -4,7 +4,7 @@
 //! What is left is what the state machines themselves cost: the walk, scheduling, codec and hashing
 //! of each side.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,7 +18,7 @@ use landro::proto::session::{
 };
 use landro::proto::{
     DiskDone, DiskError, DiskOp, EntryResult, Event, Input, Kind, Listed, Meta, Mtime, Outcome,
-    Output,
+    Output, Payload,
 };
 
 use super::{MIB, PIECE_BYTES, noise};
@@ -36,6 +36,8 @@ fn limits() -> Limits {
         entry_window: 2_048,
         write_behind_bytes: 4 * MIB,
         read_ahead_bytes: 4 * MIB,
+        read_ahead_in_place_bytes: 4 * MIB,
+        takes_ranges: false,
         parallel: ParallelTransferConfig::default(),
         lookups: 64,
     }
@@ -89,6 +91,7 @@ impl Disk {
                     name: Some(name("source")),
                     meta: self.source.meta(kind),
                     link: None,
+                    in_place: false,
                 }
             }
             DiskOp::List { max_entries, .. } => self.list(max_entries),
@@ -161,6 +164,9 @@ struct World {
     data: VecDeque<(StreamKey, BytesMut, bool)>,
     /// Time inside of each session.
     spent: [Duration; 2],
+    /// Whether the receiver takes data, and in which pieces.
+    takes_data: bool,
+    pieces: HashMap<StreamKey, usize>,
     files_done: usize,
     outcomes: usize,
 }
@@ -197,6 +203,8 @@ impl World {
             inputs: VecDeque::new(),
             data: VecDeque::new(),
             spent: [Duration::ZERO; 2],
+            takes_data: true,
+            pieces: HashMap::new(),
             files_done: 0,
             outcomes: 0,
         }
@@ -224,10 +232,9 @@ impl World {
 
     /// Called when the sender has nothing to do but to wait for this.
     fn deliver_data(&mut self) {
-        let receiver = &self.sessions[RECEIVER];
-        assert!(receiver.reads_allowed(), "every write is done");
+        assert!(self.takes_data, "every write is done");
         let (stream, joined, fin) = self.data.front_mut().expect("a session waits for nothing");
-        let wanted_bytes = receiver.piece_bytes(*stream).unwrap_or(PIECE_BYTES);
+        let wanted_bytes = self.pieces.get(stream).copied().unwrap_or(PIECE_BYTES);
         let bytes = joined.split_to(wanted_bytes.min(joined.len())).freeze();
         let (stream, all) = (*stream, joined.is_empty());
         let fin = all && *fin;
@@ -247,7 +254,11 @@ impl World {
                 Some(Output::Control(bytes)) => {
                     self.inputs.push_back((1 - side, Input::Control(bytes)))
                 }
-                Some(Output::Data { stream, bytes, fin }) => {
+                Some(Output::Data {
+                    stream,
+                    payload: Payload::Bytes(bytes),
+                    fin,
+                }) => {
                     self.inputs.push_back((
                         SENDER,
                         Input::Sent {
@@ -268,7 +279,16 @@ impl World {
                     assert!(matches!(result, EntryResult::Done { .. }), "{result:?}");
                     self.files_done += usize::from(side == SENDER);
                 }
-                Some(Output::Event(_)) => {}
+                Some(Output::Data { .. }) => panic!("a range nobody takes"),
+                Some(Output::Piece { stream, bytes }) => {
+                    match bytes {
+                        Some(bytes) => self.pieces.insert(stream, bytes),
+                        None => self.pieces.remove(&stream),
+                    };
+                }
+                Some(Output::TakesData(takes_data)) => self.takes_data = takes_data,
+                // Nothing waits on this wire, and there is one lane.
+                Some(Output::AnswersMax(_) | Output::Leads | Output::Event(_)) => {}
                 Some(Output::Finished(Outcome::Complete(_))) => self.outcomes += 1,
                 Some(Output::Finished(other)) => panic!("side {side} ended with {other:?}"),
             }

@@ -47,6 +47,7 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
                 name: (how & 8 == 0).then(|| name(b"source")),
                 meta,
                 link: link(&meta),
+                in_place: how & 16 != 0,
             }
         }
         DiskOp::List { max_entries, .. } => {

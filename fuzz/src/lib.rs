@@ -43,6 +43,8 @@ pub fn limits() -> Limits {
         entry_window: ENTRY_WINDOW,
         write_behind_bytes: WRITE_BEHIND_BYTES,
         read_ahead_bytes: READ_AHEAD_BYTES,
+        read_ahead_in_place_bytes: READ_AHEAD_BYTES / 2,
+        takes_ranges: false,
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
     }
@@ -93,6 +95,7 @@ pub struct World<'a> {
     pending: VecDeque<(OpId, DiskOp)>,
     /// Stream bytes the session emitted that the transport has not taken.
     unsent_bytes: u64,
+    takes_data: bool,
     /// What the session says must be messages that its peer understands.
     said: Decoder,
     /// Announced to the session.
@@ -109,6 +112,7 @@ impl<'a> World<'a> {
             now,
             pending: VecDeque::new(),
             unsent_bytes: 0,
+            takes_data: true,
             said: Decoder::new(),
             entries: 0,
         };
@@ -158,8 +162,10 @@ impl<'a> World<'a> {
                         .is_some()
                     {}
                 }
-                Output::Data { bytes, .. } => self.unsent_bytes += bytes.len() as u64,
-                Output::Event(_) => {}
+                Output::Data { payload, .. } => self.unsent_bytes += payload.len_bytes(),
+                Output::TakesData(takes_data) => self.takes_data = takes_data,
+                Output::Piece { .. } | Output::AnswersMax(_) | Output::Leads | Output::Event(_) => {
+                }
             }
         }
         let written_behind: usize = self
@@ -225,7 +231,7 @@ impl<'a> World<'a> {
                     self.script.byte() & 1 == 0,
                 );
                 let bytes = self.script.short();
-                if self.session.reads_allowed() {
+                if self.takes_data {
                     self.input(Input::Data { stream, bytes, fin });
                 }
             }
@@ -306,10 +312,10 @@ impl<'a> World<'a> {
         encode_record_tail(RecordStatus::Valid, &digest, &mut bytes);
         let mut bytes = bytes.freeze();
         while !bytes.is_empty() && self.outcome.is_none() {
-            while !self.session.reads_allowed() && !self.pending.is_empty() {
+            while !self.takes_data && !self.pending.is_empty() {
                 self.complete();
             }
-            if !self.session.reads_allowed() {
+            if !self.takes_data {
                 return;
             }
             let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));

@@ -193,6 +193,7 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
             name: None,
             meta,
             link: None,
+            in_place: files.space.in_memory(),
         });
     };
     let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError {
@@ -225,6 +226,7 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
         name: Some(name),
         meta,
         link,
+        in_place: files.space.in_memory(),
     })
 }
 

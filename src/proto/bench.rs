@@ -13,7 +13,7 @@ use super::chunks::{ParallelTransferConfig, StreamSlots};
 use super::session::errors::{Violation, violation};
 use super::session::ports::{Ports, REPORT_EVERY, Reporter};
 use super::wire::{MAX_ECHO_BYTES, Message};
-use super::{Event, Totals};
+use super::{Event, PIECE_BYTES, Payload, Totals};
 
 /// Longest benchmark: enough to see a machine get warm, short enough that a forgotten one ends by
 /// itself.
@@ -26,11 +26,8 @@ pub const MAX_BENCH_STREAMS: usize = 64;
 /// seconds.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Emitted at a time, as much as a file is read in.
-const PIECE_BYTES: usize = 64 * 1024;
-
-/// What is sent: its content does not matter to encrypted packets, and one buffer stays hot in the
-/// cache.
+/// What is sent, as much at a time as a file is read in: its content does not matter to encrypted
+/// packets, and one buffer stays hot in the cache.
 static ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
 
 /// Most round trips told in one event.
@@ -95,7 +92,12 @@ enum State {
 }
 
 impl Bench {
-    pub fn new(now: Instant, role: Role, duration: Duration) -> Bench {
+    pub fn new(now: Instant, ports: &mut Ports, role: Role, duration: Duration) -> Bench {
+        // Whoever ends it has the last word on its lanes, too: an echo has no data that would say
+        // so.
+        if let Role::Send { .. } | Role::Ask { .. } = role {
+            ports.lead();
+        }
         let work = match role {
             Role::Send {
                 streams,
@@ -268,7 +270,7 @@ impl Bench {
                 // With a byte: quiche neither sends an end that finds the window shut nor repeats a
                 // lone one that is lost.
                 for stream in slots.retire_idle(0) {
-                    ports.data(stream, Bytes::from_static(&ZEROS[..1]), true);
+                    ports.data(stream, filler(1), true);
                     *unsent_bytes += 1;
                     self.bytes += 1;
                 }
@@ -285,7 +287,7 @@ impl Bench {
                 while *unsent_bytes < *read_ahead_bytes {
                     let stream = slots.key(*next);
                     let full = slots.record_ends(*next, PIECE_BYTES as u64);
-                    ports.data(stream, Bytes::from_static(&ZEROS), full);
+                    ports.data(stream, filler(PIECE_BYTES), full);
                     *next = (*next + 1) % *streams;
                     *unsent_bytes += PIECE_BYTES as u64;
                     self.bytes += PIECE_BYTES as u64;
@@ -366,12 +368,6 @@ impl Bench {
         matches!(self.work, Work::Answer)
     }
 
-    /// Whether this side has the last word on its lanes, as senders of data have; an echo has no
-    /// data.
-    pub fn leads(&self) -> bool {
-        matches!(self.work, Work::Send { .. } | Work::Ask { .. })
-    }
-
     pub fn totals(&self) -> Totals {
         let unsent_bytes = match self.work {
             Work::Send { unsent_bytes, .. } => unsent_bytes,
@@ -382,4 +378,8 @@ impl Bench {
             ..Totals::default()
         }
     }
+}
+
+fn filler(bytes: usize) -> Payload {
+    Payload::Bytes(Bytes::from_static(&ZEROS[..bytes]))
 }

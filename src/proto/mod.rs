@@ -1,9 +1,31 @@
 //! The transfer protocol as state machines: no I/O, no clock, no quiche (design, law 1).
 //!
-//! A [`session::Session`] is fed one [`Input`] at a time (`handle`), then drained (`poll`) until it
-//! has no [`Output`] left. Everything it wants from the world is an `Output`; everything it learns
-//! is an `Input`. The same machine runs under the worker (real sockets and files) and under the
-//! simulator (seeded).
+//! # The contract
+//!
+//! A [`session::Session`] is one side of one session. The same machine runs under the worker (real
+//! sockets and files) and under the simulator (a seed). Whatever it learns of the world is an
+//! [`Input`]; whatever the world must know of it is an [`Output`]. Time is an argument. A record of
+//! the inputs with their times replays everything.
+//!
+//! The world does, in this order:
+//!
+//! 1. [`session::Session::handle`] with one input, at a time not before the last. Inputs may come
+//!    in any order but where [`Input`] says otherwise, and never fail: a peer that breaks the
+//!    protocol shows as `Finished(Violation)`.
+//! 2. [`session::Session::poll`] until it gives `None`, before the next `handle`: a constructor
+//!    counts as a first `handle`. Outputs are carried out in the order they come. What is held back
+//!    to go together (small files, manifest items, verdicts, control messages) comes when there is
+//!    nothing else, so a world that stops polling early may wait for ever.
+//! 3. [`session::Session::deadline`], which only a `handle` changes: if nothing else happens by
+//!    then, `Input::Tick` is due. A tick that is due moves the deadline into the future or takes it
+//!    away; one that is not due does no harm.
+//!
+//! Until `Finished` the world answers every `Output::Disk` with exactly one `Input::Disk`, in any
+//! order among those under way. `Finished` is the last output: by then the session holds no file
+//! and no directory open, and what is still handed in is ignored.
+//!
+//! Nothing else is asked of a session but [`session::Session::held_bytes`], which is accounting
+//! and no protocol: the worker's sum of what peers make it keep, read whenever the worker likes.
 
 pub mod bench;
 pub mod chunks;
@@ -39,8 +61,9 @@ pub enum Input {
     },
     /// The peer reset this data stream.
     DataReset { stream: StreamKey },
-    /// The transport took this many bytes of earlier `Output::Data` (all streams together). The
-    /// sender's read-ahead is bounded by what it emitted and has not seen here.
+    /// The transport took this many bytes of earlier `Output::Data` (all streams together, ranges
+    /// by their length). The sender's read-ahead is bounded by what it emitted and has not seen
+    /// here.
     Sent { bytes: u64 },
     /// A disk operation ended.
     Disk {
@@ -61,13 +84,31 @@ pub enum Input {
 pub enum Output {
     /// Bytes to append to our control stream.
     Control(Bytes),
-    /// Bytes to append to a data stream (opened at first mention; keys count up from 0); `fin` ends
-    /// it.
+    /// More of a data stream (opened at first mention; keys count up from 0); `fin` ends it.
     Data {
         stream: StreamKey,
-        bytes: Bytes,
+        payload: Payload,
         fin: bool,
     },
+    /// How many bytes of this incoming data stream are best handed over together next: at most
+    /// [`PIECE_BYTES`], and they will come. None: as they come, which holds for every new stream.
+    /// Said when it changes.
+    Piece {
+        stream: StreamKey,
+        bytes: Option<usize>,
+    },
+    /// Whether data streams may be read now; the world leaves their bytes in the transport
+    /// otherwise. True at first, said when it changes.
+    TakesData(bool),
+    /// Control bytes are to be read only while no more of ours than these wait: each message is
+    /// answered, and a peer that does not read must not make us keep the answers. None: read
+    /// whatever waits, as a sender hears its verdicts, so that both sides cannot wait for each
+    /// other. None at first, said when it changes.
+    AnswersMax(Option<usize>),
+    /// This side has the last word on its lanes: it says where a replaced lane ends. Said at most
+    /// once, before the first `Data` at the latest; a side that never says so leaves it to its
+    /// peer.
+    Leads,
     /// A disk operation to start. Every one is answered by exactly one `Input::Disk`.
     Disk { op: OpId, cmd: DiskOp },
     /// Something worth reporting (progress, warnings, per-entry results).
@@ -76,6 +117,36 @@ pub enum Output {
     /// queued.
     Finished(Outcome),
 }
+
+/// What goes onto a data stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    Bytes(Bytes),
+    /// So many bytes of a file opened by `OpenRead`, from `offset` on, for a transport that moves
+    /// them without showing them (`sendfile`). Only where [`session::Limits`] say that it takes
+    /// ranges. The sender has hashed the same bytes before. The transport keeps the file open until
+    /// it took them all, whether or not a `CloseRead` follows; where the file became shorter, it
+    /// sends zeros for what is missing, so that the stream stays readable: the digest behind them
+    /// tells.
+    Range {
+        file: FileId,
+        offset: u64,
+        len_bytes: u64,
+    },
+}
+
+impl Payload {
+    pub fn len_bytes(&self) -> u64 {
+        match self {
+            Payload::Bytes(bytes) => bytes.len() as u64,
+            Payload::Range { len_bytes, .. } => *len_bytes,
+        }
+    }
+}
+
+/// The piece in which file data is read, hashed, handed over and written: a buffer of the worker's
+/// pool. BLAKE3 hashes it with all SIMD lanes, and no page is touched twice.
+pub const PIECE_BYTES: usize = 64 * 1024;
 
 /// Metadata of a file system object, as lstat(2) gives it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,7 +219,7 @@ pub enum DiskOp {
         name: Name,
         file: FileId,
     },
-    /// Reads at most `len_bytes` (≤ 64 KiB) at `offset`; shorter only at the end of the file.
+    /// Reads at most `len_bytes` (≤ [`PIECE_BYTES`]) at `offset`; shorter only at the end of the file.
     Read {
         file: FileId,
         offset: u64,
@@ -257,6 +328,9 @@ pub enum DiskDone {
         name: Option<Name>,
         meta: Meta,
         link: Option<Bytes>,
+        /// Reads of all sources so far are made in place, on the way: a memory file system, or a
+        /// backend that does no other.
+        in_place: bool,
     },
     /// `List`; `end` when nothing follows. An entry that could not be looked at carries its error.
     Listed { entries: Vec<Listed>, end: bool },

@@ -487,7 +487,7 @@ impl Receiver {
         if self.stop == Stop::No {
             self.totals.sent_bytes = self.received_bytes;
             self.stop = Stop::Draining;
-            self.streams.clear();
+            self.drop_streams(ports);
             self.arriving_bytes = 0;
             self.pump_stop(ports);
         }

@@ -48,9 +48,17 @@ pub struct SenderConfig {
     /// Entries that may be without final verdict, directories still being walked not counted.
     pub window: u32,
     pub read_ahead_bytes: u64,
+    pub read_ahead_in_place_bytes: u64,
+    pub takes_ranges: bool,
     pub lookups: usize,
     pub parallel: ParallelTransferConfig,
     pub bwlimit_bps: Option<u64>,
+}
+
+/// How far to read ahead: where reads take their time, and where they are made in place.
+struct ReadAheads {
+    awaited_bytes: u64,
+    in_place_bytes: u64,
 }
 
 pub struct Sender {
@@ -59,6 +67,9 @@ pub struct Sender {
     window: u32,
     lookups: usize,
     read_ahead_bytes: u64,
+    /// Of which `read_ahead_bytes` is now the one or the other.
+    read_aheads: ReadAheads,
+    takes_ranges: bool,
     ops: Ops<Op>,
     entries: EntryMap<Entry>,
     last_entry: u32,
@@ -206,12 +217,19 @@ enum Pumped {
 impl Sender {
     pub fn new(now: Instant, config: SenderConfig) -> Sender {
         let ceiling = config.parallel.max_buffer_size as u64;
+        let awaited_bytes = config.read_ahead_bytes.min(ceiling).max(1);
+        let read_aheads = ReadAheads {
+            awaited_bytes,
+            in_place_bytes: awaited_bytes.min(config.read_ahead_in_place_bytes).max(1),
+        };
         Sender {
             host: Host::of(config.client),
             client: config.client,
             window: config.window.max(1),
             lookups: config.lookups.max(1),
-            read_ahead_bytes: config.read_ahead_bytes.min(ceiling).max(1),
+            read_ahead_bytes: awaited_bytes,
+            read_aheads,
+            takes_ranges: config.takes_ranges,
             ops: Ops::default(),
             entries: EntryMap::default(),
             last_entry: 0,
@@ -367,11 +385,6 @@ impl Sender {
         } else {
             self.issue_chunks(ports)
         }
-    }
-
-    /// From now on reads at most so far ahead.
-    pub fn cap_read_ahead(&mut self, bytes: u64) {
-        self.read_ahead_bytes = self.read_ahead_bytes.min(bytes).max(1);
     }
 
     /// Whether the read-ahead lets another read start.

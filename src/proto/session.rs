@@ -14,7 +14,6 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
-use crate::ids::StreamKey;
 use bytes::Bytes;
 
 use super::bench::Bench;
@@ -47,6 +46,10 @@ pub struct Limits {
     pub write_behind_bytes: usize,
     /// Bytes read from the disk and not taken by the transport yet.
     pub read_ahead_bytes: usize,
+    /// The same where reads are made in place (`DiskDone::Source`), if it is less.
+    pub read_ahead_in_place_bytes: usize,
+    /// The transport takes `Payload::Range` for data of large files.
+    pub takes_ranges: bool,
     pub parallel: ParallelTransferConfig,
     /// Disk operations that look, make or open, in flight at a time. Usually 64.
     pub lookups: usize,
@@ -127,7 +130,24 @@ pub struct Session {
     decoder: Decoder,
     ports: Ports,
     phase: Phase,
+    told: Told,
     end: End,
+}
+
+/// What the world was told last of what it may read.
+#[derive(Debug)]
+struct Told {
+    takes_data: bool,
+    answers_max: Option<usize>,
+}
+
+impl Default for Told {
+    fn default() -> Told {
+        Told {
+            takes_data: true,
+            answers_max: None,
+        }
+    }
 }
 
 /// How far a session is.
@@ -199,7 +219,7 @@ enum End {
 }
 
 impl Session {
-    /// One mutation; [`Session::poll`] until `None` next. After `Finished` everything is ignored.
+    /// Takes one input; the contract is on the first page of [`crate::proto`].
     pub fn handle(&mut self, now: Instant, input: Input) {
         if matches!(self.end, End::Over) {
             return;
@@ -222,15 +242,7 @@ impl Session {
         self.deadline().is_none_or(|at| at > now)
     }
 
-    /// From now on a sender reads at most so far ahead.
-    pub fn cap_read_ahead(&mut self, bytes: u64) {
-        if let Phase::Sending(sender) = &mut self.phase {
-            sender.cap_read_ahead(bytes);
-        }
-    }
-
-    /// The next thing wanted from the world. What is held back to go together is handed over when
-    /// there is nothing else.
+    /// The next thing wanted from the world.
     pub fn poll(&mut self) -> Option<Output> {
         if let Some(output) = self.ports.pop() {
             return Some(output);
@@ -257,24 +269,6 @@ impl Session {
         }
     }
 
-    /// Whether data streams may be read now; the world leaves their bytes in the transport
-    /// otherwise.
-    pub fn reads_allowed(&self) -> bool {
-        match &self.phase {
-            Phase::Receiving(receiver) => receiver.reads_allowed(),
-            _ => true,
-        }
-    }
-
-    /// How many bytes of a data stream are best taken together next (at most 64 KiB, and they will
-    /// come); None: as they come.
-    pub fn piece_bytes(&self, stream: StreamKey) -> Option<usize> {
-        match &self.phase {
-            Phase::Receiving(receiver) => receiver.piece_bytes(stream),
-            _ => None,
-        }
-    }
-
     /// Heap bytes kept because the peer said or asked for something, about.
     pub fn held_bytes(&self) -> u64 {
         let of_role = match &self.phase {
@@ -292,20 +286,19 @@ impl Session {
         of_role + self.decoder.held_bytes()
     }
 
-    /// Control bytes are to be read only while no more of ours wait: each message is answered, and
-    /// a peer that does not read must not make us keep the answers. None: a sender hears its
-    /// verdicts whatever waits, so that both sides cannot wait for each other.
-    pub fn answers_bytes_max(&self) -> Option<usize> {
-        match &self.phase {
-            Phase::Benching(bench) if bench.answers() => Some(0),
-            Phase::Receiving(_) => Some(VERDICTS_BYTES_MAX),
-            _ => None,
+    /// Says what changed of what the world may read.
+    fn tell(&mut self) {
+        let (takes_data, answers_max) = match &self.phase {
+            Phase::Receiving(receiver) => (receiver.reads_allowed(), Some(VERDICTS_BYTES_MAX)),
+            Phase::Benching(bench) if bench.answers() => (true, Some(0)),
+            _ => (true, None),
+        };
+        if std::mem::replace(&mut self.told.takes_data, takes_data) != takes_data {
+            self.ports.takes_data(takes_data);
         }
-    }
-
-    /// Whether this side says where a replaced lane ends although it may never send data.
-    pub fn leads(&self) -> bool {
-        matches!(&self.phase, Phase::AwaitBench { bench, .. } | Phase::Benching(bench) if bench.leads())
+        if std::mem::replace(&mut self.told.answers_max, answers_max) != answers_max {
+            self.ports.answers_max(answers_max);
+        }
     }
 
     fn take(&mut self, now: Instant, input: Input) -> Result<(), Violation> {
@@ -519,6 +512,7 @@ impl Session {
                 _,
             ) => {}
         }
+        self.tell();
         self.close();
     }
 

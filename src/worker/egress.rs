@@ -241,7 +241,7 @@ impl Worker {
             return 0;
         };
         let newest = running.newest_lane() == Some(key);
-        if !newest && running.sends_data && !lane.end_announced {
+        if !newest && running.standing.leads && !lane.end_announced {
             announce_end(lane, running, key);
         }
         let mut taken = 0;

@@ -234,6 +234,8 @@ pub fn limits(shared: &super::Shared, sessions: usize) -> Limits {
         },
         write_behind_bytes: share.min(WRITE_BEHIND_BYTES),
         read_ahead_bytes: share.min(READ_AHEAD_BYTES),
+        read_ahead_in_place_bytes: share.min(READ_AHEAD_IN_PLACE_BYTES),
+        takes_ranges: false,
         lookups: LOOKUPS,
         parallel: ParallelTransferConfig::default(),
     }
@@ -256,7 +258,7 @@ const READ_AHEAD_BYTES: usize = 512 << 10;
 /// The same where a read is made in place: waiting is all that more would do, and what is sealed
 /// long after it was read has left the second-level cache (measured on tmpfs: with 512 KiB 8 % less
 /// throughput at 14 % more CPU).
-pub const READ_AHEAD_IN_PLACE_BYTES: u64 = 128 << 10;
+const READ_AHEAD_IN_PLACE_BYTES: usize = 128 << 10;
 
 /// Disk operations of one session at a time.
 const LOOKUPS: usize = 64;

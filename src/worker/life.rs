@@ -210,7 +210,6 @@ impl Worker {
         is_client: bool,
     ) {
         let serial = self.serial();
-        let sends_data = machine.leads();
         let inline_only = self.driver.backend() == landro_sys::Backend::Poll;
         let session = self.sessions.insert(Running {
             serial,
@@ -229,7 +228,7 @@ impl Worker {
             finished: None,
             timer: Scheduled::default(),
             next_incoming: 0,
-            sends_data,
+            standing: Default::default(),
             is_client,
             log: Default::default(),
             held_bytes: 0,

@@ -161,7 +161,9 @@ impl Copier<'_> {
             path: path.clone(),
             dir,
         }) {
-            Ok(DiskDone::Source { name, meta, link }) => (name, meta, link),
+            Ok(DiskDone::Source {
+                name, meta, link, ..
+            }) => (name, meta, link),
             Ok(_) => unreachable!("the disk layer answered ResolveSource with something else"),
             Err(error) => return self.note_error(path.clone(), source_error(Host::Only, &error)),
         };

@@ -46,12 +46,32 @@ pub struct Running {
     pub timer: Scheduled,
     /// Incoming data streams get their keys in order of appearance.
     pub next_incoming: u32,
-    /// This side sends file data: it is the one that closes a lane that was replaced.
-    pub sends_data: bool,
+    pub standing: Standing,
     pub is_client: bool,
     pub log: SessionLog,
     /// What the machine kept when that was last added up.
     pub held_bytes: u64,
+}
+
+/// What the machine said last of itself (`proto::Output`).
+pub struct Standing {
+    /// This side says where a lane ends that was replaced.
+    pub leads: bool,
+    pub takes_data: bool,
+    pub answers_max: Option<usize>,
+    /// Incoming streams of which the next bytes are best handed over together.
+    pub pieces: HashMap<StreamKey, usize>,
+}
+
+impl Default for Standing {
+    fn default() -> Standing {
+        Standing {
+            leads: false,
+            takes_data: true,
+            answers_max: None,
+            pieces: HashMap::new(),
+        }
+    }
 }
 
 /// A data stream of ours that is not all accepted by QUIC yet.
@@ -69,7 +89,6 @@ impl Running {
 
     /// Queues bytes of a data stream.
     pub fn queue(&mut self, stream: StreamKey, bytes: Bytes, fin: bool) {
-        self.sends_data = true;
         let out = self.streams.entry(stream).or_insert_with(|| {
             self.order.push_back(stream);
             OutStream {

@@ -14,7 +14,7 @@ use super::timers::Timer;
 use crate::disk;
 use crate::ids::StreamKey;
 use crate::proto::wire::StreamHeader;
-use crate::proto::{Event, Input, Outcome, Output};
+use crate::proto::{Event, Input, Outcome, Output, Payload};
 use crate::quic::StreamError;
 
 /// A read buffer with less room than this is exchanged for a fresh one: shorter pieces cost more
@@ -216,7 +216,7 @@ impl Worker {
             if older_open {
                 return Read::Wait;
             }
-        } else if !running.machine.reads_allowed() {
+        } else if !running.standing.takes_data {
             return Read::Wait;
         }
         if stream == CONTROL_STREAM {
@@ -224,8 +224,8 @@ impl Worker {
             // is read on.
             let waiting_bytes = || running.control_out.iter().map(Bytes::len).sum::<usize>();
             if running
-                .machine
-                .answers_bytes_max()
+                .standing
+                .answers_max
                 .is_some_and(|most| waiting_bytes() > most)
             {
                 return Read::Wait;
@@ -303,7 +303,7 @@ impl Worker {
             return Err(Read::Drained);
         };
         let known = lane.incoming.get(&stream).map(|incoming| incoming.key);
-        let piece = known.and_then(|known| running.machine.piece_bytes(known));
+        let piece = known.and_then(|known| running.standing.pieces.get(&known).copied());
         let piece = piece.filter(|_| !tight && lane.partials < MAX_PARTIALS);
         let mut limit = buffer.spare_len();
         if let Some(piece) = piece {
@@ -389,17 +389,28 @@ impl Worker {
     /// Carries out everything a session wants, until it wants nothing.
     pub(super) fn drain_session(&mut self, session: usize) {
         while let Some(running) = self.sessions.get_mut(session) {
-            if running.space.in_memory() {
-                running
-                    .machine
-                    .cap_read_ahead(super::lane::READ_AHEAD_IN_PLACE_BYTES);
-            }
             let Some(output) = running.machine.poll() else {
                 break;
             };
             match output {
                 Output::Control(bytes) => running.control_out.push_back(bytes),
-                Output::Data { stream, bytes, fin } => running.queue(stream, bytes, fin),
+                Output::Data {
+                    stream,
+                    payload,
+                    fin,
+                } => match payload {
+                    Payload::Bytes(bytes) => running.queue(stream, bytes, fin),
+                    Payload::Range { .. } => unreachable!("QUIC says that it takes no ranges"),
+                },
+                Output::Piece { stream, bytes } => {
+                    match bytes {
+                        Some(bytes) => running.standing.pieces.insert(stream, bytes),
+                        None => running.standing.pieces.remove(&stream),
+                    };
+                }
+                Output::TakesData(takes_data) => running.standing.takes_data = takes_data,
+                Output::AnswersMax(most) => running.standing.answers_max = most,
+                Output::Leads => running.standing.leads = true,
                 Output::Disk { op, cmd } => {
                     let space = running.space.clone();
                     self.disk.start(session, running.serial, &space, op, cmd);
@@ -515,7 +526,7 @@ impl Worker {
                     peer = %lane.peer,
                     lane.readable = ?lane.readable,
                     lane.partials,
-                    may_read = running.machine.reads_allowed(),
+                    may_read = running.standing.takes_data,
                     queued_streams = running.order.len(),
                     queued_control = running.control_out.len(),
                     disk_operations = self.disk.in_flight(),

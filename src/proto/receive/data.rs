@@ -10,15 +10,12 @@ use crate::proto::manifest::chunk_offset;
 use crate::proto::session::errors::{Violation, corrupted, violation};
 use crate::proto::session::ports::Ports;
 use crate::proto::wire::{Record, RecordHead, RecordParser, RecordStatus};
-use crate::proto::{DiskDone, DiskError, DiskOp};
+use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
 /// Data streams with unfinished business at a time. A sender uses 16 and may have as many more
 /// ended but not arrived; a lane advertises 512, and state per stream is what a hostile one could
 /// pile up.
 const MAX_STREAMS: usize = 512;
-
-/// Length and alignment of the pieces a chunk is best read in: a pool buffer.
-const PIECE_BYTES: u64 = 64 * 1024;
 
 /// Small files arriving at a time. They are not write-behind until they are whole, for if that
 /// stopped the reading they would never be; so this bounds them, to 4 MiB. A sender packs them on
@@ -33,6 +30,8 @@ const WHOLE_PIECES_MAX: usize = 32;
 pub(super) struct Stream {
     parser: RecordParser,
     body: Body,
+    /// What the world was told is best handed over together next.
+    piece: Option<usize>,
 }
 
 /// The record a stream is in.
@@ -53,6 +52,19 @@ enum Body {
         end: u64,
         hasher: ChunkHasher,
     },
+}
+
+impl Body {
+    /// Bytes that would end the aligned piece of a chunk. None where any length is as good.
+    fn piece_bytes(&self) -> Option<usize> {
+        match self {
+            Body::Chunk { offset, end, .. } if offset < end => {
+                let piece_bytes = PIECE_BYTES as u64;
+                Some((piece_bytes - offset % piece_bytes).min(end - offset) as usize)
+            }
+            Body::Chunk { .. } | Body::Between | Body::Unwanted | Body::Whole { .. } => None,
+        }
+    }
 }
 
 /// A chunk that is arriving or being written.
@@ -109,24 +121,29 @@ impl Receiver {
                 }
             }
         }
+        if fin && !stream.parser.is_between_records() {
+            return violation("a data stream ended inside a record");
+        }
+        let piece = stream.body.piece_bytes();
+        if std::mem::replace(&mut stream.piece, piece) != piece {
+            ports.piece(key, piece);
+        }
         if !fin {
             self.streams.insert(key, stream);
-        } else if !stream.parser.is_between_records() {
-            return violation("a data stream ended inside a record");
         }
         Ok(())
     }
 
-    /// Bytes that would end the aligned piece of a chunk that a stream is in. Whole pieces are
-    /// hashed with all SIMD lanes and written without touching a page twice; None where any length
-    /// is as good.
-    pub fn piece_bytes(&self, key: StreamKey) -> Option<usize> {
-        match self.streams.get(&key)?.body {
-            Body::Chunk { offset, end, .. } if offset < end => {
-                Some((PIECE_BYTES - offset % PIECE_BYTES).min(end - offset) as usize)
-            }
-            Body::Chunk { .. } | Body::Between | Body::Unwanted | Body::Whole { .. } => None,
-        }
+    /// The session stops: nothing of the streams is wanted any more.
+    pub(super) fn drop_streams(&mut self, ports: &mut Ports) {
+        let mut asked: Vec<StreamKey> = self
+            .streams
+            .drain()
+            .filter_map(|(key, stream)| stream.piece.and(Some(key)))
+            .collect();
+        // In an order that does not hang on how the table hashes.
+        asked.sort_unstable_by_key(|key| key.0);
+        asked.into_iter().for_each(|key| ports.piece(key, None));
     }
 
     /// A record begins: it must be one that was asked for, of the length that was announced.

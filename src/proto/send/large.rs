@@ -17,10 +17,7 @@ use crate::proto::manifest::{chunk_count, chunk_len_bytes, chunk_offset};
 use crate::proto::session::errors::{source_changed, source_error};
 use crate::proto::session::ports::Ports;
 use crate::proto::wire::{Message, RecordHead, RecordStatus, encode_record_tail};
-use crate::proto::{DiskDone, DiskError, DiskOp, EntryError};
-
-/// One read and one piece of a record: a pool buffer.
-const PIECE_BYTES: u64 = 64 * 1024;
+use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, PIECE_BYTES, Payload};
 
 /// Files open at a time: enough that opening and checking one hides behind the others.
 const OPEN_FILES: usize = 8;
@@ -28,7 +25,7 @@ const OPEN_FILES: usize = 8;
 /// Of a file with a gap behind each chunk: half a node of its tree.
 const RESUMED_CHUNK_BYTES: u64 = 30;
 
-static ZEROS: [u8; PIECE_BYTES as usize] = [0; PIECE_BYTES as usize];
+static ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
 
 #[derive(Debug, Default)]
 pub(super) struct Large {
@@ -228,7 +225,7 @@ impl Sender {
             return Pumped::Nothing;
         };
         let job = &mut self.large.jobs[at];
-        let len = PIECE_BYTES.min(job.len_bytes - job.issued_bytes);
+        let len = (PIECE_BYTES as u64).min(job.len_bytes - job.issued_bytes);
         let piece = job.first_piece + job.pieces.len() as u32;
         let filling = job.phase == Phase::Filling;
         let file = &self.large.files[job.file];
@@ -369,7 +366,7 @@ impl Sender {
                     }
                     .encode(&mut head);
                     self.unsent_bytes += head.len() as u64;
-                    ports.data(key, head.freeze(), false);
+                    ports.data(key, Payload::Bytes(head.freeze()), false);
                 }
                 let len = data.len() as u64;
                 if job.phase == Phase::Begun {
@@ -378,8 +375,18 @@ impl Sender {
                 self.emitted_bytes += len;
                 self.reading_bytes -= len;
                 self.unsent_bytes += len;
+                let payload = match job.phase {
+                    Phase::Begun if self.takes_ranges => Payload::Range {
+                        file: file.id,
+                        offset: chunk_offset(file.size_bytes, job.chunk) + job.emitted_bytes,
+                        len_bytes: len,
+                    },
+                    Phase::Begun | Phase::Queued | Phase::Filling | Phase::Dropped => {
+                        Payload::Bytes(data)
+                    }
+                };
                 job.emitted_bytes += len;
-                ports.data(key, data, false);
+                ports.data(key, payload, false);
             }
             if job.emitted_bytes < job.len_bytes {
                 return;
@@ -418,7 +425,7 @@ impl Sender {
         let len_bytes = job.len_bytes;
         let key = self.streams.key(slot);
         let fin = self.streams.record_ends(slot, len_bytes);
-        ports.data(key, tail.freeze(), fin);
+        ports.data(key, Payload::Bytes(tail.freeze()), fin);
         self.streams.pop(slot);
         self.forget_job(ports, at);
     }

@@ -11,7 +11,7 @@ use crate::proto::manifest::SMALL_MAX_BYTES;
 use crate::proto::session::errors::{source_changed, source_error};
 use crate::proto::session::ports::Ports;
 use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail};
-use crate::proto::{DiskDone, DiskError, DiskOp};
+use crate::proto::{DiskDone, DiskError, DiskOp, Payload};
 
 /// The pack is handed over once it is this large; the worker takes stream bytes in pieces of this
 /// size.
@@ -138,7 +138,7 @@ impl Sender {
             self.flush_pack(ports, false);
             self.unsent_bytes += len as u64;
             let key = self.pack_key(len as u64);
-            ports.data(key, data, false);
+            ports.data(key, Payload::Bytes(data), false);
             added = 0;
         } else {
             self.small.pack.put_slice(&data);
@@ -175,7 +175,7 @@ impl Sender {
         }
         let bytes = std::mem::take(&mut self.small.pack).freeze();
         let key = self.pack_key(bytes.len() as u64);
-        ports.data(key, bytes, fin);
+        ports.data(key, Payload::Bytes(bytes), fin);
         if fin {
             self.small.stream = None;
         }

@@ -183,7 +183,16 @@ impl Sender {
     ) {
         self.walk.resolving = false;
         match result {
-            Ok(DiskDone::Source { name, meta, link }) => {
+            Ok(DiskDone::Source {
+                name,
+                meta,
+                link,
+                in_place,
+            }) => {
+                self.read_ahead_bytes = match in_place {
+                    true => self.read_aheads.in_place_bytes,
+                    false => self.read_aheads.awaited_bytes,
+                };
                 self.dirs[dir].open = true;
                 self.announce(ports, EntryId(0), dir, Found { name, meta, link });
                 self.release_dir(ports, dir);

@@ -9,7 +9,7 @@ use super::listing::Lister;
 use super::ports::Ports;
 use super::{
     AfterWelcome, BenchWork, Direction, End, Grant, HELLO_TIMEOUT, Limits, Phase, Request, Session,
-    Then, Transfer, TransferOptions, WELCOME_TIMEOUT,
+    Then, Told, Transfer, TransferOptions, WELCOME_TIMEOUT,
 };
 use crate::ids::PATH_MAX_BYTES;
 use crate::proto::bench::{Bench, MAX_BENCH, Role};
@@ -93,7 +93,7 @@ impl Session {
                     BenchWork::Receive => (BenchMode::Receive, Role::Receive),
                     BenchWork::Echo { size_bytes } => (BenchMode::Echo, Role::Ask { size_bytes }),
                 };
-                let bench = Box::new(Bench::new(now, role, duration));
+                let bench = Box::new(Bench::new(now, &mut ports, role, duration));
                 let asked = WireRequest::Bench {
                     mode,
                     milliseconds: duration.as_millis() as u64,
@@ -108,6 +108,7 @@ impl Session {
             decoder,
             ports,
             phase,
+            told: Told::default(),
             end: End::No,
         };
         if let Some((asked, bwlimit_bps)) = hello {
@@ -130,6 +131,7 @@ impl Session {
             decoder,
             ports,
             phase,
+            told: Told::default(),
             end: End::No,
         }
     }
@@ -286,7 +288,7 @@ impl Session {
                     BenchMode::Echo => Role::Answer,
                 };
                 self.welcome();
-                let mut bench = Box::new(Bench::new(now, role, duration));
+                let mut bench = Box::new(Bench::new(now, &mut self.ports, role, duration));
                 bench.start(now);
                 self.phase = Phase::Benching(bench);
             }
@@ -339,6 +341,8 @@ impl Session {
             sources,
             window: peer_window.min(self.limits.entry_window),
             read_ahead_bytes: self.limits.read_ahead_bytes as u64,
+            read_ahead_in_place_bytes: self.limits.read_ahead_in_place_bytes as u64,
+            takes_ranges: self.limits.takes_ranges,
             lookups: self.limits.lookups,
             parallel: self.limits.parallel.clone(),
             bwlimit_bps,

@@ -104,7 +104,12 @@ impl Lister {
                 let what = format!("cannot list {}", String::from_utf8_lossy(&self.path));
                 self.state = State::Failed(session_error(Access::Read, &what, &error));
             }
-            (Op::Source, Ok(DiskDone::Source { name, meta, link })) => {
+            (
+                Op::Source,
+                Ok(DiskDone::Source {
+                    name, meta, link, ..
+                }),
+            ) => {
                 self.parent_open = true;
                 if meta.kind == Kind::Directory {
                     self.ops.start(

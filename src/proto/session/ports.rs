@@ -9,7 +9,7 @@ use slab::Slab;
 
 use crate::ids::{OpId, StreamKey};
 use crate::proto::wire::{self, Message};
-use crate::proto::{DiskOp, Event, Outcome, Output};
+use crate::proto::{DiskOp, Event, Outcome, Output, Payload};
 
 /// Control bytes are handed over in pieces of about this size when they do not wait for a lull
 /// before.
@@ -25,6 +25,8 @@ pub const REPORT_EVERY: Duration = Duration::from_millis(50);
 pub struct Ports {
     queue: VecDeque<Output>,
     control: BytesMut,
+    /// `Output::Leads` was said.
+    leads: bool,
 }
 
 impl Ports {
@@ -49,13 +51,39 @@ impl Ports {
         }
     }
 
-    pub fn data(&mut self, stream: StreamKey, bytes: Bytes, fin: bool) {
-        self.queue.push_back(Output::Data { stream, bytes, fin });
+    pub fn data(&mut self, stream: StreamKey, payload: Payload, fin: bool) {
+        self.lead();
+        self.queue.push_back(Output::Data {
+            stream,
+            payload,
+            fin,
+        });
+    }
+
+    /// Says once that this side has the last word on its lanes.
+    pub fn lead(&mut self) {
+        if !std::mem::replace(&mut self.leads, true) {
+            self.queue.push_back(Output::Leads);
+        }
+    }
+
+    /// How the next bytes of an incoming stream are best handed over, if that changed.
+    pub fn piece(&mut self, stream: StreamKey, bytes: Option<usize>) {
+        self.queue.push_back(Output::Piece { stream, bytes });
+    }
+
+    pub fn takes_data(&mut self, takes: bool) {
+        self.queue.push_back(Output::TakesData(takes));
+    }
+
+    pub fn answers_max(&mut self, bytes: Option<usize>) {
+        self.queue.push_back(Output::AnswersMax(bytes));
     }
 
     /// Ends a data stream behind its last record.
     pub fn end_data(&mut self, stream: StreamKey) {
-        self.data(stream, Bytes::from_static(&[wire::FILLER_RECORD]), true);
+        let end = Bytes::from_static(&[wire::FILLER_RECORD]);
+        self.data(stream, Payload::Bytes(end), true);
     }
 
     pub fn event(&mut self, event: Event) {

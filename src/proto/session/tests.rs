@@ -34,6 +34,8 @@ fn limits() -> Limits {
         entry_window: 4,
         write_behind_bytes: 1 << 20,
         read_ahead_bytes: 1 << 20,
+        read_ahead_in_place_bytes: 1 << 20,
+        takes_ranges: false,
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
     }
@@ -175,7 +177,11 @@ impl Bench {
             assert!(self.outcome.is_none(), "{output:?} after the end");
             match output {
                 Output::Control(bytes) => self.decoder.push(bytes),
-                Output::Data { .. } => {}
+                Output::Data { .. }
+                | Output::Piece { .. }
+                | Output::TakesData(_)
+                | Output::AnswersMax(_)
+                | Output::Leads => {}
                 Output::Disk { op, cmd } => self.disk.push((op, cmd)),
                 Output::Event(event) => self.events.push(event),
                 Output::Finished(outcome) => self.outcome = Some(outcome),
@@ -417,6 +423,7 @@ fn a_listing_waits_for_a_client_that_reads() {
         name: None,
         meta: meta(Kind::Directory),
         link: None,
+        in_place: false,
     }));
     server.answer(Ok(DiskDone::Done));
     let mut asked = 0;
@@ -483,6 +490,7 @@ fn walker() -> Bench {
         name,
         meta: meta(Kind::Directory),
         link: None,
+        in_place: false,
     }));
     client.answer(Ok(DiskDone::Done));
     assert!(matches!(

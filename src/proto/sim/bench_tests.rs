@@ -13,16 +13,13 @@ use crate::ids::StreamKey;
 use crate::proto::bench::{DRAIN_TIMEOUT, MAX_BENCH, MAX_BENCH_STREAMS};
 use crate::proto::session::{BenchWork, Grant, Limits, Request, Session};
 use crate::proto::wire::{self, BenchMode, Decoder, Hello, Message, VERSION, Welcome, WireRequest};
-use crate::proto::{Event, Input, Outcome, Output, SessionErrorCode};
+use crate::proto::{Event, Input, Outcome, Output, PIECE_BYTES, Payload, SessionErrorCode};
 
 /// Whoever may come in may measure, even one that may touch nothing.
 const NOTHING: Grant = Grant {
     read: false,
     write: false,
 };
-
-/// What is emitted at a time, at most.
-const PIECE_BYTES: usize = 64 * 1024;
 
 /// One side and everything it said and has not been taken.
 struct Side {
@@ -34,6 +31,8 @@ struct Side {
     open: BTreeSet<StreamKey>,
     most_open: usize,
     events: Vec<Event>,
+    answers_max: Option<usize>,
+    leads: bool,
     outcome: Option<Outcome>,
 }
 
@@ -48,6 +47,8 @@ impl Side {
             open: BTreeSet::new(),
             most_open: 0,
             events: Vec::new(),
+            answers_max: None,
+            leads: false,
             outcome: None,
         };
         side.drain();
@@ -82,7 +83,15 @@ impl Side {
             assert!(self.outcome.is_none(), "{output:?} after the end");
             match output {
                 Output::Control(bytes) => self.control.extend_from_slice(&bytes),
-                Output::Data { stream, bytes, fin } => {
+                Output::Data {
+                    stream,
+                    payload,
+                    fin,
+                } => {
+                    assert!(self.leads, "data of a side that does not lead");
+                    let Payload::Bytes(bytes) = payload else {
+                        panic!("a benchmark has no file")
+                    };
                     self.unsent_bytes += bytes.len();
                     self.open.insert(stream);
                     self.most_open = self.most_open.max(self.open.len());
@@ -92,6 +101,11 @@ impl Side {
                     self.data.push_back((stream, bytes, fin));
                 }
                 Output::Disk { cmd, .. } => panic!("a benchmark wants {cmd:?}"),
+                Output::AnswersMax(most) => self.answers_max = most,
+                Output::Leads => self.leads = true,
+                Output::Piece { .. } | Output::TakesData(_) => {
+                    panic!("filler is read as it comes")
+                }
                 Output::Event(event) => self.events.push(event),
                 Output::Finished(outcome) => self.outcome = Some(outcome),
             }
@@ -468,25 +482,15 @@ fn data_may_be_faster_than_the_welcome() {
 
 #[test]
 fn only_who_answers_waits_for_its_answers_to_be_read() {
-    assert_eq!(
-        asked(BenchMode::Echo, 1000, None)
-            .0
-            .session
-            .answers_bytes_max(),
-        Some(0)
-    );
-    assert_eq!(
-        asked(BenchMode::Send, 1000, None)
-            .0
-            .session
-            .answers_bytes_max(),
-        None
-    );
-    assert_eq!(
-        welcomed(BenchWork::Echo { size_bytes: 1 })
-            .0
-            .session
-            .answers_bytes_max(),
-        None
-    );
+    let echo = BenchWork::Echo { size_bytes: 1 };
+    for (side, answers_max, leads) in [
+        (asked(BenchMode::Echo, 1000, None).0, Some(0), false),
+        (asked(BenchMode::Send, 1000, None).0, None, false),
+        (asked(BenchMode::Receive, 1000, None).0, None, true),
+        (welcomed(echo).0, None, true),
+        (welcomed(BenchWork::Send).0, None, true),
+        (welcomed(BenchWork::Receive).0, None, false),
+    ] {
+        assert_eq!((side.answers_max, side.leads), (answers_max, leads));
+    }
 }

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use super::Rng;
 use crate::proto::journal::Storage;
 use crate::proto::{Existing, Kind, Meta, Mtime};
@@ -55,6 +57,8 @@ pub struct Disk {
     /// Named partial files by (directory, final name).
     pub parts: BTreeMap<(Ino, Vec<u8>), Part>,
     pub faults: Faults,
+    /// Reads are made in place.
+    pub in_place: bool,
     /// What holds what was written until it is on disk.
     pub storage: Storage,
     /// Files whose data may not have been on disk when their names were: under new names, since the
@@ -85,6 +89,7 @@ impl Disk {
             nodes: vec![root],
             parts: BTreeMap::new(),
             faults: Faults::default(),
+            in_place: false,
             storage: Storage {
                 boot: [7; 16],
                 mount: 1,
@@ -165,6 +170,17 @@ impl Disk {
         }
     }
 
+    /// So many bytes of a file from `offset` on, zeros where it has become shorter.
+    pub fn read_filled(&self, ino: Ino, offset: u64, len: usize) -> Bytes {
+        let Body::File(data) = &self.nodes[ino].body else {
+            panic!("a range of something that is no file")
+        };
+        let from = data.len().min(offset as usize);
+        let mut read = data[from..data.len().min(from + len)].to_vec();
+        read.resize(len, 0);
+        read.into()
+    }
+
     /// The node at a path of real directories.
     pub fn find(&self, path: &[u8]) -> Option<Ino> {
         path.split(|&b| b == b'/')
@@ -204,7 +220,7 @@ impl Disk {
     pub fn existing(&self, dir: Ino, name: &[u8]) -> Option<Existing> {
         let ino = self.child(dir, name)?;
         let link = match &self.nodes[ino].body {
-            Body::Symlink(target) => Some(bytes::Bytes::copy_from_slice(target)),
+            Body::Symlink(target) => Some(Bytes::copy_from_slice(target)),
             Body::File(_) | Body::Directory(_) | Body::Special => None,
         };
         Some(Existing {

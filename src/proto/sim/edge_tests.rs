@@ -275,7 +275,12 @@ fn drain(
             Output::Control(bytes) => decoder.push(bytes),
             Output::Disk { op, cmd } => ops.push((op, cmd)),
             Output::Finished(outcome) => panic!("{outcome:?}"),
-            Output::Data { .. } | Output::Event(_) => {}
+            Output::Data { .. }
+            | Output::Piece { .. }
+            | Output::TakesData(_)
+            | Output::AnswersMax(_)
+            | Output::Leads
+            | Output::Event(_) => {}
         }
     }
     while let Some(message) = decoder.next().expect("the session speaks the protocol") {
@@ -463,6 +468,7 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
                         name,
                         meta,
                         link: None,
+                        in_place: false,
                     }
                 }
                 DiskOp::OpenRead { .. } => DiskDone::Meta(meta),

@@ -12,7 +12,6 @@ use super::Rng;
 use super::disk::Disk;
 use super::ops::Handles;
 use super::tree::random_name;
-use super::wire::PIECE_BYTES;
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
 use crate::proto::integrity::{ChunkHasher, digest_of};
 use crate::proto::manifest::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count, chunk_len_bytes};
@@ -22,7 +21,7 @@ use crate::proto::wire::{
     Welcome, WireRequest, encode, encode_record_tail,
 };
 use crate::proto::{
-    EntryError, EntryErrorCode, Input, Kind, Mtime, Outcome, Output, SessionErrorCode,
+    EntryError, EntryErrorCode, Input, Kind, Mtime, Outcome, Output, PIECE_BYTES, SessionErrorCode,
 };
 
 /// Who the liar plays.
@@ -42,6 +41,8 @@ pub struct Hostile {
     session: Session,
     disk: Disk,
     handles: Handles,
+    /// The session said that data streams may be read.
+    takes_data: bool,
     limits: Limits,
     role: Role,
     now: Instant,
@@ -83,6 +84,7 @@ impl Hostile {
             session,
             disk,
             handles: Handles::default(),
+            takes_data: true,
             limits,
             role,
             now,
@@ -352,7 +354,7 @@ impl Hostile {
 
     /// Data of something the session asked for, honest as far as this one record goes.
     fn send_data(&mut self) {
-        if self.asked.is_empty() || !self.session.reads_allowed() {
+        if self.asked.is_empty() || !self.takes_data {
             return;
         }
         let at = self.rng.below(self.asked.len());
@@ -411,11 +413,11 @@ impl Hostile {
         self.next_stream += 1;
         while !bytes.is_empty() {
             let mut waits = 10_000;
-            while !self.session.reads_allowed() && !self.handles.pending.is_empty() && waits > 0 {
+            while !self.takes_data && !self.handles.pending.is_empty() && waits > 0 {
                 self.complete_disk();
                 waits -= 1;
             }
-            if !self.session.reads_allowed() || self.outcome.is_some() {
+            if !self.takes_data || self.outcome.is_some() {
                 return;
             }
             let piece = bytes.split_to(bytes.len().min(1 + self.rng.below(PIECE_BYTES)));
@@ -607,7 +609,12 @@ impl Hostile {
             assert!(self.outcome.is_none(), "{output:?} after the end");
             match output {
                 Output::Control(bytes) => self.listen(bytes),
-                Output::Data { .. } | Output::Event(_) => {}
+                Output::TakesData(takes_data) => self.takes_data = takes_data,
+                Output::Data { .. }
+                | Output::Piece { .. }
+                | Output::AnswersMax(_)
+                | Output::Leads
+                | Output::Event(_) => {}
                 Output::Disk { op, cmd } => self.handles.start(op, cmd),
                 Output::Finished(outcome) => self.outcome = Some(outcome),
             }

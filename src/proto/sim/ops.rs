@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::Rng;
 use super::disk::{Body, Disk, Ino, Node, Part};
 use crate::ids::{DirId, FileId, Name, OpId, is_reserved_path};
-use crate::proto::{DiskDone, DiskError, DiskOp, Listed};
+use crate::proto::{DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
 use target::{publish, room};
 
 const EACCES: i32 = 13;
@@ -96,6 +96,14 @@ impl Handles {
     /// Directories and files the session holds open.
     pub fn open_count(&self) -> (usize, usize) {
         (self.dirs.len(), self.files.len())
+    }
+
+    /// Which node a transport that was given a range of this file reads from.
+    pub fn source_of(&self, file: FileId) -> Ino {
+        match self.files.get(&file).map(|at| &self.open[*at]) {
+            Some(OpenFile::Source { ino, .. }) => *ino,
+            other => panic!("a range of {file:?}, which is {other:?}"),
+        }
     }
 
     /// Bytes that reads under way may bring.
@@ -405,6 +413,7 @@ impl Handles {
                 name: None,
                 meta: disk.meta(Disk::ROOT),
                 link: None,
+                in_place: disk.in_place,
             });
         }
         let Some(parent) = disk.find(parent) else {
@@ -419,6 +428,7 @@ impl Handles {
             name: Some(name),
             meta: disk.meta(ino),
             link: link_of(disk, ino),
+            in_place: disk.in_place,
         })
     }
 
@@ -487,7 +497,7 @@ impl Handles {
         offset: u64,
         len_bytes: usize,
     ) -> Result<DiskDone, DiskError> {
-        assert!(len_bytes <= 64 * 1024, "a read of {len_bytes} bytes");
+        assert!(len_bytes <= PIECE_BYTES, "a read of {len_bytes} bytes");
         let OpenFile::Source { ino, broken } = &self.open[file] else {
             panic!("Read of a partial file")
         };

@@ -297,6 +297,8 @@ pub fn limits(rng: &mut Rng) -> Limits {
         entry_window: rng.pick(&[1, 4, 64, 1024]),
         write_behind_bytes: rng.pick(&[1, 300_000, 8 << 20]),
         read_ahead_bytes: rng.pick(&[1, 300_000, 8 << 20]),
+        read_ahead_in_place_bytes: 100_000,
+        takes_ranges: rng.chance(30),
         parallel,
         lookups: rng.pick(&[1, 8, 64]),
     }

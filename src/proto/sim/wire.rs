@@ -8,10 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::Rng;
+use super::disk::{Disk, Ino};
 use crate::ids::StreamKey;
-
-/// Largest piece delivered at once; the worker reads into 64 KiB buffers.
-pub const PIECE_BYTES: usize = 64 * 1024;
+use crate::proto::PIECE_BYTES;
 
 /// One control direction.
 #[derive(Debug, Default)]
@@ -25,9 +24,37 @@ pub struct Pipe {
     cut: bool,
 }
 
+/// What was emitted and not taken: a range is read when it is.
+#[derive(Debug)]
+pub enum Emitted {
+    Bytes(Bytes),
+    Range { ino: Ino, offset: u64, len: usize },
+}
+
+impl Emitted {
+    fn len(&self) -> usize {
+        match self {
+            Emitted::Bytes(bytes) => bytes.len(),
+            Emitted::Range { len, .. } => *len,
+        }
+    }
+
+    fn take(&mut self, wanted: usize, disk: &Disk) -> Bytes {
+        match self {
+            Emitted::Bytes(bytes) => bytes.split_to(wanted),
+            Emitted::Range { ino, offset, len } => {
+                let read = disk.read_filled(*ino, *offset, wanted);
+                *offset += wanted as u64;
+                *len -= wanted;
+                read
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Stream {
-    emitted: VecDeque<Bytes>,
+    emitted: VecDeque<Emitted>,
     taken: VecDeque<Bytes>,
     fin_emitted: bool,
     fin_taken: bool,
@@ -41,6 +68,9 @@ pub struct Wire {
     next_key: u32,
     window_bytes: usize,
     taken_bytes: usize,
+    /// The window filled up: it opens again when half of it is free, as QUIC's do. Otherwise two
+    /// bytes delivered would let two bytes in, for ever.
+    is_full: bool,
     /// Emitted and not taken.
     pub unsent_bytes: usize,
     pub most_streams_open: usize,
@@ -56,13 +86,14 @@ impl Wire {
             next_key: 0,
             window_bytes,
             taken_bytes: 0,
+            is_full: false,
             unsent_bytes: 0,
             most_streams_open: 0,
             gone: false,
         }
     }
 
-    pub fn emit_data(&mut self, key: StreamKey, bytes: Bytes, fin: bool) {
+    pub fn emit_data(&mut self, key: StreamKey, data: Emitted, fin: bool) {
         if self.gone {
             return;
         }
@@ -75,9 +106,9 @@ impl Wire {
         }
         let stream = self.streams.entry(key).or_default();
         assert!(!stream.fin_emitted, "data after the end of {key:?}");
-        self.unsent_bytes += bytes.len();
-        if !bytes.is_empty() {
-            stream.emitted.push_back(bytes);
+        self.unsent_bytes += data.len();
+        if data.len() > 0 {
+            stream.emitted.push_back(data);
         }
         stream.fin_emitted = fin;
         let open = self
@@ -89,7 +120,7 @@ impl Wire {
     }
 
     fn takeable(&self) -> impl Iterator<Item = StreamKey> {
-        let room = self.taken_bytes < self.window_bytes;
+        let room = !self.is_full;
         let can = move |stream: &Stream| match stream.emitted.is_empty() {
             true => stream.fin_emitted && !stream.fin_taken,
             false => room,
@@ -105,7 +136,7 @@ impl Wire {
     }
 
     /// The transport takes some bytes of one stream; gives how many.
-    pub fn take(&mut self, rng: &mut Rng) -> usize {
+    pub fn take(&mut self, rng: &mut Rng, disk: &Disk) -> usize {
         let keys: Vec<_> = self.takeable().collect();
         let key = rng.pick(&keys);
         let room = self.window_bytes - self.taken_bytes;
@@ -126,14 +157,15 @@ impl Wire {
             if len == 0 {
                 break;
             }
-            stream.taken.push_back(front.split_to(len));
+            stream.taken.push_back(front.take(len, disk));
             taken += len;
-            if front.is_empty() {
+            if front.len() == 0 {
                 stream.emitted.pop_front();
             }
         }
         stream.fin_taken = stream.emitted.is_empty() && stream.fin_emitted;
         self.taken_bytes += taken;
+        self.is_full = self.taken_bytes >= self.window_bytes;
         self.unsent_bytes -= taken;
         taken
     }
@@ -166,6 +198,7 @@ impl Wire {
             }
         }
         self.taken_bytes -= piece.len();
+        self.is_full &= self.taken_bytes > self.window_bytes / 2;
         // The end comes with the last bytes or alone, as it does from a real transport.
         let fin =
             stream.taken.is_empty() && stream.fin_taken && (piece.is_empty() || rng.chance(50));
@@ -201,6 +234,11 @@ impl Pipe {
 
     pub fn has_bytes(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    /// Written and not delivered yet.
+    pub fn waiting_bytes(&self) -> usize {
+        self.queue.iter().map(Bytes::len).sum()
     }
 
     /// The next piece, cut anywhere.

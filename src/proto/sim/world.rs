@@ -1,14 +1,18 @@
 //! One session against another, one random step at a time.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use super::Rng;
 use super::disk::Disk;
 use super::ops::Handles;
 use super::tap::Tap;
-use super::wire::{PIECE_BYTES, Pipe, Wire};
+use super::wire::{Emitted, Pipe, Wire};
+use crate::ids::StreamKey;
 use crate::proto::session::{Direction, Grant, Limits, Request, Session};
-use crate::proto::{Event, Input, Outcome, Output};
+use crate::proto::{Event, Input, Outcome, Output, PIECE_BYTES, Payload};
 
 pub const CLIENT: usize = 0;
 pub const SERVER: usize = 1;
@@ -50,8 +54,18 @@ pub struct Side {
     pub disk: Disk,
     pub handles: Handles,
     pub limits: Limits,
+    pub standing: Standing,
     pub outcome: Option<Outcome>,
     pub events: Vec<Event>,
+}
+
+/// What a session said last of itself.
+#[derive(Debug)]
+pub struct Standing {
+    takes_data: bool,
+    answers_max: Option<usize>,
+    leads: bool,
+    pieces: HashMap<StreamKey, usize>,
 }
 
 pub struct World {
@@ -84,6 +98,8 @@ impl World {
             Request::Bench { .. } => unreachable!("benchmarks have a world of their own"),
         };
         let [client_limits, server_limits] = limits;
+        let mut disks = disks;
+        disks[sender].in_place = rng.chance(30);
         let [client_disk, server_disk] = disks;
         let client = Session::client(start, request, client_limits.clone());
         let server = Session::server(start, grant, server_limits.clone());
@@ -92,6 +108,12 @@ impl World {
             disk,
             handles: Handles::default(),
             limits,
+            standing: Standing {
+                takes_data: true,
+                answers_max: None,
+                leads: false,
+                pieces: HashMap::new(),
+            },
             outcome: None,
             events: Vec::new(),
         };
@@ -182,7 +204,10 @@ impl World {
         let mut actions = Vec::with_capacity(8);
         for side in [CLIENT, SERVER] {
             let incoming = &self.wire.control[1 - side];
-            let open = self.sides[side].session.is_some();
+            let answers_max = self.sides[side].standing.answers_max;
+            let is_read =
+                answers_max.is_none_or(|most| self.wire.control[side].waiting_bytes() <= most);
+            let open = self.sides[side].session.is_some() && is_read;
             if open && (incoming.has_bytes() || incoming.closed && !incoming.close_delivered) {
                 actions.push(Action::Control(side));
             }
@@ -205,7 +230,7 @@ impl World {
             actions.push(Action::Take);
         }
         let receiver = &self.sides[1 - self.sender];
-        if self.wire.can_deliver() && receiver.session.as_ref().is_none_or(Session::reads_allowed) {
+        if self.wire.can_deliver() && (receiver.session.is_none() || receiver.standing.takes_data) {
             actions.push(Action::Data);
         }
         actions
@@ -262,7 +287,7 @@ impl World {
                 self.input(side, input);
             }
             Action::Take => {
-                let bytes = self.wire.take(&mut self.rng) as u64;
+                let bytes = self.wire.take(&mut self.rng, &self.sides[self.sender].disk) as u64;
                 if bytes > 0 {
                     self.input(self.sender, Input::Sent { bytes });
                 }
@@ -312,10 +337,33 @@ impl World {
                     }
                     self.wire.control[side].emit(bytes);
                 }
-                Output::Data { stream, bytes, fin } => {
-                    assert_eq!(side, self.sender, "a receiver sends no data");
-                    self.tap.sender_emits_data(stream, bytes.clone(), fin);
-                    self.wire.emit_data(stream, bytes, fin);
+                Output::Data {
+                    stream,
+                    payload,
+                    fin,
+                } => self.emit_data(side, stream, payload, fin),
+                Output::Piece { stream, bytes } => {
+                    let pieces = &mut self.sides[side].standing.pieces;
+                    let before = match bytes {
+                        Some(bytes) => pieces.insert(stream, bytes),
+                        None => pieces.remove(&stream),
+                    };
+                    assert_ne!(before, bytes, "said of {stream:?}, and did not change");
+                    assert!(bytes.is_none_or(|bytes| (1..=PIECE_BYTES).contains(&bytes)));
+                }
+                Output::TakesData(takes_data) => {
+                    let before =
+                        std::mem::replace(&mut self.sides[side].standing.takes_data, takes_data);
+                    assert_ne!(before, takes_data, "said, and did not change");
+                }
+                Output::AnswersMax(most) => {
+                    let before =
+                        std::mem::replace(&mut self.sides[side].standing.answers_max, most);
+                    assert_ne!(before, most, "said, and did not change");
+                }
+                Output::Leads => {
+                    let before = std::mem::replace(&mut self.sides[side].standing.leads, true);
+                    assert!(!before, "said twice");
                 }
                 Output::Disk { op, cmd } => {
                     let handles = &mut self.sides[side].handles;
@@ -342,12 +390,43 @@ impl World {
         self.check_bounds(side);
     }
 
+    fn emit_data(&mut self, side: usize, stream: StreamKey, payload: Payload, fin: bool) {
+        assert_eq!(side, self.sender, "a receiver sends no data");
+        let Side {
+            handles,
+            limits,
+            standing,
+            ..
+        } = &self.sides[side];
+        assert!(standing.leads, "data of a side that does not lead");
+        let (data, seen) = match payload {
+            Payload::Bytes(bytes) => (Emitted::Bytes(bytes.clone()), bytes),
+            Payload::Range {
+                file,
+                offset,
+                len_bytes,
+            } => {
+                assert!(limits.takes_ranges, "a range that nobody takes");
+                let (ino, len) = (handles.source_of(file), len_bytes as usize);
+                // How the data is hashed and cut is what is listened to, not what it is.
+                let seen = Bytes::from(vec![0; len]);
+                (Emitted::Range { ino, offset, len }, seen)
+            }
+        };
+        self.tap.sender_emits_data(stream, seen, fin);
+        self.wire.emit_data(stream, data, fin);
+    }
+
     fn finish(&mut self, side: usize, outcome: Outcome) {
         let session = self.sides[side].session.take();
         assert!(
             session.is_some_and(|mut session| session.poll().is_none()),
             "outputs after Finished"
         );
+        let standing = &self.sides[side].standing;
+        assert!(standing.takes_data, "what comes late is not to wait");
+        let broken = matches!(outcome, Outcome::Violation(_));
+        assert!(broken || standing.pieces.is_empty(), "{standing:?}");
         self.sides[side].outcome = Some(outcome);
         self.wire.control[side].closed = true;
         // Nobody reads what still comes this way.
@@ -356,6 +435,7 @@ impl World {
 
     fn check_bounds(&self, side: usize) {
         let Side {
+            disk,
             handles,
             limits,
             session,
@@ -363,8 +443,14 @@ impl World {
         } = &self.sides[side];
         if side == self.sender {
             let ahead = handles.reading_bytes() + self.wire.unsent_bytes;
+            let most = match disk.in_place {
+                true => limits
+                    .read_ahead_bytes
+                    .min(limits.read_ahead_in_place_bytes),
+                false => limits.read_ahead_bytes,
+            };
             assert!(
-                ahead <= limits.read_ahead_bytes + READ_AHEAD_SLACK_BYTES,
+                ahead <= most + READ_AHEAD_SLACK_BYTES,
                 "{ahead} bytes are read ahead"
             );
             let window = self.sides[1 - side].limits.entry_window as usize;
@@ -450,12 +536,9 @@ impl World {
                 events.len(),
             )
         };
-        let reads = self.sides[1 - self.sender]
-            .session
-            .as_ref()
-            .map(Session::reads_allowed);
+        let standing = self.sides.each_ref().map(|side| &side.standing);
         format!(
-            "{}; {}; {} announced, {} unsent, takes {}, delivers {}, reads allowed {reads:?}, step {}",
+            "{}; {}; {} announced, {} unsent, takes {}, delivers {}, {standing:?}, step {}",
             side(CLIENT),
             side(SERVER),
             self.tap.announced.len(),

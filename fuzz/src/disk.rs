@@ -68,7 +68,9 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
                 after,
             }
         }
-        DiskOp::OpenRead { .. } | DiskOp::Stat { .. } => DiskDone::Meta(meta(how, script)),
+        DiskOp::OpenRead { .. } | DiskOp::Stat { .. } | DiskOp::StatDir { .. } => {
+            DiskDone::Meta(meta(how, script))
+        }
         DiskOp::Read { len_bytes, .. } | DiskOp::ReadPart { len_bytes, .. } => {
             let short = if how & 8 == 0 {
                 0
@@ -108,6 +110,8 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
                 storage,
             }
         }
+        DiskOp::DirsAbove { .. } => DiskDone::Above(Vec::new()),
+        DiskOp::CopyRange { len_bytes, .. } => DiskDone::Copied { bytes: *len_bytes },
         DiskOp::CloseDir { .. }
         | DiskOp::CloseRead { .. }
         | DiskOp::SetDir { .. }
@@ -145,6 +149,7 @@ fn meta(how: u8, script: &mut Script<'_>) -> Meta {
         },
         size_bytes,
         inode: 3,
+        device: 0,
     }
 }
 

@@ -39,7 +39,7 @@ use crate::ids::{NameError, OpId, is_reserved_path};
 use crate::proto::{DiskDone, DiskError, DiskOp};
 
 pub use descriptors::RETRY as DESCRIPTOR_RETRY;
-pub use local::{Identity, Side};
+pub use local::Side;
 pub use settle::{Settler, start as start_settler};
 #[cfg(feature = "fuzzing")]
 pub use source::{relative, split_path};
@@ -464,6 +464,13 @@ async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
             fsync,
         } => part::commit_part(files, file, publish::Attributes { mode, mtime, fsync }).await,
         DiskOp::ClosePart { file, keep } => part::close_part(files, file, keep).await,
+        DiskOp::CopyRange {
+            file,
+            from,
+            len_bytes,
+        } => part::copy_range(files, file, from, len_bytes).await,
+        DiskOp::StatDir { dir } => source::stat_dir(files, dir).await,
+        DiskOp::DirsAbove { dir } => target::dirs_above(files, dir).await,
         DiskOp::CleanPart { dir, name } => part::clean_part(files, dir, &name).await,
     }
 }

@@ -43,7 +43,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::ids::{DirId, FileId, Name, OpId, StreamKey};
+use crate::ids::{DirId, EntryId, FileId, Name, OpId, StreamKey};
 
 /// What the world tells a session. Data is `Bytes`: cheap slices of the worker's pool buffers,
 /// never copied on the way through.
@@ -63,8 +63,11 @@ pub enum Input {
     DataReset { stream: StreamKey },
     /// The transport took this many bytes of earlier `Output::Data` (all streams together, ranges
     /// by their length). The sender's read-ahead is bounded by what it emitted and has not seen
-    /// here.
+    /// here. A lane within this host says how many of the last [`CopyStep::Range`] were copied,
+    /// once they are.
     Sent { bytes: u64 },
+    /// A lane within this host: what the other side gave as [`Output::Copy`].
+    Copy(CopyStep),
     /// A disk operation ended.
     Disk {
         op: OpId,
@@ -109,6 +112,9 @@ pub enum Output {
     /// once, before the first `Data` at the latest; a side that never says so leaves it to its
     /// peer.
     Leads,
+    /// A lane within this host ([`Carriage::Copies`]): for the other side, behind the control bytes
+    /// that came before.
+    Copy(CopyStep),
     /// A disk operation to start. Every one is answered by exactly one `Input::Disk`.
     Disk { op: OpId, cmd: DiskOp },
     /// Something worth reporting (progress, warnings, per-entry results).
@@ -123,8 +129,7 @@ pub enum Output {
 pub enum Payload {
     Bytes(Bytes),
     /// So many bytes of a file opened by `OpenRead`, from `offset` on, for a transport that moves
-    /// them without showing them (`sendfile`). Only where [`session::Limits`] say that it takes
-    /// ranges. The sender has hashed the same bytes before. The transport keeps the file open until
+    /// them without showing them (`sendfile`). Only with [`Carriage::Ranges`]. The sender has hashed the same bytes before. The transport keeps the file open until
     /// it took them all, whether or not a `CloseRead` follows; where the file became shorter, it
     /// sends zeros for what is missing, so that the stream stays readable: the digest behind them
     /// tells.
@@ -144,6 +149,32 @@ impl Payload {
     }
 }
 
+/// What becomes of the data of files between the two sides of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// The transport carries bytes.
+    Bytes,
+    /// It takes [`Payload::Range`] for the data of large files.
+    Ranges,
+    /// Both sides are on one host, where the kernel copies from file to file ([`CopyStep`]): neither
+    /// side reads, hashes or resumes anything.
+    Copies,
+}
+
+/// What the sender of a copy within one host says of a file that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyStep {
+    /// Its next bytes are the next of this file of the sender's. One range at a time: the next one
+    /// follows `Input::Sent`. An empty file has one of no bytes.
+    Range {
+        entry: EntryId,
+        from: FileId,
+        len_bytes: u64,
+    },
+    /// All of it was copied, and the source is still what was announced.
+    Whole { entry: EntryId },
+}
+
 /// The piece in which file data is read, hashed, handed over and written: a buffer of the worker's
 /// pool. BLAKE3 hashes it with all SIMD lanes, and no page is touched twice.
 pub const PIECE_BYTES: usize = 64 * 1024;
@@ -156,6 +187,24 @@ pub struct Meta {
     pub mode: u32,
     pub mtime: Mtime,
     pub size_bytes: u64,
+    pub inode: u64,
+    /// With `inode`, which object of this host it is.
+    pub device: u64,
+}
+
+impl Meta {
+    pub fn object(&self) -> ObjectId {
+        ObjectId {
+            device: self.device,
+            inode: self.inode,
+        }
+    }
+}
+
+/// Which object of this host something is, whatever names and mounts lead to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ObjectId {
+    pub device: u64,
     pub inode: u64,
 }
 
@@ -313,6 +362,20 @@ pub enum DiskOp {
     /// Closes a partial file; `keep` leaves it and its journal for a later resume, else both are
     /// removed.
     ClosePart { file: FileId, keep: bool },
+    /// Copies the next `len_bytes` of `from`, a file of the other side's, to the end of a partial
+    /// file; blocks are shared where the file system can. Fewer are copied only at the source's
+    /// end. EBADF where the sender closed it meanwhile, as it does when it stops. Only with
+    /// [`Carriage::Copies`].
+    CopyRange {
+        file: FileId,
+        from: FileId,
+        len_bytes: u64,
+    },
+    /// Which object a directory is.
+    StatDir { dir: DirId },
+    /// Which objects a directory and those it lies in are, up to the root or to the first that may
+    /// not be entered.
+    DirsAbove { dir: DirId },
     /// Removes a stale journal or partial file of `name` left by a crash between rename and
     /// clean-up.
     CleanPart { dir: DirId, name: Name },
@@ -336,8 +399,12 @@ pub enum DiskDone {
     Listed { entries: Vec<Listed>, end: bool },
     /// `ReadSmall`: at most `max_bytes` + 1 bytes and the metadata after reading.
     Small { data: Bytes, after: Meta },
-    /// `OpenRead`, `Stat`.
+    /// `OpenRead`, `Stat`, `StatDir`.
     Meta(Meta),
+    /// `DirsAbove`, the directory itself first.
+    Above(Vec<ObjectId>),
+    /// `CopyRange`.
+    Copied { bytes: u64 },
     /// `Read`, `ReadPart`.
     Read { data: Bytes },
     /// `Check`.
@@ -346,7 +413,7 @@ pub enum DiskDone {
     Directory { existed: bool },
     /// `OpenPart`: the journal as found (empty when new), the partial file's length, whether it is
     /// the only holder's (`false`: another session holds it; this one got an anonymous file and
-    /// cannot resume), what holds its data until that is on disk.
+    /// cannot resume), what holds the data of a resumable one until that is on disk.
     Part {
         journal: Bytes,
         size_bytes: u64,

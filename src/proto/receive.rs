@@ -5,6 +5,7 @@
 //! order is held against what was agreed, and every queue has a bound (the entry window, open
 //! directories, write-behind bytes, open partial files).
 
+mod copies;
 mod data;
 mod files;
 mod held;
@@ -23,7 +24,10 @@ use super::manifest::{EntryMap, IdHasher};
 use super::session::errors::{Host, Violation, violation};
 use super::session::ports::{Ops, Ports, Reporter};
 use super::wire::{Item, MAX_BATCH_BYTES, MAX_ITEMS, Message, Verdict, VerdictKind};
-use super::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Mtime, Totals};
+use super::{
+    Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Mtime, ObjectId,
+    Totals,
+};
 use crate::ids::{DirId, EntryId, Name, OpId, StreamKey};
 
 /// What a [`Receiver`] is to do.
@@ -39,6 +43,7 @@ pub struct ReceiverConfig {
     pub window: u32,
     pub write_behind_bytes: u64,
     pub lookups: usize,
+    pub carriage: Carriage,
     /// Names the sender may put into the target, each once; empty: the target itself. None: any,
     /// the sender chooses.
     pub expected: Option<Vec<Bytes>>,
@@ -53,7 +58,10 @@ pub struct Receiver {
     window: u32,
     write_behind_max: u64,
     lookups_max: usize,
+    carriage: Carriage,
     target: Target,
+    /// Within one host: what the target is, and every directory it lies in.
+    above: Vec<ObjectId>,
     ops: Ops<Op>,
     /// Looking, making and opening operations in flight.
     lookups: usize,
@@ -85,6 +93,8 @@ pub struct Receiver {
     /// Large files wanted but not opened.
     ready_parts: VecDeque<EntryId>,
     parts: Slab<parts::Part>,
+    /// Files that are copied within this host.
+    copies: Slab<copies::Copy>,
     /// Chunks of all open parts together.
     part_chunks: u64,
     last_file: u32,
@@ -123,8 +133,17 @@ pub enum Target {
 #[derive(Debug)]
 enum Op {
     Target,
+    /// Within one host, behind `Target`.
+    Above {
+        rename: Option<Name>,
+    },
     MakeDir {
         dir: usize,
+    },
+    /// Within one host, behind `MakeDir`.
+    StatDir {
+        dir: usize,
+        existed: bool,
     },
     SetDir {
         dir: usize,
@@ -167,6 +186,12 @@ enum Op {
     ClosePart {
         part: usize,
     },
+    Copy {
+        copy: usize,
+    },
+    CloseCopy {
+        copy: usize,
+    },
     Close,
 }
 
@@ -184,6 +209,8 @@ struct Entry {
     mtime: Mtime,
     size_bytes: u64,
     source_tag: u64,
+    /// Within one host: which object the source is.
+    source: Option<ObjectId>,
     link: Option<Bytes>,
     state: State,
 }
@@ -196,7 +223,8 @@ enum State {
     /// Its destination is being looked at. Next: Wanted, Queued (large), Publishing (symlink),
     /// resolved.
     Looking,
-    /// The sender was asked for a small file. Next: Arriving, resolved.
+    /// The sender was asked for a small file, or within one host for any. Next: Arriving, Copy,
+    /// resolved.
     Wanted,
     /// Its record has begun. Next: Publishing, Wanted.
     Arriving,
@@ -204,6 +232,8 @@ enum State {
     Publishing,
     /// A large file.
     Part(usize),
+    /// A file that is copied within this host.
+    Copy(usize),
     /// A directory.
     Directory(usize),
 }
@@ -221,7 +251,7 @@ impl Receiver {
     /// Starts with looking at the target.
     pub fn new(now: Instant, ports: &mut Ports, config: ReceiverConfig) -> Receiver {
         let mut receiver = Receiver {
-            host: Host::of(config.client),
+            host: Host::of(config.client, config.carriage),
             client: config.client,
             force: config.force,
             fsync: config.fsync,
@@ -229,7 +259,9 @@ impl Receiver {
             window: config.window.max(1),
             write_behind_max: config.write_behind_bytes.max(1),
             lookups_max: config.lookups.max(1),
+            carriage: config.carriage,
             target: Target::Resolving,
+            above: Vec::new(),
             ops: Ops::default(),
             lookups: 0,
             entries: EntryMap::default(),
@@ -249,6 +281,7 @@ impl Receiver {
             ready: VecDeque::new(),
             ready_parts: VecDeque::new(),
             parts: Slab::new(),
+            copies: Slab::new(),
             part_chunks: 0,
             last_file: 0,
             streams: HashMap::new(),
@@ -350,14 +383,10 @@ impl Receiver {
             self.lookups -= 1;
         }
         match op {
-            Op::Target => {
-                self.target = match result {
-                    Ok(DiskDone::Target { name }) => Target::Ready { rename: name },
-                    Ok(_) => Target::Ready { rename: None },
-                    Err(error) => Target::Failed(error),
-                };
-            }
+            Op::Target => self.target_resolved(ports, result),
+            Op::Above { rename } => self.above_found(rename, result),
             Op::MakeDir { dir } => self.dir_made(ports, dir, result),
+            Op::StatDir { dir, existed } => self.dir_identified(ports, dir, existed, result),
             Op::SetDir { dir } => self.dir_set(ports, dir, result),
             Op::Check { entry } => self.checked(ports, entry, result),
             Op::PutSmall { entry, bytes } => {
@@ -375,6 +404,8 @@ impl Receiver {
             Op::Journal { part } => self.journal_written(ports, part, result),
             Op::Commit { part } => self.part_committed(ports, part, result),
             Op::ClosePart { part } => self.part_closed(ports, part),
+            Op::Copy { copy } => self.copy_went_on(ports, copy, result),
+            Op::CloseCopy { copy } => self.copy_closed(ports, copy),
             Op::Close => {}
         }
     }
@@ -399,6 +430,7 @@ impl Receiver {
             && self.unresolved == 0
             && self.ops.in_flight() == 0
             && self.parts.is_empty()
+            && self.copies.is_empty()
     }
 
     /// Everything is resolved: tells the last progress.
@@ -501,7 +533,8 @@ impl Receiver {
         for part in parts {
             self.stop_part(ports, part);
         }
-        if self.ops.in_flight() == 0 && self.parts.is_empty() {
+        self.stop_copies(ports);
+        if self.ops.in_flight() == 0 && self.parts.is_empty() && self.copies.is_empty() {
             self.stop = Stop::Closing;
             let open: Vec<DirId> = self
                 .dirs

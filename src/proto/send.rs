@@ -5,6 +5,7 @@
 //! transport by `read_ahead_bytes`, directories and files held open by constants. All work is
 //! started in [`Sender::pump`].
 
+mod copies;
 mod large;
 mod small;
 mod verdicts;
@@ -24,7 +25,8 @@ use super::session::errors::{Host, Violation, violation};
 use super::session::ports::{Ops, Ports, Reporter};
 use super::wire::{Item, MAX_BATCH_BYTES, MAX_ITEMS, Message};
 use super::{
-    DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Meta, Mtime, Totals,
+    Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Meta, Mtime,
+    Totals,
 };
 use crate::ids::{DirId, EntryId, Name, OpId};
 
@@ -49,7 +51,7 @@ pub struct SenderConfig {
     pub window: u32,
     pub read_ahead_bytes: u64,
     pub read_ahead_in_place_bytes: u64,
-    pub takes_ranges: bool,
+    pub carriage: Carriage,
     pub lookups: usize,
     pub parallel: ParallelTransferConfig,
     pub bwlimit_bps: Option<u64>,
@@ -69,7 +71,7 @@ pub struct Sender {
     read_ahead_bytes: u64,
     /// Of which `read_ahead_bytes` is now the one or the other.
     read_aheads: ReadAheads,
-    takes_ranges: bool,
+    carriage: Carriage,
     ops: Ops<Op>,
     entries: EntryMap<Entry>,
     last_entry: u32,
@@ -78,6 +80,7 @@ pub struct Sender {
     walk: walk::Walk,
     small: small::Small,
     large: large::Large,
+    copies: copies::Copies,
     streams: StreamSlots,
     parallelism: Parallelism,
     bucket: Option<TokenBucket>,
@@ -132,6 +135,10 @@ enum Op {
     Stat {
         file: usize,
     },
+    OpenCopied {
+        dir: usize,
+    },
+    CheckCopied,
     Close,
 }
 
@@ -177,6 +184,8 @@ enum State {
     },
     /// Open as this file of `Large`. Next: Emitted, Aborted.
     Large { file: usize },
+    /// Being copied within this host. Next: Emitted, Aborted.
+    Copied,
     /// All of it is on its way, or a symlink/ended directory whose verdict is due.
     Emitted,
     /// The receiver was told that the source failed; it will answer Failed.
@@ -223,13 +232,13 @@ impl Sender {
             in_place_bytes: awaited_bytes.min(config.read_ahead_in_place_bytes).max(1),
         };
         Sender {
-            host: Host::of(config.client),
+            host: Host::of(config.client, config.carriage),
             client: config.client,
             window: config.window.max(1),
             lookups: config.lookups.max(1),
             read_ahead_bytes: awaited_bytes,
             read_aheads,
-            takes_ranges: config.takes_ranges,
+            carriage: config.carriage,
             ops: Ops::default(),
             entries: EntryMap::default(),
             last_entry: 0,
@@ -238,6 +247,7 @@ impl Sender {
             walk: walk::Walk::new(config.sources),
             small: small::Small::default(),
             large: large::Large::default(),
+            copies: copies::Copies::default(),
             streams: StreamSlots::new(&config.parallel),
             parallelism: Parallelism::new(now, &config.parallel),
             bucket: config.bwlimit_bps.map(|bps| TokenBucket::new(now, bps / 8)),
@@ -290,6 +300,11 @@ impl Sender {
     }
 
     pub fn on_sent(&mut self, now: Instant, bytes: u64) {
+        if self.carriage == Carriage::Copies {
+            self.copies.on_copied(bytes);
+            self.emitted_bytes += bytes;
+            return;
+        }
         self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes);
         self.parallelism.on_sent(now, bytes);
     }
@@ -313,6 +328,8 @@ impl Sender {
             Op::OpenRead { file, dir } => self.file_opened(ports, file, dir, result),
             Op::Read { job, piece, len } => self.piece_read(ports, job, piece, len, result),
             Op::Stat { file } => self.file_checked(ports, file, result),
+            Op::OpenCopied { dir } => self.copied_opened(ports, dir, result),
+            Op::CheckCopied => self.copied_checked(ports, result),
             Op::Close => {}
         }
     }
@@ -322,10 +339,12 @@ impl Sender {
         match *op {
             Op::Source { dir, .. } | Op::OpenDir { dir, .. } => self.dirs[dir].open = done,
             Op::OpenRead { file, .. } => self.large.opened_while_stopping(file, done),
+            Op::OpenCopied { .. } => self.copies.opened_while_stopping(done),
             Op::List { .. }
             | Op::ReadSmall { .. }
             | Op::Read { .. }
             | Op::Stat { .. }
+            | Op::CheckCopied
             | Op::Close => {}
         }
     }
@@ -338,6 +357,7 @@ impl Sender {
         }
         self.walk(ports);
         self.open_files(ports);
+        self.copy_on(ports);
         self.waits_for_bucket = false;
         while self.has_room() {
             if self
@@ -537,7 +557,8 @@ impl Sender {
     fn pump_stop(&mut self, ports: &mut Ports) {
         if self.stop == Stop::Draining && self.ops.in_flight() == 0 {
             self.stop = Stop::Closing;
-            for file in self.large.take_open() {
+            let open = self.large.take_open().into_iter();
+            for file in open.chain(self.copies.take_open()) {
                 self.ops.start(ports, Op::Close, DiskOp::CloseRead { file });
             }
             for dir in std::mem::take(&mut self.dirs)

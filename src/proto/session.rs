@@ -21,7 +21,9 @@ use super::chunks::ParallelTransferConfig;
 use super::receive::{Receiver, Target};
 use super::send::Sender;
 use super::wire::{Decoder, Message, WireError};
-use super::{Event, Input, Outcome, Output, SessionError, SessionErrorCode, Totals};
+use super::{
+    Carriage, CopyStep, Event, Input, Outcome, Output, SessionError, SessionErrorCode, Totals,
+};
 use errors::{Access, Violation, session_error, violation};
 use listing::Lister;
 use ports::Ports;
@@ -48,8 +50,7 @@ pub struct Limits {
     pub read_ahead_bytes: usize,
     /// The same where reads are made in place (`DiskDone::Source`), if it is less.
     pub read_ahead_in_place_bytes: usize,
-    /// The transport takes `Payload::Range` for data of large files.
-    pub takes_ranges: bool,
+    pub carriage: Carriage,
     pub parallel: ParallelTransferConfig,
     /// Disk operations that look, make or open, in flight at a time. Usually 64.
     pub lookups: usize,
@@ -326,6 +327,7 @@ impl Session {
                 self.finish(Outcome::Lost(totals));
                 Ok(())
             }
+            Input::Copy(step) => self.on_copy(step),
             Input::Sent { bytes } => {
                 match &mut self.phase {
                     Phase::Sending(sender) => sender.on_sent(now, bytes),
@@ -368,6 +370,14 @@ impl Session {
                 Ok(())
             }
             Input::Tick => self.on_tick(now),
+        }
+    }
+
+    fn on_copy(&mut self, step: CopyStep) -> Result<(), Violation> {
+        match (&mut self.phase, &self.end) {
+            (_, End::Closing(_) | End::Over) => Ok(()),
+            (Phase::Receiving(receiver), End::No) => receiver.on_copy(&mut self.ports, step),
+            _ => violation("a copy from a side that has nothing to send"),
         }
     }
 

@@ -235,7 +235,7 @@ pub fn limits(shared: &super::Shared, sessions: usize) -> Limits {
         write_behind_bytes: share.min(WRITE_BEHIND_BYTES),
         read_ahead_bytes: share.min(READ_AHEAD_BYTES),
         read_ahead_in_place_bytes: share.min(READ_AHEAD_IN_PLACE_BYTES),
-        takes_ranges: false,
+        carriage: crate::proto::Carriage::Bytes,
         lookups: LOOKUPS,
         parallel: ParallelTransferConfig::default(),
     }

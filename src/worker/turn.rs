@@ -410,6 +410,7 @@ impl Worker {
                 }
                 Output::TakesData(takes_data) => running.standing.takes_data = takes_data,
                 Output::AnswersMax(most) => running.standing.answers_max = most,
+                Output::Copy(_) => unreachable!("QUIC says that it carries bytes"),
                 Output::Leads => running.standing.leads = true,
                 Output::Disk { op, cmd } => {
                     let space = running.space.clone();

@@ -147,6 +147,7 @@ mod tests {
             mtime,
             size_bytes: 42,
             inode: 1,
+            device: 0,
         }
     }
 

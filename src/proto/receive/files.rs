@@ -10,7 +10,9 @@ use crate::proto::session::errors::{
 };
 use crate::proto::session::ports::Ports;
 use crate::proto::wire::VerdictKind;
-use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Existing, Kind};
+use crate::proto::{
+    Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Existing, Kind,
+};
 
 impl Receiver {
     /// Goes on with the next entry whose directory is there.
@@ -62,7 +64,9 @@ impl Receiver {
             Ok(DiskDone::Existing(Some(there))) if there.meta.kind == Kind::Special => {
                 self.fail(ports, id, is_special(self.host));
             }
-            Ok(DiskDone::Existing(Some(there))) if !self.force && is_same(entry, &there) => {
+            Ok(DiskDone::Existing(Some(there)))
+                if is_source(entry, &there) || (!self.force && is_same(entry, &there)) =>
+            {
                 self.skip(ports, id)
             }
             Ok(_) => self.want(ports, id),
@@ -109,7 +113,7 @@ impl Receiver {
                 fsync,
             };
             self.ops.start(ports, Op::PutSymlink { entry: id }, cmd);
-        } else if entry.size_bytes <= SMALL_MAX_BYTES {
+        } else if entry.size_bytes <= SMALL_MAX_BYTES || self.carriage == Carriage::Copies {
             entry.state = State::Wanted;
             self.push_verdict(ports, id, VerdictKind::Send {});
         } else {
@@ -171,6 +175,7 @@ impl Receiver {
                 Ok(())
             }
             State::Part(part) => self.abort_part(ports, part, error),
+            State::Copy(copy) => self.abort_copy(ports, copy, error),
             State::Queued | State::Looking | State::Publishing => {
                 violation(format!("entry {} aborted in the wrong state", id.0))
             }
@@ -184,6 +189,12 @@ impl Receiver {
         }
         Ok(())
     }
+}
+
+/// Whether the destination is the source: by another path, or another name of the same file.
+fn is_source(entry: &Entry, there: &Existing) -> bool {
+    let are_files = entry.kind == Kind::File && there.meta.kind == Kind::File;
+    are_files && entry.source == Some(there.meta.object())
 }
 
 fn is_same(entry: &Entry, there: &Existing) -> bool {

@@ -16,10 +16,12 @@ use crate::ids::{DirId, EntryId, Name, PATH_MAX_BYTES};
 use crate::proto::manifest::MAX_DEPTH;
 use crate::proto::send::join;
 use crate::proto::session::errors::{
-    Violation, destination_error, no_parent, second_of_a_name, violation,
+    Violation, destination_error, into_itself, no_parent, second_of_a_name, violation,
 };
 use crate::proto::session::ports::Ports;
-use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, wire};
+use crate::proto::{
+    Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, ObjectId, wire,
+};
 
 /// Directories held open freely.
 const HELD_DIRS: u32 = 256;
@@ -46,6 +48,8 @@ pub(super) struct Dir {
     ended: bool,
     /// The sender could not read all of it.
     source_error: Option<EntryError>,
+    /// Within one host, once it is made: which object it is.
+    object: Option<ObjectId>,
 }
 
 /// Where a directory is.
@@ -94,6 +98,7 @@ impl Receiver {
             children: 0,
             ended: false,
             source_error: None,
+            object: None,
         });
         id
     }
@@ -140,6 +145,10 @@ impl Receiver {
             mtime: entry.mtime,
             size_bytes: entry.size_bytes,
             source_tag: entry.source_tag,
+            source: entry.device.map(|device| ObjectId {
+                device,
+                inode: entry.source_tag,
+            }),
             link: entry.link,
             state: State::Queued,
         };
@@ -253,6 +262,7 @@ impl Receiver {
             children: 0,
             ended: false,
             source_error: None,
+            object: None,
         }))
     }
 
@@ -263,13 +273,21 @@ impl Receiver {
             DirState::Failed => self.fail_announced(ports, id, no_parent(self.host)),
             DirState::Made { .. } | DirState::Alias | DirState::Setting => {
                 match self.entries.get(&id).map(|e| e.state) {
-                    // An alias is there already: nothing to be made.
-                    Some(State::Directory(child)) if self.dirs[child].state == DirState::Alias => {}
+                    Some(State::Directory(child)) if self.dirs[child].state == DirState::Alias => {
+                        self.enter_alias(ports, id, child);
+                    }
                     Some(State::Directory(_)) => self.ready_dirs.push(Reverse(id.0)),
                     Some(_) => self.ready.push_back(id),
                     None => {}
                 }
             }
+        }
+    }
+
+    /// An alias is there already: nothing to be made.
+    fn enter_alias(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
+        if self.leads_into_itself(id) {
+            self.fail_dir(ports, dir, into_itself(self.host));
         }
     }
 
@@ -299,6 +317,10 @@ impl Receiver {
             return true;
         };
         let parent = self.dirs[entry.dir].id;
+        if self.leads_into_itself(EntryId(id)) {
+            self.fail_dir(ports, dir, into_itself(self.host));
+            return true;
+        }
         self.dirs[dir].state = DirState::Making;
         self.held_dirs += 1;
         self.making_dirs += 1;
@@ -325,17 +347,115 @@ impl Receiver {
         match result {
             Ok(done) => {
                 let existed = matches!(done, DiskDone::Directory { existed: true });
-                self.dirs[dir].state = DirState::Made { existed };
-                for id in std::mem::take(&mut self.dirs[dir].waiting) {
-                    self.enqueue(ports, id, dir);
+                match self.carriage {
+                    Carriage::Bytes | Carriage::Ranges => self.dir_ready(ports, dir, existed),
+                    Carriage::Copies => {
+                        let cmd = DiskOp::StatDir {
+                            dir: self.dirs[dir].id,
+                        };
+                        self.ops.start(ports, Op::StatDir { dir, existed }, cmd);
+                    }
                 }
-                self.finish_dir(ports, dir);
             }
             Err(error) => {
                 self.held_dirs -= 1;
                 self.fail_dir(ports, dir, destination_error(self.host, &error));
             }
         }
+    }
+
+    /// A directory is there: what waits for it goes on.
+    fn dir_ready(&mut self, ports: &mut Ports, dir: usize, existed: bool) {
+        self.dirs[dir].state = DirState::Made { existed };
+        for id in std::mem::take(&mut self.dirs[dir].waiting) {
+            self.enqueue(ports, id, dir);
+        }
+        self.finish_dir(ports, dir);
+    }
+
+    /// Within one host: which object a directory is that was made or found.
+    pub(super) fn dir_identified(
+        &mut self,
+        ports: &mut Ports,
+        dir: usize,
+        existed: bool,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        let source = self
+            .entries
+            .get(&self.dirs[dir].entry)
+            .and_then(|entry| entry.source);
+        let error = match result {
+            Ok(DiskDone::Meta(meta)) if source != Some(meta.object()) => {
+                self.dirs[dir].object = Some(meta.object());
+                return self.dir_ready(ports, dir, existed);
+            }
+            Ok(_) => into_itself(self.host),
+            Err(error) => destination_error(self.host, &error),
+        };
+        self.held_dirs -= 1;
+        let id = self.dirs[dir].id;
+        self.ops
+            .start(ports, Op::Close, DiskOp::CloseDir { dir: id });
+        self.fail_dir(ports, dir, error);
+    }
+
+    /// Within one host: whether a directory is one that its copy lies in, be it by another mount or
+    /// by another name on the way. Such a copy has no end.
+    fn leads_into_itself(&self, id: EntryId) -> bool {
+        let Some(entry) = self.entries.get(&id) else {
+            return false;
+        };
+        let Some(source) = entry.source else {
+            return false;
+        };
+        let mut at = entry.dir;
+        while at != 0 {
+            if self.dirs[at].object == Some(source) {
+                return true;
+            }
+            at = self.dirs[at].parent;
+        }
+        self.above.contains(&source)
+    }
+
+    /// The target was looked up.
+    pub(super) fn target_resolved(
+        &mut self,
+        ports: &mut Ports,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        let rename = match result {
+            Ok(DiskDone::Target { name }) => name,
+            Ok(_) => None,
+            Err(error) => {
+                self.target = Target::Failed(error);
+                return;
+            }
+        };
+        match self.carriage {
+            Carriage::Bytes | Carriage::Ranges => self.target = Target::Ready { rename },
+            Carriage::Copies => {
+                let dir = self.dirs[0].id;
+                self.ops
+                    .start(ports, Op::Above { rename }, DiskOp::DirsAbove { dir });
+            }
+        }
+    }
+
+    pub(super) fn above_found(
+        &mut self,
+        rename: Option<Name>,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        self.target = match result {
+            Ok(DiskDone::Above(objects)) => {
+                self.above = objects;
+                Target::Ready { rename }
+            }
+            Ok(_) => Target::Ready { rename },
+            Err(error) => Target::Failed(error),
+        };
     }
 
     /// A directory cannot be made: it fails, and what waits for it. Its slot stays until it ends,

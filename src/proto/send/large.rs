@@ -17,7 +17,7 @@ use crate::proto::manifest::{chunk_count, chunk_len_bytes, chunk_offset};
 use crate::proto::session::errors::{source_changed, source_error};
 use crate::proto::session::ports::Ports;
 use crate::proto::wire::{Message, RecordHead, RecordStatus, encode_record_tail};
-use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, PIECE_BYTES, Payload};
+use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, EntryError, PIECE_BYTES, Payload};
 
 /// Files open at a time: enough that opening and checking one hides behind the others.
 const OPEN_FILES: usize = 8;
@@ -376,7 +376,7 @@ impl Sender {
                 self.reading_bytes -= len;
                 self.unsent_bytes += len;
                 let payload = match job.phase {
-                    Phase::Begun if self.takes_ranges => Payload::Range {
+                    Phase::Begun if self.carriage == Carriage::Ranges => Payload::Range {
                         file: file.id,
                         offset: chunk_offset(file.size_bytes, job.chunk) + job.emitted_bytes,
                         len_bytes: len,

@@ -10,7 +10,7 @@ use crate::proto::manifest::{SMALL_MAX_BYTES, chunk_count, chunk_len_bytes, is_r
 use crate::proto::session::errors::{Violation, violation};
 use crate::proto::session::ports::Ports;
 use crate::proto::wire::{Verdict, VerdictKind};
-use crate::proto::{EntryError, EntryResult, Event, Kind};
+use crate::proto::{Carriage, EntryError, EntryResult, Event, Kind};
 
 impl Sender {
     pub(super) fn on_verdict(
@@ -65,7 +65,9 @@ impl Sender {
         };
         let (dir, resume) = (dir.take(), resume.take());
         entry.state = State::Wanted { dir, resume };
-        if entry.size_bytes <= SMALL_MAX_BYTES {
+        if self.carriage == Carriage::Copies {
+            self.copies.push(id);
+        } else if entry.size_bytes <= SMALL_MAX_BYTES {
             self.small.push(id);
         } else {
             self.large.push(id);
@@ -120,6 +122,7 @@ impl Sender {
                 let file = *file;
                 self.cancel_file(ports, file);
             }
+            Some(State::Copied) => self.cancel_copied(id),
             Some(
                 State::Offered { .. } | State::Wanted { .. } | State::Emitted | State::Aborted,
             )

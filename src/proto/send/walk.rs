@@ -14,7 +14,7 @@ use crate::proto::manifest::MAX_DEPTH;
 use crate::proto::session::errors::{source_error, unsendable};
 use crate::proto::session::ports::Ports;
 use crate::proto::wire::{self, Item, MAX_FILE_BYTES, Message};
-use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, Meta};
+use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, Kind, Listed, Meta};
 
 /// Names per listing. A directory being walked holds at most one and a half of these.
 const LIST_ENTRIES: usize = 64;
@@ -377,6 +377,7 @@ impl Sender {
             size_bytes,
             source_tag: inode,
             link: link.filter(|_| meta.kind == Kind::Symlink),
+            device: (self.carriage == Carriage::Copies).then_some(meta.device),
         };
         self.push_item(ports, Item::Entry(item));
     }

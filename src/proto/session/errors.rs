@@ -1,7 +1,9 @@
 //! Errors put into words: which side, which system call, what the kernel said, what to do about it.
 
 use crate::ids::NameError;
-use crate::proto::{DiskError, EntryError, EntryErrorCode, SessionError, SessionErrorCode};
+use crate::proto::{
+    Carriage, DiskError, EntryError, EntryErrorCode, SessionError, SessionErrorCode,
+};
 
 // The numbers of asm-generic/errno-base.h and errno.h, which x86 and Arm share. `proto` sees no
 // libc.
@@ -42,8 +44,12 @@ pub enum Host {
 }
 
 impl Host {
-    pub fn of(client: bool) -> Host {
-        if client { Host::Client } else { Host::Server }
+    pub fn of(client: bool, carriage: Carriage) -> Host {
+        match (carriage, client) {
+            (Carriage::Copies, _) => Host::Only,
+            (Carriage::Bytes | Carriage::Ranges, true) => Host::Client,
+            (Carriage::Bytes | Carriage::Ranges, false) => Host::Server,
+        }
     }
 
     /// To put behind "source" or "destination".

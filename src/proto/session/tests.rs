@@ -35,7 +35,7 @@ fn limits() -> Limits {
         write_behind_bytes: 1 << 20,
         read_ahead_bytes: 1 << 20,
         read_ahead_in_place_bytes: 1 << 20,
-        takes_ranges: false,
+        carriage: Carriage::Bytes,
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
     }
@@ -96,6 +96,7 @@ fn meta(kind: Kind) -> Meta {
         mtime: Mtime::default(),
         size_bytes: 0,
         inode: 1,
+        device: 0,
     }
 }
 
@@ -120,6 +121,7 @@ fn a_server_sends_what_was_asked_for_and_no_more() {
                 mtime: Mtime::default(),
                 size_bytes: 0,
                 source_tag: 0,
+                device: None,
                 link: None,
             })
         });
@@ -182,6 +184,7 @@ impl Bench {
                 | Output::TakesData(_)
                 | Output::AnswersMax(_)
                 | Output::Leads => {}
+                Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Disk { op, cmd } => self.disk.push((op, cmd)),
                 Output::Event(event) => self.events.push(event),
                 Output::Finished(outcome) => self.outcome = Some(outcome),

@@ -57,6 +57,8 @@ pub struct Disk {
     /// Named partial files by (directory, final name).
     pub parts: BTreeMap<(Ino, Vec<u8>), Part>,
     pub faults: Faults,
+    /// Tells its nodes from those of another disk on the same host.
+    pub device: u64,
     /// Reads are made in place.
     pub in_place: bool,
     /// What holds what was written until it is on disk.
@@ -89,6 +91,7 @@ impl Disk {
             nodes: vec![root],
             parts: BTreeMap::new(),
             faults: Faults::default(),
+            device: 0,
             in_place: false,
             storage: Storage {
                 boot: [7; 16],
@@ -102,6 +105,10 @@ impl Disk {
 
     pub fn node(&self, ino: Ino) -> &Node {
         &self.nodes[ino]
+    }
+
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
     }
 
     pub fn node_mut(&mut self, ino: Ino) -> &mut Node {
@@ -167,6 +174,7 @@ impl Disk {
             mtime: node.mtime,
             size_bytes: size_bytes as u64,
             inode: ino as u64,
+            device: self.device,
         }
     }
 

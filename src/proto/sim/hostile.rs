@@ -348,6 +348,7 @@ impl Hostile {
             },
             size_bytes,
             source_tag: 9,
+            device: None,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../../etc")),
         }
     }
@@ -615,6 +616,7 @@ impl Hostile {
                 | Output::AnswersMax(_)
                 | Output::Leads
                 | Output::Event(_) => {}
+                Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Disk { op, cmd } => self.handles.start(op, cmd),
                 Output::Finished(outcome) => self.outcome = Some(outcome),
             }

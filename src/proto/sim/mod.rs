@@ -12,6 +12,7 @@ mod disk;
 mod edge_tests;
 mod hostile;
 mod hostile_tests;
+mod local;
 mod ops;
 mod scenario;
 mod tap;

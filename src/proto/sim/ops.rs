@@ -19,6 +19,7 @@ use crate::proto::{DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
 use target::{publish, room};
 
 const EACCES: i32 = 13;
+const EBADF: i32 = 9;
 const EIO: i32 = 5;
 const EISDIR: i32 = 21;
 const ELOOP: i32 = 40;
@@ -155,7 +156,9 @@ impl Handles {
             | DiskOp::SetDir { dir, .. }
             | DiskOp::PutSmall { dir, .. }
             | DiskOp::PutSymlink { dir, .. }
-            | DiskOp::CleanPart { dir, .. } => (Some(*dir), None, None, None),
+            | DiskOp::CleanPart { dir, .. }
+            | DiskOp::StatDir { dir }
+            | DiskOp::DirsAbove { dir } => (Some(*dir), None, None, None),
             DiskOp::Read { file, .. }
             | DiskOp::Stat { file }
             | DiskOp::CloseRead { file }
@@ -163,6 +166,7 @@ impl Handles {
             | DiskOp::Write { file, .. }
             | DiskOp::ReadPart { file, .. }
             | DiskOp::WriteJournal { file, .. }
+            | DiskOp::CopyRange { file, .. }
             | DiskOp::CommitPart { file, .. }
             | DiskOp::ClosePart { file, .. } => (None, Some(*file), None, None),
         };
@@ -222,6 +226,30 @@ impl Handles {
             part.writes_under_way -= 1;
         }
         (pending.op, self.run(pending, disk, rng))
+    }
+
+    /// Whether a source is still open.
+    pub fn has_source(&self, file: FileId) -> bool {
+        self.files.contains_key(&file)
+    }
+
+    /// Completes the `CopyRange` at `at` of `pending`, for which the source has `data`; None: its
+    /// sender closed it.
+    pub fn copy(
+        &mut self,
+        at: usize,
+        disk: &mut Disk,
+        data: Option<&[u8]>,
+    ) -> (OpId, Result<DiskDone, DiskError>) {
+        let pending = self.pending.swap_remove(at);
+        let file = pending.file.expect("CopyRange names a file");
+        let Some(data) = data else {
+            return (pending.op, fail("file", EBADF));
+        };
+        let offset = self.part_data(disk, file).data.len() as u64;
+        let written = self.write(disk, file, offset, data);
+        let bytes = data.len() as u64;
+        (pending.op, written.map(|_| DiskDone::Copied { bytes }))
     }
 
     /// The process died: each operation under way happened, did not, or (a write) stopped half-way.
@@ -343,6 +371,9 @@ impl Handles {
                     body: Body::Symlink(target.to_vec()),
                 },
             ),
+            DiskOp::CopyRange { .. } => panic!("the source is on another disk: see `copy`"),
+            DiskOp::StatDir { .. } => Ok(DiskDone::Meta(disk.meta(dir))),
+            DiskOp::DirsAbove { .. } => Ok(DiskDone::Above(vec![disk.meta(dir).object()])),
             DiskOp::CleanPart { name, .. } => {
                 disk.parts.remove(&(dir, name.as_bytes().to_vec()));
                 Ok(DiskDone::Done)

@@ -20,8 +20,7 @@ use criterion::{
 use landro::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use landro::config::QuicConfig;
 use landro::engine::{
-    Access, BackendChoice, Client, ClientConfig, ClientEvent, Ended, PeerAccess, ServeConfig,
-    Server,
+    BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, ServeConfig, Server,
 };
 use landro::proto::Outcome;
 use landro::proto::session::{Direction, Request, Transfer, TransferOptions};
@@ -67,7 +66,7 @@ impl Host {
             identity: Identity::generate().expect("an identity"),
             reset_secret: [0; 32],
             authorize: Arc::new(move |peer| {
-                let access = Access {
+                let access = Grant {
                     read: true,
                     write: true,
                 };

@@ -3,7 +3,6 @@
 
 pub mod notify;
 pub mod policy;
-pub mod signals;
 mod watch;
 
 use std::io;
@@ -17,9 +16,9 @@ use crate::config::QuicConfig;
 use crate::engine::{BackendChoice, EngineError, ServeConfig, Server, ShutdownError};
 use crate::ids::Fingerprint;
 use crate::quic::Identity;
+use crate::signals::{Hangup, Signals};
 
 use policy::{Policy, Restrict};
-use signals::{Hangup, Signals};
 use watch::Watch;
 
 /// Larger than [`policy::MAX_PEERS`] lines with options and short comments.

@@ -19,16 +19,15 @@ use crate::proto::session::{Request, Transfer};
 use crate::proto::{Event, Outcome};
 use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
 use crate::worker::{
-    self, ClientStart, Command, Mailbox, Pulse, Refusals, Shared, Worker, WorkerParts,
+    self, ClientStart, Mail, Mailbox, Pulse, Refusals, Shared, Worker, WorkerParts,
 };
 
-pub use crate::worker::{
-    Access, Authorize, ClientEvent, Ended, PeerAccess, Service, TransportStats,
-};
+pub use crate::proto::session::Grant;
+pub use crate::worker::{Authorize, ClientEvent, Ended, PeerAccess, Service, TransportStats};
 
-/// Commands a worker may have waiting: strays of a busy moment; more are dropped like datagrams may
+/// Mail a worker may have waiting: strays of a busy moment; more are dropped like datagrams may
 /// be.
-const MAILBOX_COMMANDS: usize = 1024;
+const MAILBOX_ROOM: usize = 1024;
 
 /// Events a command may have waiting before its worker waits for the reader.
 const CLIENT_EVENTS: usize = 4096;
@@ -159,18 +158,22 @@ impl Server {
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
             let authorize = config.authorize.clone();
             let trust: Trust = Arc::new(move |peer| authorize(peer).is_some());
-            let mut accept = Setup::server(&config.identity, trust, &config.quic, &tickets)?;
-            accept.tell_on_link(landro_sys::is_on_link);
+            let mut listeners = Vec::new();
+            for socket in sockets {
+                let trust = Arc::clone(&trust);
+                let mut accept = Setup::server(&config.identity, trust, &config.quic, &tickets)?;
+                accept.tell_on_link(landro_sys::is_on_link);
+                listeners.push((socket, accept));
+            }
             let core = (usize::from(workers) <= cores.len()).then(|| cores[number % cores.len()]);
             threads.push(spawn(WorkerParts {
                 id: WorkerId(number as u8),
                 backend: backend.0,
                 core,
-                sockets,
+                listeners,
                 inbox,
                 shared: shared.clone(),
                 pool_buffers,
-                accept: Some(accept),
             })?);
         }
         Ok(Server {
@@ -200,7 +203,7 @@ impl Server {
     /// connections of peers that lost rights end.
     pub fn reauthorise(&self) {
         for worker in 0..self.shared.workers {
-            self.shared.insist(WorkerId(worker), Command::Reauthorise);
+            self.shared.insist(WorkerId(worker), Mail::Reauthorise);
         }
     }
 
@@ -226,7 +229,7 @@ impl Server {
         let until = now() + SHUTDOWN_AT_MOST;
         for worker in 0..self.shared.workers {
             self.shared
-                .insist(WorkerId(worker), Command::Shutdown(SHUTDOWN_GRACE));
+                .insist(WorkerId(worker), Mail::Shutdown(SHUTDOWN_GRACE));
         }
         let is_running = |thread: &JoinHandle<_>| !thread.is_finished();
         while now() < until && self.threads.iter().any(is_running) {
@@ -317,11 +320,10 @@ impl Client {
             id: WorkerId(0),
             backend,
             core: None,
-            sockets: Vec::new(),
+            listeners: Vec::new(),
             inbox,
             shared: shared.clone(),
             pool_buffers,
-            accept: None,
         })?;
         let start = ClientStart {
             peers: config.peer,
@@ -333,7 +335,7 @@ impl Client {
             events: sender,
             backend_reason,
         };
-        shared.post(WorkerId(0), Command::Start(Box::new(start)));
+        shared.post(WorkerId(0), Mail::Start(Box::new(start)));
         Ok(Client {
             events,
             shared,
@@ -347,7 +349,7 @@ impl Client {
 
     /// Stops the transfer, keeping what can be resumed; ends with [`ClientEvent::Ended`].
     pub fn cancel(&self) {
-        self.shared.insist(WorkerId(0), Command::Cancel);
+        self.shared.insist(WorkerId(0), Mail::Cancel);
     }
 
     /// Waits for the worker, after `Ended`.
@@ -411,10 +413,10 @@ fn share(
     budget: Budget,
     quic: QuicConfig,
     service: Option<Service>,
-) -> (Arc<Shared>, Vec<Receiver<Command>>) {
+) -> (Arc<Shared>, Vec<Receiver<Mail>>) {
     let (mailboxes, inboxes) = (0..workers)
         .map(|_| {
-            let (sender, inbox) = bounded(MAILBOX_COMMANDS);
+            let (sender, inbox) = bounded(MAILBOX_ROOM);
             (
                 Mailbox {
                     sender,

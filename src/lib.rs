@@ -17,6 +17,7 @@ pub mod fuzzing;
 pub mod ids;
 pub mod proto;
 pub mod quic;
+mod signals;
 mod worker;
 
 /// Tests weigh connections as the binary does.

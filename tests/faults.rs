@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{panic, thread};
 
+use tempfile::TempDir;
+
 use common::tree::{self, Rng, assert_no_leftovers, assert_same};
 use common::{Daemon, Output, Running, Side, World, roomy_dir};
 
@@ -19,6 +21,7 @@ on_both_backends!(
     killed_pushes_resume,
     killed_pulls_resume,
     a_full_destination_is_exit_6,
+    a_full_destination_that_is_given_room,
     a_full_destination_of_a_pull_is_exit_6,
     a_source_that_changes_fails_and_nothing_partial_appears,
     a_source_that_vanishes_is_named,
@@ -34,9 +37,6 @@ const MIB: u64 = 1 << 20;
 const SENT_AGAIN_BYTES: u64 = 64 * MIB;
 
 /// Large transfers take turns: their memory and their moments should not depend on each other.
-/// What is done to a source while it is sent.
-type Tamper = fn(&Path, &mut Rng);
-
 fn big() -> (MutexGuard<'static, ()>, u64) {
     static TURN: Mutex<()> = Mutex::new(());
     let bytes = match std::env::var("LANDRO_TEST_BIG_BYTES") {
@@ -101,6 +101,64 @@ fn killed_pulls_resume(backend: &'static str) {
     killed_transfers_resume(backend, false);
 }
 
+/// From one side of a world to the other.
+struct Passage {
+    from: PathBuf,
+    /// The directory that the copy is to appear in.
+    into: PathBuf,
+    args: [OsString; 2],
+}
+
+impl Passage {
+    fn new(world: &World, name: &str, push: bool) -> Passage {
+        let (from, into) = match push {
+            true => (world.here(name), world.root("")),
+            false => (world.root(name), world.here("")),
+        };
+        let args = match push {
+            true => [from.clone().into(), world.url("").into()],
+            false => [world.url(name).into(), into.clone().into()],
+        };
+        Passage { from, into, args }
+    }
+
+    fn arrived(&self) -> PathBuf {
+        self.into.join(self.from.file_name().unwrap())
+    }
+
+    /// What arrived under its final name is whole.
+    fn assert_nothing_partial(&self) {
+        let arrived = self.arrived();
+        if !arrived.exists() {
+            return;
+        }
+        for (path, record) in tree::records(&arrived) {
+            if record.kind == 'f' && !is_temporary(&path) {
+                let same = tree::same_content(&self.from.join(&path), &arrived.join(&path));
+                assert!(same, "{path:?} is partial");
+            }
+        }
+    }
+}
+
+/// Copies, and kills the client or the daemon after a while.
+fn copy_and_kill(
+    world: &mut World,
+    passage: &Passage,
+    moment: Duration,
+    daemon_dies: bool,
+) -> Output {
+    let mut running = world.cp_start(&passage.args);
+    thread::sleep(moment);
+    if daemon_dies {
+        // The new daemon answers packets of connections it never had with a reset.
+        world.restart();
+    } else {
+        running.kill();
+    }
+    running.wait()
+}
+
 #[allow(
     clippy::disallowed_methods,
     reason = "measures how long a whole transfer takes, to kill it within"
@@ -109,26 +167,15 @@ fn killed_transfers_resume(backend: &'static str, push: bool) {
     let (_turn, bytes) = big();
     let mut rng = Rng::new(if push { "push" } else { "pull" });
     let mut world = World::within(backend, &[], roomy_dir(2 * bytes + bytes / 2));
-    let (from, to) = if push {
-        (world.here("tree"), world.root(""))
-    } else {
-        (world.root("tree"), world.here(""))
-    };
-    big_tree(&from, bytes, &mut rng);
-    let bytes = tree::count_files(&from).1;
-    let arrived = to.join("tree");
-    let args = |world: &World| -> [OsString; 2] {
-        if push {
-            [from.clone().into(), world.url("").into()]
-        } else {
-            [world.url("tree").into(), to.clone().into()]
-        }
-    };
+    let passage = Passage::new(&world, "tree", push);
+    let (from, arrived) = (&passage.from, passage.arrived());
+    big_tree(from, bytes, &mut rng);
+    let bytes = tree::count_files(from).1;
     // Undisturbed, to know which moments lie within a transfer.
     let began = Instant::now();
-    world.cp(&args(&world)).expect(0);
+    world.cp(&passage.args).expect(0);
     let whole = began.elapsed();
-    assert_same(&from, &arrived);
+    assert_same(from, &arrived);
     fs::remove_dir_all(&arrived).unwrap();
 
     let (mut kills, mut sent) = (0, 0);
@@ -136,24 +183,13 @@ fn killed_transfers_resume(backend: &'static str, push: bool) {
         // Somewhere in what is left of the transfer.
         let left = 1.0 - (sent as f64 / bytes as f64).min(0.9);
         let moment = whole.mul_f64(left * rng.below(1000) as f64 / 1000.0);
-        let mut running = world.cp_start(&args(&world));
-        thread::sleep(moment);
         let daemon_dies = (round + u64::from(push)) % 2 == 0;
-        if daemon_dies {
-            // The new daemon answers packets of connections it never had with a reset.
-            world.restart();
-        } else {
-            running.kill();
-        }
-        let output = running.wait();
+        let output = copy_and_kill(&mut world, &passage, moment, daemon_dies);
         sent += sent_bytes(&output);
-        println!(
-            "round {round}: {} killed after {moment:?}, {} bytes, exit {:?}",
-            if daemon_dies { "daemon" } else { "client" },
-            sent_bytes(&output),
-            output.code
-        );
-        if output.code == Some(0) {
+        let (bytes, code) = (sent_bytes(&output), output.code);
+        let dies = if daemon_dies { "daemon" } else { "client" };
+        println!("round {round}: {dies} killed after {moment:?}, {bytes} bytes, exit {code:?}");
+        if code == Some(0) {
             // Too late; from here it goes on with nothing left to do.
             continue;
         }
@@ -162,26 +198,13 @@ fn killed_transfers_resume(backend: &'static str, push: bool) {
             true => assert_eq!(output.number("exit_code"), 5, "{output:?}"),
             false => assert_eq!(output.signal, Some(9), "{output:?}"),
         }
-        let final_names: Vec<PathBuf> = tree::records(&to)
-            .into_iter()
-            .filter(|(path, record)| {
-                record.kind == 'f' && !is_temporary(path) && path.starts_with("tree")
-            })
-            .map(|(path, _)| path)
-            .collect();
-        for path in final_names {
-            let below = path.strip_prefix("tree").unwrap();
-            assert!(
-                tree::same_content(&from.join(below), &to.join(&path)),
-                "{path:?} is partial"
-            );
-        }
+        passage.assert_nothing_partial();
     }
-    let output = world.cp(&args(&world)).expect(0);
+    let output = world.cp(&passage.args).expect(0);
     sent += output.number("sent_bytes");
     println!("{bytes} bytes, {sent} sent in all, killed {kills} times");
-    assert_same(&from, &arrived);
-    assert_no_leftovers(&to);
+    assert_same(from, &arrived);
+    assert_no_leftovers(&passage.into);
     let again = sent.saturating_sub(bytes);
     assert!(
         again <= kills * SENT_AGAIN_BYTES,
@@ -220,39 +243,88 @@ fn with_small_disk(at: &Path, size: &str) -> Option<Vec<String>> {
     works.then_some(prefix)
 }
 
+/// A daemon whose root is 24 MiB large, and a tree that is larger.
+struct SmallRoot {
+    backend: &'static str,
+    client: Side,
+    /// The daemon's own files stay as long as it does.
+    _server: Side,
+    daemon: Daemon,
+    dir: TempDir,
+    rng: Rng,
+}
+
+impl SmallRoot {
+    fn new(backend: &'static str) -> Option<SmallRoot> {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, tree) = (dir.path().join("root"), dir.path().join("tree"));
+        fs::create_dir(&root).unwrap();
+        let prefix = with_small_disk(&root, "24M")?;
+        let mut rng = Rng::new(backend);
+        fs::create_dir(&tree).unwrap();
+        for (name, size_bytes) in [("fits", 3 * MIB), ("huge", 40 * MIB), ("medium", 9 * MIB)] {
+            tree::write_file(&tree.join(name), size_bytes, &mut rng);
+        }
+        let (client, server) = (Side::new(), Side::new());
+        let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
+        let args = ["--backend", backend, "--allow", &client.id()];
+        let daemon = Daemon::start_with(&server, &prefix, &root, &args);
+        Some(SmallRoot {
+            backend,
+            client,
+            _server: server,
+            daemon,
+            dir,
+            rng,
+        })
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.dir.path().join("tree")
+    }
+
+    /// The daemon sees its own file system; so do we, through it.
+    fn seen(&self) -> PathBuf {
+        let root = self.dir.path().join("root");
+        PathBuf::from(format!(
+            "/proc/{}/root{}",
+            self.daemon.pid(),
+            root.display()
+        ))
+    }
+
+    fn push(&self) -> Output {
+        let peer = ["--peer", &self.daemon.fingerprint];
+        let mut args: Vec<OsString> = ["cp", "--json", "--backend", self.backend]
+            .into_iter()
+            .chain(peer)
+            .map(OsString::from)
+            .collect();
+        args.extend([self.tree().into(), self.daemon.url("").into()]);
+        common::landro(&self.client, args)
+    }
+
+    fn grow(&self) {
+        let pid = self.daemon.pid().to_string();
+        let mut remount = Command::new("nsenter");
+        remount
+            .args(["-t", &pid, "-m"])
+            .args(match common::is_root() {
+                true => &[][..],
+                false => &["-U", "--preserve-credentials"],
+            });
+        remount.args(["mount", "-o", "remount,size=200M"]);
+        let made = remount.arg(self.dir.path().join("root")).status();
+        assert!(made.unwrap().success());
+    }
+}
+
+/// What does not fit is named; what fits arrives.
 fn a_full_destination_is_exit_6(backend: &'static str) {
-    let dir = tempfile::tempdir().unwrap();
-    let (root, tree) = (dir.path().join("root"), dir.path().join("tree"));
-    fs::create_dir(&root).unwrap();
-    let Some(prefix) = with_small_disk(&root, "24M") else {
+    let Some(small) = SmallRoot::new(backend) else {
         return;
     };
-    let mut rng = Rng::new(backend);
-    fs::create_dir(&tree).unwrap();
-    for (name, size_bytes) in [("fits", 3 * MIB), ("huge", 40 * MIB), ("medium", 9 * MIB)] {
-        tree::write_file(&tree.join(name), size_bytes, &mut rng);
-    }
-    let (client, server) = (Side::new(), Side::new());
-    let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
-    let args = ["--backend", backend, "--allow", &client.id()];
-    let daemon = Daemon::start_with(&server, &prefix, &root, &args);
-    let url = daemon.url("");
-    let cp = || {
-        let args = [
-            "cp",
-            "--json",
-            "--backend",
-            backend,
-            "--peer",
-            &daemon.fingerprint,
-        ];
-        let args = args
-            .map(OsStr::new)
-            .into_iter()
-            .chain([tree.as_os_str(), OsStr::new(&url)]);
-        common::landro(&client, args)
-    };
-    let output = cp().expect(6);
+    let output = small.push().expect(6);
     let full: Vec<&str> = output
         .of("error")
         .filter(|e| e["code"] == "full")
@@ -263,45 +335,39 @@ fn a_full_destination_is_exit_6(backend: &'static str) {
         "{output:?}"
     );
     assert!(output.stderr.contains("tree/huge"));
-    // The daemon sees its own file system; so do we, through it.
-    let seen = PathBuf::from(format!("/proc/{}/root{}", daemon.pid(), root.display()));
+    let (tree, seen) = (small.tree(), small.seen());
     for name in ["fits", "medium"] {
         assert_same(&tree.join(name), &seen.join("tree").join(name));
     }
     assert!(!seen.join("tree/huge").exists());
-    // The same with thousands of files.
+}
+
+/// The same with hundreds of files; then room is made, and the same command finishes.
+fn a_full_destination_that_is_given_room(backend: &'static str) {
+    let Some(mut small) = SmallRoot::new(backend) else {
+        return;
+    };
+    small.push().expect(6);
+    let (tree, seen) = (small.tree(), small.seen());
     let many = tree.join("many");
     fs::create_dir(&many).unwrap();
     for number in 0..600 {
-        tree::write_file(&many.join(format!("{number}")), 30_000, &mut rng);
+        tree::write_file(&many.join(format!("{number}")), 30_000, &mut small.rng);
     }
-    let output = cp().expect(6);
+    let output = small.push().expect(6);
     assert!(output.number("errors") > 50, "{output:?}");
     for (path, record) in tree::records(&seen)
         .into_iter()
         .filter(|(path, _)| !is_temporary(path))
     {
-        let source = dir.path().join(&path);
+        let source = small.dir.path().join(&path);
         assert!(
             record.kind != 'f' || tree::same_content(&source, &seen.join(&path)),
             "{path:?} is partial"
         );
     }
-    // Room is made, and the same command finishes.
-    let pid = daemon.pid().to_string();
-    let mut remount = Command::new("nsenter");
-    remount.args(["-t", &pid, "-m"]).args(if common::is_root() {
-        &[][..]
-    } else {
-        &["-U", "--preserve-credentials"]
-    });
-    let made = remount
-        .args(["mount", "-o", "remount,size=200M"])
-        .arg(&root)
-        .status()
-        .unwrap();
-    assert!(made.success());
-    cp().expect(0);
+    small.grow();
+    small.push().expect(0);
     assert_same(&tree, &seen.join("tree"));
     assert_no_leftovers(&seen);
 }
@@ -363,78 +429,70 @@ fn caught_midway(world: &World, args: &[OsString], after_bytes: u64) -> Running 
     running
 }
 
+/// What is done to a source while it is sent.
+type Tamper = fn(&Path, &mut Rng);
+
+const TAMPERINGS: [(&str, Tamper); 4] = [
+    ("truncated", |path, _| {
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len(3 * MIB).unwrap()
+    }),
+    ("grown", |path, _| {
+        let mut file = OpenOptions::new().append(true).open(path).unwrap();
+        file.write_all(b"more").unwrap()
+    }),
+    ("rewritten", |path, rng| {
+        tree::write_file(path, 12 * MIB, rng)
+    }),
+    ("replaced", |path, rng| {
+        let other = path.with_extension("other");
+        tree::write_file(&other, 12 * MIB, rng);
+        fs::rename(&other, path).unwrap();
+    }),
+];
+
 fn a_source_that_changes_fails_and_nothing_partial_appears(backend: &'static str) {
     let mut rng = Rng::new(backend);
-    let ways: [(&str, Tamper); 4] = [
-        ("truncated", |path, _| {
-            OpenOptions::new()
-                .write(true)
-                .open(path)
-                .unwrap()
-                .set_len(3 * MIB)
-                .unwrap()
-        }),
-        ("grown", |path, _| {
-            OpenOptions::new()
-                .append(true)
-                .open(path)
-                .unwrap()
-                .write_all(b"more")
-                .unwrap()
-        }),
-        ("rewritten", |path, rng| {
-            tree::write_file(path, 12 * MIB, rng)
-        }),
-        ("replaced", |path, rng| {
-            let other = path.with_extension("other");
-            tree::write_file(&other, 12 * MIB, rng);
-            fs::rename(&other, path).unwrap();
-        }),
-    ];
     for push in [true, false] {
         let world = World::new(backend);
         thread::scope(|scope| {
-            for (way, change) in ways {
-                let mut rng = Rng(rng.next());
+            for (way, change) in TAMPERINGS {
+                let rng = Rng(rng.next());
+                let passage = Passage::new(&world, way, push);
                 let world = &world;
-                scope.spawn(move || {
-                    let (from, to) = match push {
-                        true => (world.here(way), world.root(way)),
-                        false => (world.root(way), world.here(way)),
-                    };
-                    tree::write_file(&from, 12 * MIB, &mut rng);
-                    let args: [OsString; 2] = match push {
-                        true => [from.clone().into(), world.url(way).into()],
-                        false => [world.url(way).into(), to.clone().into()],
-                    };
-                    let running = caught_midway(world, &args, 4 * MIB);
-                    change(&from, &mut rng);
-                    let output = running.wait();
-                    if way == "replaced" && output.code == Some(0) {
-                        // What was opened was read to its end; that it has no name any more is no
-                        // fault.
-                        return;
-                    }
-                    let output = output.expect(1);
-                    let error = output.of("error").find(|error| {
-                        error["path"]
-                            .as_str()
-                            .is_some_and(|path| path.ends_with(way))
-                    });
-                    assert_eq!(
-                        error.map(|error| &error["code"]),
-                        Some(&"source".into()),
-                        "{way}: {output:?}"
-                    );
-                    assert!(!to.exists(), "{way}");
-                    world.cp(&args).expect(0);
-                    assert_same(&from, &to);
-                });
+                scope.spawn(move || fails_when_changed(world, &passage, change, rng));
             }
         });
         assert_no_leftovers(&world.root(""));
         assert_no_leftovers(&world.here(""));
     }
+}
+
+fn fails_when_changed(world: &World, passage: &Passage, change: Tamper, mut rng: Rng) {
+    let (from, to) = (&passage.from, passage.arrived());
+    tree::write_file(from, 12 * MIB, &mut rng);
+    let running = caught_midway(world, &passage.args, 4 * MIB);
+    change(from, &mut rng);
+    let output = running.wait();
+    if from.ends_with("replaced") && output.code == Some(0) {
+        // What was opened was read to its end; that it has no name any more is no fault.
+        return;
+    }
+    let output = output.expect(1);
+    let name = from.file_name().unwrap().to_str().unwrap();
+    let error = output.of("error").find(|error| {
+        error["path"]
+            .as_str()
+            .is_some_and(|path| path.ends_with(name))
+    });
+    assert_eq!(
+        error.map(|error| &error["code"]),
+        Some(&"source".into()),
+        "{name}: {output:?}"
+    );
+    assert!(!to.exists(), "{name}");
+    world.cp(&passage.args).expect(0);
+    assert_same(from, &to);
 }
 
 fn a_source_that_vanishes_is_named(backend: &'static str) {
@@ -507,42 +565,38 @@ fn interrupted_transfers_keep_their_state(backend: &'static str) {
         for (signal, code) in [("INT", 130), ("TERM", 143)] {
             for push in [true, false] {
                 let (world, mut rng) = (&world, Rng(rng.next()));
+                let passage = Passage::new(world, &format!("{signal}-{push}"), push);
                 scope.spawn(move || {
-                    let name = format!("{signal}-{push}");
-                    let (from, to) = match push {
-                        true => (world.here(&name), world.root(&name)),
-                        false => (world.root(&name), world.here(&name)),
-                    };
-                    tree::write_file(&from, 24 * MIB, &mut rng);
-                    let args: [OsString; 2] = match push {
-                        true => [from.clone().into(), world.url(&name).into()],
-                        false => [world.url(&name).into(), to.clone().into()],
-                    };
-                    let running = caught_midway(world, &args, 6 * MIB);
-                    running.signal(signal);
-                    let output = running.wait().expect(code);
-                    assert_eq!(output.number("exit_code"), code as u64);
-                    let first = output.number("sent_bytes");
-                    assert!(
-                        output.stderr.contains("resumes") && !to.exists(),
-                        "{}",
-                        output.stderr
-                    );
-                    let output = world.cp(&args).expect(0);
-                    assert_same(&from, &to);
-                    let (resumed, sent) =
-                        (output.number("resumed_bytes"), output.number("sent_bytes"));
-                    assert!(
-                        resumed >= 4 * MIB,
-                        "{name}: {resumed} of {first} bytes resumed"
-                    );
-                    assert_eq!(resumed + sent, 24 * MIB, "{name}");
+                    tree::write_file(&passage.from, 24 * MIB, &mut rng);
+                    resumes_after(world, &passage, signal, code);
                 });
             }
         }
     });
     assert_no_leftovers(&world.root(""));
     assert_no_leftovers(&world.here(""));
+}
+
+fn resumes_after(world: &World, passage: &Passage, signal: &str, code: i32) {
+    let (from, to) = (&passage.from, passage.arrived());
+    let running = caught_midway(world, &passage.args, 6 * MIB);
+    running.signal(signal);
+    let output = running.wait().expect(code);
+    assert_eq!(output.number("exit_code"), code as u64);
+    let first = output.number("sent_bytes");
+    assert!(
+        output.stderr.contains("resumes") && !to.exists(),
+        "{}",
+        output.stderr
+    );
+    let output = world.cp(&passage.args).expect(0);
+    assert_same(from, &to);
+    let (resumed, sent) = (output.number("resumed_bytes"), output.number("sent_bytes"));
+    assert!(
+        resumed >= 4 * MIB,
+        "{from:?}: {resumed} of {first} bytes resumed"
+    );
+    assert_eq!(resumed + sent, 24 * MIB, "{from:?}");
 }
 
 fn a_second_signal_quits_at_once(backend: &'static str) {
@@ -580,19 +634,10 @@ fn a_daemon_told_to_stop_tells_its_clients(backend: &'static str) {
     let mut rng = Rng::new(backend);
     for push in [true, false] {
         let mut world = World::new(backend);
-        let (from, to) = if push {
-            (world.here("file"), world.root("file"))
-        } else {
-            (world.root("file"), world.here("file"))
-        };
-        tree::write_file(&from, 24 * MIB, &mut rng);
-        let args = |world: &World| -> [OsString; 2] {
-            match push {
-                true => [from.clone().into(), world.url("file").into()],
-                false => [world.url("file").into(), to.clone().into()],
-            }
-        };
-        let running = caught_midway(&world, &args(&world), 6 * MIB);
+        let passage = Passage::new(&world, "file", push);
+        let (from, to) = (&passage.from, passage.arrived());
+        tree::write_file(from, 24 * MIB, &mut rng);
+        let running = caught_midway(&world, &passage.args, 6 * MIB);
         common::signal(world.daemon.pid(), "TERM");
         let output = running.wait().expect(5);
         assert_eq!(
@@ -602,9 +647,9 @@ fn a_daemon_told_to_stop_tells_its_clients(backend: &'static str) {
         );
         world.daemon.wait_for_end();
         world.restart();
-        let output = world.cp(&args(&world)).expect(0);
+        let output = world.cp(&passage.args).expect(0);
         assert!(output.number("resumed_bytes") >= 4 * MIB, "{output:?}");
-        assert_same(&from, &to);
+        assert_same(from, &to);
         assert_no_leftovers(to.parent().unwrap());
     }
 }

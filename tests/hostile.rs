@@ -11,6 +11,8 @@ mod data;
 mod descriptors;
 #[path = "hostile/escape.rs"]
 mod escape;
+#[path = "hostile/frames.rs"]
+mod frames;
 #[path = "hostile/greed.rs"]
 mod greed;
 #[path = "hostile/impostor.rs"]
@@ -343,31 +345,31 @@ fn two_entries_of_one_name(backend: &'static str) {
 }
 
 fn strangers_whose_frames_leave_holes(backend: &'static str) {
-    memory::strangers_with_holes(backend);
+    frames::strangers_with_holes(backend);
 }
 
 fn half_open_handshakes(backend: &'static str) {
-    memory::half_open(backend);
+    frames::half_open(backend);
 }
 
 fn bytes_that_leave_holes(backend: &'static str) {
-    memory::holes(backend);
+    frames::holes(backend);
 }
 
 fn packets_that_are_never_acknowledged(backend: &'static str) {
-    memory::unacknowledged(backend);
+    frames::unacknowledged(backend);
 }
 
 fn many_connections_that_leave_holes(backend: &'static str) {
-    memory::many_with_holes(backend);
+    frames::many_with_holes(backend);
 }
 
 fn frames_at_random(backend: &'static str) {
-    memory::random_frames(backend);
+    frames::random_frames(backend);
 }
 
 fn windows_filled_and_left(backend: &'static str) {
-    memory::left_behind(backend);
+    frames::left_behind(backend);
 }
 
 fn peers_that_are_removed_and_do_not_go(backend: &'static str) {

@@ -19,8 +19,10 @@ use serde_json::Value;
 on_both_backends!(
     every_json_line_has_schema_and_event,
     statistics_are_complete,
+    statistics_are_told_to_people,
     quiet_means_quiet,
     listings,
+    listings_that_are_long,
     nobody_there_is_exit_5,
     what_the_daemon_refuses,
     a_local_destination_that_cannot_be_used,
@@ -36,16 +38,11 @@ fn every_json_line_has_schema_and_event(backend: &'static str) {
     tree::write_file(&tree.join("small"), 100, &mut rng);
     tree::write_file(&tree.join("large"), 3 << 20, &mut rng);
     symlink("small", tree.join("link")).unwrap();
+    let (there, tree) = (OsString::from(world.url("tree")), tree.into_os_string());
     for args in [
-        [tree.clone().into_os_string(), world.url("tree").into()],
-        [
-            world.url("tree").into(),
-            world.here("back").into_os_string(),
-        ],
-        [
-            tree.clone().into_os_string(),
-            world.here("local").into_os_string(),
-        ],
+        [tree.clone(), there.clone()],
+        [there, world.here("back").into()],
+        [tree, world.here("local").into()],
     ] {
         let output = world.cp(&args).expect(0);
         assert_eq!(
@@ -67,51 +64,58 @@ fn every_json_line_has_schema_and_event(backend: &'static str) {
         }
         assert_eq!(output.events[0]["event"], "start");
         assert_eq!(output.events.last().unwrap()["event"], "summary");
-        let summary = output.summary();
-        for field in [
-            "files",
-            "bytes",
-            "skipped",
-            "resumed_bytes",
-            "goodput_bps",
-            "errors",
-            "exit_code",
-        ] {
-            assert!(summary[field].is_u64(), "{field} in {summary}");
-        }
-        assert!(summary["seconds"].is_f64() && summary["stats"].is_null());
-        assert_eq!(
-            (output.number("files"), output.number("bytes")),
-            (2, (3 << 20) + 100)
-        );
-        assert_eq!(
-            (output.number("directories"), output.number("symlinks")),
-            (1, 1),
-            "{summary}"
-        );
-        let mut files: Vec<(&str, &str, u64)> = output
-            .of("file")
-            .map(|file| {
-                assert_eq!(file["status"], "done", "{file}");
-                (
-                    file["path"].as_str().unwrap(),
-                    file["kind"].as_str().unwrap(),
-                    file["size_bytes"].as_u64().unwrap(),
-                )
-            })
-            .collect();
-        files.sort();
-        let names: Vec<&str> = files
-            .iter()
-            .map(|file| file.0.rsplit('/').next().unwrap())
-            .collect();
-        assert_eq!(names[1..], ["large", "link", "small"], "{files:?}");
-        assert_eq!(
-            files.iter().map(|file| file.1).collect::<Vec<_>>(),
-            ["directory", "file", "symlink", "file"]
-        );
-        assert_eq!((files[1].2, files[3].2), (3 << 20, 100));
+        the_summary_counts(&output);
+        the_files_are_told(&output);
     }
+}
+
+/// Of a directory with two files, 100 bytes and 3 MiB, and a symlink.
+fn the_summary_counts(output: &Output) {
+    let summary = output.summary();
+    for field in [
+        "files",
+        "bytes",
+        "skipped",
+        "resumed_bytes",
+        "goodput_bps",
+        "errors",
+        "exit_code",
+    ] {
+        assert!(summary[field].is_u64(), "{field} in {summary}");
+    }
+    assert!(summary["seconds"].is_f64() && summary["stats"].is_null());
+    assert_eq!(
+        (output.number("files"), output.number("bytes")),
+        (2, (3 << 20) + 100)
+    );
+    assert_eq!(
+        (output.number("directories"), output.number("symlinks")),
+        (1, 1),
+        "{summary}"
+    );
+}
+
+fn the_files_are_told(output: &Output) {
+    let mut files: Vec<(&str, &str, u64)> = output
+        .of("file")
+        .map(|file| {
+            assert_eq!(file["status"], "done", "{file}");
+            (
+                file["path"].as_str().unwrap(),
+                file["kind"].as_str().unwrap(),
+                file["size_bytes"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    files.sort();
+    let names: Vec<&str> = files
+        .iter()
+        .map(|file| file.0.rsplit('/').next().unwrap())
+        .collect();
+    assert_eq!(names[1..], ["large", "link", "small"], "{files:?}");
+    let kinds: Vec<&str> = files.iter().map(|file| file.1).collect();
+    assert_eq!(kinds, ["directory", "file", "symlink", "file"]);
+    assert_eq!((files[1].2, files[3].2), (3 << 20, 100));
 }
 
 fn statistics_are_complete(backend: &'static str) {
@@ -145,16 +149,14 @@ fn statistics_are_complete(backend: &'static str) {
     ] {
         assert!(stats[field].is_number(), "{field} in {stats}");
     }
+    let number = |field: &str| stats[field].as_u64().unwrap();
     assert!(
-        stats["sent_packets"].as_u64().unwrap() > 500,
+        number("sent_packets") > 500,
         "8 MiB are more than 500 packets of 16 KiB: {stats}"
     );
+    assert!(number("received_packets") > 0 && number("peak_rss_bytes") > 1 << 20);
     assert!(
-        stats["received_packets"].as_u64().unwrap() > 0
-            && stats["peak_rss_bytes"].as_u64().unwrap() > 1 << 20
-    );
-    assert!(
-        stats["cwnd_bytes"].as_u64().unwrap() > 10_000 && stats["rtt_us"].as_u64().unwrap() > 0,
+        number("cwnd_bytes") > 10_000 && number("rtt_us") > 0,
         "{stats}"
     );
     let wanted = if backend == "poll" { "Poll" } else { "IoUring" };
@@ -165,22 +167,17 @@ fn statistics_are_complete(backend: &'static str) {
             .is_some_and(|peer| peer.contains(&world.daemon.fingerprint)),
         "{stats}"
     );
-    // For people.
+}
+
+fn statistics_are_told_to_people(backend: &'static str) {
+    let world = World::new(backend);
+    let mut rng = Rng::new(backend);
+    tree::write_file(&world.here("file"), 8 << 20, &mut rng);
     let (from, to) = (world.here("file"), world.url("again"));
-    let args = [
-        "cp",
-        "--stats",
-        "--peer",
-        &world.daemon.fingerprint,
-        "--backend",
-        backend,
-    ];
-    let output = landro(
-        &world.client,
-        args.map(OsStr::new)
-            .into_iter()
-            .chain([from.as_os_str(), OsStr::new(&to)]),
-    );
+    let mut args = vec![OsStr::new("cp"), "--stats".as_ref()];
+    args.extend(["--peer", &world.daemon.fingerprint, "--backend", backend].map(OsStr::new));
+    args.extend([from.as_os_str(), to.as_ref()]);
+    let output = landro(&world.client, args);
     assert_eq!(output.stdout, "");
     for word in [
         "backend",
@@ -245,35 +242,30 @@ fn quiet_means_quiet(backend: &'static str) {
     );
 }
 
+/// `ls` of a path of the daemon.
+fn ls(world: &World, path: &str) -> Output {
+    let args = [
+        "ls",
+        "--peer",
+        &world.daemon.fingerprint,
+        "--backend",
+        world.backend,
+        &world.url(path),
+    ];
+    landro(&world.client, args)
+}
+
 fn listings(backend: &'static str) {
     let world = World::new(backend);
     fs::create_dir_all(world.root("dir/sub")).unwrap();
-    fs::write(world.root("dir/file"), "12345").unwrap();
-    fs::set_permissions(world.root("dir/file"), fs::Permissions::from_mode(0o640)).unwrap();
-    tree::set_mtime(
-        &world.root("dir/file"),
-        UNIX_EPOCH + Duration::from_secs(86_400),
-    );
+    let file = world.root("dir/file");
+    fs::write(&file, "12345").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    tree::set_mtime(&file, UNIX_EPOCH + Duration::from_secs(86_400));
     symlink("file", world.root("dir/link")).unwrap();
-    fs::write(
-        world
-            .root("dir")
-            .join(OsStr::from_bytes(b"a\x1b[2J\nb\xff")),
-        "",
-    )
-    .unwrap();
-    let ls = |path: &str| {
-        let args = [
-            "ls",
-            "--peer",
-            &world.daemon.fingerprint,
-            "--backend",
-            backend,
-            &world.url(path),
-        ];
-        landro(&world.client, args)
-    };
-    let output = ls("dir").expect(0);
+    let odd = OsStr::from_bytes(b"a\x1b[2J\nb\xff");
+    fs::write(world.root("dir").join(odd), "").unwrap();
+    let output = ls(&world, "dir").expect(0);
     let rows: Vec<&str> = output.stdout.lines().collect();
     assert_eq!(rows.len(), 4, "{}", output.stdout);
     assert!(
@@ -281,49 +273,38 @@ fn listings(backend: &'static str) {
         "{}",
         output.stdout
     );
-    assert!(
-        rows.iter()
-            .any(|row| row.starts_with("d") && row.ends_with(" sub")),
-        "{}",
-        output.stdout
-    );
-    assert!(
-        rows.iter()
-            .any(|row| row.starts_with("l") && row.ends_with(" link -> file")),
-        "{}",
-        output.stdout
-    );
-    assert!(
-        rows.iter().any(|row| row.ends_with(r" a\033[2J\nb\377")),
-        "{}",
-        output.stdout
-    );
-    assert!(!output.stdout.contains('\x1b'));
-    assert!(ls("dir/file").expect(0).stdout.ends_with(" file\n"));
-    assert!(ls("").expect(0).stdout.ends_with(" dir\n"));
-    assert_eq!(ls("dir/sub").expect(0).stdout, "");
-    assert!(ls("missing").expect(1).stderr.contains("missing") || !ls("missing").stderr.is_empty());
-    for number in 0..3000 {
-        fs::write(
-            world.root(&format!("dir/sub/{number}-{}", "x".repeat(200))),
-            "",
-        )
-        .unwrap();
+    for (start, end) in [
+        ("d", " sub"),
+        ("l", " link -> file"),
+        ("", r" a\033[2J\nb\377"),
+    ] {
+        let is_it = |row: &&str| row.starts_with(start) && row.ends_with(end);
+        assert!(rows.iter().any(is_it), "{}", output.stdout);
     }
-    assert_eq!(ls("dir/sub").expect(0).stdout.lines().count(), 3000);
-    assert_ne!(ls("../").code, Some(0));
+    assert!(!output.stdout.contains('\x1b'));
+    let stdout = |path: &str| ls(&world, path).expect(0).stdout;
+    assert!(stdout("dir/file").ends_with(" file\n"));
+    assert!(stdout("").ends_with(" dir\n"));
+    assert_eq!(stdout("dir/sub"), "");
+    let stderr = ls(&world, "missing").expect(1).stderr;
+    assert!(stderr.contains("missing"), "{stderr}");
+    assert_ne!(ls(&world, "../").code, Some(0));
+}
+
+fn listings_that_are_long(backend: &'static str) {
+    let world = World::new(backend);
+    fs::create_dir(world.root("many")).unwrap();
+    for number in 0..3000 {
+        let name = format!("many/{number}-{}", "x".repeat(200));
+        fs::write(world.root(&name), "").unwrap();
+    }
+    let output = ls(&world, "many").expect(0);
+    assert_eq!(output.stdout.lines().count(), 3000);
     // A reader that goes away is no failure.
     let script = "\"$0\" \"$@\" | head -n1; exit ${PIPESTATUS[0]}";
     let mut piped = Command::new("bash");
-    piped.args([
-        "-c",
-        script,
-        common::LANDRO,
-        "ls",
-        "--peer",
-        &world.daemon.fingerprint,
-        &world.url("dir/sub"),
-    ]);
+    piped.args(["-c", script, common::LANDRO, "ls"]);
+    piped.args(["--peer", &world.daemon.fingerprint, &world.url("many")]);
     piped.env("LANDRO_CONFIG_DIR", world.client.path());
     Running::spawn(piped).wait().expect(0);
 }

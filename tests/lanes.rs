@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use landro::config::QuicConfig;
 use landro::engine::{
-    Access, BackendChoice, Client, ClientConfig, ClientEvent, Ended, PeerAccess, ServeConfig,
+    BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, ServeConfig,
     Server, TransportStats,
 };
 use landro::proto::session::{BenchWork, Direction, Request, Transfer, TransferOptions};
@@ -53,7 +53,7 @@ fn session(
     request: Request,
 ) -> (Ended, TransportStats) {
     let access = PeerAccess {
-        access: Access {
+        access: Grant {
             read: true,
             write: true,
         },

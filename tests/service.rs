@@ -143,6 +143,37 @@ fn calls_made(trace: &Path) -> BTreeSet<String> {
     lines.iter().filter_map(name).collect()
 }
 
+/// A tree whose modes the unit's umask would change.
+fn a_tree(tree: &Path, rng: &mut Rng) {
+    fs::create_dir_all(tree.join("sub")).unwrap();
+    tree::write_file(&tree.join("large"), 9 << 20, rng);
+    tree::write_file(&tree.join("sub/small"), 500, rng);
+    std::os::unix::fs::symlink("large", tree.join("link")).unwrap();
+    for (name, mode) in [("large", 0o644), ("sub", 0o775), ("sub/small", 0o755)] {
+        fs::set_permissions(tree.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+/// As the unit starts it, as far as that goes without systemd, and with its system calls written
+/// down.
+fn start_as_the_unit(sides: [&Side; 2], dir: &Path, backend: &str) -> Daemon {
+    let [client, server] = sides;
+    let trace = dir.join("trace");
+    let umask = format!(
+        "umask {}; exec \"$0\" \"$@\"",
+        settings(&unit(), "UMask").next().unwrap()
+    );
+    let mut prefix = vec!["strace", "-D", "-f", "-qq", "-o", trace.to_str().unwrap()];
+    prefix.extend(["setpriv", "--no-new-privs"]);
+    if is_root() {
+        prefix.extend(["--bounding-set=-all", "--inh-caps=-all"]);
+    }
+    prefix.extend(["sh", "-c", &umask]);
+    let id = client.id();
+    let args = ["--backend", backend, "--workers", "2", "--allow", &id];
+    Daemon::start_with(server, &prefix, &dir.join("root"), &args)
+}
+
 /// systemd cannot run in every place that tests do. So: no capabilities, no new ones, the unit's
 /// umask; and of every system call that is made the unit's filter knows.
 fn the_daemon_works_within_its_unit(backend: &'static str) {
@@ -153,66 +184,26 @@ fn the_daemon_works_within_its_unit(backend: &'static str) {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     fs::create_dir(path("root")).unwrap();
-    fs::create_dir_all(path("tree/sub")).unwrap();
-    let mut rng = Rng::new(backend);
-    tree::write_file(&path("tree/large"), 9 << 20, &mut rng);
-    tree::write_file(&path("tree/sub/small"), 500, &mut rng);
-    std::os::unix::fs::symlink("large", path("tree/link")).unwrap();
-    for (name, mode) in [
-        ("tree/large", 0o644),
-        ("tree/sub", 0o775),
-        ("tree/sub/small", 0o755),
-    ] {
-        fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
-    }
-    let trace = path("trace");
-    let umask = format!(
-        "umask {}; exec \"$0\" \"$@\"",
-        settings(&unit(), "UMask").next().unwrap()
-    );
-    let mut prefix = vec![
-        "strace",
-        "-D",
-        "-f",
-        "-qq",
-        "-o",
-        trace.to_str().unwrap(),
-        "setpriv",
-        "--no-new-privs",
-    ];
-    if is_root() {
-        prefix.extend(["--bounding-set=-all", "--inh-caps=-all"]);
-    }
-    prefix.extend(["sh", "-c", &umask]);
-    let id = client.id();
-    let args = ["--backend", backend, "--workers", "2", "--allow", &id];
-    let daemon = Daemon::start_with(&server, &prefix, &path("root"), &args);
-    let copy = |args: &[PathBuf]| {
-        let mut all: Vec<PathBuf> = ["cp", "--peer", &daemon.fingerprint]
-            .map(PathBuf::from)
-            .into();
-        all.extend_from_slice(args);
-        landro(&client, all).expect(0);
+    a_tree(&path("tree"), &mut Rng::new(backend));
+    let daemon = start_as_the_unit([&client, &server], dir.path(), backend);
+    let run = |command: &str, args: &[PathBuf]| {
+        let options = [command, "--peer", &daemon.fingerprint].map(PathBuf::from);
+        landro(&client, options.iter().chain(args)).expect(0);
     };
-    copy(&[path("tree"), daemon.url("").into()]);
-    copy(&[
-        "--fsync".into(),
-        "--force".into(),
-        path("tree"),
-        daemon.url("").into(),
-    ]);
-    copy(&[daemon.url("tree").into(), path("back")]);
-    landro(
-        &client,
-        ["ls", "--peer", &daemon.fingerprint, &daemon.url("tree")],
-    )
-    .expect(0);
+    let (root, there) = (daemon.url("").into(), daemon.url("tree").into());
+    run("cp", &[path("tree"), PathBuf::clone(&root)]);
+    run(
+        "cp",
+        &["--fsync".into(), "--force".into(), path("tree"), root],
+    );
+    run("cp", &[PathBuf::clone(&there), path("back")]);
+    run("ls", &[there]);
     assert_same(&path("tree"), &path("root/tree"));
     assert_same(&path("tree"), &path("back"));
     common::signal(daemon.pid(), "HUP");
     daemon.wait_for_log_again("1 peer is authorised", 1);
     daemon.stop().expect(0);
-    let (made, allowed) = (calls_made(&trace), allowed_calls());
+    let (made, allowed) = (calls_made(&path("trace")), allowed_calls());
     println!("{} system calls: {made:?}", made.len());
     assert!(
         made.contains("openat2") && made.len() > 20,

@@ -1,9 +1,14 @@
 //! Reads the sources and fails on what the design forbids: arrows that point back, long files,
 //! stray clock reads.
 
-use std::collections::BTreeSet;
+#[path = "tidy/reader.rs"]
+mod reader;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use reader::{arrows, functions, has_word, module_path, named_after, sources, types};
 
 /// Longer than this, a file holds two ideas.
 const MAX_LINES: usize = 700;
@@ -21,195 +26,20 @@ const MAY_NAME: &[(&str, &str)] = &[
         "engine",
         "ids config budget proto quic disk worker landro_sys",
     ),
-    ("daemon", "ids config budget proto quic engine landro_sys"),
+    ("signals", ""),
+    (
+        "daemon",
+        "ids config budget proto quic engine signals landro_sys",
+    ),
     (
         "cli",
-        "ids config budget proto quic engine daemon landro_sys",
+        "ids config budget proto quic engine daemon signals landro_sys",
     ),
     ("fuzzing", "ids quic disk cli"),
 ];
 
 /// Names that `landro_sys` re-exports from its pool.
 const POOL_NAMES: [&str; 3] = ["pool", "Pool", "Buffer"];
-
-struct Source {
-    /// Relative to the repository.
-    path: PathBuf,
-    text: String,
-    /// `text` with comments and the insides of literals blanked out, line by line the same.
-    code: String,
-}
-
-impl Source {
-    /// `src/quic/route.rs` and `src/quic.rs` belong to `quic`; `src/lib.rs` and `src/main.rs` to
-    /// nobody.
-    fn module(&self) -> Option<String> {
-        let mut parts = self.path.strip_prefix("src").ok()?.components();
-        let first = parts.next()?.as_os_str().to_str()?;
-        let name = first.strip_suffix(".rs").unwrap_or(first);
-        (!matches!(name, "lib" | "main")).then(|| name.to_string())
-    }
-
-    fn is_test(&self) -> bool {
-        self.path.starts_with("src/proto/sim")
-            || self.path.file_name().is_some_and(|name| name == "tests.rs")
-            || self
-                .path
-                .components()
-                .any(|part| part.as_os_str() == "tests")
-    }
-
-    /// The code before the unit tests, which stand at the end of a file.
-    fn shipped_code(&self) -> &str {
-        match self.code.find("#[cfg(test)]\nmod ") {
-            _ if self.is_test() => "",
-            Some(at) => &self.code[..at],
-            None => &self.code,
-        }
-    }
-}
-
-fn sources(directories: &[&str]) -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut pending: Vec<PathBuf> = directories
-        .iter()
-        .map(|dir| root.join(dir))
-        .filter(|dir| dir.exists())
-        .collect();
-    let mut found = Vec::new();
-    while let Some(dir) = pending.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                pending.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(&path).unwrap();
-                let code = blank_out(&text);
-                found.push(Source {
-                    path: path.strip_prefix(root).unwrap().to_path_buf(),
-                    text,
-                    code,
-                });
-            }
-        }
-    }
-    assert!(!found.is_empty());
-    found.sort_by(|one, other| one.path.cmp(&other.path));
-    found
-}
-
-/// Replaces comments and the insides of string and character literals by blanks. Line breaks stay.
-fn blank_out(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut code = String::with_capacity(text.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let end =
-            at + literal_or_comment(&bytes[at..], at.checked_sub(1).map(|before| bytes[before]));
-        if end == at {
-            code.push(if bytes[at].is_ascii() {
-                bytes[at] as char
-            } else {
-                ' '
-            });
-            at += 1;
-        } else {
-            code.extend(
-                bytes[at..end]
-                    .iter()
-                    .map(|&b| if b == b'\n' { '\n' } else { ' ' }),
-            );
-            at = end;
-        }
-    }
-    code
-}
-
-/// Length of the comment or literal that begins here; 0: none does.
-fn literal_or_comment(rest: &[u8], before: Option<u8>) -> usize {
-    let until = |start: usize, end: &[u8]| {
-        rest[start..]
-            .windows(end.len())
-            .position(|found| found == end)
-            .map_or(rest.len(), |at| start + at + end.len())
-    };
-    match rest {
-        [b'/', b'/', ..] => until(2, b"\n") - 1,
-        [b'/', b'*', ..] => until(2, b"*/"),
-        [b'"', ..] => {
-            let mut at = 1;
-            while at < rest.len() && rest[at] != b'"' {
-                at += if rest[at] == b'\\' { 2 } else { 1 };
-            }
-            (at + 1).min(rest.len())
-        }
-        [b'r', b'"' | b'#', ..]
-            if !before.is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_') =>
-        {
-            let hashes = rest[1..].iter().take_while(|&&b| b == b'#').count();
-            match rest.get(1 + hashes) {
-                Some(b'"') => until(2 + hashes, &[&b"\""[..], &b"#".repeat(hashes)].concat()),
-                _ => 0, // A raw identifier.
-            }
-        }
-        [b'\'', b'\\', _, ..] => until(3, b"'"),
-        [b'\'', _, b'\'', ..] => 3,
-        _ => 0,
-    }
-}
-
-/// The first path segments that follow `prefix::` in code, groups in braces opened: `crate::{a::b,
-/// c}` → a, c.
-fn named_after(code: &str, prefix: &str) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    let separator = format!("{prefix}::");
-    for (at, _) in code.match_indices(&separator) {
-        if code[..at].ends_with(is_word) {
-            continue; // The end of a longer word.
-        }
-        let rest = &code[at + separator.len()..];
-        match rest.strip_prefix('{') {
-            None => names.extend(first_word(rest)),
-            Some(group) => names.extend(group_heads(group)),
-        }
-    }
-    names
-}
-
-fn group_heads(group: &str) -> Vec<String> {
-    let mut heads = Vec::new();
-    let (mut depth, mut expecting) = (0, true);
-    for (at, c) in group.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth == 0 => break,
-            '}' => depth -= 1,
-            ',' if depth == 0 => expecting = true,
-            _ if expecting && is_word(c) => {
-                heads.extend(first_word(&group[at..]));
-                expecting = false;
-            }
-            _ => {}
-        }
-    }
-    heads
-}
-
-fn first_word(text: &str) -> Option<String> {
-    let word: String = text.chars().take_while(|&c| is_word(c)).collect();
-    (!word.is_empty()).then_some(word)
-}
-
-fn is_word(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_'
-}
-
-/// Whether `word` stands in the code as a word of its own.
-fn has_word(code: &str, word: &str) -> bool {
-    code.match_indices(word).any(|(at, _)| {
-        !code[..at].ends_with(is_word) && !code[at + word.len()..].starts_with(is_word)
-    })
-}
 
 fn report(wrong: Vec<String>) {
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
@@ -359,16 +189,113 @@ fn what_peers_cause_is_logged_within_limits() {
     report(wrong);
 }
 
+/// Longer than this, a function cannot be seen whole beside another.
+const MAX_FUNCTION_LINES: usize = 70;
+const MAX_PARAMETERS: usize = 5;
+
 #[test]
-fn the_reader_itself_can_read() {
-    let code =
-        blank_out("a // crate::x\n\"crate::y \\\" \" b /* z */ 'c' r#\"crate::\"# '\\'' &'a str\n");
-    assert!(!code.contains("crate") && code.contains('b') && code.contains("&'a str"));
-    assert_eq!(code.lines().count(), 2);
-    let names = named_after(
-        "use crate::{a::{b, c}, d,\n e}; crate::f::g(); my_crate::h; super::i",
-        "crate",
+fn functions_can_be_seen_whole() {
+    let mut wrong = Vec::new();
+    for source in sources(&[
+        "src",
+        "sys/src",
+        "tests",
+        "benches",
+        "fuzz/src",
+        "fuzz/fuzz_targets",
+    ]) {
+        let path = source.path.display();
+        for function in functions(&source.code) {
+            let reader::Function {
+                name,
+                line,
+                lines,
+                parameters,
+            } = function;
+            if lines > MAX_FUNCTION_LINES {
+                wrong.push(format!("{path}:{line}: {name} has {lines} lines"));
+            }
+            if parameters > MAX_PARAMETERS {
+                wrong.push(format!("{path}:{line}: {name} has {parameters} parameters"));
+            }
+        }
+    }
+    report(wrong);
+}
+
+#[test]
+fn one_name_is_one_type() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in sources(&["src", "sys/src"]) {
+        for name in types(source.shipped_code()) {
+            places
+                .entry(name)
+                .or_default()
+                .push(source.path.display().to_string());
+        }
+    }
+    let several = places.into_iter().filter(|(_, places)| places.len() > 1);
+    report(
+        several
+            .map(|(name, places)| format!("{name}: {}", places.join(", ")))
+            .collect(),
     );
-    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["a", "d", "e", "f"]);
-    assert!(has_word("unsafe {", "unsafe") && !has_word("unsafe_code", "unsafe"));
+}
+
+/// Modules of one directory depend on each other in one direction. A module and those below it may name each other.
+#[test]
+fn no_circle_in_a_directory() {
+    let mut wrong = Vec::new();
+    for root in ["src", "sys/src"] {
+        let mut named: BTreeMap<Vec<String>, BTreeSet<(String, String)>> = BTreeMap::new();
+        let sources = sources(&[root]);
+        let modules: BTreeSet<Vec<String>> = sources
+            .iter()
+            .map(|source| module_path(&source.path, root))
+            .collect();
+        for source in &sources {
+            for (dir, from, to) in arrows(&module_path(&source.path, root), source.shipped_code()) {
+                let is_module = modules.contains(&[dir.clone(), vec![to.clone()]].concat());
+                if is_module && from != to {
+                    named.entry(dir).or_default().insert((from, to));
+                }
+            }
+        }
+        for (dir, arrows) in named {
+            wrong.extend(circle(&arrows).map(|names| format!("{root}/{}: {names}", dir.join("/"))));
+        }
+    }
+    report(wrong);
+}
+
+/// The members of circles, if there are any.
+fn circle(arrows: &BTreeSet<(String, String)>) -> Option<String> {
+    let mut reached = arrows.clone();
+    loop {
+        let further: Vec<_> = reached
+            .iter()
+            .flat_map(|(a, b)| {
+                arrows
+                    .iter()
+                    .filter(move |(c, _)| b == c)
+                    .map(move |(_, d)| (a, d))
+            })
+            .map(|(a, d)| (a.clone(), d.clone()))
+            .filter(|arrow| !reached.contains(arrow))
+            .collect();
+        if further.is_empty() {
+            break;
+        }
+        reached.extend(further);
+    }
+    let around: BTreeSet<&str> = reached
+        .iter()
+        .filter(|(a, b)| a == b)
+        .map(|(a, _)| a.as_str())
+        .collect();
+    let ties = arrows
+        .iter()
+        .filter(|(a, b)| around.contains(a.as_str()) && reached.contains(&(b.clone(), a.clone())));
+    let ties: Vec<String> = ties.map(|(a, b)| format!("{a} → {b}")).collect();
+    (!ties.is_empty()).then(|| ties.join(", "))
 }

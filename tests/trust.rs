@@ -21,6 +21,7 @@ on_both_backends!(
     rights_per_peer,
     a_line_that_is_not_understood_lets_nobody_in,
     files_others_may_write_let_nobody_in,
+    files_others_may_write_are_not_trusted_by_clients,
     a_path_confines_a_peer,
     a_read_only_or_write_only_root,
     hangup_reads_the_peers_again,
@@ -293,15 +294,39 @@ fn a_line_that_is_not_understood_lets_nobody_in(backend: &'static str) {
     }
 }
 
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// What is done to `authorized_peers` in the first directory; others may write the second.
+type Spoil = fn(config: &Path, elsewhere: &Path);
+
+const SPOILS: [Spoil; 6] = [
+    |config, _| chmod(&config.join("authorized_peers"), 0o664),
+    |config, _| chmod(&config.join("authorized_peers"), 0o646),
+    |config, _| chmod(config, 0o770),
+    |config, elsewhere| {
+        let (file, moved) = (config.join("authorized_peers"), elsewhere.join("peers"));
+        fs::copy(&file, &moved).unwrap();
+        fs::remove_file(&file).unwrap();
+        symlink(moved, file).unwrap();
+    },
+    |config, _| {
+        fs::remove_file(config.join("authorized_peers")).unwrap();
+        fs::create_dir(config.join("authorized_peers")).unwrap();
+    },
+    |config, _| match common::is_root() {
+        true => chown(config.join("authorized_peers"), Some(65_534), None).unwrap(),
+        false => chmod(&config.join("authorized_peers"), 0o666),
+    },
+];
+
 /// As sshd with StrictModes: who may write the file, or put another in its place, decides who comes
 /// in.
 fn files_others_may_write_let_nobody_in(backend: &'static str) {
     let s = Strangers::new(backend);
-    let id = s.client.id();
-    let good = format!("{id} ro\n");
-    let file = s.server.path().join("authorized_peers");
-    let chmod =
-        |path: &Path, mode: u32| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let good = format!("{} ro\n", s.client.id());
+    let config = s.server.path();
     s.authorize(&good);
     let daemon = s.serve(&[]);
     let options = ["--peer", daemon.fingerprint.as_str()];
@@ -313,74 +338,41 @@ fn files_others_may_write_let_nobody_in(backend: &'static str) {
     let elsewhere = s.dir.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     chmod(&elsewhere, 0o777);
-    let spoil: [&dyn Fn(); 6] = [
-        &|| chmod(&file, 0o664),
-        &|| chmod(&file, 0o646),
-        &|| chmod(s.server.path(), 0o770),
-        &|| {
-            fs::write(elsewhere.join("peers"), &good).unwrap();
-            fs::remove_file(&file).unwrap();
-            symlink(elsewhere.join("peers"), &file).unwrap();
-        },
-        &|| {
-            fs::remove_file(&file).unwrap();
-            fs::create_dir(&file).unwrap();
-        },
-        &|| {
-            if common::is_root() {
-                chown(&file, Some(65_534), None).unwrap();
-            } else {
-                chmod(&file, 0o666);
-            }
-        },
-    ];
-    for (number, spoil) in spoil.iter().enumerate() {
-        assert_eq!(
-            s.pull(&daemon, &options).code,
-            Some(0),
-            "before number {number}"
-        );
-        spoil();
+    for (number, spoil) in SPOILS.iter().enumerate() {
+        let before = s.pull(&daemon, &options).code;
+        assert_eq!(before, Some(0), "before number {number}");
+        spoil(config, &elsewhere);
         reload("NOBODY IS LET IN");
-        assert_eq!(
-            s.pull(&daemon, &options).code,
-            Some(4),
-            "number {number}: {}",
-            daemon.log()
-        );
+        let spoilt = s.pull(&daemon, &options).code;
+        assert_eq!(spoilt, Some(4), "number {number}: {}", daemon.log());
         // Nor does a daemon start with it.
-        landro(
-            &s.server,
-            [
-                "serve",
-                s.root().to_str().unwrap(),
-                "--listen",
-                "127.0.0.1:0",
-            ],
-        )
-        .expect(1);
+        let root = s.root();
+        let serve = ["serve", root.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+        landro(&s.server, serve).expect(1);
+        let file = config.join("authorized_peers");
         let _ = fs::remove_file(&file);
         let _ = fs::remove_dir(&file);
-        chmod(s.server.path(), 0o700);
+        chmod(config, 0o700);
         s.authorize(&good);
         reload("1 peer is authorised");
     }
-    // What a client trusts, and its own key, are held to the same.
-    let (known, key) = (
-        s.client.path().join("known_hosts"),
-        s.client.path().join("identity.pem"),
-    );
-    fs::write(
-        &known,
-        format!("{} {}\n", daemon.address(), daemon.fingerprint),
-    )
-    .unwrap();
+}
+
+/// What a client trusts, and its own key, are held to the same.
+fn files_others_may_write_are_not_trusted_by_clients(backend: &'static str) {
+    let s = Strangers::new(backend);
+    s.authorize(&format!("{} ro\n", s.client.id()));
+    let daemon = s.serve(&[]);
+    let config = s.client.path();
+    let (known, key) = (config.join("known_hosts"), config.join("identity.pem"));
+    let line = format!("{} {}\n", daemon.address(), daemon.fingerprint);
+    fs::write(&known, line).unwrap();
     chmod(&known, 0o644);
     s.pull(&daemon, &[]).expect(0);
     for (path, mode, back) in [
         (&known, 0o666, 0o644),
         (&key, 0o640, 0o600),
-        (&s.client.path().to_owned(), 0o777, 0o700),
+        (&config.to_owned(), 0o777, 0o700),
     ] {
         chmod(path, mode);
         let output = s.pull(&daemon, &[]).expect(1);
@@ -388,12 +380,8 @@ fn files_others_may_write_let_nobody_in(backend: &'static str) {
         chmod(path, back);
     }
     fs::write(&known, vec![b'#'; (8 << 20) + 1]).unwrap();
-    assert!(
-        s.pull(&daemon, &["--accept-new"])
-            .expect(1)
-            .stderr
-            .contains("longer than")
-    );
+    let output = s.pull(&daemon, &["--accept-new"]).expect(1);
+    assert!(output.stderr.contains("longer than"), "{output:?}");
 }
 
 fn a_path_confines_a_peer(backend: &'static str) {

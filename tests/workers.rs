@@ -107,6 +107,42 @@ impl Drop for HungMount {
     }
 }
 
+/// What a service manager is told.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn at(path: &Path) -> Manager {
+        let socket = UnixDatagram::bind(path).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        Manager(socket)
+    }
+
+    /// None: nothing in time.
+    fn hear(&self) -> Option<String> {
+        let mut said = [0; 64];
+        loop {
+            match self.0.recv(&mut said) {
+                Ok(bytes) => return Some(String::from_utf8_lossy(&said[..bytes]).into_owned()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Whether a second passes without a word, what was said before left out.
+    fn is_silent(&self) -> bool {
+        self.0.set_nonblocking(true).unwrap();
+        while self.hear().is_some() {}
+        self.0.set_nonblocking(false).unwrap();
+        let second = Duration::from_secs(1);
+        self.0.set_read_timeout(Some(second)).unwrap();
+        self.hear().is_none()
+    }
+}
+
 /// A call on such a mount returns when it pleases. The poll backend makes it in place, so its
 /// worker is lost: the service manager must hear of that, and the daemon must end when it is told
 /// to.
@@ -119,49 +155,29 @@ fn a_mount_that_never_answers(backend: &'static str) {
     let root = dir.path().join("root");
     fs::create_dir_all(root.join("hung")).unwrap();
     fs::write(root.join("fine"), "fine").unwrap();
-    let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-    manager
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .unwrap();
+    let manager = Manager::at(&dir.path().join("notify"));
     let socket = format!("NOTIFY_SOCKET={}", dir.path().join("notify").display());
     let prefix = ["env", &socket, "WATCHDOG_USEC=400000"];
     let id = client.id();
     let args = ["--backend", backend, "--workers", "1", "--allow", &id];
     let daemon = Daemon::start_with(&server, &prefix, &root, &args);
-    let hear = || {
-        let mut said = [0; 64];
-        loop {
-            match manager.recv(&mut said) {
-                Ok(bytes) => return Some(String::from_utf8_lossy(&said[..bytes]).into_owned()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    };
-    assert_eq!(hear().as_deref(), Some("READY=1"));
+    assert_eq!(manager.hear().as_deref(), Some("READY=1"));
     // A worker that waits for events without a deadline is well.
     for _ in 0..3 {
-        assert_eq!(hear().as_deref(), Some("WATCHDOG=1"));
+        assert_eq!(manager.hear().as_deref(), Some("WATCHDOG=1"));
     }
 
     let _mount = HungMount::new(root.join("hung"));
     let url = daemon.url("hung/file");
     let args = ["cp", "--peer", &daemon.fingerprint, &url].map(OsStr::new);
-    let asking = Running::spawn(command(
-        &client,
-        &[],
-        args.into_iter().chain([dir.path().as_os_str()]),
-    ));
+    let args = args.into_iter().chain([dir.path().as_os_str()]);
+    let asking = Running::spawn(command(&client, &[], args));
     if backend == "poll" {
         daemon.wait_for_log("a worker has not turned for");
-        manager.set_nonblocking(true).unwrap();
-        while hear().is_some() {}
-        manager.set_nonblocking(false).unwrap();
-        manager
-            .set_read_timeout(Some(Duration::from_secs(1)))
-            .unwrap();
-        assert_eq!(hear(), None, "the service manager is told that all is well");
+        assert!(
+            manager.is_silent(),
+            "the service manager is told that all is well"
+        );
         let stopped = daemon.stop();
         assert_eq!(stopped.code, Some(8), "{}", stopped.stderr);
         assert!(

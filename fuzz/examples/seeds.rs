@@ -181,29 +181,24 @@ fn entry(id: u32, kind: Kind, name: &'static str) -> Item {
 }
 
 fn messages() {
-    let (path, text) = (Bytes::from_static(b"a/b"), String::from("gone"));
-    let meta = Meta {
-        kind: Kind::File,
-        mode: 0o644,
-        mtime: MTIME,
-        size_bytes: 5,
-        inode: 3,
-        device: 0,
-    };
-    let row = ListItem {
-        name: path.clone(),
-        meta,
-        link: None,
-    };
-    let (entry_id, payload) = (EntryId(1), Bytes::from_static(&[0; 3]));
+    let greetings = requests().into_iter().chain([welcome()]);
+    let messages = greetings.chain(of_senders()).chain(of_receivers());
+    let messages = messages.chain(of_benchmarks());
+    for (number, message) in messages.enumerate() {
+        let name = format!("message-{number:02}");
+        seed("wire_decoder", &name, framed(&message));
+    }
+}
+
+fn of_senders() -> [Message; 6] {
+    let (path, entry_id) = (Bytes::from_static(b"a/b"), EntryId(1));
     let items = vec![
         entry(1, Kind::Directory, "dir"),
         entry(2, Kind::File, "file"),
         entry(3, Kind::Symlink, "link"),
         Item::EndDirectory { id: entry_id },
     ];
-    let others = [
-        welcome(),
+    [
         Message::Entries(items),
         Message::ManifestEnd { entries: 3 },
         Message::Root {
@@ -220,30 +215,47 @@ fn messages() {
         },
         Message::SourceWarning {
             path,
-            text: text.clone(),
+            text: "gone".into(),
         },
+    ]
+}
+
+fn of_receivers() -> [Message; 6] {
+    let meta = Meta {
+        kind: Kind::File,
+        mode: 0o644,
+        mtime: MTIME,
+        size_bytes: 5,
+        inode: 3,
+        device: 0,
+    };
+    let row = ListItem {
+        name: Bytes::from_static(b"a/b"),
+        meta,
+        link: None,
+    };
+    [
         Message::Finished {},
         Message::Listing(vec![row]),
         Message::ListEnd {},
         Message::Error {
             code: SessionErrorCode::Busy,
-            text,
+            text: "gone".into(),
         },
         Message::Cancel {},
         Message::ListAck {},
+    ]
+}
+
+fn of_benchmarks() -> [Message; 3] {
+    let payload = Bytes::from_static(&[0; 3]);
+    [
         Message::BenchEnd { bytes: 3 },
         Message::Echo {
             payload: payload.clone(),
         },
         Message::EchoReply { payload },
-    ];
-    for (number, message) in requests().iter().chain(&others).enumerate() {
-        seed(
-            "wire_decoder",
-            &format!("message-{number:02}"),
-            framed(message),
-        );
-    }
+    ]
 }
 
 fn verdicts() {
@@ -409,14 +421,23 @@ fn kernel() {
 
 /// Scripts of the targets that lead a whole session: see their `step`.
 fn scripts() {
-    let (complete, small_file) = ([0, 0, 0], [3, 4, 5, 0, 0, b'a']);
+    receiver_scripts();
+    sender_scripts();
+    session_scripts();
+}
+
+/// The first operation under way is completed, well.
+const COMPLETE: [u8; 3] = [0, 0, 0];
+
+fn receiver_scripts() {
+    let small_file = [3, 4, 5, 0, 0, b'a'];
     let push_small = [
         &[0][..],
-        &complete,
+        &COMPLETE,
         &small_file,
-        &complete,
+        &COMPLETE,
         &[6, 1, 5, 0],
-        &complete,
+        &COMPLETE,
         &[9, 1],
     ]
     .concat();
@@ -427,22 +448,22 @@ fn scripts() {
         .collect();
     let push_large = [
         &[0][..],
-        &complete,
+        &COMPLETE,
         &large_file,
-        &complete,
+        &COMPLETE,
         &part,
-        &complete,
+        &COMPLETE,
         &chunks,
         &[8, 1, 9, 1],
     ]
     .concat();
     seed("receiver", "large", push_large);
     let directory = [&[3, 5, 0, b'd', 3, 6, 1, b'l', 5, 1, 9, 2][..], &[0; 30]].concat();
-    seed(
-        "receiver",
-        "directory",
-        [&[0][..], &complete, &directory].concat(),
-    );
+    let push_directory = [&[0][..], &COMPLETE, &directory].concat();
+    seed("receiver", "directory", push_directory);
+}
+
+fn sender_scripts() {
     // The second operation under way; the first closes the directory above.
     let listed = [
         0, 1, 0x30, 0x11, b'a', 9, 0, 0x11, b'b', 9, 15, 0x11, b'c', 9, 23,
@@ -454,19 +475,16 @@ fn scripts() {
         ("push", &[3, 16]),
         ("limited", &[10, 20, 16]),
     ] {
-        seed(
-            "sender",
-            name,
-            [how, &complete, &complete, &listed, &wanted, &reads].concat(),
-        );
+        let script = [how, &COMPLETE, &COMPLETE, &listed, &wanted, &reads];
+        seed("sender", name, script.concat());
     }
     let many: Vec<u8> = (0..15).flat_map(|at| [0x11, b'a' + at, 9, 0]).collect();
     let all_wanted: Vec<u8> = (2..17).flat_map(|id| [4, id]).collect();
     let ticked = [11, 5, 0].repeat(3);
     let limited_many = [
         &[10, 20, 16][..],
-        &complete,
-        &complete,
+        &COMPLETE,
+        &COMPLETE,
         &[0, 1, 0xf0],
         &many,
         &all_wanted,
@@ -474,6 +492,9 @@ fn scripts() {
         &reads,
     ];
     seed("sender", "limited-many", limited_many.concat());
+}
+
+fn session_scripts() {
     // Control bytes (what 4), then disk operations (what 0).
     let control = |role: u8, message: &Message| {
         let bytes = framed(message);
@@ -483,10 +504,7 @@ fn scripts() {
         seed("session", &format!("server-{name}"), control(6, &request));
     }
     for role in 0..6 {
-        seed(
-            "session",
-            &format!("client-{role}"),
-            control(role, &welcome()),
-        );
+        let client = control(role, &welcome());
+        seed("session", &format!("client-{role}"), client);
     }
 }

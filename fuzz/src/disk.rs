@@ -41,75 +41,20 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
         DiskOp::ResolveTarget { .. } => DiskDone::Target {
             name: (how & 8 != 0).then(|| name(b"renamed")),
         },
-        DiskOp::ResolveSource { .. } => {
-            let meta = meta(how, script);
-            DiskDone::Source {
-                name: (how & 8 == 0).then(|| name(b"source")),
-                meta,
-                link: link(&meta),
-                in_place: how & 16 != 0,
-            }
-        }
-        DiskOp::List { max_entries, .. } => {
-            let count = usize::from(how >> 4).min(*max_entries);
-            let entries = (0..count).map(|_| listed(script)).collect();
-            DiskDone::Listed {
-                entries,
-                end: how & 8 == 0,
-            }
-        }
-        DiskOp::ReadSmall { max_bytes, .. } => {
-            let after = meta(how, script);
-            let len = usize::try_from(after.size_bytes)
-                .unwrap_or(usize::MAX)
-                .min(max_bytes + 1);
-            DiskDone::Small {
-                data: vec![0; len].into(),
-                after,
-            }
-        }
+        DiskOp::ResolveSource { .. } => source(how, script),
+        DiskOp::List { max_entries, .. } => listing(how, *max_entries, script),
+        DiskOp::ReadSmall { max_bytes, .. } => small(how, *max_bytes, script),
         DiskOp::OpenRead { .. } | DiskOp::Stat { .. } | DiskOp::StatDir { .. } => {
             DiskDone::Meta(meta(how, script))
         }
         DiskOp::Read { len_bytes, .. } | DiskOp::ReadPart { len_bytes, .. } => {
-            let short = if how & 8 == 0 {
-                0
-            } else {
-                usize::from(script.byte())
-            };
-            DiskDone::Read {
-                data: vec![0; len_bytes.saturating_sub(short)].into(),
-            }
+            read(how, *len_bytes, script)
         }
-        DiskOp::Check { .. } if how & 8 == 0 => DiskDone::Existing(None),
-        DiskOp::Check { .. } => {
-            let meta = meta(how, script);
-            DiskDone::Existing(Some(Existing {
-                meta,
-                link: link(&meta),
-                in_doubt: how & 16 != 0,
-            }))
-        }
+        DiskOp::Check { .. } => DiskDone::Existing((how & 8 != 0).then(|| existing(how, script))),
         DiskOp::OpenDir { .. } | DiskOp::MakeDir { .. } => DiskDone::Directory {
             existed: how & 8 != 0,
         },
-        DiskOp::OpenPart { resumable, .. } => {
-            let journal = script.short();
-            let size_bytes = u64::from(script.byte()) << 16;
-            let (resumable, storage) = (
-                *resumable && how & 8 == 0,
-                Storage {
-                    boot: [1; 16],
-                    mount: 1,
-                },
-            );
-            DiskDone::Part {
-                journal,
-                size_bytes,
-                resumable,
-                storage,
-            }
-        }
+        DiskOp::OpenPart { resumable, .. } => part(*resumable && how & 8 == 0, script),
         DiskOp::DirsAbove { .. } => DiskDone::Above(Vec::new()),
         DiskOp::CopyRange { len_bytes, .. } => DiskDone::Copied { bytes: *len_bytes },
         DiskOp::CloseDir { .. }
@@ -124,6 +69,66 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
         | DiskOp::ClosePart { .. }
         | DiskOp::CleanPart { .. } => DiskDone::Done,
     })
+}
+
+fn source(how: u8, script: &mut Script<'_>) -> DiskDone {
+    let meta = meta(how, script);
+    DiskDone::Source {
+        name: (how & 8 == 0).then(|| name(b"source")),
+        meta,
+        link: link(&meta),
+        in_place: how & 16 != 0,
+    }
+}
+
+fn listing(how: u8, max_entries: usize, script: &mut Script<'_>) -> DiskDone {
+    let count = usize::from(how >> 4).min(max_entries);
+    DiskDone::Listed {
+        entries: (0..count).map(|_| listed(script)).collect(),
+        end: how & 8 == 0,
+    }
+}
+
+fn small(how: u8, max_bytes: usize, script: &mut Script<'_>) -> DiskDone {
+    let after = meta(how, script);
+    let len = usize::try_from(after.size_bytes)
+        .unwrap_or(usize::MAX)
+        .min(max_bytes + 1);
+    DiskDone::Small {
+        data: vec![0; len].into(),
+        after,
+    }
+}
+
+fn read(how: u8, len_bytes: usize, script: &mut Script<'_>) -> DiskDone {
+    let short = match how & 8 {
+        0 => 0,
+        _ => usize::from(script.byte()),
+    };
+    DiskDone::Read {
+        data: vec![0; len_bytes.saturating_sub(short)].into(),
+    }
+}
+
+fn existing(how: u8, script: &mut Script<'_>) -> Existing {
+    let meta = meta(how, script);
+    Existing {
+        meta,
+        link: link(&meta),
+        in_doubt: how & 16 != 0,
+    }
+}
+
+fn part(resumable: bool, script: &mut Script<'_>) -> DiskDone {
+    DiskDone::Part {
+        journal: script.short(),
+        size_bytes: u64::from(script.byte()) << 16,
+        resumable,
+        storage: Storage {
+            boot: [1; 16],
+            mount: 1,
+        },
+    }
 }
 
 fn meta(how: u8, script: &mut Script<'_>) -> Meta {

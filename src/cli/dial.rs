@@ -9,16 +9,16 @@ use crossbeam::channel::RecvTimeoutError;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::QuicConfig;
-use crate::daemon::signals::Signals;
 use crate::engine::{Client, ClientConfig, ClientEvent, Ended};
 use crate::ids::Fingerprint;
 use crate::proto::session::Request;
+use crate::signals::Signals;
 
 use super::args::url::DaemonName;
 use super::args::{DEFAULT_STREAMS, EngineArgs, TrustArgs};
 use super::diagnostics;
 use super::exit::CliError;
-use super::trust::stance::{self, Stance};
+use super::stance::{self, Stance};
 use super::trust::{self, KnownHosts};
 
 /// How long a signal may go unnoticed while no event comes.

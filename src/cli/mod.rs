@@ -8,6 +8,7 @@ mod dial;
 pub(crate) mod escape;
 mod exit;
 mod output;
+mod stance;
 pub(crate) mod trust;
 
 use std::io;

@@ -1,8 +1,6 @@
 //! The files identity and trust live in: `identity.pem`, `reset.key`, `known_hosts`; where
 //! `authorized_peers` is looked for.
 
-pub mod stance;
-
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};

@@ -12,11 +12,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 
-use crate::engine::{Access, PeerAccess};
+use crate::engine::{Grant, PeerAccess};
 use crate::ids::Fingerprint;
 
 pub use line::Problem;
-use line::{Line, Rights};
+use line::{PeerLine, Rights};
 
 /// More peers than this in one file is a mistake, not a list (it is read whole into memory).
 pub const MAX_PEERS: usize = 100_000;
@@ -120,7 +120,7 @@ impl Policy {
     /// What `peer` may do, if it may come in at all.
     pub fn access(&self, peer: &Fingerprint, restrict: Restrict) -> Option<PeerAccess> {
         let rights = self.peers.get(peer)?;
-        let access = Access {
+        let access = Grant {
             read: rights.read && restrict != Restrict::WriteOnly,
             write: rights.write && restrict != Restrict::ReadOnly,
         };
@@ -157,7 +157,7 @@ impl Table {
         }
     }
 
-    fn add(&mut self, number: usize, line: Line) -> Result<(), Problem> {
+    fn add(&mut self, number: usize, line: PeerLine) -> Result<(), Problem> {
         let full = self.peers.len() >= MAX_PEERS;
         match self.peers.entry(line.peer) {
             Entry::Vacant(_) if full => Err(Problem::TooMany),

@@ -30,6 +30,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use landro_sys::file::flags;
@@ -38,7 +39,6 @@ use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool};
 use crate::ids::{NameError, OpId, is_reserved_path};
 use crate::proto::{DiskDone, DiskError, DiskOp};
 
-pub use descriptors::RETRY as DESCRIPTOR_RETRY;
 pub use local::Side;
 pub use settle::{Settler, start as start_settler};
 #[cfg(feature = "fuzzing")]
@@ -74,8 +74,9 @@ struct Task {
 pub struct Disk {
     shared: Rc<Shared>,
     tasks: slab::Slab<Task>,
-    /// Tasks that wait for a free pool buffer, oldest first.
     finished: Vec<Finished>,
+    /// When tasks that found no descriptor try again.
+    short_until: Option<Instant>,
 }
 
 /// What tasks and the worker have in common.
@@ -120,6 +121,7 @@ impl Disk {
             shared: Rc::new(shared),
             tasks: slab::Slab::new(),
             finished: Vec::new(),
+            short_until: None,
         }
     }
 
@@ -162,17 +164,21 @@ impl Disk {
         }
     }
 
-    /// Whether tasks wait for descriptors. They are to look again every [`DESCRIPTOR_RETRY`], as
-    /// another thread may have closed some.
-    pub fn is_short_of_descriptors(&self) -> bool {
-        !self.shared.short.borrow().is_empty()
+    /// When tasks that wait for a descriptor try again, as another thread may have closed some.
+    pub fn short_until(&self) -> Option<Instant> {
+        self.short_until
     }
 
-    /// Has the tasks that wait for a descriptor try again.
-    pub fn retry_descriptors(&mut self) {
-        let short = std::mem::take(&mut *self.shared.short.borrow_mut());
-        for task in short {
-            self.poll_task(task);
+    /// Has the tasks that wait for a descriptor try again, if it is time to.
+    pub fn feed_short(&mut self, now: Instant) {
+        if self.short_until.take_if(|at| *at <= now).is_some() {
+            let short = std::mem::take(&mut *self.shared.short.borrow_mut());
+            for task in short {
+                self.poll_task(task);
+            }
+        }
+        if self.short_until.is_none() && !self.shared.short.borrow().is_empty() {
+            self.short_until = Some(now + descriptors::RETRY);
         }
     }
 

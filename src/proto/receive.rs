@@ -94,7 +94,7 @@ pub struct Receiver {
     ready_parts: VecDeque<EntryId>,
     parts: Slab<parts::Part>,
     /// Files that are copied within this host.
-    copies: Slab<copies::Copy>,
+    copies: Slab<copies::CopyPart>,
     /// Chunks of all open parts together.
     part_chunks: u64,
     last_file: u32,

@@ -28,7 +28,7 @@ pub use batch::{Filled, MAX_RUN_BYTES, MAX_SEGMENTS, Run};
 pub use identity::{Identity, IdentityError};
 pub use reason::{CloseReason, ConnState, QuicError, StreamError};
 pub use route::{CLIENT_CID_BYTES, NewConn, Route, Router, SERVER_CID_BYTES};
-pub use setup::{ALPN, Setup, TicketKeys, Trust};
+pub use setup::{ALPN, Alpn, Setup, TicketKeys, Trust};
 pub use token::Secrets;
 
 use crate::config::{Diagnosis, MIN_UDP_PAYLOAD_BYTES};
@@ -369,6 +369,13 @@ impl Conn {
     /// has seen it: what is counted or logged by identity would be somebody else's.
     pub fn peer_fingerprint(&self) -> Option<Fingerprint> {
         self.peer
+    }
+
+    /// What the handshake agreed to carry; to be asked when it is complete.
+    pub fn alpn(&self) -> Alpn {
+        // TLS fails a handshake without a protocol of ours (RFC 9001 §8.1), and there is one.
+        debug_assert_eq!(self.quiche.application_proto(), ALPN);
+        Alpn::Landro1
     }
 
     fn certificate_of_peer(&self) -> Option<Fingerprint> {

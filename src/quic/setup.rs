@@ -24,6 +24,13 @@ pub type Trust = Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>;
 /// The protocol's name in TLS.
 pub const ALPN: &[u8] = b"landro/1";
 
+/// What a connection carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Alpn {
+    /// Transfers: [`ALPN`].
+    Landro1,
+}
+
 /// What IPv6 headers take more than IPv4's.
 const IPV6_EXTRA_BYTES: usize = 20;
 

@@ -1,160 +1,97 @@
-//! A lane: one QUIC connection of a session, owned by this worker for life.
+//! What a connection has because it is a lane of a transfer.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use landro_sys::{Buffer, Pool, SocketId};
+use landro_sys::Buffer;
 
-use super::refused::Doubt;
-use super::timers::Scheduled;
-use super::turn::Incoming;
-use crate::budget::Promise;
-use crate::ids::SessionId;
-use crate::proto::chunks::ParallelTransferConfig;
-use crate::proto::session::Limits;
-use crate::quic::{CloseReason, Conn, PathSnapshot};
-
-/// An established lane must say which session it belongs to within this time.
-pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// After the last word of a session, how long a side waits for the other to hang up.
-pub const LINGER: Duration = Duration::from_secs(3);
-
-/// Application error codes of CONNECTION_CLOSE (docs/protocol.md).
-pub mod code {
-    pub const DONE: u64 = 0;
-    pub const VIOLATION: u64 = 1;
-    pub const UNAUTHORISED: u64 = 2;
-    pub const TIMEOUT: u64 = 3;
-    pub const SHUTDOWN: u64 = 4;
-    pub const NO_SESSION: u64 = 5;
-    pub const BUSY: u64 = 6;
-    pub const REPLACED: u64 = 7;
-    // 8 is `crate::quic::KEY_SPENT`, which the transport says by itself.
-    pub const TOO_MUCH: u64 = 9;
-}
+use crate::ids::{SessionId, StreamKey};
+use crate::proto::Input;
+use crate::proto::wire::StreamHeader;
 
 /// The control stream is bidirectional stream 0 of each lane.
-pub const CONTROL_STREAM: u64 = 0;
+pub(crate) const CONTROL_STREAM: u64 = 0;
 
-pub struct Lane {
-    pub serial: u64,
-    pub conn: Conn,
-    pub socket: SocketId,
-    pub peer: SocketAddr,
-    pub phase: Phase,
-    pub touched: bool,
-    pub unfinished: bool,
-    pub waiting_to_send: bool,
-    pub timer: Scheduled,
-    /// When this lane is given up: a missing preface, a finished session, a silent handshake.
-    pub deadline: Option<Instant>,
-    /// Last time a datagram of this lane arrived, and when we last asked for a sign of life.
-    pub heard: Instant,
-    pub pinged: Instant,
-    /// How long a lane that we dialled is silent before we ask. None: accepted; a daemon, which has
-    /// many, asks seldom.
-    pub quiet: Option<Duration>,
-    /// The peer's port is said to be closed.
-    pub doubt: Option<Doubt>,
-    /// Last time a new session of the same peer asked for it.
-    pub asked: Option<Instant>,
+/// What a lane of ours was dialled for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Errand {
+    FirstLane,
+    /// To replace another of this session.
+    Join {
+        session: usize,
+    },
+}
+
+pub(crate) struct Lane {
+    pub(crate) phase: LanePhase,
     /// Streams with unread data, in the order they became readable.
-    pub readable: VecDeque<u64>,
+    pub(crate) readable: VecDeque<u64>,
     /// Incoming data streams that are not finished yet.
-    pub incoming: HashMap<u64, Incoming>,
+    pub(crate) incoming: HashMap<u64, Incoming>,
     /// Of those, streams that hold the beginning of a piece.
-    pub partials: usize,
+    pub(crate) partials: usize,
     /// Incoming data streams read to their ends.
-    pub streams_read: u64,
+    streams_read: u64,
     /// Data streams the peer says this replaced lane has.
-    pub streams_announced: Option<u64>,
+    streams_announced: Option<u64>,
     /// This side said the same, on this stream if it was opened and not taken yet.
-    pub end_announced: bool,
-    pub end_stream: Option<u64>,
-    pub control: Control,
+    pub(crate) end_announced: bool,
+    pub(crate) end_stream: Option<u64>,
+    pub(crate) control: ControlStream,
     /// What the next read fills.
-    pub buffer: Option<Buffer>,
-    /// Window bytes granted out of the memory budget, given back when the lane ends.
-    pub granted_bytes: u64,
-    /// The window it was told of, until its peer is authorised.
-    pub promise: Option<Promise>,
-    /// What QUIC held for it when that was last added up.
-    pub held_bytes: u64,
-    /// Closed for holding too much: to be dropped with the turn that says so.
-    pub evicted: bool,
-    /// Outgoing UDP payload bytes and datagrams' segments, for the statistics.
-    pub gso_packets: u64,
-    pub gso_sends: u64,
-    /// The path's numbers; quiche forgets its active path when the connection closes.
-    pub path: PathSnapshot,
+    pub(crate) buffer: Option<Buffer>,
+    /// Last time a new session of the same peer asked for it.
+    pub(crate) asked: Option<Instant>,
 }
 
 /// Where a lane is in its life.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Before the handshake is complete; a client's first lane, a joining lane or a daemon's new
-    /// connection.
-    Handshaking(Purpose),
-    /// Established on a daemon, the preface is not complete yet.
+#[derive(Debug)]
+pub(crate) enum LanePhase {
+    /// Established on a daemon, the preface is not complete yet. Next: Waiting, Serving.
     Preface(Vec<u8>),
     /// Names a session; before it begins, older ones of its peer must give a sign of life.
-    /// `missing`: workers that have not said that theirs are settled.
+    /// `missing`: workers that have not said that theirs are settled. Next: Serving.
     Waiting { session: SessionId, missing: usize },
-    /// Part of a session.
+    /// Part of a session. Next: Closing.
     Serving { session: usize },
     /// CONNECTION_CLOSE is queued or sent, or was received; waits for quiche to say closed.
     Closing,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    Accepted,
-    FirstLane,
-    Join { session: usize },
-}
-
 /// Both directions of this lane's control stream.
 #[derive(Default)]
-pub struct Control {
+pub(crate) struct ControlStream {
     /// Bytes that precede the session's control bytes on this lane: the preface, the rest of what
     /// was begun here.
-    pub before: VecDeque<Bytes>,
+    pub(crate) before: VecDeque<Bytes>,
     /// The rest of what our direction ends with, if it was not taken whole.
-    pub end: Option<Bytes>,
+    pub(crate) end: Option<Bytes>,
     /// Our direction was finished: the session ended or moved to the next lane.
-    pub fin_sent: bool,
+    pub(crate) fin_sent: bool,
     /// The peer finished its direction.
-    pub fin_received: bool,
+    pub(crate) fin_received: bool,
+}
+
+/// A data stream of the peer: its header, then its records.
+pub(crate) struct Incoming {
+    pub(crate) key: StreamKey,
+    /// Header bytes so far; None once it is complete.
+    header: Option<Vec<u8>>,
+    /// The beginning of a piece of a chunk, the rest of which has not arrived.
+    partial: Option<Buffer>,
+}
+
+/// Bytes just read of a data stream, and whether they are its last.
+pub(crate) struct Arrived {
+    pub(crate) bytes: Bytes,
+    pub(crate) fin: bool,
 }
 
 impl Lane {
-    pub fn new(
-        serial: u64,
-        conn: Conn,
-        socket: SocketId,
-        peer: SocketAddr,
-        phase: Phase,
-        now: Instant,
-    ) -> Lane {
+    pub(crate) fn new(phase: LanePhase) -> Lane {
         Lane {
-            serial,
-            conn,
-            socket,
-            peer,
             phase,
-            touched: false,
-            unfinished: false,
-            waiting_to_send: false,
-            timer: Scheduled::default(),
-            deadline: None,
-            heard: now,
-            pinged: now,
-            quiet: None,
-            doubt: None,
-            asked: None,
             readable: VecDeque::new(),
             incoming: HashMap::new(),
             partials: 0,
@@ -162,103 +99,131 @@ impl Lane {
             streams_announced: None,
             end_announced: false,
             end_stream: None,
-            control: Control::default(),
+            control: ControlStream::default(),
             buffer: None,
-            granted_bytes: 0,
-            promise: None,
-            held_bytes: 0,
-            evicted: false,
-            gso_packets: 0,
-            gso_sends: 0,
-            path: PathSnapshot::default(),
+            asked: None,
         }
     }
 
-    /// Takes the path's numbers while there is a path.
-    pub fn last_stats(&mut self) {
-        let path = self.conn.snapshot();
-        if path.sent_packets > 0 {
-            self.path = path;
-        }
+    /// One that serves a session from the start; `before` is what it says first.
+    pub(crate) fn serving(session: usize, before: Option<Bytes>) -> Lane {
+        let mut lane = Lane::new(LanePhase::Serving { session });
+        lane.control.before.extend(before);
+        lane
     }
 
-    pub fn session(&self) -> Option<usize> {
+    pub(crate) fn session(&self) -> Option<usize> {
         match self.phase {
-            Phase::Serving { session } => Some(session),
-            Phase::Handshaking(_) | Phase::Preface(_) | Phase::Waiting { .. } | Phase::Closing => {
-                None
-            }
+            LanePhase::Serving { session } => Some(session),
+            LanePhase::Preface(_) | LanePhase::Waiting { .. } | LanePhase::Closing => None,
+        }
+    }
+
+    /// No session has begun on it.
+    pub(crate) fn is_idle(&self) -> bool {
+        match self.phase {
+            LanePhase::Preface(_) | LanePhase::Waiting { .. } => true,
+            LanePhase::Serving { .. } | LanePhase::Closing => false,
         }
     }
 
     /// Gives back what waits for the rest of a piece, and the read buffer: nothing more will be
     /// read here.
-    pub fn release_buffers(&mut self) {
+    pub(crate) fn release_buffers(&mut self) {
         self.buffer = None;
         self.incoming.clear();
         self.readable.clear();
         self.partials = 0;
     }
 
-    /// Whether the peer closed this lane because another replaced it.
-    pub fn is_closed_as_replaced(&self) -> bool {
-        matches!(
-            self.conn.close_reason(),
-            Some(CloseReason::PeerApp {
-                code: code::REPLACED,
-                ..
-            })
-        )
-    }
-
     /// Whether everything was read from a lane that was replaced.
-    pub fn is_read_out(&self) -> bool {
+    pub(crate) fn is_read_out(&self) -> bool {
         self.control.fin_sent
             && self.control.fin_received
             && self.streams_announced == Some(self.streams_read)
     }
-}
 
-/// What a session may hold, by the number of sessions that share the worker.
-pub fn limits(shared: &super::Shared, sessions: usize) -> Limits {
-    // A quarter of a pool for a lone session, its share among many, never less than two reads.
-    let pool_bytes = shared.budget.pool_bytes_per_worker() as usize;
-    let share = (pool_bytes / 4)
-        .min(pool_bytes / (sessions + 1))
-        .max(2 * Pool::BUFFER_BYTES);
-    Limits {
-        entry_window: if sessions < FEW_SESSIONS {
-            ENTRY_WINDOW
-        } else {
-            ENTRY_WINDOW / 4
-        },
-        write_behind_bytes: share.min(WRITE_BEHIND_BYTES),
-        read_ahead_bytes: share.min(READ_AHEAD_BYTES),
-        read_ahead_in_place_bytes: share.min(READ_AHEAD_IN_PLACE_BYTES),
-        carriage: crate::proto::Carriage::Bytes,
-        lookups: LOOKUPS,
-        parallel: ParallelTransferConfig::default(),
+    /// The beginning of a piece, to be read on into.
+    pub(crate) fn take_partial(&mut self, stream: u64) -> Option<Buffer> {
+        let partial = self.incoming.get_mut(&stream)?.partial.take();
+        self.partials -= usize::from(partial.is_some());
+        partial
+    }
+
+    /// Keeps the beginning of a piece.
+    pub(crate) fn keep_partial(&mut self, stream: u64, buffer: Buffer) {
+        if let Some(incoming) = self.incoming.get_mut(&stream) {
+            incoming.partial = Some(buffer);
+            self.partials += 1;
+        }
+    }
+
+    /// A data stream was reset, or is none any more: what the session is told.
+    pub(crate) fn lose(&mut self, stream: u64) -> Option<Input> {
+        let incoming = self.incoming.remove(&stream)?;
+        Some(Input::DataReset {
+            stream: incoming.key,
+        })
+    }
+
+    /// Takes bytes of a data stream; what the session is told, if anything yet. `next`: the key of
+    /// the next stream that appears.
+    ///
+    /// # Errors
+    /// The peer broke the protocol, in words.
+    pub(crate) fn arrive(
+        &mut self,
+        stream: u64,
+        next: &mut u32,
+        arrived: Arrived,
+    ) -> Result<Option<Input>, String> {
+        let Arrived { mut bytes, fin } = arrived;
+        let incoming = self.incoming.entry(stream).or_insert_with(|| {
+            // Keys are ours: a peer that repeats its own cannot mix two streams up.
+            let key = StreamKey(*next);
+            *next = next.wrapping_add(1);
+            Incoming {
+                key,
+                header: Some(Vec::new()),
+                partial: None,
+            }
+        });
+        if let Some(header) = &mut incoming.header {
+            if header.is_empty() && StreamHeader::is_lane_end(&bytes) {
+                self.incoming.remove(&stream);
+                // Unidirectional streams count up in steps of four (RFC 9000 §2.1), so its number
+                // counts those before.
+                self.streams_announced = Some(stream / 4);
+                return Ok(None);
+            }
+            let before = header.len();
+            header.extend_from_slice(&bytes[..bytes.len().min(StreamHeader::MAX_BYTES)]);
+            match StreamHeader::decode(header).map_err(|error| error.to_string())? {
+                Some((_, len)) => {
+                    bytes = bytes.slice(len - before..);
+                    incoming.header = None;
+                }
+                None if fin => return Err("a data stream ended inside its header".to_owned()),
+                None => return Ok(None),
+            }
+        }
+        let key = incoming.key;
+        if fin {
+            self.incoming.remove(&stream);
+            self.streams_read += 1;
+        }
+        Ok(Some(Input::Data {
+            stream: key,
+            bytes,
+            fin,
+        }))
+    }
+
+    /// Holds the counter against the table.
+    #[cfg(debug_assertions)]
+    pub(crate) fn check(&self) {
+        let begun = self.incoming.values();
+        let partials = begun.filter(|incoming| incoming.partial.is_some());
+        assert_eq!(self.partials, partials.count());
     }
 }
-
-/// Entries announced and not resolved: at a round trip of 50 ms still 40,000 small files a second.
-const ENTRY_WINDOW: u32 = 2048;
-
-/// Sessions on a worker from which on each gets a smaller entry window (an entry costs up to 600
-/// bytes).
-const FEW_SESSIONS: usize = 16;
-
-/// Data being written: a disk's hiccup of 3 ms at 10 Gbit/s.
-const WRITE_BEHIND_BYTES: usize = 4 << 20;
-
-/// Data read and not yet taken by QUIC, where reads take their time: eight at once keep a disk
-/// busy.
-const READ_AHEAD_BYTES: usize = 512 << 10;
-
-/// The same where a read is made in place: waiting is all that more would do, and what is sealed
-/// long after it was read has left the second-level cache (measured on tmpfs: with 512 KiB 8 % less
-/// throughput at 14 % more CPU).
-const READ_AHEAD_IN_PLACE_BYTES: usize = 128 << 10;
-
-/// Disk operations of one session at a time.
-const LOOKUPS: usize = 64;

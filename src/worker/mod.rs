@@ -4,68 +4,50 @@
 //! The loop of [`Worker::run`] is the whole order of events. Completions are queued by the driver
 //! and taken here at our own pace; nothing acts from inside anything else.
 
-mod client;
-mod egress;
-mod ingress;
+mod apps;
+mod client_events;
+mod client_transfer;
+mod code;
+mod connections;
+mod event_loop;
 mod lane;
-mod life;
-mod link;
+mod limits;
+mod listeners;
 mod local;
 mod log;
+mod mailbox;
 mod pulse;
-mod refused;
-mod revoke;
-mod session;
+mod sessions;
 mod share;
+mod shared;
 mod stats;
-mod succession;
 mod timers;
 mod turn;
 
-use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
-use landro_sys::{
-    Backend, Completion, Driver, DriverConfig, Pool, SendBuffer, SocketId, UdpSocket, WakeHandle,
-};
+use landro_sys::{Backend, Completion, Driver, DriverConfig, Pool, UdpSocket, WakeHandle};
 
-use crate::disk::{DESCRIPTOR_RETRY, Disk};
-use crate::ids::{SessionId, WorkerId};
+use crate::disk::Disk;
+use crate::ids::WorkerId;
 use crate::quic::{Router, Setup};
-use lane::Lane;
-use log::Log;
-use session::Running;
-use timers::{Timer, Timers};
+use client_transfer::ClientTransfer;
+use connections::Connections;
+use event_loop::Loop;
+use limits::{COMPLETIONS_PER_TURN, QUEUE_ENTRIES, RECEIVE_BUFFERS};
+use listeners::Listeners;
+use sessions::Sessions;
+use timers::Timer;
 
-pub use link::{
-    Access, Authorize, ClientEvent, ClientStart, Command, Ended, Mailbox, PeerAccess, Refusals,
-    Service, Shared,
-};
+pub use client_events::{ClientEvent, ClientStart, Ended};
 pub use local::copy_locally;
+pub use mailbox::{Mail, Mailbox};
 pub use pulse::Pulse;
+pub use shared::{Authorize, PeerAccess, Refusals, Service, Shared};
 pub use stats::TransportStats;
-
-/// Completions handled before the connections get their turn. With GRO each holds up to 64 KiB (44
-/// packets of 1472 bytes), and one turn sends one acknowledgement: a few per turn keep
-/// acknowledgements frequent enough (cost is flat beyond 16 packets per ACK) without letting a busy
-/// socket starve timers.
-const MAX_COMPLETIONS_PER_TURN: usize = 4;
-
-/// Send buffers of 64 KiB per worker: enough to keep a queue below us busy, few enough to stay in
-/// cache.
-const SEND_BUFFERS: usize = 8;
-
-/// Receive ring: 16 buffers of 64 KiB are about one millisecond of 10 Gbit/s and fit the
-/// second-level cache.
-const RECEIVE_BUFFERS: u16 = 16;
-
-/// Submission queue entries; file operations of many sessions share it, the driver submits when it
-/// is full.
-const QUEUE_ENTRIES: u32 = 256;
 
 /// What a worker is made of; built on the thread that starts it.
 pub struct WorkerParts {
@@ -74,70 +56,26 @@ pub struct WorkerParts {
     /// Core to stay on; None leaves placement to the scheduler (a command with fewer workers than
     /// cores).
     pub core: Option<usize>,
-    pub sockets: Vec<UdpSocket>,
-    pub inbox: Receiver<Command>,
+    /// Of a daemon: a socket for each address, and how it accepts there.
+    pub listeners: Vec<(UdpSocket, Setup)>,
+    pub inbox: Receiver<Mail>,
     pub shared: Arc<Shared>,
     /// Pool buffers this worker may use.
     pub pool_buffers: usize,
-    /// Set for a daemon: how it accepts.
-    pub accept: Option<Setup>,
 }
 
+/// The parts; each method that needs more than one of them is here or in `apps`, the rest is theirs.
 pub struct Worker {
-    id: WorkerId,
-    now: Instant,
-    driver: Driver,
-    pool: Pool,
-    sockets: Vec<(SocketId, SocketAddr)>,
-    router: Router,
-    accept: Option<Setup>,
-    lanes: slab::Slab<Lane>,
-    sessions: slab::Slab<Running>,
-    session_ids: HashMap<SessionId, usize>,
+    io: Loop,
+    inbox: Receiver<Mail>,
+    listeners: Listeners,
+    connections: Connections,
+    sessions: Sessions,
     disk: Disk,
-    timers: Timers,
+    /// Of a command: its one transfer.
+    client: Option<ClientTransfer>,
     /// Timers that expire in this turn; empty between turns, kept for its room.
     due: Vec<Timer>,
-    /// Lanes that something happened to since their last turn.
-    touched: Vec<usize>,
-    /// Lanes that have more to send or read than one turn allowed.
-    unfinished: Vec<usize>,
-    /// Lanes that want to read and found no pool buffer.
-    hungry: Vec<usize>,
-    /// Lanes that have something to send and found no send buffer.
-    waiting_to_send: VecDeque<usize>,
-    /// Free ones; up to `SEND_BUFFERS` are made as they are needed.
-    send_buffers: Vec<SendBuffer>,
-    send_buffers_made: usize,
-    inbox: Receiver<Command>,
-    shared: Arc<Shared>,
-    client: Option<link::ClientLink>,
-    stopping: Option<Instant>,
-    serials: u64,
-    /// Accepted lanes whose handshake is not complete.
-    handshaking: usize,
-    /// What QUIC holds for those, and for all lanes.
-    handshakes_bytes: u64,
-    held_bytes: u64,
-    /// What all sessions keep.
-    sessions_bytes: u64,
-    /// When lanes that hold much are looked through for silent ones.
-    listen_at: Option<Instant>,
-    /// When this worker came back after it was away for longer than that takes.
-    awake_since: Instant,
-    /// What lanes held that were dropped since memory was last given back.
-    shed_bytes: u64,
-    /// Older sessions that new ones of the same peer wait for.
-    questions: Vec<succession::Question>,
-    /// When they are looked through next.
-    review_at: Instant,
-    /// When free memory is given back to the kernel.
-    trim_at: Option<Instant>,
-    /// When what found no descriptor tries again.
-    descriptors_at: Option<Instant>,
-    gro_packets: u64,
-    gro_receives: u64,
-    log: Log,
 }
 
 /// The time, for callers outside the loop that measure a whole run (the command's summary).
@@ -164,58 +102,24 @@ impl Worker {
             queue_entries: QUEUE_ENTRIES,
         };
         let mut driver = Driver::new(parts.backend, &config, &pool)?;
-        let mut sockets = Vec::new();
-        for socket in parts.sockets {
-            let local = socket.local_addr()?;
-            sockets.push((driver.add_socket(socket)?, local));
+        let is_daemon = !parts.listeners.is_empty();
+        let mut listeners = Listeners::default();
+        for (socket, accept) in parts.listeners {
+            listeners.add(&mut driver, socket, Some(accept))?;
         }
         started(driver.wake_handle());
         let now = now();
-        let server = parts.accept.is_some();
+        let shared = parts.shared;
+        let router = Router::new(parts.id, shared.workers, shared.secrets.clone(), is_daemon);
         Ok(Worker {
-            id: parts.id,
-            now,
-            disk: Disk::new(pool.clone(), parts.shared.settler.clone()),
-            driver,
-            pool,
-            sockets,
-            router: Router::new(
-                parts.id,
-                parts.shared.workers,
-                parts.shared.secrets.clone(),
-                server,
-            ),
-            accept: parts.accept,
-            lanes: slab::Slab::new(),
-            sessions: slab::Slab::new(),
-            session_ids: HashMap::new(),
-            timers: Timers::default(),
-            due: Vec::new(),
-            touched: Vec::new(),
-            unfinished: Vec::new(),
-            hungry: Vec::new(),
-            waiting_to_send: VecDeque::new(),
-            send_buffers: Vec::new(),
-            send_buffers_made: 0,
             inbox: parts.inbox,
-            shared: parts.shared,
+            listeners,
+            connections: Connections::new(router, now),
+            sessions: Sessions::new(now),
+            disk: Disk::new(pool.clone(), shared.settler.clone()),
             client: None,
-            stopping: None,
-            serials: 0,
-            handshaking: 0,
-            handshakes_bytes: 0,
-            held_bytes: 0,
-            sessions_bytes: 0,
-            listen_at: None,
-            awake_since: now,
-            shed_bytes: 0,
-            questions: Vec::new(),
-            review_at: now,
-            trim_at: None,
-            descriptors_at: None,
-            gro_packets: 0,
-            gro_receives: 0,
-            log: Log::default(),
+            due: Vec::new(),
+            io: Loop::new(parts.id, now, driver, pool, shared),
         })
     }
 
@@ -226,130 +130,164 @@ impl Worker {
     /// connections.
     pub fn run(mut self) -> io::Result<()> {
         loop {
-            self.now = now();
-            self.beat();
+            self.io.now = now();
+            self.io.beat();
             self.take_completions();
-            self.take_commands();
+            self.take_mail();
             self.expire_timers();
-            self.feed_hungry();
-            self.feed_waiting_to_send();
+            self.connections.feed_hungry(&self.io);
+            self.connections.feed_waiting_to_send(&self.io);
             self.trim_when_due();
             self.make_room();
             self.make_room_for_sessions();
-            self.listen();
-            self.log.tell_counts(self.now);
+            self.io.log.tell_counts(self.io.now);
             self.turn_sessions();
-            self.turn_lanes();
+            self.turn_connections();
             self.review_questions();
+            self.listen();
             if self.is_over() {
-                self.sum_up();
-                self.log.tell_all_counts();
+                self.say_the_end();
                 return Ok(());
             }
             self.hand_over_file_operations();
+            #[cfg(debug_assertions)]
+            self.check();
             let wait = self.wait_limit();
-            self.driver.submit_and_wait(wait)?;
-        }
-    }
-
-    /// Says that the loop turned.
-    fn beat(&self) {
-        if let Some(mailbox) = self.shared.mailboxes.get(self.id.0 as usize) {
-            mailbox.pulse.beat();
+            self.io.driver.submit_and_wait(wait)?;
         }
     }
 
     fn take_completions(&mut self) {
-        for _ in 0..MAX_COMPLETIONS_PER_TURN {
-            match self.driver.next_completion() {
-                Some(Completion::Received(datagrams)) => self.received(datagrams),
+        let Worker {
+            io,
+            connections,
+            listeners,
+            disk,
+            ..
+        } = self;
+        for _ in 0..COMPLETIONS_PER_TURN {
+            match io.driver.next_completion() {
+                Some(Completion::Received(datagrams)) => connections.take(io, listeners, datagrams),
                 Some(Completion::Sent {
                     token,
                     buffer,
                     result,
-                }) => self.sent(token, buffer, result),
-                Some(Completion::File { token, result }) => self.disk.complete(token, result),
-                Some(Completion::Refused { socket, error }) => self.refused(socket, &error),
+                }) => connections.sent(io, token, buffer, result),
+                Some(Completion::File { token, result }) => disk.complete(token, result),
+                Some(Completion::Refused { socket, error }) => {
+                    connections.refused(io, socket, &error);
+                }
                 Some(Completion::Woken) => {}
                 None => break,
             }
         }
     }
 
+    fn take_mail(&mut self) {
+        while let Ok(mail) = self.inbox.try_recv() {
+            match mail {
+                Mail::Stray(stray) => {
+                    let (io, listeners) = (&mut self.io, &mut self.listeners);
+                    self.connections.take_stray(io, listeners, stray);
+                }
+                Mail::AreYouAlive { asker, lane, peer } => {
+                    self.question_from(asker, lane, &peer);
+                }
+                Mail::Answered { lane } => self.answered(lane),
+                Mail::Start(start) => self.start_client(*start),
+                Mail::Cancel => self.cancel_client(),
+                Mail::Reauthorise => self.reauthorise(),
+                Mail::Shutdown(grace) => self.shut_down(grace),
+            }
+        }
+    }
+
+    fn shut_down(&mut self, grace: Duration) {
+        if self.io.stopping.is_none() {
+            self.io.stopping = Some(self.io.now + grace);
+            self.stop_all();
+        }
+    }
+
     fn hand_over_file_operations(&mut self) {
         self.disk.feed_starved();
-        if self.descriptors_at.take_if(|at| *at <= self.now).is_some() {
-            self.disk.retry_descriptors();
-        }
-        if self.descriptors_at.is_none() && self.disk.is_short_of_descriptors() {
-            self.descriptors_at = Some(self.now + DESCRIPTOR_RETRY);
-        }
+        self.disk.feed_short(self.io.now);
         while let Some((token, op)) = self.disk.next_operation() {
-            self.driver.file(token, op);
+            self.io.driver.file(token, op);
         }
     }
 
     /// None: until something happens.
     fn wait_limit(&self) -> Option<Duration> {
-        let more =
-            !self.unfinished.is_empty() || !self.touched.is_empty() || self.disk.has_finished();
-        // A buffer that came free in this very turn is nobody else's event.
-        let can_read = !self.hungry.is_empty() && self.pool.in_use() < self.pool.capacity();
-        let can_send = !self.waiting_to_send.is_empty() && self.free_send_buffers() > 0;
-        if more || can_read || can_send {
+        if self.connections.can_go_on(&self.io) || self.disk.has_finished() {
             return Some(Duration::ZERO);
         }
         let due = [
-            self.timers.next(),
-            self.stopping,
-            self.trim_at,
-            self.listen_at,
-            self.descriptors_at,
+            self.io.timers.next(),
+            self.io.stopping,
+            self.io.trim_at,
+            self.connections.listen_at(),
+            self.disk.short_until(),
             self.questions_due(),
-            self.log.due(),
+            self.io.log.due(),
         ]
         .into_iter()
         .flatten()
         .min();
-        due.map(|due| due.saturating_duration_since(self.now))
+        due.map(|due| due.saturating_duration_since(self.io.now))
     }
 
     fn trim_when_due(&mut self) {
-        if self.trim_at.is_some_and(|at| at <= self.now) {
-            self.trim_at = None;
-            self.shed_bytes = 0;
+        let now = self.io.now;
+        if self.io.trim_at.take_if(|at| *at <= now).is_some() {
             if self.sessions.is_empty() {
-                self.driver.trim();
+                self.io.driver.trim();
             }
-            self.lanes.shrink_to_fit();
-            self.router.shrink();
+            self.connections.shrink();
             landro_sys::weigh::give_back();
         }
     }
 
-    fn touch(&mut self, lane: usize) {
-        if let Some(found) = self.lanes.get_mut(lane)
-            && !found.touched
-        {
-            found.touched = true;
-            self.touched.push(lane);
+    /// Whether the loop may end.
+    fn is_over(&self) -> bool {
+        let all_said = self.io.send_buffers.are_all_back() && !self.connections.are_touched();
+        let no_files = self.disk.in_flight() == 0;
+        let client_is_over = self.client.as_ref().is_some_and(ClientTransfer::is_over);
+        if client_is_over && all_said && no_files {
+            return true;
+        }
+        match self.io.stopping {
+            Some(at) => self.connections.is_empty() && no_files || at <= self.io.now,
+            None => false,
         }
     }
 
-    fn free_send_buffers(&self) -> usize {
-        self.send_buffers.len() + (SEND_BUFFERS - self.send_buffers_made)
-    }
-
-    fn take_send_buffer(&mut self) -> Option<SendBuffer> {
-        if self.send_buffers.is_empty() && self.send_buffers_made < SEND_BUFFERS {
-            self.send_buffers_made += 1;
-            return Some(SendBuffer::new());
+    /// What the process is to know of a worker that ends.
+    fn say_the_end(mut self) {
+        let received = self.connections.received();
+        match self.client {
+            Some(mut client) => {
+                let backend = self.io.driver.backend();
+                for (_, connection) in self.connections.iter() {
+                    client.add_stats(&connection.stats(backend));
+                }
+                client.say_the_end(received);
+            }
+            None => {
+                if let Ok(mut served) = self.io.shared.served.lock() {
+                    served.add_worker(received);
+                }
+            }
         }
-        self.send_buffers.pop()
+        self.io.log.tell_all_counts();
     }
 
-    fn serial(&mut self) -> u64 {
-        self.serials += 1;
-        self.serials
+    /// Holds the counters of all parts against their tables.
+    #[cfg(debug_assertions)]
+    fn check(&self) {
+        self.connections.check();
+        let connections = &self.connections;
+        self.sessions
+            .check(|lane| connections.get(lane)?.app.session());
     }
 }

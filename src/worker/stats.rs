@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use landro_sys::Backend;
 
-use super::Worker;
-use super::lane::Lane;
+use crate::quic::PathSnapshot;
 
-/// Counters of all lanes of a command's transfer.
+/// Counters of all connections of a command's transfer.
 #[derive(Clone, Debug, Default)]
 pub struct TransportStats {
     pub rtt: Duration,
@@ -26,13 +25,49 @@ pub struct TransportStats {
     pub lanes: u64,
     /// CPU time of the workers' threads.
     pub cpu: Duration,
-    pub(super) gso_packets: u64,
-    pub(super) gso_sends: u64,
-    pub(super) gro_packets: u64,
-    pub(super) gro_receives: u64,
+    gso: Batches,
+    gro: Batches,
+}
+
+/// How many packets went in one system call.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Batches {
+    pub(crate) packets: u64,
+    pub(crate) calls: u64,
+}
+
+impl Batches {
+    pub(crate) fn add(&mut self, other: Batches) {
+        self.packets += other.packets;
+        self.calls += other.calls;
+    }
+
+    fn mean(self) -> f64 {
+        if self.calls == 0 {
+            0.0
+        } else {
+            self.packets as f64 / self.calls as f64
+        }
+    }
 }
 
 impl TransportStats {
+    /// Of one connection.
+    pub(super) fn of(path: &PathSnapshot, sent: Batches, backend: Backend) -> TransportStats {
+        TransportStats {
+            rtt: path.rtt,
+            min_rtt: path.min_rtt.unwrap_or_default(),
+            sent_packets: path.sent_packets,
+            received_packets: path.received_packets,
+            lost_packets: path.lost_packets,
+            retransmitted_packets: path.retransmitted_frames,
+            cwnd_bytes: path.cwnd_bytes as u64,
+            backend: Some(backend),
+            gso: sent,
+            ..TransportStats::default()
+        }
+    }
+
     pub(super) fn add(&mut self, lane: &TransportStats) {
         self.rtt = lane.rtt;
         self.min_rtt = if self.lanes == 0 {
@@ -47,59 +82,14 @@ impl TransportStats {
         self.cwnd_bytes = lane.cwnd_bytes;
         self.backend = lane.backend;
         self.lanes += 1;
-        self.gso_packets += lane.gso_packets;
-        self.gso_sends += lane.gso_sends;
-        self.gso_batch_mean = mean(self.gso_packets, self.gso_sends);
+        self.gso.add(lane.gso);
+        self.gso_batch_mean = self.gso.mean();
     }
 
-    pub(super) fn set_received(&mut self, packets: u64, receives: u64) {
-        self.gro_packets = packets;
-        self.gro_receives = receives;
-        self.gro_batch_mean = mean(packets, receives);
-    }
-}
-
-impl Worker {
-    /// A daemon's connection has ended.
-    pub(super) fn served(&self, lane: &TransportStats) {
-        if let Ok(mut served) = self.shared.served.lock() {
-            served.add(lane);
-        }
-    }
-
-    /// A daemon's worker ends: adds what only it knows.
-    pub(super) fn sum_up(&self) {
-        if self.client.is_none()
-            && let Ok(mut served) = self.shared.served.lock()
-        {
-            let (packets, receives) = (served.gro_packets, served.gro_receives);
-            served.set_received(packets + self.gro_packets, receives + self.gro_receives);
-            served.cpu += landro_sys::cpu::thread_cpu_time().unwrap_or_default();
-        }
-    }
-}
-
-fn mean(sum: u64, count: u64) -> f64 {
-    if count == 0 {
-        0.0
-    } else {
-        sum as f64 / count as f64
-    }
-}
-
-pub(super) fn of_lane(lane: &Lane, backend: Backend) -> TransportStats {
-    let path = lane.path;
-    TransportStats {
-        rtt: path.rtt,
-        min_rtt: path.min_rtt.unwrap_or_default(),
-        sent_packets: path.sent_packets,
-        received_packets: path.received_packets,
-        lost_packets: path.lost_packets,
-        retransmitted_packets: path.retransmitted_frames,
-        cwnd_bytes: path.cwnd_bytes as u64,
-        backend: Some(backend),
-        gso_packets: lane.gso_packets,
-        gso_sends: lane.gso_sends,
-        ..TransportStats::default()
+    /// What a worker's thread knows when it ends.
+    pub(super) fn add_worker(&mut self, received: Batches) {
+        self.gro.add(received);
+        self.gro_batch_mean = self.gro.mean();
+        self.cpu += landro_sys::cpu::thread_cpu_time().unwrap_or_default();
     }
 }

@@ -1,4 +1,4 @@
-//! Deadlines of lanes and sessions in one heap; entries that were overtaken are dropped when they
+//! Deadlines of connections and sessions in one heap; entries that were overtaken are dropped when they
 //! surface.
 
 use std::cmp::Reverse;
@@ -9,7 +9,7 @@ use std::time::Instant;
 /// Whose deadline it is. The serial number tells a pool key's owner from an earlier one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Timer {
-    Lane { key: usize, serial: u64 },
+    Connection { key: usize, serial: u64 },
     Session { key: usize, serial: u64 },
 }
 
@@ -79,7 +79,7 @@ mod tests {
         let start = crate::worker::now();
         let mut timers = Timers::default();
         let mut scheduled = Scheduled::default();
-        let timer = Timer::Lane { key: 1, serial: 7 };
+        let timer = Timer::Connection { key: 1, serial: 7 };
         let at = |ms| start + Duration::from_millis(ms);
         scheduled.want(Some(at(50)), &mut timers, timer);
         scheduled.want(Some(at(80)), &mut timers, timer);

@@ -73,6 +73,38 @@ pub fn copy_and_kill(kind: u64, kills: u64, rng: &mut Rng, tally: &mut Tally) {
     );
     site.start(&[]);
     for _ in 0..kills {
+        let blow = Blow::random(way, big_bytes, rng);
+        let limit = blow.limit.iter().flat_map(|limit| ["--bwlimit", limit]);
+        let limited: Vec<&str> = flags.iter().copied().chain(limit).collect();
+        let Blow { victim, .. } = blow;
+        let after = format!("killed after {} ms {limited:?}", blow.moment_ms);
+        tally.context = format!("{case}; {victim:?} {after}");
+        let mut running = site.cp(&[], &limited);
+        thread::sleep(Duration::from_millis(blow.moment_ms));
+        if !running.is_running() {
+            // The final run below has nothing to do but to find that out.
+            expect_success(running, tally);
+            break;
+        }
+        kill(&mut site, victim, running);
+        tally.kills += 1;
+        let faults_before = tally.faults.len();
+        look(&site, older.as_deref(), tally);
+        tally.enter(format!("{sort}, {victim:?}"), faults_before);
+    }
+    tally.context = case;
+    finish(&site, flags, &path("root"), tally);
+}
+
+/// Who dies, and when; the copy may be slowed down for it.
+struct Blow {
+    victim: Victim,
+    limit: Option<String>,
+    moment_ms: u64,
+}
+
+impl Blow {
+    fn random(way: Way, big_bytes: u64, rng: &mut Rng) -> Blow {
         let victim = match way {
             Way::Local => Victim::Client,
             Way::Push | Way::Pull => *rng.pick(&[Victim::Client, Victim::Daemon, Victim::Both]),
@@ -86,30 +118,21 @@ pub fn copy_and_kill(kind: u64, kills: u64, rng: &mut Rng, tally: &mut Tally) {
             ),
             false => (None, a_moment_ms(rng)),
         };
-        let limit = limit.iter().flat_map(|limit| ["--bwlimit", limit]);
-        let limited: Vec<&str> = flags.iter().copied().chain(limit).collect();
-        tally.context = format!("{case}; {victim:?} killed after {moment_ms} ms {limited:?}");
-        let mut running = site.cp(&[], &limited);
-        thread::sleep(Duration::from_millis(moment_ms));
-        if !running.is_running() {
-            // The final run below has nothing to do but to find that out.
-            let output = running.wait();
-            if output.code != Some(0) {
-                tally.fault(
-                    "ended by itself",
-                    &[format!("{:?}, {}", output.code, output.stderr)],
-                );
-            }
-            break;
+        Blow {
+            victim,
+            limit,
+            moment_ms,
         }
-        kill(&mut site, victim, running);
-        tally.kills += 1;
-        let faults_before = tally.faults.len();
-        look(&site, older.as_deref(), tally);
-        tally.enter(format!("{sort}, {victim:?}"), faults_before);
     }
-    tally.context = case;
-    finish(&site, flags, &path("root"), tally);
+}
+
+/// A copy that was over before its blow fell.
+fn expect_success(running: Running, tally: &mut Tally) {
+    let output = running.wait();
+    if output.code != Some(0) {
+        let how = format!("{:?}, {}", output.code, output.stderr);
+        tally.fault("ended by itself", &[how]);
+    }
 }
 
 /// In memory or on the disk: partial files are reserved and written differently there.

@@ -94,7 +94,8 @@ fn copy_and_cut_case(case: &Case, rng: &mut Rng, tally: &mut Tally) {
             Ok(()) => {
                 look(case, &cut, &site, older.as_deref(), tally);
                 site.start(&prefix);
-                to_do.extend(rerun(case, &cut, &site, &prefix, &mut disk, tally));
+                let running = site.cp(&prefix, &case.flags());
+                to_do.extend(rerun(running, &cut, &site, &mut disk, tally));
                 // It would hold the disk when the next image is mounted.
                 site.kill_daemon();
             }
@@ -259,14 +260,12 @@ fn look(case: &Case, cut: &Cut, site: &Site, older: Option<&Path>, tally: &mut T
 /// The same command on the next boot: all is well in the end. If this is cut off, too: what the cut
 /// left.
 fn rerun(
-    case: &Case,
+    running: Running,
     cut: &Cut,
     site: &Site,
-    prefix: &[&str],
     disk: &mut Disk,
     tally: &mut Tally,
 ) -> Option<Cut> {
-    let running = site.cp(prefix, &case.flags());
     let again = cut.plan.again_ms.map(|at_ms| {
         sleep_ms(at_ms);
         write_early(cut.plan.nudge, &disk.at());

@@ -22,34 +22,39 @@ fn verdict(entry: u32, kind: VerdictKind) -> Message {
 
 pub fn messages(scene: &Scene) {
     prefaces(scene);
-    // What no message may be: over the cap, garbage, cut short, of absurd lengths inside.
+    bytes_that_are_no_message(scene);
+    out_of_place(scene);
+    entries_out_of_order(scene);
+    verdicts_out_of_place(scene);
+    bytes_at_random(scene);
+    a_version_from_the_future(scene);
+}
+
+/// What no message may be: over the cap, garbage, cut short, of absurd lengths inside.
+fn no_messages() -> [(&'static str, Vec<u8>); 11] {
     let over_the_cap = [&70_000u32.to_be_bytes()[..], &[0; 70_000]].concat();
-    let bodies: [(&str, Vec<u8>); 11] = [
+    let behind = [framed(&[]), framed(&[0xff; 1000])].concat();
+    let immense = |kind: u8| framed(&[&[0x82, 2, 0x81, kind][..], &[255; 8]].concat());
+    [
         ("a message over the cap", over_the_cap),
         ("a message of 4 GiB", u32::MAX.to_be_bytes().to_vec()),
-        (
-            "garbage behind a filler",
-            [framed(&[]), framed(&[0xff; 1000])].concat(),
-        ),
+        ("garbage behind a filler", behind),
         ("garbage", framed(&[0xff; 1000])),
         ("an array without end", framed(&[0x9f; 60_000])),
         ("nested arrays", framed(&[0x81; 60_000])),
-        (
-            "a string of 2^64 bytes",
-            framed(&[0x82, 2, 0x81, 0x5b, 255, 255, 255, 255, 255, 255, 255, 255]),
-        ),
-        (
-            "an array of 2^64 items",
-            framed(&[0x82, 2, 0x81, 0x9b, 255, 255, 255, 255, 255, 255, 255, 255]),
-        ),
+        ("a string of 2^64 bytes", immense(0x5b)),
+        ("an array of 2^64 items", immense(0x9b)),
         ("a message nobody knows", framed(&[0x82, 0x18, 99, 0x80])),
         ("bytes behind the message", framed(&[0x82, 13, 0x80, 0])),
         (
             "no text but bytes",
             framed(&[0x82, 12, 0x82, 5, 0x41, 0x41]),
         ),
-    ];
-    for (what, bytes) in &bodies {
+    ]
+}
+
+fn bytes_that_are_no_message(scene: &Scene) {
+    for (what, bytes) in &no_messages() {
         for welcomed in [false, true] {
             let mut peer = scene.connect();
             if welcomed {
@@ -61,9 +66,9 @@ pub fn messages(scene: &Scene) {
             peer.expect_violation(what);
         }
     }
-    out_of_place(scene);
-    entries_out_of_order(scene);
-    verdicts_out_of_place(scene);
+}
+
+fn bytes_at_random(scene: &Scene) {
     let mut rng = Rng::new("random control bytes");
     for _ in 0..40 {
         let mut peer = scene.push();
@@ -81,7 +86,10 @@ pub fn messages(scene: &Scene) {
             }
         }
     }
-    // A version and a request from the future are told so.
+}
+
+/// It is told so.
+fn a_version_from_the_future(scene: &Scene) {
     let mut peer = scene.connect();
     peer.preface();
     let mut hello = peer::hello(peer::push_request(""));

@@ -40,66 +40,87 @@ fn asked_for(scene: &Scene, name: &str, size_bytes: u64) -> Peer {
     peer
 }
 
-pub fn that_lies(scene: &Scene) {
-    let data = vec![5; 3 * MIB];
-    // A record that does not fit what was announced: (announced, record, its data).
-    let lies: [(&str, u64, RecordHead, usize); 13] = [
-        ("a small file too long", 10, whole(1, 20), 20),
-        ("a small file too short", 10, whole(1, 5), 5),
-        ("a small file as a chunk", 10, chunk(1, 1, 10), 10),
-        (
-            "a large file as a whole",
-            2 * MIB as u64,
-            whole(1, 100),
-            100,
-        ),
-        ("a chunk too short", 2 * MIB as u64, chunk(1, 0, 100), 100),
-        (
-            "a chunk too long",
-            2 * MIB as u64,
-            chunk(1, 0, 2 * MIB),
-            2 * MIB,
-        ),
-        ("the last chunk too long", MIB as u64 + 5, chunk(1, 1, 6), 6),
-        (
-            "a chunk outside of the file",
-            2 * MIB as u64,
-            chunk(1, 2, MIB),
-            MIB,
-        ),
-        (
-            "a chunk far outside of the file",
-            2 * MIB as u64,
-            chunk(1, u32::MAX, MIB),
-            MIB,
-        ),
-        ("an entry nobody announced", 10, whole(2, 10), 10),
-        ("entry 0", 10, whole(0, 10), 10),
-        ("an entry far away", 10, chunk(u32::MAX, 0, 10), 10),
-        ("an empty chunk", 2 * MIB as u64, chunk(1, 0, 0), 0),
+/// A record that does not fit what was announced.
+struct Lie {
+    what: &'static str,
+    announced_bytes: u64,
+    head: RecordHead,
+    len: usize,
+}
+
+/// Of files of 10 bytes.
+fn small_lies() -> impl Iterator<Item = Lie> {
+    let lies = [
+        ("a small file too long", whole(1, 20), 20),
+        ("a small file too short", whole(1, 5), 5),
+        ("a small file as a chunk", chunk(1, 1, 10), 10),
+        ("an entry nobody announced", whole(2, 10), 10),
+        ("entry 0", whole(0, 10), 10),
+        ("an entry far away", chunk(u32::MAX, 0, 10), 10),
     ];
-    for (number, (what, announced, head, len)) in lies.into_iter().enumerate() {
-        let mut peer = asked_for(scene, &format!("lie-{number}"), announced);
-        peer.record(head, &data[..len], digest_of(&data[..len]));
-        peer.expect_violation(what);
+    lies.into_iter().map(|(what, head, len)| Lie {
+        what,
+        announced_bytes: 10,
+        head,
+        len,
+    })
+}
+
+/// Of files of 2 MiB, except one.
+fn large_lies() -> impl Iterator<Item = Lie> {
+    let two = 2 * MIB as u64;
+    let odd = MIB as u64 + 5;
+    let lies = [
+        ("a large file as a whole", two, whole(1, 100), 100),
+        ("a chunk too short", two, chunk(1, 0, 100), 100),
+        ("a chunk too long", two, chunk(1, 0, 2 * MIB), 2 * MIB),
+        ("the last chunk too long", odd, chunk(1, 1, 6), 6),
+        ("a chunk outside of the file", two, chunk(1, 2, MIB), MIB),
+        ("a chunk far outside", two, chunk(1, u32::MAX, MIB), MIB),
+        ("an empty chunk", two, chunk(1, 0, 0), 0),
+    ];
+    lies.into_iter()
+        .map(|(what, announced_bytes, head, len)| Lie {
+            what,
+            announced_bytes,
+            head,
+            len,
+        })
+}
+
+pub fn that_lies(scene: &Scene) {
+    records_that_do_not_fit(scene);
+    chunks_that_come_twice(scene);
+    data_of_what_has_none(scene);
+    streams_that_are_none(scene);
+    sizes_nobody_has_room_for(scene);
+    for name in scene.planted() {
+        let name = name.to_string_lossy().into_owned();
+        assert!(matches!(&name[..], "d" | "l"), "{name} appeared");
+    }
+}
+
+fn records_that_do_not_fit(scene: &Scene) {
+    let data = vec![5; 2 * MIB];
+    for (number, lie) in small_lies().chain(large_lies()).enumerate() {
+        let mut peer = asked_for(scene, &format!("lie-{number}"), lie.announced_bytes);
+        let data = &data[..lie.len];
+        peer.record(lie.head, data, digest_of(data));
+        peer.expect_violation(lie.what);
     }
     // A head that promises more than a varint's worth of data.
     let mut peer = asked_for(scene, "lie-huge", 2 * MIB as u64);
-    peer.raw_data(
-        &[
-            1, 0, 2, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3,
-        ],
-        false,
-    );
+    let head = [&[1, 0, 2, 1, 0][..], &[0xff; 8], &[1, 2, 3]].concat();
+    peer.raw_data(&head, false);
     peer.expect_violation("a chunk of 2^62 bytes");
+}
 
-    let (first, second) = (
-        value(0, &data[..MIB], 2 * MIB),
-        value(1, &data[..MIB], 2 * MIB),
-    );
+fn chunks_that_come_twice(scene: &Scene) {
+    let data = vec![5; MIB];
+    let first = value(0, &data, 2 * MIB);
     let mut peer = asked_for(scene, "twice", 2 * MIB as u64);
-    peer.record(chunk(1, 0, MIB), &data[..MIB], first);
-    peer.record(chunk(1, 0, MIB), &data[..MIB], first);
+    peer.record(chunk(1, 0, MIB), &data, first);
+    peer.record(chunk(1, 0, MIB), &data, first);
     peer.expect_violation("a chunk twice");
     // At the same time on two streams, so that neither is complete when the other begins.
     let mut peer = asked_for(scene, "twice-at-once", 2 * MIB as u64);
@@ -111,8 +132,9 @@ pub fn that_lies(scene: &Scene) {
         peer.send(stream, &data[..1000], false);
     }
     peer.expect_violation("a chunk twice at once");
-    let _ = second;
+}
 
+fn data_of_what_has_none(scene: &Scene) {
     let mut peer = scene.push();
     peer.entries(vec![directory(1, 0, "d")]);
     peer.record(whole(1, 3), b"bad", digest_of(b"bad"));
@@ -126,26 +148,27 @@ pub fn that_lies(scene: &Scene) {
     let mut peer = scene.push();
     peer.record(whole(1, 3), b"bad", digest_of(b"bad"));
     peer.expect_violation("data before any entry");
-    for (what, bytes, fin) in [
-        ("a stream of another type", &[9, 0, 1, 1][..], false),
-        ("a record of another kind", &[1, 0, 7, 1, 1], false),
-        ("a stream that ends in its head", &[1, 0, 1], true),
-        (
-            "a stream that ends in its data",
-            &[1, 0, 1, 1, 10, 5, 5],
-            true,
-        ),
-        ("a stream that ends in its header", &[1], true),
-        (
-            "a status nobody knows",
-            &[
-                1, 0, 1, 1, 1, 5, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-            ],
-            false,
-        ),
-    ] {
-        let mut peer = asked_for(scene, "raw", if what.contains("status") { 1 } else { 10 });
+}
+
+/// What is wrong with a stream, the size that was announced, the stream, whether it ends.
+const NO_STREAMS: [(&str, u64, &[u8], bool); 5] = [
+    ("a stream of another type", 10, &[9, 0, 1, 1], false),
+    ("a record of another kind", 10, &[1, 0, 7, 1, 1], false),
+    ("a stream that ends in its head", 10, &[1, 0, 1], true),
+    (
+        "a stream that ends in its data",
+        10,
+        &[1, 0, 1, 1, 10, 5, 5],
+        true,
+    ),
+    ("a stream that ends in its header", 10, &[1], true),
+];
+
+fn streams_that_are_none(scene: &Scene) {
+    let status = [&[1, 0, 1, 1, 1, 5, 9][..], &[0; 32]].concat();
+    let status = ("a status nobody knows", 1, &status[..], false);
+    for (what, announced_bytes, bytes, fin) in NO_STREAMS.into_iter().chain([status]) {
+        let mut peer = asked_for(scene, "raw", announced_bytes);
         peer.raw_data(bytes, fin);
         peer.expect_violation(what);
     }
@@ -153,12 +176,6 @@ pub fn that_lies(scene: &Scene) {
     let mut peer = scene.push();
     peer.send(4, b"hello?", false);
     peer.expect_violation("a second bidirectional stream");
-
-    sizes_nobody_has_room_for(scene);
-    for name in scene.planted() {
-        let name = name.to_string_lossy().into_owned();
-        assert!(matches!(&name[..], "d" | "l"), "{name} appeared");
-    }
 }
 
 fn sizes_nobody_has_room_for(scene: &Scene) {
@@ -249,8 +266,11 @@ pub fn digests(scene: &Scene) {
     let names = scene.planted();
     assert_eq!(names, ["fine"], "nothing else appears, nothing is left");
     std::fs::remove_file(scene.world.root("fine")).unwrap();
+    roots_out_of_place(scene);
+}
 
-    // A root for what needs none, or before its time, or twice.
+/// A root for what needs none, or before its time, or twice.
+fn roots_out_of_place(scene: &Scene) {
     let mut peer = asked_for(scene, "odd", 10);
     peer.message(&Message::Root {
         entry: EntryId(1),

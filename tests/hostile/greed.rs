@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use landro::proto::wire::{self, BenchMode, MAX_ITEMS, Message, WireRequest};
+use landro::proto::wire::{self, BenchMode, Item, MAX_ITEMS, Message, WireRequest};
 use landro::proto::{EntryError, EntryErrorCode};
 use landro::quic::Identity;
 
@@ -13,37 +13,42 @@ use super::Scene;
 use super::peer::{Peer, directory, end, file};
 
 pub fn manifests(scene: &Scene) {
+    more_than_a_session_holds(scene);
+    an_endless_manifest(scene);
+    for entry in fs::read_dir(scene.world.root("")).unwrap() {
+        let name = entry.unwrap().file_name();
+        if !name.to_string_lossy().starts_with("good") {
+            let _ = fs::remove_dir_all(scene.world.root("").join(name));
+        }
+    }
+}
+
+fn more_than_a_session_holds(scene: &Scene) {
+    let announce = |what: &str, item: fn(u32) -> Item| {
+        let mut peer = scene.push();
+        let mut id = 1;
+        while !peer.is_closed() && id < 100_000 {
+            peer.entries((id..id + 500).map(item).collect());
+            id += 500;
+            peer.turn();
+        }
+        peer.expect_violation(what);
+    };
     // More files than the window has room for, none of which is ever sent.
-    let mut peer = scene.push();
-    let mut id = 1;
-    while !peer.is_closed() && id < 100_000 {
-        peer.entries(
-            (id..id + 500)
-                .map(|id| file(id, &format!("f{id}"), 10))
-                .collect(),
-        );
-        id += 500;
-        peer.turn();
-    }
-    peer.expect_violation("100,000 files at once");
-    // Directories that never end.
-    let mut peer = scene.push();
-    let mut id = 1;
-    while !peer.is_closed() && id < 100_000 {
-        peer.entries(
-            (id..id + 500)
-                .map(|id| directory(id, 0, &format!("d{id}")))
-                .collect(),
-        );
-        id += 500;
-        peer.turn();
-    }
-    peer.expect_violation("100,000 directories that do not end");
+    announce("100,000 files at once", |id| {
+        file(id, &format!("f{id}"), 10)
+    });
+    announce("100,000 directories that do not end", |id| {
+        directory(id, 0, &format!("d{id}"))
+    });
     // More items than a batch may have.
     let mut peer = scene.push();
     peer.entries((1..MAX_ITEMS as u32 + 2).map(end).collect());
     peer.expect_violation("a batch of 513 items");
-    // What is allowed may go on for ever, and costs the daemon nothing that grows.
+}
+
+/// What is allowed may go on for ever, and costs the daemon nothing that grows.
+fn an_endless_manifest(scene: &Scene) {
     let mut peer = scene.push();
     let before = scene.world.daemon.rss_bytes();
     let mut id = 1;
@@ -81,12 +86,6 @@ pub fn manifests(scene: &Scene) {
         after >> 20
     );
     peer.hang_up();
-    for entry in fs::read_dir(scene.world.root("")).unwrap() {
-        let name = entry.unwrap().file_name();
-        if !name.to_string_lossy().starts_with("good") {
-            let _ = fs::remove_dir_all(scene.world.root("").join(name));
-        }
-    }
 }
 
 /// Connections and streams on which nothing, or nothing more, is said. They are given up; nobody

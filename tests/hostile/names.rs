@@ -6,10 +6,10 @@ use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use landro::ids::EntryId;
+use landro::ids::{ChunkIndex, EntryId};
 use landro::proto::Kind;
 use landro::proto::integrity::digest_of;
-use landro::proto::wire::{Message, RecordHead, VerdictKind};
+use landro::proto::wire::{Message, RecordHead, VerdictKind, WireRequest};
 
 use super::Scene;
 use super::peer::{self, directory, end, entry, file, link};
@@ -84,10 +84,18 @@ pub fn that_lead_elsewhere(scene: &Scene) {
     }
 }
 
+/// Links in the root that lead out of it, by an absolute path and by a relative one.
 pub fn targets(scene: &Scene) {
     let outside = scene.outside.to_str().unwrap();
     symlink(outside, scene.world.root("out")).unwrap();
     symlink("../here/outside", scene.world.root("up")).unwrap();
+    pushed_to(scene);
+    pulled_or_listed(scene);
+    let _ = fs::remove_file(scene.world.root("out"));
+    let _ = fs::remove_file(scene.world.root("up"));
+}
+
+fn pushed_to(scene: &Scene) {
     let long = "d/".repeat(3000);
     for target in [
         "..",
@@ -103,37 +111,33 @@ pub fn targets(scene: &Scene) {
         "up",
         "x\0y",
         &long,
-        outside,
+        scene.outside.to_str().unwrap(),
     ] {
-        for must_be_dir in [false, true] {
+        for directory in [false, true] {
             let mut peer = scene.connect();
             let mut request = peer::push_request(target);
-            if let landro::proto::wire::WireRequest::Push {
-                must_be_dir: it, ..
-            } = &mut request
-            {
-                *it = must_be_dir;
+            if let WireRequest::Push { must_be_dir, .. } = &mut request {
+                *must_be_dir = directory;
             }
             peer.open(request);
             match peer.next_message() {
                 None | Some(Message::Error { .. }) => {}
                 // `out` itself may be taken for the name of the one thing to come: a symlink that
                 // is replaced.
-                Some(Message::Welcome(_)) if !must_be_dir && matches!(target, "out" | "up") => {
+                Some(Message::Welcome(_)) if !directory && matches!(target, "out" | "up") => {
                     peer.entries(vec![file(1, "x", 3)]);
                     if peer.verdict(1) == (VerdictKind::Send {}) {
-                        let head = RecordHead::Whole {
-                            entry: EntryId(1),
-                            len_bytes: 3,
-                        };
-                        peer.record(head, b"bad", digest_of(b"bad"));
+                        peer.record(whole(1, 3), b"bad", digest_of(b"bad"));
                         peer.verdict(1);
                     }
                 }
-                other => panic!("{target:?} {must_be_dir}: {other:?}"),
+                other => panic!("{target:?} {directory}: {other:?}"),
             }
         }
     }
+}
+
+fn pulled_or_listed(scene: &Scene) {
     for path in [
         "..",
         "../here/outside/witness",
@@ -145,7 +149,7 @@ pub fn targets(scene: &Scene) {
     ] {
         let mut peer = scene.connect();
         let sources = vec![path.to_owned().into()];
-        peer.open(landro::proto::wire::WireRequest::Pull { sources });
+        peer.open(WireRequest::Pull { sources });
         loop {
             match peer.next_message() {
                 Some(Message::Entries(items)) => panic!("{path:?} is sent: {items:?}"),
@@ -155,9 +159,8 @@ pub fn targets(scene: &Scene) {
             }
         }
         let mut peer = scene.connect();
-        peer.open(landro::proto::wire::WireRequest::List {
-            path: path.to_owned().into(),
-        });
+        let path_bytes = path.to_owned().into();
+        peer.open(WireRequest::List { path: path_bytes });
         loop {
             match peer.next_message() {
                 Some(Message::Listing(rows)) => panic!("{path:?} is listed: {rows:?}"),
@@ -167,80 +170,72 @@ pub fn targets(scene: &Scene) {
             }
         }
     }
-    let _ = fs::remove_file(scene.world.root("out"));
-    let _ = fs::remove_file(scene.world.root("up"));
+}
+
+fn whole(entry: u32, len_bytes: u64) -> RecordHead {
+    RecordHead::Whole {
+        entry: EntryId(entry),
+        len_bytes,
+    }
 }
 
 pub fn symlinks_written_through(scene: &Scene) {
     let outside = scene.outside.to_str().unwrap();
-    let deeper = format!("{outside}/witness");
     let levels = [
         "../here/outside",
         "../../../../../../../../../../../../tmp",
         outside,
     ];
     for (number, target) in levels.into_iter().enumerate() {
-        let name = format!("l{number}");
-        // In one session: a link, then a directory of its name with a child.
-        let mut peer = scene.push();
-        peer.entries(vec![link(1, 0, &name, target)]);
-        assert!(matches!(peer.verdict(1), VerdictKind::Done { .. }));
-        peer.entries(vec![directory(2, 0, &name), file(3, "inside", 0), end(2)]);
-        assert!(
-            matches!(peer.verdict(2), VerdictKind::Failed { .. }),
-            "{target}"
-        );
-        // In another: below it, as its parent.
-        let mut peer = scene.push();
-        let mut child = directory(2, 1, "sub");
-        if let landro::proto::wire::Item::Entry(child) = &mut child {
-            child.kind = Kind::File;
-            child.size_bytes = 3;
-        }
-        peer.entries(vec![directory(1, 0, &name), child, end(1)]);
-        assert!(
-            matches!(peer.verdict(1), VerdictKind::Failed { .. }),
-            "{target}"
-        );
-        // As the target of a push.
-        let mut peer = scene.connect();
-        peer.open(peer::push_request(&format!("{name}/x")));
-        assert!(
-            !matches!(peer.next_message(), Some(Message::Welcome(_))),
-            "{target}"
-        );
-        // A parent that is a link was announced as one: links have no children.
-        let mut peer = scene.push();
-        peer.entries(vec![
-            link(1, 0, &name, target),
-            entry(2, 1, b"child", Kind::File, 0),
-        ]);
-        peer.expect_violation("a child of a symlink");
+        links_to_directories(scene, &format!("l{number}"), target);
     }
-    // Links to files: data of that name replaces the link, small and large.
-    for (id, size_bytes) in [(1u32, 3usize), (2, 70_000)] {
-        let name = format!("file{id}");
+    links_to_files(scene, &format!("{outside}/witness"));
+}
+
+fn links_to_directories(scene: &Scene, name: &str, target: &str) {
+    // In one session: a link, then a directory of its name with a child.
+    let mut peer = scene.push();
+    peer.entries(vec![link(1, 0, name, target)]);
+    assert!(matches!(peer.verdict(1), VerdictKind::Done { .. }));
+    peer.entries(vec![directory(2, 0, name), file(3, "inside", 0), end(2)]);
+    let verdict = peer.verdict(2);
+    assert!(matches!(verdict, VerdictKind::Failed { .. }), "{target}");
+    // In another: below it, as its parent.
+    let mut peer = scene.push();
+    let child = entry(2, 1, b"sub", Kind::File, 3);
+    peer.entries(vec![directory(1, 0, name), child, end(1)]);
+    let verdict = peer.verdict(1);
+    assert!(matches!(verdict, VerdictKind::Failed { .. }), "{target}");
+    // As the target of a push.
+    let mut peer = scene.connect();
+    peer.open(peer::push_request(&format!("{name}/x")));
+    let answer = peer.next_message();
+    assert!(!matches!(answer, Some(Message::Welcome(_))), "{target}");
+    // A parent that is a link was announced as one: links have no children.
+    let mut peer = scene.push();
+    let child = entry(2, 1, b"child", Kind::File, 0);
+    peer.entries(vec![link(1, 0, name, target), child]);
+    peer.expect_violation("a child of a symlink");
+}
+
+/// Data of that name replaces the link, small and large.
+fn links_to_files(scene: &Scene, target: &str) {
+    let large = RecordHead::Chunk {
+        entry: EntryId(2),
+        chunk: ChunkIndex(0),
+        len_bytes: 70_000,
+    };
+    for (name, size_bytes, head) in [("file1", 3, whole(2, 3)), ("file2", 70_000, large)] {
         let mut peer = scene.push();
-        peer.entries(vec![link(1, 0, &name, &deeper)]);
+        peer.entries(vec![link(1, 0, name, target)]);
         assert!(matches!(peer.verdict(1), VerdictKind::Done { .. }));
-        peer.entries(vec![file(2, &name, size_bytes as u64)]);
+        peer.entries(vec![file(2, name, size_bytes)]);
         assert_eq!(peer.verdict(2), VerdictKind::Send {});
-        let data = vec![b'x'; size_bytes];
-        let head = match size_bytes {
-            3 => RecordHead::Whole {
-                entry: EntryId(2),
-                len_bytes: 3,
-            },
-            _ => RecordHead::Chunk {
-                entry: EntryId(2),
-                chunk: landro::ids::ChunkIndex(0),
-                len_bytes: size_bytes as u64,
-            },
-        };
+        let data = vec![b'x'; size_bytes as usize];
         peer.record(head, &data, digest_of(&data));
         assert!(matches!(peer.verdict(2), VerdictKind::Done { .. }));
-        let meta = fs::symlink_metadata(scene.world.root(&name)).unwrap();
-        assert!(meta.is_file() && meta.len() == size_bytes as u64);
+        let meta = fs::symlink_metadata(scene.world.root(name)).unwrap();
+        assert!(meta.is_file() && meta.len() == size_bytes);
     }
 }
 

@@ -3,21 +3,22 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::UdpSocket;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use landro::ids::EntryId;
-use landro::proto::Kind;
+use landro::ids::{ChunkIndex, EntryId};
 use landro::proto::integrity::digest_of;
 use landro::proto::wire::{Message, RecordHead, VerdictKind, Welcome};
+use landro::proto::{EntryError, EntryErrorCode, Kind};
 use landro::quic::Identity;
+use tempfile::TempDir;
 
 use super::common::tree::leftovers;
 use super::common::{self, Output, Running, Side};
 use super::craft::Forge;
-use super::memory::bytes_with_holes;
+use super::frames::bytes_with_holes;
 use super::peer::{Peer, directory, end, entry, file, link};
 
 /// Lets the real client pull everything from a server that does what `script` says once it has read
@@ -98,35 +99,70 @@ pub fn that_leaves_holes(backend: &str) {
     assert!(said.contains("more than its share"), "{said}");
 }
 
-pub fn that_lies(backend: &str) {
-    let dir = tempfile::tempdir().unwrap();
-    let (to, outside) = (dir.path().join("to"), dir.path().join("outside"));
-    for made in [&to, &outside] {
-        fs::create_dir(made).unwrap();
+/// Where the client pulls to, beside a directory that nothing may touch.
+struct Destination<'a> {
+    backend: &'a str,
+    dir: TempDir,
+    to: PathBuf,
+}
+
+impl Destination<'_> {
+    fn new(backend: &str) -> Destination<'_> {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("to");
+        fs::create_dir(&to).unwrap();
+        fs::create_dir(dir.path().join("outside")).unwrap();
+        Destination { backend, dir, to }
     }
-    let untouched = || {
-        let found: Vec<_> = fs::read_dir(&outside).unwrap().collect();
+
+    fn outside(&self) -> PathBuf {
+        self.dir.path().join("outside")
+    }
+
+    #[track_caller]
+    fn assert_nothing_outside(&self) {
+        let found: Vec<_> = fs::read_dir(self.outside()).unwrap().collect();
         assert!(found.is_empty(), "{found:?}");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
-    };
+        assert_eq!(fs::read_dir(self.dir.path()).unwrap().count(), 2);
+    }
+
+    fn pull(&self, script: impl FnOnce(&mut Peer) + Send) -> Output {
+        pull(self.backend, &self.to, script)
+    }
+}
+
+#[track_caller]
+fn assert_protocol_error(output: &Output) {
+    let last = output.of("error").last().unwrap();
+    assert_eq!(last["code"], "protocol", "{output:?}");
+}
+
+pub fn that_lies(backend: &str) {
+    let at = Destination::new(backend);
+    names_that_lead_elsewhere(&at);
+    a_link_and_a_directory_of_one_name(&at);
+    digests_that_lie(&at);
+    what_nobody_asked_for(&at);
+    messages_without_end_or_sense(&at);
+    texts_that_act_on_terminals(&at);
+}
+
+fn names_that_lead_elsewhere(at: &Destination) {
     for name in ["..", ".", "../x", "/tmp/x", "a/b", "x\0y"] {
         for kind in [Kind::File, Kind::Directory] {
-            let output = pull(backend, &to, |peer| {
-                peer.entries(vec![entry(2, 1, name.as_bytes(), kind, 1)])
-            });
+            let output = at.pull(|peer| peer.entries(vec![entry(2, 1, name.as_bytes(), kind, 1)]));
             assert_eq!(output.code, Some(1), "{name:?}: {output:?}");
-            assert_eq!(
-                output.of("error").last().unwrap()["code"],
-                "protocol",
-                "{name:?}: {output:?}"
-            );
+            assert_protocol_error(&output);
         }
-        untouched();
+        at.assert_nothing_outside();
     }
-    // A symlink out, then a directory of its name with a file in it.
-    let target = outside.to_str().unwrap();
-    let output = pull(backend, &to, |peer| {
-        peer.entries(vec![link(2, 1, "l", target)]);
+}
+
+/// A symlink out, then a directory of its name with a file in it.
+fn a_link_and_a_directory_of_one_name(at: &Destination) {
+    let outside = at.outside();
+    let output = at.pull(|peer| {
+        peer.entries(vec![link(2, 1, "l", outside.to_str().unwrap())]);
         peer.verdict(2);
         peer.entries(vec![
             directory(3, 1, "l"),
@@ -138,10 +174,21 @@ pub fn that_lies(backend: &str) {
         peer.message(&Message::ManifestEnd { entries: 4 });
     });
     assert_eq!(output.code, Some(3), "{output:?}");
-    untouched();
-    // Digests that lie: exit code 7, and the file does not appear.
-    let data = vec![9; 1 << 20];
-    let output = pull(backend, &to, |peer| {
+    at.assert_nothing_outside();
+}
+
+/// Exit code 7, and the file does not appear.
+fn digests_that_lie(at: &Destination) {
+    let whole = |entry| RecordHead::Whole {
+        entry: EntryId(entry),
+        len_bytes: 3,
+    };
+    let chunk = RecordHead::Chunk {
+        entry: EntryId(3),
+        chunk: ChunkIndex(0),
+        len_bytes: 1 << 20,
+    };
+    let output = at.pull(|peer| {
         let child =
             |id, name: &str, size_bytes| entry(id, 1, name.as_bytes(), Kind::File, size_bytes);
         peer.entries(vec![
@@ -153,32 +200,9 @@ pub fn that_lies(backend: &str) {
         for id in 2..=4 {
             assert_eq!(peer.verdict(id), VerdictKind::Send {});
         }
-        peer.record(
-            RecordHead::Whole {
-                entry: EntryId(2),
-                len_bytes: 3,
-            },
-            b"bad",
-            [0; 32],
-        );
-        let chunk = landro::ids::ChunkIndex(0);
-        peer.record(
-            RecordHead::Chunk {
-                entry: EntryId(3),
-                chunk,
-                len_bytes: 1 << 20,
-            },
-            &data,
-            [1; 32],
-        );
-        peer.record(
-            RecordHead::Whole {
-                entry: EntryId(4),
-                len_bytes: 3,
-            },
-            b"yes",
-            digest_of(b"yes"),
-        );
+        peer.record(whole(2), b"bad", [0; 32]);
+        peer.record(chunk, &vec![9; 1 << 20], [1; 32]);
+        peer.record(whole(4), b"yes", digest_of(b"yes"));
         peer.message(&Message::ManifestEnd { entries: 4 });
     });
     let output = output.expect(7);
@@ -187,41 +211,43 @@ pub fn that_lies(backend: &str) {
         .filter(|error| error["code"] == "integrity")
         .collect();
     assert!(failed.len() >= 2, "{output:?}");
+    let to = &at.to;
     assert!(!to.join("small").exists() && !to.join("large").exists() && to.join("fine").is_file());
-    assert!(leftovers(&to).is_empty());
-    // What the user did not ask for.
-    let output = pull(backend, &to, |peer| {
+    assert!(leftovers(to).is_empty());
+}
+
+fn what_nobody_asked_for(at: &Destination) {
+    let output = at.pull(|peer| {
         peer.entries(vec![file(2, "another", 0)]);
         while peer.next_message().is_some() {}
     });
-    assert_eq!(
-        output.of("error").last().unwrap()["code"],
-        "protocol",
-        "{output:?}"
-    );
-    assert!(!to.join("another").exists());
-    // What he asked for, twice.
-    let output = pull_sources(&["--backend", backend], &["one", "two"], &to, |peer| {
+    assert_protocol_error(&output);
+    assert!(!at.to.join("another").exists());
+    // What was asked for, twice.
+    let options = ["--backend", at.backend];
+    let output = pull_sources(&options, &["one", "two"], &at.to, |peer| {
         peer.entries(vec![link(1, 0, "one", ".."), directory(2, 0, "one")]);
         while peer.next_message().is_some() {}
     });
-    assert_eq!(
-        output.of("error").last().unwrap()["code"],
-        "protocol",
-        "{output:?}"
-    );
-    untouched();
-    // Verdicts of a server that was asked to send, messages without end or sense.
+    assert_protocol_error(&output);
+    at.assert_nothing_outside();
+}
+
+/// Lengths beyond any message, bytes that are none, verdicts of a server that was asked to send.
+fn messages_without_end_or_sense(at: &Destination) {
     for bytes in [
         &[255u8, 255, 255, 255][..],
         &[0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff],
         &[0, 0, 0, 3, 0x82, 9, 0x80],
     ] {
-        let output = pull(backend, &to, |peer| peer.control(bytes));
+        let output = at.pull(|peer| peer.control(bytes));
         assert_eq!(output.code, Some(1), "{output:?}");
     }
-    // Names that act on terminals, in texts too.
-    let output = pull(backend, &to, |peer| {
+}
+
+/// Names and texts.
+fn texts_that_act_on_terminals(at: &Destination) {
+    let output = at.pull(|peer| {
         let path = Bytes::from_static(b"\x1b]0;owned\x07");
         peer.message(&Message::SourceWarning {
             path,
@@ -229,8 +255,8 @@ pub fn that_lies(backend: &str) {
         });
         peer.entries(vec![entry(2, 1, b"a\x1b[31m", Kind::File, 2 << 20), end(1)]);
         peer.verdict(2);
-        let error = landro::proto::EntryError {
-            code: landro::proto::EntryErrorCode::Source,
+        let error = EntryError {
+            code: EntryErrorCode::Source,
             errno: 0,
             text: "\x1b[2Jgone\r".to_owned(),
         };

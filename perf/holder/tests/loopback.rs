@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use landro::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use landro::config::QuicConfig;
-use landro::engine::{Access, BackendChoice, PeerAccess, ServeConfig, Server};
+use landro::engine::{BackendChoice, Grant, PeerAccess, ServeConfig, Server};
 use landro::ids::Fingerprint;
 use landro::quic::Identity;
 
@@ -19,7 +19,7 @@ fn serve(root: &Path, clients: &[Fingerprint]) -> (Server, Fingerprint) {
     let (identity, clients) = (Identity::generate().unwrap(), clients.to_vec());
     let own = identity.fingerprint();
     let all = PeerAccess {
-        access: Access {
+        access: Grant {
             read: true,
             write: true,
         },

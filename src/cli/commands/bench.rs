@@ -15,11 +15,11 @@ use crate::cli::output::outcome::{Parties, judge};
 use crate::cli::trust::TrustError;
 use crate::config::QuicConfig;
 use crate::daemon::DaemonError;
-use crate::daemon::signals::{Hangup, Signals};
-use crate::engine::{Access, Client, ClientConfig, Ended, PeerAccess, ServeConfig, Server};
+use crate::engine::{Client, ClientConfig, Ended, Grant, PeerAccess, ServeConfig, Server};
 use crate::ids::Fingerprint;
 use crate::proto::session::{BenchWork, Request};
 use crate::quic::Identity;
+use crate::signals::{Hangup, Signals};
 
 /// What most messages of a program to another are smaller than.
 const DEFAULT_SIZE_BYTES: usize = 1024;
@@ -108,7 +108,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         diagnostics: diagnostics::of_environment(),
         ..args.engine.quic()
     };
-    let nothing = Access {
+    let nothing = Grant {
         read: false,
         write: false,
     };

@@ -14,10 +14,10 @@ use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::copy::{CopyReporter, Style};
 use crate::cli::output::outcome::{Parties, judge};
 use crate::cli::output::stats::ConnectionSeen;
-use crate::daemon::signals::{Hangup, Signals};
 use crate::engine::{ClientEvent, Ended, copy_locally};
 use crate::ids::Fingerprint;
 use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
+use crate::signals::{Hangup, Signals};
 
 pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     let route = CopyRoute::parse(&args.sources, &args.destination)?;

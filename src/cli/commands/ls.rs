@@ -11,10 +11,10 @@ use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::copy::WARNINGS_SHOWN;
 use crate::cli::output::outcome::{Parties, judge};
-use crate::daemon::signals::{Hangup, Signals};
 use crate::engine::ClientEvent;
 use crate::proto::session::Request;
 use crate::proto::{Event, Kind, Meta};
+use crate::signals::{Hangup, Signals};
 
 pub fn run(args: LsArgs) -> Result<Exit, CliError> {
     let url = Url::parse(&args.url)?;

@@ -11,7 +11,7 @@ const SHOWN_CHARS: usize = 40;
 
 /// A peer and its rights as its line states them.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Line {
+pub struct PeerLine {
     pub peer: Fingerprint,
     pub rights: Rights,
 }
@@ -55,7 +55,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Reads a line without its `\n`; None: empty or a comment.
-pub fn read(bytes: &[u8]) -> Result<Option<Line>, Problem> {
+pub fn read(bytes: &[u8]) -> Result<Option<PeerLine>, Problem> {
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     let text = std::str::from_utf8(bytes).map_err(|_| Problem::NotUtf8)?;
     if let Some(control) = text.chars().find(|c| c.is_control() && *c != '\t') {
@@ -88,7 +88,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<Line>, Problem> {
         }
     }
     let (read, write) = access.unwrap_or((true, true));
-    Ok(Some(Line {
+    Ok(Some(PeerLine {
         peer,
         rights: Rights { read, write, path },
     }))

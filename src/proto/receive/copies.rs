@@ -10,7 +10,7 @@ use crate::proto::{CopyStep, DiskDone, DiskError, DiskOp, EntryError, EntryResul
 
 /// A file being copied; it has no name yet.
 #[derive(Debug)]
-pub(super) struct Copy {
+pub(super) struct CopyPart {
     entry: EntryId,
     dir: usize,
     file: FileId,
@@ -82,7 +82,7 @@ impl Receiver {
         };
         self.last_file = self.last_file.wrapping_add(1);
         let (dir, size_bytes, name) = (entry.dir, entry.size_bytes, entry.name.clone());
-        let at = self.copies.insert(Copy {
+        let at = self.copies.insert(CopyPart {
             entry: id,
             dir,
             file: FileId(self.last_file),

@@ -17,22 +17,22 @@ const RANGE_BYTES: u64 = 64 << 20;
 pub(super) struct Copies {
     /// Wanted, not opened yet.
     queue: VecDeque<EntryId>,
-    current: Option<Copied>,
+    current: Option<CopySource>,
     last_file: u32,
 }
 
 /// The file being copied.
 #[derive(Debug)]
-struct Copied {
+struct CopySource {
     entry: EntryId,
     id: FileId,
     size_bytes: u64,
     copied_bytes: u64,
-    state: CopiedState,
+    state: CopySourceState,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum CopiedState {
+enum CopySourceState {
     /// Next: Ready, GivenUp.
     Opening,
     /// The next range may be named. Next: Named, Checking, GivenUp.
@@ -57,15 +57,15 @@ impl Copies {
         let Some(file) = &mut self.current else {
             return;
         };
-        let CopiedState::Named(named_bytes) = file.state else {
+        let CopySourceState::Named(named_bytes) = file.state else {
             return;
         };
         file.copied_bytes += bytes;
         // A range that ends early is the end of the source.
         let ended = bytes < named_bytes || file.copied_bytes == file.size_bytes;
         file.state = match ended {
-            true => CopiedState::Ended,
-            false => CopiedState::Ready,
+            true => CopySourceState::Ended,
+            false => CopySourceState::Ready,
         };
     }
 
@@ -74,14 +74,14 @@ impl Copies {
         if !opened {
             self.current = None;
         } else if let Some(file) = &mut self.current {
-            file.state = CopiedState::GivenUp { in_flight: false };
+            file.state = CopySourceState::GivenUp { in_flight: false };
         }
     }
 
     /// Gives up the file, which is to be closed.
     pub(super) fn take_open(&mut self) -> Option<FileId> {
         let file = self.current.take()?;
-        (file.state != CopiedState::Opening).then_some(file.id)
+        (file.state != CopySourceState::Opening).then_some(file.id)
     }
 }
 
@@ -92,9 +92,9 @@ impl Sender {
             return self.open_copied(ports);
         };
         match file.state {
-            CopiedState::Ready => {
+            CopySourceState::Ready => {
                 let len_bytes = RANGE_BYTES.min(file.size_bytes - file.copied_bytes);
-                file.state = CopiedState::Named(len_bytes);
+                file.state = CopySourceState::Named(len_bytes);
                 let (entry, from) = (file.entry, file.id);
                 let range = CopyStep::Range {
                     entry,
@@ -103,16 +103,16 @@ impl Sender {
                 };
                 self.tell_copy(ports, range);
             }
-            CopiedState::Ended => {
-                file.state = CopiedState::Checking;
+            CopySourceState::Ended => {
+                file.state = CopySourceState::Checking;
                 let cmd = DiskOp::Stat { file: file.id };
                 self.ops.start(ports, Op::CheckCopied, cmd);
             }
-            CopiedState::GivenUp { in_flight: false } => self.close_copied(ports),
-            CopiedState::Opening
-            | CopiedState::Named(_)
-            | CopiedState::Checking
-            | CopiedState::GivenUp { in_flight: true } => {}
+            CopySourceState::GivenUp { in_flight: false } => self.close_copied(ports),
+            CopySourceState::Opening
+            | CopySourceState::Named(_)
+            | CopySourceState::Checking
+            | CopySourceState::GivenUp { in_flight: true } => {}
         }
     }
 
@@ -130,12 +130,12 @@ impl Sender {
             entry.state = State::Copied;
             self.copies.last_file = self.copies.last_file.wrapping_add(1);
             let file = FileId(self.copies.last_file);
-            self.copies.current = Some(Copied {
+            self.copies.current = Some(CopySource {
                 entry: id,
                 id: file,
                 size_bytes: entry.size_bytes,
                 copied_bytes: 0,
-                state: CopiedState::Opening,
+                state: CopySourceState::Opening,
             });
             let cmd = DiskOp::OpenRead {
                 dir: self.dirs[dir].id,
@@ -157,7 +157,7 @@ impl Sender {
         let Some(file) = &mut self.copies.current else {
             return;
         };
-        let given_up = matches!(file.state, CopiedState::GivenUp { .. });
+        let given_up = matches!(file.state, CopySourceState::GivenUp { .. });
         let id = file.entry;
         match result {
             Err(error) => {
@@ -166,9 +166,9 @@ impl Sender {
                     self.abort(ports, id, source_error(self.host, &error));
                 }
             }
-            Ok(_) if given_up => file.state = CopiedState::GivenUp { in_flight: false },
+            Ok(_) if given_up => file.state = CopySourceState::GivenUp { in_flight: false },
             Ok(found) => {
-                file.state = CopiedState::Ready;
+                file.state = CopySourceState::Ready;
                 if !self.is_as_announced(id, &found) {
                     self.fail_copied(ports, source_changed(self.host));
                 }
@@ -185,7 +185,7 @@ impl Sender {
         let Some(file) = &mut self.copies.current else {
             return;
         };
-        if let CopiedState::GivenUp { in_flight } = &mut file.state {
+        if let CopySourceState::GivenUp { in_flight } = &mut file.state {
             *in_flight = false;
             return;
         }
@@ -213,7 +213,7 @@ impl Sender {
     /// The source failed: tells the receiver.
     fn fail_copied(&mut self, ports: &mut Ports, error: EntryError) {
         if let Some(file) = &mut self.copies.current {
-            file.state = CopiedState::GivenUp { in_flight: false };
+            file.state = CopySourceState::GivenUp { in_flight: false };
             let id = file.entry;
             self.abort(ports, id, error);
         }
@@ -222,8 +222,11 @@ impl Sender {
     /// The receiver gave the file up.
     pub(super) fn cancel_copied(&mut self, id: EntryId) {
         if let Some(file) = self.copies.current.as_mut().filter(|file| file.entry == id) {
-            let in_flight = matches!(file.state, CopiedState::Opening | CopiedState::Checking);
-            file.state = CopiedState::GivenUp { in_flight };
+            let in_flight = matches!(
+                file.state,
+                CopySourceState::Opening | CopySourceState::Checking
+            );
+            file.state = CopySourceState::GivenUp { in_flight };
         }
     }
 

@@ -3,13 +3,13 @@
 
 use std::io::{IsTerminal, Write};
 
-use super::{Known, KnownHosts};
+use super::trust::{Known, KnownHosts};
 use crate::cli::args::TrustArgs;
 use crate::cli::args::url::DaemonName;
 use crate::cli::escape;
 use crate::cli::exit::CliError;
-use crate::daemon::signals::Signals;
 use crate::ids::Fingerprint;
+use crate::signals::Signals;
 
 /// Which fingerprints the daemon may show in the handshake.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,12 +1,12 @@
 //! Peers whose rights were taken away while they are connected: what they do ends, and they hear
 //! why.
 
-use super::Worker;
-use super::lane::{LINGER, Phase, code};
-use super::link::PeerAccess;
-use super::log::Who;
-use crate::ids::Fingerprint;
 use crate::proto::{Input, SessionError, SessionErrorCode};
+use crate::worker::Worker;
+use crate::worker::code;
+use crate::worker::limits::LINGER;
+use crate::worker::log::Who;
+use crate::worker::shared::PeerAccess;
 
 const REMOVED: &str = "this identity was removed from authorized_peers";
 const NARROWED: &str = "the rights of this identity were narrowed in authorized_peers";
@@ -30,24 +30,25 @@ fn taken_away(before: &PeerAccess, now: Option<&PeerAccess>) -> Option<&'static 
 
 impl Worker {
     /// The list of peers was read again: everybody who is in is asked for again.
-    pub(super) fn reauthorise(&mut self) {
-        for session in self.sessions.iter().map(|(key, _)| key).collect::<Vec<_>>() {
-            let running = &self.sessions[session];
-            let now = self.authorised(&running.peer);
-            let before = running
-                .allowed
-                .as_ref()
-                .filter(|_| running.revoked.is_none());
+    pub(crate) fn reauthorise(&mut self) {
+        for session in self.sessions.keys() {
+            let Some(running) = self.sessions.get(session) else {
+                continue;
+            };
+            let now = self.io.shared.authorised(&running.peer);
+            let before = running.allowed.as_ref();
+            let before = before.filter(|_| running.revoked.is_none());
             if let Some(why) = before.and_then(|before| taken_away(before, now.as_ref())) {
                 self.revoke(session, why);
             }
         }
-        for key in self.lanes.iter().map(|(key, _)| key).collect::<Vec<_>>() {
-            let lane = &self.lanes[key];
-            let is_idle = matches!(lane.phase, Phase::Preface(_) | Phase::Waiting { .. });
-            let peer: Option<Fingerprint> = lane.conn.peer_fingerprint().filter(|_| is_idle);
-            if peer.is_some_and(|peer| self.authorised(&peer).is_none()) {
-                self.close_lane(key, code::UNAUTHORISED, REMOVED);
+        for key in self.connections.keys() {
+            let connection = self.connections.get(key);
+            let idle = connection.filter(|connection| connection.app.is_idle());
+            let peer = idle.and_then(|connection| connection.conn.peer_fingerprint());
+            if peer.is_some_and(|peer| self.io.shared.authorised(&peer).is_none()) {
+                self.connections
+                    .close(&self.io, key, code::UNAUTHORISED, REMOVED);
             }
         }
     }
@@ -55,8 +56,11 @@ impl Worker {
     /// Tells the peer, by a message of the session, which arrives for certain. A peer that does not
     /// hang up then is cut off.
     fn revoke(&mut self, session: usize, why: &'static str) {
-        let running = &mut self.sessions[session];
-        if self.log.admits(Who::Peer(running.peer), self.now) {
+        let Some(running) = self.sessions.get_mut(session) else {
+            return;
+        };
+        let now = self.io.now;
+        if self.io.log.admits(Who::Peer(running.peer), now) {
             tracing::info!(peer = %running.peer, why, "ending a session that is no longer allowed");
         }
         running.revoked = Some(why);
@@ -64,19 +68,13 @@ impl Worker {
             code: SessionErrorCode::Permission,
             text: why.to_owned(),
         };
-        running.machine.handle(self.now, Input::Refuse(error));
+        running.machine.handle(now, Input::Refuse(error));
         self.drain_session(session);
-        let Some(running) = self.sessions.get(session) else {
-            return;
-        };
-        for key in running.lanes.clone() {
-            let lane = &mut self.lanes[key];
-            lane.deadline = Some(
-                lane.deadline
-                    .unwrap_or(self.now + LINGER)
-                    .min(self.now + LINGER),
-            );
-            self.touch(key);
+        for key in self.sessions.lanes(session) {
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.give_up_by(now + LINGER);
+            }
+            self.connections.touch(key);
         }
     }
 }
@@ -84,12 +82,12 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::Access;
+    use crate::proto::session::Grant;
 
     #[test]
     fn less_ends_a_session_and_more_does_not() {
         let may = |read, write, path: Option<&str>| PeerAccess {
-            access: Access { read, write },
+            access: Grant { read, write },
             path: path.map(|path| path.as_bytes().to_vec()),
         };
         let before = may(true, true, Some("a"));

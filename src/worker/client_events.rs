@@ -1,0 +1,54 @@
+//! What a command asks of its worker, and what it hears of the transfer.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use crossbeam::channel::Sender;
+use landro_sys::{Backend, UdpOptions};
+
+use super::stats::TransportStats;
+use crate::ids::Fingerprint;
+use crate::proto;
+use crate::quic::Setup;
+
+pub struct ClientStart {
+    /// Tried in order.
+    pub peers: Vec<SocketAddr>,
+    pub setup: Setup,
+    /// Where the trust function leaves whom it refused.
+    pub trust_refused: Arc<Mutex<Option<Fingerprint>>>,
+    pub request: proto::session::Request,
+    pub streams: usize,
+    pub socket_options: UdpOptions,
+    pub events: Sender<ClientEvent>,
+    pub backend_reason: String,
+}
+
+/// What a command hears of its transfer.
+#[derive(Debug)]
+pub enum ClientEvent {
+    Connected {
+        fingerprint: Fingerprint,
+        address: SocketAddr,
+        backend: Backend,
+        backend_reason: String,
+    },
+    Session(proto::Event),
+    /// Once, just before `Ended`.
+    Stats(Box<TransportStats>),
+    Ended(Ended),
+}
+
+#[derive(Debug)]
+pub enum Ended {
+    Outcome(proto::Outcome),
+    /// No answer, or an answer that there is nobody.
+    Unreachable(String),
+    /// The peer was there and went away: idle timeout, reset, shutdown.
+    Lost(String),
+    /// Our trust function refused this server.
+    IdentityUnknown(Fingerprint),
+    /// The server refused our identity.
+    RefusedByPeer(String),
+    Failed(String),
+}

@@ -1,0 +1,230 @@
+//! A command's one transfer: whom it dials, how far it is, how it ends.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use crossbeam::channel::Sender;
+use landro_sys::UdpOptions;
+
+use crate::ids::Fingerprint;
+use crate::proto::Outcome;
+use crate::proto::session::Request;
+use crate::quic::{CloseReason, Setup};
+use crate::worker::client_events::{ClientEvent, ClientStart, Ended};
+use crate::worker::code;
+use crate::worker::limits::DIAL_FOR;
+use crate::worker::stats::{Batches, TransportStats};
+
+pub(crate) struct ClientTransfer {
+    state: ClientState,
+    peers: Vec<SocketAddr>,
+    next_peer: usize,
+    /// Until when addresses are dialled again, and whether ICMP kept one from answering since that
+    /// began anew.
+    dial_until: Instant,
+    was_refused: bool,
+    pub(crate) setup: Setup,
+    trust_refused: Arc<Mutex<Option<Fingerprint>>>,
+    pub(crate) streams: usize,
+    pub(crate) socket_options: UdpOptions,
+    events: Sender<ClientEvent>,
+    pub(crate) backend_reason: String,
+    /// To resume the newest lane's TLS session.
+    pub(crate) ticket: Option<Vec<u8>>,
+    stats: TransportStats,
+}
+
+/// How far the transfer is.
+enum ClientState {
+    /// An address is dialled; whoever answers is asked for this. Next: Running, Over.
+    Dialling(Request),
+    /// The session goes on; the reason is that of the first connection that ended as it should not.
+    /// Next: Stopping, Over.
+    Running(Option<Ended>),
+    /// As Running, but the user asked to stop. Next: Over.
+    Stopping(Option<Ended>),
+    Over(Ended),
+}
+
+impl ClientTransfer {
+    pub(crate) fn new(start: ClientStart, now: Instant) -> ClientTransfer {
+        ClientTransfer {
+            state: ClientState::Dialling(start.request),
+            peers: start.peers,
+            next_peer: 0,
+            dial_until: now + DIAL_FOR,
+            was_refused: false,
+            setup: start.setup,
+            trust_refused: start.trust_refused,
+            streams: start.streams,
+            socket_options: start.socket_options,
+            events: start.events,
+            backend_reason: start.backend_reason,
+            ticket: None,
+            stats: TransportStats::default(),
+        }
+    }
+
+    /// A reader that went away is no reason to stop: the transfer ends by itself or by `Cancel`.
+    pub(crate) fn tell(&self, event: ClientEvent) {
+        let _ = self.events.send(event);
+    }
+
+    /// The next address to dial. None: the transfer is over, with what the last one said if it was
+    /// not before.
+    pub(crate) fn next_address(&mut self, now: Instant, last_error: String) -> Option<SocketAddr> {
+        match self.state {
+            ClientState::Dialling(_) => {}
+            ClientState::Running(_) | ClientState::Stopping(_) | ClientState::Over(_) => {
+                return None;
+            }
+        }
+        // Only where ICMP took its time to say so: what fails at once would fail for ever here.
+        if self.next_peer == self.peers.len() && self.was_refused && now < self.dial_until {
+            (self.next_peer, self.was_refused) = (0, false);
+        }
+        let next = self.peers.get(self.next_peer).copied();
+        match next {
+            Some(_) => self.next_peer += 1,
+            None => self.state = ClientState::Over(Ended::Unreachable(last_error)),
+        }
+        next
+    }
+
+    /// Somebody answered: the session begins. None: nothing is to be asked any more.
+    pub(crate) fn begin(&mut self) -> Option<Request> {
+        match self.take_state() {
+            ClientState::Dialling(request) => Some(request),
+            other @ (ClientState::Running(_) | ClientState::Stopping(_) | ClientState::Over(_)) => {
+                self.state = other;
+                None
+            }
+        }
+    }
+
+    /// The user asked to stop. True: there is no session, so that it is over at once.
+    pub(crate) fn stop(&mut self) -> bool {
+        let cancelled = Ended::Outcome(Outcome::Cancelled(Default::default()));
+        let (state, at_once) = match self.take_state() {
+            ClientState::Dialling(_) => (ClientState::Over(cancelled), true),
+            ClientState::Running(why) | ClientState::Stopping(why) => {
+                (ClientState::Stopping(why), false)
+            }
+            ClientState::Over(ended) => (ClientState::Over(ended), true),
+        };
+        self.state = state;
+        at_once
+    }
+
+    /// A connection of the running session is closing for this reason; the first one counts.
+    pub(crate) fn note(&mut self, closed: Option<CloseReason>) {
+        let ended = self.how_it_ended(closed);
+        if let ClientState::Running(why) | ClientState::Stopping(why) = &mut self.state
+            && why.is_none()
+        {
+            *why = ended;
+        }
+    }
+
+    /// The connection that was dialled is gone before the session began. Gives what the next
+    /// address is dialled for, if it is.
+    pub(crate) fn not_answered(&mut self, closed: Option<CloseReason>) -> Option<String> {
+        if !matches!(self.state, ClientState::Dialling(_)) {
+            return None;
+        }
+        self.was_refused |= matches!(closed, Some(CloseReason::GivenUp(_)));
+        match self.how_it_ended(closed) {
+            Some(
+                ended @ (Ended::IdentityUnknown(_) | Ended::RefusedByPeer(_) | Ended::Failed(_)),
+            ) => {
+                self.state = ClientState::Over(ended);
+                None
+            }
+            Some(Ended::Lost(text) | Ended::Unreachable(text)) => Some(text),
+            Some(Ended::Outcome(_)) | None => Some("no answer".to_owned()),
+        }
+    }
+
+    /// The session is over, and all its files are closed.
+    pub(crate) fn session_ended(&mut self, outcome: Option<Outcome>) {
+        let (why, asked_to_stop) = match self.take_state() {
+            ClientState::Running(why) => (why, false),
+            ClientState::Stopping(why) => (why, true),
+            ClientState::Over(ended) => (Some(ended), false),
+            ClientState::Dialling(_) => (None, false),
+        };
+        let ended = match (outcome, why) {
+            (Some(outcome @ Outcome::Complete(_)), _) => Ended::Outcome(outcome),
+            (Some(outcome @ Outcome::Cancelled(_)), _) if asked_to_stop => Ended::Outcome(outcome),
+            (_, Some(ended)) => ended,
+            (Some(Outcome::Cancelled(_)), None) => {
+                Ended::Lost("the peer stopped the transfer".to_owned())
+            }
+            (Some(Outcome::Lost(_)) | None, None) => Ended::Lost("the connection ended".to_owned()),
+            (Some(outcome), None) => Ended::Outcome(outcome),
+        };
+        self.state = ClientState::Over(ended);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        match self.state {
+            ClientState::Over(_) => true,
+            ClientState::Dialling(_) | ClientState::Running(_) | ClientState::Stopping(_) => false,
+        }
+    }
+
+    /// A connection of it is gone, or goes now.
+    pub(crate) fn add_stats(&mut self, stats: &TransportStats) {
+        self.stats.add(stats);
+    }
+
+    /// Tells the command how it ended, once it is over; `received` is what its worker did.
+    pub(crate) fn say_the_end(mut self, received: Batches) {
+        if let ClientState::Over(ended) = self.take_state() {
+            self.stats.add_worker(received);
+            let stats = Box::new(std::mem::take(&mut self.stats));
+            self.tell(ClientEvent::Stats(stats));
+            self.tell(ClientEvent::Ended(ended));
+        }
+    }
+
+    /// The state, to be followed by another.
+    fn take_state(&mut self) -> ClientState {
+        std::mem::replace(&mut self.state, ClientState::Running(None))
+    }
+
+    /// What a closed connection means to a command; None: it was closed as it should be.
+    fn how_it_ended(&self, closed: Option<CloseReason>) -> Option<Ended> {
+        let refused = self.trust_refused.lock().ok();
+        if let Some(refused) = refused.and_then(|refused| *refused) {
+            return Some(Ended::IdentityUnknown(refused));
+        }
+        Some(match closed? {
+            refused @ CloseReason::IdentityRefused { .. } => {
+                Ended::RefusedByPeer(refused.to_string())
+            }
+            CloseReason::PeerApp {
+                code: code::UNAUTHORISED,
+                reason,
+            } => Ended::RefusedByPeer(reason),
+            CloseReason::PeerApp {
+                code: code::VIOLATION,
+                reason,
+            } => Ended::Failed(format!("the peer reports a protocol violation: {reason}")),
+            CloseReason::Local {
+                code: code::TOO_MUCH,
+                reason,
+            } => Ended::Failed(format!("the connection was closed: {reason}")),
+            CloseReason::PeerApp {
+                code: code::DONE | code::REPLACED,
+                ..
+            }
+            | CloseReason::Local { .. } => return None,
+            CloseReason::PeerApp { code, reason } => Ended::Lost(format!(
+                "the peer closed the connection: {reason} (code {code})"
+            )),
+            other => Ended::Lost(other.to_string()),
+        })
+    }
+}

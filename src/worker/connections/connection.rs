@@ -1,0 +1,184 @@
+//! One QUIC connection of this worker: what it has whatever runs on it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use landro_sys::{Backend, SocketId};
+
+use super::app::App;
+use super::doubt::Doubt;
+use crate::ids::Fingerprint;
+use crate::quic::{CloseReason, Conn, PathSnapshot};
+use crate::worker::code;
+use crate::worker::event_loop::Loop;
+use crate::worker::lane::Lane;
+use crate::worker::limits::LINGER;
+use crate::worker::log::Who;
+use crate::worker::stats::{Batches, TransportStats};
+use crate::worker::timers::{Scheduled, Timer};
+
+pub(crate) struct Connection {
+    pub(crate) serial: u64,
+    pub(crate) conn: Conn,
+    pub(crate) socket: SocketId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) app: App,
+    /// Whether it stands in the lists of that name ([`super::Connections`]).
+    pub(super) touched: bool,
+    pub(super) unfinished: bool,
+    pub(super) waiting_to_send: bool,
+    pub(super) timer: Scheduled,
+    /// When it is given up: a missing preface, a finished session, a silent handshake.
+    pub(crate) deadline: Option<Instant>,
+    /// Last time a datagram of it arrived, and when we last asked for a sign of life.
+    pub(crate) heard: Instant,
+    pub(crate) pinged: Instant,
+    /// How long one that we dialled is silent before we ask. None: accepted; a daemon, which has
+    /// many, asks seldom.
+    pub(super) quiet: Option<Duration>,
+    /// The peer's port is said to be closed.
+    pub(super) doubt: Option<Doubt>,
+    /// Window bytes granted out of the memory budget, given back when it ends.
+    pub(super) granted_bytes: u64,
+    /// What QUIC held for it when that was last added up.
+    pub(super) held_bytes: u64,
+    /// Closed for holding too much: to be dropped with the turn that says so.
+    pub(super) evicted: bool,
+    /// Datagrams' segments sent, for the statistics.
+    pub(super) sent: Batches,
+    /// The path's numbers; quiche forgets its active path when the connection closes.
+    path: PathSnapshot,
+}
+
+impl Connection {
+    pub(super) fn new(
+        io: &mut Loop,
+        conn: Conn,
+        socket: SocketId,
+        peer: SocketAddr,
+        app: App,
+    ) -> Connection {
+        Connection {
+            serial: io.serial(),
+            conn,
+            socket,
+            peer,
+            app,
+            touched: false,
+            unfinished: false,
+            waiting_to_send: false,
+            timer: Scheduled::default(),
+            deadline: Some(io.now + io.shared.quic.handshake_timeout),
+            heard: io.now,
+            pinged: io.now,
+            quiet: None,
+            doubt: None,
+            granted_bytes: 0,
+            held_bytes: 0,
+            evicted: false,
+            sent: Batches::default(),
+            path: PathSnapshot::default(),
+        }
+    }
+
+    /// QUIC's part and the lane's, if this is a lane.
+    pub(crate) fn lane_mut(&mut self) -> Option<(&mut Conn, &mut Lane)> {
+        match &mut self.app {
+            App::Undecided(_) => None,
+            App::Transfer(lane) => Some((&mut self.conn, lane)),
+        }
+    }
+
+    pub(crate) fn lane(&self) -> Option<&Lane> {
+        match &self.app {
+            App::Undecided(_) => None,
+            App::Transfer(lane) => Some(lane),
+        }
+    }
+
+    /// Whose doing it is, for the log.
+    pub(crate) fn who(&self) -> Who {
+        self.conn
+            .peer_fingerprint()
+            .map_or(Who::Strangers, Who::Peer)
+    }
+
+    pub(crate) fn is_of(&self, peer: &Fingerprint) -> bool {
+        self.conn.peer_fingerprint().as_ref() == Some(peer)
+    }
+
+    pub(crate) fn is_evicted(&self) -> bool {
+        self.evicted
+    }
+
+    /// Takes the path's numbers while there is a path.
+    pub(crate) fn last_stats(&mut self) {
+        let path = self.conn.snapshot();
+        if path.sent_packets > 0 {
+            self.path = path;
+        }
+    }
+
+    pub(crate) fn stats(&self, backend: Backend) -> TransportStats {
+        TransportStats::of(&self.path, self.sent, backend)
+    }
+
+    /// Whether the peer closed it because another replaced it.
+    pub(crate) fn is_closed_as_replaced(&self) -> bool {
+        matches!(
+            self.conn.close_reason(),
+            Some(CloseReason::PeerApp {
+                code: code::REPLACED,
+                ..
+            })
+        )
+    }
+
+    /// Closes with CONNECTION_CLOSE; what runs on it learns it when the connection is closed.
+    pub(super) fn close(&mut self, now: Instant, code: u64, reason: &str) {
+        self.last_stats();
+        self.conn.close(code, reason.as_bytes());
+        self.app.stop_reading();
+        self.deadline = Some(now + LINGER);
+    }
+
+    /// Gives it up at `at`, if not before.
+    pub(crate) fn give_up_by(&mut self, at: Instant) {
+        self.deadline = Some(self.deadline.map_or(at, |deadline| deadline.min(at)));
+    }
+
+    /// Asks for a sign of life.
+    pub(crate) fn ping(&mut self, now: Instant) {
+        self.pinged = now;
+        self.conn.keep_alive();
+    }
+
+    /// When it was silent for so long that it is to be asked.
+    pub(super) fn ask_at(&self, keep_alive: Duration) -> Option<Instant> {
+        let silent = self.heard.max(self.pinged) + self.quiet.unwrap_or(keep_alive);
+        self.app.session().map(|_| silent)
+    }
+
+    /// Puts its next deadline into the loop's timers.
+    pub(super) fn schedule(&mut self, io: &mut Loop, key: usize) {
+        let now = io.now;
+        let pacing = self.conn.release_time(now).filter(|at| *at > now);
+        // One that passed is seen to in the turn that a send buffer or pacing allows.
+        let stuck = self.conn.stuck_check().filter(|at| *at > now);
+        let doubt = self.doubt.as_ref().map(Doubt::until);
+        let due = [
+            self.conn.timeout(),
+            self.deadline,
+            pacing,
+            self.ask_at(io.shared.quic.keep_alive),
+            stuck,
+            doubt.filter(|_| !self.conn.is_closing()),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+        let serial = self.serial;
+        let timer = Timer::Connection { key, serial };
+        self.timer.want(due, &mut io.timers, timer);
+    }
+}

@@ -1,0 +1,90 @@
+//! Packets of a connection out of QUIC and into the ring, in GSO batches.
+
+use std::io;
+
+use landro_sys::{Run, SendBuffer, SendRun};
+
+use super::Connections;
+use crate::worker::event_loop::Loop;
+use crate::worker::limits::PACKETS_PER_BATCH;
+use crate::worker::log::Who;
+
+/// Token of sends that belong to no connection.
+pub(super) const NO_CONNECTION: u64 = u64::MAX;
+
+/// What became of a batch.
+pub(crate) enum Batch {
+    Sent,
+    /// Not now: the kernel has all buffers, pacing says no, or the connection is gone.
+    Held,
+    /// There is nothing to send.
+    Empty,
+}
+
+impl Connections {
+    /// Sends one batch of a connection's packets.
+    pub(crate) fn send_batch(&mut self, io: &mut Loop, key: usize) -> Batch {
+        let Some(connection) = self.table.get_mut(key) else {
+            return Batch::Held;
+        };
+        let Some(mut buffer) = io.send_buffers.take() else {
+            // All are with the kernel, whose queue is full. Trying again before one is back would
+            // only burn time.
+            if !std::mem::replace(&mut connection.waiting_to_send, true) {
+                self.waiting_to_send.push_back(key);
+            }
+            return Batch::Held;
+        };
+        let now = io.now;
+        let release = connection.conn.release_time(now);
+        if release.is_some_and(|at| at > now) {
+            io.send_buffers.put_back(buffer);
+            return Batch::Held;
+        }
+        let mut runs = Vec::new();
+        let filled = connection
+            .conn
+            .fill(now, &mut buffer, PACKETS_PER_BATCH, &mut runs);
+        let Some(filled) = filled else {
+            io.send_buffers.put_back(buffer);
+            return Batch::Empty;
+        };
+        connection.sent.packets += filled.packets as u64;
+        connection.sent.calls += runs.len() as u64;
+        let runs = runs.into_iter().map(|run| Run {
+            range: run.range,
+            segment_bytes: run.segment_bytes,
+        });
+        let send = SendRun {
+            socket: connection.socket,
+            buffer,
+            runs: runs.collect(),
+            to: filled.to,
+            from: Some(filled.from.ip()).filter(|ip| !ip.is_unspecified()),
+        };
+        io.driver.send(connection.serial, send);
+        Batch::Sent
+    }
+
+    /// A send completed: its buffer is free again.
+    pub(crate) fn sent(
+        &mut self,
+        io: &mut Loop,
+        serial: u64,
+        buffer: SendBuffer,
+        result: io::Result<usize>,
+    ) {
+        io.send_buffers.put_back(buffer);
+        if let Err(error) = result {
+            // EMSGSIZE: a path MTU probe that does not fit the interface; QUIC learns it as a loss.
+            // EHOSTUNREACH, ENETDOWN, EPERM (a firewall): the path may come back before the idle
+            // timeout.
+            if io.log.admits(Who::Debug, io.now) {
+                tracing::debug!(connection = serial, %error, "datagrams were not sent");
+            }
+            if error.kind() == io::ErrorKind::ConnectionRefused {
+                self.send_refused(io, serial, &error);
+            }
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! All connections of a worker: the table, the way to them, and which of them wants a turn.
+
+pub(super) mod app;
+pub(super) mod connection;
+mod doubt;
+mod egress;
+mod ingress;
+mod refused;
+mod weights;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use landro_sys::SocketId;
+
+use super::event_loop::Loop;
+use super::lane::{Errand, Lane};
+use super::stats::Batches;
+use crate::ids::Fingerprint;
+use crate::quic::{Conn, Router, Setup};
+use app::{App, Handshake};
+use connection::Connection;
+use weights::Weights;
+
+pub(super) use egress::Batch;
+
+/// What UDP over IPv4 takes of an MTU; the transport allows for IPv6 itself.
+const UDP_IPV4_HEADER_BYTES: usize = 28;
+
+pub(crate) struct Connections {
+    table: slab::Slab<Connection>,
+    router: Router,
+    /// Those that something happened to since their last turn.
+    touched: Vec<usize>,
+    /// Those that have more to send or read than one turn allowed.
+    unfinished: Vec<usize>,
+    /// Those that want to read and found no pool buffer.
+    hungry: Vec<usize>,
+    /// Those that have something to send and found no send buffer.
+    waiting_to_send: VecDeque<usize>,
+    weights: Weights,
+    /// What arrived at all of them.
+    received: Batches,
+}
+
+/// Where a connection that we make goes.
+pub(crate) struct Destination {
+    pub(crate) socket: SocketId,
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    /// First byte of the connection id, which picks the peer's worker.
+    pub(crate) steer: Option<u8>,
+    /// To resume an earlier connection's TLS session.
+    pub(crate) ticket: Option<Vec<u8>>,
+}
+
+impl Connections {
+    pub(super) fn new(router: Router, now: Instant) -> Connections {
+        Connections {
+            table: slab::Slab::new(),
+            router,
+            touched: Vec::new(),
+            unfinished: Vec::new(),
+            hungry: Vec::new(),
+            waiting_to_send: VecDeque::new(),
+            weights: Weights::new(now),
+            received: Batches::default(),
+        }
+    }
+
+    pub(crate) fn contains(&self, key: usize) -> bool {
+        self.table.contains(key)
+    }
+
+    pub(crate) fn get(&self, key: usize) -> Option<&Connection> {
+        self.table.get(key)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: usize) -> Option<&mut Connection> {
+        self.table.get_mut(key)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Connection)> {
+        self.table.iter()
+    }
+
+    pub(crate) fn keys(&self) -> Vec<usize> {
+        self.table.iter().map(|(key, _)| key).collect()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    pub(crate) fn find(&self, serial: u64) -> Option<usize> {
+        self.table
+            .iter()
+            .find(|(_, connection)| connection.serial == serial)
+            .map(|(key, _)| key)
+    }
+
+    pub(crate) fn lane(&self, key: usize) -> Option<&Lane> {
+        self.table.get(key).and_then(Connection::lane)
+    }
+
+    pub(crate) fn lane_mut(&mut self, key: usize) -> Option<(&mut Conn, &mut Lane)> {
+        self.table.get_mut(key).and_then(Connection::lane_mut)
+    }
+
+    /// Connections of one identity.
+    pub(crate) fn count_of(&self, peer: &Fingerprint) -> usize {
+        let theirs = |(_, connection): &(usize, &Connection)| connection.is_of(peer);
+        self.table.iter().filter(theirs).count()
+    }
+
+    pub(super) fn received(&self) -> Batches {
+        self.received
+    }
+
+    /// Has it a turn.
+    pub(crate) fn touch(&mut self, key: usize) {
+        if let Some(found) = self.table.get_mut(key)
+            && !found.touched
+        {
+            found.touched = true;
+            self.touched.push(key);
+        }
+    }
+
+    /// Has it another turn at once: it was not done with this one.
+    pub(super) fn go_on_with(&mut self, key: usize) {
+        if let Some(found) = self.table.get_mut(key)
+            && !found.unfinished
+        {
+            found.unfinished = true;
+            self.unfinished.push(key);
+        }
+    }
+
+    /// It found no pool buffer to read into.
+    pub(crate) fn starve(&mut self, key: usize) {
+        if !self.hungry.contains(&key) {
+            self.hungry.push(key);
+        }
+    }
+
+    /// Whose turn it is, each once.
+    pub(super) fn take_turns(&mut self) -> Vec<usize> {
+        let mut keys = std::mem::take(&mut self.touched);
+        keys.append(&mut self.unfinished);
+        for &key in &keys {
+            if let Some(connection) = self.table.get_mut(key) {
+                connection.touched = false;
+                connection.unfinished = false;
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// Whether something happened to one since it had its turn.
+    pub(super) fn are_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// Whether one can go on without anything happening. `io`: a buffer that came free in this very
+    /// turn is nobody else's event.
+    pub(super) fn can_go_on(&self, io: &Loop) -> bool {
+        !self.unfinished.is_empty()
+            || !self.touched.is_empty()
+            || !self.hungry.is_empty() && io.has_pool_buffer()
+            || !self.waiting_to_send.is_empty() && io.send_buffers.available() > 0
+    }
+
+    /// Those that waited for pool buffers look again; sessions that could not be read may be now.
+    pub(super) fn feed_hungry(&mut self, io: &Loop) {
+        if !self.hungry.is_empty() && io.has_pool_buffer() {
+            for key in std::mem::take(&mut self.hungry) {
+                self.touch(key);
+            }
+        }
+    }
+
+    /// As many as there are free send buffers have their turn; one with nothing to send leaves its
+    /// buffer to the next.
+    pub(super) fn feed_waiting_to_send(&mut self, io: &Loop) {
+        for _ in 0..io.send_buffers.available() {
+            let Some(key) = self.waiting_to_send.pop_front() else {
+                return;
+            };
+            if let Some(connection) = self.table.get_mut(key) {
+                connection.waiting_to_send = false;
+            }
+            self.touch(key);
+        }
+    }
+
+    /// Closes one with CONNECTION_CLOSE.
+    pub(crate) fn close(&mut self, io: &Loop, key: usize, code: u64, reason: &str) {
+        if let Some(connection) = self.table.get_mut(key) {
+            connection.close(io.now, code, reason);
+            self.touch(key);
+        }
+    }
+
+    /// Begins one of ours. Whom we dial needs no authorisation, so its window is granted at once.
+    ///
+    /// # Errors
+    /// There is no way there, or QUIC refuses, in words.
+    pub(crate) fn dial(
+        &mut self,
+        io: &mut Loop,
+        setup: &mut Setup,
+        to: Destination,
+        errand: Errand,
+    ) -> Result<(), String> {
+        let peer = to.peer;
+        let route =
+            landro_sys::route_to(peer).map_err(|error| format!("no route to {peer}: {error}"))?;
+        let budget = &io.shared.budget;
+        let promise = budget.promise_window();
+        budget.end_promise(promise);
+        let granted_bytes = budget.grant_window(promise);
+        setup.set_windows(promise.first_bytes, promise.most_bytes);
+        setup.set_interface_payload(route.mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
+        let key = self.table.vacant_key();
+        let made = Conn::connect(
+            setup,
+            &mut self.router,
+            key,
+            to.local,
+            peer,
+            to.steer,
+            to.ticket.as_deref(),
+            io.now,
+        );
+        let conn = made.map_err(|error| {
+            io.shared.budget.return_window(granted_bytes);
+            error.to_string()
+        })?;
+        let app = App::Undecided(Handshake::Dialled(errand));
+        let mut connection = Connection::new(io, conn, to.socket, peer, app);
+        connection.quiet = Some(doubt::SIGN_OF_LIFE);
+        connection.granted_bytes = granted_bytes;
+        self.table.insert(connection);
+        self.touch(key);
+        Ok(())
+    }
+
+    /// Takes one out; what it held is free. `idle`: the worker has no sessions.
+    pub(super) fn remove(&mut self, io: &mut Loop, key: usize, idle: bool) -> Connection {
+        self.handshake_over(io, key, false);
+        let connection = self.table.remove(key);
+        self.router.remove(key);
+        self.weights.shed(io, &connection, idle);
+        connection
+    }
+
+    /// QUIC's timers of one that are due. True: it is silent, and was asked for a sign of life.
+    pub(super) fn expire(&mut self, io: &Loop, key: usize) -> bool {
+        let Some(connection) = self.table.get_mut(key) else {
+            return false;
+        };
+        let now = io.now;
+        if connection.conn.timeout().is_some_and(|at| at <= now) {
+            connection.conn.on_timeout(now);
+        }
+        if let Some(quiet) = &mut connection.quiet {
+            *quiet = doubt::patience(&connection.conn.snapshot());
+        }
+        let ask_at = connection.ask_at(io.shared.quic.keep_alive);
+        let is_silent = ask_at.is_some_and(|at| at <= now);
+        if is_silent {
+            connection.ping(now);
+        }
+        is_silent
+    }
+
+    /// Whether a timer with this serial number is due, and not overtaken.
+    pub(super) fn surfaced(&mut self, key: usize, serial: u64, now: Instant) -> bool {
+        self.table
+            .get_mut(key)
+            .is_some_and(|found| found.serial == serial && found.timer.surfaced(now))
+    }
+
+    pub(super) fn schedule(&mut self, io: &mut Loop, key: usize) {
+        if let Some(connection) = self.table.get_mut(key) {
+            connection.schedule(io, key);
+        }
+    }
+
+    /// Gives the tables' free room back.
+    pub(super) fn shrink(&mut self) {
+        self.weights.forget_shed();
+        self.table.shrink_to_fit();
+        self.router.shrink();
+    }
+
+    /// Holds the counters against the tables.
+    #[cfg(debug_assertions)]
+    pub(super) fn check(&self) {
+        self.weights.check(&self.table);
+        let flagged = |is: fn(&Connection) -> bool| {
+            self.table
+                .iter()
+                .filter(|(_, connection)| is(connection))
+                .count()
+        };
+        // Keys of connections that are gone may stand in the lists until their next use.
+        assert!(flagged(|connection| connection.touched) <= self.touched.len());
+        assert!(flagged(|connection| connection.unfinished) <= self.unfinished.len());
+        assert!(flagged(|connection| connection.waiting_to_send) <= self.waiting_to_send.len());
+        for lane in self.table.iter().filter_map(|(_, found)| found.lane()) {
+            lane.check();
+        }
+    }
+}

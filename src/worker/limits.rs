@@ -1,0 +1,128 @@
+//! Every bound of a worker: what one turn may take, which buffers there are, what a session may
+//! hold.
+
+use std::time::Duration;
+
+use landro_sys::Pool;
+
+use super::shared::Shared;
+use crate::proto::Carriage;
+use crate::proto::chunks::ParallelTransferConfig;
+use crate::proto::session::Limits;
+
+/// Completions handled before the connections get their turn. With GRO each holds up to 64 KiB (44
+/// packets of 1472 bytes), and one turn sends one acknowledgement: a few per turn keep
+/// acknowledgements frequent enough (cost is flat beyond 16 packets per ACK) without letting a busy
+/// socket starve timers.
+pub(super) const COMPLETIONS_PER_TURN: usize = 4;
+
+/// Read operations of one connection per turn; 16 × 64 KiB is more than arrives between two turns.
+pub(super) const READS_PER_TURN: usize = 16;
+
+/// Batches one connection may send before others get their turn and the ring is entered: each is up
+/// to 64 KiB, and the kernel sends nothing before the ring is entered.
+pub(super) const BATCHES_PER_TURN: usize = 2;
+
+/// Most packets in one batch: the kernel's limit of segments per UDP_SEGMENT send is 128 (64 before
+/// 6.9).
+pub(super) const PACKETS_PER_BATCH: usize = 64;
+
+/// Rounds of disk operations and what follows from them before others get their turn: where
+/// operations are made in place, one session's work may never pause (a journal of another boot is
+/// read and hashed piece by piece).
+pub(super) const DISK_ROUNDS_PER_TURN: usize = 64;
+
+/// Send buffers of 64 KiB per worker: enough to keep a queue below us busy, few enough to stay in
+/// cache.
+pub(super) const SEND_BUFFERS: usize = 8;
+
+/// Receive ring: 16 buffers of 64 KiB are about one millisecond of 10 Gbit/s and fit the
+/// second-level cache.
+pub(super) const RECEIVE_BUFFERS: u16 = 16;
+
+/// Submission queue entries; file operations of many sessions share it, the driver submits when it
+/// is full.
+pub(super) const QUEUE_ENTRIES: u32 = 256;
+
+/// A read buffer with less room than this is exchanged for a fresh one: shorter pieces cost more
+/// per byte.
+pub(super) const MIN_READ_BYTES: usize = 8 * 1024;
+
+/// Streams of a lane whose pieces are gathered at a time, as many as a sender uses; each holds a
+/// pool buffer.
+pub(super) const MAX_PARTIALS: usize = 16;
+
+/// Stream bytes that quiche has at hand before each batch: the batch's own, and some more, as
+/// without any it would take the connection for one that has nothing to send. More grows cold while
+/// it waits.
+pub(super) const UNSENT_BYTES: usize = 128 * 1024;
+
+/// Datagrams sent before a death, and those that ICMP overtook, may still wait in our socket's
+/// buffer: what is heard within this time proves nothing.
+pub(super) const STILL_QUEUED: Duration = Duration::from_millis(20);
+
+/// After the last word of a connection, how long a side waits for the other to hang up.
+pub(super) const LINGER: Duration = Duration::from_secs(3);
+
+/// A daemon gives memory back this long after a session or much memory of connections ended: more
+/// may follow at once.
+pub(super) const TRIM_AFTER: Duration = Duration::from_secs(2);
+
+/// All addresses are dialled in turn again until so long after the first dial, if all that keeps
+/// them from answering is ICMP: a daemon that is being started anew is missed for a moment only.
+pub(super) const DIAL_FOR: Duration = Duration::from_millis(600);
+
+/// An established lane must say which session it belongs to within this time.
+pub(super) const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Lanes of one session at a time: the one in use, replaced ones being read out, one joining.
+pub(super) const MAX_LANES_PER_SESSION: usize = 4;
+
+/// As many a daemon takes of a client. It may count lanes that the client has closed: what it has
+/// not read of them yet, and a CONNECTION_CLOSE that was lost, which is not sent again, so that the
+/// lane lives until its idle timeout.
+pub(super) const MAX_SERVED_LANES_PER_SESSION: usize = 4 * MAX_LANES_PER_SESSION;
+
+/// Entries announced and not resolved: at a round trip of 50 ms still 40,000 small files a second.
+const ENTRY_WINDOW: u32 = 2048;
+
+/// Sessions on a worker from which on each gets a smaller entry window (an entry costs up to 600
+/// bytes).
+const FEW_SESSIONS: usize = 16;
+
+/// Data being written: a disk's hiccup of 3 ms at 10 Gbit/s.
+const WRITE_BEHIND_BYTES: usize = 4 << 20;
+
+/// Data read and not yet taken by QUIC, where reads take their time: eight at once keep a disk
+/// busy.
+const READ_AHEAD_BYTES: usize = 512 << 10;
+
+/// The same where a read is made in place: waiting is all that more would do, and what is sealed
+/// long after it was read has left the second-level cache (measured on tmpfs: with 512 KiB 8 % less
+/// throughput at 14 % more CPU).
+const READ_AHEAD_IN_PLACE_BYTES: usize = 128 << 10;
+
+/// Disk operations of one session at a time.
+const LOOKUPS: usize = 64;
+
+/// What a session may hold, by the number of sessions that share the worker.
+pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
+    // A quarter of a pool for a lone session, its share among many, never less than two reads.
+    let pool_bytes = shared.budget.pool_bytes_per_worker() as usize;
+    let share = (pool_bytes / 4)
+        .min(pool_bytes / (sessions + 1))
+        .max(2 * Pool::BUFFER_BYTES);
+    Limits {
+        entry_window: if sessions < FEW_SESSIONS {
+            ENTRY_WINDOW
+        } else {
+            ENTRY_WINDOW / 4
+        },
+        write_behind_bytes: share.min(WRITE_BEHIND_BYTES),
+        read_ahead_bytes: share.min(READ_AHEAD_BYTES),
+        read_ahead_in_place_bytes: share.min(READ_AHEAD_IN_PLACE_BYTES),
+        carriage: Carriage::Bytes,
+        lookups: LOOKUPS,
+        parallel: ParallelTransferConfig::default(),
+    }
+}

@@ -1,0 +1,86 @@
+//! What all workers of a process have in common: the service, the budget, each other's mailboxes.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::mailbox::{Mail, Mailbox};
+use super::stats::TransportStats;
+use crate::budget::Budget;
+use crate::config::QuicConfig;
+use crate::disk::Settler;
+use crate::ids::{Fingerprint, WorkerId};
+use crate::proto::session::Grant;
+use crate::quic::Secrets;
+
+/// What a peer may do, and the sub-directory of the root it is confined to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerAccess {
+    pub access: Grant,
+    pub path: Option<Vec<u8>>,
+}
+
+/// Asked in the handshake and again when a session starts; None: not authorised.
+pub type Authorize = Arc<dyn Fn(&Fingerprint) -> Option<PeerAccess> + Send + Sync>;
+
+/// The daemon's side: what it serves, and to whom.
+pub struct Service {
+    pub root: Arc<OwnedFd>,
+    pub authorize: Authorize,
+}
+
+pub struct Shared {
+    pub workers: u8,
+    pub secrets: Arc<Secrets>,
+    pub mailboxes: Vec<Mailbox>,
+    pub budget: Budget,
+    pub quic: QuicConfig,
+    pub service: Option<Service>,
+    /// Set for a daemon: takes the marks of directories away when their data is on disk.
+    pub settler: Option<Settler>,
+    pub refusals: Refusals,
+    /// What a daemon's connections did, once they have ended.
+    pub served: Mutex<TransportStats>,
+}
+
+impl Shared {
+    pub fn post(&self, worker: WorkerId, mail: Mail) -> bool {
+        self.mailboxes
+            .get(worker.0 as usize)
+            .is_some_and(|mailbox| mailbox.post(mail))
+    }
+
+    /// How much mail waits for a worker.
+    pub fn waiting(&self, worker: WorkerId) -> usize {
+        self.mailboxes
+            .get(worker.0 as usize)
+            .map_or(0, |mailbox| mailbox.sender.len())
+    }
+
+    pub fn insist(&self, worker: WorkerId, mail: Mail) -> bool {
+        self.mailboxes
+            .get(worker.0 as usize)
+            .is_some_and(|mailbox| mailbox.insist(mail))
+    }
+
+    /// What a peer may do here; None: it is not authorised, or this is no daemon.
+    pub fn authorised(&self, peer: &Fingerprint) -> Option<PeerAccess> {
+        self.service
+            .as_ref()
+            .and_then(|service| (service.authorize)(peer))
+    }
+}
+
+/// Counts refused and dropped things, so that the log can say it once in a while and not per
+/// packet.
+#[derive(Default)]
+pub struct Refusals {
+    pub strays_dropped: AtomicU64,
+    pub connections_refused: AtomicU64,
+}
+
+impl Refusals {
+    pub fn count(counter: &AtomicU64) -> u64 {
+        counter.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}

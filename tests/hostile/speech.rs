@@ -1,0 +1,189 @@
+//! What a peer says and hears of the protocol, and the messages and entries it says it with.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use landro::ids::{EntryId, SessionId, StreamKey};
+use landro::proto::integrity::Digest;
+use landro::proto::wire::{
+    self, Entry, Hello, Item, Message, Preface, PrefaceKind, RecordHead, RecordStatus,
+    StreamHeader, VerdictKind, WireRequest,
+};
+use landro::proto::{Kind, Mtime};
+
+use super::{PATIENCE_TURNS, Peer};
+
+impl Peer {
+    /// Bytes of the control stream, whatever they are.
+    pub fn control(&mut self, bytes: &[u8]) {
+        self.send(0, bytes, false);
+    }
+
+    pub fn preface(&mut self) {
+        let mut id = [0; 16];
+        boring::rand::rand_bytes(&mut id).unwrap();
+        let preface = Preface {
+            kind: PrefaceKind::New,
+            session: SessionId(id),
+            lane: 0,
+        };
+        self.control(&preface.encode());
+    }
+
+    pub fn message(&mut self, message: &Message) {
+        let mut bytes = BytesMut::new();
+        wire::encode(message, &mut bytes);
+        self.control(&bytes);
+    }
+
+    /// Preface and hello.
+    pub fn open(&mut self, request: WireRequest) {
+        self.preface();
+        self.message(&hello(request));
+    }
+
+    /// Opens a push and waits for the welcome.
+    pub fn push(&mut self, target: &str) {
+        self.open(push_request(target));
+        match self.next_message() {
+            Some(Message::Welcome(_)) => {}
+            other => panic!("no welcome: {other:?} {:?}", self.closed()),
+        }
+    }
+
+    pub fn entries(&mut self, items: Vec<Item>) {
+        self.message(&Message::Entries(items));
+    }
+
+    /// A new data stream with its header.
+    pub fn open_data(&mut self) -> u64 {
+        let role = u64::from(self.conn.is_server());
+        let stream = self.streams * 4 + 2 + role;
+        let mut header = BytesMut::new();
+        StreamHeader {
+            key: StreamKey(self.streams as u32),
+        }
+        .encode(&mut header);
+        self.streams += 1;
+        self.send(stream, &header, false);
+        stream
+    }
+
+    /// One record on a stream of its own.
+    pub fn record(&mut self, head: RecordHead, data: &[u8], digest: Digest) {
+        let stream = self.open_data();
+        let mut bytes = BytesMut::new();
+        head.encode(&mut bytes);
+        bytes.extend_from_slice(data);
+        wire::encode_record_tail(RecordStatus::Valid, &digest, &mut bytes);
+        self.send(stream, &bytes, true);
+    }
+
+    /// Raw bytes on a unidirectional stream of their own.
+    pub fn raw_data(&mut self, bytes: &[u8], fin: bool) {
+        let stream = self.streams * 4 + 2;
+        self.streams += 1;
+        self.send(stream, bytes, fin);
+    }
+
+    /// The next control message; None when the connection was closed instead.
+    pub fn next_message(&mut self) -> Option<Message> {
+        for _ in 0..PATIENCE_TURNS {
+            if let Some(message) = self.messages.pop_front() {
+                return Some(message);
+            }
+            if self.is_closed() {
+                return None;
+            }
+            self.turn();
+        }
+        panic!("neither a message nor the end");
+    }
+
+    /// The next verdict about an entry.
+    pub fn verdict(&mut self, entry: u32) -> VerdictKind {
+        let mut pending = VecDeque::new();
+        loop {
+            let Some(message) = self.next_message() else {
+                panic!("closed before a verdict about {entry}: {:?}", self.closed())
+            };
+            let Message::Verdicts(mut verdicts) = message else {
+                pending.push_back(message);
+                continue;
+            };
+            if let Some(at) = verdicts
+                .iter()
+                .position(|verdict| verdict.entry == EntryId(entry))
+            {
+                let found = verdicts.remove(at).kind;
+                pending.push_back(Message::Verdicts(verdicts));
+                pending.append(&mut self.messages);
+                self.messages = pending;
+                return found;
+            }
+            pending.push_back(Message::Verdicts(verdicts));
+        }
+    }
+}
+
+pub fn hello(request: WireRequest) -> Message {
+    let agent = "hostile".to_owned();
+    Message::Hello(Hello {
+        version: 1,
+        agent,
+        request,
+        entry_window: 1024,
+        bwlimit_bps: None,
+        streams: None,
+    })
+}
+
+pub fn push_request(target: &str) -> WireRequest {
+    let target = Bytes::copy_from_slice(target.as_bytes());
+    WireRequest::Push {
+        target,
+        must_be_dir: false,
+        force: false,
+        fsync: false,
+        single: false,
+        keep_dirlinks: false,
+    }
+}
+
+pub fn entry(id: u32, parent: u32, name: &[u8], kind: Kind, size_bytes: u64) -> Item {
+    Item::Entry(Entry {
+        id: EntryId(id),
+        parent: EntryId(parent),
+        name: Bytes::copy_from_slice(name),
+        kind,
+        mode: 0o644,
+        mtime: Mtime {
+            seconds: 1_000_000,
+            nanoseconds: 5,
+        },
+        size_bytes,
+        source_tag: 42,
+        device: None,
+        link: None,
+    })
+}
+
+pub fn file(id: u32, name: &str, size_bytes: u64) -> Item {
+    entry(id, 0, name.as_bytes(), Kind::File, size_bytes)
+}
+
+pub fn directory(id: u32, parent: u32, name: &str) -> Item {
+    entry(id, parent, name.as_bytes(), Kind::Directory, 0)
+}
+
+pub fn end(id: u32) -> Item {
+    Item::EndDirectory { id: EntryId(id) }
+}
+
+pub fn link(id: u32, parent: u32, name: &str, target: &str) -> Item {
+    let Item::Entry(mut made) = entry(id, parent, name.as_bytes(), Kind::Symlink, 0) else {
+        unreachable!()
+    };
+    made.link = Some(Bytes::copy_from_slice(target.as_bytes()));
+    Item::Entry(made)
+}

@@ -46,7 +46,8 @@ pub struct Limits {
     pub entry_window: u32,
     /// Received bytes not written yet before reading of data streams stops.
     pub write_behind_bytes: usize,
-    /// Bytes read from the disk and not taken by the transport yet.
+    /// Bytes read from the disk and not taken by the transport yet; within one host, bytes named
+    /// and not copied yet.
     pub read_ahead_bytes: usize,
     /// The same where reads are made in place (`DiskDone::Source`), if it is less.
     pub read_ahead_in_place_bytes: usize,

@@ -22,6 +22,10 @@ use crate::proto::{Carriage, DiskDone, DiskOp, Event, Input, Outcome, Output};
 /// Entries on their way; more would only be held in memory.
 const ENTRY_WINDOW: u32 = 256;
 
+/// What is copied at a time of a big file: between two ranges a signal is noticed and progress is
+/// shown. A multiple of every block size, for blocks are shared whole.
+const RANGE_BYTES: usize = 64 << 20;
+
 /// Looks at a time of the receiver; each is a call that is made at once.
 const LOOKUPS: usize = 64;
 
@@ -39,6 +43,7 @@ pub fn copy_locally(
     let transfer = Transfer {
         direction: Direction::Push,
         options: TransferOptions {
+            // It is for the network.
             bwlimit_bps: None,
             ..transfer.options
         },
@@ -72,8 +77,8 @@ fn limits() -> Limits {
     Limits {
         entry_window: ENTRY_WINDOW,
         write_behind_bytes: 1,
-        read_ahead_bytes: 1,
-        read_ahead_in_place_bytes: 1,
+        read_ahead_bytes: RANGE_BYTES,
+        read_ahead_in_place_bytes: RANGE_BYTES,
         carriage: Carriage::Copies,
         parallel: ParallelTransferConfig::default(),
         lookups: LOOKUPS,

@@ -9,10 +9,6 @@ use crate::proto::session::errors::{source_changed, source_error};
 use crate::proto::session::ports::Ports;
 use crate::proto::{CopyStep, DiskDone, DiskError, DiskOp, EntryError};
 
-/// One range of a big file. A signal is noticed and progress is shown between two of them; a
-/// multiple of every block size, for blocks are shared whole.
-const RANGE_BYTES: u64 = 64 << 20;
-
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     /// Wanted, not opened yet.
@@ -93,7 +89,8 @@ impl Sender {
         };
         match file.state {
             CopySourceState::Ready => {
-                let len_bytes = RANGE_BYTES.min(file.size_bytes - file.copied_bytes);
+                let left_bytes = file.size_bytes - file.copied_bytes;
+                let len_bytes = self.read_ahead_bytes.min(left_bytes);
                 file.state = CopySourceState::Named(len_bytes);
                 let (entry, from) = (file.entry, file.id);
                 let range = CopyStep::Range {

@@ -107,10 +107,6 @@ impl Disk {
         &self.nodes[ino]
     }
 
-    pub fn node_count(&self) -> usize {
-        self.nodes.len()
-    }
-
     pub fn node_mut(&mut self, ino: Ino) -> &mut Node {
         &mut self.nodes[ino]
     }

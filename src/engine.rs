@@ -365,7 +365,7 @@ impl Client {
 }
 
 /// Copies within this host, on this thread; every entry is reported through `on`. `stop` is asked
-/// between files and between steps of a big one.
+/// between two operations on files, of which the longest copies 64 MiB.
 ///
 /// # Errors
 /// When there is no memory to begin with. What goes wrong with single entries is an event.

@@ -10,6 +10,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Instant;
 
 use crate::disk::Side;
 use crate::ids::OpId;
@@ -122,7 +123,7 @@ impl LocalLane {
         self.drain(SENDER, on);
         self.drain(RECEIVER, on);
         loop {
-            self.deliver(on);
+            self.deliver(super::now(), on);
             let Some(end) = self.next_operation() else {
                 return;
             };
@@ -136,13 +137,13 @@ impl LocalLane {
     }
 
     /// Hands over what the sides said to each other, until both are silent.
-    fn deliver(&mut self, on: &mut dyn FnMut(Event)) {
+    fn deliver(&mut self, now: Instant, on: &mut dyn FnMut(Event)) {
         while let Some(end) = [RECEIVER, SENDER]
             .into_iter()
             .find(|&end| !self.ends[end].inbox.is_empty())
         {
             while let Some(input) = self.ends[end].inbox.pop_front() {
-                self.ends[end].session.handle(super::now(), input);
+                self.ends[end].session.handle(now, input);
                 self.drain(end, on);
             }
         }

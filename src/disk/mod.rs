@@ -7,6 +7,8 @@
 //! every metadata operation to an io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel), which
 //! costs more than the call itself.
 
+#[cfg(test)]
+mod conformance;
 mod descriptors;
 mod dirlinks;
 mod durable;

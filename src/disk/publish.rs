@@ -11,6 +11,7 @@ use landro_sys::{FileDone, FileOp, Flock, OpenHow};
 use super::names::{self, c_string};
 use super::{DiskError, Files};
 use crate::ids::{DirId, Name};
+use crate::proto::fs::FILE_MODE;
 use crate::proto::{Kind, Mtime};
 
 const ENOENT: i32 = 2;
@@ -20,10 +21,6 @@ const EISDIR: i32 = 21;
 const EINVAL: i32 = 22;
 const ELOOP: i32 = 40;
 const EOPNOTSUPP: i32 = 95;
-
-/// Mode bits a file gets. Never setuid or setgid: owners do not travel, so another user's setuid
-/// program would become ours, and root's where root receives.
-const FILE_MODE: u32 = 0o1777;
 
 /// Others who use the same temporary name at the same time are outrun this often.
 const TRIES: usize = 8;

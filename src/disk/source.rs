@@ -185,11 +185,10 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
         files.space.allowance.keep(&fd)?;
     }
     files.learn_file_system(&fd).await?;
-    files
-        .space
-        .add_dir(dir, Place::held(fd.clone(), Vec::new()), fd.clone());
+    let place = Place::held(fd.clone(), Vec::new());
     let Some(name) = name else {
         let meta = meta_of(&files.fstat(&fd).await?);
+        files.space.add_dir(dir, place, fd);
         return Ok(DiskDone::Source {
             name: None,
             meta,
@@ -223,6 +222,8 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
             .replace(Some((dir, name.clone(), behind)));
     }
     let (meta, link) = listed.found?;
+    // Only now: of a source that failed, nothing is closed.
+    files.space.add_dir(dir, place, fd);
     Ok(DiskDone::Source {
         name: Some(name),
         meta,

@@ -17,6 +17,7 @@ use super::source::{meta_of, relative, split_path};
 use super::space::Base;
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, Name};
+use crate::proto::fs::DIRECTORY_MODE;
 use crate::proto::{Existing, Kind, Mtime};
 
 const ENOENT: i32 = 2;
@@ -24,9 +25,6 @@ const EACCES: i32 = 13;
 const EEXIST: i32 = 17;
 const ENOTDIR: i32 = 20;
 const ELOOP: i32 = 40;
-
-/// Mode bits a directory gets: on it setgid only hands down the group, and sticky protects.
-const DIRECTORY_MODE: u32 = 0o3777;
 
 pub async fn resolve(
     files: &Files,

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::chunks::{ParallelTransferConfig, StreamSlots};
-use super::session::errors::{Violation, violation};
-use super::session::ports::{Ports, REPORT_EVERY, Reporter};
+use super::errors::{Violation, violation};
+use super::ports::{Ports, REPORT_EVERY, Reporter};
 use super::wire::{MAX_ECHO_BYTES, Message};
 use super::{Event, PIECE_BYTES, Payload, Totals};
 

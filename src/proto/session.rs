@@ -5,10 +5,8 @@
 //! messages, hands each to its role, and turns every way a session can end into exactly one
 //! [`Outcome`], after the role has closed what it held.
 
-pub mod errors;
 mod greeting;
 mod listing;
-pub mod ports;
 #[cfg(test)]
 mod tests;
 
@@ -18,15 +16,15 @@ use bytes::Bytes;
 
 use super::bench::Bench;
 use super::chunks::ParallelTransferConfig;
+use super::errors::{Access, Violation, session_error, violation};
+use super::ports::Ports;
 use super::receive::{Receiver, Target};
 use super::send::Sender;
 use super::wire::{Decoder, Message, WireError};
 use super::{
     Carriage, CopyStep, Event, Input, Outcome, Output, SessionError, SessionErrorCode, Totals,
 };
-use errors::{Access, Violation, session_error, violation};
 use listing::Lister;
-use ports::Ports;
 
 /// A server drops a session that has not said a whole `Hello` by then.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +36,11 @@ pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
 /// Verdicts that wait to be sent before a receiver reads on: a round trip of 100 ms at some 100,000
 /// small files a second.
 const VERDICTS_BYTES_MAX: usize = 128 << 10;
+
+/// A session that keeps this much is checked after each input, one that keeps twice as much after
+/// every other.
+#[cfg(test)]
+const CHECKED_BYTES: u64 = 8 << 10;
 
 /// What a session may use.
 #[derive(Clone, Debug)]
@@ -134,6 +137,9 @@ pub struct Session {
     phase: Phase,
     told: Told,
     end: End,
+    /// Inputs since the counters were checked.
+    #[cfg(test)]
+    unchecked: u64,
 }
 
 /// What the world was told last of what it may read.
@@ -231,11 +237,28 @@ impl Session {
             self.finish(Outcome::Violation(text));
         }
         self.advance(now);
+        #[cfg(test)]
+        self.check();
         debug_assert!(
             !is_tick || self.has_moved_on(now),
             "still due after a tick: {:?}",
             self.deadline()
         );
+    }
+
+    /// Holds counters against the tables they count: after every input while tables are small, else
+    /// after some.
+    #[cfg(test)]
+    fn check(&mut self) {
+        self.unchecked += 1;
+        if self.unchecked >= self.held_bytes() / CHECKED_BYTES {
+            self.unchecked = 0;
+            match &self.phase {
+                Phase::Sending(sender) => sender.check(),
+                Phase::Receiving(receiver) => receiver.check(),
+                _ => {}
+            }
+        }
     }
 
     /// What holds after each `Input::Tick` at `now`: what was due is done, and the next deadline is
@@ -291,7 +314,7 @@ impl Session {
     /// Says what changed of what the world may read.
     fn tell(&mut self) {
         let (takes_data, answers_max) = match &self.phase {
-            Phase::Receiving(receiver) => (receiver.reads_allowed(), Some(VERDICTS_BYTES_MAX)),
+            Phase::Receiving(receiver) => (receiver.takes_data(), Some(VERDICTS_BYTES_MAX)),
             Phase::Benching(bench) if bench.answers() => (true, Some(0)),
             _ => (true, None),
         };

@@ -4,15 +4,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::errors::{Violation, violation};
 use super::listing::Lister;
-use super::ports::Ports;
 use super::{
     AfterWelcome, BenchWork, Direction, End, Grant, HELLO_TIMEOUT, Limits, Phase, Request, Session,
     Then, Told, Transfer, TransferOptions, WELCOME_TIMEOUT,
 };
 use crate::ids::PATH_MAX_BYTES;
 use crate::proto::bench::{Bench, MAX_BENCH, Role};
+use crate::proto::errors::{Violation, violation};
+use crate::proto::path::own_name;
+use crate::proto::ports::Ports;
 use crate::proto::receive::{Receiver, ReceiverConfig};
 use crate::proto::send::{Sender, SenderConfig};
 use crate::proto::wire::{
@@ -110,6 +111,8 @@ impl Session {
             phase,
             told: Told::default(),
             end: End::No,
+            #[cfg(test)]
+            unchecked: 0,
         };
         if let Some((asked, bwlimit_bps)) = hello {
             session.greet(asked, bwlimit_bps);
@@ -133,6 +136,8 @@ impl Session {
             phase,
             told: Told::default(),
             end: End::No,
+            #[cfg(test)]
+            unchecked: 0,
         }
     }
 
@@ -380,44 +385,5 @@ fn receiver_config(
         lookups: limits.lookups,
         carriage: limits.carriage,
         expected: None,
-    }
-}
-
-/// The name under which the server announces a source; empty for one that has no name of its own
-/// (`/`, `x/..`), whose content goes straight into the target.
-fn own_name(source: &Bytes) -> Bytes {
-    let end = source
-        .iter()
-        .rposition(|&byte| byte != b'/')
-        .map_or(0, |last| last + 1);
-    let start = source[..end]
-        .iter()
-        .rposition(|&byte| byte == b'/')
-        .map_or(0, |slash| slash + 1);
-    match &source[start..end] {
-        b"." | b".." => Bytes::new(),
-        _ => source.slice(start..end),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_names_a_server_may_announce() {
-        let cases = [
-            ("a", "a"),
-            ("/x/b/", "b"),
-            ("b//", "b"),
-            ("", ""),
-            ("/", ""),
-            (".", ""),
-            ("a/..", ""),
-            ("a/./", ""),
-        ];
-        for (source, name) in cases {
-            assert_eq!(own_name(&Bytes::from(source)), name.as_bytes(), "{source}");
-        }
     }
 }

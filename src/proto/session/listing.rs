@@ -5,9 +5,9 @@
 
 use bytes::Bytes;
 
-use super::errors::{Access, Violation, session_error, violation};
-use super::ports::{Ops, Ports};
 use crate::ids::{DirId, OpId};
+use crate::proto::errors::{Access, Violation, session_error, violation};
+use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::wire::{ListItem, MAX_BATCH_BYTES, MAX_ITEMS, Message};
 use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, SessionError};
 
@@ -59,7 +59,7 @@ impl Lister {
     pub fn new(ports: &mut Ports, path: Bytes) -> Lister {
         let mut lister = Lister {
             path: path.clone(),
-            ops: Ops::default(),
+            ops: Ops::of(OpOwner::Plan),
             state: State::Opening,
             rows: Vec::new(),
             rows_bytes: 0,

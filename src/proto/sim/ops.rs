@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::Rng;
 use super::disk::{Body, Disk, Ino, Node, Part};
 use crate::ids::{DirId, FileId, Name, OpId, is_reserved_path};
+use crate::proto::fs::{DIRECTORY_MODE, FILE_MODE};
 use crate::proto::{DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
 use target::{publish, room};
 
@@ -26,6 +27,8 @@ const ELOOP: i32 = 40;
 const ENOENT: i32 = 2;
 const ENOSPC: i32 = 28;
 const ENOTDIR: i32 = 20;
+const ESPIPE: i32 = 29;
+const ENAMETOOLONG: i32 = 36;
 
 /// Most entries one `List` answers with, whatever was asked: getdents64 has its own idea, too.
 const LIST_MAX: usize = 64;
@@ -333,7 +336,7 @@ impl Handles {
             DiskOp::MakeDir { name, dir: new, .. } => self.make_dir(disk, dir, &name, new),
             DiskOp::SetDir { mode, mtime, .. } => {
                 let node = disk.node_mut(dir);
-                (node.mode, node.mtime) = (mode, mtime);
+                (node.mode, node.mtime) = (mode & DIRECTORY_MODE, mtime);
                 Ok(DiskDone::Done)
             }
             DiskOp::PutSmall {
@@ -350,7 +353,7 @@ impl Handles {
                     dir,
                     name.as_bytes(),
                     Node {
-                        mode,
+                        mode: mode & FILE_MODE,
                         mtime,
                         body: Body::File(data),
                     },
@@ -375,7 +378,10 @@ impl Handles {
             DiskOp::StatDir { .. } => Ok(DiskDone::Meta(disk.meta(dir))),
             DiskOp::DirsAbove { .. } => Ok(DiskDone::Above(vec![disk.meta(dir).object()])),
             DiskOp::CleanPart { name, .. } => {
-                disk.parts.remove(&(dir, name.as_bytes().to_vec()));
+                // Whoever receives that file now has its lock.
+                if !self.is_locked(dir, name.as_bytes()) {
+                    disk.parts.remove(&(dir, name.as_bytes().to_vec()));
+                }
                 Ok(DiskDone::Done)
             }
             DiskOp::OpenPart {
@@ -438,23 +444,21 @@ impl Handles {
             return Err(DiskError::RESERVED_NAME);
         }
         let (parent, name) = split(path);
+        let parent = open_directory(disk, parent)?;
         if name.is_empty() {
-            self.dirs.insert(dir, Disk::ROOT);
+            self.dirs.insert(dir, parent);
             return Ok(DiskDone::Source {
                 name: None,
-                meta: disk.meta(Disk::ROOT),
+                meta: disk.meta(parent),
                 link: None,
                 in_place: disk.in_place,
             });
         }
-        let Some(parent) = disk.find(parent) else {
-            return fail("openat2", ENOENT);
-        };
-        let Some(ino) = disk.child(parent, name) else {
+        let name = name_of(name)?;
+        let Some(ino) = disk.child(parent, name.as_bytes()) else {
             return fail("statx", ENOENT);
         };
         self.dirs.insert(dir, parent);
-        let name = Name::new(Bytes::copy_from_slice(name)).expect("names on the disk are names");
         Ok(DiskDone::Source {
             name: Some(name),
             meta: disk.meta(ino),
@@ -482,7 +486,10 @@ impl Handles {
             },
         };
         let Some(children) = disk.children(ino) else {
-            return fail("openat2", ENOTDIR);
+            return match disk.node(ino).body {
+                Body::Symlink(_) => fail("openat2", ELOOP),
+                Body::File(_) | Body::Special | Body::Directory(_) => fail("openat2", ENOTDIR),
+            };
         };
         let mut names: Vec<_> = children.keys().cloned().collect();
         rng.shuffle(&mut names);
@@ -546,13 +553,29 @@ impl Handles {
     }
 }
 
-/// Parent and last component of a path.
+/// A path's directory, opened as openat2(2) would.
+fn open_directory(disk: &Disk, path: &[u8]) -> Result<Ino, DiskError> {
+    match disk.look_up(path) {
+        Ok(ino) if disk.children(ino).is_some() => Ok(ino),
+        Ok(_) => fail("openat2", ENOTDIR),
+        Err(errno) => fail("openat2", errno),
+    }
+}
+
+fn name_of(bytes: &[u8]) -> Result<Name, DiskError> {
+    Name::new(Bytes::copy_from_slice(bytes)).or(fail("path", ENAMETOOLONG))
+}
+
+/// Parent and last component of a path; `.` is no name.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     let end = path
         .iter()
         .rposition(|&b| b != b'/')
         .map_or(0, |last| last + 1);
     let path = &path[..end];
+    if path == b"." || path.ends_with(b"/.") {
+        return (path, b"");
+    }
     match path.iter().rposition(|&b| b == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),
@@ -579,14 +602,16 @@ fn source_file(disk: &Disk, dir: Ino, name: &Name) -> Result<Ino, DiskError> {
 
 fn read_small(disk: &Disk, dir: Ino, name: &Name, max_bytes: usize) -> Result<DiskDone, DiskError> {
     let ino = source_file(disk, dir, name)?;
-    let Body::File(data) = &disk.node(ino).body else {
-        return fail("read", EISDIR);
+    let data = match &disk.node(ino).body {
+        Body::File(data) => data,
+        Body::Special => return fail("read", ESPIPE),
+        Body::Directory(_) | Body::Symlink(_) => return fail("read", EISDIR),
     };
     if disk.faults.broken.contains(name.as_bytes()) {
         return fail("read", EIO);
     }
     assert!(max_bytes <= 64 * 1024, "a small read of {max_bytes} bytes");
-    let data = Bytes::copy_from_slice(&data[..data.len().min(max_bytes + 1)]);
+    let data = Bytes::copy_from_slice(&data[..data.len().min(max_bytes)]);
     Ok(DiskDone::Small {
         data,
         after: disk.meta(ino),

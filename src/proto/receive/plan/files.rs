@@ -1,20 +1,17 @@
 //! Files and symlinks before and after their data: look, skip, ask the sender, publish.
 
-use bytes::Bytes;
-
-use super::{Entry, Op, Receiver, State};
+use super::{ReceivePlan, ReceivePlanOp, ReceivedEntry, ReceivedState};
 use crate::ids::EntryId;
+use crate::proto::errors::{Violation, destination_error, is_a_directory, is_special, violation};
 use crate::proto::manifest::{SMALL_MAX_BYTES, is_resumable};
-use crate::proto::session::errors::{
-    Violation, destination_error, is_a_directory, is_special, violation,
-};
-use crate::proto::session::ports::Ports;
+use crate::proto::ports::Ports;
+use crate::proto::receive::orders::{ReceiveOrder, TakeWhole};
 use crate::proto::wire::VerdictKind;
 use crate::proto::{
     Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Existing, Kind,
 };
 
-impl Receiver {
+impl ReceivePlan {
     /// Goes on with the next entry whose directory is there.
     pub(super) fn start_next_entry(&mut self, ports: &mut Ports) -> bool {
         let Some(id) = self.ready.pop_front() else {
@@ -35,10 +32,9 @@ impl Receiver {
         let Some(name) = entry.name.clone() else {
             return true;
         };
-        entry.state = State::Looking;
-        self.lookups += 1;
-        self.ops
-            .start(ports, Op::Check { entry: id }, DiskOp::Check { dir, name });
+        entry.state = ReceivedState::Looking;
+        let op = ReceivePlanOp::Check { entry: id };
+        self.look_up(ports, op, DiskOp::Check { dir, name });
         true
     }
 
@@ -49,11 +45,7 @@ impl Receiver {
         id: EntryId,
         result: Result<DiskDone, DiskError>,
     ) {
-        let Some(entry) = self
-            .entries
-            .get(&id)
-            .filter(|_| self.stop == super::Stop::No)
-        else {
+        let Some(entry) = self.entries.get(&id).filter(|_| !self.is_stopped) else {
             return;
         };
         match result {
@@ -65,7 +57,7 @@ impl Receiver {
                 self.fail(ports, id, is_special(self.host));
             }
             Ok(DiskDone::Existing(Some(there)))
-                if is_source(entry, &there) || (!self.force && is_same(entry, &there)) =>
+                if is_source(entry, &there) || (!self.options.force && is_same(entry, &there)) =>
             {
                 self.skip(ports, id)
             }
@@ -86,7 +78,8 @@ impl Receiver {
                     dir: self.dir_id(entry.dir),
                     name: name.clone(),
                 };
-                self.ops.start(ports, Op::Clean { dir: entry.dir }, cmd);
+                self.ops
+                    .start(ports, ReceivePlanOp::Clean { dir: entry.dir }, cmd);
             }
             _ => self.child_done(ports, entry.dir),
         }
@@ -98,13 +91,12 @@ impl Receiver {
             return;
         };
         if entry.kind == Kind::Symlink {
-            entry.state = State::Publishing;
+            entry.state = ReceivedState::Publishing;
             let (Some(name), Some(target)) = (entry.name.clone(), entry.link.clone()) else {
                 return;
             };
             let (dir, mtime) = (entry.dir, entry.mtime);
-            self.lookups += 1;
-            let (dir, fsync) = (self.dir_id(dir), self.fsync);
+            let (dir, fsync) = (self.dir_id(dir), self.options.fsync);
             let cmd = DiskOp::PutSymlink {
                 dir,
                 name,
@@ -112,36 +104,36 @@ impl Receiver {
                 mtime,
                 fsync,
             };
-            self.ops.start(ports, Op::PutSymlink { entry: id }, cmd);
-        } else if entry.size_bytes <= SMALL_MAX_BYTES || self.carriage == Carriage::Copies {
-            entry.state = State::Wanted;
+            self.look_up(ports, ReceivePlanOp::PutSymlink { entry: id }, cmd);
+        } else if self.carriage == Carriage::Copies {
+            entry.state = ReceivedState::Wanted;
+            self.push_verdict(ports, id, VerdictKind::Send {});
+        } else if entry.size_bytes <= SMALL_MAX_BYTES {
+            entry.state = ReceivedState::Wanted;
+            self.order_whole(id);
             self.push_verdict(ports, id, VerdictKind::Send {});
         } else {
-            entry.state = State::Queued;
-            self.ready_parts.push_back(id);
+            entry.state = ReceivedState::Queued;
+            self.parts.want(id);
         }
     }
 
-    /// A small file arrived whole and its digest is right.
-    pub(super) fn put_small(&mut self, ports: &mut Ports, id: EntryId, data: Vec<Bytes>) {
-        let Some(entry) = self.entries.get_mut(&id) else {
+    /// Lets a mover take a small file and put it in place.
+    fn order_whole(&mut self, id: EntryId) {
+        let Some(entry) = self.entries.get(&id) else {
             return;
         };
-        let Some(name) = entry.name.clone() else {
-            return;
-        };
-        entry.state = State::Publishing;
-        let (dir, mode, mtime, bytes) = (entry.dir, entry.mode, entry.mtime, entry.size_bytes);
-        let cmd = DiskOp::PutSmall {
-            dir: self.dir_id(dir),
-            name,
-            data,
-            mode,
-            mtime,
-            fsync: self.fsync,
-        };
-        self.ops
-            .start(ports, Op::PutSmall { entry: id, bytes }, cmd);
+        if let Some(name) = entry.name.clone() {
+            self.orders.push_back(ReceiveOrder::Whole(TakeWhole {
+                entry: id,
+                size_bytes: entry.size_bytes,
+                dir: self.dir_id(entry.dir),
+                name,
+                mode: entry.mode,
+                mtime: entry.mtime,
+                fsync: self.options.fsync,
+            }));
+        }
     }
 
     /// A small file or symlink is in place, or is not.
@@ -149,10 +141,10 @@ impl Receiver {
         &mut self,
         ports: &mut Ports,
         id: EntryId,
-        result: Result<DiskDone, DiskError>,
+        result: Result<(), DiskError>,
     ) {
         match result {
-            Ok(_) => self.resolve(ports, id, EntryResult::Done { resumed_bytes: 0 }),
+            Ok(()) => self.resolve(ports, id, EntryResult::Done { resumed_bytes: 0 }),
             Err(error) => self.fail(ports, id, destination_error(self.host, &error)),
         }
     }
@@ -169,35 +161,28 @@ impl Receiver {
             return self.known_or_violation(id);
         };
         match entry.state {
-            State::Directory(dir) => self.abort_dir(dir, error),
-            State::Wanted | State::Arriving => {
+            ReceivedState::Directory(dir) => self.abort_dir(dir, error),
+            ReceivedState::Wanted => {
+                self.orders.push_back(ReceiveOrder::Forget { entry: id });
                 self.fail(ports, id, error);
                 Ok(())
             }
-            State::Part(part) => self.abort_part(ports, part, error),
-            State::Copy(copy) => self.abort_copy(ports, copy, error),
-            State::Queued | State::Looking | State::Publishing => {
+            ReceivedState::Part(part) => self.abort_part(ports, part, error),
+            ReceivedState::Copy(copy) => self.abort_copy(ports, copy, error),
+            ReceivedState::Queued | ReceivedState::Looking | ReceivedState::Publishing => {
                 violation(format!("entry {} aborted in the wrong state", id.0))
             }
         }
     }
-
-    /// An entry that is not in the table is one that was resolved; others never were announced.
-    pub(super) fn known_or_violation(&self, id: EntryId) -> Result<(), Violation> {
-        if id.0 == 0 || id.0 > self.last_entry {
-            return violation(format!("entry {} was never announced", id.0));
-        }
-        Ok(())
-    }
 }
 
 /// Whether the destination is the source: by another path, or another name of the same file.
-fn is_source(entry: &Entry, there: &Existing) -> bool {
+fn is_source(entry: &ReceivedEntry, there: &Existing) -> bool {
     let are_files = entry.kind == Kind::File && there.meta.kind == Kind::File;
     are_files && entry.source == Some(there.meta.object())
 }
 
-fn is_same(entry: &Entry, there: &Existing) -> bool {
+fn is_same(entry: &ReceivedEntry, there: &Existing) -> bool {
     there.is_same(
         entry.kind,
         entry.size_bytes,

@@ -3,18 +3,22 @@
 
 use std::collections::VecDeque;
 
-use super::{Op, Sender, State};
+use super::{SendPlan, SendPlanOp, SentState};
 use crate::ids::{EntryId, FileId};
-use crate::proto::session::errors::{source_changed, source_error};
-use crate::proto::session::ports::Ports;
-use crate::proto::{CopyStep, DiskDone, DiskError, DiskOp, EntryError};
+use crate::proto::errors::{source_changed, source_error};
+use crate::proto::ports::Ports;
+use crate::proto::{Carriage, CopyStep, DiskDone, DiskError, DiskOp, EntryError};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Copies {
+    /// The longest range.
+    range_bytes: u64,
     /// Wanted, not opened yet.
     queue: VecDeque<EntryId>,
     current: Option<CopySource>,
     last_file: u32,
+    /// Of all files.
+    copied_bytes: u64,
 }
 
 /// The file being copied.
@@ -44,12 +48,22 @@ enum CopySourceState {
 }
 
 impl Copies {
-    pub(super) fn push(&mut self, entry: EntryId) {
+    pub(super) fn new(range_bytes: u64) -> Copies {
+        Copies {
+            range_bytes: range_bytes.max(1),
+            queue: VecDeque::new(),
+            current: None,
+            last_file: 0,
+            copied_bytes: 0,
+        }
+    }
+
+    pub(super) fn want(&mut self, entry: EntryId) {
         self.queue.push_back(entry);
     }
 
-    /// So many bytes of the range that was named last were copied.
-    pub(super) fn on_copied(&mut self, bytes: u64) {
+    fn on_copied(&mut self, bytes: u64) {
+        self.copied_bytes += bytes;
         let Some(file) = &mut self.current else {
             return;
         };
@@ -81,16 +95,31 @@ impl Copies {
     }
 }
 
-impl Sender {
+impl SendPlan {
+    /// Whether both sides are on this host.
+    pub fn is_copied(&self) -> bool {
+        self.carriage == Carriage::Copies
+    }
+
+    /// Bytes copied within this host, all in all.
+    pub fn copied_bytes(&self) -> u64 {
+        self.copies.copied_bytes
+    }
+
+    /// So many bytes of the range that was named last were copied.
+    pub fn on_copied(&mut self, bytes: u64) {
+        self.copies.on_copied(bytes);
+    }
+
     /// Goes on with the file being copied, or with the next.
-    pub(super) fn copy_on(&mut self, ports: &mut Ports) {
+    pub fn copy_on(&mut self, ports: &mut Ports) {
         let Some(file) = &mut self.copies.current else {
             return self.open_copied(ports);
         };
         match file.state {
             CopySourceState::Ready => {
                 let left_bytes = file.size_bytes - file.copied_bytes;
-                let len_bytes = self.read_ahead_bytes.min(left_bytes);
+                let len_bytes = self.copies.range_bytes.min(left_bytes);
                 file.state = CopySourceState::Named(len_bytes);
                 let (entry, from) = (file.entry, file.id);
                 let range = CopyStep::Range {
@@ -103,7 +132,7 @@ impl Sender {
             CopySourceState::Ended => {
                 file.state = CopySourceState::Checking;
                 let cmd = DiskOp::Stat { file: file.id };
-                self.ops.start(ports, Op::CheckCopied, cmd);
+                self.ops.start(ports, SendPlanOp::CheckCopied, cmd);
             }
             CopySourceState::GivenUp { in_flight: false } => self.close_copied(ports),
             CopySourceState::Opening
@@ -118,28 +147,28 @@ impl Sender {
             let Some(entry) = self.entries.get_mut(&id) else {
                 continue;
             };
-            let State::Wanted { dir, .. } = &mut entry.state else {
+            let SentState::Wanted { dir, .. } = &mut entry.state else {
                 continue;
             };
             let (Some(dir), Some(name)) = (dir.take(), entry.name.clone()) else {
                 continue;
             };
-            entry.state = State::Copied;
+            entry.state = SentState::Copied;
             self.copies.last_file = self.copies.last_file.wrapping_add(1);
             let file = FileId(self.copies.last_file);
             self.copies.current = Some(CopySource {
                 entry: id,
                 id: file,
-                size_bytes: entry.size_bytes,
+                size_bytes: entry.version.size_bytes,
                 copied_bytes: 0,
                 state: CopySourceState::Opening,
             });
             let cmd = DiskOp::OpenRead {
-                dir: self.dirs[dir].id,
+                dir: self.dirs.open[dir].id,
                 name,
                 file,
             };
-            self.ops.start(ports, Op::OpenCopied { dir }, cmd);
+            self.ops.start(ports, SendPlanOp::OpenCopied { dir }, cmd);
             return;
         }
     }
@@ -190,7 +219,7 @@ impl Sender {
         match result {
             Ok(found) if all_here && self.is_as_announced(id, &found) => {
                 if let Some(entry) = self.entries.get_mut(&id) {
-                    entry.state = State::Emitted;
+                    entry.state = SentState::Emitted;
                 }
                 self.tell_copy(ports, CopyStep::Whole { entry: id });
                 self.close_copied(ports);
@@ -202,7 +231,7 @@ impl Sender {
 
     fn is_as_announced(&self, id: EntryId, found: &DiskDone) -> bool {
         match (self.entries.get(&id), found) {
-            (Some(entry), DiskDone::Meta(meta)) => entry.is_unchanged(meta),
+            (Some(entry), DiskDone::Meta(meta)) => entry.version.is_still(meta),
             _ => false,
         }
     }
@@ -230,13 +259,13 @@ impl Sender {
     fn close_copied(&mut self, ports: &mut Ports) {
         if let Some(file) = self.copies.current.take() {
             let cmd = DiskOp::CloseRead { file: file.id };
-            self.ops.start(ports, Op::Close, cmd);
+            self.ops.start(ports, SendPlanOp::Close, cmd);
         }
     }
 
     /// What it speaks of must have been announced before it.
     fn tell_copy(&mut self, ports: &mut Ports, step: CopyStep) {
-        self.flush_items(ports);
+        self.flush(ports);
         ports.copy(step);
     }
 }

@@ -1,16 +1,26 @@
 //! Files of a copy within one host: what the sender names is copied from file to file, and
 //! published once the sender says that it was all.
 
-use super::{Op, Receiver, State, Stop};
+use slab::Slab;
+
+use super::{ReceivePlan, ReceivePlanOp, ReceivedState};
 use crate::ids::{EntryId, FileId};
+use crate::proto::errors::{Violation, destination_error, violation};
 use crate::proto::manifest::is_resumable;
-use crate::proto::session::errors::{Violation, destination_error, violation};
-use crate::proto::session::ports::Ports;
+use crate::proto::ports::Ports;
 use crate::proto::{CopyStep, DiskDone, DiskError, DiskOp, EntryError, EntryResult};
+
+#[derive(Default)]
+pub(super) struct Copies {
+    open: Slab<CopyPart>,
+    last_file: u32,
+    /// Of all files.
+    copied_bytes: u64,
+}
 
 /// A file being copied; it has no name yet.
 #[derive(Debug)]
-pub(super) struct CopyPart {
+struct CopyPart {
     entry: EntryId,
     dir: usize,
     file: FileId,
@@ -42,7 +52,7 @@ enum CopyState {
     Closing,
 }
 
-impl Receiver {
+impl ReceivePlan {
     /// What the sender says of a file that it was asked for.
     ///
     /// # Errors
@@ -55,7 +65,7 @@ impl Receiver {
         };
         match (entry.state, step) {
             (
-                State::Wanted,
+                ReceivedState::Wanted,
                 CopyStep::Range {
                     from, len_bytes, ..
                 },
@@ -63,7 +73,7 @@ impl Receiver {
                 self.begin_copy(ports, id, Named { from, len_bytes });
                 Ok(())
             }
-            (State::Copy(at), step) if self.copies[at].state == CopyState::Waiting => {
+            (ReceivedState::Copy(at), step) if self.copies.open[at].state == CopyState::Waiting => {
                 match step {
                     CopyStep::Range {
                         from, len_bytes, ..
@@ -80,21 +90,21 @@ impl Receiver {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        self.last_file = self.last_file.wrapping_add(1);
+        self.copies.last_file = self.copies.last_file.wrapping_add(1);
         let (dir, size_bytes, name) = (entry.dir, entry.size_bytes, entry.name.clone());
-        let at = self.copies.insert(CopyPart {
+        let at = self.copies.open.insert(CopyPart {
             entry: id,
             dir,
-            file: FileId(self.last_file),
+            file: FileId(self.copies.last_file),
             state: CopyState::Opening(named),
         });
-        entry.state = State::Copy(at);
+        entry.state = ReceivedState::Copy(at);
         match name {
             Some(name) if is_resumable(size_bytes) && !self.is_fresh(dir) => {
-                self.copies[at].state = CopyState::Cleaning(named);
+                self.copies.open[at].state = CopyState::Cleaning(named);
                 let dir = self.dir_id(dir);
                 let cmd = DiskOp::CleanPart { dir, name };
-                self.ops.start(ports, Op::Copy { copy: at }, cmd);
+                self.ops.start(ports, ReceivePlanOp::Copy { copy: at }, cmd);
             }
             _ => self.open_copy(ports, at, named),
         }
@@ -102,7 +112,7 @@ impl Receiver {
 
     /// Without a name where the file system can do that: a crash leaves nothing.
     fn open_copy(&mut self, ports: &mut Ports, at: usize, named: Named) {
-        let copy = &mut self.copies[at];
+        let copy = &mut self.copies.open[at];
         copy.state = CopyState::Opening(named);
         let (dir, file) = (copy.dir, copy.file);
         let Some(name) = self
@@ -118,22 +128,22 @@ impl Receiver {
             file,
             resumable: false,
         };
-        self.ops.start(ports, Op::Copy { copy: at }, cmd);
+        self.ops.start(ports, ReceivePlanOp::Copy { copy: at }, cmd);
     }
 
     fn copy_range(&mut self, ports: &mut Ports, at: usize, named: Named) {
-        let copy = &mut self.copies[at];
+        let copy = &mut self.copies.open[at];
         copy.state = CopyState::Copying;
         let cmd = DiskOp::CopyRange {
             file: copy.file,
             from: named.from,
             len_bytes: named.len_bytes,
         };
-        self.ops.start(ports, Op::Copy { copy: at }, cmd);
+        self.ops.start(ports, ReceivePlanOp::Copy { copy: at }, cmd);
     }
 
     fn commit_copy(&mut self, ports: &mut Ports, at: usize) {
-        let copy = &mut self.copies[at];
+        let copy = &mut self.copies.open[at];
         let Some(entry) = self.entries.get(&copy.entry) else {
             return;
         };
@@ -142,9 +152,9 @@ impl Receiver {
             file: copy.file,
             mode: entry.mode,
             mtime: entry.mtime,
-            fsync: self.fsync,
+            fsync: self.options.fsync,
         };
-        self.ops.start(ports, Op::Copy { copy: at }, cmd);
+        self.ops.start(ports, ReceivePlanOp::Copy { copy: at }, cmd);
     }
 
     /// The operation in flight of a copy ended.
@@ -154,8 +164,8 @@ impl Receiver {
         at: usize,
         result: Result<DiskDone, DiskError>,
     ) {
-        let stopping = self.stop != Stop::No;
-        match (self.copies[at].state, result) {
+        let stopping = self.is_stopped;
+        match (self.copies.open[at].state, result) {
             (CopyState::Cleaning(_), _) if stopping => self.copy_closed(ports, at),
             // A leftover that cannot be removed is in nobody's way.
             (CopyState::Cleaning(named), _) => self.open_copy(ports, at, named),
@@ -167,9 +177,9 @@ impl Receiver {
             }
             (CopyState::Copying, Ok(done)) => {
                 if let DiskDone::Copied { bytes } = done {
-                    self.received_bytes += bytes;
+                    self.copies.copied_bytes += bytes;
                 }
-                self.copies[at].state = CopyState::Waiting;
+                self.copies.open[at].state = CopyState::Waiting;
                 if stopping {
                     self.close_copy(ports, at);
                 }
@@ -197,7 +207,7 @@ impl Receiver {
         at: usize,
         error: EntryError,
     ) -> Result<(), Violation> {
-        let copy = &self.copies[at];
+        let copy = &self.copies.open[at];
         if copy.state != CopyState::Waiting {
             return violation(format!("entry {} aborted in the wrong state", copy.entry.0));
         }
@@ -211,7 +221,7 @@ impl Receiver {
     }
 
     fn conclude_copy(&mut self, ports: &mut Ports, at: usize, result: EntryResult) {
-        let id = self.copies[at].entry;
+        let id = self.copies.open[at].entry;
         if let Some(entry) = self.entries.remove(&id) {
             self.conclude(ports, id, &entry, result);
         }
@@ -219,24 +229,44 @@ impl Receiver {
 
     /// Gives up what was copied.
     fn close_copy(&mut self, ports: &mut Ports, at: usize) {
-        let copy = &mut self.copies[at];
+        let copy = &mut self.copies.open[at];
         copy.state = CopyState::Closing;
         let cmd = DiskOp::ClosePart {
             file: copy.file,
             keep: false,
         };
-        self.ops.start(ports, Op::CloseCopy { copy: at }, cmd);
+        self.ops
+            .start(ports, ReceivePlanOp::CloseCopy { copy: at }, cmd);
     }
 
     pub(super) fn copy_closed(&mut self, ports: &mut Ports, at: usize) {
-        let copy = self.copies.remove(at);
+        let copy = self.copies.open.remove(at);
         self.child_done(ports, copy.dir);
     }
 
+    /// Bytes copied, all in all.
+    pub fn copied_bytes(&self) -> u64 {
+        self.copies.copied_bytes
+    }
+
+    pub fn has_no_copies(&self) -> bool {
+        self.copies.open.is_empty()
+    }
+
+    /// Copies in a directory that have their verdict and close.
+    #[cfg(test)]
+    pub(super) fn closing_copies(&self, dir: usize) -> usize {
+        let copies = self.copies.open.iter();
+        copies
+            .filter(|(_, copy)| copy.dir == dir && !self.entries.contains_key(&copy.entry))
+            .count()
+    }
+
     /// The session stops: what waits for the sender closes; the rest does when its operation ends.
-    pub(super) fn stop_copies(&mut self, ports: &mut Ports) {
+    pub fn stop_copies(&mut self, ports: &mut Ports) {
         let waiting: Vec<usize> = self
             .copies
+            .open
             .iter()
             .filter(|(_, copy)| copy.state == CopyState::Waiting)
             .map(|(at, _)| at)

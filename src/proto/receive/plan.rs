@@ -25,7 +25,7 @@ use crate::proto::{
     Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Mtime, ObjectId,
     Totals,
 };
-use copies::Copies;
+use copies::ReceivedCopies;
 use parts::TargetParts;
 use tree::TargetTree;
 use verdicts::Verdicts;
@@ -49,7 +49,7 @@ pub struct ReceivePlan {
     ready: VecDeque<EntryId>,
     parts: TargetParts,
     /// Within one host, instead of `parts`.
-    copies: Copies,
+    copies: ReceivedCopies,
     verdicts: Verdicts,
     orders: VecDeque<ReceiveOrder>,
     totals: Totals,
@@ -232,7 +232,7 @@ impl ReceivePlan {
             tree: TargetTree::new(config.expected),
             ready: VecDeque::new(),
             parts: TargetParts::default(),
-            copies: Copies::default(),
+            copies: ReceivedCopies::default(),
             verdicts: Verdicts::default(),
             orders: VecDeque::new(),
             totals: Totals::default(),

@@ -17,13 +17,20 @@ pub struct Version {
 }
 
 impl Version {
-    pub fn is_still(&self, meta: &Meta) -> bool {
-        let now = Version {
-            size_bytes: meta.size_bytes,
+    pub fn of(meta: &Meta) -> Version {
+        Version {
+            // Of directories and symlinks file systems say what they like.
+            size_bytes: match meta.kind {
+                Kind::File => meta.size_bytes,
+                Kind::Directory | Kind::Symlink | Kind::Special => 0,
+            },
             mtime: meta.mtime,
             inode: meta.inode,
-        };
-        meta.kind == Kind::File && now == *self
+        }
+    }
+
+    pub fn is_still(&self, meta: &Meta) -> bool {
+        meta.kind == Kind::File && Version::of(meta) == *self
     }
 }
 

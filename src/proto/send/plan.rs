@@ -23,7 +23,7 @@ use crate::proto::path::join;
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
 use crate::proto::wire::Message;
 use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
-use copies::Copies;
+use copies::SentCopies;
 use files::SourceFiles;
 use manifest::Manifest;
 use walk::Walk;
@@ -46,7 +46,7 @@ pub struct SendPlan {
     wholes: VecDeque<EntryId>,
     files: SourceFiles,
     /// Within one host, instead of `wholes` and `files`.
-    copies: Copies,
+    copies: SentCopies,
     commands: VecDeque<SendCommand>,
     totals: Totals,
 }
@@ -143,7 +143,7 @@ impl SendPlan {
             manifest: Manifest::default(),
             wholes: VecDeque::new(),
             files: SourceFiles::default(),
-            copies: Copies::new(config.read_ahead_bytes),
+            copies: SentCopies::new(config.read_ahead_bytes),
             commands: VecDeque::new(),
             totals: Totals::default(),
         }

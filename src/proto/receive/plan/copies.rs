@@ -11,7 +11,7 @@ use crate::proto::ports::Ports;
 use crate::proto::{CopyStep, DiskDone, DiskError, DiskOp, EntryError, EntryResult};
 
 #[derive(Default)]
-pub(super) struct Copies {
+pub(super) struct ReceivedCopies {
     open: Slab<CopyPart>,
     last_file: u32,
     /// Of all files.
@@ -253,7 +253,7 @@ impl ReceivePlan {
         self.copies.open.is_empty()
     }
 
-    /// Copies in a directory that have their verdict and close.
+    /// ReceivedCopies in a directory that have their verdict and close.
     #[cfg(test)]
     pub(super) fn closing_copies(&self, dir: usize) -> usize {
         let copies = self.copies.open.iter();

@@ -10,7 +10,7 @@ use crate::proto::ports::Ports;
 use crate::proto::{Carriage, CopyStep, DiskDone, DiskError, DiskOp, EntryError};
 
 #[derive(Debug)]
-pub(super) struct Copies {
+pub(super) struct SentCopies {
     /// The longest range.
     range_bytes: u64,
     /// Wanted, not opened yet.
@@ -47,9 +47,9 @@ enum CopySourceState {
     GivenUp { in_flight: bool },
 }
 
-impl Copies {
-    pub(super) fn new(range_bytes: u64) -> Copies {
-        Copies {
+impl SentCopies {
+    pub(super) fn new(range_bytes: u64) -> SentCopies {
+        SentCopies {
             range_bytes: range_bytes.max(1),
             queue: VecDeque::new(),
             current: None,

@@ -356,16 +356,7 @@ impl SendPlan {
         if meta.kind == Kind::File {
             self.manifest.count_file(meta.size_bytes);
         }
-        // Of directories and symlinks file systems say what they like.
-        let size_bytes = match meta.kind {
-            Kind::File => meta.size_bytes,
-            Kind::Directory | Kind::Symlink | Kind::Special => 0,
-        };
-        let version = Version {
-            size_bytes,
-            mtime: meta.mtime,
-            inode: meta.inode,
-        };
+        let version = Version::of(&meta);
         self.entries.insert(
             id,
             SentEntry {
@@ -383,7 +374,7 @@ impl SendPlan {
             kind: meta.kind,
             mode: meta.mode & 0o7777,
             mtime: meta.mtime,
-            size_bytes,
+            size_bytes: version.size_bytes,
             source_tag: meta.inode,
             link: link.filter(|_| meta.kind == Kind::Symlink),
             device: self.is_copied().then_some(meta.device),

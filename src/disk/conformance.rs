@@ -13,14 +13,13 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::ids::{DirId, Name, is_reserved_path};
+use crate::proto::errno::ESPIPE;
 use crate::proto::fs::LIST_MIN;
 use crate::proto::sim::Rng;
 use crate::proto::sim::tests::for_seeds;
 use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Meta, Mtime};
 use executors::{Imagined, Real};
 use script::Script;
-
-const ESPIPE: i32 = 29;
 
 const SEEDS: u64 = 12;
 

@@ -10,8 +10,7 @@ use landro_sys::Pool;
 use super::descriptors::is_shortage;
 use super::space::{Base, Space};
 use super::{Disk, DiskDone, DiskError, DiskOp, Files, run};
-
-const ENOMEM: i32 = 12;
+use crate::proto::errno::ENOMEM;
 
 /// An operation holds one buffer at a time, and the last one of a pool is never given out.
 const POOL_BUFFERS: usize = 4;

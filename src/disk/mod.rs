@@ -39,7 +39,8 @@ use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool};
 
 use crate::ids::{NameError, OpId, is_reserved_path};
-use crate::proto::{DiskDone, DiskError, DiskOp};
+use crate::proto::errno::EIO;
+use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
 pub use local::Side;
 pub use settle::{Settler, start as start_settler};
@@ -48,6 +49,9 @@ pub use source::{relative, split_path};
 pub use space::{Base, Space};
 
 use names::c_string;
+
+// What `proto` reads and writes at a time lies in one buffer.
+const _: () = assert!(Pool::BUFFER_BYTES == PIECE_BYTES);
 
 /// Pool buffers any session may hold: one being sent, one being read.
 const MIN_SHARE_BUFFERS: usize = 2;
@@ -253,7 +257,8 @@ impl Files {
         };
         done.map_err(|error| DiskError {
             call,
-            errno: error.raw_os_error().unwrap_or(libc_eio()),
+            // Without one: a short write, say.
+            errno: error.raw_os_error().unwrap_or(EIO),
         })
     }
 
@@ -264,11 +269,6 @@ impl Files {
         }
         .await
     }
-}
-
-/// EIO: what a failure without an errno (a short write, say) is reported as.
-const fn libc_eio() -> i32 {
-    5
 }
 
 /// A file operation on the ring, as a future.
@@ -374,17 +374,42 @@ impl Drop for Pinned {
 
 async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
-        DiskOp::ResolveTarget {
-            path,
-            must_be_dir,
-            dir,
-            fsync,
-        } => target::resolve(files, &path, must_be_dir, dir, fsync).await,
-        DiskOp::ResolveSource { path, dir } => source::resolve(files, &path, dir).await,
         DiskOp::CloseDir { dir } => {
             files.space.forget_dir(dir);
             Ok(DiskDone::Done)
         }
+        cmd @ (DiskOp::ResolveSource { .. }
+        | DiskOp::OpenDir { .. }
+        | DiskOp::List { .. }
+        | DiskOp::ReadSmall { .. }
+        | DiskOp::OpenRead { .. }
+        | DiskOp::Read { .. }
+        | DiskOp::Stat { .. }
+        | DiskOp::CloseRead { .. }) => run_for_sender(files, cmd).await,
+        cmd @ (DiskOp::OpenPart { .. }
+        | DiskOp::StartPart { .. }
+        | DiskOp::Write { .. }
+        | DiskOp::ReadPart { .. }
+        | DiskOp::WriteJournal { .. }
+        | DiskOp::CommitPart { .. }
+        | DiskOp::ClosePart { .. }
+        | DiskOp::CopyRange { .. }
+        | DiskOp::CleanPart { .. }) => run_for_part(files, cmd).await,
+        cmd @ (DiskOp::ResolveTarget { .. }
+        | DiskOp::StatDir { .. }
+        | DiskOp::DirsAbove { .. }
+        | DiskOp::Check { .. }
+        | DiskOp::MakeDir { .. }
+        | DiskOp::SetDir { .. }
+        | DiskOp::PutSmall { .. }
+        | DiskOp::PutSymlink { .. }) => run_for_target(files, cmd).await,
+    }
+}
+
+/// Finding, listing and reading sources.
+async fn run_for_sender(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    match cmd {
+        DiskOp::ResolveSource { path, dir } => source::resolve(files, &path, dir).await,
         DiskOp::OpenDir { parent, name, dir } => {
             source::open_dir(files, parent, name.as_ref(), dir).await
         }
@@ -405,44 +430,13 @@ async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
             files.space.forget_file(file);
             Ok(DiskDone::Done)
         }
-        DiskOp::Check { dir, name } => target::check(files, dir, &name).await,
-        DiskOp::MakeDir {
-            parent,
-            name,
-            dir,
-            keep_dirlinks,
-            fsync,
-        } => dirlinks::make_dir(files, parent, &name, dir, keep_dirlinks, fsync).await,
-        DiskOp::SetDir {
-            dir,
-            mode,
-            mtime,
-            fsync,
-        } => target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await,
-        DiskOp::PutSmall {
-            dir,
-            name,
-            data,
-            mode,
-            mtime,
-            fsync,
-        } => {
-            target::put_small(
-                files,
-                dir,
-                &name,
-                data,
-                publish::Attributes { mode, mtime, fsync },
-            )
-            .await
-        }
-        DiskOp::PutSymlink {
-            dir,
-            name,
-            target,
-            mtime,
-            fsync,
-        } => target::put_symlink(files, dir, &name, &target, mtime, fsync).await,
+        other => unreachable!("{other:?} is none of a sender"),
+    }
+}
+
+/// Partial files.
+async fn run_for_part(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    match cmd {
         DiskOp::OpenPart {
             dir,
             name,
@@ -477,9 +471,79 @@ async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
             from,
             len_bytes,
         } => part::copy_range(files, file, from, len_bytes).await,
+        DiskOp::CleanPart { dir, name } => part::clean_part(files, dir, &name).await,
+        other => unreachable!("{other:?} is none of a partial file"),
+    }
+}
+
+/// What stands at the destination, and what is put there whole.
+async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    match cmd {
+        DiskOp::ResolveTarget {
+            path,
+            must_be_dir,
+            dir,
+            fsync,
+        } => target::resolve(files, &path, must_be_dir, dir, fsync).await,
         DiskOp::StatDir { dir } => source::stat_dir(files, dir).await,
         DiskOp::DirsAbove { dir } => target::dirs_above(files, dir).await,
-        DiskOp::CleanPart { dir, name } => part::clean_part(files, dir, &name).await,
+        DiskOp::Check { dir, name } => target::check(files, dir, &name).await,
+        DiskOp::MakeDir {
+            parent,
+            name,
+            dir,
+            keep_dirlinks,
+            fsync,
+        } => {
+            let new = dirlinks::NewDir {
+                parent,
+                name,
+                dir,
+                keep_dirlinks,
+                fsync,
+            };
+            dirlinks::make_dir(files, &new).await
+        }
+        DiskOp::SetDir {
+            dir,
+            mode,
+            mtime,
+            fsync,
+        } => target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await,
+        DiskOp::PutSmall {
+            dir,
+            name,
+            data,
+            mode,
+            mtime,
+            fsync,
+        } => {
+            target::put_small(
+                files,
+                dir,
+                &name,
+                data,
+                publish::Attributes { mode, mtime, fsync },
+            )
+            .await
+        }
+        DiskOp::PutSymlink {
+            dir,
+            name,
+            target,
+            mtime,
+            fsync,
+        } => {
+            let new = target::NewLink {
+                dir,
+                name,
+                target,
+                mtime,
+                fsync,
+            };
+            target::put_symlink(files, &new).await
+        }
+        other => unreachable!("{other:?} is none of a destination"),
     }
 }
 

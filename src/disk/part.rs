@@ -16,11 +16,8 @@ use super::publish::{
 use super::space::{History, OpenFile, Part};
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
+use crate::proto::errno::{EBADF, EIO, ENOENT, ENOSPC, EOPNOTSUPP};
 use crate::proto::journal::Storage;
-
-const ENOENT: i32 = 2;
-const ENOSPC: i32 = 28;
-const EOPNOTSUPP: i32 = 95;
 
 /// Longest journal read back: the header and 65,536 records of 40 bytes.
 const MAX_JOURNAL_BYTES: usize = 3 << 20;
@@ -148,7 +145,7 @@ fn part(files: &Files, file: FileId) -> Result<Part, DiskError> {
         OpenFile::Part(part) => Ok(part),
         OpenFile::Source(_) => Err(DiskError {
             call: "file",
-            errno: 9,
+            errno: EBADF,
         }),
     }
 }
@@ -247,7 +244,7 @@ pub async fn copy_range(
         landro_sys::splice::copy_local(&*from, &*part.data, len_bytes).map_err(|error| {
             DiskError {
                 call: "copy_file_range",
-                errno: error.raw_os_error().unwrap_or_else(super::libc_eio),
+                errno: error.raw_os_error().unwrap_or(EIO),
             }
         })?;
     wrote(files, &part, bytes).await;

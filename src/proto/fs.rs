@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use super::errno::{EINVAL, ELOOP};
 use super::journal::Storage;
 use crate::ids::{DirId, FileId, Name};
 
@@ -309,13 +310,13 @@ impl DiskError {
     /// A path with a name that is reserved for unfinished files (EINVAL).
     pub const RESERVED_NAME: DiskError = DiskError {
         call: "reserved name",
-        errno: 22,
+        errno: EINVAL,
     };
 
     /// A symlink that may have come from a peer stands where one of the user's own would be
     /// followed (ELOOP).
     pub const RECEIVED_LINK: DiskError = DiskError {
         call: "received symlink",
-        errno: 40,
+        errno: ELOOP,
     };
 }

@@ -29,6 +29,7 @@
 
 pub mod bench;
 pub mod chunks;
+pub mod errno;
 pub mod errors;
 pub mod fs;
 pub mod integrity;

@@ -9,11 +9,11 @@ use slab::Slab;
 
 use crate::ids::{OpId, StreamKey};
 use crate::proto::wire::{self, Message};
-use crate::proto::{CopyStep, DiskOp, Event, Outcome, Output, Payload};
+use crate::proto::{CopyStep, DiskOp, Event, Outcome, Output, PIECE_BYTES, Payload};
 
 /// Control bytes are handed over in pieces of about this size when they do not wait for a lull
 /// before.
-const CONTROL_PIECE_BYTES: usize = 64 * 1024;
+const CONTROL_PIECE_BYTES: usize = PIECE_BYTES;
 
 /// Progress is told when this much passed, or after [`REPORT_EVERY`]: thousands of events per
 /// second would only be redrawn.
@@ -183,16 +183,16 @@ pub struct Announced {
 
 /// Tells how far a transfer is, not more often than people can see.
 #[derive(Debug)]
-pub struct Reporter {
+pub struct ProgressTeller {
     progress_at: Instant,
     progress_bytes: u64,
     announced_at: Instant,
     announced: Announced,
 }
 
-impl Reporter {
-    pub fn new(now: Instant) -> Reporter {
-        Reporter {
+impl ProgressTeller {
+    pub fn new(now: Instant) -> ProgressTeller {
+        ProgressTeller {
             progress_at: now,
             progress_bytes: 0,
             announced_at: now,

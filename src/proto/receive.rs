@@ -18,7 +18,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::errors::Violation;
-use super::ports::{Ports, Reporter, Stopping};
+use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
 use super::{Carriage, CopyStep, DiskDone, DiskError, Totals};
 use crate::ids::{OpId, StreamKey};
@@ -47,7 +47,7 @@ pub struct ReceiverConfig {
 pub struct Receiver {
     plan: ReceivePlan,
     mover: ReceiveMover,
-    reporter: Reporter,
+    reporter: ProgressTeller,
     stop: Stopping,
 }
 
@@ -58,7 +58,7 @@ impl Receiver {
         Receiver {
             plan: ReceivePlan::new(ports, config),
             mover,
-            reporter: Reporter::new(now),
+            reporter: ProgressTeller::new(now),
             stop: Stopping::No,
         }
     }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use super::chunks::ParallelTransferConfig;
 use super::errors::{Violation, violation};
-use super::ports::{Ports, Reporter, Stopping};
+use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
 use super::{Carriage, DiskDone, DiskError, Totals};
 use crate::ids::OpId;
@@ -44,7 +44,7 @@ pub struct SenderConfig {
 pub struct Sender {
     plan: SendPlan,
     mover: SendMover,
-    reporter: Reporter,
+    reporter: ProgressTeller,
     stop: Stopping,
 }
 
@@ -54,7 +54,7 @@ impl Sender {
         Sender {
             plan: SendPlan::new(config),
             mover,
-            reporter: Reporter::new(now),
+            reporter: ProgressTeller::new(now),
             stop: Stopping::No,
         }
     }

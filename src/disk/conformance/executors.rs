@@ -61,10 +61,10 @@ impl Imagined {
 /// A directory of this host, and what works on it.
 pub struct Real {
     root: tempfile::TempDir,
-    way: Way,
+    way: DiskWay,
 }
 
-enum Way {
+enum DiskWay {
     /// A daemon's session, without a ring or with one.
     Served {
         disk: Disk,
@@ -95,7 +95,7 @@ impl Real {
     pub fn at_once() -> Real {
         Real {
             root: place(),
-            way: Way::Local(Side::new().unwrap()),
+            way: DiskWay::Local(Side::new().unwrap()),
         }
     }
 
@@ -107,7 +107,7 @@ impl Real {
         let space = Rc::new(Space::new(base, driver.is_none()));
         Real {
             root,
-            way: Way::Served {
+            way: DiskWay::Served {
                 disk,
                 space,
                 driver,
@@ -121,8 +121,8 @@ impl Real {
 
     pub fn run(&mut self, cmd: DiskOp) -> Result<DiskDone, DiskError> {
         match &mut self.way {
-            Way::Local(side) => side.run(below(self.root.path(), cmd)),
-            Way::Served {
+            DiskWay::Local(side) => side.run(below(self.root.path(), cmd)),
+            DiskWay::Served {
                 disk,
                 space,
                 driver,
@@ -175,7 +175,7 @@ impl Real {
 
     /// A session that closed what it opened has nothing open.
     pub fn check_closed(&self) {
-        if let Way::Served { space, .. } = &self.way {
+        if let DiskWay::Served { space, .. } = &self.way {
             assert!(!space.has_directories(), "a directory stayed open");
             assert!(!space.holds_parts(), "a partial file stayed open");
         }

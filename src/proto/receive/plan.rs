@@ -17,7 +17,7 @@ use bytes::Bytes;
 use super::ReceiverConfig;
 use super::orders::{ReceiveOrder, ReceiveReport};
 use crate::ids::{DirId, EntryId, Name, OpId};
-use crate::proto::errors::{Host, Violation, corrupted, violation};
+use crate::proto::errors::{HostSide, Violation, corrupted, violation};
 use crate::proto::manifest::{EntryMap, IdHasher};
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
 use crate::proto::wire::{Item, Message};
@@ -31,10 +31,10 @@ use tree::TargetTree;
 use verdicts::Verdicts;
 
 pub struct ReceivePlan {
-    host: Host,
+    host: HostSide,
     client: bool,
     carriage: Carriage,
-    options: Options,
+    options: PutOptions,
     window: u32,
     target: Target,
     /// Within one host: what the target is, and every directory it lies in.
@@ -43,7 +43,7 @@ pub struct ReceivePlan {
     lookups: Lookups,
     entries: EntryMap<ReceivedEntry>,
     names: LiveNames,
-    manifest: Manifest,
+    manifest: ReceivedManifest,
     tree: TargetTree,
     /// Files and symlinks whose directory is there.
     ready: VecDeque<EntryId>,
@@ -57,7 +57,7 @@ pub struct ReceivePlan {
 }
 
 /// How things are to be put in place.
-struct Options {
+struct PutOptions {
     force: bool,
     fsync: bool,
     keep_dirlinks: bool,
@@ -79,7 +79,7 @@ struct LiveNames {
 
 /// What was announced so far.
 #[derive(Default)]
-struct Manifest {
+struct ReceivedManifest {
     last_entry: u32,
     /// Entries without a final verdict.
     unresolved: u32,
@@ -208,13 +208,13 @@ enum ReceivedState {
 impl ReceivePlan {
     /// Starts with looking at the target.
     pub fn new(ports: &mut Ports, config: ReceiverConfig) -> ReceivePlan {
-        let options = Options {
+        let options = PutOptions {
             force: config.force,
             fsync: config.fsync,
             keep_dirlinks: config.keep_dirlinks,
         };
         let mut plan = ReceivePlan {
-            host: Host::of(config.client, config.carriage),
+            host: HostSide::of(config.client, config.carriage),
             client: config.client,
             carriage: config.carriage,
             options,
@@ -228,7 +228,7 @@ impl ReceivePlan {
             },
             entries: EntryMap::default(),
             names: LiveNames::default(),
-            manifest: Manifest::default(),
+            manifest: ReceivedManifest::default(),
             tree: TargetTree::new(config.expected),
             ready: VecDeque::new(),
             parts: TargetParts::default(),

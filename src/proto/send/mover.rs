@@ -11,7 +11,7 @@ use super::SenderConfig;
 use super::orders::{SendCommand, SendReport, WholeOrder};
 use crate::ids::OpId;
 use crate::proto::chunks::{Parallelism, StreamSlots, TokenBucket};
-use crate::proto::errors::Host;
+use crate::proto::errors::HostSide;
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::{Carriage, DiskDone, DiskError};
 use chunks::Jobs;
@@ -22,13 +22,13 @@ use pack::Pack;
 const TURN_BYTES: u64 = 256 * 1024;
 
 pub struct SendMover {
-    host: Host,
+    host: HostSide,
     ops: Ops<SendMoverOp>,
     /// Reads of small files at a time.
     lookups: usize,
     carriage: Carriage,
     ahead: ReadAhead,
-    rate: Rate,
+    rate: SendRate,
     turn: Turn,
     streams: StreamSlots,
     parallelism: Parallelism,
@@ -71,7 +71,7 @@ impl ReadAhead {
 
 /// The limit of what is read in a time.
 #[derive(Debug)]
-struct Rate {
+struct SendRate {
     bucket: Option<TokenBucket>,
     /// The bucket was all that kept the last turn from starting a read. A read that waits for other
     /// reads waits for no time: a full bucket is no deadline.
@@ -98,7 +98,7 @@ impl SendMover {
         let awaited_bytes = config.read_ahead_bytes.min(ceiling).max(1);
         let bucket = config.bwlimit_bps.map(|bps| TokenBucket::new(now, bps / 8));
         SendMover {
-            host: Host::of(config.client, config.carriage),
+            host: HostSide::of(config.client, config.carriage),
             ops: Ops::of(OpOwner::Mover),
             lookups: config.lookups.max(1),
             carriage: config.carriage,
@@ -110,7 +110,7 @@ impl SendMover {
                 unsent_bytes: 0,
                 emitted_bytes: 0,
             },
-            rate: Rate {
+            rate: SendRate {
                 bucket,
                 is_awaited: false,
             },

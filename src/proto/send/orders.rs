@@ -29,6 +29,7 @@ impl Version {
         }
     }
 
+    /// Whether this file is of this version.
     pub fn is_still(&self, meta: &Meta) -> bool {
         meta.kind == Kind::File && Version::of(meta) == *self
     }

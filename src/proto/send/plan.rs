@@ -16,7 +16,7 @@ use slab::Slab;
 use super::SenderConfig;
 use super::orders::{SendCommand, SendReport, Version, WholeOrder};
 use crate::ids::{DirId, EntryId, Name, OpId};
-use crate::proto::errors::Host;
+use crate::proto::errors::HostSide;
 use crate::proto::integrity::Tree;
 use crate::proto::manifest::{EntryMap, SMALL_MAX_BYTES};
 use crate::proto::path::join;
@@ -25,7 +25,7 @@ use crate::proto::wire::Message;
 use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
 use copies::SentCopies;
 use files::SourceFiles;
-use manifest::Manifest;
+use manifest::SentManifest;
 use walk::Walk;
 
 /// See [`SendPlan::held_bytes`].
@@ -33,7 +33,7 @@ const ENTRY_BYTES: u64 = 350;
 const DIR_BYTES: u64 = 1000;
 
 pub struct SendPlan {
-    host: Host,
+    host: HostSide,
     client: bool,
     carriage: Carriage,
     window: u32,
@@ -41,7 +41,7 @@ pub struct SendPlan {
     entries: EntryMap<SentEntry>,
     dirs: SourceDirs,
     walk: Walk,
-    manifest: Manifest,
+    manifest: SentManifest,
     /// Small files that the receiver wants.
     wholes: VecDeque<EntryId>,
     files: SourceFiles,
@@ -132,7 +132,7 @@ struct Resume {
 impl SendPlan {
     pub fn new(config: SenderConfig) -> SendPlan {
         SendPlan {
-            host: Host::of(config.client, config.carriage),
+            host: HostSide::of(config.client, config.carriage),
             client: config.client,
             carriage: config.carriage,
             window: config.window.max(1),
@@ -140,7 +140,7 @@ impl SendPlan {
             entries: EntryMap::default(),
             dirs: SourceDirs::default(),
             walk: Walk::new(config.sources),
-            manifest: Manifest::default(),
+            manifest: SentManifest::default(),
             wholes: VecDeque::new(),
             files: SourceFiles::default(),
             copies: SentCopies::new(config.read_ahead_bytes),

@@ -9,12 +9,9 @@ use bytes::Bytes;
 
 use super::Rng;
 use crate::ids::NAME_MAX_BYTES;
+use crate::proto::errno::{ENAMETOOLONG, ENOENT, ENOTDIR};
 use crate::proto::journal::Storage;
 use crate::proto::{Existing, Kind, Meta, Mtime};
-
-const ENOENT: i32 = 2;
-const ENOTDIR: i32 = 20;
-const ENAMETOOLONG: i32 = 36;
 
 /// Number of a node; index into the disk's table, never reused.
 pub type Ino = usize;

@@ -15,20 +15,12 @@ use bytes::Bytes;
 use super::Rng;
 use super::disk::{Body, Disk, Ino, Node, Part};
 use crate::ids::{DirId, FileId, Name, OpId, is_reserved_path};
+use crate::proto::errno::{
+    EACCES, EBADF, EIO, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ESPIPE,
+};
 use crate::proto::fs::{DIRECTORY_MODE, FILE_MODE};
 use crate::proto::{DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
 use target::{publish, room};
-
-const EACCES: i32 = 13;
-const EBADF: i32 = 9;
-const EIO: i32 = 5;
-const EISDIR: i32 = 21;
-const ELOOP: i32 = 40;
-const ENOENT: i32 = 2;
-const ENOSPC: i32 = 28;
-const ENOTDIR: i32 = 20;
-const ESPIPE: i32 = 29;
-const ENAMETOOLONG: i32 = 36;
 
 /// Most entries one `List` answers with, whatever was asked: getdents64 has its own idea, too.
 const LIST_MAX: usize = 64;
@@ -88,6 +80,60 @@ fn fail<T>(call: &'static str, errno: i32) -> Result<T, DiskError> {
     Err(DiskError { call, errno })
 }
 
+/// What an operation works on, and what it opens.
+#[derive(Default)]
+struct About {
+    dir: Option<DirId>,
+    file: Option<FileId>,
+    new_dir: Option<DirId>,
+    new_file: Option<FileId>,
+}
+
+fn about(cmd: &DiskOp) -> About {
+    match cmd {
+        DiskOp::ResolveTarget { dir, .. } | DiskOp::ResolveSource { dir, .. } => About {
+            new_dir: Some(*dir),
+            ..About::default()
+        },
+        DiskOp::OpenDir { parent, dir, .. } | DiskOp::MakeDir { parent, dir, .. } => About {
+            dir: Some(*parent),
+            new_dir: Some(*dir),
+            ..About::default()
+        },
+        DiskOp::OpenRead { dir, file, .. } | DiskOp::OpenPart { dir, file, .. } => About {
+            dir: Some(*dir),
+            new_file: Some(*file),
+            ..About::default()
+        },
+        DiskOp::CloseDir { dir }
+        | DiskOp::List { dir, .. }
+        | DiskOp::ReadSmall { dir, .. }
+        | DiskOp::Check { dir, .. }
+        | DiskOp::SetDir { dir, .. }
+        | DiskOp::PutSmall { dir, .. }
+        | DiskOp::PutSymlink { dir, .. }
+        | DiskOp::CleanPart { dir, .. }
+        | DiskOp::StatDir { dir }
+        | DiskOp::DirsAbove { dir } => About {
+            dir: Some(*dir),
+            ..About::default()
+        },
+        DiskOp::Read { file, .. }
+        | DiskOp::Stat { file }
+        | DiskOp::CloseRead { file }
+        | DiskOp::StartPart { file, .. }
+        | DiskOp::Write { file, .. }
+        | DiskOp::ReadPart { file, .. }
+        | DiskOp::WriteJournal { file, .. }
+        | DiskOp::CopyRange { file, .. }
+        | DiskOp::CommitPart { file, .. }
+        | DiskOp::ClosePart { file, .. } => About {
+            file: Some(*file),
+            ..About::default()
+        },
+    }
+}
+
 fn write_len(cmd: &DiskOp) -> usize {
     match cmd {
         DiskOp::Write { data, .. } => data.len(),
@@ -142,37 +188,12 @@ impl Handles {
             self.pending.iter().all(|other| other.op != op),
             "{op:?} is used twice"
         );
-        let (dir, file, new_dir, new_file) = match &cmd {
-            DiskOp::ResolveTarget { dir, .. } | DiskOp::ResolveSource { dir, .. } => {
-                (None, None, Some(*dir), None)
-            }
-            DiskOp::OpenDir { parent, dir, .. } | DiskOp::MakeDir { parent, dir, .. } => {
-                (Some(*parent), None, Some(*dir), None)
-            }
-            DiskOp::OpenRead { dir, file, .. } | DiskOp::OpenPart { dir, file, .. } => {
-                (Some(*dir), None, None, Some(*file))
-            }
-            DiskOp::CloseDir { dir }
-            | DiskOp::List { dir, .. }
-            | DiskOp::ReadSmall { dir, .. }
-            | DiskOp::Check { dir, .. }
-            | DiskOp::SetDir { dir, .. }
-            | DiskOp::PutSmall { dir, .. }
-            | DiskOp::PutSymlink { dir, .. }
-            | DiskOp::CleanPart { dir, .. }
-            | DiskOp::StatDir { dir }
-            | DiskOp::DirsAbove { dir } => (Some(*dir), None, None, None),
-            DiskOp::Read { file, .. }
-            | DiskOp::Stat { file }
-            | DiskOp::CloseRead { file }
-            | DiskOp::StartPart { file, .. }
-            | DiskOp::Write { file, .. }
-            | DiskOp::ReadPart { file, .. }
-            | DiskOp::WriteJournal { file, .. }
-            | DiskOp::CopyRange { file, .. }
-            | DiskOp::CommitPart { file, .. }
-            | DiskOp::ClosePart { file, .. } => (None, Some(*file), None, None),
-        };
+        let About {
+            dir,
+            file,
+            new_dir,
+            new_file,
+        } = about(&cmd);
         new_dir.iter().for_each(|dir| {
             assert!(
                 self.used_dirs.insert(*dir),
@@ -333,6 +354,31 @@ impl Handles {
             DiskOp::Check { name, .. } => {
                 Ok(DiskDone::Existing(disk.existing(dir, name.as_bytes())))
             }
+            DiskOp::CopyRange { .. } => panic!("the source is on another disk: see `copy`"),
+            DiskOp::StatDir { .. } => Ok(DiskDone::Meta(disk.meta(dir))),
+            DiskOp::DirsAbove { .. } => Ok(DiskDone::Above(vec![disk.meta(dir).object()])),
+            cmd @ (DiskOp::MakeDir { .. }
+            | DiskOp::SetDir { .. }
+            | DiskOp::PutSmall { .. }
+            | DiskOp::PutSymlink { .. }) => self.run_for_target(disk, dir, cmd),
+            cmd @ (DiskOp::CleanPart { .. }
+            | DiskOp::OpenPart { .. }
+            | DiskOp::StartPart { .. }
+            | DiskOp::Write { .. }
+            | DiskOp::ReadPart { .. }
+            | DiskOp::WriteJournal { .. }
+            | DiskOp::CommitPart { .. }
+            | DiskOp::ClosePart { .. }) => self.run_for_part(disk, (dir, file), cmd),
+        }
+    }
+
+    fn run_for_target(
+        &mut self,
+        disk: &mut Disk,
+        dir: Ino,
+        cmd: DiskOp,
+    ) -> Result<DiskDone, DiskError> {
+        match cmd {
             DiskOp::MakeDir { name, dir: new, .. } => self.make_dir(disk, dir, &name, new),
             DiskOp::SetDir { mode, mtime, .. } => {
                 let node = disk.node_mut(dir);
@@ -374,9 +420,19 @@ impl Handles {
                     body: Body::Symlink(target.to_vec()),
                 },
             ),
-            DiskOp::CopyRange { .. } => panic!("the source is on another disk: see `copy`"),
-            DiskOp::StatDir { .. } => Ok(DiskDone::Meta(disk.meta(dir))),
-            DiskOp::DirsAbove { .. } => Ok(DiskDone::Above(vec![disk.meta(dir).object()])),
+            other => unreachable!("{other:?} is none of a destination"),
+        }
+    }
+
+    /// `at`: the directory or the file it is about.
+    fn run_for_part(
+        &mut self,
+        disk: &mut Disk,
+        at: (Ino, usize),
+        cmd: DiskOp,
+    ) -> Result<DiskDone, DiskError> {
+        let (dir, file) = at;
+        match cmd {
             DiskOp::CleanPart { name, .. } => {
                 // Whoever receives that file now has its lock.
                 if !self.is_locked(dir, name.as_bytes()) {
@@ -426,6 +482,7 @@ impl Handles {
                 self.files.remove(&id);
                 Ok(DiskDone::Done)
             }
+            other => unreachable!("{other:?} is none of a partial file"),
         }
     }
 
@@ -610,7 +667,10 @@ fn read_small(disk: &Disk, dir: Ino, name: &Name, max_bytes: usize) -> Result<Di
     if disk.faults.broken.contains(name.as_bytes()) {
         return fail("read", EIO);
     }
-    assert!(max_bytes <= 64 * 1024, "a small read of {max_bytes} bytes");
+    assert!(
+        max_bytes <= PIECE_BYTES,
+        "a small read of {max_bytes} bytes"
+    );
     let data = Bytes::copy_from_slice(&data[..data.len().min(max_bytes)]);
     Ok(DiskDone::Small {
         data,

@@ -148,8 +148,7 @@ impl Scenario {
         World::new(
             rng,
             start,
-            request,
-            grant,
+            (request, grant),
             [client.0, server.0],
             [client.1, server.1],
         )

@@ -14,7 +14,7 @@ use crate::proto::{EntryError, EntryResult, Event, Kind};
 const MAX_NOTES: u32 = 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Manifest {
+pub(super) struct SentManifest {
     pub(super) last_entry: u32,
     /// Told together, at the latest before anything else that speaks of them.
     items: Vec<Item>,
@@ -26,7 +26,7 @@ pub(super) struct Manifest {
     pub(super) ended: bool,
 }
 
-impl Manifest {
+impl SentManifest {
     pub(super) fn announced(&self) -> Announced {
         Announced {
             files: self.files,

@@ -357,16 +357,14 @@ impl SendPlan {
             self.manifest.count_file(meta.size_bytes);
         }
         let version = Version::of(&meta);
-        self.entries.insert(
-            id,
-            SentEntry {
-                name,
-                dir_path,
-                kind: meta.kind,
-                version,
-                state,
-            },
-        );
+        let entry = SentEntry {
+            name,
+            dir_path,
+            kind: meta.kind,
+            version,
+            state,
+        };
+        self.entries.insert(id, entry);
         let item = wire::Entry {
             id,
             parent,

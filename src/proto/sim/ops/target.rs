@@ -7,14 +7,13 @@ use super::{
     open_directory, split,
 };
 use crate::ids::{DirId, FileId, Name, is_reserved_path};
+use crate::proto::errno::EFBIG;
 use crate::proto::fs::FILE_MODE;
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::Journal;
 use crate::proto::manifest::{chunk_len_bytes, chunk_offset};
 use crate::proto::sim::disk::{Body, Disk, Ino, Node, Part};
 use crate::proto::{DiskDone, DiskError, Kind, Mtime};
-
-const EFBIG: i32 = 27;
 
 /// What this file system takes; liars announce more.
 const LARGEST_FILE_BYTES: u64 = 1 << 28;

@@ -238,7 +238,11 @@ impl QuicConfig {
         self.congestion_control = name.parse()?;
         let safe = self.effective_initial_rtt();
         if safe != self.initial_rtt {
-            tracing::warn!(from = ?self.initial_rtt, to = ?safe, "initial RTT raised: BBR never recovers from a guess below the true RTT");
+            tracing::warn!(
+                from = ?self.initial_rtt,
+                to = ?safe,
+                "initial RTT raised: BBR never recovers from a guess below the true RTT"
+            );
             self.initial_rtt = safe;
         }
         Ok(self)

@@ -10,13 +10,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::proto::session::Transfer;
 use crate::proto::{Event, Outcome};
 use crate::worker;
 
 pub use crate::proto::session::Grant;
-pub use crate::worker::{
-    Authorize, ClientEvent, Ended, LocalCopy, PeerAccess, Service, TransportStats,
-};
+pub use crate::worker::{Authorize, ClientEvent, Ended, PeerAccess, Service, TransportStats};
 pub use client::{Client, ClientConfig};
 pub use server::{ServeConfig, Server, ShutdownError};
 
@@ -45,17 +44,17 @@ pub enum EngineError {
 }
 
 /// Copies within this host, on this thread; every entry is reported through `on`. `stop` is asked
-/// between files and between steps of a big one.
+/// between two operations on files, of which the longest copies 64 MiB.
 ///
 /// # Errors
 /// When there is no memory to begin with. What goes wrong with single entries is an event.
 pub fn copy_locally(
-    job: &LocalCopy,
+    transfer: &Transfer,
     stop: &dyn Fn() -> bool,
     on: &mut dyn FnMut(Event),
 ) -> io::Result<Outcome> {
     workers::raise_open_files();
-    worker::copy_locally(job, stop, on)
+    worker::copy_locally(transfer, stop, on)
 }
 
 /// Reads the clock through its owner, for callers that time a whole run.

@@ -1,6 +1,8 @@
 //! Whole transfers by the real binary: what arrives is what was sent, wherever it is to land.
 
 mod common;
+#[path = "transfer/events.rs"]
+mod events;
 #[path = "transfer/left_out.rs"]
 mod left_out;
 

@@ -17,8 +17,8 @@ use landro::proto::session::{
     Direction, Grant, Limits, Request, Session, Transfer, TransferOptions,
 };
 use landro::proto::{
-    DiskDone, DiskError, DiskOp, EntryResult, Event, Input, Kind, Listed, Meta, Mtime, Outcome,
-    Output, Payload,
+    Carriage, DiskDone, DiskError, DiskOp, EntryResult, Event, Input, Kind, Listed, Meta, Mtime,
+    Outcome, Output, Payload,
 };
 
 use super::{MIB, PIECE_BYTES, noise};
@@ -37,7 +37,7 @@ fn limits() -> Limits {
         write_behind_bytes: 4 * MIB,
         read_ahead_bytes: 4 * MIB,
         read_ahead_in_place_bytes: 4 * MIB,
-        takes_ranges: false,
+        carriage: Carriage::Bytes,
         parallel: ParallelTransferConfig::default(),
         lookups: 64,
     }
@@ -63,6 +63,7 @@ impl Source {
             mtime,
             size_bytes: self.file_bytes as u64,
             inode: 9,
+            device: 0,
         }
     }
 
@@ -118,7 +119,11 @@ impl Disk {
                     storage,
                 }
             }
-            DiskOp::ReadPart { .. } | DiskOp::PutSymlink { .. } => {
+            DiskOp::ReadPart { .. }
+            | DiskOp::PutSymlink { .. }
+            | DiskOp::CopyRange { .. }
+            | DiskOp::StatDir { .. }
+            | DiskOp::DirsAbove { .. } => {
                 panic!("nobody asks for {cmd:?} here")
             }
             DiskOp::OpenDir { .. }
@@ -287,6 +292,7 @@ impl World {
                     };
                 }
                 Some(Output::TakesData(takes_data)) => self.takes_data = takes_data,
+                Some(Output::Copy(_)) => panic!("this lane leads to another host"),
                 // Nothing waits on this wire, and there is one lane.
                 Some(Output::AnswersMax(_) | Output::Leads | Output::Event(_)) => {}
                 Some(Output::Finished(Outcome::Complete(_))) => self.outcomes += 1,

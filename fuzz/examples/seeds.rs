@@ -180,6 +180,7 @@ fn entry(id: u32, kind: Kind, name: &'static str) -> Item {
         mtime: MTIME,
         size_bytes: if kind == Kind::File { 70_000 } else { 0 },
         source_tag: 3,
+        device: None,
         link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../to")),
     })
 }
@@ -231,6 +232,7 @@ fn of_receivers() -> [Message; 6] {
         mtime: MTIME,
         size_bytes: 5,
         inode: 3,
+        device: 0,
     };
     let row = ListItem {
         name: Bytes::from_static(b"a/b"),

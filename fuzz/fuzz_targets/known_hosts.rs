@@ -4,7 +4,7 @@
 
 use std::net::SocketAddrV6;
 
-use landro::fuzzing::{Host, Known, TrustError, known_hosts};
+use landro::fuzzing::{DaemonName, Known, TrustError, known_hosts};
 use landro::ids::Fingerprint;
 use libfuzzer_sys::fuzz_target;
 
@@ -39,7 +39,7 @@ fuzz_target!(|data: &[u8]| {
         .map(|line| line.split_whitespace().next().unwrap_or(""))
         .collect();
     for name in ["h", "h.example", "::1", "fe80::1%Eth0"] {
-        let host = Host {
+        let host = DaemonName {
             name: name.into(),
             port: 1,
         };

@@ -5,7 +5,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use landro::fuzzing::{Place, acts_on_terminal};
+use landro::fuzzing::{Operand, acts_on_terminal};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -15,9 +15,11 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn check(typed: &[u8]) {
-    match Place::parse(OsStr::from_bytes(typed)) {
-        Ok(Place::Local(path)) => assert!(path == typed && !path.is_empty() && !path.contains(&0)),
-        Ok(Place::Remote(url)) => {
+    match Operand::parse(OsStr::from_bytes(typed)) {
+        Ok(Operand::Local(path)) => {
+            assert!(path == typed && !path.is_empty() && !path.contains(&0))
+        }
+        Ok(Operand::Remote(url)) => {
             assert!(!url.path.contains(&0) && url.path.first() != Some(&b'/'));
             assert!(!url.host.name.is_empty() && url.host.port != 0);
             let (name, zone) = url
@@ -32,8 +34,8 @@ fn check(typed: &[u8]) {
                 url.host.to_string().replacen('%', "%25", 1)
             );
             assert_eq!(
-                Place::parse(OsStr::new(&full)),
-                Ok(Place::Remote(url)),
+                Operand::parse(OsStr::new(&full)),
+                Ok(Operand::Remote(url)),
                 "{full}"
             );
         }

@@ -44,7 +44,9 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
         DiskOp::ResolveSource { .. } => source(how, script),
         DiskOp::List { max_entries, .. } => listing(how, *max_entries, script),
         DiskOp::ReadSmall { max_bytes, .. } => small(how, *max_bytes, script),
-        DiskOp::OpenRead { .. } | DiskOp::Stat { .. } => DiskDone::Meta(meta(how, script)),
+        DiskOp::OpenRead { .. } | DiskOp::Stat { .. } | DiskOp::StatDir { .. } => {
+            DiskDone::Meta(meta(how, script))
+        }
         DiskOp::Read { len_bytes, .. } | DiskOp::ReadPart { len_bytes, .. } => {
             read(how, *len_bytes, script)
         }
@@ -53,6 +55,8 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
             existed: how & 8 != 0,
         },
         DiskOp::OpenPart { resumable, .. } => part(*resumable && how & 8 == 0, script),
+        DiskOp::DirsAbove { .. } => DiskDone::Above(Vec::new()),
+        DiskOp::CopyRange { len_bytes, .. } => DiskDone::Copied { bytes: *len_bytes },
         DiskOp::CloseDir { .. }
         | DiskOp::CloseRead { .. }
         | DiskOp::SetDir { .. }
@@ -150,6 +154,7 @@ fn meta(how: u8, script: &mut Script<'_>) -> Meta {
         },
         size_bytes,
         inode: 3,
+        device: 0,
     }
 }
 

@@ -18,7 +18,7 @@ use landro::proto::wire::{
     Decoder, Entry, Hello, Item, Message, RecordHead, RecordStatus, VERSION, Verdict, WireRequest,
     encode, encode_record_tail,
 };
-use landro::proto::{DiskOp, Input, Kind, Mtime, Outcome, Output};
+use landro::proto::{Carriage, DiskOp, Input, Kind, Mtime, Outcome, Output};
 
 /// Small, so that a fuzzer reaches what happens when it is full.
 const ENTRY_WINDOW: u32 = 16;
@@ -42,7 +42,7 @@ pub fn limits() -> Limits {
         write_behind_bytes: WRITE_BEHIND_BYTES,
         read_ahead_bytes: READ_AHEAD_BYTES,
         read_ahead_in_place_bytes: READ_AHEAD_BYTES / 2,
-        takes_ranges: false,
+        carriage: Carriage::Bytes,
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
     }
@@ -162,6 +162,7 @@ impl<'a> World<'a> {
                 }
                 Output::Data { payload, .. } => self.unsent_bytes += payload.len_bytes(),
                 Output::TakesData(takes_data) => self.takes_data = takes_data,
+                Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Piece { .. } | Output::AnswersMax(_) | Output::Leads | Output::Event(_) => {
                 }
             }
@@ -296,6 +297,7 @@ impl<'a> World<'a> {
             },
             size_bytes,
             source_tag: 3,
+            device: None,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"to")),
         };
         self.say(&Message::Entries(vec![Item::Entry(entry)]));

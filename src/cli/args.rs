@@ -1,11 +1,14 @@
 //! The command line as typed: options, their units and defaults. Nothing is opened or resolved
 //! here.
 
-use std::collections::HashSet;
+pub mod route;
+pub mod url;
+
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
+use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::budget::MIN_MEMORY_BUDGET_BYTES;
@@ -15,9 +18,6 @@ use crate::ids::Fingerprint;
 use crate::proto::bench::MAX_BENCH;
 use crate::proto::wire::MAX_ECHO_BYTES;
 
-use super::escape;
-use super::url::{Place, Url, UrlError};
-
 /// Data streams of one transfer (`ParallelTransferConfig`'s default).
 pub const DEFAULT_STREAMS: u8 = 16;
 
@@ -26,7 +26,7 @@ pub const DEFAULT_STREAMS: u8 = 16;
 #[command(name = "landro", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Arguments {
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 const EXIT_CODES: &str = "\
@@ -37,7 +37,7 @@ Files: identity.pem, reset.key, authorized_peers and known_hosts in $LANDRO_CONF
 $XDG_CONFIG_HOME/landro, else ~/.config/landro. LANDRO_LOG=debug logs more.";
 
 #[derive(Subcommand, Debug)]
-pub enum Command {
+pub enum CliCommand {
     /// Serves a directory to the peers listed in authorized_peers
     Serve(ServeArgs),
     /// Copies files and directories to or from a daemon, or locally
@@ -122,7 +122,7 @@ pub struct CpArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Most data streams of the transfer; how many are used follows the measured goodput
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_STREAMS, value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_STREAMS, value_parser = streams())]
     pub streams: u8,
     /// Most file bytes per second: K M G T are powers of 1024, KB MB GB TB of 1000, fractions
     /// allowed (1.5M); 0 is no limit
@@ -150,10 +150,10 @@ pub struct BenchArgs {
     #[arg(long, conflicts_with_all = ["url", "peer", "accept_new"])]
     pub local: bool,
     /// How long to measure
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=MAX_BENCH.as_secs()))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = bench_seconds())]
     pub seconds: u64,
     /// Data streams used at a time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = streams())]
     pub streams: u8,
     /// The daemon sends, this host receives
     #[arg(long)]
@@ -245,6 +245,14 @@ fn listen_addresses(typed: &str) -> Result<Listen, String> {
     }
 }
 
+fn streams() -> RangedI64ValueParser<u8> {
+    clap::value_parser!(u8).range(1..=64)
+}
+
+fn bench_seconds() -> RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=MAX_BENCH.as_secs())
+}
+
 fn memory_budget(typed: &str) -> Result<u64, String> {
     match bytes(typed)? {
         budget if budget < MIN_MEMORY_BUDGET_BYTES => Err(format!(
@@ -299,116 +307,6 @@ pub fn bytes(typed: &str) -> Result<u64, String> {
     } else {
         Err("too large".into())
     }
-}
-
-/// What one `cp` moves, with the rules between its arguments checked.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum CopyRoute {
-    Push {
-        sources: Vec<Vec<u8>>,
-        to: Url,
-    },
-    Pull {
-        from: Vec<Url>,
-        target: Vec<u8>,
-    },
-    Local {
-        sources: Vec<Vec<u8>>,
-        target: Vec<u8>,
-    },
-}
-
-/// Most remote sources of one command: they travel in one message.
-pub const MAX_REMOTE_SOURCES: usize = 1024;
-
-/// Why the arguments of one `cp` do not go together.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum TransferError {
-    #[error(transparent)]
-    Url(#[from] UrlError),
-    #[error("both sides are remote; copy to this host first, or run landro on one of the two")]
-    BothRemote,
-    #[error("local and remote sources in one command; use one command for each")]
-    MixedSources,
-    #[error("sources on {0} and {1}; use one command for each host")]
-    TwoHosts(String, String),
-    #[error("more than {MAX_REMOTE_SOURCES} remote sources; name the directory they are in")]
-    TooManySources,
-    #[error("two sources are named {0} and would land in the same place; use one command for each")]
-    SameName(String),
-}
-
-impl CopyRoute {
-    /// # Errors
-    /// A bad URL, or arguments that do not go together.
-    pub fn parse(sources: &[OsString], destination: &OsString) -> Result<CopyRoute, TransferError> {
-        let (mut local, mut remote) = (Vec::new(), Vec::new());
-        for source in sources {
-            match Place::parse(source)? {
-                Place::Local(path) => local.push(path),
-                Place::Remote(url) => remote.push(url),
-            }
-        }
-        names_differ(
-            local
-                .iter()
-                .chain(remote.iter().map(|url| &url.path))
-                .map(Vec::as_slice),
-        )?;
-        match (
-            Place::parse(destination)?,
-            remote.is_empty(),
-            local.is_empty(),
-        ) {
-            (_, false, false) => Err(TransferError::MixedSources),
-            (Place::Remote(_), false, _) => Err(TransferError::BothRemote),
-            (Place::Remote(to), true, _) => Ok(CopyRoute::Push { sources: local, to }),
-            (Place::Local(target), true, _) => Ok(CopyRoute::Local {
-                sources: local,
-                target,
-            }),
-            (Place::Local(target), false, true) => {
-                if remote.len() > MAX_REMOTE_SOURCES {
-                    return Err(TransferError::TooManySources);
-                }
-                match remote.iter().find(|url| url.host != remote[0].host) {
-                    Some(url) => Err(TransferError::TwoHosts(
-                        remote[0].host.to_string(),
-                        url.host.to_string(),
-                    )),
-                    None => Ok(CopyRoute::Pull {
-                        from: remote,
-                        target,
-                    }),
-                }
-            }
-        }
-    }
-}
-
-/// Sources land under their own names, in one directory. (What has no name, as `.`, is looked at
-/// again once it has.)
-pub fn names_differ<'a>(sources: impl Iterator<Item = &'a [u8]>) -> Result<(), TransferError> {
-    let mut seen = HashSet::new();
-    let last = |path: &'a [u8]| {
-        path.rsplit(|&byte| byte == b'/')
-            .find(|part| !part.is_empty())
-    };
-    for name in sources
-        .filter_map(last)
-        .filter(|name| !matches!(*name, b"." | b".."))
-    {
-        if !seen.insert(name) {
-            return Err(TransferError::SameName(escape::name(name)));
-        }
-    }
-    Ok(())
-}
-
-/// Whether sources must land inside the destination: it ends in `/` (or is the root), or there are
-/// several.
-pub fn must_be_dir(target: &[u8], sources: usize) -> bool {
-    sources > 1 || target.is_empty() || target.ends_with(b"/")
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use landro_sys::trusted::{self, Others, Untrusted};
 use crate::ids::Fingerprint;
 use crate::quic::Identity;
 
-use super::url::{Host, Url};
+use super::args::url::{DaemonName, Url};
 
 /// An Ed25519 key and its certificate take about 700 bytes; more than this is another kind of file.
 const IDENTITY_MAX_BYTES: u64 = 64 << 10;
@@ -35,15 +35,19 @@ pub enum TrustError {
     },
     #[error(transparent)]
     Untrusted(#[from] Untrusted),
-    #[error("{path}: not an identity ({why}); move it away and landro id makes a new one", path = .path.display())]
+    #[error(
+        "{path}: not an identity ({why}); move it away and landro id makes a new one",
+        path = .path.display()
+    )]
     BadIdentity { path: PathBuf, why: String },
     #[error("{path}: not 32 bytes", path = .path.display())]
     BadSecret { path: PathBuf },
     #[error("making an identity: {0}")]
     Generate(String),
     #[error(
-        "{path}: line {line}: expected `host:port SHA256:...`, then nothing or a # and a comment; correct or remove the line (while it is there, \
-         no host can be told from a changed one)",
+        "{path}: line {line}: expected `host:port SHA256:...`, then nothing or a # and a \
+         comment; correct or remove the line (while it is there, no host can be told from a \
+         changed one)",
         path = .path.display()
     )]
     BadLine { path: PathBuf, line: usize },
@@ -167,7 +171,7 @@ fn read_identity(path: &Path) -> Result<Identity, TrustError> {
 #[derive(Debug)]
 pub struct KnownHosts {
     path: PathBuf,
-    lines: Vec<(usize, Host, Fingerprint)>,
+    lines: Vec<(usize, DaemonName, Fingerprint)>,
 }
 
 /// What `known_hosts` says of a host.
@@ -227,7 +231,7 @@ impl KnownHosts {
         Ok(KnownHosts { path, lines })
     }
 
-    pub fn find(&self, host: &Host) -> Known {
+    pub fn find(&self, host: &DaemonName) -> Known {
         let mut found = self
             .lines
             .iter()
@@ -247,7 +251,7 @@ impl KnownHosts {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn add(&mut self, host: &Host, peer: Fingerprint) -> Result<(), TrustError> {
+    pub fn add(&mut self, host: &DaemonName, peer: Fingerprint) -> Result<(), TrustError> {
         if let Some(dir) = self.path.parent() {
             make_dir(dir)?;
         }
@@ -288,8 +292,8 @@ mod tests {
 
     use super::*;
 
-    fn host(name: &str, port: u16) -> Host {
-        Host {
+    fn host(name: &str, port: u16) -> DaemonName {
+        DaemonName {
             name: name.into(),
             port,
         }

@@ -111,6 +111,9 @@ impl DiskAnswer {
                 size_bytes,
                 resumable,
             },
+            Ok(DiskDone::Above(_) | DiskDone::Copied { .. }) => {
+                unreachable!("only a copy within one host asks")
+            }
             Ok(DiskDone::Done) => DiskAnswer::Done,
         }
     }

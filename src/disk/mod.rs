@@ -42,7 +42,7 @@ use crate::ids::{NameError, OpId, is_reserved_path};
 use crate::proto::errno::EIO;
 use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
-pub use local::{ObjectIdentity, Side};
+pub use local::Side;
 pub use settle::{Settler, start as start_settler};
 #[cfg(feature = "fuzzing")]
 pub use source::{relative, split_path};
@@ -393,8 +393,11 @@ async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
         | DiskOp::WriteJournal { .. }
         | DiskOp::CommitPart { .. }
         | DiskOp::ClosePart { .. }
+        | DiskOp::CopyRange { .. }
         | DiskOp::CleanPart { .. }) => run_for_part(files, cmd).await,
         cmd @ (DiskOp::ResolveTarget { .. }
+        | DiskOp::StatDir { .. }
+        | DiskOp::DirsAbove { .. }
         | DiskOp::Check { .. }
         | DiskOp::MakeDir { .. }
         | DiskOp::SetDir { .. }
@@ -463,6 +466,11 @@ async fn run_for_part(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError>
             fsync,
         } => part::commit_part(files, file, publish::Attributes { mode, mtime, fsync }).await,
         DiskOp::ClosePart { file, keep } => part::close_part(files, file, keep).await,
+        DiskOp::CopyRange {
+            file,
+            from,
+            len_bytes,
+        } => part::copy_range(files, file, from, len_bytes).await,
         DiskOp::CleanPart { dir, name } => part::clean_part(files, dir, &name).await,
         other => unreachable!("{other:?} is none of a partial file"),
     }
@@ -477,6 +485,8 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             dir,
             fsync,
         } => target::resolve(files, &path, must_be_dir, dir, fsync).await,
+        DiskOp::StatDir { dir } => source::stat_dir(files, dir).await,
+        DiskOp::DirsAbove { dir } => target::dirs_above(files, dir).await,
         DiskOp::Check { dir, name } => target::check(files, dir, &name).await,
         DiskOp::MakeDir {
             parent,

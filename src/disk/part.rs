@@ -16,7 +16,8 @@ use super::publish::{
 use super::space::{History, OpenFile, Part};
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
-use crate::proto::errno::{EBADF, ENOENT, ENOSPC, EOPNOTSUPP};
+use crate::proto::errno::{EBADF, EIO, ENOENT, ENOSPC, EOPNOTSUPP};
+use crate::proto::journal::Storage;
 
 /// Longest journal read back: the header and 65,536 records of 40 bytes.
 const MAX_JOURNAL_BYTES: usize = 3 << 20;
@@ -58,7 +59,8 @@ pub async fn open_part(
     }
     let (data, temporary) = temporary(files, &dir, name).await?;
     files.space.allowance.keep(&data)?;
-    let storage = files.storage_of(&files.fstat(&data).await?);
+    // It begins empty.
+    history.whole.set(true);
     let part = Part {
         data,
         dir,
@@ -73,7 +75,8 @@ pub async fn open_part(
         journal: Bytes::new(),
         size_bytes: 0,
         resumable: false,
-        storage,
+        // Nobody finds it again to ask.
+        storage: Storage::default(),
     })
 }
 
@@ -227,8 +230,29 @@ pub async fn write(
     Ok(DiskDone::Done)
 }
 
+/// Copies from where a file of the other side's was read to, to where a part was written to, as a
+/// reflink where the file systems can.
+pub async fn copy_range(
+    files: &Files,
+    file: FileId,
+    from: FileId,
+    len_bytes: u64,
+) -> Result<DiskDone, DiskError> {
+    let part = part(files, file)?;
+    let from = files.space.beside(from)?;
+    let bytes =
+        landro_sys::splice::copy_local(&*from, &*part.data, len_bytes).map_err(|error| {
+            DiskError {
+                call: "copy_file_range",
+                errno: error.raw_os_error().unwrap_or(EIO),
+            }
+        })?;
+    wrote(files, &part, bytes).await;
+    Ok(DiskDone::Copied { bytes })
+}
+
 /// So much more of a part was written: what the disk will be waited for begins to go there.
-pub async fn wrote(files: &Files, part: &Part, bytes: u64) {
+async fn wrote(files: &Files, part: &Part, bytes: u64) {
     let unwritten_bytes = part.history.unwritten_bytes.get() + bytes;
     part.history.unwritten_bytes.set(unwritten_bytes);
     if unwritten_bytes >= WRITE_BACK_BYTES

@@ -33,6 +33,7 @@ pub fn meta_of(stat: &Statx) -> Meta {
         },
         size_bytes: stat.size,
         inode: stat.ino,
+        device: stat.dev,
     }
 }
 
@@ -407,6 +408,11 @@ pub async fn read(
     Ok(DiskDone::Read {
         data: files.pin(buffer.split()),
     })
+}
+
+pub async fn stat_dir(files: &Files, dir: DirId) -> Result<DiskDone, DiskError> {
+    let dir = files.dir(dir).await?;
+    Ok(DiskDone::Meta(meta_of(&files.fstat(&dir).await?)))
 }
 
 pub async fn stat(files: &Files, file: FileId) -> Result<DiskDone, DiskError> {

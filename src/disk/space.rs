@@ -53,6 +53,8 @@ pub struct Space {
     pub(super) followed: RefCell<Option<(DirId, Name, Arc<OwnedFd>)>>,
     /// Where the sources land.
     target: Cell<Option<DirId>>,
+    /// What the other side of a copy within this host has open.
+    beside: Option<Rc<Space>>,
 }
 
 struct Dir {
@@ -153,6 +155,29 @@ impl Space {
             no_tmpfile: Cell::new(false),
             followed: RefCell::default(),
             target: Cell::default(),
+            beside: None,
+        }
+    }
+
+    /// The receiving side of a copy within this host, every call of which is made in place.
+    pub fn beside_sender(sender: Rc<Space>) -> Space {
+        Space {
+            beside: Some(sender),
+            ..Space::new(Base::Local, true)
+        }
+    }
+
+    /// A file that the other side of a copy within this host reads.
+    ///
+    /// # Errors
+    /// EBADF when it never opened it, or there is no such side.
+    pub fn beside(&self, file: FileId) -> Result<Arc<OwnedFd>, DiskError> {
+        match self.beside.as_ref().map(|space| space.file(file)) {
+            Some(Ok(OpenFile::Source(open))) => Ok(open),
+            _ => Err(DiskError {
+                call: "file",
+                errno: EBADF,
+            }),
         }
     }
 

@@ -5,18 +5,19 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use landro_sys::FileOp;
+use landro_sys::file::flags;
+use landro_sys::{FileOp, OpenHow};
 
 use super::dirlinks;
 use super::names::{self, c_string, refuse_reserved};
 use super::publish::{
     Arrival, Attributes, finish, rename, set_meta, sync, temporary, unlink, write_all,
 };
-use super::source::{relative, split_path};
+use super::source::{meta_of, relative, split_path};
 use super::space::Base;
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, Name};
-use crate::proto::errno::{EEXIST, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
+use crate::proto::errno::{EACCES, EEXIST, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
 use crate::proto::fs::DIRECTORY_MODE;
 use crate::proto::{Existing, Kind, Mtime};
 
@@ -99,6 +100,30 @@ async fn add_target(
     };
     files.space.add_target(dir, path, fd);
     Ok(())
+}
+
+/// A directory and those it lies in, up to the root or to the first that may not be entered.
+pub async fn dirs_above(files: &Files, dir: DirId) -> Result<DiskDone, DiskError> {
+    let mut fd = files.dir(dir).await?;
+    let mut found = vec![meta_of(&files.fstat(&fd).await?).object()];
+    let how = OpenHow {
+        flags: flags::O_PATH | flags::O_DIRECTORY,
+        mode: 0,
+        resolve: 0,
+    };
+    loop {
+        let above = match files.open(Some(&fd), b"..", how).await {
+            Err(DiskError { errno: EACCES, .. }) => return Ok(DiskDone::Above(found)),
+            other => other?,
+        };
+        let object = meta_of(&files.fstat(&above).await?).object();
+        // The root is above itself.
+        if found.last() == Some(&object) {
+            return Ok(DiskDone::Above(found));
+        }
+        found.push(object);
+        fd = above;
+    }
 }
 
 fn trim_slashes(path: &[u8]) -> &[u8] {

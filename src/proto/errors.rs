@@ -5,7 +5,9 @@ use crate::proto::errno::{
     EACCES, EDQUOT, EEXIST, EFBIG, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT,
     ENOSPC, ENOTDIR, EPERM, EROFS, EXDEV,
 };
-use crate::proto::{DiskError, EntryError, EntryErrorCode, SessionError, SessionErrorCode};
+use crate::proto::{
+    Carriage, DiskError, EntryError, EntryErrorCode, SessionError, SessionErrorCode,
+};
 
 /// Something the peer did that the protocol does not allow. Ends the session.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,11 +29,11 @@ pub enum HostSide {
 }
 
 impl HostSide {
-    pub fn of(client: bool) -> HostSide {
-        if client {
-            HostSide::Client
-        } else {
-            HostSide::Server
+    pub fn of(client: bool, carriage: Carriage) -> HostSide {
+        match (carriage, client) {
+            (Carriage::Copies, _) => HostSide::Only,
+            (Carriage::Bytes | Carriage::Ranges, true) => HostSide::Client,
+            (Carriage::Bytes | Carriage::Ranges, false) => HostSide::Server,
         }
     }
 

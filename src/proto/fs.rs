@@ -29,6 +29,24 @@ pub struct Meta {
     pub mtime: Mtime,
     pub size_bytes: u64,
     pub inode: u64,
+    /// With `inode`, which object of this host it is.
+    pub device: u64,
+}
+
+impl Meta {
+    pub fn object(&self) -> ObjectId {
+        ObjectId {
+            device: self.device,
+            inode: self.inode,
+        }
+    }
+}
+
+/// Which object of this host something is, whatever names and mounts lead to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ObjectId {
+    pub device: u64,
+    pub inode: u64,
 }
 
 /// Modification time: seconds and nanoseconds (0..10^9) since the epoch, as struct timespec.
@@ -188,6 +206,20 @@ pub enum DiskOp {
     /// Closes a partial file; `keep` leaves it and its journal for a later resume, else both are
     /// removed.
     ClosePart { file: FileId, keep: bool },
+    /// Copies the next `len_bytes` of `from`, a file of the other side's, to the end of a partial
+    /// file; blocks are shared where the file system can. Fewer are copied only at the source's
+    /// end. EBADF where the sender closed it meanwhile, as it does when it stops. Only with
+    /// [`super::Carriage::Copies`].
+    CopyRange {
+        file: FileId,
+        from: FileId,
+        len_bytes: u64,
+    },
+    /// Which object a directory is.
+    StatDir { dir: DirId },
+    /// Which objects a directory and those it lies in are, up to the root or to the first that may
+    /// not be entered.
+    DirsAbove { dir: DirId },
     /// Removes a stale journal or partial file of `name` left by a crash between rename and
     /// clean-up.
     CleanPart { dir: DirId, name: Name },
@@ -211,8 +243,12 @@ pub enum DiskDone {
     Listed { entries: Vec<Listed>, end: bool },
     /// `ReadSmall`: at most `max_bytes` and the metadata after reading.
     Small { data: Bytes, after: Meta },
-    /// `OpenRead`, `Stat`.
+    /// `OpenRead`, `Stat`, `StatDir`.
     Meta(Meta),
+    /// `DirsAbove`, the directory itself first.
+    Above(Vec<ObjectId>),
+    /// `CopyRange`.
+    Copied { bytes: u64 },
     /// `Read`, `ReadPart`.
     Read { data: Bytes },
     /// `Check`.

@@ -48,8 +48,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::ids::{FileId, OpId, StreamKey};
-pub use fs::{DiskDone, DiskError, DiskOp, Existing, Kind, Listed, Meta, Mtime};
+use crate::ids::{EntryId, FileId, OpId, StreamKey};
+pub use fs::{DiskDone, DiskError, DiskOp, Existing, Kind, Listed, Meta, Mtime, ObjectId};
 
 /// What the world tells a session. Data is `Bytes`: cheap slices of the worker's pool buffers,
 /// never copied on the way through.
@@ -69,8 +69,11 @@ pub enum Input {
     DataReset { stream: StreamKey },
     /// The transport took this many bytes of earlier `Output::Data` (all streams together, ranges
     /// by their length). The sender's read-ahead is bounded by what it emitted and has not seen
-    /// here.
+    /// here. A lane within this host says how many of the last [`CopyStep::Range`] were copied,
+    /// once they are.
     Sent { bytes: u64 },
+    /// A lane within this host: what the other side gave as [`Output::Copy`].
+    Copy(CopyStep),
     /// A disk operation ended.
     Disk {
         op: OpId,
@@ -115,6 +118,9 @@ pub enum Output {
     /// once, before the first `Data` at the latest; a side that never says so leaves it to its
     /// peer.
     Leads,
+    /// A lane within this host ([`Carriage::Copies`]): for the other side, behind the control bytes
+    /// that came before.
+    Copy(CopyStep),
     /// A disk operation to start. Every one is answered by exactly one `Input::Disk`.
     Disk { op: OpId, cmd: DiskOp },
     /// Something worth reporting (progress, warnings, per-entry results).
@@ -129,8 +135,7 @@ pub enum Output {
 pub enum Payload {
     Bytes(Bytes),
     /// So many bytes of a file opened by `OpenRead`, from `offset` on, for a transport that moves
-    /// them without showing them (`sendfile`). Only where [`session::Limits`] say that it takes
-    /// ranges. The sender has hashed the same bytes before. The transport keeps the file open until
+    /// them without showing them (`sendfile`). Only with [`Carriage::Ranges`]. The sender has hashed the same bytes before. The transport keeps the file open until
     /// it took them all, whether or not a `CloseRead` follows; where the file became shorter, it
     /// sends zeros for what is missing, so that the stream stays readable: the digest behind them
     /// tells.
@@ -148,6 +153,32 @@ impl Payload {
             Payload::Range { len_bytes, .. } => *len_bytes,
         }
     }
+}
+
+/// What becomes of the data of files between the two sides of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// The transport carries bytes.
+    Bytes,
+    /// It takes [`Payload::Range`] for the data of large files.
+    Ranges,
+    /// Both sides are on one host, where the kernel copies from file to file ([`CopyStep`]): neither
+    /// side reads, hashes or resumes anything.
+    Copies,
+}
+
+/// What the sender of a copy within one host says of a file that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyStep {
+    /// Its next bytes are the next of this file of the sender's. One range at a time: the next one
+    /// follows `Input::Sent`. An empty file has one of no bytes.
+    Range {
+        entry: EntryId,
+        from: FileId,
+        len_bytes: u64,
+    },
+    /// All of it was copied, and the source is still what was announced.
+    Whole { entry: EntryId },
 }
 
 /// The piece in which file data is read, hashed, handed over and written: a buffer of the worker's
@@ -231,8 +262,10 @@ pub enum Outcome {
     Complete(Totals),
     /// Stopped by `Input::Cancel`.
     Cancelled(Totals),
-    /// The peer refused or failed the whole session.
+    /// The peer refused or failed the whole session, or this server did.
     Refused(SessionError),
+    /// Client: a reason on its own side, before anything was asked of the server.
+    CalledOff(SessionError),
     /// The peer broke the protocol; the connection is closed with this as reason.
     Violation(String),
     /// The transport went away first.

@@ -6,24 +6,11 @@ use bytes::Bytes;
 pub fn join(dir: &[u8], name: &[u8]) -> Bytes {
     let mut path = Vec::with_capacity(dir.len() + 1 + name.len());
     path.extend_from_slice(dir);
-    if !dir.is_empty() && !name.is_empty() && dir != b"/" {
+    if !dir.is_empty() && !name.is_empty() {
         path.push(b'/');
     }
     path.extend_from_slice(name);
     path.into()
-}
-
-/// What to put before a source's own name for people: the path typed, less its last component.
-pub fn dir_of(path: &Bytes) -> Bytes {
-    let end = path
-        .iter()
-        .rposition(|byte| *byte != b'/')
-        .map_or(0, |at| at + 1);
-    match path[..end].iter().rposition(|byte| *byte == b'/') {
-        Some(0) => Bytes::from_static(b"/"),
-        Some(slash) => path.slice(..slash),
-        None => Bytes::new(),
-    }
 }
 
 /// The name under which the server announces a source; empty for one that has no name of its own
@@ -48,22 +35,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shown_directory_of_a_source() {
-        let cases = [
-            ("a", ""),
-            ("a/b", "a"),
-            ("a/b/", "a"),
-            ("/", ""),
-            ("/x", "/"),
-            ("", ""),
-            ("./y//", "."),
-        ];
-        for (path, dir) in cases {
-            assert_eq!(dir_of(&Bytes::from(path)), dir.as_bytes(), "{path}");
-        }
-        assert_eq!(&join(b"/", b"x")[..], b"/x");
+    fn what_is_empty_adds_no_slash() {
         assert_eq!(&join(b"", b"x")[..], b"x");
         assert_eq!(&join(b"a", b"")[..], b"a");
+        assert_eq!(&join(b"a/b", b"x")[..], b"a/b/x");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use slab::Slab;
 
 use crate::ids::{OpId, StreamKey};
 use crate::proto::wire::{self, Message};
-use crate::proto::{DiskOp, Event, Outcome, Output, PIECE_BYTES, Payload};
+use crate::proto::{CopyStep, DiskOp, Event, Outcome, Output, PIECE_BYTES, Payload};
 
 /// Control bytes are handed over in pieces of about this size when they do not wait for a lull
 /// before.
@@ -78,6 +78,12 @@ impl Ports {
 
     pub fn answers_max(&mut self, bytes: Option<usize>) {
         self.queue.push_back(Output::AnswersMax(bytes));
+    }
+
+    /// Steps follow the control messages that were given before them.
+    pub fn copy(&mut self, step: CopyStep) {
+        self.flush();
+        self.queue.push_back(Output::Copy(step));
     }
 
     /// Ends a data stream behind its last record.

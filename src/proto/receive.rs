@@ -20,7 +20,7 @@ use bytes::Bytes;
 use super::errors::Violation;
 use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
-use super::{DiskDone, DiskError, Totals};
+use super::{Carriage, CopyStep, DiskDone, DiskError, Totals};
 use crate::ids::{OpId, StreamKey};
 use mover::ReceiveMover;
 use plan::ReceivePlan;
@@ -38,6 +38,7 @@ pub struct ReceiverConfig {
     pub window: u32,
     pub write_behind_bytes: u64,
     pub lookups: usize,
+    pub carriage: Carriage,
     /// Names the sender may put into the target, each once; empty: the target itself. None: any,
     /// the sender chooses.
     pub expected: Option<Vec<Bytes>>,
@@ -107,6 +108,14 @@ impl Receiver {
         judged.and(taken)
     }
 
+    /// Within one host: what the sender says of a file that it was asked for.
+    ///
+    /// # Errors
+    /// When it was not asked for, or not now.
+    pub fn on_copy(&mut self, ports: &mut Ports, step: CopyStep) -> Result<(), Violation> {
+        self.plan.on_copy(ports, step)
+    }
+
     pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
         if let Some(op) = self.mover.finish(op) {
             self.mover.on_disk(op, result);
@@ -154,8 +163,12 @@ impl Receiver {
         self.plan.totals()
     }
 
+    fn received_bytes(&self) -> u64 {
+        self.mover.received_bytes() + self.plan.copied_bytes()
+    }
+
     fn report(&mut self, now: Instant, ports: &mut Ports, last: bool) {
-        let received_bytes = self.mover.received_bytes();
+        let received_bytes = self.received_bytes();
         self.plan.count_received(received_bytes);
         self.reporter.progress(now, ports, received_bytes, last);
         self.reporter.announced(now, ports, self.plan.announced());
@@ -171,7 +184,7 @@ impl Receiver {
     pub fn stop(&mut self, ports: &mut Ports) {
         if self.stop == Stopping::No {
             self.stop = Stopping::Draining;
-            self.plan.stop(self.mover.received_bytes());
+            self.plan.stop(self.received_bytes());
             self.mover.stop(ports);
             self.pump_stop(ports);
         }
@@ -182,8 +195,9 @@ impl Receiver {
             return;
         }
         self.plan.stop_parts(ports);
+        self.plan.stop_copies(ports);
         self.exchange(ports);
-        if self.in_flight() == 0 && self.plan.has_no_parts() {
+        if self.in_flight() == 0 && self.plan.has_no_parts() && self.plan.has_no_copies() {
             self.stop = Stopping::Closing;
             self.plan.close_all(ports);
         }

@@ -3,6 +3,7 @@
 //!
 //! The [`SendPlan`] knows entries, directories, files and verdicts, and never sees a byte of them.
 //! The [`SendMover`] reads, hashes and emits what the plan orders, and knows nothing of entries.
+//! Within one host nothing is ordered: the plan names what is to be copied, and the lane moves it.
 //! Bounds: entries without a final verdict by the receiver's window, bytes read ahead of the
 //! transport by the mover's read-ahead, directories and files held open by constants. All work is
 //! started in [`Sender::pump`].
@@ -21,7 +22,7 @@ use super::chunks::ParallelTransferConfig;
 use super::errors::{Violation, violation};
 use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
-use super::{DiskDone, DiskError, Totals};
+use super::{Carriage, DiskDone, DiskError, Totals};
 use crate::ids::OpId;
 use mover::{Issued, SendMover};
 use plan::SendPlan;
@@ -34,7 +35,7 @@ pub struct SenderConfig {
     pub window: u32,
     pub read_ahead_bytes: u64,
     pub read_ahead_in_place_bytes: u64,
-    pub takes_ranges: bool,
+    pub carriage: Carriage,
     pub lookups: usize,
     pub parallel: ParallelTransferConfig,
     pub bwlimit_bps: Option<u64>,
@@ -86,7 +87,10 @@ impl Sender {
     }
 
     pub fn on_sent(&mut self, now: Instant, bytes: u64) {
-        self.mover.on_sent(now, bytes);
+        match self.plan.is_copied() {
+            true => self.plan.on_copied(bytes),
+            false => self.mover.on_sent(now, bytes),
+        }
     }
 
     pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
@@ -126,6 +130,7 @@ impl Sender {
         }
         self.plan.walk(ports);
         self.plan.open_files(ports);
+        self.plan.copy_on(ports);
         self.exchange(ports);
         loop {
             let has_work = self.plan.has_orders() || self.mover.has_reads();
@@ -181,7 +186,7 @@ impl Sender {
     }
 
     fn report(&mut self, now: Instant, ports: &mut Ports, last: bool) {
-        let sent_bytes = self.mover.sent_bytes(last);
+        let sent_bytes = self.mover.sent_bytes(last) + self.plan.copied_bytes();
         let sent_bytes = self.plan.count_sent(sent_bytes);
         self.reporter.progress(now, ports, sent_bytes, last);
         self.reporter.announced(now, ports, self.plan.announced());

@@ -20,7 +20,7 @@ use super::errors::{Access, Violation, session_error, violation};
 use super::ports::Ports;
 use super::receive::Target;
 use super::wire::{Decoder, Message, WireError};
-use super::{Input, Outcome, Output, SessionError, SessionErrorCode, Totals};
+use super::{Carriage, CopyStep, Input, Outcome, Output, SessionError, SessionErrorCode, Totals};
 use role::{Role, RoleEnd};
 
 /// A server drops a session that has not said a whole `Hello` by then.
@@ -46,12 +46,12 @@ pub struct Limits {
     pub entry_window: u32,
     /// Received bytes not written yet before reading of data streams stops.
     pub write_behind_bytes: usize,
-    /// Bytes read from the disk and not taken by the transport yet.
+    /// Bytes read from the disk and not taken by the transport yet; within one host, bytes named
+    /// and not copied yet.
     pub read_ahead_bytes: usize,
     /// The same where reads are made in place (`DiskDone::Source`), if it is less.
     pub read_ahead_in_place_bytes: usize,
-    /// The transport takes `Payload::Range` for data of large files.
-    pub takes_ranges: bool,
+    pub carriage: Carriage,
     pub parallel: ParallelTransferConfig,
     /// Disk operations that look, make or open, in flight at a time. Usually 64.
     pub lookups: usize,
@@ -295,6 +295,7 @@ impl Session {
                 self.finish(Outcome::Lost(totals));
                 Ok(())
             }
+            Input::Copy(step) => self.on_copy(step),
             Input::Sent { bytes } => {
                 self.role.on_sent(now, bytes);
                 Ok(())
@@ -320,6 +321,13 @@ impl Session {
                 Ok(())
             }
             Input::Tick => self.on_tick(now),
+        }
+    }
+
+    fn on_copy(&mut self, step: CopyStep) -> Result<(), Violation> {
+        match self.end {
+            End::No => self.role.on_copy(&mut self.ports, step),
+            End::Closing(_) | End::Over => Ok(()),
         }
     }
 
@@ -424,13 +432,12 @@ impl Session {
         match receiver.target() {
             Target::Resolving => {}
             Target::Failed(error) => {
-                let local = if self.client { "local " } else { "" };
                 let target = if target.is_empty() {
                     ".".into()
                 } else {
                     String::from_utf8_lossy(target)
                 };
-                let what = format!("cannot use the {local}destination {target}");
+                let what = format!("cannot use the destination {target}");
                 let error = session_error(Access::Write, &what, error);
                 if self.client {
                     self.call_off(error);
@@ -453,7 +460,7 @@ impl Session {
     /// and nobody has to wait.
     fn call_off(&mut self, error: SessionError) {
         self.ports.message(&Message::Cancel {});
-        self.finish(Outcome::Refused(error));
+        self.finish(Outcome::CalledOff(error));
     }
 
     /// Tells the peer why its session does not go on.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use landro_sys::Pool;
 
 use super::shared::Shared;
+use crate::proto::Carriage;
 use crate::proto::chunks::ParallelTransferConfig;
 use crate::proto::session::Limits;
 
@@ -119,7 +120,7 @@ pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
         write_behind_bytes: share.min(WRITE_BEHIND_BYTES),
         read_ahead_bytes: share.min(READ_AHEAD_BYTES),
         read_ahead_in_place_bytes: share.min(READ_AHEAD_IN_PLACE_BYTES),
-        takes_ranges: false,
+        carriage: Carriage::Bytes,
         lookups: LOOKUPS,
         parallel: ParallelTransferConfig::default(),
     }

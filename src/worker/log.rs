@@ -211,7 +211,7 @@ impl Log {
         match outcome {
             Outcome::Complete(totals) => tracing::info!(%peer, ?totals, "session complete"),
             Outcome::Cancelled(totals) => tracing::info!(%peer, ?totals, "session cancelled"),
-            Outcome::Refused(error) => {
+            Outcome::Refused(error) | Outcome::CalledOff(error) => {
                 let text = shown(error.text.as_bytes());
                 tracing::info!(%peer, code = ?error.code, %text, "session refused");
             }

@@ -43,7 +43,7 @@ use sessions::Sessions;
 use timers::Timer;
 
 pub use client_events::{ClientEvent, ClientStart, Ended};
-pub use local::{LocalCopy, copy_locally};
+pub use local::copy_locally;
 pub use mailbox::{Mail, Mailbox};
 pub use pulse::Pulse;
 pub use shared::{Authorize, PeerAccess, Refusals, Service, Shared};

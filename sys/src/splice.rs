@@ -52,37 +52,33 @@ pub fn copy_local(from: impl AsFd, to: impl AsFd, len: u64) -> io::Result<u64> {
     Ok(copied)
 }
 
-/// Number of bytes shared; 0 where the file systems cannot, or when there is nothing to copy.
+/// Number of bytes shared: all, or none where the file systems cannot, or where `from` ends before.
 fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> io::Result<u64> {
+    // To FICLONERANGE no bytes are all up to the end.
+    if len == 0 {
+        return Ok(0);
+    }
     let position = |file| nix::unistd::lseek(file, 0, Whence::SeekCur);
     let (Ok(from_at), Ok(to_at)) = (position(from), position(to)) else {
         return Ok(0);
     };
-    let size = nix::sys::stat::fstat(from)?.st_size;
-    let rest = u64::try_from(size.saturating_sub(from_at))
-        .unwrap_or(0)
-        .min(len);
-    if rest == 0 {
-        return Ok(0);
-    }
     let range = libc::file_clone_range {
         src_fd: from.as_raw_fd().into(),
         src_offset: from_at as u64,
-        src_length: rest,
+        src_length: len,
         dest_offset: to_at as u64,
     };
     // SAFETY: FICLONERANGE takes the struct it is given, alive during the call, and two open
     // descriptors.
     let result = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONERANGE, &raw const range) };
     if result != 0 {
-        // Whatever the reason (another file system, no support, an odd length, a full disk),
-        // copying finds out better.
+        // Whatever the reason (another file system, no support, an odd length, a source that became
+        // shorter, a full disk), copying finds out better.
         return Ok(0);
     }
-    let rest = rest as i64;
-    nix::unistd::lseek(from, from_at + rest, Whence::SeekSet)?;
-    nix::unistd::lseek(to, to_at + rest, Whence::SeekSet)?;
-    Ok(rest as u64)
+    nix::unistd::lseek(from, from_at + len as i64, Whence::SeekSet)?;
+    nix::unistd::lseek(to, to_at + len as i64, Whence::SeekSet)?;
+    Ok(len)
 }
 
 /// Repeats `step` until `len` bytes are there or it says 0.

@@ -2,17 +2,19 @@
 
 use clap::{CommandFactory, Parser};
 
+use super::route::{CopyRoute, CopyWay, RouteError, must_be_dir};
+use super::url::UrlError;
 use super::*;
 
 const FP: &str = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-fn parse(line: &str) -> Result<Command, clap::Error> {
+fn parse(line: &str) -> Result<CliCommand, clap::Error> {
     Arguments::try_parse_from(line.split_whitespace()).map(|arguments| arguments.command)
 }
 
 fn cp(line: &str) -> CpArgs {
     match parse(line).unwrap() {
-        Command::Cp(args) => args,
+        CliCommand::Cp(args) => args,
         other => panic!("{other:?}"),
     }
 }
@@ -24,17 +26,18 @@ fn clap_finds_nothing_wrong() {
 
 #[test]
 fn serve_defaults_and_options() {
-    let Command::Serve(args) = parse("landro serve").unwrap() else {
+    let CliCommand::Serve(args) = parse("landro serve").unwrap() else {
         panic!()
     };
     assert_eq!(args.root, PathBuf::from("."));
     assert!(args.listen.is_empty() && args.allow.is_empty() && !args.read_only && !args.write_only);
     assert_eq!((args.workers, args.memory_budget), (None, None));
     let line = format!(
-        "landro serve /srv --listen 127.0.0.1:0 --listen [::1]:9 --allow {FP} --read-only --workers 2 \
+        "landro serve /srv --listen 127.0.0.1:0 --listen [::1]:9 --allow {FP} --read-only \
+         --workers 2 \
          --backend poll --profile wan --memory-budget 32M"
     );
-    let Command::Serve(args) = parse(&line).unwrap() else {
+    let CliCommand::Serve(args) = parse(&line).unwrap() else {
         panic!()
     };
     assert_eq!(args.listen[1].0[0].to_string(), "[::1]:9");
@@ -78,7 +81,8 @@ fn usage_errors_are_clap_errors() {
 #[test]
 fn cp_options() {
     let args = cp(
-        "landro cp --force --fsync --keep-dirlinks --json -q --stats --streams 4 --bwlimit 1.5M a b landro://h/c/",
+        "landro cp --force --fsync --keep-dirlinks --json -q --stats --streams 4 --bwlimit 1.5M \
+         a b landro://h/c/",
     );
     assert_eq!(args.sources, ["a", "b"]);
     assert_eq!(args.destination, "landro://h/c/");
@@ -99,7 +103,7 @@ fn cp_options() {
 
 #[test]
 fn bench_options() {
-    let Command::Bench(args) = parse("landro bench landro://h").unwrap() else {
+    let CliCommand::Bench(args) = parse("landro bench landro://h").unwrap() else {
         panic!()
     };
     assert_eq!(
@@ -114,14 +118,15 @@ fn bench_options() {
     );
     let line =
         format!("landro bench landro://h --seconds 3600 --streams 64 --reverse --json --peer {FP}");
-    let Command::Bench(args) = parse(&line).unwrap() else {
+    let CliCommand::Bench(args) = parse(&line).unwrap() else {
         panic!()
     };
     assert_eq!(
         (args.seconds, args.streams, args.reverse, args.json),
         (3600, 64, true, true)
     );
-    let Command::Bench(args) = parse("landro bench --local --latency --size 65504").unwrap() else {
+    let CliCommand::Bench(args) = parse("landro bench --local --latency --size 65504").unwrap()
+    else {
         panic!()
     };
     assert_eq!(
@@ -164,33 +169,35 @@ fn units_of_bytes() {
     }
 }
 
-fn transfer(line: &str) -> Result<CopyRoute, TransferError> {
+fn transfer(line: &str) -> Result<CopyRoute, RouteError> {
     let args = cp(&format!("landro cp {line}"));
     CopyRoute::parse(&args.sources, &args.destination)
 }
 
 #[test]
 fn directions() {
-    assert!(
-        matches!(transfer("a b landro://h/x"), Ok(CopyRoute::Push { sources, .. }) if sources.len() == 2)
-    );
-    assert!(
-        matches!(transfer("landro://h/a landro://H:4433/b ."), Ok(CopyRoute::Pull { from, .. }) if from.len() == 2)
-    );
-    assert!(matches!(transfer("a b"), Ok(CopyRoute::Local { .. })));
+    let ways = [
+        ("a b landro://h/x", "push", 2, "x"),
+        ("landro://h/a landro://H:4433/b .", "pull", 2, "."),
+        ("landro://h c", "pull", 1, "c"),
+        ("a b", "local", 1, "b"),
+    ];
+    for (line, way, sources, target) in ways {
+        let route = transfer(line).unwrap();
+        let found = (route.way.name(), route.sources.len(), &route.target[..]);
+        assert_eq!(found, (way, sources, target.as_bytes()), "{line}");
+        assert_eq!(route.way.daemon().is_none(), route.way == CopyWay::Local);
+    }
     assert_eq!(
         transfer("landro://h/a landro://h/b"),
-        Err(TransferError::BothRemote)
+        Err(RouteError::BothRemote)
     );
-    assert_eq!(
-        transfer("a landro://h/b ."),
-        Err(TransferError::MixedSources)
-    );
+    assert_eq!(transfer("a landro://h/b ."), Err(RouteError::MixedSources));
     assert_eq!(
         transfer("landro://h/a landro://h:5/b ."),
-        Err(TransferError::TwoHosts("h:4433".into(), "h:5".into()))
+        Err(RouteError::TwoHosts("h:4433".into(), "h:5".into()))
     );
-    let same = Err(TransferError::SameName("x".into()));
+    let same = Err(RouteError::SameName("x".into()));
     for line in [
         "a/x b/x c",
         "x a/x// landro://h/c",
@@ -209,7 +216,7 @@ fn directions() {
     }
     assert!(matches!(
         transfer("landro://h/% ."),
-        Err(TransferError::Url(UrlError::BadPercent(_)))
+        Err(RouteError::Url(UrlError::BadPercent(_)))
     ));
 }
 

@@ -1,8 +1,10 @@
 //! The plan of a receiver: what was announced, what stands at the destination, what is asked for,
 //! how each entry ended.
 
+mod copies;
 mod files;
 mod held;
+mod itself;
 mod parts;
 mod tree;
 mod verdicts;
@@ -20,8 +22,10 @@ use crate::proto::manifest::{EntryMap, IdHasher};
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
 use crate::proto::wire::{Item, Message};
 use crate::proto::{
-    DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Mtime, Totals,
+    Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Mtime, ObjectId,
+    Totals,
 };
+use copies::ReceivedCopies;
 use parts::TargetParts;
 use tree::TargetTree;
 use verdicts::Verdicts;
@@ -29,9 +33,12 @@ use verdicts::Verdicts;
 pub struct ReceivePlan {
     host: HostSide,
     client: bool,
+    carriage: Carriage,
     options: PutOptions,
     window: u32,
     target: Target,
+    /// Within one host: what the target is, and every directory it lies in.
+    above: Vec<ObjectId>,
     ops: Ops<ReceivePlanOp>,
     lookups: Lookups,
     entries: EntryMap<ReceivedEntry>,
@@ -41,6 +48,8 @@ pub struct ReceivePlan {
     /// Files and symlinks whose directory is there.
     ready: VecDeque<EntryId>,
     parts: TargetParts,
+    /// Within one host, instead of `parts`.
+    copies: ReceivedCopies,
     verdicts: Verdicts,
     orders: VecDeque<ReceiveOrder>,
     totals: Totals,
@@ -96,8 +105,17 @@ pub enum Target {
 #[derive(Debug)]
 pub enum ReceivePlanOp {
     Target,
+    /// Within one host, behind `Target`.
+    Above {
+        rename: Option<Name>,
+    },
     MakeDir {
         dir: usize,
+    },
+    /// Within one host, behind `MakeDir`.
+    StatDir {
+        dir: usize,
+        existed: bool,
     },
     SetDir {
         dir: usize,
@@ -117,6 +135,12 @@ pub enum ReceivePlanOp {
         part: usize,
         step: parts::PartStep,
     },
+    Copy {
+        copy: usize,
+    },
+    CloseCopy {
+        copy: usize,
+    },
     Close,
 }
 
@@ -129,8 +153,12 @@ impl ReceivePlanOp {
             | ReceivePlanOp::PutSymlink { .. } => true,
             ReceivePlanOp::Part { step, .. } => *step == parts::PartStep::Open,
             ReceivePlanOp::Target
+            | ReceivePlanOp::Above { .. }
+            | ReceivePlanOp::StatDir { .. }
             | ReceivePlanOp::SetDir { .. }
             | ReceivePlanOp::Clean { .. }
+            | ReceivePlanOp::Copy { .. }
+            | ReceivePlanOp::CloseCopy { .. }
             | ReceivePlanOp::Close => false,
         }
     }
@@ -150,6 +178,8 @@ struct ReceivedEntry {
     mtime: Mtime,
     size_bytes: u64,
     source_tag: u64,
+    /// Within one host: which object the source is.
+    source: Option<ObjectId>,
     link: Option<Bytes>,
     state: ReceivedState,
 }
@@ -162,12 +192,15 @@ enum ReceivedState {
     /// Its destination is being looked at. Next: Wanted, Queued (large), Publishing (symlink),
     /// resolved.
     Looking,
-    /// The sender was asked for a small file, and a mover takes it. Next: Publishing, resolved.
+    /// The sender was asked for a small file, and a mover takes it; within one host for any file.
+    /// Next: Publishing, Copy, resolved.
     Wanted,
     /// It is being put in place. Next: resolved.
     Publishing,
     /// A large file.
     Part(usize),
+    /// A file that is copied within this host.
+    Copy(usize),
     /// A directory.
     Directory(usize),
 }
@@ -181,11 +214,13 @@ impl ReceivePlan {
             keep_dirlinks: config.keep_dirlinks,
         };
         let mut plan = ReceivePlan {
-            host: HostSide::of(config.client),
+            host: HostSide::of(config.client, config.carriage),
             client: config.client,
+            carriage: config.carriage,
             options,
             window: config.window.max(1),
             target: Target::Resolving,
+            above: Vec::new(),
             ops: Ops::of(OpOwner::Plan),
             lookups: Lookups {
                 in_flight: 0,
@@ -197,6 +232,7 @@ impl ReceivePlan {
             tree: TargetTree::new(config.expected),
             ready: VecDeque::new(),
             parts: TargetParts::default(),
+            copies: ReceivedCopies::default(),
             verdicts: Verdicts::default(),
             orders: VecDeque::new(),
             totals: Totals::default(),
@@ -304,12 +340,10 @@ impl ReceivePlan {
             self.lookups.in_flight -= 1;
         }
         match op {
-            ReceivePlanOp::Target => {
-                self.target = match result {
-                    Ok(DiskDone::Target { name }) => Target::Ready { rename: name },
-                    Ok(_) => Target::Ready { rename: None },
-                    Err(error) => Target::Failed(error),
-                };
+            ReceivePlanOp::Target => self.target_resolved(ports, result),
+            ReceivePlanOp::Above { rename } => self.above_found(rename, result),
+            ReceivePlanOp::StatDir { dir, existed } => {
+                self.dir_identified(ports, dir, existed, result);
             }
             ReceivePlanOp::MakeDir { dir } => self.dir_made(ports, dir, result),
             ReceivePlanOp::SetDir { dir } => self.dir_set(ports, dir, result),
@@ -319,6 +353,8 @@ impl ReceivePlan {
             }
             ReceivePlanOp::Clean { dir } => self.child_done(ports, dir),
             ReceivePlanOp::Part { part, step } => self.part_moved_on(ports, part, step, result),
+            ReceivePlanOp::Copy { copy } => self.copy_went_on(ports, copy, result),
+            ReceivePlanOp::CloseCopy { copy } => self.copy_closed(ports, copy),
             ReceivePlanOp::Close => {}
         }
     }
@@ -363,6 +399,7 @@ impl ReceivePlan {
             && self.manifest.unresolved == 0
             && self.in_flight() == 0
             && self.has_no_parts()
+            && self.has_no_copies()
     }
 
     /// Concludes a file or symlink that holds nothing any more.

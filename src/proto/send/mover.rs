@@ -13,7 +13,7 @@ use crate::ids::OpId;
 use crate::proto::chunks::{Parallelism, StreamSlots, TokenBucket};
 use crate::proto::errors::HostSide;
 use crate::proto::ports::{OpOwner, Ops, Ports};
-use crate::proto::{DiskDone, DiskError};
+use crate::proto::{Carriage, DiskDone, DiskError};
 use chunks::Jobs;
 use pack::Pack;
 
@@ -26,7 +26,7 @@ pub struct SendMover {
     ops: Ops<SendMoverOp>,
     /// Reads of small files at a time.
     lookups: usize,
-    takes_ranges: bool,
+    carriage: Carriage,
     ahead: ReadAhead,
     rate: SendRate,
     turn: Turn,
@@ -98,10 +98,10 @@ impl SendMover {
         let awaited_bytes = config.read_ahead_bytes.min(ceiling).max(1);
         let bucket = config.bwlimit_bps.map(|bps| TokenBucket::new(now, bps / 8));
         SendMover {
-            host: HostSide::of(config.client),
+            host: HostSide::of(config.client, config.carriage),
             ops: Ops::of(OpOwner::Mover),
             lookups: config.lookups.max(1),
-            takes_ranges: config.takes_ranges,
+            carriage: config.carriage,
             ahead: ReadAhead {
                 awaited_bytes,
                 in_place_bytes: awaited_bytes.min(config.read_ahead_in_place_bytes).max(1),

@@ -19,7 +19,11 @@ pub struct Version {
 impl Version {
     pub fn of(meta: &Meta) -> Version {
         Version {
-            size_bytes: meta.size_bytes,
+            // Of directories and symlinks file systems say what they like.
+            size_bytes: match meta.kind {
+                Kind::File => meta.size_bytes,
+                Kind::Directory | Kind::Symlink | Kind::Special => 0,
+            },
             mtime: meta.mtime,
             inode: meta.inode,
         }

@@ -1,5 +1,6 @@
 //! The plan of a sender: which entries there are, what the receiver decided, what is to be moved.
 
+mod copies;
 mod files;
 mod manifest;
 mod verdicts;
@@ -21,7 +22,8 @@ use crate::proto::manifest::{EntryMap, SMALL_MAX_BYTES};
 use crate::proto::path::join;
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
 use crate::proto::wire::Message;
-use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
+use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
+use copies::SentCopies;
 use files::SourceFiles;
 use manifest::SentManifest;
 use walk::Walk;
@@ -33,6 +35,7 @@ const DIR_BYTES: u64 = 1000;
 pub struct SendPlan {
     host: HostSide,
     client: bool,
+    carriage: Carriage,
     window: u32,
     ops: Ops<SendPlanOp>,
     entries: EntryMap<SentEntry>,
@@ -42,6 +45,8 @@ pub struct SendPlan {
     /// Small files that the receiver wants.
     wholes: VecDeque<EntryId>,
     files: SourceFiles,
+    /// Within one host, instead of `wholes` and `files`.
+    copies: SentCopies,
     commands: VecDeque<SendCommand>,
     totals: Totals,
 }
@@ -54,6 +59,8 @@ pub enum SendPlanOp {
     List { dir: usize },
     OpenRead { file: usize, dir: usize },
     Stat { file: usize },
+    OpenCopied { dir: usize },
+    CheckCopied,
     Close,
 }
 
@@ -71,7 +78,7 @@ struct SourceDir {
     /// Who still needs the descriptor: the walk, an opening child, entries that may have to be
     /// read.
     users: u32,
-    /// For people.
+    /// From the source's own name on.
     path: Bytes,
     /// Length of the path below the top-level entry's parent, as both sides count it.
     path_bytes: usize,
@@ -105,6 +112,8 @@ enum SentState {
     Ordered,
     /// Open as this file. Next: Emitted, Aborted.
     Large { file: usize },
+    /// Being copied within this host. Next: Emitted, Aborted.
+    Copied,
     /// All of it is on its way, or a symlink/ended directory whose verdict is due.
     Emitted,
     /// The receiver was told that the source failed; it will answer Failed.
@@ -123,8 +132,9 @@ struct Resume {
 impl SendPlan {
     pub fn new(config: SenderConfig) -> SendPlan {
         SendPlan {
-            host: HostSide::of(config.client),
+            host: HostSide::of(config.client, config.carriage),
             client: config.client,
+            carriage: config.carriage,
             window: config.window.max(1),
             ops: Ops::of(OpOwner::Plan),
             entries: EntryMap::default(),
@@ -133,6 +143,7 @@ impl SendPlan {
             manifest: SentManifest::default(),
             wholes: VecDeque::new(),
             files: SourceFiles::default(),
+            copies: SentCopies::new(config.read_ahead_bytes),
             commands: VecDeque::new(),
             totals: Totals::default(),
         }
@@ -187,6 +198,8 @@ impl SendPlan {
             SendPlanOp::List { dir } => self.listed(ports, dir, result),
             SendPlanOp::OpenRead { file, dir } => self.file_opened(ports, file, dir, result),
             SendPlanOp::Stat { file } => self.file_checked(ports, file, result),
+            SendPlanOp::OpenCopied { dir } => self.copied_opened(ports, dir, result),
+            SendPlanOp::CheckCopied => self.copied_checked(ports, result),
             SendPlanOp::Close => {}
         }
     }
@@ -198,7 +211,11 @@ impl SendPlan {
                 self.dirs.open[dir].open = done;
             }
             SendPlanOp::OpenRead { file, .. } => self.files.opened_while_stopping(file, done),
-            SendPlanOp::List { .. } | SendPlanOp::Stat { .. } | SendPlanOp::Close => {}
+            SendPlanOp::OpenCopied { .. } => self.copies.opened_while_stopping(done),
+            SendPlanOp::List { .. }
+            | SendPlanOp::Stat { .. }
+            | SendPlanOp::CheckCopied
+            | SendPlanOp::Close => {}
         }
     }
 
@@ -255,9 +272,12 @@ impl SendPlan {
 
     /// The receiver asked for a file.
     fn want(&mut self, id: EntryId, size_bytes: u64) {
-        match size_bytes <= SMALL_MAX_BYTES {
-            true => self.wholes.push_back(id),
-            false => self.files.want(id),
+        match self.carriage {
+            Carriage::Copies => self.copies.want(id),
+            Carriage::Bytes | Carriage::Ranges if size_bytes <= SMALL_MAX_BYTES => {
+                self.wholes.push_back(id);
+            }
+            Carriage::Bytes | Carriage::Ranges => self.files.want(id),
         }
     }
 
@@ -286,7 +306,8 @@ impl SendPlan {
 
     /// Closes whatever is open; nothing is in flight.
     pub fn close_all(&mut self, ports: &mut Ports) {
-        for file in self.files.take_open() {
+        let open = self.files.take_open().into_iter();
+        for file in open.chain(self.copies.take_open()) {
             let cmd = DiskOp::CloseRead { file };
             self.ops.start(ports, SendPlanOp::Close, cmd);
         }
@@ -310,10 +331,12 @@ impl SendPlan {
             .ops
             .iter()
             .map(|op| match op {
-                SendPlanOp::Source { .. } | SendPlanOp::OpenRead { .. } => 1,
+                SendPlanOp::Source { .. }
+                | SendPlanOp::OpenRead { .. }
+                | SendPlanOp::OpenCopied { .. } => 1,
                 SendPlanOp::OpenDir { dir, .. } => 1 + usize::from(!walked(dir)),
                 SendPlanOp::List { dir } => usize::from(!walked(dir)),
-                SendPlanOp::Stat { .. } | SendPlanOp::Close => 0,
+                SendPlanOp::Stat { .. } | SendPlanOp::CheckCopied | SendPlanOp::Close => 0,
             })
             .sum();
         let by_entries = self.entries.values().filter(|entry| entry.holds_dir());
@@ -324,11 +347,13 @@ impl SendPlan {
 }
 
 impl SentEntry {
+    /// From the source's own name on; a source without one is `.`.
     fn path(&self) -> Bytes {
-        join(
-            &self.dir_path,
-            self.name.as_ref().map_or(b"", Name::as_bytes),
-        )
+        let name = self.name.as_ref().map_or(&b""[..], Name::as_bytes);
+        match join(&self.dir_path, name) {
+            path if path.is_empty() => Bytes::from_static(b"."),
+            path => path,
+        }
     }
 
     #[cfg(test)]

@@ -293,7 +293,7 @@ impl Session {
             window: peer_window.min(self.limits.entry_window),
             read_ahead_bytes: self.limits.read_ahead_bytes as u64,
             read_ahead_in_place_bytes: self.limits.read_ahead_in_place_bytes as u64,
-            takes_ranges: self.limits.takes_ranges,
+            carriage: self.limits.carriage,
             lookups: self.limits.lookups,
             parallel: self.limits.parallel.clone(),
             bwlimit_bps,
@@ -414,6 +414,7 @@ fn receiver_config(
         window: limits.entry_window,
         write_behind_bytes: limits.write_behind_bytes as u64,
         lookups: limits.lookups,
+        carriage: limits.carriage,
         expected: None,
     }
 }

@@ -13,7 +13,7 @@ use crate::proto::ports::Ports;
 use crate::proto::receive::Receiver;
 use crate::proto::send::Sender;
 use crate::proto::wire::Message;
-use crate::proto::{DiskDone, DiskError, Event, SessionError, Totals};
+use crate::proto::{CopyStep, DiskDone, DiskError, Event, SessionError, Totals};
 
 pub(super) enum Role {
     /// None yet: nothing was asked for, or what the peer's window is to a sender is not known.
@@ -89,6 +89,19 @@ impl Role {
             Role::Bench(bench) => bench.on_data(now, bytes.len()),
             Role::Unknown | Role::Send(_) | Role::Receive(_) | Role::List(_) | Role::Read => {
                 violation("data from a peer that has none to send")
+            }
+        }
+    }
+
+    /// A step of a copy within this host.
+    ///
+    /// # Errors
+    /// When none, or not this one, may come.
+    pub(super) fn on_copy(&mut self, ports: &mut Ports, step: CopyStep) -> Result<(), Violation> {
+        match self {
+            Role::Receive(receiver) => receiver.on_copy(ports, step),
+            Role::Unknown | Role::Send(_) | Role::List(_) | Role::Read | Role::Bench(_) => {
+                violation("a copy from a side that has nothing to send")
             }
         }
     }

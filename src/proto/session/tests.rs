@@ -34,7 +34,7 @@ fn limits() -> Limits {
         write_behind_bytes: 1 << 20,
         read_ahead_bytes: 1 << 20,
         read_ahead_in_place_bytes: 1 << 20,
-        takes_ranges: false,
+        carriage: Carriage::Bytes,
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
     }
@@ -95,6 +95,7 @@ fn meta(kind: Kind) -> Meta {
         mtime: Mtime::default(),
         size_bytes: 0,
         inode: 1,
+        device: 0,
     }
 }
 
@@ -119,6 +120,7 @@ fn a_server_sends_what_was_asked_for_and_no_more() {
                 mtime: Mtime::default(),
                 size_bytes: 0,
                 source_tag: 0,
+                device: None,
                 link: None,
             })
         });
@@ -181,6 +183,7 @@ impl Bench {
                 | Output::TakesData(_)
                 | Output::AnswersMax(_)
                 | Output::Leads => {}
+                Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Disk { op, cmd } => self.disk.push((op, cmd)),
                 Output::Event(event) => self.events.push(event),
                 Output::Finished(outcome) => self.outcome = Some(outcome),
@@ -221,7 +224,7 @@ impl Bench {
 
     fn refusal(&self) -> SessionErrorCode {
         match &self.outcome {
-            Some(Outcome::Refused(error)) => error.code,
+            Some(Outcome::Refused(error) | Outcome::CalledOff(error)) => error.code,
             other => panic!("not refused: {other:?}"),
         }
     }

@@ -102,6 +102,7 @@ impl Side {
                 }
                 Output::Disk { cmd, .. } => panic!("a benchmark wants {cmd:?}"),
                 Output::AnswersMax(most) => self.answers_max = most,
+                Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Leads => self.leads = true,
                 Output::Piece { .. } | Output::TakesData(_) => {
                     panic!("filler is read as it comes")

@@ -59,6 +59,8 @@ pub struct Disk {
     /// Named partial files by (directory, final name).
     pub parts: BTreeMap<(Ino, Vec<u8>), Part>,
     pub faults: Faults,
+    /// Tells its nodes from those of another disk on the same host.
+    pub device: u64,
     /// Reads are made in place.
     pub in_place: bool,
     /// What holds what was written until it is on disk.
@@ -91,6 +93,7 @@ impl Disk {
             nodes: vec![root],
             parts: BTreeMap::new(),
             faults: Faults::default(),
+            device: 0,
             in_place: false,
             storage: Storage {
                 boot: [7; 16],
@@ -179,6 +182,7 @@ impl Disk {
             mtime: node.mtime,
             size_bytes: size_bytes as u64,
             inode: ino as u64,
+            device: self.device,
         }
     }
 

@@ -349,6 +349,7 @@ impl Hostile {
             },
             size_bytes,
             source_tag: 9,
+            device: None,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../../etc")),
         }
     }
@@ -619,6 +620,7 @@ impl Hostile {
                 | Output::AnswersMax(_)
                 | Output::Leads
                 | Output::Event(_) => {}
+                Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Disk { op, cmd } => self.handles.start(op, cmd),
                 Output::Finished(outcome) => self.outcome = Some(outcome),
             }

@@ -70,6 +70,7 @@ fn all_seeds(name: &str, role: Role) {
             Outcome::Complete(_) => "complete",
             Outcome::Cancelled(_) => "cancelled",
             Outcome::Refused(_) => "refused",
+            Outcome::CalledOff(_) => "called off",
             Outcome::Violation(_) => "violation",
             Outcome::Lost(_) => "lost",
         };

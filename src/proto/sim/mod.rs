@@ -12,6 +12,7 @@ pub(crate) mod disk;
 mod edge_tests;
 mod hostile;
 mod hostile_tests;
+mod local;
 pub(crate) mod ops;
 mod scenario;
 mod tap;

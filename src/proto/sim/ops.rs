@@ -16,7 +16,7 @@ use super::Rng;
 use super::disk::{Body, Disk, Ino, Node, Part};
 use crate::ids::{DirId, FileId, Name, OpId, is_reserved_path};
 use crate::proto::errno::{
-    EACCES, EIO, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ESPIPE,
+    EACCES, EBADF, EIO, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ESPIPE,
 };
 use crate::proto::fs::{DIRECTORY_MODE, FILE_MODE};
 use crate::proto::{DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
@@ -112,7 +112,9 @@ fn about(cmd: &DiskOp) -> About {
         | DiskOp::SetDir { dir, .. }
         | DiskOp::PutSmall { dir, .. }
         | DiskOp::PutSymlink { dir, .. }
-        | DiskOp::CleanPart { dir, .. } => About {
+        | DiskOp::CleanPart { dir, .. }
+        | DiskOp::StatDir { dir }
+        | DiskOp::DirsAbove { dir } => About {
             dir: Some(*dir),
             ..About::default()
         },
@@ -123,6 +125,7 @@ fn about(cmd: &DiskOp) -> About {
         | DiskOp::Write { file, .. }
         | DiskOp::ReadPart { file, .. }
         | DiskOp::WriteJournal { file, .. }
+        | DiskOp::CopyRange { file, .. }
         | DiskOp::CommitPart { file, .. }
         | DiskOp::ClosePart { file, .. } => About {
             file: Some(*file),
@@ -249,6 +252,30 @@ impl Handles {
         (pending.op, self.run(pending, disk, rng))
     }
 
+    /// Whether a source is still open.
+    pub fn has_source(&self, file: FileId) -> bool {
+        self.files.contains_key(&file)
+    }
+
+    /// Completes the `CopyRange` at `at` of `pending`, for which the source has `data`; None: its
+    /// sender closed it.
+    pub fn copy(
+        &mut self,
+        at: usize,
+        disk: &mut Disk,
+        data: Option<&[u8]>,
+    ) -> (OpId, Result<DiskDone, DiskError>) {
+        let pending = self.pending.swap_remove(at);
+        let file = pending.file.expect("CopyRange names a file");
+        let Some(data) = data else {
+            return (pending.op, fail("file", EBADF));
+        };
+        let offset = self.part_data(disk, file).data.len() as u64;
+        let written = self.write(disk, file, offset, data);
+        let bytes = data.len() as u64;
+        (pending.op, written.map(|_| DiskDone::Copied { bytes }))
+    }
+
     /// The process died: each operation under way happened, did not, or (a write) stopped half-way.
     pub fn crash(mut self, disk: &mut Disk, rng: &mut Rng) {
         while !self.pending.is_empty() {
@@ -327,6 +354,9 @@ impl Handles {
             DiskOp::Check { name, .. } => {
                 Ok(DiskDone::Existing(disk.existing(dir, name.as_bytes())))
             }
+            DiskOp::CopyRange { .. } => panic!("the source is on another disk: see `copy`"),
+            DiskOp::StatDir { .. } => Ok(DiskDone::Meta(disk.meta(dir))),
+            DiskOp::DirsAbove { .. } => Ok(DiskDone::Above(vec![disk.meta(dir).object()])),
             cmd @ (DiskOp::MakeDir { .. }
             | DiskOp::SetDir { .. }
             | DiskOp::PutSmall { .. }

@@ -11,6 +11,7 @@ use super::check::{Check, Found, Strictness};
 use super::disk::{Body, Disk, Ino, Node};
 use super::tree::{TreeShape, random_tree};
 use super::world::{CLIENT, SERVER, World};
+use crate::proto::Carriage;
 use crate::proto::chunks::ParallelTransferConfig;
 use crate::proto::integrity::Tree;
 use crate::proto::journal::Journal;
@@ -90,7 +91,7 @@ impl Scenario {
         self.source.find(b"pub").expect("built with it")
     }
 
-    fn request(&self) -> Request {
+    pub fn request(&self) -> Request {
         let sources: Vec<Bytes> = match self.shape {
             Shape::Renamed => vec![Bytes::from_static(b"pub")],
             Shape::IntoExisting | Shape::IntoNew => {
@@ -297,7 +298,10 @@ pub fn limits(rng: &mut Rng) -> Limits {
         write_behind_bytes: rng.pick(&[1, 300_000, 8 << 20]),
         read_ahead_bytes: rng.pick(&[1, 300_000, 8 << 20]),
         read_ahead_in_place_bytes: 100_000,
-        takes_ranges: rng.chance(30),
+        carriage: match rng.chance(30) {
+            true => Carriage::Ranges,
+            false => Carriage::Bytes,
+        },
         parallel,
         lookups: rng.pick(&[1, 8, 64]),
     }

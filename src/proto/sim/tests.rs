@@ -467,7 +467,7 @@ fn faulty_entries_fail_alone() {
 }
 
 /// Files below `root` that a test may change: (directory, name).
-fn files_of(disk: &Disk, root: Ino) -> Vec<(Ino, Vec<u8>)> {
+pub fn files_of(disk: &Disk, root: Ino) -> Vec<(Ino, Vec<u8>)> {
     let mut files = Vec::new();
     let mut dirs = vec![root];
     disk.visit(root, &mut |_, ino| {

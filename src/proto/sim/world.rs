@@ -12,7 +12,7 @@ use super::tap::Tap;
 use super::wire::{Emitted, Pipe, Wire};
 use crate::ids::StreamKey;
 use crate::proto::session::{Direction, Grant, Limits, Request, Session};
-use crate::proto::{Event, Input, Outcome, Output, PIECE_BYTES, Payload};
+use crate::proto::{Carriage, Event, Input, Outcome, Output, PIECE_BYTES, Payload};
 
 pub const CLIENT: usize = 0;
 pub const SERVER: usize = 1;
@@ -361,6 +361,7 @@ impl World {
                         std::mem::replace(&mut self.sides[side].standing.answers_max, most);
                     assert_ne!(before, most, "said, and did not change");
                 }
+                Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Leads => {
                     let before = std::mem::replace(&mut self.sides[side].standing.leads, true);
                     assert!(!before, "said twice");
@@ -406,7 +407,10 @@ impl World {
                 offset,
                 len_bytes,
             } => {
-                assert!(limits.takes_ranges, "a range that nobody takes");
+                assert!(
+                    limits.carriage == Carriage::Ranges,
+                    "a range that nobody takes"
+                );
                 let (ino, len) = (handles.source_of(file), len_bytes as usize);
                 // How the data is hashed and cut is what is listened to, not what it is.
                 let seen = Bytes::from(vec![0; len]);

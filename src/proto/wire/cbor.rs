@@ -450,6 +450,7 @@ impl<'b, C> Decode<'b, C> for Meta {
             mtime,
             size_bytes,
             inode,
+            device: 0,
         })
     }
 }

@@ -232,6 +232,9 @@ pub struct Entry {
     /// A symlink's target, at most 4095 bytes.
     #[cbor(n(8), with = "cbor::link", has_nil)]
     pub link: Option<Bytes>,
+    /// Only within one host: the source's device, which makes its inode number that of one object.
+    #[n(9)]
+    pub device: Option<u64>,
 }
 
 /// What the receiver decided about an entry.
@@ -291,7 +294,7 @@ impl Item {
     /// An upper bound of its encoded length, to fill batches by ([`super::MAX_BATCH_BYTES`]).
     pub fn encoded_bound(&self) -> usize {
         match self {
-            Item::Entry(entry) => 80 + entry.name.len() + entry.link.as_ref().map_or(0, Bytes::len),
+            Item::Entry(entry) => 90 + entry.name.len() + entry.link.as_ref().map_or(0, Bytes::len),
             Item::EndDirectory { .. } => 12,
         }
     }

@@ -30,6 +30,7 @@ fn entry(name: &[u8], link: Option<&[u8]>) -> Item {
         },
         size_bytes: MAX_FILE_BYTES,
         source_tag: u64::MAX,
+        device: None,
         link: link.map(Bytes::copy_from_slice),
     })
 }
@@ -51,6 +52,7 @@ fn list_item() -> ListItem {
         },
         size_bytes: MAX_FILE_BYTES,
         inode: u64::MAX,
+        device: 0,
     };
     ListItem {
         name: Bytes::from_static(b"x"),

@@ -311,6 +311,7 @@ impl Sessions {
                     Payload::Bytes(bytes) => running.queue(stream, bytes, fin),
                     Payload::Range { .. } => unreachable!("QUIC says that it takes no ranges"),
                 },
+                Output::Copy(_) => unreachable!("QUIC says that it carries bytes"),
                 Output::Piece { stream, bytes } => running.standing.gather(stream, bytes),
                 Output::TakesData(takes_data) => running.standing.takes_data = takes_data,
                 Output::AnswersMax(most) => running.standing.answers_max = most,

@@ -7,7 +7,9 @@ use crate::proto::manifest::{SMALL_MAX_BYTES, is_resumable};
 use crate::proto::ports::Ports;
 use crate::proto::receive::orders::{ReceiveOrder, TakeWhole};
 use crate::proto::wire::VerdictKind;
-use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Existing, Kind};
+use crate::proto::{
+    Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Existing, Kind,
+};
 
 impl ReceivePlan {
     /// Goes on with the next entry whose directory is there.
@@ -55,7 +57,7 @@ impl ReceivePlan {
                 self.fail(ports, id, is_special(self.host));
             }
             Ok(DiskDone::Existing(Some(there)))
-                if !self.options.force && is_same(entry, &there) =>
+                if is_source(entry, &there) || (!self.options.force && is_same(entry, &there)) =>
             {
                 self.skip(ports, id)
             }
@@ -103,6 +105,9 @@ impl ReceivePlan {
                 fsync,
             };
             self.look_up(ports, ReceivePlanOp::PutSymlink { entry: id }, cmd);
+        } else if self.carriage == Carriage::Copies {
+            entry.state = ReceivedState::Wanted;
+            self.push_verdict(ports, id, VerdictKind::Send {});
         } else if entry.size_bytes <= SMALL_MAX_BYTES {
             entry.state = ReceivedState::Wanted;
             self.order_whole(id);
@@ -163,11 +168,18 @@ impl ReceivePlan {
                 Ok(())
             }
             ReceivedState::Part(part) => self.abort_part(ports, part, error),
+            ReceivedState::Copy(copy) => self.abort_copy(ports, copy, error),
             ReceivedState::Queued | ReceivedState::Looking | ReceivedState::Publishing => {
                 violation(format!("entry {} aborted in the wrong state", id.0))
             }
         }
     }
+}
+
+/// Whether the destination is the source: by another path, or another name of the same file.
+fn is_source(entry: &ReceivedEntry, there: &Existing) -> bool {
+    let are_files = entry.kind == Kind::File && there.meta.kind == Kind::File;
+    are_files && entry.source == Some(there.meta.object())
 }
 
 fn is_same(entry: &ReceivedEntry, there: &Existing) -> bool {

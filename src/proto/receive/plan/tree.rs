@@ -14,12 +14,16 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::{ReceivePlan, ReceivePlanOp, ReceivedEntry, ReceivedState, Target, held};
-use crate::ids::{DirId, EntryId, NAME_MAX_BYTES, Name, PATH_MAX_BYTES};
-use crate::proto::errors::{Violation, destination_error, no_parent, second_of_a_name, violation};
+use crate::ids::{DirId, EntryId, Name, PATH_MAX_BYTES};
+use crate::proto::errors::{
+    Violation, destination_error, into_itself, no_parent, second_of_a_name, violation,
+};
 use crate::proto::manifest::MAX_DEPTH;
 use crate::proto::path::join;
 use crate::proto::ports::Ports;
-use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, wire};
+use crate::proto::{
+    Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, ObjectId, wire,
+};
 
 /// Directories held open freely.
 const HELD_DIRS: u32 = 256;
@@ -30,7 +34,7 @@ const HELD_DIRS_MAX: u32 = HELD_DIRS + MAX_DEPTH as u32 + 64;
 /// The directories of the session, and the rules by which they are made.
 pub(super) struct TargetTree {
     /// Slot 0 is the target directory.
-    dirs: Slab<TargetDir>,
+    pub(super) dirs: Slab<TargetDir>,
     last: u32,
     /// Announced directories whose end was not announced.
     open: u32,
@@ -38,6 +42,8 @@ pub(super) struct TargetTree {
     held: u32,
     making: u32,
     top_level: u32,
+    /// The own name of the only source, which lands under another.
+    renamed: Option<Bytes>,
     /// As in `ReceiverConfig`, less those that were announced.
     expected: Option<Vec<Bytes>>,
     /// Directories whose parent is there, smallest id first.
@@ -49,10 +55,10 @@ pub(super) struct TargetTree {
 pub(super) struct TargetDir {
     id: DirId,
     /// 0 for the target.
-    entry: EntryId,
+    pub(super) entry: EntryId,
     /// Slot of the directory it lies in.
-    parent: usize,
-    /// Below the target.
+    pub(super) parent: usize,
+    /// From the source's own name on, as the sender counts and tells it.
     path: Bytes,
     depth: usize,
     state: TargetDirState,
@@ -63,6 +69,8 @@ pub(super) struct TargetDir {
     ended: bool,
     /// The sender could not read all of it.
     source_error: Option<EntryError>,
+    /// Within one host, once it is made: which object it is.
+    pub(super) object: Option<ObjectId>,
 }
 
 /// Where a directory is.
@@ -100,6 +108,7 @@ impl TargetTree {
             children: 0,
             ended: false,
             source_error: None,
+            object: None,
         });
         TargetTree {
             dirs,
@@ -108,6 +117,7 @@ impl TargetTree {
             held: 0,
             making: 0,
             top_level: 0,
+            renamed: None,
             expected,
             ready: BinaryHeap::new(),
         }
@@ -197,6 +207,10 @@ impl ReceivePlan {
             mtime: entry.mtime,
             size_bytes: entry.size_bytes,
             source_tag: entry.source_tag,
+            source: entry.device.map(|device| ObjectId {
+                device,
+                inode: entry.source_tag,
+            }),
             link: entry.link,
             state: ReceivedState::Queued,
         };
@@ -254,6 +268,7 @@ impl ReceivePlan {
         };
         if top_level {
             self.tree.top_level += 1;
+            self.tree.renamed = rename.is_some().then(|| entry.name.clone());
             // What was asked for, once, and no more: a server may not choose to send `.bashrc` as
             // well.
             if let Some(expected) = &mut self.tree.expected {
@@ -282,13 +297,11 @@ impl ReceivePlan {
 
     fn add_dir(&mut self, id: EntryId, entry: &ReceivedEntry) -> Result<usize, Violation> {
         let parent = &self.tree.dirs[entry.dir];
-        let name = entry.name.as_ref().map_or(&b""[..], Name::as_bytes);
-        let (depth, path) = (parent.depth + 1, join(&parent.path, name));
+        let (depth, path) = (parent.depth + 1, self.source_path_of(entry));
         if depth > MAX_DEPTH || self.tree.open as usize >= MAX_DEPTH {
             return violation("directories are nested deeper than 512");
         }
-        // The sender counts the name it announced, which another may have replaced here.
-        if path.len() > PATH_MAX_BYTES + NAME_MAX_BYTES {
+        if path.len() > PATH_MAX_BYTES {
             return violation("a path is longer than 4095 bytes");
         }
         let (dir_id, state) = match &entry.name {
@@ -311,6 +324,7 @@ impl ReceivePlan {
             children: 0,
             ended: false,
             source_error: None,
+            object: None,
         }))
     }
 
@@ -321,14 +335,23 @@ impl ReceivePlan {
             TargetDirState::Failed => self.fail_announced(ports, id, no_parent(self.host)),
             TargetDirState::Made { .. } | TargetDirState::Alias | TargetDirState::Setting => {
                 match self.entries.get(&id).map(|e| e.state) {
-                    // An alias is there already: nothing to be made.
                     Some(ReceivedState::Directory(child))
-                        if self.tree.dirs[child].state == TargetDirState::Alias => {}
+                        if self.tree.dirs[child].state == TargetDirState::Alias =>
+                    {
+                        self.enter_alias(ports, id, child);
+                    }
                     Some(ReceivedState::Directory(_)) => self.tree.ready.push(Reverse(id.0)),
                     Some(_) => self.ready.push_back(id),
                     None => {}
                 }
             }
+        }
+    }
+
+    /// An alias is there already: nothing to be made.
+    fn enter_alias(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
+        if self.leads_into_itself(id) {
+            self.fail_dir(ports, dir, into_itself(self.host));
         }
     }
 
@@ -358,6 +381,10 @@ impl ReceivePlan {
             return true;
         };
         let parent = self.tree.dirs[entry.dir].id;
+        if self.leads_into_itself(EntryId(id)) {
+            self.fail_dir(ports, dir, into_itself(self.host));
+            return true;
+        }
         self.tree.dirs[dir].state = TargetDirState::Making;
         self.tree.held += 1;
         self.tree.making += 1;
@@ -379,21 +406,32 @@ impl ReceivePlan {
         dir: usize,
         result: Result<DiskDone, DiskError>,
     ) {
-        self.tree.making -= 1;
         match result {
             Ok(done) => {
                 let existed = matches!(done, DiskDone::Directory { existed: true });
-                self.tree.dirs[dir].state = TargetDirState::Made { existed };
-                for id in std::mem::take(&mut self.tree.dirs[dir].waiting) {
-                    self.enqueue(ports, id, dir);
+                match self.carriage {
+                    Carriage::Bytes | Carriage::Ranges => self.dir_ready(ports, dir, existed),
+                    Carriage::Copies => self.identify_dir(ports, dir, existed),
                 }
-                self.finish_dir(ports, dir);
             }
-            Err(error) => {
-                self.tree.held -= 1;
-                self.fail_dir(ports, dir, destination_error(self.host, &error));
-            }
+            Err(error) => self.dir_not_made(ports, dir, destination_error(self.host, &error)),
         }
+    }
+
+    /// A directory is there: what waits for it goes on.
+    pub(super) fn dir_ready(&mut self, ports: &mut Ports, dir: usize, existed: bool) {
+        self.tree.making -= 1;
+        self.tree.dirs[dir].state = TargetDirState::Made { existed };
+        for id in std::mem::take(&mut self.tree.dirs[dir].waiting) {
+            self.enqueue(ports, id, dir);
+        }
+        self.finish_dir(ports, dir);
+    }
+
+    pub(super) fn dir_not_made(&mut self, ports: &mut Ports, dir: usize, error: EntryError) {
+        self.tree.making -= 1;
+        self.tree.held -= 1;
+        self.fail_dir(ports, dir, error);
     }
 
     /// A directory cannot be made: it fails, and what waits for it. Its slot stays until it ends,
@@ -550,21 +588,27 @@ impl ReceivePlan {
                 _ => false,
             };
             let cleaned = self.ops.iter().filter(is_clean).count();
-            let children = entries.count() + cleaned + self.closing_parts(at);
+            let closing = self.closing_parts(at) + self.closing_copies(at);
+            let children = entries.count() + cleaned + closing;
             assert_eq!(dir.children as usize, children, "children of {dir:?}");
         }
     }
 
-    /// An entry's path below the target, for people.
+    /// An entry's path from the source's own name on, whatever name that lands under; a source
+    /// without one is `.`.
     pub(super) fn path_of(&self, entry: &ReceivedEntry) -> Bytes {
-        let dir = self
-            .tree
-            .dirs
-            .get(entry.dir)
-            .map_or(&b""[..], |dir| &dir.path[..]);
-        match join(dir, entry.name.as_ref().map_or(b"", Name::as_bytes)) {
+        match self.source_path_of(entry) {
             path if path.is_empty() => Bytes::from_static(b"."),
             path => path,
         }
+    }
+
+    fn source_path_of(&self, entry: &ReceivedEntry) -> Bytes {
+        if let (0, Some(own)) = (entry.dir, &self.tree.renamed) {
+            return own.clone();
+        }
+        let dir = self.tree.dirs.get(entry.dir);
+        let dir = dir.map_or(&b""[..], |dir| &dir.path[..]);
+        join(dir, entry.name.as_ref().map_or(b"", Name::as_bytes))
     }
 }

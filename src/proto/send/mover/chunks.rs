@@ -16,7 +16,7 @@ use crate::proto::manifest::{chunk_len_bytes, chunk_offset};
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{ChunkOrder, SendReport};
 use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail};
-use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES, Payload};
+use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, PIECE_BYTES, Payload};
 
 static ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
 
@@ -239,7 +239,7 @@ impl SendMover {
         if is_genuine {
             job.hasher.update(&data);
         }
-        let payload = match is_genuine && self.takes_ranges {
+        let payload = match is_genuine && self.carriage == Carriage::Ranges {
             true => Payload::Range {
                 file: job.order.id,
                 offset: chunk_offset(size_bytes, chunk) + job.emitted_bytes,

@@ -118,6 +118,7 @@ impl SendPlan {
                 let file = *file;
                 self.cancel_file(ports, file);
             }
+            Some(SentState::Copied) => self.cancel_copied(id),
             Some(SentState::Ordered) => {
                 self.commands.push_back(SendCommand::Forget { entry: id });
             }

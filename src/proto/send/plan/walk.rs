@@ -12,7 +12,7 @@ use super::{SendPlan, SendPlanOp, SentEntry, SentState, SourceDir};
 use crate::ids::{DirId, EntryId, Name, NameError, PATH_MAX_BYTES};
 use crate::proto::errors::{source_error, unsendable};
 use crate::proto::manifest::MAX_DEPTH;
-use crate::proto::path::{dir_of, join};
+use crate::proto::path::join;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{SendCommand, Version};
 use crate::proto::wire::{self, Item, MAX_FILE_BYTES, Message};
@@ -147,7 +147,7 @@ impl SendPlan {
             return false;
         };
         let source = self.walk.next_source;
-        let dir = self.new_dir(dir_of(&path), 0, 0);
+        let dir = self.new_dir(Bytes::new(), 0, 0);
         self.walk.next_source += 1;
         self.walk.resolving = true;
         let id = self.dirs.open[dir].id;
@@ -356,11 +356,12 @@ impl SendPlan {
         if meta.kind == Kind::File {
             self.manifest.count_file(meta.size_bytes);
         }
+        let version = Version::of(&meta);
         let entry = SentEntry {
             name,
             dir_path,
             kind: meta.kind,
-            version: Version::of(&meta),
+            version,
             state,
         };
         self.entries.insert(id, entry);
@@ -371,12 +372,10 @@ impl SendPlan {
             kind: meta.kind,
             mode: meta.mode & 0o7777,
             mtime: meta.mtime,
-            size_bytes: match meta.kind {
-                Kind::File => meta.size_bytes,
-                Kind::Directory | Kind::Symlink | Kind::Special => 0,
-            },
+            size_bytes: version.size_bytes,
             source_tag: meta.inode,
             link: link.filter(|_| meta.kind == Kind::Symlink),
+            device: self.is_copied().then_some(meta.device),
         };
         self.push_item(ports, Item::Entry(item));
     }

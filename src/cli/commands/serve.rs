@@ -4,13 +4,13 @@ use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
+use crate::cli::args::ServeArgs;
+use crate::cli::args::url::DEFAULT_PORT;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::{diagnostics, trust};
 use crate::config::QuicConfig;
 use crate::daemon::policy::Restrict;
 use crate::daemon::{self, Options};
-
-use super::args::ServeArgs;
-use super::url::DEFAULT_PORT;
-use super::{CliError, Exit, diagnostics, trust};
 
 pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
     let dir = trust::config_dir()?;

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::ids::{NameError, is_reserved_path, percent_decode};
 
-use super::escape;
+use crate::cli::escape;
 
 /// UDP port a daemon listens on when none is named.
 pub const DEFAULT_PORT: u16 = 4433;
@@ -19,7 +19,7 @@ const HOST_MAX_BYTES: usize = 253;
 
 /// A daemon, as the user named it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Host {
+pub struct DaemonName {
     /// DNS name in lower case, or an address literal without brackets (IPv6 perhaps with `%zone`).
     pub name: String,
     pub port: u16,
@@ -28,7 +28,7 @@ pub struct Host {
 /// A path on a daemon.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Url {
-    pub host: Host,
+    pub host: DaemonName,
     /// Percent-decoded bytes below the daemon's root, without leading `/`; empty is the root
     /// itself.
     pub path: Vec<u8>,
@@ -36,7 +36,7 @@ pub struct Url {
 
 /// One SRC or DST.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum Operand {
     Local(Vec<u8>),
     Remote(Url),
 }
@@ -55,7 +55,8 @@ pub enum UrlError {
     #[error("{0}: the port is not a number from 1 to 65535")]
     BadPort(String),
     #[error(
-        "{0}: user names and passwords have no place here; peers are known by their keys (landro id)"
+        "{0}: user names and passwords have no place here; peers are known by their keys \
+         (landro id)"
     )]
     UserInfo(String),
     #[error("{0}: % must be followed by two hexadecimal digits; write a plain % as %25")]
@@ -68,21 +69,21 @@ pub enum UrlError {
     Reserved(String),
 }
 
-impl Place {
+impl Operand {
     /// Anything that does not begin with `landro://` is a local path.
     ///
     /// # Errors
     /// Says which part of a URL is wrong, or that a path is empty or holds NUL.
-    pub fn parse(typed: &OsStr) -> Result<Place, UrlError> {
+    pub fn parse(typed: &OsStr) -> Result<Operand, UrlError> {
         let bytes = typed.as_bytes();
         match bytes.get(..SCHEME.len()) {
             Some(scheme) if scheme.eq_ignore_ascii_case(SCHEME) => {
-                Url::parse(typed).map(Place::Remote)
+                Url::parse(typed).map(Operand::Remote)
             }
             _ if bytes.is_empty() => Err(UrlError::Empty("''".into())),
             _ if bytes.contains(&0) => Err(UrlError::Nul(escape::name(bytes))),
             _ if is_reserved_path(bytes) => Err(UrlError::Reserved(escape::name(bytes))),
-            _ => Ok(Place::Local(bytes.to_vec())),
+            _ => Ok(Operand::Local(bytes.to_vec())),
         }
     }
 }
@@ -123,7 +124,7 @@ impl Url {
         }
         let start = path.iter().position(|&b| b != b'/').unwrap_or(path.len());
         Ok(Url {
-            host: Host { name, port },
+            host: DaemonName { name, port },
             path: path[start..].to_vec(),
         })
     }
@@ -185,7 +186,7 @@ fn parse_port(digits: &str) -> Option<u16> {
 }
 
 /// `host:port`, IPv6 in brackets: the key of `known_hosts`.
-impl fmt::Display for Host {
+impl fmt::Display for DaemonName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.name.contains(':') {
             write!(f, "[{}]:{}", self.name, self.port)
@@ -299,23 +300,23 @@ mod tests {
     #[test]
     fn places() {
         assert_eq!(
-            Place::parse(OsStr::new("./landro://h")),
-            Ok(Place::Local(b"./landro://h".to_vec()))
+            Operand::parse(OsStr::new("./landro://h")),
+            Ok(Operand::Local(b"./landro://h".to_vec()))
         );
         assert_eq!(
-            Place::parse(OsStr::from_bytes(b"a\xff")),
-            Ok(Place::Local(b"a\xff".to_vec()))
+            Operand::parse(OsStr::from_bytes(b"a\xff")),
+            Ok(Operand::Local(b"a\xff".to_vec()))
         );
         assert!(matches!(
-            Place::parse(OsStr::new("landro://h/")),
-            Ok(Place::Remote(_))
+            Operand::parse(OsStr::new("landro://h/")),
+            Ok(Operand::Remote(_))
         ));
         assert!(matches!(
-            Place::parse(OsStr::new("")),
+            Operand::parse(OsStr::new("")),
             Err(UrlError::Empty(_))
         ));
         assert!(matches!(
-            Place::parse(OsStr::new("a/.landro-x")),
+            Operand::parse(OsStr::new("a/.landro-x")),
             Err(UrlError::Reserved(_))
         ));
     }

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use super::{CliError, Exit, trust};
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::trust;
 
 pub fn run() -> Result<Exit, CliError> {
     let identity = trust::identity(&trust::config_dir()?)?;

@@ -4,27 +4,27 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 
+use crate::cli::args::LsArgs;
+use crate::cli::args::url::Url;
+use crate::cli::dial::{self, Dial};
+use crate::cli::escape;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::output::copy::WARNINGS_SHOWN;
+use crate::cli::output::outcome::{Parties, judge};
 use crate::engine::ClientEvent;
 use crate::proto::session::Request;
 use crate::proto::{Event, Kind, Meta};
 use crate::signals::{Hangup, Signals};
-
-use super::args::LsArgs;
-use super::client::{self, Dial};
-use super::outcome::{Parties, judge};
-use super::report::WARNINGS_SHOWN;
-use super::url::Url;
-use super::{CliError, Exit, escape};
 
 pub fn run(args: LsArgs) -> Result<Exit, CliError> {
     let url = Url::parse(&args.url)?;
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     let (mut written, mut warnings) = (Ok(()), 0);
-    let request = || Request::List {
+    let request = Request::List {
         path: Bytes::from(url.path.clone()),
     };
-    let done = client::run(
+    let done = dial::run(
         &Dial::new(&url.host, &args.trust, &args.engine),
         &signals,
         &request,
@@ -147,6 +147,7 @@ mod tests {
             mtime,
             size_bytes: 42,
             inode: 1,
+            device: 0,
         }
     }
 

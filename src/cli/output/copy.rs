@@ -1,9 +1,6 @@
 //! What the user sees of a transfer: progress and errors on stderr, or NDJSON on stdout, and the
 //! summary.
 
-pub mod json;
-pub mod stats;
-
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -13,10 +10,10 @@ use indicatif::{
 
 use crate::proto::{EntryError, EntryErrorCode, EntryResult, Event, Kind, Totals};
 
-use super::Exit;
-use super::escape;
-use json::{JsonEvent, Printer};
-use stats::Stats;
+use super::json::{JsonEvent, Printer};
+use super::stats::{Stats, goodput_bps};
+use crate::cli::escape;
+use crate::cli::exit::Exit;
 
 /// Often enough to look alive, seldom enough to cost nothing.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
@@ -36,7 +33,7 @@ pub struct Style {
 }
 
 /// Follows one transfer.
-pub struct Reporter {
+pub struct CopyReporter {
     style: Style,
     /// Shown on a terminal only.
     bar: Option<ProgressBar>,
@@ -54,15 +51,15 @@ pub struct Reporter {
     printer: Printer,
 }
 
-impl Reporter {
-    pub fn new(style: Style) -> Reporter {
+impl CopyReporter {
+    pub fn new(style: Style) -> CopyReporter {
         let bar = (!style.quiet && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
             bar.set_style(spinner());
             bar
         });
         let now = crate::engine::now();
-        Reporter {
+        CopyReporter {
             style,
             bar,
             began: now,
@@ -300,7 +297,7 @@ impl Reporter {
 }
 
 /// Adds what one event says to totals; the other side of a transfer does the same.
-pub fn count(totals: &mut Totals, event: &Event) {
+fn count(totals: &mut Totals, event: &Event) {
     match event {
         Event::Progress { bytes } => totals.sent_bytes += bytes,
         Event::Entry {
@@ -308,42 +305,13 @@ pub fn count(totals: &mut Totals, event: &Event) {
             size_bytes,
             result,
             ..
-        } => match result {
-            EntryResult::Done { resumed_bytes } => {
-                totals.resumed_bytes = totals.resumed_bytes.saturating_add(*resumed_bytes);
-                match kind {
-                    Kind::File => {
-                        totals.files += 1;
-                        totals.bytes = totals.bytes.saturating_add(*size_bytes);
-                    }
-                    Kind::Directory => totals.directories += 1,
-                    Kind::Symlink => totals.symlinks += 1,
-                    Kind::Special => {}
-                }
-            }
-            EntryResult::Skipped => totals.skipped += 1,
-            EntryResult::Failed(error) => {
-                totals.errors += 1;
-                totals.full |= error.code == EntryErrorCode::Full;
-                totals.integrity |= error.code == EntryErrorCode::Integrity;
-                totals.permission |= error.code == EntryErrorCode::Permission;
-            }
-        },
+        } => totals.count(*kind, *size_bytes, result),
         Event::Started
         | Event::Announced { .. }
         | Event::Warning { .. }
         | Event::Listing { .. }
         | Event::RoundTrips(_)
         | Event::Benched { .. } => {}
-    }
-}
-
-/// Bits of file data per second.
-fn goodput_bps(bytes: u64, seconds: f64) -> u64 {
-    if seconds > 0.0 {
-        (bytes as f64 * 8.0 / seconds) as u64
-    } else {
-        0
     }
 }
 
@@ -422,12 +390,6 @@ mod tests {
             ..Totals::default()
         };
         assert_eq!(totals, expected);
-    }
-
-    #[test]
-    fn goodput_counts_bits() {
-        assert_eq!(goodput_bps(1000, 2.0), 4000);
-        assert_eq!(goodput_bps(1000, 0.0), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use crate::engine::TransportStats;
+use crate::engine::{ClientEvent, TransportStats};
 
 /// Of this side only; the transport part is missing when no connection came about, or none was
 /// needed.
@@ -72,6 +72,53 @@ impl Stats {
     }
 }
 
+/// Bits of file data per second.
+pub fn goodput_bps(bytes: u64, seconds: f64) -> u64 {
+    if seconds > 0.0 {
+        (bytes as f64 * 8.0 / seconds) as u64
+    } else {
+        0
+    }
+}
+
+/// What the engine told about the connection.
+#[derive(Default)]
+pub struct ConnectionSeen {
+    backend: Option<(String, String)>,
+    peer: Option<String>,
+    transport: Option<Transport>,
+}
+
+impl ConnectionSeen {
+    /// Takes what concerns the connection.
+    pub fn note(&mut self, event: ClientEvent) {
+        match event {
+            ClientEvent::Connected {
+                fingerprint,
+                address,
+                backend,
+                backend_reason,
+            } => {
+                self.backend = Some((format!("{backend:?}"), backend_reason));
+                self.peer = Some(format!("{address} {fingerprint}"));
+            }
+            ClientEvent::Stats(stats) => self.transport = Some(Transport::from(&*stats)),
+            ClientEvent::Session(_) | ClientEvent::Ended(_) => {}
+        }
+    }
+
+    pub fn stats(self) -> Stats {
+        let (backend, backend_reason) = self.backend.unzip();
+        Stats {
+            backend,
+            backend_reason,
+            peer: self.peer,
+            transport: self.transport,
+            ..Stats::of_this_process()
+        }
+    }
+}
+
 /// One line per subject, as people read it.
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,5 +151,16 @@ impl fmt::Display for Stats {
             self.cpu_user_seconds, self.cpu_system_seconds
         )?;
         write!(f, "memory    {} at most", BinaryBytes(self.peak_rss_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goodput_counts_bits() {
+        assert_eq!(goodput_bps(1000, 2.0), 4000);
+        assert_eq!(goodput_bps(1000, 0.0), 0);
     }
 }

@@ -1,12 +1,18 @@
 //! `landro bench`: memory to memory with a daemon, or with both ends on this host.
 
-pub mod meter;
-
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
+use crate::cli::args::BenchArgs;
+use crate::cli::args::url::{Url, UrlError};
+use crate::cli::diagnostics;
+use crate::cli::dial::{self, Dial};
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::output::meter::Meter;
+use crate::cli::output::outcome::{Parties, judge};
+use crate::cli::trust::TrustError;
 use crate::config::QuicConfig;
 use crate::daemon::DaemonError;
 use crate::engine::{Client, ClientConfig, Ended, Grant, PeerAccess, ServeConfig, Server};
@@ -14,14 +20,6 @@ use crate::ids::Fingerprint;
 use crate::proto::session::{BenchWork, Request};
 use crate::quic::Identity;
 use crate::signals::{Hangup, Signals};
-
-use super::args::BenchArgs;
-use super::client::{self, Dial};
-use super::outcome::{Parties, judge};
-use super::trust::TrustError;
-use super::url::{Url, UrlError};
-use super::{CliError, Exit, diagnostics};
-use meter::Meter;
 
 /// What most messages of a program to another are smaller than.
 const DEFAULT_SIZE_BYTES: usize = 1024;
@@ -81,7 +79,7 @@ pub fn run(args: BenchArgs) -> Result<Exit, CliError> {
     Ok(exit)
 }
 
-type End = Result<(Ended, Fingerprint), CliError>;
+type BenchEnd = Result<(Ended, Fingerprint), CliError>;
 
 fn remote(
     args: &BenchArgs,
@@ -89,19 +87,17 @@ fn remote(
     request: &Request,
     signals: &Signals,
     meter: &mut Meter,
-) -> End {
+) -> BenchEnd {
     let dial = Dial {
         streams: args.streams,
         ..Dial::new(&url.host, &args.trust, &args.engine)
     };
-    let done = client::run(&dial, signals, &|| request.clone(), &mut |event| {
-        meter.hear(event)
-    })?;
+    let done = dial::run(&dial, signals, request, &mut |event| meter.hear(event))?;
     Ok((done.ended, done.own))
 }
 
 /// A daemon that knows one client and lets it touch nothing, and that client.
-fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Meter) -> End {
+fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Meter) -> BenchEnd {
     let identity = || {
         Identity::generate()
             .map_err(|error| CliError::from(TrustError::Generate(error.to_string())))
@@ -143,7 +139,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         streams: usize::from(args.streams),
     };
     let client = Client::start(config, request)?;
-    let ended = client::pump(&client, signals, &mut |event| meter.hear(event));
+    let ended = dial::pump(&client, signals, &mut |event| meter.hear(event));
     client.join().map_err(CliError::Worker)?;
     meter.served(&server.shutdown().map_err(DaemonError::Shutdown)?);
     Ok((ended, peer))

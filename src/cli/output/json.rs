@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::cli::escape::acts_on_terminal;
 
+use super::bench::BenchSummary;
 use super::stats::Stats;
-use crate::cli::bench::meter::BenchSummary;
 
 /// Raised when a field changes its meaning or goes away; new fields do not raise it.
 pub const SCHEMA: u32 = 1;
@@ -110,7 +110,7 @@ impl<Name: AsRef<[u8]> + ?Sized> From<&Name> for JsonPath {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct JsonLine<'a> {
     schema: u32,
     #[serde(flatten)]
     event: &'a JsonEvent<'a>,
@@ -149,7 +149,7 @@ impl Printer {
 /// JSON escapes only C0 controls by itself; NDJSON is looked at on terminals, so the rest is
 /// escaped too. Such characters stand only inside strings, where `\uXXXX` means the same.
 fn to_line(event: &JsonEvent) -> serde_json::Result<String> {
-    let mut json = serde_json::to_string(&Line {
+    let mut json = serde_json::to_string(&JsonLine {
         schema: SCHEMA,
         event,
     })?;

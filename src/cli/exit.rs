@@ -1,0 +1,102 @@
+//! How a command ends: its exit code, and what stops it before or outside of a transfer.
+
+use std::io;
+
+use landro_sys::trusted::Untrusted;
+
+use crate::daemon::DaemonError;
+use crate::engine::{EngineError, ShutdownError};
+
+use super::args::route::RouteError;
+use super::args::url::UrlError;
+use super::trust::TrustError;
+
+/// How the process ends; the numbers are part of the interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    Done,
+    Error,
+    Usage,
+    /// Some entries failed, the rest is complete.
+    Partial,
+    /// Identity unknown, changed or refused, or permission refused by the peer.
+    Identity,
+    /// Peer unreachable, lost or timed out; a rerun resumes.
+    Unreachable,
+    /// Destination full.
+    Full,
+    Integrity,
+    /// `serve`: a worker did not stop.
+    Stuck,
+    /// SIGINT; state kept, a rerun resumes.
+    Interrupted,
+    /// SIGTERM; state kept, a rerun resumes.
+    Terminated,
+}
+
+impl Exit {
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Error => 1,
+            Exit::Usage => 2,
+            Exit::Partial => 3,
+            Exit::Identity => 4,
+            Exit::Unreachable => 5,
+            Exit::Full => 6,
+            Exit::Integrity => 7,
+            Exit::Stuck => 8,
+            Exit::Interrupted => 128 + signal_hook::consts::SIGINT as u8,
+            Exit::Terminated => 128 + signal_hook::consts::SIGTERM as u8,
+        }
+    }
+}
+
+/// Why a command ended before, or outside of, a transfer.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The daemon's identity is not what it should be; the text says all.
+    #[error("{0}")]
+    Identity(String),
+    #[error("{host}: cannot find its address: {source}; is the name spelt right?")]
+    Resolve { host: String, source: io::Error },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    #[error("for --keylog or --qlog: {0}")]
+    Diagnostics(Untrusted),
+    #[error("the transfer's worker failed: {0}")]
+    Worker(io::Error),
+    #[error("setting up signal handling: {0}")]
+    Signals(io::Error),
+    #[error("writing to standard output: {0}")]
+    Stdout(io::Error),
+}
+
+impl CliError {
+    /// The exit code, and the word for it in JSON.
+    pub fn exit(&self) -> (Exit, &'static str) {
+        match self {
+            CliError::Route(_) | CliError::Url(_) => (Exit::Usage, "usage"),
+            CliError::Identity(_) => (Exit::Identity, "identity"),
+            CliError::Trust(_) => (Exit::Error, "identity"),
+            CliError::Resolve { .. } => (Exit::Unreachable, "unreachable"),
+            CliError::Daemon(DaemonError::Shutdown(ShutdownError::Stuck { .. })) => {
+                (Exit::Stuck, "stuck")
+            }
+            CliError::Engine(_)
+            | CliError::Daemon(_)
+            | CliError::Diagnostics(_)
+            | CliError::Worker(_)
+            | CliError::Signals(_)
+            | CliError::Stdout(_) => (Exit::Error, "other"),
+        }
+    }
+}

@@ -31,6 +31,7 @@ pub mod bench;
 pub mod chunks;
 pub mod integrity;
 pub mod journal;
+pub mod lanes;
 pub mod manifest;
 pub mod receive;
 pub mod send;
@@ -41,7 +42,7 @@ pub mod wire;
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::ids::{DirId, FileId, Name, OpId, StreamKey};
 
@@ -140,6 +141,19 @@ impl Payload {
         match self {
             Payload::Bytes(bytes) => bytes.len() as u64,
             Payload::Range { len_bytes, .. } => *len_bytes,
+        }
+    }
+
+    /// Leaves out the first bytes, which were taken.
+    pub fn skip(&mut self, taken_bytes: u64) {
+        match self {
+            Payload::Bytes(bytes) => bytes.advance(taken_bytes as usize),
+            Payload::Range {
+                offset, len_bytes, ..
+            } => {
+                *offset += taken_bytes;
+                *len_bytes -= taken_bytes;
+            }
         }
     }
 }

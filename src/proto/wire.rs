@@ -11,6 +11,7 @@
 mod cbor;
 mod messages;
 mod records;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -71,6 +72,10 @@ pub enum WireError {
     StreamType(u64),
     #[error("malformed data stream: {0}")]
     Record(&'static str),
+    #[error("a stream ended without its end byte")]
+    StreamEnd,
+    #[error("malformed lane end: {0}")]
+    LaneEnd(&'static str),
 }
 
 /// How a lane says what it is for: the first [`Preface::BYTES`] bytes of its control stream, client

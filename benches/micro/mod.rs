@@ -8,7 +8,7 @@ pub mod udp;
 pub mod wire;
 
 /// The largest piece of a file that moves at once, and the size of one UDP message.
-pub const PIECE_BYTES: usize = 64 * 1024;
+pub use landro::proto::PIECE_BYTES;
 
 /// The usual chunk.
 pub const MIB: usize = 1 << 20;

@@ -9,7 +9,9 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use landro::config::{ETHERNET_UDP_PAYLOAD_BYTES, QuicConfig};
 use landro::engine::now;
 use landro::ids::WorkerId;
-use landro::quic::{Conn, Identity, Route, Router, Run, Secrets, Setup, TicketKeys};
+use landro::quic::{
+    Accept, Conn, Connect, Identity, Route, Router, Run, Secrets, Setup, TicketKeys,
+};
 
 use super::{PIECE_BYTES, noise};
 
@@ -72,16 +74,15 @@ impl Ends {
             out,
             runs,
         } = self;
-        let client = Conn::connect(
-            client_setup,
-            client_router,
-            KEY,
-            CLIENT,
-            SERVER,
-            None,
-            None,
-            now(),
-        );
+        let connect = Connect {
+            key: KEY,
+            local: CLIENT,
+            peer: SERVER,
+            steer: None,
+            ticket: None,
+            now: now(),
+        };
+        let client = Conn::connect(client_setup, client_router, connect);
         let (mut client, mut server) = (client.expect("a client's connection"), None);
         for _ in 0..MOST_FLIGHTS {
             carry(&mut client, out, runs, |datagram| {
@@ -91,8 +92,14 @@ impl Ends {
                     else {
                         panic!("the first datagram asks for a connection");
                     };
-                    let accepted =
-                        Conn::accept(server_setup, server_router, KEY, new, SERVER, CLIENT, now());
+                    let accept = Accept {
+                        key: KEY,
+                        new,
+                        local: SERVER,
+                        peer: CLIENT,
+                        now: now(),
+                    };
+                    let accepted = Conn::accept(server_setup, server_router, accept);
                     server = Some(accepted.expect("a server's connection"));
                 }
                 if let Some(server) = &mut server {

@@ -76,6 +76,11 @@ fn texts() {
         b"# mine\n\nH:1 \xff old key\nh.example:1\t\xff\n[::1]:1 \xff",
     );
     seed("known_hosts", "zone", b"[fe80::1%Eth0]:1 \xff\n");
+    seed(
+        "known_hosts",
+        "spelling",
+        b"#\t\xff\n[0::1]:1 \xff\n[::2]:1 \xff",
+    );
     seed("known_hosts", "bad", b"h:1 \xff\nh:1 SHA256:short\n");
 }
 

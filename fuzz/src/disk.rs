@@ -89,7 +89,7 @@ fn small(how: u8, max_bytes: usize, script: &mut Script<'_>) -> DiskDone {
     let after = meta(how, script);
     let len = usize::try_from(after.size_bytes)
         .unwrap_or(usize::MAX)
-        .min(max_bytes + 1);
+        .min(max_bytes);
     DiskDone::Small {
         data: vec![0; len].into(),
         after,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use landro::ids::{EntryId, OpId, StreamKey};
+pub use landro::proto::PIECE_BYTES;
 use landro::proto::chunks::ParallelTransferConfig;
 use landro::proto::session::{Limits, Session};
 use landro::proto::wire::{
@@ -25,9 +26,6 @@ const ENTRY_WINDOW: u32 = 16;
 const WRITE_BEHIND_BYTES: usize = 256 * 1024;
 
 const READ_AHEAD_BYTES: usize = 1 << 20;
-
-/// A worker hands data over, and asks for it, in pieces of at most this.
-pub const PIECE_BYTES: usize = 64 * 1024;
 
 /// A session that is over closes what it holds: in fewer disk operations than this.
 const MAX_CLOSING_OPS: usize = 100_000;

@@ -70,11 +70,11 @@ impl Eq for Diagnostics {}
 #[derive(Clone)]
 pub struct Diagnosis {
     to: Arc<Diagnostics>,
-    secrets: Arc<Mutex<Secrets>>,
+    secrets: Arc<Mutex<HeldSecrets>>,
 }
 
 /// A connection's secrets.
-enum Secrets {
+enum HeldSecrets {
     /// The peer is not known yet.
     Held(Vec<u8>),
     /// It is: they are written as they come.
@@ -87,7 +87,7 @@ impl Diagnosis {
     pub fn new(to: Arc<Diagnostics>) -> Diagnosis {
         Diagnosis {
             to,
-            secrets: Arc::new(Mutex::new(Secrets::Held(Vec::new()))),
+            secrets: Arc::new(Mutex::new(HeldSecrets::Held(Vec::new()))),
         }
     }
 
@@ -96,13 +96,13 @@ impl Diagnosis {
     pub fn begin(&self, name: &str) -> Option<QlogFile> {
         let admitted = self.to.admit();
         let next = if admitted {
-            Secrets::Written
+            HeldSecrets::Written
         } else {
-            Secrets::Dropped
+            HeldSecrets::Dropped
         };
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         let held = std::mem::replace(&mut *secrets, next);
-        if let (true, Secrets::Held(lines), Some(mut file)) =
+        if let (true, HeldSecrets::Held(lines), Some(mut file)) =
             (admitted, held, self.to.key_log.as_ref())
             && let Err(error) = file.write_all(&lines)
         {
@@ -135,12 +135,12 @@ impl Write for Diagnosis {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         match (&mut *secrets, self.to.key_log.as_ref()) {
-            (Secrets::Held(held), _) if held.len() + line.len() <= MAX_HELD_BYTES => {
+            (HeldSecrets::Held(held), _) if held.len() + line.len() <= MAX_HELD_BYTES => {
                 held.extend_from_slice(line)
             }
             // One write(2) with O_APPEND: lines of several workers do not mix.
-            (Secrets::Written, Some(mut file)) => file.write_all(line)?,
-            (Secrets::Held(_) | Secrets::Written | Secrets::Dropped, _) => {}
+            (HeldSecrets::Written, Some(mut file)) => file.write_all(line)?,
+            (HeldSecrets::Held(_) | HeldSecrets::Written | HeldSecrets::Dropped, _) => {}
         }
         Ok(line.len())
     }
@@ -225,6 +225,6 @@ mod tests {
             held.write_all(&[b'x'; 200]).unwrap();
         }
         let secrets = held.secrets.lock().unwrap();
-        assert!(matches!(&*secrets, Secrets::Held(lines) if lines.len() <= MAX_HELD_BYTES));
+        assert!(matches!(&*secrets, HeldSecrets::Held(lines) if lines.len() <= MAX_HELD_BYTES));
     }
 }

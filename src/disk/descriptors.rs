@@ -6,6 +6,7 @@
 //! a part of the table to operations that end by themselves, so that these always get on. The
 //! kernel gives the lowest free number, so a descriptor's number tells how full the table is.
 
+use crate::proto::errno::{EMFILE, ENFILE};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::Poll;
 use std::time::Duration;
@@ -18,10 +19,6 @@ pub const RETRY: Duration = Duration::from_millis(2);
 /// Tries before an operation fails: a minute. Other sessions close files as they get on, and where
 /// none does, waiting longer helps nobody.
 const TRIES: u32 = 30_000;
-
-/// The system's, and the process's table of open files is full (open(2)).
-const ENFILE: i32 = 23;
-const EMFILE: i32 = 24;
 
 /// Which descriptors may be kept, by their numbers.
 #[derive(Clone, Copy, Debug)]

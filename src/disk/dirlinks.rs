@@ -21,10 +21,7 @@ use super::source::split_path;
 use super::space::Base;
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, Name};
-
-const EEXIST: i32 = 17;
-const EXDEV: i32 = 18;
-const ELOOP: i32 = 40;
+use crate::proto::errno::{EEXIST, ELOOP, EXDEV};
 
 /// Symlinks on the way to one directory, as many as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -46,15 +43,24 @@ fn may_be_received(link: &Statx) -> bool {
             .is_some_and(|made| made != (link.mtime_s, link.mtime_ns))
 }
 
+/// A directory of a transfer that is to be.
+pub struct NewDir {
+    pub parent: DirId,
+    pub name: Name,
+    pub dir: DirId,
+    pub keep_dirlinks: bool,
+    pub fsync: bool,
+}
+
 /// Makes a directory of a transfer, or takes the one that is there.
-pub async fn make_dir(
-    files: &Files,
-    parent: DirId,
-    name: &Name,
-    dir: DirId,
-    keep_dirlinks: bool,
-    fsync: bool,
-) -> Result<DiskDone, DiskError> {
+pub async fn make_dir(files: &Files, new: &NewDir) -> Result<DiskDone, DiskError> {
+    let NewDir {
+        parent,
+        ref name,
+        dir,
+        keep_dirlinks,
+        fsync,
+    } = *new;
     let place = files.space.child(parent, name.as_bytes())?;
     let parent_fd = files.dir(parent).await?;
     let op = FileOp::Mkdir {

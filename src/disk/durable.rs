@@ -16,8 +16,9 @@ use std::sync::Arc;
 use landro_sys::file::{flags, magic};
 use landro_sys::{FileDone, FileOp, Flock, OpenHow, Statx};
 
-use super::{DiskError, Files, descriptors, libc_eio};
+use super::{DiskError, Files, descriptors};
 use crate::ids::{DirId, Name};
+use crate::proto::errno::EIO;
 use crate::proto::journal::Storage;
 
 /// The mark. `user.` is the part of the name space that needs no privilege (xattr(7)).
@@ -417,7 +418,7 @@ impl Files {
 fn in_place(call: &'static str, op: FileOp) -> Result<FileDone, DiskError> {
     landro_sys::run(op).map_err(|error| DiskError {
         call,
-        errno: error.raw_os_error().unwrap_or(libc_eio()),
+        errno: error.raw_os_error().unwrap_or(EIO),
     })
 }
 

@@ -13,12 +13,9 @@ use super::descriptors::is_shortage;
 use super::names::c_string;
 use super::part::wrote;
 use super::space::{Base, OpenFile, Space};
-use super::{Disk, DiskDone, DiskError, DiskOp, Files, libc_eio, run};
+use super::{Disk, DiskDone, DiskError, DiskOp, Files, run};
 use crate::ids::{DirId, FileId, Name};
-
-const EBADF: i32 = 9;
-const ENOMEM: i32 = 12;
-const EACCES: i32 = 13;
+use crate::proto::errno::{EACCES, EBADF, EIO, ENOMEM};
 
 /// An operation holds one buffer at a time, and the last one of a pool is never given out.
 const POOL_BUFFERS: usize = 4;
@@ -30,14 +27,14 @@ pub struct Side {
 
 /// Which object of this host something is, whatever names and mounts lead to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Identity {
+pub struct ObjectIdentity {
     device: u64,
     inode: u64,
 }
 
-impl From<Statx> for Identity {
-    fn from(stat: Statx) -> Identity {
-        Identity {
+impl From<Statx> for ObjectIdentity {
+    fn from(stat: Statx) -> ObjectIdentity {
+        ObjectIdentity {
             device: stat.dev,
             inode: stat.ino,
         }
@@ -62,12 +59,12 @@ impl Side {
     }
 
     /// Which directory this is.
-    pub fn identity(&self, dir: DirId) -> Result<Identity, DiskError> {
+    pub fn identity(&self, dir: DirId) -> Result<ObjectIdentity, DiskError> {
         self.at_once(async |files| Ok(files.fstat(&files.dir(dir).await?).await?.into()))
     }
 
     /// Which object a name stands for; a symlink is one itself.
-    pub fn identity_of(&self, dir: DirId, name: &Name) -> Result<Identity, DiskError> {
+    pub fn identity_of(&self, dir: DirId, name: &Name) -> Result<ObjectIdentity, DiskError> {
         self.at_once(async |files| {
             let dir = Some(files.dir(dir).await?);
             let op = FileOp::Statx {
@@ -83,10 +80,10 @@ impl Side {
     }
 
     /// A directory and those it lies in, up to the root or to the first that may not be entered.
-    pub fn identities_up(&self, dir: DirId) -> Result<Vec<Identity>, DiskError> {
+    pub fn identities_up(&self, dir: DirId) -> Result<Vec<ObjectIdentity>, DiskError> {
         self.at_once(async |files| {
             let mut fd = files.dir(dir).await?;
-            let mut found: Vec<Identity> = vec![files.fstat(&fd).await?.into()];
+            let mut found: Vec<ObjectIdentity> = vec![files.fstat(&fd).await?.into()];
             let how = OpenHow {
                 flags: flags::O_PATH | flags::O_DIRECTORY,
                 mode: 0,
@@ -129,7 +126,7 @@ impl Side {
             landro_sys::splice::copy_local(Arc::as_ref(&from), Arc::as_ref(&part.data), len_bytes)
                 .map_err(|error| DiskError {
                     call: "copy_file_range",
-                    errno: error.raw_os_error().unwrap_or_else(libc_eio),
+                    errno: error.raw_os_error().unwrap_or(EIO),
                 })?;
         self.at_once(async |files| {
             wrote(files, &part, copied_bytes).await;

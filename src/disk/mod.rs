@@ -7,6 +7,8 @@
 //! every metadata operation to an io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel), which
 //! costs more than the call itself.
 
+#[cfg(test)]
+mod conformance;
 mod descriptors;
 mod dirlinks;
 mod durable;
@@ -37,15 +39,19 @@ use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool};
 
 use crate::ids::{NameError, OpId, is_reserved_path};
-use crate::proto::{DiskDone, DiskError, DiskOp};
+use crate::proto::errno::EIO;
+use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
-pub use local::{Identity, Side};
+pub use local::{ObjectIdentity, Side};
 pub use settle::{Settler, start as start_settler};
 #[cfg(feature = "fuzzing")]
 pub use source::{relative, split_path};
 pub use space::{Base, Space};
 
 use names::c_string;
+
+// What `proto` reads and writes at a time lies in one buffer.
+const _: () = assert!(Pool::BUFFER_BYTES == PIECE_BYTES);
 
 /// Pool buffers any session may hold: one being sent, one being read.
 const MIN_SHARE_BUFFERS: usize = 2;
@@ -251,7 +257,8 @@ impl Files {
         };
         done.map_err(|error| DiskError {
             call,
-            errno: error.raw_os_error().unwrap_or(libc_eio()),
+            // Without one: a short write, say.
+            errno: error.raw_os_error().unwrap_or(EIO),
         })
     }
 
@@ -262,11 +269,6 @@ impl Files {
         }
         .await
     }
-}
-
-/// EIO: what a failure without an errno (a short write, say) is reported as.
-const fn libc_eio() -> i32 {
-    5
 }
 
 /// A file operation on the ring, as a future.
@@ -372,17 +374,39 @@ impl Drop for Pinned {
 
 async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
-        DiskOp::ResolveTarget {
-            path,
-            must_be_dir,
-            dir,
-            fsync,
-        } => target::resolve(files, &path, must_be_dir, dir, fsync).await,
-        DiskOp::ResolveSource { path, dir } => source::resolve(files, &path, dir).await,
         DiskOp::CloseDir { dir } => {
             files.space.forget_dir(dir);
             Ok(DiskDone::Done)
         }
+        cmd @ (DiskOp::ResolveSource { .. }
+        | DiskOp::OpenDir { .. }
+        | DiskOp::List { .. }
+        | DiskOp::ReadSmall { .. }
+        | DiskOp::OpenRead { .. }
+        | DiskOp::Read { .. }
+        | DiskOp::Stat { .. }
+        | DiskOp::CloseRead { .. }) => run_for_sender(files, cmd).await,
+        cmd @ (DiskOp::OpenPart { .. }
+        | DiskOp::StartPart { .. }
+        | DiskOp::Write { .. }
+        | DiskOp::ReadPart { .. }
+        | DiskOp::WriteJournal { .. }
+        | DiskOp::CommitPart { .. }
+        | DiskOp::ClosePart { .. }
+        | DiskOp::CleanPart { .. }) => run_for_part(files, cmd).await,
+        cmd @ (DiskOp::ResolveTarget { .. }
+        | DiskOp::Check { .. }
+        | DiskOp::MakeDir { .. }
+        | DiskOp::SetDir { .. }
+        | DiskOp::PutSmall { .. }
+        | DiskOp::PutSymlink { .. }) => run_for_target(files, cmd).await,
+    }
+}
+
+/// Finding, listing and reading sources.
+async fn run_for_sender(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    match cmd {
+        DiskOp::ResolveSource { path, dir } => source::resolve(files, &path, dir).await,
         DiskOp::OpenDir { parent, name, dir } => {
             source::open_dir(files, parent, name.as_ref(), dir).await
         }
@@ -403,44 +427,13 @@ async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
             files.space.forget_file(file);
             Ok(DiskDone::Done)
         }
-        DiskOp::Check { dir, name } => target::check(files, dir, &name).await,
-        DiskOp::MakeDir {
-            parent,
-            name,
-            dir,
-            keep_dirlinks,
-            fsync,
-        } => dirlinks::make_dir(files, parent, &name, dir, keep_dirlinks, fsync).await,
-        DiskOp::SetDir {
-            dir,
-            mode,
-            mtime,
-            fsync,
-        } => target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await,
-        DiskOp::PutSmall {
-            dir,
-            name,
-            data,
-            mode,
-            mtime,
-            fsync,
-        } => {
-            target::put_small(
-                files,
-                dir,
-                &name,
-                data,
-                publish::Attributes { mode, mtime, fsync },
-            )
-            .await
-        }
-        DiskOp::PutSymlink {
-            dir,
-            name,
-            target,
-            mtime,
-            fsync,
-        } => target::put_symlink(files, dir, &name, &target, mtime, fsync).await,
+        other => unreachable!("{other:?} is none of a sender"),
+    }
+}
+
+/// Partial files.
+async fn run_for_part(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    match cmd {
         DiskOp::OpenPart {
             dir,
             name,
@@ -471,6 +464,76 @@ async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
         } => part::commit_part(files, file, publish::Attributes { mode, mtime, fsync }).await,
         DiskOp::ClosePart { file, keep } => part::close_part(files, file, keep).await,
         DiskOp::CleanPart { dir, name } => part::clean_part(files, dir, &name).await,
+        other => unreachable!("{other:?} is none of a partial file"),
+    }
+}
+
+/// What stands at the destination, and what is put there whole.
+async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    match cmd {
+        DiskOp::ResolveTarget {
+            path,
+            must_be_dir,
+            dir,
+            fsync,
+        } => target::resolve(files, &path, must_be_dir, dir, fsync).await,
+        DiskOp::Check { dir, name } => target::check(files, dir, &name).await,
+        DiskOp::MakeDir {
+            parent,
+            name,
+            dir,
+            keep_dirlinks,
+            fsync,
+        } => {
+            let new = dirlinks::NewDir {
+                parent,
+                name,
+                dir,
+                keep_dirlinks,
+                fsync,
+            };
+            dirlinks::make_dir(files, &new).await
+        }
+        DiskOp::SetDir {
+            dir,
+            mode,
+            mtime,
+            fsync,
+        } => target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await,
+        DiskOp::PutSmall {
+            dir,
+            name,
+            data,
+            mode,
+            mtime,
+            fsync,
+        } => {
+            target::put_small(
+                files,
+                dir,
+                &name,
+                data,
+                publish::Attributes { mode, mtime, fsync },
+            )
+            .await
+        }
+        DiskOp::PutSymlink {
+            dir,
+            name,
+            target,
+            mtime,
+            fsync,
+        } => {
+            let new = target::NewLink {
+                dir,
+                name,
+                target,
+                mtime,
+                fsync,
+            };
+            target::put_symlink(files, &new).await
+        }
+        other => unreachable!("{other:?} is none of a destination"),
     }
 }
 

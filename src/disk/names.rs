@@ -5,6 +5,7 @@ use std::ffi::CString;
 
 use super::DiskError;
 use crate::ids::{Name, TEMPORARY_PREFIX, is_reserved_path};
+use crate::proto::errno::EINVAL;
 
 /// Partial file of a resumable transfer.
 pub fn part(name: &Name) -> CString {
@@ -52,6 +53,6 @@ pub fn refuse_reserved(path: &[u8]) -> Result<(), DiskError> {
 pub fn c_string(bytes: &[u8]) -> Result<CString, DiskError> {
     CString::new(bytes).map_err(|_| DiskError {
         call: "path",
-        errno: 22,
+        errno: EINVAL,
     })
 }

@@ -16,10 +16,7 @@ use super::publish::{
 use super::space::{History, OpenFile, Part};
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
-
-const ENOENT: i32 = 2;
-const ENOSPC: i32 = 28;
-const EOPNOTSUPP: i32 = 95;
+use crate::proto::errno::{EBADF, ENOENT, ENOSPC, EOPNOTSUPP};
 
 /// Longest journal read back: the header and 65,536 records of 40 bytes.
 const MAX_JOURNAL_BYTES: usize = 3 << 20;
@@ -145,7 +142,7 @@ fn part(files: &Files, file: FileId) -> Result<Part, DiskError> {
         OpenFile::Part(part) => Ok(part),
         OpenFile::Source(_) => Err(DiskError {
             call: "file",
-            errno: 9,
+            errno: EBADF,
         }),
     }
 }

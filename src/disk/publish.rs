@@ -11,19 +11,9 @@ use landro_sys::{FileDone, FileOp, Flock, OpenHow};
 use super::names::{self, c_string};
 use super::{DiskError, Files};
 use crate::ids::{DirId, Name};
+use crate::proto::errno::{EACCES, EBUSY, EEXIST, EINVAL, EIO, EISDIR, ELOOP, ENOENT, EOPNOTSUPP};
+use crate::proto::fs::FILE_MODE;
 use crate::proto::{Kind, Mtime};
-
-const ENOENT: i32 = 2;
-const EACCES: i32 = 13;
-const EEXIST: i32 = 17;
-const EISDIR: i32 = 21;
-const EINVAL: i32 = 22;
-const ELOOP: i32 = 40;
-const EOPNOTSUPP: i32 = 95;
-
-/// Mode bits a file gets. Never setuid or setgid: owners do not travel, so another user's setuid
-/// program would become ours, and root's where root receives.
-const FILE_MODE: u32 = 0o1777;
 
 /// Others who use the same temporary name at the same time are outrun this often.
 const TRIES: usize = 8;
@@ -83,7 +73,7 @@ pub async fn write_all(
         if bytes == 0 {
             return Err(DiskError {
                 call: "write",
-                errno: super::libc_eio(),
+                errno: EIO,
             });
         }
         offset += bytes as u64;
@@ -133,7 +123,7 @@ pub async fn temporary(
         // Another session is writing the same file: EBUSY.
         None => Err(DiskError {
             call: "flock",
-            errno: 16,
+            errno: EBUSY,
         }),
     }
 }
@@ -325,7 +315,7 @@ async fn replace(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Result<(
     }
     Err(DiskError {
         call: "renameat",
-        errno: 16,
+        errno: EBUSY,
     })
 }
 

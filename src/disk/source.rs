@@ -11,14 +11,11 @@ use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, OpenHow, Pool, Statx};
 
 use super::names::{c_string, refuse_reserved};
-use super::space::{Base, OpenFile, Place};
+use super::space::{Base, DirPlace, OpenFile};
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name, is_reserved_path};
+use crate::proto::errno::{EACCES, EBADF, ELOOP, ENAMETOOLONG};
 use crate::proto::{Kind, Listed, Meta, Mtime};
-
-const EBADF: i32 = 9;
-const EACCES: i32 = 13;
-const ELOOP: i32 = 40;
 
 pub fn meta_of(stat: &Statx) -> Meta {
     let kind = match stat.kind {
@@ -184,11 +181,10 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
         files.space.allowance.keep(&fd)?;
     }
     files.learn_file_system(&fd).await?;
-    files
-        .space
-        .add_dir(dir, Place::held(fd.clone(), Vec::new()), fd.clone());
+    let place = DirPlace::held(fd.clone(), Vec::new());
     let Some(name) = name else {
         let meta = meta_of(&files.fstat(&fd).await?);
+        files.space.add_dir(dir, place, fd);
         return Ok(DiskDone::Source {
             name: None,
             meta,
@@ -198,7 +194,7 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
     };
     let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError {
         call: "path",
-        errno: 36,
+        errno: ENAMETOOLONG,
     })?;
     let mut listed = files.look_at(fd.clone(), name.bytes()).await;
     if trailing_slash
@@ -222,6 +218,8 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
             .replace(Some((dir, name.clone(), behind)));
     }
     let (meta, link) = listed.found?;
+    // Only now: of a source that failed, nothing is closed.
+    files.space.add_dir(dir, place, fd);
     Ok(DiskDone::Source {
         name: Some(name),
         meta,
@@ -242,7 +240,7 @@ pub async fn open_dir(
         .borrow_mut()
         .take_if(|(d, n, _)| *d == parent && Some(&*n) == name);
     let (place, fd) = match (behind, name) {
-        (Some((_, _, fd)), _) => (Place::held(fd.clone(), Vec::new()), fd),
+        (Some((_, _, fd)), _) => (DirPlace::held(fd.clone(), Vec::new()), fd),
         (None, Some(name)) => {
             let place = files.space.child(parent, name.as_bytes())?;
             let fd = files.open_place(&place).await?;
@@ -251,7 +249,7 @@ pub async fn open_dir(
         (None, None) => {
             // A descriptor of its own: listing keeps its position in the open file description.
             let fd = files.open_dir_below(&files.dir(parent).await?, b"").await?;
-            (Place::held(fd.clone(), Vec::new()), fd)
+            (DirPlace::held(fd.clone(), Vec::new()), fd)
         }
     };
     files.space.add_dir(dir, place, fd);

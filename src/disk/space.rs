@@ -15,6 +15,7 @@ use super::durable::Footing;
 use super::names::c_string;
 use super::{DiskError, Files};
 use crate::ids::{DirId, FileId, Name, PATH_MAX_BYTES};
+use crate::proto::errno::{EACCES, EBADF, ENAMETOOLONG};
 
 /// Directory descriptors a session keeps open at once; older ones are reopened by path when needed.
 /// 150 sessions then hold 9,600, below the usual hard limit of 20,000 and more.
@@ -55,7 +56,7 @@ pub struct Space {
 }
 
 struct Dir {
-    place: Place,
+    place: DirPlace,
     open: Option<Arc<OwnedFd>>,
     /// Where the next batch of names begins (a directory offset of this file system, stable across
     /// reopening).
@@ -65,7 +66,7 @@ struct Dir {
 
 /// Where a directory of a transfer is found again: below a descriptor, by a path without symlinks.
 #[derive(Clone)]
-pub struct Place {
+pub struct DirPlace {
     root: Arc<OwnedFd>,
     /// From where the session's paths begin: a daemon's root, or the directory the sources land in
     /// or lie in.
@@ -74,16 +75,16 @@ pub struct Place {
     from: usize,
 }
 
-impl Place {
+impl DirPlace {
     /// A directory that is held, at `path`.
-    pub fn held(root: Arc<OwnedFd>, path: Vec<u8>) -> Place {
+    pub fn held(root: Arc<OwnedFd>, path: Vec<u8>) -> DirPlace {
         let from = path.len();
-        Place { root, path, from }
+        DirPlace { root, path, from }
     }
 
     /// The same place, which is held as this descriptor from now on.
-    pub fn held_as(self, root: Arc<OwnedFd>) -> Place {
-        Place::held(root, self.path)
+    pub fn held_as(self, root: Arc<OwnedFd>) -> DirPlace {
+        DirPlace::held(root, self.path)
     }
 
     fn below(&self) -> &[u8] {
@@ -212,19 +213,19 @@ impl Space {
     pub fn file(&self, file: FileId) -> Result<OpenFile, DiskError> {
         self.files.borrow().get(&file).cloned().ok_or(DiskError {
             call: "file",
-            errno: 9,
+            errno: EBADF,
         })
     }
 
     /// Remembers where the sources land: `path` from where the session's paths begin.
     pub fn add_target(&self, dir: DirId, path: Vec<u8>, fd: Arc<OwnedFd>) {
         self.target.set(Some(dir));
-        self.add_dir(dir, Place::held(fd.clone(), path), fd);
+        self.add_dir(dir, DirPlace::held(fd.clone(), path), fd);
     }
 
     /// Remembers an open directory that was received in `parent`. What was asked for by itself, the
     /// top entry, is held from then on, so that nothing below it is ever found from above it.
-    pub fn add_received_dir(&self, parent: DirId, dir: DirId, place: Place, open: Arc<OwnedFd>) {
+    pub fn add_received_dir(&self, parent: DirId, dir: DirId, place: DirPlace, open: Arc<OwnedFd>) {
         let is_top = self.target.get() == Some(parent);
         // So many top entries cost a descriptor each; more are found from the directory they lie
         // in.
@@ -246,7 +247,7 @@ impl Space {
     }
 
     /// Remembers an open directory under its number.
-    pub fn add_dir(&self, dir: DirId, place: Place, open: Arc<OwnedFd>) {
+    pub fn add_dir(&self, dir: DirId, place: DirPlace, open: Arc<OwnedFd>) {
         let used = self.tick();
         let mut dirs = self.dirs.borrow_mut();
         let open = self.allowance.may_cache(&open).then_some(open);
@@ -265,7 +266,7 @@ impl Space {
     }
 
     /// Where a directory's child is, for opening or remembering it.
-    pub fn child(&self, parent: DirId, name: &[u8]) -> Result<Place, DiskError> {
+    pub fn child(&self, parent: DirId, name: &[u8]) -> Result<DirPlace, DiskError> {
         let mut place = self.place(parent)?;
         if !place.path.is_empty() {
             place.path.push(b'/');
@@ -274,8 +275,8 @@ impl Space {
         if place.below().len() > PATH_MAX_BYTES {
             return Err(DiskError {
                 call: "path",
-                errno: 36,
-            }); // ENAMETOOLONG
+                errno: ENAMETOOLONG,
+            });
         }
         Ok(place)
     }
@@ -285,11 +286,11 @@ impl Space {
         Ok(self.place(dir)?.path)
     }
 
-    fn place(&self, dir: DirId) -> Result<Place, DiskError> {
+    fn place(&self, dir: DirId) -> Result<DirPlace, DiskError> {
         let dirs = self.dirs.borrow();
         let found = dirs.get(&dir).ok_or(DiskError {
             call: "directory",
-            errno: 9,
+            errno: EBADF,
         })?;
         Ok(found.place.clone())
     }
@@ -347,7 +348,7 @@ impl Files {
             let used = self.space.tick();
             let found = dirs.get_mut(&dir).ok_or(DiskError {
                 call: "directory",
-                errno: 9,
+                errno: EBADF,
             })?;
             found.used = used;
             if let Some(open) = &found.open {
@@ -367,7 +368,7 @@ impl Files {
         Ok(open)
     }
 
-    pub(super) async fn open_place(&self, place: &Place) -> Result<Arc<OwnedFd>, DiskError> {
+    pub(super) async fn open_place(&self, place: &DirPlace) -> Result<Arc<OwnedFd>, DiskError> {
         self.open_dir_below(&place.root, place.below()).await
     }
 
@@ -397,7 +398,7 @@ impl Files {
         match self.open(dir, path, how(flags::O_RDONLY)).await {
             // A directory one may enter but not list (mode 0311): O_PATH is enough for the *at
             // calls.
-            Err(DiskError { errno: 13, .. }) => self.open(dir, path, how(flags::O_PATH)).await,
+            Err(DiskError { errno: EACCES, .. }) => self.open(dir, path, how(flags::O_PATH)).await,
             other => other,
         }
     }

@@ -16,15 +16,9 @@ use super::source::{relative, split_path};
 use super::space::Base;
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, Name};
+use crate::proto::errno::{EEXIST, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
+use crate::proto::fs::DIRECTORY_MODE;
 use crate::proto::{Existing, Kind, Mtime};
-
-const ENOENT: i32 = 2;
-const EEXIST: i32 = 17;
-const ENOTDIR: i32 = 20;
-const ELOOP: i32 = 40;
-
-/// Mode bits a directory gets: on it setgid only hands down the group, and sticky protects.
-const DIRECTORY_MODE: u32 = 0o3777;
 
 pub async fn resolve(
     files: &Files,
@@ -84,7 +78,7 @@ pub async fn resolve(
     }
     let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError {
         call: "path",
-        errno: 36,
+        errno: ENAMETOOLONG,
     })?;
     add_target(files, parent_path, parent, dir).await?;
     Ok(DiskDone::Target { name: Some(name) })
@@ -193,15 +187,24 @@ pub async fn put_small(
     result.map(|()| DiskDone::Done)
 }
 
-pub async fn put_symlink(
-    files: &Files,
-    dir: DirId,
-    name: &Name,
-    target: &Bytes,
-    mtime: Mtime,
-    fsync: bool,
-) -> Result<DiskDone, DiskError> {
-    let dir = files.dir(dir).await?;
+/// A symlink that is to be.
+pub struct NewLink {
+    pub dir: DirId,
+    pub name: Name,
+    pub target: Bytes,
+    pub mtime: Mtime,
+    pub fsync: bool,
+}
+
+pub async fn put_symlink(files: &Files, new: &NewLink) -> Result<DiskDone, DiskError> {
+    let NewLink {
+        name,
+        target,
+        mtime,
+        fsync,
+        ..
+    } = new;
+    let dir = files.dir(new.dir).await?;
     let temporary = names::replacement(name);
     unlink(files, &dir, &temporary).await?;
     let op = FileOp::Symlink {
@@ -222,7 +225,7 @@ pub async fn put_symlink(
         rename(files, &dir, &temporary, &c_string(name.as_bytes())?, 0).await?;
         // A symlink cannot be opened to be synced; with its directory's new name the kernel writes
         // the link itself.
-        if fsync {
+        if *fsync {
             sync(files, &dir).await
         } else {
             Ok(())

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::chunks::{ParallelTransferConfig, StreamSlots};
-use super::session::errors::{Violation, violation};
-use super::session::ports::{Ports, REPORT_EVERY, Reporter};
+use super::errors::{Violation, violation};
+use super::ports::{Ports, ProgressTeller, REPORT_EVERY};
 use super::wire::{MAX_ECHO_BYTES, Message};
 use super::{Event, PIECE_BYTES, Payload, Totals};
 
@@ -35,7 +35,7 @@ const MAX_ROUND_TRIPS: usize = 1024;
 
 /// What one side does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum BenchRole {
     Send {
         streams: usize,
         read_ahead_bytes: u64,
@@ -49,14 +49,14 @@ pub enum Role {
 
 pub struct Bench {
     work: Work,
-    state: State,
+    state: BenchState,
     duration: Duration,
     /// Filler or echoed bytes: emitted, arrived, asked or answered.
     bytes: u64,
     /// When the first left or arrived, and when the last arrived.
     began: Option<Instant>,
     last: Option<Instant>,
-    reporter: Reporter,
+    reporter: ProgressTeller,
 }
 
 enum Work {
@@ -80,7 +80,7 @@ enum Work {
 }
 
 #[derive(Debug)]
-enum State {
+enum BenchState {
     /// Client: the server has not accepted yet. Data may be faster than its welcome. Next: Running.
     Greeting,
     /// Whoever sends ends it at `ends_at`. Next: Ended (sender), Over (receiver).
@@ -92,14 +92,14 @@ enum State {
 }
 
 impl Bench {
-    pub fn new(now: Instant, ports: &mut Ports, role: Role, duration: Duration) -> Bench {
+    pub fn new(now: Instant, ports: &mut Ports, role: BenchRole, duration: Duration) -> Bench {
         // Whoever ends it has the last word on its lanes, too: an echo has no data that would say
         // so.
-        if let Role::Send { .. } | Role::Ask { .. } = role {
+        if let BenchRole::Send { .. } | BenchRole::Ask { .. } = role {
             ports.lead();
         }
         let work = match role {
-            Role::Send {
+            BenchRole::Send {
                 streams,
                 read_ahead_bytes,
             } => {
@@ -120,10 +120,10 @@ impl Bench {
                     unsent_bytes: 0,
                 }
             }
-            Role::Receive => Work::Receive {
+            BenchRole::Receive => Work::Receive {
                 announced_bytes: None,
             },
-            Role::Ask { size_bytes } => {
+            BenchRole::Ask { size_bytes } => {
                 let size_bytes = size_bytes.min(MAX_ECHO_BYTES);
                 Work::Ask {
                     size_bytes,
@@ -132,12 +132,12 @@ impl Bench {
                     told_at: now,
                 }
             }
-            Role::Answer => Work::Answer,
+            BenchRole::Answer => Work::Answer,
         };
-        let reporter = Reporter::new(now);
+        let reporter = ProgressTeller::new(now);
         Bench {
             work,
-            state: State::Greeting,
+            state: BenchState::Greeting,
             duration,
             bytes: 0,
             began: None,
@@ -148,7 +148,7 @@ impl Bench {
 
     /// The session was accepted: the time runs.
     pub fn start(&mut self, now: Instant) {
-        self.state = State::Running {
+        self.state = BenchState::Running {
             ends_at: now + self.duration,
         };
         if !matches!(self.work, Work::Receive { .. }) {
@@ -182,15 +182,19 @@ impl Bench {
         message: Message,
     ) -> Result<(), Violation> {
         match (&mut self.work, &self.state, message) {
-            (Work::Send { .. } | Work::Ask { .. }, State::Ended { .. }, Message::Finished {}) => {
+            (
+                Work::Send { .. } | Work::Ask { .. },
+                BenchState::Ended { .. },
+                Message::Finished {},
+            ) => {
                 self.last = Some(now);
-                self.state = State::Over;
+                self.state = BenchState::Over;
             }
             (
                 Work::Receive {
                     announced_bytes: announced @ None,
                 },
-                State::Running { .. },
+                BenchState::Running { .. },
                 Message::BenchEnd { bytes },
             ) => {
                 if bytes < self.bytes {
@@ -198,16 +202,16 @@ impl Bench {
                 }
                 *announced = Some(bytes);
             }
-            (Work::Answer, State::Running { .. }, Message::Echo { payload }) => {
+            (Work::Answer, BenchState::Running { .. }, Message::Echo { payload }) => {
                 self.bytes += payload.len() as u64;
                 ports.message(&Message::EchoReply { payload });
             }
-            (Work::Answer, State::Running { .. }, Message::BenchEnd { bytes }) => {
+            (Work::Answer, BenchState::Running { .. }, Message::BenchEnd { bytes }) => {
                 if bytes != self.bytes {
                     return violation("another number of bytes to echo than came");
                 }
                 self.last = Some(now);
-                self.state = State::Over;
+                self.state = BenchState::Over;
                 ports.message(&Message::Finished {});
             }
             (
@@ -217,7 +221,7 @@ impl Bench {
                     round_trips,
                     ..
                 },
-                State::Running { .. },
+                BenchState::Running { .. },
                 Message::EchoReply { payload },
             ) => {
                 let Some(asked_at) = asked_at.take() else {
@@ -242,11 +246,11 @@ impl Bench {
 
     /// Goes on as far as possible; `Some` when both sides have everything.
     pub fn pump(&mut self, now: Instant, ports: &mut Ports) -> Option<Totals> {
-        if let State::Running { ends_at } = self.state {
+        if let BenchState::Running { ends_at } = self.state {
             self.run(now, ends_at, ports);
         }
         self.report(now, ports);
-        matches!(self.state, State::Over).then(|| {
+        matches!(self.state, BenchState::Over).then(|| {
             let elapsed = match (self.began, self.last) {
                 (Some(began), Some(last)) => last.saturating_duration_since(began),
                 _ => Duration::ZERO,
@@ -305,7 +309,7 @@ impl Bench {
                 ports.message(&Message::Echo { payload });
             }
             Work::Receive { announced_bytes } if *announced_bytes == Some(self.bytes) => {
-                self.state = State::Over;
+                self.state = BenchState::Over;
                 ports.message(&Message::Finished {});
             }
             Work::Receive { .. }
@@ -317,13 +321,13 @@ impl Bench {
     }
 
     fn end(&mut self, now: Instant, ports: &mut Ports) {
-        self.state = State::Ended { since: now };
+        self.state = BenchState::Ended { since: now };
         ports.message(&Message::BenchEnd { bytes: self.bytes });
     }
 
     /// Tells how far it is, not more often than people can see.
     fn report(&mut self, now: Instant, ports: &mut Ports) {
-        let last = matches!(self.state, State::Ended { .. } | State::Over);
+        let last = matches!(self.state, BenchState::Ended { .. } | BenchState::Over);
         match &mut self.work {
             Work::Send { .. } | Work::Receive { .. } => {
                 let bytes = self.totals().sent_bytes;
@@ -348,7 +352,7 @@ impl Bench {
     /// When time alone changes something: the sender ends, or the peer had time enough.
     pub fn deadline(&self) -> Option<Instant> {
         match (&self.state, &self.work) {
-            (State::Running { ends_at }, Work::Send { .. }) => Some(*ends_at),
+            (BenchState::Running { ends_at }, Work::Send { .. }) => Some(*ends_at),
             _ => self.gives_up_at(),
         }
     }
@@ -356,9 +360,9 @@ impl Bench {
     /// When a peer that has not come to an end never will.
     pub fn gives_up_at(&self) -> Option<Instant> {
         match self.state {
-            State::Running { ends_at } => Some(ends_at + DRAIN_TIMEOUT),
-            State::Ended { since } => Some(since + DRAIN_TIMEOUT),
-            State::Greeting | State::Over => None,
+            BenchState::Running { ends_at } => Some(ends_at + DRAIN_TIMEOUT),
+            BenchState::Ended { since } => Some(since + DRAIN_TIMEOUT),
+            BenchState::Greeting | BenchState::Over => None,
         }
     }
 

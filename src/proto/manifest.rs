@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::{EntryErrorCode, EntryResult, Kind, Totals};
+use super::{EntryErrorCode, EntryResult, Kind, PIECE_BYTES, Totals};
 use crate::ids::{ChunkIndex, EntryId};
 
-/// Files up to this size travel whole, packed with others into one stream.
-pub const SMALL_MAX_BYTES: u64 = 64 * 1024;
+/// Files up to this size travel whole, packed with others into one stream: one read, one buffer.
+pub const SMALL_MAX_BYTES: u64 = PIECE_BYTES as u64;
 
 /// The usual chunk size as a power of two: 1 MiB. Small enough that a lost one costs 10 ms of 1
 /// GbE, large enough that a record head, a digest and a journal record per chunk are nothing.

@@ -29,22 +29,28 @@
 
 pub mod bench;
 pub mod chunks;
+pub mod errno;
+pub mod errors;
+pub mod fs;
 pub mod integrity;
 pub mod journal;
 pub mod lanes;
 pub mod manifest;
+pub mod path;
+pub mod ports;
 pub mod receive;
 pub mod send;
 pub mod session;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 pub mod wire;
 
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
-use crate::ids::{DirId, FileId, Name, OpId, StreamKey};
+use crate::ids::{FileId, OpId, StreamKey};
+pub use fs::{DiskDone, DiskError, DiskOp, Existing, Kind, Listed, Meta, Mtime};
 
 /// What the world tells a session. Data is `Bytes`: cheap slices of the worker's pool buffers,
 /// never copied on the way through.
@@ -161,268 +167,6 @@ impl Payload {
 /// The piece in which file data is read, hashed, handed over and written: a buffer of the worker's
 /// pool. BLAKE3 hashes it with all SIMD lanes, and no page is touched twice.
 pub const PIECE_BYTES: usize = 64 * 1024;
-
-/// Metadata of a file system object, as lstat(2) gives it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Meta {
-    pub kind: Kind,
-    /// Permission bits only (07777).
-    pub mode: u32,
-    pub mtime: Mtime,
-    pub size_bytes: u64,
-    pub inode: u64,
-}
-
-/// Modification time: seconds and nanoseconds (0..10^9) since the epoch, as struct timespec.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, PartialOrd, Ord)]
-pub struct Mtime {
-    pub seconds: i64,
-    pub nanoseconds: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    File,
-    Directory,
-    Symlink,
-    /// Socket, FIFO or device: never sent, only warned about.
-    Special,
-}
-
-/// A step of file work. The disk layer executes it below what was asked for, confined to it:
-/// directories are opened with `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`, names are single
-/// components relative to held directory descriptors.
-#[derive(Clone, Debug)]
-pub enum DiskOp {
-    // ---- where things are
-    /// Receiver: finds where to put the sources; symlinks in `path` are followed (on a daemon:
-    /// inside its root). An existing directory: `dir` is that directory, no rename. Missing and
-    /// `must_be_dir`: it is created if its parent exists. Missing or a non-directory: `dir` is its
-    /// parent (which must exist) and the one source takes the last component as its name.
-    ResolveTarget {
-        path: Bytes,
-        must_be_dir: bool,
-        dir: DirId,
-        fsync: bool,
-    },
-    /// Sender: finds one source. `dir` becomes its parent directory. A trailing `/` follows a final
-    /// symlink; the root itself is a source whose name is empty (`Source.name` is None).
-    ResolveSource { path: Bytes, dir: DirId },
-    /// Forgets a directory. Its number may not be used again.
-    CloseDir { dir: DirId },
-
-    // ---- sender
-    /// Opens a subdirectory for listing, never through a symlink. `name` None: the parent itself.
-    OpenDir {
-        parent: DirId,
-        name: Option<Name>,
-        dir: DirId,
-    },
-    /// The next at most `max_entries` names of `dir` with their metadata; `.` and `..` left out.
-    List { dir: DirId, max_entries: usize },
-    /// Reads a whole small file: opens (never through a symlink), reads at most `max_bytes` + 1 to
-    /// notice growth, fstats after reading, closes.
-    ReadSmall {
-        dir: DirId,
-        name: Name,
-        max_bytes: usize,
-    },
-    /// Opens a regular file for reading, never through a symlink.
-    OpenRead {
-        dir: DirId,
-        name: Name,
-        file: FileId,
-    },
-    /// Reads at most `len_bytes` (≤ [`PIECE_BYTES`]) at `offset`; shorter only at the end of the file.
-    Read {
-        file: FileId,
-        offset: u64,
-        len_bytes: usize,
-    },
-    /// fstat(2) of an open file, to see whether it changed while it was read.
-    Stat { file: FileId },
-    /// Closes a file opened by `OpenRead`.
-    CloseRead { file: FileId },
-
-    // ---- receiver
-    /// lstat(2) and readlink(2) of a name; `Existing(None)` when there is none.
-    Check { dir: DirId, name: Name },
-    /// Makes `name` in `parent` or opens the directory that is already there, mode 0700 until
-    /// `SetDir`. Never through a symlink, unless `keep_dirlinks`, and then only through one that
-    /// was made on this host (not received).
-    MakeDir {
-        parent: DirId,
-        name: Name,
-        dir: DirId,
-        keep_dirlinks: bool,
-        fsync: bool,
-    },
-    /// Gives a finished directory its mode and mtime.
-    SetDir {
-        dir: DirId,
-        mode: u32,
-        mtime: Mtime,
-        fsync: bool,
-    },
-    /// Writes a whole small file under a temporary identity and publishes it atomically as `name`.
-    PutSmall {
-        dir: DirId,
-        name: Name,
-        data: Vec<Bytes>,
-        mode: u32,
-        mtime: Mtime,
-        fsync: bool,
-    },
-    /// Makes a symlink, replacing a file or symlink of that name atomically, never a directory.
-    PutSymlink {
-        dir: DirId,
-        name: Name,
-        target: Bytes,
-        mtime: Mtime,
-        fsync: bool,
-    },
-    /// Opens (or makes) the partial file of `name`, and takes its lock. `resumable`: the partial
-    /// file and its journal have a name derived from `name` and survive a crash; otherwise they are
-    /// anonymous.
-    OpenPart {
-        dir: DirId,
-        name: Name,
-        file: FileId,
-        resumable: bool,
-    },
-    /// Starts a partial file over: empties it, sees whether the file system has `size_bytes` free
-    /// (ENOSPC), and writes `journal` as the journal's beginning.
-    StartPart {
-        file: FileId,
-        size_bytes: u64,
-        journal: Bytes,
-    },
-    /// Writes all of `data` at `offset` of a partial file.
-    Write {
-        file: FileId,
-        offset: u64,
-        data: Bytes,
-    },
-    /// Reads back a partial file (to hash it again). Answered by `Read`.
-    ReadPart {
-        file: FileId,
-        offset: u64,
-        len_bytes: usize,
-    },
-    /// Writes `bytes` at `offset` of the journal. Never reordered before an earlier `Write` that
-    /// completed.
-    WriteJournal {
-        file: FileId,
-        offset: u64,
-        bytes: Bytes,
-    },
-    /// Sets mode and mtime, fsyncs if asked, renames the partial file to its final name (and fsyncs
-    /// the directory if asked), removes the journal, closes.
-    CommitPart {
-        file: FileId,
-        mode: u32,
-        mtime: Mtime,
-        fsync: bool,
-    },
-    /// Closes a partial file; `keep` leaves it and its journal for a later resume, else both are
-    /// removed.
-    ClosePart { file: FileId, keep: bool },
-    /// Removes a stale journal or partial file of `name` left by a crash between rename and
-    /// clean-up.
-    CleanPart { dir: DirId, name: Name },
-}
-
-/// What a disk operation found.
-#[derive(Debug)]
-pub enum DiskDone {
-    /// `ResolveTarget`: `name` is the new name of the single source, if it is to be renamed.
-    Target { name: Option<Name> },
-    /// `ResolveSource`: `name` None is the root directory itself.
-    Source {
-        name: Option<Name>,
-        meta: Meta,
-        link: Option<Bytes>,
-        /// Reads of all sources so far are made in place, on the way: a memory file system, or a
-        /// backend that does no other.
-        in_place: bool,
-    },
-    /// `List`; `end` when nothing follows. An entry that could not be looked at carries its error.
-    Listed { entries: Vec<Listed>, end: bool },
-    /// `ReadSmall`: at most `max_bytes` + 1 bytes and the metadata after reading.
-    Small { data: Bytes, after: Meta },
-    /// `OpenRead`, `Stat`.
-    Meta(Meta),
-    /// `Read`, `ReadPart`.
-    Read { data: Bytes },
-    /// `Check`.
-    Existing(Option<Existing>),
-    /// `MakeDir`: whether it was there before.
-    Directory { existed: bool },
-    /// `OpenPart`: the journal as found (empty when new), the partial file's length, whether it is
-    /// the only holder's (`false`: another session holds it; this one got an anonymous file and
-    /// cannot resume), what holds its data until that is on disk.
-    Part {
-        journal: Bytes,
-        size_bytes: u64,
-        resumable: bool,
-        storage: journal::Storage,
-    },
-    /// Everything else.
-    Done,
-}
-
-/// What stands at a name of the destination.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Existing {
-    pub meta: Meta,
-    /// A symlink's target.
-    pub link: Option<Bytes>,
-    /// A file whose data may be gone though its size and time are right: it came with a kernel or
-    /// mount that is no more, and is not known to have reached the disk.
-    pub in_doubt: bool,
-}
-
-impl Existing {
-    /// Whether it is what would be sent: a symlink by its target, a file as far as size and mtime
-    /// tell.
-    pub fn is_same(&self, kind: Kind, size_bytes: u64, mtime: Mtime, link: Option<&Bytes>) -> bool {
-        let same = self.meta.kind == kind && self.meta.mtime == mtime;
-        match link {
-            Some(_) => same && self.link.as_ref() == link,
-            None => same && self.meta.size_bytes == size_bytes && !self.in_doubt,
-        }
-    }
-}
-
-#[derive(Debug)]
-pub struct Listed {
-    /// Raw bytes; the sender checks them (file systems may hold names we cannot send).
-    pub name: Bytes,
-    pub found: Result<(Meta, Option<Bytes>), DiskError>,
-}
-
-/// Why a disk operation failed. The errno is kept.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DiskError {
-    /// The system call that failed, e.g. `"openat2"`.
-    pub call: &'static str,
-    pub errno: i32,
-}
-
-impl DiskError {
-    /// A path with a name that is reserved for unfinished files (EINVAL).
-    pub const RESERVED_NAME: DiskError = DiskError {
-        call: "reserved name",
-        errno: 22,
-    };
-
-    /// A symlink that may have come from a peer stands where one of the user's own would be
-    /// followed (ELOOP).
-    pub const RECEIVED_LINK: DiskError = DiskError {
-        call: "received symlink",
-        errno: 40,
-    };
-}
 
 /// What a session reports to whoever started it. Names are raw bytes; the printer escapes them.
 #[derive(Clone, Debug)]

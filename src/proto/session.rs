@@ -1,14 +1,13 @@
 //! One session from the greeting to its outcome: which role this side has, what the peer may say,
 //! how it ends.
 //!
-//! The roles do the work: [`Sender`], [`Receiver`], and the listing. A session reads control
-//! messages, hands each to its role, and turns every way a session can end into exactly one
+//! The role does the work: it sends, receives, lists, reads or measures. A session greets, hands
+//! control messages to its role, and turns every way a session can end into exactly one
 //! [`Outcome`], after the role has closed what it held.
 
-pub mod errors;
 mod greeting;
 mod listing;
-pub mod ports;
+mod role;
 #[cfg(test)]
 mod tests;
 
@@ -16,15 +15,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::bench::Bench;
 use super::chunks::ParallelTransferConfig;
-use super::receive::{Receiver, Target};
-use super::send::Sender;
+use super::errors::{Access, Violation, session_error, violation};
+use super::ports::Ports;
+use super::receive::Target;
 use super::wire::{Decoder, Message, WireError};
-use super::{Event, Input, Outcome, Output, SessionError, SessionErrorCode, Totals};
-use errors::{Access, Violation, session_error, violation};
-use listing::Lister;
-use ports::Ports;
+use super::{Input, Outcome, Output, SessionError, SessionErrorCode, Totals};
+use role::{Role, RoleEnd};
 
 /// A server drops a session that has not said a whole `Hello` by then.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +33,11 @@ pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
 /// Verdicts that wait to be sent before a receiver reads on: a round trip of 100 ms at some 100,000
 /// small files a second.
 const VERDICTS_BYTES_MAX: usize = 128 << 10;
+
+/// A session that keeps this much is checked after each input, one that keeps twice as much after
+/// every other.
+#[cfg(test)]
+const CHECKED_BYTES: u64 = 8 << 10;
 
 /// What a session may use.
 #[derive(Clone, Debug)]
@@ -129,9 +131,13 @@ pub struct Session {
     limits: Limits,
     decoder: Decoder,
     ports: Ports,
-    phase: Phase,
+    stage: Stage,
+    role: Role,
     told: Told,
     end: End,
+    /// Inputs since the counters were checked.
+    #[cfg(test)]
+    unchecked: u64,
 }
 
 /// What the world was told last of what it may read.
@@ -150,62 +156,31 @@ impl Default for Told {
     }
 }
 
-/// How far a session is.
-enum Phase {
-    /// Server: nothing was asked yet. Next: Sending, Placing, Listing, Benching.
-    AwaitHello {
-        grant: Grant,
-        until: Instant,
-    },
-    /// Client: a push or a listing was asked for. Next: Sending, Reading.
-    AwaitWelcome {
-        then: AfterWelcome,
-        until: Instant,
-    },
-    /// The receiver's target is looked up; what follows is `then`. Next: Receiving, AwaitSender.
+/// How far both are with agreeing.
+enum Stage {
+    /// Server: nothing was asked yet. Next: Placing (a push), Running.
+    AwaitHello { grant: Grant, until: Instant },
+    /// The receiver's target is looked up. Next: AwaitWelcome (client), Running (server).
     Placing {
-        receiver: Box<Receiver>,
         /// As asked for, for people.
         target: Bytes,
-        then: Then,
+        /// Client: the server is asked for these then.
+        ask: Option<Sources>,
     },
-    /// Client: a pull was asked for. Next: Receiving.
-    AwaitSender {
-        receiver: Box<Receiver>,
+    /// Client: it was said what is wanted. Next: Running.
+    AwaitWelcome {
         until: Instant,
+        /// A push: what is sent then.
+        send: Option<Sources>,
     },
-    Sending(Box<Sender>),
-    Receiving(Box<Receiver>),
-    /// Server: a listing is on its way.
-    Listing(Box<Lister>),
-    /// Client: a listing is being read.
-    Reading,
-    /// Client: a benchmark was asked for. Next: Benching.
-    AwaitBench {
-        bench: Box<Bench>,
-        until: Instant,
-    },
-    Benching(Box<Bench>),
+    /// The role is at work.
+    Running,
 }
 
-/// What follows once the server accepted.
-enum AfterWelcome {
-    Send {
-        sources: Vec<Bytes>,
-        bwlimit_bps: Option<u64>,
-    },
-    Read,
-}
-
-/// What follows once the target is known.
-enum Then {
-    /// Server: the client may begin.
-    Welcome,
-    /// Client: the server is asked for these.
-    Ask {
-        sources: Vec<Bytes>,
-        bwlimit_bps: Option<u64>,
-    },
+/// What is to be sent, by whom ever.
+struct Sources {
+    paths: Vec<Bytes>,
+    bwlimit_bps: Option<u64>,
 }
 
 /// Whether and how a session ends.
@@ -229,11 +204,24 @@ impl Session {
             self.finish(Outcome::Violation(text));
         }
         self.advance(now);
+        #[cfg(test)]
+        self.check();
         debug_assert!(
             !is_tick || self.has_moved_on(now),
             "still due after a tick: {:?}",
             self.deadline()
         );
+    }
+
+    /// Holds counters against the tables they count: after every input while tables are small, else
+    /// after some.
+    #[cfg(test)]
+    fn check(&mut self) {
+        self.unchecked += 1;
+        if self.unchecked >= self.held_bytes() / CHECKED_BYTES {
+            self.unchecked = 0;
+            self.role.check();
+        }
     }
 
     /// What holds after each `Input::Tick` at `now`: what was due is done, and the next deadline is
@@ -256,42 +244,25 @@ impl Session {
         if !matches!(self.end, End::No) {
             return None;
         }
-        match &self.phase {
-            Phase::AwaitHello { until, .. }
-            | Phase::AwaitWelcome { until, .. }
-            | Phase::AwaitSender { until, .. }
-            | Phase::AwaitBench { until, .. } => Some(*until),
-            Phase::Sending(sender) => sender.deadline(),
-            Phase::Benching(bench) => bench.deadline(),
-            Phase::Placing { .. } | Phase::Receiving(_) | Phase::Listing(_) | Phase::Reading => {
-                None
-            }
+        match &self.stage {
+            Stage::AwaitHello { until, .. } | Stage::AwaitWelcome { until, .. } => Some(*until),
+            Stage::Placing { .. } => None,
+            Stage::Running => self.role.deadline(),
         }
     }
 
     /// Heap bytes kept because the peer said or asked for something, about.
     pub fn held_bytes(&self) -> u64 {
-        let of_role = match &self.phase {
-            Phase::Sending(sender) => sender.held_bytes(),
-            Phase::Placing { receiver, .. }
-            | Phase::AwaitSender { receiver, .. }
-            | Phase::Receiving(receiver) => receiver.held_bytes(),
-            Phase::AwaitHello { .. }
-            | Phase::AwaitWelcome { .. }
-            | Phase::Listing(_)
-            | Phase::Reading
-            | Phase::AwaitBench { .. }
-            | Phase::Benching(_) => 0,
-        };
-        of_role + self.decoder.held_bytes()
+        self.role.held_bytes() + self.decoder.held_bytes()
     }
 
     /// Says what changed of what the world may read.
     fn tell(&mut self) {
-        let (takes_data, answers_max) = match &self.phase {
-            Phase::Receiving(receiver) => (receiver.reads_allowed(), Some(VERDICTS_BYTES_MAX)),
-            Phase::Benching(bench) if bench.answers() => (true, Some(0)),
-            _ => (true, None),
+        let (takes_data, answers_max) = match self.stage {
+            Stage::Running => (self.role.takes_data(), self.role.answers_max()),
+            Stage::AwaitHello { .. } | Stage::Placing { .. } | Stage::AwaitWelcome { .. } => {
+                (true, None)
+            }
         };
         if std::mem::replace(&mut self.told.takes_data, takes_data) != takes_data {
             self.ports.takes_data(takes_data);
@@ -309,15 +280,13 @@ impl Session {
                 self.finish(Outcome::Lost(totals));
                 Ok(())
             }
-            Input::Data { stream, bytes, fin } => match (&mut self.phase, &self.end) {
-                (_, End::Closing(_) | End::Over) => Ok(()),
-                (Phase::Receiving(receiver), End::No) => {
-                    receiver.on_data(&mut self.ports, stream, bytes, fin)
+            Input::Data { stream, bytes, fin } => match self.end {
+                End::Closing(_) | End::Over => Ok(()),
+                End::No => {
+                    let is_running = matches!(self.stage, Stage::Running);
+                    let data = (stream, bytes, fin);
+                    self.role.on_data(now, &mut self.ports, data, is_running)
                 }
-                (Phase::AwaitBench { bench, .. } | Phase::Benching(bench), End::No) => {
-                    bench.on_data(now, bytes.len())
-                }
-                _ => violation("data from a peer that has none to send"),
             },
             Input::DataReset { .. } => {
                 // Only an ending transport resets streams; what it had to say about why comes no
@@ -327,33 +296,16 @@ impl Session {
                 Ok(())
             }
             Input::Sent { bytes } => {
-                match &mut self.phase {
-                    Phase::Sending(sender) => sender.on_sent(now, bytes),
-                    Phase::Benching(bench) => bench.on_sent(bytes),
-                    _ => {}
-                }
+                self.role.on_sent(now, bytes);
                 Ok(())
             }
             Input::Disk { op, result } => {
-                match &mut self.phase {
-                    Phase::Sending(sender) => sender.on_disk(&mut self.ports, op, result),
-                    Phase::Placing { receiver, .. }
-                    | Phase::AwaitSender { receiver, .. }
-                    | Phase::Receiving(receiver) => {
-                        receiver.on_disk(&mut self.ports, op, result);
-                    }
-                    Phase::Listing(lister) => lister.on_disk(&mut self.ports, op, result),
-                    Phase::AwaitHello { .. }
-                    | Phase::AwaitWelcome { .. }
-                    | Phase::Reading
-                    | Phase::AwaitBench { .. }
-                    | Phase::Benching(_) => {}
-                }
+                self.role.on_disk(&mut self.ports, op, result);
                 Ok(())
             }
             Input::Cancel => {
                 if matches!(self.end, End::No) {
-                    self.flush_role();
+                    self.role.flush(&mut self.ports);
                     self.ports.message(&Message::Cancel {});
                     let totals = self.totals();
                     self.finish(Outcome::Cancelled(totals));
@@ -362,7 +314,7 @@ impl Session {
             }
             Input::Refuse(error) => {
                 if matches!(self.end, End::No) {
-                    self.flush_role();
+                    self.role.flush(&mut self.ports);
                     self.refuse(error);
                 }
                 Ok(())
@@ -372,24 +324,19 @@ impl Session {
     }
 
     fn on_tick(&mut self, now: Instant) -> Result<(), Violation> {
-        match &self.phase {
-            Phase::AwaitHello { until, .. } if now >= *until => violation("no request within 10 s"),
-            Phase::AwaitWelcome { until, .. }
-            | Phase::AwaitSender { until, .. }
-            | Phase::AwaitBench { until, .. }
-                if now >= *until =>
-            {
-                let totals = self.totals();
-                self.finish(Outcome::Lost(totals));
-                Ok(())
+        let is_over = match &self.stage {
+            Stage::AwaitHello { until, .. } if now >= *until => {
+                return violation("no request within 10 s");
             }
-            Phase::Benching(bench) if bench.gives_up_at().is_some_and(|at| now >= at) => {
-                let totals = self.totals();
-                self.finish(Outcome::Lost(totals));
-                Ok(())
-            }
-            _ => Ok(()),
+            Stage::AwaitWelcome { until, .. } => now >= *until,
+            Stage::Running => self.role.gives_up_at().is_some_and(|at| now >= at),
+            Stage::AwaitHello { .. } | Stage::Placing { .. } => false,
+        };
+        if is_over {
+            let totals = self.totals();
+            self.finish(Outcome::Lost(totals));
         }
+        Ok(())
     }
 
     fn on_control(&mut self, now: Instant, bytes: Bytes) -> Result<(), Violation> {
@@ -431,39 +378,16 @@ impl Session {
             }
             _ => {}
         }
-        match (&mut self.phase, message) {
-            (Phase::AwaitHello { .. }, Message::Hello(hello)) => self.on_hello(now, hello),
-            (
-                Phase::AwaitWelcome { .. } | Phase::AwaitSender { .. } | Phase::AwaitBench { .. },
-                Message::Welcome(welcome),
-            ) => self.on_welcome(now, &welcome),
-            (Phase::Sending(sender), Message::Finished {}) => {
-                if !sender.is_complete() {
-                    return violation("finished before everything was resolved");
+        match (&self.stage, message) {
+            (Stage::AwaitHello { .. }, Message::Hello(hello)) => self.on_hello(now, hello),
+            (Stage::AwaitWelcome { .. }, Message::Welcome(welcome)) => {
+                self.on_welcome(now, &welcome)
+            }
+            (Stage::Running, message) => {
+                let last = self.role.on_message(now, &mut self.ports, message)?;
+                if let Some(totals) = last {
+                    self.finish(Outcome::Complete(totals));
                 }
-                let totals = sender.complete(now, &mut self.ports);
-                self.finish(Outcome::Complete(totals));
-                Ok(())
-            }
-            (Phase::Sending(sender), message) => sender.on_message(&mut self.ports, message),
-            (Phase::Receiving(receiver), message) => receiver.on_message(&mut self.ports, message),
-            (Phase::Benching(bench), message) => bench.on_message(now, &mut self.ports, message),
-            (Phase::Listing(lister), Message::ListAck {}) => {
-                lister.on_acknowledged(&mut self.ports)
-            }
-            (Phase::Reading, Message::Listing(rows)) => {
-                for row in rows {
-                    self.ports.event(Event::Listing {
-                        path: row.name,
-                        meta: row.meta,
-                        link: row.link,
-                    });
-                }
-                self.ports.message(&Message::ListAck {});
-                Ok(())
-            }
-            (Phase::Reading, Message::ListEnd {}) => {
-                self.finish(Outcome::Complete(Totals::default()));
                 Ok(())
             }
             _ => violation("a message out of place"),
@@ -472,45 +396,20 @@ impl Session {
 
     /// Goes on as far as possible: starts work, notices what is complete, closes what ends.
     fn advance(&mut self, now: Instant) {
-        match (&mut self.phase, &self.end) {
-            (Phase::Sending(sender), _) => sender.pump(now, &mut self.ports),
-            (Phase::Placing { .. }, End::No) => self.placed(now),
-            (Phase::Receiving(receiver), End::No) => {
-                receiver.pump(now, &mut self.ports);
-                if receiver.is_complete() {
-                    let totals = receiver.complete(now, &mut self.ports);
-                    receiver.flush(&mut self.ports);
-                    self.ports.message(&Message::Finished {});
-                    self.finish(Outcome::Complete(totals));
-                }
-            }
-            (
-                Phase::Placing { receiver, .. }
-                | Phase::AwaitSender { receiver, .. }
-                | Phase::Receiving(receiver),
-                _,
-            ) => {
-                receiver.pump(now, &mut self.ports);
-            }
-            (Phase::Listing(lister), End::No) => match lister.result() {
-                None => {}
-                Some(Ok(())) => self.finish(Outcome::Complete(Totals::default())),
-                Some(Err(error)) => self.refuse(error),
-            },
-            (Phase::Listing(lister), _) => lister.stop(&mut self.ports),
-            (Phase::Benching(bench), End::No) => {
-                if let Some(totals) = bench.pump(now, &mut self.ports) {
-                    self.finish(Outcome::Complete(totals));
-                }
-            }
-            (
-                Phase::AwaitHello { .. }
-                | Phase::AwaitWelcome { .. }
-                | Phase::Reading
-                | Phase::AwaitBench { .. }
-                | Phase::Benching(_),
-                _,
-            ) => {}
+        let mut end: Option<RoleEnd> = None;
+        match (&self.stage, &self.end) {
+            (Stage::Placing { .. }, End::No) => self.placed(now),
+            (Stage::Running, End::No) => end = self.role.advance(now, &mut self.ports),
+            (Stage::AwaitHello { .. } | Stage::AwaitWelcome { .. }, _)
+            | (_, End::Closing(_) | End::Over) => {}
+        }
+        match end {
+            Some(Ok(totals)) => self.finish(Outcome::Complete(totals)),
+            Some(Err(error)) => self.refuse(error),
+            None => {}
+        }
+        if let End::Closing(_) = self.end {
+            self.role.stop(now, &mut self.ports);
         }
         self.tell();
         self.close();
@@ -518,9 +417,7 @@ impl Session {
 
     /// The target was looked up, or not yet.
     fn placed(&mut self, now: Instant) {
-        let Phase::Placing {
-            receiver, target, ..
-        } = &self.phase
+        let (Stage::Placing { target, .. }, Role::Receive(receiver)) = (&self.stage, &self.role)
         else {
             return;
         };
@@ -545,25 +442,10 @@ impl Session {
         }
     }
 
-    /// The outcome is known: the role stops and closes.
+    /// The outcome is known: the role is stopped next, and closes what it holds.
     fn finish(&mut self, outcome: Outcome) {
-        if !matches!(self.end, End::No) {
-            return;
-        }
-        self.end = End::Closing(outcome);
-        match &mut self.phase {
-            Phase::Sending(sender) => sender.stop(&mut self.ports),
-            Phase::Placing { receiver, .. }
-            | Phase::AwaitSender { receiver, .. }
-            | Phase::Receiving(receiver) => {
-                receiver.stop(&mut self.ports);
-            }
-            Phase::Listing(lister) => lister.stop(&mut self.ports),
-            Phase::AwaitHello { .. }
-            | Phase::AwaitWelcome { .. }
-            | Phase::Reading
-            | Phase::AwaitBench { .. }
-            | Phase::Benching(_) => {}
+        if matches!(self.end, End::No) {
+            self.end = End::Closing(outcome);
         }
     }
 
@@ -585,54 +467,22 @@ impl Session {
 
     /// Says `Finished` once the role holds nothing any more.
     fn close(&mut self) {
-        if !matches!(self.end, End::Closing(_)) {
-            return;
-        }
-        let drained = match &self.phase {
-            Phase::Sending(sender) => sender.is_drained(),
-            Phase::Placing { receiver, .. }
-            | Phase::AwaitSender { receiver, .. }
-            | Phase::Receiving(receiver) => receiver.is_drained(),
-            Phase::Listing(lister) => lister.is_drained(),
-            Phase::AwaitHello { .. }
-            | Phase::AwaitWelcome { .. }
-            | Phase::Reading
-            | Phase::AwaitBench { .. }
-            | Phase::Benching(_) => true,
-        };
-        if drained && let End::Closing(outcome) = std::mem::replace(&mut self.end, End::Over) {
+        let is_drained = matches!(self.end, End::Closing(_)) && self.role.is_drained();
+        if is_drained && let End::Closing(outcome) = std::mem::replace(&mut self.end, End::Over) {
             self.ports.finished(outcome);
         }
     }
 
     fn flush(&mut self) {
-        if matches!(self.end, End::No) {
-            self.flush_role();
+        if matches!(self.end, End::No) && matches!(self.stage, Stage::Running) {
+            self.role.flush(&mut self.ports);
         }
         if !matches!(self.end, End::Over) {
             self.ports.flush();
         }
     }
 
-    fn flush_role(&mut self) {
-        match &mut self.phase {
-            Phase::Sending(sender) => sender.flush(&mut self.ports),
-            Phase::Receiving(receiver) => receiver.flush(&mut self.ports),
-            _ => {}
-        }
-    }
-
     fn totals(&self) -> Totals {
-        match &self.phase {
-            Phase::Sending(sender) => sender.totals(),
-            Phase::Placing { receiver, .. }
-            | Phase::AwaitSender { receiver, .. }
-            | Phase::Receiving(receiver) => receiver.totals(),
-            Phase::AwaitBench { bench, .. } | Phase::Benching(bench) => bench.totals(),
-            Phase::AwaitHello { .. }
-            | Phase::AwaitWelcome { .. }
-            | Phase::Listing(_)
-            | Phase::Reading => Totals::default(),
-        }
+        self.role.totals()
     }
 }

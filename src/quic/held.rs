@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 use bytes::Bytes;
 use landro_sys::weigh;
 
-use super::QuicError;
+use super::reason::QuicError;
 
 /// quiche takes what it sends as [`Given`], by reference.
 pub(super) type Quiche = quiche::Connection<ByReference>;

@@ -2,6 +2,14 @@
 
 use boring::error::ErrorStack;
 
+/// Application error code of a connection whose key may seal no more (docs/protocol.md).
+pub const KEY_SPENT: u64 = 8;
+
+/// Transport error codes (RFC 9000 §20.1): our side failed; the application closed before the
+/// handshake was over, which is all that may be said to a peer not known yet.
+pub(super) const INTERNAL_ERROR: u64 = 0x1;
+pub(super) const APPLICATION_ERROR: u64 = 0xc;
+
 /// Transport error codes of TLS alerts start here (RFC 9001 §4.8).
 pub(super) const CRYPTO_ERROR: u64 = 0x100;
 
@@ -75,7 +83,11 @@ pub enum CloseReason {
     #[error("the peer's transport closed with code {code:#x}: {reason}")]
     PeerTransport { code: u64, reason: String },
     /// One side does not trust the other's key: `by_peer` says whether it is ours that was refused.
-    #[error("{} (TLS alert {alert})", if *by_peer { "the peer refused our identity" } else { "the peer's identity was refused" })]
+    #[error("{} (TLS alert {alert})", if *by_peer {
+        "the peer refused our identity"
+    } else {
+        "the peer's identity was refused"
+    })]
     IdentityRefused { by_peer: bool, alert: u8 },
     #[error("nothing was heard of the peer for the idle timeout")]
     IdleTimeout,

@@ -18,10 +18,10 @@ use crate::ids::WorkerId;
 /// A server's connection ids: one byte that steers (and is random otherwise) and four random ones,
 /// unique among the at most 1,024 connections of a worker. Every packet of an upload carries it: 3
 /// bytes more are 0.2 % of the wire.
-pub const SERVER_CID_BYTES: usize = 5;
+pub(super) const SERVER_CID_BYTES: usize = 5;
 
 /// A client's connection ids; they are unique among the connections of its one socket.
-pub const CLIENT_CID_BYTES: usize = 4;
+pub(super) const CLIENT_CID_BYTES: usize = 4;
 
 /// Version 1 (RFC 9000), the only one spoken here.
 const VERSION_1: u32 = quiche::PROTOCOL_VERSION;
@@ -96,7 +96,7 @@ pub struct Router {
     /// collisions.
     theirs: HashMap<Vec<u8>, usize>,
     /// What to forget with a connection.
-    held: HashMap<usize, Held>,
+    held: HashMap<usize, RoutedIds>,
     resets: ResetTokens,
     /// The last hit: trains of packets share an id.
     last: Option<(u64, usize)>,
@@ -104,7 +104,7 @@ pub struct Router {
 }
 
 #[derive(Default)]
-struct Held {
+struct RoutedIds {
     ours: Vec<u64>,
     theirs: Vec<Vec<u8>>,
 }

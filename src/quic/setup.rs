@@ -8,9 +8,9 @@ use boring::ssl::{
     SslVerifyMode, SslVersion,
 };
 
-use super::QuicError;
 use super::held::Quiche;
 use super::identity::{Identity, certificate_fingerprint};
+use super::reason::QuicError;
 use crate::config::{
     CongestionControl, DATAGRAM_QUEUE_PACKETS, Diagnosis, ETHERNET_UDP_PAYLOAD_BYTES,
     MAX_RECV_UDP_PAYLOAD_BYTES, MAX_UDP_PAYLOAD_BYTES, MIN_UDP_PAYLOAD_BYTES, QuicConfig,
@@ -22,7 +22,7 @@ use crate::ids::Fingerprint;
 pub type Trust = Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>;
 
 /// The protocol's name in TLS.
-pub const ALPN: &[u8] = b"landro/1";
+pub(super) const ALPN: &[u8] = b"landro/1";
 
 /// What a connection carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

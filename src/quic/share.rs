@@ -1,8 +1,6 @@
 //! How much of our memory a connection may take: little before its peer is known, then by its
 //! window.
 
-use super::{Conn, Phase};
-
 /// Before the peer is known. A handshake takes 17 kB on either side, packets that arrive twice
 /// included; there is room for another TLS stack with longer certificates.
 pub(super) const HANDSHAKE_HEAP_BYTES: u64 = 64 << 10;
@@ -14,8 +12,8 @@ pub(super) const MAX_HANDSHAKE_DATAGRAMS: u32 = 64;
 
 /// What a connection has beside its window: streams, packets not acknowledged, ranges. An idle
 /// connection has 24–62 kB; a receiver at 270 Mbit/s over 500 ms (its 16 MiB window) with 5 % loss
-/// 1.1 MB of acknowledgements under way; a sender
-/// 0.67 kB for each packet in flight, so that 4,600 packets, 500 Mbit/s at 100 ms, go into three quarters of it.
+/// has 1.1 MB of acknowledgements under way; a sender 0.67 kB for each packet in flight, so that
+/// 4,600 packets, 500 Mbit/s at 100 ms, go into three quarters of it.
 const BESIDE_WINDOW_BYTES: u64 = 4 << 20;
 
 /// What unread bytes cost: 1.13 times themselves in full packets; in packets of 300 bytes, as a
@@ -30,33 +28,32 @@ pub(super) fn limit_bytes(window_bytes: u64) -> u64 {
         .saturating_add(BESIDE_WINDOW_BYTES)
 }
 
-impl Conn {
-    /// Heap bytes that QUIC keeps for this connection now.
-    pub fn held_bytes(&self) -> u64 {
-        self.quiche.bytes()
-    }
+/// What one connection may make us keep.
+pub(super) struct Share {
+    /// Most unread data its flow control ever lets it have.
+    pub window_bytes: u64,
+    /// Datagrams with long headers, so far.
+    pub long_headers: u32,
+}
 
-    fn share_bytes(&self) -> u64 {
-        match self.phase {
-            Phase::Handshaking { .. } | Phase::TimedOut | Phase::Refused => HANDSHAKE_HEAP_BYTES,
-            Phase::Established => limit_bytes(self.window_bytes),
+impl Share {
+    pub fn new(window_bytes: u64) -> Share {
+        Share {
+            window_bytes,
+            long_headers: 0,
         }
     }
 
-    /// Whether the peer has made us keep more than any honest one does: to be closed and forgotten
-    /// at once.
-    pub fn is_too_heavy(&self) -> bool {
-        self.quiche.bytes() > self.share_bytes()
-    }
-
-    /// Whether we make it heavy ourselves: what is in flight weighs, too, and more of it has to
-    /// wait.
-    pub(super) fn is_full(&self) -> bool {
-        self.quiche.bytes() > self.share_bytes() / 4 * 3
+    pub fn bytes(&self, peer_is_known: bool) -> u64 {
+        if peer_is_known {
+            limit_bytes(self.window_bytes)
+        } else {
+            HANDSHAKE_HEAP_BYTES
+        }
     }
 
     /// Whether one more datagram with a long header is worth a look.
-    pub(super) fn admits_long_header(&mut self) -> bool {
+    pub fn admits_long_header(&mut self) -> bool {
         self.long_headers += 1;
         self.long_headers <= MAX_HANDSHAKE_DATAGRAMS
     }

@@ -9,11 +9,15 @@ mod weight;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
+use super::route::{CLIENT_CID_BYTES, SERVER_CID_BYTES};
+use super::setup::ALPN;
 use super::*;
 use crate::config::QuicConfig;
-use crate::ids::WorkerId;
+use crate::ids::{Fingerprint, WorkerId};
 
 const CLIENT: &str = "192.0.2.1:1111";
 const SERVER: &str = "192.0.2.2:4433";
@@ -119,17 +123,15 @@ impl Pair {
     ) -> World {
         let secrets = Arc::clone(&self.secrets);
         let mut client_router = Router::new(WorkerId(0), 1, Arc::clone(&secrets), false);
-        let client = Conn::connect(
-            client_setup,
-            &mut client_router,
-            7,
+        let connect = Connect {
+            key: 7,
             local,
             peer,
-            None,
+            steer: None,
             ticket,
-            now(),
-        )
-        .unwrap();
+            now: now(),
+        };
+        let client = Conn::connect(client_setup, &mut client_router, connect).unwrap();
         World {
             client,
             server: None,
@@ -197,15 +199,14 @@ impl World {
             Route::New(new) => {
                 assert_eq!(new.address_proven(), self.demand_retry);
                 let (router, setup) = (&mut self.server_router, &mut self.server_setup);
-                let accepted = Conn::accept(
-                    setup,
-                    router,
-                    3,
+                let accept = Accept {
+                    key: 3,
                     new,
-                    self.server_addr,
-                    self.client_addr,
-                    now(),
-                );
+                    local: self.server_addr,
+                    peer: self.client_addr,
+                    now: now(),
+                };
+                let accepted = Conn::accept(setup, router, accept);
                 self.server = Some(accepted.unwrap());
                 let _ = self.server().recv(&mut datagram, from);
             }

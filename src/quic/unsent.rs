@@ -1,15 +1,18 @@
-//! How much of what the streams were given quiche still has to send: it does not tell, so this
-//! counts.
+//! How many stream bytes quiche holds and has not sent: it does not tell, so they are counted here.
 //!
-//! Without it each batch leaves something behind, as packets have headers, and what waits goes cold
-//! in cache: 8 MB after 300, of which every byte had been read and hashed long before it was
-//! sealed.
+//! What waits in quiche goes cold in cache, after it was read and hashed and before it is sealed.
+//! So the worker keeps little there: it offers as much as is missing to a bound. To offer a fixed
+//! amount before each batch of packets would not do, as a batch leaves behind what its headers
+//! take: of 300 MB, 8 were waiting in the end.
+//!
+//! The count is rather too high than too low, since each packet is taken to carry the most overhead
+//! it may have. If quiche has nothing to send although its congestion window has room, nothing is
+//! left, and the count begins anew at zero.
 
-/// Most that a packet with stream data has beside it: the short header (1 byte, connection id 5,
-/// packet number 4), the tag (16), and the STREAM frame's type, id, offset and length (1, 4, 8, 2).
-/// Mostly it is less, so the count is too high rather than too low, until [`Unsent::ran_dry`] finds
-/// that nothing is left.
-const OVERHEAD_BYTES: usize = 1 + super::SERVER_CID_BYTES + 4 + 16 + 1 + 4 + 8 + 2;
+/// Most that a packet with stream data carries beside it: the short header (1 byte, connection id
+/// 5, packet number 4), the tag (16), and the STREAM frame's type, id, offset and length (1, 4, 8,
+/// 2).
+const OVERHEAD_BYTES: usize = 1 + super::route::SERVER_CID_BYTES + 4 + 16 + 1 + 4 + 8 + 2;
 
 /// Room in the congestion window that quiche may leave unused because no whole packet fits it.
 const UNUSED_BYTES: usize = 2 * OVERHEAD_BYTES;
@@ -20,7 +23,8 @@ pub(super) struct Unsent {
     bytes: usize,
     /// quiche's count of stream bytes lost, when it was last looked at.
     lost_bytes: u64,
-    /// Since quiche last computed what it takes, which it does for each datagram received.
+    /// What was written and sent since the last datagram arrived: with each datagram quiche
+    /// computes anew what it takes.
     written_bytes: usize,
     sent_bytes: usize,
 }
@@ -36,11 +40,13 @@ impl Unsent {
         self.sent_bytes = 0;
     }
 
+    /// Bytes of a stream went into quiche.
     pub fn written(&mut self, bytes: usize) {
         self.bytes += bytes;
         self.written_bytes += bytes;
     }
 
+    /// A packet was built.
     pub fn sent(&mut self, packet_bytes: usize) {
         self.bytes = self
             .bytes
@@ -54,8 +60,9 @@ impl Unsent {
         self.lost_bytes = lost_bytes;
     }
 
-    /// quiche had no further packet, and pacing did not hold it back. `capacity_bytes` is what it
-    /// would take now: if the window has room for a packet, nothing is left to send.
+    /// quiche had no further packet, and pacing did not hold one back. `capacity_bytes` is what
+    /// quiche would take now: if its congestion window has room for a packet, nothing is left to
+    /// send.
     pub fn ran_dry(&mut self, capacity_bytes: usize, packet_bytes: usize) {
         let room_bytes = (capacity_bytes + self.written_bytes).saturating_sub(self.sent_bytes);
         if room_bytes >= packet_bytes + UNUSED_BYTES {

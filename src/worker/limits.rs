@@ -22,9 +22,8 @@ pub(super) const READS_PER_TURN: usize = 16;
 /// to 64 KiB, and the kernel sends nothing before the ring is entered.
 pub(super) const BATCHES_PER_TURN: usize = 2;
 
-/// Most packets in one batch: the kernel's limit of segments per UDP_SEGMENT send is 128 (64 before
-/// 6.9).
-pub(super) const PACKETS_PER_BATCH: usize = 64;
+/// Most packets in one batch: what the kernel takes as one message, if all are of one size.
+pub(super) const PACKETS_PER_BATCH: usize = landro_sys::gso::MAX_SEGMENTS;
 
 /// Rounds of disk operations and what follows from them before others get their turn: where
 /// operations are made in place, one session's work may never pause (a journal of another boot is

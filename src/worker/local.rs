@@ -13,13 +13,14 @@ use std::io;
 
 use bytes::Bytes;
 
-use crate::disk::{Identity, Side};
+use crate::disk::{ObjectIdentity, Side};
 use crate::ids::{DirId, Name, NameError};
-use crate::proto::send::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, dir_of, join, refusal};
-use crate::proto::session::errors::{
-    Access, Host, destination_error, into_itself, session_error, source_error, unsendable,
+use crate::proto::errors::{
+    Access, HostSide, destination_error, into_itself, session_error, source_error, unsendable,
 };
-use crate::proto::session::ports::{Ports, Reporter};
+use crate::proto::path::{dir_of, join};
+use crate::proto::ports::{Announced, Ports, ProgressTeller};
+use crate::proto::send::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, refusal};
 use crate::proto::{
     DiskDone, DiskOp, EntryError, EntryResult, Event, Kind, Listed, Meta, Outcome, Output, Totals,
 };
@@ -87,7 +88,7 @@ pub fn copy_locally(
         copied_bytes: 0,
         totals: Totals::default(),
         ports: Ports::default(),
-        reporter: Reporter::new(super::now()),
+        reporter: ProgressTeller::new(super::now()),
     };
     for path in &job.sources {
         copier.source(path);
@@ -107,7 +108,7 @@ struct Copier<'a> {
     /// The new name of the only source.
     rename: Option<Name>,
     /// The destination and every directory it lies in.
-    above: Vec<Identity>,
+    above: Vec<ObjectIdentity>,
     stop: &'a dyn Fn() -> bool,
     on: &'a mut dyn FnMut(Event),
     stopped: bool,
@@ -119,7 +120,7 @@ struct Copier<'a> {
     copied_bytes: u64,
     totals: Totals,
     ports: Ports,
-    reporter: Reporter,
+    reporter: ProgressTeller,
 }
 
 /// A directory being copied.
@@ -128,7 +129,7 @@ struct Frame {
     /// As found at the source.
     meta: Meta,
     /// None: it is the destination itself, and nothing is set.
-    made: Option<Identity>,
+    made: Option<ObjectIdentity>,
     /// The source directory could not be read (further).
     error: Option<EntryError>,
     pending: VecDeque<Listed>,
@@ -175,7 +176,9 @@ impl Copier<'_> {
                 name, meta, link, ..
             }) => (name, meta, link),
             Ok(_) => unreachable!("the disk layer answered ResolveSource with something else"),
-            Err(error) => return self.note_error(path.clone(), source_error(Host::Only, &error)),
+            Err(error) => {
+                return self.note_error(path.clone(), source_error(HostSide::Only, &error));
+            }
         };
         let at = At {
             source: dir,
@@ -234,7 +237,7 @@ impl Copier<'_> {
             }
             Ok(_) => unreachable!("the disk layer answered List with something else"),
             Err(error) => {
-                frame.error = Some(source_error(Host::Only, &error));
+                frame.error = Some(source_error(HostSide::Only, &error));
                 frame.listed = true;
             }
         }
@@ -255,8 +258,8 @@ impl Copier<'_> {
                     },
                 );
             }
-            (Err(why), _) => self.note_error(path, unsendable(Host::Only, &why.to_string())),
-            (_, Err(error)) => self.note_error(path, source_error(Host::Only, &error)),
+            (Err(why), _) => self.note_error(path, unsendable(HostSide::Only, &why.to_string())),
+            (_, Err(error)) => self.note_error(path, source_error(HostSide::Only, &error)),
         }
     }
 
@@ -269,7 +272,7 @@ impl Copier<'_> {
         }
         let path_bytes = at.path_bytes + name.len() + usize::from(at.path_bytes > 0);
         if let Some(why) = refusal(&found.meta, found.link.as_ref(), path_bytes, at.depth) {
-            return self.note_error(source_path, unsendable(Host::Only, why));
+            return self.note_error(source_path, unsendable(HostSide::Only, why));
         }
         let (kind, size_bytes) = (found.meta.kind, found.meta.size_bytes);
         let landing = join(
@@ -330,7 +333,9 @@ impl Copier<'_> {
             self.close(&self.to, target);
         })?;
         let target = if made.is_some() { target } else { at.target };
-        let error = opened.err().map(|error| source_error(Host::Only, &error));
+        let error = opened
+            .err()
+            .map(|error| source_error(HostSide::Only, &error));
         Ok(Frame {
             at: At {
                 source,
@@ -352,14 +357,14 @@ impl Copier<'_> {
         &self,
         at: &At,
         name: Option<&Name>,
-        source: Option<&Identity>,
+        source: Option<&ObjectIdentity>,
         dir: DirId,
-    ) -> Result<(bool, Option<Identity>), EntryError> {
+    ) -> Result<(bool, Option<ObjectIdentity>), EntryError> {
         // Also by another mount, or by another name on the way: a copy of what the destination lies
         // in has no end.
         let made = self.stack.iter().filter_map(|frame| frame.made.as_ref());
         if source.is_some_and(|source| self.above.iter().chain(made).any(|above| above == source)) {
-            return Err(into_itself(Host::Only));
+            return Err(into_itself(HostSide::Only));
         }
         let Some(name) = name else {
             return Ok((false, None));
@@ -377,9 +382,9 @@ impl Copier<'_> {
             .to
             .run(make)
             .and_then(|made| Ok((made, self.to.identity(dir)?)));
-        let (made, identity) = made.map_err(|error| destination_error(Host::Only, &error))?;
+        let (made, identity) = made.map_err(|error| destination_error(HostSide::Only, &error))?;
         match source == Some(&identity) {
-            true => Err(into_itself(Host::Only)),
+            true => Err(into_itself(HostSide::Only)),
             false => Ok((
                 matches!(made, DiskDone::Directory { existed: false }),
                 Some(identity),
@@ -411,7 +416,7 @@ impl Copier<'_> {
         };
         let error = set()
             .err()
-            .map(|error| destination_error(Host::Only, &error));
+            .map(|error| destination_error(HostSide::Only, &error));
         self.close(&self.from, source);
         if frame.made.is_some() {
             self.close(&self.to, target);
@@ -490,8 +495,15 @@ impl Copier<'_> {
     fn report(&mut self, last: bool) {
         let now = super::now();
         let (files, bytes) = self.announced;
-        self.reporter
-            .announced(now, &mut self.ports, files, bytes, last);
+        self.reporter.announced(
+            now,
+            &mut self.ports,
+            Announced {
+                files,
+                bytes,
+                complete: last,
+            },
+        );
         self.reporter
             .progress(now, &mut self.ports, self.copied_bytes, last);
         while let Some(output) = self.ports.pop() {

@@ -17,14 +17,14 @@ const HEADER_BYTES: usize = align(size_of::<libc::cmsghdr>());
 /// The control part of a message to send.
 #[derive(Clone, Debug)]
 #[repr(C, align(8))]
-pub(crate) struct Control {
+pub(crate) struct ControlPart {
     bytes: [u8; CONTROL_BYTES],
     len: usize,
 }
 
-impl Control {
-    pub fn new() -> Control {
-        Control {
+impl ControlPart {
+    pub fn new() -> ControlPart {
+        ControlPart {
             bytes: [0; CONTROL_BYTES],
             len: 0,
         }
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let mut control = Control::new();
+        let mut control = ControlPart::new();
         control.push_segment(1472);
         control.push_source("::1".parse().unwrap());
         assert_eq!(control.as_bytes().len(), 64);
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_short_or_lying_control_part_is_no_harm() {
-        let mut control = Control::new();
+        let mut control = ControlPart::new();
         control.push(libc::SOL_UDP, libc::UDP_GRO, &1200i32.to_ne_bytes());
         let whole = control.as_bytes().to_vec();
         assert_eq!(decode(&whole).segment_bytes, Some(1200));

@@ -3,15 +3,15 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::ops::{Deref, DerefMut, Range};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::file::{FileDone, FileOp};
+use crate::availability::Availability;
+use crate::file::FileOp;
+use crate::op::{Completion, DriverConfig, SendRun};
 use crate::poll::PollDriver;
 use crate::pool::Pool;
 use crate::receive::Datagrams;
-use crate::socket::UdpSocket;
+use crate::socket::{SocketId, UdpSocket};
 use crate::uring::UringDriver;
 use crate::wake::WakeHandle;
 
@@ -33,171 +33,17 @@ impl fmt::Display for Backend {
     }
 }
 
-/// Sizes of a driver.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DriverConfig {
-    /// Receive buffers of 64 KiB (and 128 bytes) each; a power of 2, at least 2, at most 32,768.
-    /// Each becomes resident at first use.
-    pub recv_buffers: u16,
-    /// Entries of the submission queue; the completion queue has four times as many.
-    pub queue_entries: u32,
-}
-
-impl Default for DriverConfig {
-    /// 16 receive buffers (1 MiB: stays in L2), 256 entries.
-    fn default() -> DriverConfig {
-        DriverConfig {
-            recv_buffers: 16,
-            queue_entries: 256,
-        }
-    }
-}
-
-/// A socket given to a driver; valid for that driver only.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct SocketId(pub(crate) u32);
-
-impl SocketId {
-    /// Sockets of a driver count from 0 in the order they were added.
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// A 64 KiB buffer to build datagrams in; reused by passing it round: worker → [`SendRun`] →
-/// [`Completion::Sent`].
-pub struct SendBuffer {
-    bytes: Box<[u8]>,
-}
-
-impl SendBuffer {
-    /// Size in bytes.
-    pub const BYTES: usize = 64 * 1024;
-
-    /// Allocates a zeroed buffer.
-    pub fn new() -> SendBuffer {
-        SendBuffer {
-            bytes: vec![0; SendBuffer::BYTES].into_boxed_slice(),
-        }
-    }
-}
-
-impl Default for SendBuffer {
-    fn default() -> SendBuffer {
-        SendBuffer::new()
-    }
-}
-
-impl fmt::Debug for SendBuffer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SendBuffer")
-    }
-}
-
-impl Deref for SendBuffer {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl DerefMut for SendBuffer {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-}
-
-/// One message of a [`SendRun`].
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Run {
-    /// Its bytes in the buffer; at most 65,507 of them (v6: 65,487), and 64 segments (newer kernels
-    /// take 128; more are sent one by one).
-    pub range: Range<usize>,
-    /// The kernel cuts the message into datagrams of this size, the last may be shorter. `None`:
-    /// one datagram.
-    pub segment_bytes: Option<u16>,
-}
-
-/// Datagrams to one peer, in order, from one buffer.
-#[derive(Debug)]
-pub struct SendRun {
-    /// The socket to send from.
-    pub socket: SocketId,
-    /// Owned by the driver until [`Completion::Sent`] gives it back.
-    pub buffer: SendBuffer,
-    /// Messages in sending order; runs to the same peer are never reordered by the driver, not even
-    /// across calls.
-    pub runs: Vec<Run>,
-    /// The peer; a plain v4 address also on a dual-stack socket.
-    pub to: SocketAddr,
-    /// Source address to send from; `None` or unspecified: by route.
-    pub from: Option<IpAddr>,
-}
-
-/// Something that was finished.
-#[derive(Debug)]
-pub enum Completion {
-    /// Datagrams arrived. Recycle (or drop) them once processed.
-    Received(Datagrams),
-    /// All messages of a [`SendRun`] left or were refused.
-    Sent {
-        /// As given to [`Driver::send`].
-        token: u64,
-        /// The buffer, free for reuse.
-        buffer: SendBuffer,
-        /// Bytes sent, or the first error (the other messages were still tried). `EMSGSIZE` says
-        /// that a datagram is over the path MTU. No error of a send affects the socket or later
-        /// sends. `ENOBUFS` and `EPERM` are losses like any other.
-        result: io::Result<usize>,
-    },
-    /// A [`FileOp`] is done.
-    File {
-        /// As given to [`Driver::file`].
-        token: u64,
-        /// What it gave.
-        result: io::Result<FileDone>,
-    },
-    /// An ICMP message came for a connected socket: the peer's port is closed, or somebody on the
-    /// way rejects what is sent there. Anybody who knows both addresses can send one. (A
-    /// [`Completion::Sent`] may have got it instead, as `ECONNREFUSED`; its datagrams were not sent
-    /// then.)
-    Refused {
-        /// The socket, receiving as before.
-        socket: SocketId,
-        /// `ECONNREFUSED` for a closed port; `EHOSTUNREACH`, `EACCES`, `ENOPROTOOPT` say what was
-        /// rejected.
-        error: io::Error,
-    },
-    /// A [`WakeHandle`] was used since the last `Woken`.
-    Woken,
-}
-
-impl Completion {
-    /// What a failed receive says about the peer, if it does: the kernel reports these to connected
-    /// sockets alone.
-    pub(crate) fn of_failed_receive(socket: SocketId, errno: i32) -> Option<Completion> {
-        let refused = matches!(
-            errno,
-            libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EACCES | libc::ENOPROTOOPT
-        );
-        refused.then(|| Completion::Refused {
-            socket,
-            error: io::Error::from_raw_os_error(errno),
-        })
-    }
-}
-
 /// One thread's I/O. Not `Send`: the kernel ties a ring to the thread that made it.
 ///
 /// Dropping it cancels what is in flight and waits (at most 5 s) for the kernel to let go of its
 /// memory; file operations may be done or not. Memory the kernel still holds after that is leaked,
 /// never freed.
 #[derive(Debug)]
-pub enum Driver {
-    /// On io_uring.
+pub struct Driver(Mechanism);
+
+#[derive(Debug)]
+enum Mechanism {
     Uring(Box<UringDriver>),
-    /// On epoll.
     Poll(Box<PollDriver>),
 }
 
@@ -215,17 +61,17 @@ impl Driver {
                 "recv_buffers must be a power of 2 from 2 to 32768",
             ));
         }
-        match backend {
-            Backend::IoUring => Ok(Driver::Uring(Box::new(UringDriver::new(config, pool)?))),
-            Backend::Poll => Ok(Driver::Poll(Box::new(PollDriver::new(config, pool)?))),
-        }
+        Ok(Driver(match backend {
+            Backend::IoUring => Mechanism::Uring(Box::new(UringDriver::new(config, pool)?)),
+            Backend::Poll => Mechanism::Poll(Box::new(PollDriver::new(config, pool)?)),
+        }))
     }
 
     /// Which backend this is.
     pub fn backend(&self) -> Backend {
-        match self {
-            Driver::Uring(_) => Backend::IoUring,
-            Driver::Poll(_) => Backend::Poll,
+        match &self.0 {
+            Mechanism::Uring(_) => Backend::IoUring,
+            Mechanism::Poll(_) => Backend::Poll,
         }
     }
 
@@ -234,9 +80,9 @@ impl Driver {
     /// # Errors
     /// What epoll_ctl(2) says; the ring has none here.
     pub fn add_socket(&mut self, socket: UdpSocket) -> io::Result<SocketId> {
-        match self {
-            Driver::Uring(driver) => Ok(driver.add_socket(socket)),
-            Driver::Poll(driver) => driver.add_socket(socket),
+        match &mut self.0 {
+            Mechanism::Uring(driver) => Ok(driver.add_socket(socket)),
+            Mechanism::Poll(driver) => driver.add_socket(socket),
         }
     }
 
@@ -245,17 +91,17 @@ impl Driver {
     /// # Panics
     /// For an id of another driver.
     pub fn socket(&self, id: SocketId) -> &UdpSocket {
-        match self {
-            Driver::Uring(driver) => driver.socket(id),
-            Driver::Poll(driver) => driver.socket(id),
+        match &self.0 {
+            Mechanism::Uring(driver) => driver.socket(id),
+            Mechanism::Poll(driver) => driver.socket(id),
         }
     }
 
     /// A handle to wake this driver from any thread.
     pub fn wake_handle(&self) -> WakeHandle {
-        match self {
-            Driver::Uring(driver) => driver.wake_handle(),
-            Driver::Poll(driver) => driver.wake_handle(),
+        match &self.0 {
+            Mechanism::Uring(driver) => driver.wake_handle(),
+            Mechanism::Poll(driver) => driver.wake_handle(),
         }
     }
 
@@ -263,9 +109,9 @@ impl Driver {
     /// buffer is full they wait until there is room. One [`Completion::Sent`] comes back, also for
     /// a run that cannot be sent at all.
     pub fn send(&mut self, token: u64, send: SendRun) {
-        match self {
-            Driver::Uring(driver) => driver.send(token, send),
-            Driver::Poll(driver) => driver.send(token, send),
+        match &mut self.0 {
+            Mechanism::Uring(driver) => driver.send(token, send),
+            Mechanism::Poll(driver) => driver.send(token, send),
         }
     }
 
@@ -273,9 +119,9 @@ impl Driver {
     /// io_uring for operations it does not have, runs it here and now. Operations in flight
     /// together run in any order.
     pub fn file(&mut self, token: u64, op: FileOp) {
-        match self {
-            Driver::Uring(driver) => driver.file(token, op),
-            Driver::Poll(driver) => driver.file(token, op),
+        match &mut self.0 {
+            Mechanism::Uring(driver) => driver.file(token, op),
+            Mechanism::Poll(driver) => driver.file(token, op),
         }
     }
 
@@ -286,17 +132,17 @@ impl Driver {
     /// Only what makes the driver unusable: a socket whose descriptor went bad, a ring that takes
     /// nothing.
     pub fn submit_and_wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        match self {
-            Driver::Uring(driver) => driver.submit_and_wait(timeout),
-            Driver::Poll(driver) => driver.submit_and_wait(timeout),
+        match &mut self.0 {
+            Mechanism::Uring(driver) => driver.submit_and_wait(timeout),
+            Mechanism::Poll(driver) => driver.submit_and_wait(timeout),
         }
     }
 
     /// The next queued completion; never waits.
     pub fn next_completion(&mut self) -> Option<Completion> {
-        match self {
-            Driver::Uring(driver) => driver.next_completion(),
-            Driver::Poll(driver) => driver.next_completion(),
+        match &mut self.0 {
+            Mechanism::Uring(driver) => driver.next_completion(),
+            Mechanism::Poll(driver) => driver.next_completion(),
         }
     }
 
@@ -308,51 +154,26 @@ impl Driver {
     /// Send runs and file operations that have not completed yet. Completions still queued do not
     /// count.
     pub fn in_flight(&self) -> usize {
-        match self {
-            Driver::Uring(driver) => driver.in_flight(),
-            Driver::Poll(driver) => driver.in_flight(),
+        match &self.0 {
+            Mechanism::Uring(driver) => driver.in_flight(),
+            Mechanism::Poll(driver) => driver.in_flight(),
         }
     }
 
     /// Gives the memory of the pool's free buffers back to the kernel, also what is pinned by this
     /// ring's registration. For idle times: it costs a system call per buffer that was ever used.
     pub fn trim(&mut self) {
-        match self {
-            Driver::Uring(driver) => driver.trim(),
-            Driver::Poll(driver) => driver.trim(),
-        }
-    }
-}
-
-/// A relative timeout as a point in time.
-#[derive(Clone, Copy)]
-pub(crate) enum Deadline {
-    Never,
-    At(Instant),
-    /// Zero: look, do not wait.
-    Past,
-}
-
-impl Deadline {
-    #[allow(clippy::disallowed_methods)] // A wait that a signal or an inner event cut short is resumed for the rest.
-    pub fn after(timeout: Option<Duration>) -> Deadline {
-        match timeout {
-            None => Deadline::Never,
-            Some(Duration::ZERO) => Deadline::Past,
-            // Past the end of time is as good as never.
-            Some(timeout) => Instant::now()
-                .checked_add(timeout)
-                .map_or(Deadline::Never, Deadline::At),
+        match &mut self.0 {
+            Mechanism::Uring(driver) => driver.trim(),
+            Mechanism::Poll(driver) => driver.trim(),
         }
     }
 
-    /// Time left; `None`: no limit.
-    #[allow(clippy::disallowed_methods)] // As above.
-    pub fn left(self) -> Option<Duration> {
-        match self {
-            Deadline::Never => None,
-            Deadline::At(at) => Some(at.saturating_duration_since(Instant::now())),
-            Deadline::Past => Some(Duration::ZERO),
+    /// Whether file operations use registered memory, and why not (all) where they do not.
+    pub(crate) fn registered_buffers(&self) -> Availability {
+        match &self.0 {
+            Mechanism::Uring(driver) => driver.registered_buffers(),
+            Mechanism::Poll(_) => Availability::No("not on the poll backend".into()),
         }
     }
 }

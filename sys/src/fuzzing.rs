@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::cmsg::{self, Control};
+use crate::cmsg::{self, ControlPart};
 use crate::{DirEntry, file};
 
 /// Names of a getdents64(2) buffer, and the cursor behind the last.
@@ -20,7 +20,7 @@ pub fn control_messages(control: &[u8]) -> (Option<IpAddr>, Option<usize>) {
 
 /// The control part of a message that is cut into segments and leaves from `source`.
 pub fn control_part(segment_bytes: u16, source: IpAddr) -> Vec<u8> {
-    let mut control = Control::new();
+    let mut control = ControlPart::new();
     control.push_segment(segment_bytes);
     control.push_source(source);
     control.as_bytes().to_vec()

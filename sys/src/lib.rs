@@ -11,31 +11,39 @@ pub mod cpu;
 pub mod file;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-pub mod pool;
+pub mod gso;
 pub mod probe;
 pub mod process;
-pub mod socket;
 pub mod splice;
 pub mod trusted;
 pub mod weigh;
 
+mod availability;
 mod cmsg;
+mod deadline;
 mod driver;
+mod errno;
 mod memory;
 mod message;
+mod op;
 mod outbox;
 mod poll;
+mod pool;
 mod receive;
+mod socket;
 mod uring;
 mod wake;
 
 #[cfg(test)]
 mod tests;
 
-pub use driver::{Backend, Completion, Driver, DriverConfig, Run, SendBuffer, SendRun, SocketId};
+pub use availability::Availability;
+pub use driver::{Backend, Driver};
 pub use file::{DirEntry, FileDone, FileKind, FileOp, FileSystem, Flock, OpenHow, Statx, run};
+pub use gso::Run;
+pub use op::{Completion, DriverConfig, SendBuffer, SendRun};
 pub use pool::{Buffer, Pool};
-pub use probe::{Availability, Caps, boot_id};
+pub use probe::{Caps, boot_id};
 pub use receive::Datagrams;
-pub use socket::{RouteTo, UdpOptions, UdpSocket, is_on_link, route_to};
+pub use socket::{RouteTo, SocketId, UdpOptions, UdpSocket, is_on_link, route_to};
 pub use wake::WakeHandle;

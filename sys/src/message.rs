@@ -7,20 +7,29 @@ use std::ptr;
 
 use socket2::SockAddr;
 
-use crate::cmsg::{Control, mapped};
+use crate::cmsg::{ControlPart, mapped};
 use crate::socket::UdpSocket;
 
+/// What one message carries, where to and where from.
+pub(crate) struct Letter<'a> {
+    pub payload: &'a [u8],
+    /// The kernel cuts the payload into datagrams of this length; `None`: it is one datagram.
+    pub segment_bytes: Option<u16>,
+    pub to: SocketAddr,
+    pub from: Option<IpAddr>,
+}
+
 /// A msghdr with everything it points to except the payload. It points into itself, so it lives in
-/// a `Box` that is not opened between [`Message::fill`] and the completion.
-pub(crate) struct Message {
+/// a `Box` that is not opened between [`KernelMessage::fill`] and the completion.
+pub(crate) struct KernelMessage {
     header: libc::msghdr,
     vector: libc::iovec,
     name: SockAddr,
-    control: Control,
+    control: ControlPart,
 }
 
-impl Message {
-    pub fn new() -> Box<Message> {
+impl KernelMessage {
+    pub fn new() -> Box<KernelMessage> {
         // SAFETY: msghdr is integers and pointers, for which zero is a value (an empty message).
         let header = unsafe { std::mem::zeroed() };
         let vector = libc::iovec {
@@ -28,36 +37,36 @@ impl Message {
             iov_len: 0,
         };
         let name = SockAddr::from(SocketAddr::from(([0, 0, 0, 0], 0)));
-        Box::new(Message {
+        Box::new(KernelMessage {
             header,
             vector,
             name,
-            control: Control::new(),
+            control: ControlPart::new(),
         })
     }
 
-    /// Addresses `payload`; more than one segment is cut by UDP_SEGMENT.
+    /// Puts a letter in; more than one segment is cut by UDP_SEGMENT.
     ///
-    /// The header is valid until the box is dropped or filled again, and as long as `payload` is.
+    /// The header is valid until the box is dropped or filled again, and as long as the payload is.
     ///
     /// # Errors
     /// `EAFNOSUPPORT` for a v6 address on a v4 socket.
     pub fn fill(
-        self: &mut Box<Message>,
+        self: &mut Box<KernelMessage>,
         socket: &UdpSocket,
-        payload: &[u8],
-        segment_bytes: Option<u16>,
-        to: SocketAddr,
-        from: Option<IpAddr>,
+        letter: &Letter<'_>,
     ) -> io::Result<*const libc::msghdr> {
+        let payload = letter.payload;
         let message = &mut **self;
         message.control.clear();
         // Some virtio NICs answer EIO to a UDP_SEGMENT message of a single segment.
-        if let Some(segment_bytes) = segment_bytes.filter(|&size| payload.len() > usize::from(size))
+        if let Some(segment_bytes) = letter
+            .segment_bytes
+            .filter(|&size| payload.len() > usize::from(size))
         {
             message.control.push_segment(segment_bytes);
         }
-        let (to, from) = in_family(socket, to, from)?;
+        let (to, from) = in_family(socket, letter.to, letter.from)?;
         if let Some(from) = from {
             message.control.push_source(from);
         }

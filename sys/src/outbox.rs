@@ -12,25 +12,20 @@ use std::ops::Range;
 
 use slab::Slab;
 
-use crate::driver::{Completion, SendBuffer, SendRun, SocketId};
 use crate::file::invalid;
+use crate::gso::Run;
+use crate::message::Letter;
+use crate::op::{Completion, SendBuffer, SendRun};
+use crate::socket::SocketId;
 
 #[cfg(test)]
 mod tests;
 
-/// One message of a [`SendRun`]; `range` lies inside the job's buffer.
+/// One message of a [`SendRun`]; the run lies inside the job's buffer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Piece {
     job: usize,
-    pub range: Range<usize>,
-    pub segment_bytes: Option<u16>,
-}
-
-/// What a piece needs to be sent.
-pub(crate) struct Letter<'a> {
-    pub payload: &'a [u8],
-    pub to: SocketAddr,
-    pub from: Option<IpAddr>,
+    pub run: Run,
 }
 
 struct Job {
@@ -57,14 +52,15 @@ struct Line {
 enum LineState {
     /// Neither of the others; only between two steps of one method.
     Idle,
-    /// Listed in its lane's `runnable`, with pieces queued.
+    /// Listed in its queue's `runnable`, with pieces queued.
     Runnable,
     /// One piece was given out by `next`.
     InFlight,
 }
 
+/// What one socket has to send.
 #[derive(Default)]
-struct Lane {
+struct SocketQueue {
     /// Lines with pieces and none in flight, in turn.
     runnable: VecDeque<usize>,
     /// EIO came back: the device takes no UDP_SEGMENT, so this socket sends datagram by datagram
@@ -78,12 +74,12 @@ pub(crate) struct Outbox {
     jobs: Slab<Job>,
     lines: Slab<Line>,
     by_destination: HashMap<(SocketId, SocketAddr), usize>,
-    lanes: Vec<Lane>,
+    queues: Vec<SocketQueue>,
 }
 
 impl Outbox {
     pub fn add_socket(&mut self) {
-        self.lanes.push(Lane::default());
+        self.queues.push(SocketQueue::default());
     }
 
     /// Send runs not completed yet.
@@ -93,7 +89,7 @@ impl Outbox {
 
     /// Queues a run. A run with nothing to send, or that cannot be sent, completes at once.
     pub fn push(&mut self, token: u64, send: SendRun) -> Option<Completion> {
-        if let Err(error) = check(&send, self.lanes.len()) {
+        if let Err(error) = check(&send, self.queues.len()) {
             return Some(Completion::Sent {
                 token,
                 buffer: send.buffer,
@@ -127,19 +123,15 @@ impl Outbox {
             first_error: None,
         };
         let job = self.jobs.insert(job);
-        let gso_broken = self.lanes[socket.index()].gso_broken;
+        let gso_broken = self.queues[socket.index()].gso_broken;
         for run in runs.into_iter().filter(|run| !run.range.is_empty()) {
-            let piece = Piece {
-                job,
-                range: run.range,
-                segment_bytes: run.segment_bytes,
-            };
-            if gso_broken && piece.is_segmented() {
-                let parts = piece.segments();
+            let pieces = &mut self.lines[line].pieces;
+            if gso_broken && run.is_segmented() {
+                let parts = run.datagrams();
                 self.jobs[job].pending += parts.len() - 1;
-                self.lines[line].pieces.extend(parts);
+                pieces.extend(parts.map(|part| Piece::single(job, part)));
             } else {
-                self.lines[line].pieces.push_back(piece);
+                pieces.push_back(Piece { job, run });
             }
         }
         self.make_runnable(line);
@@ -163,19 +155,19 @@ impl Outbox {
         let line = &mut self.lines[index];
         if line.state == LineState::Idle {
             line.state = LineState::Runnable;
-            self.lanes[line.key.0.index()].runnable.push_back(index);
+            self.queues[line.key.0.index()].runnable.push_back(index);
         }
     }
 
     /// Whether a message could be sent on some socket right now.
     pub fn has_runnable(&self) -> bool {
-        self.lanes.iter().any(|lane| !lane.runnable.is_empty())
+        self.queues.iter().any(|queue| !queue.runnable.is_empty())
     }
 
     /// The next message of `socket` in turn; it is in flight until [`Outbox::settle`] or
     /// [`Outbox::put_back`].
     pub fn next(&mut self, socket: SocketId) -> Option<Piece> {
-        let line = self.lanes[socket.index()].runnable.pop_front()?;
+        let line = self.queues[socket.index()].runnable.pop_front()?;
         let line = &mut self.lines[line];
         line.state = LineState::InFlight;
         line.pieces.pop_front()
@@ -186,7 +178,8 @@ impl Outbox {
     pub fn letter(&self, piece: &Piece) -> Letter<'_> {
         let job = &self.jobs[piece.job];
         Letter {
-            payload: &job.buffer[piece.range.clone()],
+            payload: &job.buffer[piece.run.range.clone()],
+            segment_bytes: piece.run.segment_bytes,
             to: job.to,
             from: job.from,
         }
@@ -198,7 +191,7 @@ impl Outbox {
         let line = &mut self.lines[index];
         line.state = LineState::Runnable;
         line.pieces.push_front(piece);
-        self.lanes[line.key.0.index()].runnable.push_front(index);
+        self.queues[line.key.0.index()].runnable.push_front(index);
     }
 
     /// The piece was sent or refused. Gives the job's completion when it was the last.
@@ -211,14 +204,14 @@ impl Outbox {
             // EIO: a device without checksum offload cannot segment. EINVAL: more segments than the
             // kernel takes (64, newer ones 128), and in old kernels a segment over the path MTU.
             // One by one each gets its answer.
-            Some(errno @ (libc::EIO | libc::EINVAL)) if piece.is_segmented() => {
+            Some(errno @ (libc::EIO | libc::EINVAL)) if piece.run.is_segmented() => {
                 if errno == libc::EIO {
-                    self.lanes[line.key.0.index()].gso_broken = true;
+                    self.queues[line.key.0.index()].gso_broken = true;
                 }
-                let parts = piece.segments();
+                let parts: Vec<_> = piece.run.datagrams().collect();
                 self.jobs[job_index].pending += parts.len() - 1;
                 for part in parts.into_iter().rev() {
-                    line.pieces.push_front(part);
+                    line.pieces.push_front(Piece::single(job_index, part));
                 }
                 self.make_runnable(index);
                 return None;
@@ -256,23 +249,11 @@ impl Outbox {
 }
 
 impl Piece {
-    fn is_segmented(&self) -> bool {
-        self.segment_bytes
-            .is_some_and(|size| self.range.len() > usize::from(size))
-    }
-
-    /// The same bytes as single datagrams.
-    fn segments(&self) -> Vec<Piece> {
-        let step = usize::from(self.segment_bytes.unwrap_or(u16::MAX)).max(1);
-        let starts = self.range.clone().step_by(step);
-        let piece = |start: usize| start..(start + step).min(self.range.end);
-        starts
-            .map(|start| Piece {
-                job: self.job,
-                range: piece(start),
-                segment_bytes: None,
-            })
-            .collect()
+    fn single(job: usize, range: Range<usize>) -> Piece {
+        Piece {
+            job,
+            run: Run::single(range),
+        }
     }
 }
 

@@ -16,13 +16,15 @@ use nix::sys::eventfd::EfdFlags;
 use nix::sys::time::TimeSpec;
 
 use crate::cmsg::{self, CONTROL_BYTES};
-use crate::driver::{Completion, Deadline, DriverConfig, SendRun, SocketId};
+use crate::deadline::Deadline;
+use crate::errno::is_transient;
 use crate::file::{FileOp, run};
-use crate::message::Message;
+use crate::message::KernelMessage;
+use crate::op::{Completion, DriverConfig, SendRun};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
-use crate::receive::{Datagrams, Envelope, NAME_BYTES, PAYLOAD_BYTES, ReceiveMemory, is_transient};
-use crate::socket::UdpSocket;
+use crate::receive::{Datagrams, Envelope, NAME_BYTES, PAYLOAD_BYTES, ReceiveMemory};
+use crate::socket::{SocketId, UdpSocket};
 use crate::wake::WakeHandle;
 
 const WAKE: Token = Token(usize::MAX);
@@ -39,12 +41,12 @@ const PRECISE_BELOW: Duration = Duration::from_millis(50);
 const ERRORS_MAX: usize = 64;
 
 /// The driver on epoll. See [`crate::Driver`], whose methods these are.
-pub struct PollDriver {
+pub(crate) struct PollDriver {
     poll: mio::Poll,
     events: Events,
     sockets: Vec<Watched>,
     outbox: Outbox,
-    message: Box<Message>,
+    message: Box<KernelMessage>,
     memory: Rc<ReceiveMemory>,
     /// Receive buffers nobody uses; last in, first out.
     free: Vec<u16>,
@@ -95,7 +97,7 @@ impl PollDriver {
             events: Events::with_capacity(EVENTS_MAX),
             sockets: Vec::new(),
             outbox: Outbox::default(),
-            message: Message::new(),
+            message: KernelMessage::new(),
             memory: ReceiveMemory::new(config.recv_buffers)?,
             free: (0..config.recv_buffers).rev().collect(),
             ready: VecDeque::new(),
@@ -192,13 +194,7 @@ impl PollDriver {
                 break;
             };
             let letter = self.outbox.letter(&piece);
-            let filled = self.message.fill(
-                &watched.socket,
-                letter.payload,
-                piece.segment_bytes,
-                letter.to,
-                letter.from,
-            );
+            let filled = self.message.fill(&watched.socket, &letter);
             let result = filled.and_then(|header| {
                 // SAFETY: `header` and what it points to live in `self.message` and the outbox's
                 // buffer, neither of which is touched before the call returns.

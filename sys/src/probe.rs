@@ -1,42 +1,18 @@
 //! What this kernel offers, found out by trying, with the reason when something is missing.
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use crate::driver::{Backend, Completion, Driver, DriverConfig, Run, SendBuffer, SendRun};
+use crate::availability::Availability;
+use crate::driver::{Backend, Driver};
 use crate::file::FileOp;
+use crate::gso::Run;
+use crate::op::{Completion, DriverConfig, SendBuffer, SendRun};
 use crate::pool::Pool;
 use crate::socket::{UdpOptions, UdpSocket};
-use crate::uring::UringDriver;
-
-/// Whether something can be used.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Availability {
-    /// It works; it was tried.
-    Yes,
-    /// It does not, and why, for a log line.
-    No(String),
-}
-
-impl Availability {
-    /// Whether it works.
-    pub fn is_yes(&self) -> bool {
-        *self == Availability::Yes
-    }
-}
-
-impl fmt::Display for Availability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Availability::Yes => f.write_str("yes"),
-            Availability::No(reason) => write!(f, "no ({reason})"),
-        }
-    }
-}
 
 /// What the kernel offers this process.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -140,11 +116,10 @@ fn probe_ring() -> (Availability, Availability) {
         ),
         Err(error) => return no("mmap", error),
     };
-    let driver = match UringDriver::new(&config, &pool) {
+    let mut driver = match Driver::new(Backend::IoUring, &config, &pool) {
         Ok(driver) => driver,
         Err(error) => return no("io_uring_setup", error),
     };
-    let mut driver = Driver::Uring(Box::new(driver));
     match receive_one(&mut driver).and_then(|()| read_fixed(&mut driver, &pool)) {
         Ok(registered) => (Availability::Yes, registered),
         Err(error) => no("multishot recvmsg", error),
@@ -156,10 +131,7 @@ fn receive_one(driver: &mut Driver) -> io::Result<()> {
     let socket = open_socket(false)?;
     let to = socket.local_addr()?;
     let socket = driver.add_socket(socket)?;
-    let runs = vec![Run {
-        range: 0..4,
-        segment_bytes: None,
-    }];
+    let runs = vec![Run::single(0..4)];
     driver.send(
         0,
         SendRun {
@@ -200,10 +172,7 @@ fn read_fixed(driver: &mut Driver, pool: &Pool) -> io::Result<Availability> {
         );
         driver.submit_and_wait(Some(Duration::from_secs(1)))?;
     }
-    Ok(match driver {
-        Driver::Uring(driver) => driver.registered_buffers(),
-        Driver::Poll(_) => Availability::No("not on the poll backend".into()),
-    })
+    Ok(driver.registered_buffers())
 }
 
 fn ring_reason(step: &str, error: &io::Error) -> String {

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use crate::cmsg::CONTROL_BYTES;
-use crate::driver::SocketId;
 use crate::memory::Mapping;
+use crate::socket::SocketId;
 
 /// Room for the sender's address; sockaddr_in6 is 28 bytes, rounded up so that the parts stay
 /// aligned.
@@ -181,30 +181,4 @@ impl fmt::Debug for Datagrams {
             .field("to", &self.envelope.to)
             .finish_non_exhaustive()
     }
-}
-
-/// Errors of a receive that say something about a past send or the moment, not about the socket:
-/// ICMP messages that were queued on it, memory pressure, interruptions. The next receive may
-/// succeed.
-pub(crate) fn is_transient(errno: i32) -> bool {
-    matches!(
-        errno,
-        libc::ECONNREFUSED
-            | libc::ECONNRESET
-            | libc::EHOSTUNREACH
-            | libc::EHOSTDOWN
-            | libc::ENETUNREACH
-            | libc::ENETDOWN
-            | libc::ENOPROTOOPT
-            | libc::EPROTO
-            | libc::EOPNOTSUPP
-            | libc::EMSGSIZE
-            | libc::EACCES
-            | libc::EPERM
-            | libc::EINTR
-            | libc::EAGAIN
-            | libc::ENOMEM
-            | libc::ENOBUFS
-            | libc::ECANCELED
-    )
 }

@@ -13,6 +13,17 @@ use crate::cmsg::plain;
 #[cfg(test)]
 mod tests;
 
+/// A socket given to a driver; valid for that driver only.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct SocketId(pub(crate) u32);
+
+impl SocketId {
+    /// Sockets of a driver count from 0 in the order they were added.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// How to open a [`UdpSocket`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UdpOptions {

@@ -17,12 +17,13 @@ use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use nix::sys::eventfd::EfdFlags;
 
-use crate::driver::{Completion, Deadline, DriverConfig, SendRun, SocketId};
+use crate::deadline::Deadline;
 use crate::file::{FileOp, run};
-use crate::message::Message;
+use crate::message::KernelMessage;
+use crate::op::{Completion, DriverConfig, SendRun};
 use crate::outbox::{Outbox, Piece};
 use crate::pool::Pool;
-use crate::socket::UdpSocket;
+use crate::socket::{SocketId, UdpSocket};
 use crate::wake::WakeHandle;
 
 mod fixed;
@@ -34,7 +35,7 @@ mod tests;
 
 use fixed::Registration;
 use ops::FileInFlight;
-use recv::Receiver;
+use recv::RingReceiver;
 use table::Table;
 
 /// How long `Drop` waits for cancelled operations. Disk I/O in the kernel cannot be cancelled and
@@ -46,7 +47,7 @@ const DROP_WAIT_MAX: Duration = Duration::from_secs(5);
 const IO_WORKERS_MAX: [u32; 2] = [8, 4];
 
 /// The driver on io_uring. See [`crate::Driver`], whose methods these are.
-pub struct UringDriver {
+pub(crate) struct UringDriver {
     /// Everything the kernel may hold pointers into; leaked if it does not let go in time.
     held: ManuallyDrop<Held>,
 }
@@ -54,12 +55,12 @@ pub struct UringDriver {
 /// See the order in the module's description: fields drop from top to bottom.
 struct Held {
     ring: IoUring,
-    ops: Table<Op>,
+    ops: Table<RingOp>,
     outbox: Outbox,
     /// Messages between two uses.
     #[allow(clippy::vec_box)] // A message in flight must not move; the boxes go round.
-    spare_messages: Vec<Box<Message>>,
-    receiver: Receiver,
+    spare_messages: Vec<Box<KernelMessage>>,
+    receiver: RingReceiver,
     /// Where the read of the wake eventfd goes.
     wake_count: Box<u64>,
     wake: WakeHandle,
@@ -79,9 +80,12 @@ struct Held {
 }
 
 /// What an operation's `user_data` stands for.
-enum Op {
+enum RingOp {
     Receive(SocketId),
-    Send { piece: Piece, message: Box<Message> },
+    Send {
+        piece: Piece,
+        message: Box<KernelMessage>,
+    },
     File(FileInFlight),
     Wake,
 }
@@ -112,7 +116,7 @@ impl UringDriver {
         let _ = ring
             .submitter()
             .register_iowq_max_workers(&mut { IO_WORKERS_MAX });
-        let receiver = Receiver::new(&ring, config.recv_buffers)?;
+        let receiver = RingReceiver::new(&ring, config.recv_buffers)?;
         let registration = Registration::new(&ring, pool);
         let mut held = Held {
             ring,
@@ -218,7 +222,7 @@ impl Held {
         }
         self.receiver.give_back();
         for id in self.receiver.take_unarmed() {
-            let user_data = self.ops.insert(Op::Receive(id));
+            let user_data = self.ops.insert(RingOp::Receive(id));
             let fd = Fd(self.sockets[id.index()].as_raw_fd());
             let entry = self.receiver.entry(fd).user_data(user_data);
             self.push(entry);
@@ -235,19 +239,13 @@ impl Held {
                 return;
             };
             let socket = &self.sockets[id.index()];
-            let mut message = self.spare_messages.pop().unwrap_or_else(Message::new);
+            let mut message = self.spare_messages.pop().unwrap_or_else(KernelMessage::new);
             let letter = self.outbox.letter(&piece);
-            match message.fill(
-                socket,
-                letter.payload,
-                piece.segment_bytes,
-                letter.to,
-                letter.from,
-            ) {
+            match message.fill(socket, &letter) {
                 Ok(header) => {
                     // Without MSG_DONTWAIT the ring waits for room in a full socket by itself.
                     let entry = opcode::SendMsg::new(Fd(socket.as_raw_fd()), header).build();
-                    let user_data = self.ops.insert(Op::Send { piece, message });
+                    let user_data = self.ops.insert(RingOp::Send { piece, message });
                     self.push(entry.user_data(user_data));
                 }
                 Err(error) => {
@@ -267,7 +265,7 @@ impl Held {
             &mut self.registration,
         ) {
             Some(entry) => {
-                let user_data = self.ops.insert(Op::File(file));
+                let user_data = self.ops.insert(RingOp::File(file));
                 self.files += 1;
                 self.push(entry.user_data(user_data));
             }
@@ -279,7 +277,7 @@ impl Held {
     }
 
     fn arm_wake(&mut self) {
-        let user_data = self.ops.insert(Op::Wake);
+        let user_data = self.ops.insert(RingOp::Wake);
         let buffer = (&raw mut *self.wake_count).cast();
         let entry =
             opcode::Read::new(Fd(self.wake.raw_fd()), buffer, size_of::<u64>() as u32).build();
@@ -359,7 +357,7 @@ impl Held {
 
     fn complete(&mut self, entry: &cqueue::Entry) {
         let user_data = entry.user_data();
-        if let Some(&mut Op::Receive(id)) = self.ops.get_mut(user_data) {
+        if let Some(&mut RingOp::Receive(id)) = self.ops.get_mut(user_data) {
             if !cqueue::more(entry.flags()) {
                 self.ops.remove(user_data);
             }
@@ -375,28 +373,28 @@ impl Held {
         let result =
             usize::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(errno));
         match self.ops.remove(user_data) {
-            Some(Op::Send { piece, message }) => {
+            Some(RingOp::Send { piece, message }) => {
                 self.spare_messages.push(message);
                 match errno {
                     libc::EINTR => self.outbox.put_back(piece),
                     _ => self.ready.extend(self.outbox.settle(piece, result)),
                 }
             }
-            Some(Op::File(file)) => {
+            Some(RingOp::File(file)) => {
                 self.files -= 1;
                 match file.finish(result) {
                     Ok(completion) => self.ready.push_back(completion),
                     Err((token, op)) => self.file(token, op),
                 }
             }
-            Some(Op::Wake) => {
+            Some(RingOp::Wake) => {
                 self.wake.seen();
                 self.ready
                     .extend(result.is_ok().then_some(Completion::Woken));
                 self.arm_wake();
             }
             // Completions of cancel requests, which carry no operation.
-            Some(Op::Receive(_)) | None => {}
+            Some(RingOp::Receive(_)) | None => {}
         }
     }
 
@@ -425,7 +423,7 @@ impl Held {
             while let Some(entry) = self.ring.completion().next() {
                 if !cqueue::more(entry.flags()) {
                     // A descriptor that was opened after all is closed by dropping its result.
-                    if let Some(Op::File(file)) = self.ops.remove(entry.user_data()) {
+                    if let Some(RingOp::File(file)) = self.ops.remove(entry.user_data()) {
                         file.abandon(entry.result());
                     }
                 }

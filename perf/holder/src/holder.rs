@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use landro::config::QuicConfig;
 use landro::engine::now;
 use landro::ids::{Fingerprint, WorkerId};
-use landro::quic::{Conn, Identity, MAX_SEGMENTS, Route, Router, Run, Secrets, Setup, Trust};
+use landro::quic::{
+    Conn, Connect, Identity, MAX_SEGMENTS, Route, Router, Run, Secrets, Setup, Trust,
+};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
@@ -200,17 +202,15 @@ impl Holder {
         let key = self.sessions.len();
         let setups = self.setups.len();
         let setup = &mut self.setups[key % setups];
-        let conn = Conn::connect(
-            setup,
-            &mut self.router,
+        let connect = Connect {
             key,
-            self.local,
-            self.peer,
-            None,
-            None,
+            local: self.local,
+            peer: self.peer,
+            steer: None,
+            ticket: None,
             now,
-        )
-        .map_err(io::Error::other)?;
+        };
+        let conn = Conn::connect(setup, &mut self.router, connect).map_err(io::Error::other)?;
         self.sessions.push(Session::new(conn, now));
         self.due.push(None);
         self.turn(key, now);

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 /// Least burst: one read piece, so that the bucket never splits reads.
-const MIN_BURST_BYTES: u64 = 64 * 1024;
+const MIN_BURST_BYTES: u64 = crate::proto::PIECE_BYTES as u64;
 
 /// The burst in time at the limit's own rate.
 const BURST: Duration = Duration::from_millis(100);

@@ -4,15 +4,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::errors::{Violation, violation};
 use super::listing::Lister;
-use super::ports::Ports;
+use super::role::Role;
 use super::{
-    AfterWelcome, BenchWork, Direction, End, Grant, HELLO_TIMEOUT, Limits, Phase, Request, Session,
-    Then, Told, Transfer, TransferOptions, WELCOME_TIMEOUT,
+    BenchWork, Direction, End, Grant, HELLO_TIMEOUT, Limits, Request, Session, Sources, Stage,
+    Told, Transfer, TransferOptions, WELCOME_TIMEOUT,
 };
 use crate::ids::PATH_MAX_BYTES;
-use crate::proto::bench::{Bench, MAX_BENCH, Role};
+use crate::proto::bench::{Bench, BenchRole, MAX_BENCH};
+use crate::proto::errors::{Violation, violation};
+use crate::proto::path::own_name;
+use crate::proto::ports::Ports;
 use crate::proto::receive::{Receiver, ReceiverConfig};
 use crate::proto::send::{Sender, SenderConfig};
 use crate::proto::wire::{
@@ -23,95 +25,44 @@ use crate::proto::{Event, SessionError, SessionErrorCode};
 /// Program and version, for the peer's log.
 const AGENT: &str = concat!("landro/", env!("CARGO_PKG_VERSION"));
 
+/// How a client begins.
+struct SessionStart {
+    stage: Stage,
+    role: Role,
+    /// What it says first; a pull looks at its target before.
+    asks: Option<(WireRequest, Option<u64>)>,
+}
+
 impl Session {
     /// The side that dialled. A pull looks at its local target first.
     pub fn client(now: Instant, request: Request, limits: Limits) -> Session {
         let mut ports = Ports::default();
-        let until = now + WELCOME_TIMEOUT;
-        let (phase, hello) = match request {
-            Request::Transfer(Transfer {
-                direction,
-                sources,
-                target,
-                options,
-            }) => match direction {
-                Direction::Pull => {
-                    let single = sources.len() == 1;
-                    let mut config =
-                        receiver_config(true, target.clone(), options, single, &limits);
-                    config.expected = Some(sources.iter().map(own_name).collect());
-                    let receiver = Box::new(Receiver::new(now, &mut ports, config));
-                    let bwlimit_bps = options.bwlimit_bps;
-                    let then = Then::Ask {
-                        sources,
-                        bwlimit_bps,
-                    };
-                    (
-                        Phase::Placing {
-                            receiver,
-                            target,
-                            then,
-                        },
-                        None,
-                    )
-                }
-                Direction::Push => {
-                    let TransferOptions {
-                        must_be_dir,
-                        force,
-                        fsync,
-                        keep_dirlinks,
-                        bwlimit_bps,
-                    } = options;
-                    let single = sources.len() == 1;
-                    let asked = WireRequest::Push {
-                        target,
-                        must_be_dir,
-                        force,
-                        fsync,
-                        single,
-                        keep_dirlinks,
-                    };
-                    let then = AfterWelcome::Send {
-                        sources,
-                        bwlimit_bps,
-                    };
-                    (
-                        Phase::AwaitWelcome { then, until },
-                        Some((asked, bwlimit_bps)),
-                    )
-                }
+        let begin = match request {
+            Request::Transfer(transfer) => match transfer.direction {
+                Direction::Pull => begin_pull(now, &mut ports, transfer, &limits),
+                Direction::Push => begin_push(now, transfer),
             },
             Request::List { path } => {
                 let asked = WireRequest::List { path };
-                let then = AfterWelcome::Read;
-                (Phase::AwaitWelcome { then, until }, Some((asked, None)))
+                await_welcome(now, Role::Read, asked, None)
             }
             Request::Bench { work, duration } => {
-                let (mode, role) = match work {
-                    BenchWork::Send => (BenchMode::Send, sends_filler(None, &limits)),
-                    BenchWork::Receive => (BenchMode::Receive, Role::Receive),
-                    BenchWork::Echo { size_bytes } => (BenchMode::Echo, Role::Ask { size_bytes }),
-                };
-                let bench = Box::new(Bench::new(now, &mut ports, role, duration));
-                let asked = WireRequest::Bench {
-                    mode,
-                    milliseconds: duration.as_millis() as u64,
-                };
-                (Phase::AwaitBench { bench, until }, Some((asked, None)))
+                begin_bench(now, &mut ports, work, duration, &limits)
             }
         };
-        let decoder = Decoder::new();
         let mut session = Session {
             client: true,
             limits,
-            decoder,
+            decoder: Decoder::new(),
             ports,
-            phase,
+            stage: begin.stage,
+            role: begin.role,
             told: Told::default(),
             end: End::No,
+            #[cfg(test)]
+            unchecked: 0,
         };
-        if let Some((asked, bwlimit_bps)) = hello {
+        if let Some((asked, bwlimit_bps)) = begin.asks {
             session.greet(asked, bwlimit_bps);
             session.close();
         }
@@ -120,7 +71,7 @@ impl Session {
 
     /// The side that was dialled by someone who may do what `grant` says.
     pub fn server(now: Instant, grant: Grant, limits: Limits) -> Session {
-        let phase = Phase::AwaitHello {
+        let stage = Stage::AwaitHello {
             grant,
             until: now + HELLO_TIMEOUT,
         };
@@ -130,9 +81,12 @@ impl Session {
             limits,
             decoder,
             ports,
-            phase,
+            stage,
+            role: Role::Unknown,
             told: Told::default(),
             end: End::No,
+            #[cfg(test)]
+            unchecked: 0,
         }
     }
 
@@ -172,23 +126,15 @@ impl Session {
 
     /// The receiver's target is known.
     pub(super) fn begin_receiving(&mut self, now: Instant) {
-        let until = now + WELCOME_TIMEOUT;
-        let Phase::Placing { receiver, then, .. } =
-            std::mem::replace(&mut self.phase, Phase::Reading)
-        else {
+        let Stage::Placing { ask, .. } = std::mem::replace(&mut self.stage, Stage::Running) else {
             return;
         };
-        match then {
-            Then::Welcome => {
-                self.phase = Phase::Receiving(receiver);
-                self.welcome();
-            }
-            Then::Ask {
-                sources,
-                bwlimit_bps,
-            } => {
-                self.phase = Phase::AwaitSender { receiver, until };
-                self.greet(WireRequest::Pull { sources }, bwlimit_bps);
+        match ask {
+            None => self.welcome(),
+            Some(Sources { paths, bwlimit_bps }) => {
+                let until = now + WELCOME_TIMEOUT;
+                self.stage = Stage::AwaitWelcome { until, send: None };
+                self.greet(WireRequest::Pull { sources: paths }, bwlimit_bps);
             }
         }
     }
@@ -205,7 +151,7 @@ impl Session {
 
     /// Server: what the client wants.
     pub(super) fn on_hello(&mut self, now: Instant, hello: Hello) -> Result<(), Violation> {
-        let Phase::AwaitHello { grant, .. } = self.phase else {
+        let Stage::AwaitHello { grant, .. } = self.stage else {
             return Ok(());
         };
         if hello.version != VERSION {
@@ -213,10 +159,7 @@ impl Session {
                 "this server speaks version {VERSION}, the client version {}",
                 hello.version
             );
-            self.refuse(SessionError {
-                code: SessionErrorCode::Unsupported,
-                text,
-            });
+            self.refuse_with(SessionErrorCode::Unsupported, text);
             return Ok(());
         }
         let (allowed, what) = match &hello.request {
@@ -227,10 +170,7 @@ impl Session {
         };
         if !allowed {
             let text = format!("this client may not {what} this server");
-            self.refuse(SessionError {
-                code: SessionErrorCode::Permission,
-                text,
-            });
+            self.refuse_with(SessionErrorCode::Permission, text);
             return Ok(());
         }
         match hello.request {
@@ -242,58 +182,76 @@ impl Session {
                 single,
                 keep_dirlinks,
             } => {
-                let bwlimit_bps = hello.bwlimit_bps;
                 let options = TransferOptions {
                     must_be_dir,
                     force,
                     fsync,
                     keep_dirlinks,
-                    bwlimit_bps,
+                    bwlimit_bps: hello.bwlimit_bps,
                 };
                 let config = receiver_config(false, target.clone(), options, single, &self.limits);
-                let receiver = Box::new(Receiver::new(now, &mut self.ports, config));
-                self.phase = Phase::Placing {
-                    receiver,
-                    target,
-                    then: Then::Welcome,
-                };
+                let receiver = Receiver::new(now, &mut self.ports, config);
+                self.role = Role::Receive(Box::new(receiver));
+                self.stage = Stage::Placing { target, ask: None };
             }
-            WireRequest::Pull { sources } => {
-                let mut config =
-                    self.sender_config(sources, hello.entry_window, hello.bwlimit_bps)?;
-                if let Some(streams) = hello.streams {
-                    let max = &mut config.parallel.max_concurrent_streams;
-                    *max = (*max).min(usize::from(streams)).max(1);
-                }
-                self.phase = Phase::Sending(Box::new(Sender::new(now, config)));
-                self.welcome();
-            }
+            WireRequest::Pull { ref sources } => self.serve_files(now, sources.clone(), &hello)?,
             WireRequest::List { path } => {
                 self.welcome();
-                self.phase = Phase::Listing(Box::new(Lister::new(&mut self.ports, path)));
+                let lister = Lister::new(&mut self.ports, path);
+                self.run(Role::List(Box::new(lister)));
             }
             WireRequest::Bench { mode, milliseconds } => {
-                let duration = Duration::from_millis(milliseconds);
-                if duration > MAX_BENCH {
-                    let text = format!("a benchmark takes at most {} s", MAX_BENCH.as_secs());
-                    self.refuse(SessionError {
-                        code: SessionErrorCode::Unsupported,
-                        text,
-                    });
-                    return Ok(());
-                }
-                let role = match mode {
-                    BenchMode::Send => Role::Receive,
-                    BenchMode::Receive => sends_filler(hello.streams, &self.limits),
-                    BenchMode::Echo => Role::Answer,
-                };
-                self.welcome();
-                let mut bench = Box::new(Bench::new(now, &mut self.ports, role, duration));
-                bench.start(now);
-                self.phase = Phase::Benching(bench);
+                self.serve_bench(now, mode, milliseconds, hello.streams);
             }
         }
         Ok(())
+    }
+
+    fn run(&mut self, role: Role) {
+        (self.stage, self.role) = (Stage::Running, role);
+    }
+
+    fn serve_files(
+        &mut self,
+        now: Instant,
+        sources: Vec<Bytes>,
+        hello: &Hello,
+    ) -> Result<(), Violation> {
+        let mut config = self.sender_config(sources, hello.entry_window, hello.bwlimit_bps)?;
+        if let Some(streams) = hello.streams {
+            let max = &mut config.parallel.max_concurrent_streams;
+            *max = (*max).min(usize::from(streams)).max(1);
+        }
+        self.run(Role::Send(Box::new(Sender::new(now, config))));
+        self.welcome();
+        Ok(())
+    }
+
+    fn serve_bench(
+        &mut self,
+        now: Instant,
+        mode: BenchMode,
+        milliseconds: u64,
+        streams: Option<u8>,
+    ) {
+        let duration = Duration::from_millis(milliseconds);
+        if duration > MAX_BENCH {
+            let text = format!("a benchmark takes at most {} s", MAX_BENCH.as_secs());
+            return self.refuse_with(SessionErrorCode::Unsupported, text);
+        }
+        let role = match mode {
+            BenchMode::Send => BenchRole::Receive,
+            BenchMode::Receive => sends_filler(streams, &self.limits),
+            BenchMode::Echo => BenchRole::Answer,
+        };
+        self.welcome();
+        let mut bench = Box::new(Bench::new(now, &mut self.ports, role, duration));
+        bench.start(now);
+        self.run(Role::Bench(bench));
+    }
+
+    fn refuse_with(&mut self, code: SessionErrorCode, text: String) {
+        self.refuse(SessionError { code, text });
     }
 
     /// Client: the server accepted.
@@ -305,25 +263,18 @@ impl Session {
             ));
         }
         self.ports.event(Event::Started);
-        self.phase = match std::mem::replace(&mut self.phase, Phase::Reading) {
-            Phase::AwaitWelcome {
-                then:
-                    AfterWelcome::Send {
-                        sources,
-                        bwlimit_bps,
-                    },
-                ..
-            } => {
-                let config = self.sender_config(sources, welcome.entry_window, bwlimit_bps)?;
-                Phase::Sending(Box::new(Sender::new(now, config)))
-            }
-            Phase::AwaitSender { receiver, .. } => Phase::Receiving(receiver),
-            Phase::AwaitBench { mut bench, .. } => {
-                bench.start(now);
-                Phase::Benching(bench)
-            }
-            _ => Phase::Reading,
-        };
+        let before = std::mem::replace(&mut self.stage, Stage::Running);
+        if let Stage::AwaitWelcome {
+            send: Some(Sources { paths, bwlimit_bps }),
+            ..
+        } = before
+        {
+            let config = self.sender_config(paths, welcome.entry_window, bwlimit_bps)?;
+            self.role = Role::Send(Box::new(Sender::new(now, config)));
+        }
+        if let Role::Bench(bench) = &mut self.role {
+            bench.start(now);
+        }
         Ok(())
     }
 
@@ -350,11 +301,96 @@ impl Session {
     }
 }
 
+/// Says what is wanted, and waits to be welcome.
+fn await_welcome(
+    now: Instant,
+    role: Role,
+    asked: WireRequest,
+    send: Option<Sources>,
+) -> SessionStart {
+    let bwlimit_bps = send.as_ref().and_then(|sources| sources.bwlimit_bps);
+    let until = now + WELCOME_TIMEOUT;
+    SessionStart {
+        stage: Stage::AwaitWelcome { until, send },
+        role,
+        asks: Some((asked, bwlimit_bps)),
+    }
+}
+
+fn begin_pull(
+    now: Instant,
+    ports: &mut Ports,
+    transfer: Transfer,
+    limits: &Limits,
+) -> SessionStart {
+    let Transfer {
+        sources,
+        target,
+        options,
+        ..
+    } = transfer;
+    let single = sources.len() == 1;
+    let mut config = receiver_config(true, target.clone(), options, single, limits);
+    config.expected = Some(sources.iter().map(own_name).collect());
+    let ask = Some(Sources {
+        paths: sources,
+        bwlimit_bps: options.bwlimit_bps,
+    });
+    SessionStart {
+        stage: Stage::Placing { target, ask },
+        role: Role::Receive(Box::new(Receiver::new(now, ports, config))),
+        asks: None,
+    }
+}
+
+fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
+    let TransferOptions {
+        must_be_dir,
+        force,
+        fsync,
+        keep_dirlinks,
+        bwlimit_bps,
+    } = transfer.options;
+    let asked = WireRequest::Push {
+        target: transfer.target,
+        must_be_dir,
+        force,
+        fsync,
+        single: transfer.sources.len() == 1,
+        keep_dirlinks,
+    };
+    let send = Sources {
+        paths: transfer.sources,
+        bwlimit_bps,
+    };
+    await_welcome(now, Role::Unknown, asked, Some(send))
+}
+
+fn begin_bench(
+    now: Instant,
+    ports: &mut Ports,
+    work: BenchWork,
+    duration: Duration,
+    limits: &Limits,
+) -> SessionStart {
+    let (mode, role) = match work {
+        BenchWork::Send => (BenchMode::Send, sends_filler(None, limits)),
+        BenchWork::Receive => (BenchMode::Receive, BenchRole::Receive),
+        BenchWork::Echo { size_bytes } => (BenchMode::Echo, BenchRole::Ask { size_bytes }),
+    };
+    let bench = Box::new(Bench::new(now, ports, role, duration));
+    let asked = WireRequest::Bench {
+        mode,
+        milliseconds: duration.as_millis() as u64,
+    };
+    await_welcome(now, Role::Bench(bench), asked, None)
+}
+
 /// `streams`: what the client asked for, when it is the server that sends; else our own setting
 /// counts.
-fn sends_filler(streams: Option<u8>, limits: &Limits) -> Role {
+fn sends_filler(streams: Option<u8>, limits: &Limits) -> BenchRole {
     let streams = streams.map_or(limits.parallel.max_concurrent_streams, usize::from);
-    Role::Send {
+    BenchRole::Send {
         streams,
         read_ahead_bytes: limits.read_ahead_bytes as u64,
     }
@@ -379,44 +415,5 @@ fn receiver_config(
         write_behind_bytes: limits.write_behind_bytes as u64,
         lookups: limits.lookups,
         expected: None,
-    }
-}
-
-/// The name under which the server announces a source; empty for one that has no name of its own
-/// (`/`, `x/..`), whose content goes straight into the target.
-fn own_name(source: &Bytes) -> Bytes {
-    let end = source
-        .iter()
-        .rposition(|&byte| byte != b'/')
-        .map_or(0, |last| last + 1);
-    let start = source[..end]
-        .iter()
-        .rposition(|&byte| byte == b'/')
-        .map_or(0, |slash| slash + 1);
-    match &source[start..end] {
-        b"." | b".." => Bytes::new(),
-        _ => source.slice(start..end),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_names_a_server_may_announce() {
-        let cases = [
-            ("a", "a"),
-            ("/x/b/", "b"),
-            ("b//", "b"),
-            ("", ""),
-            ("/", ""),
-            (".", ""),
-            ("a/..", ""),
-            ("a/./", ""),
-        ];
-        for (source, name) in cases {
-            assert_eq!(own_name(&Bytes::from(source)), name.as_bytes(), "{source}");
-        }
     }
 }

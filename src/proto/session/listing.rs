@@ -5,9 +5,9 @@
 
 use bytes::Bytes;
 
-use super::errors::{Access, Violation, session_error, violation};
-use super::ports::{Ops, Ports};
 use crate::ids::{DirId, OpId};
+use crate::proto::errors::{Access, Violation, session_error, violation};
+use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::wire::{ListItem, MAX_BATCH_BYTES, MAX_ITEMS, Message};
 use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, SessionError};
 
@@ -22,7 +22,7 @@ const LISTED: DirId = DirId(1);
 
 /// What a disk operation was for.
 #[derive(Debug)]
-enum Op {
+enum ListOp {
     Source,
     Open,
     List,
@@ -33,8 +33,8 @@ enum Op {
 pub struct Lister {
     /// As asked for, for people.
     path: Bytes,
-    ops: Ops<Op>,
-    state: State,
+    ops: Ops<ListOp>,
+    state: ListState,
     rows: Vec<ListItem>,
     rows_bytes: usize,
     ahead: u32,
@@ -45,7 +45,7 @@ pub struct Lister {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum State {
+enum ListState {
     /// The path is looked up or opened. Next: Reading, Over, Failed.
     Opening,
     /// Names are read. Next: Over, Failed.
@@ -59,8 +59,8 @@ impl Lister {
     pub fn new(ports: &mut Ports, path: Bytes) -> Lister {
         let mut lister = Lister {
             path: path.clone(),
-            ops: Ops::default(),
-            state: State::Opening,
+            ops: Ops::of(OpOwner::Plan),
+            state: ListState::Opening,
             rows: Vec::new(),
             rows_bytes: 0,
             ahead: 0,
@@ -71,7 +71,7 @@ impl Lister {
         };
         lister.ops.start(
             ports,
-            Op::Source,
+            ListOp::Source,
             DiskOp::ResolveSource { path, dir: PARENT },
         );
         lister
@@ -95,17 +95,17 @@ impl Lister {
             return;
         };
         if self.stopping {
-            self.parent_open |= matches!(op, Op::Source) && result.is_ok();
-            self.dir_open |= matches!(op, Op::Open) && result.is_ok();
+            self.parent_open |= matches!(op, ListOp::Source) && result.is_ok();
+            self.dir_open |= matches!(op, ListOp::Open) && result.is_ok();
             return;
         }
         match (op, result) {
             (_, Err(error)) => {
                 let what = format!("cannot list {}", String::from_utf8_lossy(&self.path));
-                self.state = State::Failed(session_error(Access::Read, &what, &error));
+                self.state = ListState::Failed(session_error(Access::Read, &what, &error));
             }
             (
-                Op::Source,
+                ListOp::Source,
                 Ok(DiskDone::Source {
                     name, meta, link, ..
                 }),
@@ -114,7 +114,7 @@ impl Lister {
                 if meta.kind == Kind::Directory {
                     self.ops.start(
                         ports,
-                        Op::Open,
+                        ListOp::Open,
                         DiskOp::OpenDir {
                             parent: PARENT,
                             name,
@@ -127,12 +127,12 @@ impl Lister {
                     self.end(ports);
                 }
             }
-            (Op::Open, Ok(_)) => {
+            (ListOp::Open, Ok(_)) => {
                 self.dir_open = true;
-                self.state = State::Reading;
+                self.state = ListState::Reading;
                 self.read_on(ports);
             }
-            (Op::List, Ok(DiskDone::Listed { entries, end })) => {
+            (ListOp::List, Ok(DiskDone::Listed { entries, end })) => {
                 for Listed { name, found } in entries {
                     // What vanished between reading its name and looking at it is not there.
                     if let Ok((meta, link)) = found {
@@ -145,16 +145,16 @@ impl Lister {
                     self.read_on(ports)
                 }
             }
-            (Op::Source | Op::List, Ok(_)) => {
+            (ListOp::Source | ListOp::List, Ok(_)) => {
                 debug_assert!(false, "the disk layer answered something else")
             }
             // Only stopping closes.
-            (Op::Close, Ok(_)) => {}
+            (ListOp::Close, Ok(_)) => {}
         }
     }
 
     fn read_on(&mut self, ports: &mut Ports) {
-        if self.state == State::Reading
+        if self.state == ListState::Reading
             && !self.closed
             && self.ops.in_flight() == 0
             && self.ahead < BATCHES_AHEAD
@@ -163,7 +163,7 @@ impl Lister {
                 dir: LISTED,
                 max_entries: LIST_ENTRIES,
             };
-            self.ops.start(ports, Op::List, cmd);
+            self.ops.start(ports, ListOp::List, cmd);
         }
     }
 
@@ -187,15 +187,15 @@ impl Lister {
     fn end(&mut self, ports: &mut Ports) {
         self.send(ports);
         ports.message(&Message::ListEnd {});
-        self.state = State::Over;
+        self.state = ListState::Over;
     }
 
     /// `Some` when everything was said: the reason, if it failed.
     pub fn result(&self) -> Option<Result<(), SessionError>> {
         match &self.state {
-            State::Opening | State::Reading => None,
-            State::Over => Some(Ok(())),
-            State::Failed(error) => Some(Err(error.clone())),
+            ListState::Opening | ListState::Reading => None,
+            ListState::Over => Some(Ok(())),
+            ListState::Failed(error) => Some(Err(error.clone())),
         }
     }
 
@@ -208,7 +208,8 @@ impl Lister {
         self.closed = true;
         for (dir, open) in [(PARENT, self.parent_open), (LISTED, self.dir_open)] {
             if open {
-                self.ops.start(ports, Op::Close, DiskOp::CloseDir { dir });
+                self.ops
+                    .start(ports, ListOp::Close, DiskOp::CloseDir { dir });
             }
         }
     }

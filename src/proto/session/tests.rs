@@ -7,20 +7,19 @@ use bytes::{Bytes, BytesMut};
 
 use super::*;
 use crate::ids::{EntryId, Name, OpId};
+use crate::proto::errno::{EACCES, ENOENT};
 use crate::proto::wire::{
     self, Hello, Item, ListItem, VERSION, Verdict, VerdictKind, Welcome, WireRequest,
 };
 use crate::proto::{
-    DiskDone, DiskError, DiskOp, EntryErrorCode, EntryResult, Kind, Listed, Meta, Mtime, Output,
+    DiskDone, DiskError, DiskOp, EntryErrorCode, EntryResult, Event, Kind, Listed, Meta, Mtime,
+    Output,
 };
 
 const BOTH: Grant = Grant {
     read: true,
     write: true,
 };
-const ENOENT: i32 = 2;
-const EACCES: i32 = 13;
-
 #[allow(
     clippy::disallowed_methods,
     reason = "a test needs some instant to count from"

@@ -344,10 +344,13 @@ fn streams_and_memory_are_bounded_by_the_server() {
     }
 }
 
+fn payload(len: usize) -> Bytes {
+    Bytes::from(vec![0; len])
+}
+
+/// Echoes nobody asked for, of another length or content, or twice.
 #[test]
-fn what_was_not_asked_for_is_a_violation() {
-    let payload = |len| Bytes::from(vec![0; len]);
-    // Echoes nobody asked for, of another length or content, or twice.
+fn other_echoes_are_a_violation() {
     let (mut client, now) = welcomed(BenchWork::Send);
     client.hear(
         now,
@@ -384,7 +387,11 @@ fn what_was_not_asked_for_is_a_violation() {
     }
     client.input(now, Input::Control(twice.freeze()));
     assert!(client.is_violation(), "{:?}", client.outcome);
-    // Data where none is sent, and more or less than announced.
+}
+
+/// Data where none is sent, and more or less than announced.
+#[test]
+fn other_data_is_a_violation() {
     for work in [BenchWork::Send, BenchWork::Echo { size_bytes: 1 }] {
         let (mut client, now) = welcomed(work);
         client.input(
@@ -418,7 +425,11 @@ fn what_was_not_asked_for_is_a_violation() {
         );
         assert!(server.is_violation(), "{:?}", server.outcome);
     }
-    // The end from the wrong side, too early, twice; messages of other sessions.
+}
+
+/// The end from the wrong side, too early, twice; messages of other sessions.
+#[test]
+fn other_messages_are_a_violation() {
     for (mode, messages) in [
         (BenchMode::Send, &[Message::Finished {}][..]),
         (

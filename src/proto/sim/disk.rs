@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::Rng;
+use crate::ids::NAME_MAX_BYTES;
+use crate::proto::errno::{ENAMETOOLONG, ENOENT, ENOTDIR};
 use crate::proto::journal::Storage;
 use crate::proto::{Existing, Kind, Meta, Mtime};
 
@@ -136,6 +138,16 @@ impl Disk {
         ino
     }
 
+    /// mkdir(2): setgid is inherited.
+    pub fn make_dir(&mut self, dir: Ino, name: &[u8], mode: u32) -> Ino {
+        let node = Node {
+            mode: mode | self.nodes[dir].mode & 0o2000,
+            mtime: self.tick(),
+            body: Body::Directory(BTreeMap::new()),
+        };
+        self.put(dir, name, node)
+    }
+
     pub fn remove(&mut self, dir: Ino, name: &[u8]) {
         let now = self.tick();
         if let Body::Directory(children) = &mut self.nodes[dir].body {
@@ -183,9 +195,18 @@ impl Disk {
 
     /// The node at a path of real directories.
     pub fn find(&self, path: &[u8]) -> Option<Ino> {
+        self.look_up(path).ok()
+    }
+
+    /// The same, or the errno of a kernel that found none.
+    pub fn look_up(&self, path: &[u8]) -> Result<Ino, i32> {
         path.split(|&b| b == b'/')
-            .filter(|part| !part.is_empty())
-            .try_fold(Disk::ROOT, |dir, part| self.child(dir, part))
+            .filter(|part| !part.is_empty() && *part != b".")
+            .try_fold(Disk::ROOT, |dir, part| match self.children(dir) {
+                None => Err(ENOTDIR),
+                Some(_) if part.len() > NAME_MAX_BYTES => Err(ENAMETOOLONG),
+                Some(children) => children.get(part).copied().ok_or(ENOENT),
+            })
     }
 
     /// Bytes that count against the capacity.

@@ -70,7 +70,7 @@ fn transfer(direction: Direction, source: &str, target: &str) -> Request {
 fn run(seed: u64, request: Request, disks: [Disk; 2]) -> World {
     let mut rng = Rng::new(seed);
     let limits = [limits(&mut rng), limits(&mut rng)];
-    let mut world = World::new(rng, start(), request, BOTH, limits, disks);
+    let mut world = World::new(rng, start(), (request, BOTH), limits, disks);
     world.run(usize::MAX);
     world
 }
@@ -335,7 +335,28 @@ const STORAGE: Storage = Storage {
     mount: 7,
 };
 
-fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) -> Vec<Verdict> {
+fn hello() -> Hello {
+    let agent = String::new();
+    let target = Bytes::from_static(b"in");
+    let request = WireRequest::Push {
+        target,
+        must_be_dir: true,
+        force: false,
+        fsync: false,
+        single: false,
+        keep_dirlinks: false,
+    };
+    Hello {
+        version: VERSION,
+        agent,
+        request,
+        entry_window: 1,
+        bwlimit_bps: None,
+        streams: None,
+    }
+}
+
+fn journal_of(size_bytes: u64, mtime: Mtime, had: &[u32]) -> Bytes {
     let header = Header {
         storage: STORAGE,
         size_bytes,
@@ -349,27 +370,14 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
             .key()
             .encode_record(ChunkIndex(*chunk), &value, &mut journal);
     }
+    journal.freeze()
+}
+
+fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) -> Vec<Verdict> {
+    let journal = journal_of(size_bytes, mtime, had);
     let now = start();
     let mut session = Session::server(now, BOTH, limits.clone());
     let mut decoder = Decoder::new();
-    let agent = String::new();
-    let target = Bytes::from_static(b"in");
-    let request = WireRequest::Push {
-        target,
-        must_be_dir: true,
-        force: false,
-        fsync: false,
-        single: false,
-        keep_dirlinks: false,
-    };
-    let hello = Hello {
-        version: VERSION,
-        agent,
-        request,
-        entry_window: 1,
-        bwlimit_bps: None,
-        streams: None,
-    };
     let entry = Entry {
         id: EntryId(1),
         parent: EntryId(0),
@@ -381,9 +389,9 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
         source_tag: 9,
         link: None,
     };
-    session.handle(now, framed(&Message::Hello(hello)));
+    session.handle(now, framed(&Message::Hello(hello())));
     let mut entry = Some(framed(&Message::Entries(vec![Item::Entry(entry)])));
-    let (mut verdicts, mut journal) = (Vec::new(), Some(journal.freeze()));
+    let (mut verdicts, mut journal) = (Vec::new(), Some(journal));
     loop {
         let (messages, ops) = drain(&mut session, &mut decoder);
         let welcomed = messages
@@ -416,13 +424,8 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
                 }
                 other => panic!("{other:?}"),
             };
-            session.handle(
-                now,
-                Input::Disk {
-                    op,
-                    result: Ok(done),
-                },
-            );
+            let result = Ok(done);
+            session.handle(now, Input::Disk { op, result });
         }
     }
 }
@@ -490,13 +493,8 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
                 }
                 other => panic!("{other:?}"),
             };
-            session.handle(
-                now,
-                Input::Disk {
-                    op,
-                    result: Ok(done),
-                },
-            );
+            let result = Ok(done);
+            session.handle(now, Input::Disk { op, result });
         }
     }
 }

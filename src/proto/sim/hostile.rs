@@ -13,6 +13,7 @@ use super::disk::Disk;
 use super::ops::Handles;
 use super::tree::random_name;
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
+use crate::proto::errno::EIO;
 use crate::proto::integrity::{ChunkHasher, digest_of};
 use crate::proto::manifest::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count, chunk_len_bytes};
 use crate::proto::session::{Limits, Session};
@@ -73,12 +74,12 @@ const MAX_OPEN_DIRS: usize = 2 * MAX_DEPTH + 512;
 impl Hostile {
     pub fn new(
         role: Role,
-        session: Session,
+        session: (Session, Limits),
         disk: Disk,
-        limits: Limits,
         now: Instant,
         mut rng: Rng,
     ) -> Hostile {
+        let (session, limits) = session;
         let lie_percent = rng.pick(&[0, 1, 5, 30]);
         let mut hostile = Hostile {
             session,
@@ -494,58 +495,61 @@ impl Hostile {
             3 => lied.kind = Kind::Special,
             4 => lied.size_bytes = i64::MAX as u64,
             5 => lied.link = None,
+            what => return self.lie_otherwise(what, id),
+        }
+        self.entries.push(lied.clone());
+        self.say(&Message::Entries(vec![Item::Entry(lied)]));
+    }
+
+    /// Lies that announce nothing.
+    fn lie_otherwise(&mut self, what: usize, id: EntryId) {
+        match what {
             6 => {
                 let entries = self.rng.next() % 5;
-                return self.say(&Message::ManifestEnd { entries });
+                self.say(&Message::ManifestEnd { entries })
             }
             7 => {
-                return self.say(&Message::Root {
+                self.say(&Message::Root {
                     entry: id,
                     digest: [0; 32],
                 });
             }
-            8 => {
-                return self.say(&Message::Abort {
-                    entry: id,
-                    error: error(EntryErrorCode::Source),
-                });
-            }
-            9 => return self.say(&Message::Finished {}),
-            10 => return self.say(&Message::Cancel {}),
-            11 => {
-                return self.say(&Message::Error {
-                    code: SessionErrorCode::Other,
-                    text: "no".into(),
-                });
-            }
-            12 => return self.greet(),
-            13 => return self.say(&Message::ListEnd {}),
-            14 => return self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
-            15 => return self.judge_wrongly(id),
-            16..19 => return self.send_wrongly(id),
+            8 => self.say(&Message::Abort {
+                entry: id,
+                error: error(EntryErrorCode::Source),
+            }),
+            9 => self.say(&Message::Finished {}),
+            10 => self.say(&Message::Cancel {}),
+            11 => self.say(&Message::Error {
+                code: SessionErrorCode::Other,
+                text: "no".into(),
+            }),
+            12 => self.greet(),
+            13 => self.say(&Message::ListEnd {}),
+            14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
+            15 => self.judge_wrongly(id),
+            16..19 => self.send_wrongly(id),
             19 => {
                 let noise = self.rng.bytes(40);
-                return self.stream(noise.into(), true);
+                self.stream(noise.into(), true)
             }
             20 => {
                 let noise = self.rng.bytes(40);
-                return self.input(Input::Control(noise.into()));
+                self.input(Input::Control(noise.into()))
             }
             21 => {
                 let stream = StreamKey(self.rng.below(self.next_stream as usize + 2) as u32);
-                return self.input(Input::DataReset { stream });
+                self.input(Input::DataReset { stream })
             }
             22 => {
                 let path = Bytes::from_static(b"\x1b[2J");
-                return self.say(&Message::SourceError {
+                self.say(&Message::SourceError {
                     path,
                     error: error(EntryErrorCode::Name),
-                });
+                })
             }
-            _ => return self.input(Input::Cancel),
+            _ => self.input(Input::Cancel),
         }
-        self.entries.push(lied.clone());
-        self.say(&Message::Entries(vec![Item::Entry(lied)]));
     }
 
     fn judge_wrongly(&mut self, entry: EntryId) {
@@ -681,7 +685,7 @@ impl Hostile {
 fn error(code: EntryErrorCode) -> EntryError {
     EntryError {
         code,
-        errno: 5,
+        errno: EIO,
         text: "lies".into(),
     }
 }

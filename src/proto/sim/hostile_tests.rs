@@ -60,7 +60,7 @@ fn lie(role: Role, seed: u64) -> Outcome {
     };
     let disk = disk(&mut rng);
     let steps = rng.pick(&[10, 100, 600]);
-    Hostile::new(role, session, disk, limits, now, rng).run(steps)
+    Hostile::new(role, (session, limits), disk, now, rng).run(steps)
 }
 
 fn all_seeds(name: &str, role: Role) {
@@ -103,9 +103,8 @@ fn only(grant: Grant, role: Role) -> Outcome {
     let (limits, now, disk) = (limits(&mut rng), start(), disk(&mut rng));
     Hostile::new(
         role,
-        Session::server(now, grant, limits.clone()),
+        (Session::server(now, grant, limits.clone()), limits),
         disk,
-        limits,
         now,
         Rng::new(2),
     )

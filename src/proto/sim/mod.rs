@@ -8,16 +8,16 @@
 
 mod bench_tests;
 mod check;
-mod disk;
+pub(crate) mod disk;
 mod edge_tests;
 mod hostile;
 mod hostile_tests;
 mod lanes;
-mod ops;
+pub(crate) mod ops;
 mod scenario;
 mod tap;
-mod tests;
-mod tree;
+pub(crate) mod tests;
+pub(crate) mod tree;
 mod wire;
 mod world;
 

@@ -15,16 +15,12 @@ use bytes::Bytes;
 use super::Rng;
 use super::disk::{Body, Disk, Ino, Node, Part};
 use crate::ids::{DirId, FileId, Name, OpId, is_reserved_path};
+use crate::proto::errno::{
+    EACCES, EIO, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ESPIPE,
+};
+use crate::proto::fs::{DIRECTORY_MODE, FILE_MODE};
 use crate::proto::{DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
 use target::{publish, room};
-
-const EACCES: i32 = 13;
-const EIO: i32 = 5;
-const EISDIR: i32 = 21;
-const ELOOP: i32 = 40;
-const ENOENT: i32 = 2;
-const ENOSPC: i32 = 28;
-const ENOTDIR: i32 = 20;
 
 /// Most entries one `List` answers with, whatever was asked: getdents64 has its own idea, too.
 const LIST_MAX: usize = 64;
@@ -84,6 +80,57 @@ fn fail<T>(call: &'static str, errno: i32) -> Result<T, DiskError> {
     Err(DiskError { call, errno })
 }
 
+/// What an operation works on, and what it opens.
+#[derive(Default)]
+struct About {
+    dir: Option<DirId>,
+    file: Option<FileId>,
+    new_dir: Option<DirId>,
+    new_file: Option<FileId>,
+}
+
+fn about(cmd: &DiskOp) -> About {
+    match cmd {
+        DiskOp::ResolveTarget { dir, .. } | DiskOp::ResolveSource { dir, .. } => About {
+            new_dir: Some(*dir),
+            ..About::default()
+        },
+        DiskOp::OpenDir { parent, dir, .. } | DiskOp::MakeDir { parent, dir, .. } => About {
+            dir: Some(*parent),
+            new_dir: Some(*dir),
+            ..About::default()
+        },
+        DiskOp::OpenRead { dir, file, .. } | DiskOp::OpenPart { dir, file, .. } => About {
+            dir: Some(*dir),
+            new_file: Some(*file),
+            ..About::default()
+        },
+        DiskOp::CloseDir { dir }
+        | DiskOp::List { dir, .. }
+        | DiskOp::ReadSmall { dir, .. }
+        | DiskOp::Check { dir, .. }
+        | DiskOp::SetDir { dir, .. }
+        | DiskOp::PutSmall { dir, .. }
+        | DiskOp::PutSymlink { dir, .. }
+        | DiskOp::CleanPart { dir, .. } => About {
+            dir: Some(*dir),
+            ..About::default()
+        },
+        DiskOp::Read { file, .. }
+        | DiskOp::Stat { file }
+        | DiskOp::CloseRead { file }
+        | DiskOp::StartPart { file, .. }
+        | DiskOp::Write { file, .. }
+        | DiskOp::ReadPart { file, .. }
+        | DiskOp::WriteJournal { file, .. }
+        | DiskOp::CommitPart { file, .. }
+        | DiskOp::ClosePart { file, .. } => About {
+            file: Some(*file),
+            ..About::default()
+        },
+    }
+}
+
 fn write_len(cmd: &DiskOp) -> usize {
     match cmd {
         DiskOp::Write { data, .. } => data.len(),
@@ -138,34 +185,12 @@ impl Handles {
             self.pending.iter().all(|other| other.op != op),
             "{op:?} is used twice"
         );
-        let (dir, file, new_dir, new_file) = match &cmd {
-            DiskOp::ResolveTarget { dir, .. } | DiskOp::ResolveSource { dir, .. } => {
-                (None, None, Some(*dir), None)
-            }
-            DiskOp::OpenDir { parent, dir, .. } | DiskOp::MakeDir { parent, dir, .. } => {
-                (Some(*parent), None, Some(*dir), None)
-            }
-            DiskOp::OpenRead { dir, file, .. } | DiskOp::OpenPart { dir, file, .. } => {
-                (Some(*dir), None, None, Some(*file))
-            }
-            DiskOp::CloseDir { dir }
-            | DiskOp::List { dir, .. }
-            | DiskOp::ReadSmall { dir, .. }
-            | DiskOp::Check { dir, .. }
-            | DiskOp::SetDir { dir, .. }
-            | DiskOp::PutSmall { dir, .. }
-            | DiskOp::PutSymlink { dir, .. }
-            | DiskOp::CleanPart { dir, .. } => (Some(*dir), None, None, None),
-            DiskOp::Read { file, .. }
-            | DiskOp::Stat { file }
-            | DiskOp::CloseRead { file }
-            | DiskOp::StartPart { file, .. }
-            | DiskOp::Write { file, .. }
-            | DiskOp::ReadPart { file, .. }
-            | DiskOp::WriteJournal { file, .. }
-            | DiskOp::CommitPart { file, .. }
-            | DiskOp::ClosePart { file, .. } => (None, Some(*file), None, None),
-        };
+        let About {
+            dir,
+            file,
+            new_dir,
+            new_file,
+        } = about(&cmd);
         new_dir.iter().for_each(|dir| {
             assert!(
                 self.used_dirs.insert(*dir),
@@ -302,10 +327,32 @@ impl Handles {
             DiskOp::Check { name, .. } => {
                 Ok(DiskDone::Existing(disk.existing(dir, name.as_bytes())))
             }
+            cmd @ (DiskOp::MakeDir { .. }
+            | DiskOp::SetDir { .. }
+            | DiskOp::PutSmall { .. }
+            | DiskOp::PutSymlink { .. }) => self.run_for_target(disk, dir, cmd),
+            cmd @ (DiskOp::CleanPart { .. }
+            | DiskOp::OpenPart { .. }
+            | DiskOp::StartPart { .. }
+            | DiskOp::Write { .. }
+            | DiskOp::ReadPart { .. }
+            | DiskOp::WriteJournal { .. }
+            | DiskOp::CommitPart { .. }
+            | DiskOp::ClosePart { .. }) => self.run_for_part(disk, (dir, file), cmd),
+        }
+    }
+
+    fn run_for_target(
+        &mut self,
+        disk: &mut Disk,
+        dir: Ino,
+        cmd: DiskOp,
+    ) -> Result<DiskDone, DiskError> {
+        match cmd {
             DiskOp::MakeDir { name, dir: new, .. } => self.make_dir(disk, dir, &name, new),
             DiskOp::SetDir { mode, mtime, .. } => {
                 let node = disk.node_mut(dir);
-                (node.mode, node.mtime) = (mode, mtime);
+                (node.mode, node.mtime) = (mode & DIRECTORY_MODE, mtime);
                 Ok(DiskDone::Done)
             }
             DiskOp::PutSmall {
@@ -322,7 +369,7 @@ impl Handles {
                     dir,
                     name.as_bytes(),
                     Node {
-                        mode,
+                        mode: mode & FILE_MODE,
                         mtime,
                         body: Body::File(data),
                     },
@@ -343,8 +390,24 @@ impl Handles {
                     body: Body::Symlink(target.to_vec()),
                 },
             ),
+            other => unreachable!("{other:?} is none of a destination"),
+        }
+    }
+
+    /// `at`: the directory or the file it is about.
+    fn run_for_part(
+        &mut self,
+        disk: &mut Disk,
+        at: (Ino, usize),
+        cmd: DiskOp,
+    ) -> Result<DiskDone, DiskError> {
+        let (dir, file) = at;
+        match cmd {
             DiskOp::CleanPart { name, .. } => {
-                disk.parts.remove(&(dir, name.as_bytes().to_vec()));
+                // Whoever receives that file now has its lock.
+                if !self.is_locked(dir, name.as_bytes()) {
+                    disk.parts.remove(&(dir, name.as_bytes().to_vec()));
+                }
                 Ok(DiskDone::Done)
             }
             DiskOp::OpenPart {
@@ -389,6 +452,7 @@ impl Handles {
                 self.files.remove(&id);
                 Ok(DiskDone::Done)
             }
+            other => unreachable!("{other:?} is none of a partial file"),
         }
     }
 
@@ -407,23 +471,21 @@ impl Handles {
             return Err(DiskError::RESERVED_NAME);
         }
         let (parent, name) = split(path);
+        let parent = open_directory(disk, parent)?;
         if name.is_empty() {
-            self.dirs.insert(dir, Disk::ROOT);
+            self.dirs.insert(dir, parent);
             return Ok(DiskDone::Source {
                 name: None,
-                meta: disk.meta(Disk::ROOT),
+                meta: disk.meta(parent),
                 link: None,
                 in_place: disk.in_place,
             });
         }
-        let Some(parent) = disk.find(parent) else {
-            return fail("openat2", ENOENT);
-        };
-        let Some(ino) = disk.child(parent, name) else {
+        let name = name_of(name)?;
+        let Some(ino) = disk.child(parent, name.as_bytes()) else {
             return fail("statx", ENOENT);
         };
         self.dirs.insert(dir, parent);
-        let name = Name::new(Bytes::copy_from_slice(name)).expect("names on the disk are names");
         Ok(DiskDone::Source {
             name: Some(name),
             meta: disk.meta(ino),
@@ -451,7 +513,10 @@ impl Handles {
             },
         };
         let Some(children) = disk.children(ino) else {
-            return fail("openat2", ENOTDIR);
+            return match disk.node(ino).body {
+                Body::Symlink(_) => fail("openat2", ELOOP),
+                Body::File(_) | Body::Special | Body::Directory(_) => fail("openat2", ENOTDIR),
+            };
         };
         let mut names: Vec<_> = children.keys().cloned().collect();
         rng.shuffle(&mut names);
@@ -515,13 +580,29 @@ impl Handles {
     }
 }
 
-/// Parent and last component of a path.
+/// A path's directory, opened as openat2(2) would.
+fn open_directory(disk: &Disk, path: &[u8]) -> Result<Ino, DiskError> {
+    match disk.look_up(path) {
+        Ok(ino) if disk.children(ino).is_some() => Ok(ino),
+        Ok(_) => fail("openat2", ENOTDIR),
+        Err(errno) => fail("openat2", errno),
+    }
+}
+
+fn name_of(bytes: &[u8]) -> Result<Name, DiskError> {
+    Name::new(Bytes::copy_from_slice(bytes)).or(fail("path", ENAMETOOLONG))
+}
+
+/// Parent and last component of a path; `.` is no name.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     let end = path
         .iter()
         .rposition(|&b| b != b'/')
         .map_or(0, |last| last + 1);
     let path = &path[..end];
+    if path == b"." || path.ends_with(b"/.") {
+        return (path, b"");
+    }
     match path.iter().rposition(|&b| b == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),
@@ -548,14 +629,19 @@ fn source_file(disk: &Disk, dir: Ino, name: &Name) -> Result<Ino, DiskError> {
 
 fn read_small(disk: &Disk, dir: Ino, name: &Name, max_bytes: usize) -> Result<DiskDone, DiskError> {
     let ino = source_file(disk, dir, name)?;
-    let Body::File(data) = &disk.node(ino).body else {
-        return fail("read", EISDIR);
+    let data = match &disk.node(ino).body {
+        Body::File(data) => data,
+        Body::Special => return fail("read", ESPIPE),
+        Body::Directory(_) | Body::Symlink(_) => return fail("read", EISDIR),
     };
     if disk.faults.broken.contains(name.as_bytes()) {
         return fail("read", EIO);
     }
-    assert!(max_bytes <= 64 * 1024, "a small read of {max_bytes} bytes");
-    let data = Bytes::copy_from_slice(&data[..data.len().min(max_bytes + 1)]);
+    assert!(
+        max_bytes <= PIECE_BYTES,
+        "a small read of {max_bytes} bytes"
+    );
+    let data = Bytes::copy_from_slice(&data[..data.len().min(max_bytes)]);
     Ok(DiskDone::Small {
         data,
         after: disk.meta(ino),

@@ -148,8 +148,7 @@ impl Scenario {
         World::new(
             parts.rng,
             start,
-            parts.request,
-            grant,
+            (parts.request, grant),
             parts.limits,
             parts.disks,
         )

@@ -12,6 +12,7 @@ pub use super::start;
 use super::tree::TreeShape;
 use super::world::{CLIENT, SERVER, Stop, World};
 use crate::ids::EntryId;
+use crate::proto::errno::ENOSPC;
 use crate::proto::{
     EntryErrorCode, EntryResult, Event, Input, Outcome, SessionError, SessionErrorCode, Totals,
 };
@@ -366,7 +367,7 @@ fn full_events(events: &[Event]) -> usize {
         Event::Entry {
             result: EntryResult::Failed(error),
             ..
-        } => error.code == EntryErrorCode::Full && error.errno == 28,
+        } => error.code == EntryErrorCode::Full && error.errno == ENOSPC,
         _ => false,
     };
     events.iter().filter(is_full).count()

@@ -36,57 +36,22 @@ pub fn random_tree(disk: &mut Disk, dir: Ino, shape: TreeShape, rng: &mut Rng) {
             continue;
         }
         let (mode, mtime) = (random_mode(rng), random_mtime(rng));
-        match rng.below(100) {
-            0..20 if dirs.len() < 60 => {
-                let body = Body::Directory(BTreeMap::new());
-                dirs.push(disk.put(
-                    parent,
-                    &name,
-                    Node {
-                        mode: mode | 0o700,
-                        mtime,
-                        body,
-                    },
-                ));
-            }
+        let (mode, body) = match rng.below(100) {
+            0..20 if dirs.len() < 60 => (mode | 0o700, Body::Directory(BTreeMap::new())),
             20..28 => {
-                let target = rng
-                    .pick(&[&b"../x"[..], b"/etc/passwd", b"\xff\n", b"a"])
-                    .to_vec();
-                disk.put(
-                    parent,
-                    &name,
-                    Node {
-                        mode: 0o777,
-                        mtime,
-                        body: Body::Symlink(target),
-                    },
-                );
+                let targets = [&b"../x"[..], b"/etc/passwd", b"\xff\n", b"a"];
+                (0o777, Body::Symlink(rng.pick(&targets).to_vec()))
             }
-            28..30 => {
-                disk.put(
-                    parent,
-                    &name,
-                    Node {
-                        mode,
-                        mtime,
-                        body: Body::Special,
-                    },
-                );
-            }
+            28..30 => (mode, Body::Special),
             _ => {
                 let len = random_size(rng, &mut large_left);
-                let data = rng.bytes(len);
-                disk.put(
-                    parent,
-                    &name,
-                    Node {
-                        mode,
-                        mtime,
-                        body: Body::File(data),
-                    },
-                );
+                (mode, Body::File(rng.bytes(len)))
             }
+        };
+        let is_directory = matches!(body, Body::Directory(_));
+        let made = disk.put(parent, &name, Node { mode, mtime, body });
+        if is_directory {
+            dirs.push(made);
         }
     }
     // Filling a directory moved its mtime; a source directory has whatever its owner left.

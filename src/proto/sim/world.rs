@@ -87,11 +87,11 @@ impl World {
     pub fn new(
         mut rng: Rng,
         start: Instant,
-        request: Request,
-        grant: Grant,
+        asked: (Request, Grant),
         limits: [Limits; 2],
         disks: [Disk; 2],
     ) -> World {
+        let (request, grant) = asked;
         let sender = match &request {
             Request::Transfer(transfer) if transfer.direction == Direction::Push => CLIENT,
             Request::Transfer(_) | Request::List { .. } => SERVER,

@@ -143,11 +143,11 @@ pub enum Record {
 /// Parses one data stream. Holds at most a partial head or tail.
 #[derive(Debug, Default)]
 pub struct RecordParser {
-    state: State,
+    state: RecordState,
 }
 
 #[derive(Debug)]
-enum State {
+enum RecordState {
     /// Before a record (`len` 0) or within its head. Next: Data.
     Head {
         buf: [u8; HEAD_MAX_BYTES],
@@ -159,9 +159,9 @@ enum State {
     Tail { buf: [u8; TAIL_BYTES], len: usize },
 }
 
-impl Default for State {
-    fn default() -> State {
-        State::Head {
+impl Default for RecordState {
+    fn default() -> RecordState {
+        RecordState::Head {
             buf: [0; HEAD_MAX_BYTES],
             len: 0,
         }
@@ -180,7 +180,7 @@ impl RecordParser {
     /// [`WireError::Record`]; the stream cannot be parsed further.
     pub fn next(&mut self, input: &mut Bytes) -> Result<Option<Record>, WireError> {
         match &mut self.state {
-            State::Head { buf, len } => {
+            RecordState::Head { buf, len } => {
                 while *len == 0 && input.first() == Some(&FILLER_RECORD) {
                     input.advance(1);
                 }
@@ -198,15 +198,15 @@ impl RecordParser {
                 };
                 input.advance(used - had);
                 self.state = match head.len_bytes() {
-                    0 => State::Tail {
+                    0 => RecordState::Tail {
                         buf: [0; TAIL_BYTES],
                         len: 0,
                     },
-                    left_bytes => State::Data { left_bytes },
+                    left_bytes => RecordState::Data { left_bytes },
                 };
                 Ok(Some(Record::Begin(head)))
             }
-            State::Data { left_bytes } => {
+            RecordState::Data { left_bytes } => {
                 if input.is_empty() {
                     return Ok(None);
                 }
@@ -214,14 +214,14 @@ impl RecordParser {
                 let data = input.split_to(take as usize);
                 *left_bytes -= take;
                 if *left_bytes == 0 {
-                    self.state = State::Tail {
+                    self.state = RecordState::Tail {
                         buf: [0; TAIL_BYTES],
                         len: 0,
                     };
                 }
                 Ok(Some(Record::Data(data)))
             }
-            State::Tail { buf, len } => {
+            RecordState::Tail { buf, len } => {
                 let take = input.len().min(TAIL_BYTES - *len);
                 buf[*len..*len + take].copy_from_slice(&input[..take]);
                 *len += take;
@@ -236,7 +236,7 @@ impl RecordParser {
                 };
                 let mut digest = [0; 32];
                 digest.copy_from_slice(&buf[1..]);
-                self.state = State::default();
+                self.state = RecordState::default();
                 Ok(Some(Record::End { status, digest }))
             }
         }
@@ -244,6 +244,6 @@ impl RecordParser {
 
     /// Whether the stream may end here: no record was cut short.
     pub fn is_between_records(&self) -> bool {
-        matches!(self.state, State::Head { len: 0, .. })
+        matches!(self.state, RecordState::Head { len: 0, .. })
     }
 }

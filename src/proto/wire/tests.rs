@@ -5,13 +5,14 @@ use minicbor::Encoder;
 
 use super::*;
 use crate::ids::{ChunkIndex, EntryId};
+use crate::proto::errno::ENOSPC;
 use crate::proto::manifest::SMALL_MAX_BYTES;
 use crate::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
 
 fn error(text: &str) -> EntryError {
     EntryError {
         code: EntryErrorCode::Full,
-        errno: 28,
+        errno: ENOSPC,
         text: text.into(),
     }
 }
@@ -81,7 +82,6 @@ fn requests() -> Vec<WireRequest> {
 }
 
 fn every_message() -> Vec<Message> {
-    let path = Bytes::from_static(b"dir/\xff\n");
     let mut all: Vec<Message> = requests()
         .into_iter()
         .map(|request| {
@@ -96,7 +96,13 @@ fn every_message() -> Vec<Message> {
             })
         })
         .collect();
-    all.extend([
+    all.extend(messages_after_hello());
+    all
+}
+
+fn messages_after_hello() -> Vec<Message> {
+    let path = Bytes::from_static(b"dir/\xff\n");
+    vec![
         Message::Welcome(Welcome {
             version: 1,
             agent: String::new(),
@@ -154,8 +160,7 @@ fn every_message() -> Vec<Message> {
         Message::EchoReply {
             payload: Bytes::new(),
         },
-    ]);
-    all
+    ]
 }
 
 fn framed(message: &Message) -> Bytes {
@@ -342,7 +347,11 @@ fn missing_optional_fields_are_none() {
         (hello.entry_window, hello.bwlimit_bps, hello.streams),
         (9, None, None)
     );
-    // An entry that ends before its link.
+}
+
+/// An entry that ends before its link.
+#[test]
+fn a_missing_link_is_none() {
     let bytes = frame(|e| {
         e.array(2)
             .unwrap()

@@ -1,6 +1,15 @@
 //! A path in whole windows: what is held back, by how much, and for how long.
 
+use std::time::{Duration, Instant};
+
+use super::crowd::{CROWD_CWND_BYTES, CROWD_MIN_RTT, FUTILE_WINDOWS};
+use super::long_path::{LONG_PATH_AHEAD, LONG_PATH_BURST, burst_of};
+use super::rate::{LEAST_BYTES_PER_SECOND, SLOW_PATH_BURST_MAX};
+use super::short_queue::WINDOW_PACKETS;
+use super::term::{DESERTED_AFTER_SHARE, KEPT_FIRST, KEPT_MAX};
+use super::window::WINDOWS;
 use super::*;
+use crate::config::PACING_MIN_RTT;
 
 /// A path that carries 100 MB/s, in whole windows of packets of 1,000 bytes.
 struct Path {
@@ -43,7 +52,11 @@ impl Path {
     }
 
     fn rate(&self) -> u64 {
-        self.pace.shape.as_ref().unwrap().bytes_per_second
+        let measured = self.pace.measured.as_ref().unwrap();
+        match measured.reason.rate() {
+            Some(Rate::Kept { bytes_per_second }) => bytes_per_second,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Bytes per second that leave while there is always something to send.
@@ -171,7 +184,7 @@ fn a_rate_measured_while_starting_rises_to_what_the_path_carries() {
 fn a_search_that_meets_no_loss_ends() {
     let mut path = Path::new(Duration::from_micros(200));
     path.window(100);
-    path.pace.shape.as_mut().unwrap().until += KEPT_MAX;
+    path.pace.measured.as_mut().unwrap().term.until += KEPT_MAX;
     for _ in 0..10_000 {
         path.window(0);
     }
@@ -187,17 +200,17 @@ fn the_last_of_a_crowd_is_not_held_back_to_its_share() {
     let mut path = Path::new(Duration::from_micros(200));
     path.numbers.rtt = Duration::from_millis(10);
     path.window(100);
-    assert!(path.pace.shape.is_some());
+    assert!(path.pace.measured.is_some());
     path.numbers.rtt = Duration::from_micros(300);
     path.now += KEPT_FIRST / DESERTED_AFTER_SHARE - Duration::from_millis(1);
     path.observe();
     assert!(
-        path.pace.shape.is_some(),
+        path.pace.measured.is_some(),
         "a short queue that is not overrun looks the same at first"
     );
     path.now += Duration::from_millis(1);
     path.observe();
-    assert!(path.pace.shape.is_none());
+    assert!(path.pace.measured.is_none());
 }
 
 #[test]
@@ -209,7 +222,10 @@ fn a_crowd_that_is_still_there_and_a_short_queue_are_no_deserted_ones() {
         path.numbers.rtt = Duration::from_micros(later);
         path.now += KEPT_FIRST - Duration::from_millis(1);
         path.observe();
-        assert!(path.pace.shape.is_some(), "{overflowing} µs, then {later}");
+        assert!(
+            path.pace.measured.is_some(),
+            "{overflowing} µs, then {later}"
+        );
     }
 }
 
@@ -264,7 +280,7 @@ fn only_many_on_one_wire_are_a_crowd() {
         path.numbers.cwnd_bytes = cwnd_bytes;
         path.window(200);
         assert_eq!(
-            path.pace.shape.is_some(),
+            path.pace.measured.is_some(),
             held_back,
             "{on_link} {min_rtt:?} {cwnd_bytes}"
         );
@@ -276,7 +292,7 @@ fn crowded() -> Path {
     path.numbers.rtt = Duration::from_millis(10);
     path.numbers.cwnd_bytes = CROWD_CWND_BYTES - 1;
     path.window(60);
-    assert!(path.pace.shape.is_some());
+    assert!(path.pace.measured.is_some());
     path
 }
 
@@ -308,9 +324,9 @@ fn loss_that_stays_is_not_the_crowds() {
     for _ in 0..FUTILE_WINDOWS {
         path.window(60);
     }
-    assert!(path.pace.shape.is_none());
+    assert!(path.pace.measured.is_none());
     path.window(60);
-    assert!(path.pace.shape.is_none(), "not for a while");
+    assert!(path.pace.measured.is_none(), "not for a while");
     path.now += KEPT_FIRST;
     path.window(0);
     path.window(60);
@@ -325,7 +341,8 @@ fn one_of_a_crowd_takes_what_the_others_leave() {
     let mut path = crowded();
     let before = path.rate();
     for window in 0..200 {
-        path.window(if window % 8 == 7 { 0 } else { 20 }); // one that loses nothing: holding back helps
+        // One that loses nothing: holding back helps.
+        path.window(if window % 8 == 7 { 0 } else { 20 });
     }
     assert!(
         (60..=63).contains(&(path.rate() * 100 / before)),
@@ -347,10 +364,10 @@ fn the_path_is_tried_again_ever_more_seldom() {
         path.window(100);
         path.now += kept - Duration::from_millis(1);
         path.observe();
-        assert!(path.pace.shape.is_some(), "{kept:?}");
+        assert!(path.pace.measured.is_some(), "{kept:?}");
         path.now += Duration::from_millis(1);
         path.observe();
-        assert!(path.pace.shape.is_none(), "{kept:?}");
+        assert!(path.pace.measured.is_none(), "{kept:?}");
         kept = (kept * 2).min(KEPT_MAX);
     }
 }

@@ -81,17 +81,15 @@ fn a_second_lane_meets_the_same_worker() {
     let mut client_router = Router::new(WorkerId(2), 9, secrets, false);
     for steer in [0, 1, 2, 77, 255] {
         let (local, peer) = (addr(CLIENT), addr(SERVER));
-        let mut conn = Conn::connect(
-            &mut setup,
-            &mut client_router,
-            0,
+        let connect = Connect {
+            key: 0,
             local,
             peer,
-            Some(steer),
-            None,
-            now(),
-        )
-        .unwrap();
+            steer: Some(steer),
+            ticket: None,
+            now: now(),
+        };
+        let mut conn = Conn::connect(&mut setup, &mut client_router, connect).unwrap();
         assert_eq!(conn.peer_cid_first_byte(), Some(steer));
         let mut first = datagrams(&mut conn).remove(0);
         for worker in 0..3 {

@@ -78,9 +78,20 @@ fn a_handshake_is_light_whatever_the_path_does() {
             "{most_server}"
         );
         assert!(
-            world.client.long_headers.max(world.server().long_headers)
+            world
+                .client
+                .share
+                .long_headers
+                .max(world.server().share.long_headers)
                 < MAX_HANDSHAKE_DATAGRAMS / 2
         );
+    }
+}
+
+/// Reads whatever there is.
+fn read_all(conn: &mut Conn, out: &mut [u8]) {
+    while let Some(id) = conn.readable_next() {
+        while let Ok(Some(_)) = conn.read(id, out) {}
     }
 }
 
@@ -124,14 +135,10 @@ fn an_honest_transfer_stays_light_and_leaves_nothing() {
             }
             most_client = most_client.max(world.client.held_bytes());
             most_server = most_server.max(world.server().held_bytes());
-            while let Some(id) = world.server().readable_next() {
-                while let Ok(Some(_)) = world.server().read(id, &mut out) {}
-            }
+            read_all(world.server(), &mut out);
         }
         for _ in 0..2000 {
-            while let Some(id) = world.server().readable_next() {
-                while let Ok(Some(_)) = world.server().read(id, &mut out) {}
-            }
+            read_all(world.server(), &mut out);
             if !carry_badly(&mut world, &mut dice, 0) {
                 world.client.keep_alive();
                 world.server().keep_alive();
@@ -140,7 +147,8 @@ fn an_honest_transfer_stays_light_and_leaves_nothing() {
                 world.server().on_timeout(now());
             }
         }
-        world.client.forget_delivered();
+        let client = &mut world.client;
+        client.sending.outgoing.forget_delivered(&mut client.quiche);
         let (client, server) = (world.client.held_bytes(), world.server().held_bytes());
         println!(
             "{lost_percent} % lost: {sent} bytes; client {client_idle}, {most_client} at most, {client}"
@@ -236,7 +244,7 @@ fn packets_that_are_never_acknowledged_are_too_heavy() {
 fn data_waits_while_what_is_in_flight_weighs_too_much() {
     let mut world = Pair::new().world().established();
     let stream = world.client.open_uni().unwrap();
-    world.client.window_bytes = 0;
+    world.client.share.window_bytes = 0;
     assert_eq!(
         world
             .client

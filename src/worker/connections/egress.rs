@@ -2,7 +2,7 @@
 
 use std::io;
 
-use landro_sys::{Run, SendBuffer, SendRun};
+use landro_sys::{SendBuffer, SendRun};
 
 use super::Connections;
 use crate::worker::event_loop::Loop;
@@ -51,14 +51,10 @@ impl Connections {
         };
         connection.sent.packets += filled.packets as u64;
         connection.sent.calls += runs.len() as u64;
-        let runs = runs.into_iter().map(|run| Run {
-            range: run.range,
-            segment_bytes: run.segment_bytes,
-        });
         let send = SendRun {
             socket: connection.socket,
             buffer,
-            runs: runs.collect(),
+            runs,
             to: filled.to,
             from: Some(filled.from.ip()).filter(|ip| !ip.is_unspecified()),
         };

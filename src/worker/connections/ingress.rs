@@ -13,7 +13,7 @@ use crate::budget::{
 };
 use crate::config::{ETHERNET_UDP_PAYLOAD_BYTES, MAX_UDP_PAYLOAD_BYTES};
 use crate::ids::WorkerId;
-use crate::quic::{Conn, NewConn, Route};
+use crate::quic::{Accept, Conn, NewConn, Route};
 use crate::worker::event_loop::Loop;
 use crate::worker::limits::SEND_BUFFERS;
 use crate::worker::listeners::Listeners;
@@ -144,7 +144,14 @@ impl Connections {
             landro_sys::route_to(from).map_or(ETHERNET_MTU_BYTES, |route| route.mtu_bytes);
         setup.set_interface_payload(mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
         let key = self.table.vacant_key();
-        match Conn::accept(setup, &mut self.router, key, new, local, from, io.now) {
+        let accept = Accept {
+            key,
+            new,
+            local,
+            peer: from,
+            now: io.now,
+        };
+        match Conn::accept(setup, &mut self.router, accept) {
             Ok(conn) => {
                 let app = App::Undecided(Handshake::Accepted { promise });
                 let connection = Connection::new(io, conn, socket, from, app);
@@ -197,14 +204,10 @@ fn reply(io: &mut Loop, listeners: &Listeners, way: Way, bytes: &[u8]) {
     };
     let len = bytes.len().min(buffer.len());
     buffer[..len].copy_from_slice(&bytes[..len]);
-    let run = Run {
-        range: 0..len,
-        segment_bytes: None,
-    };
     let send = SendRun {
         socket: listener.socket,
         buffer,
-        runs: vec![run],
+        runs: vec![Run::single(0..len)],
         to: way.from,
         from: Some(way.local.ip()),
     };

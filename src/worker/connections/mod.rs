@@ -18,7 +18,7 @@ use super::event_loop::Loop;
 use super::lane::{Errand, Lane};
 use super::stats::Batches;
 use crate::ids::Fingerprint;
-use crate::quic::{Conn, Router, Setup};
+use crate::quic::{Conn, Connect, Router, Setup};
 use app::{App, Handshake};
 use connection::Connection;
 use weights::Weights;
@@ -226,17 +226,15 @@ impl Connections {
         setup.set_windows(promise.first_bytes, promise.most_bytes);
         setup.set_interface_payload(route.mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
         let key = self.table.vacant_key();
-        let made = Conn::connect(
-            setup,
-            &mut self.router,
+        let connect = Connect {
             key,
-            to.local,
+            local: to.local,
             peer,
-            to.steer,
-            to.ticket.as_deref(),
-            io.now,
-        );
-        let conn = made.map_err(|error| {
+            steer: to.steer,
+            ticket: to.ticket.as_deref(),
+            now: io.now,
+        };
+        let conn = Conn::connect(setup, &mut self.router, connect).map_err(|error| {
             io.shared.budget.return_window(granted_bytes);
             error.to_string()
         })?;

@@ -4,10 +4,10 @@ use bytes::Bytes;
 
 use super::{At, Copier, Found};
 use crate::ids::{FileId, Name};
-use crate::proto::manifest::is_resumable;
-use crate::proto::session::errors::{
-    Host, destination_error, is_a_directory, is_special, source_changed, source_error,
+use crate::proto::errors::{
+    HostSide, destination_error, is_a_directory, is_special, source_changed, source_error,
 };
+use crate::proto::manifest::is_resumable;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, Meta};
 
 /// One step of a big file: between two of them progress is shown and a signal is noticed.
@@ -27,11 +27,11 @@ impl From<EntryError> for Interrupted {
 }
 
 fn reading(error: DiskError) -> EntryError {
-    source_error(Host::Only, &error)
+    source_error(HostSide::Only, &error)
 }
 
 fn writing(error: DiskError) -> EntryError {
-    destination_error(Host::Only, &error)
+    destination_error(HostSide::Only, &error)
 }
 
 impl Copier<'_> {
@@ -91,10 +91,10 @@ impl Copier<'_> {
         match self.to.run(check).map_err(writing)? {
             DiskDone::Existing(None) => Ok(false),
             DiskDone::Existing(Some(there)) if there.meta.kind == Kind::Directory => {
-                Err(is_a_directory(Host::Only))
+                Err(is_a_directory(HostSide::Only))
             }
             DiskDone::Existing(Some(there)) if there.meta.kind == Kind::Special => {
-                Err(is_special(Host::Only))
+                Err(is_special(HostSide::Only))
             }
             DiskDone::Existing(Some(there)) => {
                 let Meta {
@@ -148,7 +148,7 @@ impl Copier<'_> {
         let opened = self.from.run(open).map_err(reading)?;
         let result = match is_unchanged(&opened, meta) {
             true => self.copy_open(at, landing, file, meta),
-            false => Err(source_changed(Host::Only).into()),
+            false => Err(source_changed(HostSide::Only).into()),
         };
         // Forgetting cannot fail.
         let _ = self.from.run(DiskOp::CloseRead { file });
@@ -221,7 +221,7 @@ impl Copier<'_> {
         }
         let after = self.from.run(DiskOp::Stat { file }).map_err(reading)?;
         if done_bytes != meta.size_bytes || !is_unchanged(&after, meta) {
-            return Err(source_changed(Host::Only).into());
+            return Err(source_changed(HostSide::Only).into());
         }
         let (mode, mtime, fsync) = (meta.mode, meta.mtime, self.job.fsync);
         self.to

@@ -8,8 +8,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, RenameFlags, ResolveFlag};
-use nix::sys::stat::{Mode, UtimensatFlags};
+use nix::fcntl::{
+    AT_FDCWD, AtFlags, FallocateFlags, OFlag, RenameFlags, ResolveFlag, copy_file_range, renameat2,
+};
+use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::UnlinkatFlags;
 
@@ -17,6 +19,7 @@ use super::{
     Dir, FileDone, FileOp, FileSystem, Flock, OpenHow, STATX_MASK, Statx, extents, invalid, list,
     xattr,
 };
+use crate::pool::Buffer;
 
 /// How often openat2 is repeated on EAGAIN: with RESOLVE_BENEATH the kernel gives it whenever any
 /// rename on the host raced with a `..` of the path (openat2(2)).
@@ -37,39 +40,16 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
         FileOp::Read {
             file,
             offset,
-            mut buffer,
+            buffer,
             len,
-        } => {
-            let len = len.min(buffer.spare_len());
-            let bytes = uninterrupted(|| {
-                nix::sys::uio::pread(&file, &mut buffer.spare_mut()[..len], signed(offset)?)
-                    .map_err(io::Error::from)
-            })?;
-            Ok(FileDone::Read { buffer, bytes })
-        }
-        FileOp::Write { file, offset, data } => uninterrupted(|| {
-            nix::sys::uio::pwrite(&file, &data, signed(offset)?).map_err(io::Error::from)
-        })
-        .map(FileDone::Written),
-        FileOp::Reserve { file, len } => done(uninterrupted(|| {
-            Ok(nix::fcntl::fallocate(
-                &file,
-                FallocateFlags::FALLOC_FL_KEEP_SIZE,
-                0,
-                signed(len)?,
-            )?)
-        })),
-        FileOp::Truncate { file, len } => done(uninterrupted(|| {
-            Ok(nix::unistd::ftruncate(&file, signed(len)?)?)
-        })),
-        FileOp::Fsync {
-            file,
-            data_only: false,
-        } => done(nix::unistd::fsync(&file)),
-        FileOp::Fsync {
-            file,
-            data_only: true,
-        } => done(nix::unistd::fdatasync(&file)),
+        } => read(&file, offset, buffer, len),
+        FileOp::Write { file, offset, data } => write(&file, offset, &data).map(FileDone::Written),
+        FileOp::Reserve { file, len } => done(reserve(&file, len)),
+        FileOp::Truncate { file, len } => done(truncate(&file, len)),
+        FileOp::Fsync { file, data_only } => match data_only {
+            true => done(nix::unistd::fdatasync(&file)),
+            false => done(nix::unistd::fsync(&file)),
+        },
         FileOp::SyncRange { file, wait } => done(sync_range(&file, wait)),
         FileOp::Extents { file, len } => extents::are_written(&file, len).map(FileDone::Allocated),
         FileOp::GetXattr { file, name } => xattr::get(&file, name).map(FileDone::Xattr),
@@ -84,48 +64,25 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             flags,
         } => {
             let flags = RenameFlags::from_bits_retain(flags);
-            done(nix::fcntl::renameat2(
-                at(&from_dir),
-                from.as_c_str(),
-                at(&to_dir),
-                to.as_c_str(),
-                flags,
-            ))
+            let (from, to) = (from.as_c_str(), to.as_c_str());
+            done(renameat2(at(&from_dir), from, at(&to_dir), to, flags))
         }
         FileOp::Link { file, to_dir, to } => done(link(&file, at(&to_dir), &to)),
-        FileOp::Unlink { dir, path, is_dir } => {
-            let flag = if is_dir {
-                UnlinkatFlags::RemoveDir
-            } else {
-                UnlinkatFlags::NoRemoveDir
-            };
-            done(nix::unistd::unlinkat(at(&dir), path.as_c_str(), flag))
+        FileOp::Unlink { dir, path, is_dir } => done(unlink(at(&dir), &path, is_dir)),
+        FileOp::Mkdir { dir, path, mode } => {
+            let mode = Mode::from_bits_truncate(mode);
+            done(nix::sys::stat::mkdirat(at(&dir), path.as_c_str(), mode))
         }
-        FileOp::Mkdir { dir, path, mode } => done(nix::sys::stat::mkdirat(
-            at(&dir),
-            path.as_c_str(),
-            Mode::from_bits_truncate(mode),
-        )),
-        FileOp::Symlink { target, dir, path } => done(nix::unistd::symlinkat(
-            target.as_c_str(),
-            at(&dir),
-            path.as_c_str(),
-        )),
-        FileOp::Readlink { dir, path } => Ok(FileDone::Link(
-            nix::fcntl::readlinkat(at(&dir), path.as_c_str())?.into_vec(),
-        )),
+        FileOp::Symlink { target, dir, path } => {
+            let (target, path) = (target.as_c_str(), path.as_c_str());
+            done(nix::unistd::symlinkat(target, at(&dir), path))
+        }
+        FileOp::Readlink { dir, path } => {
+            let target = nix::fcntl::readlinkat(at(&dir), path.as_c_str())?;
+            Ok(FileDone::Link(target.into_vec()))
+        }
         FileOp::SetMeta { file, mode, mtime } => done(set_meta(&file, mode, mtime)),
-        FileOp::SetLinkTime { dir, path, mtime } => {
-            let (atime, mtime) = (TimeSpec::UTIME_OMIT, time_spec(mtime)?);
-            let flag = UtimensatFlags::NoFollowSymlink;
-            done(nix::sys::stat::utimensat(
-                at(&dir),
-                path.as_c_str(),
-                &atime,
-                &mtime,
-                flag,
-            ))
-        }
+        FileOp::SetLinkTime { dir, path, mtime } => done(set_link_time(at(&dir), &path, mtime)),
         FileOp::List { file, cursor, max } => list::list(&file, cursor, max),
         FileOp::Lock { file, how } => lock(&file, how).map(FileDone::Locked),
         FileOp::StatFs { file } => stat_fs(&file).map(FileDone::FileSystem),
@@ -135,19 +92,7 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             to,
             to_offset,
             len,
-        } => {
-            let (mut from_at, mut to_at) = (signed(from_offset)?, signed(to_offset)?);
-            let copied = uninterrupted(|| {
-                Ok(nix::fcntl::copy_file_range(
-                    &from,
-                    Some(&mut from_at),
-                    &to,
-                    Some(&mut to_at),
-                    len,
-                )?)
-            })?;
-            Ok(FileDone::Written(copied))
-        }
+        } => copy_range((&from, from_offset), (&to, to_offset), len).map(FileDone::Written),
     }
 }
 
@@ -207,6 +152,46 @@ fn statx(dir: BorrowedFd<'_>, path: &CStr, flags: i32) -> io::Result<Statx> {
     Ok(Statx::from(unsafe { raw.assume_init_ref() }))
 }
 
+fn read(file: &OwnedFd, offset: u64, mut buffer: Buffer, len: usize) -> io::Result<FileDone> {
+    let len = len.min(buffer.spare_len());
+    let bytes = uninterrupted(|| {
+        let room = &mut buffer.spare_mut()[..len];
+        Ok(nix::sys::uio::pread(file, room, signed(offset)?)?)
+    })?;
+    Ok(FileDone::Read { buffer, bytes })
+}
+
+fn write(file: &OwnedFd, offset: u64, data: &[u8]) -> io::Result<usize> {
+    uninterrupted(|| Ok(nix::sys::uio::pwrite(file, data, signed(offset)?)?))
+}
+
+fn reserve(file: &OwnedFd, len: u64) -> io::Result<()> {
+    let keeps_size = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    uninterrupted(|| Ok(nix::fcntl::fallocate(file, keeps_size, 0, signed(len)?)?))
+}
+
+fn truncate(file: &OwnedFd, len: u64) -> io::Result<()> {
+    uninterrupted(|| Ok(nix::unistd::ftruncate(file, signed(len)?)?))
+}
+
+fn unlink(dir: BorrowedFd<'_>, path: &CStr, is_dir: bool) -> nix::Result<()> {
+    let kind = if is_dir {
+        UnlinkatFlags::RemoveDir
+    } else {
+        UnlinkatFlags::NoRemoveDir
+    };
+    nix::unistd::unlinkat(dir, path, kind)
+}
+
+/// From a file and an offset to another.
+fn copy_range(from: (&OwnedFd, u64), to: (&OwnedFd, u64), len: usize) -> io::Result<usize> {
+    let (mut from_at, mut to_at) = (signed(from.1)?, signed(to.1)?);
+    uninterrupted(|| {
+        let (from_at, to_at) = (Some(&mut from_at), Some(&mut to_at));
+        Ok(copy_file_range(from.0, from_at, to.0, to_at, len)?)
+    })
+}
+
 fn link(file: &OwnedFd, to_dir: BorrowedFd<'_>, to: &CStr) -> io::Result<()> {
     match nix::unistd::linkat(file, c"", to_dir, to, AtFlags::AT_EMPTY_PATH) {
         // Without CAP_DAC_READ_SEARCH (before Linux 6.10: always so) AT_EMPTY_PATH is ENOENT; /proc
@@ -233,6 +218,12 @@ fn set_meta(file: &OwnedFd, mode: Option<u32>, mtime: Option<(i64, u32)>) -> io:
         nix::sys::stat::futimens(file, &TimeSpec::UTIME_OMIT, &time_spec(mtime)?)?;
     }
     Ok(())
+}
+
+fn set_link_time(dir: BorrowedFd<'_>, path: &CStr, mtime: (i64, u32)) -> io::Result<()> {
+    let (atime, mtime) = (TimeSpec::UTIME_OMIT, time_spec(mtime)?);
+    let of_the_link = UtimensatFlags::NoFollowSymlink;
+    Ok(utimensat(dir, path, &atime, &mtime, of_the_link)?)
 }
 
 fn time_spec((seconds, nanoseconds): (i64, u32)) -> io::Result<TimeSpec> {

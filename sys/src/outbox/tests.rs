@@ -1,7 +1,6 @@
 //! Order, turns and retries of queued sends, without a kernel.
 
 use super::*;
-use crate::driver::Run;
 
 fn address(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
@@ -45,20 +44,23 @@ fn one_piece_per_destination_is_in_flight_and_destinations_take_turns() {
     push(&mut outbox, 3, 1, &[(0..7, None)]);
     let first = outbox.next(SocketId(0)).unwrap();
     let other = outbox.next(SocketId(0)).unwrap();
-    assert_eq!((first.range.clone(), other.range.clone()), (0..10, 0..5));
+    assert_eq!(
+        (first.run.range.clone(), other.run.range.clone()),
+        (0..10, 0..5)
+    );
     assert!(outbox.next(SocketId(0)).is_none() && !outbox.has_runnable());
     assert_eq!(token(outbox.settle(other, Ok(5))), Some((2, Ok(5))));
     outbox.put_back(first);
     let first = outbox.next(SocketId(0)).unwrap();
-    assert_eq!(first.range, 0..10);
+    assert_eq!(first.run.range, 0..10);
     assert!(outbox.settle(first, Ok(10)).is_none());
     let second = outbox.next(SocketId(0)).unwrap();
-    assert_eq!(second.range, 10..30);
+    assert_eq!(second.run.range, 10..30);
     assert_eq!(token(outbox.settle(second, Ok(20))), Some((1, Ok(30))));
     let third = outbox.next(SocketId(0)).unwrap();
     assert_eq!(
-        token(outbox.settle(third, Err(io::Error::from_raw_os_error(1)))),
-        Some((3, Err(Some(1))))
+        token(outbox.settle(third, Err(io::Error::from_raw_os_error(libc::EPERM)))),
+        Some((3, Err(Some(libc::EPERM))))
     );
     assert_eq!(
         (
@@ -84,8 +86,8 @@ fn eio_cuts_this_run_and_all_later_ones_into_datagrams() {
     let mut sent = Vec::new();
     let mut done = Vec::new();
     while let Some(piece) = outbox.next(SocketId(0)) {
-        sent.push((piece.range.clone(), piece.segment_bytes));
-        let bytes = piece.range.len();
+        sent.push((piece.run.range.clone(), piece.run.segment_bytes));
+        let bytes = piece.run.range.len();
         done.extend(token(outbox.settle(piece, Ok(bytes))));
     }
     let expected = [
@@ -115,5 +117,5 @@ fn einval_cuts_only_the_run_it_is_for_and_single_datagrams_keep_their_errors() {
         Some((1, Err(Some(libc::EINVAL))))
     );
     push(&mut outbox, 2, 1, &[(0..20, Some(10))]);
-    assert_eq!(outbox.next(SocketId(0)).unwrap().range, 0..20);
+    assert_eq!(outbox.next(SocketId(0)).unwrap().run.range, 0..20);
 }

@@ -111,12 +111,18 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let cut =
         |(v6, segment, count, tail): (bool, u16, u16, u16)| (v6, segment, count, tail % segment);
     let step = prop_oneof![
-        4 => burst().prop_map(cut).prop_map(|(v6, segment, count, tail)| Step::Out { v6, segment, count, tail }),
-        3 => (any::<bool>(), proptest::collection::vec(1u16..=9_000, 1..20)).prop_map(|(v6, sizes)| Step::In { v6, sizes }),
-        4 => burst().prop_map(cut).prop_map(|(v6, segment, count, tail)| Step::Through { v6, segment, count, tail }),
+        4 => burst().prop_map(cut)
+            .prop_map(|(v6, segment, count, tail)| Step::Out { v6, segment, count, tail }),
+        3 => (any::<bool>(), proptest::collection::vec(1u16..=9_000, 1..20))
+            .prop_map(|(v6, sizes)| Step::In { v6, sizes }),
+        4 => burst().prop_map(cut)
+            .prop_map(|(v6, segment, count, tail)| Step::Through { v6, segment, count, tail }),
         6 => (name(), 0u64..200_000, 0usize..=65_536, any::<bool>())
-            .prop_map(|(name, offset, len, from_pool)| Step::Write { name, offset, len, from_pool }),
-        6 => (name(), 0u64..200_000, 0usize..=70_000).prop_map(|(name, offset, len)| Step::Read { name, offset, len }),
+            .prop_map(|(name, offset, len, from_pool)| {
+                Step::Write { name, offset, len, from_pool }
+            }),
+        6 => (name(), 0u64..200_000, 0usize..=70_000)
+            .prop_map(|(name, offset, len)| Step::Read { name, offset, len }),
         2 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Truncate { name, len }),
         1 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Reserve { name, len }),
         2 => (name(), name()).prop_map(|(from, to)| Step::Rename { from, to }),
@@ -206,156 +212,156 @@ impl Subject {
     }
 
     fn file_step(&mut self, step: &Step) -> Outcome {
-        let dir = self.dir();
         match *step {
             Step::Write {
                 name,
                 offset,
                 len,
                 from_pool,
-            } => {
-                let file = self.open(name, libc::O_RDWR | libc::O_CREAT);
-                let data = pattern(len, len);
-                let data = if from_pool {
-                    self.in_pool(&data)
-                } else {
-                    Bytes::from(data)
-                };
-                outcome(
-                    file.and_then(|file| self.write_all(&file, offset, data)),
-                    |()| String::new(),
-                )
+            } => self.write(name, offset, len, from_pool),
+            Step::Read { name, offset, len } => self.read(name, offset, len),
+            Step::Truncate { name, len } => {
+                self.of_open(name, libc::O_RDWR, |file| FileOp::Truncate { file, len })
             }
-            Step::Read { name, offset, len } => {
-                let result = self.open(name, libc::O_RDONLY).and_then(|file| {
-                    let buffer = self.pool.take().unwrap();
-                    self.run(FileOp::Read {
-                        file,
-                        offset,
-                        buffer,
-                        len,
-                    })
-                });
-                outcome(result, |done| match done {
-                    FileDone::Read { mut buffer, bytes } => {
-                        buffer.advance(bytes);
-                        format!("{:?}", blob(&buffer.split()))
-                    }
-                    other => panic!("{other:?}"),
-                })
-            }
-            Step::Truncate { name, len } => match self.open(name, libc::O_RDWR) {
-                Ok(file) => self.done(FileOp::Truncate { file, len }),
-                Err(error) => Err(error.raw_os_error()),
-            },
-            Step::Reserve { name, len } => match self.open(name, libc::O_RDWR) {
-                Ok(file) => self.done(FileOp::Reserve { file, len: len + 1 }),
-                Err(error) => Err(error.raw_os_error()),
-            },
-            Step::Sync { name } => match self.open(name, libc::O_RDONLY) {
-                Ok(file) => {
-                    let sync = |data_only| FileOp::Fsync {
-                        file: file.clone(),
-                        data_only,
-                    };
-                    let range = |wait| FileOp::SyncRange {
-                        file: file.clone(),
-                        wait,
-                    };
-                    let ops = [range(false), range(true), sync(true), sync(false)];
-                    ops.into_iter().map(|op| self.done(op)).collect()
-                }
-                Err(error) => Err(error.raw_os_error()),
-            },
-            Step::Meta { name, mode, mtime } => match self.open(name, libc::O_RDONLY) {
-                Ok(file) => self.done(FileOp::SetMeta {
-                    file,
-                    mode: Some(mode),
-                    mtime: Some(mtime),
-                }),
-                Err(error) => Err(error.raw_os_error()),
-            },
+            Step::Reserve { name, len } => self.of_open(name, libc::O_RDWR, |file| {
+                FileOp::Reserve { file, len: len + 1 }
+            }),
+            Step::Sync { name } => self.sync(name),
+            Step::Meta { name, mode, mtime } => self.of_open(name, libc::O_RDONLY, |file| {
+                let (mode, mtime) = (Some(mode), Some(mtime));
+                FileOp::SetMeta { file, mode, mtime }
+            }),
             Step::Rename { from, to } => self.rename(from, to, 0),
             Step::RenameNew { from, to } => self.rename(from, to, libc::RENAME_NOREPLACE),
-            Step::Link { from, to } => match self.open(from, libc::O_PATH | libc::O_NOFOLLOW) {
-                Ok(file) => self.done(FileOp::Link {
+            Step::Link { from, to } => {
+                let (to_dir, to) = (self.dir(), path_of(to));
+                self.of_open(from, libc::O_PATH | libc::O_NOFOLLOW, |file| FileOp::Link {
                     file,
-                    to_dir: dir,
-                    to: path_of(to),
-                }),
-                Err(error) => Err(error.raw_os_error()),
-            },
-            Step::Symlink { target, name } => self.done(FileOp::Symlink {
-                target: path_of(target),
-                dir,
-                path: path_of(name),
-            }),
-            Step::Readlink { name } => outcome(
-                self.run(FileOp::Readlink {
-                    dir,
-                    path: path_of(name),
-                }),
-                |done| {
-                    let FileDone::Link(target) = done else {
-                        panic!("{done:?}")
-                    };
-                    String::from_utf8(target).unwrap()
-                },
-            ),
-            Step::Mkdir { name, mode } => self.done(FileOp::Mkdir {
-                dir,
-                path: path_of(name),
-                mode,
-            }),
-            Step::Unlink { name, is_dir } => self.done(FileOp::Unlink {
-                dir,
-                path: path_of(name),
-                is_dir,
-            }),
-            Step::Stat { name, follow } => {
-                let flags = if follow { 0 } else { libc::AT_SYMLINK_NOFOLLOW };
-                let result = self.run(FileOp::Statx {
-                    dir,
-                    path: path_of(name),
-                    flags,
-                });
-                outcome(result, |done| {
-                    let FileDone::Stat(stat) = done else {
-                        panic!("{done:?}")
-                    };
-                    format!(
-                        "{:?} {:o} {} {}",
-                        stat.kind, stat.mode, stat.size, stat.nlink
-                    )
+                    to_dir,
+                    to,
                 })
             }
-            Step::List => {
-                let file = Arc::clone(&self.root);
-                outcome(
-                    self.run(FileOp::List {
-                        file,
-                        cursor: 0,
-                        max: 1_000,
-                    }),
-                    |done| {
-                        let FileDone::Listed { entries, .. } = done else {
-                            panic!("{done:?}")
-                        };
-                        let names = entries
-                            .into_iter()
-                            .map(|entry| (String::from_utf8(entry.name).unwrap(), entry.kind));
-                        format!(
-                            "{:?}",
-                            names
-                                .collect::<BTreeMap<_, _>>()
-                                .into_keys()
-                                .collect::<Vec<_>>()
-                        )
-                    },
-                )
+            Step::Symlink { target, name } => {
+                let (target, dir, path) = (path_of(target), self.dir(), path_of(name));
+                self.done(FileOp::Symlink { target, dir, path })
             }
+            Step::Readlink { name } => self.readlink(name),
+            Step::Mkdir { name, mode } => {
+                let (dir, path) = (self.dir(), path_of(name));
+                self.done(FileOp::Mkdir { dir, path, mode })
+            }
+            Step::Unlink { name, is_dir } => {
+                let (dir, path) = (self.dir(), path_of(name));
+                self.done(FileOp::Unlink { dir, path, is_dir })
+            }
+            Step::Stat { name, follow } => self.stat(name, follow),
+            Step::List => self.list(),
             Step::Out { .. } | Step::In { .. } | Step::Through { .. } => unreachable!(),
         }
+    }
+
+    /// An operation on a file that has to be opened first.
+    fn of_open(
+        &mut self,
+        name: usize,
+        flags: i32,
+        op: impl FnOnce(Arc<OwnedFd>) -> FileOp,
+    ) -> Outcome {
+        match self.open(name, flags) {
+            Ok(file) => self.done(op(file)),
+            Err(error) => Err(error.raw_os_error()),
+        }
+    }
+
+    fn write(&mut self, name: usize, offset: u64, len: usize, from_pool: bool) -> Outcome {
+        let file = self.open(name, libc::O_RDWR | libc::O_CREAT);
+        let data = pattern(len, len);
+        let data = if from_pool {
+            self.in_pool(&data)
+        } else {
+            Bytes::from(data)
+        };
+        let written = file.and_then(|file| self.write_all(&file, offset, data));
+        outcome(written, |()| String::new())
+    }
+
+    fn read(&mut self, name: usize, offset: u64, len: usize) -> Outcome {
+        let result = self.open(name, libc::O_RDONLY).and_then(|file| {
+            let buffer = self.pool.take().unwrap();
+            self.run(FileOp::Read {
+                file,
+                offset,
+                buffer,
+                len,
+            })
+        });
+        outcome(result, |done| match done {
+            FileDone::Read { mut buffer, bytes } => {
+                buffer.advance(bytes);
+                format!("{:?}", blob(&buffer.split()))
+            }
+            other => panic!("{other:?}"),
+        })
+    }
+
+    fn sync(&mut self, name: usize) -> Outcome {
+        let file = match self.open(name, libc::O_RDONLY) {
+            Ok(file) => file,
+            Err(error) => return Err(error.raw_os_error()),
+        };
+        let sync = |data_only| FileOp::Fsync {
+            file: file.clone(),
+            data_only,
+        };
+        let range = |wait| FileOp::SyncRange {
+            file: file.clone(),
+            wait,
+        };
+        let ops = [range(false), range(true), sync(true), sync(false)];
+        ops.into_iter().map(|op| self.done(op)).collect()
+    }
+
+    fn readlink(&mut self, name: usize) -> Outcome {
+        let (dir, path) = (self.dir(), path_of(name));
+        outcome(self.run(FileOp::Readlink { dir, path }), |done| {
+            let FileDone::Link(target) = done else {
+                panic!("{done:?}")
+            };
+            String::from_utf8(target).unwrap()
+        })
+    }
+
+    fn stat(&mut self, name: usize, follow: bool) -> Outcome {
+        let (dir, path) = (self.dir(), path_of(name));
+        let flags = if follow { 0 } else { libc::AT_SYMLINK_NOFOLLOW };
+        outcome(self.run(FileOp::Statx { dir, path, flags }), |done| {
+            let FileDone::Stat(stat) = done else {
+                panic!("{done:?}")
+            };
+            format!(
+                "{:?} {:o} {} {}",
+                stat.kind, stat.mode, stat.size, stat.nlink
+            )
+        })
+    }
+
+    fn list(&mut self) -> Outcome {
+        let listed = self.run(FileOp::List {
+            file: Arc::clone(&self.root),
+            cursor: 0,
+            max: 1_000,
+        });
+        outcome(listed, |done| {
+            let FileDone::Listed { entries, .. } = done else {
+                panic!("{done:?}")
+            };
+            let mut names: Vec<_> = entries
+                .into_iter()
+                .map(|entry| String::from_utf8(entry.name).unwrap())
+                .collect();
+            names.sort();
+            format!("{names:?}")
+        })
     }
 
     fn rename(&mut self, from: usize, to: usize, flags: u32) -> Outcome {
@@ -524,13 +530,9 @@ fn model(dir: &Path, step: &Step) -> Outcome {
         Step::Write {
             name, offset, len, ..
         } => {
-            let file = fs::File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o644)
-                .open(path(name));
+            let mut how = fs::File::options();
+            how.read(true).write(true).create(true).truncate(false);
+            let file = how.mode(0o644).open(path(name));
             unit(file.and_then(|file| file.write_all_at(&pattern(len, len), offset)))
         }
         Step::Read { name, offset, len } => {
@@ -542,27 +544,11 @@ fn model(dir: &Path, step: &Step) -> Outcome {
         // Nothing that std would see.
         Step::Reserve { name, .. } => unit(writer(name).map(drop)),
         Step::Sync { name } => unit(reader(name).and_then(|file| file.sync_all())),
-        Step::Meta { name, mode, mtime } => unit(reader(name).and_then(|file| {
-            file.set_permissions(fs::Permissions::from_mode(mode))?;
-            let since = std::time::Duration::from_secs(mtime.0.unsigned_abs());
-            let epoch = std::time::UNIX_EPOCH;
-            let whole = if mtime.0 < 0 {
-                epoch - since
-            } else {
-                epoch + since
-            };
-            file.set_modified(whole + std::time::Duration::from_nanos(mtime.1.into()))
-        })),
+        Step::Meta { name, mode, mtime } => {
+            unit(reader(name).and_then(|file| set_meta(&file, mode, mtime)))
+        }
         Step::Rename { from, to } => unit(fs::rename(path(from), path(to))),
-        Step::RenameNew { from, to } => unit(
-            match (
-                fs::symlink_metadata(path(from)),
-                fs::symlink_metadata(path(to)),
-            ) {
-                (Ok(_), Ok(_)) => Err(io::Error::from_raw_os_error(libc::EEXIST)),
-                _ => fs::rename(path(from), path(to)),
-            },
-        ),
+        Step::RenameNew { from, to } => unit(rename_new(&path(from), &path(to))),
         Step::Link { from, to } => unit(fs::hard_link(path(from), path(to))),
         Step::Symlink { target, name } => {
             unit(std::os::unix::fs::symlink(NAMES[target], path(name)))
@@ -579,22 +565,7 @@ fn model(dir: &Path, step: &Step) -> Outcome {
             name,
             is_dir: false,
         } => unit(fs::remove_file(path(name))),
-        Step::Stat { name, follow } => {
-            let result = if follow {
-                fs::metadata(path(name))
-            } else {
-                fs::symlink_metadata(path(name))
-            };
-            outcome(result, |meta| {
-                let kind = FileKind::of_mode(meta.mode());
-                format!(
-                    "{kind:?} {:o} {} {}",
-                    meta.mode(),
-                    meta.size(),
-                    meta.nlink()
-                )
-            })
-        }
+        Step::Stat { name, follow } => model_stat(&path(name), follow),
         Step::List => outcome(fs::read_dir(dir), |entries| {
             let mut names: Vec<_> = entries
                 .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -604,6 +575,42 @@ fn model(dir: &Path, step: &Step) -> Outcome {
         }),
         Step::Out { .. } | Step::In { .. } | Step::Through { .. } => unreachable!(),
     }
+}
+
+fn set_meta(file: &fs::File, mode: u32, (seconds, nanoseconds): (i64, u32)) -> io::Result<()> {
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    let since = Duration::from_secs(seconds.unsigned_abs());
+    let epoch = std::time::UNIX_EPOCH;
+    let whole = if seconds < 0 {
+        epoch - since
+    } else {
+        epoch + since
+    };
+    file.set_modified(whole + Duration::from_nanos(nanoseconds.into()))
+}
+
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match (fs::symlink_metadata(from), fs::symlink_metadata(to)) {
+        (Ok(_), Ok(_)) => Err(io::Error::from_raw_os_error(libc::EEXIST)),
+        _ => fs::rename(from, to),
+    }
+}
+
+fn model_stat(path: &Path, follow: bool) -> Outcome {
+    let result = if follow {
+        fs::metadata(path)
+    } else {
+        fs::symlink_metadata(path)
+    };
+    outcome(result, |meta| {
+        let kind = FileKind::of_mode(meta.mode());
+        format!(
+            "{kind:?} {:o} {} {}",
+            meta.mode(),
+            meta.size(),
+            meta.nlink()
+        )
+    })
 }
 
 /// Every name with its kind, mode, content and, where a step set it, mtime.
@@ -644,7 +651,11 @@ fn check(backend: Backend, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 60,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn both_backends_do_what_std_does(steps in steps()) {
         for backend in backends() {

@@ -5,8 +5,8 @@ use std::io;
 use io_uring::IoUring;
 use nix::sys::resource::{Resource, getrlimit};
 
+use crate::availability::Availability;
 use crate::pool::Pool;
-use crate::probe::Availability;
 
 /// IORING_MAX_REG_BUFFERS of the kernel.
 const REGISTERED_MAX: usize = 1 << 14;

@@ -1,5 +1,6 @@
 //! File operations as ring entries, and their results.
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -8,9 +9,9 @@ use io_uring::types::{self, Fd};
 use io_uring::{IoUring, opcode, squeue};
 
 use super::fixed::Registration;
-use crate::driver::Completion;
-use crate::file::{Dir, FileDone, FileOp, STATX_MASK, Statx, run, sync_range_flags};
-use crate::pool::Pool;
+use crate::file::{Dir, FileDone, FileOp, OpenHow, STATX_MASK, Statx, run, sync_range_flags};
+use crate::op::Completion;
+use crate::pool::{Buffer, Pool};
 
 /// A file operation and everything its ring entry points to.
 pub(super) struct FileInFlight {
@@ -51,82 +52,33 @@ impl FileInFlight {
         pool: &Pool,
         registration: &mut Registration,
     ) -> Option<squeue::Entry> {
-        let entry = match &mut self.op {
-            FileOp::Open { dir, path, how } => {
-                let raw = types::OpenHow::new()
-                    .flags(how.flags as u32 as u64 | libc::O_CLOEXEC as u64)
-                    .mode(how.effective_mode().into())
-                    .resolve(how.resolve);
-                let raw = Box::new(raw);
-                let entry = opcode::OpenAt2::new(at(dir), path.as_ptr(), &raw const *raw).build();
-                self.scratch = Scratch::How(raw);
-                entry
-            }
-            FileOp::Statx { dir, path, flags } => {
-                let (dir, path, flags) = (at(dir), path.as_ptr(), *flags);
-                self.statx(dir, path, flags)
-            }
-            FileOp::Fstat { file } => {
-                let file = Fd(file.as_raw_fd());
-                self.statx(file, c"".as_ptr(), libc::AT_EMPTY_PATH)
-            }
+        let FileInFlight { op, scratch, .. } = self;
+        let mut fixed = |index| registration.entry_of(ring, pool, index);
+        Some(match op {
+            FileOp::Open { dir, path, how } => open(at(dir), path, how, scratch),
+            FileOp::Statx { dir, path, flags } => statx(at(dir), path, *flags, scratch),
+            FileOp::Fstat { file } => statx(fd(file), c"", libc::AT_EMPTY_PATH, scratch),
             FileOp::Read {
                 file,
                 offset,
                 buffer,
                 len,
             } => {
-                let (file, offset) = (Fd(file.as_raw_fd()), seekable(*offset)?);
-                let fixed = if buffer.is_of(pool) {
-                    Some(buffer.index())
-                } else {
-                    None
-                };
-                let fixed = fixed.and_then(|index| registration.entry_of(ring, pool, index));
-                let spare = buffer.spare_mut();
-                // At most 64 KiB, so it fits.
-                let (start, len) = (spare.as_mut_ptr(), spare.len().min(*len) as u32);
-                match fixed {
-                    Some(index) => opcode::ReadFixed::new(file, start, len, index)
-                        .offset(offset)
-                        .build(),
-                    None => opcode::Read::new(file, start, len).offset(offset).build(),
-                }
+                let offset = seekable(*offset)?;
+                let index = buffer.is_of(pool).then(|| buffer.index());
+                read(fd(file), offset, buffer, *len, index.and_then(&mut fixed))
             }
             FileOp::Write { file, offset, data } => {
-                let (file, offset) = (Fd(file.as_raw_fd()), seekable(*offset)?);
-                let fixed = pool.index_of(data);
-                let fixed = fixed.and_then(|index| registration.entry_of(ring, pool, index));
-                // The kernel writes at most 2 GiB less a page per call; the rest is a short write.
-                let (start, len) = (data.as_ptr(), data.len().min(i32::MAX as usize) as u32);
-                match fixed {
-                    Some(index) => opcode::WriteFixed::new(file, start, len, index)
-                        .offset(offset)
-                        .build(),
-                    None => opcode::Write::new(file, start, len).offset(offset).build(),
-                }
+                let offset = seekable(*offset)?;
+                let index = pool.index_of(data);
+                write(fd(file), offset, data, index.and_then(&mut fixed))
             }
-            FileOp::Reserve { file, len } => {
-                opcode::Fallocate::new(Fd(file.as_raw_fd()), seekable(*len)?)
-                    .mode(libc::FALLOC_FL_KEEP_SIZE)
-                    .build()
-            }
+            FileOp::Reserve { file, len } => reserve(fd(file), seekable(*len)?),
             FileOp::Truncate { file, len } if has_truncate => {
-                opcode::Ftruncate::new(Fd(file.as_raw_fd()), seekable(*len)?).build()
+                opcode::Ftruncate::new(fd(file), seekable(*len)?).build()
             }
-            FileOp::Fsync { file, data_only } => {
-                let flags = if *data_only {
-                    types::FsyncFlags::DATASYNC
-                } else {
-                    types::FsyncFlags::empty()
-                };
-                opcode::Fsync::new(Fd(file.as_raw_fd()))
-                    .flags(flags)
-                    .build()
-            }
-            FileOp::SyncRange { file, wait } => opcode::SyncFileRange::new(Fd(file.as_raw_fd()), 0)
-                .flags(sync_range_flags(*wait))
-                .build(),
+            FileOp::Fsync { file, data_only } => fsync(fd(file), *data_only),
+            FileOp::SyncRange { file, wait } => sync_range(fd(file), *wait),
             FileOp::Rename {
                 from_dir,
                 from,
@@ -136,25 +88,10 @@ impl FileInFlight {
             } => opcode::RenameAt::new(at(from_dir), from.as_ptr(), at(to_dir), to.as_ptr())
                 .flags(*flags)
                 .build(),
-            FileOp::Link { file, to_dir, to } => {
-                let file = Fd(file.as_raw_fd());
-                let flags = libc::AT_EMPTY_PATH;
-                opcode::LinkAt::new(file, c"".as_ptr(), at(to_dir), to.as_ptr())
-                    .flags(flags)
-                    .build()
-            }
-            FileOp::Unlink { dir, path, is_dir } => {
-                let flags = if *is_dir { libc::AT_REMOVEDIR } else { 0 };
-                opcode::UnlinkAt::new(at(dir), path.as_ptr())
-                    .flags(flags)
-                    .build()
-            }
-            FileOp::Mkdir { dir, path, mode } => opcode::MkDirAt::new(at(dir), path.as_ptr())
-                .mode(*mode & 0o7777)
-                .build(),
-            FileOp::Symlink { target, dir, path } => {
-                opcode::SymlinkAt::new(at(dir), target.as_ptr(), path.as_ptr()).build()
-            }
+            FileOp::Link { file, to_dir, to } => link(fd(file), at(to_dir), to),
+            FileOp::Unlink { dir, path, is_dir } => unlink(at(dir), path, *is_dir),
+            FileOp::Mkdir { dir, path, mode } => mkdir(at(dir), path, *mode),
+            FileOp::Symlink { target, dir, path } => symlink(target, at(dir), path),
             FileOp::Truncate { .. }
             | FileOp::Readlink { .. }
             | FileOp::SetMeta { .. }
@@ -168,18 +105,7 @@ impl FileInFlight {
             | FileOp::RemoveXattr { .. }
             | FileOp::SyncFs { .. }
             | FileOp::CopyRange { .. } => return None,
-        };
-        Some(entry)
-    }
-
-    fn statx(&mut self, dir: Fd, path: *const libc::c_char, flags: i32) -> squeue::Entry {
-        let mut raw = Box::new(MaybeUninit::<libc::statx>::zeroed());
-        let entry = opcode::Statx::new(dir, path, raw.as_mut_ptr().cast())
-            .flags(flags)
-            .mask(STATX_MASK)
-            .build();
-        self.scratch = Scratch::Stat(raw);
-        entry
+        })
     }
 
     /// The completion for the kernel's answer, or the operation again when it has to be repeated.
@@ -245,6 +171,106 @@ impl FileInFlight {
             drop(unsafe { OwnedFd::from_raw_fd(result) });
         }
     }
+}
+
+fn open(dir: Fd, path: &CStr, how: &OpenHow, scratch: &mut Scratch) -> squeue::Entry {
+    let raw = Box::new(
+        types::OpenHow::new()
+            .flags(how.flags as u32 as u64 | libc::O_CLOEXEC as u64)
+            .mode(how.effective_mode().into())
+            .resolve(how.resolve),
+    );
+    let entry = opcode::OpenAt2::new(dir, path.as_ptr(), &raw const *raw).build();
+    *scratch = Scratch::How(raw);
+    entry
+}
+
+fn statx(dir: Fd, path: &CStr, flags: i32, scratch: &mut Scratch) -> squeue::Entry {
+    let mut raw = Box::new(MaybeUninit::<libc::statx>::zeroed());
+    let entry = opcode::Statx::new(dir, path.as_ptr(), raw.as_mut_ptr().cast())
+        .flags(flags)
+        .mask(STATX_MASK)
+        .build();
+    *scratch = Scratch::Stat(raw);
+    entry
+}
+
+/// A read into the buffer's spare part; `fixed` is the buffer's place among the registered ones.
+fn read(
+    file: Fd,
+    offset: u64,
+    buffer: &mut Buffer,
+    len: usize,
+    fixed: Option<u16>,
+) -> squeue::Entry {
+    let spare = buffer.spare_mut();
+    // At most 64 KiB, so it fits.
+    let (start, len) = (spare.as_mut_ptr(), spare.len().min(len) as u32);
+    match fixed {
+        Some(index) => opcode::ReadFixed::new(file, start, len, index)
+            .offset(offset)
+            .build(),
+        None => opcode::Read::new(file, start, len).offset(offset).build(),
+    }
+}
+
+fn write(file: Fd, offset: u64, data: &[u8], fixed: Option<u16>) -> squeue::Entry {
+    // The kernel writes at most 2 GiB less a page per call; the rest is a short write.
+    let (start, len) = (data.as_ptr(), data.len().min(i32::MAX as usize) as u32);
+    match fixed {
+        Some(index) => opcode::WriteFixed::new(file, start, len, index)
+            .offset(offset)
+            .build(),
+        None => opcode::Write::new(file, start, len).offset(offset).build(),
+    }
+}
+
+fn reserve(file: Fd, len: u64) -> squeue::Entry {
+    opcode::Fallocate::new(file, len)
+        .mode(libc::FALLOC_FL_KEEP_SIZE)
+        .build()
+}
+
+fn fsync(file: Fd, data_only: bool) -> squeue::Entry {
+    let flags = if data_only {
+        types::FsyncFlags::DATASYNC
+    } else {
+        types::FsyncFlags::empty()
+    };
+    opcode::Fsync::new(file).flags(flags).build()
+}
+
+fn sync_range(file: Fd, wait: bool) -> squeue::Entry {
+    opcode::SyncFileRange::new(file, 0)
+        .flags(sync_range_flags(wait))
+        .build()
+}
+
+fn link(file: Fd, to_dir: Fd, to: &CStr) -> squeue::Entry {
+    opcode::LinkAt::new(file, c"".as_ptr(), to_dir, to.as_ptr())
+        .flags(libc::AT_EMPTY_PATH)
+        .build()
+}
+
+fn unlink(dir: Fd, path: &CStr, is_dir: bool) -> squeue::Entry {
+    let flags = if is_dir { libc::AT_REMOVEDIR } else { 0 };
+    opcode::UnlinkAt::new(dir, path.as_ptr())
+        .flags(flags)
+        .build()
+}
+
+fn mkdir(dir: Fd, path: &CStr, mode: u32) -> squeue::Entry {
+    opcode::MkDirAt::new(dir, path.as_ptr())
+        .mode(mode & 0o7777)
+        .build()
+}
+
+fn symlink(target: &CStr, dir: Fd, path: &CStr) -> squeue::Entry {
+    opcode::SymlinkAt::new(dir, target.as_ptr(), path.as_ptr()).build()
+}
+
+fn fd(file: &OwnedFd) -> Fd {
+    Fd(file.as_raw_fd())
 }
 
 fn at(dir: &Dir) -> Fd {

@@ -10,11 +10,10 @@ use io_uring::types::{BufRingEntry, Fd, RecvMsgOut};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::cmsg::{self, CONTROL_BYTES};
-use crate::driver::SocketId;
+use crate::errno::is_transient;
 use crate::memory::Mapping;
-use crate::receive::{
-    Datagrams, Envelope, HEADER_BYTES, NAME_BYTES, ReceiveMemory, STRIDE_BYTES, is_transient,
-};
+use crate::receive::{Datagrams, Envelope, HEADER_BYTES, NAME_BYTES, ReceiveMemory, STRIDE_BYTES};
+use crate::socket::SocketId;
 
 /// The only buffer group of a ring.
 const GROUP: u16 = 0;
@@ -24,7 +23,7 @@ const GROUP: u16 = 0;
 /// that ICMP brings do not count: strangers can send as many as they like.
 const ERRORS_MAX: u32 = 1_000;
 
-pub(super) struct Receiver {
+pub(super) struct RingReceiver {
     /// The ring of buffers, shared with the kernel.
     entries: Mapping,
     /// Our side of the ring: the next entry to fill.
@@ -39,8 +38,8 @@ pub(super) struct Receiver {
     errors: u32,
 }
 
-impl Receiver {
-    pub fn new(ring: &IoUring, count: u16) -> io::Result<Receiver> {
+impl RingReceiver {
+    pub fn new(ring: &IoUring, count: u16) -> io::Result<RingReceiver> {
         let memory = ReceiveMemory::new(count)?;
         let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?;
         let address = entries.at(0).as_ptr() as u64;
@@ -55,7 +54,7 @@ impl Receiver {
         header.msg_namelen = NAME_BYTES as _;
         header.msg_controllen = CONTROL_BYTES as _;
         let unarmed = VecDeque::new();
-        let mut receiver = Receiver {
+        let mut receiver = RingReceiver {
             entries,
             tail: 0,
             available: 0,

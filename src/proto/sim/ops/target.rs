@@ -1,20 +1,19 @@
 //! The receiver's operations on a simulated disk, and what they hold the session to.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
 use super::{
-    EACCES, EISDIR, ELOOP, ENOENT, ENOSPC, ENOTDIR, Handles, OpenFile, OpenPart, fail, split,
+    EACCES, EISDIR, ELOOP, ENOENT, ENOSPC, ENOTDIR, Handles, OpenFile, OpenPart, fail, name_of,
+    open_directory, split,
 };
 use crate::ids::{DirId, FileId, Name, is_reserved_path};
+use crate::proto::errno::EFBIG;
+use crate::proto::fs::FILE_MODE;
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::Journal;
 use crate::proto::manifest::{chunk_len_bytes, chunk_offset};
 use crate::proto::sim::disk::{Body, Disk, Ino, Node, Part};
 use crate::proto::{DiskDone, DiskError, Kind, Mtime};
-
-const EFBIG: i32 = 27;
 
 /// What this file system takes; liars announce more.
 const LARGEST_FILE_BYTES: u64 = 1 << 28;
@@ -30,37 +29,29 @@ impl Handles {
         if is_reserved_path(path) {
             return Err(DiskError::RESERVED_NAME);
         }
-        if let Some(ino) = disk.find(path)
-            && disk.children(ino).is_some()
-        {
-            self.dirs.insert(dir, ino);
-            return Ok(DiskDone::Target { name: None });
+        match open_directory(disk, path) {
+            Ok(ino) => {
+                self.dirs.insert(dir, ino);
+                return Ok(DiskDone::Target { name: None });
+            }
+            Err(DiskError {
+                errno: ENOENT | ENOTDIR,
+                ..
+            }) => {}
+            Err(error) => return Err(error),
         }
         let (parent, name) = split(path);
-        let Some(parent) = disk
-            .find(parent)
-            .filter(|ino| disk.children(*ino).is_some())
-        else {
-            return fail("openat2", ENOENT);
-        };
-        if !must_be_dir {
-            let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError {
-                call: "path",
-                errno: 36,
-            })?;
+        let parent = open_directory(disk, parent)?;
+        if !must_be_dir && !path.ends_with(b"/") {
+            let name = name_of(name)?;
             self.dirs.insert(dir, parent);
             return Ok(DiskDone::Target { name: Some(name) });
         }
         if disk.child(parent, name).is_some() {
             return fail("openat2", ENOTDIR);
         }
-        let mtime = disk.tick();
-        let node = Node {
-            mode: 0o755,
-            mtime,
-            body: Body::Directory(BTreeMap::new()),
-        };
-        self.dirs.insert(dir, disk.put(parent, name, node));
+        let made = disk.make_dir(parent, name, 0o755);
+        self.dirs.insert(dir, made);
         Ok(DiskDone::Target { name: None })
     }
 
@@ -84,14 +75,8 @@ impl Handles {
                 Body::File(_) | Body::Special => fail("openat2", ENOTDIR),
             };
         }
-        let mtime = disk.tick();
-        let node = Node {
-            mode: 0o700,
-            mtime,
-            body: Body::Directory(BTreeMap::new()),
-        };
-        self.dirs
-            .insert(dir, disk.put(parent, name.as_bytes(), node));
+        let made = disk.make_dir(parent, name.as_bytes(), 0o700);
+        self.dirs.insert(dir, made);
         Ok(DiskDone::Directory { existed: false })
     }
 
@@ -107,13 +92,7 @@ impl Handles {
             return fail("openat2", EACCES);
         }
         let name = name.as_bytes().to_vec();
-        let locked = self.open.iter().any(|open| match open {
-            OpenFile::Part(part) => {
-                part.named && !part.closed && part.dir == dir && part.name == name
-            }
-            OpenFile::Source { .. } => false,
-        });
-        let named = resumable && !locked;
+        let named = resumable && !self.is_locked(dir, &name);
         let (journal, size_bytes) = match named {
             true => {
                 let part = disk.parts.entry((dir, name.clone())).or_default();
@@ -138,6 +117,16 @@ impl Handles {
             size_bytes,
             resumable: named,
             storage: disk.storage,
+        })
+    }
+
+    /// Whether a partial file of this name is open, and so locked.
+    pub(super) fn is_locked(&self, dir: Ino, name: &[u8]) -> bool {
+        self.open.iter().any(|open| match open {
+            OpenFile::Part(part) => {
+                part.named && !part.closed && part.dir == dir && part.name == name
+            }
+            OpenFile::Source { .. } => false,
         })
     }
 
@@ -271,7 +260,7 @@ impl Handles {
             dir,
             &name,
             Node {
-                mode,
+                mode: mode & FILE_MODE,
                 mtime,
                 body: Body::File(part.data),
             },

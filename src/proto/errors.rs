@@ -1,26 +1,11 @@
 //! Errors put into words: which side, which system call, what the kernel said, what to do about it.
 
 use crate::ids::NameError;
+use crate::proto::errno::{
+    EACCES, EDQUOT, EEXIST, EFBIG, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT,
+    ENOSPC, ENOTDIR, EPERM, EROFS, EXDEV,
+};
 use crate::proto::{DiskError, EntryError, EntryErrorCode, SessionError, SessionErrorCode};
-
-// The numbers of asm-generic/errno-base.h and errno.h, which x86 and Arm share. `proto` sees no
-// libc.
-const EPERM: i32 = 1;
-const ENOENT: i32 = 2;
-const EIO: i32 = 5;
-const EACCES: i32 = 13;
-const EEXIST: i32 = 17;
-const EXDEV: i32 = 18;
-const ENOTDIR: i32 = 20;
-const EISDIR: i32 = 21;
-const ENFILE: i32 = 23;
-const EMFILE: i32 = 24;
-const EFBIG: i32 = 27;
-const ENOSPC: i32 = 28;
-const EROFS: i32 = 30;
-const ENAMETOOLONG: i32 = 36;
-const ELOOP: i32 = 40;
-const EDQUOT: i32 = 122;
 
 /// Something the peer did that the protocol does not allow. Ends the session.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,24 +19,28 @@ pub fn violation<T>(text: impl Into<String>) -> Result<T, Violation> {
 
 /// Where the file system is that failed, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Host {
+pub enum HostSide {
     Client,
     Server,
     /// The only one: a copy within this host.
     Only,
 }
 
-impl Host {
-    pub fn of(client: bool) -> Host {
-        if client { Host::Client } else { Host::Server }
+impl HostSide {
+    pub fn of(client: bool) -> HostSide {
+        if client {
+            HostSide::Client
+        } else {
+            HostSide::Server
+        }
     }
 
     /// To put behind "source" or "destination".
     fn on(self) -> &'static str {
         match self {
-            Host::Client => " on the client",
-            Host::Server => " on the server",
-            Host::Only => "",
+            HostSide::Client => " on the client",
+            HostSide::Server => " on the server",
+            HostSide::Only => "",
         }
     }
 }
@@ -102,7 +91,7 @@ fn advice(error: &DiskError, write: bool) -> &'static str {
 }
 
 /// A source that could not be read.
-pub fn source_error(host: Host, error: &DiskError) -> EntryError {
+pub fn source_error(host: HostSide, error: &DiskError) -> EntryError {
     let code = if *error == DiskError::RESERVED_NAME {
         EntryErrorCode::Name
     } else {
@@ -121,7 +110,7 @@ pub fn source_error(host: Host, error: &DiskError) -> EntryError {
 }
 
 /// A source that is not any more what was announced.
-pub fn source_changed(host: Host) -> EntryError {
+pub fn source_changed(host: HostSide) -> EntryError {
     let text = format!(
         "source{}: changed while it was read; copy it again when it is quiet",
         host.on()
@@ -134,7 +123,7 @@ pub fn source_changed(host: Host) -> EntryError {
 }
 
 /// A destination that could not be written.
-pub fn destination_error(host: Host, error: &DiskError) -> EntryError {
+pub fn destination_error(host: HostSide, error: &DiskError) -> EntryError {
     let code = match error.errno {
         ENOSPC | EDQUOT => EntryErrorCode::Full,
         EACCES | EPERM | EROFS => EntryErrorCode::Permission,
@@ -154,7 +143,7 @@ pub fn destination_error(host: Host, error: &DiskError) -> EntryError {
 }
 
 /// A destination that is a directory where a file or symlink is to go.
-pub fn is_a_directory(host: Host) -> EntryError {
+pub fn is_a_directory(host: HostSide) -> EntryError {
     let text = format!(
         "destination{}: is a directory; move it away, or copy into it",
         host.on()
@@ -168,7 +157,7 @@ pub fn is_a_directory(host: Host) -> EntryError {
 
 /// A destination that is a device, FIFO or socket: `/dev/null` replaced by a file is missed by the
 /// whole host.
-pub fn is_special(host: Host) -> EntryError {
+pub fn is_special(host: HostSide) -> EntryError {
     let text = format!(
         "destination{}: is a special file (device, FIFO or socket), which is not replaced; remove it if a file is to be there",
         host.on()
@@ -182,7 +171,7 @@ pub fn is_special(host: Host) -> EntryError {
 
 /// A second entry of one name in one directory: two sources of one name, or a directory that
 /// changed while it was read.
-pub fn second_of_a_name(host: Host) -> EntryError {
+pub fn second_of_a_name(host: HostSide) -> EntryError {
     let text = format!(
         "destination{}: another entry of this name is being received",
         host.on()
@@ -195,7 +184,7 @@ pub fn second_of_a_name(host: Host) -> EntryError {
 }
 
 /// A child of a directory that could not be made.
-pub fn no_parent(host: Host) -> EntryError {
+pub fn no_parent(host: HostSide) -> EntryError {
     let text = format!(
         "destination{}: parent directory could not be made",
         host.on()
@@ -208,7 +197,7 @@ pub fn no_parent(host: Host) -> EntryError {
 }
 
 /// Digests that differ.
-pub fn corrupted(host: Host) -> EntryError {
+pub fn corrupted(host: HostSide) -> EntryError {
     let text = format!(
         "what arrived{} differs from what was read (BLAKE3); nothing was kept, run it again, and suspect \
          memory or disk if it happens twice",
@@ -222,7 +211,7 @@ pub fn corrupted(host: Host) -> EntryError {
 }
 
 /// A name or tree shape that cannot be sent.
-pub fn unsendable(host: Host, why: &str) -> EntryError {
+pub fn unsendable(host: HostSide, why: &str) -> EntryError {
     let text = format!("source{}: {why}; rename or move it", host.on());
     EntryError {
         code: EntryErrorCode::Name,
@@ -232,7 +221,7 @@ pub fn unsendable(host: Host, why: &str) -> EntryError {
 }
 
 /// A source that is the destination, or a directory the destination lies in.
-pub fn into_itself(host: Host) -> EntryError {
+pub fn into_itself(host: HostSide) -> EntryError {
     let text = format!(
         "source{}: a directory cannot be copied into itself; choose a destination outside of it",
         host.on()

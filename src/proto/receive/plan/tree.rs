@@ -2,23 +2,23 @@
 //! them.
 //!
 //! Directories hold descriptors, so not all announced ones are made at once. The rule of
-//! [`Receiver`]'s `make_next_dir` cannot lock up: the announced order is depth first, so every
+//! [`ReceivePlan`]'s `make_next_dir` cannot lock up: the announced order is depth first, so every
 //! directory made before the smallest unmade one that is not above it has its whole subtree made,
 //! and resolves by itself.
 
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
 
 use bytes::Bytes;
+use slab::Slab;
 
-use super::{Entry, Op, Receiver, State, Target, held};
+use super::{ReceivePlan, ReceivePlanOp, ReceivedEntry, ReceivedState, Target, held};
 use crate::ids::{DirId, EntryId, NAME_MAX_BYTES, Name, PATH_MAX_BYTES};
+use crate::proto::errors::{Violation, destination_error, no_parent, second_of_a_name, violation};
 use crate::proto::manifest::MAX_DEPTH;
-use crate::proto::send::join;
-use crate::proto::session::errors::{
-    Violation, destination_error, no_parent, second_of_a_name, violation,
-};
-use crate::proto::session::ports::Ports;
+use crate::proto::path::join;
+use crate::proto::ports::Ports;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, wire};
 
 /// Directories held open freely.
@@ -27,9 +27,26 @@ const HELD_DIRS: u32 = 256;
 /// With this many more, enough of them are not above the next to be made and resolve by themselves.
 const HELD_DIRS_MAX: u32 = HELD_DIRS + MAX_DEPTH as u32 + 64;
 
+/// The directories of the session, and the rules by which they are made.
+pub(super) struct TargetTree {
+    /// Slot 0 is the target directory.
+    dirs: Slab<TargetDir>,
+    last: u32,
+    /// Announced directories whose end was not announced.
+    open: u32,
+    /// Directories of the session with a descriptor, and those being made.
+    held: u32,
+    making: u32,
+    top_level: u32,
+    /// As in `ReceiverConfig`, less those that were announced.
+    expected: Option<Vec<Bytes>>,
+    /// Directories whose parent is there, smallest id first.
+    ready: BinaryHeap<Reverse<u32>>,
+}
+
 /// A directory of the session: the target (slot 0) or an announced one.
 #[derive(Debug)]
-pub(super) struct Dir {
+pub(super) struct TargetDir {
     id: DirId,
     /// 0 for the target.
     entry: EntryId,
@@ -38,7 +55,7 @@ pub(super) struct Dir {
     /// Below the target.
     path: Bytes,
     depth: usize,
-    state: DirState,
+    state: TargetDirState,
     /// Children that wait for this directory to be made; bounded by the window.
     waiting: Vec<EntryId>,
     /// Children whose work in this directory is not over.
@@ -50,7 +67,7 @@ pub(super) struct Dir {
 
 /// Where a directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DirState {
+enum TargetDirState {
     /// Waits for its parent or its turn. Next: Making, Failed.
     Unmade,
     /// Next: Made, Failed.
@@ -66,38 +83,80 @@ enum DirState {
     Failed,
 }
 
-impl Dir {
-    /// The descriptor to close when the session stops.
-    pub(super) fn descriptor(&self, target: &Target) -> Option<DirId> {
-        match self.state {
-            DirState::Made { .. } if self.entry == EntryId(0) => {
-                matches!(target, Target::Ready { .. }).then_some(self.id)
-            }
-            DirState::Made { .. } | DirState::Setting => Some(self.id),
-            DirState::Unmade | DirState::Making | DirState::Alias | DirState::Failed => None,
-        }
-    }
-}
+impl TargetTree {
+    pub(super) const TARGET: DirId = DirId(0);
 
-impl Receiver {
-    /// Slot 0: the target. It counts as one that existed, so what lies in it is looked at first.
-    pub(super) fn add_target(&mut self) -> DirId {
-        let id = DirId(0);
-        self.dirs.insert(Dir {
-            id,
+    /// With the target. It counts as one that existed, so what lies in it is looked at first.
+    pub(super) fn new(expected: Option<Vec<Bytes>>) -> TargetTree {
+        let mut dirs = Slab::new();
+        dirs.insert(TargetDir {
+            id: TargetTree::TARGET,
             entry: EntryId(0),
             parent: 0,
             path: Bytes::new(),
             depth: 0,
-            state: DirState::Made { existed: true },
+            state: TargetDirState::Made { existed: true },
             waiting: Vec::new(),
             children: 0,
             ended: false,
             source_error: None,
         });
-        id
+        TargetTree {
+            dirs,
+            last: 0,
+            open: 0,
+            held: 0,
+            making: 0,
+            top_level: 0,
+            expected,
+            ready: BinaryHeap::new(),
+        }
     }
 
+    /// Whether directories were announced and not ended.
+    pub(super) fn has_open_dirs(&self) -> bool {
+        self.open > 0
+    }
+
+    /// Gives up all directories; those with a descriptor.
+    pub(super) fn take_open(&mut self, target: &Target) -> Vec<DirId> {
+        let dirs = std::mem::take(&mut self.dirs);
+        dirs.iter()
+            .filter_map(|(_, dir)| dir.descriptor(target))
+            .collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_failed(&self, dir: usize) -> bool {
+        self.dirs[dir].state == TargetDirState::Failed
+    }
+
+    #[cfg(test)]
+    pub(super) fn described_bytes(&self) -> u64 {
+        let announced = self.dirs.iter().skip(1);
+        announced
+            .map(|(_, dir)| held::of_directory(&dir.path))
+            .sum()
+    }
+}
+
+impl TargetDir {
+    /// The descriptor to close when the session stops.
+    fn descriptor(&self, target: &Target) -> Option<DirId> {
+        match self.state {
+            TargetDirState::Made { .. } if self.entry == EntryId(0) => {
+                matches!(target, Target::Ready { .. }).then_some(self.id)
+            }
+            TargetDirState::Made { .. } | TargetDirState::Setting => Some(self.id),
+            TargetDirState::Unmade
+            | TargetDirState::Making
+            | TargetDirState::Alias
+            | TargetDirState::Failed => None,
+        }
+    }
+}
+
+impl ReceivePlan {
     /// An announced entry, held against every rule of the manifest.
     pub(super) fn on_entry(
         &mut self,
@@ -105,10 +164,10 @@ impl Receiver {
         entry: wire::Entry,
     ) -> Result<(), Violation> {
         let id = entry.id;
-        if self.manifest_ended || self.last_entry.checked_add(1) != Some(id.0) {
+        if self.manifest.ended || self.manifest.last_entry.checked_add(1) != Some(id.0) {
             return violation(format!("entry {} announced out of order", id.0));
         }
-        if self.unresolved >= self.window + MAX_DEPTH as u32 {
+        if self.manifest.unresolved >= self.window + MAX_DEPTH as u32 {
             return violation(format!("entry {} announced beyond the window", id.0));
         }
         let dir = self.open_parent(entry.parent)?;
@@ -122,16 +181,14 @@ impl Receiver {
         if !link_fits || !size_fits || entry.mtime.nanoseconds >= 1_000_000_000 {
             return violation(format!("entry {} is of no kind that can be sent", id.0));
         }
-        self.last_entry = id.0;
-        self.unresolved += 1;
-        self.dirs[dir].children += 1;
+        self.manifest.last_entry = id.0;
+        self.manifest.unresolved += 1;
+        self.tree.dirs[dir].children += 1;
         if entry.kind == Kind::File {
-            self.announced = (
-                self.announced.0 + 1,
-                self.announced.1.saturating_add(entry.size_bytes),
-            );
+            self.manifest.files += 1;
+            self.manifest.bytes = self.manifest.bytes.saturating_add(entry.size_bytes);
         }
-        let mut entry = Entry {
+        let mut entry = ReceivedEntry {
             dir,
             name_key: self.name_key(dir, name.as_ref()),
             name,
@@ -141,12 +198,12 @@ impl Receiver {
             size_bytes: entry.size_bytes,
             source_tag: entry.source_tag,
             link: entry.link,
-            state: State::Queued,
+            state: ReceivedState::Queued,
         };
         if entry.kind == Kind::Directory {
-            entry.state = State::Directory(self.add_dir(id, &entry)?);
+            entry.state = ReceivedState::Directory(self.add_dir(id, &entry)?);
         }
-        self.described_bytes += held::of_entry(&entry);
+        self.manifest.described_bytes += held::of_entry(&entry);
         let is_second = self.is_second_of_its_name(id, &entry);
         self.entries.insert(id, entry);
         if is_second {
@@ -160,20 +217,20 @@ impl Receiver {
     /// Whether another entry of this name in this directory has no verdict yet. Those that have one
     /// are not remembered: there may be millions, and what stands there by then is looked at as
     /// anything else that does.
-    fn is_second_of_its_name(&mut self, id: EntryId, entry: &Entry) -> bool {
-        *self.live_names.entry(entry.name_key).or_insert(id) != id
+    fn is_second_of_its_name(&mut self, id: EntryId, entry: &ReceivedEntry) -> bool {
+        *self.names.entries.entry(entry.name_key).or_insert(id) != id
     }
 
     /// Stands for a name in a directory. Directories are told apart by what they are on the disk,
     /// for an alias's children lie in the target.
     fn name_key(&self, dir: usize, name: Option<&Name>) -> u64 {
-        self.name_hash.hash_one((self.dirs[dir].id, name))
+        self.names.hash.hash_one((self.tree.dirs[dir].id, name))
     }
 
     /// An entry has its verdict: its name may come again.
-    pub(super) fn forget_name(&mut self, id: EntryId, entry: &Entry) {
-        if self.live_names.get(&entry.name_key) == Some(&id) {
-            self.live_names.remove(&entry.name_key);
+    pub(super) fn forget_name(&mut self, id: EntryId, entry: &ReceivedEntry) {
+        if self.names.entries.get(&entry.name_key) == Some(&id) {
+            self.names.entries.remove(&entry.name_key);
         }
     }
 
@@ -183,7 +240,7 @@ impl Receiver {
             return Ok(0);
         }
         match self.entries.get(&parent).map(|entry| entry.state) {
-            Some(State::Directory(dir)) if !self.dirs[dir].ended => Ok(dir),
+            Some(ReceivedState::Directory(dir)) if !self.tree.dirs[dir].ended => Ok(dir),
             _ => violation(format!("parent {} is not an open directory", parent.0)),
         }
     }
@@ -196,10 +253,10 @@ impl Receiver {
             _ => None,
         };
         if top_level {
-            self.top_level += 1;
+            self.tree.top_level += 1;
             // What was asked for, once, and no more: a server may not choose to send `.bashrc` as
             // well.
-            if let Some(expected) = &mut self.expected {
+            if let Some(expected) = &mut self.tree.expected {
                 match expected.iter().position(|name| *name == entry.name) {
                     Some(at) => drop(expected.swap_remove(at)),
                     None => {
@@ -210,7 +267,7 @@ impl Receiver {
                     }
                 }
             }
-            if rename.is_some() && self.top_level > 1 {
+            if rename.is_some() && self.tree.top_level > 1 {
                 return violation("a second source for a target that takes one name");
             }
             if entry.name.is_empty() && entry.kind == Kind::Directory {
@@ -223,11 +280,11 @@ impl Receiver {
         }
     }
 
-    fn add_dir(&mut self, id: EntryId, entry: &Entry) -> Result<usize, Violation> {
-        let parent = &self.dirs[entry.dir];
+    fn add_dir(&mut self, id: EntryId, entry: &ReceivedEntry) -> Result<usize, Violation> {
+        let parent = &self.tree.dirs[entry.dir];
         let name = entry.name.as_ref().map_or(&b""[..], Name::as_bytes);
         let (depth, path) = (parent.depth + 1, join(&parent.path, name));
-        if depth > MAX_DEPTH || self.open_dirs as usize >= MAX_DEPTH {
+        if depth > MAX_DEPTH || self.tree.open as usize >= MAX_DEPTH {
             return violation("directories are nested deeper than 512");
         }
         // The sender counts the name it announced, which another may have replaced here.
@@ -236,14 +293,14 @@ impl Receiver {
         }
         let (dir_id, state) = match &entry.name {
             Some(_) => {
-                self.last_dir = self.last_dir.wrapping_add(1);
-                (DirId(self.last_dir), DirState::Unmade)
+                self.tree.last = self.tree.last.wrapping_add(1);
+                (DirId(self.tree.last), TargetDirState::Unmade)
             }
-            None => (self.dirs[0].id, DirState::Alias),
+            None => (self.tree.dirs[0].id, TargetDirState::Alias),
         };
-        self.open_dirs += 1;
-        self.described_bytes += held::of_directory(&path);
-        Ok(self.dirs.insert(Dir {
+        self.tree.open += 1;
+        self.manifest.described_bytes += held::of_directory(&path);
+        Ok(self.tree.dirs.insert(TargetDir {
             id: dir_id,
             entry: id,
             parent: entry.dir,
@@ -259,14 +316,15 @@ impl Receiver {
 
     /// Puts an entry where it goes on: waiting for its directory, or ready.
     fn enqueue(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
-        match self.dirs[dir].state {
-            DirState::Unmade | DirState::Making => self.dirs[dir].waiting.push(id),
-            DirState::Failed => self.fail_announced(ports, id, no_parent(self.host)),
-            DirState::Made { .. } | DirState::Alias | DirState::Setting => {
+        match self.tree.dirs[dir].state {
+            TargetDirState::Unmade | TargetDirState::Making => self.tree.dirs[dir].waiting.push(id),
+            TargetDirState::Failed => self.fail_announced(ports, id, no_parent(self.host)),
+            TargetDirState::Made { .. } | TargetDirState::Alias | TargetDirState::Setting => {
                 match self.entries.get(&id).map(|e| e.state) {
                     // An alias is there already: nothing to be made.
-                    Some(State::Directory(child)) if self.dirs[child].state == DirState::Alias => {}
-                    Some(State::Directory(_)) => self.ready_dirs.push(Reverse(id.0)),
+                    Some(ReceivedState::Directory(child))
+                        if self.tree.dirs[child].state == TargetDirState::Alias => {}
+                    Some(ReceivedState::Directory(_)) => self.tree.ready.push(Reverse(id.0)),
                     Some(_) => self.ready.push_back(id),
                     None => {}
                 }
@@ -277,7 +335,7 @@ impl Receiver {
     /// Nothing was begun for this entry yet, nor will be.
     fn fail_announced(&mut self, ports: &mut Ports, id: EntryId, error: EntryError) {
         match self.entries.get(&id).map(|entry| entry.state) {
-            Some(State::Directory(dir)) => self.fail_dir(ports, dir, error),
+            Some(ReceivedState::Directory(dir)) => self.fail_dir(ports, dir, error),
             Some(_) => self.fail(ports, id, error),
             None => {}
         }
@@ -286,33 +344,32 @@ impl Receiver {
     /// Makes the next directory if one is ready and descriptors are to be had.
     pub(super) fn make_next_dir(&mut self, ports: &mut Ports) -> bool {
         let allowed =
-            self.held_dirs < HELD_DIRS || (self.making_dirs == 0 && self.held_dirs < HELD_DIRS_MAX);
+            self.tree.held < HELD_DIRS || (self.tree.making == 0 && self.tree.held < HELD_DIRS_MAX);
         if !allowed {
             return false;
         }
-        let Some(Reverse(id)) = self.ready_dirs.pop() else {
+        let Some(Reverse(id)) = self.tree.ready.pop() else {
             return false;
         };
         let Some(entry) = self.entries.get(&EntryId(id)) else {
             return true;
         };
-        let (State::Directory(dir), Some(name)) = (entry.state, entry.name.clone()) else {
+        let (ReceivedState::Directory(dir), Some(name)) = (entry.state, entry.name.clone()) else {
             return true;
         };
-        let parent = self.dirs[entry.dir].id;
-        self.dirs[dir].state = DirState::Making;
-        self.held_dirs += 1;
-        self.making_dirs += 1;
-        self.lookups += 1;
-        let (keep_dirlinks, fsync) = (self.keep_dirlinks, self.fsync);
+        let parent = self.tree.dirs[entry.dir].id;
+        self.tree.dirs[dir].state = TargetDirState::Making;
+        self.tree.held += 1;
+        self.tree.making += 1;
+        let (keep_dirlinks, fsync) = (self.options.keep_dirlinks, self.options.fsync);
         let cmd = DiskOp::MakeDir {
             parent,
             name,
-            dir: self.dirs[dir].id,
+            dir: self.tree.dirs[dir].id,
             keep_dirlinks,
             fsync,
         };
-        self.ops.start(ports, Op::MakeDir { dir }, cmd);
+        self.look_up(ports, ReceivePlanOp::MakeDir { dir }, cmd);
         true
     }
 
@@ -322,18 +379,18 @@ impl Receiver {
         dir: usize,
         result: Result<DiskDone, DiskError>,
     ) {
-        self.making_dirs -= 1;
+        self.tree.making -= 1;
         match result {
             Ok(done) => {
                 let existed = matches!(done, DiskDone::Directory { existed: true });
-                self.dirs[dir].state = DirState::Made { existed };
-                for id in std::mem::take(&mut self.dirs[dir].waiting) {
+                self.tree.dirs[dir].state = TargetDirState::Made { existed };
+                for id in std::mem::take(&mut self.tree.dirs[dir].waiting) {
                     self.enqueue(ports, id, dir);
                 }
                 self.finish_dir(ports, dir);
             }
             Err(error) => {
-                self.held_dirs -= 1;
+                self.tree.held -= 1;
                 self.fail_dir(ports, dir, destination_error(self.host, &error));
             }
         }
@@ -342,13 +399,13 @@ impl Receiver {
     /// A directory cannot be made: it fails, and what waits for it. Its slot stays until it ends,
     /// for more children may be announced before the sender knows.
     fn fail_dir(&mut self, ports: &mut Ports, dir: usize, error: EntryError) {
-        self.dirs[dir].state = DirState::Failed;
-        let id = self.dirs[dir].entry;
+        self.tree.dirs[dir].state = TargetDirState::Failed;
+        let id = self.tree.dirs[dir].entry;
         if let Some(entry) = self.entries.remove(&id) {
             self.conclude(ports, id, &entry, EntryResult::Failed(error));
             self.entries.insert(id, entry);
         }
-        for child in std::mem::take(&mut self.dirs[dir].waiting) {
+        for child in std::mem::take(&mut self.tree.dirs[dir].waiting) {
             self.fail_announced(ports, child, no_parent(self.host));
         }
         self.finish_dir(ports, dir);
@@ -360,9 +417,9 @@ impl Receiver {
         id: EntryId,
     ) -> Result<(), Violation> {
         match self.entries.get(&id).map(|entry| entry.state) {
-            Some(State::Directory(dir)) if !self.dirs[dir].ended => {
-                self.dirs[dir].ended = true;
-                self.open_dirs -= 1;
+            Some(ReceivedState::Directory(dir)) if !self.tree.dirs[dir].ended => {
+                self.tree.dirs[dir].ended = true;
+                self.tree.open -= 1;
                 self.finish_dir(ports, dir);
                 Ok(())
             }
@@ -372,7 +429,7 @@ impl Receiver {
 
     /// The sender could not read a directory (further).
     pub(super) fn abort_dir(&mut self, dir: usize, error: EntryError) -> Result<(), Violation> {
-        let dir = &mut self.dirs[dir];
+        let dir = &mut self.tree.dirs[dir];
         if dir.ended || dir.source_error.is_some() {
             return violation(format!("directory {} aborted after its end", dir.entry.0));
         }
@@ -383,7 +440,7 @@ impl Receiver {
     /// A child's work in its directory is over.
     pub(super) fn child_done(&mut self, ports: &mut Ports, dir: usize) {
         // Stopping clears the table under operations that no longer matter.
-        if let Some(parent) = self.dirs.get_mut(dir) {
+        if let Some(parent) = self.tree.dirs.get_mut(dir) {
             parent.children -= 1;
             self.finish_dir(ports, dir);
         }
@@ -392,31 +449,33 @@ impl Receiver {
     /// Behind the last child of an ended directory: mode and mtime, which anything done in it would
     /// change.
     fn finish_dir(&mut self, ports: &mut Ports, dir: usize) {
-        let Some(at) = self.dirs.get(dir) else { return };
-        if at.entry == EntryId(0) || !at.ended || at.children > 0 || self.stop != super::Stop::No {
+        let Some(at) = self.tree.dirs.get(dir) else {
+            return;
+        };
+        if at.entry == EntryId(0) || !at.ended || at.children > 0 || self.is_stopped {
             return;
         }
         match at.state {
-            DirState::Made { .. } => {
+            TargetDirState::Made { .. } => {
                 let Some(entry) = self.entries.get(&at.entry) else {
                     return;
                 };
-                let (mode, mtime, fsync) = (entry.mode, entry.mtime, self.fsync);
+                let (mode, mtime, fsync) = (entry.mode, entry.mtime, self.options.fsync);
                 let cmd = DiskOp::SetDir {
                     dir: at.id,
                     mode,
                     mtime,
                     fsync,
                 };
-                self.dirs[dir].state = DirState::Setting;
-                self.ops.start(ports, Op::SetDir { dir }, cmd);
+                self.tree.dirs[dir].state = TargetDirState::Setting;
+                self.ops.start(ports, ReceivePlanOp::SetDir { dir }, cmd);
             }
-            DirState::Alias => self.conclude_dir(ports, dir, None),
-            DirState::Failed => {
-                self.entries.remove(&self.dirs[dir].entry);
+            TargetDirState::Alias => self.conclude_dir(ports, dir, None),
+            TargetDirState::Failed => {
+                self.entries.remove(&self.tree.dirs[dir].entry);
                 self.forget_dir(ports, dir);
             }
-            DirState::Unmade | DirState::Making | DirState::Setting => {}
+            TargetDirState::Unmade | TargetDirState::Making | TargetDirState::Setting => {}
         }
     }
 
@@ -426,17 +485,11 @@ impl Receiver {
         dir: usize,
         result: Result<DiskDone, DiskError>,
     ) {
-        if self.stop != super::Stop::No {
+        if self.is_stopped {
             return;
         }
-        self.held_dirs -= 1;
-        self.ops.start(
-            ports,
-            Op::Close,
-            DiskOp::CloseDir {
-                dir: self.dirs[dir].id,
-            },
-        );
+        self.tree.held -= 1;
+        self.close_dir(ports, self.tree.dirs[dir].id);
         let error = result
             .err()
             .map(|error| destination_error(self.host, &error));
@@ -445,8 +498,8 @@ impl Receiver {
 
     /// The directory is over, with everything in it.
     fn conclude_dir(&mut self, ports: &mut Ports, dir: usize, error: Option<EntryError>) {
-        let id = self.dirs[dir].entry;
-        let result = match self.dirs[dir].source_error.take().or(error) {
+        let id = self.tree.dirs[dir].entry;
+        let result = match self.tree.dirs[dir].source_error.take().or(error) {
             Some(error) => EntryResult::Failed(error),
             None => EntryResult::Done { resumed_bytes: 0 },
         };
@@ -457,23 +510,55 @@ impl Receiver {
     }
 
     fn forget_dir(&mut self, ports: &mut Ports, dir: usize) {
-        let Dir { parent, path, .. } = self.dirs.remove(dir);
-        self.described_bytes -= held::of_directory(&path);
+        let TargetDir { parent, path, .. } = self.tree.dirs.remove(dir);
+        self.manifest.described_bytes -= held::of_directory(&path);
         self.child_done(ports, parent);
     }
 
     /// Whether the content of a directory is all ours, so that nothing in it needs to be looked at.
     pub(super) fn is_fresh(&self, dir: usize) -> bool {
-        matches!(self.dirs[dir].state, DirState::Made { existed: false })
+        matches!(
+            self.tree.dirs[dir].state,
+            TargetDirState::Made { existed: false }
+        )
     }
 
     pub(super) fn dir_id(&self, dir: usize) -> DirId {
-        self.dirs[dir].id
+        self.tree.dirs[dir].id
+    }
+
+    #[cfg(test)]
+    pub(super) fn check_tree(&self) {
+        let announced = || self.tree.dirs.iter().skip(1).map(|(_, dir)| dir);
+        let open = announced().filter(|dir| !dir.ended).count();
+        assert_eq!(self.tree.open as usize, open, "open directories");
+        let is_making = |dir: &&TargetDir| dir.state == TargetDirState::Making;
+        let making = announced().filter(is_making).count();
+        assert_eq!(self.tree.making as usize, making, "directories being made");
+        let is_made = |dir: &&TargetDir| {
+            matches!(
+                dir.state,
+                TargetDirState::Made { .. } | TargetDirState::Setting
+            )
+        };
+        let held = making + announced().filter(is_made).count();
+        assert_eq!(self.tree.held as usize, held, "directories held");
+        for (at, dir) in &self.tree.dirs {
+            let entries = self.entries.values().filter(|entry| entry.dir == at);
+            let is_clean = |op: &&ReceivePlanOp| match op {
+                ReceivePlanOp::Clean { dir } => *dir == at,
+                _ => false,
+            };
+            let cleaned = self.ops.iter().filter(is_clean).count();
+            let children = entries.count() + cleaned + self.closing_parts(at);
+            assert_eq!(dir.children as usize, children, "children of {dir:?}");
+        }
     }
 
     /// An entry's path below the target, for people.
-    pub(super) fn path_of(&self, entry: &Entry) -> Bytes {
+    pub(super) fn path_of(&self, entry: &ReceivedEntry) -> Bytes {
         let dir = self
+            .tree
             .dirs
             .get(entry.dir)
             .map_or(&b""[..], |dir| &dir.path[..]);

@@ -1,7 +1,7 @@
-//! What a receiver keeps because its peer announced or began it: an estimate, for the worker's sum
-//! of all sessions.
+//! What a receiver keeps because its peer announced it: an estimate, for the worker's sum of all
+//! sessions.
 
-use super::{Entry, Receiver};
+use super::{ReceivePlan, ReceivedEntry};
 use crate::ids::Name;
 
 /// An entry, its place in the tables, and what its names take beside their bytes.
@@ -10,17 +10,14 @@ const ENTRY_BYTES: u64 = 350;
 /// A directory here and in the disk layer, without its path.
 const DIR_BYTES: u64 = 500;
 
-/// A data stream that is in the middle of a record, with the state of BLAKE3.
-const STREAM_BYTES: u64 = 2200;
-
-impl Receiver {
+impl ReceivePlan {
     /// Heap bytes, about.
     pub fn held_bytes(&self) -> u64 {
-        self.described_bytes + self.arriving_bytes + self.streams.len() as u64 * STREAM_BYTES
+        self.manifest.described_bytes
     }
 }
 
-pub(super) fn of_entry(entry: &Entry) -> u64 {
+pub(super) fn of_entry(entry: &ReceivedEntry) -> u64 {
     let (name, link) = (
         entry.name.as_ref().map_or(&b""[..], Name::as_bytes),
         entry.link.as_deref(),

@@ -1,18 +1,15 @@
 //! Files and symlinks before and after their data: look, skip, ask the sender, publish.
 
-use bytes::Bytes;
-
-use super::{Entry, Op, Receiver, State};
+use super::{ReceivePlan, ReceivePlanOp, ReceivedEntry, ReceivedState};
 use crate::ids::EntryId;
+use crate::proto::errors::{Violation, destination_error, is_a_directory, is_special, violation};
 use crate::proto::manifest::{SMALL_MAX_BYTES, is_resumable};
-use crate::proto::session::errors::{
-    Violation, destination_error, is_a_directory, is_special, violation,
-};
-use crate::proto::session::ports::Ports;
+use crate::proto::ports::Ports;
+use crate::proto::receive::orders::{ReceiveOrder, TakeWhole};
 use crate::proto::wire::VerdictKind;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Existing, Kind};
 
-impl Receiver {
+impl ReceivePlan {
     /// Goes on with the next entry whose directory is there.
     pub(super) fn start_next_entry(&mut self, ports: &mut Ports) -> bool {
         let Some(id) = self.ready.pop_front() else {
@@ -33,10 +30,9 @@ impl Receiver {
         let Some(name) = entry.name.clone() else {
             return true;
         };
-        entry.state = State::Looking;
-        self.lookups += 1;
-        self.ops
-            .start(ports, Op::Check { entry: id }, DiskOp::Check { dir, name });
+        entry.state = ReceivedState::Looking;
+        let op = ReceivePlanOp::Check { entry: id };
+        self.look_up(ports, op, DiskOp::Check { dir, name });
         true
     }
 
@@ -47,11 +43,7 @@ impl Receiver {
         id: EntryId,
         result: Result<DiskDone, DiskError>,
     ) {
-        let Some(entry) = self
-            .entries
-            .get(&id)
-            .filter(|_| self.stop == super::Stop::No)
-        else {
+        let Some(entry) = self.entries.get(&id).filter(|_| !self.is_stopped) else {
             return;
         };
         match result {
@@ -62,7 +54,9 @@ impl Receiver {
             Ok(DiskDone::Existing(Some(there))) if there.meta.kind == Kind::Special => {
                 self.fail(ports, id, is_special(self.host));
             }
-            Ok(DiskDone::Existing(Some(there))) if !self.force && is_same(entry, &there) => {
+            Ok(DiskDone::Existing(Some(there)))
+                if !self.options.force && is_same(entry, &there) =>
+            {
                 self.skip(ports, id)
             }
             Ok(_) => self.want(ports, id),
@@ -82,7 +76,8 @@ impl Receiver {
                     dir: self.dir_id(entry.dir),
                     name: name.clone(),
                 };
-                self.ops.start(ports, Op::Clean { dir: entry.dir }, cmd);
+                self.ops
+                    .start(ports, ReceivePlanOp::Clean { dir: entry.dir }, cmd);
             }
             _ => self.child_done(ports, entry.dir),
         }
@@ -94,13 +89,12 @@ impl Receiver {
             return;
         };
         if entry.kind == Kind::Symlink {
-            entry.state = State::Publishing;
+            entry.state = ReceivedState::Publishing;
             let (Some(name), Some(target)) = (entry.name.clone(), entry.link.clone()) else {
                 return;
             };
             let (dir, mtime) = (entry.dir, entry.mtime);
-            self.lookups += 1;
-            let (dir, fsync) = (self.dir_id(dir), self.fsync);
+            let (dir, fsync) = (self.dir_id(dir), self.options.fsync);
             let cmd = DiskOp::PutSymlink {
                 dir,
                 name,
@@ -108,36 +102,33 @@ impl Receiver {
                 mtime,
                 fsync,
             };
-            self.ops.start(ports, Op::PutSymlink { entry: id }, cmd);
+            self.look_up(ports, ReceivePlanOp::PutSymlink { entry: id }, cmd);
         } else if entry.size_bytes <= SMALL_MAX_BYTES {
-            entry.state = State::Wanted;
+            entry.state = ReceivedState::Wanted;
+            self.order_whole(id);
             self.push_verdict(ports, id, VerdictKind::Send {});
         } else {
-            entry.state = State::Queued;
-            self.ready_parts.push_back(id);
+            entry.state = ReceivedState::Queued;
+            self.parts.want(id);
         }
     }
 
-    /// A small file arrived whole and its digest is right.
-    pub(super) fn put_small(&mut self, ports: &mut Ports, id: EntryId, data: Vec<Bytes>) {
-        let Some(entry) = self.entries.get_mut(&id) else {
+    /// Lets a mover take a small file and put it in place.
+    fn order_whole(&mut self, id: EntryId) {
+        let Some(entry) = self.entries.get(&id) else {
             return;
         };
-        let Some(name) = entry.name.clone() else {
-            return;
-        };
-        entry.state = State::Publishing;
-        let (dir, mode, mtime, bytes) = (entry.dir, entry.mode, entry.mtime, entry.size_bytes);
-        let cmd = DiskOp::PutSmall {
-            dir: self.dir_id(dir),
-            name,
-            data,
-            mode,
-            mtime,
-            fsync: self.fsync,
-        };
-        self.ops
-            .start(ports, Op::PutSmall { entry: id, bytes }, cmd);
+        if let Some(name) = entry.name.clone() {
+            self.orders.push_back(ReceiveOrder::Whole(TakeWhole {
+                entry: id,
+                size_bytes: entry.size_bytes,
+                dir: self.dir_id(entry.dir),
+                name,
+                mode: entry.mode,
+                mtime: entry.mtime,
+                fsync: self.options.fsync,
+            }));
+        }
     }
 
     /// A small file or symlink is in place, or is not.
@@ -145,10 +136,10 @@ impl Receiver {
         &mut self,
         ports: &mut Ports,
         id: EntryId,
-        result: Result<DiskDone, DiskError>,
+        result: Result<(), DiskError>,
     ) {
         match result {
-            Ok(_) => self.resolve(ports, id, EntryResult::Done { resumed_bytes: 0 }),
+            Ok(()) => self.resolve(ports, id, EntryResult::Done { resumed_bytes: 0 }),
             Err(error) => self.fail(ports, id, destination_error(self.host, &error)),
         }
     }
@@ -165,28 +156,21 @@ impl Receiver {
             return self.known_or_violation(id);
         };
         match entry.state {
-            State::Directory(dir) => self.abort_dir(dir, error),
-            State::Wanted | State::Arriving => {
+            ReceivedState::Directory(dir) => self.abort_dir(dir, error),
+            ReceivedState::Wanted => {
+                self.orders.push_back(ReceiveOrder::Forget { entry: id });
                 self.fail(ports, id, error);
                 Ok(())
             }
-            State::Part(part) => self.abort_part(ports, part, error),
-            State::Queued | State::Looking | State::Publishing => {
+            ReceivedState::Part(part) => self.abort_part(ports, part, error),
+            ReceivedState::Queued | ReceivedState::Looking | ReceivedState::Publishing => {
                 violation(format!("entry {} aborted in the wrong state", id.0))
             }
         }
     }
-
-    /// An entry that is not in the table is one that was resolved; others never were announced.
-    pub(super) fn known_or_violation(&self, id: EntryId) -> Result<(), Violation> {
-        if id.0 == 0 || id.0 > self.last_entry {
-            return violation(format!("entry {} was never announced", id.0));
-        }
-        Ok(())
-    }
 }
 
-fn is_same(entry: &Entry, there: &Existing) -> bool {
+fn is_same(entry: &ReceivedEntry, there: &Existing) -> bool {
     there.is_same(
         entry.kind,
         entry.size_bytes,

@@ -2,22 +2,19 @@
 
 use bytes::Bytes;
 
-use super::{Entry, Resume, Sender, State};
+use super::{Resume, SendPlan, SentState};
 use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::chunks::MAX_PARTIAL_CHUNKS;
+use crate::proto::errors::{Violation, violation};
 use crate::proto::integrity::Tree;
-use crate::proto::manifest::{SMALL_MAX_BYTES, chunk_count, chunk_len_bytes, is_resumable};
-use crate::proto::session::errors::{Violation, violation};
-use crate::proto::session::ports::Ports;
+use crate::proto::manifest::{chunk_count, chunk_len_bytes, is_resumable};
+use crate::proto::ports::Ports;
+use crate::proto::send::orders::SendCommand;
 use crate::proto::wire::{Verdict, VerdictKind};
 use crate::proto::{EntryError, EntryResult, Event, Kind};
 
-impl Sender {
-    pub(super) fn on_verdict(
-        &mut self,
-        ports: &mut Ports,
-        verdict: Verdict,
-    ) -> Result<(), Violation> {
+impl SendPlan {
+    pub fn on_verdict(&mut self, ports: &mut Ports, verdict: Verdict) -> Result<(), Violation> {
         let id = verdict.entry;
         let Some(entry) = self.entries.get_mut(&id) else {
             return violation(format!("verdict on entry {}, which is not open", id.0));
@@ -26,7 +23,7 @@ impl Sender {
             VerdictKind::Send {} => self.on_send(id),
             VerdictKind::Have { first, values } => self.on_have(id, first, &values),
             VerdictKind::Skipped {} => match (&entry.state, entry.kind) {
-                (State::Offered { resume: None, .. }, Kind::File | Kind::Symlink) => {
+                (SentState::Offered { resume: None, .. }, Kind::File | Kind::Symlink) => {
                     self.resolve(ports, id, EntryResult::Skipped);
                     Ok(())
                 }
@@ -35,11 +32,14 @@ impl Sender {
             VerdictKind::Done { resumed_bytes } => {
                 let possible = match entry.kind {
                     Kind::Symlink => {
-                        matches!(entry.state, State::Offered { .. }) && resumed_bytes == 0
+                        matches!(entry.state, SentState::Offered { .. }) && resumed_bytes == 0
                     }
-                    Kind::Directory => matches!(entry.state, State::Emitted) && resumed_bytes == 0,
+                    Kind::Directory => {
+                        matches!(entry.state, SentState::Emitted) && resumed_bytes == 0
+                    }
                     Kind::File => {
-                        matches!(entry.state, State::Emitted) && resumed_bytes <= entry.size_bytes
+                        matches!(entry.state, SentState::Emitted)
+                            && resumed_bytes <= entry.version.size_bytes
                     }
                     Kind::Special => false,
                 };
@@ -60,16 +60,14 @@ impl Sender {
         let Some(entry) = self.entries.get_mut(&id) else {
             return Ok(());
         };
-        let (State::Offered { dir, resume }, Kind::File) = (&mut entry.state, entry.kind) else {
+        let (SentState::Offered { dir, resume }, Kind::File) = (&mut entry.state, entry.kind)
+        else {
             return violation(format!("entry {} wanted in the wrong state", id.0));
         };
         let (dir, resume) = (dir.take(), resume.take());
-        entry.state = State::Wanted { dir, resume };
-        if entry.size_bytes <= SMALL_MAX_BYTES {
-            self.small.push(id);
-        } else {
-            self.large.push(id);
-        }
+        entry.state = SentState::Wanted { dir, resume };
+        let size_bytes = entry.version.size_bytes;
+        self.want(id, size_bytes);
         Ok(())
     }
 
@@ -77,8 +75,8 @@ impl Sender {
         let Some(entry) = self.entries.get_mut(&id) else {
             return Ok(());
         };
-        let size_bytes = entry.size_bytes;
-        let (State::Offered { resume, .. }, Kind::File, true) =
+        let size_bytes = entry.version.size_bytes;
+        let (SentState::Offered { resume, .. }, Kind::File, true) =
             (&mut entry.state, entry.kind, is_resumable(size_bytes))
         else {
             return violation(format!("entry {} resumed in the wrong state", id.0));
@@ -86,8 +84,8 @@ impl Sender {
         let resume = match resume {
             Some(resume) => resume,
             None => {
-                self.large.resumed_chunks += u64::from(chunk_count(size_bytes));
-                if self.large.resumed_chunks > MAX_PARTIAL_CHUNKS {
+                self.files.resumed_chunks += u64::from(chunk_count(size_bytes));
+                if self.files.resumed_chunks > MAX_PARTIAL_CHUNKS {
                     return violation("more files resumed at once than allowed");
                 }
                 resume.insert(Box::new(Resume {
@@ -115,13 +113,19 @@ impl Sender {
     fn on_failed(&mut self, ports: &mut Ports, id: EntryId, error: EntryError) {
         let state = self.entries.get(&id).map(|entry| &entry.state);
         match state {
-            Some(State::Open) => self.prune(ports, id),
-            Some(State::Large { file }) => {
+            Some(SentState::Open) => self.prune(ports, id),
+            Some(SentState::Large { file }) => {
                 let file = *file;
                 self.cancel_file(ports, file);
             }
+            Some(SentState::Ordered) => {
+                self.commands.push_back(SendCommand::Forget { entry: id });
+            }
             Some(
-                State::Offered { .. } | State::Wanted { .. } | State::Emitted | State::Aborted,
+                SentState::Offered { .. }
+                | SentState::Wanted { .. }
+                | SentState::Emitted
+                | SentState::Aborted,
             )
             | None => {}
         }
@@ -133,20 +137,19 @@ impl Sender {
         let Some(entry) = self.entries.remove(&id) else {
             return;
         };
-        if let State::Offered { dir, resume } | State::Wanted { dir, resume } = &entry.state {
+        if let SentState::Offered { dir, resume } | SentState::Wanted { dir, resume } = &entry.state
+        {
             if resume.is_some() {
-                self.large.resumed_chunks -= u64::from(chunk_count(entry.size_bytes));
+                self.files.resumed_chunks -= u64::from(chunk_count(entry.version.size_bytes));
             }
             if let Some(dir) = *dir {
                 self.release_dir(ports, dir);
             }
         }
-        self.totals.count(entry.kind, entry.size_bytes, &result);
+        let (kind, size_bytes) = (entry.kind, entry.version.size_bytes);
+        self.totals.count(kind, size_bytes, &result);
         // A daemon's log wants to know what failed, not each of a million files that did not.
         if self.client || matches!(result, EntryResult::Failed(_)) {
-            let Entry {
-                kind, size_bytes, ..
-            } = entry;
             ports.event(Event::Entry {
                 path: entry.path(),
                 kind,

@@ -3,14 +3,17 @@
 
 use bytes::Bytes;
 
-use super::{Op, Receiver, State};
-use crate::ids::{ChunkIndex, EntryId, StreamKey};
+use super::{
+    ArrivingChunk, ChunkEnd, ReceiveMover, ReceiveMoverOp, Taking, TakingPart, WholeState,
+};
+use crate::ids::{EntryId, StreamKey};
+use crate::proto::errors::{Violation, violation};
 use crate::proto::integrity::{ChunkHasher, Digest, digest_of};
 use crate::proto::manifest::chunk_offset;
-use crate::proto::session::errors::{Violation, corrupted, violation};
-use crate::proto::session::ports::Ports;
+use crate::proto::ports::Ports;
+use crate::proto::receive::orders::ReceiveReport;
 use crate::proto::wire::{Record, RecordHead, RecordParser, RecordStatus};
-use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES};
+use crate::proto::{DiskOp, PIECE_BYTES};
 
 /// Data streams with unfinished business at a time. A sender uses 16 and may have as many more
 /// ended but not arrived; a lane advertises 512, and state per stream is what a hostile one could
@@ -27,7 +30,7 @@ const WHOLE_PIECES_MAX: usize = 32;
 
 /// One data stream of the sender.
 #[derive(Debug, Default)]
-pub(super) struct Stream {
+pub(super) struct DataStream {
     parser: RecordParser,
     body: Body,
     /// What the world was told is best handed over together next.
@@ -39,19 +42,31 @@ pub(super) struct Stream {
 enum Body {
     #[default]
     Between,
-    /// Of an entry that is resolved already: parsed and dropped.
+    /// Of an entry that there is no order for: parsed and dropped.
     Unwanted,
     Whole {
         entry: EntryId,
         data: Vec<Bytes>,
     },
     Chunk {
-        write: usize,
+        /// Of `ReceiveMover::chunks`.
+        chunk: usize,
         offset: u64,
         /// Where the chunk ends.
         end: u64,
         hasher: ChunkHasher,
     },
+}
+
+impl DataStream {
+    /// Bytes here of a small file that is arriving.
+    #[cfg(test)]
+    pub(super) fn arriving(&self) -> Option<u64> {
+        match &self.body {
+            Body::Whole { data, .. } => Some(bytes_of(data)),
+            Body::Between | Body::Unwanted | Body::Chunk { .. } => None,
+        }
+    }
 }
 
 impl Body {
@@ -67,32 +82,11 @@ impl Body {
     }
 }
 
-/// A chunk that is arriving or being written.
-#[derive(Debug)]
-pub(super) struct ChunkWrite {
-    part: usize,
-    /// Tells a part from a later one in the same slot.
-    entry: EntryId,
-    chunk: ChunkIndex,
-    writes: u32,
-    end: End,
-}
-
-/// How the record of a chunk ended.
-#[derive(Debug)]
-enum End {
-    NotYet,
-    /// Its digest is right: once all writes are done the chunk is there.
-    Valid(Digest),
-    /// The source failed, or this side did: never counts.
-    Worthless,
-}
-
-impl Receiver {
+impl ReceiveMover {
     /// Bytes of a data stream.
     ///
     /// # Errors
-    /// When they are not records, or records of nothing that was asked for.
+    /// When they are not records, or not of what was ordered.
     pub fn on_data(
         &mut self,
         ports: &mut Ports,
@@ -100,7 +94,7 @@ impl Receiver {
         mut bytes: Bytes,
         fin: bool,
     ) -> Result<(), Violation> {
-        if self.stop != super::Stop::No {
+        if self.is_stopped {
             return Ok(());
         }
         let mut stream = self.streams.remove(&key).unwrap_or_default();
@@ -134,7 +128,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// The session stops: nothing of the streams is wanted any more.
+    /// Nothing of the streams is wanted any more.
     pub(super) fn drop_streams(&mut self, ports: &mut Ports) {
         let mut asked: Vec<StreamKey> = self
             .streams
@@ -146,47 +140,47 @@ impl Receiver {
         asked.into_iter().for_each(|key| ports.piece(key, None));
     }
 
-    /// A record begins: it must be one that was asked for, of the length that was announced.
+    /// A record begins: it must be one that was ordered, of the length that was announced.
     fn begin(&mut self, head: RecordHead) -> Result<Body, Violation> {
-        let id = head.entry();
-        let Some(entry) = self.entries.get_mut(&id) else {
-            self.known_or_violation(id)?;
-            return Ok(Body::Unwanted);
-        };
-        match (head, entry.state) {
-            (RecordHead::Whole { len_bytes, .. }, State::Wanted)
-                if len_bytes == entry.size_bytes =>
-            {
-                entry.state = State::Arriving;
+        let entry = head.entry();
+        match (head, self.taking.get_mut(&entry)) {
+            (_, None) => {
+                self.unasked.push(entry);
+                Ok(Body::Unwanted)
+            }
+            (_, Some(Taking::Part(TakingPart { is_left: true, .. }))) => Ok(Body::Unwanted),
+            (
+                RecordHead::Whole { len_bytes, .. },
+                Some(Taking::Whole(order, state @ WholeState::Asked)),
+            ) if len_bytes == order.size_bytes => {
+                *state = WholeState::Arriving;
                 self.wholes += 1;
                 if self.wholes > MAX_WHOLES {
                     return violation("too many small files arriving at once");
                 }
-                Ok(Body::Whole {
-                    entry: id,
-                    data: Vec::new(),
-                })
+                let data = Vec::new();
+                Ok(Body::Whole { entry, data })
             }
             (
                 RecordHead::Chunk {
                     chunk, len_bytes, ..
                 },
-                State::Part(part),
+                Some(Taking::Part(taking)),
             ) => {
-                let size_bytes = entry.size_bytes;
-                self.claim_chunk(part, chunk, len_bytes)?;
-                let write = ChunkWrite {
-                    part,
-                    entry: id,
+                taking.claim(chunk, len_bytes)?;
+                let size_bytes = taking.order.size_bytes;
+                let arriving = ArrivingChunk {
+                    entry,
+                    part: taking.order.part,
                     chunk,
                     writes: 0,
-                    end: End::NotYet,
+                    end: ChunkEnd::NotYet,
                 };
                 let offset = chunk_offset(size_bytes, chunk);
                 let hasher = ChunkHasher::new(chunk, size_bytes);
                 let end = offset + len_bytes;
                 Ok(Body::Chunk {
-                    write: self.writes.insert(write),
+                    chunk: self.chunks.insert(arriving),
                     offset,
                     end,
                     hasher,
@@ -194,14 +188,22 @@ impl Receiver {
             }
             _ => violation(format!(
                 "data of entry {} that was not asked for, or of another length",
-                id.0
+                entry.0
             )),
+        }
+    }
+
+    /// The partial file that data of an entry still goes into.
+    fn open_part(&mut self, entry: EntryId) -> Option<&mut TakingPart> {
+        match self.taking.get_mut(&entry) {
+            Some(Taking::Part(taking)) if !taking.is_left => Some(taking),
+            _ => None,
         }
     }
 
     fn take_data(&mut self, ports: &mut Ports, body: &mut Body, piece: Bytes) {
         let len = piece.len() as u64;
-        self.received_bytes += len;
+        self.flow.received_bytes += len;
         match body {
             Body::Whole { data, .. } => {
                 // Arriving byte by byte, a file must not cost a hundred times its size in
@@ -212,39 +214,34 @@ impl Receiver {
                     data.push(joined);
                 }
                 data.push(piece);
-                self.arriving_bytes += len;
+                self.flow.arriving_bytes += len;
             }
             Body::Chunk {
-                write,
+                chunk,
                 offset,
                 hasher,
                 ..
             } => {
-                let at = &mut self.writes[*write];
-                let Some(file) = self
-                    .parts
-                    .get_mut(at.part)
-                    .and_then(|part| part.begin_write(at.entry))
-                else {
+                let entry = self.chunks[*chunk].entry;
+                let Some(taking) = self.open_part(entry) else {
                     return;
                 };
+                taking.writes += 1;
+                let file = taking.order.file;
                 hasher.update(&piece);
-                at.writes += 1;
-                self.write_behind_bytes += len;
-                let op = Op::Write {
-                    part: at.part,
-                    write: *write,
+                self.chunks[*chunk].writes += 1;
+                self.flow.write_behind_bytes += len;
+                let op = ReceiveMoverOp::Write {
+                    entry,
+                    chunk: *chunk,
                     bytes: len,
                 };
-                self.ops.start(
-                    ports,
-                    op,
-                    DiskOp::Write {
-                        file,
-                        offset: *offset,
-                        data: piece,
-                    },
-                );
+                let cmd = DiskOp::Write {
+                    file,
+                    offset: *offset,
+                    data: piece,
+                };
+                self.ops.start(ports, op, cmd);
                 *offset += len;
             }
             Body::Between | Body::Unwanted => {}
@@ -256,21 +253,24 @@ impl Receiver {
             Body::Between | Body::Unwanted => {}
             Body::Whole { entry, data } => {
                 self.wholes -= 1;
-                self.arriving_bytes -= data.iter().map(|piece| piece.len() as u64).sum::<u64>();
+                self.flow.arriving_bytes -= bytes_of(&data);
                 self.end_whole(ports, entry, data, status, digest);
             }
-            Body::Chunk { write, hasher, .. } => {
-                let (part, entry) = (self.writes[write].part, self.writes[write].entry);
-                let live = self.parts.get(part).is_some_and(|part| part.is_live(entry));
-                self.writes[write].end = match status {
-                    RecordStatus::Valid if live && hasher.finish() == digest => End::Valid(digest),
-                    RecordStatus::Valid if live => {
-                        self.fail_part(ports, part, corrupted(self.host), false);
-                        End::Worthless
+            Body::Chunk { chunk, hasher, .. } => {
+                let ArrivingChunk { entry, part, .. } = self.chunks[chunk];
+                let is_open = self.open_part(entry).is_some();
+                self.chunks[chunk].end = match status {
+                    RecordStatus::Valid if is_open && hasher.finish() == digest => {
+                        ChunkEnd::Valid(digest)
                     }
-                    RecordStatus::Valid | RecordStatus::SourceFailed => End::Worthless,
+                    RecordStatus::Valid if is_open => {
+                        self.reports
+                            .push_back(ReceiveReport::ChunkCorrupted { part });
+                        ChunkEnd::Worthless
+                    }
+                    RecordStatus::Valid | RecordStatus::SourceFailed => ChunkEnd::Worthless,
                 };
-                self.settle_write(ports, write);
+                self.settle_chunk(chunk);
             }
         }
     }
@@ -278,70 +278,31 @@ impl Receiver {
     fn end_whole(
         &mut self,
         ports: &mut Ports,
-        id: EntryId,
+        entry: EntryId,
         data: Vec<Bytes>,
         status: RecordStatus,
         digest: Digest,
     ) {
-        let arriving = self
-            .entries
-            .get(&id)
-            .is_some_and(|entry| entry.state == State::Arriving);
-        match (arriving, status) {
-            (true, RecordStatus::Valid) if digest_of_pieces(&data) == digest => {
-                self.write_behind_bytes += data.iter().map(|piece| piece.len() as u64).sum::<u64>();
-                self.put_small(ports, id, data);
-            }
-            (true, RecordStatus::Valid) => self.fail(ports, id, corrupted(self.host)),
-            (true, RecordStatus::SourceFailed) => {
-                // Its abort comes on the control stream.
-                if let Some(entry) = self.entries.get_mut(&id) {
-                    entry.state = State::Wanted;
-                }
-            }
-            (false, _) => {}
-        }
-    }
-
-    /// A write of a chunk ended.
-    pub(super) fn chunk_written(
-        &mut self,
-        ports: &mut Ports,
-        part: usize,
-        write: usize,
-        bytes: u64,
-        result: Result<DiskDone, DiskError>,
-    ) {
-        self.write_behind_bytes -= bytes;
-        self.writes[write].writes -= 1;
-        self.part_op_ended(part);
-        if let Err(error) = result {
-            self.writes[write].end = match self.writes[write].end {
-                End::NotYet => End::NotYet,
-                End::Valid(_) | End::Worthless => End::Worthless,
-            };
-            self.write_failed(ports, part, &error);
-        }
-        self.settle_write(ports, write);
-        self.settle_part(ports, part);
-    }
-
-    /// Counts a chunk whose record ended well and whose writes are all done.
-    fn settle_write(&mut self, ports: &mut Ports, at: usize) {
-        let write = &self.writes[at];
-        if write.writes > 0 || (matches!(write.end, End::NotYet) && self.stop == super::Stop::No) {
+        let Some(Taking::Whole(_, state @ WholeState::Arriving)) = self.taking.get_mut(&entry)
+        else {
             return;
-        }
-        let write = self.writes.remove(at);
-        if let End::Valid(digest) = write.end
-            && self
-                .parts
-                .get(write.part)
-                .is_some_and(|part| part.is_live(write.entry))
-        {
-            self.chunk_done(ports, write.part, write.chunk, digest);
+        };
+        match status {
+            RecordStatus::Valid if digest_of_pieces(&data) == digest => {
+                self.put(ports, entry, data);
+            }
+            RecordStatus::Valid => {
+                self.taking.remove(&entry);
+                self.reports.push_back(ReceiveReport::Corrupted { entry });
+            }
+            // Its abort comes on the control stream.
+            RecordStatus::SourceFailed => *state = WholeState::Asked,
         }
     }
+}
+
+fn bytes_of(pieces: &[Bytes]) -> u64 {
+    pieces.iter().map(|piece| piece.len() as u64).sum()
 }
 
 fn digest_of_pieces(pieces: &[Bytes]) -> Digest {

@@ -8,15 +8,18 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::{Dir, Entry, Op, Sender, State, join};
+use super::{SendPlan, SendPlanOp, SentEntry, SentState, SourceDir};
 use crate::ids::{DirId, EntryId, Name, NameError, PATH_MAX_BYTES};
+use crate::proto::errors::{source_error, unsendable};
 use crate::proto::manifest::MAX_DEPTH;
-use crate::proto::session::errors::{source_error, unsendable};
-use crate::proto::session::ports::Ports;
+use crate::proto::path::{dir_of, join};
+use crate::proto::ports::Ports;
+use crate::proto::send::orders::{SendCommand, Version};
 use crate::proto::wire::{self, Item, MAX_FILE_BYTES, Message};
 use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, Meta};
 
-/// Names per listing. A directory being walked holds at most one and a half of these.
+/// Names per listing. A directory being walked holds at most half of these and what one listing
+/// brings.
 const LIST_ENTRIES: usize = 64;
 
 /// What is said of objects that are passed over.
@@ -69,12 +72,22 @@ impl Walk {
             stack: Vec::new(),
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn depth(&self) -> usize {
+        self.stack.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_on_stack(&self, dir: usize) -> bool {
+        self.stack.iter().any(|frame| frame.dir == dir)
+    }
 }
 
-impl Sender {
+impl SendPlan {
     /// Goes on as far as the window and what is known allow.
-    pub(super) fn walk(&mut self, ports: &mut Ports) {
-        while !self.manifest_ended {
+    pub fn walk(&mut self, ports: &mut Ports) {
+        while !self.manifest.ended {
             let Some(frame) = self.walk.stack.last_mut() else {
                 if self.walk.resolving || !self.next_source(ports) {
                     return;
@@ -83,10 +96,10 @@ impl Sender {
             };
             if frame.listing == Listing::Idle && frame.pending.len() <= LIST_ENTRIES / 2 {
                 frame.listing = Listing::InFlight;
-                let (dir, id) = (frame.dir, self.dirs[frame.dir].id);
+                let (dir, id) = (frame.dir, self.dirs.open[frame.dir].id);
                 self.ops.start(
                     ports,
-                    Op::List { dir },
+                    SendPlanOp::List { dir },
                     DiskOp::List {
                         dir: id,
                         max_entries: LIST_ENTRIES,
@@ -120,7 +133,7 @@ impl Sender {
     fn window_open(&self) -> bool {
         let stack = self.walk.stack.len();
         self.entries.len().saturating_sub(stack) < self.window as usize
-            && self.dirs.len().saturating_sub(stack) < HELD_DIRS + 2
+            && self.dirs.open.len().saturating_sub(stack) < HELD_DIRS + 2
     }
 
     /// Looks the next source up; ends the manifest behind the last. `false` when there is nothing
@@ -130,32 +143,17 @@ impl Sender {
             return false;
         }
         let Some(path) = self.walk.sources.get(self.walk.next_source).cloned() else {
-            if self.notes_left_out > 0 {
-                let text = format!(
-                    "{} more messages like these were left out",
-                    self.notes_left_out
-                );
-                self.tell(
-                    ports,
-                    &Message::SourceWarning {
-                        path: Bytes::new(),
-                        text,
-                    },
-                );
-            }
-            self.manifest_ended = true;
-            let entries = u64::from(self.last_entry);
-            self.tell(ports, &Message::ManifestEnd { entries });
+            self.end_manifest(ports);
             return false;
         };
         let source = self.walk.next_source;
         let dir = self.new_dir(dir_of(&path), 0, 0);
         self.walk.next_source += 1;
         self.walk.resolving = true;
-        let id = self.dirs[dir].id;
+        let id = self.dirs.open[dir].id;
         self.ops.start(
             ports,
-            Op::Source { source, dir },
+            SendPlanOp::Source { source, dir },
             DiskOp::ResolveSource { path, dir: id },
         );
         true
@@ -163,9 +161,9 @@ impl Sender {
 
     /// A directory slot with one user.
     fn new_dir(&mut self, path: Bytes, path_bytes: usize, depth: usize) -> usize {
-        self.last_dir = self.last_dir.wrapping_add(1);
-        self.dirs.insert(Dir {
-            id: DirId(self.last_dir),
+        self.dirs.last = self.dirs.last.wrapping_add(1);
+        self.dirs.open.insert(SourceDir {
+            id: DirId(self.dirs.last),
             open: false,
             users: 1,
             path,
@@ -189,11 +187,8 @@ impl Sender {
                 link,
                 in_place,
             }) => {
-                self.read_ahead_bytes = match in_place {
-                    true => self.read_aheads.in_place_bytes,
-                    false => self.read_aheads.awaited_bytes,
-                };
-                self.dirs[dir].open = true;
+                self.commands.push_back(SendCommand::ReadInPlace(in_place));
+                self.dirs.open[dir].open = true;
                 self.announce(ports, EntryId(0), dir, Found { name, meta, link });
                 self.release_dir(ports, dir);
             }
@@ -222,7 +217,7 @@ impl Sender {
     ) {
         self.release_dir(ports, parent);
         if result.is_ok() {
-            self.dirs[dir].open = true;
+            self.dirs.open[dir].open = true;
         }
         let Some(at) = self.walk.stack.iter().position(|frame| frame.dir == dir) else {
             // Pruned meanwhile; this was the last user.
@@ -273,7 +268,7 @@ impl Sender {
         };
         self.push_item(ports, Item::EndDirectory { id: frame.entry });
         if let Some(entry) = self.entries.get_mut(&frame.entry) {
-            entry.state = State::Emitted;
+            entry.state = SentState::Emitted;
         }
         // An operation in flight releases the directory when it ends.
         if frame.listing != Listing::InFlight {
@@ -292,7 +287,7 @@ impl Sender {
     }
 
     fn announce_listed(&mut self, ports: &mut Ports, parent: EntryId, dir: usize, listed: Listed) {
-        let path = |sender: &Sender| join(&sender.dirs[dir].path, &listed.name);
+        let path = |plan: &SendPlan| join(&plan.dirs.open[dir].path, &listed.name);
         match (Name::new(listed.name.clone()), listed.found) {
             (Err(NameError::Reserved), _) => {
                 self.note_warning(ports, path(self), TEMPORARY_SKIPPED.into())
@@ -321,7 +316,7 @@ impl Sender {
     /// Makes an entry of what was found in `dir`, or says why not.
     fn announce(&mut self, ports: &mut Ports, parent: EntryId, dir: usize, found: Found) {
         let Found { name, meta, link } = found;
-        let at = &self.dirs[dir];
+        let at = &self.dirs.open[dir];
         let name_bytes = name.as_ref().map_or(Bytes::new(), Name::bytes);
         let path_bytes = at.path_bytes + name_bytes.len() + usize::from(at.path_bytes > 0);
         if meta.kind == Kind::Special {
@@ -329,7 +324,7 @@ impl Sender {
             self.note_warning(ports, path, SPECIAL_SKIPPED.into());
             return;
         }
-        let refusal = match self.last_entry {
+        let refusal = match self.manifest.last_entry {
             u32::MAX => Some("more than 4294967295 entries in one transfer"),
             _ => refusal(&meta, link.as_ref(), path_bytes, at.depth),
         };
@@ -338,102 +333,83 @@ impl Sender {
             self.note_error(ports, path, error);
             return;
         }
-        self.last_entry += 1;
-        let id = EntryId(self.last_entry);
+        self.manifest.last_entry += 1;
+        let id = EntryId(self.manifest.last_entry);
         let dir_path = at.path.clone();
-        let state = self.take_up(ports, id, dir, name.clone(), meta.kind, path_bytes);
-        if meta.kind == Kind::File {
-            // Three sparse files of 8 EiB are more than there are numbers for.
-            self.announced = (
-                self.announced.0 + 1,
-                self.announced.1.saturating_add(meta.size_bytes),
-            );
-        }
-        let (size_bytes, mtime, inode) = (meta.size_bytes, meta.mtime, meta.inode);
-        self.entries.insert(
-            id,
-            Entry {
-                name,
-                dir_path,
-                kind: meta.kind,
-                mtime,
-                size_bytes,
-                inode,
-                state,
+        let state = match meta.kind {
+            Kind::File => {
+                self.dirs.open[dir].users += 1;
+                SentState::Offered {
+                    dir: Some(dir),
+                    resume: None,
+                }
+            }
+            Kind::Symlink | Kind::Special => SentState::Offered {
+                dir: None,
+                resume: None,
             },
-        );
+            Kind::Directory => {
+                self.descend(ports, id, dir, name.clone(), path_bytes);
+                SentState::Open
+            }
+        };
+        if meta.kind == Kind::File {
+            self.manifest.count_file(meta.size_bytes);
+        }
+        let entry = SentEntry {
+            name,
+            dir_path,
+            kind: meta.kind,
+            version: Version::of(&meta),
+            state,
+        };
+        self.entries.insert(id, entry);
         let item = wire::Entry {
             id,
             parent,
             name: name_bytes,
             kind: meta.kind,
             mode: meta.mode & 0o7777,
-            mtime,
-            size_bytes: if meta.kind == Kind::File {
-                size_bytes
-            } else {
-                0
+            mtime: meta.mtime,
+            size_bytes: match meta.kind {
+                Kind::File => meta.size_bytes,
+                Kind::Directory | Kind::Symlink | Kind::Special => 0,
             },
-            source_tag: inode,
+            source_tag: meta.inode,
             link: link.filter(|_| meta.kind == Kind::Symlink),
         };
         self.push_item(ports, Item::Entry(item));
     }
 
-    /// The first state of an entry: files hold their directory for reading, directories are opened
-    /// and walked.
-    fn take_up(
+    /// Opens a directory found in `dir` and walks it next.
+    fn descend(
         &mut self,
         ports: &mut Ports,
-        id: EntryId,
+        entry: EntryId,
         dir: usize,
         name: Option<Name>,
-        kind: Kind,
         path_bytes: usize,
-    ) -> State {
-        match kind {
-            Kind::File => {
-                self.dirs[dir].users += 1;
-                State::Offered {
-                    dir: Some(dir),
-                    resume: None,
-                }
-            }
-            Kind::Symlink | Kind::Special => State::Offered {
-                dir: None,
-                resume: None,
-            },
-            Kind::Directory => {
-                let path = join(
-                    &self.dirs[dir].path,
-                    name.as_ref().map_or(b"", Name::as_bytes),
-                );
-                let child = self.new_dir(path, path_bytes, self.dirs[dir].depth + 1);
-                self.dirs[dir].users += 1;
-                let (parent_id, child_id) = (self.dirs[dir].id, self.dirs[child].id);
-                let cmd = DiskOp::OpenDir {
-                    parent: parent_id,
-                    name,
-                    dir: child_id,
-                };
-                self.ops.start(
-                    ports,
-                    Op::OpenDir {
-                        dir: child,
-                        parent: dir,
-                    },
-                    cmd,
-                );
-                let frame = Frame {
-                    entry: id,
-                    dir: child,
-                    pending: VecDeque::new(),
-                    listing: Listing::InFlight,
-                };
-                self.walk.stack.push(frame);
-                State::Open
-            }
-        }
+    ) {
+        let shown = name.as_ref().map_or(&b""[..], Name::as_bytes);
+        let path = join(&self.dirs.open[dir].path, shown);
+        let child = self.new_dir(path, path_bytes, self.dirs.open[dir].depth + 1);
+        self.dirs.open[dir].users += 1;
+        let cmd = DiskOp::OpenDir {
+            parent: self.dirs.open[dir].id,
+            name,
+            dir: self.dirs.open[child].id,
+        };
+        let op = SendPlanOp::OpenDir {
+            dir: child,
+            parent: dir,
+        };
+        self.ops.start(ports, op, cmd);
+        self.walk.stack.push(Frame {
+            entry,
+            dir: child,
+            pending: VecDeque::new(),
+            listing: Listing::InFlight,
+        });
     }
 }
 
@@ -454,42 +430,5 @@ pub fn refusal(
             Some("the file's size does not fit a signed 64-bit number")
         }
         Kind::File | Kind::Directory | Kind::Symlink | Kind::Special => None,
-    }
-}
-
-/// What to put before a source's own name for people: the path typed, less its last component.
-pub fn dir_of(path: &Bytes) -> Bytes {
-    let end = path
-        .iter()
-        .rposition(|byte| *byte != b'/')
-        .map_or(0, |at| at + 1);
-    match path[..end].iter().rposition(|byte| *byte == b'/') {
-        Some(0) => Bytes::from_static(b"/"),
-        Some(slash) => path.slice(..slash),
-        None => Bytes::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_shown_directory_of_a_source() {
-        let cases = [
-            ("a", ""),
-            ("a/b", "a"),
-            ("a/b/", "a"),
-            ("/", ""),
-            ("/x", "/"),
-            ("", ""),
-            ("./y//", "."),
-        ];
-        for (path, dir) in cases {
-            assert_eq!(dir_of(&Bytes::from(path)), dir.as_bytes(), "{path}");
-        }
-        assert_eq!(&join(b"/", b"x")[..], b"/x");
-        assert_eq!(&join(b"", b"x")[..], b"x");
-        assert_eq!(&join(b"a", b"")[..], b"a");
     }
 }

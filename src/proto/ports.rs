@@ -9,11 +9,11 @@ use slab::Slab;
 
 use crate::ids::{OpId, StreamKey};
 use crate::proto::wire::{self, Message};
-use crate::proto::{DiskOp, Event, Outcome, Output, Payload};
+use crate::proto::{DiskOp, Event, Outcome, Output, PIECE_BYTES, Payload};
 
 /// Control bytes are handed over in pieces of about this size when they do not wait for a lull
 /// before.
-const CONTROL_PIECE_BYTES: usize = 64 * 1024;
+const CONTROL_PIECE_BYTES: usize = PIECE_BYTES;
 
 /// Progress is told when this much passed, or after [`REPORT_EVERY`]: thousands of events per
 /// second would only be redrawn.
@@ -96,26 +96,43 @@ impl Ports {
     }
 }
 
+/// Whether and how far a role stops.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stopping {
+    No,
+    /// Nothing new is started; operations in flight are waited for.
+    Draining,
+    /// What was open is being closed.
+    Closing,
+}
+
+/// Who of a session started a disk operation: each knows its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpOwner {
+    Plan,
+    Mover,
+}
+
 /// The disk operations in flight and what each was for.
 #[derive(Debug)]
 pub struct Ops<T> {
+    owner: OpOwner,
     slots: Slab<(u32, T)>,
     serial: u32,
 }
 
-impl<T> Default for Ops<T> {
-    fn default() -> Ops<T> {
+impl<T> Ops<T> {
+    pub fn of(owner: OpOwner) -> Ops<T> {
         Ops {
+            owner,
             slots: Slab::new(),
             serial: 0,
         }
     }
-}
 
-impl<T> Ops<T> {
     /// Starts `cmd`, remembering `what` it is for.
     pub fn start(&mut self, ports: &mut Ports, what: T, cmd: DiskOp) {
-        self.serial = self.serial.wrapping_add(1);
+        self.serial = self.serial.wrapping_add(1) & !MOVER_BIT | owner_bit(self.owner);
         let key = self.slots.insert((self.serial, what));
         let op = OpId(u64::from(self.serial) << 32 | key as u64);
         ports.queue.push_back(Output::Disk { op, cmd });
@@ -133,24 +150,47 @@ impl<T> Ops<T> {
     pub fn in_flight(&self) -> usize {
         self.slots.len()
     }
+
+    #[cfg(test)]
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().map(|(_, (_, what))| what)
+    }
+}
+
+/// The topmost bit of a serial says whose it is.
+const MOVER_BIT: u32 = 1 << 31;
+
+fn owner_bit(owner: OpOwner) -> u32 {
+    match owner {
+        OpOwner::Plan => 0,
+        OpOwner::Mover => MOVER_BIT,
+    }
+}
+
+/// How much was announced so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    pub files: u64,
+    pub bytes: u64,
+    pub complete: bool,
 }
 
 /// Tells how far a transfer is, not more often than people can see.
 #[derive(Debug)]
-pub struct Reporter {
+pub struct ProgressTeller {
     progress_at: Instant,
     progress_bytes: u64,
     announced_at: Instant,
-    announced: (u64, u64, bool),
+    announced: Announced,
 }
 
-impl Reporter {
-    pub fn new(now: Instant) -> Reporter {
-        Reporter {
+impl ProgressTeller {
+    pub fn new(now: Instant) -> ProgressTeller {
+        ProgressTeller {
             progress_at: now,
             progress_bytes: 0,
             announced_at: now,
-            announced: (0, 0, false),
+            announced: Announced::default(),
         }
     }
 
@@ -167,17 +207,15 @@ impl Reporter {
     }
 
     /// The manifest so far.
-    pub fn announced(
-        &mut self,
-        now: Instant,
-        ports: &mut Ports,
-        files: u64,
-        bytes: u64,
-        complete: bool,
-    ) {
+    pub fn announced(&mut self, now: Instant, ports: &mut Ports, announced: Announced) {
+        let Announced {
+            files,
+            bytes,
+            complete,
+        } = announced;
         let due = complete || now.saturating_duration_since(self.announced_at) >= REPORT_EVERY;
-        if due && self.announced != (files, bytes, complete) {
-            (self.announced_at, self.announced) = (now, (files, bytes, complete));
+        if due && self.announced != announced {
+            (self.announced_at, self.announced) = (now, announced);
             ports.event(Event::Announced {
                 files,
                 bytes,

@@ -5,16 +5,20 @@
 
 mod resume;
 
-use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
 
-use super::{Op, Receiver, State, Stop};
+use bytes::{Bytes, BytesMut};
+use slab::Slab;
+
+use super::{ReceivePlan, ReceivePlanOp, ReceivedState};
 use crate::ids::{ChunkIndex, EntryId, FileId};
 use crate::proto::chunks::MAX_PARTIAL_CHUNKS;
+use crate::proto::errors::{Violation, corrupted, destination_error, violation};
 use crate::proto::integrity::{Digest, Tree};
 use crate::proto::journal::{Header, RecordKey, Storage};
-use crate::proto::manifest::{chunk_count, chunk_len_bytes, is_resumable};
-use crate::proto::session::errors::{Violation, corrupted, destination_error, violation};
-use crate::proto::session::ports::Ports;
+use crate::proto::manifest::{chunk_count, is_resumable};
+use crate::proto::ports::Ports;
+use crate::proto::receive::orders::{ReceiveOrder, TakePart};
 use crate::proto::wire::VerdictKind;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryErrorCode, EntryResult};
 
@@ -22,16 +26,42 @@ use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryErrorCode, Entr
 /// one or two descriptors.
 const OPEN_PARTS: usize = 64;
 
+/// Partial files, open and to be opened.
+#[derive(Debug, Default)]
+pub(super) struct TargetParts {
+    /// Wanted but not opened.
+    ready: VecDeque<EntryId>,
+    open: Slab<TargetPart>,
+    /// Chunks of all open parts together.
+    chunks: u64,
+    last_file: u32,
+}
+
+impl TargetParts {
+    pub(super) fn want(&mut self, entry: EntryId) {
+        self.ready.push_back(entry);
+    }
+}
+
+/// What of a partial file an operation was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartStep {
+    Open,
+    Start,
+    Read,
+    Journal,
+    Commit,
+    Close,
+}
+
 /// A partial file.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct TargetPart {
     entry: EntryId,
     dir: usize,
     file: FileId,
     header: Header,
-    phase: Phase,
-    /// Chunks that began to arrive or were resumed; none may come twice.
-    seen: Vec<u64>,
+    state: PartState,
     tree: Tree,
     /// The partial file survives a crash.
     resumable: bool,
@@ -43,11 +73,13 @@ pub(super) struct Part {
     root: Option<Digest>,
     /// Operations on this file in flight.
     ops: usize,
+    /// Whether a mover may write to it.
+    is_moved: bool,
 }
 
 /// Where a partial file is.
 #[derive(Debug)]
-enum Phase {
+enum PartState {
     /// Next: Starting, Rehashing, Receiving.
     Opening,
     /// What an earlier session wrote may be gone: what the journal names is read and hashed again.
@@ -75,50 +107,33 @@ struct JournalWriter {
     writing: bool,
 }
 
-impl Part {
-    /// Whether data of this entry still goes into this part.
-    pub(super) fn is_live(&self, entry: EntryId) -> bool {
-        self.entry == entry && matches!(self.phase, Phase::Receiving)
-    }
-
-    /// Counts a write about to start and gives the file; `None` when the data is to be dropped.
-    pub(super) fn begin_write(&mut self, entry: EntryId) -> Option<FileId> {
-        if !self.is_live(entry) {
-            return None;
-        }
-        self.ops += 1;
-        Some(self.file)
-    }
-
-    /// Marks a chunk; `false` when it was marked before.
-    fn mark(&mut self, chunk: ChunkIndex) -> bool {
-        let (word, bit) = (chunk.0 as usize / 64, 1u64 << (chunk.0 % 64));
-        let fresh = self.seen[word] & bit == 0;
-        self.seen[word] |= bit;
-        fresh
+impl TargetPart {
+    /// Nothing of it is in flight, neither here nor at a mover.
+    fn is_quiet(&self) -> bool {
+        self.ops == 0 && !self.is_moved
     }
 }
 
-impl Receiver {
+impl ReceivePlan {
     /// Opens the next large file's part if there is room.
     pub(super) fn open_next_part(&mut self, ports: &mut Ports) -> bool {
-        let Some(&id) = self.ready_parts.front() else {
+        let Some(&id) = self.parts.ready.front() else {
             return false;
         };
         let Some(entry) = self.entries.get_mut(&id) else {
-            self.ready_parts.pop_front();
+            self.parts.ready.pop_front();
             return true;
         };
         let chunks = u64::from(chunk_count(entry.size_bytes));
-        if self.parts.len() >= OPEN_PARTS || self.part_chunks + chunks > MAX_PARTIAL_CHUNKS {
+        if self.parts.open.len() >= OPEN_PARTS || self.parts.chunks + chunks > MAX_PARTIAL_CHUNKS {
             return false;
         }
-        self.ready_parts.pop_front();
+        self.parts.ready.pop_front();
         let Some(name) = entry.name.clone() else {
             return true;
         };
-        self.last_file = self.last_file.wrapping_add(1);
-        let file = FileId(self.last_file);
+        self.parts.last_file = self.parts.last_file.wrapping_add(1);
+        let file = FileId(self.parts.last_file);
         let (dir, size_bytes) = (entry.dir, entry.size_bytes);
         let header = Header {
             storage: Storage::default(),
@@ -126,13 +141,12 @@ impl Receiver {
             mtime: entry.mtime,
             source_tag: entry.source_tag,
         };
-        let part = self.parts.insert(Part {
+        let part = self.parts.open.insert(TargetPart {
             entry: id,
             dir,
             file,
             header,
-            phase: Phase::Opening,
-            seen: vec![0; chunks.div_ceil(64) as usize],
+            state: PartState::Opening,
             tree: Tree::new(size_bytes),
             resumable: false,
             journal: None,
@@ -140,39 +154,50 @@ impl Receiver {
             resumed_bytes: 0,
             root: None,
             ops: 0,
+            is_moved: false,
         });
-        entry.state = State::Part(part);
-        self.part_chunks += chunks;
-        self.lookups += 1;
+        entry.state = ReceivedState::Part(part);
+        self.parts.chunks += chunks;
+        self.lookups.in_flight += 1;
         let cmd = DiskOp::OpenPart {
             dir: self.dir_id(dir),
             name,
             file,
             resumable: is_resumable(size_bytes),
         };
-        self.part_op(ports, part, Op::OpenPart { part }, cmd);
+        self.part_op(ports, part, PartStep::Open, cmd);
         true
     }
 
-    fn part_op(&mut self, ports: &mut Ports, part: usize, op: Op, cmd: DiskOp) {
-        self.parts[part].ops += 1;
+    fn part_op(&mut self, ports: &mut Ports, part: usize, step: PartStep, cmd: DiskOp) {
+        self.parts.open[part].ops += 1;
+        let op = ReceivePlanOp::Part { part, step };
         self.ops.start(ports, op, cmd);
     }
 
-    pub(super) fn part_op_ended(&mut self, part: usize) {
-        self.parts[part].ops -= 1;
-    }
-
-    pub(super) fn part_opened(
+    /// An operation on a part ended.
+    pub(super) fn part_moved_on(
         &mut self,
         ports: &mut Ports,
         at: usize,
+        step: PartStep,
         result: Result<DiskDone, DiskError>,
     ) {
-        self.part_op_ended(at);
+        self.parts.open[at].ops -= 1;
+        match step {
+            PartStep::Open => self.part_opened(ports, at, result),
+            PartStep::Start => self.part_started(ports, at, result),
+            PartStep::Read => self.part_read(ports, at, result),
+            PartStep::Journal => self.journal_written(ports, at, result),
+            PartStep::Commit => self.part_committed(ports, at, result),
+            PartStep::Close => self.part_closed(ports, at),
+        }
+    }
+
+    fn part_opened(&mut self, ports: &mut Ports, at: usize, result: Result<DiskDone, DiskError>) {
         match result {
             Err(error) => {
-                let id = self.parts[at].entry;
+                let id = self.parts.open[at].entry;
                 if let Some(entry) = self.entries.remove(&id) {
                     let error = destination_error(self.host, &error);
                     self.conclude(ports, id, &entry, EntryResult::Failed(error));
@@ -184,25 +209,25 @@ impl Receiver {
                 size_bytes,
                 resumable,
                 storage,
-            }) if self.stop == Stop::No => {
-                let part = &mut self.parts[at];
+            }) if !self.is_stopped => {
+                let part = &mut self.parts.open[at];
                 part.header.storage = storage;
                 part.resumable = resumable && is_resumable(part.header.size_bytes);
                 self.resume_or_start(ports, at, &journal, size_bytes);
             }
             // Stopping: whatever was there stays as it was found.
             Ok(done) => {
-                let part = &mut self.parts[at];
+                let part = &mut self.parts.open[at];
                 part.journaled =
                     matches!(done, DiskDone::Part { journal, .. } if !journal.is_empty());
-                part.phase = Phase::Failed { keep: true };
+                part.state = PartState::Failed { keep: true };
             }
         }
     }
 
     /// Begins a partial file anew.
     fn start_part(&mut self, ports: &mut Ports, at: usize) {
-        let part = &mut self.parts[at];
+        let part = &mut self.parts.open[at];
         let mut journal = Bytes::new();
         part.journaled = false;
         if part.resumable {
@@ -215,23 +240,17 @@ impl Receiver {
                 writing: false,
             });
         }
-        part.phase = Phase::Starting;
+        part.state = PartState::Starting;
         let cmd = DiskOp::StartPart {
             file: part.file,
             size_bytes: part.header.size_bytes,
             journal,
         };
-        self.part_op(ports, at, Op::StartPart { part: at }, cmd);
+        self.part_op(ports, at, PartStep::Start, cmd);
     }
 
-    pub(super) fn part_started(
-        &mut self,
-        ports: &mut Ports,
-        at: usize,
-        result: Result<DiskDone, DiskError>,
-    ) {
-        self.part_op_ended(at);
-        if self.stop != Stop::No {
+    fn part_started(&mut self, ports: &mut Ports, at: usize, result: Result<DiskDone, DiskError>) {
+        if self.is_stopped {
             return;
         }
         match result {
@@ -240,34 +259,40 @@ impl Receiver {
         }
     }
 
-    /// Asks the sender for what is missing.
+    /// Lets a mover take what is missing, and asks the sender for it.
     fn receive_part(&mut self, ports: &mut Ports, at: usize) {
-        self.parts[at].phase = Phase::Receiving;
-        self.push_verdict(ports, self.parts[at].entry, VerdictKind::Send {});
+        let part = &mut self.parts.open[at];
+        part.state = PartState::Receiving;
+        part.is_moved = true;
+        let chunks = part.tree.chunks();
+        let mut seen = vec![0u64; chunks.div_ceil(64) as usize];
+        for chunk in (0..chunks).filter(|chunk| part.tree.has(ChunkIndex(*chunk))) {
+            seen[chunk as usize / 64] |= 1 << (chunk % 64);
+        }
+        self.orders.push_back(ReceiveOrder::Part(TakePart {
+            entry: part.entry,
+            part: at,
+            file: part.file,
+            size_bytes: part.header.size_bytes,
+            seen,
+        }));
+        let entry = part.entry;
+        self.push_verdict(ports, entry, VerdictKind::Send {});
     }
 
-    /// A chunk's record begins.
-    ///
-    /// # Errors
-    /// When it was not asked for, came before, or has not its true length.
-    pub(super) fn claim_chunk(
-        &mut self,
-        at: usize,
-        chunk: ChunkIndex,
-        len_bytes: u64,
-    ) -> Result<(), Violation> {
-        let part = &mut self.parts[at];
-        let size_bytes = part.header.size_bytes;
-        let fits =
-            chunk.0 < chunk_count(size_bytes) && len_bytes == chunk_len_bytes(size_bytes, chunk);
-        if !fits || !matches!(part.phase, Phase::Receiving) || !part.mark(chunk) {
-            let entry = part.entry.0;
-            return violation(format!(
-                "chunk {} of entry {entry}: twice, outside, or of another length",
-                chunk.0
-            ));
+    /// Nothing more is to go into a part.
+    fn leave_part(&mut self, at: usize) {
+        let part = &self.parts.open[at];
+        if part.is_moved {
+            let entry = part.entry;
+            self.orders.push_back(ReceiveOrder::Leave { entry });
         }
-        Ok(())
+    }
+
+    /// The mover has nothing in flight of a part that was left.
+    pub(super) fn part_is_quiet(&mut self, ports: &mut Ports, at: usize) {
+        self.parts.open[at].is_moved = false;
+        self.settle_part(ports, at);
     }
 
     /// A chunk is written and its digest is right.
@@ -278,7 +303,10 @@ impl Receiver {
         chunk: ChunkIndex,
         digest: Digest,
     ) {
-        let part = &mut self.parts[at];
+        let part = &mut self.parts.open[at];
+        if !matches!(part.state, PartState::Receiving) {
+            return;
+        }
         part.tree.insert(chunk, digest);
         if let Some(journal) = &mut part.journal {
             journal
@@ -290,7 +318,7 @@ impl Receiver {
     }
 
     fn flush_journal(&mut self, ports: &mut Ports, at: usize) {
-        let part = &mut self.parts[at];
+        let part = &mut self.parts.open[at];
         let Some(journal) = part
             .journal
             .as_mut()
@@ -307,17 +335,16 @@ impl Receiver {
             offset,
             bytes,
         };
-        self.part_op(ports, at, Op::Journal { part: at }, cmd);
+        self.part_op(ports, at, PartStep::Journal, cmd);
     }
 
-    pub(super) fn journal_written(
+    fn journal_written(
         &mut self,
         ports: &mut Ports,
         at: usize,
         result: Result<DiskDone, DiskError>,
     ) {
-        self.part_op_ended(at);
-        let part = &mut self.parts[at];
+        let part = &mut self.parts.open[at];
         match (result, &mut part.journal) {
             (Ok(_), Some(journal)) => {
                 journal.writing = false;
@@ -341,9 +368,10 @@ impl Receiver {
         let Some(entry) = self.entries.get(&id) else {
             return self.known_or_violation(id);
         };
-        if let State::Part(at) = entry.state {
-            let part = &mut self.parts[at];
-            if part.is_live(id) && part.root.is_none() && part.tree.chunks() > 1 {
+        if let ReceivedState::Part(at) = entry.state {
+            let part = &mut self.parts.open[at];
+            let is_open = matches!(part.state, PartState::Receiving);
+            if is_open && part.root.is_none() && part.tree.chunks() > 1 {
                 part.root = Some(digest);
                 self.settle_part(ports, at);
                 return Ok(());
@@ -358,8 +386,8 @@ impl Receiver {
         at: usize,
         error: EntryError,
     ) -> Result<(), Violation> {
-        let part = &self.parts[at];
-        if !part.is_live(part.entry) || part.root.is_some() {
+        let part = &self.parts.open[at];
+        if !matches!(part.state, PartState::Receiving) || part.root.is_some() {
             return violation(format!("entry {} aborted in the wrong state", part.entry.0));
         }
         // Without an errno the source changed: what is here belongs to a version that is gone.
@@ -383,12 +411,13 @@ impl Receiver {
         error: EntryError,
         keep: bool,
     ) {
-        let part = &mut self.parts[at];
-        if let Phase::Failed { .. } | Phase::Closing = part.phase {
+        let part = &mut self.parts.open[at];
+        if let PartState::Failed { .. } | PartState::Closing = part.state {
             return;
         }
-        part.phase = Phase::Failed { keep };
+        part.state = PartState::Failed { keep };
         let id = part.entry;
+        self.leave_part(at);
         if let Some(entry) = self.entries.remove(&id) {
             self.conclude(ports, id, &entry, EntryResult::Failed(error));
         }
@@ -397,12 +426,12 @@ impl Receiver {
 
     /// What follows when nothing of a part is in flight: commit behind the last chunk, close behind
     /// a failure.
-    pub(super) fn settle_part(&mut self, ports: &mut Ports, at: usize) {
-        let Some(part) = self.parts.get_mut(at).filter(|part| part.ops == 0) else {
+    fn settle_part(&mut self, ports: &mut Ports, at: usize) {
+        let Some(part) = self.parts.open.get_mut(at).filter(|part| part.ops == 0) else {
             return;
         };
-        match part.phase {
-            Phase::Receiving if part.tree.missing() == 0 && self.stop == Stop::No => {
+        match part.state {
+            PartState::Receiving if part.tree.missing() == 0 && !self.is_stopped => {
                 let whole = part.tree.root();
                 match part.root {
                     Some(root) if whole == Some(root) => self.commit_part(ports, at),
@@ -412,56 +441,57 @@ impl Receiver {
                     None => {}
                 }
             }
-            Phase::Failed { keep } => {
+            PartState::Failed { .. } if part.is_moved => {}
+            PartState::Failed { keep } => {
                 if keep {
                     self.flush_journal(ports, at);
                 }
-                let part = &mut self.parts[at];
+                let part = &mut self.parts.open[at];
                 if part.ops == 0 {
                     let keep = keep && part.journaled;
-                    part.phase = Phase::Closing;
+                    part.state = PartState::Closing;
                     let cmd = DiskOp::ClosePart {
                         file: part.file,
                         keep,
                     };
-                    self.part_op(ports, at, Op::ClosePart { part: at }, cmd);
+                    self.part_op(ports, at, PartStep::Close, cmd);
                 }
             }
-            Phase::Opening
-            | Phase::Rehashing(_)
-            | Phase::Starting
-            | Phase::Receiving
-            | Phase::Committing
-            | Phase::Closing => {}
+            PartState::Opening
+            | PartState::Rehashing(_)
+            | PartState::Starting
+            | PartState::Receiving
+            | PartState::Committing
+            | PartState::Closing => {}
         }
     }
 
     fn commit_part(&mut self, ports: &mut Ports, at: usize) {
-        let part = &mut self.parts[at];
+        let part = &mut self.parts.open[at];
         let Some(entry) = self.entries.get(&part.entry) else {
             return;
         };
-        part.phase = Phase::Committing;
+        part.state = PartState::Committing;
         let cmd = DiskOp::CommitPart {
             file: part.file,
             mode: entry.mode,
             mtime: entry.mtime,
-            fsync: self.fsync,
+            fsync: self.options.fsync,
         };
-        self.part_op(ports, at, Op::Commit { part: at }, cmd);
+        self.leave_part(at);
+        self.part_op(ports, at, PartStep::Commit, cmd);
     }
 
-    pub(super) fn part_committed(
+    fn part_committed(
         &mut self,
         ports: &mut Ports,
         at: usize,
         result: Result<DiskDone, DiskError>,
     ) {
-        self.part_op_ended(at);
         if let Err(error) = result {
             return self.fail_part(ports, at, destination_error(self.host, &error), false);
         }
-        let (id, resumed_bytes) = (self.parts[at].entry, self.parts[at].resumed_bytes);
+        let (id, resumed_bytes) = (self.parts.open[at].entry, self.parts.open[at].resumed_bytes);
         if let Some(entry) = self.entries.remove(&id) {
             self.conclude(ports, id, &entry, EntryResult::Done { resumed_bytes });
         }
@@ -469,26 +499,61 @@ impl Receiver {
     }
 
     /// A part is gone.
-    pub(super) fn part_closed(&mut self, ports: &mut Ports, at: usize) {
-        let part = self.parts.remove(at);
-        self.part_chunks -= u64::from(part.tree.chunks());
+    fn part_closed(&mut self, ports: &mut Ports, at: usize) {
+        let part = self.parts.open.remove(at);
+        self.parts.chunks -= u64::from(part.tree.chunks());
         self.child_done(ports, part.dir);
     }
 
-    /// The session stops: a part closes once nothing of it is in flight, kept if there is something
+    /// The session stops: parts close once nothing of them is in flight, kept if there is something
     /// to resume.
-    pub(super) fn stop_part(&mut self, ports: &mut Ports, at: usize) {
-        let part = &mut self.parts[at];
-        if part.ops > 0 {
-            return;
+    pub fn stop_parts(&mut self, ports: &mut Ports) {
+        let parts: Vec<usize> = self.parts.open.iter().map(|(at, _)| at).collect();
+        for part in parts {
+            self.stop_part(ports, part);
         }
-        let keep = match part.phase {
-            Phase::Rehashing(_) | Phase::Receiving => true,
-            Phase::Opening | Phase::Starting | Phase::Committing => false,
-            Phase::Failed { keep } => keep,
-            Phase::Closing => return,
+    }
+
+    fn stop_part(&mut self, ports: &mut Ports, at: usize) {
+        let part = &mut self.parts.open[at];
+        if !part.is_quiet() {
+            return self.leave_part(at);
+        }
+        let keep = match part.state {
+            PartState::Rehashing(_) | PartState::Receiving => true,
+            PartState::Opening | PartState::Starting | PartState::Committing => false,
+            PartState::Failed { keep } => keep,
+            PartState::Closing => return,
         };
-        part.phase = Phase::Failed { keep };
+        part.state = PartState::Failed { keep };
         self.settle_part(ports, at);
+    }
+
+    pub fn has_no_parts(&self) -> bool {
+        self.parts.open.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn check_parts(&self) {
+        let mut chunks = 0;
+        for (at, part) in &self.parts.open {
+            chunks += u64::from(part.tree.chunks());
+            let is_of_part = |op: &&ReceivePlanOp| match op {
+                ReceivePlanOp::Part { part, .. } => *part == at,
+                _ => false,
+            };
+            let ops = self.ops.iter().filter(is_of_part).count();
+            assert_eq!(part.ops, ops, "operations on {part:?}");
+        }
+        assert_eq!(self.parts.chunks, chunks, "chunks of open parts");
+    }
+
+    /// Parts in a directory whose entry has its verdict.
+    #[cfg(test)]
+    pub(super) fn closing_parts(&self, dir: usize) -> usize {
+        let parts = self.parts.open.iter();
+        parts
+            .filter(|(_, part)| part.dir == dir && !self.entries.contains_key(&part.entry))
+            .count()
     }
 }

@@ -3,18 +3,15 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{JournalWriter, Phase};
+use super::{JournalWriter, PartState, PartStep};
 use crate::ids::ChunkIndex;
 use crate::proto::integrity::{ChunkHasher, Digest};
 use crate::proto::journal::Journal;
 use crate::proto::manifest::{chunk_len_bytes, chunk_offset};
-use crate::proto::receive::{Op, Receiver, Stop};
-use crate::proto::session::ports::Ports;
+use crate::proto::ports::Ports;
+use crate::proto::receive::plan::ReceivePlan;
 use crate::proto::wire::{MAX_VALUES, VerdictKind};
-use crate::proto::{DiskDone, DiskError, DiskOp};
-
-/// One read of a partial file: a pool buffer.
-const PIECE_BYTES: u64 = 64 * 1024;
+use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
 /// Chunks that may be gone, being read and hashed one after the other.
 #[derive(Debug)]
@@ -25,7 +22,7 @@ pub(super) struct Rehash {
     kept: Vec<(ChunkIndex, Digest)>,
 }
 
-impl Receiver {
+impl ReceivePlan {
     /// Decides what a partial file as found is worth.
     pub(super) fn resume_or_start(
         &mut self,
@@ -34,7 +31,7 @@ impl Receiver {
         journal: &[u8],
         found_bytes: u64,
     ) {
-        let part = &mut self.parts[at];
+        let part = &mut self.parts.open[at];
         let header = part.header;
         let journal = match part.resumable {
             true => Journal::decode(journal).filter(|journal| journal.header.same_source(&header)),
@@ -65,7 +62,7 @@ impl Receiver {
             return self.resume_part(ports, at, &journal.records);
         }
         let records = journal.records.into_iter();
-        part.phase = Phase::Rehashing(Box::new(Rehash {
+        part.state = PartState::Rehashing(Box::new(Rehash {
             records,
             current: None,
             read_bytes: 0,
@@ -76,8 +73,8 @@ impl Receiver {
 
     /// Reads the next piece to be hashed again, or goes on with what proved right.
     fn rehash(&mut self, ports: &mut Ports, at: usize) {
-        let part = &mut self.parts[at];
-        let Phase::Rehashing(rehash) = &mut part.phase else {
+        let part = &mut self.parts.open[at];
+        let PartState::Rehashing(rehash) = &mut part.state else {
             return;
         };
         let size_bytes = part.header.size_bytes;
@@ -99,24 +96,23 @@ impl Receiver {
         let cmd = DiskOp::ReadPart {
             file: part.file,
             offset: chunk_offset(size_bytes, *chunk) + rehash.read_bytes,
-            len_bytes: left_bytes.min(PIECE_BYTES) as usize,
+            len_bytes: left_bytes.min(PIECE_BYTES as u64) as usize,
         };
-        self.part_op(ports, at, Op::ReadPart { part: at }, cmd);
+        self.part_op(ports, at, PartStep::Read, cmd);
     }
 
-    pub(in crate::proto::receive) fn part_read(
+    pub(super) fn part_read(
         &mut self,
         ports: &mut Ports,
         at: usize,
         result: Result<DiskDone, DiskError>,
     ) {
-        self.part_op_ended(at);
-        if self.stop != Stop::No {
+        if self.is_stopped {
             return;
         }
-        let part = &mut self.parts[at];
+        let part = &mut self.parts.open[at];
         let size_bytes = part.header.size_bytes;
-        let Phase::Rehashing(rehash) = &mut part.phase else {
+        let PartState::Rehashing(rehash) = &mut part.state else {
             return;
         };
         let Some((chunk, digest, mut hasher)) = rehash.current.take() else {
@@ -141,10 +137,9 @@ impl Receiver {
 
     /// Tells the sender which chunks are here (sorted), and asks for the others.
     fn resume_part(&mut self, ports: &mut Ports, at: usize, records: &[(ChunkIndex, Digest)]) {
-        let part = &mut self.parts[at];
+        let part = &mut self.parts.open[at];
         let entry = part.entry;
         for (chunk, digest) in records {
-            part.mark(*chunk);
             part.tree.insert(*chunk, *digest);
             part.resumed_bytes += chunk_len_bytes(part.header.size_bytes, *chunk);
         }

@@ -1,0 +1,125 @@
+//! A command: the one worker that dials and carries out a request.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{Receiver, bounded};
+use landro_sys::{Pool, probe};
+
+use super::sockets::options;
+use super::workers::{choose, raise_open_files, share, spawn};
+use super::{BackendChoice, EngineError, now};
+use crate::budget::Budget;
+use crate::config::QuicConfig;
+use crate::ids::{Fingerprint, WorkerId};
+use crate::proto::session::Request;
+use crate::quic::{Identity, Secrets, Setup, Trust};
+use crate::worker::{ClientEvent, ClientStart, Mail, Shared, WorkerParts};
+
+/// Events a command may have waiting before its worker waits for the reader.
+const CLIENT_EVENTS: usize = 4096;
+
+pub struct ClientConfig {
+    /// Tried in order.
+    pub peer: Vec<SocketAddr>,
+    pub backend: BackendChoice,
+    pub quic: QuicConfig,
+    pub memory_budget_bytes: u64,
+    pub identity: Identity,
+    /// Asked in the handshake with the server's fingerprint; may not block.
+    pub trust: Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>,
+    /// Most data streams at once.
+    pub streams: usize,
+}
+
+/// One session with a daemon: one transfer or listing.
+pub struct Client {
+    events: Receiver<ClientEvent>,
+    shared: Arc<Shared>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Client {
+    /// Starts a worker that dials and carries out `request`.
+    ///
+    /// # Errors
+    /// When no socket or ring can be had; everything later is a [`ClientEvent::Ended`].
+    pub fn start(config: ClientConfig, request: Request) -> Result<Client, EngineError> {
+        raise_open_files();
+        // A command lives for milliseconds, and the whole probe takes one.
+        let (backend, backend_reason) = choose(config.backend, probe::ring_can_be_set_up)?;
+        let budget = Budget::new(
+            config.memory_budget_bytes,
+            1,
+            config.quic.receive_window_bytes,
+        );
+        let pool_buffers = budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
+        let secrets = Arc::new(Secrets::fresh(now()));
+        let (shared, mut inboxes) = share(1, secrets, budget, config.quic.clone(), None);
+        let trust_refused = Arc::new(Mutex::new(None));
+        let refused = trust_refused.clone();
+        let decide = config.trust;
+        let trust: Trust = Arc::new(move |peer: &Fingerprint| {
+            let trusted = decide(peer);
+            if !trusted && let Ok(mut refused) = refused.lock() {
+                *refused = Some(*peer);
+            }
+            trusted
+        });
+        let mut setup = Setup::client(&config.identity, trust, &config.quic)?;
+        setup.tell_on_link(landro_sys::is_on_link);
+        let (sender, events) = bounded(CLIENT_EVENTS);
+        let Some(inbox) = inboxes.pop() else {
+            return Err(io::Error::other("no inbox").into());
+        };
+        // Unpinned: a lone worker is moved by the scheduler to the core that is free, which matters
+        // when the daemon is on the same host and pinned.
+        let thread = spawn(WorkerParts {
+            id: WorkerId(0),
+            backend,
+            core: None,
+            listeners: Vec::new(),
+            inbox,
+            shared: shared.clone(),
+            pool_buffers,
+        })?;
+        let start = ClientStart {
+            peers: config.peer,
+            setup,
+            trust_refused,
+            request,
+            streams: config.streams,
+            socket_options: options(false),
+            events: sender,
+            backend_reason,
+        };
+        shared.post(WorkerId(0), Mail::Start(Box::new(start)));
+        Ok(Client {
+            events,
+            shared,
+            thread,
+        })
+    }
+
+    pub fn events(&self) -> &Receiver<ClientEvent> {
+        &self.events
+    }
+
+    /// Stops the transfer, keeping what can be resumed; ends with [`ClientEvent::Ended`].
+    pub fn cancel(&self) {
+        self.shared.insist(WorkerId(0), Mail::Cancel);
+    }
+
+    /// Waits for the worker, after `Ended`.
+    ///
+    /// # Errors
+    /// What the worker failed with.
+    pub fn join(self) -> io::Result<()> {
+        drop(self.events);
+        self.thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the worker panicked")))
+    }
+}

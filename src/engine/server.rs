@@ -1,0 +1,229 @@
+//! A daemon: the workers that serve a root, from their start to their end.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{io, thread};
+
+use landro_sys::{Backend, Caps, Pool};
+
+use super::sockets::bind_all;
+use super::workers::{choose, raise_open_files, share, spawn};
+use super::{BackendChoice, EngineError, now};
+use crate::budget::Budget;
+use crate::config::QuicConfig;
+use crate::ids::WorkerId;
+use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
+use crate::worker::{Authorize, Mail, Mailbox, Service, Shared, TransportStats, WorkerParts};
+
+/// How long a daemon that is told to stop tells its peers.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// A worker that has not ended by then never will: after the grace its driver waits up to 5 s for
+/// the kernel to let go of its memory.
+const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(12);
+
+/// How often it is looked whether a worker has ended.
+const JOIN_PAUSE: Duration = Duration::from_millis(2);
+
+/// Why a daemon did not end in order.
+#[derive(Debug, thiserror::Error)]
+pub enum ShutdownError {
+    #[error("a worker failed: {0}")]
+    Worker(io::Error),
+    #[error(
+        "{workers} did not stop within {} s, so the process ends without them; does a mount below the root not answer?",
+        SHUTDOWN_AT_MOST.as_secs()
+    )]
+    Stuck { workers: String },
+}
+
+pub struct ServeConfig {
+    pub listen: Vec<SocketAddr>,
+    pub root: PathBuf,
+    pub workers: usize,
+    pub backend: BackendChoice,
+    pub quic: QuicConfig,
+    pub memory_budget_bytes: u64,
+    pub identity: Identity,
+    /// Of this host's daemons, the same after a restart: what stateless resets are made from.
+    pub reset_secret: [u8; 32],
+    pub authorize: Authorize,
+}
+
+/// A running daemon.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    backend: (Backend, String),
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Server {
+    /// Binds, opens the root and starts the workers.
+    ///
+    /// # Errors
+    /// When an address or the root cannot be had, or a worker cannot set up its ring.
+    pub fn start(config: ServeConfig) -> Result<Server, EngineError> {
+        raise_open_files();
+        if !landro_sys::weigh::is_counting() {
+            tracing::warn!(
+                "what QUIC keeps for each peer is not bounded: make landro_sys::weigh::Weighed the global allocator"
+            );
+        }
+        let backend = choose(config.backend, || Caps::probe().io_uring)?;
+        let cores = landro_sys::cpu::cores()?;
+        let workers = config.workers.clamp(1, 255) as u8;
+        let root = open_root(&config.root)?;
+        let (addresses, sockets) = bind_all(&config.listen, workers)?;
+        let budget = Budget::new(
+            config.memory_budget_bytes,
+            workers,
+            config.quic.receive_window_bytes,
+        );
+        let pool_buffers = budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
+        let service = Service {
+            root: Arc::new(root),
+            authorize: config.authorize.clone(),
+        };
+        let secrets = Arc::new(Secrets::of_daemon(
+            &config.reset_secret,
+            &absolute(&config.root),
+            now(),
+        ));
+        let (shared, inboxes) = share(workers, secrets, budget, config.quic.clone(), Some(service));
+        let tickets = TicketKeys::random()?;
+        let mut threads = Vec::new();
+        for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
+            let listeners = sockets
+                .into_iter()
+                .map(|socket| Ok((socket, accepting(&config, &tickets)?)))
+                .collect::<Result<_, EngineError>>()?;
+            let core = (usize::from(workers) <= cores.len()).then(|| cores[number % cores.len()]);
+            threads.push(spawn(WorkerParts {
+                id: WorkerId(number as u8),
+                backend: backend.0,
+                core,
+                listeners,
+                inbox,
+                shared: shared.clone(),
+                pool_buffers,
+            })?);
+        }
+        Ok(Server {
+            addresses,
+            backend,
+            shared,
+            threads,
+        })
+    }
+
+    /// What is listened on, with the ports taken for port 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The backend that runs, and why.
+    pub fn backend(&self) -> (Backend, &str) {
+        (self.backend.0, &self.backend.1)
+    }
+
+    /// Whether a worker ended by itself, which only a failure makes it do.
+    pub fn has_failed(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Tells the workers that [`ServeConfig::authorize`] answers otherwise now: sessions and
+    /// connections of peers that lost rights end.
+    pub fn reauthorise(&self) {
+        for worker in 0..self.shared.workers {
+            self.shared.insist(WorkerId(worker), Mail::Reauthorise);
+        }
+    }
+
+    /// Whether each worker's loop turned since it was last asked; asks those anew that answered.
+    pub fn ask_workers(&self) -> Vec<bool> {
+        let ask = |mailbox: &Mailbox| {
+            let answered = mailbox.pulse.is_answered();
+            if answered {
+                mailbox.pulse.ask();
+                mailbox.wake();
+            }
+            answered
+        };
+        self.shared.mailboxes.iter().map(ask).collect()
+    }
+
+    /// Tells peers, waits for the workers (at most some seconds); gives what all connections did.
+    /// After [`ShutdownError::Stuck`] the process is to end: the threads of those workers run on.
+    ///
+    /// # Errors
+    /// What a worker failed with, if one did, or who did not end.
+    pub fn shutdown(self) -> Result<TransportStats, ShutdownError> {
+        let until = now() + SHUTDOWN_AT_MOST;
+        for worker in 0..self.shared.workers {
+            self.shared
+                .insist(WorkerId(worker), Mail::Shutdown(SHUTDOWN_GRACE));
+        }
+        let is_running = |thread: &JoinHandle<_>| !thread.is_finished();
+        while now() < until && self.threads.iter().any(is_running) {
+            thread::sleep(JOIN_PAUSE);
+        }
+        let (stuck, ended): (Vec<_>, Vec<_>) = self.threads.into_iter().partition(is_running);
+        let mut result = Ok(());
+        for thread in ended {
+            let ended = thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));
+            result = result.and(ended);
+        }
+        if !stuck.is_empty() {
+            let names: Vec<&str> = stuck
+                .iter()
+                .filter_map(|thread| thread.thread().name())
+                .collect();
+            return Err(ShutdownError::Stuck {
+                workers: names.join(", "),
+            });
+        }
+        result.map_err(ShutdownError::Worker)?;
+        Ok(self
+            .shared
+            .served
+            .lock()
+            .map_or_else(|_| Default::default(), |served| served.clone()))
+    }
+}
+
+/// How connections are accepted: from those who are authorised.
+fn accepting(config: &ServeConfig, tickets: &TicketKeys) -> Result<Setup, EngineError> {
+    let authorize = config.authorize.clone();
+    let trust: Trust = Arc::new(move |peer| authorize(peer).is_some());
+    let mut setup = Setup::server(&config.identity, trust, &config.quic, tickets)?;
+    setup.tell_on_link(landro_sys::is_on_link);
+    Ok(setup)
+}
+
+fn open_root(path: &Path) -> Result<OwnedFd, EngineError> {
+    let open = || {
+        let root = File::open(path)?;
+        match root.metadata()?.is_dir() {
+            true => Ok(OwnedFd::from(root)),
+            false => Err(io::ErrorKind::NotADirectory.into()),
+        }
+    };
+    open().map_err(|source| EngineError::Root {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+/// One name of a directory, however it was typed.
+fn absolute(root: &Path) -> Vec<u8> {
+    let path = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
+    path.into_os_string().into_encoded_bytes()
+}

@@ -1,0 +1,347 @@
+//! A mover of a receiver: takes records apart, hashes data on the way, writes it where the plan
+//! ordered it to go.
+
+mod streams;
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::orders::{ReceiveOrder, ReceiveReport, TakePart, TakeWhole};
+use crate::ids::{ChunkIndex, EntryId, OpId, StreamKey};
+use crate::proto::errors::{Violation, violation};
+use crate::proto::integrity::Digest;
+use crate::proto::manifest::{EntryMap, chunk_count, chunk_len_bytes};
+use crate::proto::ports::{OpOwner, Ops, Ports};
+use crate::proto::{DiskDone, DiskError, DiskOp};
+use streams::DataStream;
+
+/// An order in its table, which has room for more.
+const ORDER_BYTES: u64 = 200;
+
+/// A data stream that is in the middle of a record, with the state of BLAKE3.
+const STREAM_BYTES: u64 = 2200;
+
+pub struct ReceiveMover {
+    ops: Ops<ReceiveMoverOp>,
+    taking: EntryMap<Taking>,
+    streams: HashMap<StreamKey, DataStream>,
+    chunks: Slab<ArrivingChunk>,
+    /// Small files whose record has begun and not ended.
+    wholes: usize,
+    flow: Flow,
+    /// Entries that data came for without an order.
+    unasked: Vec<EntryId>,
+    reports: VecDeque<ReceiveReport>,
+    is_stopped: bool,
+}
+
+/// What is here of what came.
+#[derive(Debug)]
+struct Flow {
+    write_behind_max: u64,
+    /// Bytes given to the disk and not written yet.
+    write_behind_bytes: u64,
+    /// Of small files that are not whole.
+    arriving_bytes: u64,
+    /// All file data so far.
+    received_bytes: u64,
+}
+
+/// What an operation was for.
+#[derive(Debug)]
+pub enum ReceiveMoverOp {
+    Put {
+        entry: EntryId,
+        bytes: u64,
+    },
+    Write {
+        entry: EntryId,
+        chunk: usize,
+        bytes: u64,
+    },
+}
+
+/// An order.
+#[derive(Debug)]
+enum Taking {
+    Whole(TakeWhole, WholeState),
+    Part(TakingPart),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WholeState {
+    /// Next: Arriving.
+    Asked,
+    /// Its record has begun. Next: Putting, Asked (the source failed), gone.
+    Arriving,
+    /// It is being put in place. Next: gone.
+    Putting,
+}
+
+#[derive(Debug)]
+struct TakingPart {
+    order: TakePart,
+    /// Writes in flight.
+    writes: usize,
+    /// The plan wants no more: gone when nothing is being written.
+    is_left: bool,
+}
+
+/// A chunk that is arriving or being written.
+#[derive(Debug)]
+struct ArrivingChunk {
+    entry: EntryId,
+    part: usize,
+    chunk: ChunkIndex,
+    writes: u32,
+    end: ChunkEnd,
+}
+
+/// How the record of a chunk ended.
+#[derive(Debug)]
+enum ChunkEnd {
+    NotYet,
+    /// Its digest is right: once all writes are done the chunk is there.
+    Valid(Digest),
+    /// The source failed, or this side did: never counts.
+    Worthless,
+}
+
+impl TakingPart {
+    /// Marks a chunk whose record begins.
+    ///
+    /// # Errors
+    /// When it was not asked for, came before, or has not its true length.
+    fn claim(&mut self, chunk: ChunkIndex, len_bytes: u64) -> Result<(), Violation> {
+        let size_bytes = self.order.size_bytes;
+        let fits =
+            chunk.0 < chunk_count(size_bytes) && len_bytes == chunk_len_bytes(size_bytes, chunk);
+        let (word, bit) = (chunk.0 as usize / 64, 1u64 << (chunk.0 % 64));
+        if !fits || self.order.seen[word] & bit != 0 {
+            let entry = self.order.entry.0;
+            return violation(format!(
+                "chunk {} of entry {entry}: twice, outside, or of another length",
+                chunk.0
+            ));
+        }
+        self.order.seen[word] |= bit;
+        Ok(())
+    }
+}
+
+impl ReceiveMover {
+    pub fn new(write_behind_max: u64) -> ReceiveMover {
+        ReceiveMover {
+            ops: Ops::of(OpOwner::Mover),
+            taking: EntryMap::default(),
+            streams: HashMap::new(),
+            chunks: Slab::new(),
+            wholes: 0,
+            flow: Flow {
+                write_behind_max: write_behind_max.max(1),
+                write_behind_bytes: 0,
+                arriving_bytes: 0,
+                received_bytes: 0,
+            },
+            unasked: Vec::new(),
+            reports: VecDeque::new(),
+            is_stopped: false,
+        }
+    }
+
+    pub fn takes_data(&self) -> bool {
+        self.flow.write_behind_bytes < self.flow.write_behind_max || self.is_stopped
+    }
+
+    pub fn held_bytes(&self) -> u64 {
+        let orders = self.taking.len() as u64 * ORDER_BYTES;
+        let streams = self.streams.len() as u64 * STREAM_BYTES;
+        orders + streams + self.flow.arriving_bytes
+    }
+
+    pub fn received_bytes(&self) -> u64 {
+        self.flow.received_bytes
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.ops.in_flight()
+    }
+
+    pub fn next_report(&mut self) -> Option<ReceiveReport> {
+        self.reports.pop_front()
+    }
+
+    /// Entries that data came for since the last call although there is no order: late data of one
+    /// that is resolved, or a breach.
+    pub fn take_unasked(&mut self) -> Vec<EntryId> {
+        std::mem::take(&mut self.unasked)
+    }
+
+    pub fn finish(&mut self, op: OpId) -> Option<ReceiveMoverOp> {
+        self.ops.finish(op)
+    }
+
+    pub fn obey(&mut self, order: ReceiveOrder) {
+        match order {
+            ReceiveOrder::Whole(order) => {
+                let entry = order.entry;
+                let taking = Taking::Whole(order, WholeState::Asked);
+                self.taking.insert(entry, taking);
+            }
+            ReceiveOrder::Part(order) => {
+                let entry = order.entry;
+                let taking = TakingPart {
+                    order,
+                    writes: 0,
+                    is_left: false,
+                };
+                self.taking.insert(entry, Taking::Part(taking));
+            }
+            ReceiveOrder::Forget { entry } => drop(self.taking.remove(&entry)),
+            ReceiveOrder::Leave { entry } => {
+                if let Some(Taking::Part(taking)) = self.taking.get_mut(&entry) {
+                    taking.is_left = true;
+                    self.settle_part(entry);
+                }
+            }
+        }
+    }
+
+    pub fn on_disk(&mut self, op: ReceiveMoverOp, result: Result<DiskDone, DiskError>) {
+        match op {
+            ReceiveMoverOp::Put { entry, bytes } => {
+                self.flow.write_behind_bytes -= bytes;
+                self.taking.remove(&entry);
+                let result = result.map(drop);
+                self.reports
+                    .push_back(ReceiveReport::Published { entry, result });
+            }
+            ReceiveMoverOp::Write {
+                entry,
+                chunk,
+                bytes,
+            } => {
+                self.flow.write_behind_bytes -= bytes;
+                self.chunk_written(entry, chunk, result);
+            }
+        }
+    }
+
+    /// Starts to put a whole small file in place.
+    fn put(&mut self, ports: &mut Ports, entry: EntryId, data: Vec<Bytes>) {
+        let Some(Taking::Whole(order, state)) = self.taking.get_mut(&entry) else {
+            return;
+        };
+        *state = WholeState::Putting;
+        let bytes = order.size_bytes;
+        self.flow.write_behind_bytes += bytes;
+        let cmd = DiskOp::PutSmall {
+            dir: order.dir,
+            name: order.name.clone(),
+            data,
+            mode: order.mode,
+            mtime: order.mtime,
+            fsync: order.fsync,
+        };
+        let op = ReceiveMoverOp::Put { entry, bytes };
+        self.ops.start(ports, op, cmd);
+        self.reports.push_back(ReceiveReport::Publishing { entry });
+    }
+
+    fn chunk_written(&mut self, entry: EntryId, at: usize, result: Result<DiskDone, DiskError>) {
+        let chunk = &mut self.chunks[at];
+        chunk.writes -= 1;
+        if let Some(Taking::Part(taking)) = self.taking.get_mut(&entry) {
+            taking.writes -= 1;
+        }
+        if let Err(error) = result {
+            if let ChunkEnd::Valid(_) = chunk.end {
+                chunk.end = ChunkEnd::Worthless;
+            }
+            let part = chunk.part;
+            self.reports
+                .push_back(ReceiveReport::WriteFailed { part, error });
+        }
+        self.settle_chunk(at);
+        self.settle_part(entry);
+    }
+
+    /// Reports a chunk whose record ended well and whose writes are all done.
+    fn settle_chunk(&mut self, at: usize) {
+        let chunk = &self.chunks[at];
+        let is_coming = matches!(chunk.end, ChunkEnd::NotYet) && !self.is_stopped;
+        if chunk.writes > 0 || is_coming {
+            return;
+        }
+        let ArrivingChunk {
+            entry,
+            part,
+            chunk,
+            end,
+            ..
+        } = self.chunks.remove(at);
+        if let ChunkEnd::Valid(value) = end
+            && self.taking.contains_key(&entry)
+        {
+            self.reports
+                .push_back(ReceiveReport::Chunk { part, chunk, value });
+        }
+    }
+
+    /// A part that the plan left is over once nothing of it is being written.
+    fn settle_part(&mut self, entry: EntryId) {
+        if let Some(Taking::Part(taking)) = self.taking.get(&entry)
+            && taking.is_left
+            && taking.writes == 0
+        {
+            let part = taking.order.part;
+            self.taking.remove(&entry);
+            self.reports.push_back(ReceiveReport::Quiet { part });
+        }
+    }
+
+    /// Nothing more is taken; what is being written ends.
+    pub fn stop(&mut self, ports: &mut Ports) {
+        self.is_stopped = true;
+        self.flow.arriving_bytes = 0;
+        self.drop_streams(ports);
+    }
+
+    /// Holds the counters against the tables.
+    #[cfg(test)]
+    pub fn check(&self) {
+        assert!(self.reports.is_empty(), "{:?}", self.reports);
+        let bytes = |op: &ReceiveMoverOp| match op {
+            ReceiveMoverOp::Put { bytes, .. } | ReceiveMoverOp::Write { bytes, .. } => *bytes,
+        };
+        let behind: u64 = self.ops.iter().map(bytes).sum();
+        assert_eq!(self.flow.write_behind_bytes, behind, "bytes being written");
+        let arriving: Vec<u64> = self
+            .streams
+            .values()
+            .filter_map(DataStream::arriving)
+            .collect();
+        assert_eq!(self.wholes, arriving.len(), "small files arriving");
+        let arriving: u64 = arriving.iter().sum();
+        assert_eq!(self.flow.arriving_bytes, arriving, "bytes arriving");
+        let writes = |of: &dyn Fn(EntryId, usize) -> bool| {
+            let is_of = |op: &&ReceiveMoverOp| match op {
+                ReceiveMoverOp::Write { entry, chunk, .. } => of(*entry, *chunk),
+                ReceiveMoverOp::Put { .. } => false,
+            };
+            self.ops.iter().filter(is_of).count()
+        };
+        for (at, chunk) in &self.chunks {
+            let of_chunk = writes(&|_, chunk| chunk == at);
+            assert_eq!(chunk.writes as usize, of_chunk, "{chunk:?}");
+        }
+        for (entry, taking) in &self.taking {
+            if let Taking::Part(taking) = taking {
+                let of_part = writes(&|of, _| of == *entry);
+                assert_eq!(taking.writes, of_part, "writes of {entry:?}");
+            }
+        }
+    }
+}

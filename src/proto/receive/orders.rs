@@ -1,0 +1,86 @@
+//! What passes between the plan of a receiver and a mover: orders, commands, reports.
+//!
+//! An order says what may come and where it goes; a command is about orders that the mover has; all
+//! that becomes of them is reported. All of them are small and own what they hold, so that they
+//! could as well travel to another worker: today a mover is on the plan's, and they are handed over
+//! by calls.
+
+use crate::ids::{ChunkIndex, DirId, EntryId, FileId, Name};
+use crate::proto::integrity::Digest;
+use crate::proto::{DiskError, Mtime};
+
+/// This small file was asked for. Ends with [`ReceiveReport::Published`] or
+/// [`ReceiveReport::Corrupted`].
+#[derive(Debug)]
+pub struct TakeWhole {
+    pub entry: EntryId,
+    pub size_bytes: u64,
+    pub dir: DirId,
+    pub name: Name,
+    pub mode: u32,
+    pub mtime: Mtime,
+    pub fsync: bool,
+}
+
+/// Chunks of this partial file were asked for. Ends with [`ReceiveReport::Quiet`], when the plan
+/// has had enough.
+#[derive(Debug)]
+pub struct TakePart {
+    pub entry: EntryId,
+    /// The plan's number of the partial file, the same in reports.
+    pub part: usize,
+    pub file: FileId,
+    pub size_bytes: u64,
+    /// A bit for each chunk that is there: none of them may come.
+    pub seen: Vec<u64>,
+}
+
+/// What the plan tells a mover.
+#[derive(Debug)]
+pub enum ReceiveOrder {
+    Whole(TakeWhole),
+    Part(TakePart),
+    /// The small file is given up: what still comes of it is dropped.
+    Forget {
+        entry: EntryId,
+    },
+    /// Nothing more goes into the partial file. What is being written ends first, and counts.
+    Leave {
+        entry: EntryId,
+    },
+}
+
+/// What a mover has to say.
+#[derive(Debug)]
+pub enum ReceiveReport {
+    /// A small file arrived whole, and is being put in place.
+    Publishing {
+        entry: EntryId,
+    },
+    Published {
+        entry: EntryId,
+        result: Result<(), DiskError>,
+    },
+    /// A small file arrived, and its digest is another.
+    Corrupted {
+        entry: EntryId,
+    },
+    /// A chunk is written, and its digest is right.
+    Chunk {
+        part: usize,
+        chunk: ChunkIndex,
+        value: Digest,
+    },
+    /// A chunk arrived, and its digest is another.
+    ChunkCorrupted {
+        part: usize,
+    },
+    WriteFailed {
+        part: usize,
+        error: DiskError,
+    },
+    /// Behind `Leave`: nothing of the partial file is being written any more.
+    Quiet {
+        part: usize,
+    },
+}

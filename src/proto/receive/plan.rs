@@ -1,0 +1,444 @@
+//! The plan of a receiver: what was announced, what stands at the destination, what is asked for,
+//! how each entry ended.
+
+mod files;
+mod held;
+mod parts;
+mod tree;
+mod verdicts;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, RandomState};
+
+use bytes::Bytes;
+
+use super::ReceiverConfig;
+use super::orders::{ReceiveOrder, ReceiveReport};
+use crate::ids::{DirId, EntryId, Name, OpId};
+use crate::proto::errors::{HostSide, Violation, corrupted, violation};
+use crate::proto::manifest::{EntryMap, IdHasher};
+use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
+use crate::proto::wire::{Item, Message};
+use crate::proto::{
+    DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Mtime, Totals,
+};
+use parts::TargetParts;
+use tree::TargetTree;
+use verdicts::Verdicts;
+
+pub struct ReceivePlan {
+    host: HostSide,
+    client: bool,
+    options: PutOptions,
+    window: u32,
+    target: Target,
+    ops: Ops<ReceivePlanOp>,
+    lookups: Lookups,
+    entries: EntryMap<ReceivedEntry>,
+    names: LiveNames,
+    manifest: ReceivedManifest,
+    tree: TargetTree,
+    /// Files and symlinks whose directory is there.
+    ready: VecDeque<EntryId>,
+    parts: TargetParts,
+    verdicts: Verdicts,
+    orders: VecDeque<ReceiveOrder>,
+    totals: Totals,
+    is_stopped: bool,
+}
+
+/// How things are to be put in place.
+struct PutOptions {
+    force: bool,
+    fsync: bool,
+    keep_dirlinks: bool,
+}
+
+/// Looking, making and opening operations: in flight, and how many may be.
+struct Lookups {
+    in_flight: usize,
+    max: usize,
+}
+
+/// Names in their directories, of entries without a final verdict, as keyed hashes: of 64 bits no
+/// two are equal by chance, and without the key none by intent.
+#[derive(Default)]
+struct LiveNames {
+    entries: HashMap<u64, EntryId, BuildHasherDefault<IdHasher>>,
+    hash: RandomState,
+}
+
+/// What was announced so far.
+#[derive(Default)]
+struct ReceivedManifest {
+    last_entry: u32,
+    /// Entries without a final verdict.
+    unresolved: u32,
+    files: u64,
+    bytes: u64,
+    ended: bool,
+    /// Heap bytes of entries and directories, about.
+    described_bytes: u64,
+}
+
+/// Where everything goes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target {
+    Resolving,
+    /// `rename`: the one top-level entry takes this name.
+    Ready {
+        rename: Option<Name>,
+    },
+    Failed(DiskError),
+}
+
+/// What a disk operation was for.
+#[derive(Debug)]
+pub enum ReceivePlanOp {
+    Target,
+    MakeDir {
+        dir: usize,
+    },
+    SetDir {
+        dir: usize,
+    },
+    Check {
+        entry: EntryId,
+    },
+    PutSymlink {
+        entry: EntryId,
+    },
+    /// Removes leftovers of a skipped file; its directory waits, for that changes the directory's
+    /// mtime.
+    Clean {
+        dir: usize,
+    },
+    Part {
+        part: usize,
+        step: parts::PartStep,
+    },
+    Close,
+}
+
+impl ReceivePlanOp {
+    /// Whether it counts among the lookups.
+    fn is_lookup(&self) -> bool {
+        match self {
+            ReceivePlanOp::MakeDir { .. }
+            | ReceivePlanOp::Check { .. }
+            | ReceivePlanOp::PutSymlink { .. } => true,
+            ReceivePlanOp::Part { step, .. } => *step == parts::PartStep::Open,
+            ReceivePlanOp::Target
+            | ReceivePlanOp::SetDir { .. }
+            | ReceivePlanOp::Clean { .. }
+            | ReceivePlanOp::Close => false,
+        }
+    }
+}
+
+/// An entry announced; directories stay until they are ended and resolved, others until resolved.
+#[derive(Debug)]
+struct ReceivedEntry {
+    /// Slot of the directory it lies in.
+    dir: usize,
+    /// `None`: the target itself (a served root whose content goes straight into it).
+    name: Option<Name>,
+    /// Of `dir` and `name`, in [`LiveNames`].
+    name_key: u64,
+    kind: Kind,
+    mode: u32,
+    mtime: Mtime,
+    size_bytes: u64,
+    source_tag: u64,
+    link: Option<Bytes>,
+    state: ReceivedState,
+}
+
+/// Where an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReceivedState {
+    /// Waits for its directory or for its turn. Next: Looking, Wanted, Part.
+    Queued,
+    /// Its destination is being looked at. Next: Wanted, Queued (large), Publishing (symlink),
+    /// resolved.
+    Looking,
+    /// The sender was asked for a small file, and a mover takes it. Next: Publishing, resolved.
+    Wanted,
+    /// It is being put in place. Next: resolved.
+    Publishing,
+    /// A large file.
+    Part(usize),
+    /// A directory.
+    Directory(usize),
+}
+
+impl ReceivePlan {
+    /// Starts with looking at the target.
+    pub fn new(ports: &mut Ports, config: ReceiverConfig) -> ReceivePlan {
+        let options = PutOptions {
+            force: config.force,
+            fsync: config.fsync,
+            keep_dirlinks: config.keep_dirlinks,
+        };
+        let mut plan = ReceivePlan {
+            host: HostSide::of(config.client),
+            client: config.client,
+            options,
+            window: config.window.max(1),
+            target: Target::Resolving,
+            ops: Ops::of(OpOwner::Plan),
+            lookups: Lookups {
+                in_flight: 0,
+                max: config.lookups.max(1),
+            },
+            entries: EntryMap::default(),
+            names: LiveNames::default(),
+            manifest: ReceivedManifest::default(),
+            tree: TargetTree::new(config.expected),
+            ready: VecDeque::new(),
+            parts: TargetParts::default(),
+            verdicts: Verdicts::default(),
+            orders: VecDeque::new(),
+            totals: Totals::default(),
+            is_stopped: false,
+        };
+        let cmd = DiskOp::ResolveTarget {
+            path: config.target,
+            must_be_dir: config.must_be_dir,
+            dir: TargetTree::TARGET,
+            fsync: config.fsync,
+        };
+        plan.ops.start(ports, ReceivePlanOp::Target, cmd);
+        plan
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub fn announced(&self) -> Announced {
+        Announced {
+            files: self.manifest.files,
+            bytes: self.manifest.bytes,
+            complete: self.manifest.ended,
+        }
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// So much file data came, all in all.
+    pub fn count_received(&mut self, bytes: u64) {
+        self.totals.sent_bytes = bytes;
+    }
+
+    pub fn next_order(&mut self) -> Option<ReceiveOrder> {
+        self.orders.pop_front()
+    }
+
+    pub fn finish(&mut self, op: OpId) -> Option<ReceivePlanOp> {
+        self.ops.finish(op)
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.ops.in_flight()
+    }
+
+    /// A message of the sender.
+    ///
+    /// # Errors
+    /// When the sender may not say that (now).
+    pub fn on_message(&mut self, ports: &mut Ports, message: Message) -> Result<(), Violation> {
+        match message {
+            Message::Entries(items) => {
+                for item in items {
+                    match item {
+                        Item::Entry(entry) => self.on_entry(ports, entry)?,
+                        Item::EndDirectory { id } => self.on_end_directory(ports, id)?,
+                    }
+                }
+                Ok(())
+            }
+            Message::ManifestEnd { entries } => {
+                let manifest = &mut self.manifest;
+                if manifest.ended
+                    || entries != u64::from(manifest.last_entry)
+                    || self.tree.has_open_dirs()
+                {
+                    return violation(
+                        "manifest ended twice, too early, or with another count than announced",
+                    );
+                }
+                manifest.ended = true;
+                Ok(())
+            }
+            Message::Root { entry, digest } => self.on_root(ports, entry, digest),
+            Message::Abort { entry, error } => self.on_abort(ports, entry, error),
+            Message::SourceError { path, error } => {
+                self.totals.count_error(error.code);
+                let result = EntryResult::Failed(error);
+                ports.event(Event::Entry {
+                    path,
+                    kind: Kind::File,
+                    size_bytes: 0,
+                    result,
+                });
+                Ok(())
+            }
+            Message::SourceWarning { path, text } => {
+                ports.event(Event::Warning { path, text });
+                Ok(())
+            }
+            _ => violation("a sender sends no such message"),
+        }
+    }
+
+    pub fn on_disk(
+        &mut self,
+        ports: &mut Ports,
+        op: ReceivePlanOp,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        if op.is_lookup() {
+            self.lookups.in_flight -= 1;
+        }
+        match op {
+            ReceivePlanOp::Target => {
+                self.target = match result {
+                    Ok(DiskDone::Target { name }) => Target::Ready { rename: name },
+                    Ok(_) => Target::Ready { rename: None },
+                    Err(error) => Target::Failed(error),
+                };
+            }
+            ReceivePlanOp::MakeDir { dir } => self.dir_made(ports, dir, result),
+            ReceivePlanOp::SetDir { dir } => self.dir_set(ports, dir, result),
+            ReceivePlanOp::Check { entry } => self.checked(ports, entry, result),
+            ReceivePlanOp::PutSymlink { entry } => {
+                self.published(ports, entry, result.map(drop));
+            }
+            ReceivePlanOp::Clean { dir } => self.child_done(ports, dir),
+            ReceivePlanOp::Part { part, step } => self.part_moved_on(ports, part, step, result),
+            ReceivePlanOp::Close => {}
+        }
+    }
+
+    pub fn on_report(&mut self, ports: &mut Ports, report: ReceiveReport) {
+        match report {
+            ReceiveReport::Publishing { entry } => {
+                if let Some(entry) = self.entries.get_mut(&entry) {
+                    entry.state = ReceivedState::Publishing;
+                }
+            }
+            ReceiveReport::Published { entry, result } => self.published(ports, entry, result),
+            ReceiveReport::Corrupted { entry } => self.fail(ports, entry, corrupted(self.host)),
+            ReceiveReport::Chunk { part, chunk, value } => {
+                self.chunk_done(ports, part, chunk, value);
+            }
+            ReceiveReport::ChunkCorrupted { part } => {
+                self.fail_part(ports, part, corrupted(self.host), false);
+            }
+            ReceiveReport::WriteFailed { part, error } => self.write_failed(ports, part, &error),
+            ReceiveReport::Quiet { part } => self.part_is_quiet(ports, part),
+        }
+    }
+
+    /// Starts everything that may be started.
+    pub fn start_all(&mut self, ports: &mut Ports) {
+        while self.lookups.in_flight < self.lookups.max
+            && (self.make_next_dir(ports)
+                || self.start_next_entry(ports)
+                || self.open_next_part(ports))
+        {}
+    }
+
+    fn look_up(&mut self, ports: &mut Ports, op: ReceivePlanOp, cmd: DiskOp) {
+        self.lookups.in_flight += 1;
+        self.ops.start(ports, op, cmd);
+    }
+
+    /// Whether everything announced is resolved and nothing is in flight any more.
+    pub fn is_resolved(&self) -> bool {
+        self.manifest.ended
+            && self.manifest.unresolved == 0
+            && self.in_flight() == 0
+            && self.has_no_parts()
+    }
+
+    /// Concludes a file or symlink that holds nothing any more.
+    fn resolve(&mut self, ports: &mut Ports, id: EntryId, result: EntryResult) {
+        let Some(entry) = self.entries.remove(&id) else {
+            return;
+        };
+        self.conclude(ports, id, &entry, result);
+        self.child_done(ports, entry.dir);
+    }
+
+    fn fail(&mut self, ports: &mut Ports, id: EntryId, error: EntryError) {
+        self.resolve(ports, id, EntryResult::Failed(error));
+    }
+
+    /// An entry that is not in the table is one that was resolved; others never were announced.
+    ///
+    /// # Errors
+    /// When what was said of it cannot merely be late.
+    fn known_or_violation(&self, id: EntryId) -> Result<(), Violation> {
+        if id.0 == 0 || id.0 > self.manifest.last_entry {
+            return violation(format!("entry {} was never announced", id.0));
+        }
+        Ok(())
+    }
+
+    /// Data came that there is no order for.
+    ///
+    /// # Errors
+    /// When it cannot merely be late: its entry is not resolved, or never was announced.
+    pub fn judge_unasked(&self, id: EntryId) -> Result<(), Violation> {
+        if self.entries.contains_key(&id) {
+            return violation(format!(
+                "data of entry {} that was not asked for, or of another length",
+                id.0
+            ));
+        }
+        self.known_or_violation(id)
+    }
+
+    /// Starts nothing more. What is being written ends; partial files close behind it.
+    pub fn stop(&mut self, received_bytes: u64) {
+        self.count_received(received_bytes);
+        self.is_stopped = true;
+    }
+
+    /// Closes whatever is open; nothing is in flight.
+    pub fn close_all(&mut self, ports: &mut Ports) {
+        for dir in self.tree.take_open(&self.target) {
+            self.close_dir(ports, dir);
+        }
+    }
+
+    fn close_dir(&mut self, ports: &mut Ports, dir: DirId) {
+        let cmd = DiskOp::CloseDir { dir };
+        self.ops.start(ports, ReceivePlanOp::Close, cmd);
+    }
+
+    /// Holds the counters against the tables.
+    #[cfg(test)]
+    pub fn check(&self) {
+        assert!(self.orders.is_empty(), "{:?}", self.orders);
+        let lookups = self.ops.iter().filter(|op| op.is_lookup()).count();
+        assert_eq!(self.lookups.in_flight, lookups, "lookups");
+        let is_live = |entry: &&ReceivedEntry| match entry.state {
+            ReceivedState::Directory(dir) => !self.tree.is_failed(dir),
+            _ => true,
+        };
+        let live: Vec<_> = self.entries.values().filter(is_live).collect();
+        assert_eq!(self.manifest.unresolved as usize, live.len(), "unresolved");
+        let described: u64 = live.iter().map(|entry| held::of_entry(entry)).sum();
+        let described = described + self.tree.described_bytes();
+        assert_eq!(self.manifest.described_bytes, described, "described bytes");
+        assert!(self.names.entries.len() <= live.len(), "names of resolved");
+        self.verdicts.check();
+        self.check_parts();
+        self.check_tree();
+    }
+}

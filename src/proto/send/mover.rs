@@ -1,0 +1,281 @@
+//! A mover of a sender: reads what the plan orders a little ahead of the transport, hashes it while
+//! hot, and emits it as records.
+
+mod chunks;
+mod pack;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::SenderConfig;
+use super::orders::{SendCommand, SendReport, WholeOrder};
+use crate::ids::OpId;
+use crate::proto::chunks::{Parallelism, StreamSlots, TokenBucket};
+use crate::proto::errors::HostSide;
+use crate::proto::ports::{OpOwner, Ops, Ports};
+use crate::proto::{DiskDone, DiskError};
+use chunks::Jobs;
+use pack::Pack;
+
+/// After this many bytes of one class (packed small files, chunks) the other has its turn: neither
+/// starves.
+const TURN_BYTES: u64 = 256 * 1024;
+
+pub struct SendMover {
+    host: HostSide,
+    ops: Ops<SendMoverOp>,
+    /// Reads of small files at a time.
+    lookups: usize,
+    takes_ranges: bool,
+    ahead: ReadAhead,
+    rate: SendRate,
+    turn: Turn,
+    streams: StreamSlots,
+    parallelism: Parallelism,
+    pack: Pack,
+    jobs: Jobs,
+    reports: VecDeque<SendReport>,
+}
+
+/// What a read was for.
+#[derive(Debug)]
+pub enum SendMoverOp {
+    Whole(WholeOrder),
+    Piece { job: usize, piece: u32, len: u32 },
+}
+
+/// How far reading is ahead of the transport, and may be.
+#[derive(Debug)]
+struct ReadAhead {
+    /// Where reads take their time, and where they are made in place.
+    awaited_bytes: u64,
+    in_place_bytes: u64,
+    is_in_place: bool,
+    /// Bytes asked from the disk or read, not emitted yet.
+    reading_bytes: u64,
+    /// Stream bytes emitted (or in the pack), not taken by the transport yet.
+    unsent_bytes: u64,
+    /// File bytes emitted, all in all.
+    emitted_bytes: u64,
+}
+
+impl ReadAhead {
+    fn has_room(&self) -> bool {
+        let most = match self.is_in_place {
+            true => self.in_place_bytes,
+            false => self.awaited_bytes,
+        };
+        self.reading_bytes + self.unsent_bytes < most
+    }
+}
+
+/// The limit of what is read in a time.
+#[derive(Debug)]
+struct SendRate {
+    bucket: Option<TokenBucket>,
+    /// The bucket was all that kept the last turn from starting a read. A read that waits for other
+    /// reads waits for no time: a full bucket is no deadline.
+    is_awaited: bool,
+}
+
+/// Which class of reads goes on.
+#[derive(Debug)]
+struct Turn {
+    wholes: bool,
+    left_bytes: u64,
+}
+
+/// What one try to start a read came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Issued {
+    Bytes(u64),
+    Nothing,
+}
+
+impl SendMover {
+    pub fn new(now: Instant, config: &SenderConfig) -> SendMover {
+        let ceiling = config.parallel.max_buffer_size as u64;
+        let awaited_bytes = config.read_ahead_bytes.min(ceiling).max(1);
+        let bucket = config.bwlimit_bps.map(|bps| TokenBucket::new(now, bps / 8));
+        SendMover {
+            host: HostSide::of(config.client),
+            ops: Ops::of(OpOwner::Mover),
+            lookups: config.lookups.max(1),
+            takes_ranges: config.takes_ranges,
+            ahead: ReadAhead {
+                awaited_bytes,
+                in_place_bytes: awaited_bytes.min(config.read_ahead_in_place_bytes).max(1),
+                is_in_place: false,
+                reading_bytes: 0,
+                unsent_bytes: 0,
+                emitted_bytes: 0,
+            },
+            rate: SendRate {
+                bucket,
+                is_awaited: false,
+            },
+            turn: Turn {
+                wholes: true,
+                left_bytes: TURN_BYTES,
+            },
+            streams: StreamSlots::new(&config.parallel),
+            parallelism: Parallelism::new(now, &config.parallel),
+            pack: Pack::default(),
+            jobs: Jobs::default(),
+            reports: VecDeque::new(),
+        }
+    }
+
+    pub fn next_report(&mut self) -> Option<SendReport> {
+        self.reports.pop_front()
+    }
+
+    pub fn finish(&mut self, op: OpId) -> Option<SendMoverOp> {
+        self.ops.finish(op)
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.ops.in_flight()
+    }
+
+    pub fn on_disk(
+        &mut self,
+        ports: &mut Ports,
+        op: SendMoverOp,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        match op {
+            SendMoverOp::Whole(order) => self.whole_read(ports, order, result),
+            SendMoverOp::Piece { job, piece, len } => {
+                self.piece_read(ports, job, piece, len, result);
+            }
+        }
+    }
+
+    pub fn obey(&mut self, ports: &mut Ports, command: SendCommand) {
+        match command {
+            SendCommand::Vouch { file } => self.vouch(ports, file),
+            SendCommand::Cancel { file } => self.cancel(ports, file),
+            SendCommand::Forget { entry } => self.pack.forget(entry),
+            SendCommand::ReadInPlace(is_in_place) => self.ahead.is_in_place = is_in_place,
+        }
+    }
+
+    pub fn on_sent(&mut self, now: Instant, bytes: u64) {
+        self.ahead.unsent_bytes = self.ahead.unsent_bytes.saturating_sub(bytes);
+        self.parallelism.on_sent(now, bytes);
+    }
+
+    /// File bytes that the transport took; `last`: that it has or will have, for nothing follows.
+    pub fn sent_bytes(&self, last: bool) -> u64 {
+        let unsent_bytes = match last {
+            true => 0,
+            false => self.ahead.unsent_bytes,
+        };
+        self.ahead.emitted_bytes.saturating_sub(unsent_bytes)
+    }
+
+    /// Whether another read may start now. `has_work`: there is something to be read.
+    pub fn may_issue(&mut self, now: Instant, has_work: bool) -> bool {
+        self.rate.is_awaited = false;
+        if !self.ahead.has_room() {
+            return false;
+        }
+        let ready = |bucket: &mut TokenBucket| bucket.ready(now);
+        let is_ready = self.rate.bucket.as_mut().is_none_or(ready);
+        self.rate.is_awaited = !is_ready && has_work;
+        is_ready
+    }
+
+    /// Whether small files have their turn.
+    pub fn is_wholes_turn(&self) -> bool {
+        self.turn.wholes
+    }
+
+    /// The class whose turn it was has nothing.
+    pub fn pass_turn(&mut self) {
+        self.turn = Turn {
+            wholes: !self.turn.wholes,
+            left_bytes: TURN_BYTES,
+        };
+    }
+
+    /// A read of so many bytes was started.
+    pub fn count(&mut self, bytes: u64) {
+        if let Some(bucket) = &mut self.rate.bucket {
+            bucket.take(bytes);
+        }
+        match self.turn.left_bytes.checked_sub(bytes) {
+            Some(left_bytes) if left_bytes > 0 => self.turn.left_bytes = left_bytes,
+            _ => self.pass_turn(),
+        }
+    }
+
+    /// When the bandwidth limit lets more through.
+    pub fn deadline(&self) -> Option<Instant> {
+        let bucket = self.rate.bucket.as_ref();
+        bucket
+            .filter(|_| self.rate.is_awaited)
+            .map(TokenBucket::ready_at)
+    }
+
+    /// Streams for chunks: the stream of small files, when there is one, counts towards the
+    /// maximum.
+    fn stream_target(&self) -> usize {
+        let packed = usize::from(self.pack.has_stream());
+        self.parallelism.target().saturating_sub(packed).max(1)
+    }
+
+    pub fn retire_idle(&mut self, ports: &mut Ports) {
+        for stream in self.streams.retire_idle(self.stream_target()) {
+            ports.end_data(stream);
+        }
+    }
+
+    /// Nothing will be moved any more.
+    pub fn end_streams(&mut self, ports: &mut Ports) {
+        self.end_pack_stream(ports);
+        for stream in self.streams.retire_idle(0) {
+            ports.end_data(stream);
+        }
+    }
+
+    /// What the plan is to know of: small files under way, and the file of each chunk.
+    #[cfg(test)]
+    pub fn orders(&self) -> Orders {
+        let is_whole = |op: &&SendMoverOp| matches!(op, SendMoverOp::Whole(_));
+        Orders {
+            wholes: self.ops.iter().filter(is_whole).count(),
+            chunks: self.jobs.files(),
+        }
+    }
+
+    /// Holds the counters against the tables.
+    #[cfg(test)]
+    pub fn check(&self) {
+        assert!(self.reports.is_empty(), "{:?}", self.reports);
+        let asked: u64 = self
+            .ops
+            .iter()
+            .map(|op| match op {
+                SendMoverOp::Whole(order) => order.version.size_bytes,
+                SendMoverOp::Piece { len, .. } => u64::from(*len),
+            })
+            .sum();
+        let known = asked + self.jobs.read_bytes();
+        assert_eq!(self.ahead.reading_bytes, known, "bytes being read");
+        self.pack.check(self.orders().wholes);
+        let pieces = self.ops.iter().filter_map(|op| match op {
+            SendMoverOp::Piece { job, .. } => Some(*job),
+            SendMoverOp::Whole(_) => None,
+        });
+        self.jobs.check(&pieces.collect::<Vec<_>>());
+    }
+}
+
+/// See [`SendMover::orders`].
+#[cfg(test)]
+pub struct Orders {
+    pub wholes: usize,
+    pub chunks: Vec<usize>,
+}

@@ -1,0 +1,184 @@
+//! Small files: read whole, packed one behind the other onto one stream.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{Issued, SendMover, SendMoverOp};
+use crate::ids::{EntryId, StreamKey};
+use crate::proto::errors::{source_changed, source_error};
+use crate::proto::integrity::digest_of;
+use crate::proto::manifest::SMALL_MAX_BYTES;
+use crate::proto::ports::Ports;
+use crate::proto::send::orders::{SendReport, WholeOrder};
+use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail};
+use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES, Payload};
+
+/// The pack is handed over once it is this large: the worker takes stream bytes in such pieces.
+const PACK_BYTES: usize = PIECE_BYTES;
+
+/// Data above this is passed by reference; below, copying costs less than one more piece does.
+const COPY_MAX_BYTES: usize = 16 * 1024;
+
+/// Room for what may still be appended to a pack that is just not full.
+const PACK_SPARE_BYTES: usize = COPY_MAX_BYTES + 128;
+
+/// The pack's stream ends after this many bytes and the next pack takes a new one, so that one lost
+/// packet holds up no more than this.
+const STREAM_BYTES: u64 = 4 << 20;
+
+#[derive(Debug, Default)]
+pub(super) struct Pack {
+    /// Orders whose read is under way.
+    reading: usize,
+    /// Of those, entries that were given up.
+    forgotten: Vec<EntryId>,
+    bytes: BytesMut,
+    stream: Option<(StreamKey, u64)>,
+}
+
+impl Pack {
+    pub(super) fn has_stream(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    pub(super) fn forget(&mut self, entry: EntryId) {
+        self.forgotten.push(entry);
+    }
+
+    /// An order's read is over; whether anybody still wants it.
+    fn end(&mut self, entry: EntryId) -> bool {
+        self.reading -= 1;
+        let at = self.forgotten.iter().position(|other| *other == entry);
+        at.map(|at| self.forgotten.swap_remove(at)).is_none()
+    }
+
+    #[cfg(test)]
+    pub(super) fn check(&self, wholes: usize) {
+        assert_eq!(self.reading, wholes, "small files being read");
+        assert!(self.forgotten.len() <= wholes, "{:?}", self.forgotten);
+    }
+}
+
+impl SendMover {
+    /// Whether another small file may be read: so many at a time.
+    pub fn takes_wholes(&self) -> bool {
+        self.pack.reading < self.lookups
+    }
+
+    pub fn read_whole(&mut self, ports: &mut Ports, order: WholeOrder) -> Issued {
+        let size_bytes = order.version.size_bytes;
+        let cmd = DiskOp::ReadSmall {
+            dir: order.dir,
+            name: order.name.clone(),
+            max_bytes: SMALL_MAX_BYTES as usize,
+        };
+        self.pack.reading += 1;
+        self.ahead.reading_bytes += size_bytes;
+        self.ops.start(ports, SendMoverOp::Whole(order), cmd);
+        Issued::Bytes(size_bytes)
+    }
+
+    pub(super) fn whole_read(
+        &mut self,
+        ports: &mut Ports,
+        order: WholeOrder,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        let size_bytes = order.version.size_bytes;
+        self.ahead.reading_bytes -= size_bytes;
+        let is_wanted = self.pack.end(order.entry);
+        let result = match result {
+            Ok(DiskDone::Small { data, after })
+                if data.len() as u64 == size_bytes && order.version.is_still(&after) =>
+            {
+                if is_wanted {
+                    self.pack(ports, order.entry, data);
+                }
+                Ok(())
+            }
+            Ok(_) => Err(source_changed(self.host)),
+            Err(error) => Err(source_error(self.host, &error)),
+        };
+        self.reports.push_back(SendReport::Whole {
+            entry: order.entry,
+            held: order.held,
+            result,
+        });
+    }
+
+    /// Appends one file's record.
+    fn pack(&mut self, ports: &mut Ports, entry: EntryId, data: Bytes) {
+        let digest = digest_of(&data);
+        let len = data.len();
+        if self.pack.bytes.capacity() == 0 {
+            self.pack.bytes = BytesMut::with_capacity(PACK_BYTES + PACK_SPARE_BYTES);
+        }
+        let before = self.pack.bytes.len();
+        RecordHead::Whole {
+            entry,
+            len_bytes: len as u64,
+        }
+        .encode(&mut self.pack.bytes);
+        let mut added = self.pack.bytes.len() - before;
+        if len > COPY_MAX_BYTES {
+            self.ahead.unsent_bytes += added as u64;
+            self.flush_pack(ports, false);
+            self.ahead.unsent_bytes += len as u64;
+            let key = self.pack_key(len as u64);
+            ports.data(key, Payload::Bytes(data), false);
+            added = 0;
+        } else {
+            self.pack.bytes.put_slice(&data);
+            added += len;
+        }
+        let before = self.pack.bytes.len();
+        encode_record_tail(RecordStatus::Valid, &digest, &mut self.pack.bytes);
+        added += self.pack.bytes.len() - before;
+        self.ahead.unsent_bytes += added as u64;
+        self.ahead.emitted_bytes += len as u64;
+        let full_stream = self
+            .pack
+            .stream
+            .is_some_and(|(_, bytes)| bytes >= STREAM_BYTES);
+        if self.pack.bytes.len() >= PACK_BYTES || full_stream {
+            self.flush_pack(ports, full_stream);
+        }
+    }
+
+    /// The stream for `bytes` more of the pack.
+    fn pack_key(&mut self, bytes: u64) -> StreamKey {
+        let (key, carried) = match self.pack.stream {
+            Some(stream) => stream,
+            None => (self.streams.fresh_key(), 0),
+        };
+        self.pack.stream = Some((key, carried + bytes));
+        key
+    }
+
+    /// Hands over a pack that is not full, unless reads in flight will fill it: they always end.
+    pub fn flush(&mut self, ports: &mut Ports) {
+        if self.pack.reading == 0 {
+            self.flush_pack(ports, false);
+        }
+    }
+
+    /// Hands the pack over; `fin` ends its stream (only between records).
+    fn flush_pack(&mut self, ports: &mut Ports, fin: bool) {
+        if self.pack.bytes.is_empty() {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.pack.bytes).freeze();
+        let key = self.pack_key(bytes.len() as u64);
+        ports.data(key, Payload::Bytes(bytes), fin);
+        if fin {
+            self.pack.stream = None;
+        }
+    }
+
+    pub(super) fn end_pack_stream(&mut self, ports: &mut Ports) {
+        if !self.pack.bytes.is_empty() {
+            self.flush_pack(ports, true);
+        } else if let Some((key, _)) = self.pack.stream.take() {
+            ports.end_data(key);
+        }
+    }
+}

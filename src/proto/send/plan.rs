@@ -1,0 +1,354 @@
+//! The plan of a sender: which entries there are, what the receiver decided, what is to be moved.
+
+mod files;
+mod manifest;
+mod verdicts;
+mod walk;
+
+pub use walk::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, refusal};
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::SenderConfig;
+use super::orders::{SendCommand, SendReport, Version, WholeOrder};
+use crate::ids::{DirId, EntryId, Name, OpId};
+use crate::proto::errors::HostSide;
+use crate::proto::integrity::Tree;
+use crate::proto::manifest::{EntryMap, SMALL_MAX_BYTES};
+use crate::proto::path::join;
+use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
+use crate::proto::wire::Message;
+use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
+use files::SourceFiles;
+use manifest::SentManifest;
+use walk::Walk;
+
+/// See [`SendPlan::held_bytes`].
+const ENTRY_BYTES: u64 = 350;
+const DIR_BYTES: u64 = 1000;
+
+pub struct SendPlan {
+    host: HostSide,
+    client: bool,
+    window: u32,
+    ops: Ops<SendPlanOp>,
+    entries: EntryMap<SentEntry>,
+    dirs: SourceDirs,
+    walk: Walk,
+    manifest: SentManifest,
+    /// Small files that the receiver wants.
+    wholes: VecDeque<EntryId>,
+    files: SourceFiles,
+    commands: VecDeque<SendCommand>,
+    totals: Totals,
+}
+
+/// What a disk operation was for.
+#[derive(Debug)]
+pub enum SendPlanOp {
+    Source { source: usize, dir: usize },
+    OpenDir { dir: usize, parent: usize },
+    List { dir: usize },
+    OpenRead { file: usize, dir: usize },
+    Stat { file: usize },
+    Close,
+}
+
+#[derive(Default)]
+struct SourceDirs {
+    open: Slab<SourceDir>,
+    last: u32,
+}
+
+/// A directory of the sources, open or being opened.
+#[derive(Debug)]
+struct SourceDir {
+    id: DirId,
+    open: bool,
+    /// Who still needs the descriptor: the walk, an opening child, entries that may have to be
+    /// read.
+    users: u32,
+    /// For people.
+    path: Bytes,
+    /// Length of the path below the top-level entry's parent, as both sides count it.
+    path_bytes: usize,
+    depth: usize,
+}
+
+/// An entry announced and not resolved.
+#[derive(Debug)]
+struct SentEntry {
+    name: Option<Name>,
+    dir_path: Bytes,
+    kind: Kind,
+    version: Version,
+    state: SentState,
+}
+
+/// Where an entry is. Only a final verdict ends it.
+#[derive(Debug)]
+enum SentState {
+    /// Announced. `dir` is held for reading it (files). Next: Wanted, or resolved.
+    Offered {
+        dir: Option<usize>,
+        resume: Option<Box<Resume>>,
+    },
+    /// In a queue. Next: Ordered (small), Large.
+    Wanted {
+        dir: Option<usize>,
+        resume: Option<Box<Resume>>,
+    },
+    /// A mover reads the small file. Next: Emitted, Aborted.
+    Ordered,
+    /// Open as this file. Next: Emitted, Aborted.
+    Large { file: usize },
+    /// All of it is on its way, or a symlink/ended directory whose verdict is due.
+    Emitted,
+    /// The receiver was told that the source failed; it will answer Failed.
+    Aborted,
+    /// A directory that is walked. Next: Emitted.
+    Open,
+}
+
+/// Chunks the receiver says it has.
+#[derive(Debug)]
+struct Resume {
+    tree: Tree,
+    bytes: u64,
+}
+
+impl SendPlan {
+    pub fn new(config: SenderConfig) -> SendPlan {
+        SendPlan {
+            host: HostSide::of(config.client),
+            client: config.client,
+            window: config.window.max(1),
+            ops: Ops::of(OpOwner::Plan),
+            entries: EntryMap::default(),
+            dirs: SourceDirs::default(),
+            walk: Walk::new(config.sources),
+            manifest: SentManifest::default(),
+            wholes: VecDeque::new(),
+            files: SourceFiles::default(),
+            commands: VecDeque::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    pub fn held_bytes(&self) -> u64 {
+        let described =
+            self.entries.len() as u64 * ENTRY_BYTES + self.dirs.open.len() as u64 * DIR_BYTES;
+        described + self.files.held_bytes()
+    }
+
+    /// Whether everything was announced and resolved.
+    pub fn is_resolved(&self) -> bool {
+        self.manifest.ended && self.entries.is_empty()
+    }
+
+    pub fn announced(&self) -> Announced {
+        self.manifest.announced()
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// So much file data left, all in all; never less than was said before.
+    pub fn count_sent(&mut self, bytes: u64) -> u64 {
+        self.totals.sent_bytes = self.totals.sent_bytes.max(bytes);
+        self.totals.sent_bytes
+    }
+
+    pub fn next_command(&mut self) -> Option<SendCommand> {
+        self.commands.pop_front()
+    }
+
+    pub fn finish(&mut self, op: OpId) -> Option<SendPlanOp> {
+        self.ops.finish(op)
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.ops.in_flight()
+    }
+
+    pub fn on_disk(
+        &mut self,
+        ports: &mut Ports,
+        op: SendPlanOp,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        match op {
+            SendPlanOp::Source { source, dir } => self.source_found(ports, source, dir, result),
+            SendPlanOp::OpenDir { dir, parent } => self.dir_opened(ports, dir, parent, result),
+            SendPlanOp::List { dir } => self.listed(ports, dir, result),
+            SendPlanOp::OpenRead { file, dir } => self.file_opened(ports, file, dir, result),
+            SendPlanOp::Stat { file } => self.file_checked(ports, file, result),
+            SendPlanOp::Close => {}
+        }
+    }
+
+    /// Stopping: only what has to be closed later matters.
+    pub fn on_disk_stopping(&mut self, op: &SendPlanOp, done: bool) {
+        match *op {
+            SendPlanOp::Source { dir, .. } | SendPlanOp::OpenDir { dir, .. } => {
+                self.dirs.open[dir].open = done;
+            }
+            SendPlanOp::OpenRead { file, .. } => self.files.opened_while_stopping(file, done),
+            SendPlanOp::List { .. } | SendPlanOp::Stat { .. } | SendPlanOp::Close => {}
+        }
+    }
+
+    pub fn on_report(&mut self, ports: &mut Ports, report: SendReport) {
+        match report {
+            SendReport::Whole {
+                entry,
+                held,
+                result,
+            } => {
+                self.release_dir(ports, held);
+                match (self.entries.get_mut(&entry), result) {
+                    (Some(sent), Ok(())) => sent.state = SentState::Emitted,
+                    (Some(_), Err(error)) => self.abort(ports, entry, error),
+                    (None, _) => {}
+                }
+            }
+            SendReport::Held { file } => self.check_file(ports, file),
+            SendReport::Chunk { file, chunk, value } => self.files.chunk_sent(file, chunk, value),
+            SendReport::Failed { file, error } => self.fail_file(ports, file, error),
+            SendReport::Over { file } => self.order_over(ports, file),
+        }
+    }
+
+    /// Whether [`SendPlan::next_whole`] or [`SendPlan::next_chunk`] may have something.
+    pub fn has_orders(&self) -> bool {
+        !self.wholes.is_empty() || self.files.has_chunks()
+    }
+
+    /// The next small file to be moved.
+    pub fn next_whole(&mut self) -> Option<WholeOrder> {
+        while let Some(id) = self.wholes.pop_front() {
+            // Gone: the receiver gave up on it in the meantime.
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            let SentState::Wanted { dir, .. } = &mut entry.state else {
+                continue;
+            };
+            let (Some(held), Some(name)) = (dir.take(), entry.name.clone()) else {
+                continue;
+            };
+            entry.state = SentState::Ordered;
+            return Some(WholeOrder {
+                entry: id,
+                held,
+                dir: self.dirs.open[held].id,
+                name,
+                version: entry.version,
+            });
+        }
+        None
+    }
+
+    /// The receiver asked for a file.
+    fn want(&mut self, id: EntryId, size_bytes: u64) {
+        match size_bytes <= SMALL_MAX_BYTES {
+            true => self.wholes.push_back(id),
+            false => self.files.want(id),
+        }
+    }
+
+    /// Tells the receiver that the source of this entry failed. Its verdict resolves the entry.
+    fn abort(&mut self, ports: &mut Ports, id: EntryId, error: EntryError) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.state = SentState::Aborted;
+            self.tell(ports, &Message::Abort { entry: id, error });
+        }
+    }
+
+    /// Gives up a use of a directory and closes it after the last.
+    fn release_dir(&mut self, ports: &mut Ports, dir: usize) {
+        let Some(held) = self.dirs.open.get_mut(dir) else {
+            return;
+        };
+        held.users -= 1;
+        if held.users == 0 {
+            let held = self.dirs.open.remove(dir);
+            if held.open {
+                let cmd = DiskOp::CloseDir { dir: held.id };
+                self.ops.start(ports, SendPlanOp::Close, cmd);
+            }
+        }
+    }
+
+    /// Closes whatever is open; nothing is in flight.
+    pub fn close_all(&mut self, ports: &mut Ports) {
+        for file in self.files.take_open() {
+            let cmd = DiskOp::CloseRead { file };
+            self.ops.start(ports, SendPlanOp::Close, cmd);
+        }
+        for (_, dir) in std::mem::take(&mut self.dirs.open) {
+            if dir.open {
+                let cmd = DiskOp::CloseDir { dir: dir.id };
+                self.ops.start(ports, SendPlanOp::Close, cmd);
+            }
+        }
+    }
+
+    /// Holds the counters against the tables; `orders` is what the mover has.
+    #[cfg(test)]
+    pub fn check(&self, orders: &super::mover::Orders) {
+        self.manifest.check();
+        let resumed: u64 = self.entries.values().map(SentEntry::resumed_chunks).sum();
+        self.files.check(resumed, &orders.chunks);
+        // Each use of a directory has somebody who gives it up.
+        let walked = |dir: &usize| self.walk.is_on_stack(*dir);
+        let by_ops: usize = self
+            .ops
+            .iter()
+            .map(|op| match op {
+                SendPlanOp::Source { .. } | SendPlanOp::OpenRead { .. } => 1,
+                SendPlanOp::OpenDir { dir, .. } => 1 + usize::from(!walked(dir)),
+                SendPlanOp::List { dir } => usize::from(!walked(dir)),
+                SendPlanOp::Stat { .. } | SendPlanOp::Close => 0,
+            })
+            .sum();
+        let by_entries = self.entries.values().filter(|entry| entry.holds_dir());
+        let users: u32 = self.dirs.open.iter().map(|(_, dir)| dir.users).sum();
+        let known = by_ops + by_entries.count() + self.walk.depth() + orders.wholes;
+        assert_eq!(users as usize, known, "uses of directories");
+    }
+}
+
+impl SentEntry {
+    fn path(&self) -> Bytes {
+        join(
+            &self.dir_path,
+            self.name.as_ref().map_or(b"", Name::as_bytes),
+        )
+    }
+
+    #[cfg(test)]
+    fn holds_dir(&self) -> bool {
+        match self.state {
+            SentState::Offered { dir, .. } | SentState::Wanted { dir, .. } => dir.is_some(),
+            _ => false,
+        }
+    }
+
+    #[cfg(test)]
+    fn resumed_chunks(&self) -> u64 {
+        match &self.state {
+            SentState::Offered {
+                resume: Some(_), ..
+            }
+            | SentState::Wanted {
+                resume: Some(_), ..
+            } => u64::from(crate::proto::manifest::chunk_count(self.version.size_bytes)),
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Large files as the plan knows them: opened a few ahead, cut into chunks to be ordered, checked
+//! behind the last, their trees.
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use super::{SendPlan, SendPlanOp, SentState};
+use crate::ids::{ChunkIndex, EntryId, FileId};
+use crate::proto::errors::{source_changed, source_error};
+use crate::proto::integrity::{Digest, Tree};
+use crate::proto::manifest::chunk_count;
+use crate::proto::ports::Ports;
+use crate::proto::send::orders::{ChunkOrder, SendCommand};
+use crate::proto::wire::Message;
+use crate::proto::{DiskDone, DiskError, DiskOp, EntryError};
+
+/// Files open at a time: enough that opening and checking one hides behind the others.
+const OPEN_FILES: usize = 8;
+
+/// Of a file with a gap behind each chunk: half a node of its tree.
+const RESUMED_CHUNK_BYTES: u64 = 30;
+
+#[derive(Debug, Default)]
+pub(super) struct SourceFiles {
+    /// Wanted, not opened yet.
+    queue: VecDeque<EntryId>,
+    open: Slab<SourceFile>,
+    /// Open files that may have chunks not ordered yet, oldest first.
+    active: VecDeque<usize>,
+    last: u32,
+    /// Chunks of files the receiver resumes that were not opened yet.
+    pub(super) resumed_chunks: u64,
+}
+
+#[derive(Debug)]
+struct SourceFile {
+    entry: EntryId,
+    id: FileId,
+    size_bytes: u64,
+    /// The next chunk to look at; those the receiver has are passed over.
+    next: u32,
+    tree: Tree,
+    /// Orders a mover has of it.
+    orders: usize,
+    /// Whether a `Stat` is in flight.
+    checking: bool,
+    state: SourceFileState,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum SourceFileState {
+    /// Next: Reading, Over.
+    Opening,
+    /// Next: Checking, Over.
+    Reading,
+    /// All data was read; whether it is still the same file is being asked. Next: Over.
+    Checking,
+    /// Sent, aborted or given up; closed when its last order is over.
+    Over,
+}
+
+impl SourceFiles {
+    pub(super) fn want(&mut self, entry: EntryId) {
+        self.queue.push_back(entry);
+    }
+
+    /// Of trees: those of open files, and what the receiver says that it has of others.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let of_open: u64 = self
+            .open
+            .iter()
+            .map(|(_, file)| file.tree.held_bytes())
+            .sum();
+        of_open + self.resumed_chunks * RESUMED_CHUNK_BYTES
+    }
+
+    pub(super) fn has_chunks(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    /// While stopping: remembers what has to be closed.
+    pub(super) fn opened_while_stopping(&mut self, at: usize, opened: bool) {
+        if opened {
+            self.open[at].state = SourceFileState::Over;
+        } else {
+            self.open.remove(at);
+        }
+    }
+
+    /// Gives up all files; those to be closed.
+    pub(super) fn take_open(&mut self) -> Vec<FileId> {
+        let files = std::mem::take(&mut self.open);
+        files
+            .into_iter()
+            .filter(|(_, file)| file.state != SourceFileState::Opening)
+            .map(|(_, file)| file.id)
+            .collect()
+    }
+
+    /// A chunk's record is out.
+    pub(super) fn chunk_sent(&mut self, at: usize, chunk: ChunkIndex, value: Digest) {
+        self.open[at].tree.insert(chunk, value);
+    }
+
+    /// `resumed`: chunks of entries that wait with what the receiver has; `orders`: the file of
+    /// each chunk a mover has.
+    #[cfg(test)]
+    pub(super) fn check(&self, resumed: u64, orders: &[usize]) {
+        assert_eq!(self.resumed_chunks, resumed, "chunks of resumed files");
+        for (at, file) in &self.open {
+            let under_way = orders.iter().filter(|file| **file == at).count();
+            assert_eq!(file.orders, under_way, "orders of file {at}: {file:?}");
+        }
+    }
+}
+
+impl SendPlan {
+    /// Opens the next wanted files.
+    pub fn open_files(&mut self, ports: &mut Ports) {
+        while self.files.open.len() < OPEN_FILES {
+            let Some(id) = self.files.queue.pop_front() else {
+                return;
+            };
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            let SentState::Wanted { dir, resume } = &mut entry.state else {
+                continue;
+            };
+            let (Some(dir), Some(name)) = (dir.take(), entry.name.clone()) else {
+                continue;
+            };
+            let resume = resume.take();
+            let size_bytes = entry.version.size_bytes;
+            if resume.is_some() {
+                self.files.resumed_chunks -= u64::from(chunk_count(size_bytes));
+            }
+            self.files.last = self.files.last.wrapping_add(1);
+            let file_id = FileId(self.files.last);
+            let file = self.files.open.insert(SourceFile {
+                entry: id,
+                id: file_id,
+                size_bytes,
+                next: 0,
+                tree: resume.map_or_else(|| Tree::new(size_bytes), |resume| resume.tree),
+                orders: 0,
+                checking: false,
+                state: SourceFileState::Opening,
+            });
+            entry.state = SentState::Large { file };
+            let cmd = DiskOp::OpenRead {
+                dir: self.dirs.open[dir].id,
+                name,
+                file: file_id,
+            };
+            self.ops
+                .start(ports, SendPlanOp::OpenRead { file, dir }, cmd);
+        }
+    }
+
+    pub(super) fn file_opened(
+        &mut self,
+        ports: &mut Ports,
+        at: usize,
+        dir: usize,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        self.release_dir(ports, dir);
+        let file = &mut self.files.open[at];
+        let given_up = file.state == SourceFileState::Over;
+        match result {
+            Err(error) => {
+                let file = self.files.open.remove(at);
+                if !given_up {
+                    self.abort(ports, file.entry, source_error(self.host, &error));
+                }
+            }
+            Ok(_) if given_up => self.settle_file(ports, at),
+            Ok(done) => {
+                file.state = SourceFileState::Reading;
+                match self.is_unchanged(at, &done) {
+                    true => {
+                        self.files.active.push_back(at);
+                        // A file resumed with nothing missing has no order that would ask for the
+                        // check.
+                        self.settle_file(ports, at);
+                    }
+                    false => self.fail_file(ports, at, source_changed(self.host)),
+                }
+            }
+        }
+    }
+
+    /// Whether an open file is what was announced.
+    fn is_unchanged(&self, at: usize, found: &DiskDone) -> bool {
+        let entry = self.entries.get(&self.files.open[at].entry);
+        match (found, entry) {
+            (DiskDone::Meta(meta), Some(entry)) => entry.version.is_still(meta),
+            _ => false,
+        }
+    }
+
+    /// The next chunk that the receiver misses.
+    pub fn next_chunk(&mut self) -> Option<ChunkOrder> {
+        while let Some(&at) = self.files.active.front() {
+            let file = self.files.open.get_mut(at);
+            let Some(file) = file.filter(|file| file.state == SourceFileState::Reading) else {
+                self.files.active.pop_front();
+                continue;
+            };
+            while file.tree.has(ChunkIndex(file.next)) {
+                file.next += 1;
+            }
+            if file.next >= file.tree.chunks() {
+                self.files.active.pop_front();
+                continue;
+            }
+            let chunk = ChunkIndex(file.next);
+            file.next += 1;
+            file.orders += 1;
+            return Some(ChunkOrder {
+                file: at,
+                id: file.id,
+                entry: file.entry,
+                size_bytes: file.size_bytes,
+                chunk,
+                is_only: file.tree.chunks() == 1,
+            });
+        }
+        None
+    }
+
+    pub(super) fn order_over(&mut self, ports: &mut Ports, at: usize) {
+        self.files.open[at].orders -= 1;
+        self.settle_file(ports, at);
+    }
+
+    /// Behind the last chunk: asks whether the source is still the same, or closes what is over.
+    fn settle_file(&mut self, ports: &mut Ports, at: usize) {
+        let Some(file) = self.files.open.get(at).filter(|file| file.orders == 0) else {
+            return;
+        };
+        match file.state {
+            SourceFileState::Reading if file.tree.missing() == 0 => self.check_file(ports, at),
+            SourceFileState::Over if !file.checking => {
+                let file = self.files.open.remove(at);
+                let cmd = DiskOp::CloseRead { file: file.id };
+                self.ops.start(ports, SendPlanOp::Close, cmd);
+            }
+            SourceFileState::Opening
+            | SourceFileState::Reading
+            | SourceFileState::Checking
+            | SourceFileState::Over => {}
+        }
+    }
+
+    pub(super) fn check_file(&mut self, ports: &mut Ports, at: usize) {
+        let file = &mut self.files.open[at];
+        if file.state == SourceFileState::Reading {
+            file.state = SourceFileState::Checking;
+            file.checking = true;
+            let cmd = DiskOp::Stat { file: file.id };
+            self.ops.start(ports, SendPlanOp::Stat { file: at }, cmd);
+        }
+    }
+
+    /// The answer to the check behind the last byte.
+    pub(super) fn file_checked(
+        &mut self,
+        ports: &mut Ports,
+        at: usize,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        let file = &mut self.files.open[at];
+        file.checking = false;
+        if file.state == SourceFileState::Over {
+            return self.settle_file(ports, at);
+        }
+        let id = file.entry;
+        let failure = match result {
+            Ok(done) if self.is_unchanged(at, &done) => None,
+            Ok(_) => Some(source_changed(self.host)),
+            Err(error) => Some(source_error(self.host, &error)),
+        };
+        if let Some(error) = failure {
+            return self.fail_file(ports, at, error);
+        }
+        let file = &mut self.files.open[at];
+        file.state = SourceFileState::Over;
+        let root = file.tree.root();
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.state = SentState::Emitted;
+        }
+        match root {
+            Some(digest) => self.tell(ports, &Message::Root { entry: id, digest }),
+            None => self.commands.push_back(SendCommand::Vouch { file: at }),
+        }
+        self.settle_file(ports, at);
+    }
+
+    /// The source failed: tells the receiver and ends what is under way.
+    pub(super) fn fail_file(&mut self, ports: &mut Ports, at: usize, error: EntryError) {
+        if self.files.open[at].state != SourceFileState::Over {
+            self.abort(ports, self.files.open[at].entry, error);
+            self.cancel_file(ports, at);
+        }
+    }
+
+    /// Ends what is under way for a file.
+    pub(super) fn cancel_file(&mut self, ports: &mut Ports, at: usize) {
+        let file = &mut self.files.open[at];
+        let opening = file.state == SourceFileState::Opening;
+        file.state = SourceFileState::Over;
+        match (opening, file.orders) {
+            (true, _) => {}
+            (false, 0) => self.settle_file(ports, at),
+            (false, _) => self.commands.push_back(SendCommand::Cancel { file: at }),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What the receiver was told of the sources so far: items that go together, notes, sums.
+
+use bytes::Bytes;
+
+use super::SendPlan;
+use crate::ids::PATH_MAX_BYTES;
+use crate::proto::ports::{Announced, Ports};
+use crate::proto::wire::{Item, MAX_BATCH_BYTES, MAX_ITEMS, Message};
+use crate::proto::{EntryError, EntryResult, Event, Kind};
+
+/// Errors and warnings about things that never became entries are not covered by the window: a
+/// client that never reads must not make a server pile up more. Those beyond are told as one sum at
+/// the end.
+const MAX_NOTES: u32 = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct SentManifest {
+    pub(super) last_entry: u32,
+    /// Told together, at the latest before anything else that speaks of them.
+    items: Vec<Item>,
+    items_bytes: usize,
+    notes: u32,
+    notes_left_out: u32,
+    files: u64,
+    bytes: u64,
+    pub(super) ended: bool,
+}
+
+impl SentManifest {
+    pub(super) fn announced(&self) -> Announced {
+        Announced {
+            files: self.files,
+            bytes: self.bytes,
+            complete: self.ended,
+        }
+    }
+
+    pub(super) fn count_file(&mut self, size_bytes: u64) {
+        self.files += 1;
+        // Three sparse files of 8 EiB are more than there are numbers for.
+        self.bytes = self.bytes.saturating_add(size_bytes);
+    }
+
+    fn take_note(&mut self) -> bool {
+        let room = self.notes < MAX_NOTES;
+        match room {
+            true => self.notes += 1,
+            false => self.notes_left_out += 1,
+        }
+        room
+    }
+
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let bytes: usize = self.items.iter().map(Item::encoded_bound).sum();
+        assert_eq!(bytes, self.items_bytes, "bytes of items held back");
+    }
+}
+
+impl SendPlan {
+    pub(super) fn push_item(&mut self, ports: &mut Ports, item: Item) {
+        let (bytes, manifest) = (item.encoded_bound(), &self.manifest);
+        if manifest.items.len() == MAX_ITEMS || manifest.items_bytes + bytes > MAX_BATCH_BYTES {
+            self.flush(ports);
+        }
+        self.manifest.items_bytes += bytes;
+        self.manifest.items.push(item);
+    }
+
+    pub fn flush(&mut self, ports: &mut Ports) {
+        if !self.manifest.items.is_empty() {
+            self.manifest.items_bytes = 0;
+            let items = std::mem::take(&mut self.manifest.items);
+            ports.message(&Message::Entries(items));
+        }
+    }
+
+    /// Any other message: what it speaks of must have been announced before it.
+    pub(super) fn tell(&mut self, ports: &mut Ports, message: &Message) {
+        self.flush(ports);
+        ports.message(message);
+    }
+
+    /// Behind the last source.
+    pub(super) fn end_manifest(&mut self, ports: &mut Ports) {
+        if self.manifest.notes_left_out > 0 {
+            let text = format!(
+                "{} more messages like these were left out",
+                self.manifest.notes_left_out
+            );
+            let path = Bytes::new();
+            self.tell(ports, &Message::SourceWarning { path, text });
+        }
+        self.manifest.ended = true;
+        let entries = u64::from(self.manifest.last_entry);
+        self.tell(ports, &Message::ManifestEnd { entries });
+    }
+
+    /// Something that never became an entry failed.
+    pub(super) fn note_error(&mut self, ports: &mut Ports, path: Bytes, error: EntryError) {
+        self.totals.count_error(error.code);
+        if self.client {
+            let result = EntryResult::Failed(error);
+            ports.event(Event::Entry {
+                path,
+                kind: Kind::File,
+                size_bytes: 0,
+                result,
+            });
+        } else if self.manifest.take_note() {
+            let path = path.slice(..path.len().min(PATH_MAX_BYTES));
+            self.tell(ports, &Message::SourceError { path, error });
+        }
+    }
+
+    pub(super) fn note_warning(&mut self, ports: &mut Ports, path: Bytes, text: String) {
+        if self.client {
+            ports.event(Event::Warning { path, text });
+        } else if self.manifest.take_note() {
+            let path = path.slice(..path.len().min(PATH_MAX_BYTES));
+            self.tell(ports, &Message::SourceWarning { path, text });
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What a side does in a session once both agreed: each verb of a session, by role.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::VERDICTS_BYTES_MAX;
+use super::listing::Lister;
+use crate::ids::{OpId, StreamKey};
+use crate::proto::bench::Bench;
+use crate::proto::errors::{Violation, violation};
+use crate::proto::ports::Ports;
+use crate::proto::receive::Receiver;
+use crate::proto::send::Sender;
+use crate::proto::wire::Message;
+use crate::proto::{DiskDone, DiskError, Event, SessionError, Totals};
+
+pub(super) enum Role {
+    /// None yet: nothing was asked for, or what the peer's window is to a sender is not known.
+    Unknown,
+    Send(Box<Sender>),
+    Receive(Box<Receiver>),
+    /// Describes a path.
+    List(Box<Lister>),
+    /// Reads what the server describes.
+    Read,
+    Bench(Box<Bench>),
+}
+
+/// How a role ended by itself: with everything done, or for this reason.
+pub(super) type RoleEnd = Result<Totals, SessionError>;
+
+impl Role {
+    /// A message of the peer; `Some` when it was the last.
+    ///
+    /// # Errors
+    /// When the peer may not say that (now).
+    pub(super) fn on_message(
+        &mut self,
+        now: Instant,
+        ports: &mut Ports,
+        message: Message,
+    ) -> Result<Option<Totals>, Violation> {
+        match (self, message) {
+            (Role::Send(sender), Message::Finished {}) => {
+                if !sender.is_complete() {
+                    return violation("finished before everything was resolved");
+                }
+                Ok(Some(sender.complete(now, ports)))
+            }
+            (Role::Send(sender), message) => sender.on_message(ports, message).map(|()| None),
+            (Role::Receive(receiver), message) => {
+                receiver.on_message(ports, message).map(|()| None)
+            }
+            (Role::Bench(bench), message) => bench.on_message(now, ports, message).map(|()| None),
+            (Role::List(lister), Message::ListAck {}) => {
+                lister.on_acknowledged(ports).map(|()| None)
+            }
+            (Role::Read, Message::Listing(rows)) => {
+                for row in rows {
+                    ports.event(Event::Listing {
+                        path: row.name,
+                        meta: row.meta,
+                        link: row.link,
+                    });
+                }
+                ports.message(&Message::ListAck {});
+                Ok(None)
+            }
+            (Role::Read, Message::ListEnd {}) => Ok(Some(Totals::default())),
+            (Role::Unknown | Role::List(_) | Role::Read, _) => violation("a message out of place"),
+        }
+    }
+
+    /// Bytes of a data stream. `is_running`: both agreed; only filler may come before.
+    ///
+    /// # Errors
+    /// When none, or not these, may come.
+    pub(super) fn on_data(
+        &mut self,
+        now: Instant,
+        ports: &mut Ports,
+        data: (StreamKey, Bytes, bool),
+        is_running: bool,
+    ) -> Result<(), Violation> {
+        let (stream, bytes, fin) = data;
+        match self {
+            Role::Receive(receiver) if is_running => receiver.on_data(ports, stream, bytes, fin),
+            Role::Bench(bench) => bench.on_data(now, bytes.len()),
+            Role::Unknown | Role::Send(_) | Role::Receive(_) | Role::List(_) | Role::Read => {
+                violation("data from a peer that has none to send")
+            }
+        }
+    }
+
+    pub(super) fn on_sent(&mut self, now: Instant, bytes: u64) {
+        match self {
+            Role::Send(sender) => sender.on_sent(now, bytes),
+            Role::Bench(bench) => bench.on_sent(bytes),
+            Role::Unknown | Role::Receive(_) | Role::List(_) | Role::Read => {}
+        }
+    }
+
+    pub(super) fn on_disk(
+        &mut self,
+        ports: &mut Ports,
+        op: OpId,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        match self {
+            Role::Send(sender) => sender.on_disk(ports, op, result),
+            Role::Receive(receiver) => receiver.on_disk(ports, op, result),
+            Role::List(lister) => lister.on_disk(ports, op, result),
+            Role::Unknown | Role::Read | Role::Bench(_) => {}
+        }
+    }
+
+    /// Goes on as far as possible. `Some` when it has come to its end.
+    pub(super) fn advance(&mut self, now: Instant, ports: &mut Ports) -> Option<RoleEnd> {
+        match self {
+            Role::Send(sender) => {
+                sender.pump(now, ports);
+                None
+            }
+            Role::Receive(receiver) => {
+                receiver.pump(now, ports);
+                receiver.is_complete().then(|| {
+                    let totals = receiver.complete(now, ports);
+                    receiver.flush(ports);
+                    ports.message(&Message::Finished {});
+                    Ok(totals)
+                })
+            }
+            Role::List(lister) => lister.result().map(|end| end.map(|()| Totals::default())),
+            Role::Bench(bench) => bench.pump(now, ports).map(Ok),
+            Role::Unknown | Role::Read => None,
+        }
+    }
+
+    /// The session ends: what is held is closed as soon as nothing of it is in flight.
+    pub(super) fn stop(&mut self, now: Instant, ports: &mut Ports) {
+        match self {
+            Role::Send(sender) => {
+                sender.stop(ports);
+                sender.pump(now, ports);
+            }
+            Role::Receive(receiver) => {
+                receiver.stop(ports);
+                receiver.pump(now, ports);
+            }
+            Role::List(lister) => lister.stop(ports),
+            Role::Unknown | Role::Read | Role::Bench(_) => {}
+        }
+    }
+
+    /// Whether nothing is held any more.
+    pub(super) fn is_drained(&self) -> bool {
+        match self {
+            Role::Send(sender) => sender.is_drained(),
+            Role::Receive(receiver) => receiver.is_drained(),
+            Role::List(lister) => lister.is_drained(),
+            Role::Unknown | Role::Read | Role::Bench(_) => true,
+        }
+    }
+
+    /// Hands over what was held back to go together.
+    pub(super) fn flush(&mut self, ports: &mut Ports) {
+        match self {
+            Role::Send(sender) => sender.flush(ports),
+            Role::Receive(receiver) => receiver.flush(ports),
+            Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => {}
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Role::Send(sender) => sender.deadline(),
+            Role::Bench(bench) => bench.deadline(),
+            Role::Unknown | Role::Receive(_) | Role::List(_) | Role::Read => None,
+        }
+    }
+
+    /// When a peer that has not come to an end never will.
+    pub(super) fn gives_up_at(&self) -> Option<Instant> {
+        match self {
+            Role::Bench(bench) => bench.gives_up_at(),
+            Role::Unknown | Role::Send(_) | Role::Receive(_) | Role::List(_) | Role::Read => None,
+        }
+    }
+
+    pub(super) fn takes_data(&self) -> bool {
+        match self {
+            Role::Receive(receiver) => receiver.takes_data(),
+            Role::Unknown | Role::Send(_) | Role::List(_) | Role::Read | Role::Bench(_) => true,
+        }
+    }
+
+    /// How much of ours may wait while the peer's messages are read, once both agreed.
+    pub(super) fn answers_max(&self) -> Option<usize> {
+        match self {
+            Role::Receive(_) => Some(VERDICTS_BYTES_MAX),
+            Role::Bench(bench) if bench.answers() => Some(0),
+            Role::Unknown | Role::Send(_) | Role::List(_) | Role::Read | Role::Bench(_) => None,
+        }
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        match self {
+            Role::Send(sender) => sender.totals(),
+            Role::Receive(receiver) => receiver.totals(),
+            Role::Bench(bench) => bench.totals(),
+            Role::Unknown | Role::List(_) | Role::Read => Totals::default(),
+        }
+    }
+
+    /// Heap bytes kept because the peer said or asked for something, about.
+    pub(super) fn held_bytes(&self) -> u64 {
+        match self {
+            Role::Send(sender) => sender.held_bytes(),
+            Role::Receive(receiver) => receiver.held_bytes(),
+            Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => 0,
+        }
+    }
+
+    /// Holds counters against the tables they count.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        match self {
+            Role::Send(sender) => sender.check(),
+            Role::Receive(receiver) => receiver.check(),
+            Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => {}
+        }
+    }
+}

@@ -112,10 +112,6 @@ pub enum Output {
     /// whatever waits, as a sender hears its verdicts, so that both sides cannot wait for each
     /// other. None at first, said when it changes.
     AnswersMax(Option<usize>),
-    /// This side has the last word on its lanes: it says where a replaced lane ends. Said at most
-    /// once, before the first `Data` at the latest; a side that never says so leaves it to its
-    /// peer.
-    Leads,
     /// A disk operation to start. Every one is answered by exactly one `Input::Disk`.
     Disk { op: OpId, cmd: DiskOp },
     /// Something worth reporting (progress, warnings, per-entry results).

@@ -202,7 +202,7 @@ impl Incoming {
                 Ok(Incoming::Data(key))
             }
             streams::LANE_END => Ok(Incoming::LaneEnd(Vec::new())),
-            other => Err(WireError::StreamType(u64::from(other))),
+            other => Err(WireError::StreamType(other)),
         }
     }
 }

@@ -34,6 +34,7 @@ pub use ports::{
 };
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::session::Session;
@@ -41,7 +42,7 @@ use super::wire::PrefaceKind;
 use super::{Input, Outcome, Output};
 use crate::ids::{Fingerprint, SessionId};
 use lane::{ControlIn, Lane, LaneState};
-use outgoing::Outgoing;
+use outgoing::SendQueue;
 use suspicion::Suspicions;
 
 /// After the last word of a session, how long a side waits for the other to hang up.
@@ -76,6 +77,8 @@ pub struct LanesConfig {
 
 /// All lanes of one session.
 pub struct Lanes {
+    /// Of the last input.
+    now: Instant,
     id: SessionId,
     peer: Fingerprint,
     side: LanesSide,
@@ -88,7 +91,7 @@ pub struct Lanes {
     next_incoming: u32,
     /// Control bytes of the peer, all lanes together.
     control_read_bytes: u64,
-    out: Outgoing,
+    out: SendQueue,
     suspicions: Suspicions,
     /// Control bytes are read only while no more of ours wait.
     answers_max: Option<usize>,
@@ -97,6 +100,18 @@ pub struct Lanes {
     /// How long a server whose client has its answer waits to be hung up on.
     patience: Duration,
     outputs: VecDeque<LanesOutput>,
+}
+
+/// For people who wonder why nothing moves.
+impl fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lanes")
+            .field("course", &self.course)
+            .field("lanes", &self.lanes)
+            .field("control_bytes", &self.out.control_bytes())
+            .field("streams", &self.out.streams())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Which side this is, and what only that side does.
@@ -152,23 +167,22 @@ enum Course {
 impl Lanes {
     /// A client's session, on its first lane, whose peer is known.
     pub fn client(now: Instant, lane: LaneKey, session: Session, config: LanesConfig) -> Lanes {
-        let mut lanes = Lanes::new(LanesSide::Client(Growth::Content), session, config);
+        let mut lanes = Lanes::new(now, LanesSide::Client(Growth::Content), session, config);
         let preface = lanes.preface(PrefaceKind::New);
         lanes.adopt(lane, Some(preface));
-        lanes.settle(now);
         lanes
     }
 
     /// A server's session, on the connection that asked for it ([`NewcomerOutput::Begin`]).
     pub fn server(now: Instant, lane: LaneKey, session: Session, config: LanesConfig) -> Lanes {
-        let mut lanes = Lanes::new(LanesSide::Server, session, config);
+        let mut lanes = Lanes::new(now, LanesSide::Server, session, config);
         lanes.adopt(lane, None);
-        lanes.settle(now);
         lanes
     }
 
-    fn new(side: LanesSide, session: Session, config: LanesConfig) -> Lanes {
+    fn new(now: Instant, side: LanesSide, session: Session, config: LanesConfig) -> Lanes {
         Lanes {
+            now,
             id: config.id,
             peer: config.peer,
             side,
@@ -178,7 +192,7 @@ impl Lanes {
             next_number: 0,
             next_incoming: 0,
             control_read_bytes: 0,
-            out: Outgoing::default(),
+            out: SendQueue::default(),
             suspicions: Suspicions::default(),
             answers_max: None,
             handshake: config.handshake,
@@ -194,6 +208,7 @@ impl Lanes {
         if self.course == Course::Over {
             return;
         }
+        self.now = now;
         match input {
             LanesInput::Dialled { lane, peer } => self.dialled(lane, peer),
             LanesInput::DialFailed => self.dial_failed(now),
@@ -235,11 +250,14 @@ impl Lanes {
             }
             LanesInput::Tick => self.tick(now),
         }
-        self.settle(now);
     }
 
-    /// The next thing wanted from the world.
+    /// The next thing wanted from the world. What the session holds back to go together is handed
+    /// over when there is nothing else.
     pub fn poll(&mut self) -> Option<LanesOutput> {
+        if self.outputs.is_empty() && self.course != Course::Over {
+            self.settle(self.now);
+        }
         self.outputs.pop_front()
     }
 
@@ -300,7 +318,7 @@ impl Lanes {
 
     // ---- after each input
 
-    /// Goes on as far as possible: carries out what the session wants, replaces and closes lanes.
+    /// Goes on as far as possible after an input: carries out what the session wants, replaces and closes lanes.
     fn settle(&mut self, now: Instant) {
         self.drain(now);
         if self.is_on() {
@@ -342,8 +360,6 @@ impl Lanes {
                     self.outputs.push_back(LanesOutput::TakesData(takes));
                 }
                 Output::AnswersMax(most) => self.answers_max = most,
-                // A lane ends in each direction by itself, whoever sends data.
-                Output::Leads => {}
                 Output::Disk { op, cmd } => self.outputs.push_back(LanesOutput::Disk { op, cmd }),
                 Output::Event(event) => self.outputs.push_back(LanesOutput::Event(event)),
                 Output::Finished(outcome) => self.finished(now, outcome),

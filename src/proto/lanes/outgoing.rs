@@ -22,7 +22,7 @@ pub(super) struct Send {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Outgoing {
+pub(super) struct SendQueue {
     /// Control messages, several in each. They go to the newest lane.
     control: VecDeque<Bytes>,
     control_bytes: usize,
@@ -107,7 +107,7 @@ impl StreamPlace {
     }
 }
 
-impl Outgoing {
+impl SendQueue {
     pub fn control(&mut self, bytes: Bytes) {
         self.control_bytes += bytes.len();
         self.control.push_back(bytes);
@@ -116,6 +116,11 @@ impl Outgoing {
     /// Control bytes that no lane has taken.
     pub fn control_bytes(&self) -> usize {
         self.control_bytes
+    }
+
+    /// Data streams that have not ended.
+    pub fn streams(&self) -> usize {
+        self.order.len()
     }
 
     /// Queues bytes of a data stream; gives the lane it is on, if it is on one.

@@ -179,8 +179,7 @@ impl Bench {
                 Output::Data { .. }
                 | Output::Piece { .. }
                 | Output::TakesData(_)
-                | Output::AnswersMax(_)
-                | Output::Leads => {}
+                | Output::AnswersMax(_) => {}
                 Output::Disk { op, cmd } => self.disk.push((op, cmd)),
                 Output::Event(event) => self.events.push(event),
                 Output::Finished(outcome) => self.outcome = Some(outcome),

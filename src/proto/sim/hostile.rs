@@ -617,7 +617,6 @@ impl Hostile {
                 Output::Data { .. }
                 | Output::Piece { .. }
                 | Output::AnswersMax(_)
-                | Output::Leads
                 | Output::Event(_) => {}
                 Output::Disk { op, cmd } => self.handles.start(op, cmd),
                 Output::Finished(outcome) => self.outcome = Some(outcome),

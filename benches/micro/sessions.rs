@@ -294,7 +294,7 @@ impl World {
                 Some(Output::TakesData(takes_data)) => self.takes_data = takes_data,
                 Some(Output::Copy(_)) => panic!("this lane leads to another host"),
                 // Nothing waits on this wire, and there is one lane.
-                Some(Output::AnswersMax(_) | Output::Leads | Output::Event(_)) => {}
+                Some(Output::AnswersMax(_) | Output::Event(_)) => {}
                 Some(Output::Finished(Outcome::Complete(_))) => self.outcomes += 1,
                 Some(Output::Finished(other)) => panic!("side {side} ended with {other:?}"),
             }

@@ -7,12 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use landro::ids::{ChunkIndex, EntryId, SessionId, StreamKey};
+use landro::ids::{ChunkIndex, EntryId, SessionId};
 use landro::proto::journal::{Header, Storage};
 use landro::proto::wire::{
     BenchMode, Entry, Hello, Item, ListItem, Message, Preface, PrefaceKind, RecordHead,
-    RecordStatus, StreamHeader, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode,
-    encode_record_tail,
+    RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
 };
 use landro::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
 use landro::quic::Identity;
@@ -97,18 +96,42 @@ fn lanes() {
             .encode(),
         );
     }
-    for key in [0, 100, 70_000, u32::MAX] {
-        let mut bytes = BytesMut::new();
-        StreamHeader {
-            key: StreamKey(key),
-        }
-        .encode(&mut bytes);
-        seed("stream_header", &format!("key-{key}"), &bytes);
-    }
+    // Steps of the target: what, on which lane, and what it takes.
+    let hello = Message::Hello(Hello {
+        version: VERSION,
+        agent: "landro/0.1.0".into(),
+        request: WireRequest::Bench {
+            mode: BenchMode::Send,
+            milliseconds: 10,
+        },
+        entry_window: 0,
+        bwlimit_bps: None,
+        streams: None,
+    });
+    let mut said = BytesMut::new();
+    encode(&hello, &mut said);
+    let hello = [&[0, 0, said.len() as u8][..], &said].concat();
+    let joins = [5, 0, 1];
+    // Its first lane's control stream ends; what was sent on it and how much that was.
+    let replaced = [
+        &joins[..],
+        &[0x80, 0, 1, 0],
+        &[2, 0, 0, 3, 1, 7, 7],
+        &[0x82, 0, 0, 1, 0],
+        &[0x82, 0, 1, 6, 2, 0, 0, 0, 1, 0],
+        &[4, 0, 255, 3, 3, 8, 0, 8, 0],
+    ];
+    seed("lanes", "one", &hello);
+    seed("lanes", "lost", [&hello[..], &joins, &[6, 0, 2]].concat());
     seed(
-        "stream_header",
-        "lane-end",
-        [StreamHeader::LANE_END as u8, 0],
+        "lanes",
+        "replaced",
+        [&hello[..], &replaced.concat()].concat(),
+    );
+    seed(
+        "lanes",
+        "silent",
+        [&hello[..], &[0x89, 0, 1, 7, 0, 9]].concat(),
     );
 }
 

@@ -163,8 +163,7 @@ impl<'a> World<'a> {
                 Output::Data { payload, .. } => self.unsent_bytes += payload.len_bytes(),
                 Output::TakesData(takes_data) => self.takes_data = takes_data,
                 Output::Copy(_) => panic!("this lane leads to another host"),
-                Output::Piece { .. } | Output::AnswersMax(_) | Output::Leads | Output::Event(_) => {
-                }
+                Output::Piece { .. } | Output::AnswersMax(_) | Output::Event(_) => {}
             }
         }
         let written_behind: usize = self

@@ -92,12 +92,7 @@ enum BenchState {
 }
 
 impl Bench {
-    pub fn new(now: Instant, ports: &mut Ports, role: BenchRole, duration: Duration) -> Bench {
-        // Whoever ends it has the last word on its lanes, too: an echo has no data that would say
-        // so.
-        if let BenchRole::Send { .. } | BenchRole::Ask { .. } = role {
-            ports.lead();
-        }
+    pub fn new(now: Instant, role: BenchRole, duration: Duration) -> Bench {
         let work = match role {
             BenchRole::Send {
                 streams,
@@ -266,17 +261,9 @@ impl Bench {
     fn run(&mut self, now: Instant, ends_at: Instant, ports: &mut Ports) {
         let time_over = now >= ends_at;
         match &mut self.work {
-            Work::Send {
-                slots,
-                unsent_bytes,
-                ..
-            } if time_over => {
-                // With a byte: quiche neither sends an end that finds the window shut nor repeats a
-                // lone one that is lost.
+            Work::Send { slots, .. } if time_over => {
                 for stream in slots.retire_idle(0) {
-                    ports.data(stream, filler(1), true);
-                    *unsent_bytes += 1;
-                    self.bytes += 1;
+                    ports.end_data(stream);
                 }
                 self.end(now, ports);
             }

@@ -34,6 +34,7 @@ pub mod errors;
 pub mod fs;
 pub mod integrity;
 pub mod journal;
+pub mod lanes;
 pub mod manifest;
 pub mod path;
 pub mod ports;
@@ -46,7 +47,7 @@ pub mod wire;
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::ids::{EntryId, FileId, OpId, StreamKey};
 pub use fs::{DiskDone, DiskError, DiskOp, Existing, Kind, Listed, Meta, Mtime, ObjectId};
@@ -114,10 +115,6 @@ pub enum Output {
     /// whatever waits, as a sender hears its verdicts, so that both sides cannot wait for each
     /// other. None at first, said when it changes.
     AnswersMax(Option<usize>),
-    /// This side has the last word on its lanes: it says where a replaced lane ends. Said at most
-    /// once, before the first `Data` at the latest; a side that never says so leaves it to its
-    /// peer.
-    Leads,
     /// A lane within this host ([`Carriage::Copies`]): for the other side, behind the control bytes
     /// that came before.
     Copy(CopyStep),
@@ -151,6 +148,19 @@ impl Payload {
         match self {
             Payload::Bytes(bytes) => bytes.len() as u64,
             Payload::Range { len_bytes, .. } => *len_bytes,
+        }
+    }
+
+    /// Leaves out the first bytes, which were taken.
+    pub fn skip(&mut self, taken_bytes: u64) {
+        match self {
+            Payload::Bytes(bytes) => bytes.advance(taken_bytes as usize),
+            Payload::Range {
+                offset, len_bytes, ..
+            } => {
+                *offset += taken_bytes;
+                *len_bytes -= taken_bytes;
+            }
         }
     }
 }

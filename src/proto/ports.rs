@@ -25,8 +25,6 @@ pub const REPORT_EVERY: Duration = Duration::from_millis(50);
 pub struct Ports {
     queue: VecDeque<Output>,
     control: BytesMut,
-    /// `Output::Leads` was said.
-    leads: bool,
 }
 
 impl Ports {
@@ -52,19 +50,11 @@ impl Ports {
     }
 
     pub fn data(&mut self, stream: StreamKey, payload: Payload, fin: bool) {
-        self.lead();
         self.queue.push_back(Output::Data {
             stream,
             payload,
             fin,
         });
-    }
-
-    /// Says once that this side has the last word on its lanes.
-    pub fn lead(&mut self) {
-        if !std::mem::replace(&mut self.leads, true) {
-            self.queue.push_back(Output::Leads);
-        }
     }
 
     /// How the next bytes of an incoming stream are best handed over, if that changed.
@@ -88,8 +78,7 @@ impl Ports {
 
     /// Ends a data stream behind its last record.
     pub fn end_data(&mut self, stream: StreamKey) {
-        let end = Bytes::from_static(&[wire::FILLER_RECORD]);
-        self.data(stream, Payload::Bytes(end), true);
+        self.data(stream, Payload::Bytes(Bytes::new()), true);
     }
 
     pub fn event(&mut self, event: Event) {

@@ -4,13 +4,13 @@
 //! length is checked against its cap before memory is taken for it. `docs/protocol.md` is the same
 //! in words and CDDL.
 //!
-//! The worker, not the session, writes and strips the [`Preface`] of a lane and the
-//! [`StreamHeader`] of a data stream: only it knows which lane and which stream is which. A session
-//! sees what follows them.
+//! A session sees what stands between the first byte and the end of a stream. The rest is for
+//! `proto/lanes`: the [`Preface`] of a lane, and what is in [`streams`].
 
 mod cbor;
 mod messages;
 mod records;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +19,7 @@ pub use records::*;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::ids::{SessionId, StreamKey};
+use crate::ids::SessionId;
 
 /// Version spoken here; both sides must name the same one.
 pub const VERSION: u16 = 1;
@@ -67,10 +67,14 @@ pub enum WireError {
     Unknown(i64),
     #[error("preface of unknown kind {0}")]
     Preface(u8),
-    #[error("data stream of unknown type {0}")]
-    StreamType(u64),
+    #[error("stream of unknown type {0}")]
+    StreamType(u8),
     #[error("malformed data stream: {0}")]
     Record(&'static str),
+    #[error("a stream ended without its end byte")]
+    StreamEnd,
+    #[error("malformed lane end: {0}")]
+    LaneEnd(&'static str),
 }
 
 /// How a lane says what it is for: the first [`Preface::BYTES`] bytes of its control stream, client
@@ -124,55 +128,6 @@ impl Preface {
     }
 }
 
-/// The beginning of every data stream: varint stream type (1), varint stream key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StreamHeader {
-    pub key: StreamKey,
-}
-
-impl StreamHeader {
-    /// Records follow.
-    pub const DATA: u64 = 1;
-    /// The last stream of a lane that was replaced: nothing follows, and every stream before it was
-    /// a data stream. When those are read to their ends the receiver closes the lane.
-    pub const LANE_END: u64 = 2;
-    pub const MAX_BYTES: usize = 16;
-
-    pub fn encode(&self, out: &mut BytesMut) {
-        put_varint(out, StreamHeader::DATA);
-        put_varint(out, u64::from(self.key.0));
-    }
-
-    /// Whether these are the first bytes of a [`StreamHeader::LANE_END`] stream.
-    pub fn is_lane_end(bytes: &[u8]) -> bool {
-        get_varint(bytes).is_some_and(|(kind, _)| kind == StreamHeader::LANE_END)
-    }
-
-    /// Reads the header off the front of `bytes`; gives it and its length, or `None` when more
-    /// bytes are needed (never with [`StreamHeader::MAX_BYTES`] of them).
-    ///
-    /// # Errors
-    /// [`WireError::StreamType`] for another type, [`WireError::Record`] for a key above 32 bits.
-    pub fn decode(bytes: &[u8]) -> Result<Option<(StreamHeader, usize)>, WireError> {
-        let Some((kind, kind_len)) = get_varint(bytes) else {
-            return Ok(None);
-        };
-        if kind != StreamHeader::DATA {
-            return Err(WireError::StreamType(kind));
-        }
-        let Some((key, key_len)) = get_varint(&bytes[kind_len..]) else {
-            return Ok(None);
-        };
-        let key = u32::try_from(key).map_err(|_| WireError::Record("stream key above 32 bits"))?;
-        Ok(Some((
-            StreamHeader {
-                key: StreamKey(key),
-            },
-            kind_len + key_len,
-        )))
-    }
-}
-
 /// Appends a QUIC variable-length integer (RFC 9000 §16). Values are below 2^62; the top bits are
 /// cut.
 pub(crate) fn put_varint(out: &mut BytesMut, value: u64) {
@@ -223,12 +178,7 @@ pub fn fits(message: &Message) -> bool {
     minicbor::to_vec(message).is_ok_and(|bytes| bytes.len() <= MAX_MESSAGE_BYTES)
 }
 
-/// What ends a control stream: a message of length 0, which says nothing. The end travels with its
-/// bytes. quiche takes a stream for delivered when its bytes are, so that an end of its own is not
-/// sent, or not sent again, once they were.
-pub const FILLER: [u8; 4] = [0; 4];
-
-/// Cuts the control stream into messages, without the fillers. Holds at most what was pushed and
+/// Cuts the control stream into messages. Holds at most what was pushed and
 /// not yet taken, so drain it with [`Decoder::next`] after each push and it holds less than one
 /// message.
 #[derive(Debug, Default)]
@@ -254,9 +204,6 @@ impl Decoder {
         reason = "fallible, and None means not yet rather than the end"
     )]
     pub fn next(&mut self) -> Result<Option<Message>, WireError> {
-        while self.pending.starts_with(&FILLER) {
-            self.pending.advance(FILLER.len());
-        }
         let Some(head) = self.pending.first_chunk::<4>() else {
             return Ok(None);
         };

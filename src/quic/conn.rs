@@ -332,6 +332,11 @@ impl Conn {
         self.phase == ConnPhase::Established
     }
 
+    /// Whether the peer dialled.
+    pub fn is_server(&self) -> bool {
+        self.quiche.is_server()
+    }
+
     pub fn is_established(&self) -> bool {
         self.knows_peer() && !self.is_closing()
     }

@@ -9,10 +9,10 @@ use landro_sys::UdpOptions;
 
 use crate::ids::Fingerprint;
 use crate::proto::Outcome;
+use crate::proto::lanes::code;
 use crate::proto::session::Request;
 use crate::quic::{CloseReason, Setup};
 use crate::worker::client_events::{ClientEvent, ClientStart, Ended};
-use crate::worker::code;
 use crate::worker::limits::DIAL_FOR;
 use crate::worker::stats::{Batches, TransportStats};
 

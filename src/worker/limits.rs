@@ -60,8 +60,8 @@ pub(super) const UNSENT_BYTES: usize = 128 * 1024;
 /// buffer: what is heard within this time proves nothing.
 pub(super) const STILL_QUEUED: Duration = Duration::from_millis(20);
 
-/// After the last word of a connection, how long a side waits for the other to hang up.
-pub(super) const LINGER: Duration = Duration::from_secs(3);
+/// A closed connection is waited for no longer than a session that is over.
+pub(super) const LINGER: Duration = crate::proto::lanes::LINGER;
 
 /// A daemon gives memory back this long after a session or much memory of connections ended: more
 /// may follow at once.
@@ -70,17 +70,6 @@ pub(super) const TRIM_AFTER: Duration = Duration::from_secs(2);
 /// All addresses are dialled in turn again until so long after the first dial, if all that keeps
 /// them from answering is ICMP: a daemon that is being started anew is missed for a moment only.
 pub(super) const DIAL_FOR: Duration = Duration::from_millis(600);
-
-/// An established lane must say which session it belongs to within this time.
-pub(super) const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Lanes of one session at a time: the one in use, replaced ones being read out, one joining.
-pub(super) const MAX_LANES_PER_SESSION: usize = 4;
-
-/// As many a daemon takes of a client. It may count lanes that the client has closed: what it has
-/// not read of them yet, and a CONNECTION_CLOSE that was lost, which is not sent again, so that the
-/// lane lives until its idle timeout.
-pub(super) const MAX_SERVED_LANES_PER_SESSION: usize = 4 * MAX_LANES_PER_SESSION;
 
 /// Entries announced and not resolved: at a round trip of 50 ms still 40,000 small files a second.
 const ENTRY_WINDOW: u32 = 2048;

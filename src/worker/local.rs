@@ -160,10 +160,7 @@ impl LocalLane {
                 Output::Finished(outcome) if end == SENDER => self.outcome = Some(outcome),
                 Output::Event(_) | Output::Finished(_) => {}
                 // Nothing waits in a lane within this host.
-                Output::Piece { .. }
-                | Output::TakesData(_)
-                | Output::AnswersMax(_)
-                | Output::Leads => {}
+                Output::Piece { .. } | Output::TakesData(_) | Output::AnswersMax(_) => {}
                 Output::Data { .. } => unreachable!("the session was told that data is copied"),
             }
         }

@@ -7,7 +7,6 @@
 mod apps;
 mod client_events;
 mod client_transfer;
-mod code;
 mod connections;
 mod event_loop;
 mod lane;
@@ -115,7 +114,7 @@ impl Worker {
             inbox: parts.inbox,
             listeners,
             connections: Connections::new(router, now),
-            sessions: Sessions::new(now),
+            sessions: Sessions::default(),
             disk: Disk::new(pool.clone(), shared.settler.clone()),
             client: None,
             due: Vec::new(),
@@ -143,7 +142,6 @@ impl Worker {
             self.io.log.tell_counts(self.io.now);
             self.turn_sessions();
             self.turn_connections();
-            self.review_questions();
             self.listen();
             if self.is_over() {
                 self.say_the_end();
@@ -228,7 +226,6 @@ impl Worker {
             self.io.trim_at,
             self.connections.listen_at(),
             self.disk.short_until(),
-            self.questions_due(),
             self.io.log.due(),
         ]
         .into_iter()
@@ -286,8 +283,8 @@ impl Worker {
     #[cfg(debug_assertions)]
     fn check(&self) {
         self.connections.check();
-        let connections = &self.connections;
+        let connections = self.connections.iter();
         self.sessions
-            .check(|lane| connections.get(lane)?.app.session());
+            .check(connections.filter_map(|(_, connection)| connection.app.session()));
     }
 }

@@ -28,14 +28,11 @@ impl Worker {
         if self.sessions.held_bytes() <= shared.budget.sessions_bytes(shared.workers) {
             return;
         }
-        let goes = |lane| {
-            let connection = self.connections.get(lane);
-            connection.is_none_or(|connection| connection.is_evicted())
-        };
+        let goes = |session| self.connections.are_evicted(session);
         let Some(session) = self.sessions.heaviest_of_the_heaviest(goes) else {
             return;
         };
-        for lane in self.sessions.lanes(session) {
+        for lane in self.connections.keys_of(session) {
             self.connections.evict(&mut self.io, lane, SESSIONS);
         }
     }

@@ -1,12 +1,12 @@
 //! A turn: what arrived goes to what runs on the connections, what they answer is carried out.
 
 use super::Worker;
-use super::code;
 use super::connections::Batch;
 use super::connections::app::{App, Handshake};
 use super::limits::{BATCHES_PER_TURN, DISK_ROUNDS_PER_TURN};
 use super::log::Who;
 use super::timers::Timer;
+use crate::proto::lanes::{LanesInput, code};
 use crate::quic::{Alpn, ConnState};
 
 impl Worker {
@@ -20,15 +20,20 @@ impl Worker {
             }
             let mut touched: Vec<usize> = Vec::new();
             for done in finished.drain(..) {
-                let session = done.session;
-                let is_there = self.sessions.disk_finished(self.io.now, done);
-                if is_there && touched.last() != Some(&session) {
+                let (session, op, result) = (done.session, done.op, done.result);
+                let Some(running) = self.sessions.get_same(session, done.serial) else {
+                    continue;
+                };
+                running
+                    .lanes
+                    .handle(self.io.now, LanesInput::Disk { op, result });
+                if touched.last() != Some(&session) {
                     touched.push(session);
                 }
             }
+            // All at once: what was read together goes together.
             for session in touched {
-                self.drain_session(session);
-                self.touch_session_lanes(session);
+                self.carry_out(session);
             }
         }
     }
@@ -154,7 +159,7 @@ impl Worker {
         if !self.connections.contains(key) {
             return;
         }
-        self.lane_ends(key);
+        self.lane_closes(key);
         let idle = self.sessions.is_empty();
         let gone = self.connections.remove(&mut self.io, key, idle);
         let stats = gone.stats(self.io.driver.backend());
@@ -183,14 +188,23 @@ impl Worker {
                     }
                 }
                 Timer::Session { key, serial } => {
-                    if self.sessions.expire(key, serial, now) {
-                        self.drain_session(key);
-                        self.touch_session_lanes(key);
+                    if self.sessions.surfaced(&self.io, key, serial) {
+                        self.session_due(key);
                     }
                 }
             }
         }
         self.due = due;
+    }
+
+    fn session_due(&mut self, key: usize) {
+        let now = self.io.now;
+        let deadline = self.sessions.get(key).and_then(|it| it.lanes.deadline());
+        if deadline.is_some_and(|at| at <= now) {
+            self.tell(key, LanesInput::Tick);
+        } else {
+            self.sessions.schedule(&mut self.io, key);
+        }
     }
 
     fn connection_due(&mut self, key: usize) {

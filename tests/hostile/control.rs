@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use landro::ids::EntryId;
-use landro::proto::wire::{self, Message, Verdict, VerdictKind, WireRequest};
+use landro::proto::wire::{self, Message, Verdict, VerdictKind, WireRequest, streams};
 use landro::proto::{EntryError, EntryErrorCode, Kind, Mtime};
 
 use super::Scene;
@@ -79,7 +79,7 @@ fn bytes_at_random(scene: &Scene) {
         }
         peer.control(&bytes);
         // A length that was not reached yet is waited for; ending the stream ends the wait.
-        peer.send(0, &[], true);
+        peer.send(0, &streams::END, true);
         while !peer.is_closed() {
             if peer.next_message().is_none() || peer.conn.stream_finished(0) {
                 break;
@@ -114,6 +114,22 @@ fn prefaces(scene: &Scene) {
     let mut peer = scene.connect();
     peer.control(&[1; 21]);
     assert_ne!(peer.wait_closed().code, 0);
+    // A lane of one's own session comes when it is its turn.
+    let (mut first, mut second) = (scene.connect(), scene.connect());
+    first.control(&[&[0][..], &[5; 16], &[0; 4]].concat());
+    first.message(&peer::hello(peer::push_request("")));
+    assert!(matches!(first.next_message(), Some(Message::Welcome(_))));
+    second.control(&[&[1][..], &[5; 16], &[0, 0, 0, 7]].concat());
+    // Or it met another worker, which knows no such session.
+    let closed = second.wait_closed();
+    assert!([VIOLATION, 5].contains(&closed.code), "{closed:?}");
+    let mut peer = scene.connect();
+    peer.control(&[&[0][..], &[6; 16], &[0, 0, 0, 1]].concat());
+    peer.expect_violation("a first lane that is not the first");
+    // An end without the byte that ends every stream.
+    let mut peer = scene.push();
+    peer.send(0, &[], true);
+    peer.expect_violation("a lone end");
     // Nor can two have the same name.
     let (mut first, mut second) = (scene.connect(), scene.connect());
     let preface = [&[0][..], &[7; 16], &[0; 4]].concat();
@@ -130,7 +146,7 @@ fn prefaces(scene: &Scene) {
     }
     // Data before anything was said.
     let mut peer = scene.connect();
-    peer.raw_data(&[1, 0, 1, 1, 3, 1, 2, 3], true);
+    peer.raw_data(&[1, 1, 1, 3, 1, 2, 3, 0], true);
     peer.preface();
     peer.message(&peer::hello(peer::push_request("")));
     while peer.next_message().is_some() {}
@@ -309,7 +325,7 @@ fn verdicts_out_of_place(scene: &Scene) {
     }
     // Data from a receiver.
     let mut peer = pull(scene);
-    peer.raw_data(&[1, 0, 1, 1, 3, 1, 2, 3], true);
+    peer.raw_data(&[1, 1, 1, 3, 1, 2, 3, 0], true);
     while peer.next_message().is_some() {}
     assert_eq!(peer.wait_closed().code, VIOLATION, "data from a receiver");
     std::fs::remove_file(scene.world.root("served")).unwrap();

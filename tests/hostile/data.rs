@@ -151,21 +151,36 @@ fn data_of_what_has_none(scene: &Scene) {
 }
 
 /// What is wrong with a stream, the size that was announced, the stream, whether it ends.
-const NO_STREAMS: [(&str, u64, &[u8], bool); 5] = [
+const NO_STREAMS: [(&str, u64, &[u8], bool); 10] = [
     ("a stream of another type", 10, &[9, 0, 1, 1], false),
-    ("a record of another kind", 10, &[1, 0, 7, 1, 1], false),
-    ("a stream that ends in its head", 10, &[1, 0, 1], true),
+    ("a record of another kind", 10, &[1, 7, 1, 1], false),
+    ("a stream that ends in its head", 10, &[1, 1, 0], true),
     (
         "a stream that ends in its data",
         10,
-        &[1, 0, 1, 1, 10, 5, 5],
+        &[1, 1, 1, 10, 5, 5, 0],
         true,
     ),
-    ("a stream that ends in its header", 10, &[1], true),
+    ("a stream of nothing", 10, &[0], true),
+    ("a stream whose end is missing", 10, &[1], true),
+    ("a stream with another end", 10, &[1, 1, 1, 1, 1], true),
+    ("a lane end cut short", 10, &[2, 0, 0, 0, 0], true),
+    (
+        "a lane end of another length",
+        10,
+        &[2, 0, 0, 0, 0, 1, 0],
+        true,
+    ),
+    (
+        "a lane end that does not end",
+        10,
+        &[2, 0, 0, 0, 0, 0, 9],
+        false,
+    ),
 ];
 
 fn streams_that_are_none(scene: &Scene) {
-    let status = [&[1, 0, 1, 1, 1, 5, 9][..], &[0; 32]].concat();
+    let status = [&[1, 1, 1, 1, 5, 9][..], &[0; 32]].concat();
     let status = ("a status nobody knows", 1, &status[..], false);
     for (what, announced_bytes, bytes, fin) in NO_STREAMS.into_iter().chain([status]) {
         let mut peer = asked_for(scene, "raw", announced_bytes);

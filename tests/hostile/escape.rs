@@ -13,7 +13,7 @@ use std::thread;
 use landro::ids::EntryId;
 use landro::proto::Kind;
 use landro::proto::integrity::digest_of;
-use landro::proto::wire::{Item, Message, RecordHead, Verdict, VerdictKind, WireRequest};
+use landro::proto::wire::{Item, Message, RecordHead, Verdict, VerdictKind, WireRequest, streams};
 
 use super::Scene;
 use super::common::tree::{self, Record, assert_no_leftovers};
@@ -217,8 +217,7 @@ fn write_through(peer: &mut Peer, place: Place, link_first: Option<&str>) {
 /// Waits for the end of an honest session, or of one that was cut off.
 fn finish(peer: &mut Peer) {
     while !matches!(peer.next_message(), Some(Message::Finished {}) | None) {}
-    // A filler, so that FIN does not travel alone.
-    peer.send(0, &[0, 0, 0, 0], true);
+    peer.send(0, &streams::END, true);
 }
 
 fn each_case(case: &(impl Fn(Planted, Place, usize) + Sync)) {

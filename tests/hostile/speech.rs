@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use landro::ids::{EntryId, SessionId, StreamKey};
+use landro::ids::{EntryId, SessionId};
 use landro::proto::integrity::Digest;
 use landro::proto::wire::{
-    self, Entry, Hello, Item, Message, Preface, PrefaceKind, RecordHead, RecordStatus,
-    StreamHeader, VerdictKind, WireRequest,
+    self, Entry, Hello, Item, Message, Preface, PrefaceKind, RecordHead, RecordStatus, VerdictKind,
+    WireRequest, streams,
 };
 use landro::proto::{Kind, Mtime};
 
@@ -55,17 +55,12 @@ impl Peer {
         self.message(&Message::Entries(items));
     }
 
-    /// A new data stream with its header.
+    /// A new data stream with its first byte.
     pub fn open_data(&mut self) -> u64 {
         let role = u64::from(self.conn.is_server());
         let stream = self.streams * 4 + 2 + role;
-        let mut header = BytesMut::new();
-        StreamHeader {
-            key: StreamKey(self.streams as u32),
-        }
-        .encode(&mut header);
         self.streams += 1;
-        self.send(stream, &header, false);
+        self.send(stream, &[streams::DATA], false);
         stream
     }
 
@@ -76,6 +71,7 @@ impl Peer {
         head.encode(&mut bytes);
         bytes.extend_from_slice(data);
         wire::encode_record_tail(RecordStatus::Valid, &digest, &mut bytes);
+        bytes.extend_from_slice(&streams::END);
         self.send(stream, &bytes, true);
     }
 

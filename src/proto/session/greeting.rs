@@ -46,9 +46,7 @@ impl Session {
                 let asked = WireRequest::List { path };
                 await_welcome(now, Role::Read, asked, None)
             }
-            Request::Bench { work, duration } => {
-                begin_bench(now, &mut ports, work, duration, &limits)
-            }
+            Request::Bench { work, duration } => begin_bench(now, work, duration, &limits),
         };
         let mut session = Session {
             client: true,
@@ -245,7 +243,7 @@ impl Session {
             BenchMode::Echo => BenchRole::Answer,
         };
         self.welcome();
-        let mut bench = Box::new(Bench::new(now, &mut self.ports, role, duration));
+        let mut bench = Box::new(Bench::new(now, role, duration));
         bench.start(now);
         self.run(Role::Bench(bench));
     }
@@ -366,19 +364,13 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
     await_welcome(now, Role::Unknown, asked, Some(send))
 }
 
-fn begin_bench(
-    now: Instant,
-    ports: &mut Ports,
-    work: BenchWork,
-    duration: Duration,
-    limits: &Limits,
-) -> SessionStart {
+fn begin_bench(now: Instant, work: BenchWork, duration: Duration, limits: &Limits) -> SessionStart {
     let (mode, role) = match work {
         BenchWork::Send => (BenchMode::Send, sends_filler(None, limits)),
         BenchWork::Receive => (BenchMode::Receive, BenchRole::Receive),
         BenchWork::Echo { size_bytes } => (BenchMode::Echo, BenchRole::Ask { size_bytes }),
     };
-    let bench = Box::new(Bench::new(now, ports, role, duration));
+    let bench = Box::new(Bench::new(now, role, duration));
     let asked = WireRequest::Bench {
         mode,
         milliseconds: duration.as_millis() as u64,

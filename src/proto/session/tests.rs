@@ -181,8 +181,7 @@ impl Bench {
                 Output::Data { .. }
                 | Output::Piece { .. }
                 | Output::TakesData(_)
-                | Output::AnswersMax(_)
-                | Output::Leads => {}
+                | Output::AnswersMax(_) => {}
                 Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Disk { op, cmd } => self.disk.push((op, cmd)),
                 Output::Event(event) => self.events.push(event),

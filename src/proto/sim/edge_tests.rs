@@ -279,7 +279,6 @@ fn drain(
             | Output::Piece { .. }
             | Output::TakesData(_)
             | Output::AnswersMax(_)
-            | Output::Leads
             | Output::Event(_) => {}
             Output::Copy(_) => panic!("this lane leads to another host"),
         }

@@ -618,7 +618,6 @@ impl Hostile {
                 Output::Data { .. }
                 | Output::Piece { .. }
                 | Output::AnswersMax(_)
-                | Output::Leads
                 | Output::Event(_) => {}
                 Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Disk { op, cmd } => self.handles.start(op, cmd),

@@ -114,8 +114,7 @@ impl LocalWorld {
                 Output::Event(event) if at == SENDER => self.events.push(event),
                 Output::Finished(outcome) => self.ends[at].outcome = Some(outcome),
                 Output::Data { .. } | Output::Piece { .. } => panic!("data on a lane that copies"),
-                Output::Event(_) | Output::TakesData(_) | Output::AnswersMax(_) | Output::Leads => {
-                }
+                Output::Event(_) | Output::TakesData(_) | Output::AnswersMax(_) => {}
             }
         }
     }

@@ -12,6 +12,7 @@ pub(crate) mod disk;
 mod edge_tests;
 mod hostile;
 mod hostile_tests;
+mod lanes;
 mod local;
 pub(crate) mod ops;
 mod scenario;
@@ -20,6 +21,15 @@ pub(crate) mod tests;
 pub(crate) mod tree;
 mod wire;
 mod world;
+
+/// Any instant will do; a simulation counts on from it.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a starting point is needed, and only differences are used"
+)]
+pub fn start() -> std::time::Instant {
+    std::time::Instant::now()
+}
 
 /// SplitMix64: a few lines, well distributed, and the same on every machine for ever.
 #[derive(Clone, Debug)]

@@ -44,6 +44,14 @@ pub struct Scenario {
     pub rng: Rng,
 }
 
+/// One run of a scenario; client first.
+pub struct Parts {
+    pub rng: Rng,
+    pub request: Request,
+    pub limits: [Limits; 2],
+    pub disks: [Disk; 2],
+}
+
 impl Scenario {
     pub fn random(seed: u64, tree: TreeShape) -> Scenario {
         let mut rng = Rng::new(seed);
@@ -133,6 +141,22 @@ impl Scenario {
     }
 
     pub fn world(&mut self, start: Instant) -> World {
+        let parts = self.parts();
+        let grant = Grant {
+            read: true,
+            write: true,
+        };
+        World::new(
+            parts.rng,
+            start,
+            (parts.request, grant),
+            parts.limits,
+            parts.disks,
+        )
+    }
+
+    /// What a world is made of; the disks come back with [`Scenario::keep_disks`].
+    pub fn parts(&mut self) -> Parts {
         let (rng, request) = (Rng::new(self.rng.next()), self.request());
         let source = (self.source_limits.clone(), std::mem::take(&mut self.source));
         let target = (self.target_limits.clone(), std::mem::take(&mut self.target));
@@ -141,22 +165,20 @@ impl Scenario {
         } else {
             (target, source)
         };
-        let grant = Grant {
-            read: true,
-            write: true,
-        };
-        World::new(
+        Parts {
             rng,
-            start,
-            (request, grant),
-            [client.0, server.0],
-            [client.1, server.1],
-        )
+            request,
+            limits: [client.0, server.0],
+            disks: [client.1, server.1],
+        }
     }
 
     /// Takes the disks back after a run.
     pub fn keep(&mut self, world: World) {
-        let [client, server] = world.into_disks();
+        self.keep_disks(world.into_disks());
+    }
+
+    pub fn keep_disks(&mut self, [client, server]: [Disk; 2]) {
         (self.source, self.target) = if self.push {
             (client, server)
         } else {
@@ -274,7 +296,7 @@ pub fn complete(world: &World) -> Totals {
     }
 }
 
-fn directory() -> Node {
+pub fn directory() -> Node {
     let mtime = crate::proto::Mtime {
         seconds: 1_600_000_000,
         nanoseconds: 5,

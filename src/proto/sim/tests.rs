@@ -2,12 +2,13 @@
 //! changing sources.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Rng;
 use super::check::Strictness;
 use super::disk::{Body, Disk, Ino};
 use super::scenario::{Scenario, Shape, complete};
+pub use super::start;
 use super::tree::TreeShape;
 use super::world::{CLIENT, SERVER, Stop, World};
 use crate::ids::EntryId;
@@ -33,15 +34,6 @@ const MANY_SMALL: TreeShape = TreeShape {
     max_entries: 800,
     max_large: 0,
 };
-
-/// Any instant will do; the simulation counts on from it.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "a starting point is needed, and only differences are used"
-)]
-pub fn start() -> Instant {
-    Instant::now()
-}
 
 /// Runs `test` for the seed of `LANDRO_SIM_SEED`, or for `count` seeds (times `LANDRO_SIM_FACTOR`).
 pub fn for_seeds(name: &str, count: u64, test: impl Fn(u64)) {

@@ -64,7 +64,6 @@ pub struct Side {
 pub struct Standing {
     takes_data: bool,
     answers_max: Option<usize>,
-    leads: bool,
     pieces: HashMap<StreamKey, usize>,
 }
 
@@ -111,7 +110,6 @@ impl World {
             standing: Standing {
                 takes_data: true,
                 answers_max: None,
-                leads: false,
                 pieces: HashMap::new(),
             },
             outcome: None,
@@ -362,10 +360,6 @@ impl World {
                     assert_ne!(before, most, "said, and did not change");
                 }
                 Output::Copy(_) => panic!("this lane leads to another host"),
-                Output::Leads => {
-                    let before = std::mem::replace(&mut self.sides[side].standing.leads, true);
-                    assert!(!before, "said twice");
-                }
                 Output::Disk { op, cmd } => {
                     let handles = &mut self.sides[side].handles;
                     handles.start(op, cmd);
@@ -394,12 +388,8 @@ impl World {
     fn emit_data(&mut self, side: usize, stream: StreamKey, payload: Payload, fin: bool) {
         assert_eq!(side, self.sender, "a receiver sends no data");
         let Side {
-            handles,
-            limits,
-            standing,
-            ..
+            handles, limits, ..
         } = &self.sides[side];
-        assert!(standing.leads, "data of a side that does not lead");
         let (data, seen) = match payload {
             Payload::Bytes(bytes) => (Emitted::Bytes(bytes.clone()), bytes),
             Payload::Range {

@@ -11,10 +11,6 @@ use crate::proto::manifest::SMALL_MAX_BYTES;
 /// Longest record head: kind, then three varints of eight bytes.
 const HEAD_MAX_BYTES: usize = 25;
 
-/// A record that says nothing and ends a stream that has no other to end with: see
-/// [`super::FILLER`].
-pub const FILLER_RECORD: u8 = 0;
-
 /// Status and digest behind the data.
 const TAIL_BYTES: usize = 33;
 
@@ -181,9 +177,6 @@ impl RecordParser {
     pub fn next(&mut self, input: &mut Bytes) -> Result<Option<Record>, WireError> {
         match &mut self.state {
             RecordState::Head { buf, len } => {
-                while *len == 0 && input.first() == Some(&FILLER_RECORD) {
-                    input.advance(1);
-                }
                 if input.is_empty() {
                     return Ok(None);
                 }

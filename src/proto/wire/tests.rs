@@ -210,31 +210,6 @@ fn messages_survive_any_split() {
 }
 
 #[test]
-fn fillers_say_nothing() {
-    let message = framed(&Message::Finished {});
-    let stream = [
-        &FILLER,
-        &FILLER,
-        &message[..],
-        &FILLER,
-        &message[..],
-        &FILLER,
-    ]
-    .concat();
-    for step in [1, 2, 3, 5, stream.len()] {
-        let (mut decoder, mut got) = (Decoder::new(), 0);
-        for piece in stream.chunks(step) {
-            decoder.push(Bytes::copy_from_slice(piece));
-            while let Some(message) = decoder.next().unwrap() {
-                assert_eq!(message, Message::Finished {});
-                got += 1;
-            }
-        }
-        assert_eq!((got, decoder.is_empty()), (2, true), "in steps of {step}");
-    }
-}
-
-#[test]
 fn a_cut_message_is_waited_for() {
     for message in every_message() {
         let whole = framed(&message);
@@ -518,21 +493,9 @@ fn prefaces_and_stream_headers_survive() {
         Preface::decode(&[7; Preface::BYTES]),
         Err(WireError::Preface(7))
     );
-    for key in [0, 63, 64, 16_383, 16_384, u32::MAX] {
-        let header = StreamHeader {
-            key: StreamKey(key),
-        };
-        let mut out = BytesMut::new();
-        header.encode(&mut out);
-        let whole = out.len();
-        out.put_u8(1);
-        assert_eq!(StreamHeader::decode(&out), Ok(Some((header, whole))));
-        (0..whole).for_each(|len| assert_eq!(StreamHeader::decode(&out[..len]), Ok(None)));
-    }
-    assert_eq!(StreamHeader::decode(&[2, 0]), Err(WireError::StreamType(2)));
 }
 
-/// Two whole files (one empty) and a chunk with fillers between them, as one stream, and what a
+/// Two whole files (one empty) and a chunk, as one stream, and what a
 /// parser says of it.
 fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)>) {
     let records = vec![
@@ -567,7 +530,6 @@ fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)>) {
         head.encode(&mut out);
         out.put_slice(data);
         encode_record_tail(*status, &[head.entry().0 as u8; 32], &mut out);
-        out.put_u8(FILLER_RECORD);
     }
     (out.freeze(), records)
 }

@@ -1,14 +1,14 @@
 //! What runs on a connection: the protocol that its ALPN named.
 
 use crate::budget::Promise;
-use crate::worker::lane::{Errand, Lane};
+use crate::worker::lane::{Errand, TransferLane};
 
 /// The states of a connection beyond QUIC's own.
 pub(crate) enum App {
     /// The handshake is not complete, and its ALPN with it. Next: one of the others.
     Undecided(Handshake),
     /// Of `landro/1`: a lane of a transfer.
-    Transfer(Box<Lane>),
+    Transfer(Box<TransferLane>),
 }
 
 /// Who began a connection, and what for.

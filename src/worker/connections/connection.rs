@@ -8,10 +8,9 @@ use landro_sys::{Backend, SocketId};
 use super::app::App;
 use super::doubt::Doubt;
 use crate::ids::Fingerprint;
-use crate::quic::{CloseReason, Conn, PathSnapshot};
-use crate::worker::code;
+use crate::quic::{Conn, PathSnapshot};
 use crate::worker::event_loop::Loop;
-use crate::worker::lane::Lane;
+use crate::worker::lane::TransferLane;
 use crate::worker::limits::LINGER;
 use crate::worker::log::Who;
 use crate::worker::stats::{Batches, TransportStats};
@@ -82,14 +81,14 @@ impl Connection {
     }
 
     /// QUIC's part and the lane's, if this is a lane.
-    pub(crate) fn lane_mut(&mut self) -> Option<(&mut Conn, &mut Lane)> {
+    pub(crate) fn lane_mut(&mut self) -> Option<(&mut Conn, &mut TransferLane)> {
         match &mut self.app {
             App::Undecided(_) => None,
             App::Transfer(lane) => Some((&mut self.conn, lane)),
         }
     }
 
-    pub(crate) fn lane(&self) -> Option<&Lane> {
+    pub(crate) fn lane(&self) -> Option<&TransferLane> {
         match &self.app {
             App::Undecided(_) => None,
             App::Transfer(lane) => Some(lane),
@@ -123,28 +122,12 @@ impl Connection {
         TransportStats::of(&self.path, self.sent, backend)
     }
 
-    /// Whether the peer closed it because another replaced it.
-    pub(crate) fn is_closed_as_replaced(&self) -> bool {
-        matches!(
-            self.conn.close_reason(),
-            Some(CloseReason::PeerApp {
-                code: code::REPLACED,
-                ..
-            })
-        )
-    }
-
     /// Closes with CONNECTION_CLOSE; what runs on it learns it when the connection is closed.
     pub(super) fn close(&mut self, now: Instant, code: u64, reason: &str) {
         self.last_stats();
         self.conn.close(code, reason.as_bytes());
         self.app.stop_reading();
         self.deadline = Some(now + LINGER);
-    }
-
-    /// Gives it up at `at`, if not before.
-    pub(crate) fn give_up_by(&mut self, at: Instant) {
-        self.deadline = Some(self.deadline.map_or(at, |deadline| deadline.min(at)));
     }
 
     /// Asks for a sign of life.

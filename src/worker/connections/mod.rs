@@ -15,9 +15,10 @@ use std::time::Instant;
 use landro_sys::SocketId;
 
 use super::event_loop::Loop;
-use super::lane::{Errand, Lane};
+use super::lane::{Errand, LanePhase, TransferLane};
 use super::stats::Batches;
 use crate::ids::Fingerprint;
+use crate::proto::lanes::Newcomer;
 use crate::quic::{Conn, Connect, Router, Setup};
 use app::{App, Handshake};
 use connection::Connection;
@@ -100,11 +101,47 @@ impl Connections {
             .map(|(key, _)| key)
     }
 
-    pub(crate) fn lane(&self, key: usize) -> Option<&Lane> {
+    pub(crate) fn lane(&self, key: usize) -> Option<&TransferLane> {
         self.table.get(key).and_then(Connection::lane)
     }
 
-    pub(crate) fn lane_mut(&mut self, key: usize) -> Option<(&mut Conn, &mut Lane)> {
+    /// What a connection that carries no session yet is to become.
+    pub(crate) fn newcomer_mut(&mut self, key: usize) -> Option<&mut Newcomer> {
+        match &mut self.lane_mut(key)?.1.phase {
+            LanePhase::Arriving(newcomer) => Some(newcomer),
+            LanePhase::Serving { .. } | LanePhase::Closing => None,
+        }
+    }
+
+    fn of(&self, session: usize) -> impl Iterator<Item = (usize, &Connection)> {
+        let serves = move |found: &Connection| found.app.session() == Some(session);
+        self.table.iter().filter(move |(_, found)| serves(found))
+    }
+
+    /// The lanes of a session.
+    pub(crate) fn keys_of(&self, session: usize) -> Vec<usize> {
+        self.of(session).map(|(key, _)| key).collect()
+    }
+
+    /// The youngest lane of a session.
+    pub(crate) fn newest_of(&self, session: usize) -> Option<&Connection> {
+        let connections = self.of(session).map(|(_, connection)| connection);
+        connections.max_by_key(|connection| connection.serial)
+    }
+
+    /// Whether all lanes of a session are closed for holding too much.
+    pub(crate) fn are_evicted(&self, session: usize) -> bool {
+        self.of(session).all(|(_, connection)| connection.evicted)
+    }
+
+    /// Has all lanes of a session a turn.
+    pub(crate) fn touch_all_of(&mut self, session: usize) {
+        for key in self.keys_of(session) {
+            self.touch(key);
+        }
+    }
+
+    pub(crate) fn lane_mut(&mut self, key: usize) -> Option<(&mut Conn, &mut TransferLane)> {
         self.table.get_mut(key).and_then(Connection::lane_mut)
     }
 
@@ -310,8 +347,5 @@ impl Connections {
         assert!(flagged(|connection| connection.touched) <= self.touched.len());
         assert!(flagged(|connection| connection.unfinished) <= self.unfinished.len());
         assert!(flagged(|connection| connection.waiting_to_send) <= self.waiting_to_send.len());
-        for lane in self.table.iter().filter_map(|(_, found)| found.lane()) {
-            lane.check();
-        }
     }
 }

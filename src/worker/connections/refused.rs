@@ -6,7 +6,7 @@ use landro_sys::SocketId;
 
 use super::Connections;
 use super::doubt::{Doubt, DoubtStep, HANDSHAKE_ROUNDS, ROUNDS, known_rtt};
-use crate::worker::code;
+use crate::proto::lanes::code;
 use crate::worker::event_loop::Loop;
 use crate::worker::log::Who;
 

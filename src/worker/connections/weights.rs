@@ -9,7 +9,7 @@ use super::app::{App, Handshake};
 use super::connection::Connection;
 use crate::budget::TLS_BYTES;
 use crate::ids::Fingerprint;
-use crate::worker::code;
+use crate::proto::lanes::code;
 use crate::worker::event_loop::Loop;
 use crate::worker::limits::TRIM_AFTER;
 use crate::worker::log::Who;

@@ -1,17 +1,16 @@
-//! How lanes arrive at a daemon: the preface, and what it asks for.
+//! Connections that arrive at a daemon: what they ask for, and the sessions that begin on them.
 
-use super::reading::Read;
 use crate::budget::MAX_LANES_PER_PEER;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
+use crate::proto::lanes::{
+    LaneKey, Lanes, LanesInput, Newcomer, NewcomerInput, NewcomerOutput, code,
+};
 use crate::proto::session::Session;
-use crate::proto::wire::{Preface, PrefaceKind};
-use crate::quic::StreamError;
 use crate::worker::Worker;
-use crate::worker::code;
 use crate::worker::connections::app::App;
-use crate::worker::lane::{CONTROL_STREAM, Lane, LanePhase};
-use crate::worker::limits::{self, MAX_SERVED_LANES_PER_SESSION, PREFACE_TIMEOUT};
+use crate::worker::lane::{LanePhase, TransferLane};
+use crate::worker::limits;
 use crate::worker::log::Who;
 use crate::worker::sessions::Beginning;
 
@@ -25,7 +24,8 @@ impl Worker {
         let authorised = self.io.shared.authorised(peer).is_some();
         // Before anything is refused: a connection that is dropped as a handshaking one is counted
         // off there.
-        let lane = App::Transfer(Box::new(Lane::new(LanePhase::Preface(Vec::new()))));
+        let newcomer = LanePhase::Arriving(Newcomer::new(self.io.now));
+        let lane = App::Transfer(Box::new(TransferLane::new(newcomer)));
         self.connections.decide(&self.io, key, lane, authorised);
         let io = &self.io;
         if !authorised {
@@ -34,113 +34,85 @@ impl Worker {
         } else if self.connections.count_of(peer) > MAX_LANES_PER_PEER {
             let reason = "too many connections of this identity";
             self.connections.close(io, key, code::BUSY, reason);
-        } else if let Some(connection) = self.connections.get_mut(key) {
-            connection.deadline = Some(io.now + PREFACE_TIMEOUT);
+        } else {
+            self.welcome_newcomer(key);
         }
     }
 
-    /// A daemon's lane says what it is for.
-    pub(super) fn read_preface(&mut self, key: usize) -> Read {
-        let Some((conn, lane)) = self.connections.lane_mut(key) else {
-            return Read::Drained;
-        };
-        let LanePhase::Preface(so_far) = &mut lane.phase else {
-            return Read::Drained;
-        };
-        let mut chunk = [0; Preface::BYTES];
-        let missing = Preface::BYTES - so_far.len();
-        match conn.read(CONTROL_STREAM, &mut chunk[..missing]) {
-            Ok(Some((bytes, fin))) => {
-                so_far.extend_from_slice(&chunk[..bytes]);
-                if let Ok(whole) = <[u8; Preface::BYTES]>::try_from(&so_far[..]) {
-                    self.prefaced(key, &whole);
-                    // QUIC says the end once: a client that gave up before it asked for anything.
-                    if fin && let Some((_, lane)) = self.connections.lane_mut(key) {
-                        lane.control.fin_received = true;
-                        if let Some(session) = lane.session() {
-                            self.control_ended(key, session);
-                        }
-                    }
-                    Read::Again
-                } else if fin {
-                    self.violation(key, "the control stream ended inside its preface");
-                    Read::Drained
-                } else {
-                    Read::Again
+    /// Tells a newcomer something and does what it wants.
+    pub(crate) fn tell_newcomer(&mut self, key: usize, input: NewcomerInput) {
+        if let Some(newcomer) = self.connections.newcomer_mut(key) {
+            newcomer.handle(self.io.now, input);
+            self.welcome_newcomer(key);
+        }
+    }
+
+    fn welcome_newcomer(&mut self, key: usize) {
+        while let Some(newcomer) = self.connections.newcomer_mut(key)
+            && let Some(output) = newcomer.poll()
+        {
+            match output {
+                NewcomerOutput::ReadControl { most_bytes } => {
+                    self.read_control_up_to(key, most_bytes);
                 }
+                NewcomerOutput::Ask => {
+                    let workers = self.ask_all_workers(key);
+                    self.tell_newcomer(key, NewcomerInput::Asked { workers });
+                }
+                NewcomerOutput::Begin { session } => match self.sessions.find(session) {
+                    Some(_) => self.tell_newcomer(key, NewcomerInput::SessionExists(true)),
+                    None => self.begin_served_session(key, session),
+                },
+                NewcomerOutput::Join { session, number } => match self.sessions.find(session) {
+                    Some(session) => self.join_served_lane(key, session, number),
+                    None => self.tell_newcomer(key, NewcomerInput::SessionExists(false)),
+                },
+                NewcomerOutput::Close { code, text } => self.refuse_newcomer(key, code, &text),
             }
-            Ok(None) => Read::Drained,
-            Err(
-                StreamError::Reset(_)
-                | StreamError::Stopped(_)
-                | StreamError::Unknown
-                | StreamError::Quiche(_),
-            ) => {
-                self.violation(key, "the control stream was reset before its preface");
-                Read::Drained
-            }
+        }
+        let deadline = self.connections.newcomer_mut(key).map(|it| it.deadline());
+        if let (Some(deadline), Some(connection)) = (deadline, self.connections.get_mut(key)) {
+            connection.deadline = deadline;
+            self.connections.touch(key);
         }
     }
 
-    fn prefaced(&mut self, key: usize, bytes: &[u8; Preface::BYTES]) {
-        let preface = match Preface::decode(bytes) {
-            Ok(preface) => preface,
-            Err(error) => return self.violation(key, &error.to_string()),
+    fn refuse_newcomer(&mut self, key: usize, code: u64, text: &str) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
         };
+        let (peer, who) = (connection.peer, connection.who());
+        if let Some((_, lane)) = connection.lane_mut() {
+            lane.leave();
+        }
+        if code == code::VIOLATION && self.io.log.admits(who, self.io.now) {
+            tracing::warn!(%peer, reason = text, "protocol violation");
+        }
+        self.connections.close(&self.io, key, code, text);
+    }
+
+    fn join_served_lane(&mut self, key: usize, session: usize, number: u32) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let Some(peer) = connection.conn.peer_fingerprint() else {
+            return;
+        };
+        connection.deadline = None;
+        if let Some((_, lane)) = connection.lane_mut() {
+            lane.phase = LanePhase::Serving { session };
+        }
+        let lane = LaneKey(key);
+        self.tell(session, LanesInput::Joins { lane, number, peer });
+    }
+
+    fn begin_served_session(&mut self, key: usize, id: SessionId) {
         let connection = self.connections.get(key);
         let Some(peer) = connection.and_then(|found| found.conn.peer_fingerprint()) else {
             return;
         };
-        match (preface.kind, self.sessions.find(preface.session)) {
-            (PrefaceKind::New, None) => {
-                if !self.wait_for_predecessors(key, preface.session, peer) {
-                    self.begin_served_session(key, preface.session, peer);
-                }
-            }
-            (PrefaceKind::New, Some(_)) => self.violation(key, "a session of this id exists"),
-            (PrefaceKind::Join, Some(session)) if self.may_join(session, &peer) => {
-                self.join_served_lane(key, session);
-            }
-            (PrefaceKind::Join, _) => {
-                let reason = "no such session on this worker";
-                self.connections
-                    .close(&self.io, key, code::NO_SESSION, reason);
-            }
-        }
-    }
-
-    fn join_served_lane(&mut self, key: usize, session: usize) {
-        if let Some(running) = self.sessions.get_mut(session) {
-            running.lanes.push(key);
-        }
-        if let Some((_, lane)) = self.connections.lane_mut(key) {
-            lane.phase = LanePhase::Serving { session };
-        }
-        // Of the older ones, too: the one that joined is the one that was waited for.
-        for lane in self.sessions.lanes(session) {
-            if let Some(connection) = self.connections.get_mut(lane) {
-                connection.deadline = None;
-            }
-        }
-        self.touch_session_lanes(session);
-    }
-
-    /// Whether a lane of this peer may become part of a session: one that lives, with not many more
-    /// lanes than it needs.
-    fn may_join(&self, session: usize, peer: &Fingerprint) -> bool {
-        self.sessions.get(session).is_some_and(|running| {
-            running.peer == *peer
-                && running.finished.is_none()
-                && running.revoked.is_none()
-                && (1..MAX_SERVED_LANES_PER_SESSION).contains(&running.lanes.len())
-        })
-    }
-
-    pub(super) fn begin_served_session(&mut self, key: usize, id: SessionId, peer: Fingerprint) {
         let Some(allowed) = self.io.shared.authorised(&peer) else {
-            return self
-                .connections
-                .close(&self.io, key, code::UNAUTHORISED, NOT_AUTHORISED);
+            return self.refuse_newcomer(key, code::UNAUTHORISED, NOT_AUTHORISED);
         };
         let Some(service) = &self.io.shared.service else {
             return;
@@ -155,20 +127,20 @@ impl Worker {
                         tracing::error!(%peer, path, %error, "cannot open the path this peer is confined to");
                     }
                     let reason = "the directory of its path= is not there";
-                    return self
-                        .connections
-                        .close(&self.io, key, code::UNAUTHORISED, reason);
+                    return self.refuse_newcomer(key, code::UNAUTHORISED, reason);
                 }
             },
         };
+        let now = self.io.now;
         let limits = limits::of_session(&self.io.shared, self.sessions.len());
+        let session = Session::server(now, allowed.access, limits);
         let begin = Beginning {
             id,
             peer,
-            machine: Session::server(self.io.now, allowed.access, limits),
+            lanes: Lanes::server(now, LaneKey(key), session, self.lanes_config(id, peer)),
             space: Space::new(Base::Served(root), self.files_in_place()),
             allowed: Some(allowed),
         };
-        self.begin_session(key, begin, None);
+        self.begin_session(key, begin);
     }
 }

@@ -8,19 +8,15 @@ use rand::Rng;
 
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
-use crate::proto::Input;
 use crate::proto::chunks::ParallelTransferConfig;
+use crate::proto::lanes::{LaneKey, Lanes, LanesInput, code};
 use crate::proto::session::{Limits, Session};
-use crate::proto::wire::{Preface, PrefaceKind};
 use crate::worker::Worker;
 use crate::worker::client_events::{ClientEvent, ClientStart};
 use crate::worker::client_transfer::ClientTransfer;
-use crate::worker::code;
 use crate::worker::connections::Destination;
-use crate::worker::connections::app::App;
-use crate::worker::lane::{Errand, Lane};
+use crate::worker::lane::Errand;
 use crate::worker::limits;
-use crate::worker::log::Who;
 use crate::worker::sessions::Beginning;
 
 impl Worker {
@@ -104,96 +100,47 @@ impl Worker {
         });
         let mut id = [0; 16];
         rand::rng().fill_bytes(&mut id);
-        let id = SessionId(id);
-        let preface = Preface {
-            kind: PrefaceKind::New,
-            session: id,
-            lane: 0,
-        };
+        let (id, now) = (SessionId(id), self.io.now);
+        let session = Session::client(now, request, limits);
         let begin = Beginning {
             id,
             peer,
-            machine: Session::client(self.io.now, request, limits),
+            lanes: Lanes::client(now, LaneKey(key), session, self.lanes_config(id, peer)),
             space: Space::new(Base::Local, self.files_in_place()),
             allowed: None,
         };
-        self.begin_session(key, begin, Some(preface.encode().to_vec().into()));
+        self.begin_session(key, begin);
     }
 
-    /// Connects a fresh lane before this one nears the AEAD limit; the transfer goes on meanwhile.
-    pub(super) fn replace_lane(&mut self, key: usize, session: usize) {
-        let (Some(connection), Some(running)) =
-            (self.connections.get(key), self.sessions.get_mut(session))
-        else {
-            return;
-        };
-        running.joining = true;
-        let who = Who::Peer(running.peer);
-        let (peer, steer) = (connection.peer, connection.conn.peer_cid_first_byte());
-        if let Some(client) = &mut self.client {
-            client.ticket = connection.conn.session_ticket().map(<[u8]>::to_vec);
-        }
+    /// Connects another lane for a session, to the same worker of the daemon. Gives what the
+    /// session is to be told, if that fails at once.
+    pub(super) fn dial_lane(&mut self, session: usize) -> Option<LanesInput> {
+        let connection = self.connections.newest_of(session)?;
+        let (peer, who) = (connection.peer, connection.who());
+        let steer = connection.conn.peer_cid_first_byte();
+        let ticket = connection.conn.session_ticket().map(<[u8]>::to_vec);
         let listener = self.listeners.find(connection.socket).unwrap_or(0);
+        if let Some(client) = &mut self.client {
+            client.ticket = ticket;
+        }
         let dialled = self.dial(peer, listener, steer, Errand::Join { session });
-        if let Err(error) = dialled {
-            if self.io.log.admits(who, self.io.now) {
-                tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
-            }
-            self.join_failed(session);
+        let error = dialled.err()?;
+        if self.io.log.admits(who, self.io.now) {
+            tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
         }
-    }
-
-    /// A lane that was dialled for it joins a session.
-    pub(super) fn join_client_lane(
-        &mut self,
-        key: usize,
-        session: usize,
-        fingerprint: Fingerprint,
-    ) {
-        let Some(running) = self.sessions.get_mut(session) else {
-            return self.connections.close(&self.io, key, code::DONE, "");
-        };
-        running.joining = false;
-        if running.peer != fingerprint || running.finished.is_some() || running.lanes.is_empty() {
-            return self.connections.close(&self.io, key, code::DONE, "");
-        }
-        let lane = running.lanes.len() as u32;
-        let preface = Preface {
-            kind: PrefaceKind::Join,
-            session: running.id,
-            lane,
-        };
-        running.lanes.push(key);
-        if let Some(fresh) = self.connections.get_mut(key) {
-            let before = preface.encode().to_vec().into();
-            fresh.app = App::Transfer(Box::new(Lane::serving(session, Some(before))));
-            fresh.deadline = None;
-            if self.io.log.admits(Who::Debug, self.io.now) {
-                tracing::debug!(peer = %fresh.peer, lane, resumed = fresh.conn.is_resumed(), "a fresh lane joined");
-            }
-        }
-        self.touch_session_lanes(session);
+        Some(LanesInput::DialFailed)
     }
 
     pub(crate) fn cancel_client(&mut self) {
         let at_once = self.client.as_mut().is_some_and(ClientTransfer::stop);
         for session in self.sessions.keys() {
-            self.sessions.tell(self.io.now, session, Input::Cancel);
-            self.drain_session(session);
-            self.touch_session_lanes(session);
+            self.tell(session, LanesInput::Cancel);
         }
         if at_once {
             for key in self.connections.keys() {
                 self.connections
                     .close(&self.io, key, code::DONE, "cancelled");
             }
-        }
-    }
-
-    /// Remembers why a command's connection is closing; the first reason counts.
-    pub(super) fn note_close_reason(&mut self, key: usize) {
-        if let (Some(client), Some(connection)) = (&mut self.client, self.connections.get(key)) {
-            client.note(connection.conn.close_reason());
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Transfers over `landro/1`: what ties lanes, sessions and a command's transfer together.
 
 mod arrival;
+mod carrying;
 mod dialling;
 mod feeding;
-mod hangup;
 mod lifecycle;
 mod reading;
 mod revoke;

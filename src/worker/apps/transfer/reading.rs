@@ -3,23 +3,27 @@
 use bytes::Bytes;
 use landro_sys::Buffer;
 
-use crate::proto::Input;
-use crate::quic::StreamError;
+use crate::proto::lanes::{LaneKey, LanesInput, NewcomerInput};
 use crate::worker::Worker;
-use crate::worker::lane::{Arrived, CONTROL_STREAM, LanePhase};
+use crate::worker::lane::{CONTROL_STREAM, LanePhase};
 use crate::worker::limits::{MAX_PARTIALS, MIN_READ_BYTES, READS_PER_TURN};
 
 /// The bit of a stream id that says so (RFC 9000 §2.1).
 const UNIDIRECTIONAL: u64 = 2;
 
 /// What became of a read.
-pub(super) enum Read {
+enum Read {
     /// There may be more on this stream.
     Again,
     /// Nothing more on this stream for now, or ever.
     Drained,
     /// Not now: the session takes nothing, or there is no buffer.
     Wait,
+}
+
+/// The id of a one-way stream that the peer opened.
+pub(super) fn id_of_theirs(number: u64, is_client: bool) -> u64 {
+    number * 4 + UNIDIRECTIONAL + u64::from(is_client)
 }
 
 impl Worker {
@@ -63,105 +67,114 @@ impl Worker {
         lane.readable.len() > at
     }
 
+    /// From now on at most so many control bytes are read.
+    pub(super) fn read_control_up_to(&mut self, key: usize, most_bytes: usize) {
+        if let Some((_, lane)) = self.connections.lane_mut(key) {
+            lane.control_most = most_bytes;
+            self.connections.touch(key);
+        }
+    }
+
     fn read_stream(&mut self, key: usize, stream: u64) -> Read {
         let Some(lane) = self.connections.lane(key) else {
             return Read::Drained;
         };
-        let session = match lane.phase {
-            LanePhase::Serving { session } => session,
-            LanePhase::Preface(_) if stream == CONTROL_STREAM => return self.read_preface(key),
-            LanePhase::Preface(_) | LanePhase::Waiting { .. } => return Read::Wait,
+        let session = match &lane.phase {
+            LanePhase::Serving { session } => Some(*session),
+            LanePhase::Arriving(_) => None,
             LanePhase::Closing => return Read::Drained,
         };
-        let Some(running) = self.sessions.get(session) else {
-            return Read::Drained;
-        };
         if stream == CONTROL_STREAM {
-            // Control bytes go on on a newer lane only after the older lane's ended.
-            let mut older = running.lanes.iter().take_while(|&&lane| lane != key);
-            let older_open = older.any(|&lane| {
-                let lane = self.connections.lane(lane);
-                lane.is_some_and(|lane| !lane.control.fin_received)
-            });
-            if older_open || !running.takes_control() {
-                return Read::Wait;
-            }
-            return self.read_control(key, session);
+            return match lane.control_most {
+                0 => Read::Wait,
+                most => self.read_control(key, session, most),
+            };
         }
-        if !running.standing.takes_data {
+        let Some(session) = session else {
+            return Read::Wait;
+        };
+        let running = self.sessions.get(session);
+        if !running.is_some_and(|running| running.takes_data) {
             return Read::Wait;
         }
+        let lane = LaneKey(key);
         if stream & UNIDIRECTIONAL == 0 {
-            self.violation(key, "a second bidirectional stream");
+            self.tell(session, LanesInput::Stray { lane });
             return Read::Drained;
         }
-        let input = match self.read_data(key, session, stream) {
-            Ok(input) => input,
-            Err(read) => return read,
+        let (input, read) = match self.read_data(key, stream) {
+            Ok((bytes, fin)) => {
+                let read = if fin { Read::Drained } else { Read::Again };
+                let stream = stream / 4;
+                let input = LanesInput::Data {
+                    lane,
+                    stream,
+                    bytes,
+                    fin,
+                };
+                (input, read)
+            }
+            Err(Some(read)) => return read,
+            Err(None) => {
+                let stream = stream / 4;
+                (LanesInput::DataReset { lane, stream }, Read::Drained)
+            }
         };
-        let ended = matches!(
-            input,
-            Input::Data { fin: true, .. } | Input::DataReset { .. }
-        );
-        self.sessions.tell(self.io.now, session, input);
-        self.drain_session(session);
-        if ended { Read::Drained } else { Read::Again }
+        self.tell(session, input);
+        read
     }
 
-    fn read_control(&mut self, key: usize, session: usize) -> Read {
+    fn read_control(&mut self, key: usize, session: Option<usize>, most: usize) -> Read {
         let Some(mut buffer) = self.take_read_buffer(key) else {
             return Read::Wait;
         };
         let Some((conn, lane)) = self.connections.lane_mut(key) else {
             return Read::Drained;
         };
-        let (input, fin) = match conn.read(CONTROL_STREAM, buffer.spare_mut()) {
-            Ok(None) => {
-                lane.buffer = Some(buffer);
-                return Read::Drained;
-            }
-            Ok(Some((bytes, fin))) => {
-                buffer.advance(bytes);
-                (Some(buffer.split()).filter(|bytes| !bytes.is_empty()), fin)
-            }
-            Err(
-                StreamError::Reset(_)
-                | StreamError::Stopped(_)
-                | StreamError::Unknown
-                | StreamError::Quiche(_),
-            ) => (None, true),
-        };
+        let most = buffer.spare_len().min(most);
+        let read = conn.read(CONTROL_STREAM, &mut buffer.spare_mut()[..most]);
+        if let Ok(None) = read {
+            lane.buffer = Some(buffer);
+            return Read::Drained;
+        }
+        // A reset ends the stream as FIN does.
+        let arrived = read.ok().flatten().map(|(bytes, fin)| {
+            buffer.advance(bytes);
+            (buffer.split(), fin)
+        });
         lane.buffer = Some(buffer);
-        lane.control.fin_received |= fin;
-        if let Some(bytes) = input {
-            self.sessions
-                .tell(self.io.now, session, Input::Control(bytes));
+        let goes_on = matches!(arrived, Some((_, false)));
+        let lane = LaneKey(key);
+        match (session, arrived) {
+            (Some(session), Some((bytes, fin))) => {
+                self.tell(session, LanesInput::Control { lane, bytes, fin });
+            }
+            (Some(session), None) => {
+                self.tell(session, LanesInput::ControlReset { lane });
+            }
+            (None, Some((bytes, fin))) => {
+                self.tell_newcomer(key, NewcomerInput::Control { bytes, fin });
+            }
+            (None, None) => self.tell_newcomer(key, NewcomerInput::ControlReset),
         }
-        if fin {
-            self.control_ended(key, session);
-        }
-        self.drain_session(session);
-        if fin { Read::Drained } else { Read::Again }
+        if goes_on { Read::Again } else { Read::Drained }
     }
 
     /// Reads a data stream. Inside a chunk, bytes are gathered to whole aligned pieces first.
-    fn read_data(&mut self, key: usize, session: usize, stream: u64) -> Result<Input, Read> {
+    /// `Err(None)`: the peer reset it.
+    fn read_data(&mut self, key: usize, stream: u64) -> Result<(Bytes, bool), Option<Read>> {
         let tight = self.io.is_pool_tight();
         let lane = self.connections.lane_mut(key);
         let begun = lane.and_then(|(_, lane)| lane.take_partial(stream));
         let mut buffer = match begun {
             Some(partial) => partial,
-            None => self.take_read_buffer(key).ok_or(Read::Wait)?,
+            None => self.take_read_buffer(key).ok_or(Some(Read::Wait))?,
         };
-        let (Some(running), Some((conn, lane))) = (
-            self.sessions.get_mut(session),
-            self.connections.lane_mut(key),
-        ) else {
-            return Err(Read::Drained);
+        let Some((conn, lane)) = self.connections.lane_mut(key) else {
+            return Err(Some(Read::Drained));
         };
-        let known = lane.incoming.get(&stream).map(|incoming| incoming.key);
-        let piece = known.and_then(|known| running.standing.pieces.get(&known).copied());
-        let piece = piece.filter(|_| !tight && lane.partials < MAX_PARTIALS);
+        let piece = lane.piece(stream);
+        let piece = piece.filter(|_| !tight && lane.partials() < MAX_PARTIALS);
         let mut limit = buffer.spare_len();
         if let Some(piece) = piece {
             if buffer.filled().is_empty() && limit < piece {
@@ -170,14 +183,9 @@ impl Worker {
             }
             limit = (piece - buffer.filled().len()).min(buffer.spare_len());
         }
-        let read = match conn.read(stream, &mut buffer.spare_mut()[..limit]) {
-            Ok(read) => read,
-            Err(
-                StreamError::Reset(_)
-                | StreamError::Stopped(_)
-                | StreamError::Unknown
-                | StreamError::Quiche(_),
-            ) => return lane.lose(stream).ok_or(Read::Drained),
+        let Ok(read) = conn.read(stream, &mut buffer.spare_mut()[..limit]) else {
+            lane.forget_stream(stream);
+            return Err(None);
         };
         let (bytes, fin) = read.unwrap_or_default();
         buffer.advance(bytes);
@@ -186,7 +194,7 @@ impl Worker {
             || piece.is_none_or(|piece| buffer.filled().len() >= piece);
         if !is_whole {
             lane.keep_partial(stream, buffer);
-            return Err(read.map_or(Read::Drained, |_| Read::Again));
+            return Err(Some(read.map_or(Read::Drained, |_| Read::Again)));
         }
         // When buffers are scarce, how long this session holds its bytes is not to matter to
         // others.
@@ -195,17 +203,14 @@ impl Worker {
             false => buffer.split(),
         };
         lane.buffer = Some(buffer).filter(|_| !tight);
+        if fin {
+            lane.forget_stream(stream);
+        }
         // Nothing new, but a piece begun earlier may have to go as it is: buffers became scarce.
         if read.is_none() && bytes.is_empty() {
-            return Err(Read::Drained);
+            return Err(Some(Read::Drained));
         }
-        match lane.arrive(stream, &mut running.next_incoming, Arrived { bytes, fin }) {
-            Ok(input) => input.ok_or(Read::Again),
-            Err(reason) => {
-                self.violation(key, &reason);
-                Err(Read::Drained)
-            }
-        }
+        Ok((bytes, fin))
     }
 
     /// The lane's read buffer, or a fresh one when little of it is left.

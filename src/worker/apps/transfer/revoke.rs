@@ -1,10 +1,10 @@
 //! Peers whose rights were taken away while they are connected: what they do ends, and they hear
 //! why.
 
-use crate::proto::{Input, SessionError, SessionErrorCode};
+use crate::proto::lanes::LanesInput;
+use crate::proto::lanes::code;
+use crate::proto::{SessionError, SessionErrorCode};
 use crate::worker::Worker;
-use crate::worker::code;
-use crate::worker::limits::LINGER;
 use crate::worker::log::Who;
 use crate::worker::shared::PeerAccess;
 
@@ -37,7 +37,6 @@ impl Worker {
             };
             let now = self.io.shared.authorised(&running.peer);
             let before = running.allowed.as_ref();
-            let before = before.filter(|_| running.revoked.is_none());
             if let Some(why) = before.and_then(|before| taken_away(before, now.as_ref())) {
                 self.revoke(session, why);
             }
@@ -59,23 +58,15 @@ impl Worker {
         let Some(running) = self.sessions.get_mut(session) else {
             return;
         };
-        let now = self.io.now;
-        if self.io.log.admits(Who::Peer(running.peer), now) {
+        if self.io.log.admits(Who::Peer(running.peer), self.io.now) {
             tracing::info!(peer = %running.peer, why, "ending a session that is no longer allowed");
         }
-        running.revoked = Some(why);
+        running.allowed = None;
         let error = SessionError {
             code: SessionErrorCode::Permission,
             text: why.to_owned(),
         };
-        running.machine.handle(now, Input::Refuse(error));
-        self.drain_session(session);
-        for key in self.sessions.lanes(session) {
-            if let Some(connection) = self.connections.get_mut(key) {
-                connection.give_up_by(now + LINGER);
-            }
-            self.connections.touch(key);
-        }
+        self.tell(session, LanesInput::Refuse { error, why });
     }
 }
 

@@ -1,0 +1,254 @@
+//! One lane of a session: how far it is in its life, and what travels on it in each direction.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use bytes::{Buf, Bytes};
+
+use super::ports::LaneKey;
+use crate::ids::StreamKey;
+use crate::proto::wire::WireError;
+use crate::proto::wire::streams::{self, LANE_END_BYTES};
+
+/// Where a lane is in its life. A session's newest lane carries; each older one runs empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum LaneState {
+    /// The newest: new streams and control bytes go here. Next: Emptying.
+    Carrying,
+    /// Replaced. Streams begun here still have something to send. Next: Announcing.
+    Emptying,
+    /// How many streams there were is being said; these bytes of that are left. Next: Announced.
+    Announcing(Bytes),
+    /// It was said. Next: Arrived.
+    Announced,
+    /// The peer's transport has it.
+    Arrived,
+}
+
+/// Our direction of a lane's control stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ControlOut {
+    /// What the lane is for is being said; no data goes before it, which the peer would not read
+    /// and which could use up the window. Next: Open.
+    Preface(Bytes),
+    /// Next: Ended.
+    Open,
+    /// The end was taken by the transport. Next: Arrived.
+    Ended,
+    /// The peer's transport has all of it.
+    Arrived,
+}
+
+/// The peer's direction of a lane's control stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ControlIn {
+    /// It is another lane's turn, or too many answers wait. Next: Read.
+    Shut,
+    /// Read as it comes. Next: Shut, Ended.
+    Read,
+    Ended,
+}
+
+/// A one-way stream of the peer whose first byte was seen.
+#[derive(Debug)]
+enum Incoming {
+    Data(StreamKey),
+    LaneEnd(Vec<u8>),
+}
+
+/// Bytes of a data stream without what belongs to lanes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    pub key: StreamKey,
+    pub bytes: Bytes,
+    pub fin: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub key: LaneKey,
+    pub state: LaneState,
+    pub control_out: ControlOut,
+    pub control_in: ControlIn,
+    /// Data streams of ours that were begun here, and those of them that have not ended.
+    pub begun: u32,
+    pub unfinished: u32,
+    /// [`super::LanesOutput::Wants`] was said and no room given since.
+    pub wants_room: bool,
+    incoming: HashMap<u64, Incoming>,
+    /// Data streams of the peer read to their ends, and how many it says there are.
+    pub read: u32,
+    pub announced: Option<u32>,
+}
+
+impl Lane {
+    pub fn new(key: LaneKey, preface: Option<Bytes>) -> Lane {
+        Lane {
+            key,
+            state: LaneState::Carrying,
+            control_out: match preface {
+                Some(bytes) => ControlOut::Preface(bytes),
+                None => ControlOut::Open,
+            },
+            control_in: ControlIn::Shut,
+            begun: 0,
+            unfinished: 0,
+            wants_room: false,
+            incoming: HashMap::new(),
+            read: 0,
+            announced: None,
+        }
+    }
+
+    /// Everything the peer had to say here was read.
+    pub fn is_read_out(&self) -> bool {
+        self.control_in == ControlIn::Ended && self.announced == Some(self.read)
+    }
+
+    /// Everything we had to say here was taken by the transport.
+    pub fn is_said(&self) -> bool {
+        let announced = matches!(self.state, LaneState::Announced | LaneState::Arrived);
+        announced && matches!(self.control_out, ControlOut::Ended | ControlOut::Arrived)
+    }
+
+    /// Everything we had to say here has arrived.
+    pub fn is_arrived(&self) -> bool {
+        self.state == LaneState::Arrived && self.control_out == ControlOut::Arrived
+    }
+
+    /// Takes bytes of a one-way stream; gives what of them a session is to see. `next`: the key of
+    /// the next data stream that appears. Keys are ours, so that no peer can mix two streams up.
+    ///
+    /// # Errors
+    /// When no peer that keeps to the protocol says that.
+    pub fn take(
+        &mut self,
+        stream: u64,
+        mut bytes: Bytes,
+        fin: bool,
+        next: &mut u32,
+    ) -> Result<Option<Content>, WireError> {
+        if fin {
+            bytes = streams::without_end(bytes)?;
+        }
+        let incoming = match self.incoming.entry(stream) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(fresh) => match bytes.first().copied() {
+                None if fin => return Err(WireError::Record("a stream of nothing")),
+                None => return Ok(None),
+                Some(kind) => {
+                    bytes.advance(1);
+                    fresh.insert(Incoming::begun(kind, next)?)
+                }
+            },
+        };
+        let content = match incoming {
+            Incoming::Data(key) => {
+                let key = *key;
+                self.read += u32::from(fin);
+                (fin || !bytes.is_empty()).then_some(Content { key, bytes, fin })
+            }
+            Incoming::LaneEnd(so_far) => {
+                let missing = LANE_END_BYTES - so_far.len();
+                if bytes.len() > missing || (fin && bytes.len() < missing) {
+                    return Err(WireError::LaneEnd("of another length"));
+                }
+                so_far.extend_from_slice(&bytes);
+                if let (true, Some(count)) = (fin, so_far.first_chunk()) {
+                    let before = self.announced.replace(u32::from_be_bytes(*count));
+                    if before.is_some() {
+                        return Err(WireError::LaneEnd("said twice"));
+                    }
+                }
+                None
+            }
+        };
+        if fin {
+            self.incoming.remove(&stream);
+        }
+        // Those not read to their ends are streams, too.
+        let seen = self.read as usize + self.incoming.len();
+        if self.announced.is_some_and(|most| seen > most as usize) {
+            return Err(WireError::LaneEnd("there are more data streams"));
+        }
+        Ok(content)
+    }
+
+    /// The peer reset a stream: its key, if a session has seen any of it.
+    pub fn reset(&mut self, stream: u64) -> Option<StreamKey> {
+        match self.incoming.remove(&stream)? {
+            Incoming::Data(key) => Some(key),
+            Incoming::LaneEnd(_) => None,
+        }
+    }
+
+    /// Which of this lane's streams has the session's key.
+    pub fn stream_of(&self, key: StreamKey) -> Option<u64> {
+        let is_it = |incoming: &Incoming| matches!(incoming, Incoming::Data(data) if *data == key);
+        let mut streams = self.incoming.iter();
+        streams
+            .find(|(_, incoming)| is_it(incoming))
+            .map(|(stream, _)| *stream)
+    }
+}
+
+impl Incoming {
+    /// What begins with this byte.
+    fn begun(kind: u8, next: &mut u32) -> Result<Incoming, WireError> {
+        match kind {
+            streams::DATA => {
+                let key = StreamKey(*next);
+                *next = next.wrapping_add(1);
+                Ok(Incoming::Data(key))
+            }
+            streams::LANE_END => Ok(Incoming::LaneEnd(Vec::new())),
+            other => Err(WireError::StreamType(other)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane() -> Lane {
+        Lane::new(LaneKey(1), None)
+    }
+
+    fn take(lane: &mut Lane, stream: u64, bytes: &'static [u8], fin: bool) -> Option<Content> {
+        lane.take(stream, Bytes::from_static(bytes), fin, &mut 0)
+            .unwrap()
+    }
+
+    #[test]
+    fn a_lane_end_may_come_before_its_streams_and_in_pieces() {
+        let mut lane = lane();
+        for byte in [&[2][..], &[0], &[0], &[0]] {
+            assert_eq!(take(&mut lane, 1, byte, false), None);
+        }
+        assert_eq!(take(&mut lane, 1, &[1, 0], true), None);
+        assert_eq!((lane.announced, lane.read), (Some(1), 0));
+        let content = take(&mut lane, 0, &[1, 9, 0], true).unwrap();
+        assert_eq!((&content.bytes[..], content.fin), (&[9][..], true));
+        lane.control_in = ControlIn::Ended;
+        assert!(lane.is_read_out());
+        let one_more = lane.take(2, Bytes::from_static(&[1, 9]), false, &mut 0);
+        assert!(one_more.is_err());
+    }
+
+    #[test]
+    fn what_is_no_stream_of_ours_is_refused() {
+        let bad: [(&'static [u8], bool); 6] = [
+            (&[3], false),
+            (&[1], true),
+            (&[0], true),
+            (&[2, 0, 0, 1, 0], true),
+            (&[2, 0, 0, 0, 1, 7, 0], true),
+            (&[2, 0, 0, 0, 1, 7], false),
+        ];
+        for (bytes, fin) in bad {
+            let taken = lane().take(0, Bytes::from_static(bytes), fin, &mut 0);
+            assert!(taken.is_err(), "{bytes:?}");
+        }
+    }
+}

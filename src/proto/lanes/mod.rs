@@ -1,0 +1,444 @@
+//! All lanes of one session, on one side: which carries what, and how they come and go.
+//!
+//! A **lane** is one connection that carries a session; a session may outlive its lanes, since a
+//! lane is replaced before its key has sealed too much. [`Lanes`] holds the session's own machine,
+//! so that worker and simulator feed one machine per session; what a transport is to do, and what
+//! it has to tell, is in [`LanesInput`] and [`LanesOutput`]. The contract is the one of all
+//! machines in `proto`: [`Lanes::handle`] one input, then [`Lanes::poll`] until there is nothing
+//! more; [`Lanes::deadline`] says when time alone is worth an input.
+//!
+//! The rules, the same on both sides:
+//! - Lanes are numbered from 0 in the order they join; the client dials, the preface says the
+//!   number, and the server counts along.
+//! - The newest lane *carries*: fresh data streams and control bytes go there. An older lane's
+//!   control stream ends, in each direction, and its data streams run to their ends.
+//! - The bytes of all lanes' control streams in the order of the lanes' numbers are one stream: a
+//!   lane's are read only when those of all older lanes were read to their ends.
+//! - When nothing more is to be sent on an older lane, its *lane end* says how many data streams
+//!   there were. The side that opened none there closes it, once it has read everything and
+//!   everything of its own has arrived. The other side must not: it would drop what its peer has
+//!   not read.
+//! - A lane that is lost before all of it was read takes the session with it.
+
+mod lane;
+mod life;
+mod newcomer;
+mod outgoing;
+mod ports;
+mod suspicion;
+mod traffic;
+
+pub use newcomer::{Newcomer, NewcomerInput, NewcomerOutput, PREFACE_TIMEOUT, WAIT_AT_MOST};
+pub use ports::{
+    LaneClosed, LaneKey, LaneStream, LanesInput, LanesOutput, QuestionId, Taken, code,
+};
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::session::Session;
+use super::wire::PrefaceKind;
+use super::{Input, Outcome, Output};
+use crate::ids::{Fingerprint, SessionId};
+use lane::{ControlIn, Lane, LaneState};
+use outgoing::SendQueue;
+use suspicion::Suspicions;
+
+/// After the last word of a session, how long a side waits for the other to hang up.
+pub const LINGER: Duration = Duration::from_secs(3);
+
+/// Lanes of one session at a time that a client asks for: the one that carries, older ones being
+/// read out, one joining.
+pub const MAX_LANES: usize = 4;
+
+/// As many a server takes of a client. It may count lanes that the client has closed: what it has
+/// not read of them yet, and a CONNECTION_CLOSE that was lost, which is not sent again, so that the
+/// lane lives until its idle timeout.
+pub const MAX_SERVED_LANES: usize = 4 * MAX_LANES;
+
+/// After a lane could not be replaced. Half of the AEAD limit is left when that is tried first.
+const JOIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a lane hears that joins no session.
+const NO_SUCH_SESSION: &str = "no such session on this worker";
+
+/// What a session's lanes are given for their life.
+#[derive(Clone, Copy, Debug)]
+pub struct LanesConfig {
+    pub id: SessionId,
+    /// Whose lanes they are.
+    pub peer: Fingerprint,
+    /// How long a handshake may take.
+    pub handshake: Duration,
+    /// After how much silence a transport gives up.
+    pub idle: Duration,
+}
+
+/// All lanes of one session.
+pub struct Lanes {
+    /// Of the last input.
+    now: Instant,
+    id: SessionId,
+    peer: Fingerprint,
+    side: LanesSide,
+    course: Course,
+    session: Session,
+    /// Oldest first; the last is the newest.
+    lanes: Vec<Lane>,
+    next_number: u32,
+    /// Key of the next data stream of the peer that appears.
+    next_incoming: u32,
+    /// Control bytes of the peer, all lanes together.
+    control_read_bytes: u64,
+    out: SendQueue,
+    suspicions: Suspicions,
+    /// Control bytes are read only while no more of ours wait.
+    answers_max: Option<usize>,
+    handshake: Duration,
+    idle: Duration,
+    /// How long a server whose client has its answer waits to be hung up on.
+    patience: Duration,
+    outputs: VecDeque<LanesOutput>,
+}
+
+/// For people who wonder why nothing moves.
+impl fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lanes")
+            .field("course", &self.course)
+            .field("lanes", &self.lanes)
+            .field("control_bytes", &self.out.control_bytes())
+            .field("streams", &self.out.streams())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which side this is, and what only that side does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LanesSide {
+    Client(Growth),
+    Server,
+}
+
+/// Whether a client wants another lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Growth {
+    /// The newest lane does. Next: Wanted.
+    Content,
+    /// As soon as there is room for one. Next: Dialling.
+    Wanted { not_before: Instant },
+    /// Next: Content, Wanted.
+    Dialling,
+}
+
+/// How far the session and its lanes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    /// Next: any other.
+    Running,
+    /// Server: the newest lane's control stream ended, as a client does that goes on on another
+    /// lane, whose first packets may be behind. Next: Running, Parting.
+    AwaitJoin {
+        until: Instant,
+    },
+    /// Client: the server refused the newest lane, for it had just said its last word, on an older
+    /// one. Next: Parting.
+    LastWord {
+        until: Instant,
+    },
+    /// The session knows that its peer is gone, and closes its files. Next: Parting.
+    Ending,
+    /// The peer is told that it may not go on. Next: Parting.
+    Revoked {
+        until: Instant,
+        why: &'static str,
+    },
+    /// The session is over: waits for the peer to hang up (server), or until all is said (client).
+    /// Next: Over.
+    Parting {
+        until: Instant,
+        code: u64,
+        why: &'static str,
+    },
+    Over,
+}
+
+impl Lanes {
+    /// A client's session, on its first lane, whose peer is known.
+    pub fn client(now: Instant, lane: LaneKey, session: Session, config: LanesConfig) -> Lanes {
+        let mut lanes = Lanes::new(now, LanesSide::Client(Growth::Content), session, config);
+        let preface = lanes.preface(PrefaceKind::New);
+        lanes.adopt(lane, Some(preface));
+        lanes
+    }
+
+    /// A server's session, on the connection that asked for it ([`NewcomerOutput::Begin`]).
+    pub fn server(now: Instant, lane: LaneKey, session: Session, config: LanesConfig) -> Lanes {
+        let mut lanes = Lanes::new(now, LanesSide::Server, session, config);
+        lanes.adopt(lane, None);
+        lanes
+    }
+
+    fn new(now: Instant, side: LanesSide, session: Session, config: LanesConfig) -> Lanes {
+        Lanes {
+            now,
+            id: config.id,
+            peer: config.peer,
+            side,
+            course: Course::Running,
+            session,
+            lanes: Vec::new(),
+            next_number: 0,
+            next_incoming: 0,
+            control_read_bytes: 0,
+            out: SendQueue::default(),
+            suspicions: Suspicions::default(),
+            answers_max: None,
+            handshake: config.handshake,
+            idle: config.idle,
+            patience: config.idle,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// One mutation; [`Lanes::poll`] until `None` next. After [`LanesOutput::Over`] everything is
+    /// ignored.
+    pub fn handle(&mut self, now: Instant, input: LanesInput) {
+        if self.course == Course::Over {
+            return;
+        }
+        self.now = now;
+        match input {
+            LanesInput::Dialled { lane, peer } => self.dialled(lane, peer),
+            LanesInput::DialFailed => self.dial_failed(now),
+            LanesInput::Joins { lane, number, peer } => self.joins(lane, number, peer),
+            LanesInput::Worn { lane } => self.worn(now, lane),
+            LanesInput::Closed { lane, why } => self.lane_lost(now, lane, why),
+            LanesInput::Heard { lane } => self.heard(now, lane),
+            LanesInput::Control { lane, bytes, fin } => self.control(now, lane, bytes, fin),
+            LanesInput::ControlReset { lane } => self.control_ended(now, lane),
+            LanesInput::Data {
+                lane,
+                stream,
+                bytes,
+                fin,
+            } => self.data(now, (lane, stream), bytes, fin),
+            LanesInput::DataReset { lane, stream } => self.data_reset(now, lane, stream),
+            LanesInput::Stray { lane } => {
+                self.violation(now, lane, "a second bidirectional stream".to_owned());
+            }
+            LanesInput::Room { lane, bytes } => self.begin_round(now, lane, bytes),
+            LanesInput::Taken(taken) => self.taken(now, taken),
+            LanesInput::Delivered { lane, stream } => self.delivered(lane, stream),
+            LanesInput::Question {
+                id,
+                crowd,
+                round_trip,
+            } => self.question(now, id, crowd, round_trip),
+            LanesInput::Disk { op, result } => {
+                self.session.handle(now, Input::Disk { op, result });
+            }
+            LanesInput::Cancel => self.session.handle(now, Input::Cancel),
+            LanesInput::Shutdown => {
+                self.patience = LINGER;
+                self.session.handle(now, Input::Cancel);
+            }
+            LanesInput::Refuse { error, why } => {
+                self.revoke(now + LINGER, why);
+                self.session.handle(now, Input::Refuse(error));
+            }
+            LanesInput::Tick => self.tick(now),
+        }
+    }
+
+    /// The next thing wanted from the world. What the session holds back to go together is handed
+    /// over when there is nothing else.
+    pub fn poll(&mut self) -> Option<LanesOutput> {
+        if self.outputs.is_empty() && self.course != Course::Over {
+            self.settle(self.now);
+        }
+        self.outputs.pop_front()
+    }
+
+    /// When [`LanesInput::Tick`] is due if nothing else happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        let course = match self.course {
+            Course::Running | Course::Ending | Course::Over => None,
+            Course::AwaitJoin { until }
+            | Course::LastWord { until }
+            | Course::Revoked { until, .. }
+            | Course::Parting { until, .. } => Some(until).filter(|_| !self.lanes.is_empty()),
+        };
+        let growth = match self.side {
+            LanesSide::Client(Growth::Wanted { not_before }) if self.may_grow() => Some(not_before),
+            LanesSide::Client(_) | LanesSide::Server => None,
+        };
+        let suspicions = self.suspicions.deadline();
+        let due = [self.session.deadline(), course, growth, suspicions];
+        due.into_iter().flatten().min()
+    }
+
+    /// Heap bytes kept because the peer said or asked for something, about. (An account, not a
+    /// question of the protocol: no decision hangs on it here.)
+    pub fn held_bytes(&self) -> u64 {
+        self.session.held_bytes()
+    }
+
+    fn newest(&self) -> Option<LaneKey> {
+        self.lanes.last().map(|lane| lane.key)
+    }
+
+    fn at(&self, lane: LaneKey) -> Option<usize> {
+        self.lanes.iter().position(|other| other.key == lane)
+    }
+
+    fn is_client(&self) -> bool {
+        matches!(self.side, LanesSide::Client(_))
+    }
+
+    /// The session is not over.
+    fn is_on(&self) -> bool {
+        !matches!(self.course, Course::Parting { .. } | Course::Over)
+    }
+
+    fn wants(&mut self, at: usize) {
+        let lane = &mut self.lanes[at];
+        if !std::mem::replace(&mut lane.wants_room, true) {
+            let lane = lane.key;
+            self.outputs.push_back(LanesOutput::Wants { lane });
+        }
+    }
+
+    fn wants_newest(&mut self) {
+        if let Some(at) = self.lanes.len().checked_sub(1) {
+            self.wants(at);
+        }
+    }
+
+    // ---- after each input
+
+    /// Goes on as far as possible after an input: carries out what the session wants, replaces and closes lanes.
+    fn settle(&mut self, now: Instant) {
+        self.drain(now);
+        if self.is_on() {
+            self.close_replaced();
+            self.grow(now);
+        } else {
+            self.part(now);
+        }
+        self.say_what_is_read();
+        #[cfg(test)]
+        self.check();
+    }
+
+    /// Carries out everything the session wants, until it wants nothing.
+    fn drain(&mut self, now: Instant) {
+        while let Some(output) = self.session.poll() {
+            match output {
+                Output::Control(bytes) => {
+                    if self.carries() {
+                        self.out.control(bytes);
+                        self.wants_newest();
+                    }
+                }
+                Output::Data {
+                    stream,
+                    payload,
+                    fin,
+                } => {
+                    if self.carries() {
+                        let on = self.out.data(stream, payload, fin);
+                        match on.and_then(|lane| self.at(lane)) {
+                            Some(at) => self.wants(at),
+                            None => self.wants_newest(),
+                        }
+                    }
+                }
+                Output::Copy(_) => unreachable!("these lanes lead to another host"),
+                Output::Piece { stream, bytes } => self.piece(stream, bytes),
+                Output::TakesData(takes) => {
+                    self.outputs.push_back(LanesOutput::TakesData(takes));
+                }
+                Output::AnswersMax(most) => self.answers_max = most,
+                Output::Disk { op, cmd } => self.outputs.push_back(LanesOutput::Disk { op, cmd }),
+                Output::Event(event) => self.outputs.push_back(LanesOutput::Event(event)),
+                Output::Finished(outcome) => self.finished(now, outcome),
+            }
+        }
+    }
+
+    /// There is a lane for what is to be sent. When the newest is gone, none takes its place.
+    fn carries(&self) -> bool {
+        let carries = |lane: &Lane| lane.state == LaneState::Carrying;
+        self.lanes.last().is_some_and(carries)
+    }
+
+    fn finished(&mut self, now: Instant, outcome: Outcome) {
+        // A client that got its answer hangs up; one that is cut off for a while gets it when it is
+        // back.
+        let answered = matches!(outcome, Outcome::Complete(_) | Outcome::Refused(_));
+        let patience = match answered && !self.is_client() {
+            true => self.patience,
+            false => LINGER,
+        };
+        let (until, code, why) = match self.course {
+            Course::Revoked { until, why } => (until, code::UNAUTHORISED, why),
+            _ => (now + patience, code::DONE, ""),
+        };
+        self.course = Course::Parting { until, code, why };
+        if let Outcome::Violation(text) = &outcome {
+            self.close_all(code::VIOLATION, text);
+        }
+        if !self.suspicions.is_empty() {
+            let settled = self.suspicions.settle_all().map(LanesOutput::Settled);
+            self.outputs.extend(settled);
+            self.outputs.push_back(LanesOutput::Listen(false));
+        }
+        self.outputs.push_back(LanesOutput::Finished(outcome));
+        self.wants_newest();
+    }
+
+    /// Says of which lanes control bytes are to be read, where that changed.
+    fn say_what_is_read(&mut self) {
+        let most = self.answers_max;
+        let mut allowed = most.is_none_or(|most| self.out.control_bytes() <= most);
+        for lane in &mut self.lanes {
+            match (lane.control_in, allowed) {
+                (ControlIn::Ended, _) => continue,
+                (ControlIn::Shut, true) => lane.control_in = ControlIn::Read,
+                (ControlIn::Read, false) => lane.control_in = ControlIn::Shut,
+                (ControlIn::Shut, false) | (ControlIn::Read, true) => {
+                    // Younger lanes wait for the end of this one.
+                    allowed = false;
+                    continue;
+                }
+            }
+            let lane = lane.key;
+            self.outputs
+                .push_back(LanesOutput::ReadControl { lane, allowed });
+            allowed = false;
+        }
+    }
+
+    /// What must hold after each input.
+    #[cfg(test)]
+    fn check(&self) {
+        self.out.check(&self.lanes);
+        assert!(self.lanes.len() <= self.next_number as usize);
+        let readers = |lane: &&Lane| lane.control_in == ControlIn::Read;
+        assert!(self.lanes.iter().filter(readers).count() <= 1);
+        let most = match self.side {
+            LanesSide::Client(_) => MAX_LANES,
+            LanesSide::Server => MAX_SERVED_LANES,
+        };
+        assert!(self.lanes.len() <= most);
+        let carrying = |lane: &Lane| lane.state == LaneState::Carrying;
+        let older = self.lanes.len().saturating_sub(1);
+        assert!(!self.lanes[..older].iter().any(carrying), "two lanes carry");
+        let goes_on = matches!(self.course, Course::Running | Course::AwaitJoin { .. });
+        assert!(!goes_on || self.lanes.last().is_some_and(carrying));
+        assert!(self.course != Course::Over || self.lanes.is_empty());
+        assert!(self.is_on() || self.suspicions.is_empty());
+    }
+}

@@ -1,0 +1,580 @@
+//! Two sides with their lanes over simulated connections, one random step at a time.
+//!
+//! The world does what a worker does: it maps lanes to connections, and decides nothing about them.
+
+mod link;
+mod steps;
+mod tests;
+
+use std::time::{Duration, Instant};
+
+use super::Rng;
+use super::disk::Disk;
+use super::ops::Handles;
+use super::scenario::Parts;
+use crate::ids::{Fingerprint, SessionId, WorkerId};
+use crate::proto::Carriage;
+use crate::proto::lanes::{
+    LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig, LanesInput, LanesOutput, Newcomer,
+    NewcomerInput, NewcomerOutput, QuestionId, Taken, code,
+};
+use crate::proto::session::{Grant, Limits, Request, Session};
+use crate::proto::{Event, Outcome, Payload};
+use link::{EndState, Link, Room};
+use steps::Action;
+
+const CLIENT: usize = 0;
+const SERVER: usize = 1;
+
+/// What both sides take for granted of their transports.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Far more steps than any tree here needs.
+const MAX_STEPS: usize = 2_000_000;
+
+/// What goes wrong, in thousandths of all steps, and percentages from `dial_fails` on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Troubles {
+    /// The newest lane is said to be worn, so often at most.
+    wear: u64,
+    most_lanes: usize,
+    /// A connection is cut without a word.
+    cuts: u64,
+    /// The client's newest is not.
+    spares_newest: bool,
+    /// A dial that comes to nothing.
+    dial_fails: u64,
+    /// A goodbye that is lost.
+    goodbyes_lost: u64,
+    /// A lane that comes to a worker that knows nothing of its session.
+    strays: u64,
+}
+
+/// A session on one side with what it has open on that side's disk.
+struct Node {
+    lanes: Lanes,
+    handles: Handles,
+    takes_data: bool,
+    listens: bool,
+    outcome: Option<Outcome>,
+    finished_at: Option<Instant>,
+    over: bool,
+    events: Vec<Event>,
+    side: usize,
+    id: SessionId,
+}
+
+/// What a server says whose client was cut off before it said anything.
+const NO_REQUEST: &str = "no request within 10 s";
+
+/// Kinds of actions that have a weight of their own, for each side.
+const KINDS: usize = 8;
+
+struct World {
+    nodes: Vec<Node>,
+    disks: [Disk; 2],
+    links: Vec<Link>,
+    /// By link: who dialled (a node), and whose it is at the server.
+    dialled: Vec<usize>,
+    newcomers: Vec<Option<Newcomer>>,
+    owners: Vec<Option<usize>>,
+    /// Open questions: how many sessions have not answered, by the link that waits.
+    questions: Vec<(usize, usize)>,
+    grant: Grant,
+    server_limits: Limits,
+    troubles: Troubles,
+    now: Instant,
+    rng: Rng,
+    weights: [usize; KINDS * 2],
+    weights_for: usize,
+    /// In this phase control bytes overtake all data.
+    control_first: bool,
+    steps: usize,
+    cut_any: bool,
+    windows: &'static [usize],
+}
+
+impl World {
+    fn new(parts: Parts, troubles: Troubles, windows: &'static [usize]) -> World {
+        let Parts {
+            rng,
+            request,
+            limits: [client_limits, mut server_limits],
+            disks,
+        } = parts;
+        server_limits.carriage = Carriage::Bytes;
+        let mut world = World {
+            nodes: Vec::new(),
+            disks,
+            links: Vec::new(),
+            dialled: Vec::new(),
+            newcomers: Vec::new(),
+            owners: Vec::new(),
+            questions: Vec::new(),
+            grant: Grant {
+                read: true,
+                write: true,
+            },
+            server_limits,
+            troubles,
+            now: super::start(),
+            rng,
+            weights: [1; KINDS * 2],
+            weights_for: 0,
+            control_first: false,
+            steps: 0,
+            cut_any: false,
+            windows,
+        };
+        world.begin_client(request, client_limits);
+        world
+    }
+
+    /// A client begins a session on a connection of its own.
+    fn begin_client(&mut self, request: Request, mut limits: Limits) -> usize {
+        limits.carriage = Carriage::Bytes;
+        let node = self.nodes.len();
+        let link = self.dial(node);
+        self.links[link].ends[CLIENT].state = EndState::Open;
+        let session = Session::client(self.now, request, limits);
+        let id = SessionId([node as u8; 16]);
+        let lanes = Lanes::client(self.now, LaneKey(link), session, config(id));
+        self.nodes.push(Node::new(CLIENT, id, lanes));
+        self.drain(node);
+        node
+    }
+
+    fn dial(&mut self, node: usize) -> usize {
+        self.links.push(Link::new(self.windows, &mut self.rng));
+        self.dialled.push(node);
+        self.newcomers.push(None);
+        self.owners.push(None);
+        self.links.len() - 1
+    }
+
+    /// Runs until every session is over on both sides and every newcomer is settled.
+    fn run(&mut self) {
+        while self.step() {}
+    }
+
+    /// The client's process dies. Nobody tells the server.
+    fn kill_client(&mut self) {
+        let node = &mut self.nodes[CLIENT];
+        let handles = std::mem::take(&mut node.handles);
+        node.over = true;
+        handles.crash(&mut self.disks[CLIENT], &mut self.rng);
+        for link in &mut self.links {
+            link.cut = true;
+            link.ends[CLIENT].state = EndState::Closed;
+        }
+        self.cut_any = true;
+    }
+
+    /// One step; false: nothing can happen any more.
+    fn step(&mut self) -> bool {
+        self.trouble();
+        let Some(action) = self.choose() else {
+            for node in &self.nodes {
+                assert!(node.over, "nothing can happen: {}", self.state());
+            }
+            return false;
+        };
+        self.act(action);
+        self.steps += 1;
+        assert!(self.steps < MAX_STEPS, "no end in sight: {}", self.state());
+        true
+    }
+
+    /// Wears lanes out, and cuts them.
+    fn trouble(&mut self) {
+        let thousandth = self.rng.next() % 1000;
+        if thousandth < self.troubles.wear && self.links.len() < self.troubles.most_lanes {
+            let open = |link: &usize| self.links[*link].ends[CLIENT].state == EndState::Open;
+            let newest = (0..self.links.len()).rev().find(open);
+            if let Some(link) = newest {
+                let lane = LaneKey(link);
+                self.input(self.dialled[link], LanesInput::Worn { lane });
+            }
+        }
+        let thousandth = self.rng.next() % 1000;
+        if thousandth < self.troubles.cuts {
+            let mut live: Vec<usize> = (0..self.links.len())
+                .filter(|link| !self.links[*link].is_over() && !self.links[*link].cut)
+                .collect();
+            if self.troubles.spares_newest {
+                live.pop();
+            }
+            if !live.is_empty() {
+                let link = self.rng.pick(&live);
+                self.cut(link);
+            }
+        }
+    }
+
+    fn cut(&mut self, link: usize) {
+        self.links[link].cut = true;
+        self.cut_any = true;
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Establish { link, side } => self.establish(link, side),
+            Action::Carry { link, side } => {
+                self.links[link].carry(side, self.control_first, &mut self.rng);
+                self.tell_heard(link, 1 - side);
+            }
+            Action::Read { link, side } => self.read(link, side),
+            Action::Room { link, side } => {
+                let bytes = self.rng.pick(&[1, 5_000, 128 << 10]);
+                self.links[link].ends[side].room = Room::Idle;
+                self.links[link].ends[side].blocked = false;
+                let lane = LaneKey(link);
+                if let Some(node) = self.owner(link, side) {
+                    self.input(node, LanesInput::Room { lane, bytes });
+                }
+            }
+            Action::Delivered { link, side } => {
+                if let Some(stream) = self.links[link].delivered(side) {
+                    self.links[link].ends[side].watched.remove(&stream);
+                    let lane = LaneKey(link);
+                    if let Some(node) = self.owner(link, side) {
+                        self.input(node, LanesInput::Delivered { lane, stream });
+                    }
+                }
+            }
+            Action::Goodbye { link, side } => {
+                let data = self.takes_data(link, side);
+                let why = self.links[link].goodbye(side, data);
+                self.gone(link, side, why.unwrap_or(LaneClosed::Otherwise));
+            }
+            Action::Notice { link, side } => self.gone(link, side, LaneClosed::Otherwise),
+            Action::Disk { node } => {
+                let Node { handles, side, .. } = &mut self.nodes[node];
+                let mut ready: Vec<usize> = (0..handles.pending.len()).collect();
+                ready.retain(|&at| handles.pending[at].is_ready(self.now));
+                let at = self.rng.pick(&ready);
+                let (op, result) = handles.complete(at, &mut self.disks[*side], &mut self.rng);
+                self.input(node, LanesInput::Disk { op, result });
+            }
+            Action::Tick { node } => {
+                self.input(node, LanesInput::Tick);
+                let moved = self.nodes[node].deadline().is_none_or(|at| at > self.now);
+                assert!(moved, "a tick moved nothing: {}", self.state());
+            }
+            Action::TickNewcomer { link } => self.newcomer(link, NewcomerInput::Tick),
+        }
+    }
+
+    fn establish(&mut self, link: usize, side: usize) {
+        if side == CLIENT && self.rng.chance(self.troubles.dial_fails) {
+            self.cut(link);
+            return self.gone(link, CLIENT, LaneClosed::Otherwise);
+        }
+        self.links[link].ends[side].state = EndState::Open;
+        if side == CLIENT {
+            let (lane, peer) = (LaneKey(link), PEER);
+            self.input(self.dialled[link], LanesInput::Dialled { lane, peer });
+        } else {
+            self.newcomers[link] = Some(Newcomer::new(self.now));
+            self.drain_newcomer(link);
+        }
+    }
+
+    /// A side's connection is closed or lost.
+    fn gone(&mut self, link: usize, side: usize, why: LaneClosed) {
+        let was = self.links[link].ends[side].state;
+        self.links[link].ends[side].state = EndState::Closed;
+        if side == SERVER {
+            self.newcomers[link] = None;
+        }
+        let lane = LaneKey(link);
+        match (was, self.owner(link, side)) {
+            (EndState::Handshaking, Some(node)) => self.input(node, LanesInput::DialFailed),
+            (EndState::Open, Some(node)) => self.input(node, LanesInput::Closed { lane, why }),
+            (EndState::Closed, _) | (_, None) => {}
+        }
+    }
+
+    fn read(&mut self, link: usize, side: usize) {
+        let data = self.takes_data(link, side);
+        let (stream, bytes, fin) = self.links[link].read(side, data, &mut self.rng);
+        let lane = LaneKey(link);
+        match (self.owner(link, side), stream) {
+            (Some(node), LaneStream::Control) => {
+                self.input(node, LanesInput::Control { lane, bytes, fin });
+            }
+            (Some(node), LaneStream::OneWay(stream)) => {
+                let input = LanesInput::Data {
+                    lane,
+                    stream,
+                    bytes,
+                    fin,
+                };
+                self.input(node, input);
+            }
+            (None, _) => self.newcomer(link, NewcomerInput::Control { bytes, fin }),
+        }
+    }
+
+    fn tell_heard(&mut self, link: usize, side: usize) {
+        if let Some(node) = self.owner(link, side)
+            && self.nodes[node].listens
+            && std::mem::take(&mut self.links[link].ends[side].heard)
+        {
+            let lane = LaneKey(link);
+            self.input(node, LanesInput::Heard { lane });
+        }
+    }
+
+    // ---- what a worker does for a newcomer
+
+    fn newcomer(&mut self, link: usize, input: NewcomerInput) {
+        if let Some(newcomer) = &mut self.newcomers[link] {
+            newcomer.handle(self.now, input);
+            self.drain_newcomer(link);
+        }
+    }
+
+    fn drain_newcomer(&mut self, link: usize) {
+        while let Some(output) = self.newcomers[link].as_mut().and_then(Newcomer::poll) {
+            match output {
+                NewcomerOutput::ReadControl { most_bytes } => {
+                    self.links[link].ends[SERVER].control_most = most_bytes;
+                }
+                NewcomerOutput::Ask => self.ask(link),
+                NewcomerOutput::Begin { session } => match self.served(session) {
+                    Some(_) => self.newcomer(link, NewcomerInput::SessionExists(true)),
+                    None => self.begin_served(link, session),
+                },
+                NewcomerOutput::Join { session, number } => {
+                    let stray = self.rng.chance(self.troubles.strays);
+                    match self.served(session).filter(|_| !stray) {
+                        Some(node) => {
+                            self.newcomers[link] = None;
+                            self.owners[link] = Some(node);
+                            let (lane, peer) = (LaneKey(link), PEER);
+                            let joins = LanesInput::Joins { lane, number, peer };
+                            self.input(node, joins);
+                        }
+                        None => self.newcomer(link, NewcomerInput::SessionExists(false)),
+                    }
+                }
+                NewcomerOutput::Close { code, .. } => {
+                    assert_ne!(code, code::VIOLATION, "nobody here breaks the protocol");
+                    self.newcomers[link] = None;
+                    self.close(link, SERVER, code);
+                }
+            }
+        }
+    }
+
+    fn served(&self, id: SessionId) -> Option<usize> {
+        let is_it = |node: &Node| node.side == SERVER && node.id == id && !node.over;
+        self.nodes.iter().position(is_it)
+    }
+
+    fn begin_served(&mut self, link: usize, id: SessionId) {
+        for older in self.nodes.iter().filter(|node| node.side == SERVER) {
+            let lives = |node: &Node| node.side == CLIENT && node.id == older.id && !node.over;
+            let holds = older.handles.open_count().1 > 0;
+            let waited = !holds || self.nodes.iter().any(lives);
+            assert!(waited, "a dead session still holds files: {}", self.state());
+        }
+        self.newcomers[link] = None;
+        let node = self.nodes.len();
+        self.owners[link] = Some(node);
+        let session = Session::server(self.now, self.grant, self.server_limits.clone());
+        let lanes = Lanes::server(self.now, LaneKey(link), session, config(id));
+        self.nodes.push(Node::new(SERVER, id, lanes));
+        self.drain(node);
+    }
+
+    /// Older sessions that hold files are asked whether they live.
+    fn ask(&mut self, link: usize) {
+        let holds = |node: &Node| node.side == SERVER && node.outcome.is_none();
+        let asked: Vec<usize> = (0..self.nodes.len())
+            .filter(|node| {
+                holds(&self.nodes[*node]) && self.nodes[*node].handles.open_count().1 > 0
+            })
+            .collect();
+        let (id, crowd) = (question(link), asked.len());
+        self.questions.push((link, asked.len()));
+        self.newcomer(
+            link,
+            NewcomerInput::Asked {
+                workers: asked.len().min(1),
+            },
+        );
+        for node in asked {
+            let round_trip = Duration::from_millis(1);
+            self.input(
+                node,
+                LanesInput::Question {
+                    id,
+                    crowd,
+                    round_trip,
+                },
+            );
+        }
+    }
+
+    fn settled(&mut self, id: QuestionId) {
+        let link = id.connection as usize;
+        let Some(open) = self.questions.iter_mut().find(|(at, _)| *at == link) else {
+            panic!("an answer nobody waits for");
+        };
+        open.1 -= 1;
+        if open.1 == 0 {
+            self.newcomer(link, NewcomerInput::Answered);
+        }
+    }
+
+    // ---- what a worker does for a session
+
+    fn input(&mut self, node: usize, input: LanesInput) {
+        if self.nodes[node].over {
+            return;
+        }
+        self.nodes[node].lanes.handle(self.now, input);
+        self.drain(node);
+    }
+
+    fn drain(&mut self, node: usize) {
+        loop {
+            let mut answer = None;
+            while let Some(output) = self.nodes[node].lanes.poll() {
+                assert!(!self.nodes[node].over, "an output after the end");
+                answer = self.carry_out(node, output).or(answer);
+            }
+            match answer {
+                Some(taken) => {
+                    let taken = LanesInput::Taken(taken);
+                    self.nodes[node].lanes.handle(self.now, taken);
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn carry_out(&mut self, node: usize, output: LanesOutput) -> Option<Taken> {
+        let side = self.nodes[node].side;
+        match output {
+            LanesOutput::Send {
+                lane,
+                stream,
+                payload,
+                fin,
+            } => {
+                let bytes = match payload {
+                    Payload::Bytes(bytes) => bytes,
+                    Payload::Range { .. } => unreachable!("these lanes take no ranges"),
+                };
+                let rng = &mut self.rng;
+                let taken = self.links[lane.0].send(side, stream, bytes, fin, rng);
+                if taken == Taken::All {
+                    self.links[lane.0].ends[side].room = Room::Due;
+                }
+                return Some(taken);
+            }
+            LanesOutput::Wants { lane } => self.links[lane.0].ends[side].room = Room::Due,
+            LanesOutput::ReadControl { lane, allowed } => {
+                let most = if allowed { usize::MAX } else { 0 };
+                self.links[lane.0].ends[side].control_most = most;
+            }
+            LanesOutput::TakesData(takes) => self.nodes[node].takes_data = takes,
+            LanesOutput::Piece { .. } => {}
+            LanesOutput::Watch { lane, stream } => {
+                self.links[lane.0].ends[side].watched.insert(stream);
+            }
+            LanesOutput::Dial => {
+                assert_eq!(side, CLIENT);
+                self.dial(node);
+            }
+            LanesOutput::Close { lane, code, text } => {
+                let honest = code != code::VIOLATION || self.cut_any && text == NO_REQUEST;
+                assert!(honest, "{text}");
+                self.close(lane.0, side, code);
+            }
+            LanesOutput::Ping { lane } => {
+                // The peer's transport answers by itself.
+                let link = &mut self.links[lane.0];
+                let answers = !link.cut && link.ends[1 - side].state == EndState::Open;
+                link.ends[side].heard |= answers;
+            }
+            LanesOutput::Listen(listens) => self.nodes[node].listens = listens,
+            LanesOutput::Settled(id) => self.settled(id),
+            LanesOutput::Disk { op, cmd } => self.nodes[node].handles.start(op, cmd),
+            LanesOutput::Event(event) => self.nodes[node].events.push(event),
+            LanesOutput::Finished(outcome) => {
+                assert!(self.nodes[node].outcome.is_none(), "finished twice");
+                self.nodes[node].outcome = Some(outcome);
+                self.nodes[node].finished_at = Some(self.now);
+            }
+            LanesOutput::Over => self.nodes[node].over = true,
+        }
+        None
+    }
+
+    fn close(&mut self, link: usize, side: usize, code: u64) {
+        let lost = self.rng.chance(self.troubles.goodbyes_lost);
+        if self.links[link].ends[side].state != EndState::Closed {
+            self.links[link].close(side, code, lost);
+        }
+    }
+
+    /// For panics.
+    fn state(&self) -> String {
+        let node = |node: &Node| {
+            format!(
+                "{} {:?} over {} ({} operations)",
+                ["client", "server"][node.side],
+                node.outcome,
+                node.over,
+                node.handles.pending.len()
+            )
+        };
+        let nodes: Vec<String> = self.nodes.iter().map(node).collect();
+        format!("{nodes:?}; step {}; {:#?}", self.steps, self.links)
+    }
+}
+
+impl Node {
+    fn new(side: usize, id: SessionId, lanes: Lanes) -> Node {
+        Node {
+            lanes,
+            handles: Handles::default(),
+            takes_data: true,
+            listens: false,
+            outcome: None,
+            finished_at: None,
+            over: false,
+            events: Vec::new(),
+            side,
+            id,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.lanes.deadline().filter(|_| !self.over)
+    }
+}
+
+/// Everybody here is this one.
+const PEER: Fingerprint = Fingerprint([1; 32]);
+
+fn config(id: SessionId) -> LanesConfig {
+    LanesConfig {
+        id,
+        peer: PEER,
+        handshake: HANDSHAKE,
+        idle: IDLE,
+    }
+}
+
+fn question(link: usize) -> QuestionId {
+    QuestionId {
+        asker: WorkerId(0),
+        connection: link as u64,
+    }
+}

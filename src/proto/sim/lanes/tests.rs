@@ -1,0 +1,273 @@
+//! Transfers over lanes that are replaced, lost, refused and never heard of again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::link::Link;
+use super::{CLIENT, NO_REQUEST, Node, SERVER, Troubles, World};
+use crate::proto::lanes::WAIT_AT_MOST;
+use crate::proto::session::{BenchWork, Request};
+use crate::proto::sim::Rng;
+use crate::proto::sim::check::Strictness;
+use crate::proto::sim::disk::Disk;
+use crate::proto::sim::scenario::{Scenario, Shape, directory};
+use crate::proto::sim::tests::for_seeds;
+use crate::proto::sim::tree::TreeShape;
+use crate::proto::{Outcome, Totals};
+
+const TREE: TreeShape = TreeShape {
+    max_entries: 12,
+    max_large: 0,
+};
+const LARGE: TreeShape = TreeShape {
+    max_entries: 4,
+    max_large: 1,
+};
+
+/// A tree, and windows in which it does not take for ever.
+fn scenario(seed: u64) -> (Scenario, &'static [usize]) {
+    match seed % 5 {
+        0 => (Scenario::random(seed, LARGE), &[100_000, 1_000_000]),
+        _ => (Scenario::random(seed, TREE), &[300, 20_000, 300_000]),
+    }
+}
+
+fn complete(node: &Node) -> Option<Totals> {
+    match node.outcome {
+        Some(Outcome::Complete(totals)) => Some(totals),
+        _ => None,
+    }
+}
+
+/// Runs to the end and checks what is on the disks then; the client's totals, if it says complete.
+fn run(seed: u64, troubles: Troubles) -> (World, Option<Totals>) {
+    let (mut scenario, windows) = scenario(seed);
+    let (source, before) = (scenario.source.clone(), scenario.target.clone());
+    let mut world = World::new(scenario.parts(), troubles, windows);
+    world.run();
+    for node in &world.nodes {
+        let (_, files) = node.handles.open_count();
+        assert_eq!(files, 0, "files are left open");
+        match &node.outcome {
+            Some(Outcome::Complete(_) | Outcome::Lost(_)) => {}
+            Some(Outcome::Violation(text)) if text == NO_REQUEST && world.cut_any => {}
+            other => panic!("ended with {other:?}"),
+        }
+    }
+    let totals = complete(&world.nodes[CLIENT]);
+    scenario.keep_disks(std::mem::take(&mut world.disks));
+    let strictness = match totals {
+        Some(_) => Strictness::Exact,
+        None => Strictness::Partial,
+    };
+    scenario.check(
+        &source,
+        &before,
+        strictness,
+        BTreeMap::new(),
+        totals.as_ref(),
+    );
+    (world, totals)
+}
+
+#[test]
+fn replaced_lanes_lose_nothing() {
+    let (lanes, runs) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    for_seeds("replaced_lanes_lose_nothing", 1000, |seed| {
+        let mut rng = Rng::new(seed ^ 0x1a9e);
+        let troubles = Troubles {
+            wear: rng.pick(&[2, 20, 200]),
+            most_lanes: 12,
+            dial_fails: rng.pick(&[0, 0, 30]),
+            goodbyes_lost: rng.pick(&[0, 0, 30]),
+            ..Troubles::default()
+        };
+        let (world, _) = run(seed, troubles);
+        for node in &world.nodes {
+            assert!(complete(node).is_some(), "{:?}", node.outcome);
+        }
+        assert_eq!(world.nodes.len(), 2);
+        lanes.set(lanes.get() + world.links.len());
+        runs.set(runs.get() + 1);
+    });
+    assert!(lanes.get() > 3 * runs.get() || runs.get() < 10);
+}
+
+#[test]
+fn lost_lanes_end_in_a_word_or_in_all() {
+    let (whole, lost) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    for_seeds("lost_lanes_end_in_a_word_or_in_all", 1500, |seed| {
+        let mut rng = Rng::new(seed ^ 0x105e);
+        let troubles = Troubles {
+            wear: rng.pick(&[0, 5, 50]),
+            most_lanes: 10,
+            cuts: rng.pick(&[1, 1, 5]),
+            dial_fails: rng.pick(&[0, 30]),
+            spares_newest: rng.chance(40),
+            goodbyes_lost: rng.pick(&[0, 30]),
+            strays: rng.pick(&[0, 0, 30]),
+        };
+        let (world, totals) = run(seed, troubles);
+        let served = world.nodes.iter().find(|node| node.side == SERVER);
+        match (totals, served.and_then(complete)) {
+            (Some(_), None) => {
+                let receives = served.is_some();
+                assert!(receives, "complete without a server");
+                whole.set(whole.get() + 1);
+            }
+            (Some(_), Some(_)) => whole.set(whole.get() + 1),
+            (None, _) => lost.set(lost.get() + 1),
+        }
+    });
+    if whole.get() + lost.get() > 100 {
+        assert!(whole.get() > 100 && lost.get() > 100, "{whole:?} {lost:?}");
+    }
+}
+
+/// A replaced lane is lost while the others live on: what was under way on it is missed, though
+/// both sides had said everything there.
+#[test]
+fn what_was_under_way_on_a_replaced_lane_is_missed() {
+    let cut = std::cell::Cell::new(0);
+    for_seeds(
+        "what_was_under_way_on_a_replaced_lane_is_missed",
+        400,
+        |seed| {
+            let mut scenario = Scenario::random(seed, LARGE);
+            let troubles = Troubles {
+                wear: 50,
+                most_lanes: 12,
+                ..Troubles::default()
+            };
+            let mut world = World::new(scenario.parts(), troubles, &[100_000, 1_000_000]);
+            while world.step() {
+                let ripe = world.links.iter().position(Link::has_data_under_way);
+                if let (Some(link), false) = (ripe, world.cut_any) {
+                    world.cut(link);
+                    cut.set(cut.get() + 1);
+                }
+            }
+        },
+    );
+    assert!(cut.get() > 20 || std::env::var("LANDRO_SIM_SEED").is_ok());
+}
+
+/// A client is killed in the middle, without a word to the server, and runs again: whatever its
+/// older session still has in files goes over.
+#[test]
+fn a_rerun_takes_over_from_a_session_whose_client_died() {
+    let resumed = std::cell::Cell::new(0);
+    for_seeds(
+        "a_rerun_takes_over_from_a_session_whose_client_died",
+        150,
+        |seed| {
+            let mut rng = Rng::new(seed ^ 0xdead);
+            let mut scenario = Scenario::random(seed, LARGE);
+            scenario.push = true;
+            if scenario.shape == Shape::Renamed {
+                scenario.shape = Shape::IntoNew;
+            }
+            let (source, before) = (scenario.source.clone(), scenario.target.clone());
+            let parts = scenario.parts();
+            let (request, limits) = (parts.request.clone(), parts.limits[CLIENT].clone());
+            let troubles = Troubles {
+                wear: rng.pick(&[0, 20]),
+                most_lanes: 6,
+                ..Troubles::default()
+            };
+            let mut world = World::new(parts, troubles, &[100_000, 1_000_000]);
+            for _ in 0..rng.below(1500) {
+                if world.nodes[CLIENT].over || !world.step() {
+                    break;
+                }
+            }
+            world.kill_client();
+            let rerun = world.begin_client(request, limits);
+            let begun = world.now;
+            world.run();
+            let totals = complete(&world.nodes[rerun]).expect("nothing is in its way");
+            resumed.set(resumed.get() + totals.resumed_bytes);
+            let finished = world.nodes[rerun].finished_at.expect("it has an outcome");
+            assert!(
+                finished < begun + WAIT_AT_MOST + Duration::from_secs(5),
+                "it waits for an idle timeout"
+            );
+            scenario.keep_disks(std::mem::take(&mut world.disks));
+            let strictness = Strictness::Exact;
+            scenario.check(&source, &before, strictness, BTreeMap::new(), None);
+            assert!(scenario.target.parts.is_empty(), "partial files are left");
+        },
+    );
+    assert!(resumed.get() > 0 || std::env::var("LANDRO_SIM_SEED").is_ok());
+}
+
+/// Two clients of one identity at the same time: neither takes the other for dead.
+#[test]
+fn a_second_session_waits_for_a_sign_of_life_and_no_longer() {
+    for_seeds(
+        "a_second_session_waits_for_a_sign_of_life_and_no_longer",
+        150,
+        |seed| {
+            let mut rng = Rng::new(seed ^ 0x2222);
+            let mut scenario = Scenario::random(seed, LARGE);
+            (scenario.push, scenario.shape) = (true, Shape::IntoExisting);
+            let other = directory();
+            scenario.target.put(Disk::ROOT, b"other", other);
+            let parts = scenario.parts();
+            let (mut request, limits) = (parts.request.clone(), parts.limits[CLIENT].clone());
+            if let Request::Transfer(transfer) = &mut request {
+                transfer.target = Bytes::from_static(b"other");
+            }
+            let mut world = World::new(parts, Troubles::default(), &[100_000]);
+            for _ in 0..rng.below(400) {
+                world.step();
+            }
+            let second = world.begin_client(request, limits);
+            world.run();
+            for node in [CLIENT, second] {
+                assert!(complete(&world.nodes[node]).is_some(), "{}", world.state());
+            }
+        },
+    );
+}
+
+/// What moves no files is replaced, too: nobody has data there, or a server that has it.
+#[test]
+fn measurements_and_listings_go_on_over_replaced_lanes() {
+    for_seeds(
+        "measurements_and_listings_go_on_over_replaced_lanes",
+        300,
+        |seed| {
+            let mut rng = Rng::new(seed ^ 0xbe7c);
+            let (mut scenario, windows) = (Scenario::random(seed, TREE), &[20_000, 300_000]);
+            let mut parts = scenario.parts();
+            let duration = Duration::from_millis(rng.pick(&[1, 20, 100]));
+            let work = rng.pick(&[
+                BenchWork::Send,
+                BenchWork::Receive,
+                BenchWork::Echo { size_bytes: 100 },
+                BenchWork::Echo { size_bytes: 60_000 },
+            ]);
+            parts.request = match rng.chance(30) {
+                true => {
+                    let path: &[u8] = if scenario.push { b"in" } else { b"pub" };
+                    let path = Bytes::from_static(path);
+                    Request::List { path }
+                }
+                false => Request::Bench { work, duration },
+            };
+            let troubles = Troubles {
+                wear: rng.pick(&[20, 200]),
+                most_lanes: 12,
+                ..Troubles::default()
+            };
+            let mut world = World::new(parts, troubles, windows);
+            world.run();
+            for node in &world.nodes {
+                assert!(complete(node).is_some(), "{:?}", node.outcome);
+            }
+        },
+    );
+}

@@ -1,0 +1,169 @@
+//! What a session's lanes are told, and what they want carried out.
+
+use std::collections::VecDeque;
+
+use crate::proto::lanes::{LaneKey, LanesInput, LanesOutput, Taken, code};
+use crate::proto::{Event, Outcome, Payload};
+use crate::worker::Worker;
+use crate::worker::client_events::ClientEvent;
+use crate::worker::limits::TRIM_AFTER;
+
+impl Worker {
+    /// Tells a session something and carries out what it wants. Gives how many bytes its transports
+    /// took.
+    pub(crate) fn tell(&mut self, session: usize, input: LanesInput) -> usize {
+        let now = self.io.now;
+        if let Some(running) = self.sessions.get_mut(session) {
+            running.lanes.handle(now, input);
+        }
+        self.carry_out(session)
+    }
+
+    /// Carries out everything a session wants, until it wants nothing. Gives how many bytes its
+    /// transports took.
+    pub(crate) fn carry_out(&mut self, session: usize) -> usize {
+        let (mut taken_bytes, mut inputs) = (0, VecDeque::new());
+        loop {
+            while let Some(running) = self.sessions.get_mut(session)
+                && let Some(output) = running.lanes.poll()
+            {
+                match output {
+                    LanesOutput::Send {
+                        lane,
+                        stream,
+                        payload,
+                        fin,
+                    } => {
+                        let Payload::Bytes(bytes) = payload else {
+                            unreachable!("QUIC says that it takes no ranges");
+                        };
+                        let len = bytes.len();
+                        let taken = self.send(lane.0, stream, bytes, fin);
+                        taken_bytes += match taken {
+                            Taken::All | Taken::Gone => len,
+                            Taken::Part(bytes) => bytes as usize,
+                        };
+                        inputs.push_front(LanesInput::Taken(taken));
+                    }
+                    LanesOutput::Dial => inputs.extend(self.dial_lane(session)),
+                    other => self.do_at_once(session, other),
+                }
+            }
+            let (Some(input), Some(running)) = (inputs.pop_front(), self.sessions.get_mut(session))
+            else {
+                break;
+            };
+            running.lanes.handle(self.io.now, input);
+        }
+        self.sessions.schedule(&mut self.io, session);
+        taken_bytes
+    }
+
+    /// What needs no answer.
+    fn do_at_once(&mut self, session: usize, output: LanesOutput) {
+        let Some(running) = self.sessions.get_mut(session) else {
+            return;
+        };
+        match output {
+            LanesOutput::Wants { lane } => self.connections.touch(lane.0),
+            LanesOutput::ReadControl { lane, allowed } => {
+                let most = if allowed { usize::MAX } else { 0 };
+                self.read_control_up_to(lane.0, most);
+            }
+            LanesOutput::TakesData(takes_data) => {
+                running.takes_data = takes_data;
+                if takes_data {
+                    self.connections.touch_all_of(session);
+                }
+            }
+            LanesOutput::Piece {
+                lane,
+                stream,
+                bytes,
+            } => {
+                let is_client = running.is_client;
+                if let Some((_, lane)) = self.connections.lane_mut(lane.0) {
+                    lane.set_piece(super::reading::id_of_theirs(stream, is_client), bytes);
+                }
+            }
+            LanesOutput::Watch { lane, stream } => {
+                if let Some((_, lane)) = self.connections.lane_mut(lane.0) {
+                    lane.watched.push(stream);
+                }
+            }
+            LanesOutput::Close { lane, code, text } => self.close_lane(lane, code, &text),
+            LanesOutput::Ping { lane } => {
+                if let Some(connection) = self.connections.get_mut(lane.0) {
+                    connection.ping(self.io.now);
+                    self.connections.touch(lane.0);
+                }
+            }
+            LanesOutput::Listen(listens) => running.listens = listens,
+            LanesOutput::Settled(id) => self.settled(id),
+            LanesOutput::Disk { op, cmd } => {
+                let space = running.space.clone();
+                self.disk.start(session, running.serial, &space, op, cmd);
+            }
+            LanesOutput::Event(event) => self.report(session, event),
+            LanesOutput::Finished(outcome) => self.finished(session, outcome),
+            LanesOutput::Over => self.session_over(session),
+            LanesOutput::Send { .. } | LanesOutput::Dial => {
+                unreachable!("what is answered is not done here")
+            }
+        }
+    }
+
+    /// Closes a lane for its session, whose it is no more.
+    fn close_lane(&mut self, lane: LaneKey, code: u64, text: &str) {
+        let Some(connection) = self.connections.get_mut(lane.0) else {
+            return;
+        };
+        let (peer, who) = (connection.peer, connection.who());
+        if let Some((_, lane)) = connection.lane_mut() {
+            lane.leave();
+        }
+        if code == code::VIOLATION && self.io.log.admits(who, self.io.now) {
+            tracing::warn!(%peer, reason = text, "protocol violation");
+        }
+        if code == code::TIMEOUT && self.io.log.admits(who, self.io.now) {
+            tracing::info!(%peer, reason = text, "a session makes room for its successor");
+        }
+        self.connections.close(&self.io, lane.0, code, text);
+    }
+
+    fn report(&mut self, session: usize, event: Event) {
+        let Some(running) = self.sessions.get_mut(session) else {
+            return;
+        };
+        let now = self.io.now;
+        match &self.client {
+            Some(client) if running.is_client => client.tell(ClientEvent::Session(event)),
+            _ => {
+                let (log, peer) = (&mut running.log, &running.peer);
+                self.io.log.event(log, peer, &event, now);
+            }
+        }
+    }
+
+    fn finished(&mut self, session: usize, outcome: Outcome) {
+        if let Some(running) = self.sessions.get_mut(session) {
+            let log = std::mem::take(&mut running.log);
+            let now = self.io.now;
+            self.io.log.outcome(log, &running.peer, &outcome, now);
+            running.finished = Some(outcome);
+        }
+    }
+
+    /// A session has finished, and no lane is left.
+    fn session_over(&mut self, session: usize) {
+        let Some(running) = self.sessions.remove(session) else {
+            return;
+        };
+        self.disk.share_among(self.sessions.len());
+        match &mut self.client {
+            Some(client) => client.session_ended(running.finished),
+            None if self.sessions.is_empty() => self.io.trim_at = Some(self.io.now + TRIM_AFTER),
+            None => {}
+        }
+    }
+}

@@ -34,7 +34,8 @@ const LOOKUPS: usize = 64;
 /// operations, of which the longest copies 64 MiB.
 ///
 /// # Errors
-/// When there is no memory to begin with, or no end is reached (a bug of the session). What goes wrong with single entries is an event.
+/// When there is no memory to begin with, or no end is reached (a bug of the session). What goes
+/// wrong with single entries is an event.
 pub fn copy_locally(
     transfer: &Transfer,
     stop: &dyn Fn() -> bool,

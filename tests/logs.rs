@@ -180,7 +180,6 @@ fn a_talkative_server(backend: &'static str) {
             assert!(matches!(peer.next_message(), Some(Message::Hello(_))));
             peer.message(&Message::Welcome(Welcome {
                 version: 1,
-                agent: "x".into(),
                 entry_window: 1024,
             }));
             peer.entries(vec![entry(1, 0, b"x", Kind::File, 0)]);

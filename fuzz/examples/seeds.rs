@@ -99,7 +99,6 @@ fn lanes() {
     // Steps of the target: what, on which lane, and what it takes.
     let hello = Message::Hello(Hello {
         version: VERSION,
-        agent: "landro/0.1.0".into(),
         request: WireRequest::Bench {
             mode: BenchMode::Send,
             milliseconds: 10,
@@ -150,11 +149,9 @@ fn framed(message: &Message) -> Bytes {
 }
 
 fn hello(request: WireRequest) -> Message {
-    let agent = "landro/0.1.0".into();
     let (bwlimit_bps, streams) = (Some(8_000_000), Some(16));
     Message::Hello(Hello {
         version: VERSION,
-        agent,
         request,
         entry_window: 1024,
         bwlimit_bps,
@@ -188,7 +185,6 @@ fn requests() -> [Message; 4] {
 fn welcome() -> Message {
     Message::Welcome(Welcome {
         version: VERSION,
-        agent: "landro/0.1.0".into(),
         entry_window: 1024,
     })
 }

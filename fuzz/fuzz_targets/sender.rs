@@ -40,7 +40,6 @@ fuzz_target!(|data: &[u8]| {
         let mut world = World::new(script, |now| Session::client(now, request, limits()));
         world.say(&Message::Welcome(Welcome {
             version: VERSION,
-            agent: String::new(),
             entry_window,
         }));
         world.run(step);

@@ -203,10 +203,9 @@ impl<'a> World<'a> {
     }
 
     pub fn hello(&mut self, request: WireRequest, bwlimit_bps: Option<u64>) {
-        let (agent, streams) = (String::new(), None);
+        let streams = None;
         let hello = Hello {
             version: VERSION,
-            agent,
             request,
             entry_window: ENTRY_WINDOW,
             bwlimit_bps,

@@ -225,7 +225,11 @@ impl KnownHosts {
             }
             // In the one spelling it is looked for in; a name that no URL can have would make its
             // host one never met.
+            // Nor may it go on as a URL does: whoever wrote that meant something else.
             let url = Url::parse(format!("landro://{host}").as_ref()).map_err(|_| bad())?;
+            if host.contains('/') {
+                return Err(bad());
+            }
             lines.push((line, url.host, fingerprint));
         }
         Ok(KnownHosts { path, lines })
@@ -503,6 +507,8 @@ mod tests {
             format!("h:1 {peer} {peer}"),
             format!("h:1,i:1 {peer}"),
             format!("h:x {peer}"),
+            format!("h:1/ {peer}"),
+            format!("h:1/path {peer}"),
             format!("{peer} h:1"),
             format!("h:1 {peer}="),
         ] {

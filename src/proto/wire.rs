@@ -41,9 +41,6 @@ pub const MAX_SOURCES: usize = 1024;
 /// Longest text for people in a message (error texts, warnings); longer ones are cut when encoded.
 pub const MAX_TEXT_BYTES: usize = 512;
 
-/// Longest agent string, e.g. `landro/0.1.0`.
-pub const MAX_AGENT_BYTES: usize = 64;
-
 /// Most chaining values in one [`VerdictKind::Have`]: 32 KiB, so two fit a message.
 pub const MAX_VALUES: usize = 1024;
 

@@ -162,7 +162,6 @@ fn out_of_place(scene: &Scene) {
     };
     let welcome = wire::Welcome {
         version: 1,
-        agent: String::new(),
         entry_window: 1 << 30,
     };
     let all = [

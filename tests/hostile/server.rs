@@ -57,10 +57,8 @@ pub fn pull_sources(
             let mut peer = Peer::accept(socket, &identity);
             match peer.next_message() {
                 Some(Message::Hello(_)) => {
-                    let agent = "hostile".to_owned();
                     peer.message(&Message::Welcome(Welcome {
                         version: 1,
-                        agent,
                         entry_window: 1024,
                     }));
                     script(&mut peer);

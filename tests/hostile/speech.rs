@@ -123,10 +123,8 @@ impl Peer {
 }
 
 pub fn hello(request: WireRequest) -> Message {
-    let agent = "hostile".to_owned();
     Message::Hello(Hello {
         version: 1,
-        agent,
         request,
         entry_window: 1024,
         bwlimit_bps: None,

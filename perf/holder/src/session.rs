@@ -146,7 +146,6 @@ impl Session {
         self.unsent.extend_from_slice(&preface.encode());
         self.say(&Message::Hello(Hello {
             version: VERSION,
-            agent: concat!("landro-holder/", env!("CARGO_PKG_VERSION")).to_owned(),
             request: WireRequest::Push {
                 target: Bytes::new(),
                 must_be_dir: true,

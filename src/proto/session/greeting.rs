@@ -22,9 +22,6 @@ use crate::proto::wire::{
 };
 use crate::proto::{Event, SessionError, SessionErrorCode};
 
-/// Program and version, for the peer's log.
-const AGENT: &str = concat!("landro/", env!("CARGO_PKG_VERSION"));
-
 /// How a client begins.
 struct SessionStart {
     stage: Stage,
@@ -102,7 +99,6 @@ impl Session {
         };
         let message = Message::Hello(Hello {
             version: VERSION,
-            agent: AGENT.into(),
             request,
             entry_window: self.limits.entry_window,
             bwlimit_bps,
@@ -141,7 +137,6 @@ impl Session {
         let entry_window = self.limits.entry_window;
         self.ports.message(&Message::Welcome(Welcome {
             version: VERSION,
-            agent: AGENT.into(),
             entry_window,
         }));
         self.ports.event(Event::Started);

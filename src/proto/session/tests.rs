@@ -60,7 +60,6 @@ fn transfer(direction: Direction, sources: Vec<Bytes>) -> Request {
 fn hello(version: u16, request: WireRequest) -> Message {
     Message::Hello(Hello {
         version,
-        agent: "test".into(),
         request,
         entry_window: 4,
         bwlimit_bps: None,
@@ -71,7 +70,6 @@ fn hello(version: u16, request: WireRequest) -> Message {
 fn welcome() -> Message {
     Message::Welcome(Welcome {
         version: VERSION,
-        agent: "test".into(),
         entry_window: 4,
     })
 }

@@ -268,7 +268,6 @@ fn benchmarks_come_to_their_end() {
 fn hello(mode: BenchMode, milliseconds: u64, streams: Option<u8>) -> Message {
     Message::Hello(Hello {
         version: VERSION,
-        agent: "test".into(),
         request: WireRequest::Bench { mode, milliseconds },
         entry_window: 0,
         bwlimit_bps: None,
@@ -290,7 +289,6 @@ fn welcomed(work: BenchWork) -> (Side, Instant) {
     let mut client = Side::client(now, work, Duration::from_secs(1), &limits(&mut Rng::new(1)));
     let welcome = Welcome {
         version: VERSION,
-        agent: "test".into(),
         entry_window: 0,
     };
     client.hear(now, &Message::Welcome(welcome));
@@ -476,7 +474,6 @@ fn data_may_be_faster_than_the_welcome() {
     assert_eq!(client.outcome, None);
     let welcome = Welcome {
         version: VERSION,
-        agent: "test".into(),
         entry_window: 0,
     };
     client.hear(now, &Message::Welcome(welcome));

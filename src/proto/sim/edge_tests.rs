@@ -336,7 +336,6 @@ const STORAGE: Storage = Storage {
 };
 
 fn hello() -> Hello {
-    let agent = String::new();
     let target = Bytes::from_static(b"in");
     let request = WireRequest::Push {
         target,
@@ -348,7 +347,6 @@ fn hello() -> Hello {
     };
     Hello {
         version: VERSION,
-        agent,
         request,
         entry_window: 1,
         bwlimit_bps: None,
@@ -448,7 +446,6 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
         now,
         framed(&Message::Welcome(Welcome {
             version: VERSION,
-            agent: String::new(),
             entry_window: 9,
         })),
     );

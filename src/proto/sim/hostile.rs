@@ -111,7 +111,6 @@ impl Hostile {
     }
 
     fn greet(&mut self) {
-        let agent = "liar".into();
         let (bwlimit_bps, streams) = (
             self.rng.chance(10).then_some(self.rng.next()),
             self.rng.chance(10).then_some(0),
@@ -148,14 +147,12 @@ impl Hostile {
             Role::SendingServer | Role::ReceivingServer => {
                 return self.say(&Message::Welcome(Welcome {
                     version: VERSION,
-                    agent,
                     entry_window,
                 }));
             }
         };
         self.say(&Message::Hello(Hello {
             version: VERSION,
-            agent,
             request,
             entry_window,
             bwlimit_bps,

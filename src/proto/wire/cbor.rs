@@ -6,10 +6,7 @@ use minicbor::decode::{self, Decoder};
 use minicbor::encode::{self, Encoder, Write};
 use minicbor::{Decode, Encode};
 
-use super::{
-    BenchMode, MAX_AGENT_BYTES, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES,
-    WireError,
-};
+use super::{BenchMode, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES, WireError};
 use crate::ids::{EntryId, NAME_MAX_BYTES, PATH_MAX_BYTES};
 use crate::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
 
@@ -157,22 +154,6 @@ pub mod text {
 
     pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<String, decode::Error> {
         string(d, MAX_TEXT_BYTES, "text longer than 512 bytes")
-    }
-}
-
-pub mod agent {
-    use super::*;
-
-    pub fn encode<C, W: Write>(
-        v: &str,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
-        e.str(cut(v, MAX_AGENT_BYTES))?.ok()
-    }
-
-    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<String, decode::Error> {
-        string(d, MAX_AGENT_BYTES, "agent longer than 64 bytes")
     }
 }
 

@@ -108,20 +108,17 @@ pub enum Message {
 pub struct Hello {
     #[n(0)]
     pub version: u16,
-    /// Program and version, for logs; at most [`super::MAX_AGENT_BYTES`].
-    #[cbor(n(1), with = "cbor::agent")]
-    pub agent: String,
-    #[n(2)]
+    #[n(1)]
     pub request: WireRequest,
     /// How many entries a sending server may have unresolved at this client; meaningless for a
     /// push.
-    #[n(3)]
+    #[n(2)]
     pub entry_window: u32,
     /// Asks a sending server to keep below this many bits per second.
-    #[n(4)]
+    #[n(3)]
     pub bwlimit_bps: Option<u64>,
     /// Asks a sending server to use at most this many data streams at a time.
-    #[n(5)]
+    #[n(4)]
     pub streams: Option<u8>,
 }
 
@@ -184,11 +181,8 @@ pub enum BenchMode {
 pub struct Welcome {
     #[n(0)]
     pub version: u16,
-    /// Program and version, for logs; at most [`super::MAX_AGENT_BYTES`].
-    #[cbor(n(1), with = "cbor::agent")]
-    pub agent: String,
     /// How many entries a sending client may have unresolved; meaningless for a pull.
-    #[n(2)]
+    #[n(1)]
     pub entry_window: u32,
 }
 

@@ -87,10 +87,8 @@ fn every_message() -> Vec<Message> {
     let mut all: Vec<Message> = requests()
         .into_iter()
         .map(|request| {
-            let agent = "landro/0.1.0".into();
             Message::Hello(Hello {
                 version: 1,
-                agent,
                 request,
                 entry_window: 1024,
                 bwlimit_bps: Some(1),
@@ -107,7 +105,6 @@ fn messages_after_hello() -> Vec<Message> {
     vec![
         Message::Welcome(Welcome {
             version: 1,
-            agent: String::new(),
             entry_window: 7,
         }),
         Message::Entries(vec![

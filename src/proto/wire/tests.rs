@@ -300,9 +300,9 @@ fn missing_optional_fields_are_none() {
             .unwrap()
             .array(1)
             .unwrap()
-            .array(4)
+            .array(3)
             .unwrap();
-        e.u8(1).unwrap().str("x").unwrap();
+        e.u8(1).unwrap();
         e.array(2)
             .unwrap()
             .u8(2)

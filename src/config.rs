@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use diagnostics::{Diagnosis, Diagnostics, QlogFile};
+pub use diagnostics::{Diagnosis, Diagnostics};
 
 /// Lowest initial RTT that is safe with BBR2. Its min-RTT filter starts from this guess and only
 /// ever falls: a guess below about half the true RTT caps the connection at a fraction of the path

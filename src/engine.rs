@@ -15,7 +15,7 @@ use crate::proto::{Event, Outcome};
 use crate::worker;
 
 pub use crate::proto::session::Grant;
-pub use crate::worker::{Authorize, ClientEvent, Ended, PeerAccess, Service, TransportStats};
+pub use crate::worker::{Authorize, ClientEvent, Ended, PeerAccess, TransportStats};
 pub use client::{Client, ClientConfig};
 pub use server::{ServeConfig, Server, ShutdownError};
 

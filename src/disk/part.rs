@@ -17,10 +17,7 @@ use super::space::{History, OpenFile, Part};
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
 use crate::proto::errno::{EBADF, EIO, ENOENT, ENOSPC, EOPNOTSUPP};
-use crate::proto::journal::Storage;
-
-/// Longest journal read back: the header and 65,536 records of 40 bytes.
-const MAX_JOURNAL_BYTES: usize = 3 << 20;
+use crate::proto::journal::{MAX_JOURNAL_BYTES, Storage};
 
 /// Data that will be waited for is written back in steps of this, while more arrives: a disk is
 /// kept busy by some MiB.

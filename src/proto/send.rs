@@ -12,8 +12,6 @@ mod mover;
 mod orders;
 mod plan;
 
-pub use plan::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, refusal};
-
 use std::time::Instant;
 
 use bytes::Bytes;

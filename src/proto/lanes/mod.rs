@@ -22,13 +22,13 @@
 
 mod lane;
 mod life;
-mod newcomer;
+pub(crate) mod newcomer;
 mod outgoing;
 mod ports;
 mod suspicion;
 mod traffic;
 
-pub use newcomer::{Newcomer, NewcomerInput, NewcomerOutput, PREFACE_TIMEOUT, WAIT_AT_MOST};
+pub use newcomer::{Newcomer, NewcomerInput, NewcomerOutput};
 pub use ports::{
     LaneClosed, LaneKey, LaneStream, LanesInput, LanesOutput, QuestionId, Taken, code,
 };

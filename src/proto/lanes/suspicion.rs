@@ -27,7 +27,7 @@ const STILL_QUEUED: Duration = Duration::from_millis(20);
 
 /// Rounds are added, one for so many sessions on this worker, up to [`MOST_ROUNDS`]: many clients
 /// fill the queue of their wire, where the one acknowledgement of a round is lost as easily as data
-/// is. 16 rounds are 4 s, still less than the new session waits ([`super::WAIT_AT_MOST`]).
+/// is. 16 rounds are 4 s, still less than the new session waits ([`super::newcomer::WAIT_AT_MOST`]).
 const SESSIONS_PER_ROUND: usize = 8;
 const MOST_ROUNDS: u32 = 16;
 
@@ -172,7 +172,7 @@ fn rounds(sessions: usize) -> u32 {
 mod tests {
     use super::*;
     use crate::ids::WorkerId;
-    use crate::proto::lanes::WAIT_AT_MOST;
+    use crate::proto::lanes::newcomer::WAIT_AT_MOST;
     use crate::proto::sim::start as sim_start;
 
     const ID: QuestionId = QuestionId {

@@ -6,8 +6,6 @@ mod manifest;
 mod verdicts;
 mod walk;
 
-pub use walk::{SPECIAL_SKIPPED, TEMPORARY_SKIPPED, refusal};
-
 use std::collections::VecDeque;
 
 use bytes::Bytes;

@@ -23,8 +23,8 @@ use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, Meta};
 const LIST_ENTRIES: usize = 64;
 
 /// What is said of objects that are passed over.
-pub const SPECIAL_SKIPPED: &str = "special file (socket, FIFO or device) skipped";
-pub const TEMPORARY_SKIPPED: &str = "skipped: a temporary file of an unfinished transfer";
+const SPECIAL_SKIPPED: &str = "special file (socket, FIFO or device) skipped";
+const TEMPORARY_SKIPPED: &str = "skipped: a temporary file of an unfinished transfer";
 
 /// Directories held open beyond those on the stack because their files are not read yet.
 const HELD_DIRS: usize = 256;
@@ -413,7 +413,7 @@ impl SendPlan {
 }
 
 /// Why an object found in a directory of this depth cannot be sent; `path_bytes` long is its path.
-pub fn refusal(
+fn refusal(
     meta: &Meta,
     link: Option<&Bytes>,
     path_bytes: usize,

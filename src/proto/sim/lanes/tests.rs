@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::link::Link;
 use super::{CLIENT, NO_REQUEST, Node, SERVER, Troubles, World};
-use crate::proto::lanes::WAIT_AT_MOST;
+use crate::proto::lanes::newcomer::WAIT_AT_MOST;
 use crate::proto::session::{BenchWork, Request};
 use crate::proto::sim::Rng;
 use crate::proto::sim::check::Strictness;

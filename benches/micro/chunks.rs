@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use landro::engine::now;
-use landro::proto::chunks::{ParallelTransferConfig, Parallelism, StreamSlots, TokenBucket};
+use landro::proto::parallel::{ParallelTransferConfig, Parallelism, StreamSlots, TokenBucket};
 
 use super::{MIB, PIECE_BYTES};
 

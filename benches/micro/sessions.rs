@@ -11,8 +11,8 @@ use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, SamplingMode, Throughput};
 use landro::engine::now;
 use landro::ids::{Name, StreamKey};
-use landro::proto::chunks::ParallelTransferConfig;
 use landro::proto::journal::Storage;
+use landro::proto::parallel::ParallelTransferConfig;
 use landro::proto::session::{
     Direction, Grant, Limits, Request, Session, Transfer, TransferOptions,
 };

@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 use landro::ids::ChunkIndex;
+use landro::proto::chunk::{chunk_count, chunk_len_bytes};
 use landro::proto::integrity::{ChunkHasher, digest_of};
-use landro::proto::manifest::{chunk_count, chunk_len_bytes};
 use landro::proto::session::{Grant, Session};
 use landro::proto::wire::{Item, Message, RecordHead, WireRequest};
 use landro_fuzz::{Script, World, limits};

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use landro::ids::{EntryId, OpId, StreamKey};
 pub use landro::proto::PIECE_BYTES;
-use landro::proto::chunks::ParallelTransferConfig;
+use landro::proto::parallel::ParallelTransferConfig;
 use landro::proto::session::{Limits, Session};
 use landro::proto::wire::{
     Decoder, Entry, Hello, Item, Message, RecordHead, RecordStatus, VERSION, Verdict, WireRequest,
@@ -92,7 +92,7 @@ pub struct World<'a> {
     /// Disk operations not answered yet.
     pending: VecDeque<(OpId, DiskOp)>,
     /// Stream bytes the session emitted that the transport has not taken.
-    unsent_bytes: u64,
+    untaken_bytes: u64,
     takes_data: bool,
     /// What the session says must be messages that its peer understands.
     said: Decoder,
@@ -109,7 +109,7 @@ impl<'a> World<'a> {
             outcome: None,
             now,
             pending: VecDeque::new(),
-            unsent_bytes: 0,
+            untaken_bytes: 0,
             takes_data: true,
             said: Decoder::new(),
             entries: 0,
@@ -160,7 +160,7 @@ impl<'a> World<'a> {
                         .is_some()
                     {}
                 }
-                Output::Data { payload, .. } => self.unsent_bytes += payload.len_bytes(),
+                Output::Data { payload, .. } => self.untaken_bytes += payload.len_bytes(),
                 Output::TakesData(takes_data) => self.takes_data = takes_data,
                 Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Piece { .. } | Output::AnswersMax(_) | Output::Event(_) => {}
@@ -181,7 +181,7 @@ impl<'a> World<'a> {
             .iter()
             .map(|(_, cmd)| disk::reading_bytes(cmd))
             .sum();
-        let read_ahead = self.unsent_bytes + reading as u64;
+        let read_ahead = self.untaken_bytes + reading as u64;
         assert!(
             read_ahead <= 2 * READ_AHEAD_BYTES as u64,
             "{read_ahead} bytes read ahead"
@@ -233,8 +233,8 @@ impl<'a> World<'a> {
                 }
             }
             3 => {
-                let bytes = (u64::from(self.script.byte()) * 1024).min(self.unsent_bytes);
-                self.unsent_bytes -= bytes;
+                let bytes = (u64::from(self.script.byte()) * 1024).min(self.untaken_bytes);
+                self.untaken_bytes -= bytes;
                 self.input(Input::Sent { bytes });
             }
             4 => {

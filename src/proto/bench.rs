@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::chunks::{ParallelTransferConfig, StreamSlots};
 use super::errors::{Violation, violation};
+use super::parallel::{ParallelTransferConfig, StreamSlots};
 use super::ports::{Ports, ProgressTeller, REPORT_EVERY};
 use super::wire::{MAX_ECHO_BYTES, Message};
 use super::{Event, PIECE_BYTES, Payload, Totals};
@@ -65,7 +65,7 @@ enum Work {
         streams: usize,
         next: usize,
         read_ahead_bytes: u64,
-        unsent_bytes: u64,
+        untaken_bytes: u64,
     },
     Receive {
         announced_bytes: Option<u64>,
@@ -112,7 +112,7 @@ impl Bench {
                     streams,
                     next: 0,
                     read_ahead_bytes,
-                    unsent_bytes: 0,
+                    untaken_bytes: 0,
                 }
             }
             BenchRole::Receive => Work::Receive {
@@ -234,8 +234,8 @@ impl Bench {
 
     /// The transport took so many bytes.
     pub fn on_sent(&mut self, bytes: u64) {
-        if let Work::Send { unsent_bytes, .. } = &mut self.work {
-            *unsent_bytes = unsent_bytes.saturating_sub(bytes);
+        if let Work::Send { untaken_bytes, .. } = &mut self.work {
+            *untaken_bytes = untaken_bytes.saturating_sub(bytes);
         }
     }
 
@@ -272,15 +272,15 @@ impl Bench {
                 streams,
                 next,
                 read_ahead_bytes,
-                unsent_bytes,
+                untaken_bytes,
             } => {
                 // Streams take turns by the piece, as those of a file's chunks do.
-                while *unsent_bytes < *read_ahead_bytes {
+                while *untaken_bytes < *read_ahead_bytes {
                     let stream = slots.key(*next);
                     let full = slots.record_ends(*next, PIECE_BYTES as u64);
                     ports.data(stream, filler(PIECE_BYTES), full);
                     *next = (*next + 1) % *streams;
-                    *unsent_bytes += PIECE_BYTES as u64;
+                    *untaken_bytes += PIECE_BYTES as u64;
                     self.bytes += PIECE_BYTES as u64;
                 }
             }
@@ -360,12 +360,12 @@ impl Bench {
     }
 
     pub fn totals(&self) -> Totals {
-        let unsent_bytes = match self.work {
-            Work::Send { unsent_bytes, .. } => unsent_bytes,
+        let untaken_bytes = match self.work {
+            Work::Send { untaken_bytes, .. } => untaken_bytes,
             Work::Receive { .. } | Work::Ask { .. } | Work::Answer => 0,
         };
         Totals {
-            sent_bytes: self.bytes - unsent_bytes.min(self.bytes),
+            sent_bytes: self.bytes - untaken_bytes.min(self.bytes),
             ..Totals::default()
         }
     }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use blake3::Hasher;
 use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
-use super::manifest::{chunk_count, chunk_len_bytes, chunk_log2_for};
+use super::chunk::{chunk_count, chunk_len_bytes, chunk_log2_for};
 use crate::ids::ChunkIndex;
 
 /// A BLAKE3 root digest, or a subtree's chaining value where that is said.
@@ -174,7 +174,7 @@ mod tests {
         let mut tree = Tree::new(size);
         for chunk in order.map(ChunkIndex) {
             let mut hasher = ChunkHasher::new(chunk, size);
-            let from = super::super::manifest::chunk_offset(size, chunk) as usize;
+            let from = super::super::chunk::chunk_offset(size, chunk) as usize;
             let all = &data[from..from + chunk_len_bytes(size, chunk) as usize];
             all.chunks(piece).for_each(|part| hasher.update(part));
             assert!(!tree.has(chunk) && tree.insert(chunk, hasher.finish()) && tree.has(chunk));

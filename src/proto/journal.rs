@@ -9,8 +9,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::Mtime;
+use super::chunk::{MAX_CHUNKS, chunk_count, chunk_log2_for};
 use super::integrity::Digest;
-use super::manifest::{MAX_CHUNKS, chunk_count, chunk_log2_for};
 use super::wire::MAX_FILE_BYTES;
 use crate::ids::ChunkIndex;
 

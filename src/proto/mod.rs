@@ -28,14 +28,15 @@
 //! and no protocol: the worker's sum of what peers make it keep, read whenever the worker likes.
 
 pub mod bench;
-pub mod chunks;
+pub mod chunk;
+pub mod entries;
 pub mod errno;
 pub mod errors;
 pub mod fs;
 pub mod integrity;
 pub mod journal;
 pub mod lanes;
-pub mod manifest;
+pub mod parallel;
 pub mod path;
 pub mod ports;
 pub mod receive;

@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::chunks::ParallelTransferConfig;
 use super::errors::{Violation, violation};
+use super::parallel::ParallelTransferConfig;
 use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
 use super::{Carriage, DiskDone, DiskError, Totals};

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::chunks::ParallelTransferConfig;
 use super::errors::{Access, Violation, session_error, violation};
+use super::parallel::ParallelTransferConfig;
 use super::ports::Ports;
 use super::receive::Target;
 use super::wire::{Decoder, Message, WireError};

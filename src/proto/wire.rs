@@ -7,6 +7,7 @@
 //! A session sees what stands between the first byte and the end of a stream. The rest is for
 //! `proto/lanes`: the [`Preface`] of a lane, and what is in [`streams`].
 
+mod batch;
 mod cbor;
 mod messages;
 mod records;
@@ -14,6 +15,7 @@ pub mod streams;
 #[cfg(test)]
 mod tests;
 
+pub use batch::MessageBatch;
 pub use messages::*;
 pub use records::*;
 

@@ -7,7 +7,7 @@ use landro_sys::Pool;
 
 use super::shared::Shared;
 use crate::proto::Carriage;
-use crate::proto::chunks::ParallelTransferConfig;
+use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::Limits;
 
 /// Completions handled before the connections get their turn. With GRO each holds up to 64 KiB (44

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use crate::disk::Side;
 use crate::ids::OpId;
-use crate::proto::chunks::ParallelTransferConfig;
+use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{
     Direction, Grant, Limits, Request, Session, Transfer, TransferOptions,
 };

@@ -10,9 +10,10 @@ use slab::Slab;
 
 use super::orders::{ReceiveOrder, ReceiveReport, TakePart, TakeWhole};
 use crate::ids::{ChunkIndex, EntryId, OpId, StreamKey};
+use crate::proto::chunk::{chunk_count, chunk_len_bytes};
+use crate::proto::entries::EntryMap;
 use crate::proto::errors::{Violation, violation};
 use crate::proto::integrity::Digest;
-use crate::proto::manifest::{EntryMap, chunk_count, chunk_len_bytes};
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::{DiskDone, DiskError, DiskOp};
 use streams::DataStream;

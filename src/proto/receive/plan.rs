@@ -17,10 +17,10 @@ use bytes::Bytes;
 use super::ReceiverConfig;
 use super::orders::{ReceiveOrder, ReceiveReport};
 use crate::ids::{DirId, EntryId, Name, OpId};
+use crate::proto::entries::{EntryMap, IdHasher};
 use crate::proto::errors::{HostSide, Violation, corrupted, violation};
-use crate::proto::manifest::{EntryMap, IdHasher};
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
-use crate::proto::wire::{Item, Message};
+use crate::proto::wire::{Item, Message, MessageBatch, Verdict};
 use crate::proto::{
     Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Mtime, ObjectId,
     Totals,
@@ -28,7 +28,6 @@ use crate::proto::{
 use copies::ReceivedCopies;
 use parts::TargetParts;
 use tree::TargetTree;
-use verdicts::Verdicts;
 
 pub struct ReceivePlan {
     host: HostSide,
@@ -50,7 +49,8 @@ pub struct ReceivePlan {
     parts: TargetParts,
     /// Within one host, instead of `parts`.
     copies: ReceivedCopies,
-    verdicts: Verdicts,
+    /// Held back to go together.
+    verdicts: MessageBatch<Verdict>,
     orders: VecDeque<ReceiveOrder>,
     totals: Totals,
     is_stopped: bool,
@@ -233,7 +233,7 @@ impl ReceivePlan {
             ready: VecDeque::new(),
             parts: TargetParts::default(),
             copies: ReceivedCopies::default(),
-            verdicts: Verdicts::default(),
+            verdicts: MessageBatch::default(),
             orders: VecDeque::new(),
             totals: Totals::default(),
             is_stopped: false,
@@ -474,7 +474,7 @@ impl ReceivePlan {
         let described = described + self.tree.described_bytes();
         assert_eq!(self.manifest.described_bytes, described, "described bytes");
         assert!(self.names.entries.len() <= live.len(), "names of resolved");
-        self.verdicts.check();
+        self.verdicts.check(Verdict::encoded_bound);
         self.check_parts();
         self.check_tree();
     }

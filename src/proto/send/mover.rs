@@ -10,8 +10,8 @@ use std::time::Instant;
 use super::SenderConfig;
 use super::orders::{SendCommand, SendReport, WholeOrder};
 use crate::ids::OpId;
-use crate::proto::chunks::{Parallelism, StreamSlots, TokenBucket};
 use crate::proto::errors::HostSide;
+use crate::proto::parallel::{Parallelism, StreamSlots, TokenBucket};
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::{Carriage, DiskDone, DiskError};
 use chunks::Jobs;
@@ -54,7 +54,7 @@ struct ReadAhead {
     /// Bytes asked from the disk or read, not emitted yet.
     reading_bytes: u64,
     /// Stream bytes emitted (or in the pack), not taken by the transport yet.
-    unsent_bytes: u64,
+    untaken_bytes: u64,
     /// File bytes emitted, all in all.
     emitted_bytes: u64,
 }
@@ -65,7 +65,7 @@ impl ReadAhead {
             true => self.in_place_bytes,
             false => self.awaited_bytes,
         };
-        self.reading_bytes + self.unsent_bytes < most
+        self.reading_bytes + self.untaken_bytes < most
     }
 }
 
@@ -107,7 +107,7 @@ impl SendMover {
                 in_place_bytes: awaited_bytes.min(config.read_ahead_in_place_bytes).max(1),
                 is_in_place: false,
                 reading_bytes: 0,
-                unsent_bytes: 0,
+                untaken_bytes: 0,
                 emitted_bytes: 0,
             },
             rate: SendRate {
@@ -162,17 +162,17 @@ impl SendMover {
     }
 
     pub fn on_sent(&mut self, now: Instant, bytes: u64) {
-        self.ahead.unsent_bytes = self.ahead.unsent_bytes.saturating_sub(bytes);
+        self.ahead.untaken_bytes = self.ahead.untaken_bytes.saturating_sub(bytes);
         self.parallelism.on_sent(now, bytes);
     }
 
     /// File bytes that the transport took; `last`: that it has or will have, for nothing follows.
     pub fn sent_bytes(&self, last: bool) -> u64 {
-        let unsent_bytes = match last {
+        let untaken_bytes = match last {
             true => 0,
-            false => self.ahead.unsent_bytes,
+            false => self.ahead.untaken_bytes,
         };
-        self.ahead.emitted_bytes.saturating_sub(unsent_bytes)
+        self.ahead.emitted_bytes.saturating_sub(untaken_bytes)
     }
 
     /// Whether another read may start now. `has_work`: there is something to be read.

@@ -14,9 +14,10 @@ use slab::Slab;
 use super::SenderConfig;
 use super::orders::{SendCommand, SendReport, Version, WholeOrder};
 use crate::ids::{DirId, EntryId, Name, OpId};
+use crate::proto::chunk::SMALL_MAX_BYTES;
+use crate::proto::entries::EntryMap;
 use crate::proto::errors::HostSide;
 use crate::proto::integrity::Tree;
-use crate::proto::manifest::{EntryMap, SMALL_MAX_BYTES};
 use crate::proto::path::join;
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
 use crate::proto::wire::Message;
@@ -370,7 +371,7 @@ impl SentEntry {
             }
             | SentState::Wanted {
                 resume: Some(_), ..
-            } => u64::from(crate::proto::manifest::chunk_count(self.version.size_bytes)),
+            } => u64::from(crate::proto::chunk::chunk_count(self.version.size_bytes)),
             _ => 0,
         }
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::ids::{DirId, OpId};
 use crate::proto::errors::{Access, Violation, session_error, violation};
 use crate::proto::ports::{OpOwner, Ops, Ports};
-use crate::proto::wire::{ListItem, MAX_BATCH_BYTES, MAX_ITEMS, Message};
+use crate::proto::wire::{ListItem, Message, MessageBatch};
 use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, SessionError};
 
 /// Batches sent and not acknowledged; with 64 KiB each, 512 KiB per session.
@@ -35,8 +35,7 @@ pub struct Lister {
     path: Bytes,
     ops: Ops<ListOp>,
     state: ListState,
-    rows: Vec<ListItem>,
-    rows_bytes: usize,
+    rows: MessageBatch<ListItem>,
     ahead: u32,
     parent_open: bool,
     dir_open: bool,
@@ -61,8 +60,7 @@ impl Lister {
             path: path.clone(),
             ops: Ops::of(OpOwner::Plan),
             state: ListState::Opening,
-            rows: Vec::new(),
-            rows_bytes: 0,
+            rows: MessageBatch::default(),
             ahead: 0,
             parent_open: false,
             dir_open: false,
@@ -168,24 +166,21 @@ impl Lister {
     }
 
     fn add(&mut self, ports: &mut Ports, row: ListItem) {
-        let bytes = row.encoded_bound();
-        if self.rows.len() == MAX_ITEMS || self.rows_bytes + bytes > MAX_BATCH_BYTES {
-            self.send(ports);
-        }
-        self.rows_bytes += bytes;
-        self.rows.push(row);
+        let most_bytes = row.encoded_bound();
+        let full = self.rows.push(row, most_bytes);
+        self.send(ports, full);
     }
 
-    fn send(&mut self, ports: &mut Ports) {
-        if !self.rows.is_empty() {
-            self.rows_bytes = 0;
+    fn send(&mut self, ports: &mut Ports, rows: Option<Vec<ListItem>>) {
+        if let Some(rows) = rows {
             self.ahead += 1;
-            ports.message(&Message::Listing(std::mem::take(&mut self.rows)));
+            ports.message(&Message::Listing(rows));
         }
     }
 
     fn end(&mut self, ports: &mut Ports) {
-        self.send(ports);
+        let rest = self.rows.take();
+        self.send(ports, rest);
         ports.message(&Message::ListEnd {});
         self.state = ListState::Over;
     }

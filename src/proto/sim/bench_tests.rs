@@ -27,7 +27,7 @@ struct Side {
     limits: Limits,
     control: BytesMut,
     data: VecDeque<(StreamKey, Bytes, bool)>,
-    unsent_bytes: usize,
+    untaken_bytes: usize,
     open: BTreeSet<StreamKey>,
     most_open: usize,
     events: Vec<Event>,
@@ -42,7 +42,7 @@ impl Side {
             limits,
             control: BytesMut::new(),
             data: VecDeque::new(),
-            unsent_bytes: 0,
+            untaken_bytes: 0,
             open: BTreeSet::new(),
             most_open: 0,
             events: Vec::new(),
@@ -89,7 +89,7 @@ impl Side {
                     let Payload::Bytes(bytes) = payload else {
                         panic!("a benchmark has no file")
                     };
-                    self.unsent_bytes += bytes.len();
+                    self.untaken_bytes += bytes.len();
                     self.open.insert(stream);
                     self.most_open = self.most_open.max(self.open.len());
                     if fin {
@@ -108,9 +108,9 @@ impl Side {
             }
         }
         assert!(
-            self.unsent_bytes < self.limits.read_ahead_bytes + PIECE_BYTES,
+            self.untaken_bytes < self.limits.read_ahead_bytes + PIECE_BYTES,
             "{}",
-            self.unsent_bytes
+            self.untaken_bytes
         );
     }
 
@@ -174,7 +174,7 @@ fn run(rng: &mut Rng, work: BenchWork, duration: Duration) -> [Side; 2] {
             1 => {
                 let (stream, mut bytes, fin) = sides[at].data.pop_front().expect("it is possible");
                 let taken = bytes.split_to(rng.below(bytes.len() + 1));
-                sides[at].unsent_bytes -= taken.len();
+                sides[at].untaken_bytes -= taken.len();
                 let sent = taken.len() as u64;
                 let rest = bytes.has_remaining();
                 wire[at].push_back((stream, taken, fin && !rest));
@@ -221,7 +221,7 @@ fn benchmarks_come_to_their_end() {
                 "{:?}",
                 side.outcome
             );
-            assert_eq!(side.unsent_bytes, 0);
+            assert_eq!(side.untaken_bytes, 0);
             assert!(side.open.is_empty(), "streams without an end");
         }
         let [client, server] = &sides;

@@ -12,9 +12,9 @@ use super::tests::{for_seeds, start};
 use super::tree::{TreeShape, random_tree};
 use super::world::{CLIENT, SERVER, World};
 use crate::ids::{ChunkIndex, EntryId};
+use crate::proto::chunk::{MAX_DEPTH, chunk_count};
 use crate::proto::integrity::Digest;
 use crate::proto::journal::{Header, Storage};
-use crate::proto::manifest::{MAX_DEPTH, chunk_count};
 use crate::proto::session::{
     Direction, Grant, Limits, Request, Session, Transfer, TransferOptions,
 };

@@ -13,9 +13,9 @@ use super::disk::Disk;
 use super::ops::Handles;
 use super::tree::random_name;
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
+use crate::proto::chunk::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count, chunk_len_bytes};
 use crate::proto::errno::EIO;
 use crate::proto::integrity::{ChunkHasher, digest_of};
-use crate::proto::manifest::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count, chunk_len_bytes};
 use crate::proto::session::{Limits, Session};
 use crate::proto::wire::{
     Decoder, Entry, Hello, Item, Message, RecordHead, RecordStatus, VERSION, Verdict, VerdictKind,

@@ -12,10 +12,10 @@ use super::disk::{Body, Disk, Ino, Node};
 use super::tree::{TreeShape, random_tree};
 use super::world::{CLIENT, SERVER, World};
 use crate::proto::Carriage;
-use crate::proto::chunks::ParallelTransferConfig;
+use crate::proto::chunk::chunk_len_bytes;
 use crate::proto::integrity::Tree;
 use crate::proto::journal::Journal;
-use crate::proto::manifest::chunk_len_bytes;
+use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{Direction, Grant, Limits, Request, Transfer, TransferOptions};
 use crate::proto::{Outcome, Totals};
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
 use crate::proto::Kind;
-use crate::proto::manifest::{chunk_len_bytes, is_resumable};
+use crate::proto::chunk::{chunk_len_bytes, is_resumable};
 use crate::proto::wire::{
     Decoder, Entry, Item, Message, Record, RecordHead, RecordParser, RecordStatus, VerdictKind,
 };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Rng;
 use super::disk::{Body, Disk, Ino, Node};
 use crate::proto::Mtime;
-use crate::proto::manifest::{CHUNK_LOG2_MIN, SMALL_MAX_BYTES};
+use crate::proto::chunk::{CHUNK_LOG2_MIN, SMALL_MAX_BYTES};
 
 /// How large a tree may become.
 #[derive(Clone, Copy, Debug)]

@@ -72,7 +72,7 @@ pub struct Wire {
     /// bytes delivered would let two bytes in, for ever.
     is_full: bool,
     /// Emitted and not taken.
-    pub unsent_bytes: usize,
+    pub untaken_bytes: usize,
     pub most_streams_open: usize,
     /// The connection is lost: what is written disappears.
     gone: bool,
@@ -87,7 +87,7 @@ impl Wire {
             window_bytes,
             taken_bytes: 0,
             is_full: false,
-            unsent_bytes: 0,
+            untaken_bytes: 0,
             most_streams_open: 0,
             gone: false,
         }
@@ -106,7 +106,7 @@ impl Wire {
         }
         let stream = self.streams.entry(key).or_default();
         assert!(!stream.fin_emitted, "data after the end of {key:?}");
-        self.unsent_bytes += data.len();
+        self.untaken_bytes += data.len();
         if data.len() > 0 {
             stream.emitted.push_back(data);
         }
@@ -166,7 +166,7 @@ impl Wire {
         stream.fin_taken = stream.emitted.is_empty() && stream.fin_emitted;
         self.taken_bytes += taken;
         self.is_full = self.taken_bytes >= self.window_bytes;
-        self.unsent_bytes -= taken;
+        self.untaken_bytes -= taken;
         taken
     }
 
@@ -212,7 +212,7 @@ impl Wire {
     /// reset.
     pub fn reset_all(&mut self) -> Vec<StreamKey> {
         self.taken_bytes = 0;
-        self.unsent_bytes = 0;
+        self.untaken_bytes = 0;
         self.gone = true;
         std::mem::take(&mut self.streams).into_keys().collect()
     }

@@ -436,7 +436,7 @@ impl World {
             ..
         } = &self.sides[side];
         if side == self.sender {
-            let ahead = handles.reading_bytes() + self.wire.unsent_bytes;
+            let ahead = handles.reading_bytes() + self.wire.untaken_bytes;
             let most = match disk.in_place {
                 true => limits
                     .read_ahead_bytes
@@ -536,7 +536,7 @@ impl World {
             side(CLIENT),
             side(SERVER),
             self.tap.announced.len(),
-            self.wire.unsent_bytes,
+            self.wire.untaken_bytes,
             self.wire.can_take(),
             self.wire.can_deliver(),
             self.steps

@@ -5,8 +5,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{WireError, get_varint, put_varint};
 use crate::ids::{ChunkIndex, EntryId};
+use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::integrity::Digest;
-use crate::proto::manifest::SMALL_MAX_BYTES;
 
 /// Longest record head: kind, then three varints of eight bytes.
 const HEAD_MAX_BYTES: usize = 25;

@@ -5,8 +5,8 @@ use minicbor::Encoder;
 
 use super::*;
 use crate::ids::{ChunkIndex, EntryId};
+use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errno::ENOSPC;
-use crate::proto::manifest::SMALL_MAX_BYTES;
 use crate::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
 
 fn error(text: &str) -> EntryError {

@@ -7,9 +7,9 @@ use super::{
     ArrivingChunk, ChunkEnd, ReceiveMover, ReceiveMoverOp, Taking, TakingPart, WholeState,
 };
 use crate::ids::{EntryId, StreamKey};
+use crate::proto::chunk::chunk_offset;
 use crate::proto::errors::{Violation, violation};
 use crate::proto::integrity::{ChunkHasher, Digest, digest_of};
-use crate::proto::manifest::chunk_offset;
 use crate::proto::ports::Ports;
 use crate::proto::receive::orders::ReceiveReport;
 use crate::proto::wire::{Record, RecordHead, RecordParser, RecordStatus};

@@ -5,8 +5,8 @@ use slab::Slab;
 
 use super::{ReceivePlan, ReceivePlanOp, ReceivedState};
 use crate::ids::{EntryId, FileId};
+use crate::proto::chunk::is_resumable;
 use crate::proto::errors::{Violation, destination_error, violation};
-use crate::proto::manifest::is_resumable;
 use crate::proto::ports::Ports;
 use crate::proto::{CopyStep, DiskDone, DiskError, DiskOp, EntryError, EntryResult};
 

@@ -2,8 +2,8 @@
 
 use super::{ReceivePlan, ReceivePlanOp, ReceivedEntry, ReceivedState};
 use crate::ids::EntryId;
+use crate::proto::chunk::{SMALL_MAX_BYTES, is_resumable};
 use crate::proto::errors::{Violation, destination_error, is_a_directory, is_special, violation};
-use crate::proto::manifest::{SMALL_MAX_BYTES, is_resumable};
 use crate::proto::ports::Ports;
 use crate::proto::receive::orders::{ReceiveOrder, TakeWhole};
 use crate::proto::wire::VerdictKind;

@@ -12,11 +12,11 @@ use slab::Slab;
 
 use super::{ReceivePlan, ReceivePlanOp, ReceivedState};
 use crate::ids::{ChunkIndex, EntryId, FileId};
-use crate::proto::chunks::MAX_PARTIAL_CHUNKS;
+use crate::proto::chunk::{chunk_count, is_resumable};
 use crate::proto::errors::{Violation, corrupted, destination_error, violation};
 use crate::proto::integrity::{Digest, Tree};
 use crate::proto::journal::{Header, RecordKey, Storage};
-use crate::proto::manifest::{chunk_count, is_resumable};
+use crate::proto::parallel::MAX_PARTIAL_CHUNKS;
 use crate::proto::ports::Ports;
 use crate::proto::receive::orders::{ReceiveOrder, TakePart};
 use crate::proto::wire::VerdictKind;

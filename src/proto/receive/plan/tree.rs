@@ -15,10 +15,10 @@ use slab::Slab;
 
 use super::{ReceivePlan, ReceivePlanOp, ReceivedEntry, ReceivedState, Target, held};
 use crate::ids::{DirId, EntryId, Name, PATH_MAX_BYTES};
+use crate::proto::chunk::MAX_DEPTH;
 use crate::proto::errors::{
     Violation, destination_error, into_itself, no_parent, second_of_a_name, violation,
 };
-use crate::proto::manifest::MAX_DEPTH;
 use crate::proto::path::join;
 use crate::proto::ports::Ports;
 use crate::proto::{

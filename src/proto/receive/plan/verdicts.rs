@@ -3,41 +3,23 @@
 use super::{ReceivePlan, ReceivedEntry, held};
 use crate::ids::EntryId;
 use crate::proto::ports::Ports;
-use crate::proto::wire::{MAX_BATCH_BYTES, MAX_ITEMS, Message, Verdict, VerdictKind};
+use crate::proto::wire::{Message, Verdict, VerdictKind};
 use crate::proto::{EntryResult, Event};
-
-/// Verdicts held back to go together.
-#[derive(Debug, Default)]
-pub(super) struct Verdicts {
-    list: Vec<Verdict>,
-    bytes: usize,
-}
-
-impl Verdicts {
-    #[cfg(test)]
-    pub(super) fn check(&self) {
-        let bytes: usize = self.list.iter().map(Verdict::encoded_bound).sum();
-        assert_eq!(self.bytes, bytes, "bytes of verdicts held back");
-    }
-}
 
 impl ReceivePlan {
     /// Sends the verdicts held back to go together.
     pub fn flush(&mut self, ports: &mut Ports) {
-        if !self.verdicts.list.is_empty() {
-            let verdicts = std::mem::take(&mut self.verdicts);
-            ports.message(&Message::Verdicts(verdicts.list));
+        if let Some(verdicts) = self.verdicts.take() {
+            ports.message(&Message::Verdicts(verdicts));
         }
     }
 
     pub(super) fn push_verdict(&mut self, ports: &mut Ports, entry: EntryId, kind: VerdictKind) {
         let verdict = Verdict { entry, kind };
-        let bytes = verdict.encoded_bound();
-        if self.verdicts.list.len() == MAX_ITEMS || self.verdicts.bytes + bytes > MAX_BATCH_BYTES {
-            self.flush(ports);
+        let most_bytes = verdict.encoded_bound();
+        if let Some(verdicts) = self.verdicts.push(verdict, most_bytes) {
+            ports.message(&Message::Verdicts(verdicts));
         }
-        self.verdicts.bytes += bytes;
-        self.verdicts.list.push(verdict);
     }
 
     /// The final verdict on an entry: told to the sender (and here, if this is the client),

@@ -10,9 +10,9 @@ use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
 use super::{Issued, SendMover, SendMoverOp};
+use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::ChunkHasher;
-use crate::proto::manifest::{chunk_len_bytes, chunk_offset};
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{ChunkOrder, SendReport};
 use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail};
@@ -231,7 +231,7 @@ impl SendMover {
                 len_bytes,
             }
             .encode(&mut head);
-            self.ahead.unsent_bytes += head.len() as u64;
+            self.ahead.untaken_bytes += head.len() as u64;
             ports.data(key, Payload::Bytes(head.freeze()), false);
         }
         let len = data.len() as u64;
@@ -250,7 +250,7 @@ impl SendMover {
         job.emitted_bytes += len;
         self.ahead.emitted_bytes += len;
         self.ahead.reading_bytes -= len;
-        self.ahead.unsent_bytes += len;
+        self.ahead.untaken_bytes += len;
         ports.data(key, payload, false);
     }
 
@@ -273,7 +273,7 @@ impl SendMover {
         };
         let mut tail = BytesMut::new();
         encode_record_tail(status, &digest, &mut tail);
-        self.ahead.unsent_bytes += tail.len() as u64;
+        self.ahead.untaken_bytes += tail.len() as u64;
         let key = self.streams.key(slot);
         let fin = self.streams.record_ends(slot, job.len_bytes);
         ports.data(key, Payload::Bytes(tail.freeze()), fin);

@@ -4,9 +4,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Issued, SendMover, SendMoverOp};
 use crate::ids::{EntryId, StreamKey};
+use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::digest_of;
-use crate::proto::manifest::SMALL_MAX_BYTES;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{SendReport, WholeOrder};
 use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail};
@@ -120,9 +120,9 @@ impl SendMover {
         .encode(&mut self.pack.bytes);
         let mut added = self.pack.bytes.len() - before;
         if len > COPY_MAX_BYTES {
-            self.ahead.unsent_bytes += added as u64;
+            self.ahead.untaken_bytes += added as u64;
             self.flush_pack(ports, false);
-            self.ahead.unsent_bytes += len as u64;
+            self.ahead.untaken_bytes += len as u64;
             let key = self.pack_key(len as u64);
             ports.data(key, Payload::Bytes(data), false);
             added = 0;
@@ -133,7 +133,7 @@ impl SendMover {
         let before = self.pack.bytes.len();
         encode_record_tail(RecordStatus::Valid, &digest, &mut self.pack.bytes);
         added += self.pack.bytes.len() - before;
-        self.ahead.unsent_bytes += added as u64;
+        self.ahead.untaken_bytes += added as u64;
         self.ahead.emitted_bytes += len as u64;
         let full_stream = self
             .pack

@@ -7,9 +7,9 @@ use slab::Slab;
 
 use super::{SendPlan, SendPlanOp, SentState};
 use crate::ids::{ChunkIndex, EntryId, FileId};
+use crate::proto::chunk::chunk_count;
 use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::{Digest, Tree};
-use crate::proto::manifest::chunk_count;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{ChunkOrder, SendCommand};
 use crate::proto::wire::Message;

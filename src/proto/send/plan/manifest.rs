@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::SendPlan;
 use crate::ids::PATH_MAX_BYTES;
 use crate::proto::ports::{Announced, Ports};
-use crate::proto::wire::{Item, MAX_BATCH_BYTES, MAX_ITEMS, Message};
+use crate::proto::wire::{Item, Message, MessageBatch};
 use crate::proto::{EntryError, EntryResult, Event, Kind};
 
 /// Errors and warnings about things that never became entries are not covered by the window: a
@@ -17,8 +17,7 @@ const MAX_NOTES: u32 = 1024;
 pub(super) struct SentManifest {
     pub(super) last_entry: u32,
     /// Told together, at the latest before anything else that speaks of them.
-    items: Vec<Item>,
-    items_bytes: usize,
+    items: MessageBatch<Item>,
     notes: u32,
     notes_left_out: u32,
     files: u64,
@@ -52,25 +51,20 @@ impl SentManifest {
 
     #[cfg(test)]
     pub(super) fn check(&self) {
-        let bytes: usize = self.items.iter().map(Item::encoded_bound).sum();
-        assert_eq!(bytes, self.items_bytes, "bytes of items held back");
+        self.items.check(Item::encoded_bound);
     }
 }
 
 impl SendPlan {
     pub(super) fn push_item(&mut self, ports: &mut Ports, item: Item) {
-        let (bytes, manifest) = (item.encoded_bound(), &self.manifest);
-        if manifest.items.len() == MAX_ITEMS || manifest.items_bytes + bytes > MAX_BATCH_BYTES {
-            self.flush(ports);
+        let most_bytes = item.encoded_bound();
+        if let Some(items) = self.manifest.items.push(item, most_bytes) {
+            ports.message(&Message::Entries(items));
         }
-        self.manifest.items_bytes += bytes;
-        self.manifest.items.push(item);
     }
 
     pub fn flush(&mut self, ports: &mut Ports) {
-        if !self.manifest.items.is_empty() {
-            self.manifest.items_bytes = 0;
-            let items = std::mem::take(&mut self.manifest.items);
+        if let Some(items) = self.manifest.items.take() {
             ports.message(&Message::Entries(items));
         }
     }

@@ -4,10 +4,10 @@ use bytes::Bytes;
 
 use super::{Resume, SendPlan, SentState};
 use crate::ids::{ChunkIndex, EntryId};
-use crate::proto::chunks::MAX_PARTIAL_CHUNKS;
+use crate::proto::chunk::{chunk_count, chunk_len_bytes, is_resumable};
 use crate::proto::errors::{Violation, violation};
 use crate::proto::integrity::Tree;
-use crate::proto::manifest::{chunk_count, chunk_len_bytes, is_resumable};
+use crate::proto::parallel::MAX_PARTIAL_CHUNKS;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::SendCommand;
 use crate::proto::wire::{Verdict, VerdictKind};

@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::{SendPlan, SendPlanOp, SentEntry, SentState, SourceDir};
 use crate::ids::{DirId, EntryId, Name, NameError, PATH_MAX_BYTES};
+use crate::proto::chunk::MAX_DEPTH;
 use crate::proto::errors::{source_error, unsendable};
-use crate::proto::manifest::MAX_DEPTH;
 use crate::proto::path::join;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{SendCommand, Version};

@@ -7,11 +7,11 @@ use super::{
     open_directory, split,
 };
 use crate::ids::{DirId, FileId, Name, is_reserved_path};
+use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errno::EFBIG;
 use crate::proto::fs::FILE_MODE;
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::Journal;
-use crate::proto::manifest::{chunk_len_bytes, chunk_offset};
 use crate::proto::sim::disk::{Body, Disk, Ino, Node, Part};
 use crate::proto::{DiskDone, DiskError, Kind, Mtime};
 

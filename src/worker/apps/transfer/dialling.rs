@@ -8,8 +8,8 @@ use rand::Rng;
 
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
-use crate::proto::chunks::ParallelTransferConfig;
 use crate::proto::lanes::{LaneKey, Lanes, LanesInput, code};
+use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{Limits, Session};
 use crate::worker::Worker;
 use crate::worker::client_events::{ClientEvent, ClientStart};

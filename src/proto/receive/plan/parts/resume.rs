@@ -5,9 +5,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::{JournalWriter, PartState, PartStep};
 use crate::ids::ChunkIndex;
+use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::integrity::{ChunkHasher, Digest};
 use crate::proto::journal::Journal;
-use crate::proto::manifest::{chunk_len_bytes, chunk_offset};
 use crate::proto::ports::Ports;
 use crate::proto::receive::plan::ReceivePlan;
 use crate::proto::wire::{MAX_VALUES, VerdictKind};

@@ -19,7 +19,7 @@ pub use streams::StreamSlots;
 /// Chunks of the partial files a receiver has open, and so of the files a sender resumes, taken
 /// together: what a lying peer can make either side keep chaining values and bitmaps of (a few
 /// MiB). Two files of the most chunks fit.
-pub const MAX_PARTIAL_CHUNKS: u64 = 2 * super::manifest::MAX_CHUNKS as u64;
+pub const MAX_PARTIAL_CHUNKS: u64 = 2 * super::chunk::MAX_CHUNKS as u64;
 
 /// How one transfer uses data streams. `cp` itself runs on these defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -102,10 +102,6 @@ impl Budget {
         }
     }
 
-    pub fn total_bytes(&self) -> u64 {
-        self.total_bytes
-    }
-
     /// Most pool memory of one worker; pages are used only when needed.
     pub fn pool_bytes_per_worker(&self) -> u64 {
         self.pool_bytes_per_worker

@@ -10,11 +10,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::proto::session::Transfer;
-use crate::proto::{Event, Outcome};
 use crate::worker;
 
-pub use crate::proto::session::Grant;
+pub use crate::ids::Fingerprint;
+pub use crate::proto::session::{BenchWork, Direction, Grant, Request, Transfer, TransferOptions};
+pub use crate::proto::{
+    EntryError, EntryErrorCode, EntryResult, Event, Kind, Meta, Mtime, Outcome, SessionError,
+    SessionErrorCode, Totals,
+};
+pub use crate::quic::{Identity, QuicError};
 pub use crate::worker::{Authorize, ClientEvent, Ended, PeerAccess, TransportStats};
 pub use client::{Client, ClientConfig};
 pub use server::{ServeConfig, Server, ShutdownError};

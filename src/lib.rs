@@ -4,19 +4,34 @@
 //! workers of a process; [`worker`] is one thread with one ring, where kernel, QUIC and transfer
 //! meet; [`proto`] is the transfer protocol without I/O; [`quic`] is the transport; `landro_sys` is
 //! the kernel. `docs/architecture.md` draws it.
+//!
+//! The API is [`engine`] and [`config`]. What is below them is public only with the feature
+//! `internals`, which is for tests and benches and promises nothing.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "internals")]
 pub mod budget;
+#[cfg(not(feature = "internals"))]
+mod budget;
 pub mod cli;
 pub mod config;
-pub mod daemon;
+mod daemon;
 mod disk;
 pub mod engine;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+#[cfg(feature = "internals")]
 pub mod ids;
+#[cfg(not(feature = "internals"))]
+mod ids;
+#[cfg(feature = "internals")]
 pub mod proto;
+#[cfg(not(feature = "internals"))]
+mod proto;
+#[cfg(feature = "internals")]
 pub mod quic;
+#[cfg(not(feature = "internals"))]
+mod quic;
 mod signals;
 mod worker;
 

@@ -38,7 +38,7 @@ const MAY_NAME: &[(&str, &str)] = &[
         "cli",
         "ids config budget proto quic engine daemon signals landro_sys",
     ),
-    ("fuzzing", "ids quic disk cli"),
+    ("fuzzing", "ids quic disk daemon cli"),
 ];
 
 /// Modules of `landro_sys` that call no kernel, and what it re-exports of them: buffers, the

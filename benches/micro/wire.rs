@@ -58,7 +58,7 @@ fn stream(heads: impl Iterator<Item = RecordHead>, len_bytes: usize) -> Bytes {
 
 /// Parses a stream that arrives in pieces; gives the number of records.
 fn parse(stream: &Bytes) -> usize {
-    let (mut parser, mut records) = (RecordParser::new(), 0);
+    let (mut parser, mut records) = (RecordParser::default(), 0);
     for at in (0..stream.len()).step_by(PIECE_BYTES) {
         let mut piece = stream.slice(at..stream.len().min(at + PIECE_BYTES));
         while let Some(record) = parser.next(&mut piece).expect("a good stream") {

@@ -2,7 +2,7 @@
 //! is reported.
 #![no_main]
 
-use landro::daemon::policy::{BadLine, Policy, Restrict};
+use landro::fuzzing::{BadLine, Policy, Restrict};
 use landro::ids::Fingerprint;
 use libfuzzer_sys::fuzz_target;
 

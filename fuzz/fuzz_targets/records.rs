@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 /// What a stream says, its data joined, until its end or first error.
 fn parse(pieces: impl Iterator<Item = Bytes>) -> (Vec<Record>, bool) {
-    let (mut parser, mut records) = (RecordParser::new(), Vec::new());
+    let (mut parser, mut records) = (RecordParser::default(), Vec::new());
     for mut piece in pieces {
         loop {
             match parser.next(&mut piece) {

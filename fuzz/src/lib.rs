@@ -250,10 +250,7 @@ impl<'a> World<'a> {
                     "a deadline that a tick does not move: the worker would spin"
                 );
             }
-            6 => {
-                let stream = StreamKey(u32::from(self.script.byte()));
-                self.input(Input::DataReset { stream });
-            }
+            6 => self.input(Input::DataReset),
             _ => self.input(Input::Cancel),
         }
     }

@@ -113,6 +113,7 @@ impl Policy {
         self.peers.len()
     }
 
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.peers.is_empty()
     }

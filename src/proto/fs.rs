@@ -11,6 +11,7 @@ use crate::ids::{DirId, FileId, Name};
 
 /// Fewer names than this at a time cannot be asked for: getdents64(2) is asked by the byte, with
 /// room for a few long names, which is room for so many short ones.
+#[cfg(test)]
 pub const LIST_MIN: usize = 128;
 
 /// Mode bits a file gets. Never setuid or setgid: owners do not travel, so another user's setuid
@@ -95,7 +96,7 @@ pub enum DiskOp {
         dir: DirId,
     },
     /// The next names of `dir` with their metadata; `.` and `..` left out. At most `max_entries`,
-    /// or [`LIST_MIN`] if that is more.
+    /// or 128 if that is more: getdents64(2) is asked by the byte.
     List { dir: DirId, max_entries: usize },
     /// Reads a whole small file: opens (never through a symlink), reads at most `max_bytes`, fstats
     /// after reading (whose size tells of a file that grew), closes.

@@ -68,7 +68,7 @@ pub enum Input {
         fin: bool,
     },
     /// The peer reset this data stream.
-    DataReset { stream: StreamKey },
+    DataReset,
     /// The transport took this many bytes of earlier `Output::Data` (all streams together, ranges
     /// by their length). The sender's read-ahead is bounded by what it emitted and has not seen
     /// here. A lane within this host says how many of the last [`CopyStep::Range`] were copied,

@@ -288,7 +288,7 @@ impl Session {
                     self.role.on_data(now, &mut self.ports, data, is_running)
                 }
             },
-            Input::DataReset { .. } => {
+            Input::DataReset => {
                 // Only an ending transport resets streams; what it had to say about why comes no
                 // more.
                 let totals = self.totals();

@@ -231,6 +231,7 @@ impl Decoder {
     }
 
     /// Whether the stream may end here: no message was cut short.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }

@@ -36,6 +36,7 @@ pub struct Conn {
     /// quiche's word for what broke the connection.
     failure: Option<quiche::Error>,
     pub(super) next_uni: u64,
+    #[cfg(test)]
     pub(super) next_bidi: u64,
     pub(super) sending: Sending,
     packets_received: u64,
@@ -231,6 +232,7 @@ impl Conn {
             closed_as: None,
             failure: None,
             next_uni: 0,
+            #[cfg(test)]
             next_bidi: 0,
             sending: Sending::new(setup, ceiling),
             packets_received: 0,
@@ -392,6 +394,7 @@ impl Conn {
     }
 
     /// Whether the handshake resumed an earlier session.
+    #[cfg(test)]
     pub fn is_resumed(&self) -> bool {
         self.quiche.is_resumed()
     }
@@ -468,6 +471,7 @@ impl Conn {
         self.sending.packets
     }
 
+    #[cfg(any(test, feature = "internals"))]
     pub fn packets_received(&self) -> u64 {
         self.packets_received
     }

@@ -26,9 +26,10 @@ mod tests;
 
 pub use conn::{Accept, Conn, Connect};
 pub use identity::Identity;
+#[cfg(feature = "internals")]
 pub use landro_sys::gso::{MAX_SEGMENTS, Run};
 pub use path::PathSnapshot;
-pub use reason::{CloseReason, ConnState, KEY_SPENT, QuicError, StreamError};
+pub use reason::{CloseReason, ConnState, QuicError};
 pub use route::{NewConn, Route, Router};
 pub use setup::{Alpn, Setup, TicketKeys, Trust};
 pub use token::Secrets;

@@ -76,6 +76,7 @@ pub struct NewConn {
 
 impl NewConn {
     /// Whether the client has proven its address by coming back with a Retry token.
+    #[cfg(any(test, feature = "internals"))]
     pub fn address_proven(&self) -> bool {
         self.retried_from.is_some()
     }
@@ -409,10 +410,12 @@ impl Router {
     }
 
     /// Connections known.
+    #[cfg(any(test, feature = "internals"))]
     pub fn len(&self) -> usize {
         self.held.len()
     }
 
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }

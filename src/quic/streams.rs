@@ -10,6 +10,7 @@ use super::reason::StreamError;
 impl Conn {
     /// Opens a bidirectional stream, before all others in priority. `None`: not established, or as
     /// many are open as the peer allows.
+    #[cfg(test)]
     pub fn open_bidi(&mut self) -> Option<u64> {
         let stream = self.next_bidi * 4 + u64::from(self.quiche.is_server());
         if !self.is_established() || self.quiche.peer_streams_left_bidi() == 0 {
@@ -41,6 +42,7 @@ impl Conn {
     ///
     /// # Errors
     /// The peer stopped the stream, or it is finished.
+    #[cfg(test)]
     pub fn capacity(&mut self, stream: u64) -> Result<usize, StreamError> {
         Ok(self.quiche.act().stream_capacity(stream)?)
     }
@@ -107,6 +109,7 @@ impl Conn {
         }
     }
 
+    #[cfg(test)]
     pub fn is_readable(&self, stream: u64) -> bool {
         self.knows_peer() && self.quiche.stream_readable(stream)
     }
@@ -140,6 +143,7 @@ impl Conn {
 
     /// Tells the peer to stop sending on a stream and drops what it sent. Harmless on a finished
     /// stream.
+    #[cfg(test)]
     pub fn shutdown_read(&mut self, stream: u64, code: u64) {
         let _ = self
             .quiche
@@ -148,6 +152,7 @@ impl Conn {
     }
 
     /// Resets our side of a stream, dropping what was not sent. Harmless on a finished stream.
+    #[cfg(test)]
     pub fn shutdown_write(&mut self, stream: u64, code: u64) {
         let _ = self
             .quiche

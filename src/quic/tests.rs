@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::reason::{KEY_SPENT, StreamError};
 use super::route::{CLIENT_CID_BYTES, SERVER_CID_BYTES};
 use super::setup::ALPN;
 use super::*;

@@ -174,11 +174,11 @@ impl Lane {
         Ok(content)
     }
 
-    /// The peer reset a stream: its key, if a session has seen any of it.
-    pub fn reset(&mut self, stream: u64) -> Option<StreamKey> {
-        match self.incoming.remove(&stream)? {
-            Incoming::Data(key) => Some(key),
-            Incoming::LaneEnd(_) => None,
+    /// The peer reset a stream. Gives whether a session has seen any of it.
+    pub fn reset(&mut self, stream: u64) -> bool {
+        match self.incoming.remove(&stream) {
+            Some(Incoming::Data(_)) => true,
+            Some(Incoming::LaneEnd(_)) | None => false,
         }
     }
 

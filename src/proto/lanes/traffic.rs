@@ -79,8 +79,8 @@ impl Lanes {
 
     pub(super) fn data_reset(&mut self, now: Instant, lane: LaneKey, stream: u64) {
         let at = self.at(lane);
-        if let Some(stream) = at.and_then(|at| self.lanes[at].reset(stream)) {
-            self.session.handle(now, Input::DataReset { stream });
+        if at.is_some_and(|at| self.lanes[at].reset(stream)) {
+            self.session.handle(now, Input::DataReset);
         }
     }
 

@@ -535,10 +535,7 @@ impl Hostile {
                 let noise = self.rng.bytes(40);
                 self.input(Input::Control(noise.into()))
             }
-            21 => {
-                let stream = StreamKey(self.rng.below(self.next_stream as usize + 2) as u32);
-                self.input(Input::DataReset { stream })
-            }
+            21 => self.input(Input::DataReset),
             22 => {
                 let path = Bytes::from_static(b"\x1b[2J");
                 self.say(&Message::SourceError {

@@ -505,8 +505,8 @@ impl World {
             }
         }
         self.wire.control.iter_mut().for_each(Pipe::cut);
-        for stream in self.wire.reset_all() {
-            self.input(1 - self.sender, Input::DataReset { stream });
+        for _ in self.wire.reset_all() {
+            self.input(1 - self.sender, Input::DataReset);
         }
     }
 

@@ -165,10 +165,6 @@ impl Default for RecordState {
 }
 
 impl RecordParser {
-    pub fn new() -> RecordParser {
-        RecordParser::default()
-    }
-
     /// Takes the next piece off the front of `input`; `None` when all of `input` is used up and
     /// more is needed.
     ///

@@ -535,7 +535,7 @@ fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)>) {
 fn records_survive_any_split() {
     let (stream, expected) = record_stream();
     for step in [1, 2, 3, 33, 64, 1000, stream.len()] {
-        let (mut parser, mut got) = (RecordParser::new(), Vec::new());
+        let (mut parser, mut got) = (RecordParser::default(), Vec::new());
         for at in (0..stream.len()).step_by(step) {
             let mut input = stream.slice(at..stream.len().min(at + step));
             while let Some(record) = parser.next(&mut input).unwrap() {
@@ -558,7 +558,7 @@ fn records_survive_any_split() {
 
 #[test]
 fn record_lies_are_refused() {
-    let parse = |bytes: &[u8]| RecordParser::new().next(&mut Bytes::copy_from_slice(bytes));
+    let parse = |bytes: &[u8]| RecordParser::default().next(&mut Bytes::copy_from_slice(bytes));
     assert!(parse(&[3, 1, 1]).is_err());
     let mut out = BytesMut::new();
     RecordHead::Whole {
@@ -596,7 +596,7 @@ fn noise_never_panics() {
         let mut noise = BytesMut::from(&records[..]);
         let at = random() as usize % noise.len();
         noise[at] = random() as u8;
-        let (mut parser, mut input) = (RecordParser::new(), noise.freeze());
+        let (mut parser, mut input) = (RecordParser::default(), noise.freeze());
         while let Ok(Some(_)) = parser.next(&mut input) {}
     }
 }

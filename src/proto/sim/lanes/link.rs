@@ -6,11 +6,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::proto::PIECE_BYTES;
 use crate::proto::lanes::{LaneClosed, LaneStream, Taken, code};
 use crate::proto::sim::Rng;
-
-/// Largest piece read at once, as a worker reads into 64 KiB buffers.
-const PIECE_BYTES: usize = 64 * 1024;
 
 /// How a side's connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

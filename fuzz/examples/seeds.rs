@@ -62,6 +62,7 @@ fn texts() {
     seed("path", "absolute", "/x");
     seed("path", "up", "a/../..");
     seed("path", "root", "//");
+    seed("path", "reserved", "x/.lAndro-e");
     let peers = b"# peers\n\xf8 ro\n  \xf9 wo,path=in/box # alice\r\n\xfa path=%2fa%20b/./c rw\n\xfb\n\xf8 rw\n\xfc ../x\n";
     seed("authorized_peers", "peers", peers);
     seed(
@@ -80,6 +81,8 @@ fn texts() {
         "spelling",
         b"#\t\xff\n[0::1]:1 \xff\n[::2]:1 \xff",
     );
+    seed("known_hosts", "port", b"h:0000000000000001 \xff\n");
+    seed("known_hosts", "path", b"h:1/J5 \xff");
     seed("known_hosts", "bad", b"h:1 \xff\nh:1 SHA256:short\n");
 }
 

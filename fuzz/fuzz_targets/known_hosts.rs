@@ -2,7 +2,7 @@
 //! wrong.
 #![no_main]
 
-use std::net::SocketAddrV6;
+use std::net::Ipv6Addr;
 
 use landro::fuzzing::{DaemonName, Known, TrustError, known_hosts};
 use landro::ids::Fingerprint;
@@ -61,8 +61,20 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Whether two heads name one host and port: in other capitals, or as another spelling of an address (`[0::1]:1`).
+/// Whether two heads name one host and port: in other capitals, as another spelling of an address
+/// (`[0::1]:1`), or of the port (`h:01`).
 fn is_spelling(head: &str, key: &str) -> bool {
-    let address = |text: &str| text.parse::<SocketAddrV6>().ok();
-    head.eq_ignore_ascii_case(key) || address(head).is_some() && address(head) == address(key)
+    let parts = |text: &str| {
+        let (host, port) = text.rsplit_once(':')?;
+        let address = host.trim_matches(['[', ']']).parse::<Ipv6Addr>().ok();
+        Some((
+            host.to_ascii_lowercase(),
+            address,
+            port.parse::<u16>().ok()?,
+        ))
+    };
+    let (Some(head), Some(key)) = (parts(head), parts(key)) else {
+        return false;
+    };
+    head.2 == key.2 && (head.0 == key.0 || head.1.is_some() && head.1 == key.1)
 }

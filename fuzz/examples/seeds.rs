@@ -82,6 +82,7 @@ fn texts() {
         b"#\t\xff\n[0::1]:1 \xff\n[::2]:1 \xff",
     );
     seed("known_hosts", "port", b"h:0000000000000001 \xff\n");
+    seed("known_hosts", "zone-spelling", b"[fe80::01%Eth0]:1 \xff\n");
     seed("known_hosts", "path", b"h:1/J5 \xff");
     seed("known_hosts", "bad", b"h:1 \xff\nh:1 SHA256:short\n");
 }

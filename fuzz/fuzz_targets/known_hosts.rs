@@ -66,10 +66,13 @@ fuzz_target!(|data: &[u8]| {
 fn is_spelling(head: &str, key: &str) -> bool {
     let parts = |text: &str| {
         let (host, port) = text.rsplit_once(':')?;
-        let address = host.trim_matches(['[', ']']).parse::<Ipv6Addr>().ok();
+        let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
+        let (address, zone) = host.split_once('%').unwrap_or((&host, ""));
+        let address = address.parse::<Ipv6Addr>().ok();
+        let zone = zone.to_owned();
         Some((
-            host.to_ascii_lowercase(),
-            address,
+            host,
+            address.map(|address| (address, zone)),
             port.parse::<u16>().ok()?,
         ))
     };

@@ -12,6 +12,7 @@ use reader::{arrows, functions, has_word, module_path, named_after, sources, typ
 
 /// Longer than this, a file holds two ideas.
 const MAX_LINES: usize = 700;
+const MAX_COLUMNS: usize = 100;
 
 /// Who may name whom. `landro_sys` is the kernel; those of [`MEMORY_ONLY`] are not.
 const MAY_NAME: &[(&str, &str)] = &[
@@ -170,6 +171,15 @@ fn files_are_short_and_say_what_they_are() {
         if lines > MAX_LINES {
             wrong.push(format!("{path}: {lines} lines, more than {MAX_LINES}"));
         }
+        for (at, line) in source.text.lines().enumerate() {
+            // rustfmt does not wrap comments.
+            if line.trim_start().starts_with("//") && line.chars().count() > MAX_COLUMNS {
+                wrong.push(format!(
+                    "{path}:{}: a comment beyond {MAX_COLUMNS} columns",
+                    at + 1
+                ));
+            }
+        }
         if !source.text.starts_with("//! ") {
             wrong.push(format!("{path}: the first line is not a //! sentence"));
         }
@@ -252,7 +262,8 @@ fn one_name_is_one_type() {
     );
 }
 
-/// Modules of one directory depend on each other in one direction. A module and those below it may name each other.
+/// Modules of one directory depend on each other in one direction. A module and those below it may
+/// name each other.
 #[test]
 fn no_circle_in_a_directory() {
     let mut wrong = Vec::new();

@@ -119,16 +119,7 @@ async fn read_whole(
         // the same.
         let buffer = files.buffer().await;
         let len = (len_bytes - whole.len()).min(Pool::BUFFER_BYTES);
-        let op = FileOp::Read {
-            file: file.clone(),
-            offset: whole.len() as u64,
-            buffer,
-            len,
-        };
-        let FileDone::Read { mut buffer, bytes } = files.call("read", op).await? else {
-            unreachable!("read answers Read")
-        };
-        buffer.advance(bytes);
+        let (mut buffer, bytes) = files.read(file, whole.len() as u64, buffer, len).await?;
         whole.extend_from_slice(&buffer.split());
         if bytes == 0 {
             break;

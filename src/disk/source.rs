@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use landro_sys::file::flags;
-use landro_sys::{FileDone, FileOp, OpenHow, Pool, Statx};
+use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool, Statx};
 
 use super::names::{c_string, refuse_reserved};
 use super::space::{Base, DirPlace, OpenFile};
@@ -129,6 +129,31 @@ impl Files {
         {
             FileDone::Stat(stat) => Ok(stat),
             other => unreachable!("fstat answered {other:?}"),
+        }
+    }
+
+    /// One read(2), which may be short, into the rest of a buffer; gives the buffer and how much
+    /// came.
+    pub(super) async fn read(
+        &self,
+        file: &Arc<OwnedFd>,
+        offset: u64,
+        buffer: Buffer,
+        len: usize,
+    ) -> Result<(Buffer, usize), DiskError> {
+        let file = file.clone();
+        let op = FileOp::Read {
+            file,
+            offset,
+            buffer,
+            len,
+        };
+        match self.call("read", op).await? {
+            FileDone::Read { mut buffer, bytes } => {
+                buffer.advance(bytes);
+                Ok((buffer, bytes))
+            }
+            other => unreachable!("read answered {other:?}"),
         }
     }
 
@@ -316,21 +341,10 @@ pub async fn read_small(
     let mut filled = 0;
     // Asked behind each read, its size says whether that was all: no read only to find the end.
     let after = loop {
-        let op = FileOp::Read {
-            file: file.clone(),
-            offset: filled as u64,
-            buffer,
-            len: max_bytes - filled,
-        };
-        let FileDone::Read {
-            buffer: back,
-            bytes,
-        } = files.call("read", op).await?
-        else {
-            unreachable!("read answers Read")
-        };
-        buffer = back;
-        buffer.advance(bytes);
+        let bytes;
+        (buffer, bytes) = files
+            .read(&file, filled as u64, buffer, max_bytes - filled)
+            .await?;
         filled += bytes;
         let meta = meta_of(&files.fstat(&file).await?);
         if bytes == 0 || filled >= max_bytes || filled as u64 >= meta.size_bytes {
@@ -385,21 +399,9 @@ pub async fn read(
     let mut buffer = files.buffer().await;
     let mut filled = 0;
     while filled < len_bytes {
-        let op = FileOp::Read {
-            file: file.clone(),
-            offset: offset + filled as u64,
-            buffer,
-            len: len_bytes - filled,
-        };
-        let FileDone::Read {
-            buffer: back,
-            bytes,
-        } = files.call("read", op).await?
-        else {
-            unreachable!("read answers Read")
-        };
-        buffer = back;
-        buffer.advance(bytes);
+        let (at, len) = (offset + filled as u64, len_bytes - filled);
+        let bytes;
+        (buffer, bytes) = files.read(&file, at, buffer, len).await?;
         filled += bytes;
         if bytes == 0 {
             break;

@@ -1,5 +1,5 @@
-//! The sockets that workers begin with: buffers, one address for all workers, steering by connection
-//! id.
+//! The sockets that workers begin with: buffers, one address for all workers, steering by
+//! connection id.
 
 use std::net::SocketAddr;
 use std::time::Duration;

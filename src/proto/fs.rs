@@ -111,7 +111,8 @@ pub enum DiskOp {
         name: Name,
         file: FileId,
     },
-    /// Reads at most `len_bytes` (≤ [`super::PIECE_BYTES`]) at `offset`; shorter only at the end of the file.
+    /// Reads at most `len_bytes` (≤ [`super::PIECE_BYTES`]) at `offset`; shorter only at the end of
+    /// the file.
     Read {
         file: FileId,
         offset: u64,

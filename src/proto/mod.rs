@@ -133,10 +133,10 @@ pub enum Output {
 pub enum Payload {
     Bytes(Bytes),
     /// So many bytes of a file opened by `OpenRead`, from `offset` on, for a transport that moves
-    /// them without showing them (`sendfile`). Only with [`Carriage::Ranges`]. The sender has hashed the same bytes before. The transport keeps the file open until
-    /// it took them all, whether or not a `CloseRead` follows; where the file became shorter, it
-    /// sends zeros for what is missing, so that the stream stays readable: the digest behind them
-    /// tells.
+    /// them without showing them (`sendfile`). Only with [`Carriage::Ranges`]. The sender has
+    /// hashed the same bytes before. The transport keeps the file open until it took them all,
+    /// whether or not a `CloseRead` follows; where the file became shorter, it sends zeros for what
+    /// is missing, so that the stream stays readable: the digest behind them tells.
     Range {
         file: FileId,
         offset: u64,
@@ -173,8 +173,8 @@ pub enum Carriage {
     Bytes,
     /// It takes [`Payload::Range`] for the data of large files.
     Ranges,
-    /// Both sides are on one host, where the kernel copies from file to file ([`CopyStep`]): neither
-    /// side reads, hashes or resumes anything.
+    /// Both sides are on one host, where the kernel copies from file to file ([`CopyStep`]):
+    /// neither side reads, hashes or resumes anything.
     Copies,
 }
 

@@ -476,9 +476,9 @@ impl Conn {
         self.packets_received
     }
 
-    /// Whether this lane is *worn*: its keys have sealed or opened so many packets that another lane
-    /// is to replace it, long before AES-GCM's limit of 2^23 packets (RFC 9001 §6.6). quiche never
-    /// updates a key.
+    /// Whether this lane is *worn*: its keys have sealed or opened so many packets that another
+    /// lane is to replace it, long before AES-GCM's limit of 2^23 packets (RFC 9001 §6.6). quiche
+    /// never updates a key.
     pub fn is_worn(&self) -> bool {
         self.packets_sent().max(self.packets_received) >= self.lane_packet_limit
     }

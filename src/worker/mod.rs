@@ -63,7 +63,8 @@ pub struct WorkerParts {
     pub pool_buffers: usize,
 }
 
-/// The parts; each method that needs more than one of them is here or in `apps`, the rest is theirs.
+/// The parts; each method that needs more than one of them is here or in `apps`, the rest is
+/// theirs.
 pub struct Worker {
     io: Loop,
     inbox: Receiver<Mail>,

@@ -1,5 +1,5 @@
-//! Deadlines of connections and sessions in one heap; entries that were overtaken are dropped when they
-//! surface.
+//! Deadlines of connections and sessions in one heap; entries that were overtaken are dropped when
+//! they surface.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

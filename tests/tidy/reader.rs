@@ -1,4 +1,5 @@
-//! Reads sources without their comments and literals, and finds names, functions and modules in them.
+//! Reads sources without their comments and literals, and finds names, functions and modules in
+//! them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -281,8 +282,8 @@ pub fn module_path(path: &Path, root: &str) -> Vec<String> {
     parts
 }
 
-/// Of a module's code: which neighbour, or neighbour of an ancestor, it names, each as the directory, the one of the two
-/// in which the module is, and the other.
+/// Of a module's code: which neighbour, or neighbour of an ancestor, it names, each as the
+/// directory, the one of the two in which the module is, and the other.
 pub fn arrows(module: &[String], code: &str) -> Vec<(Vec<String>, String, String)> {
     let mut found = Vec::new();
     for at in 0..module.len() {

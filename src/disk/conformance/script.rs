@@ -80,7 +80,7 @@ impl Script {
             let max_entries = LIST_ENTRIES;
             return Some(DiskOp::List { dir, max_entries });
         }
-        match self.rng.below(30) {
+        match self.rng.below(31) {
             0 | 1 => Some(self.resolve_source(disk)),
             2 => Some(self.resolve_target(disk)),
             3..8 => self.open_dir(),
@@ -104,6 +104,14 @@ impl Script {
                 Some(DiskOp::CleanPart { dir, name })
             }
             28 => self.close_one(),
+            29 => {
+                let dir = if self.rng.chance(50) {
+                    self.source()
+                } else {
+                    self.target()
+                };
+                dir.map(|dir| DiskOp::StatDir { dir })
+            }
             _ => {
                 self.change(disk, root);
                 None

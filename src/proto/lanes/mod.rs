@@ -318,7 +318,8 @@ impl Lanes {
 
     // ---- after each input
 
-    /// Goes on as far as possible after an input: carries out what the session wants, replaces and closes lanes.
+    /// Goes on as far as possible after an input: carries out what the session wants, replaces and
+    /// closes lanes.
     fn settle(&mut self, now: Instant) {
         self.drain(now);
         if self.is_on() {

@@ -1,9 +1,10 @@
-//! A server's connection before it is a lane: it says what it is for, and may have to wait for that.
+//! A server's connection before it is a lane: it says what it is for, and may have to wait for
+//! that.
 //!
 //! | state | what is awaited | next |
 //! |---|---|---|
 //! | `Preface` | the first 21 bytes of the control stream | `Asking`, or it joins a session |
-//! | `Asking` | how many workers ask older sessions of the peer | `Waiting`, or its session begins |
+//! | `Asking` | how many workers ask older sessions of it | `Waiting`, or its session begins |
 //! | `Waiting` | those workers' answers, for 5 s at most | its session begins |
 //! | `Placed` | whether there is such a session | over |
 //! | `Over` | nothing: it is a lane now, or closed | |
@@ -34,8 +35,8 @@ pub enum NewcomerInput {
     Asked { workers: usize },
     /// One of those workers has nobody to wait for any more.
     Answered,
-    /// The answer to [`NewcomerOutput::Begin`] and [`NewcomerOutput::Join`]: there is one of that id,
-    /// or there is none.
+    /// The answer to [`NewcomerOutput::Begin`] and [`NewcomerOutput::Join`]: there is one of that
+    /// id, or there is none.
     SessionExists(bool),
     /// Nothing but time passed ([`Newcomer::deadline`] was due).
     Tick,

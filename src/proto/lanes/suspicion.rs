@@ -27,7 +27,8 @@ const STILL_QUEUED: Duration = Duration::from_millis(20);
 
 /// Rounds are added, one for so many sessions on this worker, up to [`MOST_ROUNDS`]: many clients
 /// fill the queue of their wire, where the one acknowledgement of a round is lost as easily as data
-/// is. 16 rounds are 4 s, still less than the new session waits ([`super::newcomer::WAIT_AT_MOST`]).
+/// is. 16 rounds are 4 s, still less than the new session waits
+/// ([`super::newcomer::WAIT_AT_MOST`]).
 const SESSIONS_PER_ROUND: usize = 8;
 const MOST_ROUNDS: u32 = 16;
 

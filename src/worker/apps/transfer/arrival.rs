@@ -67,7 +67,7 @@ impl Worker {
                     Some(session) => self.join_served_lane(key, session, number),
                     None => self.tell_newcomer(key, NewcomerInput::SessionExists(false)),
                 },
-                NewcomerOutput::Close { code, text } => self.refuse_newcomer(key, code, &text),
+                NewcomerOutput::Close { code, text } => self.leave_and_close(key, code, &text),
             }
         }
         let deadline = self.connections.newcomer_mut(key).map(|it| it.deadline());
@@ -75,20 +75,6 @@ impl Worker {
             connection.deadline = deadline;
             self.connections.touch(key);
         }
-    }
-
-    fn refuse_newcomer(&mut self, key: usize, code: u64, text: &str) {
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        let (peer, who) = (connection.peer, connection.who());
-        if let Some((_, lane)) = connection.lane_mut() {
-            lane.leave();
-        }
-        if code == code::VIOLATION && self.io.log.admits(who, self.io.now) {
-            tracing::warn!(%peer, reason = text, "protocol violation");
-        }
-        self.connections.close(&self.io, key, code, text);
     }
 
     fn join_served_lane(&mut self, key: usize, session: usize, number: u32) {
@@ -112,7 +98,7 @@ impl Worker {
             return;
         };
         let Some(allowed) = self.io.shared.authorised(&peer) else {
-            return self.refuse_newcomer(key, code::UNAUTHORISED, NOT_AUTHORISED);
+            return self.leave_and_close(key, code::UNAUTHORISED, NOT_AUTHORISED);
         };
         let Some(service) = &self.io.shared.service else {
             return;
@@ -127,7 +113,7 @@ impl Worker {
                         tracing::error!(%peer, path, %error, "cannot open the path this peer is confined to");
                     }
                     let reason = "the directory of its path= is not there";
-                    return self.refuse_newcomer(key, code::UNAUTHORISED, reason);
+                    return self.leave_and_close(key, code::UNAUTHORISED, reason);
                 }
             },
         };

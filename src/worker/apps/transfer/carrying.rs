@@ -119,16 +119,25 @@ impl Worker {
             return;
         };
         let (peer, who) = (connection.peer, connection.who());
+        if code == code::TIMEOUT && self.io.log.admits(who, self.io.now) {
+            tracing::info!(%peer, reason = text, "a session makes room for its successor");
+        }
+        self.leave_and_close(lane.0, code, text);
+    }
+
+    /// Closes a connection that carries no session, or none any more.
+    pub(super) fn leave_and_close(&mut self, key: usize, code: u64, text: &str) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let (peer, who) = (connection.peer, connection.who());
         if let Some((_, lane)) = connection.lane_mut() {
             lane.leave();
         }
         if code == code::VIOLATION && self.io.log.admits(who, self.io.now) {
             tracing::warn!(%peer, reason = text, "protocol violation");
         }
-        if code == code::TIMEOUT && self.io.log.admits(who, self.io.now) {
-            tracing::info!(%peer, reason = text, "a session makes room for its successor");
-        }
-        self.connections.close(&self.io, lane.0, code, text);
+        self.connections.close(&self.io, key, code, text);
     }
 
     fn report(&mut self, session: usize, event: Event) {

@@ -13,6 +13,7 @@ use landro_sys::{Buffer, FileDone, FileOp, OpenHow};
 use super::descriptors::Allowance;
 use super::durable::Footing;
 use super::names::c_string;
+use super::spelling::DirNames;
 use super::{DiskError, Files};
 use crate::ids::{DirId, FileId, Name, PATH_MAX_BYTES};
 use crate::proto::errno::{EACCES, EBADF, ENAMETOOLONG};
@@ -41,6 +42,10 @@ pub struct Space {
     files: RefCell<HashMap<FileId, OpenFile>>,
     /// How the directories of a destination stand.
     footings: RefCell<HashMap<DirId, Footing>>,
+    /// How directories of a destination tell names apart, where that is known.
+    names: RefCell<HashMap<DirId, DirNames>>,
+    /// What their modes mean for what is made in them, and for them.
+    modes: RefCell<HashMap<DirId, ModeFound>>,
     clock: Cell<u64>,
     /// A partly filled buffer that small reads share.
     pub(super) small_reads: RefCell<Option<Buffer>>,
@@ -99,6 +104,18 @@ impl DirPlace {
     }
 }
 
+/// Handed down by a directory with its group (inode(7)).
+pub const SETGID: u32 = 0o2000;
+
+/// What matters of a directory's mode.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct ModeFound {
+    /// Its group, and this bit, are handed down to directories made in it.
+    pub setgid: bool,
+    /// It was made writable for the time being; this was its mode.
+    pub before: Option<u32>,
+}
+
 /// A file of a session.
 #[derive(Clone)]
 pub enum OpenFile {
@@ -149,6 +166,8 @@ impl Space {
             dirs: RefCell::default(),
             files: RefCell::default(),
             footings: RefCell::default(),
+            names: RefCell::default(),
+            modes: RefCell::default(),
             clock: Cell::new(0),
             small_reads: RefCell::default(),
             pinned: Arc::default(),
@@ -198,6 +217,32 @@ impl Space {
     pub fn forget_dir(&self, dir: DirId) {
         self.dirs.borrow_mut().remove(&dir);
         self.footings.borrow_mut().remove(&dir);
+        self.names.borrow_mut().remove(&dir);
+        self.modes.borrow_mut().remove(&dir);
+    }
+
+    pub fn with_names<T>(&self, dir: DirId, see: impl FnOnce(Option<&mut DirNames>) -> T) -> T {
+        see(self.names.borrow_mut().get_mut(&dir))
+    }
+
+    pub fn set_names(&self, dir: DirId, names: DirNames) {
+        self.names.borrow_mut().insert(dir, names);
+    }
+
+    pub fn mode_found(&self, dir: DirId) -> ModeFound {
+        self.modes.borrow().get(&dir).copied().unwrap_or_default()
+    }
+
+    /// Remembers what is not as it mostly is.
+    pub fn set_mode_found(&self, dir: DirId, found: ModeFound) {
+        if found != ModeFound::default() {
+            self.modes.borrow_mut().insert(dir, found);
+        }
+    }
+
+    /// The mode to give back to a directory that was made writable; it is told once.
+    pub fn take_mode_before(&self, dir: DirId) -> Option<u32> {
+        self.modes.borrow_mut().get_mut(&dir)?.before.take()
     }
 
     pub fn set_footing(&self, dir: DirId, footing: Footing) {

@@ -185,6 +185,64 @@ pub fn second_of_a_name(host: HostSide) -> EntryError {
     }
 }
 
+/// A name that the destination's file system takes for another one, which something has.
+pub fn name_taken(host: HostSide, by: &[u8]) -> EntryError {
+    let text = format!(
+        "destination{}: this file system takes the name for \"{}\", which is there; nothing was \
+         replaced; rename one of the two",
+        host.on(),
+        String::from_utf8_lossy(by)
+    );
+    EntryError {
+        code: EntryErrorCode::Name,
+        errno: EEXIST,
+        text,
+    }
+}
+
+/// What could not be had of so many entries, whose data is there.
+pub fn lapse_text(host: HostSide, kind: LapseKind, entries: u64, errno: i32) -> String {
+    let why = std::io::Error::from_raw_os_error(errno);
+    let (what, advice) = match kind {
+        LapseKind::Mode => (
+            format!("mode not set: {why}"),
+            "--no-perms does not try to set modes",
+        ),
+        LapseKind::Time => (
+            format!("time of modification not set: {why}"),
+            "--no-times does not try to set times",
+        ),
+        LapseKind::TimeRange => (
+            "time of modification is outside the range of this file system, and another was stored"
+                .to_owned(),
+            "its range may be larger if it is made anew (ext4 with inodes of 256 bytes, XFS with \
+             bigtime)",
+        ),
+        LapseKind::TimeKept => (
+            "time of modification not kept by this file system".to_owned(),
+            "a later run takes a file of the same size for the same unless the source is younger",
+        ),
+    };
+    let others = match entries - 1 {
+        0 => String::new(),
+        1 => " (and of 1 more)".to_owned(),
+        more => format!(" (and of {more} more)"),
+    };
+    format!(
+        "destination{}: {what}{others}; the data is there; {advice}",
+        host.on()
+    )
+}
+
+/// What of the metadata could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LapseKind {
+    Mode,
+    Time,
+    TimeRange,
+    TimeKept,
+}
+
 /// A child of a directory that could not be made.
 pub fn no_parent(host: HostSide) -> EntryError {
     let text = format!(

@@ -113,6 +113,9 @@ pub enum FileOp {
         file: Arc<OwnedFd>,
         name: &'static CStr,
     },
+    /// close(2) of a descriptor, for what it says: some file systems (NFS, FUSE, AFS) tell only then
+    /// that data they took was not stored.
+    Close { file: OwnedFd },
     /// syncfs(2) of the file system a file is on. Since Linux 5.8 an error at writeback is told.
     SyncFs { file: Arc<OwnedFd> },
     /// renameat2(2); `flags` are `RENAME_*`.
@@ -145,7 +148,7 @@ pub enum FileOp {
     },
     /// readlinkat(2) → [`FileDone::Link`].
     Readlink { dir: Dir, path: CString },
-    /// fchmod(2) and futimens(2) of an open file; mtime is (seconds, nanoseconds). No ring
+    /// fchmod(2) and futimens(2) of an open file (of a directory by `O_PATH`, too); mtime is (seconds, nanoseconds). No ring
     /// operation exists.
     SetMeta {
         file: Arc<OwnedFd>,
@@ -354,6 +357,22 @@ pub mod magic {
     pub const BTRFS: i64 = 0x9123_683e;
     /// overlayfs.
     pub const OVERLAY: i64 = 0x794c_7630;
+    /// tmpfs.
+    pub const TMPFS: i64 = 0x0102_1994;
+    /// F2FS.
+    pub const F2FS: i64 = 0xf2f5_2010;
+    /// ZFS.
+    pub const ZFS: i64 = 0x2fc1_2fc1;
+    /// bcachefs.
+    pub const BCACHEFS: i64 = 0xca45_1a4e;
+    /// FAT.
+    pub const FAT: i64 = 0x4d44;
+    /// exFAT.
+    pub const EXFAT: i64 = 0x2011_bab0;
+    /// NTFS by the kernel's own driver.
+    pub const NTFS3: i64 = 0x7366_746e;
+    /// procfs.
+    pub const PROC: i64 = 0x9fa0;
 }
 
 /// The error for a path or number that no system call could take.

@@ -20,7 +20,6 @@ use super::names::{c_string, refuse_reserved};
 use super::publish::sync;
 use super::source::split_path;
 use super::space::{Base, ModeFound, SETGID};
-use super::spelling::DirNames;
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, Name};
 use crate::proto::DirFound;
@@ -122,8 +121,7 @@ async fn taken_by(
     parent_fd: &Arc<OwnedFd>,
     name: &Name,
 ) -> Result<Option<Bytes>, DiskError> {
-    let is_exact = |names: Option<&mut DirNames>| matches!(names, Some(DirNames::Exact));
-    if !files.may_fold(parent, name) || files.space.with_names(parent, is_exact) {
+    if !files.may_fold(parent, name) || files.is_known_exact(parent, name) {
         return Ok(None);
     }
     match files.lstat(parent_fd, name.as_bytes()).await {

@@ -351,6 +351,7 @@ async fn publish(
         }) => {}
         Err(error) => return Err(error),
     }
+    let _naming = files.naming(arrival.dir_id, arrival.name).await;
     if !arrival.replaces {
         let taken = files.taken_unseen(arrival.dir_id, arrival.dir, arrival.name);
         if let Some(by) = taken.await? {

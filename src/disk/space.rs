@@ -1,7 +1,7 @@
 //! What a session has open: its root, directories and files, confined to where it may work.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub struct Space {
     footings: RefCell<HashMap<DirId, Footing>>,
     /// How directories of a destination tell names apart, where that is known.
     names: RefCell<HashMap<DirId, DirNames>>,
+    /// Names that are being given, where that takes two steps.
+    naming: RefCell<HashSet<(DirId, Vec<u8>)>>,
     /// What their modes mean for what is made in them, and for them.
     modes: RefCell<HashMap<DirId, ModeFound>>,
     clock: Cell<u64>,
@@ -167,6 +169,7 @@ impl Space {
             files: RefCell::default(),
             footings: RefCell::default(),
             names: RefCell::default(),
+            naming: RefCell::default(),
             modes: RefCell::default(),
             clock: Cell::new(0),
             small_reads: RefCell::default(),
@@ -227,6 +230,15 @@ impl Space {
 
     pub fn set_names(&self, dir: DirId, names: DirNames) {
         self.names.borrow_mut().insert(dir, names);
+    }
+
+    /// False: somebody else is at it.
+    pub fn begin_naming(&self, key: &(DirId, Vec<u8>)) -> bool {
+        self.naming.borrow_mut().insert(key.clone())
+    }
+
+    pub fn end_naming(&self, key: &(DirId, Vec<u8>)) {
+        self.naming.borrow_mut().remove(key);
     }
 
     pub fn mode_found(&self, dir: DirId) -> ModeFound {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use landro_sys::{FileDone, FileOp};
 
-use super::{DiskError, Files};
+use super::{DiskError, Files, descriptors};
 use crate::ids::{DirId, Name};
 use crate::proto::Meta;
 use crate::proto::errno::ENOENT;
@@ -27,7 +27,7 @@ const LIST_NAMES: usize = 1024;
 
 /// How a directory of a destination tells names apart.
 pub enum DirNames {
-    /// Each by its bytes.
+    /// Each by its bytes; by case for certain, and letters of two compositions are looked at.
     Exact,
     /// Not for certain: these are there. None: too many to remember.
     Listed(Option<Listing>),
@@ -62,6 +62,18 @@ impl DirNames {
     }
 }
 
+/// Keeps others of this session from giving a name while one that may be the same is looked for.
+pub struct Naming<'a> {
+    files: &'a Files,
+    key: (DirId, Vec<u8>),
+}
+
+impl Drop for Naming<'_> {
+    fn drop(&mut self) {
+        self.files.space.end_naming(&self.key);
+    }
+}
+
 /// What a listing says of a name.
 enum Spelt {
     AsGiven,
@@ -71,6 +83,21 @@ enum Spelt {
 }
 
 impl Files {
+    /// Where the file system cannot give a name that nothing has in one step (NFS and FUSE know no
+    /// RENAME_NOREPLACE), two entries with two spellings of one name come one after the other.
+    pub(super) async fn naming(&self, dir: DirId, name: &Name) -> Naming<'_> {
+        // How letters are composed is not looked into: all such names wait for each other.
+        let spelling = match name.as_bytes().is_ascii() {
+            true => name.as_bytes().to_ascii_lowercase(),
+            false => vec![0xff],
+        };
+        let key = (dir, spelling);
+        while !self.space.begin_naming(&key) {
+            descriptors::pause(self).await;
+        }
+        Naming { files: self, key }
+    }
+
     /// Something stands at a name that is to be placed: None, if it is of that name; else what its
     /// name is.
     pub(super) async fn taken_by(
@@ -80,9 +107,10 @@ impl Files {
         name: &Name,
         found: &Meta,
     ) -> Result<Option<Bytes>, DiskError> {
+        let may_compose = self.may_compose(dir, name);
         let known = self.space.with_names(dir, |names| match names {
-            None => None,
-            Some(DirNames::Exact) => Some(true),
+            Some(DirNames::Exact) if !may_compose => Some(true),
+            None | Some(DirNames::Exact) => None,
             Some(DirNames::Listed(Some(listing))) => Some(listing.has(name.as_bytes())),
             Some(DirNames::Listed(None)) => Some(false),
         });
@@ -119,6 +147,12 @@ impl Files {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether a name is one of its own, as far as was found out.
+    pub(super) fn is_known_exact(&self, dir: DirId, name: &Name) -> bool {
+        let is_exact = |names: Option<&mut DirNames>| matches!(names, Some(DirNames::Exact));
+        !self.may_compose(dir, name) && self.space.with_names(dir, is_exact)
     }
 
     /// Whether a name could be taken for another one.

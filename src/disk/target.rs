@@ -323,6 +323,7 @@ async fn name_symlink(
             errno: EEXIST | EINVAL,
             ..
         }) if !new.replaces => {
+            let _naming = files.naming(new.dir, &new.name).await;
             if let Some(by) = files.taken_unseen(new.dir, dir, &new.name).await? {
                 return Ok(DiskDone::Taken { by });
             }

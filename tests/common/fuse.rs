@@ -25,8 +25,10 @@ use tempfile::TempDir;
 /// What the file system does wrong. Errors are errno numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// At close(2) and fsync(2) of a file that was written to.
+    /// At close(2) of a file that was written to, and not before.
     pub flush: Option<i32>,
+    /// At fsync(2) of a file that was written to.
+    pub fsync: Option<i32>,
     /// What is written is said to be stored, and is not.
     pub drops_data: bool,
     pub write: Option<i32>,

@@ -15,7 +15,7 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 
-use super::Inner;
+use super::{Faults, Inner};
 
 /// Nothing is remembered by the kernel, so that a switch thrown counts at once.
 const TTL: Duration = Duration::ZERO;
@@ -68,11 +68,18 @@ impl Server {
         }
     }
 
-    fn flushed(&self, inode: INodeNo, handle: FileHandle, reply: ReplyEmpty) {
+    /// Fails by one of the faults, if the file was written to.
+    fn written_back(
+        &self,
+        inode: INodeNo,
+        handle: FileHandle,
+        reply: ReplyEmpty,
+        fault: impl FnOnce(&Faults) -> Option<i32>,
+    ) {
         let Some((inner, reply)) = self.about(inode, None, reply) else {
             return;
         };
-        let fault = inner.faults.flush;
+        let fault = fault(&inner.faults);
         match (inner.opened(handle), fault) {
             (Ok(open), Some(fault)) if open.is_written => reply.error(Errno::from_i32(fault)),
             _ => reply.ok(),
@@ -347,11 +354,11 @@ impl Filesystem for Server {
         _: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.flushed(inode, handle, reply);
+        self.written_back(inode, handle, reply, |faults| faults.flush);
     }
 
     fn fsync(&self, _: &Request, inode: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.flushed(inode, handle, reply);
+        self.written_back(inode, handle, reply, |faults| faults.fsync);
     }
 
     fn release(

@@ -22,6 +22,9 @@ on_both_backends!(
     existing_directories_keep_their_modes,
     read_only_directories_take_what_is_new,
     no_perms_and_no_times_set_none,
+    devices_and_pipes_are_written_into,
+    block_devices_are_written_into_and_run_full,
+    named_symlinks_are_not_replaced,
 );
 
 const EIO: i32 = 5;
@@ -436,4 +439,136 @@ fn read_only_directories_take_what_is_new(backend: &'static str) {
     copy().expect(0);
     assert_eq!(fs::read(landed.join("new")).unwrap(), b"new");
     assert_eq!(mode(), 0o555);
+}
+
+/// What `source` is called on the side that sends, and `target` on the one that receives.
+fn ends(way: &Way<'_>, source: &str, target: &Path) -> [String; 2] {
+    let target = match way.name {
+        "push" => way.world.url(target.file_name().unwrap().to_str().unwrap()),
+        _ => text(target),
+    };
+    let source = match way.name {
+        "pull" => way.world.url(&format!("src/{source}")),
+        _ => text(&way.source.join(source)),
+    };
+    [source, target]
+}
+
+fn beside_target(way: &Way<'_>, name: &str) -> PathBuf {
+    way.target.parent().unwrap().join(name)
+}
+
+fn devices_and_pipes_are_written_into(backend: &'static str) {
+    each_way_on_disk(backend, |way| {
+        fill(&way.source);
+        let fifo = beside_target(way, "fifo");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&fifo)
+                .status()
+                .unwrap()
+                .success()
+        );
+        for name in ["a", "c", "d"] {
+            // It opens the FIFO once the copy does, which needs a reader first.
+            let read = fifo.clone();
+            let reader = File::options().read(true).write(true).open(&read).unwrap();
+            let len = fs::metadata(way.source.join(name)).unwrap().len();
+            let reading = std::thread::spawn(move || {
+                let mut got = Vec::new();
+                std::io::Read::read_to_end(&mut std::io::Read::take(reader, len), &mut got)
+                    .unwrap();
+                got
+            });
+            way.world.cp(&ends(way, name, &fifo)).expect(0);
+            assert!(
+                reading.join().unwrap() == fs::read(way.source.join(name)).unwrap(),
+                "{name}"
+            );
+        }
+        let kind = fs::symlink_metadata(&fifo).unwrap().file_type();
+        assert!(std::os::unix::fs::FileTypeExt::is_fifo(&kind));
+        // Within a tree it is in the way.
+        fs::create_dir(way.target.join("src")).unwrap();
+        fs::rename(&fifo, way.target.join("src/a")).unwrap();
+        way.copy(&[]).expect(3);
+        if way.name != "push" {
+            for name in ["a", "d"] {
+                way.world
+                    .cp(&ends(way, name, Path::new("/dev/null")))
+                    .expect(0);
+            }
+            let kind = fs::metadata("/dev/null").unwrap().file_type();
+            assert!(std::os::unix::fs::FileTypeExt::is_char_device(&kind));
+            let [source, target] = ends(way, "d", Path::new("/dev/stdout"));
+            let peer = &way.world.daemon.fingerprint;
+            let args = ["cp", "--backend", backend, "--peer", peer, &source, &target];
+            let output = common::landro(&way.world.client, args).expect(0);
+            assert!(output.stdout.as_bytes() == fs::read(way.source.join("d")).unwrap());
+        }
+    });
+}
+
+/// A loop device, until this is dropped.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn of(file: &Path) -> Option<Loop> {
+        let losetup = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(file)
+            .output();
+        let output = losetup.ok().filter(|output| output.status.success())?;
+        Some(Loop(
+            String::from_utf8(output.stdout).unwrap().trim().into(),
+        ))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+fn block_devices_are_written_into_and_run_full(backend: &'static str) {
+    each_way_on_disk(backend, |way| {
+        if way.name == "push" {
+            // A device node is in /dev, and nobody serves that.
+            return;
+        }
+        fill(&way.source);
+        let image = beside_target(way, "image");
+        File::create(&image).unwrap().set_len(1 << 20).unwrap();
+        let Some(device) = Loop::of(&image) else {
+            println!("skipped: no loop device");
+            return;
+        };
+        way.world
+            .cp(&[&["--fsync".into()][..], &ends(way, "c", &device.0)].concat())
+            .expect(0);
+        let written = fs::read(&image).unwrap();
+        let source = fs::read(way.source.join("c")).unwrap();
+        assert!(written.len() == 1 << 20 && written[..source.len()] == source);
+        way.world.cp(&ends(way, "d", &device.0)).expect(6);
+        let kind = fs::metadata(&device.0).unwrap().file_type();
+        assert!(std::os::unix::fs::FileTypeExt::is_block_device(&kind));
+    });
+}
+
+fn named_symlinks_are_not_replaced(backend: &'static str) {
+    each_way_on_disk(backend, |way| {
+        fill(&way.source);
+        let link = beside_target(way, "named");
+        symlink("real", &link).unwrap();
+        fs::write(beside_target(way, "real"), "mine").unwrap();
+        let output = way.world.cp(&ends(way, "a", &link));
+        assert!(matches!(output.code, Some(1 | 3)), "{output:?}");
+        assert!(output.stderr.contains("is a symlink"), "{output:?}");
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("real"));
+        assert_eq!(fs::read(&link).unwrap(), b"mine");
+    });
 }

@@ -17,6 +17,7 @@ mod names;
 mod part;
 mod publish;
 mod settle;
+mod sink;
 mod source;
 mod space;
 mod spelling;

@@ -13,9 +13,10 @@ use super::names;
 use super::publish::{
     Arrival, finish, new_mode, open_locked, open_own, temporary, unlink, write_all,
 };
-use super::space::{History, OpenFile, Part};
+use super::space::{History, OpenFile, OpenSink, Part};
 use super::{Attributes, DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
+use crate::proto::Lapses;
 use crate::proto::errno::{EBADF, EIO, ENOENT, ENOSPC, EOPNOTSUPP};
 use crate::proto::journal::{MAX_JOURNAL_BYTES, Storage};
 
@@ -43,6 +44,25 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
     } = new;
     let dir = files.dir(dir_id).await?;
     let history = Rc::new(History::default());
+    if let Some(sink) = files.space.sink(dir_id, name) {
+        let sink_open = files.open_sink(&sink).await?;
+        let data = match &sink_open {
+            OpenSink::Direct(open) => open.clone(),
+            OpenSink::Sequential(_) => files.aside(&sink).await?,
+        };
+        history.whole.set(true);
+        let part = Part {
+            data,
+            dir,
+            dir_id,
+            name: name.clone(),
+            journal: None,
+            temporary: None,
+            history,
+            sink: Some(sink_open),
+        };
+        return Ok(add_anonymous(files, file, part));
+    }
     history
         .replaces
         .set(files.lstat(&dir, name.as_bytes()).await.is_ok());
@@ -59,6 +79,7 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
                 journal: None,
                 temporary: Some(path),
                 history,
+                sink: None,
             };
             return open_resumable(files, file, part).await;
         }
@@ -77,15 +98,20 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
         journal: None,
         temporary,
         history,
+        sink: None,
     };
+    Ok(add_anonymous(files, file, part))
+}
+
+fn add_anonymous(files: &Files, file: FileId, part: Part) -> DiskDone {
     files.space.add_file(file, OpenFile::Part(part));
-    Ok(DiskDone::Part {
+    DiskDone::Part {
         journal: Bytes::new(),
         size_bytes: 0,
         resumable: false,
         // Nobody finds it again to ask.
         storage: Storage::default(),
-    })
+    }
 }
 
 async fn open_resumable(
@@ -168,6 +194,10 @@ pub async fn start_part(
     journal: Bytes,
 ) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
+    if let Some(OpenSink::Direct(_)) = part.sink {
+        // A device has the size that it has, and tells at its end.
+        return Ok(DiskDone::Done);
+    }
     if let Some(journal) = &part.journal {
         // The journal is emptied before the data: a crash in between must not leave records of data
         // that is gone.
@@ -298,6 +328,17 @@ pub async fn commit_part(
     replaces: bool,
 ) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
+    if let Some(sink) = &part.sink {
+        let (OpenSink::Direct(open) | OpenSink::Sequential(open)) = sink;
+        if let OpenSink::Sequential(_) = sink {
+            files.pour_file(open, &part.data).await?;
+        }
+        if attributes.fsync {
+            files.sync_sink(open).await?;
+        }
+        files.space.forget_file(file);
+        return Ok(DiskDone::Placed(Lapses::default()));
+    }
     let arrival = Arrival {
         dir_id: part.dir_id,
         dir: &part.dir,

@@ -60,6 +60,8 @@ pub struct Space {
     pub(super) followed: RefCell<Option<(DirId, Name, Arc<OwnedFd>)>>,
     /// Where the sources land.
     target: Cell<Option<DirId>>,
+    /// What the one source is written into.
+    sink: RefCell<Option<Sink>>,
     /// What the other side of a copy within this host has open.
     beside: Option<Rc<Space>>,
 }
@@ -137,6 +139,29 @@ pub struct Part {
     /// Its temporary name, if it has one.
     pub temporary: Option<std::ffi::CString>,
     pub history: Rc<History>,
+    /// It has no name to get: this is what it is written into. `data` is that itself, unless data
+    /// has to come in order.
+    pub sink: Option<OpenSink>,
+}
+
+/// What the target of one file names.
+#[derive(Clone)]
+pub struct Sink {
+    pub dir: DirId,
+    pub name: Name,
+    /// By O_PATH: opened for writing when there is something to write.
+    pub place: Arc<OwnedFd>,
+    /// A file that procfs leads to: what standard output was redirected to.
+    pub is_file: bool,
+}
+
+/// A sink that is open.
+#[derive(Clone)]
+pub enum OpenSink {
+    /// It takes data at any offset.
+    Direct(Arc<OwnedFd>),
+    /// It takes data once, in order.
+    Sequential(Arc<OwnedFd>),
 }
 
 /// What happened to a part.
@@ -177,6 +202,7 @@ impl Space {
             no_tmpfile: Cell::new(false),
             followed: RefCell::default(),
             target: Cell::default(),
+            sink: RefCell::default(),
             beside: None,
         }
     }
@@ -201,6 +227,23 @@ impl Space {
                 errno: EBADF,
             }),
         }
+    }
+
+    pub fn is_beside(&self) -> bool {
+        self.beside.is_some()
+    }
+
+    pub fn set_sink(&self, sink: Sink) {
+        *self.sink.borrow_mut() = Some(sink);
+    }
+
+    /// The device or FIFO that has a name, if that was named as the target.
+    pub fn sink(&self, dir: DirId, name: &Name) -> Option<Sink> {
+        let sink = self.sink.borrow();
+        let named = sink.as_ref();
+        named
+            .filter(|sink| sink.dir == dir && sink.name == *name)
+            .cloned()
     }
 
     pub fn base(&self) -> &Base {

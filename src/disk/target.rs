@@ -15,7 +15,7 @@ use super::publish::{
     Arrival, finish, new_mode, refused, rename, set_meta, sync, temporary, unlink, write_all,
 };
 use super::source::{meta_of, relative, split_path};
-use super::space::{Base, ModeFound, SETGID};
+use super::space::{Base, ModeFound, OpenSink, SETGID};
 use super::{Attributes, DiskDone, DiskError, Files};
 use crate::ids::{DirId, Name};
 use crate::proto::errno::{EACCES, EEXIST, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
@@ -82,6 +82,7 @@ pub async fn resolve(
         call: "path",
         errno: ENAMETOOLONG,
     })?;
+    files.find_sink(path, dir, &name).await?;
     add_target(files, parent_path, parent, dir).await?;
     Ok(DiskDone::Target { name: Some(name) })
 }
@@ -151,6 +152,9 @@ pub async fn check(
     mtime: Mtime,
 ) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
+    if files.space.sink(dir, name).is_some() {
+        return Ok(DiskDone::Existing(Some(Existing::WRITTEN_INTO)));
+    }
     let meta = match files.lstat(&fd, name.as_bytes()).await {
         Ok(meta) => meta,
         Err(DiskError { errno: ENOENT, .. }) => return Ok(DiskDone::Existing(None)),
@@ -237,6 +241,16 @@ pub async fn put_small(
         attributes,
         replaces,
     } = *new;
+    if let Some(sink) = files.space.sink(dir_id, name) {
+        let (OpenSink::Direct(open) | OpenSink::Sequential(open)) = files.open_sink(&sink).await?;
+        for piece in data {
+            files.pour(&open, piece).await?;
+        }
+        if attributes.fsync {
+            files.sync_sink(&open).await?;
+        }
+        return Ok(DiskDone::Placed(Lapses::default()));
+    }
     let dir = files.dir(dir_id).await?;
     let mode = new_mode(attributes.mode.is_none());
     let (file, temporary) = temporary(files, &dir, name, mode).await?;

@@ -2,8 +2,8 @@
 
 use crate::ids::NameError;
 use crate::proto::errno::{
-    EACCES, EDQUOT, EEXIST, EFBIG, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT,
-    ENOSPC, ENOTDIR, EPERM, EROFS, EXDEV,
+    EACCES, EAGAIN, EDQUOT, EEXIST, EFBIG, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENFILE,
+    ENOENT, ENOSPC, ENOTDIR, ENXIO, EPERM, EROFS, EXDEV,
 };
 use crate::proto::{
     Carriage, DiskError, EntryError, EntryErrorCode, SessionError, SessionErrorCode,
@@ -80,6 +80,11 @@ fn advice(error: &DiskError, write: bool) -> &'static str {
         EFBIG => "; the destination's file system does not take files of this size",
         ENOSPC => "; free some space and run it again",
         EDQUOT => "; the quota is used up: free some and run it again",
+        ENXIO if write => {
+            "; nobody reads from this FIFO (or it is a socket, or a device without hardware): start \
+             the reader first"
+        }
+        EAGAIN if write => "; whoever reads from this FIFO takes nothing",
         EROFS => "; the file system is mounted read-only",
         ENAMETOOLONG => "; this file system takes only shorter names",
         ELOOP if write => {
@@ -163,6 +168,22 @@ pub fn is_special(host: HostSide) -> EntryError {
     let text = format!(
         "destination{}: is a special file (device, FIFO or socket), which is not replaced; remove it if a file is to be there",
         host.on()
+    );
+    EntryError {
+        code: EntryErrorCode::Destination,
+        errno: EEXIST,
+        text,
+    }
+}
+
+/// A symlink that the user named as the place of a file: whoever writes to such a name means what
+/// it leads to, and whoever replaces it loses it.
+pub fn is_a_symlink(host: HostSide, target: Option<&[u8]>) -> EntryError {
+    let text = format!(
+        "destination{}: is a symlink, to \"{}\", which is not replaced: name the file it leads to, or \
+         remove the link",
+        host.on(),
+        String::from_utf8_lossy(target.unwrap_or_default())
     );
     EntryError {
         code: EntryErrorCode::Destination,

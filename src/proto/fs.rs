@@ -130,7 +130,8 @@ pub enum DiskOp {
     /// Receiver: finds where to put the sources; symlinks in `path` are followed (on a daemon:
     /// inside its root). An existing directory: `dir` is that directory, no rename. Missing and
     /// `must_be_dir`: it is created if its parent exists. Missing or a non-directory: `dir` is its
-    /// parent (which must exist) and the one source takes the last component as its name.
+    /// parent (which must exist) and the one source takes the last component as its name; a device
+    /// or FIFO there is written into by what is placed at that name, and never replaced.
     ResolveTarget {
         path: Bytes,
         must_be_dir: bool,
@@ -355,6 +356,24 @@ pub struct Existing {
 }
 
 impl Existing {
+    /// What a device or FIFO is to a session that writes into it.
+    pub const WRITTEN_INTO: Existing = Existing {
+        meta: Meta {
+            kind: Kind::Special,
+            mode: 0,
+            mtime: Mtime {
+                seconds: 0,
+                nanoseconds: 0,
+            },
+            size_bytes: 0,
+            inode: 0,
+            device: 0,
+        },
+        link: None,
+        in_doubt: false,
+        has_mtime: false,
+    };
+
     /// Whether it is what would be sent: a symlink by its target, a file as far as size and mtime
     /// tell.
     pub fn is_same(&self, kind: Kind, size_bytes: u64, link: Option<&Bytes>) -> bool {

@@ -23,7 +23,7 @@ pub(crate) use run::sync_range_flags;
 pub mod flags {
     pub use libc::{
         AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOATIME,
-        O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
+        O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
         RENAME_EXCHANGE, RENAME_NOREPLACE, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS,
         RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
     };
@@ -84,6 +84,10 @@ pub enum FileOp {
         offset: u64,
         data: Bytes,
     },
+    /// write(2) at the file's own position, for what has no offsets (pipes, terminals) →
+    /// [`FileDone::Written`], which may be short. `EAGAIN` where it would wait and the file is
+    /// `O_NONBLOCK`.
+    Append { file: Arc<OwnedFd>, data: Bytes },
     /// fallocate(2) of `0..len` with FALLOC_FL_KEEP_SIZE: blocks for so much, and the size as it
     /// is. `EOPNOTSUPP` where the file system cannot; nothing is emulated.
     Reserve { file: Arc<OwnedFd>, len: u64 },

@@ -44,6 +44,9 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             len,
         } => read(&file, offset, buffer, len),
         FileOp::Write { file, offset, data } => write(&file, offset, &data).map(FileDone::Written),
+        FileOp::Append { file, data } => {
+            uninterrupted(|| Ok(nix::unistd::write(&file, &data)?)).map(FileDone::Written)
+        }
         FileOp::Reserve { file, len } => done(reserve(&file, len)),
         FileOp::Truncate { file, len } => done(truncate(&file, len)),
         FileOp::Fsync { file, data_only } => match data_only {

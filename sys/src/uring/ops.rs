@@ -73,6 +73,8 @@ impl FileInFlight {
                 let index = pool.index_of(data);
                 write(fd(file), offset, data, index.and_then(&mut fixed))
             }
+            // The position of the file, as io_uring_enter(2) has it.
+            FileOp::Append { file, data } => write(fd(file), u64::MAX, data, None),
             FileOp::Reserve { file, len } => reserve(fd(file), seekable(*len)?),
             FileOp::Truncate { file, len } if has_truncate => {
                 opcode::Ftruncate::new(fd(file), seekable(*len)?).build()
@@ -162,7 +164,7 @@ impl FileInFlight {
                 buffer,
                 bytes: value,
             },
-            (FileOp::Write { .. }, _) => FileDone::Written(value),
+            (FileOp::Write { .. } | FileOp::Append { .. }, _) => FileDone::Written(value),
             _ => FileDone::Done,
         };
         Ok(Completion::File {

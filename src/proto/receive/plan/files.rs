@@ -1,10 +1,10 @@
 //! Files and symlinks before and after their data: look, skip, ask the sender, publish.
 
-use super::{ReceivePlan, ReceivePlanOp, ReceivedEntry, ReceivedState};
+use super::{ReceivePlan, ReceivePlanOp, ReceivedEntry, ReceivedState, Target};
 use crate::ids::EntryId;
 use crate::proto::chunk::{SMALL_MAX_BYTES, is_resumable};
 use crate::proto::errors::{
-    Violation, destination_error, is_a_directory, is_special, name_taken, violation,
+    Violation, destination_error, is_a_directory, is_a_symlink, is_special, name_taken, violation,
 };
 use crate::proto::ports::Ports;
 use crate::proto::receive::orders::{ReceiveOrder, TakeWhole};
@@ -48,6 +48,7 @@ impl ReceivePlan {
         result: Result<DiskDone, DiskError>,
     ) {
         let no_times = self.options.metadata.no_times;
+        let is_named = self.is_named(id);
         let Some(entry) = self.entries.get_mut(&id).filter(|_| !self.is_stopped) else {
             return;
         };
@@ -58,8 +59,15 @@ impl ReceivePlan {
             Ok(DiskDone::Existing(Some(there))) if there.meta.kind == Kind::Directory => {
                 self.fail(ports, id, is_a_directory(self.host));
             }
-            Ok(DiskDone::Existing(Some(there))) if there.meta.kind == Kind::Special => {
+            Ok(DiskDone::Existing(Some(there)))
+                if there.meta.kind == Kind::Special && !(is_named && entry.kind == Kind::File) =>
+            {
                 self.fail(ports, id, is_special(self.host));
+            }
+            Ok(DiskDone::Existing(Some(there)))
+                if there.meta.kind == Kind::Symlink && is_named && entry.kind == Kind::File =>
+            {
+                self.fail(ports, id, is_a_symlink(self.host, there.link.as_deref()));
             }
             Ok(DiskDone::Existing(Some(there)))
                 if is_source(entry, &there)
@@ -69,6 +77,12 @@ impl ReceivePlan {
             }
             Ok(_) => self.want(ports, id),
         }
+    }
+
+    /// Whether the user gave an entry its name, and so meant what stands there.
+    fn is_named(&self, id: EntryId) -> bool {
+        let renames = matches!(self.target, Target::Ready { rename: Some(_) });
+        renames && self.entries.get(&id).is_some_and(|entry| entry.dir == 0)
     }
 
     /// Size and mtime match. A crash between rename and clean-up may have left a journal: it goes

@@ -13,7 +13,7 @@ use crate::proto::fs::{DIRECTORY_MODE, FILE_MODE, UNFINISHED_MODE};
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::Journal;
 use crate::proto::sim::disk::{Body, Disk, Ino, Node, Part};
-use crate::proto::{Attributes, DirFound, DirMode, DiskDone, DiskError, Kind, Mtime};
+use crate::proto::{Attributes, DirFound, DirMode, DiskDone, DiskError, Kind, Lapses, Mtime};
 
 /// Handed down by a directory with its group.
 const SETGID: u32 = 0o2000;
@@ -323,10 +323,11 @@ pub(super) fn publish(
     if let Some(by) = disk.taken_by(dir, name) {
         return Ok(DiskDone::Taken { by });
     }
-    if let Some(ino) = disk.child(dir, name)
-        && disk.meta(ino).kind == Kind::Directory
-    {
-        return fail("renameat", EISDIR);
+    match disk.child(dir, name).map(|ino| disk.meta(ino).kind) {
+        Some(Kind::Directory) => return fail("renameat", EISDIR),
+        // It was the target's own name, and is written into.
+        Some(Kind::Special) => return Ok(DiskDone::Placed(Lapses::default())),
+        _ => {}
     }
     let (mut mode, plain) = match &body {
         Body::Symlink(_) => (None, 0o777),

@@ -113,7 +113,7 @@ impl Copying {
         let transfer = transfer(&self.args, route)?;
         let stop = || self.signals.asked().is_some();
         let on = &mut |event| self.reporter.event(&event);
-        let outcome = copy_locally(&transfer, &stop, on).map_err(CliError::Worker)?;
+        let outcome = copy_locally(&transfer, &stop, on)?;
         Ok(CopyEnd {
             ended: Ended::Outcome(outcome),
             own: None,

@@ -164,10 +164,24 @@ impl CpArgs {
     }
 }
 
+// -h is no help here: to ls it is the size of files.
 #[derive(Args, Debug)]
+#[command(disable_help_flag = true)]
 pub struct LsArgs {
     /// landro://HOST[:PORT]/PATH
     pub url: OsString,
+    /// Shows type, permissions, size in bytes, time of modification (UTC), and where symlinks lead
+    #[arg(long, short)]
+    pub long: bool,
+    /// Shows names that begin with a dot, too
+    #[arg(long, short)]
+    pub all: bool,
+    /// Prints one JSON object per entry on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Prints help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
     #[command(flatten)]
     pub trust: TrustArgs,
     #[command(flatten)]

@@ -132,7 +132,16 @@ impl Sender {
         }
         self.plan.walk(ports);
         self.plan.open_files(ports);
-        self.plan.copy_on(ports);
+        match self.plan.is_copied() {
+            true => self.plan.copy_on(now, ports, self.mover.rate()),
+            false => self.read_on(now, ports),
+        }
+        self.mover.retire_idle(ports);
+        self.report(now, ports, false);
+    }
+
+    /// Starts the reads that may be started.
+    fn read_on(&mut self, now: Instant, ports: &mut Ports) {
         self.exchange(ports);
         loop {
             let has_work = self.plan.has_orders() || self.mover.has_reads();
@@ -149,8 +158,6 @@ impl Sender {
             self.mover.count(bytes);
             self.exchange(ports);
         }
-        self.mover.retire_idle(ports);
-        self.report(now, ports, false);
     }
 
     /// Starts the next read: of a small file, or of a chunk.

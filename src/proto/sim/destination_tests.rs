@@ -58,8 +58,8 @@ fn metadata_that_is_refused_is_not_data() {
         let times = usize::from(no_times && (placed || first.symlinks > 0));
         assert!((times..=1).contains(&told("modification not set")));
         let (second, _) = run(&mut scenario);
-        let again = (second.files, second.symlinks, second.errors);
-        assert_eq!(again, (0, 0, first.errors), "{first:?}");
+        let again = (second.files, second.symlinks, second.errors > 0);
+        assert_eq!(again, (0, 0, first.errors > 0), "{first:?}");
     });
 }
 
@@ -77,7 +77,9 @@ fn of_two_spellings_the_first_stays() {
         let (second, _) = run(&mut scenario);
         check_spellings(&scenario.target);
         if !scenario.force {
-            assert_eq!((second.files, second.errors), (0, first.errors));
+            // What lies in a directory that fails may be announced by then, or not any more.
+            let again = (second.files, second.errors > 0);
+            assert_eq!(again, (0, first.errors > 0));
         }
     });
 }

@@ -20,7 +20,7 @@ use super::errors::{Violation, violation};
 use super::parallel::ParallelTransferConfig;
 use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
-use super::{Carriage, DiskDone, DiskError, Totals};
+use super::{Carriage, DiskDone, DiskError, Event, Totals};
 use crate::ids::OpId;
 use mover::{Issued, SendMover};
 use plan::SendPlan;
@@ -68,6 +68,10 @@ impl Sender {
                     self.plan.on_verdict(ports, verdict)?;
                     self.exchange(ports);
                 }
+                Ok(())
+            }
+            Message::DestinationWarning { path, text } => {
+                ports.event(Event::Warning { path, text });
                 Ok(())
             }
             _ => violation("a receiver sends no such message"),

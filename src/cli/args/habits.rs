@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn habits_are_answered() {
         for (line, words) in [
-            ("landro cp -rz a b", "-z: nothing is compressed"),
+            ("landro cp -rpz a b", "-z: nothing is compressed"),
             ("landro cp --delete a b", "nothing is ever deleted"),
             ("landro cp a -n b", "neither a dry run"),
             (

@@ -115,7 +115,8 @@ fn what_is_done_anyway_is_accepted(backend: &'static str) {
         ("-R", 0),
         ("--recursive", 0),
         ("-a", 1),
-        ("-ra", 1), ("-rp", 0),
+        ("-ra", 1),
+        ("-rp", 0),
     ] {
         for to in [
             world.url(""),

@@ -114,7 +114,7 @@ const OF_CP: &[Habit] = &[
         "owners, ACLs, extended attributes, hard links and devices are not copied: leave it out",
     ),
     habit(
-        &["-t", "--times", "--perms", "-E", "--executability"],
+        &["-t", "--times", "-E", "--executability"],
         "modes and times are kept without being asked for: leave it out",
     ),
     habit(

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::{Daemon, Running, Side, command};
 use landro::proto::wire::{Message, Welcome};
-use landro::proto::{EntryError, EntryErrorCode, Kind};
+use landro::proto::{EntryError, EntryErrorCode, EntryPlace, Kind};
 use landro::quic::Identity;
 use peer::{Peer, entry};
 
@@ -77,6 +77,9 @@ fn failed(text: &str) -> EntryError {
         code: EntryErrorCode::Source,
         errno: 5,
         text: text.into(),
+        place: EntryPlace::Source,
+        call: "read".into(),
+        advice: "wait".into(),
     }
 }
 
@@ -181,6 +184,7 @@ fn a_talkative_server(backend: &'static str) {
             peer.message(&Message::Welcome(Welcome {
                 version: 1,
                 entry_window: 1024,
+                inside: false,
             }));
             peer.entries(vec![entry(1, 0, b"x", Kind::File, 0)]);
             for _ in 0..12_000 {

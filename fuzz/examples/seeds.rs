@@ -13,7 +13,7 @@ use landro::proto::wire::{
     BenchMode, Entry, Hello, Item, ListItem, Message, Preface, PrefaceKind, RecordHead,
     RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
 };
-use landro::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
+use landro::proto::{EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionErrorCode};
 use landro::quic::Identity;
 use landro_sys::fuzzing::control_part;
 
@@ -143,6 +143,9 @@ fn error() -> EntryError {
         code: EntryErrorCode::Full,
         errno: 28,
         text: "no room".into(),
+        place: EntryPlace::Source,
+        call: "read".into(),
+        advice: "wait".into(),
     }
 }
 
@@ -190,6 +193,7 @@ fn welcome() -> Message {
     Message::Welcome(Welcome {
         version: VERSION,
         entry_window: 1024,
+        inside: false,
     })
 }
 
@@ -266,10 +270,7 @@ fn of_receivers() -> [Message; 6] {
         Message::Finished {},
         Message::Listing(vec![row]),
         Message::ListEnd {},
-        Message::Error {
-            code: SessionErrorCode::Busy,
-            text: "gone".into(),
-        },
+        Message::Error(SessionError::told(SessionErrorCode::Busy, "gone")),
         Message::Cancel {},
         Message::ListAck {},
     ]

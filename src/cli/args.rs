@@ -116,6 +116,14 @@ pub struct CpArgs {
     /// Prints errors only: no progress, no warnings, no summary
     #[arg(long, short)]
     pub quiet: bool,
+    /// Prints each entry that was copied, a line each on stdout, and with errors the system call
+    /// that failed
+    #[arg(long, short, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Prints one line at the end on stdout: files, bytes, seconds, rate, what failed. On a
+    /// terminal it is printed anyway, on stderr. With --json there is one in any case
+    #[arg(long)]
+    pub summary: bool,
     /// Adds transport, CPU and memory figures to the summary
     #[arg(long)]
     pub stats: bool,

@@ -201,6 +201,12 @@ pub const PIECE_BYTES: usize = 64 * 1024;
 pub enum Event {
     /// The peer accepted the session.
     Started,
+    /// Where the sources land is known: inside the target, or in its place.
+    Placed { inside: bool },
+    /// Client: a large file is the next to be moved.
+    Begun { path: Bytes },
+    /// Client: so many bytes of a file need not be sent, for they are there from an earlier session.
+    Resumed { bytes: u64 },
     /// Manifest so far: entries and file bytes announced; `complete` when the walk is over.
     Announced {
         files: u64,
@@ -246,8 +252,20 @@ pub struct EntryError {
     pub code: EntryErrorCode,
     /// 0 where no system call failed.
     pub errno: i32,
-    /// Which side saw it, which call, what to do; for people.
+    /// What is wrong, for people; neither path nor side, which who shows it knows better.
     pub text: String,
+    pub place: EntryPlace,
+    /// The system call; empty where none failed.
+    pub call: String,
+    /// What to do about it; may be empty.
+    pub advice: String,
+}
+
+/// At which end of an entry's way something happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryPlace {
+    Source,
+    Destination,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,6 +297,8 @@ pub enum Outcome {
     CalledOff(SessionError),
     /// The peer broke the protocol; the connection is closed with this as reason.
     Violation(String),
+    /// Client: the server stops, and said so.
+    ServerStops(Totals),
     /// The transport went away first.
     Lost(Totals),
 }
@@ -286,7 +306,14 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionError {
     pub code: SessionErrorCode,
+    /// What is wrong, for people.
     pub text: String,
+    /// Of what failed with the path that was asked for; 0 where it is not about that path.
+    pub errno: i32,
+    /// The system call; empty where none failed.
+    pub call: String,
+    /// What to do about it; may be empty.
+    pub advice: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -162,8 +162,6 @@ enum Stage {
     AwaitHello { grant: Grant, until: Instant },
     /// The receiver's target is looked up. Next: AwaitWelcome (client), Running (server).
     Placing {
-        /// As asked for, for people.
-        target: Bytes,
         /// Client: the server is asked for these then.
         ask: Option<Sources>,
     },
@@ -358,8 +356,9 @@ impl Session {
                 Ok(None) => break,
                 Err(error) => {
                     if let WireError::Unknown(_) = error {
-                        let (code, text) = (SessionErrorCode::Unsupported, error.to_string());
-                        self.ports.message(&Message::Error { code, text });
+                        let code = SessionErrorCode::Unsupported;
+                        let error = SessionError::told(code, error.to_string());
+                        self.ports.message(&Message::Error(error));
                     }
                     return violation(error.to_string());
                 }
@@ -372,16 +371,15 @@ impl Session {
         match message {
             Message::Cancel {} => {
                 let totals = self.totals();
-                // To a client, a server that stops is one that went away: a rerun goes on.
                 self.finish(if self.client {
-                    Outcome::Lost(totals)
+                    Outcome::ServerStops(totals)
                 } else {
                     Outcome::Cancelled(totals)
                 });
                 return Ok(());
             }
-            Message::Error { code, text } => {
-                self.finish(Outcome::Refused(SessionError { code, text }));
+            Message::Error(error) => {
+                self.finish(Outcome::Refused(error));
                 return Ok(());
             }
             _ => {}
@@ -425,20 +423,13 @@ impl Session {
 
     /// The target was looked up, or not yet.
     fn placed(&mut self, now: Instant) {
-        let (Stage::Placing { target, .. }, Role::Receive(receiver)) = (&self.stage, &self.role)
-        else {
+        let (Stage::Placing { .. }, Role::Receive(receiver)) = (&self.stage, &self.role) else {
             return;
         };
         match receiver.target() {
             Target::Resolving => {}
             Target::Failed(error) => {
-                let target = if target.is_empty() {
-                    ".".into()
-                } else {
-                    String::from_utf8_lossy(target)
-                };
-                let what = format!("cannot use the destination {target}");
-                let error = session_error(Access::Write, &what, error);
+                let error = session_error(Access::Write, error);
                 if self.client {
                     self.call_off(error);
                 } else {
@@ -465,10 +456,7 @@ impl Session {
 
     /// Tells the peer why its session does not go on.
     fn refuse(&mut self, error: SessionError) {
-        self.ports.message(&Message::Error {
-            code: error.code,
-            text: error.text.clone(),
-        });
+        self.ports.message(&Message::Error(error.clone()));
         self.finish(Outcome::Refused(error));
     }
 

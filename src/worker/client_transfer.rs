@@ -8,9 +8,9 @@ use crossbeam::channel::Sender;
 use landro_sys::UdpOptions;
 
 use crate::ids::Fingerprint;
-use crate::proto::Outcome;
 use crate::proto::lanes::code;
 use crate::proto::session::Request;
+use crate::proto::{Outcome, SessionError, SessionErrorCode, Totals};
 use crate::quic::{CloseReason, Setup};
 use crate::worker::client_events::{ClientEvent, ClientStart, Ended};
 use crate::worker::limits::DIAL_FOR;
@@ -141,8 +141,9 @@ impl ClientTransfer {
                 self.state = ClientState::Over(ended);
                 None
             }
-            Some(Ended::Lost(text) | Ended::Unreachable(text)) => Some(text),
-            Some(Ended::Outcome(_)) | None => Some("no answer".to_owned()),
+            Some(Ended::Lost(text)) => Some(format!("for {text}")),
+            Some(Ended::Unreachable(text)) => Some(text),
+            Some(Ended::Outcome(_)) | None => Some("for it closed the connection".to_owned()),
         }
     }
 
@@ -155,7 +156,9 @@ impl ClientTransfer {
             ClientState::Dialling(_) => (None, false),
         };
         let ended = match (outcome, why) {
-            (Some(outcome @ Outcome::Complete(_)), _) => Ended::Outcome(outcome),
+            (Some(outcome @ (Outcome::Complete(_) | Outcome::ServerStops(_))), _) => {
+                Ended::Outcome(outcome)
+            }
             (Some(outcome @ Outcome::Cancelled(_)), _) if asked_to_stop => Ended::Outcome(outcome),
             (_, Some(ended)) => ended,
             (Some(Outcome::Cancelled(_)), None) => {
@@ -208,6 +211,18 @@ impl ClientTransfer {
                 code: code::UNAUTHORISED,
                 reason,
             } => Ended::RefusedByPeer(reason),
+            // Whom it knows it may tell more than a stranger.
+            CloseReason::PeerApp {
+                code: code::UNAVAILABLE,
+                reason,
+            } => {
+                let error = SessionError::told(SessionErrorCode::NotFound, reason);
+                Ended::Outcome(Outcome::Refused(error))
+            }
+            CloseReason::PeerApp {
+                code: code::SHUTDOWN,
+                ..
+            } => Ended::Outcome(Outcome::ServerStops(Totals::default())),
             CloseReason::PeerApp {
                 code: code::VIOLATION,
                 reason,
@@ -221,9 +236,21 @@ impl ClientTransfer {
                 ..
             }
             | CloseReason::Local { .. } => return None,
-            CloseReason::PeerApp { code, reason } => Ended::Lost(format!(
-                "the peer closed the connection: {reason} (code {code})"
-            )),
+            CloseReason::PeerApp { reason, .. } => {
+                Ended::Lost(format!("the daemon closed the connection: {reason}"))
+            }
+            CloseReason::HandshakeTimeout => {
+                Ended::Unreachable(format!("in {} s", self.setup.handshake_timeout().as_secs()))
+            }
+            CloseReason::IdleTimeout => {
+                Ended::Lost("nothing was heard of it for the idle timeout".to_owned())
+            }
+            CloseReason::StatelessReset => Ended::Lost(
+                "the daemon was restarted, or ended without a word, and knows nothing of this \
+                 transfer any more"
+                    .to_owned(),
+            ),
+            CloseReason::GivenUp(why) => Ended::Lost(why),
             other => Ended::Lost(other.to_string()),
         })
     }

@@ -177,8 +177,13 @@ impl Log {
             } => {
                 of.failed += 1;
                 if of.failed <= LINES_PER_SESSION && self.admits(Who::Peer(*peer), now) {
-                    let (path, text) = (shown(path), shown(error.text.as_bytes()));
-                    tracing::warn!(%peer, %path, code = ?error.code, %text, "entry failed");
+                    let text = error.sentence("");
+                    let (path, text) = (shown(path), shown(text.as_bytes()));
+                    let (call, errno) = (shown(error.call.as_bytes()), error.errno);
+                    let place = error.place;
+                    tracing::warn!(
+                        %peer, %path, ?place, code = ?error.code, call, errno, %text, "entry failed"
+                    );
                 }
             }
             Event::Warning { path, text } => {
@@ -190,6 +195,9 @@ impl Log {
             }
             Event::Entry { .. }
             | Event::Started
+            | Event::Placed { .. }
+            | Event::Begun { .. }
+            | Event::Resumed { .. }
             | Event::Announced { .. }
             | Event::Progress { .. }
             | Event::Listing { .. }
@@ -212,12 +220,16 @@ impl Log {
             Outcome::Complete(totals) => tracing::info!(%peer, ?totals, "session complete"),
             Outcome::Cancelled(totals) => tracing::info!(%peer, ?totals, "session cancelled"),
             Outcome::Refused(error) | Outcome::CalledOff(error) => {
-                let text = shown(error.text.as_bytes());
-                tracing::info!(%peer, code = ?error.code, %text, "session refused");
+                let text = shown(error.sentence("").as_bytes());
+                let (call, errno) = (shown(error.call.as_bytes()), error.errno);
+                tracing::info!(%peer, code = ?error.code, call, errno, %text, "session refused");
             }
             Outcome::Violation(reason) => {
                 let reason = shown(reason.as_bytes());
                 tracing::warn!(%peer, %reason, "session broke the protocol");
+            }
+            Outcome::ServerStops(totals) => {
+                tracing::info!(%peer, ?totals, "session ended by its server");
             }
             Outcome::Lost(totals) => tracing::info!(%peer, ?totals, "session lost its peer"),
         }

@@ -201,7 +201,7 @@ impl Session {
                 self.conn.close(0, b"");
                 Stage::Finished
             }
-            (_, Message::Error { text, .. }) => return Err(text),
+            (_, Message::Error(error)) => return Err(error.sentence("")),
             (stage, message) => return Err(format!("{message:?} while {stage:?}")),
         };
         Ok(())

@@ -11,6 +11,7 @@ use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::copy::WARNINGS_SHOWN;
 use crate::cli::output::outcome::{Parties, judge};
+use crate::cli::say::say;
 use crate::engine::ClientEvent;
 use crate::proto::session::Request;
 use crate::proto::{Event, Kind, Meta};
@@ -36,11 +37,8 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
                 if warnings < WARNINGS_SHOWN =>
             {
                 warnings += 1;
-                eprintln!(
-                    "landro: warning: {}: {}",
-                    escape::name(&path),
-                    escape::text(&text)
-                );
+                let (path, text) = (escape::name(&path), escape::text(&text));
+                say(&format!("landro: warning: {path}: {text}"));
             }
             _ => {}
         },
@@ -55,11 +53,12 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
     let parties = Parties {
         host: Some(&url.host),
         own: Some(done.own),
-        resumes: false,
+        asked: url.host.url(&url.path),
+        ..Parties::default()
     };
-    let verdict = judge(&done.ended, signals.asked(), parties);
+    let verdict = judge(&done.ended, signals.asked(), &parties);
     if let Some(message) = verdict.message {
-        eprintln!("landro: {message}");
+        say(&format!("landro: {message}"));
     }
     Ok(verdict.exit)
 }

@@ -18,7 +18,7 @@ use super::ReceiverConfig;
 use super::orders::{ReceiveOrder, ReceiveReport};
 use crate::ids::{DirId, EntryId, Name, OpId};
 use crate::proto::entries::{EntryMap, IdHasher};
-use crate::proto::errors::{HostSide, Violation, corrupted, violation};
+use crate::proto::errors::{Violation, corrupted, violation};
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
 use crate::proto::wire::{Item, Message, MessageBatch, Verdict};
 use crate::proto::{
@@ -30,7 +30,6 @@ use parts::TargetParts;
 use tree::TargetTree;
 
 pub struct ReceivePlan {
-    host: HostSide,
     client: bool,
     carriage: Carriage,
     options: PutOptions,
@@ -214,7 +213,6 @@ impl ReceivePlan {
             keep_dirlinks: config.keep_dirlinks,
         };
         let mut plan = ReceivePlan {
-            host: HostSide::of(config.client, config.carriage),
             client: config.client,
             carriage: config.carriage,
             options,
@@ -367,12 +365,12 @@ impl ReceivePlan {
                 }
             }
             ReceiveReport::Published { entry, result } => self.published(ports, entry, result),
-            ReceiveReport::Corrupted { entry } => self.fail(ports, entry, corrupted(self.host)),
+            ReceiveReport::Corrupted { entry } => self.fail(ports, entry, corrupted()),
             ReceiveReport::Chunk { part, chunk, value } => {
                 self.chunk_done(ports, part, chunk, value);
             }
             ReceiveReport::ChunkCorrupted { part } => {
-                self.fail_part(ports, part, corrupted(self.host), false);
+                self.fail_part(ports, part, corrupted(), false);
             }
             ReceiveReport::WriteFailed { part, error } => self.write_failed(ports, part, &error),
             ReceiveReport::Quiet { part } => self.part_is_quiet(ports, part),

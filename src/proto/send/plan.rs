@@ -16,7 +16,6 @@ use super::orders::{SendCommand, SendReport, Version, WholeOrder};
 use crate::ids::{DirId, EntryId, Name, OpId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::entries::EntryMap;
-use crate::proto::errors::HostSide;
 use crate::proto::integrity::Tree;
 use crate::proto::path::join;
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
@@ -32,7 +31,6 @@ const ENTRY_BYTES: u64 = 350;
 const DIR_BYTES: u64 = 1000;
 
 pub struct SendPlan {
-    host: HostSide,
     client: bool,
     carriage: Carriage,
     window: u32,
@@ -131,7 +129,6 @@ struct Resume {
 impl SendPlan {
     pub fn new(config: SenderConfig) -> SendPlan {
         SendPlan {
-            host: HostSide::of(config.client, config.carriage),
             client: config.client,
             carriage: config.carriage,
             window: config.window.max(1),

@@ -112,10 +112,7 @@ impl Session {
             true => format!("too many sources for one request (at most {MAX_SOURCES}); split them"),
             false => format!("a path is longer than {PATH_MAX_BYTES} bytes"),
         };
-        self.call_off(SessionError {
-            code: SessionErrorCode::Unsupported,
-            text,
-        });
+        self.call_off(SessionError::told(SessionErrorCode::Unsupported, text));
     }
 
     /// The receiver's target is known.
@@ -126,6 +123,8 @@ impl Session {
         match ask {
             None => self.welcome(),
             Some(Sources { paths, bwlimit_bps }) => {
+                let inside = self.role.lands_inside();
+                self.ports.event(Event::Placed { inside });
                 let until = now + WELCOME_TIMEOUT;
                 self.stage = Stage::AwaitWelcome { until, send: None };
                 self.greet(WireRequest::Pull { sources: paths }, bwlimit_bps);
@@ -138,6 +137,7 @@ impl Session {
         self.ports.message(&Message::Welcome(Welcome {
             version: VERSION,
             entry_window,
+            inside: self.role.lands_inside(),
         }));
         self.ports.event(Event::Started);
     }
@@ -182,10 +182,10 @@ impl Session {
                     keep_dirlinks,
                     bwlimit_bps: hello.bwlimit_bps,
                 };
-                let config = receiver_config(false, target.clone(), options, single, &self.limits);
+                let config = receiver_config(false, target, options, single, &self.limits);
                 let receiver = Receiver::new(now, &mut self.ports, config);
                 self.role = Role::Receive(Box::new(receiver));
-                self.stage = Stage::Placing { target, ask: None };
+                self.stage = Stage::Placing { ask: None };
             }
             WireRequest::Pull { ref sources } => self.serve_files(now, sources.clone(), &hello)?,
             WireRequest::List { path } => {
@@ -244,7 +244,7 @@ impl Session {
     }
 
     fn refuse_with(&mut self, code: SessionErrorCode, text: String) {
-        self.refuse(SessionError { code, text });
+        self.refuse(SessionError::told(code, text));
     }
 
     /// Client: the server accepted.
@@ -262,6 +262,8 @@ impl Session {
             ..
         } = before
         {
+            let inside = welcome.inside;
+            self.ports.event(Event::Placed { inside });
             let config = self.sender_config(paths, welcome.entry_window, bwlimit_bps)?;
             self.role = Role::Send(Box::new(Sender::new(now, config)));
         }
@@ -323,14 +325,14 @@ fn begin_pull(
         ..
     } = transfer;
     let single = sources.len() == 1;
-    let mut config = receiver_config(true, target.clone(), options, single, limits);
+    let mut config = receiver_config(true, target, options, single, limits);
     config.expected = Some(sources.iter().map(own_name).collect());
     let ask = Some(Sources {
         paths: sources,
         bwlimit_bps: options.bwlimit_bps,
     });
     SessionStart {
-        stage: Stage::Placing { target, ask },
+        stage: Stage::Placing { ask },
         role: Role::Receive(Box::new(Receiver::new(now, ports, config))),
         asks: None,
     }

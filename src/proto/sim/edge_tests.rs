@@ -447,6 +447,7 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
         framed(&Message::Welcome(Welcome {
             version: VERSION,
             entry_window: 9,
+            inside: false,
         })),
     );
     let (mut batches, mut reads) = (verdicts.chunks(1), 0);

@@ -22,7 +22,8 @@ use crate::proto::wire::{
     Welcome, WireRequest, encode, encode_record_tail,
 };
 use crate::proto::{
-    EntryError, EntryErrorCode, Input, Kind, Mtime, Outcome, Output, PIECE_BYTES, SessionErrorCode,
+    EntryError, EntryErrorCode, EntryPlace, Input, Kind, Mtime, Outcome, Output, PIECE_BYTES,
+    SessionError, SessionErrorCode,
 };
 
 /// Who the liar plays.
@@ -148,6 +149,7 @@ impl Hostile {
                 return self.say(&Message::Welcome(Welcome {
                     version: VERSION,
                     entry_window,
+                    inside: false,
                 }));
             }
         };
@@ -518,10 +520,10 @@ impl Hostile {
             }),
             9 => self.say(&Message::Finished {}),
             10 => self.say(&Message::Cancel {}),
-            11 => self.say(&Message::Error {
-                code: SessionErrorCode::Other,
-                text: "no".into(),
-            }),
+            11 => self.say(&Message::Error(SessionError::told(
+                SessionErrorCode::Other,
+                "no",
+            ))),
             12 => self.greet(),
             13 => self.say(&Message::ListEnd {}),
             14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
@@ -682,5 +684,8 @@ fn error(code: EntryErrorCode) -> EntryError {
         code,
         errno: EIO,
         text: "lies".into(),
+        place: EntryPlace::Source,
+        call: "read".into(),
+        advice: "wait".into(),
     }
 }

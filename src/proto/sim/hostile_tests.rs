@@ -72,6 +72,7 @@ fn all_seeds(name: &str, role: Role) {
             Outcome::Refused(_) => "refused",
             Outcome::CalledOff(_) => "called off",
             Outcome::Violation(_) => "violation",
+            Outcome::ServerStops(_) => "stopped",
             Outcome::Lost(_) => "lost",
         };
         *ends.borrow_mut().entry(end).or_insert(0) += 1;

@@ -232,10 +232,7 @@ fn end_early(world: &mut World, rng: &mut Rng) -> BTreeMap<EntryId, u64> {
 }
 
 fn no_longer_allowed() -> SessionError {
-    SessionError {
-        code: SessionErrorCode::Permission,
-        text: "no longer allowed".to_owned(),
-    }
+    SessionError::told(SessionErrorCode::Permission, "no longer allowed")
 }
 
 /// Runs for a while, ends early, checks that nothing is half-done under a final name and that
@@ -255,7 +252,13 @@ fn run_partly(scenario: &mut Scenario, rng: &mut Rng) {
     assert_eq!(world.run(usize::MAX), Stop::Finished);
     for side in [CLIENT, SERVER] {
         match &world.sides[side].outcome {
-            None | Some(Outcome::Complete(_) | Outcome::Cancelled(_) | Outcome::Lost(_)) => {}
+            None
+            | Some(
+                Outcome::Complete(_)
+                | Outcome::Cancelled(_)
+                | Outcome::ServerStops(_)
+                | Outcome::Lost(_),
+            ) => {}
             Some(Outcome::Refused(error)) if *error == no_longer_allowed() => {}
             Some(other) => panic!("ended early with {other:?}"),
         }

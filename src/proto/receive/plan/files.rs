@@ -49,12 +49,12 @@ impl ReceivePlan {
             return;
         };
         match result {
-            Err(error) => self.fail(ports, id, destination_error(self.host, &error)),
+            Err(error) => self.fail(ports, id, destination_error(&error)),
             Ok(DiskDone::Existing(Some(there))) if there.meta.kind == Kind::Directory => {
-                self.fail(ports, id, is_a_directory(self.host));
+                self.fail(ports, id, is_a_directory());
             }
             Ok(DiskDone::Existing(Some(there))) if there.meta.kind == Kind::Special => {
-                self.fail(ports, id, is_special(self.host));
+                self.fail(ports, id, is_special());
             }
             Ok(DiskDone::Existing(Some(there)))
                 if is_source(entry, &there) || (!self.options.force && is_same(entry, &there)) =>
@@ -145,7 +145,7 @@ impl ReceivePlan {
     ) {
         match result {
             Ok(()) => self.resolve(ports, id, EntryResult::Done { resumed_bytes: 0 }),
-            Err(error) => self.fail(ports, id, destination_error(self.host, &error)),
+            Err(error) => self.fail(ports, id, destination_error(&error)),
         }
     }
 

@@ -221,7 +221,7 @@ impl ReceivePlan {
         let is_second = self.is_second_of_its_name(id, &entry);
         self.entries.insert(id, entry);
         if is_second {
-            self.fail_announced(ports, id, second_of_a_name(self.host));
+            self.fail_announced(ports, id, second_of_a_name());
         } else {
             self.enqueue(ports, id, dir);
         }
@@ -332,7 +332,7 @@ impl ReceivePlan {
     fn enqueue(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
         match self.tree.dirs[dir].state {
             TargetDirState::Unmade | TargetDirState::Making => self.tree.dirs[dir].waiting.push(id),
-            TargetDirState::Failed => self.fail_announced(ports, id, no_parent(self.host)),
+            TargetDirState::Failed => self.fail_announced(ports, id, no_parent()),
             TargetDirState::Made { .. } | TargetDirState::Alias | TargetDirState::Setting => {
                 match self.entries.get(&id).map(|e| e.state) {
                     Some(ReceivedState::Directory(child))
@@ -351,7 +351,7 @@ impl ReceivePlan {
     /// An alias is there already: nothing to be made.
     fn enter_alias(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
         if self.leads_into_itself(id) {
-            self.fail_dir(ports, dir, into_itself(self.host));
+            self.fail_dir(ports, dir, into_itself());
         }
     }
 
@@ -382,7 +382,7 @@ impl ReceivePlan {
         };
         let parent = self.tree.dirs[entry.dir].id;
         if self.leads_into_itself(EntryId(id)) {
-            self.fail_dir(ports, dir, into_itself(self.host));
+            self.fail_dir(ports, dir, into_itself());
             return true;
         }
         self.tree.dirs[dir].state = TargetDirState::Making;
@@ -414,7 +414,7 @@ impl ReceivePlan {
                     Carriage::Copies => self.identify_dir(ports, dir, existed),
                 }
             }
-            Err(error) => self.dir_not_made(ports, dir, destination_error(self.host, &error)),
+            Err(error) => self.dir_not_made(ports, dir, destination_error(&error)),
         }
     }
 
@@ -444,7 +444,7 @@ impl ReceivePlan {
             self.entries.insert(id, entry);
         }
         for child in std::mem::take(&mut self.tree.dirs[dir].waiting) {
-            self.fail_announced(ports, child, no_parent(self.host));
+            self.fail_announced(ports, child, no_parent());
         }
         self.finish_dir(ports, dir);
     }
@@ -528,9 +528,7 @@ impl ReceivePlan {
         }
         self.tree.held -= 1;
         self.close_dir(ports, self.tree.dirs[dir].id);
-        let error = result
-            .err()
-            .map(|error| destination_error(self.host, &error));
+        let error = result.err().map(|error| destination_error(&error));
         self.conclude_dir(ports, dir, error);
     }
 

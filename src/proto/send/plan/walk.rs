@@ -202,7 +202,7 @@ impl SendPlan {
             Err(error) => {
                 self.release_dir(ports, dir);
                 let path = self.walk.sources[source].clone();
-                let error = source_error(self.host, &error);
+                let error = source_error(&error);
                 self.note_error(ports, path, error);
             }
         }
@@ -257,7 +257,7 @@ impl SendPlan {
         let frame = &mut self.walk.stack[at];
         frame.listing = Listing::End;
         let entry = frame.entry;
-        let error = source_error(self.host, error);
+        let error = source_error(error);
         self.tell(ports, &Message::Abort { entry, error });
     }
 
@@ -303,11 +303,11 @@ impl SendPlan {
                 },
             ),
             (Err(why), _) => {
-                let error = unsendable(self.host, &why.to_string());
+                let error = unsendable(&why.to_string());
                 self.note_error(ports, path(self), error);
             }
             (_, Err(error)) => {
-                let error = source_error(self.host, &error);
+                let error = source_error(&error);
                 self.note_error(ports, path(self), error);
             }
         }
@@ -329,7 +329,7 @@ impl SendPlan {
             _ => refusal(&meta, link.as_ref(), path_bytes, at.depth),
         };
         if let Some(why) = refusal {
-            let (path, error) = (join(&at.path, &name_bytes), unsendable(self.host, why));
+            let (path, error) = (join(&at.path, &name_bytes), unsendable(why));
             self.note_error(ports, path, error);
             return;
         }

@@ -110,6 +110,7 @@ fn lanes() {
         entry_window: 0,
         bwlimit_bps: None,
         streams: None,
+        counts: false,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);
@@ -163,6 +164,7 @@ fn hello(request: WireRequest) -> Message {
         entry_window: 1024,
         bwlimit_bps,
         streams,
+        counts: false,
     })
 }
 

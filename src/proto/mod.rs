@@ -213,6 +213,8 @@ pub enum Event {
         bytes: u64,
         complete: bool,
     },
+    /// How much there will be in all, about, counted ahead of the manifest.
+    Counted { files: u64, bytes: u64 },
     /// File bytes that left (sender) or arrived (receiver), resumed ones not counted.
     Progress { bytes: u64 },
     /// A file, symlink or directory reached its final state.

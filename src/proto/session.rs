@@ -97,6 +97,8 @@ pub struct TransferOptions {
     pub keep_dirlinks: bool,
     /// Bits per second that the sender keeps below.
     pub bwlimit_bps: Option<u64>,
+    /// A pull: the server is asked how much there is, before the manifest says so.
+    pub counts: bool,
 }
 
 /// What a client wants.
@@ -179,6 +181,7 @@ enum Stage {
 struct Sources {
     paths: Vec<Bytes>,
     bwlimit_bps: Option<u64>,
+    counts: bool,
 }
 
 /// Whether and how a session ends.

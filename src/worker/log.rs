@@ -198,6 +198,7 @@ impl Log {
             | Event::Placed { .. }
             | Event::Begun { .. }
             | Event::Resumed { .. }
+            | Event::Counted { .. }
             | Event::Announced { .. }
             | Event::Progress { .. }
             | Event::Listing { .. }

@@ -157,6 +157,7 @@ impl Session {
             entry_window: ENTRY_WINDOW,
             bwlimit_bps: None,
             streams: None,
+            counts: false,
         }));
         self.stage = Stage::Greeting;
     }

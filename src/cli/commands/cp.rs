@@ -160,6 +160,7 @@ fn transfer(args: &CpArgs, route: &CopyRoute) -> Result<Transfer, CliError> {
                 .bwlimit
                 .filter(|&rate| rate > 0)
                 .map(|bytes| bytes.saturating_mul(8)),
+            counts: args.json || CopyReporter::is_watched(args.quiet),
         },
     })
 }

@@ -1,5 +1,7 @@
 //! The progress bar: two lines on a terminal, as wide as it is and in ASCII.
 
+use std::time::Duration;
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use terminal_size::{Width, terminal_size_of};
 
@@ -68,7 +70,7 @@ fn line(progress: &Progress, columns: usize) -> String {
         parts.extend(
             progress
                 .left()
-                .map(|left| format!("{} left", amount::span(left))),
+                .map(|left| format!("{} left", amount::span(rounded_up(left)))),
         );
         let (done, all) = (amount::bytes(settled.bytes), amount::bytes(total.bytes));
         parts.push(format!("{done} of {all}"));
@@ -102,6 +104,11 @@ fn line(progress: &Progress, columns: usize) -> String {
     }
 }
 
+/// Nobody waits for 0 s.
+fn rounded_up(left: Duration) -> Duration {
+    Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0))
+}
+
 /// Of the bytes; where there are none, of the files.
 fn percent(settled: Amount, total: Amount) -> u64 {
     let (part, whole) = match total.bytes {
@@ -128,8 +135,6 @@ fn end_of(text: &str, columns: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use crate::proto::Event;
 
     use super::*;

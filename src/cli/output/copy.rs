@@ -65,7 +65,7 @@ pub struct CopyReporter {
 impl CopyReporter {
     /// `counting`: a walk that may say how much there is before all is announced.
     pub fn new(style: Style, paths: ShownPaths, counting: Option<Counting>) -> CopyReporter {
-        let bar = (!style.quiet && std::io::stderr().is_terminal()).then(Bar::new);
+        let bar = CopyReporter::is_watched(style.quiet).then(Bar::new);
         let now = crate::engine::now();
         CopyReporter {
             counting: counting.filter(|_| bar.is_some() || style.json),
@@ -83,6 +83,11 @@ impl CopyReporter {
             lines: String::new(),
             printer: Printer::default(),
         }
+    }
+
+    /// Whether somebody looks on.
+    pub fn is_watched(quiet: bool) -> bool {
+        !quiet && std::io::stderr().is_terminal()
     }
 
     /// Where it all goes, as typed.
@@ -121,6 +126,7 @@ impl CopyReporter {
             | Event::Announced { .. }
             | Event::Begun { .. }
             | Event::Resumed { .. }
+            | Event::Counted { .. }
             | Event::Progress { .. }
             | Event::Listing { .. }
             | Event::RoundTrips(_)
@@ -283,7 +289,7 @@ impl CopyReporter {
         if let Some(bar) = &self.bar {
             let below = match stalled {
                 Some(silent) => self.paths.waits(amount::span(silent), current.as_deref()),
-                None => current.unwrap_or_default(),
+                None => escape::name(progress.at()),
             };
             bar.show(&self.progress, &below);
         }
@@ -379,6 +385,7 @@ fn count(totals: &mut Totals, event: &Event) {
         | Event::Placed { .. }
         | Event::Begun { .. }
         | Event::Resumed { .. }
+        | Event::Counted { .. }
         | Event::Announced { .. }
         | Event::Warning { .. }
         | Event::Listing { .. }

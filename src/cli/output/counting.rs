@@ -16,7 +16,7 @@ use super::progress::Amount;
 use crate::ids::is_reserved_path;
 
 /// A transfer whose walk is over by then needs no other, and pays for none.
-const COUNT_AFTER: Duration = Duration::from_millis(700);
+const COUNT_AFTER: Duration = Duration::from_secs(2);
 
 /// As deep as a transfer goes; each level holds a descriptor.
 const MAX_DEPTH: usize = 512;

@@ -31,6 +31,8 @@ pub struct Progress {
     moved_bytes: u64,
     /// The large file that was begun last and is not done.
     current: Option<Bytes>,
+    /// The entry that was done last.
+    last: Bytes,
     /// When something last moved.
     moved_at: Instant,
     samples: VecDeque<(Instant, u64)>,
@@ -45,6 +47,7 @@ impl Progress {
             settled: Amount::default(),
             moved_bytes: 0,
             current: None,
+            last: Bytes::new(),
             moved_at: now,
             samples: VecDeque::new(),
         }
@@ -60,6 +63,10 @@ impl Progress {
                 (self.announced.files, self.announced.bytes) = (*files, *bytes);
                 self.all_announced |= complete;
             }
+            Event::Counted { files, bytes } => self.count(Amount {
+                files: *files,
+                bytes: *bytes,
+            }),
             Event::Begun { path } => self.current = Some(path.clone()),
             Event::Resumed { bytes } => self.settle(*bytes),
             Event::Progress { bytes } => {
@@ -73,6 +80,7 @@ impl Progress {
                 result,
             } => {
                 self.current.take_if(|current| current == path);
+                self.last = path.clone();
                 let is_skipped = *result == EntryResult::Skipped;
                 if is_skipped {
                     self.settle(*size_bytes);
@@ -114,6 +122,11 @@ impl Progress {
 
     pub fn current(&self) -> Option<&Bytes> {
         self.current.as_ref()
+    }
+
+    /// What is moved, or was moved last.
+    pub fn at(&self) -> &Bytes {
+        self.current.as_ref().unwrap_or(&self.last)
     }
 
     /// Has the rate be that of the time until now. To be told a few times a second.

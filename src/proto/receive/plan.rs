@@ -60,6 +60,8 @@ struct PutOptions {
     force: bool,
     fsync: bool,
     keep_dirlinks: bool,
+    /// A count may come, which is once.
+    counts: bool,
 }
 
 /// Looking, making and opening operations: in flight, and how many may be.
@@ -211,6 +213,7 @@ impl ReceivePlan {
             force: config.force,
             fsync: config.fsync,
             keep_dirlinks: config.keep_dirlinks,
+            counts: config.counts,
         };
         let mut plan = ReceivePlan {
             client: config.client,
@@ -305,6 +308,13 @@ impl ReceivePlan {
                     );
                 }
                 manifest.ended = true;
+                Ok(())
+            }
+            Message::Counted { files, bytes } => {
+                if !std::mem::take(&mut self.options.counts) || self.manifest.ended {
+                    return violation("a count that was not asked for, or comes too late");
+                }
+                ports.event(Event::Counted { files, bytes });
                 Ok(())
             }
             Message::Root { entry, digest } => self.on_root(ports, entry, digest),

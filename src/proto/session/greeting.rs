@@ -58,7 +58,7 @@ impl Session {
             unchecked: 0,
         };
         if let Some((asked, bwlimit_bps)) = begin.asks {
-            session.greet(asked, bwlimit_bps);
+            session.greet(asked, bwlimit_bps, false);
             session.close();
         }
         session
@@ -86,7 +86,7 @@ impl Session {
     }
 
     /// Says `Hello`, if what is asked can be said at all.
-    fn greet(&mut self, request: WireRequest, bwlimit_bps: Option<u64>) {
+    fn greet(&mut self, request: WireRequest, bwlimit_bps: Option<u64>, counts: bool) {
         let (paths_fit, few) = match &request {
             WireRequest::Push { target: path, .. } | WireRequest::List { path } => {
                 (path.len() <= PATH_MAX_BYTES, true)
@@ -103,6 +103,7 @@ impl Session {
             entry_window: self.limits.entry_window,
             bwlimit_bps,
             streams: Some(self.limits.parallel.max_concurrent_streams.clamp(1, 255) as u8),
+            counts,
         });
         if paths_fit && few && wire::fits(&message) {
             self.ports.message(&message);
@@ -122,12 +123,16 @@ impl Session {
         };
         match ask {
             None => self.welcome(),
-            Some(Sources { paths, bwlimit_bps }) => {
+            Some(Sources {
+                paths,
+                bwlimit_bps,
+                counts,
+            }) => {
                 let inside = self.role.lands_inside();
                 self.ports.event(Event::Placed { inside });
                 let until = now + WELCOME_TIMEOUT;
                 self.stage = Stage::AwaitWelcome { until, send: None };
-                self.greet(WireRequest::Pull { sources: paths }, bwlimit_bps);
+                self.greet(WireRequest::Pull { sources: paths }, bwlimit_bps, counts);
             }
         }
     }
@@ -181,6 +186,7 @@ impl Session {
                     fsync,
                     keep_dirlinks,
                     bwlimit_bps: hello.bwlimit_bps,
+                    counts: false,
                 };
                 let config = receiver_config(false, target, options, single, &self.limits);
                 let receiver = Receiver::new(now, &mut self.ports, config);
@@ -211,6 +217,7 @@ impl Session {
         hello: &Hello,
     ) -> Result<(), Violation> {
         let mut config = self.sender_config(sources, hello.entry_window, hello.bwlimit_bps)?;
+        config.counts = hello.counts;
         if let Some(streams) = hello.streams {
             let max = &mut config.parallel.max_concurrent_streams;
             *max = (*max).min(usize::from(streams)).max(1);
@@ -258,7 +265,9 @@ impl Session {
         self.ports.event(Event::Started);
         let before = std::mem::replace(&mut self.stage, Stage::Running);
         if let Stage::AwaitWelcome {
-            send: Some(Sources { paths, bwlimit_bps }),
+            send: Some(Sources {
+                paths, bwlimit_bps, ..
+            }),
             ..
         } = before
         {
@@ -292,6 +301,7 @@ impl Session {
             lookups: self.limits.lookups,
             parallel: self.limits.parallel.clone(),
             bwlimit_bps,
+            counts: false,
         })
     }
 }
@@ -330,6 +340,7 @@ fn begin_pull(
     let ask = Some(Sources {
         paths: sources,
         bwlimit_bps: options.bwlimit_bps,
+        counts: options.counts,
     });
     SessionStart {
         stage: Stage::Placing { ask },
@@ -345,6 +356,8 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         fsync,
         keep_dirlinks,
         bwlimit_bps,
+        // The client walks its own sources itself.
+        counts: _,
     } = transfer.options;
     let asked = WireRequest::Push {
         target: transfer.target,
@@ -357,6 +370,7 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
     let send = Sources {
         paths: transfer.sources,
         bwlimit_bps,
+        counts: false,
     };
     await_welcome(now, Role::Unknown, asked, Some(send))
 }
@@ -405,5 +419,6 @@ fn receiver_config(
         lookups: limits.lookups,
         carriage: limits.carriage,
         expected: None,
+        counts: client && options.counts,
     }
 }

@@ -64,6 +64,7 @@ fn hello(version: u16, request: WireRequest) -> Message {
         entry_window: 4,
         bwlimit_bps: None,
         streams: None,
+        counts: false,
     })
 }
 

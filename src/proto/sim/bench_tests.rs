@@ -272,6 +272,7 @@ fn hello(mode: BenchMode, milliseconds: u64, streams: Option<u8>) -> Message {
         entry_window: 0,
         bwlimit_bps: None,
         streams,
+        counts: false,
     })
 }
 

@@ -159,6 +159,7 @@ impl Hostile {
             entry_window,
             bwlimit_bps,
             streams,
+            counts: false,
         }));
     }
 

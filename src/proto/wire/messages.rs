@@ -97,6 +97,15 @@ pub enum Message {
         #[cbor(n(0), with = "cbor::echo")]
         payload: Bytes,
     },
+    /// A sending server to a client that asked for it, at most once and before the manifest's end:
+    /// so many files and bytes of them there are in all, about.
+    #[n(20)]
+    Counted {
+        #[n(0)]
+        files: u64,
+        #[n(1)]
+        bytes: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -115,6 +124,9 @@ pub struct Hello {
     /// Asks a sending server to use at most this many data streams at a time.
     #[n(4)]
     pub streams: Option<u8>,
+    /// Asks a sending server for a [`Message::Counted`].
+    #[cbor(n(5), default)]
+    pub counts: bool,
 }
 
 /// What the client wants of the server.

@@ -98,6 +98,7 @@ fn every_message() -> Vec<Message> {
                 entry_window: 1024,
                 bwlimit_bps: Some(1),
                 streams: None,
+                counts: false,
             })
         })
         .collect();

@@ -73,6 +73,10 @@ impl Walk {
         }
     }
 
+    pub(super) fn source(&self, number: usize) -> Option<Bytes> {
+        self.sources.get(number).cloned()
+    }
+
     #[cfg(test)]
     pub(super) fn depth(&self) -> usize {
         self.stack.len()
@@ -159,11 +163,16 @@ impl SendPlan {
         true
     }
 
+    pub(super) fn next_dir_id(&mut self) -> DirId {
+        self.dirs.last = self.dirs.last.wrapping_add(1);
+        DirId(self.dirs.last)
+    }
+
     /// A directory slot with one user.
     fn new_dir(&mut self, path: Bytes, path_bytes: usize, depth: usize) -> usize {
-        self.dirs.last = self.dirs.last.wrapping_add(1);
+        let id = self.next_dir_id();
         self.dirs.open.insert(SourceDir {
-            id: DirId(self.dirs.last),
+            id,
             open: false,
             users: 1,
             path,

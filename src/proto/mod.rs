@@ -205,7 +205,7 @@ pub enum Event {
     Placed { inside: bool },
     /// Client: a large file is the next to be moved.
     Begun { path: Bytes },
-    /// Client: so many bytes of a file need not be sent, for they are there from an earlier session.
+    /// Client: so many bytes of a file need not be sent, for an earlier session did.
     Resumed { bytes: u64 },
     /// Manifest so far: entries and file bytes announced; `complete` when the walk is over.
     Announced {

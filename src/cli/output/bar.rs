@@ -70,6 +70,7 @@ fn line(progress: &Progress, columns: usize) -> String {
         parts.extend(
             progress
                 .left()
+                .filter(|left| !left.is_zero())
                 .map(|left| format!("{} left", amount::span(rounded_up(left)))),
         );
         let (done, all) = (amount::bytes(settled.bytes), amount::bytes(total.bytes));

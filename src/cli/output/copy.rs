@@ -155,6 +155,7 @@ impl CopyReporter {
             EntryResult::Skipped => ("skipped", 0),
             EntryResult::Failed(error) => return self.entry_failed(path, error),
         };
+        let is_listed = kind != Kind::Directory && status == "done";
         let kind = match kind {
             Kind::File => "file",
             Kind::Directory => "directory",
@@ -168,7 +169,7 @@ impl CopyReporter {
             status,
             resumed_bytes,
         });
-        if self.style.verbose && !self.style.json && status == "done" {
+        if is_listed && self.style.verbose && !self.style.json {
             let path = self.paths.of_entry(EntryPlace::Source, path);
             self.lines.push_str(&in_locale(&path));
             self.lines.push('\n');
@@ -209,6 +210,10 @@ impl CopyReporter {
                 errno: (error.errno != 0).then_some(error.errno),
                 call: (!error.call.is_empty()).then_some(&error.call),
                 side,
+                place: Some(match error.place {
+                    EntryPlace::Source => "source",
+                    EntryPlace::Destination => "destination",
+                }),
                 message: &error.sentence(&aside),
             });
         }
@@ -242,6 +247,7 @@ impl CopyReporter {
             errno,
             call: None,
             side: None,
+            place: None,
             message,
         });
         self.say_left_out();
@@ -271,6 +277,7 @@ impl CopyReporter {
         let progress = &self.progress;
         let (total, stalled) = (progress.total(), progress.stalled(now));
         let current = progress.current().map(|path| escape::name(path));
+        let at = escape::name(progress.at());
         let event = JsonEvent::Progress {
             files: progress.settled.files,
             files_announced: progress.announced.files,
@@ -289,7 +296,7 @@ impl CopyReporter {
         if let Some(bar) = &self.bar {
             let below = match stalled {
                 Some(silent) => self.paths.waits(amount::span(silent), current.as_deref()),
-                None => escape::name(progress.at()),
+                None => at,
             };
             bar.show(&self.progress, &below);
         }

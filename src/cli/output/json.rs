@@ -78,6 +78,9 @@ pub enum JsonEvent<'a> {
         /// `client` or `server`, where there are two.
         #[serde(skip_serializing_if = "Option::is_none")]
         side: Option<&'static str>,
+        /// Of an entry: `source` or `destination`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        place: Option<&'static str>,
         message: &'a str,
     },
     Summary {
@@ -219,9 +222,10 @@ mod tests {
             errno: Some(28),
             call: Some("write"),
             side: Some("server"),
+            place: Some("destination"),
             message: "m",
         };
-        let line = r#"{"schema":1,"event":"error","path":"f","code":"full","errno":28,"call":"write","side":"server","message":"m"}"#;
+        let line = r#"{"schema":1,"event":"error","path":"f","code":"full","errno":28,"call":"write","side":"server","place":"destination","message":"m"}"#;
         assert_eq!(to_line(&with).unwrap().trim_end(), line);
         let without = JsonEvent::Error {
             path: None,
@@ -229,6 +233,7 @@ mod tests {
             errno: None,
             call: None,
             side: None,
+            place: None,
             message: "m",
         };
         let line = r#"{"schema":1,"event":"error","code":"lost","message":"m"}"#;

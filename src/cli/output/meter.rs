@@ -97,6 +97,7 @@ impl Meter {
                 errno: None,
                 call: None,
                 side: None,
+                place: None,
                 message,
             });
         }

@@ -13,7 +13,10 @@ use landro::proto::wire::{
     BenchMode, Entry, Hello, Item, ListItem, Message, Preface, PrefaceKind, RecordHead,
     RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
 };
-use landro::proto::{EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionErrorCode};
+use landro::proto::{
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError,
+    SessionErrorCode,
+};
 use landro::quic::Identity;
 use landro_sys::fuzzing::control_part;
 
@@ -177,6 +180,9 @@ fn requests() -> [Message; 4] {
         fsync: false,
         single: false,
         keep_dirlinks: false,
+        no_perms: false,
+        no_times: false,
+        dir_modes: false,
     };
     [
         hello(push),
@@ -273,7 +279,9 @@ fn of_receivers() -> [Message; 6] {
         Message::Listing(vec![row]),
         Message::ListEnd {},
         Message::Error(SessionError::told(SessionErrorCode::Busy, "gone")),
-        Message::Cancel {},
+        Message::Cancel {
+            reason: CancelReason::Ending,
+        },
         Message::ListAck {},
     ]
 }

@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use crate::ids::NameError;
 use crate::proto::errno::{
-    EACCES, EDQUOT, EEXIST, EFBIG, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT,
-    ENOSPC, ENOTDIR, EPERM, EROFS, EXDEV,
+    EACCES, EAGAIN, EDQUOT, EEXIST, EFBIG, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENFILE,
+    ENOENT, ENOSPC, ENOTDIR, ENXIO, EPERM, EROFS, EXDEV,
 };
 use crate::proto::{
     DiskError, EntryError, EntryErrorCode, EntryPlace, SessionError, SessionErrorCode,
@@ -97,6 +97,11 @@ fn writing(errno: i32) -> (&'static str, &'static str) {
             "a symlink stands where a directory is to be, and is not followed",
             "remove it, or give --keep-dirlinks if it is yours",
         ),
+        ENXIO => (
+            "nobody reads from this FIFO (or it is a socket, or a device without hardware)",
+            "start the reader first",
+        ),
+        EAGAIN => ("whoever reads from this FIFO takes nothing", ""),
         other => either_way(other),
     }
 }
@@ -280,6 +285,67 @@ pub fn is_special() -> EntryError {
         "is a special file (device, FIFO or socket), which is not replaced",
         "remove it if a file is to be there",
     )
+}
+
+/// A symlink that the user named as the place of a file: whoever writes to such a name means what
+/// it leads to, and whoever replaces it loses it.
+pub fn is_a_symlink(target: Option<&[u8]>) -> EntryError {
+    let target = String::from_utf8_lossy(target.unwrap_or_default());
+    let text = format!("is a symlink, to \"{target}\", which is not replaced");
+    let advice = "name the file it leads to, or remove the link";
+    in_the_way(EEXIST, &text, advice)
+}
+
+/// A name that the destination's file system takes for another one, which something has.
+pub fn name_taken(by: &[u8]) -> EntryError {
+    let by = String::from_utf8_lossy(by);
+    let text = format!(
+        "the file system there takes the name for \"{by}\", which is there; nothing was replaced"
+    );
+    EntryError {
+        code: EntryErrorCode::Name,
+        ..in_the_way(EEXIST, &text, "rename one of the two")
+    }
+}
+
+/// What could not be had of so many entries, whose data is there.
+pub fn lapse_text(kind: LapseKind, entries: u64, errno: i32) -> String {
+    let why = kernels_words(errno);
+    let (what, advice) = match kind {
+        LapseKind::Mode => (
+            format!("mode not set at the destination: {why}"),
+            "--no-perms does not try to set modes",
+        ),
+        LapseKind::Time => (
+            format!("time of modification not set at the destination: {why}"),
+            "--no-times does not try to set times",
+        ),
+        LapseKind::TimeRange => (
+            "time of modification is outside the range of the destination's file system, and \
+             another was stored"
+                .to_owned(),
+            "its range may be larger if it is made anew (ext4 with inodes of 256 bytes, XFS with \
+             bigtime)",
+        ),
+        LapseKind::TimeKept => (
+            "time of modification not kept by the destination's file system".to_owned(),
+            "a later run takes a file of the same size for the same unless the source is younger",
+        ),
+    };
+    let others = match entries - 1 {
+        0 => String::new(),
+        more => format!(" (and of {more} more)"),
+    };
+    format!("{what}{others}; the data is there; {advice}")
+}
+
+/// What of the metadata could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LapseKind {
+    Mode,
+    Time,
+    TimeRange,
+    TimeKept,
 }
 
 /// A second entry of one name in one directory: two sources of one name, or a directory that

@@ -18,9 +18,12 @@ use bytes::Bytes;
 use super::errors::{Access, Violation, session_error, violation};
 use super::parallel::ParallelTransferConfig;
 use super::ports::Ports;
-use super::receive::Target;
+use super::receive::{MetadataOptions, Target};
 use super::wire::{Decoder, Message, WireError};
-use super::{Carriage, CopyStep, Input, Outcome, Output, SessionError, SessionErrorCode, Totals};
+use super::{
+    CancelReason, Carriage, CopyStep, Input, Outcome, Output, SessionError, SessionErrorCode,
+    Totals,
+};
 use role::{Role, RoleEnd};
 
 /// A server drops a session that has not said a whole `Hello` by then.
@@ -95,6 +98,7 @@ pub struct TransferOptions {
     pub fsync: bool,
     /// The user's own symlinks to directories are taken for directories.
     pub keep_dirlinks: bool,
+    pub metadata: MetadataOptions,
     /// Bits per second that the sender keeps below.
     pub bwlimit_bps: Option<u64>,
     /// A pull: the server is asked how much there is, before the manifest says so.
@@ -305,12 +309,12 @@ impl Session {
                 self.role.on_disk(&mut self.ports, op, result);
                 Ok(())
             }
-            Input::Cancel => {
+            Input::Cancel(reason) => {
                 if matches!(self.end, End::No) {
                     self.role.flush(&mut self.ports);
-                    self.ports.message(&Message::Cancel {});
+                    self.ports.message(&Message::Cancel { reason });
                     let totals = self.totals();
-                    self.finish(Outcome::Cancelled(totals));
+                    self.finish(Outcome::Cancelled { reason, totals });
                 }
                 Ok(())
             }
@@ -372,13 +376,9 @@ impl Session {
 
     fn on_message(&mut self, now: Instant, message: Message) -> Result<(), Violation> {
         match message {
-            Message::Cancel {} => {
+            Message::Cancel { reason } => {
                 let totals = self.totals();
-                self.finish(if self.client {
-                    Outcome::ServerStops(totals)
-                } else {
-                    Outcome::Cancelled(totals)
-                });
+                self.finish(Outcome::Stopped { reason, totals });
                 return Ok(());
             }
             Message::Error(error) => {
@@ -453,7 +453,8 @@ impl Session {
     /// Client: nothing was asked for yet, and nothing will be. A server that is told so hangs up,
     /// and nobody has to wait.
     fn call_off(&mut self, error: SessionError) {
-        self.ports.message(&Message::Cancel {});
+        let reason = CancelReason::User;
+        self.ports.message(&Message::Cancel { reason });
         self.finish(Outcome::CalledOff(error));
     }
 

@@ -10,7 +10,7 @@ use landro_sys::UdpOptions;
 use crate::ids::Fingerprint;
 use crate::proto::lanes::code;
 use crate::proto::session::Request;
-use crate::proto::{Outcome, SessionError, SessionErrorCode, Totals};
+use crate::proto::{CancelReason, Outcome, SessionError, SessionErrorCode, Totals};
 use crate::quic::{CloseReason, Setup};
 use crate::worker::client_events::{ClientEvent, ClientStart, Ended};
 use crate::worker::limits::DIAL_FOR;
@@ -105,7 +105,10 @@ impl ClientTransfer {
 
     /// The user asked to stop. True: there is no session, so that it is over at once.
     pub(crate) fn stop(&mut self) -> bool {
-        let cancelled = Ended::Outcome(Outcome::Cancelled(Default::default()));
+        let cancelled = Ended::Outcome(Outcome::Cancelled {
+            reason: CancelReason::User,
+            totals: Totals::default(),
+        });
         let (state, at_once) = match self.take_state() {
             ClientState::Dialling(_) => (ClientState::Over(cancelled), true),
             ClientState::Running(why) | ClientState::Stopping(why) => {
@@ -156,12 +159,14 @@ impl ClientTransfer {
             ClientState::Dialling(_) => (None, false),
         };
         let ended = match (outcome, why) {
-            (Some(outcome @ (Outcome::Complete(_) | Outcome::ServerStops(_))), _) => {
+            (Some(outcome @ (Outcome::Complete(_) | Outcome::Stopped { .. })), _) => {
                 Ended::Outcome(outcome)
             }
-            (Some(outcome @ Outcome::Cancelled(_)), _) if asked_to_stop => Ended::Outcome(outcome),
+            (Some(outcome @ Outcome::Cancelled { .. }), _) if asked_to_stop => {
+                Ended::Outcome(outcome)
+            }
             (_, Some(ended)) => ended,
-            (Some(Outcome::Cancelled(_)), None) => {
+            (Some(Outcome::Cancelled { .. }), None) => {
                 Ended::Lost("the peer stopped the transfer".to_owned())
             }
             (Some(Outcome::Lost(_)) | None, None) => Ended::Lost("the connection ended".to_owned()),
@@ -222,7 +227,10 @@ impl ClientTransfer {
             CloseReason::PeerApp {
                 code: code::SHUTDOWN,
                 ..
-            } => Ended::Outcome(Outcome::ServerStops(Totals::default())),
+            } => Ended::Outcome(Outcome::Stopped {
+                reason: CancelReason::Ending,
+                totals: Totals::default(),
+            }),
             CloseReason::PeerApp {
                 code: code::VIOLATION,
                 reason,

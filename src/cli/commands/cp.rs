@@ -20,11 +20,17 @@ use crate::cli::say::without_numbers;
 use crate::engine::{ClientEvent, Ended, copy_locally};
 use crate::ids::Fingerprint;
 use crate::proto::Event;
+use crate::proto::receive::MetadataOptions;
 use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
 use crate::signals::{Hangup, Signals};
 
+/// What `-a` promises elsewhere.
+const NOT_KEPT: &str = "owners, ACLs, extended attributes, hard links and devices are not kept; \
+                        directories, symlinks, modes and times are, without it, too";
+
 pub fn run(args: CpArgs) -> Result<Exit, CliError> {
-    let route = CopyRoute::parse(&args.sources, &args.destination)?;
+    let (sources, destination) = args.sources_and_destination()?;
+    let route = CopyRoute::parse(sources, destination)?;
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut copying = Copying {
         reporter: CopyReporter::new(style(&args), ShownPaths::of(&route), counting(&route)),
@@ -36,6 +42,12 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     copying
         .reporter
         .start(route.way.name(), daemon.map(DaemonName::to_string));
+    if copying.args.archive {
+        copying.reporter.event(&Event::Warning {
+            path: Bytes::from_static(b"-a"),
+            text: NOT_KEPT.to_owned(),
+        });
+    }
     let result = match daemon {
         Some(daemon) => copying.with(daemon, &route),
         None => copying.locally(&route),
@@ -62,6 +74,11 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
             copying.reporter.error(code, None, &words);
             (exit, None)
         }
+    };
+    // What was warned of is not all that was asked for.
+    let exit = match exit {
+        Exit::Done if copying.args.strict && copying.reporter.has_warned() => Exit::Partial,
+        other => other,
     };
     copying.reporter.finish(exit, totals, copying.seen.stats());
     Ok(exit)
@@ -123,7 +140,7 @@ impl Copying {
         let transfer = transfer(&self.args, route)?;
         let stop = || self.signals.asked().is_some();
         let on = &mut |event: Event| self.reporter.event(&event);
-        let outcome = copy_locally(&transfer, &stop, on).map_err(CliError::Worker)?;
+        let outcome = copy_locally(&transfer, &stop, on)?;
         Ok(CopyEnd {
             ended: Ended::Outcome(outcome),
             own: None,
@@ -155,6 +172,11 @@ fn transfer(args: &CpArgs, route: &CopyRoute) -> Result<Transfer, CliError> {
             force: args.force,
             fsync: args.fsync,
             keep_dirlinks: args.keep_dirlinks,
+            metadata: MetadataOptions {
+                no_perms: args.no_perms,
+                no_times: args.no_times,
+                dir_modes: args.perms || args.archive,
+            },
             // Typed in bytes, limited in bits; 0 means that nobody limits.
             bwlimit_bps: args
                 .bwlimit

@@ -109,6 +109,11 @@ impl CopyReporter {
         });
     }
 
+    /// Whether anything was warned of so far.
+    pub fn has_warned(&self) -> bool {
+        self.warnings > 0
+    }
+
     pub fn event(&mut self, event: &Event) {
         let now = crate::engine::now();
         count(&mut self.totals, event);
@@ -123,6 +128,7 @@ impl CopyReporter {
             } => self.entry(path, *kind, *size_bytes, result),
             Event::Warning { path, text } => self.warn(path, text),
             Event::Started
+            | Event::Asked { .. }
             | Event::Announced { .. }
             | Event::Begun { .. }
             | Event::Resumed { .. }
@@ -393,6 +399,7 @@ fn count(totals: &mut Totals, event: &Event) {
         | Event::Begun { .. }
         | Event::Resumed { .. }
         | Event::Counted { .. }
+        | Event::Asked { .. }
         | Event::Announced { .. }
         | Event::Warning { .. }
         | Event::Listing { .. }

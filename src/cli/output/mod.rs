@@ -10,5 +10,6 @@ pub mod meter;
 pub mod outcome;
 mod progress;
 mod repeats;
+pub mod rows;
 pub mod shown;
 pub mod stats;

@@ -7,7 +7,7 @@ use crate::cli::exit::Exit;
 use crate::cli::say::without_numbers;
 use crate::engine::Ended;
 use crate::ids::Fingerprint;
-use crate::proto::{Outcome, SessionError, SessionErrorCode, Totals};
+use crate::proto::{CancelReason, Outcome, SessionError, SessionErrorCode, Totals};
 
 /// Where the unit of `scripts/landro.service` has a daemon look; a stranger is not told where it
 /// really does.
@@ -108,10 +108,10 @@ impl Parties<'_> {
     fn of_outcome(&self, outcome: &Outcome, signal: Option<i32>) -> Ending {
         match outcome {
             Outcome::Complete(totals) => complete(totals),
-            Outcome::Lost(totals) | Outcome::ServerStops(totals) if signal.is_some() => {
+            Outcome::Lost(totals) | Outcome::Stopped { totals, .. } if signal.is_some() => {
                 self.interrupted(signal, *totals)
             }
-            Outcome::Cancelled(totals) => self.interrupted(signal, *totals),
+            Outcome::Cancelled { totals, .. } => self.interrupted(signal, *totals),
             Outcome::Refused(error) => self.refused(error),
             Outcome::CalledOff(error) => self.called_off(error),
             Outcome::Violation(text) => {
@@ -121,7 +121,7 @@ impl Parties<'_> {
                 );
                 Ending::without_totals(Exit::Error, "protocol", message)
             }
-            Outcome::ServerStops(totals) => self.stopped(*totals),
+            Outcome::Stopped { reason, totals } => self.stopped(*reason, *totals),
             Outcome::Lost(totals) => self.lost("the daemon ended the session", *totals),
         }
     }
@@ -183,10 +183,15 @@ impl Parties<'_> {
         Ending::without_totals(Exit::Unreachable, "lost", message).with(done)
     }
 
-    fn stopped(&self, done: Totals) -> Ending {
+    fn stopped(&self, reason: CancelReason, done: Totals) -> Ending {
         let (url, so_far) = (self.url(), self.so_far(done));
-        let message = format!("{url}: the daemon is stopping{so_far}");
-        Ending::without_totals(Exit::Unreachable, "stopping", message).with(done)
+        let why = match reason {
+            CancelReason::User => "the daemon stopped the transfer",
+            CancelReason::Ending => "the daemon is stopping",
+            CancelReason::Stalled => "the daemon got nothing done for too long and gave up",
+        };
+        let message = format!("{url}: {why}{so_far}");
+        Ending::without_totals(Exit::Unreachable, "lost", message).with(done)
     }
 
     fn unreachable(&self, why: &str) -> Ending {
@@ -343,7 +348,12 @@ mod tests {
 
     #[test]
     fn signals() {
-        let cancelled = || Ended::Outcome(Outcome::Cancelled(Totals::default()));
+        let cancelled = || {
+            Ended::Outcome(Outcome::Cancelled {
+                reason: CancelReason::User,
+                totals: Totals::default(),
+            })
+        };
         assert_eq!(exit(cancelled(), Some(signal_hook::consts::SIGINT)), 130);
         assert_eq!(exit(cancelled(), Some(signal_hook::consts::SIGTERM)), 143);
         assert_eq!(

@@ -90,6 +90,7 @@ impl Progress {
                 self.settled.files += u64::from(is_skipped || is_done && is_file);
             }
             Event::Started
+            | Event::Asked { .. }
             | Event::Placed { .. }
             | Event::Warning { .. }
             | Event::Listing { .. }

@@ -22,8 +22,8 @@ use crate::proto::wire::{
     Welcome, WireRequest, encode, encode_record_tail,
 };
 use crate::proto::{
-    EntryError, EntryErrorCode, EntryPlace, Input, Kind, Mtime, Outcome, Output, PIECE_BYTES,
-    SessionError, SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Input, Kind, Mtime, Outcome, Output,
+    PIECE_BYTES, SessionError, SessionErrorCode,
 };
 
 /// Who the liar plays.
@@ -136,6 +136,9 @@ impl Hostile {
                     fsync: false,
                     single,
                     keep_dirlinks,
+                    no_perms: self.rng.chance(20),
+                    no_times: self.rng.chance(20),
+                    dir_modes: self.rng.chance(20),
                 }
             }
             Role::PullingClient => {
@@ -520,7 +523,9 @@ impl Hostile {
                 error: error(EntryErrorCode::Source),
             }),
             9 => self.say(&Message::Finished {}),
-            10 => self.say(&Message::Cancel {}),
+            10 => self.say(&Message::Cancel {
+                reason: CancelReason::default(),
+            }),
             11 => self.say(&Message::Error(SessionError::told(
                 SessionErrorCode::Other,
                 "no",
@@ -546,7 +551,7 @@ impl Hostile {
                     error: error(EntryErrorCode::Name),
                 })
             }
-            _ => self.input(Input::Cancel),
+            _ => self.input(Input::Cancel(CancelReason::User)),
         }
     }
 

@@ -6,7 +6,7 @@ use minicbor::{Decode, Encode};
 
 use super::{MAX_TEXT_BYTES, cbor};
 use crate::ids::EntryId;
-use crate::proto::{EntryError, Kind, Meta, Mtime, SessionError};
+use crate::proto::{CancelReason, EntryError, Kind, Meta, Mtime, SessionError};
 
 /// A control message. The numbers are the wire's; they are never reused.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -74,7 +74,10 @@ pub enum Message {
     Error(#[n(0)] SessionError),
     /// Either way: stop; the receiver keeps what can be resumed.
     #[n(13)]
-    Cancel {},
+    Cancel {
+        #[cbor(n(0), default)]
+        reason: CancelReason,
+    },
     /// Client to server: a `Listing` was taken; the server keeps only a few under way.
     #[n(14)]
     ListAck {},
@@ -105,6 +108,15 @@ pub enum Message {
         files: u64,
         #[n(1)]
         bytes: u64,
+    },
+    /// Receiver to sender: something could not be had at the destination that is not an error
+    /// (modes, times). A few of a session, before `Finished`.
+    #[n(18)]
+    DestinationWarning {
+        #[cbor(n(0), with = "cbor::path")]
+        path: Bytes,
+        #[cbor(n(1), with = "cbor::text")]
+        text: String,
     },
 }
 
@@ -153,6 +165,15 @@ pub enum WireRequest {
         /// made on its host.
         #[cbor(n(5), default)]
         keep_dirlinks: bool,
+        /// No modes are set.
+        #[cbor(n(6), default)]
+        no_perms: bool,
+        /// No times are set.
+        #[cbor(n(7), default)]
+        no_times: bool,
+        /// Directories that are there get the modes of their sources, too.
+        #[cbor(n(8), default)]
+        dir_modes: bool,
     },
     /// The server sends these, each with everything below it.
     #[n(1)]

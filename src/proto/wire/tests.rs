@@ -8,7 +8,8 @@ use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errno::ENOSPC;
 use crate::proto::{
-    EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError, SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError,
+    SessionErrorCode,
 };
 
 fn error(text: &str) -> EntryError {
@@ -76,6 +77,9 @@ fn requests() -> Vec<WireRequest> {
             fsync: false,
             single: true,
             keep_dirlinks: true,
+            no_perms: false,
+            no_times: false,
+            dir_modes: true,
         },
         WireRequest::Pull {
             sources: vec![path.clone(), Bytes::new()],
@@ -154,11 +158,23 @@ fn messages_after_hello() -> Vec<Message> {
         Message::Listing(vec![list_item()]),
         Message::ListEnd {},
         Message::Error(SessionError::told(SessionErrorCode::Busy, "later")),
-        Message::Cancel {},
+        Message::Cancel {
+            reason: CancelReason::User,
+        },
+        Message::Cancel {
+            reason: CancelReason::Ending,
+        },
+        Message::Cancel {
+            reason: CancelReason::Stalled,
+        },
         Message::ListAck {},
         Message::BenchEnd { bytes: u64::MAX },
         Message::Echo {
             payload: Bytes::from(vec![0; 300]),
+        },
+        Message::DestinationWarning {
+            path: Bytes::from_static(b"a"),
+            text: "t".into(),
         },
         Message::EchoReply {
             payload: Bytes::new(),
@@ -390,7 +406,7 @@ fn unknown_kinds_are_told_from_broken_ones() {
         decode_one(frame(|e| drop(e.u8(1)))),
         Err(WireError::Malformed(_))
     ));
-    let mut trailing = BytesMut::from(&framed(&Message::Cancel {})[..]);
+    let mut trailing = BytesMut::from(&framed(&Message::Finished {})[..]);
     trailing.put_u8(0);
     let len = trailing.len() as u32 - 4;
     trailing[..4].copy_from_slice(&len.to_be_bytes());

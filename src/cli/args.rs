@@ -131,7 +131,8 @@ pub struct CpArgs {
     /// files, get them in any case
     #[arg(long, short, conflicts_with = "no_perms")]
     pub perms: bool,
-    /// Sets no modes: files and directories that are made have what the umask over there leaves them
+    /// Sets no modes: files and directories that are made have what the umask over there leaves
+    /// them
     #[arg(long)]
     pub no_perms: bool,
     /// Sets no times; a later run then takes a file of the same size for the same unless the source

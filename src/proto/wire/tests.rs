@@ -106,6 +106,11 @@ fn every_message() -> Vec<Message> {
             })
         })
         .collect();
+    all.push(Message::Welcome(Welcome {
+        version: 1,
+        entry_window: 7,
+        inside: true,
+    }));
     all.extend(messages_after_hello());
     all
 }
@@ -113,11 +118,6 @@ fn every_message() -> Vec<Message> {
 fn messages_after_hello() -> Vec<Message> {
     let path = Bytes::from_static(b"dir/\xff\n");
     vec![
-        Message::Welcome(Welcome {
-            version: 1,
-            entry_window: 7,
-            inside: false,
-        }),
         Message::Entries(vec![
             entry(b"name", None),
             entry(b"", Some(b"../target")),

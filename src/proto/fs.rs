@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::errno::{EINVAL, ELOOP};
+use super::errno::{EINVAL, ELOOP, ENOSPC};
 use super::journal::Storage;
 use crate::ids::{DirId, FileId, Name};
 
@@ -418,5 +418,11 @@ impl DiskError {
     pub const RECEIVED_LINK: DiskError = DiskError {
         call: "received symlink",
         errno: ELOOP,
+    };
+
+    /// A file system without a free inode (ENOSPC, as where it has no free block).
+    pub const NO_INODES: DiskError = DiskError {
+        call: "no inodes",
+        errno: ENOSPC,
     };
 }

@@ -253,7 +253,7 @@ fn of_senders() -> [Message; 6] {
     ]
 }
 
-fn of_receivers() -> [Message; 6] {
+fn of_receivers() -> [Message; 7] {
     let meta = Meta {
         kind: Kind::File,
         mode: 0o644,
@@ -268,6 +268,10 @@ fn of_receivers() -> [Message; 6] {
         link: None,
     };
     [
+        Message::DestinationWarning {
+            path: Bytes::from_static(b"a/b"),
+            text: "mode not set".into(),
+        },
         Message::Finished {},
         Message::Listing(vec![row]),
         Message::ListEnd {},
@@ -288,10 +292,6 @@ fn of_benchmarks() -> [Message; 3] {
         Message::BenchEnd { bytes: 3 },
         Message::Echo {
             payload: payload.clone(),
-        },
-        Message::DestinationWarning {
-            path: Bytes::from_static(b"a/b"),
-            text: "mode not set".into(),
         },
         Message::EchoReply { payload },
     ]

@@ -260,7 +260,7 @@ fn of_senders() -> [Message; 6] {
     ]
 }
 
-fn of_receivers() -> [Message; 6] {
+fn of_receivers() -> [Message; 7] {
     let meta = Meta {
         kind: Kind::File,
         mode: 0o644,
@@ -275,6 +275,10 @@ fn of_receivers() -> [Message; 6] {
         link: None,
     };
     [
+        Message::DestinationWarning {
+            path: Bytes::from_static(b"a/b"),
+            text: "mode not set".into(),
+        },
         Message::Finished {},
         Message::Listing(vec![row]),
         Message::ListEnd {},
@@ -292,10 +296,6 @@ fn of_benchmarks() -> [Message; 3] {
         Message::BenchEnd { bytes: 3 },
         Message::Echo {
             payload: payload.clone(),
-        },
-        Message::DestinationWarning {
-            path: Bytes::from_static(b"a/b"),
-            text: "mode not set".into(),
         },
         Message::EchoReply { payload },
     ]

@@ -154,12 +154,6 @@ fn messages_after_hello() -> Vec<Message> {
             text: "later".into(),
         },
         Message::Cancel {
-            reason: CancelReason::User,
-        },
-        Message::Cancel {
-            reason: CancelReason::Ending,
-        },
-        Message::Cancel {
             reason: CancelReason::Stalled,
         },
         Message::ListAck {},

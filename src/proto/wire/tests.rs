@@ -166,12 +166,6 @@ fn messages_after_hello() -> Vec<Message> {
         Message::ListEnd {},
         Message::Error(SessionError::told(SessionErrorCode::Busy, "later")),
         Message::Cancel {
-            reason: CancelReason::User,
-        },
-        Message::Cancel {
-            reason: CancelReason::Ending,
-        },
-        Message::Cancel {
             reason: CancelReason::Stalled,
         },
         Message::ListAck {},

@@ -113,8 +113,8 @@ pub struct CpArgs {
     #[arg(long, short, visible_short_alias = 'R')]
     pub recursive: bool,
     /// What -a of rsync and cp means, as far as it goes: directories whole, symlinks as symlinks,
-    /// modes and times. Owners, ACLs, extended attributes, hard links and devices are not kept,
-    /// which a warning says
+    /// modes (as with -p) and times. Owners, ACLs, extended attributes, hard links and devices are
+    /// not kept, which a warning says
     #[arg(long, short)]
     pub archive: bool,
     /// Waits until the destination's disk has everything

@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::SenderConfig;
 use super::orders::{SendCommand, SendReport, WholeOrder};
 use crate::ids::OpId;
-use crate::proto::parallel::{Parallelism, RateLimit, StreamSlots};
+use crate::proto::parallel::{Parallelism, StreamSlots, TransferRate};
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::{Carriage, DiskDone, DiskError};
 use chunks::Jobs;
@@ -26,7 +26,7 @@ pub struct SendMover {
     lookups: usize,
     carriage: Carriage,
     ahead: ReadAhead,
-    rate: RateLimit,
+    rate: TransferRate,
     turn: Turn,
     streams: StreamSlots,
     parallelism: Parallelism,
@@ -97,7 +97,7 @@ impl SendMover {
                 untaken_bytes: 0,
                 emitted_bytes: 0,
             },
-            rate: RateLimit::new(now, config.bwlimit_bps),
+            rate: TransferRate::new(now, config.bwlimit_bps),
             turn: Turn {
                 wholes: true,
                 left_bytes: TURN_BYTES,
@@ -193,7 +193,7 @@ impl SendMover {
     }
 
     /// The limit of the transfer, for what is copied without passing here.
-    pub fn rate(&mut self) -> &mut RateLimit {
+    pub fn rate(&mut self) -> &mut TransferRate {
         &mut self.rate
     }
 

@@ -290,7 +290,7 @@ fn of_receivers() -> [Message; 7] {
     ]
 }
 
-fn of_benchmarks() -> [Message; 3] {
+fn of_benchmarks() -> [Message; 4] {
     let payload = Bytes::from_static(&[0; 3]);
     [
         Message::BenchEnd { bytes: 3 },

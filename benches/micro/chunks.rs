@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use landro::engine::now;
-use landro::proto::parallel::{ParallelTransferConfig, Parallelism, StreamSlots, TokenBucket};
+use landro::proto::parallel::{ParallelTransferConfig, Parallelism, RateLimit, StreamSlots};
 
 use super::{MIB, PIECE_BYTES};
 
@@ -57,14 +57,15 @@ pub fn bench(criterion: &mut Criterion) {
             parallelism.target()
         });
     });
-    let mut bucket = TokenBucket::new(at, 10_000_000_000 / 8);
+    let mut limit = RateLimit::new(at, Some(10_000_000_000));
     group.bench_function("limit a piece", |bencher| {
         bencher.iter(|| {
             at += step;
-            if bucket.ready(at) {
-                bucket.take(PIECE_BYTES as u64);
+            limit.begin_turn();
+            if limit.lets(at, true) {
+                limit.take(PIECE_BYTES as u64);
             }
-            bucket.ready_at()
+            limit.deadline()
         });
     });
     group.finish();

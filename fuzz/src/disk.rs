@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use landro::ids::Name;
 use landro::proto::journal::Storage;
-use landro::proto::{DiskDone, DiskError, DiskOp, Existing, Kind, Listed, Meta, Mtime};
+use landro::proto::{DiskDone, DiskError, DiskOp, Existing, Kind, Lasting, Listed, Meta, Mtime};
 
 use crate::Script;
 
@@ -155,6 +155,9 @@ fn meta(how: u8, script: &mut Script<'_>) -> Meta {
         size_bytes,
         inode: 3,
         device: 0,
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
     }
 }
 

@@ -129,6 +129,36 @@ pub fn source_changed(host: HostSide) -> EntryError {
     }
 }
 
+/// A source that grows, which was not to be copied as it was.
+pub fn source_grew(host: HostSide) -> EntryError {
+    let text = format!(
+        "source{}: grew while it was read; copy it when nobody writes, or without --no-growing as it was at first",
+        host.on()
+    );
+    EntryError {
+        code: EntryErrorCode::Source,
+        errno: 0,
+        text,
+    }
+}
+
+/// A socket, or a pipe or device of a daemon, that was asked for by name.
+pub fn special_source(host: HostSide) -> EntryError {
+    let why = match host {
+        HostSide::Client | HostSide::Only => {
+            "is a socket, which cannot be read; name files, directories, symlinks or pipes"
+        }
+        HostSide::Server => {
+            "is a pipe, a device or a socket, which a daemon does not read; read it into a file over there"
+        }
+    };
+    EntryError {
+        code: EntryErrorCode::Source,
+        errno: 0,
+        text: format!("source{}: {why}", host.on()),
+    }
+}
+
 /// A destination that could not be written.
 pub fn destination_error(host: HostSide, error: &DiskError) -> EntryError {
     let code = match error.errno {

@@ -91,7 +91,7 @@ impl Session {
             WireRequest::Push { target: path, .. } | WireRequest::List { path } => {
                 (path.len() <= PATH_MAX_BYTES, true)
             }
-            WireRequest::Pull { sources } => (
+            WireRequest::Pull { sources, .. } => (
                 sources.iter().all(|path| path.len() <= PATH_MAX_BYTES),
                 sources.len() <= MAX_SOURCES,
             ),
@@ -125,10 +125,15 @@ impl Session {
         };
         match ask {
             None => self.welcome(),
-            Some(Sources { paths, bwlimit_bps }) => {
+            Some(Sources { paths, options }) => {
                 let until = now + WELCOME_TIMEOUT;
                 self.stage = Stage::AwaitWelcome { until, send: None };
-                self.greet(WireRequest::Pull { sources: paths }, bwlimit_bps);
+                let asked = WireRequest::Pull {
+                    sources: paths,
+                    follow_named: options.follow_named,
+                    no_growing: options.no_growing,
+                };
+                self.greet(asked, options.bwlimit_bps);
             }
         }
     }
@@ -190,14 +195,14 @@ impl Session {
                     fsync,
                     keep_dirlinks,
                     metadata,
-                    bwlimit_bps: hello.bwlimit_bps,
+                    ..TransferOptions::default()
                 };
                 let config = receiver_config(false, target.clone(), options, single, &self.limits);
                 let receiver = Receiver::new(now, &mut self.ports, config);
                 self.role = Role::Receive(Box::new(receiver));
                 self.stage = Stage::Placing { target, ask: None };
             }
-            WireRequest::Pull { ref sources } => self.serve_files(now, sources.clone(), &hello)?,
+            WireRequest::Pull { .. } => self.serve_files(now, &hello)?,
             WireRequest::List { path } => {
                 self.welcome();
                 let lister = Lister::new(&mut self.ports, path);
@@ -214,13 +219,23 @@ impl Session {
         (self.stage, self.role) = (Stage::Running, role);
     }
 
-    fn serve_files(
-        &mut self,
-        now: Instant,
-        sources: Vec<Bytes>,
-        hello: &Hello,
-    ) -> Result<(), Violation> {
-        let mut config = self.sender_config(sources, hello.entry_window, hello.bwlimit_bps)?;
+    fn serve_files(&mut self, now: Instant, hello: &Hello) -> Result<(), Violation> {
+        let WireRequest::Pull {
+            sources,
+            follow_named,
+            no_growing,
+        } = &hello.request
+        else {
+            return Ok(());
+        };
+        let options = TransferOptions {
+            follow_named: *follow_named,
+            no_growing: *no_growing,
+            bwlimit_bps: hello.bwlimit_bps,
+            ..TransferOptions::default()
+        };
+        let paths = sources.clone();
+        let mut config = self.sender_config(Sources { paths, options }, hello.entry_window)?;
         if let Some(streams) = hello.streams {
             let max = &mut config.parallel.max_concurrent_streams;
             *max = (*max).min(usize::from(streams)).max(1);
@@ -268,11 +283,11 @@ impl Session {
         self.ports.event(Event::Started);
         let before = std::mem::replace(&mut self.stage, Stage::Running);
         if let Stage::AwaitWelcome {
-            send: Some(Sources { paths, bwlimit_bps }),
+            send: Some(sources),
             ..
         } = before
         {
-            let config = self.sender_config(paths, welcome.entry_window, bwlimit_bps)?;
+            let config = self.sender_config(sources, welcome.entry_window)?;
             self.role = Role::Send(Box::new(Sender::new(now, config)));
         }
         if let Role::Bench(bench) = &mut self.role {
@@ -281,25 +296,23 @@ impl Session {
         Ok(())
     }
 
-    fn sender_config(
-        &self,
-        sources: Vec<Bytes>,
-        peer_window: u32,
-        bwlimit_bps: Option<u64>,
-    ) -> Result<SenderConfig, Violation> {
+    fn sender_config(&self, sources: Sources, peer_window: u32) -> Result<SenderConfig, Violation> {
         if peer_window == 0 {
             return violation("an entry window of 0 lets nothing through");
         }
+        let Sources { paths, options } = sources;
         Ok(SenderConfig {
             client: self.client,
-            sources,
+            sources: paths,
             window: peer_window.min(self.limits.entry_window),
             read_ahead_bytes: self.limits.read_ahead_bytes as u64,
             read_ahead_in_place_bytes: self.limits.read_ahead_in_place_bytes as u64,
             carriage: self.limits.carriage,
             lookups: self.limits.lookups,
             parallel: self.limits.parallel.clone(),
-            bwlimit_bps,
+            bwlimit_bps: options.bwlimit_bps,
+            follow_named: options.follow_named,
+            no_growing: options.no_growing,
         })
     }
 }
@@ -308,7 +321,7 @@ impl Session {
 fn asked(request: &WireRequest) -> Event {
     let (verb, path, more) = match request {
         WireRequest::Push { target, .. } => (Verb::Push, target.clone(), 0),
-        WireRequest::Pull { sources } => {
+        WireRequest::Pull { sources, .. } => {
             let first = sources.first().cloned().unwrap_or_default();
             (Verb::Pull, first, sources.len().saturating_sub(1))
         }
@@ -325,7 +338,9 @@ fn await_welcome(
     asked: WireRequest,
     send: Option<Sources>,
 ) -> SessionStart {
-    let bwlimit_bps = send.as_ref().and_then(|sources| sources.bwlimit_bps);
+    let bwlimit_bps = send
+        .as_ref()
+        .and_then(|sources| sources.options.bwlimit_bps);
     let until = now + WELCOME_TIMEOUT;
     SessionStart {
         stage: Stage::AwaitWelcome { until, send },
@@ -351,7 +366,7 @@ fn begin_pull(
     config.expected = Some(sources.iter().map(own_name).collect());
     let ask = Some(Sources {
         paths: sources,
-        bwlimit_bps: options.bwlimit_bps,
+        options,
     });
     SessionStart {
         stage: Stage::Placing { target, ask },
@@ -367,7 +382,9 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         fsync,
         keep_dirlinks,
         metadata,
-        bwlimit_bps,
+        follow_named: _,
+        no_growing: _,
+        bwlimit_bps: _,
     } = transfer.options;
     let asked = WireRequest::Push {
         target: transfer.target,
@@ -382,7 +399,7 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
     };
     let send = Sources {
         paths: transfer.sources,
-        bwlimit_bps,
+        options: transfer.options,
     };
     await_welcome(now, Role::Unknown, asked, Some(send))
 }

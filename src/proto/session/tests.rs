@@ -12,8 +12,8 @@ use crate::proto::wire::{
     self, Hello, Item, ListItem, VERSION, Verdict, VerdictKind, Welcome, WireRequest,
 };
 use crate::proto::{
-    CancelReason, DiskDone, DiskError, DiskOp, EntryErrorCode, EntryResult, Event, Kind, Listed,
-    Meta, Mtime, Output,
+    CancelReason, DiskDone, DiskError, DiskOp, EntryErrorCode, EntryResult, Event, Kind, Lasting,
+    Listed, Meta, Mtime, Output,
 };
 
 const BOTH: Grant = Grant {
@@ -97,6 +97,9 @@ fn meta(kind: Kind) -> Meta {
         size_bytes: 0,
         inode: 1,
         device: 0,
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
     }
 }
 
@@ -122,6 +125,7 @@ fn a_server_sends_what_was_asked_for_and_no_more() {
                 size_bytes: 0,
                 source_tag: 0,
                 device: None,
+                is_unsized: false,
                 link: None,
             })
         });
@@ -281,7 +285,11 @@ fn rights_are_checked() {
                 read: false,
                 write: true,
             },
-            WireRequest::Pull { sources: vec![] },
+            WireRequest::Pull {
+                sources: vec![],
+                follow_named: false,
+                no_growing: false,
+            },
         ),
         (
             Grant {

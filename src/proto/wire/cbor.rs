@@ -8,7 +8,9 @@ use minicbor::{Decode, Encode};
 
 use super::{BenchMode, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES, WireError};
 use crate::ids::{EntryId, NAME_MAX_BYTES, PATH_MAX_BYTES};
-use crate::proto::{CancelReason, EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
+use crate::proto::{
+    CancelReason, EntryError, EntryErrorCode, Kind, Lasting, Meta, Mtime, SessionErrorCode,
+};
 
 /// Where `minicbor` writes: the end of a growing buffer.
 pub struct Sink<'a>(pub &'a mut BytesMut);
@@ -458,6 +460,9 @@ impl<'b, C> Decode<'b, C> for Meta {
             size_bytes,
             inode,
             device: 0,
+            lasting: Lasting::Inode,
+            links: 1,
+            is_sized: true,
         })
     }
 }

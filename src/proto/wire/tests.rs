@@ -7,7 +7,9 @@ use super::*;
 use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errno::ENOSPC;
-use crate::proto::{CancelReason, EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
+use crate::proto::{
+    CancelReason, EntryError, EntryErrorCode, Kind, Lasting, Meta, Mtime, SessionErrorCode,
+};
 
 fn error(text: &str) -> EntryError {
     EntryError {
@@ -31,6 +33,7 @@ fn entry(name: &[u8], link: Option<&[u8]>) -> Item {
         size_bytes: MAX_FILE_BYTES,
         source_tag: u64::MAX,
         device: None,
+        is_unsized: false,
         link: link.map(Bytes::copy_from_slice),
     })
 }
@@ -53,6 +56,9 @@ fn list_item() -> ListItem {
         size_bytes: MAX_FILE_BYTES,
         inode: u64::MAX,
         device: 0,
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
     };
     ListItem {
         name: Bytes::from_static(b"x"),
@@ -77,6 +83,8 @@ fn requests() -> Vec<WireRequest> {
         },
         WireRequest::Pull {
             sources: vec![path.clone(), Bytes::new()],
+            follow_named: false,
+            no_growing: false,
         },
         WireRequest::List { path },
         WireRequest::Bench {
@@ -103,6 +111,26 @@ fn every_message() -> Vec<Message> {
     all
 }
 
+fn cancel(reason: CancelReason) -> Message {
+    Message::Cancel { reason }
+}
+
+fn root(has_grown: bool) -> Message {
+    Message::Root {
+        entry: EntryId(9),
+        digest: [7; 32],
+        has_grown,
+    }
+}
+
+fn end() -> Message {
+    Message::End {
+        entry: EntryId(9),
+        size_bytes: MAX_FILE_BYTES,
+        digest: [8; 32],
+    }
+}
+
 fn messages_after_hello() -> Vec<Message> {
     let path = Bytes::from_static(b"dir/\xff\n");
     vec![
@@ -116,10 +144,8 @@ fn messages_after_hello() -> Vec<Message> {
             Item::EndDirectory { id: EntryId(3) },
         ]),
         Message::ManifestEnd { entries: u64::MAX },
-        Message::Root {
-            entry: EntryId(9),
-            digest: [7; 32],
-        },
+        root(true),
+        end(),
         Message::Abort {
             entry: EntryId(1),
             error: error("gone"),
@@ -153,15 +179,9 @@ fn messages_after_hello() -> Vec<Message> {
             code: SessionErrorCode::Busy,
             text: "later".into(),
         },
-        Message::Cancel {
-            reason: CancelReason::User,
-        },
-        Message::Cancel {
-            reason: CancelReason::Ending,
-        },
-        Message::Cancel {
-            reason: CancelReason::Stalled,
-        },
+        cancel(CancelReason::User),
+        cancel(CancelReason::Ending),
+        cancel(CancelReason::Stalled),
         Message::ListAck {},
         Message::BenchEnd { bytes: u64::MAX },
         Message::Echo {

@@ -58,7 +58,7 @@ impl Session {
             unchecked: 0,
         };
         if let Some((asked, bwlimit_bps)) = begin.asks {
-            session.greet(asked, bwlimit_bps);
+            session.greet(asked, bwlimit_bps, false);
             session.close();
         }
         session
@@ -86,7 +86,7 @@ impl Session {
     }
 
     /// Says `Hello`, if what is asked can be said at all.
-    fn greet(&mut self, request: WireRequest, bwlimit_bps: Option<u64>) {
+    fn greet(&mut self, request: WireRequest, bwlimit_bps: Option<u64>, counts: bool) {
         let (paths_fit, few) = match &request {
             WireRequest::Push { target: path, .. } | WireRequest::List { path } => {
                 (path.len() <= PATH_MAX_BYTES, true)
@@ -103,6 +103,7 @@ impl Session {
             entry_window: self.limits.entry_window,
             bwlimit_bps,
             streams: Some(self.limits.parallel.max_concurrent_streams.clamp(1, 255) as u8),
+            counts,
         });
         if paths_fit && few && wire::fits(&message) {
             self.ports.message(&message);
@@ -112,10 +113,7 @@ impl Session {
             true => format!("too many sources for one request (at most {MAX_SOURCES}); split them"),
             false => format!("a path is longer than {PATH_MAX_BYTES} bytes"),
         };
-        self.call_off(SessionError {
-            code: SessionErrorCode::Unsupported,
-            text,
-        });
+        self.call_off(SessionError::told(SessionErrorCode::Unsupported, text));
     }
 
     /// The receiver's target is known.
@@ -126,6 +124,8 @@ impl Session {
         match ask {
             None => self.welcome(),
             Some(Sources { paths, options }) => {
+                let inside = self.role.lands_inside();
+                self.ports.event(Event::Placed { inside });
                 let until = now + WELCOME_TIMEOUT;
                 self.stage = Stage::AwaitWelcome { until, send: None };
                 let asked = WireRequest::Pull {
@@ -133,7 +133,7 @@ impl Session {
                     follow_named: options.follow_named,
                     no_growing: options.no_growing,
                 };
-                self.greet(asked, options.bwlimit_bps);
+                self.greet(asked, options.bwlimit_bps, options.counts);
             }
         }
     }
@@ -143,6 +143,7 @@ impl Session {
         self.ports.message(&Message::Welcome(Welcome {
             version: VERSION,
             entry_window,
+            inside: self.role.lands_inside(),
         }));
         self.ports.event(Event::Started);
     }
@@ -197,10 +198,10 @@ impl Session {
                     metadata,
                     ..TransferOptions::default()
                 };
-                let config = receiver_config(false, target.clone(), options, single, &self.limits);
+                let config = receiver_config(false, target, options, single, &self.limits);
                 let receiver = Receiver::new(now, &mut self.ports, config);
                 self.role = Role::Receive(Box::new(receiver));
-                self.stage = Stage::Placing { target, ask: None };
+                self.stage = Stage::Placing { ask: None };
             }
             WireRequest::Pull { .. } => self.serve_files(now, &hello)?,
             WireRequest::List { path } => {
@@ -236,6 +237,7 @@ impl Session {
         };
         let paths = sources.clone();
         let mut config = self.sender_config(Sources { paths, options }, hello.entry_window)?;
+        config.counts = hello.counts;
         if let Some(streams) = hello.streams {
             let max = &mut config.parallel.max_concurrent_streams;
             *max = (*max).min(usize::from(streams)).max(1);
@@ -269,7 +271,7 @@ impl Session {
     }
 
     fn refuse_with(&mut self, code: SessionErrorCode, text: String) {
-        self.refuse(SessionError { code, text });
+        self.refuse(SessionError::told(code, text));
     }
 
     /// Client: the server accepted.
@@ -287,6 +289,8 @@ impl Session {
             ..
         } = before
         {
+            let inside = welcome.inside;
+            self.ports.event(Event::Placed { inside });
             let config = self.sender_config(sources, welcome.entry_window)?;
             self.role = Role::Send(Box::new(Sender::new(now, config)));
         }
@@ -313,6 +317,7 @@ impl Session {
             bwlimit_bps: options.bwlimit_bps,
             follow_named: options.follow_named,
             no_growing: options.no_growing,
+            counts: false,
         })
     }
 }
@@ -362,14 +367,14 @@ fn begin_pull(
         ..
     } = transfer;
     let single = sources.len() == 1;
-    let mut config = receiver_config(true, target.clone(), options, single, limits);
+    let mut config = receiver_config(true, target, options, single, limits);
     config.expected = Some(sources.iter().map(own_name).collect());
     let ask = Some(Sources {
         paths: sources,
         options,
     });
     SessionStart {
-        stage: Stage::Placing { target, ask },
+        stage: Stage::Placing { ask },
         role: Role::Receive(Box::new(Receiver::new(now, ports, config))),
         asks: None,
     }
@@ -385,6 +390,8 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         follow_named: _,
         no_growing: _,
         bwlimit_bps: _,
+        // The client walks its own sources itself.
+        counts: _,
     } = transfer.options;
     let asked = WireRequest::Push {
         target: transfer.target,
@@ -449,5 +456,6 @@ fn receiver_config(
         lookups: limits.lookups,
         carriage: limits.carriage,
         expected: None,
+        counts: client && options.counts,
     }
 }

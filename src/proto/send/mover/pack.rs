@@ -88,8 +88,8 @@ impl SendMover {
         let is_wanted = self.pack.end(order.entry);
         let result = match result {
             Ok(DiskDone::Small { data, after }) => self.judge_whole(&order, data, &after),
-            Ok(_) => Err(source_changed(self.host)),
-            Err(error) => Err(source_error(self.host, &error)),
+            Ok(_) => Err(source_changed()),
+            Err(error) => Err(source_error(&error)),
         };
         let result = result.map(|(data, has_grown)| {
             let bytes = data.len() as u64;
@@ -121,12 +121,12 @@ impl SendMover {
         match drift {
             // It may be less where a file system says what it does not know.
             Drift::Still => Ok((data, false)),
-            Drift::Grown if self.no_growing => Err(source_grew(self.host)),
+            Drift::Grown if self.no_growing => Err(source_grew()),
             Drift::Grown if data.len() >= size_bytes => {
                 data.truncate(size_bytes);
                 Ok((data, true))
             }
-            Drift::Grown | Drift::Changed => Err(source_changed(self.host)),
+            Drift::Grown | Drift::Changed => Err(source_changed()),
         }
     }
 

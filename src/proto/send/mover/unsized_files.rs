@@ -165,7 +165,7 @@ impl SendMover {
             }
             Ok(DiskDone::Read { data }) => self.emit_stretch(ports, at, data),
             Ok(_) => {
-                let (file, error) = (job.order.file, source_changed(self.host));
+                let (file, error) = (job.order.file, source_changed());
                 self.reports.push_back(SendReport::Failed { file, error });
                 self.end_unsized(at);
             }
@@ -195,7 +195,7 @@ impl SendMover {
 
     fn fail_unsized(&mut self, at: usize, error: &DiskError) {
         let file = self.unsized_files.all[at].order.file;
-        let error = source_error(self.host, error);
+        let error = source_error(error);
         self.reports.push_back(SendReport::Failed { file, error });
         self.end_unsized(at);
     }

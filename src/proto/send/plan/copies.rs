@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use super::{SendPlan, SendPlanOp, SentState};
 use crate::ids::{EntryId, FileId};
+use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errors::{source_changed, source_error, source_grew};
-use crate::proto::parallel::RateLimit;
+use crate::proto::parallel::TransferRate;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::Drift;
 use crate::proto::send::patience::Patience;
-use crate::proto::{Carriage, CopyStep, DiskDone, DiskError, DiskOp, EntryError};
+use crate::proto::{Carriage, CopyStep, DiskDone, DiskError, DiskOp, EntryError, Event};
 
 #[derive(Debug)]
 pub(super) struct SentCopies {
@@ -128,7 +129,7 @@ impl SendPlan {
     }
 
     /// Goes on with the file being copied, or with the next.
-    pub fn copy_on(&mut self, now: Instant, ports: &mut Ports, rate: &mut RateLimit) {
+    pub fn copy_on(&mut self, now: Instant, ports: &mut Ports, rate: &mut TransferRate) {
         rate.begin_turn();
         let Some(file) = &mut self.copies.current else {
             return self.open_copied(ports);
@@ -200,7 +201,7 @@ impl SendPlan {
             }
             (CopySourceState::GivenUp { in_flight }, _) => *in_flight = false,
             (_, Ok(_)) => {}
-            (_, Err(error)) => self.fail_copied(ports, source_error(self.host, &error)),
+            (_, Err(error)) => self.fail_copied(ports, source_error(&error)),
         }
     }
 
@@ -215,6 +216,10 @@ impl SendPlan {
             let (Some(dir), Some(name)) = (dir.take(), entry.name.clone()) else {
                 continue;
             };
+            if entry.version.size_bytes > SMALL_MAX_BYTES {
+                let path = entry.path();
+                ports.event(Event::Begun { path });
+            }
             entry.state = SentState::Copied;
             self.copies.last_file = self.copies.last_file.wrapping_add(1);
             let file = FileId(self.copies.last_file);
@@ -252,7 +257,7 @@ impl SendPlan {
             Err(error) => {
                 self.copies.current = None;
                 if !given_up {
-                    self.abort(ports, id, source_error(self.host, &error));
+                    self.abort(ports, id, source_error(&error));
                 }
             }
             Ok(_) if given_up => file.state = CopySourceState::GivenUp { in_flight: false },
@@ -284,7 +289,7 @@ impl SendPlan {
         let (id, copied_bytes) = (file.entry, file.copied_bytes);
         let judged = match result {
             Ok(found) => self.judge_copied(id, &found),
-            Err(error) => Err(source_error(self.host, &error)),
+            Err(error) => Err(source_error(&error)),
         };
         if let Err(error) = judged {
             return self.fail_copied(ports, error);
@@ -297,7 +302,7 @@ impl SendPlan {
         let announced = self.entries.get(&id).map(|entry| entry.version.size_bytes);
         // What it has now came after it was shorter.
         if has_grown && announced.is_some_and(|announced| copied_bytes < announced) {
-            return self.fail_copied(ports, source_changed(self.host));
+            return self.fail_copied(ports, source_changed());
         }
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.state = SentState::Emitted;
@@ -323,14 +328,14 @@ impl SendPlan {
         };
         match drift {
             Drift::Still => Ok(()),
-            Drift::Grown if self.no_growing => Err(source_grew(self.host)),
+            Drift::Grown if self.no_growing => Err(source_grew()),
             Drift::Grown => {
                 if let Some(file) = &mut self.copies.current {
                     file.has_grown = true;
                 }
                 Ok(())
             }
-            Drift::Changed => Err(source_changed(self.host)),
+            Drift::Changed => Err(source_changed()),
         }
     }
 

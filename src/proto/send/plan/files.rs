@@ -13,7 +13,7 @@ use crate::proto::integrity::{Digest, Tree};
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{ChunkOrder, Drift, SendCommand, StretchOrder};
 use crate::proto::wire::Message;
-use crate::proto::{DiskDone, DiskError, DiskOp, EntryError};
+use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, Event};
 
 /// Files open at a time: enough that opening and checking one hides behind the others.
 const OPEN_FILES: usize = 8;
@@ -143,6 +143,10 @@ impl SendPlan {
             };
             let resume = resume.take();
             let size_bytes = entry.version.size_bytes;
+            if self.client {
+                let path = entry.path();
+                ports.event(Event::Begun { path });
+            }
             if resume.is_some() {
                 self.files.resumed_chunks -= u64::from(chunk_count(size_bytes));
             }
@@ -185,7 +189,7 @@ impl SendPlan {
             Err(error) => {
                 let file = self.files.open.remove(at);
                 if !given_up {
-                    self.abort(ports, file.entry, source_error(self.host, &error));
+                    self.abort(ports, file.entry, source_error(&error));
                 }
             }
             Ok(_) if given_up => self.settle_file(ports, at),
@@ -220,12 +224,12 @@ impl SendPlan {
         };
         match drift {
             Drift::Still => Ok(()),
-            Drift::Grown if self.no_growing => Err(source_grew(self.host)),
+            Drift::Grown if self.no_growing => Err(source_grew()),
             Drift::Grown => {
                 file.has_grown = true;
                 Ok(())
             }
-            Drift::Changed => Err(source_changed(self.host)),
+            Drift::Changed => Err(source_changed()),
         }
     }
 
@@ -355,7 +359,7 @@ impl SendPlan {
         let id = file.entry;
         let judged = match result {
             Ok(done) => self.judge_file(at, &done),
-            Err(error) => Err(source_error(self.host, &error)),
+            Err(error) => Err(source_error(&error)),
         };
         if let Err(error) = judged {
             return self.fail_file(ports, at, error);

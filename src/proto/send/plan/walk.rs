@@ -33,7 +33,7 @@ const HELD_DIRS: usize = 256;
 pub(super) struct Walk {
     sources: Vec<Bytes>,
     /// A source that is a symlink is what it leads to.
-    follow_named: bool,
+    pub(super) follow_named: bool,
     next_source: usize,
     resolving: bool,
     stack: Vec<Frame>,
@@ -74,6 +74,10 @@ impl Walk {
             resolving: false,
             stack: Vec::new(),
         }
+    }
+
+    pub(super) fn source(&self, number: usize) -> Option<Bytes> {
+        self.sources.get(number).cloned()
     }
 
     #[cfg(test)]
@@ -166,11 +170,16 @@ impl SendPlan {
         true
     }
 
+    pub(super) fn next_dir_id(&mut self) -> DirId {
+        self.dirs.last = self.dirs.last.wrapping_add(1);
+        DirId(self.dirs.last)
+    }
+
     /// A directory slot with one user.
     fn new_dir(&mut self, path: Bytes, path_bytes: usize, depth: usize) -> usize {
-        self.dirs.last = self.dirs.last.wrapping_add(1);
+        let id = self.next_dir_id();
         self.dirs.open.insert(SourceDir {
-            id: DirId(self.dirs.last),
+            id,
             open: false,
             users: 1,
             path,
@@ -209,7 +218,7 @@ impl SendPlan {
             Err(error) => {
                 self.release_dir(ports, dir);
                 let path = self.walk.sources[source].clone();
-                let error = source_error(self.host, &error);
+                let error = source_error(&error);
                 self.note_error(ports, path, error);
             }
         }
@@ -264,7 +273,7 @@ impl SendPlan {
         let frame = &mut self.walk.stack[at];
         frame.listing = Listing::End;
         let entry = frame.entry;
-        let error = source_error(self.host, error);
+        let error = source_error(error);
         self.tell(ports, &Message::Abort { entry, error });
     }
 
@@ -310,11 +319,11 @@ impl SendPlan {
                 },
             ),
             (Err(why), _) => {
-                let error = unsendable(self.host, &why.to_string());
+                let error = unsendable(&why.to_string());
                 self.note_error(ports, path(self), error);
             }
             (_, Err(error)) => {
-                let error = source_error(self.host, &error);
+                let error = source_error(&error);
                 self.note_error(ports, path(self), error);
             }
         }
@@ -343,7 +352,7 @@ impl SendPlan {
             _ => refusal(&meta, link.as_ref(), path_bytes, at.depth),
         };
         if let Some(why) = refusal {
-            let (path, error) = (join(&at.path, &name_bytes), unsendable(self.host, why));
+            let (path, error) = (join(&at.path, &name_bytes), unsendable(why));
             self.note_error(ports, path, error);
             return;
         }
@@ -403,7 +412,7 @@ impl SendPlan {
     /// A special file: in a tree a warning, while what was asked for by name is not left out so.
     fn leave_out(&mut self, ports: &mut Ports, parent: EntryId, path: Bytes) {
         match parent {
-            EntryId(0) => self.note_error(ports, path, special_source(self.host)),
+            EntryId(0) => self.note_error(ports, path, special_source(self.client)),
             _ => self.note_warning(ports, path, SPECIAL_SKIPPED.into()),
         }
     }

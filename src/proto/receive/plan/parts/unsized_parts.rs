@@ -63,7 +63,7 @@ impl ReceivePlan {
         };
         match chain.digest(size_bytes) {
             Some(digest) if digest == root => self.commit_part(ports, at),
-            Some(_) => self.fail_part(ports, at, corrupted(self.host), false),
+            Some(_) => self.fail_part(ports, at, corrupted(), false),
             None => {}
         }
     }

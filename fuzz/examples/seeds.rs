@@ -14,8 +14,8 @@ use landro::proto::wire::{
     RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
 };
 use landro::proto::{
-    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError,
-    SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime,
+    SessionError, SessionErrorCode,
 };
 use landro::quic::Identity;
 use landro_sys::fuzzing::control_part;
@@ -187,8 +187,7 @@ fn requests() -> [Message; 4] {
     [
         hello(push),
         hello(WireRequest::Pull {
-            sources: vec![target.clone(), Bytes::from_static(b"/")],
-        }),
+            sources: vec![target.clone(), Bytes::from_static(b"/")], follow_named: false, no_growing: false }),
         hello(WireRequest::List { path: target }),
         hello(WireRequest::Bench {
             mode: BenchMode::Echo,
@@ -243,8 +242,7 @@ fn of_senders() -> [Message; 6] {
         Message::ManifestEnd { entries: 3 },
         Message::Root {
             entry: entry_id,
-            digest: [5; 32],
-        },
+            digest: [5; 32], has_grown: false },
         Message::Abort {
             entry: entry_id,
             error: error(),
@@ -268,6 +266,9 @@ fn of_receivers() -> [Message; 7] {
         size_bytes: 5,
         inode: 3,
         device: 0,
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
     };
     let row = ListItem {
         name: Bytes::from_static(b"a/b"),

@@ -294,6 +294,7 @@ impl<'a> World<'a> {
             size_bytes,
             source_tag: 3,
             device: None,
+            is_unsized: false,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"to")),
         };
         self.say(&Message::Entries(vec![Item::Entry(entry)]));

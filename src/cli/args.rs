@@ -127,6 +127,14 @@ pub struct CpArgs {
     /// where your links lead
     #[arg(long)]
     pub keep_dirlinks: bool,
+    /// Copies a symlink among the sources as a symlink, as -a does; otherwise a source is what it
+    /// leads to. Symlinks below the sources are always copied as symlinks
+    #[arg(long, short = 'P')]
+    pub no_dereference: bool,
+    /// Fails a file that grows while it is read (a log, the image of a running machine); otherwise
+    /// what it held at first is copied, and said in a warning
+    #[arg(long)]
+    pub no_growing: bool,
     /// Gives directories that are there already the modes of their sources, too; new ones, and
     /// files, get them in any case
     #[arg(long, short, conflicts_with = "no_perms")]

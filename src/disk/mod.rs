@@ -7,6 +7,7 @@
 //! every metadata operation to an io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel), which
 //! costs more than the call itself.
 
+mod behind;
 #[cfg(test)]
 mod conformance;
 mod descriptors;
@@ -14,6 +15,7 @@ mod dirlinks;
 mod durable;
 mod full;
 mod local;
+mod named;
 mod names;
 mod part;
 mod publish;
@@ -22,6 +24,7 @@ mod sink;
 mod source;
 mod space;
 mod spelling;
+mod systems;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -395,6 +398,8 @@ async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> 
         | DiskOp::ReadSmall { .. }
         | DiskOp::OpenRead { .. }
         | DiskOp::Read { .. }
+        | DiskOp::AwaitInput { .. }
+        | DiskOp::ReadOn { .. }
         | DiskOp::Stat { .. }
         | DiskOp::CloseRead { .. }) => run_for_sender(files, cmd).await,
         cmd @ (DiskOp::OpenPart { .. }
@@ -420,7 +425,10 @@ async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> 
 /// Finding, listing and reading sources.
 async fn run_for_sender(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
-        DiskOp::ResolveSource { path, dir } => source::resolve(files, &path, dir).await,
+        DiskOp::ResolveSource { path, follow, dir } => {
+            let path = &path;
+            named::resolve(files, &named::SourceAsked { path, follow, dir }).await
+        }
         DiskOp::OpenDir { parent, name, dir } => {
             source::open_dir(files, parent, name.as_ref(), dir).await
         }
@@ -436,6 +444,8 @@ async fn run_for_sender(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             offset,
             len_bytes,
         } => source::read(files, file, offset, len_bytes).await,
+        DiskOp::AwaitInput { file } => named::await_input(files, file).await,
+        DiskOp::ReadOn { file, len_bytes } => named::read_on(files, file, len_bytes).await,
         DiskOp::Stat { file } => source::stat(files, file).await,
         DiskOp::CloseRead { file } => {
             files.space.forget_file(file);

@@ -8,15 +8,17 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use landro_sys::file::flags;
-use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool, Statx};
+use landro_sys::{Buffer, FileDone, FileOp, Pool, Statx};
 
-use super::names::{c_string, refuse_reserved};
+use super::names::c_string;
 use super::space::{Base, DirPlace, OpenFile};
+use super::systems::Keeps;
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name, is_reserved_path};
-use crate::proto::errno::{EACCES, EBADF, ELOOP, ENAMETOOLONG};
-use crate::proto::{Kind, Listed, Meta, Mtime};
+use crate::proto::errno::{EACCES, EBADF, ELOOP};
+use crate::proto::{Kind, Lasting, Listed, Meta, Mtime};
 
+/// As far as it is the same on every file system.
 pub fn meta_of(stat: &Statx) -> Meta {
     let kind = match stat.kind {
         landro_sys::FileKind::File => Kind::File,
@@ -34,6 +36,19 @@ pub fn meta_of(stat: &Statx) -> Meta {
         size_bytes: stat.size,
         inode: stat.ino,
         device: stat.dev,
+        lasting: Lasting::Nothing,
+        links: stat.nlink,
+        is_sized: true,
+    }
+}
+
+/// With what its file system keeps of it.
+pub fn source_meta(stat: &Statx, keeps: Keeps) -> Meta {
+    let meta = meta_of(stat);
+    Meta {
+        lasting: keeps.lasting(stat),
+        is_sized: meta.kind != Kind::File || keeps.is_sized(meta.size_bytes),
+        ..meta
     }
 }
 
@@ -90,10 +105,20 @@ impl Files {
         }
         let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
         let fd = self.open_directory(Some(root), below, resolve).await?;
-        let (root, led_to) = (self.real_path(root).await?, self.real_path(&fd).await?);
+        self.refuse_led_astray(root, &fd).await?;
+        Ok(fd)
+    }
+
+    /// Holds where symlinks led against the names of unfinished files.
+    pub(super) async fn refuse_led_astray(
+        &self,
+        root: &Arc<OwnedFd>,
+        fd: &Arc<OwnedFd>,
+    ) -> Result<(), DiskError> {
+        let (root, led_to) = (self.real_path(root).await?, self.real_path(fd).await?);
         match led_to.strip_prefix(&root[..]) {
             Some(below) if is_reserved_path(below) => Err(DiskError::RESERVED_NAME),
-            _ => Ok(fd),
+            _ => Ok(()),
         }
     }
 
@@ -111,13 +136,18 @@ impl Files {
     }
 
     pub(super) async fn lstat(&self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<Meta, DiskError> {
+        Ok(meta_of(&self.lstatx(dir, name).await?))
+    }
+
+    /// The same, as the kernel tells it.
+    pub(super) async fn lstatx(&self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<Statx, DiskError> {
         let op = FileOp::Statx {
             dir: Some(dir.clone()),
             path: c_string(name)?,
             flags: flags::AT_SYMLINK_NOFOLLOW,
         };
         match self.call("statx", op).await? {
-            FileDone::Stat(stat) => Ok(meta_of(&stat)),
+            FileDone::Stat(stat) => Ok(stat),
             other => unreachable!("statx answered {other:?}"),
         }
     }
@@ -173,14 +203,25 @@ impl Files {
         }
     }
 
+    /// A name of a directory, with a symlink's target.
+    pub(super) async fn described(
+        &self,
+        dir: &Arc<OwnedFd>,
+        name: &[u8],
+        stat: &Statx,
+    ) -> Result<(Meta, Option<Bytes>), DiskError> {
+        let meta = source_meta(stat, self.keeps_of_name(dir, name, stat).await?);
+        let link = match meta.kind {
+            Kind::Symlink => Some(self.readlink(dir, name).await?),
+            Kind::File | Kind::Directory | Kind::Special => None,
+        };
+        Ok((meta, link))
+    }
+
     async fn look_at(&self, dir: Arc<OwnedFd>, name: Bytes) -> Listed {
         let found = async {
-            let meta = self.lstat(&dir, &name).await?;
-            let link = match meta.kind {
-                Kind::Symlink => Some(self.readlink(&dir, &name).await?),
-                Kind::File | Kind::Directory | Kind::Special => None,
-            };
-            Ok((meta, link))
+            let stat = self.lstatx(&dir, &name).await?;
+            self.described(&dir, &name, &stat).await
         };
         let found = found.await;
         Listed { name, found }
@@ -193,80 +234,15 @@ pub fn relative(path: &[u8]) -> &[u8] {
     &path[start..]
 }
 
-pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone, DiskError> {
-    refuse_reserved(path)?;
-    let path = match files.space.base() {
-        Base::Served(_) => relative(path),
-        Base::Local => path,
-    };
-    let (parent, name, trailing_slash) = split_path(path);
-    let fd = files.open_asked(parent).await?;
-    // Held as long as the source is. One a session has in any case; it is the peer's affair when it
-    // lets go of it.
-    if files.space.has_directories() {
-        files.space.allowance.keep(&fd)?;
-    }
-    files.learn_file_system(&fd).await?;
-    let place = DirPlace::held(fd.clone(), Vec::new());
-    let Some(name) = name else {
-        let meta = meta_of(&files.fstat(&fd).await?);
-        files.space.add_dir(dir, place, fd);
-        return Ok(DiskDone::Source {
-            name: None,
-            meta,
-            link: None,
-            in_place: files.space.in_memory(),
-        });
-    };
-    let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError {
-        call: "path",
-        errno: ENAMETOOLONG,
-    })?;
-    let mut listed = files.look_at(fd.clone(), name.bytes()).await;
-    if trailing_slash
-        && matches!(
-            listed.found,
-            Ok((
-                Meta {
-                    kind: Kind::Symlink,
-                    ..
-                },
-                _
-            ))
-        )
-    {
-        // As with cp and rsync, `link/` means the directory behind the link.
-        let behind = files.open_asked(path).await?;
-        listed.found = Ok((meta_of(&files.fstat(&behind).await?), None));
-        files
-            .space
-            .followed
-            .replace(Some((dir, name.clone(), behind)));
-    }
-    let (meta, link) = listed.found?;
-    // Only now: of a source that failed, nothing is closed.
-    files.space.add_dir(dir, place, fd);
-    Ok(DiskDone::Source {
-        name: Some(name),
-        meta,
-        link,
-        in_place: files.space.in_memory(),
-    })
-}
-
 pub async fn open_dir(
     files: &Files,
     parent: DirId,
     name: Option<&Name>,
     dir: DirId,
 ) -> Result<DiskDone, DiskError> {
-    let behind = files
-        .space
-        .followed
-        .borrow_mut()
-        .take_if(|(d, n, _)| *d == parent && Some(&*n) == name);
+    let behind = files.named_directory(parent, name);
     let (place, fd) = match (behind, name) {
-        (Some((_, _, fd)), _) => (DirPlace::held(fd.clone(), Vec::new()), fd),
+        (Some(fd), _) => (DirPlace::held(fd.clone(), Vec::new()), fd),
         (None, Some(name)) => {
             let place = files.space.child(parent, name.as_bytes())?;
             let fd = files.open_place(&place).await?;
@@ -326,8 +302,7 @@ pub async fn read_small(
     name: &Name,
     max_bytes: usize,
 ) -> Result<DiskDone, DiskError> {
-    let fd = files.dir(dir).await?;
-    let file = files.open(Some(&fd), name.as_bytes(), read_how()).await?;
+    let file = files.open_source(dir, name).await?;
     // Small files share a buffer: the next one is read behind the last.
     let shared = files
         .space
@@ -346,7 +321,7 @@ pub async fn read_small(
             .read(&file, filled as u64, buffer, max_bytes - filled)
             .await?;
         filled += bytes;
-        let meta = meta_of(&files.fstat(&file).await?);
+        let meta = files.opened_meta(&file).await?;
         if bytes == 0 || filled >= max_bytes || filled as u64 >= meta.size_bytes {
             break meta;
         }
@@ -362,25 +337,15 @@ pub async fn read_small(
     Ok(DiskDone::Small { data, after })
 }
 
-/// Never through a symlink, and never blocking on a FIFO that took the file's place.
-fn read_how() -> OpenHow {
-    OpenHow {
-        flags: flags::O_RDONLY | flags::O_NOFOLLOW | flags::O_NONBLOCK,
-        mode: 0,
-        resolve: 0,
-    }
-}
-
 pub async fn open_read(
     files: &Files,
     dir: DirId,
     name: &Name,
     file: FileId,
 ) -> Result<DiskDone, DiskError> {
-    let fd = files.dir(dir).await?;
-    let open = files.open(Some(&fd), name.as_bytes(), read_how()).await?;
+    let open = files.open_source(dir, name).await?;
     files.space.allowance.keep(&open)?;
-    let meta = meta_of(&files.fstat(&open).await?);
+    let meta = files.opened_meta(&open).await?;
     files.space.add_file(file, OpenFile::Source(open));
     Ok(DiskDone::Meta(meta))
 }
@@ -419,7 +384,7 @@ pub async fn stat_dir(files: &Files, dir: DirId) -> Result<DiskDone, DiskError> 
 
 pub async fn stat(files: &Files, file: FileId) -> Result<DiskDone, DiskError> {
     match files.space.file(file)? {
-        OpenFile::Source(fd) => Ok(DiskDone::Meta(meta_of(&files.fstat(&fd).await?))),
+        OpenFile::Source(fd) => Ok(DiskDone::Meta(files.opened_meta(&fd).await?)),
         OpenFile::Part(part) => Ok(DiskDone::Meta(meta_of(&files.fstat(&part.data).await?))),
     }
 }

@@ -10,10 +10,12 @@ use std::sync::atomic::AtomicUsize;
 use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow};
 
+use super::behind::NamedSource;
 use super::descriptors::Allowance;
 use super::durable::Footing;
 use super::names::c_string;
 use super::spelling::DirNames;
+use super::systems::Systems;
 use super::{DiskError, Files};
 use crate::ids::{DirId, FileId, Name, PATH_MAX_BYTES};
 use crate::proto::errno::{EACCES, EBADF, ENAMETOOLONG};
@@ -55,9 +57,10 @@ pub struct Space {
     pub(super) pinned: Arc<AtomicUsize>,
     /// The file system of the target has no O_TMPFILE (NFS, FUSE, FAT): use named temporary files.
     pub(super) no_tmpfile: Cell<bool>,
-    /// A source typed with a trailing slash, whose final symlink is followed, and the directory
-    /// behind it.
-    pub(super) followed: RefCell<Option<(DirId, Name, Arc<OwnedFd>)>>,
+    /// Sources that are not what their names are, by the directory each was resolved to.
+    named: RefCell<HashMap<DirId, NamedSource>>,
+    /// What the file systems that were come across keep.
+    pub(super) systems: Systems,
     /// Where the sources land.
     target: Cell<Option<DirId>>,
     /// What the one source is written into.
@@ -200,7 +203,8 @@ impl Space {
             small_reads: RefCell::default(),
             pinned: Arc::default(),
             no_tmpfile: Cell::new(false),
-            followed: RefCell::default(),
+            named: RefCell::default(),
+            systems: Systems::default(),
             target: Cell::default(),
             sink: RefCell::default(),
             beside: None,
@@ -263,8 +267,22 @@ impl Space {
     pub fn forget_dir(&self, dir: DirId) {
         self.dirs.borrow_mut().remove(&dir);
         self.footings.borrow_mut().remove(&dir);
+        self.named.borrow_mut().remove(&dir);
         self.names.borrow_mut().remove(&dir);
         self.modes.borrow_mut().remove(&dir);
+    }
+
+    pub fn add_named(&self, dir: DirId, source: Option<NamedSource>) {
+        if let Some(source) = source {
+            self.named.borrow_mut().insert(dir, source);
+        }
+    }
+
+    /// What a source is that was resolved to this directory and name, if it is not what the name
+    /// is.
+    pub fn named(&self, dir: DirId, name: &Name) -> Option<NamedSource> {
+        let named = self.named.borrow();
+        named.get(&dir).filter(|named| named.is_of(name)).cloned()
     }
 
     pub fn with_names<T>(&self, dir: DirId, see: impl FnOnce(Option<&mut DirNames>) -> T) -> T {

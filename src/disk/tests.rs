@@ -492,6 +492,7 @@ fn a_source_swapped_for_a_link_is_not_followed() {
         .done(DiskOp::ResolveSource {
             path,
             dir: DirId(1),
+            follow: false,
         })
         .unwrap();
     let open = |parent, name: &'static str, number| {

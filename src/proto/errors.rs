@@ -243,6 +243,36 @@ pub fn source_changed() -> EntryError {
     )
 }
 
+/// A source that grows, which was not to be copied as it was.
+pub fn source_grew() -> EntryError {
+    EntryError::told(
+        EntryErrorCode::Source,
+        EntryPlace::Source,
+        "grew while it was read".to_owned(),
+        "copy it when nobody writes, or without --no-growing as it was at first",
+    )
+}
+
+/// A socket, or on a daemon a pipe or device, that was asked for by name.
+pub fn special_source(is_own: bool) -> EntryError {
+    let (why, advice) = match is_own {
+        true => (
+            "is a socket, which cannot be read",
+            "name files, directories, symlinks or pipes",
+        ),
+        false => (
+            "is a pipe, a device or a socket, which a daemon does not read",
+            "read it into a file over there",
+        ),
+    };
+    EntryError::told(
+        EntryErrorCode::Source,
+        EntryPlace::Source,
+        why.to_owned(),
+        advice,
+    )
+}
+
 /// A destination that could not be written.
 pub fn destination_error(error: &DiskError) -> EntryError {
     let code = match error.errno {

@@ -44,6 +44,7 @@ pub mod send;
 pub mod session;
 #[cfg(test)]
 pub(crate) mod sim;
+pub mod stretches;
 pub mod wire;
 
 use std::time::Duration;
@@ -52,8 +53,8 @@ use bytes::{Buf, Bytes};
 
 use crate::ids::{EntryId, FileId, OpId, StreamKey};
 pub use fs::{
-    Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Listed,
-    Meta, Mtime, ObjectId, TimeLapse,
+    Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Lasting,
+    Listed, Meta, Mtime, ObjectId, TimeLapse,
 };
 
 /// What the world tells a session. Data is `Bytes`: cheap slices of the worker's pool buffers,

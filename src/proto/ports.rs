@@ -162,6 +162,35 @@ fn owner_bit(owner: OpOwner) -> u32 {
     }
 }
 
+/// Files that grew while they were read, of which the client's side tells once.
+#[derive(Debug, Default)]
+pub struct GrownFiles {
+    files: u64,
+    first: Bytes,
+}
+
+impl GrownFiles {
+    pub fn note(&mut self, path: impl FnOnce() -> Bytes) {
+        self.files += 1;
+        if self.files == 1 {
+            self.first = path();
+        }
+    }
+
+    pub fn tell(&self, ports: &mut Ports) {
+        let text = match self.files {
+            0 => return,
+            1 => "grew while it was read; what it held at first was copied".into(),
+            files => format!(
+                "this and {} more files grew while they were read; what each held at first was copied",
+                files - 1
+            ),
+        };
+        let path = self.first.clone();
+        ports.event(Event::Warning { path, text });
+    }
+}
+
 /// How much was announced so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Announced {
@@ -201,14 +230,15 @@ impl ProgressTeller {
         }
     }
 
-    /// The manifest so far.
-    pub fn announced(&mut self, now: Instant, ports: &mut Ports, announced: Announced) {
+    /// The manifest so far. `last`: nothing follows; unsized files add to it until then.
+    pub fn announced(&mut self, now: Instant, ports: &mut Ports, announced: Announced, last: bool) {
         let Announced {
             files,
             bytes,
             complete,
         } = announced;
-        let due = complete || now.saturating_duration_since(self.announced_at) >= REPORT_EVERY;
+        let is_end = complete && (last || !self.announced.complete);
+        let due = is_end || now.saturating_duration_since(self.announced_at) >= REPORT_EVERY;
         if due && self.announced != announced {
             (self.announced_at, self.announced) = (now, announced);
             ports.event(Event::Announced {

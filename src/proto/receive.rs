@@ -170,6 +170,7 @@ impl Receiver {
     /// Everything is resolved: tells the last progress.
     pub fn complete(&mut self, now: Instant, ports: &mut Ports) -> Totals {
         self.report(now, ports, true);
+        self.plan.tell_grown(ports);
         self.plan.tell_lapses(ports);
         self.plan.totals()
     }
@@ -186,7 +187,8 @@ impl Receiver {
         let received_bytes = self.received_bytes();
         self.plan.count_received(received_bytes);
         self.reporter.progress(now, ports, received_bytes, last);
-        self.reporter.announced(now, ports, self.plan.announced());
+        let announced = self.plan.announced();
+        self.reporter.announced(now, ports, announced, last);
     }
 
     /// Sends the verdicts held back to go together.

@@ -98,6 +98,10 @@ pub struct TransferOptions {
     pub fsync: bool,
     /// The user's own symlinks to directories are taken for directories.
     pub keep_dirlinks: bool,
+    /// A source that is a symlink is what it leads to.
+    pub follow_named: bool,
+    /// A file that grows while it is read fails; else what it held at first is copied.
+    pub no_growing: bool,
     pub metadata: MetadataOptions,
     /// Bits per second that the sender keeps below.
     pub bwlimit_bps: Option<u64>,
@@ -184,8 +188,7 @@ enum Stage {
 /// What is to be sent, by whom ever.
 struct Sources {
     paths: Vec<Bytes>,
-    bwlimit_bps: Option<u64>,
-    counts: bool,
+    options: TransferOptions,
 }
 
 /// Whether and how a session ends.

@@ -78,6 +78,14 @@ pub enum FileOp {
         buffer: Buffer,
         len: usize,
     },
+    /// read(2): the same from where the last one of this open file ended, as pipes and files that
+    /// only know a next byte are read. A file opened with O_NONBLOCK answers EAGAIN where it would
+    /// wait.
+    ReadOn {
+        file: Arc<OwnedFd>,
+        buffer: Buffer,
+        len: usize,
+    },
     /// pwrite(2) → [`FileDone::Written`], which may be short.
     Write {
         file: Arc<OwnedFd>,
@@ -289,6 +297,8 @@ pub struct Statx {
     pub mtime_s: i64,
     /// Modification time, nanoseconds of the second.
     pub mtime_ns: u32,
+    /// When the inode last changed, as seconds and nanoseconds.
+    pub ctime: (i64, u32),
     /// When the inode was made, as seconds and nanoseconds; None where the file system does not
     /// tell.
     pub btime: Option<(i64, u32)>,
@@ -304,11 +314,19 @@ pub struct Statx {
     pub mount: Option<u64>,
 }
 
+impl Statx {
+    /// Whether it is a socket, the one special file that open(2) refuses.
+    pub fn is_socket(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFSOCK
+    }
+}
+
 /// What statx is asked for.
 pub(crate) const STATX_MASK: u32 = libc::STATX_TYPE
     | libc::STATX_MODE
     | libc::STATX_SIZE
     | libc::STATX_MTIME
+    | libc::STATX_CTIME
     | libc::STATX_BTIME
     | libc::STATX_INO
     | libc::STATX_NLINK
@@ -327,6 +345,7 @@ impl From<&libc::statx> for Statx {
             size: raw.stx_size,
             mtime_s: raw.stx_mtime.tv_sec,
             mtime_ns: raw.stx_mtime.tv_nsec,
+            ctime: (raw.stx_ctime.tv_sec, raw.stx_ctime.tv_nsec),
             btime: (raw.stx_mask & libc::STATX_BTIME != 0)
                 .then_some((raw.stx_btime.tv_sec, raw.stx_btime.tv_nsec)),
             ino: raw.stx_ino,

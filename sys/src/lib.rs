@@ -27,6 +27,7 @@ mod memory;
 mod message;
 mod op;
 mod outbox;
+pub mod pipe;
 mod poll;
 mod pool;
 mod receive;

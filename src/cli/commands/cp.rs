@@ -172,6 +172,8 @@ fn transfer(args: &CpArgs, route: &CopyRoute) -> Result<Transfer, CliError> {
             force: args.force,
             fsync: args.fsync,
             keep_dirlinks: args.keep_dirlinks,
+            follow_named: !(args.no_dereference || args.archive),
+            no_growing: args.no_growing,
             metadata: MetadataOptions {
                 no_perms: args.no_perms,
                 no_times: args.no_times,

@@ -40,6 +40,8 @@ impl Imagined {
     pub fn new(rng: &mut Rng) -> Imagined {
         let mut disk = Imaginary::new();
         random_tree(&mut disk, Imaginary::ROOT, SHAPE, rng);
+        // What says that it is empty is on proc, not where this is built.
+        disk.unsized_files.clear();
         Imagined {
             disk,
             handles: Handles::default(),
@@ -294,8 +296,9 @@ fn below(root: &Path, cmd: DiskOp) -> DiskOp {
             dir,
             fsync,
         },
-        DiskOp::ResolveSource { path, dir } => DiskOp::ResolveSource {
+        DiskOp::ResolveSource { path, follow, dir } => DiskOp::ResolveSource {
             path: full(&path),
+            follow,
             dir,
         },
         other => other,

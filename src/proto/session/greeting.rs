@@ -91,7 +91,7 @@ impl Session {
             WireRequest::Push { target: path, .. } | WireRequest::List { path } => {
                 (path.len() <= PATH_MAX_BYTES, true)
             }
-            WireRequest::Pull { sources } => (
+            WireRequest::Pull { sources, .. } => (
                 sources.iter().all(|path| path.len() <= PATH_MAX_BYTES),
                 sources.len() <= MAX_SOURCES,
             ),
@@ -123,16 +123,17 @@ impl Session {
         };
         match ask {
             None => self.welcome(),
-            Some(Sources {
-                paths,
-                bwlimit_bps,
-                counts,
-            }) => {
+            Some(Sources { paths, options }) => {
                 let inside = self.role.lands_inside();
                 self.ports.event(Event::Placed { inside });
                 let until = now + WELCOME_TIMEOUT;
                 self.stage = Stage::AwaitWelcome { until, send: None };
-                self.greet(WireRequest::Pull { sources: paths }, bwlimit_bps, counts);
+                let asked = WireRequest::Pull {
+                    sources: paths,
+                    follow_named: options.follow_named,
+                    no_growing: options.no_growing,
+                };
+                self.greet(asked, options.bwlimit_bps, options.counts);
             }
         }
     }
@@ -195,15 +196,14 @@ impl Session {
                     fsync,
                     keep_dirlinks,
                     metadata,
-                    bwlimit_bps: hello.bwlimit_bps,
-                    counts: false,
+                    ..TransferOptions::default()
                 };
                 let config = receiver_config(false, target, options, single, &self.limits);
                 let receiver = Receiver::new(now, &mut self.ports, config);
                 self.role = Role::Receive(Box::new(receiver));
                 self.stage = Stage::Placing { ask: None };
             }
-            WireRequest::Pull { ref sources } => self.serve_files(now, sources.clone(), &hello)?,
+            WireRequest::Pull { .. } => self.serve_files(now, &hello)?,
             WireRequest::List { path } => {
                 self.welcome();
                 let lister = Lister::new(&mut self.ports, path);
@@ -220,13 +220,23 @@ impl Session {
         (self.stage, self.role) = (Stage::Running, role);
     }
 
-    fn serve_files(
-        &mut self,
-        now: Instant,
-        sources: Vec<Bytes>,
-        hello: &Hello,
-    ) -> Result<(), Violation> {
-        let mut config = self.sender_config(sources, hello.entry_window, hello.bwlimit_bps)?;
+    fn serve_files(&mut self, now: Instant, hello: &Hello) -> Result<(), Violation> {
+        let WireRequest::Pull {
+            sources,
+            follow_named,
+            no_growing,
+        } = &hello.request
+        else {
+            return Ok(());
+        };
+        let options = TransferOptions {
+            follow_named: *follow_named,
+            no_growing: *no_growing,
+            bwlimit_bps: hello.bwlimit_bps,
+            ..TransferOptions::default()
+        };
+        let paths = sources.clone();
+        let mut config = self.sender_config(Sources { paths, options }, hello.entry_window)?;
         config.counts = hello.counts;
         if let Some(streams) = hello.streams {
             let max = &mut config.parallel.max_concurrent_streams;
@@ -275,15 +285,13 @@ impl Session {
         self.ports.event(Event::Started);
         let before = std::mem::replace(&mut self.stage, Stage::Running);
         if let Stage::AwaitWelcome {
-            send: Some(Sources {
-                paths, bwlimit_bps, ..
-            }),
+            send: Some(sources),
             ..
         } = before
         {
             let inside = welcome.inside;
             self.ports.event(Event::Placed { inside });
-            let config = self.sender_config(paths, welcome.entry_window, bwlimit_bps)?;
+            let config = self.sender_config(sources, welcome.entry_window)?;
             self.role = Role::Send(Box::new(Sender::new(now, config)));
         }
         if let Role::Bench(bench) = &mut self.role {
@@ -292,25 +300,23 @@ impl Session {
         Ok(())
     }
 
-    fn sender_config(
-        &self,
-        sources: Vec<Bytes>,
-        peer_window: u32,
-        bwlimit_bps: Option<u64>,
-    ) -> Result<SenderConfig, Violation> {
+    fn sender_config(&self, sources: Sources, peer_window: u32) -> Result<SenderConfig, Violation> {
         if peer_window == 0 {
             return violation("an entry window of 0 lets nothing through");
         }
+        let Sources { paths, options } = sources;
         Ok(SenderConfig {
             client: self.client,
-            sources,
+            sources: paths,
             window: peer_window.min(self.limits.entry_window),
             read_ahead_bytes: self.limits.read_ahead_bytes as u64,
             read_ahead_in_place_bytes: self.limits.read_ahead_in_place_bytes as u64,
             carriage: self.limits.carriage,
             lookups: self.limits.lookups,
             parallel: self.limits.parallel.clone(),
-            bwlimit_bps,
+            bwlimit_bps: options.bwlimit_bps,
+            follow_named: options.follow_named,
+            no_growing: options.no_growing,
             counts: false,
         })
     }
@@ -320,7 +326,7 @@ impl Session {
 fn asked(request: &WireRequest) -> Event {
     let (verb, path, more) = match request {
         WireRequest::Push { target, .. } => (Verb::Push, target.clone(), 0),
-        WireRequest::Pull { sources } => {
+        WireRequest::Pull { sources, .. } => {
             let first = sources.first().cloned().unwrap_or_default();
             (Verb::Pull, first, sources.len().saturating_sub(1))
         }
@@ -337,7 +343,9 @@ fn await_welcome(
     asked: WireRequest,
     send: Option<Sources>,
 ) -> SessionStart {
-    let bwlimit_bps = send.as_ref().and_then(|sources| sources.bwlimit_bps);
+    let bwlimit_bps = send
+        .as_ref()
+        .and_then(|sources| sources.options.bwlimit_bps);
     let until = now + WELCOME_TIMEOUT;
     SessionStart {
         stage: Stage::AwaitWelcome { until, send },
@@ -363,8 +371,7 @@ fn begin_pull(
     config.expected = Some(sources.iter().map(own_name).collect());
     let ask = Some(Sources {
         paths: sources,
-        bwlimit_bps: options.bwlimit_bps,
-        counts: options.counts,
+        options,
     });
     SessionStart {
         stage: Stage::Placing { ask },
@@ -380,7 +387,9 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         fsync,
         keep_dirlinks,
         metadata,
-        bwlimit_bps,
+        follow_named: _,
+        no_growing: _,
+        bwlimit_bps: _,
         // The client walks its own sources itself.
         counts: _,
     } = transfer.options;
@@ -397,8 +406,7 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
     };
     let send = Sources {
         paths: transfer.sources,
-        bwlimit_bps,
-        counts: false,
+        options: transfer.options,
     };
     await_welcome(now, Role::Unknown, asked, Some(send))
 }

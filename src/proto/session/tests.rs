@@ -13,7 +13,7 @@ use crate::proto::wire::{
 };
 use crate::proto::{
     CancelReason, DiskDone, DiskError, DiskOp, EntryErrorCode, EntryPlace, EntryResult, Event,
-    Kind, Listed, Meta, Mtime, Output,
+    Kind, Lasting, Listed, Meta, Mtime, Output,
 };
 
 const BOTH: Grant = Grant {
@@ -99,6 +99,9 @@ fn meta(kind: Kind) -> Meta {
         size_bytes: 0,
         inode: 1,
         device: 0,
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
     }
 }
 
@@ -124,6 +127,7 @@ fn a_server_sends_what_was_asked_for_and_no_more() {
                 size_bytes: 0,
                 source_tag: 0,
                 device: None,
+                is_unsized: false,
                 link: None,
             })
         });
@@ -283,7 +287,11 @@ fn rights_are_checked() {
                 read: false,
                 write: true,
             },
-            WireRequest::Pull { sources: vec![] },
+            WireRequest::Pull {
+                sources: vec![],
+                follow_named: false,
+                no_growing: false,
+            },
         ),
         (
             Grant {

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::Rng;
 use super::disk::Disk;
 use super::ops::Handles;
 use super::tree::random_name;
+use super::{Rng, root};
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
 use crate::proto::chunk::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count, chunk_len_bytes};
 use crate::proto::errno::EIO;
@@ -146,7 +146,11 @@ impl Hostile {
                 let sources = (0..self.rng.below(4))
                     .map(|_| Bytes::from_static(self.rng.pick(&sources)))
                     .collect();
-                WireRequest::Pull { sources }
+                WireRequest::Pull {
+                    sources,
+                    follow_named: false,
+                    no_growing: false,
+                }
             }
             Role::SendingServer | Role::ReceivingServer => {
                 return self.say(&Message::Welcome(Welcome {
@@ -353,6 +357,7 @@ impl Hostile {
             size_bytes,
             source_tag: 9,
             device: None,
+            is_unsized: false,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../../etc")),
         }
     }
@@ -383,7 +388,7 @@ impl Hostile {
             let digest = digest_of(&vec![id.0 as u8; size as usize]);
             return match chunk_count(size) {
                 1 => {}
-                _ => self.say(&Message::Root { entry: id, digest }),
+                _ => self.say(&root(id, digest)),
             };
         };
         self.sent.insert((id, chunk));
@@ -513,10 +518,7 @@ impl Hostile {
                 self.say(&Message::ManifestEnd { entries })
             }
             7 => {
-                self.say(&Message::Root {
-                    entry: id,
-                    digest: [0; 32],
-                });
+                self.say(&root(id, [0; 32]));
             }
             8 => self.say(&Message::Abort {
                 entry: id,

@@ -205,6 +205,7 @@ impl Scenario {
             force: self.force,
             strictness,
             changed,
+            named_in: (self.shape != Shape::Renamed).then(|| self.root()),
             found,
         };
         let root = self.root();

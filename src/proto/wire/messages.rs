@@ -33,6 +33,9 @@ pub enum Message {
         entry: EntryId,
         #[cbor(n(1), with = "minicbor::bytes")]
         digest: [u8; 32],
+        /// It grew while it was read: this is what it held as it was announced.
+        #[cbor(n(2), default)]
+        has_grown: bool,
     },
     /// Sender to receiver: the source of this entry failed; nothing more comes of it.
     #[n(5)]
@@ -87,6 +90,17 @@ pub enum Message {
     BenchEnd {
         #[n(0)]
         bytes: u64,
+    },
+    /// Sender to receiver: an unsized file was read to its end. The digest is over those of its
+    /// stretches.
+    #[n(19)]
+    End {
+        #[n(0)]
+        entry: EntryId,
+        #[cbor(n(1), with = "cbor::size")]
+        size_bytes: u64,
+        #[cbor(n(2), with = "minicbor::bytes")]
+        digest: [u8; 32],
     },
     /// Benchmark, client to server: at most [`super::MAX_ECHO_BYTES`] to be sent back.
     #[n(16)]
@@ -180,6 +194,12 @@ pub enum WireRequest {
     Pull {
         #[cbor(n(0), with = "cbor::sources")]
         sources: Vec<Bytes>,
+        /// A source that is a symlink is what it leads to.
+        #[cbor(n(1), default)]
+        follow_named: bool,
+        /// A file that grows while it is read fails.
+        #[cbor(n(2), default)]
+        no_growing: bool,
     },
     /// The server describes this path: a directory's content, or the one thing it is.
     #[n(2)]
@@ -260,6 +280,9 @@ pub struct Entry {
     /// Only within one host: the source's device, which makes its inode number that of one object.
     #[n(9)]
     pub device: Option<u64>,
+    /// Of a file: `size_bytes` says nothing, for it is read to its end, which `Root` tells.
+    #[cbor(n(11), default)]
+    pub is_unsized: bool,
 }
 
 /// What the receiver decided about an entry.

@@ -8,7 +8,7 @@ use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errno::ENOSPC;
 use crate::proto::{
-    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, SessionError,
     SessionErrorCode,
 };
 
@@ -37,6 +37,7 @@ fn entry(name: &[u8], link: Option<&[u8]>) -> Item {
         size_bytes: MAX_FILE_BYTES,
         source_tag: u64::MAX,
         device: None,
+        is_unsized: false,
         link: link.map(Bytes::copy_from_slice),
     })
 }
@@ -59,6 +60,9 @@ fn list_item() -> ListItem {
         size_bytes: MAX_FILE_BYTES,
         inode: u64::MAX,
         device: 0,
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
     };
     ListItem {
         name: Bytes::from_static(b"x"),
@@ -83,6 +87,8 @@ fn requests() -> Vec<WireRequest> {
         },
         WireRequest::Pull {
             sources: vec![path.clone(), Bytes::new()],
+            follow_named: false,
+            no_growing: false,
         },
         WireRequest::List { path },
         WireRequest::Bench {
@@ -115,6 +121,26 @@ fn every_message() -> Vec<Message> {
     all
 }
 
+fn cancel(reason: CancelReason) -> Message {
+    Message::Cancel { reason }
+}
+
+fn root(has_grown: bool) -> Message {
+    Message::Root {
+        entry: EntryId(9),
+        digest: [7; 32],
+        has_grown,
+    }
+}
+
+fn end() -> Message {
+    Message::End {
+        entry: EntryId(9),
+        size_bytes: MAX_FILE_BYTES,
+        digest: [8; 32],
+    }
+}
+
 fn warning(text: &str) -> Message {
     Message::DestinationWarning {
         path: Bytes::from_static(b"a"),
@@ -131,10 +157,8 @@ fn messages_after_hello() -> Vec<Message> {
             Item::EndDirectory { id: EntryId(3) },
         ]),
         Message::ManifestEnd { entries: u64::MAX },
-        Message::Root {
-            entry: EntryId(9),
-            digest: [7; 32],
-        },
+        root(true),
+        end(),
         Message::Abort {
             entry: EntryId(1),
             error: error("gone"),
@@ -165,9 +189,9 @@ fn messages_after_hello() -> Vec<Message> {
         Message::Listing(vec![list_item()]),
         Message::ListEnd {},
         Message::Error(SessionError::told(SessionErrorCode::Busy, "later")),
-        Message::Cancel {
-            reason: CancelReason::Stalled,
-        },
+        cancel(CancelReason::User),
+        cancel(CancelReason::Ending),
+        cancel(CancelReason::Stalled),
         Message::ListAck {},
         Message::BenchEnd { bytes: u64::MAX },
         Message::Echo {

@@ -43,6 +43,7 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             buffer,
             len,
         } => read(&file, offset, buffer, len),
+        FileOp::ReadOn { file, buffer, len } => read_on(&file, buffer, len),
         FileOp::Write { file, offset, data } => write(&file, offset, &data).map(FileDone::Written),
         FileOp::Append { file, data } => {
             uninterrupted(|| Ok(nix::unistd::write(&file, &data)?)).map(FileDone::Written)
@@ -162,6 +163,12 @@ fn read(file: &OwnedFd, offset: u64, mut buffer: Buffer, len: usize) -> io::Resu
         let room = &mut buffer.spare_mut()[..len];
         Ok(nix::sys::uio::pread(file, room, signed(offset)?)?)
     })?;
+    Ok(FileDone::Read { buffer, bytes })
+}
+
+fn read_on(file: &OwnedFd, mut buffer: Buffer, len: usize) -> io::Result<FileDone> {
+    let len = len.min(buffer.spare_len());
+    let bytes = uninterrupted(|| Ok(nix::unistd::read(file, &mut buffer.spare_mut()[..len])?))?;
     Ok(FileDone::Read { buffer, bytes })
 }
 

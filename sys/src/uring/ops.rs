@@ -68,6 +68,10 @@ impl FileInFlight {
                 let index = buffer.is_of(pool).then(|| buffer.index());
                 read(fd(file), offset, buffer, *len, index.and_then(&mut fixed))
             }
+            // A ring's read is an asynchronous one, which FUSE ends at the size that it was told,
+            // with FOPEN_DIRECT_IO as well (Linux 6.18: 0 bytes of a file that says 0); read(2)
+            // asks the file system.
+            FileOp::ReadOn { .. } => return None,
             FileOp::Write { file, offset, data } => {
                 let offset = seekable(*offset)?;
                 let index = pool.index_of(data);

@@ -118,6 +118,13 @@ impl Connections {
         self.table.iter().filter(move |(_, found)| serves(found))
     }
 
+    /// Those whose handshake is to begin a command's session.
+    pub(crate) fn dialled_first(&self) -> Vec<usize> {
+        let is_first = |found: &Connection| found.app.dialled_for() == Some(Errand::FirstLane);
+        let all = self.table.iter().filter(|(_, found)| is_first(found));
+        all.map(|(key, _)| key).collect()
+    }
+
     /// The lanes of a session.
     pub(crate) fn keys_of(&self, session: usize) -> Vec<usize> {
         self.of(session).map(|(key, _)| key).collect()
@@ -255,7 +262,7 @@ impl Connections {
     ) -> Result<(), String> {
         let peer = to.peer;
         let route =
-            landro_sys::route_to(peer).map_err(|error| format!("no route to {peer}: {error}"))?;
+            landro_sys::route_to(peer).map_err(|error| format!("no route: {error}"))?;
         let budget = &io.shared.budget;
         let promise = budget.promise_window();
         budget.end_promise(promise);

@@ -202,9 +202,8 @@ impl Worker {
         let closed = gone.conn.close_reason();
         match gone.app.dialled_for() {
             Some(Errand::FirstLane) => {
-                if let Some(error) = client.not_answered(closed) {
-                    self.dial_next(format!("{}: {error}", gone.peer));
-                }
+                client.not_answered(self.io.now, gone.peer, closed);
+                self.dial_when_due();
             }
             Some(Errand::Join { session }) => {
                 client.note(closed);

@@ -398,7 +398,7 @@ fn one_of_two_addresses_is_dead(backend: &'static str) {
     // Each is named where none answers.
     let output = dial(&["fd00:9::1", "198.18.9.1"], "").expect(5);
     let error = output.of("error").last().unwrap()["message"].to_string();
-    for address in ["[fd00:9::1]:4433: ", "198.18.9.1:4433: "] {
+    for address in ["([fd00:9::1]:4433)", "(198.18.9.1:4433)"] {
         assert!(error.contains(address), "{error}");
     }
     // Nor does a name server.

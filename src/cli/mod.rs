@@ -9,6 +9,7 @@ pub(crate) mod escape;
 mod exit;
 mod output;
 mod resolve;
+mod say;
 mod stance;
 pub(crate) mod trust;
 
@@ -39,7 +40,7 @@ pub fn main() -> ExitCode {
         "warn"
     });
     let exit = commands::run(command).unwrap_or_else(|error| {
-        eprintln!("landro: {error}");
+        say::say(&say::without_numbers(&format!("landro: {error}")));
         error.exit().0
     });
     ExitCode::from(exit.code())

@@ -30,7 +30,7 @@ pub fn resolve(
     if let Ok(ip) = host.name.parse::<IpAddr>() {
         return Ok(Some(vec![SocketAddr::new(ip, host.port)]));
     }
-    let url = format!("landro://{host}/");
+    let url = host.url(b"");
     let lookup = (host.name.clone(), host.port);
     let failed = |source| CliError::Resolve {
         host: url.clone(),

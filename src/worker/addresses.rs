@@ -106,14 +106,14 @@ impl Addresses {
 
     fn in_words(&self) -> String {
         if self.errors.is_empty() {
-            return "no address to dial".to_owned();
+            return "for it has no address".to_owned();
         }
         let named = self.errors.iter().take(MAX_NAMED);
-        let mut words: Vec<String> = named.map(|(at, why)| format!("{at}: {why}")).collect();
+        let mut words: Vec<String> = named.map(|(at, why)| format!("{why} ({at})")).collect();
         if let Some(more) = self.errors.len().checked_sub(MAX_NAMED).filter(|n| *n > 0) {
             words.push(format!("and {more} more addresses"));
         }
-        words.join("; ")
+        words.join(", ")
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
         );
         it.failed(now, v4(2), "silent".into(), false);
         it.failed(now, v4(1), "silent".into(), false);
-        let all = "198.18.0.0:4433: closed; 198.18.0.2:4433: silent; 198.18.0.1:4433: silent";
+        let all = "closed (198.18.0.0:4433), silent (198.18.0.2:4433), silent (198.18.0.1:4433)";
         assert_eq!(it.step(now), AddressStep::Failed(all.to_owned()));
     }
 
@@ -209,14 +209,14 @@ mod tests {
         let later = now + DIAL_FOR / 2;
         assert_eq!(it.step(later), AddressStep::Dial(v4(0)));
         it.failed(later, v4(0), "closed".into(), true);
-        let failed = AddressStep::Failed("198.18.0.0:4433: closed".to_owned());
+        let failed = AddressStep::Failed("closed (198.18.0.0:4433)".to_owned());
         assert_eq!(it.step(now + DIAL_FOR), failed);
     }
 
     #[test]
     fn no_address_is_a_failure() {
         let (mut it, now) = many(0);
-        let failed = AddressStep::Failed("no address to dial".to_owned());
+        let failed = AddressStep::Failed("for it has no address".to_owned());
         assert_eq!(it.step(now), failed);
     }
 }

@@ -272,7 +272,8 @@ impl Connections {
         errand: Errand,
     ) -> Result<(), String> {
         let peer = to.peer;
-        let route = landro_sys::route_to(peer).map_err(|error| format!("no route: {error}"))?;
+        let route = landro_sys::route_to(peer)
+            .map_err(|error| format!("for there is no way there: {error}"))?;
         let budget = &io.shared.budget;
         let promise = budget.promise_window();
         budget.end_promise(promise);

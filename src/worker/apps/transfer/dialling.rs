@@ -44,7 +44,7 @@ impl Worker {
         let options = client.socket_options;
         let dialled = self
             .open_socket(peer, &options)
-            .map_err(|error| format!("no route: {error}"))
+            .map_err(|error| format!("for there is no way there: {error}"))
             .and_then(|listener| self.dial(peer, listener, None, Errand::FirstLane));
         if let (Err(why), Some(client)) = (dialled, &mut self.client) {
             client.not_dialled(self.io.now, peer, why);
@@ -52,14 +52,14 @@ impl Worker {
     }
 
     fn give_up_dialling(&mut self, peer: SocketAddr) {
+        // Whatever becomes of the connection: the address has had its time.
+        if let Some(client) = &mut self.client {
+            client.not_dialled(self.io.now, peer, "in time".to_owned());
+        }
         for key in self.connections.dialled_first() {
             if self.connections.get(key).is_some_and(|it| it.peer == peer) {
                 self.drop_connection(key);
             }
-        }
-        // Whatever became of the connection: the address has had its time.
-        if let Some(client) = &mut self.client {
-            client.not_dialled(self.io.now, peer, "no answer".to_owned());
         }
     }
 

@@ -22,7 +22,7 @@ use crate::worker::{ClientEvent, ClientStart, Mail, Shared, WorkerParts};
 const CLIENT_EVENTS: usize = 4096;
 
 pub struct ClientConfig {
-    /// Tried in order.
+    /// In the order of preference; the first that answers is taken.
     pub peer: Vec<SocketAddr>,
     pub backend: BackendChoice,
     pub quic: QuicConfig,

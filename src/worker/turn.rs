@@ -48,6 +48,11 @@ impl Worker {
     }
 
     fn turn_connection(&mut self, key: usize) {
+        let now = self.io.now;
+        let found = self.connections.get_mut(key);
+        if found.is_some_and(|connection| connection.takes_look(now)) {
+            self.follow_route(key);
+        }
         self.advance(key);
         let more_to_read = self.read(key);
         self.turn_sessions();
@@ -211,6 +216,7 @@ impl Worker {
         let now = self.io.now;
         if self.connections.expire(&self.io, key) {
             self.tell_silence(key);
+            self.follow_route(key);
         }
         self.connections.review_doubt(&mut self.io, key);
         let connection = self.connections.get_mut(key);

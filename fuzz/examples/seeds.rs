@@ -112,6 +112,7 @@ fn lanes() {
         entry_window: 0,
         bwlimit_bps: None,
         streams: None,
+        patience_s: None,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);

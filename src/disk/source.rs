@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,6 +12,7 @@ use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool, Statx};
 
 use super::names::{c_string, refuse_reserved};
+use super::root::ServedPart;
 use super::space::{Base, DirPlace, OpenFile};
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name, is_reserved_path};
@@ -72,7 +74,10 @@ impl Files {
     /// user's command.
     pub(super) async fn open_asked(&self, path: &[u8]) -> Result<Arc<OwnedFd>, DiskError> {
         match self.space.base() {
-            Base::Served(root) => self.open_served(root, relative(path)).await,
+            Base::Served(part) => {
+                let root = self.root(part).await?;
+                self.open_served(&root, relative(path)).await
+            }
             Base::Local => self.open_directory(None, path, 0).await,
         }
     }
@@ -98,7 +103,7 @@ impl Files {
     }
 
     /// Where an open directory is, as proc(5) tells.
-    async fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
+    pub(super) async fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let op = FileOp::Readlink {
             dir: None,
@@ -187,6 +192,55 @@ impl Files {
     }
 }
 
+impl Files {
+    /// Opens what the daemon serves to this session, at its first use.
+    pub(super) async fn root(&self, part: &ServedPart) -> Result<Arc<OwnedFd>, DiskError> {
+        if let Some(open) = &*self.space.root.borrow() {
+            return Ok(open.clone());
+        }
+        let path = part.root.path.as_os_str().as_bytes();
+        let gone = |error: DiskError| DiskError {
+            call: DiskError::ROOT,
+            ..error
+        };
+        let mut open = self.open(None, path, root_how(0)).await.map_err(gone)?;
+        let below = part.below.as_deref().unwrap_or_default();
+        if !below.is_empty() {
+            if is_reserved_path(below) {
+                return Err(DiskError::RESERVED_NAME);
+            }
+            let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
+            let path = match relative(below) {
+                b"" => b".",
+                path => path,
+            };
+            let confined = |error: DiskError| DiskError {
+                call: DiskError::CONFINED,
+                ..error
+            };
+            let opened = self.open(Some(&open), path, root_how(resolve)).await;
+            open = opened.map_err(confined)?;
+        }
+        let found = self.real_path(&open).await?;
+        if !part.root.is_where_it_was(below, &found) {
+            return Err(DiskError::UNMOUNTED);
+        }
+        if self.space.allowance.may_cache(&open) {
+            self.space.root.replace(Some(open.clone()));
+        }
+        Ok(open)
+    }
+}
+
+/// Not opened for reading, which a file system would be asked for.
+fn root_how(resolve: u64) -> OpenHow {
+    OpenHow {
+        flags: flags::O_DIRECTORY | flags::O_PATH,
+        mode: 0,
+        resolve,
+    }
+}
+
 /// A path of a URL is relative to the served root, however it begins.
 pub fn relative(path: &[u8]) -> &[u8] {
     let start = path.iter().position(|&b| b != b'/').unwrap_or(path.len());
@@ -203,8 +257,9 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
     let fd = files.open_asked(parent).await?;
     // Held as long as the source is. One a session has in any case; it is the peer's affair when it
     // lets go of it.
-    if files.space.has_directories() {
-        files.space.allowance.keep(&fd)?;
+    match files.space.has_directories() {
+        true => files.keep(&fd)?,
+        false => files.admit(&fd)?,
     }
     files.learn_file_system(&fd).await?;
     let place = DirPlace::held(fd.clone(), Vec::new());
@@ -215,7 +270,7 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
             name: None,
             meta,
             link: None,
-            in_place: files.space.in_memory(),
+            in_place: files.space.in_place(),
         });
     };
     let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError {
@@ -250,7 +305,7 @@ pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone,
         name: Some(name),
         meta,
         link,
-        in_place: files.space.in_memory(),
+        in_place: files.space.in_place(),
     })
 }
 
@@ -379,7 +434,7 @@ pub async fn open_read(
 ) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
     let open = files.open(Some(&fd), name.as_bytes(), read_how()).await?;
-    files.space.allowance.keep(&open)?;
+    files.keep(&open)?;
     let meta = meta_of(&files.fstat(&open).await?);
     files.space.add_file(file, OpenFile::Source(open));
     Ok(DiskDone::Meta(meta))

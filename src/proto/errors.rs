@@ -1,5 +1,7 @@
 //! Errors put into words: which side, which system call, what the kernel said, what to do about it.
 
+use std::time::Duration;
+
 use crate::ids::NameError;
 use crate::proto::errno::{
     EACCES, EAGAIN, EDQUOT, EEXIST, EFBIG, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENFILE,
@@ -8,6 +10,9 @@ use crate::proto::errno::{
 use crate::proto::{
     Carriage, DiskError, EntryError, EntryErrorCode, SessionError, SessionErrorCode,
 };
+
+/// Of a path in such a text, which travels: texts have at most 512 bytes.
+const STALLED_PATH_BYTES: usize = 300;
 
 /// Something the peer did that the protocol does not allow. Ends the session.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +62,13 @@ fn explain(error: &DiskError, advice: &str) -> String {
                                      with / if it is the destination itself, or mount the directory (mount --bind) \
                                      where the file system keeps no times of making"
             .into(),
+        DiskError::UNMOUNTED => "the file system that was served is not mounted there any more; mount it again, or \
+                                 restart landro serve to have it serve what is there now"
+            .into(),
+        DiskError { call: call @ (DiskError::ROOT | DiskError::CONFINED), errno } => {
+            let kernel = std::io::Error::from_raw_os_error(errno);
+            format!("{call} cannot be opened over there: {kernel}; is it mounted?")
+        }
         DiskError { call, errno } => {
             format!("{call}: {}{advice}", std::io::Error::from_raw_os_error(errno))
         }
@@ -337,5 +349,28 @@ pub fn session_error(access: Access, what: &str, error: &DiskError) -> SessionEr
     SessionError {
         code,
         text: format!("{what}: {}", explain(error, hint)),
+    }
+}
+
+/// Why a session ends in which nothing was got on with: the disk of this host is waited for, or the
+/// host itself, and what about.
+pub fn stalled(host: HostSide, of_disk: bool, about: Option<&[u8]>, silence: Duration) -> String {
+    let about = about.map_or_else(String::new, |path| {
+        let path = String::from_utf8_lossy(path);
+        let (cut, _) = path.split_at(path.floor_char_boundary(STALLED_PATH_BYTES));
+        format!(" ({cut})")
+    });
+    let seconds = silence.as_secs();
+    match (of_disk, host) {
+        (true, _) => format!(
+            "the file system{} has not answered for {seconds} s{about}",
+            host.on()
+        ),
+        (false, HostSide::Client) => {
+            format!("the client has not moved or finished anything for {seconds} s{about}")
+        }
+        (false, HostSide::Server | HostSide::Only) => {
+            format!("the server has not moved or finished anything for {seconds} s{about}")
+        }
     }
 }

@@ -240,6 +240,7 @@ fn of_session(code: SessionErrorCode) -> &'static str {
         SessionErrorCode::Busy => "busy",
         SessionErrorCode::Unsupported => "unsupported",
         SessionErrorCode::Full => "full",
+        SessionErrorCode::Stalled => "stalled",
         SessionErrorCode::Other => "other",
     }
 }
@@ -314,6 +315,11 @@ impl Log {
             Outcome::Cancelled { reason, totals } => (cut_short(*reason, false), totals),
             Outcome::Stopped { reason, totals } => (cut_short(*reason, true), totals),
             Outcome::Lost(totals) => ("session lost its peer", totals),
+            Outcome::Stalled { totals, text } => {
+                let text = shown(text.as_bytes());
+                tracing::warn!("{text}: {subject} address={address} peer={peer}");
+                ("session over, for nothing moved", totals)
+            }
             Outcome::Refused(error) | Outcome::CalledOff(error) => {
                 let (code, text) = (of_session(error.code), shown(error.text.as_bytes()));
                 return tracing::info!(

@@ -31,6 +31,7 @@ mod poll;
 mod pool;
 mod receive;
 mod socket;
+mod threads;
 mod uring;
 mod wake;
 

@@ -160,6 +160,7 @@ impl Session {
             entry_window: ENTRY_WINDOW,
             bwlimit_bps: None,
             streams: None,
+            patience_s: None,
         }));
         self.stage = Stage::Greeting;
     }

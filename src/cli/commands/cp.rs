@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -12,14 +13,24 @@ use crate::cli::args::url::DaemonName;
 use crate::cli::dial::{self, Dial};
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::copy::{CopyReporter, Style};
-use crate::cli::output::outcome::{Parties, judge};
+use crate::cli::output::outcome::{Ending, Parties, judge};
 use crate::cli::output::stats::ConnectionSeen;
-use crate::engine::{ClientEvent, Ended, copy_locally};
+use crate::engine::{ClientEvent, Ended, LocalCopy, now};
 use crate::ids::Fingerprint;
-use crate::proto::Event;
 use crate::proto::receive::MetadataOptions;
 use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
+use crate::proto::{Event, Outcome};
 use crate::signals::{Hangup, Signals};
+
+/// Pauses between two tries: the first, and the longest, each twice the one before.
+const RETRY_FIRST_PAUSE: Duration = Duration::from_secs(1);
+const RETRY_MOST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How often a copy within this host is looked at.
+const LOCAL_LOOK: Duration = Duration::from_millis(20);
+
+/// A copy within this host that was asked to stop is left alone if it does not get on for so long.
+const STOPS_WITHIN: Duration = Duration::from_secs(3);
 
 /// What `-a` promises elsewhere.
 const NOT_KEPT: &str = "owners, ACLs, extended attributes, hard links and devices are not kept; \
@@ -50,28 +61,14 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
         });
     }
     let result = match daemon {
-        Some(daemon) => copying.with(daemon, &route),
+        Some(daemon) => copying.again_and_again(daemon, &route),
         None => copying.locally(&route),
     };
-    let (exit, totals) = match result {
-        Ok(end) => {
-            let parties = Parties {
-                host: daemon,
-                own: end.own,
-                resumes: true,
-            };
-            let verdict = judge(&end.ended, copying.signals.asked(), parties);
-            if let Some(message) = &verdict.message {
-                copying.reporter.error(verdict.code, message);
-            }
-            (verdict.exit, verdict.totals)
-        }
-        Err(error) => {
-            let (exit, code) = error.exit();
-            copying.reporter.error(code, &error.to_string());
-            (exit, None)
-        }
-    };
+    let verdict = copying.judge(result, daemon);
+    if let Some(message) = &verdict.message {
+        copying.reporter.error(verdict.code, message);
+    }
+    let (exit, totals) = (verdict.exit, verdict.totals);
     // What was warned of is not all that was asked for.
     let exit = match exit {
         Exit::Done if copying.args.strict && copying.reporter.has_warned() => Exit::Partial,
@@ -97,6 +94,79 @@ struct CopyEnd {
 }
 
 impl Copying {
+    /// What an end means to the user.
+    fn judge(&self, result: Result<CopyEnd, CliError>, host: Option<&DaemonName>) -> Ending {
+        match result {
+            Ok(end) => {
+                let parties = Parties {
+                    host,
+                    own: end.own,
+                    resumes: true,
+                };
+                judge(&end.ended, self.signals.asked(), parties)
+            }
+            Err(error) => {
+                let (exit, code) = error.exit();
+                Ending {
+                    exit,
+                    totals: None,
+                    code,
+                    message: Some(error.to_string()),
+                }
+            }
+        }
+    }
+
+    /// Tries as often as `--retry` says.
+    fn again_and_again(
+        &mut self,
+        daemon: &DaemonName,
+        route: &CopyRoute,
+    ) -> Result<CopyEnd, CliError> {
+        let mut pause = RETRY_FIRST_PAUSE;
+        for left in (0..self.args.retry).rev() {
+            let verdict = match self.with(daemon, route) {
+                Err(error) if error.exit().0 != Exit::Unreachable => return Err(error),
+                Ok(end) => {
+                    let signal = self.signals.asked();
+                    let parties = Parties {
+                        host: Some(daemon),
+                        own: end.own,
+                        resumes: false,
+                    };
+                    let verdict = judge(&end.ended, signal, parties);
+                    if verdict.exit != Exit::Unreachable {
+                        return Ok(end);
+                    }
+                    verdict
+                }
+                error => self.judge(error, Some(daemon)),
+            };
+            let (seconds, more) = (pause.as_secs(), left + 1);
+            let tries = if more == 1 { "try" } else { "tries" };
+            let text = format!(
+                "{}; it begins anew in {seconds} s (--retry, {more} more {tries})",
+                verdict.message.unwrap_or_default()
+            );
+            self.reporter.event(&Event::Warning {
+                path: Bytes::from_static(b"cp"),
+                text,
+            });
+            if self.signals.wait(pause).is_some() {
+                break;
+            }
+            pause = (pause * 2).min(RETRY_MOST_PAUSE);
+            self.reporter.again();
+        }
+        match self.signals.asked() {
+            None => self.with(daemon, route),
+            Some(_) => Ok(CopyEnd {
+                ended: Ended::Unreachable("stopped between two tries".to_owned()),
+                own: None,
+            }),
+        }
+    }
+
     fn with(&mut self, daemon: &DaemonName, route: &CopyRoute) -> Result<CopyEnd, CliError> {
         let request = Request::Transfer(transfer(&self.args, route)?);
         let dial = Dial {
@@ -116,14 +186,41 @@ impl Copying {
     }
 
     fn locally(&mut self, route: &CopyRoute) -> Result<CopyEnd, CliError> {
-        let transfer = transfer(&self.args, route)?;
-        let stop = || self.signals.asked().is_some();
-        let on = &mut |event| self.reporter.event(&event);
-        let outcome = copy_locally(&transfer, &stop, on)?;
+        let copy = LocalCopy::start(transfer(&self.args, route)?)?;
+        let outcome = self.follow_locally(&copy)?;
         Ok(CopyEnd {
             ended: Ended::Outcome(outcome),
             own: None,
         })
+    }
+
+    /// Follows a copy within this host to its end, or until it does not get on any more.
+    fn follow_locally(&mut self, copy: &LocalCopy) -> Result<Outcome, CliError> {
+        let patience = self.args.engine.patience();
+        let (mut steps, mut since, mut stops_at) = (0, now(), None);
+        loop {
+            let news = copy.next(LOCAL_LOOK);
+            news.events
+                .iter()
+                .for_each(|event| self.reporter.event(event));
+            if let Some(ended) = news.ended {
+                return ended.map_err(CliError::Worker);
+            }
+            let now = now();
+            if std::mem::replace(&mut steps, news.steps) != news.steps {
+                since = now;
+            }
+            let silence = now.duration_since(since);
+            if self.signals.asked().is_some() {
+                copy.stop();
+                let until = *stops_at.get_or_insert(now + STOPS_WITHIN);
+                if now >= until && silence >= STOPS_WITHIN {
+                    return Ok(copy.stalled(silence));
+                }
+            } else if patience.is_some_and(|patience| silence >= patience) {
+                return Ok(copy.stalled(silence));
+            }
+        }
     }
 }
 

@@ -84,6 +84,13 @@ impl CopyReporter {
         });
     }
 
+    /// The transfer begins anew: what was done of it is found done.
+    pub fn again(&mut self) {
+        self.totals = Totals::default();
+        (self.announced_files, self.announced_bytes) = (0, 0);
+        (self.settled_bytes, self.failed) = (0, 0);
+    }
+
     /// Whether anything was warned of so far.
     pub fn has_warned(&self) -> bool {
         self.warnings > 0

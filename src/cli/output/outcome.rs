@@ -95,10 +95,24 @@ impl Parties<'_> {
             }
             Outcome::Stopped { reason, totals } => self.stopped(*reason).with(*totals),
             Outcome::Lost(totals) => self.lost("the transport went away").with(*totals),
+            Outcome::Stalled { totals, .. } if signal.is_some() => {
+                self.interrupted(signal).with(*totals)
+            }
+            Outcome::Stalled { totals, text } => self.stalled(text).with(*totals),
         }
     }
 
+    /// Nothing was got on with, here or over there.
+    fn stalled(self, text: &str) -> Ending {
+        let (url, text, rerun) = (self.url(), escape::text(text), self.rerun());
+        let message = format!("{url}: {text}, so this was given up (--timeout){rerun}");
+        Ending::without_totals(Exit::Unreachable, "stalled", message)
+    }
+
     fn refused(self, error: &SessionError) -> Ending {
+        if error.code == SessionErrorCode::Stalled {
+            return self.stalled(&error.text);
+        }
         let (exit, code) = refusal(error.code);
         let message = format!("{}: {}", self.url(), escape::text(&error.text));
         Ending::without_totals(exit, code, message)
@@ -165,6 +179,7 @@ fn refusal(code: SessionErrorCode) -> (Exit, &'static str) {
     match code {
         SessionErrorCode::Permission => (Exit::Identity, "permission"),
         SessionErrorCode::Full => (Exit::Full, "full"),
+        SessionErrorCode::Stalled => (Exit::Unreachable, "stalled"),
         SessionErrorCode::NotFound => (Exit::Error, "not_found"),
         SessionErrorCode::Busy => (Exit::Error, "busy"),
         SessionErrorCode::Unsupported => (Exit::Error, "unsupported"),

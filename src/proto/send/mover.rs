@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::SenderConfig;
 use super::orders::{SendCommand, SendReport, WholeOrder};
-use crate::ids::OpId;
+use crate::ids::{EntryId, OpId};
 use crate::proto::errors::HostSide;
 use crate::proto::parallel::{Parallelism, RateLimit, StreamSlots};
 use crate::proto::ports::{OpOwner, Ops, Ports};
@@ -191,6 +191,14 @@ impl SendMover {
     }
 
     /// When the bandwidth limit lets more through.
+    /// The entry of the read that is under way longest.
+    pub fn awaited(&self) -> Option<EntryId> {
+        match self.ops.oldest()? {
+            SendMoverOp::Whole(order) => Some(order.entry),
+            SendMoverOp::Piece { job, .. } => self.jobs.entry_of(*job),
+        }
+    }
+
     pub fn deadline(&self) -> Option<Instant> {
         self.rate.deadline()
     }

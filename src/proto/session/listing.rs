@@ -55,6 +55,10 @@ enum ListState {
 }
 
 impl Lister {
+    pub fn path(&self) -> &Bytes {
+        &self.path
+    }
+
     pub fn new(ports: &mut Ports, path: Bytes) -> Lister {
         let mut lister = Lister {
             path: path.clone(),

@@ -354,6 +354,7 @@ fn hello() -> Hello {
         entry_window: 1,
         bwlimit_bps: None,
         streams: None,
+        patience_s: None,
     }
 }
 

@@ -161,6 +161,7 @@ impl Hostile {
             entry_window,
             bwlimit_bps,
             streams,
+            patience_s: None,
         }));
     }
 
@@ -529,7 +530,12 @@ impl Hostile {
                 text: "no".into(),
             }),
             12 => self.greet(),
-            13 => self.say(&Message::ListEnd {}),
+            13 => {
+                let finished = self.rng.next() % 5;
+                let sign = Message::Working { finished };
+                let other = Message::ListEnd {};
+                self.say(if finished > 0 { &sign } else { &other });
+            }
             14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
             15 => self.judge_wrongly(id),
             16..19 => self.send_wrongly(id),

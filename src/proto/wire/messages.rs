@@ -114,6 +114,12 @@ pub enum Message {
         #[cbor(n(1), with = "cbor::text")]
         text: String,
     },
+    /// Either way, while nothing else is said: so many disk operations of this side ended so far.
+    #[n(19)]
+    Working {
+        #[n(0)]
+        finished: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -132,6 +138,9 @@ pub struct Hello {
     /// Asks a sending server to use at most this many data streams at a time.
     #[n(4)]
     pub streams: Option<u8>,
+    /// After so many seconds in which nothing is got on with the client gives up.
+    #[n(5)]
+    pub patience_s: Option<u32>,
 }
 
 /// What the client wants of the server.

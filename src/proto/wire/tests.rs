@@ -96,10 +96,12 @@ fn every_message() -> Vec<Message> {
                 entry_window: 1024,
                 bwlimit_bps: Some(1),
                 streams: None,
+                patience_s: None,
             })
         })
         .collect();
     all.extend(messages_after_hello());
+    all.push(Message::Working { finished: u64::MAX });
     all
 }
 

@@ -198,6 +198,7 @@ impl Subject {
             dir: self.dir(),
             path: path_of(name),
             how,
+            waits: false,
         })? {
             FileDone::Opened(file) => Ok(Arc::new(file)),
             other => panic!("{other:?}"),

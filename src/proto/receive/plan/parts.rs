@@ -38,6 +38,10 @@ pub(super) struct TargetParts {
 }
 
 impl TargetParts {
+    pub(super) fn entry_of(&self, part: usize) -> Option<EntryId> {
+        self.open.get(part).map(|part| part.entry)
+    }
+
     pub(super) fn want(&mut self, entry: EntryId) {
         self.ready.push_back(entry);
     }

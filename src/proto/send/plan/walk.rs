@@ -64,6 +64,10 @@ struct Found {
 }
 
 impl Walk {
+    pub(super) fn source(&self, source: usize) -> Option<Bytes> {
+        self.sources.get(source).cloned()
+    }
+
     pub(super) fn new(sources: Vec<Bytes>) -> Walk {
         Walk {
             sources,

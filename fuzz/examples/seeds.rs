@@ -14,7 +14,8 @@ use landro::proto::wire::{
     RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
 };
 use landro::proto::{
-    CancelReason, EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError,
+    SessionErrorCode,
 };
 use landro::quic::Identity;
 use landro_sys::fuzzing::control_part;
@@ -112,6 +113,7 @@ fn lanes() {
         entry_window: 0,
         bwlimit_bps: None,
         streams: None,
+        counts: false,
         patience_s: None,
     });
     let mut said = BytesMut::new();
@@ -146,6 +148,9 @@ fn error() -> EntryError {
         code: EntryErrorCode::Full,
         errno: 28,
         text: "no room".into(),
+        place: EntryPlace::Source,
+        call: "read".into(),
+        advice: "wait".into(),
     }
 }
 
@@ -163,6 +168,7 @@ fn hello(request: WireRequest) -> Message {
         entry_window: 1024,
         bwlimit_bps,
         streams,
+        counts: false,
     })
 }
 
@@ -196,6 +202,7 @@ fn welcome() -> Message {
     Message::Welcome(Welcome {
         version: VERSION,
         entry_window: 1024,
+        inside: false,
     })
 }
 
@@ -272,10 +279,7 @@ fn of_receivers() -> [Message; 6] {
         Message::Finished {},
         Message::Listing(vec![row]),
         Message::ListEnd {},
-        Message::Error {
-            code: SessionErrorCode::Busy,
-            text: "gone".into(),
-        },
+        Message::Error(SessionError::told(SessionErrorCode::Busy, "gone")),
         Message::Cancel {
             reason: CancelReason::Ending,
         },
@@ -289,6 +293,10 @@ fn of_benchmarks() -> [Message; 3] {
         Message::BenchEnd { bytes: 3 },
         Message::Echo {
             payload: payload.clone(),
+        },
+        Message::DestinationWarning {
+            path: Bytes::from_static(b"a/b"),
+            text: "mode not set".into(),
         },
         Message::EchoReply { payload },
     ]

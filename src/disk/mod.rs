@@ -12,6 +12,7 @@ mod conformance;
 mod descriptors;
 mod dirlinks;
 mod durable;
+mod full;
 mod local;
 mod mounts;
 mod names;
@@ -43,7 +44,7 @@ use bytes::Bytes;
 use landro_sys::{Buffer, FileDone, FileOp, Pool};
 
 use crate::ids::OpId;
-use crate::proto::errno::EIO;
+use crate::proto::errno::{EIO, ENOSPC};
 use crate::proto::{Attributes, DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
 pub use local::Side;
@@ -459,6 +460,16 @@ impl Drop for Pinned {
 }
 
 async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    let made_in = full::makes_in(&cmd);
+    match (run_by_kind(files, cmd).await, made_in) {
+        (Err(error), Some(dir)) if error.errno == ENOSPC => {
+            Err(full::lacking(files, dir, error).await)
+        }
+        (result, _) => result,
+    }
+}
+
+async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
         DiskOp::CloseDir { dir } => target::close_dir(files, dir).await,
         cmd @ (DiskOp::ResolveSource { .. }
@@ -608,6 +619,14 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             let attributes = Attributes { mode, mtime, fsync };
             target::set_dir(files, dir, attributes).await
         }
+        cmd @ (DiskOp::PutSmall { .. } | DiskOp::PutSymlink { .. }) => put(files, cmd).await,
+        other => unreachable!("{other:?} is none of a destination"),
+    }
+}
+
+/// What is put at the destination whole.
+async fn put(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    match cmd {
         DiskOp::PutSmall {
             dir,
             name,
@@ -639,6 +658,6 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             };
             target::put_symlink(files, &new).await
         }
-        other => unreachable!("{other:?} is none of a destination"),
+        other => unreachable!("{other:?} is put nowhere"),
     }
 }

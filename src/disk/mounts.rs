@@ -159,6 +159,7 @@ mod tests {
     fn file_system(magic: i64, is_memory: bool) -> FileSystem {
         FileSystem {
             is_memory,
+            has_inodes: true,
             free_bytes: 0,
             total_bytes: 0,
             magic,

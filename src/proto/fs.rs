@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::errno::{EINVAL, ELOOP, ENODEV};
+use super::errno::{EINVAL, ELOOP, ENODEV, ENOSPC};
 use super::journal::Storage;
 use crate::ids::{DirId, FileId, Name};
 
@@ -71,6 +71,12 @@ pub struct Lapses {
     /// The errno of fchmod(2).
     pub mode: Option<i32>,
     pub mtime: Option<TimeLapse>,
+}
+
+impl Lapses {
+    pub fn any(&self) -> bool {
+        *self != Lapses::default()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,8 +194,8 @@ pub enum DiskOp {
         mtime: Mtime,
     },
     /// Makes `name` in `parent` or opens the directory that is already there. A new one has a mode
-    /// of its own until `SetDir` ([`UNFINISHED_MODE`]); `is_plain`: that of any new directory, which
-    /// it keeps. One of this user's that he may not write is made writable until `SetDir` or
+    /// of its own until `SetDir` ([`UNFINISHED_MODE`]); `is_plain`: that of any new directory,
+    /// which it keeps. One of this user's that he may not write is made writable until `SetDir` or
     /// `CloseDir`. Never through a symlink, unless `keep_dirlinks`, and then only through one that
     /// was made on this host (not received).
     MakeDir {
@@ -445,6 +451,12 @@ impl DiskError {
     pub const RECEIVED_LINK: DiskError = DiskError {
         call: "received symlink",
         errno: ELOOP,
+    };
+
+    /// A file system without a free inode (ENOSPC, as where it has no free block).
+    pub const NO_INODES: DiskError = DiskError {
+        call: "no inodes",
+        errno: ENOSPC,
     };
 
     /// What stands for the call where the directory that a daemon serves cannot be opened.

@@ -13,8 +13,11 @@ use crate::cli::args::url::DaemonName;
 use crate::cli::dial::{self, Dial};
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::copy::{CopyReporter, Style};
+use crate::cli::output::counting::Counting;
 use crate::cli::output::outcome::{Ending, Parties, judge};
+use crate::cli::output::shown::ShownPaths;
 use crate::cli::output::stats::ConnectionSeen;
+use crate::cli::say::without_numbers;
 use crate::engine::{ClientEvent, Ended, LocalCopy, now};
 use crate::ids::Fingerprint;
 use crate::proto::receive::MetadataOptions;
@@ -33,19 +36,15 @@ const LOCAL_LOOK: Duration = Duration::from_millis(20);
 const STOPS_WITHIN: Duration = Duration::from_secs(3);
 
 /// What `-a` promises elsewhere.
-const NOT_KEPT: &str = "owners, ACLs, extended attributes, hard links and devices are not kept; \
-                        directories, symlinks, modes and times are, without it, too";
+const NOT_KEPT: &str =
+    "owners, ACLs, extended attributes, hard links and devices are not kept; the rest of it is";
 
 pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     let (sources, destination) = args.sources_and_destination()?;
     let route = CopyRoute::parse(sources, destination)?;
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut copying = Copying {
-        reporter: CopyReporter::new(Style {
-            json: args.json,
-            quiet: args.quiet,
-            stats: args.stats,
-        }),
+        reporter: CopyReporter::new(style(&args), ShownPaths::of(&route), counting(&route)),
         seen: ConnectionSeen::default(),
         args,
         signals,
@@ -64,9 +63,9 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
         Some(daemon) => copying.again_and_again(daemon, &route),
         None => copying.locally(&route),
     };
-    let verdict = copying.judge(result, daemon);
+    let verdict = copying.judge(&result, daemon, true);
     if let Some(message) = &verdict.message {
-        copying.reporter.error(verdict.code, message);
+        copying.reporter.error(verdict.code, verdict.errno, message);
     }
     let (exit, totals) = (verdict.exit, verdict.totals);
     // What was warned of is not all that was asked for.
@@ -76,6 +75,24 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     };
     copying.reporter.finish(exit, totals, copying.seen.stats());
     Ok(exit)
+}
+
+fn style(args: &CpArgs) -> Style {
+    Style {
+        json: args.json,
+        quiet: args.quiet,
+        stats: args.stats,
+        verbose: args.verbose,
+        summary: args.summary,
+    }
+}
+
+/// Only local sources can be counted from here.
+fn counting(route: &CopyRoute) -> Option<Counting> {
+    match route.way {
+        CopyWay::Push { .. } | CopyWay::Local => Some(Counting::of(&route.sources)),
+        CopyWay::Pull { .. } => None,
+    }
 }
 
 /// One `cp` under way.
@@ -94,16 +111,24 @@ struct CopyEnd {
 }
 
 impl Copying {
-    /// What an end means to the user.
-    fn judge(&self, result: Result<CopyEnd, CliError>, host: Option<&DaemonName>) -> Ending {
+    /// What an end means to the user. `resumes`: and that a rerun goes on.
+    fn judge(
+        &self,
+        result: &Result<CopyEnd, CliError>,
+        host: Option<&DaemonName>,
+        resumes: bool,
+    ) -> Ending {
         match result {
             Ok(end) => {
                 let parties = Parties {
                     host,
                     own: end.own,
-                    resumes: true,
+                    asked: self.reporter.target(),
+                    resumes,
+                    done: self.reporter.totals(),
+                    verbose: self.args.verbose,
                 };
-                judge(&end.ended, self.signals.asked(), parties)
+                judge(&end.ended, self.signals.asked(), &parties)
             }
             Err(error) => {
                 let (exit, code) = error.exit();
@@ -111,7 +136,8 @@ impl Copying {
                     exit,
                     totals: None,
                     code,
-                    message: Some(error.to_string()),
+                    errno: None,
+                    message: Some(without_numbers(&error.to_string())),
                 }
             }
         }
@@ -125,23 +151,11 @@ impl Copying {
     ) -> Result<CopyEnd, CliError> {
         let mut pause = RETRY_FIRST_PAUSE;
         for left in (0..self.args.retry).rev() {
-            let verdict = match self.with(daemon, route) {
-                Err(error) if error.exit().0 != Exit::Unreachable => return Err(error),
-                Ok(end) => {
-                    let signal = self.signals.asked();
-                    let parties = Parties {
-                        host: Some(daemon),
-                        own: end.own,
-                        resumes: false,
-                    };
-                    let verdict = judge(&end.ended, signal, parties);
-                    if verdict.exit != Exit::Unreachable {
-                        return Ok(end);
-                    }
-                    verdict
-                }
-                error => self.judge(error, Some(daemon)),
-            };
+            let result = self.with(daemon, route);
+            let verdict = self.judge(&result, Some(daemon), false);
+            if verdict.exit != Exit::Unreachable {
+                return result;
+            }
             let (seconds, more) = (pause.as_secs(), left + 1);
             let tries = if more == 1 { "try" } else { "tries" };
             let text = format!(
@@ -251,13 +265,14 @@ fn transfer(args: &CpArgs, route: &CopyRoute) -> Result<Transfer, CliError> {
             metadata: MetadataOptions {
                 no_perms: args.no_perms,
                 no_times: args.no_times,
-                dir_modes: args.perms || args.archive,
+                dir_modes: args.perms || (args.archive && !args.no_perms),
             },
             // Typed in bytes, limited in bits; 0 means that nobody limits.
             bwlimit_bps: args
                 .bwlimit
                 .filter(|&rate| rate > 0)
                 .map(|bytes| bytes.saturating_mul(8)),
+            counts: args.json || CopyReporter::is_watched(args.quiet),
         },
     })
 }

@@ -316,6 +316,7 @@ impl Subject {
         };
         let range = |wait| FileOp::SyncRange {
             file: file.clone(),
+            range: (0, 0),
             wait,
         };
         let ops = [range(false), range(true), sync(true), sync(false)];

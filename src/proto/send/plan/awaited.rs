@@ -16,7 +16,11 @@ impl SendPlan {
             SendPlanOp::OpenRead { file, .. } | SendPlanOp::Stat { file } => {
                 self.path_of(self.files.entry_of(file)?)
             }
-            SendPlanOp::CheckCopied | SendPlanOp::Close => None,
+            SendPlanOp::CheckCopied
+            | SendPlanOp::CountSource
+            | SendPlanOp::CountOpen
+            | SendPlanOp::CountList
+            | SendPlanOp::Close => None,
         }
     }
 

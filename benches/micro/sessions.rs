@@ -40,6 +40,7 @@ fn limits() -> Limits {
         carriage: Carriage::Bytes,
         parallel: ParallelTransferConfig::default(),
         lookups: 64,
+        patience: None,
     }
 }
 

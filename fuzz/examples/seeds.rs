@@ -114,6 +114,7 @@ fn lanes() {
         bwlimit_bps: None,
         streams: None,
         counts: false,
+        patience_s: None,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);

@@ -83,6 +83,7 @@ pub fn run(
             peer: peer.clone(),
             backend: dial.engine.backend(),
             quic: quic.clone(),
+            patience: dial.engine.patience(),
             memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
             identity: trust::identity(&dir)?,
             trust: Arc::new(move |shown| trusted.trusts(shown)),

@@ -37,8 +37,9 @@ pub async fn resolve(files: &Files, asked: &SourceAsked<'_>) -> Result<DiskDone,
     let fd = files.open_asked(parent).await?;
     // Held as long as the source is. One a session has in any case; it is the peer's affair when it
     // lets go of it.
-    if files.space.has_directories() {
-        files.space.allowance.keep(&fd)?;
+    match files.space.has_directories() {
+        true => files.keep(&fd)?,
+        false => files.admit(&fd)?,
     }
     files.learn_file_system(&fd).await?;
     let place = DirPlace::held(fd.clone(), Vec::new());
@@ -50,7 +51,7 @@ pub async fn resolve(files: &Files, asked: &SourceAsked<'_>) -> Result<DiskDone,
             name: None,
             meta,
             link: None,
-            in_place: files.space.in_memory(),
+            in_place: files.space.in_place(),
         });
     };
     let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError {
@@ -86,7 +87,7 @@ pub async fn resolve(files: &Files, asked: &SourceAsked<'_>) -> Result<DiskDone,
         name: Some(name),
         meta,
         link,
-        in_place: files.space.in_memory(),
+        in_place: files.space.in_place(),
     })
 }
 
@@ -147,11 +148,12 @@ impl Files {
         };
         match self.space.base() {
             Base::Local => self.open(None, path, how(0)).await,
-            Base::Served(root) => {
+            Base::Served(part) => {
+                let root = self.root(part).await?;
                 let confined = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
                 let path = relative(path);
-                let fd = self.open(Some(root), path, how(confined)).await?;
-                self.refuse_led_astray(root, &fd).await?;
+                let fd = self.open(Some(&root), path, how(confined)).await?;
+                self.refuse_led_astray(&root, &fd).await?;
                 Ok(fd)
             }
         }

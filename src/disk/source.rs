@@ -2,15 +2,17 @@
 
 use std::future::Future;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use landro_sys::file::flags;
-use landro_sys::{Buffer, FileDone, FileOp, Pool, Statx};
+use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool, Statx};
 
 use super::names::c_string;
+use super::root::ServedPart;
 use super::space::{Base, DirPlace, OpenFile};
 use super::systems::Keeps;
 use super::{DiskDone, DiskError, Files};
@@ -87,7 +89,10 @@ impl Files {
     /// user's command.
     pub(super) async fn open_asked(&self, path: &[u8]) -> Result<Arc<OwnedFd>, DiskError> {
         match self.space.base() {
-            Base::Served(root) => self.open_served(root, relative(path)).await,
+            Base::Served(part) => {
+                let root = self.root(part).await?;
+                self.open_served(&root, relative(path)).await
+            }
             Base::Local => self.open_directory(None, path, 0).await,
         }
     }
@@ -123,7 +128,7 @@ impl Files {
     }
 
     /// Where an open directory is, as proc(5) tells.
-    async fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
+    pub(super) async fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let op = FileOp::Readlink {
             dir: None,
@@ -225,6 +230,55 @@ impl Files {
         };
         let found = found.await;
         Listed { name, found }
+    }
+}
+
+impl Files {
+    /// Opens what the daemon serves to this session, at its first use.
+    pub(super) async fn root(&self, part: &ServedPart) -> Result<Arc<OwnedFd>, DiskError> {
+        if let Some(open) = &*self.space.root.borrow() {
+            return Ok(open.clone());
+        }
+        let path = part.root.path.as_os_str().as_bytes();
+        let gone = |error: DiskError| DiskError {
+            call: DiskError::ROOT,
+            ..error
+        };
+        let mut open = self.open(None, path, root_how(0)).await.map_err(gone)?;
+        let below = part.below.as_deref().unwrap_or_default();
+        if !below.is_empty() {
+            if is_reserved_path(below) {
+                return Err(DiskError::RESERVED_NAME);
+            }
+            let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
+            let path = match relative(below) {
+                b"" => b".",
+                path => path,
+            };
+            let confined = |error: DiskError| DiskError {
+                call: DiskError::CONFINED,
+                ..error
+            };
+            let opened = self.open(Some(&open), path, root_how(resolve)).await;
+            open = opened.map_err(confined)?;
+        }
+        let found = self.real_path(&open).await?;
+        if !part.root.is_where_it_was(below, &found) {
+            return Err(DiskError::UNMOUNTED);
+        }
+        if self.space.allowance.may_cache(&open) {
+            self.space.root.replace(Some(open.clone()));
+        }
+        Ok(open)
+    }
+}
+
+/// Not opened for reading, which a file system would be asked for.
+fn root_how(resolve: u64) -> OpenHow {
+    OpenHow {
+        flags: flags::O_DIRECTORY | flags::O_PATH,
+        mode: 0,
+        resolve,
     }
 }
 
@@ -344,7 +398,7 @@ pub async fn open_read(
     file: FileId,
 ) -> Result<DiskDone, DiskError> {
     let open = files.open_source(dir, name).await?;
-    files.space.allowance.keep(&open)?;
+    files.keep(&open)?;
     let meta = files.opened_meta(&open).await?;
     files.space.add_file(file, OpenFile::Source(open));
     Ok(DiskDone::Meta(meta))

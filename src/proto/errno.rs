@@ -13,6 +13,7 @@ pub const EACCES: i32 = 13;
 pub const EBUSY: i32 = 16;
 pub const EEXIST: i32 = 17;
 pub const EXDEV: i32 = 18;
+pub const ENODEV: i32 = 19;
 pub const ENOTDIR: i32 = 20;
 pub const EISDIR: i32 = 21;
 pub const EINVAL: i32 = 22;
@@ -20,7 +21,6 @@ pub const ENFILE: i32 = 23;
 pub const EMFILE: i32 = 24;
 pub const EFBIG: i32 = 27;
 pub const ENOSPC: i32 = 28;
-#[cfg(test)]
 pub const ESPIPE: i32 = 29;
 pub const EROFS: i32 = 30;
 pub const ENAMETOOLONG: i32 = 36;

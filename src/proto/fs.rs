@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::errno::{EINVAL, ELOOP, ENOSPC};
+use super::errno::{EINVAL, ELOOP, ENODEV, ENOSPC};
 use super::journal::Storage;
 use crate::ids::{DirId, FileId, Name};
 
@@ -445,6 +445,41 @@ pub struct Listed {
     pub found: Result<(Meta, Option<Bytes>), DiskError>,
 }
 
+impl DiskOp {
+    /// The name or path that it is about, as far as it has one.
+    pub fn about(&self) -> Option<&[u8]> {
+        match self {
+            DiskOp::ResolveTarget { path, .. } | DiskOp::ResolveSource { path, .. } => Some(path),
+            DiskOp::OpenDir { name, .. } => name.as_ref().map(Name::as_bytes),
+            DiskOp::ReadSmall { name, .. }
+            | DiskOp::OpenRead { name, .. }
+            | DiskOp::Check { name, .. }
+            | DiskOp::MakeDir { name, .. }
+            | DiskOp::PutSmall { name, .. }
+            | DiskOp::PutSymlink { name, .. }
+            | DiskOp::OpenPart { name, .. }
+            | DiskOp::CleanPart { name, .. } => Some(name.as_bytes()),
+            DiskOp::CloseDir { .. }
+            | DiskOp::List { .. }
+            | DiskOp::Read { .. }
+            | DiskOp::AwaitInput { .. }
+            | DiskOp::ReadOn { .. }
+            | DiskOp::Stat { .. }
+            | DiskOp::CloseRead { .. }
+            | DiskOp::SetDir { .. }
+            | DiskOp::StartPart { .. }
+            | DiskOp::Write { .. }
+            | DiskOp::ReadPart { .. }
+            | DiskOp::WriteJournal { .. }
+            | DiskOp::CommitPart { .. }
+            | DiskOp::ClosePart { .. }
+            | DiskOp::CopyRange { .. }
+            | DiskOp::StatDir { .. }
+            | DiskOp::DirsAbove { .. } => None,
+        }
+    }
+}
+
 /// Why a disk operation failed. The errno is kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DiskError {
@@ -472,4 +507,27 @@ impl DiskError {
         call: "no inodes",
         errno: ENOSPC,
     };
+
+    /// What stands for the call where the directory that a daemon serves cannot be opened.
+    pub const ROOT: &str = "the served directory";
+
+    /// The same of the directory that a peer is confined to.
+    pub const CONFINED: &str = "the directory of the peer's path=";
+
+    /// The file system that a daemon served is not mounted any more: what is there now is what it
+    /// hid.
+    pub const UNMOUNTED: DiskError = DiskError {
+        call: "mount",
+        errno: ENODEV,
+    };
+
+    /// Whether it is about what the daemon serves, and not about what was asked for in it.
+    pub fn is_of_root(&self) -> bool {
+        [
+            DiskError::ROOT,
+            DiskError::CONFINED,
+            DiskError::UNMOUNTED.call,
+        ]
+        .contains(&self.call)
+    }
 }

@@ -25,6 +25,10 @@ pub const REPORT_EVERY: Duration = Duration::from_millis(50);
 pub struct Ports {
     queue: VecDeque<Output>,
     control: BytesMut,
+    /// Disk operations wanted so far.
+    disk_wanted: u64,
+    /// Something for the peer was put into the queue.
+    has_spoken: bool,
 }
 
 impl Ports {
@@ -44,17 +48,28 @@ impl Ports {
     /// Hands over the control bytes held back.
     pub fn flush(&mut self) {
         if !self.control.is_empty() {
+            self.has_spoken = true;
             self.queue
                 .push_back(Output::Control(self.control.split().freeze()));
         }
     }
 
     pub fn data(&mut self, stream: StreamKey, payload: Payload, fin: bool) {
+        self.has_spoken = true;
         self.queue.push_back(Output::Data {
             stream,
             payload,
             fin,
         });
+    }
+
+    pub fn disk_wanted(&self) -> u64 {
+        self.disk_wanted
+    }
+
+    /// Whether something was said to the peer since this was last asked.
+    pub fn take_spoken(&mut self) -> bool {
+        std::mem::take(&mut self.has_spoken)
     }
 
     /// How the next bytes of an incoming stream are best handed over, if that changed.
@@ -130,6 +145,7 @@ impl<T> Ops<T> {
         self.serial = self.serial.wrapping_add(1) & !MOVER_BIT | owner_bit(self.owner);
         let key = self.slots.insert((self.serial, what));
         let op = OpId(u64::from(self.serial) << 32 | key as u64);
+        ports.disk_wanted += 1;
         ports.queue.push_back(Output::Disk { op, cmd });
     }
 
@@ -144,6 +160,12 @@ impl<T> Ops<T> {
 
     pub fn in_flight(&self) -> usize {
         self.slots.len()
+    }
+
+    /// What the operation was for that is in flight longest.
+    pub fn oldest(&self) -> Option<&T> {
+        let oldest = self.slots.iter().min_by_key(|(_, (serial, _))| *serial);
+        oldest.map(|(_, (_, what))| what)
     }
 
     #[cfg(test)]

@@ -162,6 +162,18 @@ impl Receiver {
         self.report(now, ports, false);
     }
 
+    /// What the disk is asked about, or the sender.
+    pub fn awaited(&self, of_disk: bool) -> Option<Bytes> {
+        match of_disk {
+            true => {
+                let written = self.mover.awaited();
+                let written = written.and_then(|entry| self.plan.path_of_id(entry));
+                written.or_else(|| self.plan.awaited_of_disk())
+            }
+            false => self.plan.awaited_of_peer(),
+        }
+    }
+
     /// Whether everything announced is resolved and nothing is in flight any more.
     pub fn is_complete(&self) -> bool {
         self.plan.is_resolved() && self.mover.in_flight() == 0

@@ -193,6 +193,18 @@ impl Sender {
         self.mover.read_chunk(ports)
     }
 
+    /// What the disk is asked about, or the receiver.
+    pub fn awaited(&self, of_disk: bool) -> Option<Bytes> {
+        match of_disk {
+            true => {
+                let read = self.mover.awaited();
+                let read = read.and_then(|entry| self.plan.path_of(entry));
+                read.or_else(|| self.plan.awaited_of_disk())
+            }
+            false => self.plan.awaited_of_peer(),
+        }
+    }
+
     /// When time alone changes something: the bandwidth limit lets more through.
     pub fn deadline(&self) -> Option<Instant> {
         match self.stop {

@@ -163,9 +163,14 @@ impl ClientTransfer {
             ClientState::Dialling(_) => (None, false),
         };
         let ended = match (outcome, why) {
-            (Some(outcome @ (Outcome::Complete(_) | Outcome::Stopped { .. })), _) => {
-                Ended::Outcome(outcome)
-            }
+            (
+                Some(
+                    outcome @ (Outcome::Complete(_)
+                    | Outcome::Stopped { .. }
+                    | Outcome::Stalled { .. }),
+                ),
+                _,
+            ) => Ended::Outcome(outcome),
             (Some(outcome @ Outcome::Cancelled { .. }), _) if asked_to_stop => {
                 Ended::Outcome(outcome)
             }

@@ -107,6 +107,7 @@ pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
         read_ahead_in_place_bytes: share.min(READ_AHEAD_IN_PLACE_BYTES),
         carriage: Carriage::Bytes,
         lookups: LOOKUPS,
+        patience: shared.patience,
         parallel: ParallelTransferConfig::default(),
     }
 }

@@ -258,6 +258,7 @@ impl Worker {
     }
 
     fn hand_over_file_operations(&mut self) {
+        self.disk.close_kept();
         self.disk.feed_starved();
         self.disk.feed_short(self.io.now);
         while let Some((token, op)) = self.disk.next_operation() {

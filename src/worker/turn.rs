@@ -206,6 +206,10 @@ impl Worker {
         let now = self.io.now;
         let deadline = self.sessions.get(key).and_then(|it| it.lanes.deadline());
         if deadline.is_some_and(|at| at <= now) {
+            let running = self.sessions.get(key);
+            if running.is_some_and(|running| running.space.take_moved()) {
+                self.tell(key, LanesInput::DiskWorks);
+            }
             self.tell(key, LanesInput::Tick);
         } else {
             self.sessions.schedule(&mut self.io, key);

@@ -59,11 +59,13 @@ impl OpenHow {
 #[derive(Debug)]
 #[allow(missing_docs)] // The fields are the arguments of the system call each variant names.
 pub enum FileOp {
-    /// openat2(2) → [`FileDone::Opened`].
+    /// openat2(2) → [`FileDone::Opened`]. `waits`: a server may be asked (FUSE), which takes its
+    /// time: the ring would try an open of what is cached in place, and wait with it.
     Open {
         dir: Dir,
         path: CString,
         how: OpenHow,
+        waits: bool,
     },
     /// statx(2); `flags` are `AT_*` → [`FileDone::Stat`].
     Statx { dir: Dir, path: CString, flags: i32 },
@@ -103,9 +105,14 @@ pub enum FileOp {
     Truncate { file: Arc<OwnedFd>, len: u64 },
     /// fsync(2) of a file or directory; `data_only`: fdatasync(2).
     Fsync { file: Arc<OwnedFd>, data_only: bool },
-    /// sync_file_range(2) of the whole file: starts writing what is dirty; `wait`: and waits until
-    /// it is written. The device's own cache is not flushed, nor is metadata.
-    SyncRange { file: Arc<OwnedFd>, wait: bool },
+    /// sync_file_range(2) of a range, offset and length (0: to the end): starts writing what is
+    /// dirty; `wait`: and waits until it is written. The device's own cache is not flushed, nor is
+    /// metadata.
+    SyncRange {
+        file: Arc<OwnedFd>,
+        range: (u64, u32),
+        wait: bool,
+    },
     /// FIEMAP (linux/fiemap.h) → [`FileDone::Allocated`]: whether all of `0..len` is in extents
     /// that were written.
     Extents { file: Arc<OwnedFd>, len: u64 },
@@ -125,8 +132,9 @@ pub enum FileOp {
         file: Arc<OwnedFd>,
         name: &'static CStr,
     },
-    /// close(2) of a descriptor, for what it says: some file systems (NFS, FUSE, AFS) tell only
-    /// then that data they took was not stored.
+    /// close(2) of a descriptor, for what it says: some file systems (NFS, FUSE, AFS) ask their
+    /// server, wait for it, and tell only then that data they took was not stored. The descriptor
+    /// is gone, whatever it says.
     Close { file: OwnedFd },
     /// syncfs(2) of the file system a file is on. Since Linux 5.8 an error at writeback is told.
     SyncFs { file: Arc<OwnedFd> },

@@ -32,6 +32,7 @@ mod poll;
 mod pool;
 mod receive;
 mod socket;
+mod threads;
 mod uring;
 mod wake;
 

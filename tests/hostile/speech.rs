@@ -130,6 +130,7 @@ pub fn hello(request: WireRequest) -> Message {
         bwlimit_bps: None,
         streams: None,
         counts: false,
+        patience_s: None,
     })
 }
 

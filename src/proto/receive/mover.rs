@@ -162,6 +162,13 @@ impl TakingPart {
 }
 
 impl ReceiveMover {
+    /// The entry of the write that is under way longest.
+    pub fn awaited(&self) -> Option<EntryId> {
+        match *self.ops.oldest()? {
+            ReceiveMoverOp::Put { entry, .. } | ReceiveMoverOp::Write { entry, .. } => Some(entry),
+        }
+    }
+
     pub fn new(write_behind_max: u64) -> ReceiveMover {
         ReceiveMover {
             ops: Ops::of(OpOwner::Mover),

@@ -1,6 +1,7 @@
 //! The plan of a receiver: what was announced, what stands at the destination, what is asked for,
 //! how each entry ended.
 
+mod awaited;
 mod copies;
 mod files;
 mod held;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::SenderConfig;
 use super::orders::{SendCommand, SendReport, WholeOrder};
-use crate::ids::OpId;
+use crate::ids::{EntryId, OpId};
 #[cfg(test)]
 use crate::proto::PIECE_BYTES;
 use crate::proto::parallel::{Parallelism, StreamSlots, TransferRate};
@@ -199,6 +199,17 @@ impl SendMover {
         match self.turn.left_bytes.checked_sub(bytes) {
             Some(left_bytes) if left_bytes > 0 => self.turn.left_bytes = left_bytes,
             _ => self.pass_turn(),
+        }
+    }
+
+    /// The entry of the read that is under way longest.
+    pub fn awaited(&self) -> Option<EntryId> {
+        match self.ops.oldest()? {
+            SendMoverOp::Whole(order) => Some(order.entry),
+            SendMoverOp::Piece { job, .. } => self.jobs.entry_of(*job),
+            SendMoverOp::Input { job } | SendMoverOp::Stretch { job } => {
+                self.unsized_files.entry_of(*job)
+            }
         }
     }
 

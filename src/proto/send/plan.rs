@@ -1,5 +1,6 @@
 //! The plan of a sender: which entries there are, what the receiver decided, what is to be moved.
 
+mod awaited;
 mod copies;
 mod count;
 mod files;

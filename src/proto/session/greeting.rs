@@ -6,9 +6,10 @@ use bytes::Bytes;
 
 use super::listing::Lister;
 use super::role::Role;
+use super::watch::ProgressWatch;
 use super::{
     BenchWork, Direction, End, Grant, HELLO_TIMEOUT, Limits, Request, Session, Sources, Stage,
-    Told, Transfer, TransferOptions, WELCOME_TIMEOUT,
+    Told, Transfer, TransferOptions,
 };
 use crate::ids::PATH_MAX_BYTES;
 use crate::proto::bench::{Bench, BenchRole, MAX_BENCH};
@@ -37,14 +38,15 @@ impl Session {
         let begin = match request {
             Request::Transfer(transfer) => match transfer.direction {
                 Direction::Pull => begin_pull(now, &mut ports, transfer, &limits),
-                Direction::Push => begin_push(now, transfer),
+                Direction::Push => begin_push(transfer),
             },
             Request::List { path } => {
                 let asked = WireRequest::List { path };
-                await_welcome(now, Role::Read, asked, None)
+                await_welcome(Role::Read, asked, None)
             }
             Request::Bench { work, duration } => begin_bench(now, work, duration, &limits),
         };
+        let watch = ProgressWatch::new(now, limits.patience);
         let mut session = Session {
             client: true,
             limits,
@@ -53,6 +55,9 @@ impl Session {
             stage: begin.stage,
             role: begin.role,
             told: Told::default(),
+            watch,
+            disk_ended: 0,
+            now,
             end: End::No,
             #[cfg(test)]
             unchecked: 0,
@@ -71,6 +76,7 @@ impl Session {
             until: now + HELLO_TIMEOUT,
         };
         let (decoder, ports) = (Decoder::new(), Ports::default());
+        let watch = ProgressWatch::new(now, limits.patience);
         Session {
             client: false,
             limits,
@@ -79,6 +85,9 @@ impl Session {
             stage,
             role: Role::Unknown,
             told: Told::default(),
+            watch,
+            disk_ended: 0,
+            now,
             end: End::No,
             #[cfg(test)]
             unchecked: 0,
@@ -104,6 +113,10 @@ impl Session {
             bwlimit_bps,
             streams: Some(self.limits.parallel.max_concurrent_streams.clamp(1, 255) as u8),
             counts,
+            patience_s: self
+                .limits
+                .patience
+                .map(|patience| u32::try_from(patience.as_secs()).unwrap_or(u32::MAX).max(1)),
         });
         if paths_fit && few && wire::fits(&message) {
             self.ports.message(&message);
@@ -117,7 +130,7 @@ impl Session {
     }
 
     /// The receiver's target is known.
-    pub(super) fn begin_receiving(&mut self, now: Instant) {
+    pub(super) fn begin_receiving(&mut self) {
         let Stage::Placing { ask, .. } = std::mem::replace(&mut self.stage, Stage::Running) else {
             return;
         };
@@ -126,8 +139,7 @@ impl Session {
             Some(Sources { paths, options }) => {
                 let inside = self.role.lands_inside();
                 self.ports.event(Event::Placed { inside });
-                let until = now + WELCOME_TIMEOUT;
-                self.stage = Stage::AwaitWelcome { until, send: None };
+                self.stage = Stage::AwaitWelcome { send: None };
                 let asked = WireRequest::Pull {
                     sources: paths,
                     follow_named: options.follow_named,
@@ -161,6 +173,10 @@ impl Session {
             self.refuse_with(SessionErrorCode::Unsupported, text);
             return Ok(());
         }
+        let patience = hello
+            .patience_s
+            .map(|seconds| Duration::from_secs(seconds.max(1).into()));
+        self.watch.shorten(patience);
         self.ports.event(asked(&hello.request));
         let (allowed, what) = match &hello.request {
             WireRequest::Push { .. } => (grant.write, "write to"),
@@ -337,18 +353,12 @@ fn asked(request: &WireRequest) -> Event {
 }
 
 /// Says what is wanted, and waits to be welcome.
-fn await_welcome(
-    now: Instant,
-    role: Role,
-    asked: WireRequest,
-    send: Option<Sources>,
-) -> SessionStart {
+fn await_welcome(role: Role, asked: WireRequest, send: Option<Sources>) -> SessionStart {
     let bwlimit_bps = send
         .as_ref()
         .and_then(|sources| sources.options.bwlimit_bps);
-    let until = now + WELCOME_TIMEOUT;
     SessionStart {
-        stage: Stage::AwaitWelcome { until, send },
+        stage: Stage::AwaitWelcome { send },
         role,
         asks: Some((asked, bwlimit_bps)),
     }
@@ -380,7 +390,7 @@ fn begin_pull(
     }
 }
 
-fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
+fn begin_push(transfer: Transfer) -> SessionStart {
     let TransferOptions {
         must_be_dir,
         force,
@@ -408,7 +418,7 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         paths: transfer.sources,
         options: transfer.options,
     };
-    await_welcome(now, Role::Unknown, asked, Some(send))
+    await_welcome(Role::Unknown, asked, Some(send))
 }
 
 fn begin_bench(now: Instant, work: BenchWork, duration: Duration, limits: &Limits) -> SessionStart {
@@ -422,7 +432,7 @@ fn begin_bench(now: Instant, work: BenchWork, duration: Duration, limits: &Limit
         mode,
         milliseconds: duration.as_millis() as u64,
     };
-    await_welcome(now, Role::Bench(bench), asked, None)
+    await_welcome(Role::Bench(bench), asked, None)
 }
 
 /// `streams`: what the client asked for, when it is the server that sends; else our own setting

@@ -37,6 +37,7 @@ fn limits() -> Limits {
         carriage: Carriage::Bytes,
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
+        patience: Some(PATIENCE),
     }
 }
 
@@ -65,6 +66,7 @@ fn hello(version: u16, request: WireRequest) -> Message {
         bwlimit_bps: None,
         streams: None,
         counts: false,
+        patience_s: None,
     })
 }
 
@@ -249,12 +251,18 @@ fn a_silent_client_is_dropped() {
 }
 
 #[test]
-fn a_silent_server_is_lost() {
+fn a_silent_server_is_given_up() {
     let mut client = Bench::client(push());
     assert!(matches!(client.said[..], [Message::Hello(_)]));
-    client.now += WELCOME_TIMEOUT + Duration::from_millis(1);
+    client.now += PATIENCE;
     client.input(Input::Tick);
-    assert!(matches!(client.outcome, Some(Outcome::Lost(_))));
+    assert_eq!(
+        client.outcome, None,
+        "the server would say first what it waits for"
+    );
+    client.now += Duration::from_secs(1);
+    client.input(Input::Tick);
+    assert!(matches!(client.outcome, Some(Outcome::Stalled { .. })));
 }
 
 #[test]

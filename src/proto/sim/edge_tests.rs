@@ -404,6 +404,7 @@ fn hello() -> Hello {
         bwlimit_bps: None,
         streams: None,
         counts: false,
+        patience_s: None,
     }
 }
 

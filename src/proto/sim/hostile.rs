@@ -167,6 +167,7 @@ impl Hostile {
             bwlimit_bps,
             streams,
             counts: false,
+            patience_s: None,
         }));
     }
 
@@ -533,7 +534,12 @@ impl Hostile {
                 "no",
             ))),
             12 => self.greet(),
-            13 => self.say(&Message::ListEnd {}),
+            13 => {
+                let finished = self.rng.next() % 5;
+                let sign = Message::Working { finished };
+                let other = Message::ListEnd {};
+                self.say(if finished > 0 { &sign } else { &other });
+            }
             14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
             15 => self.judge_wrongly(id),
             16..19 => self.send_wrongly(id),

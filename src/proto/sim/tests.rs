@@ -13,6 +13,7 @@ use super::tree::TreeShape;
 use super::world::{CLIENT, SERVER, Stop, World};
 use crate::ids::EntryId;
 use crate::proto::errno::ENOSPC;
+use crate::proto::session::PATIENCE;
 use crate::proto::{
     CancelReason, EntryErrorCode, EntryResult, Event, Input, Outcome, SessionError,
     SessionErrorCode, Totals,
@@ -161,6 +162,32 @@ fn a_bandwidth_limit_on_a_slow_disk_is_no_deadline_in_the_past() {
             complete(&world);
         },
     );
+}
+
+#[test]
+fn disks_that_never_answer_end_both_sides() {
+    let name = "disks_that_never_answer_end_both_sides";
+    let stalled = std::cell::Cell::new(0);
+    for_seeds(name, 300, |seed| {
+        let mut rng = Rng::new(seed ^ 0x5741);
+        let mut scenario = Scenario::random(seed, SMALL_TREE);
+        let mut world = scenario.world(start());
+        world.run(rng.below(200));
+        world.hang_disks(rng.pick(&[1, 10, 100]));
+        let before = world.now();
+        assert_eq!(world.run(usize::MAX), Stop::Finished);
+        let took = world.now() - before;
+        assert!(took < 4 * PATIENCE, "it took {took:?}");
+        for side in &world.sides {
+            match &side.outcome {
+                Some(Outcome::Complete(_) | Outcome::Lost(_)) => {}
+                Some(Outcome::Stalled { .. }) => stalled.set(stalled.get() + 1),
+                Some(Outcome::Refused(error)) if error.code == SessionErrorCode::Stalled => {}
+                other => panic!("ended with {other:?}"),
+            }
+        }
+    });
+    assert!(stalled.get() > 100, "{} stalled", stalled.get());
 }
 
 #[test]

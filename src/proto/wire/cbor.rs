@@ -382,7 +382,8 @@ numbers!(
     SessionErrorCode::Busy = 2,
     SessionErrorCode::Unsupported = 3,
     SessionErrorCode::Full = 4,
-    SessionErrorCode::Other = 5
+    SessionErrorCode::Other = 5,
+    SessionErrorCode::Stalled = 6
 );
 
 impl<C> Encode<C> for CancelReason {

@@ -132,6 +132,12 @@ pub enum Message {
         #[cbor(n(1), with = "cbor::text")]
         text: String,
     },
+    /// Either way, while nothing else is said: so many disk operations of this side ended so far.
+    #[n(21)]
+    Working {
+        #[n(0)]
+        finished: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -153,6 +159,9 @@ pub struct Hello {
     /// Asks a sending server for a [`Message::Counted`].
     #[cbor(n(5), default)]
     pub counts: bool,
+    /// After so many seconds in which nothing is got on with the client gives up.
+    #[n(6)]
+    pub patience_s: Option<u32>,
 }
 
 /// What the client wants of the server.

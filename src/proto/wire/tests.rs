@@ -109,6 +109,7 @@ fn every_message() -> Vec<Message> {
                 bwlimit_bps: Some(1),
                 streams: None,
                 counts: false,
+                patience_s: None,
             })
         })
         .collect();
@@ -118,6 +119,7 @@ fn every_message() -> Vec<Message> {
         inside: true,
     }));
     all.extend(messages_after_hello());
+    all.push(Message::Working { finished: u64::MAX });
     all
 }
 

@@ -51,6 +51,10 @@ impl TargetParts {
         chains.map(StretchChain::held_bytes).sum()
     }
 
+    pub(super) fn entry_of(&self, part: usize) -> Option<EntryId> {
+        self.open.get(part).map(|part| part.entry)
+    }
+
     pub(super) fn want(&mut self, entry: EntryId) {
         self.ready.push_back(entry);
     }

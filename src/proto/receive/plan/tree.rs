@@ -154,6 +154,10 @@ impl TargetTree {
 }
 
 impl TargetDir {
+    pub(super) fn path(&self) -> &Bytes {
+        &self.path
+    }
+
     /// The descriptor to close when the session stops.
     fn descriptor(&self, target: &Target) -> Option<DirId> {
         match self.state {

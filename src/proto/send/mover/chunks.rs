@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
 use super::{Issued, SendMover, SendMoverOp};
+use crate::ids::EntryId;
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::ChunkHasher;
@@ -59,6 +60,10 @@ enum JobState {
 }
 
 impl Jobs {
+    pub(super) fn entry_of(&self, job: usize) -> Option<EntryId> {
+        self.all.get(job).map(|job| job.order.entry)
+    }
+
     fn of_file(&self, file: usize) -> Vec<usize> {
         let jobs = self.all.iter();
         jobs.filter(|(_, job)| job.order.file == file)

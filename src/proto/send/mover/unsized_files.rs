@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
 use super::{Issued, SendMover, SendMoverOp};
+use crate::ids::EntryId;
 use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::digest_of;
 use crate::proto::ports::Ports;
@@ -61,6 +62,10 @@ impl UnsizedJobs {
             | UnsizedState::GivenUp => None,
         });
         silent.min()
+    }
+
+    pub(super) fn entry_of(&self, job: usize) -> Option<EntryId> {
+        self.all.get(job).map(|job| job.order.entry)
     }
 
     fn ready(&self) -> Option<usize> {

@@ -71,6 +71,10 @@ impl SourceFile {
 }
 
 impl SourceFiles {
+    pub(super) fn entry_of(&self, file: usize) -> Option<EntryId> {
+        self.open.get(file).map(|file| file.entry)
+    }
+
     pub(super) fn want(&mut self, entry: EntryId) {
         self.queue.push_back(entry);
     }

@@ -129,7 +129,7 @@ impl Worker {
             address,
             peer,
             lanes: Lanes::client(now, LaneKey(key), session, self.lanes_config(id, peer)),
-            space: Space::new(Base::Local, self.files_in_place()),
+            space: Space::new(Base::Local),
             allowed: None,
         };
         self.begin_session(key, begin);

@@ -57,11 +57,6 @@ impl Worker {
         self.connections.touch(key);
     }
 
-    /// Where operations on files are made in place whatever the file system.
-    pub(super) fn files_in_place(&self) -> bool {
-        self.io.driver.backend() == landro_sys::Backend::Poll
-    }
-
     /// After a turn: tells the session what became of the lane.
     pub(crate) fn settle_lane(&mut self, key: usize) {
         let now = self.io.now;

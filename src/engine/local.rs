@@ -29,12 +29,12 @@ pub struct LocalNews {
 
 #[derive(Default)]
 struct Mutual {
-    state: Mutex<Progress>,
+    state: Mutex<LocalProgress>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Progress {
+struct LocalProgress {
     events: Vec<Event>,
     steps: u64,
     /// The name that the operation under way is about.
@@ -103,7 +103,7 @@ impl LocalCopy {
 }
 
 impl Mutual {
-    fn lock(&self) -> MutexGuard<'_, Progress> {
+    fn lock(&self) -> MutexGuard<'_, LocalProgress> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -118,7 +118,7 @@ impl Mutual {
 
     fn tell(&self, event: Event) {
         let state = self.lock();
-        let full = |state: &mut Progress| state.events.len() >= EVENTS_MAX;
+        let full = |state: &mut LocalProgress| state.events.len() >= EVENTS_MAX;
         if state.events.len() + 1 == EVENTS_MAX {
             self.changed.notify_all();
         }

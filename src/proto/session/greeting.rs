@@ -173,10 +173,7 @@ impl Session {
             self.refuse_with(SessionErrorCode::Unsupported, text);
             return Ok(());
         }
-        let patience = hello
-            .patience_s
-            .map(|seconds| Duration::from_secs(seconds.max(1).into()));
-        self.watch.shorten(patience);
+        self.watch.shorten(hello.patience());
         self.ports.event(asked(&hello.request));
         let (allowed, what) = match &hello.request {
             WireRequest::Push { .. } => (grant.write, "write to"),

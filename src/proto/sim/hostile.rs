@@ -534,12 +534,10 @@ impl Hostile {
                 "no",
             ))),
             12 => self.greet(),
-            13 => {
-                let finished = self.rng.next() % 5;
-                let sign = Message::Working { finished };
-                let other = Message::ListEnd {};
-                self.say(if finished > 0 { &sign } else { &other });
-            }
+            13 => self.say(&match self.rng.next() % 5 {
+                0 => Message::ListEnd {},
+                finished => Message::Working { finished },
+            }),
             14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
             15 => self.judge_wrongly(id),
             16..19 => self.send_wrongly(id),
@@ -548,17 +546,14 @@ impl Hostile {
                 self.stream(noise.into(), true)
             }
             20 => {
-                let noise = self.rng.bytes(40);
-                self.input(Input::Control(noise.into()))
+                let noise = self.rng.bytes(40).into();
+                self.input(Input::Control(noise))
             }
             21 => self.input(Input::DataReset),
-            22 => {
-                let path = Bytes::from_static(b"\x1b[2J");
-                self.say(&Message::SourceError {
-                    path,
-                    error: error(EntryErrorCode::Name),
-                })
-            }
+            22 => self.say(&Message::SourceError {
+                path: Bytes::from_static(b"\x1b[2J"),
+                error: error(EntryErrorCode::Name),
+            }),
             _ => self.input(Input::Cancel(CancelReason::User)),
         }
     }

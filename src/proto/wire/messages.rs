@@ -1,6 +1,8 @@
 //! The control messages: what each says, in field order; the CDDL in `docs/protocol.md` mirrors
 //! this file.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
@@ -162,6 +164,14 @@ pub struct Hello {
     /// After so many seconds in which nothing is got on with the client gives up.
     #[n(6)]
     pub patience_s: Option<u32>,
+}
+
+impl Hello {
+    /// How long the client waits for anything to be got on with.
+    pub fn patience(&self) -> Option<Duration> {
+        let seconds = self.patience_s?;
+        Some(Duration::from_secs(seconds.max(1).into()))
+    }
 }
 
 /// What the client wants of the server.

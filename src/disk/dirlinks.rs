@@ -15,7 +15,7 @@ use std::sync::Arc;
 use landro_sys::file::flags;
 use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Statx};
 
-use super::names::{c_string, refuse_reserved};
+use super::names::c_string;
 use super::publish::sync;
 use super::source::split_path;
 use super::space::Base;
@@ -114,7 +114,6 @@ async fn open_dirlink(
         return Err(DiskError::RECEIVED_LINK);
     }
     let target = files.readlink(&link, b"").await?;
-    refuse_reserved(&target)?;
     match files.space.base() {
         Base::Served(_) if target.starts_with(b"/") => Err(DiskError {
             call: "openat2",

@@ -13,6 +13,7 @@ mod descriptors;
 mod dirlinks;
 mod durable;
 mod local;
+mod marks;
 mod names;
 mod part;
 mod publish;
@@ -38,7 +39,7 @@ use bytes::Bytes;
 use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool};
 
-use crate::ids::{NameError, OpId, is_reserved_path};
+use crate::ids::OpId;
 use crate::proto::errno::EIO;
 use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
@@ -550,14 +551,8 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
 /// Opens a directory beneath another, for a peer that is confined to a part of the served root.
 ///
 /// # Errors
-/// As openat2(2); `InvalidInput` for a reserved name.
+/// As openat2(2).
 pub fn open_beneath(root: &Arc<OwnedFd>, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
-    if is_reserved_path(path) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            NameError::Reserved,
-        ));
-    }
     let path = c_string(source::relative(path))
         .map_err(|error| io::Error::from_raw_os_error(error.errno))?;
     let path = if path.is_empty() {

@@ -1,7 +1,7 @@
 //! The sender's disk operations: finding, listing and reading sources, never through a symlink.
 
 use std::future::Future;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,11 +10,11 @@ use bytes::Bytes;
 use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool, Statx};
 
-use super::names::{c_string, refuse_reserved};
+use super::names::c_string;
 use super::space::{Base, DirPlace, OpenFile};
 use super::{DiskDone, DiskError, Files};
-use crate::ids::{DirId, FileId, Name, is_reserved_path};
-use crate::proto::errno::{EACCES, EBADF, ELOOP, ENAMETOOLONG};
+use crate::ids::{DirId, FileId, Name};
+use crate::proto::errno::{EACCES, EBADF, ENAMETOOLONG};
 use crate::proto::{Kind, Listed, Meta, Mtime};
 
 pub fn meta_of(stat: &Statx) -> Meta {
@@ -72,41 +72,15 @@ impl Files {
     /// user's command.
     pub(super) async fn open_asked(&self, path: &[u8]) -> Result<Arc<OwnedFd>, DiskError> {
         match self.space.base() {
-            Base::Served(root) => self.open_served(root, relative(path)).await,
+            Base::Served(root) => {
+                let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
+                let below = match relative(path) {
+                    b"" => b".",
+                    below => below,
+                };
+                self.open_directory(Some(root), below, resolve).await
+            }
             Base::Local => self.open_directory(None, path, 0).await,
-        }
-    }
-
-    /// Opens a directory of a daemon by the path that a client named: symlinks inside the root
-    /// work, but lead to none that is reserved.
-    async fn open_served(
-        &self,
-        root: &Arc<OwnedFd>,
-        below: &[u8],
-    ) -> Result<Arc<OwnedFd>, DiskError> {
-        match self.open_dir_below(root, below).await {
-            Err(DiskError { errno: ELOOP, .. }) => {}
-            other => return other,
-        }
-        let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
-        let fd = self.open_directory(Some(root), below, resolve).await?;
-        let (root, led_to) = (self.real_path(root).await?, self.real_path(&fd).await?);
-        match led_to.strip_prefix(&root[..]) {
-            Some(below) if is_reserved_path(below) => Err(DiskError::RESERVED_NAME),
-            _ => Ok(fd),
-        }
-    }
-
-    /// Where an open directory is, as proc(5) tells.
-    async fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
-        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        let op = FileOp::Readlink {
-            dir: None,
-            path: c_string(path.as_bytes())?,
-        };
-        match self.call("readlink /proc/self/fd", op).await? {
-            FileDone::Link(path) => Ok(path.into()),
-            other => unreachable!("readlinkat answered {other:?}"),
         }
     }
 
@@ -173,12 +147,24 @@ impl Files {
         }
     }
 
+    /// An unfinished file is nobody's to read.
+    async fn refuse_unfinished(&self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<(), DiskError> {
+        match self.is_unfinished(dir, name).await? {
+            true => Err(DiskError::UNFINISHED),
+            false => Ok(()),
+        }
+    }
+
     async fn look_at(&self, dir: Arc<OwnedFd>, name: Bytes) -> Listed {
         let found = async {
             let meta = self.lstat(&dir, &name).await?;
             let link = match meta.kind {
                 Kind::Symlink => Some(self.readlink(&dir, &name).await?),
-                Kind::File | Kind::Directory | Kind::Special => None,
+                Kind::File => {
+                    self.refuse_unfinished(&dir, &name).await?;
+                    None
+                }
+                Kind::Directory | Kind::Special => None,
             };
             Ok((meta, link))
         };
@@ -194,7 +180,6 @@ pub fn relative(path: &[u8]) -> &[u8] {
 }
 
 pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone, DiskError> {
-    refuse_reserved(path)?;
     let path = match files.space.base() {
         Base::Served(_) => relative(path),
         Base::Local => path,
@@ -327,6 +312,7 @@ pub async fn read_small(
     max_bytes: usize,
 ) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
+    files.refuse_unfinished(&fd, name.as_bytes()).await?;
     let file = files.open(Some(&fd), name.as_bytes(), read_how()).await?;
     // Small files share a buffer: the next one is read behind the last.
     let shared = files
@@ -378,6 +364,7 @@ pub async fn open_read(
     file: FileId,
 ) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
+    files.refuse_unfinished(&fd, name.as_bytes()).await?;
     let open = files.open(Some(&fd), name.as_bytes(), read_how()).await?;
     files.space.allowance.keep(&open)?;
     let meta = meta_of(&files.fstat(&open).await?);

@@ -12,7 +12,7 @@ use landro_sys::{Buffer, FileDone, FileOp, OpenHow};
 
 use super::descriptors::Allowance;
 use super::durable::Footing;
-use super::names::c_string;
+use super::names::{TemporaryName, c_string};
 use super::{DiskError, Files};
 use crate::ids::{DirId, FileId, Name, PATH_MAX_BYTES};
 use crate::proto::errno::{EACCES, EBADF, ENAMETOOLONG};
@@ -48,6 +48,8 @@ pub struct Space {
     pub(super) pinned: Arc<AtomicUsize>,
     /// The file system of the target has no O_TMPFILE (NFS, FUSE, FAT): use named temporary files.
     pub(super) no_tmpfile: Cell<bool>,
+    /// It has no extended attributes either: what is ours is told otherwise.
+    pub(super) no_attributes: Cell<bool>,
     /// A source typed with a trailing slash, whose final symlink is followed, and the directory
     /// behind it.
     pub(super) followed: RefCell<Option<(DirId, Name, Arc<OwnedFd>)>>,
@@ -116,7 +118,7 @@ pub struct Part {
     /// None: anonymous (O_TMPFILE), cannot be resumed.
     pub journal: Option<Arc<OwnedFd>>,
     /// Its temporary name, if it has one.
-    pub temporary: Option<std::ffi::CString>,
+    pub temporary: Option<TemporaryName>,
     pub history: Rc<History>,
 }
 
@@ -153,6 +155,7 @@ impl Space {
             small_reads: RefCell::default(),
             pinned: Arc::default(),
             no_tmpfile: Cell::new(false),
+            no_attributes: Cell::new(false),
             followed: RefCell::default(),
             target: Cell::default(),
             beside: None,

@@ -1,6 +1,7 @@
 //! The receiver's destination: where the sources land, what stands there, small files, symlinks and
 //! directories.
 
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -9,9 +10,9 @@ use landro_sys::file::flags;
 use landro_sys::{FileOp, OpenHow};
 
 use super::dirlinks;
-use super::names::{self, c_string, refuse_reserved};
+use super::names::{TemporaryName, Use, c_string, turns};
 use super::publish::{
-    Arrival, Attributes, finish, rename, set_meta, sync, temporary, unlink, write_all,
+    Arrival, Attributes, finish, may_replace, rename, set_meta, sync, temporary, unlink, write_all,
 };
 use super::source::{meta_of, relative, split_path};
 use super::space::Base;
@@ -28,7 +29,6 @@ pub async fn resolve(
     dir: DirId,
     fsync: bool,
 ) -> Result<DiskDone, DiskError> {
-    refuse_reserved(path)?;
     match files.open_asked(path).await {
         Ok(fd) => {
             dirlinks::refuse_received_target(files, path).await?;
@@ -147,7 +147,11 @@ pub async fn check(files: &Files, dir: DirId, name: &Name) -> Result<DiskDone, D
     };
     let link = match meta.kind {
         Kind::Symlink => Some(files.readlink(&fd, name.as_bytes()).await?),
-        Kind::File | Kind::Directory | Kind::Special => None,
+        Kind::File => {
+            may_replace(files, &fd, name).await?;
+            None
+        }
+        Kind::Directory | Kind::Special => None,
     };
     let in_doubt = meta.kind == Kind::File && !files.is_sound(dir, name, meta.size_bytes).await?;
     Ok(DiskDone::Existing(Some(Existing {
@@ -207,7 +211,7 @@ pub async fn put_small(
     };
     let result = result.await;
     if let (Err(_), Some(temporary)) = (&result, &temporary) {
-        unlink(files, &dir, temporary).await?;
+        unlink(files, &dir, &temporary.to_c()).await?;
     }
     result.map(|()| DiskDone::Done)
 }
@@ -230,14 +234,7 @@ pub async fn put_symlink(files: &Files, new: &NewLink) -> Result<DiskDone, DiskE
         ..
     } = new;
     let dir = files.dir(new.dir).await?;
-    let temporary = names::replacement(name);
-    unlink(files, &dir, &temporary).await?;
-    let op = FileOp::Symlink {
-        target: c_string(target)?,
-        dir: Some(dir.clone()),
-        path: temporary.clone(),
-    };
-    files.call("symlinkat", op).await?;
+    let temporary = make_link(files, &dir, name, target).await?;
     let mtime = (mtime.seconds, mtime.nanoseconds);
     let time = FileOp::SetLinkTime {
         dir: Some(dir.clone()),
@@ -247,7 +244,7 @@ pub async fn put_symlink(files: &Files, new: &NewLink) -> Result<DiskDone, DiskE
     let result = async {
         files.call("utimensat", time).await?;
         dirlinks::mark_received(files, &dir, &temporary, mtime).await?;
-        rename(files, &dir, &temporary, &c_string(name.as_bytes())?, 0).await?;
+        name_link(files, &dir, &temporary, name).await?;
         // A symlink cannot be opened to be synced; with its directory's new name the kernel writes
         // the link itself.
         if *fsync {
@@ -263,4 +260,57 @@ pub async fn put_symlink(files: &Files, new: &NewLink) -> Result<DiskDone, DiskE
             Err(error)
         }
     }
+}
+
+/// Makes a symlink under a temporary name. One that leads there already, under a name that belongs
+/// to this one's, is what a crash left: a symlink takes no mark of ours, and this is all it could
+/// say.
+async fn make_link(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    name: &Name,
+    target: &Bytes,
+) -> Result<CString, DiskError> {
+    for path in turns(name, Use::New) {
+        let path = path.to_c();
+        let op = FileOp::Symlink {
+            target: c_string(target)?,
+            dir: Some(dir.clone()),
+            path: path.clone(),
+        };
+        match files.call("symlinkat", op).await {
+            Ok(_) => return Ok(path),
+            Err(DiskError { errno: EEXIST, .. }) => {}
+            Err(error) => return Err(error),
+        }
+        // EINVAL: what stands there is no symlink.
+        if files
+            .readlink(dir, path.as_bytes())
+            .await
+            .is_ok_and(|there| there == target)
+        {
+            return Ok(path);
+        }
+    }
+    Err(DiskError {
+        call: "symlinkat",
+        errno: EEXIST,
+    })
+}
+
+/// Gives a symlink its name, replacing a file or symlink there.
+async fn name_link(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    temporary: &CString,
+    name: &Name,
+) -> Result<(), DiskError> {
+    let to = c_string(name.as_bytes())?;
+    if TemporaryName::parse(name.as_bytes()).is_some() {
+        match rename(files, dir, temporary, &to, flags::RENAME_NOREPLACE).await {
+            Err(DiskError { errno: EEXIST, .. }) => may_replace(files, dir, name).await?,
+            other => return other,
+        }
+    }
+    rename(files, dir, temporary, &to, 0).await
 }

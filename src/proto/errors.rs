@@ -1,6 +1,5 @@
 //! Errors put into words: which side, which system call, what the kernel said, what to do about it.
 
-use crate::ids::NameError;
 use crate::proto::errno::{
     EACCES, EDQUOT, EEXIST, EFBIG, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT,
     ENOSPC, ENOTDIR, EPERM, EROFS, EXDEV,
@@ -51,7 +50,12 @@ impl HostSide {
 /// place, with advice.
 fn explain(error: &DiskError, advice: &str) -> String {
     match *error {
-        DiskError::RESERVED_NAME => NameError::Reserved.to_string(),
+        DiskError::UNFINISHED => "an unfinished file of a transfer, which that transfer goes on with; copy the file \
+                                  itself when it is whole (landro ls --partial tells its name)"
+            .into(),
+        DiskError::OUR_FORM => "unfinished files of transfers have names of this form, and this file system keeps no \
+                                extended attributes that would tell them apart; give the file another name"
+            .into(),
         DiskError::RECEIVED_LINK => "a symlink stands where a directory is to be, and it may have been copied here, so \
                                      it is not followed; if it is yours, make it anew (ln -sfn), end the destination \
                                      with / if it is the destination itself, or mount the directory (mount --bind) \
@@ -94,10 +98,9 @@ fn advice(error: &DiskError, write: bool) -> &'static str {
 
 /// A source that could not be read.
 pub fn source_error(host: HostSide, error: &DiskError) -> EntryError {
-    let code = if *error == DiskError::RESERVED_NAME {
-        EntryErrorCode::Name
-    } else {
-        EntryErrorCode::Source
+    let code = match *error {
+        DiskError::UNFINISHED => EntryErrorCode::Name,
+        _ => EntryErrorCode::Source,
     };
     let text = format!(
         "source{}: {}",

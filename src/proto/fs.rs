@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::errno::{EINVAL, ELOOP};
+use super::errno::{EBUSY, EINVAL, ELOOP};
 use super::journal::Storage;
 use crate::ids::{DirId, FileId, Name};
 
@@ -309,9 +309,16 @@ pub struct DiskError {
 }
 
 impl DiskError {
-    /// A path with a name that is reserved for unfinished files (EINVAL).
-    pub const RESERVED_NAME: DiskError = DiskError {
-        call: "reserved name",
+    /// An unfinished file of some session (EBUSY).
+    pub const UNFINISHED: DiskError = DiskError {
+        call: "unfinished file",
+        errno: EBUSY,
+    };
+
+    /// A name of the form that unfinished files have, where nothing but the name would tell it from
+    /// one (EINVAL).
+    pub const OUR_FORM: DiskError = DiskError {
+        call: "name of our form",
         errno: EINVAL,
     };
 

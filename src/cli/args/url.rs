@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::ids::{NameError, is_reserved_path, percent_decode};
+use crate::ids::percent_decode;
 
 use crate::cli::escape;
 
@@ -65,8 +65,6 @@ pub enum UrlError {
     Path(String),
     #[error("{0}: no path contains a NUL byte")]
     Nul(String),
-    #[error("{0}: {reserved}", reserved = NameError::Reserved)]
-    Reserved(String),
 }
 
 impl Operand {
@@ -82,7 +80,6 @@ impl Operand {
             }
             _ if bytes.is_empty() => Err(UrlError::Empty("''".into())),
             _ if bytes.contains(&0) => Err(UrlError::Nul(escape::name(bytes))),
-            _ if is_reserved_path(bytes) => Err(UrlError::Reserved(escape::name(bytes))),
             _ => Ok(Operand::Local(bytes.to_vec())),
         }
     }
@@ -118,9 +115,6 @@ impl Url {
         let path = percent_decode(path).ok_or_else(|| UrlError::BadPercent(shown()))?;
         if path.contains(&0) {
             return Err(UrlError::Nul(shown()));
-        }
-        if is_reserved_path(&path) {
-            return Err(UrlError::Reserved(shown()));
         }
         let start = path.iter().position(|&b| b != b'/').unwrap_or(path.len());
         Ok(Url {
@@ -271,13 +265,6 @@ mod tests {
             assert!(matches!(url(bad), Err(UrlError::BadPercent(_))), "{bad}");
         }
         assert!(matches!(url("landro://h/a%00b"), Err(UrlError::Nul(_))));
-        for bad in [
-            "landro://h/.landro-x",
-            "landro://h/a/.landro-d/x",
-            "landro://h/a/%2elandro%2dx/",
-        ] {
-            assert!(matches!(url(bad), Err(UrlError::Reserved(_))), "{bad}");
-        }
     }
 
     #[test]
@@ -314,10 +301,6 @@ mod tests {
         assert!(matches!(
             Operand::parse(OsStr::new("")),
             Err(UrlError::Empty(_))
-        ));
-        assert!(matches!(
-            Operand::parse(OsStr::new("a/.landro-x")),
-            Err(UrlError::Reserved(_))
         ));
     }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::Rng;
 use super::disk::{Body, Disk, Ino, Node, Part};
-use crate::ids::{DirId, FileId, Name, OpId, is_reserved_path};
+use crate::ids::{DirId, FileId, Name, OpId};
 use crate::proto::errno::{
     EACCES, EBADF, EIO, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ESPIPE,
 };
@@ -497,9 +497,6 @@ impl Handles {
         path: &[u8],
         dir: DirId,
     ) -> Result<DiskDone, DiskError> {
-        if is_reserved_path(path) {
-            return Err(DiskError::RESERVED_NAME);
-        }
         let (parent, name) = split(path);
         let parent = open_directory(disk, parent)?;
         if name.is_empty() {

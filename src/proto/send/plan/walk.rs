@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::{SendPlan, SendPlanOp, SentEntry, SentState, SourceDir};
-use crate::ids::{DirId, EntryId, Name, NameError, PATH_MAX_BYTES};
+use crate::ids::{DirId, EntryId, Name, PATH_MAX_BYTES};
 use crate::proto::chunk::MAX_DEPTH;
 use crate::proto::errors::{source_error, unsendable};
 use crate::proto::path::join;
@@ -24,7 +24,7 @@ const LIST_ENTRIES: usize = 64;
 
 /// What is said of objects that are passed over.
 const SPECIAL_SKIPPED: &str = "special file (socket, FIFO or device) skipped";
-const TEMPORARY_SKIPPED: &str = "skipped: a temporary file of an unfinished transfer";
+const UNFINISHED_SKIPPED: &str = "skipped: an unfinished file of a transfer";
 
 /// Directories held open beyond those on the stack because their files are not read yet.
 const HELD_DIRS: usize = 256;
@@ -289,8 +289,8 @@ impl SendPlan {
     fn announce_listed(&mut self, ports: &mut Ports, parent: EntryId, dir: usize, listed: Listed) {
         let path = |plan: &SendPlan| join(&plan.dirs.open[dir].path, &listed.name);
         match (Name::new(listed.name.clone()), listed.found) {
-            (Err(NameError::Reserved), _) => {
-                self.note_warning(ports, path(self), TEMPORARY_SKIPPED.into())
+            (_, Err(DiskError::UNFINISHED)) => {
+                self.note_warning(ports, path(self), UNFINISHED_SKIPPED.into())
             }
             (Ok(name), Ok((meta, link))) => self.announce(
                 ports,

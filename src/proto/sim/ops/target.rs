@@ -6,7 +6,7 @@ use super::{
     EACCES, EISDIR, ELOOP, ENOENT, ENOSPC, ENOTDIR, Handles, OpenFile, OpenPart, fail, name_of,
     open_directory, split,
 };
-use crate::ids::{DirId, FileId, Name, is_reserved_path};
+use crate::ids::{DirId, FileId, Name};
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errno::EFBIG;
 use crate::proto::fs::FILE_MODE;
@@ -26,9 +26,6 @@ impl Handles {
         must_be_dir: bool,
         dir: DirId,
     ) -> Result<DiskDone, DiskError> {
-        if is_reserved_path(path) {
-            return Err(DiskError::RESERVED_NAME);
-        }
         match open_directory(disk, path) {
             Ok(ino) => {
                 self.dirs.insert(dir, ino);

@@ -38,6 +38,11 @@ pub struct FileId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SessionId(pub [u8; 16]);
 
+/// Which copy of which command a directory is: the same for the same source, target and user, and
+/// no other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CopyId(pub [u8; 16]);
+
 /// SHA-256 of an Ed25519 SubjectPublicKeyInfo; printed as OpenSSH prints fingerprints.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct Fingerprint(pub [u8; 32]);

@@ -88,7 +88,8 @@ pub struct ServeArgs {
 
 #[derive(Args, Debug)]
 pub struct CpArgs {
-    /// What to copy: local paths, or landro://HOST[:PORT]/PATH all on one host
+    /// What to copy: local paths, or landro://HOST[:PORT]/PATH all on one host; of one that ends in
+    /// /. the content
     #[arg(required = true, value_name = "SRC")]
     pub sources: Vec<OsString>,
     /// Where to: an existing directory or a name ending in / takes the sources under their own
@@ -110,6 +111,10 @@ pub struct CpArgs {
     /// where your links lead
     #[arg(long)]
     pub keep_dirlinks: bool,
+    /// DST is the one source's new name, even if a directory is there, which the source's content
+    /// then goes into
+    #[arg(long, short = 'T')]
+    pub no_target_directory: bool,
     /// Prints one JSON object per event on stdout
     #[arg(long)]
     pub json: bool,

@@ -20,7 +20,7 @@ use super::publish::sync;
 use super::source::split_path;
 use super::space::Base;
 use super::{DiskDone, DiskError, Files};
-use crate::ids::{DirId, Name};
+use crate::ids::{CopyId, DirId, Name};
 use crate::proto::errno::{EEXIST, ELOOP, EXDEV};
 
 /// Symlinks on the way to one directory, as many as the kernel follows (path_resolution(7)).
@@ -49,6 +49,8 @@ pub struct NewDir {
     pub name: Name,
     pub dir: DirId,
     pub keep_dirlinks: bool,
+    /// It is made for this copy, under a new name.
+    pub copy: Option<CopyId>,
     pub fsync: bool,
 }
 
@@ -59,19 +61,14 @@ pub async fn make_dir(files: &Files, new: &NewDir) -> Result<DiskDone, DiskError
         ref name,
         dir,
         keep_dirlinks,
+        copy,
         fsync,
     } = *new;
     let place = files.space.child(parent, name.as_bytes())?;
     let parent_fd = files.dir(parent).await?;
-    let op = FileOp::Mkdir {
-        dir: Some(parent_fd.clone()),
-        path: c_string(name.as_bytes())?,
-        mode: 0o700,
-    };
-    let existed = match files.call("mkdirat", op).await {
-        Ok(_) => false,
-        Err(DiskError { errno: EEXIST, .. }) => true,
-        Err(error) => return Err(error),
+    let existed = match copy {
+        Some(copy) => !files.make_copy(&parent_fd, name, copy).await?,
+        None => !mkdir(files, &parent_fd, name).await?,
     };
     let (place, fd) = match files.open_dir_below(&parent_fd, name.as_bytes()).await {
         Err(DiskError { errno: ELOOP, .. }) if existed && keep_dirlinks => {
@@ -91,6 +88,20 @@ pub async fn make_dir(files: &Files, new: &NewDir) -> Result<DiskDone, DiskError
     }
     files.space.add_received_dir(parent, dir, place, fd);
     Ok(DiskDone::Directory { existed })
+}
+
+/// False: something has that name.
+async fn mkdir(files: &Files, parent: &Arc<OwnedFd>, name: &Name) -> Result<bool, DiskError> {
+    let op = FileOp::Mkdir {
+        dir: Some(parent.clone()),
+        path: c_string(name.as_bytes())?,
+        mode: 0o700,
+    };
+    match files.call("mkdirat", op).await {
+        Ok(_) => Ok(true),
+        Err(DiskError { errno: EEXIST, .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens the directory behind a symlink of the user's own: for a command, wherever that is; on a

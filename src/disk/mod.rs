@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 mod conformance;
+mod copies;
 mod descriptors;
 mod dirlinks;
 mod durable;
@@ -382,6 +383,7 @@ async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
         cmd @ (DiskOp::ResolveSource { .. }
         | DiskOp::OpenDir { .. }
         | DiskOp::List { .. }
+        | DiskOp::LookUnfinished { .. }
         | DiskOp::ReadSmall { .. }
         | DiskOp::OpenRead { .. }
         | DiskOp::Read { .. }
@@ -415,6 +417,7 @@ async fn run_for_sender(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             source::open_dir(files, parent, name.as_ref(), dir).await
         }
         DiskOp::List { dir, max_entries } => source::list(files, dir, max_entries).await,
+        DiskOp::LookUnfinished { dir, name } => part::look_unfinished(files, dir, &name).await,
         DiskOp::ReadSmall {
             dir,
             name,
@@ -483,9 +486,21 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
         DiskOp::ResolveTarget {
             path,
             must_be_dir,
+            no_target_dir,
+            copy,
             dir,
             fsync,
-        } => target::resolve(files, &path, must_be_dir, dir, fsync).await,
+        } => {
+            let wanted = target::WantedTarget {
+                path,
+                must_be_dir,
+                no_target_dir,
+                copy,
+                dir,
+                fsync,
+            };
+            target::resolve(files, &wanted).await
+        }
         DiskOp::StatDir { dir } => source::stat_dir(files, dir).await,
         DiskOp::DirsAbove { dir } => target::dirs_above(files, dir).await,
         DiskOp::Check { dir, name } => target::check(files, dir, &name).await,
@@ -494,6 +509,7 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             name,
             dir,
             keep_dirlinks,
+            copy,
             fsync,
         } => {
             let new = dirlinks::NewDir {
@@ -501,6 +517,7 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
                 name,
                 dir,
                 keep_dirlinks,
+                copy,
                 fsync,
             };
             dirlinks::make_dir(files, &new).await
@@ -509,8 +526,14 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             dir,
             mode,
             mtime,
+            ends_copy,
             fsync,
-        } => target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await,
+        } => {
+            if let Some(copy) = ends_copy {
+                files.end_copy(&files.dir(dir).await?, copy).await?;
+            }
+            target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await
+        }
         DiskOp::PutSmall {
             dir,
             name,

@@ -13,11 +13,12 @@ use super::names::{TemporaryName, Use, turns};
 use super::publish::{
     Arrival, Attributes, Locked, finish, open_locked, temporary, unlink, write_all,
 };
+use super::source::meta_of;
 use super::space::{History, OpenFile, Part};
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
 use crate::proto::errno::{EBADF, EIO, ENOSPC, EOPNOTSUPP};
-use crate::proto::journal::{MAX_JOURNAL_BYTES, Storage};
+use crate::proto::journal::{HEADER_BYTES, MAX_JOURNAL_BYTES, Storage, done_bytes};
 
 /// Data that will be waited for is written back in steps of this, while more arrives: a disk is
 /// kept busy by some MiB.
@@ -372,4 +373,38 @@ pub async fn clean_part(files: &Files, dir: DirId, name: &Name) -> Result<DiskDo
         }
     }
     Ok(DiskDone::Done)
+}
+
+/// What is there of an unfinished file. Of a part and its journal the part is told.
+pub async fn look_unfinished(
+    files: &Files,
+    dir: DirId,
+    name: &[u8],
+) -> Result<DiskDone, DiskError> {
+    let dir = files.dir(dir).await?;
+    let Some(of_form) = TemporaryName::parse(name) else {
+        return Ok(DiskDone::Unfinished(None));
+    };
+    let found = match of_form.purpose {
+        Use::Part | Use::New => files.unfinished(&dir, name).await?,
+        Use::Journal => None,
+    };
+    let Some(found) = found else {
+        return Ok(DiskDone::Unfinished(None));
+    };
+    let mut meta = meta_of(&files.fstat(&found.file).await?);
+    let beside = of_form.with(Use::Journal).to_c();
+    if let Some(journal) = files.unfinished(&dir, beside.as_bytes()).await? {
+        let len_bytes = files
+            .fstat(&journal.file)
+            .await?
+            .size
+            .saturating_sub(HEAD_BYTES);
+        let start = read_journal(files, &journal.file, HEADER_BYTES).await?;
+        // The file is as long as its last chunk says, whatever is missing before that.
+        if let Some(done_bytes) = done_bytes(&start, len_bytes) {
+            meta.size_bytes = done_bytes;
+        }
+    }
+    Ok(DiskDone::Unfinished(Some((found.name, meta))))
 }

@@ -14,7 +14,7 @@ use super::descriptors::Allowance;
 use super::durable::Footing;
 use super::names::{TemporaryName, c_string};
 use super::{DiskError, Files};
-use crate::ids::{DirId, FileId, Name, PATH_MAX_BYTES};
+use crate::ids::{DirId, FileId, Fingerprint, Name, PATH_MAX_BYTES};
 use crate::proto::errno::{EACCES, EBADF, ENAMETOOLONG};
 
 /// Directory descriptors a session keeps open at once; older ones are reopened by path when needed.
@@ -48,6 +48,8 @@ pub struct Space {
     pub(super) pinned: Arc<AtomicUsize>,
     /// The file system of the target has no O_TMPFILE (NFS, FUSE, FAT): use named temporary files.
     pub(super) no_tmpfile: Cell<bool>,
+    /// Who copies: on a daemon the key of the peer.
+    pub(super) copier: [u8; 32],
     /// It has no extended attributes either: what is ours is told otherwise.
     pub(super) no_attributes: Cell<bool>,
     /// A source typed with a trailing slash, whose final symlink is followed, and the directory
@@ -156,9 +158,18 @@ impl Space {
             pinned: Arc::default(),
             no_tmpfile: Cell::new(false),
             no_attributes: Cell::new(false),
+            copier: [0; 32],
             followed: RefCell::default(),
             target: Cell::default(),
             beside: None,
+        }
+    }
+
+    /// The files of a daemon's peer.
+    pub fn of_peer(self, peer: &Fingerprint) -> Space {
+        Space {
+            copier: peer.0,
+            ..self
         }
     }
 

@@ -17,18 +17,34 @@ use super::publish::{
 use super::source::{meta_of, relative, split_path};
 use super::space::Base;
 use super::{DiskDone, DiskError, Files};
-use crate::ids::{DirId, Name};
+use crate::ids::{CopyId, DirId, Name};
 use crate::proto::errno::{EACCES, EEXIST, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
 use crate::proto::fs::DIRECTORY_MODE;
 use crate::proto::{Existing, Kind, Mtime};
 
-pub async fn resolve(
-    files: &Files,
-    path: &[u8],
-    must_be_dir: bool,
-    dir: DirId,
-    fsync: bool,
-) -> Result<DiskDone, DiskError> {
+/// Where the sources of a transfer are to land.
+pub struct WantedTarget {
+    pub path: Bytes,
+    pub must_be_dir: bool,
+    /// Nothing is put into what stands there: the one source takes its name.
+    pub no_target_dir: bool,
+    /// A directory that was made for this copy is not put into either.
+    pub copy: Option<CopyId>,
+    pub dir: DirId,
+    pub fsync: bool,
+}
+
+pub async fn resolve(files: &Files, wanted: &WantedTarget) -> Result<DiskDone, DiskError> {
+    let WantedTarget {
+        ref path,
+        must_be_dir,
+        dir,
+        fsync,
+        ..
+    } = *wanted;
+    if let Some(named) = resolve_as_name(files, wanted).await? {
+        return Ok(named);
+    }
     match files.open_asked(path).await {
         Ok(fd) => {
             dirlinks::refuse_received_target(files, path).await?;
@@ -43,10 +59,7 @@ pub async fn resolve(
         Err(DiskError { errno: ELOOP, .. }) => {}
         Err(error) => return Err(error),
     }
-    let (parent_path, name, trailing_slash) = match files.space.base() {
-        Base::Served(_) => split_path(relative(path)),
-        Base::Local => split_path(path),
-    };
+    let (parent_path, name, trailing_slash) = split_target(files, path);
     let Some(name) = name else {
         return Err(DiskError {
             call: "openat2",
@@ -77,12 +90,58 @@ pub async fn resolve(
         add_target(files, path, fd, dir).await?;
         return Ok(DiskDone::Target { name: None });
     }
+    named_target(files, dir, (parent_path, parent), name).await
+}
+
+fn split_target<'a>(files: &Files, path: &'a [u8]) -> (&'a [u8], Option<&'a [u8]>, bool) {
+    match files.space.base() {
+        Base::Served(_) => split_path(relative(path)),
+        Base::Local => split_path(path),
+    }
+}
+
+async fn named_target(
+    files: &Files,
+    dir: DirId,
+    (parent_path, parent): (&[u8], Arc<OwnedFd>),
+    name: &[u8],
+) -> Result<DiskDone, DiskError> {
     let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError {
         call: "path",
         errno: ENAMETOOLONG,
     })?;
     add_target(files, parent_path, parent, dir).await?;
     Ok(DiskDone::Target { name: Some(name) })
+}
+
+/// The target as a name in its parent, whatever stands there, if that is what is asked for or if it
+/// is a directory that an earlier run of this copy made and did not finish.
+async fn resolve_as_name(
+    files: &Files,
+    wanted: &WantedTarget,
+) -> Result<Option<DiskDone>, DiskError> {
+    let (parent_path, Some(name), _) = split_target(files, &wanted.path) else {
+        return Ok(None);
+    };
+    if !wanted.no_target_dir {
+        let Some(copy) = wanted.copy.filter(|_| !wanted.must_be_dir) else {
+            return Ok(None);
+        };
+        // What cannot be opened is none of ours; the ordinary way finds out what it is.
+        let Ok(there) = files.open_asked(&wanted.path).await else {
+            return Ok(None);
+        };
+        if !files.is_copy(&there, copy).await? {
+            return Ok(None);
+        }
+        let parent = files.open_asked(parent_path).await?;
+        if !files.is_named(&parent, name, &there).await? {
+            return Ok(None);
+        }
+    }
+    let parent = files.open_asked(parent_path).await?;
+    let place = (parent_path, parent);
+    named_target(files, wanted.dir, place, name).await.map(Some)
 }
 
 /// Nothing of the transfer is looked for above the directory that the sources land in.

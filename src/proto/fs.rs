@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::errno::{EBUSY, EINVAL, ELOOP};
 use super::journal::Storage;
-use crate::ids::{DirId, FileId, Name};
+use crate::ids::{CopyId, DirId, FileId, Name};
 
 /// Fewer names than this at a time cannot be asked for: getdents64(2) is asked by the byte, with
 /// room for a few long names, which is room for so many short ones.
@@ -76,9 +76,14 @@ pub enum DiskOp {
     /// inside its root). An existing directory: `dir` is that directory, no rename. Missing and
     /// `must_be_dir`: it is created if its parent exists. Missing or a non-directory: `dir` is its
     /// parent (which must exist) and the one source takes the last component as its name.
+    ///
+    /// `no_target_dir`: the second way always, if the path has a last component. `copy`: the second
+    /// way, too, if the directory was made for this copy and its copy is not finished.
     ResolveTarget {
         path: Bytes,
         must_be_dir: bool,
+        no_target_dir: bool,
+        copy: Option<CopyId>,
         dir: DirId,
         fsync: bool,
     },
@@ -98,6 +103,8 @@ pub enum DiskOp {
     /// The next names of `dir` with their metadata; `.` and `..` left out. At most `max_entries`,
     /// or 128 if that is more: getdents64(2) is asked by the byte.
     List { dir: DirId, max_entries: usize },
+    /// Looks at one of our unfinished files, of which `List` says that it is one.
+    LookUnfinished { dir: DirId, name: Bytes },
     /// Reads a whole small file: opens (never through a symlink), reads at most `max_bytes`, fstats
     /// after reading (whose size tells of a file that grew), closes.
     ReadSmall {
@@ -128,12 +135,14 @@ pub enum DiskOp {
     Check { dir: DirId, name: Name },
     /// Makes `name` in `parent` or opens the directory that is already there, mode 0700 until
     /// `SetDir`. Never through a symlink, unless `keep_dirlinks`, and then only through one that
-    /// was made on this host (not received).
+    /// was made on this host (not received). `copy`: one that is made belongs to this copy until
+    /// `SetDir` ends it.
     MakeDir {
         parent: DirId,
         name: Name,
         dir: DirId,
         keep_dirlinks: bool,
+        copy: Option<CopyId>,
         fsync: bool,
     },
     /// Gives a finished directory its mode (of it [`DIRECTORY_MODE`]) and mtime.
@@ -141,6 +150,8 @@ pub enum DiskOp {
         dir: DirId,
         mode: u32,
         mtime: Mtime,
+        /// Nothing of this copy is missing: the directory is no longer its own.
+        ends_copy: Option<CopyId>,
         fsync: bool,
     },
     /// Writes a whole small file under a temporary identity and publishes it atomically as `name`;
@@ -247,6 +258,9 @@ pub enum DiskDone {
     Small { data: Bytes, after: Meta },
     /// `OpenRead`, `Stat`, `StatDir`.
     Meta(Meta),
+    /// `LookUnfinished`: the name it is to get, and its metadata, with what is there of it as its
+    /// size. None: there is none any more, or the file beside it tells.
+    Unfinished(Option<(Bytes, Meta)>),
     /// `DirsAbove`, the directory itself first.
     Above(Vec<ObjectId>),
     /// `CopyRange`.

@@ -61,7 +61,7 @@ pub fn run(args: BenchArgs) -> Result<Exit, CliError> {
                 Parties {
                     host,
                     own: Some(own),
-                    resumes: false,
+                    rerun: None,
                 },
             );
             if let Some(message) = &verdict.message {

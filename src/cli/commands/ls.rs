@@ -23,6 +23,7 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
     let (mut written, mut warnings) = (Ok(()), 0);
     let request = Request::List {
         path: Bytes::from(url.path.clone()),
+        partial: false,
     };
     let done = dial::run(
         &Dial::new(&url.host, &args.trust, &args.engine),
@@ -55,7 +56,7 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
     let parties = Parties {
         host: Some(&url.host),
         own: Some(done.own),
-        resumes: false,
+        rerun: None,
     };
     let verdict = judge(&done.ended, signals.asked(), parties);
     if let Some(message) = verdict.message {

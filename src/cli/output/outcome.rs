@@ -12,8 +12,8 @@ use crate::proto::{Outcome, SessionError, SessionErrorCode, Totals};
 pub struct Parties<'a> {
     pub host: Option<&'a DaemonName>,
     pub own: Option<Fingerprint>,
-    /// A rerun goes on where this ended.
-    pub resumes: bool,
+    /// The command that goes on where this ended, if one does.
+    pub rerun: Option<&'a str>,
 }
 
 /// What the end means to the user.
@@ -70,11 +70,10 @@ impl Parties<'_> {
             .map_or_else(String::new, |host| format!("landro://{host}/"))
     }
 
-    fn rerun(self) -> &'static str {
-        match self.resumes {
-            true => "; run the same command again, it resumes",
-            false => "",
-        }
+    fn rerun(self) -> String {
+        self.rerun.map_or_else(String::new, |command| {
+            format!("; the same command again resumes it: {command}")
+        })
     }
 
     fn of_outcome(self, outcome: &Outcome, signal: Option<i32>) -> Ending {
@@ -208,7 +207,7 @@ mod tests {
             Parties {
                 host: Some(&host),
                 own: Some(Fingerprint([0; 32])),
-                resumes: true,
+                rerun: Some("landro cp a landro://h/"),
             },
         )
         .exit

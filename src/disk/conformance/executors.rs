@@ -289,11 +289,15 @@ fn below(root: &Path, cmd: DiskOp) -> DiskOp {
         DiskOp::ResolveTarget {
             path,
             must_be_dir,
+            no_target_dir,
+            copy,
             dir,
             fsync,
         } => DiskOp::ResolveTarget {
             path: full(&path),
             must_be_dir,
+            no_target_dir,
+            copy,
             dir,
             fsync,
         },

@@ -267,9 +267,17 @@ impl Script {
         DiskOp::ResolveTarget {
             path,
             must_be_dir: self.rng.chance(50),
+            no_target_dir: self.rng.chance(10),
+            copy: self.copy(),
             dir: self.new_dir(),
             fsync: false,
         }
+    }
+
+    /// Few, so that they meet again.
+    fn copy(&mut self) -> Option<CopyId> {
+        self.rng
+            .pick(&[None, Some(CopyId([1; 16])), Some(CopyId([2; 16]))])
     }
 
     fn open_dir(&mut self) -> Option<DiskOp> {
@@ -325,6 +333,7 @@ impl Script {
             name: self.name(),
             dir: self.new_dir(),
             keep_dirlinks: false,
+            copy: self.copy(),
             fsync: false,
         })
     }
@@ -348,6 +357,7 @@ impl Script {
                 dir,
                 mode,
                 mtime,
+                ends_copy: self.copy(),
                 fsync: false,
             });
         }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::ReceiverConfig;
 use super::orders::{ReceiveOrder, ReceiveReport};
-use crate::ids::{DirId, EntryId, Name, OpId};
+use crate::ids::{CopyId, DirId, EntryId, Name, OpId};
 use crate::proto::entries::{EntryMap, IdHasher};
 use crate::proto::errors::{HostSide, Violation, corrupted, violation};
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
@@ -36,7 +36,7 @@ pub struct ReceivePlan {
     options: PutOptions,
     window: u32,
     target: Target,
-    /// Within one host: what the target is, and every directory it lies in.
+    /// What the target is, and every directory it lies in.
     above: Vec<ObjectId>,
     ops: Ops<ReceivePlanOp>,
     lookups: Lookups,
@@ -61,6 +61,8 @@ struct PutOptions {
     force: bool,
     fsync: bool,
     keep_dirlinks: bool,
+    no_target_dir: bool,
+    copy: Option<CopyId>,
 }
 
 /// Looking, making and opening operations: in flight, and how many may be.
@@ -105,14 +107,14 @@ pub enum Target {
 #[derive(Debug)]
 pub enum ReceivePlanOp {
     Target,
-    /// Within one host, behind `Target`.
+    /// Behind `Target`.
     Above {
         rename: Option<Name>,
     },
     MakeDir {
         dir: usize,
     },
-    /// Within one host, behind `MakeDir`.
+    /// Behind `MakeDir`, where both sides are on one host.
     StatDir {
         dir: usize,
         existed: bool,
@@ -212,6 +214,8 @@ impl ReceivePlan {
             force: config.force,
             fsync: config.fsync,
             keep_dirlinks: config.keep_dirlinks,
+            no_target_dir: config.no_target_dir,
+            copy: config.copy,
         };
         let mut plan = ReceivePlan {
             host: HostSide::of(config.client, config.carriage),
@@ -241,6 +245,8 @@ impl ReceivePlan {
         let cmd = DiskOp::ResolveTarget {
             path: config.target,
             must_be_dir: config.must_be_dir,
+            no_target_dir: config.no_target_dir,
+            copy: config.copy,
             dir: TargetTree::TARGET,
             fsync: config.fsync,
         };
@@ -250,6 +256,10 @@ impl ReceivePlan {
 
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    pub fn above(&self) -> &[ObjectId] {
+        &self.above
     }
 
     pub fn announced(&self) -> Announced {

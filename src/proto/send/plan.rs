@@ -19,6 +19,7 @@ use crate::proto::entries::EntryMap;
 use crate::proto::errors::HostSide;
 use crate::proto::integrity::Tree;
 use crate::proto::path::join;
+use crate::proto::place::NearPlace;
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
 use crate::proto::wire::Message;
 use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
@@ -35,6 +36,8 @@ pub struct SendPlan {
     host: HostSide,
     client: bool,
     carriage: Carriage,
+    /// The receiver's target, if it is on this host.
+    near: Option<NearPlace>,
     window: u32,
     ops: Ops<SendPlanOp>,
     entries: EntryMap<SentEntry>,
@@ -134,6 +137,7 @@ impl SendPlan {
             host: HostSide::of(config.client, config.carriage),
             client: config.client,
             carriage: config.carriage,
+            near: config.near,
             window: config.window.max(1),
             ops: Ops::of(OpOwner::Plan),
             entries: EntryMap::default(),

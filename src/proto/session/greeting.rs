@@ -10,15 +10,16 @@ use super::{
     BenchWork, Direction, End, Grant, HELLO_TIMEOUT, Limits, Request, Session, Sources, Stage,
     Told, Transfer, TransferOptions, WELCOME_TIMEOUT,
 };
-use crate::ids::PATH_MAX_BYTES;
+use crate::ids::{CopyId, PATH_MAX_BYTES};
 use crate::proto::bench::{Bench, BenchRole, MAX_BENCH};
 use crate::proto::errors::{Violation, violation};
 use crate::proto::path::own_name;
+use crate::proto::place::Place;
 use crate::proto::ports::Ports;
 use crate::proto::receive::{Receiver, ReceiverConfig};
 use crate::proto::send::{Sender, SenderConfig};
 use crate::proto::wire::{
-    self, BenchMode, Decoder, Hello, MAX_SOURCES, Message, VERSION, Welcome, WireRequest,
+    self, BenchMode, Decoder, Hello, MAX_SOURCES, Message, VERSION, Welcome, WirePlace, WireRequest,
 };
 use crate::proto::{Event, SessionError, SessionErrorCode};
 
@@ -39,8 +40,8 @@ impl Session {
                 Direction::Pull => begin_pull(now, &mut ports, transfer, &limits),
                 Direction::Push => begin_push(now, transfer),
             },
-            Request::List { path } => {
-                let asked = WireRequest::List { path };
+            Request::List { path, partial } => {
+                let asked = WireRequest::List { path, partial };
                 await_welcome(now, Role::Read, asked, None)
             }
             Request::Bench { work, duration } => begin_bench(now, work, duration, &limits),
@@ -88,10 +89,10 @@ impl Session {
     /// Says `Hello`, if what is asked can be said at all.
     fn greet(&mut self, request: WireRequest, bwlimit_bps: Option<u64>) {
         let (paths_fit, few) = match &request {
-            WireRequest::Push { target: path, .. } | WireRequest::List { path } => {
+            WireRequest::Push { target: path, .. } | WireRequest::List { path, .. } => {
                 (path.len() <= PATH_MAX_BYTES, true)
             }
-            WireRequest::Pull { sources } => (
+            WireRequest::Pull { sources, .. } => (
                 sources.iter().all(|path| path.len() <= PATH_MAX_BYTES),
                 sources.len() <= MAX_SOURCES,
             ),
@@ -128,7 +129,9 @@ impl Session {
             Some(Sources { paths, bwlimit_bps }) => {
                 let until = now + WELCOME_TIMEOUT;
                 self.stage = Stage::AwaitWelcome { until, send: None };
-                self.greet(WireRequest::Pull { sources: paths }, bwlimit_bps);
+                let place = self.place().map(Into::into);
+                let sources = paths;
+                self.greet(WireRequest::Pull { sources, place }, bwlimit_bps);
             }
         }
     }
@@ -138,8 +141,17 @@ impl Session {
         self.ports.message(&Message::Welcome(Welcome {
             version: VERSION,
             entry_window,
+            place: self.place().map(Into::into),
         }));
         self.ports.event(Event::Started);
+    }
+
+    /// Where what this side receives is to land.
+    fn place(&self) -> Option<Place> {
+        match (&self.role, self.limits.host_key) {
+            (Role::Receive(receiver), Some(key)) => Some(key.place(receiver.above())),
+            _ => None,
+        }
     }
 
     /// Server: what the client wants.
@@ -174,12 +186,16 @@ impl Session {
                 fsync,
                 single,
                 keep_dirlinks,
+                no_target_dir,
+                copy,
             } => {
                 let options = TransferOptions {
                     must_be_dir,
                     force,
                     fsync,
                     keep_dirlinks,
+                    no_target_dir,
+                    copy: copy.map(|copy| CopyId(copy.into())),
                     bwlimit_bps: hello.bwlimit_bps,
                 };
                 let config = receiver_config(false, target.clone(), options, single, &self.limits);
@@ -187,10 +203,13 @@ impl Session {
                 self.role = Role::Receive(Box::new(receiver));
                 self.stage = Stage::Placing { target, ask: None };
             }
-            WireRequest::Pull { ref sources } => self.serve_files(now, sources.clone(), &hello)?,
-            WireRequest::List { path } => {
+            WireRequest::Pull {
+                ref sources,
+                ref place,
+            } => self.serve_files(now, sources.clone(), place.clone(), &hello)?,
+            WireRequest::List { path, partial } => {
                 self.welcome();
-                let lister = Lister::new(&mut self.ports, path);
+                let lister = Lister::new(&mut self.ports, path, partial);
                 self.run(Role::List(Box::new(lister)));
             }
             WireRequest::Bench { mode, milliseconds } => {
@@ -208,9 +227,14 @@ impl Session {
         &mut self,
         now: Instant,
         sources: Vec<Bytes>,
+        place: Option<WirePlace>,
         hello: &Hello,
     ) -> Result<(), Violation> {
-        let mut config = self.sender_config(sources, hello.entry_window, hello.bwlimit_bps)?;
+        let sources = Sources {
+            paths: sources,
+            bwlimit_bps: hello.bwlimit_bps,
+        };
+        let mut config = self.sender_config(sources, hello.entry_window, place)?;
         if let Some(streams) = hello.streams {
             let max = &mut config.parallel.max_concurrent_streams;
             *max = (*max).min(usize::from(streams)).max(1);
@@ -248,7 +272,7 @@ impl Session {
     }
 
     /// Client: the server accepted.
-    pub(super) fn on_welcome(&mut self, now: Instant, welcome: &Welcome) -> Result<(), Violation> {
+    pub(super) fn on_welcome(&mut self, now: Instant, welcome: Welcome) -> Result<(), Violation> {
         if welcome.version != VERSION {
             return violation(format!(
                 "the server welcomed version {VERSION} with version {}",
@@ -258,11 +282,11 @@ impl Session {
         self.ports.event(Event::Started);
         let before = std::mem::replace(&mut self.stage, Stage::Running);
         if let Stage::AwaitWelcome {
-            send: Some(Sources { paths, bwlimit_bps }),
+            send: Some(sources),
             ..
         } = before
         {
-            let config = self.sender_config(paths, welcome.entry_window, bwlimit_bps)?;
+            let config = self.sender_config(sources, welcome.entry_window, welcome.place)?;
             self.role = Role::Send(Box::new(Sender::new(now, config)));
         }
         if let Role::Bench(bench) = &mut self.role {
@@ -273,16 +297,19 @@ impl Session {
 
     fn sender_config(
         &self,
-        sources: Vec<Bytes>,
+        sources: Sources,
         peer_window: u32,
-        bwlimit_bps: Option<u64>,
+        place: Option<WirePlace>,
     ) -> Result<SenderConfig, Violation> {
         if peer_window == 0 {
             return violation("an entry window of 0 lets nothing through");
         }
+        let Sources { paths, bwlimit_bps } = sources;
+        let key = self.limits.host_key;
         Ok(SenderConfig {
             client: self.client,
-            sources,
+            sources: paths,
+            near: key.and_then(|key| key.understand(place?.into())),
             window: peer_window.min(self.limits.entry_window),
             read_ahead_bytes: self.limits.read_ahead_bytes as u64,
             read_ahead_in_place_bytes: self.limits.read_ahead_in_place_bytes as u64,
@@ -342,6 +369,8 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         force,
         fsync,
         keep_dirlinks,
+        no_target_dir,
+        copy,
         bwlimit_bps,
     } = transfer.options;
     let asked = WireRequest::Push {
@@ -351,6 +380,8 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         fsync,
         single: transfer.sources.len() == 1,
         keep_dirlinks,
+        no_target_dir,
+        copy: copy.map(|copy| copy.0.into()),
     };
     let send = Sources {
         paths: transfer.sources,
@@ -398,6 +429,8 @@ fn receiver_config(
         force: options.force,
         fsync: options.fsync,
         keep_dirlinks: options.keep_dirlinks,
+        no_target_dir: options.no_target_dir && single,
+        copy: options.copy.filter(|_| single),
         window: limits.entry_window,
         write_behind_bytes: limits.write_behind_bytes as u64,
         lookups: limits.lookups,

@@ -56,6 +56,8 @@ pub struct Faults {
 #[derive(Clone, Debug)]
 pub struct Disk {
     pub(super) nodes: Vec<Node>,
+    /// Directories of copies that were not finished.
+    pub copies: BTreeMap<Ino, CopyId>,
     /// Named partial files by (directory, final name).
     pub parts: BTreeMap<(Ino, Vec<u8>), Part>,
     pub faults: Faults,

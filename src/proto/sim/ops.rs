@@ -314,12 +314,7 @@ impl Handles {
         let dir = pending.dir.unwrap_or(Disk::ROOT);
         let file = pending.file.unwrap_or(usize::MAX);
         match pending.cmd {
-            DiskOp::ResolveTarget {
-                path,
-                must_be_dir,
-                dir,
-                ..
-            } => self.resolve_target(disk, &path, must_be_dir, dir),
+            cmd @ DiskOp::ResolveTarget { .. } => self.resolve_target(disk, &cmd),
             DiskOp::ResolveSource { path, dir } => self.resolve_source(disk, &path, dir),
             DiskOp::CloseDir { dir } => {
                 self.dirs.remove(&dir);
@@ -379,8 +374,27 @@ impl Handles {
         cmd: DiskOp,
     ) -> Result<DiskDone, DiskError> {
         match cmd {
-            DiskOp::MakeDir { name, dir: new, .. } => self.make_dir(disk, dir, &name, new),
-            DiskOp::SetDir { mode, mtime, .. } => {
+            DiskOp::MakeDir {
+                name,
+                dir: new,
+                copy,
+                ..
+            } => {
+                let made = self.make_dir(disk, dir, &name, new)?;
+                if let (DiskDone::Directory { existed: false }, Some(copy)) = (&made, copy) {
+                    disk.copies.insert(self.dirs[&new], copy);
+                }
+                Ok(made)
+            }
+            DiskOp::SetDir {
+                mode,
+                mtime,
+                ends_copy,
+                ..
+            } => {
+                if ends_copy.is_some() && disk.copies.get(&dir) == ends_copy.as_ref() {
+                    disk.copies.remove(&dir);
+                }
                 let node = disk.node_mut(dir);
                 (node.mode, node.mtime) = (mode & DIRECTORY_MODE, mtime);
                 Ok(DiskDone::Done)

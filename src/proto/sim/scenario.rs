@@ -126,6 +126,7 @@ impl Scenario {
         };
         let (force, bwlimit_bps) = (self.force, self.bwlimit_bps);
         let options = TransferOptions {
+            copy: self.copy,
             must_be_dir,
             force,
             bwlimit_bps,
@@ -215,8 +216,10 @@ impl Scenario {
         match self.shape {
             Shape::IntoExisting => check.children(root, Some(was_in), is_in, b"in"),
             // On a rerun `in/new` is an existing directory, so `pub` goes inside it under its own
-            // name.
-            Shape::Renamed if was.is_some() => {
+            // name, unless the same copy made it and was not finished.
+            Shape::Renamed
+                if was.is_some() && !was.is_some_and(|was| self.goes_on(before, was)) =>
+            {
                 let below =
                     |disk: &Disk, ino: Option<Ino>| ino.and_then(|ino| disk.child(ino, b"pub"));
                 check.entry(
@@ -237,6 +240,10 @@ impl Scenario {
             check.compare(totals);
         }
         check.found
+    }
+
+    fn goes_on(&self, before: &Disk, new: Ino) -> bool {
+        self.copy.is_some() && before.copies.get(&new) == self.copy.as_ref()
     }
 
     /// Nothing temporary is left, but what a failed file can be resumed from.

@@ -2,10 +2,12 @@
 //! this file.
 
 use bytes::Bytes;
+use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
 
 use super::{MAX_TEXT_BYTES, cbor};
 use crate::ids::EntryId;
+use crate::proto::place::Place;
 use crate::proto::{EntryError, Kind, Meta, Mtime, SessionErrorCode};
 
 /// A control message. The numbers are the wire's; they are never reused.
@@ -146,18 +148,31 @@ pub enum WireRequest {
         /// made on its host.
         #[cbor(n(5), default)]
         keep_dirlinks: bool,
+        /// The one source takes `target` as its name, even if a directory stands there.
+        #[cbor(n(9), default)]
+        no_target_dir: bool,
+        /// Which copy this is: a directory that an earlier run of it made under `target` is gone on
+        /// with.
+        #[n(10)]
+        copy: Option<ByteArray<16>>,
     },
     /// The server sends these, each with everything below it.
     #[n(1)]
     Pull {
         #[cbor(n(0), with = "cbor::sources")]
         sources: Vec<Bytes>,
+        /// Where they are to land.
+        #[n(3)]
+        place: Option<WirePlace>,
     },
     /// The server describes this path: a directory's content, or the one thing it is.
     #[n(2)]
     List {
         #[cbor(n(0), with = "cbor::path")]
         path: Bytes,
+        /// The unfinished files there and below, instead.
+        #[cbor(n(1), default)]
+        partial: bool,
     },
     /// No files: filler or echoes for so long, at most [`crate::proto::bench::MAX_BENCH`].
     #[n(3)]
@@ -184,6 +199,38 @@ pub struct Welcome {
     /// How many entries a sending client may have unresolved; meaningless for a pull.
     #[n(1)]
     pub entry_window: u32,
+    /// Where the sources of a push are to land.
+    #[n(2)]
+    pub place: Option<WirePlace>,
+}
+
+/// Where a receiver's target is; understood on the same host only.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct WirePlace {
+    /// Which host, and which run of its kernel.
+    #[n(0)]
+    pub host: ByteArray<16>,
+    /// The target's directory and those it lies in, at most [`crate::proto::place::MAX_ABOVE`].
+    #[cbor(n(1), with = "cbor::above")]
+    pub above: Vec<u64>,
+}
+
+impl From<Place> for WirePlace {
+    fn from(place: Place) -> WirePlace {
+        WirePlace {
+            host: place.host.into(),
+            above: place.above,
+        }
+    }
+}
+
+impl From<WirePlace> for Place {
+    fn from(place: WirePlace) -> Place {
+        Place {
+            host: place.host.into(),
+            above: place.above,
+        }
+    }
 }
 
 /// A step of the manifest.
@@ -226,7 +273,8 @@ pub struct Entry {
     /// A symlink's target, at most 4095 bytes.
     #[cbor(n(8), with = "cbor::link", has_nil)]
     pub link: Option<Bytes>,
-    /// Only within one host: the source's device, which makes its inode number that of one object.
+    /// Only where both are on one host ([`WirePlace`]): the source's device, which makes its inode
+    /// number that of one object.
     #[n(9)]
     pub device: Option<u64>,
 }

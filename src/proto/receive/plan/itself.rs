@@ -4,7 +4,7 @@ use super::{ReceivePlan, ReceivePlanOp, Target};
 use crate::ids::{EntryId, Name};
 use crate::proto::errors::{destination_error, into_itself};
 use crate::proto::ports::Ports;
-use crate::proto::{Carriage, DiskDone, DiskError, DiskOp};
+use crate::proto::{DiskDone, DiskError, DiskOp};
 
 impl ReceivePlan {
     /// The target was looked up.
@@ -21,15 +21,10 @@ impl ReceivePlan {
                 return;
             }
         };
-        match self.carriage {
-            Carriage::Bytes | Carriage::Ranges => self.target = Target::Ready { rename },
-            Carriage::Copies => {
-                let cmd = DiskOp::DirsAbove {
-                    dir: self.dir_id(0),
-                };
-                self.ops.start(ports, ReceivePlanOp::Above { rename }, cmd);
-            }
-        }
+        let cmd = DiskOp::DirsAbove {
+            dir: self.dir_id(0),
+        };
+        self.ops.start(ports, ReceivePlanOp::Above { rename }, cmd);
     }
 
     pub(super) fn above_found(

@@ -14,16 +14,15 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::{ReceivePlan, ReceivePlanOp, ReceivedEntry, ReceivedState, Target, held};
-use crate::ids::{DirId, EntryId, Name, PATH_MAX_BYTES};
+use crate::ids::{CopyId, DirId, EntryId, Name, PATH_MAX_BYTES};
 use crate::proto::chunk::MAX_DEPTH;
 use crate::proto::errors::{
-    Violation, destination_error, into_itself, no_parent, second_of_a_name, violation,
+    Violation, destination_error, into_itself, is_a_directory, no_parent, second_of_a_name,
+    violation,
 };
 use crate::proto::path::join;
 use crate::proto::ports::Ports;
-use crate::proto::{
-    Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, ObjectId, wire,
-};
+use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, ObjectId, wire};
 
 /// Directories held open freely.
 const HELD_DIRS: u32 = 256;
@@ -219,9 +218,12 @@ impl ReceivePlan {
         }
         self.manifest.described_bytes += held::of_entry(&entry);
         let is_second = self.is_second_of_its_name(id, &entry);
+        let is_over_target = entry.name.is_none() && entry.kind != Kind::Directory;
         self.entries.insert(id, entry);
         if is_second {
             self.fail_announced(ports, id, second_of_a_name(self.host));
+        } else if is_over_target {
+            self.fail_announced(ports, id, is_a_directory(self.host));
         } else {
             self.enqueue(ports, id, dir);
         }
@@ -287,6 +289,10 @@ impl ReceivePlan {
             }
             if entry.name.is_empty() && entry.kind == Kind::Directory {
                 return Ok(rename);
+            }
+            // The target has no name to take: it is itself what the source becomes.
+            if self.options.no_target_dir && rename.is_none() {
+                return Ok(None);
             }
         }
         match Name::new(entry.name.clone()) {
@@ -394,10 +400,18 @@ impl ReceivePlan {
             name,
             dir: self.tree.dirs[dir].id,
             keep_dirlinks,
+            copy: self.copy_of(dir),
             fsync,
         };
         self.look_up(ports, ReceivePlanOp::MakeDir { dir }, cmd);
         true
+    }
+
+    /// The copy that a directory is: it is what the one source is called at the target.
+    fn copy_of(&self, dir: usize) -> Option<CopyId> {
+        let is_renamed = matches!(self.target, Target::Ready { rename: Some(_) });
+        let is_top = self.tree.dirs[dir].parent == 0;
+        self.options.copy.filter(|_| is_renamed && is_top)
     }
 
     pub(super) fn dir_made(
@@ -409,9 +423,10 @@ impl ReceivePlan {
         match result {
             Ok(done) => {
                 let existed = matches!(done, DiskDone::Directory { existed: true });
-                match self.carriage {
-                    Carriage::Bytes | Carriage::Ranges => self.dir_ready(ports, dir, existed),
-                    Carriage::Copies => self.identify_dir(ports, dir, existed),
+                let entry = self.entries.get(&self.tree.dirs[dir].entry);
+                match entry.and_then(|entry| entry.source) {
+                    None => self.dir_ready(ports, dir, existed),
+                    Some(_) => self.identify_dir(ports, dir, existed),
                 }
             }
             Err(error) => self.dir_not_made(ports, dir, destination_error(self.host, &error)),
@@ -499,10 +514,13 @@ impl ReceivePlan {
                     return;
                 };
                 let (mode, mtime, fsync) = (entry.mode, entry.mtime, self.options.fsync);
+                // What failed is missing, and the same command has to find its way back to it.
+                let is_whole = self.totals.errors == 0 && at.source_error.is_none();
                 let cmd = DiskOp::SetDir {
                     dir: at.id,
                     mode,
                     mtime,
+                    ends_copy: self.copy_of(dir).filter(|_| is_whole),
                     fsync,
                 };
                 self.tree.dirs[dir].state = TargetDirState::Setting;

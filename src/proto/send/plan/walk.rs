@@ -11,8 +11,9 @@ use bytes::Bytes;
 use super::{SendPlan, SendPlanOp, SentEntry, SentState, SourceDir};
 use crate::ids::{DirId, EntryId, Name, PATH_MAX_BYTES};
 use crate::proto::chunk::MAX_DEPTH;
-use crate::proto::errors::{source_error, unsendable};
+use crate::proto::errors::{into_itself, source_error, unsendable};
 use crate::proto::path::join;
+use crate::proto::place::NearPlace;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{SendCommand, Version};
 use crate::proto::wire::{self, Item, MAX_FILE_BYTES, Message};
@@ -324,6 +325,12 @@ impl SendPlan {
             self.note_warning(ports, path, SPECIAL_SKIPPED.into());
             return;
         }
+        let is_target = |near: &NearPlace| near.is_in(meta.object());
+        if meta.kind == Kind::Directory && self.near.as_ref().is_some_and(is_target) {
+            let path = join(&at.path, &name_bytes);
+            self.note_error(ports, path, into_itself(self.host));
+            return;
+        }
         let refusal = match self.manifest.last_entry {
             u32::MAX => Some("more than 4294967295 entries in one transfer"),
             _ => refusal(&meta, link.as_ref(), path_bytes, at.depth),
@@ -375,7 +382,7 @@ impl SendPlan {
             size_bytes: version.size_bytes,
             source_tag: meta.inode,
             link: link.filter(|_| meta.kind == Kind::Symlink),
-            device: self.is_copied().then_some(meta.device),
+            device: (self.is_copied() || self.near.is_some()).then_some(meta.device),
         };
         self.push_item(ports, Item::Entry(item));
     }

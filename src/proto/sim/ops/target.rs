@@ -13,7 +13,7 @@ use crate::proto::fs::FILE_MODE;
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::Journal;
 use crate::proto::sim::disk::{Body, Disk, Ino, Node, Part};
-use crate::proto::{DiskDone, DiskError, Kind, Mtime};
+use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Mtime};
 
 /// What this file system takes; liars announce more.
 const LARGEST_FILE_BYTES: u64 = 1 << 28;
@@ -22,12 +22,32 @@ impl Handles {
     pub(super) fn resolve_target(
         &mut self,
         disk: &mut Disk,
-        path: &[u8],
-        must_be_dir: bool,
-        dir: DirId,
+        cmd: &DiskOp,
     ) -> Result<DiskDone, DiskError> {
+        let &DiskOp::ResolveTarget {
+            ref path,
+            must_be_dir,
+            no_target_dir,
+            copy,
+            dir,
+            ..
+        } = cmd
+        else {
+            panic!("{cmd:?} resolves no target")
+        };
         match open_directory(disk, path) {
             Ok(ino) => {
+                let (parent, name) = split(path);
+                let goes_on =
+                    !must_be_dir && copy.is_some() && disk.copies.get(&ino) == copy.as_ref();
+                if (goes_on || no_target_dir) && !name.is_empty() {
+                    let parent = open_directory(disk, parent)?;
+                    if no_target_dir || disk.child(parent, name) == Some(ino) {
+                        self.dirs.insert(dir, parent);
+                        let name = Some(name_of(name)?);
+                        return Ok(DiskDone::Target { name });
+                    }
+                }
                 self.dirs.insert(dir, ino);
                 return Ok(DiskDone::Target { name: None });
             }

@@ -124,7 +124,7 @@ impl Worker {
             id,
             peer,
             lanes: Lanes::server(now, LaneKey(key), session, self.lanes_config(id, peer)),
-            space: Space::new(Base::Served(root), self.files_in_place()),
+            space: Space::new(Base::Served(root), self.files_in_place()).of_peer(&peer),
             allowed: Some(allowed),
         };
         self.begin_session(key, begin);

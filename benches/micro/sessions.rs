@@ -38,6 +38,7 @@ fn limits() -> Limits {
         read_ahead_bytes: 4 * MIB,
         read_ahead_in_place_bytes: 4 * MIB,
         carriage: Carriage::Bytes,
+        host_key: None,
         parallel: ParallelTransferConfig::default(),
         lookups: 64,
     }
@@ -108,6 +109,7 @@ impl Disk {
                 data: self.piece.slice(..len_bytes),
             },
             DiskOp::ResolveTarget { .. } => DiskDone::Target { name: None },
+            DiskOp::DirsAbove { .. } => DiskDone::Above(Vec::new()),
             DiskOp::Check { .. } => DiskDone::Existing(None),
             DiskOp::MakeDir { .. } => DiskDone::Directory { existed: false },
             DiskOp::OpenPart { resumable, .. } => {

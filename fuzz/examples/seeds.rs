@@ -171,14 +171,14 @@ fn requests() -> [Message; 4] {
         force: false,
         fsync: false,
         single: false,
-        keep_dirlinks: false,
+        keep_dirlinks: false, no_target_dir: false, copy: None,
     };
     [
         hello(push),
         hello(WireRequest::Pull {
-            sources: vec![target.clone(), Bytes::from_static(b"/")],
+            sources: vec![target.clone(), Bytes::from_static(b"/")], place: None
         }),
-        hello(WireRequest::List { path: target }),
+        hello(WireRequest::List { path: target, partial: false }),
         hello(WireRequest::Bench {
             mode: BenchMode::Echo,
             milliseconds: 500,
@@ -189,7 +189,7 @@ fn requests() -> [Message; 4] {
 fn welcome() -> Message {
     Message::Welcome(Welcome {
         version: VERSION,
-        entry_window: 1024,
+        entry_window: 1024, place: None
     })
 }
 

@@ -7,6 +7,7 @@ pub mod url;
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -44,6 +45,9 @@ pub enum CliCommand {
     Cp(CpArgs),
     /// Lists a directory of a daemon, or shows one file
     Ls(LsArgs),
+    /// Removes unfinished files that nobody went on with for long, from a local directory and all
+    /// below it
+    Clean(CleanArgs),
     /// Measures the network and the engine between memory and memory, with a daemon or on this host
     /// alone
     Bench(BenchArgs),
@@ -81,6 +85,10 @@ pub struct ServeArgs {
     pub workers: Option<u8>,
     #[command(flatten)]
     pub engine: EngineArgs,
+    /// Removes unfinished files that nothing was written to for so long (30d, 12h), and looks for
+    /// them every hour [default: they stay]
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub partial_max_age: Option<Duration>,
     /// Most memory for transfers; suffixes as in --bwlimit [default: 64M]
     #[arg(long, value_name = "BYTES", value_parser = memory_budget)]
     pub memory_budget: Option<u64>,
@@ -136,9 +144,25 @@ pub struct CpArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct CleanArgs {
+    /// Where to look; symlinks are not followed, other file systems are looked into
+    pub dir: PathBuf,
+    /// Only files that nothing was written to for so long; s, m, h, d and w are taken
+    #[arg(long, value_name = "AGE", default_value = "7d", value_parser = age)]
+    pub older_than: Duration,
+    /// Says what would be removed, and removes nothing
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+}
+
+#[derive(Args, Debug)]
 pub struct LsArgs {
-    /// landro://HOST[:PORT]/PATH
+    /// landro://HOST[:PORT]/PATH; with --partial also a local directory
     pub url: OsString,
+    /// Lists unfinished files, in the directory and all below it: the name each is to get, how much
+    /// is there, and when that came
+    #[arg(long)]
+    pub partial: bool,
     #[command(flatten)]
     pub trust: TrustArgs,
     #[command(flatten)]
@@ -273,6 +297,25 @@ fn echo_bytes(typed: &str) -> Result<usize, String> {
         size if (1..=MAX_ECHO_BYTES as u64).contains(&size) => Ok(size as usize),
         _ => Err(format!("a message has 1 to {MAX_ECHO_BYTES} bytes")),
     }
+}
+
+/// A number with a unit of time.
+fn age(typed: &str) -> Result<Duration, String> {
+    let hint = "write a number and s, m, h, d or w: 90m, 12h, 7d";
+    let digits = typed.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match &typed[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
+        // A bare number could be seconds or days, and files are removed by it.
+        _ if digits == "0" => 1,
+        _ => return Err(hint.into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| hint.to_owned())?;
+    let seconds = number.checked_mul(unit).ok_or("too long")?;
+    Ok(Duration::from_secs(seconds))
 }
 
 /// A number of bytes with a suffix as curl and rsync take them: `K`, `M`, `G`, `T` (or `KiB`...)

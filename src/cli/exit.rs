@@ -76,6 +76,8 @@ pub enum CliError {
     Worker(io::Error),
     #[error("setting up signal handling: {0}")]
     Signals(io::Error),
+    #[error("cannot look for unfinished files in {path}: {source}")]
+    Search { path: String, source: io::Error },
     #[error("writing to standard output: {0}")]
     Stdout(io::Error),
 }
@@ -96,6 +98,7 @@ impl CliError {
             | CliError::Diagnostics(_)
             | CliError::Worker(_)
             | CliError::Signals(_)
+            | CliError::Search { .. }
             | CliError::Stdout(_) => (Exit::Error, "other"),
         }
     }

@@ -111,6 +111,7 @@ impl DiskAnswer {
                 size_bytes,
                 resumable,
             },
+            Ok(DiskDone::Unfinished(_)) => unreachable!("only listings of them ask"),
             Ok(DiskDone::Above(_) | DiskDone::Copied { .. }) => {
                 unreachable!("only a copy within one host asks")
             }

@@ -13,6 +13,7 @@ mod copies;
 mod descriptors;
 mod dirlinks;
 mod durable;
+pub mod leftovers;
 mod local;
 mod marks;
 mod names;

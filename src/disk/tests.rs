@@ -34,6 +34,8 @@ impl Bench {
             .done(DiskOp::ResolveTarget {
                 path,
                 must_be_dir: true,
+                no_target_dir: false,
+                copy: None,
                 dir: TARGET,
                 fsync: false,
             })
@@ -124,6 +126,7 @@ fn programs_do_not_become_ours() {
             dir: TARGET,
             mode: 0o7755,
             mtime,
+            ends_copy: None,
             fsync: false,
         })
         .unwrap();
@@ -330,6 +333,7 @@ fn make_dir(parent: DirId, name: &'static str, number: u32, keep_dirlinks: bool)
         name,
         dir: DirId(number),
         keep_dirlinks,
+        copy: None,
         fsync: false,
     }
 }

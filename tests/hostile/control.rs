@@ -163,6 +163,7 @@ fn out_of_place(scene: &Scene) {
     let welcome = wire::Welcome {
         version: 1,
         entry_window: 1 << 30,
+        place: None,
     };
     let all = [
         peer::hello(peer::push_request("")),
@@ -273,6 +274,7 @@ fn verdicts_out_of_place(scene: &Scene) {
         let mut peer = scene.connect();
         peer.open(WireRequest::Pull {
             sources: vec![Bytes::from_static(b"served")],
+            place: None,
         });
         while !matches!(peer.next_message(), Some(Message::Entries(_))) {}
         peer

@@ -160,12 +160,15 @@ pub fn never_reading(scene: &Scene) {
         match number % 3 {
             0 => peer.open(WireRequest::Pull {
                 sources: vec![Bytes::from_static(b"good-big")],
+                place: None,
             }),
             1 => peer.open(WireRequest::List {
                 path: Bytes::from_static(b"good-names"),
+                partial: false,
             }),
             _ => peer.open(WireRequest::Pull {
                 sources: vec![Bytes::from_static(b"good-names")],
+                place: None,
             }),
         }
         peers.push(peer);

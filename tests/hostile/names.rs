@@ -149,7 +149,10 @@ fn pulled_or_listed(scene: &Scene) {
     ] {
         let mut peer = scene.connect();
         let sources = vec![path.to_owned().into()];
-        peer.open(WireRequest::Pull { sources });
+        peer.open(WireRequest::Pull {
+            sources,
+            place: None,
+        });
         loop {
             match peer.next_message() {
                 Some(Message::Entries(items)) => panic!("{path:?} is sent: {items:?}"),
@@ -160,7 +163,10 @@ fn pulled_or_listed(scene: &Scene) {
         }
         let mut peer = scene.connect();
         let path_bytes = path.to_owned().into();
-        peer.open(WireRequest::List { path: path_bytes });
+        peer.open(WireRequest::List {
+            path: path_bytes,
+            partial: false,
+        });
         loop {
             match peer.next_message() {
                 Some(Message::Listing(rows)) => panic!("{path:?} is listed: {rows:?}"),

@@ -88,6 +88,7 @@ pub fn by_a_client(scene: &Scene) {
         let mut peer = scene.connect();
         peer.open(WireRequest::Pull {
             sources: vec![path.to_owned().into()],
+            place: None,
         });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));
         match peer.next_message() {
@@ -99,6 +100,7 @@ pub fn by_a_client(scene: &Scene) {
         let mut peer = scene.connect();
         peer.open(WireRequest::List {
             path: path.to_owned().into(),
+            partial: false,
         });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));
         match peer.next_message() {

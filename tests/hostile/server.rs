@@ -60,6 +60,7 @@ pub fn pull_sources(
                     peer.message(&Message::Welcome(Welcome {
                         version: 1,
                         entry_window: 1024,
+                        place: None,
                     }));
                     script(&mut peer);
                 }

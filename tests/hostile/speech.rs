@@ -141,6 +141,8 @@ pub fn push_request(target: &str) -> WireRequest {
         fsync: false,
         single: false,
         keep_dirlinks: false,
+        no_target_dir: false,
+        copy: None,
     }
 }
 

@@ -153,6 +153,8 @@ impl Session {
                 fsync: false,
                 single: false,
                 keep_dirlinks: false,
+                no_target_dir: false,
+                copy: None,
             },
             entry_window: ENTRY_WINDOW,
             bwlimit_bps: None,

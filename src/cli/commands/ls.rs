@@ -1,29 +1,35 @@
 //! `landro ls`: a directory of a daemon, one line per entry.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use bytes::Bytes;
 
 use crate::cli::args::LsArgs;
-use crate::cli::args::url::Url;
+use crate::cli::args::url::{Operand, Url};
 use crate::cli::dial::{self, Dial};
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::copy::WARNINGS_SHOWN;
 use crate::cli::output::outcome::{Parties, judge};
-use crate::engine::ClientEvent;
+use crate::engine::{self, ClientEvent, Removal, Sight};
 use crate::proto::session::Request;
 use crate::proto::{Event, Kind, Meta};
 use crate::signals::{Hangup, Signals};
 
 pub fn run(args: LsArgs) -> Result<Exit, CliError> {
-    let url = Url::parse(&args.url)?;
+    let url = match Operand::parse(&args.url)? {
+        Operand::Local(path) if args.partial => return partial_here(&path),
+        _ => Url::parse(&args.url)?,
+    };
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     let (mut written, mut warnings) = (Ok(()), 0);
     let request = Request::List {
         path: Bytes::from(url.path.clone()),
-        partial: false,
+        partial: args.partial,
     };
     let done = dial::run(
         &Dial::new(&url.host, &args.trust, &args.engine),
@@ -63,6 +69,35 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
         eprintln!("landro: {message}");
     }
     Ok(verdict.exit)
+}
+
+/// Unfinished files in a local directory.
+fn partial_here(path: &[u8]) -> Result<Exit, CliError> {
+    let mut stdout = io::BufWriter::new(io::stdout().lock());
+    let (mut written, mut failed) = (Ok(()), false);
+    let dir = Path::new(OsStr::from_bytes(path));
+    let searched = engine::search_leftovers(dir, Removal::Nothing, &mut |sight| {
+        match sight {
+            Sight::File(left, _) => {
+                written = writeln!(stdout, "{}", row(&left.path, &left.meta, None));
+            }
+            Sight::Unreadable(path, error) => {
+                failed = true;
+                let why = io::Error::from_raw_os_error(error.errno);
+                eprintln!("landro: {}: {why}", escape::name(&path));
+            }
+        }
+        written.is_ok()
+    });
+    searched.map_err(|error| CliError::Search {
+        path: escape::name(path),
+        source: io::Error::from_raw_os_error(error.errno),
+    })?;
+    match written.and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::Stdout(error)),
+        _ if failed => Ok(Exit::Partial),
+        _ => Ok(Exit::Done),
+    }
 }
 
 /// `-rw-r--r--         1234 2026-01-02T03:04:05Z name -> target`

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::executors::{path_below, set};
 use super::{DiskAnswer, LIST_ENTRIES};
-use crate::ids::{ChunkIndex, DirId, FileId, Name};
+use crate::ids::{ChunkIndex, CopyId, DirId, FileId, Name};
 use crate::proto::chunk::{chunk_count, chunk_len_bytes, chunk_offset, is_resumable};
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::{Header, RecordKey, Storage};

@@ -351,7 +351,7 @@ impl ReceivePlan {
         }
         match op {
             ReceivePlanOp::Target => self.target_resolved(ports, result),
-            ReceivePlanOp::Above { rename } => self.above_found(rename, result),
+            ReceivePlanOp::Above { rename } => self.above_found(ports, rename, result),
             ReceivePlanOp::StatDir { dir, existed } => {
                 self.dir_identified(ports, dir, existed, result);
             }

@@ -290,6 +290,7 @@ fn welcomed(work: BenchWork) -> (Side, Instant) {
     let welcome = Welcome {
         version: VERSION,
         entry_window: 0,
+        place: None,
     };
     client.hear(now, &Message::Welcome(welcome));
     (client, now)
@@ -475,6 +476,7 @@ fn data_may_be_faster_than_the_welcome() {
     let welcome = Welcome {
         version: VERSION,
         entry_window: 0,
+        place: None,
     };
     client.hear(now, &Message::Welcome(welcome));
     client.hear(now, &Message::BenchEnd { bytes: 7 });

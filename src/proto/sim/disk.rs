@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::Rng;
-use crate::ids::NAME_MAX_BYTES;
+use crate::ids::{CopyId, NAME_MAX_BYTES};
 use crate::proto::errno::{ENAMETOOLONG, ENOENT, ENOTDIR};
 use crate::proto::journal::Storage;
 use crate::proto::{Existing, Kind, Meta, Mtime};
@@ -93,6 +93,7 @@ impl Disk {
         };
         Disk {
             nodes: vec![root],
+            copies: BTreeMap::new(),
             parts: BTreeMap::new(),
             faults: Faults::default(),
             device: 0,

@@ -236,6 +236,7 @@ fn listings_are_complete() {
             seed,
             Request::List {
                 path: Bytes::from_static(b"pub"),
+                partial: false,
             },
             [Disk::new(), disk],
         );
@@ -255,6 +256,7 @@ fn listings_are_complete() {
         1,
         Request::List {
             path: Bytes::from_static(b"gone"),
+            partial: false,
         },
         [Disk::new(), Disk::new()],
     );
@@ -344,6 +346,8 @@ fn hello() -> Hello {
         fsync: false,
         single: false,
         keep_dirlinks: false,
+        no_target_dir: false,
+        copy: None,
     };
     Hello {
         version: VERSION,
@@ -411,6 +415,7 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
         for (op, cmd) in ops {
             let done = match cmd {
                 DiskOp::ResolveTarget { .. } => DiskDone::Target { name: None },
+                DiskOp::DirsAbove { .. } => DiskDone::Above(Vec::new()),
                 DiskOp::Check { .. } => DiskDone::Existing(None),
                 DiskOp::OpenPart { .. } => {
                     let journal = journal.take().expect("opened once");
@@ -447,6 +452,7 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
         framed(&Message::Welcome(Welcome {
             version: VERSION,
             entry_window: 9,
+            place: None,
         })),
     );
     let (mut batches, mut reads) = (verdicts.chunks(1), 0);

@@ -135,6 +135,8 @@ impl Hostile {
                     fsync: false,
                     single,
                     keep_dirlinks,
+                    no_target_dir: false,
+                    copy: None,
                 }
             }
             Role::PullingClient => {
@@ -142,12 +144,16 @@ impl Hostile {
                 let sources = (0..self.rng.below(4))
                     .map(|_| Bytes::from_static(self.rng.pick(&sources)))
                     .collect();
-                WireRequest::Pull { sources }
+                WireRequest::Pull {
+                    sources,
+                    place: None,
+                }
             }
             Role::SendingServer | Role::ReceivingServer => {
                 return self.say(&Message::Welcome(Welcome {
                     version: VERSION,
                     entry_window,
+                    place: None,
                 }));
             }
         };

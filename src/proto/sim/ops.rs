@@ -107,6 +107,7 @@ fn about(cmd: &DiskOp) -> About {
         },
         DiskOp::CloseDir { dir }
         | DiskOp::List { dir, .. }
+        | DiskOp::LookUnfinished { dir, .. }
         | DiskOp::ReadSmall { dir, .. }
         | DiskOp::Check { dir, .. }
         | DiskOp::SetDir { dir, .. }
@@ -326,6 +327,8 @@ impl Handles {
                 dir: id,
                 max_entries,
             } => self.list(disk, dir, id, max_entries, rng),
+            // What is unfinished is in none of its directories.
+            DiskOp::LookUnfinished { .. } => Ok(DiskDone::Unfinished(None)),
             DiskOp::ReadSmall {
                 name, max_bytes, ..
             } => read_small(disk, dir, &name, max_bytes),

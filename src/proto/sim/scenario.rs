@@ -11,11 +11,13 @@ use super::check::{Check, Found, Strictness};
 use super::disk::{Body, Disk, Ino, Node};
 use super::tree::{TreeShape, random_tree};
 use super::world::{CLIENT, SERVER, World};
+use crate::ids::CopyId;
 use crate::proto::Carriage;
 use crate::proto::chunk::chunk_len_bytes;
 use crate::proto::integrity::Tree;
 use crate::proto::journal::Journal;
 use crate::proto::parallel::ParallelTransferConfig;
+use crate::proto::place::HostKey;
 use crate::proto::session::{Direction, Grant, Limits, Request, Transfer, TransferOptions};
 use crate::proto::{Outcome, Totals};
 
@@ -41,6 +43,8 @@ pub struct Scenario {
     pub source_limits: Limits,
     pub target_limits: Limits,
     pub bwlimit_bps: Option<u64>,
+    /// A command that says whose copy it makes.
+    pub copy: Option<CopyId>,
     pub rng: Rng,
 }
 
@@ -65,6 +69,8 @@ impl Scenario {
             Shape::Renamed,
         ]);
         let mut target = Disk::new();
+        // Both may be on one host.
+        target.device = 1;
         let into = target.put(Disk::ROOT, b"in", directory());
         target.put(
             into,
@@ -77,9 +83,14 @@ impl Scenario {
         if shape == Shape::IntoExisting && rng.chance(60) {
             stand_in_the_way(&source, root, &mut target, into, &mut rng);
         }
-        let (source_limits, target_limits) = (limits(&mut rng), limits(&mut rng));
+        let (mut source_limits, mut target_limits) = (limits(&mut rng), limits(&mut rng));
+        if rng.chance(50) {
+            source_limits.host_key = HostKey::of_boot([9; 16]);
+            target_limits.host_key = HostKey::of_boot([9; 16]);
+        }
         let bwlimit_bps = rng.chance(10).then(|| 1_000_000 + rng.next() % 100_000_000);
         let (push, force) = (rng.chance(50), rng.chance(20));
+        let copy = rng.chance(50).then_some(CopyId([7; 16]));
         Scenario {
             push,
             force,
@@ -89,6 +100,7 @@ impl Scenario {
             source_limits,
             target_limits,
             bwlimit_bps,
+            copy,
             rng,
         }
     }
@@ -323,6 +335,7 @@ pub fn limits(rng: &mut Rng) -> Limits {
         ..ParallelTransferConfig::default()
     };
     Limits {
+        host_key: None,
         entry_window: rng.pick(&[1, 4, 64, 1024]),
         write_behind_bytes: rng.pick(&[1, 300_000, 8 << 20]),
         read_ahead_bytes: rng.pick(&[1, 300_000, 8 << 20]),

@@ -71,11 +71,17 @@ fn requests() -> Vec<WireRequest> {
             fsync: false,
             single: true,
             keep_dirlinks: true,
+            no_target_dir: false,
+            copy: None,
         },
         WireRequest::Pull {
             sources: vec![path.clone(), Bytes::new()],
+            place: None,
         },
-        WireRequest::List { path },
+        WireRequest::List {
+            path,
+            partial: false,
+        },
         WireRequest::Bench {
             mode: BenchMode::Echo,
             milliseconds: u64::MAX,
@@ -106,6 +112,7 @@ fn messages_after_hello() -> Vec<Message> {
         Message::Welcome(Welcome {
             version: 1,
             entry_window: 7,
+            place: None,
         }),
         Message::Entries(vec![
             entry(b"name", None),

@@ -1,5 +1,6 @@
 //! A copy within one host does not lead into itself: which objects its directories are.
 
+use super::tree::TargetTree;
 use super::{ReceivePlan, ReceivePlanOp, Target};
 use crate::ids::{EntryId, Name};
 use crate::proto::errors::{destination_error, into_itself};
@@ -29,6 +30,7 @@ impl ReceivePlan {
 
     pub(super) fn above_found(
         &mut self,
+        ports: &mut Ports,
         rename: Option<Name>,
         result: Result<DiskDone, DiskError>,
     ) {
@@ -38,7 +40,10 @@ impl ReceivePlan {
                 Target::Ready { rename }
             }
             Ok(_) => Target::Ready { rename },
-            Err(error) => Target::Failed(error),
+            Err(error) => {
+                self.close_dir(ports, TargetTree::TARGET);
+                Target::Failed(error)
+            }
         };
     }
 

@@ -6,7 +6,7 @@ use super::{
     EACCES, EISDIR, ELOOP, ENOENT, ENOSPC, ENOTDIR, Handles, OpenFile, OpenPart, fail, name_of,
     open_directory, split,
 };
-use crate::ids::{DirId, FileId, Name};
+use crate::ids::{CopyId, DirId, FileId, Name};
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errno::EFBIG;
 use crate::proto::fs::FILE_MODE;
@@ -35,19 +35,18 @@ impl Handles {
         else {
             panic!("{cmd:?} resolves no target")
         };
+        let (parent, name) = split(path);
+        if !name.is_empty() && (no_target_dir || goes_on(disk, path, must_be_dir, copy)) {
+            let parent = open_directory(disk, parent)?;
+            let name = Some(name_of(name).map_err(|error| DiskError {
+                call: "path",
+                ..error
+            })?);
+            self.dirs.insert(dir, parent);
+            return Ok(DiskDone::Target { name });
+        }
         match open_directory(disk, path) {
             Ok(ino) => {
-                let (parent, name) = split(path);
-                let goes_on =
-                    !must_be_dir && copy.is_some() && disk.copies.get(&ino) == copy.as_ref();
-                if (goes_on || no_target_dir) && !name.is_empty() {
-                    let parent = open_directory(disk, parent)?;
-                    if no_target_dir || disk.child(parent, name) == Some(ino) {
-                        self.dirs.insert(dir, parent);
-                        let name = Some(name_of(name)?);
-                        return Ok(DiskDone::Target { name });
-                    }
-                }
                 self.dirs.insert(dir, ino);
                 return Ok(DiskDone::Target { name: None });
             }
@@ -293,6 +292,22 @@ impl Handles {
         self.files.remove(&id);
         Ok(DiskDone::Done)
     }
+}
+
+/// Whether a directory was made for this copy, which is not finished.
+fn goes_on(disk: &Disk, path: &[u8], must_be_dir: bool, copy: Option<CopyId>) -> bool {
+    let (parent, name) = split(path);
+    let (Ok(there), Ok(parent), false) = (
+        open_directory(disk, path),
+        open_directory(disk, parent),
+        must_be_dir,
+    ) else {
+        return false;
+    };
+    // Not by a symlink.
+    copy.is_some()
+        && disk.copies.get(&there) == copy.as_ref()
+        && disk.child(parent, name) == Some(there)
 }
 
 /// ENOSPC when `more` bytes have no room.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use landro_sys::{FileDone, FileOp, Flock};
 use tempfile::TempDir;
 
-use common::tree::assert_same;
+use common::tree::{assert_same, mark, temporary};
 use common::{Output, World, landro};
 
 on_both_backends!(
@@ -36,20 +36,6 @@ fn on_disk() -> TempDir {
 
 fn world(backend: &'static str, args: &[&str]) -> World {
     World::within(backend, args, on_disk())
-}
-
-fn temporary(name: &str, suffix: &str) -> String {
-    let digest = blake3::hash(name.as_bytes()).to_hex();
-    format!(".landro-{}.{suffix}", &digest[..16])
-}
-
-fn mark(path: &Path, name: &str) {
-    let op = FileOp::SetXattr {
-        file: Arc::new(File::open(path).unwrap().into()),
-        name: MARK,
-        value: name.into(),
-    };
-    landro_sys::run(op).unwrap();
 }
 
 fn is_marked(path: &Path) -> bool {

@@ -43,7 +43,7 @@ fn fill(at: &Path) {
 fn stop_early(world: &World, args: &[OsString], there: &Path, signal: &str) -> Output {
     let slow = ["--bwlimit", "2M"].map(OsString::from).to_vec();
     let mut running = world.cp_start(&[slow, args.to_vec()].concat());
-    while fs::read_dir(there.join("sub")).is_ok_and(|names| names.count() > 3) == false {
+    while !fs::read_dir(there.join("sub")).is_ok_and(|names| names.count() > 3) {
         assert!(running.is_running(), "it was not slow enough");
         thread::sleep(Duration::from_millis(5));
     }
@@ -141,7 +141,7 @@ fn an_entry_that_failed_is_tried_again(backend: &'static str) {
     assert!(world.root("new/tree").exists());
 }
 
-/// Runs the same command by coreutils' cp and by landro, in every direction.
+/// What each command line copies is what coreutils' cp copies, in every direction.
 fn contents_and_names_are_as_with_cp(backend: &'static str) {
     let commands: [(&[&str], &str, &str); 12] = [
         (&[], "a/.", "b"),
@@ -158,63 +158,8 @@ fn contents_and_names_are_as_with_cp(backend: &'static str) {
         (&[], "a/sub/.", "there/a"),
     ];
     let world = world(backend);
-    for (number, (options, source, target)) in commands.into_iter().enumerate() {
-        let furnish = |at: &Path| {
-            fs::create_dir_all(at.join("a/sub/deep")).unwrap();
-            fs::create_dir_all(at.join("there/a")).unwrap();
-            fs::write(at.join("a/file"), "new content").unwrap();
-            fs::write(at.join("a/sub/deep/f"), "f").unwrap();
-            fs::write(at.join("there/file"), "old").unwrap();
-            fs::write(at.join("there/kept"), "kept").unwrap();
-        };
-        let at = |way: &str| format!("{number}-{way}");
-        let expected = world.here(&at("cp"));
-        furnish(&expected);
-        let status = Command::new("cp")
-            .arg("-r")
-            .args(options)
-            .args([source, target])
-            .current_dir(&expected)
-            .status();
-        let told = format!("cp -r {options:?} {source} {target}");
-        assert!(status.unwrap().success(), "{told}");
-        let names = |at: &Path| -> Vec<PathBuf> {
-            let all = at.exists().then(|| records(at)).unwrap_or_default();
-            all.into_keys().collect()
-        };
-        let check = |place: &Path, output: Output| {
-            output.expect(0);
-            assert_eq!(
-                names(&expected.join("b")),
-                names(&place.join("b")),
-                "{told}"
-            );
-            let (there, is) = (expected.join("there"), place.join("there"));
-            assert_eq!(names(&there), names(&is), "{told}");
-            assert_eq!(
-                fs::read(there.join("file")).unwrap(),
-                fs::read(is.join("file")).unwrap(),
-                "{told}"
-            );
-        };
-        let options: Vec<OsString> = options.iter().map(OsString::from).collect();
-        let here = world.here(&at("here"));
-        furnish(&here);
-        // `join` takes dots away.
-        let dotted = |base: &Path| OsString::from(format!("{}/{source}", base.display()));
-        let run =
-            |from: OsString, to: OsString| world.cp(&[options.clone(), vec![from, to]].concat());
-        check(&here, run(dotted(&here), here.join(target).into()));
-        let (client, server) = (world.here(&at("push")), world.root(&at("push")));
-        furnish(&client);
-        furnish(&server);
-        let url = world.url(&format!("{}/{target}", at("push")));
-        check(&server, run(dotted(&client), url.into()));
-        let (client, server) = (world.here(&at("pull")), world.root(&at("pull")));
-        furnish(&client);
-        furnish(&server);
-        let url = world.url(&format!("{}/{source}", at("pull")));
-        check(&client, run(url.into(), client.join(target).into()));
+    for (number, command) in commands.into_iter().enumerate() {
+        as_with_cp(&world, number, command);
     }
     let here = world.here("0-cp");
     let two = [here.join("a"), here.join("there"), here.join("c")];
@@ -224,13 +169,73 @@ fn contents_and_names_are_as_with_cp(backend: &'static str) {
     world
         .cp(&[dotted, here.join("there").into(), here.join("c").into()])
         .expect(2);
-    // A file is not put over a directory, nor the root itself replaced.
+    // A file is not put over a directory, be it the root itself.
     let over = [
         OsString::from("-T"),
         here.join("a/file").into(),
         world.url("").into(),
     ];
     world.cp(&over).expect(1);
+}
+
+fn furnish(at: &Path) {
+    fs::create_dir_all(at.join("a/sub/deep")).unwrap();
+    fs::create_dir_all(at.join("there/a")).unwrap();
+    fs::write(at.join("a/file"), "new content").unwrap();
+    fs::write(at.join("a/sub/deep/f"), "f").unwrap();
+    fs::write(at.join("there/file"), "old").unwrap();
+    fs::write(at.join("there/kept"), "kept").unwrap();
+}
+
+/// All names below, and what is in the file that may be replaced.
+fn seen(place: &Path) -> (Vec<PathBuf>, Vec<u8>) {
+    let names = records(place).into_keys();
+    // A source stays as it is, wherever it is.
+    let copied = names.filter(|name| !name.starts_with("a")).collect();
+    (copied, fs::read(place.join("there/file")).unwrap())
+}
+
+fn as_with_cp(world: &World, number: usize, (options, source, target): (&[&str], &str, &str)) {
+    let told = format!("cp -r {options:?} {source} {target}");
+    let expected = world.here(&format!("{number}-cp"));
+    furnish(&expected);
+    let status = Command::new("cp")
+        .arg("-r")
+        .args(options)
+        .args([source, target])
+        .current_dir(&expected)
+        .status();
+    assert!(status.unwrap().success(), "{told}");
+    let run = |from: OsString, to: OsString| {
+        let options: Vec<OsString> = options.iter().map(OsString::from).collect();
+        world.cp(&[options, vec![from, to]].concat()).expect(0);
+    };
+    // `join` would take dots away.
+    let below = |base: &Path, path: &str| OsString::from(format!("{}/{path}", base.display()));
+    let place = format!("{number}-landro");
+    let (here, there) = (world.here(&place), world.root(&place));
+    for way in ["local", "push", "pull"] {
+        for at in [&here, &there] {
+            let _ = fs::remove_dir_all(at);
+            furnish(at);
+        }
+        let url = |path: &str| OsString::from(world.url(&format!("{place}/{path}")));
+        let landed = match way {
+            "local" => {
+                run(below(&here, source), below(&here, target));
+                &here
+            }
+            "push" => {
+                run(below(&here, source), url(target));
+                &there
+            }
+            _ => {
+                run(url(source), below(&here, target));
+                &here
+            }
+        };
+        assert_eq!(seen(landed), seen(&expected), "{way}: {told}");
+    }
 }
 
 /// Source and daemon on one host: 300 files stay 300.
@@ -263,7 +268,7 @@ fn a_tree_is_not_copied_into_itself(backend: &'static str) {
     // Pulls into what is served.
     for target in ["tree", "tree/sub", "tree/sub/new", "tree/new", ""] {
         refused(world.pull("tree", world.root(target)));
-        if target != "" {
+        if !target.is_empty() {
             refused(world.pull("", world.root(target)));
         }
     }

@@ -162,7 +162,7 @@ fn interrupted(world: &World) -> PathBuf {
     let part = world.root(&temporary("big", "part"));
     let journal = world.root(&temporary("big", "journal"));
     // A head, a header and some chunks.
-    while fs::metadata(&journal).is_ok_and(|meta| meta.len() > 600) == false {
+    while !fs::metadata(&journal).is_ok_and(|meta| meta.len() > 600) {
         assert!(running.is_running(), "it was not slow enough");
         thread::sleep(Duration::from_millis(20));
     }
@@ -267,7 +267,7 @@ fn leftovers_are_listed_and_cleaned(backend: &'static str) {
         );
         let size: u64 = rows[0].split_whitespace().nth(1).unwrap().parse().unwrap();
         assert!(
-            size >= MIB && size < 24 * MIB && size % MIB == 0,
+            (MIB..24 * MIB).contains(&size) && size.is_multiple_of(MIB),
             "{listed}"
         );
     }

@@ -125,7 +125,7 @@ impl Disk {
             | DiskOp::PutSymlink { .. }
             | DiskOp::CopyRange { .. }
             | DiskOp::StatDir { .. }
-            | DiskOp::DirsAbove { .. } => {
+            | DiskOp::LookUnfinished { .. } => {
                 panic!("nobody asks for {cmd:?} here")
             }
             DiskOp::OpenDir { .. }

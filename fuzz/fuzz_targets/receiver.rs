@@ -25,7 +25,9 @@ fuzz_target!(|data: &[u8]| {
             force: how & 2 != 0,
             fsync: how & 4 != 0,
             single: how & 8 != 0,
-            keep_dirlinks: how & 16 != 0, no_target_dir: false, copy: None,
+            keep_dirlinks: how & 16 != 0,
+            no_target_dir: false,
+            copy: None,
         },
         None,
     );

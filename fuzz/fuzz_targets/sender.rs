@@ -21,7 +21,13 @@ fuzz_target!(|data: &[u8]| {
             write: true,
         };
         let mut world = World::new(script, |now| Session::server(now, grant, limits()));
-        world.hello(WireRequest::Pull { sources, place: None }, bwlimit_bps);
+        world.hello(
+            WireRequest::Pull {
+                sources,
+                place: None,
+            },
+            bwlimit_bps,
+        );
         world.run(step);
     } else {
         let (target, must_be_dir, force, fsync) = (Bytes::from_static(b"t"), true, false, false);
@@ -40,7 +46,8 @@ fuzz_target!(|data: &[u8]| {
         let mut world = World::new(script, |now| Session::client(now, request, limits()));
         world.say(&Message::Welcome(Welcome {
             version: VERSION,
-            entry_window, place: None
+            entry_window,
+            place: None,
         }));
         world.run(step);
     }

@@ -43,7 +43,8 @@ fuzz_target!(|data: &[u8]| {
     let mut world = World::new(Script(&script), |now| Session::server(now, grant, limits()));
     world.hello(
         WireRequest::Pull {
-            sources: vec![Bytes::from_static(b"a")], place: None
+            sources: vec![Bytes::from_static(b"a")],
+            place: None,
         },
         None,
     );

@@ -63,7 +63,7 @@ pub enum Removal {
 }
 
 /// One search.
-pub struct Search<'a> {
+struct LeftoverSearch<'a> {
     side: Side,
     removal: Removal,
     /// Told what is found; false ends the search.
@@ -99,7 +99,7 @@ pub fn search(
         path,
         dir: DirId(0),
     })?;
-    let mut search = Search {
+    let mut search = LeftoverSearch {
         side,
         removal,
         on,
@@ -111,7 +111,7 @@ pub fn search(
     Ok(())
 }
 
-impl Search<'_> {
+impl LeftoverSearch<'_> {
     fn enter(&mut self, parent: DirId, name: Option<Name>, path: Bytes) -> Result<(), DiskError> {
         self.last_dir = self.last_dir.wrapping_add(1);
         let id = DirId(self.last_dir);

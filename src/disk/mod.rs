@@ -484,57 +484,12 @@ async fn run_for_part(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError>
 /// What stands at the destination, and what is put there whole.
 async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
-        DiskOp::ResolveTarget {
-            path,
-            must_be_dir,
-            no_target_dir,
-            copy,
-            dir,
-            fsync,
-        } => {
-            let wanted = target::WantedTarget {
-                path,
-                must_be_dir,
-                no_target_dir,
-                copy,
-                dir,
-                fsync,
-            };
-            target::resolve(files, &wanted).await
-        }
-        DiskOp::StatDir { dir } => source::stat_dir(files, dir).await,
-        DiskOp::DirsAbove { dir } => target::dirs_above(files, dir).await,
+        cmd @ (DiskOp::ResolveTarget { .. }
+        | DiskOp::StatDir { .. }
+        | DiskOp::DirsAbove { .. }
+        | DiskOp::MakeDir { .. }
+        | DiskOp::SetDir { .. }) => run_for_target_dir(files, cmd).await,
         DiskOp::Check { dir, name } => target::check(files, dir, &name).await,
-        DiskOp::MakeDir {
-            parent,
-            name,
-            dir,
-            keep_dirlinks,
-            copy,
-            fsync,
-        } => {
-            let new = dirlinks::NewDir {
-                parent,
-                name,
-                dir,
-                keep_dirlinks,
-                copy,
-                fsync,
-            };
-            dirlinks::make_dir(files, &new).await
-        }
-        DiskOp::SetDir {
-            dir,
-            mode,
-            mtime,
-            ends_copy,
-            fsync,
-        } => {
-            if let Some(copy) = ends_copy {
-                files.end_copy(&files.dir(dir).await?, copy).await?;
-            }
-            target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await
-        }
         DiskOp::PutSmall {
             dir,
             name,
@@ -569,6 +524,63 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             target::put_symlink(files, &new).await
         }
         other => unreachable!("{other:?} is none of a destination"),
+    }
+}
+
+/// The directories of the destination.
+async fn run_for_target_dir(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    match cmd {
+        DiskOp::ResolveTarget {
+            path,
+            must_be_dir,
+            no_target_dir,
+            copy,
+            dir,
+            fsync,
+        } => {
+            let wanted = target::WantedTarget {
+                path,
+                must_be_dir,
+                no_target_dir,
+                copy,
+                dir,
+                fsync,
+            };
+            target::resolve(files, &wanted).await
+        }
+        DiskOp::StatDir { dir } => source::stat_dir(files, dir).await,
+        DiskOp::DirsAbove { dir } => target::dirs_above(files, dir).await,
+        DiskOp::MakeDir {
+            parent,
+            name,
+            dir,
+            keep_dirlinks,
+            copy,
+            fsync,
+        } => {
+            let new = dirlinks::NewDir {
+                parent,
+                name,
+                dir,
+                keep_dirlinks,
+                copy,
+                fsync,
+            };
+            dirlinks::make_dir(files, &new).await
+        }
+        DiskOp::SetDir {
+            dir,
+            mode,
+            mtime,
+            ends_copy,
+            fsync,
+        } => {
+            if let Some(copy) = ends_copy {
+                files.end_copy(&files.dir(dir).await?, copy).await?;
+            }
+            target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await
+        }
+        other => unreachable!("{other:?} is about no directory of a destination"),
     }
 }
 

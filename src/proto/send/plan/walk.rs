@@ -325,8 +325,7 @@ impl SendPlan {
             self.note_warning(ports, path, SPECIAL_SKIPPED.into());
             return;
         }
-        let is_target = |near: &NearPlace| near.is_in(meta.object());
-        if meta.kind == Kind::Directory && self.near.as_ref().is_some_and(is_target) {
+        if self.holds_target(&meta) {
             let path = join(&at.path, &name_bytes);
             self.note_error(ports, path, into_itself(self.host));
             return;
@@ -385,6 +384,12 @@ impl SendPlan {
             device: (self.is_copied() || self.near.is_some()).then_some(meta.device),
         };
         self.push_item(ports, Item::Entry(item));
+    }
+
+    /// Whether the receiver's target is this directory, or lies in it.
+    fn holds_target(&self, meta: &Meta) -> bool {
+        let is_in = |near: &NearPlace| near.is_in(meta.object());
+        meta.kind == Kind::Directory && self.near.as_ref().is_some_and(is_in)
     }
 
     /// Opens a directory found in `dir` and walks it next.

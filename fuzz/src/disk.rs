@@ -22,10 +22,6 @@ pub fn writing_bytes(cmd: &DiskOp) -> usize {
 pub fn reading_bytes(cmd: &DiskOp) -> usize {
     match cmd {
         DiskOp::Read { len_bytes, .. } => *len_bytes,
-        DiskOp::LookUnfinished { .. } => {
-            let found = || (Bytes::from_static(b"unfinished"), meta(how, script));
-            DiskDone::Unfinished((how & 8 != 0).then(found))
-        }
         DiskOp::ReadSmall { max_bytes, .. } => *max_bytes,
         _ => 0,
     }

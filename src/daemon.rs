@@ -106,7 +106,7 @@ pub fn run(
     let partials = options.partial_max_age.map(search).transpose();
     // Searches until this function is over.
     let _partials = partials.map_err(DaemonError::Partials)?;
-    tracing::info!("serving {:?} on {backend:?} ({reason})", options.root);
+    tracing::info!("serving {} on {backend} ({reason})", options.root.display());
     ready(server.addresses()).map_err(DaemonError::Ready)?;
     notify::tell("READY=1");
     let mut watch = Watch::new(&server, notify::watchdog());

@@ -13,7 +13,9 @@ use landro::proto::wire::{
     BenchMode, Entry, Hello, Item, ListItem, Message, Preface, PrefaceKind, RecordHead,
     RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
 };
-use landro::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
+use landro::proto::{
+    CancelReason, EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode,
+};
 use landro::quic::Identity;
 use landro_sys::fuzzing::control_part;
 
@@ -171,6 +173,9 @@ fn requests() -> [Message; 4] {
         fsync: false,
         single: false,
         keep_dirlinks: false,
+        no_perms: false,
+        no_times: false,
+        dir_modes: false,
         no_target_dir: false,
         copy: None,
     };
@@ -276,7 +281,9 @@ fn of_receivers() -> [Message; 6] {
             code: SessionErrorCode::Busy,
             text: "gone".into(),
         },
-        Message::Cancel {},
+        Message::Cancel {
+            reason: CancelReason::Ending,
+        },
         Message::ListAck {},
     ]
 }

@@ -1,11 +1,12 @@
 //! The command line as typed: options, their units and defaults. Nothing is opened or resolved
 //! here.
 
+pub mod habits;
+pub mod listen;
 pub mod route;
 pub mod url;
 
 use std::ffi::OsString;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,11 +14,14 @@ use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::budget::MIN_MEMORY_BUDGET_BYTES;
+use crate::cli::escape;
 use crate::config::QuicConfig;
 use crate::engine::BackendChoice;
 use crate::ids::Fingerprint;
 use crate::proto::bench::MAX_BENCH;
 use crate::proto::wire::MAX_ECHO_BYTES;
+use listen::Listen;
+use route::RouteError;
 
 /// Data streams of one transfer (`ParallelTransferConfig`'s default).
 pub const DEFAULT_STREAMS: u8 = 16;
@@ -25,6 +29,8 @@ pub const DEFAULT_STREAMS: u8 = 16;
 /// Moves files between Linux hosts over QUIC on io_uring.
 #[derive(Parser, Debug)]
 #[command(name = "landro", version, max_term_width = 100, after_help = EXIT_CODES)]
+// An alias of a shell may say an option that the command line says again.
+#[command(args_override_self = true)]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: CliCommand,
@@ -51,8 +57,8 @@ pub enum CliCommand {
     /// Measures the network and the engine between memory and memory, with a daemon or on this host
     /// alone
     Bench(BenchArgs),
-    /// Prints this host's fingerprint; makes its identity at first use
-    Id,
+    /// Prints this user's fingerprint on this host; makes its identity at first use, and says so
+    Id(IdArgs),
 }
 
 #[derive(Args, Debug)]
@@ -60,9 +66,10 @@ pub struct ServeArgs {
     /// Directory to serve; paths in URLs are relative to it
     #[arg(default_value = ".")]
     pub root: PathBuf,
-    /// Address to listen on, repeatable; port 0 takes a free one [default: port 4433 on all
-    /// addresses]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_addresses)]
+    /// Where to listen, repeatable: ADDR or ADDR:PORT (port 4433 unless it is said; 0 takes a free
+    /// one), :PORT on all addresses, a host name, IPv6 as ::1, [::1]:PORT or [fe80::1%eth0]:PORT
+    /// [default: :4433]
+    #[arg(long, value_name = "ADDR", value_parser = Listen::parse)]
     pub listen: Vec<Listen>,
     /// Lets this peer in for this run, in addition to authorized_peers; repeatable
     #[arg(long, value_name = "FINGERPRINT")]
@@ -95,20 +102,28 @@ pub struct ServeArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(override_usage = "landro cp [OPTIONS] SRC... DST")]
 pub struct CpArgs {
-    /// What to copy: local paths, or landro://HOST[:PORT]/PATH all on one host; of one that ends in
-    /// /. the content
-    #[arg(required = true, value_name = "SRC")]
-    pub sources: Vec<OsString>,
-    /// Where to: an existing directory or a name ending in / takes the sources under their own
-    /// names; else it is the one source's new name
-    #[arg(value_name = "DST")]
-    pub destination: OsString,
+    /// What to copy, and where to. SRC: local paths, or landro://HOST[:PORT]/PATH all on one host;
+    /// of one that ends in /. the content. DST: an existing directory or a name ending in / takes
+    /// the sources under their own names; else it is the one source's new name. A local name with a
+    /// colon before its first slash is written ./NAME. Options may stand anywhere before --
+    // In one list: clap knows no options between the values of one positional and the next.
+    #[arg(required = true, value_name = "SRC... DST")]
+    pub places: Vec<OsString>,
     #[command(flatten)]
     pub trust: TrustArgs,
     /// Sends files again whose size and time of modification already match
     #[arg(long)]
     pub force: bool,
+    /// Copies directories whole: that is what is done without it, too
+    #[arg(long, short, visible_short_alias = 'R')]
+    pub recursive: bool,
+    /// What -a of rsync and cp means, as far as it goes: directories whole, symlinks as symlinks,
+    /// modes and times. Owners, ACLs, extended attributes, hard links and devices are not kept,
+    /// which a warning says
+    #[arg(long, short)]
+    pub archive: bool,
     /// Waits until the destination's disk has everything
     #[arg(long)]
     pub fsync: bool,
@@ -123,6 +138,21 @@ pub struct CpArgs {
     /// then goes into
     #[arg(long, short = 'T')]
     pub no_target_directory: bool,
+    /// Gives directories that are there already the modes of their sources, too; new ones, and
+    /// files, get them in any case
+    #[arg(long, short, conflicts_with = "no_perms")]
+    pub perms: bool,
+    /// Sets no modes: files and directories that are made have what the umask over there leaves them
+    #[arg(long)]
+    pub no_perms: bool,
+    /// Sets no times; a later run then takes a file of the same size for the same unless the source
+    /// is younger
+    #[arg(long)]
+    pub no_times: bool,
+    /// Takes warnings (modes or times that could not be set, sockets left out) for failures: exit
+    /// code 3
+    #[arg(long)]
+    pub strict: bool,
     /// Prints one JSON object per event on stdout
     #[arg(long)]
     pub json: bool,
@@ -143,6 +173,25 @@ pub struct CpArgs {
     pub bwlimit: Option<u64>,
 }
 
+impl CpArgs {
+    /// The sources, and where they go.
+    ///
+    /// # Errors
+    /// Only one place was given.
+    pub fn sources_and_destination(&self) -> Result<(&[OsString], &OsString), RouteError> {
+        match self.places.split_last() {
+            Some((destination, sources)) if !sources.is_empty() => Ok((sources, destination)),
+            only => {
+                let typed = only.map(|(typed, _)| typed.as_encoded_bytes());
+                Err(RouteError::NoDestination(escape::name(
+                    typed.unwrap_or_default(),
+                )))
+            }
+        }
+    }
+}
+
+// -h is no help here: to ls it is the size of files.
 #[derive(Args, Debug)]
 pub struct CleanArgs {
     /// Where to look; symlinks are not followed, other file systems are looked into
@@ -156,6 +205,7 @@ pub struct CleanArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(disable_help_flag = true)]
 pub struct LsArgs {
     /// landro://HOST[:PORT]/PATH; with --partial also a local directory
     pub url: OsString,
@@ -163,6 +213,18 @@ pub struct LsArgs {
     /// is there, and when that came
     #[arg(long)]
     pub partial: bool,
+    /// Shows type, permissions, size in bytes, time of modification (UTC), and where symlinks lead
+    #[arg(long, short)]
+    pub long: bool,
+    /// Shows names that begin with a dot, too
+    #[arg(long, short)]
+    pub all: bool,
+    /// Prints one JSON object per entry on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Prints help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
     #[command(flatten)]
     pub trust: TrustArgs,
     #[command(flatten)]
@@ -201,6 +263,14 @@ pub struct BenchArgs {
     pub trust: TrustArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct IdArgs {
+    /// The identity in this directory, such as a daemon's LANDRO_CONFIG_DIR
+    /// (/var/lib/landro/config of scripts/landro.service); none is made there
+    #[arg(long, value_name = "DIR")]
+    pub of: Option<PathBuf>,
 }
 
 /// How the client knows the daemon's key.
@@ -256,21 +326,6 @@ impl EngineArgs {
             ProfileArg::Lan => QuicConfig::lan_optimized(),
             ProfileArg::Wan => QuicConfig::wan_optimized(),
         }
-    }
-}
-
-/// What one `--listen` stands for: a host name may have several addresses.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Listen(pub Vec<SocketAddr>);
-
-fn listen_addresses(typed: &str) -> Result<Listen, String> {
-    if let Ok(address) = typed.parse::<SocketAddr>() {
-        return Ok(Listen(vec![address]));
-    }
-    let hint = "write ADDR:PORT, IPv6 in brackets: 0.0.0.0:4433, [::1]:0";
-    match typed.to_socket_addrs() {
-        Ok(found) => Ok(Listen(found.collect())),
-        Err(error) => Err(format!("{error}; {hint}")),
     }
 }
 

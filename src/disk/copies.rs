@@ -134,12 +134,13 @@ impl Files {
         parent: &Arc<OwnedFd>,
         name: &Name,
         copy: CopyId,
+        mode: u32,
     ) -> Result<bool, DiskError> {
         match self.lstat(parent, name.as_bytes()).await {
             Err(DiskError { errno: ENOENT, .. }) => {}
             other => return other.map(|_| false),
         }
-        let (temporary, made) = self.make_unnamed_copy(parent, name, copy).await?;
+        let (temporary, made) = self.make_unnamed_copy(parent, name, copy, mode).await?;
         let to = c_string(name.as_bytes())?;
         let named = match rename(self, parent, &temporary, &to, flags::RENAME_NOREPLACE).await {
             // Where the file system does not know the flag: it replaces an empty directory at most.
@@ -168,13 +169,14 @@ impl Files {
         parent: &Arc<OwnedFd>,
         name: &Name,
         copy: CopyId,
+        mode: u32,
     ) -> Result<(CString, Arc<OwnedFd>), DiskError> {
         for path in turns(name, Use::New) {
             let path = path.to_c();
             let op = FileOp::Mkdir {
                 dir: Some(parent.clone()),
                 path: path.clone(),
-                mode: 0o700,
+                mode,
             };
             let is_new = match self.call("mkdirat", op).await {
                 Ok(_) => true,

@@ -211,9 +211,10 @@ impl Files {
         dir: &Arc<OwnedFd>,
         path: &TemporaryName,
         name: &Name,
+        mode: u32,
     ) -> Result<Option<Arc<OwnedFd>>, DiskError> {
         for _ in 0..TRIES {
-            match self.make_own(dir, path, name).await {
+            match self.make_own(dir, path, name, mode).await {
                 Err(error) if error.errno == EEXIST => {}
                 other => return other.map(Some),
             }
@@ -247,9 +248,10 @@ impl Files {
         dir: &Arc<OwnedFd>,
         path: &TemporaryName,
         name: &Name,
+        mode: u32,
     ) -> Result<Arc<OwnedFd>, DiskError> {
         let (path, purpose) = (path.to_c(), path.purpose);
-        if let Some(file) = unnamed(self, dir).await? {
+        if let Some(file) = unnamed(self, dir, mode).await? {
             self.begin_own(&file, purpose, name).await?;
             link(self, &file, dir, &path).await?;
             return Ok(file);
@@ -260,7 +262,7 @@ impl Files {
                 | flags::O_RDWR
                 | flags::O_NOFOLLOW
                 | flags::O_NONBLOCK,
-            mode: 0o600,
+            mode,
             resolve: flags::RESOLVE_BENEATH,
         };
         let file = self.open(Some(dir), path.as_bytes(), how).await?;

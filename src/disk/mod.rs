@@ -20,11 +20,14 @@ mod names;
 mod part;
 mod publish;
 mod settle;
+mod sink;
 mod source;
 mod space;
+mod spelling;
 mod target;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -43,7 +46,7 @@ use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool};
 
 use crate::ids::OpId;
 use crate::proto::errno::EIO;
-use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES};
+use crate::proto::{Attributes, DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
 pub use local::Side;
 pub use settle::{Settler, start as start_settler};
@@ -377,10 +380,7 @@ impl Drop for Pinned {
 
 async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
-        DiskOp::CloseDir { dir } => {
-            files.space.forget_dir(dir);
-            Ok(DiskDone::Done)
-        }
+        DiskOp::CloseDir { dir } => target::close_dir(files, dir).await,
         cmd @ (DiskOp::ResolveSource { .. }
         | DiskOp::OpenDir { .. }
         | DiskOp::List { .. }
@@ -447,7 +447,17 @@ async fn run_for_part(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError>
             name,
             file,
             resumable,
-        } => part::open_part(files, dir, &name, file, resumable).await,
+            is_plain,
+        } => {
+            let new = part::NewPart {
+                dir,
+                name,
+                file,
+                resumable,
+                mode: publish::new_mode(is_plain),
+            };
+            part::open_part(files, new).await
+        }
         DiskOp::StartPart {
             file,
             size_bytes,
@@ -466,10 +476,9 @@ async fn run_for_part(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError>
         } => part::write_journal(files, file, offset, bytes).await,
         DiskOp::CommitPart {
             file,
-            mode,
-            mtime,
-            fsync,
-        } => part::commit_part(files, file, publish::Attributes { mode, mtime, fsync }).await,
+            attributes,
+            replaces,
+        } => part::commit_part(files, file, attributes, replaces).await,
         DiskOp::ClosePart { file, keep } => part::close_part(files, file, keep).await,
         DiskOp::CopyRange {
             file,
@@ -489,37 +498,35 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
         | DiskOp::DirsAbove { .. }
         | DiskOp::MakeDir { .. }
         | DiskOp::SetDir { .. }) => run_for_target_dir(files, cmd).await,
-        DiskOp::Check { dir, name } => target::check(files, dir, &name).await,
+        DiskOp::Check { dir, name, mtime } => target::check(files, dir, &name, mtime).await,
         DiskOp::PutSmall {
             dir,
             name,
             data,
-            mode,
-            mtime,
-            fsync,
+            attributes,
+            replaces,
         } => {
-            target::put_small(
-                files,
+            let new = target::NewSmall {
                 dir,
-                &name,
-                data,
-                publish::Attributes { mode, mtime, fsync },
-            )
-            .await
+                name,
+                attributes,
+                replaces,
+            };
+            target::put_small(files, &new, data).await
         }
         DiskOp::PutSymlink {
             dir,
             name,
             target,
-            mtime,
-            fsync,
+            attributes,
+            replaces,
         } => {
             let new = target::NewLink {
                 dir,
                 name,
                 target,
-                mtime,
-                fsync,
+                attributes,
+                replaces,
             };
             target::put_symlink(files, &new).await
         }
@@ -555,6 +562,7 @@ async fn run_for_target_dir(files: &Files, cmd: DiskOp) -> Result<DiskDone, Disk
             name,
             dir,
             keep_dirlinks,
+            is_plain,
             copy,
             fsync,
         } => {
@@ -563,6 +571,7 @@ async fn run_for_target_dir(files: &Files, cmd: DiskOp) -> Result<DiskDone, Disk
                 name,
                 dir,
                 keep_dirlinks,
+                is_plain,
                 copy,
                 fsync,
             };
@@ -578,7 +587,9 @@ async fn run_for_target_dir(files: &Files, cmd: DiskOp) -> Result<DiskDone, Disk
             if let Some(copy) = ends_copy {
                 files.end_copy(&files.dir(dir).await?, copy).await?;
             }
-            target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await
+            let mode = target::mode_of(files, dir, mode);
+            let attributes = Attributes { mode, mtime, fsync };
+            target::set_dir(files, dir, attributes).await
         }
         other => unreachable!("{other:?} is about no directory of a destination"),
     }

@@ -61,6 +61,14 @@ impl TemporaryName {
         }
     }
 
+    /// One that nobody will look for.
+    pub fn random(purpose: Use) -> TemporaryName {
+        TemporaryName {
+            digits: format!("{:016x}", rand::random::<u64>()),
+            purpose,
+        }
+    }
+
     /// In any case of its letters, for there are file systems that do not tell them apart.
     pub fn parse(name: &[u8]) -> Option<TemporaryName> {
         let (prefix, rest) = name.split_at_checked(PREFIX.len())?;

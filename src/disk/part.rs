@@ -11,12 +11,13 @@ use landro_sys::{FileDone, FileOp, Pool};
 use super::marks::HEAD_BYTES;
 use super::names::{TemporaryName, Use, turns};
 use super::publish::{
-    Arrival, Attributes, Locked, finish, open_locked, temporary, unlink, write_all,
+    Arrival, Locked, finish, new_mode, open_locked, temporary, unlink, write_all,
 };
 use super::source::meta_of;
-use super::space::{History, OpenFile, Part};
-use super::{DiskDone, DiskError, Files};
+use super::space::{History, OpenFile, OpenSink, Part};
+use super::{Attributes, DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
+use crate::proto::Lapses;
 use crate::proto::errno::{EBADF, EIO, ENOSPC, EOPNOTSUPP};
 use crate::proto::journal::{HEADER_BYTES, MAX_JOURNAL_BYTES, Storage, done_bytes};
 
@@ -24,19 +25,49 @@ use crate::proto::journal::{HEADER_BYTES, MAX_JOURNAL_BYTES, Storage, done_bytes
 /// kept busy by some MiB.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 
-pub async fn open_part(
-    files: &Files,
-    dir_id: DirId,
-    name: &Name,
-    file: FileId,
-    resumable: bool,
-) -> Result<DiskDone, DiskError> {
+/// A partial file that is wanted.
+pub struct NewPart {
+    pub dir: DirId,
+    pub name: Name,
+    pub file: FileId,
+    pub resumable: bool,
+    /// What it is made with.
+    pub mode: u32,
+}
+
+pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskError> {
+    let NewPart {
+        dir: dir_id,
+        ref name,
+        file,
+        resumable,
+        mode,
+    } = new;
     let dir = files.dir(dir_id).await?;
     let history = Rc::new(History::default());
+    if let Some(sink) = files.space.sink(dir_id, name) {
+        let sink_open = files.open_sink(&sink).await?;
+        let data = match &sink_open {
+            OpenSink::Direct(open) => open.clone(),
+            OpenSink::Sequential(_) => files.aside(&sink).await?,
+        };
+        history.whole.set(true);
+        let part = Part {
+            data,
+            dir,
+            dir_id,
+            name: name.clone(),
+            journal: None,
+            temporary: None,
+            history,
+            sink: Some(sink_open),
+        };
+        return Ok(add_anonymous(files, file, part));
+    }
     history
         .replaces
         .set(files.lstat(&dir, name.as_bytes()).await.is_ok());
-    if resumable && let Some(pair) = open_pair(files, &dir, name).await? {
+    if resumable && let Some(pair) = open_pair(files, &dir, name, mode).await? {
         files.space.allowance.keep(&pair.data)?;
         let part = Part {
             data: pair.data,
@@ -46,12 +77,13 @@ pub async fn open_part(
             journal: Some(pair.journal),
             temporary: Some(pair.path),
             history,
+            sink: None,
         };
         return open_resumable(files, file, part).await;
     }
     // Another session is receiving the same file, or its names are taken: this one goes on without
     // a journal, the later rename wins.
-    let (data, temporary) = temporary(files, &dir, name).await?;
+    let (data, temporary) = temporary(files, &dir, name, mode).await?;
     files.space.allowance.keep(&data)?;
     // It begins empty.
     history.whole.set(true);
@@ -63,15 +95,20 @@ pub async fn open_part(
         journal: None,
         temporary,
         history,
+        sink: None,
     };
+    Ok(add_anonymous(files, file, part))
+}
+
+fn add_anonymous(files: &Files, file: FileId, part: Part) -> DiskDone {
     files.space.add_file(file, OpenFile::Part(part));
-    Ok(DiskDone::Part {
+    DiskDone::Part {
         journal: Bytes::new(),
         size_bytes: 0,
         resumable: false,
         // Nobody finds it again to ask.
         storage: Storage::default(),
-    })
+    }
 }
 
 /// A partial file and its journal.
@@ -88,20 +125,25 @@ async fn open_pair(
     files: &Files,
     dir: &Arc<OwnedFd>,
     name: &Name,
+    mode: u32,
 ) -> Result<Option<Pair>, DiskError> {
+    let of_journal = new_mode(false);
     for path in turns(name, Use::Part) {
         let beside = path.with(Use::Journal);
         // Where nothing else tells that the part is ours, the journal is there before it.
-        if files.space.no_attributes.get() && files.open_own(dir, &beside, name).await?.is_none() {
-            continue;
+        if files.space.no_attributes.get() {
+            let journal = files.open_own(dir, &beside, name, of_journal).await?;
+            if journal.is_none() {
+                continue;
+            }
         }
-        let data = match open_locked(files, dir, &path, name).await? {
+        let data = match open_locked(files, dir, &path, name, mode).await? {
             Locked::Ours(data) => data,
             Locked::Busy => return Ok(None),
             Locked::Taken => continue,
         };
         // Opened behind the lock: who had it before may have taken the journal with the part.
-        match files.open_own(dir, &beside, name).await? {
+        match files.open_own(dir, &beside, name, of_journal).await? {
             Some(journal) => {
                 return Ok(Some(Pair {
                     data,
@@ -133,8 +175,14 @@ async fn open_resumable(files: &Files, file: FileId, part: Part) -> Result<DiskD
     if !bytes.is_empty() && files.call("fdatasync", flush).await.is_err() {
         bytes = Bytes::new();
     }
+    // What a server took was not stored for certain, and whoever was told so may be gone: nothing
+    // of it is believed before it was read again.
+    let storage = if files.tells_late(part.dir_id) {
+        Storage::default()
+    } else {
+        files.storage_of(&found)
+    };
     files.space.add_file(file, OpenFile::Part(part));
-    let storage = files.storage_of(&found);
     Ok(DiskDone::Part {
         journal: bytes,
         size_bytes: found.size,
@@ -182,6 +230,10 @@ pub async fn start_part(
     journal: Bytes,
 ) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
+    if let Some(OpenSink::Direct(_)) = part.sink {
+        // A device has the size that it has, and tells at its end.
+        return Ok(DiskDone::Done);
+    }
     if let Some(journal) = &part.journal {
         // The journal is emptied before the data: a crash in between must not leave records of data
         // that is gone.
@@ -309,8 +361,20 @@ pub async fn commit_part(
     files: &Files,
     file: FileId,
     attributes: Attributes,
+    replaces: bool,
 ) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
+    if let Some(sink) = &part.sink {
+        let (OpenSink::Direct(open) | OpenSink::Sequential(open)) = sink;
+        if let OpenSink::Sequential(_) = sink {
+            files.pour_file(open, &part.data).await?;
+        }
+        if attributes.fsync {
+            files.sync_sink(open).await?;
+        }
+        files.space.forget_file(file);
+        return Ok(DiskDone::Placed(Lapses::default()));
+    }
     let arrival = Arrival {
         dir_id: part.dir_id,
         dir: &part.dir,
@@ -319,14 +383,18 @@ pub async fn commit_part(
         name: &part.name,
         is_whole: part.history.whole.get(),
         is_empty: false,
+        replaces,
     };
-    finish(files, &arrival, attributes).await?;
+    let done = finish(files, &arrival, attributes).await?;
+    if let DiskDone::Taken { .. } = done {
+        return Ok(done);
+    }
     // After the rename: a crash in between leaves an orphan journal, which `clean_part` removes
     // when the next run skips the finished file. The other order could lose the resume state of a
     // whole file.
     unlink_journal(files, &part).await?;
     files.space.forget_file(file);
-    Ok(DiskDone::Done)
+    Ok(done)
 }
 
 pub async fn close_part(files: &Files, file: FileId, keep: bool) -> Result<DiskDone, DiskError> {

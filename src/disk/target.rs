@@ -10,17 +10,18 @@ use landro_sys::file::flags;
 use landro_sys::{FileOp, OpenHow};
 
 use super::dirlinks;
-use super::names::{TemporaryName, Use, c_string, turns};
+use super::names::{Use, c_string, turns};
 use super::publish::{
-    Arrival, Attributes, finish, may_replace, rename, set_meta, sync, temporary, unlink, write_all,
+    Arrival, finish, may_replace, new_mode, refused, rename, set_meta, sync, temporary, unlink,
+    write_all,
 };
 use super::source::{meta_of, relative, split_path};
-use super::space::Base;
-use super::{DiskDone, DiskError, Files};
+use super::space::{Base, ModeFound, OpenSink, SETGID};
+use super::{Attributes, DiskDone, DiskError, Files};
 use crate::ids::{CopyId, DirId, Name};
-use crate::proto::errno::{EACCES, EEXIST, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
+use crate::proto::errno::{EACCES, EEXIST, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
 use crate::proto::fs::DIRECTORY_MODE;
-use crate::proto::{Existing, Kind, Mtime};
+use crate::proto::{DirMode, Existing, Kind, Lapses, Mtime, TimeLapse};
 
 /// Where the sources of a transfer are to land.
 pub struct WantedTarget {
@@ -90,7 +91,7 @@ pub async fn resolve(files: &Files, wanted: &WantedTarget) -> Result<DiskDone, D
         add_target(files, path, fd, dir).await?;
         return Ok(DiskDone::Target { name: None });
     }
-    named_target(files, dir, (parent_path, parent), name).await
+    named_target(files, wanted, (parent_path, parent), name).await
 }
 
 fn split_target<'a>(files: &Files, path: &'a [u8]) -> (&'a [u8], Option<&'a [u8]>, bool) {
@@ -100,9 +101,10 @@ fn split_target<'a>(files: &Files, path: &'a [u8]) -> (&'a [u8], Option<&'a [u8]
     }
 }
 
+/// The directory `wanted` is in takes what is placed there under its name.
 async fn named_target(
     files: &Files,
-    dir: DirId,
+    wanted: &WantedTarget,
     (parent_path, parent): (&[u8], Arc<OwnedFd>),
     name: &[u8],
 ) -> Result<DiskDone, DiskError> {
@@ -110,7 +112,8 @@ async fn named_target(
         call: "path",
         errno: ENAMETOOLONG,
     })?;
-    add_target(files, parent_path, parent, dir).await?;
+    files.find_sink(&wanted.path, wanted.dir, &name).await?;
+    add_target(files, parent_path, parent, wanted.dir).await?;
     Ok(DiskDone::Target { name: Some(name) })
 }
 
@@ -141,7 +144,7 @@ async fn resolve_as_name(
     }
     let parent = files.open_asked(parent_path).await?;
     let place = (parent_path, parent);
-    named_target(files, wanted.dir, place, name).await.map(Some)
+    named_target(files, wanted, place, name).await.map(Some)
 }
 
 /// Nothing of the transfer is looked for above the directory that the sources land in.
@@ -153,6 +156,11 @@ async fn add_target(
 ) -> Result<(), DiskError> {
     files.learn_file_system(&fd).await?;
     files.stand_on_target(dir, &fd)?;
+    let setgid = files.fstat(&fd).await?.mode & SETGID != 0;
+    let before = None;
+    files
+        .space
+        .set_mode_found(dir, ModeFound { setgid, before });
     let path = match files.space.base() {
         Base::Served(_) => trim_slashes(relative(path)).to_vec(),
         Base::Local => Vec::new(),
@@ -197,13 +205,24 @@ fn trim_slashes(path: &[u8]) -> &[u8] {
     }
 }
 
-pub async fn check(files: &Files, dir: DirId, name: &Name) -> Result<DiskDone, DiskError> {
+pub async fn check(
+    files: &Files,
+    dir: DirId,
+    name: &Name,
+    mtime: Mtime,
+) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
+    if files.space.sink(dir, name).is_some() {
+        return Ok(DiskDone::Existing(Some(Existing::WRITTEN_INTO)));
+    }
     let meta = match files.lstat(&fd, name.as_bytes()).await {
         Ok(meta) => meta,
         Err(DiskError { errno: ENOENT, .. }) => return Ok(DiskDone::Existing(None)),
         Err(error) => return Err(error),
     };
+    if let Some(by) = files.taken_by(dir, &fd, name, &meta).await? {
+        return Ok(DiskDone::Taken { by });
+    }
     let link = match meta.kind {
         Kind::Symlink => Some(files.readlink(&fd, name.as_bytes()).await?),
         Kind::File => {
@@ -213,11 +232,29 @@ pub async fn check(files: &Files, dir: DirId, name: &Name) -> Result<DiskDone, D
         Kind::Directory | Kind::Special => None,
     };
     let in_doubt = meta.kind == Kind::File && !files.is_sound(dir, name, meta.size_bytes).await?;
+    let has_mtime = match meta.kind {
+        Kind::File | Kind::Symlink => files.has_time(dir, name, meta.mtime, mtime).await,
+        Kind::Directory | Kind::Special => meta.mtime == mtime,
+    };
     Ok(DiskDone::Existing(Some(Existing {
         meta,
         link,
         in_doubt,
+        has_mtime,
     })))
+}
+
+/// The mode that a directory is to be given, if it is.
+pub fn mode_of(files: &Files, dir: DirId, mode: DirMode) -> Option<u32> {
+    let before = files.space.take_mode_before(dir);
+    match mode {
+        DirMode::Kept => before,
+        // What mkdir(2) handed down would be taken away again.
+        DirMode::New(mode) if files.space.mode_found(dir).setgid => {
+            Some(mode & DIRECTORY_MODE | SETGID)
+        }
+        DirMode::New(mode) | DirMode::Exact(mode) => Some(mode & DIRECTORY_MODE),
+    }
 }
 
 pub async fn set_dir(
@@ -226,30 +263,61 @@ pub async fn set_dir(
     attributes: Attributes,
 ) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
-    set_meta(
-        files,
-        &fd,
-        Attributes {
-            mode: attributes.mode & DIRECTORY_MODE,
-            ..attributes
-        },
-    )
-    .await?;
+    let lapses = set_meta(files, dir, &fd, attributes).await?;
     if attributes.fsync {
         sync(files, &fd).await?;
     }
+    Ok(DiskDone::Placed(lapses))
+}
+
+/// Forgets a directory. One that was made writable, and has not been given a mode since, gets the
+/// one it had.
+pub async fn close_dir(files: &Files, dir: DirId) -> Result<DiskDone, DiskError> {
+    if let Some(mode) = files.space.take_mode_before(dir)
+        && let Ok(file) = files.dir(dir).await
+    {
+        let (mode, mtime) = (Some(mode), None);
+        // Nobody is left to be told.
+        let _ = files
+            .call("fchmod", FileOp::SetMeta { file, mode, mtime })
+            .await;
+    }
+    files.space.forget_dir(dir);
     Ok(DiskDone::Done)
+}
+
+/// A small file that is to be.
+pub struct NewSmall {
+    pub dir: DirId,
+    pub name: Name,
+    pub attributes: Attributes,
+    pub replaces: bool,
 }
 
 pub async fn put_small(
     files: &Files,
-    dir_id: DirId,
-    name: &Name,
+    new: &NewSmall,
     data: Vec<Bytes>,
-    attributes: Attributes,
 ) -> Result<DiskDone, DiskError> {
+    let NewSmall {
+        dir: dir_id,
+        ref name,
+        attributes,
+        replaces,
+    } = *new;
+    if let Some(sink) = files.space.sink(dir_id, name) {
+        let (OpenSink::Direct(open) | OpenSink::Sequential(open)) = files.open_sink(&sink).await?;
+        for piece in data {
+            files.pour(&open, piece).await?;
+        }
+        if attributes.fsync {
+            files.sync_sink(&open).await?;
+        }
+        return Ok(DiskDone::Placed(Lapses::default()));
+    }
     let dir = files.dir(dir_id).await?;
-    let (file, temporary) = temporary(files, &dir, name).await?;
+    let mode = new_mode(attributes.mode.is_none());
+    let (file, temporary) = temporary(files, &dir, name, mode).await?;
     let result = async {
         let mut offset = 0;
         for piece in data {
@@ -265,14 +333,15 @@ pub async fn put_small(
             name,
             is_whole: true,
             is_empty: offset == 0,
+            replaces,
         };
         finish(files, &arrival, attributes).await
     };
     let result = result.await;
-    if let (Err(_), Some(temporary)) = (&result, &temporary) {
+    if let (Err(_) | Ok(DiskDone::Taken { .. }), Some(temporary)) = (&result, &temporary) {
         unlink(files, &dir, &temporary.to_c()).await?;
     }
-    result.map(|()| DiskDone::Done)
+    result
 }
 
 /// A symlink that is to be.
@@ -280,45 +349,70 @@ pub struct NewLink {
     pub dir: DirId,
     pub name: Name,
     pub target: Bytes,
-    pub mtime: Mtime,
-    pub fsync: bool,
+    pub attributes: Attributes,
+    pub replaces: bool,
 }
 
 pub async fn put_symlink(files: &Files, new: &NewLink) -> Result<DiskDone, DiskError> {
-    let NewLink {
-        name,
-        target,
-        mtime,
-        fsync,
-        ..
-    } = new;
+    let NewLink { name, target, .. } = new;
     let dir = files.dir(new.dir).await?;
     let temporary = make_link(files, &dir, name, target).await?;
-    let mtime = (mtime.seconds, mtime.nanoseconds);
-    let time = FileOp::SetLinkTime {
-        dir: Some(dir.clone()),
-        path: temporary.clone(),
-        mtime,
-    };
-    let result = async {
-        files.call("utimensat", time).await?;
-        dirlinks::mark_received(files, &dir, &temporary, mtime).await?;
-        name_link(files, &dir, &temporary, name).await?;
-        // A symlink cannot be opened to be synced; with its directory's new name the kernel writes
-        // the link itself.
-        if *fsync {
-            sync(files, &dir).await
-        } else {
-            Ok(())
-        }
-    };
-    match result.await {
-        Ok(()) => Ok(DiskDone::Done),
-        Err(error) => {
-            unlink(files, &dir, &temporary).await?;
-            Err(error)
-        }
+    let result = name_symlink(files, new, &dir, &temporary).await;
+    if let Err(_) | Ok(DiskDone::Taken { .. }) = result {
+        unlink(files, &dir, &temporary).await?;
     }
+    result
+}
+
+async fn name_symlink(
+    files: &Files,
+    new: &NewLink,
+    dir: &Arc<OwnedFd>,
+    temporary: &CString,
+) -> Result<DiskDone, DiskError> {
+    let mut lapses = Lapses::default();
+    if let Some(mtime) = new.attributes.mtime {
+        let mtime = (mtime.seconds, mtime.nanoseconds);
+        let time = FileOp::SetLinkTime {
+            dir: Some(dir.clone()),
+            path: temporary.clone(),
+            mtime,
+        };
+        let set = files.call("utimensat", time).await.map(drop);
+        lapses.mtime = refused(set)?.map(TimeLapse::Refused);
+    }
+    dirlinks::mark_received(files, dir, temporary).await?;
+    let to = c_string(new.name.as_bytes())?;
+    let named = match new.replaces {
+        true => {
+            may_replace(files, dir, &new.name).await?;
+            rename(files, dir, temporary, &to, 0).await
+        }
+        false => rename(files, dir, temporary, &to, flags::RENAME_NOREPLACE).await,
+    };
+    match named {
+        Ok(()) => {}
+        // RENAME_NOREPLACE is EINVAL where the file system does not know it.
+        Err(DiskError {
+            errno: EEXIST | EINVAL,
+            ..
+        }) if !new.replaces => {
+            let _naming = files.naming(new.dir, &new.name).await;
+            if let Some(by) = files.taken_unseen(new.dir, dir, &new.name).await? {
+                return Ok(DiskDone::Taken { by });
+            }
+            may_replace(files, dir, &new.name).await?;
+            rename(files, dir, temporary, &to, 0).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    files.has_named(new.dir, &new.name);
+    // A symlink cannot be opened to be synced; with its directory's new name the kernel writes the
+    // link itself.
+    if new.attributes.fsync {
+        sync(files, dir).await?;
+    }
+    Ok(DiskDone::Placed(lapses))
 }
 
 /// Makes a symlink under a temporary name. One that leads there already, under a name that belongs
@@ -355,21 +449,4 @@ async fn make_link(
         call: "symlinkat",
         errno: EEXIST,
     })
-}
-
-/// Gives a symlink its name, replacing a file or symlink there.
-async fn name_link(
-    files: &Files,
-    dir: &Arc<OwnedFd>,
-    temporary: &CString,
-    name: &Name,
-) -> Result<(), DiskError> {
-    let to = c_string(name.as_bytes())?;
-    if TemporaryName::parse(name.as_bytes()).is_some() {
-        match rename(files, dir, temporary, &to, flags::RENAME_NOREPLACE).await {
-            Err(DiskError { errno: EEXIST, .. }) => may_replace(files, dir, name).await?,
-            other => return other,
-        }
-    }
-    rename(files, dir, temporary, &to, 0).await
 }

@@ -21,9 +21,12 @@ use super::errors::{Access, Violation, session_error, violation};
 use super::parallel::ParallelTransferConfig;
 use super::place::HostKey;
 use super::ports::Ports;
-use super::receive::Target;
+use super::receive::{MetadataOptions, Target};
 use super::wire::{Decoder, Message, WireError};
-use super::{Carriage, CopyStep, Input, Outcome, Output, SessionError, SessionErrorCode, Totals};
+use super::{
+    CancelReason, Carriage, CopyStep, Input, Outcome, Output, SessionError, SessionErrorCode,
+    Totals,
+};
 use role::{Role, RoleEnd};
 
 /// A server drops a session that has not said a whole `Hello` by then.
@@ -105,6 +108,7 @@ pub struct TransferOptions {
     /// Which copy this is: a directory that an earlier run of it made under the target's name is
     /// gone on with.
     pub copy: Option<CopyId>,
+    pub metadata: MetadataOptions,
     /// Bits per second that the sender keeps below.
     pub bwlimit_bps: Option<u64>,
 }
@@ -316,12 +320,12 @@ impl Session {
                 self.role.on_disk(&mut self.ports, op, result);
                 Ok(())
             }
-            Input::Cancel => {
+            Input::Cancel(reason) => {
                 if matches!(self.end, End::No) {
                     self.role.flush(&mut self.ports);
-                    self.ports.message(&Message::Cancel {});
+                    self.ports.message(&Message::Cancel { reason });
                     let totals = self.totals();
-                    self.finish(Outcome::Cancelled(totals));
+                    self.finish(Outcome::Cancelled { reason, totals });
                 }
                 Ok(())
             }
@@ -382,14 +386,9 @@ impl Session {
 
     fn on_message(&mut self, now: Instant, message: Message) -> Result<(), Violation> {
         match message {
-            Message::Cancel {} => {
+            Message::Cancel { reason } => {
                 let totals = self.totals();
-                // To a client, a server that stops is one that went away: a rerun goes on.
-                self.finish(if self.client {
-                    Outcome::Lost(totals)
-                } else {
-                    Outcome::Cancelled(totals)
-                });
+                self.finish(Outcome::Stopped { reason, totals });
                 return Ok(());
             }
             Message::Error { code, text } => {
@@ -471,7 +470,8 @@ impl Session {
     /// Client: nothing was asked for yet, and nothing will be. A server that is told so hangs up,
     /// and nobody has to wait.
     fn call_off(&mut self, error: SessionError) {
-        self.ports.message(&Message::Cancel {});
+        let reason = CancelReason::User;
+        self.ports.message(&Message::Cancel { reason });
         self.finish(Outcome::CalledOff(error));
     }
 

@@ -18,11 +18,18 @@ use crate::cli::output::outcome::{Parties, judge};
 use crate::cli::output::stats::ConnectionSeen;
 use crate::engine::{ClientEvent, Ended, copy_locally};
 use crate::ids::{CopyId, Fingerprint};
+use crate::proto::Event;
+use crate::proto::receive::MetadataOptions;
 use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
 use crate::signals::{Hangup, Signals};
 
+/// What `-a` promises elsewhere.
+const NOT_KEPT: &str = "owners, ACLs, extended attributes, hard links and devices are not kept; \
+                        directories, symlinks, modes and times are, without it, too";
+
 pub fn run(args: CpArgs) -> Result<Exit, CliError> {
-    let route = CopyRoute::parse(&args.sources, &args.destination)?;
+    let (sources, destination) = args.sources_and_destination()?;
+    let route = CopyRoute::parse(sources, destination)?;
     if args.no_target_directory && route.sources.len() > 1 {
         return Err(RouteError::OneName.into());
     }
@@ -41,6 +48,12 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     copying
         .reporter
         .start(route.way.name(), daemon.map(DaemonName::to_string));
+    if copying.args.archive {
+        copying.reporter.event(&Event::Warning {
+            path: Bytes::from_static(b"-a"),
+            text: NOT_KEPT.to_owned(),
+        });
+    }
     let result = match daemon {
         Some(daemon) => copying.with(daemon, &route),
         None => copying.locally(&route),
@@ -64,6 +77,11 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
             copying.reporter.error(code, &error.to_string());
             (exit, None)
         }
+    };
+    // What was warned of is not all that was asked for.
+    let exit = match exit {
+        Exit::Done if copying.args.strict && copying.reporter.has_warned() => Exit::Partial,
+        other => other,
     };
     copying.reporter.finish(exit, totals, copying.seen.stats());
     Ok(exit)
@@ -107,7 +125,7 @@ impl Copying {
         let transfer = transfer(&self.args, route);
         let stop = || self.signals.asked().is_some();
         let on = &mut |event| self.reporter.event(&event);
-        let outcome = copy_locally(&transfer, &stop, on).map_err(CliError::Worker)?;
+        let outcome = copy_locally(&transfer, &stop, on)?;
         Ok(CopyEnd {
             ended: Ended::Outcome(outcome),
             own: None,
@@ -149,6 +167,11 @@ fn transfer(args: &CpArgs, route: &CopyRoute) -> Transfer {
             keep_dirlinks: args.keep_dirlinks,
             no_target_dir: args.no_target_directory,
             copy: Some(copy_id(route)),
+            metadata: MetadataOptions {
+                no_perms: args.no_perms,
+                no_times: args.no_times,
+                dir_modes: args.perms || args.archive,
+            },
             // Typed in bytes, limited in bits; 0 means that nobody limits.
             bwlimit_bps: args
                 .bwlimit

@@ -18,6 +18,6 @@ pub fn run(command: CliCommand) -> Result<Exit, CliError> {
         CliCommand::Ls(args) => ls::run(args),
         CliCommand::Clean(args) => clean::run(args),
         CliCommand::Bench(args) => bench::run(args),
-        CliCommand::Id => id::run(),
+        CliCommand::Id(args) => id::run(args),
     }
 }

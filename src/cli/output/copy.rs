@@ -84,10 +84,16 @@ impl CopyReporter {
         });
     }
 
+    /// Whether anything was warned of so far.
+    pub fn has_warned(&self) -> bool {
+        self.warnings > 0
+    }
+
     pub fn event(&mut self, event: &Event) {
         count(&mut self.totals, event);
         match event {
             Event::Started
+            | Event::Asked { .. }
             | Event::Listing { .. }
             | Event::RoundTrips(_)
             | Event::Benched { .. } => {}
@@ -307,6 +313,7 @@ fn count(totals: &mut Totals, event: &Event) {
             ..
         } => totals.count(*kind, *size_bytes, result),
         Event::Started
+        | Event::Asked { .. }
         | Event::Announced { .. }
         | Event::Warning { .. }
         | Event::Listing { .. }

@@ -16,12 +16,12 @@ use crate::proto::errors::{Violation, violation};
 use crate::proto::path::own_name;
 use crate::proto::place::Place;
 use crate::proto::ports::Ports;
-use crate::proto::receive::{Receiver, ReceiverConfig};
+use crate::proto::receive::{MetadataOptions, Receiver, ReceiverConfig};
 use crate::proto::send::{Sender, SenderConfig};
 use crate::proto::wire::{
     self, BenchMode, Decoder, Hello, MAX_SOURCES, Message, VERSION, Welcome, WirePlace, WireRequest,
 };
-use crate::proto::{Event, SessionError, SessionErrorCode};
+use crate::proto::{Event, SessionError, SessionErrorCode, Verb};
 
 /// How a client begins.
 struct SessionStart {
@@ -167,6 +167,7 @@ impl Session {
             self.refuse_with(SessionErrorCode::Unsupported, text);
             return Ok(());
         }
+        self.ports.event(asked(&hello.request));
         let (allowed, what) = match &hello.request {
             WireRequest::Push { .. } => (grant.write, "write to"),
             WireRequest::Pull { .. } | WireRequest::List { .. } => (grant.read, "read from"),
@@ -186,14 +187,23 @@ impl Session {
                 fsync,
                 single,
                 keep_dirlinks,
+                no_perms,
+                no_times,
+                dir_modes,
                 no_target_dir,
                 copy,
             } => {
+                let metadata = MetadataOptions {
+                    no_perms,
+                    no_times,
+                    dir_modes,
+                };
                 let options = TransferOptions {
                     must_be_dir,
                     force,
                     fsync,
                     keep_dirlinks,
+                    metadata,
                     no_target_dir,
                     copy: copy.map(|copy| CopyId(copy.into())),
                     bwlimit_bps: hello.bwlimit_bps,
@@ -321,6 +331,20 @@ impl Session {
     }
 }
 
+/// What is asked for, for the log.
+fn asked(request: &WireRequest) -> Event {
+    let (verb, path, more) = match request {
+        WireRequest::Push { target, .. } => (Verb::Push, target.clone(), 0),
+        WireRequest::Pull { sources, .. } => {
+            let first = sources.first().cloned().unwrap_or_default();
+            (Verb::Pull, first, sources.len().saturating_sub(1))
+        }
+        WireRequest::List { path, .. } => (Verb::List, path.clone(), 0),
+        WireRequest::Bench { .. } => (Verb::Bench, Bytes::new(), 0),
+    };
+    Event::Asked { verb, path, more }
+}
+
 /// Says what is wanted, and waits to be welcome.
 fn await_welcome(
     now: Instant,
@@ -371,6 +395,7 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         keep_dirlinks,
         no_target_dir,
         copy,
+        metadata,
         bwlimit_bps,
     } = transfer.options;
     let asked = WireRequest::Push {
@@ -380,6 +405,9 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         fsync,
         single: transfer.sources.len() == 1,
         keep_dirlinks,
+        no_perms: metadata.no_perms,
+        no_times: metadata.no_times,
+        dir_modes: metadata.dir_modes,
         no_target_dir,
         copy: copy.map(|copy| copy.0.into()),
     };
@@ -431,6 +459,7 @@ fn receiver_config(
         keep_dirlinks: options.keep_dirlinks,
         no_target_dir: options.no_target_dir && single,
         copy: options.copy.filter(|_| single),
+        metadata: options.metadata,
         window: limits.entry_window,
         write_behind_bytes: limits.write_behind_bytes as u64,
         lookups: limits.lookups,

@@ -22,7 +22,8 @@ use crate::proto::wire::{
     Welcome, WireRequest, encode, encode_record_tail,
 };
 use crate::proto::{
-    EntryError, EntryErrorCode, Input, Kind, Mtime, Outcome, Output, PIECE_BYTES, SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, Input, Kind, Mtime, Outcome, Output, PIECE_BYTES,
+    SessionErrorCode,
 };
 
 /// Who the liar plays.
@@ -135,6 +136,9 @@ impl Hostile {
                     fsync: false,
                     single,
                     keep_dirlinks,
+                    no_perms: self.rng.chance(20),
+                    no_times: self.rng.chance(20),
+                    dir_modes: self.rng.chance(20),
                     no_target_dir: false,
                     copy: None,
                 }
@@ -523,7 +527,9 @@ impl Hostile {
                 error: error(EntryErrorCode::Source),
             }),
             9 => self.say(&Message::Finished {}),
-            10 => self.say(&Message::Cancel {}),
+            10 => self.say(&Message::Cancel {
+                reason: CancelReason::default(),
+            }),
             11 => self.say(&Message::Error {
                 code: SessionErrorCode::Other,
                 text: "no".into(),
@@ -549,7 +555,7 @@ impl Hostile {
                     error: error(EntryErrorCode::Name),
                 })
             }
-            _ => self.input(Input::Cancel),
+            _ => self.input(Input::Cancel(CancelReason::User)),
         }
     }
 

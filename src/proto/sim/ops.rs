@@ -13,14 +13,13 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Rng;
-use super::disk::{Body, Disk, Ino, Node, Part};
+use super::disk::{Body, Disk, Ino, Part};
 use crate::ids::{DirId, FileId, Name, OpId};
 use crate::proto::errno::{
     EACCES, EBADF, EIO, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ESPIPE,
 };
-use crate::proto::fs::{DIRECTORY_MODE, FILE_MODE};
-use crate::proto::{DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
-use target::{publish, room};
+use crate::proto::{DirFound, DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
+use target::{publish, room, set_dir};
 
 /// Most entries one `List` answers with, whatever was asked: getdents64 has its own idea, too.
 const LIST_MAX: usize = 64;
@@ -349,9 +348,10 @@ impl Handles {
                 self.files.remove(&file);
                 Ok(DiskDone::Done)
             }
-            DiskOp::Check { name, .. } => {
-                Ok(DiskDone::Existing(disk.existing(dir, name.as_bytes())))
-            }
+            DiskOp::Check { name, mtime, .. } => Ok(match disk.taken_by(dir, name.as_bytes()) {
+                Some(by) => DiskDone::Taken { by },
+                None => DiskDone::Existing(disk.existing(dir, name.as_bytes(), mtime)),
+            }),
             DiskOp::CopyRange { .. } => panic!("the source is on another disk: see `copy`"),
             DiskOp::StatDir { .. } => Ok(DiskDone::Meta(disk.meta(dir))),
             DiskOp::DirsAbove { .. } => Ok(DiskDone::Above(vec![disk.meta(dir).object()])),
@@ -384,7 +384,13 @@ impl Handles {
                 ..
             } => {
                 let made = self.make_dir(disk, dir, &name, new)?;
-                if let (DiskDone::Directory { existed: false }, Some(copy)) = (&made, copy) {
+                let is_new = matches!(
+                    made,
+                    DiskDone::Directory {
+                        found: DirFound::Missing
+                    }
+                );
+                if let (true, Some(copy)) = (is_new, copy) {
                     disk.copies.insert(self.dirs[&new], copy);
                 }
                 Ok(made)
@@ -398,45 +404,27 @@ impl Handles {
                 if ends_copy.is_some() && disk.copies.get(&dir) == ends_copy.as_ref() {
                     disk.copies.remove(&dir);
                 }
-                let node = disk.node_mut(dir);
-                (node.mode, node.mtime) = (mode & DIRECTORY_MODE, mtime);
-                Ok(DiskDone::Done)
+                Ok(set_dir(disk, dir, mode, mtime))
             }
             DiskOp::PutSmall {
                 name,
                 data,
-                mode,
-                mtime,
+                attributes,
                 ..
             } => {
                 let data = data.concat();
                 room(disk, data.len() as u64, "write")?;
-                publish(
-                    disk,
-                    dir,
-                    name.as_bytes(),
-                    Node {
-                        mode: mode & FILE_MODE,
-                        mtime,
-                        body: Body::File(data),
-                    },
-                )
+                publish(disk, dir, name.as_bytes(), (Body::File(data), attributes))
             }
             DiskOp::PutSymlink {
                 name,
                 target,
-                mtime,
+                attributes,
                 ..
-            } => publish(
-                disk,
-                dir,
-                name.as_bytes(),
-                Node {
-                    mode: 0o777,
-                    mtime,
-                    body: Body::Symlink(target.to_vec()),
-                },
-            ),
+            } => {
+                let body = Body::Symlink(target.to_vec());
+                publish(disk, dir, name.as_bytes(), (body, attributes))
+            }
             other => unreachable!("{other:?} is none of a destination"),
         }
     }
@@ -484,10 +472,9 @@ impl Handles {
             }
             DiskOp::CommitPart {
                 file: id,
-                mode,
-                mtime,
+                attributes,
                 ..
-            } => self.commit(disk, file, id, mode, mtime),
+            } => self.commit(disk, file, id, attributes),
             DiskOp::ClosePart { file: id, keep } => {
                 let OpenFile::Part(part) = &mut self.open[file] else {
                     panic!("ClosePart of a source")

@@ -8,7 +8,7 @@ use minicbor::{Decode, Encode};
 use super::{MAX_TEXT_BYTES, cbor};
 use crate::ids::EntryId;
 use crate::proto::place::Place;
-use crate::proto::{EntryError, Kind, Meta, Mtime, SessionErrorCode};
+use crate::proto::{CancelReason, EntryError, Kind, Meta, Mtime, SessionErrorCode};
 
 /// A control message. The numbers are the wire's; they are never reused.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -81,7 +81,10 @@ pub enum Message {
     },
     /// Either way: stop; the receiver keeps what can be resumed.
     #[n(13)]
-    Cancel {},
+    Cancel {
+        #[cbor(n(0), default)]
+        reason: CancelReason,
+    },
     /// Client to server: a `Listing` was taken; the server keeps only a few under way.
     #[n(14)]
     ListAck {},
@@ -103,6 +106,15 @@ pub enum Message {
     EchoReply {
         #[cbor(n(0), with = "cbor::echo")]
         payload: Bytes,
+    },
+    /// Receiver to sender: something could not be had at the destination that is not an error
+    /// (modes, times). A few of a session, before `Finished`.
+    #[n(18)]
+    DestinationWarning {
+        #[cbor(n(0), with = "cbor::path")]
+        path: Bytes,
+        #[cbor(n(1), with = "cbor::text")]
+        text: String,
     },
 }
 
@@ -148,6 +160,15 @@ pub enum WireRequest {
         /// made on its host.
         #[cbor(n(5), default)]
         keep_dirlinks: bool,
+        /// No modes are set.
+        #[cbor(n(6), default)]
+        no_perms: bool,
+        /// No times are set.
+        #[cbor(n(7), default)]
+        no_times: bool,
+        /// Directories that are there get the modes of their sources, too.
+        #[cbor(n(8), default)]
+        dir_modes: bool,
         /// The one source takes `target` as its name, even if a directory stands there.
         #[cbor(n(9), default)]
         no_target_dir: bool,

@@ -7,7 +7,7 @@ use super::*;
 use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errno::ENOSPC;
-use crate::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
+use crate::proto::{CancelReason, EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
 
 fn error(text: &str) -> EntryError {
     EntryError {
@@ -71,6 +71,9 @@ fn requests() -> Vec<WireRequest> {
             fsync: false,
             single: true,
             keep_dirlinks: true,
+            no_perms: false,
+            no_times: false,
+            dir_modes: true,
             no_target_dir: false,
             copy: None,
         },
@@ -157,11 +160,23 @@ fn messages_after_hello() -> Vec<Message> {
             code: SessionErrorCode::Busy,
             text: "later".into(),
         },
-        Message::Cancel {},
+        Message::Cancel {
+            reason: CancelReason::User,
+        },
+        Message::Cancel {
+            reason: CancelReason::Ending,
+        },
+        Message::Cancel {
+            reason: CancelReason::Stalled,
+        },
         Message::ListAck {},
         Message::BenchEnd { bytes: u64::MAX },
         Message::Echo {
             payload: Bytes::from(vec![0; 300]),
+        },
+        Message::DestinationWarning {
+            path: Bytes::from_static(b"a"),
+            text: "t".into(),
         },
         Message::EchoReply {
             payload: Bytes::new(),
@@ -387,7 +402,7 @@ fn unknown_kinds_are_told_from_broken_ones() {
         decode_one(frame(|e| drop(e.u8(1)))),
         Err(WireError::Malformed(_))
     ));
-    let mut trailing = BytesMut::from(&framed(&Message::Cancel {})[..]);
+    let mut trailing = BytesMut::from(&framed(&Message::Finished {})[..]);
     trailing.put_u8(0);
     let len = trailing.len() as u32 - 4;
     trailing[..4].copy_from_slice(&len.to_be_bytes());

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::*;
+use crate::proto::session::TransferOptions;
 use crate::proto::{EntryErrorCode, EntryResult, SessionErrorCode, Totals};
 
 struct Run {
@@ -342,7 +343,7 @@ fn a_signal_stops_between_files_and_leaves_no_temporary_file() {
     let stop = || asked.replace(asked.get() + 1) >= 5;
     let to = root.path().join("to");
     let stopped = copy_with(&[&from], to.to_str().unwrap(), false, &stop);
-    assert!(matches!(stopped.outcome, Outcome::Cancelled(totals) if totals.files < 10));
+    assert!(matches!(stopped.outcome, Outcome::Cancelled { totals, .. } if totals.files < 10));
     assert!(names(&to).iter().all(|name| !name.starts_with('.')));
     let again = run(&[&from], &to);
     assert_eq!(

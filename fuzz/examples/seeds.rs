@@ -295,6 +295,10 @@ fn of_benchmarks() -> [Message; 3] {
         Message::Echo {
             payload: payload.clone(),
         },
+        Message::DestinationWarning {
+            path: Bytes::from_static(b"a/b"),
+            text: "mode not set".into(),
+        },
         Message::EchoReply { payload },
     ]
 }

@@ -120,8 +120,8 @@ pub struct CpArgs {
     #[arg(long, short, visible_short_alias = 'R')]
     pub recursive: bool,
     /// What -a of rsync and cp means, as far as it goes: directories whole, symlinks as symlinks,
-    /// modes and times. Owners, ACLs, extended attributes, hard links and devices are not kept,
-    /// which a warning says
+    /// modes (as with -p) and times. Owners, ACLs, extended attributes, hard links and devices are
+    /// not kept, which a warning says
     #[arg(long, short)]
     pub archive: bool,
     /// Waits until the destination's disk has everything
@@ -142,7 +142,8 @@ pub struct CpArgs {
     /// files, get them in any case
     #[arg(long, short, conflicts_with = "no_perms")]
     pub perms: bool,
-    /// Sets no modes: files and directories that are made have what the umask over there leaves them
+    /// Sets no modes: files and directories that are made have what the umask over there leaves
+    /// them
     #[arg(long)]
     pub no_perms: bool,
     /// Sets no times; a later run then takes a file of the same size for the same unless the source

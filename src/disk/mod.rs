@@ -530,7 +530,7 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             };
             target::put_symlink(files, &new).await
         }
-        other => unreachable!("{other:?} is none of a destination"),
+        other => unreachable!("{other:?} is put nowhere"),
     }
 }
 

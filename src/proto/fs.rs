@@ -73,6 +73,12 @@ pub struct Lapses {
     pub mtime: Option<TimeLapse>,
 }
 
+impl Lapses {
+    pub fn any(&self) -> bool {
+        *self != Lapses::default()
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TimeLapse {
     /// The errno of utimensat(2).
@@ -195,8 +201,8 @@ pub enum DiskOp {
         mtime: Mtime,
     },
     /// Makes `name` in `parent` or opens the directory that is already there. A new one has a mode
-    /// of its own until `SetDir` ([`UNFINISHED_MODE`]); `is_plain`: that of any new directory, which
-    /// it keeps. One of this user's that he may not write is made writable until `SetDir` or
+    /// of its own until `SetDir` ([`UNFINISHED_MODE`]); `is_plain`: that of any new directory,
+    /// which it keeps. One of this user's that he may not write is made writable until `SetDir` or
     /// `CloseDir`. Never through a symlink, unless `keep_dirlinks`, and then only through one that
     /// was made on this host (not received). `copy`: one that is made belongs to this copy until
     /// `SetDir` ends it.

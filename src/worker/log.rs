@@ -222,6 +222,17 @@ impl SessionLog {
     }
 }
 
+/// Who was not let in, and why.
+pub struct Refused<'a> {
+    /// Whose doing the line is.
+    pub who: Who,
+    pub address: SocketAddr,
+    /// Whose certificate was shown, which anybody can show who has seen it: of a stranger the
+    /// handshake ended before the key was to be proven.
+    pub shown: Option<Fingerprint>,
+    pub why: &'a str,
+}
+
 fn of_entry(code: EntryErrorCode) -> &'static str {
     match code {
         EntryErrorCode::Source => "source",
@@ -331,18 +342,15 @@ impl Log {
         tracing::info!("{ended}: {subject} {sums} address={address} peer={peer}");
     }
 
-    /// Somebody was not let in. `shown`: whose certificate it was, which anybody can show who has
-    /// seen it; the handshake ended before the key was to be proven.
-    pub fn refused(&mut self, address: SocketAddr, shown: Option<Fingerprint>, now: Instant) {
-        if !self.admits(Who::Strangers, now) {
+    /// Somebody was not let in.
+    pub fn refused(&mut self, of: &Refused, now: Instant) {
+        if !self.admits(of.who, now) {
             return;
         }
-        match shown {
-            Some(key) => tracing::warn!(
-                "refused: not in authorized_peers, or by a line that lets nobody in: \
-                 address={address} peer={key}"
-            ),
-            None => tracing::warn!("refused: no identity was shown: address={address}"),
+        let (address, why) = (of.address, shown(of.why.as_bytes()));
+        match of.shown {
+            Some(key) => tracing::warn!("refused: {why}: address={address} peer={key}"),
+            None => tracing::warn!("refused: {why}: address={address}"),
         }
     }
 }

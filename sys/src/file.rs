@@ -117,8 +117,8 @@ pub enum FileOp {
         file: Arc<OwnedFd>,
         name: &'static CStr,
     },
-    /// close(2) of a descriptor, for what it says: some file systems (NFS, FUSE, AFS) tell only then
-    /// that data they took was not stored.
+    /// close(2) of a descriptor, for what it says: some file systems (NFS, FUSE, AFS) tell only
+    /// then that data they took was not stored.
     Close { file: OwnedFd },
     /// syncfs(2) of the file system a file is on. Since Linux 5.8 an error at writeback is told.
     SyncFs { file: Arc<OwnedFd> },
@@ -152,8 +152,8 @@ pub enum FileOp {
     },
     /// readlinkat(2) → [`FileDone::Link`].
     Readlink { dir: Dir, path: CString },
-    /// fchmod(2) and futimens(2) of an open file (of a directory by `O_PATH`, too); mtime is (seconds, nanoseconds). No ring
-    /// operation exists.
+    /// fchmod(2) and futimens(2) of an open file (of a directory by `O_PATH`, too); mtime is
+    /// (seconds, nanoseconds). No ring operation exists.
     SetMeta {
         file: Arc<OwnedFd>,
         mode: Option<u32>,

@@ -57,6 +57,11 @@ pub enum UrlError {
         "{0}: not a host name or address; IPv6 addresses go in brackets: landro://[::1]:4433/PATH"
     )]
     BadHost(String),
+    #[error(
+        "{0}: a link-local address is one only with its interface, as in [fe80::1%25eth0]; `ip \
+         address` shows which"
+    )]
+    NoZone(String),
     #[error("{0}: the port is not a number from 1 to 65535")]
     BadPort(String),
     #[error(
@@ -117,6 +122,13 @@ impl Url {
             return Err(UrlError::NoHost(shown()));
         }
         let name = normal_host(name).ok_or_else(|| UrlError::BadHost(shown()))?;
+        // connect(2) says EINVAL of one, whatever interfaces there are.
+        if name
+            .parse()
+            .is_ok_and(|address: Ipv6Addr| address.is_unicast_link_local())
+        {
+            return Err(UrlError::NoZone(shown()));
+        }
         let port = match port {
             None => DEFAULT_PORT,
             Some(digits) => parse_port(digits).ok_or_else(|| UrlError::BadPort(shown()))?,
@@ -153,7 +165,10 @@ fn remote_colon(typed: &[u8]) -> Option<usize> {
 fn foreign(typed: &[u8]) -> UrlError {
     let colon = remote_colon(typed).unwrap_or(typed.len());
     let (mut host, mut path) = (&typed[..colon], typed.get(colon + 1..).unwrap_or_default());
-    if let Some(rest) = path.strip_prefix(b"//") {
+    let is_ours = host.eq_ignore_ascii_case(b"landro");
+    let slashes = path.iter().take_while(|&&b| b == b'/').count();
+    if is_ours || slashes >= 2 {
+        let rest = &path[slashes..];
         // Another program's URL; its port is that of another program, too.
         let end = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
         (host, path) = rest.split_at(end);
@@ -320,6 +335,10 @@ mod tests {
             url("landro://[::1]:5/x").unwrap().host.to_string(),
             "[::1]:5"
         );
+        assert!(matches!(
+            url("landro://[fe80::1]/"),
+            Err(UrlError::NoZone(_))
+        ));
         for bad in [
             "landro://::1/x",
             "landro://[::1/x",
@@ -374,7 +393,8 @@ mod tests {
             ("me@[fe80::1%eth0]:x", "landro://[fe80::1%eth0]/x"),
             ("rsync://me@host:873/x", "landro://host/x"),
             ("https://[::1]/x", "landro://[::1]/x"),
-            ("landro:/host/x", "landro://landro/host/x"),
+            ("landro:/host/x", "landro://host/x"),
+            ("Landro:host", "landro://host/"),
             ("host:4433/x", "landro://host:4433/x"),
             ("host:é", "landro://host/%c3%a9"),
             ("12:30.log", "landro://12/30.log"),

@@ -24,8 +24,8 @@ use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
 use crate::signals::{Hangup, Signals};
 
 /// What `-a` promises elsewhere.
-const NOT_KEPT: &str = "owners, ACLs, extended attributes, hard links and devices are not kept; \
-                        directories, symlinks, modes and times are, without it, too";
+const NOT_KEPT: &str =
+    "owners, ACLs, extended attributes, hard links and devices are not kept; the rest of it is";
 
 pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     let (sources, destination) = args.sources_and_destination()?;
@@ -170,7 +170,7 @@ fn transfer(args: &CpArgs, route: &CopyRoute) -> Transfer {
             metadata: MetadataOptions {
                 no_perms: args.no_perms,
                 no_times: args.no_times,
-                dir_modes: args.perms || args.archive,
+                dir_modes: args.perms || (args.archive && !args.no_perms),
             },
             // Typed in bytes, limited in bits; 0 means that nobody limits.
             bwlimit_bps: args

@@ -11,7 +11,7 @@ use super::SenderConfig;
 use super::orders::{SendCommand, SendReport, WholeOrder};
 use crate::ids::OpId;
 use crate::proto::errors::HostSide;
-use crate::proto::parallel::{Parallelism, RateLimit, StreamSlots};
+use crate::proto::parallel::{Parallelism, StreamSlots, TransferRate};
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::{Carriage, DiskDone, DiskError};
 use chunks::Jobs;
@@ -28,7 +28,7 @@ pub struct SendMover {
     lookups: usize,
     carriage: Carriage,
     ahead: ReadAhead,
-    rate: RateLimit,
+    rate: TransferRate,
     turn: Turn,
     streams: StreamSlots,
     parallelism: Parallelism,
@@ -100,7 +100,7 @@ impl SendMover {
                 untaken_bytes: 0,
                 emitted_bytes: 0,
             },
-            rate: RateLimit::new(now, config.bwlimit_bps),
+            rate: TransferRate::new(now, config.bwlimit_bps),
             turn: Turn {
                 wholes: true,
                 left_bytes: TURN_BYTES,
@@ -196,7 +196,7 @@ impl SendMover {
     }
 
     /// The limit of the transfer, for what is copied without passing here.
-    pub fn rate(&mut self) -> &mut RateLimit {
+    pub fn rate(&mut self) -> &mut TransferRate {
         &mut self.rate
     }
 

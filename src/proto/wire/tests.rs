@@ -109,6 +109,13 @@ fn every_message() -> Vec<Message> {
     all
 }
 
+fn warning(text: &str) -> Message {
+    Message::DestinationWarning {
+        path: Bytes::from_static(b"a"),
+        text: text.into(),
+    }
+}
+
 fn messages_after_hello() -> Vec<Message> {
     let path = Bytes::from_static(b"dir/\xff\n");
     vec![
@@ -174,10 +181,7 @@ fn messages_after_hello() -> Vec<Message> {
         Message::Echo {
             payload: Bytes::from(vec![0; 300]),
         },
-        Message::DestinationWarning {
-            path: Bytes::from_static(b"a"),
-            text: "t".into(),
-        },
+        warning("mode not set"),
         Message::EchoReply {
             payload: Bytes::new(),
         },

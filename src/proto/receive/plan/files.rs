@@ -179,9 +179,9 @@ impl ReceivePlan {
         match result {
             Ok(DiskDone::Taken { by }) => Err(name_taken(self.host, &by)),
             Ok(DiskDone::Placed(lapses)) => {
-                if let Some(entry) = self.entries.get(&id) {
+                if let Some(entry) = self.entries.get(&id).filter(|_| lapses.any()) {
                     let path = self.path_of(entry);
-                    self.lapses.count(lapses, || path);
+                    self.lapses.count(lapses, path);
                 }
                 Ok(())
             }

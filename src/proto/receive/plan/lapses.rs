@@ -28,11 +28,7 @@ pub(super) struct LapseWarning {
 }
 
 impl LapseCounts {
-    pub(super) fn count(&mut self, lapses: Lapses, path: impl FnOnce() -> Bytes) {
-        if lapses == Lapses::default() {
-            return;
-        }
-        let path = path();
+    pub(super) fn count(&mut self, lapses: Lapses, path: Bytes) {
         let add = |kind: &mut Option<LapseCount>, errno| {
             let count = kind.get_or_insert_with(|| LapseCount {
                 entries: 0,

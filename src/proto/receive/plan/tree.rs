@@ -565,7 +565,7 @@ impl ReceivePlan {
         self.tree.held -= 1;
         self.close_dir(ports, self.tree.dirs[dir].id);
         let error = match result {
-            // Nobody asked that a directory that was there be changed, and its owner may be another.
+            // Nobody asked that a directory that was there be changed; its owner may be another.
             Ok(DiskDone::Placed(_)) if self.keeps_attributes(dir) => None,
             result => self.placed(self.tree.dirs[dir].entry, result).err(),
         };

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{SendPlan, SendPlanOp, SentState};
 use crate::ids::{EntryId, FileId};
 use crate::proto::errors::{source_changed, source_error};
-use crate::proto::parallel::RateLimit;
+use crate::proto::parallel::TransferRate;
 use crate::proto::ports::Ports;
 use crate::proto::{Carriage, CopyStep, DiskDone, DiskError, DiskOp, EntryError};
 
@@ -114,7 +114,7 @@ impl SendPlan {
     }
 
     /// Goes on with the file being copied, or with the next.
-    pub fn copy_on(&mut self, now: Instant, ports: &mut Ports, rate: &mut RateLimit) {
+    pub fn copy_on(&mut self, now: Instant, ports: &mut Ports, rate: &mut TransferRate) {
         rate.begin_turn();
         let Some(file) = &mut self.copies.current else {
             return self.open_copied(ports);

@@ -11,7 +11,7 @@ use crate::worker::Worker;
 use crate::worker::connections::app::App;
 use crate::worker::lane::{LanePhase, TransferLane};
 use crate::worker::limits;
-use crate::worker::log::Who;
+use crate::worker::log::{Refused, Who};
 use crate::worker::sessions::Beginning;
 
 const NOT_AUTHORISED: &str = "this identity is not authorised here";
@@ -31,19 +31,26 @@ impl Worker {
         if !authorised {
             self.connections
                 .close(io, key, code::UNAUTHORISED, NOT_AUTHORISED);
-            self.tell_refused(key, Some(*peer));
+            self.tell_refused(key, peer, super::lifecycle::NOT_AUTHORISED);
         } else if self.connections.count_of(peer) > MAX_LANES_PER_PEER {
             let reason = "too many connections of this identity";
             self.connections.close(io, key, code::BUSY, reason);
+            self.tell_refused(key, peer, reason);
         } else {
             self.welcome_newcomer(key);
         }
     }
 
-    /// Says in the log who was not let in.
-    pub(crate) fn tell_refused(&mut self, key: usize, shown: Option<Fingerprint>) {
+    /// Says in the log which peer was not let in.
+    fn tell_refused(&mut self, key: usize, peer: &Fingerprint, why: &str) {
         if let Some(connection) = self.connections.get(key) {
-            self.io.log.refused(connection.peer, shown, self.io.now);
+            let refused = Refused {
+                who: Who::Peer(*peer),
+                address: connection.peer,
+                shown: Some(*peer),
+                why,
+            };
+            self.io.log.refused(&refused, self.io.now);
         }
     }
 

@@ -209,9 +209,7 @@ impl Session {
                     bwlimit_bps: hello.bwlimit_bps,
                 };
                 let config = receiver_config(false, target.clone(), options, single, &self.limits);
-                let receiver = Receiver::new(now, &mut self.ports, config);
-                self.role = Role::Receive(Box::new(receiver));
-                self.stage = Stage::Placing { target, ask: None };
+                self.receive(now, target, config);
             }
             WireRequest::Pull {
                 ref sources,
@@ -227,6 +225,13 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Looks the target of a push up.
+    fn receive(&mut self, now: Instant, target: Bytes, config: ReceiverConfig) {
+        let receiver = Receiver::new(now, &mut self.ports, config);
+        self.role = Role::Receive(Box::new(receiver));
+        self.stage = Stage::Placing { target, ask: None };
     }
 
     fn run(&mut self, role: Role) {

@@ -75,7 +75,7 @@ fn requests() -> Vec<WireRequest> {
             no_times: false,
             dir_modes: true,
             no_target_dir: false,
-            copy: None,
+            copy: Some([9; 16].into()),
         },
         WireRequest::Pull {
             sources: vec![path.clone(), Bytes::new()],
@@ -116,14 +116,22 @@ fn warning(text: &str) -> Message {
     }
 }
 
+fn welcome() -> Message {
+    let place = WirePlace {
+        host: [5; 16].into(),
+        above: vec![1, u64::MAX],
+    };
+    Message::Welcome(Welcome {
+        version: 1,
+        entry_window: 7,
+        place: Some(place),
+    })
+}
+
 fn messages_after_hello() -> Vec<Message> {
     let path = Bytes::from_static(b"dir/\xff\n");
     vec![
-        Message::Welcome(Welcome {
-            version: 1,
-            entry_window: 7,
-            place: None,
-        }),
+        welcome(),
         Message::Entries(vec![
             entry(b"name", None),
             entry(b"", Some(b"../target")),

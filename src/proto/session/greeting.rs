@@ -215,16 +215,18 @@ impl Session {
                 ref sources,
                 ref place,
             } => self.serve_files(now, sources.clone(), place.clone(), &hello)?,
-            WireRequest::List { path, partial } => {
-                self.welcome();
-                let lister = Lister::new(&mut self.ports, path, partial);
-                self.run(Role::List(Box::new(lister)));
-            }
+            WireRequest::List { path, partial } => self.serve_rows(path, partial),
             WireRequest::Bench { mode, milliseconds } => {
                 self.serve_bench(now, mode, milliseconds, hello.streams);
             }
         }
         Ok(())
+    }
+
+    fn serve_rows(&mut self, path: Bytes, partial: bool) {
+        self.welcome();
+        let lister = Lister::new(&mut self.ports, path, partial);
+        self.run(Role::List(Box::new(lister)));
     }
 
     /// Looks the target of a push up.

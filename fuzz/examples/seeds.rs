@@ -14,7 +14,8 @@ use landro::proto::wire::{
     RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
 };
 use landro::proto::{
-    CancelReason, EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError,
+    SessionErrorCode,
 };
 use landro::quic::Identity;
 use landro_sys::fuzzing::control_part;
@@ -111,6 +112,7 @@ fn lanes() {
         entry_window: 0,
         bwlimit_bps: None,
         streams: None,
+        counts: false,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);
@@ -144,6 +146,9 @@ fn error() -> EntryError {
         code: EntryErrorCode::Full,
         errno: 28,
         text: "no room".into(),
+        place: EntryPlace::Source,
+        call: "read".into(),
+        advice: "wait".into(),
     }
 }
 
@@ -161,6 +166,7 @@ fn hello(request: WireRequest) -> Message {
         entry_window: 1024,
         bwlimit_bps,
         streams,
+        counts: false,
     })
 }
 
@@ -200,6 +206,7 @@ fn welcome() -> Message {
     Message::Welcome(Welcome {
         version: VERSION,
         entry_window: 1024,
+        inside: false,
         place: None,
     })
 }
@@ -259,7 +266,7 @@ fn of_senders() -> [Message; 6] {
     ]
 }
 
-fn of_receivers() -> [Message; 6] {
+fn of_receivers() -> [Message; 7] {
     let meta = Meta {
         kind: Kind::File,
         mode: 0o644,
@@ -274,13 +281,14 @@ fn of_receivers() -> [Message; 6] {
         link: None,
     };
     [
+        Message::DestinationWarning {
+            path: Bytes::from_static(b"a/b"),
+            text: "mode not set".into(),
+        },
         Message::Finished {},
         Message::Listing(vec![row]),
         Message::ListEnd {},
-        Message::Error {
-            code: SessionErrorCode::Busy,
-            text: "gone".into(),
-        },
+        Message::Error(SessionError::told(SessionErrorCode::Busy, "gone")),
         Message::Cancel {
             reason: CancelReason::Ending,
         },
@@ -294,10 +302,6 @@ fn of_benchmarks() -> [Message; 3] {
         Message::BenchEnd { bytes: 3 },
         Message::Echo {
             payload: payload.clone(),
-        },
-        Message::DestinationWarning {
-            path: Bytes::from_static(b"a/b"),
-            text: "mode not set".into(),
         },
         Message::EchoReply { payload },
     ]

@@ -47,6 +47,7 @@ fuzz_target!(|data: &[u8]| {
         world.say(&Message::Welcome(Welcome {
             version: VERSION,
             entry_window,
+            inside: false,
             place: None,
         }));
         world.run(step);
@@ -75,6 +76,9 @@ fn step(world: &mut World<'_>) {
                     code,
                     errno: 28,
                     text,
+                    place: EntryPlace::Destination,
+                    call: String::new(),
+                    advice: String::new(),
                 },
             }
         }),

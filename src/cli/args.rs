@@ -37,10 +37,11 @@ pub struct Arguments {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 all done; 1 other error; 2 usage; 3 partial, the rest is complete; 4 identity unknown, changed
-or refused, or permission refused by the peer; 5 peer unreachable, lost or timed out (a rerun resumes);
-6 destination full; 7 integrity; 8 a worker of serve did not stop; 130/143 interrupted (a rerun resumes).
-Files: identity.pem, reset.key, authorized_peers and known_hosts in $LANDRO_CONFIG_DIR, else
+Exit codes: 0 all done; 1 other error; 2 usage; 3 partial, the rest is complete; 4 identity unknown, \
+changed or refused, or permission refused by the peer; 5 peer unreachable, lost or timed out (a \
+rerun resumes); 6 destination full; 7 integrity; 8 a worker of serve did not stop; 130/143 \
+interrupted (a rerun resumes).\n\
+Files: identity.pem, reset.key, authorized_peers and known_hosts in $LANDRO_CONFIG_DIR, else \
 $XDG_CONFIG_HOME/landro, else ~/.config/landro. LANDRO_LOG=debug logs more.";
 
 #[derive(Subcommand, Debug)]
@@ -160,6 +161,14 @@ pub struct CpArgs {
     /// Prints errors only: no progress, no warnings, no summary
     #[arg(long, short)]
     pub quiet: bool,
+    /// Prints each file and symlink that was copied, a line each on stdout, and with errors the
+    /// system call that failed
+    #[arg(long, short, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Prints one line at the end on stdout: files, bytes, seconds, rate, what failed. On a
+    /// terminal it is printed anyway, on stderr. With --json there is one in any case
+    #[arg(long)]
+    pub summary: bool,
     /// Adds transport, CPU and memory figures to the summary
     #[arg(long)]
     pub stats: bool,

@@ -13,6 +13,7 @@ mod copies;
 mod descriptors;
 mod dirlinks;
 mod durable;
+mod full;
 pub mod leftovers;
 mod local;
 mod marks;
@@ -45,7 +46,7 @@ use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool};
 
 use crate::ids::OpId;
-use crate::proto::errno::EIO;
+use crate::proto::errno::{EIO, ENOSPC};
 use crate::proto::{Attributes, DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
 pub use local::Side;
@@ -379,6 +380,16 @@ impl Drop for Pinned {
 }
 
 async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    let made_in = full::makes_in(&cmd);
+    match (run_by_kind(files, cmd).await, made_in) {
+        (Err(error), Some(dir)) if error.errno == ENOSPC => {
+            Err(full::lacking(files, dir, error).await)
+        }
+        (result, _) => result,
+    }
+}
+
+async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
         DiskOp::CloseDir { dir } => target::close_dir(files, dir).await,
         cmd @ (DiskOp::ResolveSource { .. }

@@ -10,6 +10,7 @@ use landro_sys::file::flags;
 use landro_sys::{FileOp, OpenHow};
 
 use super::dirlinks;
+use super::full::lacking_beside;
 use super::names::{Use, c_string, turns};
 use super::publish::{
     Arrival, finish, may_replace, new_mode, refused, rename, set_meta, sync, temporary, unlink,
@@ -82,8 +83,9 @@ pub async fn resolve(files: &Files, wanted: &WantedTarget) -> Result<DiskDone, D
                     errno: ENOTDIR,
                 });
             }
-            other => other?,
-        };
+            Err(error) => return Err(lacking_beside(files, &parent, error).await),
+            Ok(_) => {}
+        }
         let fd = files.open_dir_below(&parent, name).await?;
         if fsync {
             sync(files, &parent).await?;

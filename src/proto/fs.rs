@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::errno::{EBUSY, EINVAL, ELOOP};
+use super::errno::{EBUSY, EINVAL, ELOOP, ENOSPC};
 use super::journal::Storage;
 use crate::ids::{CopyId, DirId, FileId, Name};
 
@@ -439,5 +439,11 @@ impl DiskError {
     pub const RECEIVED_LINK: DiskError = DiskError {
         call: "received symlink",
         errno: ELOOP,
+    };
+
+    /// A file system without a free inode (ENOSPC, as where it has no free block).
+    pub const NO_INODES: DiskError = DiskError {
+        call: "no inodes",
+        errno: ENOSPC,
     };
 }

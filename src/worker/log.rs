@@ -281,9 +281,11 @@ impl Log {
             } => {
                 of.failed += 1;
                 if of.failed <= LINES_PER_SESSION && self.admits(Who::Peer(*peer), now) {
-                    let (path, text) = (shown(path), shown(error.text.as_bytes()));
+                    let text = error.sentence("");
+                    let (path, text) = (shown(path), shown(text.as_bytes()));
                     let code = of_entry(error.code);
-                    tracing::warn!(%peer, %path, code, %text, "entry failed");
+                    let (call, errno) = (shown(error.call.as_bytes()), error.errno);
+                    tracing::warn!(%peer, %path, code, call, errno, %text, "entry failed");
                 }
             }
             Event::Warning { path, text } => {
@@ -295,6 +297,10 @@ impl Log {
             }
             Event::Entry { .. }
             | Event::Started
+            | Event::Placed { .. }
+            | Event::Begun { .. }
+            | Event::Resumed { .. }
+            | Event::Counted { .. }
             | Event::Announced { .. }
             | Event::Progress { .. }
             | Event::Listing { .. }
@@ -326,9 +332,12 @@ impl Log {
             Outcome::Stopped { reason, totals } => (cut_short(*reason, true), totals),
             Outcome::Lost(totals) => ("session lost its peer", totals),
             Outcome::Refused(error) | Outcome::CalledOff(error) => {
-                let (code, text) = (of_session(error.code), shown(error.text.as_bytes()));
+                let text = shown(error.sentence("").as_bytes());
+                let code = of_session(error.code);
+                let (call, errno) = (shown(error.call.as_bytes()), error.errno);
                 return tracing::info!(
-                    "session refused: {subject} address={address} peer={peer} code={code} {text}"
+                    "session refused: {subject} address={address} peer={peer} code={code} \
+                     call={call} errno={errno} {text}"
                 );
             }
             Outcome::Violation(reason) => {

@@ -162,6 +162,7 @@ impl Session {
             entry_window: ENTRY_WINDOW,
             bwlimit_bps: None,
             streams: None,
+            counts: false,
         }));
         self.stage = Stage::Greeting;
     }
@@ -206,7 +207,7 @@ impl Session {
                 self.conn.close(0, b"");
                 Stage::Finished
             }
-            (_, Message::Error { text, .. }) => return Err(text),
+            (_, Message::Error(error)) => return Err(error.sentence("")),
             (stage, message) => return Err(format!("{message:?} while {stage:?}")),
         };
         Ok(())

@@ -1,7 +1,7 @@
 //! `landro://HOST[:PORT]/PATH` and local paths, as typed on the command line.
 
 use std::ffi::OsStr;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
 
@@ -268,6 +268,35 @@ fn parse_port(digits: &str) -> Option<u16> {
     digits.parse().ok().filter(|&port| port != 0)
 }
 
+impl DaemonName {
+    /// A path on it as it can be typed: without the port that needs no naming, and with what a
+    /// shell or a terminal would act on percent-encoded.
+    pub fn url(&self, path: &[u8]) -> String {
+        let host = self.to_string();
+        let host = host
+            .strip_suffix(&format!(":{DEFAULT_PORT}"))
+            .unwrap_or(&host);
+        let mut url = format!("landro://{host}/");
+        for part in path.utf8_chunks() {
+            for c in part.valid().chars() {
+                match c == ' ' || c == '%' || escape::acts_on_terminal(c) {
+                    true => push_encoded(&mut url, c.encode_utf8(&mut [0; 4]).as_bytes()),
+                    false => url.push(c),
+                }
+            }
+            push_encoded(&mut url, part.invalid());
+        }
+        url
+    }
+}
+
+fn push_encoded(url: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(url, "%{byte:02X}");
+    }
+}
+
 /// `host:port`, IPv6 in brackets: the key of `known_hosts`.
 impl fmt::Display for DaemonName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -281,6 +310,22 @@ impl fmt::Display for DaemonName {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn shown_urls_can_be_typed_again() {
+        let host = |name: &str, port| DaemonName {
+            name: name.into(),
+            port,
+        };
+        assert_eq!(host("h", 4433).url(b"two/"), "landro://h/two/");
+        assert_eq!(host("::1", 4433).url(b""), "landro://[::1]/");
+        for path in [&b"a b%41\n\x1b\xff"[..], "gr\u{fc}n\u{202e}".as_bytes()] {
+            let url = host("::1", 44331).url(path);
+            let parsed = Url::parse(OsStr::new(&url)).unwrap();
+            assert_eq!((parsed.host, &parsed.path[..]), (host("::1", 44331), path));
+            assert!(!url.contains(escape::acts_on_terminal), "{url}");
+        }
+    }
+
     use super::*;
 
     fn url(typed: &str) -> Result<Url, UrlError> {

@@ -14,8 +14,11 @@ use crate::cli::dial::{self, Dial};
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::copy::{CopyReporter, Style};
+use crate::cli::output::counting::Counting;
 use crate::cli::output::outcome::{Parties, judge};
+use crate::cli::output::shown::ShownPaths;
 use crate::cli::output::stats::ConnectionSeen;
+use crate::cli::say::without_numbers;
 use crate::engine::{ClientEvent, Ended, copy_locally};
 use crate::ids::{CopyId, Fingerprint};
 use crate::proto::Event;
@@ -35,11 +38,7 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     }
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut copying = Copying {
-        reporter: CopyReporter::new(Style {
-            json: args.json,
-            quiet: args.quiet,
-            stats: args.stats,
-        }),
+        reporter: CopyReporter::new(style(&args), ShownPaths::of(&route), counting(&route)),
         seen: ConnectionSeen::default(),
         args,
         signals,
@@ -60,21 +59,24 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     };
     let (exit, totals) = match result {
         Ok(end) => {
-            let rerun = typed();
             let parties = Parties {
                 host: daemon,
                 own: end.own,
-                rerun: Some(&rerun),
+                asked: copying.reporter.target(),
+                rerun: Some(typed()),
+                done: copying.reporter.totals(),
+                verbose: copying.args.verbose,
             };
-            let verdict = judge(&end.ended, copying.signals.asked(), parties);
+            let verdict = judge(&end.ended, copying.signals.asked(), &parties);
             if let Some(message) = &verdict.message {
-                copying.reporter.error(verdict.code, message);
+                copying.reporter.error(verdict.code, verdict.errno, message);
             }
             (verdict.exit, verdict.totals)
         }
         Err(error) => {
             let (exit, code) = error.exit();
-            copying.reporter.error(code, &error.to_string());
+            let words = without_numbers(&error.to_string());
+            copying.reporter.error(code, None, &words);
             (exit, None)
         }
     };
@@ -85,6 +87,24 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     };
     copying.reporter.finish(exit, totals, copying.seen.stats());
     Ok(exit)
+}
+
+fn style(args: &CpArgs) -> Style {
+    Style {
+        json: args.json,
+        quiet: args.quiet,
+        stats: args.stats,
+        verbose: args.verbose,
+        summary: args.summary,
+    }
+}
+
+/// Only local sources can be counted from here.
+fn counting(route: &CopyRoute) -> Option<Counting> {
+    match route.way {
+        CopyWay::Push { .. } | CopyWay::Local => Some(Counting::of(&route.sources)),
+        CopyWay::Pull { .. } => None,
+    }
 }
 
 /// One `cp` under way.
@@ -124,7 +144,7 @@ impl Copying {
     fn locally(&mut self, route: &CopyRoute) -> Result<CopyEnd, CliError> {
         let transfer = transfer(&self.args, route);
         let stop = || self.signals.asked().is_some();
-        let on = &mut |event| self.reporter.event(&event);
+        let on = &mut |event: Event| self.reporter.event(&event);
         let outcome = copy_locally(&transfer, &stop, on)?;
         Ok(CopyEnd {
             ended: Ended::Outcome(outcome),
@@ -177,6 +197,7 @@ fn transfer(args: &CpArgs, route: &CopyRoute) -> Transfer {
                 .bwlimit
                 .filter(|&rate| rate > 0)
                 .map(|bytes| bytes.saturating_mul(8)),
+            counts: args.json || CopyReporter::is_watched(args.quiet),
         },
     }
 }

@@ -10,7 +10,6 @@ use std::time::Instant;
 use super::SenderConfig;
 use super::orders::{SendCommand, SendReport, WholeOrder};
 use crate::ids::OpId;
-use crate::proto::errors::HostSide;
 use crate::proto::parallel::{Parallelism, StreamSlots, TransferRate};
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::{Carriage, DiskDone, DiskError};
@@ -22,7 +21,6 @@ use pack::Pack;
 const TURN_BYTES: u64 = 256 * 1024;
 
 pub struct SendMover {
-    host: HostSide,
     ops: Ops<SendMoverOp>,
     /// Reads of small files at a time.
     lookups: usize,
@@ -88,7 +86,6 @@ impl SendMover {
         let ceiling = config.parallel.max_buffer_size as u64;
         let awaited_bytes = config.read_ahead_bytes.min(ceiling).max(1);
         SendMover {
-            host: HostSide::of(config.client, config.carriage),
             ops: Ops::of(OpOwner::Mover),
             lookups: config.lookups.max(1),
             carriage: config.carriage,

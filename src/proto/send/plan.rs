@@ -1,12 +1,14 @@
 //! The plan of a sender: which entries there are, what the receiver decided, what is to be moved.
 
 mod copies;
+mod count;
 mod files;
 mod manifest;
 mod verdicts;
 mod walk;
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::Bytes;
 use slab::Slab;
@@ -16,7 +18,6 @@ use super::orders::{SendCommand, SendReport, Version, WholeOrder};
 use crate::ids::{DirId, EntryId, Name, OpId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::entries::EntryMap;
-use crate::proto::errors::HostSide;
 use crate::proto::integrity::Tree;
 use crate::proto::path::join;
 use crate::proto::place::NearPlace;
@@ -24,6 +25,7 @@ use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
 use crate::proto::wire::Message;
 use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
 use copies::SentCopies;
+use count::SourceCount;
 use files::SourceFiles;
 use manifest::SentManifest;
 use walk::Walk;
@@ -33,7 +35,6 @@ const ENTRY_BYTES: u64 = 350;
 const DIR_BYTES: u64 = 1000;
 
 pub struct SendPlan {
-    host: HostSide,
     client: bool,
     carriage: Carriage,
     /// The receiver's target, if it is on this host.
@@ -50,19 +51,39 @@ pub struct SendPlan {
     /// Within one host, instead of `wholes` and `files`.
     copies: SentCopies,
     commands: VecDeque<SendCommand>,
+    count: SourceCount,
     totals: Totals,
 }
 
 /// What a disk operation was for.
 #[derive(Debug)]
 pub enum SendPlanOp {
-    Source { source: usize, dir: usize },
-    OpenDir { dir: usize, parent: usize },
-    List { dir: usize },
-    OpenRead { file: usize, dir: usize },
-    Stat { file: usize },
-    OpenCopied { dir: usize },
+    Source {
+        source: usize,
+        dir: usize,
+    },
+    OpenDir {
+        dir: usize,
+        parent: usize,
+    },
+    List {
+        dir: usize,
+    },
+    OpenRead {
+        file: usize,
+        dir: usize,
+    },
+    Stat {
+        file: usize,
+    },
+    OpenCopied {
+        dir: usize,
+    },
     CheckCopied,
+    /// Steps of the count.
+    CountSource,
+    CountOpen,
+    CountList,
     Close,
 }
 
@@ -132,9 +153,8 @@ struct Resume {
 }
 
 impl SendPlan {
-    pub fn new(config: SenderConfig) -> SendPlan {
+    pub fn new(now: Instant, config: SenderConfig) -> SendPlan {
         SendPlan {
-            host: HostSide::of(config.client, config.carriage),
             client: config.client,
             carriage: config.carriage,
             near: config.near,
@@ -148,6 +168,7 @@ impl SendPlan {
             files: SourceFiles::default(),
             copies: SentCopies::new(config.read_ahead_bytes),
             commands: VecDeque::new(),
+            count: SourceCount::new(now, config.counts),
             totals: Totals::default(),
         }
     }
@@ -203,6 +224,9 @@ impl SendPlan {
             SendPlanOp::Stat { file } => self.file_checked(ports, file, result),
             SendPlanOp::OpenCopied { dir } => self.copied_opened(ports, dir, result),
             SendPlanOp::CheckCopied => self.copied_checked(ports, result),
+            SendPlanOp::CountSource | SendPlanOp::CountOpen | SendPlanOp::CountList => {
+                self.counted(ports, &op, result);
+            }
             SendPlanOp::Close => {}
         }
     }
@@ -215,9 +239,13 @@ impl SendPlan {
             }
             SendPlanOp::OpenRead { file, .. } => self.files.opened_while_stopping(file, done),
             SendPlanOp::OpenCopied { .. } => self.copies.opened_while_stopping(done),
+            SendPlanOp::CountSource | SendPlanOp::CountOpen => {
+                self.count.opened_while_stopping(done);
+            }
             SendPlanOp::List { .. }
             | SendPlanOp::Stat { .. }
             | SendPlanOp::CheckCopied
+            | SendPlanOp::CountList
             | SendPlanOp::Close => {}
         }
     }
@@ -314,6 +342,10 @@ impl SendPlan {
             let cmd = DiskOp::CloseRead { file };
             self.ops.start(ports, SendPlanOp::Close, cmd);
         }
+        for dir in self.count.take_open() {
+            let cmd = DiskOp::CloseDir { dir };
+            self.ops.start(ports, SendPlanOp::Close, cmd);
+        }
         for (_, dir) in std::mem::take(&mut self.dirs.open) {
             if dir.open {
                 let cmd = DiskOp::CloseDir { dir: dir.id };
@@ -339,7 +371,12 @@ impl SendPlan {
                 | SendPlanOp::OpenCopied { .. } => 1,
                 SendPlanOp::OpenDir { dir, .. } => 1 + usize::from(!walked(dir)),
                 SendPlanOp::List { dir } => usize::from(!walked(dir)),
-                SendPlanOp::Stat { .. } | SendPlanOp::CheckCopied | SendPlanOp::Close => 0,
+                SendPlanOp::Stat { .. }
+                | SendPlanOp::CheckCopied
+                | SendPlanOp::CountSource
+                | SendPlanOp::CountOpen
+                | SendPlanOp::CountList
+                | SendPlanOp::Close => 0,
             })
             .sum();
         let by_entries = self.entries.values().filter(|entry| entry.holds_dir());

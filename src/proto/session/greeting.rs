@@ -59,7 +59,7 @@ impl Session {
             unchecked: 0,
         };
         if let Some((asked, bwlimit_bps)) = begin.asks {
-            session.greet(asked, bwlimit_bps);
+            session.greet(asked, bwlimit_bps, false);
             session.close();
         }
         session
@@ -87,7 +87,7 @@ impl Session {
     }
 
     /// Says `Hello`, if what is asked can be said at all.
-    fn greet(&mut self, request: WireRequest, bwlimit_bps: Option<u64>) {
+    fn greet(&mut self, request: WireRequest, bwlimit_bps: Option<u64>, counts: bool) {
         let (paths_fit, few) = match &request {
             WireRequest::Push { target: path, .. } | WireRequest::List { path, .. } => {
                 (path.len() <= PATH_MAX_BYTES, true)
@@ -104,6 +104,7 @@ impl Session {
             entry_window: self.limits.entry_window,
             bwlimit_bps,
             streams: Some(self.limits.parallel.max_concurrent_streams.clamp(1, 255) as u8),
+            counts,
         });
         if paths_fit && few && wire::fits(&message) {
             self.ports.message(&message);
@@ -113,10 +114,7 @@ impl Session {
             true => format!("too many sources for one request (at most {MAX_SOURCES}); split them"),
             false => format!("a path is longer than {PATH_MAX_BYTES} bytes"),
         };
-        self.call_off(SessionError {
-            code: SessionErrorCode::Unsupported,
-            text,
-        });
+        self.call_off(SessionError::told(SessionErrorCode::Unsupported, text));
     }
 
     /// The receiver's target is known.
@@ -126,12 +124,18 @@ impl Session {
         };
         match ask {
             None => self.welcome(),
-            Some(Sources { paths, bwlimit_bps }) => {
+            Some(Sources {
+                paths,
+                bwlimit_bps,
+                counts,
+            }) => {
+                let inside = self.role.lands_inside();
+                self.ports.event(Event::Placed { inside });
                 let until = now + WELCOME_TIMEOUT;
                 self.stage = Stage::AwaitWelcome { until, send: None };
                 let place = self.place().map(Into::into);
                 let sources = paths;
-                self.greet(WireRequest::Pull { sources, place }, bwlimit_bps);
+                self.greet(WireRequest::Pull { sources, place }, bwlimit_bps, counts);
             }
         }
     }
@@ -141,6 +145,7 @@ impl Session {
         self.ports.message(&Message::Welcome(Welcome {
             version: VERSION,
             entry_window,
+            inside: self.role.lands_inside(),
             place: self.place().map(Into::into),
         }));
         self.ports.event(Event::Started);
@@ -207,9 +212,10 @@ impl Session {
                     no_target_dir,
                     copy: copy.map(|copy| CopyId(copy.into())),
                     bwlimit_bps: hello.bwlimit_bps,
+                    counts: false,
                 };
-                let config = receiver_config(false, target.clone(), options, single, &self.limits);
-                self.receive(now, target, config);
+                let config = receiver_config(false, target, options, single, &self.limits);
+                self.receive(now, config);
             }
             WireRequest::Pull {
                 ref sources,
@@ -230,10 +236,10 @@ impl Session {
     }
 
     /// Looks the target of a push up.
-    fn receive(&mut self, now: Instant, target: Bytes, config: ReceiverConfig) {
+    fn receive(&mut self, now: Instant, config: ReceiverConfig) {
         let receiver = Receiver::new(now, &mut self.ports, config);
         self.role = Role::Receive(Box::new(receiver));
-        self.stage = Stage::Placing { target, ask: None };
+        self.stage = Stage::Placing { ask: None };
     }
 
     fn run(&mut self, role: Role) {
@@ -250,8 +256,10 @@ impl Session {
         let sources = Sources {
             paths: sources,
             bwlimit_bps: hello.bwlimit_bps,
+            counts: hello.counts,
         };
         let mut config = self.sender_config(sources, hello.entry_window, place)?;
+        config.counts = hello.counts;
         if let Some(streams) = hello.streams {
             let max = &mut config.parallel.max_concurrent_streams;
             *max = (*max).min(usize::from(streams)).max(1);
@@ -285,7 +293,7 @@ impl Session {
     }
 
     fn refuse_with(&mut self, code: SessionErrorCode, text: String) {
-        self.refuse(SessionError { code, text });
+        self.refuse(SessionError::told(code, text));
     }
 
     /// Client: the server accepted.
@@ -303,6 +311,8 @@ impl Session {
             ..
         } = before
         {
+            let inside = welcome.inside;
+            self.ports.event(Event::Placed { inside });
             let config = self.sender_config(sources, welcome.entry_window, welcome.place)?;
             self.role = Role::Send(Box::new(Sender::new(now, config)));
         }
@@ -321,7 +331,9 @@ impl Session {
         if peer_window == 0 {
             return violation("an entry window of 0 lets nothing through");
         }
-        let Sources { paths, bwlimit_bps } = sources;
+        let Sources {
+            paths, bwlimit_bps, ..
+        } = sources;
         let key = self.limits.host_key;
         Ok(SenderConfig {
             client: self.client,
@@ -334,6 +346,7 @@ impl Session {
             lookups: self.limits.lookups,
             parallel: self.limits.parallel.clone(),
             bwlimit_bps,
+            counts: false,
         })
     }
 }
@@ -381,14 +394,15 @@ fn begin_pull(
         ..
     } = transfer;
     let single = sources.len() == 1;
-    let mut config = receiver_config(true, target.clone(), options, single, limits);
+    let mut config = receiver_config(true, target, options, single, limits);
     config.expected = Some(sources.iter().map(own_name).collect());
     let ask = Some(Sources {
         paths: sources,
         bwlimit_bps: options.bwlimit_bps,
+        counts: options.counts,
     });
     SessionStart {
-        stage: Stage::Placing { target, ask },
+        stage: Stage::Placing { ask },
         role: Role::Receive(Box::new(Receiver::new(now, ports, config))),
         asks: None,
     }
@@ -404,6 +418,8 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         copy,
         metadata,
         bwlimit_bps,
+        // The client walks its own sources itself.
+        counts: _,
     } = transfer.options;
     let asked = WireRequest::Push {
         target: transfer.target,
@@ -421,6 +437,7 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
     let send = Sources {
         paths: transfer.sources,
         bwlimit_bps,
+        counts: false,
     };
     await_welcome(now, Role::Unknown, asked, Some(send))
 }
@@ -472,5 +489,6 @@ fn receiver_config(
         lookups: limits.lookups,
         carriage: limits.carriage,
         expected: None,
+        counts: client && options.counts,
     }
 }

@@ -44,8 +44,6 @@ enum ListOp {
 
 #[derive(Debug)]
 pub struct Lister {
-    /// As asked for, for people.
-    path: Bytes,
     ops: Ops<ListOp>,
     state: ListState,
     rows: MessageBatch<ListItem>,
@@ -84,7 +82,6 @@ enum ListState {
 impl Lister {
     pub fn new(ports: &mut Ports, path: Bytes, partial: bool) -> Lister {
         let mut lister = Lister {
-            path: path.clone(),
             ops: Ops::of(OpOwner::Plan),
             state: ListState::Opening,
             rows: MessageBatch::default(),
@@ -135,8 +132,7 @@ impl Lister {
                 self.read_on(ports);
             }
             (_, Err(error)) => {
-                let what = format!("cannot list {}", String::from_utf8_lossy(&self.path));
-                self.state = ListState::Failed(session_error(Access::Read, &what, &error));
+                self.state = ListState::Failed(session_error(Access::Read, &error));
             }
             (ListOp::Source, Ok(done)) => self.source_found(ports, done),
             (ListOp::Open { dir, path }, Ok(_)) => {

@@ -22,8 +22,8 @@ use crate::proto::wire::{
     Welcome, WireRequest, encode, encode_record_tail,
 };
 use crate::proto::{
-    CancelReason, EntryError, EntryErrorCode, Input, Kind, Mtime, Outcome, Output, PIECE_BYTES,
-    SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Input, Kind, Mtime, Outcome, Output,
+    PIECE_BYTES, SessionError, SessionErrorCode,
 };
 
 /// Who the liar plays.
@@ -157,6 +157,7 @@ impl Hostile {
                 return self.say(&Message::Welcome(Welcome {
                     version: VERSION,
                     entry_window,
+                    inside: false,
                     place: None,
                 }));
             }
@@ -167,6 +168,7 @@ impl Hostile {
             entry_window,
             bwlimit_bps,
             streams,
+            counts: false,
         }));
     }
 
@@ -530,10 +532,10 @@ impl Hostile {
             10 => self.say(&Message::Cancel {
                 reason: CancelReason::default(),
             }),
-            11 => self.say(&Message::Error {
-                code: SessionErrorCode::Other,
-                text: "no".into(),
-            }),
+            11 => self.say(&Message::Error(SessionError::told(
+                SessionErrorCode::Other,
+                "no",
+            ))),
             12 => self.greet(),
             13 => self.say(&Message::ListEnd {}),
             14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
@@ -694,5 +696,8 @@ fn error(code: EntryErrorCode) -> EntryError {
         code,
         errno: EIO,
         text: "lies".into(),
+        place: EntryPlace::Source,
+        call: "read".into(),
+        advice: "wait".into(),
     }
 }

@@ -227,9 +227,9 @@ impl ReceivePlan {
         let is_over_target = entry.name.is_none() && entry.kind != Kind::Directory;
         self.entries.insert(id, entry);
         if is_second {
-            self.fail_announced(ports, id, second_of_a_name(self.host));
+            self.fail_announced(ports, id, second_of_a_name());
         } else if is_over_target {
-            self.fail_announced(ports, id, is_a_directory(self.host));
+            self.fail_announced(ports, id, is_a_directory());
         } else {
             self.enqueue(ports, id, dir);
         }
@@ -344,7 +344,7 @@ impl ReceivePlan {
     fn enqueue(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
         match self.tree.dirs[dir].state {
             TargetDirState::Unmade | TargetDirState::Making => self.tree.dirs[dir].waiting.push(id),
-            TargetDirState::Failed => self.fail_announced(ports, id, no_parent(self.host)),
+            TargetDirState::Failed => self.fail_announced(ports, id, no_parent()),
             TargetDirState::Made { .. }
             | TargetDirState::Alias
             | TargetDirState::Setting { .. } => match self.entries.get(&id).map(|e| e.state) {
@@ -363,7 +363,7 @@ impl ReceivePlan {
     /// An alias is there already: nothing to be made.
     fn enter_alias(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
         if self.leads_into_itself(id) {
-            self.fail_dir(ports, dir, into_itself(self.host));
+            self.fail_dir(ports, dir, into_itself());
         }
     }
 
@@ -394,7 +394,7 @@ impl ReceivePlan {
         };
         let parent = self.tree.dirs[entry.dir].id;
         if self.leads_into_itself(EntryId(id)) {
-            self.fail_dir(ports, dir, into_itself(self.host));
+            self.fail_dir(ports, dir, into_itself());
             return true;
         }
         self.tree.dirs[dir].state = TargetDirState::Making;
@@ -429,7 +429,7 @@ impl ReceivePlan {
     ) {
         match result {
             Ok(DiskDone::Taken { by }) => {
-                self.dir_not_made(ports, dir, name_taken(self.host, &by));
+                self.dir_not_made(ports, dir, name_taken(&by));
             }
             Ok(done) => {
                 let found = match done {
@@ -442,7 +442,7 @@ impl ReceivePlan {
                     Some(_) => self.identify_dir(ports, dir, found),
                 }
             }
-            Err(error) => self.dir_not_made(ports, dir, destination_error(self.host, &error)),
+            Err(error) => self.dir_not_made(ports, dir, destination_error(&error)),
         }
     }
 
@@ -472,7 +472,7 @@ impl ReceivePlan {
             self.entries.insert(id, entry);
         }
         for child in std::mem::take(&mut self.tree.dirs[dir].waiting) {
-            self.fail_announced(ports, child, no_parent(self.host));
+            self.fail_announced(ports, child, no_parent());
         }
         self.finish_dir(ports, dir);
     }

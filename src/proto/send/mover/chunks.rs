@@ -173,8 +173,8 @@ impl SendMover {
         }
         let (data, failure) = match result {
             Ok(DiskDone::Read { data }) if data.len() == len as usize => (data, None),
-            Ok(_) => (zeros(u64::from(len)), Some(source_changed(self.host))),
-            Err(error) => (zeros(u64::from(len)), Some(source_error(self.host, &error))),
+            Ok(_) => (zeros(u64::from(len)), Some(source_changed())),
+            Err(error) => (zeros(u64::from(len)), Some(source_error(&error))),
         };
         job.pieces[(piece - job.first_piece) as usize] = Some(data);
         if let Some(error) = failure {

@@ -14,6 +14,11 @@ use crate::worker::limits;
 use crate::worker::log::{Refused, Who};
 use crate::worker::sessions::Beginning;
 
+/// To a peer that is known, and without the path, which it may not know.
+const NO_DIRECTORY: &str = "the directory that this host is confined to over there (path= in \
+                            authorized_peers) is missing or cannot be opened; have it made there, \
+                            or its line corrected: the log of landro serve names it";
+
 const NOT_AUTHORISED: &str = "this identity is not authorised here";
 
 impl Worker {
@@ -128,10 +133,13 @@ impl Worker {
                 Err(error) => {
                     let path = String::from_utf8_lossy(path).into_owned();
                     if self.io.log.admits(Who::Peer(peer), self.io.now) {
-                        tracing::error!(%peer, path, %error, "cannot open the path this peer is confined to");
+                        tracing::error!(
+                            %peer, path, %error,
+                            "cannot open the directory that this peer is confined to (path= in \
+                             authorized_peers): make it, or correct its line and reload"
+                        );
                     }
-                    let reason = "the directory of its path= is not there";
-                    return self.leave_and_close(key, code::UNAUTHORISED, reason);
+                    return self.leave_and_close(key, code::UNAVAILABLE, NO_DIRECTORY);
                 }
             },
         };

@@ -201,7 +201,7 @@ impl Worker {
         match gone.app.dialled_for() {
             Some(Errand::FirstLane) => {
                 if let Some(error) = client.not_answered(closed) {
-                    self.dial_next(format!("{}: {error}", gone.peer));
+                    self.dial_next(format!("{error} ({})", gone.peer));
                 }
             }
             Some(Errand::Join { session }) => {

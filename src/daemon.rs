@@ -2,6 +2,7 @@
 //! told.
 
 pub mod notify;
+mod partials;
 pub mod policy;
 mod watch;
 
@@ -19,6 +20,7 @@ use crate::ids::Fingerprint;
 use crate::quic::Identity;
 use crate::signals::{Hangup, Signals};
 
+use partials::Partials;
 use policy::{Policy, Restrict};
 use watch::Watch;
 
@@ -45,6 +47,8 @@ pub struct Options {
     /// Peers let in for this run in addition.
     pub allow: Vec<Fingerprint>,
     pub restrict: Restrict,
+    /// Unfinished files go when they are older.
+    pub partial_max_age: Option<Duration>,
 }
 
 /// Why a daemon did not start or run on.
@@ -54,6 +58,8 @@ pub enum DaemonError {
     Engine(#[from] EngineError),
     #[error("{0}; it authorises nobody")]
     Peers(#[from] Untrusted),
+    #[error("starting the thread that looks for unfinished files: {0}")]
+    Partials(io::Error),
     #[error("setting up signal handling: {0}")]
     Signals(io::Error),
     #[error("writing to standard output: {0}")]
@@ -99,6 +105,10 @@ pub fn run(
         }),
     })?;
     let (backend, reason) = server.backend();
+    let search = |age| Partials::start(options.root.clone(), age);
+    let partials = options.partial_max_age.map(search).transpose();
+    // Searches until this function is over.
+    let _partials = partials.map_err(DaemonError::Partials)?;
     tracing::info!("serving {} on {backend} ({reason})", options.root.display());
     ready(server.addresses()).map_err(DaemonError::Ready)?;
     notify::tell("READY=1");

@@ -9,13 +9,18 @@ mod workers;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use landro_sys::Availability;
 
+use crate::disk::leftovers;
 use crate::worker;
 
+pub use crate::disk::leftovers::{Fate, Leftover, Removal, Sight};
 pub use crate::ids::Fingerprint;
+pub use crate::proto::DiskError;
 pub use crate::proto::session::{BenchWork, Direction, Grant, Request, Transfer, TransferOptions};
 pub use crate::proto::{
     EntryError, EntryErrorCode, EntryResult, Event, Kind, Meta, Mtime, Outcome, SessionError,
@@ -81,6 +86,24 @@ fn demand_calls() -> Result<(), EngineError> {
         Availability::Yes => Ok(()),
         Availability::No(why) => Err(EngineError::Forbidden(why)),
     }
+}
+
+/// Looks for unfinished files of transfers in a directory and all below it. `on` is told what is
+/// found and what became of it; when it says false, the search ends.
+///
+/// # Errors
+/// When the directory cannot be opened.
+pub fn search_leftovers(
+    path: &Path,
+    removal: Removal,
+    on: &mut dyn FnMut(Sight) -> bool,
+) -> Result<(), DiskError> {
+    leftovers::search(path.as_os_str().as_bytes(), removal, on)
+}
+
+/// So long ago, in seconds since the epoch.
+pub fn before(age: Duration) -> i64 {
+    worker::before(age)
 }
 
 /// Reads the clock through its owner, for callers that time a whole run.

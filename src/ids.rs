@@ -38,6 +38,11 @@ pub struct FileId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SessionId(pub [u8; 16]);
 
+/// Which copy of which command a directory is: the same for the same source, target and user, and
+/// no other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CopyId(pub [u8; 16]);
+
 /// SHA-256 of an Ed25519 SubjectPublicKeyInfo; printed as OpenSSH prints fingerprints.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct Fingerprint(pub [u8; 32]);
@@ -112,11 +117,8 @@ pub const NAME_MAX_BYTES: usize = 255;
 /// Longest path below a root that one system call takes (PATH_MAX less its NUL).
 pub const PATH_MAX_BYTES: usize = 4095;
 
-/// Names of unfinished files begin with this.
-pub const TEMPORARY_PREFIX: &str = ".landro-";
-
-/// One path component that is safe to create: 1–255 bytes, no `/`, no NUL, neither `.` nor `..`,
-/// and not reserved. Names are bytes, not UTF-8.
+/// One path component that is safe to create: 1–255 bytes, no `/`, no NUL, neither `.` nor `..`.
+/// Names are bytes, not UTF-8.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct Name(Bytes);
 
@@ -128,24 +130,6 @@ pub enum NameError {
     Dots,
     Slash,
     Nul,
-    Reserved,
-}
-
-/// Whether a path component is one that receivers give to unfinished files, in any case of its
-/// letters, for there are file systems that do not tell them apart. Such files are not sent, and
-/// nobody may place or name one: it could pass for a resumable file with a journal, or be swapped
-/// under a transfer.
-fn is_reserved(component: &[u8]) -> bool {
-    let prefix = TEMPORARY_PREFIX.as_bytes();
-    component
-        .get(..prefix.len())
-        .is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
-}
-
-/// Whether any component of a path is reserved for unfinished files. What is no path but one
-/// component is a [`Name`], which never is.
-pub fn is_reserved_path(path: &[u8]) -> bool {
-    path.split(|&byte| byte == b'/').any(is_reserved)
 }
 
 impl Name {
@@ -158,7 +142,6 @@ impl Name {
             b if b.len() > NAME_MAX_BYTES => Err(NameError::TooLong),
             b if b.contains(&b'/') => Err(NameError::Slash),
             b if b.contains(&0) => Err(NameError::Nul),
-            b if is_reserved(b) => Err(NameError::Reserved),
             _ => Ok(Name(bytes)),
         }
     }
@@ -180,9 +163,6 @@ impl fmt::Display for NameError {
             NameError::Dots => "name is . or ..",
             NameError::Slash => "name contains /",
             NameError::Nul => "name contains NUL",
-            NameError::Reserved => {
-                "names that begin with .landro- are reserved for unfinished transfers"
-            }
         })
     }
 }
@@ -221,34 +201,6 @@ mod tests {
         for fill in [0, 1, 0x7f, 0x80, 0xff] {
             let print = Fingerprint([fill; 32]);
             assert_eq!(print.to_string().parse(), Ok(print));
-        }
-    }
-
-    #[test]
-    fn names_of_unfinished_files_are_no_names() {
-        let name = |text: &'static str| Name::new(Bytes::from_static(text.as_bytes()));
-        for reserved in [
-            ".landro-",
-            ".landro-x",
-            ".landro-0123456789abcdef.part",
-            ".LANDRO-x",
-            ".Landro-x",
-        ] {
-            assert_eq!(name(reserved), Err(NameError::Reserved), "{reserved}");
-            for path in [
-                reserved.to_owned(),
-                format!("{reserved}/x"),
-                format!("/a//{reserved}/"),
-                format!("../{reserved}"),
-            ] {
-                assert!(is_reserved_path(path.as_bytes()), "{path}");
-            }
-        }
-        for free in [".landro", "landro-x", "x.landro-", ".landr", "-.landro-x"] {
-            assert!(
-                name(free).is_ok() && !is_reserved_path(format!("a/{free}/b").as_bytes()),
-                "{free}"
-            );
         }
     }
 

@@ -189,6 +189,7 @@ fn a_talkative_server(backend: &'static str) {
                 version: 1,
                 entry_window: 1024,
                 inside: false,
+                place: None,
             }));
             peer.entries(vec![entry(1, 0, b"x", Kind::File, 0)]);
             for _ in 0..12_000 {

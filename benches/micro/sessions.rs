@@ -38,6 +38,7 @@ fn limits() -> Limits {
         read_ahead_bytes: 4 * MIB,
         read_ahead_in_place_bytes: 4 * MIB,
         carriage: Carriage::Bytes,
+        host_key: None,
         parallel: ParallelTransferConfig::default(),
         lookups: 64,
         patience: None,
@@ -112,6 +113,7 @@ impl Disk {
                 data: self.piece.slice(..len_bytes),
             },
             DiskOp::ResolveTarget { .. } => DiskDone::Target { name: None },
+            DiskOp::DirsAbove { .. } => DiskDone::Above(Vec::new()),
             DiskOp::Check { .. } => DiskDone::Existing(None),
             DiskOp::MakeDir { .. } => DiskDone::Directory {
                 found: DirFound::Missing,
@@ -131,7 +133,7 @@ impl Disk {
             | DiskOp::PutSymlink { .. }
             | DiskOp::CopyRange { .. }
             | DiskOp::StatDir { .. }
-            | DiskOp::DirsAbove { .. } => {
+            | DiskOp::LookUnfinished { .. } => {
                 panic!("nobody asks for {cmd:?} here")
             }
             DiskOp::OpenDir { .. }

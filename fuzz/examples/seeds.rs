@@ -65,7 +65,6 @@ fn texts() {
     seed("path", "absolute", "/x");
     seed("path", "up", "a/../..");
     seed("path", "root", "//");
-    seed("path", "reserved", "x/.lAndro-e");
     let peers = b"# peers\n\xf8 ro\n  \xf9 wo,path=in/box # alice\r\n\xfa path=%2fa%20b/./c rw\n\xfb\n\xf8 rw\n\xfc ../x\n";
     seed("authorized_peers", "peers", peers);
     seed(
@@ -184,12 +183,21 @@ fn requests() -> [Message; 4] {
         no_perms: false,
         no_times: false,
         dir_modes: false,
+        no_target_dir: false,
+        copy: None,
     };
     [
         hello(push),
         hello(WireRequest::Pull {
-            sources: vec![target.clone(), Bytes::from_static(b"/")], follow_named: false, no_growing: false }),
-        hello(WireRequest::List { path: target }),
+            sources: vec![target.clone(), Bytes::from_static(b"/")],
+            follow_named: false,
+ no_growing: false,
+ place: None,
+        }),
+        hello(WireRequest::List {
+            path: target,
+            partial: false,
+        }),
         hello(WireRequest::Bench {
             mode: BenchMode::Echo,
             milliseconds: 500,
@@ -202,6 +210,7 @@ fn welcome() -> Message {
         version: VERSION,
         entry_window: 1024,
         inside: false,
+        place: None,
     })
 }
 

@@ -29,6 +29,8 @@ fuzz_target!(|data: &[u8]| {
             no_perms: how & 32 != 0,
             no_times: how & 64 != 0,
             dir_modes: how & 128 != 0,
+            no_target_dir: false,
+            copy: None,
         },
         None,
     );

@@ -21,7 +21,15 @@ fuzz_target!(|data: &[u8]| {
             write: true,
         };
         let mut world = World::new(script, |now| Session::server(now, grant, limits()));
-        world.hello(WireRequest::Pull { sources, follow_named: false, no_growing: false }, bwlimit_bps);
+        world.hello(
+            WireRequest::Pull {
+                sources,
+                follow_named: false,
+ no_growing: false,
+ place: None,
+            },
+            bwlimit_bps,
+        );
         world.run(step);
     } else {
         let (target, must_be_dir, force, fsync) = (Bytes::from_static(b"t"), true, false, false);
@@ -42,6 +50,7 @@ fuzz_target!(|data: &[u8]| {
             version: VERSION,
             entry_window,
             inside: false,
+            place: None,
         }));
         world.run(step);
     }

@@ -45,7 +45,10 @@ fuzz_target!(|data: &[u8]| {
                 ..TransferOptions::default()
             },
         })),
-        2 => Some(Request::List { path: target }),
+        2 => Some(Request::List {
+            path: target,
+            partial: false,
+        }),
         3 => Some(bench(BenchWork::Send)),
         4 => Some(bench(BenchWork::Receive)),
         5 => Some(bench(BenchWork::Echo { size_bytes: 3 })),

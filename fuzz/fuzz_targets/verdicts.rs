@@ -43,7 +43,11 @@ fuzz_target!(|data: &[u8]| {
     let mut world = World::new(Script(&script), |now| Session::server(now, grant, limits()));
     world.hello(
         WireRequest::Pull {
-            sources: vec![Bytes::from_static(b"a")], follow_named: false, no_growing: false },
+            sources: vec![Bytes::from_static(b"a")],
+            follow_named: false,
+ no_growing: false,
+ place: None,
+        },
         None,
     );
     // The directory is found and opened; of what is then under way, the first closes the one above.

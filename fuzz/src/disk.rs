@@ -46,6 +46,10 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
         },
         DiskOp::ResolveSource { .. } => source(how, script),
         DiskOp::List { max_entries, .. } => listing(how, *max_entries, script),
+        DiskOp::LookUnfinished { .. } => {
+            let found = || (Bytes::from_static(b"unfinished"), meta(how, script));
+            DiskDone::Unfinished((how & 8 != 0).then(found))
+        }
         DiskOp::ReadSmall { max_bytes, .. } => small(how, *max_bytes, script),
         DiskOp::OpenRead { .. } | DiskOp::Stat { .. } | DiskOp::StatDir { .. } => {
             DiskDone::Meta(meta(how, script))

@@ -43,6 +43,7 @@ pub fn limits() -> Limits {
         read_ahead_bytes: READ_AHEAD_BYTES,
         read_ahead_in_place_bytes: READ_AHEAD_BYTES / 2,
         carriage: Carriage::Bytes,
+        host_key: None,
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
         patience: Some(PATIENCE),

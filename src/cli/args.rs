@@ -53,6 +53,9 @@ pub enum CliCommand {
     Cp(CpArgs),
     /// Lists a directory of a daemon, or shows one file
     Ls(LsArgs),
+    /// Removes unfinished files that nobody went on with for long, from a local directory and all
+    /// below it
+    Clean(CleanArgs),
     /// Measures the network and the engine between memory and memory, with a daemon or on this host
     /// alone
     Bench(BenchArgs),
@@ -91,6 +94,10 @@ pub struct ServeArgs {
     pub workers: Option<u8>,
     #[command(flatten)]
     pub engine: EngineArgs,
+    /// Removes unfinished files that nothing was written to for so long (30d, 12h), and looks for
+    /// them every hour [default: they stay]
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub partial_max_age: Option<Duration>,
     /// Most memory for transfers; suffixes as in --bwlimit [default: 64M]
     #[arg(long, value_name = "BYTES", value_parser = memory_budget)]
     pub memory_budget: Option<u64>,
@@ -99,10 +106,10 @@ pub struct ServeArgs {
 #[derive(Args, Debug)]
 #[command(override_usage = "landro cp [OPTIONS] SRC... DST")]
 pub struct CpArgs {
-    /// What to copy, and where to. SRC: local paths, or landro://HOST[:PORT]/PATH all on one host.
-    /// DST: an existing directory or a name ending in / takes the sources under their own names;
-    /// else it is the one source's new name. A local name with a colon before its first slash is
-    /// written ./NAME. Options may stand anywhere before --
+    /// What to copy, and where to. SRC: local paths, or landro://HOST[:PORT]/PATH all on one host;
+    /// of one that ends in /. the content. DST: an existing directory or a name ending in / takes
+    /// the sources under their own names; else it is the one source's new name. A local name with a
+    /// colon before its first slash is written ./NAME. Options may stand anywhere before --
     // In one list: clap knows no options between the values of one positional and the next.
     #[arg(required = true, value_name = "SRC... DST")]
     pub places: Vec<OsString>,
@@ -137,6 +144,10 @@ pub struct CpArgs {
     /// what it held at first is copied, and said in a warning
     #[arg(long)]
     pub no_growing: bool,
+    /// DST is the one source's new name, even if a directory is there, which the source's content
+    /// then goes into
+    #[arg(long, short = 'T')]
+    pub no_target_directory: bool,
     /// Gives directories that are there already the modes of their sources, too; new ones, and
     /// files, get them in any case
     #[arg(long, short, conflicts_with = "no_perms")]
@@ -205,10 +216,26 @@ impl CpArgs {
 
 // -h is no help here: to ls it is the size of files.
 #[derive(Args, Debug)]
+pub struct CleanArgs {
+    /// Where to look; symlinks are not followed, other file systems are looked into
+    pub dir: PathBuf,
+    /// Only files that nothing was written to for so long; s, m, h, d and w are taken
+    #[arg(long, value_name = "AGE", default_value = "7d", value_parser = age)]
+    pub older_than: Duration,
+    /// Says what would be removed, and removes nothing
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+}
+
+#[derive(Args, Debug)]
 #[command(disable_help_flag = true)]
 pub struct LsArgs {
-    /// landro://HOST[:PORT]/PATH
+    /// landro://HOST[:PORT]/PATH; with --partial also a local directory
     pub url: OsString,
+    /// Lists unfinished files, in the directory and all below it: the name each is to get, how much
+    /// is there, and when that came
+    #[arg(long)]
+    pub partial: bool,
     /// Shows type, permissions, size in bytes, time of modification (UTC), and where symlinks lead
     #[arg(long, short)]
     pub long: bool,
@@ -356,6 +383,25 @@ fn echo_bytes(typed: &str) -> Result<usize, String> {
         size if (1..=MAX_ECHO_BYTES as u64).contains(&size) => Ok(size as usize),
         _ => Err(format!("a message has 1 to {MAX_ECHO_BYTES} bytes")),
     }
+}
+
+/// A number with a unit of time.
+fn age(typed: &str) -> Result<Duration, String> {
+    let hint = "write a number and s, m, h, d or w: 90m, 12h, 7d";
+    let digits = typed.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match &typed[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
+        // A bare number could be seconds or days, and files are removed by it.
+        _ if digits == "0" => 1,
+        _ => return Err(hint.into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| hint.to_owned())?;
+    let seconds = number.checked_mul(unit).ok_or("too long")?;
+    Ok(Duration::from_secs(seconds))
 }
 
 /// A number of bytes with a suffix as curl and rsync take them: `K`, `M`, `G`, `T` (or `KiB`...)

@@ -12,6 +12,24 @@ pub fn text(text: &str) -> String {
     escape(text.as_bytes(), false)
 }
 
+/// A word as a shell takes it back: as it is, in quotes, or with what a terminal would act on, or
+/// what is no UTF-8, as `$'\033'` (bash, zsh, ksh, and POSIX since 2024).
+pub fn shell(word: &[u8]) -> String {
+    let is_safe = |byte: &u8| byte.is_ascii_alphanumeric() || b"%+,-./:=@_".contains(byte);
+    let shown = std::str::from_utf8(word).ok();
+    match shown.filter(|word| !word.chars().any(acts_on_terminal)) {
+        Some(plain) if !plain.is_empty() && word.iter().all(is_safe) => plain.to_owned(),
+        Some(quoted) => format!("'{}'", quoted.replace('\'', "'\\''")),
+        None => {
+            let octal = |byte: &u8| match is_safe(byte) {
+                true => char::from(*byte).to_string(),
+                false => format!("\\{byte:03o}"),
+            };
+            format!("$'{}'", word.iter().map(octal).collect::<String>())
+        }
+    }
+}
+
 fn escape(bytes: &[u8], double_backslash: bool) -> String {
     let mut out = String::with_capacity(bytes.len());
     for part in bytes.utf8_chunks() {
@@ -84,5 +102,27 @@ mod tests {
         assert_eq!(name(b"a\\n"), "a\\\\n");
         assert_ne!(name(b"a\\n"), name(b"a\n"));
         assert_eq!(text("a\\n\nb"), "a\\n\\nb");
+    }
+
+    #[test]
+    fn a_shell_takes_its_words_back() {
+        for (word, quoted) in [
+            (&b"landro://h:4433/a%20b"[..], "landro://h:4433/a%20b"),
+            (b"", "''"),
+            (b"a b", "'a b'"),
+            (b"it's", "'it'\\''s'"),
+            (b"landro://[::1]/$x", "'landro://[::1]/$x'"),
+            (b"~", "'~'"),
+            (b"a\n\xff'", "$'a\\012\\377\\047'"),
+        ] {
+            assert_eq!(shell(word), quoted);
+            let printed = std::process::Command::new("bash")
+                .args(["-c", &format!("printf %s {quoted}")])
+                .output();
+            assert!(
+                printed.is_ok_and(|printed| printed.stdout == word),
+                "{quoted}"
+            );
+        }
     }
 }

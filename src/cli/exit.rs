@@ -81,6 +81,8 @@ pub enum CliError {
     Worker(io::Error),
     #[error("setting up signal handling: {0}")]
     Signals(io::Error),
+    #[error("cannot look for unfinished files in {path}: {source}")]
+    Search { path: String, source: io::Error },
     #[error("writing to standard output: {0}")]
     Stdout(io::Error),
 }
@@ -103,6 +105,7 @@ impl CliError {
             | CliError::Diagnostics(_)
             | CliError::Worker(_)
             | CliError::Signals(_)
+            | CliError::Search { .. }
             | CliError::Stdout(_) => (Exit::Error, "other"),
         }
     }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::ids::{DirId, Name, is_reserved_path};
+use crate::ids::{DirId, Name};
 use crate::proto::errno::ESPIPE;
 use crate::proto::fs::LIST_MIN;
 use crate::proto::sim::Rng;
@@ -121,6 +121,7 @@ impl DiskAnswer {
                 size_bytes,
                 resumable,
             },
+            Ok(DiskDone::Unfinished(_)) => unreachable!("only listings of them ask"),
             Ok(DiskDone::Above(_) | DiskDone::Copied { .. } | DiskDone::Input { .. }) => {
                 unreachable!("nothing was asked that has this answer")
             }
@@ -144,7 +145,7 @@ fn listing(
         let most = max_entries.max(LIST_MIN);
         assert!(entries.len() <= most, "{} names", entries.len());
         for listed in entries {
-            if is_reserved_path(&listed.name) {
+            if listed.found == Err(DiskError::UNFINISHED) {
                 continue;
             }
             let found = listed.found.map(|(meta, link)| (SeenMeta::of(&meta), link));

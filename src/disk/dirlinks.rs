@@ -16,12 +16,12 @@ use bytes::Bytes;
 use landro_sys::file::flags;
 use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Statx};
 
-use super::names::{c_string, refuse_reserved};
+use super::names::c_string;
 use super::publish::sync;
 use super::source::split_path;
 use super::space::{Base, ModeFound, SETGID};
 use super::{DiskDone, DiskError, Files};
-use crate::ids::{DirId, Name};
+use crate::ids::{CopyId, DirId, Name};
 use crate::proto::DirFound;
 use crate::proto::errno::{EEXIST, ELOOP, ENOENT, EXDEV};
 use crate::proto::fs::UNFINISHED_MODE;
@@ -52,6 +52,8 @@ pub struct NewDir {
     pub name: Name,
     pub dir: DirId,
     pub keep_dirlinks: bool,
+    /// It is made for this copy, under a new name.
+    pub copy: Option<CopyId>,
     /// It keeps the mode it is made with.
     pub is_plain: bool,
     pub fsync: bool,
@@ -65,19 +67,15 @@ pub async fn make_dir(files: &Files, new: &NewDir) -> Result<DiskDone, DiskError
         dir,
         keep_dirlinks,
         is_plain,
+        copy,
         fsync,
     } = *new;
     let place = files.space.child(parent, name.as_bytes())?;
     let parent_fd = files.dir(parent).await?;
-    let op = FileOp::Mkdir {
-        dir: Some(parent_fd.clone()),
-        path: c_string(name.as_bytes())?,
-        mode: if is_plain { 0o777 } else { UNFINISHED_MODE },
-    };
-    let existed = match files.call("mkdirat", op).await {
-        Ok(_) => false,
-        Err(DiskError { errno: EEXIST, .. }) => true,
-        Err(error) => return Err(error),
+    let mode = if is_plain { 0o777 } else { UNFINISHED_MODE };
+    let existed = match copy {
+        Some(copy) => !files.make_copy(&parent_fd, name, copy, mode).await?,
+        None => !mkdir(files, &parent_fd, name, mode).await?,
     };
     if existed && let Some(by) = taken_by(files, parent, &parent_fd, name).await? {
         return Ok(DiskDone::Taken { by });
@@ -163,6 +161,25 @@ async fn take_over(files: &Files, dir: DirId, fd: &Arc<OwnedFd>) -> Result<DirFo
     Ok(DirFound::Finished)
 }
 
+/// False: something has that name.
+async fn mkdir(
+    files: &Files,
+    parent: &Arc<OwnedFd>,
+    name: &Name,
+    mode: u32,
+) -> Result<bool, DiskError> {
+    let op = FileOp::Mkdir {
+        dir: Some(parent.clone()),
+        path: c_string(name.as_bytes())?,
+        mode,
+    };
+    match files.call("mkdirat", op).await {
+        Ok(_) => Ok(true),
+        Err(DiskError { errno: EEXIST, .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Opens the directory behind a symlink of the user's own: for a command, wherever that is; on a
 /// daemon, inside its root.
 async fn open_dirlink(
@@ -184,7 +201,6 @@ async fn open_dirlink(
         return Err(DiskError::RECEIVED_LINK);
     }
     let target = files.readlink(&link, b"").await?;
-    refuse_reserved(&target)?;
     match files.space.base() {
         Base::Served(_) if target.starts_with(b"/") => Err(DiskError {
             call: "openat2",

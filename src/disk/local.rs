@@ -35,6 +35,10 @@ impl Side {
         })
     }
 
+    pub(super) fn files(&self) -> &Files {
+        &self.files
+    }
+
     /// The side that receives from this one.
     pub fn receiver(&self) -> Side {
         Side {
@@ -62,9 +66,9 @@ impl Side {
 }
 
 /// Nothing is waited for but a buffer, and one operation at a time finds one.
-fn first_poll(
-    task: impl Future<Output = Result<DiskDone, DiskError>>,
-) -> Result<DiskDone, DiskError> {
+pub(super) fn first_poll<T>(
+    task: impl Future<Output = Result<T, DiskError>>,
+) -> Result<T, DiskError> {
     match std::pin::pin!(task).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
         Poll::Pending => Err(DiskError {

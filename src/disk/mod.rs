@@ -10,11 +10,14 @@
 mod behind;
 #[cfg(test)]
 mod conformance;
+mod copies;
 mod descriptors;
 mod dirlinks;
 mod durable;
 mod full;
+pub mod leftovers;
 mod local;
+mod marks;
 mod mounts;
 mod named;
 mod names;
@@ -478,6 +481,7 @@ async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> 
         cmd @ (DiskOp::ResolveSource { .. }
         | DiskOp::OpenDir { .. }
         | DiskOp::List { .. }
+        | DiskOp::LookUnfinished { .. }
         | DiskOp::ReadSmall { .. }
         | DiskOp::OpenRead { .. }
         | DiskOp::Read { .. }
@@ -516,6 +520,7 @@ async fn run_for_sender(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             source::open_dir(files, parent, name.as_ref(), dir).await
         }
         DiskOp::List { dir, max_entries } => source::list(files, dir, max_entries).await,
+        DiskOp::LookUnfinished { dir, name } => part::look_unfinished(files, dir, &name).await,
         DiskOp::ReadSmall {
             dir,
             name,
@@ -592,51 +597,12 @@ async fn run_for_part(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError>
 /// What stands at the destination, and what is put there whole.
 async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
-        DiskOp::ResolveTarget {
-            path,
-            must_be_dir,
-            dir,
-            fsync,
-        } => target::resolve(files, &path, must_be_dir, dir, fsync).await,
-        DiskOp::StatDir { dir } => source::stat_dir(files, dir).await,
-        DiskOp::DirsAbove { dir } => target::dirs_above(files, dir).await,
+        cmd @ (DiskOp::ResolveTarget { .. }
+        | DiskOp::StatDir { .. }
+        | DiskOp::DirsAbove { .. }
+        | DiskOp::MakeDir { .. }
+        | DiskOp::SetDir { .. }) => run_for_target_dir(files, cmd).await,
         DiskOp::Check { dir, name, mtime } => target::check(files, dir, &name, mtime).await,
-        DiskOp::MakeDir {
-            parent,
-            name,
-            dir,
-            keep_dirlinks,
-            is_plain,
-            fsync,
-        } => {
-            let new = dirlinks::NewDir {
-                parent,
-                name,
-                dir,
-                keep_dirlinks,
-                is_plain,
-                fsync,
-            };
-            dirlinks::make_dir(files, &new).await
-        }
-        DiskOp::SetDir {
-            dir,
-            mode,
-            mtime,
-            fsync,
-        } => {
-            let mode = target::mode_of(files, dir, mode);
-            let attributes = Attributes { mode, mtime, fsync };
-            target::set_dir(files, dir, attributes).await
-        }
-        cmd @ (DiskOp::PutSmall { .. } | DiskOp::PutSymlink { .. }) => put(files, cmd).await,
-        other => unreachable!("{other:?} is none of a destination"),
-    }
-}
-
-/// What is put at the destination whole.
-async fn put(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
-    match cmd {
         DiskOp::PutSmall {
             dir,
             name,
@@ -669,5 +635,66 @@ async fn put(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
             target::put_symlink(files, &new).await
         }
         other => unreachable!("{other:?} is put nowhere"),
+    }
+}
+
+/// The directories of the destination.
+async fn run_for_target_dir(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    match cmd {
+        DiskOp::ResolveTarget {
+            path,
+            must_be_dir,
+            no_target_dir,
+            copy,
+            dir,
+            fsync,
+        } => {
+            let wanted = target::WantedTarget {
+                path,
+                must_be_dir,
+                no_target_dir,
+                copy,
+                dir,
+                fsync,
+            };
+            target::resolve(files, &wanted).await
+        }
+        DiskOp::StatDir { dir } => source::stat_dir(files, dir).await,
+        DiskOp::DirsAbove { dir } => target::dirs_above(files, dir).await,
+        DiskOp::MakeDir {
+            parent,
+            name,
+            dir,
+            keep_dirlinks,
+            is_plain,
+            copy,
+            fsync,
+        } => {
+            let new = dirlinks::NewDir {
+                parent,
+                name,
+                dir,
+                keep_dirlinks,
+                is_plain,
+                copy,
+                fsync,
+            };
+            dirlinks::make_dir(files, &new).await
+        }
+        DiskOp::SetDir {
+            dir,
+            mode,
+            mtime,
+            ends_copy,
+            fsync,
+        } => {
+            if let Some(copy) = ends_copy {
+                files.end_copy(&files.dir(dir).await?, copy).await?;
+            }
+            let mode = target::mode_of(files, dir, mode);
+            let attributes = Attributes { mode, mtime, fsync };
+            target::set_dir(files, dir, attributes).await
+        }
+        other => unreachable!("{other:?} is about no directory of a destination"),
     }
 }

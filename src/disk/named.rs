@@ -9,7 +9,6 @@ use landro_sys::file::flags;
 use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Statx, pipe};
 
 use super::behind::{Behind, NamedSource};
-use super::names::refuse_reserved;
 use super::source::{relative, source_meta, split_path};
 use super::space::{Base, DirPlace, OpenFile};
 use super::{DiskDone, DiskError, Files};
@@ -28,7 +27,6 @@ pub struct SourceAsked<'a> {
 }
 
 pub async fn resolve(files: &Files, asked: &SourceAsked<'_>) -> Result<DiskDone, DiskError> {
-    refuse_reserved(asked.path)?;
     let path = match files.space.base() {
         Base::Served(_) => relative(asked.path),
         Base::Local => asked.path,
@@ -78,6 +76,10 @@ pub async fn resolve(files: &Files, asked: &SourceAsked<'_>) -> Result<DiskDone,
                 .space
                 .add_named(asked.dir, Some(NamedSource { name, behind }));
             (stream_meta(&stat), None)
+        }
+        FileKind::File => {
+            files.refuse_unfinished(&fd, name.as_bytes()).await?;
+            files.described(&fd, name.as_bytes(), &stat).await?
         }
         _ => files.described(&fd, name.as_bytes(), &stat).await?,
     };
@@ -138,8 +140,7 @@ impl Files {
         })
     }
 
-    /// Opens what the user named, through symlinks: on a daemon those that stay inside its root and
-    /// lead to no reserved name.
+    /// Opens what the user named, through symlinks: on a daemon those that stay inside its root.
     async fn open_named(&self, path: &[u8], flags: i32) -> Result<Arc<OwnedFd>, DiskError> {
         let how = |resolve| OpenHow {
             flags,
@@ -153,7 +154,6 @@ impl Files {
                 let confined = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
                 let path = relative(path);
                 let fd = self.open(Some(&root), path, how(confined)).await?;
-                self.refuse_led_astray(&root, &fd).await?;
                 Ok(fd)
             }
         }
@@ -192,6 +192,7 @@ impl Files {
                     resolve: 0,
                 };
                 let parent = self.dir(dir).await?;
+                self.refuse_unfinished(&parent, name.as_bytes()).await?;
                 self.open(Some(&parent), name.as_bytes(), how).await
             }
         }

@@ -6,19 +6,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use landro_sys::file::flags;
-use landro_sys::{FileDone, FileOp, Flock, OpenHow, Pool};
+use landro_sys::{FileDone, FileOp, Pool};
 
-use super::names;
+use super::marks::HEAD_BYTES;
+use super::names::{TemporaryName, Use, turns};
 use super::publish::{
-    Arrival, finish, new_mode, open_locked, open_own, temporary, unlink, write_all,
+    Arrival, Locked, finish, new_mode, open_locked, temporary, unlink, write_all,
 };
+use super::source::meta_of;
 use super::space::{History, OpenFile, OpenSink, Part};
 use super::{Attributes, DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
 use crate::proto::Lapses;
-use crate::proto::errno::{EBADF, EINVAL, EIO, ENOENT, ENOSPC, EOPNOTSUPP, ESPIPE};
-use crate::proto::journal::{MAX_JOURNAL_BYTES, Storage};
+use crate::proto::errno::{EBADF, EINVAL, EIO, ENOSPC, EOPNOTSUPP, ESPIPE};
+use crate::proto::journal::{HEADER_BYTES, MAX_JOURNAL_BYTES, Storage, done_bytes};
 
 /// What is waited for at a time: a disk of 1 MB/s has it in some seconds.
 const WRITE_BACK_STEP_BYTES: u32 = 8 << 20;
@@ -69,26 +70,22 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
     history
         .replaces
         .set(files.lstat(&dir, name.as_bytes()).await.is_ok());
-    if resumable {
-        let path = names::part(name);
-        if let Some(data) = open_locked(files, &dir, &path, mode).await? {
-            files.keep(&data)?;
-            let name = name.clone();
-            let part = Part {
-                data,
-                dir,
-                dir_id,
-                name,
-                journal: None,
-                temporary: Some(path),
-                history,
-                sink: None,
-            };
-            return open_resumable(files, file, part).await;
-        }
-        // Another session is receiving the same file: this one goes on without a journal, the later
-        // rename wins.
+    if resumable && let Some(pair) = open_pair(files, &dir, name, mode).await? {
+        files.keep(&pair.data)?;
+        let part = Part {
+            data: pair.data,
+            dir,
+            dir_id,
+            name: name.clone(),
+            journal: Some(pair.journal),
+            temporary: Some(pair.path),
+            history,
+            sink: None,
+        };
+        return open_resumable(files, file, part).await;
     }
+    // Another session is receiving the same file, or its names are taken: this one goes on without
+    // a journal, the later rename wins.
     let (data, temporary) = temporary(files, &dir, name, mode).await?;
     files.keep(&data)?;
     // It begins empty.
@@ -117,21 +114,59 @@ fn add_anonymous(files: &Files, file: FileId, part: Part) -> DiskDone {
     }
 }
 
-async fn open_resumable(
+/// A partial file and its journal.
+struct Pair {
+    data: Arc<OwnedFd>,
+    journal: Arc<OwnedFd>,
+    /// The name of the first.
+    path: TemporaryName,
+}
+
+/// Opens or makes a partial file and its journal, under the first names that nothing of others has.
+/// None: another session has the file, or there is no such name.
+async fn open_pair(
     files: &Files,
-    file: FileId,
-    mut part: Part,
-) -> Result<DiskDone, DiskError> {
-    let journal = open_own(
-        files,
-        &part.dir,
-        &names::journal(&part.name),
-        new_mode(false),
-    )
-    .await?;
+    dir: &Arc<OwnedFd>,
+    name: &Name,
+    mode: u32,
+) -> Result<Option<Pair>, DiskError> {
+    let of_journal = new_mode(false);
+    for path in turns(name, Use::Part) {
+        let beside = path.with(Use::Journal);
+        // Where nothing else tells that the part is ours, the journal is there before it.
+        if files.space.no_attributes.get() {
+            let journal = files.open_own(dir, &beside, name, of_journal).await?;
+            if journal.is_none() {
+                continue;
+            }
+        }
+        let data = match open_locked(files, dir, &path, name, mode).await? {
+            Locked::Ours(data) => data,
+            Locked::Busy => return Ok(None),
+            Locked::Taken => continue,
+        };
+        // Opened behind the lock: who had it before may have taken the journal with the part.
+        match files.open_own(dir, &beside, name, of_journal).await? {
+            Some(journal) => {
+                return Ok(Some(Pair {
+                    data,
+                    journal,
+                    path,
+                }));
+            }
+            None => unlink(files, dir, &path.to_c()).await?,
+        }
+    }
+    Ok(None)
+}
+
+async fn open_resumable(files: &Files, file: FileId, part: Part) -> Result<DiskDone, DiskError> {
+    let Some(journal) = part.journal.clone() else {
+        unreachable!("a pair has a journal")
+    };
     files.keep(&journal)?;
-    let journal_bytes = files.fstat(&journal).await?.size as usize;
-    let mut bytes = read_whole(files, &journal, journal_bytes.min(MAX_JOURNAL_BYTES)).await?;
+    let journal_bytes = files.fstat(&journal).await?.size.saturating_sub(HEAD_BYTES) as usize;
+    let mut bytes = read_journal(files, &journal, journal_bytes.min(MAX_JOURNAL_BYTES)).await?;
     let found = files.fstat(&part.data).await?;
     // What the page cache still has may have failed to reach the disk since it was written: the
     // error, if nobody saw it yet, is told here, once (fsync(2)), and then nothing of the file is
@@ -143,7 +178,6 @@ async fn open_resumable(
     if !bytes.is_empty() && files.call("fdatasync", flush).await.is_err() {
         bytes = Bytes::new();
     }
-    part.journal = Some(journal);
     // What a server took was not stored for certain, and whoever was told so may be gone: nothing
     // of it is believed before it was read again.
     let storage = if files.tells_late(part.dir_id) {
@@ -160,7 +194,8 @@ async fn open_resumable(
     })
 }
 
-async fn read_whole(
+/// What `proto` wrote behind the head.
+async fn read_journal(
     files: &Files,
     file: &Arc<OwnedFd>,
     len_bytes: usize,
@@ -171,7 +206,8 @@ async fn read_whole(
         // the same.
         let buffer = files.buffer().await;
         let len = (len_bytes - whole.len()).min(Pool::BUFFER_BYTES);
-        let (mut buffer, bytes) = files.read(file, whole.len() as u64, buffer, len).await?;
+        let at = HEAD_BYTES + whole.len() as u64;
+        let (mut buffer, bytes) = files.read(file, at, buffer, len).await?;
         whole.extend_from_slice(&buffer.split());
         if bytes == 0 {
             break;
@@ -209,7 +245,7 @@ pub async fn start_part(
                 "ftruncate",
                 FileOp::Truncate {
                     file: journal.clone(),
-                    len: 0,
+                    len: HEAD_BYTES,
                 },
             )
             .await?;
@@ -256,7 +292,7 @@ pub async fn start_part(
         });
     }
     if let Some(file) = &part.journal {
-        write_all(files, file, 0, journal).await?;
+        write_all(files, file, HEAD_BYTES, journal).await?;
     }
     Ok(DiskDone::Done)
 }
@@ -349,7 +385,7 @@ pub async fn write_journal(
     bytes: Bytes,
 ) -> Result<DiskDone, DiskError> {
     if let Some(journal) = &part(files, file)?.journal {
-        write_all(files, journal, offset, bytes).await?;
+        write_all(files, journal, HEAD_BYTES + offset, bytes).await?;
     }
     Ok(DiskDone::Done)
 }
@@ -389,12 +425,10 @@ pub async fn commit_part(
     if let DiskDone::Taken { .. } = done {
         return Ok(done);
     }
-    if part.journal.is_some() {
-        // After the rename: a crash in between leaves an orphan journal, which `clean_part` removes
-        // when the next run skips the finished file. The other order could lose the resume state of
-        // a whole file.
-        unlink(files, &part.dir, &names::journal(&part.name)).await?;
-    }
+    // After the rename: a crash in between leaves an orphan journal, which `clean_part` removes
+    // when the next run skips the finished file. The other order could lose the resume state of a
+    // whole file.
+    unlink_journal(files, &part).await?;
     files.space.forget_file(file);
     Ok(done)
 }
@@ -403,43 +437,78 @@ pub async fn close_part(files: &Files, file: FileId, keep: bool) -> Result<DiskD
     let part = part(files, file)?;
     files.space.forget_file(file);
     if let (false, Some(temporary)) = (keep && part.journal.is_some(), &part.temporary) {
-        if part.journal.is_some() {
-            unlink(files, &part.dir, &names::journal(&part.name)).await?;
-        }
-        unlink(files, &part.dir, temporary).await?;
+        unlink_journal(files, &part).await?;
+        unlink(files, &part.dir, &temporary.to_c()).await?;
     }
     Ok(DiskDone::Done)
 }
 
+async fn unlink_journal(files: &Files, part: &Part) -> Result<(), DiskError> {
+    match (&part.journal, &part.temporary) {
+        (Some(_), Some(path)) => unlink(files, &part.dir, &path.with(Use::Journal).to_c()).await,
+        _ => Ok(()),
+    }
+}
+
+/// Removes what a crash left of a file that is whole by now, unless another session works on it.
 pub async fn clean_part(files: &Files, dir: DirId, name: &Name) -> Result<DiskDone, DiskError> {
     let dir = files.dir(dir).await?;
-    let path = names::part(name);
-    let how = OpenHow {
-        flags: flags::O_RDONLY | flags::O_NOFOLLOW | flags::O_NONBLOCK,
-        mode: 0,
-        resolve: flags::RESOLVE_BENEATH,
-    };
-    match files.open(Some(&dir), path.as_bytes(), how).await {
-        Ok(fd) => {
-            if !matches!(
-                files
-                    .call(
-                        "flock",
-                        FileOp::Lock {
-                            file: fd.clone(),
-                            how: Flock::Exclusive
-                        }
-                    )
-                    .await?,
-                FileDone::Locked(true)
-            ) {
-                return Ok(DiskDone::Done);
-            }
-            unlink(files, &dir, &names::journal(name)).await?;
-            unlink(files, &dir, &path).await?;
+    for path in turns(name, Use::Part) {
+        let beside = path.with(Use::Journal);
+        let stands = |path: &TemporaryName| {
+            let (dir, path) = (dir.clone(), path.to_c());
+            async move { files.lstat(&dir, path.as_bytes()).await }
+        };
+        let (part, journal) = (stands(&path).await, stands(&beside).await);
+        if part.is_err() && journal.is_err() {
+            return Ok(DiskDone::Done);
         }
-        Err(DiskError { errno: ENOENT, .. }) => unlink(files, &dir, &names::journal(name)).await?,
-        Err(error) => return Err(error),
+        let data = files.unfinished(&dir, path.to_c().as_bytes()).await?;
+        if let Some(data) = &data
+            && !files.lock(&data.file).await?
+        {
+            return Ok(DiskDone::Done);
+        }
+        if files.is_unfinished(&dir, beside.to_c().as_bytes()).await? {
+            unlink(files, &dir, &beside.to_c()).await?;
+        }
+        if data.is_some() {
+            unlink(files, &dir, &path.to_c()).await?;
+        }
     }
     Ok(DiskDone::Done)
+}
+
+/// What is there of an unfinished file. Of a part and its journal the part is told.
+pub async fn look_unfinished(
+    files: &Files,
+    dir: DirId,
+    name: &[u8],
+) -> Result<DiskDone, DiskError> {
+    let dir = files.dir(dir).await?;
+    let Some(of_form) = TemporaryName::parse(name) else {
+        return Ok(DiskDone::Unfinished(None));
+    };
+    let found = match of_form.purpose {
+        Use::Part | Use::New => files.unfinished(&dir, name).await?,
+        Use::Journal => None,
+    };
+    let Some(found) = found else {
+        return Ok(DiskDone::Unfinished(None));
+    };
+    let mut meta = meta_of(&files.fstat(&found.file).await?);
+    let beside = of_form.with(Use::Journal).to_c();
+    if let Some(journal) = files.unfinished(&dir, beside.as_bytes()).await? {
+        let len_bytes = files
+            .fstat(&journal.file)
+            .await?
+            .size
+            .saturating_sub(HEAD_BYTES);
+        let start = read_journal(files, &journal.file, HEADER_BYTES).await?;
+        // The file is as long as its last chunk says, whatever is missing before that.
+        if let Some(done_bytes) = done_bytes(&start, len_bytes) {
+            meta.size_bytes = done_bytes;
+        }
+    }
+    Ok(DiskDone::Unfinished(Some((found.name, meta))))
 }

@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use landro_sys::file::flags;
-use landro_sys::{FileDone, FileOp, Flock, OpenHow};
+use landro_sys::{FileDone, FileOp, OpenHow};
 
-use super::names::{self, c_string};
+use super::names::{TemporaryName, Use, c_string, turns};
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, Name};
 use crate::proto::errno::{
-    EACCES, EBUSY, EDQUOT, EEXIST, EINVAL, EIO, EISDIR, ELOOP, EMFILE, ENFILE, ENOENT, ENOMEM,
-    ENOSPC, EOPNOTSUPP, EROFS,
+    EBUSY, EDQUOT, EEXIST, EINVAL, EIO, EISDIR, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC, EOPNOTSUPP,
+    EROFS,
 };
 use crate::proto::fs::FILE_MODE;
 use crate::proto::{Attributes, Kind, Lapses, Mtime, TimeLapse};
 
 /// Others who use the same temporary name at the same time are outrun this often.
-const TRIES: usize = 8;
+pub const TRIES: usize = 8;
 
 /// What a file that is to keep it is made with, of which umask(2) takes its part.
 const PLAIN_MODE: u32 = 0o666;
@@ -132,151 +132,143 @@ pub async fn write_all(
     Ok(())
 }
 
-/// An unnamed file in `dir` (a crash leaves nothing), or a named one where the file system has no
-/// O_TMPFILE.
+/// An unnamed file in `dir`, of which a crash leaves nothing. None: the file system has none.
+pub async fn unnamed(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    mode: u32,
+) -> Result<Option<Arc<OwnedFd>>, DiskError> {
+    if files.space.no_tmpfile.get() {
+        return Ok(None);
+    }
+    let how = OpenHow {
+        flags: flags::O_TMPFILE | flags::O_RDWR,
+        mode,
+        resolve: 0,
+    };
+    match files.open(Some(dir), b".", how).await {
+        Ok(file) => Ok(Some(file)),
+        // NFS and FUSE: EOPNOTSUPP; kernels or layers that do not know the flag: EISDIR, EINVAL
+        // or ENOENT.
+        Err(DiskError {
+            errno: EOPNOTSUPP | EISDIR | EINVAL | ENOENT,
+            ..
+        }) => {
+            files.space.no_tmpfile.set(true);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// An unnamed file in `dir`, or a named one where the file system has no O_TMPFILE.
 pub async fn temporary(
     files: &Files,
     dir: &Arc<OwnedFd>,
     name: &Name,
     mode: u32,
-) -> Result<(Arc<OwnedFd>, Option<CString>), DiskError> {
-    if !files.space.no_tmpfile.get() {
-        let how = OpenHow {
-            flags: flags::O_TMPFILE | flags::O_RDWR,
-            mode,
-            resolve: 0,
-        };
-        match files.open(Some(dir), b".", how).await {
-            Ok(fd) => return Ok((fd, None)),
-            // NFS and FUSE: EOPNOTSUPP; kernels or layers that do not know the flag: EISDIR, EINVAL
-            // or ENOENT.
-            Err(DiskError {
-                errno: EOPNOTSUPP | EISDIR | EINVAL | ENOENT,
-                ..
-            }) => files.space.no_tmpfile.set(true),
-            Err(error) => return Err(error),
-        }
+) -> Result<(Arc<OwnedFd>, Option<TemporaryName>), DiskError> {
+    if let Some(file) = unnamed(files, dir, mode).await? {
+        return Ok((file, None));
     }
-    let part = names::part(name);
-    match open_locked(files, dir, &part, mode).await? {
-        Some(fd) => {
-            files
-                .call(
-                    "ftruncate",
-                    FileOp::Truncate {
-                        file: fd.clone(),
-                        len: 0,
-                    },
-                )
-                .await?;
-            Ok((fd, Some(part)))
-        }
-        // Another session is writing the same file: EBUSY.
-        None => Err(DiskError {
-            call: "flock",
-            errno: EBUSY,
+    for path in turns(name, Use::Part) {
+        let file = match open_locked(files, dir, &path, name, mode).await? {
+            Locked::Ours(file) => file,
+            Locked::Taken => continue,
+            // Another session is writing the same file.
+            Locked::Busy => {
+                return Err(DiskError {
+                    call: "flock",
+                    errno: EBUSY,
+                });
+            }
+        };
+        let op = FileOp::Truncate {
+            file: file.clone(),
+            len: 0,
+        };
+        files.call("ftruncate", op).await?;
+        return Ok((file, Some(path)));
+    }
+    // Others' files, or leftovers where files cannot be marked.
+    let path = TemporaryName::random(Use::Part);
+    match open_locked(files, dir, &path, name, mode).await? {
+        Locked::Ours(file) => Ok((file, Some(path))),
+        Locked::Busy | Locked::Taken => Err(DiskError {
+            call: "openat2",
+            errno: EEXIST,
         }),
     }
 }
 
-/// Opens or makes a temporary file and takes its lock. None: somebody else has the lock.
+/// A file in `dir` that is to have no name, or none any more.
+pub async fn scratch(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    name: &Name,
+) -> Result<Arc<OwnedFd>, DiskError> {
+    if let Some(file) = unnamed(files, dir, PRIVATE_MODE).await? {
+        return Ok(file);
+    }
+    let path = TemporaryName::random(Use::New);
+    match files.open_own(dir, &path, name, PRIVATE_MODE).await? {
+        Some(file) => {
+            unlink(files, dir, &path.to_c()).await?;
+            Ok(file)
+        }
+        None => Err(DiskError {
+            call: "openat2",
+            errno: EEXIST,
+        }),
+    }
+}
+
+/// What stands at a temporary name that was to be opened.
+pub enum Locked {
+    /// Our file, made just now or before; nobody else works on it.
+    Ours(Arc<OwnedFd>),
+    /// Another session works on it.
+    Busy,
+    /// Something that is not ours: another name has to do.
+    Taken,
+}
+
+/// Opens or makes a temporary file and takes its lock.
 pub async fn open_locked(
     files: &Files,
     dir: &Arc<OwnedFd>,
-    path: &CString,
+    path: &TemporaryName,
+    name: &Name,
     mode: u32,
-) -> Result<Option<Arc<OwnedFd>>, DiskError> {
+) -> Result<Locked, DiskError> {
+    let typed = path.to_c();
     for _ in 0..TRIES {
-        let fd = open_own(files, dir, path, mode).await?;
-        match files
-            .call(
-                "flock",
-                FileOp::Lock {
-                    file: fd.clone(),
-                    how: Flock::Exclusive,
-                },
-            )
-            .await?
-        {
-            FileDone::Locked(true) => {}
-            _ => return Ok(None),
+        let Some(fd) = files.open_own(dir, path, name, mode).await? else {
+            return Ok(Locked::Taken);
+        };
+        if !files.lock(&fd).await? {
+            return Ok(Locked::Busy);
         }
         // The previous holder may have renamed or removed the file between our open and our lock.
         let ours = files.fstat(&fd).await?;
-        match files.lstat(dir, path.as_bytes()).await {
+        match files.lstat(dir, typed.as_bytes()).await {
             Ok(named) if named.inode == ours.ino && named.kind == Kind::File => {
-                return Ok(Some(fd));
+                return Ok(Locked::Ours(fd));
             }
             // Inode numbers that are made up anew each time (sshfs, some NFS) tell nothing.
             Ok(named)
                 if named.kind == Kind::File
-                    && files.lstat(dir, path.as_bytes()).await.is_ok_and(|again| {
+                    && files.lstat(dir, typed.as_bytes()).await.is_ok_and(|again| {
                         again.inode != named.inode && again.kind == Kind::File
                     }) =>
             {
-                return Ok(Some(fd));
-            }
-            Ok(named) if named.kind != Kind::File => {
-                return Err(DiskError {
-                    call: "openat2",
-                    errno: EEXIST,
-                });
+                return Ok(Locked::Ours(fd));
             }
             Ok(_) | Err(DiskError { errno: ENOENT, .. }) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(None)
-}
-
-/// Opens a temporary file that we made, or makes it. What somebody else put there under its name
-/// goes: whoever owns the file, or has another name for it, could read or change what we publish,
-/// or have us overwrite a file of ours.
-pub async fn open_own(
-    files: &Files,
-    dir: &Arc<OwnedFd>,
-    path: &CString,
-    mode: u32,
-) -> Result<Arc<OwnedFd>, DiskError> {
-    let how = |create| OpenHow {
-        flags: create | flags::O_RDWR | flags::O_NOFOLLOW | flags::O_NONBLOCK,
-        mode,
-        resolve: flags::RESOLVE_BENEATH,
-    };
-    for _ in 0..TRIES {
-        match files
-            .open(
-                Some(dir),
-                path.as_bytes(),
-                how(flags::O_CREAT | flags::O_EXCL),
-            )
-            .await
-        {
-            Err(DiskError { errno: EEXIST, .. }) => {}
-            other => return other,
-        }
-        match files.open(Some(dir), path.as_bytes(), how(0)).await {
-            Ok(fd) => {
-                let found = files.fstat(&fd).await?;
-                let ours = found.uid == landro_sys::process::effective_uid() && found.nlink <= 1;
-                if ours && found.kind == landro_sys::FileKind::File {
-                    return Ok(fd);
-                }
-            }
-            Err(DiskError { errno: ENOENT, .. }) => continue,
-            // A symlink; a file we may not open.
-            Err(DiskError {
-                errno: ELOOP | EACCES,
-                ..
-            }) => {}
-            Err(error) => return Err(error),
-        }
-        unlink(files, dir, path).await?;
-    }
-    Err(DiskError {
-        call: "openat2",
-        errno: EEXIST,
-    })
+    Ok(Locked::Busy)
 }
 
 /// A whole file that is to appear.
@@ -285,7 +277,7 @@ pub struct Arrival<'a> {
     pub dir: &'a Arc<OwnedFd>,
     pub file: &'a Arc<OwnedFd>,
     /// Its temporary name, if it has one.
-    pub temporary: Option<&'a CString>,
+    pub temporary: Option<&'a TemporaryName>,
     pub name: &'a Name,
     /// This session wrote all of it.
     pub is_whole: bool,
@@ -314,6 +306,9 @@ pub async fn finish(
     if let Some(by) = publish(files, arrival, attributes.fsync || arrival.is_empty).await? {
         return Ok(DiskDone::Taken { by });
     }
+    if arrival.temporary.is_some() {
+        files.unmark_file(arrival.file).await;
+    }
     if attributes.fsync {
         sync(files, arrival.dir).await?;
     }
@@ -328,12 +323,14 @@ async fn publish(
     is_safe: bool,
 ) -> Result<Option<Bytes>, DiskError> {
     let to = c_string(arrival.name.as_bytes())?;
+    may_have_name(files, arrival).await?;
     if !is_safe {
         files
             .before_naming(arrival.dir_id, arrival.file, arrival.is_whole)
             .await?;
     }
-    let named = match arrival.temporary {
+    let temporary = arrival.temporary.map(TemporaryName::to_c);
+    let named = match &temporary {
         Some(temporary) => {
             rename(files, arrival.dir, temporary, &to, flags::RENAME_NOREPLACE).await
         }
@@ -344,11 +341,9 @@ async fn publish(
             files.has_named(arrival.dir_id, arrival.name);
             return Ok(None);
         }
+        Err(DiskError { errno: EEXIST, .. }) => {}
         // RENAME_NOREPLACE is EINVAL where the file system does not know it.
-        Err(DiskError {
-            errno: EEXIST | EINVAL,
-            ..
-        }) => {}
+        Err(DiskError { errno: EINVAL, .. }) if !is_of_our_form(arrival.name) => {}
         Err(error) => return Err(error),
     }
     let _naming = files.naming(arrival.dir_id, arrival.name).await;
@@ -358,10 +353,11 @@ async fn publish(
             return Ok(Some(by));
         }
     }
+    may_replace(files, arrival.dir, arrival.name).await?;
     if !is_safe {
         files.before_replacing(arrival.dir_id, arrival.file).await?;
     }
-    match arrival.temporary {
+    match &temporary {
         Some(temporary) => rename(files, arrival.dir, temporary, &to, 0).await?,
         None => replace(files, arrival, &to).await?,
     }
@@ -398,19 +394,55 @@ impl Files {
     }
 }
 
+fn is_of_our_form(name: &Name) -> bool {
+    TemporaryName::parse(name.as_bytes()).is_some()
+}
+
+/// Where files cannot be marked, a peer that has one named as ours could have it taken for ours.
+async fn may_have_name(files: &Files, arrival: &Arrival<'_>) -> Result<(), DiskError> {
+    match is_of_our_form(arrival.name) && !files.keeps_attributes(arrival.dir).await {
+        true => Err(DiskError::OUR_FORM),
+        false => Ok(()),
+    }
+}
+
+/// An unfinished file of a session is not replaced: that session would publish what stands there.
+/// Between this look and the rename none can come, for the name is taken, and no session takes a
+/// name from what is not its own.
+pub async fn may_replace(files: &Files, dir: &Arc<OwnedFd>, name: &Name) -> Result<(), DiskError> {
+    match is_of_our_form(name) && files.is_unfinished(dir, name.as_bytes()).await? {
+        true => Err(DiskError::UNFINISHED),
+        false => Ok(()),
+    }
+}
+
 /// linkat(2) cannot replace: a second name, then a rename. A crash between the two leaves that
-/// second name, which the next transfer of this file replaces.
+/// second name with our mark, and the next transfer of this file removes it.
 async fn replace(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Result<(), DiskError> {
+    files.mark_file(arrival.file, arrival.name).await?;
+    let replaced = rename_over(files, arrival, to).await;
+    files.unmark_file(arrival.file).await;
+    replaced
+}
+
+async fn rename_over(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Result<(), DiskError> {
     let Arrival {
         dir, file, name, ..
     } = arrival;
-    let replacement = names::replacement(name);
-    for _ in 0..TRIES {
+    for path in turns(name, Use::New) {
+        let replacement = path.to_c();
         match link(files, file, dir, &replacement).await {
             Ok(()) => {}
             Err(DiskError { errno: EEXIST, .. }) => {
+                // A leftover, or another session's that it will miss and make anew.
+                if !files.is_unfinished(dir, replacement.as_bytes()).await? {
+                    continue;
+                }
                 unlink(files, dir, &replacement).await?;
-                continue;
+                match link(files, file, dir, &replacement).await {
+                    Err(DiskError { errno: EEXIST, .. }) => continue,
+                    other => other?,
+                }
             }
             Err(error) => return Err(error),
         }
@@ -430,7 +462,7 @@ async fn replace(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Result<(
     })
 }
 
-async fn link(
+pub async fn link(
     files: &Files,
     file: &Arc<OwnedFd>,
     to_dir: &Arc<OwnedFd>,

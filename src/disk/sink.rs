@@ -11,8 +11,7 @@ use bytes::Bytes;
 use landro_sys::file::{flags, magic};
 use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Pool};
 
-use super::names;
-use super::publish::{open_own, sync, unlink};
+use super::publish::{scratch, sync};
 use super::source::{relative, split_path};
 use super::space::{Base, NamedSink, OpenSink};
 use super::{DiskError, Files, descriptors, dirlinks};
@@ -131,18 +130,7 @@ impl Files {
                 self.open_directory(None, path, 0).await?
             }
         };
-        let how = OpenHow {
-            flags: flags::O_TMPFILE | flags::O_RDWR,
-            mode: 0o600,
-            resolve: 0,
-        };
-        if let Ok(file) = self.open(Some(&dir), b".", how).await {
-            return Ok(file);
-        }
-        let path = names::replacement(&sink.name);
-        let file = open_own(self, &dir, &path, 0o600).await?;
-        unlink(self, &dir, &path).await?;
-        Ok(file)
+        scratch(self, &dir, &sink.name).await
     }
 
     /// Writes all of `data` to a sink, in order.

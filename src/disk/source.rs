@@ -16,8 +16,8 @@ use super::root::ServedPart;
 use super::space::{Base, DirPlace, OpenFile};
 use super::systems::Keeps;
 use super::{DiskDone, DiskError, Files};
-use crate::ids::{DirId, FileId, Name, is_reserved_path};
-use crate::proto::errno::{EACCES, EBADF, ELOOP};
+use crate::ids::{DirId, FileId, Name};
+use crate::proto::errno::{EACCES, EBADF};
 use crate::proto::{Kind, Lasting, Listed, Meta, Mtime};
 
 /// As far as it is the same on every file system.
@@ -91,52 +91,14 @@ impl Files {
         match self.space.base() {
             Base::Served(part) => {
                 let root = self.root(part).await?;
-                self.open_served(&root, relative(path)).await
+                let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
+                let below = match relative(path) {
+                    b"" => b".",
+                    below => below,
+                };
+                self.open_directory(Some(&root), below, resolve).await
             }
             Base::Local => self.open_directory(None, path, 0).await,
-        }
-    }
-
-    /// Opens a directory of a daemon by the path that a client named: symlinks inside the root
-    /// work, but lead to none that is reserved.
-    async fn open_served(
-        &self,
-        root: &Arc<OwnedFd>,
-        below: &[u8],
-    ) -> Result<Arc<OwnedFd>, DiskError> {
-        match self.open_dir_below(root, below).await {
-            Err(DiskError { errno: ELOOP, .. }) => {}
-            other => return other,
-        }
-        let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
-        let fd = self.open_directory(Some(root), below, resolve).await?;
-        self.refuse_led_astray(root, &fd).await?;
-        Ok(fd)
-    }
-
-    /// Holds where symlinks led against the names of unfinished files.
-    pub(super) async fn refuse_led_astray(
-        &self,
-        root: &Arc<OwnedFd>,
-        fd: &Arc<OwnedFd>,
-    ) -> Result<(), DiskError> {
-        let (root, led_to) = (self.real_path(root).await?, self.real_path(fd).await?);
-        match led_to.strip_prefix(&root[..]) {
-            Some(below) if is_reserved_path(below) => Err(DiskError::RESERVED_NAME),
-            _ => Ok(()),
-        }
-    }
-
-    /// Where an open directory is, as proc(5) tells.
-    pub(super) async fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
-        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        let op = FileOp::Readlink {
-            dir: None,
-            path: c_string(path.as_bytes())?,
-        };
-        match self.call("readlink /proc/self/fd", op).await? {
-            FileDone::Link(path) => Ok(path.into()),
-            other => unreachable!("readlinkat answered {other:?}"),
         }
     }
 
@@ -223,9 +185,24 @@ impl Files {
         Ok((meta, link))
     }
 
+    /// An unfinished file is nobody's to read.
+    pub(super) async fn refuse_unfinished(
+        &self,
+        dir: &Arc<OwnedFd>,
+        name: &[u8],
+    ) -> Result<(), DiskError> {
+        match self.is_unfinished(dir, name).await? {
+            true => Err(DiskError::UNFINISHED),
+            false => Ok(()),
+        }
+    }
+
     async fn look_at(&self, dir: Arc<OwnedFd>, name: Bytes) -> Listed {
         let found = async {
             let stat = self.lstatx(&dir, &name).await?;
+            if stat.kind == landro_sys::FileKind::File {
+                self.refuse_unfinished(&dir, &name).await?;
+            }
             self.described(&dir, &name, &stat).await
         };
         let found = found.await;
@@ -234,6 +211,19 @@ impl Files {
 }
 
 impl Files {
+    /// Where an open directory is, as proc(5) tells.
+    pub(super) async fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let op = FileOp::Readlink {
+            dir: None,
+            path: c_string(path.as_bytes())?,
+        };
+        match self.call("readlink /proc/self/fd", op).await? {
+            FileDone::Link(path) => Ok(path.into()),
+            other => unreachable!("readlinkat answered {other:?}"),
+        }
+    }
+
     /// Opens what the daemon serves to this session, at its first use.
     pub(super) async fn root(&self, part: &ServedPart) -> Result<Arc<OwnedFd>, DiskError> {
         if let Some(open) = &*self.space.root.borrow() {
@@ -247,9 +237,6 @@ impl Files {
         let mut open = self.open(None, path, root_how(0)).await.map_err(gone)?;
         let below = part.below.as_deref().unwrap_or_default();
         if !below.is_empty() {
-            if is_reserved_path(below) {
-                return Err(DiskError::RESERVED_NAME);
-            }
             let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
             let path = match relative(below) {
                 b"" => b".",

@@ -14,12 +14,12 @@ use super::behind::NamedSource;
 use super::descriptors::Allowance;
 use super::durable::Footing;
 use super::mounts::{Ground, Mounts};
-use super::names::c_string;
+use super::names::{TemporaryName, c_string};
 use super::root::ServedPart;
 use super::spelling::DirNames;
 use super::systems::Systems;
 use super::{DiskError, Files};
-use crate::ids::{DirId, FileId, Name, PATH_MAX_BYTES};
+use crate::ids::{DirId, FileId, Fingerprint, Name, PATH_MAX_BYTES};
 use crate::proto::errno::{EACCES, EBADF, ENAMETOOLONG};
 
 /// Directory descriptors a session keeps open at once; older ones are reopened by path when needed.
@@ -76,6 +76,10 @@ pub struct Space {
     named: RefCell<HashMap<DirId, NamedSource>>,
     /// What the file systems that were come across keep.
     pub(super) systems: Systems,
+    /// Who copies: on a daemon the key of the peer.
+    pub(super) copier: [u8; 32],
+    /// It has no extended attributes either: what is ours is told otherwise.
+    pub(super) no_attributes: Cell<bool>,
     /// Where the sources land.
     target: Cell<Option<DirId>>,
     /// What the one source is written into.
@@ -155,7 +159,7 @@ pub struct Part {
     /// None: anonymous (O_TMPFILE), cannot be resumed.
     pub journal: Option<Arc<OwnedFd>>,
     /// Its temporary name, if it has one.
-    pub temporary: Option<std::ffi::CString>,
+    pub temporary: Option<TemporaryName>,
     pub history: Rc<History>,
     /// It has no name to get: this is what it is written into. `data` is that itself, unless data
     /// has to come in order.
@@ -223,6 +227,8 @@ impl Space {
             no_tmpfile: Cell::new(false),
             named: RefCell::default(),
             systems: Systems::default(),
+            no_attributes: Cell::new(false),
+            copier: [0; 32],
             target: Cell::default(),
             sink: RefCell::default(),
             beside: None,
@@ -234,6 +240,14 @@ impl Space {
         Space {
             at_once: true,
             ..Space::new(base)
+        }
+    }
+
+    /// The files of a daemon's peer.
+    pub fn of_peer(self, peer: &Fingerprint) -> Space {
+        Space {
+            copier: peer.0,
+            ..self
         }
     }
 

@@ -11,26 +11,42 @@ use landro_sys::{FileOp, OpenHow};
 
 use super::dirlinks;
 use super::full::lacking_beside;
-use super::names::{self, c_string, refuse_reserved};
+use super::names::{Use, c_string, turns};
 use super::publish::{
-    Arrival, finish, new_mode, refused, rename, set_meta, sync, temporary, unlink, write_all,
+    Arrival, finish, may_replace, new_mode, refused, rename, set_meta, sync, temporary, unlink,
+    write_all,
 };
 use super::source::{meta_of, relative, split_path};
 use super::space::{Base, ModeFound, OpenSink, SETGID};
 use super::{Attributes, DiskDone, DiskError, Files};
-use crate::ids::{DirId, Name};
+use crate::ids::{CopyId, DirId, Name};
 use crate::proto::errno::{EACCES, EEXIST, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
 use crate::proto::fs::DIRECTORY_MODE;
 use crate::proto::{DirMode, Existing, Kind, Lapses, Mtime, TimeLapse};
 
-pub async fn resolve(
-    files: &Files,
-    path: &[u8],
-    must_be_dir: bool,
-    dir: DirId,
-    fsync: bool,
-) -> Result<DiskDone, DiskError> {
-    refuse_reserved(path)?;
+/// Where the sources of a transfer are to land.
+pub struct WantedTarget {
+    pub path: Bytes,
+    pub must_be_dir: bool,
+    /// Nothing is put into what stands there: the one source takes its name.
+    pub no_target_dir: bool,
+    /// A directory that was made for this copy is not put into either.
+    pub copy: Option<CopyId>,
+    pub dir: DirId,
+    pub fsync: bool,
+}
+
+pub async fn resolve(files: &Files, wanted: &WantedTarget) -> Result<DiskDone, DiskError> {
+    let WantedTarget {
+        ref path,
+        must_be_dir,
+        dir,
+        fsync,
+        ..
+    } = *wanted;
+    if let Some(named) = resolve_as_name(files, wanted).await? {
+        return Ok(named);
+    }
     match files.open_asked(path).await {
         Ok(fd) => {
             dirlinks::refuse_received_target(files, path).await?;
@@ -46,10 +62,7 @@ pub async fn resolve(
         Err(DiskError { errno: ELOOP, .. }) => {}
         Err(error) => return Err(error),
     }
-    let (parent_path, name, trailing_slash) = match files.space.base() {
-        Base::Served(_) => split_path(relative(path)),
-        Base::Local => split_path(path),
-    };
+    let (parent_path, name, trailing_slash) = split_target(files, path);
     let Some(name) = name else {
         return Err(DiskError {
             call: "openat2",
@@ -81,13 +94,60 @@ pub async fn resolve(
         add_target(files, path, fd, dir).await?;
         return Ok(DiskDone::Target { name: None });
     }
+    named_target(files, wanted, (parent_path, parent), name).await
+}
+
+fn split_target<'a>(files: &Files, path: &'a [u8]) -> (&'a [u8], Option<&'a [u8]>, bool) {
+    match files.space.base() {
+        Base::Served(_) => split_path(relative(path)),
+        Base::Local => split_path(path),
+    }
+}
+
+/// The directory `wanted` is in takes what is placed there under its name.
+async fn named_target(
+    files: &Files,
+    wanted: &WantedTarget,
+    (parent_path, parent): (&[u8], Arc<OwnedFd>),
+    name: &[u8],
+) -> Result<DiskDone, DiskError> {
     let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError {
         call: "path",
         errno: ENAMETOOLONG,
     })?;
-    files.find_sink(path, dir, &name).await?;
-    add_target(files, parent_path, parent, dir).await?;
+    files.find_sink(&wanted.path, wanted.dir, &name).await?;
+    add_target(files, parent_path, parent, wanted.dir).await?;
     Ok(DiskDone::Target { name: Some(name) })
+}
+
+/// The target as a name in its parent, whatever stands there, if that is what is asked for or if it
+/// is a directory that an earlier run of this copy made and did not finish.
+async fn resolve_as_name(
+    files: &Files,
+    wanted: &WantedTarget,
+) -> Result<Option<DiskDone>, DiskError> {
+    let (parent_path, Some(name), _) = split_target(files, &wanted.path) else {
+        return Ok(None);
+    };
+    if !wanted.no_target_dir {
+        let Some(copy) = wanted.copy.filter(|_| !wanted.must_be_dir) else {
+            return Ok(None);
+        };
+        // What cannot be opened is none of ours; the ordinary way finds out what it is.
+        let Ok(there) = files.open_asked(&wanted.path).await else {
+            return Ok(None);
+        };
+        if !files.is_copy(&there, copy).await? {
+            return Ok(None);
+        }
+        let parent = files.open_asked(parent_path).await?;
+        if !files.is_named(&parent, name, &there).await? {
+            return Ok(None);
+        }
+    }
+    let parent = files.open_asked(parent_path).await?;
+    let place = (parent_path, parent);
+    named_target(files, wanted, place, name).await.map(Some)
 }
 
 /// Nothing of the transfer is looked for above the directory that the sources land in.
@@ -169,7 +229,11 @@ pub async fn check(
     }
     let link = match meta.kind {
         Kind::Symlink => Some(files.readlink(&fd, name.as_bytes()).await?),
-        Kind::File | Kind::Directory | Kind::Special => None,
+        Kind::File => {
+            may_replace(files, &fd, name).await?;
+            None
+        }
+        Kind::Directory | Kind::Special => None,
     };
     let in_doubt = meta.kind == Kind::File && !files.is_sound(dir, name, meta.size_bytes).await?;
     let has_mtime = match meta.kind {
@@ -279,7 +343,7 @@ pub async fn put_small(
     };
     let result = result.await;
     if let (Err(_) | Ok(DiskDone::Taken { .. }), Some(temporary)) = (&result, &temporary) {
-        unlink(files, &dir, temporary).await?;
+        unlink(files, &dir, &temporary.to_c()).await?;
     }
     result
 }
@@ -296,14 +360,7 @@ pub struct NewLink {
 pub async fn put_symlink(files: &Files, new: &NewLink) -> Result<DiskDone, DiskError> {
     let NewLink { name, target, .. } = new;
     let dir = files.dir(new.dir).await?;
-    let temporary = names::replacement(name);
-    unlink(files, &dir, &temporary).await?;
-    let op = FileOp::Symlink {
-        target: c_string(target)?,
-        dir: Some(dir.clone()),
-        path: temporary.clone(),
-    };
-    files.call("symlinkat", op).await?;
+    let temporary = make_link(files, &dir, name, target).await?;
     let result = name_symlink(files, new, &dir, &temporary).await;
     if let Err(_) | Ok(DiskDone::Taken { .. }) = result {
         unlink(files, &dir, &temporary).await?;
@@ -331,7 +388,10 @@ async fn name_symlink(
     dirlinks::mark_received(files, dir, temporary).await?;
     let to = c_string(new.name.as_bytes())?;
     let named = match new.replaces {
-        true => rename(files, dir, temporary, &to, 0).await,
+        true => {
+            may_replace(files, dir, &new.name).await?;
+            rename(files, dir, temporary, &to, 0).await
+        }
         false => rename(files, dir, temporary, &to, flags::RENAME_NOREPLACE).await,
     };
     match named {
@@ -345,6 +405,7 @@ async fn name_symlink(
             if let Some(by) = files.taken_unseen(new.dir, dir, &new.name).await? {
                 return Ok(DiskDone::Taken { by });
             }
+            may_replace(files, dir, &new.name).await?;
             rename(files, dir, temporary, &to, 0).await?;
         }
         Err(error) => return Err(error),
@@ -356,4 +417,40 @@ async fn name_symlink(
         sync(files, dir).await?;
     }
     Ok(DiskDone::Placed(lapses))
+}
+
+/// Makes a symlink under a temporary name. One that leads there already, under a name that belongs
+/// to this one's, is what a crash left: a symlink takes no mark of ours, and this is all it could
+/// say.
+async fn make_link(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    name: &Name,
+    target: &Bytes,
+) -> Result<CString, DiskError> {
+    for path in turns(name, Use::New) {
+        let path = path.to_c();
+        let op = FileOp::Symlink {
+            target: c_string(target)?,
+            dir: Some(dir.clone()),
+            path: path.clone(),
+        };
+        match files.call("symlinkat", op).await {
+            Ok(_) => return Ok(path),
+            Err(DiskError { errno: EEXIST, .. }) => {}
+            Err(error) => return Err(error),
+        }
+        // EINVAL: what stands there is no symlink.
+        if files
+            .readlink(dir, path.as_bytes())
+            .await
+            .is_ok_and(|there| there == target)
+        {
+            return Ok(path);
+        }
+    }
+    Err(DiskError {
+        call: "symlinkat",
+        errno: EEXIST,
+    })
 }

@@ -5,6 +5,9 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use std::ffi::CString;
+
+use super::names::{TemporaryName, Use};
 use super::*;
 use crate::ids::{DirId, FileId, Name};
 use crate::proto::{Attributes, DirMode, Mtime};
@@ -31,6 +34,8 @@ impl Bench {
             .done(DiskOp::ResolveTarget {
                 path,
                 must_be_dir: true,
+                no_target_dir: false,
+                copy: None,
                 dir: TARGET,
                 fsync: false,
             })
@@ -128,6 +133,7 @@ fn programs_do_not_become_ours() {
             dir: TARGET,
             mode: DirMode::New(0o7755),
             mtime: Some(mtime),
+            ends_copy: None,
             fsync: false,
         })
         .unwrap();
@@ -138,14 +144,19 @@ fn programs_do_not_become_ours() {
     );
 }
 
+fn temporary(purpose: Use) -> CString {
+    TemporaryName::of(name().as_bytes(), purpose, 0).to_c()
+}
+
 #[test]
-fn planted_links_are_removed_and_what_they_name_is_left_alone() {
+fn what_others_planted_at_temporary_names_stays() {
     let root = tempfile::tempdir().unwrap();
     let victim = root.path().join("victim");
     let content = b"precious".to_vec();
     for hard in [true, false] {
         fs::write(&victim, &content).unwrap();
-        for planted in [names::part(&name()), names::journal(&name())] {
+        for purpose in [Use::Part, Use::Journal] {
+            let planted = temporary(purpose);
             let planted = path_of(root.path(), planted);
             match hard {
                 true => fs::hard_link(&victim, planted).unwrap(),
@@ -158,8 +169,10 @@ fn planted_links_are_removed_and_what_they_name_is_left_alone() {
         assert!(published.is_file() && published.nlink() == 1);
         assert_ne!(published.ino(), fs::metadata(&victim).unwrap().ino());
         let left = fs::read_dir(root.path()).unwrap().count();
-        assert_eq!(left, 2, "the victim and the file, no temporary one");
-        fs::remove_file(root.path().join("big")).unwrap();
+        assert_eq!(left, 4, "the victim, what was planted and the file");
+        for left in fs::read_dir(root.path()).unwrap() {
+            fs::remove_file(left.unwrap().path()).unwrap();
+        }
     }
 }
 
@@ -167,7 +180,7 @@ fn planted_links_are_removed_and_what_they_name_is_left_alone() {
 fn planted_things_are_not_opened_where_every_file_needs_a_name() {
     let root = tempfile::tempdir().unwrap();
     let victim = root.path().join("victim");
-    let part = path_of(root.path(), names::part(&name()));
+    let part = path_of(root.path(), temporary(Use::Part));
     let plants: [&dyn Fn(); 3] = [
         &|| fs::hard_link(&victim, &part).unwrap(),
         &|| symlink(&victim, &part).unwrap(),
@@ -216,16 +229,17 @@ fn planted_things_are_not_opened_where_every_file_needs_a_name() {
         fs::remove_file(root.path().join("big")).unwrap();
         assert_eq!(
             fs::read_dir(root.path()).unwrap().count(),
-            1,
-            "the victim, no temporary file"
+            2,
+            "the victim and what was planted"
         );
+        fs::remove_file(&part).unwrap();
     }
 }
 
 #[test]
-fn a_partial_file_of_another_user_is_replaced() {
+fn a_partial_file_of_another_user_stays() {
     let root = tempfile::tempdir().unwrap();
-    let part = path_of(root.path(), names::part(&name()));
+    let part = path_of(root.path(), temporary(Use::Part));
     fs::write(&part, b"theirs").unwrap();
     if std::os::unix::fs::chown(&part, Some(65_534), None).is_err() {
         return; // Only root may give files away.
@@ -237,6 +251,7 @@ fn a_partial_file_of_another_user_is_replaced() {
     Bench::new(root.path(), 16).receive_big(0o600);
     let published = fs::metadata(root.path().join("big")).unwrap();
     assert!(published.uid() != 65_534 && published.ino() != theirs);
+    assert_eq!(fs::read(&part).unwrap(), b"theirs");
 }
 
 #[test]
@@ -325,6 +340,7 @@ fn make_dir(parent: DirId, name: &'static str, number: u32, keep_dirlinks: bool)
         name,
         dir: DirId(number),
         keep_dirlinks,
+        copy: None,
         is_plain: false,
         fsync: false,
     }

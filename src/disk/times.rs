@@ -11,11 +11,9 @@ use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use landro_sys::file::flags;
-use landro_sys::{FileOp, OpenHow};
+use landro_sys::FileOp;
 
-use super::names;
-use super::publish::{is_refusal, open_own, unlink};
+use super::publish::{is_refusal, scratch};
 use super::{DiskError, Files};
 use crate::ids::{DirId, Name};
 use crate::proto::{Mtime, TimeLapse};
@@ -203,19 +201,8 @@ impl Files {
         asked: Mtime,
     ) -> Result<(), DiskError> {
         let fd = self.dir(dir).await?;
-        let how = OpenHow {
-            flags: flags::O_TMPFILE | flags::O_RDWR,
-            mode: 0o600,
-            resolve: 0,
-        };
-        if let Ok(file) = self.open(Some(&fd), b".", how).await {
-            return self.ask(times, &file, asked).await;
-        }
-        let path = names::replacement(name);
-        let file = open_own(self, &fd, &path, 0o600).await?;
-        let done = self.ask(times, &file, asked).await;
-        unlink(self, &fd, &path).await?;
-        done
+        let file = scratch(self, &fd, name).await?;
+        self.ask(times, &file, asked).await
     }
 
     async fn ask(&self, times: &Times, file: &Arc<OwnedFd>, asked: Mtime) -> Result<(), DiskError> {

@@ -19,6 +19,7 @@ pub const EISDIR: i32 = 21;
 pub const EINVAL: i32 = 22;
 pub const ENFILE: i32 = 23;
 pub const EMFILE: i32 = 24;
+pub const ETXTBSY: i32 = 26;
 pub const EFBIG: i32 = 27;
 pub const ENOSPC: i32 = 28;
 pub const ESPIPE: i32 = 29;

@@ -5,7 +5,6 @@ use std::fmt::Write;
 
 use std::time::Duration;
 
-use crate::ids::NameError;
 use crate::proto::errno::{
     EACCES, EAGAIN, EDQUOT, EEXIST, EFBIG, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENFILE,
     ENOENT, ENOSPC, ENOTDIR, ENXIO, EPERM, EROFS, EXDEV,
@@ -54,7 +53,15 @@ fn explain(error: &DiskError, access: Access) -> Explained {
 /// What we say in the kernel's place.
 fn of_our_own(error: &DiskError) -> Option<Explained> {
     let (text, advice) = match *error {
-        DiskError::RESERVED_NAME => return Some((NameError::Reserved.to_string(), "")),
+        DiskError::UNFINISHED => (
+            "an unfinished file of a transfer, which that transfer goes on with",
+            "copy the file itself when it is whole (landro ls --partial tells its name)",
+        ),
+        DiskError::OUR_FORM => (
+            "unfinished files of transfers have names of this form, and this file system keeps no \
+             extended attributes that would tell them apart",
+            "give the file another name",
+        ),
         DiskError::RECEIVED_LINK => (
             "a symlink stands where a directory is to be, and it may have been copied here, so \
              it is not followed",
@@ -246,7 +253,7 @@ fn detail(call: &str, errno: i32) -> Option<String> {
 /// A source that could not be read.
 pub fn source_error(error: &DiskError) -> EntryError {
     let code = match *error {
-        DiskError::RESERVED_NAME => EntryErrorCode::Name,
+        DiskError::UNFINISHED => EntryErrorCode::Name,
         _ => EntryErrorCode::Source,
     };
     EntryError::of(code, EntryPlace::Source, error)

@@ -5,9 +5,9 @@
 
 use bytes::Bytes;
 
-use super::errno::{EINVAL, ELOOP, ENODEV, ENOSPC};
+use super::errno::{EBUSY, EINVAL, ELOOP, ENODEV, ENOSPC};
 use super::journal::Storage;
-use crate::ids::{DirId, FileId, Name};
+use crate::ids::{CopyId, DirId, FileId, Name};
 
 /// Fewer names than this at a time cannot be asked for: getdents64(2) is asked by the byte, with
 /// room for a few long names, which is room for so many short ones.
@@ -170,9 +170,14 @@ pub enum DiskOp {
     /// `must_be_dir`: it is created if its parent exists. Missing or a non-directory: `dir` is its
     /// parent (which must exist) and the one source takes the last component as its name; a device
     /// or FIFO there is written into by what is placed at that name, and never replaced.
+    ///
+    /// `no_target_dir`: the second way always, if the path has a last component. `copy`: the second
+    /// way, too, if the directory was made for this copy and its copy is not finished.
     ResolveTarget {
         path: Bytes,
         must_be_dir: bool,
+        no_target_dir: bool,
+        copy: Option<CopyId>,
         dir: DirId,
         fsync: bool,
     },
@@ -197,6 +202,8 @@ pub enum DiskOp {
     /// The next names of `dir` with their metadata; `.` and `..` left out. At most `max_entries`,
     /// or 128 if that is more: getdents64(2) is asked by the byte.
     List { dir: DirId, max_entries: usize },
+    /// Looks at one of our unfinished files, of which `List` says that it is one.
+    LookUnfinished { dir: DirId, name: Bytes },
     /// Reads a whole small file: opens (never through a symlink), reads at most `max_bytes`, fstats
     /// after reading (whose size tells of a file that grew), closes.
     ReadSmall {
@@ -239,13 +246,15 @@ pub enum DiskOp {
     /// of its own until `SetDir` ([`UNFINISHED_MODE`]); `is_plain`: that of any new directory,
     /// which it keeps. One of this user's that he may not write is made writable until `SetDir` or
     /// `CloseDir`. Never through a symlink, unless `keep_dirlinks`, and then only through one that
-    /// was made on this host (not received).
+    /// was made on this host (not received). `copy`: one that is made belongs to this copy until
+    /// `SetDir` ends it.
     MakeDir {
         parent: DirId,
         name: Name,
         dir: DirId,
         keep_dirlinks: bool,
         is_plain: bool,
+        copy: Option<CopyId>,
         fsync: bool,
     },
     /// Gives a finished directory its mode (of it [`DIRECTORY_MODE`]) and mtime.
@@ -253,6 +262,8 @@ pub enum DiskOp {
         dir: DirId,
         mode: DirMode,
         mtime: Option<Mtime>,
+        /// Nothing of this copy is missing: the directory is no longer its own.
+        ends_copy: Option<CopyId>,
         fsync: bool,
     },
     /// Writes a whole small file under a temporary identity and publishes it atomically as `name`;
@@ -361,6 +372,9 @@ pub enum DiskDone {
     Small { data: Bytes, after: Meta },
     /// `OpenRead`, `Stat`, `StatDir`.
     Meta(Meta),
+    /// `LookUnfinished`: the name it is to get, and its metadata, with what is there of it as its
+    /// size. None: there is none any more, or the file beside it tells.
+    Unfinished(Option<(Bytes, Meta)>),
     /// `DirsAbove`, the directory itself first.
     Above(Vec<ObjectId>),
     /// `CopyRange`.
@@ -450,6 +464,7 @@ impl DiskOp {
     pub fn about(&self) -> Option<&[u8]> {
         match self {
             DiskOp::ResolveTarget { path, .. } | DiskOp::ResolveSource { path, .. } => Some(path),
+            DiskOp::LookUnfinished { name, .. } => Some(name),
             DiskOp::OpenDir { name, .. } => name.as_ref().map(Name::as_bytes),
             DiskOp::ReadSmall { name, .. }
             | DiskOp::OpenRead { name, .. }
@@ -489,9 +504,16 @@ pub struct DiskError {
 }
 
 impl DiskError {
-    /// A path with a name that is reserved for unfinished files (EINVAL).
-    pub const RESERVED_NAME: DiskError = DiskError {
-        call: "reserved name",
+    /// An unfinished file of some session (EBUSY).
+    pub const UNFINISHED: DiskError = DiskError {
+        call: "unfinished file",
+        errno: EBUSY,
+    };
+
+    /// A name of the form that unfinished files have, where nothing but the name would tell it from
+    /// one (EINVAL).
+    pub const OUR_FORM: DiskError = DiskError {
+        call: "name of our form",
         errno: EINVAL,
     };
 

@@ -156,6 +156,15 @@ impl Journal {
     }
 }
 
+/// About how much of a file is there by its journal, of which the first bytes were read and which
+/// is so long. None: it is none.
+pub fn done_bytes(start: &[u8], len_bytes: u64) -> Option<u64> {
+    let header = decode_header(start.get(..HEADER_BYTES)?)?;
+    let records = len_bytes.saturating_sub(HEADER_BYTES as u64) / RECORD_BYTES as u64;
+    let chunk_bytes = 1 << chunk_log2_for(header.size_bytes);
+    Some(records.saturating_mul(chunk_bytes).min(header.size_bytes))
+}
+
 fn decode_header(bytes: &[u8]) -> Option<Header> {
     let (fields, check) = bytes.split_at(HEADER_BYTES - 32);
     if fields[..8] != MAGIC || blake3::hash(fields).as_bytes() != check {

@@ -39,6 +39,7 @@ pub mod journal;
 pub mod lanes;
 pub mod parallel;
 pub mod path;
+pub mod place;
 pub mod ports;
 pub mod receive;
 pub mod send;

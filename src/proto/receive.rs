@@ -20,8 +20,8 @@ use bytes::Bytes;
 use super::errors::Violation;
 use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
-use super::{Carriage, CopyStep, DiskDone, DiskError, Totals};
-use crate::ids::{OpId, StreamKey};
+use super::{Carriage, CopyStep, DiskDone, DiskError, ObjectId, Totals};
+use crate::ids::{CopyId, OpId, StreamKey};
 use mover::ReceiveMover;
 use plan::ReceivePlan;
 
@@ -46,6 +46,10 @@ pub struct ReceiverConfig {
     /// Symlinks to directories that are there are taken for directories, if they were made on this
     /// host.
     pub keep_dirlinks: bool,
+    /// The one source takes the target's name, even if a directory stands there.
+    pub no_target_dir: bool,
+    /// Which copy this is, if it has one source.
+    pub copy: Option<CopyId>,
     pub metadata: MetadataOptions,
     pub window: u32,
     pub write_behind_bytes: u64,
@@ -79,6 +83,11 @@ impl Receiver {
 
     pub fn target(&self) -> &Target {
         self.plan.target()
+    }
+
+    /// What the target is, and every directory it lies in, once it is found.
+    pub fn above(&self) -> &[ObjectId] {
+        self.plan.above()
     }
 
     /// Whether data streams may be read: false while too much received waits for the disk.

@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 use super::errors::{Violation, violation};
 use super::parallel::ParallelTransferConfig;
+use super::place::NearPlace;
 use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
 use super::{Carriage, DiskDone, DiskError, Event, Totals};
@@ -30,6 +31,8 @@ use plan::SendPlan;
 pub struct SenderConfig {
     pub client: bool,
     pub sources: Vec<Bytes>,
+    /// The receiver's target, if it is on this host.
+    pub near: Option<NearPlace>,
     /// Entries that may be without final verdict, directories still being walked not counted.
     pub window: u32,
     pub read_ahead_bytes: u64,

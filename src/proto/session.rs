@@ -16,8 +16,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::ids::CopyId;
+
 use super::errors::{Access, HostSide, Violation, session_error, stalled, violation};
 use super::parallel::ParallelTransferConfig;
+use super::place::HostKey;
 use super::ports::Ports;
 use super::receive::{MetadataOptions, Target};
 use super::wire::{Decoder, Message, WireError};
@@ -62,6 +65,8 @@ pub struct Limits {
     /// The same where reads are made in place (`DiskDone::Source`), if it is less.
     pub read_ahead_in_place_bytes: usize,
     pub carriage: Carriage,
+    /// What the objects of this host are told with, if anything can.
+    pub host_key: Option<HostKey>,
     pub parallel: ParallelTransferConfig,
     /// Disk operations that look, make or open, in flight at a time. Usually 64.
     pub lookups: usize,
@@ -111,6 +116,11 @@ pub struct TransferOptions {
     pub follow_named: bool,
     /// A file that grows while it is read fails; else what it held at first is copied.
     pub no_growing: bool,
+    /// The one source takes the target's name, even if a directory stands there.
+    pub no_target_dir: bool,
+    /// Which copy this is: a directory that an earlier run of it made under the target's name is
+    /// gone on with.
+    pub copy: Option<CopyId>,
     pub metadata: MetadataOptions,
     /// Bits per second that the sender keeps below.
     pub bwlimit_bps: Option<u64>,
@@ -125,6 +135,8 @@ pub enum Request {
     /// The server describes `path`.
     List {
         path: Bytes,
+        /// The unfinished files there and below, instead.
+        partial: bool,
     },
     /// Filler or echoes for so long; no file is touched.
     Bench {
@@ -467,7 +479,7 @@ impl Session {
         match (&self.stage, message) {
             (Stage::AwaitHello { .. }, Message::Hello(hello)) => self.on_hello(now, hello),
             (Stage::AwaitWelcome { .. }, Message::Welcome(welcome)) => {
-                self.on_welcome(now, &welcome)
+                self.on_welcome(now, welcome)
             }
             (Stage::Running, message) => {
                 let last = self.role.on_message(now, &mut self.ports, message)?;

@@ -1,6 +1,7 @@
 //! Every bound of a worker: what one turn may take, which buffers there are, what a session may
 //! hold.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use landro_sys::Pool;
@@ -8,6 +9,7 @@ use landro_sys::Pool;
 use super::shared::Shared;
 use crate::proto::Carriage;
 use crate::proto::parallel::ParallelTransferConfig;
+use crate::proto::place::HostKey;
 use crate::proto::session::Limits;
 
 /// Completions handled before the connections get their turn. With GRO each holds up to 64 KiB (44
@@ -89,6 +91,10 @@ const READ_AHEAD_IN_PLACE_BYTES: usize = 128 << 10;
 /// Disk operations of one session at a time.
 const LOOKUPS: usize = 64;
 
+/// The kernel that runs this process runs it to its end.
+static HOST_KEY: LazyLock<Option<HostKey>> =
+    LazyLock::new(|| landro_sys::boot_id().ok().and_then(HostKey::of_boot));
+
 /// What a session may hold, by the number of sessions that share the worker.
 pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
     // A quarter of a pool for a lone session, its share among many, never less than two reads.
@@ -106,6 +112,7 @@ pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
         read_ahead_bytes: share.min(READ_AHEAD_BYTES),
         read_ahead_in_place_bytes: share.min(READ_AHEAD_IN_PLACE_BYTES),
         carriage: Carriage::Bytes,
+        host_key: *HOST_KEY,
         lookups: LOOKUPS,
         patience: shared.patience,
         parallel: ParallelTransferConfig::default(),

@@ -78,6 +78,8 @@ fn limits() -> Limits {
         read_ahead_bytes: RANGE_BYTES,
         read_ahead_in_place_bytes: RANGE_BYTES,
         carriage: Carriage::Copies,
+        // Both sides know the objects themselves.
+        host_key: None,
         parallel: ParallelTransferConfig::default(),
         lookups: LOOKUPS,
         // Both sides are on this thread, and one operation at a time is waited for by calling it:

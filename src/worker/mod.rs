@@ -26,7 +26,7 @@ mod turn;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::Receiver;
 use landro_sys::{Backend, Completion, Driver, DriverConfig, Pool, UdpSocket, WakeHandle};
@@ -129,6 +129,13 @@ pub struct Worker {
 #[allow(clippy::disallowed_methods, reason = "this module owns the clock")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// So long ago, in seconds since the epoch; files are dated so.
+pub fn before(age: Duration) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |since| since.as_secs() as i64);
+    now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
 }
 
 impl Worker {

@@ -387,3 +387,27 @@ pub fn count_files(root: &Path) -> (u64, u64) {
         (count + 1, bytes + file.size_bytes)
     })
 }
+
+/// What a file that is being received is called meanwhile.
+pub fn temporary(name: &str, suffix: &str) -> String {
+    let digest = blake3::hash(name.as_bytes()).to_hex();
+    format!(".landro-{}.{suffix}", &digest[..16])
+}
+
+/// A part as a transfer of `name` leaves it, with its mark.
+pub fn unfinished(dir: &Path, name: &str) -> PathBuf {
+    let path = dir.join(temporary(name, "part"));
+    fs::write(&path, "unfinished").unwrap();
+    mark(&path, name);
+    path
+}
+
+/// Marks a file as an unfinished one of `name`.
+pub fn mark(path: &Path, name: &str) {
+    let op = landro_sys::FileOp::SetXattr {
+        file: std::sync::Arc::new(fs::File::open(path).unwrap().into()),
+        name: c"user.landro.unfinished",
+        value: name.into(),
+    };
+    landro_sys::run(op).unwrap();
+}

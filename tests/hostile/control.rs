@@ -167,6 +167,7 @@ fn out_of_place(scene: &Scene) {
         version: 1,
         entry_window: 1 << 30,
         inside: false,
+        place: None,
     };
     let all = [
         peer::hello(peer::push_request("")),
@@ -280,6 +281,7 @@ fn verdicts_out_of_place(scene: &Scene) {
             sources: vec![Bytes::from_static(b"served")],
             follow_named: false,
             no_growing: false,
+            place: None,
         });
         while !matches!(peer.next_message(), Some(Message::Entries(_))) {}
         peer

@@ -130,6 +130,7 @@ pub fn of_sources(backend: &'static str) {
             sources,
             follow_named: false,
             no_growing: false,
+            place: None,
         });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));
         (0..20).for_each(|_| peer.turn());

@@ -165,14 +165,17 @@ pub fn never_reading(scene: &Scene) {
                 sources: vec![Bytes::from_static(b"good-big")],
                 follow_named: false,
                 no_growing: false,
+                place: None,
             }),
             1 => peer.open(WireRequest::List {
                 path: Bytes::from_static(b"good-names"),
+                partial: false,
             }),
             _ => peer.open(WireRequest::Pull {
                 sources: vec![Bytes::from_static(b"good-names")],
                 follow_named: false,
                 no_growing: false,
+                place: None,
             }),
         }
         peers.push(peer);

@@ -241,6 +241,7 @@ pub fn chunks_that_are_there(backend: &'static str) {
             sources,
             follow_named: false,
             no_growing: false,
+            place: None,
         });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));
         assert!(matches!(

@@ -61,6 +61,7 @@ pub fn pull_sources(
                         version: 1,
                         entry_window: 1024,
                         inside: false,
+                        place: None,
                     }));
                     script(&mut peer);
                 }

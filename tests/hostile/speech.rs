@@ -146,6 +146,8 @@ pub fn push_request(target: &str) -> WireRequest {
         no_perms: false,
         no_times: false,
         dir_modes: false,
+        no_target_dir: false,
+        copy: None,
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::common::tree::{self, Rng};
+use crate::common::tree::{self, Rng, temporary, unfinished};
 use crate::common::{self, Daemon, Output, Running, Side};
 use crate::{Way, on_both_backends};
 
@@ -39,10 +39,10 @@ fn build_source(tree: &Path, rng: &mut Rng) {
         ("file-on-dir", 10),
         ("file-on-fifo", 10),
         ("closed/inside", 10),
-        (".landro-0123456789abcdef.part", 10),
     ] {
         tree::write_file(&tree.join(name), size_bytes, rng);
     }
+    unfinished(tree, "a file");
     fs::write(tree.join(OsStr::from_bytes(b"odd\xff\n\x1b")), "x").unwrap();
     for (name, target) in [
         ("link", "small"),
@@ -233,7 +233,7 @@ fn every_kind_was_there(lines: &[String], renamed: &[String]) {
         ("error", "link-on-dir"),
         ("error", "dir-on-file"),
         ("warning", "fifo"),
-        ("warning", ".landro-0123456789abcdef.part"),
+        ("warning", &temporary("a file", "part")),
     ] {
         let event = format!(r#""event":"{kind}""#);
         let path = format!(r#""path":"tree/{name}""#);

@@ -156,6 +156,8 @@ impl Session {
                 no_perms: false,
                 no_times: false,
                 dir_modes: false,
+                no_target_dir: false,
+                copy: None,
             },
             entry_window: ENTRY_WINDOW,
             bwlimit_bps: None,

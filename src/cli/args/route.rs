@@ -60,6 +60,12 @@ pub enum RouteError {
     TwoHosts(String, String),
     #[error("more than {MAX_REMOTE_SOURCES} remote sources; name the directory they are in")]
     TooManySources,
+    #[error(
+        "{0} stands for what is in it, and goes with no other source; use one command for each"
+    )]
+    Content(String),
+    #[error("--no-target-directory takes one source, which gets the name of the destination")]
+    OneName,
     #[error("two sources are named {0} and would land in the same place; use one command for each")]
     SameName(String),
 }
@@ -118,23 +124,32 @@ fn pull(first: Url, others: &[Url], target: Vec<u8>) -> Result<CopyRoute, RouteE
     })
 }
 
-/// Sources land under their own names, in one directory. (What has no name, as `.`, is looked at
-/// again once it has.)
-pub fn names_differ<'a>(sources: impl Iterator<Item = &'a [u8]>) -> Result<(), RouteError> {
+/// Sources land under their own names, in one directory. One without a name stands for its content,
+/// of which nobody knows yet whether the others' names are in it.
+fn names_differ<'a>(sources: impl Iterator<Item = &'a [u8]>) -> Result<(), RouteError> {
     let mut seen = HashSet::new();
-    let last = |path: &'a [u8]| {
-        path.rsplit(|&byte| byte == b'/')
-            .find(|part| !part.is_empty())
-    };
-    for name in sources
-        .filter_map(last)
-        .filter(|name| !matches!(*name, b"." | b".."))
-    {
-        if !seen.insert(name) {
-            return Err(RouteError::SameName(escape::name(name)));
+    let sources: Vec<&[u8]> = sources.collect();
+    for source in &sources {
+        match last_name(source) {
+            None if sources.len() > 1 => {
+                let shown = if source.is_empty() { b"/" } else { *source };
+                return Err(RouteError::Content(escape::name(shown)));
+            }
+            Some(name) if !seen.insert(name) => {
+                return Err(RouteError::SameName(escape::name(name)));
+            }
+            Some(_) | None => {}
         }
     }
     Ok(())
+}
+
+/// The name a source has by its path.
+fn last_name(path: &[u8]) -> Option<&[u8]> {
+    let last = path
+        .rsplit(|&byte| byte == b'/')
+        .find(|part| !part.is_empty());
+    last.filter(|name| !matches!(*name, b"." | b".."))
 }
 
 /// Whether sources must land inside the destination: it ends in `/` (or is the root), or there are

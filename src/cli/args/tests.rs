@@ -236,12 +236,21 @@ fn directions() {
     }
     for line in [
         "a/x b/y c",
-        "a/. b/. c",
-        "a/.. .. landro://h/c",
-        "landro://h/ landro://h c",
         "x x",
+        "a/. c",
+        "landro://h/ c",
+        ".. landro://h/c",
     ] {
         assert!(transfer(line).is_ok(), "{line}");
+    }
+    for (line, content) in [
+        ("a/. b c", "a/."),
+        ("a .. landro://h/c", ".."),
+        ("landro://h/x landro://h c", "/"),
+        ("landro://h/x/. landro://h/y c", "x/."),
+    ] {
+        let refused = Err(RouteError::Content(content.into()));
+        assert_eq!(transfer(line), refused, "{line}");
     }
     assert!(matches!(
         transfer("landro://h/% ."),

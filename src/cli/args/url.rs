@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::ids::{NameError, is_reserved_path, percent_decode};
+use crate::ids::percent_decode;
 
 use crate::cli::escape;
 
@@ -75,8 +75,6 @@ pub enum UrlError {
     Path(String),
     #[error("{0}: no path contains a NUL byte")]
     Nul(String),
-    #[error("{0}: {reserved}", reserved = NameError::Reserved)]
-    Reserved(String),
 }
 
 impl Operand {
@@ -95,7 +93,6 @@ impl Operand {
             _ if bytes.is_empty() => Err(UrlError::Empty("''".into())),
             _ if bytes.contains(&0) => Err(UrlError::Nul(escape::name(bytes))),
             _ if remote_colon(bytes).is_some() => Err(foreign(bytes)),
-            _ if is_reserved_path(bytes) => Err(UrlError::Reserved(escape::name(bytes))),
             _ => Ok(Operand::Local(bytes.to_vec())),
         }
     }
@@ -139,9 +136,6 @@ impl Url {
         let path = percent_decode(path).ok_or_else(|| UrlError::BadPercent(shown()))?;
         if path.contains(&0) {
             return Err(UrlError::Nul(shown()));
-        }
-        if is_reserved_path(&path) {
-            return Err(UrlError::Reserved(shown()));
         }
         let start = path.iter().position(|&b| b != b'/').unwrap_or(path.len());
         Ok(Url {
@@ -409,13 +403,6 @@ mod tests {
             assert!(matches!(url(bad), Err(UrlError::BadPercent(_))), "{bad}");
         }
         assert!(matches!(url("landro://h/a%00b"), Err(UrlError::Nul(_))));
-        for bad in [
-            "landro://h/.landro-x",
-            "landro://h/a/.landro-d/x",
-            "landro://h/a/%2elandro%2dx/",
-        ] {
-            assert!(matches!(url(bad), Err(UrlError::Reserved(_))), "{bad}");
-        }
     }
 
     #[test]
@@ -457,7 +444,7 @@ mod tests {
             ("host:é", "landro://host/%c3%a9"),
             ("12:30.log", "landro://12/30.log"),
             ("b d:x", "landro://HOST[:PORT]/PATH"),
-            ("host:.landro-x", "landro://HOST[:PORT]/PATH"),
+            ("host:.landro-x", "landro://host/.landro-x"),
         ] {
             let error = Operand::parse(OsStr::new(typed)).unwrap_err();
             let UrlError::Foreign { url: said, .. } = &error else {
@@ -491,10 +478,6 @@ mod tests {
         assert!(matches!(
             Operand::parse(OsStr::new("")),
             Err(UrlError::Empty(_))
-        ));
-        assert!(matches!(
-            Operand::parse(OsStr::new("a/.landro-x")),
-            Err(UrlError::Reserved(_))
         ));
     }
 }

@@ -2,15 +2,17 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use landro_sys::process::effective_uid;
 
 use crate::cli::args::CpArgs;
-use crate::cli::args::route::{self, CopyRoute, CopyWay};
+use crate::cli::args::route::{self, CopyRoute, CopyWay, RouteError};
 use crate::cli::args::url::DaemonName;
 use crate::cli::dial::{self, Dial};
+use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::copy::{CopyReporter, Style};
 use crate::cli::output::counting::Counting;
@@ -19,7 +21,7 @@ use crate::cli::output::shown::ShownPaths;
 use crate::cli::output::stats::ConnectionSeen;
 use crate::cli::say::without_numbers;
 use crate::engine::{ClientEvent, Ended, LocalCopy, now};
-use crate::ids::Fingerprint;
+use crate::ids::{CopyId, Fingerprint};
 use crate::proto::receive::MetadataOptions;
 use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
 use crate::proto::{Event, Outcome};
@@ -42,6 +44,9 @@ const NOT_KEPT: &str =
 pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     let (sources, destination) = args.sources_and_destination()?;
     let route = CopyRoute::parse(sources, destination)?;
+    if args.no_target_directory && route.sources.len() > 1 {
+        return Err(RouteError::OneName.into());
+    }
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut copying = Copying {
         reporter: CopyReporter::new(style(&args), ShownPaths::of(&route), counting(&route)),
@@ -124,7 +129,7 @@ impl Copying {
                     host,
                     own: end.own,
                     asked: self.reporter.target(),
-                    resumes,
+                    rerun: resumes.then(typed),
                     done: self.reporter.totals(),
                     verbose: self.args.verbose,
                 };
@@ -182,7 +187,7 @@ impl Copying {
     }
 
     fn with(&mut self, daemon: &DaemonName, route: &CopyRoute) -> Result<CopyEnd, CliError> {
-        let request = Request::Transfer(transfer(&self.args, route)?);
+        let request = Request::Transfer(transfer(&self.args, route));
         let dial = Dial {
             streams: self.args.streams,
             ..Dial::new(daemon, &self.args.trust, &self.args.engine)
@@ -200,7 +205,7 @@ impl Copying {
     }
 
     fn locally(&mut self, route: &CopyRoute) -> Result<CopyEnd, CliError> {
-        let copy = LocalCopy::start(transfer(&self.args, route)?)?;
+        let copy = LocalCopy::start(transfer(&self.args, route))?;
         let outcome = self.follow_locally(&copy)?;
         Ok(CopyEnd {
             ended: Ended::Outcome(outcome),
@@ -238,32 +243,42 @@ impl Copying {
     }
 }
 
-fn transfer(args: &CpArgs, route: &CopyRoute) -> Result<Transfer, CliError> {
+/// The command line of this process, for a shell.
+fn typed() -> String {
+    let words: Vec<String> = std::env::args_os()
+        .map(|word| escape::shell(word.as_bytes()))
+        .collect();
+    words.join(" ")
+}
+
+fn transfer(args: &CpArgs, route: &CopyRoute) -> Transfer {
     let bytes = |path: &Vec<u8>| Bytes::copy_from_slice(path);
-    let (direction, sources) = match route.way {
-        CopyWay::Pull { .. } => (Direction::Pull, route.sources.iter().map(bytes).collect()),
-        CopyWay::Push { .. } | CopyWay::Local => {
-            let sources: Vec<Bytes> = route.sources.iter().map(|path| named(path)).collect();
-            route::names_differ(sources.iter().map(|path| &path[..]))?;
-            (Direction::Push, sources)
-        }
+    let direction = match route.way {
+        CopyWay::Pull { .. } => Direction::Pull,
+        CopyWay::Push { .. } | CopyWay::Local => Direction::Push,
     };
     let target = match route.way {
         CopyWay::Push { .. } => without_slashes(&route.target),
+        CopyWay::Pull { .. } | CopyWay::Local if args.no_target_directory => {
+            without_slashes(&route.target)
+        }
         // A slash has a symlink of the user's own followed.
         CopyWay::Pull { .. } | CopyWay::Local => &route.target,
     };
-    Ok(Transfer {
+    Transfer {
         direction,
-        sources,
+        sources: route.sources.iter().map(bytes).collect(),
         target: Bytes::copy_from_slice(target),
         options: TransferOptions {
-            must_be_dir: route::must_be_dir(&route.target, route.sources.len()),
+            must_be_dir: !args.no_target_directory
+                && route::must_be_dir(&route.target, route.sources.len()),
             force: args.force,
             fsync: args.fsync,
             keep_dirlinks: args.keep_dirlinks,
             follow_named: !(args.no_dereference || args.archive),
             no_growing: args.no_growing,
+            no_target_dir: args.no_target_directory,
+            copy: Some(copy_id(route)),
             metadata: MetadataOptions {
                 no_perms: args.no_perms,
                 no_times: args.no_times,
@@ -276,21 +291,40 @@ fn transfer(args: &CpArgs, route: &CopyRoute) -> Result<Transfer, CliError> {
                 .map(|bytes| bytes.saturating_mul(8)),
             counts: args.json || CopyReporter::is_watched(args.quiet),
         },
-    })
+    }
 }
 
-/// A source that ends in `.` or `..` has no name to land under; its real path has. What has no real
-/// path is not there: the transfer says so, and goes on with the others.
-fn named(path: &[u8]) -> Bytes {
-    let last = path.rsplit(|&b| b == b'/').find(|part| !part.is_empty());
-    let real = match last {
-        Some(b"." | b"..") => Path::new(OsStr::from_bytes(path)).canonicalize().ok(),
-        _ => None,
+/// The same for every run of one command by one user, from whatever directory, and for no other.
+fn copy_id(route: &CopyRoute) -> CopyId {
+    let here = |path: &[u8]| {
+        let path = Path::new(OsStr::from_bytes(path));
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        // Without what slashes and dots are at its end.
+        absolute.components().collect::<PathBuf>().into_os_string()
     };
-    real.map_or_else(
-        || Bytes::copy_from_slice(path),
-        |real| Bytes::from(OsString::from(real).into_vec()),
-    )
+    let there = |path: &[u8]| OsString::from_vec(without_slashes(path).to_vec());
+    let is_pull = matches!(route.way, CopyWay::Pull { .. });
+    let is_push = matches!(route.way, CopyWay::Push { .. });
+    let mut hasher = blake3::Hasher::new_derive_key("landro 2026-11 id of a copy");
+    let mut add = |part: &[u8]| {
+        hasher.update(&(part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    };
+    add(&effective_uid().to_be_bytes());
+    add(route.way.name().as_bytes());
+    add(route
+        .way
+        .daemon()
+        .map_or_else(String::new, DaemonName::to_string)
+        .as_bytes());
+    for source in &route.sources {
+        add(if is_pull { there(source) } else { here(source) }.as_bytes());
+    }
+    let target = &route.target;
+    add(if is_push { there(target) } else { here(target) }.as_bytes());
+    let mut id = [0; 16];
+    id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    CopyId(id)
 }
 
 /// `must_be_dir` stands for them.
@@ -322,11 +356,25 @@ mod tests {
     }
 
     #[test]
-    fn dots_get_a_name() {
-        assert_eq!(named(b"a/b/"), "a/b/");
-        let here = named(b".");
-        assert!(here.starts_with(b"/") && !here.ends_with(b"."));
-        assert_eq!(named(b"/usr/../"), "/");
-        assert_eq!(named(b"/no such/.."), "/no such/..");
+    fn a_copy_is_the_same_however_it_is_typed() {
+        let id = |source: &str, target: &str| {
+            copy_id(&CopyRoute::parse(&[source.into()], &target.into()).unwrap())
+        };
+        let here = std::env::current_dir().unwrap();
+        let full = here.join("a").into_os_string().into_string().unwrap();
+        assert_eq!(id("a", "landro://h/b"), id(&full, "landro://h/b/"));
+        assert_eq!(id("./a/", "b"), id("a", "./b"));
+        let all = [
+            id("a", "b"),
+            id("b", "a"),
+            id("a", "landro://h/b"),
+            id("a", "landro://g/b"),
+            id("a", "landro://h/c"),
+            id("landro://h/a", "b"),
+            id("landro://h/b", "a"),
+        ];
+        for (at, one) in all.iter().enumerate() {
+            assert!(!all[..at].contains(one), "{at}");
+        }
     }
 }

@@ -1,9 +1,14 @@
 //! `landro ls`: a directory of a daemon, one line per entry.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use bytes::Bytes;
 
 use crate::cli::args::LsArgs;
-use crate::cli::args::url::Url;
+use crate::cli::args::url::{Operand, Url};
 use crate::cli::dial::{self, Dial};
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
@@ -11,22 +16,21 @@ use crate::cli::output::copy::WARNINGS_SHOWN;
 use crate::cli::output::outcome::{Parties, judge};
 use crate::cli::output::rows::{RowFormat, Rows};
 use crate::cli::say::{say, without_numbers};
-use crate::engine::ClientEvent;
+use crate::engine::{self, ClientEvent, Removal, Sight};
 use crate::proto::Event;
 use crate::proto::session::Request;
 use crate::signals::{Hangup, Signals};
 
 pub fn run(args: LsArgs) -> Result<Exit, CliError> {
-    let url = Url::parse(&args.url)?;
-    let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
-    let format = match (args.json, args.long) {
-        (true, _) => RowFormat::Json,
-        (false, true) => RowFormat::Long,
-        (false, false) => RowFormat::Names,
+    let url = match Operand::parse(&args.url)? {
+        Operand::Local(path) if args.partial => return partial_here(&path, &args),
+        _ => Url::parse(&args.url)?,
     };
-    let (mut rows, mut warnings) = (Rows::new(format, args.all, &url.path), 0);
+    let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
+    let (mut rows, mut warnings) = (rows(&args, &url.path), 0);
     let request = Request::List {
         path: Bytes::from(url.path.clone()),
+        partial: args.partial,
     };
     let result = dial::run(
         &Dial::new(&url.host, &args.trust, &args.engine),
@@ -66,6 +70,39 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
             exit
         }
     };
+    rows.finish(exit).map_err(CliError::Stdout)?;
+    Ok(exit)
+}
+
+/// Of unfinished files all is told.
+fn rows(args: &LsArgs, path: &[u8]) -> Rows {
+    let format = match (args.json, args.long || args.partial) {
+        (true, _) => RowFormat::Json,
+        (false, true) => RowFormat::Long,
+        (false, false) => RowFormat::Names,
+    };
+    Rows::new(format, args.all || args.partial, path)
+}
+
+/// Unfinished files in a local directory.
+fn partial_here(path: &[u8], args: &LsArgs) -> Result<Exit, CliError> {
+    let (mut rows, mut exit) = (rows(args, path), Exit::Done);
+    let dir = Path::new(OsStr::from_bytes(path));
+    let searched = engine::search_leftovers(dir, Removal::Nothing, &mut |sight| {
+        match sight {
+            Sight::File(left, _) => rows.take(left.path, left.meta, None),
+            Sight::Unreadable(path, error) => {
+                exit = Exit::Partial;
+                let why = io::Error::from_raw_os_error(error.errno);
+                rows.error("source", &format!("{}: {why}", escape::name(&path)));
+            }
+        }
+        true
+    });
+    searched.map_err(|error| CliError::Search {
+        path: escape::name(path),
+        source: io::Error::from_raw_os_error(error.errno),
+    })?;
     rows.finish(exit).map_err(CliError::Stdout)?;
     Ok(exit)
 }

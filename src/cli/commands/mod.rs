@@ -1,6 +1,7 @@
 //! What `landro` does for each of its commands: a file for each.
 
 mod bench;
+mod clean;
 mod cp;
 mod id;
 mod ls;
@@ -15,6 +16,7 @@ pub fn run(command: CliCommand) -> Result<Exit, CliError> {
         CliCommand::Serve(args) => serve::run(args),
         CliCommand::Cp(args) => cp::run(args),
         CliCommand::Ls(args) => ls::run(args),
+        CliCommand::Clean(args) => clean::run(args),
         CliCommand::Bench(args) => bench::run(args),
         CliCommand::Id(args) => id::run(args),
     }

@@ -40,6 +40,7 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
         }),
         authorized_peers: dir.join("authorized_peers"),
         allow: args.allow,
+        partial_max_age: args.partial_max_age,
         restrict: match (args.read_only, args.write_only) {
             (true, _) => Restrict::ReadOnly,
             (_, true) => Restrict::WriteOnly,

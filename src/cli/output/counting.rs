@@ -13,7 +13,6 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, bounded};
 
 use super::progress::Amount;
-use crate::ids::is_reserved_path;
 
 /// A transfer whose walk is over by then needs no other, and pays for none.
 const COUNT_AFTER: Duration = Duration::from_secs(2);
@@ -113,12 +112,10 @@ fn count(
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        if !is_reserved_path(entry.file_name().as_bytes()) {
-            let meta = entry.metadata();
-            match meta.as_ref().is_ok_and(Metadata::is_dir) {
-                true => count(&entry.path(), meta, depth + 1, (amount, stop)),
-                false => count(Path::new(""), meta, depth + 1, (amount, stop)),
-            }
+        let meta = entry.metadata();
+        match meta.as_ref().is_ok_and(Metadata::is_dir) {
+            true => count(&entry.path(), meta, depth + 1, (amount, stop)),
+            false => count(Path::new(""), meta, depth + 1, (amount, stop)),
         }
     }
 }
@@ -137,7 +134,6 @@ mod tests {
         for (name, size_bytes) in [("f", 10), ("a/g", 0), ("a/b/h", 5)] {
             fs::write(at(name), vec![0; size_bytes]).unwrap();
         }
-        fs::write(at("a/.landro-0123456789abcdef.part"), "not this").unwrap();
         symlink("f", at("link")).unwrap();
         symlink(root.path(), at("a/loop")).unwrap();
         let source = root.path().as_os_str().as_bytes().to_vec();

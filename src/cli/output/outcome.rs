@@ -21,8 +21,8 @@ pub struct Parties<'a> {
     pub own: Option<Fingerprint>,
     /// The path that the daemon was asked for, or where things were to go here, as typed.
     pub asked: String,
-    /// A rerun goes on where this ended.
-    pub resumes: bool,
+    /// The command that goes on where this ended, if one does.
+    pub rerun: Option<String>,
     /// What had come of it when it ended, where the session cannot say.
     pub done: Totals,
     /// System calls and errno are wanted.
@@ -99,8 +99,9 @@ impl Parties<'_> {
             let moved = amount::bytes(done.sent_bytes);
             text = format!("; {files} done, {moved} moved");
         }
-        if self.resumes {
-            text.push_str("; run the same command again, it resumes");
+        if let Some(command) = &self.rerun {
+            text.push_str("; the same command again resumes it: ");
+            text.push_str(command);
         }
         text
     }
@@ -309,7 +310,7 @@ mod tests {
             &Parties {
                 host: Some(&host),
                 own: Some(Fingerprint([0; 32])),
-                resumes: true,
+                rerun: Some("landro cp a landro://h/".to_owned()),
                 ..Parties::default()
             },
         )

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::ids::{Fingerprint, NAME_MAX_BYTES, PATH_MAX_BYTES, is_reserved_path, percent_decode};
+use crate::ids::{Fingerprint, NAME_MAX_BYTES, PATH_MAX_BYTES, percent_decode};
 
 use super::MAX_PEERS;
 
@@ -145,11 +145,6 @@ fn sub_directory(typed: &str) -> Result<Vec<u8>, Problem> {
     if bytes.starts_with(b"/") {
         return Err(Problem::Path(
             "begins with /, but is relative to the served directory",
-        ));
-    }
-    if is_reserved_path(&bytes) {
-        return Err(Problem::Path(
-            "has a name that begins with .landro-, reserved for unfinished transfers",
         ));
     }
     let parts: Vec<&[u8]> = bytes

@@ -10,9 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use landro_sys::{Backend, Completion, Driver, DriverConfig, FileOp, Pool, run};
 
-use crate::disk::names::{c_string, journal, part};
+use crate::disk::marks::head;
+use crate::disk::names::{TemporaryName, Use, c_string};
 use crate::disk::{Base, Disk, ServedRoot, Side, Space};
-use crate::ids::{Name, OpId, is_reserved_path};
+use crate::ids::{Name, OpId};
 use crate::proto::sim::Rng;
 use crate::proto::sim::disk::{Body, Disk as Imaginary, Ino};
 use crate::proto::sim::ops::Handles;
@@ -192,13 +193,15 @@ impl Real {
         self.compare_dir(disk, Imaginary::ROOT, b"", &mut parts);
         for ((dir, name), imagined) in &disk.parts {
             let name = Name::new(Bytes::from(name.clone())).unwrap();
-            for (of, data) in [
-                (part(&name), &imagined.data),
-                (journal(&name), &imagined.journal),
+            let head = head(name.as_bytes());
+            for (purpose, head, data) in [
+                (Use::Part, &[][..], &imagined.data),
+                (Use::Journal, &head[..], &imagined.journal),
             ] {
+                let of = TemporaryName::of(name.as_bytes(), purpose, 0).to_c();
                 let found = parts.remove(&(*dir, of.as_bytes().to_vec()));
                 assert!(
-                    found.as_ref() == Some(data),
+                    found == Some([head, &data[..]].concat()),
                     "{of:?} differs or is not there"
                 );
             }
@@ -217,7 +220,7 @@ impl Real {
         for entry in fs::read_dir(path_below(self.root(), path)).unwrap() {
             let entry = entry.unwrap();
             let name = entry.file_name().into_encoded_bytes();
-            if is_reserved_path(&name) {
+            if name.starts_with(b".landro-") {
                 parts.insert((dir, name), fs::read(entry.path()).unwrap());
             } else {
                 names.push(name);
@@ -291,11 +294,15 @@ fn below(root: &Path, cmd: DiskOp) -> DiskOp {
         DiskOp::ResolveTarget {
             path,
             must_be_dir,
+            no_target_dir,
+            copy,
             dir,
             fsync,
         } => DiskOp::ResolveTarget {
             path: full(&path),
             must_be_dir,
+            no_target_dir,
+            copy,
             dir,
             fsync,
         },

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::executors::{path_below, set};
 use super::{DiskAnswer, LIST_ENTRIES};
-use crate::ids::{ChunkIndex, DirId, FileId, Name};
+use crate::ids::{ChunkIndex, CopyId, DirId, FileId, Name};
 use crate::proto::chunk::{chunk_count, chunk_len_bytes, chunk_offset, is_resumable};
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::{Header, RecordKey, Storage};
@@ -269,9 +269,17 @@ impl Script {
         DiskOp::ResolveTarget {
             path,
             must_be_dir: self.rng.chance(50),
+            no_target_dir: self.rng.chance(10),
+            copy: self.copy(),
             dir: self.new_dir(),
             fsync: false,
         }
+    }
+
+    /// Few, so that they meet again.
+    fn copy(&mut self) -> Option<CopyId> {
+        self.rng
+            .pick(&[None, Some(CopyId([1; 16])), Some(CopyId([2; 16]))])
     }
 
     fn open_dir(&mut self) -> Option<DiskOp> {
@@ -328,6 +336,7 @@ impl Script {
             dir: self.new_dir(),
             keep_dirlinks: false,
             is_plain: false,
+            copy: self.copy(),
             fsync: false,
         })
     }
@@ -363,6 +372,7 @@ impl Script {
                 dir,
                 mode,
                 mtime,
+                ends_copy: self.copy(),
                 fsync: false,
             });
         }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::orders::{ReceiveOrder, ReceiveReport};
 use super::{MetadataOptions, ReceiverConfig};
-use crate::ids::{DirId, EntryId, Name, OpId};
+use crate::ids::{CopyId, DirId, EntryId, Name, OpId};
 use crate::proto::entries::{EntryMap, IdHasher};
 use crate::proto::errors::{Violation, corrupted, violation};
 use crate::proto::ports::{Announced, GrownFiles, OpOwner, Ops, Ports};
@@ -38,7 +38,7 @@ pub struct ReceivePlan {
     options: PutOptions,
     window: u32,
     target: Target,
-    /// Within one host: what the target is, and every directory it lies in.
+    /// What the target is, and every directory it lies in.
     above: Vec<ObjectId>,
     ops: Ops<ReceivePlanOp>,
     lookups: Lookups,
@@ -65,6 +65,8 @@ struct PutOptions {
     force: bool,
     fsync: bool,
     keep_dirlinks: bool,
+    no_target_dir: bool,
+    copy: Option<CopyId>,
     /// A count may come, which is once.
     counts: bool,
     metadata: MetadataOptions,
@@ -112,14 +114,14 @@ pub enum Target {
 #[derive(Debug)]
 pub enum ReceivePlanOp {
     Target,
-    /// Within one host, behind `Target`.
+    /// Behind `Target`.
     Above {
         rename: Option<Name>,
     },
     MakeDir {
         dir: usize,
     },
-    /// Within one host, behind `MakeDir`.
+    /// Behind `MakeDir`, where both sides are on one host.
     StatDir {
         dir: usize,
         found: DirFound,
@@ -225,6 +227,8 @@ impl ReceivePlan {
             force: config.force,
             fsync: config.fsync,
             keep_dirlinks: config.keep_dirlinks,
+            no_target_dir: config.no_target_dir,
+            copy: config.copy,
             counts: config.counts,
             metadata: config.metadata,
         };
@@ -257,6 +261,8 @@ impl ReceivePlan {
         let cmd = DiskOp::ResolveTarget {
             path: config.target,
             must_be_dir: config.must_be_dir,
+            no_target_dir: config.no_target_dir,
+            copy: config.copy,
             dir: TargetTree::TARGET,
             fsync: config.fsync,
         };
@@ -266,6 +272,10 @@ impl ReceivePlan {
 
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    pub fn above(&self) -> &[ObjectId] {
+        &self.above
     }
 
     pub fn announced(&self) -> Announced {
@@ -380,7 +390,7 @@ impl ReceivePlan {
         }
         match op {
             ReceivePlanOp::Target => self.target_resolved(ports, result),
-            ReceivePlanOp::Above { rename } => self.above_found(rename, result),
+            ReceivePlanOp::Above { rename } => self.above_found(ports, rename, result),
             ReceivePlanOp::StatDir { dir, found } => {
                 self.dir_identified(ports, dir, found, result);
             }

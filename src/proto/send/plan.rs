@@ -22,6 +22,7 @@ use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::entries::EntryMap;
 use crate::proto::integrity::Tree;
 use crate::proto::path::join;
+use crate::proto::place::NearPlace;
 use crate::proto::ports::{Announced, GrownFiles, OpOwner, Ops, Ports};
 use crate::proto::wire::Message;
 use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
@@ -39,6 +40,8 @@ const DIR_BYTES: u64 = 1000;
 pub struct SendPlan {
     client: bool,
     carriage: Carriage,
+    /// The receiver's target, if it is on this host.
+    near: Option<NearPlace>,
     window: u32,
     ops: Ops<SendPlanOp>,
     entries: EntryMap<SentEntry>,
@@ -163,6 +166,7 @@ impl SendPlan {
         SendPlan {
             client: config.client,
             carriage: config.carriage,
+            near: config.near,
             window: config.window.max(1),
             ops: Ops::of(OpOwner::Plan),
             entries: EntryMap::default(),

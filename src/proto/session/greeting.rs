@@ -11,15 +11,16 @@ use super::{
     BenchWork, Direction, End, Grant, HELLO_TIMEOUT, Limits, Request, Session, Sources, Stage,
     Told, Transfer, TransferOptions,
 };
-use crate::ids::PATH_MAX_BYTES;
+use crate::ids::{CopyId, PATH_MAX_BYTES};
 use crate::proto::bench::{Bench, BenchRole, MAX_BENCH};
 use crate::proto::errors::{Violation, violation};
 use crate::proto::path::own_name;
+use crate::proto::place::Place;
 use crate::proto::ports::Ports;
 use crate::proto::receive::{MetadataOptions, Receiver, ReceiverConfig};
 use crate::proto::send::{Sender, SenderConfig};
 use crate::proto::wire::{
-    self, BenchMode, Decoder, Hello, MAX_SOURCES, Message, VERSION, Welcome, WireRequest,
+    self, BenchMode, Decoder, Hello, MAX_SOURCES, Message, VERSION, Welcome, WirePlace, WireRequest,
 };
 use crate::proto::{Event, SessionError, SessionErrorCode, Verb};
 
@@ -40,8 +41,8 @@ impl Session {
                 Direction::Pull => begin_pull(now, &mut ports, transfer, &limits),
                 Direction::Push => begin_push(transfer),
             },
-            Request::List { path } => {
-                let asked = WireRequest::List { path };
+            Request::List { path, partial } => {
+                let asked = WireRequest::List { path, partial };
                 await_welcome(Role::Read, asked, None)
             }
             Request::Bench { work, duration } => begin_bench(now, work, duration, &limits),
@@ -97,7 +98,7 @@ impl Session {
     /// Says `Hello`, if what is asked can be said at all.
     fn greet(&mut self, request: WireRequest, bwlimit_bps: Option<u64>, counts: bool) {
         let (paths_fit, few) = match &request {
-            WireRequest::Push { target: path, .. } | WireRequest::List { path } => {
+            WireRequest::Push { target: path, .. } | WireRequest::List { path, .. } => {
                 (path.len() <= PATH_MAX_BYTES, true)
             }
             WireRequest::Pull { sources, .. } => (
@@ -144,6 +145,7 @@ impl Session {
                     sources: paths,
                     follow_named: options.follow_named,
                     no_growing: options.no_growing,
+                    place: self.place().map(Into::into),
                 };
                 self.greet(asked, options.bwlimit_bps, options.counts);
             }
@@ -156,8 +158,17 @@ impl Session {
             version: VERSION,
             entry_window,
             inside: self.role.lands_inside(),
+            place: self.place().map(Into::into),
         }));
         self.ports.event(Event::Started);
+    }
+
+    /// Where what this side receives is to land.
+    fn place(&self) -> Option<Place> {
+        match (&self.role, self.limits.host_key) {
+            (Role::Receive(receiver), Some(key)) => Some(key.place(receiver.above())),
+            _ => None,
+        }
     }
 
     /// Server: what the client wants.
@@ -197,6 +208,8 @@ impl Session {
                 no_perms,
                 no_times,
                 dir_modes,
+                no_target_dir,
+                copy,
             } => {
                 let metadata = MetadataOptions {
                     no_perms,
@@ -209,24 +222,33 @@ impl Session {
                     fsync,
                     keep_dirlinks,
                     metadata,
+                    no_target_dir,
+                    copy: copy.map(|copy| CopyId(copy.into())),
                     ..TransferOptions::default()
                 };
                 let config = receiver_config(false, target, options, single, &self.limits);
-                let receiver = Receiver::new(now, &mut self.ports, config);
-                self.role = Role::Receive(Box::new(receiver));
-                self.stage = Stage::Placing { ask: None };
+                self.receive(now, config);
             }
             WireRequest::Pull { .. } => self.serve_files(now, &hello)?,
-            WireRequest::List { path } => {
-                self.welcome();
-                let lister = Lister::new(&mut self.ports, path);
-                self.run(Role::List(Box::new(lister)));
-            }
+            WireRequest::List { path, partial } => self.serve_rows(path, partial),
             WireRequest::Bench { mode, milliseconds } => {
                 self.serve_bench(now, mode, milliseconds, hello.streams);
             }
         }
         Ok(())
+    }
+
+    fn serve_rows(&mut self, path: Bytes, partial: bool) {
+        self.welcome();
+        let lister = Lister::new(&mut self.ports, path, partial);
+        self.run(Role::List(Box::new(lister)));
+    }
+
+    /// Looks the target of a push up.
+    fn receive(&mut self, now: Instant, config: ReceiverConfig) {
+        let receiver = Receiver::new(now, &mut self.ports, config);
+        self.role = Role::Receive(Box::new(receiver));
+        self.stage = Stage::Placing { ask: None };
     }
 
     fn run(&mut self, role: Role) {
@@ -238,6 +260,7 @@ impl Session {
             sources,
             follow_named,
             no_growing,
+            place,
         } = &hello.request
         else {
             return Ok(());
@@ -249,7 +272,8 @@ impl Session {
             ..TransferOptions::default()
         };
         let paths = sources.clone();
-        let mut config = self.sender_config(Sources { paths, options }, hello.entry_window)?;
+        let sources = Sources { paths, options };
+        let mut config = self.sender_config(sources, hello.entry_window, place.clone())?;
         config.counts = hello.counts;
         if let Some(streams) = hello.streams {
             let max = &mut config.parallel.max_concurrent_streams;
@@ -288,7 +312,7 @@ impl Session {
     }
 
     /// Client: the server accepted.
-    pub(super) fn on_welcome(&mut self, now: Instant, welcome: &Welcome) -> Result<(), Violation> {
+    pub(super) fn on_welcome(&mut self, now: Instant, welcome: Welcome) -> Result<(), Violation> {
         if welcome.version != VERSION {
             return violation(format!(
                 "the server welcomed version {VERSION} with version {}",
@@ -304,7 +328,7 @@ impl Session {
         {
             let inside = welcome.inside;
             self.ports.event(Event::Placed { inside });
-            let config = self.sender_config(sources, welcome.entry_window)?;
+            let config = self.sender_config(sources, welcome.entry_window, welcome.place)?;
             self.role = Role::Send(Box::new(Sender::new(now, config)));
         }
         if let Role::Bench(bench) = &mut self.role {
@@ -313,14 +337,21 @@ impl Session {
         Ok(())
     }
 
-    fn sender_config(&self, sources: Sources, peer_window: u32) -> Result<SenderConfig, Violation> {
+    fn sender_config(
+        &self,
+        sources: Sources,
+        peer_window: u32,
+        place: Option<WirePlace>,
+    ) -> Result<SenderConfig, Violation> {
         if peer_window == 0 {
             return violation("an entry window of 0 lets nothing through");
         }
         let Sources { paths, options } = sources;
+        let key = self.limits.host_key;
         Ok(SenderConfig {
             client: self.client,
             sources: paths,
+            near: key.and_then(|key| key.understand(place?.into())),
             window: peer_window.min(self.limits.entry_window),
             read_ahead_bytes: self.limits.read_ahead_bytes as u64,
             read_ahead_in_place_bytes: self.limits.read_ahead_in_place_bytes as u64,
@@ -343,7 +374,7 @@ fn asked(request: &WireRequest) -> Event {
             let first = sources.first().cloned().unwrap_or_default();
             (Verb::Pull, first, sources.len().saturating_sub(1))
         }
-        WireRequest::List { path } => (Verb::List, path.clone(), 0),
+        WireRequest::List { path, .. } => (Verb::List, path.clone(), 0),
         WireRequest::Bench { .. } => (Verb::Bench, Bytes::new(), 0),
     };
     Event::Asked { verb, path, more }
@@ -393,6 +424,8 @@ fn begin_push(transfer: Transfer) -> SessionStart {
         force,
         fsync,
         keep_dirlinks,
+        no_target_dir,
+        copy,
         metadata,
         follow_named: _,
         no_growing: _,
@@ -410,6 +443,8 @@ fn begin_push(transfer: Transfer) -> SessionStart {
         no_perms: metadata.no_perms,
         no_times: metadata.no_times,
         dir_modes: metadata.dir_modes,
+        no_target_dir,
+        copy: copy.map(|copy| copy.0.into()),
     };
     let send = Sources {
         paths: transfer.sources,
@@ -457,6 +492,8 @@ fn receiver_config(
         force: options.force,
         fsync: options.fsync,
         keep_dirlinks: options.keep_dirlinks,
+        no_target_dir: options.no_target_dir && single,
+        copy: options.copy.filter(|_| single),
         metadata: options.metadata,
         window: limits.entry_window,
         write_behind_bytes: limits.write_behind_bytes as u64,

@@ -1,12 +1,17 @@
-//! A server's answer to `ls`: the rows of one directory, or the one thing the path is.
+//! A server's answer to `ls`: the rows of one directory, or the one thing the path is; or all
+//! unfinished files below.
 //!
 //! Rows go in batches; the client acknowledges each, and only so many are under way: a client that
 //! never reads does not make the server hold a huge directory.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
-use crate::ids::{DirId, OpId};
+use crate::ids::{DirId, Name, OpId};
+use crate::proto::chunk::MAX_DEPTH;
 use crate::proto::errors::{Access, Violation, session_error, violation};
+use crate::proto::path::join;
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::wire::{ListItem, Message, MessageBatch};
 use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, SessionError};
@@ -18,14 +23,22 @@ const BATCHES_AHEAD: u32 = 8;
 const LIST_ENTRIES: usize = 256;
 
 const PARENT: DirId = DirId(0);
-const LISTED: DirId = DirId(1);
+
+/// Directories below are numbered on from here.
+const LISTED: u32 = 1;
 
 /// What a disk operation was for.
 #[derive(Debug)]
 enum ListOp {
     Source,
-    Open,
+    /// A directory, by its path from the listed one.
+    Open {
+        dir: DirId,
+        path: Bytes,
+    },
     List,
+    /// An unfinished file in the innermost directory.
+    Look,
     Close,
 }
 
@@ -35,10 +48,24 @@ pub struct Lister {
     state: ListState,
     rows: MessageBatch<ListItem>,
     ahead: u32,
+    /// Unfinished files are listed, and looked for below.
+    partial: bool,
     parent_open: bool,
-    dir_open: bool,
+    /// Open, the innermost last; more than one only where unfinished files are looked for.
+    dirs: Vec<ListedDir>,
+    last_dir: u32,
     stopping: bool,
     closed: bool,
+}
+
+/// A directory that is being listed.
+#[derive(Debug)]
+struct ListedDir {
+    id: DirId,
+    path: Bytes,
+    /// Of one batch of names, those that are to be looked at or into.
+    pending: VecDeque<Listed>,
+    ended: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -53,26 +80,25 @@ enum ListState {
 }
 
 impl Lister {
-    pub fn new(ports: &mut Ports, path: Bytes) -> Lister {
+    pub fn new(ports: &mut Ports, path: Bytes, partial: bool) -> Lister {
         let mut lister = Lister {
             ops: Ops::of(OpOwner::Plan),
             state: ListState::Opening,
             rows: MessageBatch::default(),
             ahead: 0,
+            partial,
             parent_open: false,
-            dir_open: false,
+            dirs: Vec::new(),
+            last_dir: LISTED,
             stopping: false,
             closed: false,
         };
-        lister.ops.start(
-            ports,
-            ListOp::Source,
-            DiskOp::ResolveSource {
-                path,
-                follow: false,
-                dir: PARENT,
-            },
-        );
+        let cmd = DiskOp::ResolveSource {
+            path,
+            follow: false,
+            dir: PARENT,
+        };
+        lister.ops.start(ports, ListOp::Source, cmd);
         lister
     }
 
@@ -94,74 +120,152 @@ impl Lister {
             return;
         };
         if self.stopping {
-            self.parent_open |= matches!(op, ListOp::Source) && result.is_ok();
-            self.dir_open |= matches!(op, ListOp::Open) && result.is_ok();
+            match op {
+                ListOp::Source => self.parent_open |= result.is_ok(),
+                ListOp::Open { dir, path } if result.is_ok() => self.enter(dir, path),
+                ListOp::Open { .. } | ListOp::List | ListOp::Look | ListOp::Close => {}
+            }
             return;
         }
         match (op, result) {
+            // What is below and cannot be looked into is not what was asked for.
+            (ListOp::Open { .. } | ListOp::List | ListOp::Look, Err(_))
+                if self.partial && !self.dirs.is_empty() =>
+            {
+                self.pass_over();
+                self.read_on(ports);
+            }
             (_, Err(error)) => {
                 self.state = ListState::Failed(session_error(Access::Read, &error));
             }
-            (
-                ListOp::Source,
-                Ok(DiskDone::Source {
-                    name, meta, link, ..
-                }),
-            ) => {
-                self.parent_open = true;
-                if meta.kind == Kind::Directory {
-                    self.ops.start(
-                        ports,
-                        ListOp::Open,
-                        DiskOp::OpenDir {
-                            parent: PARENT,
-                            name,
-                            dir: LISTED,
-                        },
-                    );
-                } else {
-                    let name = name.map_or(Bytes::from_static(b"."), |name| name.bytes());
-                    self.add(ports, ListItem { name, meta, link });
-                    self.end(ports);
-                }
-            }
-            (ListOp::Open, Ok(_)) => {
-                self.dir_open = true;
+            (ListOp::Source, Ok(done)) => self.source_found(ports, done),
+            (ListOp::Open { dir, path }, Ok(_)) => {
+                self.enter(dir, path);
                 self.state = ListState::Reading;
                 self.read_on(ports);
             }
             (ListOp::List, Ok(DiskDone::Listed { entries, end })) => {
-                for Listed { name, found } in entries {
-                    // What vanished between reading its name and looking at it is not there.
-                    if let Ok((meta, link)) = found {
-                        self.add(ports, ListItem { name, meta, link });
-                    }
-                }
-                if end {
-                    self.end(ports)
-                } else {
-                    self.read_on(ports)
-                }
+                self.listed(ports, entries, end);
             }
-            (ListOp::Source | ListOp::List, Ok(_)) => {
+            (ListOp::Look, Ok(DiskDone::Unfinished(found))) => {
+                if let (Some((name, meta)), Some(dir)) = (found, self.dirs.last()) {
+                    let (name, link) = (join(&dir.path, &name), None);
+                    self.add(ports, ListItem { name, meta, link });
+                }
+                self.read_on(ports);
+            }
+            (ListOp::List | ListOp::Look, Ok(_)) => {
                 debug_assert!(false, "the disk layer answered something else")
             }
-            // Only stopping closes.
-            (ListOp::Close, Ok(_)) => {}
+            // Behind a directory below; else only stopping closes.
+            (ListOp::Close, Ok(_)) => self.read_on(ports),
+        }
+    }
+
+    fn source_found(&mut self, ports: &mut Ports, done: DiskDone) {
+        let DiskDone::Source {
+            name, meta, link, ..
+        } = done
+        else {
+            debug_assert!(false, "the disk layer answered something else");
+            return;
+        };
+        self.parent_open = true;
+        if meta.kind == Kind::Directory {
+            return self.open(ports, PARENT, name, Bytes::new());
+        }
+        if !self.partial {
+            let name = name.map_or(Bytes::from_static(b"."), |name| name.bytes());
+            self.add(ports, ListItem { name, meta, link });
+        }
+        self.end(ports);
+    }
+
+    fn open(&mut self, ports: &mut Ports, parent: DirId, name: Option<Name>, path: Bytes) {
+        let dir = DirId(self.last_dir);
+        self.last_dir = self.last_dir.wrapping_add(1);
+        let cmd = DiskOp::OpenDir { parent, name, dir };
+        self.ops.start(ports, ListOp::Open { dir, path }, cmd);
+    }
+
+    fn enter(&mut self, id: DirId, path: Bytes) {
+        self.dirs.push(ListedDir {
+            id,
+            path,
+            pending: VecDeque::new(),
+            ended: false,
+        });
+    }
+
+    fn listed(&mut self, ports: &mut Ports, entries: Vec<Listed>, end: bool) {
+        let Some(dir) = self.dirs.last_mut() else {
+            return;
+        };
+        dir.ended = end;
+        if self.partial {
+            let is_wanted = |listed: &Listed| match &listed.found {
+                Ok((meta, _)) => meta.kind == Kind::Directory,
+                Err(error) => *error == DiskError::UNFINISHED,
+            };
+            dir.pending.extend(entries.into_iter().filter(is_wanted));
+            return self.read_on(ports);
+        }
+        for Listed { name, found } in entries {
+            // What vanished between reading its name and looking at it is not there; an unfinished
+            // file is nobody's to see.
+            if let Ok((meta, link)) = found {
+                self.add(ports, ListItem { name, meta, link });
+            }
+        }
+        self.read_on(ports);
+    }
+
+    /// A directory below that cannot be read (further).
+    fn pass_over(&mut self) {
+        if let Some(dir) = self.dirs.last_mut()
+            && dir.pending.is_empty()
+        {
+            dir.ended = true;
         }
     }
 
     fn read_on(&mut self, ports: &mut Ports) {
-        if self.state == ListState::Reading
+        while self.state == ListState::Reading
             && !self.closed
             && self.ops.in_flight() == 0
             && self.ahead < BATCHES_AHEAD
         {
-            let cmd = DiskOp::List {
-                dir: LISTED,
-                max_entries: LIST_ENTRIES,
+            let depth = self.dirs.len();
+            let Some(dir) = self.dirs.last_mut() else {
+                return self.end(ports);
             };
-            self.ops.start(ports, ListOp::List, cmd);
+            let id = dir.id;
+            match dir.pending.pop_front() {
+                Some(Listed { name, found: Ok(_) }) => {
+                    let path = join(&dir.path, &name);
+                    if let (Ok(name), true) = (Name::new(name), depth < MAX_DEPTH) {
+                        self.open(ports, id, Some(name), path);
+                    }
+                }
+                Some(Listed { name, .. }) => {
+                    let cmd = DiskOp::LookUnfinished { dir: id, name };
+                    self.ops.start(ports, ListOp::Look, cmd);
+                }
+                // The listed directory itself is closed at the end.
+                None if dir.ended && depth == 1 => return self.end(ports),
+                None if dir.ended => {
+                    self.dirs.pop();
+                    let cmd = DiskOp::CloseDir { dir: id };
+                    self.ops.start(ports, ListOp::Close, cmd);
+                }
+                None => {
+                    let cmd = DiskOp::List {
+                        dir: id,
+                        max_entries: LIST_ENTRIES,
+                    };
+                    self.ops.start(ports, ListOp::List, cmd);
+                }
+            }
         }
     }
 
@@ -201,11 +305,11 @@ impl Lister {
             return;
         }
         self.closed = true;
-        for (dir, open) in [(PARENT, self.parent_open), (LISTED, self.dir_open)] {
-            if open {
-                self.ops
-                    .start(ports, ListOp::Close, DiskOp::CloseDir { dir });
-            }
+        let parent = self.parent_open.then_some(PARENT);
+        let dirs = self.dirs.drain(..).map(|dir| dir.id);
+        for dir in parent.into_iter().chain(dirs) {
+            self.ops
+                .start(ports, ListOp::Close, DiskOp::CloseDir { dir });
         }
     }
 

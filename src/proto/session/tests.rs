@@ -35,6 +35,7 @@ fn limits() -> Limits {
         read_ahead_bytes: 1 << 20,
         read_ahead_in_place_bytes: 1 << 20,
         carriage: Carriage::Bytes,
+        host_key: None,
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
         patience: Some(PATIENCE),
@@ -75,6 +76,7 @@ fn welcome() -> Message {
         version: VERSION,
         entry_window: 4,
         inside: false,
+        place: None,
     })
 }
 
@@ -90,6 +92,8 @@ fn wire_push() -> WireRequest {
         no_perms: false,
         no_times: false,
         dir_modes: false,
+        no_target_dir: false,
+        copy: None,
     }
 }
 
@@ -117,6 +121,7 @@ fn a_server_sends_what_was_asked_for_and_no_more() {
     ] {
         let mut client = Bench::client(pull());
         client.answer(Ok(DiskDone::Target { name: None }));
+        client.answer(Ok(DiskDone::Above(Vec::new())));
         client.hear(welcome());
         let items = names.iter().zip(1..).map(|(name, id)| {
             Item::Entry(wire::Entry {
@@ -281,7 +286,10 @@ fn another_version_is_refused() {
 
 #[test]
 fn rights_are_checked() {
-    let list = WireRequest::List { path: Bytes::new() };
+    let list = WireRequest::List {
+        path: Bytes::new(),
+        partial: false,
+    };
     for (grant, request) in [
         (
             Grant {
@@ -299,6 +307,7 @@ fn rights_are_checked() {
                 sources: vec![],
                 follow_named: false,
                 no_growing: false,
+                place: None,
             },
         ),
         (
@@ -345,6 +354,7 @@ fn a_pull_looks_at_its_own_target_first() {
 
     let mut client = Bench::client(pull());
     client.answer(Ok(DiskDone::Target { name: None }));
+    client.answer(Ok(DiskDone::Above(Vec::new())));
     assert!(matches!(
         client.said[..],
         [Message::Hello(Hello {
@@ -360,10 +370,12 @@ fn too_many_sources_are_refused_at_once() {
     let request = transfer(Direction::Pull, sources);
     let mut client = Bench::client(request);
     client.answer(Ok(DiskDone::Target { name: None }));
+    client.answer(Ok(DiskDone::Above(Vec::new())));
     client.settle();
     assert_eq!(client.refusal(), SessionErrorCode::Unsupported);
     let long = Request::List {
         path: Bytes::from(vec![b'x'; 5000]),
+        partial: false,
     };
     assert_eq!(Bench::client(long).refusal(), SessionErrorCode::Unsupported);
 }
@@ -380,7 +392,13 @@ fn cancel_ends_every_state_once() {
     let mut receiving = Bench::server();
     receiving.hear(hello(VERSION, wire_push()));
     let mut listing = Bench::server();
-    listing.hear(hello(VERSION, WireRequest::List { path: Bytes::new() }));
+    listing.hear(hello(
+        VERSION,
+        WireRequest::List {
+            path: Bytes::new(),
+            partial: false,
+        },
+    ));
     benches.extend([pushing, receiving, listing]);
     for mut bench in benches {
         let said = bench.said.len();
@@ -408,6 +426,7 @@ fn a_lost_transport_is_told_after_everything_is_closed() {
     let mut server = Bench::server();
     server.hear(hello(VERSION, wire_push()));
     server.answer(Ok(DiskDone::Target { name: None }));
+    server.answer(Ok(DiskDone::Above(Vec::new())));
     server.input(Input::ControlClosed);
     assert_eq!(server.outcome, None);
     assert!(matches!(server.disk[..], [(_, DiskOp::CloseDir { .. })]));
@@ -448,7 +467,13 @@ fn names(from: usize, count: usize) -> Vec<Listed> {
 #[test]
 fn a_listing_waits_for_a_client_that_reads() {
     let mut server = Bench::server();
-    server.hear(hello(VERSION, WireRequest::List { path: Bytes::new() }));
+    server.hear(hello(
+        VERSION,
+        WireRequest::List {
+            path: Bytes::new(),
+            partial: false,
+        },
+    ));
     server.answer(Ok(DiskDone::Source {
         name: None,
         meta: meta(Kind::Directory),
@@ -490,7 +515,10 @@ fn a_listing_waits_for_a_client_that_reads() {
 
 #[test]
 fn a_client_reads_a_listing() {
-    let mut client = Bench::client(Request::List { path: Bytes::new() });
+    let mut client = Bench::client(Request::List {
+        path: Bytes::new(),
+        partial: false,
+    });
     client.hear(welcome());
     let row = ListItem {
         name: Bytes::from_static(b"x"),

@@ -301,6 +301,7 @@ fn welcomed(work: BenchWork) -> (Side, Instant) {
         version: VERSION,
         entry_window: 0,
         inside: false,
+        place: None,
     };
     client.hear(now, &Message::Welcome(welcome));
     (client, now)
@@ -487,6 +488,7 @@ fn data_may_be_faster_than_the_welcome() {
         version: VERSION,
         entry_window: 0,
         inside: false,
+        place: None,
     };
     client.hear(now, &Message::Welcome(welcome));
     client.hear(now, &Message::BenchEnd { bytes: 7 });

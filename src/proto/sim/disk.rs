@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::Rng;
-use crate::ids::NAME_MAX_BYTES;
+use crate::ids::{CopyId, NAME_MAX_BYTES};
 use crate::proto::errno::{ENAMETOOLONG, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM};
 use crate::proto::journal::Storage;
 use crate::proto::{Existing, Kind, Lapses, Lasting, Meta, Mtime, TimeLapse};
@@ -86,6 +86,8 @@ impl Faults {
 #[derive(Clone, Debug)]
 pub struct Disk {
     pub(super) nodes: Vec<Node>,
+    /// Directories of copies that were not finished.
+    pub copies: BTreeMap<Ino, CopyId>,
     /// Named partial files by (directory, final name).
     pub parts: BTreeMap<(Ino, Vec<u8>), Part>,
     pub faults: Faults,
@@ -123,6 +125,7 @@ impl Disk {
         };
         Disk {
             nodes: vec![root],
+            copies: BTreeMap::new(),
             parts: BTreeMap::new(),
             faults: Faults::default(),
             device: 0,

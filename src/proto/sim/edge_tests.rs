@@ -285,6 +285,7 @@ fn listings_are_complete() {
             seed,
             Request::List {
                 path: Bytes::from_static(b"pub"),
+                partial: false,
             },
             [Disk::new(), disk],
         );
@@ -304,6 +305,7 @@ fn listings_are_complete() {
         1,
         Request::List {
             path: Bytes::from_static(b"gone"),
+            partial: false,
         },
         [Disk::new(), Disk::new()],
     );
@@ -396,6 +398,8 @@ fn hello() -> Hello {
         no_perms: false,
         no_times: false,
         dir_modes: false,
+        no_target_dir: false,
+        copy: None,
     };
     Hello {
         version: VERSION,
@@ -466,6 +470,7 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
         for (op, cmd) in ops {
             let done = match cmd {
                 DiskOp::ResolveTarget { .. } => DiskDone::Target { name: None },
+                DiskOp::DirsAbove { .. } => DiskDone::Above(Vec::new()),
                 DiskOp::Check { .. } => DiskDone::Existing(None),
                 DiskOp::OpenPart { .. } => {
                     let journal = journal.take().expect("opened once");
@@ -510,6 +515,7 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
             version: VERSION,
             entry_window: 9,
             inside: false,
+            place: None,
         })),
     );
     let (mut batches, mut reads) = (verdicts.chunks(1), 0);

@@ -139,6 +139,8 @@ impl Hostile {
                     no_perms: self.rng.chance(20),
                     no_times: self.rng.chance(20),
                     dir_modes: self.rng.chance(20),
+                    no_target_dir: false,
+                    copy: None,
                 }
             }
             Role::PullingClient => {
@@ -150,6 +152,7 @@ impl Hostile {
                     sources,
                     follow_named: false,
                     no_growing: false,
+                    place: None,
                 }
             }
             Role::SendingServer | Role::ReceivingServer => {
@@ -157,6 +160,7 @@ impl Hostile {
                     version: VERSION,
                     entry_window,
                     inside: false,
+                    place: None,
                 }));
             }
         };
@@ -534,10 +538,13 @@ impl Hostile {
                 "no",
             ))),
             12 => self.greet(),
-            13 => self.say(&match self.rng.next() % 5 {
-                0 => Message::ListEnd {},
-                finished => Message::Working { finished },
-            }),
+            13 => {
+                let lie = match self.rng.next() % 5 {
+                    0 => Message::ListEnd {},
+                    finished => Message::Working { finished },
+                };
+                self.say(&lie)
+            }
             14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
             15 => self.judge_wrongly(id),
             16..19 => self.send_wrongly(id),

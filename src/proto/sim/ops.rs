@@ -14,11 +14,11 @@ use bytes::Bytes;
 
 use super::Rng;
 use super::disk::{Body, Disk, Ino, Part};
-use crate::ids::{DirId, FileId, Name, OpId, is_reserved_path};
+use crate::ids::{DirId, FileId, Name, OpId};
 use crate::proto::errno::{
     EACCES, EBADF, EIO, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ESPIPE,
 };
-use crate::proto::{DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
+use crate::proto::{DirFound, DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
 use target::{publish, room, set_dir};
 
 /// Most entries one `List` answers with, whatever was asked: getdents64 has its own idea, too.
@@ -111,6 +111,7 @@ fn about(cmd: &DiskOp) -> About {
         },
         DiskOp::CloseDir { dir }
         | DiskOp::List { dir, .. }
+        | DiskOp::LookUnfinished { dir, .. }
         | DiskOp::ReadSmall { dir, .. }
         | DiskOp::Check { dir, .. }
         | DiskOp::SetDir { dir, .. }
@@ -320,12 +321,7 @@ impl Handles {
         let dir = pending.dir.unwrap_or(Disk::ROOT);
         let file = pending.file.unwrap_or(usize::MAX);
         match pending.cmd {
-            DiskOp::ResolveTarget {
-                path,
-                must_be_dir,
-                dir,
-                ..
-            } => self.resolve_target(disk, &path, must_be_dir, dir),
+            cmd @ DiskOp::ResolveTarget { .. } => self.resolve_target(disk, &cmd),
             DiskOp::ResolveSource { path, dir, .. } => self.resolve_source(disk, &path, dir),
             DiskOp::CloseDir { dir } => {
                 self.dirs.remove(&dir);
@@ -337,6 +333,8 @@ impl Handles {
                 dir: id,
                 max_entries,
             } => self.list(disk, dir, id, max_entries, rng),
+            // What is unfinished is in none of its directories.
+            DiskOp::LookUnfinished { .. } => Ok(DiskDone::Unfinished(None)),
             DiskOp::ReadSmall {
                 name, max_bytes, ..
             } => read_small(disk, dir, &name, max_bytes),
@@ -388,8 +386,35 @@ impl Handles {
         cmd: DiskOp,
     ) -> Result<DiskDone, DiskError> {
         match cmd {
-            DiskOp::MakeDir { name, dir: new, .. } => self.make_dir(disk, dir, &name, new),
-            DiskOp::SetDir { mode, mtime, .. } => Ok(set_dir(disk, dir, mode, mtime)),
+            DiskOp::MakeDir {
+                name,
+                dir: new,
+                copy,
+                ..
+            } => {
+                let made = self.make_dir(disk, dir, &name, new)?;
+                let is_new = matches!(
+                    made,
+                    DiskDone::Directory {
+                        found: DirFound::Missing
+                    }
+                );
+                if let (true, Some(copy)) = (is_new, copy) {
+                    disk.copies.insert(self.dirs[&new], copy);
+                }
+                Ok(made)
+            }
+            DiskOp::SetDir {
+                mode,
+                mtime,
+                ends_copy,
+                ..
+            } => {
+                if ends_copy.is_some() && disk.copies.get(&dir) == ends_copy.as_ref() {
+                    disk.copies.remove(&dir);
+                }
+                Ok(set_dir(disk, dir, mode, mtime))
+            }
             DiskOp::PutSmall {
                 name,
                 data,
@@ -485,9 +510,6 @@ impl Handles {
         path: &[u8],
         dir: DirId,
     ) -> Result<DiskDone, DiskError> {
-        if is_reserved_path(path) {
-            return Err(DiskError::RESERVED_NAME);
-        }
         let (parent, name) = split(path);
         let parent = open_directory(disk, parent)?;
         if name.is_empty() {

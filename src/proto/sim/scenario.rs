@@ -11,11 +11,13 @@ use super::check::{Check, Found, Strictness};
 use super::disk::{Body, Disk, Ino, Node};
 use super::tree::{TreeShape, random_tree};
 use super::world::{CLIENT, SERVER, World};
+use crate::ids::CopyId;
 use crate::proto::Carriage;
 use crate::proto::chunk::chunk_len_bytes;
 use crate::proto::integrity::Tree;
 use crate::proto::journal::Journal;
 use crate::proto::parallel::ParallelTransferConfig;
+use crate::proto::place::HostKey;
 use crate::proto::session::{
     Direction, Grant, Limits, PATIENCE, Request, Transfer, TransferOptions,
 };
@@ -43,6 +45,8 @@ pub struct Scenario {
     pub source_limits: Limits,
     pub target_limits: Limits,
     pub bwlimit_bps: Option<u64>,
+    /// A command that says whose copy it makes.
+    pub copy: Option<CopyId>,
     pub rng: Rng,
 }
 
@@ -67,6 +71,8 @@ impl Scenario {
             Shape::Renamed,
         ]);
         let mut target = Disk::new();
+        // Both may be on one host.
+        target.device = 1;
         let into = target.put(Disk::ROOT, b"in", directory());
         target.put(
             into,
@@ -79,9 +85,14 @@ impl Scenario {
         if shape == Shape::IntoExisting && rng.chance(60) {
             stand_in_the_way(&source, root, &mut target, into, &mut rng);
         }
-        let (source_limits, target_limits) = (limits(&mut rng), limits(&mut rng));
+        let (mut source_limits, mut target_limits) = (limits(&mut rng), limits(&mut rng));
+        if rng.chance(50) {
+            source_limits.host_key = HostKey::of_boot([9; 16]);
+            target_limits.host_key = HostKey::of_boot([9; 16]);
+        }
         let bwlimit_bps = rng.chance(10).then(|| 1_000_000 + rng.next() % 100_000_000);
         let (push, force) = (rng.chance(50), rng.chance(20));
+        let copy = rng.chance(50).then_some(CopyId([7; 16]));
         Scenario {
             push,
             force,
@@ -91,6 +102,7 @@ impl Scenario {
             source_limits,
             target_limits,
             bwlimit_bps,
+            copy,
             rng,
         }
     }
@@ -128,6 +140,7 @@ impl Scenario {
         };
         let (force, bwlimit_bps) = (self.force, self.bwlimit_bps);
         let options = TransferOptions {
+            copy: self.copy,
             must_be_dir,
             force,
             bwlimit_bps,
@@ -219,8 +232,10 @@ impl Scenario {
         match self.shape {
             Shape::IntoExisting => check.children(root, Some(was_in), is_in, b"in"),
             // On a rerun `in/new` is an existing directory, so `pub` goes inside it under its own
-            // name.
-            Shape::Renamed if was.is_some() => {
+            // name, unless the same copy made it and was not finished.
+            Shape::Renamed
+                if was.is_some() && !was.is_some_and(|was| self.goes_on(before, was)) =>
+            {
                 let below =
                     |disk: &Disk, ino: Option<Ino>| ino.and_then(|ino| disk.child(ino, b"pub"));
                 check.entry(
@@ -241,6 +256,10 @@ impl Scenario {
             check.compare(totals);
         }
         check.found
+    }
+
+    fn goes_on(&self, before: &Disk, new: Ino) -> bool {
+        self.copy.is_some() && before.copies.get(&new) == self.copy.as_ref()
     }
 
     /// Nothing temporary is left, but what a failed file can be resumed from.
@@ -320,6 +339,7 @@ pub fn limits(rng: &mut Rng) -> Limits {
         ..ParallelTransferConfig::default()
     };
     Limits {
+        host_key: None,
         entry_window: rng.pick(&[1, 4, 64, 1024]),
         write_behind_bytes: rng.pick(&[1, 300_000, 8 << 20]),
         read_ahead_bytes: rng.pick(&[1, 300_000, 8 << 20]),

@@ -8,6 +8,7 @@ use minicbor::{Decode, Encode};
 
 use super::{BenchMode, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES, WireError};
 use crate::ids::{EntryId, NAME_MAX_BYTES, PATH_MAX_BYTES};
+use crate::proto::place::MAX_ABOVE;
 use crate::proto::{
     CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, SessionError,
     SessionErrorCode,
@@ -109,6 +110,32 @@ pub mod values {
             return Err(decode::Error::message("chaining values are 32 bytes each").at(at));
         }
         Ok(values)
+    }
+}
+
+/// 8 bytes for each object.
+pub mod above {
+    use super::*;
+
+    pub fn encode<C, W: Write>(
+        v: &[u64],
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
+        let bytes: Vec<u8> = v.iter().flat_map(|object| object.to_be_bytes()).collect();
+        e.bytes(&bytes)?.ok()
+    }
+
+    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Vec<u64>, decode::Error> {
+        let at = d.position();
+        let bytes = octets(d, 8 * MAX_ABOVE, "too many directories of a target")?;
+        let (objects, []) = bytes.as_chunks() else {
+            return Err(decode::Error::message("directories of a target are 8 bytes each").at(at));
+        };
+        Ok(objects
+            .iter()
+            .map(|object| u64::from_be_bytes(*object))
+            .collect())
     }
 }
 

@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
 
 use super::{MAX_TEXT_BYTES, cbor};
 use crate::ids::EntryId;
+use crate::proto::place::Place;
 use crate::proto::{CancelReason, EntryError, Kind, Meta, Mtime, SessionError};
 
 /// A control message. The numbers are the wire's; they are never reused.
@@ -207,6 +209,13 @@ pub enum WireRequest {
         /// Directories that are there get the modes of their sources, too.
         #[cbor(n(8), default)]
         dir_modes: bool,
+        /// The one source takes `target` as its name, even if a directory stands there.
+        #[cbor(n(9), default)]
+        no_target_dir: bool,
+        /// Which copy this is: a directory that an earlier run of it made under `target` is gone on
+        /// with.
+        #[n(10)]
+        copy: Option<ByteArray<16>>,
     },
     /// The server sends these, each with everything below it.
     #[n(1)]
@@ -219,12 +228,18 @@ pub enum WireRequest {
         /// A file that grows while it is read fails.
         #[cbor(n(2), default)]
         no_growing: bool,
+        /// Where they are to land.
+        #[n(3)]
+        place: Option<WirePlace>,
     },
     /// The server describes this path: a directory's content, or the one thing it is.
     #[n(2)]
     List {
         #[cbor(n(0), with = "cbor::path")]
         path: Bytes,
+        /// The unfinished files there and below, instead.
+        #[cbor(n(1), default)]
+        partial: bool,
     },
     /// No files: filler or echoes for so long, at most [`crate::proto::bench::MAX_BENCH`].
     #[n(3)]
@@ -254,6 +269,38 @@ pub struct Welcome {
     /// A push: the sources land inside the target, not in its place. Meaningless for others.
     #[cbor(n(2), default)]
     pub inside: bool,
+    /// Where the sources of a push are to land.
+    #[n(3)]
+    pub place: Option<WirePlace>,
+}
+
+/// Where a receiver's target is; understood on the same host only.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct WirePlace {
+    /// Which host, and which run of its kernel.
+    #[n(0)]
+    pub host: ByteArray<16>,
+    /// The target's directory and those it lies in, at most [`crate::proto::place::MAX_ABOVE`].
+    #[cbor(n(1), with = "cbor::above")]
+    pub above: Vec<u64>,
+}
+
+impl From<Place> for WirePlace {
+    fn from(place: Place) -> WirePlace {
+        WirePlace {
+            host: place.host.into(),
+            above: place.above,
+        }
+    }
+}
+
+impl From<WirePlace> for Place {
+    fn from(place: WirePlace) -> Place {
+        Place {
+            host: place.host.into(),
+            above: place.above,
+        }
+    }
 }
 
 /// A step of the manifest.
@@ -296,7 +343,8 @@ pub struct Entry {
     /// A symlink's target, at most 4095 bytes.
     #[cbor(n(8), with = "cbor::link", has_nil)]
     pub link: Option<Bytes>,
-    /// Only within one host: the source's device, which makes its inode number that of one object.
+    /// Only where both are on one host ([`WirePlace`]): the source's device, which makes its inode
+    /// number that of one object.
     #[n(9)]
     pub device: Option<u64>,
     /// Of a file: `size_bytes` says nothing, for it is read to its end, which `Root` tells.

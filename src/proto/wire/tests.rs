@@ -84,13 +84,19 @@ fn requests() -> Vec<WireRequest> {
             no_perms: false,
             no_times: false,
             dir_modes: true,
+            no_target_dir: false,
+            copy: Some([9; 16].into()),
         },
         WireRequest::Pull {
             sources: vec![path.clone(), Bytes::new()],
             follow_named: false,
             no_growing: false,
+            place: None,
         },
-        WireRequest::List { path },
+        WireRequest::List {
+            path,
+            partial: false,
+        },
         WireRequest::Bench {
             mode: BenchMode::Echo,
             milliseconds: u64::MAX,
@@ -113,11 +119,6 @@ fn every_message() -> Vec<Message> {
             })
         })
         .collect();
-    all.push(Message::Welcome(Welcome {
-        version: 1,
-        entry_window: 7,
-        inside: true,
-    }));
     all.extend(messages_after_hello());
     all.push(Message::Working { finished: u64::MAX });
     all
@@ -150,9 +151,23 @@ fn warning(text: &str) -> Message {
     }
 }
 
+fn welcome() -> Message {
+    let place = WirePlace {
+        host: [5; 16].into(),
+        above: vec![1, u64::MAX],
+    };
+    Message::Welcome(Welcome {
+        version: 1,
+        entry_window: 7,
+        inside: true,
+        place: Some(place),
+    })
+}
+
 fn messages_after_hello() -> Vec<Message> {
     let path = Bytes::from_static(b"dir/\xff\n");
     vec![
+        welcome(),
         Message::Entries(vec![
             entry(b"name", None),
             entry(b"", Some(b"../target")),

@@ -1,10 +1,11 @@
 //! A copy within one host does not lead into itself: which objects its directories are.
 
+use super::tree::TargetTree;
 use super::{ReceivePlan, ReceivePlanOp, Target};
 use crate::ids::{EntryId, Name};
 use crate::proto::errors::{destination_error, into_itself};
 use crate::proto::ports::Ports;
-use crate::proto::{Carriage, DirFound, DiskDone, DiskError, DiskOp};
+use crate::proto::{DirFound, DiskDone, DiskError, DiskOp};
 
 impl ReceivePlan {
     /// The target was looked up.
@@ -21,19 +22,15 @@ impl ReceivePlan {
                 return;
             }
         };
-        match self.carriage {
-            Carriage::Bytes | Carriage::Ranges => self.target = Target::Ready { rename },
-            Carriage::Copies => {
-                let cmd = DiskOp::DirsAbove {
-                    dir: self.dir_id(0),
-                };
-                self.ops.start(ports, ReceivePlanOp::Above { rename }, cmd);
-            }
-        }
+        let cmd = DiskOp::DirsAbove {
+            dir: self.dir_id(0),
+        };
+        self.ops.start(ports, ReceivePlanOp::Above { rename }, cmd);
     }
 
     pub(super) fn above_found(
         &mut self,
+        ports: &mut Ports,
         rename: Option<Name>,
         result: Result<DiskDone, DiskError>,
     ) {
@@ -43,7 +40,10 @@ impl ReceivePlan {
                 Target::Ready { rename }
             }
             Ok(_) => Target::Ready { rename },
-            Err(error) => Target::Failed(error),
+            Err(error) => {
+                self.close_dir(ports, TargetTree::TARGET);
+                Target::Failed(error)
+            }
         };
     }
 

@@ -14,16 +14,17 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::{ReceivePlan, ReceivePlanOp, ReceivedEntry, ReceivedState, Target, held};
-use crate::ids::{DirId, EntryId, Name, PATH_MAX_BYTES};
+use crate::ids::{CopyId, DirId, EntryId, Name, PATH_MAX_BYTES};
 use crate::proto::chunk::MAX_DEPTH;
 use crate::proto::errors::{
-    Violation, destination_error, into_itself, name_taken, no_parent, second_of_a_name, violation,
+    Violation, destination_error, into_itself, is_a_directory, name_taken, no_parent,
+    second_of_a_name, violation,
 };
 use crate::proto::path::join;
 use crate::proto::ports::Ports;
 use crate::proto::{
-    Attributes, Carriage, DirFound, DirMode, DiskDone, DiskError, DiskOp, EntryError, EntryResult,
-    Kind, ObjectId, wire,
+    Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind,
+    ObjectId, wire,
 };
 
 /// Directories held open freely.
@@ -231,9 +232,12 @@ impl ReceivePlan {
         }
         self.manifest.described_bytes += held::of_entry(&entry);
         let is_second = self.is_second_of_its_name(id, &entry);
+        let is_over_target = entry.name.is_none() && entry.kind != Kind::Directory;
         self.entries.insert(id, entry);
         if is_second {
             self.fail_announced(ports, id, second_of_a_name());
+        } else if is_over_target {
+            self.fail_announced(ports, id, is_a_directory());
         } else {
             self.enqueue(ports, id, dir);
         }
@@ -299,6 +303,10 @@ impl ReceivePlan {
             }
             if entry.name.is_empty() && entry.kind == Kind::Directory {
                 return Ok(rename);
+            }
+            // The target has no name to take: it is itself what the source becomes.
+            if self.options.no_target_dir && rename.is_none() {
+                return Ok(None);
             }
         }
         match Name::new(entry.name.clone()) {
@@ -407,10 +415,18 @@ impl ReceivePlan {
             dir: self.tree.dirs[dir].id,
             keep_dirlinks,
             is_plain: self.options.metadata.no_perms,
+            copy: self.copy_of(dir),
             fsync,
         };
         self.look_up(ports, ReceivePlanOp::MakeDir { dir }, cmd);
         true
+    }
+
+    /// The copy that a directory is: it is what the one source is called at the target.
+    fn copy_of(&self, dir: usize) -> Option<CopyId> {
+        let is_renamed = matches!(self.target, Target::Ready { rename: Some(_) });
+        let is_top = self.tree.dirs[dir].parent == 0;
+        self.options.copy.filter(|_| is_renamed && is_top)
     }
 
     pub(super) fn dir_made(
@@ -428,9 +444,10 @@ impl ReceivePlan {
                     DiskDone::Directory { found } => found,
                     _ => DirFound::Finished,
                 };
-                match self.carriage {
-                    Carriage::Bytes | Carriage::Ranges => self.dir_ready(ports, dir, found),
-                    Carriage::Copies => self.identify_dir(ports, dir, found),
+                let entry = self.entries.get(&self.tree.dirs[dir].entry);
+                match entry.and_then(|entry| entry.source) {
+                    None => self.dir_ready(ports, dir, found),
+                    Some(_) => self.identify_dir(ports, dir, found),
                 }
             }
             Err(error) => self.dir_not_made(ports, dir, destination_error(&error)),
@@ -523,10 +540,13 @@ impl ReceivePlan {
                     (Some(mode), true, _) => DirMode::Exact(mode),
                     (Some(mode), false, _) => DirMode::New(mode),
                 };
+                // What failed is missing, and the same command has to find its way back to it.
+                let is_whole = self.totals.errors == 0 && at.source_error.is_none();
                 let cmd = DiskOp::SetDir {
                     dir: at.id,
                     mode,
                     mtime,
+                    ends_copy: self.copy_of(dir).filter(|_| is_whole),
                     fsync,
                 };
                 self.tree.dirs[dir].state = TargetDirState::Setting { found };

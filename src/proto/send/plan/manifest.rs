@@ -102,14 +102,16 @@ impl SendPlan {
     pub(super) fn note_error(&mut self, ports: &mut Ports, path: Bytes, error: EntryError) {
         self.totals.count_error(error.code);
         if self.client {
-            let result = EntryResult::Failed(error);
             ports.event(Event::Entry {
-                path,
+                path: path.clone(),
                 kind: Kind::File,
                 size_bytes: 0,
-                result,
+                result: EntryResult::Failed(error.clone()),
             });
-        } else if self.manifest.take_note() {
+        }
+        // A server has to know that something is missing, and not each thing.
+        let is_wanted = !self.client || self.manifest.notes == 0;
+        if is_wanted && self.manifest.take_note() {
             let path = path.slice(..path.len().min(PATH_MAX_BYTES));
             self.tell(ports, &Message::SourceError { path, error });
         }

@@ -9,10 +9,11 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::{SendPlan, SendPlanOp, SentEntry, SentState, SourceDir};
-use crate::ids::{DirId, EntryId, Name, NameError, PATH_MAX_BYTES};
+use crate::ids::{DirId, EntryId, Name, PATH_MAX_BYTES};
 use crate::proto::chunk::MAX_DEPTH;
-use crate::proto::errors::{source_error, special_source, unsendable};
+use crate::proto::errors::{into_itself, source_error, special_source, unsendable};
 use crate::proto::path::join;
+use crate::proto::place::NearPlace;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{SendCommand, Version};
 use crate::proto::wire::{self, Item, MAX_FILE_BYTES, Message};
@@ -24,7 +25,7 @@ const LIST_ENTRIES: usize = 64;
 
 /// What is said of objects that are passed over.
 const SPECIAL_SKIPPED: &str = "special file (socket, FIFO or device) skipped";
-const TEMPORARY_SKIPPED: &str = "skipped: a temporary file of an unfinished transfer";
+const UNFINISHED_SKIPPED: &str = "skipped: an unfinished file of a transfer";
 
 /// Directories held open beyond those on the stack because their files are not read yet.
 const HELD_DIRS: usize = 256;
@@ -305,8 +306,8 @@ impl SendPlan {
     fn announce_listed(&mut self, ports: &mut Ports, parent: EntryId, dir: usize, listed: Listed) {
         let path = |plan: &SendPlan| join(&plan.dirs.open[dir].path, &listed.name);
         match (Name::new(listed.name.clone()), listed.found) {
-            (Err(NameError::Reserved), _) => {
-                self.note_warning(ports, path(self), TEMPORARY_SKIPPED.into())
+            (_, Err(DiskError::UNFINISHED)) => {
+                self.note_warning(ports, path(self), UNFINISHED_SKIPPED.into())
             }
             (Ok(name), Ok((meta, link))) => self.announce(
                 ports,
@@ -346,6 +347,11 @@ impl SendPlan {
         if meta.kind == Kind::Special {
             let path = join(&at.path, &name_bytes);
             return self.leave_out(ports, parent, path);
+        }
+        if self.holds_target(&meta) {
+            let path = join(&at.path, &name_bytes);
+            self.note_error(ports, path, into_itself());
+            return;
         }
         let refusal = match self.manifest.last_entry {
             u32::MAX => Some("more than 4294967295 entries in one transfer"),
@@ -394,7 +400,7 @@ impl SendPlan {
             size_bytes: version.size_bytes,
             source_tag: meta.tag(),
             link: link.filter(|_| meta.kind == Kind::Symlink),
-            device: self.is_copied().then_some(meta.device),
+            device: (self.is_copied() || self.near.is_some()).then_some(meta.device),
             is_unsized,
         };
         self.push_item(ports, Item::Entry(item));
@@ -415,6 +421,12 @@ impl SendPlan {
             EntryId(0) => self.note_error(ports, path, special_source(self.client)),
             _ => self.note_warning(ports, path, SPECIAL_SKIPPED.into()),
         }
+    }
+
+    /// Whether the receiver's target is this directory, or lies in it.
+    fn holds_target(&self, meta: &Meta) -> bool {
+        let is_in = |near: &NearPlace| near.is_in(meta.object());
+        meta.kind == Kind::Directory && self.near.as_ref().is_some_and(is_in)
     }
 
     /// Opens a directory found in `dir` and walks it next.

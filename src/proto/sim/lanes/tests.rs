@@ -256,7 +256,10 @@ fn measurements_and_listings_go_on_over_replaced_lanes() {
                 true => {
                     let path: &[u8] = if scenario.push { b"in" } else { b"pub" };
                     let path = Bytes::from_static(path);
-                    Request::List { path }
+                    Request::List {
+                        path,
+                        partial: false,
+                    }
                 }
                 false => Request::Bench { work, duration },
             };

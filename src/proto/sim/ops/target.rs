@@ -6,14 +6,16 @@ use super::{
     EACCES, EISDIR, ELOOP, ENOENT, ENOSPC, ENOTDIR, Handles, OpenFile, OpenPart, fail, name_of,
     open_directory, split,
 };
-use crate::ids::{DirId, FileId, Name, is_reserved_path};
+use crate::ids::{CopyId, DirId, FileId, Name};
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errno::EFBIG;
 use crate::proto::fs::{DIRECTORY_MODE, FILE_MODE, UNFINISHED_MODE};
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::Journal;
 use crate::proto::sim::disk::{Body, Disk, Ino, Node, Part};
-use crate::proto::{Attributes, DirFound, DirMode, DiskDone, DiskError, Kind, Lapses, Mtime};
+use crate::proto::{
+    Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Kind, Lapses, Mtime,
+};
 
 /// Handed down by a directory with its group.
 const SETGID: u32 = 0o2000;
@@ -25,12 +27,28 @@ impl Handles {
     pub(super) fn resolve_target(
         &mut self,
         disk: &mut Disk,
-        path: &[u8],
-        must_be_dir: bool,
-        dir: DirId,
+        cmd: &DiskOp,
     ) -> Result<DiskDone, DiskError> {
-        if is_reserved_path(path) {
-            return Err(DiskError::RESERVED_NAME);
+        let &DiskOp::ResolveTarget {
+            ref path,
+            must_be_dir,
+            no_target_dir,
+            copy,
+            dir,
+            ..
+        } = cmd
+        else {
+            panic!("{cmd:?} resolves no target")
+        };
+        let (parent, name) = split(path);
+        if !name.is_empty() && (no_target_dir || goes_on(disk, path, must_be_dir, copy)) {
+            let parent = open_directory(disk, parent)?;
+            let name = Some(name_of(name).map_err(|error| DiskError {
+                call: "path",
+                ..error
+            })?);
+            self.dirs.insert(dir, parent);
+            return Ok(DiskDone::Target { name });
         }
         match open_directory(disk, path) {
             Ok(ino) => {
@@ -282,6 +300,22 @@ impl Handles {
         self.files.remove(&id);
         Ok(done)
     }
+}
+
+/// Whether a directory was made for this copy, which is not finished.
+fn goes_on(disk: &Disk, path: &[u8], must_be_dir: bool, copy: Option<CopyId>) -> bool {
+    let (parent, name) = split(path);
+    let (Ok(there), Ok(parent), false) = (
+        open_directory(disk, path),
+        open_directory(disk, parent),
+        must_be_dir,
+    ) else {
+        return false;
+    };
+    // Not by a symlink.
+    copy.is_some()
+        && disk.copies.get(&there) == copy.as_ref()
+        && disk.child(parent, name) == Some(there)
 }
 
 /// Gives a directory what of its attributes this file system takes.

@@ -144,7 +144,7 @@ impl Worker {
             address,
             peer,
             lanes: Lanes::server(now, LaneKey(key), session, self.lanes_config(id, peer)),
-            space: Space::new(Base::Served(part)),
+            space: Space::new(Base::Served(part)).of_peer(&peer),
             allowed: Some(allowed),
         };
         self.begin_session(key, begin);

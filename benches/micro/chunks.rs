@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use landro::engine::now;
-use landro::proto::parallel::{ParallelTransferConfig, Parallelism, RateLimit, StreamSlots};
+use landro::proto::parallel::{ParallelTransferConfig, Parallelism, StreamSlots, TransferRate};
 
 use super::{MIB, PIECE_BYTES};
 
@@ -57,7 +57,7 @@ pub fn bench(criterion: &mut Criterion) {
             parallelism.target()
         });
     });
-    let mut limit = RateLimit::new(at, Some(10_000_000_000));
+    let mut limit = TransferRate::new(at, Some(10_000_000_000));
     group.bench_function("limit a piece", |bencher| {
         bencher.iter(|| {
             at += step;

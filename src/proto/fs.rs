@@ -335,8 +335,8 @@ pub enum DiskOp {
     ClosePart { file: FileId, keep: bool },
     /// Copies the next `len_bytes` of `from`, a file of the other side's, to the end of a partial
     /// file; blocks are shared where the file system can. Fewer are copied only at the source's
-    /// end, or of an unsized one, of which none are at its end. EBADF where the sender closed it meanwhile, as it does when it stops. Only with
-    /// [`super::Carriage::Copies`].
+    /// end, or of an unsized one, of which none are at its end. EBADF where the sender closed it
+    /// meanwhile, as it does when it stops. Only with [`super::Carriage::Copies`].
     CopyRange {
         file: FileId,
         from: FileId,

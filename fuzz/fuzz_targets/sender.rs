@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use landro::proto::session::{Direction, Grant, Request, Session, Transfer, TransferOptions};
 use landro::proto::wire::{Message, VERSION, Verdict, VerdictKind, Welcome, WireRequest};
-use landro::proto::{EntryError, EntryErrorCode};
+use landro::proto::{EntryError, EntryErrorCode, EntryPlace};
 use landro_fuzz::{Script, World, limits};
 use libfuzzer_sys::fuzz_target;
 

@@ -106,7 +106,7 @@ fn names_like_ours_are_names_like_any_other(backend: &'static str) {
     silent(world.pull("tree/.landro-dir", world.here(".landro-got")));
     let url = world.url("tree");
     let pin = &world.daemon.fingerprint;
-    let listed = landro(&world.client, ["ls", "--peer", pin, &url]).expect(0);
+    let listed = landro(&world.client, ["ls", "-la", "--peer", pin, &url]).expect(0);
     for name in fs::read_dir(&source).unwrap() {
         let name = name.unwrap().file_name().into_string().unwrap();
         assert!(
@@ -222,7 +222,7 @@ fn unfinished_files_are_nobodys(backend: &'static str) {
     assert!(pulled.stderr.contains("unfinished") && !world.here("got").exists());
     let listed = |path: &str| {
         let (pin, url) = (&world.daemon.fingerprint, world.url(path));
-        landro(&world.client, ["ls", "--peer", pin, &url])
+        landro(&world.client, ["ls", "-la", "--peer", pin, &url])
     };
     let all = listed("").expect(0).stdout;
     assert!(

@@ -56,7 +56,9 @@ fn metadata_that_is_refused_is_not_data() {
         let (first, warnings) = run(&mut scenario);
         let told = |what: &str| warnings.iter().filter(|text| text.contains(what)).count();
         let placed = first.files > 0;
-        assert_eq!(told("mode not set"), usize::from(no_modes && placed));
+        // A directory that is made may be all there is.
+        let modes = usize::from(no_modes && placed)..=usize::from(no_modes);
+        assert!(modes.contains(&told("mode not set")), "{warnings:?}");
         let times = usize::from(no_times && (placed || first.symlinks > 0));
         assert!((times..=1).contains(&told("modification not set")));
         let (second, _) = run(&mut scenario);

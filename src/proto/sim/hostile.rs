@@ -119,14 +119,8 @@ impl Hostile {
         let entry_window = self.rng.pick(&[1, 9, 1000, u32::MAX]);
         let request = match self.role {
             Role::PushingClient => {
-                let target = Bytes::from_static(self.rng.pick(&[
-                    &b""[..],
-                    b"in",
-                    b"in/new",
-                    b"../x",
-                    b"no/where",
-                    b"in/.landro-x",
-                ]));
+                let targets = [&b""[..], b"in", b"in/new", b"../x", b"no/where"];
+                let target = Bytes::from_static(self.rng.pick(&targets));
                 let (must_be_dir, force, single, keep_dirlinks) =
                     (true, self.rng.chance(50), false, self.rng.chance(50));
                 WireRequest::Push {
@@ -144,7 +138,7 @@ impl Hostile {
                 }
             }
             Role::PullingClient => {
-                let sources = [&b"pub"[..], b"/", b"pub/../..", b"nothing", b".landro-x"];
+                let sources = [&b"pub"[..], b"/", b"pub/../..", b"nothing"];
                 let sources = (0..self.rng.below(4))
                     .map(|_| Bytes::from_static(self.rng.pick(&sources)))
                     .collect();

@@ -14,8 +14,8 @@ use landro::proto::wire::{
     RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
 };
 use landro::proto::{
-    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime,
-    SessionError, SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, SessionError,
+    SessionErrorCode,
 };
 use landro::quic::Identity;
 use landro_sys::fuzzing::control_part;
@@ -168,6 +168,7 @@ fn hello(request: WireRequest) -> Message {
         bwlimit_bps,
         streams,
         counts: false,
+        patience_s: Some(60),
     })
 }
 
@@ -191,8 +192,8 @@ fn requests() -> [Message; 4] {
         hello(WireRequest::Pull {
             sources: vec![target.clone(), Bytes::from_static(b"/")],
             follow_named: false,
- no_growing: false,
- place: None,
+            no_growing: false,
+            place: None,
         }),
         hello(WireRequest::List {
             path: target,
@@ -225,6 +226,7 @@ fn entry(id: u32, kind: Kind, name: &'static str) -> Item {
         size_bytes: if kind == Kind::File { 70_000 } else { 0 },
         source_tag: 3,
         device: None,
+        is_unsized: false,
         link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../to")),
     })
 }
@@ -252,7 +254,9 @@ fn of_senders() -> [Message; 6] {
         Message::ManifestEnd { entries: 3 },
         Message::Root {
             entry: entry_id,
-            digest: [5; 32], has_grown: false },
+            digest: [5; 32],
+            has_grown: false,
+        },
         Message::Abort {
             entry: entry_id,
             error: error(),
@@ -301,7 +305,7 @@ fn of_receivers() -> [Message; 7] {
     ]
 }
 
-fn of_benchmarks() -> [Message; 4] {
+fn of_benchmarks() -> [Message; 3] {
     let payload = Bytes::from_static(&[0; 3]);
     [
         Message::BenchEnd { bytes: 3 },

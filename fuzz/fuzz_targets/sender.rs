@@ -25,8 +25,8 @@ fuzz_target!(|data: &[u8]| {
             WireRequest::Pull {
                 sources,
                 follow_named: false,
- no_growing: false,
- place: None,
+                no_growing: false,
+                place: None,
             },
             bwlimit_bps,
         );

@@ -45,8 +45,8 @@ fuzz_target!(|data: &[u8]| {
         WireRequest::Pull {
             sources: vec![Bytes::from_static(b"a")],
             follow_named: false,
- no_growing: false,
- place: None,
+            no_growing: false,
+            place: None,
         },
         None,
     );

@@ -54,9 +54,12 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
         DiskOp::OpenRead { .. } | DiskOp::Stat { .. } | DiskOp::StatDir { .. } => {
             DiskDone::Meta(meta(how, script))
         }
-        DiskOp::Read { len_bytes, .. } | DiskOp::ReadPart { len_bytes, .. } => {
-            read(how, *len_bytes, script)
-        }
+        DiskOp::Read { len_bytes, .. }
+        | DiskOp::ReadPart { len_bytes, .. }
+        | DiskOp::ReadOn { len_bytes, .. } => read(how, *len_bytes, script),
+        DiskOp::AwaitInput { .. } => DiskDone::Input {
+            is_ready: how & 8 != 0,
+        },
         DiskOp::Check { .. }
         | DiskOp::MakeDir { .. }
         | DiskOp::PutSmall { .. }

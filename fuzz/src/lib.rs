@@ -213,6 +213,7 @@ impl<'a> World<'a> {
             bwlimit_bps,
             streams,
             counts: false,
+            patience_s: None,
         };
         self.say(&Message::Hello(hello));
     }

@@ -532,10 +532,10 @@ impl Hostile {
                 "no",
             ))),
             12 => self.greet(),
-            13 => self.say(&match self.rng.next() % 5 {
-                0 => Message::ListEnd {},
-                finished => Message::Working { finished },
-            }),
+            13 => match self.rng.next() % 5 {
+                0 => self.say(&Message::ListEnd {}),
+                finished => self.say(&Message::Working { finished }),
+            },
             14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
             15 => self.judge_wrongly(id),
             16..19 => self.send_wrongly(id),

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::Rng;
 use super::disk::Disk;
 use super::ops::Handles;
 use super::tree::random_name;
-use super::{Rng, root};
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
 use crate::proto::chunk::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count, chunk_len_bytes};
 use crate::proto::errno::EIO;
@@ -119,8 +119,14 @@ impl Hostile {
         let entry_window = self.rng.pick(&[1, 9, 1000, u32::MAX]);
         let request = match self.role {
             Role::PushingClient => {
-                let targets = [&b""[..], b"in", b"in/new", b"../x", b"no/where"];
-                let target = Bytes::from_static(self.rng.pick(&targets));
+                let target = Bytes::from_static(self.rng.pick(&[
+                    &b""[..],
+                    b"in",
+                    b"in/new",
+                    b"../x",
+                    b"no/where",
+                    b"in/.landro-x",
+                ]));
                 let (must_be_dir, force, single, keep_dirlinks) =
                     (true, self.rng.chance(50), false, self.rng.chance(50));
                 WireRequest::Push {
@@ -133,28 +139,20 @@ impl Hostile {
                     no_perms: self.rng.chance(20),
                     no_times: self.rng.chance(20),
                     dir_modes: self.rng.chance(20),
-                    no_target_dir: false,
-                    copy: None,
                 }
             }
             Role::PullingClient => {
-                let sources = [&b"pub"[..], b"/", b"pub/../..", b"nothing"];
+                let sources = [&b"pub"[..], b"/", b"pub/../..", b"nothing", b".landro-x"];
                 let sources = (0..self.rng.below(4))
                     .map(|_| Bytes::from_static(self.rng.pick(&sources)))
                     .collect();
-                WireRequest::Pull {
-                    sources,
-                    follow_named: false,
-                    no_growing: false,
-                    place: None,
-                }
+                WireRequest::Pull { sources }
             }
             Role::SendingServer | Role::ReceivingServer => {
                 return self.say(&Message::Welcome(Welcome {
                     version: VERSION,
                     entry_window,
                     inside: false,
-                    place: None,
                 }));
             }
         };
@@ -356,7 +354,6 @@ impl Hostile {
             size_bytes,
             source_tag: 9,
             device: None,
-            is_unsized: false,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../../etc")),
         }
     }
@@ -387,7 +384,7 @@ impl Hostile {
             let digest = digest_of(&vec![id.0 as u8; size as usize]);
             return match chunk_count(size) {
                 1 => {}
-                _ => self.say(&root(id, digest)),
+                _ => self.say(&Message::Root { entry: id, digest }),
             };
         };
         self.sent.insert((id, chunk));
@@ -517,7 +514,10 @@ impl Hostile {
                 self.say(&Message::ManifestEnd { entries })
             }
             7 => {
-                self.say(&root(id, [0; 32]));
+                self.say(&Message::Root {
+                    entry: id,
+                    digest: [0; 32],
+                });
             }
             8 => self.say(&Message::Abort {
                 entry: id,
@@ -532,13 +532,10 @@ impl Hostile {
                 "no",
             ))),
             12 => self.greet(),
-            13 => {
-                let lie = match self.rng.next() % 5 {
-                    0 => Message::ListEnd {},
-                    finished => Message::Working { finished },
-                };
-                self.say(&lie)
-            }
+            13 => match self.rng.next() % 5 {
+                0 => self.say(&Message::ListEnd {}),
+                finished => self.say(&Message::Working { finished }),
+            },
             14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
             15 => self.judge_wrongly(id),
             16..19 => self.send_wrongly(id),

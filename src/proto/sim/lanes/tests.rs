@@ -44,6 +44,7 @@ fn complete(node: &Node) -> Option<Totals> {
 /// Runs to the end and checks what is on the disks then; the client's totals, if it says complete.
 fn run(seed: u64, troubles: Troubles) -> (World, Option<Totals>) {
     let (mut scenario, windows) = scenario(seed);
+    let loses_words = troubles.goodbyes_lost + troubles.strays > 0;
     let (source, before) = (scenario.source.clone(), scenario.target.clone());
     let mut world = World::new(scenario.parts(), troubles, windows);
     world.run();
@@ -53,7 +54,7 @@ fn run(seed: u64, troubles: Troubles) -> (World, Option<Totals>) {
         match &node.outcome {
             Some(Outcome::Complete(_) | Outcome::Lost(_)) => {}
             // A lane that was never heard of again is given up by its session, or by its transport.
-            Some(Outcome::Stalled { .. }) if world.cut_any => {}
+            Some(Outcome::Stalled { .. }) if world.cut_any || loses_words => {}
             Some(Outcome::Violation(text)) if text == NO_REQUEST && world.cut_any => {}
             other => panic!("ended with {other:?}"),
         }

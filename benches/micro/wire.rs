@@ -32,6 +32,7 @@ fn entries() -> Message {
             source_tag: 5_000_000 + u64::from(id),
             link: None,
             device: None,
+            is_unsized: false,
         })
     });
     Message::Entries(items.collect())

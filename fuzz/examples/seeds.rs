@@ -14,7 +14,7 @@ use landro::proto::wire::{
     RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
 };
 use landro::proto::{
-    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, SessionError,
     SessionErrorCode,
 };
 use landro::quic::Identity;
@@ -113,6 +113,7 @@ fn lanes() {
         bwlimit_bps: None,
         streams: None,
         counts: false,
+        patience_s: None,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);
@@ -189,6 +190,8 @@ fn requests() -> [Message; 4] {
         hello(push),
         hello(WireRequest::Pull {
             sources: vec![target.clone(), Bytes::from_static(b"/")],
+            follow_named: false,
+            no_growing: false,
             place: None,
         }),
         hello(WireRequest::List {
@@ -250,6 +253,7 @@ fn of_senders() -> [Message; 6] {
         Message::Root {
             entry: entry_id,
             digest: [5; 32],
+            has_grown: false,
         },
         Message::Abort {
             entry: entry_id,
@@ -274,6 +278,9 @@ fn of_receivers() -> [Message; 7] {
         size_bytes: 5,
         inode: 3,
         device: 0,
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
     };
     let row = ListItem {
         name: Bytes::from_static(b"a/b"),
@@ -296,7 +303,7 @@ fn of_receivers() -> [Message; 7] {
     ]
 }
 
-fn of_benchmarks() -> [Message; 3] {
+fn of_benchmarks() -> [Message; 4] {
     let payload = Bytes::from_static(&[0; 3]);
     [
         Message::BenchEnd { bytes: 3 },

@@ -60,6 +60,7 @@ fn step(world: &mut World<'_>) {
             world.say(&Message::Root {
                 entry,
                 digest: [0; 32],
+                has_grown: false,
             });
         }
         9 => {

@@ -24,6 +24,8 @@ fuzz_target!(|data: &[u8]| {
         world.hello(
             WireRequest::Pull {
                 sources,
+                follow_named: false,
+                no_growing: false,
                 place: None,
             },
             bwlimit_bps,

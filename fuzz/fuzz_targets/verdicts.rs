@@ -44,6 +44,8 @@ fuzz_target!(|data: &[u8]| {
     world.hello(
         WireRequest::Pull {
             sources: vec![Bytes::from_static(b"a")],
+            follow_named: false,
+            no_growing: false,
             place: None,
         },
         None,

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use landro::ids::Name;
 use landro::proto::journal::Storage;
 use landro::proto::{
-    DirFound, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Listed, Meta, Mtime, TimeLapse,
+    DirFound, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Lasting, Listed, Meta, Mtime,
+    TimeLapse,
 };
 
 use crate::Script;
@@ -181,6 +182,9 @@ fn meta(how: u8, script: &mut Script<'_>) -> Meta {
         size_bytes,
         inode: 3,
         device: 0,
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
     }
 }
 

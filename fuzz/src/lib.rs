@@ -13,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use landro::ids::{EntryId, OpId, StreamKey};
 pub use landro::proto::PIECE_BYTES;
 use landro::proto::parallel::ParallelTransferConfig;
-use landro::proto::session::{Limits, Session};
+use landro::proto::session::{Limits, PATIENCE, Session};
 use landro::proto::wire::{
     Decoder, Entry, Hello, Item, Message, RecordHead, RecordStatus, VERSION, Verdict, WireRequest,
     encode, encode_record_tail,
@@ -46,6 +46,7 @@ pub fn limits() -> Limits {
         host_key: None,
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
+        patience: Some(PATIENCE),
     }
 }
 
@@ -295,6 +296,7 @@ impl<'a> World<'a> {
             size_bytes,
             source_tag: 3,
             device: None,
+            is_unsized: false,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"to")),
         };
         self.say(&Message::Entries(vec![Item::Entry(entry)]));

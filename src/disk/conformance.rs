@@ -66,8 +66,14 @@ impl SeenMeta {
             mode,
             mtime,
             size_bytes,
+            is_sized,
             ..
         } = *meta;
+        // A FIFO that was named is a file to the user's own command.
+        let kind = match is_sized {
+            true => kind,
+            false => Kind::Special,
+        };
         let is_content = matches!(kind, Kind::File | Kind::Symlink);
         SeenMeta {
             kind,
@@ -115,9 +121,13 @@ impl DiskAnswer {
                 size_bytes,
                 resumable,
             },
-            Ok(DiskDone::Unfinished(_)) => unreachable!("only listings of them ask"),
-            Ok(DiskDone::Above(_) | DiskDone::Copied { .. }) => {
-                unreachable!("only a copy within one host asks")
+            Ok(
+                DiskDone::Above(_)
+                | DiskDone::Copied { .. }
+                | DiskDone::Input { .. }
+                | DiskDone::Unfinished(_),
+            ) => {
+                unreachable!("nothing was asked that has this answer")
             }
             Ok(DiskDone::Done) => DiskAnswer::Done,
         }

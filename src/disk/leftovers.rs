@@ -97,6 +97,7 @@ pub fn search(
     let path = Bytes::from([path, b"/."].concat());
     side.run(DiskOp::ResolveSource {
         path,
+        follow: false,
         dir: DirId(0),
     })?;
     let mut search = LeftoverSearch {

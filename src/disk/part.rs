@@ -18,8 +18,11 @@ use super::space::{History, OpenFile, OpenSink, Part};
 use super::{Attributes, DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
 use crate::proto::Lapses;
-use crate::proto::errno::{EBADF, EIO, ENOSPC, EOPNOTSUPP};
+use crate::proto::errno::{EBADF, EINVAL, EIO, ENOSPC, EOPNOTSUPP, ESPIPE};
 use crate::proto::journal::{HEADER_BYTES, MAX_JOURNAL_BYTES, Storage, done_bytes};
+
+/// What is waited for at a time: a disk of 1 MB/s has it in some seconds.
+const WRITE_BACK_STEP_BYTES: u32 = 8 << 20;
 
 /// Data that will be waited for is written back in steps of this, while more arrives: a disk is
 /// kept busy by some MiB.
@@ -68,7 +71,7 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
         .replaces
         .set(files.lstat(&dir, name.as_bytes()).await.is_ok());
     if resumable && let Some(pair) = open_pair(files, &dir, name, mode).await? {
-        files.space.allowance.keep(&pair.data)?;
+        files.keep(&pair.data)?;
         let part = Part {
             data: pair.data,
             dir,
@@ -84,7 +87,7 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
     // Another session is receiving the same file, or its names are taken: this one goes on without
     // a journal, the later rename wins.
     let (data, temporary) = temporary(files, &dir, name, mode).await?;
-    files.space.allowance.keep(&data)?;
+    files.keep(&data)?;
     // It begins empty.
     history.whole.set(true);
     let part = Part {
@@ -161,7 +164,7 @@ async fn open_resumable(files: &Files, file: FileId, part: Part) -> Result<DiskD
     let Some(journal) = part.journal.clone() else {
         unreachable!("a pair has a journal")
     };
-    files.space.allowance.keep(&journal)?;
+    files.keep(&journal)?;
     let journal_bytes = files.fstat(&journal).await?.size.saturating_sub(HEAD_BYTES) as usize;
     let mut bytes = read_journal(files, &journal, journal_bytes.min(MAX_JOURNAL_BYTES)).await?;
     let found = files.fstat(&part.data).await?;
@@ -340,9 +343,39 @@ async fn wrote(files: &Files, part: &Part, bytes: u64) {
         // What fails here fails again, and is told, where it is waited for.
         let file = part.data.clone();
         let _ = files
-            .call("sync_file_range", FileOp::SyncRange { file, wait: false })
+            .call(
+                "sync_file_range",
+                FileOp::SyncRange {
+                    file,
+                    range: (0, 0),
+                    wait: false,
+                },
+            )
             .await;
     }
+}
+
+/// What the disk will be waited for goes there in steps, each of which is seen to end: minutes of a
+/// slow disk are not taken for one that does not answer.
+async fn write_back(files: &Files, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
+    let size_bytes = files.fstat(file).await?.size;
+    for from in (0..size_bytes).step_by(WRITE_BACK_STEP_BYTES as usize) {
+        let op = FileOp::SyncRange {
+            file: file.clone(),
+            range: (from, WRITE_BACK_STEP_BYTES),
+            wait: true,
+        };
+        match files.call("sync_file_range", op).await {
+            Ok(_) => {}
+            // Not every file system has pages to write back.
+            Err(DiskError {
+                errno: EINVAL | ESPIPE | EOPNOTSUPP,
+                ..
+            }) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 pub async fn write_journal(
@@ -385,6 +418,9 @@ pub async fn commit_part(
         is_empty: false,
         replaces,
     };
+    if (attributes.fsync || part.history.is_awaited()) && !files.space.is_memory_file_system() {
+        write_back(files, &part.data).await?;
+    }
     let done = finish(files, &arrival, attributes).await?;
     if let DiskDone::Taken { .. } = done {
         return Ok(done);

@@ -22,7 +22,6 @@ pub const EMFILE: i32 = 24;
 pub const ETXTBSY: i32 = 26;
 pub const EFBIG: i32 = 27;
 pub const ENOSPC: i32 = 28;
-#[cfg(test)]
 pub const ESPIPE: i32 = 29;
 pub const EROFS: i32 = 30;
 pub const ENAMETOOLONG: i32 = 36;

@@ -186,6 +186,7 @@ fn out_of_place(scene: &Scene) {
         Message::Root {
             entry: EntryId(1),
             digest: [0; 32],
+            has_grown: false,
         },
         Message::Abort {
             entry: EntryId(1),
@@ -278,6 +279,8 @@ fn verdicts_out_of_place(scene: &Scene) {
         let mut peer = scene.connect();
         peer.open(WireRequest::Pull {
             sources: vec![Bytes::from_static(b"served")],
+            follow_named: false,
+            no_growing: false,
             place: None,
         });
         while !matches!(peer.next_message(), Some(Message::Entries(_))) {}

@@ -128,6 +128,8 @@ pub fn of_sources(backend: &'static str) {
             .collect();
         peer.open(WireRequest::Pull {
             sources,
+            follow_named: false,
+            no_growing: false,
             place: None,
         });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));

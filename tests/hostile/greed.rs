@@ -163,6 +163,8 @@ pub fn never_reading(scene: &Scene) {
         match number % 3 {
             0 => peer.open(WireRequest::Pull {
                 sources: vec![Bytes::from_static(b"good-big")],
+                follow_named: false,
+                no_growing: false,
                 place: None,
             }),
             1 => peer.open(WireRequest::List {
@@ -171,6 +173,8 @@ pub fn never_reading(scene: &Scene) {
             }),
             _ => peer.open(WireRequest::Pull {
                 sources: vec![Bytes::from_static(b"good-names")],
+                follow_named: false,
+                no_growing: false,
                 place: None,
             }),
         }

@@ -239,6 +239,8 @@ pub fn chunks_that_are_there(backend: &'static str) {
         let sources = vec!["one".into(), "two".into()];
         peer.open(WireRequest::Pull {
             sources,
+            follow_named: false,
+            no_growing: false,
             place: None,
         });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));

@@ -142,6 +142,8 @@ fn pulled_or_listed(scene: &Scene) {
         let sources = vec![path.to_owned().into()];
         peer.open(WireRequest::Pull {
             sources,
+            follow_named: false,
+            no_growing: false,
             place: None,
         });
         loop {

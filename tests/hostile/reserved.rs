@@ -56,6 +56,8 @@ pub fn by_a_client(scene: &Scene) {
         let mut peer = scene.connect();
         peer.open(WireRequest::Pull {
             sources: vec![path.clone().into()],
+            follow_named: false,
+            no_growing: false,
             place: None,
         });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));

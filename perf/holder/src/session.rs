@@ -163,6 +163,7 @@ impl Session {
             bwlimit_bps: None,
             streams: None,
             counts: false,
+            patience_s: None,
         }));
         self.stage = Stage::Greeting;
     }

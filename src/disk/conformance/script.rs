@@ -253,6 +253,7 @@ impl Script {
         DiskOp::ResolveSource {
             path,
             dir: self.new_dir(),
+            follow: false,
         }
     }
 

@@ -3,18 +3,22 @@
 
 mod chunks;
 mod pack;
+mod unsized_files;
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::SenderConfig;
 use super::orders::{SendCommand, SendReport, WholeOrder};
-use crate::ids::OpId;
+use crate::ids::{EntryId, OpId};
+#[cfg(test)]
+use crate::proto::PIECE_BYTES;
 use crate::proto::parallel::{Parallelism, StreamSlots, TransferRate};
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::{Carriage, DiskDone, DiskError};
 use chunks::Jobs;
 use pack::Pack;
+use unsized_files::UnsizedJobs;
 
 /// After this many bytes of one class (packed small files, chunks) the other has its turn: neither
 /// starves.
@@ -32,6 +36,8 @@ pub struct SendMover {
     parallelism: Parallelism,
     pack: Pack,
     jobs: Jobs,
+    unsized_files: UnsizedJobs,
+    no_growing: bool,
     reports: VecDeque<SendReport>,
 }
 
@@ -40,6 +46,8 @@ pub struct SendMover {
 pub enum SendMoverOp {
     Whole(WholeOrder),
     Piece { job: usize, piece: u32, len: u32 },
+    Input { job: usize },
+    Stretch { job: usize },
 }
 
 /// How far reading is ahead of the transport, and may be.
@@ -106,6 +114,8 @@ impl SendMover {
             parallelism: Parallelism::new(now, &config.parallel),
             pack: Pack::default(),
             jobs: Jobs::default(),
+            unsized_files: UnsizedJobs::default(),
+            no_growing: config.no_growing,
             reports: VecDeque::new(),
         }
     }
@@ -133,13 +143,18 @@ impl SendMover {
             SendMoverOp::Piece { job, piece, len } => {
                 self.piece_read(ports, job, piece, len, result);
             }
+            SendMoverOp::Input { job } => self.input_looked_for(job, result),
+            SendMoverOp::Stretch { job } => self.stretch_read(ports, job, result),
         }
     }
 
     pub fn obey(&mut self, ports: &mut Ports, command: SendCommand) {
         match command {
-            SendCommand::Vouch { file } => self.vouch(ports, file),
-            SendCommand::Cancel { file } => self.cancel(ports, file),
+            SendCommand::Vouch { file, has_grown } => self.vouch(ports, file, has_grown),
+            SendCommand::Cancel { file } => {
+                self.cancel(ports, file);
+                self.cancel_unsized(file);
+            }
             SendCommand::Forget { entry } => self.pack.forget(entry),
             SendCommand::ReadInPlace(is_in_place) => self.ahead.is_in_place = is_in_place,
         }
@@ -187,9 +202,21 @@ impl SendMover {
         }
     }
 
-    /// When the bandwidth limit lets more through.
+    /// The entry of the read that is under way longest.
+    pub fn awaited(&self) -> Option<EntryId> {
+        match self.ops.oldest()? {
+            SendMoverOp::Whole(order) => Some(order.entry),
+            SendMoverOp::Piece { job, .. } => self.jobs.entry_of(*job),
+            SendMoverOp::Input { job } | SendMoverOp::Stretch { job } => {
+                self.unsized_files.entry_of(*job)
+            }
+        }
+    }
+
+    /// When the bandwidth limit lets more through, or a pipe is looked at again.
     pub fn deadline(&self) -> Option<Instant> {
-        self.rate.deadline()
+        let look_at = self.unsized_files.look_at();
+        self.rate.deadline().into_iter().chain(look_at).min()
     }
 
     /// The limit of the transfer, for what is copied without passing here.
@@ -224,7 +251,12 @@ impl SendMover {
         let is_whole = |op: &&SendMoverOp| matches!(op, SendMoverOp::Whole(_));
         Orders {
             wholes: self.ops.iter().filter(is_whole).count(),
-            chunks: self.jobs.files(),
+            chunks: self
+                .jobs
+                .files()
+                .into_iter()
+                .chain(self.unsized_files.files())
+                .collect(),
         }
     }
 
@@ -238,6 +270,8 @@ impl SendMover {
             .map(|op| match op {
                 SendMoverOp::Whole(order) => order.version.size_bytes,
                 SendMoverOp::Piece { len, .. } => u64::from(*len),
+                SendMoverOp::Input { .. } => 0,
+                SendMoverOp::Stretch { .. } => PIECE_BYTES as u64,
             })
             .sum();
         let known = asked + self.jobs.read_bytes();
@@ -245,7 +279,7 @@ impl SendMover {
         self.pack.check(self.orders().wholes);
         let pieces = self.ops.iter().filter_map(|op| match op {
             SendMoverOp::Piece { job, .. } => Some(*job),
-            SendMoverOp::Whole(_) => None,
+            SendMoverOp::Whole(_) | SendMoverOp::Input { .. } | SendMoverOp::Stretch { .. } => None,
         });
         self.jobs.check(&pieces.collect::<Vec<_>>());
     }

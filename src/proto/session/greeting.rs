@@ -6,9 +6,10 @@ use bytes::Bytes;
 
 use super::listing::Lister;
 use super::role::Role;
+use super::watch::ProgressWatch;
 use super::{
     BenchWork, Direction, End, Grant, HELLO_TIMEOUT, Limits, Request, Session, Sources, Stage,
-    Told, Transfer, TransferOptions, WELCOME_TIMEOUT,
+    Told, Transfer, TransferOptions,
 };
 use crate::ids::{CopyId, PATH_MAX_BYTES};
 use crate::proto::bench::{Bench, BenchRole, MAX_BENCH};
@@ -38,14 +39,15 @@ impl Session {
         let begin = match request {
             Request::Transfer(transfer) => match transfer.direction {
                 Direction::Pull => begin_pull(now, &mut ports, transfer, &limits),
-                Direction::Push => begin_push(now, transfer),
+                Direction::Push => begin_push(transfer),
             },
             Request::List { path, partial } => {
                 let asked = WireRequest::List { path, partial };
-                await_welcome(now, Role::Read, asked, None)
+                await_welcome(Role::Read, asked, None)
             }
             Request::Bench { work, duration } => begin_bench(now, work, duration, &limits),
         };
+        let watch = ProgressWatch::new(now, limits.patience);
         let mut session = Session {
             client: true,
             limits,
@@ -54,6 +56,9 @@ impl Session {
             stage: begin.stage,
             role: begin.role,
             told: Told::default(),
+            watch,
+            disk_ended: 0,
+            now,
             end: End::No,
             #[cfg(test)]
             unchecked: 0,
@@ -72,6 +77,7 @@ impl Session {
             until: now + HELLO_TIMEOUT,
         };
         let (decoder, ports) = (Decoder::new(), Ports::default());
+        let watch = ProgressWatch::new(now, limits.patience);
         Session {
             client: false,
             limits,
@@ -80,6 +86,9 @@ impl Session {
             stage,
             role: Role::Unknown,
             told: Told::default(),
+            watch,
+            disk_ended: 0,
+            now,
             end: End::No,
             #[cfg(test)]
             unchecked: 0,
@@ -105,6 +114,10 @@ impl Session {
             bwlimit_bps,
             streams: Some(self.limits.parallel.max_concurrent_streams.clamp(1, 255) as u8),
             counts,
+            patience_s: self
+                .limits
+                .patience
+                .map(|patience| u32::try_from(patience.as_secs()).unwrap_or(u32::MAX).max(1)),
         });
         if paths_fit && few && wire::fits(&message) {
             self.ports.message(&message);
@@ -118,24 +131,23 @@ impl Session {
     }
 
     /// The receiver's target is known.
-    pub(super) fn begin_receiving(&mut self, now: Instant) {
+    pub(super) fn begin_receiving(&mut self) {
         let Stage::Placing { ask, .. } = std::mem::replace(&mut self.stage, Stage::Running) else {
             return;
         };
         match ask {
             None => self.welcome(),
-            Some(Sources {
-                paths,
-                bwlimit_bps,
-                counts,
-            }) => {
+            Some(Sources { paths, options }) => {
                 let inside = self.role.lands_inside();
                 self.ports.event(Event::Placed { inside });
-                let until = now + WELCOME_TIMEOUT;
-                self.stage = Stage::AwaitWelcome { until, send: None };
-                let place = self.place().map(Into::into);
-                let sources = paths;
-                self.greet(WireRequest::Pull { sources, place }, bwlimit_bps, counts);
+                self.stage = Stage::AwaitWelcome { send: None };
+                let asked = WireRequest::Pull {
+                    sources: paths,
+                    follow_named: options.follow_named,
+                    no_growing: options.no_growing,
+                    place: self.place().map(Into::into),
+                };
+                self.greet(asked, options.bwlimit_bps, options.counts);
             }
         }
     }
@@ -172,6 +184,7 @@ impl Session {
             self.refuse_with(SessionErrorCode::Unsupported, text);
             return Ok(());
         }
+        self.watch.shorten(hello.patience());
         self.ports.event(asked(&hello.request));
         let (allowed, what) = match &hello.request {
             WireRequest::Push { .. } => (grant.write, "write to"),
@@ -211,16 +224,12 @@ impl Session {
                     metadata,
                     no_target_dir,
                     copy: copy.map(|copy| CopyId(copy.into())),
-                    bwlimit_bps: hello.bwlimit_bps,
-                    counts: false,
+                    ..TransferOptions::default()
                 };
                 let config = receiver_config(false, target, options, single, &self.limits);
                 self.receive(now, config);
             }
-            WireRequest::Pull {
-                ref sources,
-                ref place,
-            } => self.serve_files(now, sources.clone(), place.clone(), &hello)?,
+            WireRequest::Pull { .. } => self.serve_files(now, &hello)?,
             WireRequest::List { path, partial } => self.serve_rows(path, partial),
             WireRequest::Bench { mode, milliseconds } => {
                 self.serve_bench(now, mode, milliseconds, hello.streams);
@@ -246,19 +255,25 @@ impl Session {
         (self.stage, self.role) = (Stage::Running, role);
     }
 
-    fn serve_files(
-        &mut self,
-        now: Instant,
-        sources: Vec<Bytes>,
-        place: Option<WirePlace>,
-        hello: &Hello,
-    ) -> Result<(), Violation> {
-        let sources = Sources {
-            paths: sources,
-            bwlimit_bps: hello.bwlimit_bps,
-            counts: hello.counts,
+    fn serve_files(&mut self, now: Instant, hello: &Hello) -> Result<(), Violation> {
+        let WireRequest::Pull {
+            sources,
+            follow_named,
+            no_growing,
+            place,
+        } = &hello.request
+        else {
+            return Ok(());
         };
-        let mut config = self.sender_config(sources, hello.entry_window, place)?;
+        let options = TransferOptions {
+            follow_named: *follow_named,
+            no_growing: *no_growing,
+            bwlimit_bps: hello.bwlimit_bps,
+            ..TransferOptions::default()
+        };
+        let paths = sources.clone();
+        let sources = Sources { paths, options };
+        let mut config = self.sender_config(sources, hello.entry_window, place.clone())?;
         config.counts = hello.counts;
         if let Some(streams) = hello.streams {
             let max = &mut config.parallel.max_concurrent_streams;
@@ -331,9 +346,7 @@ impl Session {
         if peer_window == 0 {
             return violation("an entry window of 0 lets nothing through");
         }
-        let Sources {
-            paths, bwlimit_bps, ..
-        } = sources;
+        let Sources { paths, options } = sources;
         let key = self.limits.host_key;
         Ok(SenderConfig {
             client: self.client,
@@ -345,7 +358,9 @@ impl Session {
             carriage: self.limits.carriage,
             lookups: self.limits.lookups,
             parallel: self.limits.parallel.clone(),
-            bwlimit_bps,
+            bwlimit_bps: options.bwlimit_bps,
+            follow_named: options.follow_named,
+            no_growing: options.no_growing,
             counts: false,
         })
     }
@@ -366,16 +381,12 @@ fn asked(request: &WireRequest) -> Event {
 }
 
 /// Says what is wanted, and waits to be welcome.
-fn await_welcome(
-    now: Instant,
-    role: Role,
-    asked: WireRequest,
-    send: Option<Sources>,
-) -> SessionStart {
-    let bwlimit_bps = send.as_ref().and_then(|sources| sources.bwlimit_bps);
-    let until = now + WELCOME_TIMEOUT;
+fn await_welcome(role: Role, asked: WireRequest, send: Option<Sources>) -> SessionStart {
+    let bwlimit_bps = send
+        .as_ref()
+        .and_then(|sources| sources.options.bwlimit_bps);
     SessionStart {
-        stage: Stage::AwaitWelcome { until, send },
+        stage: Stage::AwaitWelcome { send },
         role,
         asks: Some((asked, bwlimit_bps)),
     }
@@ -398,8 +409,7 @@ fn begin_pull(
     config.expected = Some(sources.iter().map(own_name).collect());
     let ask = Some(Sources {
         paths: sources,
-        bwlimit_bps: options.bwlimit_bps,
-        counts: options.counts,
+        options,
     });
     SessionStart {
         stage: Stage::Placing { ask },
@@ -408,7 +418,7 @@ fn begin_pull(
     }
 }
 
-fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
+fn begin_push(transfer: Transfer) -> SessionStart {
     let TransferOptions {
         must_be_dir,
         force,
@@ -417,7 +427,9 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         no_target_dir,
         copy,
         metadata,
-        bwlimit_bps,
+        follow_named: _,
+        no_growing: _,
+        bwlimit_bps: _,
         // The client walks its own sources itself.
         counts: _,
     } = transfer.options;
@@ -436,10 +448,9 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
     };
     let send = Sources {
         paths: transfer.sources,
-        bwlimit_bps,
-        counts: false,
+        options: transfer.options,
     };
-    await_welcome(now, Role::Unknown, asked, Some(send))
+    await_welcome(Role::Unknown, asked, Some(send))
 }
 
 fn begin_bench(now: Instant, work: BenchWork, duration: Duration, limits: &Limits) -> SessionStart {
@@ -453,7 +464,7 @@ fn begin_bench(now: Instant, work: BenchWork, duration: Duration, limits: &Limit
         mode,
         milliseconds: duration.as_millis() as u64,
     };
-    await_welcome(now, Role::Bench(bench), asked, None)
+    await_welcome(Role::Bench(bench), asked, None)
 }
 
 /// `streams`: what the client asked for, when it is the server that sends; else our own setting

@@ -93,7 +93,11 @@ impl Lister {
             stopping: false,
             closed: false,
         };
-        let cmd = DiskOp::ResolveSource { path, dir: PARENT };
+        let cmd = DiskOp::ResolveSource {
+            path,
+            follow: false,
+            dir: PARENT,
+        };
         lister.ops.start(ports, ListOp::Source, cmd);
         lister
     }

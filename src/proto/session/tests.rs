@@ -13,7 +13,7 @@ use crate::proto::wire::{
 };
 use crate::proto::{
     CancelReason, DiskDone, DiskError, DiskOp, EntryErrorCode, EntryPlace, EntryResult, Event,
-    Kind, Listed, Meta, Mtime, Output,
+    Kind, Lasting, Listed, Meta, Mtime, Output,
 };
 
 const BOTH: Grant = Grant {
@@ -38,6 +38,7 @@ fn limits() -> Limits {
         host_key: None,
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
+        patience: Some(PATIENCE),
     }
 }
 
@@ -66,6 +67,7 @@ fn hello(version: u16, request: WireRequest) -> Message {
         bwlimit_bps: None,
         streams: None,
         counts: false,
+        patience_s: None,
     })
 }
 
@@ -103,6 +105,9 @@ fn meta(kind: Kind) -> Meta {
         size_bytes: 0,
         inode: 1,
         device: 0,
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
     }
 }
 
@@ -129,6 +134,7 @@ fn a_server_sends_what_was_asked_for_and_no_more() {
                 size_bytes: 0,
                 source_tag: 0,
                 device: None,
+                is_unsized: false,
                 link: None,
             })
         });
@@ -250,12 +256,18 @@ fn a_silent_client_is_dropped() {
 }
 
 #[test]
-fn a_silent_server_is_lost() {
+fn a_silent_server_is_given_up() {
     let mut client = Bench::client(push());
     assert!(matches!(client.said[..], [Message::Hello(_)]));
-    client.now += WELCOME_TIMEOUT + Duration::from_millis(1);
+    client.now += PATIENCE;
     client.input(Input::Tick);
-    assert!(matches!(client.outcome, Some(Outcome::Lost(_))));
+    assert_eq!(
+        client.outcome, None,
+        "the server would say first what it waits for"
+    );
+    client.now += Duration::from_secs(1);
+    client.input(Input::Tick);
+    assert!(matches!(client.outcome, Some(Outcome::Stalled { .. })));
 }
 
 #[test]
@@ -293,6 +305,8 @@ fn rights_are_checked() {
             },
             WireRequest::Pull {
                 sources: vec![],
+                follow_named: false,
+                no_growing: false,
                 place: None,
             },
         ),

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::Rng;
 use super::disk::Disk;
 use super::ops::Handles;
 use super::tree::random_name;
+use super::{Rng, root};
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
 use crate::proto::chunk::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count, chunk_len_bytes};
 use crate::proto::errno::EIO;
@@ -144,6 +144,8 @@ impl Hostile {
                     .collect();
                 WireRequest::Pull {
                     sources,
+                    follow_named: false,
+                    no_growing: false,
                     place: None,
                 }
             }
@@ -163,6 +165,7 @@ impl Hostile {
             bwlimit_bps,
             streams,
             counts: false,
+            patience_s: None,
         }));
     }
 
@@ -353,6 +356,7 @@ impl Hostile {
             size_bytes,
             source_tag: 9,
             device: None,
+            is_unsized: false,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../../etc")),
         }
     }
@@ -383,7 +387,7 @@ impl Hostile {
             let digest = digest_of(&vec![id.0 as u8; size as usize]);
             return match chunk_count(size) {
                 1 => {}
-                _ => self.say(&Message::Root { entry: id, digest }),
+                _ => self.say(&root(id, digest)),
             };
         };
         self.sent.insert((id, chunk));
@@ -513,10 +517,7 @@ impl Hostile {
                 self.say(&Message::ManifestEnd { entries })
             }
             7 => {
-                self.say(&Message::Root {
-                    entry: id,
-                    digest: [0; 32],
-                });
+                self.say(&root(id, [0; 32]));
             }
             8 => self.say(&Message::Abort {
                 entry: id,
@@ -531,7 +532,13 @@ impl Hostile {
                 "no",
             ))),
             12 => self.greet(),
-            13 => self.say(&Message::ListEnd {}),
+            13 => {
+                let said = match self.rng.next() % 5 {
+                    0 => Message::ListEnd {},
+                    finished => Message::Working { finished },
+                };
+                self.say(&said)
+            }
             14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
             15 => self.judge_wrongly(id),
             16..19 => self.send_wrongly(id),
@@ -540,17 +547,14 @@ impl Hostile {
                 self.stream(noise.into(), true)
             }
             20 => {
-                let noise = self.rng.bytes(40);
-                self.input(Input::Control(noise.into()))
+                let noise = self.rng.bytes(40).into();
+                self.input(Input::Control(noise))
             }
             21 => self.input(Input::DataReset),
-            22 => {
-                let path = Bytes::from_static(b"\x1b[2J");
-                self.say(&Message::SourceError {
-                    path,
-                    error: error(EntryErrorCode::Name),
-                })
-            }
+            22 => self.say(&Message::SourceError {
+                path: Bytes::from_static(b"\x1b[2J"),
+                error: error(EntryErrorCode::Name),
+            }),
             _ => self.input(Input::Cancel(CancelReason::User)),
         }
     }

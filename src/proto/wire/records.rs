@@ -5,6 +5,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{WireError, get_varint, put_varint};
 use crate::ids::{ChunkIndex, EntryId};
+use crate::proto::PIECE_BYTES;
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::integrity::Digest;
 
@@ -26,18 +27,28 @@ pub enum RecordHead {
         chunk: ChunkIndex,
         len_bytes: u64,
     },
+    /// What one read of an unsized file brought, at most [`PIECE_BYTES`] of it.
+    Stretch {
+        entry: EntryId,
+        offset: u64,
+        len_bytes: u64,
+    },
 }
 
 impl RecordHead {
     pub fn entry(&self) -> EntryId {
         match *self {
-            RecordHead::Whole { entry, .. } | RecordHead::Chunk { entry, .. } => entry,
+            RecordHead::Whole { entry, .. }
+            | RecordHead::Chunk { entry, .. }
+            | RecordHead::Stretch { entry, .. } => entry,
         }
     }
 
     pub fn len_bytes(&self) -> u64 {
         match *self {
-            RecordHead::Whole { len_bytes, .. } | RecordHead::Chunk { len_bytes, .. } => len_bytes,
+            RecordHead::Whole { len_bytes, .. }
+            | RecordHead::Chunk { len_bytes, .. }
+            | RecordHead::Stretch { len_bytes, .. } => len_bytes,
         }
     }
 
@@ -58,6 +69,16 @@ impl RecordHead {
                 put_varint(out, u64::from(chunk.0));
                 put_varint(out, len_bytes);
             }
+            RecordHead::Stretch {
+                entry,
+                offset,
+                len_bytes,
+            } => {
+                out.put_u8(4);
+                put_varint(out, u64::from(entry.0));
+                put_varint(out, offset);
+                put_varint(out, len_bytes);
+            }
         }
     }
 
@@ -68,7 +89,7 @@ impl RecordHead {
         };
         let count = match kind {
             1 => 2,
-            2 => 3,
+            2 | 4 => 3,
             _ => return Err(WireError::Record("unknown record kind")),
         };
         let (mut at, mut values) = (1, [0u64; 3]);
@@ -92,6 +113,20 @@ impl RecordHead {
                 at,
             )));
         }
+        if kind == 4 {
+            let (offset, len_bytes) = (values[1], values[2]);
+            if !(1..=PIECE_BYTES as u64).contains(&len_bytes) {
+                return Err(WireError::Record("a stretch of no bytes, or of too many"));
+            }
+            return Ok(Some((
+                RecordHead::Stretch {
+                    entry,
+                    offset,
+                    len_bytes,
+                },
+                at,
+            )));
+        }
         if values[1] > SMALL_MAX_BYTES {
             return Err(WireError::Record("whole file above the size of small ones"));
         }
@@ -109,6 +144,9 @@ impl RecordHead {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordStatus {
     Valid,
+    /// Valid, of a small file, or the only chunk of a file, that grew while it was read: what it
+    /// held as it was announced.
+    ValidPrefix,
     /// The source failed while it was read; the rest of the data is filler and the digest means
     /// nothing.
     SourceFailed,
@@ -119,6 +157,7 @@ pub fn encode_record_tail(status: RecordStatus, digest: &Digest, out: &mut Bytes
     out.put_u8(match status {
         RecordStatus::Valid => 0,
         RecordStatus::SourceFailed => 1,
+        RecordStatus::ValidPrefix => 2,
     });
     out.put_slice(digest);
 }
@@ -129,7 +168,8 @@ pub enum Record {
     Begin(RecordHead),
     /// The next bytes of the record begun; never empty, a slice of what was fed.
     Data(Bytes),
-    /// The root digest of a whole file or single-chunk file, else the chunk's chaining value.
+    /// The root digest of a whole file, single-chunk file or stretch, else the chunk's chaining
+    /// value.
     End {
         status: RecordStatus,
         digest: Digest,
@@ -221,6 +261,7 @@ impl RecordParser {
                 let status = match buf[0] {
                     0 => RecordStatus::Valid,
                     1 => RecordStatus::SourceFailed,
+                    2 => RecordStatus::ValidPrefix,
                     _ => return Err(WireError::Record("unknown record status")),
                 };
                 let mut digest = [0; 32];

@@ -155,6 +155,10 @@ impl TargetTree {
 }
 
 impl TargetDir {
+    pub(super) fn path(&self) -> &Bytes {
+        &self.path
+    }
+
     /// The descriptor to close when the session stops.
     fn descriptor(&self, target: &Target) -> Option<DirId> {
         match self.state {
@@ -191,8 +195,10 @@ impl ReceivePlan {
             (None, Kind::File | Kind::Directory) => true,
             _ => false,
         };
-        let size_fits = entry.kind == Kind::File || entry.size_bytes == 0;
-        if !link_fits || !size_fits || entry.mtime.nanoseconds >= 1_000_000_000 {
+        let is_sized_file = entry.kind == Kind::File && !entry.is_unsized;
+        let size_fits = is_sized_file || entry.size_bytes == 0;
+        let is_stream_fit = entry.kind == Kind::File || !entry.is_unsized;
+        if !link_fits || !size_fits || !is_stream_fit || entry.mtime.nanoseconds >= 1_000_000_000 {
             return violation(format!("entry {} is of no kind that can be sent", id.0));
         }
         self.manifest.last_entry = id.0;
@@ -216,6 +222,8 @@ impl ReceivePlan {
                 inode: entry.source_tag,
             }),
             link: entry.link,
+            is_unsized: entry.is_unsized,
+            has_grown: false,
             replaces: false,
             state: ReceivedState::Queued,
         };

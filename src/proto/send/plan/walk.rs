@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{SendPlan, SendPlanOp, SentEntry, SentState, SourceDir};
 use crate::ids::{DirId, EntryId, Name, PATH_MAX_BYTES};
 use crate::proto::chunk::MAX_DEPTH;
-use crate::proto::errors::{into_itself, source_error, unsendable};
+use crate::proto::errors::{into_itself, source_error, special_source, unsendable};
 use crate::proto::path::join;
 use crate::proto::place::NearPlace;
 use crate::proto::ports::Ports;
@@ -33,6 +33,8 @@ const HELD_DIRS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Walk {
     sources: Vec<Bytes>,
+    /// A source that is a symlink is what it leads to.
+    pub(super) follow_named: bool,
     next_source: usize,
     resolving: bool,
     stack: Vec<Frame>,
@@ -65,9 +67,10 @@ struct Found {
 }
 
 impl Walk {
-    pub(super) fn new(sources: Vec<Bytes>) -> Walk {
+    pub(super) fn new(sources: Vec<Bytes>, follow_named: bool) -> Walk {
         Walk {
             sources,
+            follow_named,
             next_source: 0,
             resolving: false,
             stack: Vec::new(),
@@ -159,7 +162,11 @@ impl SendPlan {
         self.ops.start(
             ports,
             SendPlanOp::Source { source, dir },
-            DiskOp::ResolveSource { path, dir: id },
+            DiskOp::ResolveSource {
+                path,
+                follow: self.walk.follow_named,
+                dir: id,
+            },
         );
         true
     }
@@ -325,14 +332,21 @@ impl SendPlan {
 
     /// Makes an entry of what was found in `dir`, or says why not.
     fn announce(&mut self, ports: &mut Ports, parent: EntryId, dir: usize, found: Found) {
-        let Found { name, meta, link } = found;
+        let Found {
+            name,
+            mut meta,
+            link,
+        } = found;
+        let is_unsized = meta.kind == Kind::File && !meta.is_sized;
+        if is_unsized {
+            meta.size_bytes = 0;
+        }
         let at = &self.dirs.open[dir];
         let name_bytes = name.as_ref().map_or(Bytes::new(), Name::bytes);
         let path_bytes = at.path_bytes + name_bytes.len() + usize::from(at.path_bytes > 0);
         if meta.kind == Kind::Special {
             let path = join(&at.path, &name_bytes);
-            self.note_warning(ports, path, SPECIAL_SKIPPED.into());
-            return;
+            return self.leave_out(ports, parent, path);
         }
         if self.holds_target(&meta) {
             let path = join(&at.path, &name_bytes);
@@ -352,13 +366,7 @@ impl SendPlan {
         let id = EntryId(self.manifest.last_entry);
         let dir_path = at.path.clone();
         let state = match meta.kind {
-            Kind::File => {
-                self.dirs.open[dir].users += 1;
-                SentState::Offered {
-                    dir: Some(dir),
-                    resume: None,
-                }
-            }
+            Kind::File => self.offer_from(dir),
             Kind::Symlink | Kind::Special => SentState::Offered {
                 dir: None,
                 resume: None,
@@ -370,6 +378,7 @@ impl SendPlan {
         };
         if meta.kind == Kind::File {
             self.manifest.count_file(meta.size_bytes);
+            self.links.note(&meta, || join(&dir_path, &name_bytes));
         }
         let version = Version::of(&meta);
         let entry = SentEntry {
@@ -377,6 +386,7 @@ impl SendPlan {
             dir_path,
             kind: meta.kind,
             version,
+            is_unsized,
             state,
         };
         self.entries.insert(id, entry);
@@ -388,9 +398,10 @@ impl SendPlan {
             mode: meta.mode & 0o7777,
             mtime: meta.mtime,
             size_bytes: version.size_bytes,
-            source_tag: meta.inode,
+            source_tag: meta.tag(),
             link: link.filter(|_| meta.kind == Kind::Symlink),
             device: (self.is_copied() || self.near.is_some()).then_some(meta.device),
+            is_unsized,
         };
         self.push_item(ports, Item::Entry(item));
     }
@@ -399,6 +410,23 @@ impl SendPlan {
     fn holds_target(&self, meta: &Meta) -> bool {
         let is_in = |near: &NearPlace| near.is_in(meta.object());
         meta.kind == Kind::Directory && self.near.as_ref().is_some_and(is_in)
+    }
+
+    /// A file whose directory is held until it is read.
+    fn offer_from(&mut self, dir: usize) -> SentState {
+        self.dirs.open[dir].users += 1;
+        SentState::Offered {
+            dir: Some(dir),
+            resume: None,
+        }
+    }
+
+    /// A special file: in a tree a warning, while what was asked for by name is not left out so.
+    fn leave_out(&mut self, ports: &mut Ports, parent: EntryId, path: Bytes) {
+        match parent {
+            EntryId(0) => self.note_error(ports, path, special_source(self.client)),
+            _ => self.note_warning(ports, path, SPECIAL_SKIPPED.into()),
+        }
     }
 
     /// Opens a directory found in `dir` and walks it next.

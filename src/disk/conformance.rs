@@ -121,8 +121,12 @@ impl DiskAnswer {
                 size_bytes,
                 resumable,
             },
-            Ok(DiskDone::Unfinished(_)) => unreachable!("only listings of them ask"),
-            Ok(DiskDone::Above(_) | DiskDone::Copied { .. } | DiskDone::Input { .. }) => {
+            Ok(
+                DiskDone::Above(_)
+                | DiskDone::Copied { .. }
+                | DiskDone::Input { .. }
+                | DiskDone::Unfinished(_),
+            ) => {
                 unreachable!("nothing was asked that has this answer")
             }
             Ok(DiskDone::Done) => DiskAnswer::Done,

@@ -77,10 +77,6 @@ pub async fn resolve(files: &Files, asked: &SourceAsked<'_>) -> Result<DiskDone,
                 .add_named(asked.dir, Some(NamedSource { name, behind }));
             (stream_meta(&stat), None)
         }
-        FileKind::File => {
-            files.refuse_unfinished(&fd, name.as_bytes()).await?;
-            files.described(&fd, name.as_bytes(), &stat).await?
-        }
         _ => files.described(&fd, name.as_bytes(), &stat).await?,
     };
     // Only now: of a source that failed, nothing is closed.
@@ -140,7 +136,8 @@ impl Files {
         })
     }
 
-    /// Opens what the user named, through symlinks: on a daemon those that stay inside its root.
+    /// Opens what the user named, through symlinks: on a daemon those that stay inside its root and
+    /// lead to no unfinished file.
     async fn open_named(&self, path: &[u8], flags: i32) -> Result<Arc<OwnedFd>, DiskError> {
         let how = |resolve| OpenHow {
             flags,
@@ -154,6 +151,7 @@ impl Files {
                 let confined = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
                 let path = relative(path);
                 let fd = self.open(Some(&root), path, how(confined)).await?;
+                self.refuse_led_astray(&fd).await?;
                 Ok(fd)
             }
         }

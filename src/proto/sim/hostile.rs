@@ -146,7 +146,12 @@ impl Hostile {
                 let sources = (0..self.rng.below(4))
                     .map(|_| Bytes::from_static(self.rng.pick(&sources)))
                     .collect();
-                WireRequest::Pull { sources }
+                WireRequest::Pull {
+                    sources,
+                    follow_named: false,
+                    no_growing: false,
+                    place: None,
+                }
             }
             Role::SendingServer | Role::ReceivingServer => {
                 return self.say(&Message::Welcome(Welcome {
@@ -532,10 +537,13 @@ impl Hostile {
                 "no",
             ))),
             12 => self.greet(),
-            13 => match self.rng.next() % 5 {
-                0 => self.say(&Message::ListEnd {}),
-                finished => self.say(&Message::Working { finished }),
-            },
+            13 => {
+                let said = match self.rng.next() % 5 {
+                    0 => Message::ListEnd {},
+                    finished => Message::Working { finished },
+                };
+                self.say(&said)
+            }
             14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
             15 => self.judge_wrongly(id),
             16..19 => self.send_wrongly(id),

@@ -406,6 +406,12 @@ impl SendPlan {
         self.push_item(ports, Item::Entry(item));
     }
 
+    /// Whether the receiver's target is this directory, or lies in it.
+    fn holds_target(&self, meta: &Meta) -> bool {
+        let is_in = |near: &NearPlace| near.is_in(meta.object());
+        meta.kind == Kind::Directory && self.near.as_ref().is_some_and(is_in)
+    }
+
     /// A file whose directory is held until it is read.
     fn offer_from(&mut self, dir: usize) -> SentState {
         self.dirs.open[dir].users += 1;
@@ -421,12 +427,6 @@ impl SendPlan {
             EntryId(0) => self.note_error(ports, path, special_source(self.client)),
             _ => self.note_warning(ports, path, SPECIAL_SKIPPED.into()),
         }
-    }
-
-    /// Whether the receiver's target is this directory, or lies in it.
-    fn holds_target(&self, meta: &Meta) -> bool {
-        let is_in = |near: &NearPlace| near.is_in(meta.object());
-        meta.kind == Kind::Directory && self.near.as_ref().is_some_and(is_in)
     }
 
     /// Opens a directory found in `dir` and walks it next.

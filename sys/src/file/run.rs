@@ -16,8 +16,8 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::UnlinkatFlags;
 
 use super::{
-    Dir, FileDone, FileOp, FileSystem, Flock, OpenHow, STATX_MASK, Statx, extents, invalid, list,
-    xattr,
+    Dir, FileDone, FileOp, FileSystem, Flock, OpenHow, STATX_MASK, Statx, extents, holes, invalid,
+    list, xattr,
 };
 use crate::pool::Buffer;
 
@@ -45,13 +45,21 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
         } => read(&file, offset, buffer, len),
         FileOp::Write { file, offset, data } => write(&file, offset, &data).map(FileDone::Written),
         FileOp::Reserve { file, len } => done(reserve(&file, len)),
+        FileOp::Punch { file, offset, len } => done(punch(&file, offset, len)),
+        FileOp::FindData { file, from, max } => {
+            holes::find_data(&file, from, max).map(FileDone::Data)
+        }
         FileOp::Truncate { file, len } => done(truncate(&file, len)),
         FileOp::Fsync { file, data_only } => match data_only {
             true => done(nix::unistd::fdatasync(&file)),
             false => done(nix::unistd::fsync(&file)),
         },
         FileOp::SyncRange { file, wait } => done(sync_range(&file, wait)),
-        FileOp::Extents { file, len } => extents::are_written(&file, len).map(FileDone::Allocated),
+        FileOp::Extents {
+            file,
+            len,
+            has_holes,
+        } => extents::are_written(&file, len, has_holes).map(FileDone::Allocated),
         FileOp::GetXattr { file, name } => xattr::get(&file, name).map(FileDone::Xattr),
         FileOp::SetXattr { file, name, value } => done(xattr::set(&file, name, &value)),
         FileOp::RemoveXattr { file, name } => done(xattr::remove(&file, name)),
@@ -168,6 +176,12 @@ fn write(file: &OwnedFd, offset: u64, data: &[u8]) -> io::Result<usize> {
 fn reserve(file: &OwnedFd, len: u64) -> io::Result<()> {
     let keeps_size = FallocateFlags::FALLOC_FL_KEEP_SIZE;
     uninterrupted(|| Ok(nix::fcntl::fallocate(file, keeps_size, 0, signed(len)?)?))
+}
+
+fn punch(file: &OwnedFd, offset: u64, len: u64) -> io::Result<()> {
+    let (offset, len) = (signed(offset)?, signed(len)?);
+    let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    uninterrupted(|| Ok(nix::fcntl::fallocate(file, how, offset, len)?))
 }
 
 fn truncate(file: &OwnedFd, len: u64) -> io::Result<()> {

@@ -74,6 +74,9 @@ impl FileInFlight {
                 write(fd(file), offset, data, index.and_then(&mut fixed))
             }
             FileOp::Reserve { file, len } => reserve(fd(file), seekable(*len)?),
+            FileOp::Punch { file, offset, len } => {
+                punch(fd(file), seekable(*offset)?, seekable(*len)?)
+            }
             FileOp::Truncate { file, len } if has_truncate => {
                 opcode::Ftruncate::new(fd(file), seekable(*len)?).build()
             }
@@ -100,6 +103,7 @@ impl FileInFlight {
             | FileOp::Lock { .. }
             | FileOp::StatFs { .. }
             | FileOp::Extents { .. }
+            | FileOp::FindData { .. }
             | FileOp::GetXattr { .. }
             | FileOp::SetXattr { .. }
             | FileOp::RemoveXattr { .. }
@@ -121,6 +125,7 @@ impl FileInFlight {
                         FileOp::Read { .. }
                         | FileOp::Write { .. }
                         | FileOp::Reserve { .. }
+                        | FileOp::Punch { .. }
                         | FileOp::Truncate { .. }
                         | FileOp::Fsync { .. }
                         | FileOp::SyncRange { .. }
@@ -228,6 +233,13 @@ fn write(file: Fd, offset: u64, data: &[u8], fixed: Option<u16>) -> squeue::Entr
 fn reserve(file: Fd, len: u64) -> squeue::Entry {
     opcode::Fallocate::new(file, len)
         .mode(libc::FALLOC_FL_KEEP_SIZE)
+        .build()
+}
+
+fn punch(file: Fd, offset: u64, len: u64) -> squeue::Entry {
+    opcode::Fallocate::new(file, len)
+        .offset(offset)
+        .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
         .build()
 }
 

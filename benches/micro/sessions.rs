@@ -62,6 +62,7 @@ impl Source {
             mode: 0o644,
             mtime,
             size_bytes: self.file_bytes as u64,
+            allocated_bytes: self.file_bytes as u64,
             inode: 9,
             device: 0,
         }
@@ -122,6 +123,9 @@ impl Disk {
             DiskOp::ReadPart { .. }
             | DiskOp::PutSymlink { .. }
             | DiskOp::CopyRange { .. }
+            | DiskOp::Map { .. }
+            | DiskOp::MakeHole { .. }
+            | DiskOp::Yield
             | DiskOp::StatDir { .. }
             | DiskOp::DirsAbove { .. } => {
                 panic!("nobody asks for {cmd:?} here")

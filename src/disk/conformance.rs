@@ -114,7 +114,8 @@ impl DiskAnswer {
             Ok(DiskDone::Above(_) | DiskDone::Copied { .. }) => {
                 unreachable!("only a copy within one host asks")
             }
-            Ok(DiskDone::Done) => DiskAnswer::Done,
+            // Where a hole is a hole is the file system's choice.
+            Ok(DiskDone::Mapped(_) | DiskDone::Done) => DiskAnswer::Done,
         }
     }
 }

@@ -24,6 +24,7 @@ mod target;
 mod tests;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -81,6 +82,8 @@ pub struct Disk {
     shared: Rc<Shared>,
     tasks: slab::Slab<Task>,
     finished: Vec<Finished>,
+    /// Sessions that gave up their turn, in the order they did.
+    yielded: VecDeque<Finished>,
     /// When tasks that found no descriptor try again.
     short_until: Option<Instant>,
 }
@@ -127,6 +130,7 @@ impl Disk {
             shared: Rc::new(shared),
             tasks: slab::Slab::new(),
             finished: Vec::new(),
+            yielded: VecDeque::new(),
             short_until: None,
         }
     }
@@ -134,6 +138,15 @@ impl Disk {
     /// Starts one operation of a session; its result comes out of [`Disk::finished`], perhaps at
     /// once.
     pub fn start(&mut self, session: usize, serial: u64, space: &Rc<Space>, op: OpId, cmd: DiskOp) {
+        if let DiskOp::Yield = cmd {
+            let result = Ok(DiskDone::Done);
+            return self.yielded.push_back(Finished {
+                session,
+                serial,
+                op,
+                result,
+            });
+        }
         let files = Files {
             shared: self.shared.clone(),
             space: space.clone(),
@@ -168,6 +181,12 @@ impl Disk {
         for task in starved {
             self.poll_task(task);
         }
+    }
+
+    /// Lets one session that yielded go on: one a turn, so that however many reckon, packets wait
+    /// for one slice.
+    pub fn feed_yielded(&mut self) {
+        self.finished.extend(self.yielded.pop_front());
     }
 
     /// When tasks that wait for a descriptor try again, as another thread may have closed some.
@@ -214,7 +233,7 @@ impl Disk {
 
     /// Operations started and not finished.
     pub fn in_flight(&self) -> usize {
-        self.tasks.len()
+        self.tasks.len() + self.yielded.len()
     }
 
     fn poll_task(&mut self, key: usize) {
@@ -378,17 +397,20 @@ async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
             files.space.forget_dir(dir);
             Ok(DiskDone::Done)
         }
+        DiskOp::Yield => Ok(DiskDone::Done),
         cmd @ (DiskOp::ResolveSource { .. }
         | DiskOp::OpenDir { .. }
         | DiskOp::List { .. }
         | DiskOp::ReadSmall { .. }
         | DiskOp::OpenRead { .. }
         | DiskOp::Read { .. }
+        | DiskOp::Map { .. }
         | DiskOp::Stat { .. }
         | DiskOp::CloseRead { .. }) => run_for_sender(files, cmd).await,
         cmd @ (DiskOp::OpenPart { .. }
         | DiskOp::StartPart { .. }
         | DiskOp::Write { .. }
+        | DiskOp::MakeHole { .. }
         | DiskOp::ReadPart { .. }
         | DiskOp::WriteJournal { .. }
         | DiskOp::CommitPart { .. }
@@ -425,6 +447,7 @@ async fn run_for_sender(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             offset,
             len_bytes,
         } => source::read(files, file, offset, len_bytes).await,
+        DiskOp::Map { file, offset } => source::map(files, file, offset).await,
         DiskOp::Stat { file } => source::stat(files, file).await,
         DiskOp::CloseRead { file } => {
             files.space.forget_file(file);
@@ -446,9 +469,15 @@ async fn run_for_part(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError>
         DiskOp::StartPart {
             file,
             size_bytes,
+            sparse,
             journal,
-        } => part::start_part(files, file, size_bytes, journal).await,
+        } => part::start_part(files, file, (size_bytes, sparse), journal).await,
         DiskOp::Write { file, offset, data } => part::write(files, file, offset, data).await,
+        DiskOp::MakeHole {
+            file,
+            offset,
+            len_bytes,
+        } => part::make_hole(files, file, offset, len_bytes).await,
         DiskOp::ReadPart {
             file,
             offset,
@@ -470,7 +499,8 @@ async fn run_for_part(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError>
             file,
             from,
             len_bytes,
-        } => part::copy_range(files, file, from, len_bytes).await,
+            most_bytes,
+        } => part::copy_range(files, file, from, (len_bytes, most_bytes)).await,
         DiskOp::CleanPart { dir, name } => part::clean_part(files, dir, &name).await,
         other => unreachable!("{other:?} is none of a partial file"),
     }
@@ -487,7 +517,7 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
         } => target::resolve(files, &path, must_be_dir, dir, fsync).await,
         DiskOp::StatDir { dir } => source::stat_dir(files, dir).await,
         DiskOp::DirsAbove { dir } => target::dirs_above(files, dir).await,
-        DiskOp::Check { dir, name } => target::check(files, dir, &name).await,
+        DiskOp::Check { dir, name, sparse } => target::check(files, dir, &name, sparse).await,
         DiskOp::MakeDir {
             parent,
             name,

@@ -15,6 +15,7 @@ use super::space::{Base, DirPlace, OpenFile};
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name, is_reserved_path};
 use crate::proto::errno::{EACCES, EBADF, ELOOP, ENAMETOOLONG};
+use crate::proto::extents::{DataMap, MAP_RANGES};
 use crate::proto::{Kind, Listed, Meta, Mtime};
 
 pub fn meta_of(stat: &Statx) -> Meta {
@@ -32,6 +33,7 @@ pub fn meta_of(stat: &Statx) -> Meta {
             nanoseconds: stat.mtime_ns,
         },
         size_bytes: stat.size,
+        allocated_bytes: stat.allocated,
         inode: stat.ino,
         device: stat.dev,
     }
@@ -410,6 +412,25 @@ pub async fn read(
     Ok(DiskDone::Read {
         data: files.pin(buffer.split()),
     })
+}
+
+/// Where a source has data.
+pub async fn map(files: &Files, file: FileId, offset: u64) -> Result<DiskDone, DiskError> {
+    let OpenFile::Source(file) = files.space.file(file)? else {
+        return Err(DiskError {
+            call: "file",
+            errno: EBADF,
+        });
+    };
+    let op = FileOp::FindData {
+        file,
+        from: offset,
+        max: MAP_RANGES,
+    };
+    match files.call("lseek", op).await? {
+        FileDone::Data(found) => Ok(DiskDone::Mapped(DataMap::new(found.ranges, found.known_to))),
+        other => unreachable!("lseek answered {other:?}"),
+    }
 }
 
 pub async fn stat_dir(files: &Files, dir: DirId) -> Result<DiskDone, DiskError> {

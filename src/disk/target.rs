@@ -138,7 +138,12 @@ fn trim_slashes(path: &[u8]) -> &[u8] {
     }
 }
 
-pub async fn check(files: &Files, dir: DirId, name: &Name) -> Result<DiskDone, DiskError> {
+pub async fn check(
+    files: &Files,
+    dir: DirId,
+    name: &Name,
+    sparse: bool,
+) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
     let meta = match files.lstat(&fd, name.as_bytes()).await {
         Ok(meta) => meta,
@@ -149,7 +154,8 @@ pub async fn check(files: &Files, dir: DirId, name: &Name) -> Result<DiskDone, D
         Kind::Symlink => Some(files.readlink(&fd, name.as_bytes()).await?),
         Kind::File | Kind::Directory | Kind::Special => None,
     };
-    let in_doubt = meta.kind == Kind::File && !files.is_sound(dir, name, meta.size_bytes).await?;
+    let looks = (meta.size_bytes, sparse);
+    let in_doubt = meta.kind == Kind::File && !files.is_sound(dir, name, looks).await?;
     Ok(DiskDone::Existing(Some(Existing {
         meta,
         link,

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use super::errno::{EINVAL, ELOOP};
+use super::extents::DataMap;
 use super::journal::Storage;
 use crate::ids::{DirId, FileId, Name};
 
@@ -29,12 +30,20 @@ pub struct Meta {
     pub mode: u32,
     pub mtime: Mtime,
     pub size_bytes: u64,
+    /// Bytes of blocks that hold its data; less than `size_bytes` of a file with holes.
+    pub allocated_bytes: u64,
     pub inode: u64,
     /// With `inode`, which object of this host it is.
     pub device: u64,
 }
 
 impl Meta {
+    /// How much of a file with holes is data, about. None: there are none, or not worth a look.
+    pub fn sparse(&self) -> Option<u64> {
+        let has_holes = self.kind == Kind::File && self.allocated_bytes < self.size_bytes;
+        has_holes.then_some(self.allocated_bytes)
+    }
+
     pub fn object(&self) -> ObjectId {
         ObjectId {
             device: self.device,
@@ -118,14 +127,22 @@ pub enum DiskOp {
         offset: u64,
         len_bytes: usize,
     },
+    /// Where a file opened by `OpenRead` has data, from `offset` (a multiple of
+    /// [`super::extents::BLOCK_BYTES`]) on, as far as one look goes.
+    Map { file: FileId, offset: u64 },
     /// fstat(2) of an open file, to see whether it changed while it was read.
     Stat { file: FileId },
     /// Closes a file opened by `OpenRead`.
     CloseRead { file: FileId },
 
     // ---- receiver
-    /// lstat(2) and readlink(2) of a name; `Existing(None)` when there is none.
-    Check { dir: DirId, name: Name },
+    /// lstat(2) and readlink(2) of a name; `Existing(None)` when there is none. `sparse`: a file of
+    /// that name that came from such a source has holes.
+    Check {
+        dir: DirId,
+        name: Name,
+        sparse: bool,
+    },
     /// Makes `name` in `parent` or opens the directory that is already there, mode 0700 until
     /// `SetDir`. Never through a symlink, unless `keep_dirlinks`, and then only through one that
     /// was made on this host (not received).
@@ -170,11 +187,13 @@ pub enum DiskOp {
         file: FileId,
         resumable: bool,
     },
-    /// Starts a partial file over: empties it, sees whether the file system has `size_bytes` free
-    /// (ENOSPC), and writes `journal` as the journal's beginning.
+    /// Starts a partial file over: empties it, sees whether it can fit at all where the file system
+    /// keeps bytes as they are (ENOSPC), and writes `journal` as the journal's beginning. `sparse`:
+    /// the source has holes and so much data; the partial file begins as one hole of its full size.
     StartPart {
         file: FileId,
         size_bytes: u64,
+        sparse: Option<u64>,
         journal: Bytes,
     },
     /// Writes all of `data` at `offset` of a partial file.
@@ -182,6 +201,12 @@ pub enum DiskOp {
         file: FileId,
         offset: u64,
         data: Bytes,
+    },
+    /// Makes a range of a partial file read as zeros, whatever an earlier session left there.
+    MakeHole {
+        file: FileId,
+        offset: u64,
+        len_bytes: u64,
     },
     /// Reads back a partial file (to hash it again). Answered by `Read`.
     ReadPart {
@@ -210,12 +235,14 @@ pub enum DiskOp {
     ClosePart { file: FileId, keep: bool },
     /// Copies the next `len_bytes` of `from`, a file of the other side's, to the end of a partial
     /// file; blocks are shared where the file system can. Fewer are copied only at the source's
-    /// end. EBADF where the sender closed it meanwhile, as it does when it stops. Only with
+    /// end. `most_bytes`: the source has holes, which are no bytes to be copied and stay holes; up
+    /// to so many are passed in all. EBADF where the sender closed it meanwhile, as it does when it stops. Only with
     /// [`super::Carriage::Copies`].
     CopyRange {
         file: FileId,
         from: FileId,
         len_bytes: u64,
+        most_bytes: Option<u64>,
     },
     /// Which object a directory is.
     StatDir { dir: DirId },
@@ -225,6 +252,10 @@ pub enum DiskOp {
     /// Removes a stale journal or partial file of `name` left by a crash between rename and
     /// clean-up.
     CleanPart { dir: DirId, name: Name },
+
+    // ---- either
+    /// Nothing: answered when others had their turn, so that long reckoning is cut into slices.
+    Yield,
 }
 
 /// What a disk operation found.
@@ -249,8 +280,10 @@ pub enum DiskDone {
     Meta(Meta),
     /// `DirsAbove`, the directory itself first.
     Above(Vec<ObjectId>),
-    /// `CopyRange`.
+    /// `CopyRange`; holes included.
     Copied { bytes: u64 },
+    /// `Map`.
+    Mapped(DataMap),
     /// `Read`, `ReadPart`.
     Read { data: Bytes },
     /// `Check`.

@@ -300,10 +300,7 @@ impl Session {
                 self.role.on_sent(now, bytes);
                 Ok(())
             }
-            Input::Disk { op, result } => {
-                self.role.on_disk(&mut self.ports, op, result);
-                Ok(())
-            }
+            Input::Disk { op, result } => self.role.on_disk(&mut self.ports, op, result),
             Input::Cancel => {
                 if matches!(self.end, End::No) {
                     self.role.flush(&mut self.ports);

@@ -209,6 +209,7 @@ impl Worker {
     }
 
     fn hand_over_file_operations(&mut self) {
+        self.disk.feed_yielded();
         self.disk.feed_starved();
         self.disk.feed_short(self.io.now);
         while let Some((token, op)) = self.disk.next_operation() {

@@ -383,6 +383,10 @@ pub mod magic {
     pub const XFS: i64 = 0x5846_5342;
     /// btrfs.
     pub const BTRFS: i64 = 0x9123_683e;
+    /// FAT, by all its names.
+    pub const FAT: i64 = 0x4d44;
+    /// exFAT.
+    pub const EXFAT: i64 = 0x2011_bab0;
     /// overlayfs.
     pub const OVERLAY: i64 = 0x794c_7630;
 }

@@ -146,6 +146,7 @@ mod tests {
             mode,
             mtime,
             size_bytes: 42,
+            allocated_bytes: 42,
             inode: 1,
             device: 0,
         }

@@ -13,6 +13,7 @@ use super::executors::{path_below, set};
 use super::{DiskAnswer, LIST_ENTRIES};
 use crate::ids::{ChunkIndex, DirId, FileId, Name};
 use crate::proto::chunk::{chunk_count, chunk_len_bytes, chunk_offset, is_resumable};
+use crate::proto::extents::BLOCK_BYTES;
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::{Header, RecordKey, Storage};
 use crate::proto::sim::Rng;
@@ -87,11 +88,16 @@ impl Script {
             8 | 9 => self.read_small(),
             10 => self.open_read(),
             11 | 12 => self.read(),
+            13 if self.rng.chance(50) => {
+                let offset = self.offset() / BLOCK_BYTES * BLOCK_BYTES;
+                self.file().map(|file| DiskOp::Map { file, offset })
+            }
             13 => self.file().map(|file| DiskOp::Stat { file }),
             14 => {
                 let dir = self.target()?;
                 let name = self.name();
-                Some(DiskOp::Check { dir, name })
+                let sparse = self.rng.chance(20);
+                Some(DiskOp::Check { dir, name, sparse })
             }
             15..18 => self.make_dir(),
             18 => self.put(),
@@ -404,6 +410,7 @@ impl Script {
                 DiskOp::StartPart {
                     file,
                     size_bytes: part.header.size_bytes,
+                    sparse: self.rng.chance(30).then_some(0),
                     journal,
                 }
             }
@@ -416,6 +423,14 @@ impl Script {
                 }
                 part.is_written = false;
                 DiskOp::Write { file, offset, data }
+            }
+            3 if part.recorded == 0 && self.rng.chance(50) => {
+                part.is_written = false;
+                DiskOp::MakeHole {
+                    file,
+                    offset,
+                    len_bytes: 1 + self.rng.next() % 200_000,
+                }
             }
             3 => DiskOp::ReadPart {
                 file,

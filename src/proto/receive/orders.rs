@@ -31,6 +31,10 @@ pub struct TakePart {
     pub part: usize,
     pub file: FileId,
     pub size_bytes: u64,
+    /// It was announced with holes.
+    pub is_sparse: bool,
+    /// It was begun anew: where nothing is written it reads as zeros.
+    pub is_fresh: bool,
     /// A bit for each chunk that is there: none of them may come.
     pub seen: Vec<u64>,
 }
@@ -65,7 +69,7 @@ pub enum ReceiveReport {
     Corrupted {
         entry: EntryId,
     },
-    /// A chunk is written, and its digest is right.
+    /// A chunk is written, or a hole; and its digest is right.
     Chunk {
         part: usize,
         chunk: ChunkIndex,

@@ -2,17 +2,20 @@
 //! hot, and emits it as records.
 
 mod chunks;
+mod holes;
 mod pack;
+mod runs;
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::SenderConfig;
-use super::orders::{SendCommand, SendReport, WholeOrder};
+use super::orders::{HolesOrder, SendCommand, SendReport, WholeOrder};
 use crate::ids::OpId;
 use crate::proto::errors::HostSide;
 use crate::proto::parallel::{Parallelism, StreamSlots, TokenBucket};
 use crate::proto::ports::{OpOwner, Ops, Ports};
+use crate::proto::zeros::ZeroPace;
 use crate::proto::{Carriage, DiskDone, DiskError};
 use chunks::Jobs;
 use pack::Pack;
@@ -34,14 +37,25 @@ pub struct SendMover {
     parallelism: Parallelism,
     pack: Pack,
     jobs: Jobs,
+    holes: VecDeque<HolesOrder>,
+    pace: ZeroPace,
     reports: VecDeque<SendReport>,
 }
 
-/// What a read was for.
+/// What an operation was for.
 #[derive(Debug)]
 pub enum SendMoverOp {
     Whole(WholeOrder),
-    Piece { job: usize, piece: u32, len: u32 },
+    Piece {
+        job: usize,
+        piece: u32,
+        len: u32,
+    },
+    /// Where its file has data.
+    Look {
+        job: usize,
+    },
+    Yield,
 }
 
 /// How far reading is ahead of the transport, and may be.
@@ -57,6 +71,8 @@ struct ReadAhead {
     untaken_bytes: u64,
     /// File bytes emitted, all in all.
     emitted_bytes: u64,
+    /// Of holes, which are not emitted.
+    hole_bytes: u64,
 }
 
 impl ReadAhead {
@@ -109,6 +125,7 @@ impl SendMover {
                 reading_bytes: 0,
                 untaken_bytes: 0,
                 emitted_bytes: 0,
+                hole_bytes: 0,
             },
             rate: SendRate {
                 bucket,
@@ -122,6 +139,8 @@ impl SendMover {
             parallelism: Parallelism::new(now, &config.parallel),
             pack: Pack::default(),
             jobs: Jobs::default(),
+            holes: VecDeque::new(),
+            pace: ZeroPace::default(),
             reports: VecDeque::new(),
         }
     }
@@ -149,6 +168,8 @@ impl SendMover {
             SendMoverOp::Piece { job, piece, len } => {
                 self.piece_read(ports, job, piece, len, result);
             }
+            SendMoverOp::Look { job } => self.looked(ports, job, result),
+            SendMoverOp::Yield => self.pace.renew(),
         }
     }
 
@@ -173,6 +194,11 @@ impl SendMover {
             false => self.ahead.untaken_bytes,
         };
         self.ahead.emitted_bytes.saturating_sub(untaken_bytes)
+    }
+
+    /// Bytes of holes that were passed.
+    pub fn hole_bytes(&self) -> u64 {
+        self.ahead.hole_bytes
     }
 
     /// Whether another read may start now. `has_work`: there is something to be read.
@@ -240,13 +266,17 @@ impl SendMover {
         }
     }
 
-    /// What the plan is to know of: small files under way, and the file of each chunk.
+    /// What the plan is to know of: small files under way, and the file of each other order.
     #[cfg(test)]
     pub fn orders(&self) -> Orders {
         let is_whole = |op: &&SendMoverOp| matches!(op, SendMoverOp::Whole(_));
         Orders {
             wholes: self.ops.iter().filter(is_whole).count(),
-            chunks: self.jobs.files(),
+            chunks: self
+                .jobs
+                .files()
+                .chain(self.holes.iter().map(|order| order.file))
+                .collect(),
         }
     }
 
@@ -260,14 +290,15 @@ impl SendMover {
             .map(|op| match op {
                 SendMoverOp::Whole(order) => order.version.size_bytes,
                 SendMoverOp::Piece { len, .. } => u64::from(*len),
+                SendMoverOp::Look { .. } | SendMoverOp::Yield => 0,
             })
             .sum();
         let known = asked + self.jobs.read_bytes();
         assert_eq!(self.ahead.reading_bytes, known, "bytes being read");
         self.pack.check(self.orders().wholes);
         let pieces = self.ops.iter().filter_map(|op| match op {
-            SendMoverOp::Piece { job, .. } => Some(*job),
-            SendMoverOp::Whole(_) => None,
+            SendMoverOp::Piece { job, .. } | SendMoverOp::Look { job } => Some(*job),
+            SendMoverOp::Whole(_) | SendMoverOp::Yield => None,
         });
         self.jobs.check(&pieces.collect::<Vec<_>>());
     }

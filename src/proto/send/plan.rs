@@ -58,6 +58,7 @@ pub enum SendPlanOp {
     List { dir: usize },
     OpenRead { file: usize, dir: usize },
     Stat { file: usize },
+    Look { file: usize },
     OpenCopied { dir: usize },
     CheckCopied,
     Close,
@@ -91,6 +92,8 @@ struct SentEntry {
     dir_path: Bytes,
     kind: Kind,
     version: Version,
+    /// It was announced with holes.
+    is_sparse: bool,
     state: SentState,
 }
 
@@ -197,6 +200,7 @@ impl SendPlan {
             SendPlanOp::List { dir } => self.listed(ports, dir, result),
             SendPlanOp::OpenRead { file, dir } => self.file_opened(ports, file, dir, result),
             SendPlanOp::Stat { file } => self.file_checked(ports, file, result),
+            SendPlanOp::Look { file } => self.file_looked_at(ports, file, result),
             SendPlanOp::OpenCopied { dir } => self.copied_opened(ports, dir, result),
             SendPlanOp::CheckCopied => self.copied_checked(ports, result),
             SendPlanOp::Close => {}
@@ -213,6 +217,7 @@ impl SendPlan {
             SendPlanOp::OpenCopied { .. } => self.copies.opened_while_stopping(done),
             SendPlanOp::List { .. }
             | SendPlanOp::Stat { .. }
+            | SendPlanOp::Look { .. }
             | SendPlanOp::CheckCopied
             | SendPlanOp::Close => {}
         }
@@ -335,7 +340,10 @@ impl SendPlan {
                 | SendPlanOp::OpenCopied { .. } => 1,
                 SendPlanOp::OpenDir { dir, .. } => 1 + usize::from(!walked(dir)),
                 SendPlanOp::List { dir } => usize::from(!walked(dir)),
-                SendPlanOp::Stat { .. } | SendPlanOp::CheckCopied | SendPlanOp::Close => 0,
+                SendPlanOp::Stat { .. }
+                | SendPlanOp::Look { .. }
+                | SendPlanOp::CheckCopied
+                | SendPlanOp::Close => 0,
             })
             .sum();
         let by_entries = self.entries.values().filter(|entry| entry.holds_dir());

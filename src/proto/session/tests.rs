@@ -92,6 +92,7 @@ fn meta(kind: Kind) -> Meta {
         mode: 0o644,
         mtime: Mtime::default(),
         size_bytes: 0,
+        allocated_bytes: 0,
         inode: 1,
         device: 0,
     }
@@ -119,6 +120,7 @@ fn a_server_sends_what_was_asked_for_and_no_more() {
                 size_bytes: 0,
                 source_tag: 0,
                 device: None,
+                allocated_bytes: None,
                 link: None,
             })
         });

@@ -386,6 +386,7 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
         size_bytes,
         source_tag: 9,
         device: None,
+        allocated_bytes: None,
         link: None,
     };
     session.handle(now, framed(&Message::Hello(hello())));
@@ -436,6 +437,7 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
         mode: 0o644,
         mtime,
         size_bytes,
+        allocated_bytes: size_bytes,
         inode: 9,
         device: 0,
     };

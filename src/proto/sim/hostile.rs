@@ -15,11 +15,12 @@ use super::tree::random_name;
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
 use crate::proto::chunk::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count, chunk_len_bytes};
 use crate::proto::errno::EIO;
+use crate::proto::extents::BLOCK_BYTES;
 use crate::proto::integrity::{ChunkHasher, digest_of};
 use crate::proto::session::{Limits, Session};
 use crate::proto::wire::{
     Decoder, Entry, Hello, Item, Message, RecordHead, RecordStatus, VERSION, Verdict, VerdictKind,
-    Welcome, WireRequest, encode, encode_record_tail,
+    Welcome, WireRequest, encode, encode_record_tail, encode_run,
 };
 use crate::proto::{
     EntryError, EntryErrorCode, Input, Kind, Mtime, Outcome, Output, PIECE_BYTES, SessionErrorCode,
@@ -347,6 +348,7 @@ impl Hostile {
             size_bytes,
             source_tag: 9,
             device: None,
+            allocated_bytes: (kind == Kind::File && self.rng.chance(40)).then_some(5),
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../../etc")),
         }
     }
@@ -381,15 +383,35 @@ impl Hostile {
             };
         };
         self.sent.insert((id, chunk));
+        let is_sparse = entry.allocated_bytes.is_some();
+        if is_sparse && chunk_count(size) > 1 && self.rng.chance(30) {
+            let (entry, first, count) = (id, chunk, 1);
+            return self.say(&Message::Holes {
+                entry,
+                first,
+                count,
+            });
+        }
         let chunk = ChunkIndex(chunk);
-        let data = vec![id.0 as u8; chunk_len_bytes(size, chunk) as usize];
+        let mut data = vec![id.0 as u8; chunk_len_bytes(size, chunk) as usize];
+        let hole = BLOCK_BYTES as usize * self.rng.pick(&[0, 1, 15]);
+        let has_holes = is_sparse && self.rng.chance(50);
+        if has_holes {
+            data[..hole].fill(0);
+        }
         let mut hasher = ChunkHasher::new(chunk, size);
         hasher.update(&data);
         let head = RecordHead::Chunk {
             entry: id,
             chunk,
             len_bytes: data.len() as u64,
+            has_holes,
         };
+        if has_holes {
+            let mut run = BytesMut::new();
+            encode_run(hole as u64, (data.len() - hole) as u64, &mut run);
+            data = [&run[..], &data[hole..]].concat();
+        }
         self.send_record(head, &data, hasher.finish());
     }
 
@@ -581,9 +603,19 @@ impl Hostile {
                 entry,
                 chunk,
                 len_bytes,
+                has_holes: self.rng.chance(30),
             },
         };
-        let data = vec![0; len_bytes.min(2 << 20) as usize];
+        let mut data = vec![0; len_bytes.min(2 << 20) as usize];
+        if let RecordHead::Chunk {
+            has_holes: true, ..
+        } = head
+        {
+            let holes = [0, 1, 4096, len_bytes, 1 << 40];
+            let mut run = BytesMut::new();
+            encode_run(self.rng.pick(&holes), self.rng.pick(&holes), &mut run);
+            data.splice(..0, run);
+        }
         match self.rng.chance(50) {
             true => self.send_record(head, &data, [0; 32]),
             false => {

@@ -31,6 +31,7 @@ fn entry(name: &[u8], link: Option<&[u8]>) -> Item {
         size_bytes: MAX_FILE_BYTES,
         source_tag: u64::MAX,
         device: None,
+        allocated_bytes: Some(u64::MAX),
         link: link.map(Bytes::copy_from_slice),
     })
 }
@@ -51,6 +52,7 @@ fn list_item() -> ListItem {
             nanoseconds: 1,
         },
         size_bytes: MAX_FILE_BYTES,
+        allocated_bytes: MAX_FILE_BYTES,
         inode: u64::MAX,
         device: 0,
     };
@@ -492,8 +494,11 @@ fn prefaces_and_stream_headers_survive() {
     );
 }
 
-/// Two whole files (one empty) and a chunk, as one stream, and what a
-/// parser says of it.
+/// Holes and data behind them, in a chunk.
+const RUNS: [(u64, u64); 5] = [(0, 4096), (8192, 0), (4096, 8192), (0, 4096), (4096, 77)];
+
+/// Two whole files (one empty), a chunk and one with holes, as one stream, and what a parser says of
+/// it.
 fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)>) {
     let records = vec![
         (
@@ -517,15 +522,39 @@ fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)>) {
                 entry: EntryId(u32::MAX),
                 chunk: ChunkIndex(65_535),
                 len_bytes: 3000,
+                has_holes: false,
             },
             vec![6; 3000],
+            RecordStatus::Valid,
+        ),
+        (
+            RecordHead::Chunk {
+                entry: EntryId(3),
+                chunk: ChunkIndex(4),
+                len_bytes: RUNS.iter().map(|(hole, data)| hole + data).sum(),
+                has_holes: true,
+            },
+            RUNS.iter()
+                .flat_map(|(hole, data)| [(0, *hole), (7, *data)])
+                .flat_map(|(byte, len)| vec![byte; len as usize])
+                .collect(),
             RecordStatus::Valid,
         ),
     ];
     let mut out = BytesMut::new();
     for (head, data, status) in &records {
         head.encode(&mut out);
-        out.put_slice(data);
+        match head {
+            RecordHead::Chunk {
+                has_holes: true, ..
+            } => {
+                for (hole, data) in RUNS {
+                    encode_run(hole, data, &mut out);
+                    out.put_bytes(7, data as usize);
+                }
+            }
+            _ => out.put_slice(data),
+        }
         encode_record_tail(*status, &[head.entry().0 as u8; 32], &mut out);
     }
     (out.freeze(), records)
@@ -542,6 +571,10 @@ fn records_survive_any_split() {
                 match record {
                     Record::Begin(head) => got.push((head, Vec::new(), RecordStatus::Valid)),
                     Record::Data(bytes) => got.last_mut().unwrap().1.extend_from_slice(&bytes),
+                    Record::Hole(len) => {
+                        let data = &mut got.last_mut().unwrap().1;
+                        data.resize(data.len() + len as usize, 0);
+                    }
                     Record::End { status, digest } => {
                         let last = got.last_mut().unwrap();
                         last.2 = status;
@@ -559,7 +592,7 @@ fn records_survive_any_split() {
 #[test]
 fn record_lies_are_refused() {
     let parse = |bytes: &[u8]| RecordParser::default().next(&mut Bytes::copy_from_slice(bytes));
-    assert!(parse(&[3, 1, 1]).is_err());
+    assert!(parse(&[4, 1, 1]).is_err());
     let mut out = BytesMut::new();
     RecordHead::Whole {
         entry: EntryId(1),
@@ -573,6 +606,53 @@ fn record_lies_are_refused() {
     put_varint(&mut out, 0);
     put_varint(&mut out, 0);
     assert!(parse(&out).is_err());
+}
+
+#[test]
+fn runs_that_lie_are_refused() {
+    let first_of = |runs: &[(u64, u64)]| {
+        let mut out = BytesMut::new();
+        RecordHead::Chunk {
+            entry: EntryId(1),
+            chunk: ChunkIndex(0),
+            len_bytes: 20_000,
+            has_holes: true,
+        }
+        .encode(&mut out);
+        for (hole, data) in runs {
+            encode_run(*hole, *data, &mut out);
+            out.put_bytes(1, (*data).min(30_000) as usize);
+        }
+        let (mut parser, mut input) = (RecordParser::default(), out.freeze());
+        loop {
+            match parser.next(&mut input) {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    for good in [
+        &[(20_000, 0)][..],
+        &[(0, 20_000)],
+        &[(4096, 15_904)],
+        &[(0, 4096), (15_904, 0)],
+        &[(4096, 4096), (8192, 3616)],
+    ] {
+        assert_eq!(first_of(good), Ok(()), "{good:?}");
+    }
+    for bad in [
+        &[(0, 0)][..],
+        &[(20_001, 0)],
+        &[(4096, 15_905)],
+        &[(1 << 61, 1 << 61)],
+        &[(4095, 15_905)],
+        &[(0, 100), (19_900, 0)],
+        &[(100, 4096)],
+        &[(4096, 100)],
+    ] {
+        assert!(first_of(bad).is_err(), "{bad:?}");
+    }
 }
 
 #[test]

@@ -32,9 +32,10 @@ impl ReceivePlan {
         let Some(name) = entry.name.clone() else {
             return true;
         };
+        let sparse = entry.sparse.is_some();
         entry.state = ReceivedState::Looking;
         let op = ReceivePlanOp::Check { entry: id };
-        self.look_up(ports, op, DiskOp::Check { dir, name });
+        self.look_up(ports, op, DiskOp::Check { dir, name, sparse });
         true
     }
 

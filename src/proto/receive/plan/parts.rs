@@ -61,6 +61,8 @@ pub(super) struct TargetPart {
     dir: usize,
     file: FileId,
     header: Header,
+    /// Of a source with holes: how much of it is data.
+    sparse: Option<u64>,
     state: PartState,
     tree: Tree,
     /// The partial file survives a crash.
@@ -134,7 +136,7 @@ impl ReceivePlan {
         };
         self.parts.last_file = self.parts.last_file.wrapping_add(1);
         let file = FileId(self.parts.last_file);
-        let (dir, size_bytes) = (entry.dir, entry.size_bytes);
+        let (dir, size_bytes, sparse) = (entry.dir, entry.size_bytes, entry.sparse);
         let header = Header {
             storage: Storage::default(),
             size_bytes,
@@ -146,6 +148,7 @@ impl ReceivePlan {
             dir,
             file,
             header,
+            sparse,
             state: PartState::Opening,
             tree: Tree::new(size_bytes),
             resumable: false,
@@ -244,6 +247,7 @@ impl ReceivePlan {
         let cmd = DiskOp::StartPart {
             file: part.file,
             size_bytes: part.header.size_bytes,
+            sparse: part.sparse,
             journal,
         };
         self.part_op(ports, at, PartStep::Start, cmd);
@@ -254,13 +258,14 @@ impl ReceivePlan {
             return;
         }
         match result {
-            Ok(_) => self.receive_part(ports, at),
+            Ok(_) => self.receive_part(ports, at, true),
             Err(error) => self.fail_part(ports, at, destination_error(self.host, &error), false),
         }
     }
 
-    /// Lets a mover take what is missing, and asks the sender for it.
-    fn receive_part(&mut self, ports: &mut Ports, at: usize) {
+    /// Lets a mover take what is missing, and asks the sender for it. `is_fresh`: the file was begun
+    /// anew.
+    fn receive_part(&mut self, ports: &mut Ports, at: usize, is_fresh: bool) {
         let part = &mut self.parts.open[at];
         part.state = PartState::Receiving;
         part.is_moved = true;
@@ -274,6 +279,8 @@ impl ReceivePlan {
             part: at,
             file: part.file,
             size_bytes: part.header.size_bytes,
+            is_sparse: part.sparse.is_some(),
+            is_fresh,
             seen,
         }));
         let entry = part.entry;

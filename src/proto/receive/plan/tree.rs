@@ -206,6 +206,10 @@ impl ReceivePlan {
             mode: entry.mode & 0o7777,
             mtime: entry.mtime,
             size_bytes: entry.size_bytes,
+            sparse: match entry.kind {
+                Kind::File => entry.allocated_bytes,
+                Kind::Directory | Kind::Symlink | Kind::Special => None,
+            },
             source_tag: entry.source_tag,
             source: entry.device.map(|device| ObjectId {
                 device,

@@ -27,6 +27,7 @@ struct CopySource {
     entry: EntryId,
     id: FileId,
     size_bytes: u64,
+    is_sparse: bool,
     copied_bytes: u64,
     state: CopySourceState,
 }
@@ -119,6 +120,7 @@ impl SendPlan {
         match file.state {
             CopySourceState::Ready => {
                 let left_bytes = file.size_bytes - file.copied_bytes;
+                let most_bytes = file.is_sparse.then_some(left_bytes);
                 let len_bytes = self.copies.range_bytes.min(left_bytes);
                 file.state = CopySourceState::Named(len_bytes);
                 let (entry, from) = (file.entry, file.id);
@@ -126,6 +128,7 @@ impl SendPlan {
                     entry,
                     from,
                     len_bytes,
+                    most_bytes,
                 };
                 self.tell_copy(ports, range);
             }
@@ -160,6 +163,7 @@ impl SendPlan {
                 entry: id,
                 id: file,
                 size_bytes: entry.version.size_bytes,
+                is_sparse: entry.is_sparse,
                 copied_bytes: 0,
                 state: CopySourceState::Opening,
             });

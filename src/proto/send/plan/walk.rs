@@ -362,6 +362,7 @@ impl SendPlan {
             dir_path,
             kind: meta.kind,
             version,
+            is_sparse: meta.sparse().is_some(),
             state,
         };
         self.entries.insert(id, entry);
@@ -376,6 +377,7 @@ impl SendPlan {
             source_tag: meta.inode,
             link: link.filter(|_| meta.kind == Kind::Symlink),
             device: self.is_copied().then_some(meta.device),
+            allocated_bytes: meta.sparse(),
         };
         self.push_item(ports, Item::Entry(item));
     }

@@ -605,9 +605,12 @@ impl Handles {
         rng: &mut Rng,
     ) -> Result<DiskDone, DiskError> {
         assert!(offset.is_multiple_of(BLOCK_BYTES), "looks at {offset}");
-        let OpenFile::Source { ino, .. } = &self.open[file] else {
+        let OpenFile::Source { ino, broken } = &self.open[file] else {
             panic!("Map of a partial file")
         };
+        if *broken {
+            return fail("lseek", EIO);
+        }
         let Body::File(data) = &disk.node(*ino).body else {
             return fail("lseek", EISDIR);
         };

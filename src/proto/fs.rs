@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use super::chunk::SMALL_MAX_BYTES;
 use super::errno::{EINVAL, ELOOP};
 use super::extents::DataMap;
 use super::journal::Storage;
@@ -38,10 +39,11 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// How much of a file with holes is data, about. None: there are none, or not worth a look.
+    /// How much of a file with holes is data, about. None: there are none, or the file is so small
+    /// that they are not worth a look: it is sent and written whole.
     pub fn sparse(&self) -> Option<u64> {
-        let has_holes = self.kind == Kind::File && self.allocated_bytes < self.size_bytes;
-        has_holes.then_some(self.allocated_bytes)
+        let is_large = self.kind == Kind::File && self.size_bytes > SMALL_MAX_BYTES;
+        (is_large && self.allocated_bytes < self.size_bytes).then_some(self.allocated_bytes)
     }
 
     pub fn object(&self) -> ObjectId {

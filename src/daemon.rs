@@ -95,7 +95,7 @@ pub fn run(
         }),
     })?;
     let (backend, reason) = server.backend();
-    tracing::info!("serving {:?} on {backend:?} ({reason})", options.root);
+    tracing::info!("serving {} on {backend} ({reason})", options.root.display());
     ready(server.addresses()).map_err(DaemonError::Ready)?;
     notify::tell("READY=1");
     let mut watch = Watch::new(&server, notify::watchdog());

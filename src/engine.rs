@@ -10,6 +10,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use landro_sys::Availability;
+
 use crate::worker;
 
 pub use crate::ids::Fingerprint;
@@ -35,30 +37,64 @@ pub enum BackendChoice {
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    #[error("cannot listen on {addr}: {source}")]
+    #[error("cannot listen on {addr}: {source}{}", bind_hint(source))]
     Bind { addr: SocketAddr, source: io::Error },
     #[error("cannot serve {path}: {source}", path = path.display())]
     Root { path: PathBuf, source: io::Error },
     #[error("the io_uring backend was asked for, but: {0}")]
     Backend(String),
+    #[error(
+        "{0}; no file can be copied without it: have the sandbox let it through (a seccomp filter \
+         of before 2020 knows no openat2, and systemd's RestrictSUIDSGID= hides it)"
+    )]
+    Forbidden(String),
+    #[error(
+        "cannot start a thread: {0}; are the processes of this user or cgroup used up (ulimit -u, \
+         TasksMax=), or its memory (ulimit -v)? A daemon needs fewer with --workers 1"
+    )]
+    Thread(io::Error),
+    #[error(transparent)]
+    Worker(#[from] worker::StartError),
     #[error("identity: {0}")]
     Identity(#[from] crate::quic::QuicError),
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
 }
 
+fn bind_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; who has it is told by ss -ulpn",
+        io::ErrorKind::AddrNotAvailable => "; no interface here has it (ip address)",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 are root's",
+        _ if landro_sys::process::is_out_of_descriptors(error) => {
+            "; raise the limit of open files (ulimit -n, LimitNOFILE= of a unit)"
+        }
+        _ => "",
+    }
+}
+
+/// Refuses to begin where every file would fail.
+fn demand_calls() -> Result<(), EngineError> {
+    match landro_sys::probe::needed_calls() {
+        Availability::Yes => Ok(()),
+        Availability::No(why) => Err(EngineError::Forbidden(why)),
+    }
+}
+
 /// Copies within this host, on this thread; every entry is reported through `on`. `stop` is asked
 /// between two operations on files, of which the longest copies 64 MiB.
 ///
 /// # Errors
-/// When there is no memory to begin with. What goes wrong with single entries is an event.
+/// When there is no memory to begin with, or a sandbox forbids what is needed. What goes wrong with
+/// single entries is an event.
 pub fn copy_locally(
     transfer: &Transfer,
     stop: &dyn Fn() -> bool,
     on: &mut dyn FnMut(Event),
-) -> io::Result<Outcome> {
+) -> Result<Outcome, EngineError> {
+    demand_calls()?;
     workers::raise_open_files();
-    worker::copy_locally(transfer, stop, on)
+    Ok(worker::copy_locally(transfer, stop, on)?)
 }
 
 /// Reads the clock through its owner, for callers that time a whole run.

@@ -10,7 +10,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, UNIX_EPOCH};
 
 use common::tree::{self, Rng};
 use common::{Output, Running, Side, World, command, landro};
@@ -21,8 +20,6 @@ on_both_backends!(
     statistics_are_complete,
     statistics_are_told_to_people,
     quiet_means_quiet,
-    listings,
-    listings_that_are_long,
     nobody_there_is_exit_5,
     what_the_daemon_refuses,
     a_local_destination_that_cannot_be_used,
@@ -240,73 +237,6 @@ fn quiet_means_quiet(backend: &'static str) {
         output.stdout.is_empty() && output.stderr.contains("missing"),
         "errors are told anyway"
     );
-}
-
-/// `ls` of a path of the daemon.
-fn ls(world: &World, path: &str) -> Output {
-    let args = [
-        "ls",
-        "--peer",
-        &world.daemon.fingerprint,
-        "--backend",
-        world.backend,
-        &world.url(path),
-    ];
-    landro(&world.client, args)
-}
-
-fn listings(backend: &'static str) {
-    let world = World::new(backend);
-    fs::create_dir_all(world.root("dir/sub")).unwrap();
-    let file = world.root("dir/file");
-    fs::write(&file, "12345").unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
-    tree::set_mtime(&file, UNIX_EPOCH + Duration::from_secs(86_400));
-    symlink("file", world.root("dir/link")).unwrap();
-    let odd = OsStr::from_bytes(b"a\x1b[2J\nb\xff");
-    fs::write(world.root("dir").join(odd), "").unwrap();
-    let output = ls(&world, "dir").expect(0);
-    let rows: Vec<&str> = output.stdout.lines().collect();
-    assert_eq!(rows.len(), 4, "{}", output.stdout);
-    assert!(
-        rows.contains(&"-rw-r-----            5 1970-01-02T00:00:00Z file"),
-        "{}",
-        output.stdout
-    );
-    for (start, end) in [
-        ("d", " sub"),
-        ("l", " link -> file"),
-        ("", r" a\033[2J\nb\377"),
-    ] {
-        let is_it = |row: &&str| row.starts_with(start) && row.ends_with(end);
-        assert!(rows.iter().any(is_it), "{}", output.stdout);
-    }
-    assert!(!output.stdout.contains('\x1b'));
-    let stdout = |path: &str| ls(&world, path).expect(0).stdout;
-    assert!(stdout("dir/file").ends_with(" file\n"));
-    assert!(stdout("").ends_with(" dir\n"));
-    assert_eq!(stdout("dir/sub"), "");
-    let stderr = ls(&world, "missing").expect(1).stderr;
-    assert!(stderr.contains("missing"), "{stderr}");
-    assert_ne!(ls(&world, "../").code, Some(0));
-}
-
-fn listings_that_are_long(backend: &'static str) {
-    let world = World::new(backend);
-    fs::create_dir(world.root("many")).unwrap();
-    for number in 0..3000 {
-        let name = format!("many/{number}-{}", "x".repeat(200));
-        fs::write(world.root(&name), "").unwrap();
-    }
-    let output = ls(&world, "many").expect(0);
-    assert_eq!(output.stdout.lines().count(), 3000);
-    // A reader that goes away is no failure.
-    let script = "\"$0\" \"$@\" | head -n1; exit ${PIPESTATUS[0]}";
-    let mut piped = Command::new("bash");
-    piped.args(["-c", script, common::LANDRO, "ls"]);
-    piped.args(["--peer", &world.daemon.fingerprint, &world.url("many")]);
-    piped.env("LANDRO_CONFIG_DIR", world.client.path());
-    Running::spawn(piped).wait().expect(0);
 }
 
 fn nobody_there_is_exit_5(backend: &'static str) {

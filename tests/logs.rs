@@ -5,12 +5,13 @@ mod common;
 #[path = "hostile/peer.rs"]
 mod peer;
 
+use std::fs;
 use std::net::UdpSocket;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{Daemon, Running, Side, command};
+use common::{Daemon, Running, Side, World, command, landro};
 use landro::proto::wire::{Message, Welcome};
 use landro::proto::{EntryError, EntryErrorCode, Kind};
 use landro::quic::Identity;
@@ -20,7 +21,9 @@ on_both_backends!(
     a_talkative_peer,
     sessions_in_a_loop,
     strangers,
-    a_talkative_server
+    a_talkative_server,
+    a_line_for_each_session,
+    a_daemon_that_stops_says_so,
 );
 
 const WORKERS: u64 = 2;
@@ -152,7 +155,8 @@ fn strangers(backend: &'static str) {
         noise[6..10].copy_from_slice(&number.to_be_bytes());
         socket.send_to(&noise, scene.daemon.address()).unwrap();
     }
-    scene.end(10);
+    let log = scene.end(WORKERS * BURST_LINES + 10);
+    assert!(log.contains("refused: not in authorized_peers") && log.contains("were left out"));
 }
 
 /// The real client pulls from a server that has nothing but complaints.
@@ -216,4 +220,95 @@ fn a_talkative_server(backend: &'static str) {
     assert!(
         output.stderr.contains("more entries failed") && output.stderr.lines().count() < 11_100
     );
+}
+
+/// Who, from where, which way, what, how much, how fast, and how it ended; nothing as Rust writes
+/// it.
+fn a_line_for_each_session(backend: &'static str) {
+    let world = World::new(backend);
+    fs::create_dir(world.here("a b")).unwrap();
+    fs::write(world.here("a b/x"), vec![1; 100_000]).unwrap();
+    fs::write(world.here("a b/y"), "y").unwrap();
+    world.push(world.here("a b"), "to/").expect(0);
+    world.push(world.here("a b"), "to/").expect(0);
+    world.pull("to/a%20b/x", world.here("back")).expect(0);
+    world.pull("to/no%0Asuch", world.here("back")).expect(1);
+    let of_client = ["--peer", &world.daemon.fingerprint, "--backend", backend];
+    let url = world.url("to");
+    landro(&world.client, [&["ls", &url], &of_client[..]].concat()).expect(0);
+    let stranger = Side::new();
+    let file = world.here("back");
+    let cp = ["cp", file.to_str().unwrap(), &url];
+    landro(&stranger, [&cp[..], &of_client[..]].concat()).expect(4);
+    let (peer, stranger) = (world.client.id(), stranger.id());
+    world.daemon.wait_for_log(&stranger);
+    let log = world.daemon.stop().expect(0).stderr;
+    let line = |words: &[&str]| {
+        let has_all = |line: &&str| words.iter().all(|word| line.contains(word));
+        let found: Vec<&str> = log.lines().filter(has_all).collect();
+        assert_eq!(found.len(), 1, "{words:?}: {found:?}\n{log}");
+        found[0].to_owned()
+    };
+    for words in [
+        &[
+            "session complete: push",
+            "files=2 bytes=100001 sent_bytes=100001 skipped=0",
+        ][..],
+        &[
+            "session complete: push",
+            "files=0 bytes=0 sent_bytes=0 skipped=2 failed=0",
+        ],
+        &[
+            "session complete: pull",
+            "path=\"to/a b/x\" files=1 bytes=100000",
+        ],
+        &["pull path=\"to/no\\nsuch\"", "failed=1"],
+        &["session complete: list path=\"to\""],
+    ] {
+        let line = line(words);
+        for word in [&format!("peer={peer}")[..], "address=127.0.0.1:"] {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+    }
+    assert!(line(&["push", "sent_bytes=100001"]).contains("seconds=0."));
+    line(&[
+        "refused: not in authorized_peers",
+        "address=127.0.0.1:",
+        &stranger,
+    ]);
+    for rust in ["Totals", "Some(", "None", "{ ", "IoUring"] {
+        assert!(!log.contains(rust), "{rust}: {log}");
+    }
+}
+
+/// Both sides know that it was the daemon's end, and what of the transfer was cut short.
+fn a_daemon_that_stops_says_so(backend: &'static str) {
+    let world = World::new(backend);
+    let big = vec![7; 8 << 20];
+    for at in [world.here("big"), world.root("big")] {
+        fs::write(at, &big).unwrap();
+    }
+    let (here, there) = (world.here("big"), world.url("big"));
+    let (push, pull) = (world.url("pushed"), world.here("pulled"));
+    let slow = |from: &std::ffi::OsStr, to: &std::ffi::OsStr| {
+        world.cp_start(&["--bwlimit".as_ref(), "1M".as_ref(), from, to])
+    };
+    let push = slow(here.as_os_str(), push.as_ref());
+    let pull = slow(there.as_ref(), pull.as_os_str());
+    for running in [&push, &pull] {
+        let moves = |line: &str| line.contains("progress") && !line.contains("\"bytes\":0,");
+        assert!(running.line(moves).is_some(), "{}", running.stderr());
+    }
+    let World { daemon, .. } = world;
+    let log = daemon.stop().expect(0).stderr;
+    for (running, verb) in [(push, "push"), (pull, "pull")] {
+        let output = running.wait().expect(5);
+        assert!(
+            output.stderr.contains("is being stopped"),
+            "{}",
+            output.stderr
+        );
+        let cut = format!("session cut short: this daemon is ending: {verb} path=");
+        assert!(log.contains(&cut), "{log}");
+    }
 }

@@ -13,7 +13,9 @@ use landro::proto::wire::{
     BenchMode, Entry, Hello, Item, ListItem, Message, Preface, PrefaceKind, RecordHead,
     RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
 };
-use landro::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
+use landro::proto::{
+    CancelReason, EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode,
+};
 use landro::quic::Identity;
 use landro_sys::fuzzing::control_part;
 
@@ -270,7 +272,9 @@ fn of_receivers() -> [Message; 6] {
             code: SessionErrorCode::Busy,
             text: "gone".into(),
         },
-        Message::Cancel {},
+        Message::Cancel {
+            reason: CancelReason::Ending,
+        },
         Message::ListAck {},
     ]
 }

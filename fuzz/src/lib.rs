@@ -18,7 +18,7 @@ use landro::proto::wire::{
     Decoder, Entry, Hello, Item, Message, RecordHead, RecordStatus, VERSION, Verdict, WireRequest,
     encode, encode_record_tail,
 };
-use landro::proto::{Carriage, DiskOp, Input, Kind, Mtime, Outcome, Output};
+use landro::proto::{CancelReason, Carriage, DiskOp, Input, Kind, Mtime, Outcome, Output};
 
 /// Small, so that a fuzzer reaches what happens when it is full.
 const ENTRY_WINDOW: u32 = 16;
@@ -251,7 +251,7 @@ impl<'a> World<'a> {
                 );
             }
             6 => self.input(Input::DataReset),
-            _ => self.input(Input::Cancel),
+            _ => self.input(Input::Cancel(CancelReason::User)),
         }
     }
 

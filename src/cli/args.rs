@@ -1,22 +1,26 @@
 //! The command line as typed: options, their units and defaults. Nothing is opened or resolved
 //! here.
 
+pub mod habits;
+pub mod listen;
 pub mod route;
 pub mod url;
 
 use std::ffi::OsString;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::budget::MIN_MEMORY_BUDGET_BYTES;
+use crate::cli::escape;
 use crate::config::QuicConfig;
 use crate::engine::BackendChoice;
 use crate::ids::Fingerprint;
 use crate::proto::bench::MAX_BENCH;
 use crate::proto::wire::MAX_ECHO_BYTES;
+use listen::Listen;
+use route::RouteError;
 
 /// Data streams of one transfer (`ParallelTransferConfig`'s default).
 pub const DEFAULT_STREAMS: u8 = 16;
@@ -24,6 +28,8 @@ pub const DEFAULT_STREAMS: u8 = 16;
 /// Moves files between Linux hosts over QUIC on io_uring.
 #[derive(Parser, Debug)]
 #[command(name = "landro", version, max_term_width = 100, after_help = EXIT_CODES)]
+// An alias of a shell may say an option that the command line says again.
+#[command(args_override_self = true)]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: CliCommand,
@@ -47,8 +53,8 @@ pub enum CliCommand {
     /// Measures the network and the engine between memory and memory, with a daemon or on this host
     /// alone
     Bench(BenchArgs),
-    /// Prints this host's fingerprint; makes its identity at first use
-    Id,
+    /// Prints this user's fingerprint on this host; makes its identity at first use, and says so
+    Id(IdArgs),
 }
 
 #[derive(Args, Debug)]
@@ -56,9 +62,10 @@ pub struct ServeArgs {
     /// Directory to serve; paths in URLs are relative to it
     #[arg(default_value = ".")]
     pub root: PathBuf,
-    /// Address to listen on, repeatable; port 0 takes a free one [default: port 4433 on all
-    /// addresses]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_addresses)]
+    /// Where to listen, repeatable: ADDR or ADDR:PORT (port 4433 unless it is said; 0 takes a free
+    /// one), :PORT on all addresses, a host name, IPv6 as ::1, [::1]:PORT or [fe80::1%eth0]:PORT
+    /// [default: :4433]
+    #[arg(long, value_name = "ADDR", value_parser = Listen::parse)]
     pub listen: Vec<Listen>,
     /// Lets this peer in for this run, in addition to authorized_peers; repeatable
     #[arg(long, value_name = "FINGERPRINT")]
@@ -87,19 +94,28 @@ pub struct ServeArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(override_usage = "landro cp [OPTIONS] SRC... DST")]
 pub struct CpArgs {
-    /// What to copy: local paths, or landro://HOST[:PORT]/PATH all on one host
-    #[arg(required = true, value_name = "SRC")]
-    pub sources: Vec<OsString>,
-    /// Where to: an existing directory or a name ending in / takes the sources under their own
-    /// names; else it is the one source's new name
-    #[arg(value_name = "DST")]
-    pub destination: OsString,
+    /// What to copy, and where to. SRC: local paths, or landro://HOST[:PORT]/PATH all on one host.
+    /// DST: an existing directory or a name ending in / takes the sources under their own names;
+    /// else it is the one source's new name. A local name with a colon before its first slash is
+    /// written ./NAME. Options may stand anywhere before --
+    // In one list: clap knows no options between the values of one positional and the next.
+    #[arg(required = true, value_name = "SRC... DST")]
+    pub places: Vec<OsString>,
     #[command(flatten)]
     pub trust: TrustArgs,
     /// Sends files again whose size and time of modification already match
     #[arg(long)]
     pub force: bool,
+    /// Copies directories whole: that is what is done without it, too
+    #[arg(long, short, visible_short_alias = 'R')]
+    pub recursive: bool,
+    /// What -a of rsync and cp means, as far as it goes: directories whole, symlinks as symlinks,
+    /// modes and times. Owners, ACLs, extended attributes, hard links and devices are not kept,
+    /// which a warning says
+    #[arg(long, short)]
+    pub archive: bool,
     /// Waits until the destination's disk has everything
     #[arg(long)]
     pub fsync: bool,
@@ -130,10 +146,42 @@ pub struct CpArgs {
     pub bwlimit: Option<u64>,
 }
 
+impl CpArgs {
+    /// The sources, and where they go.
+    ///
+    /// # Errors
+    /// Only one place was given.
+    pub fn sources_and_destination(&self) -> Result<(&[OsString], &OsString), RouteError> {
+        match self.places.split_last() {
+            Some((destination, sources)) if !sources.is_empty() => Ok((sources, destination)),
+            only => {
+                let typed = only.map(|(typed, _)| typed.as_encoded_bytes());
+                Err(RouteError::NoDestination(escape::name(
+                    typed.unwrap_or_default(),
+                )))
+            }
+        }
+    }
+}
+
+// -h is no help here: to ls it is the size of files.
 #[derive(Args, Debug)]
+#[command(disable_help_flag = true)]
 pub struct LsArgs {
     /// landro://HOST[:PORT]/PATH
     pub url: OsString,
+    /// Shows type, permissions, size in bytes, time of modification (UTC), and where symlinks lead
+    #[arg(long, short)]
+    pub long: bool,
+    /// Shows names that begin with a dot, too
+    #[arg(long, short)]
+    pub all: bool,
+    /// Prints one JSON object per entry on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Prints help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
     #[command(flatten)]
     pub trust: TrustArgs,
     #[command(flatten)]
@@ -172,6 +220,14 @@ pub struct BenchArgs {
     pub trust: TrustArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct IdArgs {
+    /// The identity in this directory, such as a daemon's LANDRO_CONFIG_DIR
+    /// (/var/lib/landro/config of scripts/landro.service); none is made there
+    #[arg(long, value_name = "DIR")]
+    pub of: Option<PathBuf>,
 }
 
 /// How the client knows the daemon's key.
@@ -227,21 +283,6 @@ impl EngineArgs {
             ProfileArg::Lan => QuicConfig::lan_optimized(),
             ProfileArg::Wan => QuicConfig::wan_optimized(),
         }
-    }
-}
-
-/// What one `--listen` stands for: a host name may have several addresses.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Listen(pub Vec<SocketAddr>);
-
-fn listen_addresses(typed: &str) -> Result<Listen, String> {
-    if let Ok(address) = typed.parse::<SocketAddr>() {
-        return Ok(Listen(vec![address]));
-    }
-    let hint = "write ADDR:PORT, IPv6 in brackets: 0.0.0.0:4433, [::1]:0";
-    match typed.to_socket_addrs() {
-        Ok(found) => Ok(Listen(found.collect())),
-        Err(error) => Err(format!("{error}; {hint}")),
     }
 }
 

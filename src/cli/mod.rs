@@ -17,11 +17,21 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use args::{Arguments, CliCommand};
+use args::{Arguments, CliCommand, habits};
+use exit::Exit;
 
 /// Runs the command line this process was started with.
 pub fn main() -> ExitCode {
-    let command = Arguments::parse().command;
+    let command = match Arguments::try_parse() {
+        Ok(arguments) => arguments.command,
+        Err(error) => match habits::in_words(&error, std::env::args_os()) {
+            Some(words) => {
+                eprintln!("{words}");
+                return ExitCode::from(Exit::Usage.code());
+            }
+            None => error.exit(),
+        },
+    };
     start_log(if matches!(command, CliCommand::Serve(_)) {
         "info"
     } else {

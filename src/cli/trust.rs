@@ -42,6 +42,11 @@ pub enum TrustError {
     BadIdentity { path: PathBuf, why: String },
     #[error("{path}: not 32 bytes", path = .path.display())]
     BadSecret { path: PathBuf },
+    #[error(
+        "{path}: there is no identity; landro serve makes one at its first start",
+        path = .path.display()
+    )]
+    NoIdentity { path: PathBuf },
     #[error("making an identity: {0}")]
     Generate(String),
     #[error(
@@ -82,13 +87,33 @@ pub fn config_dir() -> Result<PathBuf, TrustError> {
     Ok(home.join(".config/landro"))
 }
 
+/// Where an identity lies in its directory.
+pub fn identity_file(dir: &Path) -> PathBuf {
+    dir.join("identity.pem")
+}
+
+/// The fingerprint of the identity in `dir`, whoever owns it: root asks for that of a daemon which
+/// runs as another user, and what is printed makes nobody trusted.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn fingerprint_in(dir: &Path) -> Result<Fingerprint, TrustError> {
+    let path = identity_file(dir);
+    match read_identity(&path, Others::MayDoAnything) {
+        Err(TrustError::Untrusted(error)) if error.is_not_found() => {
+            Err(TrustError::NoIdentity { path })
+        }
+        found => found.map(|identity| identity.fingerprint()),
+    }
+}
+
 /// This host's identity, made at first use.
 ///
 /// # Errors
 /// The key cannot be read or made, or others may use it.
 pub fn identity(dir: &Path) -> Result<Identity, TrustError> {
-    let path = dir.join("identity.pem");
-    match read_identity(&path) {
+    let path = identity_file(dir);
+    match read_identity(&path, Others::MayNothing) {
         Err(TrustError::Untrusted(error)) if error.is_not_found() => {}
         found => return found,
     }
@@ -99,7 +124,7 @@ pub fn identity(dir: &Path) -> Result<Identity, TrustError> {
         .map_err(|error| TrustError::Generate(error.to_string()))?;
     publish(dir, &path, pem.as_bytes())?;
     // Not ours if another process was faster: what counts is what stands in the file.
-    read_identity(&path)
+    read_identity(&path, Others::MayNothing)
 }
 
 /// What this host's daemons make stateless resets from, made at first use: 32 random bytes, no part
@@ -156,12 +181,12 @@ fn publish(dir: &Path, path: &Path, contents: &[u8]) -> Result<(), TrustError> {
     result
 }
 
-fn read_identity(path: &Path) -> Result<Identity, TrustError> {
+fn read_identity(path: &Path, others: Others) -> Result<Identity, TrustError> {
     let bad = |why| TrustError::BadIdentity {
         path: path.to_path_buf(),
         why,
     };
-    let pem = String::from_utf8(trusted::read(path, Others::MayNothing, IDENTITY_MAX_BYTES)?)
+    let pem = String::from_utf8(trusted::read(path, others, IDENTITY_MAX_BYTES)?)
         .map_err(|error| bad(error.to_string()))?;
     Identity::from_pem(&pem).map_err(|error| bad(error.to_string()))
 }

@@ -10,7 +10,7 @@ use landro_sys::{Pool, probe};
 
 use super::sockets::options;
 use super::workers::{choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, now};
+use super::{BackendChoice, EngineError, demand_calls, now};
 use crate::budget::Budget;
 use crate::config::QuicConfig;
 use crate::ids::{Fingerprint, WorkerId};
@@ -47,9 +47,12 @@ impl Client {
     /// # Errors
     /// When no socket or ring can be had; everything later is a [`ClientEvent::Ended`].
     pub fn start(config: ClientConfig, request: Request) -> Result<Client, EngineError> {
+        if let Request::Transfer(_) = request {
+            demand_calls()?;
+        }
         raise_open_files();
         // A command lives for milliseconds, and the whole probe takes one.
-        let (backend, backend_reason) = choose(config.backend, probe::ring_can_be_set_up)?;
+        let chosen = choose(config.backend, probe::ring_can_be_set_up)?;
         let budget = Budget::new(
             config.memory_budget_bytes,
             1,
@@ -76,9 +79,9 @@ impl Client {
         };
         // Unpinned: a lone worker is moved by the scheduler to the core that is free, which matters
         // when the daemon is on the same host and pinned.
-        let thread = spawn(WorkerParts {
+        let started = spawn(WorkerParts {
             id: WorkerId(0),
-            backend,
+            backend: chosen.wish,
             core: None,
             listeners: Vec::new(),
             inbox,
@@ -93,13 +96,13 @@ impl Client {
             streams: config.streams,
             socket_options: options(false),
             events: sender,
-            backend_reason,
+            backend_reason: started.no_ring.unwrap_or(chosen.reason),
         };
         shared.post(WorkerId(0), Mail::Start(Box::new(start)));
         Ok(Client {
             events,
             shared,
-            thread,
+            thread: started.thread,
         })
     }
 

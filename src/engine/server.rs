@@ -12,8 +12,8 @@ use std::{io, thread};
 use landro_sys::{Backend, Caps, Pool};
 
 use super::sockets::bind_all;
-use super::workers::{choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, now};
+use super::workers::{Chosen, choose, raise_open_files, share, spawn};
+use super::{BackendChoice, EngineError, demand_calls, now};
 use crate::budget::Budget;
 use crate::config::QuicConfig;
 use crate::ids::WorkerId;
@@ -69,13 +69,14 @@ impl Server {
     /// # Errors
     /// When an address or the root cannot be had, or a worker cannot set up its ring.
     pub fn start(config: ServeConfig) -> Result<Server, EngineError> {
+        demand_calls()?;
         raise_open_files();
         if !landro_sys::weigh::is_counting() {
             tracing::warn!(
                 "what QUIC keeps for each peer is not bounded: make landro_sys::weigh::Weighed the global allocator"
             );
         }
-        let backend = choose(config.backend, || Caps::probe().io_uring)?;
+        let chosen = choose(config.backend, || Caps::probe().io_uring)?;
         let cores = landro_sys::cpu::cores()?;
         let workers = config.workers.clamp(1, 255) as u8;
         let root = open_root(&config.root)?;
@@ -97,23 +98,26 @@ impl Server {
         ));
         let (shared, inboxes) = share(workers, secrets, budget, config.quic.clone(), Some(service));
         let tickets = TicketKeys::random()?;
-        let mut threads = Vec::new();
+        let (mut threads, mut no_ring) = (Vec::new(), Vec::new());
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
             let listeners = sockets
                 .into_iter()
                 .map(|socket| Ok((socket, accepting(&config, &tickets)?)))
                 .collect::<Result<_, EngineError>>()?;
             let core = (usize::from(workers) <= cores.len()).then(|| cores[number % cores.len()]);
-            threads.push(spawn(WorkerParts {
+            let started = spawn(WorkerParts {
                 id: WorkerId(number as u8),
-                backend: backend.0,
+                backend: chosen.wish,
                 core,
                 listeners,
                 inbox,
                 shared: shared.clone(),
                 pool_buffers,
-            })?);
+            })?;
+            threads.push(started.thread);
+            no_ring.push(started.no_ring);
         }
+        let backend = what_runs(chosen, no_ring);
         Ok(Server {
             addresses,
             backend,
@@ -196,6 +200,22 @@ impl Server {
             .served
             .lock()
             .map_or_else(|_| Default::default(), |served| served.clone()))
+    }
+}
+
+/// The backend and why, given why each worker has no ring, if it was to have one and has not:
+/// locked memory may be enough for some.
+fn what_runs(chosen: Chosen, no_ring: Vec<Option<String>>) -> (Backend, String) {
+    let workers = no_ring.len();
+    let refused: Vec<String> = no_ring.into_iter().flatten().collect();
+    let rings = workers - refused.len();
+    match refused.into_iter().next() {
+        None => (chosen.backend(), chosen.reason),
+        Some(why) if rings == 0 => (Backend::Poll, why),
+        Some(why) => {
+            let why = format!("{rings} of {workers} workers; the others run on poll: {why}");
+            (Backend::IoUring, why)
+        }
     }
 }
 

@@ -11,7 +11,9 @@ use super::{BackendChoice, EngineError};
 use crate::budget::Budget;
 use crate::config::QuicConfig;
 use crate::quic::Secrets;
-use crate::worker::{Mail, Mailbox, Pulse, Refusals, Service, Shared, Worker, WorkerParts};
+use crate::worker::{
+    BackendWish, Mail, Mailbox, Pulse, Refusals, Service, Shared, Worker, WorkerParts,
+};
 
 /// Mail a worker may have waiting: strays of a busy moment; more are dropped like datagrams may
 /// be.
@@ -25,19 +27,37 @@ pub(super) fn raise_open_files() {
     }
 }
 
-/// The backend to run on, and why.
+/// What workers are to run on, and why.
+pub(super) struct Chosen {
+    pub(super) wish: BackendWish,
+    pub(super) reason: String,
+}
+
+impl Chosen {
+    pub(super) fn backend(&self) -> Backend {
+        match self.wish {
+            BackendWish::Only(backend) => backend,
+            BackendWish::RingOrPoll => Backend::IoUring,
+        }
+    }
+}
+
 pub(super) fn choose(
     choice: BackendChoice,
     io_uring: impl FnOnce() -> Availability,
-) -> Result<(Backend, String), EngineError> {
-    match choice {
-        BackendChoice::Poll => Ok((Backend::Poll, "asked for".to_owned())),
-        BackendChoice::Auto => Ok(probe::best_backend(&io_uring())),
-        BackendChoice::IoUring => match io_uring() {
-            Availability::No(why) => Err(EngineError::Backend(why)),
-            Availability::Yes => Ok((Backend::IoUring, "asked for".to_owned())),
+) -> Result<Chosen, EngineError> {
+    let (wish, reason) = match choice {
+        BackendChoice::Poll => (BackendWish::Only(Backend::Poll), "asked for".to_owned()),
+        BackendChoice::Auto => match probe::best_backend(&io_uring()) {
+            (Backend::IoUring, reason) => (BackendWish::RingOrPoll, reason),
+            (Backend::Poll, reason) => (BackendWish::Only(Backend::Poll), reason),
         },
-    }
+        BackendChoice::IoUring => match io_uring() {
+            Availability::No(why) => return Err(EngineError::Backend(why)),
+            Availability::Yes => (BackendWish::Only(Backend::IoUring), "asked for".to_owned()),
+        },
+    };
+    Ok(Chosen { wish, reason })
 }
 
 pub(super) fn share(
@@ -81,8 +101,15 @@ pub(super) fn share(
     (Arc::new(shared), inboxes)
 }
 
+/// A worker that runs.
+pub(super) struct Started {
+    pub(super) thread: JoinHandle<io::Result<()>>,
+    /// Why it runs on poll although a ring was wanted.
+    pub(super) no_ring: Option<String>,
+}
+
 /// Starts a worker's thread and waits until its ring is set up.
-pub(super) fn spawn(parts: WorkerParts) -> Result<JoinHandle<io::Result<()>>, EngineError> {
+pub(super) fn spawn(parts: WorkerParts) -> Result<Started, EngineError> {
     let (ready, is_ready) = bounded(1);
     let shared = parts.shared.clone();
     let id = parts.id;
@@ -95,8 +122,8 @@ pub(super) fn spawn(parts: WorkerParts) -> Result<JoinHandle<io::Result<()>>, En
                 }
             });
             match built {
-                Ok(worker) => {
-                    let _ = ready.send(Ok(()));
+                Ok((worker, no_ring)) => {
+                    let _ = ready.send(Ok(no_ring));
                     worker.run()
                 }
                 Err(error) => {
@@ -104,9 +131,10 @@ pub(super) fn spawn(parts: WorkerParts) -> Result<JoinHandle<io::Result<()>>, En
                     Ok(())
                 }
             }
-        })?;
+        })
+        .map_err(EngineError::Thread)?;
     match is_ready.recv() {
-        Ok(Ok(())) => Ok(thread),
+        Ok(Ok(no_ring)) => Ok(Started { thread, no_ring }),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(io::Error::other("a worker ended while it started").into()),
     }

@@ -84,7 +84,7 @@ pub enum Input {
         result: Result<DiskDone, DiskError>,
     },
     /// The user or the daemon asks to stop: tell the peer, keep resumable state, finish.
-    Cancel,
+    Cancel(CancelReason),
     /// A daemon no longer allows what this session does: tell the peer why, keep resumable state,
     /// finish.
     Refuse(SessionError),
@@ -205,6 +205,12 @@ pub const PIECE_BYTES: usize = 64 * 1024;
 pub enum Event {
     /// The peer accepted the session.
     Started,
+    /// Server: what the client wants, whether or not it may: the first path, and how many more.
+    Asked {
+        verb: Verb,
+        path: Bytes,
+        more: usize,
+    },
     /// Manifest so far: entries and file bytes announced; `complete` when the walk is over.
     Announced {
         files: u64,
@@ -232,6 +238,15 @@ pub enum Event {
     RoundTrips(Vec<Duration>),
     /// Benchmark: it is over; so many bytes arrived at the receiver, in this time.
     Benched { bytes: u64, elapsed: Duration },
+}
+
+/// What is done in a session, as the client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Push,
+    Pull,
+    List,
+    Bench,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -276,7 +291,15 @@ pub enum Outcome {
     /// Everything was resolved; entry errors, if any, were reported as events.
     Complete(Totals),
     /// Stopped by `Input::Cancel`.
-    Cancelled(Totals),
+    Cancelled {
+        reason: CancelReason,
+        totals: Totals,
+    },
+    /// The peer stopped, and said so.
+    Stopped {
+        reason: CancelReason,
+        totals: Totals,
+    },
     /// The peer refused or failed the whole session, or this server did.
     Refused(SessionError),
     /// Client: a reason on its own side, before anything was asked of the server.
@@ -285,6 +308,18 @@ pub enum Outcome {
     Violation(String),
     /// The transport went away first.
     Lost(Totals),
+}
+
+/// Why a side stops what could go on; travels on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CancelReason {
+    /// Whoever asked for it does not want it any more.
+    #[default]
+    User,
+    /// The process ends, whatever it was doing.
+    Ending,
+    /// Work is due, and none gets done.
+    Stalled,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,7 +20,10 @@ use super::parallel::ParallelTransferConfig;
 use super::ports::Ports;
 use super::receive::Target;
 use super::wire::{Decoder, Message, WireError};
-use super::{Carriage, CopyStep, Input, Outcome, Output, SessionError, SessionErrorCode, Totals};
+use super::{
+    CancelReason, Carriage, CopyStep, Input, Outcome, Output, SessionError, SessionErrorCode,
+    Totals,
+};
 use role::{Role, RoleEnd};
 
 /// A server drops a session that has not said a whole `Hello` by then.
@@ -301,12 +304,12 @@ impl Session {
                 Ok(())
             }
             Input::Disk { op, result } => self.role.on_disk(&mut self.ports, op, result),
-            Input::Cancel => {
+            Input::Cancel(reason) => {
                 if matches!(self.end, End::No) {
                     self.role.flush(&mut self.ports);
-                    self.ports.message(&Message::Cancel {});
+                    self.ports.message(&Message::Cancel { reason });
                     let totals = self.totals();
-                    self.finish(Outcome::Cancelled(totals));
+                    self.finish(Outcome::Cancelled { reason, totals });
                 }
                 Ok(())
             }
@@ -367,14 +370,9 @@ impl Session {
 
     fn on_message(&mut self, now: Instant, message: Message) -> Result<(), Violation> {
         match message {
-            Message::Cancel {} => {
+            Message::Cancel { reason } => {
                 let totals = self.totals();
-                // To a client, a server that stops is one that went away: a rerun goes on.
-                self.finish(if self.client {
-                    Outcome::Lost(totals)
-                } else {
-                    Outcome::Cancelled(totals)
-                });
+                self.finish(Outcome::Stopped { reason, totals });
                 return Ok(());
             }
             Message::Error { code, text } => {
@@ -456,7 +454,8 @@ impl Session {
     /// Client: nothing was asked for yet, and nothing will be. A server that is told so hangs up,
     /// and nobody has to wait.
     fn call_off(&mut self, error: SessionError) {
-        self.ports.message(&Message::Cancel {});
+        let reason = CancelReason::User;
+        self.ports.message(&Message::Cancel { reason });
         self.finish(Outcome::CalledOff(error));
     }
 

@@ -382,6 +382,11 @@ impl Conn {
         Alpn::Landro1
     }
 
+    /// Whose certificate the peer shows, which proves nothing: for a word on who was refused.
+    pub fn shown_fingerprint(&self) -> Option<Fingerprint> {
+        self.certificate_of_peer()
+    }
+
     fn certificate_of_peer(&self) -> Option<Fingerprint> {
         let certificate = boring::x509::X509::from_der(self.quiche.peer_cert()?).ok()?;
         identity::certificate_fingerprint(&certificate)

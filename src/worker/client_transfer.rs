@@ -8,9 +8,9 @@ use crossbeam::channel::Sender;
 use landro_sys::UdpOptions;
 
 use crate::ids::Fingerprint;
-use crate::proto::Outcome;
 use crate::proto::lanes::code;
 use crate::proto::session::Request;
+use crate::proto::{CancelReason, Outcome, Totals};
 use crate::quic::{CloseReason, Setup};
 use crate::worker::client_events::{ClientEvent, ClientStart, Ended};
 use crate::worker::limits::DIAL_FOR;
@@ -105,7 +105,10 @@ impl ClientTransfer {
 
     /// The user asked to stop. True: there is no session, so that it is over at once.
     pub(crate) fn stop(&mut self) -> bool {
-        let cancelled = Ended::Outcome(Outcome::Cancelled(Default::default()));
+        let cancelled = Ended::Outcome(Outcome::Cancelled {
+            reason: CancelReason::User,
+            totals: Totals::default(),
+        });
         let (state, at_once) = match self.take_state() {
             ClientState::Dialling(_) => (ClientState::Over(cancelled), true),
             ClientState::Running(why) | ClientState::Stopping(why) => {
@@ -155,10 +158,14 @@ impl ClientTransfer {
             ClientState::Dialling(_) => (None, false),
         };
         let ended = match (outcome, why) {
-            (Some(outcome @ Outcome::Complete(_)), _) => Ended::Outcome(outcome),
-            (Some(outcome @ Outcome::Cancelled(_)), _) if asked_to_stop => Ended::Outcome(outcome),
+            (Some(outcome @ (Outcome::Complete(_) | Outcome::Stopped { .. })), _) => {
+                Ended::Outcome(outcome)
+            }
+            (Some(outcome @ Outcome::Cancelled { .. }), _) if asked_to_stop => {
+                Ended::Outcome(outcome)
+            }
             (_, Some(ended)) => ended,
-            (Some(Outcome::Cancelled(_)), None) => {
+            (Some(Outcome::Cancelled { .. }), None) => {
                 Ended::Lost("the peer stopped the transfer".to_owned())
             }
             (Some(Outcome::Lost(_)) | None, None) => Ended::Lost("the connection ended".to_owned()),

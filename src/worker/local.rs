@@ -18,7 +18,7 @@ use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{
     Direction, Grant, Limits, Request, Session, Transfer, TransferOptions,
 };
-use crate::proto::{Carriage, DiskDone, DiskOp, Event, Input, Outcome, Output};
+use crate::proto::{CancelReason, Carriage, DiskDone, DiskOp, Event, Input, Outcome, Output};
 
 /// Entries on their way; more would only be held in memory.
 const ENTRY_WINDOW: u32 = 256;
@@ -130,7 +130,9 @@ impl LocalLane {
             };
             if !stopped && stop() {
                 stopped = true;
-                self.ends[SENDER].inbox.push_back(Input::Cancel);
+                self.ends[SENDER]
+                    .inbox
+                    .push_back(Input::Cancel(CancelReason::User));
                 continue;
             }
             self.operate(end);

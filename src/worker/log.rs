@@ -2,10 +2,13 @@
 //! worker logs what a peer does (`tests/tidy.rs` looks).
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::ids::Fingerprint;
-use crate::proto::{EntryResult, Event, Outcome};
+use crate::proto::{
+    CancelReason, EntryErrorCode, EntryResult, Event, Outcome, SessionErrorCode, Totals, Verb,
+};
 
 /// Failed entries a session may name, and warnings it may have, each; the first ones say what is
 /// wrong.
@@ -159,17 +162,107 @@ fn shown(text: &[u8]) -> String {
     format!("{}{rest}", cut.escape_ascii())
 }
 
-/// What one session has caused so far.
-#[derive(Clone, Copy, Default, Debug)]
+/// What one session is about, and what it has caused so far.
+#[derive(Clone, Debug)]
 pub struct SessionLog {
+    /// Where its first lane came from.
+    address: SocketAddr,
+    began: Instant,
+    /// What the client wants; None until it said so, and on the client's side.
+    asked: Option<Subject>,
     failed: u64,
     warnings: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Subject {
+    verb: Verb,
+    path: String,
+    more: usize,
+}
+
+impl SessionLog {
+    pub fn new(address: SocketAddr, now: Instant) -> SessionLog {
+        SessionLog {
+            address,
+            began: now,
+            asked: None,
+            failed: 0,
+            warnings: 0,
+        }
+    }
+
+    /// `pull path="a b" and 2 more`.
+    fn subject(&self) -> String {
+        let Some(Subject { verb, path, more }) = &self.asked else {
+            return "nothing asked".to_owned();
+        };
+        let verb = match verb {
+            Verb::Push => "push",
+            Verb::Pull => "pull",
+            Verb::List => "list",
+            Verb::Bench => return "bench".to_owned(),
+        };
+        match more {
+            0 => format!("{verb} path=\"{path}\""),
+            more => format!("{verb} path=\"{path}\" and {more} more"),
+        }
+    }
+
+    /// How much was done, and how fast.
+    fn sums(&self, totals: &Totals, now: Instant) -> String {
+        let seconds = now.saturating_duration_since(self.began).as_secs_f64();
+        // A session of no time at all has no rate.
+        let rate = totals.sent_bytes as f64 / seconds.max(0.001);
+        format!(
+            "files={} bytes={} sent_bytes={} skipped={} failed={} seconds={seconds:.3} \
+             bytes_per_second={rate:.0}",
+            totals.files, totals.bytes, totals.sent_bytes, totals.skipped, totals.errors
+        )
+    }
+}
+
+fn of_entry(code: EntryErrorCode) -> &'static str {
+    match code {
+        EntryErrorCode::Source => "source",
+        EntryErrorCode::Destination => "destination",
+        EntryErrorCode::Full => "full",
+        EntryErrorCode::Integrity => "integrity",
+        EntryErrorCode::Permission => "permission",
+        EntryErrorCode::Name => "name",
+    }
+}
+
+fn of_session(code: SessionErrorCode) -> &'static str {
+    match code {
+        SessionErrorCode::Permission => "permission",
+        SessionErrorCode::NotFound => "not found",
+        SessionErrorCode::Busy => "busy",
+        SessionErrorCode::Unsupported => "unsupported",
+        SessionErrorCode::Full => "full",
+        SessionErrorCode::Other => "other",
+    }
+}
+
+/// Why a session did not come to its own end.
+fn cut_short(reason: CancelReason, by_peer: bool) -> &'static str {
+    match (reason, by_peer) {
+        (CancelReason::User, _) => "session cancelled",
+        (CancelReason::Ending, true) => "session cut short: the client is ending",
+        (CancelReason::Ending, false) => "session cut short: this daemon is ending",
+        (CancelReason::Stalled, true) => "session given up by the client: no progress",
+        (CancelReason::Stalled, false) => "session given up: no progress",
+    }
 }
 
 impl Log {
     /// A daemon's log of a session: failures and warnings by name, the rest only as totals.
     pub fn event(&mut self, of: &mut SessionLog, peer: &Fingerprint, event: &Event, now: Instant) {
         match event {
+            Event::Asked { verb, path, more } => {
+                let (verb, path, more) = (*verb, shown(path), *more);
+                of.asked = Some(Subject { verb, path, more });
+            }
             Event::Entry {
                 path,
                 result: EntryResult::Failed(error),
@@ -178,7 +271,8 @@ impl Log {
                 of.failed += 1;
                 if of.failed <= LINES_PER_SESSION && self.admits(Who::Peer(*peer), now) {
                     let (path, text) = (shown(path), shown(error.text.as_bytes()));
-                    tracing::warn!(%peer, %path, code = ?error.code, %text, "entry failed");
+                    let code = of_entry(error.code);
+                    tracing::warn!(%peer, %path, code, %text, "entry failed");
                 }
             }
             Event::Warning { path, text } => {
@@ -198,8 +292,14 @@ impl Log {
         }
     }
 
-    /// How a session ended, and what of it was not logged.
-    pub fn outcome(&mut self, of: SessionLog, peer: &Fingerprint, outcome: &Outcome, now: Instant) {
+    /// How a session ended, in one line, and what of it was not logged.
+    pub fn outcome(
+        &mut self,
+        of: &SessionLog,
+        peer: &Fingerprint,
+        outcome: &Outcome,
+        now: Instant,
+    ) {
         let failed_entries = of.failed.saturating_sub(LINES_PER_SESSION);
         let warnings = of.warnings.saturating_sub(LINES_PER_SESSION);
         if failed_entries + warnings > 0 && self.admits(Who::Peer(*peer), now) {
@@ -208,18 +308,41 @@ impl Log {
         if !self.admits(Who::Peer(*peer), now) {
             return;
         }
-        match outcome {
-            Outcome::Complete(totals) => tracing::info!(%peer, ?totals, "session complete"),
-            Outcome::Cancelled(totals) => tracing::info!(%peer, ?totals, "session cancelled"),
+        let (address, subject) = (of.address, of.subject());
+        let (ended, totals) = match outcome {
+            Outcome::Complete(totals) => ("session complete", totals),
+            Outcome::Cancelled { reason, totals } => (cut_short(*reason, false), totals),
+            Outcome::Stopped { reason, totals } => (cut_short(*reason, true), totals),
+            Outcome::Lost(totals) => ("session lost its peer", totals),
             Outcome::Refused(error) | Outcome::CalledOff(error) => {
-                let text = shown(error.text.as_bytes());
-                tracing::info!(%peer, code = ?error.code, %text, "session refused");
+                let (code, text) = (of_session(error.code), shown(error.text.as_bytes()));
+                return tracing::info!(
+                    "session refused: {subject} address={address} peer={peer} code={code} {text}"
+                );
             }
             Outcome::Violation(reason) => {
                 let reason = shown(reason.as_bytes());
-                tracing::warn!(%peer, %reason, "session broke the protocol");
+                return tracing::warn!(
+                    "session broke the protocol: {subject} address={address} peer={peer} {reason}"
+                );
             }
-            Outcome::Lost(totals) => tracing::info!(%peer, ?totals, "session lost its peer"),
+        };
+        let sums = of.sums(totals, now);
+        tracing::info!("{ended}: {subject} {sums} address={address} peer={peer}");
+    }
+
+    /// Somebody was not let in. `shown`: whose certificate it was, which anybody can show who has
+    /// seen it; the handshake ended before the key was to be proven.
+    pub fn refused(&mut self, address: SocketAddr, shown: Option<Fingerprint>, now: Instant) {
+        if !self.admits(Who::Strangers, now) {
+            return;
+        }
+        match shown {
+            Some(key) => tracing::warn!(
+                "refused: not in authorized_peers, or by a line that lets nobody in: \
+                 address={address} peer={key}"
+            ),
+            None => tracing::warn!("refused: no identity was shown: address={address}"),
         }
     }
 }
@@ -281,7 +404,7 @@ mod tests {
     fn a_session_names_some_of_each() {
         let (mut log, start) = (Log::default(), crate::worker::now());
         let fingerprint = Fingerprint([1; 32]);
-        let mut session = SessionLog::default();
+        let mut session = SessionLog::new(([127, 0, 0, 1], 1).into(), start);
         for _ in 0..1000 {
             let event = Event::Warning {
                 path: Bytes::from_static(b"p"),
@@ -295,12 +418,38 @@ mod tests {
             (LINES_PER_SESSION, 1000)
         );
         let outcome = Outcome::Violation("x".into());
-        log.outcome(session, &fingerprint, &outcome, start);
+        log.outcome(&session, &fingerprint, &outcome, start);
         assert_eq!(
             BURST_LINES - log.buckets[&peer(1)].left,
             used + 2,
             "a count and the outcome"
         );
+    }
+
+    #[test]
+    fn a_session_is_told_in_one_line() {
+        let start = crate::worker::now();
+        let mut session = SessionLog::new(([127, 0, 0, 1], 1).into(), start);
+        assert_eq!(session.subject(), "nothing asked");
+        let asked = Event::Asked {
+            verb: Verb::Pull,
+            path: Bytes::from_static(b"a \"b\"\n"),
+            more: 2,
+        };
+        Log::default().event(&mut session, &Fingerprint([1; 32]), &asked, start);
+        let subject = session.subject();
+        assert_eq!(subject, "pull path=\"a \\\"b\\\"\\n\" and 2 more");
+        let totals = Totals {
+            files: 2,
+            sent_bytes: 3000,
+            ..Totals::default()
+        };
+        let sums = session.sums(&totals, start + Duration::from_millis(1500));
+        assert!(
+            sums.ends_with("seconds=1.500 bytes_per_second=2000"),
+            "{sums}"
+        );
+        assert!(session.sums(&totals, start).contains("seconds=0.000"));
     }
 
     #[test]

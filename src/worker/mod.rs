@@ -51,7 +51,7 @@ pub use stats::TransportStats;
 /// What a worker is made of; built on the thread that starts it.
 pub struct WorkerParts {
     pub id: WorkerId,
-    pub backend: Backend,
+    pub backend: BackendWish,
     /// Core to stay on; None leaves placement to the scheduler (a command with fewer workers than
     /// cores).
     pub core: Option<usize>,
@@ -61,6 +61,52 @@ pub struct WorkerParts {
     pub shared: Arc<Shared>,
     /// Pool buffers this worker may use.
     pub pool_buffers: usize,
+}
+
+/// What a worker is to run on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BackendWish {
+    Only(Backend),
+    /// Poll, if this ring cannot be had: one that was tried may have been smaller, or the last.
+    RingOrPoll,
+}
+
+/// Why a worker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(
+        "no memory for a worker's buffers: {0}; is it limited (ulimit -v)? --workers and \
+         --memory-budget make it less"
+    )]
+    Buffers(io::Error),
+    #[error("no io_uring for a worker: {0}; --backend poll does without")]
+    Ring(String),
+    #[error(
+        "no poll for a worker: {0}; are the open files limited (ulimit -n, LimitNOFILE= of a \
+         unit)?"
+    )]
+    Poll(io::Error),
+}
+
+/// The driver of a worker, and why it is not the one that was rather had.
+fn start_driver(wish: BackendWish, pool: &Pool) -> Result<(Driver, Option<String>), StartError> {
+    let config = DriverConfig {
+        recv_buffers: RECEIVE_BUFFERS,
+        queue_entries: QUEUE_ENTRIES,
+    };
+    let ring = || {
+        let driver = Driver::new(Backend::IoUring, &config, pool);
+        driver.map_err(|error| landro_sys::probe::why_no_ring(&error))
+    };
+    let poll = || Driver::new(Backend::Poll, &config, pool).map_err(StartError::Poll);
+    match wish {
+        BackendWish::Only(Backend::Poll) => Ok((poll()?, None)),
+        BackendWish::Only(Backend::IoUring) => Ok((ring().map_err(StartError::Ring)?, None)),
+        BackendWish::RingOrPoll => match ring() {
+            Ok(driver) => Ok((driver, None)),
+            Err(why) => Ok((poll()?, Some(why))),
+        },
+    }
 }
 
 /// The parts; each method that needs more than one of them is here or in `apps`, the rest is
@@ -86,32 +132,32 @@ pub fn now() -> Instant {
 
 impl Worker {
     /// Builds a worker on the thread that will run it (the ring is SINGLE_ISSUER) and reports how
-    /// to wake it.
+    /// to wake it. Gives with it why it runs on poll, if a ring was wanted.
     ///
     /// # Errors
     /// When the driver cannot be set up.
-    pub fn new(parts: WorkerParts, started: impl FnOnce(WakeHandle)) -> io::Result<Worker> {
+    pub fn new(
+        parts: WorkerParts,
+        started: impl FnOnce(WakeHandle),
+    ) -> Result<(Worker, Option<String>), StartError> {
         if let Some(core) = parts.core
             && let Err(error) = landro_sys::cpu::pin(core)
         {
             tracing::warn!(core, %error, "cannot pin the worker to its core; going on unpinned");
         }
-        let pool = Pool::new(parts.pool_buffers)?;
-        let config = DriverConfig {
-            recv_buffers: RECEIVE_BUFFERS,
-            queue_entries: QUEUE_ENTRIES,
-        };
-        let mut driver = Driver::new(parts.backend, &config, &pool)?;
+        let pool = Pool::new(parts.pool_buffers).map_err(StartError::Buffers)?;
+        let (mut driver, no_ring) = start_driver(parts.backend, &pool)?;
         let is_daemon = !parts.listeners.is_empty();
         let mut listeners = Listeners::default();
         for (socket, accept) in parts.listeners {
-            listeners.add(&mut driver, socket, Some(accept))?;
+            let added = listeners.add(&mut driver, socket, Some(accept));
+            added.map_err(StartError::Poll)?;
         }
         started(driver.wake_handle());
         let now = now();
         let shared = parts.shared;
         let router = Router::new(parts.id, shared.workers, shared.secrets.clone(), is_daemon);
-        Ok(Worker {
+        let worker = Worker {
             inbox: parts.inbox,
             listeners,
             connections: Connections::new(router, now),
@@ -120,7 +166,8 @@ impl Worker {
             client: None,
             due: Vec::new(),
             io: Loop::new(parts.id, now, driver, pool, shared),
-        })
+        };
+        Ok((worker, no_ring))
     }
 
     /// Runs until it is told to stop and everything has been said.

@@ -1,6 +1,7 @@
 //! The sessions of a worker: each with its lanes' machine and its files.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::disk::Space;
@@ -34,6 +35,8 @@ pub(crate) struct Running {
 /// What a session begins with.
 pub(crate) struct Beginning {
     pub(crate) id: SessionId,
+    /// Where the peer is.
+    pub(crate) address: SocketAddr,
     pub(crate) peer: Fingerprint,
     pub(crate) lanes: Lanes,
     pub(crate) space: Space,
@@ -101,7 +104,7 @@ impl Sessions {
             takes_data: true,
             listens: false,
             finished: None,
-            log: SessionLog::default(),
+            log: SessionLog::new(begin.address, io.now),
             timer: Scheduled::default(),
             held_bytes: 0,
         });

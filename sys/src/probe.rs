@@ -60,6 +60,40 @@ pub fn ring_can_be_set_up() -> Availability {
     }
 }
 
+/// Why the io_uring backend could not be set up, in words, with what helps.
+pub fn why_no_ring(error: &io::Error) -> String {
+    ring_reason("io_uring_setup", error)
+}
+
+/// Whether a sandbox lets the system calls through without which no file can be copied; `No` names
+/// the first that it does not. What else is used is as old as Linux, or is done without.
+pub fn needed_calls() -> Availability {
+    let openat2 = probe_openat2();
+    let statx = FileOp::Statx {
+        dir: None,
+        path: c"/".into(),
+        flags: 0,
+    };
+    let statx = available("statx", crate::run(statx).map(drop), "4.11");
+    // Of names that nothing can have: ENOENT is the kernel's own answer, whatever is there.
+    let rename = FileOp::Rename {
+        from_dir: None,
+        from: c"".into(),
+        to_dir: None,
+        to: c"".into(),
+        flags: libc::RENAME_NOREPLACE,
+    };
+    let renamed = match crate::run(rename) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other.map(drop),
+    };
+    let renameat2 = available("renameat2", renamed, "3.15");
+    let missing = [openat2, statx, renameat2]
+        .into_iter()
+        .find(|call| !call.is_yes());
+    missing.unwrap_or(Availability::Yes)
+}
+
 /// Random number of this boot (/proc/sys/kernel/random/boot_id): data not on disk is gone when it
 /// changed.
 ///
@@ -191,7 +225,11 @@ fn ring_reason(step: &str, error: &io::Error) -> String {
         }
         Some(libc::ENOSYS) => "the kernel is built without it, or a sandbox hides it",
         Some(libc::EINVAL) => "needs Linux 6.1 (deferred task work)",
-        Some(libc::ENOMEM) => "RLIMIT_MEMLOCK is too small (ulimit -l)",
+        // Since 6.13 rings are counted as locked memory, for all processes of a user together.
+        Some(libc::ENOMEM) => {
+            "RLIMIT_MEMLOCK is too small for the rings of this user's processes (ulimit -l, \
+             LimitMEMLOCK= of a unit)"
+        }
         _ => "unexpected",
     };
     format!("{step}: {error} - {hint}")
@@ -243,7 +281,10 @@ fn probe_openat2() -> Availability {
 fn available(name: &str, result: io::Result<()>, since: &str) -> Availability {
     match result {
         Ok(()) => Availability::Yes,
-        Err(error) => Availability::No(format!("{name}: {error} - needs Linux {since}")),
+        Err(error) => Availability::No(match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => format!("{name}: {error} - a sandbox forbids it"),
+            _ => format!("{name}: {error} - needs Linux {since}, or a sandbox hides it"),
+        }),
     }
 }
 

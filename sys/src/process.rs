@@ -14,6 +14,11 @@ pub fn open_files_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
 }
 
+/// Whether a call failed for want of a descriptor: of this process, or of the whole host.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// Whether this program was given rights that its caller has not (set-user-ID, capabilities): what
 /// the caller's environment says is then not to be acted on.
 pub fn has_more_rights_than_its_caller() -> bool {

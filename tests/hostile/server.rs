@@ -64,7 +64,7 @@ pub fn pull_sources(
                     script(&mut peer);
                 }
                 // It does not even ask: its destination will not do.
-                Some(Message::Cancel {}) | None => {}
+                Some(Message::Cancel { .. }) | None => {}
                 other => panic!("no hello: {other:?}"),
             }
             // Stays until the client hangs up.

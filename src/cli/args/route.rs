@@ -50,6 +50,8 @@ const MAX_REMOTE_SOURCES: usize = 1024;
 pub enum RouteError {
     #[error(transparent)]
     Url(#[from] UrlError),
+    #[error("{0}: and where to? Write landro cp SRC... DST")]
+    NoDestination(String),
     #[error("both sides are remote; copy to this host first, or run landro on one of the two")]
     BothRemote,
     #[error("local and remote sources in one command; use one command for each")]

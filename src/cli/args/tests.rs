@@ -56,7 +56,7 @@ fn serve_defaults_and_options() {
 fn usage_errors_are_clap_errors() {
     for line in [
         "landro",
-        "landro cp a",
+        "landro cp",
         "landro serve --read-only --write-only",
         "landro serve --workers 0",
         "landro serve --listen nonsense",
@@ -84,8 +84,11 @@ fn cp_options() {
         "landro cp --force --fsync --keep-dirlinks --json -q --stats --streams 4 --bwlimit 1.5M \
          a b landro://h/c/",
     );
-    assert_eq!(args.sources, ["a", "b"]);
-    assert_eq!(args.destination, "landro://h/c/");
+    let (sources, destination) = args.sources_and_destination().unwrap();
+    assert_eq!(
+        (sources, destination.to_str()),
+        (&["a".into(), "b".into()][..], Some("landro://h/c/"))
+    );
     assert!(
         args.force && args.fsync && args.keep_dirlinks && args.json && args.quiet && args.stats
     );
@@ -99,6 +102,31 @@ fn cp_options() {
         (Some(Fingerprint([0; 32])), true)
     );
     assert_eq!(args.engine.backend, BackendArg::IoUring);
+}
+
+/// Options stand where they like, and the last place is the destination.
+#[test]
+fn options_in_any_order() {
+    for line in [
+        "landro cp --force a b c",
+        "landro cp a --force b c",
+        "landro cp a b --force c",
+        "landro cp a b c --force",
+        "landro cp -r a -R --recursive b --force -- c",
+    ] {
+        let args = cp(line);
+        let (sources, destination) = args.sources_and_destination().unwrap();
+        assert!(
+            args.force && sources == ["a", "b"] && destination == "c",
+            "{line}"
+        );
+    }
+    let args = cp("landro cp --force -- -a --json c");
+    let (sources, _) = args.sources_and_destination().unwrap();
+    assert!(!args.archive && !args.json && sources == ["-a", "--json"]);
+    let args = cp("landro cp a");
+    let one = args.sources_and_destination();
+    assert_eq!(one, Err(RouteError::NoDestination("a".into())));
 }
 
 #[test]
@@ -171,7 +199,8 @@ fn units_of_bytes() {
 
 fn transfer(line: &str) -> Result<CopyRoute, RouteError> {
     let args = cp(&format!("landro cp {line}"));
-    CopyRoute::parse(&args.sources, &args.destination)
+    let (sources, destination) = args.sources_and_destination()?;
+    CopyRoute::parse(sources, destination)
 }
 
 #[test]

@@ -49,6 +49,11 @@ pub enum UrlError {
     #[error("{0}: no host; write landro://HOST[:PORT]/PATH")]
     NoHost(String),
     #[error(
+        "{typed}: that is how scp and rsync name another host; write {url} (below what is served \
+         there), or ./{typed} for a file of this host"
+    )]
+    Foreign { typed: String, url: String },
+    #[error(
         "{0}: not a host name or address; IPv6 addresses go in brackets: landro://[::1]:4433/PATH"
     )]
     BadHost(String),
@@ -70,10 +75,12 @@ pub enum UrlError {
 }
 
 impl Operand {
-    /// Anything that does not begin with `landro://` is a local path.
+    /// Anything that neither begins with `landro://` nor names another host by the syntax of other
+    /// programs is a local path.
     ///
     /// # Errors
-    /// Says which part of a URL is wrong, or that a path is empty or holds NUL.
+    /// Says which part of a URL is wrong, what to write in place of other programs' syntax, or that
+    /// a path is empty or holds NUL.
     pub fn parse(typed: &OsStr) -> Result<Operand, UrlError> {
         let bytes = typed.as_bytes();
         match bytes.get(..SCHEME.len()) {
@@ -82,6 +89,7 @@ impl Operand {
             }
             _ if bytes.is_empty() => Err(UrlError::Empty("''".into())),
             _ if bytes.contains(&0) => Err(UrlError::Nul(escape::name(bytes))),
+            _ if remote_colon(bytes).is_some() => Err(foreign(bytes)),
             _ if is_reserved_path(bytes) => Err(UrlError::Reserved(escape::name(bytes))),
             _ => Ok(Operand::Local(bytes.to_vec())),
         }
@@ -98,6 +106,7 @@ impl Url {
         let shown = || escape::name(bytes);
         let rest = match bytes.get(..SCHEME.len()) {
             Some(scheme) if scheme.eq_ignore_ascii_case(SCHEME) => &bytes[SCHEME.len()..],
+            _ if remote_colon(bytes).is_some() => return Err(foreign(bytes)),
             _ => return Err(UrlError::NoHost(shown())),
         };
         let slash = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
@@ -127,6 +136,71 @@ impl Url {
             host: DaemonName { name, port },
             path: path[start..].to_vec(),
         })
+    }
+}
+
+/// Where scp (its `colon`) and rsync see the end of a host's name: at a colon before any slash,
+/// behind the brackets of an address. A colon at the very beginning is one of a file's name.
+fn remote_colon(typed: &[u8]) -> Option<usize> {
+    let end = typed.iter().position(|&b| b == b'/').unwrap_or(typed.len());
+    let head = &typed[..end];
+    let user_bytes = head.iter().position(|&b| b == b'@').map_or(0, |at| at + 1);
+    let found = match head[user_bytes..].starts_with(b"[") || head.starts_with(b"[") {
+        true => head
+            .windows(2)
+            .position(|two| two == b"]:")
+            .map(|at| at + 1),
+        false => head.iter().position(|&b| b == b':'),
+    };
+    found.filter(|&at| at > 0)
+}
+
+/// `user@host:path`, `host::module/path`, `rsync://user@host:873/path`: what to write in its place.
+fn foreign(typed: &[u8]) -> UrlError {
+    let colon = remote_colon(typed).unwrap_or(typed.len());
+    let (mut host, mut path) = (&typed[..colon], typed.get(colon + 1..).unwrap_or_default());
+    if let Some(rest) = path.strip_prefix(b"//") {
+        // Another program's URL; its port is that of another program, too.
+        let end = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
+        (host, path) = rest.split_at(end);
+        let user_bytes = host.iter().rposition(|&b| b == b'@').map_or(0, |at| at + 1);
+        let port = host
+            .iter()
+            .rposition(|&b| b == b':')
+            .filter(|&at| at > user_bytes);
+        if !host.ends_with(b"]") {
+            host = &host[..port.unwrap_or(host.len())];
+        }
+    }
+    let user_bytes = host.iter().rposition(|&b| b == b'@').map_or(0, |at| at + 1);
+    let start = path.iter().position(|&b| !matches!(b, b'/' | b':'));
+    let path: String = path[start.unwrap_or(path.len())..]
+        .iter()
+        .map(in_path)
+        .collect();
+    let host = String::from_utf8_lossy(&host[user_bytes..]);
+    // The port that somebody thought of is no directory.
+    let (port, path) = match path.split_once('/') {
+        Some((digits, path)) if parse_port(digits).is_some() => (format!(":{digits}"), path),
+        _ => (String::new(), path.as_str()),
+    };
+    let url = format!("landro://{host}{port}/{path}");
+    let url = match Url::parse(OsStr::new(&url)) {
+        Ok(_) => url,
+        Err(_) => "landro://HOST[:PORT]/PATH".to_owned(),
+    };
+    let typed = escape::name(typed);
+    UrlError::Foreign { typed, url }
+}
+
+/// A byte of a path as a URL and a shell take it.
+fn in_path(byte: &u8) -> String {
+    match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(*byte).to_string(),
+        b'-' | b'.' | b'_' | b'~' | b'/' | b'+' | b',' | b'@' | b':' => {
+            char::from(*byte).to_string()
+        }
+        _ => format!("%{byte:02x}"),
     }
 }
 
@@ -285,7 +359,7 @@ mod tests {
         assert!(matches!(url("landro:///x"), Err(UrlError::NoHost(_))));
         assert!(matches!(url("landro://:4433/x"), Err(UrlError::NoHost(_))));
         assert!(matches!(url("landro://me@h/x"), Err(UrlError::UserInfo(_))));
-        assert!(matches!(url("http://h/x"), Err(UrlError::NoHost(_))));
+        assert!(matches!(url("host/x"), Err(UrlError::NoHost(_))));
         assert!(matches!(url("landro://h o/x"), Err(UrlError::BadHost(_))));
         for bad in [
             "landro://h:/x",
@@ -294,6 +368,44 @@ mod tests {
             "landro://h:+1/x",
         ] {
             assert!(matches!(url(bad), Err(UrlError::BadPort(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn other_programs_syntax_is_answered_with_ours() {
+        for (typed, ours) in [
+            ("host:", "landro://host/"),
+            ("host:/", "landro://host/"),
+            ("host:a/b", "landro://host/a/b"),
+            (
+                "me@Host.example:/srv/x y",
+                "landro://Host.example/srv/x%20y",
+            ),
+            ("me@host:100%", "landro://host/100%25"),
+            ("host::module/x", "landro://host/module/x"),
+            ("[::1]:x", "landro://[::1]/x"),
+            ("me@[fe80::1%eth0]:x", "landro://[fe80::1%eth0]/x"),
+            ("rsync://me@host:873/x", "landro://host/x"),
+            ("https://[::1]/x", "landro://[::1]/x"),
+            ("landro:/host/x", "landro://landro/host/x"),
+            ("host:4433/x", "landro://host:4433/x"),
+            ("host:é", "landro://host/%c3%a9"),
+            ("12:30.log", "landro://12/30.log"),
+            ("b d:x", "landro://HOST[:PORT]/PATH"),
+            ("host:.landro-x", "landro://HOST[:PORT]/PATH"),
+        ] {
+            let error = Operand::parse(OsStr::new(typed)).unwrap_err();
+            let UrlError::Foreign { url: said, .. } = &error else {
+                panic!("{typed}: {error}")
+            };
+            assert_eq!(said, ours, "{typed}");
+            assert_eq!(url(typed), Err(error), "{typed}");
+        }
+        for local in [
+            "./host:", "a/b:c", "/host:x", ":x", "[1:2]", "../a:b", "é", "@x", "[a/b]:c",
+        ] {
+            let place = Operand::parse(OsStr::new(local));
+            assert_eq!(place, Ok(Operand::Local(local.into())), "{local}");
         }
     }
 

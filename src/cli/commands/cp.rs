@@ -16,11 +16,17 @@ use crate::cli::output::outcome::{Parties, judge};
 use crate::cli::output::stats::ConnectionSeen;
 use crate::engine::{ClientEvent, Ended, copy_locally};
 use crate::ids::Fingerprint;
+use crate::proto::Event;
 use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
 use crate::signals::{Hangup, Signals};
 
+/// What `-a` promises elsewhere.
+const NOT_KEPT: &str = "owners, ACLs, extended attributes, hard links and devices are not kept; \
+                        directories, symlinks, modes and times are, without it, too";
+
 pub fn run(args: CpArgs) -> Result<Exit, CliError> {
-    let route = CopyRoute::parse(&args.sources, &args.destination)?;
+    let (sources, destination) = args.sources_and_destination()?;
+    let route = CopyRoute::parse(sources, destination)?;
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut copying = Copying {
         reporter: CopyReporter::new(Style {
@@ -36,6 +42,12 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     copying
         .reporter
         .start(route.way.name(), daemon.map(DaemonName::to_string));
+    if copying.args.archive {
+        copying.reporter.event(&Event::Warning {
+            path: Bytes::from_static(b"-a"),
+            text: NOT_KEPT.to_owned(),
+        });
+    }
     let result = match daemon {
         Some(daemon) => copying.with(daemon, &route),
         None => copying.locally(&route),
@@ -101,7 +113,7 @@ impl Copying {
         let transfer = transfer(&self.args, route)?;
         let stop = || self.signals.asked().is_some();
         let on = &mut |event| self.reporter.event(&event);
-        let outcome = copy_locally(&transfer, &stop, on).map_err(CliError::Worker)?;
+        let outcome = copy_locally(&transfer, &stop, on)?;
         Ok(CopyEnd {
             ended: Ended::Outcome(outcome),
             own: None,

@@ -16,6 +16,6 @@ pub fn run(command: CliCommand) -> Result<Exit, CliError> {
         CliCommand::Cp(args) => cp::run(args),
         CliCommand::Ls(args) => ls::run(args),
         CliCommand::Bench(args) => bench::run(args),
-        CliCommand::Id => id::run(),
+        CliCommand::Id(args) => id::run(args),
     }
 }

@@ -1,10 +1,11 @@
 //! `landro serve`: options resolved, and the one line that says the daemon is ready.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::cli::args::ServeArgs;
+use crate::cli::args::listen::{InUrl, everywhere};
 use crate::cli::args::url::DEFAULT_PORT;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::{diagnostics, trust};
@@ -16,6 +17,10 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
     let dir = trust::config_dir()?;
     let identity = trust::identity(&dir)?;
     let own = identity.fingerprint();
+    tracing::info!(
+        "this daemon is {own}, by {}",
+        trust::identity_file(&dir).display()
+    );
     let diagnostics = diagnostics::asked_for(args.keylog.as_deref(), args.qlog.as_deref());
     let options = Options {
         listen: listen(&args),
@@ -43,7 +48,7 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
     daemon::run(options, |addresses| {
         let urls: Vec<String> = addresses
             .iter()
-            .map(|address| format!("landro://{address}/"))
+            .map(|&address| format!("landro://{}/", InUrl(address)))
             .collect();
         let mut stdout = std::io::stdout().lock();
         writeln!(stdout, "listening on {} id {own}", urls.join(" "))?;
@@ -58,18 +63,12 @@ fn one_per_core() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().min(255))
 }
 
-/// Without `--listen`: all addresses of both families through one socket, or IPv4 alone where the
-/// kernel has no IPv6 (`ipv6.disable=1`, some containers).
 fn listen(args: &ServeArgs) -> Vec<SocketAddr> {
-    if !args.listen.is_empty() {
-        return args
-            .listen
-            .iter()
-            .flat_map(|listen| listen.0.clone())
-            .collect();
+    if args.listen.is_empty() {
+        return vec![everywhere(DEFAULT_PORT)];
     }
-    match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
-        Ok(_) => vec![(Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()],
-        Err(_) => vec![(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into()],
-    }
+    args.listen
+        .iter()
+        .flat_map(|listen| listen.0.clone())
+        .collect()
 }

@@ -88,6 +88,7 @@ impl CopyReporter {
         count(&mut self.totals, event);
         match event {
             Event::Started
+            | Event::Asked { .. }
             | Event::Listing { .. }
             | Event::RoundTrips(_)
             | Event::Benched { .. } => {}
@@ -307,6 +308,7 @@ fn count(totals: &mut Totals, event: &Event) {
             ..
         } => totals.count(*kind, *size_bytes, result),
         Event::Started
+        | Event::Asked { .. }
         | Event::Announced { .. }
         | Event::Warning { .. }
         | Event::Listing { .. }

@@ -46,6 +46,22 @@ pub enum JsonEvent<'a> {
         status: &'static str,
         resumed_bytes: u64,
     },
+    /// One row of a listing.
+    Entry {
+        #[serde(flatten)]
+        path: JsonPath,
+        kind: &'static str,
+        /// In octal, as chmod(1) takes it.
+        mode: String,
+        size_bytes: u64,
+        /// `2026-01-02T03:04:05Z`; exactly in the two that follow.
+        modified: String,
+        modified_seconds: i64,
+        modified_nanoseconds: u32,
+        /// Where a symlink leads.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        link: Option<JsonPath>,
+    },
     Warning {
         #[serde(flatten)]
         path: JsonPath,
@@ -79,6 +95,9 @@ pub enum JsonEvent<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         stats: Option<&'a Stats>,
     },
+    /// The last object of `ls`.
+    #[serde(rename = "summary")]
+    Listed { entries: u64, exit_code: u8 },
     /// The one object of `bench`.
     #[serde(rename = "summary")]
     Bench(&'a BenchSummary),
@@ -134,7 +153,7 @@ impl Printer {
             Ok(line) => self.waiting.push_str(&line),
             Err(error) => tracing::error!("an event cannot be written as JSON: {error}"),
         }
-        let at_once = !matches!(event, JsonEvent::File { .. });
+        let at_once = !matches!(event, JsonEvent::File { .. } | JsonEvent::Entry { .. });
         if at_once || self.waiting.len() >= PRINT_BYTES {
             let mut stdout = io::stdout().lock();
             self.gone = stdout

@@ -5,4 +5,5 @@ pub mod copy;
 pub mod json;
 pub mod meter;
 pub mod outcome;
+pub mod rows;
 pub mod stats;

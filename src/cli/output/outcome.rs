@@ -5,7 +5,7 @@ use crate::cli::escape;
 use crate::cli::exit::Exit;
 use crate::engine::Ended;
 use crate::ids::Fingerprint;
-use crate::proto::{Outcome, SessionError, SessionErrorCode, Totals};
+use crate::proto::{CancelReason, Outcome, SessionError, SessionErrorCode, Totals};
 
 /// Whom a session was with, for its sentences. A local copy has neither.
 #[derive(Clone, Copy, Default)]
@@ -80,8 +80,10 @@ impl Parties<'_> {
     fn of_outcome(self, outcome: &Outcome, signal: Option<i32>) -> Ending {
         match outcome {
             Outcome::Complete(totals) => complete(totals),
-            Outcome::Lost(totals) if signal.is_some() => self.interrupted(signal).with(*totals),
-            Outcome::Cancelled(totals) => self.interrupted(signal).with(*totals),
+            Outcome::Lost(totals) | Outcome::Stopped { totals, .. } if signal.is_some() => {
+                self.interrupted(signal).with(*totals)
+            }
+            Outcome::Cancelled { totals, .. } => self.interrupted(signal).with(*totals),
             Outcome::Refused(error) => self.refused(error),
             Outcome::CalledOff(error) => called_off(error),
             Outcome::Violation(text) => {
@@ -91,6 +93,7 @@ impl Parties<'_> {
                 );
                 Ending::without_totals(Exit::Error, "protocol", message)
             }
+            Outcome::Stopped { reason, totals } => self.stopped(*reason).with(*totals),
             Outcome::Lost(totals) => self.lost("the transport went away").with(*totals),
         }
     }
@@ -104,6 +107,17 @@ impl Parties<'_> {
     fn lost(self, why: &str) -> Ending {
         let (url, why, rerun) = (self.url(), escape::text(why), self.rerun());
         let message = format!("{url}: connection lost: {why}{rerun}");
+        Ending::without_totals(Exit::Unreachable, "lost", message)
+    }
+
+    fn stopped(self, reason: CancelReason) -> Ending {
+        let (url, rerun) = (self.url(), self.rerun());
+        let why = match reason {
+            CancelReason::User => "the daemon stopped the transfer",
+            CancelReason::Ending => "the daemon over there is being stopped",
+            CancelReason::Stalled => "the daemon got nothing done for too long and gave up",
+        };
+        let message = format!("{url}: {why}{rerun}");
         Ending::without_totals(Exit::Unreachable, "lost", message)
     }
 
@@ -272,7 +286,12 @@ mod tests {
 
     #[test]
     fn signals() {
-        let cancelled = || Ended::Outcome(Outcome::Cancelled(Totals::default()));
+        let cancelled = || {
+            Ended::Outcome(Outcome::Cancelled {
+                reason: CancelReason::User,
+                totals: Totals::default(),
+            })
+        };
         assert_eq!(exit(cancelled(), Some(signal_hook::consts::SIGINT)), 130);
         assert_eq!(exit(cancelled(), Some(signal_hook::consts::SIGTERM)), 143);
         assert_eq!(

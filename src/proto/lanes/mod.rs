@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use super::session::Session;
 use super::wire::PrefaceKind;
-use super::{Input, Outcome, Output};
+use super::{CancelReason, Input, Outcome, Output};
 use crate::ids::{Fingerprint, SessionId};
 use lane::{ControlIn, Lane, LaneState};
 use outgoing::SendQueue;
@@ -239,10 +239,11 @@ impl Lanes {
             LanesInput::Disk { op, result } => {
                 self.session.handle(now, Input::Disk { op, result });
             }
-            LanesInput::Cancel => self.session.handle(now, Input::Cancel),
+            LanesInput::Cancel(reason) => self.session.handle(now, Input::Cancel(reason)),
             LanesInput::Shutdown => {
                 self.patience = LINGER;
-                self.session.handle(now, Input::Cancel);
+                let reason = CancelReason::Ending;
+                self.session.handle(now, Input::Cancel(reason));
             }
             LanesInput::Refuse { error, why } => {
                 self.revoke(now + LINGER, why);

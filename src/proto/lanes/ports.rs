@@ -3,7 +3,9 @@
 use bytes::Bytes;
 
 use crate::ids::{Fingerprint, OpId};
-use crate::proto::{DiskDone, DiskError, DiskOp, Event, Outcome, Payload, SessionError};
+use crate::proto::{
+    CancelReason, DiskDone, DiskError, DiskOp, Event, Outcome, Payload, SessionError,
+};
 
 /// A transport's own name for a connection. It means nothing here but that two are not the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -87,7 +89,7 @@ pub enum LanesInput {
         result: Result<DiskDone, DiskError>,
     },
     /// The user asks to stop.
-    Cancel,
+    Cancel(CancelReason),
     /// The daemon is ending: as `Cancel`, and nobody is waited for long.
     Shutdown,
     /// A daemon no longer allows what this session does. The lanes of a peer that does not hang up

@@ -20,7 +20,7 @@ use crate::proto::send::{Sender, SenderConfig};
 use crate::proto::wire::{
     self, BenchMode, Decoder, Hello, MAX_SOURCES, Message, VERSION, Welcome, WireRequest,
 };
-use crate::proto::{Event, SessionError, SessionErrorCode};
+use crate::proto::{Event, SessionError, SessionErrorCode, Verb};
 
 /// How a client begins.
 struct SessionStart {
@@ -155,6 +155,7 @@ impl Session {
             self.refuse_with(SessionErrorCode::Unsupported, text);
             return Ok(());
         }
+        self.ports.event(asked(&hello.request));
         let (allowed, what) = match &hello.request {
             WireRequest::Push { .. } => (grant.write, "write to"),
             WireRequest::Pull { .. } | WireRequest::List { .. } => (grant.read, "read from"),
@@ -292,6 +293,20 @@ impl Session {
             bwlimit_bps,
         })
     }
+}
+
+/// What is asked for, for the log.
+fn asked(request: &WireRequest) -> Event {
+    let (verb, path, more) = match request {
+        WireRequest::Push { target, .. } => (Verb::Push, target.clone(), 0),
+        WireRequest::Pull { sources } => {
+            let first = sources.first().cloned().unwrap_or_default();
+            (Verb::Pull, first, sources.len().saturating_sub(1))
+        }
+        WireRequest::List { path } => (Verb::List, path.clone(), 0),
+        WireRequest::Bench { .. } => (Verb::Bench, Bytes::new(), 0),
+    };
+    Event::Asked { verb, path, more }
 }
 
 /// Says what is wanted, and waits to be welcome.

@@ -12,8 +12,8 @@ use crate::proto::wire::{
     self, Hello, Item, ListItem, VERSION, Verdict, VerdictKind, Welcome, WireRequest,
 };
 use crate::proto::{
-    DiskDone, DiskError, DiskOp, EntryErrorCode, EntryResult, Event, Kind, Listed, Meta, Mtime,
-    Output,
+    CancelReason, DiskDone, DiskError, DiskOp, EntryErrorCode, EntryResult, Event, Kind, Listed,
+    Meta, Mtime, Output,
 };
 
 const BOTH: Grant = Grant {
@@ -315,7 +315,12 @@ fn a_pull_looks_at_its_own_target_first() {
     client.answer(Err(EACCES));
     assert_eq!(client.refusal(), SessionErrorCode::Permission);
     assert!(
-        matches!(client.said[..], [Message::Cancel {}]),
+        matches!(
+            client.said[..],
+            [Message::Cancel {
+                reason: CancelReason::User
+            }]
+        ),
         "the server was not bothered, and need not wait"
     );
 
@@ -360,15 +365,20 @@ fn cancel_ends_every_state_once() {
     benches.extend([pushing, receiving, listing]);
     for mut bench in benches {
         let said = bench.said.len();
-        bench.input(Input::Cancel);
-        bench.input(Input::Cancel);
+        bench.input(Input::Cancel(CancelReason::User));
+        bench.input(Input::Cancel(CancelReason::User));
         bench.settle();
         assert!(
-            matches!(bench.outcome, Some(Outcome::Cancelled(_))),
+            matches!(bench.outcome, Some(Outcome::Cancelled { .. })),
             "{:?}",
             bench.outcome
         );
-        assert_eq!(bench.said[said..], [Message::Cancel {}]);
+        assert_eq!(
+            bench.said[said..],
+            [Message::Cancel {
+                reason: CancelReason::User
+            }]
+        );
         bench.input(Input::ControlClosed);
         assert_eq!(bench.session.deadline(), None);
     }

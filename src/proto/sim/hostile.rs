@@ -23,7 +23,8 @@ use crate::proto::wire::{
     Welcome, WireRequest, encode, encode_record_tail, encode_run,
 };
 use crate::proto::{
-    EntryError, EntryErrorCode, Input, Kind, Mtime, Outcome, Output, PIECE_BYTES, SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, Input, Kind, Mtime, Outcome, Output, PIECE_BYTES,
+    SessionErrorCode,
 };
 
 /// Who the liar plays.
@@ -539,7 +540,9 @@ impl Hostile {
                 error: error(EntryErrorCode::Source),
             }),
             9 => self.say(&Message::Finished {}),
-            10 => self.say(&Message::Cancel {}),
+            10 => self.say(&Message::Cancel {
+                reason: CancelReason::default(),
+            }),
             11 => self.say(&Message::Error {
                 code: SessionErrorCode::Other,
                 text: "no".into(),
@@ -565,7 +568,7 @@ impl Hostile {
                     error: error(EntryErrorCode::Name),
                 })
             }
-            _ => self.input(Input::Cancel),
+            _ => self.input(Input::Cancel(CancelReason::User)),
         }
     }
 

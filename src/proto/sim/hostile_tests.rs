@@ -68,7 +68,8 @@ fn all_seeds(name: &str, role: Role) {
     for_seeds(name, 1000, |seed| {
         let end = match lie(role, seed) {
             Outcome::Complete(_) => "complete",
-            Outcome::Cancelled(_) => "cancelled",
+            Outcome::Cancelled { .. } => "cancelled",
+            Outcome::Stopped { .. } => "stopped",
             Outcome::Refused(_) => "refused",
             Outcome::CalledOff(_) => "called off",
             Outcome::Violation(_) => "violation",

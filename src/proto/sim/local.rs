@@ -13,7 +13,9 @@ use super::tests::{files_of, for_seeds, start};
 use super::tree::TreeShape;
 use crate::ids::FileId;
 use crate::proto::session::{Grant, Session};
-use crate::proto::{Carriage, DiskDone, DiskOp, Event, Input, Outcome, Output, Totals};
+use crate::proto::{
+    CancelReason, Carriage, DiskDone, DiskOp, Event, Input, Outcome, Output, Totals,
+};
 
 const TREE: TreeShape = TreeShape {
     max_entries: 60,
@@ -237,7 +239,9 @@ fn local_copies_that_are_stopped_leave_nothing_half_done() {
         for _ in 0..world.rng.below(400) {
             world.step();
         }
-        world.ends[SENDER].inbox.push_back(Input::Cancel);
+        world.ends[SENDER]
+            .inbox
+            .push_back(Input::Cancel(CancelReason::User));
         world.run();
         world.give_back(&mut scenario);
         let changed = BTreeMap::new();

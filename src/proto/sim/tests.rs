@@ -14,7 +14,8 @@ use super::world::{CLIENT, SERVER, Stop, World};
 use crate::ids::EntryId;
 use crate::proto::errno::ENOSPC;
 use crate::proto::{
-    EntryErrorCode, EntryResult, Event, Input, Outcome, SessionError, SessionErrorCode, Totals,
+    CancelReason, EntryErrorCode, EntryResult, Event, Input, Outcome, SessionError,
+    SessionErrorCode, Totals,
 };
 
 const SMALL_TREE: TreeShape = TreeShape {
@@ -223,7 +224,11 @@ fn end_early(world: &mut World, rng: &mut Rng) -> BTreeMap<EntryId, u64> {
             let side = rng.pick(&[CLIENT, SERVER]);
             let input = match side == SERVER && rng.chance(50) {
                 true => Input::Refuse(no_longer_allowed()),
-                false => Input::Cancel,
+                false => Input::Cancel(rng.pick(&[
+                    CancelReason::User,
+                    CancelReason::Ending,
+                    CancelReason::Stalled,
+                ])),
             };
             world.input(side, input);
             arrived
@@ -255,7 +260,12 @@ fn run_partly(scenario: &mut Scenario, rng: &mut Rng) {
     assert_eq!(world.run(usize::MAX), Stop::Finished);
     for side in [CLIENT, SERVER] {
         match &world.sides[side].outcome {
-            None | Some(Outcome::Complete(_) | Outcome::Cancelled(_) | Outcome::Lost(_)) => {}
+            None | Some(Outcome::Complete(_) | Outcome::Cancelled { .. } | Outcome::Lost(_)) => {}
+            // What the other side said, and why it did.
+            Some(Outcome::Stopped { reason: said, .. }) => match &world.sides[1 - side].outcome {
+                Some(Outcome::Cancelled { reason, .. }) => assert_eq!(said, reason),
+                other => panic!("stopped by one that ended with {other:?}"),
+            },
             Some(Outcome::Refused(error)) if *error == no_longer_allowed() => {}
             Some(other) => panic!("ended early with {other:?}"),
         }

@@ -8,7 +8,7 @@ use minicbor::{Decode, Encode};
 
 use super::{BenchMode, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES, WireError};
 use crate::ids::{EntryId, NAME_MAX_BYTES, PATH_MAX_BYTES};
-use crate::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
+use crate::proto::{CancelReason, EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
 
 /// Where `minicbor` writes: the end of a growing buffer.
 pub struct Sink<'a>(pub &'a mut BytesMut);
@@ -376,6 +376,32 @@ numbers!(
     SessionErrorCode::Full = 4,
     SessionErrorCode::Other = 5
 );
+
+impl<C> Encode<C> for CancelReason {
+    fn encode<W: Write>(
+        &self,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
+        e.u32(match self {
+            CancelReason::User => 0,
+            CancelReason::Ending => 1,
+            CancelReason::Stalled => 2,
+        })?
+        .ok()
+    }
+}
+
+/// Whatever the reason is, the session ends: one that is not known is no error.
+impl<'b, C> Decode<'b, C> for CancelReason {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+        Ok(match d.u32()? {
+            1 => CancelReason::Ending,
+            2 => CancelReason::Stalled,
+            _ => CancelReason::User,
+        })
+    }
+}
 
 impl<C> Encode<C> for EntryError {
     fn encode<W: Write>(

@@ -6,7 +6,7 @@ use minicbor::{Decode, Encode};
 
 use super::{MAX_TEXT_BYTES, cbor};
 use crate::ids::EntryId;
-use crate::proto::{EntryError, Kind, Meta, Mtime, SessionErrorCode};
+use crate::proto::{CancelReason, EntryError, Kind, Meta, Mtime, SessionErrorCode};
 
 /// A control message. The numbers are the wire's; they are never reused.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -79,7 +79,10 @@ pub enum Message {
     },
     /// Either way: stop; the receiver keeps what can be resumed.
     #[n(13)]
-    Cancel {},
+    Cancel {
+        #[cbor(n(0), default)]
+        reason: CancelReason,
+    },
     /// Client to server: a `Listing` was taken; the server keeps only a few under way.
     #[n(14)]
     ListAck {},

@@ -7,7 +7,7 @@ use super::*;
 use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errno::ENOSPC;
-use crate::proto::{EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
+use crate::proto::{CancelReason, EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
 
 fn error(text: &str) -> EntryError {
     EntryError {
@@ -152,7 +152,15 @@ fn messages_after_hello() -> Vec<Message> {
             code: SessionErrorCode::Busy,
             text: "later".into(),
         },
-        Message::Cancel {},
+        Message::Cancel {
+            reason: CancelReason::User,
+        },
+        Message::Cancel {
+            reason: CancelReason::Ending,
+        },
+        Message::Cancel {
+            reason: CancelReason::Stalled,
+        },
         Message::ListAck {},
         Message::BenchEnd { bytes: u64::MAX },
         Message::Echo {
@@ -382,7 +390,7 @@ fn unknown_kinds_are_told_from_broken_ones() {
         decode_one(frame(|e| drop(e.u8(1)))),
         Err(WireError::Malformed(_))
     ));
-    let mut trailing = BytesMut::from(&framed(&Message::Cancel {})[..]);
+    let mut trailing = BytesMut::from(&framed(&Message::Finished {})[..]);
     trailing.put_u8(0);
     let len = trailing.len() as u32 - 4;
     trailing[..4].copy_from_slice(&len.to_be_bytes());

@@ -325,7 +325,7 @@ fn a_signal_stops_between_files_and_leaves_no_temporary_file() {
     let stop = || asked.replace(asked.get() + 1) >= 5;
     let to = root.path().join("to");
     let stopped = copy_with(&[&from], to.to_str().unwrap(), false, &stop);
-    assert!(matches!(stopped.outcome, Outcome::Cancelled(totals) if totals.files < 10));
+    assert!(matches!(stopped.outcome, Outcome::Cancelled { totals, .. } if totals.files < 10));
     assert!(names(&to).iter().all(|name| !name.starts_with('.')));
     let again = run(&[&from], &to);
     assert_eq!(

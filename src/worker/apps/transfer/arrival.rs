@@ -31,11 +31,19 @@ impl Worker {
         if !authorised {
             self.connections
                 .close(io, key, code::UNAUTHORISED, NOT_AUTHORISED);
+            self.tell_refused(key, Some(*peer));
         } else if self.connections.count_of(peer) > MAX_LANES_PER_PEER {
             let reason = "too many connections of this identity";
             self.connections.close(io, key, code::BUSY, reason);
         } else {
             self.welcome_newcomer(key);
+        }
+    }
+
+    /// Says in the log who was not let in.
+    pub(crate) fn tell_refused(&mut self, key: usize, shown: Option<Fingerprint>) {
+        if let Some(connection) = self.connections.get(key) {
+            self.io.log.refused(connection.peer, shown, self.io.now);
         }
     }
 
@@ -93,8 +101,11 @@ impl Worker {
     }
 
     fn begin_served_session(&mut self, key: usize, id: SessionId) {
-        let connection = self.connections.get(key);
-        let Some(peer) = connection.and_then(|found| found.conn.peer_fingerprint()) else {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let address = connection.peer;
+        let Some(peer) = connection.conn.peer_fingerprint() else {
             return;
         };
         let Some(allowed) = self.io.shared.authorised(&peer) else {
@@ -122,6 +133,7 @@ impl Worker {
         let session = Session::server(now, allowed.access, limits);
         let begin = Beginning {
             id,
+            address,
             peer,
             lanes: Lanes::server(now, LaneKey(key), session, self.lanes_config(id, peer)),
             space: Space::new(Base::Served(root), self.files_in_place()),

@@ -156,9 +156,11 @@ impl Worker {
 
     fn finished(&mut self, session: usize, outcome: Outcome) {
         if let Some(running) = self.sessions.get_mut(session) {
-            let log = std::mem::take(&mut running.log);
-            let now = self.io.now;
-            self.io.log.outcome(log, &running.peer, &outcome, now);
+            // A command tells its user.
+            if !running.is_client {
+                let (log, now) = (&running.log, self.io.now);
+                self.io.log.outcome(log, &running.peer, &outcome, now);
+            }
             running.finished = Some(outcome);
         }
     }

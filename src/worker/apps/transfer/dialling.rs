@@ -8,6 +8,7 @@ use rand::Rng;
 
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
+use crate::proto::CancelReason;
 use crate::proto::lanes::{LaneKey, Lanes, LanesInput, code};
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{Limits, Session};
@@ -92,9 +93,10 @@ impl Worker {
             },
             ..limits
         };
+        let address = connection.peer;
         client.tell(ClientEvent::Connected {
             fingerprint: peer,
-            address: connection.peer,
+            address,
             backend: self.io.driver.backend(),
             backend_reason: client.backend_reason.clone(),
         });
@@ -104,6 +106,7 @@ impl Worker {
         let session = Session::client(now, request, limits);
         let begin = Beginning {
             id,
+            address,
             peer,
             lanes: Lanes::client(now, LaneKey(key), session, self.lanes_config(id, peer)),
             space: Space::new(Base::Local, self.files_in_place()),
@@ -134,7 +137,7 @@ impl Worker {
     pub(crate) fn cancel_client(&mut self) {
         let at_once = self.client.as_mut().is_some_and(ClientTransfer::stop);
         for session in self.sessions.keys() {
-            self.tell(session, LanesInput::Cancel);
+            self.tell(session, LanesInput::Cancel(CancelReason::User));
         }
         if at_once {
             for key in self.connections.keys() {

@@ -187,6 +187,12 @@ impl Worker {
     /// transfer ends.
     pub(crate) fn connection_ended(&mut self, gone: &Connection, stats: &TransportStats) {
         let Some(client) = &mut self.client else {
+            if let Some(CloseReason::IdentityRefused { by_peer: false, .. }) =
+                gone.conn.close_reason()
+            {
+                let shown = gone.conn.shown_fingerprint();
+                self.io.log.refused(gone.peer, shown, self.io.now);
+            }
             if let Ok(mut served) = self.io.shared.served.lock() {
                 served.add(stats);
             }

@@ -1,0 +1,318 @@
+//! What people type from habit of scp, rsync and cp: what landro has in its place.
+
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// An option of other programs, and what to do here.
+struct Habit {
+    options: &'static [&'static str],
+    instead: &'static str,
+}
+
+const fn habit(options: &'static [&'static str], instead: &'static str) -> Habit {
+    Habit { options, instead }
+}
+
+/// For a command line that one of several programs would take, the answer speaks of each.
+const OF_CP: &[Habit] = &[
+    habit(
+        &["-n", "--dry-run", "--no-clobber"],
+        "there is neither a dry run (rsync -n) nor a copy of missing names only (cp -n): what a \
+         copy would do is found out by doing it; landro ls -l shows what is there",
+    ),
+    habit(
+        &["-z", "-C", "--compress"],
+        "nothing is compressed on the way: leave it out",
+    ),
+    habit(
+        &[
+            "--delete",
+            "--delete-after",
+            "--delete-before",
+            "--delete-during",
+            "--del",
+            "--delete-excluded",
+        ],
+        "nothing is ever deleted at the destination: leave it out, and remove there what is \
+         superfluous",
+    ),
+    habit(
+        &["-u", "--update"],
+        "files whose size and time of modification match are skipped anyway, newer ones at the \
+         destination are replaced: leave it out, or name the files to copy",
+    ),
+    habit(
+        &["--progress", "--info", "-h", "--human-readable"],
+        "progress is shown on a terminal without being asked for; --json tells it to programs, \
+         --stats adds figures",
+    ),
+    habit(
+        &["--partial", "--append", "--append-verify", "--inplace"],
+        "what is unfinished is kept and continued by the same command without being asked for: \
+         leave it out",
+    ),
+    habit(
+        &["-l", "--links"],
+        "symlinks are copied as symlinks without being asked for: leave it out (scp -l, a limit, \
+         is --bwlimit here)",
+    ),
+    habit(
+        &[
+            "-L",
+            "--copy-links",
+            "-k",
+            "--copy-dirlinks",
+            "--dereference",
+        ],
+        "symlinks inside a directory are copied as symlinks, never followed: name what they lead \
+         to as a source of its own",
+    ),
+    habit(
+        &["-K"],
+        "the short form is not taken: write --keep-dirlinks",
+    ),
+    habit(
+        &["-c", "--checksum", "-I", "--ignore-times"],
+        "every byte that is sent is verified by BLAKE3; --force sends what looks the same, too",
+    ),
+    habit(
+        &["-f"],
+        "a file in the way is replaced anyway; --force, in full, sends what looks the same, too",
+    ),
+    habit(
+        &["-i", "--interactive"],
+        "nothing is asked before a file is replaced, and there is no key to name (scp -i): this \
+         host's is the one that landro id prints",
+    ),
+    habit(
+        &["-e", "--rsh", "-F", "-J", "-o", "-4", "-6", "--rsync-path"],
+        "no ssh is involved: landro serve runs on the other host; a port is written in the URL, \
+         landro://HOST:PORT/PATH",
+    ),
+    habit(
+        &["--port"],
+        "a port is written in the URL: landro://HOST:PORT/PATH",
+    ),
+    habit(
+        &[
+            "-g",
+            "--owner",
+            "--group",
+            "--chown",
+            "-A",
+            "--acls",
+            "-X",
+            "--xattrs",
+            "-H",
+            "--hard-links",
+            "-D",
+            "--devices",
+            "--specials",
+            "--numeric-ids",
+        ],
+        "owners, ACLs, extended attributes, hard links and devices are not copied: leave it out",
+    ),
+    habit(
+        &["-t", "--times", "--perms", "-E", "--executability"],
+        "modes and times are kept without being asked for: leave it out",
+    ),
+    habit(
+        &["-S", "--sparse", "--reflink"],
+        "holes stay holes, and a local copy shares blocks where the file system can, without \
+         being asked for: leave it out",
+    ),
+    habit(
+        &[
+            "--exclude",
+            "--include",
+            "--filter",
+            "--files-from",
+            "--exclude-from",
+            "-x",
+            "--one-file-system",
+            "--max-size",
+            "--min-size",
+        ],
+        "nothing is filtered: name the files and directories to copy",
+    ),
+    habit(
+        &["-d", "--dirs", "--no-recursive"],
+        "directories are copied whole",
+    ),
+    habit(
+        &[
+            "-b",
+            "--backup",
+            "--suffix",
+            "--backup-dir",
+            "--link-dest",
+            "--compare-dest",
+        ],
+        "no earlier version is kept: copy into a new directory",
+    ),
+    habit(
+        &["--remove-source-files"],
+        "sources are never removed: remove them after exit code 0",
+    ),
+    habit(
+        &[
+            "-B",
+            "-W",
+            "--whole-file",
+            "--no-whole-file",
+            "--block-size",
+        ],
+        "a file that differs is sent whole, an unfinished one continued: leave it out",
+    ),
+    habit(
+        &["--no-preserve", "--attributes-only"],
+        "contents are copied always, owners never",
+    ),
+    habit(
+        &["-w", "--rate", "--limit"],
+        "the limit is --bwlimit, in bytes per second: --bwlimit 40M",
+    ),
+];
+
+const OF_SERVE: &[Habit] = &[
+    habit(
+        &["-p", "--port", "--bind", "--address", "--host", "-b", "-l"],
+        "where to listen is --listen: --listen :4433, --listen 192.0.2.1, --listen [::1]:4433",
+    ),
+    habit(
+        &["-d", "--daemon", "--detach", "-D", "--background"],
+        "it stays in the foreground, as service managers want it: scripts/landro.service is a \
+         unit for systemd",
+    ),
+    habit(
+        &["--path", "--root", "--dir", "--directory"],
+        "the directory is an argument: landro serve /srv/files",
+    ),
+    habit(
+        &[
+            "--user",
+            "--password",
+            "--auth",
+            "--token",
+            "--key",
+            "--cert",
+        ],
+        "peers are known by their keys: a line of authorized_peers, or --allow SHA256:...",
+    ),
+    habit(
+        &["-v", "--verbose", "--log-level", "--log"],
+        "the log goes to standard error; LANDRO_LOG=debug logs more",
+    ),
+];
+
+const OF_LS: &[Habit] = &[
+    habit(
+        &["-h", "--human-readable"],
+        "sizes are in bytes; leave it out",
+    ),
+    habit(
+        &["-R", "--recursive", "-r"],
+        "one directory is listed at a time",
+    ),
+    habit(
+        &["-t", "-S", "--sort", "-X", "-c", "-u", "-U"],
+        "rows are sorted by name; landro ls --json gives size and time to sort by",
+    ),
+    habit(
+        &["-A", "--almost-all"],
+        "write -a: names that begin with a dot are then listed",
+    ),
+];
+
+/// The word on an option that does not exist, if it is somebody's habit.
+fn instead(command: &str, option: &str) -> Option<&'static str> {
+    let habits = match command {
+        "cp" => OF_CP,
+        "serve" => OF_SERVE,
+        "ls" => OF_LS,
+        _ => return None,
+    };
+    // `--port=22` is said of `--port`.
+    let name = option.split('=').next().unwrap_or(option);
+    let found = habits.iter().find(|habit| habit.options.contains(&name));
+    found.map(|habit| habit.instead)
+}
+
+/// What a usage error is in one sentence, where clap can only say that it does not know an option.
+/// None: clap's own text is the best there is.
+pub fn in_words(error: &clap::Error, words: impl Iterator<Item = OsString>) -> Option<String> {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let command = words.skip(1).find_map(|word| {
+        word.into_string()
+            .ok()
+            .filter(|word| !word.starts_with('-'))
+    })?;
+    let instead = instead(&command, option)?;
+    let name = option.split('=').next().unwrap_or(option);
+    Some(format!(
+        "landro: {command} has no {name}: {instead} (landro {command} --help has what there is)"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::cli::args::Arguments;
+
+    fn said(line: &str) -> Option<String> {
+        let words = || line.split_whitespace().map(OsString::from);
+        let error = Arguments::try_parse_from(words()).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}");
+        in_words(&error, words())
+    }
+
+    #[test]
+    fn habits_are_answered() {
+        for (line, words) in [
+            ("landro cp -rz a b", "-z: nothing is compressed"),
+            ("landro cp --delete a b", "nothing is ever deleted"),
+            ("landro cp a -n b", "neither a dry run"),
+            (
+                "landro cp --exclude=*.o a b",
+                "--exclude: nothing is filtered",
+            ),
+            ("landro serve -p 99 /srv", "--listen :4433"),
+            ("landro ls -R landro://h/", "one directory"),
+        ] {
+            let said = said(line).unwrap_or_else(|| panic!("{line}: clap's own"));
+            assert!(said.contains(words), "{line}: {said}");
+        }
+        assert_eq!(said("landro cp --no-such-option a b"), None);
+    }
+
+    /// An answer that stands for an option which exists is never given, and one that stands twice
+    /// only the first time.
+    #[test]
+    fn habits_are_no_options_and_are_answered_once() {
+        let root = Arguments::command();
+        for (command, habits) in [("cp", OF_CP), ("serve", OF_SERVE), ("ls", OF_LS)] {
+            let known = root.find_subcommand(command).unwrap();
+            let mut seen = std::collections::HashSet::new();
+            for option in habits.iter().flat_map(|habit| habit.options) {
+                assert!(seen.insert(option), "{command} {option} stands twice");
+                let exists = known.get_arguments().any(|arg| {
+                    let short = arg.get_short().map(|short| format!("-{short}"));
+                    let long = arg.get_long().map(|long| format!("--{long}"));
+                    [short, long]
+                        .into_iter()
+                        .flatten()
+                        .any(|name| name == *option)
+                });
+                assert!(!exists, "{command} {option} exists");
+            }
+        }
+    }
+}

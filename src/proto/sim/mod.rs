@@ -10,6 +10,7 @@ mod bench_tests;
 mod check;
 pub(crate) mod disk;
 mod edge_tests;
+mod hole_tests;
 mod hostile;
 mod hostile_tests;
 mod lanes;

@@ -188,9 +188,10 @@ impl Handles {
         let end = offset as usize + data.len();
         let part = self.part_data(disk, file);
         let grow = end.saturating_sub(part.data.len());
-        let known = part.data.len().min(end);
-        let filled = &part.data[known.min(offset as usize)..known];
-        let blocks = filled.chunks(BLOCK_BYTES as usize);
+        let block = BLOCK_BYTES as usize;
+        let touched =
+            offset as usize / block * block..part.data.len().min(end.next_multiple_of(block));
+        let blocks = part.data.get(touched).unwrap_or_default().chunks(block);
         let holes = blocks.filter(|block| block.iter().all(|byte| *byte == 0));
         let more = grow + holes.map(<[u8]>::len).sum::<usize>();
         room(disk, more as u64, "write")?;

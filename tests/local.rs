@@ -362,7 +362,7 @@ fn special_files_are_not_replaced() {
             &["--force".into(), from.join("name"), fifo.clone()],
         ] {
             let output = cp(args).expect(1);
-            assert!(output.stderr.contains("special file"), "{output:?}");
+            assert!(output.stderr.contains("nobody reads"), "{output:?}");
         }
         cp(&[&from, &to]).expect(3);
         assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
@@ -588,5 +588,34 @@ fn a_killed_copy_leaves_nothing_wrong_and_a_rerun_finishes() {
         if rng.below(2) == 0 {
             fs::remove_dir_all(&to).unwrap();
         }
+    }
+}
+
+/// As over the network: so many bytes a second, of large files and of small ones, and a signal is
+/// noticed while the copy waits.
+#[test]
+fn a_bandwidth_limit_is_kept() {
+    for place in places() {
+        let (from, to) = (place.path().join("from"), place.path().join("to"));
+        fs::create_dir(&from).unwrap();
+        fs::write(from.join("large"), vec![1; 2 * MIB as usize]).unwrap();
+        for number in 0..64 {
+            fs::write(from.join(format!("small-{number}")), vec![2; 16 << 10]).unwrap();
+        }
+        // 3 MiB, of which a tenth of a second's worth goes at once and as much is not waited for.
+        let options = ["--bwlimit", "2M"].map(OsStr::new);
+        let output = cp(&[&options[..], &[from.as_os_str(), to.as_os_str()]].concat()).expect(0);
+        let seconds = output.summary()["seconds"].as_f64().unwrap();
+        assert!(seconds > 1.25, "{seconds}");
+        assert_eq!(output.number("sent_bytes"), 3 * MIB);
+        assert_same(&from, &to);
+        let slow = ["cp", "--json", "--bwlimit", "10K"].map(OsStr::new);
+        let other = place.path().join("other");
+        let args = [&slow[..], &[from.as_os_str(), other.as_os_str()]].concat();
+        let running = Running::spawn(command(&Side::new(), &[], args));
+        assert!(running.line(|line| line.contains("\"progress\"")).is_some());
+        running.signal("INT");
+        running.wait().expect(130);
+        assert_no_leftovers(place.path());
     }
 }

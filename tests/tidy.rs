@@ -213,6 +213,9 @@ fn what_peers_cause_is_logged_within_limits() {
 const MAX_FUNCTION_LINES: usize = 70;
 const MAX_PARAMETERS: usize = 5;
 
+/// Implements a trait of another crate, which decided on the parameters.
+const FOREIGN_TRAITS: [&str; 1] = ["tests/common/fuse/server.rs"];
+
 #[test]
 fn functions_can_be_seen_whole() {
     let mut wrong = Vec::new();
@@ -235,7 +238,7 @@ fn functions_can_be_seen_whole() {
             if lines > MAX_FUNCTION_LINES {
                 wrong.push(format!("{path}:{line}: {name} has {lines} lines"));
             }
-            if parameters > MAX_PARAMETERS {
+            if parameters > MAX_PARAMETERS && !FOREIGN_TRAITS.contains(&&*path.to_string()) {
                 wrong.push(format!("{path}:{line}: {name} has {parameters} parameters"));
             }
         }

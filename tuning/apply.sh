@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Sets a host up for landro: the kernel settings of 60-landro.conf, which lies beside it, and the network cards.
-#   tuning/apply.sh [--dry-run | --persist | --revert] [--profile 1g|10g|25g] [--interface NAME]...
+#   tuning/apply.sh [--dry-run | --persist | --revert] [--profile 1g|10g|25g|spec]... [--interface NAME]...
 # Shows what it will change, then changes it, until the next reboot. Never lowers what is higher already. Root only.
 #   --dry-run    only shows; needs no root
 #   --persist    the kernel settings also for later reboots, in /etc/sysctl.d/60-landro.conf
 #   --revert     puts back what was there before the first run, and takes that file away
-#   --profile    how fast the cards are; by itself it asks each card
+#   --profile    1g, 10g, 25g: how fast the cards are; by itself it asks each card. spec: the kernel settings of
+#                landro's specification, 60-landro-spec.conf, and not only what was measured to be worth something
 #   --interface  this one, and not all that are up and have hardware below them; may be given several times
 # Exit codes: 0 done, or nothing to do; 1 error; 2 usage; 3 a card refused something, all else is done.
 # What each setting is worth to landro, with the measurements: docs/tuning.md.
@@ -32,9 +33,14 @@ die() {
     exit 1
 }
 
+# The lines above, from the one that shows the command.
+help() {
+    sed -n '/^#   tuning/,/^[^#]/{ /^#/s/^# \{0,1\}//p }' "$0"
+}
+
 usage() {
     printf '%s: %s\n\n' "$0" "$*" >&2
-    sed -n '3,11p' "$0" >&2
+    help >&2
     exit 2
 }
 
@@ -368,15 +374,14 @@ set; --revert puts it back"
     done
 }
 
-# The lines of the file whose value this script raised, now or earlier; nothing that was as high already.
+# What this script raised, now or earlier; nothing that was as high already.
 lines_to_install() {
-    local key wanted line
+    local line kind key
     echo "# Put here by landro's tuning/apply.sh --persist, which takes it away again with --revert."
-    while read -r key wanted; do
-        for line in "${saved[@]}"; do
-            [[ $line != sysctl$tab-$tab$key$tab* ]] || printf '%s = %s\n' "$key" "$(current sysctl - "$key")"
-        done
-    done < <(wanted_sysctls)
+    for line in "${saved[@]}"; do
+        IFS=$tab read -r kind _ key _ <<<"$line"
+        [ "$kind" != sysctl ] || printf '%s = %s\n' "$key" "$(current sysctl - "$key")"
+    done
 }
 
 install_file() {
@@ -452,7 +457,11 @@ while [ $# -gt 0 ]; do
         mode=${1#--}
         ;;
     --profile)
-        case ${2:-} in 1g | 10g | 25g) profile=$2 ;; *) usage "--profile: 1g, 10g or 25g" ;; esac
+        case ${2:-} in
+        1g | 10g | 25g) profile=$2 ;;
+        spec) conf=$here/60-landro-spec.conf ;;
+        *) usage "--profile: 1g, 10g, 25g or spec" ;;
+        esac
         shift
         ;;
     --interface)
@@ -461,7 +470,7 @@ while [ $# -gt 0 ]; do
         interfaces+=("$2")
         shift
         ;;
-    --help) sed -n '2,12p' "$0" && exit ;;
+    --help | -h) sed -n '2s/^# //p' "$0" && help && exit ;;
     *) usage "'$1' is not understood" ;;
     esac
     shift

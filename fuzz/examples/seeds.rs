@@ -175,6 +175,9 @@ fn requests() -> [Message; 4] {
         fsync: false,
         single: false,
         keep_dirlinks: false,
+        no_perms: false,
+        no_times: false,
+        dir_modes: false,
     };
     [
         hello(push),

@@ -26,6 +26,9 @@ fuzz_target!(|data: &[u8]| {
             fsync: how & 4 != 0,
             single: how & 8 != 0,
             keep_dirlinks: how & 16 != 0,
+            no_perms: how & 32 != 0,
+            no_times: how & 64 != 0,
+            dir_modes: how & 128 != 0,
         },
         None,
     );

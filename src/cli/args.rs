@@ -126,6 +126,21 @@ pub struct CpArgs {
     /// where your links lead
     #[arg(long)]
     pub keep_dirlinks: bool,
+    /// Gives directories that are there already the modes of their sources, too; new ones, and
+    /// files, get them in any case
+    #[arg(long, short, conflicts_with = "no_perms")]
+    pub perms: bool,
+    /// Sets no modes: files and directories that are made have what the umask over there leaves them
+    #[arg(long)]
+    pub no_perms: bool,
+    /// Sets no times; a later run then takes a file of the same size for the same unless the source
+    /// is younger
+    #[arg(long)]
+    pub no_times: bool,
+    /// Takes warnings (modes or times that could not be set, sockets left out) for failures: exit
+    /// code 3
+    #[arg(long)]
+    pub strict: bool,
     /// Prints one JSON object per event on stdout
     #[arg(long)]
     pub json: bool,

@@ -17,7 +17,7 @@ use crate::proto::errno::ESPIPE;
 use crate::proto::fs::LIST_MIN;
 use crate::proto::sim::Rng;
 use crate::proto::sim::tests::for_seeds;
-use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Meta, Mtime};
+use crate::proto::{DirFound, DiskDone, DiskError, DiskOp, Kind, Lapses, Meta, Mtime};
 use executors::{Imagined, Real};
 use script::Script;
 
@@ -38,10 +38,10 @@ enum DiskAnswer {
     Small(Bytes, SeenMeta),
     Meta(SeenMeta),
     Read(Bytes),
-    Existing(Option<(SeenMeta, Option<Bytes>, bool)>),
-    Directory {
-        existed: bool,
-    },
+    Existing(Option<(SeenMeta, Option<Bytes>, [bool; 2])>),
+    Directory(DirFound),
+    Placed(Lapses),
+    Taken(Bytes),
     Part {
         journal: Bytes,
         size_bytes: u64,
@@ -97,10 +97,14 @@ impl DiskAnswer {
             Ok(DiskDone::Small { data, after }) => DiskAnswer::Small(data, SeenMeta::of(&after)),
             Ok(DiskDone::Meta(meta)) => DiskAnswer::Meta(SeenMeta::of(&meta)),
             Ok(DiskDone::Read { data }) => DiskAnswer::Read(data),
-            Ok(DiskDone::Existing(there)) => DiskAnswer::Existing(
-                there.map(|there| (SeenMeta::of(&there.meta), there.link, there.in_doubt)),
-            ),
-            Ok(DiskDone::Directory { existed }) => DiskAnswer::Directory { existed },
+            Ok(DiskDone::Existing(there)) => DiskAnswer::Existing(there.map(|there| {
+                let is_content = matches!(there.meta.kind, Kind::File | Kind::Symlink);
+                let known = [there.in_doubt, there.has_mtime && is_content];
+                (SeenMeta::of(&there.meta), there.link, known)
+            })),
+            Ok(DiskDone::Directory { found }) => DiskAnswer::Directory(found),
+            Ok(DiskDone::Placed(lapses)) => DiskAnswer::Placed(lapses),
+            Ok(DiskDone::Taken { by }) => DiskAnswer::Taken(by),
             Ok(DiskDone::Part {
                 journal,
                 size_bytes,

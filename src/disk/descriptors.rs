@@ -74,6 +74,11 @@ pub(super) async fn run(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError
 /// Until the worker has tasks look again; what this session can open again is closed first.
 async fn wait(files: &Files) {
     files.space.close_idle_directories();
+    pause(files).await;
+}
+
+/// Until the worker has tasks look again, which takes [`RETRY`].
+pub(super) async fn pause(files: &Files) {
     let mut asked = false;
     std::future::poll_fn(|_| {
         if std::mem::replace(&mut asked, true) {

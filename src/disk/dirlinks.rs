@@ -12,16 +12,19 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use landro_sys::file::flags;
 use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Statx};
 
 use super::names::{c_string, refuse_reserved};
 use super::publish::sync;
 use super::source::split_path;
-use super::space::Base;
+use super::space::{Base, ModeFound, SETGID};
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, Name};
-use crate::proto::errno::{EEXIST, ELOOP, EXDEV};
+use crate::proto::DirFound;
+use crate::proto::errno::{EEXIST, ELOOP, ENOENT, EXDEV};
+use crate::proto::fs::UNFINISHED_MODE;
 
 /// Symlinks on the way to one directory, as many as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -49,6 +52,8 @@ pub struct NewDir {
     pub name: Name,
     pub dir: DirId,
     pub keep_dirlinks: bool,
+    /// It keeps the mode it is made with.
+    pub is_plain: bool,
     pub fsync: bool,
 }
 
@@ -59,6 +64,7 @@ pub async fn make_dir(files: &Files, new: &NewDir) -> Result<DiskDone, DiskError
         ref name,
         dir,
         keep_dirlinks,
+        is_plain,
         fsync,
     } = *new;
     let place = files.space.child(parent, name.as_bytes())?;
@@ -66,13 +72,16 @@ pub async fn make_dir(files: &Files, new: &NewDir) -> Result<DiskDone, DiskError
     let op = FileOp::Mkdir {
         dir: Some(parent_fd.clone()),
         path: c_string(name.as_bytes())?,
-        mode: 0o700,
+        mode: if is_plain { 0o777 } else { UNFINISHED_MODE },
     };
     let existed = match files.call("mkdirat", op).await {
         Ok(_) => false,
         Err(DiskError { errno: EEXIST, .. }) => true,
         Err(error) => return Err(error),
     };
+    if existed && let Some(by) = taken_by(files, parent, &parent_fd, name).await? {
+        return Ok(DiskDone::Taken { by });
+    }
     let (place, fd) = match files.open_dir_below(&parent_fd, name.as_bytes()).await {
         Err(DiskError { errno: ELOOP, .. }) if existed && keep_dirlinks => {
             let fd = open_dirlink(files, parent, &parent_fd, name).await?;
@@ -89,8 +98,69 @@ pub async fn make_dir(files: &Files, new: &NewDir) -> Result<DiskDone, DiskError
     if fsync && !existed {
         sync(files, &parent_fd).await?;
     }
+    let found = match existed {
+        true => take_over(files, dir, &fd).await?,
+        false => {
+            files.has_named(parent, name);
+            let setgid = files.space.mode_found(parent).setgid;
+            let before = None;
+            files
+                .space
+                .set_mode_found(dir, ModeFound { setgid, before });
+            DirFound::Missing
+        }
+    };
     files.space.add_received_dir(parent, dir, place, fd);
-    Ok(DiskDone::Directory { existed })
+    Ok(DiskDone::Directory { found })
+}
+
+/// What is there instead of a directory that is to be, if it is by another spelling of its name.
+async fn taken_by(
+    files: &Files,
+    parent: DirId,
+    parent_fd: &Arc<OwnedFd>,
+    name: &Name,
+) -> Result<Option<Bytes>, DiskError> {
+    if !files.may_fold(parent, name) || files.is_known_exact(parent, name) {
+        return Ok(None);
+    }
+    match files.lstat(parent_fd, name.as_bytes()).await {
+        Ok(found) => files.taken_by(parent, parent_fd, name, &found).await,
+        // It went away meanwhile.
+        Err(DiskError { errno: ENOENT, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A directory that was there: whose its attributes are; and, as with rsync, its owner may write in
+/// it until all is in it that is to be.
+async fn take_over(files: &Files, dir: DirId, fd: &Arc<OwnedFd>) -> Result<DirFound, DiskError> {
+    const OWNER_WRITES: u32 = 0o300;
+    let stat = files.fstat(fd).await?;
+    let (mode, user) = (stat.mode & 0o7777, landro_sys::process::effective_uid());
+    let setgid = mode & SETGID != 0;
+    if stat.uid == user && mode & !SETGID == UNFINISHED_MODE {
+        let before = None;
+        files
+            .space
+            .set_mode_found(dir, ModeFound { setgid, before });
+        return Ok(DirFound::Unfinished);
+    }
+    let mut before = None;
+    // Root writes where it likes.
+    if user != 0 && stat.uid == user && mode & OWNER_WRITES != OWNER_WRITES {
+        let op = FileOp::SetMeta {
+            file: fd.clone(),
+            mode: Some(mode | OWNER_WRITES),
+            mtime: None,
+        };
+        // Where it is refused, what is written there says so.
+        before = files.call("fchmod", op).await.is_ok().then_some(mode);
+    }
+    files
+        .space
+        .set_mode_found(dir, ModeFound { setgid, before });
+    Ok(DirFound::Finished)
 }
 
 /// Opens the directory behind a symlink of the user's own: for a command, wherever that is; on a
@@ -211,7 +281,6 @@ pub async fn mark_received(
     files: &Files,
     dir: &Arc<OwnedFd>,
     path: &CString,
-    mtime: (i64, u32),
 ) -> Result<(), DiskError> {
     let op = FileOp::Statx {
         dir: Some(dir.clone()),
@@ -220,7 +289,7 @@ pub async fn mark_received(
     };
     match files.call("statx", op).await? {
         FileDone::Stat(stat) if stat.btime == Some((stat.mtime_s, stat.mtime_ns)) => {
-            let mtime = (mtime.0.saturating_sub(1), mtime.1);
+            let mtime = (stat.mtime_s.saturating_sub(1), stat.mtime_ns);
             let op = FileOp::SetLinkTime {
                 dir: Some(dir.clone()),
                 path: path.clone(),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use landro_sys::file::{flags, magic};
 use landro_sys::{FileDone, FileOp, Flock, OpenHow, Statx};
 
+use super::times::Times;
 use super::{DiskError, Files, descriptors};
 use crate::ids::{DirId, Name};
 use crate::proto::errno::EIO;
@@ -71,6 +72,26 @@ pub struct Volume {
     storage: Storage,
     medium: Medium,
     marked: Cell<Marked>,
+    pub times: Times,
+    /// That what was written could not be stored may be told by close(2) and not before.
+    tells_late: bool,
+}
+
+impl Volume {
+    /// Whether nothing is known of how it does things.
+    pub fn is_unknown(&self) -> bool {
+        self.medium == Medium::Unknown
+    }
+}
+
+/// Whether a file system is of this host's own disks and memory, as far as it is known here. Others
+/// ask a server (NFS, CIFS, AFS, Ceph, Lustre, 9p) or a process (FUSE) to store what they took.
+fn is_local(found: &landro_sys::FileSystem) -> bool {
+    use magic::*;
+    let disks = [
+        EXT, XFS, BTRFS, OVERLAY, TMPFS, F2FS, ZFS, BCACHEFS, FAT, EXFAT, NTFS3,
+    ];
+    found.is_memory || disks.contains(&found.magic)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -246,6 +267,8 @@ impl Files {
             storage,
             medium,
             marked,
+            times: Times::default(),
+            tells_late: !is_local(&found),
         }))
     }
 
@@ -255,6 +278,13 @@ impl Files {
             boot: self.shared.boot_id,
             mount: stat.mount.unwrap_or_default(),
         }
+    }
+
+    /// Whether what a file system took may be lost without a word before close(2).
+    pub(super) fn tells_late(&self, dir: DirId) -> bool {
+        self.space
+            .footing(dir)
+            .is_none_or(|footing| footing.volume.tells_late)
     }
 
     /// Whether blocks are reserved for a file without holes before its data comes. On ext4 and XFS

@@ -17,11 +17,14 @@ mod names;
 mod part;
 mod publish;
 mod settle;
+mod sink;
 mod source;
 mod space;
+mod spelling;
 mod target;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -41,7 +44,7 @@ use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool};
 
 use crate::ids::{NameError, OpId, is_reserved_path};
 use crate::proto::errno::EIO;
-use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES};
+use crate::proto::{Attributes, DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
 pub use local::Side;
 pub use settle::{Settler, start as start_settler};
@@ -393,10 +396,7 @@ impl Drop for Pinned {
 
 async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
-        DiskOp::CloseDir { dir } => {
-            files.space.forget_dir(dir);
-            Ok(DiskDone::Done)
-        }
+        DiskOp::CloseDir { dir } => target::close_dir(files, dir).await,
         DiskOp::Yield => Ok(DiskDone::Done),
         cmd @ (DiskOp::ResolveSource { .. }
         | DiskOp::OpenDir { .. }
@@ -465,7 +465,17 @@ async fn run_for_part(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError>
             name,
             file,
             resumable,
-        } => part::open_part(files, dir, &name, file, resumable).await,
+            is_plain,
+        } => {
+            let new = part::NewPart {
+                dir,
+                name,
+                file,
+                resumable,
+                mode: publish::new_mode(is_plain),
+            };
+            part::open_part(files, new).await
+        }
         DiskOp::StartPart {
             file,
             size_bytes,
@@ -490,10 +500,9 @@ async fn run_for_part(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError>
         } => part::write_journal(files, file, offset, bytes).await,
         DiskOp::CommitPart {
             file,
-            mode,
-            mtime,
-            fsync,
-        } => part::commit_part(files, file, publish::Attributes { mode, mtime, fsync }).await,
+            attributes,
+            replaces,
+        } => part::commit_part(files, file, attributes, replaces).await,
         DiskOp::ClosePart { file, keep } => part::close_part(files, file, keep).await,
         DiskOp::CopyRange {
             file,
@@ -517,12 +526,18 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
         } => target::resolve(files, &path, must_be_dir, dir, fsync).await,
         DiskOp::StatDir { dir } => source::stat_dir(files, dir).await,
         DiskOp::DirsAbove { dir } => target::dirs_above(files, dir).await,
-        DiskOp::Check { dir, name, sparse } => target::check(files, dir, &name, sparse).await,
+        DiskOp::Check {
+            dir,
+            name,
+            mtime,
+            sparse,
+        } => target::check(files, dir, &name, (mtime, sparse)).await,
         DiskOp::MakeDir {
             parent,
             name,
             dir,
             keep_dirlinks,
+            is_plain,
             fsync,
         } => {
             let new = dirlinks::NewDir {
@@ -530,6 +545,7 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
                 name,
                 dir,
                 keep_dirlinks,
+                is_plain,
                 fsync,
             };
             dirlinks::make_dir(files, &new).await
@@ -539,37 +555,39 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             mode,
             mtime,
             fsync,
-        } => target::set_dir(files, dir, publish::Attributes { mode, mtime, fsync }).await,
+        } => {
+            let mode = target::mode_of(files, dir, mode);
+            let attributes = Attributes { mode, mtime, fsync };
+            target::set_dir(files, dir, attributes).await
+        }
         DiskOp::PutSmall {
             dir,
             name,
             data,
-            mode,
-            mtime,
-            fsync,
+            attributes,
+            replaces,
         } => {
-            target::put_small(
-                files,
+            let new = target::NewSmall {
                 dir,
-                &name,
-                data,
-                publish::Attributes { mode, mtime, fsync },
-            )
-            .await
+                name,
+                attributes,
+                replaces,
+            };
+            target::put_small(files, &new, data).await
         }
         DiskOp::PutSymlink {
             dir,
             name,
             target,
-            mtime,
-            fsync,
+            attributes,
+            replaces,
         } => {
             let new = target::NewLink {
                 dir,
                 name,
                 target,
-                mtime,
-                fsync,
+                attributes,
+                replaces,
             };
             target::put_symlink(files, &new).await
         }

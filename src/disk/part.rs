@@ -12,12 +12,13 @@ use landro_sys::{FileDone, FileOp, FileSystem, Flock, OpenHow, Pool};
 
 use super::names;
 use super::publish::{
-    Arrival, Attributes, finish, open_locked, open_own, temporary, unlink, write_all,
+    Arrival, finish, new_mode, open_locked, open_own, temporary, unlink, write_all,
 };
-use super::space::{History, OpenFile, Part};
-use super::{DiskDone, DiskError, Files};
+use super::space::{History, OpenFile, OpenSink, Part};
+use super::{Attributes, DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
-use crate::proto::errno::{EBADF, EIO, ENOENT, ENOSPC, EOPNOTSUPP};
+use crate::proto::Lapses;
+use crate::proto::errno::{EBADF, EINVAL, EIO, ENODEV, ENOENT, ENOSPC, EOPNOTSUPP};
 use crate::proto::integrity::ZEROS;
 use crate::proto::journal::{MAX_JOURNAL_BYTES, Storage};
 
@@ -25,21 +26,51 @@ use crate::proto::journal::{MAX_JOURNAL_BYTES, Storage};
 /// kept busy by some MiB.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 
-pub async fn open_part(
-    files: &Files,
-    dir_id: DirId,
-    name: &Name,
-    file: FileId,
-    resumable: bool,
-) -> Result<DiskDone, DiskError> {
+/// A partial file that is wanted.
+pub struct NewPart {
+    pub dir: DirId,
+    pub name: Name,
+    pub file: FileId,
+    pub resumable: bool,
+    /// What it is made with.
+    pub mode: u32,
+}
+
+pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskError> {
+    let NewPart {
+        dir: dir_id,
+        ref name,
+        file,
+        resumable,
+        mode,
+    } = new;
     let dir = files.dir(dir_id).await?;
     let history = Rc::new(History::default());
+    if let Some(sink) = files.space.sink(dir_id, name) {
+        let sink_open = files.open_sink(&sink).await?;
+        let data = match &sink_open {
+            OpenSink::Direct(open) => open.clone(),
+            OpenSink::Sequential(_) => files.aside(&sink).await?,
+        };
+        history.whole.set(true);
+        let part = Part {
+            data,
+            dir,
+            dir_id,
+            name: name.clone(),
+            journal: None,
+            temporary: None,
+            history,
+            sink: Some(sink_open),
+        };
+        return Ok(add_anonymous(files, file, part));
+    }
     history
         .replaces
         .set(files.lstat(&dir, name.as_bytes()).await.is_ok());
     if resumable {
         let path = names::part(name);
-        if let Some(data) = open_locked(files, &dir, &path).await? {
+        if let Some(data) = open_locked(files, &dir, &path, mode).await? {
             files.space.allowance.keep(&data)?;
             let name = name.clone();
             let part = Part {
@@ -50,13 +81,14 @@ pub async fn open_part(
                 journal: None,
                 temporary: Some(path),
                 history,
+                sink: None,
             };
             return open_resumable(files, file, part).await;
         }
         // Another session is receiving the same file: this one goes on without a journal, the later
         // rename wins.
     }
-    let (data, temporary) = temporary(files, &dir, name).await?;
+    let (data, temporary) = temporary(files, &dir, name, mode).await?;
     files.space.allowance.keep(&data)?;
     // It begins empty.
     history.whole.set(true);
@@ -68,15 +100,20 @@ pub async fn open_part(
         journal: None,
         temporary,
         history,
+        sink: None,
     };
+    Ok(add_anonymous(files, file, part))
+}
+
+fn add_anonymous(files: &Files, file: FileId, part: Part) -> DiskDone {
     files.space.add_file(file, OpenFile::Part(part));
-    Ok(DiskDone::Part {
+    DiskDone::Part {
         journal: Bytes::new(),
         size_bytes: 0,
         resumable: false,
         // Nobody finds it again to ask.
         storage: Storage::default(),
-    })
+    }
 }
 
 async fn open_resumable(
@@ -84,7 +121,13 @@ async fn open_resumable(
     file: FileId,
     mut part: Part,
 ) -> Result<DiskDone, DiskError> {
-    let journal = open_own(files, &part.dir, &names::journal(&part.name)).await?;
+    let journal = open_own(
+        files,
+        &part.dir,
+        &names::journal(&part.name),
+        new_mode(false),
+    )
+    .await?;
     files.space.allowance.keep(&journal)?;
     let journal_bytes = files.fstat(&journal).await?.size as usize;
     let mut bytes = read_whole(files, &journal, journal_bytes.min(MAX_JOURNAL_BYTES)).await?;
@@ -100,8 +143,14 @@ async fn open_resumable(
         bytes = Bytes::new();
     }
     part.journal = Some(journal);
+    // What a server took was not stored for certain, and whoever was told so may be gone: nothing
+    // of it is believed before it was read again.
+    let storage = if files.tells_late(part.dir_id) {
+        Storage::default()
+    } else {
+        files.storage_of(&found)
+    };
     files.space.add_file(file, OpenFile::Part(part));
-    let storage = files.storage_of(&found);
     Ok(DiskDone::Part {
         journal: bytes,
         size_bytes: found.size,
@@ -152,6 +201,10 @@ pub async fn start_part(
     journal: Bytes,
 ) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
+    if let Some(OpenSink::Direct(_)) = part.sink {
+        // A device has the size that it has, and tells at its end.
+        return Ok(DiskDone::Done);
+    }
     if let Some(journal) = &part.journal {
         // The journal is emptied before the data: a crash in between must not leave records of data
         // that is gone.
@@ -159,6 +212,7 @@ pub async fn start_part(
     }
     truncate(files, &part.data, 0).await?;
     part.history.whole.set(sparse.is_none());
+    part.history.fresh.set(true);
     // Whether a file can fit at all is known before its first byte, and so before its blocks are
     // reserved: of a disk that is too small nothing is taken from others.
     let op = FileOp::StatFs {
@@ -217,8 +271,8 @@ fn least_bytes(found: &FileSystem, size_bytes: u64, sparse: Option<u64>) -> u64 
     }
 }
 
-/// Zeros in place of whatever a partial file has there: blocks go where the file system can do
-/// that.
+/// Zeros in place of whatever a partial file, or a device, has there; of one that was begun anew
+/// nothing is. Blocks go where the file system can do that.
 pub async fn make_hole(
     files: &Files,
     file: FileId,
@@ -226,14 +280,19 @@ pub async fn make_hole(
     len_bytes: u64,
 ) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
+    if part.history.fresh.get() {
+        return Ok(DiskDone::Done);
+    }
     let op = FileOp::Punch {
         file: part.data.clone(),
         offset,
         len: len_bytes,
     };
     match files.call("fallocate", op).await {
+        // A file system without holes; a device that is none of blocks, or of larger ones.
         Err(DiskError {
-            errno: EOPNOTSUPP, ..
+            errno: EOPNOTSUPP | ENODEV | EINVAL,
+            ..
         }) => {}
         other => return other.map(|_| DiskDone::Done),
     }
@@ -271,12 +330,13 @@ pub async fn copy_range(
     let part = part(files, file)?;
     let from = files.space.beside(from)?;
     let copied = match most_bytes {
-        None => copy_local(&*from, &*part.data, len_bytes),
-        Some(most_bytes) => {
+        Some(most_bytes) if part.sink.is_none() => {
             // As for one that arrives: see `start_part`.
             part.history.whole.set(false);
             copy_sparse(&*from, &*part.data, len_bytes, most_bytes)
         }
+        // A device has no holes, and a pipe no places.
+        Some(_) | None => copy_local(&*from, &*part.data, len_bytes),
     };
     let bytes = copied.map_err(|error| DiskError {
         call: "copy_file_range",
@@ -319,8 +379,20 @@ pub async fn commit_part(
     files: &Files,
     file: FileId,
     attributes: Attributes,
+    replaces: bool,
 ) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
+    if let Some(sink) = &part.sink {
+        let (OpenSink::Direct(open) | OpenSink::Sequential(open)) = sink;
+        if let OpenSink::Sequential(_) = sink {
+            files.pour_file(open, &part.data).await?;
+        }
+        if attributes.fsync {
+            files.sync_sink(open).await?;
+        }
+        files.space.forget_file(file);
+        return Ok(DiskDone::Placed(Lapses::default()));
+    }
     let arrival = Arrival {
         dir_id: part.dir_id,
         dir: &part.dir,
@@ -329,8 +401,12 @@ pub async fn commit_part(
         name: &part.name,
         is_whole: part.history.whole.get(),
         is_empty: false,
+        replaces,
     };
-    finish(files, &arrival, attributes).await?;
+    let done = finish(files, &arrival, attributes).await?;
+    if let DiskDone::Taken { .. } = done {
+        return Ok(done);
+    }
     if part.journal.is_some() {
         // After the rename: a crash in between leaves an orphan journal, which `clean_part` removes
         // when the next run skips the finished file. The other order could lose the resume state of
@@ -338,7 +414,7 @@ pub async fn commit_part(
         unlink(files, &part.dir, &names::journal(&part.name)).await?;
     }
     files.space.forget_file(file);
-    Ok(DiskDone::Done)
+    Ok(done)
 }
 
 pub async fn close_part(files: &Files, file: FileId, keep: bool) -> Result<DiskDone, DiskError> {

@@ -9,36 +9,86 @@ use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, Flock, OpenHow};
 
 use super::names::{self, c_string};
-use super::{DiskError, Files};
+use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, Name};
-use crate::proto::errno::{EACCES, EBUSY, EEXIST, EINVAL, EIO, EISDIR, ELOOP, ENOENT, EOPNOTSUPP};
+use crate::proto::errno::{
+    EACCES, EBUSY, EDQUOT, EEXIST, EINVAL, EIO, EISDIR, ELOOP, EMFILE, ENFILE, ENOENT, ENOMEM,
+    ENOSPC, EOPNOTSUPP, EROFS,
+};
 use crate::proto::fs::FILE_MODE;
-use crate::proto::{Kind, Mtime};
+use crate::proto::{Attributes, Kind, Lapses, Mtime, TimeLapse};
 
 /// Others who use the same temporary name at the same time are outrun this often.
 const TRIES: usize = 8;
 
-/// What a file gets before it appears.
-#[derive(Clone, Copy)]
-pub struct Attributes {
-    pub mode: u32,
-    pub mtime: Mtime,
-    pub fsync: bool,
+/// What a file that is to keep it is made with, of which umask(2) takes its part.
+const PLAIN_MODE: u32 = 0o666;
+
+/// What a file is made with that gets its mode when it is whole.
+const PRIVATE_MODE: u32 = 0o600;
+
+pub fn new_mode(is_plain: bool) -> u32 {
+    if is_plain { PLAIN_MODE } else { PRIVATE_MODE }
 }
 
+/// Gives a file or directory its attributes; what is refused is told and no failure.
 pub async fn set_meta(
     files: &Files,
+    dir: DirId,
     file: &Arc<OwnedFd>,
     attributes: Attributes,
-) -> Result<(), DiskError> {
-    let mtime = Some((attributes.mtime.seconds, attributes.mtime.nanoseconds));
-    let op = FileOp::SetMeta {
-        file: file.clone(),
-        mode: Some(attributes.mode),
-        mtime,
+) -> Result<Lapses, DiskError> {
+    let Attributes { mode, mtime, .. } = attributes;
+    let set = |mode, mtime: Option<Mtime>| {
+        let mtime = mtime.map(|mtime| (mtime.seconds, mtime.nanoseconds));
+        let file = file.clone();
+        files.call("fchmod, futimens", FileOp::SetMeta { file, mode, mtime })
     };
-    files.call("fchmod, futimens", op).await?;
-    Ok(())
+    let mut lapses = Lapses::default();
+    if mode.is_none() && mtime.is_none() {
+        return Ok(lapses);
+    }
+    match set(mode, mtime).await {
+        Ok(_) => {}
+        Err(error) if !is_refusal(error.errno) => return Err(error),
+        Err(_) => {
+            // Which of the two?
+            lapses.mode = refused(set(mode, None).await.map(drop))?;
+            lapses.mtime = refused(set(None, mtime).await.map(drop))?.map(TimeLapse::Refused);
+        }
+    }
+    if let (Some(mtime), None) = (mtime, lapses.mtime) {
+        lapses.mtime = files.stored_time(dir, file, mtime).await?;
+    }
+    Ok(lapses)
+}
+
+/// Whether an attribute was refused, rather than that something is wrong with the file, the disk or
+/// this process.
+pub fn is_refusal(errno: i32) -> bool {
+    !matches!(
+        errno,
+        EIO | ENOSPC | EDQUOT | EROFS | ENOENT | EMFILE | ENFILE | ENOMEM
+    )
+}
+
+/// The errno of an attribute that was refused.
+pub fn refused(result: Result<(), DiskError>) -> Result<Option<i32>, DiskError> {
+    match result {
+        Ok(()) => Ok(None),
+        Err(error) if is_refusal(error.errno) => Ok(Some(error.errno)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Has a file system that tells of errors late tell them now. A descriptor of its own is closed, so
+/// that the file stays open: NFS, FUSE and AFS store what they took at the close(2) of any.
+async fn flush(files: &Files, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
+    let file = file.try_clone().map_err(|error| DiskError {
+        call: "dup",
+        errno: error.raw_os_error().unwrap_or(EIO),
+    })?;
+    files.call("close", FileOp::Close { file }).await.map(drop)
 }
 
 /// fsync(2) of a file or directory.
@@ -88,11 +138,12 @@ pub async fn temporary(
     files: &Files,
     dir: &Arc<OwnedFd>,
     name: &Name,
+    mode: u32,
 ) -> Result<(Arc<OwnedFd>, Option<CString>), DiskError> {
     if !files.space.no_tmpfile.get() {
         let how = OpenHow {
             flags: flags::O_TMPFILE | flags::O_RDWR,
-            mode: 0o600,
+            mode,
             resolve: 0,
         };
         match files.open(Some(dir), b".", how).await {
@@ -107,7 +158,7 @@ pub async fn temporary(
         }
     }
     let part = names::part(name);
-    match open_locked(files, dir, &part).await? {
+    match open_locked(files, dir, &part, mode).await? {
         Some(fd) => {
             files
                 .call(
@@ -133,9 +184,10 @@ pub async fn open_locked(
     files: &Files,
     dir: &Arc<OwnedFd>,
     path: &CString,
+    mode: u32,
 ) -> Result<Option<Arc<OwnedFd>>, DiskError> {
     for _ in 0..TRIES {
-        let fd = open_own(files, dir, path).await?;
+        let fd = open_own(files, dir, path, mode).await?;
         match files
             .call(
                 "flock",
@@ -153,6 +205,15 @@ pub async fn open_locked(
         let ours = files.fstat(&fd).await?;
         match files.lstat(dir, path.as_bytes()).await {
             Ok(named) if named.inode == ours.ino && named.kind == Kind::File => {
+                return Ok(Some(fd));
+            }
+            // Inode numbers that are made up anew each time (sshfs, some NFS) tell nothing.
+            Ok(named)
+                if named.kind == Kind::File
+                    && files.lstat(dir, path.as_bytes()).await.is_ok_and(|again| {
+                        again.inode != named.inode && again.kind == Kind::File
+                    }) =>
+            {
                 return Ok(Some(fd));
             }
             Ok(named) if named.kind != Kind::File => {
@@ -175,10 +236,11 @@ pub async fn open_own(
     files: &Files,
     dir: &Arc<OwnedFd>,
     path: &CString,
+    mode: u32,
 ) -> Result<Arc<OwnedFd>, DiskError> {
     let how = |create| OpenHow {
         flags: create | flags::O_RDWR | flags::O_NOFOLLOW | flags::O_NONBLOCK,
-        mode: 0o600,
+        mode,
         resolve: flags::RESOLVE_BENEATH,
     };
     for _ in 0..TRIES {
@@ -228,6 +290,8 @@ pub struct Arrival<'a> {
     /// This session wrote all of it.
     pub is_whole: bool,
     pub is_empty: bool,
+    /// Something was seen at its name.
+    pub replaces: bool,
 }
 
 /// Attributes, then durability if asked, then the name.
@@ -235,29 +299,34 @@ pub async fn finish(
     files: &Files,
     arrival: &Arrival<'_>,
     attributes: Attributes,
-) -> Result<(), DiskError> {
-    set_meta(
-        files,
-        arrival.file,
-        Attributes {
-            mode: attributes.mode & FILE_MODE,
-            ..attributes
-        },
-    )
-    .await?;
+) -> Result<DiskDone, DiskError> {
+    let of_files = Attributes {
+        mode: attributes.mode.map(|mode| mode & FILE_MODE),
+        ..attributes
+    };
+    let lapses = set_meta(files, arrival.dir_id, arrival.file, of_files).await?;
     if attributes.fsync {
         sync(files, arrival.file).await?;
     }
-    publish(files, arrival, attributes.fsync || arrival.is_empty).await?;
+    if files.tells_late(arrival.dir_id) {
+        flush(files, arrival.file).await?;
+    }
+    if let Some(by) = publish(files, arrival, attributes.fsync || arrival.is_empty).await? {
+        return Ok(DiskDone::Taken { by });
+    }
     if attributes.fsync {
         sync(files, arrival.dir).await?;
     }
-    Ok(())
+    Ok(DiskDone::Placed(lapses))
 }
 
-/// Gives a whole file its final name, replacing a file or symlink, never a directory. `is_safe`: a
-/// power cut cannot part the name from the data.
-async fn publish(files: &Files, arrival: &Arrival<'_>, is_safe: bool) -> Result<(), DiskError> {
+/// Gives a whole file its final name, replacing a file or symlink, never a directory; unless the
+/// name is taken. `is_safe`: a power cut cannot part the name from the data.
+async fn publish(
+    files: &Files,
+    arrival: &Arrival<'_>,
+    is_safe: bool,
+) -> Result<Option<Bytes>, DiskError> {
     let to = c_string(arrival.name.as_bytes())?;
     if !is_safe {
         files
@@ -271,19 +340,61 @@ async fn publish(files: &Files, arrival: &Arrival<'_>, is_safe: bool) -> Result<
         None => link(files, arrival.file, arrival.dir, &to).await,
     };
     match named {
+        Ok(()) => {
+            files.has_named(arrival.dir_id, arrival.name);
+            return Ok(None);
+        }
         // RENAME_NOREPLACE is EINVAL where the file system does not know it.
         Err(DiskError {
             errno: EEXIST | EINVAL,
             ..
         }) => {}
-        other => return other,
+        Err(error) => return Err(error),
+    }
+    let _naming = files.naming(arrival.dir_id, arrival.name).await;
+    if !arrival.replaces {
+        let taken = files.taken_unseen(arrival.dir_id, arrival.dir, arrival.name);
+        if let Some(by) = taken.await? {
+            return Ok(Some(by));
+        }
     }
     if !is_safe {
         files.before_replacing(arrival.dir_id, arrival.file).await?;
     }
     match arrival.temporary {
-        Some(temporary) => rename(files, arrival.dir, temporary, &to, 0).await,
-        None => replace(files, arrival, &to).await,
+        Some(temporary) => rename(files, arrival.dir, temporary, &to, 0).await?,
+        None => replace(files, arrival, &to).await?,
+    }
+    files.has_named(arrival.dir_id, arrival.name);
+    Ok(None)
+}
+
+impl Files {
+    /// Something has a name by now.
+    pub(super) fn has_named(&self, dir: DirId, name: &Name) {
+        self.space.with_names(dir, |names| {
+            if let Some(names) = names {
+                names.add(name);
+            }
+        });
+    }
+
+    /// Where nothing was seen at a name before, and there is something now: what has it, if it is
+    /// by another spelling. By the same one it is another session's, and the later one counts.
+    pub(super) async fn taken_unseen(
+        &self,
+        dir: DirId,
+        fd: &Arc<OwnedFd>,
+        name: &Name,
+    ) -> Result<Option<Bytes>, DiskError> {
+        if !self.may_fold(dir, name) {
+            return Ok(None);
+        }
+        match self.lstat(fd, name.as_bytes()).await {
+            Ok(found) => self.owner_of(dir, fd, name, &found).await,
+            Err(DiskError { errno: ENOENT, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

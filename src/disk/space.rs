@@ -1,7 +1,7 @@
 //! What a session has open: its root, directories and files, confined to where it may work.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use landro_sys::{Buffer, FileDone, FileOp, OpenHow};
 use super::descriptors::Allowance;
 use super::durable::Footing;
 use super::names::c_string;
+use super::spelling::DirNames;
 use super::{DiskError, Files};
 use crate::ids::{DirId, FileId, Name, PATH_MAX_BYTES};
 use crate::proto::errno::{EACCES, EBADF, ENAMETOOLONG};
@@ -41,6 +42,12 @@ pub struct Space {
     files: RefCell<HashMap<FileId, OpenFile>>,
     /// How the directories of a destination stand.
     footings: RefCell<HashMap<DirId, Footing>>,
+    /// How directories of a destination tell names apart, where that is known.
+    names: RefCell<HashMap<DirId, DirNames>>,
+    /// Names that are being given, where that takes two steps.
+    naming: RefCell<HashSet<(DirId, Vec<u8>)>>,
+    /// What their modes mean for what is made in them, and for them.
+    modes: RefCell<HashMap<DirId, ModeFound>>,
     clock: Cell<u64>,
     /// A partly filled buffer that small reads share.
     pub(super) small_reads: RefCell<Option<Buffer>>,
@@ -53,6 +60,8 @@ pub struct Space {
     pub(super) followed: RefCell<Option<(DirId, Name, Arc<OwnedFd>)>>,
     /// Where the sources land.
     target: Cell<Option<DirId>>,
+    /// What the one source is written into.
+    sink: RefCell<Option<Sink>>,
     /// What the other side of a copy within this host has open.
     beside: Option<Rc<Space>>,
 }
@@ -99,6 +108,18 @@ impl DirPlace {
     }
 }
 
+/// Handed down by a directory with its group (inode(7)).
+pub const SETGID: u32 = 0o2000;
+
+/// What matters of a directory's mode.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct ModeFound {
+    /// Its group, and this bit, are handed down to directories made in it.
+    pub setgid: bool,
+    /// It was made writable for the time being; this was its mode.
+    pub before: Option<u32>,
+}
+
 /// A file of a session.
 #[derive(Clone)]
 pub enum OpenFile {
@@ -118,6 +139,29 @@ pub struct Part {
     /// Its temporary name, if it has one.
     pub temporary: Option<std::ffi::CString>,
     pub history: Rc<History>,
+    /// It has no name to get: this is what it is written into. `data` is that itself, unless data
+    /// has to come in order.
+    pub sink: Option<OpenSink>,
+}
+
+/// What the target of one file names.
+#[derive(Clone)]
+pub struct Sink {
+    pub dir: DirId,
+    pub name: Name,
+    /// By O_PATH: opened for writing when there is something to write.
+    pub place: Arc<OwnedFd>,
+    /// A file that procfs leads to: what standard output was redirected to.
+    pub is_file: bool,
+}
+
+/// A sink that is open.
+#[derive(Clone)]
+pub enum OpenSink {
+    /// It takes data at any offset.
+    Direct(Arc<OwnedFd>),
+    /// It takes data once, in order.
+    Sequential(Arc<OwnedFd>),
 }
 
 /// What happened to a part.
@@ -125,6 +169,8 @@ pub struct Part {
 pub struct History {
     /// It was begun anew: all of it is this session's.
     pub whole: Cell<bool>,
+    /// It was a file and empty when this session began it: what is not written reads as zeros.
+    pub fresh: Cell<bool>,
     /// Its name is another file's, which its data will have to be on disk to replace.
     pub replaces: Cell<bool>,
     /// Written since the disk was last told to write back.
@@ -149,12 +195,16 @@ impl Space {
             dirs: RefCell::default(),
             files: RefCell::default(),
             footings: RefCell::default(),
+            names: RefCell::default(),
+            naming: RefCell::default(),
+            modes: RefCell::default(),
             clock: Cell::new(0),
             small_reads: RefCell::default(),
             pinned: Arc::default(),
             no_tmpfile: Cell::new(false),
             followed: RefCell::default(),
             target: Cell::default(),
+            sink: RefCell::default(),
             beside: None,
         }
     }
@@ -181,6 +231,23 @@ impl Space {
         }
     }
 
+    pub fn is_beside(&self) -> bool {
+        self.beside.is_some()
+    }
+
+    pub fn set_sink(&self, sink: Sink) {
+        *self.sink.borrow_mut() = Some(sink);
+    }
+
+    /// The device or FIFO that has a name, if that was named as the target.
+    pub fn sink(&self, dir: DirId, name: &Name) -> Option<Sink> {
+        let sink = self.sink.borrow();
+        let named = sink.as_ref();
+        named
+            .filter(|sink| sink.dir == dir && sink.name == *name)
+            .cloned()
+    }
+
     pub fn base(&self) -> &Base {
         &self.base
     }
@@ -198,6 +265,41 @@ impl Space {
     pub fn forget_dir(&self, dir: DirId) {
         self.dirs.borrow_mut().remove(&dir);
         self.footings.borrow_mut().remove(&dir);
+        self.names.borrow_mut().remove(&dir);
+        self.modes.borrow_mut().remove(&dir);
+    }
+
+    pub fn with_names<T>(&self, dir: DirId, see: impl FnOnce(Option<&mut DirNames>) -> T) -> T {
+        see(self.names.borrow_mut().get_mut(&dir))
+    }
+
+    pub fn set_names(&self, dir: DirId, names: DirNames) {
+        self.names.borrow_mut().insert(dir, names);
+    }
+
+    /// False: somebody else is at it.
+    pub fn begin_naming(&self, key: &(DirId, Vec<u8>)) -> bool {
+        self.naming.borrow_mut().insert(key.clone())
+    }
+
+    pub fn end_naming(&self, key: &(DirId, Vec<u8>)) {
+        self.naming.borrow_mut().remove(key);
+    }
+
+    pub fn mode_found(&self, dir: DirId) -> ModeFound {
+        self.modes.borrow().get(&dir).copied().unwrap_or_default()
+    }
+
+    /// Remembers what is not as it mostly is.
+    pub fn set_mode_found(&self, dir: DirId, found: ModeFound) {
+        if found != ModeFound::default() {
+            self.modes.borrow_mut().insert(dir, found);
+        }
+    }
+
+    /// The mode to give back to a directory that was made writable; it is told once.
+    pub fn take_mode_before(&self, dir: DirId) -> Option<u32> {
+        self.modes.borrow_mut().get_mut(&dir)?.before.take()
     }
 
     pub fn set_footing(&self, dir: DirId, footing: Footing) {

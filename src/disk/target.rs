@@ -1,6 +1,7 @@
 //! The receiver's destination: where the sources land, what stands there, small files, symlinks and
 //! directories.
 
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -11,15 +12,15 @@ use landro_sys::{FileOp, OpenHow};
 use super::dirlinks;
 use super::names::{self, c_string, refuse_reserved};
 use super::publish::{
-    Arrival, Attributes, finish, rename, set_meta, sync, temporary, unlink, write_all,
+    Arrival, finish, new_mode, refused, rename, set_meta, sync, temporary, unlink, write_all,
 };
 use super::source::{meta_of, relative, split_path};
-use super::space::Base;
-use super::{DiskDone, DiskError, Files};
+use super::space::{Base, ModeFound, OpenSink, SETGID};
+use super::{Attributes, DiskDone, DiskError, Files};
 use crate::ids::{DirId, Name};
-use crate::proto::errno::{EACCES, EEXIST, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
+use crate::proto::errno::{EACCES, EEXIST, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
 use crate::proto::fs::DIRECTORY_MODE;
-use crate::proto::{Existing, Kind, Mtime};
+use crate::proto::{DirMode, Existing, Kind, Lapses, Mtime, TimeLapse};
 
 pub async fn resolve(
     files: &Files,
@@ -81,6 +82,7 @@ pub async fn resolve(
         call: "path",
         errno: ENAMETOOLONG,
     })?;
+    files.find_sink(path, dir, &name).await?;
     add_target(files, parent_path, parent, dir).await?;
     Ok(DiskDone::Target { name: Some(name) })
 }
@@ -94,6 +96,11 @@ async fn add_target(
 ) -> Result<(), DiskError> {
     files.learn_file_system(&fd).await?;
     files.stand_on_target(dir, &fd)?;
+    let setgid = files.fstat(&fd).await?.mode & SETGID != 0;
+    let before = None;
+    files
+        .space
+        .set_mode_found(dir, ModeFound { setgid, before });
     let path = match files.space.base() {
         Base::Served(_) => trim_slashes(relative(path)).to_vec(),
         Base::Local => Vec::new(),
@@ -142,25 +149,49 @@ pub async fn check(
     files: &Files,
     dir: DirId,
     name: &Name,
-    sparse: bool,
+    (mtime, sparse): (Mtime, bool),
 ) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
+    if files.space.sink(dir, name).is_some() {
+        return Ok(DiskDone::Existing(Some(Existing::WRITTEN_INTO)));
+    }
     let meta = match files.lstat(&fd, name.as_bytes()).await {
         Ok(meta) => meta,
         Err(DiskError { errno: ENOENT, .. }) => return Ok(DiskDone::Existing(None)),
         Err(error) => return Err(error),
     };
+    if let Some(by) = files.taken_by(dir, &fd, name, &meta).await? {
+        return Ok(DiskDone::Taken { by });
+    }
     let link = match meta.kind {
         Kind::Symlink => Some(files.readlink(&fd, name.as_bytes()).await?),
         Kind::File | Kind::Directory | Kind::Special => None,
     };
     let looks = (meta.size_bytes, sparse);
     let in_doubt = meta.kind == Kind::File && !files.is_sound(dir, name, looks).await?;
+    let has_mtime = match meta.kind {
+        Kind::File | Kind::Symlink => files.has_time(dir, name, meta.mtime, mtime).await,
+        Kind::Directory | Kind::Special => meta.mtime == mtime,
+    };
     Ok(DiskDone::Existing(Some(Existing {
         meta,
         link,
         in_doubt,
+        has_mtime,
     })))
+}
+
+/// The mode that a directory is to be given, if it is.
+pub fn mode_of(files: &Files, dir: DirId, mode: DirMode) -> Option<u32> {
+    let before = files.space.take_mode_before(dir);
+    match mode {
+        DirMode::Kept => before,
+        // What mkdir(2) handed down would be taken away again.
+        DirMode::New(mode) if files.space.mode_found(dir).setgid => {
+            Some(mode & DIRECTORY_MODE | SETGID)
+        }
+        DirMode::New(mode) | DirMode::Exact(mode) => Some(mode & DIRECTORY_MODE),
+    }
 }
 
 pub async fn set_dir(
@@ -169,30 +200,61 @@ pub async fn set_dir(
     attributes: Attributes,
 ) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
-    set_meta(
-        files,
-        &fd,
-        Attributes {
-            mode: attributes.mode & DIRECTORY_MODE,
-            ..attributes
-        },
-    )
-    .await?;
+    let lapses = set_meta(files, dir, &fd, attributes).await?;
     if attributes.fsync {
         sync(files, &fd).await?;
     }
+    Ok(DiskDone::Placed(lapses))
+}
+
+/// Forgets a directory. One that was made writable, and has not been given a mode since, gets the
+/// one it had.
+pub async fn close_dir(files: &Files, dir: DirId) -> Result<DiskDone, DiskError> {
+    if let Some(mode) = files.space.take_mode_before(dir)
+        && let Ok(file) = files.dir(dir).await
+    {
+        let (mode, mtime) = (Some(mode), None);
+        // Nobody is left to be told.
+        let _ = files
+            .call("fchmod", FileOp::SetMeta { file, mode, mtime })
+            .await;
+    }
+    files.space.forget_dir(dir);
     Ok(DiskDone::Done)
+}
+
+/// A small file that is to be.
+pub struct NewSmall {
+    pub dir: DirId,
+    pub name: Name,
+    pub attributes: Attributes,
+    pub replaces: bool,
 }
 
 pub async fn put_small(
     files: &Files,
-    dir_id: DirId,
-    name: &Name,
+    new: &NewSmall,
     data: Vec<Bytes>,
-    attributes: Attributes,
 ) -> Result<DiskDone, DiskError> {
+    let NewSmall {
+        dir: dir_id,
+        ref name,
+        attributes,
+        replaces,
+    } = *new;
+    if let Some(sink) = files.space.sink(dir_id, name) {
+        let (OpenSink::Direct(open) | OpenSink::Sequential(open)) = files.open_sink(&sink).await?;
+        for piece in data {
+            files.pour(&open, piece).await?;
+        }
+        if attributes.fsync {
+            files.sync_sink(&open).await?;
+        }
+        return Ok(DiskDone::Placed(Lapses::default()));
+    }
     let dir = files.dir(dir_id).await?;
-    let (file, temporary) = temporary(files, &dir, name).await?;
+    let mode = new_mode(attributes.mode.is_none());
+    let (file, temporary) = temporary(files, &dir, name, mode).await?;
     let result = async {
         let mut offset = 0;
         for piece in data {
@@ -208,14 +270,15 @@ pub async fn put_small(
             name,
             is_whole: true,
             is_empty: offset == 0,
+            replaces,
         };
         finish(files, &arrival, attributes).await
     };
     let result = result.await;
-    if let (Err(_), Some(temporary)) = (&result, &temporary) {
+    if let (Err(_) | Ok(DiskDone::Taken { .. }), Some(temporary)) = (&result, &temporary) {
         unlink(files, &dir, temporary).await?;
     }
-    result.map(|()| DiskDone::Done)
+    result
 }
 
 /// A symlink that is to be.
@@ -223,18 +286,12 @@ pub struct NewLink {
     pub dir: DirId,
     pub name: Name,
     pub target: Bytes,
-    pub mtime: Mtime,
-    pub fsync: bool,
+    pub attributes: Attributes,
+    pub replaces: bool,
 }
 
 pub async fn put_symlink(files: &Files, new: &NewLink) -> Result<DiskDone, DiskError> {
-    let NewLink {
-        name,
-        target,
-        mtime,
-        fsync,
-        ..
-    } = new;
+    let NewLink { name, target, .. } = new;
     let dir = files.dir(new.dir).await?;
     let temporary = names::replacement(name);
     unlink(files, &dir, &temporary).await?;
@@ -244,29 +301,56 @@ pub async fn put_symlink(files: &Files, new: &NewLink) -> Result<DiskDone, DiskE
         path: temporary.clone(),
     };
     files.call("symlinkat", op).await?;
-    let mtime = (mtime.seconds, mtime.nanoseconds);
-    let time = FileOp::SetLinkTime {
-        dir: Some(dir.clone()),
-        path: temporary.clone(),
-        mtime,
-    };
-    let result = async {
-        files.call("utimensat", time).await?;
-        dirlinks::mark_received(files, &dir, &temporary, mtime).await?;
-        rename(files, &dir, &temporary, &c_string(name.as_bytes())?, 0).await?;
-        // A symlink cannot be opened to be synced; with its directory's new name the kernel writes
-        // the link itself.
-        if *fsync {
-            sync(files, &dir).await
-        } else {
-            Ok(())
-        }
-    };
-    match result.await {
-        Ok(()) => Ok(DiskDone::Done),
-        Err(error) => {
-            unlink(files, &dir, &temporary).await?;
-            Err(error)
-        }
+    let result = name_symlink(files, new, &dir, &temporary).await;
+    if let Err(_) | Ok(DiskDone::Taken { .. }) = result {
+        unlink(files, &dir, &temporary).await?;
     }
+    result
+}
+
+async fn name_symlink(
+    files: &Files,
+    new: &NewLink,
+    dir: &Arc<OwnedFd>,
+    temporary: &CString,
+) -> Result<DiskDone, DiskError> {
+    let mut lapses = Lapses::default();
+    if let Some(mtime) = new.attributes.mtime {
+        let mtime = (mtime.seconds, mtime.nanoseconds);
+        let time = FileOp::SetLinkTime {
+            dir: Some(dir.clone()),
+            path: temporary.clone(),
+            mtime,
+        };
+        let set = files.call("utimensat", time).await.map(drop);
+        lapses.mtime = refused(set)?.map(TimeLapse::Refused);
+    }
+    dirlinks::mark_received(files, dir, temporary).await?;
+    let to = c_string(new.name.as_bytes())?;
+    let named = match new.replaces {
+        true => rename(files, dir, temporary, &to, 0).await,
+        false => rename(files, dir, temporary, &to, flags::RENAME_NOREPLACE).await,
+    };
+    match named {
+        Ok(()) => {}
+        // RENAME_NOREPLACE is EINVAL where the file system does not know it.
+        Err(DiskError {
+            errno: EEXIST | EINVAL,
+            ..
+        }) if !new.replaces => {
+            let _naming = files.naming(new.dir, &new.name).await;
+            if let Some(by) = files.taken_unseen(new.dir, dir, &new.name).await? {
+                return Ok(DiskDone::Taken { by });
+            }
+            rename(files, dir, temporary, &to, 0).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    files.has_named(new.dir, &new.name);
+    // A symlink cannot be opened to be synced; with its directory's new name the kernel writes the
+    // link itself.
+    if new.attributes.fsync {
+        sync(files, dir).await?;
+    }
+    Ok(DiskDone::Placed(lapses))
 }

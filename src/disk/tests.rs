@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::*;
 use crate::ids::{DirId, FileId, Name};
-use crate::proto::Mtime;
+use crate::proto::{Attributes, DirMode, Mtime};
 
 const TARGET: DirId = DirId(0);
 const FILE: FileId = FileId(1);
@@ -75,11 +75,18 @@ impl Bench {
         .unwrap();
         self.done(DiskOp::CommitPart {
             file: FILE,
-            mode,
-            mtime: Mtime::default(),
-            fsync: false,
+            attributes: attributes(mode, Mtime::default()),
+            replaces: false,
         })
         .unwrap();
+    }
+}
+
+fn attributes(mode: u32, mtime: Mtime) -> Attributes {
+    Attributes {
+        mode: Some(mode),
+        mtime: Some(mtime),
+        fsync: false,
     }
 }
 
@@ -93,6 +100,7 @@ fn open_part() -> DiskOp {
         name: name(),
         file: FILE,
         resumable: true,
+        is_plain: false,
     }
 }
 
@@ -111,17 +119,16 @@ fn programs_do_not_become_ours() {
             dir: TARGET,
             name: small,
             data,
-            mode: 0o6755,
-            mtime,
-            fsync: false,
+            attributes: attributes(0o6755, mtime),
+            replaces: false,
         })
         .unwrap();
     bench.receive_big(0o6711);
     bench
         .done(DiskOp::SetDir {
             dir: TARGET,
-            mode: 0o7755,
-            mtime,
+            mode: DirMode::New(0o7755),
+            mtime: Some(mtime),
             fsync: false,
         })
         .unwrap();
@@ -186,6 +193,7 @@ fn planted_things_are_not_opened_where_every_file_needs_a_name() {
                 name: name(),
                 file: FILE,
                 resumable: false,
+                is_plain: false,
             })
             .unwrap();
         bench
@@ -200,9 +208,8 @@ fn planted_things_are_not_opened_where_every_file_needs_a_name() {
         bench
             .done(DiskOp::CommitPart {
                 file: FILE,
-                mode: 0o600,
-                mtime,
-                fsync: false,
+                attributes: attributes(0o600, mtime),
+                replaces: false,
             })
             .unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
@@ -321,6 +328,7 @@ fn make_dir(parent: DirId, name: &'static str, number: u32, keep_dirlinks: bool)
         name,
         dir: DirId(number),
         keep_dirlinks,
+        is_plain: false,
         fsync: false,
     }
 }
@@ -331,8 +339,8 @@ fn put_link(name: &'static str, target: &'static str, mtime: Mtime) -> DiskOp {
         dir: TARGET,
         name,
         target: Bytes::from_static(target.as_bytes()),
-        mtime,
-        fsync: false,
+        attributes: attributes(0, mtime),
+        replaces: false,
     }
 }
 
@@ -382,7 +390,7 @@ fn a_received_link_never_has_the_time_of_its_making() {
     };
     let mut marked = Box::pin(async {
         let dir = files.dir(TARGET).await?;
-        dirlinks::mark_received(&files, &dir, &c"link".to_owned(), mtime).await
+        dirlinks::mark_received(&files, &dir, &c"link".to_owned()).await
     });
     let done = marked
         .as_mut()

@@ -2,8 +2,8 @@
 
 use crate::ids::NameError;
 use crate::proto::errno::{
-    EACCES, EDQUOT, EEXIST, EFBIG, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT,
-    ENOSPC, ENOTDIR, EPERM, EROFS, EXDEV,
+    EACCES, EAGAIN, EDQUOT, EEXIST, EFBIG, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENFILE,
+    ENOENT, ENOSPC, ENOTDIR, ENXIO, EPERM, EROFS, EXDEV,
 };
 use crate::proto::{
     Carriage, DiskError, EntryError, EntryErrorCode, SessionError, SessionErrorCode,
@@ -80,6 +80,11 @@ fn advice(error: &DiskError, write: bool) -> &'static str {
         EFBIG => "; the destination's file system does not take files of this size",
         ENOSPC => "; free some space and run it again",
         EDQUOT => "; the quota is used up: free some and run it again",
+        ENXIO if write => {
+            "; nobody reads from this FIFO (or it is a socket, or a device without hardware): start \
+             the reader first"
+        }
+        EAGAIN if write => "; whoever reads from this FIFO takes nothing",
         EROFS => "; the file system is mounted read-only",
         ENAMETOOLONG => "; this file system takes only shorter names",
         ELOOP if write => {
@@ -171,6 +176,22 @@ pub fn is_special(host: HostSide) -> EntryError {
     }
 }
 
+/// A symlink that the user named as the place of a file: whoever writes to such a name means what
+/// it leads to, and whoever replaces it loses it.
+pub fn is_a_symlink(host: HostSide, target: Option<&[u8]>) -> EntryError {
+    let text = format!(
+        "destination{}: is a symlink, to \"{}\", which is not replaced: name the file it leads to, or \
+         remove the link",
+        host.on(),
+        String::from_utf8_lossy(target.unwrap_or_default())
+    );
+    EntryError {
+        code: EntryErrorCode::Destination,
+        errno: EEXIST,
+        text,
+    }
+}
+
 /// A second entry of one name in one directory: two sources of one name, or a directory that
 /// changed while it was read.
 pub fn second_of_a_name(host: HostSide) -> EntryError {
@@ -183,6 +204,64 @@ pub fn second_of_a_name(host: HostSide) -> EntryError {
         errno: EEXIST,
         text,
     }
+}
+
+/// A name that the destination's file system takes for another one, which something has.
+pub fn name_taken(host: HostSide, by: &[u8]) -> EntryError {
+    let text = format!(
+        "destination{}: this file system takes the name for \"{}\", which is there; nothing was \
+         replaced; rename one of the two",
+        host.on(),
+        String::from_utf8_lossy(by)
+    );
+    EntryError {
+        code: EntryErrorCode::Name,
+        errno: EEXIST,
+        text,
+    }
+}
+
+/// What could not be had of so many entries, whose data is there.
+pub fn lapse_text(host: HostSide, kind: LapseKind, entries: u64, errno: i32) -> String {
+    let why = std::io::Error::from_raw_os_error(errno);
+    let (what, advice) = match kind {
+        LapseKind::Mode => (
+            format!("mode not set: {why}"),
+            "--no-perms does not try to set modes",
+        ),
+        LapseKind::Time => (
+            format!("time of modification not set: {why}"),
+            "--no-times does not try to set times",
+        ),
+        LapseKind::TimeRange => (
+            "time of modification is outside the range of this file system, and another was stored"
+                .to_owned(),
+            "its range may be larger if it is made anew (ext4 with inodes of 256 bytes, XFS with \
+             bigtime)",
+        ),
+        LapseKind::TimeKept => (
+            "time of modification not kept by this file system".to_owned(),
+            "a later run takes a file of the same size for the same unless the source is younger",
+        ),
+    };
+    let others = match entries - 1 {
+        0 => String::new(),
+        1 => " (and of 1 more)".to_owned(),
+        more => format!(" (and of {more} more)"),
+    };
+    format!(
+        "destination{}: {what}{others}; the data is there; {advice}",
+        host.on()
+    )
+}
+
+/// What of the metadata could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LapseKind {
+    Mode,
+    Time,
+    TimeRange,
+    TimeKept,
 }
 
 /// A child of a directory that could not be made.

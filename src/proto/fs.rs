@@ -23,6 +23,11 @@ pub const FILE_MODE: u32 = 0o1777;
 /// Mode bits a directory gets: on it setgid only hands down the group, and sticky protects.
 pub const DIRECTORY_MODE: u32 = 0o3777;
 
+/// The mode of a directory of ours that is being filled. Nobody else means anything by a sticky bit
+/// where only the owner may write, so that a later run knows by it that the attributes of this
+/// directory are still to be set.
+pub const UNFINISHED_MODE: u32 = 0o1700;
+
 /// Metadata of a file system object, as lstat(2) gives it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Meta {
@@ -61,6 +66,56 @@ pub struct ObjectId {
     pub inode: u64,
 }
 
+/// What an entry is to have besides its data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attributes {
+    /// None: what new files and directories get (umask(2)), or what is there.
+    pub mode: Option<u32>,
+    pub mtime: Option<Mtime>,
+    /// On disk before it counts as done.
+    pub fsync: bool,
+}
+
+/// What of [`Attributes`] is not at the destination, though the data is: metadata is not data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lapses {
+    /// The errno of fchmod(2).
+    pub mode: Option<i32>,
+    pub mtime: Option<TimeLapse>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimeLapse {
+    /// The errno of utimensat(2).
+    Refused(i32),
+    /// It was taken, and another one was stored: the file system's range ends before.
+    OutOfRange,
+    /// It was taken, and nothing was stored.
+    NotKept,
+}
+
+/// What a directory of a transfer was when it was wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DirFound {
+    /// It was made just now.
+    Missing,
+    /// An earlier transfer of this user made it, and did not come to give it its attributes.
+    Unfinished,
+    /// Its attributes are its owner's business.
+    Finished,
+}
+
+/// What the mode of a directory of a transfer becomes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DirMode {
+    /// It stays.
+    Kept,
+    /// This one, and setgid if it was made in a directory that hands it down, as mkdir(2) does.
+    New(u32),
+    /// This very one.
+    Exact(u32),
+}
+
 /// Modification time: seconds and nanoseconds (0..10^9) since the epoch, as struct timespec.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, PartialOrd, Ord)]
 pub struct Mtime {
@@ -86,7 +141,8 @@ pub enum DiskOp {
     /// Receiver: finds where to put the sources; symlinks in `path` are followed (on a daemon:
     /// inside its root). An existing directory: `dir` is that directory, no rename. Missing and
     /// `must_be_dir`: it is created if its parent exists. Missing or a non-directory: `dir` is its
-    /// parent (which must exist) and the one source takes the last component as its name.
+    /// parent (which must exist) and the one source takes the last component as its name; a device
+    /// or FIFO there is written into by what is placed at that name, and never replaced.
     ResolveTarget {
         path: Bytes,
         must_be_dir: bool,
@@ -138,56 +194,62 @@ pub enum DiskOp {
     CloseRead { file: FileId },
 
     // ---- receiver
-    /// lstat(2) and readlink(2) of a name; `Existing(None)` when there is none. `sparse`: a file of
-    /// that name that came from such a source has holes.
+    /// lstat(2) and readlink(2) of a name; `Existing(None)` when there is none. `mtime`: what is to
+    /// be there has this one. `sparse`: a file of that name that came from such a source has holes.
     Check {
         dir: DirId,
         name: Name,
+        mtime: Mtime,
         sparse: bool,
     },
-    /// Makes `name` in `parent` or opens the directory that is already there, mode 0700 until
-    /// `SetDir`. Never through a symlink, unless `keep_dirlinks`, and then only through one that
+    /// Makes `name` in `parent` or opens the directory that is already there. A new one has a mode
+    /// of its own until `SetDir` ([`UNFINISHED_MODE`]); `is_plain`: that of any new directory, which
+    /// it keeps. One of this user's that he may not write is made writable until `SetDir` or
+    /// `CloseDir`. Never through a symlink, unless `keep_dirlinks`, and then only through one that
     /// was made on this host (not received).
     MakeDir {
         parent: DirId,
         name: Name,
         dir: DirId,
         keep_dirlinks: bool,
+        is_plain: bool,
         fsync: bool,
     },
     /// Gives a finished directory its mode (of it [`DIRECTORY_MODE`]) and mtime.
     SetDir {
         dir: DirId,
-        mode: u32,
-        mtime: Mtime,
+        mode: DirMode,
+        mtime: Option<Mtime>,
         fsync: bool,
     },
     /// Writes a whole small file under a temporary identity and publishes it atomically as `name`;
-    /// of its mode [`FILE_MODE`].
+    /// of its mode [`FILE_MODE`]. `replaces`: something was seen there by `Check`; otherwise what
+    /// is there by another spelling of the name is not replaced.
     PutSmall {
         dir: DirId,
         name: Name,
         data: Vec<Bytes>,
-        mode: u32,
-        mtime: Mtime,
-        fsync: bool,
+        attributes: Attributes,
+        replaces: bool,
     },
-    /// Makes a symlink, replacing a file or symlink of that name atomically, never a directory.
+    /// Makes a symlink, replacing a file or symlink of that name atomically, never a directory. Its
+    /// mode is the file system's. `replaces` as in `PutSmall`.
     PutSymlink {
         dir: DirId,
         name: Name,
         target: Bytes,
-        mtime: Mtime,
-        fsync: bool,
+        attributes: Attributes,
+        replaces: bool,
     },
     /// Opens (or makes) the partial file of `name`, and takes its lock. `resumable`: the partial
     /// file and its journal have a name derived from `name` and survive a crash; otherwise they are
-    /// anonymous.
+    /// anonymous. `is_plain`: with the mode of any new file, which it keeps.
     OpenPart {
         dir: DirId,
         name: Name,
         file: FileId,
         resumable: bool,
+        is_plain: bool,
     },
     /// Starts a partial file over: empties it, sees whether it can fit at all where the file system
     /// keeps bytes as they are (ENOSPC), and writes `journal` as the journal's beginning. `sparse`:
@@ -225,12 +287,12 @@ pub enum DiskOp {
     },
     /// Sets mode (of it [`FILE_MODE`]) and mtime, fsyncs if asked, renames the partial file to its
     /// final name (and fsyncs the directory if asked), removes the journal, closes. Where that
-    /// fails the file stays open, only to be closed.
+    /// fails, or the name is taken, the file stays open, only to be closed. `replaces` as in
+    /// `PutSmall`.
     CommitPart {
         file: FileId,
-        mode: u32,
-        mtime: Mtime,
-        fsync: bool,
+        attributes: Attributes,
+        replaces: bool,
     },
     /// Closes a partial file; `keep` leaves it and its journal for a later resume, else both are
     /// removed.
@@ -290,8 +352,13 @@ pub enum DiskDone {
     Read { data: Bytes },
     /// `Check`.
     Existing(Option<Existing>),
-    /// `MakeDir`: whether it was there before.
-    Directory { existed: bool },
+    /// `MakeDir`: what was there before.
+    Directory { found: DirFound },
+    /// `PutSmall`, `PutSymlink`, `CommitPart`, `SetDir`: it is done, but for these attributes.
+    Placed(Lapses),
+    /// `Check`, `MakeDir`, `PutSmall`, `PutSymlink`, `CommitPart`: nothing was done, since the file
+    /// system takes the name for this one, which something else has.
+    Taken { by: Bytes },
     /// `OpenPart`: the journal as found (empty when new), the partial file's length, whether it is
     /// the only holder's (`false`: another session holds it; this one got an anonymous file and
     /// cannot resume), what holds its data until that is on disk.
@@ -314,13 +381,35 @@ pub struct Existing {
     /// A file whose data may be gone though its size and time are right: it came with a kernel or
     /// mount that is no more, and is not known to have reached the disk.
     pub in_doubt: bool,
+    /// Its mtime is what the file system makes of the one that `Check` named; where the file system
+    /// keeps none, that it is not older.
+    pub has_mtime: bool,
 }
 
 impl Existing {
+    /// What a device or FIFO is to a session that writes into it.
+    pub const WRITTEN_INTO: Existing = Existing {
+        meta: Meta {
+            kind: Kind::Special,
+            mode: 0,
+            mtime: Mtime {
+                seconds: 0,
+                nanoseconds: 0,
+            },
+            size_bytes: 0,
+            allocated_bytes: 0,
+            inode: 0,
+            device: 0,
+        },
+        link: None,
+        in_doubt: false,
+        has_mtime: false,
+    };
+
     /// Whether it is what would be sent: a symlink by its target, a file as far as size and mtime
     /// tell.
-    pub fn is_same(&self, kind: Kind, size_bytes: u64, mtime: Mtime, link: Option<&Bytes>) -> bool {
-        let same = self.meta.kind == kind && self.meta.mtime == mtime;
+    pub fn is_same(&self, kind: Kind, size_bytes: u64, link: Option<&Bytes>) -> bool {
+        let same = self.meta.kind == kind && self.has_mtime;
         match link {
             Some(_) => same && self.link.as_ref() == link,
             None => same && self.meta.size_bytes == size_bytes && !self.in_doubt,

@@ -53,7 +53,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 
 use crate::ids::{EntryId, FileId, OpId, StreamKey};
-pub use fs::{DiskDone, DiskError, DiskOp, Existing, Kind, Listed, Meta, Mtime, ObjectId};
+pub use fs::{
+    Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Listed,
+    Meta, Mtime, ObjectId, TimeLapse,
+};
 
 /// What the world tells a session. Data is `Bytes`: cheap slices of the worker's pool buffers,
 /// never copied on the way through.

@@ -12,6 +12,8 @@ mod tests;
 
 use std::time::Duration;
 
+pub use bucket::RateLimit;
+#[cfg(test)]
 pub use bucket::TokenBucket;
 pub use parallelism::Parallelism;
 pub use streams::StreamSlots;

@@ -25,6 +25,17 @@ use crate::ids::{OpId, StreamKey};
 use mover::ReceiveMover;
 use plan::ReceivePlan;
 
+/// What becomes of modes and times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MetadataOptions {
+    /// No mode is set: new files and directories have what umask(2) leaves them.
+    pub no_perms: bool,
+    /// No time is set.
+    pub no_times: bool,
+    /// Directories that are there already get the modes of their sources, too.
+    pub dir_modes: bool,
+}
+
 /// What a [`Receiver`] is to do.
 pub struct ReceiverConfig {
     pub client: bool,
@@ -35,6 +46,7 @@ pub struct ReceiverConfig {
     /// Symlinks to directories that are there are taken for directories, if they were made on this
     /// host.
     pub keep_dirlinks: bool,
+    pub metadata: MetadataOptions,
     pub window: u32,
     pub write_behind_bytes: u64,
     pub lookups: usize,
@@ -182,6 +194,7 @@ impl Receiver {
     /// Everything is resolved: tells the last progress.
     pub fn complete(&mut self, now: Instant, ports: &mut Ports) -> Totals {
         self.report(now, ports, true);
+        self.plan.tell_lapses(ports);
         self.plan.totals()
     }
 

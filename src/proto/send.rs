@@ -20,7 +20,7 @@ use super::errors::{Violation, violation};
 use super::parallel::ParallelTransferConfig;
 use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
-use super::{Carriage, DiskDone, DiskError, Totals};
+use super::{Carriage, DiskDone, DiskError, Event, Totals};
 use crate::ids::OpId;
 use mover::{Issued, SendMover};
 use orders::LargeOrder;
@@ -69,6 +69,10 @@ impl Sender {
                     self.plan.on_verdict(ports, verdict)?;
                     self.exchange(ports);
                 }
+                Ok(())
+            }
+            Message::DestinationWarning { path, text } => {
+                ports.event(Event::Warning { path, text });
                 Ok(())
             }
             _ => violation("a receiver sends no such message"),
@@ -129,7 +133,16 @@ impl Sender {
         }
         self.plan.walk(ports);
         self.plan.open_files(ports);
-        self.plan.copy_on(ports);
+        match self.plan.is_copied() {
+            true => self.plan.copy_on(now, ports, self.mover.rate()),
+            false => self.read_on(now, ports),
+        }
+        self.mover.retire_idle(ports);
+        self.report(now, ports, false);
+    }
+
+    /// Starts the reads that may be started.
+    fn read_on(&mut self, now: Instant, ports: &mut Ports) {
         self.exchange(ports);
         loop {
             let has_work = self.plan.has_orders() || self.mover.has_reads();
@@ -148,8 +161,6 @@ impl Sender {
         }
         self.mover.hash_holes(ports);
         self.exchange(ports);
-        self.mover.retire_idle(ports);
-        self.report(now, ports, false);
     }
 
     /// Starts the next read: of a small file, or of a chunk.

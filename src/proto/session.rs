@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::errors::{Access, Violation, session_error, violation};
 use super::parallel::ParallelTransferConfig;
 use super::ports::Ports;
-use super::receive::Target;
+use super::receive::{MetadataOptions, Target};
 use super::wire::{Decoder, Message, WireError};
 use super::{
     CancelReason, Carriage, CopyStep, Input, Outcome, Output, SessionError, SessionErrorCode,
@@ -98,6 +98,7 @@ pub struct TransferOptions {
     pub fsync: bool,
     /// The user's own symlinks to directories are taken for directories.
     pub keep_dirlinks: bool,
+    pub metadata: MetadataOptions,
     /// Bits per second that the sender keeps below.
     pub bwlimit_bps: Option<u64>,
 }

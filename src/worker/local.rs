@@ -10,14 +10,12 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::disk::Side;
 use crate::ids::OpId;
 use crate::proto::parallel::ParallelTransferConfig;
-use crate::proto::session::{
-    Direction, Grant, Limits, Request, Session, Transfer, TransferOptions,
-};
+use crate::proto::session::{Direction, Grant, Limits, Request, Session, Transfer};
 use crate::proto::{CancelReason, Carriage, DiskDone, DiskOp, Event, Input, Outcome, Output};
 
 /// Entries on their way; more would only be held in memory.
@@ -26,6 +24,9 @@ const ENTRY_WINDOW: u32 = 256;
 /// What is copied at a time of a big file: between two ranges a signal is noticed and progress is
 /// shown. A multiple of every block size, for blocks are shared whole.
 const RANGE_BYTES: usize = 64 << 20;
+
+/// How long a signal may go unnoticed while nothing is done.
+const STOP_CHECK: Duration = Duration::from_millis(50);
 
 /// Looks at a time of the receiver; each is a call that is made at once.
 const LOOKUPS: usize = 64;
@@ -44,11 +45,6 @@ pub fn copy_locally(
     let (now, sender) = (super::now(), Side::new()?);
     let transfer = Transfer {
         direction: Direction::Push,
-        options: TransferOptions {
-            // It is for the network.
-            bwlimit_bps: None,
-            ..transfer.options
-        },
         ..transfer.clone()
     };
     let everything = Grant {
@@ -125,18 +121,26 @@ impl LocalLane {
         self.drain(RECEIVER, on);
         loop {
             self.deliver(super::now(), on);
-            let Some(end) = self.next_operation() else {
-                return;
-            };
             if !stopped && stop() {
                 stopped = true;
-                self.ends[SENDER]
-                    .inbox
-                    .push_back(Input::Cancel(CancelReason::User));
+                let cancel = Input::Cancel(CancelReason::User);
+                self.ends[SENDER].inbox.push_back(cancel);
                 continue;
             }
-            self.operate(end);
+            match (self.next_operation(), self.ends[SENDER].session.deadline()) {
+                (Some(end), _) => self.operate(end),
+                (None, Some(until)) => self.wait(until),
+                (None, None) => return,
+            }
         }
+    }
+
+    /// Waits for what the bandwidth limit lets through next, but not so long that a signal would
+    /// wait.
+    fn wait(&mut self, until: Instant) {
+        let left = until.saturating_duration_since(super::now());
+        std::thread::sleep(left.min(STOP_CHECK));
+        self.ends[SENDER].inbox.push_back(Input::Tick);
     }
 
     /// Hands over what the sides said to each other, until both are silent.

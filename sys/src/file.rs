@@ -26,7 +26,7 @@ pub(crate) use run::sync_range_flags;
 pub mod flags {
     pub use libc::{
         AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOATIME,
-        O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
+        O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
         RENAME_EXCHANGE, RENAME_NOREPLACE, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS,
         RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
     };
@@ -87,6 +87,10 @@ pub enum FileOp {
         offset: u64,
         data: Bytes,
     },
+    /// write(2) at the file's own position, for what has no offsets (pipes, terminals) →
+    /// [`FileDone::Written`], which may be short. `EAGAIN` where it would wait and the file is
+    /// `O_NONBLOCK`.
+    Append { file: Arc<OwnedFd>, data: Bytes },
     /// fallocate(2) of `0..len` with FALLOC_FL_KEEP_SIZE: blocks for so much, and the size as it
     /// is. `EOPNOTSUPP` where the file system cannot; nothing is emulated.
     Reserve { file: Arc<OwnedFd>, len: u64 },
@@ -134,6 +138,9 @@ pub enum FileOp {
         file: Arc<OwnedFd>,
         name: &'static CStr,
     },
+    /// close(2) of a descriptor, for what it says: some file systems (NFS, FUSE, AFS) tell only then
+    /// that data they took was not stored.
+    Close { file: OwnedFd },
     /// syncfs(2) of the file system a file is on. Since Linux 5.8 an error at writeback is told.
     SyncFs { file: Arc<OwnedFd> },
     /// renameat2(2); `flags` are `RENAME_*`.
@@ -166,7 +173,7 @@ pub enum FileOp {
     },
     /// readlinkat(2) → [`FileDone::Link`].
     Readlink { dir: Dir, path: CString },
-    /// fchmod(2) and futimens(2) of an open file; mtime is (seconds, nanoseconds). No ring
+    /// fchmod(2) and futimens(2) of an open file (of a directory by `O_PATH`, too); mtime is (seconds, nanoseconds). No ring
     /// operation exists.
     SetMeta {
         file: Arc<OwnedFd>,
@@ -383,12 +390,24 @@ pub mod magic {
     pub const XFS: i64 = 0x5846_5342;
     /// btrfs.
     pub const BTRFS: i64 = 0x9123_683e;
-    /// FAT, by all its names.
+    /// overlayfs.
+    pub const OVERLAY: i64 = 0x794c_7630;
+    /// tmpfs.
+    pub const TMPFS: i64 = 0x0102_1994;
+    /// F2FS.
+    pub const F2FS: i64 = 0xf2f5_2010;
+    /// ZFS.
+    pub const ZFS: i64 = 0x2fc1_2fc1;
+    /// bcachefs.
+    pub const BCACHEFS: i64 = 0xca45_1a4e;
+    /// FAT.
     pub const FAT: i64 = 0x4d44;
     /// exFAT.
     pub const EXFAT: i64 = 0x2011_bab0;
-    /// overlayfs.
-    pub const OVERLAY: i64 = 0x794c_7630;
+    /// NTFS by the kernel's own driver.
+    pub const NTFS3: i64 = 0x7366_746e;
+    /// procfs.
+    pub const PROC: i64 = 0x9fa0;
 }
 
 /// The error for a path or number that no system call could take.

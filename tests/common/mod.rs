@@ -4,6 +4,7 @@
 // Each test file is its own crate and uses its own part of this.
 #![allow(dead_code)]
 
+pub mod fuse;
 pub mod tree;
 
 use std::ffi::{OsStr, OsString};

@@ -141,6 +141,9 @@ pub fn push_request(target: &str) -> WireRequest {
         fsync: false,
         single: false,
         keep_dirlinks: false,
+        no_perms: false,
+        no_times: false,
+        dir_modes: false,
     }
 }
 

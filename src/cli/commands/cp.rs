@@ -17,6 +17,7 @@ use crate::cli::output::stats::ConnectionSeen;
 use crate::engine::{ClientEvent, Ended, copy_locally};
 use crate::ids::Fingerprint;
 use crate::proto::Event;
+use crate::proto::receive::MetadataOptions;
 use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
 use crate::signals::{Hangup, Signals};
 
@@ -70,6 +71,11 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
             copying.reporter.error(code, &error.to_string());
             (exit, None)
         }
+    };
+    // What was warned of is not all that was asked for.
+    let exit = match exit {
+        Exit::Done if copying.args.strict && copying.reporter.has_warned() => Exit::Partial,
+        other => other,
     };
     copying.reporter.finish(exit, totals, copying.seen.stats());
     Ok(exit)
@@ -145,6 +151,11 @@ fn transfer(args: &CpArgs, route: &CopyRoute) -> Result<Transfer, CliError> {
             force: args.force,
             fsync: args.fsync,
             keep_dirlinks: args.keep_dirlinks,
+            metadata: MetadataOptions {
+                no_perms: args.no_perms,
+                no_times: args.no_times,
+                dir_modes: args.perms || args.archive,
+            },
             // Typed in bytes, limited in bits; 0 means that nobody limits.
             bwlimit_bps: args
                 .bwlimit

@@ -84,6 +84,11 @@ impl CopyReporter {
         });
     }
 
+    /// Whether anything was warned of so far.
+    pub fn has_warned(&self) -> bool {
+        self.warnings > 0
+    }
+
     pub fn event(&mut self, event: &Event) {
         count(&mut self.totals, event);
         match event {

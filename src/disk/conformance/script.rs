@@ -19,7 +19,7 @@ use crate::proto::journal::{Header, RecordKey, Storage};
 use crate::proto::sim::Rng;
 use crate::proto::sim::disk::{Body, Disk, Ino};
 use crate::proto::sim::tree::random_name;
-use crate::proto::{DiskOp, Kind, Mtime, PIECE_BYTES};
+use crate::proto::{Attributes, DirMode, DiskOp, Kind, Mtime, PIECE_BYTES};
 
 /// Where symlinks lead: nowhere, so that no path goes through one.
 const NOWHERE: &[u8] = b"nowhere/at-all";
@@ -96,8 +96,13 @@ impl Script {
             14 => {
                 let dir = self.target()?;
                 let name = self.name();
-                let sparse = self.rng.chance(20);
-                Some(DiskOp::Check { dir, name, sparse })
+                let (mtime, sparse) = (self.mtime(), self.rng.chance(20));
+                Some(DiskOp::Check {
+                    dir,
+                    name,
+                    mtime,
+                    sparse,
+                })
             }
             15..18 => self.make_dir(),
             18 => self.put(),
@@ -160,7 +165,7 @@ impl Script {
             }
             (
                 DiskOp::CommitPart { file, .. } | DiskOp::ClosePart { file, .. },
-                DiskAnswer::Done,
+                DiskAnswer::Done | DiskAnswer::Placed(_),
             ) => {
                 self.parts.remove(file);
             }
@@ -331,12 +336,21 @@ impl Script {
             name: self.name(),
             dir: self.new_dir(),
             keep_dirlinks: false,
+            is_plain: false,
             fsync: false,
         })
     }
 
     fn mode(&mut self) -> u32 {
         self.rng.pick(&[0o644, 0o600, 0o4755, 0o2750, 0o1777, 0])
+    }
+
+    fn attributes(&mut self) -> Attributes {
+        Attributes {
+            mode: Some(self.mode()),
+            mtime: Some(self.mtime()),
+            fsync: self.rng.chance(10),
+        }
     }
 
     fn mtime(&mut self) -> Mtime {
@@ -349,7 +363,11 @@ impl Script {
     fn put(&mut self) -> Option<DiskOp> {
         let dir = self.target()?;
         if self.rng.chance(30) {
-            let (mode, mtime) = (self.mode() | 0o700, self.mtime());
+            let mode = match self.rng.chance(30) {
+                true => DirMode::Kept,
+                false => DirMode::Exact(self.mode() | 0o700),
+            };
+            let mtime = self.rng.chance(80).then(|| self.mtime());
             return Some(DiskOp::SetDir {
                 dir,
                 mode,
@@ -368,9 +386,8 @@ impl Script {
             dir,
             name: self.name(),
             data,
-            mode: self.mode(),
-            mtime: self.mtime(),
-            fsync: self.rng.chance(10),
+            attributes: self.attributes(),
+            replaces: self.rng.chance(50),
         })
     }
 
@@ -379,8 +396,8 @@ impl Script {
             dir: self.target()?,
             name: self.name(),
             target: Bytes::from_static(NOWHERE),
-            mtime: self.mtime(),
-            fsync: false,
+            attributes: self.attributes(),
+            replaces: self.rng.chance(50),
         })
     }
 
@@ -390,13 +407,14 @@ impl Script {
             name: self.name(),
             file: self.new_file(),
             resumable: self.rng.chance(70),
+            is_plain: false,
         })
     }
 
     fn work_on_part(&mut self) -> Option<DiskOp> {
         let open: Vec<FileId> = self.parts.keys().copied().collect();
         let file = *open.get(self.rng.below(open.len()))?;
-        let (mode, mtime, offset) = (self.mode(), self.mtime(), self.offset());
+        let (attributes, offset) = (self.attributes(), self.offset());
         let part = self.parts.get_mut(&file)?;
         Some(match self.rng.below(10) {
             _ if part.has_failed => DiskOp::ClosePart { file, keep: false },
@@ -440,9 +458,8 @@ impl Script {
             4..7 => return self.write_chunk(file),
             7 => DiskOp::CommitPart {
                 file,
-                mode,
-                mtime,
-                fsync: self.rng.chance(10),
+                attributes,
+                replaces: self.rng.chance(50),
             },
             _ => DiskOp::ClosePart {
                 file,

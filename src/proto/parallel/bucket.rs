@@ -75,3 +75,54 @@ impl TokenBucket {
         self.at = (self.at + Duration::from_nanos(used_ns as u64)).min(now);
     }
 }
+
+/// The limit of one transfer, if it has one, and whether something waits for it.
+#[derive(Debug)]
+pub struct RateLimit {
+    bucket: Option<TokenBucket>,
+    /// The bucket was all that kept the last turn from going on. What waits for something else
+    /// waits for no time: a full bucket is no deadline.
+    is_awaited: bool,
+}
+
+impl RateLimit {
+    pub fn new(now: Instant, bits_per_second: Option<u64>) -> RateLimit {
+        RateLimit {
+            bucket: bits_per_second.map(|bps| TokenBucket::new(now, bps / 8)),
+            is_awaited: false,
+        }
+    }
+
+    /// A new turn begins: so far nothing waits.
+    pub fn begin_turn(&mut self) {
+        self.is_awaited = false;
+    }
+
+    /// Whether anything may pass now. `has_work`: there is something that would.
+    pub fn lets(&mut self, now: Instant, has_work: bool) -> bool {
+        let ready = |bucket: &mut TokenBucket| bucket.ready(now);
+        let is_ready = self.bucket.as_mut().is_none_or(ready);
+        self.is_awaited = !is_ready && has_work;
+        is_ready
+    }
+
+    pub fn take(&mut self, bytes: u64) {
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(bytes);
+        }
+    }
+
+    /// How much of `bytes` may pass in one go, if anything may: whole pieces, of about one burst.
+    pub fn in_one_go(&self, bytes: u64) -> u64 {
+        let most = |bucket: &TokenBucket| bucket.burst_bytes / MIN_BURST_BYTES * MIN_BURST_BYTES;
+        self.bucket
+            .as_ref()
+            .map_or(bytes, |bucket| bytes.min(most(bucket)))
+    }
+
+    /// When more may pass, if something waits for that.
+    pub fn deadline(&self) -> Option<Instant> {
+        let bucket = self.bucket.as_ref().filter(|_| self.is_awaited);
+        bucket.map(TokenBucket::ready_at)
+    }
+}

@@ -252,7 +252,6 @@ impl ReceiveMover {
             ReceiveMoverOp::Put { entry, bytes } => {
                 self.flow.write_behind_bytes -= bytes;
                 self.taking.remove(&entry);
-                let result = result.map(drop);
                 self.reports
                     .push_back(ReceiveReport::Published { entry, result });
             }
@@ -281,9 +280,8 @@ impl ReceiveMover {
             dir: order.dir,
             name: order.name.clone(),
             data,
-            mode: order.mode,
-            mtime: order.mtime,
-            fsync: order.fsync,
+            attributes: order.attributes,
+            replaces: order.replaces,
         };
         let op = ReceiveMoverOp::Put { entry, bytes };
         self.ops.start(ports, op, cmd);

@@ -7,7 +7,7 @@
 
 use crate::ids::{ChunkIndex, DirId, EntryId, FileId, Name};
 use crate::proto::integrity::Digest;
-use crate::proto::{DiskError, Mtime};
+use crate::proto::{Attributes, DiskDone, DiskError};
 
 /// This small file was asked for. Ends with [`ReceiveReport::Published`] or
 /// [`ReceiveReport::Corrupted`].
@@ -17,9 +17,9 @@ pub struct TakeWhole {
     pub size_bytes: u64,
     pub dir: DirId,
     pub name: Name,
-    pub mode: u32,
-    pub mtime: Mtime,
-    pub fsync: bool,
+    pub attributes: Attributes,
+    /// Something was seen at its name.
+    pub replaces: bool,
 }
 
 /// Chunks of this partial file were asked for. Ends with [`ReceiveReport::Quiet`], when the plan
@@ -33,8 +33,6 @@ pub struct TakePart {
     pub size_bytes: u64,
     /// It was announced with holes.
     pub is_sparse: bool,
-    /// It was begun anew: where nothing is written it reads as zeros.
-    pub is_fresh: bool,
     /// A bit for each chunk that is there: none of them may come.
     pub seen: Vec<u64>,
 }
@@ -63,7 +61,7 @@ pub enum ReceiveReport {
     },
     Published {
         entry: EntryId,
-        result: Result<(), DiskError>,
+        result: Result<DiskDone, DiskError>,
     },
     /// A small file arrived, and its digest is another.
     Corrupted {

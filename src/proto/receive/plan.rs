@@ -5,6 +5,7 @@ mod copies;
 mod files;
 mod held;
 mod itself;
+mod lapses;
 mod parts;
 mod tree;
 mod verdicts;
@@ -14,18 +15,19 @@ use std::hash::{BuildHasherDefault, RandomState};
 
 use bytes::Bytes;
 
-use super::ReceiverConfig;
 use super::orders::{ReceiveOrder, ReceiveReport};
+use super::{MetadataOptions, ReceiverConfig};
 use crate::ids::{DirId, EntryId, Name, OpId};
 use crate::proto::entries::{EntryMap, IdHasher};
 use crate::proto::errors::{HostSide, Violation, corrupted, violation};
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
 use crate::proto::wire::{Item, Message, MessageBatch, Verdict};
 use crate::proto::{
-    Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event, Kind, Mtime, ObjectId,
-    Totals,
+    Attributes, Carriage, DirFound, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event,
+    Kind, Mtime, ObjectId, Totals,
 };
 use copies::ReceivedCopies;
+use lapses::LapseCounts;
 use parts::TargetParts;
 use tree::TargetTree;
 
@@ -53,6 +55,7 @@ pub struct ReceivePlan {
     verdicts: MessageBatch<Verdict>,
     orders: VecDeque<ReceiveOrder>,
     totals: Totals,
+    lapses: LapseCounts,
     is_stopped: bool,
 }
 
@@ -61,6 +64,7 @@ struct PutOptions {
     force: bool,
     fsync: bool,
     keep_dirlinks: bool,
+    metadata: MetadataOptions,
 }
 
 /// Looking, making and opening operations: in flight, and how many may be.
@@ -115,7 +119,7 @@ pub enum ReceivePlanOp {
     /// Within one host, behind `MakeDir`.
     StatDir {
         dir: usize,
-        existed: bool,
+        found: DirFound,
     },
     SetDir {
         dir: usize,
@@ -183,6 +187,8 @@ struct ReceivedEntry {
     /// Within one host: which object the source is.
     source: Option<ObjectId>,
     link: Option<Bytes>,
+    /// Something was seen at its name.
+    replaces: bool,
     state: ReceivedState,
 }
 
@@ -214,6 +220,7 @@ impl ReceivePlan {
             force: config.force,
             fsync: config.fsync,
             keep_dirlinks: config.keep_dirlinks,
+            metadata: config.metadata,
         };
         let mut plan = ReceivePlan {
             host: HostSide::of(config.client, config.carriage),
@@ -238,6 +245,7 @@ impl ReceivePlan {
             verdicts: MessageBatch::default(),
             orders: VecDeque::new(),
             totals: Totals::default(),
+            lapses: LapseCounts::default(),
             is_stopped: false,
         };
         let cmd = DiskOp::ResolveTarget {
@@ -344,14 +352,14 @@ impl ReceivePlan {
         match op {
             ReceivePlanOp::Target => self.target_resolved(ports, result),
             ReceivePlanOp::Above { rename } => self.above_found(rename, result),
-            ReceivePlanOp::StatDir { dir, existed } => {
-                self.dir_identified(ports, dir, existed, result);
+            ReceivePlanOp::StatDir { dir, found } => {
+                self.dir_identified(ports, dir, found, result);
             }
             ReceivePlanOp::MakeDir { dir } => self.dir_made(ports, dir, result),
             ReceivePlanOp::SetDir { dir } => self.dir_set(ports, dir, result),
             ReceivePlanOp::Check { entry } => self.checked(ports, entry, result),
             ReceivePlanOp::PutSymlink { entry } => {
-                self.published(ports, entry, result.map(drop));
+                self.published(ports, entry, result);
             }
             ReceivePlanOp::Clean { dir } => self.child_done(ports, dir),
             ReceivePlanOp::Part { part, step } => self.part_moved_on(ports, part, step, result),
@@ -402,6 +410,29 @@ impl ReceivePlan {
             && self.in_flight() == 0
             && self.has_no_parts()
             && self.has_no_copies()
+    }
+
+    /// What an entry is to have besides its data.
+    fn attributes(&self, entry: &ReceivedEntry) -> Attributes {
+        let MetadataOptions {
+            no_perms, no_times, ..
+        } = self.options.metadata;
+        Attributes {
+            mode: (!no_perms).then_some(entry.mode),
+            mtime: (!no_times).then_some(entry.mtime),
+            fsync: self.options.fsync,
+        }
+    }
+
+    /// What is told at the end of everything: once of each kind, not of each entry.
+    pub fn tell_lapses(&mut self, ports: &mut Ports) {
+        for warning in self.lapses.take(self.host) {
+            let (path, text) = (warning.path, warning.text);
+            match self.client {
+                true => ports.event(Event::Warning { path, text }),
+                false => ports.message(&Message::DestinationWarning { path, text }),
+            }
+        }
     }
 
     /// Concludes a file or symlink that holds nothing any more.

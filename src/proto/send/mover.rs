@@ -13,7 +13,7 @@ use super::SenderConfig;
 use super::orders::{HolesOrder, SendCommand, SendReport, WholeOrder};
 use crate::ids::OpId;
 use crate::proto::errors::HostSide;
-use crate::proto::parallel::{Parallelism, StreamSlots, TokenBucket};
+use crate::proto::parallel::{Parallelism, RateLimit, StreamSlots};
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::zeros::ZeroPace;
 use crate::proto::{Carriage, DiskDone, DiskError};
@@ -31,7 +31,7 @@ pub struct SendMover {
     lookups: usize,
     carriage: Carriage,
     ahead: ReadAhead,
-    rate: SendRate,
+    rate: RateLimit,
     turn: Turn,
     streams: StreamSlots,
     parallelism: Parallelism,
@@ -85,15 +85,6 @@ impl ReadAhead {
     }
 }
 
-/// The limit of what is read in a time.
-#[derive(Debug)]
-struct SendRate {
-    bucket: Option<TokenBucket>,
-    /// The bucket was all that kept the last turn from starting a read. A read that waits for other
-    /// reads waits for no time: a full bucket is no deadline.
-    is_awaited: bool,
-}
-
 /// Which class of reads goes on.
 #[derive(Debug)]
 struct Turn {
@@ -112,7 +103,6 @@ impl SendMover {
     pub fn new(now: Instant, config: &SenderConfig) -> SendMover {
         let ceiling = config.parallel.max_buffer_size as u64;
         let awaited_bytes = config.read_ahead_bytes.min(ceiling).max(1);
-        let bucket = config.bwlimit_bps.map(|bps| TokenBucket::new(now, bps / 8));
         SendMover {
             host: HostSide::of(config.client, config.carriage),
             ops: Ops::of(OpOwner::Mover),
@@ -127,10 +117,7 @@ impl SendMover {
                 emitted_bytes: 0,
                 hole_bytes: 0,
             },
-            rate: SendRate {
-                bucket,
-                is_awaited: false,
-            },
+            rate: RateLimit::new(now, config.bwlimit_bps),
             turn: Turn {
                 wholes: true,
                 left_bytes: TURN_BYTES,
@@ -203,14 +190,8 @@ impl SendMover {
 
     /// Whether another read may start now. `has_work`: there is something to be read.
     pub fn may_issue(&mut self, now: Instant, has_work: bool) -> bool {
-        self.rate.is_awaited = false;
-        if !self.ahead.has_room() {
-            return false;
-        }
-        let ready = |bucket: &mut TokenBucket| bucket.ready(now);
-        let is_ready = self.rate.bucket.as_mut().is_none_or(ready);
-        self.rate.is_awaited = !is_ready && has_work;
-        is_ready
+        self.rate.begin_turn();
+        self.ahead.has_room() && self.rate.lets(now, has_work)
     }
 
     /// Whether small files have their turn.
@@ -228,9 +209,7 @@ impl SendMover {
 
     /// A read of so many bytes was started.
     pub fn count(&mut self, bytes: u64) {
-        if let Some(bucket) = &mut self.rate.bucket {
-            bucket.take(bytes);
-        }
+        self.rate.take(bytes);
         match self.turn.left_bytes.checked_sub(bytes) {
             Some(left_bytes) if left_bytes > 0 => self.turn.left_bytes = left_bytes,
             _ => self.pass_turn(),
@@ -239,10 +218,12 @@ impl SendMover {
 
     /// When the bandwidth limit lets more through.
     pub fn deadline(&self) -> Option<Instant> {
-        let bucket = self.rate.bucket.as_ref();
-        bucket
-            .filter(|_| self.rate.is_awaited)
-            .map(TokenBucket::ready_at)
+        self.rate.deadline()
+    }
+
+    /// The limit of the transfer, for what is copied without passing here.
+    pub fn rate(&mut self) -> &mut RateLimit {
+        &mut self.rate
     }
 
     /// Streams for chunks: the stream of small files, when there is one, counts towards the

@@ -15,7 +15,7 @@ use crate::proto::bench::{Bench, BenchRole, MAX_BENCH};
 use crate::proto::errors::{Violation, violation};
 use crate::proto::path::own_name;
 use crate::proto::ports::Ports;
-use crate::proto::receive::{Receiver, ReceiverConfig};
+use crate::proto::receive::{MetadataOptions, Receiver, ReceiverConfig};
 use crate::proto::send::{Sender, SenderConfig};
 use crate::proto::wire::{
     self, BenchMode, Decoder, Hello, MAX_SOURCES, Message, VERSION, Welcome, WireRequest,
@@ -175,12 +175,21 @@ impl Session {
                 fsync,
                 single,
                 keep_dirlinks,
+                no_perms,
+                no_times,
+                dir_modes,
             } => {
+                let metadata = MetadataOptions {
+                    no_perms,
+                    no_times,
+                    dir_modes,
+                };
                 let options = TransferOptions {
                     must_be_dir,
                     force,
                     fsync,
                     keep_dirlinks,
+                    metadata,
                     bwlimit_bps: hello.bwlimit_bps,
                 };
                 let config = receiver_config(false, target.clone(), options, single, &self.limits);
@@ -357,6 +366,7 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         force,
         fsync,
         keep_dirlinks,
+        metadata,
         bwlimit_bps,
     } = transfer.options;
     let asked = WireRequest::Push {
@@ -366,6 +376,9 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         fsync,
         single: transfer.sources.len() == 1,
         keep_dirlinks,
+        no_perms: metadata.no_perms,
+        no_times: metadata.no_times,
+        dir_modes: metadata.dir_modes,
     };
     let send = Sources {
         paths: transfer.sources,
@@ -413,6 +426,7 @@ fn receiver_config(
         force: options.force,
         fsync: options.fsync,
         keep_dirlinks: options.keep_dirlinks,
+        metadata: options.metadata,
         window: limits.entry_window,
         write_behind_bytes: limits.write_behind_bytes as u64,
         lookups: limits.lookups,

@@ -83,6 +83,9 @@ fn wire_push() -> WireRequest {
         fsync: false,
         single: true,
         keep_dirlinks: false,
+        no_perms: false,
+        no_times: false,
+        dir_modes: false,
     }
 }
 

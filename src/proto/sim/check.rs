@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::disk::{Body, Disk, Ino};
-use crate::proto::fs::{DIRECTORY_MODE, FILE_MODE};
+use crate::proto::fs::{DIRECTORY_MODE, FILE_MODE, UNFINISHED_MODE};
 use crate::proto::{Kind, Totals};
 
 /// How strict to be.
@@ -212,12 +212,23 @@ impl Check<'_> {
         if self.strictness != Strictness::Partial {
             assert_eq!(
                 (got.mode, got.mtime),
-                (want.mode & DIRECTORY_MODE, want.mtime),
+                (self.expected_mode(was, want.mode, got.mode), want.mtime),
                 "{text}: mode and mtime of the directory"
             );
             self.found.directories += 1;
         }
         self.children(source, was, is, path);
+    }
+
+    /// A directory that was there keeps its mode, unless an earlier session did not come to set it;
+    /// a new one has what its source has, and setgid if that was handed down to it.
+    fn expected_mode(&self, was: Option<Ino>, source: u32, got: u32) -> u32 {
+        const SETGID: u32 = 0o2000;
+        let before = was.map(|ino| self.before.meta(ino).mode);
+        match before.filter(|mode| mode & !SETGID != UNFINISHED_MODE) {
+            Some(before) => before,
+            None => source & DIRECTORY_MODE | got & SETGID,
+        }
     }
 
     /// Whether a rule of the faults makes this leaf fail.

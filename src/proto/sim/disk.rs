@@ -9,10 +9,10 @@ use bytes::Bytes;
 
 use super::Rng;
 use crate::ids::NAME_MAX_BYTES;
-use crate::proto::errno::{ENAMETOOLONG, ENOENT, ENOTDIR};
+use crate::proto::errno::{ENAMETOOLONG, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM};
 use crate::proto::extents::{BLOCK_BYTES, DataMap};
 use crate::proto::journal::Storage;
-use crate::proto::{Existing, Kind, Meta, Mtime};
+use crate::proto::{Existing, Kind, Lapses, Meta, Mtime, TimeLapse};
 
 /// Number of a node; index into the disk's table, never reused.
 pub type Ino = usize;
@@ -52,6 +52,36 @@ pub struct Faults {
     pub unwritable: BTreeSet<Vec<u8>>,
     /// Names whose data cannot be read beyond the first bytes (EIO).
     pub broken: BTreeSet<Vec<u8>>,
+    /// Names that differ in case are one.
+    pub folds_case: bool,
+    /// Modes are not set (EPERM).
+    pub no_modes: bool,
+    /// Times are not set (EOPNOTSUPP): a file has that of its writing.
+    pub no_times: bool,
+    /// Times are stored to two seconds.
+    pub coarse_times: bool,
+}
+
+impl Faults {
+    /// What of attributes is refused.
+    pub fn lapses(&self, mode: Option<u32>, mtime: Option<Mtime>) -> Lapses {
+        let time = mtime.filter(|_| self.no_times);
+        Lapses {
+            mode: mode.filter(|_| self.no_modes).map(|_| EPERM),
+            mtime: time.map(|_| TimeLapse::Refused(EOPNOTSUPP)),
+        }
+    }
+
+    /// What is stored for a time.
+    pub fn stored(&self, mtime: Mtime) -> Mtime {
+        match self.coarse_times {
+            true => Mtime {
+                seconds: mtime.seconds.div_euclid(2) * 2,
+                nanoseconds: 0,
+            },
+            false => mtime,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -123,6 +153,15 @@ impl Disk {
 
     pub fn child(&self, dir: Ino, name: &[u8]) -> Option<Ino> {
         self.children(dir)?.get(name).copied()
+    }
+
+    /// What has a name by another spelling.
+    pub fn taken_by(&self, dir: Ino, name: &[u8]) -> Option<Bytes> {
+        let folded = |name: &[u8]| name.to_ascii_lowercase();
+        let children = self.children(dir).filter(|_| self.faults.folds_case)?;
+        let mut others = children.keys().filter(|other| *other != name);
+        let other = others.find(|other| folded(other) == folded(name))?;
+        Some(Bytes::copy_from_slice(other))
     }
 
     /// Puts a node under a name, replacing what is there, and changes the directory's mtime as a
@@ -248,7 +287,7 @@ impl Disk {
     }
 
     /// What stands at a name, as the receiver is told of it.
-    pub fn existing(&self, dir: Ino, name: &[u8]) -> Option<Existing> {
+    pub fn existing(&self, dir: Ino, name: &[u8], mtime: Mtime) -> Option<Existing> {
         let ino = self.child(dir, name)?;
         let link = match &self.nodes[ino].body {
             Body::Symlink(target) => Some(Bytes::copy_from_slice(target)),
@@ -258,6 +297,10 @@ impl Disk {
             meta: self.meta(ino),
             link,
             in_doubt: self.doubtful.contains(&ino),
+            has_mtime: match self.faults.no_times {
+                true => self.nodes[ino].mtime >= mtime,
+                false => self.nodes[ino].mtime == self.faults.stored(mtime),
+            },
         })
     }
 

@@ -353,6 +353,9 @@ fn hello() -> Hello {
         fsync: false,
         single: false,
         keep_dirlinks: false,
+        no_perms: false,
+        no_times: false,
+        dir_modes: false,
     };
     Hello {
         version: VERSION,

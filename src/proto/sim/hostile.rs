@@ -137,6 +137,9 @@ impl Hostile {
                     fsync: false,
                     single,
                     keep_dirlinks,
+                    no_perms: self.rng.chance(20),
+                    no_times: self.rng.chance(20),
+                    dir_modes: self.rng.chance(20),
                 }
             }
             Role::PullingClient => {

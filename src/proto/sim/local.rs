@@ -14,7 +14,7 @@ use super::tree::TreeShape;
 use crate::ids::FileId;
 use crate::proto::session::{Grant, Session};
 use crate::proto::{
-    CancelReason, Carriage, DiskDone, DiskOp, Event, Input, Outcome, Output, Totals,
+    CancelReason, Carriage, DiskDone, DiskOp, Event, Input, Outcome, Output, PIECE_BYTES, Totals,
 };
 
 const TREE: TreeShape = TreeShape {
@@ -47,7 +47,6 @@ struct LocalWorld {
 impl LocalWorld {
     fn new(scenario: &mut Scenario) -> LocalWorld {
         scenario.push = true;
-        scenario.bwlimit_bps = None;
         scenario.source_limits.carriage = Carriage::Copies;
         scenario.target_limits.carriage = Carriage::Copies;
         let mut rng = Rng::new(scenario.rng.next());
@@ -173,9 +172,20 @@ impl LocalWorld {
         })
     }
 
+    /// Nothing is to be done but to wait: time passes.
+    fn wait(&mut self) -> bool {
+        let Some(at) = self.ends[SENDER].session.deadline() else {
+            return false;
+        };
+        assert!(at > self.now, "a deadline that passed");
+        self.now = at;
+        self.ends[SENDER].inbox.push_back(Input::Tick);
+        true
+    }
+
     /// Until neither side has anything to do.
     fn run(&mut self) {
-        while self.step() {}
+        while self.step() || self.wait() {}
         for end in &self.ends {
             assert!(end.outcome.is_some(), "a side stands still");
             let open = end.handles.open_count();
@@ -204,9 +214,20 @@ fn local_copies_arrive() {
         for _ in 0..2 {
             let (source, before) = (scenario.source.clone(), scenario.target.clone());
             let mut world = LocalWorld::new(&mut scenario);
+            let began = world.now;
             world.run();
             let totals = world.totals();
             assert_eq!(totals.sent_bytes, world.copied_bytes);
+            if let Some(bps) = scenario.bwlimit_bps {
+                // A burst goes at once, and what is begun is not cut short.
+                let burst = (bps / 80).max(PIECE_BYTES as u64) * 2;
+                let paid = totals.sent_bytes.saturating_sub(burst) * 8;
+                let took = (world.now - began).as_secs_f64();
+                assert!(
+                    took * bps as f64 >= paid as f64 * 0.99,
+                    "{took} s at {bps} bit/s: {totals:?}"
+                );
+            }
             let told = |event: &&Event| matches!(event, Event::Entry { .. });
             let counted = totals.files
                 + totals.directories

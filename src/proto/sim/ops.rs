@@ -13,15 +13,14 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Rng;
-use super::disk::{Body, Disk, Ino, Node, Part, data_map};
+use super::disk::{Body, Disk, Ino, Part, data_map};
 use crate::ids::{DirId, FileId, Name, OpId, is_reserved_path};
 use crate::proto::errno::{
     EACCES, EBADF, EIO, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ESPIPE,
 };
 use crate::proto::extents::{BLOCK_BYTES, DataMap, MAP_RANGES};
-use crate::proto::fs::{DIRECTORY_MODE, FILE_MODE};
 use crate::proto::{DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
-use target::{publish, room};
+use target::{publish, room, set_dir};
 
 /// Most entries one `List` answers with, whatever was asked: getdents64 has its own idea, too.
 const LIST_MAX: usize = 64;
@@ -358,9 +357,10 @@ impl Handles {
                 self.files.remove(&file);
                 Ok(DiskDone::Done)
             }
-            DiskOp::Check { name, .. } => {
-                Ok(DiskDone::Existing(disk.existing(dir, name.as_bytes())))
-            }
+            DiskOp::Check { name, mtime, .. } => Ok(match disk.taken_by(dir, name.as_bytes()) {
+                Some(by) => DiskDone::Taken { by },
+                None => DiskDone::Existing(disk.existing(dir, name.as_bytes(), mtime)),
+            }),
             DiskOp::CopyRange { .. } => panic!("the source is on another disk: see `copy`"),
             DiskOp::StatDir { .. } => Ok(DiskDone::Meta(disk.meta(dir))),
             DiskOp::DirsAbove { .. } => Ok(DiskDone::Above(vec![disk.meta(dir).object()])),
@@ -388,46 +388,26 @@ impl Handles {
     ) -> Result<DiskDone, DiskError> {
         match cmd {
             DiskOp::MakeDir { name, dir: new, .. } => self.make_dir(disk, dir, &name, new),
-            DiskOp::SetDir { mode, mtime, .. } => {
-                let node = disk.node_mut(dir);
-                (node.mode, node.mtime) = (mode & DIRECTORY_MODE, mtime);
-                Ok(DiskDone::Done)
-            }
+            DiskOp::SetDir { mode, mtime, .. } => Ok(set_dir(disk, dir, mode, mtime)),
             DiskOp::PutSmall {
                 name,
                 data,
-                mode,
-                mtime,
+                attributes,
                 ..
             } => {
                 let data = data.concat();
                 room(disk, data.len() as u64, "write")?;
-                publish(
-                    disk,
-                    dir,
-                    name.as_bytes(),
-                    Node {
-                        mode: mode & FILE_MODE,
-                        mtime,
-                        body: Body::File(data),
-                    },
-                )
+                publish(disk, dir, name.as_bytes(), (Body::File(data), attributes))
             }
             DiskOp::PutSymlink {
                 name,
                 target,
-                mtime,
+                attributes,
                 ..
-            } => publish(
-                disk,
-                dir,
-                name.as_bytes(),
-                Node {
-                    mode: 0o777,
-                    mtime,
-                    body: Body::Symlink(target.to_vec()),
-                },
-            ),
+            } => {
+                let body = Body::Symlink(target.to_vec());
+                publish(disk, dir, name.as_bytes(), (body, attributes))
+            }
             other => unreachable!("{other:?} is none of a destination"),
         }
     }
@@ -479,10 +459,9 @@ impl Handles {
             }
             DiskOp::CommitPart {
                 file: id,
-                mode,
-                mtime,
+                attributes,
                 ..
-            } => self.commit(disk, file, id, mode, mtime),
+            } => self.commit(disk, file, id, attributes),
             DiskOp::ClosePart { file: id, keep } => {
                 let OpenFile::Part(part) = &mut self.open[file] else {
                     panic!("ClosePart of a source")

@@ -105,9 +105,18 @@ pub enum Message {
         #[cbor(n(0), with = "cbor::echo")]
         payload: Bytes,
     },
+    /// Receiver to sender: something could not be had at the destination that is not an error
+    /// (modes, times). A few of a session, before `Finished`.
+    #[n(18)]
+    DestinationWarning {
+        #[cbor(n(0), with = "cbor::path")]
+        path: Bytes,
+        #[cbor(n(1), with = "cbor::text")]
+        text: String,
+    },
     /// Sender to receiver: so many chunks of a file with holes, from this one on, are zeros; no
     /// records of them come.
-    #[n(18)]
+    #[n(19)]
     Holes {
         #[n(0)]
         entry: EntryId,
@@ -160,6 +169,15 @@ pub enum WireRequest {
         /// made on its host.
         #[cbor(n(5), default)]
         keep_dirlinks: bool,
+        /// No modes are set.
+        #[cbor(n(6), default)]
+        no_perms: bool,
+        /// No times are set.
+        #[cbor(n(7), default)]
+        no_times: bool,
+        /// Directories that are there get the modes of their sources, too.
+        #[cbor(n(8), default)]
+        dir_modes: bool,
     },
     /// The server sends these, each with everything below it.
     #[n(1)]

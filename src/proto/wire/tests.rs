@@ -73,6 +73,9 @@ fn requests() -> Vec<WireRequest> {
             fsync: false,
             single: true,
             keep_dirlinks: true,
+            no_perms: false,
+            no_times: false,
+            dir_modes: true,
         },
         WireRequest::Pull {
             sources: vec![path.clone(), Bytes::new()],
@@ -165,6 +168,10 @@ fn messages_after_hello() -> Vec<Message> {
         Message::BenchEnd { bytes: u64::MAX },
         Message::Echo {
             payload: Bytes::from(vec![0; 300]),
+        },
+        Message::DestinationWarning {
+            path: Bytes::from_static(b"a"),
+            text: "t".into(),
         },
         Message::EchoReply {
             payload: Bytes::new(),

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::*;
+use crate::proto::session::TransferOptions;
 use crate::proto::{EntryErrorCode, EntryResult, SessionErrorCode, Totals};
 
 struct Run {

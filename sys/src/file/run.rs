@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{
     AT_FDCWD, AtFlags, FallocateFlags, OFlag, RenameFlags, ResolveFlag, copy_file_range, renameat2,
 };
-use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
+use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::UnlinkatFlags;
 
@@ -44,6 +44,9 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             len,
         } => read(&file, offset, buffer, len),
         FileOp::Write { file, offset, data } => write(&file, offset, &data).map(FileDone::Written),
+        FileOp::Append { file, data } => {
+            uninterrupted(|| Ok(nix::unistd::write(&file, &data)?)).map(FileDone::Written)
+        }
         FileOp::Reserve { file, len } => done(reserve(&file, len)),
         FileOp::Punch { file, offset, len } => done(punch(&file, offset, len)),
         FileOp::FindData { file, from, max } => {
@@ -63,6 +66,7 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
         FileOp::GetXattr { file, name } => xattr::get(&file, name).map(FileDone::Xattr),
         FileOp::SetXattr { file, name, value } => done(xattr::set(&file, name, &value)),
         FileOp::RemoveXattr { file, name } => done(xattr::remove(&file, name)),
+        FileOp::Close { file } => done(nix::unistd::close(file)),
         FileOp::SyncFs { file } => done(nix::unistd::syncfs(&file)),
         FileOp::Rename {
             from_dir,
@@ -211,7 +215,7 @@ fn link(file: &OwnedFd, to_dir: BorrowedFd<'_>, to: &CStr) -> io::Result<()> {
         // Without CAP_DAC_READ_SEARCH (before Linux 6.10: always so) AT_EMPTY_PATH is ENOENT; /proc
         // leads round it.
         Err(Errno::ENOENT) => {
-            let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+            let path = by_proc(file)?;
             Ok(nix::unistd::linkat(
                 AT_FDCWD,
                 path.as_c_str(),
@@ -226,12 +230,35 @@ fn link(file: &OwnedFd, to_dir: BorrowedFd<'_>, to: &CStr) -> io::Result<()> {
 
 fn set_meta(file: &OwnedFd, mode: Option<u32>, mtime: Option<(i64, u32)>) -> io::Result<()> {
     if let Some(mode) = mode {
-        nix::sys::stat::fchmod(file, Mode::from_bits_truncate(mode))?;
+        let mode = Mode::from_bits_truncate(mode);
+        match nix::sys::stat::fchmod(file, mode) {
+            // A directory that may not be read was opened by O_PATH, and that descriptor is none to
+            // fchmod(2) and futimens(2): /proc leads to what it stands for.
+            Err(Errno::EBADF) => {
+                let path = by_proc(file)?;
+                let follow = FchmodatFlags::FollowSymlink;
+                nix::sys::stat::fchmodat(AT_FDCWD, path.as_c_str(), mode, follow)?;
+            }
+            other => other?,
+        }
     }
     if let Some(mtime) = mtime {
-        nix::sys::stat::futimens(file, &TimeSpec::UTIME_OMIT, &time_spec(mtime)?)?;
+        let (atime, mtime) = (TimeSpec::UTIME_OMIT, time_spec(mtime)?);
+        match nix::sys::stat::futimens(file, &atime, &mtime) {
+            Err(Errno::EBADF) => {
+                let path = by_proc(file)?;
+                let follow = UtimensatFlags::FollowSymlink;
+                utimensat(AT_FDCWD, path.as_c_str(), &atime, &mtime, follow)?;
+            }
+            other => other?,
+        }
     }
     Ok(())
+}
+
+/// The path by which procfs leads to what a descriptor stands for.
+fn by_proc(file: &OwnedFd) -> io::Result<CString> {
+    Ok(CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?)
 }
 
 fn set_link_time(dir: BorrowedFd<'_>, path: &CStr, mtime: (i64, u32)) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use io_uring::types::{self, Fd};
 use io_uring::{IoUring, opcode, squeue};
@@ -73,6 +73,8 @@ impl FileInFlight {
                 let index = pool.index_of(data);
                 write(fd(file), offset, data, index.and_then(&mut fixed))
             }
+            // The position of the file, as io_uring_enter(2) has it.
+            FileOp::Append { file, data } => write(fd(file), u64::MAX, data, None),
             FileOp::Reserve { file, len } => reserve(fd(file), seekable(*len)?),
             FileOp::Punch { file, offset, len } => {
                 punch(fd(file), seekable(*offset)?, seekable(*len)?)
@@ -82,6 +84,7 @@ impl FileInFlight {
             }
             FileOp::Fsync { file, data_only } => fsync(fd(file), *data_only),
             FileOp::SyncRange { file, wait } => sync_range(fd(file), *wait),
+            FileOp::Close { file } => opcode::Close::new(fd(file)).build(),
             FileOp::Rename {
                 from_dir,
                 from,
@@ -115,6 +118,12 @@ impl FileInFlight {
     /// The completion for the kernel's answer, or the operation again when it has to be repeated.
     pub fn finish(self, result: io::Result<usize>) -> Result<Completion, (u64, FileOp)> {
         let FileInFlight { token, op, scratch } = self;
+        if let FileOp::Close { file } = op {
+            // The kernel has closed it, whatever it says (close(2)).
+            let _ = file.into_raw_fd();
+            let result = result.map(|_| FileDone::Done);
+            return Ok(Completion::File { token, result });
+        }
         let value = match result {
             Ok(value) => value,
             Err(error) => {
@@ -160,7 +169,7 @@ impl FileInFlight {
                 buffer,
                 bytes: value,
             },
-            (FileOp::Write { .. }, _) => FileDone::Written(value),
+            (FileOp::Write { .. } | FileOp::Append { .. }, _) => FileDone::Written(value),
             _ => FileDone::Done,
         };
         Ok(Completion::File {
@@ -171,9 +180,16 @@ impl FileInFlight {
 
     /// Nobody will see the result; a descriptor must be closed all the same.
     pub fn abandon(self, result: i32) {
-        if let (FileOp::Open { .. }, 0..) = (&self.op, result) {
-            // SAFETY: as in `finish`: the descriptor is new and unknown to anyone else.
-            drop(unsafe { OwnedFd::from_raw_fd(result) });
+        match (self.op, result) {
+            (FileOp::Open { .. }, 0..) => {
+                // SAFETY: as in `finish`: the descriptor is new and unknown to anyone else.
+                drop(unsafe { OwnedFd::from_raw_fd(result) });
+            }
+            // As in `finish`: closed already.
+            (FileOp::Close { file }, _) => {
+                let _ = file.into_raw_fd();
+            }
+            _ => {}
         }
     }
 }

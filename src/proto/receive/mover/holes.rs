@@ -1,5 +1,5 @@
 //! Holes of files being received: chunks that are all hole, and those within a chunk. They are
-//! hashed as zeros and never written; what an earlier session left in their place goes.
+//! hashed as zeros and not written; what an earlier session left in their place goes.
 
 use super::{ReceiveMover, ReceiveMoverOp, Taking, TakingPart};
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
@@ -15,7 +15,7 @@ use crate::proto::{DiskDone, DiskError, DiskOp};
 pub(super) struct HoleRun {
     pub(super) entry: EntryId,
     chunks: ZeroChunks,
-    /// What was in their place is being removed.
+    /// What may be in their place is being removed.
     is_waiting: bool,
 }
 
@@ -57,7 +57,6 @@ impl ReceiveMover {
         for chunk in (first..end).map(ChunkIndex) {
             taking.claim(chunk, chunk_len_bytes(size_bytes, chunk))?;
         }
-        let is_waiting = !taking.order.is_fresh;
         let last = ChunkIndex(end - 1);
         let from = chunk_offset(size_bytes, ChunkIndex(first));
         let to = chunk_offset(size_bytes, last) + chunk_len_bytes(size_bytes, last);
@@ -65,12 +64,10 @@ impl ReceiveMover {
         self.holes.push_back(HoleRun {
             entry,
             chunks,
-            is_waiting,
+            is_waiting: true,
         });
-        if is_waiting {
-            let op = ReceiveMoverOp::Clear { entry, first };
-            self.clear(ports, entry, op, (from, to - from));
-        }
+        let op = ReceiveMoverOp::Clear { entry, first };
+        self.clear(ports, entry, op, (from, to - from));
         Ok(())
     }
 
@@ -160,8 +157,7 @@ impl ReceiveMover {
     pub(super) fn begin_hole(&mut self, ports: &mut Ports, stream: StreamKey, len_bytes: u64) {
         if let Some((chunk, offset)) = self.chunk_of(stream) {
             let entry = self.chunks[chunk].entry;
-            let is_stale = self.open_part(entry).is_some_and(|it| !it.order.is_fresh);
-            if is_stale {
+            if self.open_part(entry).is_some() {
                 self.chunks[chunk].writes += 1;
                 let bytes = 0;
                 let op = ReceiveMoverOp::Write {

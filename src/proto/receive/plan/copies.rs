@@ -146,6 +146,7 @@ impl ReceivePlan {
             name,
             file,
             resumable: false,
+            is_plain: self.options.metadata.no_perms,
         };
         self.ops.start(ports, ReceivePlanOp::Copy { copy: at }, cmd);
     }
@@ -163,17 +164,16 @@ impl ReceivePlan {
     }
 
     fn commit_copy(&mut self, ports: &mut Ports, at: usize) {
-        let copy = &mut self.copies.open[at];
+        let copy = &self.copies.open[at];
         let Some(entry) = self.entries.get(&copy.entry) else {
             return;
         };
-        copy.state = CopyState::Committing;
         let cmd = DiskOp::CommitPart {
             file: copy.file,
-            mode: entry.mode,
-            mtime: entry.mtime,
-            fsync: self.options.fsync,
+            attributes: self.attributes(entry),
+            replaces: entry.replaces,
         };
+        self.copies.open[at].state = CopyState::Committing;
         self.ops.start(ports, ReceivePlanOp::Copy { copy: at }, cmd);
     }
 
@@ -204,11 +204,16 @@ impl ReceivePlan {
                     self.close_copy(ports, at);
                 }
             }
-            (CopyState::Committing, Ok(_)) => {
-                self.conclude_copy(ports, at, EntryResult::Done { resumed_bytes: 0 });
-                self.copy_closed(ports, at);
+            (CopyState::Committing, result) => {
+                match self.placed(self.copies.open[at].entry, result) {
+                    Ok(()) => {
+                        self.conclude_copy(ports, at, EntryResult::Done { resumed_bytes: 0 });
+                        self.copy_closed(ports, at);
+                    }
+                    Err(error) => self.fail_copy(ports, at, error),
+                }
             }
-            (CopyState::Copying | CopyState::Committing, Err(error)) => {
+            (CopyState::Copying, Err(error)) => {
                 self.fail_copy(ports, at, self.not_written(&error));
             }
             (CopyState::Waiting | CopyState::Closing, _) => {}

@@ -1,9 +1,11 @@
 //! Files and symlinks before and after their data: look, skip, ask the sender, publish.
 
-use super::{ReceivePlan, ReceivePlanOp, ReceivedEntry, ReceivedState};
+use super::{ReceivePlan, ReceivePlanOp, ReceivedEntry, ReceivedState, Target};
 use crate::ids::EntryId;
 use crate::proto::chunk::{SMALL_MAX_BYTES, is_resumable};
-use crate::proto::errors::{Violation, destination_error, is_a_directory, is_special, violation};
+use crate::proto::errors::{
+    Violation, destination_error, is_a_directory, is_a_symlink, is_special, name_taken, violation,
+};
 use crate::proto::ports::Ports;
 use crate::proto::receive::orders::{ReceiveOrder, TakeWhole};
 use crate::proto::wire::VerdictKind;
@@ -34,8 +36,17 @@ impl ReceivePlan {
         };
         let sparse = entry.sparse.is_some();
         entry.state = ReceivedState::Looking;
-        let op = ReceivePlanOp::Check { entry: id };
-        self.look_up(ports, op, DiskOp::Check { dir, name, sparse });
+        let (op, mtime) = (ReceivePlanOp::Check { entry: id }, entry.mtime);
+        self.look_up(
+            ports,
+            op,
+            DiskOp::Check {
+                dir,
+                name,
+                mtime,
+                sparse,
+            },
+        );
         true
     }
 
@@ -46,24 +57,42 @@ impl ReceivePlan {
         id: EntryId,
         result: Result<DiskDone, DiskError>,
     ) {
-        let Some(entry) = self.entries.get(&id).filter(|_| !self.is_stopped) else {
+        let no_times = self.options.metadata.no_times;
+        let is_named = self.is_named(id);
+        let Some(entry) = self.entries.get_mut(&id).filter(|_| !self.is_stopped) else {
             return;
         };
+        entry.replaces = matches!(result, Ok(DiskDone::Existing(Some(_))));
         match result {
+            Ok(DiskDone::Taken { by }) => self.fail(ports, id, name_taken(self.host, &by)),
             Err(error) => self.fail(ports, id, destination_error(self.host, &error)),
             Ok(DiskDone::Existing(Some(there))) if there.meta.kind == Kind::Directory => {
                 self.fail(ports, id, is_a_directory(self.host));
             }
-            Ok(DiskDone::Existing(Some(there))) if there.meta.kind == Kind::Special => {
+            Ok(DiskDone::Existing(Some(there)))
+                if there.meta.kind == Kind::Special && !(is_named && entry.kind == Kind::File) =>
+            {
                 self.fail(ports, id, is_special(self.host));
             }
             Ok(DiskDone::Existing(Some(there)))
-                if is_source(entry, &there) || (!self.options.force && is_same(entry, &there)) =>
+                if there.meta.kind == Kind::Symlink && is_named && entry.kind == Kind::File =>
+            {
+                self.fail(ports, id, is_a_symlink(self.host, there.link.as_deref()));
+            }
+            Ok(DiskDone::Existing(Some(there)))
+                if is_source(entry, &there)
+                    || (!self.options.force && is_same(entry, &there, no_times)) =>
             {
                 self.skip(ports, id)
             }
             Ok(_) => self.want(ports, id),
         }
+    }
+
+    /// Whether the user gave an entry its name, and so meant what stands there.
+    fn is_named(&self, id: EntryId) -> bool {
+        let renames = matches!(self.target, Target::Ready { rename: Some(_) });
+        renames && self.entries.get(&id).is_some_and(|entry| entry.dir == 0)
     }
 
     /// Size and mtime match. A crash between rename and clean-up may have left a journal: it goes
@@ -96,14 +125,16 @@ impl ReceivePlan {
             let (Some(name), Some(target)) = (entry.name.clone(), entry.link.clone()) else {
                 return;
             };
-            let (dir, mtime) = (entry.dir, entry.mtime);
-            let (dir, fsync) = (self.dir_id(dir), self.options.fsync);
+            let (dir, replaces) = (entry.dir, entry.replaces);
+            let Some(entry) = self.entries.get(&id) else {
+                return;
+            };
             let cmd = DiskOp::PutSymlink {
-                dir,
+                dir: self.dir_id(dir),
                 name,
                 target,
-                mtime,
-                fsync,
+                attributes: self.attributes(entry),
+                replaces,
             };
             self.look_up(ports, ReceivePlanOp::PutSymlink { entry: id }, cmd);
         } else if self.carriage == Carriage::Copies {
@@ -130,9 +161,8 @@ impl ReceivePlan {
                 size_bytes: entry.size_bytes,
                 dir: self.dir_id(entry.dir),
                 name,
-                mode: entry.mode,
-                mtime: entry.mtime,
-                fsync: self.options.fsync,
+                attributes: self.attributes(entry),
+                replaces: entry.replaces,
             }));
         }
     }
@@ -142,11 +172,31 @@ impl ReceivePlan {
         &mut self,
         ports: &mut Ports,
         id: EntryId,
-        result: Result<(), DiskError>,
+        result: Result<DiskDone, DiskError>,
     ) {
-        match result {
+        match self.placed(id, result) {
             Ok(()) => self.resolve(ports, id, EntryResult::Done { resumed_bytes: 0 }),
-            Err(error) => self.fail(ports, id, destination_error(self.host, &error)),
+            Err(error) => self.fail(ports, id, error),
+        }
+    }
+
+    /// Whether an entry got its name; what it did not get with it is counted.
+    pub(super) fn placed(
+        &mut self,
+        id: EntryId,
+        result: Result<DiskDone, DiskError>,
+    ) -> Result<(), EntryError> {
+        match result {
+            Ok(DiskDone::Taken { by }) => Err(name_taken(self.host, &by)),
+            Ok(DiskDone::Placed(lapses)) => {
+                if let Some(entry) = self.entries.get(&id) {
+                    let path = self.path_of(entry);
+                    self.lapses.count(lapses, || path);
+                }
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(destination_error(self.host, &error)),
         }
     }
 
@@ -183,11 +233,12 @@ fn is_source(entry: &ReceivedEntry, there: &Existing) -> bool {
     are_files && entry.source == Some(there.meta.object())
 }
 
-fn is_same(entry: &ReceivedEntry, there: &Existing) -> bool {
-    there.is_same(
-        entry.kind,
-        entry.size_bytes,
-        entry.mtime,
-        entry.link.as_ref(),
-    )
+/// `no_times`: what was copied has the time of that; it is the same unless the source is younger.
+fn is_same(entry: &ReceivedEntry, there: &Existing, no_times: bool) -> bool {
+    let is_later = no_times && there.meta.mtime >= entry.mtime;
+    let there = Existing {
+        has_mtime: there.has_mtime || is_later,
+        ..there.clone()
+    };
+    there.is_same(entry.kind, entry.size_bytes, entry.link.as_ref())
 }

@@ -4,7 +4,7 @@ use super::{ReceivePlan, ReceivePlanOp, Target};
 use crate::ids::{EntryId, Name};
 use crate::proto::errors::{destination_error, into_itself};
 use crate::proto::ports::Ports;
-use crate::proto::{Carriage, DiskDone, DiskError, DiskOp};
+use crate::proto::{Carriage, DirFound, DiskDone, DiskError, DiskOp};
 
 impl ReceivePlan {
     /// The target was looked up.
@@ -48,11 +48,11 @@ impl ReceivePlan {
     }
 
     /// A directory was made or found: asks which object it is.
-    pub(super) fn identify_dir(&mut self, ports: &mut Ports, dir: usize, existed: bool) {
+    pub(super) fn identify_dir(&mut self, ports: &mut Ports, dir: usize, found: DirFound) {
         let cmd = DiskOp::StatDir {
             dir: self.dir_id(dir),
         };
-        let op = ReceivePlanOp::StatDir { dir, existed };
+        let op = ReceivePlanOp::StatDir { dir, found };
         self.ops.start(ports, op, cmd);
     }
 
@@ -60,7 +60,7 @@ impl ReceivePlan {
         &mut self,
         ports: &mut Ports,
         dir: usize,
-        existed: bool,
+        found: DirFound,
         result: Result<DiskDone, DiskError>,
     ) {
         let entry = self.entries.get(&self.tree.dirs[dir].entry);
@@ -68,7 +68,7 @@ impl ReceivePlan {
         let error = match result {
             Ok(DiskDone::Meta(meta)) if source != Some(meta.object()) => {
                 self.tree.dirs[dir].object = Some(meta.object());
-                return self.dir_ready(ports, dir, existed);
+                return self.dir_ready(ports, dir, found);
             }
             Ok(_) => into_itself(self.host),
             Err(error) => destination_error(self.host, &error),

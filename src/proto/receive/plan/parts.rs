@@ -167,6 +167,7 @@ impl ReceivePlan {
             name,
             file,
             resumable: is_resumable(size_bytes),
+            is_plain: self.options.metadata.no_perms,
         };
         self.part_op(ports, part, PartStep::Open, cmd);
         true
@@ -258,14 +259,13 @@ impl ReceivePlan {
             return;
         }
         match result {
-            Ok(_) => self.receive_part(ports, at, true),
+            Ok(_) => self.receive_part(ports, at),
             Err(error) => self.fail_part(ports, at, destination_error(self.host, &error), false),
         }
     }
 
-    /// Lets a mover take what is missing, and asks the sender for it. `is_fresh`: the file was begun
-    /// anew.
-    fn receive_part(&mut self, ports: &mut Ports, at: usize, is_fresh: bool) {
+    /// Lets a mover take what is missing, and asks the sender for it.
+    fn receive_part(&mut self, ports: &mut Ports, at: usize) {
         let part = &mut self.parts.open[at];
         part.state = PartState::Receiving;
         part.is_moved = true;
@@ -280,7 +280,6 @@ impl ReceivePlan {
             file: part.file,
             size_bytes: part.header.size_bytes,
             is_sparse: part.sparse.is_some(),
-            is_fresh,
             seen,
         }));
         let entry = part.entry;
@@ -474,17 +473,16 @@ impl ReceivePlan {
     }
 
     fn commit_part(&mut self, ports: &mut Ports, at: usize) {
-        let part = &mut self.parts.open[at];
+        let part = &self.parts.open[at];
         let Some(entry) = self.entries.get(&part.entry) else {
             return;
         };
-        part.state = PartState::Committing;
         let cmd = DiskOp::CommitPart {
             file: part.file,
-            mode: entry.mode,
-            mtime: entry.mtime,
-            fsync: self.options.fsync,
+            attributes: self.attributes(entry),
+            replaces: entry.replaces,
         };
+        self.parts.open[at].state = PartState::Committing;
         self.leave_part(at);
         self.part_op(ports, at, PartStep::Commit, cmd);
     }
@@ -495,8 +493,8 @@ impl ReceivePlan {
         at: usize,
         result: Result<DiskDone, DiskError>,
     ) {
-        if let Err(error) = result {
-            return self.fail_part(ports, at, destination_error(self.host, &error), false);
+        if let Err(error) = self.placed(self.parts.open[at].entry, result) {
+            return self.fail_part(ports, at, error, false);
         }
         let (id, resumed_bytes) = (self.parts.open[at].entry, self.parts.open[at].resumed_bytes);
         if let Some(entry) = self.entries.remove(&id) {

@@ -17,12 +17,13 @@ use super::{ReceivePlan, ReceivePlanOp, ReceivedEntry, ReceivedState, Target, he
 use crate::ids::{DirId, EntryId, Name, PATH_MAX_BYTES};
 use crate::proto::chunk::MAX_DEPTH;
 use crate::proto::errors::{
-    Violation, destination_error, into_itself, no_parent, second_of_a_name, violation,
+    Violation, destination_error, into_itself, name_taken, no_parent, second_of_a_name, violation,
 };
 use crate::proto::path::join;
 use crate::proto::ports::Ports;
 use crate::proto::{
-    Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, ObjectId, wire,
+    Attributes, Carriage, DirFound, DirMode, DiskDone, DiskError, DiskOp, EntryError, EntryResult,
+    Kind, ObjectId, wire,
 };
 
 /// Directories held open freely.
@@ -80,13 +81,13 @@ enum TargetDirState {
     Unmade,
     /// Next: Made, Failed.
     Making,
-    /// Next: Setting, or gone. `existed`: what lies in it has to be looked at before it is
-    /// replaced.
-    Made { existed: bool },
+    /// Next: Setting, or gone. Unless it was missing, what lies in it has to be looked at before it
+    /// is replaced.
+    Made { found: DirFound },
     /// The target under an entry's name: nothing to make or set. Next: gone.
     Alias,
     /// All children are over; mode and mtime are being set. Next: gone.
-    Setting,
+    Setting { found: DirFound },
     /// Could not be made; its verdict is out, its children fail. Next: gone, when it ended.
     Failed,
 }
@@ -103,7 +104,9 @@ impl TargetTree {
             parent: 0,
             path: Bytes::new(),
             depth: 0,
-            state: TargetDirState::Made { existed: true },
+            state: TargetDirState::Made {
+                found: DirFound::Finished,
+            },
             waiting: Vec::new(),
             children: 0,
             ended: false,
@@ -157,7 +160,7 @@ impl TargetDir {
             TargetDirState::Made { .. } if self.entry == EntryId(0) => {
                 matches!(target, Target::Ready { .. }).then_some(self.id)
             }
-            TargetDirState::Made { .. } | TargetDirState::Setting => Some(self.id),
+            TargetDirState::Made { .. } | TargetDirState::Setting { .. } => Some(self.id),
             TargetDirState::Unmade
             | TargetDirState::Making
             | TargetDirState::Alias
@@ -216,6 +219,7 @@ impl ReceivePlan {
                 inode: entry.source_tag,
             }),
             link: entry.link,
+            replaces: false,
             state: ReceivedState::Queued,
         };
         if entry.kind == Kind::Directory {
@@ -337,18 +341,18 @@ impl ReceivePlan {
         match self.tree.dirs[dir].state {
             TargetDirState::Unmade | TargetDirState::Making => self.tree.dirs[dir].waiting.push(id),
             TargetDirState::Failed => self.fail_announced(ports, id, no_parent(self.host)),
-            TargetDirState::Made { .. } | TargetDirState::Alias | TargetDirState::Setting => {
-                match self.entries.get(&id).map(|e| e.state) {
-                    Some(ReceivedState::Directory(child))
-                        if self.tree.dirs[child].state == TargetDirState::Alias =>
-                    {
-                        self.enter_alias(ports, id, child);
-                    }
-                    Some(ReceivedState::Directory(_)) => self.tree.ready.push(Reverse(id.0)),
-                    Some(_) => self.ready.push_back(id),
-                    None => {}
+            TargetDirState::Made { .. }
+            | TargetDirState::Alias
+            | TargetDirState::Setting { .. } => match self.entries.get(&id).map(|e| e.state) {
+                Some(ReceivedState::Directory(child))
+                    if self.tree.dirs[child].state == TargetDirState::Alias =>
+                {
+                    self.enter_alias(ports, id, child);
                 }
-            }
+                Some(ReceivedState::Directory(_)) => self.tree.ready.push(Reverse(id.0)),
+                Some(_) => self.ready.push_back(id),
+                None => {}
+            },
         }
     }
 
@@ -398,6 +402,7 @@ impl ReceivePlan {
             name,
             dir: self.tree.dirs[dir].id,
             keep_dirlinks,
+            is_plain: self.options.metadata.no_perms,
             fsync,
         };
         self.look_up(ports, ReceivePlanOp::MakeDir { dir }, cmd);
@@ -411,11 +416,17 @@ impl ReceivePlan {
         result: Result<DiskDone, DiskError>,
     ) {
         match result {
+            Ok(DiskDone::Taken { by }) => {
+                self.dir_not_made(ports, dir, name_taken(self.host, &by));
+            }
             Ok(done) => {
-                let existed = matches!(done, DiskDone::Directory { existed: true });
+                let found = match done {
+                    DiskDone::Directory { found } => found,
+                    _ => DirFound::Finished,
+                };
                 match self.carriage {
-                    Carriage::Bytes | Carriage::Ranges => self.dir_ready(ports, dir, existed),
-                    Carriage::Copies => self.identify_dir(ports, dir, existed),
+                    Carriage::Bytes | Carriage::Ranges => self.dir_ready(ports, dir, found),
+                    Carriage::Copies => self.identify_dir(ports, dir, found),
                 }
             }
             Err(error) => self.dir_not_made(ports, dir, destination_error(self.host, &error)),
@@ -423,9 +434,9 @@ impl ReceivePlan {
     }
 
     /// A directory is there: what waits for it goes on.
-    pub(super) fn dir_ready(&mut self, ports: &mut Ports, dir: usize, existed: bool) {
+    pub(super) fn dir_ready(&mut self, ports: &mut Ports, dir: usize, found: DirFound) {
         self.tree.making -= 1;
-        self.tree.dirs[dir].state = TargetDirState::Made { existed };
+        self.tree.dirs[dir].state = TargetDirState::Made { found };
         for id in std::mem::take(&mut self.tree.dirs[dir].waiting) {
             self.enqueue(ports, id, dir);
         }
@@ -498,18 +509,23 @@ impl ReceivePlan {
             return;
         }
         match at.state {
-            TargetDirState::Made { .. } => {
+            TargetDirState::Made { found } => {
                 let Some(entry) = self.entries.get(&at.entry) else {
                     return;
                 };
-                let (mode, mtime, fsync) = (entry.mode, entry.mtime, self.options.fsync);
+                let Attributes { mode, mtime, fsync } = self.attributes(entry);
+                let mode = match (mode, self.options.metadata.dir_modes, found) {
+                    (None, ..) | (_, false, DirFound::Finished) => DirMode::Kept,
+                    (Some(mode), true, _) => DirMode::Exact(mode),
+                    (Some(mode), false, _) => DirMode::New(mode),
+                };
                 let cmd = DiskOp::SetDir {
                     dir: at.id,
                     mode,
                     mtime,
                     fsync,
                 };
-                self.tree.dirs[dir].state = TargetDirState::Setting;
+                self.tree.dirs[dir].state = TargetDirState::Setting { found };
                 self.ops.start(ports, ReceivePlanOp::SetDir { dir }, cmd);
             }
             TargetDirState::Alias => self.conclude_dir(ports, dir, None),
@@ -517,7 +533,7 @@ impl ReceivePlan {
                 self.entries.remove(&self.tree.dirs[dir].entry);
                 self.forget_dir(ports, dir);
             }
-            TargetDirState::Unmade | TargetDirState::Making | TargetDirState::Setting => {}
+            TargetDirState::Unmade | TargetDirState::Making | TargetDirState::Setting { .. } => {}
         }
     }
 
@@ -532,10 +548,24 @@ impl ReceivePlan {
         }
         self.tree.held -= 1;
         self.close_dir(ports, self.tree.dirs[dir].id);
-        let error = result
-            .err()
-            .map(|error| destination_error(self.host, &error));
+        let error = match result {
+            // Nobody asked that a directory that was there be changed, and its owner may be another.
+            Ok(DiskDone::Placed(_)) if self.keeps_attributes(dir) => None,
+            result => self.placed(self.tree.dirs[dir].entry, result).err(),
+        };
         self.conclude_dir(ports, dir, error);
+    }
+
+    /// Whether the attributes of a directory are left to its owner; its time is that of what was
+    /// done in it at least where he lets it be set.
+    fn keeps_attributes(&self, dir: usize) -> bool {
+        let is_finished = matches!(
+            self.tree.dirs[dir].state,
+            TargetDirState::Setting {
+                found: DirFound::Finished
+            }
+        );
+        is_finished && !self.options.metadata.dir_modes
     }
 
     /// The directory is over, with everything in it.
@@ -561,7 +591,9 @@ impl ReceivePlan {
     pub(super) fn is_fresh(&self, dir: usize) -> bool {
         matches!(
             self.tree.dirs[dir].state,
-            TargetDirState::Made { existed: false }
+            TargetDirState::Made {
+                found: DirFound::Missing
+            }
         )
     }
 
@@ -580,7 +612,7 @@ impl ReceivePlan {
         let is_made = |dir: &&TargetDir| {
             matches!(
                 dir.state,
-                TargetDirState::Made { .. } | TargetDirState::Setting
+                TargetDirState::Made { .. } | TargetDirState::Setting { .. }
             )
         };
         let held = making + announced().filter(is_made).count();

@@ -2,10 +2,12 @@
 //! and looked at again behind the last.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::{SendPlan, SendPlanOp, SentState};
 use crate::ids::{EntryId, FileId};
 use crate::proto::errors::{source_changed, source_error};
+use crate::proto::parallel::RateLimit;
 use crate::proto::ports::Ports;
 use crate::proto::{Carriage, CopyStep, DiskDone, DiskError, DiskOp, EntryError};
 
@@ -113,15 +115,18 @@ impl SendPlan {
     }
 
     /// Goes on with the file being copied, or with the next.
-    pub fn copy_on(&mut self, ports: &mut Ports) {
+    pub fn copy_on(&mut self, now: Instant, ports: &mut Ports, rate: &mut RateLimit) {
+        rate.begin_turn();
         let Some(file) = &mut self.copies.current else {
             return self.open_copied(ports);
         };
         match file.state {
+            CopySourceState::Ready if !rate.lets(now, true) => {}
             CopySourceState::Ready => {
                 let left_bytes = file.size_bytes - file.copied_bytes;
                 let most_bytes = file.is_sparse.then_some(left_bytes);
-                let len_bytes = self.copies.range_bytes.min(left_bytes);
+                let len_bytes = rate.in_one_go(self.copies.range_bytes.min(left_bytes));
+                rate.take(len_bytes);
                 file.state = CopySourceState::Named(len_bytes);
                 let (entry, from) = (file.entry, file.id);
                 let range = CopyStep::Range {

@@ -10,11 +10,14 @@ use crate::ids::{DirId, FileId, Name, is_reserved_path};
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errno::EFBIG;
 use crate::proto::extents::BLOCK_BYTES;
-use crate::proto::fs::FILE_MODE;
+use crate::proto::fs::{DIRECTORY_MODE, FILE_MODE, UNFINISHED_MODE};
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::Journal;
 use crate::proto::sim::disk::{Body, Disk, Ino, Node, Part};
-use crate::proto::{DiskDone, DiskError, Kind, Mtime};
+use crate::proto::{Attributes, DirFound, DirMode, DiskDone, DiskError, Kind, Lapses, Mtime};
+
+/// Handed down by a directory with its group.
+const SETGID: u32 = 0o2000;
 
 /// What this file system takes; liars announce more.
 const LARGEST_FILE_BYTES: u64 = 1 << 28;
@@ -66,19 +69,28 @@ impl Handles {
         if disk.faults.unwritable.contains(name.as_bytes()) {
             return fail("mkdirat", EACCES);
         }
+        if let Some(by) = disk.taken_by(parent, name.as_bytes()) {
+            return Ok(DiskDone::Taken { by });
+        }
         if let Some(ino) = disk.child(parent, name.as_bytes()) {
+            let is_unfinished = disk.node(ino).mode & !SETGID == UNFINISHED_MODE;
             return match disk.node(ino).body {
                 Body::Directory(_) => {
                     self.dirs.insert(dir, ino);
-                    Ok(DiskDone::Directory { existed: true })
+                    let found = match is_unfinished {
+                        true => DirFound::Unfinished,
+                        false => DirFound::Finished,
+                    };
+                    Ok(DiskDone::Directory { found })
                 }
                 Body::Symlink(_) => fail("openat2", ELOOP),
                 Body::File(_) | Body::Special => fail("openat2", ENOTDIR),
             };
         }
-        let made = disk.make_dir(parent, name.as_bytes(), 0o700);
+        let made = disk.make_dir(parent, name.as_bytes(), UNFINISHED_MODE);
         self.dirs.insert(dir, made);
-        Ok(DiskDone::Directory { existed: false })
+        let found = DirFound::Missing;
+        Ok(DiskDone::Directory { found })
     }
 
     pub(super) fn open_part(
@@ -270,8 +282,7 @@ impl Handles {
         disk: &mut Disk,
         file: usize,
         id: FileId,
-        mode: u32,
-        mtime: Mtime,
+        attributes: Attributes,
     ) -> Result<DiskDone, DiskError> {
         let part = self.part_data(disk, file).clone();
         let OpenFile::Part(open) = &mut self.open[file] else {
@@ -283,16 +294,11 @@ impl Handles {
         );
         let (dir, name, named) = (open.dir, open.name.clone(), open.named);
         let bytes = part.data.len() as u64;
-        publish(
-            disk,
-            dir,
-            &name,
-            Node {
-                mode: mode & FILE_MODE,
-                mtime,
-                body: Body::File(part.data),
-            },
-        )?;
+        let body = Body::File(part.data);
+        let done = publish(disk, dir, &name, (body, attributes))?;
+        if let DiskDone::Taken { .. } = done {
+            return Ok(done);
+        }
         let OpenFile::Part(open) = &mut self.open[file] else {
             panic!("CommitPart of a source")
         };
@@ -302,8 +308,25 @@ impl Handles {
             disk.parts.remove(&(dir, name));
         }
         self.files.remove(&id);
-        Ok(DiskDone::Done)
+        Ok(done)
     }
+}
+
+/// Gives a directory what of its attributes this file system takes.
+pub(super) fn set_dir(disk: &mut Disk, dir: Ino, mode: DirMode, mtime: Option<Mtime>) -> DiskDone {
+    let handed_down = disk.node(dir).mode & SETGID;
+    let mode = match mode {
+        DirMode::Kept => None,
+        DirMode::New(mode) => Some(mode & DIRECTORY_MODE | handed_down),
+        DirMode::Exact(mode) => Some(mode & DIRECTORY_MODE),
+    };
+    let lapses = disk.faults.lapses(mode, mtime);
+    let stored = mtime.filter(|_| lapses.mtime.is_none());
+    let stored = stored.map(|mtime| disk.faults.stored(mtime));
+    let node = disk.node_mut(dir);
+    node.mode = mode.filter(|_| lapses.mode.is_none()).unwrap_or(node.mode);
+    node.mtime = stored.unwrap_or(node.mtime);
+    DiskDone::Placed(lapses)
 }
 
 /// ENOSPC when `more` bytes have no room.
@@ -314,21 +337,40 @@ pub(super) fn room(disk: &Disk, more: u64, call: &'static str) -> Result<(), Dis
     }
 }
 
-/// Gives a whole node its final name; a directory of that name stays.
+/// Gives a whole node its final name; a directory of that name stays, and what has the name by
+/// another spelling.
 pub(super) fn publish(
     disk: &mut Disk,
     dir: Ino,
     name: &[u8],
-    node: Node,
+    (body, attributes): (Body, Attributes),
 ) -> Result<DiskDone, DiskError> {
     if disk.faults.unwritable.contains(name) {
         return fail("renameat", EACCES);
     }
-    if let Some(ino) = disk.child(dir, name)
-        && disk.meta(ino).kind == Kind::Directory
-    {
-        return fail("renameat", EISDIR);
+    if let Some(by) = disk.taken_by(dir, name) {
+        return Ok(DiskDone::Taken { by });
     }
-    disk.publish_file(dir, name, node);
-    Ok(DiskDone::Done)
+    match disk.child(dir, name).map(|ino| disk.meta(ino).kind) {
+        Some(Kind::Directory) => return fail("renameat", EISDIR),
+        // It was the target's own name, and is written into.
+        Some(Kind::Special) => return Ok(DiskDone::Placed(Lapses::default())),
+        _ => {}
+    }
+    let (mut mode, plain) = match &body {
+        Body::Symlink(_) => (None, 0o777),
+        _ => (attributes.mode.map(|mode| mode & FILE_MODE), 0o644),
+    };
+    let lapses = disk.faults.lapses(mode, attributes.mtime);
+    if lapses.mode.is_some() {
+        mode = Some(0o600);
+    }
+    let stored = attributes.mtime.filter(|_| lapses.mtime.is_none());
+    let mtime = match stored {
+        Some(mtime) => disk.faults.stored(mtime),
+        None => disk.tick(),
+    };
+    let mode = mode.unwrap_or(plain);
+    disk.publish_file(dir, name, Node { mode, mtime, body });
+    Ok(DiskDone::Placed(lapses))
 }

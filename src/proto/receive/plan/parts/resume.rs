@@ -157,6 +157,6 @@ impl ReceivePlan {
                 },
             );
         }
-        self.receive_part(ports, at, false);
+        self.receive_part(ports, at);
     }
 }

@@ -1,0 +1,206 @@
+//! A device, a FIFO or a pipe that the target of one file names: written into, never replaced.
+//!
+//! Data arrives in any order. What has offsets (block devices, `/dev/null`) takes it so. For what
+//! has none the file is kept aside until it is whole and proven, and then written from its beginning
+//! to its end. A copy within this host comes in order and needs no such thing.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use landro_sys::file::{flags, magic};
+use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Pool};
+
+use super::names;
+use super::publish::{open_own, sync, unlink};
+use super::source::{relative, split_path};
+use super::space::{Base, OpenSink, Sink};
+use super::{DiskError, Files, descriptors, dirlinks};
+use crate::ids::{DirId, Name};
+use crate::proto::errno::{EAGAIN, EINVAL, EIO};
+
+/// Symlinks on the way, as many as the kernel follows (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
+/// A daemon's FIFO whose reader takes nothing: tries, [`descriptors::RETRY`] apart, which is a
+/// minute. A command has its user, who may look at the first page for as long as he likes.
+const STALLS_MAX: u32 = 30_000;
+
+impl Files {
+    /// Looks whether a target that is no directory is something to write into.
+    pub(super) async fn find_sink(
+        &self,
+        path: &[u8],
+        dir: DirId,
+        name: &Name,
+    ) -> Result<(), DiskError> {
+        let (at, path, resolve) = match self.space.base() {
+            Base::Served(root) => {
+                let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
+                (Some(root), relative(path), resolve)
+            }
+            Base::Local => (None, path, 0),
+        };
+        let how = OpenHow {
+            flags: flags::O_PATH,
+            mode: 0,
+            resolve,
+        };
+        // A symlink to nowhere is none.
+        let Ok(place) = self.open(at, path, how).await else {
+            return Ok(());
+        };
+        let is_file = match self.fstat(&place).await?.kind {
+            FileKind::Special => false,
+            FileKind::File if at.is_none() && self.is_by_proc(path).await? => true,
+            _ => return Ok(()),
+        };
+        // One that a server had an earlier run make would have its data written where it likes.
+        dirlinks::refuse_received_target(self, path).await?;
+        self.space.set_sink(Sink {
+            dir,
+            name: name.clone(),
+            place,
+            is_file,
+        });
+        Ok(())
+    }
+
+    /// Whether the last of the symlinks that a path of the user's ends in is one of procfs
+    /// (`/dev/stdout`): it stands for something that a program has open.
+    async fn is_by_proc(&self, path: &[u8]) -> Result<bool, DiskError> {
+        let mut path = path.to_vec();
+        for _ in 0..LINKS_MAX {
+            let (parent, Some(name), false) = split_path(&path) else {
+                return Ok(false);
+            };
+            let parent_fd = self.open_asked(parent).await?;
+            let Ok(target) = self.readlink(&parent_fd, name).await else {
+                return Ok(false);
+            };
+            let op = FileOp::StatFs { file: parent_fd };
+            if let FileDone::FileSystem(found) = self.call("fstatfs", op).await?
+                && found.magic == magic::PROC
+            {
+                return Ok(true);
+            }
+            path = match target.starts_with(b"/") {
+                true => target.to_vec(),
+                false => [parent, b"/", &target[..]].concat(),
+            };
+        }
+        Ok(false)
+    }
+
+    /// Opens a sink for writing. A FIFO without a reader is ENXIO, at once.
+    pub(super) async fn open_sink(&self, sink: &Sink) -> Result<OpenSink, DiskError> {
+        let path = format!("/proc/self/fd/{}", sink.place.as_raw_fd());
+        let truncate = if sink.is_file { flags::O_TRUNC } else { 0 };
+        let how = |more| OpenHow {
+            flags: flags::O_WRONLY | flags::O_NOCTTY | truncate | more,
+            mode: 0,
+            resolve: 0,
+        };
+        let opened = self.open(None, path.as_bytes(), how(flags::O_NONBLOCK));
+        let opened = opened.await?;
+        if self.space.is_beside() {
+            // Here nobody else waits while it waits.
+            let waits = self.open(None, path.as_bytes(), how(0)).await?;
+            return Ok(OpenSink::Direct(waits));
+        }
+        // Nothing is written: ESPIPE where there are no offsets.
+        let op = FileOp::Write {
+            file: opened.clone(),
+            offset: 0,
+            data: Bytes::new(),
+        };
+        Ok(match landro_sys::run(op) {
+            Ok(_) => OpenSink::Direct(opened),
+            Err(_) => OpenSink::Sequential(opened),
+        })
+    }
+
+    /// A file without a name, for what a sink is to get in order.
+    pub(super) async fn aside(&self, sink: &Sink) -> Result<Arc<OwnedFd>, DiskError> {
+        let dir = match self.space.base() {
+            Base::Served(_) => self.dir(sink.dir).await?,
+            Base::Local => {
+                let place = std::env::temp_dir();
+                let path = place.as_os_str().as_encoded_bytes();
+                self.open_directory(None, path, 0).await?
+            }
+        };
+        let how = OpenHow {
+            flags: flags::O_TMPFILE | flags::O_RDWR,
+            mode: 0o600,
+            resolve: 0,
+        };
+        if let Ok(file) = self.open(Some(&dir), b".", how).await {
+            return Ok(file);
+        }
+        let path = names::replacement(&sink.name);
+        let file = open_own(self, &dir, &path, 0o600).await?;
+        unlink(self, &dir, &path).await?;
+        Ok(file)
+    }
+
+    /// Writes all of `data` to a sink, in order.
+    pub(super) async fn pour(&self, sink: &Arc<OwnedFd>, mut data: Bytes) -> Result<(), DiskError> {
+        let mut stalls = 0;
+        while !data.is_empty() {
+            let op = FileOp::Append {
+                file: sink.clone(),
+                data: data.clone(),
+            };
+            match self.call("write", op).await {
+                Ok(FileDone::Written(0)) => {
+                    return Err(DiskError {
+                        call: "write",
+                        errno: EIO,
+                    });
+                }
+                Ok(FileDone::Written(bytes)) => {
+                    data = data.slice(bytes..);
+                    stalls = 0;
+                }
+                Ok(other) => unreachable!("write answered {other:?}"),
+                Err(error) if error.errno == EAGAIN && self.may_wait(stalls) => {
+                    stalls += 1;
+                    descriptors::pause(self).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn may_wait(&self, stalls: u32) -> bool {
+        matches!(self.space.base(), Base::Local) || stalls < STALLS_MAX
+    }
+
+    /// Writes a file that was kept aside to a sink.
+    pub(super) async fn pour_file(
+        &self,
+        sink: &Arc<OwnedFd>,
+        aside: &Arc<OwnedFd>,
+    ) -> Result<(), DiskError> {
+        let mut offset = 0;
+        loop {
+            let buffer = self.buffer().await;
+            let (mut buffer, bytes) = self.read(aside, offset, buffer, Pool::BUFFER_BYTES).await?;
+            if bytes == 0 {
+                return Ok(());
+            }
+            offset += bytes as u64;
+            self.pour(sink, buffer.split()).await?;
+        }
+    }
+
+    /// fsync(2), which pipes and terminals have no use for (EINVAL).
+    pub(super) async fn sync_sink(&self, sink: &Arc<OwnedFd>) -> Result<(), DiskError> {
+        match sync(self, sink).await {
+            Err(DiskError { errno: EINVAL, .. }) => Ok(()),
+            other => other,
+        }
+    }
+}

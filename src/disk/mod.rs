@@ -560,6 +560,14 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             let attributes = Attributes { mode, mtime, fsync };
             target::set_dir(files, dir, attributes).await
         }
+        cmd @ (DiskOp::PutSmall { .. } | DiskOp::PutSymlink { .. }) => run_put(files, cmd).await,
+        other => unreachable!("{other:?} is none of a destination"),
+    }
+}
+
+/// What arrives whole.
+async fn run_put(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    match cmd {
         DiskOp::PutSmall {
             dir,
             name,
@@ -591,7 +599,7 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             };
             target::put_symlink(files, &new).await
         }
-        other => unreachable!("{other:?} is none of a destination"),
+        other => unreachable!("{other:?} is not put"),
     }
 }
 

@@ -192,8 +192,8 @@ fn part(files: &Files, file: FileId) -> Result<Part, DiskError> {
 /// Starts a partial file over. `sparse`: its source has holes, and so much data.
 ///
 /// One with holes begins as one hole of its full size, so that what is never written reads as zeros
-/// up to the end. Then neither its size nor a gap in its extents says what of it was written: before
-/// it appears, the disk is waited for, as for a part that is not all of this session's.
+/// up to the end. Then neither its size nor a gap in its extents says what of it was written:
+/// before it appears, the disk is waited for, as for a part that is not all of this session's.
 pub async fn start_part(
     files: &Files,
     file: FileId,

@@ -203,8 +203,8 @@ pub enum DiskOp {
         sparse: bool,
     },
     /// Makes `name` in `parent` or opens the directory that is already there. A new one has a mode
-    /// of its own until `SetDir` ([`UNFINISHED_MODE`]); `is_plain`: that of any new directory, which
-    /// it keeps. One of this user's that he may not write is made writable until `SetDir` or
+    /// of its own until `SetDir` ([`UNFINISHED_MODE`]); `is_plain`: that of any new directory,
+    /// which it keeps. One of this user's that he may not write is made writable until `SetDir` or
     /// `CloseDir`. Never through a symlink, unless `keep_dirlinks`, and then only through one that
     /// was made on this host (not received).
     MakeDir {
@@ -300,8 +300,8 @@ pub enum DiskOp {
     /// Copies the next `len_bytes` of `from`, a file of the other side's, to the end of a partial
     /// file; blocks are shared where the file system can. Fewer are copied only at the source's
     /// end. `most_bytes`: the source has holes, which are no bytes to be copied and stay holes; up
-    /// to so many are passed in all. EBADF where the sender closed it meanwhile, as it does when it stops. Only with
-    /// [`super::Carriage::Copies`].
+    /// to so many are passed in all. EBADF where the sender closed it meanwhile, as it does when it
+    /// stops. Only with [`super::Carriage::Copies`].
     CopyRange {
         file: FileId,
         from: FileId,

@@ -1,5 +1,6 @@
-//! Hashing what a hole reads as: neither read nor written, in slices between which others have their
-//! turn.
+//! Hashing what a hole reads as, in slices between which others have their turn.
+//!
+//! Nothing of it is read or written.
 //!
 //! BLAKE3 takes zeros at the speed of any bytes, so a hole of a terabyte is minutes of work on both
 //! sides that no byte on the wire paces.

@@ -101,8 +101,8 @@ pub enum FileOp {
         offset: u64,
         len: u64,
     },
-    /// lseek(2) with SEEK_DATA and SEEK_HOLE → [`FileDone::Data`]: where a file has data, in at most
-    /// `max` ranges from `from` on. Where the file system does not tell, all of it is data.
+    /// lseek(2) with SEEK_DATA and SEEK_HOLE → [`FileDone::Data`]: where a file has data, in at
+    /// most `max` ranges from `from` on. Where the file system does not tell, all of it is data.
     FindData {
         file: Arc<OwnedFd>,
         from: u64,
@@ -138,8 +138,8 @@ pub enum FileOp {
         file: Arc<OwnedFd>,
         name: &'static CStr,
     },
-    /// close(2) of a descriptor, for what it says: some file systems (NFS, FUSE, AFS) tell only then
-    /// that data they took was not stored.
+    /// close(2) of a descriptor, for what it says: some file systems (NFS, FUSE, AFS) tell only
+    /// then that data they took was not stored.
     Close { file: OwnedFd },
     /// syncfs(2) of the file system a file is on. Since Linux 5.8 an error at writeback is told.
     SyncFs { file: Arc<OwnedFd> },
@@ -173,8 +173,8 @@ pub enum FileOp {
     },
     /// readlinkat(2) → [`FileDone::Link`].
     Readlink { dir: Dir, path: CString },
-    /// fchmod(2) and futimens(2) of an open file (of a directory by `O_PATH`, too); mtime is (seconds, nanoseconds). No ring
-    /// operation exists.
+    /// fchmod(2) and futimens(2) of an open file (of a directory by `O_PATH`, too); mtime is
+    /// (seconds, nanoseconds). No ring operation exists.
     SetMeta {
         file: Arc<OwnedFd>,
         mode: Option<u32>,

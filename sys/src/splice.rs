@@ -54,9 +54,9 @@ pub fn copy_local(from: impl AsFd, to: impl AsFd, len: u64) -> io::Result<u64> {
     Ok(copied)
 }
 
-/// Copies as [`copy_local`] does, but of a file with holes, which stay holes: at most `len` bytes of
-/// data, and the holes on the way to them and behind them, at most `most` bytes in all. `to` is empty
-/// where the holes come to be, and as long as its position afterwards.
+/// Copies as [`copy_local`] does, but of a file with holes, which stay holes: at most `len` bytes
+/// of data, and the holes on the way to them and behind them, at most `most` bytes in all. `to` is
+/// empty where the holes come to be, and as long as its position afterwards.
 ///
 /// Returns the number of bytes that the positions moved on: fewer than both `len` and `most` only
 /// when `from` ends before.

@@ -104,7 +104,8 @@ pub enum SendReport {
     },
     /// The data of a file's only chunk is emitted. Its record waits for `Vouch` or `Cancel`.
     Held { file: usize },
-    /// A chunk's record is emitted, or the chunk is a hole, with this chaining value. `Over` follows.
+    /// A chunk's record is emitted, or the chunk is a hole, with this chaining value. `Over`
+    /// follows.
     Chunk {
         file: usize,
         chunk: ChunkIndex,

@@ -112,8 +112,8 @@ impl RecordHead {
     }
 }
 
-/// Begins a run of a chunk with holes: so many zeros that are not sent, then so many bytes that are.
-/// All are whole blocks, but for what ends with the chunk.
+/// Begins a run of a chunk with holes: so many zeros that are not sent, then so many bytes that
+/// are. All are whole blocks, but for what ends with the chunk.
 pub fn encode_run(hole_bytes: u64, data_bytes: u64, out: &mut BytesMut) {
     put_varint(out, hole_bytes);
     put_varint(out, data_bytes);
@@ -369,4 +369,56 @@ fn take(input: &mut Bytes, left_bytes: &mut u64) -> Bytes {
     let len = (input.len() as u64).min(*left_bytes);
     *left_bytes -= len;
     input.split_to(len as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_that_lie_are_refused() {
+        let first_of = |runs: &[(u64, u64)]| {
+            let mut out = BytesMut::new();
+            RecordHead::Chunk {
+                entry: EntryId(1),
+                chunk: ChunkIndex(0),
+                len_bytes: 20_000,
+                has_holes: true,
+            }
+            .encode(&mut out);
+            for (hole, data) in runs {
+                encode_run(*hole, *data, &mut out);
+                out.put_bytes(1, (*data).min(30_000) as usize);
+            }
+            let (mut parser, mut input) = (RecordParser::default(), out.freeze());
+            loop {
+                match parser.next(&mut input) {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        for good in [
+            &[(20_000, 0)][..],
+            &[(0, 20_000)],
+            &[(4096, 15_904)],
+            &[(0, 4096), (15_904, 0)],
+            &[(4096, 4096), (8192, 3616)],
+        ] {
+            assert_eq!(first_of(good), Ok(()), "{good:?}");
+        }
+        for bad in [
+            &[(0, 0)][..],
+            &[(20_001, 0)],
+            &[(4096, 15_905)],
+            &[(1 << 61, 1 << 61)],
+            &[(4095, 15_905)],
+            &[(0, 100), (19_900, 0)],
+            &[(100, 4096)],
+            &[(4096, 100)],
+        ] {
+            assert!(first_of(bad).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -74,8 +74,8 @@ pub(super) fn are_written(file: &OwnedFd, len: u64, has_holes: bool) -> io::Resu
     Ok(known >= len)
 }
 
-/// Up to where extents cover the file from `from` on; `None` when one of them holds no data, or lies
-/// behind a gap that is no hole.
+/// Up to where extents cover the file from `from` on; `None` when one of them holds no data, or
+/// lies behind a gap that is no hole.
 fn written_to(extents: &[Extent], from: u64, has_holes: bool) -> Option<u64> {
     let empty = FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | FIEMAP_EXTENT_UNWRITTEN;
     extents.iter().try_fold(from, |end, extent| {

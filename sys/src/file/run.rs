@@ -53,10 +53,7 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             holes::find_data(&file, from, max).map(FileDone::Data)
         }
         FileOp::Truncate { file, len } => done(truncate(&file, len)),
-        FileOp::Fsync { file, data_only } => match data_only {
-            true => done(nix::unistd::fdatasync(&file)),
-            false => done(nix::unistd::fsync(&file)),
-        },
+        FileOp::Fsync { file, data_only } => done(sync(&file, data_only)),
         FileOp::SyncRange { file, wait } => done(sync_range(&file, wait)),
         FileOp::Extents {
             file,
@@ -81,10 +78,7 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
         }
         FileOp::Link { file, to_dir, to } => done(link(&file, at(&to_dir), &to)),
         FileOp::Unlink { dir, path, is_dir } => done(unlink(at(&dir), &path, is_dir)),
-        FileOp::Mkdir { dir, path, mode } => {
-            let mode = Mode::from_bits_truncate(mode);
-            done(nix::sys::stat::mkdirat(at(&dir), path.as_c_str(), mode))
-        }
+        FileOp::Mkdir { dir, path, mode } => done(mkdir(at(&dir), &path, mode)),
         FileOp::Symlink { target, dir, path } => {
             let (target, path) = (target.as_c_str(), path.as_c_str());
             done(nix::unistd::symlinkat(target, at(&dir), path))
@@ -190,6 +184,17 @@ fn punch(file: &OwnedFd, offset: u64, len: u64) -> io::Result<()> {
 
 fn truncate(file: &OwnedFd, len: u64) -> io::Result<()> {
     uninterrupted(|| Ok(nix::unistd::ftruncate(file, signed(len)?)?))
+}
+
+fn sync(file: &OwnedFd, data_only: bool) -> nix::Result<()> {
+    match data_only {
+        true => nix::unistd::fdatasync(file),
+        false => nix::unistd::fsync(file),
+    }
+}
+
+fn mkdir(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> nix::Result<()> {
+    nix::sys::stat::mkdirat(dir, path, Mode::from_bits_truncate(mode))
 }
 
 fn unlink(dir: BorrowedFd<'_>, path: &CStr, is_dir: bool) -> nix::Result<()> {

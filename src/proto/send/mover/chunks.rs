@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
-use super::runs::{Course, NextPiece};
+use super::runs::{ChunkCourse, NextPiece};
 use super::{Issued, SendMover, SendMoverOp};
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errors::{source_changed, source_error};
@@ -35,7 +35,7 @@ struct Job {
     /// Bytes whose read was started, holes included.
     issued_bytes: u64,
     emitted_bytes: u64,
-    course: Course,
+    course: ChunkCourse,
     hasher: ChunkHasher,
     /// Pieces in order from number `first_piece` on.
     pieces: VecDeque<JobPiece>,
@@ -127,7 +127,7 @@ impl SendMover {
             len_bytes: chunk_len_bytes(order.size_bytes, order.chunk),
             issued_bytes: 0,
             emitted_bytes: 0,
-            course: Course::new(order.map.take()),
+            course: ChunkCourse::new(order.map.take()),
             hasher: ChunkHasher::new(order.chunk, order.size_bytes),
             order,
             pieces: VecDeque::new(),

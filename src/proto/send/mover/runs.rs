@@ -6,7 +6,7 @@ use crate::proto::zeros::ZeroPace;
 
 /// How far the pieces of a chunk were started.
 #[derive(Debug)]
-pub(super) enum Course {
+pub(super) enum ChunkCourse {
     /// All of it is data.
     Dense,
     Sparse(SparseCourse),
@@ -42,11 +42,11 @@ pub(super) enum NextPiece {
     Yield,
 }
 
-impl Course {
-    pub(super) fn new(map: Option<DataMap>) -> Course {
+impl ChunkCourse {
+    pub(super) fn new(map: Option<DataMap>) -> ChunkCourse {
         match map {
-            None => Course::Dense,
-            Some(map) => Course::Sparse(SparseCourse {
+            None => ChunkCourse::Dense,
+            Some(map) => ChunkCourse::Sparse(SparseCourse {
                 map,
                 is_looking: false,
                 hole_bytes: 0,
@@ -56,7 +56,7 @@ impl Course {
     }
 
     pub(super) fn is_sparse(&self) -> bool {
-        matches!(self, Course::Sparse(_))
+        matches!(self, ChunkCourse::Sparse(_))
     }
 
     /// The next piece of a chunk of which `at..end` is to come. `is_filler`: the record is filled
@@ -68,14 +68,14 @@ impl Course {
         is_filler: bool,
     ) -> NextPiece {
         match self {
-            Course::Dense => NextPiece::Data((end - at).min(PIECE_BYTES as u64)),
-            Course::Sparse(course) => course.next((at, end), pace, is_filler),
+            ChunkCourse::Dense => NextPiece::Data((end - at).min(PIECE_BYTES as u64)),
+            ChunkCourse::Sparse(course) => course.next((at, end), pace, is_filler),
         }
     }
 
     /// More is known of where data is.
     pub(super) fn learn(&mut self, found: Option<DataMap>) {
-        if let Course::Sparse(course) = self {
+        if let ChunkCourse::Sparse(course) = self {
             course.is_looking = false;
             course.map = found.unwrap_or_default();
         }
@@ -139,7 +139,7 @@ mod tests {
 
     const KIB: u64 = 1024;
 
-    fn pieces(mut course: Course, from: u64, end: u64) -> Vec<NextPiece> {
+    fn pieces(mut course: ChunkCourse, from: u64, end: u64) -> Vec<NextPiece> {
         let (mut at, mut pace, mut all) = (from, ZeroPace::default(), Vec::new());
         while at < end {
             let piece = course.next((at, end), &mut pace, false);
@@ -177,13 +177,13 @@ mod tests {
             run(5 * KIB, 0),
             zeros(5 * KIB),
         ];
-        assert_eq!(pieces(Course::new(Some(map)), 0, 2209 * KIB), expected);
+        assert_eq!(pieces(ChunkCourse::new(Some(map)), 0, 2209 * KIB), expected);
     }
 
     #[test]
     fn what_is_not_known_is_asked() {
         let map = DataMap::new([4 * KIB..8 * KIB], 8 * KIB);
-        let mut course = Course::new(Some(map));
+        let mut course = ChunkCourse::new(Some(map));
         let mut pace = ZeroPace::default();
         let mut next = |at, is_filler| course.next((at, 100 * KIB), &mut pace, is_filler);
         assert_eq!(

@@ -17,8 +17,8 @@ use landro::proto::session::{
     Direction, Grant, Limits, Request, Session, Transfer, TransferOptions,
 };
 use landro::proto::{
-    Carriage, DiskDone, DiskError, DiskOp, EntryResult, Event, Input, Kind, Listed, Meta, Mtime,
-    Outcome, Output, Payload,
+    Carriage, DirFound, DiskDone, DiskError, DiskOp, EntryResult, Event, Input, Kind, Listed, Meta,
+    Mtime, Outcome, Output, Payload,
 };
 
 use super::{MIB, PIECE_BYTES, noise};
@@ -110,7 +110,9 @@ impl Disk {
             },
             DiskOp::ResolveTarget { .. } => DiskDone::Target { name: None },
             DiskOp::Check { .. } => DiskDone::Existing(None),
-            DiskOp::MakeDir { .. } => DiskDone::Directory { existed: false },
+            DiskOp::MakeDir { .. } => DiskDone::Directory {
+                found: DirFound::Missing,
+            },
             DiskOp::OpenPart { resumable, .. } => {
                 let storage = Storage::default();
                 DiskDone::Part {

@@ -13,7 +13,7 @@ mod tests;
 use std::time::Duration;
 
 pub use bucket::RateLimit;
-#[cfg(test)]
+#[cfg(any(test, feature = "internals"))]
 pub use bucket::TokenBucket;
 pub use parallelism::Parallelism;
 pub use streams::StreamSlots;

@@ -48,7 +48,7 @@ impl DataMap {
     /// Everything is data.
     #[cfg(test)]
     pub fn full() -> DataMap {
-        DataMap::new([0..u64::MAX], u64::MAX)
+        DataMap::new(std::iter::once(0..u64::MAX), u64::MAX)
     }
 
     /// What there is from `at` on. What lies before it is forgotten.

@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_asked() {
-        let map = DataMap::new([4 * KIB..8 * KIB], 8 * KIB);
+        let map = DataMap::new(std::iter::once(4 * KIB..8 * KIB), 8 * KIB);
         let mut course = ChunkCourse::new(Some(map));
         let mut pace = ZeroPace::default();
         let mut next = |at, is_filler| course.next((at, 100 * KIB), &mut pace, is_filler);

@@ -348,7 +348,14 @@ fn two_spellings(way: &Way<'_>, pairs: [(&str, &str); 3]) {
             assert_eq!(*data, source, "{name}");
         }
     }
-    let told = errors(&output);
+    // What lies in a directory that fails may be announced by then, or not any more.
+    let of_names = |output: &Output| {
+        let mut told = errors(output);
+        told.retain(|text| text.contains("takes the name"));
+        told.sort();
+        told
+    };
+    let told = of_names(&output);
     for (one, other) in pairs {
         let names = |text: &str, path: &str, by: &str| {
             text.starts_with(&format!("src/{path}: ")) && text.contains(&format!("\"{by}\""))
@@ -359,7 +366,7 @@ fn two_spellings(way: &Way<'_>, pairs: [(&str, &str); 3]) {
     for options in [&[][..], &["--force"]] {
         let again = way.copy(options).expect(3);
         assert_eq!(seen(), first, "{again:?}");
-        assert_eq!(errors(&again).len(), told.len(), "{again:?}");
+        assert_eq!(of_names(&again), told, "{again:?}");
     }
 }
 

@@ -116,6 +116,7 @@ fn what_is_done_anyway_is_accepted(backend: &'static str) {
         ("--recursive", 0),
         ("-a", 1),
         ("-ra", 1),
+        ("-rp", 0),
     ] {
         for to in [
             world.url(""),

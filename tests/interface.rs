@@ -184,7 +184,7 @@ fn statistics_are_told_to_people(backend: &'static str) {
         "packets per send",
         "cpu",
         "memory",
-        "1 files",
+        "1 file, ",
     ] {
         assert!(output.stderr.contains(word), "{word} in {}", output.stderr);
     }
@@ -320,10 +320,8 @@ fn a_local_destination_that_cannot_be_used(backend: &'static str) {
     );
     world.daemon.wait_for_log("session cancelled");
     let output = world.push(world.root("file"), "not/there/up").expect(1);
-    assert!(
-        output.stderr.contains("destination not/there/up: "),
-        "{output:?}"
-    );
+    let line = format!("{}: its parent directory", world.url("not/there/up"));
+    assert!(output.stderr.contains(&line), "{output:?}");
 }
 
 /// `cp landro://h/file /dev/null` by root must not take the device away from the whole host.
@@ -383,15 +381,15 @@ fn errors_name_the_cause(backend: &'static str) {
     symlink(world.here("up"), world.root("out")).unwrap();
     said(
         world.push(world.here("up"), "out").expect(1),
-        "leads out of the directory that is served",
+        "leads out of the served directory",
     );
     said(
         world.pull("out/sub", world.here("")).expect(1),
-        "leads out of the directory that is served",
+        "leads out of the served directory",
     );
     said(
         world.push(world.here("up"), "../up").expect(1),
-        "leads out of the directory that is served",
+        "leads out of the served directory",
     );
     let ls = [
         "ls",
@@ -403,7 +401,7 @@ fn errors_name_the_cause(backend: &'static str) {
     ];
     said(
         landro(&world.client, ls).expect(1),
-        "cannot list not/there: ",
+        "/not/there: no such file or directory",
     );
     symlink("gone", world.root("up/sub")).unwrap();
     let args: [OsString; 3] = [
@@ -543,18 +541,18 @@ fn identities_are_made_once_and_private() {
 fn names_cannot_act_on_a_terminal() {
     let world = World::new("poll");
     let name = OsStr::from_bytes(b"evil\x1b]0;owned\x07\n\xff");
-    let text = |stderr: &str| {
+    let text = |stderr: &str, shown: &str| {
         assert!(
             !stderr.contains('\x1b') && !stderr.contains('\x07'),
             "{stderr:?}"
         );
-        assert!(stderr.contains(r"evil\033]0;owned\007\n\377"), "{stderr:?}");
+        assert!(stderr.contains(shown), "{stderr:?}");
     };
     fs::create_dir_all(world.here("tree")).unwrap();
     fs::create_dir_all(world.root("tree").join(name)).unwrap();
     fs::write(world.here("tree").join(name), "x").unwrap();
     let output = world.push(world.here("tree"), "").expect(3);
-    text(&output.stderr);
+    text(&output.stderr, "evil%1B]0;owned%07%0A%FF");
     let raw: &Value = output.of("error").next().unwrap();
     let expected: String = name
         .as_bytes()
@@ -568,6 +566,6 @@ fn names_cannot_act_on_a_terminal() {
     assert!(!output.stdout.contains('\x1b') && !output.stdout.contains('\x07'));
     let missing = world.here("").join(name);
     let output = world.push(&missing, "").expect(1);
-    text(&output.stderr);
+    text(&output.stderr, r"evil\033]0;owned\007\n\377");
     assert!(!world.daemon.log().contains('\x1b'));
 }

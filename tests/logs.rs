@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::{Daemon, Running, Side, World, command, landro};
 use landro::proto::wire::{Message, Welcome};
-use landro::proto::{EntryError, EntryErrorCode, Kind};
+use landro::proto::{EntryError, EntryErrorCode, EntryPlace, Kind};
 use landro::quic::Identity;
 use peer::{Peer, entry};
 
@@ -80,6 +80,9 @@ fn failed(text: &str) -> EntryError {
         code: EntryErrorCode::Source,
         errno: 5,
         text: text.into(),
+        place: EntryPlace::Source,
+        call: "read".into(),
+        advice: "wait".into(),
     }
 }
 
@@ -185,6 +188,7 @@ fn a_talkative_server(backend: &'static str) {
             peer.message(&Message::Welcome(Welcome {
                 version: 1,
                 entry_window: 1024,
+                inside: false,
             }));
             peer.entries(vec![entry(1, 0, b"x", Kind::File, 0)]);
             for _ in 0..12_000 {
@@ -213,13 +217,12 @@ fn a_talkative_server(backend: &'static str) {
     assert_eq!(warnings, 1_000, "{} bytes", output.stdout.len());
     assert!((10_000..10_010).contains(&errors), "{errors}");
     assert!(
-        output.number("warnings") > 1_000 && output.stderr.contains("more warnings"),
+        output.number("warnings") > 1_000 && output.stderr.contains("landro: warning: "),
         "{}",
         output.summary()
     );
-    assert!(
-        output.stderr.contains("more entries failed") && output.stderr.lines().count() < 11_100
-    );
+    let lines = output.stderr.lines().count();
+    assert!(output.stderr.contains(" more: ") && lines < 100, "{lines}");
 }
 
 /// Who, from where, which way, what, how much, how fast, and how it ended; nothing as Rust writes
@@ -304,7 +307,7 @@ fn a_daemon_that_stops_says_so(backend: &'static str) {
     for (running, verb) in [(push, "push"), (pull, "pull")] {
         let output = running.wait().expect(5);
         assert!(
-            output.stderr.contains("is being stopped"),
+            output.stderr.contains("the daemon is stopping"),
             "{}",
             output.stderr
         );

@@ -15,7 +15,8 @@ use landro::proto::wire::{
     encode_run,
 };
 use landro::proto::{
-    CancelReason, EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError,
+    SessionErrorCode,
 };
 use landro::quic::Identity;
 use landro_sys::fuzzing::control_part;
@@ -113,6 +114,7 @@ fn lanes() {
         entry_window: 0,
         bwlimit_bps: None,
         streams: None,
+        counts: false,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);
@@ -146,6 +148,9 @@ fn error() -> EntryError {
         code: EntryErrorCode::Full,
         errno: 28,
         text: "no room".into(),
+        place: EntryPlace::Source,
+        call: "read".into(),
+        advice: "wait".into(),
     }
 }
 
@@ -163,6 +168,7 @@ fn hello(request: WireRequest) -> Message {
         entry_window: 1024,
         bwlimit_bps,
         streams,
+        counts: false,
     })
 }
 
@@ -196,6 +202,7 @@ fn welcome() -> Message {
     Message::Welcome(Welcome {
         version: VERSION,
         entry_window: 1024,
+        inside: false,
     })
 }
 
@@ -278,10 +285,7 @@ fn of_receivers() -> [Message; 6] {
         Message::Finished {},
         Message::Listing(vec![row]),
         Message::ListEnd {},
-        Message::Error {
-            code: SessionErrorCode::Busy,
-            text: "gone".into(),
-        },
+        Message::Error(SessionError::told(SessionErrorCode::Busy, "gone")),
         Message::Cancel {
             reason: CancelReason::Ending,
         },
@@ -295,6 +299,10 @@ fn of_benchmarks() -> [Message; 3] {
         Message::BenchEnd { bytes: 3 },
         Message::Echo {
             payload: payload.clone(),
+        },
+        Message::DestinationWarning {
+            path: Bytes::from_static(b"a/b"),
+            text: "mode not set".into(),
         },
         Message::EchoReply { payload },
     ]

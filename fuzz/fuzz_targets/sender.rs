@@ -41,6 +41,7 @@ fuzz_target!(|data: &[u8]| {
         world.say(&Message::Welcome(Welcome {
             version: VERSION,
             entry_window,
+            inside: false,
         }));
         world.run(step);
     }
@@ -68,6 +69,9 @@ fn step(world: &mut World<'_>) {
                     code,
                     errno: 28,
                     text,
+                    place: EntryPlace::Destination,
+                    call: String::new(),
+                    advice: String::new(),
                 },
             }
         }),

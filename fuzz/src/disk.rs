@@ -4,7 +4,9 @@ use bytes::Bytes;
 use landro::ids::Name;
 use landro::proto::extents::DataMap;
 use landro::proto::journal::Storage;
-use landro::proto::{DiskDone, DiskError, DiskOp, Existing, Kind, Listed, Meta, Mtime};
+use landro::proto::{
+    DirFound, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Listed, Meta, Mtime, TimeLapse,
+};
 
 use crate::Script;
 
@@ -51,25 +53,44 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
         DiskOp::Read { len_bytes, .. } | DiskOp::ReadPart { len_bytes, .. } => {
             read(how, *len_bytes, script)
         }
+        DiskOp::Check { .. }
+        | DiskOp::MakeDir { .. }
+        | DiskOp::PutSmall { .. }
+        | DiskOp::PutSymlink { .. }
+        | DiskOp::CommitPart { .. }
+            if how & 0xf0 == 0xf0 =>
+        {
+            DiskDone::Taken {
+                by: Bytes::from_static(b"taken"),
+            }
+        }
         DiskOp::Check { .. } => DiskDone::Existing((how & 8 != 0).then(|| existing(how, script))),
-        DiskOp::OpenDir { .. } | DiskOp::MakeDir { .. } => DiskDone::Directory {
-            existed: how & 8 != 0,
+        DiskOp::OpenDir { .. } => DiskDone::Done,
+        DiskOp::MakeDir { .. } => DiskDone::Directory {
+            found: match how >> 3 & 3 {
+                0 => DirFound::Missing,
+                1 => DirFound::Unfinished,
+                _ => DirFound::Finished,
+            },
         },
+        DiskOp::SetDir { .. }
+        | DiskOp::PutSmall { .. }
+        | DiskOp::PutSymlink { .. }
+        | DiskOp::CommitPart { .. } => DiskDone::Placed(Lapses {
+            mode: (how & 8 != 0).then_some(1),
+            mtime: (how & 16 != 0).then_some(TimeLapse::OutOfRange),
+        }),
         DiskOp::OpenPart { resumable, .. } => part(*resumable && how & 8 == 0, script),
         DiskOp::Map { offset, .. } => map(*offset, script),
         DiskOp::DirsAbove { .. } => DiskDone::Above(Vec::new()),
         DiskOp::CopyRange { len_bytes, .. } => DiskDone::Copied { bytes: *len_bytes },
         DiskOp::CloseDir { .. }
         | DiskOp::CloseRead { .. }
-        | DiskOp::SetDir { .. }
-        | DiskOp::PutSmall { .. }
-        | DiskOp::PutSymlink { .. }
         | DiskOp::StartPart { .. }
         | DiskOp::Write { .. }
         | DiskOp::MakeHole { .. }
         | DiskOp::Yield
         | DiskOp::WriteJournal { .. }
-        | DiskOp::CommitPart { .. }
         | DiskOp::ClosePart { .. }
         | DiskOp::CleanPart { .. } => DiskDone::Done,
     })
@@ -135,6 +156,7 @@ fn existing(how: u8, script: &mut Script<'_>) -> Existing {
         meta,
         link: link(&meta),
         in_doubt: how & 16 != 0,
+        has_mtime: how & 32 == 0,
     }
 }
 

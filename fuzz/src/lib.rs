@@ -210,6 +210,7 @@ impl<'a> World<'a> {
             entry_window: ENTRY_WINDOW,
             bwlimit_bps,
             streams,
+            counts: false,
         };
         self.say(&Message::Hello(hello));
     }

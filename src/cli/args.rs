@@ -36,10 +36,11 @@ pub struct Arguments {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 all done; 1 other error; 2 usage; 3 partial, the rest is complete; 4 identity unknown, changed
-or refused, or permission refused by the peer; 5 peer unreachable, lost or timed out (a rerun resumes);
-6 destination full; 7 integrity; 8 a worker of serve did not stop; 130/143 interrupted (a rerun resumes).
-Files: identity.pem, reset.key, authorized_peers and known_hosts in $LANDRO_CONFIG_DIR, else
+Exit codes: 0 all done; 1 other error; 2 usage; 3 partial, the rest is complete; 4 identity unknown, \
+changed or refused, or permission refused by the peer; 5 peer unreachable, lost or timed out (a \
+rerun resumes); 6 destination full; 7 integrity; 8 a worker of serve did not stop; 130/143 \
+interrupted (a rerun resumes).\n\
+Files: identity.pem, reset.key, authorized_peers and known_hosts in $LANDRO_CONFIG_DIR, else \
 $XDG_CONFIG_HOME/landro, else ~/.config/landro. LANDRO_LOG=debug logs more.";
 
 #[derive(Subcommand, Debug)]
@@ -112,8 +113,8 @@ pub struct CpArgs {
     #[arg(long, short, visible_short_alias = 'R')]
     pub recursive: bool,
     /// What -a of rsync and cp means, as far as it goes: directories whole, symlinks as symlinks,
-    /// modes and times. Owners, ACLs, extended attributes, hard links and devices are not kept,
-    /// which a warning says
+    /// modes (as with -p) and times. Owners, ACLs, extended attributes, hard links and devices are
+    /// not kept, which a warning says
     #[arg(long, short)]
     pub archive: bool,
     /// Waits until the destination's disk has everything
@@ -130,7 +131,8 @@ pub struct CpArgs {
     /// files, get them in any case
     #[arg(long, short, conflicts_with = "no_perms")]
     pub perms: bool,
-    /// Sets no modes: files and directories that are made have what the umask over there leaves them
+    /// Sets no modes: files and directories that are made have what the umask over there leaves
+    /// them
     #[arg(long)]
     pub no_perms: bool,
     /// Sets no times; a later run then takes a file of the same size for the same unless the source
@@ -147,6 +149,14 @@ pub struct CpArgs {
     /// Prints errors only: no progress, no warnings, no summary
     #[arg(long, short)]
     pub quiet: bool,
+    /// Prints each file and symlink that was copied, a line each on stdout, and with errors the
+    /// system call that failed
+    #[arg(long, short, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Prints one line at the end on stdout: files, bytes, seconds, rate, what failed. On a
+    /// terminal it is printed anyway, on stderr. With --json there is one in any case
+    #[arg(long)]
+    pub summary: bool,
     /// Adds transport, CPU and memory figures to the summary
     #[arg(long)]
     pub stats: bool,

@@ -133,7 +133,7 @@ pub fn pump(client: &Client, signals: &Signals, on: &mut dyn FnMut(Option<Client
 
 fn resolve(host: &DaemonName) -> Result<Vec<SocketAddr>, CliError> {
     let failed = |source| CliError::Resolve {
-        host: format!("landro://{host}/"),
+        host: host.url(b""),
         source,
     };
     Ok((host.name.as_str(), host.port)

@@ -8,6 +8,7 @@ mod dial;
 pub(crate) mod escape;
 mod exit;
 mod output;
+mod say;
 mod stance;
 pub(crate) mod trust;
 
@@ -38,7 +39,7 @@ pub fn main() -> ExitCode {
         "warn"
     });
     let exit = commands::run(command).unwrap_or_else(|error| {
-        eprintln!("landro: {error}");
+        say::say(&say::without_numbers(&format!("landro: {error}")));
         error.exit().0
     });
     ExitCode::from(exit.code())

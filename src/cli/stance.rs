@@ -8,6 +8,7 @@ use crate::cli::args::TrustArgs;
 use crate::cli::args::url::DaemonName;
 use crate::cli::escape;
 use crate::cli::exit::CliError;
+use crate::cli::say::in_locale;
 use crate::ids::Fingerprint;
 use crate::signals::Signals;
 
@@ -40,9 +41,9 @@ pub fn before(
     match (known.find(host), trust.peer) {
         (Known::As { fingerprints, line }, Some(peer)) if !fingerprints.contains(&peer) => {
             Err(CliError::Identity(format!(
-                "landro://{}/: --peer says {peer}, but {} line {line} says {}. Nothing was sent. \
-                 If its identity changed and you know why, remove that line",
-                host,
+                "{}: --peer says {peer}, but {} line {line} says {}. Nothing was sent. If its \
+                 identity changed and you know why, remove that line",
+                host.url(b""),
                 known.path().display(),
                 fingerprints[0],
             )))
@@ -63,16 +64,20 @@ pub fn refuse(
 ) -> CliError {
     CliError::Identity(match (known.find(host), trust.peer) {
         (Known::As { fingerprints, line }, None) => format!(
-            "THE IDENTITY OF landro://{host}/ HAS CHANGED!\n\
+            "THE IDENTITY OF {} HAS CHANGED!\n\
              landro: It was {}\n\
              landro: ({} line {line}); now it is {shown}.\n\
              landro: Either someone else answers in its place, or it was set up anew. \
              Nothing was sent.\n\
              landro: If you know why it changed, remove that line and try again.",
+            host.url(b""),
             fingerprints[0],
             known.path().display(),
         ),
-        _ => format!("landro://{host}/: shows {shown}, not what --peer demands. Nothing was sent"),
+        _ => {
+            let url = host.url(b"");
+            format!("{url} shows {shown}, not what --peer demands. Nothing was sent")
+        }
     })
 }
 
@@ -84,8 +89,9 @@ pub fn ask(
     known: &mut KnownHosts,
 ) -> Result<Stance, CliError> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        let url = host.url(b"");
         return Err(CliError::Identity(format!(
-            "landro://{host}/: never met before, and nobody to ask here; it shows {shown}. \
+            "{url} was never met before, and nobody is here to be asked; it shows {shown}. \
              Nothing was sent. Compare that with what `landro id` prints over there, then give \
              --peer {shown} (for one run) or --accept-new (remembers it)"
         )));
@@ -99,11 +105,13 @@ pub fn ask(
             Ok(Stance::Only(vec![shown]))
         }
         TrustAnswer::No => Err(CliError::Identity(format!(
-            "landro://{host}/: not trusted. Nothing was sent"
+            "{} is not trusted. Nothing was sent",
+            host.url(b"")
         ))),
     }
 }
 
+#[derive(PartialEq, Eq, Debug)]
 enum TrustAnswer {
     Yes,
     No,
@@ -112,29 +120,43 @@ enum TrustAnswer {
 fn question(host: &DaemonName, shown: Fingerprint) -> TrustAnswer {
     let mut stderr = std::io::stderr();
     let text = format!(
-        "landro://{host}/ was never met before. It shows the fingerprint\n    {shown}\n\
-         which should be what `landro id` prints over there.\n"
+        "{} was never met before. It shows the fingerprint\n    {shown}\n\
+         which should be what `landro id` prints over there.\n",
+        host.url(b"")
     );
     let mut prompt = format!("{text}Trust it from now on? (yes, no, or the fingerprint) ");
     loop {
         // A prompt that cannot be written will not be answered either.
-        let _ = write!(stderr, "{prompt}").and_then(|()| stderr.flush());
+        let _ = write!(stderr, "{}", in_locale(&prompt)).and_then(|()| stderr.flush());
         let mut answer = String::new();
         match std::io::stdin().read_line(&mut answer) {
             Ok(0) | Err(_) => return TrustAnswer::No,
             Ok(_) => {}
         }
-        match answer.trim() {
-            "yes" => return TrustAnswer::Yes,
-            "no" => return TrustAnswer::No,
-            typed if typed.parse() == Ok(shown) => return TrustAnswer::Yes,
-            typed if typed.parse::<Fingerprint>().is_ok() => return TrustAnswer::No,
-            typed => {
-                prompt = format!(
-                    "{:?} is neither yes nor no nor a fingerprint: ",
-                    escape::text(typed)
-                )
+        let typed = answer.trim();
+        match TrustAnswer::of(typed, shown) {
+            Some(answer) => return answer,
+            None => {
+                let typed = escape::text(typed);
+                prompt = format!("{typed:?} is neither yes nor no nor a fingerprint: ");
             }
+        }
+    }
+}
+
+impl TrustAnswer {
+    /// None: neither. In any case of letters, and as short as people are used to.
+    fn of(typed: &str, shown: Fingerprint) -> Option<TrustAnswer> {
+        if let Ok(fingerprint) = typed.parse::<Fingerprint>() {
+            return Some(match fingerprint == shown {
+                true => TrustAnswer::Yes,
+                false => TrustAnswer::No,
+            });
+        }
+        match typed.to_ascii_lowercase().as_str() {
+            "y" | "yes" => Some(TrustAnswer::Yes),
+            "n" | "no" => Some(TrustAnswer::No),
+            _ => None,
         }
     }
 }
@@ -186,6 +208,28 @@ mod tests {
             stance_for(Some(1), Some(2), true),
             Err(CliError::Identity(_))
         ));
+    }
+
+    #[test]
+    fn answers_as_people_give_them() {
+        let shown = peer(1);
+        for (typed, answer) in [
+            ("y", Some(TrustAnswer::Yes)),
+            ("Yes", Some(TrustAnswer::Yes)),
+            ("YES", Some(TrustAnswer::Yes)),
+            ("n", Some(TrustAnswer::No)),
+            ("No", Some(TrustAnswer::No)),
+            ("", None),
+            ("yess", None),
+            ("yes please", None),
+        ] {
+            assert_eq!(TrustAnswer::of(typed, shown), answer, "{typed}");
+        }
+        let of = |byte| TrustAnswer::of(&peer(byte).to_string(), shown);
+        assert_eq!(
+            (of(1), of(2)),
+            (Some(TrustAnswer::Yes), Some(TrustAnswer::No))
+        );
     }
 
     #[test]

@@ -27,7 +27,7 @@ const KNOWN_HOSTS_MAX_BYTES: u64 = 8 << 20;
 pub enum TrustError {
     #[error("no home directory to keep the identity in; set LANDRO_CONFIG_DIR")]
     NoHome,
-    #[error("{path}: {call}: {source}", path = .path.display())]
+    #[error("{path}: cannot {call} it: {source}", path = .path.display())]
     Io {
         path: PathBuf,
         call: &'static str,
@@ -154,7 +154,7 @@ fn make_dir(dir: &Path) -> Result<(), TrustError> {
         .recursive(true)
         .mode(0o700)
         .create(dir)
-        .map_err(io_error(dir, "mkdir"))
+        .map_err(io_error(dir, "make"))
 }
 
 /// Puts `contents` at `path` unless something is there already. A complete file appears or none:

@@ -12,6 +12,7 @@ mod conformance;
 mod descriptors;
 mod dirlinks;
 mod durable;
+mod full;
 mod local;
 mod names;
 mod part;
@@ -43,7 +44,7 @@ use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool};
 
 use crate::ids::{NameError, OpId, is_reserved_path};
-use crate::proto::errno::EIO;
+use crate::proto::errno::{EIO, ENOSPC};
 use crate::proto::{Attributes, DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
 pub use local::Side;
@@ -395,6 +396,16 @@ impl Drop for Pinned {
 }
 
 async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+    let made_in = full::makes_in(&cmd);
+    match (run_by_kind(files, cmd).await, made_in) {
+        (Err(error), Some(dir)) if error.errno == ENOSPC => {
+            Err(full::lacking(files, dir, error).await)
+        }
+        (result, _) => result,
+    }
+}
+
+async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
         DiskOp::CloseDir { dir } => target::close_dir(files, dir).await,
         DiskOp::Yield => Ok(DiskDone::Done),
@@ -560,13 +571,13 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             let attributes = Attributes { mode, mtime, fsync };
             target::set_dir(files, dir, attributes).await
         }
-        cmd @ (DiskOp::PutSmall { .. } | DiskOp::PutSymlink { .. }) => run_put(files, cmd).await,
+        cmd @ (DiskOp::PutSmall { .. } | DiskOp::PutSymlink { .. }) => put(files, cmd).await,
         other => unreachable!("{other:?} is none of a destination"),
     }
 }
 
-/// What arrives whole.
-async fn run_put(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
+/// What is put at the destination whole.
+async fn put(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
         DiskOp::PutSmall {
             dir,
@@ -599,7 +610,7 @@ async fn run_put(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
             };
             target::put_symlink(files, &new).await
         }
-        other => unreachable!("{other:?} is not put"),
+        other => unreachable!("{other:?} is put nowhere"),
     }
 }
 

@@ -1,8 +1,8 @@
 //! A device, a FIFO or a pipe that the target of one file names: written into, never replaced.
 //!
 //! Data arrives in any order. What has offsets (block devices, `/dev/null`) takes it so. For what
-//! has none the file is kept aside until it is whole and proven, and then written from its beginning
-//! to its end. A copy within this host comes in order and needs no such thing.
+//! has none the file is kept aside until it is whole and proven, and then written from its
+//! beginning to its end. A copy within this host comes in order and needs no such thing.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Pool};
 use super::names;
 use super::publish::{open_own, sync, unlink};
 use super::source::{relative, split_path};
-use super::space::{Base, OpenSink, Sink};
+use super::space::{Base, NamedSink, OpenSink};
 use super::{DiskError, Files, descriptors, dirlinks};
 use crate::ids::{DirId, Name};
 use crate::proto::errno::{EAGAIN, EINVAL, EIO};
@@ -57,7 +57,7 @@ impl Files {
         };
         // One that a server had an earlier run make would have its data written where it likes.
         dirlinks::refuse_received_target(self, path).await?;
-        self.space.set_sink(Sink {
+        self.space.set_sink(NamedSink {
             dir,
             name: name.clone(),
             place,
@@ -93,7 +93,7 @@ impl Files {
     }
 
     /// Opens a sink for writing. A FIFO without a reader is ENXIO, at once.
-    pub(super) async fn open_sink(&self, sink: &Sink) -> Result<OpenSink, DiskError> {
+    pub(super) async fn open_sink(&self, sink: &NamedSink) -> Result<OpenSink, DiskError> {
         let path = format!("/proc/self/fd/{}", sink.place.as_raw_fd());
         let truncate = if sink.is_file { flags::O_TRUNC } else { 0 };
         let how = |more| OpenHow {
@@ -121,7 +121,7 @@ impl Files {
     }
 
     /// A file without a name, for what a sink is to get in order.
-    pub(super) async fn aside(&self, sink: &Sink) -> Result<Arc<OwnedFd>, DiskError> {
+    pub(super) async fn aside(&self, sink: &NamedSink) -> Result<Arc<OwnedFd>, DiskError> {
         let dir = match self.space.base() {
             Base::Served(_) => self.dir(sink.dir).await?,
             Base::Local => {

@@ -61,7 +61,7 @@ pub struct Space {
     /// Where the sources land.
     target: Cell<Option<DirId>>,
     /// What the one source is written into.
-    sink: RefCell<Option<Sink>>,
+    sink: RefCell<Option<NamedSink>>,
     /// What the other side of a copy within this host has open.
     beside: Option<Rc<Space>>,
 }
@@ -146,7 +146,7 @@ pub struct Part {
 
 /// What the target of one file names.
 #[derive(Clone)]
-pub struct Sink {
+pub struct NamedSink {
     pub dir: DirId,
     pub name: Name,
     /// By O_PATH: opened for writing when there is something to write.
@@ -235,12 +235,12 @@ impl Space {
         self.beside.is_some()
     }
 
-    pub fn set_sink(&self, sink: Sink) {
+    pub fn set_sink(&self, sink: NamedSink) {
         *self.sink.borrow_mut() = Some(sink);
     }
 
     /// The device or FIFO that has a name, if that was named as the target.
-    pub fn sink(&self, dir: DirId, name: &Name) -> Option<Sink> {
+    pub fn sink(&self, dir: DirId, name: &Name) -> Option<NamedSink> {
         let sink = self.sink.borrow();
         let named = sink.as_ref();
         named

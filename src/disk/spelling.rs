@@ -30,17 +30,17 @@ pub enum DirNames {
     /// Each by its bytes; by case for certain, and letters of two compositions are looked at.
     Exact,
     /// Not for certain: these are there. None: too many to remember.
-    Listed(Option<Listing>),
+    Listed(Option<DirListing>),
 }
 
 /// Names of a directory, as keyed hashes.
 #[derive(Default)]
-pub struct Listing {
+pub struct DirListing {
     names: HashSet<u64>,
     hash: RandomState,
 }
 
-impl Listing {
+impl DirListing {
     fn add(&mut self, name: &[u8]) {
         self.names.insert(self.hash.hash_one(name));
     }
@@ -160,8 +160,8 @@ impl Files {
         other_case(name.as_bytes()).is_some() || self.may_compose(dir, name)
     }
 
-    /// Whether letters that are composed in two ways may be one: the file systems of the kernel that
-    /// do that fold cases, too.
+    /// Whether letters that are composed in two ways may be one: the file systems of the kernel
+    /// that do that fold cases, too.
     fn may_compose(&self, dir: DirId, name: &Name) -> bool {
         !name.as_bytes().is_ascii()
             && self
@@ -178,7 +178,7 @@ impl Files {
         name: &Name,
         found: &Meta,
     ) -> Result<Option<Bytes>, DiskError> {
-        let mut listing = Some(Listing::default());
+        let mut listing = Some(DirListing::default());
         let (mut cursor, mut spelt) = (Some(0), Spelt::Nowhere);
         while let Some(at) = cursor {
             let op = FileOp::List {
@@ -203,7 +203,7 @@ impl Files {
             }
             cursor = next;
         }
-        let both_are_there = |listing: &Listing| {
+        let both_are_there = |listing: &DirListing| {
             let other = other_case(name.as_bytes());
             other.is_some_and(|other| listing.has(&other)) && !self.may_compose(dir, name)
         };

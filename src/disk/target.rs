@@ -10,6 +10,7 @@ use landro_sys::file::flags;
 use landro_sys::{FileOp, OpenHow};
 
 use super::dirlinks;
+use super::full::lacking_beside;
 use super::names::{self, c_string, refuse_reserved};
 use super::publish::{
     Arrival, finish, new_mode, refused, rename, set_meta, sync, temporary, unlink, write_all,
@@ -69,8 +70,9 @@ pub async fn resolve(
                     errno: ENOTDIR,
                 });
             }
-            other => other?,
-        };
+            Err(error) => return Err(lacking_beside(files, &parent, error).await),
+            Ok(_) => {}
+        }
         let fd = files.open_dir_below(&parent, name).await?;
         if fsync {
             sync(files, &parent).await?;

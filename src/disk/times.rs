@@ -103,8 +103,8 @@ impl Times {
         first.or(last).unwrap_or(asked)
     }
 
-    /// Of a time that the file system took, and what it stored: whether that is it. None: it is not,
-    /// though every file system has that time.
+    /// Of a time that the file system took, and what it stored: whether that is it. None: it is
+    /// not, though every file system has that time.
     fn learn(&self, asked: Mtime, stored: Mtime) -> Option<Result<(), TimeLapse>> {
         if distance_ns(asked, stored) < u128::from(NEAR_NS) {
             let (from, to) = self.proven.get().unwrap_or(COMMON_RANGE);

@@ -1,4 +1,7 @@
-//! Errors put into words: which side, which system call, what the kernel said, what to do about it.
+//! Errors put into words: what is wrong and what to do about it. Path, side and system call stand
+//! beside the words, for whoever shows them.
+
+use std::fmt::Write;
 
 use crate::ids::NameError;
 use crate::proto::errno::{
@@ -6,7 +9,7 @@ use crate::proto::errno::{
     ENOENT, ENOSPC, ENOTDIR, ENXIO, EPERM, EROFS, EXDEV,
 };
 use crate::proto::{
-    Carriage, DiskError, EntryError, EntryErrorCode, SessionError, SessionErrorCode,
+    DiskError, EntryError, EntryErrorCode, EntryPlace, SessionError, SessionErrorCode,
 };
 
 /// Something the peer did that the protocol does not allow. Ends the session.
@@ -19,240 +22,321 @@ pub fn violation<T>(text: impl Into<String>) -> Result<T, Violation> {
     Err(Violation(text.into()))
 }
 
-/// Where the file system is that failed, for people.
+/// What a path was wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HostSide {
-    Client,
-    Server,
-    /// The only one: a copy within this host.
-    Only,
+pub enum Access {
+    Read,
+    Write,
 }
 
-impl HostSide {
-    pub fn of(client: bool, carriage: Carriage) -> HostSide {
-        match (carriage, client) {
-            (Carriage::Copies, _) => HostSide::Only,
-            (Carriage::Bytes | Carriage::Ranges, true) => HostSide::Client,
-            (Carriage::Bytes | Carriage::Ranges, false) => HostSide::Server,
-        }
-    }
+/// What is wrong, and what to do about it (perhaps nothing).
+type Explained = (String, &'static str);
 
-    /// To put behind "source" or "destination".
-    fn on(self) -> &'static str {
-        match self {
-            HostSide::Client => " on the client",
-            HostSide::Server => " on the server",
-            HostSide::Only => "",
-        }
+fn explain(error: &DiskError, access: Access) -> Explained {
+    if let Some((text, advice)) = of_our_own(error) {
+        return (text, advice);
+    }
+    let (text, advice) = match (access, error.errno) {
+        (Access::Write, errno) => writing(errno),
+        (Access::Read, errno) => reading(errno),
+    };
+    match text {
+        "" => (kernels_words(error.errno), advice),
+        text => (text.to_owned(), advice),
     }
 }
 
-/// What the kernel says, e.g. `openat2: Permission denied (os error 13)`, or what we say in its
-/// place, with advice.
-fn explain(error: &DiskError, advice: &str) -> String {
-    match *error {
-        DiskError::RESERVED_NAME => NameError::Reserved.to_string(),
-        DiskError::RECEIVED_LINK => "a symlink stands where a directory is to be, and it may have been copied here, so \
-                                     it is not followed; if it is yours, make it anew (ln -sfn), end the destination \
-                                     with / if it is the destination itself, or mount the directory (mount --bind) \
-                                     where the file system keeps no times of making"
-            .into(),
-        DiskError { call, errno } => {
-            format!("{call}: {}{advice}", std::io::Error::from_raw_os_error(errno))
-        }
+/// What we say in the kernel's place.
+fn of_our_own(error: &DiskError) -> Option<Explained> {
+    let (text, advice) = match *error {
+        DiskError::RESERVED_NAME => return Some((NameError::Reserved.to_string(), "")),
+        DiskError::RECEIVED_LINK => (
+            "a symlink stands where a directory is to be, and it may have been copied here, so \
+             it is not followed",
+            "if it is yours, make it anew (ln -sfn), end the destination with / if it is the \
+             destination itself, or mount the directory (mount --bind) where the file system \
+             keeps no times of making",
+        ),
+        DiskError::NO_INODES => (
+            "no inodes left: the file system has room, but not for another file or directory",
+            "delete files there, or make it with more inodes (mkfs -i), and run the same command \
+             again",
+        ),
+        _ => return None,
+    };
+    Some((text.to_owned(), advice))
+}
+
+/// An empty text: the kernel's will do.
+fn reading(errno: i32) -> (&'static str, &'static str) {
+    match errno {
+        EPERM | EACCES => (
+            "permission denied reading it",
+            "let the user that landro runs as read it",
+        ),
+        ENOENT => ("no such file or directory", ""),
+        ENOTDIR => ("it, or one of its parents, is not a directory", ""),
+        ELOOP => ("a symlink is in the way, or too many of them are", ""),
+        other => either_way(other),
     }
 }
 
-fn advice(error: &DiskError, write: bool) -> &'static str {
-    match error.errno {
-        EPERM | EACCES if write => "; let the user landro runs as write there",
-        EPERM | EACCES => "; let the user landro runs as read it",
-        ENOENT if write => {
-            "; it vanished or was renamed meanwhile, or is a symlink that leads nowhere"
-        }
-        ENOENT => "; it is not there, or not any more",
-        EXDEV => {
-            "; it, or a symlink in it, leads out of the directory that is served (an absolute symlink does)"
-        }
-        ENOTDIR if write => "; something that is not a directory is in the way: move it",
-        EISDIR | EEXIST if write => "; a directory is in the way: move it",
-        EMFILE | ENFILE => "; raise the limit of open files (ulimit -n)",
-        EFBIG => "; the destination's file system does not take files of this size",
-        ENOSPC => "; free some space and run it again",
-        EDQUOT => "; the quota is used up: free some and run it again",
-        ENXIO if write => {
-            "; nobody reads from this FIFO (or it is a socket, or a device without hardware): start \
-             the reader first"
-        }
-        EAGAIN if write => "; whoever reads from this FIFO takes nothing",
-        EROFS => "; the file system is mounted read-only",
-        ENAMETOOLONG => "; this file system takes only shorter names",
-        ELOOP if write => {
-            "; a symlink stands where a directory is to be, and is not followed: remove it, or give --keep-dirlinks if \
-             it is yours"
-        }
-        ELOOP => "; a symlink is in the way",
-        EIO => "; look at the kernel's log: the device may be failing",
-        _ => "",
+fn writing(errno: i32) -> (&'static str, &'static str) {
+    match errno {
+        EPERM | EACCES => (
+            "permission denied writing it",
+            "let the user that landro runs as write there",
+        ),
+        ENOENT => (
+            "no such file or directory",
+            "it vanished or was renamed meanwhile, or is a symlink that leads nowhere",
+        ),
+        ENOTDIR => ("something that is not a directory is in the way", "move it"),
+        EISDIR | EEXIST => ("a directory is in the way", "move it"),
+        ELOOP => (
+            "a symlink stands where a directory is to be, and is not followed",
+            "remove it, or give --keep-dirlinks if it is yours",
+        ),
+        ENXIO => (
+            "nobody reads from this FIFO (or it is a socket, or a device without hardware)",
+            "start the reader first",
+        ),
+        EAGAIN => ("whoever reads from this FIFO takes nothing", ""),
+        other => either_way(other),
     }
+}
+
+fn either_way(errno: i32) -> (&'static str, &'static str) {
+    match errno {
+        EXDEV => (
+            "leads out of the served directory",
+            "a bind mount over there can bring it in",
+        ),
+        EMFILE | ENFILE => (
+            "too many open files",
+            "raise the limit where landro runs (ulimit -n, LimitNOFILE=)",
+        ),
+        EFBIG => ("the file system there does not take files of this size", ""),
+        ENOSPC => ("no space left", "free some and run the same command again"),
+        EDQUOT => (
+            "the quota is used up, of space or of files",
+            "delete some, or have it raised, and run the same command again",
+        ),
+        EROFS => ("the file system is mounted read-only", ""),
+        ENAMETOOLONG => ("the file system there takes only shorter names", ""),
+        EIO => (
+            "input/output error",
+            "look at that host's kernel log: the device may be failing",
+        ),
+        _ => ("", ""),
+    }
+}
+
+/// As strerror(3), in the middle of a sentence.
+fn kernels_words(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(chars).collect()
+}
+
+impl EntryError {
+    /// One that no system call had a part in.
+    fn told(code: EntryErrorCode, place: EntryPlace, text: String, advice: &str) -> EntryError {
+        EntryError {
+            code,
+            errno: 0,
+            text,
+            place,
+            call: String::new(),
+            advice: advice.to_owned(),
+        }
+    }
+
+    fn of(code: EntryErrorCode, place: EntryPlace, error: &DiskError) -> EntryError {
+        let access = match place {
+            EntryPlace::Source => Access::Read,
+            EntryPlace::Destination => Access::Write,
+        };
+        let (text, advice) = explain(error, access);
+        EntryError {
+            code,
+            errno: error.errno,
+            text,
+            place,
+            call: error.call.to_owned(),
+            advice: advice.to_owned(),
+        }
+    }
+
+    /// What is wrong (`aside` behind it), and what to do about it.
+    pub fn sentence(&self, aside: &str) -> String {
+        sentence(&self.text, aside, &self.advice)
+    }
+
+    /// For those who want to know: the system call and what the kernel said.
+    pub fn detail(&self) -> Option<String> {
+        detail(&self.call, self.errno)
+    }
+}
+
+impl SessionError {
+    /// One that no system call had a part in.
+    pub fn told(code: SessionErrorCode, text: impl Into<String>) -> SessionError {
+        SessionError {
+            code,
+            text: text.into(),
+            errno: 0,
+            call: String::new(),
+            advice: String::new(),
+        }
+    }
+
+    /// Whether it is about the path that was asked for, and not about the session.
+    pub fn is_about_path(&self) -> bool {
+        self.errno != 0
+    }
+
+    /// What is wrong (`aside` behind it), and what to do about it.
+    pub fn sentence(&self, aside: &str) -> String {
+        sentence(&self.text, aside, &self.advice)
+    }
+
+    /// For those who want to know: the system call and what the kernel said.
+    pub fn detail(&self) -> Option<String> {
+        detail(&self.call, self.errno)
+    }
+}
+
+fn sentence(text: &str, aside: &str, advice: &str) -> String {
+    let mut sentence = format!("{text}{aside}");
+    if !advice.is_empty() {
+        // Writing to a String cannot fail.
+        let _ = write!(sentence, "; {advice}");
+    }
+    sentence
+}
+
+/// E.g. `openat2: Permission denied (os error 13)`.
+fn detail(call: &str, errno: i32) -> Option<String> {
+    let said = || std::io::Error::from_raw_os_error(errno);
+    (!call.is_empty()).then(|| format!("{call}: {}", said()))
 }
 
 /// A source that could not be read.
-pub fn source_error(host: HostSide, error: &DiskError) -> EntryError {
-    let code = if *error == DiskError::RESERVED_NAME {
-        EntryErrorCode::Name
-    } else {
-        EntryErrorCode::Source
+pub fn source_error(error: &DiskError) -> EntryError {
+    let code = match *error {
+        DiskError::RESERVED_NAME => EntryErrorCode::Name,
+        _ => EntryErrorCode::Source,
     };
-    let text = format!(
-        "source{}: {}",
-        host.on(),
-        explain(error, advice(error, false))
-    );
-    EntryError {
-        code,
-        errno: error.errno,
-        text,
-    }
+    EntryError::of(code, EntryPlace::Source, error)
 }
 
 /// A source that is not any more what was announced.
-pub fn source_changed(host: HostSide) -> EntryError {
-    let text = format!(
-        "source{}: changed while it was read; copy it again when it is quiet",
-        host.on()
-    );
-    EntryError {
-        code: EntryErrorCode::Source,
-        errno: 0,
-        text,
-    }
+pub fn source_changed() -> EntryError {
+    EntryError::told(
+        EntryErrorCode::Source,
+        EntryPlace::Source,
+        "changed while it was read".to_owned(),
+        "copy it again when it is quiet, or copy a snapshot",
+    )
 }
 
 /// A destination that could not be written.
-pub fn destination_error(host: HostSide, error: &DiskError) -> EntryError {
+pub fn destination_error(error: &DiskError) -> EntryError {
     let code = match error.errno {
         ENOSPC | EDQUOT => EntryErrorCode::Full,
         EACCES | EPERM | EROFS => EntryErrorCode::Permission,
         ENAMETOOLONG => EntryErrorCode::Name,
         _ => EntryErrorCode::Destination,
     };
-    let text = format!(
-        "destination{}: {}",
-        host.on(),
-        explain(error, advice(error, true))
-    );
+    let mut error = EntryError::of(code, EntryPlace::Destination, error);
+    if error.errno == EXDEV {
+        error.text = "a symlink that leads out of the destination stands where a directory is to \
+                      be, and is not followed"
+            .to_owned();
+        error.advice = "remove it, or give --keep-dirlinks if it is yours (a daemon follows none \
+                        out of the directory it serves; a bind mount can bring it in)"
+            .to_owned();
+    }
+    error
+}
+
+/// Something about the destination that is in the way, as this errno would say.
+fn in_the_way(errno: i32, text: &str, advice: &str) -> EntryError {
+    let (code, place) = (EntryErrorCode::Destination, EntryPlace::Destination);
     EntryError {
-        code,
-        errno: error.errno,
-        text,
+        errno,
+        ..EntryError::told(code, place, text.to_owned(), advice)
     }
 }
 
 /// A destination that is a directory where a file or symlink is to go.
-pub fn is_a_directory(host: HostSide) -> EntryError {
-    let text = format!(
-        "destination{}: is a directory; move it away, or copy into it",
-        host.on()
-    );
-    EntryError {
-        code: EntryErrorCode::Destination,
-        errno: EISDIR,
-        text,
-    }
+pub fn is_a_directory() -> EntryError {
+    in_the_way(EISDIR, "is a directory", "move it away, or copy into it")
 }
 
 /// A destination that is a device, FIFO or socket: `/dev/null` replaced by a file is missed by the
 /// whole host.
-pub fn is_special(host: HostSide) -> EntryError {
-    let text = format!(
-        "destination{}: is a special file (device, FIFO or socket), which is not replaced; remove it if a file is to be there",
-        host.on()
-    );
-    EntryError {
-        code: EntryErrorCode::Destination,
-        errno: EEXIST,
-        text,
-    }
+pub fn is_special() -> EntryError {
+    in_the_way(
+        EEXIST,
+        "is a special file (device, FIFO or socket), which is not replaced",
+        "remove it if a file is to be there",
+    )
 }
 
 /// A symlink that the user named as the place of a file: whoever writes to such a name means what
 /// it leads to, and whoever replaces it loses it.
-pub fn is_a_symlink(host: HostSide, target: Option<&[u8]>) -> EntryError {
-    let text = format!(
-        "destination{}: is a symlink, to \"{}\", which is not replaced: name the file it leads to, or \
-         remove the link",
-        host.on(),
-        String::from_utf8_lossy(target.unwrap_or_default())
-    );
-    EntryError {
-        code: EntryErrorCode::Destination,
-        errno: EEXIST,
-        text,
-    }
-}
-
-/// A second entry of one name in one directory: two sources of one name, or a directory that
-/// changed while it was read.
-pub fn second_of_a_name(host: HostSide) -> EntryError {
-    let text = format!(
-        "destination{}: another entry of this name is being received",
-        host.on()
-    );
-    EntryError {
-        code: EntryErrorCode::Name,
-        errno: EEXIST,
-        text,
-    }
+pub fn is_a_symlink(target: Option<&[u8]>) -> EntryError {
+    let target = String::from_utf8_lossy(target.unwrap_or_default());
+    let text = format!("is a symlink, to \"{target}\", which is not replaced");
+    let advice = "name the file it leads to, or remove the link";
+    in_the_way(EEXIST, &text, advice)
 }
 
 /// A name that the destination's file system takes for another one, which something has.
-pub fn name_taken(host: HostSide, by: &[u8]) -> EntryError {
+pub fn name_taken(by: &[u8]) -> EntryError {
+    let by = String::from_utf8_lossy(by);
     let text = format!(
-        "destination{}: this file system takes the name for \"{}\", which is there; nothing was \
-         replaced; rename one of the two",
-        host.on(),
-        String::from_utf8_lossy(by)
+        "the file system there takes the name for \"{by}\", which is there; nothing was replaced"
     );
     EntryError {
         code: EntryErrorCode::Name,
-        errno: EEXIST,
-        text,
+        ..in_the_way(EEXIST, &text, "rename one of the two")
     }
 }
 
 /// What could not be had of so many entries, whose data is there.
-pub fn lapse_text(host: HostSide, kind: LapseKind, entries: u64, errno: i32) -> String {
-    let why = std::io::Error::from_raw_os_error(errno);
+pub fn lapse_text(kind: LapseKind, entries: u64, errno: i32) -> String {
+    let why = kernels_words(errno);
     let (what, advice) = match kind {
         LapseKind::Mode => (
-            format!("mode not set: {why}"),
+            format!("mode not set at the destination: {why}"),
             "--no-perms does not try to set modes",
         ),
         LapseKind::Time => (
-            format!("time of modification not set: {why}"),
+            format!("time of modification not set at the destination: {why}"),
             "--no-times does not try to set times",
         ),
         LapseKind::TimeRange => (
-            "time of modification is outside the range of this file system, and another was stored"
+            "time of modification is outside the range of the destination's file system, and \
+             another was stored"
                 .to_owned(),
             "its range may be larger if it is made anew (ext4 with inodes of 256 bytes, XFS with \
              bigtime)",
         ),
         LapseKind::TimeKept => (
-            "time of modification not kept by this file system".to_owned(),
+            "time of modification not kept by the destination's file system".to_owned(),
             "a later run takes a file of the same size for the same unless the source is younger",
         ),
     };
     let others = match entries - 1 {
         0 => String::new(),
-        1 => " (and of 1 more)".to_owned(),
         more => format!(" (and of {more} more)"),
     };
-    format!(
-        "destination{}: {what}{others}; the data is there; {advice}",
-        host.on()
-    )
+    format!("{what}{others}; the data is there; {advice}")
 }
 
 /// What of the metadata could not be had.
@@ -264,78 +348,131 @@ pub enum LapseKind {
     TimeKept,
 }
 
-/// A child of a directory that could not be made.
-pub fn no_parent(host: HostSide) -> EntryError {
-    let text = format!(
-        "destination{}: parent directory could not be made",
-        host.on()
-    );
+/// A second entry of one name in one directory: two sources of one name, or a directory that
+/// changed while it was read.
+pub fn second_of_a_name() -> EntryError {
     EntryError {
-        code: EntryErrorCode::Destination,
-        errno: ENOENT,
-        text,
+        code: EntryErrorCode::Name,
+        ..in_the_way(EEXIST, "another entry of this name is being received", "")
     }
+}
+
+/// A child of a directory that could not be made.
+pub fn no_parent() -> EntryError {
+    in_the_way(ENOENT, "the directory it belongs in could not be made", "")
 }
 
 /// Digests that differ.
-pub fn corrupted(host: HostSide) -> EntryError {
-    let text = format!(
-        "what arrived{} differs from what was read (BLAKE3); nothing was kept, run it again, and suspect \
-         memory or disk if it happens twice",
-        host.on()
-    );
-    EntryError {
-        code: EntryErrorCode::Integrity,
-        errno: 0,
-        text,
-    }
+pub fn corrupted() -> EntryError {
+    EntryError::told(
+        EntryErrorCode::Integrity,
+        EntryPlace::Destination,
+        "what arrived differs from what was read (BLAKE3), and nothing of it was kept".to_owned(),
+        "run the same command again, and suspect memory or disk if it happens twice",
+    )
 }
 
 /// A name or tree shape that cannot be sent.
-pub fn unsendable(host: HostSide, why: &str) -> EntryError {
-    let text = format!("source{}: {why}; rename or move it", host.on());
-    EntryError {
-        code: EntryErrorCode::Name,
-        errno: 0,
-        text,
-    }
+pub fn unsendable(why: &str) -> EntryError {
+    let (code, place) = (EntryErrorCode::Name, EntryPlace::Source);
+    EntryError::told(code, place, why.to_owned(), "rename or move it")
 }
 
 /// A source that is the destination, or a directory the destination lies in.
-pub fn into_itself(host: HostSide) -> EntryError {
-    let text = format!(
-        "source{}: a directory cannot be copied into itself; choose a destination outside of it",
-        host.on()
-    );
-    EntryError {
-        code: EntryErrorCode::Name,
-        errno: 0,
-        text,
-    }
-}
-
-/// What a path was wanted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    Read,
-    Write,
+pub fn into_itself() -> EntryError {
+    EntryError::told(
+        EntryErrorCode::Name,
+        EntryPlace::Source,
+        "a directory cannot be copied into itself".to_owned(),
+        "choose a destination outside of it",
+    )
 }
 
 /// Why a whole session cannot begin: its target or listed path failed.
-pub fn session_error(access: Access, what: &str, error: &DiskError) -> SessionError {
+pub fn session_error(access: Access, error: &DiskError) -> SessionError {
     let code = match error.errno {
         EACCES | EPERM | EROFS => SessionErrorCode::Permission,
         ENOENT | ENOTDIR => SessionErrorCode::NotFound,
         ENOSPC | EDQUOT => SessionErrorCode::Full,
         _ => SessionErrorCode::Other,
     };
-    let hint = match (access, error.errno) {
-        (Access::Write, ENOENT) => "; its parent directory must exist",
-        (_, ENOTDIR) => "; it or one of its parents is not a directory",
-        (Access::Write | Access::Read, _) => advice(error, access == Access::Write),
+    let (text, advice) = match (access, error.errno) {
+        (Access::Write, ENOENT) => (
+            "its parent directory does not exist".to_owned(),
+            "make it first (mkdir -p), or correct the path",
+        ),
+        (_, ENOTDIR) => (
+            "it, or one of its parents, is not a directory".to_owned(),
+            "",
+        ),
+        (Access::Write | Access::Read, _) => explain(error, access),
     };
     SessionError {
         code,
-        text: format!("{what}: {}", explain(error, hint)),
+        text,
+        errno: error.errno,
+        call: error.call.to_owned(),
+        advice: advice.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(errno: i32) -> DiskError {
+        DiskError {
+            call: "openat2",
+            errno,
+        }
+    }
+
+    #[test]
+    fn neither_calls_nor_numbers_are_among_the_words() {
+        for errno in 1..=133 {
+            for error in [
+                source_error(&failed(errno)),
+                destination_error(&failed(errno)),
+            ] {
+                let words = error.sentence(" (here)");
+                let bare = words.contains("openat2") || words.contains("os error");
+                assert!(!bare && words.contains(" (here)"), "{errno}: {words}");
+                assert!(!error.text.is_empty() && error.text.len() < 200, "{words}");
+                let detail = error.detail().unwrap();
+                assert!(detail.starts_with("openat2: "), "{detail}");
+                assert!(detail.ends_with(&format!("(os error {errno})")), "{detail}");
+            }
+            for access in [Access::Read, Access::Write] {
+                let error = session_error(access, &failed(errno));
+                assert!(error.is_about_path() && !error.text.contains("os error"));
+            }
+        }
+        assert_eq!(source_changed().detail(), None);
+    }
+
+    #[test]
+    fn what_fills_up_is_said() {
+        let words = |error| destination_error(&error).sentence("");
+        assert!(words(failed(ENOSPC)).starts_with("no space left; free some"));
+        let inodes = words(DiskError::NO_INODES);
+        assert!(
+            inodes.contains("inodes") && !inodes.contains("free some"),
+            "{inodes}"
+        );
+        assert!(words(failed(EDQUOT)).contains("quota"));
+    }
+
+    #[test]
+    fn a_symlink_at_the_destination_has_advice() {
+        for errno in [ELOOP, EXDEV] {
+            let words = destination_error(&failed(errno)).sentence("");
+            assert!(words.contains("--keep-dirlinks"), "{words}");
+            assert!(words.contains("symlink"), "{words}");
+        }
+    }
+
+    #[test]
+    fn the_kernels_words_begin_small_and_end_before_the_number() {
+        assert_eq!(kernels_words(16), "device or resource busy");
     }
 }

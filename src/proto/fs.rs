@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::chunk::SMALL_MAX_BYTES;
-use super::errno::{EINVAL, ELOOP};
+use super::errno::{EINVAL, ELOOP, ENOSPC};
 use super::extents::DataMap;
 use super::journal::Storage;
 use crate::ids::{DirId, FileId, Name};
@@ -82,6 +82,12 @@ pub struct Lapses {
     /// The errno of fchmod(2).
     pub mode: Option<i32>,
     pub mtime: Option<TimeLapse>,
+}
+
+impl Lapses {
+    pub fn any(&self) -> bool {
+        *self != Lapses::default()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -444,5 +450,11 @@ impl DiskError {
     pub const RECEIVED_LINK: DiskError = DiskError {
         call: "received symlink",
         errno: ELOOP,
+    };
+
+    /// A file system without a free inode (ENOSPC, as where it has no free block).
+    pub const NO_INODES: DiskError = DiskError {
+        call: "no inodes",
+        errno: ENOSPC,
     };
 }

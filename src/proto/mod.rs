@@ -208,6 +208,12 @@ pub const PIECE_BYTES: usize = 64 * 1024;
 pub enum Event {
     /// The peer accepted the session.
     Started,
+    /// Where the sources land is known: inside the target, or in its place.
+    Placed { inside: bool },
+    /// Client: a large file is the next to be moved.
+    Begun { path: Bytes },
+    /// Client: so many bytes of a file need not be sent, for an earlier session did.
+    Resumed { bytes: u64 },
     /// Server: what the client wants, whether or not it may: the first path, and how many more.
     Asked {
         verb: Verb,
@@ -220,6 +226,8 @@ pub enum Event {
         bytes: u64,
         complete: bool,
     },
+    /// How much there will be in all, about, counted ahead of the manifest.
+    Counted { files: u64, bytes: u64 },
     /// File bytes that left (sender) or arrived (receiver), resumed ones not counted.
     Progress { bytes: u64 },
     /// A file, symlink or directory reached its final state.
@@ -268,8 +276,20 @@ pub struct EntryError {
     pub code: EntryErrorCode,
     /// 0 where no system call failed.
     pub errno: i32,
-    /// Which side saw it, which call, what to do; for people.
+    /// What is wrong, for people; neither path nor side, which who shows it knows better.
     pub text: String,
+    pub place: EntryPlace,
+    /// The system call; empty where none failed.
+    pub call: String,
+    /// What to do about it; may be empty.
+    pub advice: String,
+}
+
+/// At which end of an entry's way something happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryPlace {
+    Source,
+    Destination,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -328,7 +348,14 @@ pub enum CancelReason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionError {
     pub code: SessionErrorCode,
+    /// What is wrong, for people.
     pub text: String,
+    /// Of what failed with the path that was asked for; 0 where it is not about that path.
+    pub errno: i32,
+    /// The system call; empty where none failed.
+    pub call: String,
+    /// What to do about it; may be empty.
+    pub advice: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,9 +12,9 @@ mod tests;
 
 use std::time::Duration;
 
-pub use bucket::RateLimit;
 #[cfg(any(test, feature = "internals"))]
 pub use bucket::TokenBucket;
+pub use bucket::TransferRate;
 pub use parallelism::Parallelism;
 pub use streams::StreamSlots;
 

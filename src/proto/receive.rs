@@ -54,6 +54,8 @@ pub struct ReceiverConfig {
     /// Names the sender may put into the target, each once; empty: the target itself. None: any,
     /// the sender chooses.
     pub expected: Option<Vec<Bytes>>,
+    /// The sender was asked how much there is.
+    pub counts: bool,
 }
 
 pub struct Receiver {

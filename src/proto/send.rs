@@ -38,6 +38,8 @@ pub struct SenderConfig {
     pub lookups: usize,
     pub parallel: ParallelTransferConfig,
     pub bwlimit_bps: Option<u64>,
+    /// The receiver wants to know how much there is before all is announced.
+    pub counts: bool,
 }
 
 pub struct Sender {
@@ -51,7 +53,7 @@ impl Sender {
     pub fn new(now: Instant, config: SenderConfig) -> Sender {
         let mover = SendMover::new(now, &config);
         Sender {
-            plan: SendPlan::new(config),
+            plan: SendPlan::new(now, config),
             mover,
             reporter: ProgressTeller::new(now),
             stop: Stopping::No,
@@ -133,6 +135,7 @@ impl Sender {
         }
         self.plan.walk(ports);
         self.plan.open_files(ports);
+        self.plan.count_on(now, ports);
         match self.plan.is_copied() {
             true => self.plan.copy_on(now, ports, self.mover.rate()),
             false => self.read_on(now, ports),

@@ -101,6 +101,8 @@ pub struct TransferOptions {
     pub metadata: MetadataOptions,
     /// Bits per second that the sender keeps below.
     pub bwlimit_bps: Option<u64>,
+    /// A pull: the server is asked how much there is, before the manifest says so.
+    pub counts: bool,
 }
 
 /// What a client wants.
@@ -166,8 +168,6 @@ enum Stage {
     AwaitHello { grant: Grant, until: Instant },
     /// The receiver's target is looked up. Next: AwaitWelcome (client), Running (server).
     Placing {
-        /// As asked for, for people.
-        target: Bytes,
         /// Client: the server is asked for these then.
         ask: Option<Sources>,
     },
@@ -185,6 +185,7 @@ enum Stage {
 struct Sources {
     paths: Vec<Bytes>,
     bwlimit_bps: Option<u64>,
+    counts: bool,
 }
 
 /// Whether and how a session ends.
@@ -359,8 +360,9 @@ impl Session {
                 Ok(None) => break,
                 Err(error) => {
                     if let WireError::Unknown(_) = error {
-                        let (code, text) = (SessionErrorCode::Unsupported, error.to_string());
-                        self.ports.message(&Message::Error { code, text });
+                        let code = SessionErrorCode::Unsupported;
+                        let error = SessionError::told(code, error.to_string());
+                        self.ports.message(&Message::Error(error));
                     }
                     return violation(error.to_string());
                 }
@@ -376,8 +378,8 @@ impl Session {
                 self.finish(Outcome::Stopped { reason, totals });
                 return Ok(());
             }
-            Message::Error { code, text } => {
-                self.finish(Outcome::Refused(SessionError { code, text }));
+            Message::Error(error) => {
+                self.finish(Outcome::Refused(error));
                 return Ok(());
             }
             _ => {}
@@ -421,20 +423,13 @@ impl Session {
 
     /// The target was looked up, or not yet.
     fn placed(&mut self, now: Instant) {
-        let (Stage::Placing { target, .. }, Role::Receive(receiver)) = (&self.stage, &self.role)
-        else {
+        let (Stage::Placing { .. }, Role::Receive(receiver)) = (&self.stage, &self.role) else {
             return;
         };
         match receiver.target() {
             Target::Resolving => {}
             Target::Failed(error) => {
-                let target = if target.is_empty() {
-                    ".".into()
-                } else {
-                    String::from_utf8_lossy(target)
-                };
-                let what = format!("cannot use the destination {target}");
-                let error = session_error(Access::Write, &what, error);
+                let error = session_error(Access::Write, error);
                 if self.client {
                     self.call_off(error);
                 } else {
@@ -462,10 +457,7 @@ impl Session {
 
     /// Tells the peer why its session does not go on.
     fn refuse(&mut self, error: SessionError) {
-        self.ports.message(&Message::Error {
-            code: error.code,
-            text: error.text.clone(),
-        });
+        self.ports.message(&Message::Error(error.clone()));
         self.finish(Outcome::Refused(error));
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use boring::ssl::{
     SslAlert, SslContextBuilder, SslMethod, SslRef, SslSignatureAlgorithm, SslVerifyError,
@@ -61,6 +62,11 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// How long a handshake may take.
+    pub fn handshake_timeout(&self) -> Duration {
+        self.quic.handshake_timeout
+    }
+
     /// For connections we make.
     ///
     /// # Errors

@@ -42,7 +42,7 @@ pub enum ClientEvent {
 #[derive(Debug)]
 pub enum Ended {
     Outcome(proto::Outcome),
-    /// No answer, or an answer that there is nobody.
+    /// No answer, or an answer that there is nobody; in words that follow "no answer, ".
     Unreachable(String),
     /// The peer was there and went away: idle timeout, reset, shutdown.
     Lost(String),

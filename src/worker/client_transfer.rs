@@ -10,7 +10,7 @@ use landro_sys::UdpOptions;
 use crate::ids::Fingerprint;
 use crate::proto::lanes::code;
 use crate::proto::session::Request;
-use crate::proto::{CancelReason, Outcome, Totals};
+use crate::proto::{CancelReason, Outcome, SessionError, SessionErrorCode, Totals};
 use crate::quic::{CloseReason, Setup};
 use crate::worker::client_events::{ClientEvent, ClientStart, Ended};
 use crate::worker::limits::DIAL_FOR;
@@ -144,8 +144,9 @@ impl ClientTransfer {
                 self.state = ClientState::Over(ended);
                 None
             }
-            Some(Ended::Lost(text) | Ended::Unreachable(text)) => Some(text),
-            Some(Ended::Outcome(_)) | None => Some("no answer".to_owned()),
+            Some(Ended::Lost(text)) => Some(format!("for {text}")),
+            Some(Ended::Unreachable(text)) => Some(text),
+            Some(Ended::Outcome(_)) | None => Some("for it closed the connection".to_owned()),
         }
     }
 
@@ -215,6 +216,21 @@ impl ClientTransfer {
                 code: code::UNAUTHORISED,
                 reason,
             } => Ended::RefusedByPeer(reason),
+            // Whom it knows it may tell more than a stranger.
+            CloseReason::PeerApp {
+                code: code::UNAVAILABLE,
+                reason,
+            } => {
+                let error = SessionError::told(SessionErrorCode::NotFound, reason);
+                Ended::Outcome(Outcome::Refused(error))
+            }
+            CloseReason::PeerApp {
+                code: code::SHUTDOWN,
+                ..
+            } => Ended::Outcome(Outcome::Stopped {
+                reason: CancelReason::Ending,
+                totals: Totals::default(),
+            }),
             CloseReason::PeerApp {
                 code: code::VIOLATION,
                 reason,
@@ -228,9 +244,21 @@ impl ClientTransfer {
                 ..
             }
             | CloseReason::Local { .. } => return None,
-            CloseReason::PeerApp { code, reason } => Ended::Lost(format!(
-                "the peer closed the connection: {reason} (code {code})"
-            )),
+            CloseReason::PeerApp { reason, .. } => {
+                Ended::Lost(format!("the daemon closed the connection: {reason}"))
+            }
+            CloseReason::HandshakeTimeout => {
+                Ended::Unreachable(format!("in {} s", self.setup.handshake_timeout().as_secs()))
+            }
+            CloseReason::IdleTimeout => {
+                Ended::Lost("nothing was heard of it for the idle timeout".to_owned())
+            }
+            CloseReason::StatelessReset => Ended::Lost(
+                "the daemon was restarted, or ended without a word, and knows nothing of this \
+                 transfer any more"
+                    .to_owned(),
+            ),
+            CloseReason::GivenUp(why) => Ended::Lost(why),
             other => Ended::Lost(other.to_string()),
         })
     }

@@ -222,6 +222,17 @@ impl SessionLog {
     }
 }
 
+/// Who was not let in, and why.
+pub struct Refused<'a> {
+    /// Whose doing the line is.
+    pub who: Who,
+    pub address: SocketAddr,
+    /// Whose certificate was shown, which anybody can show who has seen it: of a stranger the
+    /// handshake ended before the key was to be proven.
+    pub shown: Option<Fingerprint>,
+    pub why: &'a str,
+}
+
 fn of_entry(code: EntryErrorCode) -> &'static str {
     match code {
         EntryErrorCode::Source => "source",
@@ -270,9 +281,11 @@ impl Log {
             } => {
                 of.failed += 1;
                 if of.failed <= LINES_PER_SESSION && self.admits(Who::Peer(*peer), now) {
-                    let (path, text) = (shown(path), shown(error.text.as_bytes()));
+                    let text = error.sentence("");
+                    let (path, text) = (shown(path), shown(text.as_bytes()));
                     let code = of_entry(error.code);
-                    tracing::warn!(%peer, %path, code, %text, "entry failed");
+                    let (call, errno) = (shown(error.call.as_bytes()), error.errno);
+                    tracing::warn!(%peer, %path, code, call, errno, %text, "entry failed");
                 }
             }
             Event::Warning { path, text } => {
@@ -284,6 +297,10 @@ impl Log {
             }
             Event::Entry { .. }
             | Event::Started
+            | Event::Placed { .. }
+            | Event::Begun { .. }
+            | Event::Resumed { .. }
+            | Event::Counted { .. }
             | Event::Announced { .. }
             | Event::Progress { .. }
             | Event::Listing { .. }
@@ -315,9 +332,12 @@ impl Log {
             Outcome::Stopped { reason, totals } => (cut_short(*reason, true), totals),
             Outcome::Lost(totals) => ("session lost its peer", totals),
             Outcome::Refused(error) | Outcome::CalledOff(error) => {
-                let (code, text) = (of_session(error.code), shown(error.text.as_bytes()));
+                let text = shown(error.sentence("").as_bytes());
+                let code = of_session(error.code);
+                let (call, errno) = (shown(error.call.as_bytes()), error.errno);
                 return tracing::info!(
-                    "session refused: {subject} address={address} peer={peer} code={code} {text}"
+                    "session refused: {subject} address={address} peer={peer} code={code} \
+                     call={call} errno={errno} {text}"
                 );
             }
             Outcome::Violation(reason) => {
@@ -331,18 +351,15 @@ impl Log {
         tracing::info!("{ended}: {subject} {sums} address={address} peer={peer}");
     }
 
-    /// Somebody was not let in. `shown`: whose certificate it was, which anybody can show who has
-    /// seen it; the handshake ended before the key was to be proven.
-    pub fn refused(&mut self, address: SocketAddr, shown: Option<Fingerprint>, now: Instant) {
-        if !self.admits(Who::Strangers, now) {
+    /// Somebody was not let in.
+    pub fn refused(&mut self, of: &Refused, now: Instant) {
+        if !self.admits(of.who, now) {
             return;
         }
-        match shown {
-            Some(key) => tracing::warn!(
-                "refused: not in authorized_peers, or by a line that lets nobody in: \
-                 address={address} peer={key}"
-            ),
-            None => tracing::warn!("refused: no identity was shown: address={address}"),
+        let (address, why) = (of.address, shown(of.why.as_bytes()));
+        match of.shown {
+            Some(key) => tracing::warn!("refused: {why}: address={address} peer={key}"),
+            None => tracing::warn!("refused: {why}: address={address}"),
         }
     }
 }

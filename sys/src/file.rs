@@ -378,6 +378,9 @@ pub struct FileSystem {
     pub free_bytes: u64,
     /// Size of the whole, in bytes.
     pub total_bytes: u64,
+    /// Whether another file can be made: some file systems (ext4) have so many inodes and no more,
+    /// others (btrfs) make them as they go and count none.
+    pub has_inodes: bool,
     /// Magic number of statfs(2).
     pub magic: i64,
 }

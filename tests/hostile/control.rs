@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use landro::ids::EntryId;
 use landro::proto::wire::{self, Message, Verdict, VerdictKind, WireRequest, streams};
-use landro::proto::{EntryError, EntryErrorCode, Kind, Mtime};
+use landro::proto::{EntryError, EntryErrorCode, EntryPlace, Kind, Mtime};
 
 use super::Scene;
 use super::common::tree::Rng;
@@ -99,7 +99,7 @@ fn a_version_from_the_future(scene: &Scene) {
     peer.message(&hello);
     assert!(matches!(
         peer.next_message(),
-        Some(Message::Error { .. }) | None
+        Some(Message::Error(_)) | None
     ));
 }
 
@@ -159,10 +159,14 @@ fn out_of_place(scene: &Scene) {
         code: EntryErrorCode::Source,
         errno: 5,
         text: "x".into(),
+        place: EntryPlace::Source,
+        call: "read".into(),
+        advice: "wait".into(),
     };
     let welcome = wire::Welcome {
         version: 1,
         entry_window: 1 << 30,
+        inside: false,
     };
     let all = [
         peer::hello(peer::push_request("")),

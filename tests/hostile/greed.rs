@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use landro::proto::wire::{self, BenchMode, Item, MAX_ITEMS, Message, WireRequest};
-use landro::proto::{EntryError, EntryErrorCode};
+use landro::proto::{EntryError, EntryErrorCode, EntryPlace};
 use landro::quic::Identity;
 
 use super::Scene;
@@ -67,6 +67,9 @@ fn an_endless_manifest(scene: &Scene) {
         code: EntryErrorCode::Source,
         errno: 5,
         text: "x".repeat(512),
+        place: EntryPlace::Source,
+        call: "read".into(),
+        advice: "wait".into(),
     };
     for _ in 0..5000 {
         let path = Bytes::from(vec![b'p'; 4000]);
@@ -238,7 +241,7 @@ pub fn unread_benchmarks(scene: &Scene) {
         mode: BenchMode::Receive,
         milliseconds: HOUR_MS + 1,
     });
-    assert!(matches!(longer.next_message(), Some(Message::Error { .. })));
+    assert!(matches!(longer.next_message(), Some(Message::Error(_))));
     let mut huge = scene.connect();
     huge.open(WireRequest::Bench {
         mode: BenchMode::Echo,

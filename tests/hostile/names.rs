@@ -121,7 +121,7 @@ fn pushed_to(scene: &Scene) {
             }
             peer.open(request);
             match peer.next_message() {
-                None | Some(Message::Error { .. }) => {}
+                None | Some(Message::Error(_)) => {}
                 // `out` itself may be taken for the name of the one thing to come: a symlink that
                 // is replaced.
                 Some(Message::Welcome(_)) if !directory && matches!(target, "out" | "up") => {
@@ -154,7 +154,7 @@ fn pulled_or_listed(scene: &Scene) {
             match peer.next_message() {
                 Some(Message::Entries(items)) => panic!("{path:?} is sent: {items:?}"),
                 Some(Message::ManifestEnd { entries }) => break assert_eq!(entries, 0, "{path:?}"),
-                Some(Message::Error { .. }) | None => break,
+                Some(Message::Error(_)) | None => break,
                 Some(_) => {}
             }
         }
@@ -164,7 +164,7 @@ fn pulled_or_listed(scene: &Scene) {
         loop {
             match peer.next_message() {
                 Some(Message::Listing(rows)) => panic!("{path:?} is listed: {rows:?}"),
-                Some(Message::Error { .. }) | None => break,
+                Some(Message::Error(_)) | None => break,
                 Some(Message::ListEnd {}) => panic!("{path:?} is an empty directory?"),
                 Some(_) => {}
             }

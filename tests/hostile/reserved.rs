@@ -81,7 +81,9 @@ pub fn by_a_client(scene: &Scene) {
             }
             peer.open(request);
             match peer.next_message() {
-                Some(Message::Error { text, .. }) => assert!(text.contains(SAYS), "{path}: {text}"),
+                Some(Message::Error(error)) => {
+                    assert!(error.text.contains(SAYS), "{path}: {error:?}")
+                }
                 other => panic!("push to {path}: {other:?}"),
             }
         }
@@ -102,7 +104,7 @@ pub fn by_a_client(scene: &Scene) {
         });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));
         match peer.next_message() {
-            Some(Message::Error { text, .. }) => assert!(text.contains(SAYS), "{path}: {text}"),
+            Some(Message::Error(error)) => assert!(error.text.contains(SAYS), "{path}: {error:?}"),
             other => panic!("listing of {path}: {other:?}"),
         }
     }

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use landro::proto::SessionErrorCode;
 use landro::proto::wire::Message;
+use landro::proto::{SessionError, SessionErrorCode};
 use landro::quic::Identity;
 
 use super::common::{World, signal};
@@ -34,10 +34,11 @@ pub fn who_do_not_go(backend: &'static str) {
     let closed = idle.wait_closed();
     assert_eq!(closed.code, UNAUTHORISED, "{closed:?}");
     let said = std::iter::from_fn(|| pushing.next_message()).last();
-    let Some(Message::Error {
+    let Some(Message::Error(SessionError {
         code: SessionErrorCode::Permission,
         text,
-    }) = said
+        ..
+    })) = said
     else {
         panic!("{said:?}")
     };

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use landro::ids::{ChunkIndex, EntryId};
 use landro::proto::integrity::digest_of;
 use landro::proto::wire::{Message, RecordHead, VerdictKind, Welcome};
-use landro::proto::{EntryError, EntryErrorCode, Kind};
+use landro::proto::{EntryError, EntryErrorCode, EntryPlace, Kind};
 use landro::quic::Identity;
 use tempfile::TempDir;
 
@@ -60,6 +60,7 @@ pub fn pull_sources(
                     peer.message(&Message::Welcome(Welcome {
                         version: 1,
                         entry_window: 1024,
+                        inside: false,
                     }));
                     script(&mut peer);
                 }
@@ -258,6 +259,9 @@ fn texts_that_act_on_terminals(at: &Destination) {
             code: EntryErrorCode::Source,
             errno: 0,
             text: "\x1b[2Jgone\r".to_owned(),
+            place: EntryPlace::Source,
+            call: "read".into(),
+            advice: "wait".into(),
         };
         peer.message(&Message::Abort {
             entry: EntryId(2),

@@ -129,6 +129,7 @@ pub fn hello(request: WireRequest) -> Message {
         entry_window: 1024,
         bwlimit_bps: None,
         streams: None,
+        counts: false,
     })
 }
 

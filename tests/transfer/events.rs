@@ -86,10 +86,12 @@ fn said(output: &Output) -> (Vec<String>, Value) {
         let mut event = event.clone();
         if let Some(text) = event["message"].as_str() {
             let text = text
-                .replace(" on the client", "")
-                .replace(" on the server", "");
+                .replace(" (on the client)", "")
+                .replace(" (on the server)", "");
             event["message"] = text.into();
         }
+        let fields = event.as_object_mut().unwrap();
+        fields.retain(|name, _| name != "side");
         event.to_string()
     };
     let of_entry = |event: &&Value| {
@@ -108,7 +110,8 @@ fn said(output: &Output) -> (Vec<String>, Value) {
     .map(|event| {
         let mut event = event.clone();
         let fields = event.as_object_mut().unwrap();
-        fields.retain(|name, _| !["seconds", "goodput_bps"].contains(&name.as_str()));
+        let timed = ["seconds", "goodput_bps", "rate_bps", "seconds_left"];
+        fields.retain(|name, _| !timed.contains(&name.as_str()));
         event
     });
     (lines, json!(sums))

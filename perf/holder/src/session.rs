@@ -160,6 +160,7 @@ impl Session {
             entry_window: ENTRY_WINDOW,
             bwlimit_bps: None,
             streams: None,
+            counts: false,
         }));
         self.stage = Stage::Greeting;
     }
@@ -204,7 +205,7 @@ impl Session {
                 self.conn.close(0, b"");
                 Stage::Finished
             }
-            (_, Message::Error { text, .. }) => return Err(text),
+            (_, Message::Error(error)) => return Err(error.sentence("")),
             (stage, message) => return Err(format!("{message:?} while {stage:?}")),
         };
         Ok(())

@@ -114,7 +114,7 @@ const OF_CP: &[Habit] = &[
         "owners, ACLs, extended attributes, hard links and devices are not copied: leave it out",
     ),
     habit(
-        &["-t", "--times", "--perms", "-E", "--executability"],
+        &["-t", "--times", "-E", "--executability"],
         "modes and times are kept without being asked for: leave it out",
     ),
     habit(
@@ -225,6 +225,33 @@ const OF_LS: &[Habit] = &[
     ),
 ];
 
+/// Commands that there are elsewhere.
+const COMMANDS: &[Habit] = &[
+    habit(
+        &[
+            "sync", "rsync", "scp", "copy", "put", "get", "push", "pull", "send", "recv",
+            "receive", "upload", "download", "sftp", "rcp",
+        ],
+        "landro cp SRC... DST copies in either direction, a trailing / of DST means into it",
+    ),
+    habit(
+        &["mv", "rm", "mkdir", "delete", "remove", "move"],
+        "nothing is removed, renamed or made over there but by copying: landro cp SRC... DST",
+    ),
+    habit(
+        &["dir", "list"],
+        "landro ls landro://HOST/PATH lists a directory",
+    ),
+    habit(
+        &["daemon", "server", "server-start", "listen", "start"],
+        "landro serve DIR serves a directory",
+    ),
+    habit(
+        &["keygen", "key", "whoami", "fingerprint", "identity"],
+        "landro id prints this user's fingerprint, and makes its key at first use",
+    ),
+];
+
 /// The word on an option that does not exist, if it is somebody's habit.
 fn instead(command: &str, option: &str) -> Option<&'static str> {
     let habits = match command {
@@ -242,6 +269,17 @@ fn instead(command: &str, option: &str) -> Option<&'static str> {
 /// What a usage error is in one sentence, where clap can only say that it does not know an option.
 /// None: clap's own text is the best there is.
 pub fn in_words(error: &clap::Error, words: impl Iterator<Item = OsString>) -> Option<String> {
+    if error.kind() == ErrorKind::InvalidSubcommand
+        && let Some(ContextValue::String(command)) = error.get(ContextKind::InvalidSubcommand)
+    {
+        let found = COMMANDS
+            .iter()
+            .find(|habit| habit.options.contains(&&command[..]))?;
+        return Some(format!(
+            "landro: there is no landro {command}: {}",
+            found.instead
+        ));
+    }
     if error.kind() != ErrorKind::UnknownArgument {
         return None;
     }
@@ -277,7 +315,7 @@ mod tests {
     #[test]
     fn habits_are_answered() {
         for (line, words) in [
-            ("landro cp -rz a b", "-z: nothing is compressed"),
+            ("landro cp -rpz a b", "-z: nothing is compressed"),
             ("landro cp --delete a b", "nothing is ever deleted"),
             ("landro cp a -n b", "neither a dry run"),
             (
@@ -286,11 +324,14 @@ mod tests {
             ),
             ("landro serve -p 99 /srv", "--listen :4433"),
             ("landro ls -R landro://h/", "one directory"),
+            ("landro sync a landro://h/", "landro cp SRC... DST"),
+            ("landro rm landro://h/x", "nothing is removed"),
         ] {
             let said = said(line).unwrap_or_else(|| panic!("{line}: clap's own"));
             assert!(said.contains(words), "{line}: {said}");
         }
         assert_eq!(said("landro cp --no-such-option a b"), None);
+        assert_eq!(said("landro frobnicate"), None);
     }
 
     /// An answer that stands for an option which exists is never given, and one that stands twice
@@ -298,6 +339,9 @@ mod tests {
     #[test]
     fn habits_are_no_options_and_are_answered_once() {
         let root = Arguments::command();
+        for name in COMMANDS.iter().flat_map(|habit| habit.options) {
+            assert!(root.find_subcommand(name).is_none(), "{name} exists");
+        }
         for (command, habits) in [("cp", OF_CP), ("serve", OF_SERVE), ("ls", OF_LS)] {
             let known = root.find_subcommand(command).unwrap();
             let mut seen = std::collections::HashSet::new();

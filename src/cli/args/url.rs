@@ -1,7 +1,7 @@
 //! `landro://HOST[:PORT]/PATH` and local paths, as typed on the command line.
 
 use std::ffi::OsStr;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
 
@@ -57,6 +57,11 @@ pub enum UrlError {
         "{0}: not a host name or address; IPv6 addresses go in brackets: landro://[::1]:4433/PATH"
     )]
     BadHost(String),
+    #[error(
+        "{0}: a link-local address is one only with its interface, as in [fe80::1%25eth0]; `ip \
+         address` shows which"
+    )]
+    NoZone(String),
     #[error("{0}: the port is not a number from 1 to 65535")]
     BadPort(String),
     #[error(
@@ -120,6 +125,13 @@ impl Url {
             return Err(UrlError::NoHost(shown()));
         }
         let name = normal_host(name).ok_or_else(|| UrlError::BadHost(shown()))?;
+        // connect(2) says EINVAL of one, whatever interfaces there are.
+        if name
+            .parse()
+            .is_ok_and(|address: Ipv6Addr| address.is_unicast_link_local())
+        {
+            return Err(UrlError::NoZone(shown()));
+        }
         let port = match port {
             None => DEFAULT_PORT,
             Some(digits) => parse_port(digits).ok_or_else(|| UrlError::BadPort(shown()))?,
@@ -159,7 +171,10 @@ fn remote_colon(typed: &[u8]) -> Option<usize> {
 fn foreign(typed: &[u8]) -> UrlError {
     let colon = remote_colon(typed).unwrap_or(typed.len());
     let (mut host, mut path) = (&typed[..colon], typed.get(colon + 1..).unwrap_or_default());
-    if let Some(rest) = path.strip_prefix(b"//") {
+    let is_ours = host.eq_ignore_ascii_case(b"landro");
+    let slashes = path.iter().take_while(|&&b| b == b'/').count();
+    if is_ours || slashes >= 2 {
+        let rest = &path[slashes..];
         // Another program's URL; its port is that of another program, too.
         let end = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
         (host, path) = rest.split_at(end);
@@ -259,6 +274,35 @@ fn parse_port(digits: &str) -> Option<u16> {
     digits.parse().ok().filter(|&port| port != 0)
 }
 
+impl DaemonName {
+    /// A path on it as it can be typed: without the port that needs no naming, and with what a
+    /// shell or a terminal would act on percent-encoded.
+    pub fn url(&self, path: &[u8]) -> String {
+        let host = self.to_string();
+        let host = host
+            .strip_suffix(&format!(":{DEFAULT_PORT}"))
+            .unwrap_or(&host);
+        let mut url = format!("landro://{host}/");
+        for part in path.utf8_chunks() {
+            for c in part.valid().chars() {
+                match c == ' ' || c == '%' || escape::acts_on_terminal(c) {
+                    true => push_encoded(&mut url, c.encode_utf8(&mut [0; 4]).as_bytes()),
+                    false => url.push(c),
+                }
+            }
+            push_encoded(&mut url, part.invalid());
+        }
+        url
+    }
+}
+
+fn push_encoded(url: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(url, "%{byte:02X}");
+    }
+}
+
 /// `host:port`, IPv6 in brackets: the key of `known_hosts`.
 impl fmt::Display for DaemonName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -272,6 +316,22 @@ impl fmt::Display for DaemonName {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn shown_urls_can_be_typed_again() {
+        let host = |name: &str, port| DaemonName {
+            name: name.into(),
+            port,
+        };
+        assert_eq!(host("h", 4433).url(b"two/"), "landro://h/two/");
+        assert_eq!(host("::1", 4433).url(b""), "landro://[::1]/");
+        for path in [&b"a b%41\n\x1b\xff"[..], "gr\u{fc}n\u{202e}".as_bytes()] {
+            let url = host("::1", 44331).url(path);
+            let parsed = Url::parse(OsStr::new(&url)).unwrap();
+            assert_eq!((parsed.host, &parsed.path[..]), (host("::1", 44331), path));
+            assert!(!url.contains(escape::acts_on_terminal), "{url}");
+        }
+    }
+
     use super::*;
 
     fn url(typed: &str) -> Result<Url, UrlError> {
@@ -326,6 +386,10 @@ mod tests {
             url("landro://[::1]:5/x").unwrap().host.to_string(),
             "[::1]:5"
         );
+        assert!(matches!(
+            url("landro://[fe80::1]/"),
+            Err(UrlError::NoZone(_))
+        ));
         for bad in [
             "landro://::1/x",
             "landro://[::1/x",
@@ -387,7 +451,8 @@ mod tests {
             ("me@[fe80::1%eth0]:x", "landro://[fe80::1%eth0]/x"),
             ("rsync://me@host:873/x", "landro://host/x"),
             ("https://[::1]/x", "landro://[::1]/x"),
-            ("landro:/host/x", "landro://landro/host/x"),
+            ("landro:/host/x", "landro://host/x"),
+            ("Landro:host", "landro://host/"),
             ("host:4433/x", "landro://host:4433/x"),
             ("host:é", "landro://host/%c3%a9"),
             ("12:30.log", "landro://12/30.log"),

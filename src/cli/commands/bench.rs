@@ -12,6 +12,7 @@ use crate::cli::dial::{self, Dial};
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::meter::Meter;
 use crate::cli::output::outcome::{Parties, judge};
+use crate::cli::say::without_numbers;
 use crate::cli::trust::TrustError;
 use crate::config::QuicConfig;
 use crate::daemon::DaemonError;
@@ -58,10 +59,10 @@ pub fn run(args: BenchArgs) -> Result<Exit, CliError> {
             let verdict = judge(
                 &ended,
                 signals.asked(),
-                Parties {
+                &Parties {
                     host,
                     own: Some(own),
-                    resumes: false,
+                    ..Parties::default()
                 },
             );
             if let Some(message) = &verdict.message {
@@ -71,7 +72,7 @@ pub fn run(args: BenchArgs) -> Result<Exit, CliError> {
         }
         Err(error) => {
             let (exit, code) = error.exit();
-            meter.error(code, &error.to_string());
+            meter.error(code, &without_numbers(&error.to_string()));
             exit
         }
     };

@@ -12,8 +12,11 @@ use crate::cli::args::url::DaemonName;
 use crate::cli::dial::{self, Dial};
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::copy::{CopyReporter, Style};
+use crate::cli::output::counting::Counting;
 use crate::cli::output::outcome::{Parties, judge};
+use crate::cli::output::shown::ShownPaths;
 use crate::cli::output::stats::ConnectionSeen;
+use crate::cli::say::without_numbers;
 use crate::engine::{ClientEvent, Ended, copy_locally};
 use crate::ids::Fingerprint;
 use crate::proto::Event;
@@ -22,19 +25,15 @@ use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
 use crate::signals::{Hangup, Signals};
 
 /// What `-a` promises elsewhere.
-const NOT_KEPT: &str = "owners, ACLs, extended attributes, hard links and devices are not kept; \
-                        directories, symlinks, modes and times are, without it, too";
+const NOT_KEPT: &str =
+    "owners, ACLs, extended attributes, hard links and devices are not kept; the rest of it is";
 
 pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     let (sources, destination) = args.sources_and_destination()?;
     let route = CopyRoute::parse(sources, destination)?;
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut copying = Copying {
-        reporter: CopyReporter::new(Style {
-            json: args.json,
-            quiet: args.quiet,
-            stats: args.stats,
-        }),
+        reporter: CopyReporter::new(style(&args), ShownPaths::of(&route), counting(&route)),
         seen: ConnectionSeen::default(),
         args,
         signals,
@@ -58,17 +57,21 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
             let parties = Parties {
                 host: daemon,
                 own: end.own,
+                asked: copying.reporter.target(),
                 resumes: true,
+                done: copying.reporter.totals(),
+                verbose: copying.args.verbose,
             };
-            let verdict = judge(&end.ended, copying.signals.asked(), parties);
+            let verdict = judge(&end.ended, copying.signals.asked(), &parties);
             if let Some(message) = &verdict.message {
-                copying.reporter.error(verdict.code, message);
+                copying.reporter.error(verdict.code, verdict.errno, message);
             }
             (verdict.exit, verdict.totals)
         }
         Err(error) => {
             let (exit, code) = error.exit();
-            copying.reporter.error(code, &error.to_string());
+            let words = without_numbers(&error.to_string());
+            copying.reporter.error(code, None, &words);
             (exit, None)
         }
     };
@@ -79,6 +82,24 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     };
     copying.reporter.finish(exit, totals, copying.seen.stats());
     Ok(exit)
+}
+
+fn style(args: &CpArgs) -> Style {
+    Style {
+        json: args.json,
+        quiet: args.quiet,
+        stats: args.stats,
+        verbose: args.verbose,
+        summary: args.summary,
+    }
+}
+
+/// Only local sources can be counted from here.
+fn counting(route: &CopyRoute) -> Option<Counting> {
+    match route.way {
+        CopyWay::Push { .. } | CopyWay::Local => Some(Counting::of(&route.sources)),
+        CopyWay::Pull { .. } => None,
+    }
 }
 
 /// One `cp` under way.
@@ -118,7 +139,7 @@ impl Copying {
     fn locally(&mut self, route: &CopyRoute) -> Result<CopyEnd, CliError> {
         let transfer = transfer(&self.args, route)?;
         let stop = || self.signals.asked().is_some();
-        let on = &mut |event| self.reporter.event(&event);
+        let on = &mut |event: Event| self.reporter.event(&event);
         let outcome = copy_locally(&transfer, &stop, on)?;
         Ok(CopyEnd {
             ended: Ended::Outcome(outcome),
@@ -154,13 +175,14 @@ fn transfer(args: &CpArgs, route: &CopyRoute) -> Result<Transfer, CliError> {
             metadata: MetadataOptions {
                 no_perms: args.no_perms,
                 no_times: args.no_times,
-                dir_modes: args.perms || args.archive,
+                dir_modes: args.perms || (args.archive && !args.no_perms),
             },
             // Typed in bytes, limited in bits; 0 means that nobody limits.
             bwlimit_bps: args
                 .bwlimit
                 .filter(|&rate| rate > 0)
                 .map(|bytes| bytes.saturating_mul(8)),
+            counts: args.json || CopyReporter::is_watched(args.quiet),
         },
     })
 }

@@ -10,6 +10,7 @@ use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::copy::WARNINGS_SHOWN;
 use crate::cli::output::outcome::{Parties, judge};
 use crate::cli::output::rows::{RowFormat, Rows};
+use crate::cli::say::{say, without_numbers};
 use crate::engine::ClientEvent;
 use crate::proto::Event;
 use crate::proto::session::Request;
@@ -39,11 +40,8 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
                 if warnings < WARNINGS_SHOWN =>
             {
                 warnings += 1;
-                eprintln!(
-                    "landro: warning: {}: {}",
-                    escape::name(&path),
-                    escape::text(&text)
-                );
+                let (path, text) = (escape::name(&path), escape::text(&text));
+                say(&format!("landro: warning: {path}: {text}"));
             }
             _ => {}
         },
@@ -53,9 +51,10 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
             let parties = Parties {
                 host: Some(&url.host),
                 own: Some(done.own),
-                resumes: false,
+                asked: url.host.url(&url.path),
+                ..Parties::default()
             };
-            let verdict = judge(&done.ended, signals.asked(), parties);
+            let verdict = judge(&done.ended, signals.asked(), &parties);
             if let Some(message) = verdict.message {
                 rows.error(verdict.code, &message);
             }
@@ -63,7 +62,7 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
         }
         Err(error) => {
             let (exit, code) = error.exit();
-            rows.error(code, &error.to_string());
+            rows.error(code, &without_numbers(&error.to_string()));
             exit
         }
     };

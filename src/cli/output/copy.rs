@@ -1,28 +1,35 @@
-//! What the user sees of a transfer: progress and errors on stderr, or NDJSON on stdout, and the
-//! summary.
+//! What the user sees of a transfer: progress and errors on stderr, lines or NDJSON on stdout, and
+//! the summary.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use indicatif::{
-    BinaryBytes, HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle,
-};
+use crate::proto::{EntryError, EntryErrorCode, EntryPlace, EntryResult, Event, Kind, Totals};
 
-use crate::proto::{EntryError, EntryErrorCode, EntryResult, Event, Kind, Totals};
-
+use super::amount;
+use super::bar::Bar;
+use super::counting::Counting;
 use super::json::{JsonEvent, Printer};
+use super::progress::Progress;
+use super::repeats::Repeats;
+use super::shown::ShownPaths;
 use super::stats::{Stats, goodput_bps};
+
 use crate::cli::escape;
 use crate::cli::exit::Exit;
+use crate::cli::say::{in_locale, say};
 
 /// Often enough to look alive, seldom enough to cost nothing.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
-/// Warnings that are shown, and failed entries: the other side says as many as it likes, and costs
-/// itself little by it. Who has more wants to know what they have in common, and the summary counts
-/// all.
+/// Warnings and failed entries that JSON tells of: the other side says as many as it likes, and
+/// costs itself little by it. Who has more wants to know what they have in common, and the summary
+/// counts all.
 pub const WARNINGS_SHOWN: u64 = 1_000;
 const ERRORS_SHOWN: u64 = 10_000;
+
+/// Lines of `--verbose` that wait for each other, at most until the next progress.
+const PRINT_BYTES: usize = 16 << 10;
 
 /// What the command line says about output.
 #[derive(Clone, Copy, Default, Debug)]
@@ -30,49 +37,67 @@ pub struct Style {
     pub json: bool,
     pub quiet: bool,
     pub stats: bool,
+    pub verbose: bool,
+    pub summary: bool,
 }
 
 /// Follows one transfer.
 pub struct CopyReporter {
     style: Style,
+    paths: ShownPaths,
     /// Shown on a terminal only.
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
+    counting: Option<Counting>,
     began: Instant,
     last_progress: Instant,
+    progress: Progress,
     /// Counted from the events, for a transfer that ends without the peer's own totals.
     totals: Totals,
-    announced_files: u64,
-    announced_bytes: u64,
-    announced_all: bool,
-    /// File bytes that crossed, or need not: skipped and resumed ones.
-    settled_bytes: u64,
     warnings: u64,
     failed: u64,
+    repeated_warnings: Repeats,
+    repeated_errors: Repeats,
+    /// Lines of stdout.
+    lines: String,
     printer: Printer,
 }
 
 impl CopyReporter {
-    pub fn new(style: Style) -> CopyReporter {
-        let bar = (!style.quiet && std::io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
-            bar.set_style(spinner());
-            bar
-        });
+    /// `counting`: a walk that may say how much there is before all is announced.
+    pub fn new(style: Style, paths: ShownPaths, counting: Option<Counting>) -> CopyReporter {
+        let bar = CopyReporter::is_watched(style.quiet).then(Bar::new);
         let now = crate::engine::now();
         CopyReporter {
+            counting: counting.filter(|_| bar.is_some() || style.json),
             style,
+            paths,
             bar,
             began: now,
             last_progress: now,
+            progress: Progress::new(now),
             totals: Totals::default(),
-            announced_files: 0,
-            announced_bytes: 0,
-            announced_all: false,
-            settled_bytes: 0,
             warnings: 0,
             failed: 0,
+            repeated_warnings: Repeats::default(),
+            repeated_errors: Repeats::default(),
+            lines: String::new(),
             printer: Printer::default(),
         }
+    }
+
+    /// Whether somebody looks on.
+    pub fn is_watched(quiet: bool) -> bool {
+        !quiet && std::io::stderr().is_terminal()
+    }
+
+    /// Where it all goes, as typed.
+    pub fn target(&self) -> String {
+        self.paths.target()
+    }
+
+    /// What was done so far.
+    pub fn totals(&self) -> Totals {
+        self.totals
     }
 
     /// The first JSON event.
@@ -90,50 +115,44 @@ impl CopyReporter {
     }
 
     pub fn event(&mut self, event: &Event) {
+        let now = crate::engine::now();
         count(&mut self.totals, event);
+        self.progress.note(now, event);
         match event {
-            Event::Started
-            | Event::Asked { .. }
-            | Event::Listing { .. }
-            | Event::RoundTrips(_)
-            | Event::Benched { .. } => {}
-            Event::Announced {
-                files,
-                bytes,
-                complete,
-            } => {
-                (self.announced_files, self.announced_bytes) = (*files, *bytes);
-                if *complete && !self.announced_all {
-                    self.announced_all = true;
-                    self.bar.iter().for_each(|bar| bar.set_style(full_bar()));
-                }
-            }
-            Event::Progress { bytes } => {
-                self.settled_bytes = self.settled_bytes.saturating_add(*bytes)
-            }
+            Event::Placed { inside } => self.paths.placed(*inside),
             Event::Entry {
                 path,
                 kind,
                 size_bytes,
                 result,
             } => self.entry(path, *kind, *size_bytes, result),
-            Event::Warning { .. } if self.warnings >= WARNINGS_SHOWN => self.warnings += 1,
-            Event::Warning { path, text } => {
-                self.warnings += 1;
-                self.json(&JsonEvent::Warning {
-                    path: path.into(),
-                    message: text,
-                });
-                if !self.style.quiet {
-                    self.say(&format!(
-                        "landro: warning: {}: {}",
-                        escape::name(path),
-                        escape::text(text)
-                    ));
-                }
-            }
+            Event::Warning { path, text } => self.warn(path, text),
+            Event::Started
+            | Event::Asked { .. }
+            | Event::Announced { .. }
+            | Event::Begun { .. }
+            | Event::Resumed { .. }
+            | Event::Counted { .. }
+            | Event::Progress { .. }
+            | Event::Listing { .. }
+            | Event::RoundTrips(_)
+            | Event::Benched { .. } => {}
         }
-        self.tick();
+        self.tick_at(now);
+    }
+
+    fn warn(&mut self, path: &[u8], text: &str) {
+        self.warnings += 1;
+        if self.warnings <= WARNINGS_SHOWN {
+            self.json(&JsonEvent::Warning {
+                path: path.into(),
+                message: text,
+            });
+        }
+        if !self.style.quiet && self.repeated_warnings.admits(text) {
+            let (path, text) = (escape::name(path), escape::text(text));
+            self.say(&format!("landro: warning: {path}: {text}"));
+        }
     }
 
     fn entry(&mut self, path: &[u8], kind: Kind, size_bytes: u64, result: &EntryResult) {
@@ -142,12 +161,7 @@ impl CopyReporter {
             EntryResult::Skipped => ("skipped", 0),
             EntryResult::Failed(error) => return self.entry_failed(path, error),
         };
-        let settled_bytes = if *result == EntryResult::Skipped {
-            size_bytes
-        } else {
-            resumed_bytes
-        };
-        self.settled_bytes = self.settled_bytes.saturating_add(settled_bytes);
+        let is_listed = kind != Kind::Directory && status == "done";
         let kind = match kind {
             Kind::File => "file",
             Kind::Directory => "directory",
@@ -161,80 +175,143 @@ impl CopyReporter {
             status,
             resumed_bytes,
         });
+        if is_listed && self.style.verbose && !self.style.json {
+            let path = self.paths.of_entry(EntryPlace::Source, path);
+            self.lines.push_str(&in_locale(&path));
+            self.lines.push('\n');
+            if self.lines.len() >= PRINT_BYTES {
+                self.print_lines();
+            }
+        }
+    }
+
+    /// Writes the lines that wait for stdout.
+    fn print_lines(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        if lines.is_empty() {
+            return;
+        }
+        let print = || {
+            let mut stdout = std::io::stdout().lock();
+            // A reader that goes away (`| head`) ends the lines, not the transfer.
+            let _ = stdout
+                .write_all(lines.as_bytes())
+                .and_then(|()| stdout.flush());
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
     }
 
     fn entry_failed(&mut self, path: &[u8], error: &EntryError) {
         self.failed += 1;
-        if self.failed > ERRORS_SHOWN {
-            return;
+        let code = word(error.code);
+        let side = self.paths.side_in_json(error.place);
+        if self.failed <= ERRORS_SHOWN {
+            let aside = side.map_or_else(String::new, |side| format!(" (on the {side})"));
+            self.json(&JsonEvent::Error {
+                path: Some(path.into()),
+                code,
+                errno: (error.errno != 0).then_some(error.errno),
+                call: (!error.call.is_empty()).then_some(&error.call),
+                side,
+                place: Some(match error.place {
+                    EntryPlace::Source => "source",
+                    EntryPlace::Destination => "destination",
+                }),
+                message: &error.sentence(&aside),
+            });
         }
-        let code = match error.code {
-            EntryErrorCode::Source => "source",
-            EntryErrorCode::Destination => "destination",
-            EntryErrorCode::Full => "full",
-            EntryErrorCode::Integrity => "integrity",
-            EntryErrorCode::Permission => "permission",
-            EntryErrorCode::Name => "name",
-        };
-        let errno = (error.errno != 0).then_some(error.errno);
-        self.json(&JsonEvent::Error {
-            path: Some(path.into()),
-            code,
-            errno,
-            message: &error.text,
+        let kind = error.sentence(&match side {
+            Some("client") => " (here)".to_owned(),
+            Some(_) => " (over there)".to_owned(),
+            None => String::new(),
         });
-        self.say(&format!(
-            "landro: {}: {}",
-            escape::name(path),
-            escape::text(&error.text)
-        ));
+        if self.repeated_errors.admits(&kind) {
+            let path = self.paths.of_entry(error.place, path);
+            let detail = error.detail().filter(|_| self.style.verbose);
+            let aside = [self.paths.side(error.place), &detail.unwrap_or_default()]
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .collect::<Vec<_>>()
+                .join("; ");
+            let aside = match aside.as_str() {
+                "" => aside,
+                some => format!(" ({some})"),
+            };
+            let text = escape::text(&error.sentence(&aside));
+            self.say(&format!("landro: {path}: {text}"));
+        }
     }
 
     /// Something that concerns the transfer as a whole.
-    pub fn error(&mut self, code: &'static str, message: &str) {
+    pub fn error(&mut self, code: &'static str, errno: Option<i32>, message: &str) {
         self.json(&JsonEvent::Error {
             path: None,
             code,
-            errno: None,
+            errno,
+            call: None,
+            side: None,
+            place: None,
             message,
         });
+        self.say_left_out();
         self.say(&format!("landro: {message}"));
     }
 
     /// Shows progress when it is due. Cheap: called for every event.
     pub fn tick(&mut self) {
-        let now = crate::engine::now();
+        self.tick_at(crate::engine::now());
+    }
+
+    fn tick_at(&mut self, now: Instant) {
         if now.duration_since(self.last_progress) >= PROGRESS_EVERY {
-            self.progress(now);
+            self.tell_progress(now);
         }
     }
 
-    fn progress(&mut self, now: Instant) {
+    fn tell_progress(&mut self, now: Instant) {
         self.last_progress = now;
-        let files = self.totals.files + self.totals.skipped;
-        self.json(&JsonEvent::Progress {
-            files,
-            files_announced: self.announced_files,
-            bytes: self.settled_bytes,
-            bytes_announced: self.announced_bytes,
-            all_announced: self.announced_all,
+        self.print_lines();
+        if let Some(counting) = &mut self.counting
+            && let Some(counted) = counting.poll(now - self.began, self.progress.all_announced)
+        {
+            self.progress.count(counted);
+        }
+        self.progress.sample(now);
+        let progress = &self.progress;
+        let (total, stalled) = (progress.total(), progress.stalled(now));
+        let current = progress.current().map(|path| escape::name(path));
+        let at = escape::name(progress.at());
+        let event = JsonEvent::Progress {
+            files: progress.settled.files,
+            files_announced: progress.announced.files,
+            bytes: progress.settled.bytes,
+            bytes_announced: progress.announced.bytes,
+            all_announced: progress.all_announced,
+            files_total: total.map(|total| total.files),
+            bytes_total: total.map(|total| total.bytes),
+            rate_bps: (progress.rate() * 8.0) as u64,
+            seconds_left: progress.left().map(|left| left.as_secs_f64()),
+            current: current.clone(),
+            stalled_seconds: stalled.map(|silent| silent.as_secs_f64()),
             seconds: now.duration_since(self.began).as_secs_f64(),
-        });
+        };
+        self.json(&event);
         if let Some(bar) = &self.bar {
-            bar.set_length(self.announced_bytes);
-            bar.set_position(self.settled_bytes);
-            bar.set_message(format!(
-                "{}/{} files",
-                HumanCount(files),
-                HumanCount(self.announced_files)
-            ));
+            let below = match stalled {
+                Some(silent) => self.paths.waits(amount::span(silent), current.as_deref()),
+                None => at,
+            };
+            bar.show(&self.progress, &below);
         }
     }
 
     /// The summary. `totals`: the transfer's own, where it got far enough to have them.
     pub fn finish(mut self, exit: Exit, totals: Option<Totals>, stats: Stats) {
         let now = crate::engine::now();
-        self.progress(now);
+        self.tell_progress(now);
         self.say_left_out();
         let totals = totals.unwrap_or(self.totals);
         let seconds = now.duration_since(self.began).as_secs_f64();
@@ -253,45 +330,39 @@ impl CopyReporter {
             exit_code: exit.code(),
             stats: self.style.stats.then_some(&stats),
         });
-        let on_terminal = self
-            .bar
-            .take()
-            .inspect(ProgressBar::finish_and_clear)
-            .is_some();
+        let on_terminal = self.bar.take().inspect(Bar::clear).is_some();
         if self.style.json {
             return;
         }
-        if (on_terminal && !self.style.quiet) || self.style.stats {
-            self.say(&summary_line(&totals, seconds));
+        let summary = summary_line(&totals, seconds);
+        if self.style.summary {
+            self.lines.push_str(&format!("{summary}\n"));
+            self.print_lines();
+        } else if (on_terminal && !self.style.quiet) || self.style.stats {
+            self.say(&summary);
         }
         if self.style.stats {
             self.say(&stats.to_string());
         }
     }
 
-    /// How much was not shown.
-    fn say_left_out(&self) {
-        let (errors, warnings) = (
-            self.failed.saturating_sub(ERRORS_SHOWN),
-            self.warnings.saturating_sub(WARNINGS_SHOWN),
-        );
-        if errors > 0 {
-            self.say(&format!("landro: {errors} more entries failed"));
-        }
-        if warnings > 0 && !self.style.quiet {
-            self.say(&format!("landro: warning: {warnings} more warnings"));
+    /// How many lines of each kind were not shown.
+    fn say_left_out(&mut self) {
+        let errors = std::mem::take(&mut self.repeated_errors);
+        let warnings = std::mem::take(&mut self.repeated_warnings);
+        for (before, repeats) in [("", errors), ("warning: ", warnings)] {
+            for (kind, more) in repeats.left_out() {
+                let (more, kind) = (amount::thousands(more), escape::text(kind));
+                self.say(&format!("landro: {before}{more} more: {kind}"));
+            }
         }
     }
 
     /// A line on stderr, above the progress bar. With `--json`, too: stderr is for people.
     fn say(&self, line: &str) {
-        let print = || {
-            // Nobody is left to be told that stderr is gone.
-            let _ = writeln!(std::io::stderr().lock(), "{line}");
-        };
         match &self.bar {
-            Some(bar) => bar.suspend(print),
-            None => print(),
+            Some(bar) => bar.suspend(|| say(line)),
+            None => say(line),
         }
     }
 
@@ -299,6 +370,17 @@ impl CopyReporter {
         if self.style.json {
             self.printer.print(event);
         }
+    }
+}
+
+fn word(code: EntryErrorCode) -> &'static str {
+    match code {
+        EntryErrorCode::Source => "source",
+        EntryErrorCode::Destination => "destination",
+        EntryErrorCode::Full => "full",
+        EntryErrorCode::Integrity => "integrity",
+        EntryErrorCode::Permission => "permission",
+        EntryErrorCode::Name => "name",
     }
 }
 
@@ -313,6 +395,10 @@ fn count(totals: &mut Totals, event: &Event) {
             ..
         } => totals.count(*kind, *size_bytes, result),
         Event::Started
+        | Event::Placed { .. }
+        | Event::Begun { .. }
+        | Event::Resumed { .. }
+        | Event::Counted { .. }
         | Event::Asked { .. }
         | Event::Announced { .. }
         | Event::Warning { .. }
@@ -323,33 +409,24 @@ fn count(totals: &mut Totals, event: &Event) {
 }
 
 fn summary_line(totals: &Totals, seconds: f64) -> String {
-    let rate = HumanBytes((goodput_bps(totals.sent_bytes, seconds) / 8).max(1));
     let mut line = format!(
-        "{} files, {} in {seconds:.2} s ({rate}/s)",
-        HumanCount(totals.files),
-        BinaryBytes(totals.bytes)
+        "{}, {} in {seconds:.2} s ({})",
+        amount::count(totals.files, "file", "files"),
+        amount::bytes(totals.bytes),
+        amount::rate(goodput_bps(totals.sent_bytes, seconds) as f64 / 8.0),
     );
     for (count, what) in [(totals.skipped, "unchanged"), (totals.errors, "failed")] {
         if count > 0 {
-            line.push_str(&format!(", {} {what}", HumanCount(count)));
+            line.push_str(&format!(", {} {what}", amount::thousands(count)));
         }
     }
     if totals.resumed_bytes > 0 {
-        line.push_str(&format!(", {} resumed", BinaryBytes(totals.resumed_bytes)));
+        line.push_str(&format!(
+            ", {} resumed",
+            amount::bytes(totals.resumed_bytes)
+        ));
     }
     line
-}
-
-/// While the walk goes on the total is unknown.
-fn spinner() -> ProgressStyle {
-    let template = "{spinner} {msg}  {binary_bytes}  {binary_bytes_per_sec}";
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
-}
-
-fn full_bar() -> ProgressStyle {
-    let template =
-        "{wide_bar} {msg}  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}";
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 #[cfg(test)]
@@ -371,6 +448,9 @@ mod tests {
                 code,
                 errno: 28,
                 text: String::new(),
+                place: EntryPlace::Destination,
+                call: String::new(),
+                advice: String::new(),
             })
         };
         let mut totals = Totals::default();
@@ -400,10 +480,22 @@ mod tests {
     }
 
     #[test]
-    fn templates_are_valid() {
-        for template in [spinner, full_bar] {
-            drop(template());
-        }
-        assert!(ProgressStyle::with_template("{wide_bar} {binary_total_bytes} {eta}").is_ok());
+    fn a_summary_is_one_line() {
+        let mut totals = Totals {
+            files: 1,
+            bytes: 1_070_000,
+            sent_bytes: 2_000_000,
+            ..Totals::default()
+        };
+        assert_eq!(
+            summary_line(&totals, 2.0),
+            "1 file, 1.07 MB in 2.00 s (1.00 MB/s)"
+        );
+        (totals.skipped, totals.errors, totals.resumed_bytes) = (2, 1, 10);
+        let more = summary_line(&totals, 2.0);
+        assert!(
+            more.ends_with(", 2 unchanged, 1 failed, 10 B resumed"),
+            "{more}"
+        );
     }
 }

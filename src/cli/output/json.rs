@@ -35,6 +35,21 @@ pub enum JsonEvent<'a> {
         bytes_announced: u64,
         /// Whether the walk is over, so that the announced numbers are final.
         all_announced: bool,
+        /// Of all, as far as is known: announced, or counted ahead of that.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        files_total: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bytes_total: Option<u64>,
+        /// Of the last seconds; skipped and resumed bytes do not move.
+        rate_bps: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seconds_left: Option<f64>,
+        /// The large file that is moved.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        current: Option<String>,
+        /// For how long nothing has moved, from 5 s on.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stalled_seconds: Option<f64>,
         seconds: f64,
     },
     File {
@@ -73,6 +88,15 @@ pub enum JsonEvent<'a> {
         code: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
         errno: Option<i32>,
+        /// The system call that failed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        call: Option<&'a str>,
+        /// `client` or `server`, where there are two.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        side: Option<&'static str>,
+        /// Of an entry: `source` or `destination`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        place: Option<&'static str>,
         message: &'a str,
     },
     Summary {
@@ -215,15 +239,20 @@ mod tests {
             path: Some("f".into()),
             code: "full",
             errno: Some(28),
+            call: Some("write"),
+            side: Some("server"),
+            place: Some("destination"),
             message: "m",
         };
-        let line =
-            r#"{"schema":1,"event":"error","path":"f","code":"full","errno":28,"message":"m"}"#;
+        let line = r#"{"schema":1,"event":"error","path":"f","code":"full","errno":28,"call":"write","side":"server","place":"destination","message":"m"}"#;
         assert_eq!(to_line(&with).unwrap().trim_end(), line);
         let without = JsonEvent::Error {
             path: None,
             code: "lost",
             errno: None,
+            call: None,
+            side: None,
+            place: None,
             message: "m",
         };
         let line = r#"{"schema":1,"event":"error","code":"lost","message":"m"}"#;

@@ -95,10 +95,13 @@ impl Meter {
                 path: None,
                 code,
                 errno: None,
+                call: None,
+                side: None,
+                place: None,
                 message,
             });
         }
-        say(&format!("landro: {message}"));
+        crate::cli::say::say(&format!("landro: {message}"));
     }
 
     fn tick(&mut self) {
@@ -115,7 +118,7 @@ impl Meter {
                 }
                 BenchWork::Echo { .. } => latency_line(&BenchLatency::of(&self.since_told)),
             };
-            say(&format!("{at:6.1} s  {what}"));
+            crate::cli::say::say(&format!("{at:6.1} s  {what}"));
         }
         (self.told_at, self.told_bytes) = (now, self.bytes);
         self.since_told.reset();
@@ -183,9 +186,4 @@ impl Meter {
             BenchWork::Send | BenchWork::Receive => 0,
         }
     }
-}
-
-fn say(line: &str) {
-    // Nobody is left to be told that stderr is gone.
-    let _ = writeln!(io::stderr().lock(), "{line}");
 }

@@ -1,9 +1,15 @@
 //! What a user sees of a command, on a terminal, in logs and as JSON.
 
+mod amount;
+mod bar;
 pub mod bench;
 pub mod copy;
+pub mod counting;
 pub mod json;
 pub mod meter;
 pub mod outcome;
+mod progress;
+mod repeats;
 pub mod rows;
+pub mod shown;
 pub mod stats;

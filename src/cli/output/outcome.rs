@@ -1,19 +1,32 @@
 //! How the end of a session becomes an exit code and a sentence.
 
+use super::amount;
 use crate::cli::args::url::DaemonName;
 use crate::cli::escape;
 use crate::cli::exit::Exit;
+use crate::cli::say::without_numbers;
 use crate::engine::Ended;
 use crate::ids::Fingerprint;
 use crate::proto::{CancelReason, Outcome, SessionError, SessionErrorCode, Totals};
 
-/// Whom a session was with, for its sentences. A local copy has neither.
-#[derive(Clone, Copy, Default)]
+/// Where the unit of `scripts/landro.service` has a daemon look; a stranger is not told where it
+/// really does.
+const AUTHORIZED_PEERS: &str = "/var/lib/landro/config/authorized_peers";
+
+/// Whom a session was with and what for, for its sentences.
+#[derive(Clone, Default)]
 pub struct Parties<'a> {
+    /// None: a copy within this host.
     pub host: Option<&'a DaemonName>,
     pub own: Option<Fingerprint>,
+    /// The path that the daemon was asked for, or where things were to go here, as typed.
+    pub asked: String,
     /// A rerun goes on where this ended.
     pub resumes: bool,
+    /// What had come of it when it ended, where the session cannot say.
+    pub done: Totals,
+    /// System calls and errno are wanted.
+    pub verbose: bool,
 }
 
 /// What the end means to the user.
@@ -23,6 +36,7 @@ pub struct Ending {
     pub totals: Option<Totals>,
     /// For the JSON `error` event.
     pub code: &'static str,
+    pub errno: Option<i32>,
     /// Unless everything went well, or every error was told already.
     pub message: Option<String>,
 }
@@ -33,6 +47,7 @@ impl Ending {
             exit,
             totals: None,
             code,
+            errno: None,
             message: Some(message),
         }
     }
@@ -46,46 +61,59 @@ impl Ending {
 }
 
 /// `signal`: the one that asked to stop, if one did.
-pub fn judge(ended: &Ended, signal: Option<i32>, parties: Parties) -> Ending {
+pub fn judge(ended: &Ended, signal: Option<i32>, parties: &Parties) -> Ending {
     match ended {
         Ended::Outcome(outcome) => parties.of_outcome(outcome, signal),
         // Whatever else the end looked like, the signal came first.
         Ended::Lost(_) | Ended::Unreachable(_) | Ended::Failed(_) if signal.is_some() => {
-            parties.interrupted(signal)
+            parties.interrupted(signal, parties.done)
         }
-        Ended::Lost(text) => parties.lost(text),
+        Ended::Lost(text) => parties.lost(text, parties.done),
         Ended::Unreachable(text) => parties.unreachable(text),
         Ended::IdentityUnknown(peer) => {
-            let message = format!("{}: shows {peer}, which is not trusted", parties.url());
+            let message = format!("{} shows {peer}, which is not trusted", parties.url());
             Ending::without_totals(Exit::Identity, "identity", message)
         }
-        Ended::RefusedByPeer(text) => parties.refused_by_peer(text),
-        Ended::Failed(text) => Ending::without_totals(Exit::Error, "other", escape::text(text)),
+        Ended::RefusedByPeer(_) => parties.refused_by_peer(),
+        Ended::Failed(text) => {
+            let text = &without_numbers(text);
+            let message = match parties.host {
+                Some(_) => format!("{}: {}", parties.url(), escape::text(text)),
+                None => escape::text(text),
+            };
+            Ending::without_totals(Exit::Error, "other", message)
+        }
     }
 }
 
 impl Parties<'_> {
-    fn url(self) -> String {
-        self.host
-            .map_or_else(String::new, |host| format!("landro://{host}/"))
+    fn url(&self) -> String {
+        self.host.map_or_else(String::new, |host| host.url(b""))
     }
 
-    fn rerun(self) -> &'static str {
-        match self.resumes {
-            true => "; run the same command again, it resumes",
-            false => "",
+    /// What was done, and how to go on.
+    fn so_far(&self, done: Totals) -> String {
+        let mut text = String::new();
+        if done.files + done.skipped > 0 || done.sent_bytes > 0 {
+            let files = amount::count(done.files + done.skipped, "file", "files");
+            let moved = amount::bytes(done.sent_bytes);
+            text = format!("; {files} done, {moved} moved");
         }
+        if self.resumes {
+            text.push_str("; run the same command again, it resumes");
+        }
+        text
     }
 
-    fn of_outcome(self, outcome: &Outcome, signal: Option<i32>) -> Ending {
+    fn of_outcome(&self, outcome: &Outcome, signal: Option<i32>) -> Ending {
         match outcome {
             Outcome::Complete(totals) => complete(totals),
             Outcome::Lost(totals) | Outcome::Stopped { totals, .. } if signal.is_some() => {
-                self.interrupted(signal).with(*totals)
+                self.interrupted(signal, *totals)
             }
-            Outcome::Cancelled { totals, .. } => self.interrupted(signal).with(*totals),
+            Outcome::Cancelled { totals, .. } => self.interrupted(signal, *totals),
             Outcome::Refused(error) => self.refused(error),
-            Outcome::CalledOff(error) => called_off(error),
+            Outcome::CalledOff(error) => self.called_off(error),
             Outcome::Violation(text) => {
                 let (url, text) = (self.url(), escape::text(text));
                 let message = format!(
@@ -93,72 +121,112 @@ impl Parties<'_> {
                 );
                 Ending::without_totals(Exit::Error, "protocol", message)
             }
-            Outcome::Stopped { reason, totals } => self.stopped(*reason).with(*totals),
-            Outcome::Lost(totals) => self.lost("the transport went away").with(*totals),
+            Outcome::Stopped { reason, totals } => self.stopped(*reason, *totals),
+            Outcome::Lost(totals) => self.lost("the daemon ended the session", *totals),
         }
     }
 
-    fn refused(self, error: &SessionError) -> Ending {
+    fn refused(&self, error: &SessionError) -> Ending {
         let (exit, code) = refusal(error.code);
-        let message = format!("{}: {}", self.url(), escape::text(&error.text));
-        Ending::without_totals(exit, code, message)
+        let of = match error.is_about_path() {
+            true => self.asked.clone(),
+            false => self.url(),
+        };
+        self.about(of, error, "", (exit, code))
     }
 
-    fn lost(self, why: &str) -> Ending {
-        let (url, why, rerun) = (self.url(), escape::text(why), self.rerun());
-        let message = format!("{url}: connection lost: {why}{rerun}");
-        Ending::without_totals(Exit::Unreachable, "lost", message)
+    /// Nobody else was asked, so that nobody refused this host a right.
+    fn called_off(&self, error: &SessionError) -> Ending {
+        let exit = match refusal(error.code) {
+            (Exit::Identity, _) => Exit::Error,
+            (exit, _) => exit,
+        };
+        let side = match self.host {
+            Some(_) if error.is_about_path() => "here",
+            Some(_) | None => "",
+        };
+        let of = match error.is_about_path() {
+            true => self.asked.clone(),
+            false => self.url(),
+        };
+        self.about(of, error, side, (exit, refusal(error.code).1))
     }
 
-    fn stopped(self, reason: CancelReason) -> Ending {
-        let (url, rerun) = (self.url(), self.rerun());
+    /// `of`: the path or host that it is about; none where it is a word about the command.
+    fn about(
+        &self,
+        of: String,
+        error: &SessionError,
+        side: &str,
+        (exit, code): (Exit, &'static str),
+    ) -> Ending {
+        let detail = error.detail().filter(|_| self.verbose).unwrap_or_default();
+        let aside = match (side, detail.as_str()) {
+            ("", "") => String::new(),
+            (one, "") | ("", one) => format!(" ({one})"),
+            (side, detail) => format!(" ({side}; {detail})"),
+        };
+        let text = escape::text(&error.sentence(&aside));
+        let message = match of.as_str() {
+            "" => text,
+            of => format!("{of}: {text}"),
+        };
+        Ending {
+            errno: (error.errno != 0).then_some(error.errno),
+            ..Ending::without_totals(exit, code, message)
+        }
+    }
+
+    fn lost(&self, why: &str, done: Totals) -> Ending {
+        let (url, why, so_far) = (self.url(), escape::text(why), self.so_far(done));
+        let message = format!("{url}: connection lost: {why}{so_far}");
+        Ending::without_totals(Exit::Unreachable, "lost", message).with(done)
+    }
+
+    fn stopped(&self, reason: CancelReason, done: Totals) -> Ending {
+        let (url, so_far) = (self.url(), self.so_far(done));
         let why = match reason {
             CancelReason::User => "the daemon stopped the transfer",
-            CancelReason::Ending => "the daemon over there is being stopped",
+            CancelReason::Ending => "the daemon is stopping",
             CancelReason::Stalled => "the daemon got nothing done for too long and gave up",
         };
-        let message = format!("{url}: {why}{rerun}");
-        Ending::without_totals(Exit::Unreachable, "lost", message)
+        let message = format!("{url}: {why}{so_far}");
+        Ending::without_totals(Exit::Unreachable, "lost", message).with(done)
     }
 
-    fn unreachable(self, why: &str) -> Ending {
-        let (url, why) = (self.url(), escape::text(why));
-        let port = self.host.map_or(0, |host| host.port);
+    fn unreachable(&self, why: &str) -> Ending {
+        let (name, port) = self
+            .host
+            .map_or(("", 0), |host| (host.name.as_str(), host.port));
+        let why = escape::text(&without_numbers(why));
         let message = format!(
-            "{url}: unreachable: {why}; does `landro serve` run there, and may UDP port {port} \
-             pass every firewall?"
+            "no answer from {name}, UDP port {port}, {why}: is landro serve running there, does a \
+             firewall drop UDP?"
         );
         Ending::without_totals(Exit::Unreachable, "unreachable", message)
     }
 
-    fn refused_by_peer(self, why: &str) -> Ending {
-        let (url, why) = (self.url(), escape::text(why));
-        let own = self.own.map_or_else(String::new, |own| own.to_string());
+    /// Why a daemon does not know somebody it does not tell.
+    fn refused_by_peer(&self) -> Ending {
+        let (url, own) = (self.url(), self.own);
+        let own = own.map_or_else(String::new, |own| own.to_string());
         let message = format!(
-            "{url}: refused this host's identity ({why}); over there, put this line into \
-             authorized_peers and send landro serve a SIGHUP; if it is there, the log of landro \
-             serve says what is wrong: {own}"
+            "{url} does not know this host. Over there: echo '{own}' >> \
+             {AUTHORIZED_PEERS} && systemctl reload landro (where it is a service; else in \
+             ~/.config/landro of who runs it, and SIGHUP). If the line is there, the log of landro \
+             serve says what is wrong with it"
         );
         Ending::without_totals(Exit::Identity, "identity", message)
     }
 
-    fn interrupted(self, signal: Option<i32>) -> Ending {
+    fn interrupted(&self, signal: Option<i32>, done: Totals) -> Ending {
         let (exit, name) = match signal {
             Some(signal_hook::consts::SIGTERM) => (Exit::Terminated, "SIGTERM"),
             _ => (Exit::Interrupted, "SIGINT"),
         };
-        let message = format!("stopped by {name}{}", self.rerun());
-        Ending::without_totals(exit, "interrupted", message)
+        let message = format!("stopped by {name}{}", self.so_far(done));
+        Ending::without_totals(exit, "interrupted", message).with(done)
     }
-}
-
-/// Nobody else was asked, so that nobody refused this host a right.
-fn called_off(error: &SessionError) -> Ending {
-    let exit = match refusal(error.code) {
-        (Exit::Identity, _) => Exit::Error,
-        (exit, _) => exit,
-    };
-    Ending::without_totals(exit, refusal(error.code).1, escape::text(&error.text))
 }
 
 fn refusal(code: SessionErrorCode) -> (Exit, &'static str) {
@@ -180,6 +248,7 @@ fn complete(totals: &Totals) -> Ending {
                 exit: Exit::Done,
                 totals: Some(*totals),
                 code: "none",
+                errno: None,
                 message: None,
             };
         }
@@ -190,10 +259,7 @@ fn complete(totals: &Totals) -> Ending {
         _ if anything_done => (Exit::Partial, "partial"),
         _ => (Exit::Error, "nothing_done"),
     };
-    let what = match totals.errors {
-        1 => "1 entry failed".to_string(),
-        errors => format!("{errors} entries failed"),
-    };
+    let what = amount::count(totals.errors, "entry failed", "entries failed");
     let rest = if anything_done {
         "the rest is complete"
     } else {
@@ -203,6 +269,7 @@ fn complete(totals: &Totals) -> Ending {
         exit,
         totals: Some(*totals),
         code,
+        errno: None,
         message: Some(format!("{what}; {rest}")),
     }
 }
@@ -219,10 +286,11 @@ mod tests {
         judge(
             &ended,
             signal,
-            Parties {
+            &Parties {
                 host: Some(&host),
                 own: Some(Fingerprint([0; 32])),
                 resumes: true,
+                ..Parties::default()
             },
         )
         .exit
@@ -236,10 +304,7 @@ mod tests {
     }
 
     fn refused(code: SessionErrorCode) -> Ended {
-        Ended::Outcome(Outcome::Refused(SessionError {
-            code,
-            text: "t".into(),
-        }))
+        Ended::Outcome(Outcome::Refused(SessionError::told(code, "t")))
     }
 
     #[test]
@@ -262,10 +327,7 @@ mod tests {
     fn refusals_and_losses() {
         assert_eq!(exit(refused(SessionErrorCode::Permission), None), 4);
         assert_eq!(exit(refused(SessionErrorCode::Full), None), 6);
-        let own = SessionError {
-            code: SessionErrorCode::Permission,
-            text: "t".into(),
-        };
+        let own = SessionError::told(SessionErrorCode::Permission, "t");
         let own = Ended::Outcome(Outcome::CalledOff(own));
         assert_eq!(exit(own, None), 1, "no peer refused anything");
         assert_eq!(exit(refused(SessionErrorCode::NotFound), None), 1);
@@ -310,7 +372,7 @@ mod tests {
 
     #[test]
     fn the_peers_words_are_escaped() {
-        let ending = judge(&Ended::Lost("\u{1b}[2J".into()), None, Parties::default());
+        let ending = judge(&Ended::Lost("\u{1b}[2J".into()), None, &Parties::default());
         assert!(!ending.message.unwrap().contains('\u{1b}'));
     }
 }

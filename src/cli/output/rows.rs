@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::cli::escape;
 use crate::cli::exit::Exit;
+use crate::cli::say::say;
 use crate::proto::{Kind, Meta};
 
 use super::json::{JsonEvent, JsonPath, Printer};
@@ -92,10 +93,10 @@ impl Rows {
                 *kept_bytes += bytes;
                 if *kept_bytes > SORTED_MAX_BYTES {
                     let so_many = kept.len();
-                    eprintln!(
+                    say(&format!(
                         "landro: warning: more than {so_many} entries: they are not sorted, but \
                          come as the directory has them"
-                    );
+                    ));
                     self.let_go();
                 }
             }
@@ -147,10 +148,13 @@ impl Rows {
                 path: None,
                 code,
                 errno: None,
+                call: None,
+                side: None,
+                place: None,
                 message,
             });
         }
-        eprintln!("landro: {message}");
+        say(&format!("landro: {message}"));
     }
 
     fn all_that_came(&mut self) {

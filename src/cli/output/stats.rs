@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use indicatif::BinaryBytes;
 use serde::Serialize;
+
+use super::amount;
 
 use crate::engine::{ClientEvent, TransportStats};
 
@@ -138,7 +139,7 @@ impl fmt::Display for Stats {
             )?;
             writeln!(f, "loss      {} packets ({percent:.3} %)", t.lost_packets)?;
             writeln!(f, "resent    {} packets", t.retransmitted_packets)?;
-            writeln!(f, "cwnd      {}", BinaryBytes(t.cwnd_bytes))?;
+            writeln!(f, "cwnd      {}", amount::bytes(t.cwnd_bytes))?;
             writeln!(
                 f,
                 "batches   {:.1} packets per send, {:.1} per receive",
@@ -150,7 +151,11 @@ impl fmt::Display for Stats {
             "cpu       {:.3} s user, {:.3} s system",
             self.cpu_user_seconds, self.cpu_system_seconds
         )?;
-        write!(f, "memory    {} at most", BinaryBytes(self.peak_rss_bytes))
+        write!(
+            f,
+            "memory    {} at most",
+            amount::bytes(self.peak_rss_bytes)
+        )
     }
 }
 

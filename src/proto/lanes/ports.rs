@@ -186,4 +186,5 @@ pub mod code {
     pub const REPLACED: u64 = 7;
     // 8 is `crate::quic::KEY_SPENT`, which the transport says by itself.
     pub const TOO_MUCH: u64 = 9;
+    pub const UNAVAILABLE: u64 = 10;
 }

@@ -78,16 +78,16 @@ impl TokenBucket {
 
 /// The limit of one transfer, if it has one, and whether something waits for it.
 #[derive(Debug)]
-pub struct RateLimit {
+pub struct TransferRate {
     bucket: Option<TokenBucket>,
     /// The bucket was all that kept the last turn from going on. What waits for something else
     /// waits for no time: a full bucket is no deadline.
     is_awaited: bool,
 }
 
-impl RateLimit {
-    pub fn new(now: Instant, bits_per_second: Option<u64>) -> RateLimit {
-        RateLimit {
+impl TransferRate {
+    pub fn new(now: Instant, bits_per_second: Option<u64>) -> TransferRate {
+        TransferRate {
             bucket: bits_per_second.map(|bps| TokenBucket::new(now, bps / 8)),
             is_awaited: false,
         }

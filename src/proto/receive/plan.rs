@@ -19,7 +19,7 @@ use super::orders::{ReceiveOrder, ReceiveReport};
 use super::{MetadataOptions, ReceiverConfig};
 use crate::ids::{DirId, EntryId, Name, OpId};
 use crate::proto::entries::{EntryMap, IdHasher};
-use crate::proto::errors::{HostSide, Violation, corrupted, violation};
+use crate::proto::errors::{Violation, corrupted, violation};
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
 use crate::proto::wire::{Item, Message, MessageBatch, Verdict};
 use crate::proto::{
@@ -32,7 +32,6 @@ use parts::TargetParts;
 use tree::TargetTree;
 
 pub struct ReceivePlan {
-    host: HostSide,
     client: bool,
     carriage: Carriage,
     options: PutOptions,
@@ -64,6 +63,8 @@ struct PutOptions {
     force: bool,
     fsync: bool,
     keep_dirlinks: bool,
+    /// A count may come, which is once.
+    counts: bool,
     metadata: MetadataOptions,
 }
 
@@ -220,10 +221,10 @@ impl ReceivePlan {
             force: config.force,
             fsync: config.fsync,
             keep_dirlinks: config.keep_dirlinks,
+            counts: config.counts,
             metadata: config.metadata,
         };
         let mut plan = ReceivePlan {
-            host: HostSide::of(config.client, config.carriage),
             client: config.client,
             carriage: config.carriage,
             options,
@@ -319,6 +320,13 @@ impl ReceivePlan {
                 manifest.ended = true;
                 Ok(())
             }
+            Message::Counted { files, bytes } => {
+                if !std::mem::take(&mut self.options.counts) || self.manifest.ended {
+                    return violation("a count that was not asked for, or comes too late");
+                }
+                ports.event(Event::Counted { files, bytes });
+                Ok(())
+            }
             Message::Root { entry, digest } => self.on_root(ports, entry, digest),
             Message::Abort { entry, error } => self.on_abort(ports, entry, error),
             Message::SourceError { path, error } => {
@@ -377,12 +385,12 @@ impl ReceivePlan {
                 }
             }
             ReceiveReport::Published { entry, result } => self.published(ports, entry, result),
-            ReceiveReport::Corrupted { entry } => self.fail(ports, entry, corrupted(self.host)),
+            ReceiveReport::Corrupted { entry } => self.fail(ports, entry, corrupted()),
             ReceiveReport::Chunk { part, chunk, value } => {
                 self.chunk_done(ports, part, chunk, value);
             }
             ReceiveReport::ChunkCorrupted { part } => {
-                self.fail_part(ports, part, corrupted(self.host), false);
+                self.fail_part(ports, part, corrupted(), false);
             }
             ReceiveReport::WriteFailed { part, error } => self.write_failed(ports, part, &error),
             ReceiveReport::Quiet { part } => self.part_is_quiet(ports, part),
@@ -426,7 +434,7 @@ impl ReceivePlan {
 
     /// What is told at the end of everything: once of each kind, not of each entry.
     pub fn tell_lapses(&mut self, ports: &mut Ports) {
-        for warning in self.lapses.take(self.host) {
+        for warning in self.lapses.take() {
             let (path, text) = (warning.path, warning.text);
             match self.client {
                 true => ports.event(Event::Warning { path, text }),

@@ -12,8 +12,7 @@ use std::time::Instant;
 use super::SenderConfig;
 use super::orders::{HolesOrder, SendCommand, SendReport, WholeOrder};
 use crate::ids::OpId;
-use crate::proto::errors::HostSide;
-use crate::proto::parallel::{Parallelism, RateLimit, StreamSlots};
+use crate::proto::parallel::{Parallelism, StreamSlots, TransferRate};
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::zeros::ZeroPace;
 use crate::proto::{Carriage, DiskDone, DiskError};
@@ -25,13 +24,12 @@ use pack::Pack;
 const TURN_BYTES: u64 = 256 * 1024;
 
 pub struct SendMover {
-    host: HostSide,
     ops: Ops<SendMoverOp>,
     /// Reads of small files at a time.
     lookups: usize,
     carriage: Carriage,
     ahead: ReadAhead,
-    rate: RateLimit,
+    rate: TransferRate,
     turn: Turn,
     streams: StreamSlots,
     parallelism: Parallelism,
@@ -104,7 +102,6 @@ impl SendMover {
         let ceiling = config.parallel.max_buffer_size as u64;
         let awaited_bytes = config.read_ahead_bytes.min(ceiling).max(1);
         SendMover {
-            host: HostSide::of(config.client, config.carriage),
             ops: Ops::of(OpOwner::Mover),
             lookups: config.lookups.max(1),
             carriage: config.carriage,
@@ -117,7 +114,7 @@ impl SendMover {
                 emitted_bytes: 0,
                 hole_bytes: 0,
             },
-            rate: RateLimit::new(now, config.bwlimit_bps),
+            rate: TransferRate::new(now, config.bwlimit_bps),
             turn: Turn {
                 wholes: true,
                 left_bytes: TURN_BYTES,
@@ -222,7 +219,7 @@ impl SendMover {
     }
 
     /// The limit of the transfer, for what is copied without passing here.
-    pub fn rate(&mut self) -> &mut RateLimit {
+    pub fn rate(&mut self) -> &mut TransferRate {
         &mut self.rate
     }
 

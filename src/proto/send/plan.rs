@@ -1,12 +1,14 @@
 //! The plan of a sender: which entries there are, what the receiver decided, what is to be moved.
 
 mod copies;
+mod count;
 mod files;
 mod manifest;
 mod verdicts;
 mod walk;
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::Bytes;
 use slab::Slab;
@@ -16,13 +18,13 @@ use super::orders::{SendCommand, SendReport, Version, WholeOrder};
 use crate::ids::{DirId, EntryId, Name, OpId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::entries::EntryMap;
-use crate::proto::errors::HostSide;
 use crate::proto::integrity::Tree;
 use crate::proto::path::join;
 use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
 use crate::proto::wire::Message;
 use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
 use copies::SentCopies;
+use count::SourceCount;
 use files::SourceFiles;
 use manifest::SentManifest;
 use walk::Walk;
@@ -32,7 +34,6 @@ const ENTRY_BYTES: u64 = 350;
 const DIR_BYTES: u64 = 1000;
 
 pub struct SendPlan {
-    host: HostSide,
     client: bool,
     carriage: Carriage,
     window: u32,
@@ -47,20 +48,42 @@ pub struct SendPlan {
     /// Within one host, instead of `wholes` and `files`.
     copies: SentCopies,
     commands: VecDeque<SendCommand>,
+    count: SourceCount,
     totals: Totals,
 }
 
 /// What a disk operation was for.
 #[derive(Debug)]
 pub enum SendPlanOp {
-    Source { source: usize, dir: usize },
-    OpenDir { dir: usize, parent: usize },
-    List { dir: usize },
-    OpenRead { file: usize, dir: usize },
-    Stat { file: usize },
-    Look { file: usize },
-    OpenCopied { dir: usize },
+    Source {
+        source: usize,
+        dir: usize,
+    },
+    OpenDir {
+        dir: usize,
+        parent: usize,
+    },
+    List {
+        dir: usize,
+    },
+    OpenRead {
+        file: usize,
+        dir: usize,
+    },
+    Stat {
+        file: usize,
+    },
+    Look {
+        file: usize,
+    },
+    OpenCopied {
+        dir: usize,
+    },
     CheckCopied,
+    /// Steps of the count.
+    CountSource,
+    CountOpen,
+    CountList,
     Close,
 }
 
@@ -132,9 +155,8 @@ struct Resume {
 }
 
 impl SendPlan {
-    pub fn new(config: SenderConfig) -> SendPlan {
+    pub fn new(now: Instant, config: SenderConfig) -> SendPlan {
         SendPlan {
-            host: HostSide::of(config.client, config.carriage),
             client: config.client,
             carriage: config.carriage,
             window: config.window.max(1),
@@ -147,6 +169,7 @@ impl SendPlan {
             files: SourceFiles::default(),
             copies: SentCopies::new(config.read_ahead_bytes),
             commands: VecDeque::new(),
+            count: SourceCount::new(now, config.counts),
             totals: Totals::default(),
         }
     }
@@ -203,6 +226,9 @@ impl SendPlan {
             SendPlanOp::Look { file } => self.file_looked_at(ports, file, result),
             SendPlanOp::OpenCopied { dir } => self.copied_opened(ports, dir, result),
             SendPlanOp::CheckCopied => self.copied_checked(ports, result),
+            SendPlanOp::CountSource | SendPlanOp::CountOpen | SendPlanOp::CountList => {
+                self.counted(ports, &op, result);
+            }
             SendPlanOp::Close => {}
         }
     }
@@ -215,10 +241,14 @@ impl SendPlan {
             }
             SendPlanOp::OpenRead { file, .. } => self.files.opened_while_stopping(file, done),
             SendPlanOp::OpenCopied { .. } => self.copies.opened_while_stopping(done),
+            SendPlanOp::CountSource | SendPlanOp::CountOpen => {
+                self.count.opened_while_stopping(done);
+            }
             SendPlanOp::List { .. }
             | SendPlanOp::Stat { .. }
             | SendPlanOp::Look { .. }
             | SendPlanOp::CheckCopied
+            | SendPlanOp::CountList
             | SendPlanOp::Close => {}
         }
     }
@@ -315,6 +345,10 @@ impl SendPlan {
             let cmd = DiskOp::CloseRead { file };
             self.ops.start(ports, SendPlanOp::Close, cmd);
         }
+        for dir in self.count.take_open() {
+            let cmd = DiskOp::CloseDir { dir };
+            self.ops.start(ports, SendPlanOp::Close, cmd);
+        }
         for (_, dir) in std::mem::take(&mut self.dirs.open) {
             if dir.open {
                 let cmd = DiskOp::CloseDir { dir: dir.id };
@@ -343,6 +377,9 @@ impl SendPlan {
                 SendPlanOp::Stat { .. }
                 | SendPlanOp::Look { .. }
                 | SendPlanOp::CheckCopied
+                | SendPlanOp::CountSource
+                | SendPlanOp::CountOpen
+                | SendPlanOp::CountList
                 | SendPlanOp::Close => 0,
             })
             .sum();

@@ -58,7 +58,7 @@ impl Session {
             unchecked: 0,
         };
         if let Some((asked, bwlimit_bps)) = begin.asks {
-            session.greet(asked, bwlimit_bps);
+            session.greet(asked, bwlimit_bps, false);
             session.close();
         }
         session
@@ -86,7 +86,7 @@ impl Session {
     }
 
     /// Says `Hello`, if what is asked can be said at all.
-    fn greet(&mut self, request: WireRequest, bwlimit_bps: Option<u64>) {
+    fn greet(&mut self, request: WireRequest, bwlimit_bps: Option<u64>, counts: bool) {
         let (paths_fit, few) = match &request {
             WireRequest::Push { target: path, .. } | WireRequest::List { path } => {
                 (path.len() <= PATH_MAX_BYTES, true)
@@ -103,6 +103,7 @@ impl Session {
             entry_window: self.limits.entry_window,
             bwlimit_bps,
             streams: Some(self.limits.parallel.max_concurrent_streams.clamp(1, 255) as u8),
+            counts,
         });
         if paths_fit && few && wire::fits(&message) {
             self.ports.message(&message);
@@ -112,10 +113,7 @@ impl Session {
             true => format!("too many sources for one request (at most {MAX_SOURCES}); split them"),
             false => format!("a path is longer than {PATH_MAX_BYTES} bytes"),
         };
-        self.call_off(SessionError {
-            code: SessionErrorCode::Unsupported,
-            text,
-        });
+        self.call_off(SessionError::told(SessionErrorCode::Unsupported, text));
     }
 
     /// The receiver's target is known.
@@ -125,10 +123,16 @@ impl Session {
         };
         match ask {
             None => self.welcome(),
-            Some(Sources { paths, bwlimit_bps }) => {
+            Some(Sources {
+                paths,
+                bwlimit_bps,
+                counts,
+            }) => {
+                let inside = self.role.lands_inside();
+                self.ports.event(Event::Placed { inside });
                 let until = now + WELCOME_TIMEOUT;
                 self.stage = Stage::AwaitWelcome { until, send: None };
-                self.greet(WireRequest::Pull { sources: paths }, bwlimit_bps);
+                self.greet(WireRequest::Pull { sources: paths }, bwlimit_bps, counts);
             }
         }
     }
@@ -138,6 +142,7 @@ impl Session {
         self.ports.message(&Message::Welcome(Welcome {
             version: VERSION,
             entry_window,
+            inside: self.role.lands_inside(),
         }));
         self.ports.event(Event::Started);
     }
@@ -191,11 +196,12 @@ impl Session {
                     keep_dirlinks,
                     metadata,
                     bwlimit_bps: hello.bwlimit_bps,
+                    counts: false,
                 };
-                let config = receiver_config(false, target.clone(), options, single, &self.limits);
+                let config = receiver_config(false, target, options, single, &self.limits);
                 let receiver = Receiver::new(now, &mut self.ports, config);
                 self.role = Role::Receive(Box::new(receiver));
-                self.stage = Stage::Placing { target, ask: None };
+                self.stage = Stage::Placing { ask: None };
             }
             WireRequest::Pull { ref sources } => self.serve_files(now, sources.clone(), &hello)?,
             WireRequest::List { path } => {
@@ -221,6 +227,7 @@ impl Session {
         hello: &Hello,
     ) -> Result<(), Violation> {
         let mut config = self.sender_config(sources, hello.entry_window, hello.bwlimit_bps)?;
+        config.counts = hello.counts;
         if let Some(streams) = hello.streams {
             let max = &mut config.parallel.max_concurrent_streams;
             *max = (*max).min(usize::from(streams)).max(1);
@@ -254,7 +261,7 @@ impl Session {
     }
 
     fn refuse_with(&mut self, code: SessionErrorCode, text: String) {
-        self.refuse(SessionError { code, text });
+        self.refuse(SessionError::told(code, text));
     }
 
     /// Client: the server accepted.
@@ -268,10 +275,14 @@ impl Session {
         self.ports.event(Event::Started);
         let before = std::mem::replace(&mut self.stage, Stage::Running);
         if let Stage::AwaitWelcome {
-            send: Some(Sources { paths, bwlimit_bps }),
+            send: Some(Sources {
+                paths, bwlimit_bps, ..
+            }),
             ..
         } = before
         {
+            let inside = welcome.inside;
+            self.ports.event(Event::Placed { inside });
             let config = self.sender_config(paths, welcome.entry_window, bwlimit_bps)?;
             self.role = Role::Send(Box::new(Sender::new(now, config)));
         }
@@ -300,6 +311,7 @@ impl Session {
             lookups: self.limits.lookups,
             parallel: self.limits.parallel.clone(),
             bwlimit_bps,
+            counts: false,
         })
     }
 }
@@ -347,14 +359,15 @@ fn begin_pull(
         ..
     } = transfer;
     let single = sources.len() == 1;
-    let mut config = receiver_config(true, target.clone(), options, single, limits);
+    let mut config = receiver_config(true, target, options, single, limits);
     config.expected = Some(sources.iter().map(own_name).collect());
     let ask = Some(Sources {
         paths: sources,
         bwlimit_bps: options.bwlimit_bps,
+        counts: options.counts,
     });
     SessionStart {
-        stage: Stage::Placing { target, ask },
+        stage: Stage::Placing { ask },
         role: Role::Receive(Box::new(Receiver::new(now, ports, config))),
         asks: None,
     }
@@ -368,6 +381,8 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
         keep_dirlinks,
         metadata,
         bwlimit_bps,
+        // The client walks its own sources itself.
+        counts: _,
     } = transfer.options;
     let asked = WireRequest::Push {
         target: transfer.target,
@@ -383,6 +398,7 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
     let send = Sources {
         paths: transfer.sources,
         bwlimit_bps,
+        counts: false,
     };
     await_welcome(now, Role::Unknown, asked, Some(send))
 }
@@ -432,5 +448,6 @@ fn receiver_config(
         lookups: limits.lookups,
         carriage: limits.carriage,
         expected: None,
+        counts: client && options.counts,
     }
 }

@@ -31,8 +31,6 @@ enum ListOp {
 
 #[derive(Debug)]
 pub struct Lister {
-    /// As asked for, for people.
-    path: Bytes,
     ops: Ops<ListOp>,
     state: ListState,
     rows: MessageBatch<ListItem>,
@@ -57,7 +55,6 @@ enum ListState {
 impl Lister {
     pub fn new(ports: &mut Ports, path: Bytes) -> Lister {
         let mut lister = Lister {
-            path: path.clone(),
             ops: Ops::of(OpOwner::Plan),
             state: ListState::Opening,
             rows: MessageBatch::default(),
@@ -99,8 +96,7 @@ impl Lister {
         }
         match (op, result) {
             (_, Err(error)) => {
-                let what = format!("cannot list {}", String::from_utf8_lossy(&self.path));
-                self.state = ListState::Failed(session_error(Access::Read, &what, &error));
+                self.state = ListState::Failed(session_error(Access::Read, &error));
             }
             (
                 ListOp::Source,

@@ -10,7 +10,7 @@ use crate::ids::{OpId, StreamKey};
 use crate::proto::bench::Bench;
 use crate::proto::errors::{Violation, violation};
 use crate::proto::ports::Ports;
-use crate::proto::receive::Receiver;
+use crate::proto::receive::{Receiver, Target};
 use crate::proto::send::Sender;
 use crate::proto::wire::Message;
 use crate::proto::{CopyStep, DiskDone, DiskError, Event, SessionError, Totals};
@@ -210,6 +210,16 @@ impl Role {
         match self {
             Role::Receive(receiver) => receiver.takes_data(),
             Role::Unknown | Role::Send(_) | Role::List(_) | Role::Read | Role::Bench(_) => true,
+        }
+    }
+
+    /// Whether what is received lands inside the target, as far as it is known where.
+    pub(super) fn lands_inside(&self) -> bool {
+        match self {
+            Role::Receive(receiver) => {
+                matches!(receiver.target(), Target::Ready { rename: None })
+            }
+            Role::Unknown | Role::Send(_) | Role::List(_) | Role::Read | Role::Bench(_) => false,
         }
     }
 

@@ -12,8 +12,8 @@ use crate::proto::wire::{
     self, Hello, Item, ListItem, VERSION, Verdict, VerdictKind, Welcome, WireRequest,
 };
 use crate::proto::{
-    CancelReason, DiskDone, DiskError, DiskOp, EntryErrorCode, EntryResult, Event, Kind, Listed,
-    Meta, Mtime, Output,
+    CancelReason, DiskDone, DiskError, DiskOp, EntryErrorCode, EntryPlace, EntryResult, Event,
+    Kind, Listed, Meta, Mtime, Output,
 };
 
 const BOTH: Grant = Grant {
@@ -64,6 +64,7 @@ fn hello(version: u16, request: WireRequest) -> Message {
         entry_window: 4,
         bwlimit_bps: None,
         streams: None,
+        counts: false,
     })
 }
 
@@ -71,6 +72,7 @@ fn welcome() -> Message {
     Message::Welcome(Welcome {
         version: VERSION,
         entry_window: 4,
+        inside: false,
     })
 }
 
@@ -260,10 +262,10 @@ fn another_version_is_refused() {
     assert_eq!(server.refusal(), SessionErrorCode::Unsupported);
     assert!(matches!(
         server.said[..],
-        [Message::Error {
+        [Message::Error(SessionError {
             code: SessionErrorCode::Unsupported,
             ..
-        }]
+        })]
     ));
 }
 
@@ -308,7 +310,7 @@ fn a_missing_target_is_refused() {
     assert!(matches!(server.disk[0].1, DiskOp::ResolveTarget { .. }));
     server.answer(Err(ENOENT));
     assert_eq!(server.refusal(), SessionErrorCode::NotFound);
-    assert!(matches!(server.said[..], [Message::Error { .. }]));
+    assert!(matches!(server.said[..], [Message::Error(_)]));
 }
 
 #[test]
@@ -563,6 +565,9 @@ fn a_directory_that_cannot_be_made_is_not_walked_further() {
         code: EntryErrorCode::Permission,
         errno: EACCES,
         text: "no".into(),
+        place: EntryPlace::Source,
+        call: "read".into(),
+        advice: "wait".into(),
     };
     let failed = |id| Verdict {
         entry: EntryId(id),

@@ -272,6 +272,7 @@ fn hello(mode: BenchMode, milliseconds: u64, streams: Option<u8>) -> Message {
         entry_window: 0,
         bwlimit_bps: None,
         streams,
+        counts: false,
     })
 }
 
@@ -290,6 +291,7 @@ fn welcomed(work: BenchWork) -> (Side, Instant) {
     let welcome = Welcome {
         version: VERSION,
         entry_window: 0,
+        inside: false,
     };
     client.hear(now, &Message::Welcome(welcome));
     (client, now)
@@ -475,6 +477,7 @@ fn data_may_be_faster_than_the_welcome() {
     let welcome = Welcome {
         version: VERSION,
         entry_window: 0,
+        inside: false,
     };
     client.hear(now, &Message::Welcome(welcome));
     client.hear(now, &Message::BenchEnd { bytes: 7 });

@@ -118,6 +118,53 @@ fn trees_deeper_than_the_cap_fail_at_the_cap() {
     }
 }
 
+/// A client that asks hears how much there is long before the window lets the manifest say it; one
+/// that does not ask hears nothing.
+#[test]
+fn what_there_is_is_counted_ahead_of_the_manifest() {
+    for counts in [true, false] {
+        let mut source = Disk::new();
+        let top = source.put(Disk::ROOT, b"d", directory());
+        for number in 0..40_u8 {
+            let name = [b'd', b'0' + number / 10, b'0' + number % 10];
+            let at = source.put(top, &name, directory());
+            for name in [b"a", b"b", b"c", b"e", b"f"] {
+                source.put(at, name, file(&[number; 100]));
+            }
+        }
+        let Request::Transfer(mut transfer) = pull("d", "new") else {
+            panic!()
+        };
+        transfer.options.counts = counts;
+        let mut rng = Rng::new(11);
+        let small = Limits {
+            entry_window: 8,
+            ..limits(&mut rng)
+        };
+        let request = (Request::Transfer(transfer), BOTH);
+        let limits = [small.clone(), small];
+        let mut world = World::new(rng, start(), request, limits, [Disk::new(), source]);
+        world.run(usize::MAX);
+        assert_eq!(complete(&world).files, 200);
+        let mut announced = (0, false);
+        let mut heard = Vec::new();
+        for event in &world.sides[CLIENT].events {
+            match *event {
+                Event::Announced {
+                    files, complete, ..
+                } => announced = (files, complete),
+                Event::Counted { files, bytes } => heard.push((files, bytes, announced)),
+                _ => {}
+            }
+        }
+        match (counts, &heard[..]) {
+            (true, [(200, 20_000, (files, false))]) => assert!(*files < 200, "{files}"),
+            (false, []) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[test]
 fn paths_longer_than_the_cap_fail_alone() {
     let mut source = Disk::new();
@@ -363,6 +410,7 @@ fn hello() -> Hello {
         entry_window: 1,
         bwlimit_bps: None,
         streams: None,
+        counts: false,
     }
 }
 
@@ -461,6 +509,7 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
         framed(&Message::Welcome(Welcome {
             version: VERSION,
             entry_window: 9,
+            inside: false,
         })),
     );
     let (mut batches, mut reads) = (verdicts.chunks(1), 0);

@@ -23,8 +23,8 @@ use crate::proto::wire::{
     encode,
 };
 use crate::proto::{
-    CancelReason, EntryError, EntryErrorCode, Input, Kind, Mtime, Outcome, Output, PIECE_BYTES,
-    SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Input, Kind, Mtime, Outcome, Output,
+    PIECE_BYTES, SessionError, SessionErrorCode,
 };
 
 /// Who the liar plays.
@@ -153,6 +153,7 @@ impl Hostile {
                 return self.say(&Message::Welcome(Welcome {
                     version: VERSION,
                     entry_window,
+                    inside: false,
                 }));
             }
         };
@@ -162,6 +163,7 @@ impl Hostile {
             entry_window,
             bwlimit_bps,
             streams,
+            counts: false,
         }));
     }
 
@@ -471,10 +473,10 @@ impl Hostile {
             10 => self.say(&Message::Cancel {
                 reason: CancelReason::default(),
             }),
-            11 => self.say(&Message::Error {
-                code: SessionErrorCode::Other,
-                text: "no".into(),
-            }),
+            11 => self.say(&Message::Error(SessionError::told(
+                SessionErrorCode::Other,
+                "no",
+            ))),
             12 => self.greet(),
             13 => self.say(&Message::ListEnd {}),
             14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
@@ -604,5 +606,8 @@ fn error(code: EntryErrorCode) -> EntryError {
         code,
         errno: EIO,
         text: "lies".into(),
+        place: EntryPlace::Source,
+        call: "read".into(),
+        advice: "wait".into(),
     }
 }

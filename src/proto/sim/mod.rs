@@ -8,6 +8,7 @@
 
 mod bench_tests;
 mod check;
+mod destination_tests;
 pub(crate) mod disk;
 mod edge_tests;
 mod hole_tests;

@@ -129,6 +129,7 @@ impl Scenario {
             must_be_dir,
             force,
             bwlimit_bps,
+            counts: !self.push,
             ..TransferOptions::default()
         };
         let target = Bytes::from_static(target);

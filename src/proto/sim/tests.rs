@@ -237,10 +237,7 @@ fn end_early(world: &mut World, rng: &mut Rng) -> BTreeMap<EntryId, u64> {
 }
 
 fn no_longer_allowed() -> SessionError {
-    SessionError {
-        code: SessionErrorCode::Permission,
-        text: "no longer allowed".to_owned(),
-    }
+    SessionError::told(SessionErrorCode::Permission, "no longer allowed")
 }
 
 /// Runs for a while, ends early, checks that nothing is half-done under a final name and that

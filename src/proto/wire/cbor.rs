@@ -8,7 +8,10 @@ use minicbor::{Decode, Encode};
 
 use super::{BenchMode, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES, WireError};
 use crate::ids::{EntryId, NAME_MAX_BYTES, PATH_MAX_BYTES};
-use crate::proto::{CancelReason, EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
+use crate::proto::{
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError,
+    SessionErrorCode,
+};
 
 /// Where `minicbor` writes: the end of a growing buffer.
 pub struct Sink<'a>(pub &'a mut BytesMut);
@@ -368,6 +371,11 @@ numbers!(
     EntryErrorCode::Name = 5
 );
 numbers!(
+    EntryPlace,
+    EntryPlace::Source = 0,
+    EntryPlace::Destination = 1
+);
+numbers!(
     SessionErrorCode,
     SessionErrorCode::Permission = 0,
     SessionErrorCode::NotFound = 1,
@@ -409,22 +417,61 @@ impl<C> Encode<C> for EntryError {
         e: &mut Encoder<W>,
         ctx: &mut C,
     ) -> Result<(), encode::Error<W::Error>> {
-        e.array(3)?
+        e.array(6)?
             .encode_with(self.code, ctx)?
             .i32(self.errno)?
             .str(cut(&self.text, MAX_TEXT_BYTES))?
+            .encode_with(self.place, ctx)?
+            .str(cut(&self.call, MAX_TEXT_BYTES))?
+            .str(cut(&self.advice, MAX_TEXT_BYTES))?
             .ok()
     }
 }
 
 impl<'b, C> Decode<'b, C> for EntryError {
     fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Self, decode::Error> {
-        let rest = fields(d, 3)?;
-        let code = d.decode_with(ctx)?;
-        let errno = d.i32()?;
-        let text = string(d, MAX_TEXT_BYTES, "text longer than 512 bytes")?;
+        let rest = fields(d, 6)?;
+        let error = EntryError {
+            code: d.decode_with(ctx)?,
+            errno: d.i32()?,
+            text: text::decode(d, ctx)?,
+            place: d.decode_with(ctx)?,
+            call: text::decode(d, ctx)?,
+            advice: text::decode(d, ctx)?,
+        };
         skip(d, rest)?;
-        Ok(EntryError { code, errno, text })
+        Ok(error)
+    }
+}
+
+impl<C> Encode<C> for SessionError {
+    fn encode<W: Write>(
+        &self,
+        e: &mut Encoder<W>,
+        ctx: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
+        e.array(5)?
+            .encode_with(self.code, ctx)?
+            .str(cut(&self.text, MAX_TEXT_BYTES))?
+            .i32(self.errno)?
+            .str(cut(&self.call, MAX_TEXT_BYTES))?
+            .str(cut(&self.advice, MAX_TEXT_BYTES))?
+            .ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for SessionError {
+    fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Self, decode::Error> {
+        let rest = fields(d, 5)?;
+        let error = SessionError {
+            code: d.decode_with(ctx)?,
+            text: text::decode(d, ctx)?,
+            errno: d.i32()?,
+            call: text::decode(d, ctx)?,
+            advice: text::decode(d, ctx)?,
+        };
+        skip(d, rest)?;
+        Ok(error)
     }
 }
 

@@ -6,7 +6,7 @@ use minicbor::{Decode, Encode};
 
 use super::{MAX_TEXT_BYTES, cbor};
 use crate::ids::EntryId;
-use crate::proto::{CancelReason, EntryError, Kind, Meta, Mtime, SessionErrorCode};
+use crate::proto::{CancelReason, EntryError, Kind, Meta, Mtime, SessionError};
 
 /// A control message. The numbers are the wire's; they are never reused.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -71,12 +71,7 @@ pub enum Message {
     ListEnd {},
     /// Either way: fatal for the session.
     #[n(12)]
-    Error {
-        #[n(0)]
-        code: SessionErrorCode,
-        #[cbor(n(1), with = "cbor::text")]
-        text: String,
-    },
+    Error(#[n(0)] SessionError),
     /// Either way: stop; the receiver keeps what can be resumed.
     #[n(13)]
     Cancel {
@@ -104,6 +99,15 @@ pub enum Message {
     EchoReply {
         #[cbor(n(0), with = "cbor::echo")]
         payload: Bytes,
+    },
+    /// A sending server to a client that asked for it, at most once and before the manifest's end:
+    /// so many files and bytes of them there are in all, about.
+    #[n(20)]
+    Counted {
+        #[n(0)]
+        files: u64,
+        #[n(1)]
+        bytes: u64,
     },
     /// Receiver to sender: something could not be had at the destination that is not an error
     /// (modes, times). A few of a session, before `Finished`.
@@ -143,6 +147,9 @@ pub struct Hello {
     /// Asks a sending server to use at most this many data streams at a time.
     #[n(4)]
     pub streams: Option<u8>,
+    /// Asks a sending server for a [`Message::Counted`].
+    #[cbor(n(5), default)]
+    pub counts: bool,
 }
 
 /// What the client wants of the server.
@@ -216,6 +223,9 @@ pub struct Welcome {
     /// How many entries a sending client may have unresolved; meaningless for a pull.
     #[n(1)]
     pub entry_window: u32,
+    /// A push: the sources land inside the target, not in its place. Meaningless for others.
+    #[cbor(n(2), default)]
+    pub inside: bool,
 }
 
 /// A step of the manifest.
@@ -334,7 +344,10 @@ impl Verdict {
     pub fn encoded_bound(&self) -> usize {
         32 + match &self.kind {
             VerdictKind::Have { values, .. } => values.len(),
-            VerdictKind::Failed { error } => error.text.len().min(MAX_TEXT_BYTES),
+            VerdictKind::Failed { error } => [&error.text, &error.call, &error.advice]
+                .map(|text| text.len().min(MAX_TEXT_BYTES) + 3)
+                .iter()
+                .sum(),
             VerdictKind::Send {} | VerdictKind::Skipped {} | VerdictKind::Done { .. } => 0,
         }
     }

@@ -7,13 +7,19 @@ use super::*;
 use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errno::ENOSPC;
-use crate::proto::{CancelReason, EntryError, EntryErrorCode, Kind, Meta, Mtime, SessionErrorCode};
+use crate::proto::{
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError,
+    SessionErrorCode,
+};
 
 fn error(text: &str) -> EntryError {
     EntryError {
         code: EntryErrorCode::Full,
         errno: ENOSPC,
         text: text.into(),
+        place: EntryPlace::Destination,
+        call: text.into(),
+        advice: text.into(),
     }
 }
 
@@ -98,21 +104,30 @@ fn every_message() -> Vec<Message> {
                 entry_window: 1024,
                 bwlimit_bps: Some(1),
                 streams: None,
+                counts: false,
             })
         })
         .collect();
+    all.push(Message::Welcome(Welcome {
+        version: 1,
+        entry_window: 7,
+        inside: true,
+    }));
     all.extend(messages_after_hello());
     all.extend(messages_of_few());
     all
 }
 
+fn warning(text: &str) -> Message {
+    Message::DestinationWarning {
+        path: Bytes::from_static(b"a"),
+        text: text.into(),
+    }
+}
+
 fn messages_after_hello() -> Vec<Message> {
     let path = Bytes::from_static(b"dir/\xff\n");
     vec![
-        Message::Welcome(Welcome {
-            version: 1,
-            entry_window: 7,
-        }),
         Message::Entries(vec![
             entry(b"name", None),
             entry(b"", Some(b"../target")),
@@ -152,10 +167,7 @@ fn messages_after_hello() -> Vec<Message> {
         Message::Finished {},
         Message::Listing(vec![list_item()]),
         Message::ListEnd {},
-        Message::Error {
-            code: SessionErrorCode::Busy,
-            text: "later".into(),
-        },
+        Message::Error(SessionError::told(SessionErrorCode::Busy, "later")),
         Message::Cancel {
             reason: CancelReason::User,
         },
@@ -166,10 +178,7 @@ fn messages_after_hello() -> Vec<Message> {
             reason: CancelReason::Stalled,
         },
         Message::ListAck {},
-        Message::DestinationWarning {
-            path: Bytes::from_static(b"a"),
-            text: "t".into(),
-        },
+        warning("mode not set"),
     ]
 }
 
@@ -288,7 +297,7 @@ fn unknown_fields_are_skipped() {
         decode_one(bytes),
         Ok(Some(Message::ManifestEnd { entries: 5 }))
     );
-    // Error text of an Abort with a fourth field.
+    // The error of an Abort with a seventh field.
     let bytes = frame(|e| {
         e.array(2)
             .unwrap()
@@ -298,11 +307,17 @@ fn unknown_fields_are_skipped() {
             .unwrap()
             .u8(1)
             .unwrap();
-        e.array(4)
+        e.array(7)
             .unwrap()
             .u8(2)
             .unwrap()
             .u8(28)
+            .unwrap()
+            .str("full")
+            .unwrap()
+            .u8(1)
+            .unwrap()
+            .str("full")
             .unwrap()
             .str("full")
             .unwrap()
@@ -463,14 +478,11 @@ fn caps_hold() {
 #[test]
 fn long_texts_are_cut_between_characters() {
     let text = "ä".repeat(MAX_TEXT_BYTES);
-    let message = Message::Error {
-        code: SessionErrorCode::Other,
-        text,
-    };
-    let Ok(Some(Message::Error { text, .. })) = decode_one(framed(&message)) else {
+    let message = Message::Error(SessionError::told(SessionErrorCode::Other, text));
+    let Ok(Some(Message::Error(error))) = decode_one(framed(&message)) else {
         panic!("no error")
     };
-    assert_eq!(text, "ä".repeat(MAX_TEXT_BYTES / 2));
+    assert_eq!(error.text, "ä".repeat(MAX_TEXT_BYTES / 2));
 }
 
 #[test]

@@ -197,10 +197,7 @@ fn destinations_that_cannot_be() {
     for target in [at("no/such"), at("no/such/")] {
         let (code, text) = refused(run(&[&at("f")], &target));
         assert_eq!(code, SessionErrorCode::NotFound);
-        assert!(
-            text.contains("no/such: ") && text.contains("parent"),
-            "{text}"
-        );
+        assert!(text.contains("parent"), "{text}");
     }
     assert_eq!(
         refused(run(&[&at("f"), &at("f")], &at("f"))).0,
@@ -230,7 +227,7 @@ fn one_failure_does_not_stop_the_rest() {
     assert_eq!((result.totals().files, result.totals().errors), (1, 1));
     let (code, text) = result.failure();
     assert_eq!(code, EntryErrorCode::Source);
-    assert!(text.contains("/gone: source: "), "{text}");
+    assert!(text.ends_with("/gone: no such file or directory"), "{text}");
     if !is_root() {
         fs::set_permissions(at("f"), Permissions::from_mode(0o000)).unwrap();
         assert_eq!(

@@ -316,6 +316,7 @@ fn stat_fs(file: &OwnedFd) -> io::Result<FileSystem> {
         is_memory: magic == libc::TMPFS_MAGIC || magic == RAMFS_MAGIC,
         free_bytes: raw.blocks_available().saturating_mul(block_bytes),
         total_bytes: raw.blocks().saturating_mul(block_bytes),
+        has_inodes: raw.files() == 0 || raw.files_free() > 0,
         magic,
     })
 }

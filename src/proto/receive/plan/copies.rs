@@ -222,7 +222,7 @@ impl ReceivePlan {
 
     /// One call reads and writes; only the destination runs full.
     fn not_written(&self, error: &DiskError) -> EntryError {
-        destination_error(self.host, error)
+        destination_error(error)
     }
 
     /// The sender's source failed.

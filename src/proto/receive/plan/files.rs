@@ -64,20 +64,20 @@ impl ReceivePlan {
         };
         entry.replaces = matches!(result, Ok(DiskDone::Existing(Some(_))));
         match result {
-            Ok(DiskDone::Taken { by }) => self.fail(ports, id, name_taken(self.host, &by)),
-            Err(error) => self.fail(ports, id, destination_error(self.host, &error)),
+            Ok(DiskDone::Taken { by }) => self.fail(ports, id, name_taken(&by)),
+            Err(error) => self.fail(ports, id, destination_error(&error)),
             Ok(DiskDone::Existing(Some(there))) if there.meta.kind == Kind::Directory => {
-                self.fail(ports, id, is_a_directory(self.host));
+                self.fail(ports, id, is_a_directory());
             }
             Ok(DiskDone::Existing(Some(there)))
                 if there.meta.kind == Kind::Special && !(is_named && entry.kind == Kind::File) =>
             {
-                self.fail(ports, id, is_special(self.host));
+                self.fail(ports, id, is_special());
             }
             Ok(DiskDone::Existing(Some(there)))
                 if there.meta.kind == Kind::Symlink && is_named && entry.kind == Kind::File =>
             {
-                self.fail(ports, id, is_a_symlink(self.host, there.link.as_deref()));
+                self.fail(ports, id, is_a_symlink(there.link.as_deref()));
             }
             Ok(DiskDone::Existing(Some(there)))
                 if is_source(entry, &there)
@@ -187,16 +187,16 @@ impl ReceivePlan {
         result: Result<DiskDone, DiskError>,
     ) -> Result<(), EntryError> {
         match result {
-            Ok(DiskDone::Taken { by }) => Err(name_taken(self.host, &by)),
+            Ok(DiskDone::Taken { by }) => Err(name_taken(&by)),
             Ok(DiskDone::Placed(lapses)) => {
-                if let Some(entry) = self.entries.get(&id) {
+                if let Some(entry) = self.entries.get(&id).filter(|_| lapses.any()) {
                     let path = self.path_of(entry);
-                    self.lapses.count(lapses, || path);
+                    self.lapses.count(lapses, path);
                 }
                 Ok(())
             }
             Ok(_) => Ok(()),
-            Err(error) => Err(destination_error(self.host, &error)),
+            Err(error) => Err(destination_error(&error)),
         }
     }
 

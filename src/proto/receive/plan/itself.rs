@@ -70,8 +70,8 @@ impl ReceivePlan {
                 self.tree.dirs[dir].object = Some(meta.object());
                 return self.dir_ready(ports, dir, found);
             }
-            Ok(_) => into_itself(self.host),
-            Err(error) => destination_error(self.host, &error),
+            Ok(_) => into_itself(),
+            Err(error) => destination_error(&error),
         };
         let id = self.dir_id(dir);
         self.close_dir(ports, id);

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::proto::errors::{HostSide, LapseKind, lapse_text};
+use crate::proto::errors::{LapseKind, lapse_text};
 use crate::proto::{Lapses, TimeLapse};
 
 /// What was lost of so many entries.
@@ -28,11 +28,7 @@ pub(super) struct LapseWarning {
 }
 
 impl LapseCounts {
-    pub(super) fn count(&mut self, lapses: Lapses, path: impl FnOnce() -> Bytes) {
-        if lapses == Lapses::default() {
-            return;
-        }
-        let path = path();
+    pub(super) fn count(&mut self, lapses: Lapses, path: Bytes) {
         let add = |kind: &mut Option<LapseCount>, errno| {
             let count = kind.get_or_insert_with(|| LapseCount {
                 entries: 0,
@@ -52,7 +48,7 @@ impl LapseCounts {
     }
 
     /// Everything counted since, in words.
-    pub(super) fn take(&mut self, host: HostSide) -> Vec<LapseWarning> {
+    pub(super) fn take(&mut self) -> Vec<LapseWarning> {
         let kinds = [
             (LapseKind::Mode, self.modes.take()),
             (LapseKind::Time, self.times.take()),
@@ -64,7 +60,7 @@ impl LapseCounts {
                 entries,
                 first: (path, errno),
             } = count?;
-            let text = lapse_text(host, kind, entries, errno);
+            let text = lapse_text(kind, entries, errno);
             Some(LapseWarning { path, text })
         });
         told.collect()

@@ -20,7 +20,7 @@ use crate::proto::parallel::MAX_PARTIAL_CHUNKS;
 use crate::proto::ports::Ports;
 use crate::proto::receive::orders::{ReceiveOrder, TakePart};
 use crate::proto::wire::VerdictKind;
-use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryErrorCode, EntryResult};
+use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryErrorCode, EntryResult, Event};
 
 /// Partial files open at a time: one round trip's worth of files just above the small ones. Each is
 /// one or two descriptors.
@@ -143,6 +143,10 @@ impl ReceivePlan {
             mtime: entry.mtime,
             source_tag: entry.source_tag,
         };
+        if self.client {
+            let path = self.path_of(&self.entries[&id]);
+            ports.event(Event::Begun { path });
+        }
         let part = self.parts.open.insert(TargetPart {
             entry: id,
             dir,
@@ -159,7 +163,9 @@ impl ReceivePlan {
             ops: 0,
             is_moved: false,
         });
-        entry.state = ReceivedState::Part(part);
+        self.entries
+            .entry(id)
+            .and_modify(|entry| entry.state = ReceivedState::Part(part));
         self.parts.chunks += chunks;
         self.lookups.in_flight += 1;
         let cmd = DiskOp::OpenPart {
@@ -203,7 +209,7 @@ impl ReceivePlan {
             Err(error) => {
                 let id = self.parts.open[at].entry;
                 if let Some(entry) = self.entries.remove(&id) {
-                    let error = destination_error(self.host, &error);
+                    let error = destination_error(&error);
                     self.conclude(ports, id, &entry, EntryResult::Failed(error));
                 }
                 self.part_closed(ports, at);
@@ -260,7 +266,7 @@ impl ReceivePlan {
         }
         match result {
             Ok(_) => self.receive_part(ports, at),
-            Err(error) => self.fail_part(ports, at, destination_error(self.host, &error), false),
+            Err(error) => self.fail_part(ports, at, destination_error(&error), false),
         }
     }
 
@@ -403,7 +409,7 @@ impl ReceivePlan {
     }
 
     pub(super) fn write_failed(&mut self, ports: &mut Ports, at: usize, error: &DiskError) {
-        let error = destination_error(self.host, error);
+        let error = destination_error(error);
         // With more space the rest can follow what is there.
         let keep = error.code == EntryErrorCode::Full;
         self.fail_part(ports, at, error, keep);
@@ -441,7 +447,7 @@ impl ReceivePlan {
                 let whole = part.tree.root();
                 match part.root {
                     Some(root) if whole == Some(root) => self.commit_part(ports, at),
-                    Some(_) => self.fail_part(ports, at, corrupted(self.host), false),
+                    Some(_) => self.fail_part(ports, at, corrupted(), false),
                     // The only chunk's digest was the whole's and has been compared.
                     None if part.tree.chunks() == 1 => self.commit_part(ports, at),
                     None => {}

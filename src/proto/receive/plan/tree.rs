@@ -229,7 +229,7 @@ impl ReceivePlan {
         let is_second = self.is_second_of_its_name(id, &entry);
         self.entries.insert(id, entry);
         if is_second {
-            self.fail_announced(ports, id, second_of_a_name(self.host));
+            self.fail_announced(ports, id, second_of_a_name());
         } else {
             self.enqueue(ports, id, dir);
         }
@@ -340,7 +340,7 @@ impl ReceivePlan {
     fn enqueue(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
         match self.tree.dirs[dir].state {
             TargetDirState::Unmade | TargetDirState::Making => self.tree.dirs[dir].waiting.push(id),
-            TargetDirState::Failed => self.fail_announced(ports, id, no_parent(self.host)),
+            TargetDirState::Failed => self.fail_announced(ports, id, no_parent()),
             TargetDirState::Made { .. }
             | TargetDirState::Alias
             | TargetDirState::Setting { .. } => match self.entries.get(&id).map(|e| e.state) {
@@ -359,7 +359,7 @@ impl ReceivePlan {
     /// An alias is there already: nothing to be made.
     fn enter_alias(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
         if self.leads_into_itself(id) {
-            self.fail_dir(ports, dir, into_itself(self.host));
+            self.fail_dir(ports, dir, into_itself());
         }
     }
 
@@ -390,7 +390,7 @@ impl ReceivePlan {
         };
         let parent = self.tree.dirs[entry.dir].id;
         if self.leads_into_itself(EntryId(id)) {
-            self.fail_dir(ports, dir, into_itself(self.host));
+            self.fail_dir(ports, dir, into_itself());
             return true;
         }
         self.tree.dirs[dir].state = TargetDirState::Making;
@@ -417,7 +417,7 @@ impl ReceivePlan {
     ) {
         match result {
             Ok(DiskDone::Taken { by }) => {
-                self.dir_not_made(ports, dir, name_taken(self.host, &by));
+                self.dir_not_made(ports, dir, name_taken(&by));
             }
             Ok(done) => {
                 let found = match done {
@@ -429,7 +429,7 @@ impl ReceivePlan {
                     Carriage::Copies => self.identify_dir(ports, dir, found),
                 }
             }
-            Err(error) => self.dir_not_made(ports, dir, destination_error(self.host, &error)),
+            Err(error) => self.dir_not_made(ports, dir, destination_error(&error)),
         }
     }
 
@@ -459,7 +459,7 @@ impl ReceivePlan {
             self.entries.insert(id, entry);
         }
         for child in std::mem::take(&mut self.tree.dirs[dir].waiting) {
-            self.fail_announced(ports, child, no_parent(self.host));
+            self.fail_announced(ports, child, no_parent());
         }
         self.finish_dir(ports, dir);
     }
@@ -549,7 +549,7 @@ impl ReceivePlan {
         self.tree.held -= 1;
         self.close_dir(ports, self.tree.dirs[dir].id);
         let error = match result {
-            // Nobody asked that a directory that was there be changed, and its owner may be another.
+            // Nobody asked that a directory that was there be changed; its owner may be another.
             Ok(DiskDone::Placed(_)) if self.keeps_attributes(dir) => None,
             result => self.placed(self.tree.dirs[dir].entry, result).err(),
         };

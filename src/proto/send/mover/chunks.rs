@@ -235,7 +235,7 @@ impl SendMover {
             Ok(_) => debug_assert!(false, "the disk layer answered Map with something else"),
             Err(error) => {
                 job.course.learn(None);
-                let error = source_error(self.host, &error);
+                let error = source_error(&error);
                 self.reports.push_back(SendReport::Failed { file, error });
                 self.cancel(ports, file);
             }
@@ -262,8 +262,8 @@ impl SendMover {
         }
         let (data, failure) = match result {
             Ok(DiskDone::Read { data }) if data.len() == len as usize => (data, None),
-            Ok(_) => (zeros(u64::from(len)), Some(source_changed(self.host))),
-            Err(error) => (zeros(u64::from(len)), Some(source_error(self.host, &error))),
+            Ok(_) => (zeros(u64::from(len)), Some(source_changed())),
+            Err(error) => (zeros(u64::from(len)), Some(source_error(&error))),
         };
         job.pieces[(piece - job.first_piece) as usize] = JobPiece::Data(data);
         if let Some(error) = failure {

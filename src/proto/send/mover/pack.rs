@@ -95,8 +95,8 @@ impl SendMover {
                 }
                 Ok(())
             }
-            Ok(_) => Err(source_changed(self.host)),
-            Err(error) => Err(source_error(self.host, &error)),
+            Ok(_) => Err(source_changed()),
+            Err(error) => Err(source_error(&error)),
         };
         self.reports.push_back(SendReport::Whole {
             entry: order.entry,

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use super::{SendPlan, SendPlanOp, SentState};
 use crate::ids::{EntryId, FileId};
+use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errors::{source_changed, source_error};
-use crate::proto::parallel::RateLimit;
+use crate::proto::parallel::TransferRate;
 use crate::proto::ports::Ports;
-use crate::proto::{Carriage, CopyStep, DiskDone, DiskError, DiskOp, EntryError};
+use crate::proto::{Carriage, CopyStep, DiskDone, DiskError, DiskOp, EntryError, Event};
 
 #[derive(Debug)]
 pub(super) struct SentCopies {
@@ -115,7 +116,7 @@ impl SendPlan {
     }
 
     /// Goes on with the file being copied, or with the next.
-    pub fn copy_on(&mut self, now: Instant, ports: &mut Ports, rate: &mut RateLimit) {
+    pub fn copy_on(&mut self, now: Instant, ports: &mut Ports, rate: &mut TransferRate) {
         rate.begin_turn();
         let Some(file) = &mut self.copies.current else {
             return self.open_copied(ports);
@@ -161,6 +162,10 @@ impl SendPlan {
             let (Some(dir), Some(name)) = (dir.take(), entry.name.clone()) else {
                 continue;
             };
+            if entry.version.size_bytes > SMALL_MAX_BYTES {
+                let path = entry.path();
+                ports.event(Event::Begun { path });
+            }
             entry.state = SentState::Copied;
             self.copies.last_file = self.copies.last_file.wrapping_add(1);
             let file = FileId(self.copies.last_file);
@@ -198,14 +203,14 @@ impl SendPlan {
             Err(error) => {
                 self.copies.current = None;
                 if !given_up {
-                    self.abort(ports, id, source_error(self.host, &error));
+                    self.abort(ports, id, source_error(&error));
                 }
             }
             Ok(_) if given_up => file.state = CopySourceState::GivenUp { in_flight: false },
             Ok(found) => {
                 file.state = CopySourceState::Ready;
                 if !self.is_as_announced(id, &found) {
-                    self.fail_copied(ports, source_changed(self.host));
+                    self.fail_copied(ports, source_changed());
                 }
             }
         }
@@ -233,8 +238,8 @@ impl SendPlan {
                 self.tell_copy(ports, CopyStep::Whole { entry: id });
                 self.close_copied(ports);
             }
-            Ok(_) => self.fail_copied(ports, source_changed(self.host)),
-            Err(error) => self.fail_copied(ports, source_error(self.host, &error)),
+            Ok(_) => self.fail_copied(ports, source_changed()),
+            Err(error) => self.fail_copied(ports, source_error(&error)),
         }
     }
 

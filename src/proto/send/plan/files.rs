@@ -15,7 +15,7 @@ use crate::proto::ports::Ports;
 use crate::proto::send::orders::{ChunkOrder, HolesOrder, LargeOrder, SendCommand};
 use crate::proto::wire::Message;
 use crate::proto::zeros::ZeroChunks;
-use crate::proto::{DiskDone, DiskError, DiskOp, EntryError};
+use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, Event};
 
 /// Files open at a time: enough that opening and checking one hides behind the others.
 const OPEN_FILES: usize = 8;
@@ -197,6 +197,10 @@ impl SendPlan {
             };
             let resume = resume.take();
             let size_bytes = entry.version.size_bytes;
+            if self.client {
+                let path = entry.path();
+                ports.event(Event::Begun { path });
+            }
             if resume.is_some() {
                 self.files.resumed_chunks -= u64::from(chunk_count(size_bytes));
             }
@@ -239,7 +243,7 @@ impl SendPlan {
             Err(error) => {
                 let file = self.files.open.remove(at);
                 if !given_up {
-                    self.abort(ports, file.entry, source_error(self.host, &error));
+                    self.abort(ports, file.entry, source_error(&error));
                 }
             }
             Ok(_) if given_up => self.settle_file(ports, at),
@@ -252,7 +256,7 @@ impl SendPlan {
                         // check.
                         self.settle_file(ports, at);
                     }
-                    false => self.fail_file(ports, at, source_changed(self.host)),
+                    false => self.fail_file(ports, at, source_changed()),
                 }
             }
         }
@@ -318,7 +322,7 @@ impl SendPlan {
         match result {
             Ok(DiskDone::Mapped(map)) => file.map = Some(map),
             Ok(_) => debug_assert!(false, "the disk layer answered Map with something else"),
-            Err(error) => self.fail_file(ports, at, source_error(self.host, &error)),
+            Err(error) => self.fail_file(ports, at, source_error(&error)),
         }
         self.settle_file(ports, at);
     }
@@ -372,8 +376,8 @@ impl SendPlan {
         let id = file.entry;
         let failure = match result {
             Ok(done) if self.is_unchanged(at, &done) => None,
-            Ok(_) => Some(source_changed(self.host)),
-            Err(error) => Some(source_error(self.host, &error)),
+            Ok(_) => Some(source_changed()),
+            Err(error) => Some(source_error(&error)),
         };
         if let Some(error) = failure {
             return self.fail_file(ports, at, error);

@@ -20,7 +20,7 @@ impl SendPlan {
             return violation(format!("verdict on entry {}, which is not open", id.0));
         };
         match verdict.kind {
-            VerdictKind::Send {} => self.on_send(id),
+            VerdictKind::Send {} => self.on_send(ports, id),
             VerdictKind::Have { first, values } => self.on_have(id, first, &values),
             VerdictKind::Skipped {} => match (&entry.state, entry.kind) {
                 (SentState::Offered { resume: None, .. }, Kind::File | Kind::Symlink) => {
@@ -56,7 +56,7 @@ impl SendPlan {
         }
     }
 
-    fn on_send(&mut self, id: EntryId) -> Result<(), Violation> {
+    fn on_send(&mut self, ports: &mut Ports, id: EntryId) -> Result<(), Violation> {
         let Some(entry) = self.entries.get_mut(&id) else {
             return Ok(());
         };
@@ -65,6 +65,10 @@ impl SendPlan {
             return violation(format!("entry {} wanted in the wrong state", id.0));
         };
         let (dir, resume) = (dir.take(), resume.take());
+        if let (true, Some(resume)) = (self.client, &resume) {
+            let bytes = resume.bytes;
+            ports.event(Event::Resumed { bytes });
+        }
         entry.state = SentState::Wanted { dir, resume };
         let size_bytes = entry.version.size_bytes;
         self.want(id, size_bytes);

@@ -73,6 +73,10 @@ impl Walk {
         }
     }
 
+    pub(super) fn source(&self, number: usize) -> Option<Bytes> {
+        self.sources.get(number).cloned()
+    }
+
     #[cfg(test)]
     pub(super) fn depth(&self) -> usize {
         self.stack.len()
@@ -159,11 +163,16 @@ impl SendPlan {
         true
     }
 
+    pub(super) fn next_dir_id(&mut self) -> DirId {
+        self.dirs.last = self.dirs.last.wrapping_add(1);
+        DirId(self.dirs.last)
+    }
+
     /// A directory slot with one user.
     fn new_dir(&mut self, path: Bytes, path_bytes: usize, depth: usize) -> usize {
-        self.dirs.last = self.dirs.last.wrapping_add(1);
+        let id = self.next_dir_id();
         self.dirs.open.insert(SourceDir {
-            id: DirId(self.dirs.last),
+            id,
             open: false,
             users: 1,
             path,
@@ -202,7 +211,7 @@ impl SendPlan {
             Err(error) => {
                 self.release_dir(ports, dir);
                 let path = self.walk.sources[source].clone();
-                let error = source_error(self.host, &error);
+                let error = source_error(&error);
                 self.note_error(ports, path, error);
             }
         }
@@ -257,7 +266,7 @@ impl SendPlan {
         let frame = &mut self.walk.stack[at];
         frame.listing = Listing::End;
         let entry = frame.entry;
-        let error = source_error(self.host, error);
+        let error = source_error(error);
         self.tell(ports, &Message::Abort { entry, error });
     }
 
@@ -303,11 +312,11 @@ impl SendPlan {
                 },
             ),
             (Err(why), _) => {
-                let error = unsendable(self.host, &why.to_string());
+                let error = unsendable(&why.to_string());
                 self.note_error(ports, path(self), error);
             }
             (_, Err(error)) => {
-                let error = source_error(self.host, &error);
+                let error = source_error(&error);
                 self.note_error(ports, path(self), error);
             }
         }
@@ -329,7 +338,7 @@ impl SendPlan {
             _ => refusal(&meta, link.as_ref(), path_bytes, at.depth),
         };
         if let Some(why) = refusal {
-            let (path, error) = (join(&at.path, &name_bytes), unsendable(self.host, why));
+            let (path, error) = (join(&at.path, &name_bytes), unsendable(why));
             self.note_error(ports, path, error);
             return;
         }

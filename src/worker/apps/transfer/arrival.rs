@@ -11,8 +11,13 @@ use crate::worker::Worker;
 use crate::worker::connections::app::App;
 use crate::worker::lane::{LanePhase, TransferLane};
 use crate::worker::limits;
-use crate::worker::log::Who;
+use crate::worker::log::{Refused, Who};
 use crate::worker::sessions::Beginning;
+
+/// To a peer that is known, and without the path, which it may not know.
+const NO_DIRECTORY: &str = "the directory that this host is confined to over there (path= in \
+                            authorized_peers) is missing or cannot be opened; have it made there, \
+                            or its line corrected: the log of landro serve names it";
 
 const NOT_AUTHORISED: &str = "this identity is not authorised here";
 
@@ -31,19 +36,26 @@ impl Worker {
         if !authorised {
             self.connections
                 .close(io, key, code::UNAUTHORISED, NOT_AUTHORISED);
-            self.tell_refused(key, Some(*peer));
+            self.tell_refused(key, peer, super::lifecycle::NOT_AUTHORISED);
         } else if self.connections.count_of(peer) > MAX_LANES_PER_PEER {
             let reason = "too many connections of this identity";
             self.connections.close(io, key, code::BUSY, reason);
+            self.tell_refused(key, peer, reason);
         } else {
             self.welcome_newcomer(key);
         }
     }
 
-    /// Says in the log who was not let in.
-    pub(crate) fn tell_refused(&mut self, key: usize, shown: Option<Fingerprint>) {
+    /// Says in the log which peer was not let in.
+    fn tell_refused(&mut self, key: usize, peer: &Fingerprint, why: &str) {
         if let Some(connection) = self.connections.get(key) {
-            self.io.log.refused(connection.peer, shown, self.io.now);
+            let refused = Refused {
+                who: Who::Peer(*peer),
+                address: connection.peer,
+                shown: Some(*peer),
+                why,
+            };
+            self.io.log.refused(&refused, self.io.now);
         }
     }
 
@@ -121,10 +133,13 @@ impl Worker {
                 Err(error) => {
                     let path = String::from_utf8_lossy(path).into_owned();
                     if self.io.log.admits(Who::Peer(peer), self.io.now) {
-                        tracing::error!(%peer, path, %error, "cannot open the path this peer is confined to");
+                        tracing::error!(
+                            %peer, path, %error,
+                            "cannot open the directory that this peer is confined to (path= in \
+                             authorized_peers): make it, or correct its line and reload"
+                        );
                     }
-                    let reason = "the directory of its path= is not there";
-                    return self.leave_and_close(key, code::UNAUTHORISED, reason);
+                    return self.leave_and_close(key, code::UNAVAILABLE, NO_DIRECTORY);
                 }
             },
         };

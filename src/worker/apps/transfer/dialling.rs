@@ -23,7 +23,7 @@ use crate::worker::sessions::Beginning;
 impl Worker {
     pub(crate) fn start_client(&mut self, start: ClientStart) {
         self.client = Some(ClientTransfer::new(start, self.io.now));
-        self.dial_next("no address to dial".to_owned());
+        self.dial_next("for it has no address".to_owned());
     }
 
     /// Dials the next address, or gives up with what the last one said.
@@ -35,7 +35,7 @@ impl Worker {
             let options = client.socket_options;
             let dialled = self
                 .open_socket(peer, &options)
-                .map_err(|error| format!("no route to {peer}: {error}"))
+                .map_err(|error| format!("for there is no way to {peer} ({error})"))
                 .and_then(|listener| self.dial(peer, listener, None, Errand::FirstLane));
             match dialled {
                 Ok(()) => return,

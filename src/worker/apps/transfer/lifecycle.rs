@@ -7,9 +7,12 @@ use crate::worker::Worker;
 use crate::worker::connections::app::App;
 use crate::worker::connections::connection::Connection;
 use crate::worker::lane::{Errand, LanePhase, TransferLane};
-use crate::worker::log::Who;
+use crate::worker::log::{Refused, Who};
 use crate::worker::sessions::Beginning;
 use crate::worker::stats::TransportStats;
+
+/// What a daemon's log says of a key that may not come in.
+pub(super) const NOT_AUTHORISED: &str = "not in authorized_peers, or by a line that lets nobody in";
 
 impl Worker {
     /// The handshake of a connection that we dialled is complete.
@@ -187,12 +190,7 @@ impl Worker {
     /// transfer ends.
     pub(crate) fn connection_ended(&mut self, gone: &Connection, stats: &TransportStats) {
         let Some(client) = &mut self.client else {
-            if let Some(CloseReason::IdentityRefused { by_peer: false, .. }) =
-                gone.conn.close_reason()
-            {
-                let shown = gone.conn.shown_fingerprint();
-                self.io.log.refused(gone.peer, shown, self.io.now);
-            }
+            self.tell_stranger(gone);
             if let Ok(mut served) = self.io.shared.served.lock() {
                 served.add(stats);
             }
@@ -203,7 +201,7 @@ impl Worker {
         match gone.app.dialled_for() {
             Some(Errand::FirstLane) => {
                 if let Some(error) = client.not_answered(closed) {
-                    self.dial_next(format!("{}: {error}", gone.peer));
+                    self.dial_next(format!("{error} ({})", gone.peer));
                 }
             }
             Some(Errand::Join { session }) => {
@@ -212,6 +210,34 @@ impl Worker {
             }
             None => client.note(closed),
         }
+    }
+}
+
+impl Worker {
+    /// Says in the log who did not get through the handshake. One that took too long is anybody's
+    /// who sends a packet in somebody's name: the counters have it.
+    fn tell_stranger(&mut self, gone: &Connection) {
+        if gone.conn.peer_fingerprint().is_some() {
+            return;
+        }
+        let shown = gone.conn.shown_fingerprint();
+        let why = match (gone.conn.close_reason(), shown) {
+            (Some(CloseReason::IdentityRefused { by_peer: false, .. }), Some(_)) => {
+                NOT_AUTHORISED.to_owned()
+            }
+            (Some(CloseReason::IdentityRefused { by_peer: false, .. }), None) => {
+                "no identity was shown".to_owned()
+            }
+            (Some(reason @ CloseReason::Transport(_)), _) => reason.to_string(),
+            _ => return,
+        };
+        let refused = Refused {
+            who: Who::Strangers,
+            address: gone.peer,
+            shown,
+            why: &why,
+        };
+        self.io.log.refused(&refused, self.io.now);
     }
 }
 

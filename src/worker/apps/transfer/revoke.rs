@@ -62,10 +62,7 @@ impl Worker {
             tracing::info!(peer = %running.peer, why, "ending a session that is no longer allowed");
         }
         running.allowed = None;
-        let error = SessionError {
-            code: SessionErrorCode::Permission,
-            text: why.to_owned(),
-        };
+        let error = SessionError::told(SessionErrorCode::Permission, why);
         self.tell(session, LanesInput::Refuse { error, why });
     }
 }

@@ -11,7 +11,7 @@ use crate::proto::journal::Journal;
 use crate::proto::ports::Ports;
 use crate::proto::receive::plan::ReceivePlan;
 use crate::proto::wire::{MAX_VALUES, VerdictKind};
-use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES};
+use crate::proto::{DiskDone, DiskError, DiskOp, Event, PIECE_BYTES};
 
 /// Chunks that may be gone, being read and hashed one after the other.
 #[derive(Debug)]
@@ -142,6 +142,10 @@ impl ReceivePlan {
         for (chunk, digest) in records {
             part.tree.insert(*chunk, *digest);
             part.resumed_bytes += chunk_len_bytes(part.header.size_bytes, *chunk);
+        }
+        if self.client {
+            let bytes = part.resumed_bytes;
+            ports.event(Event::Resumed { bytes });
         }
         for run in records
             .chunk_by(|(a, _), (b, _)| a.0 + 1 == b.0)

@@ -63,6 +63,7 @@ impl Host {
             backend: BackendChoice::Auto,
             quic: QuicConfig::auto(),
             memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
+            patience: None,
             identity: Identity::generate().expect("an identity"),
             reset_secret: [0; 32],
             authorize: Arc::new(move |peer| {
@@ -94,6 +95,7 @@ impl Host {
             backend: BackendChoice::Auto,
             quic: QuicConfig::auto(),
             memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
+            patience: None,
             identity: self.client.clone(),
             trust: Arc::new(|_| true),
             streams,

@@ -147,7 +147,7 @@ pub struct QuicConfig {
     pub handshake_timeout: Duration,
     /// Silence after which an acknowledgement is asked for.
     pub keep_alive: Duration,
-    /// DATAGRAM frames (RFC 9221).
+    /// DATAGRAM frames (RFC 9221). Without them no peer is followed to another address.
     pub datagrams: bool,
     /// Packets in one direction after which a lane is to be replaced.
     pub lane_packet_limit: u64,

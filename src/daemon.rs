@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use landro_sys::trusted::{self, Others, Untrusted};
 
@@ -35,6 +36,8 @@ pub struct Options {
     pub backend: BackendChoice,
     pub quic: QuicConfig,
     pub memory_budget_bytes: u64,
+    /// How long nothing may be got on with in a session; None: for ever.
+    pub patience: Option<Duration>,
     pub identity: Identity,
     pub reset_secret: [u8; 32],
     /// The file; it need not exist. Read again on SIGHUP.
@@ -84,6 +87,7 @@ pub fn run(
         backend: options.backend,
         quic: options.quic,
         memory_budget_bytes: options.memory_budget_bytes,
+        patience: options.patience,
         identity: options.identity,
         reset_secret: options.reset_secret,
         authorize: Arc::new(move |peer| {

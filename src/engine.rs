@@ -2,6 +2,7 @@
 //! command.
 
 mod client;
+mod local;
 mod server;
 mod sockets;
 mod workers;
@@ -23,6 +24,7 @@ pub use crate::proto::{
 pub use crate::quic::{Identity, QuicError};
 pub use crate::worker::{Authorize, ClientEvent, Ended, PeerAccess, TransportStats};
 pub use client::{Client, ClientConfig};
+pub use local::LocalCopy;
 pub use server::{ServeConfig, Server, ShutdownError};
 
 /// Which I/O backend to run on.
@@ -79,22 +81,6 @@ fn demand_calls() -> Result<(), EngineError> {
         Availability::Yes => Ok(()),
         Availability::No(why) => Err(EngineError::Forbidden(why)),
     }
-}
-
-/// Copies within this host, on this thread; every entry is reported through `on`. `stop` is asked
-/// between two operations on files, of which the longest copies 64 MiB.
-///
-/// # Errors
-/// When there is no memory to begin with, or a sandbox forbids what is needed. What goes wrong with
-/// single entries is an event.
-pub fn copy_locally(
-    transfer: &Transfer,
-    stop: &dyn Fn() -> bool,
-    on: &mut dyn FnMut(Event),
-) -> Result<Outcome, EngineError> {
-    demand_calls()?;
-    workers::raise_open_files();
-    Ok(worker::copy_locally(transfer, stop, on)?)
 }
 
 /// Reads the clock through its owner, for callers that time a whole run.

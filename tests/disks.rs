@@ -353,7 +353,7 @@ fn a_link_that_changed_only_its_target_is_replaced(backend: &'static str) {
 }
 
 fn sessions_wait_for_descriptors(backend: &'static str) {
-    const CLIENTS: usize = 6;
+    const CLIENTS: usize = 20;
     let dir = disk_dir();
     let (server, clients): (Side, Vec<Side>) =
         (Side::new(), (0..CLIENTS).map(|_| Side::new()).collect());

@@ -15,11 +15,17 @@ use common::{Daemon, Running, Side, World, command, is_root};
 
 on_both_backends!(
     a_bandwidth_limit_over_many_small_files_on_a_disk,
-    a_mount_that_never_answers
+    a_mount_that_never_answers,
+    a_root_that_is_mounted_and_taken_away,
 );
 
 /// More than a session has operations under way at a time (64).
 const MANY_FILES: usize = 300;
+
+/// One that is where the build is, whatever file system that is.
+fn a_directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
 
 /// A directory whose files are on a disk: on tmpfs operations are done in place, and nothing waits.
 fn on_disk() -> Option<tempfile::TempDir> {
@@ -107,6 +113,9 @@ impl Drop for HungMount {
     }
 }
 
+/// Datagrams that a Unix socket keeps (net.unix.max_dgram_qlen, and one).
+const NOTES_WAITING_MAX: usize = 11;
+
 /// What a service manager is told.
 struct Manager(UnixDatagram);
 
@@ -131,27 +140,17 @@ impl Manager {
             }
         }
     }
-
-    /// Whether a second passes without a word, what was said before left out.
-    fn is_silent(&self) -> bool {
-        self.0.set_nonblocking(true).unwrap();
-        while self.hear().is_some() {}
-        self.0.set_nonblocking(false).unwrap();
-        let second = Duration::from_secs(1);
-        self.0.set_read_timeout(Some(second)).unwrap();
-        self.hear().is_none()
-    }
 }
 
-/// A call on such a mount returns when it pleases. The poll backend makes it in place, so its
-/// worker is lost: the service manager must hear of that, and the daemon must end when it is told
-/// to.
+/// A call on such a mount returns when it pleases. It holds a thread for it, and nobody else: other
+/// clients are served, its own session ends when nothing was got on with for so long, and the
+/// daemon ends when it is told to.
 fn a_mount_that_never_answers(backend: &'static str) {
     if !is_root() || !Path::new("/dev/fuse").exists() {
         println!("skipped: needs root and /dev/fuse");
         return;
     }
-    let (client, server, dir) = (Side::new(), Side::new(), tempfile::tempdir().unwrap());
+    let (client, server, dir) = (Side::new(), Side::new(), a_directory());
     let root = dir.path().join("root");
     fs::create_dir_all(root.join("hung")).unwrap();
     fs::write(root.join("fine"), "fine").unwrap();
@@ -162,39 +161,139 @@ fn a_mount_that_never_answers(backend: &'static str) {
     let args = ["--backend", backend, "--workers", "1", "--allow", &id];
     let daemon = Daemon::start_with(&server, &prefix, &root, &args);
     assert_eq!(manager.hear().as_deref(), Some("READY=1"));
-    // A worker that waits for events without a deadline is well.
-    for _ in 0..3 {
-        assert_eq!(manager.hear().as_deref(), Some("WATCHDOG=1"));
-    }
 
     let _mount = HungMount::new(root.join("hung"));
-    let url = daemon.url("hung/file");
-    let args = ["cp", "--peer", &daemon.fingerprint, &url].map(OsStr::new);
-    let args = args.into_iter().chain([dir.path().as_os_str()]);
-    let asking = Running::spawn(command(&client, &[], args));
-    if backend == "poll" {
-        daemon.wait_for_log("a worker has not turned for");
-        assert!(
-            manager.is_silent(),
-            "the service manager is told that all is well"
-        );
-        let stopped = daemon.stop();
-        assert_eq!(stopped.code, Some(8), "{}", stopped.stderr);
-        assert!(
-            stopped.stderr.contains("landro-0 did not stop"),
-            "{}",
-            stopped.stderr
-        );
-    } else {
-        // Which calls the ring makes in place is its own affair; the daemon ends either way.
-        daemon.wait_for_log("1 peer is authorised");
-        let stopped = daemon.stop();
-        assert!(
-            matches!(stopped.code, Some(0 | 8)),
-            "{:?}: {}",
-            stopped.code,
-            stopped.stderr
-        );
+    let cp = |timeout: &str, from: &str| {
+        let url = daemon.url(from);
+        let args = [
+            "cp",
+            "--peer",
+            &daemon.fingerprint,
+            "--timeout",
+            timeout,
+            &url,
+        ];
+        let args = args
+            .map(OsStr::new)
+            .into_iter()
+            .chain([dir.path().as_os_str()]);
+        Running::spawn(command(&client, &[], args))
+    };
+    // More of them than a ring had threads for files.
+    let asking: Vec<Running> = (0..12).map(|_| cp("3", "hung/file")).collect();
+    let tree = cp("3", "");
+    cp("60", "fine").wait().expect(0);
+    // A worker whose calls do not come back is well: more is said than may have waited to be heard.
+    for _ in 0..3 + NOTES_WAITING_MAX {
+        assert_eq!(manager.hear().as_deref(), Some("WATCHDOG=1"));
     }
-    drop(asking);
+    drop(manager);
+    for asking in asking {
+        let said = asking.wait().expect(5);
+        assert!(
+            said.stderr
+                .contains("the file system on the server has not answered"),
+            "{}",
+            said.stderr
+        );
+        assert!(said.stderr.contains("hung/file"), "{}", said.stderr);
+    }
+    tree.wait().expect(5);
+    cp("60", "fine").wait().expect(0);
+    let stopped = daemon.stop();
+    assert_eq!(stopped.code, Some(0), "{}", stopped.stderr);
+}
+
+/// What a daemon serves is found anew by each session: a file system that was mounted since is
+/// served, one that was taken away is missed, and none is held by a daemon that idles.
+fn a_root_that_is_mounted_and_taken_away(backend: &'static str) {
+    if !is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let (client, server, dir) = (Side::new(), Side::new(), a_directory());
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let id = client.id();
+    let args = ["--backend", backend, "--workers", "1", "--allow", &id];
+    // As somebody would who is there already.
+    let prefix = ["env", "--chdir", root.to_str().unwrap()];
+    let daemon = Daemon::start_with(&server, &prefix, Path::new("."), &args);
+    let source = dir.path().join("file");
+    fs::write(&source, "content").unwrap();
+    let push = || {
+        let url = daemon.url("");
+        let args = ["cp", "--force", "--fsync", "--peer", &daemon.fingerprint].map(OsStr::new);
+        let args = args
+            .into_iter()
+            .chain([source.as_os_str(), OsStr::new(&url)]);
+        Running::spawn(command(&client, &[], args)).wait()
+    };
+    let mount = |args: &[&str]| {
+        let done = Command::new(args[0]).args(&args[1..]).arg(&root).status();
+        assert!(done.unwrap().success(), "{args:?}");
+    };
+    let image = dir.path().join("disk");
+    fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
+    let made = Command::new("mkfs.ext4")
+        .args(["-q", "-F"])
+        .arg(&image)
+        .status();
+    assert!(made.unwrap().success());
+    push().expect(0);
+    assert!(root.join("file").exists());
+
+    mount(&["mount", "-o", "loop", image.to_str().unwrap()]);
+    push().expect(0);
+    assert!(root.join("file").exists() && root.join("lost+found").exists());
+    // What was marked there is looked at until it is on disk, which takes some seconds.
+    let is_gone = |_| {
+        std::thread::sleep(Duration::from_millis(250));
+        let umount = Command::new("umount").arg(&root).output();
+        umount.unwrap().status.success()
+    };
+    assert!((0..120).any(is_gone), "an idle daemon holds the mount");
+    fs::remove_file(root.join("file")).unwrap();
+    let said = push();
+    assert_ne!(said.code, Some(0));
+    assert!(
+        said.stderr.contains("not mounted there any more"),
+        "{}",
+        said.stderr
+    );
+    assert!(!root.join("file").exists(), "written below the mount");
+
+    mount(&["mount", "-o", "loop", image.to_str().unwrap()]);
+    push().expect(0);
+    assert_eq!(daemon.stop().code, Some(0));
+    mount(&["umount"]);
+}
+
+/// Within this host, too: the copy ends by itself, and at once when it is told to.
+#[test]
+fn a_local_copy_from_a_mount_that_never_answers() {
+    if !is_root() || !Path::new("/dev/fuse").exists() {
+        println!("skipped: needs root and /dev/fuse");
+        return;
+    }
+    let (side, dir) = (Side::new(), a_directory());
+    fs::create_dir(dir.path().join("hung")).unwrap();
+    let _mount = HungMount::new(dir.path().join("hung"));
+    let cp = |timeout: &str| {
+        let (from, to) = (dir.path().join("hung/file"), dir.path().join("here"));
+        let args = ["cp", "--timeout", timeout].map(OsStr::new).into_iter();
+        let args = args.chain([from.as_os_str(), to.as_os_str()]);
+        Running::spawn(command(&side, &[], args))
+    };
+    let said = cp("2").wait().expect(5);
+    assert!(
+        said.stderr
+            .contains("the file system has not answered for 2 s"),
+        "{}",
+        said.stderr
+    );
+    let asked_to_stop = cp("0");
+    std::thread::sleep(Duration::from_millis(500));
+    asked_to_stop.signal("INT");
+    asked_to_stop.wait().expect(130);
 }

@@ -17,8 +17,8 @@ use landro::proto::session::{
     Direction, Grant, Limits, Request, Session, Transfer, TransferOptions,
 };
 use landro::proto::{
-    Carriage, DirFound, DiskDone, DiskError, DiskOp, EntryResult, Event, Input, Kind, Listed, Meta,
-    Mtime, Outcome, Output, Payload,
+    Carriage, DirFound, DiskDone, DiskError, DiskOp, EntryResult, Event, Input, Kind, Lasting,
+    Listed, Meta, Mtime, Outcome, Output, Payload,
 };
 
 use super::{MIB, PIECE_BYTES, noise};
@@ -40,6 +40,7 @@ fn limits() -> Limits {
         carriage: Carriage::Bytes,
         parallel: ParallelTransferConfig::default(),
         lookups: 64,
+        patience: None,
     }
 }
 
@@ -65,6 +66,9 @@ impl Source {
             allocated_bytes: self.file_bytes as u64,
             inode: 9,
             device: 0,
+            lasting: Lasting::Inode,
+            links: 1,
+            is_sized: true,
         }
     }
 
@@ -122,7 +126,9 @@ impl Disk {
                     storage,
                 }
             }
-            DiskOp::ReadPart { .. }
+            DiskOp::AwaitInput { .. }
+            | DiskOp::ReadOn { .. }
+            | DiskOp::ReadPart { .. }
             | DiskOp::PutSymlink { .. }
             | DiskOp::CopyRange { .. }
             | DiskOp::Map { .. }

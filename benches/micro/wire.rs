@@ -33,6 +33,7 @@ fn entries() -> Message {
             link: None,
             device: None,
             allocated_bytes: None,
+            is_unsized: false,
         })
     });
     Message::Entries(items.collect())

@@ -15,8 +15,8 @@ use landro::proto::wire::{
     encode_run,
 };
 use landro::proto::{
-    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError,
-    SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime,
+    SessionError, SessionErrorCode,
 };
 use landro::quic::Identity;
 use landro_sys::fuzzing::control_part;
@@ -115,6 +115,7 @@ fn lanes() {
         bwlimit_bps: None,
         streams: None,
         counts: false,
+        patience_s: None,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);
@@ -188,8 +189,7 @@ fn requests() -> [Message; 4] {
     [
         hello(push),
         hello(WireRequest::Pull {
-            sources: vec![target.clone(), Bytes::from_static(b"/")],
-        }),
+            sources: vec![target.clone(), Bytes::from_static(b"/")], follow_named: false, no_growing: false }),
         hello(WireRequest::List { path: target }),
         hello(WireRequest::Bench {
             mode: BenchMode::Echo,
@@ -246,6 +246,7 @@ fn of_senders() -> [Message; 7] {
         Message::Root {
             entry: entry_id,
             digest: [5; 32],
+            has_grown: false,
         },
         Message::Holes {
             entry: entry_id,
@@ -267,7 +268,7 @@ fn of_senders() -> [Message; 7] {
     ]
 }
 
-fn of_receivers() -> [Message; 6] {
+fn of_receivers() -> [Message; 7] {
     let meta = Meta {
         kind: Kind::File,
         mode: 0o644,
@@ -275,6 +276,9 @@ fn of_receivers() -> [Message; 6] {
         size_bytes: 5,
         inode: 3,
         device: 0,
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
     };
     let row = ListItem {
         name: Bytes::from_static(b"a/b"),
@@ -282,6 +286,10 @@ fn of_receivers() -> [Message; 6] {
         link: None,
     };
     [
+        Message::DestinationWarning {
+            path: Bytes::from_static(b"a/b"),
+            text: "mode not set".into(),
+        },
         Message::Finished {},
         Message::Listing(vec![row]),
         Message::ListEnd {},
@@ -293,16 +301,12 @@ fn of_receivers() -> [Message; 6] {
     ]
 }
 
-fn of_benchmarks() -> [Message; 3] {
+fn of_benchmarks() -> [Message; 4] {
     let payload = Bytes::from_static(&[0; 3]);
     [
         Message::BenchEnd { bytes: 3 },
         Message::Echo {
             payload: payload.clone(),
-        },
-        Message::DestinationWarning {
-            path: Bytes::from_static(b"a/b"),
-            text: "mode not set".into(),
         },
         Message::EchoReply { payload },
     ]

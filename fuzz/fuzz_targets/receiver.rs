@@ -57,8 +57,7 @@ fn step(world: &mut World<'_>) {
             let entry = world.script.entry();
             world.say(&Message::Root {
                 entry,
-                digest: [0; 32],
-            });
+                digest: [0; 32], has_grown: false });
         }
         9 => {
             let entries = u64::from(world.script.byte());

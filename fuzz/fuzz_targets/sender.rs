@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use landro::proto::session::{Direction, Grant, Request, Session, Transfer, TransferOptions};
 use landro::proto::wire::{Message, VERSION, Verdict, VerdictKind, Welcome, WireRequest};
-use landro::proto::{EntryError, EntryErrorCode};
+use landro::proto::{EntryError, EntryErrorCode, EntryPlace};
 use landro_fuzz::{Script, World, limits};
 use libfuzzer_sys::fuzz_target;
 
@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
             write: true,
         };
         let mut world = World::new(script, |now| Session::server(now, grant, limits()));
-        world.hello(WireRequest::Pull { sources }, bwlimit_bps);
+        world.hello(WireRequest::Pull { sources, follow_named: false, no_growing: false }, bwlimit_bps);
         world.run(step);
     } else {
         let (target, must_be_dir, force, fsync) = (Bytes::from_static(b"t"), true, false, false);

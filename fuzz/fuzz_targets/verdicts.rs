@@ -43,8 +43,7 @@ fuzz_target!(|data: &[u8]| {
     let mut world = World::new(Script(&script), |now| Session::server(now, grant, limits()));
     world.hello(
         WireRequest::Pull {
-            sources: vec![Bytes::from_static(b"a")],
-        },
+            sources: vec![Bytes::from_static(b"a")], follow_named: false, no_growing: false },
         None,
     );
     // The directory is found and opened; of what is then under way, the first closes the one above.

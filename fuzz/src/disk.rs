@@ -5,7 +5,8 @@ use landro::ids::Name;
 use landro::proto::extents::DataMap;
 use landro::proto::journal::Storage;
 use landro::proto::{
-    DirFound, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Listed, Meta, Mtime, TimeLapse,
+    DirFound, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Lasting, Listed, Meta, Mtime,
+    TimeLapse,
 };
 
 use crate::Script;
@@ -200,6 +201,9 @@ fn meta(how: u8, script: &mut Script<'_>) -> Meta {
         },
         inode: 3,
         device: 0,
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
     }
 }
 

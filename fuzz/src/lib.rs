@@ -13,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use landro::ids::{EntryId, OpId, StreamKey};
 pub use landro::proto::PIECE_BYTES;
 use landro::proto::parallel::ParallelTransferConfig;
-use landro::proto::session::{Limits, Session};
+use landro::proto::session::{Limits, PATIENCE, Session};
 use landro::proto::wire::{
     Decoder, Entry, Hello, Item, Message, RecordHead, RecordStatus, VERSION, Verdict, WireRequest,
     encode, encode_record_tail,
@@ -45,6 +45,7 @@ pub fn limits() -> Limits {
         carriage: Carriage::Bytes,
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
+        patience: Some(PATIENCE),
     }
 }
 
@@ -295,6 +296,7 @@ impl<'a> World<'a> {
             source_tag: 3,
             device: None,
             allocated_bytes: (flags & 0x40 != 0).then_some(size_bytes / 2),
+            is_unsized: false,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"to")),
         };
         self.say(&Message::Entries(vec![Item::Entry(entry)]));

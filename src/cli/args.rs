@@ -8,6 +8,7 @@ pub mod url;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -18,6 +19,7 @@ use crate::config::QuicConfig;
 use crate::engine::BackendChoice;
 use crate::ids::Fingerprint;
 use crate::proto::bench::MAX_BENCH;
+use crate::proto::session::PATIENCE;
 use crate::proto::wire::MAX_ECHO_BYTES;
 use listen::Listen;
 use route::RouteError;
@@ -127,6 +129,14 @@ pub struct CpArgs {
     /// where your links lead
     #[arg(long)]
     pub keep_dirlinks: bool,
+    /// Copies a symlink among the sources as a symlink, as -a does; otherwise a source is what it
+    /// leads to. Symlinks below the sources are always copied as symlinks
+    #[arg(long, short = 'P')]
+    pub no_dereference: bool,
+    /// Fails a file that grows while it is read (a log, the image of a running machine); otherwise
+    /// what it held at first is copied, and said in a warning
+    #[arg(long)]
+    pub no_growing: bool,
     /// Gives directories that are there already the modes of their sources, too; new ones, and
     /// files, get them in any case
     #[arg(long, short, conflicts_with = "no_perms")]
@@ -165,6 +175,10 @@ pub struct CpArgs {
     /// Most data streams of the transfer; how many are used follows the measured goodput
     #[arg(long, value_name = "N", default_value_t = DEFAULT_STREAMS, value_parser = streams())]
     pub streams: u8,
+    /// Begins anew so many times when the peer is not there, is lost, or does not get on (exit code
+    /// 5), after a pause that grows from one second to a minute; what arrived is not sent again
+    #[arg(long, value_name = "TIMES", default_value_t = 0)]
+    pub retry: u32,
     /// Most file bytes per second: K M G T are powers of 1024, KB MB GB TB of 1000, fractions
     /// allowed (1.5M); 0 is no limit
     #[arg(long, value_name = "RATE", value_parser = bytes)]
@@ -274,6 +288,10 @@ pub struct EngineArgs {
     /// Transport settings: auto measures the path, lan and wan are fixed
     #[arg(long, value_name = "PROFILE", value_enum, default_value_t)]
     pub profile: ProfileArg,
+    /// Gives up when nothing was got on with for so many seconds: no byte moved, no file was
+    /// finished, the peer gave no sign that it works; 0 is never
+    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs() as u32)]
+    pub timeout: u32,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -300,6 +318,10 @@ impl EngineArgs {
             BackendArg::IoUring => BackendChoice::IoUring,
             BackendArg::Poll => BackendChoice::Poll,
         }
+    }
+
+    pub fn patience(&self) -> Option<Duration> {
+        (self.timeout > 0).then(|| Duration::from_secs(self.timeout.into()))
     }
 
     pub fn quic(&self) -> QuicConfig {

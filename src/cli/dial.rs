@@ -1,7 +1,6 @@
 //! One session with a daemon, from known_hosts to its end: what `cp`, `ls` and `bench` have in
 //! common.
 
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +11,14 @@ use crate::config::QuicConfig;
 use crate::engine::{Client, ClientConfig, ClientEvent, Ended};
 use crate::ids::Fingerprint;
 use crate::proto::session::Request;
+use crate::proto::{CancelReason, Outcome, Totals};
 use crate::signals::Signals;
 
 use super::args::url::DaemonName;
 use super::args::{DEFAULT_STREAMS, EngineArgs, TrustArgs};
 use super::diagnostics;
 use super::exit::CliError;
+use super::resolve;
 use super::stance::{self, Stance};
 use super::trust::{self, KnownHosts};
 
@@ -64,7 +65,13 @@ pub fn run(
     let dir = trust::config_dir()?;
     let own = trust::identity(&dir)?.fingerprint();
     let mut known = KnownHosts::load(&dir)?;
-    let peer = resolve(dial.host)?;
+    let Some(peer) = resolve::resolve(dial.host, signals, SIGNAL_CHECK)? else {
+        let ended = Ended::Outcome(Outcome::Cancelled {
+            reason: CancelReason::User,
+            totals: Totals::default(),
+        });
+        return Ok(Followed { ended, own });
+    };
     let mut stance = stance::before(dial.host, dial.trust, &known)?;
     let quic = QuicConfig {
         diagnostics: diagnostics::of_environment(),
@@ -76,6 +83,7 @@ pub fn run(
             peer: peer.clone(),
             backend: dial.engine.backend(),
             quic: quic.clone(),
+            patience: dial.engine.patience(),
             memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
             identity: trust::identity(&dir)?,
             trust: Arc::new(move |shown| trusted.trusts(shown)),
@@ -129,15 +137,4 @@ pub fn pump(client: &Client, signals: &Signals, on: &mut dyn FnMut(Option<Client
             }
         }
     }
-}
-
-fn resolve(host: &DaemonName) -> Result<Vec<SocketAddr>, CliError> {
-    let failed = |source| CliError::Resolve {
-        host: host.url(b""),
-        source,
-    };
-    Ok((host.name.as_str(), host.port)
-        .to_socket_addrs()
-        .map_err(failed)?
-        .collect())
 }

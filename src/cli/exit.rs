@@ -66,6 +66,11 @@ pub enum CliError {
     Identity(String),
     #[error("{host}: cannot find its address: {source}; is the name spelt right?")]
     Resolve { host: String, source: io::Error },
+    #[error(
+        "{host}: no answer from the resolver in {seconds} s: do the name servers of \
+         /etc/resolv.conf answer? An address in place of the name needs none"
+    )]
+    ResolverSilent { host: String, seconds: u64 },
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -87,7 +92,9 @@ impl CliError {
             CliError::Route(_) | CliError::Url(_) => (Exit::Usage, "usage"),
             CliError::Identity(_) => (Exit::Identity, "identity"),
             CliError::Trust(_) => (Exit::Error, "identity"),
-            CliError::Resolve { .. } => (Exit::Unreachable, "unreachable"),
+            CliError::Resolve { .. } | CliError::ResolverSilent { .. } => {
+                (Exit::Unreachable, "unreachable")
+            }
             CliError::Daemon(DaemonError::Shutdown(ShutdownError::Stuck { .. })) => {
                 (Exit::Stuck, "stuck")
             }

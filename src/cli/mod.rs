@@ -8,6 +8,7 @@ mod dial;
 pub(crate) mod escape;
 mod exit;
 mod output;
+mod resolve;
 mod say;
 mod stance;
 pub(crate) mod trust;

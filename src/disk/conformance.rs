@@ -66,8 +66,14 @@ impl SeenMeta {
             mode,
             mtime,
             size_bytes,
+            is_sized,
             ..
         } = *meta;
+        // A FIFO that was named is a file to the user's own command.
+        let kind = match is_sized {
+            true => kind,
+            false => Kind::Special,
+        };
         let is_content = matches!(kind, Kind::File | Kind::Symlink);
         SeenMeta {
             kind,
@@ -115,8 +121,8 @@ impl DiskAnswer {
                 size_bytes,
                 resumable,
             },
-            Ok(DiskDone::Above(_) | DiskDone::Copied { .. }) => {
-                unreachable!("only a copy within one host asks")
+            Ok(DiskDone::Above(_) | DiskDone::Copied { .. } | DiskDone::Input { .. }) => {
+                unreachable!("nothing was asked that has this answer")
             }
             // Where a hole is a hole is the file system's choice.
             Ok(DiskDone::Mapped(_) | DiskDone::Done) => DiskAnswer::Done,

@@ -38,16 +38,49 @@ impl Allowance {
         number(fd) < self.limit / 2
     }
 
+    /// For a file that stays open while its data travels, of a session that holds so many among so
+    /// many sessions. While the table is half empty anyone may; of the next quarter each has its
+    /// share, so that one that came early does not have it all.
+    ///
+    /// # Errors
+    /// EMFILE when the rest of the table is for others.
+    fn keep(self, fd: &OwnedFd, held: usize, sessions: usize) -> Result<(), DiskError> {
+        let share = (self.limit / 4 / sessions.max(1) as u64).max(LEAST_SHARE);
+        let most = match (held as u64) < share {
+            true => self.limit / 4 * 3,
+            false => self.limit / 2,
+        };
+        (number(fd) < most).then_some(()).ok_or(SHORTAGE)
+    }
+}
+
+/// Files a session may hold however many sessions there are: a partial file and its journal.
+const LEAST_SHARE: u64 = 2;
+
+const SHORTAGE: DiskError = DiskError {
+    call: "openat2",
+    errno: EMFILE,
+};
+
+impl Files {
     /// For a file that stays open while its data travels.
     ///
     /// # Errors
     /// EMFILE when the rest of the table is for others.
-    pub fn keep(self, fd: &OwnedFd) -> Result<(), DiskError> {
-        let allowed = number(fd) < self.limit / 4 * 3;
-        allowed.then_some(()).ok_or(DiskError {
-            call: "openat2",
-            errno: EMFILE,
-        })
+    pub(super) fn keep(&self, fd: &OwnedFd) -> Result<(), DiskError> {
+        let (held, sessions) = (self.space.held_files(), self.shared.sessions.get());
+        self.space.allowance.keep(fd, held, sessions)
+    }
+
+    /// For the directory that a session begins with, and holds to its end: as many sessions begin
+    /// as leave room for what they open then.
+    ///
+    /// # Errors
+    /// EMFILE when others have to end first.
+    pub(super) fn admit(&self, fd: &OwnedFd) -> Result<(), DiskError> {
+        let is_alone = self.shared.sessions.get() <= 1;
+        let is_let_in = is_alone || self.space.allowance.may_cache(fd);
+        is_let_in.then_some(()).ok_or(SHORTAGE)
     }
 }
 

@@ -86,12 +86,12 @@ pub async fn make_dir(files: &Files, new: &NewDir) -> Result<DiskDone, DiskError
         Err(DiskError { errno: ELOOP, .. }) if existed && keep_dirlinks => {
             let fd = open_dirlink(files, parent, &parent_fd, name).await?;
             files.learn_file_system(&fd).await?;
-            files.stand_behind_link(dir, parent, &fd)?;
+            files.stand_behind_link(dir, parent, &fd).await?;
             (place.held_as(fd.clone()), fd)
         }
         other => {
             let fd = other?;
-            files.stand_on(dir, parent, &fd, existed)?;
+            files.stand_on(dir, parent, &fd, existed).await?;
             (place, fd)
         }
     };

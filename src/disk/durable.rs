@@ -19,7 +19,6 @@ use landro_sys::{FileDone, FileOp, Flock, OpenHow, Statx};
 use super::times::Times;
 use super::{DiskError, Files, descriptors};
 use crate::ids::{DirId, Name};
-use crate::proto::errno::EIO;
 use crate::proto::journal::Storage;
 
 /// The mark. `user.` is the part of the name space that needs no privilege (xattr(7)).
@@ -182,18 +181,22 @@ pub fn is_of(value: &[u8], storage: &Storage) -> bool {
 
 impl Files {
     /// The target of a session: looks for marks on it and above it.
-    pub(super) fn stand_on_target(&self, dir: DirId, fd: &Arc<OwnedFd>) -> Result<(), DiskError> {
-        let volume = self.volume(fd)?;
+    pub(super) async fn stand_on_target(
+        &self,
+        dir: DirId,
+        fd: &Arc<OwnedFd>,
+    ) -> Result<(), DiskError> {
+        let volume = self.volume(fd).await?;
         let mut in_doubt = false;
         if let Medium::Ordered { .. } = volume.medium {
             let mut above = Some(fd.clone());
             for _ in 0..ANCESTORS_MAX {
                 let Some(at) = above else { break };
-                in_doubt = is_doubtful(&at, &volume.storage);
+                in_doubt = self.is_doubtful(&at, &volume.storage).await;
                 if in_doubt {
                     break;
                 }
-                above = parent_on(&at, volume.dev)?;
+                above = self.parent_on(&at, volume.dev).await?;
             }
         }
         self.space.set_footing(dir, Footing { volume, in_doubt });
@@ -202,13 +205,13 @@ impl Files {
 
     /// A directory that a symlink led to: marks lie above it where it is, too, and later runs may
     /// come there otherwise.
-    pub(super) fn stand_behind_link(
+    pub(super) async fn stand_behind_link(
         &self,
         dir: DirId,
         parent: DirId,
         fd: &Arc<OwnedFd>,
     ) -> Result<(), DiskError> {
-        self.stand_on_target(dir, fd)?;
+        self.stand_on_target(dir, fd).await?;
         if let (true, Some(footing)) = (self.space.is_in_doubt(parent), self.space.footing(dir)) {
             self.space.set_footing(
                 dir,
@@ -222,7 +225,7 @@ impl Files {
     }
 
     /// A directory below another one.
-    pub(super) fn stand_on(
+    pub(super) async fn stand_on(
         &self,
         dir: DirId,
         parent: DirId,
@@ -237,24 +240,25 @@ impl Files {
             ..above
         };
         if existed {
-            if fstat(fd)?.dev != footing.volume.dev {
+            if self.fstat(fd).await?.dev != footing.volume.dev {
                 footing = Footing {
-                    volume: self.volume(fd)?,
+                    volume: self.volume(fd).await?,
                     in_doubt: false,
                 };
             }
             if !footing.in_doubt && matches!(footing.volume.medium, Medium::Ordered { .. }) {
-                footing.in_doubt = is_doubtful(fd, &footing.volume.storage);
+                footing.in_doubt = self.is_doubtful(fd, &footing.volume.storage).await;
             }
         }
         self.space.set_footing(dir, footing);
         Ok(())
     }
 
-    fn volume(&self, top: &Arc<OwnedFd>) -> Result<Rc<Volume>, DiskError> {
-        let stat = fstat(top)?;
-        let FileDone::FileSystem(found) =
-            in_place("fstatfs", FileOp::StatFs { file: top.clone() })?
+    async fn volume(&self, top: &Arc<OwnedFd>) -> Result<Rc<Volume>, DiskError> {
+        let stat = self.fstat(top).await?;
+        let FileDone::FileSystem(found) = self
+            .call("fstatfs", FileOp::StatFs { file: top.clone() })
+            .await?
         else {
             unreachable!("fstatfs answers FileSystem")
         };
@@ -353,7 +357,7 @@ impl Files {
         match volume.medium {
             // What an earlier session wrote lies in blocks that count as written, whatever was
             // written over it since.
-            Medium::Ordered { .. } if whole && self.mark(&volume) => Ok(()),
+            Medium::Ordered { .. } if whole && self.mark(&volume).await => Ok(()),
             Medium::Memory => Ok(()),
             Medium::Ordered { .. } | Medium::Unknown => self.before_replacing(dir, file).await,
         }
@@ -373,8 +377,15 @@ impl Files {
         match volume.medium {
             Medium::Memory => return Ok(()),
             Medium::Ordered { by_writeback: true } => {
-                self.call("sync_file_range", FileOp::SyncRange { file, wait: true })
-                    .await?
+                self.call(
+                    "sync_file_range",
+                    FileOp::SyncRange {
+                        file,
+                        range: (0, 0),
+                        wait: true,
+                    },
+                )
+                .await?
             }
             Medium::Ordered {
                 by_writeback: false,
@@ -394,7 +405,7 @@ impl Files {
     }
 
     /// Has the volume marked. False: it takes no mark (now).
-    fn mark(&self, volume: &Volume) -> bool {
+    async fn mark(&self, volume: &Volume) -> bool {
         match volume.marked.get() {
             Marked::Yes => return true,
             Marked::Refused => return false,
@@ -402,37 +413,21 @@ impl Files {
         }
         let top = &volume.top;
         // Held with the directory to the session's end: nobody takes the mark away meanwhile.
-        let lock = || {
-            in_place(
-                "flock",
-                FileOp::Lock {
-                    file: top.clone(),
-                    how: Flock::Shared,
-                },
-            )
-        };
-        let locked = (0..LOCK_TRIES)
-            .map(|_| lock())
-            .find(|done| !matches!(done, Ok(FileDone::Locked(false))));
+        let mut locked = Ok(FileDone::Locked(false));
+        for _ in 0..LOCK_TRIES {
+            let op = FileOp::Lock {
+                file: top.clone(),
+                how: Flock::Shared,
+            };
+            locked = self.call("flock", op).await;
+            if !matches!(locked, Ok(FileDone::Locked(false))) {
+                break;
+            }
+        }
         let marked = match locked {
-            None => return false,
-            Some(done) => done.and_then(|_| mark_on(top)).and_then(|before| {
-                let earlier = before.is_some_and(|mark| mark.is_doubtful(&volume.storage));
-                let mark = Mark {
-                    storage: volume.storage,
-                    number: rand::random(),
-                    earlier,
-                };
-                let (file, value) = (top.clone(), mark.encode());
-                in_place(
-                    "fsetxattr",
-                    FileOp::SetXattr {
-                        file,
-                        name: MARK,
-                        value,
-                    },
-                )
-            }),
+            Ok(FileDone::Locked(false)) => return false,
+            Ok(_) => self.set_mark(volume).await,
+            Err(error) => Err(error),
         };
         volume.marked.set(if marked.is_ok() {
             Marked::Yes
@@ -445,64 +440,60 @@ impl Files {
         }
         marked.is_ok()
     }
-}
 
-/// A call about an open directory, or one that it lies in: they are in memory, and a trip to the
-/// ring's threads would take longer than the call.
-fn in_place(call: &'static str, op: FileOp) -> Result<FileDone, DiskError> {
-    landro_sys::run(op).map_err(|error| DiskError {
-        call,
-        errno: error.raw_os_error().unwrap_or(EIO),
-    })
-}
-
-fn fstat(file: &Arc<OwnedFd>) -> Result<Statx, DiskError> {
-    match in_place("fstat", FileOp::Fstat { file: file.clone() })? {
-        FileDone::Stat(stat) => Ok(stat),
-        other => unreachable!("fstat answered {other:?}"),
+    async fn set_mark(&self, volume: &Volume) -> Result<(), DiskError> {
+        let before = self.mark_on(&volume.top).await?;
+        let mark = Mark {
+            storage: volume.storage,
+            number: rand::random(),
+            earlier: before.is_some_and(|mark| mark.is_doubtful(&volume.storage)),
+        };
+        let op = FileOp::SetXattr {
+            file: volume.top.clone(),
+            name: MARK,
+            value: mark.encode(),
+        };
+        self.call("fsetxattr", op).await.map(drop)
     }
-}
 
-/// The directory above, if it is on the same file system and may be read. Upwards, out of whatever
-/// the session is confined to: only a mark is looked for, nothing a peer sees.
-fn parent_on(dir: &Arc<OwnedFd>, dev: u64) -> Result<Option<Arc<OwnedFd>>, DiskError> {
-    let how = OpenHow {
-        flags: flags::O_RDONLY | flags::O_DIRECTORY,
-        mode: 0,
-        resolve: 0,
-    };
-    let op = FileOp::Open {
-        dir: Some(dir.clone()),
-        path: c"..".to_owned(),
-        how,
-    };
-    let above = match in_place("openat2", op) {
-        Ok(FileDone::Opened(above)) => Arc::new(above),
-        // No mark is overlooked for want of a descriptor: the operation waits for one.
-        Err(error) if descriptors::is_shortage(&error) => return Err(error),
-        Ok(_) | Err(_) => return Ok(None),
-    };
-    let (here, there) = (fstat(dir)?, fstat(&above)?);
-    Ok((there.dev == dev && there.ino != here.ino).then_some(above))
-}
+    /// The directory above, if it is on the same file system and may be read. Upwards, out of
+    /// whatever the session is confined to: only a mark is looked for, nothing a peer sees.
+    async fn parent_on(
+        &self,
+        dir: &Arc<OwnedFd>,
+        dev: u64,
+    ) -> Result<Option<Arc<OwnedFd>>, DiskError> {
+        let how = OpenHow {
+            flags: flags::O_RDONLY | flags::O_DIRECTORY,
+            mode: 0,
+            resolve: 0,
+        };
+        let above = match self.open(Some(dir), b"..", how).await {
+            Ok(above) => above,
+            // No mark is overlooked for want of a descriptor: the operation waits for one.
+            Err(error) if descriptors::is_shortage(&error) => return Err(error),
+            Err(_) => return Ok(None),
+        };
+        let (here, there) = (self.fstat(dir).await?, self.fstat(&above).await?);
+        Ok((there.dev == dev && there.ino != here.ino).then_some(above))
+    }
 
-fn mark_on(dir: &Arc<OwnedFd>) -> Result<Option<Mark>, DiskError> {
-    match in_place(
-        "fgetxattr",
-        FileOp::GetXattr {
+    async fn mark_on(&self, dir: &Arc<OwnedFd>) -> Result<Option<Mark>, DiskError> {
+        let op = FileOp::GetXattr {
             file: dir.clone(),
             name: MARK,
-        },
-    )? {
-        FileDone::Xattr(value) => Ok(value.map(|value| Mark::decode(&value))),
-        other => unreachable!("fgetxattr answered {other:?}"),
+        };
+        match self.call("fgetxattr", op).await? {
+            FileDone::Xattr(value) => Ok(value.map(|value| Mark::decode(&value))),
+            other => unreachable!("fgetxattr answered {other:?}"),
+        }
     }
-}
 
-/// A directory that takes or shows no attributes (EOPNOTSUPP, EACCES, an O_PATH descriptor) was
-/// never marked.
-fn is_doubtful(dir: &Arc<OwnedFd>, now: &Storage) -> bool {
-    matches!(mark_on(dir), Ok(Some(mark)) if mark.is_doubtful(now))
+    /// A directory that takes or shows no attributes (EOPNOTSUPP, EACCES, an O_PATH descriptor) was
+    /// never marked.
+    async fn is_doubtful(&self, dir: &Arc<OwnedFd>, now: &Storage) -> bool {
+        matches!(self.mark_on(dir).await, Ok(Some(mark)) if mark.is_doubtful(now))
+    }
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ impl Side {
         Ok(Side {
             files: Files {
                 shared,
-                space: Rc::new(Space::new(Base::Local, true)),
+                space: Rc::new(Space::at_once(Base::Local)),
             },
         })
     }

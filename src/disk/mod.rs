@@ -2,11 +2,12 @@
 //! operations.
 //!
 //! A task is polled when it starts and whenever one of its file operations completed; there is no
-//! waker and no runtime beyond this file. On memory file systems (and on the poll backend) a file
-//! operation is a plain system call right here: tmpfs never blocks, while io_uring hands almost
-//! every metadata operation to an io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel), which
-//! costs more than the call itself.
+//! waker and no runtime beyond this file. On memory file systems a file operation is a plain system
+//! call right here: tmpfs never blocks, while io_uring hands almost every metadata operation to an
+//! io-wq thread (they are `REQ_F_FORCE_ASYNC` in the kernel): that costs more than the call itself.
+//! Anywhere else a call may never come back, and goes to the driver, whose threads it may hold.
 
+mod behind;
 #[cfg(test)]
 mod conformance;
 mod descriptors;
@@ -14,14 +15,18 @@ mod dirlinks;
 mod durable;
 mod full;
 mod local;
+mod mounts;
+mod named;
 mod names;
 mod part;
 mod publish;
+mod root;
 mod settle;
 mod sink;
 mod source;
 mod space;
 mod spelling;
+mod systems;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -40,20 +45,18 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
-use landro_sys::file::flags;
-use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool};
+use landro_sys::{Buffer, FileDone, FileOp, Pool};
 
-use crate::ids::{NameError, OpId, is_reserved_path};
+use crate::ids::OpId;
 use crate::proto::errno::{EIO, ENOSPC};
 use crate::proto::{Attributes, DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
 pub use local::Side;
+pub use root::ServedRoot;
 pub use settle::{Settler, start as start_settler};
 #[cfg(feature = "fuzzing")]
 pub use source::{relative, split_path};
 pub use space::{Base, Space};
-
-use names::c_string;
 
 // What `proto` reads and writes at a time lies in one buffer.
 const _: () = assert!(Pool::BUFFER_BYTES == PIECE_BYTES);
@@ -79,6 +82,8 @@ struct Task {
     serial: u64,
     op: OpId,
     job: Job,
+    /// Its session is over, and has not waited for it.
+    is_hung: bool,
 }
 
 /// The disk layer of one worker.
@@ -88,6 +93,8 @@ pub struct Disk {
     finished: Vec<Finished>,
     /// Sessions that gave up their turn, in the order they did.
     yielded: VecDeque<Finished>,
+    /// Tasks whose sessions are over.
+    hung: usize,
     /// When tasks that found no descriptor try again.
     short_until: Option<Instant>,
 }
@@ -103,6 +110,9 @@ struct Shared {
     slots: RefCell<slab::Slab<Slot>>,
     /// File operations that tasks asked for and the worker has not handed to the driver yet.
     pending: RefCell<Vec<(usize, FileOp)>>,
+    /// Open files whose last close(2) may wait, each held here, too, so that it is never closed in
+    /// passing.
+    kept: RefCell<Vec<Arc<OwnedFd>>>,
     /// Tasks to poll again when a pool buffer is free.
     starved: RefCell<Vec<usize>>,
     /// Tasks to poll again when a descriptor may be free.
@@ -110,12 +120,19 @@ struct Shared {
     current_task: Cell<usize>,
     /// Pool buffers the reads of one session may hold.
     share_buffers: Cell<usize>,
+    /// Sessions of this worker.
+    sessions: Cell<usize>,
 }
 
 struct Slot {
-    task: usize,
+    /// None: nobody waits any more.
+    task: Option<usize>,
+    space: Rc<Space>,
     result: Option<io::Result<FileDone>>,
 }
+
+/// The token of an operation that nobody waits for.
+const NOBODY: u64 = u64::MAX;
 
 impl Disk {
     pub fn new(pool: Pool, settler: Option<Settler>) -> Disk {
@@ -125,16 +142,19 @@ impl Disk {
             settler,
             slots: RefCell::default(),
             pending: RefCell::default(),
+            kept: RefCell::default(),
             starved: RefCell::default(),
             short: RefCell::default(),
             current_task: Cell::new(0),
             share_buffers: Cell::new(usize::MAX),
+            sessions: Cell::new(1),
         };
         Disk {
             shared: Rc::new(shared),
             tasks: slab::Slab::new(),
             finished: Vec::new(),
             yielded: VecDeque::new(),
+            hung: 0,
             short_until: None,
         }
     }
@@ -162,21 +182,33 @@ impl Disk {
             serial,
             op,
             job: Box::pin(descriptors::run(files, cmd)),
+            is_hung: false,
         });
         self.poll_task(key);
     }
 
     /// A file operation completed.
     pub fn complete(&mut self, token: u64, result: io::Result<FileDone>) {
+        if token == NOBODY {
+            return;
+        }
         let slot = token as usize;
-        let task = match self.shared.slots.borrow_mut().get_mut(slot) {
-            Some(slot) => {
-                slot.result = Some(result);
-                slot.task
-            }
-            None => return,
+        let (task, space) = {
+            let mut slots = self.shared.slots.borrow_mut();
+            let Some(found) = slots.get_mut(slot) else {
+                return;
+            };
+            found.result = Some(result);
+            (found.task, found.space.clone())
         };
-        self.poll_task(task);
+        if let Some(next) = space.next_admitted() {
+            self.shared.pending.borrow_mut().push(next);
+        }
+        match task {
+            Some(task) => self.poll_task(task),
+            // The result is let go of, with what was opened.
+            None => drop(self.shared.slots.borrow_mut().try_remove(slot)),
+        }
     }
 
     /// Polls tasks that wait for a pool buffer, if there is one again.
@@ -214,8 +246,37 @@ impl Disk {
     /// Divides the pool among the worker's sessions. A quarter stays free for what is being
     /// received.
     pub fn share_among(&self, sessions: usize) {
+        self.shared.sessions.set(sessions);
         let share = self.shared.pool.capacity() * 3 / 4 / sessions.max(1);
         self.shared.share_buffers.set(share.max(MIN_SHARE_BUFFERS));
+    }
+
+    /// Has files closed that nobody works with any more.
+    pub fn close_kept(&mut self) {
+        let mut kept = self.shared.kept.borrow_mut();
+        let mut pending = self.shared.pending.borrow_mut();
+        for at in (0..kept.len()).rev() {
+            if Arc::strong_count(&kept[at]) == 1
+                && let Some(file) = Arc::into_inner(kept.swap_remove(at))
+            {
+                pending.push((NOBODY as usize, FileOp::Close { file }));
+            }
+        }
+    }
+
+    /// A session is over: what it has under way is not waited for.
+    pub fn abandon(&mut self, session: usize, serial: u64) {
+        for (_, task) in &mut self.tasks {
+            if (task.session, task.serial) == (session, serial) && !task.is_hung {
+                task.is_hung = true;
+                self.hung += 1;
+            }
+        }
+    }
+
+    /// Operations whose sessions are over, and which have not come back.
+    pub fn hung(&self) -> usize {
+        self.hung
     }
 
     /// The next file operation to hand to the driver, with its token.
@@ -235,15 +296,21 @@ impl Disk {
         !self.finished.is_empty()
     }
 
-    /// Operations started and not finished.
+    /// Operations started and not finished, but for those that nobody waits for.
     pub fn in_flight(&self) -> usize {
-        self.tasks.len() + self.yielded.len()
+        self.tasks.len() + self.yielded.len() - self.hung
     }
 
     fn poll_task(&mut self, key: usize) {
         let Some(task) = self.tasks.get_mut(key) else {
             return;
         };
+        if task.is_hung {
+            // It came back: nothing more is done of what nobody waits for.
+            self.hung -= 1;
+            drop(self.tasks.remove(key));
+            return;
+        }
         self.shared.current_task.set(key);
         let mut context = Context::from_waker(Waker::noop());
         if let Poll::Ready(result) = task.job.as_mut().poll(&mut context) {
@@ -269,11 +336,11 @@ struct Files {
 impl Files {
     /// Runs one file operation; a failure names the call.
     async fn call(&self, call: &'static str, op: FileOp) -> Result<FileDone, DiskError> {
-        let done = if self.space.in_memory() {
+        let done = if self.space.in_place() {
             landro_sys::run(op)
         } else {
             Ring {
-                shared: self.shared.clone(),
+                files: self,
                 state: RingState::New(Some(op)),
             }
             .await
@@ -294,44 +361,63 @@ impl Files {
     }
 }
 
-/// A file operation on the ring, as a future.
-struct Ring {
-    shared: Rc<Shared>,
+/// A file operation with the driver, as a future.
+struct Ring<'a> {
+    files: &'a Files,
     state: RingState,
 }
 
 enum RingState {
     New(Option<FileOp>),
     Waiting(usize),
+    Done,
 }
 
-impl Future for Ring {
+impl Future for Ring<'_> {
     type Output = io::Result<FileDone>;
 
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        let Files { shared, space } = self.files;
         match &mut self.state {
             RingState::New(op) => {
                 let op = op.take().expect("a ring operation is polled as new once");
-                let task = self.shared.current_task.get();
-                let slot = self
-                    .shared
-                    .slots
-                    .borrow_mut()
-                    .insert(Slot { task, result: None });
-                self.shared.pending.borrow_mut().push((slot, op));
+                let slot = shared.slots.borrow_mut().insert(Slot {
+                    task: Some(shared.current_task.get()),
+                    space: space.clone(),
+                    result: None,
+                });
+                if let Some(op) = space.admit(slot, op) {
+                    shared.pending.borrow_mut().push((slot, op));
+                }
                 self.state = RingState::Waiting(slot);
                 Poll::Pending
             }
             RingState::Waiting(slot) => {
                 let slot = *slot;
-                let mut slots = self.shared.slots.borrow_mut();
+                let mut slots = shared.slots.borrow_mut();
                 match slots[slot].result.take() {
                     Some(result) => {
                         slots.remove(slot);
+                        drop(slots);
+                        self.state = RingState::Done;
                         Poll::Ready(result)
                     }
                     None => Poll::Pending,
                 }
+            }
+            RingState::Done => unreachable!("a finished ring operation is polled once"),
+        }
+    }
+}
+
+impl Drop for Ring<'_> {
+    /// The task is given up: its operation comes back to nobody.
+    fn drop(&mut self) {
+        if let RingState::Waiting(slot) = self.state {
+            let mut slots = self.files.shared.slots.borrow_mut();
+            match slots.get_mut(slot) {
+                Some(found) if found.result.is_none() => found.task = None,
+                _ => drop(slots.try_remove(slot)),
             }
         }
     }
@@ -416,6 +502,8 @@ async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> 
         | DiskOp::OpenRead { .. }
         | DiskOp::Read { .. }
         | DiskOp::Map { .. }
+        | DiskOp::AwaitInput { .. }
+        | DiskOp::ReadOn { .. }
         | DiskOp::Stat { .. }
         | DiskOp::CloseRead { .. }) => run_for_sender(files, cmd).await,
         cmd @ (DiskOp::OpenPart { .. }
@@ -442,7 +530,10 @@ async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> 
 /// Finding, listing and reading sources.
 async fn run_for_sender(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
-        DiskOp::ResolveSource { path, dir } => source::resolve(files, &path, dir).await,
+        DiskOp::ResolveSource { path, follow, dir } => {
+            let path = &path;
+            named::resolve(files, &named::SourceAsked { path, follow, dir }).await
+        }
         DiskOp::OpenDir { parent, name, dir } => {
             source::open_dir(files, parent, name.as_ref(), dir).await
         }
@@ -459,6 +550,8 @@ async fn run_for_sender(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             len_bytes,
         } => source::read(files, file, offset, len_bytes).await,
         DiskOp::Map { file, offset } => source::map(files, file, offset).await,
+        DiskOp::AwaitInput { file } => named::await_input(files, file).await,
+        DiskOp::ReadOn { file, len_bytes } => named::read_on(files, file, len_bytes).await,
         DiskOp::Stat { file } => source::stat(files, file).await,
         DiskOp::CloseRead { file } => {
             files.space.forget_file(file);
@@ -611,39 +704,5 @@ async fn put(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
             target::put_symlink(files, &new).await
         }
         other => unreachable!("{other:?} is put nowhere"),
-    }
-}
-
-/// Opens a directory beneath another, for a peer that is confined to a part of the served root.
-///
-/// # Errors
-/// As openat2(2); `InvalidInput` for a reserved name.
-pub fn open_beneath(root: &Arc<OwnedFd>, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
-    if is_reserved_path(path) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            NameError::Reserved,
-        ));
-    }
-    let path = c_string(source::relative(path))
-        .map_err(|error| io::Error::from_raw_os_error(error.errno))?;
-    let path = if path.is_empty() {
-        c".".to_owned()
-    } else {
-        path
-    };
-    let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow {
-        flags: flags::O_DIRECTORY | flags::O_RDONLY,
-        mode: 0,
-        resolve,
-    };
-    match landro_sys::run(FileOp::Open {
-        dir: Some(root.clone()),
-        path,
-        how,
-    })? {
-        FileDone::Opened(fd) => Ok(Arc::new(fd)),
-        other => unreachable!("openat2 answered {other:?}"),
     }
 }

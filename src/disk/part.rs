@@ -18,9 +18,12 @@ use super::space::{History, OpenFile, OpenSink, Part};
 use super::{Attributes, DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
 use crate::proto::Lapses;
-use crate::proto::errno::{EBADF, EINVAL, EIO, ENODEV, ENOENT, ENOSPC, EOPNOTSUPP};
+use crate::proto::errno::{EBADF, EINVAL, EIO, ENODEV, ENOENT, ENOSPC, EOPNOTSUPP, ESPIPE};
 use crate::proto::integrity::ZEROS;
 use crate::proto::journal::{MAX_JOURNAL_BYTES, Storage};
+
+/// What is waited for at a time: a disk of 1 MB/s has it in some seconds.
+const WRITE_BACK_STEP_BYTES: u32 = 8 << 20;
 
 /// Data that will be waited for is written back in steps of this, while more arrives: a disk is
 /// kept busy by some MiB.
@@ -71,7 +74,7 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
     if resumable {
         let path = names::part(name);
         if let Some(data) = open_locked(files, &dir, &path, mode).await? {
-            files.space.allowance.keep(&data)?;
+            files.keep(&data)?;
             let name = name.clone();
             let part = Part {
                 data,
@@ -89,7 +92,7 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
         // rename wins.
     }
     let (data, temporary) = temporary(files, &dir, name, mode).await?;
-    files.space.allowance.keep(&data)?;
+    files.keep(&data)?;
     // It begins empty.
     history.whole.set(true);
     let part = Part {
@@ -128,7 +131,7 @@ async fn open_resumable(
         new_mode(false),
     )
     .await?;
-    files.space.allowance.keep(&journal)?;
+    files.keep(&journal)?;
     let journal_bytes = files.fstat(&journal).await?.size as usize;
     let mut bytes = read_whole(files, &journal, journal_bytes.min(MAX_JOURNAL_BYTES)).await?;
     let found = files.fstat(&part.data).await?;
@@ -358,9 +361,39 @@ async fn wrote(files: &Files, part: &Part, bytes: u64) {
         // What fails here fails again, and is told, where it is waited for.
         let file = part.data.clone();
         let _ = files
-            .call("sync_file_range", FileOp::SyncRange { file, wait: false })
+            .call(
+                "sync_file_range",
+                FileOp::SyncRange {
+                    file,
+                    range: (0, 0),
+                    wait: false,
+                },
+            )
             .await;
     }
+}
+
+/// What the disk will be waited for goes there in steps, each of which is seen to end: minutes of a
+/// slow disk are not taken for one that does not answer.
+async fn write_back(files: &Files, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
+    let size_bytes = files.fstat(file).await?.size;
+    for from in (0..size_bytes).step_by(WRITE_BACK_STEP_BYTES as usize) {
+        let op = FileOp::SyncRange {
+            file: file.clone(),
+            range: (from, WRITE_BACK_STEP_BYTES),
+            wait: true,
+        };
+        match files.call("sync_file_range", op).await {
+            Ok(_) => {}
+            // Not every file system has pages to write back.
+            Err(DiskError {
+                errno: EINVAL | ESPIPE | EOPNOTSUPP,
+                ..
+            }) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 pub async fn write_journal(
@@ -403,6 +436,9 @@ pub async fn commit_part(
         is_empty: false,
         replaces,
     };
+    if (attributes.fsync || part.history.is_awaited()) && !files.space.is_memory_file_system() {
+        write_back(files, &part.data).await?;
+    }
     let done = finish(files, &arrival, attributes).await?;
     if let DiskDone::Taken { .. } = done {
         return Ok(done);

@@ -103,6 +103,7 @@ fn add(pending: &mut Vec<Pending>, top: &Arc<OwnedFd>, boot_id: [u8; 16]) {
         dir: Some(top.clone()),
         path: c".".to_owned(),
         how,
+        waits: false,
     };
     let Ok(FileDone::Opened(dir)) = run(op) else {
         return;

@@ -35,7 +35,8 @@ impl Files {
         name: &Name,
     ) -> Result<(), DiskError> {
         let (at, path, resolve) = match self.space.base() {
-            Base::Served(root) => {
+            Base::Served(part) => {
+                let root = self.root(part).await?;
                 let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
                 (Some(root), relative(path), resolve)
             }
@@ -47,7 +48,7 @@ impl Files {
             resolve,
         };
         // A symlink to nowhere is none.
-        let Ok(place) = self.open(at, path, how).await else {
+        let Ok(place) = self.open(at.as_ref(), path, how).await else {
             return Ok(());
         };
         let is_file = match self.fstat(&place).await?.kind {
@@ -114,7 +115,7 @@ impl Files {
             offset: 0,
             data: Bytes::new(),
         };
-        Ok(match landro_sys::run(op) {
+        Ok(match self.call("write", op).await {
             Ok(_) => OpenSink::Direct(opened),
             Err(_) => OpenSink::Sequential(opened),
         })

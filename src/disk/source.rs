@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,14 +11,17 @@ use bytes::Bytes;
 use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool, Statx};
 
-use super::names::{c_string, refuse_reserved};
+use super::names::c_string;
+use super::root::ServedPart;
 use super::space::{Base, DirPlace, OpenFile};
+use super::systems::Keeps;
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name, is_reserved_path};
-use crate::proto::errno::{EACCES, EBADF, ELOOP, ENAMETOOLONG};
+use crate::proto::errno::{EACCES, EBADF, ELOOP};
 use crate::proto::extents::{DataMap, MAP_RANGES};
-use crate::proto::{Kind, Listed, Meta, Mtime};
+use crate::proto::{Kind, Lasting, Listed, Meta, Mtime};
 
+/// As far as it is the same on every file system.
 pub fn meta_of(stat: &Statx) -> Meta {
     let kind = match stat.kind {
         landro_sys::FileKind::File => Kind::File,
@@ -36,6 +40,19 @@ pub fn meta_of(stat: &Statx) -> Meta {
         allocated_bytes: stat.allocated,
         inode: stat.ino,
         device: stat.dev,
+        lasting: Lasting::Nothing,
+        links: stat.nlink,
+        is_sized: true,
+    }
+}
+
+/// With what its file system keeps of it.
+pub fn source_meta(stat: &Statx, keeps: Keeps) -> Meta {
+    let meta = meta_of(stat);
+    Meta {
+        lasting: keeps.lasting(stat),
+        is_sized: meta.kind != Kind::File || keeps.is_sized(meta.size_bytes),
+        ..meta
     }
 }
 
@@ -74,7 +91,10 @@ impl Files {
     /// user's command.
     pub(super) async fn open_asked(&self, path: &[u8]) -> Result<Arc<OwnedFd>, DiskError> {
         match self.space.base() {
-            Base::Served(root) => self.open_served(root, relative(path)).await,
+            Base::Served(part) => {
+                let root = self.root(part).await?;
+                self.open_served(&root, relative(path)).await
+            }
             Base::Local => self.open_directory(None, path, 0).await,
         }
     }
@@ -92,15 +112,25 @@ impl Files {
         }
         let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
         let fd = self.open_directory(Some(root), below, resolve).await?;
-        let (root, led_to) = (self.real_path(root).await?, self.real_path(&fd).await?);
+        self.refuse_led_astray(root, &fd).await?;
+        Ok(fd)
+    }
+
+    /// Holds where symlinks led against the names of unfinished files.
+    pub(super) async fn refuse_led_astray(
+        &self,
+        root: &Arc<OwnedFd>,
+        fd: &Arc<OwnedFd>,
+    ) -> Result<(), DiskError> {
+        let (root, led_to) = (self.real_path(root).await?, self.real_path(fd).await?);
         match led_to.strip_prefix(&root[..]) {
             Some(below) if is_reserved_path(below) => Err(DiskError::RESERVED_NAME),
-            _ => Ok(fd),
+            _ => Ok(()),
         }
     }
 
     /// Where an open directory is, as proc(5) tells.
-    async fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
+    pub(super) async fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let op = FileOp::Readlink {
             dir: None,
@@ -113,13 +143,18 @@ impl Files {
     }
 
     pub(super) async fn lstat(&self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<Meta, DiskError> {
+        Ok(meta_of(&self.lstatx(dir, name).await?))
+    }
+
+    /// The same, as the kernel tells it.
+    pub(super) async fn lstatx(&self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<Statx, DiskError> {
         let op = FileOp::Statx {
             dir: Some(dir.clone()),
             path: c_string(name)?,
             flags: flags::AT_SYMLINK_NOFOLLOW,
         };
         match self.call("statx", op).await? {
-            FileDone::Stat(stat) => Ok(meta_of(&stat)),
+            FileDone::Stat(stat) => Ok(stat),
             other => unreachable!("statx answered {other:?}"),
         }
     }
@@ -175,17 +210,77 @@ impl Files {
         }
     }
 
+    /// A name of a directory, with a symlink's target.
+    pub(super) async fn described(
+        &self,
+        dir: &Arc<OwnedFd>,
+        name: &[u8],
+        stat: &Statx,
+    ) -> Result<(Meta, Option<Bytes>), DiskError> {
+        let meta = source_meta(stat, self.keeps_of_name(dir, name, stat).await?);
+        let link = match meta.kind {
+            Kind::Symlink => Some(self.readlink(dir, name).await?),
+            Kind::File | Kind::Directory | Kind::Special => None,
+        };
+        Ok((meta, link))
+    }
+
     async fn look_at(&self, dir: Arc<OwnedFd>, name: Bytes) -> Listed {
         let found = async {
-            let meta = self.lstat(&dir, &name).await?;
-            let link = match meta.kind {
-                Kind::Symlink => Some(self.readlink(&dir, &name).await?),
-                Kind::File | Kind::Directory | Kind::Special => None,
-            };
-            Ok((meta, link))
+            let stat = self.lstatx(&dir, &name).await?;
+            self.described(&dir, &name, &stat).await
         };
         let found = found.await;
         Listed { name, found }
+    }
+}
+
+impl Files {
+    /// Opens what the daemon serves to this session, at its first use.
+    pub(super) async fn root(&self, part: &ServedPart) -> Result<Arc<OwnedFd>, DiskError> {
+        if let Some(open) = &*self.space.root.borrow() {
+            return Ok(open.clone());
+        }
+        let path = part.root.path.as_os_str().as_bytes();
+        let gone = |error: DiskError| DiskError {
+            call: DiskError::ROOT,
+            ..error
+        };
+        let mut open = self.open(None, path, root_how(0)).await.map_err(gone)?;
+        let below = part.below.as_deref().unwrap_or_default();
+        if !below.is_empty() {
+            if is_reserved_path(below) {
+                return Err(DiskError::RESERVED_NAME);
+            }
+            let resolve = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
+            let path = match relative(below) {
+                b"" => b".",
+                path => path,
+            };
+            let confined = |error: DiskError| DiskError {
+                call: DiskError::CONFINED,
+                ..error
+            };
+            let opened = self.open(Some(&open), path, root_how(resolve)).await;
+            open = opened.map_err(confined)?;
+        }
+        let found = self.real_path(&open).await?;
+        if !part.root.is_where_it_was(below, &found) {
+            return Err(DiskError::UNMOUNTED);
+        }
+        if self.space.allowance.may_cache(&open) {
+            self.space.root.replace(Some(open.clone()));
+        }
+        Ok(open)
+    }
+}
+
+/// Not opened for reading, which a file system would be asked for.
+fn root_how(resolve: u64) -> OpenHow {
+    OpenHow {
+        flags: flags::O_DIRECTORY | flags::O_PATH,
+        mode: 0,
+        resolve,
     }
 }
 
@@ -195,80 +290,15 @@ pub fn relative(path: &[u8]) -> &[u8] {
     &path[start..]
 }
 
-pub async fn resolve(files: &Files, path: &[u8], dir: DirId) -> Result<DiskDone, DiskError> {
-    refuse_reserved(path)?;
-    let path = match files.space.base() {
-        Base::Served(_) => relative(path),
-        Base::Local => path,
-    };
-    let (parent, name, trailing_slash) = split_path(path);
-    let fd = files.open_asked(parent).await?;
-    // Held as long as the source is. One a session has in any case; it is the peer's affair when it
-    // lets go of it.
-    if files.space.has_directories() {
-        files.space.allowance.keep(&fd)?;
-    }
-    files.learn_file_system(&fd).await?;
-    let place = DirPlace::held(fd.clone(), Vec::new());
-    let Some(name) = name else {
-        let meta = meta_of(&files.fstat(&fd).await?);
-        files.space.add_dir(dir, place, fd);
-        return Ok(DiskDone::Source {
-            name: None,
-            meta,
-            link: None,
-            in_place: files.space.in_memory(),
-        });
-    };
-    let name = Name::new(Bytes::copy_from_slice(name)).map_err(|_| DiskError {
-        call: "path",
-        errno: ENAMETOOLONG,
-    })?;
-    let mut listed = files.look_at(fd.clone(), name.bytes()).await;
-    if trailing_slash
-        && matches!(
-            listed.found,
-            Ok((
-                Meta {
-                    kind: Kind::Symlink,
-                    ..
-                },
-                _
-            ))
-        )
-    {
-        // As with cp and rsync, `link/` means the directory behind the link.
-        let behind = files.open_asked(path).await?;
-        listed.found = Ok((meta_of(&files.fstat(&behind).await?), None));
-        files
-            .space
-            .followed
-            .replace(Some((dir, name.clone(), behind)));
-    }
-    let (meta, link) = listed.found?;
-    // Only now: of a source that failed, nothing is closed.
-    files.space.add_dir(dir, place, fd);
-    Ok(DiskDone::Source {
-        name: Some(name),
-        meta,
-        link,
-        in_place: files.space.in_memory(),
-    })
-}
-
 pub async fn open_dir(
     files: &Files,
     parent: DirId,
     name: Option<&Name>,
     dir: DirId,
 ) -> Result<DiskDone, DiskError> {
-    let behind = files
-        .space
-        .followed
-        .borrow_mut()
-        .take_if(|(d, n, _)| *d == parent && Some(&*n) == name);
+    let behind = files.named_directory(parent, name);
     let (place, fd) = match (behind, name) {
-        (Some((_, _, fd)), _) => (DirPlace::held(fd.clone(), Vec::new()), fd),
+        (Some(fd), _) => (DirPlace::held(fd.clone(), Vec::new()), fd),
         (None, Some(name)) => {
             let place = files.space.child(parent, name.as_bytes())?;
             let fd = files.open_place(&place).await?;
@@ -328,8 +358,7 @@ pub async fn read_small(
     name: &Name,
     max_bytes: usize,
 ) -> Result<DiskDone, DiskError> {
-    let fd = files.dir(dir).await?;
-    let file = files.open(Some(&fd), name.as_bytes(), read_how()).await?;
+    let file = files.open_source(dir, name).await?;
     // Small files share a buffer: the next one is read behind the last.
     let shared = files
         .space
@@ -348,7 +377,7 @@ pub async fn read_small(
             .read(&file, filled as u64, buffer, max_bytes - filled)
             .await?;
         filled += bytes;
-        let meta = meta_of(&files.fstat(&file).await?);
+        let meta = files.opened_meta(&file).await?;
         if bytes == 0 || filled >= max_bytes || filled as u64 >= meta.size_bytes {
             break meta;
         }
@@ -364,25 +393,15 @@ pub async fn read_small(
     Ok(DiskDone::Small { data, after })
 }
 
-/// Never through a symlink, and never blocking on a FIFO that took the file's place.
-fn read_how() -> OpenHow {
-    OpenHow {
-        flags: flags::O_RDONLY | flags::O_NOFOLLOW | flags::O_NONBLOCK,
-        mode: 0,
-        resolve: 0,
-    }
-}
-
 pub async fn open_read(
     files: &Files,
     dir: DirId,
     name: &Name,
     file: FileId,
 ) -> Result<DiskDone, DiskError> {
-    let fd = files.dir(dir).await?;
-    let open = files.open(Some(&fd), name.as_bytes(), read_how()).await?;
-    files.space.allowance.keep(&open)?;
-    let meta = meta_of(&files.fstat(&open).await?);
+    let open = files.open_source(dir, name).await?;
+    files.keep(&open)?;
+    let meta = files.opened_meta(&open).await?;
     files.space.add_file(file, OpenFile::Source(open));
     Ok(DiskDone::Meta(meta))
 }
@@ -440,7 +459,7 @@ pub async fn stat_dir(files: &Files, dir: DirId) -> Result<DiskDone, DiskError> 
 
 pub async fn stat(files: &Files, file: FileId) -> Result<DiskDone, DiskError> {
     match files.space.file(file)? {
-        OpenFile::Source(fd) => Ok(DiskDone::Meta(meta_of(&files.fstat(&fd).await?))),
+        OpenFile::Source(fd) => Ok(DiskDone::Meta(files.opened_meta(&fd).await?)),
         OpenFile::Part(part) => Ok(DiskDone::Meta(meta_of(&files.fstat(&part.data).await?))),
     }
 }

@@ -1,7 +1,7 @@
 //! What a session has open: its root, directories and files, confined to where it may work.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,10 +10,14 @@ use std::sync::atomic::AtomicUsize;
 use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow};
 
+use super::behind::NamedSource;
 use super::descriptors::Allowance;
 use super::durable::Footing;
+use super::mounts::{Ground, Mounts};
 use super::names::c_string;
+use super::root::ServedPart;
 use super::spelling::DirNames;
+use super::systems::Systems;
 use super::{DiskError, Files};
 use crate::ids::{DirId, FileId, Name, PATH_MAX_BYTES};
 use crate::proto::errno::{EACCES, EBADF, ENAMETOOLONG};
@@ -22,11 +26,16 @@ use crate::proto::errno::{EACCES, EBADF, ENAMETOOLONG};
 /// 150 sessions then hold 9,600, below the usual hard limit of 20,000 and more.
 const MAX_OPEN_DIRECTORIES: usize = 64;
 
+/// File operations of one session that are with the driver at a time: enough for a disk's queue.
+/// Where a file system does not answer, so many of the driver's threads are held, which leaves room
+/// for the sessions of others.
+const OPERATIONS_MAX: usize = 16;
+
 /// Where a session's paths begin.
 #[derive(Clone)]
 pub enum Base {
     /// A daemon's root, or the part of it that the peer may see: every path stays beneath it.
-    Served(Arc<OwnedFd>),
+    Served(ServedPart),
     /// The user's own command: the paths typed resolve as in any program; what comes from the peer
     /// stays below the entries that were asked for.
     Local,
@@ -35,9 +44,17 @@ pub enum Base {
 /// The directories and files of one session.
 pub struct Space {
     base: Base,
-    inline_only: bool,
+    /// Every call is made in place, whatever the file system.
+    at_once: bool,
+    /// The directory that a daemon serves to this session, once it was opened.
+    pub(super) root: RefCell<Option<Arc<OwnedFd>>>,
     pub(super) allowance: Allowance,
-    in_memory: Cell<Option<bool>>,
+    ground: Cell<Option<Ground>>,
+    /// File operations with the driver, and those that wait for one of them to end.
+    under_way: Cell<usize>,
+    waiting: RefCell<VecDeque<(usize, FileOp)>>,
+    /// A file operation came back since this was last asked.
+    has_moved: Cell<bool>,
     dirs: RefCell<HashMap<DirId, Dir>>,
     files: RefCell<HashMap<FileId, OpenFile>>,
     /// How the directories of a destination stand.
@@ -55,9 +72,10 @@ pub struct Space {
     pub(super) pinned: Arc<AtomicUsize>,
     /// The file system of the target has no O_TMPFILE (NFS, FUSE, FAT): use named temporary files.
     pub(super) no_tmpfile: Cell<bool>,
-    /// A source typed with a trailing slash, whose final symlink is followed, and the directory
-    /// behind it.
-    pub(super) followed: RefCell<Option<(DirId, Name, Arc<OwnedFd>)>>,
+    /// Sources that are not what their names are, by the directory each was resolved to.
+    named: RefCell<HashMap<DirId, NamedSource>>,
+    /// What the file systems that were come across keep.
+    pub(super) systems: Systems,
     /// Where the sources land.
     target: Cell<Option<DirId>>,
     /// What the one source is written into.
@@ -185,13 +203,16 @@ impl History {
 }
 
 impl Space {
-    /// `inline_only`: the backend has no asynchronous files, so every call is made in place.
-    pub fn new(base: Base, inline_only: bool) -> Space {
+    pub fn new(base: Base) -> Space {
         Space {
             base,
-            inline_only,
+            at_once: false,
+            root: RefCell::default(),
             allowance: Allowance::of_this_process(),
-            in_memory: Cell::new(None),
+            ground: Cell::new(None),
+            under_way: Cell::new(0),
+            waiting: RefCell::default(),
+            has_moved: Cell::new(false),
             dirs: RefCell::default(),
             files: RefCell::default(),
             footings: RefCell::default(),
@@ -202,18 +223,27 @@ impl Space {
             small_reads: RefCell::default(),
             pinned: Arc::default(),
             no_tmpfile: Cell::new(false),
-            followed: RefCell::default(),
+            named: RefCell::default(),
+            systems: Systems::default(),
             target: Cell::default(),
             sink: RefCell::default(),
             beside: None,
         }
     }
 
-    /// The receiving side of a copy within this host, every call of which is made in place.
+    /// A session on a thread of its own, whose calls may take as long as they like.
+    pub fn at_once(base: Base) -> Space {
+        Space {
+            at_once: true,
+            ..Space::new(base)
+        }
+    }
+
+    /// The receiving side of a copy within this host.
     pub fn beside_sender(sender: Rc<Space>) -> Space {
         Space {
             beside: Some(sender),
-            ..Space::new(Base::Local, true)
+            ..Space::at_once(Base::Local)
         }
     }
 
@@ -252,21 +282,70 @@ impl Space {
         &self.base
     }
 
-    /// Whether file operations of this session are made in place.
-    pub fn in_memory(&self) -> bool {
-        self.inline_only || self.in_memory.get().unwrap_or(false)
+    /// Whether file operations of this session are made in place: where nothing but memory is, no
+    /// call waits for anybody.
+    pub fn in_place(&self) -> bool {
+        self.at_once || self.is_memory_file_system()
     }
 
-    /// Whether the session's files are on tmpfs or ramfs.
+    /// Whether the session's files are on tmpfs or ramfs, and nothing else is mounted among them.
     pub fn is_memory_file_system(&self) -> bool {
-        self.in_memory.get().unwrap_or(false)
+        self.ground.get().is_some_and(|ground| ground.in_memory)
+    }
+
+    /// Whether closing a file may wait, and is to be done elsewhere.
+    pub(super) fn closing_waits(&self) -> bool {
+        !self.at_once && self.ground.get().is_some_and(|ground| ground.closing_waits)
+    }
+
+    /// Whether opening a file may wait for a server, or it is not known yet.
+    fn opening_waits(&self) -> bool {
+        self.ground.get().is_none_or(|ground| ground.closing_waits)
+    }
+
+    /// Whether a file operation may go to the driver now; one that may not waits here.
+    pub(super) fn admit(&self, slot: usize, op: FileOp) -> Option<FileOp> {
+        if self.under_way.get() < OPERATIONS_MAX {
+            self.under_way.set(self.under_way.get() + 1);
+            return Some(op);
+        }
+        self.waiting.borrow_mut().push_back((slot, op));
+        None
+    }
+
+    /// Whether a file operation came back since this was last asked.
+    pub fn take_moved(&self) -> bool {
+        self.has_moved.take()
+    }
+
+    /// An operation came back from the driver: the next one that may go there.
+    pub(super) fn next_admitted(&self) -> Option<(usize, FileOp)> {
+        self.has_moved.set(true);
+        self.under_way.set(self.under_way.get().saturating_sub(1));
+        let next = self.waiting.borrow_mut().pop_front()?;
+        self.under_way.set(self.under_way.get() + 1);
+        Some(next)
     }
 
     pub fn forget_dir(&self, dir: DirId) {
         self.dirs.borrow_mut().remove(&dir);
         self.footings.borrow_mut().remove(&dir);
+        self.named.borrow_mut().remove(&dir);
         self.names.borrow_mut().remove(&dir);
         self.modes.borrow_mut().remove(&dir);
+    }
+
+    pub fn add_named(&self, dir: DirId, source: Option<NamedSource>) {
+        if let Some(source) = source {
+            self.named.borrow_mut().insert(dir, source);
+        }
+    }
+
+    /// What a source is that was resolved to this directory and name, if it is not what the name
+    /// is.
+    pub fn named(&self, dir: DirId, name: &Name) -> Option<NamedSource> {
+        let named = self.named.borrow();
+        named.get(&dir).filter(|named| named.is_of(name)).cloned()
     }
 
     pub fn with_names<T>(&self, dir: DirId, see: impl FnOnce(Option<&mut DirNames>) -> T) -> T {
@@ -320,6 +399,18 @@ impl Space {
 
     pub fn forget_file(&self, file: FileId) {
         self.files.borrow_mut().remove(&file);
+    }
+
+    /// Descriptors of files that stay open.
+    pub(super) fn held_files(&self) -> usize {
+        let files = self.files.borrow();
+        let held = files.values().map(|file| match file {
+            OpenFile::Part(Part {
+                journal: Some(_), ..
+            }) => 2,
+            OpenFile::Part(_) | OpenFile::Source(_) => 1,
+        });
+        held.sum()
     }
 
     /// Whether partial files are open, and so locked.
@@ -541,22 +632,33 @@ impl Files {
             dir: dir.cloned(),
             path: c_string(path)?,
             how,
+            waits: self.space.opening_waits(),
         };
         match self.call("openat2", op).await? {
-            FileDone::Opened(fd) => Ok(Arc::new(fd)),
+            FileDone::Opened(fd) => {
+                let fd = Arc::new(fd);
+                if self.space.closing_waits() && how.flags & flags::O_DIRECTORY == 0 {
+                    self.shared.kept.borrow_mut().push(fd.clone());
+                }
+                Ok(fd)
+            }
             other => unreachable!("openat2 answered {other:?}"),
         }
     }
 
-    /// Learns whether the session works on a memory file system; one that is not makes the session
-    /// asynchronous.
+    /// Learns whether calls may wait below a directory that the session works in.
     pub(super) async fn learn_file_system(&self, fd: &Arc<OwnedFd>) -> Result<(), DiskError> {
         if let FileDone::FileSystem(found) = self
             .call("fstatfs", FileOp::StatFs { file: fd.clone() })
             .await?
         {
-            let before = self.space.in_memory.get().unwrap_or(true);
-            self.space.in_memory.set(Some(before && found.is_memory));
+            // Without /proc nothing is known of what is mounted there.
+            let ground = match (Mounts::of_this_process(), self.real_path(fd).await) {
+                (Ok(mounts), Ok(path)) => mounts.ground(&path, &found),
+                _ => Ground::UNKNOWN,
+            };
+            let before = self.space.ground.get().unwrap_or(ground);
+            self.space.ground.set(Some(before.and(ground)));
         }
         Ok(())
     }

@@ -37,6 +37,7 @@ pub async fn resolve(
             add_target(files, path, fd, dir).await?;
             return Ok(DiskDone::Target { name: None });
         }
+        Err(error) if error.is_of_root() => return Err(error),
         Err(DiskError {
             errno: ENOENT | ENOTDIR,
             ..
@@ -96,8 +97,9 @@ async fn add_target(
     fd: Arc<OwnedFd>,
     dir: DirId,
 ) -> Result<(), DiskError> {
+    files.admit(&fd)?;
     files.learn_file_system(&fd).await?;
-    files.stand_on_target(dir, &fd)?;
+    files.stand_on_target(dir, &fd).await?;
     let setgid = files.fstat(&fd).await?.mode & SETGID != 0;
     let before = None;
     files

@@ -24,7 +24,7 @@ impl Bench {
         disk.share_among(1);
         let mut bench = Bench {
             disk,
-            space: Rc::new(Space::new(Base::Local, true)),
+            space: Rc::new(Space::at_once(Base::Local)),
         };
         let path = Bytes::from(target.as_os_str().as_encoded_bytes().to_vec());
         bench
@@ -495,6 +495,7 @@ fn a_source_swapped_for_a_link_is_not_followed() {
         .done(DiskOp::ResolveSource {
             path,
             dir: DirId(1),
+            follow: false,
         })
         .unwrap();
     let open = |parent, name: &'static str, number| {

@@ -3,13 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, bounded};
 use landro_sys::{Pool, probe};
 
 use super::sockets::options;
-use super::workers::{choose, raise_open_files, share, spawn};
+use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
 use super::{BackendChoice, EngineError, demand_calls, now};
 use crate::budget::Budget;
 use crate::config::QuicConfig;
@@ -22,11 +22,13 @@ use crate::worker::{ClientEvent, ClientStart, Mail, Shared, WorkerParts};
 const CLIENT_EVENTS: usize = 4096;
 
 pub struct ClientConfig {
-    /// Tried in order.
+    /// In the order of preference; the first that answers is taken.
     pub peer: Vec<SocketAddr>,
     pub backend: BackendChoice,
     pub quic: QuicConfig,
     pub memory_budget_bytes: u64,
+    /// How long nothing may be got on with; None: for ever.
+    pub patience: Option<Duration>,
     pub identity: Identity,
     /// Asked in the handshake with the server's fingerprint; may not block.
     pub trust: Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>,
@@ -38,7 +40,7 @@ pub struct ClientConfig {
 pub struct Client {
     events: Receiver<ClientEvent>,
     shared: Arc<Shared>,
-    thread: JoinHandle<io::Result<()>>,
+    thread: WorkerThread,
 }
 
 impl Client {
@@ -60,7 +62,16 @@ impl Client {
         );
         let pool_buffers = budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
         let secrets = Arc::new(Secrets::fresh(now()));
-        let (shared, mut inboxes) = share(1, secrets, budget, config.quic.clone(), None);
+        let (shared, mut inboxes) = share(
+            1,
+            Sharing {
+                secrets,
+                budget,
+                quic: config.quic.clone(),
+                patience: config.patience,
+                service: None,
+            },
+        );
         let trust_refused = Arc::new(Mutex::new(None));
         let refused = trust_refused.clone();
         let decide = config.trust;
@@ -121,8 +132,6 @@ impl Client {
     /// What the worker failed with.
     pub fn join(self) -> io::Result<()> {
         drop(self.events);
-        self.thread
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the worker panicked")))
+        self.thread.end()
     }
 }

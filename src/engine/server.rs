@@ -2,20 +2,19 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
 
 use landro_sys::{Backend, Caps, Pool};
 
 use super::sockets::bind_all;
-use super::workers::{Chosen, choose, raise_open_files, share, spawn};
+use super::workers::{Chosen, Sharing, WorkerThread, choose, raise_open_files, share, spawn};
 use super::{BackendChoice, EngineError, demand_calls, now};
 use crate::budget::Budget;
 use crate::config::QuicConfig;
+use crate::disk::ServedRoot;
 use crate::ids::WorkerId;
 use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
 use crate::worker::{Authorize, Mail, Mailbox, Service, Shared, TransportStats, WorkerParts};
@@ -23,7 +22,7 @@ use crate::worker::{Authorize, Mail, Mailbox, Service, Shared, TransportStats, W
 /// How long a daemon that is told to stop tells its peers.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
-/// A worker that has not ended by then never will: after the grace its driver waits up to 5 s for
+/// A worker that has not ended by then never will: after the grace its driver waits up to 2 s for
 /// the kernel to let go of its memory.
 const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(12);
 
@@ -49,6 +48,8 @@ pub struct ServeConfig {
     pub backend: BackendChoice,
     pub quic: QuicConfig,
     pub memory_budget_bytes: u64,
+    /// How long nothing may be got on with in a session; None: for ever.
+    pub patience: Option<Duration>,
     pub identity: Identity,
     /// Of this host's daemons, the same after a restart: what stateless resets are made from.
     pub reset_secret: [u8; 32],
@@ -60,7 +61,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     backend: (Backend, String),
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    threads: Vec<WorkerThread>,
 }
 
 impl Server {
@@ -79,7 +80,7 @@ impl Server {
         let chosen = choose(config.backend, || Caps::probe().io_uring)?;
         let cores = landro_sys::cpu::cores()?;
         let workers = config.workers.clamp(1, 255) as u8;
-        let root = open_root(&config.root)?;
+        let root = served(&config.root)?;
         let (addresses, sockets) = bind_all(&config.listen, workers)?;
         let budget = Budget::new(
             config.memory_budget_bytes,
@@ -88,7 +89,7 @@ impl Server {
         );
         let pool_buffers = budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
         let service = Service {
-            root: Arc::new(root),
+            root,
             authorize: config.authorize.clone(),
         };
         let secrets = Arc::new(Secrets::of_daemon(
@@ -96,7 +97,16 @@ impl Server {
             &absolute(&config.root),
             now(),
         ));
-        let (shared, inboxes) = share(workers, secrets, budget, config.quic.clone(), Some(service));
+        let (shared, inboxes) = share(
+            workers,
+            Sharing {
+                secrets,
+                budget,
+                quic: config.quic.clone(),
+                patience: config.patience,
+                service: Some(service),
+            },
+        );
         let tickets = TicketKeys::random()?;
         let (mut threads, mut no_ring) = (Vec::new(), Vec::new());
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
@@ -138,7 +148,7 @@ impl Server {
 
     /// Whether a worker ended by itself, which only a failure makes it do.
     pub fn has_failed(&self) -> bool {
-        self.threads.iter().any(JoinHandle::is_finished)
+        !self.threads.iter().all(WorkerThread::is_running)
     }
 
     /// Tells the workers that [`ServeConfig::authorize`] answers otherwise now: sessions and
@@ -173,23 +183,17 @@ impl Server {
             self.shared
                 .insist(WorkerId(worker), Mail::Shutdown(SHUTDOWN_GRACE));
         }
-        let is_running = |thread: &JoinHandle<_>| !thread.is_finished();
-        while now() < until && self.threads.iter().any(is_running) {
+        while now() < until && self.threads.iter().any(WorkerThread::is_running) {
             thread::sleep(JOIN_PAUSE);
         }
-        let (stuck, ended): (Vec<_>, Vec<_>) = self.threads.into_iter().partition(is_running);
+        let (stuck, ended): (Vec<_>, Vec<_>) =
+            self.threads.into_iter().partition(WorkerThread::is_running);
         let mut result = Ok(());
         for thread in ended {
-            let ended = thread
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));
-            result = result.and(ended);
+            result = result.and(thread.end());
         }
         if !stuck.is_empty() {
-            let names: Vec<&str> = stuck
-                .iter()
-                .filter_map(|thread| thread.thread().name())
-                .collect();
+            let names: Vec<&str> = stuck.iter().map(WorkerThread::name).collect();
             return Err(ShutdownError::Stuck {
                 workers: names.join(", "),
             });
@@ -228,15 +232,13 @@ fn accepting(config: &ServeConfig, tickets: &TicketKeys) -> Result<Setup, Engine
     Ok(setup)
 }
 
-fn open_root(path: &Path) -> Result<OwnedFd, EngineError> {
-    let open = || {
-        let root = File::open(path)?;
-        match root.metadata()?.is_dir() {
-            true => Ok(OwnedFd::from(root)),
-            false => Err(io::ErrorKind::NotADirectory.into()),
-        }
+/// A root that is there, to be opened by each session.
+fn served(path: &Path) -> Result<Arc<ServedRoot>, EngineError> {
+    let look = || match File::open(path)?.metadata()?.is_dir() {
+        true => Ok(ServedRoot::new(path)),
+        false => Err(io::ErrorKind::NotADirectory.into()),
     };
-    open().map_err(|source| EngineError::Root {
+    look().map_err(|source| EngineError::Root {
         path: path.to_path_buf(),
         source,
     })

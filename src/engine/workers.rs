@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use std::{io, thread};
 
 use crossbeam::channel::{Receiver, bounded};
@@ -60,13 +61,24 @@ pub(super) fn choose(
     Ok(Chosen { wish, reason })
 }
 
-pub(super) fn share(
-    workers: u8,
-    secrets: Arc<Secrets>,
-    budget: Budget,
-    quic: QuicConfig,
-    service: Option<Service>,
-) -> (Arc<Shared>, Vec<Receiver<Mail>>) {
+/// What a process begins with, beside its workers.
+pub(super) struct Sharing {
+    pub secrets: Arc<Secrets>,
+    pub budget: Budget,
+    pub quic: QuicConfig,
+    pub patience: Option<Duration>,
+    /// Of a daemon.
+    pub service: Option<Service>,
+}
+
+pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver<Mail>>) {
+    let Sharing {
+        secrets,
+        budget,
+        quic,
+        patience,
+        service,
+    } = sharing;
     let (mailboxes, inboxes) = (0..workers)
         .map(|_| {
             let (sender, inbox) = bounded(MAILBOX_ROOM);
@@ -93,6 +105,7 @@ pub(super) fn share(
         mailboxes,
         budget,
         quic,
+        patience,
         service,
         settler,
         refusals: Refusals::default(),
@@ -101,9 +114,35 @@ pub(super) fn share(
     (Arc::new(shared), inboxes)
 }
 
+/// The thread of a worker. It is not joined: where a call on a file never comes back, the kernel
+/// does not let the thread of a ring go, though the worker has ended.
+pub(super) struct WorkerThread {
+    thread: JoinHandle<()>,
+    ended: Receiver<io::Result<()>>,
+}
+
+impl WorkerThread {
+    pub(super) fn is_running(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.thread.thread().name().unwrap_or_default()
+    }
+
+    /// Waits for the worker's end.
+    ///
+    /// # Errors
+    /// What it failed with.
+    pub(super) fn end(self) -> io::Result<()> {
+        let ended = self.ended.recv();
+        ended.unwrap_or_else(|_| Err(io::Error::other("a worker panicked")))
+    }
+}
+
 /// A worker that runs.
 pub(super) struct Started {
-    pub(super) thread: JoinHandle<io::Result<()>>,
+    pub(super) thread: WorkerThread,
     /// Why it runs on poll although a ring was wanted.
     pub(super) no_ring: Option<String>,
 }
@@ -111,6 +150,7 @@ pub(super) struct Started {
 /// Starts a worker's thread and waits until its ring is set up.
 pub(super) fn spawn(parts: WorkerParts) -> Result<Started, EngineError> {
     let (ready, is_ready) = bounded(1);
+    let (end, ended) = bounded(1);
     let shared = parts.shared.clone();
     let id = parts.id;
     let thread = thread::Builder::new()
@@ -124,17 +164,19 @@ pub(super) fn spawn(parts: WorkerParts) -> Result<Started, EngineError> {
             match built {
                 Ok((worker, no_ring)) => {
                     let _ = ready.send(Ok(no_ring));
-                    worker.run()
+                    let _ = end.send(worker.run());
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
-                    Ok(())
                 }
             }
         })
         .map_err(EngineError::Thread)?;
     match is_ready.recv() {
-        Ok(Ok(no_ring)) => Ok(Started { thread, no_ring }),
+        Ok(Ok(no_ring)) => {
+            let thread = WorkerThread { thread, ended };
+            Ok(Started { thread, no_ring })
+        }
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(io::Error::other("a worker ended while it started").into()),
     }

@@ -21,7 +21,6 @@ pub const ENFILE: i32 = 23;
 pub const EMFILE: i32 = 24;
 pub const EFBIG: i32 = 27;
 pub const ENOSPC: i32 = 28;
-#[cfg(test)]
 pub const ESPIPE: i32 = 29;
 pub const EROFS: i32 = 30;
 pub const ENAMETOOLONG: i32 = 36;

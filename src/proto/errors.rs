@@ -3,14 +3,19 @@
 
 use std::fmt::Write;
 
+use std::time::Duration;
+
 use crate::ids::NameError;
 use crate::proto::errno::{
     EACCES, EAGAIN, EDQUOT, EEXIST, EFBIG, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENFILE,
     ENOENT, ENOSPC, ENOTDIR, ENXIO, EPERM, EROFS, EXDEV,
 };
 use crate::proto::{
-    DiskError, EntryError, EntryErrorCode, EntryPlace, SessionError, SessionErrorCode,
+    Carriage, DiskError, EntryError, EntryErrorCode, EntryPlace, SessionError, SessionErrorCode,
 };
+
+/// Of a path in such a text, which travels: texts have at most 512 bytes.
+const STALLED_PATH_BYTES: usize = 300;
 
 /// Something the peer did that the protocol does not allow. Ends the session.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +67,20 @@ fn of_our_own(error: &DiskError) -> Option<Explained> {
             "delete files there, or make it with more inodes (mkfs -i), and run the same command \
              again",
         ),
+        DiskError::UNMOUNTED => (
+            "the file system that was served is not mounted there any more",
+            "mount it again, or restart landro serve to have it serve what is there now",
+        ),
+        DiskError {
+            call: call @ (DiskError::ROOT | DiskError::CONFINED),
+            errno,
+        } => {
+            let text = format!(
+                "{call} cannot be opened over there: {}",
+                kernels_words(errno)
+            );
+            return Some((text, "is it mounted?"));
+        }
         _ => return None,
     };
     Some((text.to_owned(), advice))
@@ -243,6 +262,36 @@ pub fn source_changed() -> EntryError {
     )
 }
 
+/// A source that grows, which was not to be copied as it was.
+pub fn source_grew() -> EntryError {
+    EntryError::told(
+        EntryErrorCode::Source,
+        EntryPlace::Source,
+        "grew while it was read".to_owned(),
+        "copy it when nobody writes, or without --no-growing as it was at first",
+    )
+}
+
+/// A socket, or on a daemon a pipe or device, that was asked for by name.
+pub fn special_source(is_own: bool) -> EntryError {
+    let (why, advice) = match is_own {
+        true => (
+            "is a socket, which cannot be read",
+            "name files, directories, symlinks or pipes",
+        ),
+        false => (
+            "is a pipe, a device or a socket, which a daemon does not read",
+            "read it into a file over there",
+        ),
+    };
+    EntryError::told(
+        EntryErrorCode::Source,
+        EntryPlace::Source,
+        why.to_owned(),
+        advice,
+    )
+}
+
 /// A destination that could not be written.
 pub fn destination_error(error: &DiskError) -> EntryError {
     let code = match error.errno {
@@ -397,6 +446,7 @@ pub fn session_error(access: Access, error: &DiskError) -> SessionError {
         _ => SessionErrorCode::Other,
     };
     let (text, advice) = match (access, error.errno) {
+        _ if error.is_of_root() => explain(error, access),
         (Access::Write, ENOENT) => (
             "its parent directory does not exist".to_owned(),
             "make it first (mkdir -p), or correct the path",
@@ -413,6 +463,56 @@ pub fn session_error(access: Access, error: &DiskError) -> SessionError {
         errno: error.errno,
         call: error.call.to_owned(),
         advice: advice.to_owned(),
+    }
+}
+
+/// Where the file system is that failed, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostSide {
+    Client,
+    Server,
+    /// The only one: a copy within this host.
+    Only,
+}
+
+impl HostSide {
+    pub fn of(client: bool, carriage: Carriage) -> HostSide {
+        match (carriage, client) {
+            (Carriage::Copies, _) => HostSide::Only,
+            (Carriage::Bytes | Carriage::Ranges, true) => HostSide::Client,
+            (Carriage::Bytes | Carriage::Ranges, false) => HostSide::Server,
+        }
+    }
+
+    fn on(self) -> &'static str {
+        match self {
+            HostSide::Client => " on the client",
+            HostSide::Server => " on the server",
+            HostSide::Only => "",
+        }
+    }
+}
+
+/// Why a session ends in which nothing was got on with: the disk of this host is waited for, or the
+/// host itself, and what about.
+pub fn stalled(host: HostSide, of_disk: bool, about: Option<&[u8]>, silence: Duration) -> String {
+    let about = about.map_or_else(String::new, |path| {
+        let path = String::from_utf8_lossy(path);
+        let (cut, _) = path.split_at(path.floor_char_boundary(STALLED_PATH_BYTES));
+        format!(" ({cut})")
+    });
+    let seconds = silence.as_secs();
+    match (of_disk, host) {
+        (true, _) => format!(
+            "the file system{} has not answered for {seconds} s{about}",
+            host.on()
+        ),
+        (false, HostSide::Client) => {
+            format!("the client has not moved or finished anything for {seconds} s{about}")
+        }
+        (false, HostSide::Server | HostSide::Only) => {
+            format!("the server has not moved or finished anything for {seconds} s{about}")
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::chunk::SMALL_MAX_BYTES;
-use super::errno::{EINVAL, ELOOP, ENOSPC};
+use super::errno::{EINVAL, ELOOP, ENODEV, ENOSPC};
 use super::extents::DataMap;
 use super::journal::Storage;
 use crate::ids::{DirId, FileId, Name};
@@ -41,20 +41,54 @@ pub struct Meta {
     pub inode: u64,
     /// With `inode`, which object of this host it is.
     pub device: u64,
+    /// What tells it from another object of the same name, size and mtime.
+    pub lasting: Lasting,
+    /// Names it has (hard links).
+    pub links: u32,
+    /// Whether `size_bytes` of a file is how much it holds: one that is *unsized* is read to its
+    /// end, wherever that is.
+    pub is_sized: bool,
+}
+
+/// What of an object stays the same as long as it is the same object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lasting {
+    /// Its inode number.
+    Inode,
+    /// Numbers may be made up anew (NFS): when it last changed (ctime), in nanoseconds.
+    Changed(u64),
+    /// Nothing but size and mtime.
+    Nothing,
 }
 
 impl Meta {
     /// How much of a file with holes is data, about. None: there are none, or the file is so small
-    /// that they are not worth a look: it is sent and written whole.
+    /// that they are not worth a look: it is sent and written whole; or it has no size, so that
+    /// nothing tells a hole from its end.
     pub fn sparse(&self) -> Option<u64> {
         let is_large = self.kind == Kind::File && self.size_bytes > SMALL_MAX_BYTES;
-        (is_large && self.allocated_bytes < self.size_bytes).then_some(self.allocated_bytes)
+        let is_worth_it = is_large && self.is_sized;
+        (is_worth_it && self.allocated_bytes < self.size_bytes).then_some(self.allocated_bytes)
     }
 
     pub fn object(&self) -> ObjectId {
         ObjectId {
             device: self.device,
             inode: self.inode,
+        }
+    }
+
+    /// Which object it is, as far as its file system keeps that.
+    pub fn kept_inode(&self) -> Option<u64> {
+        (self.lasting == Lasting::Inode).then_some(self.inode)
+    }
+
+    /// Tells a replaced source from the one that an earlier session read a part of.
+    pub fn tag(&self) -> u64 {
+        match self.lasting {
+            Lasting::Inode => self.inode,
+            Lasting::Changed(nanoseconds) => nanoseconds,
+            Lasting::Nothing => 0,
         }
     }
 }
@@ -156,8 +190,13 @@ pub enum DiskOp {
         fsync: bool,
     },
     /// Sender: finds one source. `dir` becomes its parent directory. A trailing `/` follows a final
-    /// symlink; the root itself is a source whose name is empty (`Source.name` is None).
-    ResolveSource { path: Bytes, dir: DirId },
+    /// symlink, and so does `follow`; the root itself is a source whose name is empty
+    /// (`Source.name` is None). A pipe or device of the user's own is an unsized file.
+    ResolveSource {
+        path: Bytes,
+        follow: bool,
+        dir: DirId,
+    },
     /// Forgets a directory. Its number may not be used again.
     CloseDir { dir: DirId },
 
@@ -194,6 +233,11 @@ pub enum DiskOp {
     /// Where a file opened by `OpenRead` has data, from `offset` (a multiple of
     /// [`super::extents::BLOCK_BYTES`]) on, as far as one look goes.
     Map { file: FileId, offset: u64 },
+    /// Looks whether [`DiskOp::ReadOn`] would find bytes, the end or an error. EAGAIN for what is
+    /// no pipe or device of the user's own and would have to be waited for.
+    AwaitInput { file: FileId },
+    /// Reads the next bytes of an unsized file, at most `len_bytes`; none at its end.
+    ReadOn { file: FileId, len_bytes: usize },
     /// fstat(2) of an open file, to see whether it changed while it was read.
     Stat { file: FileId },
     /// Closes a file opened by `OpenRead`.
@@ -305,9 +349,10 @@ pub enum DiskOp {
     ClosePart { file: FileId, keep: bool },
     /// Copies the next `len_bytes` of `from`, a file of the other side's, to the end of a partial
     /// file; blocks are shared where the file system can. Fewer are copied only at the source's
-    /// end. `most_bytes`: the source has holes, which are no bytes to be copied and stay holes; up
-    /// to so many are passed in all. EBADF where the sender closed it meanwhile, as it does when it
-    /// stops. Only with [`super::Carriage::Copies`].
+    /// end, or of an unsized one, of which none are at its end. `most_bytes`: the source has holes,
+    /// which are no bytes to be copied and stay holes; up to so many are passed in all. EBADF where
+    /// the sender closed it meanwhile, as it does when it stops. Only with
+    /// [`super::Carriage::Copies`].
     CopyRange {
         file: FileId,
         from: FileId,
@@ -354,8 +399,10 @@ pub enum DiskDone {
     Copied { bytes: u64 },
     /// `Map`.
     Mapped(DataMap),
-    /// `Read`, `ReadPart`.
+    /// `Read`, `ReadOn`, `ReadPart`.
     Read { data: Bytes },
+    /// `AwaitInput`.
+    Input { is_ready: bool },
     /// `Check`.
     Existing(Option<Existing>),
     /// `MakeDir`: what was there before.
@@ -406,6 +453,9 @@ impl Existing {
             allocated_bytes: 0,
             inode: 0,
             device: 0,
+            lasting: Lasting::Nothing,
+            links: 1,
+            is_sized: true,
         },
         link: None,
         in_doubt: false,
@@ -428,6 +478,44 @@ pub struct Listed {
     /// Raw bytes; the sender checks them (file systems may hold names we cannot send).
     pub name: Bytes,
     pub found: Result<(Meta, Option<Bytes>), DiskError>,
+}
+
+impl DiskOp {
+    /// The name or path that it is about, as far as it has one.
+    pub fn about(&self) -> Option<&[u8]> {
+        match self {
+            DiskOp::ResolveTarget { path, .. } | DiskOp::ResolveSource { path, .. } => Some(path),
+            DiskOp::OpenDir { name, .. } => name.as_ref().map(Name::as_bytes),
+            DiskOp::ReadSmall { name, .. }
+            | DiskOp::OpenRead { name, .. }
+            | DiskOp::Check { name, .. }
+            | DiskOp::MakeDir { name, .. }
+            | DiskOp::PutSmall { name, .. }
+            | DiskOp::PutSymlink { name, .. }
+            | DiskOp::OpenPart { name, .. }
+            | DiskOp::CleanPart { name, .. } => Some(name.as_bytes()),
+            DiskOp::CloseDir { .. }
+            | DiskOp::List { .. }
+            | DiskOp::Read { .. }
+            | DiskOp::Map { .. }
+            | DiskOp::AwaitInput { .. }
+            | DiskOp::ReadOn { .. }
+            | DiskOp::Stat { .. }
+            | DiskOp::CloseRead { .. }
+            | DiskOp::SetDir { .. }
+            | DiskOp::StartPart { .. }
+            | DiskOp::Write { .. }
+            | DiskOp::MakeHole { .. }
+            | DiskOp::ReadPart { .. }
+            | DiskOp::WriteJournal { .. }
+            | DiskOp::CommitPart { .. }
+            | DiskOp::ClosePart { .. }
+            | DiskOp::CopyRange { .. }
+            | DiskOp::StatDir { .. }
+            | DiskOp::DirsAbove { .. }
+            | DiskOp::Yield => None,
+        }
+    }
 }
 
 /// Why a disk operation failed. The errno is kept.
@@ -457,4 +545,27 @@ impl DiskError {
         call: "no inodes",
         errno: ENOSPC,
     };
+
+    /// What stands for the call where the directory that a daemon serves cannot be opened.
+    pub const ROOT: &str = "the served directory";
+
+    /// The same of the directory that a peer is confined to.
+    pub const CONFINED: &str = "the directory of the peer's path=";
+
+    /// The file system that a daemon served is not mounted any more: what is there now is what it
+    /// hid.
+    pub const UNMOUNTED: DiskError = DiskError {
+        call: "mount",
+        errno: ENODEV,
+    };
+
+    /// Whether it is about what the daemon serves, and not about what was asked for in it.
+    pub fn is_of_root(&self) -> bool {
+        [
+            DiskError::ROOT,
+            DiskError::CONFINED,
+            DiskError::UNMOUNTED.call,
+        ]
+        .contains(&self.call)
+    }
 }

@@ -126,6 +126,11 @@ impl Tree {
         chunk.0 < self.chunks && self.present[chunk.0 as usize / 64] & 1 << (chunk.0 % 64) != 0
     }
 
+    /// A bit for each chunk that is there.
+    pub fn bitmap(&self) -> Vec<u64> {
+        self.present.clone()
+    }
+
     /// Adds a chunk's value (of a single-chunk file: the root). `false` when it is outside the file
     /// or was there before; nothing changes then.
     pub fn insert(&mut self, chunk: ChunkIndex, value: Digest) -> bool {

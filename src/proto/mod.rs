@@ -21,8 +21,9 @@
 //!    away; one that is not due does no harm.
 //!
 //! Until `Finished` the world answers every `Output::Disk` with exactly one `Input::Disk`, in any
-//! order among those under way. `Finished` is the last output: by then the session holds no file
-//! and no directory open, and what is still handed in is ignored.
+//! order among those under way. `Finished` is the last output, and what is still handed in is
+//! ignored. By then the session holds no file and no directory open, unless operations did not come
+//! back in time: then the world closes what it holds for the session as they do.
 //!
 //! Nothing else is asked of a session but [`session::Session::held_bytes`], which is accounting
 //! and no protocol: the worker's sum of what peers make it keep, read whenever the worker likes.
@@ -45,6 +46,7 @@ pub mod send;
 pub mod session;
 #[cfg(test)]
 pub(crate) mod sim;
+pub mod stretches;
 pub mod wire;
 pub mod zeros;
 
@@ -54,8 +56,8 @@ use bytes::{Buf, Bytes};
 
 use crate::ids::{EntryId, FileId, OpId, StreamKey};
 pub use fs::{
-    Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Listed,
-    Meta, Mtime, ObjectId, TimeLapse,
+    Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Lasting,
+    Listed, Meta, Mtime, ObjectId, TimeLapse,
 };
 
 /// What the world tells a session. Data is `Bytes`: cheap slices of the worker's pool buffers,
@@ -86,6 +88,9 @@ pub enum Input {
         op: OpId,
         result: Result<DiskDone, DiskError>,
     },
+    /// Of the disk operations under way some got on, though none ended: told, if it is so, before a
+    /// `Tick`.
+    DiskWorks,
     /// The user or the daemon asks to stop: tell the peer, keep resumable state, finish.
     Cancel(CancelReason),
     /// A daemon no longer allows what this session does: tell the peer why, keep resumable state,
@@ -331,6 +336,8 @@ pub enum Outcome {
     Violation(String),
     /// The transport went away first.
     Lost(Totals),
+    /// Nothing was got on with for too long; the text says who was waited for, and where.
+    Stalled { totals: Totals, text: String },
 }
 
 /// Why a side stops what could go on; travels on the wire.
@@ -370,6 +377,8 @@ pub enum SessionErrorCode {
     Unsupported,
     /// The destination root has no space left.
     Full,
+    /// Nothing was got on with for too long.
+    Stalled,
     /// Anything else, with text.
     Other,
 }

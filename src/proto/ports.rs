@@ -25,6 +25,10 @@ pub const REPORT_EVERY: Duration = Duration::from_millis(50);
 pub struct Ports {
     queue: VecDeque<Output>,
     control: BytesMut,
+    /// Disk operations wanted so far.
+    disk_wanted: u64,
+    /// Something for the peer was put into the queue.
+    has_spoken: bool,
 }
 
 impl Ports {
@@ -44,17 +48,28 @@ impl Ports {
     /// Hands over the control bytes held back.
     pub fn flush(&mut self) {
         if !self.control.is_empty() {
+            self.has_spoken = true;
             self.queue
                 .push_back(Output::Control(self.control.split().freeze()));
         }
     }
 
     pub fn data(&mut self, stream: StreamKey, payload: Payload, fin: bool) {
+        self.has_spoken = true;
         self.queue.push_back(Output::Data {
             stream,
             payload,
             fin,
         });
+    }
+
+    pub fn disk_wanted(&self) -> u64 {
+        self.disk_wanted
+    }
+
+    /// Whether something was said to the peer since this was last asked.
+    pub fn take_spoken(&mut self) -> bool {
+        std::mem::take(&mut self.has_spoken)
     }
 
     /// How the next bytes of an incoming stream are best handed over, if that changed.
@@ -130,6 +145,7 @@ impl<T> Ops<T> {
         self.serial = self.serial.wrapping_add(1) & !MOVER_BIT | owner_bit(self.owner);
         let key = self.slots.insert((self.serial, what));
         let op = OpId(u64::from(self.serial) << 32 | key as u64);
+        ports.disk_wanted += 1;
         ports.queue.push_back(Output::Disk { op, cmd });
     }
 
@@ -146,6 +162,12 @@ impl<T> Ops<T> {
         self.slots.len()
     }
 
+    /// What the operation was for that is in flight longest.
+    pub fn oldest(&self) -> Option<&T> {
+        let oldest = self.slots.iter().min_by_key(|(_, (serial, _))| *serial);
+        oldest.map(|(_, (_, what))| what)
+    }
+
     #[cfg(test)]
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().map(|(_, (_, what))| what)
@@ -159,6 +181,35 @@ fn owner_bit(owner: OpOwner) -> u32 {
     match owner {
         OpOwner::Plan => 0,
         OpOwner::Mover => MOVER_BIT,
+    }
+}
+
+/// Files that grew while they were read, of which the client's side tells once.
+#[derive(Debug, Default)]
+pub struct GrownFiles {
+    files: u64,
+    first: Bytes,
+}
+
+impl GrownFiles {
+    pub fn note(&mut self, path: impl FnOnce() -> Bytes) {
+        self.files += 1;
+        if self.files == 1 {
+            self.first = path();
+        }
+    }
+
+    pub fn tell(&self, ports: &mut Ports) {
+        let text = match self.files {
+            0 => return,
+            1 => "grew while it was read; what it held at first was copied".into(),
+            files => format!(
+                "this and {} more files grew while they were read; what each held at first was copied",
+                files - 1
+            ),
+        };
+        let path = self.first.clone();
+        ports.event(Event::Warning { path, text });
     }
 }
 
@@ -201,14 +252,15 @@ impl ProgressTeller {
         }
     }
 
-    /// The manifest so far.
-    pub fn announced(&mut self, now: Instant, ports: &mut Ports, announced: Announced) {
+    /// The manifest so far. `last`: nothing follows; unsized files add to it until then.
+    pub fn announced(&mut self, now: Instant, ports: &mut Ports, announced: Announced, last: bool) {
         let Announced {
             files,
             bytes,
             complete,
         } = announced;
-        let due = complete || now.saturating_duration_since(self.announced_at) >= REPORT_EVERY;
+        let is_end = complete && (last || !self.announced.complete);
+        let due = is_end || now.saturating_duration_since(self.announced_at) >= REPORT_EVERY;
         if due && self.announced != announced {
             (self.announced_at, self.announced) = (now, announced);
             ports.event(Event::Announced {

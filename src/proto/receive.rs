@@ -188,6 +188,18 @@ impl Receiver {
         self.report(now, ports, false);
     }
 
+    /// What the disk is asked about, or the sender.
+    pub fn awaited(&self, of_disk: bool) -> Option<Bytes> {
+        match of_disk {
+            true => {
+                let written = self.mover.awaited();
+                let written = written.and_then(|entry| self.plan.path_of_id(entry));
+                written.or_else(|| self.plan.awaited_of_disk())
+            }
+            false => self.plan.awaited_of_peer(),
+        }
+    }
+
     /// Whether everything announced is resolved and nothing is in flight any more.
     pub fn is_complete(&self) -> bool {
         self.plan.is_resolved() && self.mover.in_flight() == 0
@@ -196,6 +208,7 @@ impl Receiver {
     /// Everything is resolved: tells the last progress.
     pub fn complete(&mut self, now: Instant, ports: &mut Ports) -> Totals {
         self.report(now, ports, true);
+        self.plan.tell_grown(ports);
         self.plan.tell_lapses(ports);
         self.plan.totals()
     }
@@ -213,7 +226,8 @@ impl Receiver {
         self.plan.count_received(received_bytes);
         let passed_bytes = received_bytes + self.mover.hole_bytes();
         self.reporter.progress(now, ports, passed_bytes, last);
-        self.reporter.announced(now, ports, self.plan.announced());
+        let announced = self.plan.announced();
+        self.reporter.announced(now, ports, announced, last);
     }
 
     /// Sends the verdicts held back to go together.

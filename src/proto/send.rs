@@ -10,6 +10,7 @@
 
 mod mover;
 mod orders;
+mod patience;
 mod plan;
 
 use std::time::Instant;
@@ -38,6 +39,10 @@ pub struct SenderConfig {
     pub lookups: usize,
     pub parallel: ParallelTransferConfig,
     pub bwlimit_bps: Option<u64>,
+    /// Sources that are symlinks are what they lead to.
+    pub follow_named: bool,
+    /// Files that grow while they are read fail.
+    pub no_growing: bool,
     /// The receiver wants to know how much there is before all is announced.
     pub counts: bool,
 }
@@ -147,8 +152,13 @@ impl Sender {
     /// Starts the reads that may be started.
     fn read_on(&mut self, now: Instant, ports: &mut Ports) {
         self.exchange(ports);
+        while let Some(order) = self.plan.next_unsized() {
+            self.mover.take_unsized(order);
+        }
+        self.mover.look_for_input(now, ports);
         loop {
-            let has_work = self.plan.has_orders() || self.mover.has_reads();
+            let has_work =
+                self.plan.has_orders() || self.mover.has_reads() || self.mover.has_input();
             if !self.mover.may_issue(now, has_work) {
                 break;
             }
@@ -175,7 +185,7 @@ impl Sender {
             };
             return match order {
                 Some(order) => self.mover.read_whole(ports, order),
-                None => Issued::Nothing,
+                None => self.mover.read_stretch(ports),
             };
         }
         while !self.mover.has_reads() {
@@ -188,10 +198,25 @@ impl Sender {
         self.mover.read_chunk(ports)
     }
 
+    /// What the disk is asked about, or the receiver.
+    pub fn awaited(&self, of_disk: bool) -> Option<Bytes> {
+        match of_disk {
+            true => {
+                let read = self.mover.awaited();
+                let read = read.and_then(|entry| self.plan.path_of(entry));
+                read.or_else(|| self.plan.awaited_of_disk())
+            }
+            false => self.plan.awaited_of_peer(),
+        }
+    }
+
     /// When time alone changes something: the bandwidth limit lets more through.
     pub fn deadline(&self) -> Option<Instant> {
         match self.stop {
-            Stopping::No => self.mover.deadline(),
+            Stopping::No => {
+                let deadlines = [self.mover.deadline(), self.plan.deadline()];
+                deadlines.into_iter().flatten().min()
+            }
             Stopping::Draining | Stopping::Closing => None,
         }
     }
@@ -207,13 +232,15 @@ impl Sender {
         let sent_bytes = self.plan.count_sent(sent_bytes);
         let passed_bytes = sent_bytes + self.mover.hole_bytes();
         self.reporter.progress(now, ports, passed_bytes, last);
-        self.reporter.announced(now, ports, self.plan.announced());
+        let announced = self.plan.announced();
+        self.reporter.announced(now, ports, announced, last);
     }
 
     /// Everything is resolved: ends the open streams and tells the last progress.
     pub fn complete(&mut self, now: Instant, ports: &mut Ports) -> Totals {
         self.mover.end_streams(ports);
         self.report(now, ports, true);
+        self.plan.tell_grown(ports);
         self.plan.totals()
     }
 

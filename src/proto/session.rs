@@ -10,12 +10,13 @@ mod listing;
 mod role;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::errors::{Access, Violation, session_error, violation};
+use super::errors::{Access, HostSide, Violation, session_error, stalled, violation};
 use super::parallel::ParallelTransferConfig;
 use super::ports::Ports;
 use super::receive::{MetadataOptions, Target};
@@ -25,13 +26,19 @@ use super::{
     Totals,
 };
 use role::{Role, RoleEnd};
+use watch::ProgressWatch;
 
 /// A server drops a session that has not said a whole `Hello` by then.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A client takes a server that has not answered by then for lost. Longer, since a server looks at
-/// the target first, which may be a disk that has to spin up.
-pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long nothing may be got on with, unless the user says otherwise: a disk that spins up, a
+/// server that is started anew, are back sooner.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A session that ends waits so long for its disk operations, to close what it holds; less where
+/// they have been waited for already.
+const CLOSING_AT_MOST: Duration = Duration::from_secs(10);
+const CLOSING_WHEN_STALLED: Duration = Duration::from_secs(1);
 
 /// Verdicts that wait to be sent before a receiver reads on: a round trip of 100 ms at some 100,000
 /// small files a second.
@@ -58,6 +65,8 @@ pub struct Limits {
     pub parallel: ParallelTransferConfig,
     /// Disk operations that look, make or open, in flight at a time. Usually 64.
     pub lookups: usize,
+    /// How long nothing may be got on with; None: for ever.
+    pub patience: Option<Duration>,
 }
 
 /// What the server lets this client do.
@@ -98,6 +107,10 @@ pub struct TransferOptions {
     pub fsync: bool,
     /// The user's own symlinks to directories are taken for directories.
     pub keep_dirlinks: bool,
+    /// A source that is a symlink is what it leads to.
+    pub follow_named: bool,
+    /// A file that grows while it is read fails; else what it held at first is copied.
+    pub no_growing: bool,
     pub metadata: MetadataOptions,
     /// Bits per second that the sender keeps below.
     pub bwlimit_bps: Option<u64>,
@@ -140,6 +153,11 @@ pub struct Session {
     stage: Stage,
     role: Role,
     told: Told,
+    watch: ProgressWatch,
+    /// Disk operations that ended.
+    disk_ended: u64,
+    /// Of the last input.
+    now: Instant,
     end: End,
     /// Inputs since the counters were checked.
     #[cfg(test)]
@@ -173,7 +191,6 @@ enum Stage {
     },
     /// Client: it was said what is wanted. Next: Running.
     AwaitWelcome {
-        until: Instant,
         /// A push: what is sent then.
         send: Option<Sources>,
     },
@@ -184,8 +201,7 @@ enum Stage {
 /// What is to be sent, by whom ever.
 struct Sources {
     paths: Vec<Bytes>,
-    bwlimit_bps: Option<u64>,
-    counts: bool,
+    options: TransferOptions,
 }
 
 /// Whether and how a session ends.
@@ -193,7 +209,7 @@ enum End {
     /// Next: Closing.
     No,
     /// The outcome is known; the role closes what it holds. Next: Over.
-    Closing(Outcome),
+    Closing { outcome: Outcome, until: Instant },
     /// `Finished` was said.
     Over,
 }
@@ -204,6 +220,7 @@ impl Session {
         if matches!(self.end, End::Over) {
             return;
         }
+        self.now = now;
         let is_tick = matches!(input, Input::Tick);
         if let Err(Violation(text)) = self.take(now, input) {
             self.finish(Outcome::Violation(text));
@@ -246,14 +263,35 @@ impl Session {
 
     /// When `Input::Tick` is due if nothing else happens.
     pub fn deadline(&self) -> Option<Instant> {
-        if !matches!(self.end, End::No) {
-            return None;
+        match &self.end {
+            End::No => {}
+            End::Closing { until, .. } => return Some(*until),
+            End::Over => return None,
         }
         match &self.stage {
-            Stage::AwaitHello { until, .. } | Stage::AwaitWelcome { until, .. } => Some(*until),
-            Stage::Placing { .. } => None,
-            Stage::Running => self.role.deadline(),
+            Stage::AwaitHello { until, .. } => Some(*until),
+            Stage::Placing { .. } | Stage::AwaitWelcome { .. } | Stage::Running => {
+                let role = match self.stage {
+                    Stage::Running => self.role.deadline(),
+                    _ => None,
+                };
+                let watch = self.watch.deadline(self.disk_under_way(), self.may_speak());
+                role.into_iter().chain(watch).min()
+            }
         }
+    }
+
+    /// Whether the peer knows who this is, and may hear of more.
+    fn may_speak(&self) -> bool {
+        match self.stage {
+            Stage::Placing { .. } => !self.client,
+            Stage::Running => true,
+            Stage::AwaitHello { .. } | Stage::AwaitWelcome { .. } => false,
+        }
+    }
+
+    fn disk_under_way(&self) -> u64 {
+        self.ports.disk_wanted() - self.disk_ended
     }
 
     /// Heap bytes kept because the peer said or asked for something, about.
@@ -286,8 +324,9 @@ impl Session {
                 Ok(())
             }
             Input::Data { stream, bytes, fin } => match self.end {
-                End::Closing(_) | End::Over => Ok(()),
+                End::Closing { .. } | End::Over => Ok(()),
                 End::No => {
+                    self.watch.moved(now, bytes.len() as u64);
                     let is_running = matches!(self.stage, Stage::Running);
                     let data = (stream, bytes, fin);
                     self.role.on_data(now, &mut self.ports, data, is_running)
@@ -302,10 +341,15 @@ impl Session {
             }
             Input::Copy(step) => self.on_copy(step),
             Input::Sent { bytes } => {
+                self.watch.moved(now, bytes);
                 self.role.on_sent(now, bytes);
                 Ok(())
             }
-            Input::Disk { op, result } => self.role.on_disk(&mut self.ports, op, result),
+            Input::Disk { op, result } => {
+                self.disk_ended += 1;
+                self.watch.finished_one(now);
+                self.role.on_disk(&mut self.ports, op, result)
+            }
             Input::Cancel(reason) => {
                 if matches!(self.end, End::No) {
                     self.role.flush(&mut self.ports);
@@ -322,6 +366,10 @@ impl Session {
                 }
                 Ok(())
             }
+            Input::DiskWorks => {
+                self.watch.finished_one(now);
+                Ok(())
+            }
             Input::Tick => self.on_tick(now),
         }
     }
@@ -329,24 +377,51 @@ impl Session {
     fn on_copy(&mut self, step: CopyStep) -> Result<(), Violation> {
         match self.end {
             End::No => self.role.on_copy(&mut self.ports, step),
-            End::Closing(_) | End::Over => Ok(()),
+            End::Closing { .. } | End::Over => Ok(()),
         }
     }
 
     fn on_tick(&mut self, now: Instant) -> Result<(), Violation> {
-        let is_over = match &self.stage {
+        match &self.stage {
             Stage::AwaitHello { until, .. } if now >= *until => {
                 return violation("no request within 10 s");
             }
-            Stage::AwaitWelcome { until, .. } => now >= *until,
-            Stage::Running => self.role.gives_up_at().is_some_and(|at| now >= at),
-            Stage::AwaitHello { .. } | Stage::Placing { .. } => false,
-        };
-        if is_over {
+            Stage::AwaitHello { .. } => return Ok(()),
+            Stage::Placing { .. } | Stage::AwaitWelcome { .. } | Stage::Running => {}
+        }
+        if !matches!(self.end, End::No) {
+            return Ok(());
+        }
+        self.watch.looked(now);
+        if self.role.gives_up_at().is_some_and(|at| now >= at) {
             let totals = self.totals();
             self.finish(Outcome::Lost(totals));
+        } else if let Some(since) = self.watch.stalled_since(now, self.disk_under_way()) {
+            self.stall(now - since);
+        } else if self.may_speak()
+            && let Some(finished) = self.watch.due_sign(now)
+        {
+            self.ports.message(&Message::Working { finished });
+            self.watch.said(now);
         }
         Ok(())
+    }
+
+    /// Nothing was got on with for so long: tells the peer what was waited for.
+    fn stall(&mut self, silence: Duration) {
+        let of_disk = self.disk_under_way() > 0;
+        // Who waits for its own disk is at fault itself, else the other side.
+        let at_client = self.client == of_disk;
+        let host = HostSide::of(at_client, self.limits.carriage);
+        let about = self.role.awaited(of_disk);
+        let text = stalled(host, of_disk, about.as_deref(), silence);
+        if !matches!(self.stage, Stage::Placing { .. }) || !self.client {
+            self.role.flush(&mut self.ports);
+            let error = SessionError::told(SessionErrorCode::Stalled, text.clone());
+            self.ports.message(&Message::Error(error));
+        }
+        let totals = self.totals();
+        self.finish(Outcome::Stalled { totals, text });
     }
 
     fn on_control(&mut self, now: Instant, bytes: Bytes) -> Result<(), Violation> {
@@ -382,7 +457,11 @@ impl Session {
                 self.finish(Outcome::Refused(error));
                 return Ok(());
             }
-            _ => {}
+            Message::Working { finished } if !matches!(self.stage, Stage::AwaitHello { .. }) => {
+                self.watch.sign(now, finished);
+                return Ok(());
+            }
+            _ => self.watch.heard(now),
         }
         match (&self.stage, message) {
             (Stage::AwaitHello { .. }, Message::Hello(hello)) => self.on_hello(now, hello),
@@ -404,25 +483,30 @@ impl Session {
     fn advance(&mut self, now: Instant) {
         let mut end: Option<RoleEnd> = None;
         match (&self.stage, &self.end) {
-            (Stage::Placing { .. }, End::No) => self.placed(now),
+            (Stage::Placing { .. }, End::No) => self.placed(),
             (Stage::Running, End::No) => end = self.role.advance(now, &mut self.ports),
             (Stage::AwaitHello { .. } | Stage::AwaitWelcome { .. }, _)
-            | (_, End::Closing(_) | End::Over) => {}
+            | (_, End::Closing { .. } | End::Over) => {}
         }
         match end {
             Some(Ok(totals)) => self.finish(Outcome::Complete(totals)),
             Some(Err(error)) => self.refuse(error),
             None => {}
         }
-        if let End::Closing(_) = self.end {
-            self.role.stop(now, &mut self.ports);
+        match self.end {
+            End::No if self.role.is_paced(now) => self.watch.paced(now),
+            End::No | End::Over => {}
+            End::Closing { .. } => self.role.stop(now, &mut self.ports),
+        }
+        if self.ports.take_spoken() {
+            self.watch.said(now);
         }
         self.tell();
         self.close();
     }
 
     /// The target was looked up, or not yet.
-    fn placed(&mut self, now: Instant) {
+    fn placed(&mut self) {
         let (Stage::Placing { .. }, Role::Receive(receiver)) = (&self.stage, &self.role) else {
             return;
         };
@@ -436,14 +520,19 @@ impl Session {
                     self.refuse(error);
                 }
             }
-            Target::Ready { .. } => self.begin_receiving(now),
+            Target::Ready { .. } => self.begin_receiving(),
         }
     }
 
     /// The outcome is known: the role is stopped next, and closes what it holds.
     fn finish(&mut self, outcome: Outcome) {
         if matches!(self.end, End::No) {
-            self.end = End::Closing(outcome);
+            let patience = match outcome {
+                Outcome::Stalled { .. } => CLOSING_WHEN_STALLED,
+                _ => CLOSING_AT_MOST,
+            };
+            let until = self.now + patience;
+            self.end = End::Closing { outcome, until };
         }
     }
 
@@ -461,10 +550,15 @@ impl Session {
         self.finish(Outcome::Refused(error));
     }
 
-    /// Says `Finished` once the role holds nothing any more.
+    /// Says `Finished` once the role holds nothing any more, or will not in time.
     fn close(&mut self) {
-        let is_drained = matches!(self.end, End::Closing(_)) && self.role.is_drained();
-        if is_drained && let End::Closing(outcome) = std::mem::replace(&mut self.end, End::Over) {
+        let is_closed = match self.end {
+            End::Closing { until, .. } => self.role.is_drained() || self.now >= until,
+            End::No | End::Over => false,
+        };
+        if is_closed
+            && let End::Closing { outcome, .. } = std::mem::replace(&mut self.end, End::Over)
+        {
             self.ports.finished(outcome);
         }
     }

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::held::Held;
 use super::identity;
+use super::note::Note;
 use super::outgoing::Outgoing;
 use super::pace::Pace;
 use super::packet_size::PacketSize;
@@ -18,18 +19,27 @@ use super::route::{NewConn, ResetTokens, Router};
 use super::setup::{ALPN, Alpn, Setup, Trust, begin_diagnosis};
 use super::share::Share;
 use super::unsent::Unsent;
+use super::whereabouts::Whereabouts;
 use crate::config::{Diagnosis, QuicConfig};
 use crate::ids::Fingerprint;
 
 /// Longest reason a close carries: it has to fit one packet with the rest, or it would never leave.
 const MAX_REASON_BYTES: usize = 256;
 
+/// A lane is not replaced sooner because its peer asks for that.
+const ASKED_FOR_AFTER: Duration = Duration::from_secs(30);
+
 /// A QUIC connection: one lane.
 pub struct Conn {
     pub(super) quiche: Held,
     trust: Trust,
     phase: ConnPhase,
-    local: SocketAddr,
+    /// Of the one path that quiche knows, whatever becomes of the addresses.
+    quiche_local: SocketAddr,
+    quiche_peer: SocketAddr,
+    /// Our own address now.
+    pub(super) local: SocketAddr,
+    pub(super) whereabouts: Whereabouts,
     peer: Option<Fingerprint>,
     /// What it was closed with on our side: quiche replaces that before the handshake is over.
     closed_as: Option<CloseReason>,
@@ -42,6 +52,9 @@ pub struct Conn {
     packets_received: u64,
     pub(super) share: Share,
     lane_packet_limit: u64,
+    /// quiche's timers wait until then, see [`Conn::hold_timers`].
+    timers_held: Option<Instant>,
+    pub(super) replacing: Replacing,
     /// Where to publish the peer's reset token (a client's connections only).
     resets: Option<(ResetTokens, usize)>,
     /// Of a server's connection, whose peer is not known yet.
@@ -62,6 +75,17 @@ pub(super) enum ConnPhase {
     Established,
 }
 
+/// Why another lane is to take over, besides a worn key.
+pub(super) struct Replacing {
+    made_at: Instant,
+    /// Our own address changed: what congestion control believes was of another path.
+    has_moved: bool,
+    /// The peer asked for it.
+    is_asked_for: bool,
+    /// When we asked the peer, which dials.
+    pub(super) asked_at: Option<Instant>,
+}
+
 /// The bookkeeping of the sending half.
 pub(super) struct Sending {
     pub(super) packets: u64,
@@ -72,8 +96,6 @@ pub(super) struct Sending {
     pub(super) unsent: Unsent,
     pub(super) outgoing: Outgoing,
     pub(super) is_on_link: fn(std::net::IpAddr) -> bool,
-    /// A packet built for another destination than its predecessors in the buffer.
-    pub(super) deferred: Option<(Vec<u8>, quiche::SendInfo)>,
 }
 
 impl Sending {
@@ -87,7 +109,6 @@ impl Sending {
             unsent: Unsent::default(),
             outgoing: Outgoing::new(),
             is_on_link: setup.is_on_link,
-            deferred: None,
         }
     }
 }
@@ -161,7 +182,7 @@ impl Conn {
             Ok(quiche)
         });
         let quiche = made.inspect_err(|_| router.remove(key))?;
-        let mut conn = Conn::new(setup, quiche, local, ceiling, now);
+        let mut conn = Conn::new(setup, quiche, (local, peer), ceiling, now);
         conn.resets = Some((router.resets(), key));
         Ok(conn)
     }
@@ -215,19 +236,28 @@ impl Conn {
             Ok(quiche)
         });
         let quiche = made.inspect_err(|_| router.remove(key))?;
-        let mut conn = Conn::new(setup, quiche, local, ceiling, now);
+        let mut conn = Conn::new(setup, quiche, (local, peer), ceiling, now);
         conn.diagnosis = diagnosis;
         Ok(conn)
     }
 
-    fn new(setup: &Setup, quiche: Held, local: SocketAddr, ceiling: usize, now: Instant) -> Conn {
+    fn new(
+        setup: &Setup,
+        quiche: Held,
+        (local, peer): (SocketAddr, SocketAddr),
+        ceiling: usize,
+        now: Instant,
+    ) -> Conn {
         Conn {
             quiche,
             trust: setup.trust.clone(),
             phase: ConnPhase::Handshaking {
                 deadline: now + setup.quic.handshake_timeout,
             },
+            quiche_local: local,
+            quiche_peer: peer,
             local,
+            whereabouts: Whereabouts::new(peer),
             peer: None,
             closed_as: None,
             failure: None,
@@ -238,6 +268,13 @@ impl Conn {
             packets_received: 0,
             share: Share::new(setup.most_window_bytes),
             lane_packet_limit: setup.quic.lane_packet_limit,
+            timers_held: None,
+            replacing: Replacing {
+                made_at: now,
+                has_moved: false,
+                is_asked_for: false,
+                asked_at: None,
+            },
             resets: None,
             diagnosis: None,
         }
@@ -258,24 +295,28 @@ impl Conn {
         if !one_rtt && !self.share.admits_long_header() {
             return Ok(());
         }
-        // Our own address is fixed for life: a packet for this connection that came another way in
-        // is welcome.
+        let is_news = self.quiche.is_server() && self.whereabouts.is_news(from);
+        let before = is_news.then(|| self.snapshot().received_packets);
+        let bytes = datagram.len();
         let received = self.quiche.act().recv(
             datagram,
             quiche::RecvInfo {
-                from,
-                to: self.local,
+                from: self.quiche_peer,
+                to: self.quiche_local,
             },
         );
         self.advance();
+        // What cannot be read, and what was read before, is anybody's.
+        if before.is_some_and(|before| self.snapshot().received_packets > before) {
+            let is_proven = self.knows_peer();
+            self.whereabouts.heard(from, bytes, is_proven);
+        }
         while let Some(event) = self.quiche.act().path_event_next() {
             if let quiche::PathEvent::PmtuUpdated { pmtu, .. } = event {
                 self.sending.size.prove(pmtu);
             }
         }
-        // Nobody here reads DATAGRAM frames; kept, they are up to half a megabyte a peer can make
-        // us hold.
-        while self.quiche.act().dgram_recv_buf().is_ok() {}
+        self.read_notes(from);
         if self.knows_peer() && (one_rtt || self.quiche.is_server()) {
             self.sending.size.confirm_handshake();
         }
@@ -285,9 +326,71 @@ impl Conn {
         }
     }
 
+    /// Reads all DATAGRAM frames: kept, they are up to half a megabyte a peer can make us hold.
+    fn read_notes(&mut self, from: SocketAddr) {
+        let mut answer = None;
+        while let Ok(note) = { self.quiche.act().dgram_recv_buf() } {
+            if !self.knows_peer() {
+                continue;
+            }
+            match (Note::parse(&note), self.quiche.is_server()) {
+                (Some(Note::WhereAreYou(secret)), false) => answer = Some(secret),
+                (Some(Note::Here(secret)), true) => {
+                    if self.whereabouts.answered(from, secret) {
+                        // What is in flight went elsewhere; an acknowledgement shows the gap.
+                        self.keep_alive();
+                    }
+                }
+                (Some(Note::ReplaceMe), false) => self.replacing.is_asked_for = true,
+                // Of a later version, perhaps.
+                (Some(_), _) | (None, _) => {}
+            }
+        }
+        if let Some(secret) = answer {
+            self.note(&Note::Here(secret));
+        }
+    }
+
+    /// Queues a note, in place of any that has not left.
+    pub(super) fn note(&mut self, note: &Note) {
+        let mut quiche = self.quiche.act();
+        quiche.dgram_purge_outgoing(|_| true);
+        // A peer that takes none is no landro of this version; it stays where it is.
+        let _ = quiche.dgram_send(&note.bytes());
+    }
+
+    /// Where the peer is known to be.
+    pub fn peer_address(&self) -> SocketAddr {
+        self.whereabouts.known()
+    }
+
+    /// Where our packets leave from.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Our own address changed: packets leave from this one.
+    pub fn move_to(&mut self, local: SocketAddr) {
+        self.replacing.has_moved |= local.ip() != self.local.ip();
+        self.local = local;
+    }
+
+    /// Keeps back what quiche would do for want of acknowledgements, at most until then: each probe
+    /// doubles its patience, and one that was due is sent at once when [`Conn::release_timers`]
+    /// says that somebody may hear it.
+    pub fn hold_timers(&mut self, until: Instant) {
+        self.timers_held = Some(until);
+    }
+
+    pub fn release_timers(&mut self) {
+        self.timers_held = None;
+    }
+
     /// When [`Conn::on_timeout`] is due.
     pub fn timeout(&self) -> Option<Instant> {
         let quiche = self.quiche.timeout_instant();
+        let held = self.timers_held.filter(|_| !self.is_closing());
+        let quiche = quiche.map(|at| held.map_or(at, |until| at.max(until)));
         match self.phase {
             ConnPhase::Handshaking { deadline } if !self.is_closing() => {
                 Some(quiche.map_or(deadline, |at| at.min(deadline)))
@@ -486,6 +589,25 @@ impl Conn {
     /// never updates a key.
     pub fn is_worn(&self) -> bool {
         self.packets_sent().max(self.packets_received) >= self.lane_packet_limit
+    }
+
+    /// Whether another lane is to take over, for whatever reason.
+    pub fn is_to_be_replaced(&self, now: Instant) -> bool {
+        let replacing = &self.replacing;
+        // A peer could ask for ever; one that is honest does so after [`super::packet_size`]'s
+        // patience.
+        let asked_for = replacing.is_asked_for && replacing.made_at + ASKED_FOR_AFTER <= now;
+        self.is_worn()
+            || replacing.has_moved
+            || asked_for
+            || self.sending.size.is_to_search_anew(now)
+    }
+
+    /// Packets may not be larger than that, says the kernel.
+    pub fn limit_packets(&mut self, now: Instant, bytes: usize) {
+        if self.sending.size.exceeds(bytes) {
+            self.sending.size.shrink(now, &mut self.quiche);
+        }
     }
 
     /// What a later connection to the same server resumes from. Clients get it just after the

@@ -4,10 +4,12 @@
 //! to its callers are closed here: pinning in both directions, trust after resumption, handshake
 //! timeout, zero-copy sends that would lose a refused buffer, one reason why a connection is over.
 
+mod black_hole;
 mod conn;
 mod gso;
 mod held;
 pub(crate) mod identity;
+mod note;
 mod outgoing;
 mod pace;
 mod packet_size;
@@ -20,6 +22,7 @@ mod share;
 mod streams;
 mod token;
 mod unsent;
+mod whereabouts;
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,19 @@
 //! How large a packet may be, and when larger ones are tried (path MTU discovery, by quiche).
 
-use super::held::Quiche;
+use std::time::{Duration, Instant};
+
+use super::black_hole::BlackHole;
+use super::held::Held;
 use super::path::PathSnapshot;
 use crate::config::{MIN_UDP_PAYLOAD_BYTES, PACING_MIN_RTT, QuicConfig};
+
+/// How long after its packets had to become smaller a lane is to be replaced by a fresh one, which
+/// looks for larger ones again: what took the path's MTU away often gives it back. RFC 8899 §5.1.1
+/// waits 10 minutes where nothing had been larger before; those lanes are left alone.
+const SEARCH_ANEW: Duration = Duration::from_secs(60);
+
+/// While a search is on that knows no better, what it found before a black hole is tried so often.
+const TRY_LARGE: Duration = Duration::from_secs(1);
 
 /// The sizes of a connection's packets.
 pub(super) struct PacketSize {
@@ -16,6 +27,11 @@ pub(super) struct PacketSize {
     probes_sent: u64,
     /// No further probes yet, see [`PacketSize::hold_probes`].
     probes_held: bool,
+    black_hole: BlackHole,
+    /// When large packets were last found not to pass any more.
+    fell_at: Option<Instant>,
+    /// They are not offered to quiche, which believes in them still, until then.
+    small_until: Option<Instant>,
 }
 
 impl PacketSize {
@@ -31,6 +47,9 @@ impl PacketSize {
             mtu_discovery: quic.mtu_discovery,
             probes_sent: 0,
             probes_held: false,
+            black_hole: BlackHole::default(),
+            fell_at: None,
+            small_until: None,
         }
     }
 
@@ -41,6 +60,57 @@ impl PacketSize {
     /// The path carries packets of this size.
     pub fn prove(&mut self, bytes: usize) {
         self.known_bytes = bytes.max(MIN_UDP_PAYLOAD_BYTES);
+        if bytes > MIN_UDP_PAYLOAD_BYTES {
+            self.small_until = None;
+            self.black_hole.prove();
+        }
+    }
+
+    /// Once per batch. True: large packets do not pass any more, see [`PacketSize::shrink`].
+    pub fn is_too_large(
+        &mut self,
+        now: Instant,
+        path: &PathSnapshot,
+        acked_bytes: impl FnOnce() -> u64,
+    ) -> bool {
+        let large_bytes = self.known_bytes;
+        large_bytes > MIN_UDP_PAYLOAD_BYTES
+            && self
+                .black_hole
+                .is_found(now, path, large_bytes, acked_bytes)
+    }
+
+    /// A search that went on when packets had to become smaller has ended, and found what it knew.
+    pub fn end_search(&mut self, quiche: &mut Held) {
+        if self.small_until.is_some() && quiche.pmtu().is_some() {
+            self.small_until = None;
+            quiche.act().revalidate_pmtu();
+        }
+    }
+
+    /// Whether packets are larger than this.
+    pub fn exceeds(&self, bytes: usize) -> bool {
+        self.known_bytes > bytes.max(MIN_UDP_PAYLOAD_BYTES)
+    }
+
+    /// Packets are small from now on, and larger ones are looked for again. What is in flight is
+    /// repeated in small ones.
+    pub fn shrink(&mut self, now: Instant, quiche: &mut Held) {
+        self.known_bytes = MIN_UDP_PAYLOAD_BYTES;
+        self.fell_at = Some(now);
+        match quiche.pmtu() {
+            // From here on quiche builds small packets, and probes what it knew, then less.
+            Some(_) => quiche.act().revalidate_pmtu(),
+            // It has nothing to doubt while its search goes on.
+            None => self.small_until = Some(now + TRY_LARGE),
+        }
+    }
+
+    /// The path may carry larger packets again, which only a fresh connection looks for: quiche
+    /// never searches upwards a second time.
+    pub fn is_to_search_anew(&self, now: Instant) -> bool {
+        let is_small = self.known_bytes < self.ceiling_bytes;
+        is_small && self.fell_at.is_some_and(|at| at + SEARCH_ANEW <= now)
     }
 
     /// quiche takes a connection that sends a probe for one that has no data to send, and BBR2 does
@@ -58,14 +128,17 @@ impl PacketSize {
     /// carry, which the kernel may refuse.
     pub fn sent(&mut self, bytes: usize) -> bool {
         let is_probe = bytes > self.known_bytes;
+        if is_probe && let Some(until) = &mut self.small_until {
+            *until += TRY_LARGE;
+        }
         self.probes_sent += u64::from(is_probe);
         is_probe
     }
 
     /// Space to offer quiche for one packet: less, and it would cut a packet short; the handshake
     /// is kept to what every path carries even where packets are coalesced.
-    pub fn room_bytes(&self, quiche: &Quiche) -> usize {
-        if !self.confirmed {
+    pub fn room_bytes(&self, now: Instant, quiche: &Held) -> usize {
+        if !self.confirmed || self.small_until.is_some_and(|until| until > now) {
             MIN_UDP_PAYLOAD_BYTES
         } else if self.probes_held {
             self.known_bytes

@@ -13,7 +13,11 @@ pub struct PathSnapshot {
     pub cwnd_bytes: usize,
     pub sent_packets: u64,
     pub received_packets: u64,
+    /// DATAGRAM frames.
+    pub sent_notes: u64,
     pub lost_packets: u64,
+    /// How often nothing was acknowledged for so long that quiche asked for it.
+    pub probe_timeouts: usize,
     pub retransmitted_frames: u64,
     pub sent_bytes: u64,
     pub received_bytes: u64,
@@ -29,7 +33,7 @@ pub struct PathSnapshot {
 }
 
 impl PathSnapshot {
-    /// Walks all paths: not for every packet.
+    /// Copies a path's numbers: not for every packet.
     pub(super) fn of(quiche: &Quiche) -> PathSnapshot {
         let Some(path) = quiche
             .path_stats()
@@ -43,7 +47,9 @@ impl PathSnapshot {
             cwnd_bytes: path.cwnd,
             sent_packets: path.sent as u64,
             received_packets: path.recv as u64,
+            sent_notes: path.dgram_sent as u64,
             lost_packets: path.lost as u64,
+            probe_timeouts: path.total_pto_count,
             retransmitted_frames: path.retrans as u64,
             sent_bytes: path.sent_bytes,
             received_bytes: path.recv_bytes,

@@ -1,17 +1,25 @@
 //! Packets built back to back in one buffer, as many as the path, its pace and the key allow.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use landro_sys::gso::Run;
 
 use super::conn::Conn;
 use super::gso::Cut;
+use super::note::Note;
 use super::path::PathSnapshot;
 use super::reason::{INTERNAL_ERROR, KEY_SPENT};
+use super::route::CLIENT_CID_BYTES;
 
 /// Packets of the key's limit that are kept for closing.
 const PACKETS_TO_CLOSE: u64 = 8;
+
+/// A question's packet: a short header with a client's connection id, the frame, the tag.
+const MIN_QUESTION_BYTES: usize = 1 + 4 + CLIENT_CID_BYTES + (3 + 9) + 16;
+
+/// How often a peer that dials is asked to replace a lane.
+const ASK_TO_REPLACE: Duration = Duration::from_secs(10);
 
 /// What [`Conn::fill`] put into the buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,13 +46,20 @@ impl Conn {
     ) -> Option<Filled> {
         runs.clear();
         self.look_at_path(now);
+        if let Some(asked) = self.ask_address(now, out, runs) {
+            return Some(asked);
+        }
+        let (to, allowed_bytes) = self.whereabouts.destination();
         let mut cut = Cut::new(self.sending.pace.max_segments());
         let mut filled: Option<Filled> = None;
         for _ in 0..max_packets {
             let at = filled.map_or(0, |filled| filled.bytes);
-            let room = self.packet_room();
+            let room = self.sending.size.room_bytes(now, &self.quiche);
             if out.len() - at < room {
                 break;
+            }
+            if allowed_bytes < at + room {
+                return filled;
             }
             let space = &mut out[at..at + room];
             let packet = match (self.release_time(now), filled) {
@@ -52,7 +67,7 @@ impl Conn {
                 (None, Some(_)) => self.next_packet(space),
                 (None, None) => self.first_packet(now, space),
             };
-            let Some((len, info)) = packet else {
+            let Some(len) = packet else {
                 self.ran_dry(now, room);
                 return filled.map(|filled| Filled {
                     more: false,
@@ -60,26 +75,61 @@ impl Conn {
                 });
             };
             let batch = filled.get_or_insert(Filled {
-                to: info.to,
-                from: info.from,
+                to,
+                from: self.local,
                 bytes: 0,
                 packets: 0,
                 more: true,
             });
-            if (batch.to, batch.from) != (info.to, info.from) {
-                self.sending.deferred = Some((out[at..at + len].to_vec(), info));
-                break;
-            }
             // A probe may be refused by the kernel: alone.
             let is_probe = self.sending.size.sent(len);
             cut.push(runs, at, len, is_probe);
             batch.bytes += len;
             batch.packets += 1;
-            self.sending.packets += 1;
-            self.sending.unsent.sent(len);
-            self.sending.pace.sent(now, len);
+            self.count_sent(now, len);
         }
         filled
+    }
+
+    fn count_sent(&mut self, now: Instant, bytes: usize) {
+        self.sending.packets += 1;
+        self.sending.unsent.sent(bytes);
+        self.sending.pace.sent(now, bytes);
+        self.whereabouts.sent(bytes);
+    }
+
+    /// Asks whether the peer is where its packets come from now, in one small packet that goes
+    /// there and nowhere else.
+    fn ask_address(&mut self, now: Instant, out: &mut [u8], runs: &mut Vec<Run>) -> Option<Filled> {
+        let ask = self
+            .whereabouts
+            .ask(now)
+            .filter(|_| self.is_established())?;
+        if ask.most_bytes < MIN_QUESTION_BYTES {
+            return None;
+        }
+        self.note(&Note::WhereAreYou(ask.secret));
+        let notes_before = self.snapshot().sent_notes;
+        let packet = self.next_packet(&mut out[..ask.most_bytes]);
+        let has_left = self.snapshot().sent_notes > notes_before;
+        // In any other packet it would go where it proves nothing.
+        self.quiche.act().dgram_purge_outgoing(|_| true);
+        let bytes = packet?;
+        let to = if has_left {
+            self.whereabouts.asked(now, bytes);
+            ask.to
+        } else {
+            self.whereabouts.known()
+        };
+        runs.push(Run::single(0..bytes));
+        self.count_sent(now, bytes);
+        Some(Filled {
+            to,
+            from: self.local,
+            bytes,
+            packets: 1,
+            more: true,
+        })
     }
 
     /// Tells the parts of the sending half what the path has done meanwhile. Once per batch, not
@@ -87,21 +137,38 @@ impl Conn {
     fn look_at_path(&mut self, now: Instant) {
         let path: PathSnapshot = self.snapshot();
         self.sending.unsent.lost(path.lost_stream_bytes);
+        self.look_for_black_hole(now, &path);
         self.sending.size.hold_probes(&path);
         if self.sending.pace.is_wanted() {
             let acked_bytes = || self.quiche.stats().acked_bytes;
-            let is_on_link = || {
-                let active = self.quiche.path_stats().find(|path| path.active);
-                active.is_some_and(|path| (self.sending.is_on_link)(path.peer_addr.ip()))
-            };
+            let peer = self.whereabouts.known().ip();
+            let is_on_link = || (self.sending.is_on_link)(peer);
             self.sending
                 .pace
                 .observe(now, &path, acked_bytes, is_on_link);
         }
     }
 
+    fn look_for_black_hole(&mut self, now: Instant, path: &PathSnapshot) {
+        let size = &mut self.sending.size;
+        size.end_search(&mut self.quiche);
+        if size.is_too_large(now, path, || self.quiche.stats().acked_bytes) {
+            tracing::debug!(?path, "packets this large do not arrive any more");
+            size.shrink(now, &mut self.quiche);
+        }
+        let is_due = |at: Instant| at + ASK_TO_REPLACE <= now;
+        if self.is_server()
+            && self.is_established()
+            && self.sending.size.is_to_search_anew(now)
+            && self.replacing.asked_at.is_none_or(is_due)
+        {
+            self.replacing.asked_at = Some(now);
+            self.note(&Note::ReplaceMe);
+        }
+    }
+
     /// The first packet of a batch. Where there is none, a stream may be stuck.
-    fn first_packet(&mut self, now: Instant, out: &mut [u8]) -> Option<(usize, quiche::SendInfo)> {
+    fn first_packet(&mut self, now: Instant, out: &mut [u8]) -> Option<usize> {
         let first = self.next_packet(out);
         self.sending.outgoing.expect_stuck(now, &self.quiche);
         let first = first.or_else(|| self.unstick(now, out));
@@ -128,11 +195,7 @@ impl Conn {
         })
     }
 
-    fn next_packet(&mut self, out: &mut [u8]) -> Option<(usize, quiche::SendInfo)> {
-        if let Some((packet, info)) = self.sending.deferred.take() {
-            out[..packet.len()].copy_from_slice(&packet);
-            return Some((packet.len(), info));
-        }
+    fn next_packet(&mut self, out: &mut [u8]) -> Option<usize> {
         // Handshake keys seal a few of them, which only makes it earlier.
         let left = self
             .sending
@@ -150,7 +213,7 @@ impl Conn {
         let sent = self.quiche.act().send(out);
         self.advance();
         match sent {
-            Ok(sent) => Some(sent),
+            Ok((bytes, _)) => Some(bytes),
             Err(quiche::Error::Done) => None,
             Err(error) => {
                 // Nothing more will come of this connection but the reason, with the next call.
@@ -170,7 +233,7 @@ impl Conn {
     }
 
     /// Puts one stream after the other behind all others, until there is a packet.
-    fn unstick(&mut self, now: Instant, out: &mut [u8]) -> Option<(usize, quiche::SendInfo)> {
+    fn unstick(&mut self, now: Instant, out: &mut [u8]) -> Option<usize> {
         if self.stuck_check().is_none_or(|at| at > now) {
             return None;
         }
@@ -191,16 +254,6 @@ impl Conn {
         self.sending.unsent.ended();
         self.sending.outgoing.none_stuck(now, &self.quiche);
         None
-    }
-
-    /// Space to offer quiche for one packet.
-    fn packet_room(&self) -> usize {
-        let deferred = self
-            .sending
-            .deferred
-            .as_ref()
-            .map_or(0, |(packet, _)| packet.len());
-        self.sending.size.room_bytes(&self.quiche).max(deferred)
     }
 
     /// When the next packet may leave, if pacing says not yet.

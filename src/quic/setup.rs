@@ -264,9 +264,10 @@ fn apply(quiche: &mut quiche::Config, quic: &QuicConfig) -> Result<(), QuicError
     if quic.datagrams {
         quiche.enable_dgram(true, DATAGRAM_QUEUE_PACKETS, DATAGRAM_QUEUE_PACKETS);
     }
-    // One address per connection: nothing here would follow a peer that moves, and each further
-    // path would be state a peer can make us hold.
-    quiche.set_disable_active_migration(true);
+    // A client's address may change (`whereabouts.rs`); quiche knows of one path all the same, as
+    // it is told of one address and gives out one connection id: each further path would be state
+    // that a peer can make us hold.
+    quiche.set_disable_active_migration(false);
     // Noise against ossified middleboxes is for protocols that browsers speak.
     quiche.grease(false);
     // Frames that tell the peer we would like to send more: each is a packet, and nobody listens.

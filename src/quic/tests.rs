@@ -2,6 +2,7 @@
 //! sockets.
 
 mod handshake;
+mod paths;
 mod strangers;
 mod streams;
 mod weight;

@@ -12,7 +12,7 @@ use crate::proto;
 use crate::quic::Setup;
 
 pub struct ClientStart {
-    /// Tried in order.
+    /// In the order of preference; the first that answers is taken.
     pub peers: Vec<SocketAddr>,
     pub setup: Setup,
     /// Where the trust function leaves whom it refused.

@@ -12,18 +12,13 @@ use crate::proto::lanes::code;
 use crate::proto::session::Request;
 use crate::proto::{CancelReason, Outcome, SessionError, SessionErrorCode, Totals};
 use crate::quic::{CloseReason, Setup};
+use crate::worker::addresses::{AddressStep, Addresses};
 use crate::worker::client_events::{ClientEvent, ClientStart, Ended};
-use crate::worker::limits::DIAL_FOR;
 use crate::worker::stats::{Batches, TransportStats};
 
 pub(crate) struct ClientTransfer {
     state: ClientState,
-    peers: Vec<SocketAddr>,
-    next_peer: usize,
-    /// Until when addresses are dialled again, and whether ICMP kept one from answering since that
-    /// began anew.
-    dial_until: Instant,
-    was_refused: bool,
+    addresses: Addresses,
     pub(crate) setup: Setup,
     trust_refused: Arc<Mutex<Option<Fingerprint>>>,
     pub(crate) streams: usize,
@@ -37,7 +32,7 @@ pub(crate) struct ClientTransfer {
 
 /// How far the transfer is.
 enum ClientState {
-    /// An address is dialled; whoever answers is asked for this. Next: Running, Over.
+    /// Addresses are dialled; whoever answers first is asked for this. Next: Running, Over.
     Dialling(Request),
     /// The session goes on; the reason is that of the first connection that ended as it should not.
     /// Next: Stopping, Over.
@@ -51,10 +46,7 @@ impl ClientTransfer {
     pub(crate) fn new(start: ClientStart, now: Instant) -> ClientTransfer {
         ClientTransfer {
             state: ClientState::Dialling(start.request),
-            peers: start.peers,
-            next_peer: 0,
-            dial_until: now + DIAL_FOR,
-            was_refused: false,
+            addresses: Addresses::new(start.peers, now),
             setup: start.setup,
             trust_refused: start.trust_refused,
             streams: start.streams,
@@ -71,25 +63,32 @@ impl ClientTransfer {
         let _ = self.events.send(event);
     }
 
-    /// The next address to dial. None: the transfer is over, with what the last one said if it was
-    /// not before.
-    pub(crate) fn next_address(&mut self, now: Instant, last_error: String) -> Option<SocketAddr> {
+    /// When the next address is dialled, if nothing happens before.
+    pub(crate) fn dial_at(&self) -> Option<Instant> {
+        match self.state {
+            ClientState::Dialling(_) => self.addresses.due(),
+            ClientState::Running(_) | ClientState::Stopping(_) | ClientState::Over(_) => None,
+        }
+    }
+
+    /// What to do about the peer's addresses. Where none is left, the transfer is over.
+    pub(crate) fn next_address(&mut self, now: Instant) -> AddressStep {
         match self.state {
             ClientState::Dialling(_) => {}
             ClientState::Running(_) | ClientState::Stopping(_) | ClientState::Over(_) => {
-                return None;
+                return AddressStep::Wait;
             }
         }
-        // Only where ICMP took its time to say so: what fails at once would fail for ever here.
-        if self.next_peer == self.peers.len() && self.was_refused && now < self.dial_until {
-            (self.next_peer, self.was_refused) = (0, false);
+        let step = self.addresses.step(now);
+        if let AddressStep::Failed(why) = &step {
+            self.state = ClientState::Over(Ended::Unreachable(why.clone()));
         }
-        let next = self.peers.get(self.next_peer).copied();
-        match next {
-            Some(_) => self.next_peer += 1,
-            None => self.state = ClientState::Over(Ended::Unreachable(last_error)),
-        }
-        next
+        step
+    }
+
+    /// An address could not be dialled.
+    pub(crate) fn not_dialled(&mut self, now: Instant, address: SocketAddr, why: String) {
+        self.addresses.failed(now, address, why, false);
     }
 
     /// Somebody answered: the session begins. None: nothing is to be asked any more.
@@ -130,24 +129,29 @@ impl ClientTransfer {
         }
     }
 
-    /// The connection that was dialled is gone before the session began. Gives what the next
-    /// address is dialled for, if it is.
-    pub(crate) fn not_answered(&mut self, closed: Option<CloseReason>) -> Option<String> {
+    /// A connection that was dialled is gone before the session began.
+    pub(crate) fn not_answered(
+        &mut self,
+        now: Instant,
+        address: SocketAddr,
+        closed: Option<CloseReason>,
+    ) {
         if !matches!(self.state, ClientState::Dialling(_)) {
-            return None;
+            return;
         }
-        self.was_refused |= matches!(closed, Some(CloseReason::GivenUp(_)));
-        match self.how_it_ended(closed) {
+        let by_icmp = matches!(closed, Some(CloseReason::GivenUp(_)));
+        let why = match self.how_it_ended(closed) {
             Some(
                 ended @ (Ended::IdentityUnknown(_) | Ended::RefusedByPeer(_) | Ended::Failed(_)),
             ) => {
                 self.state = ClientState::Over(ended);
-                None
+                return;
             }
-            Some(Ended::Lost(text)) => Some(format!("for {text}")),
-            Some(Ended::Unreachable(text)) => Some(text),
-            Some(Ended::Outcome(_)) | None => Some("for it closed the connection".to_owned()),
-        }
+            Some(Ended::Lost(text)) => format!("for {text}"),
+            Some(Ended::Unreachable(text)) => text,
+            Some(Ended::Outcome(_)) | None => "for it closed the connection".to_owned(),
+        };
+        self.addresses.failed(now, address, why, by_icmp);
     }
 
     /// The session is over, and all its files are closed.
@@ -159,9 +163,14 @@ impl ClientTransfer {
             ClientState::Dialling(_) => (None, false),
         };
         let ended = match (outcome, why) {
-            (Some(outcome @ (Outcome::Complete(_) | Outcome::Stopped { .. })), _) => {
-                Ended::Outcome(outcome)
-            }
+            (
+                Some(
+                    outcome @ (Outcome::Complete(_)
+                    | Outcome::Stopped { .. }
+                    | Outcome::Stalled { .. }),
+                ),
+                _,
+            ) => Ended::Outcome(outcome),
             (Some(outcome @ Outcome::Cancelled { .. }), _) if asked_to_stop => {
                 Ended::Outcome(outcome)
             }

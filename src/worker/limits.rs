@@ -67,10 +67,6 @@ pub(super) const LINGER: Duration = crate::proto::lanes::LINGER;
 /// may follow at once.
 pub(super) const TRIM_AFTER: Duration = Duration::from_secs(2);
 
-/// All addresses are dialled in turn again until so long after the first dial, if all that keeps
-/// them from answering is ICMP: a daemon that is being started anew is missed for a moment only.
-pub(super) const DIAL_FOR: Duration = Duration::from_millis(600);
-
 /// Entries announced and not resolved: at a round trip of 50 ms still 40,000 small files a second.
 const ENTRY_WINDOW: u32 = 2048;
 
@@ -111,6 +107,7 @@ pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
         read_ahead_in_place_bytes: share.min(READ_AHEAD_IN_PLACE_BYTES),
         carriage: Carriage::Bytes,
         lookups: LOOKUPS,
+        patience: shared.patience,
         parallel: ParallelTransferConfig::default(),
     }
 }

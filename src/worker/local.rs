@@ -23,7 +23,7 @@ const ENTRY_WINDOW: u32 = 256;
 
 /// What is copied at a time of a big file: between two ranges a signal is noticed and progress is
 /// shown. A multiple of every block size, for blocks are shared whole.
-const RANGE_BYTES: usize = 64 << 20;
+const RANGE_BYTES: usize = 16 << 20;
 
 /// How long a signal may go unnoticed while nothing is done.
 const STOP_CHECK: Duration = Duration::from_millis(50);
@@ -31,15 +31,15 @@ const STOP_CHECK: Duration = Duration::from_millis(50);
 /// Looks at a time of the receiver; each is a call that is made at once.
 const LOOKUPS: usize = 64;
 
-/// Copies what a push would send; every entry is told to `on`. `stop` is asked between two disk
-/// operations, of which the longest copies 64 MiB.
+/// Copies what a push would send; every entry is told to `on`. `stop` is asked before each disk
+/// operation, of which the longest copies 16 MiB, and told what it is about.
 ///
 /// # Errors
 /// When there is no memory to begin with, or no end is reached (a bug of the session). What goes
 /// wrong with single entries is an event.
 pub fn copy_locally(
     transfer: &Transfer,
-    stop: &dyn Fn() -> bool,
+    stop: &dyn Fn(&[u8]) -> bool,
     on: &mut dyn FnMut(Event),
 ) -> io::Result<Outcome> {
     let (now, sender) = (super::now(), Side::new()?);
@@ -80,6 +80,9 @@ fn limits() -> Limits {
         carriage: Carriage::Copies,
         parallel: ParallelTransferConfig::default(),
         lookups: LOOKUPS,
+        // Both sides are on this thread, and one operation at a time is waited for by calling it:
+        // who started the thread watches it.
+        patience: None,
     }
 }
 
@@ -113,15 +116,24 @@ impl LocalEnd {
     }
 }
 
+impl LocalEnd {
+    /// What the next operation is about.
+    fn about(&self) -> &[u8] {
+        let next = self.operations.front();
+        next.and_then(|(_, cmd)| cmd.about()).unwrap_or_default()
+    }
+}
+
 impl LocalLane {
     /// Goes on until neither side has anything to do.
-    fn run(&mut self, stop: &dyn Fn() -> bool, on: &mut dyn FnMut(Event)) {
+    fn run(&mut self, stop: &dyn Fn(&[u8]) -> bool, on: &mut dyn FnMut(Event)) {
         let mut stopped = false;
         self.drain(SENDER, on);
         self.drain(RECEIVER, on);
         loop {
             self.deliver(super::now(), on);
-            if !stopped && stop() {
+            let about = self.next_operation().map(|end| self.ends[end].about());
+            if stop(about.unwrap_or_default()) && !stopped {
                 stopped = true;
                 let cancel = Input::Cancel(CancelReason::User);
                 self.ends[SENDER].inbox.push_back(cancel);

@@ -251,6 +251,7 @@ fn of_session(code: SessionErrorCode) -> &'static str {
         SessionErrorCode::Busy => "busy",
         SessionErrorCode::Unsupported => "unsupported",
         SessionErrorCode::Full => "full",
+        SessionErrorCode::Stalled => "stalled",
         SessionErrorCode::Other => "other",
     }
 }
@@ -331,6 +332,11 @@ impl Log {
             Outcome::Cancelled { reason, totals } => (cut_short(*reason, false), totals),
             Outcome::Stopped { reason, totals } => (cut_short(*reason, true), totals),
             Outcome::Lost(totals) => ("session lost its peer", totals),
+            Outcome::Stalled { totals, text } => {
+                let text = shown(text.as_bytes());
+                tracing::warn!("{text}: {subject} address={address} peer={peer}");
+                ("session over, for nothing moved", totals)
+            }
             Outcome::Refused(error) | Outcome::CalledOff(error) => {
                 let text = shown(error.sentence("").as_bytes());
                 let code = of_session(error.code);

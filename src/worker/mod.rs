@@ -4,6 +4,7 @@
 //! The loop of [`Worker::run`] is the whole order of events. Completions are queued by the driver
 //! and taken here at our own pace; nothing acts from inside anything else.
 
+mod addresses;
 mod apps;
 mod client_events;
 mod client_transfer;
@@ -182,6 +183,7 @@ impl Worker {
             self.take_completions();
             self.take_mail();
             self.expire_timers();
+            self.dial_when_due();
             self.connections.feed_hungry(&self.io);
             self.connections.feed_waiting_to_send(&self.io);
             self.trim_when_due();
@@ -257,6 +259,7 @@ impl Worker {
 
     fn hand_over_file_operations(&mut self) {
         self.disk.feed_yielded();
+        self.disk.close_kept();
         self.disk.feed_starved();
         self.disk.feed_short(self.io.now);
         while let Some((token, op)) = self.disk.next_operation() {
@@ -276,6 +279,7 @@ impl Worker {
             self.connections.listen_at(),
             self.disk.short_until(),
             self.io.log.due(),
+            self.client.as_ref().and_then(ClientTransfer::dial_at),
         ]
         .into_iter()
         .flatten()

@@ -1,14 +1,14 @@
 //! What all workers of a process have in common: the service, the budget, each other's mailboxes.
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::mailbox::{Mail, Mailbox};
 use super::stats::TransportStats;
 use crate::budget::Budget;
 use crate::config::QuicConfig;
-use crate::disk::Settler;
+use crate::disk::{ServedRoot, Settler};
 use crate::ids::{Fingerprint, WorkerId};
 use crate::proto::session::Grant;
 use crate::quic::Secrets;
@@ -25,7 +25,7 @@ pub type Authorize = Arc<dyn Fn(&Fingerprint) -> Option<PeerAccess> + Send + Syn
 
 /// The daemon's side: what it serves, and to whom.
 pub struct Service {
-    pub root: Arc<OwnedFd>,
+    pub root: Arc<ServedRoot>,
     pub authorize: Authorize,
 }
 
@@ -35,6 +35,8 @@ pub struct Shared {
     pub mailboxes: Vec<Mailbox>,
     pub budget: Budget,
     pub quic: QuicConfig,
+    /// How long nothing may be got on with in a session; None: for ever.
+    pub patience: Option<Duration>,
     pub service: Option<Service>,
     /// Set for a daemon: takes the marks of directories away when their data is on disk.
     pub settler: Option<Settler>,

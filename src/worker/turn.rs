@@ -48,6 +48,11 @@ impl Worker {
     }
 
     fn turn_connection(&mut self, key: usize) {
+        let now = self.io.now;
+        let found = self.connections.get_mut(key);
+        if found.is_some_and(|connection| connection.takes_look(now)) {
+            self.follow_route(key);
+        }
         self.advance(key);
         let more_to_read = self.read(key);
         self.turn_sessions();
@@ -201,6 +206,10 @@ impl Worker {
         let now = self.io.now;
         let deadline = self.sessions.get(key).and_then(|it| it.lanes.deadline());
         if deadline.is_some_and(|at| at <= now) {
+            let running = self.sessions.get(key);
+            if running.is_some_and(|running| running.space.take_moved()) {
+                self.tell(key, LanesInput::DiskWorks);
+            }
             self.tell(key, LanesInput::Tick);
         } else {
             self.sessions.schedule(&mut self.io, key);
@@ -211,6 +220,7 @@ impl Worker {
         let now = self.io.now;
         if self.connections.expire(&self.io, key) {
             self.tell_silence(key);
+            self.follow_route(key);
         }
         self.connections.review_doubt(&mut self.io, key);
         let connection = self.connections.get_mut(key);

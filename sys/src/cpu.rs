@@ -31,6 +31,19 @@ pub fn pin(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
+/// Lets the calling thread run on every core that this process may use.
+///
+/// # Errors
+/// What sched_setaffinity(2) says.
+pub(crate) fn unpin() -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for core in 0..CpuSet::count() {
+        set.set(core)?;
+    }
+    // The kernel takes away what the cpuset of the process does not have.
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
 /// NUMA node a network interface is attached to. `None`: virtual, unknown or a machine of one node.
 pub fn numa_node_of(nic: &str) -> Option<u32> {
     // The name comes from a user; one path component it must be.

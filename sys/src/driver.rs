@@ -35,7 +35,7 @@ impl fmt::Display for Backend {
 
 /// One thread's I/O. Not `Send`: the kernel ties a ring to the thread that made it.
 ///
-/// Dropping it cancels what is in flight and waits (at most 5 s) for the kernel to let go of its
+/// Dropping it cancels what is in flight and waits (at most 2 s) for the kernel to let go of its
 /// memory; file operations may be done or not. Memory the kernel still holds after that is leaked,
 /// never freed.
 #[derive(Debug)]
@@ -116,8 +116,8 @@ impl Driver {
     }
 
     /// Queues a file operation; its completion comes as [`Completion::File`]. The poll backend, and
-    /// io_uring for operations it does not have, runs it here and now. Operations in flight
-    /// together run in any order.
+    /// io_uring for operations it does not have, has threads run it: nothing waits for a file
+    /// system here. Operations in flight together run in any order.
     pub fn file(&mut self, token: u64, op: FileOp) {
         match &mut self.0 {
             Mechanism::Uring(driver) => driver.file(token, op),

@@ -1,4 +1,7 @@
-//! What an errno of a receive says: of the moment, of the peer, or of the socket itself.
+//! What an errno of a datagram socket says: of the moment, of the peer, of the way, or of the
+//! socket itself.
+
+use std::io;
 
 /// Whether an error says something about a past send or the moment, not about the socket: ICMP
 /// messages that were queued on it, memory pressure, interruptions. The next receive may succeed.
@@ -29,4 +32,26 @@ pub(crate) fn is_refusal(errno: i32) -> bool {
         errno,
         libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EACCES | libc::ENOPROTOOPT
     )
+}
+
+/// Whether a send failed because this host has no way to the peer, or has another one than the
+/// socket was connected by. EINVAL: the address that packets are to leave from is nobody's any
+/// more.
+pub fn is_of_the_way(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EINVAL
+                | libc::EADDRNOTAVAIL
+                | libc::ENETUNREACH
+                | libc::ENETDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENODEV
+        )
+    )
+}
+
+/// Whether a datagram is larger than the interface, or what ICMP said of the path, lets through.
+pub fn is_too_large(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
 }

@@ -62,11 +62,13 @@ impl OpenHow {
 #[derive(Debug)]
 #[allow(missing_docs)] // The fields are the arguments of the system call each variant names.
 pub enum FileOp {
-    /// openat2(2) → [`FileDone::Opened`].
+    /// openat2(2) → [`FileDone::Opened`]. `waits`: a server may be asked (FUSE), which takes its
+    /// time: the ring would try an open of what is cached in place, and wait with it.
     Open {
         dir: Dir,
         path: CString,
         how: OpenHow,
+        waits: bool,
     },
     /// statx(2); `flags` are `AT_*` → [`FileDone::Stat`].
     Statx { dir: Dir, path: CString, flags: i32 },
@@ -78,6 +80,14 @@ pub enum FileOp {
     Read {
         file: Arc<OwnedFd>,
         offset: u64,
+        buffer: Buffer,
+        len: usize,
+    },
+    /// read(2): the same from where the last one of this open file ended, as pipes and files that
+    /// only know a next byte are read. A file opened with O_NONBLOCK answers EAGAIN where it would
+    /// wait.
+    ReadOn {
+        file: Arc<OwnedFd>,
         buffer: Buffer,
         len: usize,
     },
@@ -112,9 +122,14 @@ pub enum FileOp {
     Truncate { file: Arc<OwnedFd>, len: u64 },
     /// fsync(2) of a file or directory; `data_only`: fdatasync(2).
     Fsync { file: Arc<OwnedFd>, data_only: bool },
-    /// sync_file_range(2) of the whole file: starts writing what is dirty; `wait`: and waits until
-    /// it is written. The device's own cache is not flushed, nor is metadata.
-    SyncRange { file: Arc<OwnedFd>, wait: bool },
+    /// sync_file_range(2) of a range, offset and length (0: to the end): starts writing what is
+    /// dirty; `wait`: and waits until it is written. The device's own cache is not flushed, nor is
+    /// metadata.
+    SyncRange {
+        file: Arc<OwnedFd>,
+        range: (u64, u32),
+        wait: bool,
+    },
     /// FIEMAP (linux/fiemap.h) → [`FileDone::Allocated`]: whether all of `0..len` is in extents
     /// that were written; `has_holes`: or in none.
     Extents {
@@ -138,8 +153,9 @@ pub enum FileOp {
         file: Arc<OwnedFd>,
         name: &'static CStr,
     },
-    /// close(2) of a descriptor, for what it says: some file systems (NFS, FUSE, AFS) tell only
-    /// then that data they took was not stored.
+    /// close(2) of a descriptor, for what it says: some file systems (NFS, FUSE, AFS) ask their
+    /// server, wait for it, and tell only then that data they took was not stored. The descriptor
+    /// is gone, whatever it says.
     Close { file: OwnedFd },
     /// syncfs(2) of the file system a file is on. Since Linux 5.8 an error at writeback is told.
     SyncFs { file: Arc<OwnedFd> },
@@ -314,6 +330,8 @@ pub struct Statx {
     pub mtime_s: i64,
     /// Modification time, nanoseconds of the second.
     pub mtime_ns: u32,
+    /// When the inode last changed, as seconds and nanoseconds.
+    pub ctime: (i64, u32),
     /// When the inode was made, as seconds and nanoseconds; None where the file system does not
     /// tell.
     pub btime: Option<(i64, u32)>,
@@ -329,12 +347,20 @@ pub struct Statx {
     pub mount: Option<u64>,
 }
 
+impl Statx {
+    /// Whether it is a socket, the one special file that open(2) refuses.
+    pub fn is_socket(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFSOCK
+    }
+}
+
 /// What statx is asked for.
 pub(crate) const STATX_MASK: u32 = libc::STATX_TYPE
     | libc::STATX_MODE
     | libc::STATX_SIZE
     | libc::STATX_BLOCKS
     | libc::STATX_MTIME
+    | libc::STATX_CTIME
     | libc::STATX_BTIME
     | libc::STATX_INO
     | libc::STATX_NLINK
@@ -358,6 +384,7 @@ impl From<&libc::statx> for Statx {
             },
             mtime_s: raw.stx_mtime.tv_sec,
             mtime_ns: raw.stx_mtime.tv_nsec,
+            ctime: (raw.stx_ctime.tv_sec, raw.stx_ctime.tv_nsec),
             btime: (raw.stx_mask & libc::STATX_BTIME != 0)
                 .then_some((raw.stx_btime.tv_sec, raw.stx_btime.tv_nsec)),
             ino: raw.stx_ino,

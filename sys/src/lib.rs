@@ -27,10 +27,12 @@ mod memory;
 mod message;
 mod op;
 mod outbox;
+pub mod pipe;
 mod poll;
 mod pool;
 mod receive;
 mod socket;
+mod threads;
 mod uring;
 mod wake;
 
@@ -39,6 +41,7 @@ mod tests;
 
 pub use availability::Availability;
 pub use driver::{Backend, Driver};
+pub use errno::{is_of_the_way, is_too_large};
 pub use file::{DirEntry, FileDone, FileKind, FileOp, FileSystem, Flock, OpenHow, Statx, run};
 pub use gso::Run;
 pub use op::{Completion, DriverConfig, SendBuffer, SendRun};

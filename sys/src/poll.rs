@@ -1,5 +1,5 @@
-//! The poll backend: readiness from mio, then the same system calls the ring would make, queued as
-//! completions.
+//! The poll backend: readiness from mio, then the same system calls the ring would make, those on
+//! files by threads, queued as completions.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,13 +18,14 @@ use nix::sys::time::TimeSpec;
 use crate::cmsg::{self, CONTROL_BYTES};
 use crate::deadline::Deadline;
 use crate::errno::is_transient;
-use crate::file::{FileOp, run};
+use crate::file::FileOp;
 use crate::message::KernelMessage;
 use crate::op::{Completion, DriverConfig, SendRun};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
 use crate::receive::{Datagrams, Envelope, NAME_BYTES, PAYLOAD_BYTES, ReceiveMemory};
 use crate::socket::{SocketId, UdpSocket};
+use crate::threads::Threads;
 use crate::wake::WakeHandle;
 
 const WAKE: Token = Token(usize::MAX);
@@ -51,6 +52,7 @@ pub(crate) struct PollDriver {
     /// Receive buffers nobody uses; last in, first out.
     free: Vec<u16>,
     ready: VecDeque<Completion>,
+    threads: Threads,
     wake: WakeHandle,
     pool: Pool,
 }
@@ -101,6 +103,7 @@ impl PollDriver {
             memory: ReceiveMemory::new(config.recv_buffers)?,
             free: (0..config.recv_buffers).rev().collect(),
             ready: VecDeque::new(),
+            threads: Threads::new(wake.clone()),
             wake,
             pool: pool.clone(),
         })
@@ -136,10 +139,7 @@ impl PollDriver {
     }
 
     pub(crate) fn file(&mut self, token: u64, op: FileOp) {
-        self.ready.push_back(Completion::File {
-            token,
-            result: run(op),
-        });
+        self.ready.extend(self.threads.push(token, op));
     }
 
     pub(crate) fn next_completion(&mut self) -> Option<Completion> {
@@ -147,7 +147,7 @@ impl PollDriver {
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.outbox.len()
+        self.outbox.len() + self.threads.in_flight()
     }
 
     pub(crate) fn trim(&mut self) {
@@ -167,7 +167,9 @@ impl PollDriver {
             } else {
                 Some(Duration::ZERO)
             };
-            self.wait(left)?;
+            let patience = self.threads.patience();
+            self.wait(left.into_iter().chain(patience).min())?;
+            self.threads.grow();
             looked = true;
             if left == Some(Duration::ZERO) {
                 return self.work();
@@ -180,6 +182,7 @@ impl PollDriver {
         while let Some(index) = self.memory.take_returned() {
             self.free.push(index);
         }
+        self.threads.take_done(&mut self.ready);
         for index in 0..self.sockets.len() as u32 {
             self.send_queued(SocketId(index))?;
             self.receive(SocketId(index))?;
@@ -262,8 +265,9 @@ impl PollDriver {
         for event in &self.events {
             if event.token() == WAKE {
                 self.wake.drain();
-                self.wake.seen();
-                self.ready.push_back(Completion::Woken);
+                if self.wake.seen() {
+                    self.ready.push_back(Completion::Woken);
+                }
             } else if let Some(watched) = self.sockets.get_mut(event.token().0) {
                 // An error is collected by either call.
                 watched.readable |= event.is_readable() || event.is_error();

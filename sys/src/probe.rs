@@ -273,6 +273,7 @@ fn probe_openat2() -> Availability {
         dir: None,
         path: c"/".into(),
         how,
+        waits: false,
     })
     .map(drop);
     available("openat2", result, "5.6")

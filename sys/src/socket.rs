@@ -117,6 +117,29 @@ impl UdpSocket {
         self.socket.connect(&peer.into())
     }
 
+    /// Connects to `peer` anew, from the address that packets to it leave from now and from a port
+    /// of its own: connect(2) alone would keep the address that it chose first. Gives the new
+    /// address. A receive that waits goes on waiting.
+    ///
+    /// # Errors
+    /// What connect(2) says; the socket is then connected to nobody.
+    pub fn reconnect(&self, peer: SocketAddr) -> io::Result<SocketAddr> {
+        // AF_UNSPEC takes peer, address and port away, as none of them was asked for by bind(2)
+        // (udp_disconnect in net/ipv4/udp.c).
+        let nobody = libc::sockaddr {
+            sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+            sa_data: [0; 14],
+        };
+        let len = size_of_val(&nobody) as libc::socklen_t;
+        // SAFETY: the address is a sockaddr that outlives the call, and its length is given.
+        let result = unsafe { libc::connect(self.as_raw_fd(), &raw const nobody, len) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.connect(peer)?;
+        self.local_addr()
+    }
+
     /// The bound address, with the real port.
     ///
     /// # Errors

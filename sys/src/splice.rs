@@ -21,7 +21,8 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// (FICLONERANGE, which shares the blocks) where possible, else by copy_file_range, else sendfile,
 /// else read and write.
 ///
-/// Returns the number of bytes copied, fewer than `len` only when `from` ends before.
+/// Returns the number of bytes copied, fewer than `len` only when `from` ends before, or when it is
+/// a pipe opened with O_NONBLOCK that has no more now.
 ///
 /// # Errors
 /// What the system calls say; `to` may then hold a part, and the positions are undefined.
@@ -50,8 +51,11 @@ pub fn copy_local(from: impl AsFd, to: impl AsFd, len: u64) -> io::Result<u64> {
             Ok(()) => return Ok(copied),
         }
     }
-    pump(len, &mut copied, |want| by_hand(from, to, want))?;
-    Ok(copied)
+    match pump(len, &mut copied, |want| by_hand(from, to, want)) {
+        Err(Errno::EAGAIN) if copied > 0 => Ok(copied),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(copied),
+    }
 }
 
 /// Copies as [`copy_local`] does, but of a file with holes, which stay holes: at most `len` bytes

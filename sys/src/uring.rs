@@ -18,12 +18,13 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use nix::sys::eventfd::EfdFlags;
 
 use crate::deadline::Deadline;
-use crate::file::{FileOp, run};
+use crate::file::FileOp;
 use crate::message::KernelMessage;
 use crate::op::{Completion, DriverConfig, SendRun};
 use crate::outbox::{Outbox, Piece};
 use crate::pool::Pool;
 use crate::socket::{SocketId, UdpSocket};
+use crate::threads::Threads;
 use crate::wake::WakeHandle;
 
 mod fixed;
@@ -34,17 +35,20 @@ mod table;
 mod tests;
 
 use fixed::Registration;
-use ops::FileInFlight;
+use ops::{Again, FileInFlight};
 use recv::RingReceiver;
 use table::Table;
 
 /// How long `Drop` waits for cancelled operations. Disk I/O in the kernel cannot be cancelled and
-/// may take seconds.
-const DROP_WAIT_MAX: Duration = Duration::from_secs(5);
+/// may take seconds, or for ever.
+const DROP_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Kernel threads that run file operations which would block: per ring, for files (bounded) and for
-/// the rest. The kernel's own limit is 4 per core and RLIMIT_NPROC.
-const IO_WORKERS_MAX: [u32; 2] = [8, 4];
+/// the rest. The kernel's own limit is 4 per core and RLIMIT_NPROC: with so few, a mount that does
+/// not answer has all of them, and the ring's other files wait for it. Who asks for operations
+/// bounds how many of one session are under way; the kernel starts a thread only when all others
+/// wait.
+const IO_WORKERS_MAX: [u32; 2] = [512, 4];
 
 /// The driver on io_uring. See [`crate::Driver`], whose methods these are.
 pub(crate) struct UringDriver {
@@ -72,8 +76,10 @@ struct Held {
     /// Entries that found the submission queue full.
     backlog: VecDeque<squeue::Entry>,
     ready: VecDeque<Completion>,
-    /// File operations in flight.
+    /// File operations in flight on the ring.
     files: usize,
+    /// Those that the ring does not have.
+    threads: Threads,
     /// What made the driver unusable; told by the next `submit_and_wait`.
     fatal: Option<io::Error>,
     pool: Pool,
@@ -118,6 +124,7 @@ impl UringDriver {
             .register_iowq_max_workers(&mut { IO_WORKERS_MAX });
         let receiver = RingReceiver::new(&ring, config.recv_buffers)?;
         let registration = Registration::new(&ring, pool);
+        let wake = WakeHandle::new(EfdFlags::empty())?;
         let mut held = Held {
             ring,
             ops: Table::default(),
@@ -125,7 +132,8 @@ impl UringDriver {
             spare_messages: Vec::new(),
             receiver,
             wake_count: Box::new(0),
-            wake: WakeHandle::new(EfdFlags::empty())?,
+            threads: Threads::new(wake.clone()),
+            wake,
             registration,
             sockets: Vec::new(),
             has_truncate,
@@ -172,7 +180,7 @@ impl UringDriver {
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.held.outbox.len() + self.held.files
+        self.held.outbox.len() + self.held.files + self.held.threads.in_flight()
     }
 
     pub(crate) fn trim(&mut self) {
@@ -191,12 +199,15 @@ impl UringDriver {
         let deadline = Deadline::after(timeout);
         loop {
             held.prepare()?;
+            held.threads.take_done(&mut held.ready);
             let left = if held.ready.is_empty() {
                 deadline.left()
             } else {
                 Some(Duration::ZERO)
             };
-            held.enter(left)?;
+            let patience = held.threads.patience();
+            held.enter(left.into_iter().chain(patience).min())?;
+            held.threads.grow();
             held.reap();
             if let Some(error) = held.fatal.take() {
                 return Err(error);
@@ -265,14 +276,15 @@ impl Held {
             &mut self.registration,
         ) {
             Some(entry) => {
+                let entry = entry.flags(file.flags());
                 let user_data = self.ops.insert(RingOp::File(file));
                 self.files += 1;
                 self.push(entry.user_data(user_data));
             }
-            None => self.ready.push_back(Completion::File {
-                token,
-                result: run(file.into_op()),
-            }),
+            None => {
+                let completion = self.threads.push(token, file.into_op());
+                self.ready.extend(completion);
+            }
         }
     }
 
@@ -384,13 +396,17 @@ impl Held {
                 self.files -= 1;
                 match file.finish(result) {
                     Ok(completion) => self.ready.push_back(completion),
-                    Err((token, op)) => self.file(token, op),
+                    Err(Again::OnRing(token, op)) => self.file(token, op),
+                    Err(Again::ByThread(token, op)) => {
+                        let completion = self.threads.push(token, op);
+                        self.ready.extend(completion);
+                    }
                 }
             }
             Some(RingOp::Wake) => {
-                self.wake.seen();
-                self.ready
-                    .extend(result.is_ok().then_some(Completion::Woken));
+                let asked = self.wake.seen();
+                self.threads.take_done(&mut self.ready);
+                self.ready.extend(asked.then_some(Completion::Woken));
                 self.arm_wake();
             }
             // Completions of cancel requests, which carry no operation.

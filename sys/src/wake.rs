@@ -22,6 +22,8 @@ struct Inner {
     /// Set from the write until the driver takes note, so that a busy mailbox costs one system
     /// call, not thousands.
     pending: AtomicBool,
+    /// Somebody outside asked, who is to be told [`crate::Completion::Woken`].
+    asked: AtomicBool,
 }
 
 impl WakeHandle {
@@ -33,6 +35,7 @@ impl WakeHandle {
             inner: Arc::new(Inner {
                 event,
                 pending: AtomicBool::new(false),
+                asked: AtomicBool::new(false),
             }),
         })
     }
@@ -42,6 +45,12 @@ impl WakeHandle {
     /// What was written to shared memory before is visible to the driver's thread once it has taken
     /// `Woken`.
     pub fn wake(&self) {
+        self.inner.asked.store(true, Ordering::Release);
+        self.nudge();
+    }
+
+    /// Wakes the driver for something of its own.
+    pub(crate) fn nudge(&self) {
         if self.inner.pending.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -51,9 +60,11 @@ impl WakeHandle {
     }
 
     /// Notes that the wake was seen; later wakes write again. Call before the mailbox is drained,
-    /// so that a message posted while it is being drained wakes again.
-    pub(crate) fn seen(&self) {
+    /// so that a message posted while it is being drained wakes again. True: somebody outside asked
+    /// for it.
+    pub(crate) fn seen(&self) -> bool {
         self.inner.pending.swap(false, Ordering::AcqRel);
+        self.inner.asked.swap(false, Ordering::AcqRel)
     }
 
     /// Takes the count out of a non-blocking eventfd.

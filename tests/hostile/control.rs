@@ -185,6 +185,7 @@ fn out_of_place(scene: &Scene) {
         Message::Root {
             entry: EntryId(1),
             digest: [0; 32],
+            has_grown: false,
         },
         Message::Abort {
             entry: EntryId(1),
@@ -277,6 +278,8 @@ fn verdicts_out_of_place(scene: &Scene) {
         let mut peer = scene.connect();
         peer.open(WireRequest::Pull {
             sources: vec![Bytes::from_static(b"served")],
+            follow_named: false,
+            no_growing: false,
         });
         while !matches!(peer.next_message(), Some(Message::Entries(_))) {}
         peer

@@ -262,6 +262,7 @@ pub fn digests(scene: &Scene) {
     peer.message(&Message::Root {
         entry: EntryId(4),
         digest: [3; 32],
+        has_grown: false,
     });
     peer.record(whole(5, 10), &data[..10], digest_of(&data[..10]));
     peer.record(whole(6, 0), &[], [4; 32]);
@@ -291,6 +292,7 @@ fn roots_out_of_place(scene: &Scene) {
     peer.message(&Message::Root {
         entry: EntryId(1),
         digest: [3; 32],
+        has_grown: false,
     });
     peer.expect_violation("a root of a small file");
     let mut peer = asked_for(scene, "odd", 2 * MIB as u64);
@@ -298,6 +300,7 @@ fn roots_out_of_place(scene: &Scene) {
         peer.message(&Message::Root {
             entry: EntryId(1),
             digest: [3; 32],
+            has_grown: false,
         });
     }
     peer.expect_violation("two roots");

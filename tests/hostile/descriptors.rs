@@ -126,7 +126,11 @@ pub fn of_sources(backend: &'static str) {
             .iter()
             .map(|name| Bytes::from(format!("{name}/file")))
             .collect();
-        peer.open(WireRequest::Pull { sources });
+        peer.open(WireRequest::Pull {
+            sources,
+            follow_named: false,
+            no_growing: false,
+        });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));
         (0..20).for_each(|_| peer.turn());
         peers.push(peer);

@@ -163,12 +163,16 @@ pub fn never_reading(scene: &Scene) {
         match number % 3 {
             0 => peer.open(WireRequest::Pull {
                 sources: vec![Bytes::from_static(b"good-big")],
+                follow_named: false,
+                no_growing: false,
             }),
             1 => peer.open(WireRequest::List {
                 path: Bytes::from_static(b"good-names"),
             }),
             _ => peer.open(WireRequest::Pull {
                 sources: vec![Bytes::from_static(b"good-names")],
+                follow_named: false,
+                no_growing: false,
             }),
         }
         peers.push(peer);

@@ -237,7 +237,11 @@ pub fn chunks_that_are_there(backend: &'static str) {
     for _ in 0..30 {
         let mut peer = Peer::connect(watched.address(), &watched.villain);
         let sources = vec!["one".into(), "two".into()];
-        peer.open(WireRequest::Pull { sources });
+        peer.open(WireRequest::Pull {
+            sources,
+            follow_named: false,
+            no_growing: false,
+        });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));
         assert!(matches!(
             peer.next_message(),

@@ -149,7 +149,11 @@ fn pulled_or_listed(scene: &Scene) {
     ] {
         let mut peer = scene.connect();
         let sources = vec![path.to_owned().into()];
-        peer.open(WireRequest::Pull { sources });
+        peer.open(WireRequest::Pull {
+            sources,
+            follow_named: false,
+            no_growing: false,
+        });
         loop {
             match peer.next_message() {
                 Some(Message::Entries(items)) => panic!("{path:?} is sent: {items:?}"),

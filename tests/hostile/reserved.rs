@@ -90,6 +90,8 @@ pub fn by_a_client(scene: &Scene) {
         let mut peer = scene.connect();
         peer.open(WireRequest::Pull {
             sources: vec![path.to_owned().into()],
+            follow_named: false,
+            no_growing: false,
         });
         assert!(matches!(peer.next_message(), Some(Message::Welcome(_))));
         match peer.next_message() {

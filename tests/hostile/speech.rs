@@ -130,6 +130,7 @@ pub fn hello(request: WireRequest) -> Message {
         bwlimit_bps: None,
         streams: None,
         counts: false,
+        patience_s: None,
     })
 }
 
@@ -161,6 +162,7 @@ pub fn entry(id: u32, parent: u32, name: &[u8], kind: Kind, size_bytes: u64) -> 
         },
         size_bytes,
         source_tag: 42,
+        is_unsized: false,
         device: None,
         allocated_bytes: None,
         link: None,

@@ -45,6 +45,9 @@ class Landro(Program):
                    for word in ("--allow", self.client_id(bench, number))]
         argv = [self.binary, "serve", bench.served, "--listen", f"{bench.hosts.b.address}:{self.port}",
                 *allowed, *self.options]
+        if bench.scenario.sessions:
+            # They have nothing to do, which a daemon is patient with only if it is told to be.
+            argv += ["--timeout", "0"]
         return {"argv": argv, "env": self.environment(bench, "server")}, {"ready_line": r"^listening on \S+ id \S+"}
 
     def command(self, bench, number, name, *arguments):

@@ -161,6 +161,7 @@ impl Session {
             bwlimit_bps: None,
             streams: None,
             counts: false,
+            patience_s: None,
         }));
         self.stage = Stage::Greeting;
     }

@@ -32,6 +32,7 @@ fn serve(root: &Path, clients: &[Fingerprint]) -> (Server, Fingerprint) {
         backend: BackendChoice::Auto,
         quic: QuicConfig::auto(),
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
+        patience: None,
         identity,
         reset_secret: [0; 32],
         authorize: Arc::new(move |asks| clients.contains(asks).then(|| all.clone())),

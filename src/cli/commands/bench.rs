@@ -121,6 +121,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         backend: args.engine.backend(),
         quic: quic.clone(),
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
+        patience: args.engine.patience(),
         identity: daemon,
         reset_secret: rand::random(),
         authorize: Arc::new(move |asks| {
@@ -135,6 +136,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         backend: args.engine.backend(),
         quic,
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
+        patience: args.engine.patience(),
         identity: own,
         trust: Arc::new(move |seen| *seen == shown),
         streams: usize::from(args.streams),

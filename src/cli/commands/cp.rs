@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -13,16 +14,26 @@ use crate::cli::dial::{self, Dial};
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::copy::{CopyReporter, Style};
 use crate::cli::output::counting::Counting;
-use crate::cli::output::outcome::{Parties, judge};
+use crate::cli::output::outcome::{Ending, Parties, judge};
 use crate::cli::output::shown::ShownPaths;
 use crate::cli::output::stats::ConnectionSeen;
 use crate::cli::say::without_numbers;
-use crate::engine::{ClientEvent, Ended, copy_locally};
+use crate::engine::{ClientEvent, Ended, LocalCopy, now};
 use crate::ids::Fingerprint;
-use crate::proto::Event;
 use crate::proto::receive::MetadataOptions;
 use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
+use crate::proto::{Event, Outcome};
 use crate::signals::{Hangup, Signals};
+
+/// Pauses between two tries: the first, and the longest, each twice the one before.
+const RETRY_FIRST_PAUSE: Duration = Duration::from_secs(1);
+const RETRY_MOST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How often a copy within this host is looked at.
+const LOCAL_LOOK: Duration = Duration::from_millis(20);
+
+/// A copy within this host that was asked to stop is left alone if it does not get on for so long.
+const STOPS_WITHIN: Duration = Duration::from_secs(3);
 
 /// What `-a` promises elsewhere.
 const NOT_KEPT: &str =
@@ -49,32 +60,14 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
         });
     }
     let result = match daemon {
-        Some(daemon) => copying.with(daemon, &route),
+        Some(daemon) => copying.again_and_again(daemon, &route),
         None => copying.locally(&route),
     };
-    let (exit, totals) = match result {
-        Ok(end) => {
-            let parties = Parties {
-                host: daemon,
-                own: end.own,
-                asked: copying.reporter.target(),
-                resumes: true,
-                done: copying.reporter.totals(),
-                verbose: copying.args.verbose,
-            };
-            let verdict = judge(&end.ended, copying.signals.asked(), &parties);
-            if let Some(message) = &verdict.message {
-                copying.reporter.error(verdict.code, verdict.errno, message);
-            }
-            (verdict.exit, verdict.totals)
-        }
-        Err(error) => {
-            let (exit, code) = error.exit();
-            let words = without_numbers(&error.to_string());
-            copying.reporter.error(code, None, &words);
-            (exit, None)
-        }
-    };
+    let verdict = copying.judge(&result, daemon, true);
+    if let Some(message) = &verdict.message {
+        copying.reporter.error(verdict.code, verdict.errno, message);
+    }
+    let (exit, totals) = (verdict.exit, verdict.totals);
     // What was warned of is not all that was asked for.
     let exit = match exit {
         Exit::Done if copying.args.strict && copying.reporter.has_warned() => Exit::Partial,
@@ -118,6 +111,76 @@ struct CopyEnd {
 }
 
 impl Copying {
+    /// What an end means to the user. `resumes`: and that a rerun goes on.
+    fn judge(
+        &self,
+        result: &Result<CopyEnd, CliError>,
+        host: Option<&DaemonName>,
+        resumes: bool,
+    ) -> Ending {
+        match result {
+            Ok(end) => {
+                let parties = Parties {
+                    host,
+                    own: end.own,
+                    asked: self.reporter.target(),
+                    resumes,
+                    done: self.reporter.totals(),
+                    verbose: self.args.verbose,
+                };
+                judge(&end.ended, self.signals.asked(), &parties)
+            }
+            Err(error) => {
+                let (exit, code) = error.exit();
+                Ending {
+                    exit,
+                    totals: None,
+                    code,
+                    errno: None,
+                    message: Some(without_numbers(&error.to_string())),
+                }
+            }
+        }
+    }
+
+    /// Tries as often as `--retry` says.
+    fn again_and_again(
+        &mut self,
+        daemon: &DaemonName,
+        route: &CopyRoute,
+    ) -> Result<CopyEnd, CliError> {
+        let mut pause = RETRY_FIRST_PAUSE;
+        for left in (0..self.args.retry).rev() {
+            let result = self.with(daemon, route);
+            let verdict = self.judge(&result, Some(daemon), false);
+            if verdict.exit != Exit::Unreachable {
+                return result;
+            }
+            let (seconds, more) = (pause.as_secs(), left + 1);
+            let tries = if more == 1 { "try" } else { "tries" };
+            let text = format!(
+                "{}; it begins anew in {seconds} s (--retry, {more} more {tries})",
+                verdict.message.unwrap_or_default()
+            );
+            self.reporter.event(&Event::Warning {
+                path: Bytes::from_static(b"cp"),
+                text,
+            });
+            if self.signals.wait(pause).is_some() {
+                break;
+            }
+            pause = (pause * 2).min(RETRY_MOST_PAUSE);
+            self.reporter.again();
+        }
+        match self.signals.asked() {
+            None => self.with(daemon, route),
+            Some(_) => Ok(CopyEnd {
+                ended: Ended::Unreachable("stopped between two tries".to_owned()),
+                own: None,
+            }),
+        }
+    }
+
     fn with(&mut self, daemon: &DaemonName, route: &CopyRoute) -> Result<CopyEnd, CliError> {
         let request = Request::Transfer(transfer(&self.args, route)?);
         let dial = Dial {
@@ -137,14 +200,41 @@ impl Copying {
     }
 
     fn locally(&mut self, route: &CopyRoute) -> Result<CopyEnd, CliError> {
-        let transfer = transfer(&self.args, route)?;
-        let stop = || self.signals.asked().is_some();
-        let on = &mut |event: Event| self.reporter.event(&event);
-        let outcome = copy_locally(&transfer, &stop, on)?;
+        let copy = LocalCopy::start(transfer(&self.args, route)?)?;
+        let outcome = self.follow_locally(&copy)?;
         Ok(CopyEnd {
             ended: Ended::Outcome(outcome),
             own: None,
         })
+    }
+
+    /// Follows a copy within this host to its end, or until it does not get on any more.
+    fn follow_locally(&mut self, copy: &LocalCopy) -> Result<Outcome, CliError> {
+        let patience = self.args.engine.patience();
+        let (mut steps, mut since, mut stops_at) = (0, now(), None);
+        loop {
+            let news = copy.next(LOCAL_LOOK);
+            news.events
+                .iter()
+                .for_each(|event| self.reporter.event(event));
+            if let Some(ended) = news.ended {
+                return ended.map_err(CliError::Worker);
+            }
+            let now = now();
+            if std::mem::replace(&mut steps, news.steps) != news.steps {
+                since = now;
+            }
+            let silence = now.duration_since(since);
+            if self.signals.asked().is_some() {
+                copy.stop();
+                let until = *stops_at.get_or_insert(now + STOPS_WITHIN);
+                if now >= until && silence >= STOPS_WITHIN {
+                    return Ok(copy.stalled(silence));
+                }
+            } else if patience.is_some_and(|patience| silence >= patience) {
+                return Ok(copy.stalled(silence));
+            }
+        }
     }
 }
 
@@ -172,6 +262,8 @@ fn transfer(args: &CpArgs, route: &CopyRoute) -> Result<Transfer, CliError> {
             force: args.force,
             fsync: args.fsync,
             keep_dirlinks: args.keep_dirlinks,
+            follow_named: !(args.no_dereference || args.archive),
+            no_growing: args.no_growing,
             metadata: MetadataOptions {
                 no_perms: args.no_perms,
                 no_times: args.no_times,

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::cli::args::ServeArgs;
@@ -14,7 +15,7 @@ use crate::daemon::policy::Restrict;
 use crate::daemon::{self, Options};
 
 pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
-    let dir = trust::config_dir()?;
+    let dir = absolute(&trust::config_dir()?);
     let identity = trust::identity(&dir)?;
     let own = identity.fingerprint();
     tracing::info!(
@@ -30,6 +31,7 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
             ..args.engine.quic()
         },
         workers: args.workers.map_or_else(one_per_core, usize::from),
+        patience: args.engine.patience(),
         memory_budget_bytes: args.memory_budget.unwrap_or(DEFAULT_MEMORY_BUDGET_BYTES),
         identity,
         reset_secret: trust::reset_secret(&dir).unwrap_or_else(|error| {
@@ -43,8 +45,12 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
             (_, true) => Restrict::WriteOnly,
             _ => Restrict::Nothing,
         },
-        root: args.root,
+        root: absolute(&args.root),
     };
+    // What is below the working directory of a daemon could not be unmounted.
+    if let Err(error) = std::env::set_current_dir("/") {
+        tracing::warn!("the working directory is kept, and so mounted: {error}");
+    }
     daemon::run(options, |addresses| {
         let urls: Vec<String> = addresses
             .iter()
@@ -55,6 +61,11 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
         stdout.flush()
     })?;
     Ok(Exit::Done)
+}
+
+/// As it was meant where the daemon was started.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// Cores this process may use: its affinity and its cgroup's quota count. A connection id has room

@@ -109,6 +109,13 @@ impl CopyReporter {
         });
     }
 
+    /// The transfer begins anew: what was done of it is found done.
+    pub fn again(&mut self) {
+        self.totals = Totals::default();
+        self.progress = Progress::new(crate::engine::now());
+        self.failed = 0;
+    }
+
     /// Whether anything was warned of so far.
     pub fn has_warned(&self) -> bool {
         self.warnings > 0

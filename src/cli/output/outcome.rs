@@ -123,10 +123,29 @@ impl Parties<'_> {
             }
             Outcome::Stopped { reason, totals } => self.stopped(*reason, *totals),
             Outcome::Lost(totals) => self.lost("the daemon ended the session", *totals),
+            Outcome::Stalled { totals, .. } if signal.is_some() => {
+                self.interrupted(signal, *totals)
+            }
+            Outcome::Stalled { totals, text } => self.stalled(text, *totals),
         }
     }
 
+    /// Nothing was got on with, here or over there.
+    fn stalled(&self, text: &str, done: Totals) -> Ending {
+        let (url, text, so_far) = (self.url(), escape::text(text), self.so_far(done));
+        let of = if url.is_empty() {
+            url
+        } else {
+            format!("{url}: ")
+        };
+        let message = format!("{of}{text}, so this was given up (--timeout){so_far}");
+        Ending::without_totals(Exit::Unreachable, "stalled", message).with(done)
+    }
+
     fn refused(&self, error: &SessionError) -> Ending {
+        if error.code == SessionErrorCode::Stalled {
+            return self.stalled(&error.text, self.done);
+        }
         let (exit, code) = refusal(error.code);
         let of = match error.is_about_path() {
             true => self.asked.clone(),
@@ -233,6 +252,7 @@ fn refusal(code: SessionErrorCode) -> (Exit, &'static str) {
     match code {
         SessionErrorCode::Permission => (Exit::Identity, "permission"),
         SessionErrorCode::Full => (Exit::Full, "full"),
+        SessionErrorCode::Stalled => (Exit::Unreachable, "stalled"),
         SessionErrorCode::NotFound => (Exit::Error, "not_found"),
         SessionErrorCode::Busy => (Exit::Error, "busy"),
         SessionErrorCode::Unsupported => (Exit::Error, "unsupported"),

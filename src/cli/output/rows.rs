@@ -255,7 +255,7 @@ fn utc(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::proto::Mtime;
+    use crate::proto::{Lasting, Mtime};
 
     use super::*;
 
@@ -272,6 +272,9 @@ mod tests {
             allocated_bytes: 42,
             inode: 1,
             device: 0,
+            lasting: Lasting::Inode,
+            links: 1,
+            is_sized: true,
         }
     }
 

@@ -5,14 +5,13 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use landro_sys::{Backend, Completion, Driver, DriverConfig, FileOp, Pool, run};
 
 use crate::disk::names::{c_string, journal, part};
-use crate::disk::{Base, Disk, Side, Space};
+use crate::disk::{Base, Disk, ServedRoot, Side, Space};
 use crate::ids::{Name, OpId, is_reserved_path};
 use crate::proto::sim::Rng;
 use crate::proto::sim::disk::{Body, Disk as Imaginary, Ino};
@@ -40,6 +39,8 @@ impl Imagined {
     pub fn new(rng: &mut Rng) -> Imagined {
         let mut disk = Imaginary::new();
         random_tree(&mut disk, Imaginary::ROOT, SHAPE, rng);
+        // What says that it is empty is on proc, not where this is built.
+        disk.unsized_files.clear();
         Imagined {
             disk,
             handles: Handles::default(),
@@ -103,8 +104,12 @@ impl Real {
         let root = place();
         let disk = Disk::new(pool.clone(), None);
         disk.share_among(1);
-        let base = Base::Served(Arc::new(fs::File::open(root.path()).unwrap().into()));
-        let space = Rc::new(Space::new(base, driver.is_none()));
+        let base = Base::Served(ServedRoot::new(root.path()).part(None));
+        let space = match driver {
+            Some(_) => Space::new(base),
+            None => Space::at_once(base),
+        };
+        let space = Rc::new(space);
         Real {
             root,
             way: DiskWay::Served {
@@ -294,8 +299,9 @@ fn below(root: &Path, cmd: DiskOp) -> DiskOp {
             dir,
             fsync,
         },
-        DiskOp::ResolveSource { path, dir } => DiskOp::ResolveSource {
+        DiskOp::ResolveSource { path, follow, dir } => DiskOp::ResolveSource {
             path: full(&path),
+            follow,
             dir,
         },
         other => other,

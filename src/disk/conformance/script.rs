@@ -263,6 +263,7 @@ impl Script {
         DiskOp::ResolveSource {
             path,
             dir: self.new_dir(),
+            follow: false,
         }
     }
 

@@ -239,6 +239,7 @@ impl Lanes {
             LanesInput::Disk { op, result } => {
                 self.session.handle(now, Input::Disk { op, result });
             }
+            LanesInput::DiskWorks => self.session.handle(now, Input::DiskWorks),
             LanesInput::Cancel(reason) => self.session.handle(now, Input::Cancel(reason)),
             LanesInput::Shutdown => {
                 self.patience = LINGER;

@@ -88,6 +88,8 @@ pub enum LanesInput {
         op: OpId,
         result: Result<DiskDone, DiskError>,
     },
+    /// As [`crate::proto::Input::DiskWorks`].
+    DiskWorks,
     /// The user asks to stop.
     Cancel(CancelReason),
     /// The daemon is ending: as `Cancel`, and nobody is waited for long.

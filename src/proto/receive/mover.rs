@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use slab::Slab;
 
-use super::orders::{ReceiveOrder, ReceiveReport, TakePart, TakeWhole};
+use super::orders::{PartContent, ReceiveOrder, ReceiveReport, TakePart, TakeWhole};
 use crate::ids::{ChunkIndex, EntryId, OpId, StreamKey};
 use crate::proto::chunk::{chunk_count, chunk_len_bytes};
 use crate::proto::entries::EntryMap;
@@ -19,7 +19,7 @@ use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::zeros::ZeroPace;
 use crate::proto::{DiskDone, DiskError, DiskOp};
 use holes::{HoleInChunk, HoleRun};
-use streams::{Arrived, DataStream};
+use streams::{Arrived, DataStream, bytes_of};
 
 /// An order in its table, which has room for more.
 const ORDER_BYTES: u64 = 200;
@@ -118,9 +118,16 @@ struct TakingPart {
 struct ArrivingChunk {
     entry: EntryId,
     part: usize,
-    chunk: ChunkIndex,
+    place: Place,
     writes: u32,
     end: ChunkEnd,
+}
+
+/// What of a file it is.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Chunk(ChunkIndex),
+    Stretch { offset: u64, len_bytes: u64 },
 }
 
 /// How the record of a chunk ended.
@@ -128,7 +135,10 @@ struct ArrivingChunk {
 enum ChunkEnd {
     NotYet,
     /// Its digest is right: once all writes are done the chunk is there.
-    Valid(Digest),
+    Valid {
+        value: Digest,
+        has_grown: bool,
+    },
     /// The source failed, or this side did: never counts.
     Worthless,
 }
@@ -138,24 +148,56 @@ impl TakingPart {
     ///
     /// # Errors
     /// When it was not asked for, came before, or has not its true length.
-    fn claim(&mut self, chunk: ChunkIndex, len_bytes: u64) -> Result<(), Violation> {
-        let size_bytes = self.order.size_bytes;
-        let fits =
-            chunk.0 < chunk_count(size_bytes) && len_bytes == chunk_len_bytes(size_bytes, chunk);
-        let (word, bit) = (chunk.0 as usize / 64, 1u64 << (chunk.0 % 64));
-        if !fits || self.order.seen[word] & bit != 0 {
-            let entry = self.order.entry.0;
-            return violation(format!(
-                "chunk {} of entry {entry}: twice, outside, or of another length",
-                chunk.0
-            ));
+    fn claim(&mut self, chunk: ChunkIndex, len_bytes: u64) -> Result<u64, Violation> {
+        if let PartContent::Chunks {
+            size_bytes, seen, ..
+        } = &mut self.order.content
+        {
+            let size_bytes = *size_bytes;
+            let fits = chunk.0 < chunk_count(size_bytes)
+                && len_bytes == chunk_len_bytes(size_bytes, chunk);
+            let (word, bit) = (chunk.0 as usize / 64, 1u64 << (chunk.0 % 64));
+            if fits && seen[word] & bit == 0 {
+                seen[word] |= bit;
+                return Ok(size_bytes);
+            }
         }
-        self.order.seen[word] |= bit;
-        Ok(())
+        let entry = self.order.entry.0;
+        violation(format!(
+            "chunk {} of entry {entry}: twice, outside, or of another length",
+            chunk.0
+        ))
+    }
+
+    /// Marks a stretch whose record begins.
+    ///
+    /// # Errors
+    /// When it was not asked for, or some of it came before.
+    fn claim_stretch(&mut self, offset: u64, len_bytes: u64) -> Result<(), Violation> {
+        if let PartContent::Stretches(order) = &mut self.order.content
+            && order.insert(offset, len_bytes, ())
+        {
+            while order.pop().is_some() {}
+            return Ok(());
+        }
+        let entry = self.order.entry.0;
+        violation(format!(
+            "bytes from {offset} on of entry {entry}: twice, of a file that is no stream, or too early"
+        ))
     }
 }
 
 impl ReceiveMover {
+    /// The entry of the write that is under way longest.
+    pub fn awaited(&self) -> Option<EntryId> {
+        match *self.ops.oldest()? {
+            ReceiveMoverOp::Put { entry, .. }
+            | ReceiveMoverOp::Write { entry, .. }
+            | ReceiveMoverOp::Clear { entry, .. } => Some(entry),
+            ReceiveMoverOp::Yield => None,
+        }
+    }
+
     pub fn new(write_behind_max: u64) -> ReceiveMover {
         ReceiveMover {
             ops: Ops::of(OpOwner::Mover),
@@ -269,12 +311,12 @@ impl ReceiveMover {
     }
 
     /// Starts to put a whole small file in place.
-    fn put(&mut self, ports: &mut Ports, entry: EntryId, data: Vec<Bytes>) {
+    fn put(&mut self, ports: &mut Ports, entry: EntryId, data: Vec<Bytes>, has_grown: bool) {
         let Some(Taking::Whole(order, state)) = self.taking.get_mut(&entry) else {
             return;
         };
         *state = WholeState::Putting;
-        let bytes = order.size_bytes;
+        let bytes = bytes_of(&data);
         self.flow.write_behind_bytes += bytes;
         let cmd = DiskOp::PutSmall {
             dir: order.dir,
@@ -285,7 +327,11 @@ impl ReceiveMover {
         };
         let op = ReceiveMoverOp::Put { entry, bytes };
         self.ops.start(ports, op, cmd);
-        self.reports.push_back(ReceiveReport::Publishing { entry });
+        self.reports.push_back(ReceiveReport::Publishing {
+            entry,
+            bytes,
+            has_grown,
+        });
     }
 
     fn chunk_written(&mut self, entry: EntryId, at: usize, result: Result<DiskDone, DiskError>) {
@@ -295,7 +341,7 @@ impl ReceiveMover {
             taking.writes -= 1;
         }
         if let Err(error) = result {
-            if let ChunkEnd::Valid(_) = chunk.end {
+            if let ChunkEnd::Valid { .. } = chunk.end {
                 chunk.end = ChunkEnd::Worthless;
             }
             let part = chunk.part;
@@ -316,15 +362,27 @@ impl ReceiveMover {
         let ArrivingChunk {
             entry,
             part,
-            chunk,
+            place,
             end,
             ..
         } = self.chunks.remove(at);
-        if let ChunkEnd::Valid(value) = end
+        if let ChunkEnd::Valid { value, has_grown } = end
             && self.taking.contains_key(&entry)
         {
-            self.reports
-                .push_back(ReceiveReport::Chunk { part, chunk, value });
+            self.reports.push_back(match place {
+                Place::Chunk(chunk) => ReceiveReport::Chunk {
+                    part,
+                    chunk,
+                    value,
+                    has_grown,
+                },
+                Place::Stretch { offset, len_bytes } => ReceiveReport::Stretch {
+                    part,
+                    offset,
+                    len_bytes,
+                    digest: value,
+                },
+            });
         }
     }
 

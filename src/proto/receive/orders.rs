@@ -7,6 +7,7 @@
 
 use crate::ids::{ChunkIndex, DirId, EntryId, FileId, Name};
 use crate::proto::integrity::Digest;
+use crate::proto::stretches::InOrder;
 use crate::proto::{Attributes, DiskDone, DiskError};
 
 /// This small file was asked for. Ends with [`ReceiveReport::Published`] or
@@ -30,11 +31,30 @@ pub struct TakePart {
     /// The plan's number of the partial file, the same in reports.
     pub part: usize,
     pub file: FileId,
-    pub size_bytes: u64,
-    /// It was announced with holes.
-    pub is_sparse: bool,
+    pub content: PartContent,
+}
+
+/// What may come of a file.
+#[derive(Debug)]
+pub enum PartContent {
     /// A bit for each chunk that is there: none of them may come.
-    pub seen: Vec<u64>,
+    /// `is_sparse`: it was announced with holes.
+    Chunks {
+        size_bytes: u64,
+        is_sparse: bool,
+        seen: Vec<u64>,
+    },
+    /// Stretches of an unsized file, each once.
+    Stretches(InOrder<()>),
+}
+
+impl PartContent {
+    pub fn is_sparse(&self) -> bool {
+        match self {
+            PartContent::Chunks { is_sparse, .. } => *is_sparse,
+            PartContent::Stretches(_) => false,
+        }
+    }
 }
 
 /// What the plan tells a mover.
@@ -58,6 +78,9 @@ pub enum ReceiveReport {
     /// A small file arrived whole, and is being put in place.
     Publishing {
         entry: EntryId,
+        /// Fewer than announced where the sender's file system does not keep sizes.
+        bytes: u64,
+        has_grown: bool,
     },
     Published {
         entry: EntryId,
@@ -72,6 +95,14 @@ pub enum ReceiveReport {
         part: usize,
         chunk: ChunkIndex,
         value: Digest,
+        has_grown: bool,
+    },
+    /// A stretch is written, and its digest is right.
+    Stretch {
+        part: usize,
+        offset: u64,
+        len_bytes: u64,
+        digest: Digest,
     },
     /// A chunk arrived, and its digest is another.
     ChunkCorrupted {

@@ -1,6 +1,7 @@
 //! The plan of a receiver: what was announced, what stands at the destination, what is asked for,
 //! how each entry ended.
 
+mod awaited;
 mod copies;
 mod files;
 mod held;
@@ -20,7 +21,7 @@ use super::{MetadataOptions, ReceiverConfig};
 use crate::ids::{DirId, EntryId, Name, OpId};
 use crate::proto::entries::{EntryMap, IdHasher};
 use crate::proto::errors::{Violation, corrupted, violation};
-use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
+use crate::proto::ports::{Announced, GrownFiles, OpOwner, Ops, Ports};
 use crate::proto::wire::{Item, Message, MessageBatch, Verdict};
 use crate::proto::{
     Attributes, Carriage, DirFound, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event,
@@ -28,7 +29,7 @@ use crate::proto::{
 };
 use copies::ReceivedCopies;
 use lapses::LapseCounts;
-use parts::TargetParts;
+use parts::{Stretch, TargetParts};
 use tree::TargetTree;
 
 pub struct ReceivePlan {
@@ -54,6 +55,7 @@ pub struct ReceivePlan {
     verdicts: MessageBatch<Verdict>,
     orders: VecDeque<ReceiveOrder>,
     totals: Totals,
+    grown: GrownFiles,
     lapses: LapseCounts,
     is_stopped: bool,
 }
@@ -188,6 +190,10 @@ struct ReceivedEntry {
     /// Within one host: which object the source is.
     source: Option<ObjectId>,
     link: Option<Bytes>,
+    /// `size_bytes` is known at its end.
+    is_unsized: bool,
+    /// What came of it is what it held before it grew.
+    has_grown: bool,
     /// Something was seen at its name.
     replaces: bool,
     state: ReceivedState,
@@ -246,6 +252,7 @@ impl ReceivePlan {
             verdicts: MessageBatch::default(),
             orders: VecDeque::new(),
             totals: Totals::default(),
+            grown: GrownFiles::default(),
             lapses: LapseCounts::default(),
             is_stopped: false,
         };
@@ -268,6 +275,13 @@ impl ReceivePlan {
             files: self.manifest.files,
             bytes: self.manifest.bytes,
             complete: self.manifest.ended,
+        }
+    }
+
+    /// Tells of files that grew while they were read.
+    pub fn tell_grown(&self, ports: &mut Ports) {
+        if self.client {
+            self.grown.tell(ports);
         }
     }
 
@@ -327,7 +341,16 @@ impl ReceivePlan {
                 ports.event(Event::Counted { files, bytes });
                 Ok(())
             }
-            Message::Root { entry, digest } => self.on_root(ports, entry, digest),
+            Message::Root {
+                entry,
+                digest,
+                has_grown,
+            } => self.on_root(ports, entry, digest, has_grown),
+            Message::End {
+                entry,
+                size_bytes,
+                digest,
+            } => self.on_end(ports, entry, size_bytes, digest),
             Message::Abort { entry, error } => self.on_abort(ports, entry, error),
             Message::SourceError { path, error } => {
                 self.totals.count_error(error.code);
@@ -379,15 +402,37 @@ impl ReceivePlan {
 
     pub fn on_report(&mut self, ports: &mut Ports, report: ReceiveReport) {
         match report {
-            ReceiveReport::Publishing { entry } => {
+            ReceiveReport::Publishing {
+                entry,
+                bytes,
+                has_grown,
+            } => {
                 if let Some(entry) = self.entries.get_mut(&entry) {
                     entry.state = ReceivedState::Publishing;
+                    entry.size_bytes = bytes;
+                    entry.has_grown = has_grown;
                 }
             }
             ReceiveReport::Published { entry, result } => self.published(ports, entry, result),
             ReceiveReport::Corrupted { entry } => self.fail(ports, entry, corrupted()),
-            ReceiveReport::Chunk { part, chunk, value } => {
-                self.chunk_done(ports, part, chunk, value);
+            ReceiveReport::Chunk {
+                part,
+                chunk,
+                value,
+                has_grown,
+            } => self.chunk_done(ports, part, (chunk, value), has_grown),
+            ReceiveReport::Stretch {
+                part,
+                offset,
+                len_bytes,
+                digest,
+            } => {
+                let stretch = Stretch {
+                    offset,
+                    len_bytes,
+                    digest,
+                };
+                self.stretch_done(ports, part, &stretch);
             }
             ReceiveReport::ChunkCorrupted { part } => {
                 self.fail_part(ports, part, corrupted(), false);

@@ -5,19 +5,23 @@ mod chunks;
 mod holes;
 mod pack;
 mod runs;
+mod unsized_files;
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::SenderConfig;
 use super::orders::{HolesOrder, SendCommand, SendReport, WholeOrder};
-use crate::ids::OpId;
+use crate::ids::{EntryId, OpId};
+#[cfg(test)]
+use crate::proto::PIECE_BYTES;
 use crate::proto::parallel::{Parallelism, StreamSlots, TransferRate};
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::zeros::ZeroPace;
 use crate::proto::{Carriage, DiskDone, DiskError};
 use chunks::Jobs;
 use pack::Pack;
+use unsized_files::UnsizedJobs;
 
 /// After this many bytes of one class (packed small files, chunks) the other has its turn: neither
 /// starves.
@@ -37,6 +41,8 @@ pub struct SendMover {
     jobs: Jobs,
     holes: VecDeque<HolesOrder>,
     pace: ZeroPace,
+    unsized_files: UnsizedJobs,
+    no_growing: bool,
     reports: VecDeque<SendReport>,
 }
 
@@ -54,6 +60,12 @@ pub enum SendMoverOp {
         job: usize,
     },
     Yield,
+    Input {
+        job: usize,
+    },
+    Stretch {
+        job: usize,
+    },
 }
 
 /// How far reading is ahead of the transport, and may be.
@@ -125,6 +137,8 @@ impl SendMover {
             jobs: Jobs::default(),
             holes: VecDeque::new(),
             pace: ZeroPace::default(),
+            unsized_files: UnsizedJobs::default(),
+            no_growing: config.no_growing,
             reports: VecDeque::new(),
         }
     }
@@ -154,13 +168,18 @@ impl SendMover {
             }
             SendMoverOp::Look { job } => self.looked(ports, job, result),
             SendMoverOp::Yield => self.pace.renew(),
+            SendMoverOp::Input { job } => self.input_looked_for(job, result),
+            SendMoverOp::Stretch { job } => self.stretch_read(ports, job, result),
         }
     }
 
     pub fn obey(&mut self, ports: &mut Ports, command: SendCommand) {
         match command {
-            SendCommand::Vouch { file } => self.vouch(ports, file),
-            SendCommand::Cancel { file } => self.cancel(ports, file),
+            SendCommand::Vouch { file, has_grown } => self.vouch(ports, file, has_grown),
+            SendCommand::Cancel { file } => {
+                self.cancel(ports, file);
+                self.cancel_unsized(file);
+            }
             SendCommand::Forget { entry } => self.pack.forget(entry),
             SendCommand::ReadInPlace(is_in_place) => self.ahead.is_in_place = is_in_place,
         }
@@ -213,9 +232,22 @@ impl SendMover {
         }
     }
 
-    /// When the bandwidth limit lets more through.
+    /// The entry of the read that is under way longest.
+    pub fn awaited(&self) -> Option<EntryId> {
+        match self.ops.oldest()? {
+            SendMoverOp::Whole(order) => Some(order.entry),
+            SendMoverOp::Piece { job, .. } | SendMoverOp::Look { job } => self.jobs.entry_of(*job),
+            SendMoverOp::Yield => None,
+            SendMoverOp::Input { job } | SendMoverOp::Stretch { job } => {
+                self.unsized_files.entry_of(*job)
+            }
+        }
+    }
+
+    /// When the bandwidth limit lets more through, or a pipe is looked at again.
     pub fn deadline(&self) -> Option<Instant> {
-        self.rate.deadline()
+        let look_at = self.unsized_files.look_at();
+        self.rate.deadline().into_iter().chain(look_at).min()
     }
 
     /// The limit of the transfer, for what is copied without passing here.
@@ -254,6 +286,7 @@ impl SendMover {
                 .jobs
                 .files()
                 .chain(self.holes.iter().map(|order| order.file))
+                .chain(self.unsized_files.files())
                 .collect(),
         }
     }
@@ -268,7 +301,8 @@ impl SendMover {
             .map(|op| match op {
                 SendMoverOp::Whole(order) => order.version.size_bytes,
                 SendMoverOp::Piece { len, .. } => u64::from(*len),
-                SendMoverOp::Look { .. } | SendMoverOp::Yield => 0,
+                SendMoverOp::Look { .. } | SendMoverOp::Yield | SendMoverOp::Input { .. } => 0,
+                SendMoverOp::Stretch { .. } => PIECE_BYTES as u64,
             })
             .sum();
         let known = asked + self.jobs.read_bytes();
@@ -276,7 +310,10 @@ impl SendMover {
         self.pack.check(self.orders().wholes);
         let pieces = self.ops.iter().filter_map(|op| match op {
             SendMoverOp::Piece { job, .. } | SendMoverOp::Look { job } => Some(*job),
-            SendMoverOp::Whole(_) | SendMoverOp::Yield => None,
+            SendMoverOp::Whole(_)
+            | SendMoverOp::Yield
+            | SendMoverOp::Input { .. }
+            | SendMoverOp::Stretch { .. } => None,
         });
         self.jobs.check(&pieces.collect::<Vec<_>>());
     }

@@ -10,12 +10,23 @@ use crate::proto::integrity::Digest;
 use crate::proto::zeros::ZeroChunks;
 use crate::proto::{EntryError, Kind, Meta, Mtime};
 
-/// What was announced of a file: while this holds it is the same.
+/// What was announced of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
     pub size_bytes: u64,
     pub mtime: Mtime,
-    pub inode: u64,
+    /// Where its file system keeps that.
+    pub inode: Option<u64>,
+}
+
+/// What became of a file since it was announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drift {
+    Still,
+    /// It is longer: a log, an image in use. What it held as it was announced is there as long as
+    /// nobody writes there, too, which nothing tells.
+    Grown,
+    Changed,
 }
 
 impl Version {
@@ -27,13 +38,24 @@ impl Version {
                 Kind::Directory | Kind::Symlink | Kind::Special => 0,
             },
             mtime: meta.mtime,
-            inode: meta.inode,
+            inode: meta.kept_inode(),
         }
     }
 
-    /// Whether this file is of this version.
-    pub fn is_still(&self, meta: &Meta) -> bool {
-        meta.kind == Kind::File && Version::of(meta) == *self
+    pub fn drift(&self, meta: &Meta) -> Drift {
+        let is_another = match (self.inode, meta.kept_inode()) {
+            (Some(announced), Some(now)) => announced != now,
+            (None, _) | (_, None) => false,
+        };
+        if meta.kind != Kind::File || is_another {
+            Drift::Changed
+        } else if meta.size_bytes > self.size_bytes {
+            Drift::Grown
+        } else if (meta.size_bytes, meta.mtime) == (self.size_bytes, self.mtime) {
+            Drift::Still
+        } else {
+            Drift::Changed
+        }
     }
 }
 
@@ -80,11 +102,28 @@ pub enum LargeOrder {
     Holes(HolesOrder),
 }
 
+/// Read this unsized file to its end, and emit its stretches. Ends with [`SendReport::Ended`]
+/// unless it fails or is cancelled, and with [`SendReport::Over`].
+#[derive(Clone, Copy, Debug)]
+pub struct StretchOrder {
+    pub file: usize,
+    pub id: FileId,
+    pub entry: EntryId,
+}
+
+/// A small file whose record is emitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmittedWhole {
+    /// Fewer than were announced where a file system does not keep sizes.
+    pub bytes: u64,
+    pub has_grown: bool,
+}
+
 /// What becomes of orders under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendCommand {
     /// The source is still what was announced: the record of its only chunk may end.
-    Vouch { file: usize },
+    Vouch { file: usize, has_grown: bool },
     /// The file is given up: records begun are filled up, the others never begin.
     Cancel { file: usize },
     /// The small file is given up: nothing of it is to be emitted.
@@ -100,7 +139,7 @@ pub enum SendReport {
     Whole {
         entry: EntryId,
         held: usize,
-        result: Result<(), EntryError>,
+        result: Result<EmittedWhole, EntryError>,
     },
     /// The data of a file's only chunk is emitted. Its record waits for `Vouch` or `Cancel`.
     Held { file: usize },
@@ -110,6 +149,14 @@ pub enum SendReport {
         file: usize,
         chunk: ChunkIndex,
         value: Digest,
+    },
+    /// A stretch of an unsized file of this length is emitted.
+    Stretch { bytes: u64 },
+    /// An unsized file was read to its end. `Over` follows.
+    Ended {
+        file: usize,
+        size_bytes: u64,
+        digest: Digest,
     },
     /// A read failed. What the mover has of the file ends as after `Cancel`.
     Failed { file: usize, error: EntryError },

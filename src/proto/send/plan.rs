@@ -1,8 +1,10 @@
 //! The plan of a sender: which entries there are, what the receiver decided, what is to be moved.
 
+mod awaited;
 mod copies;
 mod count;
 mod files;
+mod hard_links;
 mod manifest;
 mod verdicts;
 mod walk;
@@ -14,18 +16,19 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::SenderConfig;
-use super::orders::{SendCommand, SendReport, Version, WholeOrder};
+use super::orders::{EmittedWhole, SendCommand, SendReport, Version, WholeOrder};
 use crate::ids::{DirId, EntryId, Name, OpId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::entries::EntryMap;
 use crate::proto::integrity::Tree;
 use crate::proto::path::join;
-use crate::proto::ports::{Announced, OpOwner, Ops, Ports};
+use crate::proto::ports::{Announced, GrownFiles, OpOwner, Ops, Ports};
 use crate::proto::wire::Message;
 use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
 use copies::SentCopies;
 use count::SourceCount;
 use files::SourceFiles;
+use hard_links::HardLinks;
 use manifest::SentManifest;
 use walk::Walk;
 
@@ -50,6 +53,9 @@ pub struct SendPlan {
     commands: VecDeque<SendCommand>,
     count: SourceCount,
     totals: Totals,
+    no_growing: bool,
+    grown: GrownFiles,
+    links: HardLinks,
 }
 
 /// What a disk operation was for.
@@ -79,6 +85,7 @@ pub enum SendPlanOp {
     OpenCopied {
         dir: usize,
     },
+    AwaitCopied,
     CheckCopied,
     /// Steps of the count.
     CountSource,
@@ -117,6 +124,8 @@ struct SentEntry {
     version: Version,
     /// It was announced with holes.
     is_sparse: bool,
+    /// It is read to its end, and only there `version` has its size.
+    is_unsized: bool,
     state: SentState,
 }
 
@@ -163,7 +172,7 @@ impl SendPlan {
             ops: Ops::of(OpOwner::Plan),
             entries: EntryMap::default(),
             dirs: SourceDirs::default(),
-            walk: Walk::new(config.sources),
+            walk: Walk::new(config.sources, config.follow_named),
             manifest: SentManifest::default(),
             wholes: VecDeque::new(),
             files: SourceFiles::default(),
@@ -171,13 +180,16 @@ impl SendPlan {
             commands: VecDeque::new(),
             count: SourceCount::new(now, config.counts),
             totals: Totals::default(),
+            no_growing: config.no_growing,
+            grown: GrownFiles::default(),
+            links: HardLinks::default(),
         }
     }
 
     pub fn held_bytes(&self) -> u64 {
         let described =
             self.entries.len() as u64 * ENTRY_BYTES + self.dirs.open.len() as u64 * DIR_BYTES;
-        described + self.files.held_bytes()
+        described + self.files.held_bytes() + self.links.held_bytes()
     }
 
     /// Whether everything was announced and resolved.
@@ -225,6 +237,7 @@ impl SendPlan {
             SendPlanOp::Stat { file } => self.file_checked(ports, file, result),
             SendPlanOp::Look { file } => self.file_looked_at(ports, file, result),
             SendPlanOp::OpenCopied { dir } => self.copied_opened(ports, dir, result),
+            SendPlanOp::AwaitCopied => self.copied_awaited(ports, result),
             SendPlanOp::CheckCopied => self.copied_checked(ports, result),
             SendPlanOp::CountSource | SendPlanOp::CountOpen | SendPlanOp::CountList => {
                 self.counted(ports, &op, result);
@@ -247,6 +260,7 @@ impl SendPlan {
             SendPlanOp::List { .. }
             | SendPlanOp::Stat { .. }
             | SendPlanOp::Look { .. }
+            | SendPlanOp::AwaitCopied
             | SendPlanOp::CheckCopied
             | SendPlanOp::CountList
             | SendPlanOp::Close => {}
@@ -261,16 +275,39 @@ impl SendPlan {
                 result,
             } => {
                 self.release_dir(ports, held);
-                match (self.entries.get_mut(&entry), result) {
-                    (Some(sent), Ok(())) => sent.state = SentState::Emitted,
-                    (Some(_), Err(error)) => self.abort(ports, entry, error),
-                    (None, _) => {}
+                match result {
+                    Ok(emitted) => self.whole_emitted(entry, emitted),
+                    Err(error) => self.abort(ports, entry, error),
                 }
             }
             SendReport::Held { file } => self.check_file(ports, file),
+            SendReport::Stretch { bytes } => self.manifest.count_more(bytes),
+            SendReport::Ended {
+                file,
+                size_bytes,
+                digest,
+            } => self.unsized_ended(ports, file, size_bytes, digest),
             SendReport::Chunk { file, chunk, value } => self.files.chunk_sent(file, chunk, value),
             SendReport::Failed { file, error } => self.fail_file(ports, file, error),
             SendReport::Over { file } => self.order_over(ports, file),
+        }
+    }
+
+    fn whole_emitted(&mut self, id: EntryId, emitted: EmittedWhole) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        entry.state = SentState::Emitted;
+        entry.version.size_bytes = emitted.bytes;
+        if emitted.has_grown {
+            self.grown.note(|| entry.path());
+        }
+    }
+
+    /// Tells of files that grew while they were read.
+    pub fn tell_grown(&self, ports: &mut Ports) {
+        if self.client {
+            self.grown.tell(ports);
         }
     }
 
@@ -305,10 +342,11 @@ impl SendPlan {
     }
 
     /// The receiver asked for a file.
-    fn want(&mut self, id: EntryId, size_bytes: u64) {
+    fn want(&mut self, id: EntryId, size_bytes: u64, is_unsized: bool) {
+        let is_small = size_bytes <= SMALL_MAX_BYTES && !is_unsized;
         match self.carriage {
             Carriage::Copies => self.copies.want(id),
-            Carriage::Bytes | Carriage::Ranges if size_bytes <= SMALL_MAX_BYTES => {
+            Carriage::Bytes | Carriage::Ranges if is_small => {
                 self.wholes.push_back(id);
             }
             Carriage::Bytes | Carriage::Ranges => self.files.want(id),
@@ -376,6 +414,7 @@ impl SendPlan {
                 SendPlanOp::List { dir } => usize::from(!walked(dir)),
                 SendPlanOp::Stat { .. }
                 | SendPlanOp::Look { .. }
+                | SendPlanOp::AwaitCopied
                 | SendPlanOp::CheckCopied
                 | SendPlanOp::CountSource
                 | SendPlanOp::CountOpen

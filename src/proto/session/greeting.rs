@@ -6,9 +6,10 @@ use bytes::Bytes;
 
 use super::listing::Lister;
 use super::role::Role;
+use super::watch::ProgressWatch;
 use super::{
     BenchWork, Direction, End, Grant, HELLO_TIMEOUT, Limits, Request, Session, Sources, Stage,
-    Told, Transfer, TransferOptions, WELCOME_TIMEOUT,
+    Told, Transfer, TransferOptions,
 };
 use crate::ids::PATH_MAX_BYTES;
 use crate::proto::bench::{Bench, BenchRole, MAX_BENCH};
@@ -37,14 +38,15 @@ impl Session {
         let begin = match request {
             Request::Transfer(transfer) => match transfer.direction {
                 Direction::Pull => begin_pull(now, &mut ports, transfer, &limits),
-                Direction::Push => begin_push(now, transfer),
+                Direction::Push => begin_push(transfer),
             },
             Request::List { path } => {
                 let asked = WireRequest::List { path };
-                await_welcome(now, Role::Read, asked, None)
+                await_welcome(Role::Read, asked, None)
             }
             Request::Bench { work, duration } => begin_bench(now, work, duration, &limits),
         };
+        let watch = ProgressWatch::new(now, limits.patience);
         let mut session = Session {
             client: true,
             limits,
@@ -53,6 +55,9 @@ impl Session {
             stage: begin.stage,
             role: begin.role,
             told: Told::default(),
+            watch,
+            disk_ended: 0,
+            now,
             end: End::No,
             #[cfg(test)]
             unchecked: 0,
@@ -71,6 +76,7 @@ impl Session {
             until: now + HELLO_TIMEOUT,
         };
         let (decoder, ports) = (Decoder::new(), Ports::default());
+        let watch = ProgressWatch::new(now, limits.patience);
         Session {
             client: false,
             limits,
@@ -79,6 +85,9 @@ impl Session {
             stage,
             role: Role::Unknown,
             told: Told::default(),
+            watch,
+            disk_ended: 0,
+            now,
             end: End::No,
             #[cfg(test)]
             unchecked: 0,
@@ -91,7 +100,7 @@ impl Session {
             WireRequest::Push { target: path, .. } | WireRequest::List { path } => {
                 (path.len() <= PATH_MAX_BYTES, true)
             }
-            WireRequest::Pull { sources } => (
+            WireRequest::Pull { sources, .. } => (
                 sources.iter().all(|path| path.len() <= PATH_MAX_BYTES),
                 sources.len() <= MAX_SOURCES,
             ),
@@ -104,6 +113,10 @@ impl Session {
             bwlimit_bps,
             streams: Some(self.limits.parallel.max_concurrent_streams.clamp(1, 255) as u8),
             counts,
+            patience_s: self
+                .limits
+                .patience
+                .map(|patience| u32::try_from(patience.as_secs()).unwrap_or(u32::MAX).max(1)),
         });
         if paths_fit && few && wire::fits(&message) {
             self.ports.message(&message);
@@ -117,22 +130,22 @@ impl Session {
     }
 
     /// The receiver's target is known.
-    pub(super) fn begin_receiving(&mut self, now: Instant) {
+    pub(super) fn begin_receiving(&mut self) {
         let Stage::Placing { ask, .. } = std::mem::replace(&mut self.stage, Stage::Running) else {
             return;
         };
         match ask {
             None => self.welcome(),
-            Some(Sources {
-                paths,
-                bwlimit_bps,
-                counts,
-            }) => {
+            Some(Sources { paths, options }) => {
                 let inside = self.role.lands_inside();
                 self.ports.event(Event::Placed { inside });
-                let until = now + WELCOME_TIMEOUT;
-                self.stage = Stage::AwaitWelcome { until, send: None };
-                self.greet(WireRequest::Pull { sources: paths }, bwlimit_bps, counts);
+                self.stage = Stage::AwaitWelcome { send: None };
+                let asked = WireRequest::Pull {
+                    sources: paths,
+                    follow_named: options.follow_named,
+                    no_growing: options.no_growing,
+                };
+                self.greet(asked, options.bwlimit_bps, options.counts);
             }
         }
     }
@@ -160,6 +173,7 @@ impl Session {
             self.refuse_with(SessionErrorCode::Unsupported, text);
             return Ok(());
         }
+        self.watch.shorten(hello.patience());
         self.ports.event(asked(&hello.request));
         let (allowed, what) = match &hello.request {
             WireRequest::Push { .. } => (grant.write, "write to"),
@@ -195,15 +209,14 @@ impl Session {
                     fsync,
                     keep_dirlinks,
                     metadata,
-                    bwlimit_bps: hello.bwlimit_bps,
-                    counts: false,
+                    ..TransferOptions::default()
                 };
                 let config = receiver_config(false, target, options, single, &self.limits);
                 let receiver = Receiver::new(now, &mut self.ports, config);
                 self.role = Role::Receive(Box::new(receiver));
                 self.stage = Stage::Placing { ask: None };
             }
-            WireRequest::Pull { ref sources } => self.serve_files(now, sources.clone(), &hello)?,
+            WireRequest::Pull { .. } => self.serve_files(now, &hello)?,
             WireRequest::List { path } => {
                 self.welcome();
                 let lister = Lister::new(&mut self.ports, path);
@@ -220,13 +233,23 @@ impl Session {
         (self.stage, self.role) = (Stage::Running, role);
     }
 
-    fn serve_files(
-        &mut self,
-        now: Instant,
-        sources: Vec<Bytes>,
-        hello: &Hello,
-    ) -> Result<(), Violation> {
-        let mut config = self.sender_config(sources, hello.entry_window, hello.bwlimit_bps)?;
+    fn serve_files(&mut self, now: Instant, hello: &Hello) -> Result<(), Violation> {
+        let WireRequest::Pull {
+            sources,
+            follow_named,
+            no_growing,
+        } = &hello.request
+        else {
+            return Ok(());
+        };
+        let options = TransferOptions {
+            follow_named: *follow_named,
+            no_growing: *no_growing,
+            bwlimit_bps: hello.bwlimit_bps,
+            ..TransferOptions::default()
+        };
+        let paths = sources.clone();
+        let mut config = self.sender_config(Sources { paths, options }, hello.entry_window)?;
         config.counts = hello.counts;
         if let Some(streams) = hello.streams {
             let max = &mut config.parallel.max_concurrent_streams;
@@ -275,15 +298,13 @@ impl Session {
         self.ports.event(Event::Started);
         let before = std::mem::replace(&mut self.stage, Stage::Running);
         if let Stage::AwaitWelcome {
-            send: Some(Sources {
-                paths, bwlimit_bps, ..
-            }),
+            send: Some(sources),
             ..
         } = before
         {
             let inside = welcome.inside;
             self.ports.event(Event::Placed { inside });
-            let config = self.sender_config(paths, welcome.entry_window, bwlimit_bps)?;
+            let config = self.sender_config(sources, welcome.entry_window)?;
             self.role = Role::Send(Box::new(Sender::new(now, config)));
         }
         if let Role::Bench(bench) = &mut self.role {
@@ -292,25 +313,23 @@ impl Session {
         Ok(())
     }
 
-    fn sender_config(
-        &self,
-        sources: Vec<Bytes>,
-        peer_window: u32,
-        bwlimit_bps: Option<u64>,
-    ) -> Result<SenderConfig, Violation> {
+    fn sender_config(&self, sources: Sources, peer_window: u32) -> Result<SenderConfig, Violation> {
         if peer_window == 0 {
             return violation("an entry window of 0 lets nothing through");
         }
+        let Sources { paths, options } = sources;
         Ok(SenderConfig {
             client: self.client,
-            sources,
+            sources: paths,
             window: peer_window.min(self.limits.entry_window),
             read_ahead_bytes: self.limits.read_ahead_bytes as u64,
             read_ahead_in_place_bytes: self.limits.read_ahead_in_place_bytes as u64,
             carriage: self.limits.carriage,
             lookups: self.limits.lookups,
             parallel: self.limits.parallel.clone(),
-            bwlimit_bps,
+            bwlimit_bps: options.bwlimit_bps,
+            follow_named: options.follow_named,
+            no_growing: options.no_growing,
             counts: false,
         })
     }
@@ -320,7 +339,7 @@ impl Session {
 fn asked(request: &WireRequest) -> Event {
     let (verb, path, more) = match request {
         WireRequest::Push { target, .. } => (Verb::Push, target.clone(), 0),
-        WireRequest::Pull { sources } => {
+        WireRequest::Pull { sources, .. } => {
             let first = sources.first().cloned().unwrap_or_default();
             (Verb::Pull, first, sources.len().saturating_sub(1))
         }
@@ -331,16 +350,12 @@ fn asked(request: &WireRequest) -> Event {
 }
 
 /// Says what is wanted, and waits to be welcome.
-fn await_welcome(
-    now: Instant,
-    role: Role,
-    asked: WireRequest,
-    send: Option<Sources>,
-) -> SessionStart {
-    let bwlimit_bps = send.as_ref().and_then(|sources| sources.bwlimit_bps);
-    let until = now + WELCOME_TIMEOUT;
+fn await_welcome(role: Role, asked: WireRequest, send: Option<Sources>) -> SessionStart {
+    let bwlimit_bps = send
+        .as_ref()
+        .and_then(|sources| sources.options.bwlimit_bps);
     SessionStart {
-        stage: Stage::AwaitWelcome { until, send },
+        stage: Stage::AwaitWelcome { send },
         role,
         asks: Some((asked, bwlimit_bps)),
     }
@@ -363,8 +378,7 @@ fn begin_pull(
     config.expected = Some(sources.iter().map(own_name).collect());
     let ask = Some(Sources {
         paths: sources,
-        bwlimit_bps: options.bwlimit_bps,
-        counts: options.counts,
+        options,
     });
     SessionStart {
         stage: Stage::Placing { ask },
@@ -373,14 +387,16 @@ fn begin_pull(
     }
 }
 
-fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
+fn begin_push(transfer: Transfer) -> SessionStart {
     let TransferOptions {
         must_be_dir,
         force,
         fsync,
         keep_dirlinks,
         metadata,
-        bwlimit_bps,
+        follow_named: _,
+        no_growing: _,
+        bwlimit_bps: _,
         // The client walks its own sources itself.
         counts: _,
     } = transfer.options;
@@ -397,10 +413,9 @@ fn begin_push(now: Instant, transfer: Transfer) -> SessionStart {
     };
     let send = Sources {
         paths: transfer.sources,
-        bwlimit_bps,
-        counts: false,
+        options: transfer.options,
     };
-    await_welcome(now, Role::Unknown, asked, Some(send))
+    await_welcome(Role::Unknown, asked, Some(send))
 }
 
 fn begin_bench(now: Instant, work: BenchWork, duration: Duration, limits: &Limits) -> SessionStart {
@@ -414,7 +429,7 @@ fn begin_bench(now: Instant, work: BenchWork, duration: Duration, limits: &Limit
         mode,
         milliseconds: duration.as_millis() as u64,
     };
-    await_welcome(now, Role::Bench(bench), asked, None)
+    await_welcome(Role::Bench(bench), asked, None)
 }
 
 /// `streams`: what the client asked for, when it is the server that sends; else our own setting

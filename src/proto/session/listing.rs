@@ -67,7 +67,11 @@ impl Lister {
         lister.ops.start(
             ports,
             ListOp::Source,
-            DiskOp::ResolveSource { path, dir: PARENT },
+            DiskOp::ResolveSource {
+                path,
+                follow: false,
+                dir: PARENT,
+            },
         );
         lister
     }

@@ -198,6 +198,23 @@ impl Role {
         }
     }
 
+    /// Whether nothing happens because it was asked to go slowly.
+    pub(super) fn is_paced(&self, now: Instant) -> bool {
+        match self {
+            Role::Send(sender) => sender.deadline().is_some_and(|at| at > now),
+            Role::Unknown | Role::Receive(_) | Role::List(_) | Role::Read | Role::Bench(_) => false,
+        }
+    }
+
+    /// What the disk is asked about, or the peer: a path from the source's own name on.
+    pub(super) fn awaited(&self, of_disk: bool) -> Option<Bytes> {
+        match self {
+            Role::Send(sender) => sender.awaited(of_disk),
+            Role::Receive(receiver) => receiver.awaited(of_disk),
+            Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => None,
+        }
+    }
+
     /// When a peer that has not come to an end never will.
     pub(super) fn gives_up_at(&self) -> Option<Instant> {
         match self {

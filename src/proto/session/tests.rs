@@ -13,7 +13,7 @@ use crate::proto::wire::{
 };
 use crate::proto::{
     CancelReason, DiskDone, DiskError, DiskOp, EntryErrorCode, EntryPlace, EntryResult, Event,
-    Kind, Listed, Meta, Mtime, Output,
+    Kind, Lasting, Listed, Meta, Mtime, Output,
 };
 
 const BOTH: Grant = Grant {
@@ -37,6 +37,7 @@ fn limits() -> Limits {
         carriage: Carriage::Bytes,
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
+        patience: Some(PATIENCE),
     }
 }
 
@@ -65,6 +66,7 @@ fn hello(version: u16, request: WireRequest) -> Message {
         bwlimit_bps: None,
         streams: None,
         counts: false,
+        patience_s: None,
     })
 }
 
@@ -100,6 +102,9 @@ fn meta(kind: Kind) -> Meta {
         allocated_bytes: 0,
         inode: 1,
         device: 0,
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
     }
 }
 
@@ -126,6 +131,7 @@ fn a_server_sends_what_was_asked_for_and_no_more() {
                 source_tag: 0,
                 device: None,
                 allocated_bytes: None,
+                is_unsized: false,
                 link: None,
             })
         });
@@ -247,12 +253,18 @@ fn a_silent_client_is_dropped() {
 }
 
 #[test]
-fn a_silent_server_is_lost() {
+fn a_silent_server_is_given_up() {
     let mut client = Bench::client(push());
     assert!(matches!(client.said[..], [Message::Hello(_)]));
-    client.now += WELCOME_TIMEOUT + Duration::from_millis(1);
+    client.now += PATIENCE;
     client.input(Input::Tick);
-    assert!(matches!(client.outcome, Some(Outcome::Lost(_))));
+    assert_eq!(
+        client.outcome, None,
+        "the server would say first what it waits for"
+    );
+    client.now += Duration::from_secs(1);
+    client.input(Input::Tick);
+    assert!(matches!(client.outcome, Some(Outcome::Stalled { .. })));
 }
 
 #[test]
@@ -285,7 +297,11 @@ fn rights_are_checked() {
                 read: false,
                 write: true,
             },
-            WireRequest::Pull { sources: vec![] },
+            WireRequest::Pull {
+                sources: vec![],
+                follow_named: false,
+                no_growing: false,
+            },
         ),
         (
             Grant {

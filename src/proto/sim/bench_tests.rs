@@ -273,13 +273,22 @@ fn hello(mode: BenchMode, milliseconds: u64, streams: Option<u8>) -> Message {
         bwlimit_bps: None,
         streams,
         counts: false,
+        patience_s: None,
     })
+}
+
+/// What a benchmark itself takes for the end is looked at.
+fn patient() -> Limits {
+    Limits {
+        patience: None,
+        ..limits(&mut Rng::new(1))
+    }
 }
 
 /// A server of which this was asked.
 fn asked(mode: BenchMode, milliseconds: u64, streams: Option<u8>) -> (Side, Instant) {
     let now = start();
-    let mut server = Side::server(now, &limits(&mut Rng::new(1)));
+    let mut server = Side::server(now, &patient());
     server.hear(now, &hello(mode, milliseconds, streams));
     (server, now)
 }
@@ -287,7 +296,7 @@ fn asked(mode: BenchMode, milliseconds: u64, streams: Option<u8>) -> (Side, Inst
 /// A client that was welcomed.
 fn welcomed(work: BenchWork) -> (Side, Instant) {
     let now = start();
-    let mut client = Side::client(now, work, Duration::from_secs(1), &limits(&mut Rng::new(1)));
+    let mut client = Side::client(now, work, Duration::from_secs(1), &patient());
     let welcome = Welcome {
         version: VERSION,
         entry_window: 0,

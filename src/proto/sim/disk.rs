@@ -12,7 +12,7 @@ use crate::ids::NAME_MAX_BYTES;
 use crate::proto::errno::{ENAMETOOLONG, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM};
 use crate::proto::extents::{BLOCK_BYTES, DataMap};
 use crate::proto::journal::Storage;
-use crate::proto::{Existing, Kind, Lapses, Meta, Mtime, TimeLapse};
+use crate::proto::{Existing, Kind, Lapses, Lasting, Meta, Mtime, TimeLapse};
 
 /// Number of a node; index into the disk's table, never reused.
 pub type Ino = usize;
@@ -101,6 +101,8 @@ pub struct Disk {
     unsynced: BTreeSet<Ino>,
     /// Files that a power cut may have changed.
     pub(super) doubtful: BTreeSet<Ino>,
+    /// Files that say they are empty and are read to their ends.
+    pub unsized_files: BTreeSet<Ino>,
     /// Counts up with every change: mtimes a change leaves behind are unlike any before.
     clock: i64,
 }
@@ -132,6 +134,7 @@ impl Disk {
             },
             unsynced: BTreeSet::new(),
             doubtful: BTreeSet::new(),
+            unsized_files: BTreeSet::new(),
             clock: 4_000_000_000,
         }
     }
@@ -211,6 +214,7 @@ impl Disk {
     pub fn meta(&self, ino: Ino) -> Meta {
         let node = &self.nodes[ino];
         let (kind, size_bytes) = match &node.body {
+            Body::File(_) if self.unsized_files.contains(&ino) => (Kind::File, 0),
             Body::File(data) => (Kind::File, data.len()),
             Body::Directory(_) => (Kind::Directory, 4096),
             Body::Symlink(target) => (Kind::Symlink, target.len()),
@@ -227,6 +231,9 @@ impl Disk {
             },
             inode: ino as u64,
             device: self.device,
+            lasting: Lasting::Inode,
+            links: 1,
+            is_sized: !self.unsized_files.contains(&ino),
         }
     }
 
@@ -340,6 +347,21 @@ impl Disk {
                 part.data.truncate(rng.below(part.data.len()));
             }
         }
+    }
+
+    /// Appends to a file, as another program would; gives what it holds then.
+    pub fn grow(&mut self, dir: Ino, name: &[u8], rng: &mut Rng) -> Vec<u8> {
+        let ino = self.child(dir, name).expect("a file that is there");
+        let mtime = self.tick();
+        let len = 1 + rng.below(100_000);
+        let more = rng.bytes(len);
+        let Body::File(data) = &mut self.nodes[ino].body else {
+            panic!("what grows is a file")
+        };
+        data.extend_from_slice(&more);
+        let now = data.clone();
+        self.nodes[ino].mtime = mtime;
+        now
     }
 
     /// Changes a file as another program would. The mtime always moves (a change that leaves size,

@@ -23,8 +23,8 @@ use crate::proto::wire::{
     encode,
 };
 use crate::proto::{
-    DiskDone, DiskOp, EntryErrorCode, EntryResult, Event, Input, Kind, Meta, Mtime, Outcome,
-    Output, SessionErrorCode,
+    DiskDone, DiskOp, EntryErrorCode, EntryResult, Event, Input, Kind, Lasting, Meta, Mtime,
+    Outcome, Output, SessionErrorCode,
 };
 
 const BOTH: Grant = Grant {
@@ -273,6 +273,8 @@ fn listings_are_complete() {
             },
             &mut rng,
         );
+        // A listing tells of a size what the file system tells.
+        disk.unsized_files.clear();
         let expected: BTreeMap<Vec<u8>, Meta> = disk
             .children(dir)
             .into_iter()
@@ -411,6 +413,7 @@ fn hello() -> Hello {
         bwlimit_bps: None,
         streams: None,
         counts: false,
+        patience_s: None,
     }
 }
 
@@ -447,6 +450,7 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
         source_tag: 9,
         device: None,
         allocated_bytes: None,
+        is_unsized: false,
         link: None,
     };
     session.handle(now, framed(&Message::Hello(hello())));
@@ -490,9 +494,8 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
     }
 }
 
-fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Verdict>) {
-    let now = start();
-    let meta = Meta {
+fn file_of(size_bytes: u64, mtime: Mtime) -> Meta {
+    Meta {
         kind: Kind::File,
         mode: 0o644,
         mtime,
@@ -500,7 +503,15 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
         allocated_bytes: size_bytes,
         inode: 9,
         device: 0,
-    };
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
+    }
+}
+
+fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Verdict>) {
+    let now = start();
+    let meta = file_of(size_bytes, mtime);
     let mut session = Session::client(now, push("huge", "in"), limits);
     let mut decoder = Decoder::new();
     drain(&mut session, &mut decoder);

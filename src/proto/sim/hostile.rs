@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::Rng;
 use super::disk::Disk;
 use super::ops::Handles;
 use super::tree::random_name;
+use super::{Rng, root};
 use crate::ids::{EntryId, StreamKey};
 use crate::proto::chunk::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count};
 use crate::proto::errno::EIO;
@@ -147,7 +147,11 @@ impl Hostile {
                 let sources = (0..self.rng.below(4))
                     .map(|_| Bytes::from_static(self.rng.pick(&sources)))
                     .collect();
-                WireRequest::Pull { sources }
+                WireRequest::Pull {
+                    sources,
+                    follow_named: false,
+                    no_growing: false,
+                }
             }
             Role::SendingServer | Role::ReceivingServer => {
                 return self.say(&Message::Welcome(Welcome {
@@ -164,6 +168,7 @@ impl Hostile {
             bwlimit_bps,
             streams,
             counts: false,
+            patience_s: None,
         }));
     }
 
@@ -355,6 +360,7 @@ impl Hostile {
             source_tag: 9,
             device: None,
             allocated_bytes: (kind == Kind::File && self.rng.chance(40)).then_some(5),
+            is_unsized: false,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../../etc")),
         }
     }
@@ -460,10 +466,7 @@ impl Hostile {
                 self.say(&Message::ManifestEnd { entries })
             }
             7 => {
-                self.say(&Message::Root {
-                    entry: id,
-                    digest: [0; 32],
-                });
+                self.say(&root(id, [0; 32]));
             }
             8 => self.say(&Message::Abort {
                 entry: id,
@@ -478,7 +481,13 @@ impl Hostile {
                 "no",
             ))),
             12 => self.greet(),
-            13 => self.say(&Message::ListEnd {}),
+            13 => {
+                let message = match self.rng.next() % 5 {
+                    0 => Message::ListEnd {},
+                    finished => Message::Working { finished },
+                };
+                self.say(&message)
+            }
             14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
             15 => self.judge_wrongly(id),
             16..19 => self.send_wrongly(id),
@@ -487,17 +496,14 @@ impl Hostile {
                 self.stream(noise.into(), true)
             }
             20 => {
-                let noise = self.rng.bytes(40);
-                self.input(Input::Control(noise.into()))
+                let noise = self.rng.bytes(40).into();
+                self.input(Input::Control(noise))
             }
             21 => self.input(Input::DataReset),
-            22 => {
-                let path = Bytes::from_static(b"\x1b[2J");
-                self.say(&Message::SourceError {
-                    path,
-                    error: error(EntryErrorCode::Name),
-                })
-            }
+            22 => self.say(&Message::SourceError {
+                path: Bytes::from_static(b"\x1b[2J"),
+                error: error(EntryErrorCode::Name),
+            }),
             _ => self.input(Input::Cancel(CancelReason::User)),
         }
     }

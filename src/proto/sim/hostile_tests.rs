@@ -74,6 +74,7 @@ fn all_seeds(name: &str, role: Role) {
             Outcome::CalledOff(_) => "called off",
             Outcome::Violation(_) => "violation",
             Outcome::Lost(_) => "lost",
+            Outcome::Stalled { .. } => "stalled",
         };
         *ends.borrow_mut().entry(end).or_insert(0) += 1;
     });

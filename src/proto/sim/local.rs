@@ -101,6 +101,12 @@ impl LocalWorld {
                 return true;
             }
         }
+        let deadline = self.ends[SENDER].session.deadline();
+        if let Some(deadline) = deadline.filter(|_| self.ends[RECEIVER].outcome.is_none()) {
+            self.now = self.now.max(deadline);
+            self.ends[SENDER].inbox.push_back(Input::Tick);
+            return true;
+        }
         false
     }
 
@@ -144,9 +150,21 @@ impl LocalWorld {
             }
         });
         let position = self.positions.entry(from).or_default();
+        let is_unsized = sender.handles.has_source(from)
+            && sender
+                .disk
+                .unsized_files
+                .contains(&sender.handles.source_of(from));
+        let rng = &mut self.rng;
         let data = source.map(|source| {
             let begin = source.len().min(*position as usize);
-            let end = source.len().min((*position + len_bytes) as usize);
+            let mut end = source
+                .len()
+                .min(position.saturating_add(len_bytes) as usize);
+            // A pipe gives what it has.
+            if is_unsized && begin < end && rng.chance(50) {
+                end = begin + 1 + rng.below(end - begin);
+            }
             *position = end as u64;
             &source[begin..end]
         });

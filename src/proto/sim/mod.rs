@@ -24,6 +24,11 @@ pub(crate) mod tree;
 mod wire;
 mod world;
 
+use crate::ids::EntryId;
+use crate::proto::DiskDone;
+use crate::proto::integrity::Digest;
+use crate::proto::wire::Message;
+
 /// Any instant will do; a simulation counts on from it.
 #[allow(
     clippy::disallowed_methods,
@@ -64,6 +69,12 @@ impl Rng {
         self.next() % 100 < percent
     }
 
+    /// A pipe now and then has nothing.
+    pub fn input(&mut self) -> DiskDone {
+        let is_ready = self.chance(70);
+        DiskDone::Input { is_ready }
+    }
+
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
@@ -81,5 +92,14 @@ impl Rng {
         for i in (1..list.len()).rev() {
             list.swap(i, self.below(i + 1));
         }
+    }
+}
+
+/// The digest of a file of several chunks.
+pub fn root(entry: EntryId, digest: Digest) -> Message {
+    Message::Root {
+        entry,
+        digest,
+        has_grown: false,
     }
 }

@@ -44,7 +44,12 @@ impl Pending {
 
 #[derive(Debug)]
 enum OpenFile {
-    Source { ino: Ino, broken: bool },
+    /// `at`: where the next `ReadOn` begins.
+    Source {
+        ino: Ino,
+        broken: bool,
+        at: usize,
+    },
     Part(OpenPart),
 }
 
@@ -120,6 +125,8 @@ fn about(cmd: &DiskOp) -> About {
         },
         DiskOp::Read { file, .. }
         | DiskOp::Map { file, .. }
+        | DiskOp::AwaitInput { file }
+        | DiskOp::ReadOn { file, .. }
         | DiskOp::Stat { file }
         | DiskOp::CloseRead { file }
         | DiskOp::StartPart { file, .. }
@@ -162,7 +169,7 @@ impl Handles {
     /// Bytes that reads under way may bring.
     pub fn reading_bytes(&self) -> usize {
         let read = |pending: &Pending| match pending.cmd {
-            DiskOp::Read { len_bytes, .. } => len_bytes,
+            DiskOp::Read { len_bytes, .. } | DiskOp::ReadOn { len_bytes, .. } => len_bytes,
             _ => 0,
         };
         self.pending.iter().map(read).sum()
@@ -324,7 +331,7 @@ impl Handles {
                 dir,
                 ..
             } => self.resolve_target(disk, &path, must_be_dir, dir),
-            DiskOp::ResolveSource { path, dir } => self.resolve_source(disk, &path, dir),
+            DiskOp::ResolveSource { path, dir, .. } => self.resolve_source(disk, &path, dir),
             DiskOp::CloseDir { dir } => {
                 self.dirs.remove(&dir);
                 self.listings.remove(&dir);
@@ -341,7 +348,7 @@ impl Handles {
             DiskOp::OpenRead { name, file, .. } => {
                 let ino = source_file(disk, dir, &name)?;
                 let broken = disk.faults.broken.contains(name.as_bytes());
-                self.add_file(file, OpenFile::Source { ino, broken });
+                self.add_file(file, OpenFile::Source { ino, broken, at: 0 });
                 Ok(DiskDone::Meta(disk.meta(ino)))
             }
             DiskOp::Read {
@@ -349,6 +356,8 @@ impl Handles {
             } => self.read(disk, file, offset, len_bytes),
             DiskOp::Map { offset, .. } => self.map(disk, file, offset, rng),
             DiskOp::Yield => Ok(DiskDone::Done),
+            DiskOp::AwaitInput { .. } => Ok(rng.input()),
+            DiskOp::ReadOn { len_bytes, .. } => self.read_on(disk, file, len_bytes, rng),
             DiskOp::Stat { .. } => match &self.open[file] {
                 OpenFile::Source { ino, .. } => Ok(DiskDone::Meta(disk.meta(*ino))),
                 OpenFile::Part(_) => panic!("Stat of a partial file"),
@@ -584,7 +593,7 @@ impl Handles {
         rng: &mut Rng,
     ) -> Result<DiskDone, DiskError> {
         assert!(offset.is_multiple_of(BLOCK_BYTES), "looks at {offset}");
-        let OpenFile::Source { ino, broken } = &self.open[file] else {
+        let OpenFile::Source { ino, broken, .. } = &self.open[file] else {
             panic!("Map of a partial file")
         };
         if *broken {
@@ -597,6 +606,37 @@ impl Handles {
         Ok(DiskDone::Mapped(data_map(data, offset, most_ranges)))
     }
 
+    /// As much as a pipe may have: something, and nothing only at the end.
+    fn read_on(
+        &mut self,
+        disk: &Disk,
+        file: usize,
+        len_bytes: usize,
+        rng: &mut Rng,
+    ) -> Result<DiskDone, DiskError> {
+        assert!(len_bytes <= PIECE_BYTES, "a read of {len_bytes} bytes");
+        let OpenFile::Source { ino, broken, at } = &mut self.open[file] else {
+            panic!("ReadOn of a partial file")
+        };
+        let Body::File(data) = &disk.node(*ino).body else {
+            return fail("read", EISDIR);
+        };
+        if *broken {
+            return fail("read", EIO);
+        }
+        let from = data.len().min(*at);
+        let most = len_bytes.min(data.len() - from);
+        let len = match most {
+            0 => 0,
+            most if rng.chance(50) => most,
+            most => 1 + rng.below(most),
+        };
+        *at = from + len;
+        Ok(DiskDone::Read {
+            data: Bytes::copy_from_slice(&data[from..from + len]),
+        })
+    }
+
     fn read(
         &self,
         disk: &Disk,
@@ -605,7 +645,7 @@ impl Handles {
         len_bytes: usize,
     ) -> Result<DiskDone, DiskError> {
         assert!(len_bytes <= PIECE_BYTES, "a read of {len_bytes} bytes");
-        let OpenFile::Source { ino, broken } = &self.open[file] else {
+        let OpenFile::Source { ino, broken, .. } = &self.open[file] else {
             panic!("Read of a partial file")
         };
         if *broken && offset > 0 {

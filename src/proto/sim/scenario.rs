@@ -16,7 +16,9 @@ use crate::proto::chunk::chunk_len_bytes;
 use crate::proto::integrity::Tree;
 use crate::proto::journal::Journal;
 use crate::proto::parallel::ParallelTransferConfig;
-use crate::proto::session::{Direction, Grant, Limits, Request, Transfer, TransferOptions};
+use crate::proto::session::{
+    Direction, Grant, Limits, PATIENCE, Request, Transfer, TransferOptions,
+};
 use crate::proto::{Outcome, Totals};
 
 /// Where the sources land.
@@ -205,6 +207,7 @@ impl Scenario {
             force: self.force,
             strictness,
             changed,
+            named_in: (self.shape != Shape::Renamed).then(|| self.root()),
             found,
         };
         let root = self.root();
@@ -327,6 +330,7 @@ pub fn limits(rng: &mut Rng) -> Limits {
         },
         parallel,
         lookups: rng.pick(&[1, 8, 64]),
+        patience: Some(PATIENCE),
     }
 }
 

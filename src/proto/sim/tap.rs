@@ -30,6 +30,8 @@ pub struct Tap {
     delivered: BTreeMap<EntryId, u64>,
     /// A chunk with holes came: what comes now may wait for its zeros to be hashed.
     may_wait: bool,
+    /// Where the next stretch of each unsized file begins.
+    stretches: HashMap<EntryId, u64>,
     have: HashSet<(EntryId, u32)>,
     sent: HashSet<(EntryId, u32)>,
     pub have_bytes: u64,
@@ -178,47 +180,14 @@ impl Tap {
     }
 
     pub fn sender_emits_data(&mut self, key: StreamKey, mut bytes: Bytes, fin: bool) {
+        let mut begins = Vec::new();
         let (parser, seen) = self.parsers.entry(key).or_default();
         while let Some(record) = parser
             .next(&mut bytes)
             .expect("the sender speaks the protocol")
         {
             match record {
-                Record::Begin(head) => {
-                    let id = head.entry();
-                    let entry = self
-                        .announced
-                        .get(&id)
-                        .unwrap_or_else(|| panic!("data of unannounced {id:?}"));
-                    assert!(
-                        self.asked.contains(&id),
-                        "data of {id:?} that nobody asked for"
-                    );
-                    let chunk = match head {
-                        RecordHead::Whole { len_bytes, .. } => {
-                            assert_eq!(len_bytes, entry.size_bytes, "{id:?} has another size");
-                            0
-                        }
-                        RecordHead::Chunk {
-                            chunk, len_bytes, ..
-                        } => {
-                            assert_eq!(
-                                len_bytes,
-                                chunk_len_bytes(entry.size_bytes, chunk),
-                                "{chunk:?} of {id:?}"
-                            );
-                            chunk.0
-                        }
-                    };
-                    assert!(
-                        !self.have.contains(&(id, chunk)),
-                        "chunk {chunk} of {id:?} is there already"
-                    );
-                    assert!(
-                        self.sent.insert((id, chunk)),
-                        "chunk {chunk} of {id:?} is sent twice"
-                    );
-                }
+                Record::Begin(head) => begins.push(head),
                 Record::Data(data) => {
                     self.data_bytes += data.len() as u64;
                     *seen += data.len() as u64;
@@ -226,7 +195,7 @@ impl Tap {
                 Record::Hole(_) => {}
                 Record::End { status, .. } => {
                     let seen = std::mem::take(seen);
-                    self.valid_bytes += if status == RecordStatus::Valid {
+                    self.valid_bytes += if status != RecordStatus::SourceFailed {
                         seen
                     } else {
                         0
@@ -237,6 +206,54 @@ impl Tap {
         assert!(
             !fin || parser.is_between_records(),
             "{key:?} ends within a record"
+        );
+        begins.into_iter().for_each(|head| self.judge_begin(head));
+    }
+
+    /// A record of what was asked for, and for the first time.
+    fn judge_begin(&mut self, head: RecordHead) {
+        let id = head.entry();
+        let entry = self
+            .announced
+            .get(&id)
+            .unwrap_or_else(|| panic!("data of unannounced {id:?}"));
+        assert!(
+            self.asked.contains(&id),
+            "data of {id:?} that nobody asked for"
+        );
+        let chunk = match head {
+            RecordHead::Whole { len_bytes, .. } => {
+                assert_eq!(len_bytes, entry.size_bytes, "{id:?} has another size");
+                0
+            }
+            RecordHead::Chunk {
+                chunk, len_bytes, ..
+            } => {
+                assert_eq!(
+                    len_bytes,
+                    chunk_len_bytes(entry.size_bytes, chunk),
+                    "{chunk:?} of {id:?}"
+                );
+                chunk.0
+            }
+            RecordHead::Stretch {
+                offset, len_bytes, ..
+            } => {
+                assert!(entry.is_unsized, "a stretch of {id:?}, whose size is known");
+                let next = self.stretches.entry(id).or_default();
+                assert_eq!(*next, offset, "a stretch of {id:?} out of order");
+                *next += len_bytes;
+                return;
+            }
+        };
+        assert!(!entry.is_unsized, "{id:?} is of unknown size");
+        assert!(
+            !self.have.contains(&(id, chunk)),
+            "chunk {chunk} of {id:?} is there already"
+        );
+        assert!(
+            self.sent.insert((id, chunk)),
+            "chunk {chunk} of {id:?} is sent twice"
         );
     }
 

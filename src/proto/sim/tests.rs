@@ -13,6 +13,7 @@ use super::tree::TreeShape;
 use super::world::{CLIENT, SERVER, Stop, World};
 use crate::ids::EntryId;
 use crate::proto::errno::ENOSPC;
+use crate::proto::session::PATIENCE;
 use crate::proto::{
     CancelReason, EntryErrorCode, EntryResult, Event, Input, Outcome, SessionError,
     SessionErrorCode, Totals,
@@ -164,6 +165,32 @@ fn a_bandwidth_limit_on_a_slow_disk_is_no_deadline_in_the_past() {
 }
 
 #[test]
+fn disks_that_never_answer_end_both_sides() {
+    let name = "disks_that_never_answer_end_both_sides";
+    let stalled = std::cell::Cell::new(0);
+    for_seeds(name, 300, |seed| {
+        let mut rng = Rng::new(seed ^ 0x5741);
+        let mut scenario = Scenario::random(seed, SMALL_TREE);
+        let mut world = scenario.world(start());
+        world.run(rng.below(200));
+        world.hang_disks(rng.pick(&[1, 10, 100]));
+        let before = world.now();
+        assert_eq!(world.run(usize::MAX), Stop::Finished);
+        let took = world.now() - before;
+        assert!(took < 4 * PATIENCE, "it took {took:?}");
+        for side in &world.sides {
+            match &side.outcome {
+                Some(Outcome::Complete(_) | Outcome::Lost(_)) => {}
+                Some(Outcome::Stalled { .. }) => stalled.set(stalled.get() + 1),
+                Some(Outcome::Refused(error)) if error.code == SessionErrorCode::Stalled => {}
+                other => panic!("ended with {other:?}"),
+            }
+        }
+    });
+    assert!(stalled.get() > 100, "{} stalled", stalled.get());
+}
+
+#[test]
 fn the_same_seed_is_the_same_run() {
     let run = |seed| {
         let mut scenario = Scenario::random(seed, LARGE_TREE);
@@ -180,6 +207,8 @@ fn the_same_seed_is_the_same_run() {
 fn a_rerun_sends_nothing() {
     for_seeds("a_rerun_sends_nothing", 100, |seed| {
         let mut scenario = Scenario::random(seed, SMALL_TREE);
+        // Of these nothing says that they are there.
+        scenario.source.unsized_files.clear();
         // Renamed, a rerun goes inside the directory the first run made.
         scenario.force = false;
         if scenario.shape == Shape::Renamed {
@@ -474,7 +503,8 @@ pub fn files_of(disk: &Disk, root: Ino) -> Vec<(Ino, Vec<u8>)> {
     });
     for dir in dirs {
         for (name, ino) in disk.children(dir).into_iter().flatten() {
-            if matches!(disk.node(*ino).body, Body::File(_)) {
+            let is_sized = !disk.unsized_files.contains(ino);
+            if is_sized && matches!(disk.node(*ino).body, Body::File(_)) {
                 files.push((dir, name.clone()));
             }
         }
@@ -527,5 +557,46 @@ fn a_changing_source_never_arrives_mixed() {
         assert_eq!(dir_of_root, root);
         scenario.check(&source, &before, Strictness::Exact, changed, Some(&totals));
         scenario.check_leftovers(&totals);
+    });
+}
+
+#[test]
+fn a_growing_source_arrives_as_it_was() {
+    for_seeds("a_growing_source_arrives_as_it_was", 300, |seed| {
+        let mut rng = Rng::new(seed ^ 0x6706);
+        let tree = rng.pick(&[SMALL_TREE, LARGE_TREE]);
+        let mut scenario = Scenario::random(seed, tree);
+        let (source, before) = (scenario.source.clone(), scenario.target.clone());
+        let mut files = files_of(&source, scenario.root());
+        rng.shuffle(&mut files);
+        files.truncate(1 + rng.below(5));
+        let mut changed = BTreeMap::new();
+        let mut world = scenario.world(start());
+        for (dir, name) in files {
+            world.run(rng.below(300));
+            let sender = world.sender;
+            let now = world.sides[sender].disk.grow(dir, &name, &mut rng);
+            changed.insert((dir, name), Some(now));
+        }
+        world.run(usize::MAX);
+        let totals = complete(&world);
+        check_events(&world, &totals);
+        // Nothing but what is refused anyway, such as special files that were named.
+        let is_changed = |event: &&Event| match event {
+            Event::Entry {
+                result: EntryResult::Failed(error),
+                ..
+            } => error.text.contains("changed"),
+            _ => false,
+        };
+        let client = &world.sides[CLIENT];
+        assert_eq!(client.events.iter().filter(is_changed).count(), 0);
+        let warned = |event: &&Event| match event {
+            Event::Warning { text, .. } => text.contains("grew"),
+            _ => false,
+        };
+        assert!(client.events.iter().filter(warned).count() <= 1);
+        scenario.keep(world);
+        scenario.check(&source, &before, Strictness::Exact, changed, Some(&totals));
     });
 }

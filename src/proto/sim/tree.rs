@@ -54,9 +54,13 @@ pub fn random_tree(disk: &mut Disk, dir: Ino, shape: TreeShape, rng: &mut Rng) {
             }
         };
         let is_directory = matches!(body, Body::Directory(_));
+        let is_unsized = matches!(body, Body::File(_)) && rng.chance(6);
         let made = disk.put(parent, &name, Node { mode, mtime, body });
         if is_directory {
             dirs.push(made);
+        }
+        if is_unsized {
+            disk.unsized_files.insert(made);
         }
     }
     // Filling a directory moved its mtime; a source directory has whatever its owner left.

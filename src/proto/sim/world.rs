@@ -79,7 +79,12 @@ pub struct World {
     pub steps: usize,
     /// How long every operation of either disk takes at least; zero: whatever the seed makes of it.
     disk_latency: Duration,
+    /// Of a hundred operations of either disk, so many never end.
+    hanging_percent: u64,
 }
+
+/// An operation that never ends is one that would end when nobody is there any more.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 impl World {
     /// `start` is any instant; only differences matter.
@@ -130,15 +135,25 @@ impl World {
             weights_for: 0,
             steps: 0,
             disk_latency: Duration::ZERO,
+            hanging_percent: 0,
         };
         world.drain(CLIENT);
         world.drain(SERVER);
         world
     }
 
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
     /// From now on every disk operation takes at least so long.
     pub fn slow_disks(&mut self, latency: Duration) {
         self.disk_latency = latency;
+    }
+
+    /// From now on some disk operations never end.
+    pub fn hang_disks(&mut self, percent: u64) {
+        self.hanging_percent = percent;
     }
 
     /// Makes steps until both are finished, at most `steps`.
@@ -169,6 +184,9 @@ impl World {
         self.weights_for -= 1;
         self.now += Duration::from_nanos(self.rng.next() % 200_000);
         let actions = self.possible();
+        if actions.is_empty() && self.sides.iter().all(|side| side.session.is_none()) {
+            return None;
+        }
         if actions.is_empty() {
             return self.jump_to_deadline();
         }
@@ -363,12 +381,13 @@ impl World {
                 Output::Disk { op, cmd } => {
                     let handles = &mut self.sides[side].handles;
                     handles.start(op, cmd);
-                    if let Some(pending) = handles
-                        .pending
-                        .last_mut()
-                        .filter(|_| !self.disk_latency.is_zero())
+                    let latency = match self.rng.chance(self.hanging_percent) {
+                        true => NEVER,
+                        false => self.disk_latency,
+                    };
+                    if let (Some(pending), false) = (handles.pending.last_mut(), latency.is_zero())
                     {
-                        pending.ready_at = Some(self.now + self.disk_latency);
+                        pending.ready_at = Some(self.now + latency);
                     }
                 }
                 Output::Event(event) => {

@@ -9,7 +9,7 @@ use minicbor::{Decode, Encode};
 use super::{BenchMode, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES, WireError};
 use crate::ids::{EntryId, NAME_MAX_BYTES, PATH_MAX_BYTES};
 use crate::proto::{
-    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, SessionError,
     SessionErrorCode,
 };
 
@@ -382,7 +382,8 @@ numbers!(
     SessionErrorCode::Busy = 2,
     SessionErrorCode::Unsupported = 3,
     SessionErrorCode::Full = 4,
-    SessionErrorCode::Other = 5
+    SessionErrorCode::Other = 5,
+    SessionErrorCode::Stalled = 6
 );
 
 impl<C> Encode<C> for CancelReason {
@@ -507,6 +508,9 @@ impl<'b, C> Decode<'b, C> for Meta {
             allocated_bytes: size_bytes,
             inode,
             device: 0,
+            lasting: Lasting::Inode,
+            links: 1,
+            is_sized: true,
         })
     }
 }

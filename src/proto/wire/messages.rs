@@ -1,6 +1,8 @@
 //! The control messages: what each says, in field order; the CDDL in `docs/protocol.md` mirrors
 //! this file.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
@@ -33,6 +35,9 @@ pub enum Message {
         entry: EntryId,
         #[cbor(n(1), with = "minicbor::bytes")]
         digest: [u8; 32],
+        /// It grew while it was read: this is what it held as it was announced.
+        #[cbor(n(2), default)]
+        has_grown: bool,
     },
     /// Sender to receiver: the source of this entry failed; nothing more comes of it.
     #[n(5)]
@@ -88,6 +93,17 @@ pub enum Message {
         #[n(0)]
         bytes: u64,
     },
+    /// Sender to receiver: an unsized file was read to its end. The digest is over those of its
+    /// stretches.
+    #[n(19)]
+    End {
+        #[n(0)]
+        entry: EntryId,
+        #[cbor(n(1), with = "cbor::size")]
+        size_bytes: u64,
+        #[cbor(n(2), with = "minicbor::bytes")]
+        digest: [u8; 32],
+    },
     /// Benchmark, client to server: at most [`super::MAX_ECHO_BYTES`] to be sent back.
     #[n(16)]
     Echo {
@@ -118,9 +134,15 @@ pub enum Message {
         #[cbor(n(1), with = "cbor::text")]
         text: String,
     },
+    /// Either way, while nothing else is said: so many disk operations of this side ended so far.
+    #[n(21)]
+    Working {
+        #[n(0)]
+        finished: u64,
+    },
     /// Sender to receiver: so many chunks of a file with holes, from this one on, are zeros; no
     /// records of them come.
-    #[n(19)]
+    #[n(22)]
     Holes {
         #[n(0)]
         entry: EntryId,
@@ -150,6 +172,17 @@ pub struct Hello {
     /// Asks a sending server for a [`Message::Counted`].
     #[cbor(n(5), default)]
     pub counts: bool,
+    /// After so many seconds in which nothing is got on with the client gives up.
+    #[n(6)]
+    pub patience_s: Option<u32>,
+}
+
+impl Hello {
+    /// How long the client waits for anything to be got on with.
+    pub fn patience(&self) -> Option<Duration> {
+        let seconds = self.patience_s?;
+        Some(Duration::from_secs(seconds.max(1).into()))
+    }
 }
 
 /// What the client wants of the server.
@@ -191,6 +224,12 @@ pub enum WireRequest {
     Pull {
         #[cbor(n(0), with = "cbor::sources")]
         sources: Vec<Bytes>,
+        /// A source that is a symlink is what it leads to.
+        #[cbor(n(1), default)]
+        follow_named: bool,
+        /// A file that grows while it is read fails.
+        #[cbor(n(2), default)]
+        no_growing: bool,
     },
     /// The server describes this path: a directory's content, or the one thing it is.
     #[n(2)]
@@ -274,6 +313,9 @@ pub struct Entry {
     /// Of a file with holes: about how many bytes of it are data.
     #[n(10)]
     pub allocated_bytes: Option<u64>,
+    /// Of a file: `size_bytes` says nothing, for it is read to its end, which `Root` tells.
+    #[cbor(n(11), default)]
+    pub is_unsized: bool,
 }
 
 /// What the receiver decided about an entry.

@@ -5,6 +5,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{WireError, get_varint, put_varint};
 use crate::ids::{ChunkIndex, EntryId};
+use crate::proto::PIECE_BYTES;
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::extents::BLOCK_BYTES;
 use crate::proto::integrity::Digest;
@@ -31,18 +32,28 @@ pub enum RecordHead {
         len_bytes: u64,
         has_holes: bool,
     },
+    /// What one read of an unsized file brought, at most [`PIECE_BYTES`] of it.
+    Stretch {
+        entry: EntryId,
+        offset: u64,
+        len_bytes: u64,
+    },
 }
 
 impl RecordHead {
     pub fn entry(&self) -> EntryId {
         match *self {
-            RecordHead::Whole { entry, .. } | RecordHead::Chunk { entry, .. } => entry,
+            RecordHead::Whole { entry, .. }
+            | RecordHead::Chunk { entry, .. }
+            | RecordHead::Stretch { entry, .. } => entry,
         }
     }
 
     pub fn len_bytes(&self) -> u64 {
         match *self {
-            RecordHead::Whole { len_bytes, .. } | RecordHead::Chunk { len_bytes, .. } => len_bytes,
+            RecordHead::Whole { len_bytes, .. }
+            | RecordHead::Chunk { len_bytes, .. }
+            | RecordHead::Stretch { len_bytes, .. } => len_bytes,
         }
     }
 
@@ -64,6 +75,16 @@ impl RecordHead {
                 put_varint(out, u64::from(chunk.0));
                 put_varint(out, len_bytes);
             }
+            RecordHead::Stretch {
+                entry,
+                offset,
+                len_bytes,
+            } => {
+                out.put_u8(4);
+                put_varint(out, u64::from(entry.0));
+                put_varint(out, offset);
+                put_varint(out, len_bytes);
+            }
         }
     }
 
@@ -74,7 +95,7 @@ impl RecordHead {
         };
         let count = match kind {
             1 => 2,
-            2 | 3 => 3,
+            2..=4 => 3,
             _ => return Err(WireError::Record("unknown record kind")),
         };
         let (mut at, mut values) = (1, [0u64; 3]);
@@ -87,7 +108,7 @@ impl RecordHead {
         }
         let narrow = |value: u64, what| u32::try_from(value).map_err(|_| WireError::Record(what));
         let entry = EntryId(narrow(values[0], "entry number above 32 bits")?);
-        if kind != 1 {
+        if kind == 2 || kind == 3 {
             let chunk = ChunkIndex(narrow(values[1], "chunk number above 32 bits")?);
             return Ok(Some((
                 RecordHead::Chunk {
@@ -95,6 +116,20 @@ impl RecordHead {
                     chunk,
                     len_bytes: values[2],
                     has_holes: kind == 3,
+                },
+                at,
+            )));
+        }
+        if kind == 4 {
+            let (offset, len_bytes) = (values[1], values[2]);
+            if !(1..=PIECE_BYTES as u64).contains(&len_bytes) {
+                return Err(WireError::Record("a stretch of no bytes, or of too many"));
+            }
+            return Ok(Some((
+                RecordHead::Stretch {
+                    entry,
+                    offset,
+                    len_bytes,
                 },
                 at,
             )));
@@ -145,6 +180,9 @@ fn decode_run(bytes: &[u8], left_bytes: u64) -> Result<Option<(u64, u64, usize)>
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordStatus {
     Valid,
+    /// Valid, of a small file, or the only chunk of a file, that grew while it was read: what it
+    /// held as it was announced.
+    ValidPrefix,
     /// The source failed while it was read; the rest of the data is filler and the digest means
     /// nothing.
     SourceFailed,
@@ -155,6 +193,7 @@ pub fn encode_record_tail(status: RecordStatus, digest: &Digest, out: &mut Bytes
     out.put_u8(match status {
         RecordStatus::Valid => 0,
         RecordStatus::SourceFailed => 1,
+        RecordStatus::ValidPrefix => 2,
     });
     out.put_slice(digest);
 }
@@ -167,7 +206,8 @@ pub enum Record {
     Data(Bytes),
     /// So many zeros follow that are not sent; never 0.
     Hole(u64),
-    /// The root digest of a whole file or single-chunk file, else the chunk's chaining value.
+    /// The root digest of a whole file, single-chunk file or stretch, else the chunk's chaining
+    /// value.
     End {
         status: RecordStatus,
         digest: Digest,
@@ -341,6 +381,7 @@ impl RecordParser {
         let status = match buf[0] {
             0 => RecordStatus::Valid,
             1 => RecordStatus::SourceFailed,
+            2 => RecordStatus::ValidPrefix,
             _ => return Err(WireError::Record("unknown record status")),
         };
         let mut digest = [0; 32];

@@ -8,7 +8,7 @@ use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errno::ENOSPC;
 use crate::proto::{
-    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Meta, Mtime, SessionError,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, SessionError,
     SessionErrorCode,
 };
 
@@ -38,6 +38,7 @@ fn entry(name: &[u8], link: Option<&[u8]>) -> Item {
         source_tag: u64::MAX,
         device: None,
         allocated_bytes: Some(u64::MAX),
+        is_unsized: false,
         link: link.map(Bytes::copy_from_slice),
     })
 }
@@ -61,6 +62,9 @@ fn list_item() -> ListItem {
         allocated_bytes: MAX_FILE_BYTES,
         inode: u64::MAX,
         device: 0,
+        lasting: Lasting::Inode,
+        links: 1,
+        is_sized: true,
     };
     ListItem {
         name: Bytes::from_static(b"x"),
@@ -85,6 +89,8 @@ fn requests() -> Vec<WireRequest> {
         },
         WireRequest::Pull {
             sources: vec![path.clone(), Bytes::new()],
+            follow_named: false,
+            no_growing: false,
         },
         WireRequest::List { path },
         WireRequest::Bench {
@@ -105,6 +111,7 @@ fn every_message() -> Vec<Message> {
                 bwlimit_bps: Some(1),
                 streams: None,
                 counts: false,
+                patience_s: None,
             })
         })
         .collect();
@@ -115,7 +122,28 @@ fn every_message() -> Vec<Message> {
     }));
     all.extend(messages_after_hello());
     all.extend(messages_of_few());
+    all.push(Message::Working { finished: u64::MAX });
     all
+}
+
+fn cancel(reason: CancelReason) -> Message {
+    Message::Cancel { reason }
+}
+
+fn root(has_grown: bool) -> Message {
+    Message::Root {
+        entry: EntryId(9),
+        digest: [7; 32],
+        has_grown,
+    }
+}
+
+fn end() -> Message {
+    Message::End {
+        entry: EntryId(9),
+        size_bytes: MAX_FILE_BYTES,
+        digest: [8; 32],
+    }
 }
 
 fn warning(text: &str) -> Message {
@@ -134,10 +162,8 @@ fn messages_after_hello() -> Vec<Message> {
             Item::EndDirectory { id: EntryId(3) },
         ]),
         Message::ManifestEnd { entries: u64::MAX },
-        Message::Root {
-            entry: EntryId(9),
-            digest: [7; 32],
-        },
+        root(true),
+        end(),
         Message::Abort {
             entry: EntryId(1),
             error: error("gone"),
@@ -168,15 +194,9 @@ fn messages_after_hello() -> Vec<Message> {
         Message::Listing(vec![list_item()]),
         Message::ListEnd {},
         Message::Error(SessionError::told(SessionErrorCode::Busy, "later")),
-        Message::Cancel {
-            reason: CancelReason::User,
-        },
-        Message::Cancel {
-            reason: CancelReason::Ending,
-        },
-        Message::Cancel {
-            reason: CancelReason::Stalled,
-        },
+        cancel(CancelReason::User),
+        cancel(CancelReason::Ending),
+        cancel(CancelReason::Stalled),
         Message::ListAck {},
         warning("mode not set"),
     ]

@@ -8,13 +8,20 @@ use landro_sys::{Backend, SocketId};
 use super::app::App;
 use super::doubt::Doubt;
 use crate::ids::Fingerprint;
-use crate::quic::{Conn, PathSnapshot};
+use crate::quic::{CloseReason, Conn, PathSnapshot};
 use crate::worker::event_loop::Loop;
 use crate::worker::lane::TransferLane;
 use crate::worker::limits::LINGER;
 use crate::worker::log::Who;
 use crate::worker::stats::{Batches, TransportStats};
 use crate::worker::timers::{Scheduled, Timer};
+
+/// A client that was silent for so long did not hear, or could not say, four requests for a sign of
+/// life ([`super::doubt::SIGN_OF_LIFE`]).
+const SILENT_CLIENT: Duration = Duration::from_secs(1);
+
+/// How soon after a look at the way to a peer the next failed send is a reason for another.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Connection {
     pub(crate) serial: u64,
@@ -35,6 +42,11 @@ pub(crate) struct Connection {
     /// How long one that we dialled is silent before we ask. None: accepted; a daemon, which has
     /// many, asks seldom.
     pub(super) quiet: Option<Duration>,
+    /// Of one that we dialled: when the way to the peer was last looked at, whether a send failed
+    /// since, and why there is none.
+    pub(crate) looked_at: Instant,
+    pub(super) failed_to_leave: bool,
+    pub(crate) cut_off: Option<String>,
     /// The peer's port is said to be closed.
     pub(super) doubt: Option<Doubt>,
     /// Window bytes granted out of the memory budget, given back when it ends.
@@ -71,6 +83,9 @@ impl Connection {
             heard: io.now,
             pinged: io.now,
             quiet: None,
+            looked_at: io.now,
+            failed_to_leave: false,
+            cut_off: None,
             doubt: None,
             granted_bytes: 0,
             held_bytes: 0,
@@ -110,6 +125,25 @@ impl Connection {
         self.evicted
     }
 
+    /// Whether the way to the peer is to be looked at: a send failed, and not only a moment ago.
+    pub(crate) fn takes_look(&mut self, now: Instant) -> bool {
+        let is_due = self.failed_to_leave && self.looked_at + LOOK_PAUSE <= now;
+        self.failed_to_leave &= !is_due;
+        is_due
+    }
+
+    /// Why it is closing or closed: where nothing was heard because there was no way, that is why.
+    pub(crate) fn close_reason(&self) -> Option<CloseReason> {
+        let reason = self.conn.close_reason()?;
+        Some(match (reason, &self.cut_off) {
+            (CloseReason::IdleTimeout, Some(why)) => CloseReason::GivenUp(format!(
+                "this host had no way to {} any more: {why}",
+                self.peer
+            )),
+            (reason, _) => reason,
+        })
+    }
+
     /// Takes the path's numbers while there is a path.
     pub(crate) fn last_stats(&mut self) {
         let path = self.conn.snapshot();
@@ -120,6 +154,16 @@ impl Connection {
 
     pub(crate) fn stats(&self, backend: Backend) -> TransportStats {
         TransportStats::of(&self.path, self.sent, backend)
+    }
+
+    /// A client that is there asks for signs of life; while one is silent, probes of ours are
+    /// wasted, and each doubles the time to the next. One is kept for when it is back.
+    pub(super) fn spare_probes(&mut self, io: &Loop) {
+        let is_silent = self.heard + SILENT_CLIENT <= io.now;
+        if self.conn.is_server() && is_silent && self.app.session().is_some() {
+            let until = self.heard + io.shared.quic.idle_timeout / 2;
+            self.conn.hold_timers(until);
+        }
     }
 
     /// Closes with CONNECTION_CLOSE; what runs on it learns it when the connection is closed.

@@ -17,7 +17,7 @@ use crate::worker::limits::STILL_QUEUED;
 pub(super) const ROUNDS: u32 = 2;
 /// In a handshake nothing can be asked before QUIC's own second try a second later, so the address
 /// is dialled again instead, see
-/// [`crate::worker::limits::DIAL_FOR`].
+/// [`crate::worker::addresses::DIAL_FOR`].
 pub(super) const HANDSHAKE_ROUNDS: u32 = 1;
 const ROUND: Duration = Duration::from_millis(150);
 const ROUND_TRIPS: u32 = 2;
@@ -103,7 +103,7 @@ pub(super) fn known_rtt(path: &PathSnapshot) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::limits::DIAL_FOR;
+    use crate::worker::addresses::DIAL_FOR;
 
     const LAN: Duration = Duration::from_micros(200);
 

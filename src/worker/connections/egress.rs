@@ -4,7 +4,7 @@ use std::io;
 
 use landro_sys::{SendBuffer, SendRun};
 
-use super::Connections;
+use super::{Connections, UDP_IPV4_HEADER_BYTES, UDP_IPV6_HEADER_BYTES};
 use crate::worker::event_loop::Loop;
 use crate::worker::limits::PACKETS_PER_BATCH;
 use crate::worker::log::Who;
@@ -72,15 +72,43 @@ impl Connections {
     ) {
         io.send_buffers.put_back(buffer);
         if let Err(error) = result {
-            // EMSGSIZE: a path MTU probe that does not fit the interface; QUIC learns it as a loss.
-            // EHOSTUNREACH, ENETDOWN, EPERM (a firewall): the path may come back before the idle
-            // timeout.
+            // EPERM (a firewall), ENOBUFS: the path may come back before the idle timeout.
             if io.log.admits(Who::Debug, io.now) {
                 tracing::debug!(connection = serial, %error, "datagrams were not sent");
             }
             if error.kind() == io::ErrorKind::ConnectionRefused {
                 self.send_refused(io, serial, &error);
+            } else if landro_sys::is_too_large(&error) {
+                self.limit_packets(io, serial);
+            } else if landro_sys::is_of_the_way(&error) {
+                self.look_at_way(serial);
             }
+        }
+    }
+
+    /// A datagram did not fit: a path MTU probe, which QUIC learns as a loss, or the interface, or
+    /// what ICMP said of the path, is smaller than it was.
+    fn limit_packets(&mut self, io: &Loop, serial: u64) {
+        let found = self.find(serial).and_then(|key| self.table.get_mut(key));
+        if let Some(connection) = found
+            && let Ok(route) = landro_sys::route_to(connection.peer)
+        {
+            let headers = match connection.peer.is_ipv4() {
+                true => UDP_IPV4_HEADER_BYTES,
+                false => UDP_IPV6_HEADER_BYTES,
+            };
+            let fits_bytes = route.mtu_bytes.saturating_sub(headers);
+            connection.conn.limit_packets(io.now, fits_bytes);
+        }
+    }
+
+    /// A send failed for want of a way to the peer.
+    fn look_at_way(&mut self, serial: u64) {
+        if let Some(key) = self.find(serial)
+            && let Some(connection) = self.table.get_mut(key)
+        {
+            connection.failed_to_leave = true;
+            self.touch(key);
         }
     }
 }

@@ -98,10 +98,18 @@ impl Connections {
             return;
         };
         connection.heard = io.now;
+        connection.conn.release_timers();
         if let Err(error) = connection.conn.recv(segment, from)
             && io.log.admits(Who::Debug, io.now)
         {
             tracing::debug!(peer = %from, %error, "a packet was refused");
+        }
+        let address = connection.conn.peer_address();
+        if address != connection.peer {
+            let before = std::mem::replace(&mut connection.peer, address);
+            if io.log.admits(Who::Debug, io.now) {
+                tracing::debug!(%before, now = %address, "a peer's address changed");
+            }
         }
         // At once: between two turns there are hundreds of packets.
         if connection.conn.is_too_heavy() {

@@ -28,6 +28,7 @@ pub(super) use egress::Batch;
 
 /// What UDP over IPv4 takes of an MTU; the transport allows for IPv6 itself.
 const UDP_IPV4_HEADER_BYTES: usize = 28;
+const UDP_IPV6_HEADER_BYTES: usize = 48;
 
 pub(crate) struct Connections {
     table: slab::Slab<Connection>,
@@ -118,9 +119,26 @@ impl Connections {
         self.table.iter().filter(move |(_, found)| serves(found))
     }
 
+    /// Those whose handshake is to begin a command's session.
+    pub(crate) fn dialled_first(&self) -> Vec<usize> {
+        let is_first = |found: &Connection| found.app.dialled_for() == Some(Errand::FirstLane);
+        let all = self.table.iter().filter(|(_, found)| is_first(found));
+        all.map(|(key, _)| key).collect()
+    }
+
     /// The lanes of a session.
     pub(crate) fn keys_of(&self, session: usize) -> Vec<usize> {
         self.of(session).map(|(key, _)| key).collect()
+    }
+
+    /// Those that send from a socket.
+    pub(crate) fn keys_of_socket(&self, socket: SocketId) -> Vec<usize> {
+        let sends = |(_, found): &(usize, &Connection)| found.socket == socket;
+        self.table
+            .iter()
+            .filter(sends)
+            .map(|(key, _)| key)
+            .collect()
     }
 
     /// The youngest lane of a session.
@@ -254,8 +272,8 @@ impl Connections {
         errand: Errand,
     ) -> Result<(), String> {
         let peer = to.peer;
-        let route =
-            landro_sys::route_to(peer).map_err(|error| format!("no route to {peer}: {error}"))?;
+        let route = landro_sys::route_to(peer)
+            .map_err(|error| format!("for there is no way there: {error}"))?;
         let budget = &io.shared.budget;
         let promise = budget.promise_window();
         budget.end_promise(promise);
@@ -301,6 +319,7 @@ impl Connections {
         let now = io.now;
         if connection.conn.timeout().is_some_and(|at| at <= now) {
             connection.conn.on_timeout(now);
+            connection.spare_probes(io);
         }
         if let Some(quiet) = &mut connection.quiet {
             *quiet = doubt::patience(&connection.conn.snapshot());

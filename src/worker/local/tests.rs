@@ -58,7 +58,7 @@ fn copy_with(sources: &[&Path], target: &str, force: bool, stop: &dyn Fn() -> bo
         },
     };
     let mut events = Vec::new();
-    let outcome = copy_locally(&job, stop, &mut |event| events.push(event)).unwrap();
+    let outcome = copy_locally(&job, &|_: &[u8]| stop(), &mut |event| events.push(event)).unwrap();
     Run { outcome, events }
 }
 

@@ -16,7 +16,7 @@ pub struct FoundData {
     pub known_to: u64,
 }
 
-/// Moves the file's position, which nothing else here goes by.
+/// Moves the file's position, by which only what is copied or read on goes.
 pub(super) fn find_data(file: &OwnedFd, from: u64, max: usize) -> io::Result<FoundData> {
     let mut found = FoundData {
         ranges: Vec::new(),

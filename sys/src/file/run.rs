@@ -34,7 +34,7 @@ const RAMFS_MAGIC: i64 = 0x8584_58f6;
 /// What the system call says, with its errno. `InvalidInput` for offsets past `i64::MAX`.
 pub fn run(op: FileOp) -> io::Result<FileDone> {
     match op {
-        FileOp::Open { dir, path, how } => open(at(&dir), &path, how).map(FileDone::Opened),
+        FileOp::Open { dir, path, how, .. } => open(at(&dir), &path, how).map(FileDone::Opened),
         FileOp::Statx { dir, path, flags } => statx(at(&dir), &path, flags).map(FileDone::Stat),
         FileOp::Fstat { file } => statx(file.as_fd(), c"", libc::AT_EMPTY_PATH).map(FileDone::Stat),
         FileOp::Read {
@@ -43,6 +43,7 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             buffer,
             len,
         } => read(&file, offset, buffer, len),
+        FileOp::ReadOn { file, buffer, len } => read_on(&file, buffer, len),
         FileOp::Write { file, offset, data } => write(&file, offset, &data).map(FileDone::Written),
         FileOp::Append { file, data } => {
             uninterrupted(|| Ok(nix::unistd::write(&file, &data)?)).map(FileDone::Written)
@@ -54,7 +55,7 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
         }
         FileOp::Truncate { file, len } => done(truncate(&file, len)),
         FileOp::Fsync { file, data_only } => done(sync(&file, data_only)),
-        FileOp::SyncRange { file, wait } => done(sync_range(&file, wait)),
+        FileOp::SyncRange { file, range, wait } => done(sync_range(&file, range, wait)),
         FileOp::Extents {
             file,
             len,
@@ -63,7 +64,6 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
         FileOp::GetXattr { file, name } => xattr::get(&file, name).map(FileDone::Xattr),
         FileOp::SetXattr { file, name, value } => done(xattr::set(&file, name, &value)),
         FileOp::RemoveXattr { file, name } => done(xattr::remove(&file, name)),
-        FileOp::Close { file } => done(nix::unistd::close(file)),
         FileOp::SyncFs { file } => done(nix::unistd::syncfs(&file)),
         FileOp::Rename {
             from_dir,
@@ -92,6 +92,7 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
         FileOp::List { file, cursor, max } => list::list(&file, cursor, max),
         FileOp::Lock { file, how } => lock(&file, how).map(FileDone::Locked),
         FileOp::StatFs { file } => stat_fs(&file).map(FileDone::FileSystem),
+        FileOp::Close { file } => done(nix::unistd::close(file)),
         FileOp::CopyRange {
             from,
             from_offset,
@@ -164,6 +165,12 @@ fn read(file: &OwnedFd, offset: u64, mut buffer: Buffer, len: usize) -> io::Resu
         let room = &mut buffer.spare_mut()[..len];
         Ok(nix::sys::uio::pread(file, room, signed(offset)?)?)
     })?;
+    Ok(FileDone::Read { buffer, bytes })
+}
+
+fn read_on(file: &OwnedFd, mut buffer: Buffer, len: usize) -> io::Result<FileDone> {
+    let len = len.min(buffer.spare_len());
+    let bytes = uninterrupted(|| Ok(nix::unistd::read(file, &mut buffer.spare_mut()[..len])?))?;
     Ok(FileDone::Read { buffer, bytes })
 }
 
@@ -286,10 +293,10 @@ pub(crate) fn sync_range_flags(wait: bool) -> u32 {
     libc::SYNC_FILE_RANGE_WRITE | if wait { waits } else { 0 }
 }
 
-fn sync_range(file: &OwnedFd, wait: bool) -> io::Result<()> {
-    // SAFETY: sync_file_range takes a descriptor, held by `file`, and no memory; length 0 is "to
-    // the end".
-    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, sync_range_flags(wait)) };
+fn sync_range(file: &OwnedFd, (from, len): (u64, u32), wait: bool) -> io::Result<()> {
+    let (from, len, flags) = (signed(from)?, i64::from(len), sync_range_flags(wait));
+    // SAFETY: sync_file_range takes a descriptor, held by `file`, and no memory.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), from, len, flags) };
     Ok(Errno::result(result).map(drop)?)
 }
 

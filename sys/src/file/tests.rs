@@ -13,6 +13,7 @@ fn open(path: &std::path::Path, how: OpenHow) -> io::Result<Arc<OwnedFd>> {
         dir: None,
         path,
         how,
+        waits: false,
     })? {
         FileDone::Opened(file) => Ok(Arc::new(file)),
         other => panic!("{other:?}"),
@@ -52,6 +53,7 @@ fn beneath_means_beneath() {
             dir: Some(Arc::clone(&root)),
             path,
             how,
+            waits: false,
         })
         .map(drop)
         .map_err(|e| e.raw_os_error())

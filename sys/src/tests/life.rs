@@ -145,6 +145,7 @@ fn a_descriptor_opened_during_the_drop_is_closed() {
                     dir: None,
                     path: name(i),
                     how,
+                    waits: false,
                 },
             );
         }

@@ -205,6 +205,7 @@ impl Subject {
             dir: self.dir(),
             path: path_of(name),
             how,
+            waits: false,
         })? {
             FileDone::Opened(file) => Ok(Arc::new(file)),
             other => panic!("{other:?}"),
@@ -330,6 +331,7 @@ impl Subject {
         };
         let range = |wait| FileOp::SyncRange {
             file: file.clone(),
+            range: (0, 0),
             wait,
         };
         let ops = [range(false), range(true), sync(true), sync(false)];

@@ -9,7 +9,7 @@ use io_uring::types::{self, Fd};
 use io_uring::{IoUring, opcode, squeue};
 
 use super::fixed::Registration;
-use crate::file::{Dir, FileDone, FileOp, OpenHow, STATX_MASK, Statx, run, sync_range_flags};
+use crate::file::{Dir, FileDone, FileOp, OpenHow, STATX_MASK, Statx, sync_range_flags};
 use crate::op::Completion;
 use crate::pool::{Buffer, Pool};
 
@@ -29,6 +29,12 @@ enum Scratch {
     Stat(Box<MaybeUninit<libc::statx>>),
 }
 
+/// An operation that is to be tried once more.
+pub(super) enum Again {
+    OnRing(u64, FileOp),
+    ByThread(u64, FileOp),
+}
+
 impl FileInFlight {
     pub fn new(token: u64, op: FileOp) -> FileInFlight {
         FileInFlight {
@@ -43,6 +49,15 @@ impl FileInFlight {
         self.op
     }
 
+    /// How the ring is to go about it. It tries most operations in place first, and an open of what
+    /// is cached may ask a server all the same, and wait.
+    pub fn flags(&self) -> squeue::Flags {
+        match self.op {
+            FileOp::Open { waits: true, .. } => squeue::Flags::ASYNC,
+            _ => squeue::Flags::empty(),
+        }
+    }
+
     /// The ring entry. It points into `self`'s heap memory (not into `self`, which may be moved).
     /// `None`: the ring has no such operation.
     pub fn entry(
@@ -55,7 +70,7 @@ impl FileInFlight {
         let FileInFlight { op, scratch, .. } = self;
         let mut fixed = |index| registration.entry_of(ring, pool, index);
         Some(match op {
-            FileOp::Open { dir, path, how } => open(at(dir), path, how, scratch),
+            FileOp::Open { dir, path, how, .. } => open(at(dir), path, how, scratch),
             FileOp::Statx { dir, path, flags } => statx(at(dir), path, *flags, scratch),
             FileOp::Fstat { file } => statx(fd(file), c"", libc::AT_EMPTY_PATH, scratch),
             FileOp::Read {
@@ -68,6 +83,10 @@ impl FileInFlight {
                 let index = buffer.is_of(pool).then(|| buffer.index());
                 read(fd(file), offset, buffer, *len, index.and_then(&mut fixed))
             }
+            // A ring's read is an asynchronous one, which FUSE ends at the size that it was told,
+            // with FOPEN_DIRECT_IO as well (Linux 6.18: 0 bytes of a file that says 0); read(2)
+            // asks the file system.
+            FileOp::ReadOn { .. } => return None,
             FileOp::Write { file, offset, data } => {
                 let offset = seekable(*offset)?;
                 let index = pool.index_of(data);
@@ -83,7 +102,9 @@ impl FileInFlight {
                 opcode::Ftruncate::new(fd(file), seekable(*len)?).build()
             }
             FileOp::Fsync { file, data_only } => fsync(fd(file), *data_only),
-            FileOp::SyncRange { file, wait } => sync_range(fd(file), *wait),
+            FileOp::SyncRange { file, range, wait } => {
+                sync_range(fd(file), (seekable(range.0)?, range.1), *wait)
+            }
             FileOp::Close { file } => opcode::Close::new(fd(file)).build(),
             FileOp::Rename {
                 from_dir,
@@ -116,7 +137,7 @@ impl FileInFlight {
     }
 
     /// The completion for the kernel's answer, or the operation again when it has to be repeated.
-    pub fn finish(self, result: io::Result<usize>) -> Result<Completion, (u64, FileOp)> {
+    pub fn finish(self, result: io::Result<usize>) -> Result<Completion, Again> {
         let FileInFlight { token, op, scratch } = self;
         if let FileOp::Close { file } = op {
             // The kernel has closed it, whatever it says (close(2)).
@@ -139,14 +160,11 @@ impl FileInFlight {
                         | FileOp::Fsync { .. }
                         | FileOp::SyncRange { .. }
                         | FileOp::Open { .. },
-                    ) => Err((token, op)),
-                    // A rename raced with the path walk, or AT_EMPTY_PATH is not allowed: `run`
-                    // knows the ways round.
+                    ) => Err(Again::OnRing(token, op)),
+                    // A rename raced with the path walk, or AT_EMPTY_PATH is not allowed:
+                    // `file::run` knows the ways round.
                     (Some(libc::EAGAIN), FileOp::Open { .. })
-                    | (Some(libc::ENOENT), FileOp::Link { .. }) => Ok(Completion::File {
-                        token,
-                        result: run(op),
-                    }),
+                    | (Some(libc::ENOENT), FileOp::Link { .. }) => Err(Again::ByThread(token, op)),
                     _ => Ok(Completion::File {
                         token,
                         result: Err(error),
@@ -268,8 +286,9 @@ fn fsync(file: Fd, data_only: bool) -> squeue::Entry {
     opcode::Fsync::new(file).flags(flags).build()
 }
 
-fn sync_range(file: Fd, wait: bool) -> squeue::Entry {
-    opcode::SyncFileRange::new(file, 0)
+fn sync_range(file: Fd, (from, len): (u64, u32), wait: bool) -> squeue::Entry {
+    opcode::SyncFileRange::new(file, len)
+        .offset(from)
         .flags(sync_range_flags(wait))
         .build()
 }

@@ -6,7 +6,7 @@ use crate::ids::{ChunkIndex, EntryId, StreamKey};
 use crate::proto::chunk::{chunk_count, chunk_len_bytes, chunk_offset};
 use crate::proto::errors::{Violation, violation};
 use crate::proto::ports::Ports;
-use crate::proto::receive::orders::ReceiveReport;
+use crate::proto::receive::orders::{PartContent, ReceiveReport};
 use crate::proto::zeros::ZeroChunks;
 use crate::proto::{DiskDone, DiskError, DiskOp};
 
@@ -40,16 +40,22 @@ impl ReceiveMover {
         if self.is_stopped {
             return Ok(());
         }
-        let taking = match self.taking.get_mut(&entry) {
+        let (taking, size_bytes) = match self.taking.get_mut(&entry) {
             None => {
                 self.unasked.push(entry);
                 return Ok(());
             }
             Some(Taking::Part(TakingPart { is_left: true, .. })) => return Ok(()),
-            Some(Taking::Part(taking)) if taking.order.is_sparse => taking,
-            Some(_) => return violation(format!("holes in entry {}, which has none", entry.0)),
+            Some(Taking::Part(taking)) => match taking.order.content {
+                PartContent::Chunks {
+                    size_bytes,
+                    is_sparse: true,
+                    ..
+                } => (taking, size_bytes),
+                PartContent::Chunks { .. } | PartContent::Stretches(_) => return no_holes(entry),
+            },
+            Some(Taking::Whole(..)) => return no_holes(entry),
         };
-        let size_bytes = taking.order.size_bytes;
         let end = first.saturating_add(count);
         if count == 0 || end > chunk_count(size_bytes) || chunk_count(size_bytes) == 1 {
             return violation(format!("holes outside of entry {}", entry.0));
@@ -132,8 +138,13 @@ impl ReceiveMover {
                     self.flow.hole_bytes += len_bytes;
                     if let Some(taking) = self.open_part(entry) {
                         let part = taking.order.part;
-                        self.reports
-                            .push_back(ReceiveReport::Chunk { part, chunk, value });
+                        // Whether the file grew is said with its root.
+                        self.reports.push_back(ReceiveReport::Chunk {
+                            part,
+                            chunk,
+                            value,
+                            has_grown: false,
+                        });
                     }
                 }
                 None if run.chunks.is_over() => drop(self.holes.remove(at)),
@@ -194,4 +205,8 @@ impl ReceiveMover {
         }
         Ok(())
     }
+}
+
+fn no_holes(entry: EntryId) -> Result<(), Violation> {
+    violation(format!("holes in entry {}, which has none", entry.0))
 }

@@ -4,9 +4,9 @@
 use bytes::Bytes;
 
 use super::{
-    ArrivingChunk, ChunkEnd, ReceiveMover, ReceiveMoverOp, Taking, TakingPart, WholeState,
+    ArrivingChunk, ChunkEnd, Place, ReceiveMover, ReceiveMoverOp, Taking, TakingPart, WholeState,
 };
-use crate::ids::{EntryId, StreamKey};
+use crate::ids::{ChunkIndex, EntryId, StreamKey};
 use crate::proto::chunk::chunk_offset;
 use crate::proto::errors::{Violation, violation};
 use crate::proto::integrity::{ChunkHasher, Digest, digest_of};
@@ -212,7 +212,7 @@ impl ReceiveMover {
             (
                 RecordHead::Whole { len_bytes, .. },
                 Some(Taking::Whole(order, state @ WholeState::Asked)),
-            ) if len_bytes == order.size_bytes => {
+            ) if len_bytes <= order.size_bytes => {
                 *state = WholeState::Arriving;
                 self.wholes += 1;
                 if self.wholes > MAX_WHOLES {
@@ -229,28 +229,51 @@ impl ReceiveMover {
                     ..
                 },
                 Some(Taking::Part(taking)),
-            ) if taking.order.is_sparse || !has_holes => {
-                taking.claim(chunk, len_bytes)?;
-                let size_bytes = taking.order.size_bytes;
-                let arriving = ArrivingChunk {
-                    entry,
-                    part: taking.order.part,
-                    chunk,
-                    writes: 0,
-                    end: ChunkEnd::NotYet,
-                };
+            ) if taking.order.content.is_sparse() || !has_holes => {
+                let size_bytes = taking.claim(chunk, len_bytes)?;
                 let offset = chunk_offset(size_bytes, chunk);
                 let hasher = ChunkHasher::new(chunk, size_bytes);
-                Ok(Body::Chunk {
-                    chunk: self.chunks.insert(arriving),
-                    offset,
-                    hasher,
-                })
+                let part = taking.order.part;
+                Ok(self.arrive((entry, part), Place::Chunk(chunk), offset, hasher))
+            }
+            (
+                RecordHead::Stretch {
+                    offset, len_bytes, ..
+                },
+                Some(Taking::Part(taking)),
+            ) => {
+                taking.claim_stretch(offset, len_bytes)?;
+                // As the only chunk of a file of its own.
+                let hasher = ChunkHasher::new(ChunkIndex(0), len_bytes);
+                let (part, place) = (taking.order.part, Place::Stretch { offset, len_bytes });
+                Ok(self.arrive((entry, part), place, offset, hasher))
             }
             _ => violation(format!(
                 "data of entry {} that was not asked for, or of another length",
                 entry.0
             )),
+        }
+    }
+
+    /// The data of a chunk or stretch begins.
+    fn arrive(
+        &mut self,
+        (entry, part): (EntryId, usize),
+        place: Place,
+        offset: u64,
+        hasher: ChunkHasher,
+    ) -> Body {
+        let chunk = self.chunks.insert(ArrivingChunk {
+            entry,
+            part,
+            place,
+            writes: 0,
+            end: ChunkEnd::NotYet,
+        });
+        Body::Chunk {
+            chunk,
+            offset,
+            hasher,
         }
     }
 
@@ -320,16 +343,18 @@ impl ReceiveMover {
             Body::Chunk { chunk, hasher, .. } => {
                 let ArrivingChunk { entry, part, .. } = self.chunks[chunk];
                 let is_open = self.open_part(entry).is_some();
-                self.chunks[chunk].end = match status {
-                    RecordStatus::Valid if is_open && hasher.finish() == digest => {
-                        ChunkEnd::Valid(digest)
+                let (is_valid, has_grown) = judge(status);
+                self.chunks[chunk].end = match is_valid && is_open {
+                    true if hasher.finish() == digest => {
+                        let value = digest;
+                        ChunkEnd::Valid { value, has_grown }
                     }
-                    RecordStatus::Valid if is_open => {
+                    true => {
                         self.reports
                             .push_back(ReceiveReport::ChunkCorrupted { part });
                         ChunkEnd::Worthless
                     }
-                    RecordStatus::Valid | RecordStatus::SourceFailed => ChunkEnd::Worthless,
+                    false => ChunkEnd::Worthless,
                 };
                 self.settle_chunk(chunk);
             }
@@ -348,21 +373,30 @@ impl ReceiveMover {
         else {
             return;
         };
-        match status {
-            RecordStatus::Valid if digest_of_pieces(&data) == digest => {
-                self.put(ports, entry, data);
+        match judge(status) {
+            (true, has_grown) if digest_of_pieces(&data) == digest => {
+                self.put(ports, entry, data, has_grown);
             }
-            RecordStatus::Valid => {
+            (true, _) => {
                 self.taking.remove(&entry);
                 self.reports.push_back(ReceiveReport::Corrupted { entry });
             }
             // Its abort comes on the control stream.
-            RecordStatus::SourceFailed => *state = WholeState::Asked,
+            (false, _) => *state = WholeState::Asked,
         }
     }
 }
 
-fn bytes_of(pieces: &[Bytes]) -> u64 {
+/// Whether a record's data counts, and whether its source grew.
+fn judge(status: RecordStatus) -> (bool, bool) {
+    match status {
+        RecordStatus::Valid => (true, false),
+        RecordStatus::ValidPrefix => (true, true),
+        RecordStatus::SourceFailed => (false, false),
+    }
+}
+
+pub(super) fn bytes_of(pieces: &[Bytes]) -> u64 {
     pieces.iter().map(|piece| piece.len() as u64).sum()
 }
 

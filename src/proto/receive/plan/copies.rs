@@ -24,6 +24,7 @@ struct CopyPart {
     entry: EntryId,
     dir: usize,
     file: FileId,
+    copied_bytes: u64,
     state: CopyState,
 }
 
@@ -115,6 +116,7 @@ impl ReceivePlan {
             entry: id,
             dir,
             file: FileId(self.copies.last_file),
+            copied_bytes: 0,
             state: CopyState::Opening(named),
         });
         entry.state = ReceivedState::Copy(at);
@@ -198,6 +200,7 @@ impl ReceivePlan {
             (CopyState::Copying, Ok(done)) => {
                 if let DiskDone::Copied { bytes } = done {
                     self.copies.copied_bytes += bytes;
+                    self.copies.open[at].copied_bytes += bytes;
                 }
                 self.copies.open[at].state = CopyState::Waiting;
                 if stopping {
@@ -205,7 +208,15 @@ impl ReceivePlan {
                 }
             }
             (CopyState::Committing, result) => {
-                match self.placed(self.copies.open[at].entry, result) {
+                let CopyPart {
+                    entry,
+                    copied_bytes,
+                    ..
+                } = self.copies.open[at];
+                if let Some(entry) = self.entries.get_mut(&entry) {
+                    entry.size_bytes = copied_bytes;
+                }
+                match self.placed(entry, result) {
                     Ok(()) => {
                         self.conclude_copy(ports, at, EntryResult::Done { resumed_bytes: 0 });
                         self.copy_closed(ports, at);

@@ -140,7 +140,7 @@ impl ReceivePlan {
         } else if self.carriage == Carriage::Copies {
             entry.state = ReceivedState::Wanted;
             self.push_verdict(ports, id, VerdictKind::Send {});
-        } else if entry.size_bytes <= SMALL_MAX_BYTES {
+        } else if entry.size_bytes <= SMALL_MAX_BYTES && !entry.is_unsized {
             entry.state = ReceivedState::Wanted;
             self.order_whole(id);
             self.push_verdict(ports, id, VerdictKind::Send {});

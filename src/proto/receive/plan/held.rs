@@ -13,7 +13,7 @@ const DIR_BYTES: u64 = 500;
 impl ReceivePlan {
     /// Heap bytes, about.
     pub fn held_bytes(&self) -> u64 {
-        self.manifest.described_bytes
+        self.manifest.described_bytes + self.parts.held_bytes()
     }
 }
 

@@ -4,6 +4,9 @@
 //! mtime, so the directory waits for it.
 
 mod resume;
+mod unsized_parts;
+
+pub use unsized_parts::Stretch;
 
 use std::collections::VecDeque;
 
@@ -18,7 +21,8 @@ use crate::proto::integrity::{Digest, Tree};
 use crate::proto::journal::{Header, RecordKey, Storage};
 use crate::proto::parallel::MAX_PARTIAL_CHUNKS;
 use crate::proto::ports::Ports;
-use crate::proto::receive::orders::{ReceiveOrder, TakePart};
+use crate::proto::receive::orders::{PartContent, ReceiveOrder, TakePart};
+use crate::proto::stretches::{InOrder, StretchChain};
 use crate::proto::wire::VerdictKind;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, EntryErrorCode, EntryResult, Event};
 
@@ -38,6 +42,19 @@ pub(super) struct TargetParts {
 }
 
 impl TargetParts {
+    /// Heap bytes, about: of stretches that came early.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let chains = self
+            .open
+            .iter()
+            .filter_map(|(_, part)| part.stretches.as_ref());
+        chains.map(StretchChain::held_bytes).sum()
+    }
+
+    pub(super) fn entry_of(&self, part: usize) -> Option<EntryId> {
+        self.open.get(part).map(|part| part.entry)
+    }
+
     pub(super) fn want(&mut self, entry: EntryId) {
         self.ready.push_back(entry);
     }
@@ -73,6 +90,8 @@ pub(super) struct TargetPart {
     resumed_bytes: u64,
     /// What the sender says the whole is.
     root: Option<Digest>,
+    /// Of an unsized file, instead of `tree`, which is that of an empty file then.
+    stretches: Option<StretchChain>,
     /// Operations on this file in flight.
     ops: usize,
     /// Whether a mover may write to it.
@@ -136,7 +155,8 @@ impl ReceivePlan {
         };
         self.parts.last_file = self.parts.last_file.wrapping_add(1);
         let file = FileId(self.parts.last_file);
-        let (dir, size_bytes, sparse) = (entry.dir, entry.size_bytes, entry.sparse);
+        let (dir, size_bytes) = (entry.dir, entry.size_bytes);
+        let (sparse, is_unsized) = (entry.sparse, entry.is_unsized);
         let header = Header {
             storage: Storage::default(),
             size_bytes,
@@ -160,6 +180,7 @@ impl ReceivePlan {
             journaled: false,
             resumed_bytes: 0,
             root: None,
+            stretches: is_unsized.then(StretchChain::default),
             ops: 0,
             is_moved: false,
         });
@@ -275,18 +296,19 @@ impl ReceivePlan {
         let part = &mut self.parts.open[at];
         part.state = PartState::Receiving;
         part.is_moved = true;
-        let chunks = part.tree.chunks();
-        let mut seen = vec![0u64; chunks.div_ceil(64) as usize];
-        for chunk in (0..chunks).filter(|chunk| part.tree.has(ChunkIndex(*chunk))) {
-            seen[chunk as usize / 64] |= 1 << (chunk % 64);
-        }
+        let content = match part.stretches {
+            Some(_) => PartContent::Stretches(InOrder::default()),
+            None => PartContent::Chunks {
+                size_bytes: part.header.size_bytes,
+                is_sparse: part.sparse.is_some(),
+                seen: part.tree.bitmap(),
+            },
+        };
         self.orders.push_back(ReceiveOrder::Part(TakePart {
             entry: part.entry,
             part: at,
             file: part.file,
-            size_bytes: part.header.size_bytes,
-            is_sparse: part.sparse.is_some(),
-            seen,
+            content,
         }));
         let entry = part.entry;
         self.push_verdict(ports, entry, VerdictKind::Send {});
@@ -312,14 +334,17 @@ impl ReceivePlan {
         &mut self,
         ports: &mut Ports,
         at: usize,
-        chunk: ChunkIndex,
-        digest: Digest,
+        (chunk, digest): (ChunkIndex, Digest),
+        has_grown: bool,
     ) {
         let part = &mut self.parts.open[at];
         if !matches!(part.state, PartState::Receiving) {
             return;
         }
         part.tree.insert(chunk, digest);
+        if has_grown && let Some(entry) = self.entries.get_mut(&part.entry) {
+            entry.has_grown = true;
+        }
         if let Some(journal) = &mut part.journal {
             journal
                 .key
@@ -376,8 +401,9 @@ impl ReceivePlan {
         ports: &mut Ports,
         id: EntryId,
         digest: Digest,
+        has_grown: bool,
     ) -> Result<(), Violation> {
-        let Some(entry) = self.entries.get(&id) else {
+        let Some(entry) = self.entries.get_mut(&id) else {
             return self.known_or_violation(id);
         };
         if let ReceivedState::Part(at) = entry.state {
@@ -385,6 +411,7 @@ impl ReceivePlan {
             let is_open = matches!(part.state, PartState::Receiving);
             if is_open && part.root.is_none() && part.tree.chunks() > 1 {
                 part.root = Some(digest);
+                entry.has_grown = has_grown;
                 self.settle_part(ports, at);
                 return Ok(());
             }
@@ -443,6 +470,9 @@ impl ReceivePlan {
             return;
         };
         match part.state {
+            PartState::Receiving if part.stretches.is_some() && !self.is_stopped => {
+                self.settle_stretches(ports, at);
+            }
             PartState::Receiving if part.tree.missing() == 0 && !self.is_stopped => {
                 let whole = part.tree.root();
                 match part.root {

@@ -154,6 +154,10 @@ impl TargetTree {
 }
 
 impl TargetDir {
+    pub(super) fn path(&self) -> &Bytes {
+        &self.path
+    }
+
     /// The descriptor to close when the session stops.
     fn descriptor(&self, target: &Target) -> Option<DirId> {
         match self.state {
@@ -190,8 +194,12 @@ impl ReceivePlan {
             (None, Kind::File | Kind::Directory) => true,
             _ => false,
         };
-        let size_fits = entry.kind == Kind::File || entry.size_bytes == 0;
-        if !link_fits || !size_fits || entry.mtime.nanoseconds >= 1_000_000_000 {
+        let is_sized_file = entry.kind == Kind::File && !entry.is_unsized;
+        let size_fits = is_sized_file || entry.size_bytes == 0;
+        // Nothing tells a hole of what has no size.
+        let is_stream_fit =
+            !entry.is_unsized || entry.kind == Kind::File && entry.allocated_bytes.is_none();
+        if !link_fits || !size_fits || !is_stream_fit || entry.mtime.nanoseconds >= 1_000_000_000 {
             return violation(format!("entry {} is of no kind that can be sent", id.0));
         }
         self.manifest.last_entry = id.0;
@@ -219,6 +227,8 @@ impl ReceivePlan {
                 inode: entry.source_tag,
             }),
             link: entry.link,
+            is_unsized: entry.is_unsized,
+            has_grown: false,
             replaces: false,
             state: ReceivedState::Queued,
         };

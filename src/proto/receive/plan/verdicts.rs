@@ -36,6 +36,10 @@ impl ReceivePlan {
         self.manifest.described_bytes -= held::of_entry(entry);
         self.forget_name(id, entry);
         self.totals.count(entry.kind, entry.size_bytes, &result);
+        if entry.has_grown && matches!(result, EntryResult::Done { .. }) {
+            let path = self.path_of(entry);
+            self.grown.note(|| path);
+        }
         let kind = match &result {
             EntryResult::Done { resumed_bytes } => VerdictKind::Done {
                 resumed_bytes: *resumed_bytes,

@@ -11,6 +11,7 @@ use slab::Slab;
 
 use super::runs::{ChunkCourse, NextPiece};
 use super::{Issued, SendMover, SendMoverOp};
+use crate::ids::EntryId;
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::{ChunkHasher, ZEROS};
@@ -84,6 +85,10 @@ enum JobState {
 }
 
 impl Jobs {
+    pub(super) fn entry_of(&self, job: usize) -> Option<EntryId> {
+        self.all.get(job).map(|job| job.order.entry)
+    }
+
     fn of_file(&self, file: usize) -> Vec<usize> {
         let jobs = self.all.iter();
         jobs.filter(|(_, job)| job.order.file == file)
@@ -293,7 +298,7 @@ impl SendMover {
                 self.reports.push_back(SendReport::Held { file });
                 return;
             }
-            self.end_record(ports, slot, at);
+            self.end_record(ports, slot, at, false);
         }
     }
 
@@ -370,7 +375,7 @@ impl SendMover {
     }
 
     /// The tail of a record whose data is all emitted.
-    fn end_record(&mut self, ports: &mut Ports, slot: usize, at: usize) {
+    fn end_record(&mut self, ports: &mut Ports, slot: usize, at: usize, has_grown: bool) {
         let job = &self.jobs.all[at];
         let (status, digest) = match job.state {
             JobState::Begun | JobState::Held => {
@@ -380,7 +385,11 @@ impl SendMover {
                     chunk: job.order.chunk,
                     value,
                 });
-                (RecordStatus::Valid, value)
+                let status = match has_grown {
+                    true => RecordStatus::ValidPrefix,
+                    false => RecordStatus::Valid,
+                };
+                (status, value)
             }
             JobState::Filling | JobState::Queued | JobState::Dropped => {
                 (RecordStatus::SourceFailed, [0; 32])
@@ -404,12 +413,12 @@ impl SendMover {
     }
 
     /// The record of a file's only chunk may end.
-    pub(super) fn vouch(&mut self, ports: &mut Ports, file: usize) {
+    pub(super) fn vouch(&mut self, ports: &mut Ports, file: usize, has_grown: bool) {
         for at in self.jobs.of_file(file) {
             let job = &self.jobs.all[at];
             if job.state == JobState::Held {
                 let slot = job.slot;
-                self.end_record(ports, slot, at);
+                self.end_record(ports, slot, at, has_grown);
                 self.emit(ports, slot);
             }
         }

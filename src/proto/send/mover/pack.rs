@@ -5,12 +5,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{Issued, SendMover, SendMoverOp};
 use crate::ids::{EntryId, StreamKey};
 use crate::proto::chunk::SMALL_MAX_BYTES;
-use crate::proto::errors::{source_changed, source_error};
+use crate::proto::errors::{source_changed, source_error, source_grew};
 use crate::proto::integrity::digest_of;
 use crate::proto::ports::Ports;
-use crate::proto::send::orders::{SendReport, WholeOrder};
+use crate::proto::send::orders::{Drift, EmittedWhole, SendReport, WholeOrder};
 use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail};
-use crate::proto::{DiskDone, DiskError, DiskOp, PIECE_BYTES, Payload};
+use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, Meta, PIECE_BYTES, Payload};
 
 /// The pack is handed over once it is this large: the worker takes stream bytes in such pieces.
 const PACK_BYTES: usize = PIECE_BYTES;
@@ -87,17 +87,17 @@ impl SendMover {
         self.ahead.reading_bytes -= size_bytes;
         let is_wanted = self.pack.end(order.entry);
         let result = match result {
-            Ok(DiskDone::Small { data, after })
-                if data.len() as u64 == size_bytes && order.version.is_still(&after) =>
-            {
-                if is_wanted {
-                    self.pack(ports, order.entry, data);
-                }
-                Ok(())
-            }
+            Ok(DiskDone::Small { data, after }) => self.judge_whole(&order, data, &after),
             Ok(_) => Err(source_changed()),
             Err(error) => Err(source_error(&error)),
         };
+        let result = result.map(|(data, has_grown)| {
+            let bytes = data.len() as u64;
+            if is_wanted {
+                self.pack(ports, order.entry, data, has_grown);
+            }
+            EmittedWhole { bytes, has_grown }
+        });
         self.reports.push_back(SendReport::Whole {
             entry: order.entry,
             held: order.held,
@@ -105,8 +105,33 @@ impl SendMover {
         });
     }
 
+    /// What is to be emitted of a small file that was read, and whether it grew meanwhile.
+    fn judge_whole(
+        &self,
+        order: &WholeOrder,
+        mut data: Bytes,
+        after: &Meta,
+    ) -> Result<(Bytes, bool), EntryError> {
+        let size_bytes = order.version.size_bytes as usize;
+        let drift = match order.version.drift(after) {
+            // More came than there is: as if it had been there a moment later.
+            Drift::Still if data.len() > size_bytes => Drift::Grown,
+            drift => drift,
+        };
+        match drift {
+            // It may be less where a file system says what it does not know.
+            Drift::Still => Ok((data, false)),
+            Drift::Grown if self.no_growing => Err(source_grew()),
+            Drift::Grown if data.len() >= size_bytes => {
+                data.truncate(size_bytes);
+                Ok((data, true))
+            }
+            Drift::Grown | Drift::Changed => Err(source_changed()),
+        }
+    }
+
     /// Appends one file's record.
-    fn pack(&mut self, ports: &mut Ports, entry: EntryId, data: Bytes) {
+    fn pack(&mut self, ports: &mut Ports, entry: EntryId, data: Bytes, has_grown: bool) {
         let digest = digest_of(&data);
         let len = data.len();
         if self.pack.bytes.capacity() == 0 {
@@ -131,7 +156,11 @@ impl SendMover {
             added += len;
         }
         let before = self.pack.bytes.len();
-        encode_record_tail(RecordStatus::Valid, &digest, &mut self.pack.bytes);
+        let status = match has_grown {
+            true => RecordStatus::ValidPrefix,
+            false => RecordStatus::Valid,
+        };
+        encode_record_tail(status, &digest, &mut self.pack.bytes);
         added += self.pack.bytes.len() - before;
         self.ahead.untaken_bytes += added as u64;
         self.ahead.emitted_bytes += len as u64;
@@ -158,6 +187,22 @@ impl SendMover {
     pub fn flush(&mut self, ports: &mut Ports) {
         if self.pack.reading == 0 {
             self.flush_pack(ports, false);
+        }
+    }
+
+    /// Appends a record of others, behind the files that are packed.
+    pub(super) fn append_record(&mut self, ports: &mut Ports, pieces: [Bytes; 3]) {
+        self.flush_pack(ports, false);
+        let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        self.ahead.untaken_bytes += bytes;
+        let key = self.pack_key(bytes);
+        let full_stream = matches!(self.pack.stream, Some((_, carried)) if carried >= STREAM_BYTES);
+        let [head, data, tail] = pieces;
+        ports.data(key, Payload::Bytes(head), false);
+        ports.data(key, Payload::Bytes(data), false);
+        ports.data(key, Payload::Bytes(tail), full_stream);
+        if full_stream {
+            self.pack.stream = None;
         }
     }
 

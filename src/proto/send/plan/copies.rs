@@ -7,9 +7,11 @@ use std::time::Instant;
 use super::{SendPlan, SendPlanOp, SentState};
 use crate::ids::{EntryId, FileId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
-use crate::proto::errors::{source_changed, source_error};
+use crate::proto::errors::{source_changed, source_error, source_grew};
 use crate::proto::parallel::TransferRate;
 use crate::proto::ports::Ports;
+use crate::proto::send::orders::Drift;
+use crate::proto::send::patience::Patience;
 use crate::proto::{Carriage, CopyStep, DiskDone, DiskError, DiskOp, EntryError, Event};
 
 #[derive(Debug)]
@@ -29,19 +31,27 @@ pub(super) struct SentCopies {
 struct CopySource {
     entry: EntryId,
     id: FileId,
-    size_bytes: u64,
+    /// None: it is copied to its end.
+    size_bytes: Option<u64>,
     is_sparse: bool,
     copied_bytes: u64,
+    has_grown: bool,
     state: CopySourceState,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum CopySourceState {
-    /// Next: Ready, GivenUp.
+    /// Next: Ready, Fresh, GivenUp.
     Opening,
+    /// An unsized file may have something to copy. Next: Looking, GivenUp.
+    Fresh,
+    /// Whether it has is being asked. Next: Silent, Ready, GivenUp.
+    Looking(Patience),
+    /// It had nothing. Next: Looking, GivenUp.
+    Silent(Patience),
     /// The next range may be named. Next: Named, Checking, GivenUp.
     Ready,
-    /// The receiver copies a range of this length. Next: Ready, Ended, GivenUp.
+    /// The receiver copies a range of this length. Next: Ready, Fresh, Ended, GivenUp.
     Named(u64),
     /// No more bytes come. Next: Checking, GivenUp.
     Ended,
@@ -75,11 +85,15 @@ impl SentCopies {
             return;
         };
         file.copied_bytes += bytes;
-        // A range that ends early is the end of the source.
-        let ended = bytes < named_bytes || file.copied_bytes == file.size_bytes;
-        file.state = match ended {
-            true => CopySourceState::Ended,
-            false => CopySourceState::Ready,
+        file.state = match file.size_bytes {
+            // A range that ends early is the end of the source.
+            Some(size_bytes) if bytes < named_bytes || file.copied_bytes == size_bytes => {
+                CopySourceState::Ended
+            }
+            Some(_) => CopySourceState::Ready,
+            // A pipe gives what it has.
+            None if bytes == 0 => CopySourceState::Ended,
+            None => CopySourceState::Fresh,
         };
     }
 
@@ -121,10 +135,21 @@ impl SendPlan {
         let Some(file) = &mut self.copies.current else {
             return self.open_copied(ports);
         };
+        let patience = match &mut file.state {
+            CopySourceState::Fresh => Some(Patience::default()),
+            CopySourceState::Silent(patience) => patience.next_look(now),
+            _ => None,
+        };
+        if let Some(patience) = patience {
+            file.state = CopySourceState::Looking(patience);
+            let cmd = DiskOp::AwaitInput { file: file.id };
+            return self.ops.start(ports, SendPlanOp::AwaitCopied, cmd);
+        }
         match file.state {
             CopySourceState::Ready if !rate.lets(now, true) => {}
             CopySourceState::Ready => {
-                let left_bytes = file.size_bytes - file.copied_bytes;
+                let size_bytes = file.size_bytes.unwrap_or(u64::MAX);
+                let left_bytes = size_bytes - file.copied_bytes;
                 let most_bytes = file.is_sparse.then_some(left_bytes);
                 let len_bytes = rate.in_one_go(self.copies.range_bytes.min(left_bytes));
                 rate.take(len_bytes);
@@ -145,9 +170,41 @@ impl SendPlan {
             }
             CopySourceState::GivenUp { in_flight: false } => self.close_copied(ports),
             CopySourceState::Opening
+            | CopySourceState::Fresh
+            | CopySourceState::Looking(_)
+            | CopySourceState::Silent(_)
             | CopySourceState::Named(_)
             | CopySourceState::Checking
             | CopySourceState::GivenUp { in_flight: true } => {}
+        }
+    }
+
+    /// When a silent source is looked at again.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.copies.current.as_ref()?.state {
+            CopySourceState::Silent(patience) => patience.until(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn copied_awaited(
+        &mut self,
+        ports: &mut Ports,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        let Some(file) = &mut self.copies.current else {
+            return;
+        };
+        match (&mut file.state, result) {
+            (CopySourceState::Looking(_), Ok(DiskDone::Input { is_ready: true })) => {
+                file.state = CopySourceState::Ready;
+            }
+            (CopySourceState::Looking(patience), Ok(_)) => {
+                file.state = CopySourceState::Silent(*patience);
+            }
+            (CopySourceState::GivenUp { in_flight }, _) => *in_flight = false,
+            (_, Ok(_)) => {}
+            (_, Err(error)) => self.fail_copied(ports, source_error(&error)),
         }
     }
 
@@ -172,9 +229,10 @@ impl SendPlan {
             self.copies.current = Some(CopySource {
                 entry: id,
                 id: file,
-                size_bytes: entry.version.size_bytes,
+                size_bytes: (!entry.is_unsized).then_some(entry.version.size_bytes),
                 is_sparse: entry.is_sparse,
                 copied_bytes: 0,
+                has_grown: false,
                 state: CopySourceState::Opening,
             });
             let cmd = DiskOp::OpenRead {
@@ -208,9 +266,12 @@ impl SendPlan {
             }
             Ok(_) if given_up => file.state = CopySourceState::GivenUp { in_flight: false },
             Ok(found) => {
-                file.state = CopySourceState::Ready;
-                if !self.is_as_announced(id, &found) {
-                    self.fail_copied(ports, source_changed());
+                file.state = match file.size_bytes {
+                    Some(_) => CopySourceState::Ready,
+                    None => CopySourceState::Fresh,
+                };
+                if let Err(error) = self.judge_copied(id, &found) {
+                    self.fail_copied(ports, error);
                 }
             }
         }
@@ -229,24 +290,56 @@ impl SendPlan {
             *in_flight = false;
             return;
         }
-        let (id, all_here) = (file.entry, file.copied_bytes == file.size_bytes);
-        match result {
-            Ok(found) if all_here && self.is_as_announced(id, &found) => {
-                if let Some(entry) = self.entries.get_mut(&id) {
-                    entry.state = SentState::Emitted;
-                }
-                self.tell_copy(ports, CopyStep::Whole { entry: id });
-                self.close_copied(ports);
-            }
-            Ok(_) => self.fail_copied(ports, source_changed()),
-            Err(error) => self.fail_copied(ports, source_error(&error)),
+        let (id, copied_bytes) = (file.entry, file.copied_bytes);
+        let judged = match result {
+            Ok(found) => self.judge_copied(id, &found),
+            Err(error) => Err(source_error(&error)),
+        };
+        if let Err(error) = judged {
+            return self.fail_copied(ports, error);
         }
+        let has_grown = self
+            .copies
+            .current
+            .as_ref()
+            .is_some_and(|file| file.has_grown);
+        let announced = self.entries.get(&id).map(|entry| entry.version.size_bytes);
+        // What it has now came after it was shorter.
+        if has_grown && announced.is_some_and(|announced| copied_bytes < announced) {
+            return self.fail_copied(ports, source_changed());
+        }
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.state = SentState::Emitted;
+            // Fewer than announced where a file system does not keep sizes.
+            entry.version.size_bytes = copied_bytes;
+            if has_grown {
+                self.grown.note(|| entry.path());
+            }
+        }
+        self.tell_copy(ports, CopyStep::Whole { entry: id });
+        self.close_copied(ports);
     }
 
-    fn is_as_announced(&self, id: EntryId, found: &DiskDone) -> bool {
-        match (self.entries.get(&id), found) {
-            (Some(entry), DiskDone::Meta(meta)) => entry.version.is_still(meta),
-            _ => false,
+    /// Holds the file against what was announced.
+    ///
+    /// # Errors
+    /// When it is not that any more, or grew and was not to.
+    fn judge_copied(&mut self, id: EntryId, found: &DiskDone) -> Result<(), EntryError> {
+        let drift = match (found, self.entries.get(&id)) {
+            (DiskDone::Meta(_), Some(entry)) if entry.is_unsized => Drift::Still,
+            (DiskDone::Meta(meta), Some(entry)) => entry.version.drift(meta),
+            _ => Drift::Changed,
+        };
+        match drift {
+            Drift::Still => Ok(()),
+            Drift::Grown if self.no_growing => Err(source_grew()),
+            Drift::Grown => {
+                if let Some(file) = &mut self.copies.current {
+                    file.has_grown = true;
+                }
+                Ok(())
+            }
+            Drift::Changed => Err(source_changed()),
         }
     }
 
@@ -264,7 +357,7 @@ impl SendPlan {
         if let Some(file) = self.copies.current.as_mut().filter(|file| file.entry == id) {
             let in_flight = matches!(
                 file.state,
-                CopySourceState::Opening | CopySourceState::Checking
+                CopySourceState::Opening | CopySourceState::Looking(_) | CopySourceState::Checking
             );
             file.state = CopySourceState::GivenUp { in_flight };
         }

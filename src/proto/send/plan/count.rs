@@ -145,7 +145,8 @@ impl SendPlan {
         };
         self.count.next_source += 1;
         let dir = self.next_dir_id();
-        let cmd = DiskOp::ResolveSource { path, dir };
+        let follow = self.walk.follow_named;
+        let cmd = DiskOp::ResolveSource { path, follow, dir };
         self.count_step(ports, SendPlanOp::CountSource, Some(dir), cmd);
     }
 

@@ -8,11 +8,13 @@ use slab::Slab;
 use super::{SendPlan, SendPlanOp, SentState};
 use crate::ids::{ChunkIndex, EntryId, FileId};
 use crate::proto::chunk::{chunk_count, chunk_len_bytes, chunk_offset};
-use crate::proto::errors::{source_changed, source_error};
+use crate::proto::errors::{source_changed, source_error, source_grew};
 use crate::proto::extents::{DataMap, Stretch};
 use crate::proto::integrity::{Digest, Tree};
 use crate::proto::ports::Ports;
-use crate::proto::send::orders::{ChunkOrder, HolesOrder, LargeOrder, SendCommand};
+use crate::proto::send::orders::{
+    ChunkOrder, Drift, HolesOrder, LargeOrder, SendCommand, StretchOrder,
+};
 use crate::proto::wire::Message;
 use crate::proto::zeros::ZeroChunks;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, Event};
@@ -30,6 +32,8 @@ pub(super) struct SourceFiles {
     open: Slab<SourceFile>,
     /// Open files that may have chunks not ordered yet, oldest first.
     active: VecDeque<usize>,
+    /// Open unsized files that are not ordered yet.
+    unsized_ones: VecDeque<usize>,
     last: u32,
     /// Chunks of files the receiver resumes that were not opened yet.
     pub(super) resumed_chunks: u64,
@@ -39,6 +43,7 @@ pub(super) struct SourceFiles {
 struct SourceFile {
     entry: EntryId,
     id: FileId,
+    is_unsized: bool,
     size_bytes: u64,
     /// The next chunk to look at; those the receiver has are passed over.
     next: u32,
@@ -51,6 +56,7 @@ struct SourceFile {
     map: Option<DataMap>,
     /// Whether a `Map` is in flight.
     is_looking: bool,
+    has_grown: bool,
     state: SourceFileState,
 }
 
@@ -66,7 +72,17 @@ enum SourceFileState {
     Over,
 }
 
+impl SourceFile {
+    fn is_read(&self) -> bool {
+        self.state == SourceFileState::Reading
+    }
+}
+
 impl SourceFiles {
+    pub(super) fn entry_of(&self, file: usize) -> Option<EntryId> {
+        self.open.get(file).map(|file| file.entry)
+    }
+
     pub(super) fn want(&mut self, entry: EntryId) {
         self.queue.push_back(entry);
     }
@@ -209,6 +225,7 @@ impl SendPlan {
             let file = self.files.open.insert(SourceFile {
                 entry: id,
                 id: file_id,
+                is_unsized: entry.is_unsized,
                 size_bytes,
                 next: 0,
                 tree: resume.map_or_else(|| Tree::new(size_bytes), |resume| resume.tree),
@@ -216,6 +233,7 @@ impl SendPlan {
                 checking: false,
                 map: entry.is_sparse.then(DataMap::default),
                 is_looking: false,
+                has_grown: false,
                 state: SourceFileState::Opening,
             });
             entry.state = SentState::Large { file };
@@ -249,26 +267,88 @@ impl SendPlan {
             Ok(_) if given_up => self.settle_file(ports, at),
             Ok(done) => {
                 file.state = SourceFileState::Reading;
-                match self.is_unchanged(at, &done) {
-                    true => {
+                let is_unsized = file.is_unsized;
+                match self.judge_file(at, &done) {
+                    Ok(()) if is_unsized => self.files.unsized_ones.push_back(at),
+                    Ok(()) => {
                         self.files.active.push_back(at);
                         // A file resumed with nothing missing has no order that would ask for the
                         // check.
                         self.settle_file(ports, at);
                     }
-                    false => self.fail_file(ports, at, source_changed()),
+                    Err(error) => self.fail_file(ports, at, error),
                 }
             }
         }
     }
 
-    /// Whether an open file is what was announced.
-    fn is_unchanged(&self, at: usize, found: &DiskDone) -> bool {
-        let entry = self.entries.get(&self.files.open[at].entry);
-        match (found, entry) {
-            (DiskDone::Meta(meta), Some(entry)) => entry.version.is_still(meta),
-            _ => false,
+    /// Holds an open file against what was announced.
+    ///
+    /// # Errors
+    /// When it is not that any more, or grew and was not to.
+    fn judge_file(&mut self, at: usize, found: &DiskDone) -> Result<(), EntryError> {
+        let file = &mut self.files.open[at];
+        let drift = match (found, self.entries.get(&file.entry)) {
+            // Its time is that of the look, on proc, or of the last byte, in a pipe.
+            (DiskDone::Meta(_), Some(_)) if file.is_unsized => Drift::Still,
+            (DiskDone::Meta(meta), Some(entry)) => entry.version.drift(meta),
+            _ => Drift::Changed,
+        };
+        match drift {
+            Drift::Still => Ok(()),
+            Drift::Grown if self.no_growing => Err(source_grew()),
+            Drift::Grown => {
+                file.has_grown = true;
+                Ok(())
+            }
+            Drift::Changed => Err(source_changed()),
         }
+    }
+
+    /// The next unsized file to be read to its end.
+    pub fn next_unsized(&mut self) -> Option<StretchOrder> {
+        while let Some(at) = self.files.unsized_ones.pop_front() {
+            let file = self.files.open.get_mut(at);
+            let is_new =
+                |file: &&mut SourceFile| file.is_read() && file.is_unsized && file.orders == 0;
+            if let Some(file) = file.filter(is_new) {
+                file.orders += 1;
+                return Some(StretchOrder {
+                    file: at,
+                    id: file.id,
+                    entry: file.entry,
+                });
+            }
+        }
+        None
+    }
+
+    /// An unsized file was read to its end.
+    pub(super) fn unsized_ended(
+        &mut self,
+        ports: &mut Ports,
+        at: usize,
+        size_bytes: u64,
+        digest: Digest,
+    ) {
+        let file = &mut self.files.open[at];
+        if file.state == SourceFileState::Over {
+            return;
+        }
+        file.state = SourceFileState::Over;
+        let id = file.entry;
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.state = SentState::Emitted;
+            entry.version.size_bytes = size_bytes;
+        }
+        self.tell(
+            ports,
+            &Message::End {
+                entry: id,
+                size_bytes,
+                digest,
+            },
+        );
     }
 
     /// The next chunks that the receiver misses; those that are hole are said to be at once.
@@ -276,7 +356,8 @@ impl SendPlan {
         let mut turn = 0;
         while let Some(&at) = self.files.active.get(turn) {
             let file = self.files.open.get_mut(at);
-            let Some(file) = file.filter(|file| file.state == SourceFileState::Reading) else {
+            // The number may be that of another file by now.
+            let Some(file) = file.filter(|file| file.is_read() && !file.is_unsized) else {
                 self.files.active.remove(turn);
                 continue;
             };
@@ -374,23 +455,37 @@ impl SendPlan {
             return self.settle_file(ports, at);
         }
         let id = file.entry;
-        let failure = match result {
-            Ok(done) if self.is_unchanged(at, &done) => None,
-            Ok(_) => Some(source_changed()),
-            Err(error) => Some(source_error(&error)),
+        let judged = match result {
+            Ok(done) => self.judge_file(at, &done),
+            Err(error) => Err(source_error(&error)),
         };
-        if let Some(error) = failure {
+        if let Err(error) = judged {
             return self.fail_file(ports, at, error);
         }
         let file = &mut self.files.open[at];
         file.state = SourceFileState::Over;
-        let root = file.tree.root();
+        let (root, has_grown) = (file.tree.root(), file.has_grown);
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.state = SentState::Emitted;
+            if has_grown {
+                self.grown.note(|| entry.path());
+            }
         }
         match root {
-            Some(digest) => self.tell(ports, &Message::Root { entry: id, digest }),
-            None => self.commands.push_back(SendCommand::Vouch { file: at }),
+            Some(digest) => {
+                let entry = id;
+                let root = Message::Root {
+                    entry,
+                    digest,
+                    has_grown,
+                };
+                self.tell(ports, &root);
+            }
+            None => {
+                let file = at;
+                self.commands
+                    .push_back(SendCommand::Vouch { file, has_grown });
+            }
         }
         self.settle_file(ports, at);
     }

@@ -40,6 +40,11 @@ impl SentManifest {
         self.bytes = self.bytes.saturating_add(size_bytes);
     }
 
+    /// More of an unsized file than was announced.
+    pub(super) fn count_more(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
     fn take_note(&mut self) -> bool {
         let room = self.notes < MAX_NOTES;
         match room {
@@ -77,6 +82,9 @@ impl SendPlan {
 
     /// Behind the last source.
     pub(super) fn end_manifest(&mut self, ports: &mut Ports) {
+        if let Some((path, text)) = self.links.summary() {
+            self.note_warning(ports, path, text);
+        }
         if self.manifest.notes_left_out > 0 {
             let text = format!(
                 "{} more messages like these were left out",

@@ -70,8 +70,8 @@ impl SendPlan {
             ports.event(Event::Resumed { bytes });
         }
         entry.state = SentState::Wanted { dir, resume };
-        let size_bytes = entry.version.size_bytes;
-        self.want(id, size_bytes);
+        let (size_bytes, is_unsized) = (entry.version.size_bytes, entry.is_unsized);
+        self.want(id, size_bytes, is_unsized);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{SendPlan, SendPlanOp, SentEntry, SentState, SourceDir};
 use crate::ids::{DirId, EntryId, Name, NameError, PATH_MAX_BYTES};
 use crate::proto::chunk::MAX_DEPTH;
-use crate::proto::errors::{source_error, unsendable};
+use crate::proto::errors::{source_error, special_source, unsendable};
 use crate::proto::path::join;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{SendCommand, Version};
@@ -32,6 +32,8 @@ const HELD_DIRS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Walk {
     sources: Vec<Bytes>,
+    /// A source that is a symlink is what it leads to.
+    pub(super) follow_named: bool,
     next_source: usize,
     resolving: bool,
     stack: Vec<Frame>,
@@ -64,9 +66,10 @@ struct Found {
 }
 
 impl Walk {
-    pub(super) fn new(sources: Vec<Bytes>) -> Walk {
+    pub(super) fn new(sources: Vec<Bytes>, follow_named: bool) -> Walk {
         Walk {
             sources,
+            follow_named,
             next_source: 0,
             resolving: false,
             stack: Vec::new(),
@@ -158,7 +161,11 @@ impl SendPlan {
         self.ops.start(
             ports,
             SendPlanOp::Source { source, dir },
-            DiskOp::ResolveSource { path, dir: id },
+            DiskOp::ResolveSource {
+                path,
+                follow: self.walk.follow_named,
+                dir: id,
+            },
         );
         true
     }
@@ -324,14 +331,21 @@ impl SendPlan {
 
     /// Makes an entry of what was found in `dir`, or says why not.
     fn announce(&mut self, ports: &mut Ports, parent: EntryId, dir: usize, found: Found) {
-        let Found { name, meta, link } = found;
+        let Found {
+            name,
+            mut meta,
+            link,
+        } = found;
+        let is_unsized = meta.kind == Kind::File && !meta.is_sized;
+        if is_unsized {
+            meta.size_bytes = 0;
+        }
         let at = &self.dirs.open[dir];
         let name_bytes = name.as_ref().map_or(Bytes::new(), Name::bytes);
         let path_bytes = at.path_bytes + name_bytes.len() + usize::from(at.path_bytes > 0);
         if meta.kind == Kind::Special {
             let path = join(&at.path, &name_bytes);
-            self.note_warning(ports, path, SPECIAL_SKIPPED.into());
-            return;
+            return self.leave_out(ports, parent, path);
         }
         let refusal = match self.manifest.last_entry {
             u32::MAX => Some("more than 4294967295 entries in one transfer"),
@@ -346,13 +360,7 @@ impl SendPlan {
         let id = EntryId(self.manifest.last_entry);
         let dir_path = at.path.clone();
         let state = match meta.kind {
-            Kind::File => {
-                self.dirs.open[dir].users += 1;
-                SentState::Offered {
-                    dir: Some(dir),
-                    resume: None,
-                }
-            }
+            Kind::File => self.offer_from(dir),
             Kind::Symlink | Kind::Special => SentState::Offered {
                 dir: None,
                 resume: None,
@@ -364,6 +372,7 @@ impl SendPlan {
         };
         if meta.kind == Kind::File {
             self.manifest.count_file(meta.size_bytes);
+            self.links.note(&meta, || join(&dir_path, &name_bytes));
         }
         let version = Version::of(&meta);
         let entry = SentEntry {
@@ -372,6 +381,7 @@ impl SendPlan {
             kind: meta.kind,
             version,
             is_sparse: meta.sparse().is_some(),
+            is_unsized,
             state,
         };
         self.entries.insert(id, entry);
@@ -383,12 +393,30 @@ impl SendPlan {
             mode: meta.mode & 0o7777,
             mtime: meta.mtime,
             size_bytes: version.size_bytes,
-            source_tag: meta.inode,
+            source_tag: meta.tag(),
             link: link.filter(|_| meta.kind == Kind::Symlink),
             device: self.is_copied().then_some(meta.device),
             allocated_bytes: meta.sparse(),
+            is_unsized,
         };
         self.push_item(ports, Item::Entry(item));
+    }
+
+    /// A file whose directory is held until it is read.
+    fn offer_from(&mut self, dir: usize) -> SentState {
+        self.dirs.open[dir].users += 1;
+        SentState::Offered {
+            dir: Some(dir),
+            resume: None,
+        }
+    }
+
+    /// A special file: in a tree a warning, while what was asked for by name is not left out so.
+    fn leave_out(&mut self, ports: &mut Ports, parent: EntryId, path: Bytes) {
+        match parent {
+            EntryId(0) => self.note_error(ports, path, special_source(self.client)),
+            _ => self.note_warning(ports, path, SPECIAL_SKIPPED.into()),
+        }
     }
 
     /// Opens a directory found in `dir` and walks it next.

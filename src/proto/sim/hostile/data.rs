@@ -7,6 +7,7 @@ use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::chunk::{SMALL_MAX_BYTES, chunk_count, chunk_len_bytes};
 use crate::proto::extents::BLOCK_BYTES;
 use crate::proto::integrity::{ChunkHasher, digest_of};
+use crate::proto::sim::root;
 use crate::proto::wire::{Message, RecordHead, RecordStatus, encode_record_tail, encode_run};
 
 impl Hostile {
@@ -36,7 +37,7 @@ impl Hostile {
             let digest = digest_of(&vec![id.0 as u8; size as usize]);
             return match chunk_count(size) {
                 1 => {}
-                _ => self.say(&Message::Root { entry: id, digest }),
+                _ => self.say(&root(id, digest)),
             };
         };
         self.sent.insert((id, chunk));

@@ -14,10 +14,12 @@ use crate::worker::limits;
 use crate::worker::log::{Refused, Who};
 use crate::worker::sessions::Beginning;
 
-/// To a peer that is known, and without the path, which it may not know.
-const NO_DIRECTORY: &str = "the directory that this host is confined to over there (path= in \
-                            authorized_peers) is missing or cannot be opened; have it made there, \
-                            or its line corrected: the log of landro serve names it";
+/// Operations on files that nobody waits for any more, of one worker: each holds a thread of its
+/// driver, which has 512.
+const HUNG_MAX: usize = 256;
+
+const NO_ANSWER: &str =
+    "a file system below the served directory does not answer, and holds too many operations";
 
 const NOT_AUTHORISED: &str = "this identity is not authorised here";
 
@@ -126,23 +128,14 @@ impl Worker {
         let Some(service) = &self.io.shared.service else {
             return;
         };
-        let root = match &allowed.path {
-            None => service.root.clone(),
-            Some(path) => match crate::disk::open_beneath(&service.root, path) {
-                Ok(root) => root,
-                Err(error) => {
-                    let path = String::from_utf8_lossy(path).into_owned();
-                    if self.io.log.admits(Who::Peer(peer), self.io.now) {
-                        tracing::error!(
-                            %peer, path, %error,
-                            "cannot open the directory that this peer is confined to (path= in \
-                             authorized_peers): make it, or correct its line and reload"
-                        );
-                    }
-                    return self.leave_and_close(key, code::UNAVAILABLE, NO_DIRECTORY);
-                }
-            },
-        };
+        if self.disk.hung() >= HUNG_MAX {
+            if self.io.log.admits(Who::Peer(peer), self.io.now) {
+                let hung = self.disk.hung();
+                tracing::error!(%peer, hung, "a session is refused: operations on files do not come back");
+            }
+            return self.leave_and_close(key, code::BUSY, NO_ANSWER);
+        }
+        let part = service.root.part(allowed.path.clone());
         let now = self.io.now;
         let limits = limits::of_session(&self.io.shared, self.sessions.len());
         let session = Session::server(now, allowed.access, limits);
@@ -151,7 +144,7 @@ impl Worker {
             address,
             peer,
             lanes: Lanes::server(now, LaneKey(key), session, self.lanes_config(id, peer)),
-            space: Space::new(Base::Served(root), self.files_in_place()),
+            space: Space::new(Base::Served(part)),
             allowed: Some(allowed),
         };
         self.begin_session(key, begin);

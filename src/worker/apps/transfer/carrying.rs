@@ -170,6 +170,7 @@ impl Worker {
         let Some(running) = self.sessions.remove(session) else {
             return;
         };
+        self.disk.abandon(session, running.serial);
         self.disk.share_among(self.sessions.len());
         match &mut self.client {
             Some(client) => client.session_ended(running.finished),

@@ -13,6 +13,7 @@ use crate::proto::lanes::{LaneKey, Lanes, LanesInput, code};
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{Limits, Session};
 use crate::worker::Worker;
+use crate::worker::addresses::AddressStep;
 use crate::worker::client_events::{ClientEvent, ClientStart};
 use crate::worker::client_transfer::ClientTransfer;
 use crate::worker::connections::Destination;
@@ -23,23 +24,41 @@ use crate::worker::sessions::Beginning;
 impl Worker {
     pub(crate) fn start_client(&mut self, start: ClientStart) {
         self.client = Some(ClientTransfer::new(start, self.io.now));
-        self.dial_next("for it has no address".to_owned());
+        self.dial_when_due();
     }
 
-    /// Dials the next address, or gives up with what the last one said.
-    pub(super) fn dial_next(&mut self, last_error: String) {
-        let mut last_error = last_error;
-        while let Some(client) = &mut self.client
-            && let Some(peer) = client.next_address(self.io.now, last_error)
-        {
-            let options = client.socket_options;
-            let dialled = self
-                .open_socket(peer, &options)
-                .map_err(|error| format!("for there is no way to {peer} ({error})"))
-                .and_then(|listener| self.dial(peer, listener, None, Errand::FirstLane));
-            match dialled {
-                Ok(()) => return,
-                Err(error) => last_error = error,
+    /// Dials the addresses whose time has come.
+    pub(crate) fn dial_when_due(&mut self) {
+        let now = self.io.now;
+        while let Some(client) = &mut self.client {
+            match client.next_address(now) {
+                AddressStep::Dial(peer) => self.dial_address(peer),
+                AddressStep::GiveUp(peer) => self.give_up_dialling(peer),
+                AddressStep::Wait | AddressStep::Failed(_) => return,
+            }
+        }
+    }
+
+    fn dial_address(&mut self, peer: SocketAddr) {
+        let Some(client) = &self.client else { return };
+        let options = client.socket_options;
+        let dialled = self
+            .open_socket(peer, &options)
+            .map_err(|error| format!("for there is no way there: {error}"))
+            .and_then(|listener| self.dial(peer, listener, None, Errand::FirstLane));
+        if let (Err(why), Some(client)) = (dialled, &mut self.client) {
+            client.not_dialled(self.io.now, peer, why);
+        }
+    }
+
+    fn give_up_dialling(&mut self, peer: SocketAddr) {
+        // Whatever becomes of the connection: the address has had its time.
+        if let Some(client) = &mut self.client {
+            client.not_dialled(self.io.now, peer, "in time".to_owned());
+        }
+        for key in self.connections.dialled_first() {
+            if self.connections.get(key).is_some_and(|it| it.peer == peer) {
+                self.drop_connection(key);
             }
         }
     }
@@ -83,7 +102,8 @@ impl Worker {
             return;
         };
         let Some(request) = client.begin() else {
-            return;
+            let reason = "another address answered before";
+            return self.connections.close(&self.io, key, code::DONE, reason);
         };
         let limits = limits::of_session(&self.io.shared, self.sessions.len());
         let limits = Limits {
@@ -109,10 +129,14 @@ impl Worker {
             address,
             peer,
             lanes: Lanes::client(now, LaneKey(key), session, self.lanes_config(id, peer)),
-            space: Space::new(Base::Local, self.files_in_place()),
+            space: Space::new(Base::Local),
             allowed: None,
         };
         self.begin_session(key, begin);
+        for key in self.connections.dialled_first() {
+            let reason = "another address answered before";
+            self.connections.close(&self.io, key, code::DONE, reason);
+        }
     }
 
     /// Connects another lane for a session, to the same worker of the daemon. Gives what the

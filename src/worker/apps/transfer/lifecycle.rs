@@ -57,11 +57,6 @@ impl Worker {
         self.connections.touch(key);
     }
 
-    /// Where operations on files are made in place whatever the file system.
-    pub(super) fn files_in_place(&self) -> bool {
-        self.io.driver.backend() == landro_sys::Backend::Poll
-    }
-
     /// After a turn: tells the session what became of the lane.
     pub(crate) fn settle_lane(&mut self, key: usize) {
         let now = self.io.now;
@@ -75,7 +70,7 @@ impl Worker {
         let Some(session) = lane.session() else {
             return;
         };
-        let wears = !lane.is_worn && conn.is_worn();
+        let wears = !lane.is_worn && conn.is_to_be_replaced(now);
         lane.is_worn |= wears;
         let delivered = take_delivered(conn, lane);
         let key = LaneKey(key);
@@ -112,7 +107,7 @@ impl Worker {
         };
         connection.last_stats();
         let why = how_it_closed(connection);
-        let closed = connection.conn.close_reason();
+        let closed = connection.close_reason();
         connection
             .deadline
             .get_or_insert(self.io.now + crate::worker::limits::LINGER);
@@ -197,12 +192,11 @@ impl Worker {
             return;
         };
         client.add_stats(stats);
-        let closed = gone.conn.close_reason();
+        let closed = gone.close_reason();
         match gone.app.dialled_for() {
             Some(Errand::FirstLane) => {
-                if let Some(error) = client.not_answered(closed) {
-                    self.dial_next(format!("{error} ({})", gone.peer));
-                }
+                client.not_answered(self.io.now, gone.peer, closed);
+                self.dial_when_due();
             }
             Some(Errand::Join { session }) => {
                 client.note(closed);

@@ -7,4 +7,5 @@ mod feeding;
 mod lifecycle;
 mod reading;
 mod revoke;
+mod roaming;
 mod succession;

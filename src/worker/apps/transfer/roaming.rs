@@ -1,0 +1,73 @@
+//! A command's host moves to another network: its socket follows the way to the peer.
+//!
+//! The kernel says so where a send fails: its address is nobody's any more, or there is no route.
+//! Where an interface keeps its address and the route is another one now, packets leave and nothing
+//! comes back; so a silence is a reason to look, too. What is in flight stays with its connection:
+//! the daemon takes the new address once the connection has proven it (`quic/whereabouts.rs`).
+
+use crate::worker::Worker;
+use crate::worker::log::Who;
+
+impl Worker {
+    /// Looks how the kernel would reach the peer of a connection that we dialled, and has the
+    /// connection's socket follow where that is another way.
+    pub(crate) fn follow_route(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.looked_at = self.io.now;
+        if connection.conn.is_server() || connection.conn.is_closing() {
+            return;
+        }
+        let (peer, socket) = (connection.peer, connection.socket);
+        let Some(index) = self.listeners.find(socket) else {
+            return;
+        };
+        let listener = self.listeners.get_mut(index);
+        let followed = match (landro_sys::route_to(peer), listener) {
+            (Ok(route), Some(listener)) if route.local == listener.local.ip() => Ok(()),
+            (Ok(_), Some(listener)) => self.io.driver.socket(socket).reconnect(peer).map(|local| {
+                listener.local = local;
+            }),
+            (Err(error), _) => Err(error),
+            (Ok(_), None) => return,
+        };
+        let followed = followed.map_err(|error| error.to_string());
+        for lane in self.connections.keys_of_socket(socket) {
+            self.tell_way(lane, index, &followed);
+        }
+    }
+
+    fn tell_way(&mut self, key: usize, listener: usize, followed: &Result<(), String>) {
+        let now = self.io.now;
+        let local = self.listeners.get(listener).map(|listener| listener.local);
+        let (Some(connection), Some(local)) = (self.connections.get_mut(key), local) else {
+            return;
+        };
+        match followed {
+            Ok(()) => {
+                let was_cut_off = connection.cut_off.take().is_some();
+                if connection.conn.local() != local || was_cut_off {
+                    if self.io.log.admits(Who::Debug, now) {
+                        tracing::debug!(peer = %connection.peer, %local, "there is a new way to the peer");
+                    }
+                    connection.conn.move_to(local);
+                    connection.conn.release_timers();
+                    connection.ping(now);
+                }
+            }
+            Err(why) => {
+                if connection.cut_off.is_none() && self.io.log.admits(Who::Debug, now) {
+                    tracing::debug!(peer = %connection.peer, why, "there is no way to the peer");
+                }
+                connection.cut_off = Some(why.clone());
+                // A handshake looks only where its own repeats fail.
+                if connection.app.session().is_some() {
+                    let until = connection.heard + self.io.shared.quic.idle_timeout;
+                    connection.conn.hold_timers(until);
+                }
+            }
+        }
+        self.connections.touch(key);
+    }
+}

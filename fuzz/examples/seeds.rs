@@ -281,6 +281,7 @@ fn of_senders() -> [Message; 7] {
 
 fn of_receivers() -> [Message; 7] {
     let meta = Meta {
+        allocated_bytes: 70_000,
         kind: Kind::File,
         mode: 0o644,
         mtime: MTIME,

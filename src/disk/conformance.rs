@@ -129,7 +129,8 @@ impl DiskAnswer {
             ) => {
                 unreachable!("nothing was asked that has this answer")
             }
-            Ok(DiskDone::Done) => DiskAnswer::Done,
+            // Where a hole is a hole is the file system's choice.
+            Ok(DiskDone::Mapped(_) | DiskDone::Done) => DiskAnswer::Done,
         }
     }
 }

@@ -18,6 +18,7 @@ use super::systems::Keeps;
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
 use crate::proto::errno::{EACCES, EBADF};
+use crate::proto::extents::{DataMap, MAP_RANGES};
 use crate::proto::{Kind, Lasting, Listed, Meta, Mtime};
 
 /// As far as it is the same on every file system.
@@ -36,6 +37,7 @@ pub fn meta_of(stat: &Statx) -> Meta {
             nanoseconds: stat.mtime_ns,
         },
         size_bytes: stat.size,
+        allocated_bytes: stat.allocated,
         inode: stat.ino,
         device: stat.dev,
         lasting: Lasting::Nothing,
@@ -429,6 +431,25 @@ pub async fn read(
     Ok(DiskDone::Read {
         data: files.pin(buffer.split()),
     })
+}
+
+/// Where a source has data.
+pub async fn map(files: &Files, file: FileId, offset: u64) -> Result<DiskDone, DiskError> {
+    let OpenFile::Source(file) = files.space.file(file)? else {
+        return Err(DiskError {
+            call: "file",
+            errno: EBADF,
+        });
+    };
+    let op = FileOp::FindData {
+        file,
+        from: offset,
+        max: MAP_RANGES,
+    };
+    match files.call("lseek", op).await? {
+        FileDone::Data(found) => Ok(DiskDone::Mapped(DataMap::new(found.ranges, found.known_to))),
+        other => unreachable!("lseek answered {other:?}"),
+    }
 }
 
 pub async fn stat_dir(files: &Files, dir: DirId) -> Result<DiskDone, DiskError> {

@@ -191,6 +191,8 @@ pub enum OpenSink {
 pub struct History {
     /// It was begun anew: all of it is this session's.
     pub whole: Cell<bool>,
+    /// It was a file and empty when this session began it: what is not written reads as zeros.
+    pub fresh: Cell<bool>,
     /// Its name is another file's, which its data will have to be on disk to replace.
     pub replaces: Cell<bool>,
     /// Written since the disk was last told to write back.

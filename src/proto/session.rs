@@ -360,8 +360,7 @@ impl Session {
             Input::Disk { op, result } => {
                 self.disk_ended += 1;
                 self.watch.finished_one(now);
-                self.role.on_disk(&mut self.ports, op, result);
-                Ok(())
+                self.role.on_disk(&mut self.ports, op, result)
             }
             Input::Cancel(reason) => {
                 if matches!(self.end, End::No) {

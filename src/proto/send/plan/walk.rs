@@ -381,6 +381,7 @@ impl SendPlan {
             dir_path,
             kind: meta.kind,
             version,
+            is_sparse: meta.sparse().is_some(),
             is_unsized,
             state,
         };
@@ -396,6 +397,7 @@ impl SendPlan {
             source_tag: meta.tag(),
             link: link.filter(|_| meta.kind == Kind::Symlink),
             device: (self.is_copied() || self.near.is_some()).then_some(meta.device),
+            allocated_bytes: meta.sparse(),
             is_unsized,
         };
         self.push_item(ports, Item::Entry(item));

@@ -20,9 +20,8 @@ use crate::proto::errno::{
     EACCES, EBADF, EIO, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ESPIPE,
 };
 use crate::proto::extents::{BLOCK_BYTES, DataMap, MAP_RANGES};
-use crate::proto::{DirFound, DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
+use crate::proto::{DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
 use source::{read_small, source_file};
-use target::{publish, room, set_dir};
 
 /// Most entries one `List` answers with, whatever was asked: getdents64 has its own idea, too.
 const LIST_MAX: usize = 64;
@@ -386,65 +385,6 @@ impl Handles {
             | DiskOp::WriteJournal { .. }
             | DiskOp::CommitPart { .. }
             | DiskOp::ClosePart { .. }) => self.run_for_part(disk, (dir, file), cmd),
-        }
-    }
-
-    fn run_for_target(
-        &mut self,
-        disk: &mut Disk,
-        dir: Ino,
-        cmd: DiskOp,
-    ) -> Result<DiskDone, DiskError> {
-        match cmd {
-            DiskOp::MakeDir {
-                name,
-                dir: new,
-                copy,
-                ..
-            } => {
-                let made = self.make_dir(disk, dir, &name, new)?;
-                let is_new = matches!(
-                    made,
-                    DiskDone::Directory {
-                        found: DirFound::Missing
-                    }
-                );
-                if let (true, Some(copy)) = (is_new, copy) {
-                    disk.copies.insert(self.dirs[&new], copy);
-                }
-                Ok(made)
-            }
-            DiskOp::SetDir {
-                mode,
-                mtime,
-                ends_copy,
-                ..
-            } => {
-                if ends_copy.is_some() && disk.copies.get(&dir) == ends_copy.as_ref() {
-                    disk.copies.remove(&dir);
-                }
-                Ok(set_dir(disk, dir, mode, mtime))
-            }
-            DiskOp::PutSmall {
-                name,
-                data,
-                attributes,
-                ..
-            } => {
-                let data = data.concat();
-                room(disk, data.len() as u64, "write")?;
-                publish(disk, dir, name.as_bytes(), (Body::File(data), attributes))
-            }
-            DiskOp::PutSymlink {
-                name,
-                target,
-                attributes,
-                ..
-            } => {
-                let body = Body::Symlink(target.to_vec());
-                publish(disk, dir, name.as_bytes(), (body, attributes))
-            }
-            other => unreachable!("{other:?} is none of a destination"),
         }
     }
 

@@ -339,9 +339,6 @@ impl SendPlan {
         path_bytes: usize,
         depth: usize,
     ) -> Option<EntryError> {
-        if self.holds_target(meta) {
-            return Some(into_itself());
-        }
         let refusal = match self.manifest.last_entry {
             u32::MAX => Some("more than 4294967295 entries in one transfer"),
             _ => refusal(meta, link, path_bytes, depth),
@@ -363,9 +360,9 @@ impl SendPlan {
         let at = &self.dirs.open[dir];
         let name_bytes = name.as_ref().map_or(Bytes::new(), Name::bytes);
         let path_bytes = at.path_bytes + name_bytes.len() + usize::from(at.path_bytes > 0);
-        if meta.kind == Kind::Special {
+        if meta.kind == Kind::Special || self.holds_target(&meta) {
             let path = join(&at.path, &name_bytes);
-            return self.leave_out(ports, parent, path);
+            return self.leave_out(ports, parent, path, meta.kind);
         }
         if let Some(error) = self.obstacle(&meta, link.as_ref(), path_bytes, at.depth) {
             let path = join(&at.path, &name_bytes);
@@ -432,9 +429,11 @@ impl SendPlan {
         }
     }
 
-    /// A special file: in a tree a warning, while what was asked for by name is not left out so.
-    fn leave_out(&mut self, ports: &mut Ports, parent: EntryId, path: Bytes) {
+    /// A special file: in a tree a warning, while what was asked for by name is not left out so. A
+    /// directory that the copy would be led into: always an error.
+    fn leave_out(&mut self, ports: &mut Ports, parent: EntryId, path: Bytes, kind: Kind) {
         match parent {
+            _ if kind == Kind::Directory => self.note_error(ports, path, into_itself()),
             EntryId(0) => self.note_error(ports, path, special_source(self.client)),
             _ => self.note_warning(ports, path, SPECIAL_SKIPPED.into()),
         }

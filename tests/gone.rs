@@ -4,7 +4,6 @@
 mod common;
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;

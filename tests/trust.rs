@@ -409,7 +409,7 @@ fn a_path_confines_a_peer(backend: &'static str) {
     }
     // The directory is gone: nobody gets the whole root instead.
     fs::rename(s.root().join("inbox"), s.root().join("elsewhere")).unwrap();
-    assert_eq!(s.push(&daemon, &options).code, Some(4));
+    assert_eq!(s.push(&daemon, &options).code, Some(1));
     assert!(!s.root().join("file").exists());
 }
 

@@ -75,10 +75,7 @@ fn check(output: &Output, mode: &str, backend: &str) -> Value {
     ] {
         assert!(stats[field].is_number(), "{field} in {stats}");
     }
-    assert_eq!(
-        stats["backend"],
-        if backend == "poll" { "Poll" } else { "IoUring" }
-    );
+    assert_eq!(stats["backend"], backend);
     summary.clone()
 }
 

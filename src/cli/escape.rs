@@ -13,11 +13,13 @@ pub fn text(text: &str) -> String {
 }
 
 /// A word as a shell takes it back: as it is, in quotes, or with what a terminal would act on, or
-/// what is no UTF-8, as `$'\033'` (bash, zsh, ksh, and POSIX since 2024).
-pub fn shell(word: &[u8]) -> String {
+/// what is no UTF-8, as `$'\033'` (bash, zsh, ksh, and POSIX since 2024). Where the locale has no
+/// characters beyond ASCII, so have they: shown as elsewhere they would be another word.
+pub fn shell(word: &[u8], in_utf8: bool) -> String {
     let is_safe = |byte: &u8| byte.is_ascii_alphanumeric() || b"%+,-./:=@_".contains(byte);
     let shown = std::str::from_utf8(word).ok();
-    match shown.filter(|word| !word.chars().any(acts_on_terminal)) {
+    let is_shown = |c: char| !acts_on_terminal(c) && (in_utf8 || c.is_ascii());
+    match shown.filter(|word| word.chars().all(is_shown)) {
         Some(plain) if !plain.is_empty() && word.iter().all(is_safe) => plain.to_owned(),
         Some(quoted) => format!("'{}'", quoted.replace('\'', "'\\''")),
         None => {
@@ -106,16 +108,18 @@ mod tests {
 
     #[test]
     fn a_shell_takes_its_words_back() {
-        for (word, quoted) in [
-            (&b"landro://h:4433/a%20b"[..], "landro://h:4433/a%20b"),
-            (b"", "''"),
-            (b"a b", "'a b'"),
-            (b"it's", "'it'\\''s'"),
-            (b"landro://[::1]/$x", "'landro://[::1]/$x'"),
-            (b"~", "'~'"),
-            (b"a\n\xff'", "$'a\\012\\377\\047'"),
+        for (word, in_utf8, quoted) in [
+            (&b"landro://h:4433/a%20b"[..], true, "landro://h:4433/a%20b"),
+            (b"", true, "''"),
+            (b"a b", true, "'a b'"),
+            (b"it's", true, "'it'\\''s'"),
+            (b"landro://[::1]/$x", true, "'landro://[::1]/$x'"),
+            (b"~", true, "'~'"),
+            (b"a\n\xff'", true, "$'a\\012\\377\\047'"),
+            ("é".as_bytes(), true, "'é'"),
+            ("é".as_bytes(), false, "$'\\303\\251'"),
         ] {
-            assert_eq!(shell(word), quoted);
+            assert_eq!(shell(word, in_utf8), quoted);
             let printed = std::process::Command::new("bash")
                 .args(["-c", &format!("printf %s {quoted}")])
                 .output();

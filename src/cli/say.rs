@@ -16,6 +16,11 @@ static SPEAKS_UTF8: LazyLock<bool> = LazyLock::new(|| {
     set.is_some_and(|locale| is_utf8(&locale.to_string_lossy()))
 });
 
+/// Whether what is beyond ASCII may be shown here.
+pub fn speaks_utf8() -> bool {
+    *SPEAKS_UTF8
+}
+
 fn is_utf8(locale: &str) -> bool {
     let charset = locale.split_once('.').map_or("", |(_, charset)| charset);
     let charset = charset.split('@').next().unwrap_or_default();
@@ -53,7 +58,7 @@ pub fn without_numbers(text: &str) -> String {
 
 /// As it may be shown here.
 pub fn in_locale(text: &str) -> Cow<'_, str> {
-    match *SPEAKS_UTF8 {
+    match speaks_utf8() {
         true => Cow::Borrowed(text),
         false => in_ascii(text),
     }

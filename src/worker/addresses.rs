@@ -106,7 +106,7 @@ impl Addresses {
 
     fn in_words(&self) -> String {
         if self.errors.is_empty() {
-            return "for it has no address".to_owned();
+            return "because it has no address".to_owned();
         }
         let named = self.errors.iter().take(MAX_NAMED);
         let mut words: Vec<String> = named.map(|(at, why)| format!("{why} ({at})")).collect();
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn no_address_is_a_failure() {
         let (mut it, now) = many(0);
-        let failed = AddressStep::Failed("for it has no address".to_owned());
+        let failed = AddressStep::Failed("because it has no address".to_owned());
         assert_eq!(it.step(now), failed);
     }
 }

@@ -147,9 +147,9 @@ impl ClientTransfer {
                 self.state = ClientState::Over(ended);
                 return;
             }
-            Some(Ended::Lost(text)) => format!("for {text}"),
+            Some(Ended::Lost(text)) => format!("because {text}"),
             Some(Ended::Unreachable(text)) => text,
-            Some(Ended::Outcome(_)) | None => "for it closed the connection".to_owned(),
+            Some(Ended::Outcome(_)) | None => "because it closed the connection".to_owned(),
         };
         self.addresses.failed(now, address, why, by_icmp);
     }

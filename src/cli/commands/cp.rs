@@ -19,7 +19,7 @@ use crate::cli::output::counting::Counting;
 use crate::cli::output::outcome::{Ending, Parties, judge};
 use crate::cli::output::shown::ShownPaths;
 use crate::cli::output::stats::ConnectionSeen;
-use crate::cli::say::without_numbers;
+use crate::cli::say::{speaks_utf8, without_numbers};
 use crate::engine::{ClientEvent, Ended, LocalCopy, now};
 use crate::ids::{CopyId, Fingerprint};
 use crate::proto::receive::MetadataOptions;
@@ -246,7 +246,7 @@ impl Copying {
 /// The command line of this process, for a shell.
 fn typed() -> String {
     let words: Vec<String> = std::env::args_os()
-        .map(|word| escape::shell(word.as_bytes()))
+        .map(|word| escape::shell(word.as_bytes(), speaks_utf8()))
         .collect();
     words.join(" ")
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::proto::{EntryResult, Event};
+use crate::proto::{EntryResult, Event, Kind};
 
 /// The rate is that of the last seconds: long enough not to jump, short enough to notice a change.
 const RATE_OVER: Duration = Duration::from_secs(5);
@@ -85,9 +85,10 @@ impl Progress {
                 if is_skipped {
                     self.settle(*size_bytes);
                 }
-                let is_done = matches!(result, EntryResult::Done { .. });
-                let is_file = *kind == crate::proto::Kind::File;
-                self.settled.files += u64::from(is_skipped || is_done && is_file);
+                // Symlinks are skipped, too, and no part of what was announced.
+                let is_settled = is_skipped || matches!(result, EntryResult::Done { .. });
+                let is_file = *kind == Kind::File;
+                self.settled.files += u64::from(is_settled && is_file);
             }
             Event::Started
             | Event::Asked { .. }
@@ -168,8 +169,6 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
-    use crate::proto::Kind;
-
     use super::*;
 
     fn entry(path: &'static str, result: EntryResult) -> Event {
@@ -196,6 +195,13 @@ mod tests {
         progress.sample(start);
         progress.note(start, &announced(true));
         progress.note(start, &entry("a", EntryResult::Skipped));
+        let link = Event::Entry {
+            path: Bytes::from_static(b"link"),
+            kind: Kind::Symlink,
+            size_bytes: 0,
+            result: EntryResult::Skipped,
+        };
+        progress.note(start, &link);
         progress.note(start, &Event::Resumed { bytes: 80 });
         assert_eq!(progress.settled.bytes, 180, "before anything moved");
         let later = start + Duration::from_secs(1);

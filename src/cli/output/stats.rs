@@ -100,7 +100,7 @@ impl ConnectionSeen {
                 backend,
                 backend_reason,
             } => {
-                self.backend = Some((format!("{backend:?}"), backend_reason));
+                self.backend = Some((backend.to_string(), backend_reason));
                 self.peer = Some(format!("{address} {fingerprint}"));
             }
             ClientEvent::Stats(stats) => self.transport = Some(Transport::from(&*stats)),

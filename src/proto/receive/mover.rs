@@ -24,6 +24,10 @@ const ORDER_BYTES: u64 = 200;
 /// A data stream that is in the middle of a record, with the state of BLAKE3.
 const STREAM_BYTES: u64 = 2200;
 
+/// What the disk layer keeps of a write under way beside its data, about. Stretches may be a byte
+/// each, and a buffer full of them is more than a thousand writes.
+const WRITE_BYTES: u64 = 4 << 10;
+
 pub struct ReceiveMover {
     ops: Ops<ReceiveMoverOp>,
     taking: EntryMap<Taking>,
@@ -42,8 +46,10 @@ pub struct ReceiveMover {
 #[derive(Debug)]
 struct Flow {
     write_behind_max: u64,
-    /// Bytes given to the disk and not written yet.
+    /// Bytes given to the disk and not written yet, with [`WRITE_BYTES`] for each write.
     write_behind_bytes: u64,
+    /// Writes under way.
+    writes: u64,
     /// Of small files that are not whole.
     arriving_bytes: u64,
     /// All file data so far.
@@ -179,6 +185,7 @@ impl ReceiveMover {
             flow: Flow {
                 write_behind_max: write_behind_max.max(1),
                 write_behind_bytes: 0,
+                writes: 0,
                 arriving_bytes: 0,
                 received_bytes: 0,
             },
@@ -195,7 +202,8 @@ impl ReceiveMover {
     pub fn held_bytes(&self) -> u64 {
         let orders = self.taking.len() as u64 * ORDER_BYTES;
         let streams = self.streams.len() as u64 * STREAM_BYTES;
-        orders + streams + self.flow.arriving_bytes
+        let writes = self.flow.writes * WRITE_BYTES;
+        orders + streams + writes + self.flow.arriving_bytes
     }
 
     pub fn received_bytes(&self) -> u64 {
@@ -259,7 +267,8 @@ impl ReceiveMover {
                 chunk,
                 bytes,
             } => {
-                self.flow.write_behind_bytes -= bytes;
+                self.flow.write_behind_bytes -= bytes + WRITE_BYTES;
+                self.flow.writes -= 1;
                 self.chunk_written(entry, chunk, result);
             }
         }
@@ -365,10 +374,14 @@ impl ReceiveMover {
     pub fn check(&self) {
         assert!(self.reports.is_empty(), "{:?}", self.reports);
         let bytes = |op: &ReceiveMoverOp| match op {
-            ReceiveMoverOp::Put { bytes, .. } | ReceiveMoverOp::Write { bytes, .. } => *bytes,
+            ReceiveMoverOp::Put { bytes, .. } => *bytes,
+            ReceiveMoverOp::Write { bytes, .. } => bytes + WRITE_BYTES,
         };
         let behind: u64 = self.ops.iter().map(bytes).sum();
         assert_eq!(self.flow.write_behind_bytes, behind, "bytes being written");
+        let is_write = |op: &&ReceiveMoverOp| matches!(op, ReceiveMoverOp::Write { .. });
+        let under_way = self.ops.iter().filter(is_write).count();
+        assert_eq!(self.flow.writes, under_way as u64, "writes under way");
         let arriving: Vec<u64> = self
             .streams
             .values()

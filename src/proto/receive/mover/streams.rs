@@ -4,7 +4,8 @@
 use bytes::Bytes;
 
 use super::{
-    ArrivingChunk, ChunkEnd, Place, ReceiveMover, ReceiveMoverOp, Taking, TakingPart, WholeState,
+    ArrivingChunk, ChunkEnd, Place, ReceiveMover, ReceiveMoverOp, Taking, TakingPart, WRITE_BYTES,
+    WholeState,
 };
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
 use crate::proto::chunk::chunk_offset;
@@ -252,7 +253,8 @@ impl ReceiveMover {
                 let file = taking.order.file;
                 hasher.update(&piece);
                 self.chunks[*chunk].writes += 1;
-                self.flow.write_behind_bytes += len;
+                self.flow.write_behind_bytes += len + WRITE_BYTES;
+                self.flow.writes += 1;
                 let op = ReceiveMoverOp::Write {
                     entry,
                     chunk: *chunk,

@@ -9,6 +9,7 @@ use landro_sys::file::flags;
 use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Statx, pipe};
 
 use super::behind::{Behind, NamedSource};
+use super::names::TemporaryName;
 use super::source::{relative, source_meta, split_path};
 use super::space::{Base, DirPlace, OpenFile};
 use super::{DiskDone, DiskError, Files};
@@ -132,12 +133,31 @@ impl Files {
                 let behind = Behind::Directory(self.open_asked(&path).await?);
                 (meta, Some(behind))
             }
-            Kind::File => (meta, Some(Behind::File { path })),
+            Kind::File => {
+                self.refuse_unfinished_behind(&fd).await?;
+                (meta, Some(Behind::File { path }))
+            }
             Kind::Special if self.is_stream(&stat) => {
                 (stream_meta(&stat), Some(Behind::Stream { path }))
             }
             Kind::Special | Kind::Symlink => (meta, None),
         })
+    }
+
+    /// The same of what a symlink leads to, which peers make and whose name says nothing: the name
+    /// counts that the file has where it is. One that has none any more is nobody's to go on with.
+    async fn refuse_unfinished_behind(&self, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
+        let Ok(path) = self.real_path(file).await else {
+            return Ok(());
+        };
+        let (parent, Some(name), _) = split_path(&path) else {
+            return Ok(());
+        };
+        if TemporaryName::parse(name).is_none() {
+            return Ok(());
+        }
+        let parent = self.open_directory(None, parent, 0).await?;
+        self.refuse_unfinished(&parent, name).await
     }
 
     /// Opens what the user named, through symlinks: on a daemon those that stay inside its root.
@@ -179,7 +199,12 @@ impl Files {
         name: &Name,
     ) -> Result<Arc<OwnedFd>, DiskError> {
         match self.space.named(dir, name).map(|named| named.behind) {
-            Some(Behind::File { path }) => self.open_named(&path, READ_FLAGS).await,
+            Some(Behind::File { path }) => {
+                let file = self.open_named(&path, READ_FLAGS).await?;
+                // The symlink may be another by now.
+                self.refuse_unfinished_behind(&file).await?;
+                Ok(file)
+            }
             Some(Behind::Stream { path }) => {
                 let file = self.open_named(&path, READ_FLAGS).await?;
                 pipe::widen(&*file);

@@ -426,6 +426,7 @@ fn the_disk_of_these_tests_tells_of_its_blocks() {
     let file = Arc::new(OwnedFd::from(file));
     let written = |len| {
         run(FileOp::Extents {
+            has_holes: false,
             file: file.clone(),
             len,
         })

@@ -64,6 +64,7 @@ impl Source {
             mode: 0o644,
             mtime,
             size_bytes: self.file_bytes as u64,
+            allocated_bytes: self.file_bytes as u64,
             inode: 9,
             device: 0,
             lasting: Lasting::Inode,
@@ -132,6 +133,9 @@ impl Disk {
             | DiskOp::ReadPart { .. }
             | DiskOp::PutSymlink { .. }
             | DiskOp::CopyRange { .. }
+            | DiskOp::Map { .. }
+            | DiskOp::MakeHole { .. }
+            | DiskOp::Yield
             | DiskOp::StatDir { .. }
             | DiskOp::LookUnfinished { .. } => {
                 panic!("nobody asks for {cmd:?} here")

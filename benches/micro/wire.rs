@@ -32,6 +32,7 @@ fn entries() -> Message {
             source_tag: 5_000_000 + u64::from(id),
             link: None,
             device: None,
+            allocated_bytes: None,
             is_unsized: false,
         })
     });
@@ -120,6 +121,7 @@ pub fn bench(criterion: &mut Criterion) {
         entry: EntryId(3),
         chunk: ChunkIndex(at),
         len_bytes: MIB as u64,
+        has_holes: false,
     };
     let large = stream((0..8).map(chunk), MIB);
     group.throughput(Throughput::Elements(8));

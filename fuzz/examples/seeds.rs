@@ -12,6 +12,7 @@ use landro::proto::journal::{Header, Storage};
 use landro::proto::wire::{
     BenchMode, Entry, Hello, Item, ListItem, Message, Preface, PrefaceKind, RecordHead,
     RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
+    encode_run,
 };
 use landro::proto::{
     CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, SessionError,
@@ -226,6 +227,7 @@ fn entry(id: u32, kind: Kind, name: &'static str) -> Item {
         size_bytes: if kind == Kind::File { 70_000 } else { 0 },
         source_tag: 3,
         device: None,
+        allocated_bytes: None,
         is_unsized: false,
         link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../to")),
     })
@@ -241,7 +243,7 @@ fn messages() {
     }
 }
 
-fn of_senders() -> [Message; 6] {
+fn of_senders() -> [Message; 7] {
     let (path, entry_id) = (Bytes::from_static(b"a/b"), EntryId(1));
     let items = vec![
         entry(1, Kind::Directory, "dir"),
@@ -256,6 +258,11 @@ fn of_senders() -> [Message; 6] {
             entry: entry_id,
             digest: [5; 32],
             has_grown: false,
+        },
+        Message::Holes {
+            entry: entry_id,
+            first: 1,
+            count: 2,
         },
         Message::Abort {
             entry: entry_id,
@@ -274,6 +281,7 @@ fn of_senders() -> [Message; 6] {
 
 fn of_receivers() -> [Message; 7] {
     let meta = Meta {
+        allocated_bytes: 70_000,
         kind: Kind::File,
         mode: 0o644,
         mtime: MTIME,
@@ -352,11 +360,26 @@ fn records() {
         entry: EntryId(2),
         chunk: ChunkIndex(1),
         len_bytes: 2,
+        has_holes: false,
     }
     .encode(&mut bytes);
     bytes.put_slice(b"da");
     encode_record_tail(RecordStatus::SourceFailed, &[2; 32], &mut bytes);
     seed("records", "two", &bytes);
+    let mut bytes = BytesMut::from(&[3][..]);
+    RecordHead::Chunk {
+        entry: EntryId(2),
+        chunk: ChunkIndex(1),
+        len_bytes: 4096 + 2 + 5000,
+        has_holes: true,
+    }
+    .encode(&mut bytes);
+    encode_run(4096, 0, &mut bytes);
+    encode_run(0, 4096, &mut bytes);
+    bytes.put_bytes(7, 4096);
+    encode_run(906, 0, &mut bytes);
+    encode_record_tail(RecordStatus::Valid, &[2; 32], &mut bytes);
+    seed("records", "holes", &bytes);
     let header = Header {
         storage: Storage {
             boot: [1; 16],

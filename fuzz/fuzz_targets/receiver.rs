@@ -2,12 +2,12 @@
 //! order.
 #![no_main]
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use landro::ids::ChunkIndex;
 use landro::proto::chunk::{chunk_count, chunk_len_bytes};
 use landro::proto::integrity::{ChunkHasher, digest_of};
 use landro::proto::session::{Grant, Session};
-use landro::proto::wire::{Item, Message, RecordHead, WireRequest};
+use landro::proto::wire::{Item, Message, RecordHead, WireRequest, encode_run};
 use landro_fuzz::{Script, World, limits};
 use libfuzzer_sys::fuzz_target;
 
@@ -67,6 +67,15 @@ fn step(world: &mut World<'_>) {
             let entries = u64::from(world.script.byte());
             world.say(&Message::ManifestEnd { entries });
         }
+        10 => {
+            let entry = world.script.entry();
+            let (first, count) = (world.script.byte().into(), world.script.byte().into());
+            world.say(&Message::Holes {
+                entry,
+                first,
+                count,
+            });
+        }
         _ => {
             let what = world.script.byte();
             world.anything(what);
@@ -89,13 +98,19 @@ fn chunk(world: &mut World<'_>) {
     } else {
         [0; 32]
     };
-    world.record(
-        RecordHead::Chunk {
-            entry,
-            chunk,
-            len_bytes,
-        },
-        &data,
-        digest,
-    );
+    let has_holes = world.script.byte() & 1 != 0;
+    let head = RecordHead::Chunk {
+        entry,
+        chunk,
+        len_bytes,
+        has_holes,
+    };
+    if !has_holes {
+        return world.record(head, &data, digest);
+    }
+    let hole_bytes = u64::from(world.script.byte()) << 12;
+    let mut run = BytesMut::new();
+    encode_run(hole_bytes, len_bytes.saturating_sub(hole_bytes), &mut run);
+    run.extend_from_slice(&data[data.len().min(hole_bytes as usize)..]);
+    world.record(head, &run, digest);
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use landro::ids::Name;
+use landro::proto::extents::DataMap;
 use landro::proto::journal::Storage;
 use landro::proto::{
     DirFound, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Lasting, Listed, Meta, Mtime,
@@ -88,12 +89,15 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
             mtime: (how & 16 != 0).then_some(TimeLapse::OutOfRange),
         }),
         DiskOp::OpenPart { resumable, .. } => part(*resumable && how & 8 == 0, script),
+        DiskOp::Map { offset, .. } => map(*offset, script),
         DiskOp::DirsAbove { .. } => DiskDone::Above(Vec::new()),
         DiskOp::CopyRange { len_bytes, .. } => DiskDone::Copied { bytes: *len_bytes },
         DiskOp::CloseDir { .. }
         | DiskOp::CloseRead { .. }
         | DiskOp::StartPart { .. }
         | DiskOp::Write { .. }
+        | DiskOp::MakeHole { .. }
+        | DiskOp::Yield
         | DiskOp::WriteJournal { .. }
         | DiskOp::ClosePart { .. }
         | DiskOp::CleanPart { .. } => DiskDone::Done,
@@ -127,6 +131,21 @@ fn small(how: u8, max_bytes: usize, script: &mut Script<'_>) -> DiskDone {
         data: vec![0; len].into(),
         after,
     }
+}
+
+fn map(offset: u64, script: &mut Script<'_>) -> DiskDone {
+    let mut at = offset;
+    let ranges = (0..script.byte() % 4).map(|_| {
+        let start = at.saturating_add(u64::from(script.byte()) << 12);
+        at = start.saturating_add(1 + (u64::from(script.byte()) << 9));
+        start..at
+    });
+    let ranges: Vec<_> = ranges.collect();
+    let known_to = match script.byte() % 2 {
+        0 if at > offset => at,
+        _ => u64::MAX,
+    };
+    DiskDone::Mapped(DataMap::new(ranges, known_to))
 }
 
 fn read(how: u8, len_bytes: usize, script: &mut Script<'_>) -> DiskDone {
@@ -183,6 +202,10 @@ fn meta(how: u8, script: &mut Script<'_>) -> Meta {
             nanoseconds: 2,
         },
         size_bytes,
+        allocated_bytes: match how & 8 {
+            0 => size_bytes,
+            _ => size_bytes / 2,
+        },
         inode: 3,
         device: 0,
         lasting: Lasting::Inode,

@@ -136,6 +136,10 @@ pub struct CpArgs {
     /// where your links lead
     #[arg(long)]
     pub keep_dirlinks: bool,
+    /// DST is the one source's new name, even if a directory is there, which the source's content
+    /// then goes into
+    #[arg(long, short = 'T')]
+    pub no_target_directory: bool,
     /// Copies a symlink among the sources as a symlink, as -a does; otherwise a source is what it
     /// leads to. Symlinks below the sources are always copied as symlinks
     #[arg(long, short = 'P')]
@@ -144,10 +148,6 @@ pub struct CpArgs {
     /// what it held at first is copied, and said in a warning
     #[arg(long)]
     pub no_growing: bool,
-    /// DST is the one source's new name, even if a directory is there, which the source's content
-    /// then goes into
-    #[arg(long, short = 'T')]
-    pub no_target_directory: bool,
     /// Gives directories that are there already the modes of their sources, too; new ones, and
     /// files, get them in any case
     #[arg(long, short, conflicts_with = "no_perms")]

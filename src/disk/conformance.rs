@@ -121,11 +121,16 @@ impl DiskAnswer {
                 size_bytes,
                 resumable,
             },
-            Ok(DiskDone::Unfinished(_)) => unreachable!("only listings of them ask"),
-            Ok(DiskDone::Above(_) | DiskDone::Copied { .. } | DiskDone::Input { .. }) => {
+            Ok(
+                DiskDone::Above(_)
+                | DiskDone::Copied { .. }
+                | DiskDone::Input { .. }
+                | DiskDone::Unfinished(_),
+            ) => {
                 unreachable!("nothing was asked that has this answer")
             }
-            Ok(DiskDone::Done) => DiskAnswer::Done,
+            // Where a hole is a hole is the file system's choice.
+            Ok(DiskDone::Mapped(_) | DiskDone::Done) => DiskAnswer::Done,
         }
     }
 }

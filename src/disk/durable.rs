@@ -291,21 +291,24 @@ impl Files {
             .is_none_or(|footing| footing.volume.tells_late)
     }
 
-    /// Whether blocks are reserved for a file before its data comes. On ext4 and XFS data then goes
-    /// faster into the page cache, and pieces that arrive in any order do not scatter. Elsewhere it
-    /// would be writing itself (tmpfs), or keep the file system from compressing (btrfs).
+    /// Whether blocks are reserved for a file without holes before its data comes. On ext4 and XFS
+    /// data then goes faster into the page cache, and pieces that arrive in any order do not
+    /// scatter. Elsewhere it would be writing itself (tmpfs), or keep the file system from
+    /// compressing (btrfs, ZFS, bcachefs, f2fs).
     pub(super) fn reserves(&self, dir: DirId) -> bool {
         self.space
             .footing(dir)
             .is_some_and(|footing| footing.volume.medium == Medium::Ordered { by_writeback: true })
     }
 
-    /// Whether the content of a file may be trusted to be what its size and time promise.
+    /// Whether the content of a file may be trusted to be what its size and time promise. `sparse`:
+    /// its source has holes. Data of such a file was on disk before its name was (see
+    /// [`super::part`]), so that a gap in its extents is a hole and no loss.
     pub(super) async fn is_sound(
         &self,
         dir: DirId,
         name: &Name,
-        size_bytes: u64,
+        (size_bytes, sparse): (u64, bool),
     ) -> Result<bool, DiskError> {
         if size_bytes == 0 || !self.space.is_in_doubt(dir) {
             return Ok(true);
@@ -322,19 +325,20 @@ impl Files {
             Err(error) if descriptors::is_shortage(&error) => return Err(error),
             Err(_) => return Ok(false),
         };
-        if self.is_written(&file, size_bytes).await {
+        if self.is_written(&file, size_bytes, sparse).await {
             return Ok(true);
         }
         // What this kernel wrote a moment ago is not there yet either; what is lost is not dirty,
         // and stays unwritten.
         Ok(self.before_replacing(dir, &file).await.is_ok()
-            && self.is_written(&file, size_bytes).await)
+            && self.is_written(&file, size_bytes, sparse).await)
     }
 
-    async fn is_written(&self, file: &Arc<OwnedFd>, size_bytes: u64) -> bool {
+    async fn is_written(&self, file: &Arc<OwnedFd>, size_bytes: u64, has_holes: bool) -> bool {
         let op = FileOp::Extents {
             file: file.clone(),
             len: size_bytes,
+            has_holes,
         };
         matches!(self.call("fiemap", op).await, Ok(FileDone::Allocated(true)))
     }

@@ -36,6 +36,7 @@ mod tests;
 mod times;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -93,6 +94,8 @@ pub struct Disk {
     shared: Rc<Shared>,
     tasks: slab::Slab<Task>,
     finished: Vec<Finished>,
+    /// Sessions that gave up their turn, in the order they did.
+    yielded: VecDeque<Finished>,
     /// Tasks whose sessions are over.
     hung: usize,
     /// When tasks that found no descriptor try again.
@@ -153,6 +156,7 @@ impl Disk {
             shared: Rc::new(shared),
             tasks: slab::Slab::new(),
             finished: Vec::new(),
+            yielded: VecDeque::new(),
             hung: 0,
             short_until: None,
         }
@@ -161,6 +165,15 @@ impl Disk {
     /// Starts one operation of a session; its result comes out of [`Disk::finished`], perhaps at
     /// once.
     pub fn start(&mut self, session: usize, serial: u64, space: &Rc<Space>, op: OpId, cmd: DiskOp) {
+        if let DiskOp::Yield = cmd {
+            let result = Ok(DiskDone::Done);
+            return self.yielded.push_back(Finished {
+                session,
+                serial,
+                op,
+                result,
+            });
+        }
         let files = Files {
             shared: self.shared.clone(),
             space: space.clone(),
@@ -207,6 +220,12 @@ impl Disk {
         for task in starved {
             self.poll_task(task);
         }
+    }
+
+    /// Lets one session that yielded go on: one a turn, so that however many reckon, packets wait
+    /// for one slice.
+    pub fn feed_yielded(&mut self) {
+        self.finished.extend(self.yielded.pop_front());
     }
 
     /// When tasks that wait for a descriptor try again, as another thread may have closed some.
@@ -282,7 +301,7 @@ impl Disk {
 
     /// Operations started and not finished, but for those that nobody waits for.
     pub fn in_flight(&self) -> usize {
-        self.tasks.len() - self.hung
+        self.tasks.len() + self.yielded.len() - self.hung
     }
 
     fn poll_task(&mut self, key: usize) {
@@ -478,6 +497,7 @@ async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
 async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
         DiskOp::CloseDir { dir } => target::close_dir(files, dir).await,
+        DiskOp::Yield => Ok(DiskDone::Done),
         cmd @ (DiskOp::ResolveSource { .. }
         | DiskOp::OpenDir { .. }
         | DiskOp::List { .. }
@@ -485,6 +505,7 @@ async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> 
         | DiskOp::ReadSmall { .. }
         | DiskOp::OpenRead { .. }
         | DiskOp::Read { .. }
+        | DiskOp::Map { .. }
         | DiskOp::AwaitInput { .. }
         | DiskOp::ReadOn { .. }
         | DiskOp::Stat { .. }
@@ -492,6 +513,7 @@ async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> 
         cmd @ (DiskOp::OpenPart { .. }
         | DiskOp::StartPart { .. }
         | DiskOp::Write { .. }
+        | DiskOp::MakeHole { .. }
         | DiskOp::ReadPart { .. }
         | DiskOp::WriteJournal { .. }
         | DiskOp::CommitPart { .. }
@@ -532,6 +554,7 @@ async fn run_for_sender(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             offset,
             len_bytes,
         } => source::read(files, file, offset, len_bytes).await,
+        DiskOp::Map { file, offset } => source::map(files, file, offset).await,
         DiskOp::AwaitInput { file } => named::await_input(files, file).await,
         DiskOp::ReadOn { file, len_bytes } => named::read_on(files, file, len_bytes).await,
         DiskOp::Stat { file } => source::stat(files, file).await,
@@ -565,9 +588,15 @@ async fn run_for_part(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError>
         DiskOp::StartPart {
             file,
             size_bytes,
+            sparse,
             journal,
-        } => part::start_part(files, file, size_bytes, journal).await,
+        } => part::start_part(files, file, (size_bytes, sparse), journal).await,
         DiskOp::Write { file, offset, data } => part::write(files, file, offset, data).await,
+        DiskOp::MakeHole {
+            file,
+            offset,
+            len_bytes,
+        } => part::make_hole(files, file, offset, len_bytes).await,
         DiskOp::ReadPart {
             file,
             offset,
@@ -588,7 +617,8 @@ async fn run_for_part(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError>
             file,
             from,
             len_bytes,
-        } => part::copy_range(files, file, from, len_bytes).await,
+            most_bytes,
+        } => part::copy_range(files, file, from, (len_bytes, most_bytes)).await,
         DiskOp::CleanPart { dir, name } => part::clean_part(files, dir, &name).await,
         other => unreachable!("{other:?} is none of a partial file"),
     }
@@ -602,7 +632,12 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
         | DiskOp::DirsAbove { .. }
         | DiskOp::MakeDir { .. }
         | DiskOp::SetDir { .. }) => run_for_target_dir(files, cmd).await,
-        DiskOp::Check { dir, name, mtime } => target::check(files, dir, &name, mtime).await,
+        DiskOp::Check {
+            dir,
+            name,
+            mtime,
+            sparse,
+        } => target::check(files, dir, &name, (mtime, sparse)).await,
         DiskOp::PutSmall {
             dir,
             name,

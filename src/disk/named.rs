@@ -9,7 +9,6 @@ use landro_sys::file::flags;
 use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Statx, pipe};
 
 use super::behind::{Behind, NamedSource};
-use super::names::TemporaryName;
 use super::source::{relative, source_meta, split_path};
 use super::space::{Base, DirPlace, OpenFile};
 use super::{DiskDone, DiskError, Files};
@@ -78,10 +77,6 @@ pub async fn resolve(files: &Files, asked: &SourceAsked<'_>) -> Result<DiskDone,
                 .add_named(asked.dir, Some(NamedSource { name, behind }));
             (stream_meta(&stat), None)
         }
-        FileKind::File => {
-            files.refuse_unfinished(&fd, name.as_bytes()).await?;
-            files.described(&fd, name.as_bytes(), &stat).await?
-        }
         _ => files.described(&fd, name.as_bytes(), &stat).await?,
     };
     // Only now: of a source that failed, nothing is closed.
@@ -133,10 +128,7 @@ impl Files {
                 let behind = Behind::Directory(self.open_asked(&path).await?);
                 (meta, Some(behind))
             }
-            Kind::File => {
-                self.refuse_unfinished_behind(&fd).await?;
-                (meta, Some(Behind::File { path }))
-            }
+            Kind::File => (meta, Some(Behind::File { path })),
             Kind::Special if self.is_stream(&stat) => {
                 (stream_meta(&stat), Some(Behind::Stream { path }))
             }
@@ -144,23 +136,8 @@ impl Files {
         })
     }
 
-    /// The same of what a symlink leads to, which peers make and whose name says nothing: the name
-    /// counts that the file has where it is. One that has none any more is nobody's to go on with.
-    async fn refuse_unfinished_behind(&self, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
-        let Ok(path) = self.real_path(file).await else {
-            return Ok(());
-        };
-        let (parent, Some(name), _) = split_path(&path) else {
-            return Ok(());
-        };
-        if TemporaryName::parse(name).is_none() {
-            return Ok(());
-        }
-        let parent = self.open_directory(None, parent, 0).await?;
-        self.refuse_unfinished(&parent, name).await
-    }
-
-    /// Opens what the user named, through symlinks: on a daemon those that stay inside its root.
+    /// Opens what the user named, through symlinks: on a daemon those that stay inside its root and
+    /// lead to no unfinished file.
     async fn open_named(&self, path: &[u8], flags: i32) -> Result<Arc<OwnedFd>, DiskError> {
         let how = |resolve| OpenHow {
             flags,
@@ -174,6 +151,7 @@ impl Files {
                 let confined = flags::RESOLVE_BENEATH | flags::RESOLVE_NO_MAGICLINKS;
                 let path = relative(path);
                 let fd = self.open(Some(&root), path, how(confined)).await?;
+                self.refuse_led_astray(&fd).await?;
                 Ok(fd)
             }
         }
@@ -199,12 +177,7 @@ impl Files {
         name: &Name,
     ) -> Result<Arc<OwnedFd>, DiskError> {
         match self.space.named(dir, name).map(|named| named.behind) {
-            Some(Behind::File { path }) => {
-                let file = self.open_named(&path, READ_FLAGS).await?;
-                // The symlink may be another by now.
-                self.refuse_unfinished_behind(&file).await?;
-                Ok(file)
-            }
+            Some(Behind::File { path }) => self.open_named(&path, READ_FLAGS).await,
             Some(Behind::Stream { path }) => {
                 let file = self.open_named(&path, READ_FLAGS).await?;
                 pipe::widen(&*file);

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use landro_sys::{FileDone, FileOp, Pool};
+use landro_sys::file::magic;
+use landro_sys::splice::{copy_local, copy_sparse};
+use landro_sys::{FileDone, FileOp, FileSystem, Pool};
 
 use super::marks::HEAD_BYTES;
 use super::names::{TemporaryName, Use, turns};
@@ -18,7 +20,8 @@ use super::space::{History, OpenFile, OpenSink, Part};
 use super::{Attributes, DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
 use crate::proto::Lapses;
-use crate::proto::errno::{EBADF, EINVAL, EIO, ENOSPC, EOPNOTSUPP, ESPIPE};
+use crate::proto::errno::{EBADF, EINVAL, EIO, ENODEV, ENOSPC, EOPNOTSUPP, ESPIPE};
+use crate::proto::integrity::ZEROS;
 use crate::proto::journal::{HEADER_BYTES, MAX_JOURNAL_BYTES, Storage, done_bytes};
 
 /// What is waited for at a time: a disk of 1 MB/s has it in some seconds.
@@ -226,10 +229,15 @@ fn part(files: &Files, file: FileId) -> Result<Part, DiskError> {
     }
 }
 
+/// Starts a partial file over. `sparse`: its source has holes, and so much data.
+///
+/// One with holes begins as one hole of its full size, so that what is never written reads as zeros
+/// up to the end. Then neither its size nor a gap in its extents says what of it was written:
+/// before it appears, the disk is waited for, as for a part that is not all of this session's.
 pub async fn start_part(
     files: &Files,
     file: FileId,
-    size_bytes: u64,
+    (size_bytes, sparse): (u64, Option<u64>),
     journal: Bytes,
 ) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
@@ -240,59 +248,100 @@ pub async fn start_part(
     if let Some(journal) = &part.journal {
         // The journal is emptied before the data: a crash in between must not leave records of data
         // that is gone.
-        files
-            .call(
-                "ftruncate",
-                FileOp::Truncate {
-                    file: journal.clone(),
-                    len: HEAD_BYTES,
-                },
-            )
-            .await?;
+        truncate(files, journal, HEAD_BYTES).await?;
     }
-    files
-        .call(
-            "ftruncate",
-            FileOp::Truncate {
-                file: part.data.clone(),
-                len: 0,
-            },
-        )
-        .await?;
-    part.history.whole.set(true);
-    if size_bytes > 0 && files.reserves(part.dir_id) {
-        let op = FileOp::Reserve {
-            file: part.data.clone(),
-            len: size_bytes,
-        };
-        match files.call("fallocate", op).await {
-            Err(DiskError {
-                errno: EOPNOTSUPP, ..
-            }) => {}
-            other => drop(other?),
-        }
-    }
-    // Whether a file can fit at all is known before its first byte also where nothing is reserved.
-    let found = files
-        .call(
-            "fstatfs",
-            FileOp::StatFs {
-                file: part.data.clone(),
-            },
-        )
-        .await?;
+    truncate(files, &part.data, 0).await?;
+    part.history.whole.set(sparse.is_none());
+    part.history.fresh.set(true);
+    // Whether a file can fit at all is known before its first byte, and so before its blocks are
+    // reserved: of a disk that is too small nothing is taken from others.
+    let op = FileOp::StatFs {
+        file: part.data.clone(),
+    };
+    let found = files.call("fstatfs", op).await?;
     // A file system without a limit says that it has no blocks at all.
     if let FileDone::FileSystem(found) = found
         && found.total_bytes > 0
-        && found.free_bytes < size_bytes
+        && found.free_bytes < least_bytes(&found, size_bytes, sparse)
     {
         return Err(DiskError {
             call: "fstatfs",
             errno: ENOSPC,
         });
     }
+    match sparse {
+        Some(_) => truncate(files, &part.data, size_bytes).await?,
+        None if size_bytes > 0 && files.reserves(part.dir_id) => {
+            let op = FileOp::Reserve {
+                file: part.data.clone(),
+                len: size_bytes,
+            };
+            match files.call("fallocate", op).await {
+                Err(DiskError {
+                    errno: EOPNOTSUPP, ..
+                }) => {}
+                other => drop(other?),
+            }
+        }
+        None => {}
+    }
     if let Some(file) = &part.journal {
         write_all(files, file, HEAD_BYTES, journal).await?;
+    }
+    Ok(DiskDone::Done)
+}
+
+async fn truncate(files: &Files, file: &Arc<OwnedFd>, len: u64) -> Result<(), DiskError> {
+    let file = file.clone();
+    files
+        .call("ftruncate", FileOp::Truncate { file, len })
+        .await?;
+    Ok(())
+}
+
+/// What of the free space a file takes in any case. Where a file system may compress, or keeps its
+/// bytes who knows where (btrfs, ZFS, bcachefs, f2fs, NFS, FUSE, …), only writing tells.
+fn least_bytes(found: &FileSystem, size_bytes: u64, sparse: Option<u64>) -> u64 {
+    match found.magic {
+        magic::EXT | magic::XFS => sparse.unwrap_or(size_bytes),
+        _ if found.is_memory => sparse.unwrap_or(size_bytes),
+        // Without holes.
+        magic::FAT | magic::EXFAT => size_bytes,
+        _ => 0,
+    }
+}
+
+/// Zeros in place of whatever a partial file, or a device, has there; of one that was begun anew
+/// nothing is. Blocks go where the file system can do that.
+pub async fn make_hole(
+    files: &Files,
+    file: FileId,
+    mut offset: u64,
+    len_bytes: u64,
+) -> Result<DiskDone, DiskError> {
+    let part = part(files, file)?;
+    if part.history.fresh.get() {
+        return Ok(DiskDone::Done);
+    }
+    let op = FileOp::Punch {
+        file: part.data.clone(),
+        offset,
+        len: len_bytes,
+    };
+    match files.call("fallocate", op).await {
+        // A file system without holes; a device that is none of blocks, or of larger ones.
+        Err(DiskError {
+            errno: EOPNOTSUPP | ENODEV | EINVAL,
+            ..
+        }) => {}
+        other => return other.map(|_| DiskDone::Done),
+    }
+    let end = offset + len_bytes;
+    while offset < end {
+        let data = Bytes::from_static(&ZEROS).slice(..ZEROS.len().min((end - offset) as usize));
+        let bytes = data.len() as u64;
+        write_all(files, &part.data, offset, data).await?;
+        offset += bytes;
     }
     Ok(DiskDone::Done)
 }
@@ -311,22 +360,28 @@ pub async fn write(
 }
 
 /// Copies from where a file of the other side's was read to, to where a part was written to, as a
-/// reflink where the file systems can.
+/// reflink where the file systems can; of a file with holes at most so many bytes, holes included.
 pub async fn copy_range(
     files: &Files,
     file: FileId,
     from: FileId,
-    len_bytes: u64,
+    (len_bytes, most_bytes): (u64, Option<u64>),
 ) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
     let from = files.space.beside(from)?;
-    let bytes =
-        landro_sys::splice::copy_local(&*from, &*part.data, len_bytes).map_err(|error| {
-            DiskError {
-                call: "copy_file_range",
-                errno: error.raw_os_error().unwrap_or(EIO),
-            }
-        })?;
+    let copied = match most_bytes {
+        Some(most_bytes) if part.sink.is_none() => {
+            // As for one that arrives: see `start_part`.
+            part.history.whole.set(false);
+            copy_sparse(&*from, &*part.data, len_bytes, most_bytes)
+        }
+        // A device has no holes, and a pipe no places.
+        Some(_) | None => copy_local(&*from, &*part.data, len_bytes),
+    };
+    let bytes = copied.map_err(|error| DiskError {
+        call: "copy_file_range",
+        errno: error.raw_os_error().unwrap_or(EIO),
+    })?;
     wrote(files, &part, bytes).await;
     Ok(DiskDone::Copied { bytes })
 }

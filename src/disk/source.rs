@@ -11,13 +11,14 @@ use bytes::Bytes;
 use landro_sys::file::flags;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool, Statx};
 
-use super::names::c_string;
+use super::names::{TemporaryName, c_string};
 use super::root::ServedPart;
 use super::space::{Base, DirPlace, OpenFile};
 use super::systems::Keeps;
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
 use crate::proto::errno::{EACCES, EBADF};
+use crate::proto::extents::{DataMap, MAP_RANGES};
 use crate::proto::{Kind, Lasting, Listed, Meta, Mtime};
 
 /// As far as it is the same on every file system.
@@ -36,6 +37,7 @@ pub fn meta_of(stat: &Statx) -> Meta {
             nanoseconds: stat.mtime_ns,
         },
         size_bytes: stat.size,
+        allocated_bytes: stat.allocated,
         inode: stat.ino,
         device: stat.dev,
         lasting: Lasting::Nothing,
@@ -99,6 +101,31 @@ impl Files {
                 self.open_directory(Some(&root), below, resolve).await
             }
             Base::Local => self.open_directory(None, path, 0).await,
+        }
+    }
+
+    /// What symlinks led to is no unfinished file.
+    pub(super) async fn refuse_led_astray(&self, fd: &Arc<OwnedFd>) -> Result<(), DiskError> {
+        let led_to = self.real_path(fd).await?;
+        match split_path(&led_to) {
+            (parent, Some(name), false) if TemporaryName::parse(name).is_some() => {
+                let parent = self.open_directory(None, parent, 0).await?;
+                self.refuse_unfinished(&parent, name).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where an open file or directory is, as proc(5) tells.
+    pub(super) async fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let op = FileOp::Readlink {
+            dir: None,
+            path: c_string(path.as_bytes())?,
+        };
+        match self.call("readlink /proc/self/fd", op).await? {
+            FileDone::Link(path) => Ok(path.into()),
+            other => unreachable!("readlinkat answered {other:?}"),
         }
     }
 
@@ -170,21 +197,6 @@ impl Files {
         }
     }
 
-    /// A name of a directory, with a symlink's target.
-    pub(super) async fn described(
-        &self,
-        dir: &Arc<OwnedFd>,
-        name: &[u8],
-        stat: &Statx,
-    ) -> Result<(Meta, Option<Bytes>), DiskError> {
-        let meta = source_meta(stat, self.keeps_of_name(dir, name, stat).await?);
-        let link = match meta.kind {
-            Kind::Symlink => Some(self.readlink(dir, name).await?),
-            Kind::File | Kind::Directory | Kind::Special => None,
-        };
-        Ok((meta, link))
-    }
-
     /// An unfinished file is nobody's to read.
     pub(super) async fn refuse_unfinished(
         &self,
@@ -197,12 +209,28 @@ impl Files {
         }
     }
 
+    /// A name of a directory, with a symlink's target.
+    pub(super) async fn described(
+        &self,
+        dir: &Arc<OwnedFd>,
+        name: &[u8],
+        stat: &Statx,
+    ) -> Result<(Meta, Option<Bytes>), DiskError> {
+        let meta = source_meta(stat, self.keeps_of_name(dir, name, stat).await?);
+        let link = match meta.kind {
+            Kind::Symlink => Some(self.readlink(dir, name).await?),
+            Kind::File => {
+                self.refuse_unfinished(dir, name).await?;
+                None
+            }
+            Kind::Directory | Kind::Special => None,
+        };
+        Ok((meta, link))
+    }
+
     async fn look_at(&self, dir: Arc<OwnedFd>, name: Bytes) -> Listed {
         let found = async {
             let stat = self.lstatx(&dir, &name).await?;
-            if stat.kind == landro_sys::FileKind::File {
-                self.refuse_unfinished(&dir, &name).await?;
-            }
             self.described(&dir, &name, &stat).await
         };
         let found = found.await;
@@ -211,19 +239,6 @@ impl Files {
 }
 
 impl Files {
-    /// Where an open directory is, as proc(5) tells.
-    pub(super) async fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
-        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        let op = FileOp::Readlink {
-            dir: None,
-            path: c_string(path.as_bytes())?,
-        };
-        match self.call("readlink /proc/self/fd", op).await? {
-            FileDone::Link(path) => Ok(path.into()),
-            other => unreachable!("readlinkat answered {other:?}"),
-        }
-    }
-
     /// Opens what the daemon serves to this session, at its first use.
     pub(super) async fn root(&self, part: &ServedPart) -> Result<Arc<OwnedFd>, DiskError> {
         if let Some(open) = &*self.space.root.borrow() {
@@ -416,6 +431,25 @@ pub async fn read(
     Ok(DiskDone::Read {
         data: files.pin(buffer.split()),
     })
+}
+
+/// Where a source has data.
+pub async fn map(files: &Files, file: FileId, offset: u64) -> Result<DiskDone, DiskError> {
+    let OpenFile::Source(file) = files.space.file(file)? else {
+        return Err(DiskError {
+            call: "file",
+            errno: EBADF,
+        });
+    };
+    let op = FileOp::FindData {
+        file,
+        from: offset,
+        max: MAP_RANGES,
+    };
+    match files.call("lseek", op).await? {
+        FileDone::Data(found) => Ok(DiskDone::Mapped(DataMap::new(found.ranges, found.known_to))),
+        other => unreachable!("lseek answered {other:?}"),
+    }
 }
 
 pub async fn stat_dir(files: &Files, dir: DirId) -> Result<DiskDone, DiskError> {

@@ -72,14 +72,14 @@ pub struct Space {
     pub(super) pinned: Arc<AtomicUsize>,
     /// The file system of the target has no O_TMPFILE (NFS, FUSE, FAT): use named temporary files.
     pub(super) no_tmpfile: Cell<bool>,
-    /// Sources that are not what their names are, by the directory each was resolved to.
-    named: RefCell<HashMap<DirId, NamedSource>>,
-    /// What the file systems that were come across keep.
-    pub(super) systems: Systems,
     /// Who copies: on a daemon the key of the peer.
     pub(super) copier: [u8; 32],
     /// It has no extended attributes either: what is ours is told otherwise.
     pub(super) no_attributes: Cell<bool>,
+    /// Sources that are not what their names are, by the directory each was resolved to.
+    named: RefCell<HashMap<DirId, NamedSource>>,
+    /// What the file systems that were come across keep.
+    pub(super) systems: Systems,
     /// Where the sources land.
     target: Cell<Option<DirId>>,
     /// What the one source is written into.
@@ -191,6 +191,8 @@ pub enum OpenSink {
 pub struct History {
     /// It was begun anew: all of it is this session's.
     pub whole: Cell<bool>,
+    /// It was a file and empty when this session began it: what is not written reads as zeros.
+    pub fresh: Cell<bool>,
     /// Its name is another file's, which its data will have to be on disk to replace.
     pub replaces: Cell<bool>,
     /// Written since the disk was last told to write back.
@@ -225,21 +227,13 @@ impl Space {
             small_reads: RefCell::default(),
             pinned: Arc::default(),
             no_tmpfile: Cell::new(false),
-            named: RefCell::default(),
-            systems: Systems::default(),
             no_attributes: Cell::new(false),
             copier: [0; 32],
+            named: RefCell::default(),
+            systems: Systems::default(),
             target: Cell::default(),
             sink: RefCell::default(),
             beside: None,
-        }
-    }
-
-    /// A session on a thread of its own, whose calls may take as long as they like.
-    pub fn at_once(base: Base) -> Space {
-        Space {
-            at_once: true,
-            ..Space::new(base)
         }
     }
 
@@ -248,6 +242,14 @@ impl Space {
         Space {
             copier: peer.0,
             ..self
+        }
+    }
+
+    /// A session on a thread of its own, whose calls may take as long as they like.
+    pub fn at_once(base: Base) -> Space {
+        Space {
+            at_once: true,
+            ..Space::new(base)
         }
     }
 

@@ -213,7 +213,7 @@ pub async fn check(
     files: &Files,
     dir: DirId,
     name: &Name,
-    mtime: Mtime,
+    (mtime, sparse): (Mtime, bool),
 ) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
     if files.space.sink(dir, name).is_some() {
@@ -235,7 +235,8 @@ pub async fn check(
         }
         Kind::Directory | Kind::Special => None,
     };
-    let in_doubt = meta.kind == Kind::File && !files.is_sound(dir, name, meta.size_bytes).await?;
+    let looks = (meta.size_bytes, sparse);
+    let in_doubt = meta.kind == Kind::File && !files.is_sound(dir, name, looks).await?;
     let has_mtime = match meta.kind {
         Kind::File | Kind::Symlink => files.has_time(dir, name, meta.mtime, mtime).await,
         Kind::Directory | Kind::Special => meta.mtime == mtime,

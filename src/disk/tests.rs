@@ -74,6 +74,7 @@ impl Bench {
         self.done(DiskOp::StartPart {
             file: FILE,
             size_bytes: BIG_BYTES,
+            sparse: None,
             journal: Bytes::from_static(b"journal"),
         })
         .unwrap();
@@ -212,6 +213,7 @@ fn planted_things_are_not_opened_where_every_file_needs_a_name() {
             .done(DiskOp::StartPart {
                 file: FILE,
                 size_bytes: 0,
+                sparse: None,
                 journal: Bytes::new(),
             })
             .unwrap();
@@ -264,6 +266,7 @@ fn ours_is_found_again() {
         .done(DiskOp::StartPart {
             file: FILE,
             size_bytes: BIG_BYTES,
+            sparse: None,
             journal: journal.clone(),
         })
         .unwrap();

@@ -5,7 +5,9 @@
 
 use bytes::Bytes;
 
+use super::chunk::SMALL_MAX_BYTES;
 use super::errno::{EBUSY, EINVAL, ELOOP, ENODEV, ENOSPC};
+use super::extents::DataMap;
 use super::journal::Storage;
 use crate::ids::{CopyId, DirId, FileId, Name};
 
@@ -34,6 +36,8 @@ pub struct Meta {
     pub mode: u32,
     pub mtime: Mtime,
     pub size_bytes: u64,
+    /// Bytes of blocks that hold its data; less than `size_bytes` of a file with holes.
+    pub allocated_bytes: u64,
     pub inode: u64,
     /// With `inode`, which object of this host it is.
     pub device: u64,
@@ -58,6 +62,15 @@ pub enum Lasting {
 }
 
 impl Meta {
+    /// How much of a file with holes is data, about. None: there are none, or the file is so small
+    /// that they are not worth a look: it is sent and written whole; or it has no size, so that
+    /// nothing tells a hole from its end.
+    pub fn sparse(&self) -> Option<u64> {
+        let is_large = self.kind == Kind::File && self.size_bytes > SMALL_MAX_BYTES;
+        let is_worth_it = is_large && self.is_sized;
+        (is_worth_it && self.allocated_bytes < self.size_bytes).then_some(self.allocated_bytes)
+    }
+
     pub fn object(&self) -> ObjectId {
         ObjectId {
             device: self.device,
@@ -224,6 +237,9 @@ pub enum DiskOp {
         offset: u64,
         len_bytes: usize,
     },
+    /// Where a file opened by `OpenRead` has data, from `offset` (a multiple of
+    /// [`super::extents::BLOCK_BYTES`]) on, as far as one look goes.
+    Map { file: FileId, offset: u64 },
     /// Looks whether [`DiskOp::ReadOn`] would find bytes, the end or an error. EAGAIN for what is
     /// no pipe or device of the user's own and would have to be waited for.
     AwaitInput { file: FileId },
@@ -236,11 +252,12 @@ pub enum DiskOp {
 
     // ---- receiver
     /// lstat(2) and readlink(2) of a name; `Existing(None)` when there is none. `mtime`: what is to
-    /// be there has this one.
+    /// be there has this one. `sparse`: a file of that name that came from such a source has holes.
     Check {
         dir: DirId,
         name: Name,
         mtime: Mtime,
+        sparse: bool,
     },
     /// Makes `name` in `parent` or opens the directory that is already there. A new one has a mode
     /// of its own until `SetDir` ([`UNFINISHED_MODE`]); `is_plain`: that of any new directory,
@@ -295,11 +312,13 @@ pub enum DiskOp {
         resumable: bool,
         is_plain: bool,
     },
-    /// Starts a partial file over: empties it, sees whether the file system has `size_bytes` free
-    /// (ENOSPC), and writes `journal` as the journal's beginning.
+    /// Starts a partial file over: empties it, sees whether it can fit at all where the file system
+    /// keeps bytes as they are (ENOSPC), and writes `journal` as the journal's beginning. `sparse`:
+    /// the source has holes and so much data; the partial file begins as one hole of its full size.
     StartPart {
         file: FileId,
         size_bytes: u64,
+        sparse: Option<u64>,
         journal: Bytes,
     },
     /// Writes all of `data` at `offset` of a partial file.
@@ -307,6 +326,12 @@ pub enum DiskOp {
         file: FileId,
         offset: u64,
         data: Bytes,
+    },
+    /// Makes a range of a partial file read as zeros, whatever an earlier session left there.
+    MakeHole {
+        file: FileId,
+        offset: u64,
+        len_bytes: u64,
     },
     /// Reads back a partial file (to hash it again). Answered by `Read`.
     ReadPart {
@@ -335,12 +360,15 @@ pub enum DiskOp {
     ClosePart { file: FileId, keep: bool },
     /// Copies the next `len_bytes` of `from`, a file of the other side's, to the end of a partial
     /// file; blocks are shared where the file system can. Fewer are copied only at the source's
-    /// end, or of an unsized one, of which none are at its end. EBADF where the sender closed it
-    /// meanwhile, as it does when it stops. Only with [`super::Carriage::Copies`].
+    /// end, or of an unsized one, of which none are at its end. `most_bytes`: the source has holes,
+    /// which are no bytes to be copied and stay holes; up to so many are passed in all. EBADF where
+    /// the sender closed it meanwhile, as it does when it stops. Only with
+    /// [`super::Carriage::Copies`].
     CopyRange {
         file: FileId,
         from: FileId,
         len_bytes: u64,
+        most_bytes: Option<u64>,
     },
     /// Which object a directory is.
     StatDir { dir: DirId },
@@ -350,6 +378,10 @@ pub enum DiskOp {
     /// Removes a stale journal or partial file of `name` left by a crash between rename and
     /// clean-up.
     CleanPart { dir: DirId, name: Name },
+
+    // ---- either
+    /// Nothing: answered when others had their turn, so that long reckoning is cut into slices.
+    Yield,
 }
 
 /// What a disk operation found.
@@ -377,8 +409,10 @@ pub enum DiskDone {
     Unfinished(Option<(Bytes, Meta)>),
     /// `DirsAbove`, the directory itself first.
     Above(Vec<ObjectId>),
-    /// `CopyRange`.
+    /// `CopyRange`; holes included.
     Copied { bytes: u64 },
+    /// `Map`.
+    Mapped(DataMap),
     /// `Read`, `ReadOn`, `ReadPart`.
     Read { data: Bytes },
     /// `AwaitInput`.
@@ -430,6 +464,7 @@ impl Existing {
                 nanoseconds: 0,
             },
             size_bytes: 0,
+            allocated_bytes: 0,
             inode: 0,
             device: 0,
             lasting: Lasting::Nothing,
@@ -477,6 +512,7 @@ impl DiskOp {
             DiskOp::CloseDir { .. }
             | DiskOp::List { .. }
             | DiskOp::Read { .. }
+            | DiskOp::Map { .. }
             | DiskOp::AwaitInput { .. }
             | DiskOp::ReadOn { .. }
             | DiskOp::Stat { .. }
@@ -484,13 +520,15 @@ impl DiskOp {
             | DiskOp::SetDir { .. }
             | DiskOp::StartPart { .. }
             | DiskOp::Write { .. }
+            | DiskOp::MakeHole { .. }
             | DiskOp::ReadPart { .. }
             | DiskOp::WriteJournal { .. }
             | DiskOp::CommitPart { .. }
             | DiskOp::ClosePart { .. }
             | DiskOp::CopyRange { .. }
             | DiskOp::StatDir { .. }
-            | DiskOp::DirsAbove { .. } => None,
+            | DiskOp::DirsAbove { .. }
+            | DiskOp::Yield => None,
         }
     }
 }

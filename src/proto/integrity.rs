@@ -10,11 +10,15 @@ use std::collections::HashMap;
 use blake3::Hasher;
 use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
+use super::PIECE_BYTES;
 use super::chunk::{chunk_count, chunk_len_bytes, chunk_log2_for};
 use crate::ids::ChunkIndex;
 
 /// A BLAKE3 root digest, or a subtree's chaining value where that is said.
 pub type Digest = [u8; 32];
+
+/// What a hole reads as: one piece, which stays hot.
+pub static ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
 
 /// The digest of a whole small file.
 pub fn digest_of(data: &[u8]) -> Digest {
@@ -51,6 +55,15 @@ impl ChunkHasher {
         debug_assert_eq!(take, data.len() as u64, "more data than the chunk has");
         self.hasher.update(&data[..take as usize]);
         self.left_bytes -= take;
+    }
+
+    /// The same for as many zeros.
+    pub fn update_zeros(&mut self, mut len_bytes: u64) {
+        while len_bytes > 0 {
+            let step = len_bytes.min(ZEROS.len() as u64);
+            self.update(&ZEROS[..step as usize]);
+            len_bytes -= step;
+        }
     }
 
     /// The chaining value of the chunk; for a file of one chunk the root digest.

@@ -33,6 +33,7 @@ pub mod chunk;
 pub mod entries;
 pub mod errno;
 pub mod errors;
+pub mod extents;
 pub mod fs;
 pub mod integrity;
 pub mod journal;
@@ -48,6 +49,7 @@ pub mod session;
 pub(crate) mod sim;
 pub mod stretches;
 pub mod wire;
+pub mod zeros;
 
 use std::time::Duration;
 
@@ -191,11 +193,13 @@ pub enum Carriage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyStep {
     /// Its next bytes are the next of this file of the sender's. One range at a time: the next one
-    /// follows `Input::Sent`. An empty file has one of no bytes.
+    /// follows `Input::Sent`. An empty file has one of no bytes. `most_bytes`: the file has holes,
+    /// which come along beyond `len_bytes`, up to so many in all.
     Range {
         entry: EntryId,
         from: FileId,
         len_bytes: u64,
+        most_bytes: Option<u64>,
     },
     /// All of it was copied, and the source is still what was announced.
     Whole { entry: EntryId },

@@ -105,6 +105,16 @@ impl Receiver {
     /// # Errors
     /// When the sender may not say that (now).
     pub fn on_message(&mut self, ports: &mut Ports, message: Message) -> Result<(), Violation> {
+        if let Message::Holes {
+            entry,
+            first,
+            count,
+        } = message
+        {
+            let ordered = self.mover.on_holes(ports, entry, (first, count));
+            let taken = ordered.and_then(|()| self.mover.hash_holes(ports));
+            return self.judge(ports, taken);
+        }
         let allowed = self.plan.on_message(ports, message);
         self.exchange(ports);
         allowed
@@ -122,6 +132,11 @@ impl Receiver {
         fin: bool,
     ) -> Result<(), Violation> {
         let taken = self.mover.on_data(ports, stream, bytes, fin);
+        self.judge(ports, taken)
+    }
+
+    /// What a mover found of what came, and what came unasked.
+    fn judge(&mut self, ports: &mut Ports, taken: Result<(), Violation>) -> Result<(), Violation> {
         let unasked = self.mover.take_unasked();
         let judged = unasked
             .into_iter()
@@ -139,13 +154,24 @@ impl Receiver {
         self.plan.on_copy(ports, step)
     }
 
-    pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
+    /// An operation of this side ended.
+    ///
+    /// # Errors
+    /// When what had to wait for it is not what was ordered.
+    pub fn on_disk(
+        &mut self,
+        ports: &mut Ports,
+        op: OpId,
+        result: Result<DiskDone, DiskError>,
+    ) -> Result<(), Violation> {
+        let mut taken = Ok(());
         if let Some(op) = self.mover.finish(op) {
             self.mover.on_disk(op, result);
+            taken = self.mover.hash_holes(ports);
         } else if let Some(op) = self.plan.finish(op) {
             self.plan.on_disk(ports, op, result);
         }
-        self.exchange(ports)
+        self.judge(ports, taken)
     }
 
     /// Hands reports to the plan and orders to the mover until neither has any.
@@ -207,7 +233,8 @@ impl Receiver {
     fn report(&mut self, now: Instant, ports: &mut Ports, last: bool) {
         let received_bytes = self.received_bytes();
         self.plan.count_received(received_bytes);
-        self.reporter.progress(now, ports, received_bytes, last);
+        let passed_bytes = received_bytes + self.mover.hole_bytes();
+        self.reporter.progress(now, ports, passed_bytes, last);
         let announced = self.plan.announced();
         self.reporter.announced(now, ports, announced, last);
     }

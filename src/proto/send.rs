@@ -25,6 +25,7 @@ use super::wire::Message;
 use super::{Carriage, DiskDone, DiskError, Event, Totals};
 use crate::ids::OpId;
 use mover::{Issued, SendMover};
+use orders::LargeOrder;
 use plan::SendPlan;
 
 /// What a [`Sender`] is to do.
@@ -174,6 +175,8 @@ impl Sender {
             self.mover.count(bytes);
             self.exchange(ports);
         }
+        self.mover.hash_holes(ports);
+        self.exchange(ports);
     }
 
     /// Starts the next read: of a small file, or of a chunk.
@@ -188,10 +191,12 @@ impl Sender {
                 None => self.mover.read_stretch(ports),
             };
         }
-        if !self.mover.has_reads()
-            && let Some(order) = self.plan.next_chunk()
-        {
-            self.mover.take_chunk(order);
+        while !self.mover.has_reads() {
+            match self.plan.next_large(ports) {
+                Some(LargeOrder::Chunk(order)) => self.mover.take_chunk(order),
+                Some(LargeOrder::Holes(order)) => self.mover.take_holes(order),
+                None => break,
+            }
         }
         self.mover.read_chunk(ports)
     }
@@ -228,7 +233,8 @@ impl Sender {
     fn report(&mut self, now: Instant, ports: &mut Ports, last: bool) {
         let sent_bytes = self.mover.sent_bytes(last) + self.plan.copied_bytes();
         let sent_bytes = self.plan.count_sent(sent_bytes);
-        self.reporter.progress(now, ports, sent_bytes, last);
+        let passed_bytes = sent_bytes + self.mover.hole_bytes();
+        self.reporter.progress(now, ports, passed_bytes, last);
         let announced = self.plan.announced();
         self.reporter.announced(now, ports, announced, last);
     }

@@ -112,15 +112,15 @@ pub struct TransferOptions {
     pub fsync: bool,
     /// The user's own symlinks to directories are taken for directories.
     pub keep_dirlinks: bool,
-    /// A source that is a symlink is what it leads to.
-    pub follow_named: bool,
-    /// A file that grows while it is read fails; else what it held at first is copied.
-    pub no_growing: bool,
     /// The one source takes the target's name, even if a directory stands there.
     pub no_target_dir: bool,
     /// Which copy this is: a directory that an earlier run of it made under the target's name is
     /// gone on with.
     pub copy: Option<CopyId>,
+    /// A source that is a symlink is what it leads to.
+    pub follow_named: bool,
+    /// A file that grows while it is read fails; else what it held at first is copied.
+    pub no_growing: bool,
     pub metadata: MetadataOptions,
     /// Bits per second that the sender keeps below.
     pub bwlimit_bps: Option<u64>,
@@ -360,8 +360,7 @@ impl Session {
             Input::Disk { op, result } => {
                 self.disk_ended += 1;
                 self.watch.finished_one(now);
-                self.role.on_disk(&mut self.ports, op, result);
-                Ok(())
+                self.role.on_disk(&mut self.ports, op, result)
             }
             Input::Cancel(reason) => {
                 if matches!(self.end, End::No) {

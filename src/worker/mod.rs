@@ -265,6 +265,7 @@ impl Worker {
     }
 
     fn hand_over_file_operations(&mut self) {
+        self.disk.feed_yielded();
         self.disk.close_kept();
         self.disk.feed_starved();
         self.disk.feed_short(self.io.now);

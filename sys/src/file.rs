@@ -10,12 +10,15 @@ use bytes::Bytes;
 use crate::pool::Buffer;
 
 mod extents;
+mod holes;
 pub(crate) mod list;
 mod run;
 #[cfg(test)]
 mod tests;
 mod xattr;
 
+pub use holes::FoundData;
+pub(crate) use holes::next_data;
 pub use run::run;
 pub(crate) use run::sync_range_flags;
 
@@ -101,6 +104,20 @@ pub enum FileOp {
     /// fallocate(2) of `0..len` with FALLOC_FL_KEEP_SIZE: blocks for so much, and the size as it
     /// is. `EOPNOTSUPP` where the file system cannot; nothing is emulated.
     Reserve { file: Arc<OwnedFd>, len: u64 },
+    /// fallocate(2) with FALLOC_FL_PUNCH_HOLE: the range reads as zeros and has no blocks; the size
+    /// stays. `EOPNOTSUPP` where the file system cannot.
+    Punch {
+        file: Arc<OwnedFd>,
+        offset: u64,
+        len: u64,
+    },
+    /// lseek(2) with SEEK_DATA and SEEK_HOLE → [`FileDone::Data`]: where a file has data, in at
+    /// most `max` ranges from `from` on. Where the file system does not tell, all of it is data.
+    FindData {
+        file: Arc<OwnedFd>,
+        from: u64,
+        max: usize,
+    },
     /// ftruncate(2).
     Truncate { file: Arc<OwnedFd>, len: u64 },
     /// fsync(2) of a file or directory; `data_only`: fdatasync(2).
@@ -114,8 +131,12 @@ pub enum FileOp {
         wait: bool,
     },
     /// FIEMAP (linux/fiemap.h) → [`FileDone::Allocated`]: whether all of `0..len` is in extents
-    /// that were written.
-    Extents { file: Arc<OwnedFd>, len: u64 },
+    /// that were written; `has_holes`: or in none.
+    Extents {
+        file: Arc<OwnedFd>,
+        len: u64,
+        has_holes: bool,
+    },
     /// fgetxattr(2) → [`FileDone::Xattr`].
     GetXattr {
         file: Arc<OwnedFd>,
@@ -247,6 +268,8 @@ pub enum FileDone {
     FileSystem(FileSystem),
     /// Whether everything asked about is allocated and written.
     Allocated(bool),
+    /// Where data is.
+    Data(FoundData),
     /// An extended attribute's value; `None`: there is none of that name.
     Xattr(Option<Vec<u8>>),
     /// Done, with nothing to say.
@@ -301,6 +324,8 @@ pub struct Statx {
     pub kind: FileKind,
     /// Size in bytes.
     pub size: u64,
+    /// Bytes of blocks that hold its data, as the file system counts them.
+    pub allocated: u64,
     /// Modification time, seconds since the epoch.
     pub mtime_s: i64,
     /// Modification time, nanoseconds of the second.
@@ -333,6 +358,7 @@ impl Statx {
 pub(crate) const STATX_MASK: u32 = libc::STATX_TYPE
     | libc::STATX_MODE
     | libc::STATX_SIZE
+    | libc::STATX_BLOCKS
     | libc::STATX_MTIME
     | libc::STATX_CTIME
     | libc::STATX_BTIME
@@ -351,6 +377,11 @@ impl From<&libc::statx> for Statx {
             mode: u32::from(raw.stx_mode),
             kind: FileKind::of_mode(u32::from(raw.stx_mode)),
             size: raw.stx_size,
+            // A file system that does not count blocks has none to leave out.
+            allocated: match raw.stx_mask & libc::STATX_BLOCKS {
+                0 => raw.stx_size,
+                _ => raw.stx_blocks.saturating_mul(512),
+            },
             mtime_s: raw.stx_mtime.tv_sec,
             mtime_ns: raw.stx_mtime.tv_nsec,
             ctime: (raw.stx_ctime.tv_sec, raw.stx_ctime.tv_nsec),

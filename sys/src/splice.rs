@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::unistd::Whence;
+use nix::unistd::{Whence, lseek};
+
+use crate::file::next_data;
 
 /// One copy_file_range or sendfile call moves at most 2 GiB less a page; smaller steps keep a
 /// signal's delay short.
@@ -56,13 +58,55 @@ pub fn copy_local(from: impl AsFd, to: impl AsFd, len: u64) -> io::Result<u64> {
     }
 }
 
+/// Copies as [`copy_local`] does, but of a file with holes, which stay holes: at most `len` bytes
+/// of data, and the holes on the way to them and behind them, at most `most` bytes in all. `to` is
+/// empty where the holes come to be, and as long as its position afterwards.
+///
+/// Returns the number of bytes that the positions moved on: fewer than both `len` and `most` only
+/// when `from` ends before.
+///
+/// # Errors
+/// As of [`copy_local`].
+pub fn copy_sparse(from: impl AsFd, to: impl AsFd, len: u64, most: u64) -> io::Result<u64> {
+    let (from, to) = (from.as_fd(), to.as_fd());
+    let (mut passed, mut data_left) = (0, len);
+    while passed < most {
+        let at = lseek(from, 0, Whence::SeekCur)? as u64;
+        let data = next_data(from, at)?;
+        let start = match &data {
+            Some(range) => range.start,
+            None => (nix::sys::stat::fstat(from)?.st_size as u64).max(at),
+        };
+        let gap = (start - at).min(most - passed);
+        lseek(from, (at + gap) as i64, Whence::SeekSet)?;
+        lseek(to, gap as i64, Whence::SeekCur)?;
+        passed += gap;
+        let Some(range) = data else { break };
+        let want = (range.end - range.start).min(data_left).min(most - passed);
+        if want == 0 {
+            break;
+        }
+        let copied = copy_local(from, to, want)?;
+        passed += copied;
+        data_left -= copied;
+        if copied < want {
+            break;
+        }
+    }
+    let end = lseek(to, 0, Whence::SeekCur)?;
+    if nix::sys::stat::fstat(to)?.st_size < end {
+        nix::unistd::ftruncate(to, end)?;
+    }
+    Ok(passed)
+}
+
 /// Number of bytes shared: all, or none where the file systems cannot, or where `from` ends before.
 fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> io::Result<u64> {
     // To FICLONERANGE no bytes are all up to the end.
     if len == 0 {
         return Ok(0);
     }
-    let position = |file| nix::unistd::lseek(file, 0, Whence::SeekCur);
+    let position = |file| lseek(file, 0, Whence::SeekCur);
     let (Ok(from_at), Ok(to_at)) = (position(from), position(to)) else {
         return Ok(0);
     };
@@ -80,8 +124,8 @@ fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> io::Result<u64
         // shorter, a full disk), copying finds out better.
         return Ok(0);
     }
-    nix::unistd::lseek(from, from_at + len as i64, Whence::SeekSet)?;
-    nix::unistd::lseek(to, to_at + len as i64, Whence::SeekSet)?;
+    lseek(from, from_at + len as i64, Whence::SeekSet)?;
+    lseek(to, to_at + len as i64, Whence::SeekSet)?;
     Ok(len)
 }
 
@@ -127,6 +171,7 @@ fn by_hand(from: BorrowedFd<'_>, to: BorrowedFd<'_>, want: usize) -> nix::Result
 mod tests {
     use std::fs::File;
     use std::io::Write;
+    use std::os::unix::fs::FileExt;
 
     use super::*;
 
@@ -161,6 +206,49 @@ mod tests {
                 while copy_local(&from, &to, 1 << 20).unwrap() > 0 {}
                 assert!(std::fs::read(to_dir.path().join("to")).unwrap() == data);
             }
+        }
+    }
+
+    /// Where the file has data.
+    fn data_of(file: &File) -> Vec<std::ops::Range<u64>> {
+        let (mut all, mut from) = (Vec::new(), 0);
+        while let Some(range) = next_data(file, from).unwrap() {
+            from = range.end;
+            all.push(range);
+        }
+        all
+    }
+
+    #[test]
+    fn holes_stay_holes() {
+        let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let disk = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        for dir in [disk, memory] {
+            let from = file_of(dir.path(), "from", b"");
+            from.set_len(80 << 20).unwrap();
+            for at in [0, 3 << 20, 70 << 20] {
+                from.write_all_at(&[7; 4096], at).unwrap();
+            }
+            let to = file_of(dir.path(), "to", b"");
+            let mut steps = 0;
+            let mut passed = 0;
+            while passed < 80 << 20 {
+                passed += copy_sparse(&from, &to, 6000, (80 << 20) - passed).unwrap();
+                steps += 1;
+            }
+            // Two blocks and a part, what remains, and no step for the holes.
+            assert_eq!((passed, steps), (80 << 20, 3), "{dir:?}");
+            assert_eq!(data_of(&to), data_of(&from));
+            assert_eq!(to.metadata().unwrap().len(), 80 << 20);
+            assert!(
+                std::fs::read(dir.path().join("to")).unwrap()
+                    == std::fs::read(dir.path().join("from")).unwrap()
+            );
+            // A source that is shorter than it is said to be ends before.
+            let to = file_of(dir.path(), "to", b"");
+            lseek(&from, 71 << 20, Whence::SeekSet).unwrap();
+            lseek(&to, 71 << 20, Whence::SeekSet).unwrap();
+            assert_eq!(copy_sparse(&from, &to, 1 << 30, 1 << 30).unwrap(), 9 << 20);
         }
     }
 

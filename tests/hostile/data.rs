@@ -23,6 +23,7 @@ fn chunk(entry: u32, index: u32, len: usize) -> RecordHead {
         entry: EntryId(entry),
         chunk: ChunkIndex(index),
         len_bytes: len as u64,
+        has_holes: false,
     }
 }
 

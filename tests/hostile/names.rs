@@ -223,6 +223,7 @@ fn links_to_files(scene: &Scene, target: &str) {
         entry: EntryId(2),
         chunk: ChunkIndex(0),
         len_bytes: 70_000,
+        has_holes: false,
     };
     for (name, size_bytes, head) in [("file1", 3, whole(2, 3)), ("file2", 70_000, large)] {
         let mut peer = scene.push();

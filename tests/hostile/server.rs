@@ -188,6 +188,7 @@ fn digests_that_lie(at: &Destination) {
         entry: EntryId(3),
         chunk: ChunkIndex(0),
         len_bytes: 1 << 20,
+        has_holes: false,
     };
     let output = at.pull(|peer| {
         let child =

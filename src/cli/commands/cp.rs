@@ -275,10 +275,10 @@ fn transfer(args: &CpArgs, route: &CopyRoute) -> Transfer {
             force: args.force,
             fsync: args.fsync,
             keep_dirlinks: args.keep_dirlinks,
-            follow_named: !(args.no_dereference || args.archive),
-            no_growing: args.no_growing,
             no_target_dir: args.no_target_directory,
             copy: Some(copy_id(route)),
+            follow_named: !(args.no_dereference || args.archive),
+            no_growing: args.no_growing,
             metadata: MetadataOptions {
                 no_perms: args.no_perms,
                 no_times: args.no_times,

@@ -269,6 +269,7 @@ mod tests {
             mode,
             mtime,
             size_bytes: 42,
+            allocated_bytes: 42,
             inode: 1,
             device: 0,
             lasting: Lasting::Inode,

@@ -13,6 +13,7 @@ use super::executors::{path_below, set};
 use super::{DiskAnswer, LIST_ENTRIES};
 use crate::ids::{ChunkIndex, CopyId, DirId, FileId, Name};
 use crate::proto::chunk::{chunk_count, chunk_len_bytes, chunk_offset, is_resumable};
+use crate::proto::extents::BLOCK_BYTES;
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::{Header, RecordKey, Storage};
 use crate::proto::sim::Rng;
@@ -87,12 +88,21 @@ impl Script {
             8 | 9 => self.read_small(),
             10 => self.open_read(),
             11 | 12 => self.read(),
+            13 if self.rng.chance(50) => {
+                let offset = self.offset() / BLOCK_BYTES * BLOCK_BYTES;
+                self.file().map(|file| DiskOp::Map { file, offset })
+            }
             13 => self.file().map(|file| DiskOp::Stat { file }),
             14 => {
                 let dir = self.target()?;
                 let name = self.name();
-                let mtime = self.mtime();
-                Some(DiskOp::Check { dir, name, mtime })
+                let (mtime, sparse) = (self.mtime(), self.rng.chance(20));
+                Some(DiskOp::Check {
+                    dir,
+                    name,
+                    mtime,
+                    sparse,
+                })
             }
             15..18 => self.make_dir(),
             18 => self.put(),
@@ -429,6 +439,7 @@ impl Script {
                 DiskOp::StartPart {
                     file,
                     size_bytes: part.header.size_bytes,
+                    sparse: self.rng.chance(30).then_some(0),
                     journal,
                 }
             }
@@ -441,6 +452,14 @@ impl Script {
                 }
                 part.is_written = false;
                 DiskOp::Write { file, offset, data }
+            }
+            3 if part.recorded == 0 && self.rng.chance(50) => {
+                part.is_written = false;
+                DiskOp::MakeHole {
+                    file,
+                    offset,
+                    len_bytes: 1 + self.rng.next() % 200_000,
+                }
             }
             3 => DiskOp::ReadPart {
                 file,

@@ -1,6 +1,7 @@
 //! A mover of a receiver: takes records apart, hashes data on the way, writes it where the plan
 //! ordered it to go.
 
+mod holes;
 mod streams;
 
 use std::collections::{HashMap, VecDeque};
@@ -15,8 +16,10 @@ use crate::proto::entries::EntryMap;
 use crate::proto::errors::{Violation, violation};
 use crate::proto::integrity::Digest;
 use crate::proto::ports::{OpOwner, Ops, Ports};
+use crate::proto::zeros::ZeroPace;
 use crate::proto::{DiskDone, DiskError, DiskOp};
-use streams::{DataStream, bytes_of};
+use holes::{HoleInChunk, HoleRun};
+use streams::{Arrived, DataStream, bytes_of};
 
 /// An order in its table, which has room for more.
 const ORDER_BYTES: u64 = 200;
@@ -28,6 +31,9 @@ const STREAM_BYTES: u64 = 2200;
 /// each, and a buffer full of them is more than a thousand writes.
 const WRITE_BYTES: u64 = 4 << 10;
 
+/// Chunks in a row that are hole, in their queue.
+const HOLE_BYTES: u64 = 60;
+
 pub struct ReceiveMover {
     ops: Ops<ReceiveMoverOp>,
     taking: EntryMap<Taking>,
@@ -35,6 +41,13 @@ pub struct ReceiveMover {
     chunks: Slab<ArrivingChunk>,
     /// Small files whose record has begun and not ended.
     wholes: usize,
+    /// Chunks that are hole and not hashed yet.
+    holes: VecDeque<HoleRun>,
+    /// What the streams wait for.
+    hole: Option<HoleInChunk>,
+    /// What came meanwhile.
+    backlog: VecDeque<Arrived>,
+    pace: ZeroPace,
     flow: Flow,
     /// Entries that data came for without an order.
     unasked: Vec<EntryId>,
@@ -54,6 +67,10 @@ struct Flow {
     arriving_bytes: u64,
     /// All file data so far.
     received_bytes: u64,
+    /// Of holes.
+    hole_bytes: u64,
+    /// Of streams that wait for a hole to be hashed.
+    backlog_bytes: u64,
 }
 
 /// What an operation was for.
@@ -68,6 +85,12 @@ pub enum ReceiveMoverOp {
         chunk: usize,
         bytes: u64,
     },
+    /// Where chunks from this one on are hole, what was there goes.
+    Clear {
+        entry: EntryId,
+        first: u32,
+    },
+    Yield,
 }
 
 /// An order.
@@ -132,7 +155,10 @@ impl TakingPart {
     /// # Errors
     /// When it was not asked for, came before, or has not its true length.
     fn claim(&mut self, chunk: ChunkIndex, len_bytes: u64) -> Result<u64, Violation> {
-        if let PartContent::Chunks { size_bytes, seen } = &mut self.order.content {
+        if let PartContent::Chunks {
+            size_bytes, seen, ..
+        } = &mut self.order.content
+        {
             let size_bytes = *size_bytes;
             let fits = chunk.0 < chunk_count(size_bytes)
                 && len_bytes == chunk_len_bytes(size_bytes, chunk);
@@ -171,7 +197,10 @@ impl ReceiveMover {
     /// The entry of the write that is under way longest.
     pub fn awaited(&self) -> Option<EntryId> {
         match *self.ops.oldest()? {
-            ReceiveMoverOp::Put { entry, .. } | ReceiveMoverOp::Write { entry, .. } => Some(entry),
+            ReceiveMoverOp::Put { entry, .. }
+            | ReceiveMoverOp::Write { entry, .. }
+            | ReceiveMoverOp::Clear { entry, .. } => Some(entry),
+            ReceiveMoverOp::Yield => None,
         }
     }
 
@@ -182,12 +211,18 @@ impl ReceiveMover {
             streams: HashMap::new(),
             chunks: Slab::new(),
             wholes: 0,
+            holes: VecDeque::new(),
+            hole: None,
+            backlog: VecDeque::new(),
+            pace: ZeroPace::default(),
             flow: Flow {
                 write_behind_max: write_behind_max.max(1),
                 write_behind_bytes: 0,
                 writes: 0,
                 arriving_bytes: 0,
                 received_bytes: 0,
+                hole_bytes: 0,
+                backlog_bytes: 0,
             },
             unasked: Vec::new(),
             reports: VecDeque::new(),
@@ -196,18 +231,26 @@ impl ReceiveMover {
     }
 
     pub fn takes_data(&self) -> bool {
-        self.flow.write_behind_bytes < self.flow.write_behind_max || self.is_stopped
+        let has_room = self.flow.write_behind_bytes < self.flow.write_behind_max;
+        has_room && self.hole.is_none() || self.is_stopped
     }
 
     pub fn held_bytes(&self) -> u64 {
         let orders = self.taking.len() as u64 * ORDER_BYTES;
         let streams = self.streams.len() as u64 * STREAM_BYTES;
+        let holes = self.holes.len() as u64 * HOLE_BYTES;
         let writes = self.flow.writes * WRITE_BYTES;
-        orders + streams + writes + self.flow.arriving_bytes
+        let here = self.flow.arriving_bytes + self.flow.backlog_bytes;
+        orders + streams + holes + writes + here
     }
 
     pub fn received_bytes(&self) -> u64 {
         self.flow.received_bytes
+    }
+
+    /// Bytes of holes that were passed.
+    pub fn hole_bytes(&self) -> u64 {
+        self.flow.hole_bytes
     }
 
     pub fn in_flight(&self) -> usize {
@@ -248,6 +291,7 @@ impl ReceiveMover {
             ReceiveOrder::Leave { entry } => {
                 if let Some(Taking::Part(taking)) = self.taking.get_mut(&entry) {
                     taking.is_left = true;
+                    self.holes.retain(|run| run.entry != entry);
                     self.settle_part(entry);
                 }
             }
@@ -271,6 +315,8 @@ impl ReceiveMover {
                 self.flow.writes -= 1;
                 self.chunk_written(entry, chunk, result);
             }
+            ReceiveMoverOp::Clear { entry, first } => self.cleared(entry, first, result),
+            ReceiveMoverOp::Yield => self.pace.renew(),
         }
     }
 
@@ -366,6 +412,10 @@ impl ReceiveMover {
     pub fn stop(&mut self, ports: &mut Ports) {
         self.is_stopped = true;
         self.flow.arriving_bytes = 0;
+        self.flow.backlog_bytes = 0;
+        self.holes.clear();
+        self.hole = None;
+        self.backlog.clear();
         self.drop_streams(ports);
     }
 
@@ -376,6 +426,7 @@ impl ReceiveMover {
         let bytes = |op: &ReceiveMoverOp| match op {
             ReceiveMoverOp::Put { bytes, .. } => *bytes,
             ReceiveMoverOp::Write { bytes, .. } => bytes + WRITE_BYTES,
+            ReceiveMoverOp::Clear { .. } | ReceiveMoverOp::Yield => 0,
         };
         let behind: u64 = self.ops.iter().map(bytes).sum();
         assert_eq!(self.flow.write_behind_bytes, behind, "bytes being written");
@@ -390,10 +441,14 @@ impl ReceiveMover {
         assert_eq!(self.wholes, arriving.len(), "small files arriving");
         let arriving: u64 = arriving.iter().sum();
         assert_eq!(self.flow.arriving_bytes, arriving, "bytes arriving");
+        let backlog: usize = self.backlog.iter().map(|it| it.bytes.len()).sum();
+        assert_eq!(self.flow.backlog_bytes, backlog as u64, "bytes that wait");
+        assert!(self.backlog.is_empty() || self.hole.is_some());
         let writes = |of: &dyn Fn(EntryId, usize) -> bool| {
             let is_of = |op: &&ReceiveMoverOp| match op {
                 ReceiveMoverOp::Write { entry, chunk, .. } => of(*entry, *chunk),
-                ReceiveMoverOp::Put { .. } => false,
+                ReceiveMoverOp::Clear { entry, .. } => of(*entry, usize::MAX),
+                ReceiveMoverOp::Put { .. } | ReceiveMoverOp::Yield => false,
             };
             self.ops.iter().filter(is_of).count()
         };

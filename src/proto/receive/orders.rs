@@ -38,9 +38,23 @@ pub struct TakePart {
 #[derive(Debug)]
 pub enum PartContent {
     /// A bit for each chunk that is there: none of them may come.
-    Chunks { size_bytes: u64, seen: Vec<u64> },
+    /// `is_sparse`: it was announced with holes.
+    Chunks {
+        size_bytes: u64,
+        is_sparse: bool,
+        seen: Vec<u64>,
+    },
     /// Stretches of an unsized file, each once.
     Stretches(InOrder<()>),
+}
+
+impl PartContent {
+    pub fn is_sparse(&self) -> bool {
+        match self {
+            PartContent::Chunks { is_sparse, .. } => *is_sparse,
+            PartContent::Stretches(_) => false,
+        }
+    }
 }
 
 /// What the plan tells a mover.
@@ -76,7 +90,7 @@ pub enum ReceiveReport {
     Corrupted {
         entry: EntryId,
     },
-    /// A chunk is written, and its digest is right.
+    /// A chunk is written, or a hole; and its digest is right.
     Chunk {
         part: usize,
         chunk: ChunkIndex,

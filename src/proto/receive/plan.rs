@@ -186,6 +186,8 @@ struct ReceivedEntry {
     mode: u32,
     mtime: Mtime,
     size_bytes: u64,
+    /// Of a file with holes: how much of it is data.
+    sparse: Option<u64>,
     source_tag: u64,
     /// Within one host: which object the source is.
     source: Option<ObjectId>,

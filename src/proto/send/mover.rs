@@ -2,19 +2,22 @@
 //! hot, and emits it as records.
 
 mod chunks;
+mod holes;
 mod pack;
+mod runs;
 mod unsized_files;
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::SenderConfig;
-use super::orders::{SendCommand, SendReport, WholeOrder};
+use super::orders::{HolesOrder, SendCommand, SendReport, WholeOrder};
 use crate::ids::{EntryId, OpId};
 #[cfg(test)]
 use crate::proto::PIECE_BYTES;
 use crate::proto::parallel::{Parallelism, StreamSlots, TransferRate};
 use crate::proto::ports::{OpOwner, Ops, Ports};
+use crate::proto::zeros::ZeroPace;
 use crate::proto::{Carriage, DiskDone, DiskError};
 use chunks::Jobs;
 use pack::Pack;
@@ -36,18 +39,33 @@ pub struct SendMover {
     parallelism: Parallelism,
     pack: Pack,
     jobs: Jobs,
+    holes: VecDeque<HolesOrder>,
+    pace: ZeroPace,
     unsized_files: UnsizedJobs,
     no_growing: bool,
     reports: VecDeque<SendReport>,
 }
 
-/// What a read was for.
+/// What an operation was for.
 #[derive(Debug)]
 pub enum SendMoverOp {
     Whole(WholeOrder),
-    Piece { job: usize, piece: u32, len: u32 },
-    Input { job: usize },
-    Stretch { job: usize },
+    Piece {
+        job: usize,
+        piece: u32,
+        len: u32,
+    },
+    /// Where its file has data.
+    Look {
+        job: usize,
+    },
+    Yield,
+    Input {
+        job: usize,
+    },
+    Stretch {
+        job: usize,
+    },
 }
 
 /// How far reading is ahead of the transport, and may be.
@@ -63,6 +81,8 @@ struct ReadAhead {
     untaken_bytes: u64,
     /// File bytes emitted, all in all.
     emitted_bytes: u64,
+    /// Of holes, which are not emitted.
+    hole_bytes: u64,
 }
 
 impl ReadAhead {
@@ -104,6 +124,7 @@ impl SendMover {
                 reading_bytes: 0,
                 untaken_bytes: 0,
                 emitted_bytes: 0,
+                hole_bytes: 0,
             },
             rate: TransferRate::new(now, config.bwlimit_bps),
             turn: Turn {
@@ -114,6 +135,8 @@ impl SendMover {
             parallelism: Parallelism::new(now, &config.parallel),
             pack: Pack::default(),
             jobs: Jobs::default(),
+            holes: VecDeque::new(),
+            pace: ZeroPace::default(),
             unsized_files: UnsizedJobs::default(),
             no_growing: config.no_growing,
             reports: VecDeque::new(),
@@ -143,6 +166,8 @@ impl SendMover {
             SendMoverOp::Piece { job, piece, len } => {
                 self.piece_read(ports, job, piece, len, result);
             }
+            SendMoverOp::Look { job } => self.looked(ports, job, result),
+            SendMoverOp::Yield => self.pace.renew(),
             SendMoverOp::Input { job } => self.input_looked_for(job, result),
             SendMoverOp::Stretch { job } => self.stretch_read(ports, job, result),
         }
@@ -172,6 +197,11 @@ impl SendMover {
             false => self.ahead.untaken_bytes,
         };
         self.ahead.emitted_bytes.saturating_sub(untaken_bytes)
+    }
+
+    /// Bytes of holes that were passed.
+    pub fn hole_bytes(&self) -> u64 {
+        self.ahead.hole_bytes
     }
 
     /// Whether another read may start now. `has_work`: there is something to be read.
@@ -206,7 +236,8 @@ impl SendMover {
     pub fn awaited(&self) -> Option<EntryId> {
         match self.ops.oldest()? {
             SendMoverOp::Whole(order) => Some(order.entry),
-            SendMoverOp::Piece { job, .. } => self.jobs.entry_of(*job),
+            SendMoverOp::Piece { job, .. } | SendMoverOp::Look { job } => self.jobs.entry_of(*job),
+            SendMoverOp::Yield => None,
             SendMoverOp::Input { job } | SendMoverOp::Stretch { job } => {
                 self.unsized_files.entry_of(*job)
             }
@@ -245,7 +276,7 @@ impl SendMover {
         }
     }
 
-    /// What the plan is to know of: small files under way, and the file of each chunk.
+    /// What the plan is to know of: small files under way, and the file of each other order.
     #[cfg(test)]
     pub fn orders(&self) -> Orders {
         let is_whole = |op: &&SendMoverOp| matches!(op, SendMoverOp::Whole(_));
@@ -254,7 +285,7 @@ impl SendMover {
             chunks: self
                 .jobs
                 .files()
-                .into_iter()
+                .chain(self.holes.iter().map(|order| order.file))
                 .chain(self.unsized_files.files())
                 .collect(),
         }
@@ -270,7 +301,7 @@ impl SendMover {
             .map(|op| match op {
                 SendMoverOp::Whole(order) => order.version.size_bytes,
                 SendMoverOp::Piece { len, .. } => u64::from(*len),
-                SendMoverOp::Input { .. } => 0,
+                SendMoverOp::Look { .. } | SendMoverOp::Yield | SendMoverOp::Input { .. } => 0,
                 SendMoverOp::Stretch { .. } => PIECE_BYTES as u64,
             })
             .sum();
@@ -278,8 +309,11 @@ impl SendMover {
         assert_eq!(self.ahead.reading_bytes, known, "bytes being read");
         self.pack.check(self.orders().wholes);
         let pieces = self.ops.iter().filter_map(|op| match op {
-            SendMoverOp::Piece { job, .. } => Some(*job),
-            SendMoverOp::Whole(_) | SendMoverOp::Input { .. } | SendMoverOp::Stretch { .. } => None,
+            SendMoverOp::Piece { job, .. } | SendMoverOp::Look { job } => Some(*job),
+            SendMoverOp::Whole(_)
+            | SendMoverOp::Yield
+            | SendMoverOp::Input { .. }
+            | SendMoverOp::Stretch { .. } => None,
         });
         self.jobs.check(&pieces.collect::<Vec<_>>());
     }

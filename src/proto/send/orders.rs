@@ -5,7 +5,9 @@
 //! another worker: today a mover is on the plan's, and they are handed over by calls.
 
 use crate::ids::{ChunkIndex, DirId, EntryId, FileId, Name};
+use crate::proto::extents::DataMap;
 use crate::proto::integrity::Digest;
+use crate::proto::zeros::ZeroChunks;
 use crate::proto::{EntryError, Kind, Meta, Mtime};
 
 /// What was announced of a file.
@@ -70,7 +72,7 @@ pub struct WholeOrder {
 }
 
 /// Read this chunk and emit its record. Ends with [`SendReport::Over`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct ChunkOrder {
     /// The plan's number of the file, the same in commands and reports.
     pub file: usize,
@@ -81,6 +83,23 @@ pub struct ChunkOrder {
     /// It is the file's only one, and its digest is the file's: the end of its record waits until
     /// the plan vouches for the source.
     pub is_only: bool,
+    /// Of a file with holes: where data is, as far as is known.
+    pub map: Option<DataMap>,
+}
+
+/// Hash these chunks, which are all hole and are said to be by the plan. Ends with
+/// [`SendReport::Over`].
+#[derive(Debug)]
+pub struct HolesOrder {
+    pub file: usize,
+    pub chunks: ZeroChunks,
+}
+
+/// What a mover pulls of large files.
+#[derive(Debug)]
+pub enum LargeOrder {
+    Chunk(ChunkOrder),
+    Holes(HolesOrder),
 }
 
 /// Read this unsized file to its end, and emit its stretches. Ends with [`SendReport::Ended`]
@@ -124,7 +143,8 @@ pub enum SendReport {
     },
     /// The data of a file's only chunk is emitted. Its record waits for `Vouch` or `Cancel`.
     Held { file: usize },
-    /// A chunk's record is emitted, with this chaining value. `Over` follows.
+    /// A chunk's record is emitted, or the chunk is a hole, with this chaining value. `Over`
+    /// follows.
     Chunk {
         file: usize,
         chunk: ChunkIndex,

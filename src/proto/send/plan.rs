@@ -82,6 +82,9 @@ pub enum SendPlanOp {
     Stat {
         file: usize,
     },
+    Look {
+        file: usize,
+    },
     OpenCopied {
         dir: usize,
     },
@@ -122,6 +125,8 @@ struct SentEntry {
     dir_path: Bytes,
     kind: Kind,
     version: Version,
+    /// It was announced with holes.
+    is_sparse: bool,
     /// It is read to its end, and only there `version` has its size.
     is_unsized: bool,
     state: SentState,
@@ -234,6 +239,7 @@ impl SendPlan {
             SendPlanOp::List { dir } => self.listed(ports, dir, result),
             SendPlanOp::OpenRead { file, dir } => self.file_opened(ports, file, dir, result),
             SendPlanOp::Stat { file } => self.file_checked(ports, file, result),
+            SendPlanOp::Look { file } => self.file_looked_at(ports, file, result),
             SendPlanOp::OpenCopied { dir } => self.copied_opened(ports, dir, result),
             SendPlanOp::AwaitCopied => self.copied_awaited(ports, result),
             SendPlanOp::CheckCopied => self.copied_checked(ports, result),
@@ -257,6 +263,7 @@ impl SendPlan {
             }
             SendPlanOp::List { .. }
             | SendPlanOp::Stat { .. }
+            | SendPlanOp::Look { .. }
             | SendPlanOp::AwaitCopied
             | SendPlanOp::CheckCopied
             | SendPlanOp::CountList
@@ -410,6 +417,7 @@ impl SendPlan {
                 SendPlanOp::OpenDir { dir, .. } => 1 + usize::from(!walked(dir)),
                 SendPlanOp::List { dir } => usize::from(!walked(dir)),
                 SendPlanOp::Stat { .. }
+                | SendPlanOp::Look { .. }
                 | SendPlanOp::AwaitCopied
                 | SendPlanOp::CheckCopied
                 | SendPlanOp::CountSource

@@ -114,18 +114,23 @@ impl Role {
         }
     }
 
+    /// A disk operation ended.
+    ///
+    /// # Errors
+    /// When what the peer sent, and had to wait for it, is not what was agreed.
     pub(super) fn on_disk(
         &mut self,
         ports: &mut Ports,
         op: OpId,
         result: Result<DiskDone, DiskError>,
-    ) {
+    ) -> Result<(), Violation> {
         match self {
             Role::Send(sender) => sender.on_disk(ports, op, result),
-            Role::Receive(receiver) => receiver.on_disk(ports, op, result),
+            Role::Receive(receiver) => return receiver.on_disk(ports, op, result),
             Role::List(lister) => lister.on_disk(ports, op, result),
             Role::Unknown | Role::Read | Role::Bench(_) => {}
         }
+        Ok(())
     }
 
     /// Goes on as far as possible. `Some` when it has come to its end.

@@ -103,6 +103,7 @@ fn meta(kind: Kind) -> Meta {
         mode: 0o644,
         mtime: Mtime::default(),
         size_bytes: 0,
+        allocated_bytes: 0,
         inode: 1,
         device: 0,
         lasting: Lasting::Inode,
@@ -134,6 +135,7 @@ fn a_server_sends_what_was_asked_for_and_no_more() {
                 size_bytes: 0,
                 source_tag: 0,
                 device: None,
+                allocated_bytes: None,
                 is_unsized: false,
                 link: None,
             })

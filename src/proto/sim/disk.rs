@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::Rng;
 use crate::ids::{CopyId, NAME_MAX_BYTES};
 use crate::proto::errno::{ENAMETOOLONG, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM};
+use crate::proto::extents::{BLOCK_BYTES, DataMap};
 use crate::proto::journal::Storage;
 use crate::proto::{Existing, Kind, Lapses, Lasting, Meta, Mtime, TimeLapse};
 
@@ -227,6 +228,10 @@ impl Disk {
             mode: node.mode,
             mtime: node.mtime,
             size_bytes: size_bytes as u64,
+            allocated_bytes: match &node.body {
+                Body::File(data) => allocated_bytes(data),
+                Body::Directory(_) | Body::Symlink(_) | Body::Special => 0,
+            },
             inode: ino as u64,
             device: self.device,
             lasting: Lasting::Inode,
@@ -264,10 +269,11 @@ impl Disk {
 
     /// Bytes that count against the capacity.
     pub fn used_bytes(&self) -> u64 {
-        let mut used = self.parts.values().map(|part| part.data.len() as u64).sum();
+        let parts = self.parts.values();
+        let mut used = parts.map(|part| allocated_bytes(&part.data)).sum();
         self.visit(Disk::ROOT, &mut |_, ino| {
             if let Body::File(data) = &self.nodes[ino].body {
-                used += data.len() as u64;
+                used += allocated_bytes(data);
             }
         });
         used
@@ -334,7 +340,8 @@ impl Disk {
             for _ in 0..rng.below(4) {
                 let from = rng.below(part.data.len());
                 let to = part.data.len().min(from + rng.below(200_000));
-                part.data[from..to].fill(0);
+                // Or whatever the blocks held before.
+                part.data[from..to].fill(rng.pick(&[0, 0xaa]));
             }
             if rng.chance(20) {
                 part.journal.truncate(rng.below(part.journal.len()));
@@ -414,4 +421,36 @@ impl Disk {
         self.nodes[ino].mtime = mtime;
         what
     }
+}
+
+/// Blocks of zeros are holes here, whoever wrote them.
+fn data_blocks(data: &[u8]) -> impl Iterator<Item = std::ops::Range<u64>> {
+    let block = BLOCK_BYTES as usize;
+    let blocks = data.chunks(block).enumerate();
+    let is_data = |(_, bytes): &(usize, &[u8])| bytes.iter().any(|byte| *byte != 0);
+    blocks.filter(is_data).map(move |(at, bytes)| {
+        let start = (at * block) as u64;
+        start..start + bytes.len() as u64
+    })
+}
+
+fn allocated_bytes(data: &[u8]) -> u64 {
+    data_blocks(data).map(|block| block.end - block.start).sum()
+}
+
+/// Where a file has data, a few ranges at a time.
+pub fn data_map(data: &[u8], offset: u64, most_ranges: usize) -> DataMap {
+    let mut ranges: Vec<std::ops::Range<u64>> = Vec::new();
+    for block in data_blocks(data).filter(|block| block.end > offset) {
+        match ranges.last_mut().filter(|last| last.end == block.start) {
+            Some(last) => last.end = block.end,
+            None => ranges.push(block),
+        }
+    }
+    let known_to = match ranges.get(most_ranges.max(1) - 1) {
+        Some(last) => last.end,
+        None => u64::MAX,
+    };
+    ranges.truncate(most_ranges.max(1));
+    DataMap::new(ranges, known_to)
 }

@@ -280,6 +280,15 @@ fn listings_are_complete() {
             .into_iter()
             .flatten()
             .map(|(name, ino)| (name.clone(), disk.meta(*ino)))
+            // A listing does not say what is allocated.
+            .map(|(name, meta)| {
+                let allocated_bytes = meta.size_bytes;
+                let meta = Meta {
+                    allocated_bytes,
+                    ..meta
+                };
+                (name, meta)
+            })
             .collect();
         let world = run(
             seed,
@@ -444,6 +453,7 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
         size_bytes,
         source_tag: 9,
         device: None,
+        allocated_bytes: None,
         is_unsized: false,
         link: None,
     };
@@ -495,6 +505,7 @@ fn file_of(size_bytes: u64, mtime: Mtime) -> Meta {
         mode: 0o644,
         mtime,
         size_bytes,
+        allocated_bytes: size_bytes,
         inode: 9,
         device: 0,
         lasting: Lasting::Inode,

@@ -3,23 +3,24 @@
 //!
 //! The session under test must never panic, never hold more than its bounds, and come to an end.
 
+mod data;
+
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
-use super::Rng;
 use super::disk::Disk;
 use super::ops::Handles;
 use super::tree::random_name;
-use crate::ids::{ChunkIndex, EntryId, StreamKey};
-use crate::proto::chunk::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count, chunk_len_bytes};
+use super::{Rng, root};
+use crate::ids::{EntryId, StreamKey};
+use crate::proto::chunk::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count};
 use crate::proto::errno::EIO;
-use crate::proto::integrity::{ChunkHasher, digest_of};
 use crate::proto::session::{Limits, Session};
 use crate::proto::wire::{
-    Decoder, Entry, Hello, Item, Message, RecordHead, RecordStatus, VERSION, Verdict, VerdictKind,
-    Welcome, WireRequest, encode, encode_record_tail,
+    Decoder, Entry, Hello, Item, Message, VERSION, Verdict, VerdictKind, Welcome, WireRequest,
+    encode,
 };
 use crate::proto::{
     CancelReason, EntryError, EntryErrorCode, EntryPlace, Input, Kind, Mtime, Outcome, Output,
@@ -139,6 +140,8 @@ impl Hostile {
                     no_perms: self.rng.chance(20),
                     no_times: self.rng.chance(20),
                     dir_modes: self.rng.chance(20),
+                    no_target_dir: false,
+                    copy: None,
                 }
             }
             Role::PullingClient => {
@@ -146,13 +149,19 @@ impl Hostile {
                 let sources = (0..self.rng.below(4))
                     .map(|_| Bytes::from_static(self.rng.pick(&sources)))
                     .collect();
-                WireRequest::Pull { sources }
+                WireRequest::Pull {
+                    sources,
+                    follow_named: false,
+                    no_growing: false,
+                    place: None,
+                }
             }
             Role::SendingServer | Role::ReceivingServer => {
                 return self.say(&Message::Welcome(Welcome {
                     version: VERSION,
                     entry_window,
                     inside: false,
+                    place: None,
                 }));
             }
         };
@@ -354,63 +363,10 @@ impl Hostile {
             size_bytes,
             source_tag: 9,
             device: None,
+            allocated_bytes: (kind == Kind::File && self.rng.chance(40)).then_some(5),
+            is_unsized: false,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../../etc")),
         }
-    }
-
-    /// Data of something the session asked for, honest as far as this one record goes.
-    fn send_data(&mut self) {
-        if self.asked.is_empty() || !self.takes_data {
-            return;
-        }
-        let at = self.rng.below(self.asked.len());
-        let id = self.asked[at];
-        let Some(entry) = self.entries.get(id.0 as usize - 1).cloned() else {
-            return;
-        };
-        if entry.size_bytes <= SMALL_MAX_BYTES {
-            self.asked.swap_remove(at);
-            let data = vec![id.0 as u8; entry.size_bytes as usize];
-            let head = RecordHead::Whole {
-                entry: id,
-                len_bytes: entry.size_bytes,
-            };
-            return self.send_record(head, &data, digest_of(&data));
-        }
-        let size = entry.size_bytes;
-        let Some(chunk) = (0..chunk_count(size)).find(|chunk| !self.sent.contains(&(id, *chunk)))
-        else {
-            self.asked.swap_remove(at);
-            let digest = digest_of(&vec![id.0 as u8; size as usize]);
-            return match chunk_count(size) {
-                1 => {}
-                _ => self.say(&Message::Root { entry: id, digest }),
-            };
-        };
-        self.sent.insert((id, chunk));
-        let chunk = ChunkIndex(chunk);
-        let data = vec![id.0 as u8; chunk_len_bytes(size, chunk) as usize];
-        let mut hasher = ChunkHasher::new(chunk, size);
-        hasher.update(&data);
-        let head = RecordHead::Chunk {
-            entry: id,
-            chunk,
-            len_bytes: data.len() as u64,
-        };
-        self.send_record(head, &data, hasher.finish());
-    }
-
-    fn send_record(&mut self, head: RecordHead, data: &[u8], digest: [u8; 32]) {
-        let mut bytes = BytesMut::new();
-        head.encode(&mut bytes);
-        bytes.put_slice(data);
-        let status = if self.rng.chance(self.lie_percent) {
-            RecordStatus::SourceFailed
-        } else {
-            RecordStatus::Valid
-        };
-        encode_record_tail(status, &digest, &mut bytes);
-        self.stream(bytes.freeze(), true);
     }
 
     /// A data stream with these bytes. A worker reads streams only while the session lets it.
@@ -514,10 +470,7 @@ impl Hostile {
                 self.say(&Message::ManifestEnd { entries })
             }
             7 => {
-                self.say(&Message::Root {
-                    entry: id,
-                    digest: [0; 32],
-                });
+                self.say(&root(id, [0; 32]));
             }
             8 => self.say(&Message::Abort {
                 entry: id,
@@ -532,10 +485,13 @@ impl Hostile {
                 "no",
             ))),
             12 => self.greet(),
-            13 => match self.rng.next() % 5 {
-                0 => self.say(&Message::ListEnd {}),
-                finished => self.say(&Message::Working { finished }),
-            },
+            13 => {
+                let message = match self.rng.next() % 5 {
+                    0 => Message::ListEnd {},
+                    finished => Message::Working { finished },
+                };
+                self.say(&message)
+            }
             14 => self.say(&Message::Entries(vec![Item::EndDirectory { id }])),
             15 => self.judge_wrongly(id),
             16..19 => self.send_wrongly(id),
@@ -572,37 +528,6 @@ impl Hostile {
             },
         };
         self.say(&Message::Verdicts(vec![Verdict { entry, kind }]));
-    }
-
-    fn send_wrongly(&mut self, entry: EntryId) {
-        let entry = if self.asked.is_empty() || self.rng.chance(30) {
-            entry
-        } else {
-            self.rng.pick(&self.asked)
-        };
-        let chunk = ChunkIndex(self.rng.pick(&[0, 1, 65_535, u32::MAX]));
-        let len_bytes = self
-            .rng
-            .pick(&[0, 1, 10, SMALL_MAX_BYTES, 1 << 20, 1 << 40]);
-        let head = match self.rng.chance(50) && len_bytes <= SMALL_MAX_BYTES {
-            true => RecordHead::Whole { entry, len_bytes },
-            false => RecordHead::Chunk {
-                entry,
-                chunk,
-                len_bytes,
-            },
-        };
-        let data = vec![0; len_bytes.min(2 << 20) as usize];
-        match self.rng.chance(50) {
-            true => self.send_record(head, &data, [0; 32]),
-            false => {
-                let mut bytes = BytesMut::new();
-                head.encode(&mut bytes);
-                bytes.put_slice(&data[..data.len() / 2]);
-                let fin = self.rng.chance(50);
-                self.stream(bytes.freeze(), fin);
-            }
-        }
     }
 
     fn input(&mut self, input: Input) {

@@ -11,6 +11,7 @@ mod check;
 mod destination_tests;
 pub(crate) mod disk;
 mod edge_tests;
+mod hole_tests;
 mod hostile;
 mod hostile_tests;
 mod lanes;

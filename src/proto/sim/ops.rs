@@ -13,11 +13,12 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Rng;
-use super::disk::{Body, Disk, Ino, Part};
+use super::disk::{Body, Disk, Ino, Part, data_map};
 use crate::ids::{DirId, FileId, Name, OpId};
 use crate::proto::errno::{
     EACCES, EBADF, EIO, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ESPIPE,
 };
+use crate::proto::extents::{BLOCK_BYTES, DataMap, MAP_RANGES};
 use crate::proto::{DirFound, DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
 use target::{publish, room, set_dir};
 
@@ -124,12 +125,14 @@ fn about(cmd: &DiskOp) -> About {
             ..About::default()
         },
         DiskOp::Read { file, .. }
+        | DiskOp::Map { file, .. }
         | DiskOp::AwaitInput { file }
         | DiskOp::ReadOn { file, .. }
         | DiskOp::Stat { file }
         | DiskOp::CloseRead { file }
         | DiskOp::StartPart { file, .. }
         | DiskOp::Write { file, .. }
+        | DiskOp::MakeHole { file, .. }
         | DiskOp::ReadPart { file, .. }
         | DiskOp::WriteJournal { file, .. }
         | DiskOp::CopyRange { file, .. }
@@ -138,6 +141,7 @@ fn about(cmd: &DiskOp) -> About {
             file: Some(*file),
             ..About::default()
         },
+        DiskOp::Yield => About::default(),
     }
 }
 
@@ -227,7 +231,7 @@ impl Handles {
         });
         self.writing_bytes += write_len(&cmd);
         self.most_writing_bytes = self.most_writing_bytes.max(self.writing_bytes);
-        if let (DiskOp::Write { .. }, Some(file)) = (&cmd, file) {
+        if let (DiskOp::Write { .. } | DiskOp::MakeHole { .. }, Some(file)) = (&cmd, file) {
             let OpenFile::Part(part) = &mut self.open[file] else {
                 panic!("write to a source")
             };
@@ -251,7 +255,8 @@ impl Handles {
     ) -> (OpId, Result<DiskDone, DiskError>) {
         let pending = self.pending.swap_remove(at);
         self.writing_bytes -= write_len(&pending.cmd);
-        if let (DiskOp::Write { .. }, Some(file)) = (&pending.cmd, pending.file)
+        if let (DiskOp::Write { .. } | DiskOp::MakeHole { .. }, Some(file)) =
+            (&pending.cmd, pending.file)
             && let OpenFile::Part(part) = &mut self.open[file]
         {
             part.writes_under_way -= 1;
@@ -347,6 +352,8 @@ impl Handles {
             DiskOp::Read {
                 offset, len_bytes, ..
             } => self.read(disk, file, offset, len_bytes),
+            DiskOp::Map { offset, .. } => self.map(disk, file, offset, rng),
+            DiskOp::Yield => Ok(DiskDone::Done),
             DiskOp::AwaitInput { .. } => Ok(rng.input()),
             DiskOp::ReadOn { len_bytes, .. } => self.read_on(disk, file, len_bytes, rng),
             DiskOp::Stat { .. } => match &self.open[file] {
@@ -372,6 +379,7 @@ impl Handles {
             | DiskOp::OpenPart { .. }
             | DiskOp::StartPart { .. }
             | DiskOp::Write { .. }
+            | DiskOp::MakeHole { .. }
             | DiskOp::ReadPart { .. }
             | DiskOp::WriteJournal { .. }
             | DiskOp::CommitPart { .. }
@@ -462,9 +470,13 @@ impl Handles {
             } => self.open_part(disk, dir, &name, file, resumable),
             DiskOp::StartPart {
                 size_bytes,
+                sparse,
                 journal,
                 ..
-            } => self.start_part(disk, file, size_bytes, &journal),
+            } => self.start_part(disk, file, (size_bytes, sparse), &journal),
+            DiskOp::MakeHole {
+                offset, len_bytes, ..
+            } => self.make_hole(disk, file, offset, len_bytes),
             DiskOp::Write { offset, data, .. } => self.write(disk, file, offset, &data),
             DiskOp::ReadPart {
                 offset, len_bytes, ..
@@ -593,6 +605,27 @@ impl Handles {
             entries,
             end: names.is_empty() && rng.chance(50) || take == 0,
         })
+    }
+
+    fn map(
+        &self,
+        disk: &Disk,
+        file: usize,
+        offset: u64,
+        rng: &mut Rng,
+    ) -> Result<DiskDone, DiskError> {
+        assert!(offset.is_multiple_of(BLOCK_BYTES), "looks at {offset}");
+        let OpenFile::Source { ino, broken, .. } = &self.open[file] else {
+            panic!("Map of a partial file")
+        };
+        if *broken {
+            return fail("lseek", EIO);
+        }
+        let Body::File(data) = &disk.node(*ino).body else {
+            return Ok(DiskDone::Mapped(DataMap::new([], u64::MAX)));
+        };
+        let most_ranges = rng.pick(&[1, 2, MAP_RANGES]);
+        Ok(DiskDone::Mapped(data_map(data, offset, most_ranges)))
     }
 
     /// As much as a pipe may have: something, and nothing only at the end.

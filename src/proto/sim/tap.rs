@@ -28,6 +28,8 @@ pub struct Tap {
     /// What the receiver got of files of several chunks: whole chunks, by entry.
     delivered_parsers: HashMap<StreamKey, (RecordParser, Option<RecordHead>)>,
     delivered: BTreeMap<EntryId, u64>,
+    /// A chunk with holes came: what comes now may wait for its zeros to be hashed.
+    may_wait: bool,
     /// Where the next stretch of each unsized file begins.
     stretches: HashMap<EntryId, u64>,
     have: HashSet<(EntryId, u32)>,
@@ -47,8 +49,17 @@ impl Tap {
             .next()
             .expect("the sender speaks the protocol")
         {
-            let Message::Entries(items) = message else {
-                continue;
+            let items = match message {
+                Message::Entries(items) => items,
+                Message::Holes {
+                    entry,
+                    first,
+                    count,
+                } => {
+                    self.holes(entry, first..first + count);
+                    continue;
+                }
+                _ => continue,
             };
             for item in items {
                 match item {
@@ -61,6 +72,24 @@ impl Tap {
                     }
                 }
             }
+        }
+    }
+
+    /// Chunks that are said to be hole: as if their records were sent.
+    fn holes(&mut self, id: EntryId, chunks: std::ops::Range<u32>) {
+        let entry = &self.announced[&id];
+        assert!(entry.allocated_bytes.is_some(), "{id:?} has no holes");
+        assert!(!chunks.is_empty() && self.asked.contains(&id), "{id:?}");
+        for chunk in chunks {
+            assert!(chunk_len_bytes(entry.size_bytes, ChunkIndex(chunk)) > 0);
+            assert!(
+                !self.have.contains(&(id, chunk)),
+                "chunk {chunk} of {id:?} is there already"
+            );
+            assert!(
+                self.sent.insert((id, chunk)),
+                "chunk {chunk} of {id:?} is said twice"
+            );
         }
     }
 
@@ -163,6 +192,7 @@ impl Tap {
                     self.data_bytes += data.len() as u64;
                     *seen += data.len() as u64;
                 }
+                Record::Hole(_) => {}
                 Record::End { status, .. } => {
                     let seen = std::mem::take(seen);
                     self.valid_bytes += if status != RecordStatus::SourceFailed {
@@ -234,7 +264,16 @@ impl Tap {
             .expect("the sender speaks the protocol")
         {
             match (record, &head) {
-                (Record::Begin(begun), _) => *head = Some(begun),
+                (Record::Begin(begun), _) => {
+                    *head = Some(begun);
+                    self.may_wait |= matches!(
+                        begun,
+                        RecordHead::Chunk {
+                            has_holes: true,
+                            ..
+                        }
+                    );
+                }
                 (
                     Record::End {
                         status: RecordStatus::Valid,
@@ -243,10 +282,10 @@ impl Tap {
                     Some(RecordHead::Chunk {
                         entry, len_bytes, ..
                     }),
-                ) => {
+                ) if !self.may_wait => {
                     *self.delivered.entry(*entry).or_default() += len_bytes;
                 }
-                (Record::End { .. } | Record::Data(_), _) => {}
+                (Record::End { .. } | Record::Data(_) | Record::Hole(_), _) => {}
             }
         }
     }

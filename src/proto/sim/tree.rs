@@ -6,6 +6,7 @@ use super::Rng;
 use super::disk::{Body, Disk, Ino, Node};
 use crate::proto::Mtime;
 use crate::proto::chunk::{CHUNK_LOG2_MIN, SMALL_MAX_BYTES};
+use crate::proto::extents::BLOCK_BYTES;
 
 /// How large a tree may become.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +46,11 @@ pub fn random_tree(disk: &mut Disk, dir: Ino, shape: TreeShape, rng: &mut Rng) {
             28..30 => (mode, Body::Special),
             _ => {
                 let len = random_size(rng, &mut large_left);
-                (mode, Body::File(rng.bytes(len)))
+                let mut data = rng.bytes(len);
+                if len > SMALL && rng.chance(40) {
+                    dig_holes(&mut data, rng);
+                }
+                (mode, Body::File(data))
             }
         };
         let is_directory = matches!(body, Body::Directory(_));
@@ -61,6 +66,21 @@ pub fn random_tree(disk: &mut Disk, dir: Ino, shape: TreeShape, rng: &mut Rng) {
     // Filling a directory moved its mtime; a source directory has whatever its owner left.
     for dir in dirs {
         disk.node_mut(dir).mtime = random_mtime(rng);
+    }
+}
+
+/// Zeros in the place of some blocks of a file, or of all.
+fn dig_holes(data: &mut [u8], rng: &mut Rng) {
+    let block = BLOCK_BYTES as usize;
+    let most = rng.pick(&[2, 40, CHUNK / block, usize::MAX / block]);
+    for _ in 0..1 + rng.below(6) {
+        let from = rng.below(data.len()) / block * block;
+        let len = (1 + rng.below(most)).saturating_mul(block);
+        let to = data.len().min(from.saturating_add(len));
+        data[from..to].fill(0);
+    }
+    if rng.chance(15) {
+        data.fill(0);
     }
 }
 

@@ -531,6 +531,8 @@ impl<'b, C> Decode<'b, C> for Meta {
             mode,
             mtime,
             size_bytes,
+            // Of rows of a listing nobody asks.
+            allocated_bytes: size_bytes,
             inode,
             device: 0,
             lasting: Lasting::Inode,

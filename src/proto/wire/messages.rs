@@ -142,6 +142,17 @@ pub enum Message {
         #[n(0)]
         finished: u64,
     },
+    /// Sender to receiver: so many chunks of a file with holes, from this one on, are zeros; no
+    /// records of them come.
+    #[n(22)]
+    Holes {
+        #[n(0)]
+        entry: EntryId,
+        #[n(1)]
+        first: u32,
+        #[n(2)]
+        count: u32,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -347,6 +358,9 @@ pub struct Entry {
     /// number that of one object.
     #[n(9)]
     pub device: Option<u64>,
+    /// Of a file with holes: about how many bytes of it are data.
+    #[n(10)]
+    pub allocated_bytes: Option<u64>,
     /// Of a file: `size_bytes` says nothing, for it is read to its end, which `Root` tells.
     #[cbor(n(11), default)]
     pub is_unsized: bool,
@@ -409,7 +423,7 @@ impl Item {
     /// An upper bound of its encoded length, to fill batches by ([`super::MAX_BATCH_BYTES`]).
     pub fn encoded_bound(&self) -> usize {
         match self {
-            Item::Entry(entry) => 90 + entry.name.len() + entry.link.as_ref().map_or(0, Bytes::len),
+            Item::Entry(entry) => 99 + entry.name.len() + entry.link.as_ref().map_or(0, Bytes::len),
             Item::EndDirectory { .. } => 12,
         }
     }

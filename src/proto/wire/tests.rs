@@ -37,6 +37,7 @@ fn entry(name: &[u8], link: Option<&[u8]>) -> Item {
         size_bytes: MAX_FILE_BYTES,
         source_tag: u64::MAX,
         device: None,
+        allocated_bytes: Some(u64::MAX),
         is_unsized: false,
         link: link.map(Bytes::copy_from_slice),
     })
@@ -58,6 +59,7 @@ fn list_item() -> ListItem {
             nanoseconds: 1,
         },
         size_bytes: MAX_FILE_BYTES,
+        allocated_bytes: MAX_FILE_BYTES,
         inode: u64::MAX,
         device: 0,
         lasting: Lasting::Inode,
@@ -120,6 +122,7 @@ fn every_message() -> Vec<Message> {
         })
         .collect();
     all.extend(messages_after_hello());
+    all.extend(messages_of_few());
     all.push(Message::Working { finished: u64::MAX });
     all
 }
@@ -210,11 +213,21 @@ fn messages_after_hello() -> Vec<Message> {
         cancel(CancelReason::Ending),
         cancel(CancelReason::Stalled),
         Message::ListAck {},
+        warning("mode not set"),
+    ]
+}
+
+fn messages_of_few() -> Vec<Message> {
+    vec![
+        Message::Holes {
+            entry: EntryId(9),
+            first: 7,
+            count: u32::MAX,
+        },
         Message::BenchEnd { bytes: u64::MAX },
         Message::Echo {
             payload: Bytes::from(vec![0; 300]),
         },
-        warning("mode not set"),
         Message::EchoReply {
             payload: Bytes::new(),
         },
@@ -554,8 +567,11 @@ fn prefaces_and_stream_headers_survive() {
     );
 }
 
-/// Two whole files (one empty) and a chunk, as one stream, and what a
-/// parser says of it.
+/// Holes and data behind them, in a chunk.
+const RUNS: [(u64, u64); 5] = [(0, 4096), (8192, 0), (4096, 8192), (0, 4096), (4096, 77)];
+
+/// Two whole files (one empty), a chunk and one with holes, as one stream, and what a parser says
+/// of it.
 fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)>) {
     let records = vec![
         (
@@ -579,15 +595,39 @@ fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)>) {
                 entry: EntryId(u32::MAX),
                 chunk: ChunkIndex(65_535),
                 len_bytes: 3000,
+                has_holes: false,
             },
             vec![6; 3000],
+            RecordStatus::Valid,
+        ),
+        (
+            RecordHead::Chunk {
+                entry: EntryId(3),
+                chunk: ChunkIndex(4),
+                len_bytes: RUNS.iter().map(|(hole, data)| hole + data).sum(),
+                has_holes: true,
+            },
+            RUNS.iter()
+                .flat_map(|(hole, data)| [(0, *hole), (7, *data)])
+                .flat_map(|(byte, len)| vec![byte; len as usize])
+                .collect(),
             RecordStatus::Valid,
         ),
     ];
     let mut out = BytesMut::new();
     for (head, data, status) in &records {
         head.encode(&mut out);
-        out.put_slice(data);
+        match head {
+            RecordHead::Chunk {
+                has_holes: true, ..
+            } => {
+                for (hole, data) in RUNS {
+                    encode_run(hole, data, &mut out);
+                    out.put_bytes(7, data as usize);
+                }
+            }
+            _ => out.put_slice(data),
+        }
         encode_record_tail(*status, &[head.entry().0 as u8; 32], &mut out);
     }
     (out.freeze(), records)
@@ -604,6 +644,10 @@ fn records_survive_any_split() {
                 match record {
                     Record::Begin(head) => got.push((head, Vec::new(), RecordStatus::Valid)),
                     Record::Data(bytes) => got.last_mut().unwrap().1.extend_from_slice(&bytes),
+                    Record::Hole(len) => {
+                        let data = &mut got.last_mut().unwrap().1;
+                        data.resize(data.len() + len as usize, 0);
+                    }
                     Record::End { status, digest } => {
                         let last = got.last_mut().unwrap();
                         last.2 = status;
@@ -621,7 +665,7 @@ fn records_survive_any_split() {
 #[test]
 fn record_lies_are_refused() {
     let parse = |bytes: &[u8]| RecordParser::default().next(&mut Bytes::copy_from_slice(bytes));
-    assert!(parse(&[3, 1, 1]).is_err());
+    assert!(parse(&[4, 1, 1]).is_err());
     let mut out = BytesMut::new();
     RecordHead::Whole {
         entry: EntryId(1),

@@ -41,9 +41,9 @@ struct Map {
     extents: [Extent; BATCH],
 }
 
-/// Whether `0..len` lies in extents without a gap whose data was written. `EOPNOTSUPP` where the
-/// file system does not tell.
-pub(super) fn are_written(file: &OwnedFd, len: u64) -> io::Result<bool> {
+/// Whether `0..len` lies in extents whose data was written, without a gap unless it `has_holes`.
+/// `EOPNOTSUPP` where the file system does not tell.
+pub(super) fn are_written(file: &OwnedFd, len: u64, has_holes: bool) -> io::Result<bool> {
     let mut known = 0;
     while known < len {
         let mut map = Map {
@@ -59,25 +59,27 @@ pub(super) fn are_written(file: &OwnedFd, len: u64) -> io::Result<bool> {
         // it, which is all that the kernel writes, and outlives the call.
         Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP, &raw mut map) })?;
         let found = &map.extents[..(map.mapped_extents as usize).min(BATCH)];
-        match written_to(found, known) {
+        let is_last = found
+            .last()
+            .is_none_or(|last| last.flags & FIEMAP_EXTENT_LAST != 0);
+        match written_to(found, known, has_holes) {
+            Some(_) if is_last && has_holes => return Ok(true),
             Some(end) if end > known => known = end,
             _ => return Ok(false),
         }
-        if found
-            .last()
-            .is_some_and(|last| last.flags & FIEMAP_EXTENT_LAST != 0)
-        {
+        if is_last {
             break;
         }
     }
     Ok(known >= len)
 }
 
-/// Up to where extents cover the file from `from` on; `None` when one of them holds no data.
-fn written_to(extents: &[Extent], from: u64) -> Option<u64> {
+/// Up to where extents cover the file from `from` on; `None` when one of them holds no data, or
+/// lies behind a gap that is no hole.
+fn written_to(extents: &[Extent], from: u64, has_holes: bool) -> Option<u64> {
     let empty = FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | FIEMAP_EXTENT_UNWRITTEN;
     extents.iter().try_fold(from, |end, extent| {
-        let follows = extent.logical <= end && extent.flags & empty == 0;
+        let follows = (extent.logical <= end || has_holes) && extent.flags & empty == 0;
         follows.then_some(end.max(extent.logical.saturating_add(extent.length)))
     })
 }
@@ -105,23 +107,25 @@ mod tests {
 
     #[test]
     fn gaps_and_promises_are_no_data() {
+        let strict = |extents: &[Extent], from| written_to(extents, from, false);
+        let lenient = |extents: &[Extent], from| written_to(extents, from, true);
+        let whole = [extent(0, 10, 0), extent(10, 5, FIEMAP_EXTENT_LAST)];
         assert_eq!(
-            written_to(&[extent(0, 10, 0), extent(10, 5, FIEMAP_EXTENT_LAST)], 0),
-            Some(15)
+            (strict(&whole, 0), lenient(&whole, 0)),
+            (Some(15), Some(15))
         );
-        assert_eq!(written_to(&[extent(0, 10, 0), extent(11, 5, 0)], 0), None);
-        assert_eq!(written_to(&[extent(4, 10, 0)], 0), None);
-        assert_eq!(written_to(&[extent(4, 10, 0)], 6), Some(14));
+        let gap = [extent(0, 10, 0), extent(11, 5, 0)];
+        assert_eq!((strict(&gap, 0), lenient(&gap, 0)), (None, Some(16)));
+        assert_eq!(strict(&[extent(4, 10, 0)], 0), None);
+        assert_eq!(strict(&[extent(4, 10, 0)], 6), Some(14));
         for flag in [
             FIEMAP_EXTENT_UNKNOWN,
             FIEMAP_EXTENT_DELALLOC,
             FIEMAP_EXTENT_UNWRITTEN,
         ] {
-            assert_eq!(
-                written_to(&[extent(0, 10, 0), extent(10, 5, flag)], 0),
-                None
-            );
+            let promised = [extent(0, 10, 0), extent(10, 5, flag)];
+            assert_eq!((strict(&promised, 0), lenient(&promised, 0)), (None, None));
         }
-        assert_eq!(written_to(&[], 7), Some(7));
+        assert_eq!(strict(&[], 7), Some(7));
     }
 }

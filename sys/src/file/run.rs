@@ -16,8 +16,8 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::UnlinkatFlags;
 
 use super::{
-    Dir, FileDone, FileOp, FileSystem, Flock, OpenHow, STATX_MASK, Statx, extents, invalid, list,
-    xattr,
+    Dir, FileDone, FileOp, FileSystem, Flock, OpenHow, STATX_MASK, Statx, extents, holes, invalid,
+    list, xattr,
 };
 use crate::pool::Buffer;
 
@@ -49,13 +49,18 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             uninterrupted(|| Ok(nix::unistd::write(&file, &data)?)).map(FileDone::Written)
         }
         FileOp::Reserve { file, len } => done(reserve(&file, len)),
+        FileOp::Punch { file, offset, len } => done(punch(&file, offset, len)),
+        FileOp::FindData { file, from, max } => {
+            holes::find_data(&file, from, max).map(FileDone::Data)
+        }
         FileOp::Truncate { file, len } => done(truncate(&file, len)),
-        FileOp::Fsync { file, data_only } => match data_only {
-            true => done(nix::unistd::fdatasync(&file)),
-            false => done(nix::unistd::fsync(&file)),
-        },
+        FileOp::Fsync { file, data_only } => done(sync(&file, data_only)),
         FileOp::SyncRange { file, range, wait } => done(sync_range(&file, range, wait)),
-        FileOp::Extents { file, len } => extents::are_written(&file, len).map(FileDone::Allocated),
+        FileOp::Extents {
+            file,
+            len,
+            has_holes,
+        } => extents::are_written(&file, len, has_holes).map(FileDone::Allocated),
         FileOp::GetXattr { file, name } => xattr::get(&file, name).map(FileDone::Xattr),
         FileOp::SetXattr { file, name, value } => done(xattr::set(&file, name, &value)),
         FileOp::RemoveXattr { file, name } => done(xattr::remove(&file, name)),
@@ -73,10 +78,7 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
         }
         FileOp::Link { file, to_dir, to } => done(link(&file, at(&to_dir), &to)),
         FileOp::Unlink { dir, path, is_dir } => done(unlink(at(&dir), &path, is_dir)),
-        FileOp::Mkdir { dir, path, mode } => {
-            let mode = Mode::from_bits_truncate(mode);
-            done(nix::sys::stat::mkdirat(at(&dir), path.as_c_str(), mode))
-        }
+        FileOp::Mkdir { dir, path, mode } => done(mkdir(at(&dir), &path, mode)),
         FileOp::Symlink { target, dir, path } => {
             let (target, path) = (target.as_c_str(), path.as_c_str());
             done(nix::unistd::symlinkat(target, at(&dir), path))
@@ -181,8 +183,25 @@ fn reserve(file: &OwnedFd, len: u64) -> io::Result<()> {
     uninterrupted(|| Ok(nix::fcntl::fallocate(file, keeps_size, 0, signed(len)?)?))
 }
 
+fn punch(file: &OwnedFd, offset: u64, len: u64) -> io::Result<()> {
+    let (offset, len) = (signed(offset)?, signed(len)?);
+    let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    uninterrupted(|| Ok(nix::fcntl::fallocate(file, how, offset, len)?))
+}
+
 fn truncate(file: &OwnedFd, len: u64) -> io::Result<()> {
     uninterrupted(|| Ok(nix::unistd::ftruncate(file, signed(len)?)?))
+}
+
+fn sync(file: &OwnedFd, data_only: bool) -> nix::Result<()> {
+    match data_only {
+        true => nix::unistd::fdatasync(file),
+        false => nix::unistd::fsync(file),
+    }
+}
+
+fn mkdir(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> nix::Result<()> {
+    nix::sys::stat::mkdirat(dir, path, Mode::from_bits_truncate(mode))
 }
 
 fn unlink(dir: BorrowedFd<'_>, path: &CStr, is_dir: bool) -> nix::Result<()> {

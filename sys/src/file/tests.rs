@@ -306,13 +306,15 @@ fn only_what_is_written_counts_as_written() {
         },
     )
     .unwrap();
-    let written = |len| match run(FileOp::Extents {
+    let is_written = |len, has_holes| match run(FileOp::Extents {
         file: Arc::clone(&file),
         len,
+        has_holes,
     }) {
         Ok(FileDone::Allocated(written)) => written,
         other => panic!("{other:?}"),
     };
+    let written = |len| is_written(len, false);
     let write = |offset: u64, len: usize| {
         let data = Bytes::from(vec![7; len]);
         run(FileOp::Write {
@@ -351,4 +353,51 @@ fn only_what_is_written_counts_as_written() {
     write(500_000, 100_000);
     sync();
     assert!(!written(600_000), "a gap was taken for data");
+    // Reserved blocks are no hole either.
+    assert!(!is_written(600_000, true));
+    run(FileOp::Punch {
+        file: Arc::clone(&file),
+        offset: 65_536,
+        len: (1 << 20) - 65_536,
+    })
+    .unwrap();
+    assert!(is_written(1 << 20, true) && !written(1 << 20));
+    assert!(is_written(60_000, false));
+}
+
+#[test]
+fn data_is_found_between_holes() {
+    let disk = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    for dir in [disk, memory] {
+        let how = OpenHow {
+            flags: O_RDWR | O_CREAT,
+            mode: 0o600,
+            resolve: 0,
+        };
+        let file = open(&dir.path().join("file"), how).unwrap();
+        let find = |from, max| {
+            let file = Arc::clone(&file);
+            match run(FileOp::FindData { file, from, max }) {
+                Ok(FileDone::Data(found)) => (found.ranges, found.known_to),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(find(0, 9), (vec![], u64::MAX));
+        run(FileOp::Truncate {
+            file: Arc::clone(&file),
+            len: 10 << 20,
+        })
+        .unwrap();
+        for offset in [1 << 20, 3 << 20] {
+            let (file, data) = (Arc::clone(&file), Bytes::from(vec![7; 4096]));
+            run(FileOp::Write { file, offset, data }).unwrap();
+        }
+        let (first, second) = (1 << 20..(1 << 20) + 4096, 3 << 20..(3 << 20) + 4096);
+        assert_eq!(find(0, 1), (vec![first.clone()], first.end));
+        assert_eq!(find(0, 9), (vec![first, second.clone()], u64::MAX));
+        assert_eq!(find(3 << 20, 9), (vec![second], u64::MAX));
+        assert_eq!(find(9 << 20, 9), (vec![], u64::MAX));
+        assert_eq!(find(u64::MAX, 9), (vec![], u64::MAX));
+    }
 }

@@ -56,6 +56,11 @@ enum Step {
         name: usize,
         len: u64,
     },
+    Punch {
+        name: usize,
+        offset: u64,
+        len: u64,
+    },
     Rename {
         from: usize,
         to: usize,
@@ -125,6 +130,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(name, offset, len)| Step::Read { name, offset, len }),
         2 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Truncate { name, len }),
         1 => (name(), 0u64..200_000).prop_map(|(name, len)| Step::Reserve { name, len }),
+        1 => (name(), 0u64..200_000, 0u64..200_000)
+            .prop_map(|(name, offset, len)| Step::Punch { name, offset, len }),
         2 => (name(), name()).prop_map(|(from, to)| Step::Rename { from, to }),
         1 => (name(), name()).prop_map(|(from, to)| Step::RenameNew { from, to }),
         2 => (name(), name()).prop_map(|(from, to)| Step::Link { from, to }),
@@ -227,6 +234,14 @@ impl Subject {
             Step::Reserve { name, len } => self.of_open(name, libc::O_RDWR, |file| {
                 FileOp::Reserve { file, len: len + 1 }
             }),
+            Step::Punch { name, offset, len } => {
+                let len = len + 1;
+                self.of_open(name, libc::O_RDWR, |file| FileOp::Punch {
+                    file,
+                    offset,
+                    len,
+                })
+            }
             Step::Sync { name } => self.sync(name),
             Step::Meta { name, mode, mtime } => self.of_open(name, libc::O_RDONLY, |file| {
                 let (mode, mtime) = (Some(mode), Some(mtime));
@@ -545,6 +560,9 @@ fn model(dir: &Path, step: &Step) -> Outcome {
         Step::Truncate { name, len } => unit(writer(name).and_then(|file| file.set_len(len))),
         // Nothing that std would see.
         Step::Reserve { name, .. } => unit(writer(name).map(drop)),
+        Step::Punch { name, offset, len } => {
+            unit(writer(name).and_then(|file| zero(&file, offset, len + 1)))
+        }
         Step::Sync { name } => unit(reader(name).and_then(|file| file.sync_all())),
         Step::Meta { name, mode, mtime } => {
             unit(reader(name).and_then(|file| set_meta(&file, mode, mtime)))
@@ -577,6 +595,13 @@ fn model(dir: &Path, step: &Step) -> Outcome {
         }),
         Step::Out { .. } | Step::In { .. } | Step::Through { .. } => unreachable!(),
     }
+}
+
+/// Zeros where a file has something else, as a hole would be.
+fn zero(file: &fs::File, offset: u64, len: u64) -> io::Result<()> {
+    let size = file.metadata()?.len();
+    let len = size.saturating_sub(offset).min(len);
+    file.write_all_at(&vec![0; len as usize], offset)
 }
 
 fn set_meta(file: &fs::File, mode: u32, (seconds, nanoseconds): (i64, u32)) -> io::Result<()> {

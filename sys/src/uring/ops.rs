@@ -95,6 +95,9 @@ impl FileInFlight {
             // The position of the file, as io_uring_enter(2) has it.
             FileOp::Append { file, data } => write(fd(file), u64::MAX, data, None),
             FileOp::Reserve { file, len } => reserve(fd(file), seekable(*len)?),
+            FileOp::Punch { file, offset, len } => {
+                punch(fd(file), seekable(*offset)?, seekable(*len)?)
+            }
             FileOp::Truncate { file, len } if has_truncate => {
                 opcode::Ftruncate::new(fd(file), seekable(*len)?).build()
             }
@@ -124,6 +127,7 @@ impl FileInFlight {
             | FileOp::Lock { .. }
             | FileOp::StatFs { .. }
             | FileOp::Extents { .. }
+            | FileOp::FindData { .. }
             | FileOp::GetXattr { .. }
             | FileOp::SetXattr { .. }
             | FileOp::RemoveXattr { .. }
@@ -151,6 +155,7 @@ impl FileInFlight {
                         FileOp::Read { .. }
                         | FileOp::Write { .. }
                         | FileOp::Reserve { .. }
+                        | FileOp::Punch { .. }
                         | FileOp::Truncate { .. }
                         | FileOp::Fsync { .. }
                         | FileOp::SyncRange { .. }
@@ -262,6 +267,13 @@ fn write(file: Fd, offset: u64, data: &[u8], fixed: Option<u16>) -> squeue::Entr
 fn reserve(file: Fd, len: u64) -> squeue::Entry {
     opcode::Fallocate::new(file, len)
         .mode(libc::FALLOC_FL_KEEP_SIZE)
+        .build()
+}
+
+fn punch(file: Fd, offset: u64, len: u64) -> squeue::Entry {
+    opcode::Fallocate::new(file, len)
+        .offset(offset)
+        .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
         .build()
 }
 

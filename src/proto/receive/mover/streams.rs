@@ -38,6 +38,14 @@ pub(super) struct DataStream {
     piece: Option<usize>,
 }
 
+/// Bytes of a data stream.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    key: StreamKey,
+    pub(super) bytes: Bytes,
+    fin: bool,
+}
+
 /// The record a stream is in.
 #[derive(Debug, Default)]
 enum Body {
@@ -53,8 +61,6 @@ enum Body {
         /// Of `ReceiveMover::chunks`.
         chunk: usize,
         offset: u64,
-        /// Where the chunk ends.
-        end: u64,
         hasher: ChunkHasher,
     },
 }
@@ -71,12 +77,13 @@ impl DataStream {
 }
 
 impl Body {
-    /// Bytes that would end the aligned piece of a chunk. None where any length is as good.
-    fn piece_bytes(&self) -> Option<usize> {
+    /// Bytes that would end the aligned piece of a chunk, of `next_bytes` that come. None where any
+    /// length is as good.
+    fn piece_bytes(&self, next_bytes: u64) -> Option<usize> {
         match self {
-            Body::Chunk { offset, end, .. } if offset < end => {
+            Body::Chunk { offset, .. } if next_bytes > 0 => {
                 let piece_bytes = PIECE_BYTES as u64;
-                Some((piece_bytes - offset % piece_bytes).min(end - offset) as usize)
+                Some((piece_bytes - offset % piece_bytes).min(next_bytes) as usize)
             }
             Body::Chunk { .. } | Body::Between | Body::Unwanted | Body::Whole { .. } => None,
         }
@@ -92,12 +99,40 @@ impl ReceiveMover {
         &mut self,
         ports: &mut Ports,
         key: StreamKey,
-        mut bytes: Bytes,
+        bytes: Bytes,
         fin: bool,
     ) -> Result<(), Violation> {
         if self.is_stopped {
             return Ok(());
         }
+        self.flow.backlog_bytes += bytes.len() as u64;
+        self.backlog.push_back(Arrived { key, bytes, fin });
+        match self.hole {
+            Some(_) => Ok(()),
+            None => {
+                self.take_arrived(ports)?;
+                self.hash_hole_in_chunk(ports)
+            }
+        }
+    }
+
+    /// Takes what arrived, in order, up to a hole.
+    pub(super) fn take_arrived(&mut self, ports: &mut Ports) -> Result<(), Violation> {
+        while self.hole.is_none()
+            && let Some(arrived) = self.backlog.pop_front()
+        {
+            self.flow.backlog_bytes -= arrived.bytes.len() as u64;
+            self.take_stream(ports, arrived)?;
+        }
+        Ok(())
+    }
+
+    fn take_stream(&mut self, ports: &mut Ports, arrived: Arrived) -> Result<(), Violation> {
+        let Arrived {
+            key,
+            mut bytes,
+            fin,
+        } = arrived;
         let mut stream = self.streams.remove(&key).unwrap_or_default();
         if self.streams.len() >= MAX_STREAMS {
             return violation("too many data streams at once");
@@ -110,6 +145,13 @@ impl ReceiveMover {
             match record {
                 Record::Begin(head) => stream.body = self.begin(head)?,
                 Record::Data(data) => self.take_data(ports, &mut stream.body, data),
+                Record::Hole(len_bytes) => {
+                    self.streams.insert(key, stream);
+                    self.flow.backlog_bytes += bytes.len() as u64;
+                    self.backlog.push_front(Arrived { key, bytes, fin });
+                    self.begin_hole(ports, key, len_bytes);
+                    return Ok(());
+                }
                 Record::End { status, digest } => {
                     let body = std::mem::take(&mut stream.body);
                     self.end_record(ports, body, status, digest);
@@ -119,7 +161,8 @@ impl ReceiveMover {
         if fin && !stream.parser.is_between_records() {
             return violation("a data stream ended inside a record");
         }
-        let piece = stream.body.piece_bytes();
+        let next_bytes = stream.parser.data_bytes();
+        let piece = stream.body.piece_bytes(next_bytes);
         if std::mem::replace(&mut stream.piece, piece) != piece {
             ports.piece(key, piece);
         }
@@ -127,6 +170,23 @@ impl ReceiveMover {
             self.streams.insert(key, stream);
         }
         Ok(())
+    }
+
+    /// The chunk that a stream is in, and how far.
+    pub(super) fn chunk_of(&self, key: StreamKey) -> Option<(usize, u64)> {
+        match self.streams.get(&key).map(|stream| &stream.body) {
+            Some(Body::Chunk { chunk, offset, .. }) => Some((*chunk, *offset)),
+            _ => None,
+        }
+    }
+
+    /// So many zeros of a hole in the chunk that a stream is in.
+    pub(super) fn pass_zeros(&mut self, key: StreamKey, len_bytes: u64) {
+        let stream = self.streams.get_mut(&key);
+        if let Some(Body::Chunk { offset, hasher, .. }) = stream.map(|stream| &mut stream.body) {
+            hasher.update_zeros(len_bytes);
+            *offset += len_bytes;
+        }
     }
 
     /// Nothing of the streams is wanted any more.
@@ -164,15 +224,18 @@ impl ReceiveMover {
             }
             (
                 RecordHead::Chunk {
-                    chunk, len_bytes, ..
+                    chunk,
+                    len_bytes,
+                    has_holes,
+                    ..
                 },
                 Some(Taking::Part(taking)),
-            ) => {
+            ) if taking.order.content.is_sparse() || !has_holes => {
                 let size_bytes = taking.claim(chunk, len_bytes)?;
-                let span = (chunk_offset(size_bytes, chunk), len_bytes);
+                let offset = chunk_offset(size_bytes, chunk);
                 let hasher = ChunkHasher::new(chunk, size_bytes);
                 let part = taking.order.part;
-                Ok(self.arrive((entry, part), Place::Chunk(chunk), span, hasher))
+                Ok(self.arrive((entry, part), Place::Chunk(chunk), offset, hasher))
             }
             (
                 RecordHead::Stretch {
@@ -184,7 +247,7 @@ impl ReceiveMover {
                 // As the only chunk of a file of its own.
                 let hasher = ChunkHasher::new(ChunkIndex(0), len_bytes);
                 let (part, place) = (taking.order.part, Place::Stretch { offset, len_bytes });
-                Ok(self.arrive((entry, part), place, (offset, len_bytes), hasher))
+                Ok(self.arrive((entry, part), place, offset, hasher))
             }
             _ => violation(format!(
                 "data of entry {} that was not asked for, or of another length",
@@ -193,12 +256,12 @@ impl ReceiveMover {
         }
     }
 
-    /// The data of a chunk or stretch begins; `span`: its offset and length.
+    /// The data of a chunk or stretch begins.
     fn arrive(
         &mut self,
         (entry, part): (EntryId, usize),
         place: Place,
-        (offset, len_bytes): (u64, u64),
+        offset: u64,
         hasher: ChunkHasher,
     ) -> Body {
         let chunk = self.chunks.insert(ArrivingChunk {
@@ -211,13 +274,12 @@ impl ReceiveMover {
         Body::Chunk {
             chunk,
             offset,
-            end: offset + len_bytes,
             hasher,
         }
     }
 
     /// The partial file that data of an entry still goes into.
-    fn open_part(&mut self, entry: EntryId) -> Option<&mut TakingPart> {
+    pub(super) fn open_part(&mut self, entry: EntryId) -> Option<&mut TakingPart> {
         match self.taking.get_mut(&entry) {
             Some(Taking::Part(taking)) if !taking.is_left => Some(taking),
             _ => None,

@@ -33,6 +33,7 @@ struct CopyPart {
 struct Named {
     from: FileId,
     len_bytes: u64,
+    most_bytes: Option<u64>,
 }
 
 /// Where a copy is. An operation is in flight in all states but `Waiting`.
@@ -68,17 +69,35 @@ impl ReceivePlan {
             (
                 ReceivedState::Wanted,
                 CopyStep::Range {
-                    from, len_bytes, ..
+                    from,
+                    len_bytes,
+                    most_bytes,
+                    ..
                 },
             ) => {
-                self.begin_copy(ports, id, Named { from, len_bytes });
+                let named = Named {
+                    from,
+                    len_bytes,
+                    most_bytes,
+                };
+                self.begin_copy(ports, id, named);
                 Ok(())
             }
             (ReceivedState::Copy(at), step) if self.copies.open[at].state == CopyState::Waiting => {
                 match step {
                     CopyStep::Range {
-                        from, len_bytes, ..
-                    } => self.copy_range(ports, at, Named { from, len_bytes }),
+                        from,
+                        len_bytes,
+                        most_bytes,
+                        ..
+                    } => {
+                        let named = Named {
+                            from,
+                            len_bytes,
+                            most_bytes,
+                        };
+                        self.copy_range(ports, at, named);
+                    }
                     CopyStep::Whole { .. } => self.commit_copy(ports, at),
                 }
                 Ok(())
@@ -141,6 +160,7 @@ impl ReceivePlan {
             file: copy.file,
             from: named.from,
             len_bytes: named.len_bytes,
+            most_bytes: named.most_bytes,
         };
         self.ops.start(ports, ReceivePlanOp::Copy { copy: at }, cmd);
     }

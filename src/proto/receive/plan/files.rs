@@ -34,9 +34,19 @@ impl ReceivePlan {
         let Some(name) = entry.name.clone() else {
             return true;
         };
+        let sparse = entry.sparse.is_some();
         entry.state = ReceivedState::Looking;
         let (op, mtime) = (ReceivePlanOp::Check { entry: id }, entry.mtime);
-        self.look_up(ports, op, DiskOp::Check { dir, name, mtime });
+        self.look_up(
+            ports,
+            op,
+            DiskOp::Check {
+                dir,
+                name,
+                mtime,
+                sparse,
+            },
+        );
         true
     }
 

@@ -78,6 +78,8 @@ pub(super) struct TargetPart {
     dir: usize,
     file: FileId,
     header: Header,
+    /// Of a source with holes: how much of it is data.
+    sparse: Option<u64>,
     state: PartState,
     tree: Tree,
     /// The partial file survives a crash.
@@ -153,7 +155,8 @@ impl ReceivePlan {
         };
         self.parts.last_file = self.parts.last_file.wrapping_add(1);
         let file = FileId(self.parts.last_file);
-        let (dir, size_bytes, is_unsized) = (entry.dir, entry.size_bytes, entry.is_unsized);
+        let (dir, size_bytes) = (entry.dir, entry.size_bytes);
+        let (sparse, is_unsized) = (entry.sparse, entry.is_unsized);
         let header = Header {
             storage: Storage::default(),
             size_bytes,
@@ -169,6 +172,7 @@ impl ReceivePlan {
             dir,
             file,
             header,
+            sparse,
             state: PartState::Opening,
             tree: Tree::new(size_bytes),
             resumable: false,
@@ -271,6 +275,7 @@ impl ReceivePlan {
         let cmd = DiskOp::StartPart {
             file: part.file,
             size_bytes: part.header.size_bytes,
+            sparse: part.sparse,
             journal,
         };
         self.part_op(ports, at, PartStep::Start, cmd);
@@ -295,6 +300,7 @@ impl ReceivePlan {
             Some(_) => PartContent::Stretches(InOrder::default()),
             None => PartContent::Chunks {
                 size_bytes: part.header.size_bytes,
+                is_sparse: part.sparse.is_some(),
                 seen: part.tree.bitmap(),
             },
         };

@@ -197,7 +197,9 @@ impl ReceivePlan {
         };
         let is_sized_file = entry.kind == Kind::File && !entry.is_unsized;
         let size_fits = is_sized_file || entry.size_bytes == 0;
-        let is_stream_fit = entry.kind == Kind::File || !entry.is_unsized;
+        // Nothing tells a hole of what has no size.
+        let is_stream_fit =
+            !entry.is_unsized || entry.kind == Kind::File && entry.allocated_bytes.is_none();
         if !link_fits || !size_fits || !is_stream_fit || entry.mtime.nanoseconds >= 1_000_000_000 {
             return violation(format!("entry {} is of no kind that can be sent", id.0));
         }
@@ -216,6 +218,10 @@ impl ReceivePlan {
             mode: entry.mode & 0o7777,
             mtime: entry.mtime,
             size_bytes: entry.size_bytes,
+            sparse: match entry.kind {
+                Kind::File => entry.allocated_bytes,
+                Kind::Directory | Kind::Symlink | Kind::Special => None,
+            },
             source_tag: entry.source_tag,
             source: entry.device.map(|device| ObjectId {
                 device,

@@ -9,17 +9,16 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
+use super::runs::{ChunkCourse, NextPiece};
 use super::{Issued, SendMover, SendMoverOp};
 use crate::ids::EntryId;
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errors::{source_changed, source_error};
-use crate::proto::integrity::ChunkHasher;
+use crate::proto::integrity::{ChunkHasher, ZEROS};
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{ChunkOrder, SendReport};
-use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail};
-use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, PIECE_BYTES, Payload};
-
-static ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
+use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail, encode_run};
+use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, Payload};
 
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
@@ -34,15 +33,41 @@ struct Job {
     order: ChunkOrder,
     slot: usize,
     len_bytes: u64,
-    /// Bytes whose read was started.
+    /// Bytes whose read was started, holes included.
     issued_bytes: u64,
     emitted_bytes: u64,
+    course: ChunkCourse,
     hasher: ChunkHasher,
-    /// Pieces in order from number `first_piece` on; `None`: being read.
-    pieces: VecDeque<Option<Bytes>>,
+    /// Pieces in order from number `first_piece` on.
+    pieces: VecDeque<JobPiece>,
     first_piece: u32,
+    /// Reads in flight, and looks where data is.
     reads: usize,
     state: JobState,
+}
+
+#[derive(Debug)]
+enum JobPiece {
+    /// Next: Data.
+    Reading,
+    Data(Bytes),
+    /// The begin of a run of a chunk with holes.
+    Run {
+        hole_bytes: u64,
+        data_bytes: u64,
+    },
+    /// Of a hole.
+    Zeros(u64),
+}
+
+impl JobPiece {
+    /// What is here and was read.
+    fn data_bytes(&self) -> u64 {
+        match self {
+            JobPiece::Data(data) => data.len() as u64,
+            JobPiece::Reading | JobPiece::Run { .. } | JobPiece::Zeros(_) => 0,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,15 +97,15 @@ impl Jobs {
     }
 
     #[cfg(test)]
-    pub(super) fn files(&self) -> Vec<usize> {
-        self.all.iter().map(|(_, job)| job.order.file).collect()
+    pub(super) fn files(&self) -> impl Iterator<Item = usize> {
+        self.all.iter().map(|(_, job)| job.order.file)
     }
 
     /// Bytes read and not emitted.
     #[cfg(test)]
     pub(super) fn read_bytes(&self) -> u64 {
         let pieces = self.all.iter().flat_map(|(_, job)| job.pieces.iter());
-        pieces.flatten().map(|piece| piece.len() as u64).sum()
+        pieces.map(JobPiece::data_bytes).sum()
     }
 
     /// `reads`: the job of each read in flight.
@@ -101,14 +126,15 @@ impl SendMover {
         !self.jobs.issuing.is_empty()
     }
 
-    pub fn take_chunk(&mut self, order: ChunkOrder) {
+    pub fn take_chunk(&mut self, mut order: ChunkOrder) {
         let job = self.jobs.all.insert(Job {
-            order,
             slot: 0,
             len_bytes: chunk_len_bytes(order.size_bytes, order.chunk),
             issued_bytes: 0,
             emitted_bytes: 0,
+            course: ChunkCourse::new(order.map.take()),
             hasher: ChunkHasher::new(order.chunk, order.size_bytes),
+            order,
             pieces: VecDeque::new(),
             first_piece: 0,
             reads: 0,
@@ -125,37 +151,100 @@ impl SendMover {
             return Issued::Nothing;
         };
         let job = &mut self.jobs.all[at];
-        let len = (PIECE_BYTES as u64).min(job.len_bytes - job.issued_bytes);
-        let piece = job.first_piece + job.pieces.len() as u32;
+        let start = chunk_offset(job.order.size_bytes, job.order.chunk);
+        let rest = (start + job.issued_bytes, start + job.len_bytes);
         let filling = job.state == JobState::Filling;
-        let offset = chunk_offset(job.order.size_bytes, job.order.chunk) + job.issued_bytes;
-        self.ahead.reading_bytes += len;
-        job.issued_bytes += len;
-        if filling {
-            job.pieces.push_back(Some(zeros(len)));
-        } else {
-            job.pieces.push_back(None);
-            job.reads += 1;
-            let cmd = DiskOp::Read {
-                file: job.order.id,
-                offset,
-                len_bytes: len as usize,
-            };
-            let op = SendMoverOp::Piece {
-                job: at,
-                piece,
-                len: len as u32,
-            };
-            self.ops.start(ports, op, cmd);
-        }
+        let read_bytes = match job.course.next(rest, &mut self.pace, filling) {
+            NextPiece::Data(len) => {
+                job.issued_bytes += len;
+                self.ahead.reading_bytes += len;
+                match filling {
+                    true => job.pieces.push_back(JobPiece::Data(zeros(len))),
+                    false => self.read_piece(ports, at, rest.0, len),
+                }
+                len
+            }
+            NextPiece::Run {
+                hole_bytes,
+                data_bytes,
+            } => {
+                job.pieces.push_back(JobPiece::Run {
+                    hole_bytes,
+                    data_bytes,
+                });
+                0
+            }
+            NextPiece::Zeros(len) => {
+                job.issued_bytes += len;
+                job.pieces.push_back(JobPiece::Zeros(len));
+                0
+            }
+            NextPiece::Look(offset) => {
+                job.reads += 1;
+                let file = job.order.id;
+                let (op, cmd) = (SendMoverOp::Look { job: at }, DiskOp::Map { file, offset });
+                self.ops.start(ports, op, cmd);
+                return Issued::Nothing;
+            }
+            NextPiece::Wait => return Issued::Nothing,
+            NextPiece::Yield => {
+                self.yield_turn(ports);
+                return Issued::Nothing;
+            }
+        };
+        let job = &mut self.jobs.all[at];
         let slot = job.slot;
         if job.issued_bytes == job.len_bytes {
             self.jobs.issuing.pop_front();
         }
-        if filling {
-            self.emit(ports, slot);
+        self.emit(ports, slot);
+        Issued::Bytes(read_bytes)
+    }
+
+    fn read_piece(&mut self, ports: &mut Ports, at: usize, offset: u64, len: u64) {
+        let job = &mut self.jobs.all[at];
+        let piece = job.first_piece + job.pieces.len() as u32;
+        job.pieces.push_back(JobPiece::Reading);
+        job.reads += 1;
+        let cmd = DiskOp::Read {
+            file: job.order.id,
+            offset,
+            len_bytes: len as usize,
+        };
+        let op = SendMoverOp::Piece {
+            job: at,
+            piece,
+            len: len as u32,
+        };
+        self.ops.start(ports, op, cmd);
+    }
+
+    /// It is known where the file has data.
+    pub(super) fn looked(
+        &mut self,
+        ports: &mut Ports,
+        at: usize,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        let job = &mut self.jobs.all[at];
+        job.reads -= 1;
+        if job.state == JobState::Dropped {
+            if job.reads == 0 {
+                self.end_job(at);
+            }
+            return;
         }
-        Issued::Bytes(len)
+        let file = job.order.file;
+        match result {
+            Ok(DiskDone::Mapped(map)) => job.course.learn(Some(map)),
+            Ok(_) => debug_assert!(false, "the disk layer answered Map with something else"),
+            Err(error) => {
+                job.course.learn(None);
+                let error = source_error(&error);
+                self.reports.push_back(SendReport::Failed { file, error });
+                self.cancel(ports, file);
+            }
+        }
     }
 
     pub(super) fn piece_read(
@@ -181,7 +270,7 @@ impl SendMover {
             Ok(_) => (zeros(u64::from(len)), Some(source_changed())),
             Err(error) => (zeros(u64::from(len)), Some(source_error(&error))),
         };
-        job.pieces[(piece - job.first_piece) as usize] = Some(data);
+        job.pieces[(piece - job.first_piece) as usize] = JobPiece::Data(data);
         if let Some(error) = failure {
             self.reports.push_back(SendReport::Failed { file, error });
             self.cancel(ports, file);
@@ -193,7 +282,8 @@ impl SendMover {
     /// next job's.
     fn emit(&mut self, ports: &mut Ports, slot: usize) {
         while let Some(at) = self.streams.front(slot) {
-            while let Some(Some(_)) = self.jobs.all[at].pieces.front() {
+            let is_here = |piece: &JobPiece| !matches!(piece, JobPiece::Reading);
+            while self.jobs.all[at].pieces.front().is_some_and(is_here) {
                 self.emit_piece(ports, slot, at);
             }
             let job = &mut self.jobs.all[at];
@@ -214,40 +304,65 @@ impl SendMover {
 
     /// Emits the front piece of a job, behind the head of its record if it is the first.
     fn emit_piece(&mut self, ports: &mut Ports, slot: usize, at: usize) {
-        let key = self.streams.key(slot);
         let job = &mut self.jobs.all[at];
-        let Some(data) = job.pieces.pop_front().flatten() else {
+        let Some(piece) = job.pieces.pop_front() else {
             return;
         };
         job.first_piece += 1;
-        let ChunkOrder {
-            entry,
-            chunk,
-            size_bytes,
-            ..
-        } = job.order;
         if job.state == JobState::Queued {
             job.state = JobState::Begun;
             let mut head = BytesMut::new();
-            let len_bytes = job.len_bytes;
             RecordHead::Chunk {
-                entry,
-                chunk,
-                len_bytes,
+                entry: job.order.entry,
+                chunk: job.order.chunk,
+                len_bytes: job.len_bytes,
+                has_holes: job.course.is_sparse(),
             }
             .encode(&mut head);
-            self.ahead.untaken_bytes += head.len() as u64;
-            ports.data(key, Payload::Bytes(head.freeze()), false);
+            self.emit_bytes(ports, slot, head);
         }
+        match piece {
+            JobPiece::Reading => {}
+            JobPiece::Data(data) => self.emit_data(ports, slot, at, data),
+            JobPiece::Run {
+                hole_bytes,
+                data_bytes,
+            } => {
+                let mut run = BytesMut::new();
+                encode_run(hole_bytes, data_bytes, &mut run);
+                self.emit_bytes(ports, slot, run);
+            }
+            JobPiece::Zeros(len) => {
+                let job = &mut self.jobs.all[at];
+                job.emitted_bytes += len;
+                if job.state == JobState::Begun {
+                    job.hasher.update_zeros(len);
+                    self.ahead.hole_bytes += len;
+                }
+            }
+        }
+    }
+
+    /// Emits what is no file data.
+    fn emit_bytes(&mut self, ports: &mut Ports, slot: usize, bytes: BytesMut) {
+        self.ahead.untaken_bytes += bytes.len() as u64;
+        let key = self.streams.key(slot);
+        ports.data(key, Payload::Bytes(bytes.freeze()), false);
+    }
+
+    fn emit_data(&mut self, ports: &mut Ports, slot: usize, at: usize, data: Bytes) {
+        let key = self.streams.key(slot);
+        let job = &mut self.jobs.all[at];
         let len = data.len() as u64;
         let is_genuine = job.state == JobState::Begun;
         if is_genuine {
             job.hasher.update(&data);
         }
+        let start = chunk_offset(job.order.size_bytes, job.order.chunk);
         let payload = match is_genuine && self.carriage == Carriage::Ranges {
             true => Payload::Range {
                 file: job.order.id,
-                offset: chunk_offset(size_bytes, chunk) + job.emitted_bytes,
+                offset: start + job.emitted_bytes,
                 len_bytes: len,
             },
             false => Payload::Bytes(data),
@@ -313,6 +428,7 @@ impl SendMover {
     pub(super) fn cancel(&mut self, ports: &mut Ports, file: usize) {
         let jobs = self.jobs.of_file(file);
         let slots: Vec<usize> = jobs.iter().map(|job| self.jobs.all[*job].slot).collect();
+        self.cancel_holes(file);
         // All change their state before anything is emitted: emitting one lets the next of its slot
         // begin.
         jobs.into_iter().for_each(|job| self.cancel_job(job));
@@ -325,8 +441,8 @@ impl SendMover {
             JobState::Begun | JobState::Held => job.state = JobState::Filling,
             JobState::Queued => {
                 job.state = JobState::Dropped;
-                let held = job.pieces.drain(..).flatten();
-                let held_bytes: u64 = held.map(|data| data.len() as u64).sum();
+                let held = job.pieces.drain(..);
+                let held_bytes: u64 = held.map(|piece| piece.data_bytes()).sum();
                 self.ahead.reading_bytes -= held_bytes;
                 let (slot, reads) = (job.slot, job.reads);
                 self.jobs.issuing.retain(|other| *other != at);

@@ -13,9 +13,9 @@ impl SendPlan {
             SendPlanOp::OpenDir { dir, .. }
             | SendPlanOp::List { dir }
             | SendPlanOp::OpenCopied { dir } => Some(self.dirs.open.get(dir)?.path.clone()),
-            SendPlanOp::OpenRead { file, .. } | SendPlanOp::Stat { file } => {
-                self.path_of(self.files.entry_of(file)?)
-            }
+            SendPlanOp::OpenRead { file, .. }
+            | SendPlanOp::Look { file }
+            | SendPlanOp::Stat { file } => self.path_of(self.files.entry_of(file)?),
             SendPlanOp::AwaitCopied
             | SendPlanOp::CheckCopied
             | SendPlanOp::CountSource

@@ -33,6 +33,7 @@ struct CopySource {
     id: FileId,
     /// None: it is copied to its end.
     size_bytes: Option<u64>,
+    is_sparse: bool,
     copied_bytes: u64,
     has_grown: bool,
     state: CopySourceState,
@@ -149,6 +150,7 @@ impl SendPlan {
             CopySourceState::Ready => {
                 let size_bytes = file.size_bytes.unwrap_or(u64::MAX);
                 let left_bytes = size_bytes - file.copied_bytes;
+                let most_bytes = file.is_sparse.then_some(left_bytes);
                 let len_bytes = rate.in_one_go(self.copies.range_bytes.min(left_bytes));
                 rate.take(len_bytes);
                 file.state = CopySourceState::Named(len_bytes);
@@ -157,6 +159,7 @@ impl SendPlan {
                     entry,
                     from,
                     len_bytes,
+                    most_bytes,
                 };
                 self.tell_copy(ports, range);
             }
@@ -227,6 +230,7 @@ impl SendPlan {
                 entry: id,
                 id: file,
                 size_bytes: (!entry.is_unsized).then_some(entry.version.size_bytes),
+                is_sparse: entry.is_sparse,
                 copied_bytes: 0,
                 has_grown: false,
                 state: CopySourceState::Opening,

@@ -7,12 +7,16 @@ use slab::Slab;
 
 use super::{SendPlan, SendPlanOp, SentState};
 use crate::ids::{ChunkIndex, EntryId, FileId};
-use crate::proto::chunk::chunk_count;
+use crate::proto::chunk::{chunk_count, chunk_len_bytes, chunk_offset};
 use crate::proto::errors::{source_changed, source_error, source_grew};
+use crate::proto::extents::{DataMap, Stretch};
 use crate::proto::integrity::{Digest, Tree};
 use crate::proto::ports::Ports;
-use crate::proto::send::orders::{ChunkOrder, Drift, SendCommand, StretchOrder};
+use crate::proto::send::orders::{
+    ChunkOrder, Drift, HolesOrder, LargeOrder, SendCommand, StretchOrder,
+};
 use crate::proto::wire::Message;
+use crate::proto::zeros::ZeroChunks;
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, Event};
 
 /// Files open at a time: enough that opening and checking one hides behind the others.
@@ -48,6 +52,10 @@ struct SourceFile {
     orders: usize,
     /// Whether a `Stat` is in flight.
     checking: bool,
+    /// Of a file with holes: where it has data, as far as is known.
+    map: Option<DataMap>,
+    /// Whether a `Map` is in flight.
+    is_looking: bool,
     has_grown: bool,
     state: SourceFileState,
 }
@@ -129,6 +137,64 @@ impl SourceFiles {
     }
 }
 
+/// What is next of a file.
+enum NextChunks {
+    Chunk(ChunkOrder),
+    /// Chunks `first..end` are all hole.
+    Holes {
+        first: u32,
+        end: u32,
+    },
+    /// Whether the next one is, has to be asked.
+    Unknown,
+    End,
+}
+
+impl SourceFile {
+    /// Passes over what the receiver has, and gives the next that is missing.
+    fn next(&mut self, file: usize) -> NextChunks {
+        while self.tree.has(ChunkIndex(self.next)) {
+            self.next += 1;
+        }
+        let first = self.next;
+        if first >= self.tree.chunks() {
+            return NextChunks::End;
+        }
+        let start = chunk_offset(self.size_bytes, ChunkIndex(first));
+        let stretch = self.map.as_mut().map(|map| map.stretch(start));
+        let hole_end = match stretch {
+            Some(Stretch::Unknown) => return NextChunks::Unknown,
+            Some(Stretch::Hole { end }) if self.tree.chunks() > 1 => end,
+            Some(Stretch::Hole { .. } | Stretch::Data { .. }) | None => start,
+        };
+        while self.is_hole(ChunkIndex(self.next), hole_end) {
+            self.next += 1;
+        }
+        self.orders += 1;
+        if self.next > first {
+            let end = self.next;
+            return NextChunks::Holes { first, end };
+        }
+        self.next += 1;
+        NextChunks::Chunk(ChunkOrder {
+            file,
+            id: self.id,
+            entry: self.entry,
+            size_bytes: self.size_bytes,
+            chunk: ChunkIndex(first),
+            is_only: self.tree.chunks() == 1,
+            map: self.map.clone(),
+        })
+    }
+
+    /// Whether a chunk is missing and lies before the end of a hole.
+    fn is_hole(&self, chunk: ChunkIndex, hole_end: u64) -> bool {
+        let len_bytes = chunk_len_bytes(self.size_bytes, chunk);
+        let end = chunk_offset(self.size_bytes, chunk) + len_bytes;
+        len_bytes > 0 && end <= hole_end && !self.tree.has(chunk)
+    }
+}
+
 impl SendPlan {
     /// Opens the next wanted files.
     pub fn open_files(&mut self, ports: &mut Ports) {
@@ -165,6 +231,8 @@ impl SendPlan {
                 tree: resume.map_or_else(|| Tree::new(size_bytes), |resume| resume.tree),
                 orders: 0,
                 checking: false,
+                map: entry.is_sparse.then(DataMap::default),
+                is_looking: false,
                 has_grown: false,
                 state: SourceFileState::Opening,
             });
@@ -283,35 +351,61 @@ impl SendPlan {
         );
     }
 
-    /// The next chunk that the receiver misses.
-    pub fn next_chunk(&mut self) -> Option<ChunkOrder> {
-        while let Some(&at) = self.files.active.front() {
+    /// The next chunks that the receiver misses; those that are hole are said to be at once.
+    pub fn next_large(&mut self, ports: &mut Ports) -> Option<LargeOrder> {
+        let mut turn = 0;
+        while let Some(&at) = self.files.active.get(turn) {
             let file = self.files.open.get_mut(at);
             // The number may be that of another file by now.
             let Some(file) = file.filter(|file| file.is_read() && !file.is_unsized) else {
-                self.files.active.pop_front();
+                self.files.active.remove(turn);
                 continue;
             };
-            while file.tree.has(ChunkIndex(file.next)) {
-                file.next += 1;
+            match file.next(at) {
+                NextChunks::End => drop(self.files.active.remove(turn)),
+                NextChunks::Unknown if file.is_looking => turn += 1,
+                NextChunks::Unknown => {
+                    file.is_looking = true;
+                    let offset = chunk_offset(file.size_bytes, ChunkIndex(file.next));
+                    let cmd = DiskOp::Map {
+                        file: file.id,
+                        offset,
+                    };
+                    self.ops.start(ports, SendPlanOp::Look { file: at }, cmd);
+                    turn += 1;
+                }
+                NextChunks::Chunk(order) => return Some(LargeOrder::Chunk(order)),
+                NextChunks::Holes { first, end } => {
+                    let (entry, count) = (file.entry, end - first);
+                    let chunks = ZeroChunks::new(file.size_bytes, first, end);
+                    let holes = Message::Holes {
+                        entry,
+                        first,
+                        count,
+                    };
+                    self.tell(ports, &holes);
+                    return Some(LargeOrder::Holes(HolesOrder { file: at, chunks }));
+                }
             }
-            if file.next >= file.tree.chunks() {
-                self.files.active.pop_front();
-                continue;
-            }
-            let chunk = ChunkIndex(file.next);
-            file.next += 1;
-            file.orders += 1;
-            return Some(ChunkOrder {
-                file: at,
-                id: file.id,
-                entry: file.entry,
-                size_bytes: file.size_bytes,
-                chunk,
-                is_only: file.tree.chunks() == 1,
-            });
         }
         None
+    }
+
+    /// It is known where a file has data.
+    pub(super) fn file_looked_at(
+        &mut self,
+        ports: &mut Ports,
+        at: usize,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        let file = &mut self.files.open[at];
+        file.is_looking = false;
+        match result {
+            Ok(DiskDone::Mapped(map)) => file.map = Some(map),
+            Ok(_) => debug_assert!(false, "the disk layer answered Map with something else"),
+            Err(error) => self.fail_file(ports, at, source_error(&error)),
+        }
+        self.settle_file(ports, at);
     }
 
     pub(super) fn order_over(&mut self, ports: &mut Ports, at: usize) {
@@ -326,7 +420,7 @@ impl SendPlan {
         };
         match file.state {
             SourceFileState::Reading if file.tree.missing() == 0 => self.check_file(ports, at),
-            SourceFileState::Over if !file.checking => {
+            SourceFileState::Over if !file.checking && !file.is_looking => {
                 let file = self.files.open.remove(at);
                 let cmd = DiskOp::CloseRead { file: file.id };
                 self.ops.start(ports, SendPlanOp::Close, cmd);

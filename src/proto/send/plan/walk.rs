@@ -386,6 +386,7 @@ impl SendPlan {
             dir_path,
             kind: meta.kind,
             version,
+            is_sparse: meta.sparse().is_some(),
             is_unsized,
             state,
         };
@@ -401,9 +402,16 @@ impl SendPlan {
             source_tag: meta.tag(),
             link: link.filter(|_| meta.kind == Kind::Symlink),
             device: (self.is_copied() || self.near.is_some()).then_some(meta.device),
+            allocated_bytes: meta.sparse(),
             is_unsized,
         };
         self.push_item(ports, Item::Entry(item));
+    }
+
+    /// Whether the receiver's target is this directory, or lies in it.
+    fn holds_target(&self, meta: &Meta) -> bool {
+        let is_in = |near: &NearPlace| near.is_in(meta.object());
+        meta.kind == Kind::Directory && self.near.as_ref().is_some_and(is_in)
     }
 
     /// A file whose directory is held until it is read.
@@ -421,12 +429,6 @@ impl SendPlan {
             EntryId(0) => self.note_error(ports, path, special_source(self.client)),
             _ => self.note_warning(ports, path, SPECIAL_SKIPPED.into()),
         }
-    }
-
-    /// Whether the receiver's target is this directory, or lies in it.
-    fn holds_target(&self, meta: &Meta) -> bool {
-        let is_in = |near: &NearPlace| near.is_in(meta.object());
-        meta.kind == Kind::Directory && self.near.as_ref().is_some_and(is_in)
     }
 
     /// Opens a directory found in `dir` and walks it next.

@@ -9,6 +9,7 @@ use super::{
 use crate::ids::{CopyId, DirId, FileId, Name};
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errno::EFBIG;
+use crate::proto::extents::BLOCK_BYTES;
 use crate::proto::fs::{DIRECTORY_MODE, FILE_MODE, UNFINISHED_MODE};
 use crate::proto::integrity::ChunkHasher;
 use crate::proto::journal::Journal;
@@ -178,7 +179,7 @@ impl Handles {
         &mut self,
         disk: &mut Disk,
         file: usize,
-        size_bytes: u64,
+        (size_bytes, sparse): (u64, Option<u64>),
         journal: &[u8],
     ) -> Result<DiskDone, DiskError> {
         let OpenFile::Part(open) = &self.open[file] else {
@@ -194,9 +195,13 @@ impl Handles {
             return fail("ftruncate", EFBIG);
         }
         if !disk.faults.no_forecast {
-            room(disk, size_bytes, "fstatfs")?;
+            room(disk, sparse.unwrap_or(size_bytes), "fstatfs")?;
         }
-        self.part_data(disk, file).journal = journal.to_vec();
+        let part = self.part_data(disk, file);
+        if sparse.is_some() {
+            part.data = vec![0; size_bytes as usize];
+        }
+        part.journal = journal.to_vec();
         Ok(DiskDone::Done)
     }
 
@@ -211,11 +216,34 @@ impl Handles {
             return Ok(DiskDone::Done);
         }
         let end = offset as usize + data.len();
-        let grow = end.saturating_sub(self.part_data(disk, file).data.len());
-        room(disk, grow as u64, "write")?;
+        let part = self.part_data(disk, file);
+        let grow = end.saturating_sub(part.data.len());
+        let block = BLOCK_BYTES as usize;
+        let touched =
+            offset as usize / block * block..part.data.len().min(end.next_multiple_of(block));
+        let blocks = part.data.get(touched).unwrap_or_default().chunks(block);
+        let holes = blocks.filter(|block| block.iter().all(|byte| *byte == 0));
+        let more = grow + holes.map(<[u8]>::len).sum::<usize>();
+        room(disk, more as u64, "write")?;
         let part = self.part_data(disk, file);
         part.data.resize(part.data.len() + grow, 0);
         part.data[offset as usize..end].copy_from_slice(data);
+        Ok(DiskDone::Done)
+    }
+
+    pub(super) fn make_hole(
+        &mut self,
+        disk: &mut Disk,
+        file: usize,
+        offset: u64,
+        len_bytes: u64,
+    ) -> Result<DiskDone, DiskError> {
+        if matches!(&self.open[file], OpenFile::Part(part) if part.closed) {
+            return Ok(DiskDone::Done);
+        }
+        let part = self.part_data(disk, file);
+        let end = part.data.len().min((offset + len_bytes) as usize);
+        part.data[end.min(offset as usize)..end].fill(0);
         Ok(DiskDone::Done)
     }
 

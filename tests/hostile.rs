@@ -71,6 +71,7 @@ on_both_backends!(
     resumes_that_do_not_go_on,
     stretches_of_a_byte,
     stretches_with_holes,
+    holes_one_by_one,
     links_that_lead_to_received_ones,
     directories_that_are_left_open,
     many_sources_that_are_left_open,
@@ -332,6 +333,10 @@ fn stretches_of_a_byte(backend: &'static str) {
 
 fn stretches_with_holes(backend: &'static str) {
     memory::stretches_with_holes(backend);
+}
+
+fn holes_one_by_one(backend: &'static str) {
+    memory::holes_one_by_one(backend);
 }
 
 fn verdicts_that_are_not_read(backend: &'static str) {

@@ -14,7 +14,7 @@ use landro::quic::Identity;
 
 use super::common::World;
 use super::common::tree::{self, Rng};
-use super::peer::{Peer, file, file_of_unknown_size};
+use super::peer::{Peer, file, file_of_unknown_size, file_with_holes};
 
 const BUDGET: &str = "64M";
 const BUDGET_BYTES: u64 = 64 << 20;
@@ -331,4 +331,35 @@ pub fn stretches_of_a_byte(backend: &'static str) {
 /// Each leaves a hole before it: none can be told of before that is filled.
 pub fn stretches_with_holes(backend: &'static str) {
     flood_of_stretches(backend, |number| 2 * number + 1);
+}
+
+/// Holes told one chunk at a time, as many as two files have: each is an operation on the disk.
+pub fn holes_one_by_one(backend: &'static str) {
+    const CHUNKS: u32 = 65_536;
+    let mut watched = Watched::start(backend);
+    let mut peer = Peer::connect(watched.address(), &watched.villain);
+    peer.push("");
+    let size_bytes = u64::from(CHUNKS) << 20;
+    let huge = |id| file_with_holes(id, &format!("holes-{id}"), size_bytes);
+    peer.entries(vec![huge(1), huge(2)]);
+    (1..=2).for_each(|id| drop(peer.verdict(id)));
+    for first in (0..CHUNKS).step_by(2) {
+        for entry in [1, 2] {
+            let holes = Message::Holes {
+                entry: EntryId(entry),
+                first,
+                count: 1,
+            };
+            peer.message(&holes);
+        }
+        watched.sent(30);
+        if first % 1024 == 0 {
+            watched.look();
+        }
+    }
+    (0..20).for_each(|_| peer.turn());
+    println!("{:?}", peer.closed());
+    watched.look();
+    peer.hang_up();
+    watched.end();
 }

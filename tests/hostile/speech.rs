@@ -184,6 +184,15 @@ pub fn file_of_unknown_size(id: u32, name: &str) -> Item {
     Item::Entry(made)
 }
 
+/// One of which next to nothing is data.
+pub fn file_with_holes(id: u32, name: &str, size_bytes: u64) -> Item {
+    let Item::Entry(mut made) = file(id, name, size_bytes) else {
+        unreachable!()
+    };
+    made.allocated_bytes = Some(4096);
+    Item::Entry(made)
+}
+
 pub fn directory(id: u32, parent: u32, name: &str) -> Item {
     entry(id, parent, name.as_bytes(), Kind::Directory, 0)
 }

@@ -31,8 +31,8 @@ const STREAM_BYTES: u64 = 2200;
 /// each, and a buffer full of them is more than a thousand writes.
 const WRITE_BYTES: u64 = 4 << 10;
 
-/// Chunks in a row that are hole, in their queue.
-const HOLE_BYTES: u64 = 60;
+/// Chunks in a row that are hole, in their queue, which has room for more.
+const HOLE_BYTES: u64 = 150;
 
 pub struct ReceiveMover {
     ops: Ops<ReceiveMoverOp>,
@@ -71,6 +71,18 @@ struct Flow {
     hole_bytes: u64,
     /// Of streams that wait for a hole to be hashed.
     backlog_bytes: u64,
+}
+
+impl Flow {
+    fn begin_write(&mut self, bytes: u64) {
+        self.write_behind_bytes += bytes + WRITE_BYTES;
+        self.writes += 1;
+    }
+
+    fn end_write(&mut self, bytes: u64) {
+        self.write_behind_bytes -= bytes + WRITE_BYTES;
+        self.writes -= 1;
+    }
 }
 
 /// What an operation was for.
@@ -311,8 +323,7 @@ impl ReceiveMover {
                 chunk,
                 bytes,
             } => {
-                self.flow.write_behind_bytes -= bytes + WRITE_BYTES;
-                self.flow.writes -= 1;
+                self.flow.end_write(bytes);
                 self.chunk_written(entry, chunk, result);
             }
             ReceiveMoverOp::Clear { entry, first } => self.cleared(entry, first, result),

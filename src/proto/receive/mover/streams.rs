@@ -4,8 +4,7 @@
 use bytes::Bytes;
 
 use super::{
-    ArrivingChunk, ChunkEnd, Place, ReceiveMover, ReceiveMoverOp, Taking, TakingPart, WRITE_BYTES,
-    WholeState,
+    ArrivingChunk, ChunkEnd, Place, ReceiveMover, ReceiveMoverOp, Taking, TakingPart, WholeState,
 };
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
 use crate::proto::chunk::chunk_offset;
@@ -315,8 +314,7 @@ impl ReceiveMover {
                 let file = taking.order.file;
                 hasher.update(&piece);
                 self.chunks[*chunk].writes += 1;
-                self.flow.write_behind_bytes += len + WRITE_BYTES;
-                self.flow.writes += 1;
+                self.flow.begin_write(len);
                 let op = ReceiveMoverOp::Write {
                     entry,
                     chunk: *chunk,

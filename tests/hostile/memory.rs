@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use landro::ids::EntryId;
@@ -273,9 +273,9 @@ pub fn chunks_that_are_there(backend: &'static str) {
     watched.end();
 }
 
-/// A flood ends after so much, or after so long where the disk takes its time.
+/// A flood ends after so much, or after so many turns where the disk takes its time.
 const FLOOD_BYTES: usize = 16 << 20;
-const FLOOD_FOR: Duration = Duration::from_secs(10);
+const FLOOD_TURNS: usize = 3000;
 
 /// Files of unknown size in stretches of a byte: `at` says where the next one is.
 fn flood_of_stretches(backend: &'static str, at: fn(u64) -> u64) {
@@ -291,9 +291,9 @@ fn flood_of_stretches(backend: &'static str, at: fn(u64) -> u64) {
     );
     (1..=FILES).for_each(|id| drop(peer.verdict(id)));
     let stream = peer.open_data();
-    let (mut taken_bytes, mut number, began) = (0, 0, Instant::now());
+    let (mut taken_bytes, mut number, mut turns) = (0, 0, 0);
     let (mut sent, mut bytes) = (0, BytesMut::new());
-    while taken_bytes < FLOOD_BYTES && began.elapsed() < FLOOD_FOR && !peer.is_closed() {
+    while taken_bytes < FLOOD_BYTES && turns < FLOOD_TURNS && !peer.is_closed() {
         if sent == bytes.len() {
             (sent, bytes) = (0, BytesMut::new());
             for entry in 1..=FILES {
@@ -314,6 +314,7 @@ fn flood_of_stretches(backend: &'static str, at: fn(u64) -> u64) {
         watched.sent(taken);
         if taken == 0 {
             peer.turn();
+            turns += 1;
         }
     }
     println!("{taken_bytes} bytes were taken: {:?}", peer.closed());

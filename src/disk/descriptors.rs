@@ -11,14 +11,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::Poll;
 use std::time::Duration;
 
-use super::{DiskDone, DiskError, DiskOp, Files};
+use super::{DiskError, Files};
 
 /// Time between two tries.
 pub const RETRY: Duration = Duration::from_millis(2);
 
 /// Tries before an operation fails: a minute. Other sessions close files as they get on, and where
 /// none does, waiting longer helps nobody.
-const TRIES: u32 = 30_000;
+pub(super) const TRIES: u32 = 30_000;
 
 /// Which descriptors may be kept, by their numbers.
 #[derive(Clone, Copy, Debug)]
@@ -93,19 +93,8 @@ pub fn is_shortage(error: &DiskError) -> bool {
     matches!(error.errno, EMFILE | ENFILE)
 }
 
-/// Runs an operation, again and again while it lacks a descriptor.
-pub(super) async fn run(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
-    for _ in 0..TRIES {
-        match super::run(&files, cmd.clone()).await {
-            Err(error) if is_shortage(&error) => wait(&files).await,
-            other => return other,
-        }
-    }
-    super::run(&files, cmd).await
-}
-
 /// Until the worker has tasks look again; what this session can open again is closed first.
-async fn wait(files: &Files) {
+pub(super) async fn wait(files: &Files) {
     files.space.close_idle_directories();
     pause(files).await;
 }

@@ -8,8 +8,9 @@ use std::task::{Context, Poll, Waker};
 use landro_sys::Pool;
 
 use super::descriptors::is_shortage;
+use super::dispatch::run;
 use super::space::{Base, Space};
-use super::{Disk, DiskDone, DiskError, DiskOp, Files, run};
+use super::{Disk, DiskDone, DiskError, DiskOp, Files};
 use crate::proto::errno::ENOMEM;
 
 /// An operation holds one buffer at a time, and the last one of a pool is never given out.

@@ -21,7 +21,7 @@ pub struct DataMap {
 
 /// What a file has from some place on, up to where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stretch {
+pub enum DataOrHole {
     Hole { end: u64 },
     Data { end: u64 },
     Unknown,
@@ -52,15 +52,15 @@ impl DataMap {
     }
 
     /// What there is from `at` on. What lies before it is forgotten.
-    pub fn stretch(&mut self, at: u64) -> Stretch {
+    pub fn stretch(&mut self, at: u64) -> DataOrHole {
         while self.ranges.front().is_some_and(|range| range.end <= at) {
             self.ranges.pop_front();
         }
         match self.ranges.front() {
-            Some(range) if range.start <= at => Stretch::Data { end: range.end },
-            Some(range) => Stretch::Hole { end: range.start },
-            None if at < self.known_to => Stretch::Hole { end: self.known_to },
-            None => Stretch::Unknown,
+            Some(range) if range.start <= at => DataOrHole::Data { end: range.end },
+            Some(range) => DataOrHole::Hole { end: range.start },
+            None if at < self.known_to => DataOrHole::Hole { end: self.known_to },
+            None => DataOrHole::Unknown,
         }
     }
 
@@ -83,15 +83,18 @@ mod tests {
     fn holes_are_whole_blocks() {
         let found = [100..200, 4096..4097, 20_000..21_000, 24_575..24_576];
         let mut map = DataMap::new(found, 30_000);
-        assert_eq!(map.stretch(0), Stretch::Data { end: 8192 });
-        assert_eq!(map.stretch(8191), Stretch::Data { end: 8192 });
-        assert_eq!(map.stretch(8192), Stretch::Hole { end: 16_384 });
-        assert_eq!(map.stretch(16_384), Stretch::Data { end: 24_576 });
-        assert_eq!(map.stretch(24_576), Stretch::Hole { end: 32_768 });
-        assert_eq!(map.stretch(32_768), Stretch::Unknown);
+        assert_eq!(map.stretch(0), DataOrHole::Data { end: 8192 });
+        assert_eq!(map.stretch(8191), DataOrHole::Data { end: 8192 });
+        assert_eq!(map.stretch(8192), DataOrHole::Hole { end: 16_384 });
+        assert_eq!(map.stretch(16_384), DataOrHole::Data { end: 24_576 });
+        assert_eq!(map.stretch(24_576), DataOrHole::Hole { end: 32_768 });
+        assert_eq!(map.stretch(32_768), DataOrHole::Unknown);
         let mut map = DataMap::new([], u64::MAX);
-        assert_eq!(map.stretch(1 << 62), Stretch::Hole { end: u64::MAX });
-        assert_eq!(DataMap::full().stretch(5), Stretch::Data { end: u64::MAX });
-        assert_eq!(DataMap::default().stretch(0), Stretch::Unknown);
+        assert_eq!(map.stretch(1 << 62), DataOrHole::Hole { end: u64::MAX });
+        assert_eq!(
+            DataMap::full().stretch(5),
+            DataOrHole::Data { end: u64::MAX }
+        );
+        assert_eq!(DataMap::default().stretch(0), DataOrHole::Unknown);
     }
 }

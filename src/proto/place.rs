@@ -16,7 +16,7 @@ pub struct HostKey([u8; 32]);
 
 /// A target: of which host, and which directories it is and lies in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct TargetPlace {
     pub host: [u8; 16],
     pub above: Vec<u64>,
 }
@@ -44,16 +44,16 @@ impl HostKey {
     }
 
     /// What is told of a target that is and lies in these.
-    pub fn place(&self, above: &[ObjectId]) -> Place {
+    pub fn place(&self, above: &[ObjectId]) -> TargetPlace {
         let above = above.iter().take(MAX_ABOVE);
-        Place {
+        TargetPlace {
             host: self.host(),
             above: above.map(|&object| self.told(object)).collect(),
         }
     }
 
     /// A place, if it is on this host.
-    pub fn understand(&self, place: Place) -> Option<NearPlace> {
+    pub fn understand(&self, place: TargetPlace) -> Option<NearPlace> {
         (place.host == self.host()).then_some(NearPlace {
             key: *self,
             above: place.above,

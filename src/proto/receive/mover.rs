@@ -136,14 +136,14 @@ struct TakingPart {
 struct ArrivingChunk {
     entry: EntryId,
     part: usize,
-    place: Place,
+    place: RecordPlace,
     writes: u32,
     end: ChunkEnd,
 }
 
 /// What of a file it is.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum RecordPlace {
     Chunk(ChunkIndex),
     Stretch { offset: u64, len_bytes: u64 },
 }
@@ -391,13 +391,13 @@ impl ReceiveMover {
             && self.taking.contains_key(&entry)
         {
             self.reports.push_back(match place {
-                Place::Chunk(chunk) => ReceiveReport::Chunk {
+                RecordPlace::Chunk(chunk) => ReceiveReport::Chunk {
                     part,
                     chunk,
                     value,
                     has_grown,
                 },
-                Place::Stretch { offset, len_bytes } => ReceiveReport::Stretch {
+                RecordPlace::Stretch { offset, len_bytes } => ReceiveReport::Stretch {
                     part,
                     offset,
                     len_bytes,

@@ -15,7 +15,7 @@ use crate::ids::{CopyId, PATH_MAX_BYTES};
 use crate::proto::bench::{Bench, BenchRole, MAX_BENCH};
 use crate::proto::errors::{Violation, violation};
 use crate::proto::path::own_name;
-use crate::proto::place::Place;
+use crate::proto::place::TargetPlace;
 use crate::proto::ports::Ports;
 use crate::proto::receive::{MetadataOptions, Receiver, ReceiverConfig};
 use crate::proto::send::{Sender, SenderConfig};
@@ -164,7 +164,7 @@ impl Session {
     }
 
     /// Where what this side receives is to land.
-    fn place(&self) -> Option<Place> {
+    fn place(&self) -> Option<TargetPlace> {
         match (&self.role, self.limits.host_key) {
             (Role::Receive(receiver), Some(key)) => Some(key.place(receiver.above())),
             _ => None,

@@ -5,6 +5,7 @@
 //! completes. Broken promises of the session (an operation on a directory not yet open, a commit
 //! while a write is under way, a journal record of data that is not there) are panics.
 
+mod source;
 mod target;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -19,8 +20,8 @@ use crate::proto::errno::{
     EACCES, EBADF, EIO, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ESPIPE,
 };
 use crate::proto::extents::{BLOCK_BYTES, DataMap, MAP_RANGES};
-use crate::proto::{DirFound, DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
-use target::{publish, room, set_dir};
+use crate::proto::{DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
+use source::{read_small, source_file};
 
 /// Most entries one `List` answers with, whatever was asked: getdents64 has its own idea, too.
 const LIST_MAX: usize = 64;
@@ -387,65 +388,6 @@ impl Handles {
         }
     }
 
-    fn run_for_target(
-        &mut self,
-        disk: &mut Disk,
-        dir: Ino,
-        cmd: DiskOp,
-    ) -> Result<DiskDone, DiskError> {
-        match cmd {
-            DiskOp::MakeDir {
-                name,
-                dir: new,
-                copy,
-                ..
-            } => {
-                let made = self.make_dir(disk, dir, &name, new)?;
-                let is_new = matches!(
-                    made,
-                    DiskDone::Directory {
-                        found: DirFound::Missing
-                    }
-                );
-                if let (true, Some(copy)) = (is_new, copy) {
-                    disk.copies.insert(self.dirs[&new], copy);
-                }
-                Ok(made)
-            }
-            DiskOp::SetDir {
-                mode,
-                mtime,
-                ends_copy,
-                ..
-            } => {
-                if ends_copy.is_some() && disk.copies.get(&dir) == ends_copy.as_ref() {
-                    disk.copies.remove(&dir);
-                }
-                Ok(set_dir(disk, dir, mode, mtime))
-            }
-            DiskOp::PutSmall {
-                name,
-                data,
-                attributes,
-                ..
-            } => {
-                let data = data.concat();
-                room(disk, data.len() as u64, "write")?;
-                publish(disk, dir, name.as_bytes(), (Body::File(data), attributes))
-            }
-            DiskOp::PutSymlink {
-                name,
-                target,
-                attributes,
-                ..
-            } => {
-                let body = Body::Symlink(target.to_vec());
-                publish(disk, dir, name.as_bytes(), (body, attributes))
-            }
-            other => unreachable!("{other:?} is none of a destination"),
-        }
-    }
-
     /// `at`: the directory or the file it is about.
     fn run_for_part(
         &mut self,
@@ -515,173 +457,6 @@ impl Handles {
         self.files.insert(id, self.open.len());
         self.open.push(file);
     }
-
-    fn resolve_source(
-        &mut self,
-        disk: &Disk,
-        path: &[u8],
-        dir: DirId,
-    ) -> Result<DiskDone, DiskError> {
-        let (parent, name) = split(path);
-        let parent = open_directory(disk, parent)?;
-        if name.is_empty() {
-            self.dirs.insert(dir, parent);
-            return Ok(DiskDone::Source {
-                name: None,
-                meta: disk.meta(parent),
-                link: None,
-                in_place: disk.in_place,
-            });
-        }
-        let name = name_of(name)?;
-        let Some(ino) = disk.child(parent, name.as_bytes()) else {
-            return fail("statx", ENOENT);
-        };
-        self.dirs.insert(dir, parent);
-        Ok(DiskDone::Source {
-            name: Some(name),
-            meta: disk.meta(ino),
-            link: link_of(disk, ino),
-            in_place: disk.in_place,
-        })
-    }
-
-    fn open_dir(
-        &mut self,
-        disk: &Disk,
-        parent: Ino,
-        name: Option<Name>,
-        dir: DirId,
-        rng: &mut Rng,
-    ) -> Result<DiskDone, DiskError> {
-        let ino = match &name {
-            None => parent,
-            Some(name) if disk.faults.unreadable.contains(name.as_bytes()) => {
-                return fail("openat2", EACCES);
-            }
-            Some(name) => match disk.child(parent, name.as_bytes()) {
-                Some(ino) => ino,
-                None => return fail("openat2", ENOENT),
-            },
-        };
-        let Some(children) = disk.children(ino) else {
-            return match disk.node(ino).body {
-                Body::Symlink(_) => fail("openat2", ELOOP),
-                Body::File(_) | Body::Special | Body::Directory(_) => fail("openat2", ENOTDIR),
-            };
-        };
-        let mut names: Vec<_> = children.keys().cloned().collect();
-        rng.shuffle(&mut names);
-        self.dirs.insert(dir, ino);
-        self.listings.insert(dir, names.into());
-        Ok(DiskDone::Done)
-    }
-
-    fn list(
-        &mut self,
-        disk: &Disk,
-        ino: Ino,
-        id: DirId,
-        max_entries: usize,
-        rng: &mut Rng,
-    ) -> Result<DiskDone, DiskError> {
-        let names = self
-            .listings
-            .get_mut(&id)
-            .expect("only an opened directory is listed");
-        let take = names.len().min(1 + rng.below(max_entries.min(LIST_MAX)));
-        let look = |name: Vec<u8>| {
-            let found = match disk.child(ino, &name) {
-                Some(child) => Ok((disk.meta(child), link_of(disk, child))),
-                None => fail("statx", ENOENT),
-            };
-            Listed {
-                name: name.into(),
-                found,
-            }
-        };
-        let entries = names.drain(..take).map(look).collect();
-        Ok(DiskDone::Listed {
-            entries,
-            end: names.is_empty() && rng.chance(50) || take == 0,
-        })
-    }
-
-    fn map(
-        &self,
-        disk: &Disk,
-        file: usize,
-        offset: u64,
-        rng: &mut Rng,
-    ) -> Result<DiskDone, DiskError> {
-        assert!(offset.is_multiple_of(BLOCK_BYTES), "looks at {offset}");
-        let OpenFile::Source { ino, broken, .. } = &self.open[file] else {
-            panic!("Map of a partial file")
-        };
-        if *broken {
-            return fail("lseek", EIO);
-        }
-        let Body::File(data) = &disk.node(*ino).body else {
-            return Ok(DiskDone::Mapped(DataMap::new([], u64::MAX)));
-        };
-        let most_ranges = rng.pick(&[1, 2, MAP_RANGES]);
-        Ok(DiskDone::Mapped(data_map(data, offset, most_ranges)))
-    }
-
-    /// As much as a pipe may have: something, and nothing only at the end.
-    fn read_on(
-        &mut self,
-        disk: &Disk,
-        file: usize,
-        len_bytes: usize,
-        rng: &mut Rng,
-    ) -> Result<DiskDone, DiskError> {
-        assert!(len_bytes <= PIECE_BYTES, "a read of {len_bytes} bytes");
-        let OpenFile::Source { ino, broken, at } = &mut self.open[file] else {
-            panic!("ReadOn of a partial file")
-        };
-        let Body::File(data) = &disk.node(*ino).body else {
-            return fail("read", EISDIR);
-        };
-        if *broken {
-            return fail("read", EIO);
-        }
-        let from = data.len().min(*at);
-        let most = len_bytes.min(data.len() - from);
-        let len = match most {
-            0 => 0,
-            most if rng.chance(50) => most,
-            most => 1 + rng.below(most),
-        };
-        *at = from + len;
-        Ok(DiskDone::Read {
-            data: Bytes::copy_from_slice(&data[from..from + len]),
-        })
-    }
-
-    fn read(
-        &self,
-        disk: &Disk,
-        file: usize,
-        offset: u64,
-        len_bytes: usize,
-    ) -> Result<DiskDone, DiskError> {
-        assert!(len_bytes <= PIECE_BYTES, "a read of {len_bytes} bytes");
-        let OpenFile::Source { ino, broken, .. } = &self.open[file] else {
-            panic!("Read of a partial file")
-        };
-        if *broken && offset > 0 {
-            return fail("read", EIO);
-        }
-        let Body::File(data) = &disk.node(*ino).body else {
-            return fail("read", EISDIR);
-        };
-        let from = data.len().min(offset as usize);
-        let to = data.len().min(from + len_bytes);
-        Ok(DiskDone::Read {
-            data: Bytes::copy_from_slice(&data[from..to]),
-        })
-    }
 }
 
 /// A path's directory, opened as openat2(2) would.
@@ -718,36 +493,4 @@ fn link_of(disk: &Disk, ino: Ino) -> Option<Bytes> {
         Body::Symlink(target) => Some(Bytes::copy_from_slice(target)),
         Body::File(_) | Body::Directory(_) | Body::Special => None,
     }
-}
-
-fn source_file(disk: &Disk, dir: Ino, name: &Name) -> Result<Ino, DiskError> {
-    if disk.faults.unreadable.contains(name.as_bytes()) {
-        return fail("openat2", EACCES);
-    }
-    match disk.child(dir, name.as_bytes()) {
-        None => fail("openat2", ENOENT),
-        Some(ino) if matches!(disk.node(ino).body, Body::Symlink(_)) => fail("openat2", ELOOP),
-        Some(ino) => Ok(ino),
-    }
-}
-
-fn read_small(disk: &Disk, dir: Ino, name: &Name, max_bytes: usize) -> Result<DiskDone, DiskError> {
-    let ino = source_file(disk, dir, name)?;
-    let data = match &disk.node(ino).body {
-        Body::File(data) => data,
-        Body::Special => return fail("read", ESPIPE),
-        Body::Directory(_) | Body::Symlink(_) => return fail("read", EISDIR),
-    };
-    if disk.faults.broken.contains(name.as_bytes()) {
-        return fail("read", EIO);
-    }
-    assert!(
-        max_bytes <= PIECE_BYTES,
-        "a small read of {max_bytes} bytes"
-    );
-    let data = Bytes::copy_from_slice(&data[..data.len().min(max_bytes)]);
-    Ok(DiskDone::Small {
-        data,
-        after: disk.meta(ino),
-    })
 }

@@ -9,7 +9,7 @@ use minicbor::{Decode, Encode};
 
 use super::{MAX_TEXT_BYTES, cbor};
 use crate::ids::EntryId;
-use crate::proto::place::Place;
+use crate::proto::place::TargetPlace;
 use crate::proto::{CancelReason, EntryError, Kind, Meta, Mtime, SessionError};
 
 /// A control message. The numbers are the wire's; they are never reused.
@@ -296,8 +296,8 @@ pub struct WirePlace {
     pub above: Vec<u64>,
 }
 
-impl From<Place> for WirePlace {
-    fn from(place: Place) -> WirePlace {
+impl From<TargetPlace> for WirePlace {
+    fn from(place: TargetPlace) -> WirePlace {
         WirePlace {
             host: place.host.into(),
             above: place.above,
@@ -305,9 +305,9 @@ impl From<Place> for WirePlace {
     }
 }
 
-impl From<WirePlace> for Place {
-    fn from(place: WirePlace) -> Place {
-        Place {
+impl From<WirePlace> for TargetPlace {
+    fn from(place: WirePlace) -> TargetPlace {
+        TargetPlace {
             host: place.host.into(),
             above: place.above,
         }

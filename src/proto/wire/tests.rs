@@ -1,5 +1,7 @@
 //! The codecs against themselves, against cut-off input, and against lies.
 
+mod records;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use minicbor::Encoder;
 
@@ -570,117 +572,6 @@ fn prefaces_and_stream_headers_survive() {
 /// Holes and data behind them, in a chunk.
 const RUNS: [(u64, u64); 5] = [(0, 4096), (8192, 0), (4096, 8192), (0, 4096), (4096, 77)];
 
-/// Two whole files (one empty), a chunk and one with holes, as one stream, and what a parser says
-/// of it.
-fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)>) {
-    let records = vec![
-        (
-            RecordHead::Whole {
-                entry: EntryId(1),
-                len_bytes: 0,
-            },
-            vec![],
-            RecordStatus::Valid,
-        ),
-        (
-            RecordHead::Whole {
-                entry: EntryId(70_000),
-                len_bytes: 100,
-            },
-            vec![5; 100],
-            RecordStatus::SourceFailed,
-        ),
-        (
-            RecordHead::Chunk {
-                entry: EntryId(u32::MAX),
-                chunk: ChunkIndex(65_535),
-                len_bytes: 3000,
-                has_holes: false,
-            },
-            vec![6; 3000],
-            RecordStatus::Valid,
-        ),
-        (
-            RecordHead::Chunk {
-                entry: EntryId(3),
-                chunk: ChunkIndex(4),
-                len_bytes: RUNS.iter().map(|(hole, data)| hole + data).sum(),
-                has_holes: true,
-            },
-            RUNS.iter()
-                .flat_map(|(hole, data)| [(0, *hole), (7, *data)])
-                .flat_map(|(byte, len)| vec![byte; len as usize])
-                .collect(),
-            RecordStatus::Valid,
-        ),
-    ];
-    let mut out = BytesMut::new();
-    for (head, data, status) in &records {
-        head.encode(&mut out);
-        match head {
-            RecordHead::Chunk {
-                has_holes: true, ..
-            } => {
-                for (hole, data) in RUNS {
-                    encode_run(hole, data, &mut out);
-                    out.put_bytes(7, data as usize);
-                }
-            }
-            _ => out.put_slice(data),
-        }
-        encode_record_tail(*status, &[head.entry().0 as u8; 32], &mut out);
-    }
-    (out.freeze(), records)
-}
-
-#[test]
-fn records_survive_any_split() {
-    let (stream, expected) = record_stream();
-    for step in [1, 2, 3, 33, 64, 1000, stream.len()] {
-        let (mut parser, mut got) = (RecordParser::default(), Vec::new());
-        for at in (0..stream.len()).step_by(step) {
-            let mut input = stream.slice(at..stream.len().min(at + step));
-            while let Some(record) = parser.next(&mut input).unwrap() {
-                match record {
-                    Record::Begin(head) => got.push((head, Vec::new(), RecordStatus::Valid)),
-                    Record::Data(bytes) => got.last_mut().unwrap().1.extend_from_slice(&bytes),
-                    Record::Hole(len) => {
-                        let data = &mut got.last_mut().unwrap().1;
-                        data.resize(data.len() + len as usize, 0);
-                    }
-                    Record::End { status, digest } => {
-                        let last = got.last_mut().unwrap();
-                        last.2 = status;
-                        assert_eq!(digest, [last.0.entry().0 as u8; 32]);
-                    }
-                }
-            }
-            assert!(input.is_empty());
-        }
-        assert_eq!(got, expected);
-        assert!(parser.is_between_records());
-    }
-}
-
-#[test]
-fn record_lies_are_refused() {
-    let parse = |bytes: &[u8]| RecordParser::default().next(&mut Bytes::copy_from_slice(bytes));
-    assert!(parse(&[4, 1, 1]).is_err());
-    let mut out = BytesMut::new();
-    RecordHead::Whole {
-        entry: EntryId(1),
-        len_bytes: SMALL_MAX_BYTES + 1,
-    }
-    .encode(&mut out);
-    assert!(parse(&out).is_err());
-    out.clear();
-    out.put_u8(2);
-    put_varint(&mut out, 1 << 40);
-    put_varint(&mut out, 0);
-    put_varint(&mut out, 0);
-    assert!(parse(&out).is_err());
-}
-
 #[test]
 fn noise_never_panics() {
     let mut seed = 0x1234_5678_9abc_def0u64;
@@ -691,7 +582,7 @@ fn noise_never_panics() {
         seed
     };
     let messages: Vec<Bytes> = every_message().iter().map(framed).collect();
-    let (records, _) = record_stream();
+    let (records, _) = records::record_stream();
     for _ in 0..20_000 {
         let mut bytes = BytesMut::from(&messages[random() as usize % messages.len()][..]);
         for _ in 0..=random() % 4 {

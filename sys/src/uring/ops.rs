@@ -83,10 +83,6 @@ impl FileInFlight {
                 let index = buffer.is_of(pool).then(|| buffer.index());
                 read(fd(file), offset, buffer, *len, index.and_then(&mut fixed))
             }
-            // A ring's read is an asynchronous one, which FUSE ends at the size that it was told,
-            // with FOPEN_DIRECT_IO as well (Linux 6.18: 0 bytes of a file that says 0); read(2)
-            // asks the file system.
-            FileOp::ReadOn { .. } => return None,
             FileOp::Write { file, offset, data } => {
                 let offset = seekable(*offset)?;
                 let index = pool.index_of(data);
@@ -112,14 +108,14 @@ impl FileInFlight {
                 to_dir,
                 to,
                 flags,
-            } => opcode::RenameAt::new(at(from_dir), from.as_ptr(), at(to_dir), to.as_ptr())
-                .flags(*flags)
-                .build(),
+            } => rename((at(from_dir), from), (at(to_dir), to), *flags),
             FileOp::Link { file, to_dir, to } => link(fd(file), at(to_dir), to),
             FileOp::Unlink { dir, path, is_dir } => unlink(at(dir), path, *is_dir),
             FileOp::Mkdir { dir, path, mode } => mkdir(at(dir), path, *mode),
             FileOp::Symlink { target, dir, path } => symlink(target, at(dir), path),
-            FileOp::Truncate { .. }
+            // `ReadOn`: a ring's read ends at the size that FUSE told (Linux 6.18), read(2) does not.
+            FileOp::ReadOn { .. }
+            | FileOp::Truncate { .. }
             | FileOp::Readlink { .. }
             | FileOp::SetMeta { .. }
             | FileOp::SetLinkTime { .. }
@@ -290,6 +286,12 @@ fn sync_range(file: Fd, (from, len): (u64, u32), wait: bool) -> squeue::Entry {
     opcode::SyncFileRange::new(file, len)
         .offset(from)
         .flags(sync_range_flags(wait))
+        .build()
+}
+
+fn rename(from: (Fd, &CStr), to: (Fd, &CStr), flags: u32) -> squeue::Entry {
+    opcode::RenameAt::new(from.0, from.1.as_ptr(), to.0, to.1.as_ptr())
+        .flags(flags)
         .build()
 }
 

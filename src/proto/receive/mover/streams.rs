@@ -4,7 +4,8 @@
 use bytes::Bytes;
 
 use super::{
-    ArrivingChunk, ChunkEnd, Place, ReceiveMover, ReceiveMoverOp, Taking, TakingPart, WholeState,
+    ArrivingChunk, ChunkEnd, ReceiveMover, ReceiveMoverOp, RecordPlace, Taking, TakingPart,
+    WholeState,
 };
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
 use crate::proto::chunk::chunk_offset;
@@ -234,7 +235,7 @@ impl ReceiveMover {
                 let offset = chunk_offset(size_bytes, chunk);
                 let hasher = ChunkHasher::new(chunk, size_bytes);
                 let part = taking.order.part;
-                Ok(self.arrive((entry, part), Place::Chunk(chunk), offset, hasher))
+                Ok(self.arrive((entry, part), RecordPlace::Chunk(chunk), offset, hasher))
             }
             (
                 RecordHead::Stretch {
@@ -245,7 +246,10 @@ impl ReceiveMover {
                 taking.claim_stretch(offset, len_bytes)?;
                 // As the only chunk of a file of its own.
                 let hasher = ChunkHasher::new(ChunkIndex(0), len_bytes);
-                let (part, place) = (taking.order.part, Place::Stretch { offset, len_bytes });
+                let (part, place) = (
+                    taking.order.part,
+                    RecordPlace::Stretch { offset, len_bytes },
+                );
                 Ok(self.arrive((entry, part), place, offset, hasher))
             }
             _ => violation(format!(
@@ -259,7 +263,7 @@ impl ReceiveMover {
     fn arrive(
         &mut self,
         (entry, part): (EntryId, usize),
-        place: Place,
+        place: RecordPlace,
         offset: u64,
         hasher: ChunkHasher,
     ) -> Body {

@@ -174,6 +174,20 @@ impl TargetDir {
     }
 }
 
+/// Whether what is said of an entry can be true of its kind.
+fn is_sendable(entry: &wire::Entry) -> bool {
+    let link_fits = match (&entry.link, entry.kind) {
+        (Some(link), Kind::Symlink) => !link.is_empty() && !link.contains(&0),
+        (None, Kind::File | Kind::Directory) => true,
+        _ => false,
+    };
+    let is_file = entry.kind == Kind::File;
+    let size_fits = is_file && !entry.is_unsized || entry.size_bytes == 0;
+    // Nothing tells a hole of what has no size.
+    let is_stream_fit = !entry.is_unsized || is_file && entry.allocated_bytes.is_none();
+    link_fits && size_fits && is_stream_fit && entry.mtime.nanoseconds < 1_000_000_000
+}
+
 impl ReceivePlan {
     /// An announced entry, held against every rule of the manifest.
     pub(super) fn on_entry(
@@ -190,17 +204,7 @@ impl ReceivePlan {
         }
         let dir = self.open_parent(entry.parent)?;
         let name = self.name_of(&entry)?;
-        let link_fits = match (&entry.link, entry.kind) {
-            (Some(link), Kind::Symlink) => !link.is_empty() && !link.contains(&0),
-            (None, Kind::File | Kind::Directory) => true,
-            _ => false,
-        };
-        let is_sized_file = entry.kind == Kind::File && !entry.is_unsized;
-        let size_fits = is_sized_file || entry.size_bytes == 0;
-        // Nothing tells a hole of what has no size.
-        let is_stream_fit =
-            !entry.is_unsized || entry.kind == Kind::File && entry.allocated_bytes.is_none();
-        if !link_fits || !size_fits || !is_stream_fit || entry.mtime.nanoseconds >= 1_000_000_000 {
+        if !is_sendable(&entry) {
             return violation(format!("entry {} is of no kind that can be sent", id.0));
         }
         self.manifest.last_entry = id.0;

@@ -1,7 +1,7 @@
 //! Which piece of a chunk is next: of data to be read, or of a hole that is only hashed.
 
 use crate::proto::PIECE_BYTES;
-use crate::proto::extents::{DataMap, Stretch};
+use crate::proto::extents::{DataMap, DataOrHole};
 use crate::proto::zeros::ZeroPace;
 
 /// How far the pieces of a chunk were started.
@@ -107,16 +107,16 @@ impl SparseCourse {
             return self.begin_run(end - at, 0);
         }
         match self.map.stretch(at) {
-            Stretch::Unknown => {
+            DataOrHole::Unknown => {
                 self.is_looking = true;
                 NextPiece::Look(DataMap::look_from(at))
             }
-            Stretch::Data { end: to } => self.begin_run(0, to.min(end) - at),
-            Stretch::Hole { end: to } => {
+            DataOrHole::Data { end: to } => self.begin_run(0, to.min(end) - at),
+            DataOrHole::Hole { end: to } => {
                 let to = to.min(end);
                 let data_bytes = match self.map.stretch(to) {
-                    Stretch::Data { end: data_end } if to < end => data_end.min(end) - to,
-                    Stretch::Data { .. } | Stretch::Hole { .. } | Stretch::Unknown => 0,
+                    DataOrHole::Data { end: data_end } if to < end => data_end.min(end) - to,
+                    DataOrHole::Data { .. } | DataOrHole::Hole { .. } | DataOrHole::Unknown => 0,
                 };
                 self.begin_run(to - at, data_bytes)
             }

@@ -9,7 +9,7 @@ use super::{SendPlan, SendPlanOp, SentState};
 use crate::ids::{ChunkIndex, EntryId, FileId};
 use crate::proto::chunk::{chunk_count, chunk_len_bytes, chunk_offset};
 use crate::proto::errors::{source_changed, source_error, source_grew};
-use crate::proto::extents::{DataMap, Stretch};
+use crate::proto::extents::{DataMap, DataOrHole};
 use crate::proto::integrity::{Digest, Tree};
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{
@@ -163,9 +163,9 @@ impl SourceFile {
         let start = chunk_offset(self.size_bytes, ChunkIndex(first));
         let stretch = self.map.as_mut().map(|map| map.stretch(start));
         let hole_end = match stretch {
-            Some(Stretch::Unknown) => return NextChunks::Unknown,
-            Some(Stretch::Hole { end }) if self.tree.chunks() > 1 => end,
-            Some(Stretch::Hole { .. } | Stretch::Data { .. }) | None => start,
+            Some(DataOrHole::Unknown) => return NextChunks::Unknown,
+            Some(DataOrHole::Hole { end }) if self.tree.chunks() > 1 => end,
+            Some(DataOrHole::Hole { .. } | DataOrHole::Data { .. }) | None => start,
         };
         while self.is_hole(ChunkIndex(self.next), hole_end) {
             self.next += 1;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::{SendPlan, SendPlanOp, SentEntry, SentState, SourceDir};
 use crate::ids::{DirId, EntryId, Name, PATH_MAX_BYTES};
+use crate::proto::EntryError;
 use crate::proto::chunk::MAX_DEPTH;
 use crate::proto::errors::{into_itself, source_error, special_source, unsendable};
 use crate::proto::path::join;
@@ -330,6 +331,21 @@ impl SendPlan {
         }
     }
 
+    /// Why it may not become an entry.
+    fn obstacle(
+        &self,
+        meta: &Meta,
+        link: Option<&Bytes>,
+        path_bytes: usize,
+        depth: usize,
+    ) -> Option<EntryError> {
+        let refusal = match self.manifest.last_entry {
+            u32::MAX => Some("more than 4294967295 entries in one transfer"),
+            _ => refusal(meta, link, path_bytes, depth),
+        };
+        refusal.map(unsendable)
+    }
+
     /// Makes an entry of what was found in `dir`, or says why not.
     fn announce(&mut self, ports: &mut Ports, parent: EntryId, dir: usize, found: Found) {
         let Found {
@@ -344,23 +360,13 @@ impl SendPlan {
         let at = &self.dirs.open[dir];
         let name_bytes = name.as_ref().map_or(Bytes::new(), Name::bytes);
         let path_bytes = at.path_bytes + name_bytes.len() + usize::from(at.path_bytes > 0);
-        if meta.kind == Kind::Special {
+        if meta.kind == Kind::Special || self.holds_target(&meta) {
             let path = join(&at.path, &name_bytes);
-            return self.leave_out(ports, parent, path);
+            return self.leave_out(ports, parent, path, meta.kind);
         }
-        if self.holds_target(&meta) {
+        if let Some(error) = self.obstacle(&meta, link.as_ref(), path_bytes, at.depth) {
             let path = join(&at.path, &name_bytes);
-            self.note_error(ports, path, into_itself());
-            return;
-        }
-        let refusal = match self.manifest.last_entry {
-            u32::MAX => Some("more than 4294967295 entries in one transfer"),
-            _ => refusal(&meta, link.as_ref(), path_bytes, at.depth),
-        };
-        if let Some(why) = refusal {
-            let (path, error) = (join(&at.path, &name_bytes), unsendable(why));
-            self.note_error(ports, path, error);
-            return;
+            return self.note_error(ports, path, error);
         }
         self.manifest.last_entry += 1;
         let id = EntryId(self.manifest.last_entry);
@@ -423,9 +429,11 @@ impl SendPlan {
         }
     }
 
-    /// A special file: in a tree a warning, while what was asked for by name is not left out so.
-    fn leave_out(&mut self, ports: &mut Ports, parent: EntryId, path: Bytes) {
+    /// A special file: in a tree a warning, while what was asked for by name is not left out so. A
+    /// directory that the copy would be led into: always an error.
+    fn leave_out(&mut self, ports: &mut Ports, parent: EntryId, path: Bytes, kind: Kind) {
         match parent {
+            _ if kind == Kind::Directory => self.note_error(ports, path, into_itself()),
             EntryId(0) => self.note_error(ports, path, special_source(self.client)),
             _ => self.note_warning(ports, path, SPECIAL_SKIPPED.into()),
         }

@@ -25,6 +25,65 @@ const SETGID: u32 = 0o2000;
 const LARGEST_FILE_BYTES: u64 = 1 << 28;
 
 impl Handles {
+    pub(super) fn run_for_target(
+        &mut self,
+        disk: &mut Disk,
+        dir: Ino,
+        cmd: DiskOp,
+    ) -> Result<DiskDone, DiskError> {
+        match cmd {
+            DiskOp::MakeDir {
+                name,
+                dir: new,
+                copy,
+                ..
+            } => {
+                let made = self.make_dir(disk, dir, &name, new)?;
+                let is_new = matches!(
+                    made,
+                    DiskDone::Directory {
+                        found: DirFound::Missing
+                    }
+                );
+                if let (true, Some(copy)) = (is_new, copy) {
+                    disk.copies.insert(self.dirs[&new], copy);
+                }
+                Ok(made)
+            }
+            DiskOp::SetDir {
+                mode,
+                mtime,
+                ends_copy,
+                ..
+            } => {
+                if ends_copy.is_some() && disk.copies.get(&dir) == ends_copy.as_ref() {
+                    disk.copies.remove(&dir);
+                }
+                Ok(set_dir(disk, dir, mode, mtime))
+            }
+            DiskOp::PutSmall {
+                name,
+                data,
+                attributes,
+                ..
+            } => {
+                let data = data.concat();
+                room(disk, data.len() as u64, "write")?;
+                publish(disk, dir, name.as_bytes(), (Body::File(data), attributes))
+            }
+            DiskOp::PutSymlink {
+                name,
+                target,
+                attributes,
+                ..
+            } => {
+                let body = Body::Symlink(target.to_vec());
+                publish(disk, dir, name.as_bytes(), (body, attributes))
+            }
+            other => unreachable!("{other:?} is none of a destination"),
+        }
+    }
+
     pub(super) fn resolve_target(
         &mut self,
         disk: &mut Disk,

@@ -492,7 +492,7 @@ fn hangup_ends_what_is_no_longer_allowed(backend: &'static str) {
     let (id, other) = (s.client.id(), Side::new());
     fs::create_dir(s.root().join("sub")).unwrap();
     for big in [s.root().join("big"), s.dir.path().join("big")] {
-        fs::File::create(big).unwrap().set_len(8 << 20).unwrap();
+        fs::write(big, vec![7; 8 << 20]).unwrap();
     }
     for (round, (began, left, why)) in [
         ("rw", None, "removed from authorized_peers"),

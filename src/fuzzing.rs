@@ -12,6 +12,7 @@ pub use crate::cli::trust::{Known, KnownHosts, TrustError};
 pub use crate::daemon::policy::{BadLine, Policy, Restrict};
 pub use crate::disk::{relative, split_path};
 pub use crate::quic::identity::fingerprint_of_der;
+pub use crate::quic::note_again;
 
 use crate::quic::Secrets;
 

@@ -4,7 +4,6 @@
 mod common;
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -37,9 +36,9 @@ const CID_BYTES: usize = 5;
 /// What ICMP brings, instead of 60 s of silence.
 const NOBODY: &str = "nobody listens on the peer's UDP port";
 
-/// Starts a copy of a sparse file and waits until data flows.
+/// Starts a copy, of a file without holes, which would take no time, and waits until data flows.
 fn slow(world: &World, limit: &str, from: &Path, args: [&OsStr; 2]) -> Running {
-    File::create(from).unwrap().set_len(FILE_BYTES).unwrap();
+    std::fs::write(from, vec![7; FILE_BYTES as usize]).unwrap();
     let mut command = world.cp_command(&[], &[["--bwlimit", limit].map(OsStr::new), args].concat());
     command.env("LANDRO_LOG", "landro=debug");
     let running = Running::spawn(command);

@@ -69,6 +69,9 @@ on_both_backends!(
     sessions_full_of_entries,
     verdicts_that_are_not_read,
     resumes_that_do_not_go_on,
+    stretches_of_a_byte,
+    stretches_with_holes,
+    holes_one_by_one,
     links_that_lead_to_received_ones,
     directories_that_are_left_open,
     many_sources_that_are_left_open,
@@ -322,6 +325,18 @@ fn sessions_full_of_entries(backend: &'static str) {
 
 fn resumes_that_do_not_go_on(backend: &'static str) {
     memory::chunks_that_are_there(backend);
+}
+
+fn stretches_of_a_byte(backend: &'static str) {
+    memory::stretches_of_a_byte(backend);
+}
+
+fn stretches_with_holes(backend: &'static str) {
+    memory::stretches_with_holes(backend);
+}
+
+fn holes_one_by_one(backend: &'static str) {
+    memory::holes_one_by_one(backend);
 }
 
 fn verdicts_that_are_not_read(backend: &'static str) {

@@ -91,6 +91,7 @@ fn texts() {
 }
 
 fn lanes() {
+    seed("preface", "note", b"\x01answered");
     for (name, kind, lane) in [("new", PrefaceKind::New, 0), ("join", PrefaceKind::Join, 7)] {
         seed(
             "preface",
@@ -380,6 +381,16 @@ fn records() {
     encode_run(906, 0, &mut bytes);
     encode_record_tail(RecordStatus::Valid, &[2; 32], &mut bytes);
     seed("records", "holes", &bytes);
+    let mut bytes = BytesMut::from(&[3][..]);
+    RecordHead::Stretch {
+        entry: EntryId(3),
+        offset: 1 << 20,
+        len_bytes: 2,
+    }
+    .encode(&mut bytes);
+    bytes.put_slice(b"da");
+    encode_record_tail(RecordStatus::Valid, &[3; 32], &mut bytes);
+    seed("records", "stretch", &bytes);
     let header = Header {
         storage: Storage {
             boot: [1; 16],

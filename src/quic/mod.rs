@@ -31,6 +31,8 @@ pub use conn::{Accept, Conn, Connect};
 pub use identity::Identity;
 #[cfg(feature = "internals")]
 pub use landro_sys::gso::{MAX_SEGMENTS, Run};
+#[cfg(feature = "fuzzing")]
+pub use note::note_again;
 pub use path::PathSnapshot;
 pub use reason::{CloseReason, ConnState, QuicError};
 pub use route::{NewConn, Route, Router};

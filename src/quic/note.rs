@@ -40,6 +40,12 @@ impl Note {
     }
 }
 
+/// A note as it is written again after it was read.
+#[cfg(feature = "fuzzing")]
+pub fn note_again(bytes: &[u8]) -> Option<Vec<u8>> {
+    Note::parse(bytes).map(|note| note.bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use landro::ids::EntryId;
-use landro::proto::wire::{self, Message, RecordHead, Verdict, VerdictKind, WireRequest};
+use landro::proto::integrity::digest_of;
+use landro::proto::wire::{
+    self, Message, RecordHead, RecordStatus, Verdict, VerdictKind, WireRequest, encode_record_tail,
+};
 use landro::quic::Identity;
 
 use super::common::World;
 use super::common::tree::{self, Rng};
-use super::peer::{Peer, file};
+use super::peer::{Peer, file, file_of_unknown_size, file_with_holes};
 
 const BUDGET: &str = "64M";
 const BUDGET_BYTES: u64 = 64 << 20;
@@ -267,5 +270,97 @@ pub fn chunks_that_are_there(backend: &'static str) {
     }
     watched.look();
     peers.iter_mut().for_each(Peer::hang_up);
+    watched.end();
+}
+
+/// A flood ends after so much, or after so many turns where the disk takes its time.
+const FLOOD_BYTES: usize = 16 << 20;
+const FLOOD_TURNS: usize = 3000;
+
+/// Files of unknown size in stretches of a byte: `at` says where the next one is.
+fn flood_of_stretches(backend: &'static str, at: fn(u64) -> u64) {
+    const FILES: u32 = 32;
+    let mut watched = Watched::start(backend);
+    let mut peer = Peer::connect(watched.address(), &watched.villain);
+    peer.push("");
+    let name = |id| format!("stretches-{id}");
+    peer.entries(
+        (1..=FILES)
+            .map(|id| file_of_unknown_size(id, &name(id)))
+            .collect(),
+    );
+    (1..=FILES).for_each(|id| drop(peer.verdict(id)));
+    let stream = peer.open_data();
+    let (mut taken_bytes, mut number, mut turns) = (0, 0, 0);
+    let (mut sent, mut bytes) = (0, BytesMut::new());
+    while taken_bytes < FLOOD_BYTES && turns < FLOOD_TURNS && !peer.is_closed() {
+        if sent == bytes.len() {
+            (sent, bytes) = (0, BytesMut::new());
+            for entry in 1..=FILES {
+                RecordHead::Stretch {
+                    entry: EntryId(entry),
+                    offset: at(number),
+                    len_bytes: 1,
+                }
+                .encode(&mut bytes);
+                bytes.extend_from_slice(b"x");
+                encode_record_tail(RecordStatus::Valid, &digest_of(b"x"), &mut bytes);
+            }
+            number += 1;
+        }
+        let taken = peer.conn.stream_send(stream, &bytes[sent..], false);
+        let taken = taken.unwrap_or(0);
+        (sent, taken_bytes) = (sent + taken, taken_bytes + taken);
+        watched.sent(taken);
+        if taken == 0 {
+            peer.turn();
+            turns += 1;
+        }
+    }
+    println!("{taken_bytes} bytes were taken: {:?}", peer.closed());
+    assert!(taken_bytes > 1 << 20, "it does not go on");
+    watched.look();
+    peer.hang_up();
+    watched.end();
+}
+
+/// What each costs beside its byte is counted, too.
+pub fn stretches_of_a_byte(backend: &'static str) {
+    flood_of_stretches(backend, |number| number);
+}
+
+/// Each leaves a hole before it: none can be told of before that is filled.
+pub fn stretches_with_holes(backend: &'static str) {
+    flood_of_stretches(backend, |number| 2 * number + 1);
+}
+
+/// Holes told one chunk at a time, as many as two files have: each is an operation on the disk.
+pub fn holes_one_by_one(backend: &'static str) {
+    const CHUNKS: u32 = 65_536;
+    let mut watched = Watched::start(backend);
+    let mut peer = Peer::connect(watched.address(), &watched.villain);
+    peer.push("");
+    let size_bytes = u64::from(CHUNKS) << 20;
+    let huge = |id| file_with_holes(id, &format!("holes-{id}"), size_bytes);
+    peer.entries(vec![huge(1), huge(2)]);
+    (1..=2).for_each(|id| drop(peer.verdict(id)));
+    for first in (0..CHUNKS).step_by(2) {
+        for entry in [1, 2] {
+            let holes = Message::Holes {
+                entry: EntryId(entry),
+                first,
+                count: 1,
+            };
+            peer.message(&holes);
+        }
+        watched.sent(30);
+        if first % 1024 == 0 {
+            watched.look();
+        }
+    }
+    (0..20).for_each(|_| peer.turn());
+    println!("{:?}", peer.closed());
+    watched.look();
+    peer.hang_up();
     watched.end();
 }

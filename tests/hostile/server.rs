@@ -145,6 +145,7 @@ pub fn that_lies(backend: &str) {
     what_nobody_asked_for(&at);
     messages_without_end_or_sense(&at);
     texts_that_act_on_terminals(&at);
+    amounts_beyond_all(&at);
 }
 
 fn names_that_lead_elsewhere(at: &Destination) {
@@ -279,4 +280,22 @@ fn texts_that_act_on_terminals(at: &Destination) {
         "{output:?}"
     );
     assert_eq!(output.number("errors"), 1, "{output:?}");
+}
+
+/// Sizes that no sum of them can hold.
+fn amounts_beyond_all(at: &Destination) {
+    const MOST: u64 = i64::MAX as u64;
+    let output = at.pull(|peer| {
+        peer.message(&Message::Counted {
+            files: u64::MAX,
+            bytes: u64::MAX,
+        });
+        let huge = (2..8).map(|id| entry(id, 1, format!("h{id}").as_bytes(), Kind::File, MOST));
+        peer.entries(huge.collect());
+        thread::sleep(Duration::from_millis(1500));
+        peer.message(&Message::Working { finished: u64::MAX });
+        peer.message(&Message::Counted { files: 1, bytes: 1 });
+    });
+    assert_protocol_error(&output);
+    assert!(!output.stderr.contains("panicked"), "{output:?}");
 }

@@ -175,6 +175,24 @@ pub fn file(id: u32, name: &str, size_bytes: u64) -> Item {
     entry(id, 0, name.as_bytes(), Kind::File, size_bytes)
 }
 
+/// One that is sent in stretches.
+pub fn file_of_unknown_size(id: u32, name: &str) -> Item {
+    let Item::Entry(mut made) = file(id, name, 0) else {
+        unreachable!()
+    };
+    made.is_unsized = true;
+    Item::Entry(made)
+}
+
+/// One of which next to nothing is data.
+pub fn file_with_holes(id: u32, name: &str, size_bytes: u64) -> Item {
+    let Item::Entry(mut made) = file(id, name, size_bytes) else {
+        unreachable!()
+    };
+    made.allocated_bytes = Some(4096);
+    Item::Entry(made)
+}
+
 pub fn directory(id: u32, parent: u32, name: &str) -> Item {
     entry(id, parent, name.as_bytes(), Kind::Directory, 0)
 }

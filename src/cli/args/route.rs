@@ -82,8 +82,8 @@ impl CopyRoute {
             }
         }
         let of_remote = remote.iter().map(|url| &url.path);
-        names_differ(local.iter().chain(of_remote).map(Vec::as_slice))?;
         let destination = Operand::parse(destination)?;
+        names_differ(local.iter().chain(of_remote).map(Vec::as_slice))?;
         let mut remote = remote.into_iter();
         let Some(first) = remote.next() else {
             return Ok(match destination {

@@ -27,8 +27,12 @@ const ORDER_BYTES: u64 = 200;
 /// A data stream that is in the middle of a record, with the state of BLAKE3.
 const STREAM_BYTES: u64 = 2200;
 
-/// Chunks in a row that are hole, in their queue.
-const HOLE_BYTES: u64 = 60;
+/// What the disk layer keeps of a write under way beside its data, about. Stretches may be a byte
+/// each, and a buffer full of them is more than a thousand writes.
+const WRITE_BYTES: u64 = 4 << 10;
+
+/// Chunks in a row that are hole, in their queue, which has room for more.
+const HOLE_BYTES: u64 = 150;
 
 pub struct ReceiveMover {
     ops: Ops<ReceiveMoverOp>,
@@ -55,8 +59,10 @@ pub struct ReceiveMover {
 #[derive(Debug)]
 struct Flow {
     write_behind_max: u64,
-    /// Bytes given to the disk and not written yet.
+    /// Bytes given to the disk and not written yet, with [`WRITE_BYTES`] for each write.
     write_behind_bytes: u64,
+    /// Writes under way.
+    writes: u64,
     /// Of small files that are not whole.
     arriving_bytes: u64,
     /// All file data so far.
@@ -65,6 +71,18 @@ struct Flow {
     hole_bytes: u64,
     /// Of streams that wait for a hole to be hashed.
     backlog_bytes: u64,
+}
+
+impl Flow {
+    fn begin_write(&mut self, bytes: u64) {
+        self.write_behind_bytes += bytes + WRITE_BYTES;
+        self.writes += 1;
+    }
+
+    fn end_write(&mut self, bytes: u64) {
+        self.write_behind_bytes -= bytes + WRITE_BYTES;
+        self.writes -= 1;
+    }
 }
 
 /// What an operation was for.
@@ -212,6 +230,7 @@ impl ReceiveMover {
             flow: Flow {
                 write_behind_max: write_behind_max.max(1),
                 write_behind_bytes: 0,
+                writes: 0,
                 arriving_bytes: 0,
                 received_bytes: 0,
                 hole_bytes: 0,
@@ -232,7 +251,9 @@ impl ReceiveMover {
         let orders = self.taking.len() as u64 * ORDER_BYTES;
         let streams = self.streams.len() as u64 * STREAM_BYTES;
         let holes = self.holes.len() as u64 * HOLE_BYTES;
-        orders + streams + holes + self.flow.arriving_bytes + self.flow.backlog_bytes
+        let writes = self.flow.writes * WRITE_BYTES;
+        let here = self.flow.arriving_bytes + self.flow.backlog_bytes;
+        orders + streams + holes + writes + here
     }
 
     pub fn received_bytes(&self) -> u64 {
@@ -302,7 +323,7 @@ impl ReceiveMover {
                 chunk,
                 bytes,
             } => {
-                self.flow.write_behind_bytes -= bytes;
+                self.flow.end_write(bytes);
                 self.chunk_written(entry, chunk, result);
             }
             ReceiveMoverOp::Clear { entry, first } => self.cleared(entry, first, result),
@@ -414,11 +435,15 @@ impl ReceiveMover {
     pub fn check(&self) {
         assert!(self.reports.is_empty(), "{:?}", self.reports);
         let bytes = |op: &ReceiveMoverOp| match op {
-            ReceiveMoverOp::Put { bytes, .. } | ReceiveMoverOp::Write { bytes, .. } => *bytes,
+            ReceiveMoverOp::Put { bytes, .. } => *bytes,
+            ReceiveMoverOp::Write { bytes, .. } => bytes + WRITE_BYTES,
             ReceiveMoverOp::Clear { .. } | ReceiveMoverOp::Yield => 0,
         };
         let behind: u64 = self.ops.iter().map(bytes).sum();
         assert_eq!(self.flow.write_behind_bytes, behind, "bytes being written");
+        let is_write = |op: &&ReceiveMoverOp| matches!(op, ReceiveMoverOp::Write { .. });
+        let under_way = self.ops.iter().filter(is_write).count();
+        assert_eq!(self.flow.writes, under_way as u64, "writes under way");
         let arriving: Vec<u64> = self
             .streams
             .values()

@@ -10,13 +10,29 @@ use crate::proto::receive::orders::{PartContent, ReceiveReport};
 use crate::proto::zeros::ZeroChunks;
 use crate::proto::{DiskDone, DiskError, DiskOp};
 
+/// Runs at the front of the queue whose places are being cleared, or are hashed. A file of 65,536
+/// chunks may be as many runs, and each that is cleared is an operation.
+const CLEARS_MAX: usize = 8;
+
 /// Chunks in a row that are all hole.
 #[derive(Debug)]
 pub(super) struct HoleRun {
     pub(super) entry: EntryId,
     chunks: ZeroChunks,
-    /// What may be in their place is being removed.
-    is_waiting: bool,
+    /// Offset and length in the file.
+    range: (u64, u64),
+    state: HoleState,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HoleState {
+    /// Next: Clearing, gone.
+    Queued,
+    /// What may be in its place is being removed. Next: Clear, gone.
+    Clearing,
+    /// It is hashed now. Next: gone.
+    Clear,
 }
 
 /// A hole within a chunk, behind which nothing is taken before its zeros are hashed.
@@ -70,11 +86,24 @@ impl ReceiveMover {
         self.holes.push_back(HoleRun {
             entry,
             chunks,
-            is_waiting: true,
+            range: (from, to - from),
+            state: HoleState::Queued,
         });
-        let op = ReceiveMoverOp::Clear { entry, first };
-        self.clear(ports, entry, op, (from, to - from));
+        self.clear_next(ports);
         Ok(())
+    }
+
+    /// Has what may be in the place of the next runs removed.
+    fn clear_next(&mut self, ports: &mut Ports) {
+        for at in 0..self.holes.len().min(CLEARS_MAX) {
+            let run = &mut self.holes[at];
+            if run.state == HoleState::Queued {
+                run.state = HoleState::Clearing;
+                let (entry, range, first) = (run.entry, run.range, run.chunks.next_chunk());
+                let op = ReceiveMoverOp::Clear { entry, first };
+                self.clear(ports, entry, op, range);
+            }
+        }
     }
 
     /// Has a range of a partial file read as zeros.
@@ -111,8 +140,8 @@ impl ReceiveMover {
         let is_run = |run: &&mut HoleRun| run.entry == entry && run.chunks.next_chunk() == first;
         match result {
             Ok(_) => {
-                if let Some(run) = self.holes.iter_mut().find(is_run) {
-                    run.is_waiting = false;
+                if let Some(run) = self.holes.iter_mut().take(CLEARS_MAX).find(is_run) {
+                    run.state = HoleState::Clear;
                 }
             }
             Err(error) => {
@@ -130,7 +159,8 @@ impl ReceiveMover {
     /// When what came behind a hole is not what was ordered.
     pub fn hash_holes(&mut self, ports: &mut Ports) -> Result<(), Violation> {
         self.hash_hole_in_chunk(ports)?;
-        while let Some(at) = self.holes.iter().position(|run| !run.is_waiting) {
+        let is_clear = |run: &HoleRun| run.state == HoleState::Clear;
+        while let Some(at) = self.holes.iter().take(CLEARS_MAX).position(is_clear) {
             let run = &mut self.holes[at];
             let entry = run.entry;
             match run.chunks.hash(&mut self.pace) {
@@ -154,6 +184,7 @@ impl ReceiveMover {
                 }
             }
         }
+        self.clear_next(ports);
         Ok(())
     }
 
@@ -170,6 +201,7 @@ impl ReceiveMover {
             let entry = self.chunks[chunk].entry;
             if self.open_part(entry).is_some() {
                 self.chunks[chunk].writes += 1;
+                self.flow.begin_write(0);
                 let bytes = 0;
                 let op = ReceiveMoverOp::Write {
                     entry,

@@ -318,7 +318,7 @@ impl ReceiveMover {
                 let file = taking.order.file;
                 hasher.update(&piece);
                 self.chunks[*chunk].writes += 1;
-                self.flow.write_behind_bytes += len;
+                self.flow.begin_write(len);
                 let op = ReceiveMoverOp::Write {
                     entry,
                     chunk: *chunk,

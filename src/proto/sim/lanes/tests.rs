@@ -15,7 +15,7 @@ use crate::proto::sim::disk::Disk;
 use crate::proto::sim::scenario::{Scenario, Shape, directory};
 use crate::proto::sim::tests::for_seeds;
 use crate::proto::sim::tree::TreeShape;
-use crate::proto::{Outcome, Totals};
+use crate::proto::{Outcome, SessionErrorCode, Totals};
 
 const TREE: TreeShape = TreeShape {
     max_entries: 12,
@@ -55,6 +55,9 @@ fn run(seed: u64, troubles: Troubles) -> (World, Option<Totals>) {
             Some(Outcome::Complete(_) | Outcome::Lost(_)) => {}
             // A lane that was never heard of again is given up by its session, or by its transport.
             Some(Outcome::Stalled { .. }) if world.cut_any || loses_words => {}
+            // The other side's word of that, on a lane that lives.
+            Some(Outcome::Refused(error))
+                if error.code == SessionErrorCode::Stalled && (world.cut_any || loses_words) => {}
             Some(Outcome::Violation(text)) if text == NO_REQUEST && world.cut_any => {}
             other => panic!("ended with {other:?}"),
         }

@@ -97,7 +97,7 @@ fn records_survive_any_split() {
 #[test]
 fn record_lies_are_refused() {
     let parse = |bytes: &[u8]| RecordParser::default().next(&mut Bytes::copy_from_slice(bytes));
-    assert!(parse(&[4, 1, 1]).is_err());
+    assert!(parse(&[5, 1, 1]).is_err());
     let mut out = BytesMut::new();
     RecordHead::Whole {
         entry: EntryId(1),

@@ -92,8 +92,9 @@ pub fn ask(
         let url = host.url(b"");
         return Err(CliError::Identity(format!(
             "{url} was never met before, and nobody is here to be asked; it shows {shown}. \
-             Nothing was sent. Compare that with what `landro id` prints over there, then give \
-             --peer {shown} (for one run) or --accept-new (remembers it)"
+             Nothing was sent. Compare that with what landro serve printed over there (landro id \
+             --of DIR tells it, too), then give --peer {shown} (for one run) or --accept-new \
+             (remembers it)"
         )));
     }
     signals.quit_at_once(true);
@@ -121,7 +122,8 @@ fn question(host: &DaemonName, shown: Fingerprint) -> TrustAnswer {
     let mut stderr = std::io::stderr();
     let text = format!(
         "{} was never met before. It shows the fingerprint\n    {shown}\n\
-         which should be what `landro id` prints over there.\n",
+         which should be what landro serve printed over there (landro id --of DIR tells it,\n\
+         too).\n",
         host.url(b"")
     );
     let mut prompt = format!("{text}Trust it from now on? (yes, no, or the fingerprint) ");

@@ -10,7 +10,8 @@ use crate::quic::PathSnapshot;
 #[derive(Clone, Debug, Default)]
 pub struct TransportStats {
     pub rtt: Duration,
-    pub min_rtt: Duration,
+    /// None until a lane has measured one.
+    pub min_rtt: Option<Duration>,
     pub sent_packets: u64,
     pub received_packets: u64,
     pub lost_packets: u64,
@@ -56,7 +57,7 @@ impl TransportStats {
     pub(super) fn of(path: &PathSnapshot, sent: Batches, backend: Backend) -> TransportStats {
         TransportStats {
             rtt: path.rtt,
-            min_rtt: path.min_rtt.unwrap_or_default(),
+            min_rtt: path.min_rtt,
             sent_packets: path.sent_packets,
             received_packets: path.received_packets,
             lost_packets: path.lost_packets,
@@ -70,11 +71,7 @@ impl TransportStats {
 
     pub(super) fn add(&mut self, lane: &TransportStats) {
         self.rtt = lane.rtt;
-        self.min_rtt = if self.lanes == 0 {
-            lane.min_rtt
-        } else {
-            self.min_rtt.min(lane.min_rtt)
-        };
+        self.min_rtt = self.min_rtt.into_iter().chain(lane.min_rtt).min();
         self.sent_packets += lane.sent_packets;
         self.received_packets += lane.received_packets;
         self.lost_packets += lane.lost_packets;

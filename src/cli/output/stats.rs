@@ -44,7 +44,7 @@ impl From<&TransportStats> for Transport {
     fn from(stats: &TransportStats) -> Transport {
         Transport {
             rtt_us: stats.rtt.as_micros() as u64,
-            min_rtt_us: stats.min_rtt.as_micros() as u64,
+            min_rtt_us: stats.min_rtt.unwrap_or_default().as_micros() as u64,
             sent_packets: stats.sent_packets,
             received_packets: stats.received_packets,
             lost_packets: stats.lost_packets,

@@ -347,7 +347,7 @@ fn special_files_are_not_replaced(backend: &'static str) {
                 let args = force
                     .iter()
                     .map(OsString::from)
-                    .chain([from, to])
+                    .chain(["-P".into(), from, to])
                     .collect::<Vec<_>>();
                 let output = world.cp(&args);
                 assert!(matches!(output.code, Some(1 | 3)), "{args:?}: {output:?}");

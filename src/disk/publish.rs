@@ -207,15 +207,25 @@ pub async fn scratch(
     dir: &Arc<OwnedFd>,
     name: &Name,
 ) -> Result<Arc<OwnedFd>, DiskError> {
+    let (file, path) = apart(files, dir, name).await?;
+    if let Some(path) = path {
+        unlink(files, dir, &path.to_c()).await?;
+    }
+    Ok(file)
+}
+
+/// A file in `dir` that is no transfer's, and its name, if it has to have one.
+pub async fn apart(
+    files: &Files,
+    dir: &Arc<OwnedFd>,
+    name: &Name,
+) -> Result<(Arc<OwnedFd>, Option<TemporaryName>), DiskError> {
     if let Some(file) = unnamed(files, dir, PRIVATE_MODE).await? {
-        return Ok(file);
+        return Ok((file, None));
     }
     let path = TemporaryName::random(Use::New);
     match files.open_own(dir, &path, name, PRIVATE_MODE).await? {
-        Some(file) => {
-            unlink(files, dir, &path.to_c()).await?;
-            Ok(file)
-        }
+        Some(file) => Ok((file, Some(path))),
         None => Err(DiskError {
             call: "openat2",
             errno: EEXIST,

@@ -3,9 +3,9 @@
 //!
 //! A file that was sent is known again by its time, and file systems keep less of that than they
 //! take: whole seconds, 100 ns, the years from 1980 or to 2038, or nothing. What is stored is read
-//! back once where all is well. Where a time at the destination is not the source's, a file without
-//! a name is given a time that tells the steps apart, so that such a time is compared as the file
-//! system would have stored it.
+//! back once where all is well. Where a time at the destination is not the source's, a file of no
+//! importance is given a time that tells the steps apart, so that such a time is compared as the
+//! file system would have stored it.
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use landro_sys::FileOp;
 
-use super::publish::{is_refusal, scratch};
+use super::publish::{apart, is_refusal, unlink};
 use super::{DiskError, Files};
 use crate::ids::{DirId, Name};
 use crate::proto::{Mtime, TimeLapse};
@@ -74,6 +74,11 @@ fn distance_ns(one: Mtime, other: Mtime) -> u128 {
     nanoseconds(one).abs_diff(nanoseconds(other))
 }
 
+/// Whether some step may make the one of the other.
+fn is_near(asked: Mtime, stored: Mtime) -> bool {
+    distance_ns(asked, stored) < u128::from(NEAR_NS)
+}
+
 fn is_common(time: Mtime) -> bool {
     (COMMON_RANGE.0..COMMON_RANGE.1).contains(&time.seconds)
 }
@@ -104,7 +109,7 @@ impl Times {
     /// Of a time that the file system took, and what it stored: whether that is it. None: it is
     /// not, though every file system has that time.
     fn learn(&self, asked: Mtime, stored: Mtime) -> Option<Result<(), TimeLapse>> {
-        if distance_ns(asked, stored) < u128::from(NEAR_NS) {
+        if is_near(asked, stored) {
             let (from, to) = self.proven.get().unwrap_or(COMMON_RANGE);
             let proven = (from.min(asked.seconds), to.max(asked.seconds));
             self.proven.set(Some(proven));
@@ -160,12 +165,18 @@ impl Files {
             return Ok(foreseen);
         }
         let stored = self.mtime_of(file).await?;
-        if let Some(learnt) = times.learn(asked, stored) {
+        // A time that every file gets says nothing of a range.
+        let is_told = is_near(asked, stored) || times.keeping.get() != Keeping::Unknown;
+        if is_told && let Some(learnt) = times.learn(asked, stored) {
             return Ok(learnt.err());
         }
         self.ask_steps(times, file).await?;
         self.set_mtime(file, asked).await?;
-        Ok(times.foreseen(asked).flatten())
+        if let Some(foreseen) = times.foreseen(asked) {
+            return Ok(foreseen);
+        }
+        let learnt = times.learn(asked, self.mtime_of(file).await?);
+        Ok(learnt.and_then(Result::err))
     }
 
     /// Whether a file whose time is not the one asked about has what the file system would have
@@ -201,8 +212,13 @@ impl Files {
         asked: Mtime,
     ) -> Result<(), DiskError> {
         let fd = self.dir(dir).await?;
-        let file = scratch(self, &fd, name).await?;
-        self.ask(times, &file, asked).await
+        let (file, path) = apart(self, &fd, name).await?;
+        let answer = self.ask(times, &file, asked).await;
+        // Behind the question: servers that go by paths (FUSE, 9P) know no file without a name.
+        if let Some(path) = path {
+            unlink(self, &fd, &path.to_c()).await?;
+        }
+        answer
     }
 
     async fn ask(&self, times: &Times, file: &Arc<OwnedFd>, asked: Mtime) -> Result<(), DiskError> {

@@ -73,9 +73,13 @@ pub async fn make_dir(files: &Files, new: &NewDir) -> Result<DiskDone, DiskError
     let place = files.space.child(parent, name.as_bytes())?;
     let parent_fd = files.dir(parent).await?;
     let mode = if is_plain { 0o777 } else { UNFINISHED_MODE };
-    let existed = match copy {
-        Some(copy) => !files.make_copy(&parent_fd, name, copy, mode).await?,
-        None => !mkdir(files, &parent_fd, name, mode).await?,
+    let existed = {
+        // A file of the same name, spelt otherwise, may be on its way to it.
+        let _naming = files.naming(parent, name).await;
+        match copy {
+            Some(copy) => !files.make_copy(&parent_fd, name, copy, mode).await?,
+            None => !mkdir(files, &parent_fd, name, mode).await?,
+        }
     };
     if existed && let Some(by) = taken_by(files, parent, &parent_fd, name).await? {
         return Ok(DiskDone::Taken { by });

@@ -137,7 +137,13 @@ impl Files {
         let Some(other) = other_case(name.as_bytes()) else {
             return Ok(false);
         };
-        match self.lstat(fd, &other).await {
+        let mut looked = self.lstat(fd, &other).await;
+        if matches!(looked, Err(DiskError { errno: ENOENT, .. })) {
+            // Looked at twice: while a file is renamed, a listing may miss it, by which some file
+            // systems in user space find it.
+            looked = self.lstat(fd, &other).await;
+        }
+        match looked {
             Ok(_) => Ok(false),
             // Letters may be composed in two ways, which case says nothing about.
             Err(DiskError { errno: ENOENT, .. }) if self.may_compose(dir, name) => Ok(false),

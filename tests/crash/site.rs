@@ -103,7 +103,8 @@ impl Site {
 
     pub fn cp(&self, prefix: &[&str], flags: &[&str]) -> Running {
         let prefix = if self.way == Way::Push { &[] } else { prefix };
-        let mut args: Vec<OsString> = ["cp", "--json", "--backend", self.backends[1]]
+        // Modes of directories that are there, too: the tree is to be the same.
+        let mut args: Vec<OsString> = ["cp", "--json", "-p", "--backend", self.backends[1]]
             .map(Into::into)
             .into();
         args.extend(flags.iter().map(OsString::from));

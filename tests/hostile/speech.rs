@@ -85,8 +85,11 @@ impl Peer {
     /// The next control message; None when the connection was closed instead.
     pub fn next_message(&mut self) -> Option<Message> {
         for _ in 0..PATIENCE_TURNS {
-            if let Some(message) = self.messages.pop_front() {
-                return Some(message);
+            // A sign of work may come between any two messages.
+            match self.messages.pop_front() {
+                Some(Message::Working { .. }) => continue,
+                Some(message) => return Some(message),
+                None => {}
             }
             if self.is_closed() {
                 return None;

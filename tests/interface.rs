@@ -191,10 +191,11 @@ fn statistics_are_told_to_people(backend: &'static str) {
 
 fn quiet_means_quiet(backend: &'static str) {
     let world = World::new(backend);
+    fs::create_dir(world.here("tree")).unwrap();
     fs::write(world.here("file"), "x").unwrap();
     assert!(
         Command::new("mkfifo")
-            .arg(world.here("fifo"))
+            .arg(world.here("tree/fifo"))
             .status()
             .unwrap()
             .success()
@@ -220,13 +221,13 @@ fn quiet_means_quiet(backend: &'static str) {
         (String::new(), String::new()),
         "not a terminal: nothing to draw"
     );
-    let output = run(&[], &["fifo"]).expect(0);
+    let output = run(&[], &["tree"]).expect(0);
     assert!(
         output.stdout.is_empty()
             && output.stderr.contains("warning")
             && output.stderr.contains("fifo")
     );
-    let output = run(&["--quiet"], &["file", "fifo"]).expect(0);
+    let output = run(&["--quiet"], &["file", "tree"]).expect(0);
     assert_eq!(
         (output.stdout, output.stderr),
         (String::new(), String::new())

@@ -81,7 +81,7 @@ fn limits_are_named_that_nothing_works_below() {
     for (limit, words) in [
         ("--nofile=8:8", "ulimit -n"),
         ("--nofile=12:12", "ulimit -n"),
-        ("--as=150000000", "ulimit -v"),
+        ("--as=60000000", "ulimit -v"),
     ] {
         let output = run(&side, &["prlimit", limit], &serve).expect(1);
         assert!(output.stderr.contains(words), "{limit}: {}", output.stderr);

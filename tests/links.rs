@@ -180,7 +180,7 @@ fn received_links_are_never_kept(backend: &'static str) {
                 fs::create_dir(world.root("photos")).unwrap();
             }
             symlink(target, world.root(linked)).unwrap();
-            pull(&world, &[], "photos", &to).expect(0);
+            pull(&world, &["-P"], "photos", &to).expect(0);
             fs::remove_file(world.root(linked)).unwrap();
             photos(&world);
             let output = pull(&world, &["--keep-dirlinks"], "photos", &to);
@@ -199,7 +199,7 @@ fn a_received_link_is_no_destination(backend: &'static str) {
     fs::create_dir_all(world.here("home/secret")).unwrap();
     let new = world.here("home/new");
     symlink("secret", world.root("photos")).unwrap();
-    pull(&world, &[], "photos", &new).expect(0);
+    pull(&world, &["-P"], "photos", &new).expect(0);
     assert_eq!(fs::read_link(&new).unwrap(), Path::new("secret"));
     fs::remove_file(world.root("photos")).unwrap();
     let tree = photos(&world);

@@ -188,9 +188,9 @@ fn directories_that_may_not_be_read(backend: &'static str) {
         let local = local.to_str().unwrap();
         for (args, side) in [
             (vec!["ls", &url], "landro://"),
-            (vec!["cp", &url, here], "server"),
+            (vec!["cp", &url, here], "landro://"),
             (vec!["cp", local, &daemon.url("none/")], ""),
-            (vec!["cp", local, here], "source"),
+            (vec!["cp", local, here], local),
         ] {
             // 4: it is the peer that refuses.
             let output = run(&args).expect(if args[0] == "ls" { 4 } else { 1 });

@@ -291,7 +291,8 @@ fn links_of_the_users_own_are_kept_when_he_says_so() {
         assert_eq!(fs::read(dir.join("outside/precious")).unwrap(), b"precious");
         assert_eq!(
             fs::metadata(dir.join("outside")).unwrap().mode() & 0o7777,
-            0o777
+            0o700,
+            "a directory that was there keeps its mode"
         );
         assert_eq!(
             fs::read_link(dir.join("to/tree/sub")).unwrap(),

@@ -147,7 +147,7 @@ fn sessions_in_a_loop(backend: &'static str) {
 /// Whoever can reach the port, with a key that may not come in, or with noise.
 fn strangers(backend: &'static str) {
     let scene = Scene::new(backend);
-    for _ in 0..200 {
+    for _ in 0..400 {
         let mut peer = Peer::dial(scene.daemon.address(), &Identity::generate().unwrap());
         peer.turn_until_closed();
     }

@@ -295,7 +295,7 @@ fn a_missing_path_of_a_peer_is_said_to_be_missing(backend: &'static str) {
         )
     };
     let output = ls().expect(1);
-    for words in ["path= in authorized_peers", "is missing"] {
+    for words in ["path=", "no such file or directory"] {
         assert!(output.stderr.contains(words), "{}", output.stderr);
     }
     for words in ["secret-box", "does not know", "echo"] {
@@ -462,7 +462,7 @@ fn a_stop_is_told_as_what_it_is_with_what_was_done(backend: &'static str) {
             message.contains("1 file done, ") && message.contains(" MB moved"),
             "{message}"
         );
-        assert!(message.contains("run the same command again"), "{message}");
+        assert!(message.contains("the same command again"), "{message}");
         let summary = output.summary();
         assert_eq!(summary["files"], 1, "{summary}");
         assert!(summary["sent_bytes"].as_u64() > Some(1 << 20), "{summary}");

@@ -33,8 +33,14 @@ impl Allowance {
         }
     }
 
-    /// For a directory that can be opened again.
+    /// For a directory that can be opened again: half of what sessions may begin with, so that
+    /// directories that others keep open let nobody wait for them.
     pub fn may_cache(self, fd: &OwnedFd) -> bool {
+        number(fd) < self.limit / 4
+    }
+
+    /// For the directory that a session begins with.
+    fn may_begin(self, fd: &OwnedFd) -> bool {
         number(fd) < self.limit / 2
     }
 
@@ -79,7 +85,7 @@ impl Files {
     /// EMFILE when others have to end first.
     pub(super) fn admit(&self, fd: &OwnedFd) -> Result<(), DiskError> {
         let is_alone = self.shared.sessions.get() <= 1;
-        let is_let_in = is_alone || self.space.allowance.may_cache(fd);
+        let is_let_in = is_alone || self.space.allowance.may_begin(fd);
         is_let_in.then_some(()).ok_or(SHORTAGE)
     }
 }

@@ -218,18 +218,19 @@ fn a_received_link_is_no_destination(backend: &'static str) {
     // A slash says that what is behind it is meant.
     pull(&world, &[], "photos", &with_slash(&new)).expect(0);
     assert_same(&tree, &world.here("home/secret/photos"));
-    // A link to nowhere, or to a file, is a name like any other.
+    // A link to nowhere, or to a file, is no file that could be replaced.
     for target in ["nowhere", "file"] {
         let _ = fs::remove_dir_all(world.root("photos"));
         let _ = fs::remove_file(world.root("photos"));
         symlink(target, world.root("photos")).unwrap();
         fs::write(world.here("home/file"), "x").unwrap();
         let named = world.here("home/named");
-        pull(&world, &[], "photos", &named).expect(0);
+        pull(&world, &["-P"], "photos", &named).expect(0);
         fs::remove_file(world.root("photos")).unwrap();
         fs::write(world.root("photos"), "now a file").unwrap();
-        pull(&world, &[], "photos", &named).expect(0);
-        assert_same(&world.root("photos"), &named);
+        // Neither written into what it leads to, nor replaced.
+        pull(&world, &[], "photos", &named).expect(1);
+        assert_eq!(fs::read_link(&named).unwrap(), Path::new(target));
         assert_eq!(fs::read(world.here("home/file")).unwrap(), b"x");
     }
 }

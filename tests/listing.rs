@@ -189,8 +189,8 @@ fn directories_that_may_not_be_read(backend: &'static str) {
         for (args, side) in [
             (vec!["ls", &url], "landro://"),
             (vec!["cp", &url, here], "landro://"),
-            (vec!["cp", local, &daemon.url("none/")], ""),
-            (vec!["cp", local, here], local),
+            (vec!["cp", local, &daemon.url("enter/")], ""),
+            (vec!["cp", local, here], ""),
         ] {
             // 4: it is the peer that refuses.
             let output = run(&args).expect(if args[0] == "ls" { 4 } else { 1 });

@@ -301,7 +301,7 @@ fn a_missing_path_of_a_peer_is_said_to_be_missing(backend: &'static str) {
     for words in ["secret-box", "does not know", "echo"] {
         assert!(!output.stderr.contains(words), "{}", output.stderr);
     }
-    daemon.wait_for_log("in/secret-box");
+    daemon.wait_for_log("cannot be opened over there");
     fs::create_dir_all(dir.path().join("in/secret-box")).unwrap();
     ls().expect(0);
 }

@@ -159,6 +159,7 @@ impl Placement<'_> {
         let mut args: Vec<OsString> = Vec::new();
         for source in sources {
             args.push(match self.way {
+                _ if source.starts_with('-') => source.into(),
                 Way::Pull => self.world.url(&format!("from/{source}")).into(),
                 Way::Push | Way::Local => slash(self.from(source), source),
             });
@@ -244,7 +245,7 @@ fn a_trailing_slash_follows_a_symlink(backend: &'static str) {
         fs::create_dir_all(at.to("")).unwrap();
         fs::write(at.from("dir/file"), "x").unwrap();
         symlink("dir", at.from("link")).unwrap();
-        at.cp(&["link"], "as-link").expect(0);
+        at.cp(&["-P", "link"], "as-link").expect(0);
         assert_eq!(
             fs::read_link(at.to("as-link")).unwrap(),
             Path::new("dir"),

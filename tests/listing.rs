@@ -181,6 +181,7 @@ fn directories_that_may_not_be_read(backend: &'static str) {
         let args = [args, &peer].concat();
         Running::spawn(common::command(&client, prefix, args)).wait()
     };
+    fs::create_dir(dir.path().join("into")).unwrap();
     let to = tempfile::tempdir().unwrap();
     let here = to.path().to_str().unwrap();
     for (name, _) in unreadable {
@@ -189,7 +190,7 @@ fn directories_that_may_not_be_read(backend: &'static str) {
         for (args, side) in [
             (vec!["ls", &url], "landro://"),
             (vec!["cp", &url, here], "landro://"),
-            (vec!["cp", local, &daemon.url("enter/")], ""),
+            (vec!["cp", local, &daemon.url("into/")], ""),
             (vec!["cp", local, here], ""),
         ] {
             // 4: it is the peer that refuses.

@@ -184,6 +184,9 @@ impl Files {
         name: &Name,
         found: &Meta,
     ) -> Result<Option<Bytes>, DiskError> {
+        // A descriptor of its own: listing keeps its position in the open file description, and
+        // several names may be looked for at a time.
+        let fd = self.open_dir_below(fd, b"").await?;
         let mut listing = Some(DirListing::default());
         let (mut cursor, mut spelt) = (Some(0), Spelt::Nowhere);
         while let Some(at) = cursor {

@@ -5,7 +5,7 @@ use super::{ReceivePlan, ReceivedEntry};
 use crate::ids::Name;
 
 /// An entry, its place in the tables, and what its names take beside their bytes.
-const ENTRY_BYTES: u64 = 520;
+const ENTRY_BYTES: u64 = 720;
 
 /// A directory here and in the disk layer, without its path.
 const DIR_BYTES: u64 = 800;

@@ -471,8 +471,7 @@ fn a_source_that_changes_fails_and_nothing_partial_appears(backend: &'static str
 fn fails_when_changed(world: &World, passage: &Passage, change: Tamper, mut rng: Rng) {
     let (from, to) = (&passage.from, passage.arrived());
     tree::write_file(from, 12 * MIB, &mut rng);
-    let [source, into] = passage.args.clone();
-    let args = ["--no-growing".into(), source, into];
+    let args = [&["--no-growing".into()], &passage.args[..]].concat();
     let running = caught_midway(world, &args, 4 * MIB);
     change(from, &mut rng);
     let output = running.wait();

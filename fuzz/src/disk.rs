@@ -58,9 +58,7 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
         DiskOp::Read { len_bytes, .. }
         | DiskOp::ReadPart { len_bytes, .. }
         | DiskOp::ReadOn { len_bytes, .. } => read(how, *len_bytes, script),
-        DiskOp::AwaitInput { .. } => DiskDone::Input {
-            is_ready: how & 8 != 0,
-        },
+        DiskOp::AwaitInput { .. } => input(how & 8 != 0),
         DiskOp::Check { .. }
         | DiskOp::MakeDir { .. }
         | DiskOp::PutSmall { .. }
@@ -102,6 +100,10 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
         | DiskOp::ClosePart { .. }
         | DiskOp::CleanPart { .. } => DiskDone::Done,
     })
+}
+
+fn input(is_ready: bool) -> DiskDone {
+    DiskDone::Input { is_ready }
 }
 
 fn source(how: u8, script: &mut Script<'_>) -> DiskDone {

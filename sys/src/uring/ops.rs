@@ -88,8 +88,7 @@ impl FileInFlight {
                 let index = pool.index_of(data);
                 write(fd(file), offset, data, index.and_then(&mut fixed))
             }
-            // The position of the file, as io_uring_enter(2) has it.
-            FileOp::Append { file, data } => write(fd(file), u64::MAX, data, None),
+            FileOp::Append { file, data } => write(fd(file), AT_POSITION, data, None),
             FileOp::Reserve { file, len } => reserve(fd(file), seekable(*len)?),
             FileOp::Punch { file, offset, len } => {
                 punch(fd(file), seekable(*offset)?, seekable(*len)?)
@@ -288,6 +287,9 @@ fn sync_range(file: Fd, (from, len): (u64, u32), wait: bool) -> squeue::Entry {
         .flags(sync_range_flags(wait))
         .build()
 }
+
+/// The position of the file, as io_uring_enter(2) has it.
+const AT_POSITION: u64 = u64::MAX;
 
 fn rename(from: (Fd, &CStr), to: (Fd, &CStr), flags: u32) -> squeue::Entry {
     opcode::RenameAt::new(from.0, from.1.as_ptr(), to.0, to.1.as_ptr())

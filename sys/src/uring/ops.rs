@@ -112,7 +112,7 @@ impl FileInFlight {
             FileOp::Unlink { dir, path, is_dir } => unlink(at(dir), path, *is_dir),
             FileOp::Mkdir { dir, path, mode } => mkdir(at(dir), path, *mode),
             FileOp::Symlink { target, dir, path } => symlink(target, at(dir), path),
-            // `ReadOn`: a ring's read ends at the size that FUSE told (Linux 6.18), read(2) does not.
+            // A ring's `ReadOn` would end at the size that FUSE told (Linux 6.18).
             FileOp::ReadOn { .. }
             | FileOp::Truncate { .. }
             | FileOp::Readlink { .. }

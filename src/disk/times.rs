@@ -86,7 +86,7 @@ fn is_common(time: Mtime) -> bool {
 impl Times {
     /// What becomes of a time, as far as it is known: `Some(None)`: it is stored.
     fn foreseen(&self, asked: Mtime) -> Option<Option<TimeLapse>> {
-        if let Keeping::Writes | Keeping::Nothing = self.keeping.get() {
+        if self.keeps_none() {
             return Some(Some(TimeLapse::NotKept));
         }
         let is_proven = self
@@ -99,6 +99,10 @@ impl Times {
         (self.limited(asked) != asked).then_some(Some(TimeLapse::OutOfRange))
     }
 
+    fn keeps_none(&self) -> bool {
+        matches!(self.keeping.get(), Keeping::Writes | Keeping::Nothing)
+    }
+
     /// A time within the range, as far as that is known.
     fn limited(&self, asked: Mtime) -> Mtime {
         let first = self.first.get().filter(|first| asked < *first);
@@ -109,6 +113,10 @@ impl Times {
     /// Of a time that the file system took, and what it stored: whether that is it. None: it is
     /// not, though every file system has that time.
     fn learn(&self, asked: Mtime, stored: Mtime) -> Option<Result<(), TimeLapse>> {
+        // Another file may have told since this one was asked: then it says nothing of a range.
+        if self.keeps_none() {
+            return Some(Err(TimeLapse::NotKept));
+        }
         if is_near(asked, stored) {
             let (from, to) = self.proven.get().unwrap_or(COMMON_RANGE);
             let proven = (from.min(asked.seconds), to.max(asked.seconds));
@@ -291,6 +299,9 @@ mod tests {
         assert!(!times.is_stored_for(time(10, 0), time(11, 0)));
         times.learn_steps(time(0, 0));
         assert_eq!(times.keeping.get(), Keeping::Nothing);
+        let learnt = times.learn(time(7, 0), time(1_700_000_000, 0));
+        assert_eq!(learnt, Some(Err(TimeLapse::NotKept)));
+        assert_eq!(times.first.get(), None);
     }
 
     #[test]

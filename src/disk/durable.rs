@@ -110,6 +110,29 @@ pub struct Footing {
     pub in_doubt: bool,
 }
 
+#[cfg(test)]
+impl Footing {
+    /// The same directory, as if nothing were known of its file system.
+    pub fn on_unknown(&self) -> Footing {
+        let Volume {
+            top, dev, storage, ..
+        } = &*self.volume;
+        let volume = Volume {
+            top: top.clone(),
+            dev: *dev,
+            storage: *storage,
+            medium: Medium::Unknown,
+            marked: Cell::new(Marked::No),
+            times: Times::default(),
+            tells_late: true,
+        };
+        Footing {
+            volume: Rc::new(volume),
+            in_doubt: false,
+        }
+    }
+}
+
 /// What a mark says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Mark {
@@ -341,6 +364,17 @@ impl Files {
             has_holes,
         };
         matches!(self.call("fiemap", op).await, Ok(FileDone::Allocated(true)))
+    }
+
+    /// Whether all data is on disk before it gets its name, as no mark says that it may not be.
+    pub(super) fn waits_for_data(&self, dir: DirId) -> bool {
+        self.space
+            .footing(dir)
+            .is_some_and(|footing| match footing.volume.medium {
+                Medium::Memory => false,
+                Medium::Ordered { .. } => footing.volume.marked.get() == Marked::Refused,
+                Medium::Unknown => true,
+            })
     }
 
     /// Before data gets a name that nothing had: a later run will know that it may be gone, or it

@@ -199,13 +199,6 @@ pub struct History {
     pub unwritten_bytes: Cell<u64>,
 }
 
-impl History {
-    /// The disk is waited for before the part appears.
-    pub fn is_awaited(&self) -> bool {
-        self.replaces.get() || !self.whole.get()
-    }
-}
-
 impl Space {
     pub fn new(base: Base) -> Space {
         Space {

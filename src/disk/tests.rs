@@ -1,6 +1,8 @@
 //! The disk layer against what other local users may have put in its way, with every call made in
 //! place.
 
+mod driven;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;

@@ -110,3 +110,26 @@ fn a_disk_that_is_waited_for_is_waited_for_in_steps() {
         [0, 8 * MIB, 16 * MIB]
     );
 }
+
+/// What is opened for a session that is over may be on a server that does not answer a close(2).
+#[test]
+fn what_is_opened_for_nobody_is_closed_by_the_driver() {
+    let root = on_disk();
+    fs::write(root.path().join("big"), "data").unwrap();
+    let mut bench = Bench::with_driver(root.path());
+    let open = DiskOp::OpenRead {
+        dir: TARGET,
+        name: name(),
+        file: FILE,
+    };
+    assert!(bench.start(open).is_none());
+    let (token, op) = bench.disk.next_operation().unwrap();
+    bench.disk.abandon(0, 0);
+    bench.disk.complete(token, landro_sys::run(op));
+    assert_eq!(bench.disk.hung(), 0);
+    let left = bench.disk.next_operation();
+    assert!(
+        matches!(left, Some((NOBODY, FileOp::Close { .. }))),
+        "{left:?}"
+    );
+}

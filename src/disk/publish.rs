@@ -8,7 +8,7 @@ use bytes::Bytes;
 use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, OpenHow};
 
-use super::names::{TemporaryName, Use, c_string, turns};
+use super::names::{TemporaryName, Use, c_string, free_names};
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, Name};
 use crate::proto::errno::{
@@ -171,9 +171,10 @@ pub async fn temporary(
     if let Some(file) = unnamed(files, dir, mode).await? {
         return Ok((file, None));
     }
-    for path in turns(name, Use::Part) {
+    for path in free_names(name, Use::Part) {
         let file = match open_locked(files, dir, &path, name, mode).await? {
             Locked::Ours(file) => file,
+            // Others' files, or leftovers where files cannot be marked.
             Locked::Taken => continue,
             // Another session is writing the same file.
             Locked::Busy => {
@@ -190,15 +191,10 @@ pub async fn temporary(
         files.call("ftruncate", op).await?;
         return Ok((file, Some(path)));
     }
-    // Others' files, or leftovers where files cannot be marked.
-    let path = TemporaryName::random(Use::Part);
-    match open_locked(files, dir, &path, name, mode).await? {
-        Locked::Ours(file) => Ok((file, Some(path))),
-        Locked::Busy | Locked::Taken => Err(DiskError {
-            call: "openat2",
-            errno: EEXIST,
-        }),
-    }
+    Err(DiskError {
+        call: "openat2",
+        errno: EEXIST,
+    })
 }
 
 /// A file in `dir` that is to have no name, or none any more.
@@ -439,7 +435,7 @@ async fn rename_over(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Resu
     let Arrival {
         dir, file, name, ..
     } = arrival;
-    for path in turns(name, Use::New) {
+    for path in free_names(name, Use::New) {
         let replacement = path.to_c();
         match link(files, file, dir, &replacement).await {
             Ok(()) => {}

@@ -11,7 +11,7 @@ use landro_sys::{FileOp, OpenHow};
 
 use super::dirlinks;
 use super::full::lacking_beside;
-use super::names::{Use, c_string, turns};
+use super::names::{Use, c_string, free_names};
 use super::publish::{
     Arrival, finish, may_replace, new_mode, refused, rename, set_meta, sync, temporary, unlink,
     write_all,
@@ -429,7 +429,7 @@ async fn make_link(
     name: &Name,
     target: &Bytes,
 ) -> Result<CString, DiskError> {
-    for path in turns(name, Use::New) {
+    for path in free_names(name, Use::New) {
         let path = path.to_c();
         let op = FileOp::Symlink {
             target: c_string(target)?,

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use landro_sys::file::{flags, magic};
 use landro_sys::{FileDone, FileOp, Flock, OpenHow, Statx};
 
+use super::mounts::is_local;
 use super::times::Times;
 use super::{DiskError, Files, descriptors};
 use crate::ids::{DirId, Name};
@@ -81,16 +82,6 @@ impl Volume {
     pub fn is_unknown(&self) -> bool {
         self.medium == Medium::Unknown
     }
-}
-
-/// Whether a file system is of this host's own disks and memory, as far as it is known here. Others
-/// ask a server (NFS, CIFS, AFS, Ceph, Lustre, 9p) or a process (FUSE) to store what they took.
-fn is_local(found: &landro_sys::FileSystem) -> bool {
-    use magic::*;
-    let disks = [
-        EXT, XFS, BTRFS, OVERLAY, TMPFS, F2FS, ZFS, BCACHEFS, FAT, EXFAT, NTFS3,
-    ];
-    found.is_memory || disks.contains(&found.magic)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -41,8 +41,10 @@ impl MountKind {
     fn of(name: &[u8]) -> MountKind {
         match name {
             b"tmpfs" | b"ramfs" | b"devtmpfs" => MountKind::Memory,
-            b"ext2" | b"ext3" | b"ext4" | b"xfs" | b"btrfs" | b"f2fs" | b"zfs" | b"overlay"
-            | b"vfat" | b"exfat" | b"squashfs" | b"iso9660" => MountKind::Disk,
+            b"ext2" | b"ext3" | b"ext4" | b"xfs" | b"btrfs" | b"f2fs" | b"zfs" | b"bcachefs"
+            | b"overlay" | b"vfat" | b"exfat" | b"ntfs3" | b"squashfs" | b"iso9660" => {
+                MountKind::Disk
+            }
             _ => MountKind::Other,
         }
     }
@@ -50,10 +52,25 @@ impl MountKind {
     fn of_open(found: &FileSystem) -> MountKind {
         match found.magic {
             _ if found.is_memory => MountKind::Memory,
-            magic::EXT | magic::XFS | magic::BTRFS | magic::OVERLAY => MountKind::Disk,
+            magic::EXT
+            | magic::XFS
+            | magic::BTRFS
+            | magic::F2FS
+            | magic::ZFS
+            | magic::BCACHEFS
+            | magic::OVERLAY
+            | magic::FAT
+            | magic::EXFAT
+            | magic::NTFS3 => MountKind::Disk,
             _ => MountKind::Other,
         }
     }
+}
+
+/// Whether a file system is of this host's own disks and memory, as far as it is known here. Others
+/// ask a server (NFS, CIFS, AFS, Ceph, Lustre, 9p) or a process (FUSE) to store what they took.
+pub fn is_local(found: &FileSystem) -> bool {
+    MountKind::of_open(found) != MountKind::Other
 }
 
 impl Mounts {
@@ -83,7 +100,7 @@ impl Mounts {
     pub fn point_of(&self, path: &[u8]) -> Option<&[u8]> {
         let points = self.0.iter().map(|mount| &mount.point[..]);
         points
-            .filter(|point| *point == path || is_below(path, point))
+            .filter(|point| is_in(path, point))
             .max_by_key(|point| point.len())
     }
 }
@@ -116,6 +133,11 @@ impl Mount {
             kind: MountKind::of(kind),
         })
     }
+}
+
+/// Whether `path` is `above` or lies below it, both absolute.
+pub fn is_in(path: &[u8], above: &[u8]) -> bool {
+    path == above || is_below(path, above)
 }
 
 /// Whether `path` lies below `above`, both absolute.

@@ -18,9 +18,6 @@ use super::{DiskError, Files, descriptors, dirlinks};
 use crate::ids::{DirId, Name};
 use crate::proto::errno::{EAGAIN, EINVAL, EIO};
 
-/// Symlinks on the way, as many as the kernel follows (path_resolution(7)).
-const LINKS_MAX: usize = 40;
-
 /// A daemon's FIFO whose reader takes nothing: tries, [`descriptors::RETRY`] apart, which is a
 /// minute. A command has its user, who may look at the first page for as long as he likes.
 const STALLS_MAX: u32 = 30_000;
@@ -70,7 +67,7 @@ impl Files {
     /// (`/dev/stdout`): it stands for something that a program has open.
     async fn is_by_proc(&self, path: &[u8]) -> Result<bool, DiskError> {
         let mut path = path.to_vec();
-        for _ in 0..LINKS_MAX {
+        for _ in 0..dirlinks::LINKS_MAX {
             let (parent, Some(name), false) = split_path(&path) else {
                 return Ok(false);
             };

@@ -65,6 +65,52 @@ impl Medium {
     }
 }
 
+/// What a file system was found not to have.
+#[derive(Default)]
+pub struct Lacks {
+    /// O_TMPFILE (NFS, FUSE, FAT): temporary files have names.
+    pub tmpfile: Cell<bool>,
+    /// Extended attributes: what is ours is told otherwise.
+    pub attributes: Cell<bool>,
+}
+
+/// A directory that temporary files are made in.
+pub struct TemporaryDir {
+    pub fd: Arc<OwnedFd>,
+    /// None: it is none of the destination's.
+    volume: Option<Rc<Volume>>,
+}
+
+impl TemporaryDir {
+    /// One that is none of the destination's.
+    pub fn aside(fd: Arc<OwnedFd>) -> TemporaryDir {
+        TemporaryDir { fd, volume: None }
+    }
+
+    pub fn lacks_tmpfile(&self) -> bool {
+        let volume = self.volume.as_ref();
+        volume.is_some_and(|volume| volume.lacks.tmpfile.get())
+    }
+
+    pub fn lacks_attributes(&self) -> bool {
+        let volume = self.volume.as_ref();
+        volume.is_some_and(|volume| volume.lacks.attributes.get())
+    }
+
+    /// Remembers what was found out.
+    pub fn has_no_tmpfile(&self) {
+        if let Some(volume) = &self.volume {
+            volume.lacks.tmpfile.set(true);
+        }
+    }
+
+    pub fn has_no_attributes(&self) {
+        if let Some(volume) = &self.volume {
+            volume.lacks.attributes.set(true);
+        }
+    }
+}
+
 /// A file system that a session writes to, from the first directory there downwards.
 pub struct Volume {
     top: Arc<OwnedFd>,
@@ -73,6 +119,7 @@ pub struct Volume {
     medium: Medium,
     marked: Cell<Marked>,
     pub times: Times,
+    pub lacks: Lacks,
     /// That what was written could not be stored may be told by close(2) and not before.
     tells_late: bool,
 }
@@ -115,6 +162,7 @@ impl Footing {
             medium: Medium::Unknown,
             marked: Cell::new(Marked::No),
             times: Times::default(),
+            lacks: Lacks::default(),
             tells_late: true,
         };
         Footing {
@@ -286,8 +334,17 @@ impl Files {
             medium,
             marked,
             times: Times::default(),
+            lacks: Lacks::default(),
             tells_late: !is_local(&found),
         }))
+    }
+
+    /// A directory of the destination, to make temporary files in.
+    pub(super) fn temporary_dir(&self, dir: DirId, fd: &Arc<OwnedFd>) -> TemporaryDir {
+        TemporaryDir {
+            fd: fd.clone(),
+            volume: self.space.footing(dir).map(|footing| footing.volume),
+        }
     }
 
     /// What holds the data of a file until it is on disk.

@@ -213,5 +213,7 @@ mod tests {
         assert_eq!(point(b"/srv/disk"), Some(b"/srv/disk".to_vec()));
         assert_eq!(point(b"/srv/disks"), Some(b"/".to_vec()));
         assert_eq!(point(b"/tmp/a b/c"), Some(b"/tmp/a b".to_vec()));
+        assert!(is_in(b"/srv/disk2", b"/srv/disk2") && is_in(b"/srv/disk2", b"/"));
+        assert!(!is_in(b"/srv/disk22", b"/srv/disk2"));
     }
 }

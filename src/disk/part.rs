@@ -10,6 +10,7 @@ use landro_sys::file::magic;
 use landro_sys::splice::{copy_local, copy_sparse};
 use landro_sys::{FileDone, FileOp, FileSystem, Pool};
 
+use super::durable::TemporaryDir;
 use super::marks::HEAD_BYTES;
 use super::names::{TemporaryName, Use, turns};
 use super::publish::{
@@ -73,7 +74,8 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
     history
         .replaces
         .set(files.lstat(&dir, name.as_bytes()).await.is_ok());
-    if resumable && let Some(pair) = open_pair(files, &dir, name, mode).await? {
+    let made_in = files.temporary_dir(dir_id, &dir);
+    if resumable && let Some(pair) = open_pair(files, &made_in, name, mode).await? {
         files.keep(&pair.data)?;
         let part = Part {
             data: pair.data,
@@ -89,7 +91,7 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
     }
     // Another session is receiving the same file, or its names are taken: this one goes on without
     // a journal, the later rename wins.
-    let (data, temporary) = temporary(files, &dir, name, mode).await?;
+    let (data, temporary) = temporary(files, &made_in, name, mode).await?;
     files.keep(&data)?;
     // It begins empty.
     history.whole.set(true);
@@ -129,7 +131,7 @@ struct Pair {
 /// None: another session has the file, or there is no such name.
 async fn open_pair(
     files: &Files,
-    dir: &Arc<OwnedFd>,
+    dir: &TemporaryDir,
     name: &Name,
     mode: u32,
 ) -> Result<Option<Pair>, DiskError> {
@@ -137,7 +139,7 @@ async fn open_pair(
     for path in turns(name, Use::Part) {
         let beside = path.with(Use::Journal);
         // Where nothing else tells that the part is ours, the journal is there before it.
-        if files.space.no_attributes.get() {
+        if dir.lacks_attributes() {
             let journal = files.open_own(dir, &beside, name, of_journal).await?;
             if journal.is_none() {
                 continue;
@@ -157,7 +159,7 @@ async fn open_pair(
                     path,
                 }));
             }
-            None => unlink(files, dir, &path.to_c()).await?,
+            None => unlink(files, &dir.fd, &path.to_c()).await?,
         }
     }
     Ok(None)

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use landro_sys::file::{flags, magic};
 use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Pool};
 
+use super::durable::TemporaryDir;
 use super::publish::{scratch, sync};
 use super::source::{relative, split_path};
 use super::space::{Base, NamedSink, OpenSink};
@@ -120,11 +121,11 @@ impl Files {
     /// A file without a name, for what a sink is to get in order.
     pub(super) async fn aside(&self, sink: &NamedSink) -> Result<Arc<OwnedFd>, DiskError> {
         let dir = match self.space.base() {
-            Base::Served(_) => self.dir(sink.dir).await?,
+            Base::Served(_) => self.temporary_dir(sink.dir, &self.dir(sink.dir).await?),
             Base::Local => {
                 let place = std::env::temp_dir();
                 let path = place.as_os_str().as_encoded_bytes();
-                self.open_directory(None, path, 0).await?
+                TemporaryDir::aside(self.open_directory(None, path, 0).await?)
             }
         };
         scratch(self, &dir, &sink.name).await

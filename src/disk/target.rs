@@ -322,7 +322,8 @@ pub async fn put_small(
     }
     let dir = files.dir(dir_id).await?;
     let mode = new_mode(attributes.mode.is_none());
-    let (file, temporary) = temporary(files, &dir, name, mode).await?;
+    let (file, temporary) =
+        temporary(files, &files.temporary_dir(dir_id, &dir), name, mode).await?;
     let result = async {
         let mut offset = 0;
         for piece in data {

@@ -45,6 +45,10 @@ impl Bench {
         bench
     }
 
+    fn volume(&self) -> Rc<durable::Volume> {
+        self.space.footing(TARGET).unwrap().volume
+    }
+
     fn start(&mut self, cmd: DiskOp) -> Option<Result<DiskDone, DiskError>> {
         self.disk.start(0, 0, &self.space.clone(), OpId(0), cmd);
         self.finished()
@@ -201,7 +205,7 @@ fn planted_things_are_not_opened_where_every_file_needs_a_name() {
         fs::write(&victim, b"precious").unwrap();
         plant();
         let mut bench = Bench::new(root.path(), 16);
-        bench.space.no_tmpfile.set(true);
+        bench.volume().lacks.tmpfile.set(true);
         bench
             .done(DiskOp::OpenPart {
                 dir: TARGET,
@@ -562,7 +566,7 @@ fn occupied_names_are_in_nobodys_way() {
     let at = root.path().join("big");
     for no_tmpfile in [false, true] {
         let mut bench = Bench::new(root.path(), 16);
-        bench.space.no_tmpfile.set(no_tmpfile);
+        bench.volume().lacks.tmpfile.set(no_tmpfile);
         let attributes = attributes(0o600, Mtime::default());
         for data in ["new", "replaced"] {
             let replaces = data == "replaced";

@@ -4,10 +4,14 @@
 //! Both are told from the names in `/proc/self/mountinfo` (proc_pid_mountinfo(5)), which no file
 //! system is asked for: one that does not answer is found there like any other.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
 use landro_sys::FileSystem;
 use landro_sys::file::magic;
+
+/// Of `/proc/self/mountinfo` on a host with some hundred mounts.
+const USUAL_BYTES: usize = 16 << 10;
 
 /// What a session can expect of the calls below a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +36,8 @@ enum MountKind {
     Memory,
     /// A disk of this host.
     Disk,
+    /// Other file systems, which fstatfs(2) asks in turn (overlay).
+    Layers,
     /// Somebody else: a server, a process.
     Other,
 }
@@ -42,9 +48,8 @@ impl MountKind {
         match name {
             b"tmpfs" | b"ramfs" | b"devtmpfs" => MountKind::Memory,
             b"ext2" | b"ext3" | b"ext4" | b"xfs" | b"btrfs" | b"f2fs" | b"zfs" | b"bcachefs"
-            | b"overlay" | b"vfat" | b"exfat" | b"ntfs3" | b"squashfs" | b"iso9660" => {
-                MountKind::Disk
-            }
+            | b"vfat" | b"exfat" | b"ntfs3" | b"squashfs" | b"iso9660" => MountKind::Disk,
+            b"overlay" => MountKind::Layers,
             _ => MountKind::Other,
         }
     }
@@ -58,10 +63,10 @@ impl MountKind {
             | magic::F2FS
             | magic::ZFS
             | magic::BCACHEFS
-            | magic::OVERLAY
             | magic::FAT
             | magic::EXFAT
             | magic::NTFS3 => MountKind::Disk,
+            magic::OVERLAY => MountKind::Layers,
             _ => MountKind::Other,
         }
     }
@@ -77,7 +82,12 @@ impl Mounts {
     /// # Errors
     /// Where there is no /proc.
     pub fn of_this_process() -> io::Result<Mounts> {
-        std::fs::read("/proc/self/mountinfo").map(|text| Mounts::parse(&text))
+        // In two calls, mostly: `fs::read` asks for the size first, which is 0 in /proc, and begins
+        // with 32 bytes.
+        let mut text = Vec::with_capacity(USUAL_BYTES);
+        let file = File::open("/proc/self/mountinfo")?;
+        file.take(u64::MAX).read_to_end(&mut text)?;
+        Ok(Mounts::parse(&text))
     }
 
     fn parse(text: &[u8]) -> Mounts {
@@ -96,12 +106,23 @@ impl Mounts {
         }
     }
 
+    /// Whether even fstatfs(2) of `path` may wait, for what it is on is none of this host's.
+    pub fn may_wait_at(&self, path: &[u8]) -> bool {
+        self.mount_of(path).is_none_or(|mount| match mount.kind {
+            MountKind::Memory | MountKind::Disk => false,
+            MountKind::Layers | MountKind::Other => true,
+        })
+    }
+
     /// Where the file system is mounted that `path` is on.
     pub fn point_of(&self, path: &[u8]) -> Option<&[u8]> {
-        let points = self.0.iter().map(|mount| &mount.point[..]);
-        points
-            .filter(|point| is_in(path, point))
-            .max_by_key(|point| point.len())
+        self.mount_of(path).map(|mount| &mount.point[..])
+    }
+
+    /// Of those that are mounted at one point the last hides the others.
+    fn mount_of(&self, path: &[u8]) -> Option<&Mount> {
+        let above = self.0.iter().filter(|mount| is_in(path, &mount.point));
+        above.max_by_key(|mount| mount.point.len())
     }
 }
 
@@ -215,5 +236,6 @@ mod tests {
         assert_eq!(point(b"/tmp/a b/c"), Some(b"/tmp/a b".to_vec()));
         assert!(is_in(b"/srv/disk2", b"/srv/disk2") && is_in(b"/srv/disk2", b"/"));
         assert!(!is_in(b"/srv/disk22", b"/srv/disk2"));
+        assert!(mounts.may_wait_at(b"/tmp/a b/c") && !mounts.may_wait_at(b"/tmp/a"));
     }
 }

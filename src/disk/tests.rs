@@ -29,17 +29,7 @@ impl Bench {
             disk,
             space: Rc::new(Space::at_once(Base::Local)),
         };
-        let path = Bytes::from(target.as_os_str().as_encoded_bytes().to_vec());
-        bench
-            .done(DiskOp::ResolveTarget {
-                path,
-                must_be_dir: true,
-                no_target_dir: false,
-                copy: None,
-                dir: TARGET,
-                fsync: false,
-            })
-            .unwrap();
+        bench.done(resolve(target)).unwrap();
         bench
     }
 
@@ -84,6 +74,17 @@ impl Bench {
             replaces: false,
         })
         .unwrap();
+    }
+}
+
+fn resolve(target: &Path) -> DiskOp {
+    DiskOp::ResolveTarget {
+        path: Bytes::from(target.as_os_str().as_encoded_bytes().to_vec()),
+        must_be_dir: true,
+        no_target_dir: false,
+        copy: None,
+        dir: TARGET,
+        fsync: false,
     }
 }
 
@@ -548,16 +549,8 @@ fn operations_get_on_until_the_last_has_ended() {
     let dir = tempfile::tempdir().unwrap();
     let mut bench = Bench::new(dir.path(), 4);
     bench.space = Rc::new(Space::new(Base::Local));
-    let path = Bytes::from(dir.path().as_os_str().as_encoded_bytes().to_vec());
-    let resolve = DiskOp::ResolveTarget {
-        path,
-        must_be_dir: true,
-        no_target_dir: false,
-        copy: None,
-        dir: TARGET,
-        fsync: false,
-    };
-    assert!(bench.start(resolve).is_none(), "it waits for the driver");
+    let started = bench.start(resolve(dir.path()));
+    assert!(started.is_none(), "it waits for the driver");
     let mut has_moved = Vec::new();
     while let Some((token, op)) = bench.disk.next_operation() {
         bench.disk.complete(token, landro_sys::run(op));

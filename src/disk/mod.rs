@@ -344,20 +344,19 @@ struct Files {
 impl Files {
     /// Runs one file operation; a failure names the call.
     async fn call(&self, call: &'static str, op: FileOp) -> Result<FileDone, DiskError> {
-        let done = if self.space.in_place() {
-            landro_sys::run(op)
-        } else {
-            Ring {
-                files: self,
-                state: RingState::New(Some(op)),
-            }
-            .await
+        if self.space.in_place() {
+            return self.call_in_place(call, op);
+        }
+        let ring = Ring {
+            files: self,
+            state: RingState::New(Some(op)),
         };
-        done.map_err(|error| DiskError {
-            call,
-            // Without one: a short write, say.
-            errno: error.raw_os_error().unwrap_or(EIO),
-        })
+        ring.await.map_err(|error| failed(call, &error))
+    }
+
+    /// What waits for nobody.
+    fn call_in_place(&self, call: &'static str, op: FileOp) -> Result<FileDone, DiskError> {
+        landro_sys::run(op).map_err(|error| failed(call, &error))
     }
 
     /// A free pool buffer, waiting for one if need be.
@@ -373,6 +372,15 @@ impl Files {
 struct Ring<'a> {
     files: &'a Files,
     state: RingState,
+}
+
+/// What a failed call is to a session.
+fn failed(call: &'static str, error: &io::Error) -> DiskError {
+    DiskError {
+        call,
+        // Without one: a short write, say.
+        errno: error.raw_os_error().unwrap_or(EIO),
+    }
 }
 
 enum RingState {

@@ -4,10 +4,14 @@
 //! Both are told from the names in `/proc/self/mountinfo` (proc_pid_mountinfo(5)), which no file
 //! system is asked for: one that does not answer is found there like any other.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
 use landro_sys::FileSystem;
 use landro_sys::file::magic;
+
+/// Of `/proc/self/mountinfo` on a host with some hundred mounts.
+const USUAL_BYTES: usize = 16 << 10;
 
 /// What a session can expect of the calls below a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +36,8 @@ enum MountKind {
     Memory,
     /// A disk of this host.
     Disk,
+    /// Other file systems, which fstatfs(2) asks in turn (overlay).
+    Layers,
     /// Somebody else: a server, a process.
     Other,
 }
@@ -41,8 +47,9 @@ impl MountKind {
     fn of(name: &[u8]) -> MountKind {
         match name {
             b"tmpfs" | b"ramfs" | b"devtmpfs" => MountKind::Memory,
-            b"ext2" | b"ext3" | b"ext4" | b"xfs" | b"btrfs" | b"f2fs" | b"zfs" | b"overlay"
-            | b"vfat" | b"exfat" | b"squashfs" | b"iso9660" => MountKind::Disk,
+            b"ext2" | b"ext3" | b"ext4" | b"xfs" | b"btrfs" | b"f2fs" | b"zfs" | b"vfat"
+            | b"exfat" | b"squashfs" | b"iso9660" => MountKind::Disk,
+            b"overlay" => MountKind::Layers,
             _ => MountKind::Other,
         }
     }
@@ -50,7 +57,8 @@ impl MountKind {
     fn of_open(found: &FileSystem) -> MountKind {
         match found.magic {
             _ if found.is_memory => MountKind::Memory,
-            magic::EXT | magic::XFS | magic::BTRFS | magic::OVERLAY => MountKind::Disk,
+            magic::EXT | magic::XFS | magic::BTRFS => MountKind::Disk,
+            magic::OVERLAY => MountKind::Layers,
             _ => MountKind::Other,
         }
     }
@@ -60,7 +68,12 @@ impl Mounts {
     /// # Errors
     /// Where there is no /proc.
     pub fn of_this_process() -> io::Result<Mounts> {
-        std::fs::read("/proc/self/mountinfo").map(|text| Mounts::parse(&text))
+        // In two calls, mostly: `fs::read` asks for the size first, which is 0 in /proc, and begins
+        // with 32 bytes.
+        let mut text = Vec::with_capacity(USUAL_BYTES);
+        let file = File::open("/proc/self/mountinfo")?;
+        file.take(u64::MAX).read_to_end(&mut text)?;
+        Ok(Mounts::parse(&text))
     }
 
     fn parse(text: &[u8]) -> Mounts {
@@ -79,12 +92,24 @@ impl Mounts {
         }
     }
 
+    /// Whether even fstatfs(2) of `path` may wait, for what it is on is none of this host's.
+    pub fn may_wait_at(&self, path: &[u8]) -> bool {
+        self.mount_of(path).is_none_or(|mount| match mount.kind {
+            MountKind::Memory | MountKind::Disk => false,
+            MountKind::Layers | MountKind::Other => true,
+        })
+    }
+
     /// Where the file system is mounted that `path` is on.
     pub fn point_of(&self, path: &[u8]) -> Option<&[u8]> {
-        let points = self.0.iter().map(|mount| &mount.point[..]);
-        points
-            .filter(|point| *point == path || is_below(path, point))
-            .max_by_key(|point| point.len())
+        self.mount_of(path).map(|mount| &mount.point[..])
+    }
+
+    /// Of those that are mounted at one point the last hides the others.
+    fn mount_of(&self, path: &[u8]) -> Option<&Mount> {
+        let is_above = |point: &[u8]| point == path || is_below(path, point);
+        let above = self.0.iter().filter(|mount| is_above(&mount.point));
+        above.max_by_key(|mount| mount.point.len())
     }
 }
 
@@ -191,5 +216,6 @@ mod tests {
         assert_eq!(point(b"/srv/disk"), Some(b"/srv/disk".to_vec()));
         assert_eq!(point(b"/srv/disks"), Some(b"/".to_vec()));
         assert_eq!(point(b"/tmp/a b/c"), Some(b"/tmp/a b".to_vec()));
+        assert!(mounts.may_wait_at(b"/tmp/a b/c") && !mounts.may_wait_at(b"/tmp/a"));
     }
 }

@@ -106,7 +106,7 @@ impl Files {
 
     /// What symlinks led to is no unfinished file.
     pub(super) async fn refuse_led_astray(&self, fd: &Arc<OwnedFd>) -> Result<(), DiskError> {
-        let led_to = self.real_path(fd).await?;
+        let led_to = self.real_path(fd)?;
         match split_path(&led_to) {
             (parent, Some(name), false) if TemporaryName::parse(name).is_some() => {
                 let parent = self.open_directory(None, parent, 0).await?;
@@ -116,14 +116,15 @@ impl Files {
         }
     }
 
-    /// Where an open file or directory is, as proc(5) tells.
-    pub(super) async fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
+    /// Where an open file or directory is, as proc(5) tells: from the names that the kernel has in
+    /// memory, without a question to the file system, so that nothing waits.
+    pub(super) fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let op = FileOp::Readlink {
             dir: None,
             path: c_string(path.as_bytes())?,
         };
-        match self.call("readlink /proc/self/fd", op).await? {
+        match self.call_in_place("readlink /proc/self/fd", op)? {
             FileDone::Link(path) => Ok(path.into()),
             other => unreachable!("readlinkat answered {other:?}"),
         }
@@ -264,7 +265,7 @@ impl Files {
             let opened = self.open(Some(&open), path, root_how(resolve)).await;
             open = opened.map_err(confined)?;
         }
-        let found = self.real_path(&open).await?;
+        let found = self.real_path(&open)?;
         if !part.root.is_where_it_was(below, &found) {
             return Err(DiskError::UNMOUNTED);
         }

@@ -666,15 +666,21 @@ impl Files {
 
     /// Learns whether calls may wait below a directory that the session works in.
     pub(super) async fn learn_file_system(&self, fd: &Arc<OwnedFd>) -> Result<(), DiskError> {
-        if let FileDone::FileSystem(found) = self
-            .call("fstatfs", FileOp::StatFs { file: fd.clone() })
-            .await?
-        {
-            // Without /proc nothing is known of what is mounted there.
-            let ground = match (Mounts::of_this_process(), self.real_path(fd).await) {
-                (Ok(mounts), Ok(path)) => mounts.ground(&path, &found),
-                _ => Ground::UNKNOWN,
-            };
+        // Without /proc nothing is known of what is mounted there.
+        let place = Mounts::of_this_process().ok().zip(self.real_path(fd).ok());
+        let waits = place
+            .as_ref()
+            .is_none_or(|(mounts, path)| mounts.may_wait_at(path));
+        let op = FileOp::StatFs { file: fd.clone() };
+        // A thread for it would cost a small transfer more than all its other calls.
+        let found = match waits {
+            true => self.call("fstatfs", op).await?,
+            false => self.call_in_place("fstatfs", op)?,
+        };
+        if let FileDone::FileSystem(found) = found {
+            let ground = place.map_or(Ground::UNKNOWN, |(mounts, path)| {
+                mounts.ground(&path, &found)
+            });
             let before = self.space.ground.get().unwrap_or(ground);
             self.space.ground.set(Some(before.and(ground)));
         }

@@ -209,11 +209,7 @@ impl Disk {
             self.shared.pending.borrow_mut().push(next);
         }
         match task {
-            Some(task) => {
-                self.poll_task(task);
-                // What ended is told by its result.
-                space.set_moved(self.tasks.contains(task));
-            }
+            Some(task) => self.poll_task(task),
             // The result is let go of, with what was opened.
             None => drop(self.shared.slots.borrow_mut().try_remove(slot)),
         }

@@ -29,7 +29,17 @@ impl Bench {
             disk,
             space: Rc::new(Space::at_once(Base::Local)),
         };
-        bench.done(resolve(target)).unwrap();
+        let path = Bytes::from(target.as_os_str().as_encoded_bytes().to_vec());
+        bench
+            .done(DiskOp::ResolveTarget {
+                path,
+                must_be_dir: true,
+                no_target_dir: false,
+                copy: None,
+                dir: TARGET,
+                fsync: false,
+            })
+            .unwrap();
         bench
     }
 
@@ -74,17 +84,6 @@ impl Bench {
             replaces: false,
         })
         .unwrap();
-    }
-}
-
-fn resolve(target: &Path) -> DiskOp {
-    DiskOp::ResolveTarget {
-        path: Bytes::from(target.as_os_str().as_encoded_bytes().to_vec()),
-        must_be_dir: true,
-        no_target_dir: false,
-        copy: None,
-        dir: TARGET,
-        fsync: false,
     }
 }
 
@@ -542,22 +541,4 @@ fn a_source_swapped_for_a_link_is_not_followed() {
         fs::remove_file(&place).unwrap();
         fs::rename(root.path().join("away"), &place).unwrap();
     }
-}
-
-#[test]
-fn operations_get_on_until_the_last_has_ended() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut bench = Bench::new(dir.path(), 4);
-    bench.space = Rc::new(Space::new(Base::Local));
-    let started = bench.start(resolve(dir.path()));
-    assert!(started.is_none(), "it waits for the driver");
-    let mut has_moved = Vec::new();
-    while let Some((token, op)) = bench.disk.next_operation() {
-        bench.disk.complete(token, landro_sys::run(op));
-        let is_under_way = bench.disk.in_flight() > 0;
-        has_moved.push((is_under_way, bench.space.take_moved()));
-    }
-    assert!(bench.finished().is_some_and(|result| result.is_ok()));
-    assert!(has_moved.len() > 1, "{has_moved:?}");
-    assert!(has_moved.iter().all(|(is, has)| is == has), "{has_moved:?}");
 }

@@ -379,10 +379,7 @@ impl Session {
                 Ok(())
             }
             Input::DiskWorks => {
-                // None under way: those that ended have said so.
-                if self.disk_under_way() > 0 {
-                    self.watch.finished_one(now);
-                }
+                self.watch.finished_one(now);
                 Ok(())
             }
             Input::Tick => self.on_tick(now),

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::fuse::{Faults, Fuse, Names};
 use common::tree::{assert_no_leftovers, assert_same};
-use common::{Output, World, is_root};
+use common::{Daemon, Output, Running, Side, World, command, is_root};
 use tempfile::TempDir;
 
 on_both_backends!(
@@ -436,10 +436,6 @@ fn read_only_directories_take_what_is_new(backend: &'static str) {
         println!("skipped: without root the sides cannot be told apart");
         return;
     }
-    let place = disk_dir();
-    let (source, target) = (place.path().join("src"), place.path().join("dst"));
-    fill(&source);
-    fs::create_dir(&target).unwrap();
     let nobody = [
         "setpriv",
         "--reuid",
@@ -448,33 +444,44 @@ fn read_only_directories_take_what_is_new(backend: &'static str) {
         "65534",
         "--clear-groups",
     ];
-    for path in [place.path(), &target] {
-        fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
-    }
-    let config = tempfile::tempdir().unwrap();
-    std::os::unix::fs::chown(config.path(), Some(65534), Some(65534)).unwrap();
-    let side = common::Side::at(config.path().to_owned());
-    let copy = || {
-        let args = [
-            "cp",
-            "--json",
-            "--backend",
-            backend,
-            &text(&source),
-            &text(&target),
-        ];
-        common::Running::spawn(common::command(&side, &nobody, args)).wait()
+    let side = || {
+        let config = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(config.path(), Some(65534), Some(65534)).unwrap();
+        (Side::at(config.path().to_owned()), config)
     };
-    let sub = source.join("sub");
-    fs::set_permissions(&sub, Permissions::from_mode(0o555)).unwrap();
-    copy().expect(0);
-    let landed = target.join("src/sub");
-    let mode = || fs::metadata(&landed).unwrap().mode() & 0o7777;
-    assert_eq!(mode(), 0o555);
-    fs::write(sub.join("new"), b"new").unwrap();
-    copy().expect(0);
-    assert_eq!(fs::read(landed.join("new")).unwrap(), b"new");
-    assert_eq!(mode(), 0o555);
+    let ((client, _config), (server, _of_server), place) = (side(), side(), disk_dir());
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+    let run = |args: &[&str]| Running::spawn(command(&client, &nobody, args)).wait();
+    let id = run(&["id"]).expect(0).stdout.trim().to_owned();
+    let args = ["--backend", backend, "--allow", &id];
+    let daemon = Daemon::start_with(&server, &nobody, place.path(), &args);
+    for way in ["local", "push", "pull"] {
+        let at = |name: &str| place.path().join(way).join(name);
+        let (source, target) = (at("src"), at("dst"));
+        fill(&source);
+        fs::create_dir(&target).unwrap();
+        fs::set_permissions(&target, Permissions::from_mode(0o777)).unwrap();
+        let from = match way {
+            "pull" => daemon.url("pull/src"),
+            _ => text(&source),
+        };
+        let to = match way {
+            "push" => daemon.url("push/dst"),
+            _ => text(&target),
+        };
+        let options = ["cp", "--backend", backend, "--peer", &daemon.fingerprint];
+        let copy = || run(&[&options[..], &[&from, &to]].concat());
+        let sub = source.join("sub");
+        fs::set_permissions(&sub, Permissions::from_mode(0o555)).unwrap();
+        copy().expect(0);
+        let landed = target.join("src/sub");
+        let mode = || fs::metadata(&landed).unwrap().mode() & 0o7777;
+        assert_eq!(mode(), 0o555, "{way}");
+        fs::write(sub.join("new"), b"new").unwrap();
+        copy().expect(0);
+        assert_eq!(fs::read(landed.join("new")).unwrap(), b"new", "{way}");
+        assert_eq!(mode(), 0o555, "{way}");
+    }
 }
 
 /// What `source` is called on the side that sends, and `target` on the one that receives.
@@ -541,6 +548,14 @@ fn devices_and_pipes_are_written_into(backend: &'static str) {
             let args = ["cp", "--backend", backend, "--peer", peer, &source, &target];
             let output = common::landro(&way.world.client, args).expect(0);
             assert!(output.stdout.as_bytes() == fs::read(way.source.join("d")).unwrap());
+            // A file that it leads to is the one that the caller has open, and stays that one.
+            let out = beside_target(way, "out");
+            let inode = File::create(&out).unwrap().metadata().unwrap().ino();
+            let into = ["sh", "-c", "exec \"$@\" >\"$0\"", out.to_str().unwrap()];
+            let redirected = command(&way.world.client, &into, args);
+            Running::spawn(redirected).wait().expect(0);
+            assert!(fs::read(&out).unwrap() == fs::read(way.source.join("d")).unwrap());
+            assert_eq!(fs::metadata(&out).unwrap().ino(), inode);
         }
     });
 }
@@ -572,10 +587,6 @@ impl Drop for Loop {
 
 fn block_devices_are_written_into_and_run_full(backend: &'static str) {
     each_way_on_disk(backend, |way| {
-        if way.name == "push" {
-            // A device node is in /dev, and nobody serves that.
-            return;
-        }
         fill(&way.source);
         let image = beside_target(way, "image");
         File::create(&image).unwrap().set_len(1 << 20).unwrap();
@@ -583,14 +594,21 @@ fn block_devices_are_written_into_and_run_full(backend: &'static str) {
             println!("skipped: no loop device");
             return;
         };
+        // A node is that device wherever it is: what is served has one, too.
+        let node = beside_target(way, "device");
+        let copied = Command::new("cp")
+            .arg("-a")
+            .args([&device.0, &node])
+            .status();
+        assert!(copied.unwrap().success());
         way.world
-            .cp(&[&["--fsync".into()][..], &ends(way, "c", &device.0)].concat())
+            .cp(&[&["--fsync".into()][..], &ends(way, "c", &node)].concat())
             .expect(0);
         let written = fs::read(&image).unwrap();
         let source = fs::read(way.source.join("c")).unwrap();
         assert!(written.len() == 1 << 20 && written[..source.len()] == source);
-        way.world.cp(&ends(way, "d", &device.0)).expect(6);
-        let kind = fs::metadata(&device.0).unwrap().file_type();
+        way.world.cp(&ends(way, "d", &node)).expect(6);
+        let kind = fs::symlink_metadata(&node).unwrap().file_type();
         assert!(std::os::unix::fs::FileTypeExt::is_block_device(&kind));
     });
 }

@@ -19,6 +19,7 @@ use common::{Daemon, Running, World, is_root, landro};
 
 on_both_backends!(
     a_daemon_that_is_back_resets,
+    a_retry_goes_on,
     a_daemon_of_the_same_identity_resets_nothing,
     a_port_nobody_listens_on,
     a_daemon_that_died_is_missed_at_once,
@@ -65,6 +66,25 @@ fn slow_push(world: &World) -> Running {
         &from,
         [from.as_os_str(), world.url("").as_ref()],
     )
+}
+
+fn a_retry_goes_on(backend: &'static str) {
+    let mut world = World::new(backend);
+    let (url, file) = (world.url("file"), world.here("file"));
+    std::fs::write(world.root("file"), vec![7; FILE_BYTES as usize]).unwrap();
+    let options = ["--retry", "5", "--bwlimit", "4M"].map(OsStr::new);
+    let args = [&options[..], &[url.as_ref(), file.as_os_str()]].concat();
+    let pull = world.cp_start(&args);
+    let some = |line: &str| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        event["event"] == "progress" && event["bytes"].as_u64().unwrap() >= 3 << 20
+    };
+    assert!(pull.line(some).is_some(), "data flows");
+    world.restart();
+    let output = pull.wait().expect(0);
+    assert!(output.number("resumed_bytes") > 0, "{output:?}");
+    assert!(output.stderr.contains("(--retry, "), "{output:?}");
+    assert_eq!(std::fs::read(file).unwrap().len() as u64, FILE_BYTES);
 }
 
 fn a_daemon_that_is_back_resets(backend: &'static str) {

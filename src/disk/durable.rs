@@ -18,6 +18,7 @@ use landro_sys::{FileDone, FileOp, Flock, OpenHow, Statx};
 
 use super::mounts::is_local;
 use super::times::Times;
+use super::workplace::{Lacks, TemporaryDir};
 use super::{DiskError, Files, descriptors};
 use crate::ids::{DirId, Name};
 use crate::proto::journal::Storage;
@@ -65,52 +66,6 @@ impl Medium {
     }
 }
 
-/// What a file system was found not to have.
-#[derive(Default)]
-pub struct Lacks {
-    /// O_TMPFILE (NFS, FUSE, FAT): temporary files have names.
-    pub tmpfile: Cell<bool>,
-    /// Extended attributes: what is ours is told otherwise.
-    pub attributes: Cell<bool>,
-}
-
-/// A directory that temporary files are made in.
-pub struct TemporaryDir {
-    pub fd: Arc<OwnedFd>,
-    /// None: it is none of the destination's.
-    volume: Option<Rc<Volume>>,
-}
-
-impl TemporaryDir {
-    /// One that is none of the destination's.
-    pub fn aside(fd: Arc<OwnedFd>) -> TemporaryDir {
-        TemporaryDir { fd, volume: None }
-    }
-
-    pub fn lacks_tmpfile(&self) -> bool {
-        let volume = self.volume.as_ref();
-        volume.is_some_and(|volume| volume.lacks.tmpfile.get())
-    }
-
-    pub fn lacks_attributes(&self) -> bool {
-        let volume = self.volume.as_ref();
-        volume.is_some_and(|volume| volume.lacks.attributes.get())
-    }
-
-    /// Remembers what was found out.
-    pub fn has_no_tmpfile(&self) {
-        if let Some(volume) = &self.volume {
-            volume.lacks.tmpfile.set(true);
-        }
-    }
-
-    pub fn has_no_attributes(&self) {
-        if let Some(volume) = &self.volume {
-            volume.lacks.attributes.set(true);
-        }
-    }
-}
-
 /// A file system that a session writes to, from the first directory there downwards.
 pub struct Volume {
     top: Arc<OwnedFd>,
@@ -119,7 +74,7 @@ pub struct Volume {
     medium: Medium,
     marked: Cell<Marked>,
     pub times: Times,
-    pub lacks: Lacks,
+    pub lacks: Rc<Lacks>,
     /// That what was written could not be stored may be told by close(2) and not before.
     tells_late: bool,
 }
@@ -162,7 +117,7 @@ impl Footing {
             medium: Medium::Unknown,
             marked: Cell::new(Marked::No),
             times: Times::default(),
-            lacks: Lacks::default(),
+            lacks: Rc::default(),
             tells_late: true,
         };
         Footing {
@@ -334,7 +289,7 @@ impl Files {
             medium,
             marked,
             times: Times::default(),
-            lacks: Lacks::default(),
+            lacks: Rc::default(),
             tells_late: !is_local(&found),
         }))
     }
@@ -343,7 +298,11 @@ impl Files {
     pub(super) fn temporary_dir(&self, dir: DirId, fd: &Arc<OwnedFd>) -> TemporaryDir {
         TemporaryDir {
             fd: fd.clone(),
-            volume: self.space.footing(dir).map(|footing| footing.volume),
+            lacks: self
+                .space
+                .footing(dir)
+                .map(|footing| footing.volume.lacks.clone())
+                .unwrap_or_default(),
         }
     }
 

@@ -15,9 +15,9 @@ use bytes::Bytes;
 use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, Flock, OpenHow};
 
-use super::durable::TemporaryDir;
 use super::names::{TemporaryName, Use};
 use super::publish::{TRIES, link, unnamed, write_all};
+use super::workplace::TemporaryDir;
 use super::{DiskError, Files};
 use crate::ids::{NAME_MAX_BYTES, Name};
 use crate::proto::errno::{
@@ -76,7 +76,7 @@ impl Files {
         file: &Arc<OwnedFd>,
         name: &Name,
     ) -> Result<(), DiskError> {
-        if dir.lacks_attributes() {
+        if dir.lacks.attributes.get() {
             return Ok(());
         }
         let op = FileOp::SetXattr {
@@ -91,7 +91,7 @@ impl Files {
                 errno: EOPNOTSUPP | EPERM,
                 ..
             }) => {
-                dir.has_no_attributes();
+                dir.lacks.attributes.set(true);
                 Ok(())
             }
             Err(error) => Err(error),
@@ -100,7 +100,7 @@ impl Files {
 
     /// Takes the mark from a file that has its final name. One that stays says nothing there.
     pub(super) async fn unmark_file(&self, dir: &TemporaryDir, file: &Arc<OwnedFd>) {
-        if !dir.lacks_attributes() {
+        if !dir.lacks.attributes.get() {
             let op = FileOp::RemoveXattr {
                 file: file.clone(),
                 name: MARK,

@@ -35,6 +35,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod times;
+mod workplace;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

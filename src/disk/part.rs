@@ -10,7 +10,6 @@ use landro_sys::file::magic;
 use landro_sys::splice::{copy_local, copy_sparse};
 use landro_sys::{FileDone, FileOp, FileSystem, Pool};
 
-use super::durable::TemporaryDir;
 use super::marks::HEAD_BYTES;
 use super::names::{TemporaryName, Use, turns};
 use super::publish::{
@@ -18,6 +17,7 @@ use super::publish::{
 };
 use super::source::meta_of;
 use super::space::{History, OpenFile, OpenSink, Part};
+use super::workplace::TemporaryDir;
 use super::{Attributes, DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
 use crate::proto::Lapses;
@@ -139,7 +139,7 @@ async fn open_pair(
     for path in turns(name, Use::Part) {
         let beside = path.with(Use::Journal);
         // Where nothing else tells that the part is ours, the journal is there before it.
-        if dir.lacks_attributes() {
+        if dir.lacks.attributes.get() {
             let journal = files.open_own(dir, &beside, name, of_journal).await?;
             if journal.is_none() {
                 continue;

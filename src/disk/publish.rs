@@ -8,8 +8,8 @@ use bytes::Bytes;
 use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, OpenHow};
 
-use super::durable::TemporaryDir;
 use super::names::{TemporaryName, Use, c_string, free_names};
+use super::workplace::TemporaryDir;
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, Name};
 use crate::proto::errno::{
@@ -139,7 +139,7 @@ pub async fn unnamed(
     dir: &TemporaryDir,
     mode: u32,
 ) -> Result<Option<Arc<OwnedFd>>, DiskError> {
-    if dir.lacks_tmpfile() {
+    if dir.lacks.tmpfile.get() {
         return Ok(None);
     }
     let how = OpenHow {
@@ -155,7 +155,7 @@ pub async fn unnamed(
             errno: EOPNOTSUPP | EISDIR | EINVAL | ENOENT,
             ..
         }) => {
-            dir.has_no_tmpfile();
+            dir.lacks.tmpfile.set(true);
             Ok(None)
         }
         Err(error) => Err(error),

@@ -5,16 +5,17 @@
 //! beginning to its end. A copy within this host comes in order and needs no such thing.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use landro_sys::file::{flags, magic};
 use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Pool};
 
-use super::durable::TemporaryDir;
 use super::publish::{scratch, sync};
 use super::source::{relative, split_path};
 use super::space::{Base, NamedSink, OpenSink};
+use super::workplace::TemporaryDir;
 use super::{DiskError, Files, descriptors, dirlinks};
 use crate::ids::{DirId, Name};
 use crate::proto::errno::{EAGAIN, EINVAL, EIO};
@@ -125,7 +126,10 @@ impl Files {
             Base::Local => {
                 let place = std::env::temp_dir();
                 let path = place.as_os_str().as_encoded_bytes();
-                TemporaryDir::aside(self.open_directory(None, path, 0).await?)
+                TemporaryDir {
+                    fd: self.open_directory(None, path, 0).await?,
+                    lacks: Rc::default(),
+                }
             }
         };
         scratch(self, &dir, &sink.name).await

@@ -64,7 +64,7 @@ fn keeps(magic: i64) -> Keeps {
         }
         // 9P passes on what the other side says, of its proc as well.
         0x0102_1997 => (Numbers::Changes, Sizes::UnlessZero),
-        // Beside it: sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, SELinux, Smack, configfs.
+        // With it: sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, SELinux, Smack, configfs.
         magic::PROC
         | 0x6265_6572
         | 0x0027_e0eb

@@ -6,10 +6,10 @@
 //! took, [`FLOOR_BYTES`] of them together.
 //!
 //! What a peer may give for ever, though nothing comes of it, is a *sign of work*, and believed for
-//! [`SIGNS_AT_MOST`] while it gives nothing else: messages about what is no entry, or none any more;
-//! zeros of a hole that it named, which this side hashes; and the message `working`. A peer may be
-//! at work of which nothing travels (it hashes what it has of a file, waits for its disk): every
-//! side whose operations end while it says nothing says `working`, each [`SIGN_EVERY`].
+//! [`SIGNS_AT_MOST`] while it gives nothing else: messages about what is no entry, or none any
+//! more; zeros of a hole that it named, which this side hashes; and the message `working`. A peer
+//! may be at work of which nothing travels (it hashes what it has of a file, waits for its disk):
+//! every side whose operations end while it says nothing says `working`, each [`SIGN_EVERY`].
 
 use std::time::{Duration, Instant};
 

@@ -119,8 +119,8 @@ impl SendMover {
             drift => drift,
         };
         let has_grown = drift.judge(self.no_growing)?;
-        // What it has now came after it was shorter. Of a file that did not grow it may be less where
-        // a file system says what it does not know.
+        // What it has now came after it was shorter. Of a file that did not grow it may be less
+        // where a file system says what it does not know.
         if has_grown && data.len() < size_bytes {
             return Err(source_changed());
         }

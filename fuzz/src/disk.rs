@@ -89,13 +89,13 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
         DiskOp::OpenPart { resumable, .. } => part(*resumable && how & 8 == 0, script),
         DiskOp::Map { offset, .. } => map(*offset, script),
         DiskOp::DirsAbove { .. } => DiskDone::Above(Vec::new()),
+        DiskOp::Yield => DiskDone::Yielded,
         DiskOp::CopyRange { len_bytes, .. } => DiskDone::Copied { bytes: *len_bytes },
         DiskOp::CloseDir { .. }
         | DiskOp::CloseRead { .. }
         | DiskOp::StartPart { .. }
         | DiskOp::Write { .. }
         | DiskOp::MakeHole { .. }
-        | DiskOp::Yield
         | DiskOp::WriteJournal { .. }
         | DiskOp::ClosePart { .. }
         | DiskOp::CleanPart { .. } => DiskDone::Done,

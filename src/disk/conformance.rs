@@ -130,7 +130,7 @@ impl DiskAnswer {
                 unreachable!("nothing was asked that has this answer")
             }
             // Where a hole is a hole is the file system's choice.
-            Ok(DiskDone::Mapped(_) | DiskDone::Done) => DiskAnswer::Done,
+            Ok(DiskDone::Mapped(_) | DiskDone::Yielded | DiskDone::Done) => DiskAnswer::Done,
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
 async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
     match cmd {
         DiskOp::CloseDir { dir } => target::close_dir(files, dir).await,
-        DiskOp::Yield => Ok(DiskDone::Done),
+        DiskOp::Yield => Ok(DiskDone::Yielded),
         cmd @ (DiskOp::ResolveSource { .. }
         | DiskOp::OpenDir { .. }
         | DiskOp::List { .. }

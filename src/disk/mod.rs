@@ -179,7 +179,7 @@ impl Disk {
     /// once.
     pub fn start(&mut self, session: usize, serial: u64, space: &Rc<Space>, op: OpId, cmd: DiskOp) {
         if let DiskOp::Yield = cmd {
-            let result = Ok(DiskDone::Done);
+            let result = Ok(DiskDone::Yielded);
             return self.yielded.push_back(Finished {
                 session,
                 serial,

@@ -435,6 +435,8 @@ pub enum DiskDone {
         resumable: bool,
         storage: Storage,
     },
+    /// `Yield`: nothing was done.
+    Yielded,
     /// Everything else.
     Done,
 }

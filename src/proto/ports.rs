@@ -25,7 +25,7 @@ pub const REPORT_EVERY: Duration = Duration::from_millis(50);
 pub struct Ports {
     queue: VecDeque<Output>,
     control: BytesMut,
-    /// Disk operations wanted so far.
+    /// Disk operations wanted so far, without those that only yield.
     disk_wanted: u64,
     /// Something for the peer was put into the queue.
     has_spoken: bool,
@@ -145,7 +145,7 @@ impl<T> Ops<T> {
         self.serial = self.serial.wrapping_add(1) & !MOVER_BIT | owner_bit(self.owner);
         let key = self.slots.insert((self.serial, what));
         let op = OpId(u64::from(self.serial) << 32 | key as u64);
-        ports.disk_wanted += 1;
+        ports.disk_wanted += u64::from(!matches!(cmd, DiskOp::Yield));
         ports.queue.push_back(Output::Disk { op, cmd });
     }
 

@@ -25,8 +25,8 @@ use super::ports::Ports;
 use super::receive::{MetadataOptions, Target};
 use super::wire::{Decoder, Message, WireError};
 use super::{
-    CancelReason, Carriage, CopyStep, Input, Outcome, Output, SessionError, SessionErrorCode,
-    Totals,
+    CancelReason, Carriage, CopyStep, DiskDone, Input, Outcome, Output, SessionError,
+    SessionErrorCode, Totals,
 };
 use role::{Role, RoleEnd};
 use watch::ProgressWatch;
@@ -166,7 +166,7 @@ pub struct Session {
     role: Role,
     told: Told,
     watch: ProgressWatch,
-    /// Disk operations that ended.
+    /// Disk operations that ended, without those that only yield.
     disk_ended: u64,
     /// Of the last input.
     now: Instant,
@@ -358,8 +358,13 @@ impl Session {
                 Ok(())
             }
             Input::Disk { op, result } => {
-                self.disk_ended += 1;
-                self.watch.finished_one(now);
+                match result {
+                    Ok(DiskDone::Yielded) => self.watch.hashed(now),
+                    _ => {
+                        self.disk_ended += 1;
+                        self.watch.finished_one(now);
+                    }
+                }
                 self.role.on_disk(&mut self.ports, op, result)
             }
             Input::Cancel(reason) => {
@@ -459,6 +464,7 @@ impl Session {
     }
 
     fn on_message(&mut self, now: Instant, message: Message) -> Result<(), Violation> {
+        self.watch.heard(now, &message);
         match message {
             Message::Cancel { reason } => {
                 let totals = self.totals();
@@ -469,11 +475,10 @@ impl Session {
                 self.finish(Outcome::Refused(error));
                 return Ok(());
             }
-            Message::Working { finished } if !matches!(self.stage, Stage::AwaitHello { .. }) => {
-                self.watch.sign(now, finished);
+            Message::Working { .. } if !matches!(self.stage, Stage::AwaitHello { .. }) => {
                 return Ok(());
             }
-            _ => self.watch.heard(now),
+            _ => {}
         }
         match (&self.stage, message) {
             (Stage::AwaitHello { .. }, Message::Hello(hello)) => self.on_hello(now, hello),

@@ -5,6 +5,7 @@
 //! another worker: today a mover is on the plan's, and they are handed over by calls.
 
 use crate::ids::{ChunkIndex, DirId, EntryId, FileId, Name};
+use crate::proto::errors::{source_changed, source_grew};
 use crate::proto::extents::DataMap;
 use crate::proto::integrity::Digest;
 use crate::proto::zeros::ZeroChunks;
@@ -27,6 +28,21 @@ pub enum Drift {
     /// nobody writes there, too, which nothing tells.
     Grown,
     Changed,
+}
+
+impl Drift {
+    /// Whether the file grew.
+    ///
+    /// # Errors
+    /// When it is not what was announced any more, or grew and was not to.
+    pub fn judge(self, no_growing: bool) -> Result<bool, EntryError> {
+        match self {
+            Drift::Still => Ok(false),
+            Drift::Grown if no_growing => Err(source_grew()),
+            Drift::Grown => Ok(true),
+            Drift::Changed => Err(source_changed()),
+        }
+    }
 }
 
 impl Version {

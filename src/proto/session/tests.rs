@@ -1,6 +1,8 @@
 //! Sessions against scripted peers: greetings, refusals, time-outs, cancelling, listings, the
 //! window.
 
+mod progress;
+
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};

@@ -2,13 +2,18 @@
 //! is over, however alive its connection is.
 //!
 //! What counts as getting on: a disk operation of this side that ended, well or not; a message of
-//! the peer; file bytes that came or that the transport took, [`FLOOR_BYTES`] of them together.
-//! A peer may be at work of which nothing travels (it hashes what it has of a file, waits for its
-//! disk): every side whose operations end while it says nothing gives a *sign of work*, the message
-//! `working`, each [`SIGN_EVERY`]. A peer that gives signs and nothing else is believed for
-//! [`SIGNS_AT_MOST`].
+//! the peer that brings the session nearer to its end; file bytes that came or that the transport
+//! took, [`FLOOR_BYTES`] of them together.
+//!
+//! What a peer may give for ever, though nothing comes of it, is a *sign of work*, and believed for
+//! [`SIGNS_AT_MOST`] while it gives nothing else: messages about what is no entry, or none any
+//! more; zeros of a hole that it named, which this side hashes; and the message `working`. A peer
+//! may be at work of which nothing travels (it hashes what it has of a file, waits for its disk):
+//! every side whose operations end while it says nothing says `working`, each [`SIGN_EVERY`].
 
 use std::time::{Duration, Instant};
+
+use crate::proto::wire::Message;
 
 /// Bytes that count as progress: less, one at a time, would hold a session for ever. A line of
 /// 300 bit/s brings more in a minute.
@@ -22,7 +27,8 @@ const SIGN_EVERY: Duration = Duration::from_millis(400);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How long a peer is believed that it works while nothing comes of it: to hash a terabyte from a
-/// slow disk takes some five hours. A peer that lies holds one session for so long.
+/// slow disk takes some five hours, and a hole of a hundred terabytes may be hashed meanwhile. A
+/// peer that lies holds one session for so long.
 const SIGNS_AT_MOST: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// Who waits for the peer alone gives it so much longer: who knows what it waits for is to say so
@@ -42,7 +48,7 @@ pub(super) struct ProgressWatch {
     told: u64,
     said_at: Instant,
     looked_at: Instant,
-    /// Of the peer's signs: since when nothing else came, and what the last one counted.
+    /// Since when there are signs of work and nothing else, and what the peer's last one counted.
     signs_since: Option<Instant>,
     peer_finished: u64,
 }
@@ -73,31 +79,69 @@ impl ProgressWatch {
         self.got_on(now);
     }
 
-    /// The peer said something that it says only as it gets on.
-    pub(super) fn heard(&mut self, now: Instant) {
-        self.signs_since = None;
-        self.got_on(now);
+    /// The peer said something.
+    pub(super) fn heard(&mut self, now: Instant, message: &Message) {
+        match message {
+            Message::Working { finished } => self.sign(now, *finished),
+            // No honest peer says nothing.
+            Message::Entries(items) if items.is_empty() => {}
+            Message::Verdicts(verdicts) if verdicts.is_empty() => {}
+            Message::Listing(rows) if rows.is_empty() => {}
+            Message::Abort { .. }
+            | Message::Root { .. }
+            | Message::End { .. }
+            | Message::Holes { .. }
+            | Message::SourceError { .. }
+            | Message::SourceWarning { .. }
+            | Message::DestinationWarning { .. } => self.believe(now),
+            Message::Hello(_)
+            | Message::Welcome(_)
+            | Message::Entries(_)
+            | Message::ManifestEnd { .. }
+            | Message::Counted { .. }
+            | Message::Verdicts(_)
+            | Message::Finished {}
+            | Message::Listing(_)
+            | Message::ListAck {}
+            | Message::ListEnd {}
+            | Message::BenchEnd { .. }
+            | Message::Echo { .. }
+            | Message::EchoReply { .. }
+            | Message::Error(_)
+            | Message::Cancel { .. } => self.got_on(now),
+        }
+    }
+
+    /// Zeros of a hole were hashed, which cost the peer a few bytes.
+    pub(super) fn hashed(&mut self, now: Instant) {
+        self.finished += 1;
+        self.believe(now);
     }
 
     /// File bytes came, or left.
     pub(super) fn moved(&mut self, now: Instant, bytes: u64) {
         self.moved_bytes += bytes;
         if self.moved_bytes >= FLOOR_BYTES {
-            self.signs_since = None;
             self.got_on(now);
         }
     }
 
     fn got_on(&mut self, now: Instant) {
-        (self.since, self.moved_bytes) = (now, 0);
+        (self.since, self.moved_bytes, self.signs_since) = (now, 0, None);
     }
 
     /// A sign of work of the peer: so many of its operations ended so far.
-    pub(super) fn sign(&mut self, now: Instant, finished: u64) {
+    fn sign(&mut self, now: Instant, finished: u64) {
+        if finished > self.peer_finished {
+            self.peer_finished = finished;
+            self.believe(now);
+        }
+    }
+
+    /// There is work, it seems, of which nothing comes yet.
+    fn believe(&mut self, now: Instant) {
         let first = *self.signs_since.get_or_insert(now);
-        let more = finished > self.peer_finished;
-        self.peer_finished = self.peer_finished.max(finished);
-        if more && now.saturating_duration_since(first) < SIGNS_AT_MOST {
+        if now.saturating_duration_since(first) < SIGNS_AT_MOST {
             self.since = now;
         }
     }
@@ -171,7 +215,7 @@ mod tests {
         assert!(!is_over(&watch, start, 60) && is_over(&watch, start, 61));
         watch.finished_one(start + Duration::from_secs(50));
         assert!(!is_over(&watch, start, 110) && is_over(&watch, start, 111));
-        watch.heard(start + Duration::from_secs(100));
+        watch.heard(start + Duration::from_secs(100), &Message::Finished {});
         assert!(!is_over(&watch, start, 160) && is_over(&watch, start, 161));
     }
 
@@ -191,12 +235,19 @@ mod tests {
         let mut watch = ProgressWatch::new(start, Some(PATIENCE));
         let end = SIGNS_AT_MOST.as_secs();
         for second in (0..end + 600).step_by(30) {
-            watch.sign(start + Duration::from_secs(second), second + 1);
+            let finished = second + 1;
+            watch.heard(
+                start + Duration::from_secs(second),
+                &Message::Working { finished },
+            );
         }
         assert!(!is_over(&watch, start, end) && is_over(&watch, start, end + 100));
         let mut watch = ProgressWatch::new(start, Some(PATIENCE));
         for second in (0..600).step_by(30) {
-            watch.sign(start + Duration::from_secs(second), 1);
+            watch.heard(
+                start + Duration::from_secs(second),
+                &Message::Working { finished: 1 },
+            );
         }
         assert!(is_over(&watch, start, 100));
     }

@@ -354,7 +354,7 @@ impl Handles {
                 offset, len_bytes, ..
             } => self.read(disk, file, offset, len_bytes),
             DiskOp::Map { offset, .. } => self.map(disk, file, offset, rng),
-            DiskOp::Yield => Ok(DiskDone::Done),
+            DiskOp::Yield => Ok(DiskDone::Yielded),
             DiskOp::AwaitInput { .. } => Ok(rng.input()),
             DiskOp::ReadOn { len_bytes, .. } => self.read_on(disk, file, len_bytes, rng),
             DiskOp::Stat { .. } => match &self.open[file] {

@@ -194,7 +194,7 @@ impl ReceivePlan {
             (CopyState::Opening(_), Ok(_)) if stopping => self.close_copy(ports, at),
             (CopyState::Opening(named), Ok(_)) => self.copy_range(ports, at, named),
             (CopyState::Opening(_), Err(error)) => {
-                self.conclude_copy(ports, at, EntryResult::Failed(self.not_written(&error)));
+                self.conclude_copy(ports, at, EntryResult::Failed(destination_error(&error)));
                 self.copy_closed(ports, at);
             }
             (CopyState::Copying, Ok(done)) => {
@@ -225,15 +225,11 @@ impl ReceivePlan {
                 }
             }
             (CopyState::Copying, Err(error)) => {
-                self.fail_copy(ports, at, self.not_written(&error));
+                // One call reads and writes; only the destination runs full.
+                self.fail_copy(ports, at, destination_error(&error));
             }
             (CopyState::Waiting | CopyState::Closing, _) => {}
         }
-    }
-
-    /// One call reads and writes; only the destination runs full.
-    fn not_written(&self, error: &DiskError) -> EntryError {
-        destination_error(error)
     }
 
     /// The sender's source failed.

@@ -188,8 +188,8 @@ impl ReceivePlan {
     ) -> Result<(), EntryError> {
         match result {
             Ok(DiskDone::Taken { by }) => Err(name_taken(&by)),
-            Ok(DiskDone::Placed(lapses)) => {
-                if let Some(entry) = self.entries.get(&id).filter(|_| lapses.any()) {
+            Ok(DiskDone::Placed(lapses)) if lapses.any() => {
+                if let Some(entry) = self.entries.get(&id) {
                     let path = self.path_of(entry);
                     self.lapses.count(lapses, path);
                 }

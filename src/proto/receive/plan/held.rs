@@ -4,10 +4,12 @@
 use super::{ReceivePlan, ReceivedEntry};
 use crate::ids::Name;
 
-/// An entry, its place in the tables, and what its names take beside their bytes.
+/// An entry, its place in the tables, and what its names take beside their bytes: 250 bytes where
+/// tables are full, 490 where they have just grown. The rest is what counts nowhere, the session
+/// itself and what allocators add, for sessions may be many and announce little each.
 const ENTRY_BYTES: u64 = 720;
 
-/// A directory here and in the disk layer, without its path.
+/// A directory here (240 bytes) and in the disk layer, without its path, and what counts nowhere.
 const DIR_BYTES: u64 = 800;
 
 impl ReceivePlan {

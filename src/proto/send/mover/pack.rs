@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{Issued, SendMover, SendMoverOp};
 use crate::ids::{EntryId, StreamKey};
 use crate::proto::chunk::SMALL_MAX_BYTES;
-use crate::proto::errors::{source_changed, source_error, source_grew};
+use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::digest_of;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{Drift, EmittedWhole, SendReport, WholeOrder};
@@ -118,16 +118,14 @@ impl SendMover {
             Drift::Still if data.len() > size_bytes => Drift::Grown,
             drift => drift,
         };
-        match drift {
-            // It may be less where a file system says what it does not know.
-            Drift::Still => Ok((data, false)),
-            Drift::Grown if self.no_growing => Err(source_grew()),
-            Drift::Grown if data.len() >= size_bytes => {
-                data.truncate(size_bytes);
-                Ok((data, true))
-            }
-            Drift::Grown | Drift::Changed => Err(source_changed()),
+        let has_grown = drift.judge(self.no_growing)?;
+        // What it has now came after it was shorter. Of a file that did not grow it may be less
+        // where a file system says what it does not know.
+        if has_grown && data.len() < size_bytes {
+            return Err(source_changed());
         }
+        data.truncate(size_bytes);
+        Ok((data, has_grown))
     }
 
     /// Appends one file's record.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{SendPlan, SendPlanOp, SentState};
 use crate::ids::{EntryId, FileId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
-use crate::proto::errors::{source_changed, source_error, source_grew};
+use crate::proto::errors::{source_changed, source_error};
 use crate::proto::parallel::TransferRate;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::Drift;
@@ -330,17 +330,11 @@ impl SendPlan {
             (DiskDone::Meta(meta), Some(entry)) => entry.version.drift(meta),
             _ => Drift::Changed,
         };
-        match drift {
-            Drift::Still => Ok(()),
-            Drift::Grown if self.no_growing => Err(source_grew()),
-            Drift::Grown => {
-                if let Some(file) = &mut self.copies.current {
-                    file.has_grown = true;
-                }
-                Ok(())
-            }
-            Drift::Changed => Err(source_changed()),
+        let has_grown = drift.judge(self.no_growing)?;
+        if let Some(file) = &mut self.copies.current {
+            file.has_grown |= has_grown;
         }
+        Ok(())
     }
 
     /// The source failed: tells the receiver.

@@ -8,7 +8,7 @@ use slab::Slab;
 use super::{SendPlan, SendPlanOp, SentState};
 use crate::ids::{ChunkIndex, EntryId, FileId};
 use crate::proto::chunk::{chunk_count, chunk_len_bytes, chunk_offset};
-use crate::proto::errors::{source_changed, source_error, source_grew};
+use crate::proto::errors::source_error;
 use crate::proto::extents::{DataMap, DataOrHole};
 use crate::proto::integrity::{Digest, Tree};
 use crate::proto::ports::Ports;
@@ -294,15 +294,8 @@ impl SendPlan {
             (DiskDone::Meta(meta), Some(entry)) => entry.version.drift(meta),
             _ => Drift::Changed,
         };
-        match drift {
-            Drift::Still => Ok(()),
-            Drift::Grown if self.no_growing => Err(source_grew()),
-            Drift::Grown => {
-                file.has_grown = true;
-                Ok(())
-            }
-            Drift::Changed => Err(source_changed()),
-        }
+        file.has_grown |= drift.judge(self.no_growing)?;
+        Ok(())
     }
 
     /// The next unsized file to be read to its end.

@@ -92,6 +92,8 @@ struct World {
     control_first: bool,
     steps: usize,
     cut_any: bool,
+    /// Of a connection that was closed one side heard nothing.
+    goodbye_lost: bool,
     windows: &'static [usize],
 }
 
@@ -125,6 +127,7 @@ impl World {
             control_first: false,
             steps: 0,
             cut_any: false,
+            goodbye_lost: false,
             windows,
         };
         world.begin_client(request, client_limits);
@@ -520,6 +523,7 @@ impl World {
         let lost = self.rng.chance(self.troubles.goodbyes_lost);
         if self.links[link].ends[side].state != EndState::Closed {
             self.links[link].close(side, code, lost);
+            self.goodbye_lost |= lost;
         }
     }
 

@@ -44,20 +44,20 @@ fn complete(node: &Node) -> Option<Totals> {
 /// Runs to the end and checks what is on the disks then; the client's totals, if it says complete.
 fn run(seed: u64, troubles: Troubles) -> (World, Option<Totals>) {
     let (mut scenario, windows) = scenario(seed);
-    let loses_words = troubles.goodbyes_lost + troubles.strays > 0;
     let (source, before) = (scenario.source.clone(), scenario.target.clone());
     let mut world = World::new(scenario.parts(), troubles, windows);
     world.run();
+    let is_silent = world.cut_any || world.goodbye_lost;
     for node in &world.nodes {
         let (_, files) = node.handles.open_count();
         assert_eq!(files, 0, "files are left open");
         match &node.outcome {
             Some(Outcome::Complete(_) | Outcome::Lost(_)) => {}
             // A lane that was never heard of again is given up by its session, or by its transport.
-            Some(Outcome::Stalled { .. }) if world.cut_any || loses_words => {}
+            Some(Outcome::Stalled { .. }) if is_silent => {}
             // The other side's word of that, on a lane that lives.
             Some(Outcome::Refused(error))
-                if error.code == SessionErrorCode::Stalled && (world.cut_any || loses_words) => {}
+                if error.code == SessionErrorCode::Stalled && is_silent => {}
             Some(Outcome::Violation(text)) if text == NO_REQUEST && world.cut_any => {}
             other => panic!("ended with {other:?}"),
         }

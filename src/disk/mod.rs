@@ -221,7 +221,11 @@ impl Disk {
             self.shared.pending.borrow_mut().push(next);
         }
         match task {
-            Some(task) => self.poll_task(task),
+            Some(task) => {
+                self.poll_task(task);
+                // What ended is told by its result.
+                space.set_moved(self.tasks.contains(task));
+            }
             None => self.shared.let_go(slot),
         }
     }

@@ -53,7 +53,8 @@ pub struct Space {
     /// File operations with the driver, and those that wait for one of them to end.
     under_way: Cell<usize>,
     waiting: RefCell<VecDeque<(usize, FileOp)>>,
-    /// A file operation came back since this was last asked.
+    /// Since this was last asked, and since an operation of the session last ended, one of them got
+    /// on.
     has_moved: Cell<bool>,
     dirs: RefCell<HashMap<DirId, Dir>>,
     files: RefCell<HashMap<FileId, OpenFile>>,
@@ -314,14 +315,17 @@ impl Space {
         None
     }
 
-    /// Whether a file operation came back since this was last asked.
+    /// Whether operations of the session that are under way got on since this was last asked.
     pub fn take_moved(&self) -> bool {
         self.has_moved.take()
     }
 
+    pub(super) fn set_moved(&self, has_moved: bool) {
+        self.has_moved.set(has_moved);
+    }
+
     /// An operation came back from the driver: the next one that may go there.
     pub(super) fn next_admitted(&self) -> Option<(usize, FileOp)> {
-        self.has_moved.set(true);
         self.under_way.set(self.under_way.get().saturating_sub(1));
         let next = self.waiting.borrow_mut().pop_front()?;
         self.under_way.set(self.under_way.get() + 1);

@@ -609,3 +609,29 @@ fn occupied_names_are_in_nobodys_way() {
     }
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), planted.len());
 }
+
+#[test]
+fn operations_get_on_until_the_last_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::new(dir.path(), 4);
+    bench.space = Rc::new(Space::new(Base::Local));
+    let path = Bytes::from(dir.path().as_os_str().as_encoded_bytes().to_vec());
+    let resolve = DiskOp::ResolveTarget {
+        path,
+        must_be_dir: true,
+        no_target_dir: false,
+        copy: None,
+        dir: TARGET,
+        fsync: false,
+    };
+    assert!(bench.start(resolve).is_none(), "it waits for the driver");
+    let mut has_moved = Vec::new();
+    while let Some((token, op)) = bench.disk.next_operation() {
+        bench.disk.complete(token, landro_sys::run(op));
+        let is_under_way = bench.disk.in_flight() > 0;
+        has_moved.push((is_under_way, bench.space.take_moved()));
+    }
+    assert!(bench.finished().is_some_and(|result| result.is_ok()));
+    assert!(has_moved.len() > 1, "{has_moved:?}");
+    assert!(has_moved.iter().all(|(is, has)| is == has), "{has_moved:?}");
+}

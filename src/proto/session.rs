@@ -384,7 +384,10 @@ impl Session {
                 Ok(())
             }
             Input::DiskWorks => {
-                self.watch.finished_one(now);
+                // None under way: those that ended have said so.
+                if self.disk_under_way() > 0 {
+                    self.watch.finished_one(now);
+                }
                 Ok(())
             }
             Input::Tick => self.on_tick(now),

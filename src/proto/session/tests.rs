@@ -275,6 +275,16 @@ fn a_silent_server_is_given_up() {
 }
 
 #[test]
+fn a_disk_that_has_nothing_to_do_does_not_put_the_end_off() {
+    let mut client = Bench::client(push());
+    assert!(client.disk.is_empty(), "it waits for the server alone");
+    client.now += PATIENCE + Duration::from_secs(1);
+    client.input(Input::DiskWorks);
+    client.input(Input::Tick);
+    assert!(matches!(client.outcome, Some(Outcome::Stalled { .. })));
+}
+
+#[test]
 fn another_version_is_refused() {
     let mut server = Bench::server();
     server.hear(hello(VERSION + 1, wire_push()));

@@ -23,8 +23,10 @@ const FLOOR_BYTES: u64 = 1 << 10;
 const SIGN_EVERY: Duration = Duration::from_millis(400);
 
 /// How often it is asked whether operations under way get on that take their time: one that waits
-/// for a disk does many things, and says nothing before its end.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// for a disk does many things, and says nothing before its end. What was got on with is dated with
+/// the look that finds it, and is to be dated less late than [`WHO_KNOWS_SPEAKS_FIRST`]: with two
+/// seconds the peer gave up first.
+const LOOK_EVERY: Duration = Duration::from_millis(400);
 
 /// How long a peer is believed that it works while nothing comes of it: to hash a terabyte from a
 /// slow disk takes some five hours, and a hole of a hundred terabytes may be hashed meanwhile. A

@@ -16,7 +16,7 @@ use super::source::{relative, split_path};
 use super::space::{Base, NamedSink, OpenSink};
 use super::{DiskError, Files, descriptors, dirlinks};
 use crate::ids::{DirId, Name};
-use crate::proto::errno::{EAGAIN, EINVAL, EIO};
+use crate::proto::errno::{EAGAIN, EINVAL, EIO, ESPIPE};
 
 /// Symlinks on the way, as many as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -108,16 +108,18 @@ impl Files {
             let waits = self.open(None, path.as_bytes(), how(0)).await?;
             return Ok(OpenSink::Direct(waits));
         }
-        // Nothing is written: ESPIPE where there are no offsets.
-        let op = FileOp::Write {
+        // ESPIPE where there are no offsets. A write at one does not tell: io_uring writes to a pipe
+        // whatever the offset, pieces in the order in which they happen to come.
+        let op = FileOp::FindData {
             file: opened.clone(),
-            offset: 0,
-            data: Bytes::new(),
+            from: 0,
+            max: 1,
         };
-        Ok(match self.call("write", op).await {
-            Ok(_) => OpenSink::Direct(opened),
-            Err(_) => OpenSink::Sequential(opened),
-        })
+        match self.call("lseek", op).await {
+            Ok(_) => Ok(OpenSink::Direct(opened)),
+            Err(error) if error.errno == ESPIPE => Ok(OpenSink::Sequential(opened)),
+            Err(error) => Err(error),
+        }
     }
 
     /// A file without a name, for what a sink is to get in order.

@@ -10,12 +10,14 @@ use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::fuse::{Faults, Fuse, Names};
+use common::tree::{assert_no_leftovers, assert_same};
 use common::{Output, World, is_root};
 use tempfile::TempDir;
 
 on_both_backends!(
     errors_told_at_close_are_told,
     refused_attributes_are_one_warning_each,
+    what_one_file_system_lacks_another_has,
     coarse_times_are_known_again,
     times_out_of_range_are_warned_of,
     a_second_spelling_is_an_error,
@@ -61,6 +63,31 @@ fn disk_dir() -> TempDir {
 
 fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
+}
+
+/// One session may write to several file systems; what one has not is nothing that another has not.
+fn what_one_file_system_lacks_another_has(backend: &'static str) {
+    let (world, aside) = (World::within(backend, &[], disk_dir()), disk_dir());
+    // Without extended attributes and unnamed files.
+    let Some(fuse) = Fuse::mount(aside.path(), Faults::default()) else {
+        return;
+    };
+    fs::create_dir_all(world.root("dst/a")).unwrap();
+    let _bound = Bound::over(fuse.path(), &world.root("dst/a"));
+    fill(&world.here("a"));
+    // More than are begun at a time, or none would be begun behind the first of the others.
+    fs::create_dir(world.here("b")).unwrap();
+    for number in 0..300 {
+        let file = fs::File::create(world.here(&format!("b/{number}"))).unwrap();
+        file.set_len(2 << 20).unwrap();
+    }
+    let url = world.url("dst/").into();
+    world.cp(&[world.here("a"), world.here("b"), url]).expect(0);
+    for dir in ["a", "b"] {
+        let target = world.root("dst").join(dir);
+        assert_same(&world.here(dir), &target);
+        assert_no_leftovers(&target);
+    }
 }
 
 /// Has `test` see every way there is to copy onto a file system that does something wrong.

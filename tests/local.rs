@@ -12,6 +12,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use common::fuse::{Faults, Fuse};
 use common::tree::{self, Record, Rng, assert_no_leftovers, assert_same};
 use common::{Output, Running, Side, command, landro};
 use tempfile::TempDir;
@@ -447,7 +448,15 @@ fn names_and_texts_are_those_of_a_transfer() {
 #[test]
 fn a_bind_mount_does_not_lead_a_copy_into_itself() {
     let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name);
+    copy_into_a_bind_mount(dir.path());
+    // A file system whose numbers are not believed to last, and good enough for this.
+    if let Some(fuse) = Fuse::mount(dir.path(), Faults::default()) {
+        copy_into_a_bind_mount(fuse.path());
+    }
+}
+
+fn copy_into_a_bind_mount(dir: &Path) {
+    let at = |name: &str| dir.join(name);
     fs::create_dir_all(at("from/a/b")).unwrap();
     fs::create_dir_all(at("from/z")).unwrap();
     fs::write(at("from/a/file"), "content").unwrap();
@@ -495,11 +504,12 @@ fn a_bind_mount_does_not_lead_a_copy_into_itself() {
         );
         assert!(output.stderr.contains("into itself"), "{output:?}");
     }
-    // What lies beside is complete, and there only once.
+    // What lies beside is complete, and there only once; where there are no attributes, with the
+    // file that says whose unfinished copy it is.
     for copied in [inner.join("from"), inner.join("deeper")] {
         let found: Vec<_> = tree::records(&copied)
             .into_iter()
-            .filter(|(_, r)| r.kind == 'f')
+            .filter(|(path, r)| r.kind == 'f' && !path.to_string_lossy().starts_with(".landro-"))
             .collect();
         assert_eq!(found.len(), 2, "{found:?}");
     }

@@ -23,6 +23,7 @@ on_both_backends!(
     strangers,
     a_talkative_server,
     a_line_for_each_session,
+    what_is_refused_has_the_call_that_failed,
     a_daemon_that_stops_says_so,
 );
 
@@ -283,6 +284,28 @@ fn a_line_for_each_session(backend: &'static str) {
     for rust in ["Totals", "Some(", "None", "{ ", "IoUring"] {
         assert!(!log.contains(rust), "{rust}: {log}");
     }
+}
+
+/// A call and its error are named where a call failed, and nowhere else.
+fn what_is_refused_has_the_call_that_failed(backend: &'static str) {
+    let world = World::with(backend, &["--read-only"]);
+    let file = world.here("file");
+    fs::write(&file, "x").unwrap();
+    world.push(&file, "file").expect(4);
+    let url = world.url("no-such");
+    let ls = ["ls", &url, "--peer", &world.daemon.fingerprint];
+    landro(&world.client, ls).expect(1);
+    let log = world.daemon.stop().expect(0).stderr;
+    let refused = |verb: &str| {
+        let begin = format!("session refused: {verb} path=");
+        log.lines().find(|line| line.contains(&begin)).expect(verb)
+    };
+    let (push, list) = (refused("push"), refused("list"));
+    assert!(
+        !push.contains("call=") && !push.contains("errno="),
+        "{push}"
+    );
+    assert!(list.contains(" call=statx errno=2 "), "{list}");
 }
 
 /// Both sides know that it was the daemon's end, and what of the transfer was cut short.

@@ -31,7 +31,7 @@ fn entries() -> Message {
             size_bytes: 4_000 + u64::from(id),
             source_tag: 5_000_000 + u64::from(id),
             link: None,
-            device: None,
+            object: None,
             allocated_bytes: None,
             is_unsized: false,
         })

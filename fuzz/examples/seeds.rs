@@ -227,7 +227,7 @@ fn entry(id: u32, kind: Kind, name: &'static str) -> Item {
         mtime: MTIME,
         size_bytes: if kind == Kind::File { 70_000 } else { 0 },
         source_tag: 3,
-        device: None,
+        object: None,
         allocated_bytes: None,
         is_unsized: false,
         link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../to")),

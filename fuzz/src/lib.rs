@@ -296,7 +296,7 @@ impl<'a> World<'a> {
             },
             size_bytes,
             source_tag: 3,
-            device: None,
+            object: None,
             allocated_bytes: (flags & 0x40 != 0).then_some(size_bytes / 2),
             is_unsized: false,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"to")),

@@ -15,7 +15,7 @@ use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, OpenHow};
 
 use super::marks::{HEAD_BYTES, head};
-use super::names::{TemporaryName, Use, c_string, turns};
+use super::names::{TemporaryName, Use, c_string, free_names};
 use super::publish::{rename, unlink, write_all};
 use super::{DiskError, Files};
 use crate::ids::{CopyId, Name};
@@ -171,7 +171,7 @@ impl Files {
         copy: CopyId,
         mode: u32,
     ) -> Result<(CString, Arc<OwnedFd>), DiskError> {
-        for path in turns(name, Use::New) {
+        for path in free_names(name, Use::New) {
             let path = path.to_c();
             let op = FileOp::Mkdir {
                 dir: Some(parent.clone()),

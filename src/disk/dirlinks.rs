@@ -26,8 +26,8 @@ use crate::proto::DirFound;
 use crate::proto::errno::{EEXIST, ELOOP, ENOENT, EXDEV};
 use crate::proto::fs::UNFINISHED_MODE;
 
-/// Symlinks on the way to one directory, as many as the kernel follows (path_resolution(7)).
-const LINKS_MAX: usize = 40;
+/// Symlinks on the way to one place, as many as the kernel follows (path_resolution(7)).
+pub const LINKS_MAX: usize = 40;
 
 /// Whether a symlink was made on this host, by this user or by root. Not known, and so not assumed,
 /// where the file system keeps no times of making.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use landro_sys::file::{flags, magic};
 use landro_sys::{FileDone, FileOp, Flock, OpenHow, Statx};
 
+use super::mounts::is_local;
 use super::times::Times;
 use super::{DiskError, Files, descriptors};
 use crate::ids::{DirId, Name};
@@ -64,6 +65,52 @@ impl Medium {
     }
 }
 
+/// What a file system was found not to have.
+#[derive(Default)]
+pub struct Lacks {
+    /// O_TMPFILE (NFS, FUSE, FAT): temporary files have names.
+    pub tmpfile: Cell<bool>,
+    /// Extended attributes: what is ours is told otherwise.
+    pub attributes: Cell<bool>,
+}
+
+/// A directory that temporary files are made in.
+pub struct TemporaryDir {
+    pub fd: Arc<OwnedFd>,
+    /// None: it is none of the destination's.
+    volume: Option<Rc<Volume>>,
+}
+
+impl TemporaryDir {
+    /// One that is none of the destination's.
+    pub fn aside(fd: Arc<OwnedFd>) -> TemporaryDir {
+        TemporaryDir { fd, volume: None }
+    }
+
+    pub fn lacks_tmpfile(&self) -> bool {
+        let volume = self.volume.as_ref();
+        volume.is_some_and(|volume| volume.lacks.tmpfile.get())
+    }
+
+    pub fn lacks_attributes(&self) -> bool {
+        let volume = self.volume.as_ref();
+        volume.is_some_and(|volume| volume.lacks.attributes.get())
+    }
+
+    /// Remembers what was found out.
+    pub fn has_no_tmpfile(&self) {
+        if let Some(volume) = &self.volume {
+            volume.lacks.tmpfile.set(true);
+        }
+    }
+
+    pub fn has_no_attributes(&self) {
+        if let Some(volume) = &self.volume {
+            volume.lacks.attributes.set(true);
+        }
+    }
+}
+
 /// A file system that a session writes to, from the first directory there downwards.
 pub struct Volume {
     top: Arc<OwnedFd>,
@@ -72,6 +119,7 @@ pub struct Volume {
     medium: Medium,
     marked: Cell<Marked>,
     pub times: Times,
+    pub lacks: Lacks,
     /// That what was written could not be stored may be told by close(2) and not before.
     tells_late: bool,
 }
@@ -81,16 +129,6 @@ impl Volume {
     pub fn is_unknown(&self) -> bool {
         self.medium == Medium::Unknown
     }
-}
-
-/// Whether a file system is of this host's own disks and memory, as far as it is known here. Others
-/// ask a server (NFS, CIFS, AFS, Ceph, Lustre, 9p) or a process (FUSE) to store what they took.
-fn is_local(found: &landro_sys::FileSystem) -> bool {
-    use magic::*;
-    let disks = [
-        EXT, XFS, BTRFS, OVERLAY, TMPFS, F2FS, ZFS, BCACHEFS, FAT, EXFAT, NTFS3,
-    ];
-    found.is_memory || disks.contains(&found.magic)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,6 +146,30 @@ pub struct Footing {
     pub volume: Rc<Volume>,
     /// Data below may have been lost with an earlier kernel or mount.
     pub in_doubt: bool,
+}
+
+#[cfg(test)]
+impl Footing {
+    /// The same directory, as if nothing were known of its file system.
+    pub fn on_unknown(&self) -> Footing {
+        let Volume {
+            top, dev, storage, ..
+        } = &*self.volume;
+        let volume = Volume {
+            top: top.clone(),
+            dev: *dev,
+            storage: *storage,
+            medium: Medium::Unknown,
+            marked: Cell::new(Marked::No),
+            times: Times::default(),
+            lacks: Lacks::default(),
+            tells_late: true,
+        };
+        Footing {
+            volume: Rc::new(volume),
+            in_doubt: false,
+        }
+    }
 }
 
 /// What a mark says.
@@ -272,8 +334,17 @@ impl Files {
             medium,
             marked,
             times: Times::default(),
+            lacks: Lacks::default(),
             tells_late: !is_local(&found),
         }))
+    }
+
+    /// A directory of the destination, to make temporary files in.
+    pub(super) fn temporary_dir(&self, dir: DirId, fd: &Arc<OwnedFd>) -> TemporaryDir {
+        TemporaryDir {
+            fd: fd.clone(),
+            volume: self.space.footing(dir).map(|footing| footing.volume),
+        }
     }
 
     /// What holds the data of a file until it is on disk.
@@ -341,6 +412,17 @@ impl Files {
             has_holes,
         };
         matches!(self.call("fiemap", op).await, Ok(FileDone::Allocated(true)))
+    }
+
+    /// Whether all data is on disk before it gets its name, as no mark says that it may not be.
+    pub(super) fn waits_for_data(&self, dir: DirId) -> bool {
+        self.space
+            .footing(dir)
+            .is_some_and(|footing| match footing.volume.medium {
+                Medium::Memory => false,
+                Medium::Ordered { .. } => footing.volume.marked.get() == Marked::Refused,
+                Medium::Unknown => true,
+            })
     }
 
     /// Before data gets a name that nothing had: a later run will know that it may be gone, or it

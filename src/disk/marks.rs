@@ -15,6 +15,7 @@ use bytes::Bytes;
 use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, Flock, OpenHow};
 
+use super::durable::TemporaryDir;
 use super::names::{TemporaryName, Use};
 use super::publish::{TRIES, link, unnamed, write_all};
 use super::{DiskError, Files};
@@ -68,14 +69,15 @@ fn is_of_others(errno: i32) -> bool {
 }
 
 impl Files {
-    /// Marks a file that is to get this name. False: the file system keeps no attributes.
+    /// Marks a file that is to get this name, where the file system keeps attributes.
     pub(super) async fn mark_file(
         &self,
+        dir: &TemporaryDir,
         file: &Arc<OwnedFd>,
         name: &Name,
-    ) -> Result<bool, DiskError> {
-        if self.space.no_attributes.get() {
-            return Ok(false);
+    ) -> Result<(), DiskError> {
+        if dir.lacks_attributes() {
+            return Ok(());
         }
         let op = FileOp::SetXattr {
             file: file.clone(),
@@ -83,22 +85,22 @@ impl Files {
             value: name.as_bytes().to_vec(),
         };
         match self.call("fsetxattr", op).await {
-            Ok(_) => Ok(true),
+            Ok(_) => Ok(()),
             // EPERM: a mount without user attributes may say so, too.
             Err(DiskError {
                 errno: EOPNOTSUPP | EPERM,
                 ..
             }) => {
-                self.space.no_attributes.set(true);
-                Ok(false)
+                dir.has_no_attributes();
+                Ok(())
             }
             Err(error) => Err(error),
         }
     }
 
     /// Takes the mark from a file that has its final name. One that stays says nothing there.
-    pub(super) async fn unmark_file(&self, file: &Arc<OwnedFd>) {
-        if !self.space.no_attributes.get() {
+    pub(super) async fn unmark_file(&self, dir: &TemporaryDir, file: &Arc<OwnedFd>) {
+        if !dir.lacks_attributes() {
             let op = FileOp::RemoveXattr {
                 file: file.clone(),
                 name: MARK,
@@ -208,7 +210,7 @@ impl Files {
     /// name for it, and could read or change what we publish.
     pub(super) async fn open_own(
         &self,
-        dir: &Arc<OwnedFd>,
+        dir: &TemporaryDir,
         path: &TemporaryName,
         name: &Name,
         mode: u32,
@@ -223,7 +225,7 @@ impl Files {
                 mode: 0,
                 resolve: flags::RESOLVE_BENEATH,
             };
-            let file = match self.open(Some(dir), path.to_c().as_bytes(), how).await {
+            let file = match self.open(Some(&dir.fd), path.to_c().as_bytes(), how).await {
                 Ok(file) => file,
                 Err(DiskError { errno: ENOENT, .. }) => continue,
                 Err(error) if is_of_others(error.errno) => return Ok(None),
@@ -234,7 +236,7 @@ impl Files {
             if !alone || found.kind != landro_sys::FileKind::File {
                 return Ok(None);
             }
-            let told = self.final_name(dir, &file, path).await?;
+            let told = self.final_name(&dir.fd, &file, path).await?;
             return Ok(told
                 .is_some_and(|told| told == name.as_bytes())
                 .then_some(file));
@@ -245,15 +247,15 @@ impl Files {
     /// EEXIST: the name is taken.
     async fn make_own(
         &self,
-        dir: &Arc<OwnedFd>,
+        dir: &TemporaryDir,
         path: &TemporaryName,
         name: &Name,
         mode: u32,
     ) -> Result<Arc<OwnedFd>, DiskError> {
         let (path, purpose) = (path.to_c(), path.purpose);
         if let Some(file) = unnamed(self, dir, mode).await? {
-            self.begin_own(&file, purpose, name).await?;
-            link(self, &file, dir, &path).await?;
+            self.begin_own(dir, &file, (purpose, name)).await?;
+            link(self, &file, &dir.fd, &path).await?;
             return Ok(file);
         }
         let how = OpenHow {
@@ -265,18 +267,18 @@ impl Files {
             mode,
             resolve: flags::RESOLVE_BENEATH,
         };
-        let file = self.open(Some(dir), path.as_bytes(), how).await?;
-        self.begin_own(&file, purpose, name).await?;
+        let file = self.open(Some(&dir.fd), path.as_bytes(), how).await?;
+        self.begin_own(dir, &file, (purpose, name)).await?;
         Ok(file)
     }
 
     async fn begin_own(
         &self,
+        dir: &TemporaryDir,
         file: &Arc<OwnedFd>,
-        purpose: Use,
-        name: &Name,
+        (purpose, name): (Use, &Name),
     ) -> Result<(), DiskError> {
-        self.mark_file(file, name).await?;
+        self.mark_file(dir, file, name).await?;
         match purpose {
             Use::Journal => write_all(self, file, 0, head(name.as_bytes())).await,
             Use::Part | Use::New => Ok(()),

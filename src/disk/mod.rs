@@ -138,6 +138,17 @@ struct Slot {
 /// The token of an operation that nobody waits for.
 const NOBODY: u64 = u64::MAX;
 
+impl Shared {
+    /// A result that nobody takes. What was opened is not closed here: that may wait.
+    fn let_go(&self, slot: usize) {
+        let unseen = self.slots.borrow_mut().try_remove(slot);
+        if let Some(Ok(FileDone::Opened(file))) = unseen.and_then(|slot| slot.result) {
+            let close = (NOBODY as usize, FileOp::Close { file });
+            self.pending.borrow_mut().push(close);
+        }
+    }
+}
+
 impl Disk {
     pub fn new(pool: Pool, settler: Option<Settler>) -> Disk {
         let shared = Shared {
@@ -210,8 +221,7 @@ impl Disk {
         }
         match task {
             Some(task) => self.poll_task(task),
-            // The result is let go of, with what was opened.
-            None => drop(self.shared.slots.borrow_mut().try_remove(slot)),
+            None => self.shared.let_go(slot),
         }
     }
 
@@ -429,7 +439,10 @@ impl Drop for Ring<'_> {
             let mut slots = self.files.shared.slots.borrow_mut();
             match slots.get_mut(slot) {
                 Some(found) if found.result.is_none() => found.task = None,
-                _ => drop(slots.try_remove(slot)),
+                _ => {
+                    drop(slots);
+                    self.files.shared.let_go(slot);
+                }
             }
         }
     }

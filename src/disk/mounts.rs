@@ -47,8 +47,8 @@ impl MountKind {
     fn of(name: &[u8]) -> MountKind {
         match name {
             b"tmpfs" | b"ramfs" | b"devtmpfs" => MountKind::Memory,
-            b"ext2" | b"ext3" | b"ext4" | b"xfs" | b"btrfs" | b"f2fs" | b"zfs" | b"vfat"
-            | b"exfat" | b"squashfs" | b"iso9660" => MountKind::Disk,
+            b"ext2" | b"ext3" | b"ext4" | b"xfs" | b"btrfs" | b"f2fs" | b"zfs" | b"bcachefs"
+            | b"vfat" | b"exfat" | b"ntfs3" | b"squashfs" | b"iso9660" => MountKind::Disk,
             b"overlay" => MountKind::Layers,
             _ => MountKind::Other,
         }
@@ -57,11 +57,25 @@ impl MountKind {
     fn of_open(found: &FileSystem) -> MountKind {
         match found.magic {
             _ if found.is_memory => MountKind::Memory,
-            magic::EXT | magic::XFS | magic::BTRFS => MountKind::Disk,
+            magic::EXT
+            | magic::XFS
+            | magic::BTRFS
+            | magic::F2FS
+            | magic::ZFS
+            | magic::BCACHEFS
+            | magic::FAT
+            | magic::EXFAT
+            | magic::NTFS3 => MountKind::Disk,
             magic::OVERLAY => MountKind::Layers,
             _ => MountKind::Other,
         }
     }
+}
+
+/// Whether a file system is of this host's own disks and memory, as far as it is known here. Others
+/// ask a server (NFS, CIFS, AFS, Ceph, Lustre, 9p) or a process (FUSE) to store what they took.
+pub fn is_local(found: &FileSystem) -> bool {
+    MountKind::of_open(found) != MountKind::Other
 }
 
 impl Mounts {
@@ -107,8 +121,7 @@ impl Mounts {
 
     /// Of those that are mounted at one point the last hides the others.
     fn mount_of(&self, path: &[u8]) -> Option<&Mount> {
-        let is_above = |point: &[u8]| point == path || is_below(path, point);
-        let above = self.0.iter().filter(|mount| is_above(&mount.point));
+        let above = self.0.iter().filter(|mount| is_in(path, &mount.point));
         above.max_by_key(|mount| mount.point.len())
     }
 }
@@ -141,6 +154,11 @@ impl Mount {
             kind: MountKind::of(kind),
         })
     }
+}
+
+/// Whether `path` is `above` or lies below it, both absolute.
+pub fn is_in(path: &[u8], above: &[u8]) -> bool {
+    path == above || is_below(path, above)
 }
 
 /// Whether `path` lies below `above`, both absolute.
@@ -216,6 +234,8 @@ mod tests {
         assert_eq!(point(b"/srv/disk"), Some(b"/srv/disk".to_vec()));
         assert_eq!(point(b"/srv/disks"), Some(b"/".to_vec()));
         assert_eq!(point(b"/tmp/a b/c"), Some(b"/tmp/a b".to_vec()));
+        assert!(is_in(b"/srv/disk2", b"/srv/disk2") && is_in(b"/srv/disk2", b"/"));
+        assert!(!is_in(b"/srv/disk22", b"/srv/disk2"));
         assert!(mounts.may_wait_at(b"/tmp/a b/c") && !mounts.may_wait_at(b"/tmp/a"));
     }
 }

@@ -13,7 +13,8 @@ const PREFIX: &[u8] = b".landro-";
 const DIGITS: usize = 16;
 
 /// Names for one file, of which the first that is free or ours is taken. Who may write there can
-/// occupy all of them; the file then goes without a name as long as it is not whole.
+/// occupy all of them; the file then goes without a name as long as it is not whole, or under one
+/// that a rerun does not find ([`free_names`]).
 pub const TURNS: u32 = 8;
 
 /// What a temporary file is for.
@@ -108,6 +109,11 @@ impl TemporaryName {
 /// The names under which a file's temporary one may stand, in the order they are tried.
 pub fn turns(name: &Name, purpose: Use) -> impl Iterator<Item = TemporaryName> {
     (0..TURNS).map(move |turn| TemporaryName::of(name.as_bytes(), purpose, turn))
+}
+
+/// The same, and behind them one that nobody can have occupied and nobody will look for.
+pub fn free_names(name: &Name, purpose: Use) -> impl Iterator<Item = TemporaryName> {
+    turns(name, purpose).chain(std::iter::once_with(move || TemporaryName::random(purpose)))
 }
 
 /// A name or path for a system call.

@@ -10,6 +10,7 @@ use landro_sys::file::magic;
 use landro_sys::splice::{copy_local, copy_sparse};
 use landro_sys::{FileDone, FileOp, FileSystem, Pool};
 
+use super::durable::TemporaryDir;
 use super::marks::HEAD_BYTES;
 use super::names::{TemporaryName, Use, turns};
 use super::publish::{
@@ -73,7 +74,8 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
     history
         .replaces
         .set(files.lstat(&dir, name.as_bytes()).await.is_ok());
-    if resumable && let Some(pair) = open_pair(files, &dir, name, mode).await? {
+    let made_in = files.temporary_dir(dir_id, &dir);
+    if resumable && let Some(pair) = open_pair(files, &made_in, name, mode).await? {
         files.keep(&pair.data)?;
         let part = Part {
             data: pair.data,
@@ -89,7 +91,7 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
     }
     // Another session is receiving the same file, or its names are taken: this one goes on without
     // a journal, the later rename wins.
-    let (data, temporary) = temporary(files, &dir, name, mode).await?;
+    let (data, temporary) = temporary(files, &made_in, name, mode).await?;
     files.keep(&data)?;
     // It begins empty.
     history.whole.set(true);
@@ -129,7 +131,7 @@ struct Pair {
 /// None: another session has the file, or there is no such name.
 async fn open_pair(
     files: &Files,
-    dir: &Arc<OwnedFd>,
+    dir: &TemporaryDir,
     name: &Name,
     mode: u32,
 ) -> Result<Option<Pair>, DiskError> {
@@ -137,7 +139,7 @@ async fn open_pair(
     for path in turns(name, Use::Part) {
         let beside = path.with(Use::Journal);
         // Where nothing else tells that the part is ours, the journal is there before it.
-        if files.space.no_attributes.get() {
+        if dir.lacks_attributes() {
             let journal = files.open_own(dir, &beside, name, of_journal).await?;
             if journal.is_none() {
                 continue;
@@ -157,7 +159,7 @@ async fn open_pair(
                     path,
                 }));
             }
-            None => unlink(files, dir, &path.to_c()).await?,
+            None => unlink(files, &dir.fd, &path.to_c()).await?,
         }
     }
     Ok(None)
@@ -386,14 +388,20 @@ pub async fn copy_range(
     Ok(DiskDone::Copied { bytes })
 }
 
+/// Whether the disk is waited for before a part appears.
+fn is_awaited(files: &Files, part: &Part) -> bool {
+    let History {
+        whole, replaces, ..
+    } = &*part.history;
+    let waits = replaces.get() || !whole.get() || files.waits_for_data(part.dir_id);
+    waits && !files.space.is_memory_file_system()
+}
+
 /// So much more of a part was written: what the disk will be waited for begins to go there.
 async fn wrote(files: &Files, part: &Part, bytes: u64) {
     let unwritten_bytes = part.history.unwritten_bytes.get() + bytes;
     part.history.unwritten_bytes.set(unwritten_bytes);
-    if unwritten_bytes >= WRITE_BACK_BYTES
-        && part.history.is_awaited()
-        && !files.space.is_memory_file_system()
-    {
+    if unwritten_bytes >= WRITE_BACK_BYTES && is_awaited(files, part) {
         part.history.unwritten_bytes.set(0);
         // What fails here fails again, and is told, where it is waited for.
         let file = part.data.clone();
@@ -411,23 +419,33 @@ async fn wrote(files: &Files, part: &Part, bytes: u64) {
 }
 
 /// What the disk will be waited for goes there in steps, each of which is seen to end: minutes of a
-/// slow disk are not taken for one that does not answer.
+/// slow disk are not taken for one that does not answer. Holes, of which there may be terabytes,
+/// take no steps.
 async fn write_back(files: &Files, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
     let size_bytes = files.fstat(file).await?.size;
-    for from in (0..size_bytes).step_by(WRITE_BACK_STEP_BYTES as usize) {
-        let op = FileOp::SyncRange {
-            file: file.clone(),
-            range: (from, WRITE_BACK_STEP_BYTES),
-            wait: true,
-        };
-        match files.call("sync_file_range", op).await {
-            Ok(_) => {}
-            // Not every file system has pages to write back.
-            Err(DiskError {
-                errno: EINVAL | ESPIPE | EOPNOTSUPP,
-                ..
-            }) => return Ok(()),
-            Err(error) => return Err(error),
+    let (mut known_to, mut from) = (0, 0);
+    while known_to < size_bytes {
+        let found = files.find_data(file, known_to).await?;
+        known_to = found.known_to;
+        for data in found.ranges {
+            // What is near lies in the step before.
+            from = data.start.max(from);
+            while from < data.end.min(size_bytes) {
+                let op = FileOp::SyncRange {
+                    file: file.clone(),
+                    range: (from, WRITE_BACK_STEP_BYTES),
+                    wait: true,
+                };
+                match files.call("sync_file_range", op).await {
+                    Ok(_) => from += u64::from(WRITE_BACK_STEP_BYTES),
+                    // Not every file system has pages to write back.
+                    Err(DiskError {
+                        errno: EINVAL | ESPIPE | EOPNOTSUPP,
+                        ..
+                    }) => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+            }
         }
     }
     Ok(())
@@ -473,7 +491,7 @@ pub async fn commit_part(
         is_empty: false,
         replaces,
     };
-    if (attributes.fsync || part.history.is_awaited()) && !files.space.is_memory_file_system() {
+    if attributes.fsync || is_awaited(files, &part) {
         write_back(files, &part.data).await?;
     }
     let done = finish(files, &arrival, attributes).await?;

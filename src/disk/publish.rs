@@ -8,7 +8,8 @@ use bytes::Bytes;
 use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, OpenHow};
 
-use super::names::{TemporaryName, Use, c_string, turns};
+use super::durable::TemporaryDir;
+use super::names::{TemporaryName, Use, c_string, free_names};
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, Name};
 use crate::proto::errno::{
@@ -135,10 +136,10 @@ pub async fn write_all(
 /// An unnamed file in `dir`, of which a crash leaves nothing. None: the file system has none.
 pub async fn unnamed(
     files: &Files,
-    dir: &Arc<OwnedFd>,
+    dir: &TemporaryDir,
     mode: u32,
 ) -> Result<Option<Arc<OwnedFd>>, DiskError> {
-    if files.space.no_tmpfile.get() {
+    if dir.lacks_tmpfile() {
         return Ok(None);
     }
     let how = OpenHow {
@@ -146,7 +147,7 @@ pub async fn unnamed(
         mode,
         resolve: 0,
     };
-    match files.open(Some(dir), b".", how).await {
+    match files.open(Some(&dir.fd), b".", how).await {
         Ok(file) => Ok(Some(file)),
         // NFS and FUSE: EOPNOTSUPP; kernels or layers that do not know the flag: EISDIR, EINVAL
         // or ENOENT.
@@ -154,7 +155,7 @@ pub async fn unnamed(
             errno: EOPNOTSUPP | EISDIR | EINVAL | ENOENT,
             ..
         }) => {
-            files.space.no_tmpfile.set(true);
+            dir.has_no_tmpfile();
             Ok(None)
         }
         Err(error) => Err(error),
@@ -164,16 +165,17 @@ pub async fn unnamed(
 /// An unnamed file in `dir`, or a named one where the file system has no O_TMPFILE.
 pub async fn temporary(
     files: &Files,
-    dir: &Arc<OwnedFd>,
+    dir: &TemporaryDir,
     name: &Name,
     mode: u32,
 ) -> Result<(Arc<OwnedFd>, Option<TemporaryName>), DiskError> {
     if let Some(file) = unnamed(files, dir, mode).await? {
         return Ok((file, None));
     }
-    for path in turns(name, Use::Part) {
+    for path in free_names(name, Use::Part) {
         let file = match open_locked(files, dir, &path, name, mode).await? {
             Locked::Ours(file) => file,
+            // Others' files, or leftovers where files cannot be marked.
             Locked::Taken => continue,
             // Another session is writing the same file.
             Locked::Busy => {
@@ -190,26 +192,21 @@ pub async fn temporary(
         files.call("ftruncate", op).await?;
         return Ok((file, Some(path)));
     }
-    // Others' files, or leftovers where files cannot be marked.
-    let path = TemporaryName::random(Use::Part);
-    match open_locked(files, dir, &path, name, mode).await? {
-        Locked::Ours(file) => Ok((file, Some(path))),
-        Locked::Busy | Locked::Taken => Err(DiskError {
-            call: "openat2",
-            errno: EEXIST,
-        }),
-    }
+    Err(DiskError {
+        call: "openat2",
+        errno: EEXIST,
+    })
 }
 
 /// A file in `dir` that is to have no name, or none any more.
 pub async fn scratch(
     files: &Files,
-    dir: &Arc<OwnedFd>,
+    dir: &TemporaryDir,
     name: &Name,
 ) -> Result<Arc<OwnedFd>, DiskError> {
     let (file, path) = apart(files, dir, name).await?;
     if let Some(path) = path {
-        unlink(files, dir, &path.to_c()).await?;
+        unlink(files, &dir.fd, &path.to_c()).await?;
     }
     Ok(file)
 }
@@ -217,7 +214,7 @@ pub async fn scratch(
 /// A file in `dir` that is no transfer's, and its name, if it has to have one.
 pub async fn apart(
     files: &Files,
-    dir: &Arc<OwnedFd>,
+    dir: &TemporaryDir,
     name: &Name,
 ) -> Result<(Arc<OwnedFd>, Option<TemporaryName>), DiskError> {
     if let Some(file) = unnamed(files, dir, PRIVATE_MODE).await? {
@@ -246,7 +243,7 @@ pub enum Locked {
 /// Opens or makes a temporary file and takes its lock.
 pub async fn open_locked(
     files: &Files,
-    dir: &Arc<OwnedFd>,
+    dir: &TemporaryDir,
     path: &TemporaryName,
     name: &Name,
     mode: u32,
@@ -261,16 +258,19 @@ pub async fn open_locked(
         }
         // The previous holder may have renamed or removed the file between our open and our lock.
         let ours = files.fstat(&fd).await?;
-        match files.lstat(dir, typed.as_bytes()).await {
+        match files.lstat(&dir.fd, typed.as_bytes()).await {
             Ok(named) if named.inode == ours.ino && named.kind == Kind::File => {
                 return Ok(Locked::Ours(fd));
             }
             // Inode numbers that are made up anew each time (sshfs, some NFS) tell nothing.
             Ok(named)
                 if named.kind == Kind::File
-                    && files.lstat(dir, typed.as_bytes()).await.is_ok_and(|again| {
-                        again.inode != named.inode && again.kind == Kind::File
-                    }) =>
+                    && files
+                        .lstat(&dir.fd, typed.as_bytes())
+                        .await
+                        .is_ok_and(|again| {
+                            again.inode != named.inode && again.kind == Kind::File
+                        }) =>
             {
                 return Ok(Locked::Ours(fd));
             }
@@ -317,7 +317,8 @@ pub async fn finish(
         return Ok(DiskDone::Taken { by });
     }
     if arrival.temporary.is_some() {
-        files.unmark_file(arrival.file).await;
+        let dir = files.temporary_dir(arrival.dir_id, arrival.dir);
+        files.unmark_file(&dir, arrival.file).await;
     }
     if attributes.fsync {
         sync(files, arrival.dir).await?;
@@ -429,9 +430,10 @@ pub async fn may_replace(files: &Files, dir: &Arc<OwnedFd>, name: &Name) -> Resu
 /// linkat(2) cannot replace: a second name, then a rename. A crash between the two leaves that
 /// second name with our mark, and the next transfer of this file removes it.
 async fn replace(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Result<(), DiskError> {
-    files.mark_file(arrival.file, arrival.name).await?;
+    let dir = files.temporary_dir(arrival.dir_id, arrival.dir);
+    files.mark_file(&dir, arrival.file, arrival.name).await?;
     let replaced = rename_over(files, arrival, to).await;
-    files.unmark_file(arrival.file).await;
+    files.unmark_file(&dir, arrival.file).await;
     replaced
 }
 
@@ -439,7 +441,7 @@ async fn rename_over(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Resu
     let Arrival {
         dir, file, name, ..
     } = arrival;
-    for path in turns(name, Use::New) {
+    for path in free_names(name, Use::New) {
         let replacement = path.to_c();
         match link(files, file, dir, &replacement).await {
             Ok(()) => {}

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::mounts::Mounts;
+use super::mounts::{Mounts, is_in};
 
 /// A daemon's root. Nothing of it is open between sessions: it can be unmounted.
 pub struct ServedRoot {
@@ -56,9 +56,7 @@ impl ServedRoot {
         let mut points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
         match points.get_mut(below) {
             // Only where it lies above: the path may lead elsewhere by now.
-            Some(before) if before.len() > now.len() && before.starts_with(now) => {
-                !found.starts_with(before)
-            }
+            Some(before) if before.len() > now.len() && is_in(before, now) => !is_in(found, before),
             Some(before) => {
                 *before = now.to_vec();
                 true

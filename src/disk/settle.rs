@@ -6,7 +6,9 @@
 //! So: nobody holds the lock, the number is read, everything is synced, again nobody holds the
 //! lock, and the number is still the same.
 
-use std::os::fd::OwnedFd;
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +17,10 @@ use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, Flock, OpenHow, Statx, run};
 
 use super::durable::{MARK, is_of, settled};
+use super::names::c_string;
 use crate::proto::journal::Storage;
 
-/// Directories that wait, each with a descriptor. One that finds no room keeps its mark until a
+/// Directories that wait. One that finds no room keeps its mark until a
 /// later session there.
 const PENDING_MAX: usize = 64;
 
@@ -41,12 +44,19 @@ pub fn start() -> std::io::Result<Settler> {
     Ok(sender)
 }
 
+/// A directory that is looked at later. Nothing of it is open until then: it can be unmounted, and
+/// then keeps its mark, by which a later mount knows that data may be gone.
 struct Pending {
-    dir: Arc<OwnedFd>,
+    path: CString,
     stat: Statx,
     storage: Storage,
-    /// The mark when the sync began.
-    seen: Option<Vec<u8>>,
+}
+
+/// One that nobody works in, with its mark when that was seen.
+struct QuietDir {
+    pending: Pending,
+    dir: Arc<OwnedFd>,
+    seen: Vec<u8>,
 }
 
 fn settle(queue: &Receiver<Arc<OwnedFd>>, boot_id: [u8; 16]) {
@@ -64,87 +74,112 @@ fn settle(queue: &Receiver<Arc<OwnedFd>>, boot_id: [u8; 16]) {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        for waiting in &mut pending {
-            waiting.seen = quiet(&waiting.dir).then(|| mark_on(&waiting.dir)).flatten();
+        let mut quiet = Vec::new();
+        for waiting in std::mem::take(&mut pending) {
+            // Not there any more, or the mark is gone already.
+            let Some((dir, seen)) = look_at(&waiting) else {
+                continue;
+            };
+            if is_quiet(&dir) {
+                let pending = waiting;
+                quiet.push(QuietDir { pending, dir, seen });
+            } else {
+                pending.push(waiting);
+            }
         }
         let mut synced: Vec<(u64, bool)> = Vec::new();
-        pending.retain(|waiting| {
-            let Some(seen) = &waiting.seen else {
-                // Somebody works there, or the mark is gone already.
-                return mark_on(&waiting.dir).is_some();
-            };
-            let dev = waiting.stat.dev;
+        for looked in quiet {
+            let dev = looked.pending.stat.dev;
             let known = synced
                 .iter()
                 .find(|(other, _)| *other == dev)
                 .map(|(_, ok)| *ok);
             let ok = known.unwrap_or_else(|| {
                 let ok = run(FileOp::SyncFs {
-                    file: waiting.dir.clone(),
+                    file: looked.dir.clone(),
                 })
                 .is_ok();
                 synced.push((dev, ok));
                 ok
             });
             // Where the disk failed, the mark stays: a later kernel or mount has to look.
-            ok && !take_away(waiting, seen)
-        });
+            if ok && !take_away(&looked) {
+                pending.push(looked.pending);
+            }
+        }
     }
 }
 
 fn add(pending: &mut Vec<Pending>, top: &Arc<OwnedFd>, boot_id: [u8; 16]) {
-    // A description of its own: the session's holds the session's lock.
-    let how = OpenHow {
-        flags: flags::O_RDONLY | flags::O_DIRECTORY,
-        mode: 0,
-        resolve: 0,
-    };
-    let op = FileOp::Open {
-        dir: Some(top.clone()),
-        path: c".".to_owned(),
-        how,
-        waits: false,
-    };
-    let Ok(FileDone::Opened(dir)) = run(op) else {
+    let Ok(FileDone::Stat(stat)) = run(FileOp::Fstat { file: top.clone() }) else {
         return;
     };
-    let dir = Arc::new(dir);
-    let Ok(FileDone::Stat(stat)) = run(FileOp::Fstat { file: dir.clone() }) else {
+    let found = std::fs::read_link(format!("/proc/self/fd/{}", top.as_raw_fd()));
+    let Some(path) = found
+        .ok()
+        .and_then(|path| c_string(path.as_os_str().as_bytes()).ok())
+    else {
         return;
     };
-    let known = pending
-        .iter()
-        .any(|other| (other.stat.dev, other.stat.ino) == (stat.dev, stat.ino));
+    let known = pending.iter().any(|other| is_one(&other.stat, &stat));
     if !known && pending.len() < PENDING_MAX {
         let storage = Storage {
             boot: boot_id,
             mount: stat.mount.unwrap_or_default(),
         };
         pending.push(Pending {
-            dir,
+            path,
             stat,
             storage,
-            seen: None,
         });
     }
 }
 
-/// Nobody works there.
-fn quiet(dir: &Arc<OwnedFd>) -> bool {
+/// Whether two looks were at one directory of one mount.
+fn is_one(one: &Statx, other: &Statx) -> bool {
+    (one.dev, one.ino, one.mount) == (other.dev, other.ino, other.mount)
+}
+
+/// Opens a directory that bears a mark, if it is where it was.
+fn look_at(waiting: &Pending) -> Option<(Arc<OwnedFd>, Vec<u8>)> {
+    let op = FileOp::Open {
+        dir: None,
+        path: waiting.path.clone(),
+        how: OpenHow {
+            flags: flags::O_RDONLY | flags::O_DIRECTORY,
+            mode: 0,
+            resolve: flags::RESOLVE_NO_SYMLINKS,
+        },
+        waits: false,
+    };
+    let Ok(FileDone::Opened(dir)) = run(op) else {
+        return None;
+    };
+    let dir = Arc::new(dir);
+    match run(FileOp::Fstat { file: dir.clone() }) {
+        Ok(FileDone::Stat(stat)) if is_one(&stat, &waiting.stat) => {
+            mark_on(&dir).map(|seen| (dir, seen))
+        }
+        _ => None,
+    }
+}
+
+/// Whether nobody works there.
+fn is_quiet(dir: &Arc<OwnedFd>) -> bool {
     let free = lock(dir);
     unlock(dir);
     free
 }
 
 /// Whether the directory needs no further look.
-fn take_away(waiting: &Pending, seen: &[u8]) -> bool {
-    if !lock(&waiting.dir) {
+fn take_away(QuietDir { pending, dir, seen }: &QuietDir) -> bool {
+    if !lock(dir) {
         return false;
     }
-    let now = mark_on(&waiting.dir);
-    let unchanged = now.as_deref() == Some(seen) && is_of(seen, &waiting.storage);
+    let now = mark_on(dir);
+    let unchanged = now.as_ref() == Some(seen) && is_of(seen, &pending.storage);
     if unchanged {
-        let (file, name) = (waiting.dir.clone(), MARK);
+        let (file, name) = (dir.clone(), MARK);
         let op = match settled(seen) {
             Some(value) => FileOp::SetXattr { file, name, value },
             None => FileOp::RemoveXattr { file, name },
@@ -152,8 +187,8 @@ fn take_away(waiting: &Pending, seen: &[u8]) -> bool {
         // One that cannot be taken away costs later kernels a look at the files, no more.
         let _ = run(op);
     }
-    unlock(&waiting.dir);
-    unchanged || now.is_none_or(|now| !is_of(&now, &waiting.storage))
+    unlock(dir);
+    unchanged || now.is_none_or(|now| !is_of(&now, &pending.storage))
 }
 
 fn lock(dir: &Arc<OwnedFd>) -> bool {

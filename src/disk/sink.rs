@@ -11,15 +11,13 @@ use bytes::Bytes;
 use landro_sys::file::{flags, magic};
 use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Pool};
 
+use super::durable::TemporaryDir;
 use super::publish::{scratch, sync};
 use super::source::{relative, split_path};
 use super::space::{Base, NamedSink, OpenSink};
 use super::{DiskError, Files, descriptors, dirlinks};
 use crate::ids::{DirId, Name};
 use crate::proto::errno::{EAGAIN, EINVAL, EIO, ESPIPE};
-
-/// Symlinks on the way, as many as the kernel follows (path_resolution(7)).
-const LINKS_MAX: usize = 40;
 
 /// A daemon's FIFO whose reader takes nothing: tries, [`descriptors::RETRY`] apart, which is a
 /// minute. A command has its user, who may look at the first page for as long as he likes.
@@ -70,7 +68,7 @@ impl Files {
     /// (`/dev/stdout`): it stands for something that a program has open.
     async fn is_by_proc(&self, path: &[u8]) -> Result<bool, DiskError> {
         let mut path = path.to_vec();
-        for _ in 0..LINKS_MAX {
+        for _ in 0..dirlinks::LINKS_MAX {
             let (parent, Some(name), false) = split_path(&path) else {
                 return Ok(false);
             };
@@ -125,11 +123,11 @@ impl Files {
     /// A file without a name, for what a sink is to get in order.
     pub(super) async fn aside(&self, sink: &NamedSink) -> Result<Arc<OwnedFd>, DiskError> {
         let dir = match self.space.base() {
-            Base::Served(_) => self.dir(sink.dir).await?,
+            Base::Served(_) => self.temporary_dir(sink.dir, &self.dir(sink.dir).await?),
             Base::Local => {
                 let place = std::env::temp_dir();
                 let path = place.as_os_str().as_encoded_bytes();
-                self.open_directory(None, path, 0).await?
+                TemporaryDir::aside(self.open_directory(None, path, 0).await?)
             }
         };
         scratch(self, &dir, &sink.name).await

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use landro_sys::file::flags;
+use landro_sys::file::{FoundData, flags};
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool, Statx};
 
 use super::names::{TemporaryName, c_string};
@@ -179,6 +179,23 @@ impl Files {
                 Ok((buffer, bytes))
             }
             other => unreachable!("read answered {other:?}"),
+        }
+    }
+
+    /// Where a file has data, as far as one look goes.
+    pub(super) async fn find_data(
+        &self,
+        file: &Arc<OwnedFd>,
+        from: u64,
+    ) -> Result<FoundData, DiskError> {
+        let op = FileOp::FindData {
+            file: file.clone(),
+            from,
+            max: MAP_RANGES,
+        };
+        match self.call("lseek", op).await? {
+            FileDone::Data(found) => Ok(found),
+            other => unreachable!("lseek answered {other:?}"),
         }
     }
 
@@ -442,15 +459,8 @@ pub async fn map(files: &Files, file: FileId, offset: u64) -> Result<DiskDone, D
             errno: EBADF,
         });
     };
-    let op = FileOp::FindData {
-        file,
-        from: offset,
-        max: MAP_RANGES,
-    };
-    match files.call("lseek", op).await? {
-        FileDone::Data(found) => Ok(DiskDone::Mapped(DataMap::new(found.ranges, found.known_to))),
-        other => unreachable!("lseek answered {other:?}"),
-    }
+    let found = files.find_data(&file, offset).await?;
+    Ok(DiskDone::Mapped(DataMap::new(found.ranges, found.known_to)))
 }
 
 pub async fn stat_dir(files: &Files, dir: DirId) -> Result<DiskDone, DiskError> {

@@ -70,12 +70,8 @@ pub struct Space {
     pub(super) small_reads: RefCell<Option<Buffer>>,
     /// Pool buffers this session's reads hold until their bytes are acknowledged.
     pub(super) pinned: Arc<AtomicUsize>,
-    /// The file system of the target has no O_TMPFILE (NFS, FUSE, FAT): use named temporary files.
-    pub(super) no_tmpfile: Cell<bool>,
     /// Who copies: on a daemon the key of the peer.
     pub(super) copier: [u8; 32],
-    /// It has no extended attributes either: what is ours is told otherwise.
-    pub(super) no_attributes: Cell<bool>,
     /// Sources that are not what their names are, by the directory each was resolved to.
     named: RefCell<HashMap<DirId, NamedSource>>,
     /// What the file systems that were come across keep.
@@ -199,13 +195,6 @@ pub struct History {
     pub unwritten_bytes: Cell<u64>,
 }
 
-impl History {
-    /// The disk is waited for before the part appears.
-    pub fn is_awaited(&self) -> bool {
-        self.replaces.get() || !self.whole.get()
-    }
-}
-
 impl Space {
     pub fn new(base: Base) -> Space {
         Space {
@@ -226,8 +215,6 @@ impl Space {
             clock: Cell::new(0),
             small_reads: RefCell::default(),
             pinned: Arc::default(),
-            no_tmpfile: Cell::new(false),
-            no_attributes: Cell::new(false),
             copier: [0; 32],
             named: RefCell::default(),
             systems: Systems::default(),

@@ -46,25 +46,35 @@ enum Sizes {
 fn keeps(magic: i64) -> Keeps {
     let (numbers, sizes) = match magic {
         magic::EXT | magic::XFS | magic::BTRFS | magic::OVERLAY => (Numbers::Inodes, Sizes::Always),
-        // tmpfs, ramfs, hugetlbfs, F2FS, bcachefs, ZFS (by its own module), JFS, ReiserFS, NILFS2.
-        0x0102_1994 | 0x8584_58f6 | 0x9584_58f6 | 0xf2f5_2010 | 0xca45_1a4e | 0x2fc1_2fc1
-        | 0x3153_464a | 0x5265_4973 | 0x3434 => (Numbers::Inodes, Sizes::Always),
-        // SquashFS, EROFS, ISO 9660, UDF, NTFS3, HFS+, eCryptfs, OCFS2, GFS2, Ceph, Lustre, GPFS.
-        0x7371_7368 | 0xe0f5_e1e2 | 0x9660 | 0x1501_3346 | 0x7366_746e | 0x482b | 0xf15f
-        | 0x7461_636f | 0x0116_1970 | 0x00c3_6400 | 0x0bd0_0bd0 | 0x4750_4653 => {
+        magic::TMPFS | magic::F2FS | magic::BCACHEFS | magic::ZFS | magic::NTFS3 => {
             (Numbers::Inodes, Sizes::Always)
         }
-        // FAT and exFAT number their inodes anew whenever these leave the cache.
-        0x4d44 | 0x2011_bab0 => (Numbers::Nothing, Sizes::Always),
+        // ramfs, hugetlbfs, JFS, ReiserFS, NILFS2.
+        0x8584_58f6 | 0x9584_58f6 | 0x3153_464a | 0x5265_4973 | 0x3434 => {
+            (Numbers::Inodes, Sizes::Always)
+        }
+        // SquashFS, EROFS, ISO 9660, UDF, HFS+, eCryptfs, OCFS2, GFS2, Ceph, Lustre, GPFS.
+        0x7371_7368 | 0xe0f5_e1e2 | 0x9660 | 0x1501_3346 | 0x482b | 0xf15f | 0x7461_636f
+        | 0x0116_1970 | 0x00c3_6400 | 0x0bd0_0bd0 | 0x4750_4653 => (Numbers::Inodes, Sizes::Always),
+        // They number their inodes anew whenever these leave the cache.
+        magic::FAT | magic::EXFAT => (Numbers::Nothing, Sizes::Always),
         // NFS, SMB 1, CIFS, SMB 2 and AFS: numbers are the server's, and some make them up.
         0x6969 | 0x517b | 0xff53_4d42 | 0xfe53_4d42 | 0x5346_414f => {
             (Numbers::Changes, Sizes::Always)
         }
         // 9P passes on what the other side says, of its proc as well.
         0x0102_1997 => (Numbers::Changes, Sizes::UnlessZero),
-        // proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, SELinux, Smack, configfs.
-        0x9fa0 | 0x6265_6572 | 0x0027_e0eb | 0x6367_7270 | 0x6462_6720 | 0x7472_6163
-        | 0x7363_6673 | 0xf97c_ff8c | 0x4341_5d53 | 0x6265_6570 => MADE_UP,
+        // Beside it: sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, SELinux, Smack, configfs.
+        magic::PROC
+        | 0x6265_6572
+        | 0x0027_e0eb
+        | 0x6367_7270
+        | 0x6462_6720
+        | 0x7472_6163
+        | 0x7363_6673
+        | 0xf97c_ff8c
+        | 0x4341_5d53
+        | 0x6265_6570 => MADE_UP,
         // bpf, efivarfs, pstore, nsfs, binfmt_misc, resctrl, xenfs, AppArmor, rpc_pipefs, fusectl.
         0xcafe_4a11 | 0xde5e_81e4 | 0x6165_676c | 0x6e73_6673 | 0x4249_4e4d | 0x0765_5821
         | 0xabba_1974 | 0x5a3c_69f0 | 0x6759_6969 | 0x6573_5543 => MADE_UP,

@@ -11,7 +11,7 @@ use landro_sys::{FileOp, OpenHow};
 
 use super::dirlinks;
 use super::full::lacking_beside;
-use super::names::{Use, c_string, turns};
+use super::names::{Use, c_string, free_names};
 use super::publish::{
     Arrival, finish, may_replace, new_mode, refused, rename, set_meta, sync, temporary, unlink,
     write_all,
@@ -322,7 +322,8 @@ pub async fn put_small(
     }
     let dir = files.dir(dir_id).await?;
     let mode = new_mode(attributes.mode.is_none());
-    let (file, temporary) = temporary(files, &dir, name, mode).await?;
+    let (file, temporary) =
+        temporary(files, &files.temporary_dir(dir_id, &dir), name, mode).await?;
     let result = async {
         let mut offset = 0;
         for piece in data {
@@ -429,7 +430,7 @@ async fn make_link(
     name: &Name,
     target: &Bytes,
 ) -> Result<CString, DiskError> {
-    for path in turns(name, Use::New) {
+    for path in free_names(name, Use::New) {
         let path = path.to_c();
         let op = FileOp::Symlink {
             target: c_string(target)?,

@@ -1,6 +1,8 @@
 //! The disk layer against what other local users may have put in its way, with every call made in
 //! place.
 
+mod driven;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -41,6 +43,10 @@ impl Bench {
             })
             .unwrap();
         bench
+    }
+
+    fn volume(&self) -> Rc<durable::Volume> {
+        self.space.footing(TARGET).unwrap().volume
     }
 
     fn start(&mut self, cmd: DiskOp) -> Option<Result<DiskDone, DiskError>> {
@@ -199,7 +205,7 @@ fn planted_things_are_not_opened_where_every_file_needs_a_name() {
         fs::write(&victim, b"precious").unwrap();
         plant();
         let mut bench = Bench::new(root.path(), 16);
-        bench.space.no_tmpfile.set(true);
+        bench.volume().lacks.tmpfile.set(true);
         bench
             .done(DiskOp::OpenPart {
                 dir: TARGET,
@@ -541,4 +547,65 @@ fn a_source_swapped_for_a_link_is_not_followed() {
         fs::remove_file(&place).unwrap();
         fs::rename(root.path().join("away"), &place).unwrap();
     }
+}
+
+/// Whoever may write there can occupy every name that follows from a file's.
+#[test]
+fn occupied_names_are_in_nobodys_way() {
+    let root = tempfile::tempdir().unwrap();
+    let mut planted = Vec::new();
+    for turn in 0..names::TURNS {
+        for purpose in [Use::Part, Use::New] {
+            let path = TemporaryName::of(b"big", purpose, turn).to_c();
+            planted.push(path_of(root.path(), path));
+        }
+    }
+    for path in &planted {
+        fs::write(path, "precious").unwrap();
+    }
+    let at = root.path().join("big");
+    for no_tmpfile in [false, true] {
+        let mut bench = Bench::new(root.path(), 16);
+        bench.volume().lacks.tmpfile.set(no_tmpfile);
+        let attributes = attributes(0o600, Mtime::default());
+        for data in ["new", "replaced"] {
+            let replaces = data == "replaced";
+            bench
+                .done(DiskOp::PutSmall {
+                    dir: TARGET,
+                    name: name(),
+                    data: vec![Bytes::from_static(data.as_bytes())],
+                    attributes,
+                    replaces,
+                })
+                .unwrap();
+            assert_eq!(fs::read(&at).unwrap(), data.as_bytes());
+        }
+        bench
+            .done(DiskOp::PutSymlink {
+                dir: TARGET,
+                name: name(),
+                target: Bytes::from_static(b"nowhere"),
+                attributes,
+                replaces: true,
+            })
+            .unwrap();
+        assert_eq!(fs::read_link(&at).unwrap(), Path::new("nowhere"));
+        fs::remove_file(&at).unwrap();
+        let made = bench.done(DiskOp::MakeDir {
+            parent: TARGET,
+            name: name(),
+            dir: DirId(1),
+            keep_dirlinks: false,
+            is_plain: false,
+            copy: Some(crate::ids::CopyId([7; 16])),
+            fsync: false,
+        });
+        assert!(made.is_ok() && at.is_dir(), "{made:?}");
+        fs::remove_dir_all(&at).unwrap();
+    }
+    for path in &planted {
+        assert_eq!(fs::read(path).unwrap(), b"precious");
+    }
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), planted.len());
 }

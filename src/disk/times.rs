@@ -220,7 +220,7 @@ impl Files {
         asked: Mtime,
     ) -> Result<(), DiskError> {
         let fd = self.dir(dir).await?;
-        let (file, path) = apart(self, &fd, name).await?;
+        let (file, path) = apart(self, &self.temporary_dir(dir, &fd), name).await?;
         let answer = self.ask(times, &file, asked).await;
         // Behind the question: servers that go by paths (FUSE, 9P) know no file without a name.
         if let Some(path) = path {

@@ -308,8 +308,8 @@ impl Conn {
         self.advance();
         // What cannot be read, and what was read before, is anybody's.
         if before.is_some_and(|before| self.snapshot().received_packets > before) {
-            let is_proven = self.knows_peer();
-            self.whereabouts.heard(from, bytes, is_proven);
+            let is_handshake_over = self.knows_peer();
+            self.whereabouts.heard(from, bytes, is_handshake_over);
         }
         while let Some(event) = self.quiche.act().path_event_next() {
             if let quiche::PathEvent::PmtuUpdated { pmtu, .. } = event {
@@ -359,7 +359,8 @@ impl Conn {
         let _ = quiche.dgram_send(&note.bytes());
     }
 
-    /// Where the peer is known to be.
+    /// Where the peer was when it was last known to be anywhere. Not where a handshake goes on: a
+    /// host's share of handshakes must not be moved to another by whose name its packets bear.
     pub fn peer_address(&self) -> SocketAddr {
         self.whereabouts.known()
     }

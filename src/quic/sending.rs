@@ -86,16 +86,16 @@ impl Conn {
             cut.push(runs, at, len, is_probe);
             batch.bytes += len;
             batch.packets += 1;
-            self.count_sent(now, len);
+            self.count_sent(now, to, len);
         }
         filled
     }
 
-    fn count_sent(&mut self, now: Instant, bytes: usize) {
+    fn count_sent(&mut self, now: Instant, to: SocketAddr, bytes: usize) {
         self.sending.packets += 1;
         self.sending.unsent.sent(bytes);
         self.sending.pace.sent(now, bytes);
-        self.whereabouts.sent(bytes);
+        self.whereabouts.sent(to, bytes);
     }
 
     /// Asks whether the peer is where its packets come from now, in one small packet that goes
@@ -116,13 +116,13 @@ impl Conn {
         self.quiche.act().dgram_purge_outgoing(|_| true);
         let bytes = packet?;
         let to = if has_left {
-            self.whereabouts.asked(now, bytes);
+            self.whereabouts.asked(now);
             ask.to
         } else {
-            self.whereabouts.known()
+            self.whereabouts.destination().0
         };
         runs.push(Run::single(0..bytes));
-        self.count_sent(now, bytes);
+        self.count_sent(now, to, bytes);
         Some(Filled {
             to,
             from: self.local,
@@ -133,7 +133,7 @@ impl Conn {
     }
 
     /// Tells the parts of the sending half what the path has done meanwhile. Once per batch, not
-    /// per packet: asking quiche walks all paths.
+    /// per packet: quiche copies all of the path's numbers.
     fn look_at_path(&mut self, now: Instant) {
         let path: PathSnapshot = self.snapshot();
         self.sending.unsent.lost(path.lost_stream_bytes);

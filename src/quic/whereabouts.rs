@@ -10,7 +10,8 @@
 //! can write any sender into its packets. So a packet from elsewhere moves nothing by itself: it
 //! *asks*. A secret goes there and nowhere else, in a DATAGRAM frame (RFC 9221), within three times
 //! what came from there (RFC 9000 §8.1); the answer has to come from there, and the peer's packets
-//! must not come from where it was meanwhile. Everything else goes on as before until then.
+//! must not come from where it was meanwhile. Everything else goes on as before until then, but for
+//! a handshake's, which has proven no address yet.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Of a server's connection; a client's is always [`Presence::There`].
 pub(super) struct Whereabouts {
-    /// Where the peer is known to be.
+    /// Where the peer was when it was last known to be anywhere; at first, where it dialled from.
     at: SocketAddr,
     state: Presence,
 }
@@ -35,30 +36,36 @@ pub(super) struct Whereabouts {
 enum Presence {
     /// Next: Following (in a handshake), Asking.
     There,
-    /// The handshake goes on with another address than it began at. Next: Following, There (back
-    /// where it began), Asking.
+    /// The handshake was carried on from another address than it began at: whoever dials can write
+    /// any sender into its first packet, so nobody has proven to be at either. Packets go where the
+    /// last came from, as many as that allows. Next: There, with an answer.
     Following(Elsewhere),
-    /// Whether the peer is at another address is being found out. Next: There, Asking.
-    Asking {
-        elsewhere: Elsewhere,
-        question: Question,
-    },
+    /// Whether the peer is at another address is being found out. Next: There.
+    Asking(Elsewhere),
 }
 
-/// An address that authentic packets came from.
-#[derive(Clone, Copy)]
+/// An address that authentic packets came from, and what it is asked.
 struct Elsewhere {
     at: SocketAddr,
     /// What may be sent there still.
     allowed_bytes: usize,
-}
-
-struct Question {
     secret: Secret,
-    /// None: it waits to be sent.
-    sent_at: Option<Instant>,
+    /// None: the question waits to be sent.
+    asked_at: Option<Instant>,
     /// More came from there since it was sent.
     is_due_again: bool,
+}
+
+impl Elsewhere {
+    fn new(at: SocketAddr, allowed_bytes: usize) -> Elsewhere {
+        Elsewhere {
+            at,
+            allowed_bytes,
+            secret: rand::random(),
+            asked_at: None,
+            is_due_again: false,
+        }
+    }
 }
 
 /// A question that is to be sent: alone in its packet, and nowhere else.
@@ -76,7 +83,7 @@ impl Whereabouts {
         }
     }
 
-    /// Where the peer is known to be.
+    /// Where the peer was when it was last known to be anywhere.
     pub fn known(&self) -> SocketAddr {
         self.at
     }
@@ -85,7 +92,7 @@ impl Whereabouts {
     pub fn destination(&self) -> (SocketAddr, usize) {
         match &self.state {
             Presence::Following(elsewhere) => (elsewhere.at, elsewhere.allowed_bytes),
-            Presence::There | Presence::Asking { .. } => (self.at, usize::MAX),
+            Presence::There | Presence::Asking(_) => (self.at, usize::MAX),
         }
     }
 
@@ -94,98 +101,77 @@ impl Whereabouts {
         from != self.at || !matches!(self.state, Presence::There)
     }
 
-    /// An authentic packet, seen for the first time, came from there. `is_proven`: the handshake is
-    /// over, so that questions can be asked.
-    pub fn heard(&mut self, from: SocketAddr, bytes: usize, is_proven: bool) {
+    /// An authentic packet, seen for the first time, came from there. `is_handshake_over`: of a
+    /// trusted peer, which can be asked.
+    pub fn heard(&mut self, from: SocketAddr, bytes: usize, is_handshake_over: bool) {
         let gained_bytes = bytes * AMPLIFICATION;
-        if from == self.at {
-            // What is behind a NAT that forgot it comes from nowhere else any more.
-            self.state = Presence::There;
-            return;
-        }
         match &mut self.state {
-            Presence::Following(elsewhere) if elsewhere.at == from => {
+            Presence::Following(elsewhere) | Presence::Asking(elsewhere)
+                if elsewhere.at == from =>
+            {
                 elsewhere.allowed_bytes += gained_bytes;
+                elsewhere.is_due_again = true;
             }
-            Presence::Asking {
-                elsewhere,
-                question,
-            } if elsewhere.at == from => {
-                elsewhere.allowed_bytes += gained_bytes;
-                question.is_due_again = true;
+            Presence::Following(elsewhere) => *elsewhere = Elsewhere::new(from, gained_bytes),
+            // What is behind a NAT that forgot it comes from nowhere else any more.
+            Presence::There | Presence::Asking(_) if from == self.at => {
+                self.state = Presence::There;
             }
-            Presence::There | Presence::Following(_) | Presence::Asking { .. } => {
-                self.state = Presence::Following(Elsewhere {
-                    at: from,
-                    allowed_bytes: gained_bytes,
-                });
+            Presence::There | Presence::Asking(_) => {
+                let elsewhere = Elsewhere::new(from, gained_bytes);
+                self.state = match is_handshake_over {
+                    true => Presence::Asking(elsewhere),
+                    false => Presence::Following(elsewhere),
+                };
             }
-        }
-        if let (true, Presence::Following(elsewhere)) = (is_proven, &self.state) {
-            self.state = Presence::Asking {
-                elsewhere: *elsewhere,
-                question: Question {
-                    secret: rand::random(),
-                    sent_at: None,
-                    is_due_again: false,
-                },
-            };
         }
     }
 
     /// The question to be sent now, if one is.
     pub fn ask(&self, now: Instant) -> Option<Ask> {
-        let Presence::Asking {
-            elsewhere,
-            question,
-        } = &self.state
-        else {
-            return None;
-        };
-        let is_due = question
-            .sent_at
-            .is_none_or(|at| question.is_due_again && at + ASK_AGAIN <= now);
+        let elsewhere = self.elsewhere()?;
+        let is_due = elsewhere
+            .asked_at
+            .is_none_or(|at| elsewhere.is_due_again && at + ASK_AGAIN <= now);
         is_due.then_some(Ask {
             to: elsewhere.at,
-            secret: question.secret,
+            secret: elsewhere.secret,
             most_bytes: elsewhere.allowed_bytes.min(MIN_UDP_PAYLOAD_BYTES),
         })
     }
 
-    /// The question has left, in a packet of so many bytes.
-    pub fn asked(&mut self, now: Instant, bytes: usize) {
-        if let Presence::Asking {
-            elsewhere,
-            question,
-        } = &mut self.state
+    /// The question leaves.
+    pub fn asked(&mut self, now: Instant) {
+        if let Presence::Following(elsewhere) | Presence::Asking(elsewhere) = &mut self.state {
+            elsewhere.asked_at = Some(now);
+            elsewhere.is_due_again = false;
+        }
+    }
+
+    /// A packet of so many bytes leaves for there.
+    pub fn sent(&mut self, to: SocketAddr, bytes: usize) {
+        if let Presence::Following(elsewhere) | Presence::Asking(elsewhere) = &mut self.state
+            && elsewhere.at == to
         {
             elsewhere.allowed_bytes = elsewhere.allowed_bytes.saturating_sub(bytes);
-            question.sent_at = Some(now);
-            question.is_due_again = false;
         }
     }
 
-    /// A packet of so many bytes has left for [`Whereabouts::destination`].
-    pub fn sent(&mut self, bytes: usize) {
-        if let Presence::Following(elsewhere) = &mut self.state {
-            elsewhere.allowed_bytes = elsewhere.allowed_bytes.saturating_sub(bytes);
-        }
-    }
-
-    /// The peer answered from there. True: it has moved.
+    /// The peer answered from there. True: that is where it is.
     pub fn answered(&mut self, from: SocketAddr, secret: Secret) -> bool {
-        let proves = |elsewhere: &Elsewhere, question: &Question| {
-            elsewhere.at == from && question.sent_at.is_some() && question.secret == secret
-        };
+        let is_proven = self.elsewhere().is_some_and(|elsewhere| {
+            elsewhere.at == from && elsewhere.asked_at.is_some() && elsewhere.secret == secret
+        });
+        if is_proven {
+            *self = Whereabouts::new(from);
+        }
+        is_proven
+    }
+
+    fn elsewhere(&self) -> Option<&Elsewhere> {
         match &self.state {
-            Presence::Asking {
-                elsewhere,
-                question,
-            } if proves(elsewhere, question) => {
-                *self = Whereabouts::new(from);
-                true
-            }
-            Presence::There | Presence::Following(_) | Presence::Asking { .. } => false,
+            Presence::There => None,
+            Presence::Following(elsewhere) | Presence::Asking(elsewhere) => Some(elsewhere),
         }
     }
 }
@@ -206,7 +192,8 @@ mod tests {
         let (mut it, now) = (Whereabouts::new(addr(1)), start());
         it.heard(addr(2), bytes, true);
         let ask = it.ask(now).expect("a question");
-        it.asked(now, ask.most_bytes.min(60));
+        it.sent(ask.to, ask.most_bytes.min(60));
+        it.asked(now);
         (it, ask, now)
     }
 
@@ -249,13 +236,26 @@ mod tests {
         let (mut it, now) = (Whereabouts::new(addr(1)), start());
         it.heard(addr(2), 1_200, false);
         assert_eq!(it.destination(), (addr(2), 3_600));
-        it.sent(1_200);
+        it.sent(addr(2), 1_200);
         assert_eq!(it.destination(), (addr(2), 2_400));
         it.heard(addr(2), 200, true);
-        assert_eq!(it.destination(), (addr(1), usize::MAX));
         let ask = it.ask(now).expect("a question");
-        it.asked(now, 100);
+        it.sent(ask.to, 100);
+        it.asked(now);
+        assert_eq!(it.destination(), (addr(2), 2_900), "no proof yet");
         assert!(it.answered(addr(2), ask.secret));
+        assert_eq!(it.destination(), (addr(2), usize::MAX));
         assert_eq!(it.known(), addr(2));
+    }
+
+    #[test]
+    fn a_first_packet_in_the_name_of_another_draws_no_more_than_its_own() {
+        let mut it = Whereabouts::new(addr(1));
+        it.heard(addr(2), 1_200, false);
+        // Whoever read the answer ends the handshake in the same name as it began.
+        it.heard(addr(1), 300, true);
+        assert_eq!(it.destination(), (addr(1), 900));
+        it.heard(addr(2), 100, true);
+        assert_eq!(it.destination(), (addr(2), 300));
     }
 }

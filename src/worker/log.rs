@@ -256,6 +256,13 @@ fn of_session(code: SessionErrorCode) -> &'static str {
     }
 }
 
+/// The system call that failed, and why, as far as one did: fields without a value say nothing.
+fn failed_call(call: &str, errno: i32) -> (Option<String>, Option<i32>) {
+    let call = Some(call).filter(|call| !call.is_empty());
+    let errno = Some(errno).filter(|errno| *errno != 0);
+    (call.map(|call| shown(call.as_bytes())), errno)
+}
+
 /// Why a session did not come to its own end.
 fn cut_short(reason: CancelReason, by_peer: bool) -> &'static str {
     match (reason, by_peer) {
@@ -285,7 +292,7 @@ impl Log {
                     let text = error.sentence("");
                     let (path, text) = (shown(path), shown(text.as_bytes()));
                     let code = of_entry(error.code);
-                    let (call, errno) = (shown(error.call.as_bytes()), error.errno);
+                    let (call, errno) = failed_call(&error.call, error.errno);
                     tracing::warn!(%peer, %path, code, call, errno, %text, "entry failed");
                 }
             }
@@ -340,10 +347,12 @@ impl Log {
             Outcome::Refused(error) | Outcome::CalledOff(error) => {
                 let text = shown(error.sentence("").as_bytes());
                 let code = of_session(error.code);
-                let (call, errno) = (shown(error.call.as_bytes()), error.errno);
+                let (call, errno) = failed_call(&error.call, error.errno);
+                let call = call.map_or_else(String::new, |call| format!(" call={call}"));
+                let errno = errno.map_or_else(String::new, |errno| format!(" errno={errno}"));
                 return tracing::info!(
-                    "session refused: {subject} address={address} peer={peer} code={code} \
-                     call={call} errno={errno} {text}"
+                    "session refused: {subject} address={address} peer={peer} code={code}\
+                     {call}{errno} {text}"
                 );
             }
             Outcome::Violation(reason) => {

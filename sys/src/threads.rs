@@ -19,7 +19,7 @@ use crate::wake::WakeHandle;
 const THREADS_AT_ONCE: usize = 4;
 
 /// Most threads of one driver. One that hangs is never got back; whoever asks for operations bounds
-/// how many of them may hang (`disk/hung.rs`), and stays below this.
+/// how many of them may hang, and stays below this.
 const THREADS_MAX: usize = 512;
 
 /// When the oldest operation was not begun for so long, all threads are taken to be waiting, and

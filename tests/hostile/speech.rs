@@ -168,7 +168,7 @@ pub fn entry(id: u32, parent: u32, name: &[u8], kind: Kind, size_bytes: u64) -> 
         size_bytes,
         source_tag: 42,
         is_unsized: false,
-        device: None,
+        object: None,
         allocated_bytes: None,
         link: None,
     })

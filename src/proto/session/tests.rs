@@ -134,7 +134,7 @@ fn a_server_sends_what_was_asked_for_and_no_more() {
                 mtime: Mtime::default(),
                 size_bytes: 0,
                 source_tag: 0,
-                device: None,
+                object: None,
                 allocated_bytes: None,
                 is_unsized: false,
                 link: None,

@@ -452,7 +452,7 @@ fn receiver_says(limits: &Limits, size_bytes: u64, mtime: Mtime, had: &[u32]) ->
         mtime,
         size_bytes,
         source_tag: 9,
-        device: None,
+        object: None,
         allocated_bytes: None,
         is_unsized: false,
         link: None,

@@ -362,7 +362,7 @@ impl Hostile {
             },
             size_bytes,
             source_tag: 9,
-            device: None,
+            object: None,
             allocated_bytes: (kind == Kind::File && self.rng.chance(40)).then_some(5),
             is_unsized: false,
             link: (kind == Kind::Symlink).then(|| Bytes::from_static(b"../../etc")),

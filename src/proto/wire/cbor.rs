@@ -10,8 +10,8 @@ use super::{BenchMode, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUE
 use crate::ids::{EntryId, NAME_MAX_BYTES, PATH_MAX_BYTES};
 use crate::proto::place::MAX_ABOVE;
 use crate::proto::{
-    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, SessionError,
-    SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, ObjectId,
+    SessionError, SessionErrorCode,
 };
 
 /// Where `minicbor` writes: the end of a growing buffer.
@@ -351,6 +351,27 @@ impl<'b, C> Decode<'b, C> for Mtime {
             seconds,
             nanoseconds,
         })
+    }
+}
+
+impl<C> Encode<C> for ObjectId {
+    fn encode<W: Write>(
+        &self,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
+        e.array(2)?.u64(self.device)?.u64(self.inode)?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for ObjectId {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+        let at = d.position();
+        if d.array()? != Some(2) {
+            return Err(decode::Error::message("object is [device, inode]").at(at));
+        }
+        let (device, inode) = (d.u64()?, d.u64()?);
+        Ok(ObjectId { device, inode })
     }
 }
 

@@ -10,7 +10,7 @@ use minicbor::{Decode, Encode};
 use super::{MAX_TEXT_BYTES, cbor};
 use crate::ids::EntryId;
 use crate::proto::place::TargetPlace;
-use crate::proto::{CancelReason, EntryError, Kind, Meta, Mtime, SessionError};
+use crate::proto::{CancelReason, EntryError, Kind, Meta, Mtime, ObjectId, SessionError};
 
 /// A control message. The numbers are the wire's; they are never reused.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -348,16 +348,16 @@ pub struct Entry {
     pub mtime: Mtime,
     #[cbor(n(6), with = "cbor::size")]
     pub size_bytes: u64,
-    /// The source's inode number: tells a replaced source from the one a journal knows.
+    /// Tells a replaced source from the one a journal knows.
     #[n(7)]
     pub source_tag: u64,
     /// A symlink's target, at most 4095 bytes.
     #[cbor(n(8), with = "cbor::link", has_nil)]
     pub link: Option<Bytes>,
-    /// Only where both are on one host ([`WirePlace`]): the source's device, which makes its inode
-    /// number that of one object.
+    /// Only where both are on one host ([`WirePlace`]): which object the source is. Not of a file
+    /// whose number may be made up, or another could be taken for it.
     #[n(9)]
-    pub device: Option<u64>,
+    pub object: Option<ObjectId>,
     /// Of a file with holes: about how many bytes of it are data.
     #[n(10)]
     pub allocated_bytes: Option<u64>,

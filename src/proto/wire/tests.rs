@@ -10,8 +10,8 @@ use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errno::ENOSPC;
 use crate::proto::{
-    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, SessionError,
-    SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, ObjectId,
+    SessionError, SessionErrorCode,
 };
 
 fn error(text: &str) -> EntryError {
@@ -38,7 +38,10 @@ fn entry(name: &[u8], link: Option<&[u8]>) -> Item {
         },
         size_bytes: MAX_FILE_BYTES,
         source_tag: u64::MAX,
-        device: None,
+        object: Some(ObjectId {
+            device: u64::MAX,
+            inode: u64::MAX,
+        }),
         allocated_bytes: Some(u64::MAX),
         is_unsized: false,
         link: link.map(Bytes::copy_from_slice),

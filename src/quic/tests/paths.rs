@@ -146,13 +146,15 @@ fn an_answer_from_elsewhere_moves_nothing() {
     assert_eq!(download.world.server().peer_address(), client);
 }
 
-#[test]
-fn a_handshake_is_followed_to_another_address() {
-    let mut world = Pair::new().world();
+/// Ends a handshake whose first packet came from one address, and all others from another. Gives
+/// where the server's packets went meanwhile.
+fn moved_handshake(world: &mut World, first: SocketAddr, then: SocketAddr) -> Vec<SocketAddr> {
+    world.client_addr = first;
     world.carry_up();
     // The server's first flight goes where nobody is any more.
     datagrams(world.server());
-    world.client_addr = addr(ELSEWHERE);
+    world.client_addr = then;
+    let mut went = Vec::new();
     for _ in 0..400 {
         if world.client.is_established() && world.server().is_established() {
             break;
@@ -162,6 +164,7 @@ fn a_handshake_is_followed_to_another_address() {
         world.server().on_timeout(now());
         world.carry_up();
         while let Some((to, datagrams)) = batch(world.server()) {
+            went.push(to);
             for datagram in datagrams {
                 if to == world.client_addr {
                     world.deliver_to_client(datagram);
@@ -169,9 +172,36 @@ fn a_handshake_is_followed_to_another_address() {
             }
         }
     }
-    world.pump();
     assert_eq!(world.client.state(), ConnState::Established);
+    assert_eq!(world.server().state(), ConnState::Established);
+    went
+}
+
+#[test]
+fn a_handshake_is_followed_to_another_address() {
+    let mut world = Pair::new().world();
+    moved_handshake(&mut world, addr(CLIENT), addr(ELSEWHERE));
+    world.pump();
     assert_eq!(world.server().peer_address(), addr(ELSEWHERE));
+}
+
+#[test]
+fn a_handshake_begun_in_the_name_of_another_sends_him_nothing() {
+    let (mut world, victim) = (Pair::new().world(), addr(ELSEWHERE));
+    let mut went = moved_handshake(&mut world, victim, addr(CLIENT));
+    let server = world.server();
+    let stream = server.open_uni().unwrap();
+    server
+        .send(stream, vec![7; DATA_BYTES].into(), true)
+        .unwrap();
+    while let Some((to, _)) = batch(world.server()) {
+        went.push(to);
+    }
+    let packets_of = |at| went.iter().filter(|to| **to == at).count();
+    assert!(
+        packets_of(victim) == 0 && packets_of(addr(CLIENT)) > 0,
+        "{went:?}"
+    );
 }
 
 #[test]

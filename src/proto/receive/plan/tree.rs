@@ -227,10 +227,7 @@ impl ReceivePlan {
                 Kind::Directory | Kind::Symlink | Kind::Special => None,
             },
             source_tag: entry.source_tag,
-            source: entry.device.map(|device| ObjectId {
-                device,
-                inode: entry.source_tag,
-            }),
+            source: entry.object,
             link: entry.link,
             is_unsized: entry.is_unsized,
             has_grown: false,

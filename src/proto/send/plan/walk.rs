@@ -18,7 +18,7 @@ use crate::proto::place::NearPlace;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{SendCommand, Version};
 use crate::proto::wire::{self, Item, MAX_FILE_BYTES, Message};
-use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, Meta};
+use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, Meta, ObjectId};
 
 /// Names per listing. A directory being walked holds at most half of these and what one listing
 /// brings.
@@ -407,11 +407,18 @@ impl SendPlan {
             size_bytes: version.size_bytes,
             source_tag: meta.tag(),
             link: link.filter(|_| meta.kind == Kind::Symlink),
-            device: (self.is_copied() || self.near.is_some()).then_some(meta.device),
+            object: self.told_object(&meta),
             allocated_bytes: meta.sparse(),
             is_unsized,
         };
         self.push_item(ports, Item::Entry(item));
+    }
+
+    /// Which object an entry is, where the receiver is on the same host.
+    fn told_object(&self, meta: &Meta) -> Option<ObjectId> {
+        let is_near = self.is_copied() || self.near.is_some();
+        let is_certain = meta.kind == Kind::Directory || meta.kept_inode().is_some();
+        (is_near && is_certain).then(|| meta.object())
     }
 
     /// Whether the receiver's target is this directory, or lies in it.

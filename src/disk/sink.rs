@@ -106,8 +106,8 @@ impl Files {
             let waits = self.open(None, path.as_bytes(), how(0)).await?;
             return Ok(OpenSink::Direct(waits));
         }
-        // ESPIPE where there are no offsets. A write at one does not tell: io_uring writes to a pipe
-        // whatever the offset, pieces in the order in which they happen to come.
+        // ESPIPE where there are no offsets. A write at one does not tell: io_uring writes to a
+        // pipe whatever the offset, pieces in the order in which they happen to come.
         let op = FileOp::FindData {
             file: opened.clone(),
             from: 0,

@@ -18,7 +18,7 @@ use super::space::{Base, NamedSink, OpenSink};
 use super::workplace::TemporaryDir;
 use super::{DiskError, Files, descriptors, dirlinks};
 use crate::ids::{DirId, Name};
-use crate::proto::errno::{EAGAIN, EINVAL, EIO};
+use crate::proto::errno::{EAGAIN, EINVAL, EIO, ESPIPE};
 
 /// A daemon's FIFO whose reader takes nothing: tries, [`descriptors::RETRY`] apart, which is a
 /// minute. A command has its user, who may look at the first page for as long as he likes.
@@ -107,16 +107,18 @@ impl Files {
             let waits = self.open(None, path.as_bytes(), how(0)).await?;
             return Ok(OpenSink::Direct(waits));
         }
-        // Nothing is written: ESPIPE where there are no offsets.
-        let op = FileOp::Write {
+        // ESPIPE where there are no offsets. A write at one does not tell: io_uring writes to a
+        // pipe whatever the offset, pieces in the order in which they happen to come.
+        let op = FileOp::FindData {
             file: opened.clone(),
-            offset: 0,
-            data: Bytes::new(),
+            from: 0,
+            max: 1,
         };
-        Ok(match self.call("write", op).await {
-            Ok(_) => OpenSink::Direct(opened),
-            Err(_) => OpenSink::Sequential(opened),
-        })
+        match self.call("lseek", op).await {
+            Ok(_) => Ok(OpenSink::Direct(opened)),
+            Err(error) if error.errno == ESPIPE => Ok(OpenSink::Sequential(opened)),
+            Err(error) => Err(error),
+        }
     }
 
     /// A file without a name, for what a sink is to get in order.

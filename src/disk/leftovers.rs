@@ -277,5 +277,6 @@ async fn remove(
 
 async fn is_older(files: &Files, found: &Unfinished, seconds: i64) -> Result<bool, DiskError> {
     let meta = meta_of(&files.fstat(&found.file).await?);
-    Ok(meta.mtime.seconds < seconds)
+    // With "<" a file of this very second is not older than 0 s.
+    Ok(meta.mtime.seconds <= seconds)
 }

@@ -95,7 +95,7 @@ fn a_hole_is_hashed_for_half_a_day() {
         mtime: Mtime::default(),
         size_bytes: 1 << 60,
         source_tag: 0,
-        device: None,
+        object: None,
         allocated_bytes: Some(0),
         is_unsized: false,
         link: None,

@@ -255,6 +255,7 @@ pub struct LsArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(override_usage = "landro bench [OPTIONS] URL\n       landro bench [OPTIONS] --local")]
 pub struct BenchArgs {
     /// landro://HOST[:PORT]
     #[arg(required_unless_present = "local")]

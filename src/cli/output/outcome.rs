@@ -100,7 +100,11 @@ impl Parties<'_> {
             text = format!("; {files} done, {moved} moved");
         }
         if let Some(command) = &self.rerun {
-            text.push_str("; the same command again resumes it: ");
+            // A copy within one host begins a file anew that was cut short.
+            text.push_str(match self.host {
+                Some(_) => "; the same command again resumes it: ",
+                None => "; the same command again copies what is missing: ",
+            });
             text.push_str(command);
         }
         text

@@ -172,6 +172,7 @@ impl Files {
             offset,
             buffer,
             len,
+            waits: self.space.asking_waits(),
         };
         match self.call("read", op).await? {
             FileDone::Read { mut buffer, bytes } => {

@@ -300,8 +300,8 @@ impl Space {
         !self.at_once && self.ground.get().is_some_and(|ground| ground.closing_waits)
     }
 
-    /// Whether opening a file may wait for a server, or it is not known yet.
-    fn opening_waits(&self) -> bool {
+    /// Whether opening or reading a file may wait for a server, or it is not known yet.
+    pub(super) fn asking_waits(&self) -> bool {
         self.ground.get().is_none_or(|ground| ground.closing_waits)
     }
 
@@ -637,7 +637,7 @@ impl Files {
             dir: dir.cloned(),
             path: c_string(path)?,
             how,
-            waits: self.space.opening_waits(),
+            waits: self.space.asking_waits(),
         };
         match self.call("openat2", op).await? {
             FileDone::Opened(fd) => {

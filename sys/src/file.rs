@@ -76,12 +76,16 @@ pub enum FileOp {
     Fstat { file: Arc<OwnedFd> },
     /// pread(2) of at most `len` bytes to the start of the buffer's spare part →
     /// [`FileDone::Read`], which may be short. `len` is cut to the spare length. The buffer is
-    /// *not* advanced. On error it goes back to its pool.
+    /// *not* advanced. On error it goes back to its pool. `waits`: a server may be asked (FUSE).
+    /// That is no read of the ring's, which goes on behind a short one by itself, and where FUSE has
+    /// FOPEN_DIRECT_IO from the same offset once more: such files do not move the ring's offset on
+    /// (seen on Linux 6.18). The data would be there twice.
     Read {
         file: Arc<OwnedFd>,
         offset: u64,
         buffer: Buffer,
         len: usize,
+        waits: bool,
     },
     /// read(2): the same from where the last one of this open file ended, as pipes and files that
     /// only know a next byte are read. A file opened with O_NONBLOCK answers EAGAIN where it would

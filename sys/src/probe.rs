@@ -202,6 +202,7 @@ fn read_fixed(driver: &mut Driver, pool: &Pool) -> io::Result<Availability> {
                 offset: 0,
                 buffer,
                 len,
+                waits: false,
             },
         );
         driver.submit_and_wait(Some(Duration::from_secs(1)))?;

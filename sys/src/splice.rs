@@ -46,8 +46,10 @@ pub fn copy_local(from: impl AsFd, to: impl AsFd, len: u64) -> io::Result<u64> {
                 | Errno::ETXTBSY,
             ) => {}
             Err(error) => return Err(error.into()),
-            // Files in /proc and the like claim to be empty to copy_file_range; only reading tells.
-            Ok(()) if copied == 0 => {}
+            // Only reading tells where a file ends. Files in /proc and the like claim to be empty to
+            // copy_file_range, and sendfile takes a short answer of FUSE for the end of the file,
+            // where FOPEN_DIRECT_IO says that it is none.
+            Ok(()) if copied < len => {}
             Ok(()) => return Ok(copied),
         }
     }

@@ -42,6 +42,7 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             offset,
             buffer,
             len,
+            ..
         } => read(&file, offset, buffer, len),
         FileOp::ReadOn { file, buffer, len } => read_on(&file, buffer, len),
         FileOp::Write { file, offset, data } => write(&file, offset, &data).map(FileDone::Written),

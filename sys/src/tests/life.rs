@@ -86,6 +86,7 @@ fn dropping_takes_back_everything_in_flight() {
                     offset: 0,
                     buffer,
                     len: 1 << 16,
+                    waits: false,
                 },
             );
         }
@@ -185,6 +186,7 @@ fn trimmed_buffers_read_and_write_right() {
                     offset: 1_000,
                     buffer,
                     len,
+                    waits: false,
                 };
                 let FileDone::Read { mut buffer, bytes } = file(&mut driver, read).unwrap() else {
                     panic!()
@@ -237,6 +239,7 @@ fn a_failed_read_gives_its_buffer_back() {
             offset: 0,
             buffer,
             len: 100,
+            waits: false,
         };
         assert_eq!(
             file(&mut driver, op).unwrap_err().raw_os_error(),
@@ -248,6 +251,7 @@ fn a_failed_read_gives_its_buffer_back() {
             offset: u64::MAX,
             buffer,
             len: 100,
+            waits: false,
         };
         assert_eq!(
             file(&mut driver, op).unwrap_err().kind(),

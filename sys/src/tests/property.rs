@@ -309,6 +309,7 @@ impl Subject {
                 offset,
                 buffer,
                 len,
+                waits: false,
             })
         });
         outcome(result, |done| match done {

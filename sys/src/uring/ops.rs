@@ -73,11 +73,13 @@ impl FileInFlight {
             FileOp::Open { dir, path, how, .. } => open(at(dir), path, how, scratch),
             FileOp::Statx { dir, path, flags } => statx(at(dir), path, *flags, scratch),
             FileOp::Fstat { file } => statx(fd(file), c"", libc::AT_EMPTY_PATH, scratch),
+            FileOp::Read { waits: true, .. } => return None,
             FileOp::Read {
                 file,
                 offset,
                 buffer,
                 len,
+                waits: false,
             } => {
                 let offset = seekable(*offset)?;
                 let index = buffer.is_of(pool).then(|| buffer.index());

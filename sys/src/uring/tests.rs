@@ -39,6 +39,7 @@ fn a_read_waits_for_its_data_while_the_loop_goes_on() {
             offset: 0,
             buffer: pool.take().unwrap(),
             len: 100,
+            waits: false,
         },
     );
     driver
@@ -79,6 +80,7 @@ fn pool_memory_is_registered_at_first_use_and_let_go_by_trim() {
                 offset: 0,
                 buffer,
                 len: 100,
+                waits: false,
             },
         );
         driver.submit_and_wait(None).unwrap();
@@ -116,6 +118,7 @@ fn more_operations_than_entries_all_complete() {
                     offset: 0,
                     buffer,
                     len,
+                    waits: false,
                 },
             );
             driver.file(

@@ -242,7 +242,7 @@ fn a_daemon_writes_when_told_to_and_nothing_of_strangers() {
 #[test]
 fn a_set_user_id_program_ignores_its_callers_environment() {
     if !common::is_root() {
-        println!("skipped: needs root to make a set-user-ID program of another user");
+        common::skipped("needs root to make a set-user-ID program of another user");
         return;
     }
     let world = World::new(BACKEND);

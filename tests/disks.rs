@@ -227,7 +227,7 @@ fn a_pull_doubts_as_a_push_does(backend: &'static str) {
 /// What containers have as their root.
 fn an_overlay_is_marked_and_doubted_as_its_upper_layer(backend: &'static str) {
     if !is_root() {
-        println!("skipped: only root may mount an overlay");
+        common::skipped("only root may mount an overlay");
         return;
     }
     let layers = disk_dir();

@@ -238,7 +238,7 @@ fn with_small_disk(at: &Path, size: &str) -> Option<Vec<String>> {
         .status()
         .is_ok_and(|s| s.success());
     if !works {
-        println!("skipped: no mount namespace can be made here");
+        common::skipped("no mount namespace can be made here");
     }
     works.then_some(prefix)
 }

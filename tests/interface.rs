@@ -9,7 +9,6 @@ use std::net::UdpSocket;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
 
 use common::tree::{self, Rng};
 use common::{Output, Running, Side, World, command, landro};
@@ -193,13 +192,7 @@ fn quiet_means_quiet(backend: &'static str) {
     let world = World::new(backend);
     fs::create_dir(world.here("tree")).unwrap();
     fs::write(world.here("file"), "x").unwrap();
-    assert!(
-        Command::new("mkfifo")
-            .arg(world.here("tree/fifo"))
-            .status()
-            .unwrap()
-            .success()
-    );
+    tree::mkfifo(&world.here("tree/fifo"));
     let run = |options: &[&str], sources: &[&str]| {
         let mut args: Vec<OsString> = [
             "cp",
@@ -325,13 +318,7 @@ fn special_files_are_not_replaced(backend: &'static str) {
         symlink("x", at.join("link")).unwrap();
         for fifo in ["name", "to", "into/tree/name"] {
             fs::create_dir_all(at.join(fifo).parent().unwrap()).unwrap();
-            assert!(
-                Command::new("mkfifo")
-                    .arg(at.join(fifo))
-                    .status()
-                    .unwrap()
-                    .success()
-            );
+            tree::mkfifo(&at.join(fifo));
         }
     }
     let is_fifo = |path: &Path| fs::metadata(path).unwrap().file_type().is_fifo();

@@ -1,6 +1,8 @@
 //! A lane is replaced before its AEAD limit, here lowered to a few thousand packets, while the
 //! transfer goes on.
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -129,10 +131,8 @@ fn spent_keys_end_the_session(backend: BackendChoice) {
 
 #[test]
 fn io_uring_closes_before_a_key_is_spent() {
-    if landro_sys::Caps::probe().io_uring.is_yes() {
+    if common::has_io_uring() {
         spent_keys_end_the_session(BackendChoice::IoUring);
-    } else {
-        println!("skipped: no io_uring here");
     }
 }
 
@@ -207,10 +207,8 @@ fn benchmarks(backend: BackendChoice) {
 
 #[test]
 fn io_uring_measures_over_many_lanes() {
-    if landro_sys::Caps::probe().io_uring.is_yes() {
+    if common::has_io_uring() {
         benchmarks(BackendChoice::IoUring);
-    } else {
-        println!("skipped: no io_uring here");
     }
 }
 
@@ -221,10 +219,8 @@ fn poll_measures_over_many_lanes() {
 
 #[test]
 fn io_uring_replaces_lanes_without_losing_a_byte() {
-    if landro_sys::Caps::probe().io_uring.is_yes() {
+    if common::has_io_uring() {
         push_and_pull(BackendChoice::IoUring);
-    } else {
-        println!("skipped: no io_uring here");
     }
 }
 

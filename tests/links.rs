@@ -296,13 +296,7 @@ fn a_source_named_through_a_link_elsewhere(backend: &'static str) {
 fn what_is_no_file_is_not_replaced(backend: &'static str) {
     let world = World::new(backend);
     let fifo = |path: PathBuf| {
-        assert!(
-            std::process::Command::new("mkfifo")
-                .arg(&path)
-                .status()
-                .unwrap()
-                .success()
-        );
+        tree::mkfifo(&path);
         path
     };
     let (here, there) = (fifo(world.here("special")), fifo(world.root("special")));

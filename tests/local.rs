@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::fuse::{Faults, Fuse};
-use common::tree::{self, Record, Rng, assert_no_leftovers, assert_same};
+use common::tree::{self, Record, Rng, assert_no_leftovers, assert_same, mkfifo};
 use common::{Output, Running, Side, command, landro};
 use tempfile::TempDir;
 
@@ -37,10 +37,6 @@ fn cp<S: AsRef<OsStr>>(args: &[S]) -> Output {
         .into_iter()
         .chain(args.iter().map(AsRef::as_ref));
     landro(&Side::new(), args)
-}
-
-fn mkfifo(path: &Path) {
-    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
 /// What the copy must not touch: everything in a directory, and what is in its files.
@@ -480,7 +476,7 @@ fn copy_into_a_bind_mount(dir: &Path) {
         .status()
         .unwrap();
     if !works.success() {
-        println!("skipped: no mount namespace can be made here");
+        common::skipped("no mount namespace can be made here");
         return;
     }
     // from/a/b and mount are one directory by two names, of which none begins with the other.

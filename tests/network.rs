@@ -36,7 +36,7 @@ impl Wire {
             .output()
             .is_ok_and(|output| output.status.success());
         if !common::is_root() || !has_ip {
-            println!("skipped: network namespaces need root and ip(8) of iproute2");
+            common::skipped("network namespaces need root and ip(8) of iproute2");
             return None;
         }
         let tag = format!(

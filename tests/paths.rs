@@ -44,7 +44,7 @@ impl Net {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let has_ip = Command::new("ip").arg("-V").output();
         if !common::is_root() || !has_ip.is_ok_and(|output| output.status.success()) {
-            println!("skipped: network namespaces need root and ip(8) of iproute2");
+            common::skipped("network namespaces need root and ip(8) of iproute2");
             return None;
         }
         let number = COUNT.fetch_add(1, Ordering::SeqCst);

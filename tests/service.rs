@@ -33,7 +33,9 @@ fn is_there(program: &str, asks: &str) -> bool {
         .output()
         .is_ok_and(|output| output.status.success());
     if !found {
-        println!("skipped: {program} is not installed (scripts/setup.sh test)");
+        common::skipped(&format!(
+            "{program} is not installed (scripts/setup.sh test)"
+        ));
     }
     found
 }

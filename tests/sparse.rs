@@ -200,7 +200,7 @@ fn an_interrupted_copy_goes_on_and_finds_holes_where_they_belong(backend: &'stat
 fn small_disk(kind: FileSystem, options: &'static str) -> Option<Disk> {
     let disk = Disk::new(kind, options);
     if let Err(error) = &disk {
-        println!("skipped: a disk cannot be made here: {error}");
+        common::skipped(&format!("a disk cannot be made here: {error}"));
     }
     disk.ok()
 }

@@ -583,7 +583,7 @@ fn a_person_is_asked_on_a_terminal() {
         )
     };
     if !Path::new("/usr/bin/script").exists() {
-        println!("skipped: script(1) is not installed");
+        common::skipped("script(1) is not installed");
         return;
     }
     let (code, shown) = run("no\n");

@@ -42,7 +42,7 @@ fn case(steps: &str) {
             .status()
             .is_ok_and(|status| status.success())
     {
-        println!("skipped: no namespaces for mounts and networks can be made here");
+        common::skipped("no namespaces for mounts and networks can be made here");
         return;
     }
     let before = machine();

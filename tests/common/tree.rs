@@ -11,6 +11,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::is_root;
 
+pub fn mkfifo(path: &Path) {
+    let made = std::process::Command::new("mkfifo").arg(path).status();
+    assert!(made.unwrap().success(), "{}", path.display());
+}
+
 /// SplitMix64: a whole state in one number, so a printed seed repeats everything.
 pub struct Rng(pub u64);
 

@@ -80,7 +80,9 @@ pub fn possible(file_systems: &[FileSystem]) -> bool {
         false => Err("that needs root".to_owned()),
     };
     if let Err(error) = &made {
-        println!("skipped: a disk that can lose power cannot be made here: {error}");
+        crate::common::skipped(&format!(
+            "a disk that can lose power cannot be made here: {error}"
+        ));
     }
     made.is_ok()
 }

@@ -61,7 +61,7 @@ fn nothing_but_ascii_where_the_locale_has_no_more(backend: &'static str) {
     for columns in [30, 80, 200] {
         let args = format!("--bwlimit 4M --force {name} {}", world.url("to"));
         let Some(drawn) = on_terminal(&world, columns, "C", &args) else {
-            println!("skipped: no script(1)");
+            common::skipped("no script(1)");
             return;
         };
         assert!(drawn.is_ascii(), "{drawn}");
@@ -84,7 +84,7 @@ fn help_fits_the_terminal() {
     let world = World::new("poll");
     for columns in [50, 80, 120] {
         let Some(help) = on_terminal(&world, columns, "C", "--help") else {
-            println!("skipped: no script(1)");
+            common::skipped("no script(1)");
             return;
         };
         assert!(help.contains("--summary"), "{help}");
@@ -101,6 +101,10 @@ fn help_fits_the_terminal() {
 /// `y` at the prompt, on a terminal.
 #[test]
 fn the_question_takes_the_answers_people_give() {
+    if Command::new("script").arg("--version").output().is_err() {
+        common::skipped("no script(1)");
+        return;
+    }
     let world = World::new("poll");
     fs::write(world.here("file"), "x").unwrap();
     for (answer, code) in [("y", 0), ("Yes", 0), ("N", 4)] {
@@ -117,10 +121,7 @@ fn the_question_takes_the_answers_people_give() {
         command.env("LANDRO_CONFIG_DIR", fresh.path());
         let output = command.output().unwrap();
         let drawn = String::from_utf8_lossy(&output.stdout);
-        if !drawn.contains("never met before") {
-            println!("skipped: no script(1)");
-            return;
-        }
+        assert!(drawn.contains("never met before"), "{drawn}");
         assert_eq!(output.status.code(), Some(code), "{answer}: {drawn}");
     }
 }

@@ -11,15 +11,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::common::tree::{self, Rng, temporary, unfinished};
+use crate::common::tree::{self, Rng, mkfifo, temporary, unfinished};
 use crate::common::{self, Daemon, Output, Running, Side};
 use crate::{Way, on_both_backends};
 
 on_both_backends!(events_say_the_same_whatever_the_direction);
-
-fn mkfifo(path: &Path) {
-    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
-}
 
 /// What is to be copied: done, skipped, failed at its source, failed at its destination, passed
 /// over.

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::fuse::{Faults, Fuse, Names};
-use common::tree::{assert_no_leftovers, assert_same};
+use common::tree::{assert_no_leftovers, assert_same, mkfifo};
 use common::{Daemon, Output, Running, Side, World, command, is_root};
 use tempfile::TempDir;
 
@@ -32,6 +32,7 @@ on_both_backends!(
 const EIO: i32 = 5;
 const EPERM: i32 = 1;
 const ENOSPC: i32 = 28;
+const EDQUOT: i32 = 122;
 const EOPNOTSUPP: i32 = 95;
 
 /// A way to copy: the source directory `src` lands in `dst`, which are both below a directory on
@@ -200,7 +201,7 @@ fn errors(output: &Output) -> Vec<String> {
 }
 
 fn errors_told_at_close_are_told(backend: &'static str) {
-    for (errno, code) in [(ENOSPC, 6), (EIO, 3)] {
+    for (errno, code) in [(ENOSPC, 6), (EDQUOT, 6), (EIO, 3)] {
         let faults = Faults {
             flush: Some(errno),
             drops_data: true,
@@ -435,7 +436,7 @@ fn existing_directories_keep_their_modes(backend: &'static str) {
 
 fn read_only_directories_take_what_is_new(backend: &'static str) {
     if !is_root() {
-        println!("skipped: without root the sides cannot be told apart");
+        common::skipped("without root the sides cannot be told apart");
         return;
     }
     let nobody = [
@@ -507,13 +508,7 @@ fn devices_and_pipes_are_written_into(backend: &'static str) {
     each_way_on_disk(backend, |way| {
         fill(&way.source);
         let fifo = beside_target(way, "fifo");
-        assert!(
-            Command::new("mkfifo")
-                .arg(&fifo)
-                .status()
-                .unwrap()
-                .success()
-        );
+        mkfifo(&fifo);
         for name in ["a", "c", "d"] {
             // It opens the FIFO once the copy does, which needs a reader first.
             let read = fifo.clone();
@@ -593,7 +588,7 @@ fn block_devices_are_written_into_and_run_full(backend: &'static str) {
         let image = beside_target(way, "image");
         File::create(&image).unwrap().set_len(1 << 20).unwrap();
         let Some(device) = Loop::of(&image) else {
-            println!("skipped: no loop device");
+            common::skipped("no loop device");
             return;
         };
         // A node is that device wherever it is: what is served has one, too.

@@ -145,7 +145,7 @@ fn where_a_daemon_listens() {
     for (typed, shown) in [
         ("127.0.0.1:0".to_owned(), "127.0.0.1:"),
         ("localhost:0".to_owned(), "1:"),
-        (":0".to_owned(), ":"),
+        (":0".to_owned(), "[::]:"),
         ("[::]:0".to_owned(), "[::]:"),
         (format!(":{free}"), &format!(":{free}")),
     ] {

@@ -6,7 +6,10 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{Daemon, Output, Running, Side, command, is_root, landro};
+use common::tree::{self, Rng, assert_same};
+use common::{Daemon, Output, Running, Side, World, command, is_root, landro};
+
+on_both_backends!(descriptors_that_many_want_are_waited_for);
 
 /// Runs without CAP_IPC_LOCK, and with so much locked memory as many systems give.
 fn with_memlock(limit: &str) -> Vec<&str> {
@@ -88,6 +91,49 @@ fn limits_are_named_that_nothing_works_below() {
     }
 }
 
+/// With fewer descriptors than a tree has files, and shared by more clients than there are for.
+fn descriptors_that_many_want_are_waited_for(backend: &'static str) {
+    let (world, mut rng) = (World::new(backend), Rng::new("descriptors"));
+    let source = world.here("tree");
+    for dir in 0..10 {
+        let dir = source.join(dir.to_string());
+        fs::create_dir_all(&dir).unwrap();
+        for number in 0..6 {
+            let len = [100, 3000, 200_000][number % 3];
+            tree::write_file(&dir.join(number.to_string()), len, &mut rng);
+        }
+    }
+    let few = ["prlimit", "--nofile=32:32"];
+    let (url, back) = (world.url("few"), world.here("back"));
+    for args in [
+        [source.as_os_str(), url.as_ref()],
+        [url.as_ref(), back.as_os_str()],
+    ] {
+        Running::spawn(world.cp_command(&few, &args))
+            .wait()
+            .expect(0);
+    }
+    assert_same(&source, &world.root("few"));
+    assert_same(&source, &back);
+
+    let (server, root) = (Side::new(), tempfile::tempdir().unwrap());
+    let args = ["--backend", backend, "--allow", &world.client.id()];
+    let few = ["prlimit", "--nofile=64:64"];
+    let daemon = Daemon::start_with(&server, &few, root.path(), &args);
+    let copy = |number: usize| {
+        let (from, to) = (source.to_str().unwrap(), daemon.url(&number.to_string()));
+        let args = ["cp", "--backend", backend, "--peer", &daemon.fingerprint];
+        let args = args.into_iter().chain([from, to.as_str()]);
+        Running::spawn(command(&world.client, &[], args))
+    };
+    let copies: Vec<Running> = (0..20).map(copy).collect();
+    for (number, copy) in copies.into_iter().enumerate() {
+        copy.wait().expect(0);
+        assert_same(&source, &root.path().join(number.to_string()));
+    }
+    daemon.stop().expect(0);
+}
+
 /// A sandbox that lets a system call not through that every file needs: nothing begins.
 #[test]
 fn forbidden_system_calls_are_named_at_the_start() {
@@ -96,7 +142,7 @@ fn forbidden_system_calls_are_named_at_the_start() {
         .output()
         .is_err()
     {
-        println!("skipped: no strace");
+        common::skipped("no strace");
         return;
     }
     let (side, dir) = (Side::new(), tempfile::tempdir().unwrap());

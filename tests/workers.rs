@@ -40,7 +40,7 @@ fn on_disk() -> Option<tempfile::TempDir> {
             return Some(tempfile::tempdir_in(place).unwrap());
         }
     }
-    println!("skipped: no file system here is on a disk");
+    common::skipped("no file system here is on a disk");
     None
 }
 
@@ -147,7 +147,7 @@ impl Manager {
 /// daemon ends when it is told to.
 fn a_mount_that_never_answers(backend: &'static str) {
     if !is_root() || !Path::new("/dev/fuse").exists() {
-        println!("skipped: needs root and /dev/fuse");
+        common::skipped("needs root and /dev/fuse");
         return;
     }
     let (client, server, dir) = (Side::new(), Side::new(), a_directory());
@@ -158,7 +158,9 @@ fn a_mount_that_never_answers(backend: &'static str) {
     let socket = format!("NOTIFY_SOCKET={}", dir.path().join("notify").display());
     let prefix = ["env", &socket, "WATCHDOG_USEC=400000"];
     let id = client.id();
-    let args = ["--backend", backend, "--workers", "1", "--allow", &id];
+    // The daemon's patience is the shorter one: on a busy machine, too, it is the first to speak.
+    let args = ["--backend", backend, "--workers", "1", "--timeout", "6"];
+    let args = [&args[..], &["--allow", &id]].concat();
     let daemon = Daemon::start_with(&server, &prefix, &root, &args);
     assert_eq!(manager.hear().as_deref(), Some("READY=1"));
 
@@ -180,7 +182,8 @@ fn a_mount_that_never_answers(backend: &'static str) {
         Running::spawn(command(&client, &[], args))
     };
     // More of them than a ring had threads for files.
-    let asking: Vec<Running> = (0..12).map(|_| cp("3", "hung/file")).collect();
+    let asking: Vec<Running> = (0..12).map(|_| cp("60", "hung/file")).collect();
+    // Its own patience counts over there.
     let tree = cp("3", "");
     cp("60", "fine").wait().expect(0);
     // A worker whose calls do not come back is well: more is said than may have waited to be heard.
@@ -208,7 +211,7 @@ fn a_mount_that_never_answers(backend: &'static str) {
 /// served, one that was taken away is missed, and none is held by a daemon that idles.
 fn a_root_that_is_mounted_and_taken_away(backend: &'static str) {
     if !is_root() {
-        println!("skipped: needs root");
+        common::skipped("needs root");
         return;
     }
     let (client, server, dir) = (Side::new(), Side::new(), a_directory());
@@ -273,7 +276,7 @@ fn a_root_that_is_mounted_and_taken_away(backend: &'static str) {
 #[test]
 fn a_local_copy_from_a_mount_that_never_answers() {
     if !is_root() || !Path::new("/dev/fuse").exists() {
-        println!("skipped: needs root and /dev/fuse");
+        common::skipped("needs root and /dev/fuse");
         return;
     }
     let (side, dir) = (Side::new(), a_directory());

@@ -8,20 +8,21 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use common::fuse::{Faults, Fuse};
-use common::tree::{Rng, assert_no_leftovers, assert_same};
+use common::tree::{Rng, assert_no_leftovers, assert_same, mkfifo};
 use common::{Output, Running, World};
 use landro::engine::now;
 
 on_both_backends!(
     what_the_kernel_makes_up_is_read_to_its_end,
     files_of_unknown_size_are_read_to_their_end,
+    files_that_hold_less_than_they_say_are_warned_of,
+    files_that_come_in_short_pieces_are_whole,
     pipes_are_read_to_their_end,
     a_silent_pipe_stops_nothing_and_can_be_stopped,
     pipes_are_not_read_in_trees_nor_by_a_daemon,
@@ -87,10 +88,6 @@ fn warnings(output: &Output) -> Vec<&str> {
         event["message"].as_str()
     };
     output.of("warning").filter_map(text).collect()
-}
-
-fn mkfifo(path: &Path) {
-    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
 /// Writes into a FIFO, some at first and the rest after a pause, once somebody reads it.
@@ -172,6 +169,61 @@ fn files_of_unknown_size_are_read_to_their_end(backend: &'static str) {
         way.copy(&world, &[], &[&odd]).0.expect(0);
         assert_eq!(fs::read(landed.join("mounted/small")).unwrap(), b"other");
         assert_no_leftovers(&landed);
+    }
+}
+
+/// As sysfs says 4096 of a file of a few bytes, through a file system that nobody knows.
+fn files_that_hold_less_than_they_say_are_warned_of(backend: &'static str) {
+    for way in WAYS {
+        let world = World::new(backend);
+        let faults = Faults {
+            size_at_least: 4096,
+            ..Faults::default()
+        };
+        let Some((fuse, odd)) = mounted(&world, way, faults) else {
+            return;
+        };
+        for (name, len) in [("empty", 0), ("small", 5), ("large", 5000)] {
+            fs::write(fuse.files().join(name), vec![7; len]).unwrap();
+        }
+        let (output, landed) = way.copy(&world, &[], &[&odd]);
+        let output = output.expect(0);
+        for name in ["empty", "small", "large"] {
+            let expected = fs::read(fuse.files().join(name)).unwrap();
+            let got = fs::read(landed.join("mounted").join(name)).unwrap();
+            assert!(got == expected, "{way:?}: {name}: {} bytes", got.len());
+        }
+        assert_eq!(output.number("bytes"), 5005, "{way:?}");
+        let warnings = warnings(&output);
+        assert_eq!(warnings.len(), 1, "{way:?}: {output:?}");
+        assert!(
+            warnings[0].starts_with("this and 1 more file hold less"),
+            "{way:?}: {warnings:?}"
+        );
+        way.copy(&world, &["--strict"], &[&odd]).0.expect(3);
+        assert_no_leftovers(&landed);
+    }
+}
+
+/// A server may answer a read with less than there is: what follows is asked for from there on.
+fn files_that_come_in_short_pieces_are_whole(backend: &'static str) {
+    for way in WAYS {
+        let world = World::new(backend);
+        let faults = Faults {
+            reads_at_most: Some(30_000),
+            ..Faults::default()
+        };
+        let Some((fuse, odd)) = mounted(&world, way, faults) else {
+            return;
+        };
+        let mut rng = Rng::new("short pieces");
+        for len in [7, 50_000, 65_536, 700_000, 3 << 20] {
+            fs::write(fuse.files().join(len.to_string()), rng.bytes(len)).unwrap();
+        }
+        let (output, landed) = way.copy(&world, &[], &[&odd]);
+        let output = output.expect(0);
+        assert_eq!(warnings(&output), [""; 0], "{way:?}");
+        assert_same(&fuse.files(), &landed.join("mounted"));
     }
 }
 
@@ -446,7 +498,11 @@ fn a_resume_does_not_hang_on_inode_numbers(backend: &'static str) {
         fs::write(fuse.files().join("large"), &data).unwrap();
         let (args, landed) = way.args(&world, &["--bwlimit", "8M"], &[&source]);
         let mut running = world.cp_start(&args);
-        thread::sleep(Duration::from_millis(1500));
+        let some = |line: &str| {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            event["event"] == "progress" && event["bytes"].as_u64().unwrap() >= 8 * MIB
+        };
+        assert!(running.line(some).is_some(), "data flows");
         running.kill();
         running.wait();
         let until = now() + Duration::from_secs(60);

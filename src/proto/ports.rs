@@ -184,32 +184,68 @@ fn owner_bit(owner: OpOwner) -> u32 {
     }
 }
 
-/// Files that grew while they were read, of which the client's side tells once.
+/// How what was copied of a file differs from what it holds, or said that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OddSize {
+    /// It grew while it was read: what it held as it was announced.
+    Grown,
+    /// Its file system said more than there was to be read.
+    Short,
+}
+
+impl OddSize {
+    pub fn of(has_grown: bool, bytes: u64, announced_bytes: u64) -> Option<OddSize> {
+        match has_grown {
+            true => Some(OddSize::Grown),
+            false => (bytes < announced_bytes).then_some(OddSize::Short),
+        }
+    }
+}
+
+/// Files of odd sizes, of which the client's side tells once.
 #[derive(Debug, Default)]
-pub struct GrownFiles {
+pub struct OddSizes {
+    grown: OddFiles,
+    short: OddFiles,
+}
+
+#[derive(Debug, Default)]
+struct OddFiles {
     files: u64,
     first: Bytes,
 }
 
-impl GrownFiles {
-    pub fn note(&mut self, path: impl FnOnce() -> Bytes) {
-        self.files += 1;
-        if self.files == 1 {
-            self.first = path();
+impl OddSizes {
+    pub fn note(&mut self, odd: OddSize, path: impl FnOnce() -> Bytes) {
+        let noted = match odd {
+            OddSize::Grown => &mut self.grown,
+            OddSize::Short => &mut self.short,
+        };
+        noted.files += 1;
+        if noted.files == 1 {
+            noted.first = path();
         }
     }
 
     pub fn tell(&self, ports: &mut Ports) {
-        let text = match self.files {
-            0 => return,
-            1 => "grew while it was read; what it held at first was copied".into(),
-            files => format!(
-                "this and {} more files grew while they were read; what each held at first was copied",
-                files - 1
-            ),
-        };
-        let path = self.first.clone();
-        ports.event(Event::Warning { path, text });
+        let grown = (
+            "grew while it was read; what it held at first was copied",
+            "grew while they were read; what each held at first was copied",
+        );
+        let short = (
+            "holds less than its size says; all that could be read was copied",
+            "hold less than their sizes say; all that could be read was copied",
+        );
+        for (noted, (of_one, of_several)) in [(&self.grown, grown), (&self.short, short)] {
+            let text = match noted.files {
+                0 => continue,
+                1 => of_one.into(),
+                2 => format!("this and 1 more file {of_several}"),
+                files => format!("this and {} more files {of_several}", files - 1),
+            };
+            let path = noted.first.clone();
+            ports.event(Event::Warning { path, text });
+        }
     }
 }
 

@@ -217,7 +217,7 @@ impl Receiver {
     /// Everything is resolved: tells the last progress.
     pub fn complete(&mut self, now: Instant, ports: &mut Ports) -> Totals {
         self.report(now, ports, true);
-        self.plan.tell_grown(ports);
+        self.plan.tell_odd_sizes(ports);
         self.plan.tell_lapses(ports);
         self.plan.totals()
     }

@@ -243,7 +243,7 @@ impl Sender {
     pub fn complete(&mut self, now: Instant, ports: &mut Ports) -> Totals {
         self.mover.end_streams(ports);
         self.report(now, ports, true);
-        self.plan.tell_grown(ports);
+        self.plan.tell_odd_sizes(ports);
         self.plan.totals()
     }
 

@@ -46,6 +46,10 @@ pub struct Faults {
     pub inodes_change: bool,
     /// Every file says that its size is 0, and has content.
     pub size_unknown: bool,
+    /// No file says that its size is less than this.
+    pub size_at_least: u64,
+    /// No answer to a read has more bytes.
+    pub reads_at_most: Option<usize>,
     pub names: Names,
     /// Operations on what has this in its name are not answered until it is taken out of here, or
     /// until the end.
@@ -115,7 +119,7 @@ impl Fuse {
                 session: Some(session),
             }),
             Err(error) => {
-                println!("skipped: no FUSE here: {error}");
+                super::skipped(&format!("no FUSE here: {error}"));
                 None
             }
         }
@@ -240,10 +244,14 @@ impl Inner {
             base + Duration::from_nanos(nanoseconds as u64)
         };
         let kind = FileType::from_std(found.file_type()).unwrap();
-        let hides_size = self.faults.size_unknown && kind == FileType::RegularFile;
+        let size = match kind {
+            FileType::RegularFile if self.faults.size_unknown => 0,
+            FileType::RegularFile => found.size().max(self.faults.size_at_least),
+            _ => found.size(),
+        };
         FileAttr {
             ino: INodeNo(inode),
-            size: if hides_size { 0 } else { found.size() },
+            size,
             blocks: found.blocks(),
             atime: time(found.atime(), found.atime_nsec()),
             mtime: time(found.mtime(), found.mtime_nsec()),
@@ -268,8 +276,10 @@ impl Inner {
             is_written: false,
         };
         self.open.insert(self.last_handle, opened);
-        // Without it the kernel reads no further than the size that it was told.
-        let flags = if self.faults.size_unknown {
+        // Without it the kernel reads no further than the size that it was told, and fills up to it.
+        let faults = &self.faults;
+        let is_direct = faults.size_unknown || faults.size_at_least > 0;
+        let flags = if is_direct || faults.reads_at_most.is_some() {
             FopenFlags::FOPEN_DIRECT_IO
         } else {
             FopenFlags::empty()

@@ -53,6 +53,7 @@ struct Lie {
 fn small_lies() -> impl Iterator<Item = Lie> {
     let lies = [
         ("a small file too long", whole(1, 20), 20),
+        ("a small file too short", whole(1, 5), 5),
         ("a small file as a chunk", chunk(1, 1, 10), 10),
         ("an entry nobody announced", whole(2, 10), 10),
         ("entry 0", whole(0, 10), 10),

@@ -21,7 +21,7 @@ use super::{MetadataOptions, ReceiverConfig};
 use crate::ids::{CopyId, DirId, EntryId, Name, OpId};
 use crate::proto::entries::{EntryMap, IdHasher};
 use crate::proto::errors::{Violation, corrupted, violation};
-use crate::proto::ports::{Announced, GrownFiles, OpOwner, Ops, Ports};
+use crate::proto::ports::{Announced, OddSize, OddSizes, OpOwner, Ops, Ports};
 use crate::proto::wire::{Item, Message, MessageBatch, Verdict};
 use crate::proto::{
     Attributes, Carriage, DirFound, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event,
@@ -55,7 +55,7 @@ pub struct ReceivePlan {
     verdicts: MessageBatch<Verdict>,
     orders: VecDeque<ReceiveOrder>,
     totals: Totals,
-    grown: GrownFiles,
+    odd_sizes: OddSizes,
     lapses: LapseCounts,
     is_stopped: bool,
 }
@@ -194,8 +194,8 @@ struct ReceivedEntry {
     link: Option<Bytes>,
     /// `size_bytes` is known at its end.
     is_unsized: bool,
-    /// What came of it is what it held before it grew.
-    has_grown: bool,
+    /// What came of it is not all, or less than it said.
+    odd_size: Option<OddSize>,
     /// Something was seen at its name.
     replaces: bool,
     state: ReceivedState,
@@ -256,7 +256,7 @@ impl ReceivePlan {
             verdicts: MessageBatch::default(),
             orders: VecDeque::new(),
             totals: Totals::default(),
-            grown: GrownFiles::default(),
+            odd_sizes: OddSizes::default(),
             lapses: LapseCounts::default(),
             is_stopped: false,
         };
@@ -288,10 +288,10 @@ impl ReceivePlan {
         }
     }
 
-    /// Tells of files that grew while they were read.
-    pub fn tell_grown(&self, ports: &mut Ports) {
+    /// Tells of files that did not hold what was announced.
+    pub fn tell_odd_sizes(&self, ports: &mut Ports) {
         if self.client {
-            self.grown.tell(ports);
+            self.odd_sizes.tell(ports);
         }
     }
 
@@ -419,8 +419,8 @@ impl ReceivePlan {
             } => {
                 if let Some(entry) = self.entries.get_mut(&entry) {
                     entry.state = ReceivedState::Publishing;
+                    entry.odd_size = OddSize::of(has_grown, bytes, entry.size_bytes);
                     entry.size_bytes = bytes;
-                    entry.has_grown = has_grown;
                 }
             }
             ReceiveReport::Published { entry, result } => self.published(ports, entry, result),

@@ -8,6 +8,7 @@ use crate::ids::{ChunkIndex, DirId, EntryId, FileId, Name};
 use crate::proto::errors::{source_changed, source_grew};
 use crate::proto::extents::DataMap;
 use crate::proto::integrity::Digest;
+use crate::proto::ports::OddSize;
 use crate::proto::zeros::ZeroChunks;
 use crate::proto::{EntryError, Kind, Meta, Mtime};
 
@@ -132,7 +133,7 @@ pub struct StretchOrder {
 pub struct EmittedWhole {
     /// Fewer than were announced where a file system does not keep sizes.
     pub bytes: u64,
-    pub has_grown: bool,
+    pub odd_size: Option<OddSize>,
 }
 
 /// What becomes of orders under way.

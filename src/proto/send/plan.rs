@@ -23,7 +23,7 @@ use crate::proto::entries::EntryMap;
 use crate::proto::integrity::Tree;
 use crate::proto::path::join;
 use crate::proto::place::NearPlace;
-use crate::proto::ports::{Announced, GrownFiles, OpOwner, Ops, Ports};
+use crate::proto::ports::{Announced, OddSizes, OpOwner, Ops, Ports};
 use crate::proto::wire::Message;
 use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
 use copies::SentCopies;
@@ -57,7 +57,7 @@ pub struct SendPlan {
     count: SourceCount,
     totals: Totals,
     no_growing: bool,
-    grown: GrownFiles,
+    odd_sizes: OddSizes,
     links: HardLinks,
 }
 
@@ -185,7 +185,7 @@ impl SendPlan {
             count: SourceCount::new(now, config.counts),
             totals: Totals::default(),
             no_growing: config.no_growing,
-            grown: GrownFiles::default(),
+            odd_sizes: OddSizes::default(),
             links: HardLinks::default(),
         }
     }
@@ -303,15 +303,15 @@ impl SendPlan {
         };
         entry.state = SentState::Emitted;
         entry.version.size_bytes = emitted.bytes;
-        if emitted.has_grown {
-            self.grown.note(|| entry.path());
+        if let Some(odd) = emitted.odd_size {
+            self.odd_sizes.note(odd, || entry.path());
         }
     }
 
-    /// Tells of files that grew while they were read.
-    pub fn tell_grown(&self, ports: &mut Ports) {
+    /// Tells of files that did not hold what was announced.
+    pub fn tell_odd_sizes(&self, ports: &mut Ports) {
         if self.client {
-            self.grown.tell(ports);
+            self.odd_sizes.tell(ports);
         }
     }
 

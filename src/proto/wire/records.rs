@@ -183,6 +183,8 @@ pub enum RecordStatus {
     /// Valid, of a small file, or the only chunk of a file, that grew while it was read: what it
     /// held as it was announced.
     ValidPrefix,
+    /// Valid, of a small file that holds less than was announced: all of it.
+    ValidShort,
     /// The source failed while it was read; the rest of the data is filler and the digest means
     /// nothing.
     SourceFailed,
@@ -194,6 +196,7 @@ pub fn encode_record_tail(status: RecordStatus, digest: &Digest, out: &mut Bytes
         RecordStatus::Valid => 0,
         RecordStatus::SourceFailed => 1,
         RecordStatus::ValidPrefix => 2,
+        RecordStatus::ValidShort => 3,
     });
     out.put_slice(digest);
 }
@@ -382,6 +385,7 @@ impl RecordParser {
             0 => RecordStatus::Valid,
             1 => RecordStatus::SourceFailed,
             2 => RecordStatus::ValidPrefix,
+            3 => RecordStatus::ValidShort,
             _ => return Err(WireError::Record("unknown record status")),
         };
         let mut digest = [0; 32];

@@ -154,7 +154,7 @@ impl ReceiveMover {
                 }
                 Record::End { status, digest } => {
                     let body = std::mem::take(&mut stream.body);
-                    self.end_record(ports, body, status, digest);
+                    self.end_record(ports, body, status, digest)?;
                 }
             }
         }
@@ -336,19 +336,28 @@ impl ReceiveMover {
         }
     }
 
-    fn end_record(&mut self, ports: &mut Ports, body: Body, status: RecordStatus, digest: Digest) {
+    fn end_record(
+        &mut self,
+        ports: &mut Ports,
+        body: Body,
+        status: RecordStatus,
+        digest: Digest,
+    ) -> Result<(), Violation> {
         match body {
             Body::Between | Body::Unwanted => {}
+            Body::Chunk { .. } if status == RecordStatus::ValidShort => {
+                return violation("a chunk that is said to be a short file");
+            }
             Body::Whole { entry, data } => {
                 self.wholes -= 1;
                 self.flow.arriving_bytes -= bytes_of(&data);
-                self.end_whole(ports, entry, data, status, digest);
+                return self.end_whole(ports, entry, data, (status, digest));
             }
             Body::Chunk { chunk, hasher, .. } => {
                 let ArrivingChunk { entry, part, .. } = self.chunks[chunk];
                 let is_open = self.open_part(entry).is_some();
-                let (is_valid, has_grown) = judge(status);
-                self.chunks[chunk].end = match is_valid && is_open {
+                let has_grown = status == RecordStatus::ValidPrefix;
+                self.chunks[chunk].end = match is_open && status != RecordStatus::SourceFailed {
                     true if hasher.finish() == digest => {
                         let value = digest;
                         ChunkEnd::Valid { value, has_grown }
@@ -363,6 +372,7 @@ impl ReceiveMover {
                 self.settle_chunk(chunk);
             }
         }
+        Ok(())
     }
 
     fn end_whole(
@@ -370,33 +380,30 @@ impl ReceiveMover {
         ports: &mut Ports,
         entry: EntryId,
         data: Vec<Bytes>,
-        status: RecordStatus,
-        digest: Digest,
-    ) {
-        let Some(Taking::Whole(_, state @ WholeState::Arriving)) = self.taking.get_mut(&entry)
+        (status, digest): (RecordStatus, Digest),
+    ) -> Result<(), Violation> {
+        let Some(Taking::Whole(order, state @ WholeState::Arriving)) = self.taking.get_mut(&entry)
         else {
-            return;
+            return Ok(());
         };
-        match judge(status) {
-            (true, has_grown) if digest_of_pieces(&data) == digest => {
+        let is_short = bytes_of(&data) < order.size_bytes;
+        match status {
+            // Its abort comes on the control stream.
+            RecordStatus::SourceFailed => *state = WholeState::Asked,
+            // A file that lost its end on the way must not pass for one.
+            _ if is_short != (status == RecordStatus::ValidShort) => {
+                return violation(format!("data of entry {} of another length", entry.0));
+            }
+            _ if digest_of_pieces(&data) == digest => {
+                let has_grown = status == RecordStatus::ValidPrefix;
                 self.put(ports, entry, data, has_grown);
             }
-            (true, _) => {
+            _ => {
                 self.taking.remove(&entry);
                 self.reports.push_back(ReceiveReport::Corrupted { entry });
             }
-            // Its abort comes on the control stream.
-            (false, _) => *state = WholeState::Asked,
         }
-    }
-}
-
-/// Whether a record's data counts, and whether its source grew.
-fn judge(status: RecordStatus) -> (bool, bool) {
-    match status {
-        RecordStatus::Valid => (true, false),
-        RecordStatus::ValidPrefix => (true, true),
-        RecordStatus::SourceFailed => (false, false),
+        Ok(())
     }
 }
 

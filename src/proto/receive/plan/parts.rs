@@ -20,7 +20,7 @@ use crate::proto::errors::{Violation, corrupted, destination_error, violation};
 use crate::proto::integrity::{Digest, Tree};
 use crate::proto::journal::{Header, RecordKey, Storage};
 use crate::proto::parallel::MAX_PARTIAL_CHUNKS;
-use crate::proto::ports::Ports;
+use crate::proto::ports::{OddSize, Ports};
 use crate::proto::receive::orders::{PartContent, ReceiveOrder, TakePart};
 use crate::proto::stretches::{InOrder, StretchChain};
 use crate::proto::wire::VerdictKind;
@@ -343,7 +343,7 @@ impl ReceivePlan {
         }
         part.tree.insert(chunk, digest);
         if has_grown && let Some(entry) = self.entries.get_mut(&part.entry) {
-            entry.has_grown = true;
+            entry.odd_size = Some(OddSize::Grown);
         }
         if let Some(journal) = &mut part.journal {
             journal
@@ -411,7 +411,7 @@ impl ReceivePlan {
             let is_open = matches!(part.state, PartState::Receiving);
             if is_open && part.root.is_none() && part.tree.chunks() > 1 {
                 part.root = Some(digest);
-                entry.has_grown = has_grown;
+                entry.odd_size = has_grown.then_some(OddSize::Grown);
                 self.settle_part(ports, at);
                 return Ok(());
             }

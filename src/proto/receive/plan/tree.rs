@@ -230,7 +230,7 @@ impl ReceivePlan {
             source: entry.object,
             link: entry.link,
             is_unsized: entry.is_unsized,
-            has_grown: false,
+            odd_size: None,
             replaces: false,
             state: ReceivedState::Queued,
         };

@@ -36,9 +36,9 @@ impl ReceivePlan {
         self.manifest.described_bytes -= held::of_entry(entry);
         self.forget_name(id, entry);
         self.totals.count(entry.kind, entry.size_bytes, &result);
-        if entry.has_grown && matches!(result, EntryResult::Done { .. }) {
+        if let (Some(odd), EntryResult::Done { .. }) = (entry.odd_size, &result) {
             let path = self.path_of(entry);
-            self.grown.note(|| path);
+            self.odd_sizes.note(odd, || path);
         }
         let kind = match &result {
             EntryResult::Done { resumed_bytes } => VerdictKind::Done {

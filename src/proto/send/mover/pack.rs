@@ -7,7 +7,7 @@ use crate::ids::{EntryId, StreamKey};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::digest_of;
-use crate::proto::ports::Ports;
+use crate::proto::ports::{OddSize, Ports};
 use crate::proto::send::orders::{Drift, EmittedWhole, SendReport, WholeOrder};
 use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail};
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, Meta, PIECE_BYTES, Payload};
@@ -93,10 +93,11 @@ impl SendMover {
         };
         let result = result.map(|(data, has_grown)| {
             let bytes = data.len() as u64;
+            let odd_size = OddSize::of(has_grown, bytes, size_bytes);
             if is_wanted {
-                self.pack(ports, order.entry, data, has_grown);
+                self.pack(ports, order.entry, data, odd_size);
             }
-            EmittedWhole { bytes, has_grown }
+            EmittedWhole { bytes, odd_size }
         });
         self.reports.push_back(SendReport::Whole {
             entry: order.entry,
@@ -129,7 +130,7 @@ impl SendMover {
     }
 
     /// Appends one file's record.
-    fn pack(&mut self, ports: &mut Ports, entry: EntryId, data: Bytes, has_grown: bool) {
+    fn pack(&mut self, ports: &mut Ports, entry: EntryId, data: Bytes, odd_size: Option<OddSize>) {
         let digest = digest_of(&data);
         let len = data.len();
         if self.pack.bytes.capacity() == 0 {
@@ -154,9 +155,10 @@ impl SendMover {
             added += len;
         }
         let before = self.pack.bytes.len();
-        let status = match has_grown {
-            true => RecordStatus::ValidPrefix,
-            false => RecordStatus::Valid,
+        let status = match odd_size {
+            None => RecordStatus::Valid,
+            Some(OddSize::Grown) => RecordStatus::ValidPrefix,
+            Some(OddSize::Short) => RecordStatus::ValidShort,
         };
         encode_record_tail(status, &digest, &mut self.pack.bytes);
         added += self.pack.bytes.len() - before;

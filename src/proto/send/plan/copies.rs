@@ -9,7 +9,7 @@ use crate::ids::{EntryId, FileId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errors::{source_changed, source_error};
 use crate::proto::parallel::TransferRate;
-use crate::proto::ports::Ports;
+use crate::proto::ports::{OddSize, Ports};
 use crate::proto::send::orders::Drift;
 use crate::proto::send::patience::Patience;
 use crate::proto::{Carriage, CopyStep, DiskDone, DiskError, DiskOp, EntryError, Event};
@@ -310,10 +310,11 @@ impl SendPlan {
         }
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.state = SentState::Emitted;
+            let odd = OddSize::of(has_grown, copied_bytes, entry.version.size_bytes);
             // Fewer than announced where a file system does not keep sizes.
             entry.version.size_bytes = copied_bytes;
-            if has_grown {
-                self.grown.note(|| entry.path());
+            if let Some(odd) = odd {
+                self.odd_sizes.note(odd, || entry.path());
             }
         }
         self.tell_copy(ports, CopyStep::Whole { entry: id });

@@ -11,7 +11,7 @@ use crate::proto::chunk::{chunk_count, chunk_len_bytes, chunk_offset};
 use crate::proto::errors::source_error;
 use crate::proto::extents::{DataMap, DataOrHole};
 use crate::proto::integrity::{Digest, Tree};
-use crate::proto::ports::Ports;
+use crate::proto::ports::{OddSize, Ports};
 use crate::proto::send::orders::{
     ChunkOrder, Drift, HolesOrder, LargeOrder, SendCommand, StretchOrder,
 };
@@ -461,7 +461,7 @@ impl SendPlan {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.state = SentState::Emitted;
             if has_grown {
-                self.grown.note(|| entry.path());
+                self.odd_sizes.note(OddSize::Grown, || entry.path());
             }
         }
         match root {

@@ -78,10 +78,16 @@ impl Hostile {
         head.encode(&mut bytes);
         bytes.put_slice(data);
         let status = if self.rng.chance(self.lie_percent) {
-            RecordStatus::SourceFailed
+            let lies = [
+                RecordStatus::SourceFailed,
+                RecordStatus::ValidPrefix,
+                RecordStatus::ValidShort,
+            ];
+            self.rng.pick(&lies)
         } else {
             RecordStatus::Valid
         };
+        self.lies += usize::from(status == RecordStatus::ValidShort);
         encode_record_tail(status, &digest, &mut bytes);
         self.stream(bytes.freeze(), true);
     }

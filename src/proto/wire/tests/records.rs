@@ -12,7 +12,7 @@ pub(super) fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)
                 len_bytes: 0,
             },
             vec![],
-            RecordStatus::Valid,
+            RecordStatus::ValidShort,
         ),
         (
             RecordHead::Whole {

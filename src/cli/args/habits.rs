@@ -114,7 +114,12 @@ const OF_CP: &[Habit] = &[
         "owners, ACLs, extended attributes, hard links and devices are not copied: leave it out",
     ),
     habit(
-        &["-t", "--times", "-E", "--executability"],
+        &["-t", "--target-directory"],
+        "the destination stands at the end (cp -t has it in front); times are kept without being \
+         asked for (rsync -t)",
+    ),
+    habit(
+        &["--times", "-E", "--executability"],
         "modes and times are kept without being asked for: leave it out",
     ),
     habit(
@@ -318,6 +323,8 @@ mod tests {
             ("landro cp -rpz a b", "-z: nothing is compressed"),
             ("landro cp --delete a b", "nothing is ever deleted"),
             ("landro cp a -n b", "neither a dry run"),
+            ("landro cp -t dir a", "the destination stands at the end"),
+            ("landro cp --target-directory=d a", "stands at the end"),
             (
                 "landro cp --exclude=*.o a b",
                 "--exclude: nothing is filtered",

@@ -237,10 +237,14 @@ fn normal_host(name: &str) -> Option<String> {
     if name.contains(':') {
         // RFC 6874 spells the zone's % as %25 inside a URL; the plain % that people paste is taken
         // too.
-        let name = name.replacen("%25", "%", 1);
         let (address, zone) = name
             .split_once('%')
-            .map_or((name.as_str(), None), |(a, z)| (a, Some(z)));
+            .map_or((name, None), |(address, zone)| (address, Some(zone)));
+        // An interface of the number 25 is told by nothing more.
+        let zone = zone.map(|zone| match zone.strip_prefix("25") {
+            None | Some("") => zone,
+            Some(plain) => plain,
+        });
         let address: Ipv6Addr = address.parse().ok()?;
         return match zone {
             None => Some(address.to_string()),
@@ -301,7 +305,9 @@ fn push_encoded(url: &mut String, bytes: &[u8]) {
 impl fmt::Display for DaemonName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.name.contains(':') {
-            write!(f, "[{}]:{}", self.name, self.port)
+            // What is read back must not lose the beginning of a zone.
+            let name = self.name.replacen("%25", "%2525", 1);
+            write!(f, "[{name}]:{}", self.port)
         } else {
             write!(f, "{}:{}", self.name, self.port)
         }
@@ -323,6 +329,11 @@ mod tests {
             let parsed = Url::parse(OsStr::new(&url)).unwrap();
             assert_eq!((parsed.host, &parsed.path[..]), (host("::1", 44331), path));
             assert!(!url.contains(escape::acts_on_terminal), "{url}");
+        }
+        for zone in ["eth0", "2", "25", "251", "25eth", "2525"] {
+            let host = host(&format!("fe80::1%{zone}"), 4433);
+            let parsed = Url::parse(OsStr::new(&host.url(b"")));
+            assert_eq!(parsed.unwrap().host, host, "{zone}");
         }
     }
 

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_counted_links_and_temporaries_are_not() {
+    fn files_are_counted_and_links_are_not() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         fs::create_dir_all(at("a/b")).unwrap();

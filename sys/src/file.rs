@@ -77,9 +77,9 @@ pub enum FileOp {
     /// pread(2) of at most `len` bytes to the start of the buffer's spare part →
     /// [`FileDone::Read`], which may be short. `len` is cut to the spare length. The buffer is
     /// *not* advanced. On error it goes back to its pool. `waits`: a server may be asked (FUSE).
-    /// That is no read of the ring's, which goes on behind a short one by itself, and where FUSE has
-    /// FOPEN_DIRECT_IO from the same offset once more: such files do not move the ring's offset on
-    /// (seen on Linux 6.18). The data would be there twice.
+    /// That is no read of the ring's, which goes on behind a short one by itself, and where FUSE
+    /// has FOPEN_DIRECT_IO from the same offset once more: such files do not move the ring's
+    /// offset on (seen on Linux 6.18). The data would be there twice.
     Read {
         file: Arc<OwnedFd>,
         offset: u64,

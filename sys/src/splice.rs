@@ -46,9 +46,9 @@ pub fn copy_local(from: impl AsFd, to: impl AsFd, len: u64) -> io::Result<u64> {
                 | Errno::ETXTBSY,
             ) => {}
             Err(error) => return Err(error.into()),
-            // Only reading tells where a file ends. Files in /proc and the like claim to be empty to
-            // copy_file_range, and sendfile takes a short answer of FUSE for the end of the file,
-            // where FOPEN_DIRECT_IO says that it is none.
+            // Only reading tells where a file ends. Files in /proc and the like claim to be empty
+            // to copy_file_range, and sendfile takes a short answer of FUSE for the end of the
+            // file, where FOPEN_DIRECT_IO says that it is none.
             Ok(()) if copied < len => {}
             Ok(()) => return Ok(copied),
         }

@@ -276,7 +276,8 @@ impl Inner {
             is_written: false,
         };
         self.open.insert(self.last_handle, opened);
-        // Without it the kernel reads no further than the size that it was told, and fills up to it.
+        // Without it the kernel reads no further than the size that it was told, and fills up to
+        // it.
         let faults = &self.faults;
         let is_direct = faults.size_unknown || faults.size_at_least > 0;
         let flags = if is_direct || faults.reads_at_most.is_some() {

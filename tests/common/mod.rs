@@ -51,8 +51,8 @@ macro_rules! on_both_backends {
     };
 }
 
-/// A test, or a part of one, is left out here, and why. What a test harness shows of one that passed
-/// is nothing: where CI=true is said everything is there, or the test fails.
+/// A test, or a part of one, is left out here, and why. What a test harness shows of one that
+/// passed is nothing: where CI=true is said everything is there, or the test fails.
 #[track_caller]
 pub fn skipped(why: &str) {
     let is_allowed = std::env::var_os("CI").is_none_or(|ci| ci != "true");

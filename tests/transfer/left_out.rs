@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::Command;
 
 use crate::common::tree::{self, Rng, assert_no_leftovers, assert_same};
 use crate::common::{self, Running, World};

@@ -46,9 +46,7 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
         } => read(&file, offset, buffer, len),
         FileOp::ReadOn { file, buffer, len } => read_on(&file, buffer, len),
         FileOp::Write { file, offset, data } => write(&file, offset, &data).map(FileDone::Written),
-        FileOp::Append { file, data } => {
-            uninterrupted(|| Ok(nix::unistd::write(&file, &data)?)).map(FileDone::Written)
-        }
+        FileOp::Append { file, data } => append(&file, &data).map(FileDone::Written),
         FileOp::Reserve { file, len } => done(reserve(&file, len)),
         FileOp::Punch { file, offset, len } => done(punch(&file, offset, len)),
         FileOp::FindData { file, from, max } => {
@@ -173,6 +171,10 @@ fn read_on(file: &OwnedFd, mut buffer: Buffer, len: usize) -> io::Result<FileDon
     let len = len.min(buffer.spare_len());
     let bytes = uninterrupted(|| Ok(nix::unistd::read(file, &mut buffer.spare_mut()[..len])?))?;
     Ok(FileDone::Read { buffer, bytes })
+}
+
+fn append(file: &OwnedFd, data: &[u8]) -> io::Result<usize> {
+    uninterrupted(|| Ok(nix::unistd::write(file, data)?))
 }
 
 fn write(file: &OwnedFd, offset: u64, data: &[u8]) -> io::Result<usize> {

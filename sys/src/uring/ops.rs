@@ -73,7 +73,6 @@ impl FileInFlight {
             FileOp::Open { dir, path, how, .. } => open(at(dir), path, how, scratch),
             FileOp::Statx { dir, path, flags } => statx(at(dir), path, *flags, scratch),
             FileOp::Fstat { file } => statx(fd(file), c"", libc::AT_EMPTY_PATH, scratch),
-            FileOp::Read { waits: true, .. } => return None,
             FileOp::Read {
                 file,
                 offset,
@@ -81,23 +80,20 @@ impl FileInFlight {
                 len,
                 waits: false,
             } => {
-                let offset = seekable(*offset)?;
                 let index = buffer.is_of(pool).then(|| buffer.index());
-                read(fd(file), offset, buffer, *len, index.and_then(&mut fixed))
+                let index = index.and_then(&mut fixed);
+                read(fd(file), seekable(*offset)?, buffer, *len, index)
             }
             FileOp::Write { file, offset, data } => {
-                let offset = seekable(*offset)?;
-                let index = pool.index_of(data);
-                write(fd(file), offset, data, index.and_then(&mut fixed))
+                let index = pool.index_of(data).and_then(&mut fixed);
+                write(fd(file), seekable(*offset)?, data, index)
             }
             FileOp::Append { file, data } => write(fd(file), AT_POSITION, data, None),
             FileOp::Reserve { file, len } => reserve(fd(file), seekable(*len)?),
             FileOp::Punch { file, offset, len } => {
                 punch(fd(file), seekable(*offset)?, seekable(*len)?)
             }
-            FileOp::Truncate { file, len } if has_truncate => {
-                opcode::Ftruncate::new(fd(file), seekable(*len)?).build()
-            }
+            FileOp::Truncate { file, len } if has_truncate => truncate(fd(file), seekable(*len)?),
             FileOp::Fsync { file, data_only } => fsync(fd(file), *data_only),
             FileOp::SyncRange { file, range, wait } => {
                 sync_range(fd(file), (seekable(range.0)?, range.1), *wait)
@@ -115,7 +111,8 @@ impl FileInFlight {
             FileOp::Mkdir { dir, path, mode } => mkdir(at(dir), path, *mode),
             FileOp::Symlink { target, dir, path } => symlink(target, at(dir), path),
             // A ring's `ReadOn` would end at the size that FUSE told (Linux 6.18).
-            FileOp::ReadOn { .. }
+            FileOp::Read { waits: true, .. }
+            | FileOp::ReadOn { .. }
             | FileOp::Truncate { .. }
             | FileOp::Readlink { .. }
             | FileOp::SetMeta { .. }
@@ -272,6 +269,10 @@ fn punch(file: Fd, offset: u64, len: u64) -> squeue::Entry {
         .offset(offset)
         .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
         .build()
+}
+
+fn truncate(file: Fd, len: u64) -> squeue::Entry {
+    opcode::Ftruncate::new(file, len).build()
 }
 
 fn fsync(file: Fd, data_only: bool) -> squeue::Entry {

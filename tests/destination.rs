@@ -10,12 +10,13 @@ use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::fuse::{Faults, Fuse, Names};
-use common::tree::{assert_no_leftovers, assert_same, mkfifo};
+use common::tree::{Rng, assert_no_leftovers, assert_same, mkfifo};
 use common::{Daemon, Output, Running, Side, World, command, is_root};
 use tempfile::TempDir;
 
 on_both_backends!(
     errors_told_at_close_are_told,
+    what_is_taken_in_short_pieces_is_whole,
     refused_attributes_are_one_warning_each,
     what_one_file_system_lacks_another_has,
     coarse_times_are_known_again,
@@ -216,6 +217,23 @@ fn errors_told_at_close_are_told(backend: &'static str) {
             }
         });
     }
+}
+
+/// A server may take less of a write than it is given: what follows goes behind that.
+fn what_is_taken_in_short_pieces_is_whole(backend: &'static str) {
+    let faults = Faults {
+        moves_at_most: Some(30_000),
+        ..Faults::default()
+    };
+    each_way(backend, &faults, |way| {
+        fill(&way.source);
+        let mut rng = Rng::new("short pieces");
+        for len in [50_000, 65_536, 700_000, 3 << 20] {
+            fs::write(way.source.join(len.to_string()), rng.bytes(len)).unwrap();
+        }
+        way.copy(&[]).expect(0);
+        assert_same(&way.source, &way.target.join("src"));
+    });
 }
 
 fn refused_attributes_are_one_warning_each(backend: &'static str) {

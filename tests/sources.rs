@@ -210,7 +210,7 @@ fn files_that_come_in_short_pieces_are_whole(backend: &'static str) {
     for way in WAYS {
         let world = World::new(backend);
         let faults = Faults {
-            reads_at_most: Some(30_000),
+            moves_at_most: Some(30_000),
             ..Faults::default()
         };
         let Some((fuse, odd)) = mounted(&world, way, faults) else {

@@ -48,8 +48,8 @@ pub struct Faults {
     pub size_unknown: bool,
     /// No file says that its size is less than this.
     pub size_at_least: u64,
-    /// No answer to a read has more bytes.
-    pub reads_at_most: Option<usize>,
+    /// No answer to a read or a write is about more bytes.
+    pub moves_at_most: Option<usize>,
     pub names: Names,
     /// Operations on what has this in its name are not answered until it is taken out of here, or
     /// until the end.
@@ -280,7 +280,7 @@ impl Inner {
         // it.
         let faults = &self.faults;
         let is_direct = faults.size_unknown || faults.size_at_least > 0;
-        let flags = if is_direct || faults.reads_at_most.is_some() {
+        let flags = if is_direct || faults.moves_at_most.is_some() {
             FopenFlags::FOPEN_DIRECT_IO
         } else {
             FopenFlags::empty()

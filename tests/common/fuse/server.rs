@@ -295,7 +295,8 @@ impl Filesystem for Server {
         reply: ReplyData,
     ) {
         if let Some((inner, reply)) = self.about(inode, None, reply) {
-            let mut data = vec![0; size as usize];
+            let most = inner.faults.moves_at_most.unwrap_or(usize::MAX);
+            let mut data = vec![0; most.min(size as usize)];
             let mut len = 0;
             let result = inner.opened(handle).and_then(|open| {
                 while len < data.len() {
@@ -330,6 +331,8 @@ impl Filesystem for Server {
                 return reply.error(Errno::from_i32(errno));
             }
             let drops_data = inner.faults.drops_data;
+            let most = inner.faults.moves_at_most.unwrap_or(usize::MAX);
+            let data = &data[..most.min(data.len())];
             let Some(open) = inner.open.get_mut(&handle.0) else {
                 return reply.error(Errno::EBADF);
             };

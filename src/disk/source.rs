@@ -347,12 +347,20 @@ pub async fn list(files: &Files, dir: DirId, max_entries: usize) -> Result<DiskD
     };
     files.space.set_list_cursor(dir, next.unwrap_or(0));
     let end = next.is_none();
-    let looks: Vec<_> = entries
+    let count = entries.len();
+    let looks = entries
         .into_iter()
-        .map(|entry| files.look_at(fd.clone(), entry.name.into()))
-        .collect();
-    // All at once: on a ring each look is a trip to an io-wq thread.
-    let entries = join_all(looks).await;
+        .map(|entry| files.look_at(fd.clone(), entry.name.into()));
+    let entries = if files.space.in_place() {
+        let mut listed = Vec::with_capacity(count);
+        for look in looks {
+            listed.push(look.await);
+        }
+        listed
+    } else {
+        // All at once: on a ring each look is a trip to an io-wq thread.
+        join_all(looks).await
+    };
     Ok(DiskDone::Listed { entries, end })
 }
 
@@ -477,10 +485,9 @@ pub async fn stat(files: &Files, file: FileId) -> Result<DiskDone, DiskError> {
 }
 
 /// Waits for all of some futures of one task; each is polled whenever any of them may have moved.
-async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     JoinAll {
         futures: futures
-            .into_iter()
             .map(|future| Joined::Running(Box::pin(future)))
             .collect(),
     }

@@ -14,6 +14,9 @@ use crate::worker;
 /// Events that wait for the reader before the copy waits for it.
 const EVENTS_MAX: usize = 4096;
 
+/// So many wake the reader, which then mostly comes before the copy has to wait.
+const EVENTS_MANY: usize = EVENTS_MAX / 2;
+
 /// A copy under way.
 pub struct LocalCopy {
     shared: Arc<Mutual>,
@@ -73,7 +76,7 @@ impl LocalCopy {
             .shared
             .changed
             .wait_timeout_while(state, wait, |state| {
-                state.ended.is_none() && state.events.len() < EVENTS_MAX
+                state.ended.is_none() && state.events.len() < EVENTS_MANY
             });
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let news = LocalNews {
@@ -119,7 +122,7 @@ impl Mutual {
     fn tell(&self, event: Event) {
         let state = self.lock();
         let full = |state: &mut LocalProgress| state.events.len() >= EVENTS_MAX;
-        if state.events.len() + 1 == EVENTS_MAX {
+        if state.events.len() + 1 == EVENTS_MANY {
             self.changed.notify_all();
         }
         let waited = self.changed.wait_while(state, full);

@@ -208,6 +208,8 @@ impl Session {
                 self.conn.close(0, b"");
                 Stage::Finished
             }
+            // The daemon looked at its directory meanwhile.
+            (_, Message::Working { .. }) => return Ok(()),
             (_, Message::Error(error)) => return Err(error.sentence("")),
             (stage, message) => return Err(format!("{message:?} while {stage:?}")),
         };

@@ -23,6 +23,18 @@ struct Bench {
     space: Rc<Space>,
 }
 
+/// Makes a directory the target of a session.
+fn resolve(target: &Path) -> DiskOp {
+    DiskOp::ResolveTarget {
+        path: Bytes::from(target.as_os_str().as_encoded_bytes().to_vec()),
+        must_be_dir: true,
+        no_target_dir: false,
+        copy: None,
+        dir: TARGET,
+        fsync: false,
+    }
+}
+
 impl Bench {
     fn new(target: &Path, pool_buffers: usize) -> Bench {
         let disk = Disk::new(Pool::new(pool_buffers).unwrap(), None);
@@ -31,17 +43,7 @@ impl Bench {
             disk,
             space: Rc::new(Space::at_once(Base::Local)),
         };
-        let path = Bytes::from(target.as_os_str().as_encoded_bytes().to_vec());
-        bench
-            .done(DiskOp::ResolveTarget {
-                path,
-                must_be_dir: true,
-                no_target_dir: false,
-                copy: None,
-                dir: TARGET,
-                fsync: false,
-            })
-            .unwrap();
+        bench.done(resolve(target)).unwrap();
         bench
     }
 
@@ -615,15 +617,7 @@ fn operations_get_on_until_the_last_has_ended() {
     let dir = tempfile::tempdir().unwrap();
     let mut bench = Bench::new(dir.path(), 4);
     bench.space = Rc::new(Space::new(Base::Local));
-    let path = Bytes::from(dir.path().as_os_str().as_encoded_bytes().to_vec());
-    let resolve = DiskOp::ResolveTarget {
-        path,
-        must_be_dir: true,
-        no_target_dir: false,
-        copy: None,
-        dir: TARGET,
-        fsync: false,
-    };
+    let resolve = resolve(dir.path());
     assert!(bench.start(resolve).is_none(), "it waits for the driver");
     let mut has_moved = Vec::new();
     while let Some((token, op)) = bench.disk.next_operation() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::super::*;
-use super::{Bench, FILE, TARGET, attributes, name};
+use super::{Bench, FILE, TARGET, attributes, name, resolve};
 use crate::proto::Mtime;
 
 const MIB: u64 = 1 << 20;
@@ -15,15 +15,7 @@ impl Bench {
         let bench = Bench::new(target, 16);
         let space = Rc::new(Space::new(Base::Local));
         let mut bench = Bench { space, ..bench };
-        let path = Bytes::from(target.as_os_str().as_encoded_bytes().to_vec());
-        bench.drive(DiskOp::ResolveTarget {
-            path,
-            must_be_dir: true,
-            no_target_dir: false,
-            copy: None,
-            dir: TARGET,
-            fsync: false,
-        });
+        bench.drive(resolve(target));
         bench
     }
 

@@ -10,17 +10,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use common::fuse::{Call, Faults, Fuse};
 use common::tree::{self, Rng, assert_same};
 use common::{Daemon, Running, Side, World, command, is_root};
 
 on_both_backends!(
     a_bandwidth_limit_over_many_small_files_on_a_disk,
     a_mount_that_never_answers,
+    a_mount_that_hangs_in_a_read_or_a_write,
     a_root_that_is_mounted_and_taken_away,
 );
 
 /// More than a session has operations under way at a time (64).
 const MANY_FILES: usize = 300;
+
+/// A daemon that is told to end does within 12 s, and what a busy machine takes.
+const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(20);
 
 /// One that is where the build is, whatever file system that is.
 fn a_directory() -> tempfile::TempDir {
@@ -204,6 +209,156 @@ fn a_mount_that_never_answers(backend: &'static str) {
     tree.wait().expect(5);
     cp("60", "fine").wait().expect(0);
     let stopped = daemon.stop();
+    assert_eq!(stopped.code, Some(0), "{}", stopped.stderr);
+}
+
+/// What is done with one file of a mount that answers about everything else.
+struct Stuck {
+    name: &'static str,
+    call: Call,
+    /// Past the page cache, where what reads cannot be killed.
+    is_direct: bool,
+    is_push: bool,
+    fsync: bool,
+}
+
+const STUCK: [Stuck; 5] = [
+    Stuck {
+        name: "read",
+        call: Call::Read,
+        is_direct: false,
+        is_push: false,
+        fsync: false,
+    },
+    Stuck {
+        name: "read-direct",
+        call: Call::Read,
+        is_direct: true,
+        is_push: false,
+        fsync: false,
+    },
+    Stuck {
+        name: "write",
+        call: Call::Write,
+        is_direct: false,
+        is_push: true,
+        fsync: false,
+    },
+    Stuck {
+        name: "flush",
+        call: Call::Flush,
+        is_direct: false,
+        is_push: true,
+        fsync: false,
+    },
+    Stuck {
+        name: "fsync",
+        call: Call::Fsync,
+        is_direct: false,
+        is_push: true,
+        fsync: true,
+    },
+];
+
+/// Whether a process does nothing any more, though a thread of it may be within a call that does
+/// not return, for which the kernel keeps it.
+fn has_exited(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
+    matches!(state, None | Some('Z' | 'X'))
+}
+
+/// As above, once a file is open: what hangs is the reading of a source, or the writing and closing
+/// of a target.
+fn a_mount_that_hangs_in_a_read_or_a_write(backend: &'static str) {
+    let (client, server, dir) = (Side::new(), Side::new(), a_directory());
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("fine"), "fine").unwrap();
+    let mut mounts = Vec::new();
+    for stuck in &STUCK {
+        let faults = Faults {
+            silent_about: Some("stuck/".to_owned()),
+            silent_call: Some(stuck.call),
+            moves_at_most: stuck.is_direct.then_some(1 << 20),
+            ..Faults::default()
+        };
+        let Some(mount) = Fuse::mount(&root, faults) else {
+            return;
+        };
+        fs::create_dir(mount.files().join("stuck")).unwrap();
+        for name in ["stuck/file", "fine"] {
+            fs::write(mount.files().join(name), "content").unwrap();
+        }
+        mounts.push(mount);
+    }
+    let source = dir.path().join("pushed");
+    fs::write(&source, "pushed").unwrap();
+    let id = client.id();
+    let args = ["--backend", backend, "--workers", "1", "--timeout", "6"];
+    let args = [&args[..], &["--allow", &id]].concat();
+    let daemon = Daemon::start_with(&server, &[], &root, &args);
+    let cp = |words: &[&OsStr]| {
+        let first = ["cp", "--peer", &daemon.fingerprint].map(OsStr::new);
+        let args = first.iter().chain(words);
+        Running::spawn(command(&client, &[], args))
+    };
+    let url = |mount: &Fuse, path: &str| {
+        let below = mount.path().strip_prefix(&root).unwrap();
+        daemon.url(&format!("{}/{path}", below.display()))
+    };
+    let asking = STUCK.iter().zip(&mounts).map(|(stuck, mount)| {
+        let at = url(
+            mount,
+            if stuck.is_push {
+                "stuck/"
+            } else {
+                "stuck/file"
+            },
+        );
+        let fsync = stuck.fsync.then_some(OsStr::new("--fsync"));
+        let here = dir.path().join(stuck.name);
+        let ends = if stuck.is_push {
+            [source.as_os_str(), at.as_ref()]
+        } else {
+            [at.as_ref(), here.as_os_str()]
+        };
+        cp(&fsync.into_iter().chain(ends).collect::<Vec<_>>())
+    });
+    let asking: Vec<Running> = asking.collect();
+    // Of the same mounts, too.
+    for mount in &mounts {
+        for path in ["fine", "fine", "fine"] {
+            cp(&[url(mount, path).as_ref(), dir.path().join("f").as_ref()])
+                .wait()
+                .expect(0);
+        }
+    }
+    for (stuck, asking) in STUCK.iter().zip(asking) {
+        let said = asking.wait().expect(5).stderr;
+        eprintln!("{}: {said}", stuck.name);
+        let of = if stuck.is_push {
+            "pushed"
+        } else {
+            "stuck/file"
+        };
+        assert!(
+            said.contains("the file system on the server has not answered"),
+            "{}: {said}",
+            stuck.name
+        );
+        assert!(said.contains(of), "{}: {said}", stuck.name);
+    }
+    let fine = daemon.url("fine");
+    cp(&[fine.as_ref(), dir.path().as_ref()]).wait().expect(0);
+    common::signal(daemon.pid(), "TERM");
+    let ended = common::within(SHUTDOWN_AT_MOST, || has_exited(daemon.pid()));
+    assert!(ended, "the daemon runs on: {}", daemon.log());
+    drop(mounts);
+    let stopped = daemon.wait();
     assert_eq!(stopped.code, Some(0), "{}", stopped.stderr);
 }
 

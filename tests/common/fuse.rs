@@ -10,8 +10,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
@@ -19,6 +20,7 @@ use fuser::{
     RenameFlags, SessionACL, TimeOrNow,
 };
 use landro_sys::FileOp;
+use nix::mount::MntFlags;
 use server::Server;
 use tempfile::TempDir;
 
@@ -54,6 +56,8 @@ pub struct Faults {
     /// Operations on what has this in its name are not answered until it is taken out of here, or
     /// until the end.
     pub silent_about: Option<String>,
+    /// Which of these operations it is; all of them, if none is said.
+    pub silent_call: Option<Call>,
     /// renameat2(2) with any flag is EINVAL.
     pub no_rename_flags: bool,
     /// link(2) is EPERM.
@@ -62,6 +66,16 @@ pub struct Faults {
     pub no_symlinks: bool,
     /// Bytes that statfs(2) says are free, instead of very many.
     pub free_bytes: Option<u64>,
+}
+
+/// What is done with an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Read,
+    Write,
+    Flush,
+    Fsync,
+    Release,
 }
 
 /// Which names are one; the first one given stays.
@@ -85,12 +99,18 @@ impl Names {
     }
 }
 
+/// How long a mount lasts at most: longer than any test that goes well. What hangs in it then hangs
+/// no more, whatever the test waits for.
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// A mounted file system. It is unmounted, and who waits for it is let go, where this is dropped.
 pub struct Fuse {
     inner: Arc<Mutex<Inner>>,
     backing: TempDir,
     mounted: PathBuf,
     session: Option<BackgroundSession>,
+    /// Ends the thread that watches over [`MOUNT_TIMEOUT`].
+    watched: Option<Sender<()>>,
 }
 
 impl Fuse {
@@ -115,6 +135,7 @@ impl Fuse {
             Ok(session) => Some(Fuse {
                 inner,
                 backing,
+                watched: Some(watch(mounted.clone())),
                 mounted,
                 session: Some(session),
             }),
@@ -145,11 +166,34 @@ impl Fuse {
 
 impl Drop for Fuse {
     fn drop(&mut self) {
-        self.set(|faults| faults.silent_about = None);
-        // Lazily: a process that a failed test left behind may still use it.
-        let _ = Command::new("umount").arg("-l").arg(&self.mounted).status();
+        drop(self.watched.take());
+        abort(&self.mounted);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.unanswered.clear();
+        drop(inner);
         drop(self.session.take());
     }
+}
+
+/// Takes a file system away from whoever is within a call of it: the call fails with ENOTCONN, or
+/// ECONNABORTED. Killing the caller would not do: a request that was read is waited for, kill -9 or
+/// not. Lazily, too, for a process that a failed test left behind may have files of it open. Without
+/// umount(8), which asks the file system things before.
+fn abort(mounted: &Path) {
+    let how = MntFlags::MNT_FORCE | MntFlags::MNT_DETACH;
+    // Who is not root may not; the end of the session is what remains then.
+    let _ = nix::mount::umount2(mounted, how);
+}
+
+fn watch(mounted: PathBuf) -> Sender<()> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        if receiver.recv_timeout(MOUNT_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{} was mounted for too long", mounted.display());
+            abort(&mounted);
+        }
+    });
+    sender
 }
 
 struct Inner {

@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -28,6 +28,14 @@ pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Outer limit of a daemon's start and stop.
 const DAEMON_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Outer limit of what follows kill -9: a process within a call that a file system never answers
+/// stays for ever, and that file system may be one of this very test.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What ends a program that is not run by [`Running`], as a prefix. In the foreground: script(1) asks
+/// the terminal, if there is one, which stops everybody else.
+pub const BOUNDED: [&str; 4] = ["timeout", "--foreground", "--kill-after=10", "150"];
 
 /// Makes two tests of each `fn(&'static str)`: one per backend, the first only where the kernel has
 /// io_uring.
@@ -204,7 +212,10 @@ impl Reading {
     }
 
     fn read_to_end(&mut self) -> String {
-        if let Some(thread) = self.thread.take() {
+        // Whoever was left behind may hold the pipe open.
+        if let Some(thread) = self.thread.take()
+            && within(KILL_TIMEOUT, || thread.is_finished())
+        {
             thread.join().unwrap();
         }
         self.so_far()
@@ -298,7 +309,10 @@ impl Running {
 
     /// Waits for the end; what does not end in time is killed, and the test fails.
     pub fn wait(mut self) -> Output {
-        let status = self.wait_at_most(COMMAND_TIMEOUT);
+        let status = self.end_within(COMMAND_TIMEOUT);
+        if status.is_none() {
+            self.put_down();
+        }
         let stdout = self.stdout.read_to_end();
         let stderr = self.stderr.read_to_end();
         let Some(status) = status else {
@@ -322,18 +336,22 @@ impl Running {
         }
     }
 
-    /// None: it had to be killed.
-    fn wait_at_most(&mut self, limit: Duration) -> Option<std::process::ExitStatus> {
-        const STEP: Duration = Duration::from_millis(5);
-        for _ in 0..limit.as_millis() / STEP.as_millis() {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return Some(status);
-            }
-            thread::sleep(STEP);
+    fn end_within(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let mut status = None;
+        within(limit, || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status
+    }
+
+    /// kill -9, and the end of it, if there is one.
+    fn put_down(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        if self.end_within(KILL_TIMEOUT).is_none() {
+            eprintln!("{} cannot be killed, and is left behind", self.shown);
         }
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        None
     }
 }
 
@@ -342,8 +360,7 @@ impl Drop for Running {
         if thread::panicking() && self.is_running() {
             eprintln!("{}\nsaid at last:\n{}", self.shown, cut(&self.stderr()));
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.put_down();
     }
 }
 
@@ -434,13 +451,17 @@ impl Daemon {
     }
 
     pub fn kill(&mut self) {
-        self.running.kill();
-        self.running.child.wait().unwrap();
+        self.running.put_down();
     }
 
     /// SIGTERM, and the end it makes.
     pub fn stop(self) -> Output {
         self.running.signal("TERM");
+        self.wait()
+    }
+
+    /// The end of one that was told.
+    pub fn wait(self) -> Output {
         self.running.wait()
     }
 
@@ -478,15 +499,20 @@ impl Daemon {
 }
 
 /// Whether something comes about within [`DAEMON_TIMEOUT`].
-fn in_time(mut condition: impl FnMut() -> bool) -> bool {
-    const STEP: Duration = Duration::from_millis(10);
-    for _ in 0..DAEMON_TIMEOUT.as_millis() / STEP.as_millis() {
+fn in_time(condition: impl FnMut() -> bool) -> bool {
+    within(DAEMON_TIMEOUT, condition)
+}
+
+/// Whether something comes about in time.
+pub fn within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    const STEP: Duration = Duration::from_millis(5);
+    for _ in 0..limit.as_millis() / STEP.as_millis() {
         if condition() {
             return true;
         }
         thread::sleep(STEP);
     }
-    false
+    condition()
 }
 
 fn status_bytes(pid: u32, field: &str) -> u64 {

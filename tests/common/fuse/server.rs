@@ -15,7 +15,7 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 
-use super::{Faults, Inner};
+use super::{Call, Inner};
 
 /// Nothing is remembered by the kernel, so that a switch thrown counts at once.
 const TTL: Duration = Duration::ZERO;
@@ -42,8 +42,29 @@ impl Server {
         name: Option<&OsStr>,
         reply: T,
     ) -> Option<(MutexGuard<'_, Inner>, T)> {
+        self.answering(None, inode, name, reply)
+    }
+
+    /// The state, unless this call about an open file is not to be answered.
+    fn calling<T: Send + 'static>(
+        &self,
+        call: Call,
+        inode: INodeNo,
+        reply: T,
+    ) -> Option<(MutexGuard<'_, Inner>, T)> {
+        self.answering(Some(call), inode, None, reply)
+    }
+
+    fn answering<T: Send + 'static>(
+        &self,
+        call: Option<Call>,
+        inode: INodeNo,
+        name: Option<&OsStr>,
+        reply: T,
+    ) -> Option<(MutexGuard<'_, Inner>, T)> {
         let mut inner = self.inner.lock().unwrap();
-        if let Some(silent) = &inner.faults.silent_about {
+        let is_meant = inner.faults.silent_call.is_none() || inner.faults.silent_call == call;
+        if let Some(silent) = inner.faults.silent_about.as_ref().filter(|_| is_meant) {
             let path = inner.paths.get(&inode.0).cloned().unwrap_or_default();
             let path = path.join(name.unwrap_or_default());
             if path.to_string_lossy().contains(silent.as_str()) {
@@ -69,17 +90,14 @@ impl Server {
     }
 
     /// Fails by one of the faults, if the file was written to.
-    fn written_back(
-        &self,
-        inode: INodeNo,
-        handle: FileHandle,
-        reply: ReplyEmpty,
-        fault: impl FnOnce(&Faults) -> Option<i32>,
-    ) {
-        let Some((inner, reply)) = self.about(inode, None, reply) else {
+    fn written_back(&self, call: Call, inode: INodeNo, handle: FileHandle, reply: ReplyEmpty) {
+        let Some((inner, reply)) = self.calling(call, inode, reply) else {
             return;
         };
-        let fault = fault(&inner.faults);
+        let fault = match call {
+            Call::Flush => inner.faults.flush,
+            _ => inner.faults.fsync,
+        };
         match (inner.opened(handle), fault) {
             (Ok(open), Some(fault)) if open.is_written => reply.error(Errno::from_i32(fault)),
             _ => reply.ok(),
@@ -294,7 +312,7 @@ impl Filesystem for Server {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        if let Some((inner, reply)) = self.about(inode, None, reply) {
+        if let Some((inner, reply)) = self.calling(Call::Read, inode, reply) {
             let most = inner.faults.moves_at_most.unwrap_or(usize::MAX);
             let mut data = vec![0; most.min(size as usize)];
             let mut len = 0;
@@ -326,7 +344,7 @@ impl Filesystem for Server {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        if let Some((mut inner, reply)) = self.about(inode, None, reply) {
+        if let Some((mut inner, reply)) = self.calling(Call::Write, inode, reply) {
             if let Some(errno) = inner.faults.write {
                 return reply.error(Errno::from_i32(errno));
             }
@@ -357,25 +375,27 @@ impl Filesystem for Server {
         _: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.written_back(inode, handle, reply, |faults| faults.flush);
+        self.written_back(Call::Flush, inode, handle, reply);
     }
 
     fn fsync(&self, _: &Request, inode: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.written_back(inode, handle, reply, |faults| faults.fsync);
+        self.written_back(Call::Fsync, inode, handle, reply);
     }
 
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.inner.lock().unwrap().open.remove(&handle.0);
-        reply.ok();
+        if let Some((mut inner, reply)) = self.calling(Call::Release, inode, reply) {
+            inner.open.remove(&handle.0);
+            reply.ok();
+        }
     }
 
     fn readdir(

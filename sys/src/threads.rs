@@ -150,17 +150,26 @@ impl Threads {
                 .map(|(token, result)| Completion::File { token, result }),
         );
     }
+
+    /// What was not begun never is. What was goes on by itself: a thread owns what it works with.
+    /// What was done and not taken goes now: a thread that hangs keeps what all of them share, and
+    /// would keep the descriptors that were opened for nobody.
+    pub(crate) fn abandon(&mut self) {
+        let mut state = self.shared.lock();
+        state.is_over = true;
+        let unwanted = (
+            std::mem::take(&mut state.jobs),
+            std::mem::take(&mut state.done),
+        );
+        drop(state);
+        self.shared.has_jobs.notify_all();
+        drop(unwanted);
+    }
 }
 
 impl Drop for Threads {
-    /// What was not begun never is. What was goes on by itself: a thread owns what it works with.
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.is_over = true;
-        let jobs = std::mem::take(&mut state.jobs);
-        drop(state);
-        self.shared.has_jobs.notify_all();
-        drop(jobs);
+        self.abandon();
     }
 }
 

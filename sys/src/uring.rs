@@ -456,6 +456,9 @@ impl Held {
 
 impl Drop for UringDriver {
     fn drop(&mut self) {
+        // Of these the kernel holds nothing; what was opened for nobody is closed, come what may.
+        self.held.threads.abandon();
+        self.held.ready.clear();
         if self.held.quiesce() {
             // SAFETY: dropped once, here, and not used afterwards.
             unsafe { ManuallyDrop::drop(&mut self.held) };

@@ -1,11 +1,14 @@
 //! Waking, waiting, dropping with operations in flight, and registered memory that was trimmed.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::*;
+use crate::threads::Threads;
+use crate::wake::WakeHandle;
 
 #[test]
 fn a_wait_lasts_at_least_as_long_as_asked() {
@@ -162,6 +165,57 @@ fn a_descriptor_opened_during_the_drop_is_closed() {
             0
         );
     }
+}
+
+/// An open of a FIFO that nobody writes to: it hangs a thread, as a file system that never answers
+/// would, and cannot be cancelled there.
+#[test]
+fn a_thread_that_hangs_keeps_no_results() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| {
+        let path = dir.path().join(name);
+        std::ffi::CString::new(path.to_str().unwrap()).unwrap()
+    };
+    let open = |name: &str| FileOp::Open {
+        dir: None,
+        path: path(name),
+        how: OpenHow {
+            flags: libc::O_RDONLY,
+            mode: 0,
+            resolve: 0,
+        },
+        waits: true,
+    };
+    nix::unistd::mkfifo(path("fifo").as_c_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for name in ["0", "1", "2", "3"] {
+        std::fs::write(dir.path().join(name), name).unwrap();
+    }
+    // Other tests open files too, so only ours are looked for.
+    let ours = || {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let targets = links.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        targets.filter(|at| at.starts_with(dir.path())).count()
+    };
+    let wake = WakeHandle::new(nix::sys::eventfd::EfdFlags::EFD_NONBLOCK).unwrap();
+    let mut threads = Threads::new(wake);
+    assert!(threads.push(0, open("fifo")).is_none());
+    for (token, name) in (1..).zip(["0", "1", "2", "3"]) {
+        assert!(threads.push(token, open(name)).is_none());
+    }
+    let are_open = |count: usize| {
+        (0..GIVE_UP.as_millis()).any(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            ours() == count
+        })
+    };
+    assert!(are_open(4), "the threads opened {} files", ours());
+    drop(threads);
+    assert!(are_open(0), "{} files are kept", ours());
+    // Lets the thread go: its descriptor, too, is nobody's.
+    let mut writer = std::fs::File::options();
+    let writer = writer.write(true).custom_flags(libc::O_NONBLOCK);
+    drop(writer.open(dir.path().join("fifo")).unwrap());
+    assert!(are_open(0), "{} files are open", ours());
 }
 
 #[test]

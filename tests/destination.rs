@@ -539,6 +539,9 @@ fn devices_and_pipes_are_written_into(backend: &'static str) {
                 got
             });
             way.world.cp(&ends(way, name, &fifo)).expect(0);
+            // No end of a FIFO is seen by who holds both its ends.
+            let is_read = common::within(common::COMMAND_TIMEOUT, || reading.is_finished());
+            assert!(is_read, "{name} is too short");
             assert!(
                 reading.join().unwrap() == fs::read(way.source.join(name)).unwrap(),
                 "{name}"

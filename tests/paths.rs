@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::tree::{self, Rng, assert_no_leftovers, assert_same};
 use common::{Daemon, Output, Running, Side};
@@ -72,9 +72,11 @@ impl Net {
             ));
             net.address(router, &format!("port{subnet}"), subnet, 1);
             net.ip(&format!("-n {router} link set port{subnet} up"));
+            // Also what is not in use yet: for a second an interface of which IPv6 has only just
+            // heard is asked about by the kernel itself (duplicate addresses, neighbours).
+            net.ip(&format!("-n {host} link set {device} up"));
             if subnet != 2 {
                 net.address(host, device, subnet, 2);
-                net.ip(&format!("-n {host} link set {device} up"));
                 net.route(host, subnet);
             }
         }
@@ -232,12 +234,7 @@ impl Hosts {
     /// Starts a transfer and lets something happen in the middle of it.
     fn midway(&self, host: &str, happens: impl FnOnce(&Net)) -> Running {
         let running = self.start(host, &["--bwlimit", LIMIT]);
-        let midway = running.line(|line| {
-            let event: serde_json::Value = serde_json::from_str(line).unwrap();
-            event["event"] == "progress" && event["bytes"].as_u64().unwrap() >= 6 * MIB
-        });
-        let said = || format!("{}{}", running.stdout(), running.stderr());
-        assert!(midway.is_some(), "it ended before: {}", said());
+        until_moved(&running, 6 * MIB);
         happens(&self.net);
         running
     }
@@ -250,6 +247,16 @@ impl Hosts {
         assert_same(&from, &to);
         assert_no_leftovers(to.parent().unwrap());
     }
+}
+
+/// Waits until a transfer says that so much has been moved.
+fn until_moved(running: &Running, bytes: u64) {
+    let moved = running.line(|line| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        event["event"] == "progress" && event["bytes"].as_u64().unwrap() >= bytes
+    });
+    let said = || format!("{}{}", running.stdout(), running.stderr());
+    assert!(moved.is_some(), "it ended before: {}", said());
 }
 
 const V4: &str = "198.18.3.2";
@@ -280,6 +287,28 @@ fn a_client_moves_to_another_address(backend: &'static str) {
         }
         scope.spawn(|| none_any_more(backend));
     });
+    // Without the crowd.
+    let took: Vec<Duration> = (0..TRIES).map(|_| moving_on(backend)).collect();
+    assert!(took.iter().any(|took| *took < MOVED_ON), "{took:?}");
+}
+
+/// How long the next 6 MiB take, of which the limit makes three quarters of a second, when the
+/// address is gone that all packets came from: the kernel tells of it, so that nobody waits for a
+/// timeout.
+const MOVED_ON: Duration = Duration::from_secs(2);
+
+/// One of them is to keep to that: a busy machine may be late.
+const TRIES: usize = 3;
+
+fn moving_on(backend: &'static str) -> Duration {
+    let hosts = Hosts::new(backend, false);
+    let running = hosts.midway(V4, another_interface);
+    #[allow(clippy::disallowed_methods)] // Measures it.
+    let began = Instant::now();
+    until_moved(&running, 12 * MIB);
+    let took = began.elapsed();
+    hosts.check(running.wait());
+    took
 }
 
 /// As a DHCP server gives it.
@@ -292,7 +321,6 @@ fn another_address(net: &Net) {
 /// Its first address stays; what comes from there finds no way back.
 fn another_interface(net: &Net) {
     net.address(&net.client, "eth1", 2, 2);
-    net.ip(&format!("-n {} link set eth1 up", net.client));
     net.ip(&format!("-n {} link set port1 down", net.router));
     net.route(&net.client, 2);
 }

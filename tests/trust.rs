@@ -561,9 +561,10 @@ fn a_person_is_asked_on_a_terminal() {
             file.display(),
             daemon.url("")
         );
-        let mut script = Command::new("script");
+        let mut script = Command::new(common::BOUNDED[0]);
         script
-            .args(["-qec", &line, "/dev/null"])
+            .args(&common::BOUNDED[1..])
+            .args(["script", "-qec", &line, "/dev/null"])
             .env("LANDRO_CONFIG_DIR", s.client.path());
         script
             .stdin(Stdio::piped())

@@ -35,14 +35,19 @@ fn on_terminal(world: &World, columns: usize, locale: &str, args: &str) -> Optio
         world.backend
     );
     let script = format!("stty rows 24 cols {columns}; exec {landro}");
-    let mut command = Command::new("script");
-    command.args(["-qec", &script, "/dev/null"]);
+    let mut command = Command::new(common::BOUNDED[0]);
+    command.args(&common::BOUNDED[1..]);
+    command.args(["script", "-qec", &script, "/dev/null"]);
     command.current_dir(world.here(""));
     command
         .env("LANDRO_CONFIG_DIR", world.client.path())
         .env("LC_ALL", locale);
     command.env("TERM", "xterm");
     let output = command.output().ok()?;
+    // That there is no such program is said so by timeout(1).
+    if output.status.code() == Some(127) {
+        return None;
+    }
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -115,7 +120,8 @@ fn the_question_takes_the_answers_people_give() {
         )
         .unwrap();
         let landro = format!("{} cp --force file {}", common::LANDRO, world.url(""));
-        let script = format!("printf '{answer}\\n' | script -qec '{landro}' /dev/null");
+        let bounded = common::BOUNDED.join(" ");
+        let script = format!("printf '{answer}\\n' | {bounded} script -qec '{landro}' /dev/null");
         let mut command = Command::new("sh");
         command.args(["-c", &script]).current_dir(world.here(""));
         command.env("LANDRO_CONFIG_DIR", fresh.path());

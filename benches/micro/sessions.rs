@@ -96,7 +96,7 @@ impl Disk {
                 };
                 DiskDone::Source {
                     name: Some(name("source")),
-                    meta: self.source.meta(kind),
+                    meta: Box::new(self.source.meta(kind)),
                     link: None,
                     in_place: false,
                 }

@@ -70,7 +70,9 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
                 by: Bytes::from_static(b"taken"),
             }
         }
-        DiskOp::Check { .. } => DiskDone::Existing((how & 8 != 0).then(|| existing(how, script))),
+        DiskOp::Check { .. } => {
+            DiskDone::Existing((how & 8 != 0).then(|| Box::new(existing(how, script))))
+        },
         DiskOp::OpenDir { .. } => DiskDone::Done,
         DiskOp::MakeDir { .. } => DiskDone::Directory {
             found: match how >> 3 & 3 {
@@ -110,7 +112,7 @@ fn source(how: u8, script: &mut Script<'_>) -> DiskDone {
     let meta = meta(how, script);
     DiskDone::Source {
         name: (how & 8 == 0).then(|| name(b"source")),
-        meta,
+        meta: Box::new(meta),
         link: link(&meta),
         in_place: how & 16 != 0,
     }

@@ -72,10 +72,10 @@ HEADING = (f"{'':18} {'A':>9} {'B':>9} {'B/A':>7}  {f'{CONFIDENCE:.0%} interval'
            f"{'rounds: median (min–max)':>25}")
 
 
-def table(rounds, seed):
+def table(rounds, seed, figures=FIGURES):
     """rounds: (record of A, record of B) each."""
     lines = [HEADING]
-    for name, value, factor, digits in FIGURES:
+    for name, value, factor, digits in figures:
         found = compare([(value(a), value(b)) for a, b in rounds], seed)
         if found is None:
             lines.append(f"{name:18} too small to be measured")

@@ -298,12 +298,14 @@ impl Files {
     pub(super) fn temporary_dir(&self, dir: DirId, fd: &Arc<OwnedFd>) -> TemporaryDir {
         TemporaryDir {
             fd: fd.clone(),
-            lacks: self
-                .space
-                .footing(dir)
-                .map(|footing| footing.volume.lacks.clone())
-                .unwrap_or_default(),
+            lacks: self.lacks(dir),
         }
+    }
+
+    /// What the file system of a directory of the destination was found not to have.
+    pub(super) fn lacks(&self, dir: DirId) -> Rc<Lacks> {
+        let footing = self.space.footing(dir);
+        footing.map_or_else(Rc::default, |footing| footing.volume.lacks.clone())
     }
 
     /// What holds the data of a file until it is on disk.

@@ -47,7 +47,7 @@ pub async fn resolve(files: &Files, asked: &SourceAsked<'_>) -> Result<DiskDone,
         files.space.add_dir(asked.dir, place, fd);
         return Ok(DiskDone::Source {
             name: None,
-            meta,
+            meta: Box::new(meta),
             link: None,
             in_place: files.space.in_place(),
         });
@@ -83,7 +83,7 @@ pub async fn resolve(files: &Files, asked: &SourceAsked<'_>) -> Result<DiskDone,
     files.space.add_dir(asked.dir, place, fd);
     Ok(DiskDone::Source {
         name: Some(name),
-        meta,
+        meta: Box::new(meta),
         link,
         in_place: files.space.in_place(),
     })

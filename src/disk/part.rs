@@ -59,6 +59,7 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
             OpenSink::Sequential(_) => files.aside(&sink).await?,
         };
         history.whole.set(true);
+        history.replaces.set(Some(false));
         let part = Part {
             data,
             dir,
@@ -71,9 +72,6 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
         };
         return Ok(add_anonymous(files, file, part));
     }
-    history
-        .replaces
-        .set(files.lstat(&dir, name.as_bytes()).await.is_ok());
     let made_in = files.temporary_dir(dir_id, &dir);
     if resumable && let Some(pair) = open_pair(files, &made_in, name, mode).await? {
         files.keep(&pair.data)?;
@@ -371,14 +369,15 @@ pub async fn copy_range(
 ) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
     let from = files.space.beside(from)?;
+    let sharing = &files.lacks(part.dir_id).sharing;
     let copied = match most_bytes {
         Some(most_bytes) if part.sink.is_none() => {
             // As for one that arrives: see `start_part`.
             part.history.whole.set(false);
-            copy_sparse(&*from, &*part.data, len_bytes, most_bytes)
+            copy_sparse(&from, &part.data, sharing, (len_bytes, most_bytes))
         }
         // A device has no holes, and a pipe no places.
-        Some(_) | None => copy_local(&*from, &*part.data, len_bytes),
+        Some(_) | None => copy_local(&from, &part.data, sharing, len_bytes),
     };
     let bytes = copied.map_err(|error| DiskError {
         call: "copy_file_range",
@@ -388,21 +387,32 @@ pub async fn copy_range(
     Ok(DiskDone::Copied { bytes })
 }
 
-/// Whether the disk is waited for before a part appears.
-fn is_awaited(files: &Files, part: &Part) -> bool {
-    let History {
-        whole, replaces, ..
-    } = &*part.history;
-    let waits = replaces.get() || !whole.get() || files.waits_for_data(part.dir_id);
+/// Whether the disk is waited for before a part appears. `replaces`: something has its name.
+fn is_awaited(files: &Files, part: &Part, replaces: bool) -> bool {
+    let waits = replaces || !part.history.whole.get() || files.waits_for_data(part.dir_id);
     waits && !files.space.is_memory_file_system()
+}
+
+/// Whether something has the name that a part is to get. It is looked at once, and only of a part
+/// that is large enough for this to matter before its end.
+async fn has_taken_name(files: &Files, part: &Part) -> bool {
+    if let Some(known) = part.history.replaces.get() {
+        return known;
+    }
+    let found = files.lstat(&part.dir, part.name.as_bytes()).await.is_ok();
+    part.history.replaces.set(Some(found));
+    found
 }
 
 /// So much more of a part was written: what the disk will be waited for begins to go there.
 async fn wrote(files: &Files, part: &Part, bytes: u64) {
     let unwritten_bytes = part.history.unwritten_bytes.get() + bytes;
     part.history.unwritten_bytes.set(unwritten_bytes);
-    if unwritten_bytes >= WRITE_BACK_BYTES && is_awaited(files, part) {
-        part.history.unwritten_bytes.set(0);
+    if unwritten_bytes < WRITE_BACK_BYTES {
+        return;
+    }
+    part.history.unwritten_bytes.set(0);
+    if is_awaited(files, part, has_taken_name(files, part).await) {
         // What fails here fails again, and is told, where it is waited for.
         let file = part.data.clone();
         let _ = files
@@ -491,7 +501,8 @@ pub async fn commit_part(
         is_empty: false,
         replaces,
     };
-    if attributes.fsync || is_awaited(files, &part) {
+    let replaces_any = replaces || part.history.replaces.get() == Some(true);
+    if attributes.fsync || is_awaited(files, &part, replaces_any) {
         write_back(files, &part.data).await?;
     }
     let done = finish(files, &arrival, attributes).await?;

@@ -7,13 +7,14 @@
 //! lock, and the number is still the same.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use landro_sys::file::flags;
+use landro_sys::process::descriptor_path;
 use landro_sys::{FileDone, FileOp, Flock, OpenHow, Statx, run};
 
 use super::durable::{MARK, is_of, settled};
@@ -114,7 +115,7 @@ fn add(pending: &mut Vec<Pending>, top: &Arc<OwnedFd>, boot_id: [u8; 16]) {
     let Ok(FileDone::Stat(stat)) = run(FileOp::Fstat { file: top.clone() }) else {
         return;
     };
-    let found = std::fs::read_link(format!("/proc/self/fd/{}", top.as_raw_fd()));
+    let found = std::fs::read_link(descriptor_path(top));
     let Some(path) = found
         .ok()
         .and_then(|path| c_string(path.as_os_str().as_bytes()).ok())

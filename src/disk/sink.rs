@@ -4,12 +4,13 @@
 //! has none the file is kept aside until it is whole and proven, and then written from its
 //! beginning to its end. A copy within this host comes in order and needs no such thing.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use landro_sys::file::{flags, magic};
+use landro_sys::process::descriptor_path;
 use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Pool};
 
 use super::publish::{scratch, sync};
@@ -93,7 +94,7 @@ impl Files {
 
     /// Opens a sink for writing. A FIFO without a reader is ENXIO, at once.
     pub(super) async fn open_sink(&self, sink: &NamedSink) -> Result<OpenSink, DiskError> {
-        let path = format!("/proc/self/fd/{}", sink.place.as_raw_fd());
+        let path = descriptor_path(&sink.place);
         let truncate = if sink.is_file { flags::O_TRUNC } else { 0 };
         let how = |more| OpenHow {
             flags: flags::O_WRONLY | flags::O_NOCTTY | truncate | more,

@@ -1,7 +1,7 @@
 //! The sender's disk operations: finding, listing and reading sources, never through a symlink.
 
 use std::future::Future;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use landro_sys::file::{FoundData, flags};
+use landro_sys::process::descriptor_path;
 use landro_sys::{Buffer, FileDone, FileOp, OpenHow, Pool, Statx};
 
 use super::names::{TemporaryName, c_string};
@@ -119,12 +120,11 @@ impl Files {
     /// Where an open file or directory is, as proc(5) tells: from the names that the kernel has in
     /// memory, without a question to the file system, so that nothing waits.
     pub(super) fn real_path(&self, fd: &Arc<OwnedFd>) -> Result<Bytes, DiskError> {
-        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let op = FileOp::Readlink {
             dir: None,
-            path: c_string(path.as_bytes())?,
+            path: c_string(descriptor_path(fd).as_bytes())?,
         };
-        match self.call_in_place("readlink /proc/self/fd", op)? {
+        match self.call_in_place("readlink /proc/thread-self/fd", op)? {
             FileDone::Link(path) => Ok(path.into()),
             other => unreachable!("readlinkat answered {other:?}"),
         }

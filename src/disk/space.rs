@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::BuildHasherDefault;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use super::spelling::DirNames;
 use super::systems::Systems;
 use super::{DiskError, Files};
 use crate::ids::{DirId, FileId, Fingerprint, Name, PATH_MAX_BYTES};
+use crate::proto::entries::IdHasher;
 use crate::proto::errno::{EACCES, EBADF, ENAMETOOLONG};
 
 /// Directory descriptors a session keeps open at once; older ones are reopened by path when needed.
@@ -30,6 +32,10 @@ const MAX_OPEN_DIRECTORIES: usize = 64;
 /// Where a file system does not answer, so many of the driver's threads are held, which leaves room
 /// for the sessions of others.
 const OPERATIONS_MAX: usize = 16;
+
+/// A map by numbers that the session's own machine gives: no peer chooses them, so nothing keyed
+/// spreads them.
+type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
 /// Where a session's paths begin.
 #[derive(Clone)]
@@ -56,16 +62,16 @@ pub struct Space {
     /// Since this was last asked, and since an operation of the session last ended, one of them got
     /// on.
     has_moved: Cell<bool>,
-    dirs: RefCell<HashMap<DirId, Dir>>,
-    files: RefCell<HashMap<FileId, OpenFile>>,
+    dirs: RefCell<NumberMap<DirId, Dir>>,
+    files: RefCell<NumberMap<FileId, OpenFile>>,
     /// How the directories of a destination stand.
-    footings: RefCell<HashMap<DirId, Footing>>,
+    footings: RefCell<NumberMap<DirId, Footing>>,
     /// How directories of a destination tell names apart, where that is known.
-    names: RefCell<HashMap<DirId, DirNames>>,
+    names: RefCell<NumberMap<DirId, DirNames>>,
     /// Names that are being given, where that takes two steps.
     naming: RefCell<HashSet<(DirId, Vec<u8>)>>,
     /// What their modes mean for what is made in them, and for them.
-    modes: RefCell<HashMap<DirId, ModeFound>>,
+    modes: RefCell<NumberMap<DirId, ModeFound>>,
     clock: Cell<u64>,
     /// A partly filled buffer that small reads share.
     pub(super) small_reads: RefCell<Option<Buffer>>,
@@ -74,7 +80,7 @@ pub struct Space {
     /// Who copies: on a daemon the key of the peer.
     pub(super) copier: [u8; 32],
     /// Sources that are not what their names are, by the directory each was resolved to.
-    named: RefCell<HashMap<DirId, NamedSource>>,
+    named: RefCell<NumberMap<DirId, NamedSource>>,
     /// What the file systems that were come across keep.
     pub(super) systems: Systems,
     /// Where the sources land.
@@ -190,8 +196,9 @@ pub struct History {
     pub whole: Cell<bool>,
     /// It was a file and empty when this session began it: what is not written reads as zeros.
     pub fresh: Cell<bool>,
-    /// Its name is another file's, which its data will have to be on disk to replace.
-    pub replaces: Cell<bool>,
+    /// Its name is another file's, which its data will have to be on disk to replace. None: that
+    /// was not looked at.
+    pub replaces: Cell<Option<bool>>,
     /// Written since the disk was last told to write back.
     pub unwritten_bytes: Cell<u64>,
 }
@@ -544,7 +551,7 @@ impl Space {
         self.clock.get()
     }
 
-    fn close_oldest(dirs: &mut HashMap<DirId, Dir>) {
+    fn close_oldest(dirs: &mut NumberMap<DirId, Dir>) {
         let mut open: Vec<_> = dirs
             .iter()
             .filter(|(_, dir)| dir.open.is_some())

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use landro_sys::{FileDone, FileOp, OpenHow, Statx};
 
 use super::{DiskError, Files};
 use crate::proto::Lasting;
+use crate::proto::entries::IdHasher;
 
 /// Devices remembered; a tree that crosses more of them learns of some again.
 const DEVICES_MAX: usize = 4096;
@@ -116,7 +118,7 @@ impl Keeps {
 /// What is known of the devices a session came across.
 #[derive(Default)]
 pub struct Systems {
-    devices: RefCell<HashMap<u64, Keeps>>,
+    devices: RefCell<HashMap<u64, Keeps, BuildHasherDefault<IdHasher>>>,
 }
 
 impl Systems {

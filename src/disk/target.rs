@@ -217,7 +217,7 @@ pub async fn check(
 ) -> Result<DiskDone, DiskError> {
     let fd = files.dir(dir).await?;
     if files.space.sink(dir, name).is_some() {
-        return Ok(DiskDone::Existing(Some(Existing::WRITTEN_INTO)));
+        return Ok(DiskDone::Existing(Some(Box::new(Existing::WRITTEN_INTO))));
     }
     let meta = match files.lstat(&fd, name.as_bytes()).await {
         Ok(meta) => meta,
@@ -241,12 +241,13 @@ pub async fn check(
         Kind::File | Kind::Symlink => files.has_time(dir, name, meta.mtime, mtime).await,
         Kind::Directory | Kind::Special => meta.mtime == mtime,
     };
-    Ok(DiskDone::Existing(Some(Existing {
+    let there = Existing {
         meta,
         link,
         in_doubt,
         has_mtime,
-    })))
+    };
+    Ok(DiskDone::Existing(Some(Box::new(there))))
 }
 
 /// The mode that a directory is to be given, if it is.

@@ -12,6 +12,8 @@ pub struct Lacks {
     pub tmpfile: Cell<bool>,
     /// Extended attributes: what is ours is told otherwise.
     pub attributes: Cell<bool>,
+    /// Blocks of two files: a copy is one.
+    pub sharing: Cell<bool>,
 }
 
 /// A directory that temporary files are made in.

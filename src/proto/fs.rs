@@ -384,7 +384,8 @@ pub enum DiskOp {
     Yield,
 }
 
-/// What a disk operation found.
+/// What a disk operation found. An answer is moved from hand to hand a dozen times, by calls of
+/// memcpy(3) if it is large: what is rare and large is boxed.
 #[derive(Debug)]
 pub enum DiskDone {
     /// `ResolveTarget`: `name` is the new name of the single source, if it is to be renamed.
@@ -392,7 +393,7 @@ pub enum DiskDone {
     /// `ResolveSource`: `name` None is the root directory itself.
     Source {
         name: Option<Name>,
-        meta: Meta,
+        meta: Box<Meta>,
         link: Option<Bytes>,
         /// Reads of all sources so far are made in place, on the way: a memory file system, or a
         /// backend that does no other.
@@ -418,7 +419,7 @@ pub enum DiskDone {
     /// `AwaitInput`.
     Input { is_ready: bool },
     /// `Check`.
-    Existing(Option<Existing>),
+    Existing(Option<Box<Existing>>),
     /// `MakeDir`: what was there before.
     Directory { found: DirFound },
     /// `PutSmall`, `PutSymlink`, `CommitPart`, `SetDir`: it is done, but for these attributes.

@@ -205,6 +205,9 @@ pub enum CopyStep {
     Whole { entry: EntryId },
 }
 
+// What is moved for every file of a transfer is moved by a few instructions, not by memcpy(3).
+const _: () = assert!(size_of::<Input>() <= 128 && size_of::<Output>() <= 128);
+
 /// The piece in which file data is read, hashed, handed over and written: a buffer of the worker's
 /// pool. BLAKE3 hashes it with all SIMD lanes, and no page is touched twice.
 pub const PIECE_BYTES: usize = 64 * 1024;
@@ -248,7 +251,7 @@ pub enum Event {
     /// One row of a listing.
     Listing {
         path: Bytes,
-        meta: Meta,
+        meta: Box<Meta>,
         link: Option<Bytes>,
     },
     /// Benchmark: how long these echoes took, in order.
@@ -273,7 +276,14 @@ pub enum EntryResult {
     },
     /// Size and mtime already matched, or the symlink's target.
     Skipped,
-    Failed(EntryError),
+    /// Boxed, for it is rare, and would make every event and output larger.
+    Failed(Box<EntryError>),
+}
+
+impl EntryResult {
+    pub fn failed(error: EntryError) -> EntryResult {
+        EntryResult::Failed(Box::new(error))
+    }
 }
 
 /// Why one entry failed, wherever it happened; travels on the wire.

@@ -146,9 +146,11 @@ impl Sender {
         self.plan.count_on(now, ports);
         match self.plan.is_copied() {
             true => self.plan.copy_on(now, ports, self.mover.rate()),
-            false => self.read_on(now, ports),
+            false => {
+                self.read_on(now, ports);
+                self.mover.retire_idle(ports);
+            }
         }
-        self.mover.retire_idle(ports);
         self.report(now, ports, false);
     }
 

@@ -1,6 +1,7 @@
 //! Copies between two local files without the data passing through user space, where the file
 //! systems can.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -19,18 +20,26 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// Copies up to `len` bytes from `from`'s position to `to`'s and moves both on, so that a big file
 /// can be copied in steps (of a multiple of the block size, lest the reflink is lost): as a reflink
 /// (FICLONERANGE, which shares the blocks) where possible, else by copy_file_range, else sendfile,
-/// else read and write.
+/// else read and write. `lacks_sharing` is set where the file system of both shares no blocks, and
+/// then that is not tried: a caller who keeps it is spared three calls a file.
 ///
 /// Returns the number of bytes copied, fewer than `len` only when `from` ends before, or when it is
 /// a pipe opened with O_NONBLOCK that has no more now.
 ///
 /// # Errors
 /// What the system calls say; `to` may then hold a part, and the positions are undefined.
-pub fn copy_local(from: impl AsFd, to: impl AsFd, len: u64) -> io::Result<u64> {
+pub fn copy_local(
+    from: impl AsFd,
+    to: impl AsFd,
+    lacks_sharing: &Cell<bool>,
+    len: u64,
+) -> io::Result<u64> {
     let (from, to) = (from.as_fd(), to.as_fd());
-    let shared = reflink(from, to, len)?;
-    if shared > 0 {
-        return Ok(shared);
+    if !lacks_sharing.get() {
+        let shared = reflink(from, to, lacks_sharing, len)?;
+        if shared > 0 {
+            return Ok(shared);
+        }
     }
     let mut copied = 0;
     for step in [by_range, by_sendfile] {
@@ -69,7 +78,12 @@ pub fn copy_local(from: impl AsFd, to: impl AsFd, len: u64) -> io::Result<u64> {
 ///
 /// # Errors
 /// As of [`copy_local`].
-pub fn copy_sparse(from: impl AsFd, to: impl AsFd, len: u64, most: u64) -> io::Result<u64> {
+pub fn copy_sparse(
+    from: impl AsFd,
+    to: impl AsFd,
+    lacks_sharing: &Cell<bool>,
+    (len, most): (u64, u64),
+) -> io::Result<u64> {
     let (from, to) = (from.as_fd(), to.as_fd());
     let (mut passed, mut data_left) = (0, len);
     while passed < most {
@@ -88,7 +102,7 @@ pub fn copy_sparse(from: impl AsFd, to: impl AsFd, len: u64, most: u64) -> io::R
         if want == 0 {
             break;
         }
-        let copied = copy_local(from, to, want)?;
+        let copied = copy_local(from, to, lacks_sharing, want)?;
         passed += copied;
         data_left -= copied;
         if copied < want {
@@ -103,7 +117,12 @@ pub fn copy_sparse(from: impl AsFd, to: impl AsFd, len: u64, most: u64) -> io::R
 }
 
 /// Number of bytes shared: all, or none where the file systems cannot, or where `from` ends before.
-fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> io::Result<u64> {
+fn reflink(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    lacks_sharing: &Cell<bool>,
+    len: u64,
+) -> io::Result<u64> {
     // To FICLONERANGE no bytes are all up to the end.
     if len == 0 {
         return Ok(0);
@@ -121,10 +140,16 @@ fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> io::Result<u64
     // SAFETY: FICLONERANGE takes the struct it is given, alive during the call, and two open
     // descriptors.
     let result = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONERANGE, &raw const range) };
-    if result != 0 {
-        // Whatever the reason (another file system, no support, an odd length, a source that became
-        // shorter, a full disk), copying finds out better.
-        return Ok(0);
+    match Errno::result(result) {
+        Ok(_) => {}
+        // Of two files of one file system, for EXDEV is told before.
+        Err(Errno::EOPNOTSUPP) => {
+            lacks_sharing.set(true);
+            return Ok(0);
+        }
+        // Whatever the reason (another file system, an odd length, a source that became shorter, a
+        // full disk), copying finds out better.
+        Err(_) => return Ok(0),
     }
     lseek(from, from_at + len as i64, Whence::SeekSet)?;
     lseek(to, to_at + len as i64, Whence::SeekSet)?;
@@ -196,18 +221,29 @@ mod tests {
             (&memory, &disk),
             (&memory, &memory),
         ] {
+            let lacks = Cell::default();
             for len in [0, 1, 1_000_000, data.len(), data.len() + 5] {
                 let from = file_of(from_dir.path(), "from", &data);
                 let to = file_of(to_dir.path(), "to", b"");
-                let copied = copy_local(&from, &to, len as u64).unwrap();
+                let copied = copy_local(&from, &to, &lacks, len as u64).unwrap();
                 assert_eq!(copied, len.min(data.len()) as u64);
                 assert!(
                     std::fs::read(to_dir.path().join("to")).unwrap() == data[..copied as usize]
                 );
                 // The next steps go on where this one stopped.
-                while copy_local(&from, &to, 1 << 20).unwrap() > 0 {}
+                while copy_local(&from, &to, &lacks, 1 << 20).unwrap() > 0 {}
                 assert!(std::fs::read(to_dir.path().join("to")).unwrap() == data);
             }
+            let is_tmpfs = std::ptr::eq(from_dir, &memory) && std::ptr::eq(to_dir, &memory);
+            assert!(
+                lacks.get() || !is_tmpfs,
+                "tmpfs shares nothing, and is asked once"
+            );
+            let is_one = std::ptr::eq(from_dir, to_dir);
+            assert!(
+                is_one || !lacks.get(),
+                "two file systems say nothing of one"
+            );
         }
     }
 
@@ -226,6 +262,7 @@ mod tests {
         let memory = tempfile::tempdir_in("/dev/shm").unwrap();
         let disk = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         for dir in [disk, memory] {
+            let lacks = Cell::default();
             let from = file_of(dir.path(), "from", b"");
             from.set_len(80 << 20).unwrap();
             for at in [0, 3 << 20, 70 << 20] {
@@ -235,7 +272,7 @@ mod tests {
             let mut steps = 0;
             let mut passed = 0;
             while passed < 80 << 20 {
-                passed += copy_sparse(&from, &to, 6000, (80 << 20) - passed).unwrap();
+                passed += copy_sparse(&from, &to, &lacks, (6000, (80 << 20) - passed)).unwrap();
                 steps += 1;
             }
             // Two blocks and a part, what remains, and no step for the holes.
@@ -250,7 +287,10 @@ mod tests {
             let to = file_of(dir.path(), "to", b"");
             lseek(&from, 71 << 20, Whence::SeekSet).unwrap();
             lseek(&to, 71 << 20, Whence::SeekSet).unwrap();
-            assert_eq!(copy_sparse(&from, &to, 1 << 30, 1 << 30).unwrap(), 9 << 20);
+            assert_eq!(
+                copy_sparse(&from, &to, &lacks, (1 << 30, 1 << 30)).unwrap(),
+                9 << 20
+            );
         }
     }
 
@@ -258,7 +298,8 @@ mod tests {
     fn copies_files_that_claim_to_be_empty() {
         let dir = tempfile::tempdir().unwrap();
         let to = file_of(dir.path(), "to", b"");
-        let copied = copy_local(File::open("/proc/self/status").unwrap(), &to, 1 << 20).unwrap();
+        let status = File::open("/proc/self/status").unwrap();
+        let copied = copy_local(status, &to, &Cell::default(), 1 << 20).unwrap();
         assert!(copied > 100);
         assert_eq!(
             std::fs::metadata(dir.path().join("to")).unwrap().len(),

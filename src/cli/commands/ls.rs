@@ -38,7 +38,7 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
         &request,
         &mut |event| match event {
             Some(ClientEvent::Session(Event::Listing { path, meta, link })) => {
-                rows.take(path, meta, link);
+                rows.take(path, *meta, link);
             }
             Some(ClientEvent::Session(Event::Warning { path, text }))
                 if warnings < WARNINGS_SHOWN =>

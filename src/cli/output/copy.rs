@@ -451,7 +451,7 @@ mod tests {
             result,
         };
         let failed = |code| {
-            EntryResult::Failed(EntryError {
+            EntryResult::failed(EntryError {
                 code,
                 errno: 28,
                 text: String::new(),

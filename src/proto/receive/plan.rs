@@ -364,7 +364,7 @@ impl ReceivePlan {
             Message::Abort { entry, error } => self.on_abort(ports, entry, error),
             Message::SourceError { path, error } => {
                 self.totals.count_error(error.code);
-                let result = EntryResult::Failed(error);
+                let result = EntryResult::failed(error);
                 ports.event(Event::Entry {
                     path,
                     kind: Kind::File,
@@ -508,7 +508,7 @@ impl ReceivePlan {
     }
 
     fn fail(&mut self, ports: &mut Ports, id: EntryId, error: EntryError) {
-        self.resolve(ports, id, EntryResult::Failed(error));
+        self.resolve(ports, id, EntryResult::failed(error));
     }
 
     /// An entry that is not in the table is one that was resolved; others never were announced.

@@ -176,6 +176,7 @@ impl Lister {
         }
         if !self.partial {
             let name = name.map_or(Bytes::from_static(b"."), |name| name.bytes());
+            let meta = *meta;
             self.add(ports, ListItem { name, meta, link });
         }
         self.end(ports);

@@ -60,7 +60,7 @@ impl Role {
                 for row in rows {
                     ports.event(Event::Listing {
                         path: row.name,
-                        meta: row.meta,
+                        meta: Box::new(row.meta),
                         link: row.link,
                     });
                 }

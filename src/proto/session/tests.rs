@@ -490,7 +490,7 @@ fn a_listing_waits_for_a_client_that_reads() {
     ));
     server.answer(Ok(DiskDone::Source {
         name: None,
-        meta: meta(Kind::Directory),
+        meta: Box::new(meta(Kind::Directory)),
         link: None,
         in_place: false,
     }));
@@ -560,7 +560,7 @@ fn walker() -> Bench {
     let name = Name::new(Bytes::from_static(b"src")).ok();
     client.answer(Ok(DiskDone::Source {
         name,
-        meta: meta(Kind::Directory),
+        meta: Box::new(meta(Kind::Directory)),
         link: None,
         in_place: false,
     }));

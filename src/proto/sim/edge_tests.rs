@@ -303,7 +303,7 @@ fn listings_are_complete() {
             .events
             .iter()
             .filter_map(|event| match event {
-                Event::Listing { path, meta, .. } => Some((path.to_vec(), *meta)),
+                Event::Listing { path, meta, .. } => Some((path.to_vec(), **meta)),
                 _ => None,
             });
         let rows: Vec<_> = rows.collect();
@@ -548,7 +548,7 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
                     let name = crate::ids::Name::new(Bytes::from_static(b"huge")).ok();
                     DiskDone::Source {
                         name,
-                        meta,
+                        meta: Box::new(meta),
                         link: None,
                         in_place: false,
                     }

@@ -20,6 +20,7 @@ use super::{
     list, xattr,
 };
 use crate::pool::Buffer;
+use crate::process::descriptor_path;
 
 /// How often openat2 is repeated on EAGAIN: with RESOLVE_BENEATH the kernel gives it whenever any
 /// rename on the host raced with a `..` of the path (openat2(2)).
@@ -273,7 +274,7 @@ fn set_meta(file: &OwnedFd, mode: Option<u32>, mtime: Option<(i64, u32)>) -> io:
 
 /// The path by which procfs leads to what a descriptor stands for.
 fn by_proc(file: &OwnedFd) -> io::Result<CString> {
-    Ok(CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?)
+    Ok(CString::new(descriptor_path(file))?)
 }
 
 fn set_link_time(dir: BorrowedFd<'_>, path: &CStr, mtime: (i64, u32)) -> io::Result<()> {

@@ -194,7 +194,7 @@ impl ReceivePlan {
             (CopyState::Opening(_), Ok(_)) if stopping => self.close_copy(ports, at),
             (CopyState::Opening(named), Ok(_)) => self.copy_range(ports, at, named),
             (CopyState::Opening(_), Err(error)) => {
-                self.conclude_copy(ports, at, EntryResult::Failed(destination_error(&error)));
+                self.conclude_copy(ports, at, EntryResult::failed(destination_error(&error)));
                 self.copy_closed(ports, at);
             }
             (CopyState::Copying, Ok(done)) => {
@@ -248,7 +248,7 @@ impl ReceivePlan {
     }
 
     fn fail_copy(&mut self, ports: &mut Ports, at: usize, error: EntryError) {
-        self.conclude_copy(ports, at, EntryResult::Failed(error));
+        self.conclude_copy(ports, at, EntryResult::failed(error));
         self.close_copy(ports, at);
     }
 

@@ -231,7 +231,7 @@ impl ReceivePlan {
                 let id = self.parts.open[at].entry;
                 if let Some(entry) = self.entries.remove(&id) {
                     let error = destination_error(&error);
-                    self.conclude(ports, id, &entry, EntryResult::Failed(error));
+                    self.conclude(ports, id, &entry, EntryResult::failed(error));
                 }
                 self.part_closed(ports, at);
             }
@@ -458,7 +458,7 @@ impl ReceivePlan {
         let id = part.entry;
         self.leave_part(at);
         if let Some(entry) = self.entries.remove(&id) {
-            self.conclude(ports, id, &entry, EntryResult::Failed(error));
+            self.conclude(ports, id, &entry, EntryResult::failed(error));
         }
         self.settle_part(ports, at);
     }

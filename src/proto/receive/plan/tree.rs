@@ -483,7 +483,7 @@ impl ReceivePlan {
         self.tree.dirs[dir].state = TargetDirState::Failed;
         let id = self.tree.dirs[dir].entry;
         if let Some(entry) = self.entries.remove(&id) {
-            self.conclude(ports, id, &entry, EntryResult::Failed(error));
+            self.conclude(ports, id, &entry, EntryResult::failed(error));
             self.entries.insert(id, entry);
         }
         for child in std::mem::take(&mut self.tree.dirs[dir].waiting) {
@@ -603,7 +603,7 @@ impl ReceivePlan {
     fn conclude_dir(&mut self, ports: &mut Ports, dir: usize, error: Option<EntryError>) {
         let id = self.tree.dirs[dir].entry;
         let result = match self.tree.dirs[dir].source_error.take().or(error) {
-            Some(error) => EntryResult::Failed(error),
+            Some(error) => EntryResult::failed(error),
             None => EntryResult::Done { resumed_bytes: 0 },
         };
         if let Some(entry) = self.entries.remove(&id) {

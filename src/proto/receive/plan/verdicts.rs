@@ -46,7 +46,7 @@ impl ReceivePlan {
             },
             EntryResult::Skipped => VerdictKind::Skipped {},
             EntryResult::Failed(error) => VerdictKind::Failed {
-                error: error.clone(),
+                error: (**error).clone(),
             },
         };
         self.push_verdict(ports, id, kind);

@@ -106,7 +106,7 @@ impl SendPlan {
                 path: path.clone(),
                 kind: Kind::File,
                 size_bytes: 0,
-                result: EntryResult::Failed(error.clone()),
+                result: EntryResult::failed(error.clone()),
             });
         }
         // A server has to know that something is missing, and not each thing.

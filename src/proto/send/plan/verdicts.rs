@@ -134,7 +134,7 @@ impl SendPlan {
             )
             | None => {}
         }
-        self.resolve(ports, id, EntryResult::Failed(error));
+        self.resolve(ports, id, EntryResult::failed(error));
     }
 
     /// The end of an entry: counted, told, forgotten.

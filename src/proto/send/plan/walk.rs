@@ -207,6 +207,7 @@ impl SendPlan {
             }) => {
                 self.commands.push_back(SendCommand::ReadInPlace(in_place));
                 self.dirs.open[dir].open = true;
+                let meta = *meta;
                 self.announce(ports, EntryId(0), dir, Found { name, meta, link });
                 self.release_dir(ports, dir);
             }

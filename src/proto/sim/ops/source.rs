@@ -15,7 +15,7 @@ impl Handles {
             self.dirs.insert(dir, parent);
             return Ok(DiskDone::Source {
                 name: None,
-                meta: disk.meta(parent),
+                meta: Box::new(disk.meta(parent)),
                 link: None,
                 in_place: disk.in_place,
             });
@@ -27,7 +27,7 @@ impl Handles {
         self.dirs.insert(dir, parent);
         Ok(DiskDone::Source {
             name: Some(name),
-            meta: disk.meta(ino),
+            meta: Box::new(disk.meta(ino)),
             link: link_of(disk, ino),
             in_place: disk.in_place,
         })

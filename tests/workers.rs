@@ -271,13 +271,8 @@ fn has_exited(pid: u32) -> bool {
     matches!(state, None | Some('Z' | 'X'))
 }
 
-/// As above, once a file is open: what hangs is the reading of a source, or the writing and closing
-/// of a target.
-fn a_mount_that_hangs_in_a_read_or_a_write(backend: &'static str) {
-    let (client, server, dir) = (Side::new(), Side::new(), a_directory());
-    let root = dir.path().join("root");
-    fs::create_dir(&root).unwrap();
-    fs::write(root.join("fine"), "fine").unwrap();
+/// One for each of [`STUCK`].
+fn stuck_mounts(root: &Path) -> Option<Vec<Fuse>> {
     let mut mounts = Vec::new();
     for stuck in &STUCK {
         let faults = Faults {
@@ -286,15 +281,26 @@ fn a_mount_that_hangs_in_a_read_or_a_write(backend: &'static str) {
             moves_at_most: stuck.is_direct.then_some(1 << 20),
             ..Faults::default()
         };
-        let Some(mount) = Fuse::mount(&root, faults) else {
-            return;
-        };
+        let mount = Fuse::mount(root, faults)?;
         fs::create_dir(mount.files().join("stuck")).unwrap();
         for name in ["stuck/file", "fine"] {
             fs::write(mount.files().join(name), "content").unwrap();
         }
         mounts.push(mount);
     }
+    Some(mounts)
+}
+
+/// As above, once a file is open: what hangs is the reading of a source, or the writing and closing
+/// of a target.
+fn a_mount_that_hangs_in_a_read_or_a_write(backend: &'static str) {
+    let (client, server, dir) = (Side::new(), Side::new(), a_directory());
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("fine"), "fine").unwrap();
+    let Some(mounts) = stuck_mounts(&root) else {
+        return;
+    };
     let source = dir.path().join("pushed");
     fs::write(&source, "pushed").unwrap();
     let id = client.id();
@@ -339,12 +345,7 @@ fn a_mount_that_hangs_in_a_read_or_a_write(backend: &'static str) {
     }
     for (stuck, asking) in STUCK.iter().zip(asking) {
         let said = asking.wait().expect(5).stderr;
-        eprintln!("{}: {said}", stuck.name);
-        let of = if stuck.is_push {
-            "pushed"
-        } else {
-            "stuck/file"
-        };
+        let of = if stuck.is_push { "(pushed)" } else { "(file)" };
         assert!(
             said.contains("the file system on the server has not answered"),
             "{}: {said}",

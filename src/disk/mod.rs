@@ -129,6 +129,14 @@ struct Shared {
     sessions: Cell<usize>,
 }
 
+impl Drop for Shared {
+    /// What was not closed by now is left to the end of the process: whoever closes it may wait for
+    /// ever, and here that would be the worker's thread, which is to end.
+    fn drop(&mut self) {
+        self.kept.get_mut().drain(..).for_each(std::mem::forget);
+    }
+}
+
 struct Slot {
     /// None: nobody waits any more.
     task: Option<usize>,

@@ -28,6 +28,10 @@ const RANGE_BYTES: usize = 16 << 20;
 /// How long a signal may go unnoticed while nothing is done.
 const STOP_CHECK: Duration = Duration::from_millis(50);
 
+/// Operations between two looks at the clock, but for those that copy data, behind each of which it
+/// is looked at: progress is told and limits hold by it, to some milliseconds.
+const CLOCK_EVERY: u32 = 8;
+
 /// Looks at a time of the receiver; each is a call that is made at once.
 const LOOKUPS: usize = 64;
 
@@ -129,22 +133,33 @@ impl LocalEnd {
 impl LocalLane {
     /// Goes on until neither side has anything to do.
     fn run(&mut self, stop: &dyn Fn(&[u8]) -> bool, on: &mut dyn FnMut(Event)) {
-        let mut stopped = false;
+        let (mut stopped, mut now, mut unclocked) = (false, super::now(), 0);
         self.drain(SENDER, on);
         self.drain(RECEIVER, on);
         loop {
-            self.deliver(super::now(), on);
-            let about = self.next_operation().map(|end| self.ends[end].about());
+            self.deliver(now, on);
+            let next = self.next_operation();
+            let about = next.map(|end| self.ends[end].about());
             if stop(about.unwrap_or_default()) && !stopped {
                 stopped = true;
                 let cancel = Input::Cancel(CancelReason::User);
                 self.ends[SENDER].inbox.push_back(cancel);
                 continue;
             }
-            match (self.next_operation(), self.ends[SENDER].session.deadline()) {
-                (Some(end), _) => self.operate(end),
-                (None, Some(until)) => self.wait(until),
-                (None, None) => return,
+            unclocked += 1;
+            let takes_time = match next {
+                Some(end) => self.operate(end),
+                None => {
+                    // Asked only here, where nothing else is to be done.
+                    let Some(until) = self.ends[SENDER].session.deadline() else {
+                        return;
+                    };
+                    self.wait(until);
+                    true
+                }
+            };
+            if takes_time || unclocked >= CLOCK_EVERY {
+                (now, unclocked) = (super::now(), 0);
             }
         }
     }
@@ -193,8 +208,8 @@ impl LocalLane {
             .find(|&end| !self.ends[end].operations.is_empty())
     }
 
-    /// Runs the next disk operation of a side.
-    fn operate(&mut self, end: usize) {
+    /// Runs the next disk operation of a side. True: it copied data, which takes its time.
+    fn operate(&mut self, end: usize) -> bool {
         let LocalEnd {
             disk,
             inbox,
@@ -202,7 +217,7 @@ impl LocalLane {
             ..
         } = &mut self.ends[end];
         let Some((op, cmd)) = operations.pop_front() else {
-            return;
+            return false;
         };
         let result = disk.run(cmd);
         let copied = match &result {
@@ -213,5 +228,6 @@ impl LocalLane {
         if let Some(bytes) = copied {
             self.ends[SENDER].inbox.push_back(Input::Sent { bytes });
         }
+        copied.is_some()
     }
 }

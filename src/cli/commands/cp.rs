@@ -219,13 +219,13 @@ impl Copying {
         let (mut steps, mut since, mut stops_at) = (0, now(), None);
         loop {
             let news = copy.next(LOCAL_LOOK);
-            news.events
-                .iter()
-                .for_each(|event| self.reporter.event(event));
+            let now = now();
+            for event in &news.events {
+                self.reporter.event_at(now, event);
+            }
             if let Some(ended) = news.ended {
                 return ended.map_err(CliError::Worker);
             }
-            let now = now();
             if std::mem::replace(&mut steps, news.steps) != news.steps {
                 since = now;
             }

@@ -122,7 +122,11 @@ impl CopyReporter {
     }
 
     pub fn event(&mut self, event: &Event) {
-        let now = crate::engine::now();
+        self.event_at(crate::engine::now(), event);
+    }
+
+    /// The same for one of many that were taken at once.
+    pub fn event_at(&mut self, now: Instant, event: &Event) {
         count(&mut self.totals, event);
         self.progress.note(now, event);
         match event {
@@ -175,13 +179,15 @@ impl CopyReporter {
             Kind::Symlink => "symlink",
             Kind::Special => "special",
         };
-        self.json(&JsonEvent::File {
-            path: path.into(),
-            kind,
-            size_bytes,
-            status,
-            resumed_bytes,
-        });
+        if self.style.json {
+            self.json(&JsonEvent::File {
+                path: path.into(),
+                kind,
+                size_bytes,
+                status,
+                resumed_bytes,
+            });
+        }
         if is_listed && self.style.verbose && !self.style.json {
             let path = self.paths.of_entry(EntryPlace::Source, path);
             self.lines.push_str(&in_locale(&path));

@@ -70,9 +70,7 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
                 by: Bytes::from_static(b"taken"),
             }
         }
-        DiskOp::Check { .. } => {
-            DiskDone::Existing((how & 8 != 0).then(|| Box::new(existing(how, script))))
-        },
+        DiskOp::Check { .. } => DiskDone::Existing((how & 8 != 0).then(|| existing(how, script))),
         DiskOp::OpenDir { .. } => DiskDone::Done,
         DiskOp::MakeDir { .. } => DiskDone::Directory {
             found: match how >> 3 & 3 {
@@ -162,14 +160,14 @@ fn read(how: u8, len_bytes: usize, script: &mut Script<'_>) -> DiskDone {
     }
 }
 
-fn existing(how: u8, script: &mut Script<'_>) -> Existing {
+fn existing(how: u8, script: &mut Script<'_>) -> Box<Existing> {
     let meta = meta(how, script);
-    Existing {
+    Box::new(Existing {
         meta,
         link: link(&meta),
         in_doubt: how & 16 != 0,
         has_mtime: how & 32 == 0,
-    }
+    })
 }
 
 fn part(resumable: bool, script: &mut Script<'_>) -> DiskDone {

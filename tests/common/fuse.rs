@@ -176,9 +176,9 @@ impl Drop for Fuse {
 }
 
 /// Takes a file system away from whoever is within a call of it: the call fails with ENOTCONN, or
-/// ECONNABORTED. Killing the caller would not do: a request that was read is waited for, kill -9 or
-/// not. Lazily, too, for a process that a failed test left behind may have files of it open. Without
-/// umount(8), which asks the file system things before.
+/// ECONNABORTED. Killing the caller would not do: a request that was read is waited for, kill -9
+/// or not. Lazily, too, for a process that a failed test left behind may have files of it open.
+/// Without umount(8), which asks the file system things before.
 fn abort(mounted: &Path) {
     let how = MntFlags::MNT_FORCE | MntFlags::MNT_DETACH;
     // Who is not root may not; the end of the session is what remains then.

@@ -33,8 +33,8 @@ const DAEMON_TIMEOUT: Duration = Duration::from_secs(60);
 /// stays for ever, and that file system may be one of this very test.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What ends a program that is not run by [`Running`], as a prefix. In the foreground: script(1) asks
-/// the terminal, if there is one, which stops everybody else.
+/// What ends a program that is not run by [`Running`], as a prefix. In the foreground: script(1)
+/// asks the terminal, if there is one, which stops everybody else.
 pub const BOUNDED: [&str; 4] = ["timeout", "--foreground", "--kill-after=10", "150"];
 
 /// Makes two tests of each `fn(&'static str)`: one per backend, the first only where the kernel has

@@ -297,13 +297,13 @@ impl Disk {
     }
 
     /// What stands at a name, as the receiver is told of it.
-    pub fn existing(&self, dir: Ino, name: &[u8], mtime: Mtime) -> Option<Existing> {
+    pub fn existing(&self, dir: Ino, name: &[u8], mtime: Mtime) -> Option<Box<Existing>> {
         let ino = self.child(dir, name)?;
         let link = match &self.nodes[ino].body {
             Body::Symlink(target) => Some(Bytes::copy_from_slice(target)),
             Body::File(_) | Body::Directory(_) | Body::Special => None,
         };
-        Some(Existing {
+        Some(Box::new(Existing {
             meta: self.meta(ino),
             link,
             in_doubt: self.doubtful.contains(&ino),
@@ -311,7 +311,7 @@ impl Disk {
                 true => self.nodes[ino].mtime >= mtime,
                 false => self.nodes[ino].mtime == self.faults.stored(mtime),
             },
-        })
+        }))
     }
 
     /// Puts a file that a session wrote under a name; what it replaces was waited for.

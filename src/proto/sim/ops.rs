@@ -367,9 +367,7 @@ impl Handles {
             }
             DiskOp::Check { name, mtime, .. } => Ok(match disk.taken_by(dir, name.as_bytes()) {
                 Some(by) => DiskDone::Taken { by },
-                None => {
-                    DiskDone::Existing(disk.existing(dir, name.as_bytes(), mtime).map(Box::new))
-                }
+                None => DiskDone::Existing(disk.existing(dir, name.as_bytes(), mtime)),
             }),
             DiskOp::CopyRange { .. } => panic!("the source is on another disk: see `copy`"),
             DiskOp::StatDir { .. } => Ok(DiskDone::Meta(disk.meta(dir))),

@@ -42,6 +42,7 @@ fn limits() -> Limits {
         parallel: ParallelTransferConfig::default(),
         lookups: 64,
         patience: None,
+        adds_lanes: false,
     }
 }
 

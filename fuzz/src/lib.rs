@@ -47,6 +47,7 @@ pub fn limits() -> Limits {
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
         patience: Some(PATIENCE),
+        adds_lanes: false,
     }
 }
 

@@ -72,6 +72,8 @@ pub struct Limits {
     pub lookups: usize,
     /// How long nothing may be got on with; None: for ever.
     pub patience: Option<Duration>,
+    /// The transport may carry data on lanes that are added, if the peer's may, too.
+    pub adds_lanes: bool,
 }
 
 /// What the server lets this client do.

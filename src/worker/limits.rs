@@ -115,6 +115,7 @@ pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
         host_key: *HOST_KEY,
         lookups: LOOKUPS,
         patience: shared.patience,
+        adds_lanes: false,
         parallel: ParallelTransferConfig::default(),
     }
 }

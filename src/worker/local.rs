@@ -85,6 +85,7 @@ fn limits() -> Limits {
         // Both sides are on this thread, and one operation at a time is waited for by calling it:
         // who started the thread watches it.
         patience: None,
+        adds_lanes: false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::lane::{ControlIn, ControlOut, Lane, LaneState};
-use super::ports::{LaneClosed, LaneKey, LanesOutput, QuestionId, code};
+use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, QuestionId, code};
 use super::suspicion::Suspected;
 use super::{
     Course, Growth, JOIN_PAUSE, LINGER, Lanes, LanesSide, MAX_LANES, MAX_SERVED_LANES,
@@ -39,8 +39,8 @@ impl Lanes {
         self.wants_newest();
     }
 
-    pub(super) fn dialled(&mut self, lane: LaneKey, peer: Fingerprint) {
-        if self.side != LanesSide::Client(Growth::Dialling) {
+    pub(super) fn dialled(&mut self, lane: LaneKey, peer: Fingerprint, kind: DialKind) {
+        if self.side != LanesSide::Client(Growth::Dialling) || kind == DialKind::Add {
             return self.close(lane, code::DONE, "");
         }
         self.side = LanesSide::Client(Growth::Content);
@@ -51,18 +51,19 @@ impl Lanes {
         self.adopt(lane, Some(preface));
     }
 
-    pub(super) fn dial_failed(&mut self, now: Instant) {
-        if self.side == LanesSide::Client(Growth::Dialling) {
+    pub(super) fn dial_failed(&mut self, now: Instant, kind: DialKind) {
+        if self.side == LanesSide::Client(Growth::Dialling) && kind == DialKind::Replace {
             let not_before = now + JOIN_PAUSE;
             self.side = LanesSide::Client(Growth::Wanted { not_before });
         }
     }
 
     /// A lane joins a session of its own peer that goes on, with not many more lanes than it needs.
-    pub(super) fn joins(&mut self, lane: LaneKey, number: u32, peer: Fingerprint) {
+    pub(super) fn joins(&mut self, lane: LaneKey, number: u32, peer: Fingerprint, kind: DialKind) {
         let goes_on = matches!(self.course, Course::Running | Course::AwaitJoin { .. });
         let count = self.lanes.len();
-        if peer != self.peer || !goes_on || !(1..MAX_SERVED_LANES).contains(&count) {
+        let is_known = peer == self.peer && kind == DialKind::Replace;
+        if !is_known || !goes_on || !(1..MAX_SERVED_LANES).contains(&count) {
             return self.close(lane, code::NO_SESSION, NO_SUCH_SESSION);
         }
         if number != self.next_number {
@@ -258,7 +259,8 @@ impl Lanes {
             && self.may_grow()
         {
             self.side = LanesSide::Client(Growth::Dialling);
-            self.outputs.push_back(LanesOutput::Dial);
+            let kind = DialKind::Replace;
+            self.outputs.push_back(LanesOutput::Dial { kind });
         }
     }
 

@@ -30,7 +30,7 @@ mod traffic;
 
 pub use newcomer::{Newcomer, NewcomerInput, NewcomerOutput};
 pub use ports::{
-    LaneClosed, LaneKey, LaneStream, LanesInput, LanesOutput, QuestionId, Taken, code,
+    DialKind, LaneClosed, LaneKey, LaneStream, LanesInput, LanesOutput, QuestionId, Taken, code,
 };
 
 use std::collections::VecDeque;
@@ -60,6 +60,10 @@ pub const MAX_SERVED_LANES: usize = 4 * MAX_LANES;
 /// After a lane could not be replaced. Half of the AEAD limit is left when that is tried first.
 const JOIN_PAUSE: Duration = Duration::from_secs(1);
 
+/// What a session moves before a lane is added to it. A smaller one is over about as soon as the
+/// other lane's handshake is.
+pub const ADDS_FROM_BYTES: u64 = 4 << 20;
+
 /// What a lane hears that joins no session.
 const NO_SUCH_SESSION: &str = "no such session on this worker";
 
@@ -73,6 +77,9 @@ pub struct LanesConfig {
     pub handshake: Duration,
     /// After how much silence a transport gives up.
     pub idle: Duration,
+    /// Client: after so much data a lane is added, if both sides know how
+    /// (`Limits::adds_lanes`). Usually [`ADDS_FROM_BYTES`].
+    pub adds_from_bytes: u64,
 }
 
 /// All lanes of one session.
@@ -210,9 +217,14 @@ impl Lanes {
         }
         self.now = now;
         match input {
-            LanesInput::Dialled { lane, peer } => self.dialled(lane, peer),
-            LanesInput::DialFailed => self.dial_failed(now),
-            LanesInput::Joins { lane, number, peer } => self.joins(lane, number, peer),
+            LanesInput::Dialled { lane, peer, kind } => self.dialled(lane, peer, kind),
+            LanesInput::DialFailed { kind } => self.dial_failed(now, kind),
+            LanesInput::Joins {
+                lane,
+                number,
+                peer,
+                kind,
+            } => self.joins(lane, number, peer, kind),
             LanesInput::Worn { lane } => self.worn(now, lane),
             LanesInput::Closed { lane, why } => self.lane_lost(now, lane, why),
             LanesInput::Heard { lane } => self.heard(now, lane),

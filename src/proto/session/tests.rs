@@ -41,6 +41,7 @@ fn limits() -> Limits {
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
         patience: Some(PATIENCE),
+        adds_lanes: false,
     }
 }
 

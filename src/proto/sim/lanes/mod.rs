@@ -15,8 +15,8 @@ use super::scenario::Parts;
 use crate::ids::{Fingerprint, SessionId, WorkerId};
 use crate::proto::Carriage;
 use crate::proto::lanes::{
-    LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig, LanesInput, LanesOutput, Newcomer,
-    NewcomerInput, NewcomerOutput, QuestionId, Taken, code,
+    DialKind, LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig, LanesInput, LanesOutput,
+    Newcomer, NewcomerInput, NewcomerOutput, QuestionId, Taken, code,
 };
 use crate::proto::session::{Grant, Limits, Request, Session};
 use crate::proto::{Event, Outcome, Payload};
@@ -276,8 +276,8 @@ impl World {
         }
         self.links[link].ends[side].state = EndState::Open;
         if side == CLIENT {
-            let (lane, peer) = (LaneKey(link), PEER);
-            self.input(self.dialled[link], LanesInput::Dialled { lane, peer });
+            let (lane, peer, kind) = (LaneKey(link), PEER, DialKind::Replace);
+            self.input(self.dialled[link], LanesInput::Dialled { lane, peer, kind });
         } else {
             self.newcomers[link] = Some(Newcomer::new(self.now));
             self.drain_newcomer(link);
@@ -293,7 +293,12 @@ impl World {
         }
         let lane = LaneKey(link);
         match (was, self.owner(link, side)) {
-            (EndState::Handshaking, Some(node)) => self.input(node, LanesInput::DialFailed),
+            (EndState::Handshaking, Some(node)) => self.input(
+                node,
+                LanesInput::DialFailed {
+                    kind: DialKind::Replace,
+                },
+            ),
             (EndState::Open, Some(node)) => self.input(node, LanesInput::Closed { lane, why }),
             (EndState::Closed, _) | (_, None) => {}
         }
@@ -350,14 +355,23 @@ impl World {
                     Some(_) => self.newcomer(link, NewcomerInput::SessionExists(true)),
                     None => self.begin_served(link, session),
                 },
-                NewcomerOutput::Join { session, number } => {
+                NewcomerOutput::Join {
+                    session,
+                    number,
+                    kind,
+                } => {
                     let stray = self.rng.chance(self.troubles.strays);
                     match self.served(session).filter(|_| !stray) {
                         Some(node) => {
                             self.newcomers[link] = None;
                             self.owners[link] = Some(node);
                             let (lane, peer) = (LaneKey(link), PEER);
-                            let joins = LanesInput::Joins { lane, number, peer };
+                            let joins = LanesInput::Joins {
+                                lane,
+                                number,
+                                peer,
+                                kind,
+                            };
                             self.input(node, joins);
                         }
                         None => self.newcomer(link, NewcomerInput::SessionExists(false)),
@@ -490,7 +504,7 @@ impl World {
             LanesOutput::Watch { lane, stream } => {
                 self.links[lane.0].ends[side].watched.insert(stream);
             }
-            LanesOutput::Dial => {
+            LanesOutput::Dial { .. } => {
                 assert_eq!(side, CLIENT);
                 self.dial(node);
             }
@@ -573,6 +587,7 @@ fn config(id: SessionId) -> LanesConfig {
         peer: PEER,
         handshake: HANDSHAKE,
         idle: IDLE,
+        adds_from_bytes: u64::MAX,
     }
 }
 

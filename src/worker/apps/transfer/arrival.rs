@@ -4,7 +4,7 @@ use crate::budget::MAX_LANES_PER_PEER;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::lanes::{
-    LaneKey, Lanes, LanesInput, Newcomer, NewcomerInput, NewcomerOutput, code,
+    DialKind, LaneKey, Lanes, LanesInput, Newcomer, NewcomerInput, NewcomerOutput, code,
 };
 use crate::proto::session::Session;
 use crate::worker::Worker;
@@ -85,8 +85,12 @@ impl Worker {
                     Some(_) => self.tell_newcomer(key, NewcomerInput::SessionExists(true)),
                     None => self.begin_served_session(key, session),
                 },
-                NewcomerOutput::Join { session, number } => match self.sessions.find(session) {
-                    Some(session) => self.join_served_lane(key, session, number),
+                NewcomerOutput::Join {
+                    session,
+                    number,
+                    kind,
+                } => match self.sessions.find(session) {
+                    Some(session) => self.join_served_lane(key, session, (number, kind)),
                     None => self.tell_newcomer(key, NewcomerInput::SessionExists(false)),
                 },
                 NewcomerOutput::Close { code, text } => self.leave_and_close(key, code, &text),
@@ -99,7 +103,7 @@ impl Worker {
         }
     }
 
-    fn join_served_lane(&mut self, key: usize, session: usize, number: u32) {
+    fn join_served_lane(&mut self, key: usize, session: usize, (number, kind): (u32, DialKind)) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -111,7 +115,13 @@ impl Worker {
             lane.phase = LanePhase::Serving { session };
         }
         let lane = LaneKey(key);
-        self.tell(session, LanesInput::Joins { lane, number, peer });
+        let joins = LanesInput::Joins {
+            lane,
+            number,
+            peer,
+            kind,
+        };
+        self.tell(session, joins);
     }
 
     fn begin_served_session(&mut self, key: usize, id: SessionId) {

@@ -45,7 +45,7 @@ impl Worker {
                         };
                         inputs.push_front(LanesInput::Taken(taken));
                     }
-                    LanesOutput::Dial => inputs.extend(self.dial_lane(session)),
+                    LanesOutput::Dial { kind } => inputs.extend(self.dial_lane(session, kind)),
                     other => self.do_at_once(session, other),
                 }
             }
@@ -107,7 +107,7 @@ impl Worker {
             LanesOutput::Event(event) => self.report(session, event),
             LanesOutput::Finished(outcome) => self.finished(session, outcome),
             LanesOutput::Over => self.session_over(session),
-            LanesOutput::Send { .. } | LanesOutput::Dial => {
+            LanesOutput::Send { .. } | LanesOutput::Dial { .. } => {
                 unreachable!("what is answered is not done here")
             }
         }

@@ -9,7 +9,7 @@ use rand::Rng;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::CancelReason;
-use crate::proto::lanes::{LaneKey, Lanes, LanesInput, code};
+use crate::proto::lanes::{DialKind, LaneKey, Lanes, LanesInput, code};
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{Limits, Session};
 use crate::worker::Worker;
@@ -141,7 +141,10 @@ impl Worker {
 
     /// Connects another lane for a session, to the same worker of the daemon. Gives what the
     /// session is to be told, if that fails at once.
-    pub(super) fn dial_lane(&mut self, session: usize) -> Option<LanesInput> {
+    pub(super) fn dial_lane(&mut self, session: usize, kind: DialKind) -> Option<LanesInput> {
+        if kind == DialKind::Add {
+            return Some(LanesInput::DialFailed { kind });
+        }
         let connection = self.connections.newest_of(session)?;
         let (peer, who) = (connection.peer, connection.who());
         let steer = connection.conn.peer_cid_first_byte();
@@ -150,12 +153,12 @@ impl Worker {
         if let Some(client) = &mut self.client {
             client.ticket = ticket;
         }
-        let dialled = self.dial(peer, listener, steer, Errand::Join { session });
+        let dialled = self.dial(peer, listener, steer, Errand::Join { session, kind });
         let error = dialled.err()?;
         if self.io.log.admits(who, self.io.now) {
             tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
         }
-        Some(LanesInput::DialFailed)
+        Some(LanesInput::DialFailed { kind })
     }
 
     pub(crate) fn cancel_client(&mut self) {

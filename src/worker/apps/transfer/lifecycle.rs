@@ -1,7 +1,9 @@
 //! How sessions begin, and what becomes of their lanes' connections.
 
 use crate::ids::{Fingerprint, SessionId};
-use crate::proto::lanes::{LaneClosed, LaneKey, LanesConfig, LanesInput, NewcomerInput, code};
+use crate::proto::lanes::{
+    ADDS_FROM_BYTES, LaneClosed, LaneKey, LanesConfig, LanesInput, NewcomerInput, code,
+};
 use crate::quic::{CloseReason, Conn};
 use crate::worker::Worker;
 use crate::worker::connections::app::App;
@@ -19,10 +21,10 @@ impl Worker {
     pub(crate) fn dialled(&mut self, key: usize, errand: Errand, peer: Fingerprint) {
         match errand {
             Errand::FirstLane => self.begin_client_session(key, peer),
-            Errand::Join { session } => {
+            Errand::Join { session, kind } => {
                 self.serve(key, session);
                 let lane = LaneKey(key);
-                self.tell(session, LanesInput::Dialled { lane, peer });
+                self.tell(session, LanesInput::Dialled { lane, peer, kind });
             }
         }
     }
@@ -33,6 +35,7 @@ impl Worker {
             peer,
             handshake: self.io.shared.quic.handshake_timeout,
             idle: self.io.shared.quic.idle_timeout,
+            adds_from_bytes: ADDS_FROM_BYTES,
         }
     }
 
@@ -198,9 +201,9 @@ impl Worker {
                 client.not_answered(self.io.now, gone.peer, closed);
                 self.dial_when_due();
             }
-            Some(Errand::Join { session }) => {
+            Some(Errand::Join { session, kind }) => {
                 client.note(closed);
-                self.tell(session, LanesInput::DialFailed);
+                self.tell(session, LanesInput::DialFailed { kind });
             }
             None => client.note(closed),
         }

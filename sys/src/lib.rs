@@ -7,6 +7,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(missing_docs)]
 
+pub mod aead;
 pub mod cpu;
 pub mod file;
 #[cfg(feature = "fuzzing")]

@@ -29,6 +29,7 @@ const MTIME: Mtime = Mtime {
 fn main() {
     texts();
     lanes();
+    tcp_frames();
     messages();
     verdicts();
     records();
@@ -142,6 +143,21 @@ fn lanes() {
         "silent",
         [&hello[..], &[0x89, 0, 1, 7, 0, 9]].concat(),
     );
+}
+
+/// What the first byte is: how the rest is cut.
+fn tcp_frames() {
+    let number = |number: u8| [0, 0, 0, 0, 0, 0, 0, number];
+    let data = [&[1][..], &number(2), &[0, 3], b"end"].concat();
+    seed("tcp_frames", "data", [&[0][..], &data].concat());
+    let control = [&[0][..], &number(0), &[4, 0], &[7; 1024]].concat();
+    seed("tcp_frames", "control", [&[255][..], &control].concat());
+    let grant = [&[2][..], &number(9), &number(9)].concat();
+    let credit = [&[3, 0, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0; 7]].concat();
+    let asked = [&[1][..], &grant, &credit, &[5]].concat();
+    seed("tcp_frames", "asked", asked);
+    let close = [&[7][..], &number(7), &[0, 2], b"so"].concat();
+    seed("tcp_frames", "close", [&[2][..], &data, &close].concat());
 }
 
 fn error() -> EntryError {

@@ -10,12 +10,13 @@ use landro_sys::{Pool, probe};
 
 use super::sockets::options;
 use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, demand_calls, now};
+use super::{BackendChoice, EngineError, demand_calls, now, tcp_times};
 use crate::budget::Budget;
-use crate::config::QuicConfig;
+use crate::config::{LaneKinds, QuicConfig};
 use crate::ids::{Fingerprint, WorkerId};
 use crate::proto::session::Request;
 use crate::quic::{Identity, Secrets, Setup, Trust};
+use crate::tcp::TcpSetup;
 use crate::worker::{ClientEvent, ClientStart, Mail, Shared, WorkerParts};
 
 /// Events a command may have waiting before its worker waits for the reader.
@@ -34,6 +35,8 @@ pub struct ClientConfig {
     pub trust: Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>,
     /// Most data streams at once.
     pub streams: usize,
+    /// What may carry the session.
+    pub lane_kinds: LaneKinds,
 }
 
 /// One session with a daemon: one transfer or listing.
@@ -68,6 +71,7 @@ impl Client {
                 secrets,
                 budget,
                 quic: config.quic.clone(),
+                lane_kinds: config.lane_kinds,
                 patience: config.patience,
                 service: None,
             },
@@ -82,6 +86,7 @@ impl Client {
             }
             trusted
         });
+        let tcp_setup = TcpSetup::client(&config.identity, trust.clone(), tcp_times(&config.quic))?;
         let mut setup = Setup::client(&config.identity, trust, &config.quic)?;
         setup.tell_on_link(landro_sys::is_on_link);
         let (sender, events) = bounded(CLIENT_EVENTS);
@@ -94,7 +99,7 @@ impl Client {
             id: WorkerId(0),
             backend: chosen.wish,
             core: None,
-            listeners: Vec::new(),
+            listen: None,
             inbox,
             shared: shared.clone(),
             pool_buffers,
@@ -102,9 +107,11 @@ impl Client {
         let start = ClientStart {
             peers: config.peer,
             setup,
+            tcp_setup,
             trust_refused,
             request,
             streams: config.streams,
+            kinds: config.lane_kinds,
             socket_options: options(false),
             events: sender,
             backend_reason: started.no_ring.unwrap_or(chosen.reason),

@@ -37,6 +37,8 @@ pub(crate) struct TransferLane {
     pub(crate) watched: Vec<LaneStream>,
     /// The session knows that this lane is to be replaced.
     pub(crate) is_worn: bool,
+    /// It carries data beside the lane of the control stream.
+    pub(crate) is_added: bool,
 }
 
 /// What a connection is to the session that it carries.
@@ -61,6 +63,7 @@ impl TransferLane {
             opened: 0,
             watched: Vec::new(),
             is_worn: false,
+            is_added: false,
         }
     }
 

@@ -180,7 +180,10 @@ impl Copying {
         match self.signals.asked() {
             None => self.with(daemon, route),
             Some(_) => Ok(CopyEnd {
-                ended: Ended::Unreachable("stopped between two tries".to_owned()),
+                ended: Ended::Unreachable {
+                    kinds: self.args.engine.lane_kinds,
+                    why: "stopped between two tries".to_owned(),
+                },
                 own: None,
             }),
         }

@@ -419,3 +419,15 @@ fn a_daemon_that_stops(backend: &'static str) {
     args.extend([world.here("small").into(), world.url("small").into()]);
     world.cp(&args).expect(0);
 }
+
+#[test]
+fn an_unknown_kind_is_a_usage_error() {
+    let side = Side::new();
+    for command in ["serve", "cp", "ls", "bench"] {
+        for kinds in ["tcp", "quic,", ""] {
+            let words = [command, "--lane-kinds", kinds, "landro://host/a", "b"];
+            let output = landro(&side, &words[..if command == "cp" { 5 } else { 4 }]).expect(2);
+            assert!(output.stderr.contains("unknown kind of lane"), "{output:?}");
+        }
+    }
+}

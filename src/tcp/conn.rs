@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::UnknownStream;
 use super::channel::Channel;
-use super::fault::{Fault, alert};
+use super::fault::Fault;
 use super::handshake::{TlsHandshake, TlsKeys};
 use super::inbox::Inbox;
 use super::setup::{TcpSetup, TcpTimes};

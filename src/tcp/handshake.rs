@@ -72,37 +72,24 @@ impl TlsHandshake {
         out: &mut Vec<u8>,
     ) -> Result<(usize, bool), CloseReason> {
         let mut done_with = 0;
+        let mut failure = None;
         loop {
             let rest = &mut incoming[done_with..];
-            let step = match &mut self.side {
+            let (bytes, step) = match &mut self.side {
                 TlsSide::Client(client) => act(client.process_tls_records(rest), out),
                 TlsSide::Server(server) => act(server.process_tls_records(rest), out),
             };
-            match step {
-                Ok((bytes, next)) => {
-                    done_with += bytes;
-                    if next != Next::Again {
-                        let is_over = next == Next::Finish && !self.common().is_handshaking();
-                        return Ok((done_with, is_over));
-                    }
+            done_with += bytes;
+            match (step, &failure) {
+                (Ok(Next::Again), _) => {}
+                // rustls queued an alert for what it refused. It is told in the next round, with
+                // the rest of the input: rustls remembers places in it, and panics without.
+                (Err(error), None) => failure = Some(reason_of(&error)),
+                (_, Some(reason)) => return Err(reason.clone()),
+                (Ok(next), None) => {
+                    let is_over = next == Next::Finish && !self.common().is_handshaking();
+                    return Ok((done_with, is_over));
                 }
-                Err(error) => {
-                    self.write_alert(out);
-                    return Err(reason_of(&error));
-                }
-            }
-        }
-    }
-
-    /// rustls queues the alert for what it refused.
-    fn write_alert(&mut self, out: &mut Vec<u8>) {
-        loop {
-            let step = match &mut self.side {
-                TlsSide::Client(client) => act(client.process_tls_records(&mut []), out),
-                TlsSide::Server(server) => act(server.process_tls_records(&mut []), out),
-            };
-            if !matches!(step, Ok((_, Next::Again))) {
-                return;
             }
         }
     }
@@ -149,8 +136,12 @@ fn no_key() -> CloseReason {
 fn act<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     out: &mut Vec<u8>,
-) -> Result<(usize, Next), Error> {
-    let next = match status.state? {
+) -> (usize, Result<Next, Error>) {
+    let state = match status.state {
+        Ok(state) => state,
+        Err(error) => return (status.discard, Err(error)),
+    };
+    let next = match state {
         ConnectionState::EncodeTlsData(mut data) => {
             let at = out.len();
             if let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) {
@@ -166,9 +157,9 @@ fn act<Data>(
         ConnectionState::BlockedHandshake => Next::Wait,
         ConnectionState::WriteTraffic(_) => Next::Finish,
         // The others are of early data, which is off, and of what comes after the handshake.
-        _ => return Err(Error::HandshakeNotComplete),
+        _ => return (status.discard, Err(Error::HandshakeNotComplete)),
     };
-    Ok((status.discard, next))
+    (status.discard, Ok(next))
 }
 
 /// Why a handshake failed, in our words.

@@ -224,7 +224,7 @@ impl ReadStreams {
                     room[..bytes].copy_from_slice(&buffer[at.start..at.start + bytes]);
                     at.start += bytes;
                     copied += bytes;
-                    if at.is_empty() {
+                    if at.start == at.end {
                         self.in_buffer -= 1;
                         open.unread.pop_front();
                     }

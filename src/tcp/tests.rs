@@ -145,7 +145,9 @@ fn transfer(pair: &mut Pair, data: &[u8], to_server: bool) -> Vec<u8> {
         if stream.is_none() {
             stream = from.open_uni();
         }
-        if let (Some(stream), Some(data)) = (stream, rest.take()) {
+        if let Some(stream) = stream
+            && let Some(data) = rest.take()
+        {
             rest = from.send(stream, data, true).unwrap();
         }
         let before = got.len();
@@ -217,7 +219,10 @@ fn who_is_not_trusted_is_told_so() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(24)
+    })]
 
     /// Records and frames are cut anywhere.
     #[test]

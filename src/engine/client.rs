@@ -77,15 +77,7 @@ impl Client {
             },
         );
         let trust_refused = Arc::new(Mutex::new(None));
-        let refused = trust_refused.clone();
-        let decide = config.trust;
-        let trust: Trust = Arc::new(move |peer: &Fingerprint| {
-            let trusted = decide(peer);
-            if !trusted && let Ok(mut refused) = refused.lock() {
-                *refused = Some(*peer);
-            }
-            trusted
-        });
+        let trust = remembering(config.trust, trust_refused.clone());
         let tcp_setup = TcpSetup::client(&config.identity, trust.clone(), tcp_times(&config.quic))?;
         let mut setup = Setup::client(&config.identity, trust, &config.quic)?;
         setup.tell_on_link(landro_sys::is_on_link);
@@ -141,4 +133,18 @@ impl Client {
         drop(self.events);
         self.thread.end()
     }
+}
+
+/// Leaves whom it does not trust where the worker finds it.
+fn remembering(
+    decide: Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>,
+    refused: Arc<Mutex<Option<Fingerprint>>>,
+) -> Trust {
+    Arc::new(move |peer: &Fingerprint| {
+        let trusted = decide(peer);
+        if !trusted && let Ok(mut refused) = refused.lock() {
+            *refused = Some(*peer);
+        }
+        trusted
+    })
 }

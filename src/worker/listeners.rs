@@ -94,9 +94,9 @@ impl Listeners {
         Ok(())
     }
 
-    /// Whose turn it is, if this is a listener's: how connections are accepted, and those that wait.
-    /// `error`: why there may be more, though none can be had now.
-    pub(crate) fn accept(&mut self, io: &mut Loop, id: TcpId) -> Option<Arrived<'_>> {
+    /// If this is a listener: how connections are accepted there, and those that wait. `error`: why
+    /// there may be more, though none can be had now.
+    pub(crate) fn accept(&mut self, io: &mut Loop, id: TcpId) -> Option<AtDoor<'_>> {
         let door = self.doors.iter_mut().find(|door| door.id == id)?;
         let (mut streams, mut error) = (Vec::new(), None);
         while streams.len() < ACCEPTS_PER_TURN && error.is_none() {
@@ -111,7 +111,7 @@ impl Listeners {
             None => io.driver.watch(id, Interest::READ),
         }
         let setup = &door.setup;
-        Some(Arrived {
+        Some(AtDoor {
             setup,
             streams,
             error,
@@ -141,7 +141,7 @@ impl Listeners {
 }
 
 /// Connections that waited at a door.
-pub(crate) struct Arrived<'a> {
+pub(crate) struct AtDoor<'a> {
     pub(crate) setup: &'a TcpSetup,
     pub(crate) streams: Vec<(TcpStream, SocketAddr)>,
     pub(crate) error: Option<io::Error>,

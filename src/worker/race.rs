@@ -1,5 +1,5 @@
-//! Which kind of lane a session begins on: QUIC is dialled first, TLS soon after it, and who answers
-//! first is taken.
+//! Which kind of lane a session begins on: QUIC is dialled first, TLS soon after it, and who
+//! answers first is taken.
 //!
 //! A firewall that drops UDP says nothing, so silence is all there is to go by. Each kind goes
 //! through the addresses by itself (`addresses.rs`).

@@ -18,14 +18,6 @@ const PORT_TRIES: u32 = 50;
 /// How often threads look whether they are to end.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What happens to TCP.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Tcp {
-    Passes,
-    /// Nobody listens.
-    Refused,
-}
-
 /// What happens to UDP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Udp {
@@ -48,32 +40,26 @@ struct State {
     stop: AtomicBool,
     /// Of the TCP connections that there are.
     course: AtomicU8,
-    /// Bytes that crossed in TCP, and in UDP.
+    /// Bytes that crossed in TCP.
     tcp_bytes: AtomicU64,
-    udp_bytes: AtomicU64,
-    connections: AtomicU64,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
 impl Relay {
-    pub fn new(daemon: &str, udp: Udp, tcp: Tcp) -> Relay {
+    pub fn new(daemon: &str, udp: Udp) -> Relay {
         let state = Arc::new(State {
             daemon: daemon.parse().unwrap(),
             stop: AtomicBool::new(false),
             course: AtomicU8::new(RUNS),
             tcp_bytes: AtomicU64::new(0),
-            udp_bytes: AtomicU64::new(0),
-            connections: AtomicU64::new(0),
             threads: Mutex::default(),
         });
         let (socket, listener) = bind();
         let port = socket.local_addr().unwrap().port();
         let run = state.clone();
         state.spawn(move || pass_udp(&run, &socket, udp));
-        if tcp == Tcp::Passes {
-            let run = state.clone();
-            state.spawn(move || accept(&run, &listener));
-        }
+        let run = state.clone();
+        state.spawn(move || accept(&run, &listener));
         Relay { port, state }
     }
 
@@ -83,15 +69,6 @@ impl Relay {
 
     pub fn tcp_bytes(&self) -> u64 {
         self.state.tcp_bytes.load(Ordering::SeqCst)
-    }
-
-    pub fn udp_bytes(&self) -> u64 {
-        self.state.udp_bytes.load(Ordering::SeqCst)
-    }
-
-    /// TCP connections so far.
-    pub fn connections(&self) -> u64 {
-        self.state.connections.load(Ordering::SeqCst)
     }
 
     /// TCP connections that there are pass nothing on any more, and nobody says so.
@@ -155,7 +132,6 @@ fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
             else {
                 continue;
             };
-            run.udp_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
             let _ = to.send_to(&datagram[..bytes], client);
         }
     });
@@ -166,7 +142,6 @@ fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
         };
         if udp == Udp::Passes {
             *client.lock().unwrap() = Some(from);
-            state.udp_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
             let _ = back.send(&datagram[..bytes]);
         }
     }
@@ -181,7 +156,6 @@ fn accept(state: &Arc<State>, listener: &TcpListener) {
         let Ok(daemon) = TcpStream::connect(state.daemon) else {
             continue;
         };
-        state.connections.fetch_add(1, Ordering::SeqCst);
         for stream in [&client, &daemon] {
             stream.set_nonblocking(false).unwrap();
             stream.set_read_timeout(Some(LOOK)).unwrap();

@@ -15,7 +15,7 @@ const TURN_BYTES: usize = 256 << 10;
 pub(crate) struct TcpLink {
     pub(crate) conn: TcpConn,
     pub(crate) id: TcpId,
-    phase: TcpPhase,
+    phase: StreamPhase,
     /// The kernel did not say that there is nothing to receive, or no room to send.
     readable: bool,
     writable: bool,
@@ -30,7 +30,7 @@ pub(crate) struct TcpLink {
 
 /// How far the stream is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum TcpPhase {
+enum StreamPhase {
     /// Next: either of the others.
     Connecting,
     /// Next: Shut.
@@ -46,8 +46,8 @@ impl TcpLink {
             conn,
             id,
             phase: match connecting {
-                true => TcpPhase::Connecting,
-                false => TcpPhase::Open,
+                true => StreamPhase::Connecting,
+                false => StreamPhase::Open,
             },
             readable: !connecting,
             writable: !connecting,
@@ -67,13 +67,13 @@ impl TcpLink {
 
     /// Whether there may be more to receive.
     pub(crate) fn has_more(&self) -> bool {
-        self.phase != TcpPhase::Connecting && self.readable
+        self.phase != StreamPhase::Connecting && self.readable
     }
 
     /// Takes in what the kernel has, so much at a time. What is not read yet is no reason to wait:
     /// it is within the credit that the peer was given.
     pub(crate) fn receive(&mut self, driver: &Driver, now: Instant) {
-        if self.phase == TcpPhase::Connecting && !self.is_connected(driver, now) {
+        if self.phase == StreamPhase::Connecting && !self.is_connected(driver, now) {
             return;
         }
         let (stream, mut taken) = (driver.stream(self.id), 0);
@@ -102,7 +102,7 @@ impl TcpLink {
 
     /// Sends what is sealed. True: the kernel may take more.
     pub(crate) fn send(&mut self, driver: &Driver, now: Instant) -> bool {
-        if self.phase != TcpPhase::Open || !self.writable {
+        if self.phase != StreamPhase::Open || !self.writable {
             return false;
         }
         let (stream, mut sent) = (driver.stream(self.id), 0);
@@ -124,7 +124,7 @@ impl TcpLink {
                 Err(error) => {
                     // What the peer said before may still be there to be received.
                     self.why_gone = Some(in_words(&error, self.phase));
-                    self.phase = TcpPhase::Shut;
+                    self.phase = StreamPhase::Shut;
                     self.readable = true;
                     break;
                 }
@@ -136,7 +136,7 @@ impl TcpLink {
     /// All is sent: behind the reason why the connection closes nothing follows.
     fn say_the_end(&mut self, driver: &Driver) {
         if self.conn.is_closing() {
-            self.phase = TcpPhase::Shut;
+            self.phase = StreamPhase::Shut;
             // Where there is no connection any more, there is nobody to tell.
             let _ = driver.stream(self.id).shutdown_write();
         }
@@ -148,39 +148,39 @@ impl TcpLink {
         }
         match driver.stream(self.id).finish_connect() {
             Ok(true) => {
-                self.phase = TcpPhase::Open;
+                self.phase = StreamPhase::Open;
                 self.readable = true;
             }
             Ok(false) => self.writable = false,
             Err(error) => self.lose(now, &error),
         }
-        self.phase == TcpPhase::Open
+        self.phase == StreamPhase::Open
     }
 
     /// There is no stream any more.
     fn lose(&mut self, now: Instant, error: &io::Error) {
         let why = self.why_gone.take();
         let why = why.unwrap_or_else(|| in_words(error, self.phase));
-        self.phase = TcpPhase::Shut;
+        self.phase = StreamPhase::Shut;
         (self.readable, self.writable, self.is_gone) = (false, false, true);
         self.conn.broken(now, &why);
     }
 
     /// Whether the peer is to hear something yet, and can: not before the stream was open.
     pub(crate) fn lingers(&self) -> bool {
-        self.phase != TcpPhase::Connecting && !self.is_gone
+        self.phase != StreamPhase::Connecting && !self.is_gone
     }
 
     /// Has the driver watch for what is waited for.
     pub(crate) fn watch(&mut self, driver: &mut Driver, now: Instant) {
         let waits_for_room = !self.conn.outgoing(now).is_empty();
         let wanted = match self.phase {
-            TcpPhase::Connecting => Interest::WRITE,
-            TcpPhase::Open => Interest {
+            StreamPhase::Connecting => Interest::WRITE,
+            StreamPhase::Open => Interest {
                 read: !self.readable,
                 write: !self.writable && waits_for_room,
             },
-            TcpPhase::Shut => Interest {
+            StreamPhase::Shut => Interest {
                 read: !self.readable && self.conn.state() == ConnState::Closing,
                 write: false,
             },
@@ -212,12 +212,12 @@ impl TcpLink {
 }
 
 /// Why there is no stream, in words that follow "because".
-fn in_words(error: &io::Error, phase: TcpPhase) -> String {
+fn in_words(error: &io::Error, phase: StreamPhase) -> String {
     match (error.kind(), phase) {
         (io::ErrorKind::ConnectionRefused, _) => {
             "nobody listens on the peer's TCP port (connection refused)".to_owned()
         }
-        (io::ErrorKind::TimedOut, TcpPhase::Connecting) => {
+        (io::ErrorKind::TimedOut, StreamPhase::Connecting) => {
             "the peer's host does not answer on TCP".to_owned()
         }
         (io::ErrorKind::TimedOut, _) => {

@@ -232,7 +232,8 @@ impl Worker {
                 Some(Completion::Refused { socket, error }) => {
                     connections.refused(io, socket, &error);
                 }
-                Some(Completion::Woken) => {}
+                // No TCP socket is watched yet.
+                Some(Completion::Woken | Completion::Ready { .. }) => {}
                 None => break,
             }
         }

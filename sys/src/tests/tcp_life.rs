@@ -142,13 +142,13 @@ fn a_dropped_listener_is_gone() {
 fn a_peer_that_never_answers_holds_nothing() {
     for backend in backends() {
         let (_pool, mut driver) = pool_and_driver(backend);
-        // With room for nobody, the kernel answers no SYN beyond the first connection.
+        // Once more wait to be accepted than it was told, the kernel answers no SYN.
         let mute = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         mute.bind(&any.into()).unwrap();
-        mute.listen(0).unwrap();
+        mute.listen(1).unwrap();
         let address = mute.local_addr().unwrap().as_socket().unwrap();
-        let _first = std::net::TcpStream::connect(address).unwrap();
+        let _waiting = [(); 2].map(|()| std::net::TcpStream::connect(address).unwrap());
         let connect = |driver: &mut Driver| {
             let stream = TcpStream::connect(address).unwrap();
             driver.add_stream(stream).unwrap()

@@ -116,6 +116,7 @@ fn lanes() {
         streams: None,
         counts: false,
         patience_s: None,
+        adds_lanes: false,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);
@@ -171,6 +172,7 @@ fn hello(request: WireRequest) -> Message {
         streams,
         counts: false,
         patience_s: Some(60),
+        adds_lanes: false,
     })
 }
 
@@ -214,6 +216,7 @@ fn welcome() -> Message {
         entry_window: 1024,
         inside: false,
         place: None,
+        adds_lanes: false,
     })
 }
 

@@ -170,6 +170,8 @@ pub struct Session {
     watch: ProgressWatch,
     /// Disk operations that ended, without those that only yield.
     disk_ended: u64,
+    /// Both sides know lanes that are added.
+    adds_lanes: bool,
     /// Of the last input.
     now: Instant,
     end: End,
@@ -369,6 +371,18 @@ impl Session {
                 }
                 self.role.on_disk(&mut self.ports, op, result)
             }
+            Input::LaneLost(lost) => {
+                if matches!(self.end, End::No) {
+                    self.role.on_lane_lost(&mut self.ports, lost);
+                }
+                Ok(())
+            }
+            Input::LaneAccounted { missing } => {
+                if matches!(self.end, End::No) {
+                    self.role.on_lane_accounted(&mut self.ports, &missing);
+                }
+                Ok(())
+            }
             Input::Cancel(reason) => {
                 if matches!(self.end, End::No) {
                     self.role.flush(&mut self.ports);
@@ -489,6 +503,18 @@ impl Session {
             (Stage::AwaitHello { .. }, Message::Hello(hello)) => self.on_hello(now, hello),
             (Stage::AwaitWelcome { .. }, Message::Welcome(welcome)) => {
                 self.on_welcome(now, welcome)
+            }
+            (Stage::Running, Message::LaneOver { lane })
+                if self.adds_lanes && matches!(self.role, Role::Receive(_)) =>
+            {
+                self.ports.lane_over(lane);
+                Ok(())
+            }
+            (Stage::Running, Message::LaneAccount(account))
+                if self.adds_lanes && matches!(self.role, Role::Send(_)) =>
+            {
+                self.ports.lane_account(account);
+                Ok(())
             }
             (Stage::Running, message) => {
                 let last = self.role.on_message(now, &mut self.ports, message)?;

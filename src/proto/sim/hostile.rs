@@ -162,6 +162,7 @@ impl Hostile {
                     entry_window,
                     inside: false,
                     place: None,
+                    adds_lanes: false,
                 }));
             }
         };
@@ -173,6 +174,7 @@ impl Hostile {
             streams,
             counts: false,
             patience_s: None,
+            adds_lanes: false,
         }));
     }
 
@@ -544,6 +546,10 @@ impl Hostile {
                 Output::Control(bytes) => self.listen(bytes),
                 Output::TakesData(takes_data) => self.takes_data = takes_data,
                 Output::Data { .. }
+                | Output::Stays(_)
+                | Output::AddsLanes { .. }
+                | Output::LaneOver(_)
+                | Output::LaneAccount(_)
                 | Output::Piece { .. }
                 | Output::AnswersMax(_)
                 | Output::Event(_) => {}

@@ -123,6 +123,7 @@ fn every_message() -> Vec<Message> {
                 streams: None,
                 counts: false,
                 patience_s: None,
+                adds_lanes: false,
             })
         })
         .collect();
@@ -169,6 +170,7 @@ fn welcome() -> Message {
         entry_window: 7,
         inside: true,
         place: Some(place),
+        adds_lanes: false,
     })
 }
 

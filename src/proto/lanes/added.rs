@@ -201,10 +201,9 @@ impl Lanes {
 
     fn adopt_added(&mut self, key: LaneKey, number: u32, preface: Option<Bytes>) {
         if let Some(older) = self.added.last_mut() {
-            older.state = match older.state {
-                LaneState::Carrying => LaneState::Emptying,
-                ref other => other.clone(),
-            };
+            if older.state == LaneState::Carrying {
+                older.state = LaneState::Emptying;
+            }
             let older = older.key;
             self.wants(older);
         }

@@ -98,7 +98,8 @@ impl Lanes {
     /// The session said in which pieces one of the peer's streams is best read.
     pub(super) fn piece(&mut self, key: StreamKey, bytes: Option<usize>) {
         let stream = |lane: &Lane| Some((lane.key, lane.stream_of(key)?));
-        if let Some((lane, stream)) = self.all_lanes().find_map(stream) {
+        let found = self.all_lanes().find_map(stream);
+        if let Some((lane, stream)) = found {
             self.outputs.push_back(LanesOutput::Piece {
                 lane,
                 stream,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::ids::CopyId;
+use crate::ids::{CopyId, OpId};
 
 use super::errors::{Access, HostSide, Violation, session_error, stalled, violation};
 use super::parallel::ParallelTransferConfig;
@@ -25,7 +25,7 @@ use super::ports::Ports;
 use super::receive::{MetadataOptions, Target};
 use super::wire::{Decoder, Message, WireError};
 use super::{
-    CancelReason, Carriage, CopyStep, DiskDone, Input, Outcome, Output, SessionError,
+    CancelReason, Carriage, CopyStep, DiskDone, DiskError, Input, Outcome, Output, SessionError,
     SessionErrorCode, Totals,
 };
 use role::{Role, RoleEnd};
@@ -361,26 +361,16 @@ impl Session {
                 self.role.on_sent(now, bytes);
                 Ok(())
             }
-            Input::Disk { op, result } => {
-                match result {
-                    Ok(DiskDone::Yielded) => self.watch.hashed(now),
-                    _ => {
-                        self.disk_ended += 1;
-                        self.watch.finished_one(now);
-                    }
-                }
-                self.role.on_disk(&mut self.ports, op, result)
+            Input::Disk { op, result } => self.on_disk(now, op, result),
+            Input::LaneLost(_) | Input::LaneAccounted { .. } if !matches!(self.end, End::No) => {
+                Ok(())
             }
             Input::LaneLost(lost) => {
-                if matches!(self.end, End::No) {
-                    self.role.on_lane_lost(&mut self.ports, lost);
-                }
+                self.role.on_lane_lost(&mut self.ports, lost);
                 Ok(())
             }
             Input::LaneAccounted { missing } => {
-                if matches!(self.end, End::No) {
-                    self.role.on_lane_accounted(&mut self.ports, &missing);
-                }
+                self.role.on_lane_accounted(&mut self.ports, &missing);
                 Ok(())
             }
             Input::Cancel(reason) => {
@@ -408,6 +398,22 @@ impl Session {
             }
             Input::Tick => self.on_tick(now),
         }
+    }
+
+    fn on_disk(
+        &mut self,
+        now: Instant,
+        op: OpId,
+        result: Result<DiskDone, DiskError>,
+    ) -> Result<(), Violation> {
+        match result {
+            Ok(DiskDone::Yielded) => self.watch.hashed(now),
+            _ => {
+                self.disk_ended += 1;
+                self.watch.finished_one(now);
+            }
+        }
+        self.role.on_disk(&mut self.ports, op, result)
     }
 
     fn on_copy(&mut self, step: CopyStep) -> Result<(), Violation> {

@@ -34,8 +34,14 @@ const GOOD_LIFE: Duration = Duration::from_secs(60);
 /// sender has no more lanes at a time, and asks when it notices a loss.
 const ACCOUNTED_MAX: usize = 64;
 
-/// Lanes in a row that a server may never have seen.
+/// Lanes that a server may not have seen while it saw younger ones.
 const UNSEEN_MAX: u32 = 16;
+
+/// What the peer said of an added lane.
+pub(super) enum LaneWord {
+    Over(u32),
+    Account(LaneAccount),
+}
 
 /// Whether a client wants a lane to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +67,8 @@ pub(super) struct Adding {
     pause: Duration,
     youngest_since: Option<Instant>,
     next_number: u32,
+    /// Server: lesser ones that it has not seen.
+    skipped: Vec<u32>,
     /// Sender: lanes that are gone and not accounted for.
     unaccounted: Vec<(u32, OwnStreams)>,
     /// Sender: an account of which more is to come.
@@ -80,6 +88,7 @@ impl Adding {
             pause: JOIN_PAUSE,
             youngest_since: None,
             next_number: 0,
+            skipped: Vec::new(),
             unaccounted: Vec::new(),
             partial: None,
             accounted: VecDeque::new(),
@@ -104,8 +113,16 @@ impl Adding {
     }
 
     fn is_unseen(&self, number: u32) -> bool {
-        let next = self.next_number;
-        number >= next && number - next < UNSEEN_MAX && number < u32::MAX
+        let (next, skipped) = (self.next_number, self.skipped.len() as u32);
+        let is_next = number >= next && number - next < UNSEEN_MAX - skipped && number < u32::MAX;
+        is_next || self.skipped.contains(&number)
+    }
+
+    /// There is a lane of this number, or there was.
+    fn use_up(&mut self, number: u32) {
+        self.skipped.retain(|skipped| *skipped != number);
+        self.skipped.extend(self.next_number..number);
+        self.next_number = self.next_number.max(number + 1);
     }
 
     fn remember(&mut self, number: u32, was_asked: bool) {
@@ -207,7 +224,7 @@ impl Lanes {
             let older = older.key;
             self.wants(older);
         }
-        self.adding.next_number = number + 1;
+        self.adding.use_up(number);
         self.adding.youngest_since = Some(self.now);
         let lane = Lane::added(key, preface, AddedLane::new(number));
         self.added.push(lane);
@@ -297,7 +314,7 @@ impl Lanes {
             self.added_gone(now, key, LaneClosed::Otherwise);
         } else if !self.is_client() && self.adding.is_unseen(number) {
             // It comes too late, if ever.
-            self.adding.next_number = number + 1;
+            self.adding.use_up(number);
             self.adding.remember(number, false);
             let lost = LostLane {
                 number,
@@ -350,7 +367,7 @@ impl Lanes {
         let streams = match unaccounted.iter().position(is_known) {
             Some(at) => unaccounted.swap_remove(at).1,
             None => {
-                self.adding.next_number = number + 1;
+                self.adding.use_up(number);
                 OwnStreams::default()
             }
         };

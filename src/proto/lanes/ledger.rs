@@ -1,4 +1,4 @@
-//! What each side knows of the data streams of a lane that was added, to tell what was lost with it.
+//! What each side knows of the data streams of an added lane, to tell what was lost with it.
 
 use std::collections::BTreeSet;
 

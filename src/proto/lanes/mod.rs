@@ -46,7 +46,7 @@ use super::session::Session;
 use super::wire::PrefaceKind;
 use super::{CancelReason, Input, Outcome, Output};
 use crate::ids::{Fingerprint, SessionId};
-use added::Adding;
+use added::{Adding, LaneWord};
 use lane::{ControlIn, Lane, LaneState};
 use outgoing::SendQueue;
 use suspicion::Suspicions;
@@ -379,6 +379,18 @@ impl Lanes {
 
     /// Carries out everything the session wants, until it wants nothing.
     fn drain(&mut self, now: Instant) {
+        let mut words = VecDeque::new();
+        loop {
+            self.drain_session(now, &mut words);
+            match words.pop_front() {
+                Some(LaneWord::Over(number)) => self.lane_over(now, number),
+                Some(LaneWord::Account(account)) => self.lane_account(now, account),
+                None => return,
+            }
+        }
+    }
+
+    fn drain_session(&mut self, now: Instant, words: &mut VecDeque<LaneWord>) {
         while let Some(output) = self.session.poll() {
             match output {
                 Output::Control(bytes) => {
@@ -409,8 +421,8 @@ impl Lanes {
                     }
                 }
                 Output::AddsLanes { sends } => self.adding.agree(sends),
-                Output::LaneOver(number) => self.lane_over(now, number),
-                Output::LaneAccount(account) => self.lane_account(now, account),
+                Output::LaneOver(number) => words.push_back(LaneWord::Over(number)),
+                Output::LaneAccount(account) => words.push_back(LaneWord::Account(account)),
                 Output::Copy(_) => unreachable!("these lanes lead to another host"),
                 Output::Piece { stream, bytes } => self.piece(stream, bytes),
                 Output::TakesData(takes) => {

@@ -180,6 +180,10 @@ impl Lanes {
         if ran_empty || control_ends {
             self.wants(key);
         }
+        if self.is_added(key) && self.streams_lane() != Some(key) {
+            // What found no place here goes there.
+            self.wants_newest();
+        }
     }
 
     /// The last data of the session was taken in this round, so that its control stream may end.

@@ -1,8 +1,8 @@
 //! Unsized files: read to their end one stretch after the other, each a record of its own.
 //!
 //! Before each read the source is looked at, for a pipe may have nothing now, and nothing waits in
-//! a read. Stretches travel on one stream, so that they do not overtake each other, and which goes on
-//! no added lane: what was read of a pipe cannot be read again.
+//! a read. Stretches travel on one stream, so that they do not overtake each other, and that goes
+//! on no added lane: what was read of a pipe cannot be read again.
 
 use std::time::Instant;
 

@@ -1,7 +1,7 @@
 //! What was on a lane that is no more, and was not taken by the receiver, is moved again.
 //!
-//! An entry keeps where its records went, and its directory, until its final verdict: a receiver may
-//! say of records that arrived on a lane long ago that it never read them. That is bounded by the
+//! An entry keeps where its records went, and its directory, until its final verdict: of what a
+//! transport delivered long ago a receiver may say that it never read it. That is bounded by the
 //! window for small files, and by 65,536 chunks for each large one, all of which were sent.
 
 use std::collections::HashMap;

@@ -56,7 +56,7 @@ struct OwnStream {
 }
 
 impl OwnStreams {
-    fn has_room(&self) -> bool {
+    pub fn has_room(&self) -> bool {
         self.all.len() < STREAMS_MAX && self.all.len() < self.ended_below + STREAMS_AHEAD
     }
 

@@ -74,6 +74,8 @@ pub enum WireError {
     StreamEnd,
     #[error("malformed lane end: {0}")]
     LaneEnd(&'static str),
+    #[error("account of a lane: {0}")]
+    LaneAccount(&'static str),
 }
 
 /// How a lane says what it is for: the first [`Preface::BYTES`] bytes of its control stream, client

@@ -540,11 +540,15 @@ impl Hostile {
     fn account_wrongly(&mut self) {
         let stream = self.rng.pick(&[0, 1, u32::MAX]);
         let records = self.rng.pick(&[None, Some(0), Some(3), Some(u32::MAX)]);
+        let lane = self.rng.pick(&[0, 1, u32::MAX]);
+        let below = self.rng.pick(&[0, 1, u32::MAX]);
+        let parts = vec![LanePart { stream, records }; self.rng.below(3)];
+        let more = self.rng.chance(20);
         self.say(&Message::LaneAccount(LaneAccount {
-            lane: self.rng.pick(&[0, 1, u32::MAX]),
-            below: self.rng.pick(&[0, 1, u32::MAX]),
-            parts: vec![LanePart { stream, records }; self.rng.below(3)],
-            more: self.rng.chance(20),
+            lane,
+            below,
+            parts,
+            more,
         }));
     }
 

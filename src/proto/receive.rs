@@ -146,8 +146,8 @@ impl Receiver {
         judged.and(taken)
     }
 
-    /// An added lane is no more: what half arrived on it is dropped, and the sender is told what was
-    /// taken, for it to move the rest again.
+    /// An added lane is no more: what half arrived on it is dropped, and the sender is told what
+    /// was taken, for it to move the rest again.
     pub fn on_lane_lost(&mut self, ports: &mut Ports, lost: LostLane) {
         if self.stop == Stopping::No {
             self.plan.expect_again();

@@ -26,7 +26,7 @@ pub(super) struct AddedLane {
     /// Counted among those that are added.
     pub number: u32,
     pub ours: OwnStreams,
-    pub theirs: ReadStreams,
+    pub theirs: StreamsRead,
 }
 
 impl AddedLane {
@@ -34,7 +34,7 @@ impl AddedLane {
         AddedLane {
             number,
             ours: OwnStreams::default(),
-            theirs: ReadStreams::default(),
+            theirs: StreamsRead::default(),
         }
     }
 }
@@ -113,13 +113,13 @@ impl OwnStreams {
 
 /// Data streams of the peer on a lane that were read to their ends.
 #[derive(Debug, Default)]
-pub(super) struct ReadStreams {
+pub(super) struct StreamsRead {
     pub below: u32,
     /// Beyond.
     pub ahead: BTreeSet<u32>,
 }
 
-impl ReadStreams {
+impl StreamsRead {
     /// # Errors
     /// When no peer that keeps to the protocol begins that one.
     pub fn may_begin(&self, stream: u64) -> Result<(), WireError> {

@@ -50,7 +50,15 @@ fn every_json_line_has_schema_and_event(backend: &'static str) {
         assert_eq!(output.stderr, "", "nothing to say to people");
         for (line, event) in output.stdout.lines().zip(&output.events) {
             assert!(line.starts_with(r#"{"schema":1,"event":""#), "{line}");
-            let known = ["start", "progress", "file", "warning", "error", "summary"];
+            let known = [
+                "start",
+                "connected",
+                "progress",
+                "file",
+                "warning",
+                "error",
+                "summary",
+            ];
             assert!(
                 event["event"]
                     .as_str()

@@ -142,6 +142,9 @@ fn udp_that_is_silent(backend: &'static str) {
     );
     assert_eq!(began_on(&output), "tls");
     assert_eq!(began_reason(&output), "UDP did not answer in 250 ms");
+    let connected = output.of("connected").next().unwrap();
+    assert_eq!(connected["kind"], "tls");
+    assert_eq!(connected["reason"], "UDP did not answer in 250 ms");
     for output in there_and_back(&world, &[], &relay.url("file")) {
         assert_eq!(began_on(&output), "tls");
         assert!(crossed(&output, "tls") > FILE_BYTES);

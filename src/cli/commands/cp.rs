@@ -199,7 +199,10 @@ impl Copying {
         let followed = dial::run(&dial, &self.signals, &request, &mut |event| match event {
             None => reporter.tick(),
             Some(ClientEvent::Session(event)) => reporter.event(&event),
-            Some(event) => seen.note(event),
+            Some(event) => {
+                reporter.connected(&event);
+                seen.note(event);
+            }
         })?;
         Ok(CopyEnd {
             ended: followed.ended,

@@ -38,7 +38,6 @@ mod signals;
 #[cfg(feature = "internals")]
 pub mod tcp;
 #[cfg(not(feature = "internals"))]
-#[expect(dead_code, unused_imports, reason = "no worker dials TLS lanes yet")]
 mod tcp;
 mod worker;
 

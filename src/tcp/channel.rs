@@ -1,4 +1,5 @@
-//! Frames of both directions over a byte stream that is given: streams, credit, PINGs and the close.
+//! Frames of both directions over a byte stream that is given: streams, credit, PINGs and the
+//! close.
 
 use std::ops::Range;
 

@@ -308,8 +308,8 @@ impl TcpConn {
         Alpn::Landro1
     }
 
-    /// Starts to close; the reason leaves with [`TcpConn::outgoing`], behind what is owed and before
-    /// what was not sent. Reasons are cut to 256 bytes.
+    /// Starts to close; the reason leaves with [`TcpConn::outgoing`], behind what is owed and
+    /// before what was not sent. Reasons are cut to 256 bytes.
     pub fn close(&mut self, now: Instant, code: u64, reason: &[u8]) {
         if self.end.is_some() {
             return;
@@ -380,11 +380,6 @@ impl TcpConn {
     /// Stream bytes that were taken and not sealed yet.
     pub fn unsent_bytes(&self) -> usize {
         self.channel.writes.unsent_bytes()
-    }
-
-    /// Bytes that are sealed and not yet sent.
-    pub fn sealed_bytes(&self) -> usize {
-        self.out.len() - self.out_at
     }
 
     /// A stream that got something to read, each once: read it to the end ([`TcpConn::read`] gives

@@ -22,7 +22,7 @@ mod write_streams;
 #[cfg(test)]
 mod tests;
 
-pub use conn::{TcpConn, TcpCounters, TcpWindows};
+pub use conn::{TcpConn, TcpWindows};
 pub use setup::{TcpSetup, TcpSetupError, TcpTimes};
 
 /// The one stream of both directions.

@@ -1,4 +1,5 @@
-//! TLS 1.3 records (RFC 8446 §5): sealed and opened in place, many one behind the other in a buffer.
+//! TLS 1.3 records (RFC 8446 §5): sealed and opened in place, many one behind the other in a
+//! buffer.
 
 use landro_sys::aead::{Aead, TAG_BYTES};
 use rustls::ConnectionTrafficSecrets;

@@ -14,11 +14,6 @@ const BATCH_RECORDS: usize = 8;
 const SMALL_BUFFER_BYTES: usize = 4 << 10;
 
 impl TcpConn {
-    /// Whether [`TcpConn::outgoing`] has anything.
-    pub fn wants_to_send(&self) -> bool {
-        !self.is_closed() && self.has_outgoing()
-    }
-
     /// Sealed bytes for the socket; empty: nothing is to be sent.
     pub fn outgoing(&mut self, now: Instant) -> &[u8] {
         if self.out_at == self.out.len() {

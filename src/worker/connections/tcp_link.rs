@@ -22,6 +22,9 @@ pub(crate) struct TcpLink {
     /// The kernel says that there is no stream any more, and why, if a send failed.
     is_gone: bool,
     why_gone: Option<String>,
+    /// The peer sends no more. A stream at its end is always readable: to watch it would be to
+    /// spin, where what came before is not read yet.
+    is_at_end: bool,
     /// What the driver watches.
     watched: Interest,
     /// What the kernel knew of the path when it was last asked.
@@ -53,6 +56,7 @@ impl TcpLink {
             writable: !connecting,
             is_gone: false,
             why_gone: None,
+            is_at_end: false,
             watched: Interest::NONE,
             path: PathSnapshot::default(),
         }
@@ -82,7 +86,7 @@ impl TcpLink {
             let room = buffer.len();
             match stream.receive(buffer) {
                 Ok(Some(0)) => {
-                    self.readable = false;
+                    (self.readable, self.is_at_end) = (false, true);
                     match self.why_gone.take() {
                         Some(why) => self.conn.broken(now, &why),
                         None => self.conn.ended(now),
@@ -174,14 +178,15 @@ impl TcpLink {
     /// Has the driver watch for what is waited for.
     pub(crate) fn watch(&mut self, driver: &mut Driver, now: Instant) {
         let waits_for_room = !self.conn.outgoing(now).is_empty();
+        let waits_for_bytes = !self.readable && !self.is_at_end;
         let wanted = match self.phase {
             StreamPhase::Connecting => Interest::WRITE,
             StreamPhase::Open => Interest {
-                read: !self.readable,
+                read: waits_for_bytes,
                 write: !self.writable && waits_for_room,
             },
             StreamPhase::Shut => Interest {
-                read: !self.readable && self.conn.state() == ConnState::Closing,
+                read: waits_for_bytes && self.conn.state() == ConnState::Closing,
                 write: false,
             },
         };

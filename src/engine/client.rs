@@ -16,8 +16,10 @@ use crate::config::{LaneKinds, QuicConfig};
 use crate::ids::{Fingerprint, WorkerId};
 use crate::proto::session::Request;
 use crate::quic::{Identity, Secrets, Setup, Trust};
-use crate::tcp::TcpSetup;
-use crate::worker::{ClientEvent, ClientStart, Mail, Shared, WorkerParts};
+use crate::tcp::{TcpSetup, TcpTimes};
+use crate::worker::{
+    ADDED_LANE_IDLE, ClientEvent, ClientStart, Mail, Shared, TcpSetups, WorkerParts,
+};
 
 /// Events a command may have waiting before its worker waits for the reader.
 const CLIENT_EVENTS: usize = 4096;
@@ -77,8 +79,8 @@ impl Client {
             },
         );
         let trust_refused = Arc::new(Mutex::new(None));
-        let trust = remembering(config.trust, trust_refused.clone());
-        let tcp_setup = TcpSetup::client(&config.identity, trust.clone(), tcp_times(&config.quic))?;
+        let trust = remembering(config.trust.clone(), trust_refused.clone());
+        let tcp = TcpSetups::new(&config, &trust)?;
         let mut setup = Setup::client(&config.identity, trust, &config.quic)?;
         setup.tell_on_link(landro_sys::is_on_link);
         let (sender, events) = bounded(CLIENT_EVENTS);
@@ -99,7 +101,7 @@ impl Client {
         let start = ClientStart {
             peers: config.peer,
             setup,
-            tcp_setup,
+            tcp,
             trust_refused,
             request,
             streams: config.streams,
@@ -132,6 +134,21 @@ impl Client {
     pub fn join(self) -> io::Result<()> {
         drop(self.events);
         self.thread.end()
+    }
+}
+
+impl TcpSetups {
+    fn new(config: &ClientConfig, trust: &Trust) -> Result<TcpSetups, EngineError> {
+        let carrying = tcp_times(&config.quic);
+        let added = TcpTimes {
+            idle: carrying.idle.min(ADDED_LANE_IDLE),
+            ..carrying
+        };
+        let setup = |times| TcpSetup::client(&config.identity, trust.clone(), times);
+        Ok(TcpSetups {
+            carrying: setup(carrying)?,
+            added: setup(added)?,
+        })
     }
 }
 

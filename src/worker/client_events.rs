@@ -13,11 +13,19 @@ use crate::proto;
 use crate::quic::Setup;
 use crate::tcp::TcpSetup;
 
+/// How lanes over TCP are dialled.
+pub struct TcpSetups {
+    /// Those that carry a session's messages, too.
+    pub carrying: TcpSetup,
+    /// Those that are added, and that a session does without when they are silent.
+    pub added: TcpSetup,
+}
+
 pub struct ClientStart {
     /// In the order of preference; the first that answers is taken.
     pub peers: Vec<SocketAddr>,
     pub setup: Setup,
-    pub tcp_setup: TcpSetup,
+    pub tcp: TcpSetups,
     /// Where the trust function leaves whom it refused.
     pub trust_refused: Arc<Mutex<Option<Fingerprint>>>,
     pub request: proto::session::Request,

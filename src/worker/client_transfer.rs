@@ -13,8 +13,7 @@ use crate::proto::lanes::code;
 use crate::proto::session::Request;
 use crate::proto::{CancelReason, Outcome, SessionError, SessionErrorCode, Totals};
 use crate::quic::{CloseReason, Setup};
-use crate::tcp::TcpSetup;
-use crate::worker::client_events::{ClientEvent, ClientStart, Ended};
+use crate::worker::client_events::{ClientEvent, ClientStart, Ended, TcpSetups};
 use crate::worker::race::{Race, RaceStep};
 use crate::worker::stats::{Batches, TransportStats};
 
@@ -23,7 +22,7 @@ pub(crate) struct ClientTransfer {
     race: Race,
     pub(crate) kinds: LaneKinds,
     pub(crate) setup: Setup,
-    pub(crate) tcp_setup: TcpSetup,
+    pub(crate) tcp: TcpSetups,
     trust_refused: Arc<Mutex<Option<Fingerprint>>>,
     pub(crate) streams: usize,
     pub(crate) socket_options: UdpOptions,
@@ -53,7 +52,7 @@ impl ClientTransfer {
             race: Race::new(&start.peers, start.kinds, now),
             kinds: start.kinds,
             setup: start.setup,
-            tcp_setup: start.tcp_setup,
+            tcp: start.tcp,
             trust_refused: start.trust_refused,
             streams: start.streams,
             socket_options: start.socket_options,

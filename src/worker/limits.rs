@@ -66,6 +66,11 @@ pub(super) const STILL_QUEUED: Duration = Duration::from_millis(20);
 /// A closed connection is waited for no longer than a session that is over.
 pub const LINGER: Duration = crate::proto::lanes::LINGER;
 
+/// A lane that was added is given up after so much silence: three requests for a sign of life are
+/// not answered by then, and what was under way on it moves over to another, long before the
+/// session is taken for one that does not get on.
+pub const ADDED_LANE_IDLE: Duration = Duration::from_secs(15);
+
 /// A daemon gives memory back this long after a session or much memory of connections ended: more
 /// may follow at once.
 pub(super) const TRIM_AFTER: Duration = Duration::from_secs(2);

@@ -48,8 +48,8 @@ use listeners::Listeners;
 use sessions::Sessions;
 use timers::Timer;
 
-pub use client_events::{ClientEvent, ClientStart, Ended};
-pub use limits::LINGER;
+pub use client_events::{ClientEvent, ClientStart, Ended, TcpSetups};
+pub use limits::{ADDED_LANE_IDLE, LINGER};
 pub use local::copy_locally;
 pub use mailbox::{Mail, Mailbox};
 pub use pulse::Pulse;

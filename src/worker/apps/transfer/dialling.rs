@@ -74,7 +74,13 @@ impl Worker {
         let Some(client) = &self.client else {
             return Ok(());
         };
-        let setup = &client.tcp_setup;
+        let setup = match errand {
+            Errand::Join {
+                kind: DialKind::Add,
+                ..
+            } => &client.tcp.added,
+            Errand::FirstLane | Errand::Join { .. } => &client.tcp.carrying,
+        };
         self.connections
             .dial_stream(&mut self.io, setup, peer, errand)
     }

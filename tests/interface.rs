@@ -123,7 +123,7 @@ fn the_files_are_told(output: &Output) {
 }
 
 fn statistics_are_complete(backend: &'static str) {
-    let world = World::new(backend);
+    let world = World::over_quic(backend);
     let mut rng = Rng::new(backend);
     tree::write_file(&world.here("file"), 8 << 20, &mut rng);
     let push: [OsString; 3] = [

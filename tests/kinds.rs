@@ -8,7 +8,7 @@ mod relay;
 use std::ffi::OsString;
 use std::fs;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::tree::{self, Rng, assert_no_leftovers, assert_same};
 use common::{Daemon, Output, Running, Side, World, landro};
@@ -126,7 +126,7 @@ fn both_and_tls_carries_the_bulk(backend: &'static str) {
 fn udp_that_is_silent(backend: &'static str) {
     let world = world(backend, &[]);
     let relay = Relay::new(world.daemon.address(), Udp::Silent);
-    let start = Instant::now();
+    let start = landro::engine::now();
     let small = world.here("small");
     fs::write(&small, "a few bytes").unwrap();
     let args = [
@@ -153,7 +153,7 @@ fn udp_that_is_silent(backend: &'static str) {
 
 fn udp_that_is_refused(backend: &'static str) {
     let world = world(backend, &TLS);
-    let start = Instant::now();
+    let start = landro::engine::now();
     let small = world.here("small");
     fs::write(&small, "a few bytes").unwrap();
     let args = [
@@ -224,7 +224,7 @@ fn a_tls_lane_that_is_cut(backend: &'static str) {
 
 /// Waits until the lane that was added carries data.
 fn midway(running: &Running, relay: &Relay) {
-    let start = Instant::now();
+    let start = landro::engine::now();
     while relay.tcp_bytes() < 8 * MIB {
         assert!(
             start.elapsed() < Duration::from_secs(60),

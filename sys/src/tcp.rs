@@ -266,7 +266,8 @@ impl TcpStream {
     /// One that names those that the kernel has (`NotFound`), or that this user may choose
     /// (`PermissionDenied`).
     pub fn set_congestion(&self, name: &str) -> io::Result<()> {
-        let is_name = (1..=CONGESTION_NAME_BYTES_MAX).contains(&name.len());
+        // What follows a zero the kernel would not read.
+        let is_name = (1..=CONGESTION_NAME_BYTES_MAX).contains(&name.len()) && !name.contains('\0');
         let result = match is_name {
             true => self.socket.set_tcp_congestion(name.as_bytes()),
             false => Err(io::Error::from_raw_os_error(libc::ENOENT)),

@@ -421,6 +421,16 @@ impl Held {
             }
             return;
         }
+        if let Some(&mut RingOp::Poll(id)) = self.ops.get_mut(user_data) {
+            if !cqueue::more(entry.flags()) {
+                self.ops.remove(user_data);
+            }
+            if let Some(told) = self.tcp.complete(id, user_data, entry) {
+                self.ready.push_back(told.completion);
+                told.cancel.into_iter().for_each(|entry| self.push(entry));
+            }
+            return;
+        }
         let errno = -entry.result();
         let result =
             usize::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(errno));
@@ -443,10 +453,6 @@ impl Held {
                     }
                 }
             }
-            Some(RingOp::Poll(id)) => {
-                let completion = self.tcp.complete(id, user_data, entry.result());
-                self.ready.extend(completion);
-            }
             Some(RingOp::Wake) => {
                 let asked = self.wake.seen();
                 self.threads.take_done(&mut self.ready);
@@ -454,7 +460,7 @@ impl Held {
                 self.arm_wake();
             }
             // Completions of cancel requests, which carry no operation.
-            Some(RingOp::Receive(_)) | None => {}
+            Some(RingOp::Receive(_) | RingOp::Poll(_)) | None => {}
         }
     }
 

@@ -1,15 +1,16 @@
 //! TCP sockets of a ring: what is waited for on each, as at most one poll that counts.
 
-use io_uring::types::Fd;
-use io_uring::{opcode, squeue};
 use std::os::fd::AsRawFd;
+
+use io_uring::types::Fd;
+use io_uring::{cqueue, opcode, squeue};
 
 use crate::op::Completion;
 use crate::table::Table;
 use crate::tcp::{Interest, TcpId, TcpSocket};
 
-/// What has the kernel report failure or an end, asked for or not.
-const ENDED: i16 = libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP | libc::POLLNVAL;
+/// Failures and the end of both directions, which are reported asked for or not.
+const ENDED: i16 = libc::POLLERR | libc::POLLHUP | libc::POLLNVAL;
 
 /// A socket and what is waited for on it.
 struct RingWatch {
@@ -19,6 +20,11 @@ struct RingWatch {
     /// The poll in flight: its number and what it asks for. Another one of this socket is being
     /// cancelled, and says nothing any more.
     poll: Option<(u64, Interest)>,
+    /// The peer sends no more, and what is waited for is room to send. The ring reports the former
+    /// asked for or not (IO_POLL_UNMASK in io_uring/poll.c): a poll of one answer would give it at
+    /// once, each time, for as long as there is no room. One of many answers gives it once, and
+    /// then what happens.
+    peer_ended: bool,
     /// Listed in `unsubmitted`.
     is_listed: bool,
 }
@@ -39,12 +45,21 @@ pub(super) struct PollChange {
     pub entry: squeue::Entry,
 }
 
+/// What a poll's answer leads to.
+pub(super) struct Told {
+    /// What the user is told.
+    pub completion: Completion,
+    /// Cancels a poll that would go on answering.
+    pub cancel: Option<squeue::Entry>,
+}
+
 impl RingWatches {
     pub fn add(&mut self, socket: TcpSocket) -> TcpId {
         TcpId(self.sockets.insert(RingWatch {
             socket,
             armed: Interest::NONE,
             poll: None,
+            peer_ended: false,
             is_listed: false,
         }))
     }
@@ -84,7 +99,9 @@ impl RingWatches {
             let number = number(id);
             watch.poll = Some((number, watch.armed));
             let fd = Fd(watch.socket.as_raw_fd());
-            let entry = opcode::PollAdd::new(fd, events(watch.armed) as u32).build();
+            let entry = opcode::PollAdd::new(fd, events(watch.armed) as u32)
+                .multi(watch.peer_ended && !watch.armed.read)
+                .build();
             return Some(PollChange {
                 cancel,
                 entry: entry.user_data(number),
@@ -93,21 +110,38 @@ impl RingWatches {
         None
     }
 
-    /// A poll ended with `result`, as the ring gives it. `None`: it was cancelled, or its socket
-    /// removed.
-    pub fn complete(&mut self, id: TcpId, number: u64, result: i32) -> Option<Completion> {
+    /// Poll `number` of socket `id` answered. `None`: it was cancelled, its socket removed, or what
+    /// it says is not waited for.
+    pub fn complete(&mut self, id: TcpId, number: u64, answer: &cqueue::Entry) -> Option<Told> {
         let watch = self.sockets.get_mut(id.0)?;
-        watch.poll.take_if(|(current, _)| *current == number)?;
-        watch.armed = Interest::NONE;
+        watch.poll.filter(|(current, _)| *current == number)?;
         // What could not be waited for (ENOMEM) is tried.
-        let found = i16::try_from(result).ok().filter(|&found| found >= 0);
-        let ended = found.is_none_or(|found| found & ENDED != 0);
-        let has = |bit: i16| ended || found.is_some_and(|found| found & bit != 0);
-        Some(Completion::Ready {
+        let found = i16::try_from(answer.result())
+            .ok()
+            .filter(|&found| found >= 0)
+            .unwrap_or(ENDED);
+        let goes_on = cqueue::more(answer.flags());
+        if !goes_on {
+            watch.poll = None;
+        }
+        let peer_ended = found & libc::POLLRDHUP != 0;
+        watch.peer_ended |= peer_ended;
+        if !watch.armed.read && found & (libc::POLLOUT | ENDED) == 0 {
+            if !goes_on && !watch.is_listed {
+                watch.is_listed = true;
+                self.unsubmitted.push(id);
+            }
+            return None;
+        }
+        let ended = found & ENDED != 0 || peer_ended && watch.armed.read;
+        watch.armed = Interest::NONE;
+        let completion = Completion::Ready {
             id,
-            readable: has(libc::POLLIN),
-            writable: has(libc::POLLOUT),
-        })
+            readable: ended || found & libc::POLLIN != 0,
+            writable: ended || found & libc::POLLOUT != 0,
+        };
+        let cancel = watch.poll.take().map(|(number, _)| cancel(number));
+        Some(Told { completion, cancel })
     }
 
     #[cfg(test)]
@@ -126,8 +160,7 @@ fn cancel(number: u64) -> squeue::Entry {
     opcode::PollRemove::new(number).build()
 }
 
-/// poll(2)'s word for it. The end of what the peer sends (RDHUP) matters to readers alone: a writer
-/// with a full buffer would be told of it again and again.
+/// poll(2)'s word for it.
 fn events(interest: Interest) -> i16 {
     let read = match interest.read {
         true => libc::POLLIN | libc::POLLRDHUP,

@@ -308,8 +308,8 @@ impl TcpConn {
         Alpn::Landro1
     }
 
-    /// Starts to close; the reason leaves with [`TcpConn::outgoing`], behind what is owed and before
-    /// what was not sent. Reasons are cut to 256 bytes.
+    /// Starts to close; the reason leaves with [`TcpConn::outgoing`], behind what is owed and in
+    /// place of what was not sent. Reasons are cut to 256 bytes.
     pub fn close(&mut self, now: Instant, code: u64, reason: &[u8]) {
         if self.end.is_some() {
             return;

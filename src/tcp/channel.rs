@@ -1,5 +1,4 @@
-//! Frames of both directions over a byte stream that is given: streams, credit, PINGs and the
-//! close.
+//! Frames of both directions over a given byte stream: streams, credit, PINGs and the close.
 
 use std::ops::Range;
 

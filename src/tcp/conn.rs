@@ -16,8 +16,8 @@ use crate::ids::Fingerprint;
 /// What rustls keeps for a handshake, about.
 const HANDSHAKE_HEAP_BYTES: usize = 16 << 10;
 
-/// Keys with their tables, and what makes the next ones.
-const KEYS_HEAP_BYTES: usize = 2 << 10;
+/// Keys with their tables, and what makes the next ones: an idle connection was measured at 4.8 KB.
+const KEYS_HEAP_BYTES: usize = 4 << 10;
 
 /// The smallest window: one that could be used up by a few bytes would be all frames of credit.
 const MIN_WINDOW_BYTES: u64 = 64 << 10;
@@ -308,8 +308,8 @@ impl TcpConn {
         Alpn::Landro1
     }
 
-    /// Starts to close; the reason leaves with [`TcpConn::outgoing`], behind what is owed and
-    /// before what was not sent. Reasons are cut to 256 bytes.
+    /// Starts to close; the reason leaves with [`TcpConn::outgoing`], behind what is owed and in
+    /// place of what was not sent. Reasons are cut to 256 bytes.
     pub fn close(&mut self, now: Instant, code: u64, reason: &[u8]) {
         if self.end.is_some() {
             return;

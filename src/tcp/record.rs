@@ -1,5 +1,4 @@
-//! TLS 1.3 records (RFC 8446 §5): sealed and opened in place, many one behind the other in a
-//! buffer.
+//! TLS 1.3 records (RFC 8446 §5): sealed and opened in place, many in a row in one buffer.
 
 use landro_sys::aead::{Aead, TAG_BYTES};
 use rustls::ConnectionTrafficSecrets;

@@ -18,7 +18,7 @@ use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
 use landro::budget::DEFAULT_MEMORY_BUDGET_BYTES;
-use landro::config::QuicConfig;
+use landro::config::{LaneKind, LaneKinds, QuicConfig};
 use landro::engine::{
     BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, ServeConfig, Server,
 };
@@ -64,6 +64,7 @@ impl Host {
             quic: QuicConfig::auto(),
             memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
             patience: None,
+            lane_kinds: LaneKinds::Only(LaneKind::Quic),
             identity: Identity::generate().expect("an identity"),
             reset_secret: [0; 32],
             authorize: Arc::new(move |peer| {
@@ -96,6 +97,7 @@ impl Host {
             quic: QuicConfig::auto(),
             memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
             patience: None,
+            lane_kinds: LaneKinds::Only(LaneKind::Quic),
             identity: self.client.clone(),
             trust: Arc::new(|_| true),
             streams,

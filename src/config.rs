@@ -2,12 +2,14 @@
 //! unit.
 
 mod diagnostics;
+mod kinds;
 
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use diagnostics::{Diagnosis, Diagnostics};
+pub use kinds::{LaneKind, LaneKinds};
 
 /// Lowest initial RTT that is safe with BBR2. Its min-RTT filter starts from this guess and only
 /// ever falls: a guess below about half the true RTT caps the connection at a fraction of the path
@@ -108,6 +110,8 @@ pub enum ConfigError {
     CongestionControl(String),
     #[error("unknown profile {0:?}: auto, lan or wan")]
     Profile(String),
+    #[error("unknown kind of lane {0:?}: quic, tls, or both with a comma between")]
+    LaneKind(String),
 }
 
 /// Values of the QUIC transport. Built from a profile, then changed field by field or by the

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use landro_sys::trusted::{self, Others, Untrusted};
 
-use crate::config::QuicConfig;
+use crate::config::{LaneKinds, QuicConfig};
 use crate::engine::{BackendChoice, EngineError, ServeConfig, Server, ShutdownError};
 use crate::ids::Fingerprint;
 use crate::quic::Identity;
@@ -40,6 +40,8 @@ pub struct Options {
     pub memory_budget_bytes: u64,
     /// How long nothing may be got on with in a session; None: for ever.
     pub patience: Option<Duration>,
+    /// What is listened for.
+    pub lane_kinds: LaneKinds,
     pub identity: Identity,
     pub reset_secret: [u8; 32],
     /// The file; it need not exist. Read again on SIGHUP.
@@ -94,6 +96,7 @@ pub fn run(
         quic: options.quic,
         memory_budget_bytes: options.memory_budget_bytes,
         patience: options.patience,
+        lane_kinds: options.lane_kinds,
         identity: options.identity,
         reset_secret: options.reset_secret,
         authorize: Arc::new(move |peer| {

@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use landro_sys::Availability;
 
+use crate::config::QuicConfig;
 use crate::disk::leftovers;
+use crate::tcp::TcpTimes;
 use crate::worker;
 
 pub use crate::disk::leftovers::{Fate, Leftover, Removal, Sight};
@@ -27,7 +29,7 @@ pub use crate::proto::{
     SessionErrorCode, Totals,
 };
 pub use crate::quic::{Identity, QuicError};
-pub use crate::worker::{Authorize, ClientEvent, Ended, PeerAccess, TransportStats};
+pub use crate::worker::{Authorize, Carried, ClientEvent, Ended, PeerAccess, TransportStats};
 pub use client::{Client, ClientConfig};
 pub use local::LocalCopy;
 pub use server::{ServeConfig, Server, ShutdownError};
@@ -64,19 +66,30 @@ pub enum EngineError {
     Worker(#[from] worker::StartError),
     #[error("identity: {0}")]
     Identity(#[from] crate::quic::QuicError),
+    #[error("identity: {0}")]
+    TcpIdentity(#[from] crate::tcp::TcpSetupError),
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
 }
 
 fn bind_hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "; who has it is told by ss -ulpn",
+        io::ErrorKind::AddrInUse => "; who has it is told by ss -tulpn",
         io::ErrorKind::AddrNotAvailable => "; no interface here has it (ip address)",
         io::ErrorKind::PermissionDenied => "; ports below 1024 are root's",
         _ if landro_sys::process::is_out_of_descriptors(error) => {
             "; raise the limit of open files (ulimit -n, LimitNOFILE= of a unit)"
         }
         _ => "",
+    }
+}
+
+/// How long connections over TCP wait for what: as long as those over QUIC.
+fn tcp_times(quic: &QuicConfig) -> TcpTimes {
+    TcpTimes {
+        handshake: quic.handshake_timeout,
+        idle: quic.idle_timeout,
+        linger: worker::LINGER,
     }
 }
 

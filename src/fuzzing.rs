@@ -11,8 +11,9 @@ pub use crate::cli::escape::{acts_on_terminal, name as escaped_name, text as esc
 pub use crate::cli::trust::{Known, KnownHosts, TrustError};
 pub use crate::daemon::policy::{BadLine, Policy, Restrict};
 pub use crate::disk::{relative, split_path};
-pub use crate::quic::identity::fingerprint_of_der;
+pub use crate::identity::fingerprint_of_der;
 pub use crate::quic::note_again;
+pub use crate::tcp::held_after as held_after_frames;
 
 use crate::quic::Secrets;
 

@@ -2,8 +2,8 @@
 //!
 //! The layers, from the top: [`cli`] and [`daemon`] are what people run; [`engine`] starts the
 //! workers of a process; [`worker`] is one thread with one ring, where kernel, QUIC and transfer
-//! meet; [`proto`] is the transfer protocol without I/O; [`quic`] is the transport; `landro_sys` is
-//! the kernel. `docs/architecture.md` draws it.
+//! meet; [`proto`] is the transfer protocol without I/O; [`quic`] and [`tcp`] are the transports;
+//! `landro_sys` is the kernel. `docs/architecture.md` draws it.
 //!
 //! The API is [`engine`] and [`config`]. What is below them is public only with the feature
 //! `internals`, which is for tests and benches and promises nothing.
@@ -13,6 +13,7 @@
 pub mod budget;
 #[cfg(not(feature = "internals"))]
 mod budget;
+mod carrier;
 pub mod cli;
 pub mod config;
 mod daemon;
@@ -20,6 +21,7 @@ mod disk;
 pub mod engine;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod identity;
 #[cfg(feature = "internals")]
 pub mod ids;
 #[cfg(not(feature = "internals"))]
@@ -33,6 +35,10 @@ pub mod quic;
 #[cfg(not(feature = "internals"))]
 mod quic;
 mod signals;
+#[cfg(feature = "internals")]
+pub mod tcp;
+#[cfg(not(feature = "internals"))]
+mod tcp;
 mod worker;
 
 /// Tests weigh connections as the binary does.

@@ -69,7 +69,7 @@ fn slow_push(world: &World) -> Running {
 }
 
 fn a_retry_goes_on(backend: &'static str) {
-    let mut world = World::new(backend);
+    let mut world = World::over_quic(backend);
     let (url, file) = (world.url("file"), world.here("file"));
     std::fs::write(world.root("file"), vec![7; FILE_BYTES as usize]).unwrap();
     let options = ["--retry", "5", "--bwlimit", "4M"].map(OsStr::new);
@@ -89,7 +89,7 @@ fn a_retry_goes_on(backend: &'static str) {
 
 /// By way of a relay: a daemon that takes its time to start would be missed first, by ICMP.
 fn a_daemon_that_is_back_resets(backend: &'static str) {
-    let mut world = World::new(backend);
+    let mut world = World::over_quic(backend);
     let relay = Relay::new(world.daemon.address().parse().unwrap());
     let pull = slow_pull(&world, &format!("landro://{}/file", relay.address));
     world.restart();
@@ -163,7 +163,7 @@ impl Relay {
 /// Whoever asks a daemon about a connection it never had gets a reset; with the tokens of the
 /// daemon that has it, anybody could end it.
 fn a_daemon_of_the_same_identity_resets_nothing(backend: &'static str) {
-    let world = World::new(backend);
+    let world = World::over_quic(backend);
     let relay = Relay::new(world.daemon.address().parse().unwrap());
     let pull = slow_pull(&world, &format!("landro://{}/file", relay.address));
     let cid = relay.cid.lock().unwrap().clone();
@@ -180,7 +180,7 @@ fn a_daemon_of_the_same_identity_resets_nothing(backend: &'static str) {
         (&world.server, other_root.path().to_owned()),
         (&copy, world.root("")),
     ] {
-        let other = Daemon::start(side, &root, &["--backend", backend]);
+        let other = Daemon::start(side, &root, &["--backend", backend, "--lane-kinds", "quic"]);
         assert_eq!(
             other.fingerprint, world.daemon.fingerprint,
             "the identity is one"
@@ -220,7 +220,7 @@ fn closed_port(address: &str) -> (UdpSocket, SocketAddr) {
 }
 
 fn a_port_nobody_listens_on(backend: &'static str) {
-    let world = World::new(backend);
+    let world = World::over_quic(backend);
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let (_held, closed) = closed_port(address);
         let url = format!("landro://{closed}/file");
@@ -237,7 +237,7 @@ fn a_daemon_that_died_is_missed_at_once(backend: &'static str) {
         |world: &World| slow_pull(world, &world.url("file")),
         slow_push,
     ] {
-        let mut world = World::new(backend);
+        let mut world = World::over_quic(backend);
         let running = start(&world);
         world.daemon.kill();
         let output = running.wait().expect(5);
@@ -248,7 +248,7 @@ fn a_daemon_that_died_is_missed_at_once(backend: &'static str) {
 /// Under this limit nothing follows the burst for minutes: without a sign of life that is asked
 /// for, nobody would say anything.
 fn a_silent_daemon_that_died_is_missed_at_once(backend: &'static str) {
-    let mut world = World::new(backend);
+    let mut world = World::over_quic(backend);
     let (url, here) = (world.url("file"), world.here("file"));
     let running = slow(
         &world,
@@ -267,7 +267,7 @@ fn forged_messages_end_nothing(backend: &'static str) {
         common::skipped("needs root");
         return;
     }
-    let world = World::new(backend);
+    let world = World::over_quic(backend);
     let relay = Relay::new(world.daemon.address().parse().unwrap());
     let mut pull = slow_pull(&world, &format!("landro://{}/file", relay.address));
     let (SocketAddr::V4(from), SocketAddr::V4(to)) =

@@ -50,7 +50,15 @@ fn every_json_line_has_schema_and_event(backend: &'static str) {
         assert_eq!(output.stderr, "", "nothing to say to people");
         for (line, event) in output.stdout.lines().zip(&output.events) {
             assert!(line.starts_with(r#"{"schema":1,"event":""#), "{line}");
-            let known = ["start", "progress", "file", "warning", "error", "summary"];
+            let known = [
+                "start",
+                "connected",
+                "progress",
+                "file",
+                "warning",
+                "error",
+                "summary",
+            ];
             assert!(
                 event["event"]
                     .as_str()
@@ -115,7 +123,7 @@ fn the_files_are_told(output: &Output) {
 }
 
 fn statistics_are_complete(backend: &'static str) {
-    let world = World::new(backend);
+    let world = World::over_quic(backend);
     let mut rng = Rng::new(backend);
     tree::write_file(&world.here("file"), 8 << 20, &mut rng);
     let push: [OsString; 3] = [

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use landro::config::QuicConfig;
+use landro::config::{LaneKind, LaneKinds, QuicConfig};
 use landro::engine::{
     BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, ServeConfig,
     Server, TransportStats,
@@ -69,6 +69,7 @@ fn session(
         quic: quic.clone(),
         memory_budget_bytes: BUDGET_BYTES,
         patience: Some(Duration::from_secs(60)),
+        lane_kinds: LaneKinds::Only(LaneKind::Quic),
         identity: Identity::generate().unwrap(),
         reset_secret: [0; 32],
         authorize: Arc::new(move |_| Some(access.clone())),
@@ -81,6 +82,7 @@ fn session(
         quic,
         memory_budget_bytes: BUDGET_BYTES,
         patience: Some(Duration::from_secs(60)),
+        lane_kinds: LaneKinds::Only(LaneKind::Quic),
         identity: Identity::generate().unwrap(),
         trust: Arc::new(|_| true),
         streams: 16,

@@ -191,6 +191,7 @@ fn a_talkative_server(backend: &'static str) {
                 entry_window: 1024,
                 inside: false,
                 place: None,
+                adds_lanes: false,
             }));
             peer.entries(vec![entry(1, 0, b"x", Kind::File, 0)]);
             for _ in 0..12_000 {

@@ -127,6 +127,8 @@ impl Hosts {
         let args = [
             "--backend",
             backend,
+            "--lane-kinds",
+            "quic",
             "--listen",
             listen,
             "--allow",

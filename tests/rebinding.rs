@@ -142,7 +142,7 @@ fn check(world: &World, push: bool, output: Output) {
 
 fn an_address_that_changes_is_followed(backend: &'static str) {
     for push in [false, true] {
-        let world = World::new(backend);
+        let world = World::over_quic(backend);
         let nat = Nat::new(world.daemon.address().parse().unwrap(), &[], None);
         let copy = start(&world, &nat, push);
         // From the first bytes to the last ones.
@@ -171,7 +171,7 @@ fn an_address_that_changes_in_the_handshake_is_followed(backend: &'static str) {
     // With the client's second datagram, its third, and so on.
     const WHEN: [&[u64]; 4] = [&[2], &[3], &[4, 5], &[2, 3, 4, 5, 6]];
     for (number, when) in WHEN.into_iter().enumerate() {
-        let world = World::new(backend);
+        let world = World::over_quic(backend);
         let nat = Nat::new(world.daemon.address().parse().unwrap(), when, None);
         let push = number % 2 == 0;
         check(&world, push, start(&world, &nat, push).wait());
@@ -183,7 +183,7 @@ fn an_address_that_changes_in_the_handshake_is_followed(backend: &'static str) {
 /// copy, and the original is a duplicate. Nothing but small questions goes to him.
 fn copies_from_elsewhere_move_nothing(backend: &'static str) {
     for push in [false, true] {
-        let world = World::new(backend);
+        let world = World::over_quic(backend);
         let spy = socket();
         let caught = spy.try_clone().unwrap();
         let nat = Nat::new(world.daemon.address().parse().unwrap(), &[], Some(spy));

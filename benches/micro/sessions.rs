@@ -42,6 +42,7 @@ fn limits() -> Limits {
         parallel: ParallelTransferConfig::default(),
         lookups: 64,
         patience: None,
+        adds_lanes: false,
     }
 }
 
@@ -277,6 +278,7 @@ impl World {
                     stream,
                     payload: Payload::Bytes(bytes),
                     fin,
+                    ..
                 }) => {
                     self.inputs.push_back((
                         SENDER,
@@ -308,7 +310,14 @@ impl World {
                 Some(Output::TakesData(takes_data)) => self.takes_data = takes_data,
                 Some(Output::Copy(_)) => panic!("this lane leads to another host"),
                 // Nothing waits on this wire, and there is one lane.
-                Some(Output::AnswersMax(_) | Output::Event(_)) => {}
+                Some(
+                    Output::AnswersMax(_)
+                    | Output::Event(_)
+                    | Output::Stays(_)
+                    | Output::AddsLanes { .. }
+                    | Output::LaneOver(_)
+                    | Output::LaneAccount(_),
+                ) => {}
                 Some(Output::Finished(Outcome::Complete(_))) => self.outcomes += 1,
                 Some(Output::Finished(other)) => panic!("side {side} ended with {other:?}"),
             }

@@ -91,7 +91,10 @@ impl Pair {
                         result.expect("loopback takes it");
                         self.buffer = Some(buffer);
                     }
-                    Completion::File { .. } | Completion::Refused { .. } | Completion::Woken => {}
+                    Completion::File { .. }
+                    | Completion::Refused { .. }
+                    | Completion::Ready { .. }
+                    | Completion::Woken => {}
                 }
             }
             assert_ne!(

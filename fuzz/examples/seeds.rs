@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use landro::ids::{ChunkIndex, EntryId, SessionId};
 use landro::proto::journal::{Header, Storage};
 use landro::proto::wire::{
-    BenchMode, Entry, Hello, Item, ListItem, Message, Preface, PrefaceKind, RecordHead,
+    BenchMode, Entry, Hello, Item, LaneAccount, LanePart, ListItem, Message, Preface, PrefaceKind, RecordHead,
     RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
     encode_run,
 };
@@ -29,6 +29,7 @@ const MTIME: Mtime = Mtime {
 fn main() {
     texts();
     lanes();
+    tcp_frames();
     messages();
     verdicts();
     records();
@@ -92,7 +93,12 @@ fn texts() {
 
 fn lanes() {
     seed("preface", "note", b"\x01answered");
-    for (name, kind, lane) in [("new", PrefaceKind::New, 0), ("join", PrefaceKind::Join, 7)] {
+    let prefaces = [
+        ("new", PrefaceKind::New, 0),
+        ("join", PrefaceKind::Join, 7),
+        ("add", PrefaceKind::Add, 1),
+    ];
+    for (name, kind, lane) in prefaces {
         seed(
             "preface",
             name,
@@ -116,6 +122,7 @@ fn lanes() {
         streams: None,
         counts: false,
         patience_s: None,
+        adds_lanes: false,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);
@@ -142,6 +149,21 @@ fn lanes() {
         "silent",
         [&hello[..], &[0x89, 0, 1, 7, 0, 9]].concat(),
     );
+}
+
+/// What the first byte is: how the rest is cut.
+fn tcp_frames() {
+    let number = |number: u8| [0, 0, 0, 0, 0, 0, 0, number];
+    let data = [&[1][..], &number(2), &[0, 3], b"end"].concat();
+    seed("tcp_frames", "data", [&[0][..], &data].concat());
+    let control = [&[0][..], &number(0), &[4, 0], &[7; 1024]].concat();
+    seed("tcp_frames", "control", [&[255][..], &control].concat());
+    let grant = [&[2][..], &number(9), &number(9)].concat();
+    let credit = [&[3, 0, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0; 7]].concat();
+    let asked = [&[1][..], &grant, &credit, &[5]].concat();
+    seed("tcp_frames", "asked", asked);
+    let close = [&[7][..], &number(7), &[0, 2], b"so"].concat();
+    seed("tcp_frames", "close", [&[2][..], &data, &close].concat());
 }
 
 fn error() -> EntryError {
@@ -171,6 +193,7 @@ fn hello(request: WireRequest) -> Message {
         streams,
         counts: false,
         patience_s: Some(60),
+        adds_lanes: false,
     })
 }
 
@@ -214,6 +237,7 @@ fn welcome() -> Message {
         entry_window: 1024,
         inside: false,
         place: None,
+        adds_lanes: false,
     })
 }
 
@@ -244,7 +268,7 @@ fn messages() {
     }
 }
 
-fn of_senders() -> [Message; 7] {
+fn of_senders() -> [Message; 8] {
     let (path, entry_id) = (Bytes::from_static(b"a/b"), EntryId(1));
     let items = vec![
         entry(1, Kind::Directory, "dir"),
@@ -265,6 +289,7 @@ fn of_senders() -> [Message; 7] {
             first: 1,
             count: 2,
         },
+        Message::LaneOver { lane: 1 },
         Message::Abort {
             entry: entry_id,
             error: error(),
@@ -280,7 +305,7 @@ fn of_senders() -> [Message; 7] {
     ]
 }
 
-fn of_receivers() -> [Message; 7] {
+fn of_receivers() -> [Message; 8] {
     let meta = Meta {
         allocated_bytes: 70_000,
         kind: Kind::File,
@@ -303,6 +328,15 @@ fn of_receivers() -> [Message; 7] {
             path: Bytes::from_static(b"a/b"),
             text: "mode not set".into(),
         },
+        Message::LaneAccount(LaneAccount {
+            lane: 1,
+            below: 2,
+            parts: vec![LanePart {
+                stream: 3,
+                records: Some(4),
+            }],
+            more: false,
+        }),
         Message::Finished {},
         Message::Listing(vec![row]),
         Message::ListEnd {},

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use landro::ids::{Fingerprint, SessionId, WorkerId};
 use landro::proto::lanes::{
-    LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig, LanesInput, LanesOutput, QuestionId, Taken,
+    ADDS_FROM_BYTES, DialKind, LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig, LanesInput,
+    LanesOutput, QuestionId, Taken,
 };
 use landro::proto::session::{Grant, Session};
 use landro_fuzz::{Script, epoch, limits};
@@ -76,7 +77,7 @@ impl World<'_> {
             }
             LanesOutput::Over => self.over = true,
             LanesOutput::Disk { cmd, .. } => panic!("nothing may be touched: {cmd:?}"),
-            LanesOutput::Dial => panic!("a server dials nobody"),
+            LanesOutput::Dial { .. } => panic!("a server dials nobody"),
             LanesOutput::Wants { .. }
             | LanesOutput::TakesData(_)
             | LanesOutput::Piece { .. }
@@ -136,11 +137,20 @@ impl World<'_> {
                 self.input(LanesInput::Room { lane, bytes });
             }
             5 => {
-                let (lane, number) = (LaneKey(self.next), u32::from(self.script.byte()));
+                let (lane, number) = (LaneKey(self.next), u32::from(self.script.byte() & 0x7f));
+                let kind = match self.script.byte() % 2 {
+                    0 => DialKind::Replace,
+                    _ => DialKind::Add,
+                };
                 self.next += 1;
                 self.live.insert(lane, (false, BTreeSet::new()));
                 let peer = if fin { Fingerprint([2; 32]) } else { PEER };
-                self.input(LanesInput::Joins { lane, number, peer });
+                self.input(LanesInput::Joins {
+                    lane,
+                    number,
+                    peer,
+                    kind,
+                });
             }
             6 => {
                 self.live.remove(&lane);
@@ -177,6 +187,7 @@ fuzz_target!(|data: &[u8]| {
         peer: PEER,
         handshake: Duration::from_secs(10),
         idle: Duration::from_secs(60),
+        adds_from_bytes: ADDS_FROM_BYTES,
     };
     let session = Session::server(now, NOTHING, limits());
     let mut world = World {

@@ -51,6 +51,7 @@ fuzz_target!(|data: &[u8]| {
             entry_window,
             inside: false,
             place: None,
+            adds_lanes: false,
         }));
         world.run(step);
     }

@@ -47,6 +47,7 @@ pub fn limits() -> Limits {
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
         patience: Some(PATIENCE),
+        adds_lanes: false,
     }
 }
 
@@ -165,7 +166,13 @@ impl<'a> World<'a> {
                 Output::Data { payload, .. } => self.untaken_bytes += payload.len_bytes(),
                 Output::TakesData(takes_data) => self.takes_data = takes_data,
                 Output::Copy(_) => panic!("this lane leads to another host"),
-                Output::Piece { .. } | Output::AnswersMax(_) | Output::Event(_) => {}
+                Output::Piece { .. }
+                | Output::AnswersMax(_)
+                | Output::Stays(_)
+                | Output::AddsLanes { .. }
+                | Output::LaneOver(_)
+                | Output::LaneAccount(_)
+                | Output::Event(_) => {}
             }
         }
         let written_behind: usize = self
@@ -214,6 +221,7 @@ impl<'a> World<'a> {
             streams,
             counts: false,
             patience_s: None,
+            adds_lanes: false,
         };
         self.say(&Message::Hello(hello));
     }

@@ -8,6 +8,7 @@ pub mod url;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
@@ -15,7 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::budget::MIN_MEMORY_BUDGET_BYTES;
 use crate::cli::escape;
-use crate::config::QuicConfig;
+use crate::config::{LaneKinds, QuicConfig};
 use crate::engine::BackendChoice;
 use crate::ids::Fingerprint;
 use crate::proto::bench::MAX_BENCH;
@@ -316,6 +317,10 @@ pub struct EngineArgs {
     /// Transport settings: auto measures the path, lan and wan are fixed
     #[arg(long, value_name = "PROFILE", value_enum, default_value_t)]
     pub profile: ProfileArg,
+    /// What carries the data, a comma between: quic (UDP), tls (TCP on the same port). A client
+    /// begins with quic, and with tls where UDP gets no answer; a daemon listens for these
+    #[arg(long, value_name = "KINDS", default_value_t, value_parser = LaneKinds::from_str)]
+    pub lane_kinds: LaneKinds,
     /// Gives up when nothing was got on with for so many seconds: no byte moved, no file was
     /// finished, the peer gave no sign that it works; 0 is never
     #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs() as u32)]

@@ -88,6 +88,7 @@ pub fn run(
             identity: trust::identity(&dir)?,
             trust: Arc::new(move |shown| trusted.trusts(shown)),
             streams: usize::from(dial.streams),
+            lane_kinds: dial.engine.lane_kinds,
         };
         let client = Client::start(config, request.clone())?;
         let mut remembered = Ok(());

@@ -10,13 +10,16 @@ use landro_sys::{Pool, probe};
 
 use super::sockets::options;
 use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, demand_calls, now};
+use super::{BackendChoice, EngineError, demand_calls, now, tcp_times};
 use crate::budget::Budget;
-use crate::config::QuicConfig;
+use crate::config::{LaneKinds, QuicConfig};
 use crate::ids::{Fingerprint, WorkerId};
 use crate::proto::session::Request;
 use crate::quic::{Identity, Secrets, Setup, Trust};
-use crate::worker::{ClientEvent, ClientStart, Mail, Shared, WorkerParts};
+use crate::tcp::{TcpSetup, TcpTimes};
+use crate::worker::{
+    ADDED_LANE_IDLE, ClientEvent, ClientStart, Mail, Shared, TcpSetups, WorkerParts,
+};
 
 /// Events a command may have waiting before its worker waits for the reader.
 const CLIENT_EVENTS: usize = 4096;
@@ -34,6 +37,8 @@ pub struct ClientConfig {
     pub trust: Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>,
     /// Most data streams at once.
     pub streams: usize,
+    /// What may carry the session.
+    pub lane_kinds: LaneKinds,
 }
 
 /// One session with a daemon: one transfer or listing.
@@ -68,20 +73,14 @@ impl Client {
                 secrets,
                 budget,
                 quic: config.quic.clone(),
+                lane_kinds: config.lane_kinds,
                 patience: config.patience,
                 service: None,
             },
         );
         let trust_refused = Arc::new(Mutex::new(None));
-        let refused = trust_refused.clone();
-        let decide = config.trust;
-        let trust: Trust = Arc::new(move |peer: &Fingerprint| {
-            let trusted = decide(peer);
-            if !trusted && let Ok(mut refused) = refused.lock() {
-                *refused = Some(*peer);
-            }
-            trusted
-        });
+        let trust = remembering(config.trust.clone(), trust_refused.clone());
+        let tcp = TcpSetups::new(&config, &trust)?;
         let mut setup = Setup::client(&config.identity, trust, &config.quic)?;
         setup.tell_on_link(landro_sys::is_on_link);
         let (sender, events) = bounded(CLIENT_EVENTS);
@@ -94,7 +93,7 @@ impl Client {
             id: WorkerId(0),
             backend: chosen.wish,
             core: None,
-            listeners: Vec::new(),
+            listen: None,
             inbox,
             shared: shared.clone(),
             pool_buffers,
@@ -102,9 +101,11 @@ impl Client {
         let start = ClientStart {
             peers: config.peer,
             setup,
+            tcp,
             trust_refused,
             request,
             streams: config.streams,
+            kinds: config.lane_kinds,
             socket_options: options(false),
             events: sender,
             backend_reason: started.no_ring.unwrap_or(chosen.reason),
@@ -134,4 +135,33 @@ impl Client {
         drop(self.events);
         self.thread.end()
     }
+}
+
+impl TcpSetups {
+    fn new(config: &ClientConfig, trust: &Trust) -> Result<TcpSetups, EngineError> {
+        let carrying = tcp_times(&config.quic);
+        let added = TcpTimes {
+            idle: carrying.idle.min(ADDED_LANE_IDLE),
+            ..carrying
+        };
+        let setup = |times| TcpSetup::client(&config.identity, trust.clone(), times);
+        Ok(TcpSetups {
+            carrying: setup(carrying)?,
+            added: setup(added)?,
+        })
+    }
+}
+
+/// Leaves whom it does not trust where the worker finds it.
+fn remembering(
+    decide: Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>,
+    refused: Arc<Mutex<Option<Fingerprint>>>,
+) -> Trust {
+    Arc::new(move |peer: &Fingerprint| {
+        let trusted = decide(peer);
+        if !trusted && let Ok(mut refused) = refused.lock() {
+            *refused = Some(*peer);
+        }
+        trusted
+    })
 }

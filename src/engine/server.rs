@@ -9,15 +9,18 @@ use std::{io, thread};
 
 use landro_sys::{Backend, Caps, Pool};
 
-use super::sockets::bind_all;
+use super::sockets::{Sockets, bind_all};
 use super::workers::{Chosen, Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, demand_calls, now};
+use super::{BackendChoice, EngineError, demand_calls, now, tcp_times};
 use crate::budget::Budget;
-use crate::config::QuicConfig;
+use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::ServedRoot;
 use crate::ids::WorkerId;
 use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
-use crate::worker::{Authorize, Mail, Mailbox, Service, Shared, TransportStats, WorkerParts};
+use crate::tcp::TcpSetup;
+use crate::worker::{
+    Authorize, ListenAt, Mail, Mailbox, Service, Shared, TransportStats, WorkerParts,
+};
 
 /// How long a daemon that is told to stop tells its peers.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -50,6 +53,8 @@ pub struct ServeConfig {
     pub memory_budget_bytes: u64,
     /// How long nothing may be got on with in a session; None: for ever.
     pub patience: Option<Duration>,
+    /// What is listened for.
+    pub lane_kinds: LaneKinds,
     pub identity: Identity,
     /// Of this host's daemons, the same after a restart: what stateless resets are made from.
     pub reset_secret: [u8; 32],
@@ -81,7 +86,7 @@ impl Server {
         let cores = landro_sys::cpu::cores()?;
         let workers = config.workers.clamp(1, 255) as u8;
         let root = served(&config.root)?;
-        let (addresses, sockets) = bind_all(&config.listen, workers)?;
+        let (addresses, sockets) = bind_all(&config.listen, workers, config.lane_kinds)?;
         let budget = Budget::new(
             config.memory_budget_bytes,
             workers,
@@ -103,6 +108,7 @@ impl Server {
                 secrets,
                 budget,
                 quic: config.quic.clone(),
+                lane_kinds: config.lane_kinds,
                 patience: config.patience,
                 service: Some(service),
             },
@@ -110,16 +116,13 @@ impl Server {
         let tickets = TicketKeys::random()?;
         let (mut threads, mut no_ring) = (Vec::new(), Vec::new());
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
-            let listeners = sockets
-                .into_iter()
-                .map(|socket| Ok((socket, accepting(&config, &tickets)?)))
-                .collect::<Result<_, EngineError>>()?;
+            let listen = listening(&config, &tickets, sockets)?;
             let core = (usize::from(workers) <= cores.len()).then(|| cores[number % cores.len()]);
             let started = spawn(WorkerParts {
                 id: WorkerId(number as u8),
                 backend: chosen.wish,
                 core,
-                listeners,
+                listen: Some(listen),
                 inbox,
                 shared: shared.clone(),
                 pool_buffers,
@@ -223,11 +226,34 @@ fn what_runs(chosen: Chosen, no_ring: Vec<Option<String>>) -> (Backend, String) 
     }
 }
 
+/// What a worker is reached at, and how it accepts there.
+fn listening(
+    config: &ServeConfig,
+    tickets: &TicketKeys,
+    sockets: Sockets,
+) -> Result<ListenAt, EngineError> {
+    let mut at = ListenAt::default();
+    for socket in sockets.udp {
+        at.udp.push((socket, accepting(config, tickets)?));
+    }
+    for listener in sockets.tcp {
+        at.tcp.push((
+            listener,
+            TcpSetup::server(&config.identity, trust(config), tcp_times(&config.quic))?,
+        ));
+    }
+    Ok(at)
+}
+
+/// Those who are authorised.
+fn trust(config: &ServeConfig) -> Trust {
+    let authorize = config.authorize.clone();
+    Arc::new(move |peer| authorize(peer).is_some())
+}
+
 /// How connections are accepted: from those who are authorised.
 fn accepting(config: &ServeConfig, tickets: &TicketKeys) -> Result<Setup, EngineError> {
-    let authorize = config.authorize.clone();
-    let trust: Trust = Arc::new(move |peer| authorize(peer).is_some());
-    let mut setup = Setup::server(&config.identity, trust, &config.quic, tickets)?;
+    let mut setup = Setup::server(&config.identity, trust(config), &config.quic, tickets)?;
     setup.tell_on_link(landro_sys::is_on_link);
     Ok(setup)
 }

@@ -10,10 +10,10 @@ use landro_sys::{Availability, Backend, probe};
 
 use super::{BackendChoice, EngineError};
 use crate::budget::Budget;
-use crate::config::QuicConfig;
+use crate::config::{LaneKinds, QuicConfig};
 use crate::quic::Secrets;
 use crate::worker::{
-    BackendWish, Mail, Mailbox, Pulse, Refusals, Service, Shared, Worker, WorkerParts,
+    BackendWish, Mail, Mailbox, Pulse, Refusals, Service, SessionHomes, Shared, Worker, WorkerParts,
 };
 
 /// Mail a worker may have waiting: strays of a busy moment; more are dropped like datagrams may
@@ -66,6 +66,7 @@ pub(super) struct Sharing {
     pub secrets: Arc<Secrets>,
     pub budget: Budget,
     pub quic: QuicConfig,
+    pub lane_kinds: LaneKinds,
     pub patience: Option<Duration>,
     /// Of a daemon.
     pub service: Option<Service>,
@@ -76,6 +77,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         secrets,
         budget,
         quic,
+        lane_kinds,
         patience,
         service,
     } = sharing;
@@ -105,8 +107,10 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         mailboxes,
         budget,
         quic,
+        lane_kinds,
         patience,
         service,
+        homes: SessionHomes::default(),
         settler,
         refusals: Refusals::default(),
         served: Mutex::default(),

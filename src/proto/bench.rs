@@ -278,7 +278,7 @@ impl Bench {
                 while *untaken_bytes < *read_ahead_bytes {
                     let stream = slots.key(*next);
                     let full = slots.record_ends(*next, PIECE_BYTES as u64);
-                    ports.data(stream, filler(PIECE_BYTES), full);
+                    ports.data(stream, filler(PIECE_BYTES), 0, full);
                     *next = (*next + 1) % *streams;
                     *untaken_bytes += PIECE_BYTES as u64;
                     self.bytes += PIECE_BYTES as u64;

@@ -60,6 +60,7 @@ pub use fs::{
     Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Lasting,
     Listed, Meta, Mtime, ObjectId, TimeLapse,
 };
+use wire::LaneAccount;
 
 /// What the world tells a session. Data is `Bytes`: cheap slices of the worker's pool buffers,
 /// never copied on the way through.
@@ -97,8 +98,32 @@ pub enum Input {
     /// A daemon no longer allows what this session does: tell the peer why, keep resumable state,
     /// finish.
     Refuse(SessionError),
+    /// An added lane is no more. The receiver of what travelled on it gives an account; the sender
+    /// moves again what is missing then.
+    LaneLost(LostLane),
+    /// The sender's own: what the receiver did not take of an added lane that is no more, by stream
+    /// with the number of records that it did take.
+    LaneAccounted { missing: Vec<(StreamKey, u32)> },
     /// Nothing but time passed (`deadline()` was due).
     Tick,
+}
+
+/// What was on an added lane, by the side that sent it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LostLane {
+    pub number: u32,
+    /// Our data streams that had not ended there. They do not go on.
+    pub ours: Vec<StreamKey>,
+    /// What of them had not been taken by the transport.
+    pub untaken_bytes: u64,
+    /// The peer may not know.
+    pub tell_peer: bool,
+    /// The peer's data streams of lesser numbers were read to their ends.
+    pub below: u32,
+    /// So were these, in order.
+    pub ended: Vec<u32>,
+    /// These were begun, in order, and do not go on.
+    pub begun: Vec<(u32, StreamKey)>,
 }
 
 /// What a session wants from the world.
@@ -107,11 +132,22 @@ pub enum Output {
     /// Bytes to append to our control stream.
     Control(Bytes),
     /// More of a data stream (opened at first mention; keys count up from 0); `fin` ends it.
+    /// `records`: how many end with it.
     Data {
         stream: StreamKey,
         payload: Payload,
+        records: u32,
         fin: bool,
     },
+    /// Before anything of this data stream: it is to go where control messages go, on no lane that
+    /// is added, for what is lost of it cannot be read again.
+    Stays(StreamKey),
+    /// Both sides know lanes that are added. `sends`: data goes from here to the peer.
+    AddsLanes { sends: bool },
+    /// The peer, which sends, says that this added lane is no more.
+    LaneOver(u32),
+    /// The peer, which receives, says what it took of an added lane.
+    LaneAccount(LaneAccount),
     /// How many bytes of this incoming data stream are best handed over together next: at most
     /// [`PIECE_BYTES`], and they will come. None: as they come, which holds for every new stream.
     /// Said when it changes.

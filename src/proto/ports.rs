@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
 use crate::ids::{OpId, StreamKey};
-use crate::proto::wire::{self, Message};
+use crate::proto::wire::{self, LaneAccount, Message};
 use crate::proto::{CopyStep, DiskOp, Event, Outcome, Output, PIECE_BYTES, Payload};
 
 /// Control bytes are handed over in pieces of about this size when they do not wait for a lull
@@ -54,13 +54,31 @@ impl Ports {
         }
     }
 
-    pub fn data(&mut self, stream: StreamKey, payload: Payload, fin: bool) {
+    /// `records`: how many end with these bytes; `fin`: the stream does.
+    pub fn data(&mut self, stream: StreamKey, payload: Payload, records: u32, fin: bool) {
         self.has_spoken = true;
         self.queue.push_back(Output::Data {
             stream,
             payload,
+            records,
             fin,
         });
+    }
+
+    pub fn stays(&mut self, stream: StreamKey) {
+        self.queue.push_back(Output::Stays(stream));
+    }
+
+    pub fn adds_lanes(&mut self, sends: bool) {
+        self.queue.push_back(Output::AddsLanes { sends });
+    }
+
+    pub fn lane_over(&mut self, lane: u32) {
+        self.queue.push_back(Output::LaneOver(lane));
+    }
+
+    pub fn lane_account(&mut self, account: LaneAccount) {
+        self.queue.push_back(Output::LaneAccount(account));
     }
 
     pub fn disk_wanted(&self) -> u64 {
@@ -93,7 +111,7 @@ impl Ports {
 
     /// Ends a data stream behind its last record.
     pub fn end_data(&mut self, stream: StreamKey) {
-        self.data(stream, Payload::Bytes(Bytes::new()), true);
+        self.data(stream, Payload::Bytes(Bytes::new()), 0, true);
     }
 
     pub fn event(&mut self, event: Event) {

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use super::errors::Violation;
 use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
-use super::{Carriage, CopyStep, DiskDone, DiskError, ObjectId, Totals};
+use super::{Carriage, CopyStep, DiskDone, DiskError, LostLane, ObjectId, Totals};
 use crate::ids::{CopyId, OpId, StreamKey};
 use mover::ReceiveMover;
 use plan::ReceivePlan;
@@ -146,6 +146,22 @@ impl Receiver {
         judged.and(taken)
     }
 
+    /// An added lane is no more: what half arrived on it is dropped, and the sender is told what
+    /// was taken, for it to move the rest again.
+    pub fn on_lane_lost(&mut self, ports: &mut Ports, lost: LostLane) {
+        if self.stop == Stopping::No {
+            self.plan.expect_again();
+            self.mover.lose(lost);
+            self.give_accounts(ports);
+        }
+    }
+
+    fn give_accounts(&mut self, ports: &mut Ports) {
+        while let Some(account) = self.mover.next_account() {
+            ports.message(&Message::LaneAccount(account));
+        }
+    }
+
     /// Within one host: what the sender says of a file that it was asked for.
     ///
     /// # Errors
@@ -194,6 +210,7 @@ impl Receiver {
         }
         self.plan.start_all(ports);
         self.exchange(ports);
+        self.give_accounts(ports);
         self.report(now, ports, false);
     }
 

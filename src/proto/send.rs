@@ -22,8 +22,8 @@ use super::parallel::ParallelTransferConfig;
 use super::place::NearPlace;
 use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
-use super::{Carriage, DiskDone, DiskError, Event, Totals};
-use crate::ids::OpId;
+use super::{Carriage, DiskDone, DiskError, Event, LostLane, Totals};
+use crate::ids::{OpId, StreamKey};
 use mover::{Issued, SendMover};
 use orders::LargeOrder;
 use plan::SendPlan;
@@ -48,6 +48,8 @@ pub struct SenderConfig {
     pub no_growing: bool,
     /// The receiver wants to know how much there is before all is announced.
     pub counts: bool,
+    /// Lanes may be added: what is sent may have to be sent again.
+    pub adds_lanes: bool,
 }
 
 pub struct Sender {
@@ -97,6 +99,28 @@ impl Sender {
     /// Whether `Finished` is true: everything was announced and resolved.
     pub fn is_complete(&self) -> bool {
         self.plan.is_resolved()
+    }
+
+    /// An added lane is no more. What it carried waits for the receiver's account.
+    pub fn on_lane_lost(&mut self, ports: &mut Ports, lost: &LostLane) {
+        if self.stop == Stopping::No {
+            self.mover
+                .lose_streams(ports, &lost.ours, lost.untaken_bytes);
+            self.exchange(ports);
+        }
+        if lost.tell_peer {
+            let lane = lost.number;
+            ports.message(&Message::LaneOver { lane });
+        }
+    }
+
+    /// Moves again what the receiver did not take of an added lane.
+    pub fn on_lane_accounted(&mut self, ports: &mut Ports, missing: &[(StreamKey, u32)]) {
+        if self.stop == Stopping::No {
+            let bytes = self.plan.move_again(missing);
+            self.mover.take_back(bytes);
+            self.exchange(ports);
+        }
     }
 
     pub fn on_sent(&mut self, now: Instant, bytes: u64) {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::ids::CopyId;
+use crate::ids::{CopyId, OpId};
 
 use super::errors::{Access, HostSide, Violation, session_error, stalled, violation};
 use super::parallel::ParallelTransferConfig;
@@ -25,7 +25,7 @@ use super::ports::Ports;
 use super::receive::{MetadataOptions, Target};
 use super::wire::{Decoder, Message, WireError};
 use super::{
-    CancelReason, Carriage, CopyStep, DiskDone, Input, Outcome, Output, SessionError,
+    CancelReason, Carriage, CopyStep, DiskDone, DiskError, Input, Outcome, Output, SessionError,
     SessionErrorCode, Totals,
 };
 use role::{Role, RoleEnd};
@@ -72,6 +72,8 @@ pub struct Limits {
     pub lookups: usize,
     /// How long nothing may be got on with; None: for ever.
     pub patience: Option<Duration>,
+    /// The transport may carry data on lanes that are added, if the peer's may, too.
+    pub adds_lanes: bool,
 }
 
 /// What the server lets this client do.
@@ -168,6 +170,8 @@ pub struct Session {
     watch: ProgressWatch,
     /// Disk operations that ended, without those that only yield.
     disk_ended: u64,
+    /// Both sides know lanes that are added.
+    adds_lanes: bool,
     /// Of the last input.
     now: Instant,
     end: End,
@@ -357,15 +361,17 @@ impl Session {
                 self.role.on_sent(now, bytes);
                 Ok(())
             }
-            Input::Disk { op, result } => {
-                match result {
-                    Ok(DiskDone::Yielded) => self.watch.hashed(now),
-                    _ => {
-                        self.disk_ended += 1;
-                        self.watch.finished_one(now);
-                    }
-                }
-                self.role.on_disk(&mut self.ports, op, result)
+            Input::Disk { op, result } => self.on_disk(now, op, result),
+            Input::LaneLost(_) | Input::LaneAccounted { .. } if !matches!(self.end, End::No) => {
+                Ok(())
+            }
+            Input::LaneLost(lost) => {
+                self.role.on_lane_lost(&mut self.ports, lost);
+                Ok(())
+            }
+            Input::LaneAccounted { missing } => {
+                self.role.on_lane_accounted(&mut self.ports, &missing);
+                Ok(())
             }
             Input::Cancel(reason) => {
                 if matches!(self.end, End::No) {
@@ -392,6 +398,22 @@ impl Session {
             }
             Input::Tick => self.on_tick(now),
         }
+    }
+
+    fn on_disk(
+        &mut self,
+        now: Instant,
+        op: OpId,
+        result: Result<DiskDone, DiskError>,
+    ) -> Result<(), Violation> {
+        match result {
+            Ok(DiskDone::Yielded) => self.watch.hashed(now),
+            _ => {
+                self.disk_ended += 1;
+                self.watch.finished_one(now);
+            }
+        }
+        self.role.on_disk(&mut self.ports, op, result)
     }
 
     fn on_copy(&mut self, step: CopyStep) -> Result<(), Violation> {
@@ -487,6 +509,18 @@ impl Session {
             (Stage::AwaitHello { .. }, Message::Hello(hello)) => self.on_hello(now, hello),
             (Stage::AwaitWelcome { .. }, Message::Welcome(welcome)) => {
                 self.on_welcome(now, welcome)
+            }
+            (Stage::Running, Message::LaneOver { lane })
+                if self.adds_lanes && matches!(self.role, Role::Receive(_)) =>
+            {
+                self.ports.lane_over(lane);
+                Ok(())
+            }
+            (Stage::Running, Message::LaneAccount(account))
+                if self.adds_lanes && matches!(self.role, Role::Send(_)) =>
+            {
+                self.ports.lane_account(account);
+                Ok(())
             }
             (Stage::Running, message) => {
                 let last = self.role.on_message(now, &mut self.ports, message)?;

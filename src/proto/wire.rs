@@ -74,6 +74,8 @@ pub enum WireError {
     StreamEnd,
     #[error("malformed lane end: {0}")]
     LaneEnd(&'static str),
+    #[error("account of a lane: {0}")]
+    LaneAccount(&'static str),
 }
 
 /// How a lane says what it is for: the first [`Preface::BYTES`] bytes of its control stream, client
@@ -82,7 +84,8 @@ pub enum WireError {
 pub struct Preface {
     pub kind: PrefaceKind,
     pub session: SessionId,
-    /// 0 for the first lane of a session, then counting up.
+    /// 0 for the first lane of a session, then counting up. Lanes that are added count by
+    /// themselves, from 0.
     pub lane: u32,
 }
 
@@ -90,8 +93,10 @@ pub struct Preface {
 pub enum PrefaceKind {
     /// Starts a session of this id.
     New,
-    /// A further or replacing lane of a session that lives.
+    /// Takes over from the newest lane of a session that lives.
     Join,
+    /// Carries data of a session that lives beside its other lanes.
+    Add,
 }
 
 impl Preface {
@@ -102,6 +107,7 @@ impl Preface {
         out[0] = match self.kind {
             PrefaceKind::New => 0,
             PrefaceKind::Join => 1,
+            PrefaceKind::Add => 2,
         };
         out[1..17].copy_from_slice(&self.session.0);
         out[17..].copy_from_slice(&self.lane.to_be_bytes());
@@ -114,6 +120,7 @@ impl Preface {
         let kind = match bytes[0] {
             0 => PrefaceKind::New,
             1 => PrefaceKind::Join,
+            2 => PrefaceKind::Add,
             other => return Err(WireError::Preface(other)),
         };
         let mut session = [0; 16];

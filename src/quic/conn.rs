@@ -5,26 +5,24 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::held::Held;
-use super::identity;
 use super::note::Note;
 use super::outgoing::Outgoing;
 use super::pace::Pace;
 use super::packet_size::PacketSize;
 use super::path::PathSnapshot;
-use super::reason::{
-    ACCESS_DENIED, APPLICATION_ERROR, CERTIFICATE_REQUIRED, CRYPTO_ERROR, CloseReason, ConnState,
-    QuicError,
-};
+use super::reason::{APPLICATION_ERROR, QuicError, closed_by_peer, closed_by_us};
 use super::route::{NewConn, ResetTokens, Router};
-use super::setup::{ALPN, Alpn, Setup, Trust, begin_diagnosis};
+use super::setup::{Setup, begin_diagnosis};
 use super::share::Share;
 use super::unsent::Unsent;
 use super::whereabouts::Whereabouts;
+use crate::carrier::{
+    ACCESS_DENIED, ALPN, Alpn, CERTIFICATE_REQUIRED, CRYPTO_ERROR, CloseReason, ConnState,
+    MAX_REASON_BYTES,
+};
 use crate::config::{Diagnosis, QuicConfig};
+use crate::identity::{self, Trust};
 use crate::ids::Fingerprint;
-
-/// Longest reason a close carries: it has to fit one packet with the rest, or it would never leave.
-const MAX_REASON_BYTES: usize = 256;
 
 /// A lane is not replaced sooner because its peer asks for that.
 const ASKED_FOR_AFTER: Duration = Duration::from_secs(30);
@@ -459,7 +457,7 @@ impl Conn {
         }
         let handshaking = !self.knows_peer();
         Some(if let Some(error) = self.quiche.peer_error() {
-            CloseReason::by_peer(error)
+            closed_by_peer(error)
         } else if self.phase == ConnPhase::TimedOut || (self.quiche.is_timed_out() && handshaking) {
             CloseReason::HandshakeTimeout
         } else if self.quiche.is_timed_out() {
@@ -467,7 +465,7 @@ impl Conn {
         } else if let Some(reason) = &self.closed_as {
             reason.clone()
         } else if let Some(error) = self.quiche.local_error() {
-            CloseReason::by_us(error, self.failure)
+            closed_by_us(error, self.failure)
         } else {
             CloseReason::StatelessReset
         })

@@ -1,4 +1,4 @@
-//! One QUIC connection as the worker sees it. Only this directory names quiche and BoringSSL.
+//! One QUIC connection as the worker sees it. Only this directory names quiche.
 //!
 //! quiche reads the clock and random bytes itself; nothing here can be simulated. Traps it leaves
 //! to its callers are closed here: pinning in both directions, trust after resumption, handshake
@@ -8,7 +8,6 @@ mod black_hole;
 mod conn;
 mod gso;
 mod held;
-pub(crate) mod identity;
 mod note;
 mod outgoing;
 mod pace;
@@ -27,14 +26,15 @@ mod whereabouts;
 #[cfg(test)]
 mod tests;
 
+pub use crate::carrier::{Alpn, CloseReason, ConnState};
+pub use crate::identity::{Identity, Trust};
 pub use conn::{Accept, Conn, Connect};
-pub use identity::Identity;
 #[cfg(feature = "internals")]
 pub use landro_sys::gso::{MAX_SEGMENTS, Run};
 #[cfg(feature = "fuzzing")]
 pub use note::note_again;
 pub use path::PathSnapshot;
-pub use reason::{CloseReason, ConnState, QuicError};
+pub use reason::QuicError;
 pub use route::{NewConn, Route, Router};
-pub use setup::{Alpn, Setup, TicketKeys, Trust};
+pub use setup::{Setup, TicketKeys};
 pub use token::Secrets;

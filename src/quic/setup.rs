@@ -10,27 +10,13 @@ use boring::ssl::{
 };
 
 use super::held::Quiche;
-use super::identity::{Identity, certificate_fingerprint};
 use super::reason::QuicError;
+use crate::carrier::ALPN;
 use crate::config::{
     CongestionControl, DATAGRAM_QUEUE_PACKETS, Diagnosis, ETHERNET_UDP_PAYLOAD_BYTES,
     MAX_RECV_UDP_PAYLOAD_BYTES, MAX_UDP_PAYLOAD_BYTES, MIN_UDP_PAYLOAD_BYTES, QuicConfig,
 };
-use crate::ids::Fingerprint;
-
-/// Asked with the peer's fingerprint in the TLS verify callback, and again after a resumed
-/// handshake, where TLS itself asks nothing. May not block: it runs in the worker's loop.
-pub type Trust = Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>;
-
-/// The protocol's name in TLS.
-pub(super) const ALPN: &[u8] = b"landro/1";
-
-/// What a connection carries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Alpn {
-    /// Transfers: [`ALPN`].
-    Landro1,
-}
+use crate::identity::{Identity, Trust, certificate_fingerprint};
 
 /// What IPv6 headers take more than IPv4's.
 const IPV6_EXTRA_BYTES: usize = 20;

@@ -16,8 +16,9 @@ use bytes::Bytes;
 
 use super::reason::{KEY_SPENT, StreamError};
 use super::route::{CLIENT_CID_BYTES, SERVER_CID_BYTES};
-use super::setup::ALPN;
+
 use super::*;
+use crate::carrier::ALPN;
 use crate::config::QuicConfig;
 use crate::ids::{Fingerprint, WorkerId};
 

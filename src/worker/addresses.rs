@@ -15,6 +15,10 @@ const MAX_DIALLED: usize = 16;
 /// them from answering is ICMP: a daemon that is being started anew is missed for a moment only.
 pub(crate) const DIAL_FOR: Duration = Duration::from_millis(600);
 
+/// How soon all are dialled again: what the kernel refuses at once would otherwise be tried without
+/// a pause.
+const ROUND: Duration = Duration::from_millis(150);
+
 /// Addresses that are named where none answered.
 const MAX_NAMED: usize = 8;
 
@@ -25,6 +29,10 @@ pub(crate) struct Addresses {
     /// Being dialled, the first of them for longest.
     dialled: Vec<SocketAddr>,
     next_at: Option<Instant>,
+    /// Before that nothing is dialled.
+    begins_at: Instant,
+    /// When the last round began, and until when there are rounds.
+    round_at: Instant,
     dial_until: Instant,
     /// ICMP kept one from answering since they were last dialled from the first.
     was_refused: bool,
@@ -45,14 +53,17 @@ pub(crate) enum AddressStep {
 }
 
 impl Addresses {
-    /// In the order of preference that the resolver gave them, but the two families by turns.
-    pub(crate) fn new(all: Vec<SocketAddr>, now: Instant) -> Addresses {
+    /// In the order of preference that the resolver gave them, but the two families by turns; the
+    /// first is dialled at `begins_at`.
+    pub(crate) fn new(all: Vec<SocketAddr>, begins_at: Instant) -> Addresses {
         Addresses {
             all: by_turns(all),
             next: 0,
             dialled: Vec::new(),
-            next_at: Some(now),
-            dial_until: now + DIAL_FOR,
+            next_at: Some(begins_at),
+            begins_at,
+            round_at: begins_at,
+            dial_until: begins_at + DIAL_FOR,
             was_refused: false,
             errors: Vec::new(),
         }
@@ -63,12 +74,30 @@ impl Addresses {
         self.next_at
     }
 
+    /// The first is dialled now. False: it was before.
+    pub(crate) fn hurry(&mut self, now: Instant) -> bool {
+        let hurries = now < self.begins_at;
+        if hurries {
+            (self.begins_at, self.round_at) = (now, now);
+            self.next_at = self.next_at.map(|_| now);
+        }
+        hurries
+    }
+
     /// What to do now; to be asked until it says to wait.
     pub(crate) fn step(&mut self, now: Instant) -> AddressStep {
+        if now < self.begins_at {
+            return AddressStep::Wait;
+        }
         if self.dialled.is_empty() {
-            // Only where ICMP took its time to say so: what fails at once would fail for ever here.
+            // Only what somebody refused: what fails here would fail for ever.
             if self.next == self.all.len() && self.was_refused && now < self.dial_until {
-                (self.next, self.was_refused) = (0, false);
+                let round_at = self.round_at + ROUND;
+                if now < round_at {
+                    self.next_at = Some(round_at);
+                    return AddressStep::Wait;
+                }
+                (self.next, self.was_refused, self.round_at) = (0, false, now);
             }
             if self.next == self.all.len() {
                 self.next_at = None;

@@ -7,18 +7,31 @@ use crossbeam::channel::Sender;
 use landro_sys::{Backend, UdpOptions};
 
 use super::stats::TransportStats;
+use crate::config::{LaneKind, LaneKinds};
 use crate::ids::Fingerprint;
 use crate::proto;
 use crate::quic::Setup;
+use crate::tcp::TcpSetup;
+
+/// How lanes over TCP are dialled.
+pub struct TcpSetups {
+    /// Those that carry a session's messages, too.
+    pub carrying: TcpSetup,
+    /// Those that are added, and that a session does without when they are silent.
+    pub added: TcpSetup,
+}
 
 pub struct ClientStart {
     /// In the order of preference; the first that answers is taken.
     pub peers: Vec<SocketAddr>,
     pub setup: Setup,
+    pub tcp: TcpSetups,
     /// Where the trust function leaves whom it refused.
     pub trust_refused: Arc<Mutex<Option<Fingerprint>>>,
     pub request: proto::session::Request,
     pub streams: usize,
+    /// What may carry the session.
+    pub kinds: LaneKinds,
     pub socket_options: UdpOptions,
     pub events: Sender<ClientEvent>,
     pub backend_reason: String,
@@ -32,6 +45,9 @@ pub enum ClientEvent {
         address: SocketAddr,
         backend: Backend,
         backend_reason: String,
+        /// What the session begins on, and why.
+        kind: LaneKind,
+        kind_reason: &'static str,
     },
     Session(proto::Event),
     /// Once, just before `Ended`.
@@ -43,7 +59,11 @@ pub enum ClientEvent {
 pub enum Ended {
     Outcome(proto::Outcome),
     /// No answer, or an answer that there is nobody; in words that follow "no answer, ".
-    Unreachable(String),
+    Unreachable {
+        /// What was tried.
+        kinds: LaneKinds,
+        why: String,
+    },
     /// The peer was there and went away: idle timeout, reset, shutdown.
     Lost(String),
     /// Our trust function refused this server.

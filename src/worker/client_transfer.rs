@@ -7,19 +7,22 @@ use std::time::Instant;
 use crossbeam::channel::Sender;
 use landro_sys::UdpOptions;
 
+use crate::config::{LaneKind, LaneKinds};
 use crate::ids::Fingerprint;
 use crate::proto::lanes::code;
 use crate::proto::session::Request;
 use crate::proto::{CancelReason, Outcome, SessionError, SessionErrorCode, Totals};
 use crate::quic::{CloseReason, Setup};
-use crate::worker::addresses::{AddressStep, Addresses};
-use crate::worker::client_events::{ClientEvent, ClientStart, Ended};
+use crate::worker::client_events::{ClientEvent, ClientStart, Ended, TcpSetups};
+use crate::worker::race::{Race, RaceStep};
 use crate::worker::stats::{Batches, TransportStats};
 
 pub(crate) struct ClientTransfer {
     state: ClientState,
-    addresses: Addresses,
+    race: Race,
+    pub(crate) kinds: LaneKinds,
     pub(crate) setup: Setup,
+    pub(crate) tcp: TcpSetups,
     trust_refused: Arc<Mutex<Option<Fingerprint>>>,
     pub(crate) streams: usize,
     pub(crate) socket_options: UdpOptions,
@@ -46,8 +49,10 @@ impl ClientTransfer {
     pub(crate) fn new(start: ClientStart, now: Instant) -> ClientTransfer {
         ClientTransfer {
             state: ClientState::Dialling(start.request),
-            addresses: Addresses::new(start.peers, now),
+            race: Race::new(&start.peers, start.kinds, now),
+            kinds: start.kinds,
             setup: start.setup,
+            tcp: start.tcp,
             trust_refused: start.trust_refused,
             streams: start.streams,
             socket_options: start.socket_options,
@@ -66,29 +71,50 @@ impl ClientTransfer {
     /// When the next address is dialled, if nothing happens before.
     pub(crate) fn dial_at(&self) -> Option<Instant> {
         match self.state {
-            ClientState::Dialling(_) => self.addresses.due(),
+            ClientState::Dialling(_) => self.race.due(),
             ClientState::Running(_) | ClientState::Stopping(_) | ClientState::Over(_) => None,
         }
     }
 
     /// What to do about the peer's addresses. Where none is left, the transfer is over.
-    pub(crate) fn next_address(&mut self, now: Instant) -> AddressStep {
+    pub(crate) fn next_address(&mut self, now: Instant) -> RaceStep {
         match self.state {
             ClientState::Dialling(_) => {}
             ClientState::Running(_) | ClientState::Stopping(_) | ClientState::Over(_) => {
-                return AddressStep::Wait;
+                return RaceStep::Wait;
             }
         }
-        let step = self.addresses.step(now);
-        if let AddressStep::Failed(why) = &step {
-            self.state = ClientState::Over(Ended::Unreachable(why.clone()));
+        let step = self.race.step(now);
+        if let RaceStep::Failed(why) = &step {
+            self.state = ClientState::Over(Ended::Unreachable {
+                kinds: self.kinds,
+                why: why.clone(),
+            });
         }
         step
     }
 
     /// An address could not be dialled.
-    pub(crate) fn not_dialled(&mut self, now: Instant, address: SocketAddr, why: String) {
-        self.addresses.failed(now, address, why, false);
+    pub(crate) fn not_dialled(&mut self, now: Instant, at: (LaneKind, SocketAddr), why: String) {
+        self.race.failed(now, at, why, false);
+    }
+
+    /// A lane that was to be added answered with another key than the session's peer: it is not
+    /// added, and nothing else.
+    pub(crate) fn forget_refusal(&self) {
+        if let Ok(mut refused) = self.trust_refused.lock() {
+            *refused = None;
+        }
+    }
+
+    /// ICMP says that nobody takes UDP there.
+    pub(crate) fn udp_refused(&mut self, now: Instant) {
+        self.race.udp_refused(now);
+    }
+
+    /// Why the session begins on this kind of lane.
+    pub(crate) fn why(&self, kind: LaneKind) -> &'static str {
+        self.race.why(kind)
     }
 
     /// Somebody answered: the session begins. None: nothing is to be asked any more.
@@ -133,13 +159,13 @@ impl ClientTransfer {
     pub(crate) fn not_answered(
         &mut self,
         now: Instant,
-        address: SocketAddr,
+        at: (LaneKind, SocketAddr),
         closed: Option<CloseReason>,
     ) {
         if !matches!(self.state, ClientState::Dialling(_)) {
             return;
         }
-        let by_icmp = matches!(closed, Some(CloseReason::GivenUp(_)));
+        let is_refused = matches!(closed, Some(CloseReason::GivenUp(_)));
         let why = match self.how_it_ended(closed) {
             Some(
                 ended @ (Ended::IdentityUnknown(_) | Ended::RefusedByPeer(_) | Ended::Failed(_)),
@@ -148,10 +174,10 @@ impl ClientTransfer {
                 return;
             }
             Some(Ended::Lost(text)) => format!("because {text}"),
-            Some(Ended::Unreachable(text)) => text,
+            Some(Ended::Unreachable { why, .. }) => why,
             Some(Ended::Outcome(_)) | None => "because it closed the connection".to_owned(),
         };
-        self.addresses.failed(now, address, why, by_icmp);
+        self.race.failed(now, at, why, is_refused);
     }
 
     /// The session is over, and all its files are closed.
@@ -257,7 +283,9 @@ impl ClientTransfer {
                 Ended::Lost(format!("the daemon closed the connection: {reason}"))
             }
             CloseReason::HandshakeTimeout => {
-                Ended::Unreachable(format!("in {} s", self.setup.handshake_timeout().as_secs()))
+                let why = format!("in {} s", self.setup.handshake_timeout().as_secs());
+                let kinds = self.kinds;
+                Ended::Unreachable { kinds, why }
             }
             CloseReason::IdleTimeout => {
                 Ended::Lost("nothing was heard of it for the idle timeout".to_owned())

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use landro_sys::Buffer;
 
-use crate::proto::lanes::{LaneStream, Newcomer};
+use crate::proto::lanes::{DialKind, LaneStream, Newcomer};
 
 /// The control stream is bidirectional stream 0 of each lane.
 pub(crate) const CONTROL_STREAM: u64 = 0;
@@ -13,9 +13,10 @@ pub(crate) const CONTROL_STREAM: u64 = 0;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Errand {
     FirstLane,
-    /// To replace another of this session.
+    /// Another lane of this session.
     Join {
         session: usize,
+        kind: DialKind,
     },
 }
 
@@ -36,6 +37,8 @@ pub(crate) struct TransferLane {
     pub(crate) watched: Vec<LaneStream>,
     /// The session knows that this lane is to be replaced.
     pub(crate) is_worn: bool,
+    /// It carries data beside the lane of the control stream.
+    pub(crate) is_added: bool,
 }
 
 /// What a connection is to the session that it carries.
@@ -60,6 +63,7 @@ impl TransferLane {
             opened: 0,
             watched: Vec::new(),
             is_worn: false,
+            is_added: false,
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use landro_sys::Pool;
 
 use super::shared::Shared;
+use crate::config::LaneKinds;
 use crate::proto::Carriage;
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::place::HostKey;
@@ -63,7 +64,12 @@ pub(super) const UNSENT_BYTES: usize = 128 * 1024;
 pub(super) const STILL_QUEUED: Duration = Duration::from_millis(20);
 
 /// A closed connection is waited for no longer than a session that is over.
-pub(super) const LINGER: Duration = crate::proto::lanes::LINGER;
+pub const LINGER: Duration = crate::proto::lanes::LINGER;
+
+/// A lane that was added is given up after so much silence: three requests for a sign of life are
+/// not answered by then, and what was under way on it moves over to another, long before the
+/// session is taken for one that does not get on.
+pub const ADDED_LANE_IDLE: Duration = Duration::from_secs(15);
 
 /// A daemon gives memory back this long after a session or much memory of connections ended: more
 /// may follow at once.
@@ -115,6 +121,7 @@ pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
         host_key: *HOST_KEY,
         lookups: LOOKUPS,
         patience: shared.patience,
+        adds_lanes: shared.lane_kinds == LaneKinds::Both,
         parallel: ParallelTransferConfig::default(),
     }
 }

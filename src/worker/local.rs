@@ -89,6 +89,7 @@ fn limits() -> Limits {
         // Both sides are on this thread, and one operation at a time is waited for by calling it:
         // who started the thread watches it.
         patience: None,
+        adds_lanes: false,
     }
 }
 
@@ -197,6 +198,10 @@ impl LocalLane {
                 Output::Event(_) | Output::Finished(_) => {}
                 // Nothing waits in a lane within this host.
                 Output::Piece { .. } | Output::TakesData(_) | Output::AnswersMax(_) => {}
+                Output::Stays(_)
+                | Output::AddsLanes { .. }
+                | Output::LaneOver(_)
+                | Output::LaneAccount(_) => unreachable!("the session was told of no other lanes"),
                 Output::Data { .. } => unreachable!("the session was told that data is copied"),
             }
         }

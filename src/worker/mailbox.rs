@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crossbeam::channel::Sender;
+use crossbeam::channel::{Sender, TrySendError};
 use landro_sys::WakeHandle;
 
 use super::client_events::ClientStart;
+use super::handed_over::HandedOver;
 use super::pulse::Pulse;
 use crate::ids::{Fingerprint, WorkerId};
 
@@ -22,9 +23,17 @@ impl Mailbox {
     /// Puts mail into the worker's queue and wakes it. False: the queue is full or the worker
     /// is gone.
     pub fn post(&self, mail: Mail) -> bool {
-        let posted = self.sender.try_send(mail).is_ok();
+        self.try_post(mail).is_ok()
+    }
+
+    /// As [`Mailbox::post`], but gives back what could not be posted.
+    ///
+    /// # Errors
+    /// The queue is full, or the worker is gone.
+    pub fn try_post(&self, mail: Mail) -> Result<(), Mail> {
+        let posted = self.sender.try_send(mail);
         self.wake();
-        posted
+        posted.map_err(TrySendError::into_inner)
     }
 
     /// As [`Mailbox::post`], but waits for room: what the user wants is not lost among strays.
@@ -58,6 +67,8 @@ pub enum Mail {
     },
     /// The older sessions of one worker are settled.
     Answered { lane: u64 },
+    /// A TCP connection for a session of this worker, which arrived at another.
+    HandedOver(Box<HandedOver>),
     /// Start the one transfer of a command.
     Start(Box<ClientStart>),
     /// The user asked to stop.

@@ -6,10 +6,12 @@
 
 mod addresses;
 mod apps;
+mod arriving;
 mod client_events;
 mod client_transfer;
 mod connections;
 mod event_loop;
+mod handed_over;
 mod lane;
 mod limits;
 mod listeners;
@@ -17,6 +19,7 @@ mod local;
 mod log;
 mod mailbox;
 mod pulse;
+mod race;
 mod sessions;
 mod share;
 mod shared;
@@ -29,11 +32,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::Receiver;
-use landro_sys::{Backend, Completion, Driver, DriverConfig, Pool, UdpSocket, WakeHandle};
+use landro_sys::{
+    Backend, Completion, Driver, DriverConfig, Pool, TcpListener, UdpSocket, WakeHandle,
+};
 
 use crate::disk::Disk;
 use crate::ids::WorkerId;
 use crate::quic::{Router, Setup};
+use crate::tcp::TcpSetup;
 use client_transfer::ClientTransfer;
 use connections::Connections;
 use event_loop::Loop;
@@ -42,12 +48,13 @@ use listeners::Listeners;
 use sessions::Sessions;
 use timers::Timer;
 
-pub use client_events::{ClientEvent, ClientStart, Ended};
+pub use client_events::{ClientEvent, ClientStart, Ended, TcpSetups};
+pub use limits::{ADDED_LANE_IDLE, LINGER};
 pub use local::copy_locally;
 pub use mailbox::{Mail, Mailbox};
 pub use pulse::Pulse;
-pub use shared::{Authorize, PeerAccess, Refusals, Service, Shared};
-pub use stats::TransportStats;
+pub use shared::{Authorize, PeerAccess, Refusals, Service, SessionHomes, Shared};
+pub use stats::{Carried, TransportStats};
 
 /// What a worker is made of; built on the thread that starts it.
 pub struct WorkerParts {
@@ -56,12 +63,20 @@ pub struct WorkerParts {
     /// Core to stay on; None leaves placement to the scheduler (a command with fewer workers than
     /// cores).
     pub core: Option<usize>,
-    /// Of a daemon: a socket for each address, and how it accepts there.
-    pub listeners: Vec<(UdpSocket, Setup)>,
+    /// Of a daemon: what it is reached at. None: a command.
+    pub listen: Option<ListenAt>,
     pub inbox: Receiver<Mail>,
     pub shared: Arc<Shared>,
     /// Pool buffers this worker may use.
     pub pool_buffers: usize,
+}
+
+/// What a daemon's worker is reached at: a socket of each kind for each address, and how it accepts
+/// there.
+#[derive(Default)]
+pub struct ListenAt {
+    pub udp: Vec<(UdpSocket, Setup)>,
+    pub tcp: Vec<(TcpListener, TcpSetup)>,
 }
 
 /// What a worker is to run on.
@@ -110,6 +125,17 @@ fn start_driver(wish: BackendWish, pool: &Pool) -> Result<(Driver, Option<String
     }
 }
 
+fn listen_at(driver: &mut Driver, at: ListenAt) -> io::Result<Listeners> {
+    let mut listeners = Listeners::default();
+    for (socket, accept) in at.udp {
+        listeners.add(driver, socket, Some(accept))?;
+    }
+    for (listener, setup) in at.tcp {
+        listeners.add_door(driver, listener, setup)?;
+    }
+    Ok(listeners)
+}
+
 /// The parts; each method that needs more than one of them is here or in `apps`, the rest is
 /// theirs.
 pub struct Worker {
@@ -155,12 +181,11 @@ impl Worker {
         }
         let pool = Pool::new(parts.pool_buffers).map_err(StartError::Buffers)?;
         let (mut driver, no_ring) = start_driver(parts.backend, &pool)?;
-        let is_daemon = !parts.listeners.is_empty();
-        let mut listeners = Listeners::default();
-        for (socket, accept) in parts.listeners {
-            let added = listeners.add(&mut driver, socket, Some(accept));
-            added.map_err(StartError::Poll)?;
-        }
+        let is_daemon = parts.listen.is_some();
+        let listeners = parts.listen.map_or_else(
+            || Ok(Listeners::default()),
+            |at| listen_at(&mut driver, at).map_err(StartError::Poll),
+        )?;
         started(driver.wake_handle());
         let now = now();
         let shared = parts.shared;
@@ -191,6 +216,7 @@ impl Worker {
             self.take_mail();
             self.expire_timers();
             self.dial_when_due();
+            self.listeners.open(&mut self.io);
             self.connections.feed_hungry(&self.io);
             self.connections.feed_waiting_to_send(&self.io);
             self.trim_when_due();
@@ -213,28 +239,40 @@ impl Worker {
     }
 
     fn take_completions(&mut self) {
-        let Worker {
-            io,
-            connections,
-            listeners,
-            disk,
-            ..
-        } = self;
         for _ in 0..COMPLETIONS_PER_TURN {
-            match io.driver.next_completion() {
-                Some(Completion::Received(datagrams)) => connections.take(io, listeners, datagrams),
-                Some(Completion::Sent {
-                    token,
-                    buffer,
-                    result,
-                }) => connections.sent(io, token, buffer, result),
-                Some(Completion::File { token, result }) => disk.complete(token, result),
-                Some(Completion::Refused { socket, error }) => {
-                    connections.refused(io, socket, &error);
+            let Some(completion) = self.io.driver.next_completion() else {
+                return;
+            };
+            self.take(completion);
+        }
+    }
+
+    fn take(&mut self, completion: Completion) {
+        let (io, connections) = (&mut self.io, &mut self.connections);
+        match completion {
+            Completion::Received(datagrams) => connections.take(io, &mut self.listeners, datagrams),
+            Completion::Sent {
+                token,
+                buffer,
+                result,
+            } => connections.sent(io, token, buffer, result),
+            Completion::File { token, result } => self.disk.complete(token, result),
+            Completion::Refused { socket, error } => {
+                connections.refused(io, socket, &error);
+                if let Some(client) = &mut self.client {
+                    client.udp_refused(io.now);
                 }
-                Some(Completion::Woken) => {}
-                None => break,
             }
+            Completion::Ready {
+                id,
+                readable,
+                writable,
+            } => {
+                if !self.arrive(id) {
+                    self.connections.ready(id, readable, writable);
+                }
+            }
+            Completion::Woken => {}
         }
     }
 
@@ -249,6 +287,7 @@ impl Worker {
                     self.question_from(asker, lane, &peer);
                 }
                 Mail::Answered { lane } => self.answered(lane),
+                Mail::HandedOver(handed) => self.take_over(*handed),
                 Mail::Start(start) => self.start_client(*start),
                 Mail::Cancel => self.cancel_client(),
                 Mail::Reauthorise => self.reauthorise(),
@@ -260,6 +299,7 @@ impl Worker {
     fn shut_down(&mut self, grace: Duration) {
         if self.io.stopping.is_none() {
             self.io.stopping = Some(self.io.now + grace);
+            self.listeners.close_doors(&mut self.io.driver);
             self.stop_all();
         }
     }
@@ -284,6 +324,7 @@ impl Worker {
             self.io.stopping,
             self.io.trim_at,
             self.connections.listen_at(),
+            self.listeners.open_at(),
             self.disk.short_until(),
             self.io.log.due(),
             self.client.as_ref().and_then(ClientTransfer::dial_at),
@@ -325,6 +366,7 @@ impl Worker {
         match self.client {
             Some(mut client) => {
                 let backend = self.io.driver.backend();
+                self.connections.measure_streams(&self.io);
                 for (_, connection) in self.connections.iter() {
                     client.add_stats(&connection.stats(backend));
                 }

@@ -1,15 +1,16 @@
 //! What all workers of a process have in common: the service, the budget, each other's mailboxes.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::mailbox::{Mail, Mailbox};
 use super::stats::TransportStats;
 use crate::budget::Budget;
-use crate::config::QuicConfig;
+use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::{ServedRoot, Settler};
-use crate::ids::{Fingerprint, WorkerId};
+use crate::ids::{Fingerprint, SessionId, WorkerId};
 use crate::proto::session::Grant;
 use crate::quic::Secrets;
 
@@ -35,9 +36,12 @@ pub struct Shared {
     pub mailboxes: Vec<Mailbox>,
     pub budget: Budget,
     pub quic: QuicConfig,
+    /// What may carry sessions.
+    pub lane_kinds: LaneKinds,
     /// How long nothing may be got on with in a session; None: for ever.
     pub patience: Option<Duration>,
     pub service: Option<Service>,
+    pub homes: SessionHomes,
     /// Set for a daemon: takes the marks of directories away when their data is on disk.
     pub settler: Option<Settler>,
     pub refusals: Refusals,
@@ -50,6 +54,17 @@ impl Shared {
         self.mailboxes
             .get(worker.0 as usize)
             .is_some_and(|mailbox| mailbox.post(mail))
+    }
+
+    /// As [`Shared::post`], but gives back what could not be posted.
+    ///
+    /// # Errors
+    /// The queue is full, or the worker is gone.
+    pub fn try_post(&self, worker: WorkerId, mail: Mail) -> Result<(), Mail> {
+        match self.mailboxes.get(worker.0 as usize) {
+            Some(mailbox) => mailbox.try_post(mail),
+            None => Err(mail),
+        }
     }
 
     /// How much mail waits for a worker.
@@ -70,6 +85,32 @@ impl Shared {
         self.service
             .as_ref()
             .and_then(|service| (service.authorize)(peer))
+    }
+}
+
+/// Which worker of a daemon has which session: the kernel gives a TCP connection to any of them.
+#[derive(Default)]
+pub struct SessionHomes(Mutex<HashMap<SessionId, WorkerId>>);
+
+impl SessionHomes {
+    pub fn add(&self, session: SessionId, worker: WorkerId) {
+        self.lock().insert(session, worker);
+    }
+
+    /// A session is over. Another of its id may have begun elsewhere.
+    pub fn remove(&self, session: &SessionId, worker: WorkerId) {
+        let mut homes = self.lock();
+        if homes.get(session) == Some(&worker) {
+            homes.remove(session);
+        }
+    }
+
+    pub fn find(&self, session: &SessionId) -> Option<WorkerId> {
+        self.lock().get(session).copied()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, WorkerId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use landro_sys::Backend;
 
+use crate::config::LaneKind;
 use crate::quic::PathSnapshot;
 
 /// Counters of all connections of a command's transfer.
@@ -22,12 +23,32 @@ pub struct TransportStats {
     /// Packets per UDP receive (one GRO train each).
     pub gro_batch_mean: f64,
     pub backend: Option<Backend>,
-    /// QUIC connections used: more than one when a lane neared its packet limit.
+    /// What each kind of lane carried.
+    pub quic: Carried,
+    pub tls: Carried,
+    /// Connections used: more than one when a lane neared its packet limit, and where there were
+    /// lanes of both kinds.
     pub lanes: u64,
     /// CPU time of the workers' threads.
     pub cpu: Duration,
     gso: Batches,
     gro: Batches,
+}
+
+/// What lanes of one kind carried, with all that it takes to carry it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Carried {
+    pub lanes: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+}
+
+impl Carried {
+    fn add(&mut self, other: Carried) {
+        self.lanes += other.lanes;
+        self.sent_bytes += other.sent_bytes;
+        self.received_bytes += other.received_bytes;
+    }
 }
 
 /// How many packets went in one system call.
@@ -53,9 +74,27 @@ impl Batches {
 }
 
 impl TransportStats {
-    /// Of one connection.
-    pub(super) fn of(path: &PathSnapshot, sent: Batches, backend: Backend) -> TransportStats {
+    /// Of one connection. `kind`: None where it never was a lane.
+    pub(super) fn of(
+        path: &PathSnapshot,
+        sent: Batches,
+        kind: Option<LaneKind>,
+        backend: Backend,
+    ) -> TransportStats {
+        let carried = Carried {
+            lanes: u64::from(kind.is_some()),
+            sent_bytes: path.sent_bytes,
+            received_bytes: path.received_bytes,
+        };
+        let (quic, tls) = match kind {
+            Some(LaneKind::Quic) => (carried, Carried::default()),
+            Some(LaneKind::Tls) => (Carried::default(), carried),
+            None => (Carried::default(), Carried::default()),
+        };
         TransportStats {
+            lanes: carried.lanes,
+            quic,
+            tls,
             rtt: path.rtt,
             min_rtt: path.min_rtt,
             sent_packets: path.sent_packets,
@@ -70,15 +109,18 @@ impl TransportStats {
     }
 
     pub(super) fn add(&mut self, lane: &TransportStats) {
-        self.rtt = lane.rtt;
+        if lane.lanes > 0 {
+            (self.rtt, self.cwnd_bytes) = (lane.rtt, lane.cwnd_bytes);
+        }
         self.min_rtt = self.min_rtt.into_iter().chain(lane.min_rtt).min();
         self.sent_packets += lane.sent_packets;
         self.received_packets += lane.received_packets;
         self.lost_packets += lane.lost_packets;
         self.retransmitted_packets += lane.retransmitted_packets;
-        self.cwnd_bytes = lane.cwnd_bytes;
         self.backend = lane.backend;
-        self.lanes += 1;
+        self.lanes += lane.lanes;
+        self.quic.add(lane.quic);
+        self.tls.add(lane.tls);
         self.gso.add(lane.gso);
         self.gso_batch_mean = self.gso.mean();
     }

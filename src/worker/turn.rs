@@ -53,6 +53,7 @@ impl Worker {
         if found.is_some_and(|connection| connection.takes_look(now)) {
             self.follow_route(key);
         }
+        self.connections.receive(&self.io, key);
         self.advance(key);
         let more_to_read = self.read(key);
         self.turn_sessions();
@@ -62,7 +63,9 @@ impl Worker {
         if self.settle(key) {
             return;
         }
-        if more_to_read || more_to_send {
+        // A stream is received from only as fast as what it brought is read.
+        let more_to_receive = self.connections.has_more(key);
+        if more_to_read || more_to_send || more_to_receive {
             self.connections.go_on_with(key);
         }
         self.connections.schedule(&mut self.io, key);
@@ -141,6 +144,12 @@ impl Worker {
             (ConnState::Closing | ConnState::Closed(_), App::Transfer(_))
                 if self.has_last_words(key) =>
             {
+                false
+            }
+            // The reason is lost where a TCP stream is closed with something unread: the kernel
+            // resets it.
+            (ConnState::Closing, App::Undecided(_)) if connection.lingers() => {
+                self.connections.linger(&self.io, key);
                 false
             }
             // The close, if it was ours to send, left with this turn.
@@ -239,7 +248,10 @@ impl Worker {
         };
         match &connection.app {
             App::Undecided(_) => {
-                connection.conn.close(code::TIMEOUT, b"handshake timeout");
+                let now = self.io.now;
+                connection
+                    .conn
+                    .close(now, code::TIMEOUT, b"handshake timeout");
                 self.drop_connection(key);
             }
             App::Transfer(_) => self.lane_overdue(key),

@@ -12,8 +12,12 @@ use crate::poll::PollDriver;
 use crate::pool::Pool;
 use crate::receive::Datagrams;
 use crate::socket::{SocketId, UdpSocket};
+use crate::tcp::{Interest, TcpId, TcpListener, TcpSocket, TcpStream};
 use crate::uring::UringDriver;
 use crate::wake::WakeHandle;
+
+/// What is said of an id that is none.
+const NO_SOCKET: &str = "no TCP socket of this driver, or one that was removed";
 
 /// Which mechanism drives the I/O.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -97,6 +101,108 @@ impl Driver {
         }
     }
 
+    /// Takes a listener. Its calls never wait; [`Driver::watch`] tells when one may be worthwhile.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says; the ring has none here.
+    pub fn add_listener(&mut self, listener: TcpListener) -> io::Result<TcpId> {
+        self.add_tcp(TcpSocket::Listener(listener))
+    }
+
+    /// Takes a stream, as [`Driver::add_listener`] does a listener.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says; the ring has none here.
+    pub fn add_stream(&mut self, stream: TcpStream) -> io::Result<TcpId> {
+        self.add_tcp(TcpSocket::Stream(stream))
+    }
+
+    /// A listener of this driver.
+    ///
+    /// # Panics
+    /// For an id of another driver, of a stream, or of a socket that was removed.
+    pub fn listener(&self, id: TcpId) -> &TcpListener {
+        match self.tcp_socket(id) {
+            TcpSocket::Listener(listener) => listener,
+            TcpSocket::Stream(_) => panic!("{id:?} is a stream"),
+        }
+    }
+
+    /// A stream of this driver.
+    ///
+    /// # Panics
+    /// For an id of another driver, of a listener, or of a socket that was removed.
+    pub fn stream(&self, id: TcpId) -> &TcpStream {
+        match self.tcp_socket(id) {
+            TcpSocket::Stream(stream) => stream,
+            TcpSocket::Listener(_) => panic!("{id:?} is a listener"),
+        }
+    }
+
+    /// Waits until a TCP socket is ready for `interest`, which it may be already. One
+    /// [`Completion::Ready`] comes, and ends it: what is still waited for is to be watched anew.
+    /// Until it comes, a further call adds its interest to what is waited for. It may come although
+    /// nothing is to be had.
+    ///
+    /// # Panics
+    /// For an id of another driver or of a socket that was removed.
+    pub fn watch(&mut self, id: TcpId, interest: Interest) {
+        let known = match &mut self.0 {
+            Mechanism::Uring(driver) => driver.watch(id, interest),
+            Mechanism::Poll(driver) => driver.watch(id, interest),
+        };
+        known.expect(NO_SOCKET);
+    }
+
+    /// Gives a listener back; no completion of it comes any more. A ring lets go of it, if it was
+    /// watched, in the next [`Driver::submit_and_wait`]: until then its port is taken even when it
+    /// is dropped.
+    ///
+    /// # Panics
+    /// For an id of another driver, of a stream, or of a socket that was removed.
+    pub fn remove_listener(&mut self, id: TcpId) -> TcpListener {
+        match self.remove_tcp(id) {
+            TcpSocket::Listener(listener) => listener,
+            TcpSocket::Stream(_) => panic!("{id:?} is a stream"),
+        }
+    }
+
+    /// Gives a stream back, for another driver or to be closed; no completion of it comes any more.
+    /// A ring lets go of it, if it was watched, in the next [`Driver::submit_and_wait`]: until then
+    /// its peer is told nothing even when it is dropped.
+    ///
+    /// # Panics
+    /// For an id of another driver, of a listener, or of a socket that was removed.
+    pub fn remove_stream(&mut self, id: TcpId) -> TcpStream {
+        match self.remove_tcp(id) {
+            TcpSocket::Stream(stream) => stream,
+            TcpSocket::Listener(_) => panic!("{id:?} is a listener"),
+        }
+    }
+
+    fn add_tcp(&mut self, socket: TcpSocket) -> io::Result<TcpId> {
+        match &mut self.0 {
+            Mechanism::Uring(driver) => Ok(driver.add_tcp(socket)),
+            Mechanism::Poll(driver) => driver.add_tcp(socket),
+        }
+    }
+
+    fn tcp_socket(&self, id: TcpId) -> &TcpSocket {
+        let socket = match &self.0 {
+            Mechanism::Uring(driver) => driver.tcp_socket(id),
+            Mechanism::Poll(driver) => driver.tcp_socket(id),
+        };
+        socket.expect(NO_SOCKET)
+    }
+
+    fn remove_tcp(&mut self, id: TcpId) -> TcpSocket {
+        let socket = match &mut self.0 {
+            Mechanism::Uring(driver) => driver.remove_tcp(id),
+            Mechanism::Poll(driver) => driver.remove_tcp(id),
+        };
+        socket.expect(NO_SOCKET)
+    }
+
     /// A handle to wake this driver from any thread.
     pub fn wake_handle(&self) -> WakeHandle {
         match &self.0 {
@@ -152,7 +258,7 @@ impl Driver {
     }
 
     /// Send runs and file operations that have not completed yet. Completions still queued do not
-    /// count.
+    /// count, nor do TCP sockets that are watched.
     pub fn in_flight(&self) -> usize {
         match &self.0 {
             Mechanism::Uring(driver) => driver.in_flight(),

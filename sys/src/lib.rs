@@ -1,5 +1,5 @@
-//! landro's only unsafe code: the io_uring and poll drivers, pool memory, UDP sockets and file
-//! operations.
+//! landro's only unsafe code: the io_uring and poll drivers, pool memory, sockets, file operations
+//! and a cipher.
 //!
 //! A [`Driver`] belongs to one thread. It takes operations ([`Driver::send`], [`Driver::file`]) and
 //! gives [`Completion`]s; which of the two backends does the work is visible only in
@@ -7,6 +7,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(missing_docs)]
 
+pub mod aead;
 pub mod cpu;
 pub mod file;
 #[cfg(feature = "fuzzing")]
@@ -32,6 +33,8 @@ mod poll;
 mod pool;
 mod receive;
 mod socket;
+mod table;
+mod tcp;
 mod threads;
 mod uring;
 mod wake;
@@ -49,4 +52,5 @@ pub use pool::{Buffer, Pool};
 pub use probe::{Caps, boot_id};
 pub use receive::Datagrams;
 pub use socket::{RouteTo, SocketId, UdpOptions, UdpSocket, is_on_link, route_to};
+pub use tcp::{Interest, TcpId, TcpInfo, TcpListener, TcpStream};
 pub use wake::WakeHandle;

@@ -10,6 +10,7 @@ use crate::file::FileDone;
 use crate::gso::Run;
 use crate::receive::Datagrams;
 use crate::socket::SocketId;
+use crate::tcp::TcpId;
 
 /// Sizes of a driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,11 +126,25 @@ pub enum Completion {
         /// rejected.
         error: io::Error,
     },
+    /// A TCP socket is ready, as [`crate::Driver::watch`] asked; nothing of it is watched any more.
+    Ready {
+        /// The socket.
+        id: TcpId,
+        /// There is something to receive or to accept, or the end, or an error.
+        readable: bool,
+        /// There is room to send, or there is none to wait for: an end, or an error.
+        writable: bool,
+    },
     /// A [`crate::WakeHandle`] was used since the last `Woken`.
     Woken,
 }
 
 impl Completion {
+    /// Whether this says that TCP socket `id` is ready.
+    pub(crate) fn is_of_tcp(&self, id: TcpId) -> bool {
+        matches!(self, Completion::Ready { id: of, .. } if *of == id)
+    }
+
     /// What a failed receive says about the peer, if it does: the kernel reports these to connected
     /// sockets alone.
     pub(crate) fn of_failed_receive(socket: SocketId, errno: i32) -> Option<Completion> {

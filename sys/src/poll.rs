@@ -25,12 +25,17 @@ use crate::outbox::Outbox;
 use crate::pool::Pool;
 use crate::receive::{Datagrams, Envelope, NAME_BYTES, PAYLOAD_BYTES, ReceiveMemory};
 use crate::socket::{SocketId, UdpSocket};
+use crate::tcp::{Interest as TcpInterest, TcpId, TcpSocket};
 use crate::threads::Threads;
 use crate::wake::WakeHandle;
 
+mod watches;
+
+use watches::EpollWatches;
+
 const WAKE: Token = Token(usize::MAX);
 
-/// More than the descriptors one driver watches; the rest would only come with the next call.
+/// Events of one call; the rest comes with the next, in the order in which it happened.
 const EVENTS_MAX: usize = 64;
 
 /// mio rounds timeouts up to whole milliseconds, which ruins pacing; shorter waits than this go
@@ -46,6 +51,7 @@ pub(crate) struct PollDriver {
     poll: mio::Poll,
     events: Events,
     sockets: Vec<Watched>,
+    tcp: EpollWatches,
     outbox: Outbox,
     message: Box<KernelMessage>,
     memory: Rc<ReceiveMemory>,
@@ -98,6 +104,7 @@ impl PollDriver {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             sockets: Vec::new(),
+            tcp: EpollWatches::default(),
             outbox: Outbox::default(),
             message: KernelMessage::new(),
             memory: ReceiveMemory::new(config.recv_buffers)?,
@@ -128,6 +135,33 @@ impl PollDriver {
 
     pub(crate) fn socket(&self, id: SocketId) -> &UdpSocket {
         &self.sockets[id.index()].socket
+    }
+
+    pub(crate) fn add_tcp(&mut self, socket: TcpSocket) -> io::Result<TcpId> {
+        self.tcp.add(self.poll.registry(), socket)
+    }
+
+    pub(crate) fn tcp_socket(&self, id: TcpId) -> Option<&TcpSocket> {
+        self.tcp.socket(id)
+    }
+
+    /// `None`: there is no such socket.
+    pub(crate) fn watch(&mut self, id: TcpId, interest: TcpInterest) -> Option<()> {
+        if !self.tcp.arm(self.poll.registry(), id, interest)? {
+            // What cannot be waited for is tried.
+            self.ready.push_back(Completion::Ready {
+                id,
+                readable: true,
+                writable: true,
+            });
+        }
+        Some(())
+    }
+
+    pub(crate) fn remove_tcp(&mut self, id: TcpId) -> Option<TcpSocket> {
+        let socket = self.tcp.remove(self.poll.registry(), id)?;
+        self.ready.retain(|completion| !completion.is_of_tcp(id));
+        Some(socket)
     }
 
     pub(crate) fn wake_handle(&self) -> WakeHandle {
@@ -268,6 +302,9 @@ impl PollDriver {
                 if self.wake.seen() {
                     self.ready.push_back(Completion::Woken);
                 }
+            } else if watches::is_tcp(event.token()) {
+                let completion = self.tcp.complete(self.poll.registry(), event);
+                self.ready.extend(completion);
             } else if let Some(watched) = self.sockets.get_mut(event.token().0) {
                 // An error is collected by either call.
                 watched.readable |= event.is_readable() || event.is_error();

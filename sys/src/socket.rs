@@ -251,7 +251,7 @@ fn steering_program(workers: u8) -> [libc::sock_filter; 9] {
     ]
 }
 
-fn set_int(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
+pub(crate) fn set_int(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
     let len = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the option value is an int that outlives the call, and its length is given.
     let result = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), len) };

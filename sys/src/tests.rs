@@ -9,6 +9,8 @@ mod full;
 mod life;
 mod net;
 mod property;
+mod tcp;
+mod tcp_life;
 
 /// What does not come within this is lost. A disk that others write to takes many seconds for an
 /// fsync.

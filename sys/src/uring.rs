@@ -4,7 +4,8 @@
 //! What the kernel can see (payloads, message headers, paths, statx buffers, the receive ring) is
 //! owned by this struct from submission to completion. `Drop` cancels everything, waits for the
 //! last completion, and only then lets the fields go: `ring` (the kernel's side) first, then
-//! operations and their buffers, then receive memory, then sockets.
+//! operations and their buffers, then receive memory, then sockets. Polls of TCP sockets point to
+//! nothing: a socket may go while its poll is being cancelled.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,20 +25,22 @@ use crate::op::{Completion, DriverConfig, SendRun};
 use crate::outbox::{Outbox, Piece};
 use crate::pool::Pool;
 use crate::socket::{SocketId, UdpSocket};
+use crate::table::Table;
+use crate::tcp::{Interest, TcpId, TcpSocket};
 use crate::threads::Threads;
 use crate::wake::WakeHandle;
 
 mod fixed;
 mod ops;
 mod recv;
-mod table;
 #[cfg(test)]
 mod tests;
+mod watches;
 
 use fixed::Registration;
 use ops::{Again, FileInFlight};
 use recv::RingReceiver;
-use table::Table;
+use watches::RingWatches;
 
 /// How long `Drop` waits for cancelled operations. Disk I/O in the kernel cannot be cancelled and
 /// may take seconds, or for ever.
@@ -70,6 +73,7 @@ struct Held {
     wake: WakeHandle,
     registration: Registration,
     sockets: Vec<UdpSocket>,
+    tcp: RingWatches,
     /// IORING_OP_FTRUNCATE is there (Linux 6.9); every other operation used is older than the
     /// ring's flags.
     has_truncate: bool,
@@ -93,6 +97,7 @@ enum RingOp {
         message: Box<KernelMessage>,
     },
     File(FileInFlight),
+    Poll(TcpId),
     Wake,
 }
 
@@ -136,6 +141,7 @@ impl UringDriver {
             wake,
             registration,
             sockets: Vec::new(),
+            tcp: RingWatches::default(),
             has_truncate,
             backlog: VecDeque::new(),
             ready: VecDeque::new(),
@@ -160,6 +166,29 @@ impl UringDriver {
 
     pub(crate) fn socket(&self, id: SocketId) -> &UdpSocket {
         &self.held.sockets[id.index()]
+    }
+
+    pub(crate) fn add_tcp(&mut self, socket: TcpSocket) -> TcpId {
+        self.held.tcp.add(socket)
+    }
+
+    pub(crate) fn tcp_socket(&self, id: TcpId) -> Option<&TcpSocket> {
+        self.held.tcp.socket(id)
+    }
+
+    /// `None`: there is no such socket.
+    pub(crate) fn watch(&mut self, id: TcpId, interest: Interest) -> Option<()> {
+        self.held.tcp.arm(id, interest)
+    }
+
+    pub(crate) fn remove_tcp(&mut self, id: TcpId) -> Option<TcpSocket> {
+        let held = &mut *self.held;
+        let (socket, cancel) = held.tcp.remove(id)?;
+        if let Some(entry) = cancel {
+            held.push(entry);
+        }
+        held.ready.retain(|completion| !completion.is_of_tcp(id));
+        Some(socket)
     }
 
     pub(crate) fn wake_handle(&self) -> WakeHandle {
@@ -238,10 +267,21 @@ impl Held {
             let entry = self.receiver.entry(fd).user_data(user_data);
             self.push(entry);
         }
+        self.start_polls();
         for index in 0..self.sockets.len() {
             self.start_sends(SocketId(index as u32));
         }
         Ok(())
+    }
+
+    /// Entries of one socket stay in this order, in the queue as in the backlog: a poll that is
+    /// cancelled before it is submitted is cancelled behind it.
+    fn start_polls(&mut self) {
+        while let Some(change) = self.tcp.next_change(|id| self.ops.insert(RingOp::Poll(id))) {
+            for entry in change.cancel.into_iter().chain([change.entry]) {
+                self.push(entry);
+            }
+        }
     }
 
     fn start_sends(&mut self, id: SocketId) {
@@ -381,6 +421,16 @@ impl Held {
             }
             return;
         }
+        if let Some(&mut RingOp::Poll(id)) = self.ops.get_mut(user_data) {
+            if !cqueue::more(entry.flags()) {
+                self.ops.remove(user_data);
+            }
+            if let Some(told) = self.tcp.complete(id, user_data, entry) {
+                self.ready.push_back(told.completion);
+                told.cancel.into_iter().for_each(|entry| self.push(entry));
+            }
+            return;
+        }
         let errno = -entry.result();
         let result =
             usize::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(errno));
@@ -410,7 +460,7 @@ impl Held {
                 self.arm_wake();
             }
             // Completions of cancel requests, which carry no operation.
-            Some(RingOp::Receive(_)) | None => {}
+            Some(RingOp::Receive(_) | RingOp::Poll(_)) | None => {}
         }
     }
 

@@ -539,6 +539,11 @@ impl World {
         World::with(backend, &[])
     }
 
+    /// With lanes over QUIC alone, for tests that look into those.
+    pub fn over_quic(backend: &'static str) -> World {
+        World::with(backend, &["--lane-kinds", "quic"])
+    }
+
     pub fn with(backend: &'static str, serve_args: &[&str]) -> World {
         World::within(backend, serve_args, tempfile::tempdir().unwrap())
     }

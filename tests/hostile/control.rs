@@ -168,6 +168,7 @@ fn out_of_place(scene: &Scene) {
         entry_window: 1 << 30,
         inside: false,
         place: None,
+        adds_lanes: false,
     };
     let all = [
         peer::hello(peer::push_request("")),

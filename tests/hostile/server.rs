@@ -62,6 +62,7 @@ pub fn pull_sources(
                         entry_window: 1024,
                         inside: false,
                         place: None,
+                        adds_lanes: false,
                     }));
                     script(&mut peer);
                 }

@@ -134,6 +134,7 @@ pub fn hello(request: WireRequest) -> Message {
         streams: None,
         counts: false,
         patience_s: None,
+        adds_lanes: false,
     })
 }
 

@@ -164,6 +164,7 @@ impl Session {
             streams: None,
             counts: false,
             patience_s: None,
+            adds_lanes: false,
         }));
         self.stage = Stage::Greeting;
     }

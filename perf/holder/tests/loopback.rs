@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use landro::budget::DEFAULT_MEMORY_BUDGET_BYTES;
-use landro::config::QuicConfig;
+use landro::config::{LaneKind, LaneKinds, QuicConfig};
 use landro::engine::{BackendChoice, Grant, PeerAccess, ServeConfig, Server};
 use landro::ids::Fingerprint;
 use landro::quic::Identity;
@@ -33,6 +33,7 @@ fn serve(root: &Path, clients: &[Fingerprint]) -> (Server, Fingerprint) {
         quic: QuicConfig::auto(),
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
         patience: None,
+        lane_kinds: LaneKinds::Only(LaneKind::Quic),
         identity,
         reset_secret: [0; 32],
         authorize: Arc::new(move |asks| clients.contains(asks).then(|| all.clone())),

@@ -9,7 +9,7 @@ use crate::ids::percent_decode;
 
 use crate::cli::escape;
 
-/// UDP port a daemon listens on when none is named.
+/// Port a daemon listens on, of UDP and TCP, when none is named.
 pub const DEFAULT_PORT: u16 = 4433;
 
 const SCHEME: &[u8] = b"landro://";

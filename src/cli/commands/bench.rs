@@ -122,6 +122,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         quic: quic.clone(),
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
         patience: args.engine.patience(),
+        lane_kinds: args.engine.lane_kinds,
         identity: daemon,
         reset_secret: rand::random(),
         authorize: Arc::new(move |asks| {
@@ -140,6 +141,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         identity: own,
         trust: Arc::new(move |seen| *seen == shown),
         streams: usize::from(args.streams),
+        lane_kinds: args.engine.lane_kinds,
     };
     let client = Client::start(config, request)?;
     let ended = dial::pump(&client, signals, &mut |event| meter.hear(event));

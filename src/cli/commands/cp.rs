@@ -180,7 +180,10 @@ impl Copying {
         match self.signals.asked() {
             None => self.with(daemon, route),
             Some(_) => Ok(CopyEnd {
-                ended: Ended::Unreachable("stopped between two tries".to_owned()),
+                ended: Ended::Unreachable {
+                    kinds: self.args.engine.lane_kinds,
+                    why: "stopped between two tries".to_owned(),
+                },
                 own: None,
             }),
         }
@@ -196,7 +199,10 @@ impl Copying {
         let followed = dial::run(&dial, &self.signals, &request, &mut |event| match event {
             None => reporter.tick(),
             Some(ClientEvent::Session(event)) => reporter.event(&event),
-            Some(event) => seen.note(event),
+            Some(event) => {
+                reporter.connected(&event);
+                seen.note(event);
+            }
         })?;
         Ok(CopyEnd {
             ended: followed.ended,

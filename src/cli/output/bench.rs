@@ -5,7 +5,7 @@ use std::fmt::Write;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::stats::{Stats, Transport};
+use super::stats::{Stats, TransportFigures};
 
 /// Longer round trips count as this; a silent peer is given up before.
 const MAX_ROUND_TRIP_NS: u64 = 60_000_000_000;
@@ -41,7 +41,7 @@ pub struct BenchSummary {
     pub stats: Stats,
     /// The transport as the daemon saw it, with --local.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub daemon: Option<Transport>,
+    pub daemon: Option<TransportFigures>,
 }
 
 /// Round trips.

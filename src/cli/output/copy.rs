@@ -4,6 +4,8 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use crate::config::LaneKind;
+use crate::engine::ClientEvent;
 use crate::proto::{EntryError, EntryErrorCode, EntryPlace, EntryResult, Event, Kind, Totals};
 
 use super::amount;
@@ -107,6 +109,29 @@ impl CopyReporter {
             peer,
             version: env!("CARGO_PKG_VERSION"),
         });
+    }
+
+    /// A session begins with a daemon. On QUIC is what everybody expects.
+    pub fn connected(&mut self, event: &ClientEvent) {
+        let ClientEvent::Connected {
+            fingerprint,
+            address,
+            kind,
+            kind_reason,
+            ..
+        } = event
+        else {
+            return;
+        };
+        self.json(&JsonEvent::Connected {
+            address: address.to_string(),
+            fingerprint: fingerprint.to_string(),
+            kind: kind.to_string(),
+            reason: kind_reason,
+        });
+        if self.style.verbose && *kind == LaneKind::Tls {
+            self.say(&format!("landro: over TLS on TCP: {kind_reason}"));
+        }
     }
 
     /// The transfer begins anew: what was done of it is found done.

@@ -26,6 +26,16 @@ pub enum JsonEvent<'a> {
         peer: Option<String>,
         version: &'static str,
     },
+    /// Of a copy with a daemon, each time a session begins.
+    Connected {
+        /// `host:port`, as numbers.
+        address: String,
+        fingerprint: String,
+        /// The kind of lane that the session begins on: `quic` or `tls`.
+        kind: String,
+        /// Why that one.
+        reason: &'a str,
+    },
     Progress {
         /// In their final state, skipped ones included.
         files: u64,

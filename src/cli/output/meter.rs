@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 
 use super::bench::{BenchLatency, BenchSummary, histogram, latency_line, text, throughput};
 use super::json::{JsonEvent, Printer};
-use super::stats::{ConnectionSeen, Transport, goodput_bps};
+use super::stats::{ConnectionSeen, TransportFigures, goodput_bps};
 use crate::cli::args::BenchArgs;
 use crate::cli::exit::Exit;
 use crate::engine::{ClientEvent, TransportStats};
@@ -33,7 +33,7 @@ pub struct Meter {
     all: Histogram<u64>,
     since_told: Histogram<u64>,
     seen: ConnectionSeen,
-    served: Option<(Transport, Duration)>,
+    served: Option<(TransportFigures, Duration)>,
     printer: Printer,
 }
 
@@ -85,7 +85,7 @@ impl Meter {
 
     /// What the daemon's side of `--local` was.
     pub fn served(&mut self, stats: &TransportStats) {
-        self.served = Some((Transport::from(stats), stats.cpu));
+        self.served = Some((TransportFigures::from(stats), stats.cpu));
     }
 
     /// Something went wrong.

@@ -5,6 +5,7 @@ use crate::cli::args::url::DaemonName;
 use crate::cli::escape;
 use crate::cli::exit::Exit;
 use crate::cli::say::without_numbers;
+use crate::config::{LaneKind, LaneKinds};
 use crate::engine::Ended;
 use crate::ids::Fingerprint;
 use crate::proto::{CancelReason, Outcome, SessionError, SessionErrorCode, Totals};
@@ -65,11 +66,11 @@ pub fn judge(ended: &Ended, signal: Option<i32>, parties: &Parties) -> Ending {
     match ended {
         Ended::Outcome(outcome) => parties.of_outcome(outcome, signal),
         // Whatever else the end looked like, the signal came first.
-        Ended::Lost(_) | Ended::Unreachable(_) | Ended::Failed(_) if signal.is_some() => {
+        Ended::Lost(_) | Ended::Unreachable { .. } | Ended::Failed(_) if signal.is_some() => {
             parties.interrupted(signal, parties.done)
         }
         Ended::Lost(text) => parties.lost(text, parties.done),
-        Ended::Unreachable(text) => parties.unreachable(text),
+        Ended::Unreachable { kinds, why } => parties.unreachable(*kinds, why),
         Ended::IdentityUnknown(peer) => {
             let message = format!("{} shows {peer}, which is not trusted", parties.url());
             Ending::without_totals(Exit::Identity, "identity", message)
@@ -218,14 +219,18 @@ impl Parties<'_> {
         Ending::without_totals(Exit::Unreachable, "lost", message).with(done)
     }
 
-    fn unreachable(&self, why: &str) -> Ending {
+    fn unreachable(&self, kinds: LaneKinds, why: &str) -> Ending {
+        let protocol = match kinds {
+            LaneKinds::Only(LaneKind::Tls) => "TCP",
+            LaneKinds::Only(LaneKind::Quic) | LaneKinds::Both => "UDP",
+        };
         let (name, port) = self
             .host
             .map_or(("", 0), |host| (host.name.as_str(), host.port));
         let why = escape::text(&without_numbers(why));
         let message = format!(
-            "no answer from {name}, UDP port {port}, {why}: is landro serve running there, does a \
-             firewall drop UDP?"
+            "no answer from {name}, {protocol} port {port}, {why}: is landro serve running there, does a \
+             firewall drop {protocol}?"
         );
         Ending::without_totals(Exit::Unreachable, "unreachable", message)
     }
@@ -348,6 +353,13 @@ mod tests {
         );
     }
 
+    fn unreachable() -> Ended {
+        Ended::Unreachable {
+            kinds: LaneKinds::Both,
+            why: "t".into(),
+        }
+    }
+
     #[test]
     fn refusals_and_losses() {
         assert_eq!(exit(refused(SessionErrorCode::Permission), None), 4);
@@ -358,7 +370,7 @@ mod tests {
         assert_eq!(exit(refused(SessionErrorCode::NotFound), None), 1);
         assert_eq!(exit(Ended::IdentityUnknown(Fingerprint([0; 32])), None), 4);
         assert_eq!(exit(Ended::RefusedByPeer("t".into()), None), 4);
-        assert_eq!(exit(Ended::Unreachable("t".into()), None), 5);
+        assert_eq!(exit(unreachable(), None), 5);
         assert_eq!(exit(Ended::Lost("t".into()), None), 5);
         assert_eq!(
             exit(Ended::Outcome(Outcome::Lost(Totals::default())), None),
@@ -381,13 +393,7 @@ mod tests {
         };
         assert_eq!(exit(cancelled(), Some(signal_hook::consts::SIGINT)), 130);
         assert_eq!(exit(cancelled(), Some(signal_hook::consts::SIGTERM)), 143);
-        assert_eq!(
-            exit(
-                Ended::Unreachable("t".into()),
-                Some(signal_hook::consts::SIGTERM)
-            ),
-            143
-        );
+        assert_eq!(exit(unreachable(), Some(signal_hook::consts::SIGTERM)), 143);
         assert_eq!(
             exit(totals(|t| t.files = 1), Some(signal_hook::consts::SIGINT)),
             0,

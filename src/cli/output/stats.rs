@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::amount;
 
-use crate::engine::{ClientEvent, TransportStats};
+use crate::engine::{Carried, ClientEvent, TransportStats};
 
 /// Of this side only; the transport part is missing when no connection came about, or none was
 /// needed.
@@ -16,15 +16,19 @@ pub struct Stats {
     /// Why that one was chosen.
     pub backend_reason: Option<String>,
     pub peer: Option<String>,
+    /// The kind of lane that the session began on: `quic` or `tls`.
+    pub began_on: Option<String>,
+    /// Why that one.
+    pub began_reason: Option<String>,
     #[serde(flatten)]
-    pub transport: Option<Transport>,
+    pub transport: Option<TransportFigures>,
     pub cpu_user_seconds: f64,
     pub cpu_system_seconds: f64,
     pub peak_rss_bytes: u64,
 }
 
 #[derive(Serialize)]
-pub struct Transport {
+pub struct TransportFigures {
     pub rtt_us: u64,
     pub min_rtt_us: u64,
     pub sent_packets: u64,
@@ -32,17 +36,38 @@ pub struct Transport {
     pub lost_packets: u64,
     pub retransmitted_packets: u64,
     pub cwnd_bytes: u64,
-    /// QUIC connections used: more than one when a lane neared its packet limit.
+    /// Connections used: more than one when a lane neared its packet limit, and where there were
+    /// lanes of both kinds.
     pub lanes: u64,
+    /// What crossed in lanes of each kind, with all that it takes.
+    pub quic: CarriedFigures,
+    pub tls: CarriedFigures,
     /// Mean packets per sendmsg.
     pub gso_batch: f64,
     /// Mean packets per received message.
     pub gro_batch: f64,
 }
 
-impl From<&TransportStats> for Transport {
-    fn from(stats: &TransportStats) -> Transport {
-        Transport {
+#[derive(Serialize)]
+pub struct CarriedFigures {
+    pub lanes: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+}
+
+impl From<Carried> for CarriedFigures {
+    fn from(carried: Carried) -> CarriedFigures {
+        CarriedFigures {
+            lanes: carried.lanes,
+            sent_bytes: carried.sent_bytes,
+            received_bytes: carried.received_bytes,
+        }
+    }
+}
+
+impl From<&TransportStats> for TransportFigures {
+    fn from(stats: &TransportStats) -> TransportFigures {
+        TransportFigures {
             rtt_us: stats.rtt.as_micros() as u64,
             min_rtt_us: stats.min_rtt.unwrap_or_default().as_micros() as u64,
             sent_packets: stats.sent_packets,
@@ -51,6 +76,8 @@ impl From<&TransportStats> for Transport {
             retransmitted_packets: stats.retransmitted_packets,
             cwnd_bytes: stats.cwnd_bytes,
             lanes: stats.lanes,
+            quic: stats.quic.into(),
+            tls: stats.tls.into(),
             gso_batch: stats.gso_batch_mean,
             gro_batch: stats.gro_batch_mean,
         }
@@ -65,6 +92,8 @@ impl Stats {
             backend: None,
             backend_reason: None,
             peer: None,
+            began_on: None,
+            began_reason: None,
             transport: None,
             cpu_user_seconds: user.as_secs_f64(),
             cpu_system_seconds: system.as_secs_f64(),
@@ -87,7 +116,8 @@ pub fn goodput_bps(bytes: u64, seconds: f64) -> u64 {
 pub struct ConnectionSeen {
     backend: Option<(String, String)>,
     peer: Option<String>,
-    transport: Option<Transport>,
+    began: Option<(String, String)>,
+    transport: Option<TransportFigures>,
 }
 
 impl ConnectionSeen {
@@ -99,21 +129,27 @@ impl ConnectionSeen {
                 address,
                 backend,
                 backend_reason,
+                kind,
+                kind_reason,
             } => {
+                self.began = Some((kind.to_string(), kind_reason.to_owned()));
                 self.backend = Some((backend.to_string(), backend_reason));
                 self.peer = Some(format!("{address} {fingerprint}"));
             }
-            ClientEvent::Stats(stats) => self.transport = Some(Transport::from(&*stats)),
+            ClientEvent::Stats(stats) => self.transport = Some(TransportFigures::from(&*stats)),
             ClientEvent::Session(_) | ClientEvent::Ended(_) => {}
         }
     }
 
     pub fn stats(self) -> Stats {
         let (backend, backend_reason) = self.backend.unzip();
+        let (began_on, began_reason) = self.began.unzip();
         Stats {
             backend,
             backend_reason,
             peer: self.peer,
+            began_on,
+            began_reason,
             transport: self.transport,
             ..Stats::of_this_process()
         }
@@ -129,7 +165,22 @@ impl fmt::Display for Stats {
         if let Some(peer) = &self.peer {
             writeln!(f, "peer      {peer}")?;
         }
+        if let (Some(kind), Some(reason)) = (&self.began_on, &self.began_reason) {
+            writeln!(f, "began     on {kind} ({reason})")?;
+        }
         if let Some(t) = &self.transport {
+            for (name, kind) in [("quic", &t.quic), ("tls", &t.tls)] {
+                if kind.lanes > 0 {
+                    let (sent, received) = (kind.sent_bytes, kind.received_bytes);
+                    writeln!(
+                        f,
+                        "{name:<9} {}, {} sent, {} received",
+                        amount::count(kind.lanes, "lane", "lanes"),
+                        amount::bytes(sent),
+                        amount::bytes(received)
+                    )?;
+                }
+            }
             let percent = 100.0 * t.lost_packets as f64 / t.sent_packets.max(1) as f64;
             writeln!(f, "rtt       {} us, least {} us", t.rtt_us, t.min_rtt_us)?;
             writeln!(

@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 
 use bytes::{Buf, Bytes};
 
+use super::ledger::{AddedLane, STREAMS_WORN};
 use super::ports::LaneKey;
 use crate::ids::StreamKey;
 use crate::proto::wire::WireError;
@@ -79,6 +80,8 @@ pub(super) struct Lane {
     /// Data streams of the peer read to their ends, and how many it says there are.
     pub read: u32,
     pub announced: Option<u32>,
+    /// It carries data beside the lane that carries control.
+    pub added: Option<AddedLane>,
 }
 
 impl Lane {
@@ -97,7 +100,47 @@ impl Lane {
             incoming: HashMap::new(),
             read: 0,
             announced: None,
+            added: None,
         }
+    }
+
+    /// One that is added.
+    pub fn added(key: LaneKey, preface: Option<Bytes>, added: AddedLane) -> Lane {
+        Lane {
+            control_in: ControlIn::Read,
+            added: Some(added),
+            ..Lane::new(key, preface)
+        }
+    }
+
+    /// New data streams may begin here, if it is added.
+    pub fn takes_streams(&self) -> bool {
+        let is_named = !matches!(self.control_out, ControlOut::Preface(_));
+        let has_room = |added: &AddedLane| added.ours.has_room();
+        self.state == LaneState::Carrying && is_named && self.added.as_ref().is_some_and(has_room)
+    }
+
+    /// So many streams were on it that another is to take over.
+    pub fn is_worn(&self) -> bool {
+        self.begun.max(self.read) >= STREAMS_WORN
+    }
+
+    /// A data stream of ours has ended, or is lost.
+    pub fn close_stream(&mut self, key: StreamKey, records: u32, has_ended: bool) {
+        if let Some(added) = &mut self.added {
+            added.ours.close(key, records, has_ended);
+        }
+    }
+
+    /// Data streams of the peer that were begun and not read to their ends, in order.
+    pub fn half_read(&self) -> Vec<(u32, StreamKey)> {
+        let data = self.incoming.iter().filter_map(|(stream, it)| match it {
+            Incoming::Data(key) => Some((*stream as u32, *key)),
+            Incoming::LaneEnd(_) => None,
+        });
+        let mut all: Vec<(u32, StreamKey)> = data.collect();
+        all.sort_unstable();
+        all
     }
 
     /// Everything the peer had to say here was read.
@@ -138,6 +181,9 @@ impl Lane {
                 None => return Ok(None),
                 Some(kind) => {
                     bytes.advance(1);
+                    if let Some(added) = self.added.as_ref().filter(|_| kind == streams::DATA) {
+                        added.theirs.may_begin(stream)?;
+                    }
                     fresh.insert(Incoming::begun(kind, next)?)
                 }
             },
@@ -146,6 +192,9 @@ impl Lane {
             Incoming::Data(key) => {
                 let key = *key;
                 self.read += u32::from(fin);
+                if let Some(added) = self.added.as_mut().filter(|_| fin) {
+                    added.theirs.end(stream as u32);
+                }
                 (fin || !bytes.is_empty()).then_some(Content { key, bytes, fin })
             }
             Incoming::LaneEnd(so_far) => {

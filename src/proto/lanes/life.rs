@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::lane::{ControlIn, ControlOut, Lane, LaneState};
-use super::ports::{LaneClosed, LaneKey, LanesOutput, QuestionId, code};
+use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, QuestionId, code};
 use super::suspicion::Suspected;
 use super::{
     Course, Growth, JOIN_PAUSE, LINGER, Lanes, LanesSide, MAX_LANES, MAX_SERVED_LANES,
@@ -19,10 +19,14 @@ impl Lanes {
     // ---- lanes come
 
     pub(super) fn preface(&self, kind: PrefaceKind) -> Bytes {
+        self.preface_of(kind, self.next_number)
+    }
+
+    pub(super) fn preface_of(&self, kind: PrefaceKind, lane: u32) -> Bytes {
         let preface = Preface {
             kind,
             session: self.id,
-            lane: self.next_number,
+            lane,
         };
         Bytes::copy_from_slice(&preface.encode())
     }
@@ -31,7 +35,7 @@ impl Lanes {
     pub(super) fn adopt(&mut self, lane: LaneKey, preface: Option<Bytes>) {
         if let Some(last) = self.lanes.len().checked_sub(1) {
             self.lanes[last].state = LaneState::Emptying;
-            self.wants(last);
+            self.wants(self.lanes[last].key);
         }
         let lane = Lane::new(lane, preface);
         self.next_number += 1;
@@ -39,7 +43,10 @@ impl Lanes {
         self.wants_newest();
     }
 
-    pub(super) fn dialled(&mut self, lane: LaneKey, peer: Fingerprint) {
+    pub(super) fn dialled(&mut self, lane: LaneKey, peer: Fingerprint, kind: DialKind) {
+        if kind == DialKind::Add {
+            return self.dialled_to_add(lane, peer);
+        }
         if self.side != LanesSide::Client(Growth::Dialling) {
             return self.close(lane, code::DONE, "");
         }
@@ -51,7 +58,10 @@ impl Lanes {
         self.adopt(lane, Some(preface));
     }
 
-    pub(super) fn dial_failed(&mut self, now: Instant) {
+    pub(super) fn dial_failed(&mut self, now: Instant, kind: DialKind) {
+        if kind == DialKind::Add {
+            return self.adding.failed(now);
+        }
         if self.side == LanesSide::Client(Growth::Dialling) {
             let not_before = now + JOIN_PAUSE;
             self.side = LanesSide::Client(Growth::Wanted { not_before });
@@ -59,9 +69,13 @@ impl Lanes {
     }
 
     /// A lane joins a session of its own peer that goes on, with not many more lanes than it needs.
-    pub(super) fn joins(&mut self, lane: LaneKey, number: u32, peer: Fingerprint) {
+    pub(super) fn joins(&mut self, lane: LaneKey, number: u32, peer: Fingerprint, kind: DialKind) {
         let goes_on = matches!(self.course, Course::Running | Course::AwaitJoin { .. });
         let count = self.lanes.len();
+        if kind == DialKind::Add {
+            let is_due = peer == self.peer && goes_on;
+            return self.joins_added(lane, number, is_due);
+        }
         if peer != self.peer || !goes_on || !(1..MAX_SERVED_LANES).contains(&count) {
             return self.close(lane, code::NO_SESSION, NO_SUCH_SESSION);
         }
@@ -89,6 +103,7 @@ impl Lanes {
         if self.side == LanesSide::Client(Growth::Content) && self.newest() == Some(lane) {
             self.side = LanesSide::Client(Growth::Wanted { not_before: now });
         }
+        self.added_worn(now, lane);
     }
 
     // ---- lanes go
@@ -101,7 +116,8 @@ impl Lanes {
 
     /// Closes all lanes with the same words.
     pub(super) fn close_all(&mut self, code: u64, text: &str) {
-        for lane in std::mem::take(&mut self.lanes) {
+        let added = std::mem::take(&mut self.added);
+        for lane in added.into_iter().chain(std::mem::take(&mut self.lanes)) {
             self.out.forget_lane(lane.key);
             self.close(lane.key, code, text);
         }
@@ -109,6 +125,9 @@ impl Lanes {
 
     /// A lane is no more. Unless its end was orderly, what was to come on it will not come again.
     pub(super) fn lane_lost(&mut self, now: Instant, key: LaneKey, why: LaneClosed) {
+        if self.is_added(key) {
+            return self.added_gone(now, key, why);
+        }
         let Some(at) = self.at(key) else { return };
         let lane = self.lanes.remove(at);
         let was_newest = at == self.lanes.len();
@@ -116,7 +135,8 @@ impl Lanes {
         if was_newest {
             // What still waits has no lane to go on.
             self.out.forget_all();
-            self.lanes.iter_mut().for_each(|lane| lane.unfinished = 0);
+            let others = self.lanes.iter_mut().chain(&mut self.added);
+            others.for_each(|lane| lane.unfinished = 0);
         }
         if !self.is_on() {
             return;
@@ -237,7 +257,8 @@ impl Lanes {
     }
 
     /// Closes replaced lanes on which nothing more will be said or read.
-    pub(super) fn close_replaced(&mut self) {
+    pub(super) fn close_replaced(&mut self, now: Instant) {
+        self.close_added(now);
         let done = |lane: &&Lane| lane.begun == 0 && lane.is_arrived() && lane.is_read_out();
         let older = self.lanes.len().saturating_sub(1);
         let done: Vec<LaneKey> = self.lanes[..older]
@@ -258,7 +279,8 @@ impl Lanes {
             && self.may_grow()
         {
             self.side = LanesSide::Client(Growth::Dialling);
-            self.outputs.push_back(LanesOutput::Dial);
+            let kind = DialKind::Replace;
+            self.outputs.push_back(LanesOutput::Dial { kind });
         }
     }
 
@@ -269,7 +291,7 @@ impl Lanes {
             if self.is_client() {
                 let hangs_up = self.lanes.last().is_some_and(|lane| {
                     let named = !matches!(lane.control_out, ControlOut::Preface(_));
-                    lane.control_in == ControlIn::Ended && named && self.out.is_taken()
+                    lane.control_in == ControlIn::Ended && named && self.out.is_taken(&self.added)
                 });
                 if hangs_up {
                     self.close_all(code::DONE, "");
@@ -283,7 +305,11 @@ impl Lanes {
                 }
             }
         }
-        let is_dialling = self.side == LanesSide::Client(Growth::Dialling);
+        if self.lanes.is_empty() {
+            self.close_all(code::DONE, "");
+        }
+        let is_dialling =
+            self.side == LanesSide::Client(Growth::Dialling) || self.adding.is_dialling();
         if self.lanes.is_empty() && !is_dialling && self.course != Course::Over {
             self.course = Course::Over;
             self.outputs.push_back(LanesOutput::Over);

@@ -19,8 +19,13 @@
 //!   everything of its own has arrived. The other side must not: it would drop what its peer has
 //!   not read.
 //! - A lane that is lost before all of it was read takes the session with it.
+//!
+//! Beside these a session may have lanes that are *added* (`added.rs`): they carry data streams and
+//! nothing else, and one that is lost loses nothing, since what was not read of it moves again.
 
+mod added;
 mod lane;
+mod ledger;
 mod life;
 pub(crate) mod newcomer;
 mod outgoing;
@@ -30,7 +35,7 @@ mod traffic;
 
 pub use newcomer::{Newcomer, NewcomerInput, NewcomerOutput};
 pub use ports::{
-    LaneClosed, LaneKey, LaneStream, LanesInput, LanesOutput, QuestionId, Taken, code,
+    DialKind, LaneClosed, LaneKey, LaneStream, LanesInput, LanesOutput, QuestionId, Taken, code,
 };
 
 use std::collections::VecDeque;
@@ -41,6 +46,7 @@ use super::session::Session;
 use super::wire::PrefaceKind;
 use super::{CancelReason, Input, Outcome, Output};
 use crate::ids::{Fingerprint, SessionId};
+use added::{Adding, LaneWord};
 use lane::{ControlIn, Lane, LaneState};
 use outgoing::SendQueue;
 use suspicion::Suspicions;
@@ -60,6 +66,17 @@ pub const MAX_SERVED_LANES: usize = 4 * MAX_LANES;
 /// After a lane could not be replaced. Half of the AEAD limit is left when that is tried first.
 const JOIN_PAUSE: Duration = Duration::from_secs(1);
 
+/// Added lanes of one session at a time that a client asks for: the youngest, and one running
+/// empty.
+pub const MAX_ADDED: usize = 2;
+
+/// As many a server takes of a client, which may know earlier that one is gone.
+pub const MAX_SERVED_ADDED: usize = 4 * MAX_ADDED;
+
+/// What a session moves before a lane is added to it. A smaller one is over about as soon as the
+/// other lane's handshake is.
+pub const ADDS_FROM_BYTES: u64 = 4 << 20;
+
 /// What a lane hears that joins no session.
 const NO_SUCH_SESSION: &str = "no such session on this worker";
 
@@ -73,6 +90,9 @@ pub struct LanesConfig {
     pub handshake: Duration,
     /// After how much silence a transport gives up.
     pub idle: Duration,
+    /// Client: after so much data a lane is added, if both sides know how
+    /// (`Limits::adds_lanes`). Usually [`ADDS_FROM_BYTES`].
+    pub adds_from_bytes: u64,
 }
 
 /// All lanes of one session.
@@ -86,6 +106,9 @@ pub struct Lanes {
     session: Session,
     /// Oldest first; the last is the newest.
     lanes: Vec<Lane>,
+    /// Those that are added, oldest first.
+    added: Vec<Lane>,
+    adding: Adding,
     next_number: u32,
     /// Key of the next data stream of the peer that appears.
     next_incoming: u32,
@@ -108,6 +131,8 @@ impl fmt::Debug for Lanes {
         f.debug_struct("Lanes")
             .field("course", &self.course)
             .field("lanes", &self.lanes)
+            .field("added", &self.added)
+            .field("adding", &self.adding)
             .field("control_bytes", &self.out.control_bytes())
             .field("streams", &self.out.streams())
             .finish_non_exhaustive()
@@ -189,6 +214,8 @@ impl Lanes {
             course: Course::Running,
             session,
             lanes: Vec::new(),
+            added: Vec::new(),
+            adding: Adding::new(config.adds_from_bytes),
             next_number: 0,
             next_incoming: 0,
             control_read_bytes: 0,
@@ -210,9 +237,14 @@ impl Lanes {
         }
         self.now = now;
         match input {
-            LanesInput::Dialled { lane, peer } => self.dialled(lane, peer),
-            LanesInput::DialFailed => self.dial_failed(now),
-            LanesInput::Joins { lane, number, peer } => self.joins(lane, number, peer),
+            LanesInput::Dialled { lane, peer, kind } => self.dialled(lane, peer, kind),
+            LanesInput::DialFailed { kind } => self.dial_failed(now, kind),
+            LanesInput::Joins {
+                lane,
+                number,
+                peer,
+                kind,
+            } => self.joins(lane, number, peer, kind),
             LanesInput::Worn { lane } => self.worn(now, lane),
             LanesInput::Closed { lane, why } => self.lane_lost(now, lane, why),
             LanesInput::Heard { lane } => self.heard(now, lane),
@@ -277,7 +309,8 @@ impl Lanes {
             LanesSide::Client(_) | LanesSide::Server => None,
         };
         let suspicions = self.suspicions.deadline();
-        let due = [self.session.deadline(), course, growth, suspicions];
+        let adding = self.adds_at();
+        let due = [self.session.deadline(), course, growth, adding, suspicions];
         due.into_iter().flatten().min()
     }
 
@@ -304,17 +337,25 @@ impl Lanes {
         !matches!(self.course, Course::Parting { .. } | Course::Over)
     }
 
-    fn wants(&mut self, at: usize) {
-        let lane = &mut self.lanes[at];
-        if !std::mem::replace(&mut lane.wants_room, true) {
-            let lane = lane.key;
+    fn all_lanes(&self) -> impl Iterator<Item = &Lane> + Clone {
+        self.lanes.iter().chain(&self.added)
+    }
+
+    fn lane_mut(&mut self, key: LaneKey) -> Option<&mut Lane> {
+        let mut lanes = self.lanes.iter_mut().chain(&mut self.added);
+        lanes.find(|lane| lane.key == key)
+    }
+
+    fn wants(&mut self, lane: LaneKey) {
+        let wants = |it: &mut Lane| std::mem::replace(&mut it.wants_room, true);
+        if self.lane_mut(lane).map(wants) == Some(false) {
             self.outputs.push_back(LanesOutput::Wants { lane });
         }
     }
 
     fn wants_newest(&mut self) {
-        if let Some(at) = self.lanes.len().checked_sub(1) {
-            self.wants(at);
+        if let Some(lane) = self.newest() {
+            self.wants(lane);
         }
     }
 
@@ -325,8 +366,9 @@ impl Lanes {
     fn settle(&mut self, now: Instant) {
         self.drain(now);
         if self.is_on() {
-            self.close_replaced();
+            self.close_replaced(now);
             self.grow(now);
+            self.add(now);
         } else {
             self.part(now);
         }
@@ -337,6 +379,18 @@ impl Lanes {
 
     /// Carries out everything the session wants, until it wants nothing.
     fn drain(&mut self, now: Instant) {
+        let mut words = VecDeque::new();
+        loop {
+            self.drain_session(now, &mut words);
+            match words.pop_front() {
+                Some(LaneWord::Over(number)) => self.lane_over(now, number),
+                Some(LaneWord::Account(account)) => self.lane_account(now, account),
+                None => return,
+            }
+        }
+    }
+
+    fn drain_session(&mut self, now: Instant, words: &mut VecDeque<LaneWord>) {
         while let Some(output) = self.session.poll() {
             match output {
                 Output::Control(bytes) => {
@@ -348,16 +402,27 @@ impl Lanes {
                 Output::Data {
                     stream,
                     payload,
+                    records,
                     fin,
                 } => {
                     if self.carries() {
-                        let on = self.out.data(stream, payload, fin);
-                        match on.and_then(|lane| self.at(lane)) {
-                            Some(at) => self.wants(at),
-                            None => self.wants_newest(),
-                        }
+                        self.count_moved(now, payload.len_bytes());
+                        let lane = match self.out.data(stream, payload, records, fin) {
+                            (Some(lane), _) => Some(lane),
+                            (None, true) => self.newest(),
+                            (None, false) => self.streams_lane(),
+                        };
+                        lane.into_iter().for_each(|lane| self.wants(lane));
                     }
                 }
+                Output::Stays(stream) => {
+                    if self.carries() {
+                        self.out.stays(stream);
+                    }
+                }
+                Output::AddsLanes { sends } => self.adding.agree(sends),
+                Output::LaneOver(number) => words.push_back(LaneWord::Over(number)),
+                Output::LaneAccount(account) => words.push_back(LaneWord::Account(account)),
                 Output::Copy(_) => unreachable!("these lanes lead to another host"),
                 Output::Piece { stream, bytes } => self.piece(stream, bytes),
                 Output::TakesData(takes) => {
@@ -427,7 +492,9 @@ impl Lanes {
     /// What must hold after each input.
     #[cfg(test)]
     fn check(&self) {
-        self.out.check(&self.lanes);
+        self.out.check(self.all_lanes());
+        assert!(self.added.len() <= MAX_SERVED_ADDED);
+        assert!(self.added.iter().all(|lane| lane.added.is_some()));
         assert!(self.lanes.len() <= self.next_number as usize);
         let readers = |lane: &&Lane| lane.control_in == ControlIn::Read;
         assert!(self.lanes.iter().filter(readers).count() <= 1);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::ports::code;
+use super::ports::{DialKind, code};
 use crate::ids::SessionId;
 use crate::proto::wire::{Preface, PrefaceKind};
 
@@ -55,7 +55,11 @@ pub enum NewcomerOutput {
     Begin { session: SessionId },
     /// Hand this connection to the session of this id, which has the last word
     /// ([`super::LanesInput::Joins`]); if there is none answer [`NewcomerInput::SessionExists`].
-    Join { session: SessionId, number: u32 },
+    Join {
+        session: SessionId,
+        number: u32,
+        kind: DialKind,
+    },
     /// Close the connection.
     Close { code: u64, text: String },
 }
@@ -145,7 +149,10 @@ impl Newcomer {
             (NewcomerState::Placed(PrefaceKind::New), NewcomerInput::SessionExists(true)) => {
                 self.violation("a session of this id exists");
             }
-            (NewcomerState::Placed(PrefaceKind::Join), NewcomerInput::SessionExists(false)) => {
+            (
+                NewcomerState::Placed(PrefaceKind::Join | PrefaceKind::Add),
+                NewcomerInput::SessionExists(false),
+            ) => {
                 self.close(code::NO_SESSION, super::NO_SUCH_SESSION);
             }
             (_, NewcomerInput::Tick) => self.tick(now),
@@ -197,10 +204,17 @@ impl Newcomer {
                 };
                 self.outputs.push_back(NewcomerOutput::Ask);
             }
-            PrefaceKind::Join => {
-                self.state = NewcomerState::Placed(PrefaceKind::Join);
-                self.outputs
-                    .push_back(NewcomerOutput::Join { session, number });
+            PrefaceKind::Join | PrefaceKind::Add => {
+                let kind = match preface.kind {
+                    PrefaceKind::Add => DialKind::Add,
+                    PrefaceKind::New | PrefaceKind::Join => DialKind::Replace,
+                };
+                self.state = NewcomerState::Placed(preface.kind);
+                self.outputs.push_back(NewcomerOutput::Join {
+                    session,
+                    number,
+                    kind,
+                });
             }
         }
     }
@@ -296,7 +310,11 @@ mod tests {
         }
         assert_eq!(most, 0);
         let session = SessionId([7; 16]);
-        let join = NewcomerOutput::Join { session, number: 3 };
+        let join = NewcomerOutput::Join {
+            session,
+            number: 3,
+            kind: DialKind::Replace,
+        };
         assert_eq!(outputs(&mut newcomer), [join]);
     }
 

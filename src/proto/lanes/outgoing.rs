@@ -37,13 +37,29 @@ pub(super) struct SendQueue {
 struct OutStream {
     place: StreamPlace,
     queue: VecDeque<Payload>,
+    /// How many end with what was queued so far.
+    records: u32,
     ends: bool,
+    /// It goes on no added lane.
+    stays: bool,
+}
+
+impl Default for OutStream {
+    fn default() -> OutStream {
+        OutStream {
+            place: StreamPlace::Nowhere,
+            queue: VecDeque::new(),
+            records: 0,
+            ends: false,
+            stays: false,
+        }
+    }
 }
 
 /// Where a data stream travels. It stays on the lane it began on.
 #[derive(Clone, Copy, Debug)]
 enum StreamPlace {
-    /// On the lane that is newest when its turn comes. Next: Heading.
+    /// On the lane that takes new streams when its turn comes. Next: Heading.
     Nowhere,
     /// Its number on its lane is given, its first byte was not taken yet. Next: On.
     Heading {
@@ -92,10 +108,12 @@ enum Offered {
 /// What a round needs to know of the session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RoundStanding {
-    /// New streams and control bytes go to this lane.
+    /// Control bytes, and streams that stay with them, go to this lane.
     pub newest: bool,
-    /// The session is over: once everything is taken, the control stream is to end.
-    pub parting: bool,
+    /// Other new streams do.
+    pub streams: bool,
+    /// The session is over and all is taken: the control stream is to end.
+    pub ends_control: bool,
 }
 
 impl StreamPlace {
@@ -123,26 +141,43 @@ impl SendQueue {
         self.order.len()
     }
 
-    /// Queues bytes of a data stream; gives the lane it is on, if it is on one.
-    pub fn data(&mut self, key: StreamKey, payload: Payload, fin: bool) -> Option<LaneKey> {
-        let out = self.streams.entry(key).or_insert_with(|| {
+    fn stream(&mut self, key: StreamKey) -> &mut OutStream {
+        self.streams.entry(key).or_insert_with(|| {
             self.order.push_back(key);
-            OutStream {
-                place: StreamPlace::Nowhere,
-                queue: VecDeque::new(),
-                ends: false,
-            }
-        });
+            OutStream::default()
+        })
+    }
+
+    /// Nothing of this stream may go on an added lane.
+    pub fn stays(&mut self, key: StreamKey) {
+        self.stream(key).stays = true;
+    }
+
+    /// Queues bytes of a data stream, with which so many records end; gives where it is going, and
+    /// whether it stays with control.
+    pub fn data(
+        &mut self,
+        key: StreamKey,
+        payload: Payload,
+        records: u32,
+        fin: bool,
+    ) -> (Option<LaneKey>, bool) {
+        let out = self.stream(key);
+        out.records += records;
         if payload.len_bytes() > 0 {
             out.queue.push_back(payload);
         }
         out.ends |= fin;
-        out.place.lane()
+        (out.place.lane(), out.stays)
     }
 
     /// Nothing waits to be taken. Streams that were not ended and have nothing queued do not wait.
-    pub fn is_taken(&self) -> bool {
-        let idle = |out: &OutStream| out.queue.is_empty() && !out.ends;
+    /// Nor do those on added lanes, whose loss loses nothing.
+    pub fn is_taken(&self, added: &[Lane]) -> bool {
+        let is_added = |on| added.iter().any(|lane| lane.key == on);
+        let idle = |out: &OutStream| {
+            out.queue.is_empty() && !out.ends || out.place.lane().is_some_and(is_added)
+        };
         self.control.is_empty() && self.streams.values().all(idle)
     }
 
@@ -151,6 +186,26 @@ impl SendQueue {
         self.streams.retain(|_, out| out.place.lane() != Some(lane));
         self.order.retain(|key| self.streams.contains_key(key));
         self.round.take_if(|round| round.lane == lane);
+    }
+
+    /// An added lane is gone. Gives the streams that were on it, in order, and how many bytes of
+    /// them were not told as taken.
+    pub fn lose_lane(&mut self, lane: &mut Lane) -> (Vec<StreamKey>, u64) {
+        let round = self.round.take_if(|round| round.lane == lane.key);
+        let mut bytes = round.map_or(0, |round| round.taken);
+        let mut keys = Vec::new();
+        for key in &self.order {
+            if let Some(out) = self.streams.get(key)
+                && out.place.lane() == Some(lane.key)
+            {
+                keys.push(*key);
+                bytes += out.queue.iter().map(Payload::len_bytes).sum::<u64>();
+                lane.close_stream(*key, out.records, false);
+            }
+        }
+        self.forget_lane(lane.key);
+        lane.unfinished = 0;
+        (keys, bytes)
     }
 
     /// Nobody listens any more.
@@ -210,7 +265,7 @@ impl SendQueue {
 
     fn next_control(&mut self, lane: &Lane, standing: RoundStanding) -> Option<(Offered, Send)> {
         let next = self.control.front().filter(|_| standing.newest);
-        let is_over = !standing.newest || standing.parting && self.is_taken();
+        let is_over = !standing.newest || standing.ends_control;
         let (offered, bytes) = match (&lane.control_out, next) {
             (ControlOut::Preface(bytes), _) => (Offered::Preface, bytes.clone()),
             (ControlOut::Open, Some(bytes)) => (Offered::Control, bytes.clone()),
@@ -237,10 +292,17 @@ impl SendQueue {
         debug_assert_eq!(round.lane, lane.key);
         let key = *self.order.get(at)?;
         let out = self.streams.get_mut(&key)?;
+        let is_here = match out.stays {
+            true => standing.newest,
+            false => standing.streams,
+        };
         if let StreamPlace::Nowhere = out.place
-            && standing.newest
+            && is_here
         {
             let number = u64::from(lane.begun);
+            if let Some(added) = &mut lane.added {
+                added.ours.begin(key);
+            }
             lane.begun += 1;
             lane.unfinished += 1;
             out.place = StreamPlace::Heading {
@@ -276,6 +338,11 @@ impl SendQueue {
     /// The transport's answer. Gives a stream that has ended and whose newcomer matters.
     pub fn answered(&mut self, lane: &mut Lane, taken: Taken) -> Option<LaneStream> {
         let round = self.round.as_mut()?;
+        if lane.added.is_some() && taken == Taken::Gone {
+            // What is on it counts as sent only if the peer says so: it is about to be lost.
+            (round.offered, round.stage) = (None, Stage::Over);
+            return None;
+        }
         match (round.offered.take()?, taken) {
             (Offered::Preface, Taken::All | Taken::Gone) => lane.control_out = ControlOut::Open,
             (Offered::Preface, Taken::Part(bytes)) => {
@@ -369,7 +436,9 @@ impl SendQueue {
 
     /// The stream at the round's place has ended. The next one moves up.
     fn forget_stream(&mut self, lane: &mut Lane, key: StreamKey) {
-        self.streams.remove(&key);
+        if let Some(out) = self.streams.remove(&key) {
+            lane.close_stream(key, out.records, true);
+        }
         lane.unfinished -= 1;
         if let Some(at) = self.order.iter().position(|other| *other == key) {
             self.order.remove(at);
@@ -378,20 +447,20 @@ impl SendQueue {
 
     /// What is counted is what is there.
     #[cfg(test)]
-    pub fn check(&self, lanes: &[Lane]) {
+    pub fn check<'a>(&self, lanes: impl Iterator<Item = &'a Lane> + Clone) {
         let control: usize = self.control.iter().map(Bytes::len).sum();
         assert_eq!(self.control_bytes, control);
         assert_eq!(self.order.len(), self.streams.len());
         for key in &self.order {
             assert!(self.streams.contains_key(key), "{key:?} is queued twice");
         }
-        for lane in lanes {
+        for lane in lanes.clone() {
             let here = |out: &&OutStream| out.place.lane() == Some(lane.key);
             let unfinished = self.streams.values().filter(here).count();
             assert_eq!(lane.unfinished as usize, unfinished, "{lane:?}");
         }
         for out in self.streams.values() {
-            let is_known = |on| lanes.iter().any(|lane| lane.key == on);
+            let is_known = |on| lanes.clone().any(|lane| lane.key == on);
             assert!(out.place.lane().is_none_or(is_known), "on no lane: {out:?}");
         }
     }

@@ -30,19 +30,33 @@ pub struct QuestionId {
     pub connection: u64,
 }
 
+/// What another lane of a session is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DialKind {
+    /// It takes over from the lane that carries the control stream.
+    Replace,
+    /// It carries data beside that one, and may be of another kind of transport.
+    Add,
+}
+
 /// What the transport, the disk, the user and time tell the lanes of a session.
 #[derive(Debug)]
 pub enum LanesInput {
     /// Client: the lane that [`LanesOutput::Dial`] asked for is there, and this is who answered.
-    Dialled { lane: LaneKey, peer: Fingerprint },
+    Dialled {
+        lane: LaneKey,
+        peer: Fingerprint,
+        kind: DialKind,
+    },
     /// Client: no such lane came to be.
-    DialFailed,
+    DialFailed { kind: DialKind },
     /// Server: a connection of `peer` asks to be this lane of the session (see
     /// [`super::Newcomer`]). Adopted, or answered with [`LanesOutput::Close`].
     Joins {
         lane: LaneKey,
         number: u32,
         peer: Fingerprint,
+        kind: DialKind,
     },
     /// Bytes of a lane's control stream, in order, cut anywhere; `fin` with the last.
     Control {
@@ -152,8 +166,10 @@ pub enum LanesOutput {
     /// Say [`LanesInput::Delivered`] once all bytes of this stream, which has ended, are
     /// acknowledged and, of the control stream, all that the peer sent was read.
     Watch { lane: LaneKey, stream: LaneStream },
-    /// Client: connect another lane to the same worker of the server.
-    Dial,
+    /// Client: connect another lane to the same session of the server. Answered by
+    /// [`LanesInput::Dialled`] or [`LanesInput::DialFailed`] of the same kind, at any time; at most
+    /// one of each kind is asked for at a time.
+    Dial { kind: DialKind },
     /// Close this lane's connection. It is none of the session's any more.
     Close {
         lane: LaneKey,

@@ -16,6 +16,9 @@ impl Lanes {
     // ---- what arrives
 
     pub(super) fn control(&mut self, now: Instant, lane: LaneKey, bytes: Bytes, fin: bool) {
+        if self.is_added(lane) {
+            return self.added_control(now, lane, bytes, fin);
+        }
         let Some(at) = self.at(lane) else { return };
         if self.lanes[at].control_in != ControlIn::Read {
             debug_assert!(false, "control bytes that were not to be read");
@@ -64,8 +67,11 @@ impl Lanes {
         bytes: Bytes,
         fin: bool,
     ) {
-        let Some(at) = self.at(key) else { return };
-        let lane = &mut self.lanes[at];
+        self.count_moved(now, bytes.len() as u64);
+        let mut lanes = self.lanes.iter_mut().chain(&mut self.added);
+        let Some(lane) = lanes.find(|lane| lane.key == key) else {
+            return;
+        };
         match lane.take(stream, bytes, fin, &mut self.next_incoming) {
             Ok(None) => {}
             Ok(Some(content)) => {
@@ -78,6 +84,11 @@ impl Lanes {
     }
 
     pub(super) fn data_reset(&mut self, now: Instant, lane: LaneKey, stream: u64) {
+        if self.is_added(lane) {
+            // Only an ending transport resets streams.
+            self.close(lane, code::DONE, "");
+            return self.added_gone(now, lane, LaneClosed::Otherwise);
+        }
         let at = self.at(lane);
         if at.is_some_and(|at| self.lanes[at].reset(stream)) {
             self.session.handle(now, Input::DataReset);
@@ -87,7 +98,8 @@ impl Lanes {
     /// The session said in which pieces one of the peer's streams is best read.
     pub(super) fn piece(&mut self, key: StreamKey, bytes: Option<usize>) {
         let stream = |lane: &Lane| Some((lane.key, lane.stream_of(key)?));
-        if let Some((lane, stream)) = self.lanes.iter().find_map(stream) {
+        let found = self.all_lanes().find_map(stream);
+        if let Some((lane, stream)) = found {
             self.outputs.push_back(LanesOutput::Piece {
                 lane,
                 stream,
@@ -98,7 +110,11 @@ impl Lanes {
 
     /// The peer broke the protocol below the session's own rules.
     pub(super) fn violation(&mut self, now: Instant, lane: LaneKey, text: String) {
-        if self.at(lane).is_some() {
+        let carrying = match self.is_added(lane) {
+            true => self.newest(),
+            false => self.at(lane).map(|_| lane),
+        };
+        if let Some(lane) = carrying {
             self.close(lane, code::VIOLATION, &text);
             self.lane_lost(now, lane, LaneClosed::Otherwise);
         }
@@ -107,32 +123,39 @@ impl Lanes {
     // ---- what leaves
 
     pub(super) fn begin_round(&mut self, now: Instant, lane: LaneKey, bytes: usize) {
-        if let Some(at) = self.at(lane) {
-            self.lanes[at].wants_room = false;
+        if let Some(it) = self.lane_mut(lane) {
+            it.wants_room = false;
             self.out.begin_round(lane, bytes as u64);
-            self.go_on(now, at);
+            self.go_on(now, lane);
         }
     }
 
     pub(super) fn taken(&mut self, now: Instant, taken: Taken) {
-        let Some(at) = self.out.round_lane().and_then(|lane| self.at(lane)) else {
+        let Some(key) = self.out.round_lane() else {
             return;
         };
-        let lane = &mut self.lanes[at];
+        let mut lanes = self.lanes.iter_mut().chain(&mut self.added);
+        let Some(lane) = lanes.find(|lane| lane.key == key) else {
+            return;
+        };
         if let Some(stream) = self.out.answered(lane, taken) {
-            let lane = lane.key;
+            let lane = key;
             self.outputs.push_back(LanesOutput::Watch { lane, stream });
         }
-        self.go_on(now, at);
+        self.go_on(now, key);
     }
 
     /// Hands the transport the next thing of the round, or ends it.
-    fn go_on(&mut self, now: Instant, at: usize) {
+    fn go_on(&mut self, now: Instant, key: LaneKey) {
         let standing = RoundStanding {
-            newest: at + 1 == self.lanes.len(),
-            parting: !self.is_on(),
+            newest: self.newest() == Some(key),
+            streams: self.streams_lane() == Some(key),
+            ends_control: !self.is_on() && self.out.is_taken(&self.added),
         };
-        let lane = &mut self.lanes[at];
+        let mut lanes = self.lanes.iter_mut().chain(&mut self.added);
+        let Some(lane) = lanes.find(|lane| lane.key == key) else {
+            return;
+        };
         if let Some(Send {
             stream,
             payload,
@@ -153,20 +176,26 @@ impl Lanes {
         if bytes > 0 {
             self.session.handle(now, Input::Sent { bytes });
         }
-        if ran_empty || standing.parting && standing.newest && self.is_control_due() {
-            self.wants(at);
+        let control_ends = !self.is_on() && standing.newest && self.is_control_due();
+        if ran_empty || control_ends {
+            self.wants(key);
+        }
+        if self.is_added(key) && self.streams_lane() != Some(key) {
+            // What found no place here goes there.
+            self.wants_newest();
         }
     }
 
     /// The last data of the session was taken in this round, so that its control stream may end.
     fn is_control_due(&self) -> bool {
         let open = |lane: &Lane| lane.control_out == ControlOut::Open;
-        self.lanes.last().is_some_and(open) && self.out.is_taken()
+        self.lanes.last().is_some_and(open) && self.out.is_taken(&self.added)
     }
 
     pub(super) fn delivered(&mut self, lane: LaneKey, stream: LaneStream) {
-        let Some(at) = self.at(lane) else { return };
-        let lane = &mut self.lanes[at];
+        let Some(lane) = self.lane_mut(lane) else {
+            return;
+        };
         match stream {
             LaneStream::Control => lane.control_out = ControlOut::Arrived,
             LaneStream::OneWay(_) => lane.state = LaneState::Arrived,

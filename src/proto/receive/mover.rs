@@ -1,6 +1,7 @@
 //! A mover of a receiver: takes records apart, hashes data on the way, writes it where the plan
 //! ordered it to go.
 
+mod accounts;
 mod holes;
 mod streams;
 
@@ -18,6 +19,7 @@ use crate::proto::integrity::Digest;
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::zeros::ZeroPace;
 use crate::proto::{DiskDone, DiskError, DiskOp};
+use accounts::Accounts;
 use holes::{HoleInChunk, HoleRun};
 use streams::{Arrived, DataStream, bytes_of};
 
@@ -52,6 +54,9 @@ pub struct ReceiveMover {
     /// Entries that data came for without an order.
     unasked: Vec<EntryId>,
     reports: VecDeque<ReceiveReport>,
+    accounts: Accounts,
+    /// Chunks that half arrived on a lane that is no more, and are still being written.
+    dropped: usize,
     is_stopped: bool,
 }
 
@@ -159,6 +164,8 @@ enum ChunkEnd {
     },
     /// The source failed, or this side did: never counts.
     Worthless,
+    /// It does not come to an end, and may come again once nothing of it is being written.
+    Dropped,
 }
 
 impl TakingPart {
@@ -185,6 +192,13 @@ impl TakingPart {
             "chunk {} of entry {entry}: twice, outside, or of another length",
             chunk.0
         ))
+    }
+
+    /// A chunk did not come to its end, and may come again.
+    fn unclaim(&mut self, chunk: ChunkIndex) {
+        if let PartContent::Chunks { seen, .. } = &mut self.order.content {
+            seen[chunk.0 as usize / 64] &= !(1u64 << (chunk.0 % 64));
+        }
     }
 
     /// Marks a stretch whose record begins.
@@ -238,6 +252,8 @@ impl ReceiveMover {
             },
             unasked: Vec::new(),
             reports: VecDeque::new(),
+            accounts: Accounts::default(),
+            dropped: 0,
             is_stopped: false,
         }
     }
@@ -387,6 +403,14 @@ impl ReceiveMover {
             end,
             ..
         } = self.chunks.remove(at);
+        if let ChunkEnd::Dropped = end {
+            self.dropped -= 1;
+            if let (RecordPlace::Chunk(chunk), Some(Taking::Part(taking))) =
+                (place, self.taking.get_mut(&entry))
+            {
+                taking.unclaim(chunk);
+            }
+        }
         if let ChunkEnd::Valid { value, has_grown } = end
             && self.taking.contains_key(&entry)
         {
@@ -455,6 +479,9 @@ impl ReceiveMover {
         let backlog: usize = self.backlog.iter().map(|it| it.bytes.len()).sum();
         assert_eq!(self.flow.backlog_bytes, backlog as u64, "bytes that wait");
         assert!(self.backlog.is_empty() || self.hole.is_some());
+        let is_dropped = |chunk: &&ArrivingChunk| matches!(chunk.end, ChunkEnd::Dropped);
+        let dropped = self.chunks.iter().map(|(_, chunk)| chunk);
+        assert_eq!(self.dropped, dropped.filter(is_dropped).count());
         let writes = |of: &dyn Fn(EntryId, usize) -> bool| {
             let is_of = |op: &&ReceiveMoverOp| match op {
                 ReceiveMoverOp::Write { entry, chunk, .. } => of(*entry, *chunk),

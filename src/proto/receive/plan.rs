@@ -57,6 +57,8 @@ pub struct ReceivePlan {
     totals: Totals,
     odd_sizes: OddSizes,
     lapses: LapseCounts,
+    /// A lane was lost: what was sent may be sent again.
+    sends_again: bool,
     is_stopped: bool,
 }
 
@@ -258,6 +260,7 @@ impl ReceivePlan {
             totals: Totals::default(),
             odd_sizes: OddSizes::default(),
             lapses: LapseCounts::default(),
+            sends_again: false,
             is_stopped: false,
         };
         let cmd = DiskOp::ResolveTarget {
@@ -302,6 +305,11 @@ impl ReceivePlan {
     /// So much file data came, all in all.
     pub fn count_received(&mut self, bytes: u64) {
         self.totals.sent_bytes = bytes;
+    }
+
+    /// Chunks may come, and fail, behind the digest of their file.
+    pub fn expect_again(&mut self) {
+        self.sends_again = true;
     }
 
     pub fn next_order(&mut self) -> Option<ReceiveOrder> {

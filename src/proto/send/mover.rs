@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::SenderConfig;
 use super::orders::{HolesOrder, SendCommand, SendReport, WholeOrder};
-use crate::ids::{EntryId, OpId};
+use crate::ids::{EntryId, OpId, StreamKey};
 #[cfg(test)]
 use crate::proto::PIECE_BYTES;
 use crate::proto::parallel::{Parallelism, StreamSlots, TransferRate};
@@ -188,6 +188,18 @@ impl SendMover {
     pub fn on_sent(&mut self, now: Instant, bytes: u64) {
         self.ahead.untaken_bytes = self.ahead.untaken_bytes.saturating_sub(bytes);
         self.parallelism.on_sent(now, bytes);
+    }
+
+    /// Streams that are no more, with so much of them that was not taken.
+    pub fn lose_streams(&mut self, ports: &mut Ports, keys: &[StreamKey], untaken_bytes: u64) {
+        self.ahead.untaken_bytes = self.ahead.untaken_bytes.saturating_sub(untaken_bytes);
+        self.lose_pack(keys);
+        self.lose_chunks(ports, keys);
+    }
+
+    /// So much file data is going to be emitted again.
+    pub fn take_back(&mut self, bytes: u64) {
+        self.ahead.emitted_bytes = self.ahead.emitted_bytes.saturating_sub(bytes);
     }
 
     /// File bytes that the transport took; `last`: that it has or will have, for nothing follows.

@@ -4,7 +4,7 @@
 //! reports. All of them are small and own what they hold, so that they could as well travel to
 //! another worker: today a mover is on the plan's, and they are handed over by calls.
 
-use crate::ids::{ChunkIndex, DirId, EntryId, FileId, Name};
+use crate::ids::{ChunkIndex, DirId, EntryId, FileId, Name, StreamKey};
 use crate::proto::errors::{source_changed, source_grew};
 use crate::proto::extents::DataMap;
 use crate::proto::integrity::Digest;
@@ -128,12 +128,24 @@ pub struct StretchOrder {
     pub entry: EntryId,
 }
 
+/// Where a record is, whole or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordAt {
+    pub stream: StreamKey,
+    /// How many records come before it on its stream.
+    pub ordinal: u32,
+    /// File data of it that was emitted.
+    pub data_bytes: u64,
+}
+
 /// A small file whose record is emitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmittedWhole {
     /// Fewer than were announced where a file system does not keep sizes.
     pub bytes: u64,
     pub odd_size: Option<OddSize>,
+    /// None: it was forgotten.
+    pub at: Option<RecordAt>,
 }
 
 /// What becomes of orders under way.
@@ -166,6 +178,14 @@ pub enum SendReport {
         file: usize,
         chunk: ChunkIndex,
         value: Digest,
+        /// None of a hole.
+        at: Option<RecordAt>,
+    },
+    /// A chunk's record was begun on a stream that is no more. `Over` follows.
+    Torn {
+        file: usize,
+        chunk: ChunkIndex,
+        at: RecordAt,
     },
     /// A stretch of an unsized file of this length is emitted.
     Stretch { bytes: u64 },

@@ -1,5 +1,6 @@
 //! The plan of a sender: which entries there are, what the receiver decided, what is to be moved.
 
+mod again;
 mod awaited;
 mod copies;
 mod count;
@@ -17,7 +18,7 @@ use slab::Slab;
 
 use super::SenderConfig;
 use super::orders::{EmittedWhole, SendCommand, SendReport, Version, WholeOrder};
-use crate::ids::{DirId, EntryId, Name, OpId};
+use crate::ids::{ChunkIndex, DirId, EntryId, Name, OpId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::entries::EntryMap;
 use crate::proto::integrity::Tree;
@@ -26,6 +27,7 @@ use crate::proto::place::NearPlace;
 use crate::proto::ports::{Announced, OddSizes, OpOwner, Ops, Ports};
 use crate::proto::wire::Message;
 use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
+use again::SentRecords;
 use copies::SentCopies;
 use count::SourceCount;
 use files::SourceFiles;
@@ -57,6 +59,10 @@ pub struct SendPlan {
     count: SourceCount,
     totals: Totals,
     no_growing: bool,
+    /// What is sent may have to be sent again.
+    adds_lanes: bool,
+    /// Of what entries without verdict keep of their records.
+    sent_bytes: u64,
     odd_sizes: OddSizes,
     links: HardLinks,
 }
@@ -129,6 +135,7 @@ struct SentEntry {
     is_sparse: bool,
     /// It is read to its end, and only there `version` has its size.
     is_unsized: bool,
+    sent: SentRecords,
     state: SentState,
 }
 
@@ -185,6 +192,8 @@ impl SendPlan {
             count: SourceCount::new(now, config.counts),
             totals: Totals::default(),
             no_growing: config.no_growing,
+            adds_lanes: config.adds_lanes,
+            sent_bytes: 0,
             odd_sizes: OddSizes::default(),
             links: HardLinks::default(),
         }
@@ -193,7 +202,7 @@ impl SendPlan {
     pub fn held_bytes(&self) -> u64 {
         let described =
             self.entries.len() as u64 * ENTRY_BYTES + self.dirs.open.len() as u64 * DIR_BYTES;
-        described + self.files.held_bytes() + self.links.held_bytes()
+        described + self.files.held_bytes() + self.links.held_bytes() + self.sent_bytes
     }
 
     /// Whether everything was announced and resolved.
@@ -278,7 +287,7 @@ impl SendPlan {
                 held,
                 result,
             } => {
-                self.release_dir(ports, held);
+                self.keep_dir(ports, entry, held);
                 match result {
                     Ok(emitted) => self.whole_emitted(entry, emitted),
                     Err(error) => self.abort(ports, entry, error),
@@ -291,7 +300,16 @@ impl SendPlan {
                 size_bytes,
                 digest,
             } => self.unsized_ended(ports, file, size_bytes, digest),
-            SendReport::Chunk { file, chunk, value } => self.files.chunk_sent(file, chunk, value),
+            SendReport::Chunk {
+                file,
+                chunk,
+                value,
+                at,
+            } => {
+                self.files.chunk_sent(file, chunk, value);
+                self.note_chunk(file, chunk, at);
+            }
+            SendReport::Torn { file, chunk, at } => self.note_chunk(file, chunk, Some(at)),
             SendReport::Failed { file, error } => self.fail_file(ports, file, error),
             SendReport::Over { file } => self.order_over(ports, file),
         }
@@ -302,9 +320,12 @@ impl SendPlan {
             return;
         };
         entry.state = SentState::Emitted;
-        entry.version.size_bytes = emitted.bytes;
-        if let Some(odd) = emitted.odd_size {
+        entry.sent.whole_bytes = Some(emitted.bytes);
+        if let Some(odd) = emitted.odd_size.filter(|_| !entry.sent.is_again) {
             self.odd_sizes.note(odd, || entry.path());
+        }
+        if let Some(at) = emitted.at {
+            self.note_sent(id, ChunkIndex(0), at);
         }
     }
 
@@ -403,6 +424,7 @@ impl SendPlan {
     #[cfg(test)]
     pub fn check(&self, orders: &super::mover::Orders) {
         self.manifest.check();
+        self.check_sent();
         let resumed: u64 = self.entries.values().map(SentEntry::resumed_chunks).sum();
         self.files.check(resumed, &orders.chunks);
         // Each use of a directory has somebody who gives it up.
@@ -427,8 +449,9 @@ impl SendPlan {
             })
             .sum();
         let by_entries = self.entries.values().filter(|entry| entry.holds_dir());
+        let kept = self.entries.values().filter(|entry| entry.sent.keeps_dir());
         let users: u32 = self.dirs.open.iter().map(|(_, dir)| dir.users).sum();
-        let known = by_ops + by_entries.count() + self.walk.depth() + orders.wholes;
+        let known = by_ops + by_entries.count() + kept.count() + self.walk.depth() + orders.wholes;
         assert_eq!(users as usize, known, "uses of directories");
     }
 }

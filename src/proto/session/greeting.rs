@@ -58,6 +58,7 @@ impl Session {
             told: Told::default(),
             watch,
             disk_ended: 0,
+            adds_lanes: false,
             now,
             end: End::No,
             #[cfg(test)]
@@ -88,6 +89,7 @@ impl Session {
             told: Told::default(),
             watch,
             disk_ended: 0,
+            adds_lanes: false,
             now,
             end: End::No,
             #[cfg(test)]
@@ -107,6 +109,7 @@ impl Session {
             ),
             WireRequest::Bench { .. } => (true, true),
         };
+        let is_transfer = matches!(request, WireRequest::Push { .. } | WireRequest::Pull { .. });
         let message = Message::Hello(Hello {
             version: VERSION,
             request,
@@ -118,6 +121,7 @@ impl Session {
                 .limits
                 .patience
                 .map(|patience| u32::try_from(patience.as_secs()).unwrap_or(u32::MAX).max(1)),
+            adds_lanes: self.limits.adds_lanes && is_transfer,
         });
         if paths_fit && few && wire::fits(&message) {
             self.ports.message(&message);
@@ -159,8 +163,17 @@ impl Session {
             entry_window,
             inside: self.role.lands_inside(),
             place: self.place().map(Into::into),
+            adds_lanes: self.adds_lanes,
         }));
         self.ports.event(Event::Started);
+        self.say_adds_lanes();
+    }
+
+    /// Lanes may be added from now on, if both sides know how.
+    fn say_adds_lanes(&mut self) {
+        if self.adds_lanes {
+            self.ports.adds_lanes(matches!(self.role, Role::Send(_)));
+        }
     }
 
     /// Where what this side receives is to land.
@@ -185,6 +198,11 @@ impl Session {
             return Ok(());
         }
         self.watch.shorten(hello.patience());
+        let is_transfer = matches!(
+            hello.request,
+            WireRequest::Push { .. } | WireRequest::Pull { .. }
+        );
+        self.adds_lanes = self.limits.adds_lanes && hello.adds_lanes && is_transfer;
         self.ports.event(asked(&hello.request));
         let (allowed, what) = match &hello.request {
             WireRequest::Push { .. } => (grant.write, "write to"),
@@ -320,6 +338,9 @@ impl Session {
             ));
         }
         self.ports.event(Event::Started);
+        let asked = matches!(&self.role, Role::Receive(_))
+            || matches!(&self.stage, Stage::AwaitWelcome { send: Some(_) });
+        self.adds_lanes = self.limits.adds_lanes && welcome.adds_lanes && asked;
         let before = std::mem::replace(&mut self.stage, Stage::Running);
         if let Stage::AwaitWelcome {
             send: Some(sources),
@@ -334,6 +355,7 @@ impl Session {
         if let Role::Bench(bench) = &mut self.role {
             bench.start(now);
         }
+        self.say_adds_lanes();
         Ok(())
     }
 
@@ -362,6 +384,7 @@ impl Session {
             follow_named: options.follow_named,
             no_growing: options.no_growing,
             counts: false,
+            adds_lanes: self.adds_lanes,
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::proto::ports::Ports;
 use crate::proto::receive::{Receiver, Target};
 use crate::proto::send::Sender;
 use crate::proto::wire::Message;
-use crate::proto::{CopyStep, DiskDone, DiskError, Event, SessionError, Totals};
+use crate::proto::{CopyStep, DiskDone, DiskError, Event, LostLane, SessionError, Totals};
 
 pub(super) enum Role {
     /// None yet: nothing was asked for, or what the peer's window is to a sender is not known.
@@ -90,6 +90,23 @@ impl Role {
             Role::Unknown | Role::Send(_) | Role::Receive(_) | Role::List(_) | Role::Read => {
                 violation("data from a peer that has none to send")
             }
+        }
+    }
+
+    /// An added lane is no more.
+    pub(super) fn on_lane_lost(&mut self, ports: &mut Ports, lost: LostLane) {
+        match self {
+            Role::Send(sender) => sender.on_lane_lost(ports, &lost),
+            Role::Receive(receiver) => receiver.on_lane_lost(ports, lost),
+            Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => {}
+        }
+    }
+
+    /// The receiver said what it did not take of an added lane.
+    pub(super) fn on_lane_accounted(&mut self, ports: &mut Ports, missing: &[(StreamKey, u32)]) {
+        match self {
+            Role::Send(sender) => sender.on_lane_accounted(ports, missing),
+            Role::Unknown | Role::Receive(_) | Role::List(_) | Role::Read | Role::Bench(_) => {}
         }
     }
 

@@ -41,6 +41,7 @@ fn limits() -> Limits {
         parallel: ParallelTransferConfig::default(),
         lookups: 8,
         patience: Some(PATIENCE),
+        adds_lanes: false,
     }
 }
 
@@ -70,6 +71,7 @@ fn hello(version: u16, request: WireRequest) -> Message {
         streams: None,
         counts: false,
         patience_s: None,
+        adds_lanes: false,
     })
 }
 
@@ -79,6 +81,7 @@ fn welcome() -> Message {
         entry_window: 4,
         inside: false,
         place: None,
+        adds_lanes: false,
     })
 }
 
@@ -197,6 +200,10 @@ impl Bench {
             match output {
                 Output::Control(bytes) => self.decoder.push(bytes),
                 Output::Data { .. }
+                | Output::Stays(_)
+                | Output::AddsLanes { .. }
+                | Output::LaneOver(_)
+                | Output::LaneAccount(_)
                 | Output::Piece { .. }
                 | Output::TakesData(_)
                 | Output::AnswersMax(_) => {}

@@ -89,6 +89,8 @@ impl ProgressWatch {
             Message::Entries(items) if items.is_empty() => {}
             Message::Verdicts(verdicts) if verdicts.is_empty() => {}
             Message::Listing(rows) if rows.is_empty() => {}
+            // Lanes may come and go for ever.
+            Message::LaneOver { .. } | Message::LaneAccount(_) => {}
             Message::Abort { .. }
             | Message::Root { .. }
             | Message::End { .. }

@@ -85,6 +85,7 @@ impl Side {
                     stream,
                     payload,
                     fin,
+                    ..
                 } => {
                     let Payload::Bytes(bytes) = payload else {
                         panic!("a benchmark has no file")
@@ -100,6 +101,10 @@ impl Side {
                 Output::Disk { cmd, .. } => panic!("a benchmark wants {cmd:?}"),
                 Output::AnswersMax(most) => self.answers_max = most,
                 Output::Copy(_) => panic!("this lane leads to another host"),
+                Output::Stays(_)
+                | Output::AddsLanes { .. }
+                | Output::LaneOver(_)
+                | Output::LaneAccount(_) => panic!("a benchmark has no added lanes"),
                 Output::Piece { .. } | Output::TakesData(_) => {
                     panic!("filler is read as it comes")
                 }
@@ -274,6 +279,7 @@ fn hello(mode: BenchMode, milliseconds: u64, streams: Option<u8>) -> Message {
         streams,
         counts: false,
         patience_s: None,
+        adds_lanes: false,
     })
 }
 
@@ -302,6 +308,7 @@ fn welcomed(work: BenchWork) -> (Side, Instant) {
         entry_window: 0,
         inside: false,
         place: None,
+        adds_lanes: false,
     };
     client.hear(now, &Message::Welcome(welcome));
     (client, now)
@@ -489,6 +496,7 @@ fn data_may_be_faster_than_the_welcome() {
         entry_window: 0,
         inside: false,
         place: None,
+        adds_lanes: false,
     };
     client.hear(now, &Message::Welcome(welcome));
     client.hear(now, &Message::BenchEnd { bytes: 7 });

@@ -336,6 +336,10 @@ fn drain(
             Output::Disk { op, cmd } => ops.push((op, cmd)),
             Output::Finished(outcome) => panic!("{outcome:?}"),
             Output::Data { .. }
+            | Output::Stays(_)
+            | Output::AddsLanes { .. }
+            | Output::LaneOver(_)
+            | Output::LaneAccount(_)
             | Output::Piece { .. }
             | Output::TakesData(_)
             | Output::AnswersMax(_)
@@ -418,6 +422,7 @@ fn hello() -> Hello {
         streams: None,
         counts: false,
         patience_s: None,
+        adds_lanes: false,
     }
 }
 
@@ -527,6 +532,7 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
             entry_window: 9,
             inside: false,
             place: None,
+            adds_lanes: false,
         })),
     );
     let (mut batches, mut reads) = (verdicts.chunks(1), 0);

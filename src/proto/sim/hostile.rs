@@ -19,12 +19,12 @@ use crate::proto::chunk::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count};
 use crate::proto::errno::EIO;
 use crate::proto::session::{Limits, Session};
 use crate::proto::wire::{
-    Decoder, Entry, Hello, Item, Message, VERSION, Verdict, VerdictKind, Welcome, WireRequest,
-    encode,
+    Decoder, Entry, Hello, Item, LaneAccount, LanePart, Message, VERSION, Verdict, VerdictKind,
+    Welcome, WireRequest, encode,
 };
 use crate::proto::{
-    CancelReason, EntryError, EntryErrorCode, EntryPlace, Input, Kind, Mtime, Outcome, Output,
-    PIECE_BYTES, SessionError, SessionErrorCode,
+    CancelReason, EntryError, EntryErrorCode, EntryPlace, Input, Kind, LostLane, Mtime, Outcome,
+    Output, PIECE_BYTES, SessionError, SessionErrorCode,
 };
 
 /// Who the liar plays.
@@ -162,6 +162,7 @@ impl Hostile {
                     entry_window,
                     inside: false,
                     place: None,
+                    adds_lanes: true,
                 }));
             }
         };
@@ -173,6 +174,7 @@ impl Hostile {
             streams,
             counts: false,
             patience_s: None,
+            adds_lanes: true,
         }));
     }
 
@@ -439,7 +441,7 @@ impl Hostile {
                 .pick(&[0, 1, 2, self.entries.len() as u32, u32::MAX]),
         );
         let mut lied = self.entry(&[EntryId(1), id], false);
-        match self.rng.below(24) {
+        match self.rng.below(26) {
             0 => lied.id = id,
             1 => lied.parent = id,
             2 => {
@@ -508,6 +510,11 @@ impl Hostile {
                 path: Bytes::from_static(b"\x1b[2J"),
                 error: error(EntryErrorCode::Name),
             }),
+            23 => {
+                let lane = self.rng.pick(&[0, 1, u32::MAX]);
+                self.say(&Message::LaneOver { lane })
+            }
+            24 => self.account_wrongly(),
             _ => self.input(Input::Cancel(CancelReason::User)),
         }
     }
@@ -530,6 +537,46 @@ impl Hostile {
         self.say(&Message::Verdicts(vec![Verdict { entry, kind }]));
     }
 
+    fn account_wrongly(&mut self) {
+        let stream = self.rng.pick(&[0, 1, u32::MAX]);
+        let records = self.rng.pick(&[None, Some(0), Some(3), Some(u32::MAX)]);
+        let lane = self.rng.pick(&[0, 1, u32::MAX]);
+        let below = self.rng.pick(&[0, 1, u32::MAX]);
+        let parts = vec![LanePart { stream, records }; self.rng.below(3)];
+        let more = self.rng.chance(20);
+        self.say(&Message::LaneAccount(LaneAccount {
+            lane,
+            below,
+            parts,
+            more,
+        }));
+    }
+
+    /// As if there had been such a lane, with some streams on it.
+    fn lane_over(&mut self, number: u32) {
+        let streams = 0..self.next_stream;
+        let begun = streams.filter(|_| self.rng.chance(50));
+        let begun = begun.map(|stream| (stream, StreamKey(stream))).collect();
+        self.input(Input::LaneLost(LostLane {
+            number,
+            begun,
+            ..LostLane::default()
+        }));
+    }
+
+    /// As if it were true.
+    fn lane_account(&mut self, account: &LaneAccount) {
+        let ours: Vec<StreamKey> = (0..4).map(StreamKey).collect();
+        let missing = ours.iter().map(|key| (*key, account.parts.len() as u32));
+        let missing = missing.collect();
+        self.input(Input::LaneLost(LostLane {
+            number: account.lane,
+            ours,
+            ..LostLane::default()
+        }));
+        self.input(Input::LaneAccounted { missing });
+    }
+
     fn input(&mut self, input: Input) {
         if self.outcome.is_none() {
             self.session.handle(self.now, input);
@@ -543,7 +590,11 @@ impl Hostile {
             match output {
                 Output::Control(bytes) => self.listen(bytes),
                 Output::TakesData(takes_data) => self.takes_data = takes_data,
+                Output::LaneOver(number) => self.lane_over(number),
+                Output::LaneAccount(account) => self.lane_account(&account),
                 Output::Data { .. }
+                | Output::Stays(_)
+                | Output::AddsLanes { .. }
                 | Output::Piece { .. }
                 | Output::AnswersMax(_)
                 | Output::Event(_) => {}

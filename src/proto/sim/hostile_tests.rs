@@ -30,7 +30,8 @@ fn disk(rng: &mut Rng) -> Disk {
 
 fn lie(role: Role, seed: u64) -> Outcome {
     let mut rng = Rng::new(seed ^ 0x11a5);
-    let limits = limits(&mut rng);
+    let mut limits = limits(&mut rng);
+    limits.adds_lanes = rng.chance(50);
     let now = start();
     let (force, must_be_dir) = (rng.chance(50), rng.chance(50));
     let asked = |direction| {

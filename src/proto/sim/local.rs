@@ -121,6 +121,10 @@ impl LocalWorld {
                 Output::Event(event) if at == SENDER => self.events.push(event),
                 Output::Finished(outcome) => self.ends[at].outcome = Some(outcome),
                 Output::Data { .. } | Output::Piece { .. } => panic!("data on a lane that copies"),
+                Output::Stays(_)
+                | Output::AddsLanes { .. }
+                | Output::LaneOver(_)
+                | Output::LaneAccount(_) => panic!("one lane is all"),
                 Output::Event(_) | Output::TakesData(_) | Output::AnswersMax(_) => {}
             }
         }

@@ -351,6 +351,7 @@ pub fn limits(rng: &mut Rng) -> Limits {
         parallel,
         lookups: rng.pick(&[1, 8, 64]),
         patience: Some(PATIENCE),
+        adds_lanes: false,
     }
 }
 

@@ -357,7 +357,12 @@ impl World {
                     stream,
                     payload,
                     fin,
+                    ..
                 } => self.emit_data(side, stream, payload, fin),
+                Output::Stays(_) | Output::AddsLanes { .. } => {}
+                Output::LaneOver(_) | Output::LaneAccount(_) => {
+                    panic!("an account of lanes that nobody added")
+                }
                 Output::Piece { stream, bytes } => {
                     let pieces = &mut self.sides[side].standing.pieces;
                     let before = match bytes {

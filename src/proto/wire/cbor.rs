@@ -284,6 +284,13 @@ list_module!(
     "batch of more than 512 rows"
 );
 
+list_module!(
+    lane_parts,
+    super::super::LanePart,
+    super::super::MAX_ITEMS,
+    "account of more than 512 streams"
+);
+
 pub mod sources {
     use super::*;
 

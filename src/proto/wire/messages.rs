@@ -153,6 +153,42 @@ pub enum Message {
         #[n(2)]
         count: u32,
     },
+    /// Sender to receiver: this added lane is no more. Asks for its account.
+    #[n(23)]
+    LaneOver {
+        #[n(0)]
+        lane: u32,
+    },
+    /// Receiver to sender, once of each added lane: what of it was taken.
+    #[n(24)]
+    LaneAccount(#[n(0)] LaneAccount),
+}
+
+/// What a receiver took of a lane that was added. What it did not take is to be moved again.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct LaneAccount {
+    #[n(0)]
+    pub lane: u32,
+    /// Of this and all younger streams, the parts say what was taken; all older ones were read to
+    /// their ends.
+    #[n(1)]
+    pub below: u32,
+    /// At most [`super::MAX_ITEMS`], of counted up streams. Of those in between nothing was taken.
+    #[cbor(n(2), with = "cbor::lane_parts")]
+    pub parts: Vec<LanePart>,
+    /// Another account of the same lane follows, with parts of younger streams.
+    #[cbor(n(3), default)]
+    pub more: bool,
+}
+
+/// What was taken of a data stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct LanePart {
+    #[n(0)]
+    pub stream: u32,
+    /// So many whole records; None: it was read to its end.
+    #[n(1)]
+    pub records: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -177,6 +213,9 @@ pub struct Hello {
     /// After so many seconds in which nothing is got on with the client gives up.
     #[n(6)]
     pub patience_s: Option<u32>,
+    /// The client knows lanes that are added.
+    #[cbor(n(7), default)]
+    pub adds_lanes: bool,
 }
 
 impl Hello {
@@ -283,6 +322,9 @@ pub struct Welcome {
     /// Where the sources of a push are to land.
     #[n(3)]
     pub place: Option<WirePlace>,
+    /// The server takes lanes that are added, and the client said that it knows them.
+    #[cbor(n(4), default)]
+    pub adds_lanes: bool,
 }
 
 /// Where a receiver's target is; understood on the same host only.

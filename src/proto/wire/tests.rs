@@ -123,6 +123,7 @@ fn every_message() -> Vec<Message> {
                 streams: None,
                 counts: false,
                 patience_s: None,
+                adds_lanes: false,
             })
         })
         .collect();
@@ -169,6 +170,7 @@ fn welcome() -> Message {
         entry_window: 7,
         inside: true,
         place: Some(place),
+        adds_lanes: false,
     })
 }
 
@@ -229,6 +231,22 @@ fn messages_of_few() -> Vec<Message> {
             first: 7,
             count: u32::MAX,
         },
+        Message::LaneOver { lane: u32::MAX },
+        Message::LaneAccount(LaneAccount {
+            lane: 3,
+            below: 7,
+            parts: vec![
+                LanePart {
+                    stream: 7,
+                    records: Some(5),
+                },
+                LanePart {
+                    stream: 9,
+                    records: None,
+                },
+            ],
+            more: true,
+        }),
         Message::BenchEnd { bytes: u64::MAX },
         Message::Echo {
             payload: Bytes::from(vec![0; 300]),

@@ -1,12 +1,13 @@
-//! One QUIC connection of this worker: what it has whatever runs on it.
+//! One connection of this worker: what it has whatever runs on it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use landro_sys::{Backend, SocketId};
+use landro_sys::Backend;
 
 use super::app::App;
 use super::doubt::Doubt;
+use super::transport::Transport;
 use crate::ids::Fingerprint;
 use crate::quic::{CloseReason, Conn, PathSnapshot};
 use crate::worker::event_loop::Loop;
@@ -25,8 +26,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Connection {
     pub(crate) serial: u64,
-    pub(crate) conn: Conn,
-    pub(crate) socket: SocketId,
+    pub(crate) conn: Transport,
     pub(crate) peer: SocketAddr,
     pub(crate) app: App,
     /// Whether it stands in the lists of that name ([`super::Connections`]).
@@ -62,17 +62,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(
-        io: &mut Loop,
-        conn: Conn,
-        socket: SocketId,
-        peer: SocketAddr,
-        app: App,
-    ) -> Connection {
+    pub(super) fn new(io: &mut Loop, conn: Transport, peer: SocketAddr, app: App) -> Connection {
         Connection {
             serial: io.serial(),
             conn,
-            socket,
             peer,
             app,
             touched: false,
@@ -95,8 +88,8 @@ impl Connection {
         }
     }
 
-    /// QUIC's part and the lane's, if this is a lane.
-    pub(crate) fn lane_mut(&mut self) -> Option<(&mut Conn, &mut TransferLane)> {
+    /// The transport's part and the lane's, if this is a lane.
+    pub(crate) fn lane_mut(&mut self) -> Option<(&mut Transport, &mut TransferLane)> {
         match &mut self.app {
             App::Undecided(_) => None,
             App::Transfer(lane) => Some((&mut self.conn, lane)),
@@ -147,29 +140,34 @@ impl Connection {
     /// Takes the path's numbers while there is a path.
     pub(crate) fn last_stats(&mut self) {
         let path = self.conn.snapshot();
-        if path.sent_packets > 0 {
+        if path.sent_bytes > 0 {
             self.path = path;
         }
     }
 
     pub(crate) fn stats(&self, backend: Backend) -> TransportStats {
-        TransportStats::of(&self.path, self.sent, backend)
+        let kind = (!self.app.is_undecided()).then(|| self.conn.kind());
+        TransportStats::of(&self.path, self.sent, kind, backend)
     }
 
     /// A client that is there asks for signs of life; while one is silent, probes of ours are
     /// wasted, and each doubles the time to the next. One is kept for when it is back.
     pub(super) fn spare_probes(&mut self, io: &Loop) {
         let is_silent = self.heard + SILENT_CLIENT <= io.now;
-        if self.conn.is_server() && is_silent && self.app.session().is_some() {
-            let until = self.heard + io.shared.quic.idle_timeout / 2;
-            self.conn.hold_timers(until);
+        let serves = self.app.session().is_some();
+        if let Some(conn) = self.conn.quic_mut()
+            && conn.is_server()
+            && is_silent
+            && serves
+        {
+            conn.hold_timers(self.heard + io.shared.quic.idle_timeout / 2);
         }
     }
 
     /// Closes with CONNECTION_CLOSE; what runs on it learns it when the connection is closed.
     pub(super) fn close(&mut self, now: Instant, code: u64, reason: &str) {
         self.last_stats();
-        self.conn.close(code, reason.as_bytes());
+        self.conn.close(now, code, reason.as_bytes());
         self.app.stop_reading();
         self.deadline = Some(now + LINGER);
     }
@@ -186,12 +184,22 @@ impl Connection {
         self.app.session().map(|_| silent)
     }
 
-    /// Puts its next deadline into the loop's timers.
+    /// Whether its peer is to hear why it closes, and may not if it is dropped now.
+    pub(crate) fn lingers(&self) -> bool {
+        match &self.conn {
+            Transport::Quic(_) => false,
+            Transport::Tcp(link) => link.lingers(),
+        }
+    }
+
+    /// Puts its next deadline into the loop's timers, and has the driver watch its stream.
     pub(super) fn schedule(&mut self, io: &mut Loop, key: usize) {
         let now = io.now;
-        let pacing = self.conn.release_time(now).filter(|at| *at > now);
+        let quic = self.conn.quic();
+        let pacing = quic.and_then(|conn| conn.release_time(now));
+        let pacing = pacing.filter(|at| *at > now);
         // One that passed is seen to in the turn that a send buffer or pacing allows.
-        let stuck = self.conn.stuck_check().filter(|at| *at > now);
+        let stuck = quic.and_then(Conn::stuck_check).filter(|at| *at > now);
         let doubt = self.doubt.as_ref().map(Doubt::until);
         let due = [
             self.conn.timeout(),
@@ -207,5 +215,8 @@ impl Connection {
         let serial = self.serial;
         let timer = Timer::Connection { key, serial };
         self.timer.want(due, &mut io.timers, timer);
+        if let Transport::Tcp(link) = &mut self.conn {
+            link.watch(&mut io.driver, now);
+        }
     }
 }

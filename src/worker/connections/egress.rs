@@ -4,6 +4,7 @@ use std::io;
 
 use landro_sys::{SendBuffer, SendRun};
 
+use super::transport::Transport;
 use super::{Connections, UDP_IPV4_HEADER_BYTES, UDP_IPV6_HEADER_BYTES};
 use crate::worker::event_loop::Loop;
 use crate::worker::limits::PACKETS_PER_BATCH;
@@ -27,6 +28,15 @@ impl Connections {
         let Some(connection) = self.table.get_mut(key) else {
             return Batch::Held;
         };
+        let link = match &mut connection.conn {
+            Transport::Quic(link) => link,
+            Transport::Tcp(link) => {
+                return match link.send(&io.driver, io.now) {
+                    true => Batch::Sent,
+                    false => Batch::Held,
+                };
+            }
+        };
         let Some(mut buffer) = io.send_buffers.take() else {
             // All are with the kernel, whose queue is full. Trying again before one is back would
             // only burn time.
@@ -36,13 +46,13 @@ impl Connections {
             return Batch::Held;
         };
         let now = io.now;
-        let release = connection.conn.release_time(now);
+        let release = link.conn.release_time(now);
         if release.is_some_and(|at| at > now) {
             io.send_buffers.put_back(buffer);
             return Batch::Held;
         }
         let mut runs = Vec::new();
-        let filled = connection
+        let filled = link
             .conn
             .fill(now, &mut buffer, PACKETS_PER_BATCH, &mut runs);
         let Some(filled) = filled else {
@@ -52,7 +62,7 @@ impl Connections {
         connection.sent.packets += filled.packets as u64;
         connection.sent.calls += runs.len() as u64;
         let send = SendRun {
-            socket: connection.socket,
+            socket: link.socket,
             buffer,
             runs,
             to: filled.to,
@@ -98,7 +108,9 @@ impl Connections {
                 false => UDP_IPV6_HEADER_BYTES,
             };
             let fits_bytes = route.mtu_bytes.saturating_sub(headers);
-            connection.conn.limit_packets(io.now, fits_bytes);
+            if let Some(conn) = connection.conn.quic_mut() {
+                conn.limit_packets(io.now, fits_bytes);
+            }
         }
     }
 

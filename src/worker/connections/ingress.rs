@@ -7,6 +7,7 @@ use landro_sys::{Datagrams, Run, SendRun};
 use super::app::{App, Handshake};
 use super::connection::Connection;
 use super::egress::NO_CONNECTION;
+use super::transport::{QuicLink, Transport};
 use super::{Connections, UDP_IPV4_HEADER_BYTES};
 use crate::budget::{
     MAX_CONNECTIONS_PER_WORKER, MAX_HANDSHAKES_PER_ADDRESS, RETRY_ABOVE_HANDSHAKES,
@@ -98,13 +99,16 @@ impl Connections {
             return;
         };
         connection.heard = io.now;
-        connection.conn.release_timers();
-        if let Err(error) = connection.conn.recv(segment, from)
+        let Some(conn) = connection.conn.quic_mut() else {
+            return;
+        };
+        conn.release_timers();
+        if let Err(error) = conn.recv(segment, from)
             && io.log.admits(Who::Debug, io.now)
         {
             tracing::debug!(peer = %from, %error, "a packet was refused");
         }
-        let address = connection.conn.peer_address();
+        let (address, is_too_heavy) = (conn.peer_address(), conn.is_too_heavy());
         if address != connection.peer {
             let before = std::mem::replace(&mut connection.peer, address);
             if io.log.admits(Who::Debug, io.now) {
@@ -112,7 +116,7 @@ impl Connections {
             }
         }
         // At once: between two turns there are hundreds of packets.
-        if connection.conn.is_too_heavy() {
+        if is_too_heavy {
             let reason = "what this connection makes us keep is more than its share";
             self.evict(io, key, reason);
         }
@@ -162,7 +166,8 @@ impl Connections {
         match Conn::accept(setup, &mut self.router, accept) {
             Ok(conn) => {
                 let app = App::Undecided(Handshake::Accepted { promise });
-                let connection = Connection::new(io, conn, socket, from, app);
+                let conn = Transport::Quic(Box::new(QuicLink { conn, socket }));
+                let connection = Connection::new(io, conn, from, app);
                 self.handshake_begun(io);
                 Some(self.table.insert(connection))
             }

@@ -6,13 +6,16 @@ mod doubt;
 mod egress;
 mod ingress;
 mod refused;
+mod streams;
+mod tcp_link;
+pub(super) mod transport;
 mod weights;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use landro_sys::SocketId;
+use landro_sys::{SocketId, TcpId};
 
 use super::event_loop::Loop;
 use super::lane::{Errand, LanePhase, TransferLane};
@@ -22,6 +25,7 @@ use crate::proto::lanes::Newcomer;
 use crate::quic::{Conn, Connect, Router, Setup};
 use app::{App, Handshake};
 use connection::Connection;
+use transport::{QuicLink, Transport};
 use weights::Weights;
 
 pub(super) use egress::Batch;
@@ -33,6 +37,8 @@ const UDP_IPV6_HEADER_BYTES: usize = 48;
 pub(crate) struct Connections {
     table: slab::Slab<Connection>,
     router: Router,
+    /// Those that a TCP stream carries.
+    streams: HashMap<TcpId, usize>,
     /// Those that something happened to since their last turn.
     touched: Vec<usize>,
     /// Those that have more to send or read than one turn allowed.
@@ -62,6 +68,7 @@ impl Connections {
         Connections {
             table: slab::Slab::new(),
             router,
+            streams: HashMap::new(),
             touched: Vec::new(),
             unfinished: Vec::new(),
             hungry: Vec::new(),
@@ -133,7 +140,7 @@ impl Connections {
 
     /// Those that send from a socket.
     pub(crate) fn keys_of_socket(&self, socket: SocketId) -> Vec<usize> {
-        let sends = |(_, found): &(usize, &Connection)| found.socket == socket;
+        let sends = |(_, found): &(usize, &Connection)| found.conn.socket() == Some(socket);
         self.table
             .iter()
             .filter(sends)
@@ -141,10 +148,11 @@ impl Connections {
             .collect()
     }
 
-    /// The youngest lane of a session.
+    /// The youngest lane of a session that carries its control stream, or did.
     pub(crate) fn newest_of(&self, session: usize) -> Option<&Connection> {
         let connections = self.of(session).map(|(_, connection)| connection);
-        connections.max_by_key(|connection| connection.serial)
+        let carrying = connections.filter(|it| it.lane().is_some_and(|lane| !lane.is_added));
+        carrying.max_by_key(|connection| connection.serial)
     }
 
     /// Whether all lanes of a session are closed for holding too much.
@@ -159,7 +167,7 @@ impl Connections {
         }
     }
 
-    pub(crate) fn lane_mut(&mut self, key: usize) -> Option<(&mut Conn, &mut TransferLane)> {
+    pub(crate) fn lane_mut(&mut self, key: usize) -> Option<(&mut Transport, &mut TransferLane)> {
         self.table.get_mut(key).and_then(Connection::lane_mut)
     }
 
@@ -294,7 +302,12 @@ impl Connections {
             error.to_string()
         })?;
         let app = App::Undecided(Handshake::Dialled(errand));
-        let mut connection = Connection::new(io, conn, to.socket, peer, app);
+        let link = QuicLink {
+            conn,
+            socket: to.socket,
+        };
+        let conn = Transport::Quic(Box::new(link));
+        let mut connection = Connection::new(io, conn, peer, app);
         connection.quiet = Some(doubt::SIGN_OF_LIFE);
         connection.granted_bytes = granted_bytes;
         self.table.insert(connection);
@@ -305,8 +318,11 @@ impl Connections {
     /// Takes one out; what it held is free. `idle`: the worker has no sessions.
     pub(super) fn remove(&mut self, io: &mut Loop, key: usize, idle: bool) -> Connection {
         self.handshake_over(io, key, false);
-        let connection = self.table.remove(key);
-        self.router.remove(key);
+        let mut connection = self.table.remove(key);
+        match &mut connection.conn {
+            Transport::Quic(_) => self.router.remove(key),
+            Transport::Tcp(_) => self.end_stream(io, &mut connection),
+        }
         self.weights.shed(io, &connection, idle);
         connection
     }

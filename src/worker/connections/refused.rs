@@ -16,7 +16,7 @@ impl Connections {
     pub(crate) fn refused(&mut self, io: &mut Loop, socket: SocketId, error: &io::Error) {
         let keys = self
             .iter()
-            .filter(|(_, found)| found.socket == socket && !found.conn.is_closing())
+            .filter(|(_, found)| found.conn.socket() == Some(socket) && !found.conn.is_closing())
             .map(|(key, _)| key);
         for key in keys.collect::<Vec<_>>() {
             if let Some(connection) = self.get_mut(key)
@@ -38,7 +38,7 @@ impl Connections {
     /// A send took the news that the receive did not get.
     pub(super) fn send_refused(&mut self, io: &mut Loop, serial: u64, error: &io::Error) {
         let found = self.find(serial).and_then(|key| self.get(key));
-        if let Some(socket) = found.map(|connection| connection.socket) {
+        if let Some(socket) = found.and_then(|connection| connection.conn.socket()) {
             self.refused(io, socket, error);
         }
     }
@@ -63,7 +63,7 @@ impl Connections {
             }
             DoubtStep::Gone(why) => {
                 connection.last_stats();
-                connection.conn.give_up(code::TIMEOUT, &why);
+                connection.conn.give_up(io.now, code::TIMEOUT, &why);
             }
         }
     }

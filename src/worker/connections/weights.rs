@@ -260,6 +260,18 @@ impl Connections {
             .map(|(_, _, key)| key)
     }
 
+    /// Of an address, the handshake that had the most time.
+    pub(super) fn oldest_handshake_from(&self, from: SocketAddr) -> Option<usize> {
+        let block = block_of(from);
+        let theirs = self
+            .table
+            .iter()
+            .filter(|(_, found)| found.app.is_of_stranger() && block_of(found.peer) == block);
+        theirs
+            .min_by_key(|(_, found)| found.serial)
+            .map(|(key, _)| key)
+    }
+
     pub(super) fn handshakes_from(&self, from: SocketAddr) -> usize {
         let block = block_of(from);
         let theirs =

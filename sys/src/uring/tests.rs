@@ -149,3 +149,51 @@ fn more_operations_than_entries_all_complete() {
     }
     assert_eq!((done, pool.in_use()), (20 * 64 * 2, 0));
 }
+
+#[test]
+fn polls_that_were_replaced_or_cancelled_leave_nothing() {
+    const STREAMS: usize = 100;
+    let pool = Pool::new(1).unwrap();
+    let Some(mut driver) = driver(8, &pool) else {
+        return;
+    };
+    let listener = crate::TcpListener::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ids, _peers): (Vec<TcpId>, Vec<std::net::TcpStream>) = (0..STREAMS)
+        .map(|_| {
+            let peer = std::net::TcpStream::connect(address).unwrap();
+            let (stream, _) = listener.accept().unwrap().unwrap();
+            (driver.add_tcp(TcpSocket::Stream(stream)), peer)
+        })
+        .unzip();
+    let submit = |driver: &mut UringDriver| {
+        // More entries than the queue takes need several turns.
+        for _ in 0..STREAMS {
+            driver.submit_and_wait(Some(Duration::ZERO)).unwrap();
+        }
+    };
+    for _ in 0..3 {
+        for interest in [Interest::READ, Interest::BOTH] {
+            for &id in &ids {
+                driver.watch(id, interest).unwrap();
+            }
+            submit(&mut driver);
+        }
+        let told = std::iter::from_fn(|| driver.next_completion()).count();
+        assert_eq!(told, STREAMS);
+        // What is in flight besides: the wait for a wake.
+        assert_eq!(driver.held.ops.len(), 1);
+    }
+    for &id in &ids {
+        driver.watch(id, Interest::READ).unwrap();
+    }
+    submit(&mut driver);
+    assert_eq!(driver.held.ops.len(), 1 + STREAMS);
+    for &id in &ids {
+        driver.remove_tcp(id).unwrap();
+    }
+    submit(&mut driver);
+    assert_eq!(driver.held.ops.len(), 1);
+    assert!(driver.next_completion().is_none());
+    assert!(driver.held.tcp.is_empty());
+}

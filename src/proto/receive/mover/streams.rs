@@ -36,6 +36,8 @@ pub(super) struct DataStream {
     body: Body,
     /// What the world was told is best handed over together next.
     piece: Option<usize>,
+    /// Whole ones so far.
+    records: u32,
 }
 
 /// Bytes of a data stream.
@@ -61,6 +63,8 @@ enum Body {
         /// Of `ReceiveMover::chunks`.
         chunk: usize,
         offset: u64,
+        /// That came of it.
+        bytes: u64,
         hasher: ChunkHasher,
     },
 }
@@ -153,6 +157,7 @@ impl ReceiveMover {
                     return Ok(());
                 }
                 Record::End { status, digest } => {
+                    stream.records += 1;
                     let body = std::mem::take(&mut stream.body);
                     self.end_record(ports, body, status, digest)?;
                 }
@@ -187,6 +192,35 @@ impl ReceiveMover {
             hasher.update_zeros(len_bytes);
             *offset += len_bytes;
         }
+    }
+
+    /// A stream does not go on. What half arrived on it is dropped, and may come again. Gives how
+    /// many whole records were taken of it.
+    pub(super) fn drop_stream(&mut self, key: StreamKey) -> u32 {
+        let Some(stream) = self.streams.remove(&key) else {
+            return 0;
+        };
+        match stream.body {
+            Body::Between | Body::Unwanted => {}
+            Body::Whole { entry, data } => {
+                let bytes = bytes_of(&data);
+                self.wholes -= 1;
+                self.flow.arriving_bytes -= bytes;
+                self.flow.received_bytes -= bytes;
+                if let Some(Taking::Whole(_, state @ WholeState::Arriving)) =
+                    self.taking.get_mut(&entry)
+                {
+                    *state = WholeState::Asked;
+                }
+            }
+            Body::Chunk { chunk, bytes, .. } => {
+                self.flow.received_bytes -= bytes;
+                self.chunks[chunk].end = ChunkEnd::Dropped;
+                self.dropped += 1;
+                self.settle_chunk(chunk);
+            }
+        }
+        stream.records
     }
 
     /// Nothing of the streams is wanted any more.
@@ -277,6 +311,7 @@ impl ReceiveMover {
         Body::Chunk {
             chunk,
             offset,
+            bytes: 0,
             hasher,
         }
     }
@@ -307,9 +342,10 @@ impl ReceiveMover {
             Body::Chunk {
                 chunk,
                 offset,
+                bytes,
                 hasher,
-                ..
             } => {
+                *bytes += len;
                 let entry = self.chunks[*chunk].entry;
                 let Some(taking) = self.open_part(entry) else {
                     return;

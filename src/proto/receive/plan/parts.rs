@@ -426,7 +426,8 @@ impl ReceivePlan {
         error: EntryError,
     ) -> Result<(), Violation> {
         let part = &self.parts.open[at];
-        if !matches!(part.state, PartState::Receiving) || part.root.is_some() {
+        let is_sent = part.root.is_some() && !self.sends_again;
+        if !matches!(part.state, PartState::Receiving) || is_sent {
             return violation(format!("entry {} aborted in the wrong state", part.entry.0));
         }
         // Without an errno the source changed: what is here belongs to a version that is gone.

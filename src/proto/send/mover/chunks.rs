@@ -11,12 +11,12 @@ use slab::Slab;
 
 use super::runs::{ChunkCourse, NextPiece};
 use super::{Issued, SendMover, SendMoverOp};
-use crate::ids::EntryId;
+use crate::ids::{EntryId, StreamKey};
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::{ChunkHasher, ZEROS};
 use crate::proto::ports::Ports;
-use crate::proto::send::orders::{ChunkOrder, SendReport};
+use crate::proto::send::orders::{ChunkOrder, RecordAt, SendReport};
 use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail, encode_run};
 use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, Payload};
 
@@ -36,6 +36,8 @@ struct Job {
     /// Bytes whose read was started, holes included.
     issued_bytes: u64,
     emitted_bytes: u64,
+    /// Of them, what is no hole.
+    data_bytes: u64,
     course: ChunkCourse,
     hasher: ChunkHasher,
     /// Pieces in order from number `first_piece` on.
@@ -132,6 +134,7 @@ impl SendMover {
             len_bytes: chunk_len_bytes(order.size_bytes, order.chunk),
             issued_bytes: 0,
             emitted_bytes: 0,
+            data_bytes: 0,
             course: ChunkCourse::new(order.map.take()),
             hasher: ChunkHasher::new(order.chunk, order.size_bytes),
             order,
@@ -347,7 +350,7 @@ impl SendMover {
     fn emit_bytes(&mut self, ports: &mut Ports, slot: usize, bytes: BytesMut) {
         self.ahead.untaken_bytes += bytes.len() as u64;
         let key = self.streams.key(slot);
-        ports.data(key, Payload::Bytes(bytes.freeze()), false);
+        ports.data(key, Payload::Bytes(bytes.freeze()), 0, false);
     }
 
     fn emit_data(&mut self, ports: &mut Ports, slot: usize, at: usize, data: Bytes) {
@@ -368,14 +371,17 @@ impl SendMover {
             false => Payload::Bytes(data),
         };
         job.emitted_bytes += len;
+        job.data_bytes += len;
         self.ahead.emitted_bytes += len;
         self.ahead.reading_bytes -= len;
         self.ahead.untaken_bytes += len;
-        ports.data(key, payload, false);
+        ports.data(key, payload, 0, false);
     }
 
     /// The tail of a record whose data is all emitted.
     fn end_record(&mut self, ports: &mut Ports, slot: usize, at: usize, has_grown: bool) {
+        let key = self.streams.key(slot);
+        let ordinal = self.streams.records(slot);
         let job = &self.jobs.all[at];
         let (status, digest) = match job.state {
             JobState::Begun | JobState::Held => {
@@ -384,6 +390,11 @@ impl SendMover {
                     file: job.order.file,
                     chunk: job.order.chunk,
                     value,
+                    at: Some(RecordAt {
+                        stream: key,
+                        ordinal,
+                        data_bytes: job.data_bytes,
+                    }),
                 });
                 let status = match has_grown {
                     true => RecordStatus::ValidPrefix,
@@ -398,9 +409,8 @@ impl SendMover {
         let mut tail = BytesMut::new();
         encode_record_tail(status, &digest, &mut tail);
         self.ahead.untaken_bytes += tail.len() as u64;
-        let key = self.streams.key(slot);
         let fin = self.streams.record_ends(slot, job.len_bytes);
-        ports.data(key, Payload::Bytes(tail.freeze()), fin);
+        ports.data(key, Payload::Bytes(tail.freeze()), 1, fin);
         self.streams.pop(slot);
         self.end_job(at);
     }
@@ -439,20 +449,53 @@ impl SendMover {
         let job = &mut self.jobs.all[at];
         match job.state {
             JobState::Begun | JobState::Held => job.state = JobState::Filling,
-            JobState::Queued => {
-                job.state = JobState::Dropped;
-                let held = job.pieces.drain(..);
-                let held_bytes: u64 = held.map(|piece| piece.data_bytes()).sum();
-                self.ahead.reading_bytes -= held_bytes;
-                let (slot, reads) = (job.slot, job.reads);
-                self.jobs.issuing.retain(|other| *other != at);
-                self.streams.remove(slot, at);
-                if reads == 0 {
-                    self.end_job(at);
-                }
-            }
+            JobState::Queued => self.drop_job(at),
             JobState::Filling | JobState::Dropped => {}
         }
+    }
+
+    /// Nothing more is emitted of a job.
+    fn drop_job(&mut self, at: usize) {
+        let job = &mut self.jobs.all[at];
+        job.state = JobState::Dropped;
+        let held = job.pieces.drain(..);
+        let held_bytes: u64 = held.map(|piece| piece.data_bytes()).sum();
+        self.ahead.reading_bytes -= held_bytes;
+        let (slot, reads) = (job.slot, job.reads);
+        self.jobs.issuing.retain(|other| *other != at);
+        self.streams.remove(slot, at);
+        if reads == 0 {
+            self.end_job(at);
+        }
+    }
+
+    /// Gives up what was begun on streams that are no more; what waited behind it takes others.
+    pub(super) fn lose_chunks(&mut self, ports: &mut Ports, keys: &[StreamKey]) {
+        let lost = self.streams.lose(|key| keys.contains(&key));
+        for (slot, stream, ordinal) in &lost {
+            let Some(at) = self.streams.front(*slot) else {
+                continue;
+            };
+            let job = &self.jobs.all[at];
+            match job.state {
+                JobState::Begun | JobState::Held => {
+                    self.reports.push_back(SendReport::Torn {
+                        file: job.order.file,
+                        chunk: job.order.chunk,
+                        at: RecordAt {
+                            stream: *stream,
+                            ordinal: *ordinal,
+                            data_bytes: job.data_bytes,
+                        },
+                    });
+                    self.drop_job(at);
+                }
+                JobState::Filling => self.drop_job(at),
+                JobState::Queued | JobState::Dropped => {}
+            }
+        }
+        lost.into_iter()
+            .for_each(|(slot, ..)| self.emit(ports, slot));
     }
 }
 

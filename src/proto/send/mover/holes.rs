@@ -18,8 +18,12 @@ impl SendMover {
             match order.chunks.hash(&mut self.pace) {
                 Some((chunk, value, len_bytes)) => {
                     self.ahead.hole_bytes += len_bytes;
-                    self.reports
-                        .push_back(SendReport::Chunk { file, chunk, value });
+                    self.reports.push_back(SendReport::Chunk {
+                        file,
+                        chunk,
+                        value,
+                        at: None,
+                    });
                 }
                 None if order.chunks.is_over() => {
                     self.holes.pop_front();

@@ -8,7 +8,7 @@ use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::digest_of;
 use crate::proto::ports::{OddSize, Ports};
-use crate::proto::send::orders::{Drift, EmittedWhole, SendReport, WholeOrder};
+use crate::proto::send::orders::{Drift, EmittedWhole, RecordAt, SendReport, WholeOrder};
 use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail};
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, Meta, PIECE_BYTES, Payload};
 
@@ -32,7 +32,33 @@ pub(super) struct Pack {
     /// Of those, entries that were given up.
     forgotten: Vec<EntryId>,
     bytes: BytesMut,
-    stream: Option<(StreamKey, u64)>,
+    /// Records that end in `bytes`.
+    records: u32,
+    stream: Option<PackStream>,
+    /// Unsized files have one of their own, which stays with the control messages.
+    stretches: Option<PackStream>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct PackStream {
+    key: StreamKey,
+    bytes: u64,
+    /// Begun on it.
+    records: u32,
+}
+
+impl PackStream {
+    fn new(key: StreamKey) -> PackStream {
+        PackStream {
+            key,
+            bytes: 0,
+            records: 0,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= STREAM_BYTES
+    }
 }
 
 impl Pack {
@@ -94,10 +120,12 @@ impl SendMover {
         let result = result.map(|(data, has_grown)| {
             let bytes = data.len() as u64;
             let odd_size = OddSize::of(has_grown, bytes, size_bytes);
-            if is_wanted {
-                self.pack(ports, order.entry, data, odd_size);
+            let at = is_wanted.then(|| self.pack(ports, order.entry, data, odd_size));
+            EmittedWhole {
+                bytes,
+                odd_size,
+                at,
             }
-            EmittedWhole { bytes, odd_size }
         });
         self.reports.push_back(SendReport::Whole {
             entry: order.entry,
@@ -129,8 +157,21 @@ impl SendMover {
         Ok((data, has_grown))
     }
 
-    /// Appends one file's record.
-    fn pack(&mut self, ports: &mut Ports, entry: EntryId, data: Bytes, odd_size: Option<OddSize>) {
+    /// Appends one file's record; where it is.
+    fn pack(
+        &mut self,
+        ports: &mut Ports,
+        entry: EntryId,
+        data: Bytes,
+        odd_size: Option<OddSize>,
+    ) -> RecordAt {
+        let stream = self.pack_stream();
+        let at = RecordAt {
+            stream: stream.key,
+            ordinal: stream.records,
+            data_bytes: data.len() as u64,
+        };
+        stream.records += 1;
         let digest = digest_of(&data);
         let len = data.len();
         if self.pack.bytes.capacity() == 0 {
@@ -147,8 +188,8 @@ impl SendMover {
             self.ahead.untaken_bytes += added as u64;
             self.flush_pack(ports, false);
             self.ahead.untaken_bytes += len as u64;
-            let key = self.pack_key(len as u64);
-            ports.data(key, Payload::Bytes(data), false);
+            self.pack_stream().bytes += len as u64;
+            ports.data(at.stream, Payload::Bytes(data), 0, false);
             added = 0;
         } else {
             self.pack.bytes.put_slice(&data);
@@ -161,26 +202,33 @@ impl SendMover {
             Some(OddSize::Short) => RecordStatus::ValidShort,
         };
         encode_record_tail(status, &digest, &mut self.pack.bytes);
+        self.pack.records += 1;
         added += self.pack.bytes.len() - before;
         self.ahead.untaken_bytes += added as u64;
         self.ahead.emitted_bytes += len as u64;
-        let full_stream = self
-            .pack
-            .stream
-            .is_some_and(|(_, bytes)| bytes >= STREAM_BYTES);
+        let full_stream = self.pack_stream().is_full();
         if self.pack.bytes.len() >= PACK_BYTES || full_stream {
             self.flush_pack(ports, full_stream);
         }
+        at
     }
 
-    /// The stream for `bytes` more of the pack.
-    fn pack_key(&mut self, bytes: u64) -> StreamKey {
-        let (key, carried) = match self.pack.stream {
-            Some(stream) => stream,
-            None => (self.streams.fresh_key(), 0),
-        };
-        self.pack.stream = Some((key, carried + bytes));
-        key
+    /// The stream of the pack.
+    fn pack_stream(&mut self) -> &mut PackStream {
+        let streams = &mut self.streams;
+        self.pack
+            .stream
+            .get_or_insert_with(|| PackStream::new(streams.fresh_key()))
+    }
+
+    /// Gives up the pack, if its stream is no more.
+    pub(super) fn lose_pack(&mut self, keys: &[StreamKey]) {
+        let is_lost = |stream: &mut PackStream| keys.contains(&stream.key);
+        if self.pack.stream.take_if(is_lost).is_some() {
+            let bytes = std::mem::take(&mut self.pack.bytes).len() as u64;
+            self.pack.records = 0;
+            self.ahead.untaken_bytes -= bytes;
+        }
     }
 
     /// Hands over a pack that is not full, unless reads in flight will fill it: they always end.
@@ -190,19 +238,24 @@ impl SendMover {
         }
     }
 
-    /// Appends a record of others, behind the files that are packed.
-    pub(super) fn append_record(&mut self, ports: &mut Ports, pieces: [Bytes; 3]) {
-        self.flush_pack(ports, false);
+    /// Emits a record of an unsized file, all of which go behind each other.
+    pub(super) fn append_stretch(&mut self, ports: &mut Ports, pieces: [Bytes; 3]) {
         let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         self.ahead.untaken_bytes += bytes;
-        let key = self.pack_key(bytes);
-        let full_stream = matches!(self.pack.stream, Some((_, carried)) if carried >= STREAM_BYTES);
+        let streams = &mut self.streams;
+        let stream = self.pack.stretches.get_or_insert_with(|| {
+            let key = streams.fresh_key();
+            ports.stays(key);
+            PackStream::new(key)
+        });
+        stream.bytes += bytes;
+        let (key, full_stream) = (stream.key, stream.is_full());
         let [head, data, tail] = pieces;
-        ports.data(key, Payload::Bytes(head), false);
-        ports.data(key, Payload::Bytes(data), false);
-        ports.data(key, Payload::Bytes(tail), full_stream);
+        ports.data(key, Payload::Bytes(head), 0, false);
+        ports.data(key, Payload::Bytes(data), 0, false);
+        ports.data(key, Payload::Bytes(tail), 1, full_stream);
         if full_stream {
-            self.pack.stream = None;
+            self.pack.stretches = None;
         }
     }
 
@@ -212,8 +265,11 @@ impl SendMover {
             return;
         }
         let bytes = std::mem::take(&mut self.pack.bytes).freeze();
-        let key = self.pack_key(bytes.len() as u64);
-        ports.data(key, Payload::Bytes(bytes), fin);
+        let records = std::mem::take(&mut self.pack.records);
+        let stream = self.pack_stream();
+        stream.bytes += bytes.len() as u64;
+        let key = stream.key;
+        ports.data(key, Payload::Bytes(bytes), records, fin);
         if fin {
             self.pack.stream = None;
         }
@@ -222,8 +278,11 @@ impl SendMover {
     pub(super) fn end_pack_stream(&mut self, ports: &mut Ports) {
         if !self.pack.bytes.is_empty() {
             self.flush_pack(ports, true);
-        } else if let Some((key, _)) = self.pack.stream.take() {
-            ports.end_data(key);
+        } else if let Some(stream) = self.pack.stream.take() {
+            ports.end_data(stream.key);
+        }
+        if let Some(stream) = self.pack.stretches.take() {
+            ports.end_data(stream.key);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Unsized files: read to their end one stretch after the other, each a record of its own.
 //!
 //! Before each read the source is looked at, for a pipe may have nothing now, and nothing waits in
-//! a read. Stretches travel on the stream of the small files, so that they hardly overtake each
-//! other.
+//! a read. Stretches travel on one stream, so that they do not overtake each other, and that goes
+//! on no added lane: what was read of a pipe cannot be read again.
 
 use std::time::Instant;
 
@@ -195,7 +195,7 @@ impl SendMover {
         self.ahead.emitted_bytes += len_bytes;
         let bytes = len_bytes;
         self.reports.push_back(SendReport::Stretch { bytes });
-        self.append_record(ports, [begin.freeze(), data, tail.freeze()]);
+        self.append_stretch(ports, [begin.freeze(), data, tail.freeze()]);
     }
 
     fn fail_unsized(&mut self, at: usize, error: &DiskError) {

@@ -57,6 +57,10 @@ struct SourceFile {
     /// Whether a `Map` is in flight.
     is_looking: bool,
     has_grown: bool,
+    /// Chunks that were sent and are to be sent again.
+    again: Vec<ChunkIndex>,
+    /// All was sent before, and the root was said: only `again` is to be moved.
+    is_rooted: bool,
     state: SourceFileState,
 }
 
@@ -76,11 +80,30 @@ impl SourceFile {
     fn is_read(&self) -> bool {
         self.state == SourceFileState::Reading
     }
+
+    /// Nothing is left to be ordered, once the orders under way are over.
+    fn is_sent(&self) -> bool {
+        self.again.is_empty() && (self.is_rooted || self.tree.missing() == 0)
+    }
 }
 
 impl SourceFiles {
     pub(super) fn entry_of(&self, file: usize) -> Option<EntryId> {
         self.open.get(file).map(|file| file.entry)
+    }
+
+    /// All of it was sent before, and the receiver may have all by now.
+    pub(super) fn is_rooted(&self, file: usize) -> bool {
+        self.open.get(file).is_some_and(|file| file.is_rooted)
+    }
+
+    /// Chunks of an open file are to be sent again; while the file is being checked they wait.
+    pub(super) fn send_again(&mut self, at: usize, chunks: &[ChunkIndex]) {
+        let file = &mut self.open[at];
+        file.again.extend_from_slice(chunks);
+        if file.is_read() && !self.active.contains(&at) {
+            self.active.push_back(at);
+        }
     }
 
     pub(super) fn want(&mut self, entry: EntryId) {
@@ -153,6 +176,12 @@ enum NextChunks {
 impl SourceFile {
     /// Passes over what the receiver has, and gives the next that is missing.
     fn next(&mut self, file: usize) -> NextChunks {
+        if let Some(chunk) = self.again.pop() {
+            return NextChunks::Chunk(self.order(file, chunk));
+        }
+        if self.is_rooted {
+            return NextChunks::End;
+        }
         while self.tree.has(ChunkIndex(self.next)) {
             self.next += 1;
         }
@@ -170,21 +199,26 @@ impl SourceFile {
         while self.is_hole(ChunkIndex(self.next), hole_end) {
             self.next += 1;
         }
-        self.orders += 1;
         if self.next > first {
+            self.orders += 1;
             let end = self.next;
             return NextChunks::Holes { first, end };
         }
         self.next += 1;
-        NextChunks::Chunk(ChunkOrder {
+        NextChunks::Chunk(self.order(file, ChunkIndex(first)))
+    }
+
+    fn order(&mut self, file: usize, chunk: ChunkIndex) -> ChunkOrder {
+        self.orders += 1;
+        ChunkOrder {
             file,
             id: self.id,
             entry: self.entry,
             size_bytes: self.size_bytes,
-            chunk: ChunkIndex(first),
+            chunk,
             is_only: self.tree.chunks() == 1,
             map: self.map.clone(),
-        })
+        }
     }
 
     /// Whether a chunk is missing and lies before the end of a hole.
@@ -213,7 +247,8 @@ impl SendPlan {
             };
             let resume = resume.take();
             let size_bytes = entry.version.size_bytes;
-            if self.client {
+            let (again, is_rooted) = entry.sent.take_again(size_bytes);
+            if self.client && !entry.sent.is_again {
                 let path = entry.path();
                 ports.event(Event::Begun { path });
             }
@@ -234,6 +269,8 @@ impl SendPlan {
                 map: entry.is_sparse.then(DataMap::default),
                 is_looking: false,
                 has_grown: false,
+                again,
+                is_rooted,
                 state: SourceFileState::Opening,
             });
             entry.state = SentState::Large { file };
@@ -254,7 +291,8 @@ impl SendPlan {
         dir: usize,
         result: Result<DiskDone, DiskError>,
     ) {
-        self.release_dir(ports, dir);
+        let entry = self.files.open[at].entry;
+        self.keep_dir(ports, entry, dir);
         let file = &mut self.files.open[at];
         let given_up = file.state == SourceFileState::Over;
         match result {
@@ -412,7 +450,7 @@ impl SendPlan {
             return;
         };
         match file.state {
-            SourceFileState::Reading if file.tree.missing() == 0 => self.check_file(ports, at),
+            SourceFileState::Reading if file.is_sent() => self.check_file(ports, at),
             SourceFileState::Over if !file.checking && !file.is_looking => {
                 let file = self.files.open.remove(at);
                 let cmd = DiskOp::CloseRead { file: file.id };
@@ -447,6 +485,10 @@ impl SendPlan {
         if file.state == SourceFileState::Over {
             return self.settle_file(ports, at);
         }
+        if !file.again.is_empty() {
+            file.state = SourceFileState::Reading;
+            return self.files.active.push_back(at);
+        }
         let id = file.entry;
         let judged = match result {
             Ok(done) => self.judge_file(at, &done),
@@ -457,14 +499,15 @@ impl SendPlan {
         }
         let file = &mut self.files.open[at];
         file.state = SourceFileState::Over;
-        let (root, has_grown) = (file.tree.root(), file.has_grown);
+        let (root, has_grown, is_rooted) = (file.tree.root(), file.has_grown, file.is_rooted);
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.state = SentState::Emitted;
-            if has_grown {
+            if has_grown && !is_rooted {
                 self.odd_sizes.note(OddSize::Grown, || entry.path());
             }
         }
         match root {
+            _ if is_rooted => {}
             Some(digest) => {
                 let entry = id;
                 let root = Message::Root {

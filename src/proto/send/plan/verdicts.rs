@@ -38,13 +38,22 @@ impl SendPlan {
                         matches!(entry.state, SentState::Emitted) && resumed_bytes == 0
                     }
                     Kind::File => {
-                        matches!(entry.state, SentState::Emitted)
-                            && resumed_bytes <= entry.version.size_bytes
+                        let is_sent = match entry.state {
+                            SentState::Emitted => true,
+                            // Its last chunk was sent again, and is being looked at.
+                            SentState::Large { file } => self.files.is_rooted(file),
+                            _ => false,
+                        };
+                        let size_bytes = entry.sent.whole_bytes;
+                        is_sent && resumed_bytes <= size_bytes.unwrap_or(entry.version.size_bytes)
                     }
                     Kind::Special => false,
                 };
                 if !possible {
                     return violation(format!("entry {} done in the wrong state", id.0));
+                }
+                if let SentState::Large { file } = entry.state {
+                    self.cancel_file(ports, file);
                 }
                 self.resolve(ports, id, EntryResult::Done { resumed_bytes });
                 Ok(())
@@ -151,7 +160,9 @@ impl SendPlan {
                 self.release_dir(ports, dir);
             }
         }
-        let (kind, size_bytes) = (entry.kind, entry.version.size_bytes);
+        self.forget_sent(ports, &entry);
+        let size_bytes = entry.sent.whole_bytes.unwrap_or(entry.version.size_bytes);
+        let kind = entry.kind;
         self.totals.count(kind, size_bytes, &result);
         // A daemon's log wants to know what failed, not each of a million files that did not.
         if self.client || matches!(result, EntryResult::Failed(_)) {

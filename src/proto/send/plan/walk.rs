@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::again::SentRecords;
 use super::{SendPlan, SendPlanOp, SentEntry, SentState, SourceDir};
 use crate::ids::{DirId, EntryId, Name, PATH_MAX_BYTES};
 use crate::proto::EntryError;
@@ -395,6 +396,7 @@ impl SendPlan {
             version,
             is_sparse: meta.sparse().is_some(),
             is_unsized,
+            sent: SentRecords::default(),
             state,
         };
         self.entries.insert(id, entry);

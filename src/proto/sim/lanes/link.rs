@@ -119,6 +119,16 @@ impl Link {
         self.ends.iter().all(closed)
     }
 
+    /// More went over it than control.
+    pub fn has_carried_data(&self) -> bool {
+        self.flows.iter().any(|flows| flows.len() > 1)
+    }
+
+    /// Nothing will come any more to this side.
+    pub fn is_silent(&self, side: usize) -> bool {
+        self.cut || self.goodbyes[1 - side].is_some_and(|goodbye| goodbye.lost)
+    }
+
     /// Takes some or all of what a side wants to send.
     pub fn send(
         &mut self,

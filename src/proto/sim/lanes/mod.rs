@@ -15,8 +15,8 @@ use super::scenario::Parts;
 use crate::ids::{Fingerprint, SessionId, WorkerId};
 use crate::proto::Carriage;
 use crate::proto::lanes::{
-    LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig, LanesInput, LanesOutput, Newcomer,
-    NewcomerInput, NewcomerOutput, QuestionId, Taken, code,
+    DialKind, LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig, LanesInput, LanesOutput,
+    Newcomer, NewcomerInput, NewcomerOutput, QuestionId, Taken, code,
 };
 use crate::proto::session::{Grant, Limits, Request, Session};
 use crate::proto::{Event, Outcome, Payload};
@@ -49,6 +49,12 @@ struct Troubles {
     goodbyes_lost: u64,
     /// A lane that comes to a worker that knows nothing of its session.
     strays: u64,
+    /// Lanes are added after so much data.
+    adds_from_bytes: Option<u64>,
+    /// An added lane is cut without a word, in thousandths of all steps.
+    added_cuts: u64,
+    /// One that comes to a worker that knows nothing of its session, in percent.
+    added_strays: u64,
 }
 
 /// A session on one side with what it has open on that side's disk.
@@ -77,6 +83,7 @@ struct World {
     links: Vec<Link>,
     /// By link: who dialled (a node), and whose it is at the server.
     dialled: Vec<usize>,
+    kinds: Vec<DialKind>,
     newcomers: Vec<Option<Newcomer>>,
     owners: Vec<Option<usize>>,
     /// Open questions: how many sessions have not answered, by the link that waits.
@@ -106,11 +113,13 @@ impl World {
             disks,
         } = parts;
         server_limits.carriage = Carriage::Bytes;
+        server_limits.adds_lanes = troubles.adds_from_bytes.is_some();
         let mut world = World {
             nodes: Vec::new(),
             disks,
             links: Vec::new(),
             dialled: Vec::new(),
+            kinds: Vec::new(),
             newcomers: Vec::new(),
             owners: Vec::new(),
             questions: Vec::new(),
@@ -137,18 +146,30 @@ impl World {
     /// A client begins a session on a connection of its own.
     fn begin_client(&mut self, request: Request, mut limits: Limits) -> usize {
         limits.carriage = Carriage::Bytes;
+        limits.adds_lanes = self.troubles.adds_from_bytes.is_some();
         let node = self.nodes.len();
-        let link = self.dial(node);
+        let link = self.dial(node, DialKind::Replace);
         self.links[link].ends[CLIENT].state = EndState::Open;
         let session = Session::client(self.now, request, limits);
         let id = SessionId([node as u8; 16]);
-        let lanes = Lanes::client(self.now, LaneKey(link), session, config(id));
+        let lanes = Lanes::client(self.now, LaneKey(link), session, self.config(id));
         self.nodes.push(Node::new(CLIENT, id, lanes));
         self.drain(node);
         node
     }
 
-    fn dial(&mut self, node: usize) -> usize {
+    fn config(&self, id: SessionId) -> LanesConfig {
+        LanesConfig {
+            id,
+            peer: PEER,
+            handshake: HANDSHAKE,
+            idle: IDLE,
+            adds_from_bytes: self.troubles.adds_from_bytes.unwrap_or(0),
+        }
+    }
+
+    fn dial(&mut self, node: usize, kind: DialKind) -> usize {
+        self.kinds.push(kind);
         self.links.push(Link::new(self.windows, &mut self.rng));
         self.dialled.push(node);
         self.newcomers.push(None);
@@ -193,7 +214,13 @@ impl World {
     fn trouble(&mut self) {
         let thousandth = self.rng.next() % 1000;
         if thousandth < self.troubles.wear && self.links.len() < self.troubles.most_lanes {
-            let open = |link: &usize| self.links[*link].ends[CLIENT].state == EndState::Open;
+            let kind = match self.rng.chance(50) && self.troubles.adds_from_bytes.is_some() {
+                true => DialKind::Add,
+                false => DialKind::Replace,
+            };
+            let open = |link: &usize| {
+                self.links[*link].ends[CLIENT].state == EndState::Open && self.kinds[*link] == kind
+            };
             let newest = (0..self.links.len()).rev().find(open);
             if let Some(link) = newest {
                 let lane = LaneKey(link);
@@ -211,6 +238,16 @@ impl World {
             if !live.is_empty() {
                 let link = self.rng.pick(&live);
                 self.cut(link);
+            }
+        }
+        if self.rng.next() % 1000 < self.troubles.added_cuts {
+            let live: Vec<usize> = (0..self.links.len())
+                .filter(|link| !self.links[*link].is_over() && !self.links[*link].cut)
+                .filter(|link| self.kinds[*link] == DialKind::Add)
+                .collect();
+            if !live.is_empty() {
+                let link = self.rng.pick(&live);
+                self.links[link].cut = true;
             }
         }
     }
@@ -271,13 +308,14 @@ impl World {
 
     fn establish(&mut self, link: usize, side: usize) {
         if side == CLIENT && self.rng.chance(self.troubles.dial_fails) {
-            self.cut(link);
+            self.links[link].cut = true;
+            self.cut_any |= self.kinds[link] == DialKind::Replace;
             return self.gone(link, CLIENT, LaneClosed::Otherwise);
         }
         self.links[link].ends[side].state = EndState::Open;
         if side == CLIENT {
-            let (lane, peer) = (LaneKey(link), PEER);
-            self.input(self.dialled[link], LanesInput::Dialled { lane, peer });
+            let (lane, peer, kind) = (LaneKey(link), PEER, self.kinds[link]);
+            self.input(self.dialled[link], LanesInput::Dialled { lane, peer, kind });
         } else {
             self.newcomers[link] = Some(Newcomer::new(self.now));
             self.drain_newcomer(link);
@@ -293,7 +331,12 @@ impl World {
         }
         let lane = LaneKey(link);
         match (was, self.owner(link, side)) {
-            (EndState::Handshaking, Some(node)) => self.input(node, LanesInput::DialFailed),
+            (EndState::Handshaking, Some(node)) => self.input(
+                node,
+                LanesInput::DialFailed {
+                    kind: self.kinds[link],
+                },
+            ),
             (EndState::Open, Some(node)) => self.input(node, LanesInput::Closed { lane, why }),
             (EndState::Closed, _) | (_, None) => {}
         }
@@ -350,14 +393,27 @@ impl World {
                     Some(_) => self.newcomer(link, NewcomerInput::SessionExists(true)),
                     None => self.begin_served(link, session),
                 },
-                NewcomerOutput::Join { session, number } => {
-                    let stray = self.rng.chance(self.troubles.strays);
+                NewcomerOutput::Join {
+                    session,
+                    number,
+                    kind,
+                } => {
+                    let strays = match kind {
+                        DialKind::Replace => self.troubles.strays,
+                        DialKind::Add => self.troubles.added_strays,
+                    };
+                    let stray = self.rng.chance(strays);
                     match self.served(session).filter(|_| !stray) {
                         Some(node) => {
                             self.newcomers[link] = None;
                             self.owners[link] = Some(node);
                             let (lane, peer) = (LaneKey(link), PEER);
-                            let joins = LanesInput::Joins { lane, number, peer };
+                            let joins = LanesInput::Joins {
+                                lane,
+                                number,
+                                peer,
+                                kind,
+                            };
                             self.input(node, joins);
                         }
                         None => self.newcomer(link, NewcomerInput::SessionExists(false)),
@@ -388,7 +444,7 @@ impl World {
         let node = self.nodes.len();
         self.owners[link] = Some(node);
         let session = Session::server(self.now, self.grant, self.server_limits.clone());
-        let lanes = Lanes::server(self.now, LaneKey(link), session, config(id));
+        let lanes = Lanes::server(self.now, LaneKey(link), session, self.config(id));
         self.nodes.push(Node::new(SERVER, id, lanes));
         self.drain(node);
     }
@@ -490,9 +546,9 @@ impl World {
             LanesOutput::Watch { lane, stream } => {
                 self.links[lane.0].ends[side].watched.insert(stream);
             }
-            LanesOutput::Dial => {
+            LanesOutput::Dial { kind } => {
                 assert_eq!(side, CLIENT);
-                self.dial(node);
+                self.dial(node, kind);
             }
             LanesOutput::Close { lane, code, text } => {
                 let honest = code != code::VIOLATION || self.cut_any && text == NO_REQUEST;
@@ -566,15 +622,6 @@ impl Node {
 
 /// Everybody here is this one.
 const PEER: Fingerprint = Fingerprint([1; 32]);
-
-fn config(id: SessionId) -> LanesConfig {
-    LanesConfig {
-        id,
-        peer: PEER,
-        handshake: HANDSHAKE,
-        idle: IDLE,
-    }
-}
 
 fn question(link: usize) -> QuestionId {
     QuestionId {

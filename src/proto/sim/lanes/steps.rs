@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::link::{EndState, Room};
 use super::{CLIENT, IDLE, SERVER, World};
-use crate::proto::lanes::Newcomer;
+use crate::proto::lanes::{DialKind, Newcomer};
 use crate::proto::sim::ops::Pending;
 
 /// What may happen next.
@@ -160,6 +160,10 @@ impl World {
                 }
                 if link.delivered(side).is_some() {
                     actions.push(Action::Delivered { link: at, side });
+                }
+                // The kernel notices the end of an added lane whenever it does.
+                if self.kinds[at] == DialKind::Add && link.is_silent(side) {
+                    actions.push(Action::Notice { link: at, side });
                 }
                 if link.goodbye(side, data).is_some() {
                     actions.push(Action::Goodbye { link: at, side });

@@ -1,5 +1,6 @@
 //! Transfers over lanes that are replaced, lost, refused and never heard of again.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 
 use super::link::Link;
 use super::{CLIENT, NO_REQUEST, Node, SERVER, Troubles, World};
+use crate::proto::lanes::DialKind;
 use crate::proto::lanes::newcomer::WAIT_AT_MOST;
 use crate::proto::session::{BenchWork, Request};
 use crate::proto::sim::Rng;
@@ -101,6 +103,40 @@ fn replaced_lanes_lose_nothing() {
     assert!(lanes.get() > 3 * runs.get() || runs.get() < 10);
 }
 
+/// Added lanes are lost, refused, worn and never heard of again, and nothing is lost with them.
+#[test]
+fn added_lanes_lose_nothing() {
+    let (added, cut, runs) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    for_seeds("added_lanes_lose_nothing", 1500, |seed| {
+        let mut rng = Rng::new(seed ^ 0xadd5);
+        let troubles = Troubles {
+            wear: rng.pick(&[0, 2, 20]),
+            most_lanes: 12,
+            dial_fails: rng.pick(&[0, 0, 30]),
+            goodbyes_lost: rng.pick(&[0, 0, 30]),
+            adds_from_bytes: Some(rng.pick(&[0, 0, 2_000, 50_000])),
+            added_cuts: rng.pick(&[0, 2, 10, 40]),
+            added_strays: rng.pick(&[0, 0, 30]),
+            ..Troubles::default()
+        };
+        let (world, _) = run(seed, troubles);
+        for node in &world.nodes {
+            assert!(complete(node).is_some(), "{:?}", node.outcome);
+        }
+        assert_eq!(world.nodes.len(), 2);
+        for (link, kind) in world.links.iter().zip(&world.kinds) {
+            if *kind == DialKind::Add && link.has_carried_data() {
+                added.set(added.get() + 1);
+                cut.set(cut.get() + usize::from(link.cut));
+            }
+        }
+        runs.set(runs.get() + 1);
+    });
+    let few = runs.get() < 100;
+    assert!(few || added.get() > runs.get() / 2, "{added:?}");
+    assert!(few || cut.get() > runs.get() / 10, "{cut:?}");
+}
+
 #[test]
 fn lost_lanes_end_in_a_word_or_in_all() {
     let (whole, lost) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
@@ -114,6 +150,9 @@ fn lost_lanes_end_in_a_word_or_in_all() {
             spares_newest: rng.chance(40),
             goodbyes_lost: rng.pick(&[0, 30]),
             strays: rng.pick(&[0, 0, 30]),
+            adds_from_bytes: rng.pick(&[None, Some(0), Some(5_000)]),
+            added_cuts: rng.pick(&[0, 5]),
+            added_strays: rng.pick(&[0, 30]),
         };
         let (world, totals) = run(seed, troubles);
         let served = world.nodes.iter().find(|node| node.side == SERVER);

@@ -3,12 +3,11 @@
 use crate::budget::MAX_LANES_PER_PEER;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
-use crate::proto::lanes::{
-    LaneKey, Lanes, LanesInput, Newcomer, NewcomerInput, NewcomerOutput, code,
-};
+use crate::proto::lanes::{LaneKey, Lanes, Newcomer, NewcomerInput, NewcomerOutput, code};
 use crate::proto::session::Session;
 use crate::worker::Worker;
 use crate::worker::connections::app::App;
+use crate::worker::handed_over::Joins;
 use crate::worker::lane::{LanePhase, TransferLane};
 use crate::worker::limits;
 use crate::worker::log::{Refused, Who};
@@ -85,10 +84,18 @@ impl Worker {
                     Some(_) => self.tell_newcomer(key, NewcomerInput::SessionExists(true)),
                     None => self.begin_served_session(key, session),
                 },
-                NewcomerOutput::Join { session, number } => match self.sessions.find(session) {
-                    Some(session) => self.join_served_lane(key, session, number),
-                    None => self.tell_newcomer(key, NewcomerInput::SessionExists(false)),
-                },
+                NewcomerOutput::Join {
+                    session,
+                    number,
+                    kind,
+                } => {
+                    let joins = Joins {
+                        session,
+                        number,
+                        kind,
+                    };
+                    self.join(key, joins);
+                }
                 NewcomerOutput::Close { code, text } => self.leave_and_close(key, code, &text),
             }
         }
@@ -97,21 +104,6 @@ impl Worker {
             connection.deadline = deadline;
             self.connections.touch(key);
         }
-    }
-
-    fn join_served_lane(&mut self, key: usize, session: usize, number: u32) {
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        let Some(peer) = connection.conn.peer_fingerprint() else {
-            return;
-        };
-        connection.deadline = None;
-        if let Some((_, lane)) = connection.lane_mut() {
-            lane.phase = LanePhase::Serving { session };
-        }
-        let lane = LaneKey(key);
-        self.tell(session, LanesInput::Joins { lane, number, peer });
     }
 
     fn begin_served_session(&mut self, key: usize, id: SessionId) {
@@ -147,6 +139,7 @@ impl Worker {
             space: Space::new(Base::Served(part)).of_peer(&peer),
             allowed: Some(allowed),
         };
+        self.io.shared.homes.add(id, self.io.id);
         self.begin_session(key, begin);
     }
 }

@@ -45,7 +45,7 @@ impl Worker {
                         };
                         inputs.push_front(LanesInput::Taken(taken));
                     }
-                    LanesOutput::Dial => inputs.extend(self.dial_lane(session)),
+                    LanesOutput::Dial { kind } => inputs.extend(self.dial_lane(session, kind)),
                     other => self.do_at_once(session, other),
                 }
             }
@@ -107,7 +107,7 @@ impl Worker {
             LanesOutput::Event(event) => self.report(session, event),
             LanesOutput::Finished(outcome) => self.finished(session, outcome),
             LanesOutput::Over => self.session_over(session),
-            LanesOutput::Send { .. } | LanesOutput::Dial => {
+            LanesOutput::Send { .. } | LanesOutput::Dial { .. } => {
                 unreachable!("what is answered is not done here")
             }
         }
@@ -170,6 +170,7 @@ impl Worker {
         let Some(running) = self.sessions.remove(session) else {
             return;
         };
+        self.io.shared.homes.remove(&running.id, self.io.id);
         self.disk.abandon(session, running.serial);
         self.disk.share_among(self.sessions.len());
         match &mut self.client {

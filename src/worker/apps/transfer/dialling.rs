@@ -6,19 +6,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use landro_sys::{UdpOptions, UdpSocket};
 use rand::Rng;
 
+use crate::config::LaneKind;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::CancelReason;
-use crate::proto::lanes::{LaneKey, Lanes, LanesInput, code};
+use crate::proto::lanes::{DialKind, LaneKey, Lanes, LanesInput, code};
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{Limits, Session};
 use crate::worker::Worker;
-use crate::worker::addresses::AddressStep;
 use crate::worker::client_events::{ClientEvent, ClientStart};
 use crate::worker::client_transfer::ClientTransfer;
 use crate::worker::connections::Destination;
+use crate::worker::connections::connection::Connection;
+use crate::worker::connections::transport::Transport;
 use crate::worker::lane::Errand;
 use crate::worker::limits;
+use crate::worker::race::RaceStep;
 use crate::worker::sessions::Beginning;
 
 impl Worker {
@@ -32,35 +35,54 @@ impl Worker {
         let now = self.io.now;
         while let Some(client) = &mut self.client {
             match client.next_address(now) {
-                AddressStep::Dial(peer) => self.dial_address(peer),
-                AddressStep::GiveUp(peer) => self.give_up_dialling(peer),
-                AddressStep::Wait | AddressStep::Failed(_) => return,
+                RaceStep::Dial(kind, peer) => self.dial_address(kind, peer),
+                RaceStep::GiveUp(kind, peer) => self.give_up_dialling(kind, peer),
+                RaceStep::Wait | RaceStep::Failed(_) => return,
             }
         }
     }
 
-    fn dial_address(&mut self, peer: SocketAddr) {
+    fn dial_address(&mut self, kind: LaneKind, peer: SocketAddr) {
         let Some(client) = &self.client else { return };
         let options = client.socket_options;
-        let dialled = self
-            .open_socket(peer, &options)
-            .map_err(|error| format!("for there is no way there: {error}"))
-            .and_then(|listener| self.dial(peer, listener, None, Errand::FirstLane));
+        let dialled = match kind {
+            LaneKind::Quic => self
+                .open_socket(peer, &options)
+                .map_err(|error| format!("for there is no way there: {error}"))
+                .and_then(|listener| self.dial(peer, listener, None, Errand::FirstLane)),
+            LaneKind::Tls => self.dial_stream(peer, Errand::FirstLane),
+        };
         if let (Err(why), Some(client)) = (dialled, &mut self.client) {
-            client.not_dialled(self.io.now, peer, why);
+            client.not_dialled(self.io.now, (kind, peer), why);
         }
     }
 
-    fn give_up_dialling(&mut self, peer: SocketAddr) {
+    fn give_up_dialling(&mut self, kind: LaneKind, peer: SocketAddr) {
         // Whatever becomes of the connection: the address has had its time.
         if let Some(client) = &mut self.client {
-            client.not_dialled(self.io.now, peer, "in time".to_owned());
+            client.not_dialled(self.io.now, (kind, peer), "in time".to_owned());
         }
         for key in self.connections.dialled_first() {
-            if self.connections.get(key).is_some_and(|it| it.peer == peer) {
+            let is_it = |it: &Connection| (it.conn.kind(), it.peer) == (kind, peer);
+            if self.connections.get(key).is_some_and(is_it) {
                 self.drop_connection(key);
             }
         }
+    }
+
+    fn dial_stream(&mut self, peer: SocketAddr, errand: Errand) -> Result<(), String> {
+        let Some(client) = &self.client else {
+            return Ok(());
+        };
+        let setup = match errand {
+            Errand::Join {
+                kind: DialKind::Add,
+                ..
+            } => &client.tcp.added,
+            Errand::FirstLane | Errand::Join { .. } => &client.tcp.carrying,
+        };
+        self.connections
+            .dial_stream(&mut self.io, setup, peer, errand)
     }
 
     /// A socket for one peer: connected, it learns what ICMP says about that peer.
@@ -111,14 +133,18 @@ impl Worker {
                 max_concurrent_streams: client.streams,
                 ..limits.parallel
             },
+            // A session that begins on TLS has nothing to gain from another TLS lane.
+            adds_lanes: limits.adds_lanes && connection.conn.kind() == LaneKind::Quic,
             ..limits
         };
-        let address = connection.peer;
+        let (address, kind) = (connection.peer, connection.conn.kind());
         client.tell(ClientEvent::Connected {
             fingerprint: peer,
             address,
             backend: self.io.driver.backend(),
             backend_reason: client.backend_reason.clone(),
+            kind,
+            kind_reason: client.why(kind),
         });
         let mut id = [0; 16];
         rand::rng().fill_bytes(&mut id);
@@ -139,23 +165,37 @@ impl Worker {
         }
     }
 
-    /// Connects another lane for a session, to the same worker of the daemon. Gives what the
-    /// session is to be told, if that fails at once.
-    pub(super) fn dial_lane(&mut self, session: usize) -> Option<LanesInput> {
+    /// Connects another lane for a session: one that replaces another is of the same kind, and goes
+    /// to the same worker of the daemon. Gives what the session is to be told, if that fails at
+    /// once.
+    pub(super) fn dial_lane(&mut self, session: usize, kind: DialKind) -> Option<LanesInput> {
         let connection = self.connections.newest_of(session)?;
         let (peer, who) = (connection.peer, connection.who());
-        let steer = connection.conn.peer_cid_first_byte();
-        let ticket = connection.conn.session_ticket().map(<[u8]>::to_vec);
-        let listener = self.listeners.find(connection.socket).unwrap_or(0);
-        if let Some(client) = &mut self.client {
-            client.ticket = ticket;
-        }
-        let dialled = self.dial(peer, listener, steer, Errand::Join { session });
+        let errand = Errand::Join { session, kind };
+        let dialled = match (&connection.conn, kind) {
+            (Transport::Quic(link), DialKind::Replace) => {
+                let steer = link.conn.peer_cid_first_byte();
+                let ticket = link.conn.session_ticket().map(<[u8]>::to_vec);
+                let listener = self.listeners.find(link.socket).unwrap_or(0);
+                if let Some(client) = &mut self.client {
+                    client.ticket = ticket;
+                }
+                self.dial(peer, listener, steer, errand)
+            }
+            (Transport::Tcp(_), DialKind::Replace) | (_, DialKind::Add) => {
+                self.dial_stream(peer, errand)
+            }
+        };
         let error = dialled.err()?;
         if self.io.log.admits(who, self.io.now) {
-            tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
+            match kind {
+                DialKind::Replace => {
+                    tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
+                }
+                DialKind::Add => tracing::debug!(%peer, error, "cannot open a lane over TCP"),
+            }
         }
-        Some(LanesInput::DialFailed)
+        Some(LanesInput::DialFailed { kind })
     }
 
     pub(crate) fn cancel_client(&mut self) {

@@ -1,11 +1,14 @@
 //! How sessions begin, and what becomes of their lanes' connections.
 
 use crate::ids::{Fingerprint, SessionId};
-use crate::proto::lanes::{LaneClosed, LaneKey, LanesConfig, LanesInput, NewcomerInput, code};
-use crate::quic::{CloseReason, Conn};
+use crate::proto::lanes::{
+    ADDS_FROM_BYTES, DialKind, LaneClosed, LaneKey, LanesConfig, LanesInput, NewcomerInput, code,
+};
+use crate::quic::CloseReason;
 use crate::worker::Worker;
 use crate::worker::connections::app::App;
 use crate::worker::connections::connection::Connection;
+use crate::worker::connections::transport::Transport;
 use crate::worker::lane::{Errand, LanePhase, TransferLane};
 use crate::worker::log::{Refused, Who};
 use crate::worker::sessions::Beginning;
@@ -19,10 +22,10 @@ impl Worker {
     pub(crate) fn dialled(&mut self, key: usize, errand: Errand, peer: Fingerprint) {
         match errand {
             Errand::FirstLane => self.begin_client_session(key, peer),
-            Errand::Join { session } => {
-                self.serve(key, session);
+            Errand::Join { session, kind } => {
+                self.serve(key, session, kind);
                 let lane = LaneKey(key);
-                self.tell(session, LanesInput::Dialled { lane, peer });
+                self.tell(session, LanesInput::Dialled { lane, peer, kind });
             }
         }
     }
@@ -33,18 +36,19 @@ impl Worker {
             peer,
             handshake: self.io.shared.quic.handshake_timeout,
             idle: self.io.shared.quic.idle_timeout,
+            adds_from_bytes: ADDS_FROM_BYTES,
         }
     }
 
     pub(super) fn begin_session(&mut self, key: usize, begin: Beginning) {
         let session = self.sessions.begin(&mut self.io, begin);
         self.disk.share_among(self.sessions.len());
-        self.serve(key, session);
+        self.serve(key, session, DialKind::Replace);
         self.carry_out(session);
     }
 
     /// A connection becomes a lane of a session, as far as this worker is concerned.
-    fn serve(&mut self, key: usize, session: usize) {
+    pub(super) fn serve(&mut self, key: usize, session: usize, kind: DialKind) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -53,6 +57,9 @@ impl Worker {
         match &mut connection.app {
             App::Transfer(lane) => lane.phase = phase,
             App::Undecided(_) => connection.app = App::Transfer(Box::new(TransferLane::new(phase))),
+        }
+        if let Some((_, lane)) = connection.lane_mut() {
+            lane.is_added = kind == DialKind::Add;
         }
         self.connections.touch(key);
     }
@@ -111,11 +118,15 @@ impl Worker {
         connection
             .deadline
             .get_or_insert(self.io.now + crate::worker::limits::LINGER);
+        let mut is_added = false;
         if let Some((_, lane)) = connection.lane_mut() {
+            is_added = lane.is_added;
             lane.leave();
         }
-        // First, for the session's end asks why.
-        if let Some(client) = &mut self.client {
+        // First, for the session's end asks why. The session goes on without a lane that was added.
+        if let Some(client) = &mut self.client
+            && !is_added
+        {
             client.note(closed);
         }
         let lane = LaneKey(key);
@@ -195,13 +206,18 @@ impl Worker {
         let closed = gone.close_reason();
         match gone.app.dialled_for() {
             Some(Errand::FirstLane) => {
-                client.not_answered(self.io.now, gone.peer, closed);
+                let at = (gone.conn.kind(), gone.peer);
+                client.not_answered(self.io.now, at, closed);
                 self.dial_when_due();
             }
-            Some(Errand::Join { session }) => {
-                client.note(closed);
-                self.tell(session, LanesInput::DialFailed);
+            Some(Errand::Join { session, kind }) => {
+                match kind {
+                    DialKind::Replace => client.note(closed),
+                    DialKind::Add => client.forget_refusal(),
+                }
+                self.tell(session, LanesInput::DialFailed { kind });
             }
+            None if gone.lane().is_some_and(|lane| lane.is_added) => {}
             None => client.note(closed),
         }
     }
@@ -237,7 +253,7 @@ impl Worker {
 
 /// Of the streams that are watched, those that the peer has.
 fn take_delivered(
-    conn: &mut Conn,
+    conn: &mut Transport,
     lane: &mut TransferLane,
 ) -> Vec<crate::proto::lanes::LaneStream> {
     let is_server = conn.is_server();

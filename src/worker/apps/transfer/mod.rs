@@ -4,6 +4,7 @@ mod arrival;
 mod carrying;
 mod dialling;
 mod feeding;
+mod handover;
 mod lifecycle;
 mod reading;
 mod revoke;

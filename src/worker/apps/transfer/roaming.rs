@@ -19,7 +19,10 @@ impl Worker {
         if connection.conn.is_server() || connection.conn.is_closing() {
             return;
         }
-        let (peer, socket) = (connection.peer, connection.socket);
+        let peer = connection.peer;
+        let Some(socket) = connection.conn.socket() else {
+            return;
+        };
         let Some(index) = self.listeners.find(socket) else {
             return;
         };
@@ -44,15 +47,18 @@ impl Worker {
         let (Some(connection), Some(local)) = (self.connections.get_mut(key), local) else {
             return;
         };
+        let Some(conn) = connection.conn.quic_mut() else {
+            return;
+        };
         match followed {
             Ok(()) => {
                 let was_cut_off = connection.cut_off.take().is_some();
-                if connection.conn.local() != local || was_cut_off {
+                if conn.local() != local || was_cut_off {
                     if self.io.log.admits(Who::Debug, now) {
                         tracing::debug!(peer = %connection.peer, %local, "there is a new way to the peer");
                     }
-                    connection.conn.move_to(local);
-                    connection.conn.release_timers();
+                    conn.move_to(local);
+                    conn.release_timers();
                     connection.ping(now);
                 }
             }
@@ -64,7 +70,7 @@ impl Worker {
                 // A handshake looks only where its own repeats fail.
                 if connection.app.session().is_some() {
                     let until = connection.heard + self.io.shared.quic.idle_timeout;
-                    connection.conn.hold_timers(until);
+                    conn.hold_timers(until);
                 }
             }
         }

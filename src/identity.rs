@@ -4,12 +4,18 @@
 //! The certificate is only an envelope. Peers pin the key; nobody checks names, dates or signatures
 //! of the certificate, so it says as little as X.509 allows and never expires.
 
+use std::sync::Arc;
+
 use boring::error::ErrorStack;
 use boring::pkey::{HasPublic, Id, PKey, PKeyRef, Private};
 use boring::sign::Signer;
 use boring::x509::{X509, X509Ref};
 
 use crate::ids::Fingerprint;
+
+/// Asked with the peer's fingerprint in the TLS verify callback, and again after a resumed
+/// handshake, where TLS itself asks nothing. May not block: it runs in the worker's loop.
+pub type Trust = Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>;
 
 /// An Ed25519 key with its certificate. Cheap to clone (reference counts).
 #[derive(Clone)]
@@ -83,12 +89,31 @@ impl Identity {
         self.fingerprint
     }
 
-    pub(super) fn key(&self) -> &PKey<Private> {
+    pub(crate) fn key(&self) -> &PKey<Private> {
         &self.key
     }
 
-    pub(super) fn certificate(&self) -> &X509 {
+    pub(crate) fn certificate(&self) -> &X509 {
         &self.certificate
+    }
+}
+
+/// The same for TLS stacks other than BoringSSL.
+impl Identity {
+    /// The private key as PKCS#8 in DER.
+    ///
+    /// # Errors
+    /// BoringSSL refuses, which only lack of memory makes it do.
+    pub(crate) fn key_der(&self) -> Result<Vec<u8>, IdentityError> {
+        Ok(self.key.private_key_to_der_pkcs8()?)
+    }
+
+    /// The certificate in DER.
+    ///
+    /// # Errors
+    /// BoringSSL refuses, which only lack of memory makes it do.
+    pub(crate) fn certificate_der(&self) -> Result<Vec<u8>, IdentityError> {
+        Ok(self.certificate.to_der()?)
     }
 }
 
@@ -105,12 +130,21 @@ fn fingerprint_of<T: HasPublic>(key: &PKeyRef<T>) -> Result<Fingerprint, ErrorSt
 
 /// Fingerprint of the key in a certificate a peer presented; `None` when it is no Ed25519
 /// certificate.
-pub(super) fn certificate_fingerprint(certificate: &X509Ref) -> Option<Fingerprint> {
+pub(crate) fn certificate_fingerprint(certificate: &X509Ref) -> Option<Fingerprint> {
     let key = certificate.public_key().ok()?;
     if key.id() != Id::ED25519 {
         return None;
     }
     fingerprint_of(&key).ok()
+}
+
+/// SubjectPublicKeyInfo and fingerprint of the key in a certificate in DER; `None` when it is no
+/// Ed25519 certificate.
+pub(crate) fn public_key_of_der(der: &[u8]) -> Option<(Vec<u8>, Fingerprint)> {
+    let certificate = X509::from_der(der).ok()?;
+    let fingerprint = certificate_fingerprint(&certificate)?;
+    let key = certificate.public_key().ok()?.public_key_to_der().ok()?;
+    Some((key, fingerprint))
 }
 
 /// What the handshake does with a peer's certificate as it came.

@@ -1,0 +1,91 @@
+//! Which kinds of lanes a process has: QUIC over UDP, TLS over TCP, or both.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::ConfigError;
+
+/// What carries a lane.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum LaneKind {
+    /// QUIC over UDP.
+    Quic,
+    /// TLS 1.3 over TCP.
+    Tls,
+}
+
+impl fmt::Display for LaneKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LaneKind::Quic => "quic",
+            LaneKind::Tls => "tls",
+        })
+    }
+}
+
+/// The kinds that may be used; there is always one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LaneKinds {
+    Only(LaneKind),
+    #[default]
+    Both,
+}
+
+impl LaneKinds {
+    pub fn has(self, kind: LaneKind) -> bool {
+        match self {
+            LaneKinds::Only(only) => only == kind,
+            LaneKinds::Both => true,
+        }
+    }
+}
+
+impl fmt::Display for LaneKinds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LaneKinds::Only(kind) => kind.fmt(f),
+            LaneKinds::Both => f.write_str("quic,tls"),
+        }
+    }
+}
+
+impl FromStr for LaneKinds {
+    type Err = ConfigError;
+
+    /// A comma between the names; their order says nothing.
+    fn from_str(typed: &str) -> Result<LaneKinds, ConfigError> {
+        let (mut quic, mut tls) = (false, false);
+        for name in typed.split(',') {
+            match name {
+                "quic" => quic = true,
+                "tls" => tls = true,
+                _ => return Err(ConfigError::LaneKind(name.to_owned())),
+            }
+        }
+        // A list has one name at least, be it an empty one.
+        Ok(match (quic, tls) {
+            (true, false) => LaneKinds::Only(LaneKind::Quic),
+            (false, true) => LaneKinds::Only(LaneKind::Tls),
+            (true, true) | (false, false) => LaneKinds::Both,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_names() {
+        let parse = |typed: &str| typed.parse::<LaneKinds>();
+        assert_eq!(parse("quic"), Ok(LaneKinds::Only(LaneKind::Quic)));
+        assert_eq!(parse("tls"), Ok(LaneKinds::Only(LaneKind::Tls)));
+        assert_eq!(parse("tls,quic"), Ok(LaneKinds::Both));
+        for bad in ["", "tcp", "quic,", "QUIC", "quic, tls"] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        for kinds in ["quic", "tls", "quic,tls"] {
+            assert_eq!(parse(kinds).unwrap().to_string(), kinds);
+        }
+    }
+}

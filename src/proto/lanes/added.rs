@@ -1,0 +1,400 @@
+//! Lanes that are added: they carry data streams beside the lane that carries control, and may be
+//! lost at any moment.
+//!
+//! - A client adds one when much was moved, and another when that one is worn. They are numbered
+//!   among themselves. A number is used up even if the server never sees that lane.
+//! - Their control streams carry the client's preface, and end. Data streams begin on the youngest
+//!   of them that is usable, else on the lane that carries control.
+//! - Each ends with an *account*, which the receiver of data gives on the control stream: when it
+//!   closes a lane of which it has read everything, and when one is lost. A sender that notices a
+//!   loss asks for the account. Nothing of a lane is moved again before its account came: until
+//!   then the receiver may still be reading.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::lane::{ControlIn, Lane, LaneState};
+use super::ledger::{AddedLane, OwnStreams};
+use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, code};
+use super::{Course, JOIN_PAUSE, Lanes, LanesSide, MAX_ADDED, MAX_SERVED_ADDED, NO_SUCH_SESSION};
+use crate::ids::Fingerprint;
+use crate::proto::wire::{LaneAccount, PrefaceKind, streams};
+use crate::proto::{Input, LostLane};
+
+/// The longest pause before another lane is dialled, when the last ones came to nothing. The first
+/// is [`JOIN_PAUSE`], and each is twice the one before.
+const ADD_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// A lane that lived so long was none that comes to nothing.
+const GOOD_LIFE: Duration = Duration::from_secs(60);
+
+/// Lanes that a receiver accounted for of which it remembers whether the sender asked for that: a
+/// sender has no more lanes at a time, and asks when it notices a loss.
+const ACCOUNTED_MAX: usize = 64;
+
+/// Lanes that a server may not have seen while it saw younger ones.
+const UNSEEN_MAX: u32 = 16;
+
+/// What the peer said of an added lane.
+pub(super) enum LaneWord {
+    Over(u32),
+    Account(LaneAccount),
+}
+
+/// Whether a client wants a lane to be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    /// The youngest does, or too little was moved yet. Next: Wanted.
+    Content,
+    /// Next: Dialling.
+    Wanted { not_before: Instant },
+    /// Next: Content, Wanted.
+    Dialling,
+}
+
+/// What a session knows of its added lanes, beside those that live.
+#[derive(Debug)]
+pub(super) struct Adding {
+    /// Both sides know how.
+    is_agreed: bool,
+    /// Data goes from here to the peer.
+    sends: bool,
+    from_bytes: u64,
+    moved_bytes: u64,
+    wish: Wish,
+    pause: Duration,
+    youngest_since: Option<Instant>,
+    next_number: u32,
+    /// Server: lesser ones that it has not seen.
+    skipped: Vec<u32>,
+    /// Sender: lanes that are gone and not accounted for.
+    unaccounted: Vec<(u32, OwnStreams)>,
+    /// Sender: an account of which more is to come.
+    partial: Option<LaneAccount>,
+    /// Receiver: lanes accounted for, and whether the sender asked for it.
+    accounted: VecDeque<(u32, bool)>,
+}
+
+impl Adding {
+    pub fn new(from_bytes: u64) -> Adding {
+        Adding {
+            is_agreed: false,
+            sends: false,
+            from_bytes,
+            moved_bytes: 0,
+            wish: Wish::Content,
+            pause: JOIN_PAUSE,
+            youngest_since: None,
+            next_number: 0,
+            skipped: Vec::new(),
+            unaccounted: Vec::new(),
+            partial: None,
+            accounted: VecDeque::new(),
+        }
+    }
+
+    pub fn agree(&mut self, sends: bool) {
+        (self.is_agreed, self.sends) = (true, sends);
+    }
+
+    pub fn is_dialling(&self) -> bool {
+        self.wish == Wish::Dialling
+    }
+
+    /// A lane did not come to be, or went soon.
+    pub fn failed(&mut self, now: Instant) {
+        if let Wish::Content | Wish::Dialling = self.wish {
+            let not_before = now + self.pause;
+            self.wish = Wish::Wanted { not_before };
+            self.pause = (self.pause * 2).min(ADD_PAUSE_MAX);
+        }
+    }
+
+    fn is_unseen(&self, number: u32) -> bool {
+        let (next, skipped) = (self.next_number, self.skipped.len() as u32);
+        let is_next = number >= next && number - next < UNSEEN_MAX - skipped && number < u32::MAX;
+        is_next || self.skipped.contains(&number)
+    }
+
+    /// There is a lane of this number, or there was.
+    fn use_up(&mut self, number: u32) {
+        self.skipped.retain(|skipped| *skipped != number);
+        self.skipped.extend(self.next_number..number);
+        self.next_number = self.next_number.max(number + 1);
+    }
+
+    fn remember(&mut self, number: u32, was_asked: bool) {
+        self.accounted.push_back((number, was_asked));
+        if self.accounted.len() > ACCOUNTED_MAX {
+            self.accounted.pop_front();
+        }
+    }
+}
+
+impl Lanes {
+    pub(super) fn is_added(&self, key: LaneKey) -> bool {
+        self.added.iter().any(|lane| lane.key == key)
+    }
+
+    /// Where data streams begin.
+    pub(super) fn streams_lane(&self) -> Option<LaneKey> {
+        let youngest = self.added.last().filter(|lane| lane.takes_streams());
+        youngest.map(|lane| lane.key).or_else(|| self.newest())
+    }
+
+    // ---- they come
+
+    /// So much data came, or is to leave.
+    pub(super) fn count_moved(&mut self, now: Instant, bytes: u64) {
+        let before = self.adding.moved_bytes;
+        self.adding.moved_bytes = before.saturating_add(bytes);
+        let from = self.adding.from_bytes;
+        if before < from && self.adding.moved_bytes >= from {
+            self.adding.wish = Wish::Wanted { not_before: now };
+        }
+    }
+
+    fn may_add(&self) -> bool {
+        // Or the next one's preface might overtake the youngest's.
+        let known = |lane: &Lane| lane.control_in == ControlIn::Ended;
+        let is_client = matches!(self.side, LanesSide::Client(_));
+        let goes_on = self.course == Course::Running && self.control_read_bytes > 0;
+        let has_room = self.added.len() < MAX_ADDED && self.added.last().is_none_or(known);
+        is_client && self.adding.is_agreed && goes_on && has_room
+    }
+
+    /// When another is worth a try.
+    pub(super) fn adds_at(&self) -> Option<Instant> {
+        match self.adding.wish {
+            Wish::Wanted { not_before } if self.may_add() => Some(not_before),
+            Wish::Wanted { .. } | Wish::Content | Wish::Dialling => None,
+        }
+    }
+
+    /// A client asks for another if it wants one and may.
+    pub(super) fn add(&mut self, now: Instant) {
+        let is_worn = |lane: &Lane| lane.is_worn();
+        if self.adding.wish == Wish::Content && self.added.last().is_some_and(is_worn) {
+            self.adding.wish = Wish::Wanted { not_before: now };
+        }
+        if self.adds_at().is_some_and(|at| at <= now) {
+            self.adding.wish = Wish::Dialling;
+            let kind = DialKind::Add;
+            self.outputs.push_back(LanesOutput::Dial { kind });
+        }
+    }
+
+    pub(super) fn added_worn(&mut self, now: Instant, lane: LaneKey) {
+        let youngest = self.added.last().map(|lane| lane.key);
+        if youngest == Some(lane) && self.adding.wish == Wish::Content {
+            self.adding.wish = Wish::Wanted { not_before: now };
+        }
+    }
+
+    pub(super) fn dialled_to_add(&mut self, lane: LaneKey, peer: Fingerprint) {
+        let is_due = self.adding.is_dialling();
+        if is_due {
+            self.adding.wish = Wish::Content;
+        }
+        let goes_on = self.course == Course::Running && !self.lanes.is_empty();
+        if !is_due || peer != self.peer || !goes_on {
+            return self.close(lane, code::DONE, "");
+        }
+        let number = self.adding.next_number;
+        let preface = self.preface_of(PrefaceKind::Add, number);
+        self.adopt_added(lane, number, Some(preface));
+    }
+
+    /// Server: a lane is added to a session that goes on, if it is none that is gone already.
+    pub(super) fn joins_added(&mut self, lane: LaneKey, number: u32, is_due: bool) {
+        let is_known = self.adding.is_agreed && self.adding.is_unseen(number);
+        if !is_due || !is_known || self.added.len() >= MAX_SERVED_ADDED {
+            return self.close(lane, code::NO_SESSION, NO_SUCH_SESSION);
+        }
+        self.adopt_added(lane, number, None);
+    }
+
+    fn adopt_added(&mut self, key: LaneKey, number: u32, preface: Option<Bytes>) {
+        if let Some(older) = self.added.last_mut() {
+            if older.state == LaneState::Carrying {
+                older.state = LaneState::Emptying;
+            }
+            let older = older.key;
+            self.wants(older);
+        }
+        self.adding.use_up(number);
+        self.adding.youngest_since = Some(self.now);
+        let lane = Lane::added(key, preface, AddedLane::new(number));
+        self.added.push(lane);
+        let (lane, allowed) = (key, true);
+        self.outputs
+            .push_back(LanesOutput::ReadControl { lane, allowed });
+        self.wants(key);
+    }
+
+    /// The control stream of an added lane has nothing but its end.
+    pub(super) fn added_control(&mut self, now: Instant, key: LaneKey, bytes: Bytes, fin: bool) {
+        let content = match fin {
+            true => streams::without_end(bytes).map(|bytes| bytes.len()),
+            false => Ok(bytes.len()),
+        };
+        if !matches!(content, Ok(0)) {
+            let text = "control bytes on an added lane".to_owned();
+            return self.violation(now, key, text);
+        }
+        if let (true, Some(lane)) = (fin, self.lane_mut(key)) {
+            lane.control_in = ControlIn::Ended;
+        }
+    }
+
+    // ---- they go
+
+    /// Closes replaced ones of which everything is read, and accounts for them.
+    pub(super) fn close_added(&mut self, now: Instant) {
+        if self.adding.sends {
+            return;
+        }
+        let done = |lane: &&Lane| lane.begun == 0 && lane.is_arrived() && lane.is_read_out();
+        while let Some(key) = self.added.iter().find(done).map(|lane| lane.key) {
+            self.close(key, code::REPLACED, "");
+            self.added_gone(now, key, LaneClosed::Replaced);
+        }
+    }
+
+    /// An added lane is no more.
+    pub(super) fn added_gone(&mut self, now: Instant, key: LaneKey, why: LaneClosed) {
+        let Some(at) = self.added.iter().position(|lane| lane.key == key) else {
+            return;
+        };
+        let mut lane = self.added.remove(at);
+        let (ours, untaken_bytes) = self.out.lose_lane(&mut lane);
+        let begun = lane.half_read();
+        let was_youngest = lane.state == LaneState::Carrying && at == self.added.len();
+        let Some(added) = lane.added else { return };
+        if !self.is_on() {
+            return;
+        }
+        if was_youngest {
+            let lived = self.adding.youngest_since.map(|since| now - since);
+            if lived.is_some_and(|lived| lived >= GOOD_LIFE) {
+                self.adding.pause = JOIN_PAUSE;
+            }
+            if self.adding.wish == Wish::Content {
+                self.adding.failed(now);
+            }
+        }
+        let number = added.number;
+        let mut lost = LostLane {
+            number,
+            ours,
+            untaken_bytes,
+            ..LostLane::default()
+        };
+        if self.adding.sends {
+            lost.tell_peer = why != LaneClosed::Replaced;
+            self.adding.unaccounted.push((number, added.ours));
+        } else {
+            lost.below = added.theirs.below;
+            lost.ended = added.theirs.ahead.into_iter().collect();
+            lost.begun = begun;
+            self.adding.remember(number, false);
+        }
+        self.session.handle(now, Input::LaneLost(lost));
+        // What had no place yet goes to another.
+        self.wants_newest();
+    }
+
+    /// Receiver: the sender says that a lane is no more.
+    pub(super) fn lane_over(&mut self, now: Instant, number: u32) {
+        let is_it = |lane: &&Lane| lane.added.as_ref().is_some_and(|it| it.number == number);
+        if let Some(key) = self.added.iter().find(is_it).map(|lane| lane.key) {
+            self.close(key, code::DONE, "");
+            self.added_gone(now, key, LaneClosed::Otherwise);
+        } else if !self.is_client() && self.adding.is_unseen(number) {
+            // It comes too late, if ever.
+            self.adding.use_up(number);
+            self.adding.remember(number, false);
+            let lost = LostLane {
+                number,
+                ..LostLane::default()
+            };
+            self.session.handle(now, Input::LaneLost(lost));
+        }
+        let mut accounted = self.adding.accounted.iter_mut();
+        match accounted.find(|(known, _)| *known == number) {
+            Some((_, was_asked @ false)) => *was_asked = true,
+            Some(_) => self.broken(now, format!("lane {number} is said to be over twice")),
+            None => self.broken(
+                now,
+                format!("lane {number} is said to be over, and never was"),
+            ),
+        }
+    }
+
+    /// Sender: what the receiver took of a lane.
+    pub(super) fn lane_account(&mut self, now: Instant, account: LaneAccount) {
+        let number = account.lane;
+        let is_it = |lane: &&Lane| lane.added.as_ref().is_some_and(|it| it.number == number);
+        let live = self.added.iter().find(is_it).map(|lane| lane.key);
+        let is_unseen = !self.is_client() && self.adding.is_unseen(number);
+        let is_known = |(known, _): &(u32, OwnStreams)| *known == number;
+        if live.is_none() && !is_unseen && !self.adding.unaccounted.iter().any(is_known) {
+            return self.broken(
+                now,
+                format!("an account of lane {number}, which has none due"),
+            );
+        }
+        let more = account.more;
+        let account = match self.adding.partial.take() {
+            None => account,
+            Some(before) => match joined(before, account) {
+                Some(whole) => whole,
+                None => return self.broken(now, format!("a torn account of lane {number}")),
+            },
+        };
+        if more {
+            // Of counted up streams, as is held against those that there are.
+            self.adding.partial = Some(account);
+            return;
+        }
+        if let Some(key) = live {
+            self.close(key, code::DONE, "");
+            self.added_gone(now, key, LaneClosed::Replaced);
+        }
+        let unaccounted = &mut self.adding.unaccounted;
+        let streams = match unaccounted.iter().position(is_known) {
+            Some(at) => unaccounted.swap_remove(at).1,
+            None => {
+                self.adding.use_up(number);
+                OwnStreams::default()
+            }
+        };
+        match streams.missing(&account) {
+            Ok(missing) => self.session.handle(now, Input::LaneAccounted { missing }),
+            Err(error) => self.broken(now, error.to_string()),
+        }
+    }
+
+    fn broken(&mut self, now: Instant, text: String) {
+        if let Some(lane) = self.newest() {
+            self.violation(now, lane, text);
+        }
+    }
+}
+
+/// Two parts of one account. None: they are of no one account.
+fn joined(mut before: LaneAccount, next: LaneAccount) -> Option<LaneAccount> {
+    let last = before.parts.last().map(|part| part.stream);
+    let first = next.parts.first().map(|part| part.stream);
+    let follows = first > last && next.parts.is_sorted_by(|a, b| a.stream < b.stream);
+    if (before.lane, before.below) != (next.lane, next.below) || !follows {
+        return None;
+    }
+    before.parts.extend(next.parts);
+    (before.parts.len() <= ACCOUNT_PARTS_MAX).then_some(before)
+}
+
+/// Streams that an account names: a receiver has no more that are begun, or ended ahead of another.
+const ACCOUNT_PARTS_MAX: usize = 16 << 10;

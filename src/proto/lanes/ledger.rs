@@ -1,0 +1,141 @@
+//! What each side knows of the data streams of an added lane, to tell what was lost with it.
+
+use std::collections::BTreeSet;
+
+use crate::ids::StreamKey;
+use crate::proto::wire::{LaneAccount, LanePart, WireError};
+
+/// Data streams on an added lane after which another takes over: 128 GiB, at 4 MiB each. What is
+/// kept of them is below a megabyte.
+pub(super) const STREAMS_WORN: u32 = 1 << 15;
+
+/// None begins beyond.
+const STREAMS_MAX: usize = 2 * STREAMS_WORN as usize;
+
+/// No stream begins while one so many before it has not ended: a receiver keeps which have ended
+/// behind one that has not.
+const STREAMS_AHEAD: usize = 4096;
+
+/// A receiver sees streams in another order than that in which they end: by as many as a lane takes
+/// at a time, at most.
+const STREAMS_AHEAD_SEEN: u64 = 2 * STREAMS_AHEAD as u64;
+
+/// What an added lane has beside what all lanes have.
+#[derive(Debug)]
+pub(super) struct AddedLane {
+    /// Counted among those that are added.
+    pub number: u32,
+    pub ours: OwnStreams,
+    pub theirs: StreamsRead,
+}
+
+impl AddedLane {
+    pub fn new(number: u32) -> AddedLane {
+        AddedLane {
+            number,
+            ours: OwnStreams::default(),
+            theirs: StreamsRead::default(),
+        }
+    }
+}
+
+/// Our data streams on a lane, by number.
+#[derive(Debug, Default)]
+pub(super) struct OwnStreams {
+    all: Vec<OwnStream>,
+    /// All below have ended.
+    ended_below: usize,
+}
+
+#[derive(Debug)]
+struct OwnStream {
+    key: StreamKey,
+    /// Given to be sent; final when the stream has ended or is lost.
+    records: u32,
+    has_ended: bool,
+}
+
+impl OwnStreams {
+    pub fn has_room(&self) -> bool {
+        self.all.len() < STREAMS_MAX && self.all.len() < self.ended_below + STREAMS_AHEAD
+    }
+
+    /// The next one begins.
+    pub fn begin(&mut self, key: StreamKey) {
+        self.all.push(OwnStream {
+            key,
+            records: 0,
+            has_ended: false,
+        });
+    }
+
+    /// A stream has ended, or does not go on.
+    pub fn close(&mut self, key: StreamKey, records: u32, has_ended: bool) {
+        // Those that have not ended are young.
+        let found = self.all.iter_mut().rev().find(|stream| stream.key == key);
+        if let Some(stream) = found {
+            (stream.records, stream.has_ended) = (records, has_ended);
+        }
+        let ended = self.all[self.ended_below..].iter();
+        self.ended_below += ended.take_while(|stream| stream.has_ended).count();
+    }
+
+    /// What the peer did not take: streams, with the number of records that it did take.
+    ///
+    /// # Errors
+    /// When it says of something that it took it, and that was not sent.
+    pub fn missing(&self, account: &LaneAccount) -> Result<Vec<(StreamKey, u32)>, WireError> {
+        let LaneAccount { below, parts, .. } = account;
+        let below = *below as usize;
+        if below > self.ended_below {
+            return Err(WireError::LaneAccount("of a stream that did not end"));
+        }
+        let mut parts = parts.iter().peekable();
+        let mut missing = Vec::new();
+        for (number, stream) in self.all.iter().enumerate().skip(below) {
+            let is_here = |part: &&LanePart| part.stream as usize == number;
+            match parts.next_if(is_here).map(|part| part.records) {
+                None => missing.push((stream.key, 0)),
+                Some(None) if stream.has_ended => {}
+                Some(None) => return Err(WireError::LaneAccount("of a stream that did not end")),
+                Some(Some(records)) if records <= stream.records => {
+                    missing.push((stream.key, records));
+                }
+                Some(Some(_)) => return Err(WireError::LaneAccount("of what was never sent")),
+            }
+        }
+        match parts.next() {
+            None => Ok(missing),
+            Some(_) => Err(WireError::LaneAccount("of no stream, or out of order")),
+        }
+    }
+}
+
+/// Data streams of the peer on a lane that were read to their ends.
+#[derive(Debug, Default)]
+pub(super) struct StreamsRead {
+    pub below: u32,
+    /// Beyond.
+    pub ahead: BTreeSet<u32>,
+}
+
+impl StreamsRead {
+    /// # Errors
+    /// When no peer that keeps to the protocol begins that one.
+    pub fn may_begin(&self, stream: u64) -> Result<(), WireError> {
+        let below = u64::from(self.below);
+        let is_near = stream >= below && stream < below + STREAMS_AHEAD_SEEN;
+        let is_new = !self.ahead.contains(&(stream as u32));
+        match is_near && is_new {
+            true => Ok(()),
+            false => Err(WireError::Record("a data stream far ahead of another")),
+        }
+    }
+
+    pub fn end(&mut self, stream: u32) {
+        self.ahead.insert(stream);
+        while self.ahead.remove(&self.below) {
+            self.below += 1;
+        }
+    }
+}

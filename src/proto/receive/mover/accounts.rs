@@ -1,0 +1,70 @@
+//! What was taken of lanes that are no more: what half arrived is dropped, the rest is told.
+
+use std::collections::VecDeque;
+
+use super::ReceiveMover;
+use crate::proto::LostLane;
+use crate::proto::wire::{LaneAccount, LanePart, MAX_ITEMS};
+
+#[derive(Debug, Default)]
+pub(super) struct Accounts {
+    /// Lanes whose streams were not dropped yet. Their number is that of the lanes that a side
+    /// takes at a time.
+    lost: VecDeque<LostLane>,
+    /// What is to be told once nothing of what was dropped is being written.
+    due: VecDeque<LaneAccount>,
+}
+
+impl ReceiveMover {
+    /// A lane is no more.
+    pub fn lose(&mut self, lost: LostLane) {
+        self.accounts.lost.push_back(lost);
+    }
+
+    /// What the sender is to be told of lanes that are no more. What half arrived comes again then,
+    /// so that nothing of it may be under way to the disk any more, or it might be written last.
+    pub fn next_account(&mut self) -> Option<LaneAccount> {
+        // What waits behind a hole arrived, and is taken first.
+        while self.hole.is_none()
+            && let Some(lost) = self.accounts.lost.pop_front()
+        {
+            self.drop_lane(&lost);
+        }
+        match self.dropped {
+            0 => self.accounts.due.pop_front(),
+            _ => None,
+        }
+    }
+
+    fn drop_lane(&mut self, lost: &LostLane) {
+        let ended = lost.ended.iter().map(|stream| LanePart {
+            stream: *stream,
+            records: None,
+        });
+        let mut parts: Vec<LanePart> = ended.collect();
+        for (stream, key) in &lost.begun {
+            let records = self.drop_stream(*key);
+            if records > 0 {
+                let (stream, records) = (*stream, Some(records));
+                parts.push(LanePart { stream, records });
+            }
+        }
+        parts.sort_unstable_by_key(|part| part.stream);
+        let (lane, below) = (lost.number, lost.below);
+        while parts.len() > MAX_ITEMS {
+            let rest = parts.split_off(MAX_ITEMS);
+            self.accounts.due.push_back(LaneAccount {
+                lane,
+                below,
+                parts: std::mem::replace(&mut parts, rest),
+                more: true,
+            });
+        }
+        self.accounts.due.push_back(LaneAccount {
+            lane,
+            below,
+            parts,
+            more: false,
+        });
+    }
+}

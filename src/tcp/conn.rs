@@ -1,0 +1,426 @@
+//! A connection from its handshake to its end. It may go from one worker to another.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::UnknownStream;
+use super::channel::Channel;
+use super::fault::Fault;
+use super::handshake::{TlsHandshake, TlsKeys};
+use super::inbox::Inbox;
+use super::setup::{TcpSetup, TcpTimes};
+use crate::carrier::{Alpn, CloseReason, ConnState, MAX_REASON_BYTES, VIOLATION};
+use crate::ids::Fingerprint;
+
+/// What rustls keeps for a handshake, about.
+const HANDSHAKE_HEAP_BYTES: usize = 16 << 10;
+
+/// Keys with their tables, and what makes the next ones: an idle connection was measured at 4.8 KB.
+const KEYS_HEAP_BYTES: usize = 4 << 10;
+
+/// The smallest window: one that could be used up by a few bytes would be all frames of credit.
+const MIN_WINDOW_BYTES: u64 = 64 << 10;
+
+/// What of the peer's is to be held at most.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpWindows {
+    /// Unread data of all streams together, but the control stream's 256 KiB.
+    pub connection_bytes: u64,
+    /// Of one stream.
+    pub stream_bytes: u64,
+}
+
+/// What went through a connection.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct TcpCounters {
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    pub records_sealed: u64,
+    pub records_opened: u64,
+    /// KeyUpdates in both directions.
+    pub keys_renewed: u64,
+}
+
+/// How far a connection has come.
+pub(super) enum TcpPhase {
+    Handshaking {
+        handshake: Box<TlsHandshake>,
+        deadline: Instant,
+        /// Bytes that rustls was shown and may want to see again.
+        shown_bytes: usize,
+        /// All it was shown.
+        bytes: usize,
+    },
+    /// Both sides have proven their keys and we trust the peer's; before was Handshaking.
+    Established(Box<TlsKeys>),
+    /// Before was Handshaking.
+    Failed,
+}
+
+/// The last thing that is said in TLS.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Farewell {
+    No,
+    /// Behind our CLOSE.
+    AfterClose,
+    Alert(u8),
+    /// Nothing may follow.
+    Said,
+}
+
+/// An end that is decided.
+pub(super) struct TcpEnd {
+    pub reason: CloseReason,
+    pub until: Instant,
+    /// Whether the peer's end is waited for.
+    pub awaits_peer: bool,
+}
+
+/// A TLS connection over TCP: one lane.
+pub struct TcpConn {
+    pub(super) phase: TcpPhase,
+    pub(super) is_server: bool,
+    pub(super) times: TcpTimes,
+    pub(super) key_records: u64,
+    pub(super) channel: Channel,
+    pub(super) inbox: Inbox,
+    pub(super) out: Vec<u8>,
+    pub(super) out_at: usize,
+    pub(super) peer: Option<Fingerprint>,
+    pub(super) shown: Option<Fingerprint>,
+    /// Part of a message behind the handshake.
+    pub(super) message: Vec<u8>,
+    pub(super) records_without_data: u32,
+    pub(super) is_key_update_owed: bool,
+    pub(super) farewell: Farewell,
+    /// A close by the peer that is told when everything before it was read.
+    pub(super) close_behind: Option<TcpEnd>,
+    pub(super) end: Option<TcpEnd>,
+    pub(super) has_peer_ended: bool,
+    pub(super) is_over: bool,
+    pub(super) heard_at: Instant,
+    pub(super) release_at: Option<Instant>,
+    pub(super) counters: TcpCounters,
+}
+
+impl TcpConn {
+    /// Begins a handshake with whom was dialled.
+    pub fn connect(setup: &TcpSetup, windows: TcpWindows, now: Instant) -> TcpConn {
+        let mut conn = TcpConn::new(setup, windows, now);
+        // A client speaks first.
+        conn.step(now);
+        conn
+    }
+
+    /// Awaits a handshake of whom was accepted.
+    pub fn accept(setup: &TcpSetup, windows: TcpWindows, now: Instant) -> TcpConn {
+        TcpConn::new(setup, windows, now)
+    }
+
+    fn new(setup: &TcpSetup, windows: TcpWindows, now: Instant) -> TcpConn {
+        let (phase, failed) = match TlsHandshake::new(setup) {
+            Ok(handshake) => (
+                TcpPhase::Handshaking {
+                    handshake: Box::new(handshake),
+                    deadline: now + setup.times.handshake,
+                    shown_bytes: 0,
+                    bytes: 0,
+                },
+                None,
+            ),
+            Err(error) => (TcpPhase::Failed, Some(error.to_string())),
+        };
+        let end = failed.map(|why| TcpEnd {
+            reason: CloseReason::Transport(format!("TLS: {why}")),
+            until: now,
+            awaits_peer: false,
+        });
+        TcpConn {
+            phase,
+            is_server: setup.is_server,
+            times: setup.times,
+            key_records: setup.key_records,
+            channel: Channel::new(
+                setup.is_server,
+                windows.connection_bytes.max(MIN_WINDOW_BYTES),
+                windows.stream_bytes.max(MIN_WINDOW_BYTES),
+            ),
+            inbox: Inbox::default(),
+            out: Vec::new(),
+            out_at: 0,
+            peer: None,
+            shown: None,
+            message: Vec::new(),
+            records_without_data: 0,
+            is_key_update_owed: false,
+            farewell: Farewell::No,
+            close_behind: None,
+            end,
+            has_peer_ended: false,
+            is_over: false,
+            heard_at: now,
+            release_at: None,
+            counters: TcpCounters::default(),
+        }
+    }
+
+    pub(super) fn tell_close_behind(&mut self) {
+        if self.channel.reads.unread_bytes() == 0 && self.end.is_none() {
+            self.end = self.close_behind.take();
+        }
+    }
+
+    /// The peer broke a rule.
+    pub(super) fn fail(&mut self, now: Instant, fault: Fault) {
+        let what = match fault {
+            Fault::Tls { alert, what } => {
+                self.farewell = Farewell::Alert(alert);
+                what
+            }
+            Fault::Frames(what) => {
+                self.channel.close(VIOLATION, what.as_bytes());
+                self.farewell = Farewell::AfterClose;
+                what
+            }
+        };
+        self.decide(now, CloseReason::Transport(what.to_owned()), true);
+    }
+
+    pub(super) fn decide(&mut self, now: Instant, reason: CloseReason, awaits_peer: bool) {
+        if self.end.is_none() {
+            self.end = Some(TcpEnd {
+                reason,
+                until: now + self.times.linger,
+                awaits_peer,
+            });
+        }
+    }
+
+    /// Nothing more comes from the socket.
+    pub fn ended(&mut self, now: Instant) {
+        self.broken(now, "the TCP connection ended without a word");
+    }
+
+    /// The socket failed.
+    pub fn broken(&mut self, now: Instant, why: &str) {
+        self.has_peer_ended = true;
+        if self.close_behind.is_none() {
+            self.decide(now, CloseReason::GivenUp(why.to_owned()), false);
+        }
+    }
+
+    /// When [`TcpConn::on_timeout`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.is_closed() {
+            return None;
+        }
+        let life = match (&self.end, &self.phase) {
+            (Some(end), _) => end.until,
+            (None, TcpPhase::Handshaking { deadline, .. }) => *deadline,
+            (None, TcpPhase::Established(_) | TcpPhase::Failed) => self.heard_at + self.times.idle,
+        };
+        Some(self.release_at.map_or(life, |at| at.min(life)))
+    }
+
+    /// Does what is due. Harmless when nothing is.
+    pub fn on_timeout(&mut self, now: Instant) {
+        if self.release_at.is_some_and(|at| at <= now) {
+            self.release_at = None;
+            self.channel.reads.vacate(self.inbox.bytes());
+            self.inbox.shrink();
+            if self.out_at == self.out.len() {
+                self.out = Vec::new();
+                self.out_at = 0;
+            }
+        }
+        let (until, reason) = match (&self.end, &self.phase) {
+            (Some(end), _) => (end.until, None),
+            (None, TcpPhase::Handshaking { deadline, .. }) => {
+                (*deadline, Some(CloseReason::HandshakeTimeout))
+            }
+            (None, TcpPhase::Established(_) | TcpPhase::Failed) => (
+                self.heard_at + self.times.idle,
+                Some(CloseReason::IdleTimeout),
+            ),
+        };
+        if until <= now && !self.is_over {
+            if let Some(reason) = reason {
+                self.decide(now, reason, false);
+            }
+            self.is_over = true;
+        }
+    }
+
+    /// How far the connection is. `Established` on a client means that we trust the server; whether
+    /// it trusts us shows with its first message or with [`CloseReason::IdentityRefused`].
+    pub fn state(&self) -> ConnState {
+        match &self.end {
+            Some(end) if self.is_closed() => ConnState::Closed(end.reason.clone()),
+            Some(_) => ConnState::Closing,
+            None if self.knows_peer() => ConnState::Established,
+            None => ConnState::Handshaking,
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        let Some(end) = &self.end else {
+            return false;
+        };
+        self.is_over || self.has_peer_ended || (!end.awaits_peer && !self.has_outgoing())
+    }
+
+    pub(super) fn knows_peer(&self) -> bool {
+        matches!(self.phase, TcpPhase::Established(_))
+    }
+
+    /// Whether the peer dialled.
+    pub fn is_server(&self) -> bool {
+        self.is_server
+    }
+
+    pub fn is_established(&self) -> bool {
+        self.knows_peer() && !self.is_closing()
+    }
+
+    /// Closing or closed: nothing more will arrive, and nothing is sent but the reason.
+    pub fn is_closing(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Why the connection is closing or closed; `None` while it is neither.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.end.as_ref().map(|end| end.reason.clone())
+    }
+
+    /// The peer's key, once it has proven to have it.
+    pub fn peer_fingerprint(&self) -> Option<Fingerprint> {
+        self.peer
+    }
+
+    /// Whose certificate the peer shows, which proves nothing: for a word on who was refused.
+    pub fn shown_fingerprint(&self) -> Option<Fingerprint> {
+        self.shown
+    }
+
+    /// What the handshake agreed to carry; to be asked when it is complete.
+    pub fn alpn(&self) -> Alpn {
+        Alpn::Landro1
+    }
+
+    /// Starts to close; the reason leaves with [`TcpConn::outgoing`], behind what is owed and in
+    /// place of what was not sent. Reasons are cut to 256 bytes.
+    pub fn close(&mut self, now: Instant, code: u64, reason: &[u8]) {
+        if self.end.is_some() {
+            return;
+        }
+        let reason = &reason[..reason.len().min(MAX_REASON_BYTES)];
+        let was_established = self.knows_peer();
+        if was_established {
+            self.channel.close(code, reason);
+            self.farewell = Farewell::AfterClose;
+        }
+        let reason = String::from_utf8_lossy(reason).into_owned();
+        self.decide(now, CloseReason::Local { code, reason }, was_established);
+    }
+
+    /// Closes for a reason that is no word between the two sides: the connection itself cannot go
+    /// on.
+    pub fn give_up(&mut self, now: Instant, code: u64, why: &str) {
+        self.close(now, code, why.as_bytes());
+        if let Some(end) = &mut self.end
+            && let CloseReason::Local { .. } = end.reason
+        {
+            end.reason = CloseReason::GivenUp(why.to_owned());
+        }
+    }
+
+    /// Asks the peer for a sign of life with the next [`TcpConn::outgoing`].
+    pub fn keep_alive(&mut self) {
+        self.channel.ping();
+    }
+
+    /// When an authentic record of the peer came last.
+    pub fn heard_at(&self) -> Instant {
+        self.heard_at
+    }
+
+    /// Opens a one-way stream. `None`: not established, no credit yet, or as many are open as may
+    /// be; more may as old ones are read out.
+    pub fn open_uni(&mut self) -> Option<u64> {
+        if !self.may_send() {
+            return None;
+        }
+        self.channel.writes.open_uni()
+    }
+
+    /// Not when the peer has closed, though that may not be told yet.
+    fn may_send(&self) -> bool {
+        self.is_established() && self.farewell == Farewell::No
+    }
+
+    /// Queues data by reference, `fin` after its last byte. Takes what credit and
+    /// [`TcpConn::unsent_bytes`] allow and returns the rest (whose `fin` is then still to come),
+    /// `None` when all was taken.
+    ///
+    /// # Errors
+    /// There is no such stream, or its end was given.
+    pub fn send(
+        &mut self,
+        stream: u64,
+        data: Bytes,
+        fin: bool,
+    ) -> Result<Option<Bytes>, UnknownStream> {
+        if !self.may_send() {
+            return Ok(Some(data));
+        }
+        self.channel.writes.send(stream, data, fin)
+    }
+
+    /// Stream bytes that were taken and not sealed yet.
+    pub fn unsent_bytes(&self) -> usize {
+        self.channel.writes.unsent_bytes()
+    }
+
+    /// A stream that got something to read, each once: read it to the end ([`TcpConn::read`] gives
+    /// `None`) or remember it, it is not named again until more arrives. What arrived before the
+    /// connection ended stays readable.
+    pub fn readable_next(&mut self) -> Option<u64> {
+        self.channel.reads.readable_next()
+    }
+
+    /// Reads into `out`: the count and whether the stream ended with it. `None`: nothing there now.
+    ///
+    /// # Errors
+    /// There is no such stream, or it was read to its end.
+    pub fn read(
+        &mut self,
+        stream: u64,
+        out: &mut [u8],
+    ) -> Result<Option<(usize, bool)>, UnknownStream> {
+        let read = self.channel.reads.read(stream, self.inbox.bytes(), out);
+        self.tell_close_behind();
+        read.ok_or(UnknownStream)
+    }
+
+    /// Whether a stream of either direction that was opened is over and forgotten: the peer *read*
+    /// all that was sent in it, its end included, and what it sent was read to the end.
+    pub fn is_delivered(&self, stream: u64) -> bool {
+        !self.channel.writes.is_open(stream) && !self.channel.reads.is_open(stream)
+    }
+
+    /// Heap bytes that are kept for this connection now.
+    pub fn held_bytes(&self) -> u64 {
+        let keys = match self.phase {
+            TcpPhase::Handshaking { .. } => HANDSHAKE_HEAP_BYTES,
+            TcpPhase::Established(_) => KEYS_HEAP_BYTES,
+            TcpPhase::Failed => 0,
+        };
+        let buffers = self.inbox.held_bytes() + self.out.capacity() + self.message.capacity();
+        (size_of::<TcpConn>() + keys + buffers + self.channel.held_bytes()) as u64
+    }
+
+    pub fn counters(&self) -> TcpCounters {
+        self.counters
+    }
+}

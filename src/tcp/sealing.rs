@@ -1,0 +1,110 @@
+//! What leaves a connection: frames go into records, several in one buffer for one system call.
+
+use std::time::Instant;
+
+use super::channel::Channel;
+use super::conn::{Farewell, TcpConn, TcpPhase};
+use super::fault::alert;
+use super::record::{HEADER_BYTES, KEY_UPDATE, MAX_PLAIN_BYTES, OVERHEAD_BYTES, RecordContent};
+
+/// Records of a batch: what one system call is given.
+const BATCH_RECORDS: usize = 8;
+
+/// A send buffer of this size costs less to make than to remember.
+const SMALL_BUFFER_BYTES: usize = 4 << 10;
+
+impl TcpConn {
+    /// Sealed bytes for the socket; empty: nothing is to be sent.
+    pub fn outgoing(&mut self, now: Instant) -> &[u8] {
+        if self.out_at == self.out.len() {
+            self.out.clear();
+            self.out_at = 0;
+            self.seal(now);
+        }
+        &self.out[self.out_at..]
+    }
+
+    /// The socket took so many of them.
+    pub fn sent(&mut self, bytes: usize) {
+        self.counters.sent_bytes += bytes as u64;
+        self.out_at = (self.out_at + bytes).min(self.out.len());
+        if self.out_at == self.out.len()
+            && (self.out.capacity() <= SMALL_BUFFER_BYTES || self.release_at.is_none())
+        {
+            self.out = Vec::new();
+            self.out_at = 0;
+        }
+    }
+
+    /// Seals a batch of records.
+    fn seal(&mut self, now: Instant) {
+        if !self.knows_peer() || self.farewell == Farewell::Said {
+            return;
+        }
+        let data_bytes = self.channel.writes.unsent_bytes();
+        let most = BATCH_RECORDS * (MAX_PLAIN_BYTES + OVERHEAD_BYTES);
+        self.out.reserve((data_bytes + data_bytes / 8).min(most));
+        for _ in 0..BATCH_RECORDS {
+            if matches!(self.farewell, Farewell::Alert(_)) {
+                break;
+            }
+            let is_due = match &self.phase {
+                TcpPhase::Established(keys) => keys.seal.records() >= self.key_records,
+                TcpPhase::Handshaking { .. } | TcpPhase::Failed => false,
+            };
+            if self.is_key_update_owed || (is_due && self.channel.has_something()) {
+                self.is_key_update_owed = false;
+                self.seal_one(RecordContent::Handshake, |_, out| {
+                    out.extend([KEY_UPDATE, 0, 0, 1, 0]);
+                });
+                self.renew(now, true);
+            }
+            let fill = |channel: &mut Channel, out: &mut Vec<u8>| {
+                channel.fill(out, MAX_PLAIN_BYTES);
+            };
+            if !self.seal_one(RecordContent::Data, fill) {
+                break;
+            }
+        }
+        let last = match self.farewell {
+            Farewell::No | Farewell::Said => return,
+            Farewell::AfterClose if !self.channel.is_closed() => return,
+            Farewell::AfterClose => alert::CLOSE_NOTIFY,
+            Farewell::Alert(alert) => alert,
+        };
+        self.farewell = Farewell::Said;
+        // Levels mean nothing any more, but those of RFC 8446 §6 are looked at by some.
+        let level = if last == alert::CLOSE_NOTIFY { 1 } else { 2 };
+        self.seal_one(RecordContent::Alert, |_, out| out.extend([level, last]));
+    }
+
+    /// Seals what is written to be said, if anything.
+    fn seal_one(
+        &mut self,
+        content: RecordContent,
+        write: impl FnOnce(&mut Channel, &mut Vec<u8>),
+    ) -> bool {
+        let TcpPhase::Established(keys) = &mut self.phase else {
+            return false;
+        };
+        let at = self.out.len();
+        self.out.extend([0; HEADER_BYTES]);
+        write(&mut self.channel, &mut self.out);
+        if self.out.len() == at + HEADER_BYTES {
+            self.out.truncate(at);
+            return false;
+        }
+        keys.seal.seal(content, &mut self.out, at);
+        self.counters.records_sealed += 1;
+        true
+    }
+
+    pub(super) fn has_outgoing(&self) -> bool {
+        let has_unsealed = match self.farewell {
+            Farewell::No => self.is_key_update_owed || self.channel.has_something(),
+            Farewell::AfterClose | Farewell::Alert(_) => true,
+            Farewell::Said => false,
+        };
+        self.out_at < self.out.len() || (self.knows_peer() && has_unsealed)
+    }
+}

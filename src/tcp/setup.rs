@@ -1,0 +1,155 @@
+//! Turns an identity and a trust decision into what rustls needs: TLS 1.3 alone, one cipher suite,
+//! both sides with Ed25519 certificates that the other's trust function is asked about.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::{Resumption, UnbufferedClientConnection};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, Error, ServerConfig};
+
+use super::pin::{Pin, Shown};
+use crate::carrier::ALPN;
+use crate::identity::{Identity, Trust};
+
+/// A key is renewed after so many records, below AES-GCM's 2^24.5 (RFC 8446 §5.5).
+const KEY_RECORDS: u64 = 1 << 24;
+
+/// Waits of a connection; each ends it.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpTimes {
+    /// From the connection to the end of the handshake.
+    pub handshake: Duration,
+    /// In which nothing was heard of the peer.
+    pub idle: Duration,
+    /// From our close to the peer's end: what the peer sent meanwhile must not come back as a
+    /// reset, which would take the reason from it.
+    pub linger: Duration,
+}
+
+/// Everything connections of one role have in common.
+#[derive(Clone)]
+pub struct TcpSetup {
+    provider: Arc<CryptoProvider>,
+    certificate: Arc<SingleCertAndKey>,
+    trust: Trust,
+    pub(super) is_server: bool,
+    pub(super) times: TcpTimes,
+    /// A key seals so many records.
+    pub(super) key_records: u64,
+}
+
+/// rustls refuses our own key.
+#[derive(Debug, thiserror::Error)]
+pub enum TcpSetupError {
+    #[error("rustls: {0}")]
+    Rustls(#[from] Error),
+    #[error("{0}")]
+    Identity(#[from] crate::identity::IdentityError),
+}
+
+impl TcpSetup {
+    /// For connections we make.
+    ///
+    /// # Errors
+    /// rustls refuses the key.
+    pub fn client(
+        identity: &Identity,
+        trust: Trust,
+        times: TcpTimes,
+    ) -> Result<TcpSetup, TcpSetupError> {
+        TcpSetup::new(identity, trust, times, false)
+    }
+
+    /// For connections we accept.
+    ///
+    /// # Errors
+    /// rustls refuses the key.
+    pub fn server(
+        identity: &Identity,
+        trust: Trust,
+        times: TcpTimes,
+    ) -> Result<TcpSetup, TcpSetupError> {
+        TcpSetup::new(identity, trust, times, true)
+    }
+
+    fn new(
+        identity: &Identity,
+        trust: Trust,
+        times: TcpTimes,
+        is_server: bool,
+    ) -> Result<TcpSetup, TcpSetupError> {
+        // Not rustls's default provider, which needs 82 ms at its first use.
+        let provider = CryptoProvider {
+            cipher_suites: vec![ring::cipher_suite::TLS13_AES_128_GCM_SHA256],
+            kx_groups: vec![ring::kx_group::X25519],
+            ..ring::default_provider()
+        };
+        let key = PrivatePkcs8KeyDer::from(identity.key_der()?);
+        let key = provider.key_provider.load_private_key(key.into())?;
+        let certificate = CertificateDer::from(identity.certificate_der()?);
+        Ok(TcpSetup {
+            provider: Arc::new(provider),
+            certificate: Arc::new(CertifiedKey::new(vec![certificate], key).into()),
+            trust,
+            is_server,
+            times,
+            key_records: KEY_RECORDS,
+        })
+    }
+
+    /// Renews keys after so many records.
+    #[cfg(test)]
+    pub(super) fn set_key_records(&mut self, records: u64) {
+        self.key_records = records;
+    }
+
+    fn pin(&self) -> (Arc<Pin>, Shown) {
+        let shown = Shown::default();
+        let pin = Pin {
+            trust: Arc::clone(&self.trust),
+            algorithms: self.provider.signature_verification_algorithms,
+            shown: Arc::clone(&shown),
+        };
+        (Arc::new(pin), shown)
+    }
+
+    /// Configurations are made for each connection, so that each remembers whose certificate it was
+    /// shown.
+    pub(super) fn client_handshake(&self) -> Result<(UnbufferedClientConnection, Shown), Error> {
+        let (pin, shown) = self.pin();
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(pin)
+            .with_client_cert_resolver(Arc::clone(&self.certificate) as _);
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::disabled();
+        config.enable_sni = false;
+        config.enable_secret_extraction = true;
+        // Nobody looks at names.
+        let name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into());
+        Ok((
+            UnbufferedClientConnection::new(Arc::new(config), name)?,
+            shown,
+        ))
+    }
+
+    pub(super) fn server_handshake(&self) -> Result<(UnbufferedServerConnection, Shown), Error> {
+        let (pin, shown) = self.pin();
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(pin)
+            .with_cert_resolver(Arc::clone(&self.certificate) as _);
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        config.enable_secret_extraction = true;
+        Ok((UnbufferedServerConnection::new(Arc::new(config))?, shown))
+    }
+}

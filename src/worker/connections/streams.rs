@@ -1,0 +1,214 @@
+//! Connections over TCP: made, accepted, handed over between workers, and what their streams bring.
+
+use std::net::SocketAddr;
+
+use landro_sys::{TcpId, TcpStream};
+
+use super::Connections;
+use super::app::{App, Handshake};
+use super::connection::Connection;
+use super::tcp_link::TcpLink;
+use super::transport::Transport;
+use crate::budget::{MAX_CONNECTIONS_PER_WORKER, MAX_HANDSHAKES_PER_ADDRESS, Promise};
+use crate::tcp::{TcpConn, TcpSetup, TcpWindows};
+use crate::worker::event_loop::Loop;
+use crate::worker::handed_over::HandedStream;
+use crate::worker::lane::Errand;
+use crate::worker::limits::LINGER;
+use crate::worker::log::Who;
+use crate::worker::shared::Refusals;
+
+impl Connections {
+    /// The driver says that a stream is ready.
+    pub(crate) fn ready(&mut self, id: TcpId, readable: bool, writable: bool) {
+        let Some(&key) = self.streams.get(&id) else {
+            return;
+        };
+        if let Some(link) = self.table.get_mut(key).and_then(|it| it.conn.tcp_mut()) {
+            link.ready(readable, writable);
+        }
+        self.touch(key);
+    }
+
+    /// Takes in what the kernel has for one that a TCP stream carries.
+    pub(crate) fn receive(&mut self, io: &Loop, key: usize) {
+        let Some(connection) = self.table.get_mut(key) else {
+            return;
+        };
+        if let Transport::Tcp(link) = &mut connection.conn {
+            link.receive(&io.driver, io.now);
+            connection.heard = link.conn.heard_at();
+        }
+    }
+
+    /// Whether the kernel may have more for one.
+    pub(crate) fn has_more(&self, key: usize) -> bool {
+        match self.table.get(key).map(|connection| &connection.conn) {
+            Some(Transport::Tcp(link)) => link.has_more(),
+            Some(Transport::Quic(_)) | None => false,
+        }
+    }
+
+    /// Asks the kernel about the paths of those that TCP carries.
+    pub(crate) fn measure_streams(&mut self, io: &Loop) {
+        for (_, connection) in &mut self.table {
+            if let Transport::Tcp(link) = &mut connection.conn {
+                link.measure(&io.driver);
+                connection.last_stats();
+            }
+        }
+    }
+
+    /// One whose handshake failed is kept no longer than any that is closed.
+    pub(crate) fn linger(&mut self, io: &Loop, key: usize) {
+        if let Some(connection) = self.table.get_mut(key) {
+            let until = io.now + LINGER;
+            let deadline = connection.deadline.map_or(until, |at| at.min(until));
+            connection.deadline = Some(deadline);
+        }
+    }
+
+    /// Begins one of ours over TCP, as [`Connections::dial`] does over UDP.
+    ///
+    /// # Errors
+    /// There is no way there, in words.
+    pub(crate) fn dial_stream(
+        &mut self,
+        io: &mut Loop,
+        setup: &TcpSetup,
+        peer: SocketAddr,
+        errand: Errand,
+    ) -> Result<(), String> {
+        let no_way = |error| format!("for there is no way there: {error}");
+        let stream = TcpStream::connect(peer).map_err(no_way)?;
+        prepare(io, &stream);
+        let id = io.driver.add_stream(stream).map_err(no_way)?;
+        let budget = &io.shared.budget;
+        let promise = budget.promise_window();
+        budget.end_promise(promise);
+        let granted_bytes = budget.grant_window(promise);
+        let conn = TcpConn::connect(setup, windows(io, promise), io.now);
+        let link = TcpLink::new(conn, id, true);
+        let app = App::Undecided(Handshake::Dialled(errand));
+        let mut connection = Connection::new(io, Transport::Tcp(Box::new(link)), peer, app);
+        connection.granted_bytes = granted_bytes;
+        self.insert_stream(id, connection);
+        Ok(())
+    }
+
+    /// A stranger's connection was accepted. False: there is no place for it, and it is reset.
+    pub(crate) fn accept_stream(
+        &mut self,
+        io: &mut Loop,
+        setup: &TcpSetup,
+        (stream, peer): (TcpStream, SocketAddr),
+    ) -> bool {
+        if self.table.len() >= MAX_CONNECTIONS_PER_WORKER {
+            let count = Refusals::count(&io.shared.refusals.connections_refused);
+            if count.is_power_of_two() && io.log.admits(Who::Strangers, io.now) {
+                tracing::warn!(%peer, count, "connection refused: this worker's limit is reached");
+            }
+            return false;
+        }
+        prepare(io, &stream);
+        let Ok(id) = io.driver.add_stream(stream) else {
+            return false;
+        };
+        let promise = io.shared.budget.promise_window();
+        let conn = TcpConn::accept(setup, windows(io, promise), io.now);
+        let link = TcpLink::new(conn, id, false);
+        let app = App::Undecided(Handshake::Accepted { promise });
+        let connection = Connection::new(io, Transport::Tcp(Box::new(link)), peer, app);
+        self.handshake_begun(io);
+        self.insert_stream(id, connection);
+        true
+    }
+
+    /// Whether one address has as many handshakes under way as it may; gives its oldest then.
+    pub(crate) fn oldest_of_too_many(&self, from: SocketAddr) -> Option<usize> {
+        match self.handshakes_from(from) >= MAX_HANDSHAKES_PER_ADDRESS {
+            true => self.oldest_handshake_from(from),
+            false => None,
+        }
+    }
+
+    /// Takes one out for another worker. What it held is free here.
+    pub(crate) fn hand_over(&mut self, io: &mut Loop, key: usize) -> Option<(HandedStream, App)> {
+        let is_tcp = |found: &Connection| matches!(found.conn, Transport::Tcp(_));
+        if !self.table.get(key).is_some_and(is_tcp) {
+            return None;
+        }
+        let mut connection = self.table.remove(key);
+        let granted_bytes = std::mem::take(&mut connection.granted_bytes);
+        self.weights.shed(io, &connection, false);
+        let Transport::Tcp(link) = connection.conn else {
+            return None;
+        };
+        self.streams.remove(&link.id);
+        let handed = HandedStream {
+            stream: io.driver.remove_stream(link.id),
+            conn: link.conn,
+            peer: connection.peer,
+            heard: connection.heard,
+            granted_bytes,
+        };
+        Some((handed, connection.app))
+    }
+
+    /// Takes one in from another worker. None: there is no place for it.
+    pub(crate) fn take_over(
+        &mut self,
+        io: &mut Loop,
+        handed: HandedStream,
+        app: App,
+    ) -> Option<usize> {
+        let place = self.table.len() < MAX_CONNECTIONS_PER_WORKER;
+        let added = place.then(|| io.driver.add_stream(handed.stream).ok());
+        let Some(id) = added.flatten() else {
+            io.shared.budget.return_window(handed.granted_bytes);
+            return None;
+        };
+        let link = TcpLink::new(handed.conn, id, false);
+        let conn = Transport::Tcp(Box::new(link));
+        let mut connection = Connection::new(io, conn, handed.peer, app);
+        connection.granted_bytes = handed.granted_bytes;
+        connection.heard = handed.heard;
+        Some(self.insert_stream(id, connection))
+    }
+
+    fn insert_stream(&mut self, id: TcpId, connection: Connection) -> usize {
+        let key = self.table.insert(connection);
+        self.streams.insert(id, key);
+        self.touch(key);
+        key
+    }
+
+    /// A connection is over: its stream is closed.
+    pub(super) fn end_stream(&mut self, io: &mut Loop, connection: &mut Connection) {
+        if let Transport::Tcp(link) = &mut connection.conn {
+            link.measure(&io.driver);
+            self.streams.remove(&link.id);
+            drop(io.driver.remove_stream(link.id));
+        }
+        connection.last_stats();
+    }
+}
+
+/// What the peer may have us hold: all of what it is promised, for credit costs nothing that is not
+/// used.
+fn windows(io: &Loop, promise: Promise) -> TcpWindows {
+    let connection_bytes = promise.most_bytes;
+    TcpWindows {
+        connection_bytes,
+        stream_bytes: connection_bytes.min(io.shared.quic.stream_receive_window_bytes),
+    }
+}
+
+/// The peer's host may be gone without a word.
+fn prepare(io: &mut Loop, stream: &TcpStream) {
+    if let Err(error) = stream.set_user_timeout(io.shared.quic.idle_timeout)
+        && io.log.admits(Who::Debug, io.now)
+    {
+        tracing::debug!(%error, "cannot bound how long TCP repeats itself");
+    }
+}

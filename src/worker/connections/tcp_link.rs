@@ -1,0 +1,236 @@
+//! A TLS connection and its TCP stream: what the kernel said of the stream, and what it is asked.
+
+use std::io::{self, IoSlice};
+use std::time::Instant;
+
+use landro_sys::{Driver, Interest, TcpId};
+
+use crate::quic::{ConnState, PathSnapshot};
+use crate::tcp::TcpConn;
+
+/// Received and sent at once, before others get their turn: some milliseconds of 1 Gbit/s, and a
+/// fraction of one of the fastest.
+const TURN_BYTES: usize = 256 << 10;
+
+pub(crate) struct TcpLink {
+    pub(crate) conn: TcpConn,
+    pub(crate) id: TcpId,
+    phase: StreamPhase,
+    /// The kernel did not say that there is nothing to receive, or no room to send.
+    readable: bool,
+    writable: bool,
+    /// The kernel says that there is no stream any more, and why, if a send failed.
+    is_gone: bool,
+    why_gone: Option<String>,
+    /// The peer sends no more. A stream at its end is always readable: to watch it would be to
+    /// spin, where what came before is not read yet.
+    is_at_end: bool,
+    /// What the driver watches.
+    watched: Interest,
+    /// What the kernel knew of the path when it was last asked.
+    pub(crate) path: PathSnapshot,
+}
+
+/// How far the stream is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum StreamPhase {
+    /// Next: either of the others.
+    Connecting,
+    /// Next: Shut.
+    Open,
+    /// We send no more, or there is no stream any more.
+    Shut,
+}
+
+impl TcpLink {
+    /// `connecting`: connect(2) is under way.
+    pub(crate) fn new(conn: TcpConn, id: TcpId, connecting: bool) -> TcpLink {
+        TcpLink {
+            conn,
+            id,
+            phase: match connecting {
+                true => StreamPhase::Connecting,
+                false => StreamPhase::Open,
+            },
+            readable: !connecting,
+            writable: !connecting,
+            is_gone: false,
+            why_gone: None,
+            is_at_end: false,
+            watched: Interest::NONE,
+            path: PathSnapshot::default(),
+        }
+    }
+
+    /// The driver says so, and watches no more.
+    pub(crate) fn ready(&mut self, readable: bool, writable: bool) {
+        self.watched = Interest::NONE;
+        self.readable |= readable;
+        self.writable |= writable;
+    }
+
+    /// Whether there may be more to receive.
+    pub(crate) fn has_more(&self) -> bool {
+        self.phase != StreamPhase::Connecting && self.readable
+    }
+
+    /// Takes in what the kernel has, so much at a time. What is not read yet is no reason to wait:
+    /// it is within the credit that the peer was given.
+    pub(crate) fn receive(&mut self, driver: &Driver, now: Instant) {
+        if self.phase == StreamPhase::Connecting && !self.is_connected(driver, now) {
+            return;
+        }
+        let (stream, mut taken) = (driver.stream(self.id), 0);
+        while self.readable && taken < TURN_BYTES {
+            let buffer = self.conn.receive_buffer();
+            let room = buffer.len();
+            match stream.receive(buffer) {
+                Ok(Some(0)) => {
+                    (self.readable, self.is_at_end) = (false, true);
+                    match self.why_gone.take() {
+                        Some(why) => self.conn.broken(now, &why),
+                        None => self.conn.ended(now),
+                    }
+                }
+                Ok(Some(bytes)) => {
+                    // What comes after a short read, a watch tells as well.
+                    self.readable = bytes == room;
+                    self.conn.received(now, bytes);
+                    taken += bytes;
+                }
+                Ok(None) => self.readable = false,
+                Err(error) => self.lose(now, &error),
+            }
+        }
+    }
+
+    /// Sends what is sealed. True: the kernel may take more.
+    pub(crate) fn send(&mut self, driver: &Driver, now: Instant) -> bool {
+        if self.phase != StreamPhase::Open || !self.writable {
+            return false;
+        }
+        let (stream, mut sent) = (driver.stream(self.id), 0);
+        while sent < TURN_BYTES {
+            let out = self.conn.outgoing(now);
+            if out.is_empty() {
+                self.say_the_end(driver);
+                break;
+            }
+            match stream.send(&[IoSlice::new(out)]) {
+                Ok(Some(bytes)) => {
+                    sent += bytes;
+                    self.conn.sent(bytes);
+                }
+                Ok(None) => {
+                    self.writable = false;
+                    break;
+                }
+                Err(error) => {
+                    // What the peer said before may still be there to be received.
+                    self.why_gone = Some(in_words(&error, self.phase));
+                    self.phase = StreamPhase::Shut;
+                    self.readable = true;
+                    break;
+                }
+            }
+        }
+        sent > 0
+    }
+
+    /// All is sent: behind the reason why the connection closes nothing follows.
+    fn say_the_end(&mut self, driver: &Driver) {
+        if self.conn.is_closing() {
+            self.phase = StreamPhase::Shut;
+            // Where there is no connection any more, there is nobody to tell.
+            let _ = driver.stream(self.id).shutdown_write();
+        }
+    }
+
+    fn is_connected(&mut self, driver: &Driver, now: Instant) -> bool {
+        if !self.writable {
+            return false;
+        }
+        match driver.stream(self.id).finish_connect() {
+            Ok(true) => {
+                self.phase = StreamPhase::Open;
+                self.readable = true;
+            }
+            Ok(false) => self.writable = false,
+            Err(error) => self.lose(now, &error),
+        }
+        self.phase == StreamPhase::Open
+    }
+
+    /// There is no stream any more.
+    fn lose(&mut self, now: Instant, error: &io::Error) {
+        let why = self.why_gone.take();
+        let why = why.unwrap_or_else(|| in_words(error, self.phase));
+        self.phase = StreamPhase::Shut;
+        (self.readable, self.writable, self.is_gone) = (false, false, true);
+        self.conn.broken(now, &why);
+    }
+
+    /// Whether the peer is to hear something yet, and can: not before the stream was open.
+    pub(crate) fn lingers(&self) -> bool {
+        self.phase != StreamPhase::Connecting && !self.is_gone
+    }
+
+    /// Has the driver watch for what is waited for.
+    pub(crate) fn watch(&mut self, driver: &mut Driver, now: Instant) {
+        let waits_for_room = !self.conn.outgoing(now).is_empty();
+        let waits_for_bytes = !self.readable && !self.is_at_end;
+        let wanted = match self.phase {
+            StreamPhase::Connecting => Interest::WRITE,
+            StreamPhase::Open => Interest {
+                read: waits_for_bytes,
+                write: !self.writable && waits_for_room,
+            },
+            StreamPhase::Shut => Interest {
+                read: waits_for_bytes && self.conn.state() == ConnState::Closing,
+                write: false,
+            },
+        };
+        let is_new = wanted.read && !self.watched.read || wanted.write && !self.watched.write;
+        if is_new {
+            driver.watch(self.id, wanted);
+            self.watched.read |= wanted.read;
+            self.watched.write |= wanted.write;
+        }
+    }
+
+    /// Asks the kernel about the path.
+    pub(crate) fn measure(&mut self, driver: &Driver) {
+        if let Ok(info) = driver.stream(self.id).info() {
+            let counters = self.conn.counters();
+            self.path = PathSnapshot {
+                rtt: info.rtt,
+                min_rtt: info.min_rtt,
+                cwnd_bytes: info.cwnd_packets as usize * info.mss_bytes as usize,
+                retransmitted_frames: u64::from(info.retransmitted_packets),
+                sent_bytes: counters.sent_bytes,
+                received_bytes: counters.received_bytes,
+                delivery_bytes_per_second: info.delivery_rate,
+                ..PathSnapshot::default()
+            };
+        }
+    }
+}
+
+/// Why there is no stream, in words that follow "because".
+fn in_words(error: &io::Error, phase: StreamPhase) -> String {
+    match (error.kind(), phase) {
+        (io::ErrorKind::ConnectionRefused, _) => {
+            "nobody listens on the peer's TCP port (connection refused)".to_owned()
+        }
+        (io::ErrorKind::TimedOut, StreamPhase::Connecting) => {
+            "the peer's host does not answer on TCP".to_owned()
+        }
+        (io::ErrorKind::TimedOut, _) => {
+            "the peer's host acknowledged nothing for too long (TCP: ETIMEDOUT)".to_owned()
+        }
+        (io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe, _) => {
+            "the TCP connection was reset: by the peer, or by a firewall".to_owned()
+        }
+        _ => format!("TCP failed: {error}"),
+    }
+}

@@ -1,0 +1,214 @@
+//! What stands between a client and a daemon, with one port number for UDP and TCP: it passes on
+//! what it is told to, and cuts what it is told to.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+
+/// Ports that somebody has for the other kind.
+const PORT_TRIES: u32 = 50;
+
+/// How often threads look whether they are to end.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What happens to UDP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Udp {
+    Passes,
+    /// It goes nowhere, and nobody says so.
+    Silent,
+}
+
+const RUNS: u8 = 0;
+const STALLS: u8 = 1;
+const RESETS: u8 = 2;
+
+pub struct Relay {
+    pub port: u16,
+    state: Arc<State>,
+}
+
+struct State {
+    daemon: SocketAddr,
+    stop: AtomicBool,
+    /// Of the TCP connections that there are.
+    course: AtomicU8,
+    /// Bytes that crossed in TCP.
+    tcp_bytes: AtomicU64,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
+}
+
+impl Relay {
+    pub fn new(daemon: &str, udp: Udp) -> Relay {
+        let state = Arc::new(State {
+            daemon: daemon.parse().unwrap(),
+            stop: AtomicBool::new(false),
+            course: AtomicU8::new(RUNS),
+            tcp_bytes: AtomicU64::new(0),
+            threads: Mutex::default(),
+        });
+        let (socket, listener) = bind();
+        let port = socket.local_addr().unwrap().port();
+        let run = state.clone();
+        state.spawn(move || pass_udp(&run, &socket, udp));
+        let run = state.clone();
+        state.spawn(move || accept(&run, &listener));
+        Relay { port, state }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("landro://127.0.0.1:{}/{path}", self.port)
+    }
+
+    pub fn tcp_bytes(&self) -> u64 {
+        self.state.tcp_bytes.load(Ordering::SeqCst)
+    }
+
+    /// TCP connections that there are pass nothing on any more, and nobody says so.
+    pub fn stall(&self) {
+        self.state.course.store(STALLS, Ordering::SeqCst);
+    }
+
+    /// TCP connections that there are end, in both directions, with RST.
+    pub fn reset(&self) {
+        self.state.course.store(RESETS, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.state.stop.store(true, Ordering::SeqCst);
+        loop {
+            let thread = self.state.threads.lock().unwrap().pop();
+            let Some(thread) = thread else { return };
+            let ended = thread.join();
+            assert!(ended.is_ok() || thread::panicking(), "a thread panicked");
+        }
+    }
+}
+
+impl State {
+    fn spawn(&self, work: impl FnOnce() + Send + 'static) {
+        self.threads.lock().unwrap().push(thread::spawn(work));
+    }
+
+    fn stops(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+fn bind() -> (UdpSocket, TcpListener) {
+    for _ in 0..PORT_TRIES {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()) {
+            socket.set_read_timeout(Some(LOOK)).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            return (socket, listener);
+        }
+    }
+    panic!("no port is free for UDP and TCP");
+}
+
+/// One client's datagrams and the answers. Where it is silent the socket takes them all the same,
+/// or ICMP would tell.
+fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
+    let back = UdpSocket::bind("127.0.0.1:0").unwrap();
+    back.connect(state.daemon).unwrap();
+    back.set_read_timeout(Some(LOOK)).unwrap();
+    let client: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
+    let (answers, whom) = (back.try_clone().unwrap(), client.clone());
+    let (run, to) = (state.clone(), front.try_clone().unwrap());
+    state.spawn(move || {
+        let mut datagram = vec![0; 1 << 16];
+        while !run.stops() {
+            let (Ok(bytes), Some(client)) = (answers.recv(&mut datagram), *whom.lock().unwrap())
+            else {
+                continue;
+            };
+            let _ = to.send_to(&datagram[..bytes], client);
+        }
+    });
+    let mut datagram = vec![0; 1 << 16];
+    while !state.stops() {
+        let Ok((bytes, from)) = front.recv_from(&mut datagram) else {
+            continue;
+        };
+        if udp == Udp::Passes {
+            *client.lock().unwrap() = Some(from);
+            let _ = back.send(&datagram[..bytes]);
+        }
+    }
+}
+
+fn accept(state: &Arc<State>, listener: &TcpListener) {
+    while !state.stops() {
+        let Ok((client, _)) = listener.accept() else {
+            thread::sleep(Duration::from_millis(1));
+            continue;
+        };
+        let Ok(daemon) = TcpStream::connect(state.daemon) else {
+            continue;
+        };
+        for stream in [&client, &daemon] {
+            stream.set_nonblocking(false).unwrap();
+            stream.set_read_timeout(Some(LOOK)).unwrap();
+            stream.set_nodelay(true).unwrap();
+        }
+        for (from, to) in [(&client, &daemon), (&daemon, &client)] {
+            let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+            let run = state.clone();
+            state.spawn(move || pass_tcp(&run, from, to));
+        }
+    }
+}
+
+fn pass_tcp(state: &State, mut from: TcpStream, mut to: TcpStream) {
+    let mut bytes = vec![0; 1 << 16];
+    while !state.stops() {
+        match state.course.load(Ordering::SeqCst) {
+            RUNS => {}
+            RESETS => {
+                for stream in [&from, &to] {
+                    let now = libc::linger {
+                        l_onoff: 1,
+                        l_linger: 0,
+                    };
+                    setsockopt(&stream.as_fd(), sockopt::Linger, &now).unwrap();
+                }
+                return;
+            }
+            _ => {
+                thread::sleep(LOOK);
+                continue;
+            }
+        }
+        match from.read(&mut bytes) {
+            Ok(0) => {
+                let _ = to.shutdown(Shutdown::Write);
+                return;
+            }
+            Ok(count) => {
+                state.tcp_bytes.fetch_add(count as u64, Ordering::SeqCst);
+                if to.write_all(&bytes[..count]).is_err() {
+                    return;
+                }
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
+            Err(_) => {
+                let _ = to.shutdown(Shutdown::Both);
+                return;
+            }
+        }
+    }
+}

@@ -10,9 +10,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use landro::ids::{ChunkIndex, EntryId, SessionId};
 use landro::proto::journal::{Header, Storage};
 use landro::proto::wire::{
-    BenchMode, Entry, Hello, Item, LaneAccount, LanePart, ListItem, Message, Preface, PrefaceKind, RecordHead,
-    RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode, encode_record_tail,
-    encode_run,
+    BenchMode, Entry, Hello, Item, LaneAccount, LanePart, ListItem, Message, Preface, PrefaceKind,
+    RecordHead, RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode,
+    encode_record_tail, encode_run,
 };
 use landro::proto::{
     CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, SessionError,

@@ -46,7 +46,9 @@ pub(super) enum LaneWord {
 /// Whether a client wants a lane to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
-    /// The youngest does, or too little was moved yet. Next: Wanted.
+    /// Too little was moved yet. Next: Wanted.
+    Early,
+    /// The youngest does. Next: Wanted.
     Content,
     /// Next: Dialling.
     Wanted { not_before: Instant },
@@ -84,7 +86,7 @@ impl Adding {
             sends: false,
             from_bytes,
             moved_bytes: 0,
-            wish: Wish::Content,
+            wish: Wish::Early,
             pause: JOIN_PAUSE,
             youngest_since: None,
             next_number: 0,
@@ -148,11 +150,10 @@ impl Lanes {
 
     /// So much data came, or is to leave.
     pub(super) fn count_moved(&mut self, now: Instant, bytes: u64) {
-        let before = self.adding.moved_bytes;
-        self.adding.moved_bytes = before.saturating_add(bytes);
-        let from = self.adding.from_bytes;
-        if before < from && self.adding.moved_bytes >= from {
-            self.adding.wish = Wish::Wanted { not_before: now };
+        let adding = &mut self.adding;
+        adding.moved_bytes = adding.moved_bytes.saturating_add(bytes);
+        if adding.wish == Wish::Early && adding.moved_bytes >= adding.from_bytes {
+            adding.wish = Wish::Wanted { not_before: now };
         }
     }
 
@@ -169,7 +170,7 @@ impl Lanes {
     pub(super) fn adds_at(&self) -> Option<Instant> {
         match self.adding.wish {
             Wish::Wanted { not_before } if self.may_add() => Some(not_before),
-            Wish::Wanted { .. } | Wish::Content | Wish::Dialling => None,
+            Wish::Wanted { .. } | Wish::Early | Wish::Content | Wish::Dialling => None,
         }
     }
 

@@ -134,9 +134,8 @@ impl Lanes {
         self.out.forget_lane(key);
         if was_newest {
             // What still waits has no lane to go on.
-            self.out.forget_all();
-            let others = self.lanes.iter_mut().chain(&mut self.added);
-            others.for_each(|lane| lane.unfinished = 0);
+            self.out.forget_all(&mut self.added);
+            self.lanes.iter_mut().for_each(|lane| lane.unfinished = 0);
         }
         if !self.is_on() {
             return;

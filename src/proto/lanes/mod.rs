@@ -420,7 +420,10 @@ impl Lanes {
                         self.out.stays(stream);
                     }
                 }
-                Output::AddsLanes { sends } => self.adding.agree(sends),
+                Output::AddsLanes { sends } => {
+                    self.adding.agree(sends);
+                    self.count_moved(now, 0);
+                }
                 Output::LaneOver(number) => words.push_back(LaneWord::Over(number)),
                 Output::LaneAccount(account) => words.push_back(LaneWord::Account(account)),
                 Output::Copy(_) => unreachable!("these lanes lead to another host"),

@@ -208,8 +208,11 @@ impl SendQueue {
         (keys, bytes)
     }
 
-    /// Nobody listens any more.
-    pub fn forget_all(&mut self) {
+    /// Nobody listens any more. What was sent on added lanes may still be accounted for.
+    pub fn forget_all(&mut self, added: &mut [Lane]) {
+        for lane in added {
+            self.lose_lane(lane);
+        }
         self.control.clear();
         self.control_bytes = 0;
         self.streams.clear();

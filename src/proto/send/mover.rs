@@ -43,6 +43,8 @@ pub struct SendMover {
     pace: ZeroPace,
     unsized_files: UnsizedJobs,
     no_growing: bool,
+    /// Streams may be lost, but for those that stay with control.
+    adds_lanes: bool,
     reports: VecDeque<SendReport>,
 }
 
@@ -139,6 +141,7 @@ impl SendMover {
             pace: ZeroPace::default(),
             unsized_files: UnsizedJobs::default(),
             no_growing: config.no_growing,
+            adds_lanes: config.adds_lanes,
             reports: VecDeque::new(),
         }
     }
@@ -270,7 +273,7 @@ impl SendMover {
     /// Streams for chunks: the stream of small files, when there is one, counts towards the
     /// maximum.
     fn stream_target(&self) -> usize {
-        let packed = usize::from(self.pack.has_stream());
+        let packed = self.pack.streams();
         self.parallelism.target().saturating_sub(packed).max(1)
     }
 

@@ -35,7 +35,8 @@ pub(super) struct Pack {
     /// Records that end in `bytes`.
     records: u32,
     stream: Option<PackStream>,
-    /// Unsized files have one of their own, which stays with the control messages.
+    /// Where lanes may be added, unsized files have one of their own, which stays with the control
+    /// messages.
     stretches: Option<PackStream>,
 }
 
@@ -62,8 +63,9 @@ impl PackStream {
 }
 
 impl Pack {
-    pub(super) fn has_stream(&self) -> bool {
-        self.stream.is_some()
+    /// Its streams that are open.
+    pub(super) fn streams(&self) -> usize {
+        usize::from(self.stream.is_some()) + usize::from(self.stretches.is_some())
     }
 
     pub(super) fn forget(&mut self, entry: EntryId) {
@@ -165,7 +167,7 @@ impl SendMover {
         data: Bytes,
         odd_size: Option<OddSize>,
     ) -> RecordAt {
-        let stream = self.pack_stream();
+        let stream = self.pack_stream(ports);
         let at = RecordAt {
             stream: stream.key,
             ordinal: stream.records,
@@ -188,7 +190,7 @@ impl SendMover {
             self.ahead.untaken_bytes += added as u64;
             self.flush_pack(ports, false);
             self.ahead.untaken_bytes += len as u64;
-            self.pack_stream().bytes += len as u64;
+            self.pack_stream(ports).bytes += len as u64;
             ports.data(at.stream, Payload::Bytes(data), 0, false);
             added = 0;
         } else {
@@ -206,19 +208,22 @@ impl SendMover {
         added += self.pack.bytes.len() - before;
         self.ahead.untaken_bytes += added as u64;
         self.ahead.emitted_bytes += len as u64;
-        let full_stream = self.pack_stream().is_full();
+        let full_stream = self.pack_stream(ports).is_full();
         if self.pack.bytes.len() >= PACK_BYTES || full_stream {
             self.flush_pack(ports, full_stream);
         }
         at
     }
 
-    /// The stream of the pack.
-    fn pack_stream(&mut self) -> &mut PackStream {
+    /// The stream of the pack. One that is new is opened here, since the pack is emitted later, and
+    /// streams are numbered in the order in which they are opened.
+    fn pack_stream(&mut self, ports: &mut Ports) -> &mut PackStream {
         let streams = &mut self.streams;
-        self.pack
-            .stream
-            .get_or_insert_with(|| PackStream::new(streams.fresh_key()))
+        self.pack.stream.get_or_insert_with(|| {
+            let key = streams.fresh_key();
+            ports.data(key, Payload::Bytes(Bytes::new()), 0, false);
+            PackStream::new(key)
+        })
     }
 
     /// Gives up the pack, if its stream is no more.
@@ -238,24 +243,36 @@ impl SendMover {
         }
     }
 
+    /// The stream of unsized files.
+    fn stretch_stream(&mut self, ports: &mut Ports) -> &mut PackStream {
+        if !self.adds_lanes {
+            self.flush_pack(ports, false);
+            return self.pack_stream(ports);
+        }
+        let streams = &mut self.streams;
+        self.pack.stretches.get_or_insert_with(|| {
+            let key = streams.fresh_key();
+            ports.stays(key);
+            PackStream::new(key)
+        })
+    }
+
     /// Emits a record of an unsized file, all of which go behind each other.
     pub(super) fn append_stretch(&mut self, ports: &mut Ports, pieces: [Bytes; 3]) {
         let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         self.ahead.untaken_bytes += bytes;
-        let streams = &mut self.streams;
-        let stream = self.pack.stretches.get_or_insert_with(|| {
-            let key = streams.fresh_key();
-            ports.stays(key);
-            PackStream::new(key)
-        });
+        let stream = self.stretch_stream(ports);
         stream.bytes += bytes;
+        stream.records += 1;
         let (key, full_stream) = (stream.key, stream.is_full());
         let [head, data, tail] = pieces;
         ports.data(key, Payload::Bytes(head), 0, false);
         ports.data(key, Payload::Bytes(data), 0, false);
         ports.data(key, Payload::Bytes(tail), 1, full_stream);
-        if full_stream {
+        if full_stream && self.adds_lanes {
             self.pack.stretches = None;
+        } else if full_stream {
+            self.pack.stream = None;
         }
     }
 
@@ -266,7 +283,7 @@ impl SendMover {
         }
         let bytes = std::mem::take(&mut self.pack.bytes).freeze();
         let records = std::mem::take(&mut self.pack.records);
-        let stream = self.pack_stream();
+        let stream = self.pack_stream(ports);
         stream.bytes += bytes.len() as u64;
         let key = stream.key;
         ports.data(key, Payload::Bytes(bytes), records, fin);

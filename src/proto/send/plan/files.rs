@@ -177,7 +177,9 @@ impl SourceFile {
     /// Passes over what the receiver has, and gives the next that is missing.
     fn next(&mut self, file: usize) -> NextChunks {
         if let Some(chunk) = self.again.pop() {
-            return NextChunks::Chunk(self.order(file, chunk));
+            // What is known of its data was passed.
+            let map = self.map.as_ref().map(|_| DataMap::default());
+            return NextChunks::Chunk(self.order(file, chunk, map));
         }
         if self.is_rooted {
             return NextChunks::End;
@@ -205,10 +207,11 @@ impl SourceFile {
             return NextChunks::Holes { first, end };
         }
         self.next += 1;
-        NextChunks::Chunk(self.order(file, ChunkIndex(first)))
+        let map = self.map.clone();
+        NextChunks::Chunk(self.order(file, ChunkIndex(first), map))
     }
 
-    fn order(&mut self, file: usize, chunk: ChunkIndex) -> ChunkOrder {
+    fn order(&mut self, file: usize, chunk: ChunkIndex, map: Option<DataMap>) -> ChunkOrder {
         self.orders += 1;
         ChunkOrder {
             file,
@@ -217,7 +220,7 @@ impl SourceFile {
             size_bytes: self.size_bytes,
             chunk,
             is_only: self.tree.chunks() == 1,
-            map: self.map.clone(),
+            map,
         }
     }
 

@@ -119,7 +119,8 @@ fn added_lanes_lose_nothing() {
             added_strays: rng.pick(&[0, 0, 30]),
             ..Troubles::default()
         };
-        let (world, _) = run(seed, troubles);
+        // Half of them with a large file.
+        let (world, _) = run(seed * [5, 1][seed as usize % 2], troubles);
         for node in &world.nodes {
             assert!(complete(node).is_some(), "{:?}", node.outcome);
         }
@@ -133,8 +134,8 @@ fn added_lanes_lose_nothing() {
         runs.set(runs.get() + 1);
     });
     let few = runs.get() < 100;
-    assert!(few || added.get() > runs.get() / 2, "{added:?}");
-    assert!(few || cut.get() > runs.get() / 10, "{cut:?}");
+    assert!(few || added.get() > runs.get() / 4, "{added:?}");
+    assert!(few || cut.get() > runs.get() / 20, "{cut:?}");
 }
 
 #[test]

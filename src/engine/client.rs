@@ -79,8 +79,8 @@ impl Client {
             },
         );
         let trust_refused = Arc::new(Mutex::new(None));
+        let tcp = TcpSetups::new(&config, &config.trust)?;
         let trust = remembering(config.trust.clone(), trust_refused.clone());
-        let tcp = TcpSetups::new(&config, &trust)?;
         let mut setup = Setup::client(&config.identity, trust, &config.quic)?;
         setup.tell_on_link(landro_sys::is_on_link);
         let (sender, events) = bounded(CLIENT_EVENTS);
@@ -140,8 +140,10 @@ impl Client {
 impl TcpSetups {
     fn new(config: &ClientConfig, trust: &Trust) -> Result<TcpSetups, EngineError> {
         let carrying = tcp_times(&config.quic);
+        // Before the session is taken for one that does not get on, a lane that is silent is gone.
+        let patience = config.patience.unwrap_or(ADDED_LANE_IDLE);
         let added = TcpTimes {
-            idle: carrying.idle.min(ADDED_LANE_IDLE),
+            idle: carrying.idle.min(ADDED_LANE_IDLE).min(patience / 3),
             ..carrying
         };
         let setup = |times| TcpSetup::client(&config.identity, trust.clone(), times);

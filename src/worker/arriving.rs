@@ -11,22 +11,20 @@ impl Worker {
         let Some(arrived) = self.listeners.accept(&mut self.io, id) else {
             return false;
         };
-        let mut crowd = Vec::new();
         for (stream, peer) in arrived.streams {
             // What a handshake holds of an address is one host's, who really is there.
             let oldest = self.connections.oldest_of_too_many(peer);
             let accepted =
                 self.connections
-                    .accept_stream(&mut self.io, arrived.setup, (stream, peer));
-            crowd.extend(oldest.filter(|_| accepted));
+                    .accept_stream(&mut self.io, &arrived.setup, (stream, peer));
+            if let Some(oldest) = oldest.filter(|_| accepted) {
+                self.drop_connection(oldest);
+            }
         }
         if let Some(error) = arrived.error
             && self.io.log.admits(Who::Strangers, self.io.now)
         {
             tracing::warn!(%error, "TCP connections have to wait: none can be accepted now");
-        }
-        for key in crowd {
-            self.drop_connection(key);
         }
         true
     }

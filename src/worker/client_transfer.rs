@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 use landro_sys::UdpOptions;
@@ -17,6 +17,9 @@ use crate::worker::client_events::{ClientEvent, ClientStart, Ended, TcpSetups};
 use crate::worker::race::{Race, RaceStep};
 use crate::worker::stats::{Batches, TransportStats};
 
+/// What QUIC has after TLS was refused: an answer on the longest paths takes less.
+const QUIC_GRACE: Duration = Duration::from_secs(1);
+
 pub(crate) struct ClientTransfer {
     state: ClientState,
     race: Race,
@@ -24,6 +27,9 @@ pub(crate) struct ClientTransfer {
     pub(crate) setup: Setup,
     pub(crate) tcp: TcpSetups,
     trust_refused: Arc<Mutex<Option<Fingerprint>>>,
+    /// TLS met somebody it does not trust, or who does not trust us; and until when QUIC may still
+    /// meet another.
+    refused_over_tls: Option<(Instant, Ended)>,
     pub(crate) streams: usize,
     pub(crate) socket_options: UdpOptions,
     events: Sender<ClientEvent>,
@@ -54,6 +60,7 @@ impl ClientTransfer {
             setup: start.setup,
             tcp: start.tcp,
             trust_refused: start.trust_refused,
+            refused_over_tls: None,
             streams: start.streams,
             socket_options: start.socket_options,
             events: start.events,
@@ -71,7 +78,10 @@ impl ClientTransfer {
     /// When the next address is dialled, if nothing happens before.
     pub(crate) fn dial_at(&self) -> Option<Instant> {
         match self.state {
-            ClientState::Dialling(_) => self.race.due(),
+            ClientState::Dialling(_) => {
+                let refused = self.refused_over_tls.as_ref().map(|(until, _)| *until);
+                self.race.due().into_iter().chain(refused).min()
+            }
             ClientState::Running(_) | ClientState::Stopping(_) | ClientState::Over(_) => None,
         }
     }
@@ -84,12 +94,18 @@ impl ClientTransfer {
                 return RaceStep::Wait;
             }
         }
-        let step = self.race.step(now);
+        let mut step = self.race.step(now);
+        let is_due = |(until, _): &(Instant, Ended)| *until <= now;
+        if step == RaceStep::Wait && self.refused_over_tls.as_ref().is_some_and(is_due) {
+            step = RaceStep::Failed(String::new());
+        }
         if let RaceStep::Failed(why) = &step {
-            self.state = ClientState::Over(Ended::Unreachable {
+            let unreachable = || Ended::Unreachable {
                 kinds: self.kinds,
                 why: why.clone(),
-            });
+            };
+            let refused = self.refused_over_tls.take().map(|(_, ended)| ended);
+            self.state = ClientState::Over(refused.unwrap_or_else(unreachable));
         }
         step
     }
@@ -97,14 +113,6 @@ impl ClientTransfer {
     /// An address could not be dialled.
     pub(crate) fn not_dialled(&mut self, now: Instant, at: (LaneKind, SocketAddr), why: String) {
         self.race.failed(now, at, why, false);
-    }
-
-    /// A lane that was to be added answered with another key than the session's peer: it is not
-    /// added, and nothing else.
-    pub(crate) fn forget_refusal(&self) {
-        if let Ok(mut refused) = self.trust_refused.lock() {
-            *refused = None;
-        }
     }
 
     /// ICMP says that nobody takes UDP there.
@@ -155,23 +163,39 @@ impl ClientTransfer {
         }
     }
 
-    /// A connection that was dialled is gone before the session began.
+    /// A connection that was dialled is gone before the session began. `shown`: the key that the
+    /// peer showed.
     pub(crate) fn not_answered(
         &mut self,
         now: Instant,
         at: (LaneKind, SocketAddr),
         closed: Option<CloseReason>,
+        shown: Option<Fingerprint>,
     ) {
         if !matches!(self.state, ClientState::Dialling(_)) {
             return;
         }
         let is_refused = matches!(closed, Some(CloseReason::GivenUp(_)));
-        let why = match self.how_it_ended(closed) {
+        let ended = match (at.0, &closed, shown) {
+            (
+                LaneKind::Tls,
+                Some(CloseReason::IdentityRefused { by_peer: false, .. }),
+                Some(shown),
+            ) => Some(Ended::IdentityUnknown(shown)),
+            _ => self.how_it_ended(closed),
+        };
+        let why = match ended {
             Some(
                 ended @ (Ended::IdentityUnknown(_) | Ended::RefusedByPeer(_) | Ended::Failed(_)),
             ) => {
-                self.state = ClientState::Over(ended);
-                return;
+                if at.0 == LaneKind::Quic || !self.race.hopes_for_quic() {
+                    self.state = ClientState::Over(ended);
+                    return;
+                }
+                // Somebody else's TCP port may be in the way of a daemon that answers yet.
+                self.refused_over_tls
+                    .get_or_insert((now + QUIC_GRACE, ended));
+                "because it was refused".to_owned()
             }
             Some(Ended::Lost(text)) => format!("because {text}"),
             Some(Ended::Unreachable { why, .. }) => why,

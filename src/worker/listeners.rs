@@ -96,7 +96,7 @@ impl Listeners {
 
     /// If this is a listener: how connections are accepted there, and those that wait. `error`: why
     /// there may be more, though none can be had now.
-    pub(crate) fn accept(&mut self, io: &mut Loop, id: TcpId) -> Option<AtDoor<'_>> {
+    pub(crate) fn accept(&mut self, io: &mut Loop, id: TcpId) -> Option<AtDoor> {
         let door = self.doors.iter_mut().find(|door| door.id == id)?;
         let (mut streams, mut error) = (Vec::new(), None);
         while streams.len() < ACCEPTS_PER_TURN && error.is_none() {
@@ -110,7 +110,7 @@ impl Listeners {
             Some(_) => door.shut_until = Some(io.now + SHUT_FOR),
             None => io.driver.watch(id, Interest::READ),
         }
-        let setup = &door.setup;
+        let setup = door.setup.clone();
         Some(AtDoor {
             setup,
             streams,
@@ -141,8 +141,8 @@ impl Listeners {
 }
 
 /// Connections that waited at a door.
-pub(crate) struct AtDoor<'a> {
-    pub(crate) setup: &'a TcpSetup,
+pub(crate) struct AtDoor {
+    pub(crate) setup: TcpSetup,
     pub(crate) streams: Vec<(TcpStream, SocketAddr)>,
     pub(crate) error: Option<io::Error>,
 }

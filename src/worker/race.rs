@@ -132,6 +132,12 @@ impl Race {
         }
     }
 
+    /// QUIC may be answered yet.
+    pub(crate) fn hopes_for_quic(&self) -> bool {
+        let quic = self.quic.as_ref();
+        quic.is_some_and(|runner| runner.failed.is_none())
+    }
+
     fn runner(&mut self, kind: LaneKind) -> Option<&mut Runner> {
         match kind {
             LaneKind::Quic => self.quic.as_mut(),

@@ -37,6 +37,9 @@ const ACCOUNTED_MAX: usize = 64;
 /// Lanes that a server may not have seen while it saw younger ones.
 const UNSEEN_MAX: u32 = 16;
 
+/// Control bytes that may wait for the peer when a lane is added: the largest message.
+const UNREAD_MAX_BYTES: usize = 64 << 10;
+
 /// What the peer said of an added lane.
 pub(super) enum LaneWord {
     Over(u32),
@@ -142,7 +145,9 @@ impl Lanes {
 
     /// Where data streams begin.
     pub(super) fn streams_lane(&self) -> Option<LaneKey> {
-        let youngest = self.added.last().filter(|lane| lane.takes_streams());
+        // At the end nothing new waits for a lane that may be stuck.
+        let usable = |lane: &&Lane| lane.takes_streams() && self.is_on();
+        let youngest = self.added.last().filter(usable);
         youngest.map(|lane| lane.key).or_else(|| self.newest())
     }
 
@@ -211,7 +216,11 @@ impl Lanes {
     /// Server: a lane is added to a session that goes on, if it is none that is gone already.
     pub(super) fn joins_added(&mut self, lane: LaneKey, number: u32, is_due: bool) {
         let is_known = self.adding.is_agreed && self.adding.is_unseen(number);
-        if !is_due || !is_known || self.added.len() >= MAX_SERVED_ADDED {
+        // Those that are gone count until both sides have said what became of them: a peer that
+        // loses one after the other and reads nothing gets no more.
+        let count = self.added.len() + self.adding.unaccounted.len();
+        let is_heard = self.out.control_bytes() <= UNREAD_MAX_BYTES;
+        if !is_due || !is_known || !is_heard || count >= MAX_SERVED_ADDED {
             return self.close(lane, code::NO_SESSION, NO_SUCH_SESSION);
         }
         self.adopt_added(lane, number, None);

@@ -341,11 +341,6 @@ impl SendQueue {
     /// The transport's answer. Gives a stream that has ended and whose newcomer matters.
     pub fn answered(&mut self, lane: &mut Lane, taken: Taken) -> Option<LaneStream> {
         let round = self.round.as_mut()?;
-        if lane.added.is_some() && taken == Taken::Gone {
-            // What is on it counts as sent only if the peer says so: it is about to be lost.
-            (round.offered, round.stage) = (None, Stage::Over);
-            return None;
-        }
         match (round.offered.take()?, taken) {
             (Offered::Preface, Taken::All | Taken::Gone) => lane.control_out = ControlOut::Open,
             (Offered::Preface, Taken::Part(bytes)) => {

@@ -134,6 +134,12 @@ impl Lanes {
         let Some(key) = self.out.round_lane() else {
             return;
         };
+        if taken == Taken::Gone && self.is_added(key) {
+            // The lane is ending, or the peer does not want all of it. What is on it counts as sent
+            // only if the peer says so.
+            self.close(key, code::DONE, "");
+            return self.added_gone(now, key, LaneClosed::Otherwise);
+        }
         let mut lanes = self.lanes.iter_mut().chain(&mut self.added);
         let Some(lane) = lanes.find(|lane| lane.key == key) else {
             return;

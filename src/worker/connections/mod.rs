@@ -21,7 +21,7 @@ use super::event_loop::Loop;
 use super::lane::{Errand, LanePhase, TransferLane};
 use super::stats::Batches;
 use crate::ids::Fingerprint;
-use crate::proto::lanes::Newcomer;
+use crate::proto::lanes::{DialKind, Newcomer};
 use crate::quic::{Conn, Connect, Router, Setup};
 use app::{App, Handshake};
 use connection::Connection;
@@ -131,6 +131,17 @@ impl Connections {
         let is_first = |found: &Connection| found.app.dialled_for() == Some(Errand::FirstLane);
         let all = self.table.iter().filter(|(_, found)| is_first(found));
         all.map(|(key, _)| key).collect()
+    }
+
+    /// Handshakes of lanes that were to be added to a session are over with the next turn.
+    pub(crate) fn give_up_adding(&mut self, io: &mut Loop, session: usize) {
+        let kind = DialKind::Add;
+        let adds = Some(Errand::Join { session, kind });
+        let is_it = |(_, found): &(usize, &mut Connection)| found.app.dialled_for() == adds;
+        for (key, connection) in self.table.iter_mut().filter(is_it) {
+            connection.deadline = Some(io.now);
+            connection.schedule(io, key);
+        }
     }
 
     /// The lanes of a session.

@@ -94,6 +94,9 @@ impl SendPlan {
     /// `missing`: streams with the number of their records that the receiver took. All others of
     /// them are moved again; so much file data that is.
     pub fn move_again(&mut self, missing: &[(StreamKey, u32)]) -> u64 {
+        if missing.is_empty() {
+            return 0;
+        }
         let missing: HashMap<StreamKey, u32> = missing.iter().copied().collect();
         let sent = self.entries.iter();
         let sent = sent.filter(|(_, entry)| !entry.sent.all.is_empty());

@@ -163,6 +163,8 @@ impl Worker {
             }
             running.finished = Some(outcome);
         }
+        // Nobody waits for a lane that would come too late.
+        self.connections.give_up_adding(&mut self.io, session);
     }
 
     /// A session has finished, and no lane is left.

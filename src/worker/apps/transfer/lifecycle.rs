@@ -207,13 +207,14 @@ impl Worker {
         match gone.app.dialled_for() {
             Some(Errand::FirstLane) => {
                 let at = (gone.conn.kind(), gone.peer);
-                client.not_answered(self.io.now, at, closed);
+                let shown = gone.conn.shown_fingerprint();
+                client.not_answered(self.io.now, at, closed, shown);
                 self.dial_when_due();
             }
             Some(Errand::Join { session, kind }) => {
-                match kind {
-                    DialKind::Replace => client.note(closed),
-                    DialKind::Add => client.forget_refusal(),
+                // What was to be added is missed by nobody.
+                if kind == DialKind::Replace {
+                    client.note(closed);
                 }
                 self.tell(session, LanesInput::DialFailed { kind });
             }

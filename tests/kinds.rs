@@ -21,6 +21,7 @@ on_both_backends!(
     udp_that_is_silent,
     udp_that_is_refused,
     tcp_that_is_refused,
+    tcp_that_never_answers,
     a_tls_lane_that_is_cut,
     small_files_over_tls,
     a_wrong_identity_over_tcp,
@@ -179,6 +180,22 @@ fn tcp_that_is_refused(backend: &'static str) {
         assert_eq!(output.number("warnings"), 0);
         assert_eq!(output.stderr, "");
     }
+}
+
+/// Nobody waits for a lane that is still being dialled when everything is there.
+fn tcp_that_never_answers(backend: &'static str) {
+    let world = world(backend, &[]);
+    let relay = Relay::new(world.daemon.address(), Udp::Passes);
+    relay.stall();
+    let start = landro::engine::now();
+    for output in there_and_back(&world, &[], &relay.url("file")) {
+        assert_eq!(began_on(&output), "quic");
+        assert_eq!(of_kind(&output, "tls", "received_bytes"), 0);
+        assert_eq!(output.stderr, "");
+    }
+    // Each waited for its handshake's 10 s.
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 /// In both directions, by a firewall that says so and by one that does not.

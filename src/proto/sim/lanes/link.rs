@@ -68,6 +68,8 @@ pub struct Link {
     flows: [BTreeMap<LaneStream, Flow>; 2],
     window_bytes: usize,
     most_streams: usize,
+    /// Bytes that are offered are refused for good, in percent: the peer does not want the stream.
+    pub refuses: u64,
     /// Nothing arrives any more, and who noticed.
     pub cut: bool,
     pub goodbyes: [Option<Goodbye>; 2],
@@ -107,6 +109,7 @@ impl Link {
             window_bytes: rng.pick(windows),
             // As many as a sender has at a time, at least.
             most_streams: rng.pick(&[18, 40]),
+            refuses: 0,
             cut: false,
             goodbyes: [None; 2],
             idle_at: None,
@@ -139,7 +142,8 @@ impl Link {
         rng: &mut Rng,
     ) -> Taken {
         assert!(!bytes.is_empty(), "an end alone on {stream:?}");
-        if self.ends[side].state != EndState::Open {
+        let is_refused = self.refuses > 0 && rng.chance(self.refuses);
+        if self.ends[side].state != EndState::Open || is_refused {
             return Taken::Gone;
         }
         let flows = &mut self.flows[side];

@@ -55,6 +55,8 @@ struct Troubles {
     added_cuts: u64,
     /// One that comes to a worker that knows nothing of its session, in percent.
     added_strays: u64,
+    /// The peer stops a stream of an added lane, in percent of all that is offered.
+    added_refusals: u64,
 }
 
 /// A session on one side with what it has open on that side's disk.
@@ -170,7 +172,11 @@ impl World {
 
     fn dial(&mut self, node: usize, kind: DialKind) -> usize {
         self.kinds.push(kind);
-        self.links.push(Link::new(self.windows, &mut self.rng));
+        let mut link = Link::new(self.windows, &mut self.rng);
+        if kind == DialKind::Add {
+            link.refuses = self.troubles.added_refusals;
+        }
+        self.links.push(link);
         self.dialled.push(node);
         self.newcomers.push(None);
         self.owners.push(None);

@@ -117,6 +117,7 @@ fn added_lanes_lose_nothing() {
             adds_from_bytes: Some(rng.pick(&[0, 0, 2_000, 50_000])),
             added_cuts: rng.pick(&[0, 2, 10, 40]),
             added_strays: rng.pick(&[0, 0, 30]),
+            added_refusals: rng.pick(&[0, 0, 3]),
             ..Troubles::default()
         };
         // Half of them with a large file.

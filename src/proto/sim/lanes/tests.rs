@@ -155,6 +155,7 @@ fn lost_lanes_end_in_a_word_or_in_all() {
             adds_from_bytes: rng.pick(&[None, Some(0), Some(5_000)]),
             added_cuts: rng.pick(&[0, 5]),
             added_strays: rng.pick(&[0, 30]),
+            added_refusals: rng.pick(&[0, 3]),
         };
         let (world, totals) = run(seed, troubles);
         let served = world.nodes.iter().find(|node| node.side == SERVER);

@@ -32,6 +32,7 @@ class Scenario:
 
 
 LANDRO = ("landro", "landro-poll")
+EACH_KIND = (*LANDRO, "landro-quic", "landro-tls")
 
 SCENARIOS = {scenario.name: scenario for scenario in (
     Scenario("gbe-bulk", ("gbe",), "1GiB", link_bytes_per_second=GBE_BYTES_PER_SECOND, typical_seconds=11),
@@ -55,7 +56,7 @@ SCENARIOS = {scenario.name: scenario for scenario in (
     Scenario("gbe-rival-bbr", ("gbe",), "512MiB", measure="rivals", rival="bbr", files=True, only=LANDRO,
              typical_seconds=11),
     Scenario("gbe-100-clients", ("gbe",), "10MiB", clients=100, files=True, typical_seconds=20),
-    Scenario("gbe-150-clients", ("gbe",), "4MiB", clients=150, files=True, only=LANDRO, typical_seconds=8),
+    Scenario("gbe-150-clients", ("gbe",), "4MiB", clients=150, files=True, only=EACH_KIND, typical_seconds=8),
     # A way there and back of 100 and of 50 ms.
     Scenario("100M-100ms-loss-0.1", ("raw",), "128MiB", path=("--rate", "100M", "--delay", "50ms", "--loss", "0.1"),
              files=True, only=LANDRO, link_bytes_per_second=100e6 / 8, typical_seconds=14),

@@ -11,7 +11,9 @@ from .ssh import RsyncSsh, Scp
 def programs(landro_binary):
     """Every program by its name; landro's are those of `landro_binary`."""
     table = (
-        Landro(landro_binary), Landro(landro_binary, "landro-poll", "poll"),
+        Landro(landro_binary), Landro(landro_binary, "landro-poll", "--backend", "poll"),
+        Landro(landro_binary, "landro-quic", "--lane-kinds", "quic"),
+        Landro(landro_binary, "landro-tls", "--lane-kinds", "tls"),
         LocalCopy(), Iperf3(), Scp(), RsyncSsh(), RsyncDaemon(),
         NginxCurl(tls=True), NginxCurl(tls=False), Rclone(), Qcp(), Sendme(),
         QuicheBare(), QuicheBare(hash=True),

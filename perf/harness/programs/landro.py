@@ -1,4 +1,4 @@
-"""landro itself, on either backend."""
+"""landro itself, on either backend and over either kind of lane."""
 import json
 import os
 import subprocess
@@ -14,12 +14,12 @@ class Landro(Program):
     port = 4433
     protection = "TLS 1.3, BLAKE3"
 
-    def __init__(self, binary, name="landro", backend="io_uring"):
-        """`binary`: None for the one of this tree, which is then built."""
+    def __init__(self, binary, name="landro", *options):
+        """`binary`: None for the one of this tree, which is then built. `options`: of daemon and command."""
         self.builds = binary is None
         self.binary = binary or released("landro")
         self.name = name
-        self.options = ["--backend", backend]
+        self.options = options or ("--backend", "io_uring")
 
     def install(self):
         self.built = not self.builds or build_landro()
@@ -76,4 +76,5 @@ class Landro(Program):
 
     def retransmitted(self, done):
         stats = json.loads(done["stdout"].splitlines()[-1])["stats"]
-        return stats["retransmitted_packets"] / stats["sent_packets"]
+        # Packets are counted of QUIC alone.
+        return stats["retransmitted_packets"] / stats["sent_packets"] if stats["sent_packets"] else None

@@ -10,3 +10,4 @@ mod reading;
 mod revoke;
 mod roaming;
 mod succession;
+mod suitability;

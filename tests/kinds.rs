@@ -22,7 +22,6 @@ on_both_backends!(
     udp_that_is_refused,
     tcp_that_is_refused,
     tcp_that_never_answers,
-    a_path_that_loses_packets,
     a_tls_lane_that_is_cut,
     small_files_over_tls,
     a_wrong_identity_over_tcp,
@@ -180,17 +179,6 @@ fn tcp_that_is_refused(backend: &'static str) {
         assert_eq!(crossed(&output, "tls"), 0);
         assert_eq!(output.number("warnings"), 0);
         assert_eq!(output.stderr, "");
-    }
-}
-
-/// QUIC carries what TCP would take for a full queue, in both directions.
-fn a_path_that_loses_packets(backend: &'static str) {
-    let world = world(backend, &[]);
-    let relay = Relay::new(world.daemon.address(), Udp::LosesOneIn(50));
-    for output in there_and_back(&world, &[], &relay.url("file")) {
-        assert_eq!(began_on(&output), "quic");
-        let carried = (crossed(&output, "quic"), crossed(&output, "tls"));
-        assert!(carried.0 > FILE_BYTES && carried.1 < MIB, "{carried:?}");
     }
 }
 

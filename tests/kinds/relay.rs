@@ -24,20 +24,6 @@ pub enum Udp {
     Passes,
     /// It goes nowhere, and nobody says so.
     Silent,
-    /// Of each so many datagrams to the daemon, and as many from there, one is lost.
-    LosesOneIn(u32),
-}
-
-impl Udp {
-    /// Whether the next datagram of a direction is lost.
-    fn loses(self, count: &mut u32) -> bool {
-        *count += 1;
-        match self {
-            Udp::Passes => false,
-            Udp::Silent => true,
-            Udp::LosesOneIn(many) => count.is_multiple_of(many),
-        }
-    }
 }
 
 const RUNS: u8 = 0;
@@ -140,24 +126,21 @@ fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
     let (answers, whom) = (back.try_clone().unwrap(), client.clone());
     let (run, to) = (state.clone(), front.try_clone().unwrap());
     state.spawn(move || {
-        let (mut datagram, mut count) = (vec![0; 1 << 16], 0);
+        let mut datagram = vec![0; 1 << 16];
         while !run.stops() {
             let (Ok(bytes), Some(client)) = (answers.recv(&mut datagram), *whom.lock().unwrap())
             else {
                 continue;
             };
-            if udp.loses(&mut count) {
-                continue;
-            }
             let _ = to.send_to(&datagram[..bytes], client);
         }
     });
-    let (mut datagram, mut count) = (vec![0; 1 << 16], 0);
+    let mut datagram = vec![0; 1 << 16];
     while !state.stops() {
         let Ok((bytes, from)) = front.recv_from(&mut datagram) else {
             continue;
         };
-        if !udp.loses(&mut count) {
+        if udp == Udp::Passes {
             *client.lock().unwrap() = Some(from);
             let _ = back.send(&datagram[..bytes]);
         }

@@ -169,9 +169,6 @@ impl Worker {
     /// to the same worker of the daemon. Gives what the session is to be told, if that fails at
     /// once.
     pub(super) fn dial_lane(&mut self, session: usize, kind: DialKind) -> Option<LanesInput> {
-        if kind == DialKind::Add && !self.may_add_tcp(session) {
-            return Some(LanesInput::DialFailed { kind });
-        }
         let connection = self.connections.newest_of(session)?;
         let (peer, who) = (connection.peer, connection.who());
         let errand = Errand::Join { session, kind };

@@ -1,7 +1,7 @@
 //! A TCP connection arrives at any worker: it is handed over to the one that has its session.
 
 use crate::budget::MAX_LANES_PER_PEER;
-use crate::proto::lanes::{DialKind, LaneKey, LanesInput, NewcomerInput, code};
+use crate::proto::lanes::{LaneKey, LanesInput, NewcomerInput, code};
 use crate::worker::Worker;
 use crate::worker::connections::app::App;
 use crate::worker::handed_over::{HandedOver, Joins};
@@ -87,9 +87,6 @@ impl Worker {
         let peer = connection.and_then(|connection| connection.conn.peer_fingerprint());
         let Some(peer) = peer else { return };
         let Joins { number, kind, .. } = joins;
-        if kind == DialKind::Add && !self.may_add_tcp(session) {
-            return self.tell_newcomer(key, NewcomerInput::SessionExists(false));
-        }
         self.serve(key, session, kind);
         let lane = LaneKey(key);
         let joins = LanesInput::Joins {

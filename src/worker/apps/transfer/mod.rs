@@ -10,4 +10,3 @@ mod reading;
 mod revoke;
 mod roaming;
 mod succession;
-mod suitability;

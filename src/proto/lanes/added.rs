@@ -4,7 +4,8 @@
 //! - A client adds one when much was moved, and another when that one is worn. They are numbered
 //!   among themselves. A number is used up even if the server never sees that lane.
 //! - Their control streams carry the client's preface, and end. Data streams begin on the youngest
-//!   of them that is usable, else on the lane that carries control.
+//!   of them that is usable, or on the lane that carries control if that brings more
+//!   (`goodput.rs`).
 //! - Each ends with an *account*, which the receiver of data gives on the control stream: when it
 //!   closes a lane of which it has read everything, and when one is lost. A sender that notices a
 //!   loss asks for the account. Nothing of a lane is moved again before its account came: until
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::goodput::Way;
 use super::lane::{ControlIn, Lane, LaneState};
 use super::ledger::{AddedLane, OwnStreams};
 use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, code};
@@ -145,10 +147,33 @@ impl Lanes {
 
     /// Where data streams begin.
     pub(super) fn streams_lane(&self) -> Option<LaneKey> {
+        let preferred = self.usable_added().filter(|_| self.choice.prefers_added());
+        preferred.or_else(|| self.newest())
+    }
+
+    fn usable_added(&self) -> Option<LaneKey> {
         // At the end nothing new waits for a lane that may be stuck.
         let usable = |lane: &&Lane| lane.takes_streams() && self.is_on();
-        let youngest = self.added.last().filter(usable);
-        youngest.map(|lane| lane.key).or_else(|| self.newest())
+        self.added.last().filter(usable).map(|lane| lane.key)
+    }
+
+    /// Lets goodput decide where data streams begin.
+    pub(super) fn choose(&mut self, now: Instant) {
+        if !self.adding.sends {
+            return;
+        }
+        let (before, waits) = (self.streams_lane(), self.out.has_data());
+        let is_usable = self.usable_added().is_some();
+        self.choice.look(now, is_usable, waits);
+        let lane = self.streams_lane().filter(|lane| Some(*lane) != before);
+        lane.into_iter().for_each(|lane| self.wants(lane));
+    }
+
+    pub(super) fn way_of(&self, key: LaneKey) -> Way {
+        match self.is_added(key) {
+            true => Way::Added,
+            false => Way::Carrying,
+        }
     }
 
     // ---- they come

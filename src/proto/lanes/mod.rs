@@ -24,6 +24,7 @@
 //! nothing else, and one that is lost loses nothing, since what was not read of it moves again.
 
 mod added;
+mod goodput;
 mod lane;
 mod ledger;
 mod life;
@@ -33,6 +34,7 @@ mod ports;
 mod suspicion;
 mod traffic;
 
+pub use goodput::GOODPUT_WINDOW;
 pub use newcomer::{Newcomer, NewcomerInput, NewcomerOutput};
 pub use ports::{
     DialKind, LaneClosed, LaneKey, LaneStream, LanesInput, LanesOutput, QuestionId, Taken, code,
@@ -47,6 +49,7 @@ use super::wire::PrefaceKind;
 use super::{CancelReason, Input, Outcome, Output};
 use crate::ids::{Fingerprint, SessionId};
 use added::{Adding, LaneWord};
+use goodput::Choice;
 use lane::{ControlIn, Lane, LaneState};
 use outgoing::SendQueue;
 use suspicion::Suspicions;
@@ -93,6 +96,9 @@ pub struct LanesConfig {
     /// Client: after so much data a lane is added, if both sides know how
     /// (`Limits::adds_lanes`). Usually [`ADDS_FROM_BYTES`].
     pub adds_from_bytes: u64,
+    /// How long goodput is measured at a time, before data goes another way. Usually
+    /// [`GOODPUT_WINDOW`].
+    pub goodput_window: Duration,
 }
 
 /// All lanes of one session.
@@ -109,6 +115,7 @@ pub struct Lanes {
     /// Those that are added, oldest first.
     added: Vec<Lane>,
     adding: Adding,
+    choice: Choice,
     next_number: u32,
     /// Key of the next data stream of the peer that appears.
     next_incoming: u32,
@@ -216,6 +223,7 @@ impl Lanes {
             lanes: Vec::new(),
             added: Vec::new(),
             adding: Adding::new(config.adds_from_bytes),
+            choice: Choice::new(now, config.goodput_window),
             next_number: 0,
             next_incoming: 0,
             control_read_bytes: 0,
@@ -310,7 +318,9 @@ impl Lanes {
         };
         let suspicions = self.suspicions.deadline();
         let adding = self.adds_at();
-        let due = [self.session.deadline(), course, growth, adding, suspicions];
+        let session = self.session.deadline();
+        let choice = self.choice.deadline();
+        let due = [session, course, growth, adding, choice, suspicions];
         due.into_iter().flatten().min()
     }
 
@@ -365,6 +375,7 @@ impl Lanes {
     /// closes lanes.
     fn settle(&mut self, now: Instant) {
         self.drain(now);
+        self.choose(now);
         if self.is_on() {
             self.close_replaced(now);
             self.grow(now);

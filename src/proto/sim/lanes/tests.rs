@@ -28,6 +28,9 @@ const LARGE: TreeShape = TreeShape {
     max_large: 1,
 };
 
+/// A window of goodput in which a few steps happen: data goes back and forth between lanes.
+const WINDOW: Duration = Duration::from_millis(1);
+
 /// A tree, and windows in which it does not take for ever.
 fn scenario(seed: u64) -> (Scenario, &'static [usize]) {
     match seed % 5 {
@@ -118,6 +121,7 @@ fn added_lanes_lose_nothing() {
             added_cuts: rng.pick(&[0, 2, 10, 40]),
             added_strays: rng.pick(&[0, 0, 30]),
             added_refusals: rng.pick(&[0, 0, 3]),
+            goodput_window: rng.pick(&[None, Some(WINDOW), Some(WINDOW * 5)]),
             ..Troubles::default()
         };
         // Half of them with a large file.
@@ -156,6 +160,7 @@ fn lost_lanes_end_in_a_word_or_in_all() {
             added_cuts: rng.pick(&[0, 5]),
             added_strays: rng.pick(&[0, 30]),
             added_refusals: rng.pick(&[0, 3]),
+            goodput_window: rng.pick(&[None, Some(WINDOW * 5)]),
         };
         let (world, totals) = run(seed, troubles);
         let served = world.nodes.iter().find(|node| node.side == SERVER);

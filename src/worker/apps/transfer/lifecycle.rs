@@ -2,7 +2,8 @@
 
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::lanes::{
-    ADDS_FROM_BYTES, DialKind, LaneClosed, LaneKey, LanesConfig, LanesInput, NewcomerInput, code,
+    ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LanesConfig, LanesInput,
+    NewcomerInput, code,
 };
 use crate::quic::CloseReason;
 use crate::worker::Worker;
@@ -37,6 +38,7 @@ impl Worker {
             handshake: self.io.shared.quic.handshake_timeout,
             idle: self.io.shared.quic.idle_timeout,
             adds_from_bytes: ADDS_FROM_BYTES,
+            goodput_window: GOODPUT_WINDOW,
         }
     }
 

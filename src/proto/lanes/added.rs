@@ -162,8 +162,10 @@ impl Lanes {
         if !self.adding.sends {
             return;
         }
-        let (before, waits) = (self.streams_lane(), self.out.has_data());
-        let is_usable = self.usable_added().is_some();
+        let (before, is_usable) = (self.streams_lane(), self.usable_added().is_some());
+        let (out, added) = (&self.out, &self.added);
+        let is_added = |key: LaneKey| added.iter().any(|lane| lane.key == key);
+        let waits = |way| out.has_data(|key| is_added(key) == (way == DataWay::Added));
         self.choice.look(now, is_usable, waits);
         let lane = self.streams_lane().filter(|lane| Some(*lane) != before);
         lane.into_iter().for_each(|lane| self.wants(lane));

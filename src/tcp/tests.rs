@@ -263,6 +263,19 @@ fn what_waits_leaves_in_one_batch() {
 }
 
 #[test]
+fn what_came_is_in_the_receive_buffer_until_it_is_read() {
+    let mut pair = Pair::established();
+    let stream = pair.client.open_uni().unwrap();
+    let data = Bytes::from(pattern(3_000));
+    assert!(pair.client.send(stream, data, false).unwrap().is_none());
+    assert!(!pair.server.reads_buffer());
+    cross(pair.now, &mut pair.client, &mut pair.server, usize::MAX);
+    assert!(pair.server.reads_buffer());
+    assert_eq!(read_all(&mut pair.server, stream).0, pattern(3_000));
+    assert!(!pair.server.reads_buffer());
+}
+
+#[test]
 fn keys_are_renewed_under_way() {
     let (client, server) = (Identity::generate().unwrap(), Identity::generate().unwrap());
     let trust = (only(&server), only(&client));

@@ -9,8 +9,8 @@ use super::frame::MAX_DATA_BYTES;
 use super::record::{HEADER_BYTES, KEY_UPDATE, MAX_PLAIN_BYTES, OVERHEAD_BYTES, RecordContent};
 use super::write_streams::MAX_UNSENT_BYTES;
 
-/// Records of a batch, which one system call is given: all that may wait to be sealed. A bit that was
-/// left over would leave by itself, as a segment of some bytes between full ones.
+/// Records of a batch, which one system call is given: all that may wait to be sealed. A bit that
+/// was left over would leave by itself, as a segment of some bytes between full ones.
 const BATCH_RECORDS: usize = MAX_UNSENT_BYTES.div_ceil(MAX_DATA_BYTES);
 
 /// A send buffer of this size costs less to make than to remember.

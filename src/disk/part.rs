@@ -379,9 +379,12 @@ pub async fn copy_range(
         // A device has no holes, and a pipe no places.
         Some(_) | None => copy_local(&from, &part.data, sharing, len_bytes),
     };
-    let bytes = copied.map_err(|error| DiskError {
-        call: "copy_file_range",
-        errno: error.raw_os_error().unwrap_or(EIO),
+    let bytes = copied.map_err(|fault| DiskError {
+        call: match fault.at_source {
+            true => DiskError::COPY_READ,
+            false => "copy_file_range",
+        },
+        errno: fault.error.raw_os_error().unwrap_or(EIO),
     })?;
     wrote(files, &part, bytes).await;
     Ok(DiskDone::Copied { bytes })

@@ -571,6 +571,9 @@ impl DiskError {
         errno: ENOSPC,
     };
 
+    /// The call of [`DiskOp::CopyRange`] that failed, where it is the source that did.
+    pub const COPY_READ: &str = "read";
+
     /// What stands for the call where the directory that a daemon serves cannot be opened.
     pub const ROOT: &str = "the served directory";
 

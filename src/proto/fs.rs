@@ -571,6 +571,12 @@ impl DiskError {
         errno: ENOSPC,
     };
 
+    /// A file system without a free inode and without a free block (ENOSPC).
+    pub const NOTHING_LEFT: DiskError = DiskError {
+        call: "no inodes, no blocks",
+        errno: ENOSPC,
+    };
+
     /// The call of [`DiskOp::CopyRange`] that failed, where it is the source that did.
     pub const COPY_READ: &str = "read";
 

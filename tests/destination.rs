@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 on_both_backends!(
     errors_told_at_close_are_told,
+    what_is_not_stored_is_missed,
     what_is_taken_in_short_pieces_is_whole,
     refused_attributes_are_one_warning_each,
     what_one_file_system_lacks_another_has,
@@ -217,6 +218,25 @@ fn errors_told_at_close_are_told(backend: &'static str) {
             }
         });
     }
+}
+
+/// Nothing says a word, and nothing is there.
+fn what_is_not_stored_is_missed(backend: &'static str) {
+    let faults = Faults {
+        drops_data: true,
+        ..Faults::default()
+    };
+    each_way(backend, &faults, |way| {
+        fill(&way.source);
+        fs::write(way.source.join("empty"), "").unwrap();
+        let output = way.copy(&[]).expect(3);
+        assert_eq!(output.number("errors"), 4, "{output:?}");
+        let told = errors(&output);
+        assert!(told.iter().all(|text| text.contains("did not store all")));
+        for name in ["a", "sub/b", "c", "d"] {
+            assert!(!way.target.join("src").join(name).exists(), "{name}");
+        }
+    });
 }
 
 /// A server may take less of a write than it is given: what follows goes behind that.

@@ -199,6 +199,8 @@ pub struct History {
     /// Its name is another file's, which its data will have to be on disk to replace. None: that
     /// was not looked at.
     pub replaces: Cell<Option<bool>>,
+    /// Where what this session wrote ends.
+    pub written_to: Cell<u64>,
     /// Written since the disk was last told to write back.
     pub unwritten_bytes: Cell<u64>,
 }

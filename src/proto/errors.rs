@@ -79,6 +79,10 @@ fn of_our_own(error: &DiskError) -> Option<Explained> {
             "free space there by deleting files, which gives their inodes back, too, and run the \
              same command again",
         ),
+        DiskError::NOT_STORED => (
+            "the file system there took the data without an error and did not store all of it",
+            "look at its server, or at the program that it is of: this copy was not kept",
+        ),
         DiskError::UNMOUNTED => (
             "the file system that was served is not mounted there any more",
             "mount it again, or restart landro serve to have it serve what is there now",

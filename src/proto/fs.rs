@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::chunk::SMALL_MAX_BYTES;
-use super::errno::{EBUSY, EINVAL, ELOOP, ENODEV, ENOSPC};
+use super::errno::{EBUSY, EINVAL, EIO, ELOOP, ENODEV, ENOSPC};
 use super::extents::DataMap;
 use super::journal::Storage;
 use crate::ids::{CopyId, DirId, FileId, Name};
@@ -575,6 +575,12 @@ impl DiskError {
     pub const NOTHING_LEFT: DiskError = DiskError {
         call: "no inodes, no blocks",
         errno: ENOSPC,
+    };
+
+    /// A file that is shorter behind close(2) than what was written to it without an error (EIO).
+    pub const NOT_STORED: DiskError = DiskError {
+        call: "fstat behind close",
+        errno: EIO,
     };
 
     /// The call of [`DiskOp::CopyRange`] that failed, where it is the source that did.

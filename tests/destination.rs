@@ -17,6 +17,7 @@ use tempfile::TempDir;
 on_both_backends!(
     errors_told_at_close_are_told,
     what_is_not_stored_is_missed,
+    times_reach_servers_that_want_both,
     what_is_taken_in_short_pieces_is_whole,
     refused_attributes_are_one_warning_each,
     what_one_file_system_lacks_another_has,
@@ -236,6 +237,19 @@ fn what_is_not_stored_is_missed(backend: &'static str) {
         for name in ["a", "sub/b", "c", "d"] {
             assert!(!way.target.join("src").join(name).exists(), "{name}");
         }
+    });
+}
+
+fn times_reach_servers_that_want_both(backend: &'static str) {
+    let faults = Faults {
+        utimes_need_both: true,
+        ..Faults::default()
+    };
+    each_way(backend, &faults, |way| {
+        fill(&way.source);
+        let output = way.copy(&["--strict"]).expect(0);
+        assert_eq!(warnings(&output), [""; 0]);
+        assert_same(&way.source, &way.target.join("src"));
     });
 }
 

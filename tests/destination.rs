@@ -384,11 +384,20 @@ fn a_second_spelling_is_an_error(backend: &'static str) {
                 ("\u{e9}", "e\u{301}"),
             ],
         ),
+        (
+            Names::Folded,
+            [
+                ("stra\u{df}e", "STRASSE"),
+                ("d\u{e9}", "DE\u{301}"),
+                ("\u{e9}", "e\u{301}"),
+            ],
+        ),
     ] {
         for no_rename_flags in [false, true] {
             let faults = Faults {
                 names,
                 no_rename_flags,
+                lists_no_inodes: names == Names::Folded,
                 ..Faults::default()
             };
             each_way(backend, &faults, |way| two_spellings(way, pairs));

@@ -17,7 +17,7 @@ use super::durable::Footing;
 use super::mounts::{Ground, Mounts};
 use super::names::{TemporaryName, c_string};
 use super::root::ServedPart;
-use super::spelling::DirNames;
+use super::spelling::{ANY_SPELLING, DirNames};
 use super::systems::Systems;
 use super::{DiskError, Files};
 use crate::ids::{DirId, FileId, Fingerprint, Name, PATH_MAX_BYTES};
@@ -371,8 +371,14 @@ impl Space {
     }
 
     /// False: somebody else is at it.
+    /// False: a name that may be the same one is being given.
     pub fn begin_naming(&self, key: &(DirId, Vec<u8>)) -> bool {
-        self.naming.borrow_mut().insert(key.clone())
+        let mut naming = self.naming.borrow_mut();
+        let is_free = match key.1.as_slice() {
+            ANY_SPELLING => naming.iter().all(|(dir, _)| *dir != key.0),
+            _ => !naming.contains(&(key.0, ANY_SPELLING.to_vec())),
+        };
+        is_free && naming.insert(key.clone())
     }
 
     pub fn end_naming(&self, key: &(DirId, Vec<u8>)) {

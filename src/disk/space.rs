@@ -176,8 +176,17 @@ pub struct NamedSink {
     pub name: Name,
     /// By O_PATH: opened for writing when there is something to write.
     pub place: Arc<OwnedFd>,
-    /// A file that procfs leads to: what standard output was redirected to.
-    pub is_file: bool,
+    pub kind: SinkKind,
+}
+
+#[derive(Clone)]
+pub enum SinkKind {
+    /// A device, a FIFO or a pipe.
+    Special,
+    /// A file that procfs leads to: what a program's standard output was redirected to.
+    File,
+    /// The same of this program: as it was opened, with its position and whether it appends.
+    Own(Arc<OwnedFd>),
 }
 
 /// A sink that is open.

@@ -64,12 +64,13 @@ pub async fn set_meta(
     Ok(lapses)
 }
 
-/// Whether an attribute was refused, rather than that something is wrong with the file, the disk or
-/// this process.
+/// Whether an attribute was refused, rather than that something is wrong with the disk or this
+/// process. ENOENT is what servers say that follow a symlink which is to be given a time itself;
+/// what is not there any more, the rename to its name tells.
 pub fn is_refusal(errno: i32) -> bool {
     !matches!(
         errno,
-        EIO | ENOSPC | EDQUOT | EROFS | ENOENT | EMFILE | ENFILE | ENOMEM
+        EIO | ENOSPC | EDQUOT | EROFS | EMFILE | ENFILE | ENOMEM
     )
 }
 

@@ -205,17 +205,13 @@ impl Files {
         }
         // It stands there, and is not listed: inode numbers of listings are made up here, and how
         // letters are folded is for the file system to know.
-        Ok(Some(self.looked_up(fd, name, found).await?))
+        Ok(Some(self.looked_up(fd, name).await?))
     }
 
     /// The name in a directory whose look-up finds what another name's finds.
-    async fn looked_up(
-        &self,
-        fd: &Arc<OwnedFd>,
-        name: &Name,
-        found: &Meta,
-    ) -> Result<Bytes, DiskError> {
+    async fn looked_up(&self, fd: &Arc<OwnedFd>, name: &Name) -> Result<Bytes, DiskError> {
         let fd = self.open_dir_below(fd, b"").await?;
+        let found = self.lstat(&fd, name.as_bytes()).await?;
         let (mut cursor, mut looked_up) = (Some(0), 0);
         while let Some(at) = cursor
             && looked_up < LOOKED_UP_MAX

@@ -26,6 +26,9 @@ pub(crate) struct ClientTransfer {
     pub(crate) kinds: LaneKinds,
     pub(crate) setup: Setup,
     pub(crate) tcp: TcpSetups,
+    /// A lane was added over TCP. If another is, the first was lost: perhaps to a path that carries
+    /// small packets only.
+    pub(crate) has_added: bool,
     trust_refused: Arc<Mutex<Option<Fingerprint>>>,
     /// TLS met somebody it does not trust, or who does not trust us; and until when QUIC may still
     /// meet another.
@@ -59,6 +62,7 @@ impl ClientTransfer {
             kinds: start.kinds,
             setup: start.setup,
             tcp: start.tcp,
+            has_added: false,
             trust_refused: start.trust_refused,
             refused_over_tls: None,
             streams: start.streams,

@@ -2,6 +2,8 @@
 //! cron log, terminals of any width and locale.
 
 mod common;
+#[path = "told/ends.rs"]
+mod ends;
 #[path = "told/terminals.rs"]
 mod terminals;
 

@@ -390,6 +390,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::proto::EntryPlace;
 
     fn peer(byte: u8) -> Who {
         Who::Peer(Fingerprint([byte; 32]))
@@ -446,6 +447,7 @@ mod tests {
         for _ in 0..1000 {
             let event = Event::Warning {
                 path: Bytes::from_static(b"p"),
+                place: EntryPlace::Source,
                 text: "t".into(),
             };
             log.event(&mut session, &fingerprint, &event, start);

@@ -178,6 +178,7 @@ impl Rows {
                 entries: self.shown,
                 exit_code: exit.code(),
             });
+            return self.json.finish();
         }
         match self.written {
             // `landro ls ... | head` is no failure.

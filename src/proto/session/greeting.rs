@@ -204,17 +204,7 @@ impl Session {
         );
         self.adds_lanes = self.limits.adds_lanes && hello.adds_lanes && is_transfer;
         self.ports.event(asked(&hello.request));
-        let refusal = match &hello.request {
-            WireRequest::Push { .. } => {
-                (!grant.write).then(|| not_allowed("write to", "--read-only", "ro"))
-            }
-            WireRequest::Pull { .. } | WireRequest::List { .. } => {
-                (!grant.read).then(|| not_allowed("read from", "--write-only", "wo"))
-            }
-            // Whoever may come in may use the network.
-            WireRequest::Bench { .. } => None,
-        };
-        if let Some(refusal) = refusal {
+        if let Some(refusal) = refusal(&hello.request, grant) {
             self.refuse(refusal);
             return Ok(());
         }
@@ -389,6 +379,20 @@ impl Session {
             counts: false,
             adds_lanes: self.adds_lanes,
         })
+    }
+}
+
+/// Why this client may not have what it asks for.
+fn refusal(request: &WireRequest, grant: Grant) -> Option<SessionError> {
+    match request {
+        WireRequest::Push { .. } => {
+            (!grant.write).then(|| not_allowed("write to", "--read-only", "ro"))
+        }
+        WireRequest::Pull { .. } | WireRequest::List { .. } => {
+            (!grant.read).then(|| not_allowed("read from", "--write-only", "wo"))
+        }
+        // Whoever may come in may use the network.
+        WireRequest::Bench { .. } => None,
     }
 }
 

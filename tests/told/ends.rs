@@ -77,9 +77,10 @@ fn a_full_standard_output_is_no_success(backend: &'static str) {
     }
     // A reader that goes away is no failure.
     let words = format!(
-        "{} cp -v --force --peer {} x/tree {to} | :",
+        "{} cp -v --peer {} x/tree {} | :",
         common::LANDRO,
-        world.daemon.fingerprint
+        world.daemon.fingerprint,
+        world.url("tree")
     );
     let mut shell = std::process::Command::new("bash");
     shell

@@ -14,6 +14,8 @@ pub const DEFAULT_PORT: u16 = 4433;
 
 const SCHEME: &[u8] = b"landro://";
 
+const FILE_SCHEME: &[u8] = b"file://";
+
 /// Longest DNS name (RFC 1035); an address literal with a zone is shorter.
 const HOST_MAX_BYTES: usize = 253;
 
@@ -49,10 +51,22 @@ pub enum UrlError {
     #[error("{0}: no host; write landro://HOST[:PORT]/PATH")]
     NoHost(String),
     #[error(
-        "{typed}: that is how scp and rsync name another host; write {url} (below what is served \
-         there), or ./{typed} for a file of this host"
+        "{0}: is not the URL of a daemon; write landro://HOST[:PORT]/PATH (for what is on this host \
+         there are ls and du)"
     )]
-    Foreign { typed: String, url: String },
+    NoUrl(String),
+    #[error("{typed}: a file of this host is written as its path: {path}")]
+    OfThisHost { typed: String, path: String },
+    /// `how`: what the syntax is.
+    #[error(
+        "{typed}: {how}; write {url} (below what is served there), or ./{typed} for a file of this \
+         host"
+    )]
+    Foreign {
+        typed: String,
+        how: String,
+        url: String,
+    },
     #[error(
         "{0}: not a host name or address; IPv6 addresses go in brackets: landro://[::1]:4433/PATH"
     )]
@@ -109,7 +123,7 @@ impl Url {
         let rest = match bytes.get(..SCHEME.len()) {
             Some(scheme) if scheme.eq_ignore_ascii_case(SCHEME) => &bytes[SCHEME.len()..],
             _ if remote_colon(bytes).is_some() => return Err(foreign(bytes)),
-            _ => return Err(UrlError::NoHost(shown())),
+            _ => return Err(UrlError::NoUrl(shown())),
         };
         let slash = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
         let (authority, path) = rest.split_at(slash);
@@ -161,8 +175,28 @@ fn remote_colon(typed: &[u8]) -> Option<usize> {
     found.filter(|&at| at > 0)
 }
 
+/// Schemes that scp and rsync have not either.
+const OTHER_SCHEMES: &[&str] = &[
+    "http", "https", "ftp", "ftps", "s3", "gs", "smb", "nfs", "dav", "davs", "webdav", "hdfs",
+];
+
+/// `file:///path` or `file://localhost/path`, which is a path of this host.
+fn of_this_host(typed: &[u8]) -> Option<UrlError> {
+    let rest = match typed.get(..FILE_SCHEME.len()) {
+        Some(scheme) if scheme.eq_ignore_ascii_case(FILE_SCHEME) => &typed[FILE_SCHEME.len()..],
+        _ => return None,
+    };
+    let path = rest.strip_prefix(b"localhost").unwrap_or(rest);
+    let path = percent_decode(path).filter(|path| path.starts_with(b"/"))?;
+    let (typed, path) = (escape::name(typed), escape::name(&path));
+    Some(UrlError::OfThisHost { typed, path })
+}
+
 /// `user@host:path`, `host::module/path`, `rsync://user@host:873/path`: what to write in its place.
 fn foreign(typed: &[u8]) -> UrlError {
+    if let Some(path) = of_this_host(typed) {
+        return path;
+    }
     let colon = remote_colon(typed).unwrap_or(typed.len());
     let (mut host, mut path) = (&typed[..colon], typed.get(colon + 1..).unwrap_or_default());
     let is_ours = host.eq_ignore_ascii_case(b"landro");
@@ -198,8 +232,13 @@ fn foreign(typed: &[u8]) -> UrlError {
         Ok(_) => url,
         Err(_) => "landro://HOST[:PORT]/PATH".to_owned(),
     };
+    let scheme = String::from_utf8_lossy(&typed[..colon]).to_ascii_lowercase();
+    let how = match OTHER_SCHEMES.contains(&scheme.as_str()) && slashes >= 2 {
+        true => format!("landro does not speak {scheme}"),
+        false => "that is how scp and rsync name another host".to_owned(),
+    };
     let typed = escape::name(typed);
-    UrlError::Foreign { typed, url }
+    UrlError::Foreign { typed, how, url }
 }
 
 /// A byte of a path as a URL and a shell take it.
@@ -421,7 +460,7 @@ mod tests {
         assert!(matches!(url("landro:///x"), Err(UrlError::NoHost(_))));
         assert!(matches!(url("landro://:4433/x"), Err(UrlError::NoHost(_))));
         assert!(matches!(url("landro://me@h/x"), Err(UrlError::UserInfo(_))));
-        assert!(matches!(url("host/x"), Err(UrlError::NoHost(_))));
+        assert!(matches!(url("host/x"), Err(UrlError::NoUrl(_))));
         assert!(matches!(url("landro://h o/x"), Err(UrlError::BadHost(_))));
         for bad in [
             "landro://h:/x",

@@ -11,14 +11,15 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::conn::TcpWindows;
-use super::{CONTROL_STREAM, TcpConn, TcpSetup, TcpTimes};
+use super::{CONTROL_STREAM, TcpConn, TcpLimits, TcpSetup};
 use crate::carrier::{ACCESS_DENIED, CloseReason, ConnState};
 use crate::identity::{Identity, Trust};
 
-const TIMES: TcpTimes = TcpTimes {
+const TIMES: TcpLimits = TcpLimits {
     handshake: Duration::from_secs(10),
     idle: Duration::from_secs(60),
     linger: Duration::from_secs(3),
+    key_records: 1 << 24,
 };
 
 const WINDOWS: TcpWindows = TcpWindows {
@@ -253,7 +254,9 @@ fn more_than_the_windows_arrives_in_both_directions() {
 fn keys_are_renewed_under_way() {
     let (client, server) = (Identity::generate().unwrap(), Identity::generate().unwrap());
     let trust = (only(&server), only(&client));
-    let mut pair = Pair::of((&client, &server), trust, |setup| setup.set_key_records(8));
+    let mut pair = Pair::of((&client, &server), trust, |setup| {
+        setup.limits.key_records = 8
+    });
     let data = pattern(3 << 20);
     assert!(transfer(&mut pair, &data, true) == data);
     assert!(transfer(&mut pair, &data, false) == data);

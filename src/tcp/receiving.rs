@@ -15,9 +15,9 @@ const IDLE_BUFFERS: Duration = Duration::from_secs(1);
 /// Most bytes of the peer's records in a handshake: one takes 2 KiB.
 const MAX_HANDSHAKE_BYTES: usize = 32 << 10;
 
-/// KeyUpdates, tickets and records that say nothing, beyond those that say something: an honest peer
-/// has a ticket or two, and a KeyUpdate in 2^24 records. A new key costs some fifty times a record
-/// of a byte.
+/// KeyUpdates, tickets and records that say nothing, beyond those that say something: an honest
+/// peer has a ticket or two, and a KeyUpdate in 2^24 records. To make a new key costs more than to
+/// open a small record.
 const MAX_RECORDS_WITHOUT_DATA: u32 = 32;
 
 /// A message behind the handshake whose rest is in records to come; a ticket has a few hundred.

@@ -135,7 +135,7 @@ fn tls_of_1_2(address: &str) {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(AT_ONCE)).unwrap();
     let refused = tls.build().connect("landro.invalid", stream);
-    let said = refused.err().expect("TLS 1.2 is no TLS here").to_string();
+    let said = refused.expect_err("TLS 1.2 is no TLS here").to_string();
     assert!(said.to_uppercase().contains("ALERT"), "{said}");
 }
 

@@ -1,6 +1,6 @@
 //! A TCP connection arrives at any worker: it is handed over to the one that has its session.
 
-use crate::proto::lanes::{LaneKey, LanesInput, NewcomerInput, code};
+use crate::proto::lanes::{LaneKey, LanesInput, NewcomerInput};
 use crate::worker::Worker;
 use crate::worker::connections::app::App;
 use crate::worker::handed_over::{HandedOver, Joins};

@@ -16,9 +16,9 @@ use super::{DiskError, Files};
 /// Time between two tries.
 pub const RETRY: Duration = Duration::from_millis(2);
 
-/// Tries before an operation fails: a minute. Other sessions close files as they get on, and where
+/// How long an operation tries before it fails. Other sessions close files as they get on, and where
 /// none does, waiting longer helps nobody.
-pub(super) const TRIES: u32 = 30_000;
+pub(super) const TRIED_FOR: Duration = Duration::from_secs(60);
 
 /// Which descriptors may be kept, by their numbers.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,14 @@ impl Allowance {
     /// directories that others keep open let nobody wait for them.
     pub fn may_cache(self, fd: &OwnedFd) -> bool {
         number(fd) < self.limit / 4
+    }
+
+    /// Operations of a worker that try again at a time. Each needs some descriptors (a directory, its
+    /// workplace, a file and a journal), and the quarter that nobody keeps has them for so many.
+    pub fn at_once(self) -> usize {
+        usize::try_from(self.limit / 32)
+            .unwrap_or(usize::MAX)
+            .max(1)
     }
 
     /// For the directory that a session begins with.
@@ -99,10 +107,19 @@ pub fn is_shortage(error: &DiskError) -> bool {
     matches!(error.errno, EMFILE | ENFILE)
 }
 
-/// Until the worker has tasks look again; what this session can open again is closed first.
+/// Until it is this task's turn to look again; what this session can open again is closed first.
 pub(super) async fn wait(files: &Files) {
     files.space.close_idle_directories();
-    pause(files).await;
+    let mut asked = false;
+    std::future::poll_fn(|_| {
+        if std::mem::replace(&mut asked, true) {
+            return Poll::Ready(());
+        }
+        let task = files.shared.current_task.get();
+        files.shared.short.borrow_mut().push_back(task);
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Until the worker has tasks look again, which takes [`RETRY`].
@@ -112,11 +129,8 @@ pub(super) async fn pause(files: &Files) {
         if std::mem::replace(&mut asked, true) {
             return Poll::Ready(());
         }
-        files
-            .shared
-            .short
-            .borrow_mut()
-            .push(files.shared.current_task.get());
+        let task = files.shared.current_task.get();
+        files.shared.paused.borrow_mut().push(task);
         Poll::Pending
     })
     .await;

@@ -3,16 +3,21 @@
 use super::{Attributes, DiskDone, DiskError, DiskOp, Files};
 use super::{descriptors, dirlinks, full, named, part, publish, source, target};
 use crate::proto::errno::ENOSPC;
+use std::time::Instant;
 
 /// Runs an operation, again and again while it lacks a descriptor.
 pub(super) async fn run_with_descriptors(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
-    for _ in 0..descriptors::TRIES {
+    let begun = Instant::now();
+    loop {
         match run(&files, cmd.clone()).await {
-            Err(error) if descriptors::is_shortage(&error) => descriptors::wait(&files).await,
+            Err(error)
+                if descriptors::is_shortage(&error) && begun.elapsed() < descriptors::TRIED_FOR =>
+            {
+                descriptors::wait(&files).await;
+            }
             other => return other,
         }
     }
-    run(&files, cmd).await
 }
 
 pub(super) async fn run(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {

@@ -49,6 +49,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use self::descriptors::Allowance;
 use bytes::Bytes;
 use landro_sys::{Buffer, FileDone, FileOp, Pool};
 
@@ -120,8 +121,11 @@ struct Shared {
     kept: RefCell<Vec<Arc<OwnedFd>>>,
     /// Tasks to poll again when a pool buffer is free.
     starved: RefCell<Vec<usize>>,
-    /// Tasks to poll again when a descriptor may be free.
-    short: RefCell<Vec<usize>>,
+    /// Tasks to poll again in a moment.
+    paused: RefCell<Vec<usize>>,
+    /// Tasks to poll again when a descriptor may be free, in the order they came.
+    short: RefCell<VecDeque<usize>>,
+    allowance: Allowance,
     current_task: Cell<usize>,
     /// Pool buffers the reads of one session may hold.
     share_buffers: Cell<usize>,
@@ -168,7 +172,9 @@ impl Disk {
             pending: RefCell::default(),
             kept: RefCell::default(),
             starved: RefCell::default(),
+            paused: RefCell::default(),
             short: RefCell::default(),
+            allowance: Allowance::of_this_process(),
             current_task: Cell::new(0),
             share_buffers: Cell::new(usize::MAX),
             sessions: Cell::new(1),
@@ -257,15 +263,22 @@ impl Disk {
         self.short_until
     }
 
-    /// Has the tasks that wait for a descriptor try again, if it is time to.
+    /// Has tasks that wait for a descriptor try again, if it is time to. A few of them: each opens a
+    /// directory first, and where all did at once there was none left for the files in them.
     pub fn feed_short(&mut self, now: Instant) {
         if self.short_until.take_if(|at| *at <= now).is_some() {
-            let short = std::mem::take(&mut *self.shared.short.borrow_mut());
-            for task in short {
+            let mut due = std::mem::take(&mut *self.shared.paused.borrow_mut());
+            let mut short = self.shared.short.borrow_mut();
+            let few = self.shared.allowance.at_once().min(short.len());
+            due.extend(short.drain(..few));
+            drop(short);
+            for task in due {
                 self.poll_task(task);
             }
         }
-        if self.short_until.is_none() && !self.shared.short.borrow().is_empty() {
+        let waits =
+            !self.shared.paused.borrow().is_empty() || !self.shared.short.borrow().is_empty();
+        if self.short_until.is_none() && waits {
             self.short_until = Some(now + descriptors::RETRY);
         }
     }

@@ -16,9 +16,9 @@ use super::{DiskError, Files};
 /// Time between two tries.
 pub const RETRY: Duration = Duration::from_millis(2);
 
-/// How long an operation tries before it fails. Other sessions close files as they get on, and where
-/// none does, waiting longer helps nobody.
-pub(super) const TRIED_FOR: Duration = Duration::from_secs(60);
+/// Rounds of tries, each [`RETRY`] behind the last, before an operation fails: a minute. Other sessions
+/// close files as they get on, and where none does, waiting longer helps nobody.
+pub(super) const ROUNDS: u32 = 30_000;
 
 /// Which descriptors may be kept, by their numbers.
 #[derive(Clone, Copy, Debug)]

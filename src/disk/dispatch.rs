@@ -3,16 +3,16 @@
 use super::{Attributes, DiskDone, DiskError, DiskOp, Files};
 use super::{descriptors, dirlinks, full, named, part, publish, source, target};
 use crate::proto::errno::ENOSPC;
-use std::time::Instant;
 
 /// Runs an operation, again and again while it lacks a descriptor.
 pub(super) async fn run_with_descriptors(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
-    let begun = Instant::now();
+    let begun = files.shared.rounds.get();
     loop {
         match run(&files, cmd.clone()).await {
-            Err(error)
-                if descriptors::is_shortage(&error) && begun.elapsed() < descriptors::TRIED_FOR =>
-            {
+            Err(error) if descriptors::is_shortage(&error) => {
+                if files.shared.rounds.get().wrapping_sub(begun) > descriptors::ROUNDS {
+                    return Err(error);
+                }
                 descriptors::wait(&files).await;
             }
             other => return other,

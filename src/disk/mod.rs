@@ -126,6 +126,8 @@ struct Shared {
     /// Tasks to poll again when a descriptor may be free, in the order they came.
     short: RefCell<VecDeque<usize>>,
     allowance: Allowance,
+    /// How often such tasks were polled.
+    rounds: Cell<u32>,
     current_task: Cell<usize>,
     /// Pool buffers the reads of one session may hold.
     share_buffers: Cell<usize>,
@@ -175,6 +177,7 @@ impl Disk {
             paused: RefCell::default(),
             short: RefCell::default(),
             allowance: Allowance::of_this_process(),
+            rounds: Cell::new(0),
             current_task: Cell::new(0),
             share_buffers: Cell::new(usize::MAX),
             sessions: Cell::new(1),
@@ -267,6 +270,7 @@ impl Disk {
     /// directory first, and where all did at once there was none left for the files in them.
     pub fn feed_short(&mut self, now: Instant) {
         if self.short_until.take_if(|at| *at <= now).is_some() {
+            self.shared.rounds.update(|rounds| rounds.wrapping_add(1));
             let mut due = std::mem::take(&mut *self.shared.paused.borrow_mut());
             let mut short = self.shared.short.borrow_mut();
             let few = self.shared.allowance.at_once().min(short.len());

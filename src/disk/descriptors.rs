@@ -16,8 +16,8 @@ use super::{DiskError, Files};
 /// Time between two tries.
 pub const RETRY: Duration = Duration::from_millis(2);
 
-/// Rounds of tries, each [`RETRY`] behind the last, before an operation fails: a minute. Other sessions
-/// close files as they get on, and where none does, waiting longer helps nobody.
+/// Rounds of tries, each [`RETRY`] behind the last, before an operation fails: a minute. Other
+/// sessions close files as they get on, and where none does, waiting longer helps nobody.
 pub(super) const ROUNDS: u32 = 30_000;
 
 /// Which descriptors may be kept, by their numbers.
@@ -39,8 +39,8 @@ impl Allowance {
         number(fd) < self.limit / 4
     }
 
-    /// Operations of a worker that try again at a time. Each needs some descriptors (a directory, its
-    /// workplace, a file and a journal), and the quarter that nobody keeps has them for so many.
+    /// Operations of a worker that try again at a time. Each needs some descriptors (a directory,
+    /// its workplace, a file and a journal), and the quarter that nobody keeps has them for so many.
     pub fn at_once(self) -> usize {
         usize::try_from(self.limit / 32)
             .unwrap_or(usize::MAX)

@@ -266,8 +266,8 @@ impl Disk {
         self.short_until
     }
 
-    /// Has tasks that wait for a descriptor try again, if it is time to. A few of them: each opens a
-    /// directory first, and where all did at once there was none left for the files in them.
+    /// Has tasks that wait for a descriptor try again, if it is time to. A few of them: each opens
+    /// a directory first, and where all did at once there was none left for the files in them.
     pub fn feed_short(&mut self, now: Instant) {
         if self.short_until.take_if(|at| *at <= now).is_some() {
             self.shared.rounds.update(|rounds| rounds.wrapping_add(1));

@@ -40,7 +40,8 @@ impl Allowance {
     }
 
     /// Operations of a worker that try again at a time. Each needs some descriptors (a directory,
-    /// its workplace, a file and a journal), and the quarter that nobody keeps has them for so many.
+    /// its workplace, a file and a journal), and the quarter that nobody keeps has them for as
+    /// many.
     pub fn at_once(self) -> usize {
         usize::try_from(self.limit / 32)
             .unwrap_or(usize::MAX)

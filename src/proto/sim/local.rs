@@ -187,10 +187,13 @@ impl LocalWorld {
     /// Whether a range of this file was copied, and another is to come.
     fn is_half_copied(&self, ino: Option<Ino>) -> bool {
         let End { handles, disk, .. } = &self.ends[SENDER];
+        let size_bytes = match ino.map(|ino| &disk.node(ino).body) {
+            Some(Body::File(data)) => data.len() as u64,
+            _ => 0,
+        };
         self.positions.iter().any(|(file, &position)| {
             let reads = handles.has_source(*file) && Some(handles.source_of(*file)) == ino;
-            let size = ino.map_or(0, |ino| disk.meta(ino).size_bytes);
-            reads && 0 < position && position < size
+            reads && 0 < position && position < size_bytes
         })
     }
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs what building landro, testing it ("test" includes "build") or a part of the laboratory needs on Debian, if
 # it is missing. Sourced by the other scripts, which then find cargo in PATH; run by itself it only installs.
-#   scripts/setup.sh [build|test|lab|peers|profile]
+#   scripts/setup.sh [build|test|kernels|lab|peers|profile]
 # peers: what perf/run measures landro with and against, all but those of crates.io.
 
 build_needs=(build-essential ca-certificates clang cmake curl git libclang-dev pkg-config)
 test_needs=(btrfs-progs e2fsprogs ethtool iproute2 procps python3 strace systemd util-linux xfsprogs)
+kernels_needs=(binutils busybox-static cpio e2fsprogs kmod qemu-system-x86 xz-utils)
 lab_needs=(bpftool clang ethtool iperf3 iproute2 jq kmod libbpf-dev linux-libc-dev procps)
 peers_needs=(curl iperf3 nginx-light openssh-client openssh-server openssl python3-matplotlib rclone rsync)
 profile_needs=(iproute2 libc6-dbg linux-perf valgrind)
@@ -54,6 +55,7 @@ setup() {
     case "${1:-build}" in
     build) install_packages "${build_needs[@]}" ;;
     test) install_packages "${build_needs[@]}" "${test_needs[@]}" ;;
+    kernels) install_packages "${build_needs[@]}" "${kernels_needs[@]}" ;;
     profile) install_packages "${build_needs[@]}" "${profile_needs[@]}" ;;
     lab)
         # No Rust: the lab is for whatever there is to run in it.
@@ -65,7 +67,7 @@ setup() {
         # No Rust yet: root, who measures, seldom has it, and perf/run builds as the user who called sudo.
         return
         ;;
-    *) die "usage: $0 [build|test|lab|peers|profile]" ;;
+    *) die "usage: $0 [build|test|kernels|lab|peers|profile]" ;;
     esac
     find_rust
 }

@@ -15,6 +15,7 @@ use common::{Daemon, Output, Running, Side, World, landro};
 use relay::{Relay, Udp};
 
 on_both_backends!(
+    a_megabyte_over_either_kind,
     quic_alone,
     tls_alone,
     both_and_tls_carries_the_bulk,
@@ -89,6 +90,18 @@ fn began_on(output: &Output) -> &str {
 
 fn began_reason(output: &Output) -> &str {
     output.summary()["stats"]["began_reason"].as_str().unwrap()
+}
+
+/// Little enough for an emulated machine (tests/kernels).
+fn a_megabyte_over_either_kind(backend: &'static str) {
+    for kinds in [QUIC, TLS] {
+        let world = world(backend, &[]);
+        let mut rng = Rng::new("a megabyte");
+        tree::write_file(&world.here("file"), MIB, &mut rng);
+        for output in there_and_back(&world, &kinds, &world.url("file")) {
+            assert_eq!(began_on(&output), kinds[1]);
+        }
+    }
 }
 
 fn quic_alone(backend: &'static str) {

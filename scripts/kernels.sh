@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Runs tests under Debian's own kernels, in an emulator:
+#   scripts/kernels.sh [6.1|6.12|newest]... [-- CARGO TEST ARGUMENTS]
+# Without arguments for cargo: what calls the kernel (sockets, rings, files, its TLS), and copies over both kinds of
+# lanes. A kernel that was fetched stays in target/kernels/; who wants Debian's latest deletes it there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/setup.sh
+setup kernels
+built=${CARGO_TARGET_DIR:-$PWD/target}
+
+# Whatever the tests use that Debian builds as modules. What a kernel lacks of them it has built in, or does not need.
+modules=(loop veth tls gcm ctr ghash-generic ghash-clmulni-intel seqiv cryptd crypto_simd aesni-intel)
+
+# apt with lists of its own: releases that the machine does not have. The mirror is the machine's.
+apt_of() {
+    local state=$built/kernels/apt-$1 mirror
+    shift
+    mkdir -p "$state"/lists/partial "$state"/cache/archives/partial
+    if [ ! -e "$state/sources.list" ]; then
+        mirror=$(apt-get indextargets --format '$(SITE)' 'Identifier: Packages' 'Label: Debian' | head -n 1)
+        [ -n "$mirror" ] || die "apt knows no mirror of Debian"
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror ${state##*/apt-} main" \
+            > "$state/sources.list"
+    fi
+    "$@" -qq -o Dir::Etc::SourceList="$state/sources.list" -o Dir::Etc::SourceParts=/nonexistent \
+        -o Dir::State::Lists="$state/lists" -o Dir::Cache="$state/cache" -o APT::Sandbox::User=root
+}
+
+# SUITE PACKAGE: the names of those it depends on directly.
+needs_of() {
+    apt_of "$1" apt-cache depends "$2" | sed -n 's/^ *\(Pre\)\?Depends: \(linux-[^ ]*cloud-amd64\)$/\2/p'
+}
+
+# A directory with vmlinuz, and in modules/ the modules in the order in which they are to be loaded.
+get() {
+    local name=$1 suite=$2 image debs=() version module file
+    local dir=$built/kernels/$name
+    [ ! -e "$dir/vmlinuz" ] || return 0
+    rm -rf "$dir" && mkdir -p "$dir/debs" "$dir/root" "$dir/modules"
+    apt_of "$suite" apt-get update
+    image=$(needs_of "$suite" linux-image-cloud-amd64 | grep '^linux-image-')
+    # Newer packages are split: the image's own is empty, and needs those of the binary and of the modules.
+    mapfile -t debs < <(echo "$image"; needs_of "$suite" "$image" | grep '^linux-\(binary\|modules\)-' || true)
+    (cd "$dir/debs" && apt_of "$suite" apt-get download "${debs[@]}")
+    for file in "$dir"/debs/*.deb; do
+        dpkg-deb -x "$file" "$dir/root"
+    done
+    # modprobe looks in lib/, where older packages have them.
+    [ -e "$dir/root/lib" ] || ln -s usr/lib "$dir/root/lib"
+    version=${image#linux-image-}
+    depmod -b "$dir/root" "$version"
+    for module in "${modules[@]}"; do
+        modprobe -q -d "$dir/root" -S "$version" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*/\1/p' || true
+    done | awk '!seen[$0]++' | while read -r file; do
+        cp "$file" "$dir/modules/"
+        file=$dir/modules/${file##*/}
+        case $file in *.xz) xz -d "$file" && file=${file%.xz} ;; esac
+        echo "${file##*/}" >> "$dir/modules/order"
+    done
+    cp "$(find "$dir/root" -name 'vmlinuz*' -type f)" "$dir/vmlinuz.new"
+    rm -rf "$dir/debs" "$dir/root"
+    mv "$dir/vmlinuz.new" "$dir/vmlinuz"
+}
+
+names=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    names+=("$1")
+    shift
+done
+[ ${#names[@]} -gt 0 ] || names=(6.1)
+[ $# -eq 0 ] || shift
+
+run() {
+    cargo test --locked --config "target.'cfg(unix)'.runner = ['$PWD/tests/kernels/boot.sh', '$built/kernels/$name']" "$@"
+}
+
+for name in "${names[@]}"; do
+    case $name in
+    6.1) get "$name" bookworm ;;
+    6.12) get "$name" trixie ;;
+    newest) get "$name" sid ;;
+    *) die "no kernel $name; there are 6.1, 6.12 and newest" ;;
+    esac
+    if [ $# -gt 0 ]; then
+        run "$@"
+        continue
+    fi
+    # All but the longest, which an emulator takes a minute for.
+    run -p landro-sys --lib -- --skip tests::property
+    run -p landro --test kinds -- a_megabyte_over_either_kind a_wrong_identity_over_tcp
+done

@@ -2,6 +2,7 @@
 # Writes the tables of files in docs/architecture.md anew: below its heading "Files", a row for each
 # source file with the first sentence of the file itself. The head of that part stays.
 set -eu
+case "${1:-}" in -h | --help) sed -n '2,/^[^#]/{ /^#/s/^# \{0,1\}//p; }' "$0" && exit ;; esac
 cd "$(dirname "$0")/.."
 doc=docs/architecture.md
 

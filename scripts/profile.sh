@@ -24,10 +24,11 @@ out=perf/out
 
 usage() {
     [ $# = 0 ] || printf '%s: %s\n\n' "$0" "$*" >&2
-    sed -n '2,8p' "$0" >&2
+    sed -n '2,8s/^# \{0,1\}//p' scripts/profile.sh >&2
     exit 2
 }
 
+help_if_asked scripts/profile.sh "$@"
 what=${1:-}
 case $what in flamegraph | perf | valgrind | all) shift ;; *) usage "'$what' is nothing to do" ;; esac
 if [ $# -gt 0 ]; then

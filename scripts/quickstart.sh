@@ -7,6 +7,7 @@ set -euo pipefail
 export LC_ALL=C
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
+help_if_asked scripts/quickstart.sh "$@"
 setup build
 
 big_bytes=$((1 << 30))

@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
+help_if_asked scripts/release.sh "$@"
 setup build
 
 # Of another major version it cannot read what rustc's counters wrote.

@@ -16,6 +16,13 @@ die() {
     exit 1
 }
 
+# help_if_asked FILE [WORD]: where WORD asks for help, prints what stands above the code of FILE, and that is all.
+help_if_asked() {
+    case "${2:-}" in --help | -h) ;; *) return 0 ;; esac
+    sed -n '2,/^[^#]/{ /^#/s/^# \{0,1\}//p }' "$1"
+    exit 0
+}
+
 install_packages() {
     local missing=() package
     for package in "$@"; do
@@ -74,5 +81,6 @@ setup() {
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
     set -eu
+    help_if_asked "$0" "$@"
     setup "$@"
 fi

@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 part=scripts/soak/${1:-}.sh
-[ -f "$part" ] || { sed -n 2p "$0" >&2; exit 2; }
+case "${1:-}" in --help | -h) sed -n '2s/^# //p' scripts/soak.sh && exit ;; esac
+[ -f "$part" ] || { sed -n '2s/^# //p' scripts/soak.sh >&2; exit 2; }
 shift
 exec "$part" "$@"

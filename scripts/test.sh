@@ -4,5 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
+help_if_asked scripts/test.sh "$@"
 setup test
 exec cargo test --locked --workspace --config "target.'cfg(unix)'.runner = '$PWD/scripts/within.sh'" "$@"

@@ -146,6 +146,50 @@ fn help_is_help() {
     );
 }
 
+/// Scripts that are asked for help do nothing else, wherever they are called from.
+#[test]
+fn scripts_asked_for_help_do_nothing() {
+    let (dir, root) = (
+        tempfile::tempdir().unwrap(),
+        Path::new(env!("CARGO_MANIFEST_DIR")),
+    );
+    // What they would call.
+    for name in ["cargo", "apt-get", "dpkg-query"] {
+        let path = dir.path().join(name);
+        fs::write(&path, "#!/bin/sh\necho called >&2\nexit 1\n").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:/usr/bin:/bin", dir.path().display());
+    for (script, words) in [
+        ("scripts/release.sh", "Builds target/release/landro"),
+        ("scripts/quickstart.sh", "From a bare Debian machine"),
+        ("scripts/test.sh", "Installs what the tests need"),
+        ("scripts/setup.sh", "Installs what building landro"),
+        ("scripts/profile.sh", "Where the time of a transfer goes"),
+        ("scripts/soak.sh", "The long campaigns"),
+        ("scripts/file-tables.sh", "Writes the tables of files"),
+        ("perf/lab", "Two hosts on one machine"),
+        ("tuning/apply.sh", "Sets a host up for landro"),
+    ] {
+        let (within, name) = script.split_once('/').unwrap();
+        for word in ["--help", "-h"] {
+            let mut command = Command::new(format!("./{name}"));
+            command.arg(word).current_dir(root.join(within));
+            let output = command.env("PATH", &path).output().unwrap();
+            let (told, said) = (
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr),
+            );
+            assert_eq!(output.status.code(), Some(0), "{script} {word}: {said}");
+            assert!(told.starts_with(words), "{script} {word}: {told}");
+            assert!(
+                said.is_empty() && !told.contains("set -eu"),
+                "{script}: {said}"
+            );
+        }
+    }
+}
+
 #[test]
 fn flags_that_were_set_stay_set() {
     case(

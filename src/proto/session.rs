@@ -356,9 +356,21 @@ impl Session {
                 Ok(())
             }
             Input::Copy(step) => self.on_copy(step),
-            Input::Sent { bytes } => {
+            Input::Sent { mover, bytes } => {
                 self.watch.moved(now, bytes);
-                self.role.on_sent(now, bytes);
+                self.role.on_sent(now, mover, bytes);
+                Ok(())
+            }
+            Input::Pulls { mover, pulls } => {
+                if let Role::Send(sender) = &mut self.role {
+                    sender.set_pulls(now, mover, pulls);
+                }
+                Ok(())
+            }
+            Input::Retire { mover } => {
+                if let Role::Send(sender) = &mut self.role {
+                    sender.retire(&mut self.ports, mover);
+                }
                 Ok(())
             }
             Input::Disk { op, result } => self.on_disk(now, op, result),

@@ -42,16 +42,24 @@ struct State {
     course: AtomicU8,
     /// Bytes that crossed in TCP.
     tcp_bytes: AtomicU64,
+    /// Bytes per second that each TCP connection takes in each direction; 0: as they come.
+    tcp_rate: u64,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
 impl Relay {
     pub fn new(daemon: &str, udp: Udp) -> Relay {
+        Relay::with_rate(daemon, udp, 0)
+    }
+
+    /// One through which each TCP connection passes so many bytes a second, in each direction.
+    pub fn with_rate(daemon: &str, udp: Udp, tcp_rate: u64) -> Relay {
         let state = Arc::new(State {
             daemon: daemon.parse().unwrap(),
             stop: AtomicBool::new(false),
             course: AtomicU8::new(RUNS),
             tcp_bytes: AtomicU64::new(0),
+            tcp_rate,
             threads: Mutex::default(),
         });
         let (socket, listener) = bind();
@@ -171,6 +179,7 @@ fn accept(state: &Arc<State>, listener: &TcpListener) {
 
 fn pass_tcp(state: &State, mut from: TcpStream, mut to: TcpStream) {
     let mut bytes = vec![0; 1 << 16];
+    let mut next = landro::engine::now();
     while !state.stops() {
         match state.course.load(Ordering::SeqCst) {
             RUNS => {}
@@ -198,6 +207,12 @@ fn pass_tcp(state: &State, mut from: TcpStream, mut to: TcpStream) {
                 state.tcp_bytes.fetch_add(count as u64, Ordering::SeqCst);
                 if to.write_all(&bytes[..count]).is_err() {
                     return;
+                }
+                if state.tcp_rate > 0 {
+                    let now = landro::engine::now();
+                    let took = Duration::from_secs_f64(count as f64 / state.tcp_rate as f64);
+                    next = next.max(now) + took;
+                    thread::sleep(next - now);
                 }
             }
             Err(error)

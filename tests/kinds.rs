@@ -21,6 +21,7 @@ on_both_backends!(
     several_lanes_carry_the_bulk,
     each_lane_adds_what_it_can,
     lanes_that_nobody_has,
+    tls_that_is_slower,
     udp_that_is_silent,
     udp_that_is_refused,
     tcp_that_is_refused,
@@ -36,6 +37,9 @@ on_both_backends!(
 );
 
 const MIB: u64 = 1 << 20;
+
+/// What has not happened by then does not happen.
+const LONG: Duration = Duration::from_secs(60);
 
 /// What the acceptance of several lanes is measured with.
 const FILE_BYTES: u64 = 64 * MIB;
@@ -149,7 +153,8 @@ fn each_lane_adds_what_it_can(backend: &'static str) {
     let world = world(backend, &[]);
     let source = world.here("file");
     tree::write_file(&source, 24 * MIB, &mut Rng::new("limits"));
-    let relay = Relay::with_rate(world.daemon.address(), Udp::Passes, RATE);
+    let relay = Relay::new(world.daemon.address(), Udp::Passes);
+    relay.slow_tcp(RATE);
     let seconds = ["1", "2", "4"].map(|lanes| {
         let start = landro::engine::now();
         let words = [&TLS[..], &["--lanes", lanes]].concat();
@@ -175,6 +180,48 @@ fn lanes_that_nobody_has(backend: &'static str) {
     args.extend([here, world.url("other").into()]);
     let output = world.cp(&args).expect(2);
     assert!(format!("{output:?}").contains("--lanes adds lanes over TCP"));
+}
+
+/// What TLS brings is less than what QUIC brings, from its beginning (push) or from some moment on
+/// (pull): QUIC carries the bulk.
+fn tls_that_is_slower(backend: &'static str) {
+    const BYTES_PER_SECOND: u64 = 8_000_000;
+    let world = world(backend, &[]);
+    let source = world.here("file");
+    tree::write_file(&source, 3 * FILE_BYTES, &mut Rng::new("TLS is slower"));
+    for push in [true, false] {
+        let relay = Relay::new(world.daemon.address(), Udp::Passes);
+        let (from, to): (OsString, OsString) = match push {
+            true => (source.clone().into(), relay.url("file").into()),
+            false => (relay.url("file").into(), world.here("back").into()),
+        };
+        let copy = |kinds: &[&str], slow_at: u64| {
+            let mut args: Vec<OsString> = kinds.iter().map(OsString::from).collect();
+            args.extend(["--force".into(), "--stats".into(), from.clone(), to.clone()]);
+            let start = landro::engine::now();
+            let running = world.cp_start(&args);
+            if kinds.is_empty() {
+                let wait = |bytes| {
+                    while relay.tcp_bytes() < bytes && start.elapsed() < LONG {
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                };
+                wait(slow_at);
+                relay.slow_tcp(BYTES_PER_SECOND);
+            }
+            let output = running.wait().expect(0);
+            (output, start.elapsed())
+        };
+        let (_, quic_took) = copy(&QUIC, 0);
+        let (output, took) = copy(&[], if push { 0 } else { 16 * MIB });
+        let (quic, tls) = (crossed(&output, "quic"), crossed(&output, "tls"));
+        assert!(tls > 0 && quic > tls, "{quic} by QUIC, {tls} by TLS");
+        // A wide margin: what else runs here takes its share of either.
+        let ratio = quic_took.as_secs_f64() / took.as_secs_f64();
+        assert!(ratio > 0.6, "{quic_took:?} by QUIC alone, {took:?} by both");
+    }
+    assert_same(&source, &world.root("file"));
+    assert_same(&source, &world.here("back"));
 }
 
 fn udp_that_is_silent(backend: &'static str) {

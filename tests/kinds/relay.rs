@@ -26,6 +26,9 @@ pub enum Udp {
     Silent,
 }
 
+/// Of its sockets.
+const RECEIVE_BYTES: usize = 256 << 10;
+
 const RUNS: u8 = 0;
 const STALLS: u8 = 1;
 const RESETS: u8 = 2;
@@ -42,24 +45,19 @@ struct State {
     course: AtomicU8,
     /// Bytes that crossed in TCP.
     tcp_bytes: AtomicU64,
-    /// Bytes per second that each TCP connection takes in each direction; 0: as they come.
-    tcp_rate: u64,
+    /// What one direction of a TCP connection passes on in a second; 0: all it can.
+    tcp_bytes_per_second: AtomicU64,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
 impl Relay {
     pub fn new(daemon: &str, udp: Udp) -> Relay {
-        Relay::with_rate(daemon, udp, 0)
-    }
-
-    /// One through which each TCP connection passes so many bytes a second, in each direction.
-    pub fn with_rate(daemon: &str, udp: Udp, tcp_rate: u64) -> Relay {
         let state = Arc::new(State {
             daemon: daemon.parse().unwrap(),
             stop: AtomicBool::new(false),
             course: AtomicU8::new(RUNS),
             tcp_bytes: AtomicU64::new(0),
-            tcp_rate,
+            tcp_bytes_per_second: AtomicU64::new(0),
             threads: Mutex::default(),
         });
         let (socket, listener) = bind();
@@ -77,6 +75,12 @@ impl Relay {
 
     pub fn tcp_bytes(&self) -> u64 {
         self.state.tcp_bytes.load(Ordering::SeqCst)
+    }
+
+    /// TCP passes no more from now on.
+    pub fn slow_tcp(&self, bytes_per_second: u64) {
+        let rate = &self.state.tcp_bytes_per_second;
+        rate.store(bytes_per_second, Ordering::SeqCst);
     }
 
     /// TCP connections that there are pass nothing on any more, and nobody says so.
@@ -165,6 +169,8 @@ fn accept(state: &Arc<State>, listener: &TcpListener) {
             continue;
         };
         for stream in [&client, &daemon] {
+            // What waits in the kernel is no path's.
+            setsockopt(stream, sockopt::RcvBuf, &RECEIVE_BYTES).unwrap();
             stream.set_nonblocking(false).unwrap();
             stream.set_read_timeout(Some(LOOK)).unwrap();
             stream.set_nodelay(true).unwrap();
@@ -179,7 +185,6 @@ fn accept(state: &Arc<State>, listener: &TcpListener) {
 
 fn pass_tcp(state: &State, mut from: TcpStream, mut to: TcpStream) {
     let mut bytes = vec![0; 1 << 16];
-    let mut next = landro::engine::now();
     while !state.stops() {
         match state.course.load(Ordering::SeqCst) {
             RUNS => {}
@@ -208,11 +213,9 @@ fn pass_tcp(state: &State, mut from: TcpStream, mut to: TcpStream) {
                 if to.write_all(&bytes[..count]).is_err() {
                     return;
                 }
-                if state.tcp_rate > 0 {
-                    let now = landro::engine::now();
-                    let took = Duration::from_secs_f64(count as f64 / state.tcp_rate as f64);
-                    next = next.max(now) + took;
-                    thread::sleep(next - now);
+                let rate = state.tcp_bytes_per_second.load(Ordering::SeqCst);
+                if let Some(nanos) = (count as u64 * 1_000_000_000).checked_div(rate) {
+                    thread::sleep(Duration::from_nanos(nanos));
                 }
             }
             Err(error)

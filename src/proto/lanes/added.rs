@@ -6,7 +6,8 @@
 //!   never sees that lane.
 //! - Their control streams carry the client's preface, and end. Each has a mover of its own in the
 //!   sender's session, which pulls orders as its lane takes data, so that a fast lane carries more
-//!   than a slow one. The lanes that carry control carry data only while no added one is usable.
+//!   than a slow one. The lanes that carry control carry data while no added one is usable, or
+//!   while that brings more (`goodput.rs`).
 //! - One that is worn runs empty: its mover retires, and each side says how many streams it had.
 //!   Either side may begin with that; the other follows.
 //! - Each ends with an *account*, which the receiver of data gives on the control stream: when it
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::goodput::Way;
 use super::lane::{ControlIn, Lane, LaneState};
 use super::ledger::{AddedLane, MoverTold, OwnStreams};
 use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, code};
@@ -174,6 +176,7 @@ impl Lanes {
         while let Some(key) = self.added.iter().find(ends).map(|lane| lane.key) {
             self.empty_added(key);
         }
+        let prefers = self.choice.prefers_added();
         let (mut has_told, mut is_pulled) = (false, false);
         for lane in &mut self.added {
             let (is_usable, is_spent) = (lane.is_usable(), lane.is_spent());
@@ -181,19 +184,21 @@ impl Lanes {
             let Some(added) = &mut lane.added else {
                 continue;
             };
-            let (told, input) = match added.told {
-                MoverTold::Nothing if is_usable => {
-                    let pulls = true;
-                    (MoverTold::Pulls, Input::Pulls { mover, pulls })
-                }
-                MoverTold::Pulls if is_spent => (MoverTold::Retires, Input::Retire { mover }),
-                MoverTold::Nothing | MoverTold::Pulls | MoverTold::Retires => {
-                    is_pulled |= added.told == MoverTold::Pulls;
-                    continue;
-                }
+            let told = match added.told {
+                MoverTold::Nothing if is_usable => MoverTold::Pulls(prefers),
+                MoverTold::Pulls(_) if is_spent => MoverTold::Retires,
+                MoverTold::Pulls(_) => MoverTold::Pulls(prefers),
+                told @ (MoverTold::Nothing | MoverTold::Retires) => told,
+            };
+            is_pulled |= told == MoverTold::Pulls(true);
+            if added.told == told {
+                continue;
+            }
+            let input = match told {
+                MoverTold::Pulls(pulls) => Input::Pulls { mover, pulls },
+                MoverTold::Retires | MoverTold::Nothing => Input::Retire { mover },
             };
             added.told = told;
-            is_pulled |= told == MoverTold::Pulls;
             has_told = true;
             self.session.handle(now, input);
         }
@@ -219,6 +224,23 @@ impl Lanes {
         if let Some(lane) = self.added.iter_mut().find(|lane| lane.key == key) {
             lane.state = LaneState::Emptying;
             self.wants(key);
+        }
+    }
+
+    /// Sender: lets goodput decide which movers take orders.
+    pub(super) fn choose(&mut self, now: Instant) {
+        if self.adding.sends {
+            // At the end nothing new waits for a lane that may be stuck.
+            let is_usable = self.is_on() && self.added.iter().any(Lane::is_usable);
+            let waits = self.out.has_data();
+            self.choice.look(now, is_usable, waits);
+        }
+    }
+
+    pub(super) fn way_of(&self, key: LaneKey) -> Way {
+        match self.is_added(key) {
+            true => Way::Added,
+            false => Way::Carrying,
         }
     }
 

@@ -40,8 +40,8 @@ pub(super) struct AddedLane {
 pub(super) enum MoverTold {
     /// There is none. Next: Pulls.
     Nothing,
-    /// To take orders. Next: Retires.
-    Pulls,
+    /// Whether to take orders. Next: itself, Retires.
+    Pulls(bool),
     /// To take none any more.
     Retires,
 }

@@ -25,6 +25,7 @@
 //! moves again.
 
 mod added;
+mod goodput;
 mod lane;
 mod ledger;
 mod life;
@@ -34,6 +35,7 @@ mod ports;
 mod suspicion;
 mod traffic;
 
+pub use goodput::GOODPUT_WINDOW;
 pub use newcomer::{Newcomer, NewcomerInput, NewcomerOutput};
 pub use ports::{
     DialKind, LaneClosed, LaneKey, LaneStream, LanesInput, LanesOutput, QuestionId, Taken, code,
@@ -50,6 +52,7 @@ use super::wire::PrefaceKind;
 use super::{CancelReason, Input, Outcome, Output};
 use crate::ids::{Fingerprint, MoverId, SessionId};
 use added::{Adding, LaneWord};
+use goodput::Choice;
 use lane::{ControlIn, Lane, LaneState};
 use outgoing::SendQueue;
 use suspicion::Suspicions;
@@ -100,6 +103,9 @@ pub struct LanesConfig {
     pub adds_from_bytes: u64,
     /// So many, at most [`MAX_ADDS`].
     pub adds: usize,
+    /// How long goodput is measured at a time, before data goes another way. Usually
+    /// [`GOODPUT_WINDOW`].
+    pub goodput_window: Duration,
 }
 
 /// All lanes of one session.
@@ -116,6 +122,7 @@ pub struct Lanes {
     /// Those that are added, oldest first.
     added: Vec<Lane>,
     adding: Adding,
+    choice: Choice,
     next_number: u32,
     /// Key of the next data stream of the peer that appears.
     next_incoming: u64,
@@ -223,6 +230,7 @@ impl Lanes {
             lanes: Vec::new(),
             added: Vec::new(),
             adding: Adding::new(config.adds_from_bytes, config.adds.min(MAX_ADDS)),
+            choice: Choice::new(now, config.goodput_window),
             next_number: 0,
             next_incoming: 0,
             control_read_bytes: 0,
@@ -317,7 +325,9 @@ impl Lanes {
         };
         let suspicions = self.suspicions.deadline();
         let adding = self.adds_at();
-        let due = [self.session.deadline(), course, growth, adding, suspicions];
+        let session = self.session.deadline();
+        let choice = self.choice.deadline();
+        let due = [session, course, growth, adding, choice, suspicions];
         due.into_iter().flatten().min()
     }
 
@@ -372,6 +382,7 @@ impl Lanes {
     /// closes lanes.
     fn settle(&mut self, now: Instant) {
         self.drain(now);
+        self.choose(now);
         while self.tell_movers(now) {
             self.drain(now);
         }

@@ -161,6 +161,11 @@ impl SendQueue {
         out.place.lane()
     }
 
+    /// Data waits for a transport.
+    pub fn has_data(&self) -> bool {
+        self.streams.values().any(|out| !out.queue.is_empty())
+    }
+
     /// Nothing waits to be taken. Streams that were not ended and have nothing queued do not wait.
     /// Nor do those on added lanes, whose loss loses nothing.
     pub fn is_taken(&self, added: &[Lane]) -> bool {

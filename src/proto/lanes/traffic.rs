@@ -180,6 +180,7 @@ impl Lanes {
         let mover = lane.mover();
         let bytes = self.out.end_round();
         if bytes > 0 {
+            self.choice.took(self.way_of(key), bytes);
             self.session.handle(now, Input::Sent { mover, bytes });
         }
         let control_ends = !self.is_on() && standing.newest && self.is_control_due();

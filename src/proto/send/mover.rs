@@ -345,12 +345,21 @@ impl SendMover {
         self.parallelism.target().saturating_sub(packed).max(1)
     }
 
+    /// Ends streams that nothing comes for. Of a mover that takes no orders those are all that are
+    /// idle, or a lane that was replaced would not run empty.
     pub fn retire_idle(&mut self, ports: &mut Ports) {
         if self.is_lost() {
             return;
         }
-        for stream in self.streams.retire_idle(self.stream_target()) {
+        let target = match self.pulls() {
+            true => self.stream_target(),
+            false => 0,
+        };
+        for stream in self.streams.retire_idle(target) {
             ports.end_data(stream);
+        }
+        if !self.pulls() && self.pack.is_idle() && self.unsized_files.is_empty() {
+            self.end_pack_stream(ports);
         }
     }
 

@@ -65,6 +65,11 @@ impl Pack {
         usize::from(self.stream.is_some())
     }
 
+    /// No small file is being read for it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.reading == 0
+    }
+
     pub(super) fn forget(&mut self, entry: EntryId) {
         self.forgotten.push(entry);
     }

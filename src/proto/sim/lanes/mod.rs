@@ -15,8 +15,8 @@ use super::scenario::Parts;
 use crate::ids::{Fingerprint, SessionId, WorkerId};
 use crate::proto::Carriage;
 use crate::proto::lanes::{
-    DialKind, LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig, LanesInput, LanesOutput,
-    Newcomer, NewcomerInput, NewcomerOutput, QuestionId, Taken, code,
+    DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig, LanesInput,
+    LanesOutput, Newcomer, NewcomerInput, NewcomerOutput, QuestionId, Taken, code,
 };
 use crate::proto::session::{Grant, Limits, Request, Session};
 use crate::proto::{Event, Outcome, Payload};
@@ -52,6 +52,8 @@ struct Troubles {
     /// Lanes are added after so much data, so many at a time.
     adds_from_bytes: Option<u64>,
     adds: usize,
+    /// Goodput is measured so long at a time.
+    goodput_window: Option<Duration>,
     /// An added lane is cut without a word, in thousandths of all steps.
     added_cuts: u64,
     /// One that comes to a worker that knows nothing of its session, in percent.
@@ -169,6 +171,7 @@ impl World {
             idle: IDLE,
             adds_from_bytes: self.troubles.adds_from_bytes.unwrap_or(0),
             adds: self.troubles.adds,
+            goodput_window: self.troubles.goodput_window.unwrap_or(GOODPUT_WINDOW),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::lanes::{
-    ADDS_FROM_BYTES, DialKind, LaneClosed, LaneKey, LanesConfig, LanesInput, NewcomerInput, code,
+    ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LanesConfig, LanesInput,
+    NewcomerInput, code,
 };
 use crate::quic::CloseReason;
 use crate::worker::Worker;
@@ -41,6 +42,7 @@ impl Worker {
                 .client
                 .as_ref()
                 .map_or(0, |client| client.lanes.lanes()),
+            goodput_window: GOODPUT_WINDOW,
         }
     }
 

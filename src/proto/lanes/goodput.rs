@@ -1,0 +1,435 @@
+//! Which way brings more: the lane that carries control, or those that are added.
+//!
+//! The sender of data decides. What the transports take is counted in *windows*: stretches of time
+//! in which something waited to be sent, so that a slow disk or a bandwidth limit says nothing. A
+//! window in which both ways took something counts for neither, and neither does the one behind
+//! it, in which queues fill.
+//!
+//! - One way is *settled* on. The other is *tried* after a pause, and soon when the settled one
+//!   falls. The pause grows with each try that fails.
+//! - A try is over when what it cost, against what the settled way brought before, is more than a
+//!   small share of the pause, or when enough windows say which way is better.
+//! - Within [`NOISE_PERCENT`] both are the same, and the added lanes win: a byte costs them less
+//!   CPU (docs/adr/0034).
+//!
+//! Nothing is concluded from round trips and losses: on a busy host those of loopback look bad.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// A window of [`super::LanesConfig::goodput_window`], usually. Some round trips of most paths, and
+/// long enough that what is taken in bursts evens out.
+pub const GOODPUT_WINDOW: Duration = Duration::from_millis(40);
+
+/// So many windows one like the other are no accident, until one was: each verdict that the next
+/// takes back makes it twice as many, up to [`FULL`].
+const FEW: usize = 8;
+
+/// So many windows are compared by their mean.
+const FULL: usize = 16;
+
+/// What brings so much of the other is as good.
+const NOISE_PERCENT: u128 = 97;
+
+/// A way fell if it brings less than this part of what it or the other brought.
+const FALL_PERCENT: u128 = 75;
+
+/// The same, of the means of many windows.
+const SLIDE_PERCENT: u128 = 90;
+
+/// Pauses before a try, in windows: 4 s, four times as long each time, up to 64 s.
+const FIRST_PAUSE: u32 = 100;
+const PAUSE_GROWS: u32 = 4;
+const LAST_PAUSE: u32 = 1600;
+
+/// Before a try because the settled way fell, since the last try, in windows: 1 s, twice as long each
+/// time that the other brings no more, up to 16 s.
+const FIRST_GAP: u32 = 25;
+const LAST_GAP: u32 = 400;
+
+/// A try may cost so much of the pause before it, within these bounds, in windows: 40 ms to 640 ms.
+const COST_SHARE: u32 = 64;
+const LEAST_COST: u32 = 1;
+const MOST_COST: u32 = 16;
+
+/// A try in which too little waits to be sent ends undecided, in windows: 4 s.
+const TRY_AT_MOST: u32 = 100;
+
+/// Where data streams begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Way {
+    /// On the lane that carries control.
+    Carrying,
+    /// On one that is added.
+    Added,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// Next: Trying.
+    Settled,
+    /// The other way than the settled one is in use. Next: Settled.
+    Trying(Try),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Try {
+    began: Instant,
+    /// What the settled way brought before.
+    against: Rate,
+    /// The settled way fell.
+    for_a_fall: bool,
+    busy: Duration,
+    bytes: u64,
+}
+
+/// Bytes per second.
+type Rate = u128;
+
+#[derive(Debug)]
+pub(super) struct Choice {
+    settled: Way,
+    standing: Standing,
+    pause: Duration,
+    next_try: Option<Instant>,
+    last_try: Option<Instant>,
+    gap: Duration,
+    /// The last windows of each way, in bytes per second.
+    carrying: Record,
+    added: Record,
+    /// The most that the settled way brought since the last try.
+    peak: Rate,
+    /// So many windows are enough for a verdict now.
+    few: usize,
+    /// When the settled way became that in a try.
+    since: Option<Instant>,
+    window: Window,
+    /// How long one is.
+    length: Duration,
+    /// What was in use when last looked at.
+    used: Way,
+    is_added_usable: bool,
+}
+
+#[derive(Debug, Default)]
+struct Record(VecDeque<Rate>);
+
+#[derive(Debug)]
+struct Window {
+    began: Instant,
+    seen: Instant,
+    /// Something has waited since then.
+    waits: bool,
+    /// For so long something waited.
+    busy: Duration,
+    bytes: u64,
+    /// Taken on the way that is not in use.
+    other_bytes: u64,
+    /// Queues fill in it.
+    is_first: bool,
+}
+
+impl Choice {
+    pub fn new(now: Instant, length: Duration) -> Choice {
+        Choice {
+            // The first added lane is used as soon as it is there.
+            settled: Way::Added,
+            standing: Standing::Settled,
+            pause: length * FIRST_PAUSE,
+            next_try: None,
+            last_try: None,
+            gap: length * FIRST_GAP,
+            carrying: Record::default(),
+            added: Record::default(),
+            peak: 0,
+            few: FEW,
+            since: None,
+            window: Window::new(now, true),
+            length,
+            used: Way::Carrying,
+            is_added_usable: false,
+        }
+    }
+
+    pub fn prefers_added(&self) -> bool {
+        self.preferred() == Way::Added
+    }
+
+    fn preferred(&self) -> Way {
+        match self.standing {
+            Standing::Settled => self.settled,
+            Standing::Trying(_) => self.settled.other(),
+        }
+    }
+
+    /// A transport took so much data.
+    pub fn took(&mut self, way: Way, bytes: u64) {
+        match way == self.used {
+            true => self.window.bytes += bytes,
+            false => self.window.other_bytes += bytes,
+        }
+    }
+
+    /// When time alone is worth a look.
+    pub fn deadline(&self) -> Option<Instant> {
+        let is_running = self.window.waits && self.is_added_usable;
+        let left = self.length.saturating_sub(self.window.busy);
+        is_running.then(|| self.window.seen + left)
+    }
+
+    /// How things are now: whether an added lane takes streams, and whether data waits.
+    pub fn look(&mut self, now: Instant, is_added_usable: bool, waits: bool) {
+        self.pass_time(now);
+        self.window.waits = waits;
+        if self.is_added_usable && !is_added_usable {
+            // Whatever was tried: it is over.
+            self.standing = Standing::Settled;
+        }
+        if !self.is_added_usable && is_added_usable {
+            self.note_a_short_window();
+            self.next_try.get_or_insert(now + self.pause);
+        }
+        self.is_added_usable = is_added_usable;
+        self.use_preferred(now);
+    }
+
+    fn use_preferred(&mut self, now: Instant) {
+        let way = match self.is_added_usable {
+            true => self.preferred(),
+            false => Way::Carrying,
+        };
+        if way != self.used {
+            let waits = self.window.waits;
+            self.used = way;
+            self.window = Window::new(now, true);
+            self.window.waits = waits;
+        }
+    }
+
+    fn pass_time(&mut self, now: Instant) {
+        let window = &mut self.window;
+        if window.waits {
+            window.busy += now.saturating_duration_since(window.seen);
+        }
+        window.seen = window.seen.max(now);
+        if window.busy >= self.length {
+            self.end_window(now);
+        } else if now.saturating_duration_since(window.began) >= self.length * 2 {
+            // Too little waited: a transport that takes what it gets says nothing of its path.
+            let (waits, is_first) = (window.waits, window.is_first);
+            self.window = Window::new(now, is_first);
+            self.window.waits = waits;
+        }
+        if let Standing::Trying(it) = self.standing
+            && now.saturating_duration_since(it.began) >= self.length * TRY_AT_MOST
+        {
+            self.settle(now, false);
+        }
+    }
+
+    /// Carrying brought less than a window when the first lane was added: a hint of what it brings.
+    fn note_a_short_window(&mut self) {
+        let window = &self.window;
+        if self.carrying.0.is_empty() && window.busy >= self.length / 8 {
+            self.carrying.add(window.rate());
+        }
+    }
+
+    fn end_window(&mut self, now: Instant) {
+        let next = Window::new(now, self.window.other_bytes > 0);
+        let window = std::mem::replace(&mut self.window, next);
+        self.window.waits = window.waits;
+        if window.other_bytes == 0 && !window.is_first {
+            self.record_mut(self.used).add(window.rate());
+        }
+        match self.standing {
+            Standing::Trying(mut it) => {
+                it.busy += window.busy;
+                it.bytes += window.bytes + window.other_bytes;
+                self.standing = Standing::Trying(it);
+                self.judge(now, it);
+            }
+            Standing::Settled if self.is_added_usable => self.consider(now),
+            Standing::Settled => {}
+        }
+        self.use_preferred(now);
+    }
+
+    /// Whether the other way is to be tried.
+    fn consider(&mut self, now: Instant) {
+        let (record, other) = (self.record(self.used), self.record(self.used.other()));
+        if record.0.len() < self.few {
+            return;
+        }
+        let (mean, is_full) = (record.mean(), record.0.len() >= FULL);
+        let least = self.peak.max(other.mean());
+        let fell = record
+            .recent(self.few)
+            .all(|rate| is_below(rate, least, FALL_PERCENT));
+        let slid = is_full && is_below(mean, other.mean(), SLIDE_PERCENT);
+        let is_due = self.next_try.is_some_and(|at| at <= now);
+        let rests = self.last_try.is_some_and(|at| now < at + self.gap);
+        if fell {
+            let few = self.few;
+            // What was before says nothing of what is now.
+            self.record_mut(self.used).keep_recent(few);
+        } else if is_full {
+            self.peak = self.peak.max(mean);
+        }
+        if is_due {
+            self.gap = self.length * FIRST_GAP;
+        }
+        if is_due || (fell || slid) && !rests {
+            let against = self.record(self.used).mean();
+            self.record_mut(self.used.other()).0.clear();
+            self.standing = Standing::Trying(Try {
+                began: now,
+                against,
+                for_a_fall: !is_due,
+                busy: Duration::ZERO,
+                bytes: 0,
+            });
+        }
+    }
+
+    fn judge(&mut self, now: Instant, it: Try) {
+        let (tried, settled) = (self.record(self.used), self.record(self.used.other()));
+        let count = tried.0.len();
+        let few = self.few;
+        let is_above = |rate| {
+            settled
+                .recent(few)
+                .all(|known| is_below(known, rate, NOISE_PERCENT))
+        };
+        if count >= few && tried.recent(few).all(is_above) {
+            return self.settle(now, true);
+        }
+        let window = self.length;
+        let most = (self.pause / COST_SHARE).clamp(window * LEAST_COST, window * MOST_COST);
+        let due_bytes = bytes_in(it.against, it.busy);
+        if due_bytes.saturating_sub(u128::from(it.bytes)) > bytes_in(it.against, most) {
+            return self.settle(now, false);
+        }
+        if count >= FULL {
+            let is_better = match self.used {
+                Way::Added => !is_below(tried.mean(), it.against, NOISE_PERCENT),
+                Way::Carrying => is_below(it.against, tried.mean(), NOISE_PERCENT),
+            };
+            self.settle(now, is_better);
+        }
+    }
+
+    /// A try is over.
+    fn settle(&mut self, now: Instant, is_better: bool) {
+        let Standing::Trying(it) = self.standing else {
+            return;
+        };
+        self.standing = Standing::Settled;
+        if is_better {
+            self.learn_patience(now);
+            self.settled = self.settled.other();
+            self.pause = self.length * FIRST_PAUSE;
+            self.gap = self.length * FIRST_GAP;
+        } else {
+            let tried = self.record_mut(self.settled.other());
+            if tried.0.is_empty() && !it.busy.is_zero() {
+                tried.add(rate(it.bytes, it.busy));
+            }
+            self.pause = (self.pause * PAUSE_GROWS).min(self.length * LAST_PAUSE);
+            if it.for_a_fall {
+                self.gap = (self.gap * 2).min(self.length * LAST_GAP);
+            }
+        }
+        self.peak = self.record(self.settled).mean();
+        (self.last_try, self.next_try) = (Some(now), Some(now + self.pause));
+        self.use_preferred(now);
+    }
+
+    /// A verdict that did not last was an accident.
+    fn learn_patience(&mut self, now: Instant) {
+        let lasted = self.since.map(|since| now.saturating_duration_since(since));
+        self.few = match lasted {
+            Some(lasted) if lasted < self.length * LAST_PAUSE => (self.few * 2).min(FULL),
+            Some(_) | None => FEW,
+        };
+        self.since = Some(now);
+    }
+
+    fn record(&self, way: Way) -> &Record {
+        match way {
+            Way::Carrying => &self.carrying,
+            Way::Added => &self.added,
+        }
+    }
+
+    fn record_mut(&mut self, way: Way) -> &mut Record {
+        match way {
+            Way::Carrying => &mut self.carrying,
+            Way::Added => &mut self.added,
+        }
+    }
+}
+
+impl Way {
+    fn other(self) -> Way {
+        match self {
+            Way::Carrying => Way::Added,
+            Way::Added => Way::Carrying,
+        }
+    }
+}
+
+impl Record {
+    fn add(&mut self, rate: Rate) {
+        self.0.push_back(rate);
+        if self.0.len() > FULL {
+            self.0.pop_front();
+        }
+    }
+
+    fn mean(&self) -> Rate {
+        self.0.iter().sum::<Rate>() / (self.0.len() as Rate).max(1)
+    }
+
+    fn recent(&self, few: usize) -> impl Iterator<Item = Rate> {
+        self.0.iter().rev().take(few).copied()
+    }
+
+    fn keep_recent(&mut self, few: usize) {
+        let older = self.0.len().saturating_sub(few);
+        self.0.drain(..older);
+    }
+}
+
+impl Window {
+    fn new(now: Instant, is_first: bool) -> Window {
+        Window {
+            began: now,
+            seen: now,
+            waits: false,
+            busy: Duration::ZERO,
+            bytes: 0,
+            other_bytes: 0,
+            is_first,
+        }
+    }
+
+    fn rate(&self) -> Rate {
+        rate(self.bytes, self.busy)
+    }
+}
+
+fn is_below(rate: Rate, other: Rate, percent: u128) -> bool {
+    rate * 100 < other * percent
+}
+
+fn rate(bytes: u64, busy: Duration) -> Rate {
+    u128::from(bytes) * 1_000_000_000 / busy.as_nanos().max(1)
+}
+
+fn bytes_in(rate: Rate, time: Duration) -> u128 {
+    rate * time.as_nanos() / 1_000_000_000
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Sender;
 use landro_sys::UdpOptions;
 
-use crate::config::{LaneKind, LaneKinds};
+use crate::config::{LaneCount, LaneKind, LaneKinds};
 use crate::ids::Fingerprint;
 use crate::proto::lanes::code;
 use crate::proto::session::Request;
@@ -24,6 +24,7 @@ pub(crate) struct ClientTransfer {
     state: ClientState,
     race: Race,
     pub(crate) kinds: LaneKinds,
+    pub(crate) lanes: LaneCount,
     pub(crate) setup: Setup,
     pub(crate) tcp: TcpSetups,
     trust_refused: Arc<Mutex<Option<Fingerprint>>>,
@@ -57,6 +58,7 @@ impl ClientTransfer {
             state: ClientState::Dialling(start.request),
             race: Race::new(&start.peers, start.kinds, now),
             kinds: start.kinds,
+            lanes: start.lanes,
             setup: start.setup,
             tcp: start.tcp,
             trust_refused: start.trust_refused,

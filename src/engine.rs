@@ -48,7 +48,7 @@ pub enum BackendChoice {
 pub enum EngineError {
     #[error("cannot listen on {addr}: {source}{}", bind_hint(source))]
     Bind { addr: SocketAddr, source: io::Error },
-    #[error("cannot serve {path}: {source}", path = path.display())]
+    #[error("cannot serve {path}: {source}{}", root_hint(source), path = path.display())]
     Root { path: PathBuf, source: io::Error },
     #[error("the io_uring backend was asked for, but: {0}")]
     Backend(String),
@@ -77,9 +77,24 @@ fn bind_hint(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrInUse => "; who has it is told by ss -tulpn",
         io::ErrorKind::AddrNotAvailable => "; no interface here has it (ip address)",
         io::ErrorKind::PermissionDenied => "; ports below 1024 are root's",
+        io::ErrorKind::InvalidInput => {
+            "; an IPv4 address is written by itself (192.0.2.1), a link-local one with its \
+             interface (fe80::1%eth0)"
+        }
         _ if landro_sys::process::is_out_of_descriptors(error) => {
             "; raise the limit of open files (ulimit -n, LimitNOFILE= of a unit)"
         }
+        _ => "",
+    }
+}
+
+fn root_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; make it first (mkdir -p), or correct the path",
+        io::ErrorKind::NotADirectory => {
+            "; only a directory is served: name the one that it lies in"
+        }
+        io::ErrorKind::PermissionDenied => "; let the user that runs landro serve enter it",
         _ => "",
     }
 }

@@ -67,12 +67,52 @@ fn options_that_only_others_have() {
         ),
         (&["cp", "-o", "Port=2", "a", "b"], "landro://HOST:PORT/PATH"),
         (&["cp", "-u", "a", "b"], "skipped anyway"),
+        (&["cp", "-d", "a", "b"], "with -P those that are named"),
+        (&["cp", "-P22", "a", "b"], "landro://HOST:PORT/PATH"),
+        (&["cp", "--ignore-existing", "a", "b"], "skipped anyway"),
+        (&["cp", "--parents", "a/b", "c"], "make the directories"),
+        (&["cp", "--preserve=all", "a", "b"], "without being asked"),
+        (&["cp", "--limit-rate=1M", "a", "b"], "--bwlimit"),
+        (&["cp", "-j4", "a", "b"], "leave it out"),
+        (&["ls", "-1", "landro://h/"], "a line of its own"),
+        (&["ls", "-d", "landro://h/"], "that it lies in"),
+        (&["id", "--json"], "leave it out"),
         (&["serve", "-p", "99", "."], "--listen"),
         (&["cp", "a"], "landro cp SRC... DST"),
     ] {
         let output = landro(&side, args).expect(2);
         assert!(output.stderr.contains(word), "{args:?}: {}", output.stderr);
         assert!(output.stderr.lines().count() < 3 && output.stdout.is_empty());
+    }
+}
+
+/// URLs that stand for no daemon, and places that a command cannot have.
+#[test]
+fn places_of_another_kind() {
+    let (side, dir) = (Side::new(), tempfile::tempdir().unwrap());
+    fs::write(dir.path().join("vm"), "x").unwrap();
+    for (args, words) in [
+        (&["cp", "vm", "file:///srv/x%20y"][..], ": /srv/x y"),
+        (&["cp", "FILE://localhost/srv/x", "."], ": /srv/x"),
+        (&["cp", "https://h/x", "."], "does not speak https"),
+        (&["cp", "vm", "s3://bucket/x"], "does not speak s3"),
+        (&["ls", "."], "is not the URL of a daemon"),
+        (&["ls", "h"], "write landro://HOST[:PORT]/PATH"),
+        (&["bench", "h"], "is not the URL of a daemon"),
+        (&["clean", "host:/srv"], "on another host"),
+        (&["clean", "landro://host/srv"], "on another host"),
+    ] {
+        let output = landro_in(dir.path(), &side, args).expect(2);
+        assert!(output.stderr.contains(words), "{args:?}: {}", output.stderr);
+        assert!(!output.stderr.contains("scp"), "{}", output.stderr);
+    }
+    // A directory of that name is one like any other.
+    fs::create_dir(dir.path().join("12:30")).unwrap();
+    landro_in(dir.path(), &side, &["clean", "12:30"]).expect(0);
+    for (root, words) in [("nosuch", "make it first"), ("vm", "only a directory")] {
+        let args = ["serve", "--listen", "127.0.0.1:0", root];
+        let output = landro_in(dir.path(), &side, &args).expect(1);
+        assert!(output.stderr.contains(words), "{}", output.stderr);
     }
 }
 

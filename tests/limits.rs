@@ -162,6 +162,8 @@ fn forbidden_system_calls_are_named_at_the_start() {
         ("openat2", "EACCES"),
         ("renameat2", "EPERM"),
         ("statx", "EPERM"),
+        ("linkat", "EPERM"),
+        ("linkat", "ENOSYS"),
     ] {
         let inject = format!("inject={call}:error={error}");
         let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &inject];

@@ -17,6 +17,7 @@ on_both_backends!(
     rows_for_programs,
     listings_that_are_long,
     directories_that_may_not_be_read,
+    names_that_cannot_be_looked_at,
 );
 
 fn ls(world: &World, options: &[&str], path: &str) -> Output {
@@ -161,6 +162,38 @@ fn listings_that_are_long(backend: &'static str) {
 
 /// One that may be entered but not read is opened all the same, for what is named below it; whoever
 /// lists or copies it hears what is not permitted, and on which side.
+/// A directory that may be read and not entered has names of which nothing can be said: they are
+/// not left out without a word, and what can be seen is shown.
+fn names_that_cannot_be_looked_at(backend: &'static str) {
+    let (client, server, dir) = (Side::new(), Side::new(), tempfile::tempdir().unwrap());
+    let closed = dir.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    for name in ["a", "b"] {
+        fs::write(closed.join(name), "x").unwrap();
+    }
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o444)).unwrap();
+    let prefix = without_override();
+    let args = ["--backend", backend, "--allow", &client.id()];
+    let daemon = Daemon::start_with(&server, prefix, dir.path(), &args);
+    let ls = |option: &str| {
+        let url = daemon.url("closed");
+        let args = ["ls", "--peer", &daemon.fingerprint, option, &url];
+        landro(&client, args).expect(4)
+    };
+    let json = ls("--json").stdout;
+    assert!(json.contains("\"errno\":13,"), "{json}");
+    for option in ["--long", "--json"] {
+        let output = ls(option);
+        for words in [
+            "/closed: ",
+            " and 1 more in it could not be looked at: permission denied",
+        ] {
+            assert!(output.stderr.contains(words), "{}", output.stderr);
+        }
+    }
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 fn directories_that_may_not_be_read(backend: &'static str) {
     let (client, server, dir) = (Side::new(), Side::new(), tempfile::tempdir().unwrap());
     let unreadable = [("none", 0o000), ("enter", 0o311)];

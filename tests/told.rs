@@ -2,6 +2,8 @@
 //! cron log, terminals of any width and locale.
 
 mod common;
+#[path = "told/ends.rs"]
+mod ends;
 #[path = "told/terminals.rs"]
 mod terminals;
 
@@ -250,7 +252,10 @@ fn what_only_some_may_do_has_its_words(backend: &'static str) {
     let world = World::within(backend, &["--read-only"], disk_dir());
     fs::write(world.here("file"), "x").unwrap();
     let root = world.url("");
-    let refused = format!("landro: {root}: this client may not write to this server");
+    let refused = format!(
+        "landro: {root}: this client may not write to this server; over there, landro serve \
+         --read-only or ro in its line of authorized_peers says so"
+    );
     says(&people(&world, &[], &["file", &root]), 4, &refused);
     let stranger = Side::new();
     let fingerprint = &world.daemon.fingerprint;
@@ -278,6 +283,19 @@ fn what_only_some_may_do_has_its_words(backend: &'static str) {
     assert!(output.stderr.contains(&line), "{}", output.stderr);
     let ask = ": is landro serve running there, does a firewall drop UDP?";
     assert!(output.stderr.contains(ask), "{}", output.stderr);
+    // A port that is refused was not dropped, and is named once.
+    drop(silent);
+    let output = people(&world, &[], &["file", &url]);
+    let line = format!(
+        "landro: no answer from 127.0.0.1, UDP port {port}, because nobody listens on the peer's \
+         UDP port, nor over TCP, because nobody listens on the peer's TCP port: is landro serve \
+         running there, and on this port, or does a firewall refuse it?"
+    );
+    says(&output, 5, &line);
+    let output = people(&world, &[], &["file", "landro://no-such-name.invalid/"]);
+    let said = &output.stderr;
+    assert_eq!(output.code, Some(5), "{said}");
+    assert!(!said.contains("failed to lookup"), "{said}");
 }
 
 /// It is no stranger, and still it is not told where.
@@ -302,6 +320,21 @@ fn a_missing_path_of_a_peer_is_said_to_be_missing(backend: &'static str) {
         assert!(!output.stderr.contains(words), "{}", output.stderr);
     }
     daemon.wait_for_log("cannot be opened over there");
+    daemon.wait_for_log("list path=\"\" confined_to=\"in/secret-box\" address=");
+    daemon.wait_for_log("call=openat2 errno=2");
+    fs::create_dir(dir.path().join("in")).unwrap();
+    for (made, words) in [
+        (Path::new("/etc"), "path= leads out of the served directory"),
+        (Path::new("../file"), "path= is not a directory over there"),
+    ] {
+        fs::write(dir.path().join("file"), "x").unwrap();
+        let at = dir.path().join("in/secret-box");
+        symlink(made, &at).unwrap();
+        let said = ls().expect(1).stderr;
+        assert!(said.contains(words), "{said}");
+        assert!(!said.contains("cross-device"), "{said}");
+        fs::remove_file(at).unwrap();
+    }
     fs::create_dir_all(dir.path().join("in/secret-box")).unwrap();
     ls().expect(0);
 }

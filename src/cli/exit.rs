@@ -9,6 +9,7 @@ use crate::engine::{EngineError, ShutdownError};
 
 use super::args::route::RouteError;
 use super::args::url::UrlError;
+use super::say::of_resolver;
 use super::trust::TrustError;
 
 /// How the process ends; the numbers are part of the interface.
@@ -64,7 +65,10 @@ pub enum CliError {
     /// The daemon's identity is not what it should be; the text says all.
     #[error("{0}")]
     Identity(String),
-    #[error("{host}: cannot find its address: {source}; is the name spelt right?")]
+    #[error(
+        "{host}: cannot find its address: {}; is the name spelt right?",
+        of_resolver(source)
+    )]
     Resolve { host: String, source: io::Error },
     #[error(
         "{host}: no answer from the resolver in {seconds} s: do the name servers of \
@@ -81,6 +85,11 @@ pub enum CliError {
     Worker(io::Error),
     #[error("setting up signal handling: {0}")]
     Signals(io::Error),
+    #[error(
+        "{0}: is on another host; unfinished files are removed over there, by landro clean or by \
+         landro serve --partial-max-age"
+    )]
+    NotHere(String),
     #[error("cannot look for unfinished files in {path}: {source}")]
     Search { path: String, source: io::Error },
     #[error("writing to standard output: {0}")]
@@ -91,7 +100,7 @@ impl CliError {
     /// The exit code, and the word for it in JSON.
     pub fn exit(&self) -> (Exit, &'static str) {
         match self {
-            CliError::Route(_) | CliError::Url(_) => (Exit::Usage, "usage"),
+            CliError::Route(_) | CliError::Url(_) | CliError::NotHere(_) => (Exit::Usage, "usage"),
             CliError::Identity(_) => (Exit::Identity, "identity"),
             CliError::Trust(_) => (Exit::Error, "identity"),
             CliError::Resolve { .. } | CliError::ResolverSilent { .. } => {

@@ -46,6 +46,14 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
+/// Whether the log may be coloured: on a terminal that has colours, unless somebody wants none
+/// (no-color.org).
+fn takes_colours() -> bool {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let is_plain = set("NO_COLOR").is_some() || set("TERM").is_none_or(|term| term == "dumb");
+    !is_plain && io::IsTerminal::is_terminal(&io::stderr())
+}
+
 /// The log goes to stderr; `LANDRO_LOG` takes tracing's directives, such as `debug` or
 /// `landro::quic=trace`.
 fn start_log(default: &str) {
@@ -53,7 +61,7 @@ fn start_log(default: &str) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .with_ansi(takes_colours())
         .with_target(false)
         .init();
 }

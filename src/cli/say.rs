@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::env;
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::LazyLock;
 
 /// What setlocale(3) looks at for LC_CTYPE, the first one that is set and not empty; without any it
@@ -54,6 +54,15 @@ pub fn without_numbers(text: &str) -> String {
     }
     words.push_str(rest);
     words
+}
+
+/// What getaddrinfo(3) said, without what Rust puts before it.
+pub fn of_resolver(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.strip_prefix("failed to lookup address information: ") {
+        Some(words) => words.to_owned(),
+        None => text,
+    }
 }
 
 /// As it may be shown here.

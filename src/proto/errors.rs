@@ -81,16 +81,41 @@ fn of_our_own(error: &DiskError) -> Option<Explained> {
         DiskError {
             call: call @ (DiskError::ROOT | DiskError::CONFINED),
             errno,
-        } => {
-            let text = format!(
-                "{call} cannot be opened over there: {}",
-                kernels_words(errno)
-            );
-            return Some((text, "is it mounted?"));
-        }
+        } => return Some(of_root(call, errno)),
         _ => return None,
     };
     Some((text.to_owned(), advice))
+}
+
+/// What is served, or the part of it that is a peer's, cannot be opened. The peer is not told which
+/// directory that is; the daemon's log has it.
+fn of_root(call: &str, errno: i32) -> Explained {
+    match errno {
+        EXDEV => (
+            format!("{call} leads out of the served directory"),
+            "a bind mount over there can bring it in",
+        ),
+        ENOTDIR => (
+            format!("{call} is not a directory over there"),
+            "move away what stands in its place, or name another in authorized_peers; the log of \
+             landro serve has its name",
+        ),
+        ENOENT => (
+            format!("{call} cannot be opened over there: no such file or directory"),
+            "make it (mkdir -p), or is it to be mounted? The log of landro serve has its name",
+        ),
+        EACCES | EPERM => (
+            format!("{call} cannot be opened over there: permission denied"),
+            "let the user that landro serve runs as enter it",
+        ),
+        _ => (
+            format!(
+                "{call} cannot be opened over there: {}",
+                kernels_words(errno)
+            ),
+            "is it mounted?",
+        ),
+    }
 }
 
 /// An empty text: the kernel's will do.
@@ -101,8 +126,14 @@ fn reading(errno: i32) -> (&'static str, &'static str) {
             "let the user that landro runs as read it",
         ),
         ENOENT => ("no such file or directory", ""),
-        ENOTDIR => ("it, or one of its parents, is not a directory", ""),
-        ELOOP => ("a symlink is in the way, or too many of them are", ""),
+        ENOTDIR => (
+            "it, or one of its parents, is not a directory",
+            "correct the path",
+        ),
+        ELOOP => (
+            "a symlink is in the way, or too many of them are",
+            "look where it leads (ls -l)",
+        ),
         other => either_way(other),
     }
 }
@@ -142,14 +173,23 @@ fn either_way(errno: i32) -> (&'static str, &'static str) {
             "too many open files",
             "raise the limit where landro runs (ulimit -n, LimitNOFILE=)",
         ),
-        EFBIG => ("the file system there does not take files of this size", ""),
+        EFBIG => (
+            "the file system does not take files of this size",
+            "copy to another file system, or in pieces (split)",
+        ),
         ENOSPC => ("no space left", "free some and run the same command again"),
         EDQUOT => (
             "the quota is used up, of space or of files",
             "delete some, or have it raised, and run the same command again",
         ),
-        EROFS => ("the file system is mounted read-only", ""),
-        ENAMETOOLONG => ("the file system there takes only shorter names", ""),
+        EROFS => (
+            "the file system is mounted read-only",
+            "mount it writable (mount -o remount,rw), or copy to another place",
+        ),
+        ENAMETOOLONG => (
+            "the file system takes only shorter names",
+            "give it a shorter name",
+        ),
         EIO => (
             "input/output error",
             "look at that host's kernel log: the device may be failing",
@@ -460,16 +500,48 @@ pub fn session_error(access: Access, error: &DiskError) -> SessionError {
         ),
         (_, ENOTDIR) => (
             "it, or one of its parents, is not a directory".to_owned(),
-            "",
+            "correct the path",
         ),
         (Access::Write | Access::Read, _) => explain(error, access),
+    };
+    let call = match error.call {
+        DiskError::ROOT | DiskError::CONFINED => "openat2",
+        call => call,
     };
     SessionError {
         code,
         text,
         errno: error.errno,
-        call: error.call.to_owned(),
+        call: call.to_owned(),
         advice: advice.to_owned(),
+    }
+}
+
+/// A listing that is complete but for so many names that could not be looked at.
+pub fn not_all_listed(first: &[u8], names: u64, error: &DiskError) -> SessionError {
+    let error = session_error(Access::Read, error);
+    let first = String::from_utf8_lossy(first);
+    let (cut, _) = first.split_at(first.floor_char_boundary(STALLED_PATH_BYTES));
+    let others = match names - 1 {
+        0 => String::new(),
+        more => format!(" and {more} more in it"),
+    };
+    SessionError {
+        text: format!("{cut}{others} could not be looked at: {}", error.text),
+        ..error
+    }
+}
+
+/// A right that a peer does not have; who gives them is on the other side.
+pub fn not_allowed(what: &str, option: &str, right: &str) -> SessionError {
+    SessionError {
+        advice: format!(
+            "over there, landro serve {option} or {right} in its line of authorized_peers says so"
+        ),
+        ..SessionError::told(
+            SessionErrorCode::Permission,
+            format!("this client may not {what} this server"),
+        )
     }
 }
 

@@ -284,7 +284,12 @@ pub enum Event {
         result: EntryResult,
     },
     /// Something the user should know that is not an error (a special file was skipped).
-    Warning { path: Bytes, text: String },
+    Warning {
+        path: Bytes,
+        /// At which end of its way the path is.
+        place: EntryPlace,
+        text: String,
+    },
     /// One row of a listing.
     Listing {
         path: Bytes,

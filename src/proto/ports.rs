@@ -9,7 +9,7 @@ use slab::Slab;
 
 use crate::ids::{MoverId, OpId, StreamKey};
 use crate::proto::wire::{self, LaneAccount, Message};
-use crate::proto::{CopyStep, DiskOp, Event, Outcome, Output, PIECE_BYTES, Payload};
+use crate::proto::{CopyStep, DiskOp, EntryPlace, Event, Outcome, Output, PIECE_BYTES, Payload};
 
 /// Control bytes are handed over in pieces of about this size when they do not wait for a lull
 /// before.
@@ -288,7 +288,8 @@ impl OddSizes {
                 files => format!("this and {} more files {of_several}", files - 1),
             };
             let path = noted.first.clone();
-            ports.event(Event::Warning { path, text });
+            let place = EntryPlace::Source;
+            ports.event(Event::Warning { path, place, text });
         }
     }
 }

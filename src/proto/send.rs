@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::EntryPlace;
 use super::errors::{Violation, violation};
 use super::parallel::{ParallelTransferConfig, TransferRate};
 use super::place::NearPlace;
@@ -98,7 +99,8 @@ impl Sender {
                 Ok(())
             }
             Message::DestinationWarning { path, text } => {
-                ports.event(Event::Warning { path, text });
+                let place = EntryPlace::Destination;
+                ports.event(Event::Warning { path, place, text });
                 Ok(())
             }
             _ => violation("a receiver sends no such message"),

@@ -140,7 +140,8 @@ impl Addresses {
         let named = self.errors.iter().take(MAX_NAMED);
         let mut words: Vec<String> = named.map(|(at, why)| format!("{why} ({at})")).collect();
         if let Some(more) = self.errors.len().checked_sub(MAX_NAMED).filter(|n| *n > 0) {
-            words.push(format!("and {more} more addresses"));
+            let addresses = if more == 1 { "address" } else { "addresses" };
+            words.push(format!("and {more} more {addresses}"));
         }
         words.join(", ")
     }

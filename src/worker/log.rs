@@ -170,6 +170,8 @@ pub struct SessionLog {
     began: Instant,
     /// What the client wants; None until it said so, and on the client's side.
     asked: Option<Subject>,
+    /// The `path=` of the peer.
+    confined: Option<String>,
     failed: u64,
     warnings: u64,
 }
@@ -182,11 +184,12 @@ struct Subject {
 }
 
 impl SessionLog {
-    pub fn new(address: SocketAddr, now: Instant) -> SessionLog {
+    pub fn new(address: SocketAddr, confined: Option<&[u8]>, now: Instant) -> SessionLog {
         SessionLog {
             address,
             began: now,
             asked: None,
+            confined: confined.map(shown),
             failed: 0,
             warnings: 0,
         }
@@ -296,7 +299,7 @@ impl Log {
                     tracing::warn!(%peer, %path, code, call, errno, %text, "entry failed");
                 }
             }
-            Event::Warning { path, text } => {
+            Event::Warning { path, text, .. } => {
                 of.warnings += 1;
                 if of.warnings <= LINES_PER_SESSION && self.admits(Who::Peer(*peer), now) {
                     let (path, text) = (shown(path), shown(text.as_bytes()));
@@ -350,9 +353,12 @@ impl Log {
                 let (call, errno) = failed_call(&error.call, error.errno);
                 let call = call.map_or_else(String::new, |call| format!(" call={call}"));
                 let errno = errno.map_or_else(String::new, |errno| format!(" errno={errno}"));
+                let confined = of.confined.as_ref();
+                let confined =
+                    confined.map_or_else(String::new, |path| format!(" confined_to=\"{path}\""));
                 return tracing::info!(
-                    "session refused: {subject} address={address} peer={peer} code={code}\
-                     {call}{errno} {text}"
+                    "session refused: {subject}{confined} address={address} peer={peer} \
+                     code={code}{call}{errno} {text}"
                 );
             }
             Outcome::Violation(reason) => {
@@ -384,6 +390,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::proto::EntryPlace;
 
     fn peer(byte: u8) -> Who {
         Who::Peer(Fingerprint([byte; 32]))
@@ -436,10 +443,11 @@ mod tests {
     fn a_session_names_some_of_each() {
         let (mut log, start) = (Log::default(), crate::worker::now());
         let fingerprint = Fingerprint([1; 32]);
-        let mut session = SessionLog::new(([127, 0, 0, 1], 1).into(), start);
+        let mut session = SessionLog::new(([127, 0, 0, 1], 1).into(), None, start);
         for _ in 0..1000 {
             let event = Event::Warning {
                 path: Bytes::from_static(b"p"),
+                place: EntryPlace::Source,
                 text: "t".into(),
             };
             log.event(&mut session, &fingerprint, &event, start);
@@ -461,7 +469,7 @@ mod tests {
     #[test]
     fn a_session_is_told_in_one_line() {
         let start = crate::worker::now();
-        let mut session = SessionLog::new(([127, 0, 0, 1], 1).into(), start);
+        let mut session = SessionLog::new(([127, 0, 0, 1], 1).into(), None, start);
         assert_eq!(session.subject(), "nothing asked");
         let asked = Event::Asked {
             verb: Verb::Pull,

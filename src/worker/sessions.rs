@@ -93,6 +93,7 @@ impl Sessions {
 
     pub(crate) fn begin(&mut self, io: &mut Loop, begin: Beginning) -> usize {
         let id = begin.id;
+        let confined = begin.allowed.as_ref().and_then(|it| it.path.clone());
         let key = self.table.insert(Running {
             serial: io.serial(),
             id,
@@ -104,7 +105,7 @@ impl Sessions {
             takes_data: true,
             listens: false,
             finished: None,
-            log: SessionLog::new(begin.address, io.now),
+            log: SessionLog::new(begin.address, confined.as_deref(), io.now),
             timer: Scheduled::default(),
             held_bytes: 0,
         });

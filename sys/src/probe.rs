@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::availability::Availability;
@@ -88,7 +89,19 @@ pub fn needed_calls() -> Availability {
         other => other.map(drop),
     };
     let renameat2 = available("renameat2", renamed, "3.15");
-    let missing = [openat2, statx, renameat2]
+    let linked = fs::File::open("/").and_then(|root| {
+        let link = FileOp::Link {
+            file: Arc::new(root.into()),
+            to_dir: None,
+            to: c"".into(),
+        };
+        match crate::run(link) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            other => other.map(drop),
+        }
+    });
+    let linkat = available("linkat", linked, "2.6.39");
+    let missing = [openat2, statx, renameat2, linkat]
         .into_iter()
         .find(|call| !call.is_yes());
     missing.unwrap_or(Availability::Yes)

@@ -242,6 +242,18 @@ impl std::fmt::Display for Untrusted {
                     path.display()
                 )
             }
+            Untrusted::Io { path, source, .. }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                write!(
+                    f,
+                    "{}: permission denied; run this as the user that it belongs to",
+                    path.display()
+                )
+            }
+            Untrusted::Io { path, source, .. } if source.kind() == io::ErrorKind::NotADirectory => {
+                write!(f, "{}: a part of this path is no directory", path.display())
+            }
             Untrusted::Io { path, call, source } => {
                 write!(f, "{}: {call}: {source}", path.display())
             }

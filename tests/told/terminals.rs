@@ -103,6 +103,36 @@ fn help_fits_the_terminal() {
     }
 }
 
+/// The log of a daemon that cannot start, on a terminal: in colours, unless they are not wanted.
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let side = common::Side::new();
+    let coloured = |name: &str, value: &str| {
+        let landro = format!("{} serve no-such-directory", common::LANDRO);
+        let mut command = Command::new(common::BOUNDED[0]);
+        command.args(&common::BOUNDED[1..]);
+        command.args(["script", "-qec", &landro, "/dev/null"]);
+        command.env("LANDRO_CONFIG_DIR", side.path());
+        command.env("TERM", "xterm").env_remove("NO_COLOR");
+        let output = command.env(name, value).output().unwrap();
+        let drawn = String::from_utf8_lossy(&output.stdout).into_owned();
+        let is_there = drawn.contains("this daemon is SHA256:");
+        is_there.then(|| drawn.contains('\x1b'))
+    };
+    if coloured("LC_ALL", "C").is_none() {
+        common::skipped("no script(1)");
+        return;
+    }
+    for (name, value, expected) in [
+        ("LC_ALL", "C", true),
+        ("NO_COLOR", "1", false),
+        ("NO_COLOR", "", true),
+        ("TERM", "dumb", false),
+    ] {
+        assert_eq!(coloured(name, value), Some(expected), "{name}={value}");
+    }
+}
+
 /// `y` at the prompt, on a terminal.
 #[test]
 fn the_question_takes_the_answers_people_give() {

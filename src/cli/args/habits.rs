@@ -22,8 +22,16 @@ const OF_CP: &[Habit] = &[
          copy would do is found out by doing it; landro ls -l shows what is there",
     ),
     habit(
-        &["-z", "-C", "--compress"],
-        "nothing is compressed on the way: leave it out",
+        &[
+            "-z",
+            "-C",
+            "--compress",
+            "--compress-level",
+            "--compress-choice",
+            "--skip-compress",
+        ],
+        "nothing is compressed on the way (scp -C, rsync -z), and what is unfinished is continued \
+         by itself (curl -C): leave it out",
     ),
     habit(
         &[
@@ -33,29 +41,63 @@ const OF_CP: &[Habit] = &[
             "--delete-during",
             "--del",
             "--delete-excluded",
+            "--delete-delay",
+            "--max-delete",
+            "--remove-destination",
+            "-m",
+            "--prune-empty-dirs",
         ],
         "nothing is ever deleted at the destination: leave it out, and remove there what is \
          superfluous",
     ),
     habit(
-        &["-u", "--update"],
-        "files whose size and time of modification match are skipped anyway, newer ones at the \
-         destination are replaced: leave it out, or name the files to copy",
+        &[
+            "-u",
+            "--update",
+            "--existing",
+            "--ignore-existing",
+            "--size-only",
+            "--modify-window",
+            "-@",
+        ],
+        "files whose size and time of modification match are skipped anyway, all others at the \
+         destination are replaced, newer ones, too: leave it out, or name the files to copy",
     ),
     habit(
-        &["--progress", "--info", "-h", "--human-readable"],
-        "progress is shown on a terminal without being asked for; --json tells it to programs, \
-         --stats adds figures",
+        &[
+            "--progress",
+            "--info",
+            "-h",
+            "--human-readable",
+            "--itemize-changes",
+            "--out-format",
+            "--log-file",
+            "--log-format",
+            "--debug",
+            "--progress-bar",
+            "-#",
+        ],
+        "progress is shown on a terminal without being asked for; -v prints each file, --summary \
+         one line at the end, --json tells all to programs",
     ),
     habit(
-        &["--partial", "--append", "--append-verify", "--inplace"],
+        &[
+            "--partial",
+            "--partial-dir",
+            "--append",
+            "--append-verify",
+            "--inplace",
+            "--continue-at",
+            "--delay-updates",
+            "--temp-dir",
+        ],
         "what is unfinished is kept and continued by the same command without being asked for: \
          leave it out",
     ),
     habit(
-        &["-l", "--links"],
-        "symlinks are copied as symlinks without being asked for: leave it out (scp -l, a limit, \
-         is --bwlimit here)",
+        &["-l", "--links", "--link"],
+        "symlinks are copied as symlinks without being asked for (rsync -l), a limit (scp -l) is \
+         --bwlimit, and hard links (cp -l) are not made: leave it out",
     ),
     habit(
         &[
@@ -64,6 +106,9 @@ const OF_CP: &[Habit] = &[
             "-k",
             "--copy-dirlinks",
             "--dereference",
+            "--copy-unsafe-links",
+            "--safe-links",
+            "--munge-links",
         ],
         "symlinks inside a directory are copied as symlinks, never followed: name what they lead \
          to as a source of its own",
@@ -86,13 +131,29 @@ const OF_CP: &[Habit] = &[
          host's is the one that landro id prints",
     ),
     habit(
-        &["-e", "--rsh", "-F", "-J", "-o", "-4", "-6", "--rsync-path"],
+        &[
+            "-e",
+            "--rsh",
+            "-F",
+            "-J",
+            "-o",
+            "-O",
+            "-4",
+            "-6",
+            "--ipv4",
+            "--ipv6",
+            "--rsync-path",
+            "--output",
+            "--password-file",
+            "--no-motd",
+        ],
         "no ssh is involved: landro serve runs on the other host; a port is written in the URL, \
          landro://HOST:PORT/PATH",
     ),
     habit(
-        &["--port"],
-        "a port is written in the URL: landro://HOST:PORT/PATH",
+        // Of scp's -P22 clap sees -P, which there is, and then -2.
+        &["--port", "-0", "-1", "-2", "-3", "-5", "-7", "-8", "-9"],
+        "a port is written in the URL, landro://HOST:PORT/PATH; -P copies a symlink as a symlink",
     ),
     habit(
         &[
@@ -110,6 +171,13 @@ const OF_CP: &[Habit] = &[
             "--devices",
             "--specials",
             "--numeric-ids",
+            "--no-owner",
+            "--no-group",
+            "--super",
+            "--fake-super",
+            "--copy-devices",
+            "-Z",
+            "--context",
         ],
         "owners, ACLs, extended attributes, hard links and devices are not copied: leave it out",
     ),
@@ -119,8 +187,21 @@ const OF_CP: &[Habit] = &[
          asked for (rsync -t)",
     ),
     habit(
-        &["--times", "-E", "--executability"],
-        "modes and times are kept without being asked for: leave it out",
+        &[
+            "--times",
+            "-E",
+            "--executability",
+            "--preserve",
+            "--chmod",
+            "-U",
+            "--atimes",
+            "-N",
+            "--crtimes",
+            "--omit-dir-times",
+            "--no-links",
+        ],
+        "modes and times of modification are kept as they are without being asked for, and \
+         nothing else is: leave it out (--no-perms, --no-times)",
     ),
     habit(
         &["-S", "--sparse", "--reflink"],
@@ -138,12 +219,32 @@ const OF_CP: &[Habit] = &[
             "--one-file-system",
             "--max-size",
             "--min-size",
+            "--include-from",
+            "--cvs-exclude",
         ],
-        "nothing is filtered: name the files and directories to copy",
+        "nothing is filtered, and what is mounted below a directory is copied with it: name the \
+         files and directories to copy",
     ),
     habit(
         &["-d", "--dirs", "--no-recursive"],
-        "directories are copied whole",
+        "directories are copied whole (rsync -d does not); symlinks in them are copied as symlinks, \
+         and with -P those that are named, too (cp -d)",
+    ),
+    habit(
+        &[
+            "--parents",
+            "--relative",
+            "--mkpath",
+            "--no-implied-dirs",
+            "--strip-trailing-slashes",
+        ],
+        "no part of a source's path is made at the destination but its last: make the directories \
+         first, and name the last one as the destination",
+    ),
+    habit(
+        &["-s", "--symbolic-link", "--protect-args", "--silent"],
+        "no symlinks are made (cp -s), names need no protection (rsync -s), and --quiet prints \
+         errors only (curl -s)",
     ),
     habit(
         &[
@@ -152,6 +253,7 @@ const OF_CP: &[Habit] = &[
             "--suffix",
             "--backup-dir",
             "--link-dest",
+            "--copy-dest",
             "--compare-dest",
         ],
         "no earlier version is kept: copy into a new directory",
@@ -167,16 +269,53 @@ const OF_CP: &[Habit] = &[
             "--whole-file",
             "--no-whole-file",
             "--block-size",
+            "-y",
+            "--fuzzy",
         ],
         "a file that differs is sent whole, an unfinished one continued: leave it out",
     ),
     habit(
-        &["--no-preserve", "--attributes-only"],
-        "contents are copied always, owners never",
+        &["--no-preserve", "--attributes-only", "--copy-contents"],
+        "contents are copied always, owners never; --no-perms and --no-times leave modes and \
+         times alone",
     ),
     habit(
-        &["-w", "--rate", "--limit"],
+        &["-w", "--rate", "--limit", "--limit-rate", "--max-speed"],
         "the limit is --bwlimit, in bytes per second: --bwlimit 40M",
+    ),
+    habit(
+        &[
+            "-j",
+            "--jobs",
+            "--threads",
+            "--parallel",
+            "--transfers",
+            "--checkers",
+        ],
+        "how much is under way at a time follows what the network carries: leave it out \
+         (--streams bounds it)",
+    ),
+    habit(
+        &[
+            "--contimeout",
+            "--connect-timeout",
+            "--max-time",
+            "--stop-after",
+        ],
+        "an address that does not answer is given up after 10 s; --timeout ends what does not get \
+         on, and --retry tries again",
+    ),
+    habit(
+        &["--list-only"],
+        "landro ls landro://HOST/PATH lists a directory",
+    ),
+    habit(
+        &["--insecure", "--trust", "--yes"],
+        "a daemon never seen before is trusted by --peer SHA256:..., or by --accept-new",
+    ),
+    habit(
+        &["--sync"],
+        "--fsync waits until the destination's disk has everything",
     ),
 ];
 
@@ -228,6 +367,33 @@ const OF_LS: &[Habit] = &[
         &["-A", "--almost-all"],
         "write -a: names that begin with a dot are then listed",
     ),
+    habit(
+        &["-1", "-C", "-x", "-m", "--color", "-F", "-p", "--classify"],
+        "each name has a line of its own, without colour: leave it out",
+    ),
+    habit(
+        &["-d", "--directory"],
+        "a directory is listed, and not told of: list the one that it lies in",
+    ),
+    habit(
+        &["-n", "-g", "-o", "-i", "-G", "-s"],
+        "no owner, group, inode or block is told: -l has mode, size and time of modification",
+    ),
+    habit(
+        &["-v", "--verbose"],
+        "-l tells more of each entry; LANDRO_LOG=debug logs what goes on",
+    ),
+];
+
+const OF_ID: &[Habit] = &[
+    habit(
+        &["--json", "-q", "--quiet"],
+        "the fingerprint alone is on standard output: leave it out",
+    ),
+    habit(
+        &["-f", "--file", "--dir", "--config", "-l"],
+        "the directory whose identity is told is named by --of DIR",
+    ),
 ];
 
 /// Commands that there are elsewhere.
@@ -263,6 +429,7 @@ fn instead(command: &str, option: &str) -> Option<&'static str> {
         "cp" => OF_CP,
         "serve" => OF_SERVE,
         "ls" => OF_LS,
+        "id" => OF_ID,
         _ => return None,
     };
     // `--port=22` is said of `--port`.
@@ -329,6 +496,12 @@ mod tests {
                 "landro cp --exclude=*.o a b",
                 "--exclude: nothing is filtered",
             ),
+            ("landro cp -d a b", "with -P those that are named"),
+            ("landro cp -P22 a b", "a port is written in the URL"),
+            ("landro cp --ignore-existing a b", "skipped anyway"),
+            ("landro cp --parents a/b c", "make the directories first"),
+            ("landro ls -d landro://h/", "list the one that it lies in"),
+            ("landro id --json", "leave it out"),
             ("landro serve -p 99 /srv", "--listen :4433"),
             ("landro ls -R landro://h/", "one directory"),
             ("landro sync a landro://h/", "landro cp SRC... DST"),
@@ -349,7 +522,12 @@ mod tests {
         for name in COMMANDS.iter().flat_map(|habit| habit.options) {
             assert!(root.find_subcommand(name).is_none(), "{name} exists");
         }
-        for (command, habits) in [("cp", OF_CP), ("serve", OF_SERVE), ("ls", OF_LS)] {
+        for (command, habits) in [
+            ("cp", OF_CP),
+            ("serve", OF_SERVE),
+            ("ls", OF_LS),
+            ("id", OF_ID),
+        ] {
             let known = root.find_subcommand(command).unwrap();
             let mut seen = std::collections::HashSet::new();
             for option in habits.iter().flat_map(|habit| habit.options) {

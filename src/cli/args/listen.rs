@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
+use crate::cli::say::of_resolver;
+
 use super::url::DEFAULT_PORT;
 
 /// What one `--listen` stands for: a host name may have several addresses.
@@ -85,7 +87,7 @@ fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
         (Err(_), _) if host.contains([':', '%']) => Err(format!("no IPv6 address; {HINT}")),
         (Err(_), _) => match (host, port).to_socket_addrs() {
             Ok(found) => Ok(found.collect()),
-            Err(error) => Err(format!("{error}; {HINT}")),
+            Err(error) => Err(format!("{}; {HINT}", of_resolver(&error))),
         },
     }
 }

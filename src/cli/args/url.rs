@@ -49,6 +49,18 @@ pub enum UrlError {
     #[error("{0}: no host; write landro://HOST[:PORT]/PATH")]
     NoHost(String),
     #[error(
+        "{0}: is not the URL of a daemon; write landro://HOST[:PORT]/PATH (for what is on this host \
+         there are ls and du)"
+    )]
+    NoUrl(String),
+    #[error("{typed}: a file of this host is written as its path: {path}")]
+    OfThisHost { typed: String, path: String },
+    #[error(
+        "{typed}: landro does not speak {scheme}; it copies to and from landro serve, \
+         landro://HOST[:PORT]/PATH, and ./{typed} is a file of this host"
+    )]
+    OtherScheme { typed: String, scheme: String },
+    #[error(
         "{typed}: that is how scp and rsync name another host; write {url} (below what is served \
          there), or ./{typed} for a file of this host"
     )]
@@ -109,7 +121,7 @@ impl Url {
         let rest = match bytes.get(..SCHEME.len()) {
             Some(scheme) if scheme.eq_ignore_ascii_case(SCHEME) => &bytes[SCHEME.len()..],
             _ if remote_colon(bytes).is_some() => return Err(foreign(bytes)),
-            _ => return Err(UrlError::NoHost(shown())),
+            _ => return Err(UrlError::NoUrl(shown())),
         };
         let slash = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
         let (authority, path) = rest.split_at(slash);
@@ -161,8 +173,35 @@ fn remote_colon(typed: &[u8]) -> Option<usize> {
     found.filter(|&at| at > 0)
 }
 
+/// Schemes of URLs whose hosts nobody means who could be reached by landro.
+const OTHER_SCHEMES: &[&str] = &[
+    "http", "https", "ftp", "ftps", "s3", "gs", "smb", "nfs", "dav", "davs", "webdav", "hdfs",
+];
+
+/// `file:///path` and `https://host/path`, which stand for no daemon.
+fn of_another_kind(typed: &[u8]) -> Option<UrlError> {
+    let text = std::str::from_utf8(typed).ok()?;
+    let (scheme, rest) = text.split_once("://")?;
+    let scheme = scheme.to_ascii_lowercase();
+    let shown = escape::name(typed);
+    if scheme == "file" {
+        let path = rest.strip_prefix("localhost").unwrap_or(rest);
+        let path = percent_decode(path.as_bytes()).filter(|path| path.starts_with(b"/"))?;
+        let path = escape::name(&path);
+        return Some(UrlError::OfThisHost { typed: shown, path });
+    }
+    let is_known = OTHER_SCHEMES.contains(&scheme.as_str());
+    is_known.then_some(UrlError::OtherScheme {
+        typed: shown,
+        scheme,
+    })
+}
+
 /// `user@host:path`, `host::module/path`, `rsync://user@host:873/path`: what to write in its place.
 fn foreign(typed: &[u8]) -> UrlError {
+    if let Some(other) = of_another_kind(typed) {
+        return other;
+    }
     let colon = remote_colon(typed).unwrap_or(typed.len());
     let (mut host, mut path) = (&typed[..colon], typed.get(colon + 1..).unwrap_or_default());
     let is_ours = host.eq_ignore_ascii_case(b"landro");
@@ -421,7 +460,7 @@ mod tests {
         assert!(matches!(url("landro:///x"), Err(UrlError::NoHost(_))));
         assert!(matches!(url("landro://:4433/x"), Err(UrlError::NoHost(_))));
         assert!(matches!(url("landro://me@h/x"), Err(UrlError::UserInfo(_))));
-        assert!(matches!(url("host/x"), Err(UrlError::NoHost(_))));
+        assert!(matches!(url("host/x"), Err(UrlError::NoUrl(_))));
         assert!(matches!(url("landro://h o/x"), Err(UrlError::BadHost(_))));
         for bad in [
             "landro://h:/x",

@@ -4,8 +4,10 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::cli::args::CleanArgs;
+use crate::cli::args::url::Operand;
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
+use crate::cli::output::amount;
 use crate::engine::{self, Fate, Removal, Sight};
 use crate::signals::{Hangup, Signals};
 
@@ -23,10 +25,10 @@ pub fn run(args: CleanArgs) -> Result<Exit, CliError> {
             Sight::File(_, Fate::Kept | Fate::Busy) => return signals.asked().is_none(),
             Sight::File(left, fate @ (Fate::Removed | Fate::Doomed)) => {
                 let path = escape::name(&below(root, &left.path));
-                let bytes = left.meta.size_bytes;
+                let size = amount::bytes(left.meta.size_bytes);
                 told = match fate {
-                    Fate::Doomed => writeln!(stdout, "would remove {path} ({bytes} bytes)"),
-                    _ => writeln!(stdout, "removed {path} ({bytes} bytes)"),
+                    Fate::Doomed => writeln!(stdout, "would remove {path} ({size})"),
+                    _ => writeln!(stdout, "removed {path} ({size})"),
                 };
                 return told.is_ok() && signals.asked().is_none();
             }
@@ -39,10 +41,16 @@ pub fn run(args: CleanArgs) -> Result<Exit, CliError> {
         eprintln!("landro: {path}: {}: {why}", problem.call);
         signals.asked().is_none()
     });
-    searched.map_err(|error| CliError::Search {
-        path: escape::name(root),
-        source: io::Error::from_raw_os_error(error.errno),
-    })?;
+    if let Err(error) = searched {
+        let (path, source) = (
+            escape::name(root),
+            io::Error::from_raw_os_error(error.errno),
+        );
+        return Err(match Operand::parse(args.dir.as_os_str()) {
+            Ok(Operand::Local(_)) => CliError::Search { path, source },
+            Ok(Operand::Remote(_)) | Err(_) => CliError::NotHere(path),
+        });
+    }
     match told.and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             return Err(CliError::Stdout(error));

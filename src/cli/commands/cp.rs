@@ -23,9 +23,9 @@ use crate::cli::say::{speaks_utf8, without_numbers};
 use crate::config::{LaneCount, LaneKind};
 use crate::engine::{ClientEvent, Ended, LocalCopy, now};
 use crate::ids::{CopyId, Fingerprint};
+use crate::proto::Outcome;
 use crate::proto::receive::MetadataOptions;
 use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
-use crate::proto::{Event, Outcome};
 use crate::signals::{Hangup, Signals};
 
 /// Pauses between two tries: the first, and the longest, each twice the one before.
@@ -63,10 +63,7 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
         .reporter
         .start(route.way.name(), daemon.map(DaemonName::to_string));
     if copying.args.archive {
-        copying.reporter.event(&Event::Warning {
-            path: Bytes::from_static(b"-a"),
-            text: NOT_KEPT.to_owned(),
-        });
+        copying.reporter.remark("-a", NOT_KEPT);
     }
     let result = match daemon {
         Some(daemon) => copying.again_and_again(daemon, &route),
@@ -78,12 +75,18 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     }
     let (exit, totals) = (verdict.exit, verdict.totals);
     // What was warned of is not all that was asked for.
-    let exit = match exit {
-        Exit::Done if copying.args.strict && copying.reporter.has_warned() => Exit::Partial,
-        other => other,
+    let exit = match (exit, copying.reporter.strict_words()) {
+        (Exit::Done, Some(words)) => {
+            copying.reporter.error("strict", None, &words);
+            Exit::Partial
+        }
+        (other, _) => other,
     };
-    copying.reporter.finish(exit, totals, copying.seen.stats());
-    Ok(exit)
+    let told = copying.reporter.finish(exit, totals, copying.seen.stats());
+    match (exit, told) {
+        (Exit::Done, Err(error)) => Err(CliError::Stdout(error)),
+        (other, _) => Ok(other),
+    }
 }
 
 fn style(args: &CpArgs) -> Style {
@@ -93,6 +96,7 @@ fn style(args: &CpArgs) -> Style {
         stats: args.stats,
         verbose: args.verbose,
         summary: args.summary,
+        strict: args.strict,
     }
 }
 
@@ -171,10 +175,7 @@ impl Copying {
                 "{}; it begins anew in {seconds} s (--retry, {more} more {tries})",
                 verdict.message.unwrap_or_default()
             );
-            self.reporter.event(&Event::Warning {
-                path: Bytes::from_static(b"cp"),
-                text,
-            });
+            self.reporter.remark("cp", &text);
             if self.signals.wait(pause).is_some() {
                 break;
             }

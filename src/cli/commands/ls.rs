@@ -40,7 +40,7 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
             Some(ClientEvent::Session(Event::Listing { path, meta, link })) => {
                 rows.take(path, *meta, link);
             }
-            Some(ClientEvent::Session(Event::Warning { path, text }))
+            Some(ClientEvent::Session(Event::Warning { path, text, .. }))
                 if warnings < WARNINGS_SHOWN =>
             {
                 warnings += 1;
@@ -60,13 +60,13 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
             };
             let verdict = judge(&done.ended, signals.asked(), &parties);
             if let Some(message) = verdict.message {
-                rows.error(verdict.code, &message);
+                rows.error(verdict.code, verdict.errno, &message);
             }
             verdict.exit
         }
         Err(error) => {
             let (exit, code) = error.exit();
-            rows.error(code, &without_numbers(&error.to_string()));
+            rows.error(code, None, &without_numbers(&error.to_string()));
             exit
         }
     };
@@ -94,7 +94,8 @@ fn partial_here(path: &[u8], args: &LsArgs) -> Result<Exit, CliError> {
             Sight::Unreadable(path, error) => {
                 exit = Exit::Partial;
                 let why = io::Error::from_raw_os_error(error.errno);
-                rows.error("source", &format!("{}: {why}", escape::name(&path)));
+                let message = format!("{}: {why}", escape::name(&path));
+                rows.error("source", Some(error.errno), &message);
             }
         }
         true

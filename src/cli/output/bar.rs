@@ -47,8 +47,8 @@ impl Bar {
     }
 
     /// Prints above it.
-    pub fn suspend(&self, print: impl FnOnce()) {
-        self.drawn.suspend(print);
+    pub fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.drawn.suspend(print)
     }
 
     pub fn clear(&self) {

@@ -1,7 +1,7 @@
 //! What the user sees of a transfer: progress and errors on stderr, lines or NDJSON on stdout, and
 //! the summary.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use crate::config::LaneKind;
@@ -41,6 +41,8 @@ pub struct Style {
     pub stats: bool,
     pub verbose: bool,
     pub summary: bool,
+    /// Warnings are failures, and so they are shown to who wants errors only.
+    pub strict: bool,
 }
 
 /// Follows one transfer.
@@ -62,6 +64,8 @@ pub struct CopyReporter {
     /// Lines of stdout.
     lines: String,
     printer: Printer,
+    /// Why lines no longer reach stdout.
+    unprinted: Option<io::Error>,
 }
 
 impl CopyReporter {
@@ -84,12 +88,13 @@ impl CopyReporter {
             repeated_errors: Repeats::default(),
             lines: String::new(),
             printer: Printer::default(),
+            unprinted: None,
         }
     }
 
     /// Whether somebody looks on.
     pub fn is_watched(quiet: bool) -> bool {
-        !quiet && std::io::stderr().is_terminal()
+        !quiet && io::stderr().is_terminal()
     }
 
     /// Where it all goes, as typed.
@@ -141,9 +146,15 @@ impl CopyReporter {
         self.failed = 0;
     }
 
-    /// Whether anything was warned of so far.
-    pub fn has_warned(&self) -> bool {
-        self.warnings > 0
+    /// Where warnings are failures: what is said of them at the end, if there were any.
+    pub fn strict_words(&self) -> Option<String> {
+        let warnings = amount::count(
+            self.warnings,
+            "warning is a failure",
+            "warnings are failures",
+        );
+        (self.style.strict && self.warnings > 0)
+            .then(|| format!("{warnings} with --strict; the rest is complete"))
     }
 
     pub fn event(&mut self, event: &Event) {
@@ -162,7 +173,10 @@ impl CopyReporter {
                 size_bytes,
                 result,
             } => self.entry(path, *kind, *size_bytes, result),
-            Event::Warning { path, text } => self.warn(path, text),
+            Event::Warning { path, place, text } => {
+                let shown = self.paths.of_entry(*place, path);
+                self.warn(path, shown, text);
+            }
             Event::Started
             | Event::Asked { .. }
             | Event::Announced { .. }
@@ -177,7 +191,14 @@ impl CopyReporter {
         self.tick_at(now);
     }
 
-    fn warn(&mut self, path: &[u8], text: &str) {
+    /// A warning about the command, or a part of it.
+    pub fn remark(&mut self, about: &'static str, text: &str) {
+        self.warn(about.as_bytes(), about.to_owned(), text);
+        self.tick();
+    }
+
+    /// `shown`: the path as it was typed.
+    fn warn(&mut self, path: &[u8], shown: String, text: &str) {
         self.warnings += 1;
         if self.warnings <= WARNINGS_SHOWN {
             self.json(&JsonEvent::Warning {
@@ -185,9 +206,10 @@ impl CopyReporter {
                 message: text,
             });
         }
-        if !self.style.quiet && self.repeated_warnings.admits(text) {
-            let (path, text) = (escape::name(path), escape::text(text));
-            self.say(&format!("landro: warning: {path}: {text}"));
+        let is_shown = !self.style.quiet || self.style.strict;
+        if is_shown && self.repeated_warnings.admits(text) {
+            let text = escape::text(text);
+            self.say(&format!("landro: warning: {shown}: {text}"));
         }
     }
 
@@ -226,20 +248,21 @@ impl CopyReporter {
     /// Writes the lines that wait for stdout.
     fn print_lines(&mut self) {
         let lines = std::mem::take(&mut self.lines);
-        if lines.is_empty() {
+        if lines.is_empty() || self.unprinted.is_some() {
             return;
         }
         let print = || {
-            let mut stdout = std::io::stdout().lock();
-            // A reader that goes away (`| head`) ends the lines, not the transfer.
-            let _ = stdout
+            let mut stdout = io::stdout().lock();
+            stdout
                 .write_all(lines.as_bytes())
-                .and_then(|()| stdout.flush());
+                .and_then(|()| stdout.flush())
         };
-        match &self.bar {
+        let printed = match &self.bar {
             Some(bar) => bar.suspend(print),
             None => print(),
-        }
+        };
+        // A reader that goes away (`| head`) ends the lines, not the transfer.
+        self.unprinted = printed.err();
     }
 
     fn entry_failed(&mut self, path: &[u8], error: &EntryError) {
@@ -347,7 +370,10 @@ impl CopyReporter {
     }
 
     /// The summary. `totals`: the transfer's own, where it got far enough to have them.
-    pub fn finish(mut self, exit: Exit, totals: Option<Totals>, stats: Stats) {
+    ///
+    /// # Errors
+    /// Standard output could not be written, and not because its reader went away.
+    pub fn finish(mut self, exit: Exit, totals: Option<Totals>, stats: Stats) -> io::Result<()> {
         let now = crate::engine::now();
         self.tell_progress(now);
         self.say_left_out();
@@ -370,9 +396,9 @@ impl CopyReporter {
         });
         let on_terminal = self.bar.take().inspect(Bar::clear).is_some();
         if self.style.json {
-            return;
+            return self.printer.finish();
         }
-        let summary = summary_line(&totals, seconds);
+        let summary = summary_line(&totals, self.warnings, seconds);
         if self.style.summary {
             self.lines.push_str(&format!("{summary}\n"));
             self.print_lines();
@@ -381,6 +407,10 @@ impl CopyReporter {
         }
         if self.style.stats {
             self.say(&stats.to_string());
+        }
+        match self.unprinted {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -446,7 +476,7 @@ fn count(totals: &mut Totals, event: &Event) {
     }
 }
 
-fn summary_line(totals: &Totals, seconds: f64) -> String {
+fn summary_line(totals: &Totals, warnings: u64, seconds: f64) -> String {
     let mut line = format!(
         "{}, {} in {seconds:.2} s ({})",
         amount::count(totals.files, "file", "files"),
@@ -457,6 +487,10 @@ fn summary_line(totals: &Totals, seconds: f64) -> String {
         if count > 0 {
             line.push_str(&format!(", {} {what}", amount::thousands(count)));
         }
+    }
+    if warnings > 0 {
+        let warnings = amount::count(warnings, "warning", "warnings");
+        line.push_str(&format!(", {warnings}"));
     }
     if totals.resumed_bytes > 0 {
         line.push_str(&format!(
@@ -526,14 +560,16 @@ mod tests {
             ..Totals::default()
         };
         assert_eq!(
-            summary_line(&totals, 2.0),
+            summary_line(&totals, 0, 2.0),
             "1 file, 1.07 MB in 2.00 s (1.00 MB/s)"
         );
         (totals.skipped, totals.errors, totals.resumed_bytes) = (2, 1, 10);
-        let more = summary_line(&totals, 2.0);
+        let more = summary_line(&totals, 0, 2.0);
         assert!(
             more.ends_with(", 2 unchanged, 1 failed, 10 B resumed"),
             "{more}"
         );
+        let warned = summary_line(&totals, 1, 2.0);
+        assert!(warned.contains(", 1 failed, 1 warning, "), "{warned}");
     }
 }

@@ -174,13 +174,13 @@ struct JsonLine<'a> {
 #[derive(Default)]
 pub struct Printer {
     waiting: String,
-    /// A closed stdout (`| head`) ends the JSON, not the transfer.
-    gone: bool,
+    /// Why lines no longer reach stdout: that ends the JSON, not the transfer.
+    unprinted: Option<io::Error>,
 }
 
 impl Printer {
     pub fn print(&mut self, event: &JsonEvent) {
-        if self.gone {
+        if self.unprinted.is_some() {
             return;
         }
         match to_line(event) {
@@ -190,11 +190,22 @@ impl Printer {
         let at_once = !matches!(event, JsonEvent::File { .. } | JsonEvent::Entry { .. });
         if at_once || self.waiting.len() >= PRINT_BYTES {
             let mut stdout = io::stdout().lock();
-            self.gone = stdout
+            let printed = stdout
                 .write_all(self.waiting.as_bytes())
-                .and_then(|()| stdout.flush())
-                .is_err();
+                .and_then(|()| stdout.flush());
+            self.unprinted = printed.err();
             self.waiting.clear();
+        }
+    }
+
+    /// Behind the last event, which never waits.
+    ///
+    /// # Errors
+    /// Standard output could not be written, and not because its reader went away (`| head`).
+    pub fn finish(self) -> io::Result<()> {
+        match self.unprinted {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => Ok(()),
         }
     }
 }

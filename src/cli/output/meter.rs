@@ -132,7 +132,7 @@ impl Meter {
         let summary = self.sum_up(exit);
         if self.json {
             self.printer.print(&JsonEvent::Bench(&summary));
-            return Ok(());
+            return self.printer.finish();
         }
         // Nothing was measured: what went wrong was said already.
         if summary.sent_bytes == 0 {

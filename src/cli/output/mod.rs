@@ -1,6 +1,6 @@
 //! What a user sees of a command, on a terminal, in logs and as JSON.
 
-mod amount;
+pub mod amount;
 mod bar;
 pub mod bench;
 pub mod copy;

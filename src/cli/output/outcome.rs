@@ -14,6 +14,9 @@ use crate::proto::{CancelReason, Outcome, SessionError, SessionErrorCode, Totals
 /// really does.
 const AUTHORIZED_PEERS: &str = "/var/lib/landro/config/authorized_peers";
 
+/// How the reason begins if the port was refused.
+const NOBODY: &str = "because nobody listens";
+
 /// Whom a session was with and what for, for its sentences.
 #[derive(Clone, Default)]
 pub struct Parties<'a> {
@@ -227,10 +230,18 @@ impl Parties<'_> {
         let (name, port) = self
             .host
             .map_or(("", 0), |host| (host.name.as_str(), host.port));
-        let why = escape::text(&without_numbers(why));
+        // The address that was named needs no second naming.
+        let named = self.host.map(|host| format!(" ({host})"));
+        let why = without_numbers(why).replace(&named.unwrap_or_default(), "");
+        let why = escape::text(&why);
+        // What is refused was not dropped.
+        let what_else = match why.starts_with(NOBODY) {
+            true => "and on this port, or does a firewall refuse it?".to_owned(),
+            false => format!("does a firewall drop {protocol}?"),
+        };
         let message = format!(
-            "no answer from {name}, {protocol} port {port}, {why}: is landro serve running there, does a \
-             firewall drop {protocol}?"
+            "no answer from {name}, {protocol} port {port}, {why}: is landro serve running there, \
+             {what_else}"
         );
         Ending::without_totals(Exit::Unreachable, "unreachable", message)
     }

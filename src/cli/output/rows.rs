@@ -141,13 +141,13 @@ impl Rows {
     }
 
     /// Something that concerns the listing as a whole; the rows that came are printed before.
-    pub fn error(&mut self, code: &'static str, message: &str) {
+    pub fn error(&mut self, code: &'static str, errno: Option<i32>, message: &str) {
         self.all_that_came();
         if self.format == RowFormat::Json {
             self.json.print(&JsonEvent::Error {
                 path: None,
                 code,
-                errno: None,
+                errno,
                 call: None,
                 side: None,
                 place: None,
@@ -178,6 +178,7 @@ impl Rows {
                 entries: self.shown,
                 exit_code: exit.code(),
             });
+            return self.json.finish();
         }
         match self.written {
             // `landro ls ... | head` is no failure.

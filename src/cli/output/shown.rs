@@ -108,7 +108,7 @@ impl ShownPaths {
         match (found(first), found(b"")) {
             (Some(source), _) => join(dir_of(&source.typed), path),
             (None, Some(nameless)) if path == b"." => nameless.typed.clone(),
-            (None, Some(nameless)) => join(trimmed(&nameless.typed), path),
+            (None, Some(nameless)) => join(content_of(&nameless.typed), path),
             (None, None) => Bytes::copy_from_slice(path),
         }
     }
@@ -132,6 +132,12 @@ impl ShownPaths {
 fn trimmed(path: &[u8]) -> &[u8] {
     let end = path.iter().rposition(|&byte| byte != b'/');
     &path[..end.map_or(0, |last| last + 1)]
+}
+
+/// The directory whose content was named, by `DIR/.`, too.
+fn content_of(path: &[u8]) -> &[u8] {
+    let path = trimmed(path);
+    path.strip_suffix(b"/.").map_or(path, trimmed)
 }
 
 /// What a path's last component lies in, as typed.
@@ -193,6 +199,7 @@ mod tests {
                 "a/b",
                 "landro://h:5/a/b",
             ),
+            (&["x/tree/.", "d"], true, Source, "a", "x/tree/a"),
             (&["landro://h/", "d"], true, Source, ".", "landro://h/"),
             (&["landro://h/", "d"], true, Destination, ".", "d"),
         ] {

@@ -24,8 +24,8 @@ use crate::proto::errors::{Violation, corrupted, violation};
 use crate::proto::ports::{Announced, OddSize, OddSizes, OpOwner, Ops, Ports};
 use crate::proto::wire::{Item, Message, MessageBatch, Verdict};
 use crate::proto::{
-    Attributes, Carriage, DirFound, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Event,
-    Kind, Mtime, ObjectId, Totals,
+    Attributes, Carriage, DirFound, DiskDone, DiskError, DiskOp, EntryError, EntryPlace,
+    EntryResult, Event, Kind, Mtime, ObjectId, Totals,
 };
 use copies::ReceivedCopies;
 use lapses::LapseCounts;
@@ -382,7 +382,8 @@ impl ReceivePlan {
                 Ok(())
             }
             Message::SourceWarning { path, text } => {
-                ports.event(Event::Warning { path, text });
+                let place = EntryPlace::Source;
+                ports.event(Event::Warning { path, place, text });
                 Ok(())
             }
             _ => violation("a sender sends no such message"),
@@ -499,8 +500,9 @@ impl ReceivePlan {
     pub fn tell_lapses(&mut self, ports: &mut Ports) {
         for warning in self.lapses.take() {
             let (path, text) = (warning.path, warning.text);
+            let place = EntryPlace::Destination;
             match self.client {
-                true => ports.event(Event::Warning { path, text }),
+                true => ports.event(Event::Warning { path, place, text }),
                 false => ports.message(&Message::DestinationWarning { path, text }),
             }
         }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::ids::{CopyId, PATH_MAX_BYTES};
 use crate::proto::bench::{Bench, BenchRole, MAX_BENCH};
-use crate::proto::errors::{Violation, violation};
+use crate::proto::errors::{Violation, not_allowed, violation};
 use crate::proto::path::own_name;
 use crate::proto::place::TargetPlace;
 use crate::proto::ports::Ports;
@@ -204,15 +204,8 @@ impl Session {
         );
         self.adds_lanes = self.limits.adds_lanes && hello.adds_lanes && is_transfer;
         self.ports.event(asked(&hello.request));
-        let (allowed, what) = match &hello.request {
-            WireRequest::Push { .. } => (grant.write, "write to"),
-            WireRequest::Pull { .. } | WireRequest::List { .. } => (grant.read, "read from"),
-            // Whoever may come in may use the network.
-            WireRequest::Bench { .. } => (true, "measure"),
-        };
-        if !allowed {
-            let text = format!("this client may not {what} this server");
-            self.refuse_with(SessionErrorCode::Permission, text);
+        if let Some(refusal) = refusal(&hello.request, grant) {
+            self.refuse(refusal);
             return Ok(());
         }
         match hello.request {
@@ -386,6 +379,20 @@ impl Session {
             counts: false,
             adds_lanes: self.adds_lanes,
         })
+    }
+}
+
+/// Why this client may not have what it asks for.
+fn refusal(request: &WireRequest, grant: Grant) -> Option<SessionError> {
+    match request {
+        WireRequest::Push { .. } => {
+            (!grant.write).then(|| not_allowed("write to", "--read-only", "ro"))
+        }
+        WireRequest::Pull { .. } | WireRequest::List { .. } => {
+            (!grant.read).then(|| not_allowed("read from", "--write-only", "wo"))
+        }
+        // Whoever may come in may use the network.
+        WireRequest::Bench { .. } => None,
     }
 }
 

@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use crate::ids::{DirId, Name, OpId};
 use crate::proto::chunk::MAX_DEPTH;
-use crate::proto::errors::{Access, Violation, session_error, violation};
+use crate::proto::errno::ENOENT;
+use crate::proto::errors::{Access, Violation, not_all_listed, session_error, violation};
 use crate::proto::path::join;
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::wire::{ListItem, Message, MessageBatch};
@@ -54,6 +55,9 @@ pub struct Lister {
     /// Open, the innermost last; more than one only where unfinished files are looked for.
     dirs: Vec<ListedDir>,
     last_dir: u32,
+    /// The first name that could not be looked at, and how many there were.
+    unseen: Option<(Bytes, DiskError)>,
+    unseen_names: u64,
     stopping: bool,
     closed: bool,
 }
@@ -90,6 +94,8 @@ impl Lister {
             parent_open: false,
             dirs: Vec::new(),
             last_dir: LISTED,
+            unseen: None,
+            unseen_names: 0,
             stopping: false,
             closed: false,
         };
@@ -212,10 +218,16 @@ impl Lister {
             return self.read_on(ports);
         }
         for Listed { name, found } in entries {
-            // What vanished between reading its name and looking at it is not there; an unfinished
-            // file is nobody's to see.
-            if let Ok((meta, link)) = found {
-                self.add(ports, ListItem { name, meta, link });
+            match found {
+                Ok((meta, link)) => self.add(ports, ListItem { name, meta, link }),
+                // An unfinished file is nobody's to see.
+                Err(DiskError::UNFINISHED) => {}
+                // It vanished between reading its name and looking at it.
+                Err(error) if error.errno == ENOENT => {}
+                Err(error) => {
+                    self.unseen_names += 1;
+                    self.unseen.get_or_insert((name, error));
+                }
             }
         }
         self.read_on(ports);
@@ -286,8 +298,15 @@ impl Lister {
     fn end(&mut self, ports: &mut Ports) {
         let rest = self.rows.take();
         self.send(ports, rest);
-        ports.message(&Message::ListEnd {});
-        self.state = ListState::Over;
+        self.state = match &self.unseen {
+            None => {
+                ports.message(&Message::ListEnd {});
+                ListState::Over
+            }
+            Some((first, error)) => {
+                ListState::Failed(not_all_listed(first, self.unseen_names, error))
+            }
+        };
     }
 
     /// `Some` when everything was said: the reason, if it failed.

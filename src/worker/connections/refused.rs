@@ -71,9 +71,7 @@ impl Connections {
 
 fn in_words(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => {
-            "nobody listens on the peer's UDP port (ICMP: port unreachable)".to_owned()
-        }
+        io::ErrorKind::ConnectionRefused => "nobody listens on the peer's UDP port".to_owned(),
         _ => format!("the peer's host or a firewall rejects what is sent there (ICMP: {error})"),
     }
 }

@@ -219,9 +219,7 @@ impl TcpLink {
 /// Why there is no stream, in words that follow "because".
 fn in_words(error: &io::Error, phase: StreamPhase) -> String {
     match (error.kind(), phase) {
-        (io::ErrorKind::ConnectionRefused, _) => {
-            "nobody listens on the peer's TCP port (connection refused)".to_owned()
-        }
+        (io::ErrorKind::ConnectionRefused, _) => "nobody listens on the peer's TCP port".to_owned(),
         (io::ErrorKind::TimedOut, StreamPhase::Connecting) => {
             "the peer's host does not answer on TCP".to_owned()
         }

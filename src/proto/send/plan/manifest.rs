@@ -6,7 +6,7 @@ use super::SendPlan;
 use crate::ids::PATH_MAX_BYTES;
 use crate::proto::ports::{Announced, Ports};
 use crate::proto::wire::{Item, Message, MessageBatch};
-use crate::proto::{EntryError, EntryResult, Event, Kind};
+use crate::proto::{EntryError, EntryPlace, EntryResult, Event, Kind};
 
 /// Errors and warnings about things that never became entries are not covered by the window: a
 /// client that never reads must not make a server pile up more. Those beyond are told as one sum at
@@ -86,10 +86,10 @@ impl SendPlan {
             self.note_warning(ports, path, text);
         }
         if self.manifest.notes_left_out > 0 {
-            let text = format!(
-                "{} more messages like these were left out",
-                self.manifest.notes_left_out
-            );
+            let text = match self.manifest.notes_left_out {
+                1 => "1 more message like these was left out".to_owned(),
+                more => format!("{more} more messages like these were left out"),
+            };
             let path = Bytes::new();
             self.tell(ports, &Message::SourceWarning { path, text });
         }
@@ -119,7 +119,8 @@ impl SendPlan {
 
     pub(super) fn note_warning(&mut self, ports: &mut Ports, path: Bytes, text: String) {
         if self.client {
-            ports.event(Event::Warning { path, text });
+            let place = EntryPlace::Source;
+            ports.event(Event::Warning { path, place, text });
         } else if self.manifest.take_note() {
             let path = path.slice(..path.len().min(PATH_MAX_BYTES));
             self.tell(ports, &Message::SourceWarning { path, text });

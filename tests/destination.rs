@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 on_both_backends!(
     errors_told_at_close_are_told,
+    what_is_not_stored_is_missed,
+    times_reach_servers_that_want_both,
     what_is_taken_in_short_pieces_is_whole,
     refused_attributes_are_one_warning_each,
     what_one_file_system_lacks_another_has,
@@ -219,6 +221,38 @@ fn errors_told_at_close_are_told(backend: &'static str) {
     }
 }
 
+/// Nothing says a word, and nothing is there.
+fn what_is_not_stored_is_missed(backend: &'static str) {
+    let faults = Faults {
+        drops_data: true,
+        ..Faults::default()
+    };
+    each_way(backend, &faults, |way| {
+        fill(&way.source);
+        fs::write(way.source.join("empty"), "").unwrap();
+        let output = way.copy(&[]).expect(3);
+        assert_eq!(output.number("errors"), 4, "{output:?}");
+        let told = errors(&output);
+        assert!(told.iter().all(|text| text.contains("did not store all")));
+        for name in ["a", "sub/b", "c", "d"] {
+            assert!(!way.target.join("src").join(name).exists(), "{name}");
+        }
+    });
+}
+
+fn times_reach_servers_that_want_both(backend: &'static str) {
+    let faults = Faults {
+        utimes_need_both: true,
+        ..Faults::default()
+    };
+    each_way(backend, &faults, |way| {
+        fill(&way.source);
+        let output = way.copy(&["--strict"]).expect(0);
+        assert_eq!(warnings(&output), [""; 0]);
+        assert_same(&way.source, &way.target.join("src"));
+    });
+}
+
 /// A server may take less of a write than it is given: what follows goes behind that.
 fn what_is_taken_in_short_pieces_is_whole(backend: &'static str) {
     let faults = Faults {
@@ -350,11 +384,20 @@ fn a_second_spelling_is_an_error(backend: &'static str) {
                 ("\u{e9}", "e\u{301}"),
             ],
         ),
+        (
+            Names::Folded,
+            [
+                ("stra\u{df}e", "STRASSE"),
+                ("d\u{e9}", "DE\u{301}"),
+                ("\u{e9}", "e\u{301}"),
+            ],
+        ),
     ] {
         for no_rename_flags in [false, true] {
             let faults = Faults {
                 names,
                 no_rename_flags,
+                lists_no_inodes: names == Names::Folded,
                 ..Faults::default()
             };
             each_way(backend, &faults, |way| two_spellings(way, pairs));

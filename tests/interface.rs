@@ -23,6 +23,7 @@ on_both_backends!(
     what_the_daemon_refuses,
     a_local_destination_that_cannot_be_used,
     special_files_are_not_replaced,
+    redirected_output_is_gone_on_with,
     errors_name_the_cause,
 );
 
@@ -397,6 +398,39 @@ fn errors_name_the_cause(backend: &'static str) {
         world.url("").into(),
     ];
     said(world.cp(&args).expect(3), "a symlink that leads nowhere");
+}
+
+/// Who redirects to a file says where writing begins: at its end, or behind what is there already.
+fn redirected_output_is_gone_on_with(backend: &'static str) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let world = World::within(backend, &[], dir);
+    let mut rng = Rng::new(backend);
+    for (name, size_bytes) in [("small", 100), ("large", 3 << 20)] {
+        for source in [world.root(name), world.here(name)] {
+            tree::write_file(&source, size_bytes, &mut rng);
+        }
+        for (from, source) in [
+            (world.url(name).into(), world.root(name)),
+            (world.here(name).into_os_string(), world.here(name)),
+        ] {
+            let expected = [b"before\n", &fs::read(source).unwrap()[..], b"behind\n"].concat();
+            for script in [
+                r#"echo before > "$0"; "$@" /dev/stdout >> "$0" && echo behind >> "$0""#,
+                r#"{ echo before; "$@" /dev/fd/1 && echo behind; } > "$0""#,
+            ] {
+                let out = world.here("out").into_os_string();
+                let prefix = ["sh", "-c", script, out.to_str().unwrap()];
+                let mut command = command(&world.client, &prefix, ["cp", "--backend", backend]);
+                command.arg("--peer").arg(&world.daemon.fingerprint);
+                let output = Running::spawn({
+                    command.arg(&from);
+                    command
+                });
+                output.wait().expect(0);
+                assert!(fs::read(&out).unwrap() == expected, "{name} {script}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -23,6 +24,7 @@ on_both_backends!(
     files_of_unknown_size_are_read_to_their_end,
     files_that_hold_less_than_they_say_are_warned_of,
     files_that_come_in_short_pieces_are_whole,
+    what_cannot_be_read_is_said_of_the_source,
     pipes_are_read_to_their_end,
     a_silent_pipe_stops_nothing_and_can_be_stopped,
     pipes_are_not_read_in_trees_nor_by_a_daemon,
@@ -79,6 +81,34 @@ impl Way {
             Way::Pull | Way::Local => landed.join("").into(),
         });
         (args, landed)
+    }
+}
+
+/// Also where one call of the kernel's reads and writes.
+fn what_cannot_be_read_is_said_of_the_source(backend: &'static str) {
+    for way in WAYS {
+        let world = World::new(backend);
+        let aside = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let faults = Faults {
+            read_behind: Some((MIB, 5)),
+            ..Faults::default()
+        };
+        let Some(fuse) = Fuse::mount(aside.path(), faults) else {
+            return;
+        };
+        fs::write(fuse.files().join("bad"), vec![7; 3 * MIB as usize]).unwrap();
+        let home = way.home(&world, "disk");
+        fs::create_dir(&home).unwrap();
+        let mut bind = Command::new("mount");
+        let bound = bind.arg("--bind").args([fuse.path(), &home]).status();
+        assert!(bound.unwrap().success());
+        let (output, landed) = way.copy(&world, &[], &["disk/bad"]);
+        let freed = Command::new("umount").arg("-l").arg(&home).status();
+        assert!(freed.unwrap().success());
+        let output = output.expect(1);
+        let error = output.of("error").next().unwrap();
+        assert_eq!(error["code"], "source", "{way:?}: {output:?}");
+        assert!(!landed.join("bad").exists());
     }
 }
 

@@ -27,6 +27,7 @@ on_both_backends!(
     a_missing_path_of_a_peer_is_said_to_be_missing,
     inodes_are_told_from_blocks,
     a_quota_or_a_full_disk_is_no_matter_of_inodes,
+    what_no_rerun_resumes_is_begun_anew,
     a_symlinked_directory_has_advice,
     a_stop_is_told_as_what_it_is_with_what_was_done,
     a_resumed_transfer_begins_where_it_is,
@@ -414,6 +415,22 @@ fn a_quota_or_a_full_disk_is_no_matter_of_inodes(backend: &'static str) {
     let output = Running::spawn(pull).wait();
     let words = "landro: disk/big: no space left (here); free some and run the same command again";
     says(&output, 6, words);
+}
+
+fn what_no_rerun_resumes_is_begun_anew(backend: &'static str) {
+    let world = World::within(backend, &[], disk_dir());
+    let url = world.url("zero");
+    for target in [OsStr::new(&url), world.here("zero").as_os_str()] {
+        let all = ["--bwlimit", "4M", "/dev/zero"].map(OsStr::new);
+        let all = [&all[..], &[target]].concat();
+        let running = world.cp_start(&all);
+        let moves = |line: &str| line.contains(r#""progress""#);
+        assert!(running.line(moves).is_some(), "it ended");
+        running.signal("INT");
+        let output = running.wait().expect(130);
+        let words = "the same command again begins anew: ";
+        assert!(output.stderr.contains(words), "{}", output.stderr);
+    }
 }
 
 fn a_symlinked_directory_has_advice(backend: &'static str) {

@@ -39,7 +39,9 @@ pub(super) async fn lacking_beside(
     }
     let asked = FileOp::StatFs { file: dir.clone() };
     match files.call("fstatfs", asked).await {
-        Ok(FileDone::FileSystem(found)) if !found.has_inodes => DiskError::NO_INODES,
+        Ok(FileDone::FileSystem(found)) if found.has_inodes => error,
+        Ok(FileDone::FileSystem(found)) if found.free_bytes == 0 => DiskError::NOTHING_LEFT,
+        Ok(FileDone::FileSystem(_)) => DiskError::NO_INODES,
         _ => error,
     }
 }

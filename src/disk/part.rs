@@ -355,6 +355,8 @@ pub async fn write(
     let part = part(files, file)?;
     let bytes = data.len() as u64;
     write_all(files, &part.data, offset, data).await?;
+    let written_to = part.history.written_to.get().max(offset + bytes);
+    part.history.written_to.set(written_to);
     wrote(files, &part, bytes).await;
     Ok(DiskDone::Done)
 }
@@ -379,10 +381,15 @@ pub async fn copy_range(
         // A device has no holes, and a pipe no places.
         Some(_) | None => copy_local(&from, &part.data, sharing, len_bytes),
     };
-    let bytes = copied.map_err(|error| DiskError {
-        call: "copy_file_range",
-        errno: error.raw_os_error().unwrap_or(EIO),
+    let bytes = copied.map_err(|fault| DiskError {
+        call: match fault.at_source {
+            true => DiskError::COPY_READ,
+            false => "copy_file_range",
+        },
+        errno: fault.error.raw_os_error().unwrap_or(EIO),
     })?;
+    let written_to = part.history.written_to.get() + bytes;
+    part.history.written_to.set(written_to);
     wrote(files, &part, bytes).await;
     Ok(DiskDone::Copied { bytes })
 }
@@ -499,6 +506,7 @@ pub async fn commit_part(
         name: &part.name,
         is_whole: part.history.whole.get(),
         is_empty: false,
+        written_to: part.history.written_to.get(),
         replaces,
     };
     let replaces_any = replaces || part.history.replaces.get() == Some(true);

@@ -64,12 +64,13 @@ pub async fn set_meta(
     Ok(lapses)
 }
 
-/// Whether an attribute was refused, rather than that something is wrong with the file, the disk or
-/// this process.
+/// Whether an attribute was refused, rather than that something is wrong with the disk or this
+/// process. ENOENT is what servers say that follow a symlink which is to be given a time itself;
+/// what is not there any more, the rename to its name tells.
 pub fn is_refusal(errno: i32) -> bool {
     !matches!(
         errno,
-        EIO | ENOSPC | EDQUOT | EROFS | ENOENT | EMFILE | ENFILE | ENOMEM
+        EIO | ENOSPC | EDQUOT | EROFS | EMFILE | ENFILE | ENOMEM
     )
 }
 
@@ -83,13 +84,19 @@ pub fn refused(result: Result<(), DiskError>) -> Result<Option<i32>, DiskError> 
 }
 
 /// Has a file system that tells of errors late tell them now. A descriptor of its own is closed, so
-/// that the file stays open: NFS, FUSE and AFS store what they took at the close(2) of any.
-async fn flush(files: &Files, file: &Arc<OwnedFd>) -> Result<(), DiskError> {
-    let file = file.try_clone().map_err(|error| DiskError {
+/// that the file stays open: NFS, FUSE and AFS store what they took at the close(2) of any. What
+/// says nothing there may have lost data all the same; then the file is shorter than it should be.
+async fn flush(files: &Files, file: &Arc<OwnedFd>, written_to: u64) -> Result<(), DiskError> {
+    let closed = file.try_clone().map_err(|error| DiskError {
         call: "dup",
         errno: error.raw_os_error().unwrap_or(EIO),
     })?;
-    files.call("close", FileOp::Close { file }).await.map(drop)
+    let op = FileOp::Close { file: closed };
+    files.call("close", op).await?;
+    match files.fstat(file).await?.size < written_to {
+        true => Err(DiskError::NOT_STORED),
+        false => Ok(()),
+    }
 }
 
 /// fsync(2) of a file or directory.
@@ -292,6 +299,8 @@ pub struct Arrival<'a> {
     /// This session wrote all of it.
     pub is_whole: bool,
     pub is_empty: bool,
+    /// Where what this session wrote ends.
+    pub written_to: u64,
     /// Something was seen at its name.
     pub replaces: bool,
 }
@@ -311,7 +320,7 @@ pub async fn finish(
         sync(files, arrival.file).await?;
     }
     if files.tells_late(arrival.dir_id) {
-        flush(files, arrival.file).await?;
+        flush(files, arrival.file, arrival.written_to).await?;
     }
     if let Some(by) = publish(files, arrival, attributes.fsync || arrival.is_empty).await? {
         return Ok(DiskDone::Taken { by });

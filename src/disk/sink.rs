@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use landro_sys::file::{flags, magic};
-use landro_sys::process::descriptor_path;
+use landro_sys::process::{descriptor_path, duplicate};
 use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Pool};
 
 use super::publish::{scratch, sync};
 use super::source::{relative, split_path};
-use super::space::{Base, NamedSink, OpenSink};
+use super::space::{Base, NamedSink, OpenSink, SinkKind};
 use super::workplace::TemporaryDir;
 use super::{DiskError, Files, descriptors, dirlinks};
 use crate::ids::{DirId, Name};
@@ -50,10 +50,13 @@ impl Files {
         let Ok(place) = self.open(at.as_ref(), path, how).await else {
             return Ok(());
         };
-        let is_file = match self.fstat(&place).await?.kind {
-            FileKind::Special => false,
-            FileKind::File if at.is_none() && self.is_by_proc(path).await? => true,
-            _ => return Ok(()),
+        let kind = match self.fstat(&place).await?.kind {
+            FileKind::Special => Some(SinkKind::Special),
+            FileKind::File if at.is_none() => self.behind_proc(path).await?,
+            _ => None,
+        };
+        let Some(kind) = kind else {
+            return Ok(());
         };
         // One that a server had an earlier run make would have its data written where it likes.
         dirlinks::refuse_received_target(self, path).await?;
@@ -61,41 +64,65 @@ impl Files {
             dir,
             name: name.clone(),
             place,
-            is_file,
+            kind,
         });
         Ok(())
     }
 
-    /// Whether the last of the symlinks that a path of the user's ends in is one of procfs
-    /// (`/dev/stdout`): it stands for something that a program has open.
-    async fn is_by_proc(&self, path: &[u8]) -> Result<bool, DiskError> {
+    /// What a path of the user's leads to whose last symlink is one of procfs (`/dev/stdout`): a
+    /// file that a program has open.
+    async fn behind_proc(&self, path: &[u8]) -> Result<Option<SinkKind>, DiskError> {
         let mut path = path.to_vec();
         for _ in 0..dirlinks::LINKS_MAX {
             let (parent, Some(name), false) = split_path(&path) else {
-                return Ok(false);
+                return Ok(None);
             };
             let parent_fd = self.open_asked(parent).await?;
             let Ok(target) = self.readlink(&parent_fd, name).await else {
-                return Ok(false);
+                return Ok(None);
             };
-            let op = FileOp::StatFs { file: parent_fd };
+            let op = FileOp::StatFs {
+                file: parent_fd.clone(),
+            };
             if let FileDone::FileSystem(found) = self.call("fstatfs", op).await?
                 && found.magic == magic::PROC
             {
-                return Ok(true);
+                let own = self.own_descriptor(&parent_fd, name);
+                return Ok(Some(own.map_or(SinkKind::File, SinkKind::Own)));
             }
             path = match target.starts_with(b"/") {
                 true => target.to_vec(),
                 false => [parent, b"/", &target[..]].concat(),
             };
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    /// What this process has open under a name in a directory of procfs, if that is its own. None:
+    /// it is not, or there is no such number.
+    fn own_descriptor(&self, dir: &Arc<OwnedFd>, name: &[u8]) -> Option<Arc<OwnedFd>> {
+        let own = format!("/proc/{}/", std::process::id());
+        let dir = self.real_path(dir).ok()?;
+        let below = dir.strip_prefix(own.as_bytes())?;
+        let is_own = below == b"fd" || below.starts_with(b"task/") && below.ends_with(b"/fd");
+        let number = str::from_utf8(name).ok()?.parse().ok()?;
+        is_own.then(|| duplicate(number).ok().map(Arc::new))?
     }
 
     /// Opens a sink for writing. A FIFO without a reader is ENXIO, at once.
     pub(super) async fn open_sink(&self, sink: &NamedSink) -> Result<OpenSink, DiskError> {
+        if let SinkKind::Own(own) = &sink.kind {
+            // Whoever opened it said where writing begins: `>>`, or behind what he wrote before.
+            return Ok(match self.space.is_beside() {
+                true => OpenSink::Direct(own.clone()),
+                false => OpenSink::Sequential(own.clone()),
+            });
+        }
         let path = descriptor_path(&sink.place);
-        let truncate = if sink.is_file { flags::O_TRUNC } else { 0 };
+        let truncate = match sink.kind {
+            SinkKind::File => flags::O_TRUNC,
+            SinkKind::Special | SinkKind::Own(_) => 0,
+        };
         let how = |more| OpenHow {
             flags: flags::O_WRONLY | flags::O_NOCTTY | truncate | more,
             mode: 0,

@@ -17,7 +17,7 @@ use super::durable::Footing;
 use super::mounts::{Ground, Mounts};
 use super::names::{TemporaryName, c_string};
 use super::root::ServedPart;
-use super::spelling::DirNames;
+use super::spelling::{ANY_SPELLING, DirNames};
 use super::systems::Systems;
 use super::{DiskError, Files};
 use crate::ids::{DirId, FileId, Fingerprint, Name, PATH_MAX_BYTES};
@@ -176,8 +176,17 @@ pub struct NamedSink {
     pub name: Name,
     /// By O_PATH: opened for writing when there is something to write.
     pub place: Arc<OwnedFd>,
-    /// A file that procfs leads to: what standard output was redirected to.
-    pub is_file: bool,
+    pub kind: SinkKind,
+}
+
+#[derive(Clone)]
+pub enum SinkKind {
+    /// A device, a FIFO or a pipe.
+    Special,
+    /// A file that procfs leads to: what a program's standard output was redirected to.
+    File,
+    /// The same of this program: as it was opened, with its position and whether it appends.
+    Own(Arc<OwnedFd>),
 }
 
 /// A sink that is open.
@@ -199,6 +208,8 @@ pub struct History {
     /// Its name is another file's, which its data will have to be on disk to replace. None: that
     /// was not looked at.
     pub replaces: Cell<Option<bool>>,
+    /// Where what this session wrote ends.
+    pub written_to: Cell<u64>,
     /// Written since the disk was last told to write back.
     pub unwritten_bytes: Cell<u64>,
 }
@@ -369,8 +380,14 @@ impl Space {
     }
 
     /// False: somebody else is at it.
+    /// False: a name that may be the same one is being given.
     pub fn begin_naming(&self, key: &(DirId, Vec<u8>)) -> bool {
-        self.naming.borrow_mut().insert(key.clone())
+        let mut naming = self.naming.borrow_mut();
+        let is_free = match key.1.as_slice() {
+            ANY_SPELLING => naming.iter().all(|(dir, _)| *dir != key.0),
+            _ => !naming.contains(&(key.0, ANY_SPELLING.to_vec())),
+        };
+        is_free && naming.insert(key.clone())
     }
 
     pub fn end_naming(&self, key: &(DirId, Vec<u8>)) {

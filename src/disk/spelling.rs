@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use landro_sys::{FileDone, FileOp};
+use landro_sys::{DirEntry, FileDone, FileOp};
 
 use super::{DiskError, Files, descriptors};
 use crate::ids::{DirId, Name};
@@ -24,6 +24,12 @@ const NAMES_MAX: usize = 1 << 18;
 
 /// Names asked for at a time.
 const LIST_NAMES: usize = 1024;
+
+/// Names that are looked up, to see which of them a name is taken for.
+const LOOKED_UP_MAX: usize = 4096;
+
+/// Stands for a spelling that may be any other one.
+pub(super) const ANY_SPELLING: &[u8] = &[0xff];
 
 /// How a directory of a destination tells names apart.
 pub enum DirNames {
@@ -78,7 +84,7 @@ impl Drop for Naming<'_> {
 enum Spelt {
     AsGiven,
     Otherwise(Bytes),
-    /// Neither it nor what stands for it is there any more.
+    /// Neither it nor what stands for it, as far as the listing tells.
     Nowhere,
 }
 
@@ -86,10 +92,10 @@ impl Files {
     /// Where the file system cannot give a name that nothing has in one step (NFS and FUSE know no
     /// RENAME_NOREPLACE), two entries with two spellings of one name come one after the other.
     pub(super) async fn naming(&self, dir: DirId, name: &Name) -> Naming<'_> {
-        // How letters are composed is not looked into: all such names wait for each other.
+        // How letters are composed and folded is not looked into: `ß` may be `ss`.
         let spelling = match name.as_bytes().is_ascii() {
             true => name.as_bytes().to_ascii_lowercase(),
-            false => vec![0xff],
+            false => ANY_SPELLING.to_vec(),
         };
         let key = (dir, spelling);
         while !self.space.begin_naming(&key) {
@@ -184,20 +190,83 @@ impl Files {
         name: &Name,
         found: &Meta,
     ) -> Result<Option<Bytes>, DiskError> {
+        // What came a moment ago may be missing in the first.
+        for _ in 0..2 {
+            match self.spelt(dir, fd, name, found).await? {
+                Spelt::AsGiven => return Ok(None),
+                Spelt::Otherwise(by) => return Ok(Some(by)),
+                Spelt::Nowhere => {}
+            }
+            match self.lstat(fd, name.as_bytes()).await {
+                Ok(_) => {}
+                Err(DiskError { errno: ENOENT, .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        // It stands there, and is not listed: inode numbers of listings are made up here, and how
+        // letters are folded is for the file system to know.
+        Ok(Some(self.looked_up(fd, name, found).await?))
+    }
+
+    /// The name in a directory whose look-up finds what another name's finds.
+    async fn looked_up(
+        &self,
+        fd: &Arc<OwnedFd>,
+        name: &Name,
+        found: &Meta,
+    ) -> Result<Bytes, DiskError> {
+        let fd = self.open_dir_below(fd, b"").await?;
+        let (mut cursor, mut looked_up) = (Some(0), 0);
+        while let Some(at) = cursor
+            && looked_up < LOOKED_UP_MAX
+        {
+            let (entries, next) = self.names_from(&fd, at).await?;
+            for entry in entries {
+                // Two of ASCII letters alone differ in case, which the listing tells.
+                if entry.name.is_ascii() && name.as_bytes().is_ascii() {
+                    continue;
+                }
+                looked_up += 1;
+                let there = self.lstat(&fd, &entry.name).await;
+                if there.is_ok_and(|there| there.object() == found.object()) {
+                    return Ok(Bytes::from(entry.name));
+                }
+            }
+            cursor = next;
+        }
+        Ok(Bytes::from_static(b"another name"))
+    }
+
+    async fn names_from(
+        &self,
+        dir: &Arc<OwnedFd>,
+        cursor: u64,
+    ) -> Result<(Vec<DirEntry>, Option<u64>), DiskError> {
+        let op = FileOp::List {
+            file: dir.clone(),
+            cursor,
+            max: LIST_NAMES,
+        };
+        match self.call("getdents64", op).await? {
+            FileDone::Listed { entries, next } => Ok((entries, next)),
+            other => unreachable!("getdents64 answered {other:?}"),
+        }
+    }
+
+    async fn spelt(
+        &self,
+        dir: DirId,
+        fd: &Arc<OwnedFd>,
+        name: &Name,
+        found: &Meta,
+    ) -> Result<Spelt, DiskError> {
         // A descriptor of its own: listing keeps its position in the open file description, and
         // several names may be looked for at a time.
         let fd = self.open_dir_below(fd, b"").await?;
         let mut listing = Some(DirListing::default());
         let (mut cursor, mut spelt) = (Some(0), Spelt::Nowhere);
         while let Some(at) = cursor {
-            let op = FileOp::List {
-                file: fd.clone(),
-                cursor: at,
-                max: LIST_NAMES,
-            };
-            let FileDone::Listed { entries, next } = self.call("getdents64", op).await? else {
-                unreachable!("getdents64 answers Listed")
-            };
+            let (entries, next) = self.names_from(&fd, at).await?;
             for entry in entries {
                 let is_other = entry.ino == found.inode || are_one(&entry.name, name.as_bytes());
                 if entry.name == name.as_bytes() {
@@ -223,10 +292,7 @@ impl Files {
             listing => DirNames::Listed(listing),
         };
         self.space.set_names(dir, names);
-        Ok(match spelt {
-            Spelt::AsGiven | Spelt::Nowhere => None,
-            Spelt::Otherwise(by) => Some(by),
-        })
+        Ok(spelt)
     }
 }
 

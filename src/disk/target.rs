@@ -340,6 +340,7 @@ pub async fn put_small(
             name,
             is_whole: true,
             is_empty: offset == 0,
+            written_to: offset,
             replaces,
         };
         finish(files, &arrival, attributes).await

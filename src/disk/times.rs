@@ -30,6 +30,9 @@ const STEPS_NS: [u64; 7] = [
     2_000_000_000,
 ];
 
+/// More than a time of these decades is off by that was a floating-point number of seconds.
+const FLOAT_STEP_NS: u64 = 1_000;
+
 /// No step is as long as this, so what is farther off was not stored.
 const NEAR_NS: u64 = 2_000_000_000;
 
@@ -138,9 +141,14 @@ impl Times {
     /// Of the telling time, and what was stored.
     fn learn_steps(&self, stored: Mtime) {
         let off_ns = distance_ns(TELLING, stored);
-        let step = STEPS_NS.iter().find(|step| off_ns < u128::from(**step));
+        let mut steps = STEPS_NS.into_iter();
+        let step = steps.find(|step| off_ns < u128::from(*step));
+        // What was not cut down went through a floating-point number (servers in Python), which
+        // keeps a quarter of a microsecond.
+        let is_cut = |step: u64| nanoseconds(stored) % i128::from(step) == 0;
         self.keeping.set(match step {
-            Some(step) => Keeping::Steps(*step),
+            Some(step) if !is_cut(step) => Keeping::Steps(step.max(FLOAT_STEP_NS)),
+            Some(step) => Keeping::Steps(step),
             None if stored > TELLING => Keeping::Writes,
             None => Keeping::Nothing,
         });
@@ -302,6 +310,15 @@ mod tests {
         let learnt = times.learn(time(7, 0), time(1_700_000_000, 0));
         assert_eq!(learnt, Some(Err(TimeLapse::NotKept)));
         assert_eq!(times.first.get(), None);
+    }
+
+    #[test]
+    fn times_that_were_floating_point_numbers_are_near() {
+        let times = Times::default();
+        times.learn_steps(time(TELLING.seconds, TELLING.nanoseconds + 11));
+        let (asked, stored) = (time(1_790_000_000, 307_544_359), 307_544_469);
+        assert!(times.is_stored_for(time(asked.seconds, stored), asked));
+        assert!(!times.is_stored_for(time(asked.seconds, stored + 2_000), asked));
     }
 
     #[test]

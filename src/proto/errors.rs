@@ -70,9 +70,18 @@ fn of_our_own(error: &DiskError) -> Option<Explained> {
              keeps no times of making",
         ),
         DiskError::NO_INODES => (
-            "no inodes left: the file system has room, but not for another file or directory",
+            "no inodes left: each file and directory takes one, whatever room there is for data",
             "delete files there, or make it with more inodes (mkfs -i), and run the same command \
              again",
+        ),
+        DiskError::NOTHING_LEFT => (
+            "neither space nor inodes left",
+            "free space there by deleting files, which gives their inodes back, too, and run the \
+             same command again",
+        ),
+        DiskError::NOT_STORED => (
+            "the file system there took the data without an error and did not store all of it",
+            "look at its server, or at the program that it is of: this copy was not kept",
         ),
         DiskError::UNMOUNTED => (
             "the file system that was served is not mounted there any more",
@@ -638,6 +647,8 @@ mod tests {
             inodes.contains("inodes") && !inodes.contains("free some"),
             "{inodes}"
         );
+        let both = words(DiskError::NOTHING_LEFT);
+        assert!(both.starts_with("neither space nor inodes left"), "{both}");
         assert!(words(failed(EDQUOT)).contains("quota"));
     }
 

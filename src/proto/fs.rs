@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::chunk::SMALL_MAX_BYTES;
-use super::errno::{EBUSY, EINVAL, ELOOP, ENODEV, ENOSPC};
+use super::errno::{EBUSY, EINVAL, EIO, ELOOP, ENODEV, ENOSPC};
 use super::extents::DataMap;
 use super::journal::Storage;
 use crate::ids::{CopyId, DirId, FileId, Name};
@@ -570,6 +570,21 @@ impl DiskError {
         call: "no inodes",
         errno: ENOSPC,
     };
+
+    /// A file system without a free inode and without a free block (ENOSPC).
+    pub const NOTHING_LEFT: DiskError = DiskError {
+        call: "no inodes, no blocks",
+        errno: ENOSPC,
+    };
+
+    /// A file that is shorter behind close(2) than what was written to it without an error (EIO).
+    pub const NOT_STORED: DiskError = DiskError {
+        call: "fstat behind close",
+        errno: EIO,
+    };
+
+    /// The call of [`DiskOp::CopyRange`] that failed, where it is the source that did.
+    pub const COPY_READ: &str = "read";
 
     /// What stands for the call where the directory that a daemon serves cannot be opened.
     pub const ROOT: &str = "the served directory";

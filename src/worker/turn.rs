@@ -231,6 +231,7 @@ impl Worker {
             self.tell_silence(key);
             self.follow_route(key);
         }
+        self.connections.give_up_stuck(&self.io, key);
         self.connections.review_doubt(&mut self.io, key);
         let connection = self.connections.get_mut(key);
         if let Some(connection) = connection

@@ -1,8 +1,9 @@
 //! What this process is and may: its user, and how many files it may have open.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -31,6 +32,19 @@ pub fn own_descriptors() -> io::Result<()> {
 /// /proc/self, which is the first thread's: another may have descriptors of its own.
 pub fn descriptor_path(file: &OwnedFd) -> String {
     format!("/proc/thread-self/fd/{}", file.as_raw_fd())
+}
+
+/// Another descriptor of what this process has open under a number: with the same position and the
+/// same flags, O_APPEND among them, as no open(2) of a path gives it.
+///
+/// # Errors
+/// EBADF if nothing is open under it, and what else fcntl(2) says.
+pub fn duplicate(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC takes numbers and no memory; of one that is not open it is EBADF.
+    let made = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    let made = Errno::result(made)?;
+    // SAFETY: the kernel gave this descriptor just now, to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(made) })
 }
 
 /// Whether a call failed for want of a descriptor: of this process, or of the whole host.

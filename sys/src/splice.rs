@@ -17,6 +17,31 @@ const STEP_BYTES: usize = 64 << 20;
 /// Buffer of the last resort.
 const BUFFER_BYTES: usize = 256 * 1024;
 
+/// Why a copy failed, and at which of its files.
+#[derive(Debug)]
+pub struct CopyFault {
+    /// It was the file that is read, not the one that is written.
+    pub at_source: bool,
+    /// What the system call said.
+    pub error: io::Error,
+}
+
+impl CopyFault {
+    fn at_source(errno: Errno) -> CopyFault {
+        CopyFault {
+            at_source: true,
+            error: errno.into(),
+        }
+    }
+
+    fn at_target(errno: Errno) -> CopyFault {
+        CopyFault {
+            at_source: false,
+            error: errno.into(),
+        }
+    }
+}
+
 /// Copies up to `len` bytes from `from`'s position to `to`'s and moves both on, so that a big file
 /// can be copied in steps (of a multiple of the block size, lest the reflink is lost): as a reflink
 /// (FICLONERANGE, which shares the blocks) where possible, else by copy_file_range, else sendfile,
@@ -33,10 +58,10 @@ pub fn copy_local(
     to: impl AsFd,
     lacks_sharing: &Cell<bool>,
     len: u64,
-) -> io::Result<u64> {
+) -> Result<u64, CopyFault> {
     let (from, to) = (from.as_fd(), to.as_fd());
     if !lacks_sharing.get() {
-        let shared = reflink(from, to, lacks_sharing, len)?;
+        let shared = reflink(from, to, lacks_sharing, len).map_err(CopyFault::at_target)?;
         if shared > 0 {
             return Ok(shared);
         }
@@ -44,17 +69,14 @@ pub fn copy_local(
     let mut copied = 0;
     for step in [by_range, by_sendfile] {
         match pump(len, &mut copied, |want| step(from, to, want)) {
-            // Not for this pair of file systems or this kind of file: the next way goes on where
-            // this one stopped.
-            Err(
-                Errno::EXDEV
-                | Errno::EINVAL
-                | Errno::EOPNOTSUPP
-                | Errno::ENOSYS
-                | Errno::EPERM
-                | Errno::ETXTBSY,
-            ) => {}
-            Err(error) => return Err(error.into()),
+            // These are of a file that grows.
+            Err(errno @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) => {
+                return Err(CopyFault::at_target(errno));
+            }
+            // Not for this pair of file systems or this kind of file; or one of the two failed, and
+            // only a read and a write for itself tells which. The next way goes on where this one
+            // stopped.
+            Err(_) => {}
             // Only reading tells where a file ends. Files in /proc and the like claim to be empty
             // to copy_file_range, and sendfile takes a short answer of FUSE for the end of the
             // file, where FOPEN_DIRECT_IO says that it is none.
@@ -62,9 +84,11 @@ pub fn copy_local(
             Ok(()) => return Ok(copied),
         }
     }
-    match pump(len, &mut copied, |want| by_hand(from, to, want)) {
+    let at_source = Cell::new(true);
+    match pump(len, &mut copied, |want| by_hand(from, to, &at_source, want)) {
         Err(Errno::EAGAIN) if copied > 0 => Ok(copied),
-        Err(error) => Err(error.into()),
+        Err(errno) if at_source.get() => Err(CopyFault::at_source(errno)),
+        Err(errno) => Err(CopyFault::at_target(errno)),
         Ok(()) => Ok(copied),
     }
 }
@@ -83,19 +107,25 @@ pub fn copy_sparse(
     to: impl AsFd,
     lacks_sharing: &Cell<bool>,
     (len, most): (u64, u64),
-) -> io::Result<u64> {
+) -> Result<u64, CopyFault> {
     let (from, to) = (from.as_fd(), to.as_fd());
     let (mut passed, mut data_left) = (0, len);
     while passed < most {
-        let at = lseek(from, 0, Whence::SeekCur)? as u64;
-        let data = next_data(from, at)?;
+        let at = lseek(from, 0, Whence::SeekCur).map_err(CopyFault::at_source)? as u64;
+        let data = next_data(from, at).map_err(|error| CopyFault {
+            at_source: true,
+            error: error.into(),
+        })?;
         let start = match &data {
             Some(range) => range.start,
-            None => (nix::sys::stat::fstat(from)?.st_size as u64).max(at),
+            None => {
+                let stat = nix::sys::stat::fstat(from).map_err(CopyFault::at_source)?;
+                (stat.st_size as u64).max(at)
+            }
         };
         let gap = (start - at).min(most - passed);
-        lseek(from, (at + gap) as i64, Whence::SeekSet)?;
-        lseek(to, gap as i64, Whence::SeekCur)?;
+        lseek(from, (at + gap) as i64, Whence::SeekSet).map_err(CopyFault::at_source)?;
+        lseek(to, gap as i64, Whence::SeekCur).map_err(CopyFault::at_target)?;
         passed += gap;
         let Some(range) = data else { break };
         let want = (range.end - range.start).min(data_left).min(most - passed);
@@ -109,11 +139,17 @@ pub fn copy_sparse(
             break;
         }
     }
-    let end = lseek(to, 0, Whence::SeekCur)?;
-    if nix::sys::stat::fstat(to)?.st_size < end {
-        nix::unistd::ftruncate(to, end)?;
-    }
+    end_at_position(to).map_err(CopyFault::at_target)?;
     Ok(passed)
+}
+
+/// Makes a file as long as its position says that it is, if it is shorter.
+fn end_at_position(file: BorrowedFd<'_>) -> nix::Result<()> {
+    let end = lseek(file, 0, Whence::SeekCur)?;
+    if nix::sys::stat::fstat(file)?.st_size < end {
+        nix::unistd::ftruncate(file, end)?;
+    }
+    Ok(())
 }
 
 /// Number of bytes shared: all, or none where the file systems cannot, or where `from` ends before.
@@ -122,7 +158,7 @@ fn reflink(
     to: BorrowedFd<'_>,
     lacks_sharing: &Cell<bool>,
     len: u64,
-) -> io::Result<u64> {
+) -> nix::Result<u64> {
     // To FICLONERANGE no bytes are all up to the end.
     if len == 0 {
         return Ok(0);
@@ -180,9 +216,17 @@ fn by_sendfile(from: BorrowedFd<'_>, to: BorrowedFd<'_>, want: usize) -> nix::Re
     nix::sys::sendfile::sendfile(to, from, None, want)
 }
 
-fn by_hand(from: BorrowedFd<'_>, to: BorrowedFd<'_>, want: usize) -> nix::Result<usize> {
+/// `at_source`: whether it is the read that was called last.
+fn by_hand(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    at_source: &Cell<bool>,
+    want: usize,
+) -> nix::Result<usize> {
     let mut buffer = vec![0; want.min(BUFFER_BYTES)];
+    at_source.set(true);
     let bytes = nix::unistd::read(from, &mut buffer)?;
+    at_source.set(false);
     let mut rest = &buffer[..bytes];
     while !rest.is_empty() {
         match nix::unistd::write(to, rest) {

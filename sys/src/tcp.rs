@@ -178,12 +178,17 @@ impl TcpStream {
     }
 
     /// Begins to connect. When the socket is writable, [`TcpStream::finish_connect`] tells how it
-    /// went.
+    /// went. `segment_bytes`: what a packet carries at most, in both directions; none: what the
+    /// paths of both hosts are said to carry.
     ///
     /// # Errors
     /// What socket(2) and connect(2) say at once: `ENETUNREACH` where there is no route.
-    pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    pub fn connect(to: SocketAddr, segment_bytes: Option<u32>) -> io::Result<TcpStream> {
         let stream = TcpStream::new(new_socket(to)?)?;
+        if let Some(bytes) = segment_bytes {
+            // Said in the SYN (tcp(7)); later it would change nothing.
+            stream.socket.set_tcp_mss(bytes)?;
+        }
         match stream.socket.connect(&to.into()) {
             Err(error)
                 if !matches!(
@@ -337,6 +342,19 @@ impl TcpStream {
         // grow to what it takes (tcp_set_rcvlowat in net/ipv4/tcp.c).
         let bytes = i32::try_from(bytes.max(1)).unwrap_or(i32::MAX);
         set_int(self.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
+    }
+
+    /// Has routers cut packets in pieces where they are too large, instead of dropping them and
+    /// saying so to whoever may filter it. IPv6 knows no such thing, and has an error.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn allow_fragments(&self) -> io::Result<()> {
+        let (option, value) = (libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT);
+        match self.peer_addr()?.is_ipv4() {
+            true => set_int(self.as_raw_fd(), libc::IPPROTO_IP, option, value),
+            false => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Has the connection end with `ETIMEDOUT` when what was sent is not acknowledged for so long

@@ -34,10 +34,14 @@ pub struct Faults {
     /// What is written is said to be stored, and is not.
     pub drops_data: bool,
     pub write: Option<i32>,
+    /// At read(2) behind this many bytes.
+    pub read_behind: Option<(u64, i32)>,
     /// At chmod(2) of anything.
     pub chmod: Option<i32>,
     /// At utimensat(2) of anything.
     pub utimes: Option<i32>,
+    /// A request for the time of modification alone is passed over, as by libfuse 2.
+    pub utimes_need_both: bool,
     /// Modification times are cut down to multiples of this; 0 as 1.
     pub mtime_step_ns: u64,
     /// Modification times are kept within these seconds since the epoch.
@@ -53,6 +57,8 @@ pub struct Faults {
     /// No answer to a read or a write is about more bytes.
     pub moves_at_most: Option<usize>,
     pub names: Names,
+    /// Listings have no inode numbers that look-ups would give.
+    pub lists_no_inodes: bool,
     /// Operations on what has this in its name are not answered until it is taken out of here, or
     /// until the end.
     pub silent_about: Option<String>,
@@ -87,6 +93,8 @@ pub enum Names {
     CaseFolded,
     /// An é of two code points is the é of one.
     Normalised,
+    /// Both, and `ß` is `ss`, as where ext4 and f2fs fold cases.
+    Folded,
 }
 
 impl Names {
@@ -95,6 +103,10 @@ impl Names {
             (Names::Exact, _) | (_, None) => name.to_owned(),
             (Names::CaseFolded, Some(name)) => name.to_lowercase().into(),
             (Names::Normalised, Some(name)) => name.replace("e\u{301}", "\u{e9}").into(),
+            (Names::Folded, Some(name)) => {
+                let name = name.to_lowercase().replace("e\u{301}", "\u{e9}");
+                name.replace('\u{df}', "ss").into()
+            }
         }
     }
 }

@@ -55,6 +55,7 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     let mut copying = Copying {
         reporter: CopyReporter::new(style(&args), ShownPaths::of(&route), counting(&route)),
         seen: ConnectionSeen::default(),
+        begins_anew: begins_anew(&route),
         args,
         signals,
     };
@@ -108,8 +109,30 @@ fn counting(route: &CopyRoute) -> Option<Counting> {
     }
 }
 
+/// Whether nothing of what is moved stays when a copy is cut short: all of it comes from pipes and
+/// devices, or goes to one, or to what a program's output was redirected to (`/dev/stdout`).
+fn begins_anew(route: &CopyRoute) -> bool {
+    let is_stream =
+        |path: &Path| std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir());
+    let from_streams = || {
+        let mut sources = route.sources.iter();
+        sources.all(|source| is_stream(Path::new(OsStr::from_bytes(source))))
+    };
+    // No other symlink to a file is written to.
+    let to_stream = || {
+        let target = Path::new(OsStr::from_bytes(&route.target));
+        is_stream(target) || target.is_symlink() && target.is_file()
+    };
+    match route.way {
+        CopyWay::Push { .. } => from_streams(),
+        CopyWay::Pull { .. } => to_stream(),
+        CopyWay::Local => from_streams() || to_stream(),
+    }
+}
+
 /// One `cp` under way.
 struct Copying {
+    begins_anew: bool,
     args: CpArgs,
     signals: Signals,
     reporter: CopyReporter,
@@ -138,6 +161,7 @@ impl Copying {
                     own: end.own,
                     asked: self.reporter.target(),
                     rerun: resumes.then(typed),
+                    begins_anew: self.begins_anew,
                     done: self.reporter.totals(),
                     verbose: self.args.verbose,
                 };

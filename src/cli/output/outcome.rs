@@ -27,6 +27,8 @@ pub struct Parties<'a> {
     pub asked: String,
     /// The command that goes on where this ended, if one does.
     pub rerun: Option<String>,
+    /// That command has no use for what was moved: it came from, or went to, what is no file.
+    pub begins_anew: bool,
     /// What had come of it when it ended, where the session cannot say.
     pub done: Totals,
     /// System calls and errno are wanted.
@@ -106,6 +108,7 @@ impl Parties<'_> {
         if let Some(command) = &self.rerun {
             // A copy within one host begins a file anew that was cut short.
             text.push_str(match self.host {
+                _ if self.begins_anew => "; the same command again begins anew: ",
                 Some(_) => "; the same command again resumes it: ",
                 None => "; the same command again copies what is missing: ",
             });

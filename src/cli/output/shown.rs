@@ -114,9 +114,11 @@ impl ShownPaths {
     }
 
     fn at_destination(&self, path: &[u8]) -> Bytes {
+        // The content of a source without a name is told of by its own names.
+        let is_content = self.sources.iter().any(|source| source.name.is_empty());
         let below = match path.iter().position(|&byte| byte == b'/') {
             _ if path == b"." => b"",
-            _ if self.inside => path,
+            _ if self.inside || is_content => path,
             Some(slash) => &path[slash + 1..],
             None => b"",
         };
@@ -202,6 +204,8 @@ mod tests {
             (&["x/tree/.", "d"], true, Source, "a", "x/tree/a"),
             (&["landro://h/", "d"], true, Source, ".", "landro://h/"),
             (&["landro://h/", "d"], true, Destination, ".", "d"),
+            (&["x/.", "d"], false, Destination, "a", "d/a"),
+            (&["x/.", "d"], false, Destination, "b/c", "d/b/c"),
         ] {
             let shown = shown(args, inside).of_entry(place, path.as_bytes());
             assert_eq!(shown, expected, "{args:?} {path}");

@@ -178,6 +178,12 @@ impl Connection {
         self.conn.keep_alive();
     }
 
+    /// Whether one that we dialled was asked twice for a sign of life and gave none.
+    pub(crate) fn is_silent(&self, now: Instant) -> bool {
+        self.quiet
+            .is_some_and(|quiet| self.heard + 2 * quiet <= now)
+    }
+
     /// When it was silent for so long that it is to be asked.
     pub(super) fn ask_at(&self, keep_alive: Duration) -> Option<Instant> {
         let silent = self.heard.max(self.pinged) + self.quiet.unwrap_or(keep_alive);
@@ -195,6 +201,7 @@ impl Connection {
     /// Puts its next deadline into the loop's timers, and has the driver watch its stream.
     pub(super) fn schedule(&mut self, io: &mut Loop, key: usize) {
         let now = io.now;
+        let look = self.conn.tcp_mut().and_then(|link| link.look_at);
         let quic = self.conn.quic();
         let pacing = quic.and_then(|conn| conn.release_time(now));
         let pacing = pacing.filter(|at| *at > now);
@@ -207,6 +214,7 @@ impl Connection {
             pacing,
             self.ask_at(io.shared.quic.keep_alive),
             stuck,
+            look.filter(|_| !self.conn.is_closing()),
             doubt.filter(|_| !self.conn.is_closing()),
         ]
         .into_iter()

@@ -7,6 +7,7 @@ use landro_sys::{TcpId, TcpStream};
 use super::Connections;
 use super::app::{App, Handshake};
 use super::connection::Connection;
+use super::doubt::SIGN_OF_LIFE;
 use super::tcp_link::TcpLink;
 use super::transport::Transport;
 use crate::budget::{MAX_CONNECTIONS_PER_WORKER, MAX_HANDSHAKES_PER_ADDRESS, Promise};
@@ -38,6 +39,28 @@ impl Connections {
         if let Transport::Tcp(link) = &mut connection.conn {
             link.receive(&io.driver, io.now);
             connection.heard = link.conn.heard_at();
+        }
+    }
+
+    /// Gives up one that TCP carries where nothing that it sends arrives, and that the peer is
+    /// reached without: a lane that was added to one over QUIC. (One that is alone goes on as long
+    /// as TCP does.)
+    pub(crate) fn give_up_stuck(&mut self, io: &Loop, key: usize) {
+        let Some(connection) = self.table.get_mut(key) else {
+            return;
+        };
+        let session = connection.app.session();
+        let Some(link) = connection.conn.tcp_mut() else {
+            return;
+        };
+        if !link.is_stuck(&io.driver, io.now) {
+            return;
+        }
+        let is_quic = |found: &Connection| found.conn.quic().is_some();
+        if session.is_some_and(|session| self.of(session).any(|(_, found)| is_quic(found)))
+            && let Some(link) = self.table.get_mut(key).and_then(|it| it.conn.tcp_mut())
+        {
+            link.give_up(io.now, "nothing that was sent arrived any more (TCP)");
         }
     }
 
@@ -76,11 +99,11 @@ impl Connections {
         &mut self,
         io: &mut Loop,
         setup: &TcpSetup,
-        peer: SocketAddr,
+        (peer, segment_bytes): (SocketAddr, Option<u32>),
         errand: Errand,
     ) -> Result<(), String> {
         let no_way = |error| format!("for there is no way there: {error}");
-        let stream = TcpStream::connect(peer).map_err(no_way)?;
+        let stream = TcpStream::connect(peer, segment_bytes).map_err(no_way)?;
         prepare(io, &stream);
         let id = io.driver.add_stream(stream).map_err(no_way)?;
         let budget = &io.shared.budget;
@@ -91,6 +114,7 @@ impl Connections {
         let link = TcpLink::new(conn, id, true);
         let app = App::Undecided(Handshake::Dialled(errand));
         let mut connection = Connection::new(io, Transport::Tcp(Box::new(link)), peer, app);
+        connection.quiet = Some(SIGN_OF_LIFE);
         connection.granted_bytes = granted_bytes;
         self.insert_stream(id, connection);
         Ok(())

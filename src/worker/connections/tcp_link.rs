@@ -1,7 +1,8 @@
 //! A TLS connection and its TCP stream: what the kernel said of the stream, and what it is asked.
 
 use std::io::{self, IoSlice};
-use std::time::Instant;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use landro_sys::{Driver, Interest, TcpId};
 
@@ -11,6 +12,16 @@ use crate::tcp::TcpConn;
 /// Received and sent at once, before others get their turn: some milliseconds of 1 Gbit/s, and a
 /// fraction of one of the fastest.
 const TURN_BYTES: usize = 256 << 10;
+
+/// How often the kernel is asked what becomes of what was sent, until it is acknowledged.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
+
+/// So many times in a row something was repeated in vain: packets of its size may not arrive any
+/// more (a black hole, RFC 8899 §4.3), or none do. The first takes 0.6 s where the round trip is
+/// short.
+const REPEATS_DOUBTED: u32 = 2;
+/// And so many where there is another lane: what was under way here goes on there. 3 s.
+const REPEATS_LOST: u32 = 4;
 
 pub(crate) struct TcpLink {
     pub(crate) conn: TcpConn,
@@ -29,6 +40,8 @@ pub(crate) struct TcpLink {
     watched: Interest,
     /// What the kernel knew of the path when it was last asked.
     pub(crate) path: PathSnapshot,
+    /// When the kernel is asked what became of what was sent. None: all of it was acknowledged.
+    pub(super) look_at: Option<Instant>,
 }
 
 /// How far the stream is.
@@ -59,6 +72,7 @@ impl TcpLink {
             is_at_end: false,
             watched: Interest::NONE,
             path: PathSnapshot::default(),
+            look_at: None,
         }
     }
 
@@ -120,6 +134,7 @@ impl TcpLink {
                 Ok(Some(bytes)) => {
                     sent += bytes;
                     self.conn.sent(bytes);
+                    self.look_at.get_or_insert(now + LOOK_PAUSE);
                 }
                 Ok(None) => {
                     self.writable = false;
@@ -161,13 +176,40 @@ impl TcpLink {
         self.phase == StreamPhase::Open
     }
 
+    /// Looks, when it is time, what became of what was sent. True: nothing of it arrives.
+    pub(crate) fn is_stuck(&mut self, driver: &Driver, now: Instant) -> bool {
+        if self.look_at.is_none_or(|at| at > now) || self.phase != StreamPhase::Open {
+            return false;
+        }
+        let stream = driver.stream(self.id);
+        let info = stream.info().unwrap_or_default();
+        let is_under_way = info.unacknowledged_packets > 0;
+        self.look_at = is_under_way.then_some(now + LOOK_PAUSE);
+        if info.repeats >= REPEATS_DOUBTED {
+            // Over IPv6 only another lane helps.
+            let _ = stream.allow_fragments();
+        }
+        info.repeats >= REPEATS_LOST
+    }
+
+    /// Whether it leaves from this address. What the kernel does not say is no reason for doubt.
+    pub(crate) fn is_from(&self, driver: &Driver, ip: IpAddr) -> bool {
+        let local = driver.stream(self.id).local_addr();
+        local.map_or(true, |local| local.ip() == ip)
+    }
+
+    /// There is no stream any more, as far as we are concerned: nobody hears why.
+    pub(crate) fn give_up(&mut self, now: Instant, why: &str) {
+        self.phase = StreamPhase::Shut;
+        (self.readable, self.writable, self.is_gone) = (false, false, true);
+        self.conn.broken(now, why);
+    }
+
     /// There is no stream any more.
     fn lose(&mut self, now: Instant, error: &io::Error) {
         let why = self.why_gone.take();
         let why = why.unwrap_or_else(|| in_words(error, self.phase));
-        self.phase = StreamPhase::Shut;
-        (self.readable, self.writable, self.is_gone) = (false, false, true);
-        self.conn.broken(now, &why);
+        self.give_up(now, &why);
     }
 
     /// Whether the peer is to hear something yet, and can: not before the stream was open.

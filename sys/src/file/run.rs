@@ -244,6 +244,11 @@ fn link(file: &OwnedFd, to_dir: BorrowedFd<'_>, to: &CStr) -> io::Result<()> {
     }
 }
 
+/// The time of access goes along with that of modification, though nobody asks for it: a FUSE server
+/// that is built on libfuse 2 is not told of a request for one of the two, and the kernel is told
+/// that all went well.
+const ACCESSED: TimeSpec = TimeSpec::UTIME_NOW;
+
 fn set_meta(file: &OwnedFd, mode: Option<u32>, mtime: Option<(i64, u32)>) -> io::Result<()> {
     if let Some(mode) = mode {
         let mode = Mode::from_bits_truncate(mode);
@@ -259,7 +264,7 @@ fn set_meta(file: &OwnedFd, mode: Option<u32>, mtime: Option<(i64, u32)>) -> io:
         }
     }
     if let Some(mtime) = mtime {
-        let (atime, mtime) = (TimeSpec::UTIME_OMIT, time_spec(mtime)?);
+        let (atime, mtime) = (ACCESSED, time_spec(mtime)?);
         match nix::sys::stat::futimens(file, &atime, &mtime) {
             Err(Errno::EBADF) => {
                 let path = by_proc(file)?;
@@ -278,7 +283,7 @@ fn by_proc(file: &OwnedFd) -> io::Result<CString> {
 }
 
 fn set_link_time(dir: BorrowedFd<'_>, path: &CStr, mtime: (i64, u32)) -> io::Result<()> {
-    let (atime, mtime) = (TimeSpec::UTIME_OMIT, time_spec(mtime)?);
+    let (atime, mtime) = (ACCESSED, time_spec(mtime)?);
     let of_the_link = UtimensatFlags::NoFollowSymlink;
     Ok(utimensat(dir, path, &atime, &mtime, of_the_link)?)
 }

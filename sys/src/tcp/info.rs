@@ -25,6 +25,8 @@ pub struct TcpInfo {
     pub cwnd_packets: u32,
     /// Sent and not acknowledged, in packets.
     pub unacknowledged_packets: u32,
+    /// How often the first of those was repeated in vain, each time after twice as long.
+    pub repeats: u32,
     /// Those of them taken for lost.
     pub lost_packets: u32,
     /// Packets sent again since the connection began.
@@ -128,6 +130,7 @@ impl TcpInfo {
             mss_bytes: raw.snd_mss,
             cwnd_packets: raw.snd_cwnd,
             unacknowledged_packets: raw.unacked,
+            repeats: raw.retransmits.into(),
             lost_packets: raw.lost,
             retransmitted_packets: raw.total_retrans,
             acknowledged_bytes: raw.bytes_acked,

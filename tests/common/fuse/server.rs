@@ -131,7 +131,7 @@ impl Filesystem for Server {
         _: Option<u32>,
         _: Option<u32>,
         size: Option<u64>,
-        _: Option<TimeOrNow>,
+        atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _: Option<SystemTime>,
         _: Option<FileHandle>,
@@ -154,7 +154,8 @@ impl Filesystem for Server {
             if let Some(size) = size {
                 File::options().write(true).open(&path)?.set_len(size)?;
             }
-            if let Some(mtime) = mtime {
+            let is_heard = atime.is_some() || !inner.faults.utimes_need_both;
+            if let Some(mtime) = mtime.filter(|_| is_heard) {
                 inner.set_times(&path, mtime)?;
             }
             inner.found(inode)
@@ -313,6 +314,11 @@ impl Filesystem for Server {
         reply: ReplyData,
     ) {
         if let Some((inner, reply)) = self.calling(Call::Read, inode, reply) {
+            if let Some((from, fault)) = inner.faults.read_behind
+                && offset + u64::from(size) > from
+            {
+                return reply.error(Errno::from_i32(fault));
+            }
             let most = inner.faults.moves_at_most.unwrap_or(usize::MAX);
             let mut data = vec![0; most.min(size as usize)];
             let mut len = 0;
@@ -425,7 +431,11 @@ impl Filesystem for Server {
         let entries = names.iter().filter_map(|path| {
             let kind = fs::symlink_metadata(path).ok()?.file_type();
             let name = path.file_name()?.to_owned();
-            Some((inner.inode(path), FileType::from_std(kind)?, name))
+            let inode = match inner.faults.lists_no_inodes {
+                true => u64::from(u32::MAX),
+                false => inner.inode(path),
+            };
+            Some((inode, FileType::from_std(kind)?, name))
         });
         let all: Vec<_> = dots.into_iter().chain(entries).collect();
         for (at, (inode, kind, name)) in all.into_iter().enumerate().skip(offset as usize) {

@@ -6,7 +6,7 @@ use slab::Slab;
 use super::{ReceivePlan, ReceivePlanOp, ReceivedState};
 use crate::ids::{EntryId, FileId};
 use crate::proto::chunk::is_resumable;
-use crate::proto::errors::{Violation, destination_error, violation};
+use crate::proto::errors::{Violation, destination_error, source_error, violation};
 use crate::proto::ports::Ports;
 use crate::proto::{CopyStep, DiskDone, DiskError, DiskOp, EntryError, EntryResult};
 
@@ -225,8 +225,11 @@ impl ReceivePlan {
                 }
             }
             (CopyState::Copying, Err(error)) => {
-                // One call reads and writes; only the destination runs full.
-                self.fail_copy(ports, at, destination_error(&error));
+                let error = match error.call {
+                    DiskError::COPY_READ => source_error(&error),
+                    _ => destination_error(&error),
+                };
+                self.fail_copy(ports, at, error);
             }
             (CopyState::Waiting | CopyState::Closing, _) => {}
         }

@@ -24,6 +24,10 @@ use crate::worker::limits;
 use crate::worker::race::RaceStep;
 use crate::worker::sessions::Beginning;
 
+/// What each packet of a lane carries that is added in place of one that was lost: 1,280 bytes, which
+/// every path of IPv6 carries, less the headers.
+const SMALL_SEGMENT_BYTES: u32 = 1_220;
+
 impl Worker {
     pub(crate) fn start_client(&mut self, start: ClientStart) {
         self.client = Some(ClientTransfer::new(start, self.io.now));
@@ -71,18 +75,22 @@ impl Worker {
     }
 
     fn dial_stream(&mut self, peer: SocketAddr, errand: Errand) -> Result<(), String> {
-        let Some(client) = &self.client else {
+        let Some(client) = &mut self.client else {
             return Ok(());
         };
-        let setup = match errand {
+        let (setup, is_again) = match errand {
             Errand::Join {
                 kind: DialKind::Add,
                 ..
-            } => &client.tcp.added,
-            Errand::FirstLane | Errand::Join { .. } => &client.tcp.carrying,
+            } => (
+                &client.tcp.added,
+                std::mem::replace(&mut client.has_added, true),
+            ),
+            Errand::FirstLane | Errand::Join { .. } => (&client.tcp.carrying, false),
         };
+        let segment_bytes = is_again.then_some(SMALL_SEGMENT_BYTES);
         self.connections
-            .dial_stream(&mut self.io, setup, peer, errand)
+            .dial_stream(&mut self.io, setup, (peer, segment_bytes), errand)
     }
 
     /// A socket for one peer: connected, it learns what ICMP says about that peer.

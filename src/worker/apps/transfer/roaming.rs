@@ -4,6 +4,7 @@
 //! Where an interface keeps its address and the route is another one now, packets leave and nothing
 //! comes back; so a silence is a reason to look, too. What is in flight stays with its connection:
 //! the daemon takes the new address once the connection has proven it (`quic/whereabouts.rs`).
+//! TCP has one address for life: such a lane is lost, at once.
 
 use crate::worker::Worker;
 use crate::worker::log::Who;
@@ -20,6 +21,20 @@ impl Worker {
             return;
         }
         let peer = connection.peer;
+        let is_silent = connection.is_silent(self.io.now);
+        if let Some(link) = connection.conn.tcp_mut() {
+            // It cannot move, and no answer finds its way back to where it is from. One that is
+            // answered may be as it is, whatever way others would take now.
+            if is_silent
+                && let Ok(route) = landro_sys::route_to(peer)
+                && !link.is_from(&self.io.driver, route.local)
+            {
+                let why = "this host reaches the peer from another address now";
+                link.give_up(self.io.now, why);
+                self.connections.touch(key);
+            }
+            return;
+        }
         let Some(socket) = connection.conn.socket() else {
             return;
         };

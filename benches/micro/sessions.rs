@@ -283,6 +283,7 @@ impl World {
                     self.inputs.push_back((
                         SENDER,
                         Input::Sent {
+                            mover: stream.mover(),
                             bytes: bytes.len() as u64,
                         },
                     ));
@@ -313,7 +314,7 @@ impl World {
                 Some(
                     Output::AnswersMax(_)
                     | Output::Event(_)
-                    | Output::Stays(_)
+                    | Output::Retired(_)
                     | Output::AddsLanes { .. }
                     | Output::LaneOver(_)
                     | Output::LaneAccount(_),

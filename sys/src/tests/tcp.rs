@@ -443,7 +443,7 @@ fn a_connection_that_died_does_not_end_its_listener() {
 fn options_are_set() {
     let (_pool, mut driver) = pool_and_driver(Backend::Poll);
     let (accepted, peer) = pair(&mut driver);
-    let connected = TcpStream::connect(peer.local_addr().unwrap());
+    let connected = TcpStream::connect(peer.local_addr().unwrap(), None);
     for stream in [driver.stream(accepted), &connected.unwrap()] {
         let socket = SockRef::from(stream);
         assert!(socket.tcp_nodelay().unwrap() && socket.nonblocking().unwrap());

@@ -56,7 +56,9 @@ impl TcpConn {
         }
     }
 
-    fn reads_buffer(&self) -> bool {
+    /// Whether what is unread lies in the receive buffer, and would have to be moved to receive
+    /// more.
+    pub fn reads_buffer(&self) -> bool {
         self.channel.reads.needs_buffer()
     }
 

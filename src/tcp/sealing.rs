@@ -5,10 +5,13 @@ use std::time::Instant;
 use super::channel::Channel;
 use super::conn::{Farewell, TcpConn, TcpPhase};
 use super::fault::alert;
+use super::frame::MAX_DATA_BYTES;
 use super::record::{HEADER_BYTES, KEY_UPDATE, MAX_PLAIN_BYTES, OVERHEAD_BYTES, RecordContent};
+use super::write_streams::MAX_UNSENT_BYTES;
 
-/// Records of a batch: what one system call is given.
-const BATCH_RECORDS: usize = 8;
+/// Records of a batch, which one system call is given: all that may wait to be sealed. A bit that
+/// was left over would leave by itself, as a segment of some bytes between full ones.
+const BATCH_RECORDS: usize = MAX_UNSENT_BYTES.div_ceil(MAX_DATA_BYTES);
 
 /// A send buffer of this size costs less to make than to remember.
 const SMALL_BUFFER_BYTES: usize = 4 << 10;

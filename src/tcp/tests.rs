@@ -11,6 +11,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::conn::TcpWindows;
+use super::write_streams::MAX_UNSENT_BYTES;
 use super::{CONTROL_STREAM, TcpConn, TcpSetup, TcpTimes};
 use crate::carrier::{ACCESS_DENIED, CloseReason, ConnState};
 use crate::identity::{Identity, Trust};
@@ -247,6 +248,31 @@ fn more_than_the_windows_arrives_in_both_directions() {
     let counters = pair.client.counters();
     // Bulk goes in full records: 16 KiB each.
     assert!(counters.records_sealed < 450, "{counters:?}");
+}
+
+#[test]
+fn what_waits_leaves_in_one_batch() {
+    let mut pair = Pair::established();
+    let stream = pair.client.open_uni().unwrap();
+    let data = Bytes::from(pattern(MAX_UNSENT_BYTES));
+    assert!(pair.client.send(stream, data, false).unwrap().is_none());
+    let bytes = pair.client.outgoing(pair.now).len();
+    assert!(bytes > MAX_UNSENT_BYTES);
+    pair.client.sent(bytes);
+    assert_eq!(pair.client.outgoing(pair.now).len(), 0);
+}
+
+#[test]
+fn what_came_is_in_the_receive_buffer_until_it_is_read() {
+    let mut pair = Pair::established();
+    let stream = pair.client.open_uni().unwrap();
+    let data = Bytes::from(pattern(3_000));
+    assert!(pair.client.send(stream, data, false).unwrap().is_none());
+    assert!(!pair.server.reads_buffer());
+    cross(pair.now, &mut pair.client, &mut pair.server, usize::MAX);
+    assert!(pair.server.reads_buffer());
+    assert_eq!(read_all(&mut pair.server, stream).0, pattern(3_000));
+    assert!(!pair.server.reads_buffer());
 }
 
 #[test]

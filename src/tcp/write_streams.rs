@@ -8,9 +8,9 @@ use super::fault::Fault;
 use super::frame::{DATA_HEAD_BYTES, MAX_DATA_BYTES, TcpFrame};
 use super::{CONTROL_STREAM, INITIAL_CONTROL_BYTES, MAX_STREAMS, UnknownStream};
 
-/// Data that was taken and not sealed: enough for a batch of records and one to come, and little
-/// enough to be warm in cache when it is sealed.
-const MAX_UNSENT_BYTES: usize = 256 << 10;
+/// Data that was taken and not sealed: one batch of records, little enough to be warm in cache when
+/// it is sealed.
+pub(super) const MAX_UNSENT_BYTES: usize = 256 << 10;
 
 /// The same of the control stream, which data must not keep out: its longest message.
 const MAX_UNSENT_CONTROL_BYTES: usize = 64 << 10;

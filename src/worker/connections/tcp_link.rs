@@ -88,8 +88,9 @@ impl TcpLink {
         self.phase != StreamPhase::Connecting && self.readable
     }
 
-    /// Takes in what the kernel has, so much at a time. What is not read yet is no reason to wait:
-    /// it is within the credit that the peer was given.
+    /// Takes in what the kernel has, so much at a time. What was not read in the last turn is no
+    /// reason to wait: it is within the credit that the peer was given. What came in this one is to
+    /// be read first, where it lies, or the next bytes would have it copied aside.
     pub(crate) fn receive(&mut self, driver: &Driver, now: Instant) {
         if self.phase == StreamPhase::Connecting && !self.is_connected(driver, now) {
             return;
@@ -111,6 +112,9 @@ impl TcpLink {
                     self.readable = bytes == room;
                     self.conn.received(now, bytes);
                     taken += bytes;
+                    if self.conn.reads_buffer() {
+                        break;
+                    }
                 }
                 Ok(None) => self.readable = false,
                 Err(error) => self.lose(now, &error),

@@ -38,6 +38,8 @@ if [ -e "$landro" ]; then
     program "$landro"
     strip --strip-debug "$root$landro"
 fi
+# mke2fs looks there whether the disk is mounted.
+touch "$root/etc/mtab"
 echo '127.0.0.1 localhost' > "$root/etc/hosts"
 echo 'root:x:0:0::/root:/bin/sh' > "$root/etc/passwd"
 echo 'root:x:0:' > "$root/etc/group"

@@ -426,10 +426,10 @@ impl Disk {
 /// Blocks of zeros are holes here, whoever wrote them. Blocks are compared and not searched byte by
 /// byte: this is asked for every file of the disk, again and again.
 fn data_blocks(data: &[u8]) -> impl Iterator<Item = std::ops::Range<u64>> {
-    const HOLE: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
+    static HOLE: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
     let block = HOLE.len();
     let blocks = data.chunks(block).enumerate();
-    let is_data = |(_, bytes): &(usize, &[u8])| *bytes != &HOLE[..bytes.len()];
+    let is_data = |(_, bytes): &(usize, &[u8])| **bytes != HOLE[..bytes.len()];
     blocks.filter(is_data).map(move |(at, bytes)| {
         let start = (at * block) as u64;
         start..start + bytes.len() as u64

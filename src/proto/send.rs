@@ -29,7 +29,7 @@ use super::wire::Message;
 use super::{Carriage, DiskDone, DiskError, Event, LostLane, Totals};
 use crate::ids::{MoverId, OpId, StreamKey};
 use mover::Issued;
-use movers::{MoverConfig, Movers};
+use movers::Movers;
 use orders::LargeOrder;
 use plan::SendPlan;
 

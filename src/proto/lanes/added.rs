@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::goodput::Way;
+use super::goodput::DataWay;
 use super::lane::{ControlIn, Lane, LaneState};
 use super::ledger::{AddedLane, MoverTold, OwnStreams};
 use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, code};
@@ -237,10 +237,10 @@ impl Lanes {
         }
     }
 
-    pub(super) fn way_of(&self, key: LaneKey) -> Way {
+    pub(super) fn way_of(&self, key: LaneKey) -> DataWay {
         match self.is_added(key) {
-            true => Way::Added,
-            false => Way::Carrying,
+            true => DataWay::Added,
+            false => DataWay::Carrying,
         }
     }
 

@@ -42,8 +42,8 @@ const FIRST_PAUSE: u32 = 100;
 const PAUSE_GROWS: u32 = 4;
 const LAST_PAUSE: u32 = 1600;
 
-/// Before a try because the settled way fell, since the last try, in windows: 1 s, twice as long each
-/// time that the other brings no more, up to 16 s.
+/// Before a try because the settled way fell, since the last try, in windows: 1 s, twice as long
+/// each time that the other brings no more, up to 16 s.
 const FIRST_GAP: u32 = 25;
 const LAST_GAP: u32 = 400;
 
@@ -57,7 +57,7 @@ const TRY_AT_MOST: u32 = 100;
 
 /// Where data streams begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Way {
+pub(super) enum DataWay {
     /// On the lane that carries control.
     Carrying,
     /// On one that is added.
@@ -65,7 +65,7 @@ pub(super) enum Way {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Standing {
+enum ChoiceState {
     /// Next: Trying.
     Settled,
     /// The other way than the settled one is in use. Next: Settled.
@@ -88,15 +88,15 @@ type Rate = u128;
 
 #[derive(Debug)]
 pub(super) struct Choice {
-    settled: Way,
-    standing: Standing,
+    settled: DataWay,
+    state: ChoiceState,
     pause: Duration,
     next_try: Option<Instant>,
     last_try: Option<Instant>,
     gap: Duration,
     /// The last windows of each way, in bytes per second.
-    carrying: Record,
-    added: Record,
+    carrying: RateRecord,
+    added: RateRecord,
     /// The most that the settled way brought since the last try.
     peak: Rate,
     /// So many windows are enough for a verdict now.
@@ -107,12 +107,12 @@ pub(super) struct Choice {
     /// How long one is.
     length: Duration,
     /// What was in use when last looked at.
-    used: Way,
+    used: DataWay,
     is_added_usable: bool,
 }
 
 #[derive(Debug, Default)]
-struct Record(VecDeque<Rate>);
+struct RateRecord(VecDeque<Rate>);
 
 #[derive(Debug)]
 struct Window {
@@ -133,37 +133,37 @@ impl Choice {
     pub fn new(now: Instant, length: Duration) -> Choice {
         Choice {
             // The first added lane is used as soon as it is there.
-            settled: Way::Added,
-            standing: Standing::Settled,
+            settled: DataWay::Added,
+            state: ChoiceState::Settled,
             pause: length * FIRST_PAUSE,
             next_try: None,
             last_try: None,
             gap: length * FIRST_GAP,
-            carrying: Record::default(),
-            added: Record::default(),
+            carrying: RateRecord::default(),
+            added: RateRecord::default(),
             peak: 0,
             few: FEW,
             since: None,
             window: Window::new(now, true),
             length,
-            used: Way::Carrying,
+            used: DataWay::Carrying,
             is_added_usable: false,
         }
     }
 
     pub fn prefers_added(&self) -> bool {
-        self.preferred() == Way::Added
+        self.preferred() == DataWay::Added
     }
 
-    fn preferred(&self) -> Way {
-        match self.standing {
-            Standing::Settled => self.settled,
-            Standing::Trying(_) => self.settled.other(),
+    fn preferred(&self) -> DataWay {
+        match self.state {
+            ChoiceState::Settled => self.settled,
+            ChoiceState::Trying(_) => self.settled.other(),
         }
     }
 
     /// A transport took so much data.
-    pub fn took(&mut self, way: Way, bytes: u64) {
+    pub fn took(&mut self, way: DataWay, bytes: u64) {
         match way == self.used {
             true => self.window.bytes += bytes,
             false => self.window.other_bytes += bytes,
@@ -183,7 +183,7 @@ impl Choice {
         self.window.waits = waits;
         if self.is_added_usable && !is_added_usable {
             // Whatever was tried: it is over.
-            self.standing = Standing::Settled;
+            self.state = ChoiceState::Settled;
         }
         if !self.is_added_usable && is_added_usable {
             self.note_a_short_window();
@@ -196,7 +196,7 @@ impl Choice {
     fn use_preferred(&mut self, now: Instant) {
         let way = match self.is_added_usable {
             true => self.preferred(),
-            false => Way::Carrying,
+            false => DataWay::Carrying,
         };
         if way != self.used {
             let waits = self.window.waits;
@@ -220,7 +220,7 @@ impl Choice {
             self.window = Window::new(now, is_first);
             self.window.waits = waits;
         }
-        if let Standing::Trying(it) = self.standing
+        if let ChoiceState::Trying(it) = self.state
             && now.saturating_duration_since(it.began) >= self.length * TRY_AT_MOST
         {
             self.settle(now, false);
@@ -242,15 +242,15 @@ impl Choice {
         if window.other_bytes == 0 && !window.is_first {
             self.record_mut(self.used).add(window.rate());
         }
-        match self.standing {
-            Standing::Trying(mut it) => {
+        match self.state {
+            ChoiceState::Trying(mut it) => {
                 it.busy += window.busy;
                 it.bytes += window.bytes + window.other_bytes;
-                self.standing = Standing::Trying(it);
+                self.state = ChoiceState::Trying(it);
                 self.judge(now, it);
             }
-            Standing::Settled if self.is_added_usable => self.consider(now),
-            Standing::Settled => {}
+            ChoiceState::Settled if self.is_added_usable => self.consider(now),
+            ChoiceState::Settled => {}
         }
         self.use_preferred(now);
     }
@@ -282,7 +282,7 @@ impl Choice {
         if is_due || (fell || slid) && !rests {
             let against = self.record(self.used).mean();
             self.record_mut(self.used.other()).0.clear();
-            self.standing = Standing::Trying(Try {
+            self.state = ChoiceState::Trying(Try {
                 began: now,
                 against,
                 for_a_fall: !is_due,
@@ -312,8 +312,8 @@ impl Choice {
         }
         if count >= FULL {
             let is_better = match self.used {
-                Way::Added => !is_below(tried.mean(), it.against, NOISE_PERCENT),
-                Way::Carrying => is_below(it.against, tried.mean(), NOISE_PERCENT),
+                DataWay::Added => !is_below(tried.mean(), it.against, NOISE_PERCENT),
+                DataWay::Carrying => is_below(it.against, tried.mean(), NOISE_PERCENT),
             };
             self.settle(now, is_better);
         }
@@ -321,10 +321,10 @@ impl Choice {
 
     /// A try is over.
     fn settle(&mut self, now: Instant, is_better: bool) {
-        let Standing::Trying(it) = self.standing else {
+        let ChoiceState::Trying(it) = self.state else {
             return;
         };
-        self.standing = Standing::Settled;
+        self.state = ChoiceState::Settled;
         if is_better {
             self.learn_patience(now);
             self.settled = self.settled.other();
@@ -355,31 +355,31 @@ impl Choice {
         self.since = Some(now);
     }
 
-    fn record(&self, way: Way) -> &Record {
+    fn record(&self, way: DataWay) -> &RateRecord {
         match way {
-            Way::Carrying => &self.carrying,
-            Way::Added => &self.added,
+            DataWay::Carrying => &self.carrying,
+            DataWay::Added => &self.added,
         }
     }
 
-    fn record_mut(&mut self, way: Way) -> &mut Record {
+    fn record_mut(&mut self, way: DataWay) -> &mut RateRecord {
         match way {
-            Way::Carrying => &mut self.carrying,
-            Way::Added => &mut self.added,
+            DataWay::Carrying => &mut self.carrying,
+            DataWay::Added => &mut self.added,
         }
     }
 }
 
-impl Way {
-    fn other(self) -> Way {
+impl DataWay {
+    fn other(self) -> DataWay {
         match self {
-            Way::Carrying => Way::Added,
-            Way::Added => Way::Carrying,
+            DataWay::Carrying => DataWay::Added,
+            DataWay::Added => DataWay::Carrying,
         }
     }
 }
 
-impl Record {
+impl RateRecord {
     fn add(&mut self, rate: Rate) {
         self.0.push_back(rate);
         if self.0.len() > FULL {

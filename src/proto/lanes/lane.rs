@@ -6,7 +6,6 @@ use std::collections::hash_map::Entry;
 use bytes::{Buf, Bytes};
 
 use super::ledger::{AddedLane, STREAMS_WORN};
-use super::outgoing::StreamPlace;
 use super::ports::LaneKey;
 use crate::ids::{MoverId, StreamKey};
 use crate::proto::wire::WireError;
@@ -122,16 +121,15 @@ impl Lane {
         }
     }
 
-    /// A data stream of ours begins here.
-    pub fn begin_stream(&mut self, key: StreamKey) -> StreamPlace {
+    /// A data stream of ours begins here; its number.
+    pub fn begin_stream(&mut self, key: StreamKey) -> u64 {
         let number = u64::from(self.begun);
         if let Some(added) = &mut self.added {
             added.ours.begin(key);
         }
         self.begun += 1;
         self.unfinished += 1;
-        let lane = self.key;
-        StreamPlace::Heading { lane, number }
+        number
     }
 
     /// Orders for an added lane may be pulled: the peer is told what it is.

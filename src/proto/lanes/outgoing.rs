@@ -55,7 +55,7 @@ impl Default for OutStream {
 
 /// Where a data stream travels. It stays on the lane it began on.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum StreamPlace {
+enum StreamPlace {
     /// On the lane that carries control when its turn comes. Next: Heading.
     Nowhere,
     /// Its number on its lane is given, its first byte was not taken yet. Next: On.
@@ -112,6 +112,13 @@ pub(super) struct RoundStanding {
 }
 
 impl StreamPlace {
+    /// On this lane, as the next of its streams.
+    fn begun(lane: &mut Lane, key: StreamKey) -> StreamPlace {
+        let number = lane.begin_stream(key);
+        let lane = lane.key;
+        StreamPlace::Heading { lane, number }
+    }
+
     fn lane(self) -> Option<LaneKey> {
         match self {
             StreamPlace::Nowhere => None,
@@ -149,7 +156,7 @@ impl SendQueue {
             self.order.push_back(key);
             let mut out = OutStream::default();
             if let Some(lane) = added {
-                out.place = lane.begin_stream(key);
+                out.place = StreamPlace::begun(lane, key);
             }
             out
         });
@@ -285,7 +292,7 @@ impl SendQueue {
             && standing.newest
             && key.mover() == MoverId::CONTROL
         {
-            out.place = lane.begin_stream(key);
+            out.place = StreamPlace::begun(lane, key);
         }
         let (offered, number, payload) = match out.place {
             StreamPlace::Heading { lane: on, number } if on == lane.key => {

@@ -14,13 +14,12 @@ mod unsized_files;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::MoverConfig;
 use super::orders::{HolesOrder, SendCommand, SendReport, WholeOrder};
 use super::tail::{LaneLoad, LaneRate};
 use crate::ids::{EntryId, MoverId, OpId};
 #[cfg(test)]
 use crate::proto::PIECE_BYTES;
-use crate::proto::parallel::{Parallelism, StreamSlots};
+use crate::proto::parallel::{ParallelTransferConfig, Parallelism, StreamSlots};
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::zeros::ZeroPace;
 use crate::proto::{Carriage, DiskDone, DiskError};
@@ -31,6 +30,16 @@ use unsized_files::UnsizedJobs;
 /// After this many bytes of one class (packed small files, chunks) the other has its turn: neither
 /// starves.
 const TURN_BYTES: u64 = 256 * 1024;
+
+/// What all movers of a sender are made with.
+#[derive(Clone, Debug)]
+pub struct MoverConfig {
+    pub read_ahead_bytes: u64,
+    pub read_ahead_in_place_bytes: u64,
+    pub carriage: Carriage,
+    pub parallel: ParallelTransferConfig,
+    pub no_growing: bool,
+}
 
 pub struct SendMover {
     pub id: MoverId,

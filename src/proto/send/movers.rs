@@ -2,29 +2,17 @@
 
 use std::time::Instant;
 
-use super::mover::SendMover;
+use super::mover::{MoverConfig, SendMover, SendMoverOp};
 use super::orders::{SendCommand, SendReport};
 use super::tail::others_are_sooner;
 use super::{LOOKUP_LEAST, SenderConfig};
 use crate::ids::{EntryId, MoverId, OpId};
-use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::ports::Ports;
-use crate::proto::send::mover::SendMoverOp;
-use crate::proto::{Carriage, DiskDone, DiskError};
+use crate::proto::{DiskDone, DiskError};
 
 /// Read-aheads of a whole size that a session has at a time. Where it has more movers each has
 /// less: what is read waits in buffers that all sessions share.
 const WHOLE_READ_AHEADS: u64 = 4;
-
-/// What all movers of a sender are made with.
-#[derive(Clone, Debug)]
-pub struct MoverConfig {
-    pub read_ahead_bytes: u64,
-    pub read_ahead_in_place_bytes: u64,
-    pub carriage: Carriage,
-    pub parallel: ParallelTransferConfig,
-    pub no_growing: bool,
-}
 
 pub struct Movers {
     config: MoverConfig,

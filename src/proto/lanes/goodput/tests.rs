@@ -1,9 +1,9 @@
-//! A sender over two lanes whose rates are set, change, and are disturbed: how long a transfer takes
-//! against the better lane alone.
+//! A sender over two lanes whose rates are set, change, and are disturbed: how long a transfer
+//! takes against the better lane alone.
 
 use std::time::Duration;
 
-use super::{Choice, GOODPUT_WINDOW, Way};
+use super::{Choice, DataWay, GOODPUT_WINDOW};
 use crate::proto::sim::{Rng, start as sim_start};
 
 const STEP: Duration = Duration::from_millis(1);
@@ -24,7 +24,7 @@ struct Run<'a> {
     slots: usize,
     limit: Option<u64>,
     /// Data streams begin there, whatever goodput says.
-    alone: Option<Way>,
+    alone: Option<DataWay>,
 }
 
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Run<'_> {
             for stream in &mut streams {
                 let lane = match self.alone {
                     None => usize::from(choice.prefers_added() && is_usable),
-                    Some(way) => usize::from(way == Way::Added),
+                    Some(way) => usize::from(way == DataWay::Added),
                 };
                 if stream.is_none() && unsent_bytes > 0 {
                     let left_bytes = STREAM_BYTES.min(unsent_bytes);
@@ -73,7 +73,7 @@ impl Run<'_> {
                 (buffered[it.lane], it.left_bytes) =
                     (buffered[it.lane] + taken, it.left_bytes - taken);
                 allowed_bytes -= taken;
-                choice.took([Way::Carrying, Way::Added][it.lane], taken);
+                choice.took([DataWay::Carrying, DataWay::Added][it.lane], taken);
                 waits |= it.left_bytes > 0 && allowed_bytes > 0;
                 if it.left_bytes == 0 {
                     *stream = None;
@@ -116,7 +116,7 @@ fn against_the_better(rates: Rates, size_bytes: u64, slots: usize) -> (f64, Cour
         alone,
     };
     let better = |at: Duration| [rates(at)[0].max(rates(at)[1]); 2];
-    let ideal = run(&better, Some(Way::Added)).course();
+    let ideal = run(&better, Some(DataWay::Added)).course();
     let course = run(rates, None).course();
     (ideal.took.as_secs_f64() / course.took.as_secs_f64(), course)
 }

@@ -28,6 +28,9 @@ const LIST_NAMES: usize = 1024;
 /// Names that are looked up, to see which of them a name is taken for.
 const LOOKED_UP_MAX: usize = 4096;
 
+/// How often they are, before the error names nobody.
+const LOOKS: usize = 3;
+
 /// Stands for a spelling that may be any other one.
 pub(super) const ANY_SPELLING: &[u8] = &[0xff];
 
@@ -205,36 +208,42 @@ impl Files {
         }
         // It stands there, and is not listed: inode numbers of listings are made up here, and how
         // letters are folded is for the file system to know.
-        Ok(Some(self.looked_up(fd, name, found).await?))
+        Ok(Some(self.looked_up(fd, name).await?))
     }
 
     /// The name in a directory whose look-up finds what another name's finds.
-    async fn looked_up(
-        &self,
-        fd: &Arc<OwnedFd>,
-        name: &Name,
-        found: &Meta,
-    ) -> Result<Bytes, DiskError> {
+    async fn looked_up(&self, fd: &Arc<OwnedFd>, name: &Name) -> Result<Bytes, DiskError> {
         let fd = self.open_dir_below(fd, b"").await?;
+        // Again, for what has the name may be replaced between two looks (`--force`).
+        for _ in 0..LOOKS {
+            if let Some(by) = self.look_for(&fd, name).await? {
+                return Ok(by);
+            }
+        }
+        Ok(Bytes::from_static(b"another name"))
+    }
+
+    async fn look_for(&self, fd: &Arc<OwnedFd>, name: &Name) -> Result<Option<Bytes>, DiskError> {
         let (mut cursor, mut looked_up) = (Some(0), 0);
         while let Some(at) = cursor
             && looked_up < LOOKED_UP_MAX
         {
-            let (entries, next) = self.names_from(&fd, at).await?;
+            let (entries, next) = self.names_from(fd, at).await?;
             for entry in entries {
                 // Two of ASCII letters alone differ in case, which the listing tells.
                 if entry.name.is_ascii() && name.as_bytes().is_ascii() {
                     continue;
                 }
                 looked_up += 1;
-                let there = self.lstat(&fd, &entry.name).await;
-                if there.is_ok_and(|there| there.object() == found.object()) {
-                    return Ok(Bytes::from(entry.name));
+                let found = self.lstat(fd, name.as_bytes()).await?.object();
+                let there = self.lstat(fd, &entry.name).await;
+                if there.is_ok_and(|there| there.object() == found) {
+                    return Ok(Some(Bytes::from(entry.name)));
                 }
             }
             cursor = next;
         }
-        Ok(Bytes::from_static(b"another name"))
+        Ok(None)
     }
 
     async fn names_from(

@@ -398,6 +398,10 @@ impl Inner {
         fs::rename(from, to)?;
         let [from, to] = [from, to].map(|path| path.strip_prefix(&self.root).unwrap().to_owned());
         for path in self.paths.values_mut() {
+            // What is replaced has no name any more, or that one would have two numbers.
+            if *path == to {
+                *path = PathBuf::from("replaced");
+            }
             if let Ok(rest) = path.strip_prefix(&from) {
                 *path = if rest == Path::new("") {
                     to.clone()

@@ -244,9 +244,9 @@ fn link(file: &OwnedFd, to_dir: BorrowedFd<'_>, to: &CStr) -> io::Result<()> {
     }
 }
 
-/// The time of access goes along with that of modification, though nobody asks for it: a FUSE server
-/// that is built on libfuse 2 is not told of a request for one of the two, and the kernel is told
-/// that all went well.
+/// The time of access goes along with that of modification, though nobody asks for it: a FUSE
+/// server that is built on libfuse 2 is not told of a request for one of the two, and the kernel is
+/// told that all went well.
 const ACCESSED: TimeSpec = TimeSpec::UTIME_NOW;
 
 fn set_meta(file: &OwnedFd, mode: Option<u32>, mtime: Option<(i64, u32)>) -> io::Result<()> {

@@ -24,8 +24,8 @@ use crate::worker::limits;
 use crate::worker::race::RaceStep;
 use crate::worker::sessions::Beginning;
 
-/// What each packet of a lane carries that is added in place of one that was lost: 1,280 bytes, which
-/// every path of IPv6 carries, less the headers.
+/// What each packet of a lane carries that is added in place of one that was lost: 1,280 bytes,
+/// which every path of IPv6 carries, less the headers.
 const SMALL_SEGMENT_BYTES: u32 = 1_220;
 
 impl Worker {

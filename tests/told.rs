@@ -284,13 +284,13 @@ fn what_only_some_may_do_has_its_words(backend: &'static str) {
     assert!(output.stderr.contains(&line), "{}", output.stderr);
     let ask = ": is landro serve running there, does a firewall drop UDP?";
     assert!(output.stderr.contains(ask), "{}", output.stderr);
-    // A port that is refused was not dropped, and is named once.
+    // A port that is refused was not dropped.
     drop(silent);
     let output = people(&world, &[], &["file", &url]);
     let line = format!(
         "landro: no answer from 127.0.0.1, UDP port {port}, because nobody listens on the peer's \
-         UDP port, nor over TCP, because nobody listens on the peer's TCP port: is landro serve \
-         running there, and on this port, or does a firewall refuse it?"
+         UDP port (127.0.0.1:{port}), nor over TCP, because nobody listens on the peer's TCP port \
+         (127.0.0.1:{port}): is landro serve running there, and on this port, or does a firewall refuse it?"
     );
     says(&output, 5, &line);
     let output = people(&world, &[], &["file", "landro://no-such-name.invalid/"]);

@@ -14,6 +14,8 @@ pub const DEFAULT_PORT: u16 = 4433;
 
 const SCHEME: &[u8] = b"landro://";
 
+const FILE_SCHEME: &[u8] = b"file://";
+
 /// Longest DNS name (RFC 1035); an address literal with a zone is shorter.
 const HOST_MAX_BYTES: usize = 253;
 
@@ -55,16 +57,16 @@ pub enum UrlError {
     NoUrl(String),
     #[error("{typed}: a file of this host is written as its path: {path}")]
     OfThisHost { typed: String, path: String },
+    /// `how`: what the syntax is.
     #[error(
-        "{typed}: landro does not speak {scheme}; it copies to and from landro serve, \
-         landro://HOST[:PORT]/PATH, and ./{typed} is a file of this host"
+        "{typed}: {how}; write {url} (below what is served there), or ./{typed} for a file of this \
+         host"
     )]
-    OtherScheme { typed: String, scheme: String },
-    #[error(
-        "{typed}: that is how scp and rsync name another host; write {url} (below what is served \
-         there), or ./{typed} for a file of this host"
-    )]
-    Foreign { typed: String, url: String },
+    Foreign {
+        typed: String,
+        how: String,
+        url: String,
+    },
     #[error(
         "{0}: not a host name or address; IPv6 addresses go in brackets: landro://[::1]:4433/PATH"
     )]
@@ -173,34 +175,27 @@ fn remote_colon(typed: &[u8]) -> Option<usize> {
     found.filter(|&at| at > 0)
 }
 
-/// Schemes of URLs whose hosts nobody means who could be reached by landro.
+/// Schemes that scp and rsync have not either.
 const OTHER_SCHEMES: &[&str] = &[
     "http", "https", "ftp", "ftps", "s3", "gs", "smb", "nfs", "dav", "davs", "webdav", "hdfs",
 ];
 
-/// `file:///path` and `https://host/path`, which stand for no daemon.
-fn of_another_kind(typed: &[u8]) -> Option<UrlError> {
-    let text = std::str::from_utf8(typed).ok()?;
-    let (scheme, rest) = text.split_once("://")?;
-    let scheme = scheme.to_ascii_lowercase();
-    let shown = escape::name(typed);
-    if scheme == "file" {
-        let path = rest.strip_prefix("localhost").unwrap_or(rest);
-        let path = percent_decode(path.as_bytes()).filter(|path| path.starts_with(b"/"))?;
-        let path = escape::name(&path);
-        return Some(UrlError::OfThisHost { typed: shown, path });
-    }
-    let is_known = OTHER_SCHEMES.contains(&scheme.as_str());
-    is_known.then_some(UrlError::OtherScheme {
-        typed: shown,
-        scheme,
-    })
+/// `file:///path` or `file://localhost/path`, which is a path of this host.
+fn of_this_host(typed: &[u8]) -> Option<UrlError> {
+    let rest = match typed.get(..FILE_SCHEME.len()) {
+        Some(scheme) if scheme.eq_ignore_ascii_case(FILE_SCHEME) => &typed[FILE_SCHEME.len()..],
+        _ => return None,
+    };
+    let path = rest.strip_prefix(b"localhost").unwrap_or(rest);
+    let path = percent_decode(path).filter(|path| path.starts_with(b"/"))?;
+    let (typed, path) = (escape::name(typed), escape::name(&path));
+    Some(UrlError::OfThisHost { typed, path })
 }
 
 /// `user@host:path`, `host::module/path`, `rsync://user@host:873/path`: what to write in its place.
 fn foreign(typed: &[u8]) -> UrlError {
-    if let Some(other) = of_another_kind(typed) {
-        return other;
+    if let Some(path) = of_this_host(typed) {
+        return path;
     }
     let colon = remote_colon(typed).unwrap_or(typed.len());
     let (mut host, mut path) = (&typed[..colon], typed.get(colon + 1..).unwrap_or_default());
@@ -237,8 +232,13 @@ fn foreign(typed: &[u8]) -> UrlError {
         Ok(_) => url,
         Err(_) => "landro://HOST[:PORT]/PATH".to_owned(),
     };
+    let scheme = String::from_utf8_lossy(&typed[..colon]).to_ascii_lowercase();
+    let how = match OTHER_SCHEMES.contains(&scheme.as_str()) && slashes >= 2 {
+        true => format!("landro does not speak {scheme}"),
+        false => "that is how scp and rsync name another host".to_owned(),
+    };
     let typed = escape::name(typed);
-    UrlError::Foreign { typed, url }
+    UrlError::Foreign { typed, how, url }
 }
 
 /// A byte of a path as a URL and a shell take it.

@@ -233,10 +233,7 @@ impl Parties<'_> {
         let (name, port) = self
             .host
             .map_or(("", 0), |host| (host.name.as_str(), host.port));
-        // The address that was named needs no second naming.
-        let named = self.host.map(|host| format!(" ({host})"));
-        let why = without_numbers(why).replace(&named.unwrap_or_default(), "");
-        let why = escape::text(&why);
+        let why = escape::text(&without_numbers(why));
         // What is refused was not dropped.
         let what_else = match why.starts_with(NOBODY) {
             true => "and on this port, or does a firewall refuse it?".to_owned(),

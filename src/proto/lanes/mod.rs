@@ -10,8 +10,8 @@
 //! The rules, the same on both sides:
 //! - Lanes are numbered from 0 in the order they join; the client dials, the preface says the
 //!   number, and the server counts along.
-//! - The newest lane *carries*: control bytes go there, and fresh data streams of their mover. An older lane's
-//!   control stream ends, in each direction, and its data streams run to their ends.
+//! - The newest lane *carries*: control bytes go there, and fresh data streams of their mover. An
+//!   older lane's control stream ends, in each direction, and its data streams run to their ends.
 //! - The bytes of all lanes' control streams in the order of the lanes' numbers are one stream: a
 //!   lane's are read only when those of all older lanes were read to their ends.
 //! - When nothing more is to be sent on an older lane, its *lane end* says how many data streams

@@ -144,8 +144,8 @@ impl SendQueue {
     }
 
     /// Queues bytes of a data stream, with which so many records end; gives where it is going, if
-    /// it has begun. `added`: the added lane of its mover, where it begins at once, for what becomes
-    /// of it is told with that lane's end.
+    /// it has begun. `added`: the added lane of its mover, where it begins at once, for what
+    /// becomes of it is told with that lane's end.
     pub fn data(
         &mut self,
         key: StreamKey,

@@ -1,9 +1,9 @@
 //! What passes between the plan of a sender and a mover: orders, commands, reports.
 //!
-//! Each mover pulls orders when it has room; a command is told all of them, and is about orders that
-//! one of them has; each order ends in reports. All of them are small and own what they hold, so
-//! that they could as well travel to another worker: today movers are on the plan's, and they are
-//! handed over by calls.
+//! Each mover pulls orders when it has room; a command is told all of them, and is about orders
+//! that one of them has; each order ends in reports. All of them are small and own what they hold,
+//! so that they could as well travel to another worker: today movers are on the plan's, and they
+//! are handed over by calls.
 
 use crate::ids::{ChunkIndex, DirId, EntryId, FileId, Name, StreamKey};
 use crate::proto::errors::{source_changed, source_grew};

@@ -41,6 +41,10 @@ pub const KEY_PACKET_LIMIT: u64 = 1 << 23;
 
 const _: () = assert!(LANE_PACKET_LIMIT * 2 == KEY_PACKET_LIMIT);
 
+/// Records of TLS over TCP that one key seals before it is renewed, below AES-GCM's 2^24.5 (RFC
+/// 8446 §5.5).
+const KEY_RECORD_LIMIT: u64 = 1 << 24;
+
 /// A connection that has not finished its handshake after this long is given up: four Initial
 /// packets at RFC 9002's back-off (1 s, 2 s, 4 s) fit in it.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -159,6 +163,8 @@ pub struct QuicConfig {
     pub lane_packet_limit: u64,
     /// Packets sent after which a lane that was not replaced is closed.
     pub key_packet_limit: u64,
+    /// Records after which TLS over TCP renews a key.
+    pub key_record_limit: u64,
     /// TLS secrets and qlog of connections, if somebody wants to look into them.
     pub diagnostics: Option<Arc<Diagnostics>>,
 }
@@ -184,6 +190,7 @@ impl QuicConfig {
             datagrams: true,
             lane_packet_limit: LANE_PACKET_LIMIT,
             key_packet_limit: KEY_PACKET_LIMIT,
+            key_record_limit: KEY_RECORD_LIMIT,
             diagnostics: None,
         }
     }
@@ -294,6 +301,11 @@ impl QuicConfig {
 
     pub fn key_packet_limit(mut self, packets: u64) -> QuicConfig {
         self.key_packet_limit = packets;
+        self
+    }
+
+    pub fn key_record_limit(mut self, records: u64) -> QuicConfig {
+        self.key_record_limit = records;
         self
     }
 

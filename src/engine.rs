@@ -17,7 +17,7 @@ use landro_sys::Availability;
 
 use crate::config::QuicConfig;
 use crate::disk::leftovers;
-use crate::tcp::TcpTimes;
+use crate::tcp::TcpLimits;
 use crate::worker;
 
 pub use crate::disk::leftovers::{Fate, Leftover, Removal, Sight};
@@ -99,12 +99,13 @@ fn root_hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// How long connections over TCP wait for what: as long as those over QUIC.
-fn tcp_times(quic: &QuicConfig) -> TcpTimes {
-    TcpTimes {
+/// What connections over TCP are held to: they wait as long as those over QUIC.
+fn tcp_limits(quic: &QuicConfig) -> TcpLimits {
+    TcpLimits {
         handshake: quic.handshake_timeout,
         idle: quic.idle_timeout,
         linger: worker::LINGER,
+        key_records: quic.key_record_limit,
     }
 }
 

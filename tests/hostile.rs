@@ -31,6 +31,8 @@ mod reserved;
 mod revoked;
 #[path = "hostile/server.rs"]
 mod server;
+#[path = "hostile/tcp.rs"]
+mod tcp;
 
 use std::ffi::OsString;
 use std::fs;
@@ -86,6 +88,16 @@ on_both_backends!(
     many_connections_that_leave_holes,
     frames_at_random,
     peers_that_are_removed_and_do_not_go,
+    tcp_strangers,
+    tcp_crowds,
+    tcp_records_that_are_broken,
+    tcp_records_that_are_odd,
+    tcp_joins_of_others,
+    tcp_lanes_that_stay,
+    tcp_accounts_without_end,
+    tcp_strangers_that_take_descriptors,
+    tcp_peers_that_take_descriptors,
+    a_server_that_lies_over_tcp,
 );
 
 /// Budget of the daemon under attack; what it may hold beyond it is code, stacks and the kernel's
@@ -95,6 +107,7 @@ const RSS_LIMIT_BYTES: u64 = (32 + 48) << 20;
 
 /// A daemon that lets a villain in, and a well-behaved client that works on meanwhile.
 struct Scene {
+    good_args: &'static [&'static str],
     world: World,
     villain: Identity,
     outside: PathBuf,
@@ -103,6 +116,15 @@ struct Scene {
 impl Scene {
     /// Runs an attack while the good client pushes and pulls, then looks for harm.
     fn play(backend: &'static str, attack: impl FnOnce(&Scene) + Send) {
+        Scene::play_beside(backend, &[], attack);
+    }
+
+    /// The same beside a good client with more options.
+    fn play_beside(
+        backend: &'static str,
+        good_args: &'static [&'static str],
+        attack: impl FnOnce(&Scene) + Send,
+    ) {
         let villain = Identity::generate().unwrap();
         let allow = villain.fingerprint().to_string();
         let args = [
@@ -125,6 +147,7 @@ impl Scene {
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("witness"), "untouched").unwrap();
         let scene = Scene {
+            good_args,
             world,
             villain,
             outside,
@@ -153,13 +176,17 @@ impl Scene {
         let mut rounds = 0;
         while rounds == 0 || !over.load(Ordering::SeqCst) {
             let name = format!("good-{rounds}");
-            self.world.push(self.world.here("good"), &name).expect(0);
+            let copy = |from: OsString, to: OsString| {
+                let mut args: Vec<OsString> = self.good_args.iter().map(OsString::from).collect();
+                args.extend([from, to]);
+                self.world.cp(&args).expect(0);
+            };
+            copy(self.world.here("good").into(), self.world.url(&name).into());
             assert_same(&self.world.here("good"), &self.world.root(&name));
-            let args: [OsString; 2] = [
+            copy(
                 self.world.url(&name).into(),
                 self.world.here("good-back").into(),
-            ];
-            self.world.cp(&args).expect(0);
+            );
             assert_same(&self.world.here("good"), &self.world.here("good-back"));
             fs::remove_dir_all(self.world.root(&name)).unwrap();
             fs::remove_dir_all(self.world.here("good-back")).unwrap();
@@ -389,4 +416,44 @@ fn windows_filled_and_left(backend: &'static str) {
 
 fn peers_that_are_removed_and_do_not_go(backend: &'static str) {
     revoked::who_do_not_go(backend);
+}
+
+fn tcp_strangers(backend: &'static str) {
+    tcp::strangers(backend);
+}
+
+fn tcp_crowds(backend: &'static str) {
+    tcp::crowds(backend);
+}
+
+fn tcp_records_that_are_broken(backend: &'static str) {
+    tcp::broken_records(backend);
+}
+
+fn tcp_records_that_are_odd(backend: &'static str) {
+    tcp::odd_records(backend);
+}
+
+fn tcp_joins_of_others(backend: &'static str) {
+    tcp::joins(backend);
+}
+
+fn tcp_lanes_that_stay(backend: &'static str) {
+    tcp::lanes(backend);
+}
+
+fn tcp_accounts_without_end(backend: &'static str) {
+    tcp::accounts(backend);
+}
+
+fn tcp_strangers_that_take_descriptors(backend: &'static str) {
+    tcp::descriptors::of_strangers(backend);
+}
+
+fn tcp_peers_that_take_descriptors(backend: &'static str) {
+    tcp::descriptors::of_one_peer(backend);
+}
+
+fn a_server_that_lies_over_tcp(backend: &'static str) {
+    tcp::server::that_lies(backend);
 }

@@ -142,6 +142,7 @@ fn statistics_are_complete(backend: &'static str) {
         "lost_packets",
         "retransmitted_packets",
         "cwnd_bytes",
+        "keys_renewed",
         "peak_rss_bytes",
     ] {
         assert!(stats[field].is_u64(), "{field} in {stats}");

@@ -1,5 +1,5 @@
 //! A lane is replaced before its AEAD limit, here lowered to a few thousand packets, while the
-//! transfer goes on.
+//! transfer goes on; over TLS its key is renewed.
 
 mod common;
 
@@ -24,25 +24,32 @@ const LANE_PACKETS: u64 = 250;
 const FILE_BYTES: usize = 64 << 20;
 const BUDGET_BYTES: u64 = 64 << 20;
 
+/// Records of one key of TLS: 64 MiB are at least 4,096 full ones.
+const KEY_RECORDS: u64 = 200;
+
 /// Moves one file and gives the transport's statistics.
 fn transfer(
     backend: BackendChoice,
+    kind: LaneKind,
     root: &Path,
-    request: impl FnOnce(&str) -> Request,
+    request: Request,
 ) -> TransportStats {
-    let (totals, stats) = run(backend, root, request("file"));
+    let (totals, stats) = run(backend, kind, root, request);
     assert_eq!((totals.files, totals.errors), (1, 0));
     stats
 }
 
 /// One session to its end, and the client's statistics.
-fn run(backend: BackendChoice, root: &Path, request: Request) -> (Totals, TransportStats) {
-    match session(
-        backend,
-        root,
-        QuicConfig::auto().lane_packet_limit(LANE_PACKETS),
-        request,
-    ) {
+fn run(
+    backend: BackendChoice,
+    kind: LaneKind,
+    root: &Path,
+    request: Request,
+) -> (Totals, TransportStats) {
+    let quic = QuicConfig::auto()
+        .lane_packet_limit(LANE_PACKETS)
+        .key_record_limit(KEY_RECORDS);
+    match session(backend, kind, root, quic, request) {
         (Ended::Outcome(Outcome::Complete(totals)), stats) => (totals, stats),
         (other, _) => panic!("not complete: {other:?}"),
     }
@@ -50,6 +57,7 @@ fn run(backend: BackendChoice, root: &Path, request: Request) -> (Totals, Transp
 
 fn session(
     backend: BackendChoice,
+    kind: LaneKind,
     root: &Path,
     quic: QuicConfig,
     request: Request,
@@ -69,7 +77,7 @@ fn session(
         quic: quic.clone(),
         memory_budget_bytes: BUDGET_BYTES,
         patience: Some(Duration::from_secs(60)),
-        lane_kinds: LaneKinds::Only(LaneKind::Quic),
+        lane_kinds: LaneKinds::Only(kind),
         identity: Identity::generate().unwrap(),
         reset_secret: [0; 32],
         authorize: Arc::new(move |_| Some(access.clone())),
@@ -82,7 +90,7 @@ fn session(
         quic,
         memory_budget_bytes: BUDGET_BYTES,
         patience: Some(Duration::from_secs(60)),
-        lane_kinds: LaneKinds::Only(LaneKind::Quic),
+        lane_kinds: LaneKinds::Only(kind),
         identity: Identity::generate().unwrap(),
         trust: Arc::new(|_| true),
         streams: 16,
@@ -116,7 +124,7 @@ fn spent_keys_end_the_session(backend: BackendChoice) {
             work,
             duration: LONGEST_BENCHMARK,
         };
-        let (ended, stats) = session(backend, root.path(), quic.clone(), request);
+        let (ended, stats) = session(backend, LaneKind::Quic, root.path(), quic.clone(), request);
         let Ended::Lost(why) = ended else {
             panic!("{work:?}: {ended:?}")
         };
@@ -144,8 +152,10 @@ fn poll_closes_before_a_key_is_spent() {
     spent_keys_end_the_session(BackendChoice::Poll);
 }
 
-fn push_and_pull(backend: BackendChoice) {
-    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+/// The statistics of a push and of a pull of one file, which arrives both times.
+fn push_and_pull(backend: BackendChoice, kind: LaneKind) -> [TransportStats; 2] {
+    let dir = || tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (here, there) = (dir(), dir());
     let content: Vec<u8> = (0..FILE_BYTES)
         .map(|i| (i * 31 + (i >> 12)) as u8)
         .collect();
@@ -153,33 +163,57 @@ fn push_and_pull(backend: BackendChoice) {
         |name: &str| Bytes::from(here.path().join(name).into_os_string().into_encoded_bytes());
     fs::write(here.path().join("file"), &content).unwrap();
 
-    let pushed = transfer(backend, there.path(), |name| {
-        Request::Transfer(Transfer {
-            direction: Direction::Push,
-            sources: vec![local(name)],
-            target: Bytes::from_static(b"pushed"),
-            options: TransferOptions::default(),
-        })
+    let push = Request::Transfer(Transfer {
+        direction: Direction::Push,
+        sources: vec![local("file")],
+        target: Bytes::from_static(b"pushed"),
+        options: TransferOptions::default(),
     });
+    let pushed = transfer(backend, kind, there.path(), push);
     assert!(
         fs::read(there.path().join("pushed")).unwrap() == content,
         "the pushed file differs"
     );
-    assert!(pushed.lanes > 2, "lanes used by the push: {}", pushed.lanes);
-
-    let pulled = transfer(backend, there.path(), |_| {
-        Request::Transfer(Transfer {
-            direction: Direction::Pull,
-            sources: vec![Bytes::from_static(b"pushed")],
-            target: local("pulled"),
-            options: TransferOptions::default(),
-        })
+    let pull = Request::Transfer(Transfer {
+        direction: Direction::Pull,
+        sources: vec![Bytes::from_static(b"pushed")],
+        target: local("pulled"),
+        options: TransferOptions::default(),
     });
+    let pulled = transfer(backend, kind, there.path(), pull);
     assert!(
         fs::read(here.path().join("pulled")).unwrap() == content,
         "the pulled file differs"
     );
-    assert!(pulled.lanes > 2, "lanes used by the pull: {}", pulled.lanes);
+    [pushed, pulled]
+}
+
+fn replaces_lanes(backend: BackendChoice) {
+    for stats in push_and_pull(backend, LaneKind::Quic) {
+        assert!(stats.lanes > 2, "lanes used: {}", stats.lanes);
+        assert_eq!(stats.keys_renewed, 0);
+    }
+}
+
+/// Who sends renews its key again and again, on the one lane that there is.
+fn renews_keys(backend: BackendChoice) {
+    for stats in push_and_pull(backend, LaneKind::Tls) {
+        let least = FILE_BYTES as u64 / (16 << 10) / KEY_RECORDS;
+        assert!(stats.keys_renewed >= least, "{stats:?}");
+        assert_eq!(stats.lanes, 1);
+    }
+}
+
+#[test]
+fn io_uring_renews_keys_of_tls() {
+    if common::has_io_uring() {
+        renews_keys(BackendChoice::IoUring);
+    }
+}
+
+#[test]
+fn poll_renews_keys_of_tls() {
+    renews_keys(BackendChoice::Poll);
 }
 
 /// The longest benchmark. A lane carries on until its successor is there, so a machine that often
@@ -197,7 +231,8 @@ fn benchmarks(backend: BackendChoice) {
     ] {
         let mut duration = Duration::from_secs(1);
         loop {
-            let (totals, stats) = run(backend, root.path(), Request::Bench { work, duration });
+            let request = Request::Bench { work, duration };
+            let (totals, stats) = run(backend, LaneKind::Quic, root.path(), request);
             assert!(totals.sent_bytes > 0);
             if stats.lanes > 4 {
                 break;
@@ -223,11 +258,11 @@ fn poll_measures_over_many_lanes() {
 #[test]
 fn io_uring_replaces_lanes_without_losing_a_byte() {
     if common::has_io_uring() {
-        push_and_pull(BackendChoice::IoUring);
+        replaces_lanes(BackendChoice::IoUring);
     }
 }
 
 #[test]
 fn poll_replaces_lanes_without_losing_a_byte() {
-    push_and_pull(BackendChoice::Poll);
+    replaces_lanes(BackendChoice::Poll);
 }

@@ -10,13 +10,13 @@ use landro_sys::{Pool, probe};
 
 use super::sockets::options;
 use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, demand_calls, now, tcp_times};
+use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits};
 use crate::budget::Budget;
 use crate::config::{LaneCount, LaneKinds, QuicConfig};
 use crate::ids::{Fingerprint, WorkerId};
 use crate::proto::session::Request;
 use crate::quic::{Identity, Secrets, Setup, Trust};
-use crate::tcp::{TcpSetup, TcpTimes};
+use crate::tcp::{TcpLimits, TcpSetup};
 use crate::worker::{
     ADDED_LANE_IDLE, ClientEvent, ClientStart, Mail, Shared, TcpSetups, WorkerParts,
 };
@@ -142,14 +142,14 @@ impl Client {
 
 impl TcpSetups {
     fn new(config: &ClientConfig, trust: &Trust) -> Result<TcpSetups, EngineError> {
-        let carrying = tcp_times(&config.quic);
+        let carrying = tcp_limits(&config.quic);
         // Before the session is taken for one that does not get on, a lane that is silent is gone.
         let patience = config.patience.unwrap_or(ADDED_LANE_IDLE);
-        let added = TcpTimes {
+        let added = TcpLimits {
             idle: carrying.idle.min(ADDED_LANE_IDLE).min(patience / 3),
             ..carrying
         };
-        let setup = |times| TcpSetup::client(&config.identity, trust.clone(), times);
+        let setup = |limits| TcpSetup::client(&config.identity, trust.clone(), limits);
         Ok(TcpSetups {
             carrying: setup(carrying)?,
             added: setup(added)?,

@@ -11,7 +11,7 @@ use landro_sys::{Backend, Caps, Pool};
 
 use super::sockets::{Sockets, bind_all};
 use super::workers::{Chosen, Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, demand_calls, now, tcp_times};
+use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits};
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::ServedRoot;
@@ -239,7 +239,7 @@ fn listening(
     for listener in sockets.tcp {
         at.tcp.push((
             listener,
-            TcpSetup::server(&config.identity, trust(config), tcp_times(&config.quic))?,
+            TcpSetup::server(&config.identity, trust(config), tcp_limits(&config.quic))?,
         ));
     }
     Ok(at)

@@ -28,6 +28,8 @@ pub struct PathSnapshot {
     pub delivery_bytes_per_second: u64,
     /// UDP payload in use.
     pub udp_payload_bytes: usize,
+    /// KeyUpdates of TLS over TCP, in both directions.
+    pub keys_renewed: u64,
     /// The congestion controller's start, when it sends ever faster, is over.
     pub left_startup: bool,
 }
@@ -57,6 +59,8 @@ impl PathSnapshot {
             lost_stream_bytes: path.stream_retrans_bytes,
             delivery_bytes_per_second: path.delivery_rate,
             udp_payload_bytes: path.pmtu,
+            // A key of QUIC's is not renewed: its lane is replaced.
+            keys_renewed: 0,
             left_startup: path.startup_exit.is_some(),
         }
     }

@@ -9,7 +9,7 @@ use super::channel::Channel;
 use super::fault::Fault;
 use super::handshake::{TlsHandshake, TlsKeys};
 use super::inbox::Inbox;
-use super::setup::{TcpSetup, TcpTimes};
+use super::setup::{TcpLimits, TcpSetup};
 use crate::carrier::{Alpn, CloseReason, ConnState, MAX_REASON_BYTES, VIOLATION};
 use crate::ids::Fingerprint;
 
@@ -81,8 +81,7 @@ pub(super) struct TcpEnd {
 pub struct TcpConn {
     pub(super) phase: TcpPhase,
     pub(super) is_server: bool,
-    pub(super) times: TcpTimes,
-    pub(super) key_records: u64,
+    pub(super) limits: TcpLimits,
     pub(super) channel: Channel,
     pub(super) inbox: Inbox,
     pub(super) out: Vec<u8>,
@@ -123,7 +122,7 @@ impl TcpConn {
             Ok(handshake) => (
                 TcpPhase::Handshaking {
                     handshake: Box::new(handshake),
-                    deadline: now + setup.times.handshake,
+                    deadline: now + setup.limits.handshake,
                     shown_bytes: 0,
                     bytes: 0,
                 },
@@ -139,8 +138,7 @@ impl TcpConn {
         TcpConn {
             phase,
             is_server: setup.is_server,
-            times: setup.times,
-            key_records: setup.key_records,
+            limits: setup.limits,
             channel: Channel::new(
                 setup.is_server,
                 windows.connection_bytes.max(MIN_WINDOW_BYTES),
@@ -191,7 +189,7 @@ impl TcpConn {
         if self.end.is_none() {
             self.end = Some(TcpEnd {
                 reason,
-                until: now + self.times.linger,
+                until: now + self.limits.linger,
                 awaits_peer,
             });
         }
@@ -218,7 +216,7 @@ impl TcpConn {
         let life = match (&self.end, &self.phase) {
             (Some(end), _) => end.until,
             (None, TcpPhase::Handshaking { deadline, .. }) => *deadline,
-            (None, TcpPhase::Established(_) | TcpPhase::Failed) => self.heard_at + self.times.idle,
+            (None, TcpPhase::Established(_) | TcpPhase::Failed) => self.heard_at + self.limits.idle,
         };
         Some(self.release_at.map_or(life, |at| at.min(life)))
     }
@@ -240,7 +238,7 @@ impl TcpConn {
                 (*deadline, Some(CloseReason::HandshakeTimeout))
             }
             (None, TcpPhase::Established(_) | TcpPhase::Failed) => (
-                self.heard_at + self.times.idle,
+                self.heard_at + self.limits.idle,
                 Some(CloseReason::IdleTimeout),
             ),
         };

@@ -74,6 +74,13 @@ impl TlsHandshake {
         let mut done_with = 0;
         let mut failure = None;
         loop {
+            // Once all is told, rustls is not asked again: it would look at the same record, and
+            // takes a second alert for a fault of ours.
+            if let Some(reason) = &failure
+                && !self.common().wants_write()
+            {
+                return Err(CloseReason::clone(reason));
+            }
             let rest = &mut incoming[done_with..];
             let (bytes, step) = match &mut self.side {
                 TlsSide::Client(client) => act(client.process_tls_records(rest), out),
@@ -82,7 +89,7 @@ impl TlsHandshake {
             done_with += bytes;
             match (step, &failure) {
                 (Ok(Next::Again), _) => {}
-                // rustls queued an alert for what it refused. It is told in the next round, with
+                // rustls queued an alert for what it refused. It is told in the next rounds, with
                 // the rest of the input: rustls remembers places in it, and panics without.
                 (Err(error), None) => failure = Some(reason_of(&error)),
                 (_, Some(reason)) => return Err(reason.clone()),

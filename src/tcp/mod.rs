@@ -23,7 +23,7 @@ mod write_streams;
 mod tests;
 
 pub use conn::{TcpConn, TcpWindows};
-pub use setup::{TcpSetup, TcpSetupError, TcpTimes};
+pub use setup::{TcpLimits, TcpSetup, TcpSetupError};
 
 /// The one stream of both directions.
 pub const CONTROL_STREAM: u64 = 0;

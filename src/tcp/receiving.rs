@@ -15,8 +15,9 @@ const IDLE_BUFFERS: Duration = Duration::from_secs(1);
 /// Most bytes of the peer's records in a handshake: one takes 2 KiB.
 const MAX_HANDSHAKE_BYTES: usize = 32 << 10;
 
-/// KeyUpdates, tickets and records that say nothing, in a row without data: an honest peer has a
-/// ticket or two, and a KeyUpdate in 2^24 records.
+/// KeyUpdates, tickets and records that say nothing, beyond those that say something: an honest
+/// peer has a ticket or two, and a KeyUpdate in 2^24 records. To make a new key costs more than to
+/// open a small record.
 const MAX_RECORDS_WITHOUT_DATA: u32 = 32;
 
 /// A message behind the handshake whose rest is in records to come; a ticket has a few hundred.
@@ -142,22 +143,21 @@ impl TcpConn {
         let (content, bytes) = keys.open.open(self.inbox.bytes_mut(record.clone()))?;
         self.counters.records_opened += 1;
         self.heard_at = now;
-        self.records_without_data += 1;
         let said = record.start + HEADER_BYTES..record.start + HEADER_BYTES + bytes;
         match content {
             _ if !self.message.is_empty() && content != RecordContent::Handshake => {
                 let what = "half a message, and then another";
                 return Err(Fault::tls(alert::UNEXPECTED_MESSAGE, what));
             }
+            RecordContent::Data if bytes == 0 => self.records_without_data += 1,
             RecordContent::Data => {
-                if bytes > 0 {
-                    self.records_without_data = 0;
-                }
+                self.records_without_data = self.records_without_data.saturating_sub(1);
                 if let Some(close) = self.channel.take(self.inbox.bytes(), said)? {
                     self.closed_by_peer(now, close);
                 }
             }
             RecordContent::Handshake => {
+                self.records_without_data += 1;
                 self.message.extend_from_slice(&self.inbox.bytes()[said]);
                 self.take_messages(now)?;
             }
@@ -167,7 +167,7 @@ impl TcpConn {
             }
         }
         if self.records_without_data > MAX_RECORDS_WITHOUT_DATA {
-            let what = "records that say nothing, one after the other";
+            let what = "more and more records that say nothing";
             return Err(Fault::tls(alert::UNEXPECTED_MESSAGE, what));
         }
         Ok(true)
@@ -244,7 +244,7 @@ impl TcpConn {
         self.farewell = Farewell::Alert(alert::CLOSE_NOTIFY);
         let end = TcpEnd {
             reason: CloseReason::PeerApp { code, reason },
-            until: now + self.times.linger,
+            until: now + self.limits.linger,
             awaits_peer: false,
         };
         if code == REPLACED {

@@ -52,7 +52,7 @@ impl TcpConn {
                 break;
             }
             let is_due = match &self.phase {
-                TcpPhase::Established(keys) => keys.seal.records() >= self.key_records,
+                TcpPhase::Established(keys) => keys.seal.records() >= self.limits.key_records,
                 TcpPhase::Handshaking { .. } | TcpPhase::Failed => false,
             };
             if self.is_key_update_owed || (is_due && self.channel.has_something()) {

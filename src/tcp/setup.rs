@@ -16,12 +16,9 @@ use super::pin::{Pin, Shown};
 use crate::carrier::ALPN;
 use crate::identity::{Identity, Trust};
 
-/// A key is renewed after so many records, below AES-GCM's 2^24.5 (RFC 8446 §5.5).
-const KEY_RECORDS: u64 = 1 << 24;
-
-/// Waits of a connection; each ends it.
+/// How long a connection waits for what, each of which ends it, and how long a key lasts.
 #[derive(Clone, Copy, Debug)]
-pub struct TcpTimes {
+pub struct TcpLimits {
     /// From the connection to the end of the handshake.
     pub handshake: Duration,
     /// In which nothing was heard of the peer.
@@ -29,6 +26,9 @@ pub struct TcpTimes {
     /// From our close to the peer's end: what the peer sent meanwhile must not come back as a
     /// reset, which would take the reason from it.
     pub linger: Duration,
+    /// A key seals so many records, at most 2^24.5 with AES-GCM (RFC 8446 §5.5). Then it is
+    /// renewed.
+    pub key_records: u64,
 }
 
 /// Everything connections of one role have in common.
@@ -38,9 +38,7 @@ pub struct TcpSetup {
     certificate: Arc<SingleCertAndKey>,
     trust: Trust,
     pub(super) is_server: bool,
-    pub(super) times: TcpTimes,
-    /// A key seals so many records.
-    pub(super) key_records: u64,
+    pub(super) limits: TcpLimits,
 }
 
 /// rustls refuses our own key.
@@ -60,9 +58,9 @@ impl TcpSetup {
     pub fn client(
         identity: &Identity,
         trust: Trust,
-        times: TcpTimes,
+        limits: TcpLimits,
     ) -> Result<TcpSetup, TcpSetupError> {
-        TcpSetup::new(identity, trust, times, false)
+        TcpSetup::new(identity, trust, limits, false)
     }
 
     /// For connections we accept.
@@ -72,15 +70,15 @@ impl TcpSetup {
     pub fn server(
         identity: &Identity,
         trust: Trust,
-        times: TcpTimes,
+        limits: TcpLimits,
     ) -> Result<TcpSetup, TcpSetupError> {
-        TcpSetup::new(identity, trust, times, true)
+        TcpSetup::new(identity, trust, limits, true)
     }
 
     fn new(
         identity: &Identity,
         trust: Trust,
-        times: TcpTimes,
+        limits: TcpLimits,
         is_server: bool,
     ) -> Result<TcpSetup, TcpSetupError> {
         // Not rustls's default provider, which needs 82 ms at its first use.
@@ -97,15 +95,8 @@ impl TcpSetup {
             certificate: Arc::new(CertifiedKey::new(vec![certificate], key).into()),
             trust,
             is_server,
-            times,
-            key_records: KEY_RECORDS,
+            limits,
         })
-    }
-
-    /// Renews keys after so many records.
-    #[cfg(test)]
-    pub(super) fn set_key_records(&mut self, records: u64) {
-        self.key_records = records;
     }
 
     fn pin(&self) -> (Arc<Pin>, Shown) {

@@ -12,14 +12,15 @@ use proptest::prelude::*;
 
 use super::conn::TcpWindows;
 use super::write_streams::MAX_UNSENT_BYTES;
-use super::{CONTROL_STREAM, TcpConn, TcpSetup, TcpTimes};
+use super::{CONTROL_STREAM, TcpConn, TcpLimits, TcpSetup};
 use crate::carrier::{ACCESS_DENIED, CloseReason, ConnState};
 use crate::identity::{Identity, Trust};
 
-const TIMES: TcpTimes = TcpTimes {
+const TIMES: TcpLimits = TcpLimits {
     handshake: Duration::from_secs(10),
     idle: Duration::from_secs(60),
     linger: Duration::from_secs(3),
+    key_records: 1 << 24,
 };
 
 const WINDOWS: TcpWindows = TcpWindows {
@@ -279,7 +280,9 @@ fn what_came_is_in_the_receive_buffer_until_it_is_read() {
 fn keys_are_renewed_under_way() {
     let (client, server) = (Identity::generate().unwrap(), Identity::generate().unwrap());
     let trust = (only(&server), only(&client));
-    let mut pair = Pair::of((&client, &server), trust, |setup| setup.set_key_records(8));
+    let mut pair = Pair::of((&client, &server), trust, |setup| {
+        setup.limits.key_records = 8
+    });
     let data = pattern(3 << 20);
     assert!(transfer(&mut pair, &data, true) == data);
     assert!(transfer(&mut pair, &data, false) == data);

@@ -31,9 +31,6 @@ pub(crate) struct Door {
 /// a pause the loop would do nothing else.
 const SHUT_FOR: Duration = Duration::from_millis(100);
 
-/// Connections accepted at once before others get their turn.
-const ACCEPTS_PER_TURN: usize = 64;
-
 /// In the order of the daemon's addresses, which all workers share ([`super::Stray`] counts on it).
 #[derive(Default)]
 pub(crate) struct Listeners {
@@ -94,28 +91,30 @@ impl Listeners {
         Ok(())
     }
 
-    /// If this is a listener: how connections are accepted there, and those that wait. `error`: why
-    /// there may be more, though none can be had now.
-    pub(crate) fn accept(&mut self, io: &mut Loop, id: TcpId) -> Option<AtDoor> {
-        let door = self.doors.iter_mut().find(|door| door.id == id)?;
-        let (mut streams, mut error) = (Vec::new(), None);
-        while streams.len() < ACCEPTS_PER_TURN && error.is_none() {
-            match io.driver.listener(id).accept() {
-                Ok(Some(stream)) => streams.push(stream),
-                Ok(None) => break,
-                Err(why) => error = Some(why),
-            }
+    /// Which door this is, if it is one, and how connections are accepted there.
+    pub(crate) fn door(&self, id: TcpId) -> Option<(usize, TcpSetup)> {
+        let at = self.doors.iter().position(|door| door.id == id)?;
+        Some((at, self.doors[at].setup.clone()))
+    }
+
+    /// The next connection that waits at a door. None: there is none, and the door is watched.
+    ///
+    /// # Errors
+    /// There may be more, though none can be had now; until the door is open again nobody looks.
+    pub(crate) fn accept(&mut self, io: &mut Loop, door: usize) -> io::Result<Option<AtDoor>> {
+        let door = &mut self.doors[door];
+        let accepted = io.driver.listener(door.id).accept();
+        match &accepted {
+            Ok(Some(_)) => {}
+            Ok(None) => io.driver.watch(door.id, Interest::READ),
+            Err(_) => door.shut_until = Some(io.now + SHUT_FOR),
         }
-        match error {
-            Some(_) => door.shut_until = Some(io.now + SHUT_FOR),
-            None => io.driver.watch(id, Interest::READ),
-        }
-        let setup = door.setup.clone();
-        Some(AtDoor {
-            setup,
-            streams,
-            error,
-        })
+        accepted
+    }
+
+    /// There may be more at a door; others have their turn before.
+    pub(crate) fn leave(&self, io: &mut Loop, door: usize) {
+        io.driver.watch(self.doors[door].id, Interest::READ);
     }
 
     /// When a door that was shut opens.
@@ -140,12 +139,8 @@ impl Listeners {
     }
 }
 
-/// Connections that waited at a door.
-pub(crate) struct AtDoor {
-    pub(crate) setup: TcpSetup,
-    pub(crate) streams: Vec<(TcpStream, SocketAddr)>,
-    pub(crate) error: Option<io::Error>,
-}
+/// A connection that waited at a door, and its peer.
+pub(crate) type AtDoor = (TcpStream, SocketAddr);
 
 impl Listener {
     /// The address a datagram was sent to: on a wildcard socket the packet info says which of ours.

@@ -10,6 +10,7 @@ mod arriving;
 mod client_events;
 mod client_transfer;
 mod connections;
+mod descriptors;
 mod event_loop;
 mod handed_over;
 mod lane;
@@ -49,6 +50,7 @@ use sessions::Sessions;
 use timers::Timer;
 
 pub use client_events::{ClientEvent, ClientStart, Ended, TcpSetups};
+pub use descriptors::StreamDescriptors;
 pub use limits::{ADDED_LANE_IDLE, LINGER};
 pub use local::copy_locally;
 pub use mailbox::{Mail, Mailbox};

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::descriptors::StreamDescriptors;
 use super::mailbox::{Mail, Mailbox};
 use super::stats::TransportStats;
 use crate::budget::Budget;
@@ -42,6 +43,7 @@ pub struct Shared {
     pub patience: Option<Duration>,
     pub service: Option<Service>,
     pub homes: SessionHomes,
+    pub descriptors: StreamDescriptors,
     /// Set for a daemon: takes the marks of directories away when their data is on disk.
     pub settler: Option<Settler>,
     pub refusals: Refusals,
@@ -93,16 +95,14 @@ impl Shared {
 pub struct SessionHomes(Mutex<HashMap<SessionId, WorkerId>>);
 
 impl SessionHomes {
-    pub fn add(&self, session: SessionId, worker: WorkerId) {
-        self.lock().insert(session, worker);
+    /// A session is to begin. False: there is one of its id, which goes on as if nothing was said.
+    pub fn claim(&self, session: SessionId, worker: WorkerId) -> bool {
+        *self.lock().entry(session).or_insert(worker) == worker
     }
 
-    /// A session is over. Another of its id may have begun elsewhere.
-    pub fn remove(&self, session: &SessionId, worker: WorkerId) {
-        let mut homes = self.lock();
-        if homes.get(session) == Some(&worker) {
-            homes.remove(session);
-        }
+    /// A session is over.
+    pub fn remove(&self, session: &SessionId) {
+        self.lock().remove(session);
     }
 
     pub fn find(&self, session: &SessionId) -> Option<WorkerId> {

@@ -29,6 +29,8 @@ pub struct TransportStats {
     /// Connections used: more than one when a lane neared its packet limit, and where there were
     /// lanes of both kinds.
     pub lanes: u64,
+    /// KeyUpdates of TLS over TCP, in both directions.
+    pub keys_renewed: u64,
     /// CPU time of the workers' threads.
     pub cpu: Duration,
     gso: Batches,
@@ -102,6 +104,7 @@ impl TransportStats {
             lost_packets: path.lost_packets,
             retransmitted_packets: path.retransmitted_frames,
             cwnd_bytes: path.cwnd_bytes as u64,
+            keys_renewed: path.keys_renewed,
             backend: Some(backend),
             gso: sent,
             ..TransportStats::default()
@@ -119,6 +122,7 @@ impl TransportStats {
         self.retransmitted_packets += lane.retransmitted_packets;
         self.backend = lane.backend;
         self.lanes += lane.lanes;
+        self.keys_renewed += lane.keys_renewed;
         self.quic.add(lane.quic);
         self.tls.add(lane.tls);
         self.gso.add(lane.gso);

@@ -203,6 +203,12 @@ impl TcpStream {
         }
     }
 
+    /// The number of its descriptor: the kernel gives the lowest free one, so it tells how full the
+    /// table is.
+    pub fn number(&self) -> u64 {
+        u64::from(self.socket.as_raw_fd().unsigned_abs())
+    }
+
     /// Whether the connection is established; `false`: it is still tried.
     ///
     /// # Errors

@@ -78,7 +78,7 @@ impl Keys {
 }
 
 /// HKDF-Expand-Label of TLS 1.3, for one block of SHA-256.
-fn expand(secret: &[u8], label: &str, len: u8) -> Vec<u8> {
+pub fn expand(secret: &[u8], label: &str, len: u8) -> Vec<u8> {
     let label = format!("tls13 {label}");
     let info = [&[0, len, label.len() as u8], label.as_bytes(), &[0, 1]].concat();
     hmac_sha256(secret, &info).unwrap()[..usize::from(len)].to_vec()

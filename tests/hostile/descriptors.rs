@@ -12,9 +12,9 @@ use super::peer::{Peer, directory};
 /// Of the daemon; what it needs for itself is a third of it.
 const LIMIT: &str = "--nofile=128:128";
 
-struct Scene {
-    daemon: Daemon,
-    villain: Identity,
+pub struct Scene {
+    pub daemon: Daemon,
+    pub villain: Identity,
     client: Side,
     backend: &'static str,
     dir: tempfile::TempDir,
@@ -22,7 +22,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(backend: &'static str) -> Scene {
+    pub fn new(backend: &'static str) -> Scene {
         let (client, server, dir) = (Side::new(), Side::new(), tempfile::tempdir().unwrap());
         let villain = Identity::generate().unwrap();
         fs::create_dir_all(dir.path().join("root")).unwrap();
@@ -55,15 +55,24 @@ impl Scene {
 
     /// What stays open leaves a part of the table to what does not.
     fn look(&self) {
-        let open = fs::read_dir(format!("/proc/{}/fd", self.daemon.pid()))
-            .unwrap()
-            .count();
+        let open = self.open();
         println!("{open} descriptors");
         assert!(open < 128 / 8 * 7, "{open} descriptors are held");
     }
 
+    /// Descriptors that the daemon has.
+    pub fn open(&self) -> usize {
+        let all = fs::read_dir(format!("/proc/{}/fd", self.daemon.pid()));
+        all.unwrap().count()
+    }
+
     /// An honest client comes and goes.
     fn works(&self) {
+        self.works_over(&[]);
+    }
+
+    /// The same with more options.
+    pub fn works_over(&self, options: &[&str]) {
         let tree = self.dir.path().join("tree");
         for number in 0..5 {
             let below = tree.join(format!("{number}/below"));
@@ -71,16 +80,15 @@ impl Scene {
             fs::write(below.join("file"), "file").unwrap();
         }
         let (from, to) = (tree.to_str().unwrap(), self.daemon.url("tree"));
-        let args = [
+        let fixed = [
             "cp",
             "--json",
             "--backend",
             self.backend,
             "--peer",
             &self.daemon.fingerprint,
-            from,
-            &to,
         ];
+        let args = [&fixed, options, &[from, &to]].concat();
         Running::spawn(command(&self.client, &[], args))
             .wait()
             .expect(0);

@@ -1,6 +1,7 @@
 //! Whatever a session lets a peer make us keep has a bound, and is given back.
 
 use std::fs;
+use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -28,6 +29,31 @@ const LEFT_BYTES: u64 = 16 << 20;
 /// Sent without a pause: less than the daemon's socket holds.
 const BURST_BYTES: usize = 128 << 10;
 
+/// Daemons that are watched at a time: as many as there are processors, whatever else is tested. In
+/// a crowd of them one is still busy when it should have given its memory back.
+struct Turn;
+
+static WATCHED: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+impl Turn {
+    fn wait() -> Turn {
+        let most = thread::available_parallelism().map_or(1, usize::from);
+        let (watched, freed) = &WATCHED;
+        let watched = watched.lock().unwrap();
+        // Every turn ends: a test binary that hangs is ended (scripts/within.sh).
+        *freed.wait_while(watched, |count| *count >= most).unwrap() += 1;
+        Turn
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (watched, freed) = &WATCHED;
+        *watched.lock().unwrap() -= 1;
+        freed.notify_one();
+    }
+}
+
 /// A daemon whose memory is watched: its RSS stays below the budget and a constant.
 pub struct Watched {
     pub world: World,
@@ -35,10 +61,13 @@ pub struct Watched {
     pub idle_bytes: u64,
     sent_bytes: usize,
     paused_at_bytes: usize,
+    /// Behind the daemon: the next one begins when this one is gone.
+    _turn: Turn,
 }
 
 impl Watched {
     pub fn start(backend: &'static str) -> Watched {
+        let turn = Turn::wait();
         let villain = Identity::generate().unwrap();
         let allow = villain.fingerprint().to_string();
         let args = [
@@ -60,6 +89,7 @@ impl Watched {
             idle_bytes,
             sent_bytes: 0,
             paused_at_bytes: 0,
+            _turn: turn,
         }
     }
 

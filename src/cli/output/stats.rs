@@ -42,6 +42,8 @@ pub struct TransportFigures {
     /// What crossed in lanes of each kind, with all that it takes.
     pub quic: CarriedFigures,
     pub tls: CarriedFigures,
+    /// How often keys of TLS over TCP were renewed, in both directions.
+    pub keys_renewed: u64,
     /// Mean packets per sendmsg.
     pub gso_batch: f64,
     /// Mean packets per received message.
@@ -78,6 +80,7 @@ impl From<&TransportStats> for TransportFigures {
             lanes: stats.lanes,
             quic: stats.quic.into(),
             tls: stats.tls.into(),
+            keys_renewed: stats.keys_renewed,
             gso_batch: stats.gso_batch_mean,
             gro_batch: stats.gro_batch_mean,
         }
@@ -180,6 +183,9 @@ impl fmt::Display for Stats {
                         amount::bytes(received)
                     )?;
                 }
+            }
+            if t.keys_renewed > 0 {
+                writeln!(f, "keys      renewed {} times", t.keys_renewed)?;
             }
             let percent = 100.0 * t.lost_packets as f64 / t.sent_packets.max(1) as f64;
             writeln!(f, "rtt       {} us, least {} us", t.rtt_us, t.min_rtt_us)?;

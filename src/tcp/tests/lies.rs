@@ -207,6 +207,29 @@ fn what_is_not_tls_ends_at_its_first_bytes() {
     ));
 }
 
+/// What is not authentic is found out while rustls still decrypts.
+#[test]
+fn a_recorded_handshake_is_none() {
+    let mut recorded = Vec::new();
+    let mut pair = Pair::new();
+    for _ in 0..3 {
+        let flight = pair.client.outgoing(pair.now).to_vec();
+        pair.client.sent(flight.len());
+        give(&mut pair, &flight);
+        recorded.extend(flight);
+        cross(pair.now, &mut pair.server, &mut pair.client, usize::MAX);
+    }
+    assert_eq!(pair.server.state(), ConnState::Established);
+    let mut again = Pair::new();
+    give(&mut again, &recorded);
+    let reason = again.server.close_reason();
+    assert!(
+        matches!(reason, Some(CloseReason::Transport(_))),
+        "{reason:?}"
+    );
+    assert!(!again.server.outgoing(again.now).is_empty());
+}
+
 #[test]
 fn a_handshake_has_an_end() {
     // A client hello of 60 KiB, of which every record is well formed.

@@ -12,7 +12,7 @@ use super::{Connections, UDP_IPV4_HEADER_BYTES};
 use crate::budget::{
     MAX_CONNECTIONS_PER_WORKER, MAX_HANDSHAKES_PER_ADDRESS, RETRY_ABOVE_HANDSHAKES,
 };
-use crate::config::{ETHERNET_UDP_PAYLOAD_BYTES, MAX_UDP_PAYLOAD_BYTES};
+use crate::config::{ETHERNET_UDP_PAYLOAD_BYTES, LaneKind, MAX_UDP_PAYLOAD_BYTES};
 use crate::ids::WorkerId;
 use crate::quic::{Accept, Conn, NewConn, Route};
 use crate::worker::event_loop::Loop;
@@ -168,7 +168,7 @@ impl Connections {
                 let app = App::Undecided(Handshake::Accepted { promise });
                 let conn = Transport::Quic(Box::new(QuicLink { conn, socket }));
                 let connection = Connection::new(io, conn, from, app);
-                self.handshake_begun(io);
+                self.handshake_begun(io, LaneKind::Quic);
                 Some(self.table.insert(connection))
             }
             Err(error) => {

@@ -20,6 +20,8 @@ use landro_sys::{SocketId, TcpId};
 use super::event_loop::Loop;
 use super::lane::{Errand, LanePhase, TransferLane};
 use super::stats::Batches;
+use crate::budget::MAX_LANES_PER_PEER;
+use crate::config::LaneKind;
 use crate::ids::Fingerprint;
 use crate::proto::lanes::{DialKind, Newcomer};
 use crate::quic::{Conn, Connect, Router, Setup};
@@ -61,6 +63,16 @@ pub(crate) struct Destination {
     pub(crate) steer: Option<u8>,
     /// To resume an earlier connection's TLS session.
     pub(crate) ticket: Option<Vec<u8>>,
+}
+
+/// Whether the connections of one identity are as many as it may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PeerShare {
+    Within,
+    /// The youngest is refused.
+    Beyond,
+    /// It comes on and on, and does not take an answer: it gets none.
+    FarBeyond,
 }
 
 impl Connections {
@@ -182,10 +194,21 @@ impl Connections {
         self.table.get_mut(key).and_then(Connection::lane_mut)
     }
 
-    /// Connections of one identity.
-    pub(crate) fn count_of(&self, peer: &Fingerprint) -> usize {
-        let theirs = |(_, connection): &(usize, &Connection)| connection.is_of(peer);
-        self.table.iter().filter(theirs).count()
+    /// Whether one identity has more connections than it may. Those that are refused count until
+    /// they have heard it.
+    pub(crate) fn share_of(&self, io: &Loop, peer: &Fingerprint) -> PeerShare {
+        let theirs = self.table.iter().filter(|(_, it)| it.is_of(peer));
+        let (mut all, mut over_tcp) = (0, 0);
+        for (_, connection) in theirs {
+            all += 1;
+            over_tcp += u64::from(connection.conn.kind() == LaneKind::Tls);
+        }
+        let most = io.shared.descriptors.of_one_peer();
+        match over_tcp {
+            _ if over_tcp > 2 * most => PeerShare::FarBeyond,
+            _ if over_tcp > most || all > MAX_LANES_PER_PEER => PeerShare::Beyond,
+            _ => PeerShare::Within,
+        }
     }
 
     pub(super) fn received(&self) -> Batches {

@@ -11,6 +11,7 @@ use super::doubt::SIGN_OF_LIFE;
 use super::tcp_link::TcpLink;
 use super::transport::Transport;
 use crate::budget::{MAX_CONNECTIONS_PER_WORKER, MAX_HANDSHAKES_PER_ADDRESS, Promise};
+use crate::config::LaneKind;
 use crate::tcp::{TcpConn, TcpSetup, TcpWindows};
 use crate::worker::event_loop::Loop;
 use crate::worker::handed_over::HandedStream;
@@ -143,7 +144,7 @@ impl Connections {
         let link = TcpLink::new(conn, id, false);
         let app = App::Undecided(Handshake::Accepted { promise });
         let connection = Connection::new(io, Transport::Tcp(Box::new(link)), peer, app);
-        self.handshake_begun(io);
+        self.handshake_begun(io, LaneKind::Tls);
         self.insert_stream(id, connection);
         true
     }

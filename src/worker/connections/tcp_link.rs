@@ -255,6 +255,7 @@ impl TcpLink {
                 retransmitted_frames: u64::from(info.retransmitted_packets),
                 sent_bytes: counters.sent_bytes,
                 received_bytes: counters.received_bytes,
+                keys_renewed: counters.keys_renewed,
                 delivery_bytes_per_second: info.delivery_rate,
                 ..PathSnapshot::default()
             };

@@ -8,6 +8,7 @@ use super::Connections;
 use super::app::{App, Handshake};
 use super::connection::Connection;
 use crate::budget::TLS_BYTES;
+use crate::config::LaneKind;
 use crate::ids::Fingerprint;
 use crate::proto::lanes::code;
 use crate::worker::event_loop::Loop;
@@ -134,7 +135,10 @@ impl Connections {
     }
 
     /// One was accepted.
-    pub(super) fn handshake_begun(&mut self, io: &Loop) {
+    pub(super) fn handshake_begun(&mut self, io: &Loop, kind: LaneKind) {
+        if kind == LaneKind::Tls {
+            io.shared.descriptors.stranger_came();
+        }
         self.weights.handshaking += 1;
         self.weights.handshakes_bytes += TLS_BYTES;
         io.shared.budget.reweigh_handshake(0, TLS_BYTES);
@@ -157,6 +161,9 @@ impl Connections {
         let App::Undecided(Handshake::Accepted { promise }) = connection.app else {
             return;
         };
+        if connection.conn.kind() == LaneKind::Tls {
+            io.shared.descriptors.stranger_went();
+        }
         self.weights.handshaking -= 1;
         let bytes = connection.held_bytes + TLS_BYTES;
         self.weights.handshakes_bytes -= bytes;
@@ -209,22 +216,38 @@ impl Connections {
             .is_overheld(self.weights.held_bytes, workers)
     }
 
-    /// Of the address whose handshakes take most, the oldest, to be dropped without a word: it had
-    /// the most time.
+    /// Of the address whose handshakes take most memory, the oldest, to be dropped without a word:
+    /// it had the most time.
     pub(crate) fn oldest_of_the_crowd(&self, io: &mut Loop) -> Option<usize> {
+        self.oldest_of_the_greediest(io, |found| Some(found.held_bytes + TLS_BYTES))
+    }
+
+    /// The same of descriptors.
+    pub(crate) fn oldest_stream_of_the_crowd(&self, io: &mut Loop) -> Option<usize> {
+        self.oldest_of_the_greediest(io, |found| {
+            (found.conn.kind() == LaneKind::Tls).then_some(1)
+        })
+    }
+
+    /// `takes`: how much of what is short.
+    fn oldest_of_the_greediest(
+        &self,
+        io: &mut Loop,
+        takes: impl Fn(&Connection) -> Option<u64>,
+    ) -> Option<usize> {
         let mut blocks: HashMap<u128, (u64, u64, usize)> = HashMap::new();
         for (key, found) in &self.table {
-            if found.app.is_of_stranger() {
+            if let Some(takes) = takes(found).filter(|_| found.app.is_of_stranger()) {
                 let block = blocks
                     .entry(block_of(found.peer))
                     .or_insert((0, found.serial, key));
-                block.0 += found.held_bytes + TLS_BYTES;
+                block.0 += takes;
                 if found.serial < block.1 {
                     (block.1, block.2) = (found.serial, key);
                 }
             }
         }
-        let (_, _, key) = blocks.into_values().max_by_key(|(bytes, _, _)| *bytes)?;
+        let (_, _, key) = blocks.into_values().max_by_key(|(taken, _, _)| *taken)?;
         let peer = self.table.get(key)?.peer;
         if io.log.admits(Who::Debug, io.now) {
             tracing::debug!(%peer, "handshake given up to make room");

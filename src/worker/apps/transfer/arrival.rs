@@ -1,11 +1,11 @@
 //! Connections that arrive at a daemon: what they ask for, and the sessions that begin on them.
 
-use crate::budget::MAX_LANES_PER_PEER;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::lanes::{LaneKey, Lanes, Newcomer, NewcomerInput, NewcomerOutput, code};
 use crate::proto::session::Session;
 use crate::worker::Worker;
+use crate::worker::connections::PeerShare;
 use crate::worker::connections::app::App;
 use crate::worker::handed_over::Joins;
 use crate::worker::lane::{LanePhase, TransferLane};
@@ -19,6 +19,8 @@ const HUNG_MAX: usize = 256;
 
 const NO_ANSWER: &str =
     "a file system below the served directory does not answer, and holds too many operations";
+
+const TOO_MANY: &str = "too many connections of this identity";
 
 const NOT_AUTHORISED: &str = "this identity is not authorised here";
 
@@ -38,13 +40,22 @@ impl Worker {
             self.connections
                 .close(io, key, code::UNAUTHORISED, NOT_AUTHORISED);
             self.tell_refused(key, peer, super::lifecycle::NOT_AUTHORISED);
-        } else if self.connections.count_of(peer) > MAX_LANES_PER_PEER {
-            let reason = "too many connections of this identity";
-            self.connections.close(io, key, code::BUSY, reason);
-            self.tell_refused(key, peer, reason);
+        } else if self.refuse_beyond_share(key, peer) {
+            self.tell_refused(key, peer, TOO_MANY);
         } else {
             self.welcome_newcomer(key);
         }
+    }
+
+    /// Closes a connection of an identity that has too many. False: it has not.
+    pub(super) fn refuse_beyond_share(&mut self, key: usize, peer: &Fingerprint) -> bool {
+        let share = self.connections.share_of(&self.io, peer);
+        match share {
+            PeerShare::Within => {}
+            PeerShare::Beyond => self.leave_and_close(key, code::BUSY, TOO_MANY),
+            PeerShare::FarBeyond => self.connections.evict(&mut self.io, key, TOO_MANY),
+        }
+        share != PeerShare::Within
     }
 
     /// Says in the log which peer was not let in.
@@ -127,6 +138,10 @@ impl Worker {
             }
             return self.leave_and_close(key, code::BUSY, NO_ANSWER);
         }
+        // On another worker, too: the kernel gives a TCP connection to any.
+        if !self.io.shared.homes.claim(id, self.io.id) {
+            return self.tell_newcomer(key, NewcomerInput::SessionExists(true));
+        }
         let part = service.root.part(allowed.path.clone());
         let now = self.io.now;
         let limits = limits::of_session(&self.io.shared, self.sessions.len());
@@ -139,7 +154,6 @@ impl Worker {
             space: Space::new(Base::Served(part)).of_peer(&peer),
             allowed: Some(allowed),
         };
-        self.io.shared.homes.add(id, self.io.id);
         self.begin_session(key, begin);
     }
 }

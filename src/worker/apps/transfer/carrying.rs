@@ -172,7 +172,7 @@ impl Worker {
         let Some(running) = self.sessions.remove(session) else {
             return;
         };
-        self.io.shared.homes.remove(&running.id, self.io.id);
+        self.io.shared.homes.remove(&running.id);
         self.disk.abandon(session, running.serial);
         self.disk.share_among(self.sessions.len());
         match &mut self.client {

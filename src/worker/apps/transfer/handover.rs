@@ -1,7 +1,6 @@
 //! A TCP connection arrives at any worker: it is handed over to the one that has its session.
 
-use crate::budget::MAX_LANES_PER_PEER;
-use crate::proto::lanes::{LaneKey, LanesInput, NewcomerInput, code};
+use crate::proto::lanes::{LaneKey, LanesInput, NewcomerInput};
 use crate::worker::Worker;
 use crate::worker::connections::app::App;
 use crate::worker::handed_over::{HandedOver, Joins};
@@ -71,10 +70,8 @@ impl Worker {
         };
         let connection = self.connections.get(key);
         let peer = connection.and_then(|connection| connection.conn.peer_fingerprint());
-        let is_crowd = |peer| self.connections.count_of(&peer) > MAX_LANES_PER_PEER;
-        if peer.is_some_and(is_crowd) {
-            let reason = "too many connections of this identity";
-            return self.leave_and_close(key, code::BUSY, reason);
+        if peer.is_some_and(|peer| self.refuse_beyond_share(key, &peer)) {
+            return;
         }
         match self.sessions.find(joins.session) {
             Some(session) => self.join_served_lane(key, session, joins),

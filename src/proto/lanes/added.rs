@@ -232,7 +232,9 @@ impl Lanes {
         if self.adding.sends {
             // At the end nothing new waits for a lane that may be stuck.
             let is_usable = self.is_on() && self.added.iter().any(Lane::is_usable);
-            let waits = self.out.has_data();
+            let (out, added) = (&self.out, &self.added);
+            let is_added = |key: LaneKey| added.iter().any(|lane| lane.key == key);
+            let waits = |way| out.has_data(|key| is_added(key) == (way == DataWay::Added));
             self.choice.look(now, is_usable, waits);
         }
     }

@@ -52,8 +52,8 @@ const COST_SHARE: u32 = 64;
 const LEAST_COST: u32 = 1;
 const MOST_COST: u32 = 16;
 
-/// A try in which too little waits to be sent ends undecided, in windows: 4 s.
-const TRY_AT_MOST: u32 = 100;
+/// A try in which too little waits to be sent ends undecided, in windows: 10 s.
+const TRY_AT_MOST: u32 = 250;
 
 /// Where data streams begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,10 +177,9 @@ impl Choice {
         is_running.then(|| self.window.seen + left)
     }
 
-    /// How things are now: whether an added lane takes streams, and whether data waits.
-    pub fn look(&mut self, now: Instant, is_added_usable: bool, waits: bool) {
+    /// How things are now: whether an added lane takes streams, and for which way data waits.
+    pub fn look(&mut self, now: Instant, is_added_usable: bool, waits: impl Fn(DataWay) -> bool) {
         self.pass_time(now);
-        self.window.waits = waits;
         if self.is_added_usable && !is_added_usable {
             // Whatever was tried: it is over.
             self.state = ChoiceState::Settled;
@@ -191,6 +190,7 @@ impl Choice {
         }
         self.is_added_usable = is_added_usable;
         self.use_preferred(now);
+        self.window.waits = waits(self.used);
     }
 
     fn use_preferred(&mut self, now: Instant) {
@@ -207,6 +207,7 @@ impl Choice {
     }
 
     fn pass_time(&mut self, now: Instant) {
+        let is_slowed = self.is_slowed();
         let window = &mut self.window;
         if window.waits {
             window.busy += now.saturating_duration_since(window.seen);
@@ -214,7 +215,7 @@ impl Choice {
         window.seen = window.seen.max(now);
         if window.busy >= self.length {
             self.end_window(now);
-        } else if now.saturating_duration_since(window.began) >= self.length * 2 {
+        } else if now.saturating_duration_since(window.began) >= self.length * 2 && !is_slowed {
             // Too little waited: a transport that takes what it gets says nothing of its path.
             let (waits, is_first) = (window.waits, window.is_first);
             self.window = Window::new(now, is_first);
@@ -230,7 +231,7 @@ impl Choice {
     /// Carrying brought less than a window when the first lane was added: a hint of what it brings.
     fn note_a_short_window(&mut self) {
         let window = &self.window;
-        if self.carrying.0.is_empty() && window.busy >= self.length / 8 {
+        if self.carrying.0.is_empty() && window.busy >= self.length / 20 {
             self.carrying.add(window.rate());
         }
     }
@@ -239,7 +240,8 @@ impl Choice {
         let next = Window::new(now, self.window.other_bytes > 0);
         let window = std::mem::replace(&mut self.window, next);
         self.window.waits = window.waits;
-        if window.other_bytes == 0 && !window.is_first {
+        let is_clean = window.other_bytes == 0 && !window.is_first;
+        if is_clean || self.is_above_already(&window) {
             self.record_mut(self.used).add(window.rate());
         }
         match self.state {
@@ -255,6 +257,21 @@ impl Choice {
         self.use_preferred(now);
     }
 
+    /// In a try, what is left on the other way holds up what goes to this one.
+    fn is_slowed(&self) -> bool {
+        matches!(self.state, ChoiceState::Trying(_)) && self.window.other_bytes > 0
+    }
+
+    /// In a try: it brings more than the other did, though that still takes its share.
+    fn is_above_already(&self, window: &Window) -> bool {
+        match self.state {
+            ChoiceState::Settled => false,
+            ChoiceState::Trying(it) => {
+                !it.busy.is_zero() && is_below(it.against, window.rate(), NOISE_PERCENT)
+            }
+        }
+    }
+
     /// Whether the other way is to be tried.
     fn consider(&mut self, now: Instant) {
         let (record, other) = (self.record(self.used), self.record(self.used.other()));
@@ -267,7 +284,9 @@ impl Choice {
             .recent(self.few)
             .all(|rate| is_below(rate, least, FALL_PERCENT));
         let slid = is_full && is_below(mean, other.mean(), SLIDE_PERCENT);
-        let is_due = self.next_try.is_some_and(|at| at <= now);
+        // Nothing is known of the other yet.
+        let is_new = self.last_try.is_none() && other.0.is_empty();
+        let is_due = is_new || self.next_try.is_some_and(|at| at <= now);
         let rests = self.last_try.is_some_and(|at| now < at + self.gap);
         if fell {
             let few = self.few;

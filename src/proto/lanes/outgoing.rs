@@ -168,9 +168,10 @@ impl SendQueue {
         out.place.lane()
     }
 
-    /// Data waits for a transport.
-    pub fn has_data(&self) -> bool {
-        self.streams.values().any(|out| !out.queue.is_empty())
+    /// Data waits for one of these lanes, or has no place yet.
+    pub fn has_data(&self, is_one: impl Fn(LaneKey) -> bool) -> bool {
+        let waits = |out: &OutStream| !out.queue.is_empty() && out.place.lane().is_none_or(&is_one);
+        self.streams.values().any(waits)
     }
 
     /// Nothing waits to be taken. Streams that were not ended and have nothing queued do not wait.

@@ -56,7 +56,7 @@ impl Run<'_> {
             // A lane is added after 60 ms.
             let is_usable = course.took > Duration::from_millis(60);
             allowed_bytes += self.limit.unwrap_or(u64::MAX / 1_000_000);
-            let mut waits = false;
+            let mut waits = [false; 2];
             for stream in &mut streams {
                 let lane = match self.alone {
                     None => usize::from(choice.prefers_added() && is_usable),
@@ -74,12 +74,14 @@ impl Run<'_> {
                     (buffered[it.lane] + taken, it.left_bytes - taken);
                 allowed_bytes -= taken;
                 choice.took([DataWay::Carrying, DataWay::Added][it.lane], taken);
-                waits |= it.left_bytes > 0 && allowed_bytes > 0;
+                waits[it.lane] |= it.left_bytes > 0 && allowed_bytes > 0;
                 if it.left_bytes == 0 {
                     *stream = None;
                 }
             }
-            choice.look(now, is_usable, waits);
+            choice.look(now, is_usable, |way| {
+                waits[usize::from(way == DataWay::Added)]
+            });
             if choice.prefers_added() != preferred {
                 preferred = !preferred;
                 course.switches += 1;
@@ -145,6 +147,16 @@ fn it_brings_what_the_better_lane_brings() {
             assert!(prefers[usize::from(is_as_good)], "{name}: {course:?}");
         }
     }
+}
+
+/// All streams there may be are on a lane that brings next to nothing: the other has little to show
+/// what it could bring.
+#[test]
+fn many_streams_on_a_slow_lane() {
+    let rates = |_| [95_000, 8_000];
+    let (ratio, course) = against_the_better(&rates, 2000 * MB, 16);
+    let [by_carrying, by_added] = course.delivered_bytes;
+    assert!(by_carrying > by_added * 8, "{ratio:.3}, {course:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
 setup kernels
-built=${CARGO_TARGET_DIR:-$PWD/target}
+built=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 
 # Whatever the tests use that Debian builds as modules. What a kernel lacks of them it has built in, or does not need.
 modules=(loop veth tls gcm ctr ghash-generic ghash-clmulni-intel seqiv cryptd crypto_simd aesni-intel)
@@ -71,8 +71,18 @@ done
 [ ${#names[@]} -gt 0 ] || names=(6.1)
 [ $# -eq 0 ] || shift
 
+binaries=
+if [ $# -eq 0 ]; then
+    # All packages at once, as scripts/test.sh selects them: what that built is used again.
+    binaries=$(cargo test --locked --workspace --lib --test kinds --no-run 2>&1 | tee /dev/stderr |
+        sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+fi
+
+# DIRECTORY TESTS ARGUMENT...: a test binary under the kernel, where cargo would run it.
 run() {
-    cargo test --locked --config "target.'cfg(unix)'.runner = ['$PWD/tests/kernels/boot.sh', '$built/kernels/$name']" "$@"
+    local binary root=$PWD
+    binary=$(realpath "$(grep "/$2-" <<<"$binaries")")
+    (cd "$1" && "$root/tests/kernels/boot.sh" "$built/kernels/$name" "$binary" "${@:3}")
 }
 
 for name in "${names[@]}"; do
@@ -83,10 +93,11 @@ for name in "${names[@]}"; do
     *) die "no kernel $name; there are 6.1, 6.12 and newest" ;;
     esac
     if [ $# -gt 0 ]; then
-        run "$@"
+        cargo test --locked \
+            --config "target.'cfg(unix)'.runner = ['$PWD/tests/kernels/boot.sh', '$built/kernels/$name']" "$@"
         continue
     fi
     # All but the longest, which an emulator takes a minute for.
-    run -p landro-sys --lib -- --skip tests::property
-    run -p landro --test kinds -- a_megabyte_over_either_kind a_wrong_identity_over_tcp
+    run sys landro_sys --skip tests::property
+    run . kinds a_megabyte_over_either_kind a_wrong_identity_over_tcp
 done

@@ -1,7 +1,8 @@
 //! TLS 1.3 records (RFC 8446 §5): sealed and opened in place, many in a row in one buffer.
 
-use landro_sys::aead::{Aead, TAG_BYTES};
+use landro_sys::aead::{Aead, RecordKey, TAG_BYTES};
 use rustls::ConnectionTrafficSecrets;
+use rustls::crypto::cipher::AeadKey;
 
 use super::fault::{Fault, alert};
 
@@ -20,6 +21,9 @@ pub(super) const OVERHEAD_BYTES: usize = HEADER_BYTES + 1 + TAG_BYTES;
 /// The message behind the handshake that says that the next record has the next key.
 pub(super) const KEY_UPDATE: u8 = 24;
 
+/// The whole message, which asks for none in return.
+pub(super) const KEY_UPDATE_MESSAGE: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
+
 /// What a sealed record is on the outside, whatever is inside.
 const APPLICATION_DATA: u8 = 23;
 
@@ -32,11 +36,23 @@ pub(super) enum RecordContent {
 }
 
 impl RecordContent {
-    fn number(self) -> u8 {
+    pub fn number(self) -> u8 {
         match self {
             RecordContent::Alert => 21,
             RecordContent::Handshake => 22,
             RecordContent::Data => APPLICATION_DATA,
+        }
+    }
+
+    pub fn of_number(number: u8) -> Result<RecordContent, Fault> {
+        match number {
+            21 => Ok(RecordContent::Alert),
+            22 => Ok(RecordContent::Handshake),
+            APPLICATION_DATA => Ok(RecordContent::Data),
+            _ => Err(Fault::tls(
+                alert::UNEXPECTED_MESSAGE,
+                "a record of unknown type",
+            )),
         }
     }
 }
@@ -44,26 +60,44 @@ impl RecordContent {
 /// One direction's key with its next nonce.
 pub(super) struct TrafficKey {
     aead: Aead,
+    /// Overwritten when this is dropped.
+    key: AeadKey,
     iv: [u8; 12],
     sequence: u64,
 }
 
 impl TrafficKey {
     /// `None`: of a cipher suite that [`super::TcpSetup`] does not offer.
-    pub fn new(sequence: u64, secrets: &ConnectionTrafficSecrets) -> Option<TrafficKey> {
+    pub fn new(sequence: u64, secrets: ConnectionTrafficSecrets) -> Option<TrafficKey> {
         let ConnectionTrafficSecrets::Aes128Gcm { key, iv } = secrets else {
             return None;
         };
         Some(TrafficKey {
             aead: Aead::new(key.as_ref().try_into().ok()?),
+            key,
             iv: iv.as_ref().try_into().ok()?,
             sequence,
         })
     }
 
-    /// Records that this key has sealed or opened.
+    /// Records that this key has sealed or opened; of one that the kernel has, at
+    /// least those.
     pub fn records(&self) -> u64 {
         self.sequence
+    }
+
+    /// What the kernel has to know to go on from here.
+    pub fn for_kernel(&self) -> Option<RecordKey> {
+        Some(RecordKey {
+            key: self.key.as_ref().try_into().ok()?,
+            iv: self.iv,
+            sequence: self.sequence,
+        })
+    }
+
+    /// The kernel sealed so many bytes of one call: it begins no more records than this.
+    pub fn kernel_sealed(&mut self, bytes: usize) {
+        self.sequence += (bytes / MAX_PLAIN_BYTES) as u64 + 1;
     }
 
     /// The next nonce: the sequence number, padded on the left, XOR the IV (RFC 8446 §5.3).
@@ -112,18 +146,7 @@ impl TrafficKey {
         if type_at > MAX_PLAIN_BYTES {
             return Err(Fault::tls(alert::RECORD_OVERFLOW, "a record is too long"));
         }
-        let content = match inner[type_at] {
-            21 => RecordContent::Alert,
-            22 => RecordContent::Handshake,
-            APPLICATION_DATA => RecordContent::Data,
-            _ => {
-                return Err(Fault::tls(
-                    alert::UNEXPECTED_MESSAGE,
-                    "a record of unknown type",
-                ));
-            }
-        };
-        Ok((content, type_at))
+        Ok((RecordContent::of_number(inner[type_at])?, type_at))
     }
 }
 

@@ -41,6 +41,8 @@ pub struct TcpSetup {
     pub(super) times: TcpTimes,
     /// A key seals so many records.
     pub(super) key_records: u64,
+    /// The kernel seals and opens records.
+    pub(super) is_in_kernel: bool,
 }
 
 /// rustls refuses our own key.
@@ -99,12 +101,19 @@ impl TcpSetup {
             is_server,
             times,
             key_records: KEY_RECORDS,
+            is_in_kernel: false,
         })
+    }
+
+    /// Has the kernel seal and open the records of connections, which is to be known to work
+    /// (`landro_sys::ktls::probe`).
+    pub fn use_kernel(&mut self) {
+        self.is_in_kernel = true;
     }
 
     /// Renews keys after so many records.
     #[cfg(test)]
-    pub(super) fn set_key_records(&mut self, records: u64) {
+    pub(crate) fn set_key_records(&mut self, records: u64) {
         self.key_records = records;
     }
 

@@ -62,6 +62,11 @@ impl ControlPart {
         }
     }
 
+    /// What is sent on a socket with TLS is a record of this type.
+    pub fn push_record_type(&mut self, content: u8) {
+        self.push(libc::SOL_TLS, libc::TLS_SET_RECORD_TYPE, &[content]);
+    }
+
     fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
         let message = &mut self.bytes[self.len..][..HEADER_BYTES + align(data.len())];
         message.fill(0);

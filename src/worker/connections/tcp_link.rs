@@ -6,7 +6,10 @@ use std::time::Instant;
 use landro_sys::{Driver, Interest, TcpId};
 
 use crate::quic::{ConnState, PathSnapshot};
-use crate::tcp::TcpConn;
+use crate::tcp::{KernelStep, TcpConn};
+
+#[cfg(test)]
+mod tests;
 
 /// Received and sent at once, before others get their turn: some milliseconds of 1 Gbit/s, and a
 /// fraction of one of the fastest.
@@ -81,24 +84,38 @@ impl TcpLink {
             return;
         }
         let (stream, mut taken) = (driver.stream(self.id), 0);
-        while self.readable && taken < TURN_BYTES {
+        while self.readable && taken < TURN_BYTES && self.give_keys(driver, now) {
+            let in_records = self.conn.is_opened_by_kernel();
             let buffer = self.conn.receive_buffer();
             let room = buffer.len();
-            match stream.receive(buffer) {
-                Ok(Some(0)) => {
+            let received = match in_records {
+                true => stream.receive_record(buffer),
+                false => stream
+                    .receive(buffer)
+                    .map(|some| some.map(|bytes| (0, bytes))),
+            };
+            match received {
+                Ok(Some((_, 0))) => {
                     (self.readable, self.is_at_end) = (false, true);
                     match self.why_gone.take() {
                         Some(why) => self.conn.broken(now, &why),
                         None => self.conn.ended(now),
                     }
                 }
-                Ok(Some(bytes)) => {
+                Ok(Some((content, bytes))) => {
                     // What comes after a short read, a watch tells as well.
                     self.readable = bytes == room;
-                    self.conn.received(now, bytes);
+                    match in_records {
+                        true => self.conn.received_record(now, content, bytes),
+                        false => self.conn.received(now, bytes),
+                    }
                     taken += bytes;
                 }
                 Ok(None) => self.readable = false,
+                Err(error) if in_records && landro_sys::ktls::is_not_authentic(&error) => {
+                    self.readable = false;
+                    self.conn.not_authentic(now);
+                }
                 Err(error) => self.lose(now, &error),
             }
         }
@@ -110,13 +127,18 @@ impl TcpLink {
             return false;
         }
         let (stream, mut sent) = (driver.stream(self.id), 0);
-        while sent < TURN_BYTES {
-            let out = self.conn.outgoing(now);
-            if out.is_empty() {
+        while sent < TURN_BYTES && self.give_keys(driver, now) {
+            if self.conn.outgoing(now).is_empty() {
                 self.say_the_end(driver);
                 break;
             }
-            match stream.send(&[IoSlice::new(out)]) {
+            let record = self.conn.outgoing_record();
+            let out = self.conn.outgoing(now);
+            let taken = match record {
+                Some(content) => stream.send_record(content, out),
+                None => stream.send(&[IoSlice::new(out)]),
+            };
+            match taken {
                 Ok(Some(bytes)) => {
                     sent += bytes;
                     self.conn.sent(bytes);
@@ -141,9 +163,32 @@ impl TcpLink {
     fn say_the_end(&mut self, driver: &Driver) {
         if self.conn.is_closing() {
             self.phase = StreamPhase::Shut;
-            // Where there is no connection any more, there is nobody to tell.
-            let _ = driver.stream(self.id).shutdown_write();
+            // The kernel's TLS may have records that TCP had no room for, which would not pass any
+            // more. The alert among them says the same, and closing the socket does.
+            if !self.conn.is_sealed_by_kernel() {
+                // Where there is no connection any more, there is nobody to tell.
+                let _ = driver.stream(self.id).shutdown_write();
+            }
         }
+    }
+
+    /// Gives the kernel the keys that it is to have. False: it did not take them.
+    fn give_keys(&mut self, driver: &Driver, now: Instant) -> bool {
+        let stream = driver.stream(self.id);
+        while let Some(step) = self.conn.kernel_step(now) {
+            let taken = match step {
+                KernelStep::Layer => stream.layer_tls(),
+                KernelStep::Seal(key) => stream.seal_with(&key),
+                KernelStep::Open(key) => stream.open_with(&key),
+            };
+            if let Err(error) = taken {
+                let why =
+                    format!("the kernel took no keys of TLS (--ktls off needs none): {error}");
+                self.lose(now, &io::Error::other(why));
+                return false;
+            }
+        }
+        true
     }
 
     fn is_connected(&mut self, driver: &Driver, now: Instant) -> bool {

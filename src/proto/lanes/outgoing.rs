@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes};
 
 use super::lane::{ControlOut, Lane, LaneState};
 use super::ports::{LaneKey, LaneStream, Taken};
+use super::takeover::KEPT_BYTES;
 use crate::ids::StreamKey;
 use crate::proto::Payload;
 use crate::proto::wire::streams;
@@ -26,6 +27,10 @@ pub(super) struct SendQueue {
     /// Control messages, several in each. They go to the newest lane.
     control: VecDeque<Bytes>,
     control_bytes: usize,
+    /// Control bytes that lanes took, and the last of them.
+    control_taken_bytes: u64,
+    kept: VecDeque<Bytes>,
+    kept_bytes: usize,
     streams: HashMap<StreamKey, OutStream>,
     /// Streams that have not ended, in the order they appeared.
     order: VecDeque<StreamKey>,
@@ -281,7 +286,9 @@ impl SendQueue {
             (ControlOut::Open, None) if is_over => {
                 (Offered::ControlEnd, Bytes::from_static(&streams::END))
             }
-            (ControlOut::Open | ControlOut::Ended | ControlOut::Arrived, _) => return None,
+            (ControlOut::Open | ControlOut::Held | ControlOut::Ended | ControlOut::Arrived, _) => {
+                return None;
+            }
         };
         let send = Send {
             stream: LaneStream::Control,
@@ -309,9 +316,7 @@ impl SendQueue {
             && is_here
         {
             let number = u64::from(lane.begun);
-            if let Some(added) = &mut lane.added {
-                added.ours.begin(key);
-            }
+            lane.begin_stream(key, out.stays);
             lane.begun += 1;
             lane.unfinished += 1;
             out.place = StreamPlace::Heading {
@@ -348,7 +353,12 @@ impl SendQueue {
     pub fn answered(&mut self, lane: &mut Lane, taken: Taken) -> Option<LaneStream> {
         let round = self.round.as_mut()?;
         match (round.offered.take()?, taken) {
-            (Offered::Preface, Taken::All | Taken::Gone) => lane.control_out = ControlOut::Open,
+            (Offered::Preface, Taken::All | Taken::Gone) => {
+                lane.control_out = match lane.count_in {
+                    Some(_) => ControlOut::Held,
+                    None => ControlOut::Open,
+                };
+            }
             (Offered::Preface, Taken::Part(bytes)) => {
                 if let ControlOut::Preface(rest) = &mut lane.control_out {
                     rest.advance(bytes as usize);
@@ -357,14 +367,16 @@ impl SendQueue {
             }
             (Offered::Control, Taken::All) => {
                 let whole = self.control.pop_front();
-                self.control_bytes -= whole.map_or(0, |whole| whole.len());
+                self.control_bytes -= whole.as_ref().map_or(0, Bytes::len);
+                whole.into_iter().for_each(|whole| self.keep(whole));
             }
             (Offered::Control, Taken::Part(bytes)) => {
                 // Should another lane take over before this one takes more, the rest goes there:
                 // read one behind the other the lanes are one stream.
                 if let Some(rest) = self.control.front_mut() {
-                    rest.advance(bytes as usize);
-                    self.control_bytes -= bytes as usize;
+                    let taken = rest.split_to(bytes as usize);
+                    self.control_bytes -= taken.len();
+                    self.keep(taken);
                 }
                 round.stage = Stage::LaneEnd;
             }
@@ -393,6 +405,41 @@ impl SendQueue {
             (Offered::DataEnd(key), Taken::All | Taken::Gone) => self.forget_stream(lane, key),
         }
         None
+    }
+
+    /// A lane took control bytes.
+    fn keep(&mut self, bytes: Bytes) {
+        self.control_taken_bytes += bytes.len() as u64;
+        self.kept_bytes += bytes.len();
+        self.kept.push_back(bytes);
+        while self.kept_bytes > KEPT_BYTES
+            && let Some(oldest) = self.kept.pop_front()
+        {
+            self.kept_bytes -= oldest.len();
+        }
+    }
+
+    /// The peer has read so many control bytes: those behind are sent again. False: there are none
+    /// such, or not any more.
+    pub fn go_back_to(&mut self, read: u64) -> bool {
+        let behind = self.control_taken_bytes.checked_sub(read);
+        let Some(mut behind) = behind.filter(|behind| *behind <= self.kept_bytes as u64) else {
+            return false;
+        };
+        self.control_taken_bytes = read;
+        while behind > 0
+            && let Some(mut last) = self.kept.pop_back()
+        {
+            let again = last.split_off(last.len().saturating_sub(behind as usize));
+            behind -= again.len() as u64;
+            self.kept_bytes -= again.len();
+            self.control_bytes += again.len();
+            self.control.push_front(again);
+            if !last.is_empty() {
+                self.kept.push_back(last);
+            }
+        }
+        true
     }
 
     fn head_answered(&mut self, lane: &mut Lane, key: StreamKey, taken: Taken) {

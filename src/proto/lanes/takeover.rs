@@ -86,9 +86,13 @@ impl Silence {
     }
 
     pub fn dial_failed(&mut self, now: Instant) {
-        if self.is_dialling() {
-            let again_at = now + ROUND;
-            self.step = SilenceStep::Failed { again_at };
+        match self.step {
+            SilenceStep::Dialling if self.rounds < ROUNDS => *self = Silence::new(now),
+            SilenceStep::Dialling => {
+                let again_at = now + ROUND;
+                self.step = SilenceStep::Failed { again_at };
+            }
+            SilenceStep::Listening | SilenceStep::Failed { .. } => {}
         }
     }
 

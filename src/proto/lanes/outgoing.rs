@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 
 use super::lane::{ControlOut, Lane, LaneState};
 use super::ports::{LaneKey, LaneStream, Taken};
-use super::takeover::KEPT_BYTES;
+use super::takeover::KeptControl;
 use crate::ids::StreamKey;
 use crate::proto::Payload;
 use crate::proto::wire::streams;
@@ -27,10 +27,7 @@ pub(super) struct SendQueue {
     /// Control messages, several in each. They go to the newest lane.
     control: VecDeque<Bytes>,
     control_bytes: usize,
-    /// Control bytes that lanes took, and the last of them.
-    control_taken_bytes: u64,
-    kept: VecDeque<Bytes>,
-    kept_bytes: usize,
+    kept: KeptControl,
     streams: HashMap<StreamKey, OutStream>,
     /// Streams that have not ended, in the order they appeared.
     order: VecDeque<StreamKey>,
@@ -368,7 +365,7 @@ impl SendQueue {
             (Offered::Control, Taken::All) => {
                 let whole = self.control.pop_front();
                 self.control_bytes -= whole.as_ref().map_or(0, Bytes::len);
-                whole.into_iter().for_each(|whole| self.keep(whole));
+                whole.into_iter().for_each(|whole| self.kept.add(whole));
             }
             (Offered::Control, Taken::Part(bytes)) => {
                 // Should another lane take over before this one takes more, the rest goes there:
@@ -376,7 +373,7 @@ impl SendQueue {
                 if let Some(rest) = self.control.front_mut() {
                     let taken = rest.split_to(bytes as usize);
                     self.control_bytes -= taken.len();
-                    self.keep(taken);
+                    self.kept.add(taken);
                 }
                 round.stage = Stage::LaneEnd;
             }
@@ -407,37 +404,15 @@ impl SendQueue {
         None
     }
 
-    /// A lane took control bytes.
-    fn keep(&mut self, bytes: Bytes) {
-        self.control_taken_bytes += bytes.len() as u64;
-        self.kept_bytes += bytes.len();
-        self.kept.push_back(bytes);
-        while self.kept_bytes > KEPT_BYTES
-            && let Some(oldest) = self.kept.pop_front()
-        {
-            self.kept_bytes -= oldest.len();
-        }
-    }
-
     /// The peer has read so many control bytes: those behind are sent again. False: there are none
     /// such, or not any more.
     pub fn go_back_to(&mut self, read: u64) -> bool {
-        let behind = self.control_taken_bytes.checked_sub(read);
-        let Some(mut behind) = behind.filter(|behind| *behind <= self.kept_bytes as u64) else {
+        let Some(again) = self.kept.take_back_to(read) else {
             return false;
         };
-        self.control_taken_bytes = read;
-        while behind > 0
-            && let Some(mut last) = self.kept.pop_back()
-        {
-            let again = last.split_off(last.len().saturating_sub(behind as usize));
-            behind -= again.len() as u64;
-            self.kept_bytes -= again.len();
-            self.control_bytes += again.len();
-            self.control.push_front(again);
-            if !last.is_empty() {
-                self.kept.push_back(last);
-            }
+        for bytes in again {
+            self.control_bytes += bytes.len();
+            self.control.push_front(bytes);
         }
         true
     }

@@ -11,6 +11,7 @@
 //! - What cannot be read again (unsized files), and what nobody could tell any more, is lost with
 //!   its lane.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -24,7 +25,7 @@ use crate::proto::{Input, LostLane};
 
 /// Control bytes that a side keeps of what it sent last: what may be on its way, and unread, where
 /// both sides live. A peer that has read less does not get on.
-pub(super) const KEPT_BYTES: usize = 128 << 10;
+const KEPT_BYTES: usize = 128 << 10;
 
 /// How often a lane that is silent is asked for a sign of life, and how many of these rounds may
 /// pass without one. A host that sleeps for seconds while it is busy is no dead one.
@@ -111,6 +112,50 @@ impl Silence {
         self.rounds += u32::from(counts);
         self.round_ends = now + ROUND;
         is_silent
+    }
+}
+
+/// Control bytes that lanes took: how many, and the last of them.
+#[derive(Debug, Default)]
+pub(super) struct KeptControl {
+    taken_bytes: u64,
+    last: VecDeque<Bytes>,
+    last_bytes: usize,
+}
+
+impl KeptControl {
+    pub fn add(&mut self, bytes: Bytes) {
+        self.taken_bytes += bytes.len() as u64;
+        self.last_bytes += bytes.len();
+        self.last.push_back(bytes);
+        while self.last_bytes > KEPT_BYTES
+            && let Some(oldest) = self.last.pop_front()
+        {
+            self.last_bytes -= oldest.len();
+        }
+    }
+
+    /// Takes out what is behind the first `read` bytes, the last first. None: there are not so
+    /// many, or they are not here any more.
+    pub fn take_back_to(&mut self, read: u64) -> Option<Vec<Bytes>> {
+        let behind = self.taken_bytes.checked_sub(read)?;
+        let mut left = usize::try_from(behind).ok()?;
+        if left > self.last_bytes {
+            return None;
+        }
+        (self.taken_bytes, self.last_bytes) = (read, self.last_bytes - left);
+        let mut again = Vec::new();
+        while left > 0
+            && let Some(mut bytes) = self.last.pop_back()
+        {
+            let part = bytes.split_off(bytes.len().saturating_sub(left));
+            left -= part.len();
+            again.push(part);
+            if !bytes.is_empty() {
+                self.last.push_back(bytes);
+            }
+        }
+        Some(again)
     }
 }
 

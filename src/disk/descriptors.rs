@@ -111,28 +111,27 @@ pub fn is_shortage(error: &DiskError) -> bool {
 /// Until it is this task's turn to look again; what this session can open again is closed first.
 pub(super) async fn wait(files: &Files) {
     files.space.close_idle_directories();
-    let mut asked = false;
-    std::future::poll_fn(|_| {
-        if std::mem::replace(&mut asked, true) {
-            return Poll::Ready(());
-        }
-        let task = files.shared.current_task.get();
-        files.shared.short.borrow_mut().push_back(task);
-        Poll::Pending
-    })
+    polled_again(
+        |task| files.shared.short.borrow_mut().push_back(task),
+        files,
+    )
     .await;
 }
 
 /// Until the worker has tasks look again, which takes [`RETRY`].
 pub(super) async fn pause(files: &Files) {
-    let mut asked = false;
-    std::future::poll_fn(|_| {
-        if std::mem::replace(&mut asked, true) {
-            return Poll::Ready(());
+    polled_again(|task| files.shared.paused.borrow_mut().push(task), files).await;
+}
+
+/// Until this task is polled again, for which it is `noted`.
+async fn polled_again(noted: impl FnOnce(usize), files: &Files) {
+    let mut noted = Some(noted);
+    std::future::poll_fn(|_| match noted.take() {
+        Some(note) => {
+            note(files.shared.current_task.get());
+            Poll::Pending
         }
-        let task = files.shared.current_task.get();
-        files.shared.paused.borrow_mut().push(task);
-        Poll::Pending
+        None => Poll::Ready(()),
     })
     .await;
 }

@@ -49,10 +49,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use self::descriptors::Allowance;
 use bytes::Bytes;
 use landro_sys::{Buffer, FileDone, FileOp, Pool};
 
+use self::descriptors::Allowance;
 use crate::ids::OpId;
 use crate::proto::errno::EIO;
 use crate::proto::{Attributes, DiskDone, DiskError, DiskOp, PIECE_BYTES};

@@ -55,7 +55,6 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     let mut copying = Copying {
         reporter: CopyReporter::new(style(&args), ShownPaths::of(&route), counting(&route)),
         seen: ConnectionSeen::default(),
-        begins_anew: begins_anew(&route),
         args,
         signals,
     };
@@ -70,7 +69,7 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
         Some(daemon) => copying.again_and_again(daemon, &route),
         None => copying.locally(&route),
     };
-    let verdict = copying.judge(&result, daemon, true);
+    let verdict = copying.judge(&result, daemon, Some(&route));
     if let Some(message) = &verdict.message {
         copying.reporter.error(verdict.code, verdict.errno, message);
     }
@@ -136,7 +135,6 @@ fn begins_anew(route: &CopyRoute) -> bool {
 
 /// One `cp` under way.
 struct Copying {
-    begins_anew: bool,
     args: CpArgs,
     signals: Signals,
     reporter: CopyReporter,
@@ -151,21 +149,22 @@ struct CopyEnd {
 }
 
 impl Copying {
-    /// What an end means to the user. `resumes`: and that a rerun goes on.
+    /// What an end means to the user. `route`: and how a rerun of this goes on.
     fn judge(
         &self,
         result: &Result<CopyEnd, CliError>,
         host: Option<&DaemonName>,
-        resumes: bool,
+        route: Option<&CopyRoute>,
     ) -> Ending {
         match result {
             Ok(end) => {
+                let is_done = matches!(end.ended, Ended::Outcome(Outcome::Complete(_)));
                 let parties = Parties {
                     host,
                     own: end.own,
                     asked: self.reporter.target(),
-                    rerun: resumes.then(typed),
-                    begins_anew: self.begins_anew,
+                    rerun: route.map(|_| typed()),
+                    begins_anew: !is_done && route.is_some_and(begins_anew),
                     done: self.reporter.totals(),
                     verbose: self.args.verbose,
                 };
@@ -193,7 +192,7 @@ impl Copying {
         let mut pause = RETRY_FIRST_PAUSE;
         for left in (0..self.args.retry).rev() {
             let result = self.with(daemon, route);
-            let verdict = self.judge(&result, Some(daemon), false);
+            let verdict = self.judge(&result, Some(daemon), None);
             if verdict.exit != Exit::Unreachable {
                 return result;
             }

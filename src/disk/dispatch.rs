@@ -6,16 +6,22 @@ use crate::proto::errno::ENOSPC;
 
 /// Runs an operation, again and again while it lacks a descriptor.
 pub(super) async fn run_with_descriptors(files: Files, cmd: DiskOp) -> Result<DiskDone, DiskError> {
-    let begun = files.shared.rounds.get();
+    let mut wait = None;
     loop {
         match run(&files, cmd.clone()).await {
             Err(error) if descriptors::is_shortage(&error) => {
-                if files.shared.rounds.get().wrapping_sub(begun) > descriptors::ROUNDS {
+                let wait = wait.get_or_insert_with(|| descriptors::Wait::begin(&files));
+                if wait.is_over() {
                     return Err(error);
                 }
-                descriptors::wait(&files).await;
+                wait.for_a_turn().await;
             }
-            other => return other,
+            other => {
+                if let Some(wait) = wait {
+                    wait.has_ended_well();
+                }
+                return other;
+            }
         }
     }
 }

@@ -125,9 +125,13 @@ struct Shared {
     paused: RefCell<Vec<usize>>,
     /// Tasks to poll again when a descriptor may be free, in the order they came.
     short: RefCell<VecDeque<usize>>,
+    /// How many operations lacked one when they last looked.
+    short_of_descriptors: Cell<usize>,
     allowance: Allowance,
     /// How often such tasks were polled.
     rounds: Cell<u32>,
+    /// In which of these one of them last got what it waited for.
+    round_of_success: Cell<u32>,
     current_task: Cell<usize>,
     /// Pool buffers the reads of one session may hold.
     share_buffers: Cell<usize>,
@@ -176,8 +180,10 @@ impl Disk {
             starved: RefCell::default(),
             paused: RefCell::default(),
             short: RefCell::default(),
+            short_of_descriptors: Cell::new(0),
             allowance: Allowance::of_this_process(),
             rounds: Cell::new(0),
+            round_of_success: Cell::new(0),
             current_task: Cell::new(0),
             share_buffers: Cell::new(usize::MAX),
             sessions: Cell::new(1),

@@ -72,6 +72,7 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
         };
         return Ok(add_anonymous(files, file, part));
     }
+    files.expect_to_keep()?;
     let made_in = files.temporary_dir(dir_id, &dir);
     if resumable && let Some(pair) = open_pair(files, &made_in, name, mode).await? {
         files.keep(&pair.data)?;

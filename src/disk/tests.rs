@@ -2,6 +2,7 @@
 //! place.
 
 mod driven;
+mod short;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

@@ -37,14 +37,14 @@ impl Worker {
     fn let_in(&mut self, setup: &TcpSetup, arrived: AtDoor) {
         let (stream, peer) = arrived;
         let descriptors = &self.io.shared.descriptors;
-        let is_short = descriptors.are_strangers_too_many();
-        let may_keep = descriptors.may_keep(stream.number());
+        let is_short =
+            descriptors.are_strangers_too_many() || !descriptors.may_keep(stream.number());
         // What a handshake holds of an address is one host's, who really is there.
         let oldest = match self.connections.oldest_of_too_many(peer) {
             None if is_short => self.connections.oldest_stream_of_the_crowd(&mut self.io),
             oldest => oldest,
         };
-        if !may_keep || is_short && oldest.is_none() {
+        if is_short && oldest.is_none() {
             let count = Refusals::count(&self.io.shared.refusals.connections_refused);
             if count.is_power_of_two() && self.io.log.admits(Who::Strangers, self.io.now) {
                 tracing::warn!(

@@ -40,10 +40,12 @@ impl StreamDescriptors {
         self.strangers.load(Ordering::Relaxed) >= self.limit / 4
     }
 
-    /// Whether a connection may have this number. The last quarter is for files that are open for a
-    /// moment: who lacks a connection dials again, and who lacks a file fails.
+    /// Whether a connection may have this number, without another one's end. Connections stay as
+    /// long as sessions, so they have to leave room below the half up to which sessions begin, and
+    /// more than that to files: who lacks a connection dials again or goes on without it, and who
+    /// lacks a file fails.
     pub(super) fn may_keep(&self, number: u64) -> bool {
-        number < self.limit / 4 * 3
+        number < self.limit / 8 * 3
     }
 
     /// Connections that one identity may have on a worker: with all its workers an eighth of the
@@ -69,7 +71,7 @@ mod tests {
         assert!(descriptors.are_strangers_too_many());
         descriptors.stranger_went();
         assert!(!descriptors.are_strangers_too_many());
-        assert!(descriptors.may_keep(74) && !descriptors.may_keep(75));
+        assert!(descriptors.may_keep(35) && !descriptors.may_keep(36));
     }
 
     #[test]

@@ -11,7 +11,7 @@ const MIB: u64 = 1 << 20;
 
 impl Bench {
     /// One whose calls are made by whoever is asked for the next operation.
-    fn with_driver(target: &Path) -> Bench {
+    pub(super) fn with_driver(target: &Path) -> Bench {
         let bench = Bench::new(target, 16);
         let space = Rc::new(Space::new(Base::Local));
         let mut bench = Bench { space, ..bench };

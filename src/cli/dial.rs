@@ -89,6 +89,7 @@ pub fn run(
             trust: Arc::new(move |shown| trusted.trusts(shown)),
             streams: usize::from(dial.streams),
             lane_kinds: dial.engine.lane_kinds,
+            tcp_congestion: dial.engine.tcp_congestion.clone(),
         };
         let client = Client::start(config, request.clone())?;
         let mut remembered = Ok(());

@@ -39,6 +39,8 @@ pub struct ClientConfig {
     pub streams: usize,
     /// What may carry the session.
     pub lane_kinds: LaneKinds,
+    /// By whose rules data leaves over TCP; None: the kernel's default.
+    pub tcp_congestion: Option<String>,
 }
 
 /// One session with a daemon: one transfer or listing.
@@ -74,6 +76,7 @@ impl Client {
                 budget,
                 quic: config.quic.clone(),
                 lane_kinds: config.lane_kinds,
+                tcp_congestion: config.tcp_congestion.clone(),
                 patience: config.patience,
                 service: None,
             },

@@ -227,7 +227,6 @@ impl TcpLink {
 
     /// Has the driver watch for what is waited for.
     pub(crate) fn watch(&mut self, driver: &mut Driver, now: Instant) {
-        self.conn.rest();
         let waits_for_room = !self.conn.outgoing(now).is_empty();
         let waits_for_bytes = !self.readable && !self.is_at_end;
         let wanted = match self.phase {

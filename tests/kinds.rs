@@ -25,6 +25,7 @@ on_both_backends!(
     tcp_that_is_refused,
     tcp_that_never_answers,
     a_tls_lane_that_is_cut,
+    udp_that_is_cut,
     small_files_over_tls,
     a_wrong_identity_over_tcp,
     a_peer_that_is_removed_is_cut_off,
@@ -292,6 +293,44 @@ fn a_tls_lane_that_is_cut(backend: &'static str) {
         assert_same(if push { &source } else { &there }, &target);
         assert_eq!(output.number("errors"), 0, "{output:?}");
         assert!(of_kind(&output, "tls", "lanes") >= 1);
+        assert_no_leftovers(&world.root(""));
+    }
+}
+
+/// In the middle of a transfer UDP does not pass any more, and nobody says so: TLS takes over.
+fn udp_that_is_cut(backend: &'static str) {
+    let world = world(backend, &[]);
+    let source = world.here("file");
+    tree::write_file(&source, FILE_BYTES, &mut Rng::new("UDP is cut"));
+    let there = world.root("source");
+    fs::copy(&source, &there).unwrap();
+    for push in [true, false] {
+        let relay = Relay::new(world.daemon.address(), Udp::Passes);
+        let (from, to, target): (OsString, OsString, _) = match push {
+            true => (
+                source.clone().into(),
+                relay.url("target").into(),
+                world.root("target"),
+            ),
+            false => (
+                relay.url("source").into(),
+                world.here("target").into(),
+                world.here("target"),
+            ),
+        };
+        let args: [OsString; 5] = ["--bwlimit".into(), "24M".into(), "--stats".into(), from, to];
+        let running = world.cp_start(&args);
+        midway(&running, &relay);
+        let start = landro::engine::now();
+        relay.silence_udp();
+        let output = running.wait().expect(0);
+        // It is noticed after 5 s. An idle timeout takes 60.
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(30), "{took:?}");
+        assert_same(if push { &source } else { &there }, &target);
+        assert_eq!(output.number("errors"), 0, "{output:?}");
+        assert_eq!(began_on(&output), "quic");
+        assert!(of_kind(&output, "tls", "lanes") >= 2, "{output:?}");
         assert_no_leftovers(&world.root(""));
     }
 }

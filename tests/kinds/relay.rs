@@ -43,6 +43,8 @@ struct State {
     stop: AtomicBool,
     /// Of the TCP connections that there are.
     course: AtomicU8,
+    /// UDP goes nowhere.
+    is_silent: AtomicBool,
     /// Bytes that crossed in TCP.
     tcp_bytes: AtomicU64,
     /// What one direction of a TCP connection passes on in a second; 0: all it can.
@@ -56,6 +58,7 @@ impl Relay {
             daemon: daemon.parse().unwrap(),
             stop: AtomicBool::new(false),
             course: AtomicU8::new(RUNS),
+            is_silent: AtomicBool::new(udp == Udp::Silent),
             tcp_bytes: AtomicU64::new(0),
             tcp_bytes_per_second: AtomicU64::new(0),
             threads: Mutex::default(),
@@ -63,7 +66,7 @@ impl Relay {
         let (socket, listener) = bind();
         let port = socket.local_addr().unwrap().port();
         let run = state.clone();
-        state.spawn(move || pass_udp(&run, &socket, udp));
+        state.spawn(move || pass_udp(&run, &socket));
         let run = state.clone();
         state.spawn(move || accept(&run, &listener));
         Relay { port, state }
@@ -75,6 +78,11 @@ impl Relay {
 
     pub fn tcp_bytes(&self) -> u64 {
         self.state.tcp_bytes.load(Ordering::SeqCst)
+    }
+
+    /// UDP goes nowhere from now on, and nobody says so.
+    pub fn silence_udp(&self) {
+        self.state.is_silent.store(true, Ordering::SeqCst);
     }
 
     /// TCP passes no more from now on.
@@ -111,6 +119,10 @@ impl State {
         self.threads.lock().unwrap().push(thread::spawn(work));
     }
 
+    fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::SeqCst)
+    }
+
     fn stops(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
@@ -130,7 +142,7 @@ fn bind() -> (UdpSocket, TcpListener) {
 
 /// One client's datagrams and the answers. Where it is silent the socket takes them all the same,
 /// or ICMP would tell.
-fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
+fn pass_udp(state: &Arc<State>, front: &UdpSocket) {
     let back = UdpSocket::bind("127.0.0.1:0").unwrap();
     back.connect(state.daemon).unwrap();
     back.set_read_timeout(Some(LOOK)).unwrap();
@@ -144,6 +156,9 @@ fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
             else {
                 continue;
             };
+            if run.is_silent() {
+                continue;
+            }
             let _ = to.send_to(&datagram[..bytes], client);
         }
     });
@@ -152,7 +167,7 @@ fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
         let Ok((bytes, from)) = front.recv_from(&mut datagram) else {
             continue;
         };
-        if udp == Udp::Passes {
+        if !state.is_silent() {
             *client.lock().unwrap() = Some(from);
             let _ = back.send(&datagram[..bytes]);
         }

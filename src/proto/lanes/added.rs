@@ -106,6 +106,19 @@ impl Adding {
         (self.is_agreed, self.sends) = (true, sends);
     }
 
+    pub fn is_agreed(&self) -> bool {
+        self.is_agreed
+    }
+
+    pub fn sends(&self) -> bool {
+        self.sends
+    }
+
+    /// Sender: a lane is gone of which the receiver is going to tell what it took.
+    pub fn await_account(&mut self, number: u32, streams: OwnStreams) {
+        self.unaccounted.push((number, streams));
+    }
+
     pub fn is_dialling(&self) -> bool {
         self.wish == Wish::Dialling
     }

@@ -37,15 +37,17 @@ impl Lanes {
             self.lanes[last].state = LaneState::Emptying;
             self.wants(self.lanes[last].key);
         }
-        let lane = Lane::new(lane, preface);
+        let lane = Lane::carrying(lane, preface, self.next_number);
         self.next_number += 1;
         self.lanes.push(lane);
         self.wants_newest();
     }
 
     pub(super) fn dialled(&mut self, lane: LaneKey, peer: Fingerprint, kind: DialKind) {
-        if kind == DialKind::Add {
-            return self.dialled_to_add(lane, peer);
+        match kind {
+            DialKind::Add => return self.dialled_to_add(lane, peer),
+            DialKind::TakeOver => return self.dialled_to_take_over(lane, peer),
+            DialKind::Replace => {}
         }
         if self.side != LanesSide::Client(Growth::Dialling) {
             return self.close(lane, code::DONE, "");
@@ -59,8 +61,10 @@ impl Lanes {
     }
 
     pub(super) fn dial_failed(&mut self, now: Instant, kind: DialKind) {
-        if kind == DialKind::Add {
-            return self.adding.failed(now);
+        match kind {
+            DialKind::Add => return self.adding.failed(now),
+            DialKind::TakeOver => return self.silence.dial_failed(now),
+            DialKind::Replace => {}
         }
         if self.side == LanesSide::Client(Growth::Dialling) {
             let not_before = now + JOIN_PAUSE;
@@ -72,9 +76,13 @@ impl Lanes {
     pub(super) fn joins(&mut self, lane: LaneKey, number: u32, peer: Fingerprint, kind: DialKind) {
         let goes_on = matches!(self.course, Course::Running | Course::AwaitJoin { .. });
         let count = self.lanes.len();
-        if kind == DialKind::Add {
-            let is_due = peer == self.peer && goes_on;
-            return self.joins_added(lane, number, is_due);
+        match kind {
+            DialKind::Add => {
+                let is_due = peer == self.peer && goes_on;
+                return self.joins_added(lane, number, is_due);
+            }
+            DialKind::TakeOver => return self.joins_to_take_over(lane, number, peer),
+            DialKind::Replace => {}
         }
         if peer != self.peer || !goes_on || !(1..MAX_SERVED_LANES).contains(&count) {
             return self.close(lane, code::NO_SESSION, NO_SUCH_SESSION);
@@ -247,9 +255,10 @@ impl Lanes {
     /// Something arrived on a lane; only the newest counts.
     pub(super) fn heard(&mut self, now: Instant, lane: LaneKey) {
         if self.newest() == Some(lane) {
+            self.silence.heard(now);
             let settled = self.suspicions.heard(now).into_iter();
             self.outputs.extend(settled.map(LanesOutput::Settled));
-            if self.suspicions.is_empty() {
+            if self.suspicions.is_empty() && !self.is_client() {
                 self.outputs.push_back(LanesOutput::Listen(false));
             }
         }
@@ -307,8 +316,9 @@ impl Lanes {
         if self.lanes.is_empty() {
             self.close_all(code::DONE, "");
         }
-        let is_dialling =
-            self.side == LanesSide::Client(Growth::Dialling) || self.adding.is_dialling();
+        let is_dialling = self.side == LanesSide::Client(Growth::Dialling)
+            || self.adding.is_dialling()
+            || self.silence.is_dialling();
         if self.lanes.is_empty() && !is_dialling && self.course != Course::Over {
             self.course = Course::Over;
             self.outputs.push_back(LanesOutput::Over);

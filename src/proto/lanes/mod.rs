@@ -20,6 +20,8 @@
 //!   not read.
 //! - A lane that is lost before all of it was read takes the session with it.
 //!
+//! - One that falls silent is taken over from by another that the client dials (`takeover.rs`).
+//!
 //! Beside these a session may have lanes that are *added* (`added.rs`): they carry data streams and
 //! nothing else, and one that is lost loses nothing, since what was not read of it moves again.
 
@@ -32,6 +34,7 @@ pub(crate) mod newcomer;
 mod outgoing;
 mod ports;
 mod suspicion;
+mod takeover;
 mod traffic;
 
 pub use goodput::GOODPUT_WINDOW;
@@ -53,6 +56,7 @@ use goodput::Choice;
 use lane::{ControlIn, Lane, LaneState};
 use outgoing::SendQueue;
 use suspicion::Suspicions;
+use takeover::Silence;
 
 /// After the last word of a session, how long a side waits for the other to hang up.
 pub const LINGER: Duration = Duration::from_secs(3);
@@ -116,6 +120,7 @@ pub struct Lanes {
     added: Vec<Lane>,
     adding: Adding,
     choice: Choice,
+    silence: Silence,
     next_number: u32,
     /// Key of the next data stream of the peer that appears.
     next_incoming: u32,
@@ -224,6 +229,7 @@ impl Lanes {
             added: Vec::new(),
             adding: Adding::new(config.adds_from_bytes),
             choice: Choice::new(now, config.goodput_window),
+            silence: Silence::new(now),
             next_number: 0,
             next_incoming: 0,
             control_read_bytes: 0,
@@ -320,7 +326,8 @@ impl Lanes {
         let adding = self.adds_at();
         let session = self.session.deadline();
         let choice = self.choice.deadline();
-        let due = [session, course, growth, adding, choice, suspicions];
+        let silence = self.silence_due();
+        let due = [session, course, growth, adding, choice, silence, suspicions];
         due.into_iter().flatten().min()
     }
 
@@ -380,6 +387,7 @@ impl Lanes {
             self.close_replaced(now);
             self.grow(now);
             self.add(now);
+            self.look_at_silence(now);
         } else {
             self.part(now);
         }
@@ -433,6 +441,10 @@ impl Lanes {
                 }
                 Output::AddsLanes { sends } => {
                     self.adding.agree(sends);
+                    self.silence = Silence::new(now);
+                    if self.is_client() {
+                        self.outputs.push_back(LanesOutput::Listen(true));
+                    }
                     self.count_moved(now, 0);
                 }
                 Output::LaneOver(number) => words.push_back(LaneWord::Over(number)),

@@ -37,6 +37,9 @@ pub enum DialKind {
     Replace,
     /// It carries data beside that one, and may be of another kind of transport.
     Add,
+    /// It carries control from where the peer stopped reading, for the lane that did so is silent;
+    /// of another kind of transport, if there is one.
+    TakeOver,
 }
 
 /// What the transport, the disk, the user and time tell the lanes of a session.

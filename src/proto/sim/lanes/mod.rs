@@ -41,6 +41,8 @@ struct Troubles {
     most_lanes: usize,
     /// A connection is cut without a word.
     cuts: u64,
+    /// The lane that carries control is, where its session outlives that.
+    control_cuts: u64,
     /// The client's newest is not.
     spares_newest: bool,
     /// A dial that comes to nothing.
@@ -103,6 +105,8 @@ struct World {
     control_first: bool,
     steps: usize,
     cut_any: bool,
+    /// Lanes that carried control and were cut.
+    control_cuts: usize,
     /// Of a connection that was closed one side heard nothing.
     goodbye_lost: bool,
     windows: &'static [usize],
@@ -140,6 +144,7 @@ impl World {
             control_first: false,
             steps: 0,
             cut_any: false,
+            control_cuts: 0,
             goodbye_lost: false,
             windows,
         };
@@ -247,6 +252,19 @@ impl World {
             if !live.is_empty() {
                 let link = self.rng.pick(&live);
                 self.cut(link);
+            }
+        }
+        if self.rng.next() % 1000 < self.troubles.control_cuts
+            && self.nodes[CLIENT].lanes.outlives_control()
+        {
+            let carries = |link: &usize| {
+                self.kinds[*link] != DialKind::Add
+                    && self.links[*link].ends[CLIENT].state == EndState::Open
+            };
+            let newest = (0..self.links.len()).rev().find(carries);
+            for link in newest {
+                self.control_cuts += usize::from(!self.links[link].cut);
+                self.links[link].cut = true;
             }
         }
         if self.rng.next() % 1000 < self.troubles.added_cuts {
@@ -408,7 +426,7 @@ impl World {
                     kind,
                 } => {
                     let strays = match kind {
-                        DialKind::Replace => self.troubles.strays,
+                        DialKind::Replace | DialKind::TakeOver => self.troubles.strays,
                         DialKind::Add => self.troubles.added_strays,
                     };
                     let stray = self.rng.chance(strays);

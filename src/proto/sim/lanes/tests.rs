@@ -143,6 +143,31 @@ fn added_lanes_lose_nothing() {
     assert!(few || cut.get() > runs.get() / 20, "{cut:?}");
 }
 
+/// The lane that carries control is cut without a word, again and again: another takes over, and
+/// nothing is lost.
+#[test]
+fn a_silent_lane_is_taken_over_from() {
+    let (cuts, runs) = (Cell::new(0), Cell::new(0));
+    for_seeds("a_silent_lane_is_taken_over_from", 1500, |seed| {
+        let mut rng = Rng::new(seed ^ 0x51e7);
+        let troubles = Troubles {
+            most_lanes: 12,
+            control_cuts: rng.pick(&[1, 3, 10]),
+            dial_fails: rng.pick(&[0, 0, 30]),
+            goodbyes_lost: rng.pick(&[0, 0, 30]),
+            adds_from_bytes: Some(rng.pick(&[0, 2_000, 50_000])),
+            added_cuts: rng.pick(&[0, 0, 5]),
+            goodput_window: rng.pick(&[None, Some(WINDOW)]),
+            ..Troubles::default()
+        };
+        let (world, totals) = run(seed * [5, 1][seed as usize % 2], troubles);
+        assert!(totals.is_some(), "{:?}", world.nodes[CLIENT].outcome);
+        cuts.set(cuts.get() + world.control_cuts);
+        runs.set(runs.get() + 1);
+    });
+    assert!(runs.get() < 100 || cuts.get() > runs.get() / 2, "{cuts:?}");
+}
+
 #[test]
 fn lost_lanes_end_in_a_word_or_in_all() {
     let (whole, lost) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
@@ -152,6 +177,7 @@ fn lost_lanes_end_in_a_word_or_in_all() {
             wear: rng.pick(&[0, 5, 50]),
             most_lanes: 10,
             cuts: rng.pick(&[1, 1, 5]),
+            control_cuts: 0,
             dial_fails: rng.pick(&[0, 30]),
             spares_newest: rng.chance(40),
             goodbyes_lost: rng.pick(&[0, 30]),

@@ -190,7 +190,7 @@ impl Worker {
                 }
                 self.dial(peer, listener, steer, errand)
             }
-            (Transport::Tcp(_), DialKind::Replace) | (_, DialKind::Add) => {
+            (Transport::Tcp(_), DialKind::Replace) | (_, DialKind::Add | DialKind::TakeOver) => {
                 self.dial_stream(peer, errand)
             }
         };
@@ -199,6 +199,9 @@ impl Worker {
             match kind {
                 DialKind::Replace => {
                     tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
+                }
+                DialKind::TakeOver => {
+                    tracing::warn!(%peer, error, "cannot open a lane to go on in place of a silent one");
                 }
                 DialKind::Add => tracing::debug!(%peer, error, "cannot open a lane over TCP"),
             }

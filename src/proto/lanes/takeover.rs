@@ -1,0 +1,306 @@
+//! The lane that carries control falls silent while the session could go on: another takes over,
+//! from where each side stopped reading.
+//!
+//! - The client asks a silent lane for signs of life, and dials when none comes. The lane that takes
+//!   over says so in its preface.
+//! - Each side says, as the first 8 bytes behind the preface, or in its place, how many control
+//!   bytes it has read of the session. The other goes on from there: of what it sent last it keeps
+//!   [`KEPT_BYTES`]. Before it knows, it says nothing.
+//! - The silent lane is over on both sides. Data that was on it is accounted for like that of an
+//!   added lane (`added.rs`).
+//! - What cannot be read again (unsized files), and what nobody could tell any more, is lost with
+//!   its lane.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::lane::{ControlIn, ControlOut, Lane, LaneState};
+use super::ports::{DialKind, LaneKey, LanesOutput, code};
+use super::{Course, Lanes, NO_SUCH_SESSION};
+use crate::ids::Fingerprint;
+use crate::proto::wire::PrefaceKind;
+use crate::proto::{Input, LostLane};
+
+/// Control bytes that a side keeps of what it sent last: what may be on its way, and unread, where
+/// both sides live. A peer that has read less does not get on.
+const KEPT_BYTES: usize = 128 << 10;
+
+/// How often a lane that is silent is asked for a sign of life, and how many of these rounds may
+/// pass without one. A host that sleeps for seconds while it is busy is no dead one.
+const ROUND: Duration = Duration::from_secs(1);
+const ROUNDS: u32 = 4;
+
+/// A round that ends later than this does not count: it was this side that was away.
+const AWAY: Duration = Duration::from_millis(250);
+
+/// In accounts, lanes that carried control are told from those that were added by this bit.
+const CARRIED: u32 = 1 << 31;
+
+/// Lanes that take over and never reached the server.
+const UNSEEN_MAX: u32 = 64;
+
+/// Length of the number of control bytes that were read.
+pub(super) const COUNT_BYTES: usize = 8;
+
+/// What a client knows of the silence of its newest lane.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Silence {
+    /// Of the newest lane, or since it is that.
+    heard_at: Instant,
+    round_ends: Instant,
+    rounds: u32,
+    step: SilenceStep,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SilenceStep {
+    /// Next: Dialling.
+    Listening,
+    /// Next: Listening, Failed.
+    Dialling,
+    /// Next: Dialling, Listening.
+    Failed { again_at: Instant },
+}
+
+impl Silence {
+    pub fn new(now: Instant) -> Silence {
+        Silence {
+            heard_at: now,
+            round_ends: now + ROUND,
+            rounds: 0,
+            step: SilenceStep::Listening,
+        }
+    }
+
+    pub fn heard(&mut self, now: Instant) {
+        let step = self.step;
+        *self = Silence::new(now);
+        if step == SilenceStep::Dialling {
+            self.step = step;
+        }
+    }
+
+    pub fn is_dialling(&self) -> bool {
+        self.step == SilenceStep::Dialling
+    }
+
+    pub fn dial_failed(&mut self, now: Instant) {
+        match self.step {
+            SilenceStep::Dialling if self.rounds < ROUNDS => *self = Silence::new(now),
+            SilenceStep::Dialling => {
+                let again_at = now + ROUND;
+                self.step = SilenceStep::Failed { again_at };
+            }
+            SilenceStep::Listening | SilenceStep::Failed { .. } => {}
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        match self.step {
+            SilenceStep::Listening => Some(self.round_ends),
+            SilenceStep::Dialling => None,
+            SilenceStep::Failed { again_at } => Some(again_at),
+        }
+    }
+
+    /// A round is over. True: a sign of life is to be asked for.
+    fn end_round(&mut self, now: Instant) -> bool {
+        let is_silent = self.heard_at + ROUND <= now;
+        let counts = is_silent && now < self.round_ends + AWAY;
+        self.rounds += u32::from(counts);
+        self.round_ends = now + ROUND;
+        is_silent
+    }
+}
+
+/// Control bytes that lanes took: how many, and the last of them.
+#[derive(Debug, Default)]
+pub(super) struct KeptControl {
+    taken_bytes: u64,
+    last: VecDeque<Bytes>,
+    last_bytes: usize,
+}
+
+impl KeptControl {
+    pub fn add(&mut self, bytes: Bytes) {
+        self.taken_bytes += bytes.len() as u64;
+        self.last_bytes += bytes.len();
+        self.last.push_back(bytes);
+        while self.last_bytes > KEPT_BYTES
+            && let Some(oldest) = self.last.pop_front()
+        {
+            self.last_bytes -= oldest.len();
+        }
+    }
+
+    /// Takes out what is behind the first `read` bytes, the last first. None: there are not so
+    /// many, or they are not here any more.
+    pub fn take_back_to(&mut self, read: u64) -> Option<Vec<Bytes>> {
+        let behind = self.taken_bytes.checked_sub(read)?;
+        let mut left = usize::try_from(behind).ok()?;
+        if left > self.last_bytes {
+            return None;
+        }
+        (self.taken_bytes, self.last_bytes) = (read, self.last_bytes - left);
+        let mut again = Vec::new();
+        while left > 0
+            && let Some(mut bytes) = self.last.pop_back()
+        {
+            let part = bytes.split_off(bytes.len().saturating_sub(left));
+            left -= part.len();
+            again.push(part);
+            if !bytes.is_empty() {
+                self.last.push_back(bytes);
+            }
+        }
+        Some(again)
+    }
+}
+
+/// The first control bytes of a lane that takes over: behind a preface, or alone.
+fn count_of(preface: &[u8], read: u64) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(preface.len() + COUNT_BYTES);
+    bytes.put_slice(preface);
+    bytes.put_u64(read);
+    bytes.freeze()
+}
+
+impl Lanes {
+    /// Nothing would be lost with the lanes that carry control but what can be moved again. Older
+    /// ones may be there where nothing more is to be read or said.
+    fn may_be_taken_over(&self) -> bool {
+        let Some((newest, older)) = self.lanes.split_last() else {
+            return false;
+        };
+        let is_done = |lane: &Lane| lane.is_said() && lane.control_in == ControlIn::Ended;
+        self.adding.is_agreed() && newest.ledger().is_some() && older.iter().all(is_done)
+    }
+
+    fn listens_for_silence(&self) -> bool {
+        let goes_on = self.course == Course::Running && self.control_read_bytes > 0;
+        self.is_client() && goes_on && self.may_be_taken_over()
+    }
+
+    /// The client's session outlives the lane that carries control.
+    #[cfg(test)]
+    pub fn outlives_control(&self) -> bool {
+        self.listens_for_silence()
+    }
+
+    pub(super) fn silence_due(&self) -> Option<Instant> {
+        self.silence.due().filter(|_| self.listens_for_silence())
+    }
+
+    /// A client asks for a sign of life, and dials when none comes.
+    pub(super) fn look_at_silence(&mut self, now: Instant) {
+        if self.silence_due().is_none_or(|at| at > now) {
+            return;
+        }
+        if self.silence.step == SilenceStep::Listening
+            && self.silence.end_round(now)
+            && let Some(lane) = self.newest()
+        {
+            self.outputs.push_back(LanesOutput::Ping { lane });
+        }
+        if self.silence.rounds >= ROUNDS {
+            self.silence.step = SilenceStep::Dialling;
+            let kind = DialKind::TakeOver;
+            self.outputs.push_back(LanesOutput::Dial { kind });
+        }
+    }
+
+    pub(super) fn dialled_to_take_over(&mut self, lane: LaneKey, peer: Fingerprint) {
+        let was_silent = self.silence.is_dialling() && self.silence.rounds >= ROUNDS;
+        self.silence = Silence::new(self.now);
+        if !was_silent || peer != self.peer || !self.listens_for_silence() {
+            return self.close(lane, code::DONE, "");
+        }
+        let preface = self.preface(PrefaceKind::TakeOver);
+        let preface = count_of(&preface, self.control_read_bytes);
+        self.take_over(lane, preface);
+    }
+
+    /// Server: a lane takes over from one of which the client hears nothing any more.
+    pub(super) fn joins_to_take_over(&mut self, lane: LaneKey, number: u32, peer: Fingerprint) {
+        // Its last word may have been lost with the silent lane.
+        let goes_on = matches!(
+            self.course,
+            Course::Running | Course::AwaitJoin { .. } | Course::Parting { .. }
+        );
+        let is_next = number >= self.next_number && number - self.next_number < UNSEEN_MAX;
+        if peer != self.peer || !goes_on || !is_next || !self.may_be_taken_over() {
+            return self.close(lane, code::NO_SESSION, NO_SUCH_SESSION);
+        }
+        if let Course::AwaitJoin { .. } = self.course {
+            self.course = Course::Running;
+        }
+        self.next_number = number;
+        self.take_over(lane, count_of(&[], self.control_read_bytes));
+    }
+
+    fn take_over(&mut self, lane: LaneKey, first: Bytes) {
+        let now = self.now;
+        for mut lane in std::mem::take(&mut self.lanes) {
+            let (ours, untaken_bytes) = self.out.lose_lane(&mut lane);
+            let begun = lane.half_read();
+            self.close(lane.key, code::DONE, "");
+            // An older one is read out, so that there is nothing to be told of it.
+            let is_newest = lane.state == LaneState::Carrying;
+            let Some(ledger) = lane.take_ledger().filter(|_| is_newest) else {
+                continue;
+            };
+            let number = CARRIED | ledger.number;
+            let mut lost = LostLane {
+                number,
+                ours,
+                untaken_bytes,
+                ..LostLane::default()
+            };
+            if self.adding.sends() {
+                self.adding.await_account(number, ledger.ours);
+            } else {
+                lost.below = ledger.theirs.below;
+                lost.ended = ledger.theirs.ahead.into_iter().collect();
+                lost.begun = begun;
+            }
+            self.session.handle(now, Input::LaneLost(lost));
+        }
+        self.adopt(lane, Some(first));
+        if let Some(newest) = self.lanes.last_mut() {
+            newest.count_in = Some(Vec::new());
+        }
+    }
+
+    /// The first control bytes of a lane that took over say how far the peer has read. Gives what
+    /// follows them; None: the lane is gone.
+    pub(super) fn take_count(
+        &mut self,
+        now: Instant,
+        at: usize,
+        mut bytes: Bytes,
+    ) -> Option<Bytes> {
+        let lane = &mut self.lanes[at];
+        let Some(so_far) = &mut lane.count_in else {
+            return Some(bytes);
+        };
+        let missing = COUNT_BYTES - so_far.len();
+        so_far.extend_from_slice(&bytes.split_to(missing.min(bytes.len())));
+        let Some(count) = so_far.first_chunk().copied() else {
+            return Some(bytes);
+        };
+        lane.count_in = None;
+        if lane.control_out == ControlOut::Held {
+            lane.control_out = ControlOut::Open;
+        }
+        let key = lane.key;
+        if !self.out.go_back_to(u64::from_be_bytes(count)) {
+            let text = "control bytes are asked for that nobody has any more".to_owned();
+            self.violation(now, key, text);
+            return None;
+        }
+        self.wants(key);
+        Some(bytes)
+    }
+}

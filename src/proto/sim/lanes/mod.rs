@@ -262,7 +262,7 @@ impl World {
                     && self.links[*link].ends[CLIENT].state == EndState::Open
             };
             let newest = (0..self.links.len()).rev().find(carries);
-            for link in newest {
+            if let Some(link) = newest {
                 self.control_cuts += usize::from(!self.links[link].cut);
                 self.links[link].cut = true;
             }

@@ -19,6 +19,8 @@ pub(crate) struct Running {
     pub(crate) lanes: Lanes,
     pub(crate) space: Rc<Space>,
     pub(crate) peer: Fingerprint,
+    /// Where the peer was when the session began.
+    pub(crate) address: SocketAddr,
     /// What a daemon let the peer do when the session began, unless it does no longer.
     pub(crate) allowed: Option<PeerAccess>,
     pub(crate) is_client: bool,
@@ -100,6 +102,7 @@ impl Sessions {
             lanes: begin.lanes,
             space: Rc::new(begin.space),
             peer: begin.peer,
+            address: begin.address,
             is_client: begin.allowed.is_none(),
             allowed: begin.allowed,
             takes_data: true,

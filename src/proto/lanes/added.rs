@@ -119,6 +119,11 @@ impl Adding {
         self.unaccounted.push((number, streams));
     }
 
+    /// Lanes that are gone, and of which the receiver has not told what it took.
+    pub fn unaccounted(&self) -> usize {
+        self.unaccounted.len()
+    }
+
     pub fn is_dialling(&self) -> bool {
         self.wish == Wish::Dialling
     }

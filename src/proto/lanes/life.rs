@@ -63,7 +63,7 @@ impl Lanes {
     pub(super) fn dial_failed(&mut self, now: Instant, kind: DialKind) {
         match kind {
             DialKind::Add => return self.adding.failed(now),
-            DialKind::TakeOver => return self.silence.dial_failed(now),
+            DialKind::TakeOver => return self.dial_to_take_over_failed(now),
             DialKind::Replace => {}
         }
         if self.side == LanesSide::Client(Growth::Dialling) {
@@ -137,6 +137,9 @@ impl Lanes {
             return self.added_gone(now, key, why);
         }
         let Some(at) = self.at(key) else { return };
+        if self.waits_for_another(now, at, why) {
+            return;
+        }
         let lane = self.lanes.remove(at);
         let was_newest = at == self.lanes.len();
         self.out.forget_lane(key);
@@ -172,6 +175,7 @@ impl Lanes {
         if !matches!(self.course, Course::Revoked { .. }) {
             self.course = Course::Ending;
         }
+        self.cut_until = None;
         self.session.handle(now, Input::ControlClosed);
     }
 
@@ -209,7 +213,10 @@ impl Lanes {
                 self.close_all(code::UNAUTHORISED, why);
                 self.peer_lost(now);
             }
-            Course::Parting { until, code, why } if now >= until => self.close_all(code, why),
+            Course::Parting { until, code, why } if now >= until => {
+                self.cut_until = None;
+                self.close_all(code, why);
+            }
             Course::Running
             | Course::AwaitJoin { .. }
             | Course::LastWord { .. }
@@ -217,6 +224,12 @@ impl Lanes {
             | Course::Revoked { .. }
             | Course::Parting { .. }
             | Course::Over => {}
+        }
+        if self.cut_until.is_some_and(|until| until <= now) {
+            self.cut_until = None;
+            if self.is_on() {
+                self.peer_lost(now);
+            }
         }
         match (self.suspicions.review(now), self.newest()) {
             (Suspected::Ping, Some(lane)) => self.outputs.push_back(LanesOutput::Ping { lane }),
@@ -243,6 +256,7 @@ impl Lanes {
         if !self.is_on() {
             return self.outputs.push_back(LanesOutput::Settled(id));
         }
+        self.hurry_another(now);
         if self.suspicions.is_empty() {
             self.outputs.push_back(LanesOutput::Listen(true));
         }
@@ -312,6 +326,9 @@ impl Lanes {
                     self.course = Course::Parting { until, code, why };
                 }
             }
+        }
+        if self.cut_until.is_some() {
+            return;
         }
         if self.lanes.is_empty() {
             self.close_all(code::DONE, "");

@@ -20,7 +20,8 @@
 //!   not read.
 //! - A lane that is lost before all of it was read takes the session with it.
 //!
-//! - One that falls silent is taken over from by another that the client dials (`takeover.rs`).
+//! - One that falls silent, or is cut, is taken over from by another that the client dials
+//!   (`takeover.rs`).
 //!
 //! Beside these a session may have lanes that are *added* (`added.rs`): they carry data streams and
 //! nothing else, and one that is lost loses nothing, since what was not read of it moves again.
@@ -121,6 +122,9 @@ pub struct Lanes {
     adding: Adding,
     choice: Choice,
     silence: Silence,
+    /// The lane that carried control is cut, and until then another may take over. Meanwhile there
+    /// is none, and what is to be sent waits.
+    cut_until: Option<Instant>,
     next_number: u32,
     /// Key of the next data stream of the peer that appears.
     next_incoming: u32,
@@ -230,6 +234,7 @@ impl Lanes {
             adding: Adding::new(config.adds_from_bytes),
             choice: Choice::new(now, config.goodput_window),
             silence: Silence::new(now),
+            cut_until: None,
             next_number: 0,
             next_incoming: 0,
             control_read_bytes: 0,
@@ -316,7 +321,9 @@ impl Lanes {
             Course::AwaitJoin { until }
             | Course::LastWord { until }
             | Course::Revoked { until, .. }
-            | Course::Parting { until, .. } => Some(until).filter(|_| !self.lanes.is_empty()),
+            | Course::Parting { until, .. } => {
+                Some(until).filter(|_| !self.lanes.is_empty() || self.cut_until.is_some())
+            }
         };
         let growth = match self.side {
             LanesSide::Client(Growth::Wanted { not_before }) if self.may_grow() => Some(not_before),
@@ -328,7 +335,7 @@ impl Lanes {
         let choice = self.choice.deadline();
         let silence = self.silence_due();
         let due = [session, course, growth, adding, choice, silence, suspicions];
-        due.into_iter().flatten().min()
+        due.into_iter().chain([self.cut_until]).flatten().min()
     }
 
     /// Heap bytes kept because the peer said or asked for something, about. (An account, not a
@@ -441,7 +448,7 @@ impl Lanes {
                 }
                 Output::AddsLanes { sends } => {
                     self.adding.agree(sends);
-                    self.silence = Silence::new(now);
+                    self.silence.heard(now);
                     if self.is_client() {
                         self.outputs.push_back(LanesOutput::Listen(true));
                     }
@@ -462,10 +469,11 @@ impl Lanes {
         }
     }
 
-    /// There is a lane for what is to be sent. When the newest is gone, none takes its place.
+    /// There is a lane for what is to be sent, or may be again. When the newest is gone, no older
+    /// one takes its place.
     fn carries(&self) -> bool {
         let carries = |lane: &Lane| lane.state == LaneState::Carrying;
-        self.lanes.last().is_some_and(carries)
+        self.cut_until.is_some() || self.lanes.last().is_some_and(carries)
     }
 
     fn finished(&mut self, now: Instant, outcome: Outcome) {
@@ -481,7 +489,12 @@ impl Lanes {
             _ => (now + patience, code::DONE, ""),
         };
         self.course = Course::Parting { until, code, why };
+        if self.is_client() {
+            // What it has to say yet is worth no other lane.
+            self.cut_until = None;
+        }
         if let Outcome::Violation(text) = &outcome {
+            self.cut_until = None;
             self.close_all(code::VIOLATION, text);
         }
         if !self.suspicions.is_empty() {
@@ -498,6 +511,8 @@ impl Lanes {
         let most = self.answers_max;
         let mut allowed = most.is_none_or(|most| self.out.control_bytes() <= most);
         for lane in &mut self.lanes {
+            // How far the peer has read is no request that an answer is kept of.
+            allowed |= lane.count_in.is_some();
             match (lane.control_in, allowed) {
                 (ControlIn::Ended, _) => continue,
                 (ControlIn::Shut, true) => lane.control_in = ControlIn::Read,
@@ -533,7 +548,9 @@ impl Lanes {
         let older = self.lanes.len().saturating_sub(1);
         assert!(!self.lanes[..older].iter().any(carrying), "two lanes carry");
         let goes_on = matches!(self.course, Course::Running | Course::AwaitJoin { .. });
-        assert!(!goes_on || self.lanes.last().is_some_and(carrying));
+        let is_cut = self.cut_until.is_some();
+        assert!(!goes_on || is_cut != self.lanes.last().is_some_and(carrying));
+        assert!(!is_cut || self.lanes.is_empty());
         assert!(self.course != Course::Over || self.lanes.is_empty());
         assert!(self.is_on() || self.suspicions.is_empty());
     }

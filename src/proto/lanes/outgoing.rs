@@ -308,7 +308,7 @@ impl SendQueue {
         let is_here = match out.stays {
             true => standing.newest,
             false => standing.streams,
-        };
+        } && lane.count_in.is_none();
         if let StreamPlace::Nowhere = out.place
             && is_here
         {

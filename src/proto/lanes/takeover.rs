@@ -1,12 +1,13 @@
-//! The lane that carries control falls silent while the session could go on: another takes over,
-//! from where each side stopped reading.
+//! The lane that carries control falls silent, or is cut, while the session could go on: another
+//! takes over, from where each side stopped reading.
 //!
-//! - The client asks a silent lane for signs of life, and dials when none comes. The lane that takes
-//!   over says so in its preface.
+//! - The client asks a silent lane for signs of life, and dials when none comes; where the lane is
+//!   cut it dials at once, and the server waits for it. The lane that takes over says so in its
+//!   preface.
 //! - Each side says, as the first 8 bytes behind the preface, or in its place, how many control
 //!   bytes it has read of the session. The other goes on from there: of what it sent last it keeps
-//!   [`KEPT_BYTES`]. Before it knows, it says nothing.
-//! - The silent lane is over on both sides. Data that was on it is accounted for like that of an
+//!   [`KEPT_BYTES`]. Before it knows, it says nothing, and no data stream begins.
+//! - The lane before is over on both sides. Data that was on it is accounted for like that of an
 //!   added lane (`added.rs`).
 //! - What cannot be read again (unsized files), and what nobody could tell any more, is lost with
 //!   its lane.
@@ -16,16 +17,18 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::lane::{ControlIn, ControlOut, Lane, LaneState};
-use super::ports::{DialKind, LaneKey, LanesOutput, code};
+use super::lane::{ControlOut, Lane, LaneState};
+use super::ledger::OwnStreams;
+use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, code};
 use super::{Course, Lanes, NO_SUCH_SESSION};
 use crate::ids::Fingerprint;
 use crate::proto::wire::PrefaceKind;
 use crate::proto::{Input, LostLane};
 
 /// Control bytes that a side keeps of what it sent last: what may be on its way, and unread, where
-/// both sides live. A peer that has read less does not get on.
-const KEPT_BYTES: usize = 128 << 10;
+/// both sides live. A TCP lane takes 320 KiB ahead of its reader, which is the most. A peer that
+/// has read less does not get on.
+const KEPT_BYTES: usize = 512 << 10;
 
 /// How often a lane that is silent is asked for a sign of life, and how many of these rounds may
 /// pass without one. A host that sleeps for seconds while it is busy is no dead one.
@@ -35,16 +38,38 @@ const ROUNDS: u32 = 4;
 /// A round that ends later than this does not count: it was this side that was away.
 const AWAY: Duration = Duration::from_millis(250);
 
+/// How long a server waits for another lane when one was cut. The client knows it as soon, and its
+/// first two tries are a handshake each.
+const SERVED_WAIT: Duration = Duration::from_secs(10);
+
+/// And how long if the same identity begins another session meanwhile, which may want its files: a
+/// client that lives has dialled by then.
+const SUSPECTED_WAIT: Duration = Duration::from_secs(1);
+
+/// Lanes in a row that a client lets take over without an answer of the server. It may have to look
+/// for the session among the server's workers.
+const UNANSWERED_MAX: u32 = 16;
+
+/// Dials in a row that came to nothing after which a client whose lane is cut gives up: one of each
+/// kind of transport.
+const FAILED_MAX: u32 = 2;
+
 /// In accounts, lanes that carried control are told from those that were added by this bit.
 const CARRIED: u32 = 1 << 31;
 
 /// Lanes that take over and never reached the server.
-const UNSEEN_MAX: u32 = 64;
+const UNSEEN_MAX: u32 = UNANSWERED_MAX;
+
+/// Lanes whose accounts a server may await when another takes over, and control bytes that its
+/// client may not have read: more than a client that lives leaves behind, and not more than a
+/// session may cost. A client that takes over for ever and reads nothing comes no further.
+const UNACCOUNTED_MAX: usize = 3 * UNSEEN_MAX as usize;
+const UNREAD_MAX_BYTES: usize = 4 << 20;
 
 /// Length of the number of control bytes that were read.
 pub(super) const COUNT_BYTES: usize = 8;
 
-/// What a client knows of the silence of its newest lane.
+/// What a client knows of the silence of its newest lane, and of what takes over.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Silence {
     /// Of the newest lane, or since it is that.
@@ -52,6 +77,10 @@ pub(super) struct Silence {
     round_ends: Instant,
     rounds: u32,
     step: SilenceStep,
+    /// Lanes that took over since the server answered one, and dials that failed since there was
+    /// one.
+    unanswered: u32,
+    failed: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,30 +100,21 @@ impl Silence {
             round_ends: now + ROUND,
             rounds: 0,
             step: SilenceStep::Listening,
+            unanswered: 0,
+            failed: 0,
         }
     }
 
     pub fn heard(&mut self, now: Instant) {
-        let step = self.step;
-        *self = Silence::new(now);
-        if step == SilenceStep::Dialling {
-            self.step = step;
+        (self.heard_at, self.round_ends) = (now, now + ROUND);
+        (self.rounds, self.failed) = (0, 0);
+        if self.step != SilenceStep::Dialling {
+            self.step = SilenceStep::Listening;
         }
     }
 
     pub fn is_dialling(&self) -> bool {
         self.step == SilenceStep::Dialling
-    }
-
-    pub fn dial_failed(&mut self, now: Instant) {
-        match self.step {
-            SilenceStep::Dialling if self.rounds < ROUNDS => *self = Silence::new(now),
-            SilenceStep::Dialling => {
-                let again_at = now + ROUND;
-                self.step = SilenceStep::Failed { again_at };
-            }
-            SilenceStep::Listening | SilenceStep::Failed { .. } => {}
-        }
     }
 
     fn due(&self) -> Option<Instant> {
@@ -125,6 +145,9 @@ pub(super) struct KeptControl {
 
 impl KeptControl {
     pub fn add(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
         self.taken_bytes += bytes.len() as u64;
         self.last_bytes += bytes.len();
         self.last.push_back(bytes);
@@ -174,7 +197,7 @@ impl Lanes {
         let Some((newest, older)) = self.lanes.split_last() else {
             return false;
         };
-        let is_done = |lane: &Lane| lane.is_said() && lane.control_in == ControlIn::Ended;
+        let is_done = |lane: &Lane| lane.is_said() && lane.is_read_out();
         self.adding.is_agreed() && newest.ledger().is_some() && older.iter().all(is_done)
     }
 
@@ -189,34 +212,66 @@ impl Lanes {
         self.listens_for_silence()
     }
 
+    /// The lane that carried control is cut, and another may take over.
+    pub fn is_cut(&self) -> bool {
+        self.cut_until.is_some()
+    }
+
     pub(super) fn silence_due(&self) -> Option<Instant> {
         self.silence.due().filter(|_| self.listens_for_silence())
     }
 
-    /// A client asks for a sign of life, and dials when none comes.
+    /// A client asks for a sign of life, and dials when none comes, or when there is no lane.
     pub(super) fn look_at_silence(&mut self, now: Instant) {
-        if self.silence_due().is_none_or(|at| at > now) {
+        let is_cut = self.is_client() && self.is_cut();
+        let is_due = self.silence_due().is_some_and(|at| at <= now);
+        if self.silence.is_dialling() || !is_due && !is_cut {
             return;
         }
-        if self.silence.step == SilenceStep::Listening
+        if !is_cut
+            && self.silence.step == SilenceStep::Listening
             && self.silence.end_round(now)
             && let Some(lane) = self.newest()
         {
             self.outputs.push_back(LanesOutput::Ping { lane });
         }
-        if self.silence.rounds >= ROUNDS {
+        if is_cut || self.silence.rounds >= ROUNDS {
             self.silence.step = SilenceStep::Dialling;
             let kind = DialKind::TakeOver;
             self.outputs.push_back(LanesOutput::Dial { kind });
         }
     }
 
+    pub(super) fn dial_to_take_over_failed(&mut self, now: Instant) {
+        if !self.silence.is_dialling() {
+            return;
+        }
+        self.silence.failed += 1;
+        if !self.is_cut() {
+            self.silence.step = match self.silence.rounds < ROUNDS {
+                true => SilenceStep::Listening,
+                false => SilenceStep::Failed {
+                    again_at: now + ROUND,
+                },
+            };
+            return;
+        }
+        self.silence.step = SilenceStep::Listening;
+        if self.silence.failed >= FAILED_MAX {
+            self.peer_lost(now);
+        }
+    }
+
     pub(super) fn dialled_to_take_over(&mut self, lane: LaneKey, peer: Fingerprint) {
-        let was_silent = self.silence.is_dialling() && self.silence.rounds >= ROUNDS;
-        self.silence = Silence::new(self.now);
-        if !was_silent || peer != self.peer || !self.listens_for_silence() {
+        let was_dialling = self.silence.is_dialling();
+        let is_silent = self.silence.rounds >= ROUNDS && self.listens_for_silence();
+        let is_wanted = is_silent || self.is_cut() && self.course == Course::Running;
+        self.silence.step = SilenceStep::Listening;
+        if !was_dialling || peer != self.peer || !is_wanted {
             return self.close(lane, code::DONE, "");
         }
+        self.silence.heard(self.now);
+        self.silence.unanswered += 1;
         let preface = self.preface(PrefaceKind::TakeOver);
         let preface = count_of(&preface, self.control_read_bytes);
         self.take_over(lane, preface);
@@ -227,50 +282,120 @@ impl Lanes {
         // Its last word may have been lost with the silent lane.
         let goes_on = matches!(
             self.course,
-            Course::Running | Course::AwaitJoin { .. } | Course::Parting { .. }
+            Course::Running
+                | Course::AwaitJoin { .. }
+                | Course::Parting {
+                    code: code::DONE,
+                    ..
+                }
         );
         let is_next = number >= self.next_number && number - self.next_number < UNSEEN_MAX;
-        if peer != self.peer || !goes_on || !is_next || !self.may_be_taken_over() {
+        let is_possible = self.may_be_taken_over() || self.is_cut();
+        let has_room = self.adding.unaccounted() <= UNACCOUNTED_MAX
+            && self.out.control_bytes() <= UNREAD_MAX_BYTES;
+        if peer != self.peer || !goes_on || !is_next || !is_possible || !has_room {
             return self.close(lane, code::NO_SESSION, NO_SUCH_SESSION);
         }
         if let Course::AwaitJoin { .. } = self.course {
             self.course = Course::Running;
+        }
+        let unseen = self.next_number..number;
+        self.let_go(None);
+        for number in unseen {
+            self.lose_carried(CARRIED | number, OwnStreams::default(), LostLane::default());
         }
         self.next_number = number;
         self.take_over(lane, count_of(&[], self.control_read_bytes));
     }
 
     fn take_over(&mut self, lane: LaneKey, first: Bytes) {
-        let now = self.now;
+        self.let_go(None);
+        self.cut_until = None;
+        self.adopt(lane, Some(first));
+        if let Some(newest) = self.lanes.last_mut() {
+            newest.count_in = Some(Vec::new());
+        }
+    }
+
+    /// The lanes that carried control are over, of which one may be closed already.
+    fn let_go(&mut self, closed: Option<LaneKey>) {
         for mut lane in std::mem::take(&mut self.lanes) {
             let (ours, untaken_bytes) = self.out.lose_lane(&mut lane);
             let begun = lane.half_read();
-            self.close(lane.key, code::DONE, "");
+            if closed != Some(lane.key) {
+                self.close(lane.key, code::TAKEN_OVER, "another lane takes over");
+            }
             // An older one is read out, so that there is nothing to be told of it.
             let is_newest = lane.state == LaneState::Carrying;
             let Some(ledger) = lane.take_ledger().filter(|_| is_newest) else {
                 continue;
             };
-            let number = CARRIED | ledger.number;
             let mut lost = LostLane {
-                number,
                 ours,
                 untaken_bytes,
                 ..LostLane::default()
             };
-            if self.adding.sends() {
-                self.adding.await_account(number, ledger.ours);
-            } else {
+            if !self.adding.sends() {
                 lost.below = ledger.theirs.below;
                 lost.ended = ledger.theirs.ahead.into_iter().collect();
                 lost.begun = begun;
             }
-            self.session.handle(now, Input::LaneLost(lost));
+            self.lose_carried(CARRIED | ledger.number, ledger.ours, lost);
         }
-        self.adopt(lane, Some(first));
-        if let Some(newest) = self.lanes.last_mut() {
-            newest.count_in = Some(Vec::new());
+    }
+
+    /// The session is told that a lane which carried control is over, and its account is due.
+    fn lose_carried(&mut self, number: u32, streams: OwnStreams, lost: LostLane) {
+        if self.adding.sends() {
+            self.adding.await_account(number, streams);
         }
+        let lost = LostLane { number, ..lost };
+        self.session.handle(self.now, Input::LaneLost(lost));
+    }
+
+    /// The newest lane is no more. True: the session waits for another one, or dials it.
+    pub(super) fn waits_for_another(&mut self, now: Instant, at: usize, why: LaneClosed) -> bool {
+        let goes_on = match (self.is_client(), self.course) {
+            (true, Course::Running) => {
+                self.control_read_bytes > 0 && self.silence.unanswered < UNANSWERED_MAX
+            }
+            (false, Course::Running)
+            | (
+                false,
+                Course::Parting {
+                    code: code::DONE, ..
+                },
+            ) => true,
+            _ => false,
+        };
+        if at + 1 != self.lanes.len() || !goes_on || !self.may_be_taken_over() {
+            return false;
+        }
+        let lane = &mut self.lanes[at];
+        let (key, is_unanswered) = (lane.key, lane.count_in.is_some());
+        match why {
+            LaneClosed::Cut => self.let_go(Some(key)),
+            LaneClosed::NoSession if self.is_client() && is_unanswered => {
+                // Where it came to they know nothing of it: nothing is to be told of it, and its
+                // number is free. The session may be another worker's.
+                self.out.lose_lane(&mut self.lanes[at]);
+                self.lanes.clear();
+                self.next_number -= 1;
+            }
+            LaneClosed::NoSession | LaneClosed::Replaced | LaneClosed::Otherwise => return false,
+        }
+        let wait = match self.is_client() {
+            true => self.handshake * FAILED_MAX,
+            false => SERVED_WAIT,
+        };
+        self.cut_until = Some(now + wait);
+        true
+    }
+
+    /// Another session of the same peer waits for this one.
+    pub(super) fn hurry_another(&mut self, now: Instant) {
+        let soon = now + SUSPECTED_WAIT;
+        self.cut_until = self.cut_until.map(|until| until.min(soon));
     }
 
     /// The first control bytes of a lane that took over say how far the peer has read. Gives what
@@ -300,6 +425,8 @@ impl Lanes {
             self.violation(now, key, text);
             return None;
         }
+        self.silence.unanswered = 0;
+        self.outputs.push_back(LanesOutput::TakenOver { lane: key });
         self.wants(key);
         Some(bytes)
     }

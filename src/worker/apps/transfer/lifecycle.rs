@@ -5,7 +5,7 @@ use crate::proto::lanes::{
     ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LanesConfig, LanesInput,
     NewcomerInput, code,
 };
-use crate::quic::CloseReason;
+use crate::quic::{CloseReason, Conn};
 use crate::worker::Worker;
 use crate::worker::connections::app::App;
 use crate::worker::connections::connection::Connection;
@@ -72,7 +72,7 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let heard = connection.heard == now;
+        let heard = connection.heard == now || connection.conn.arrives_at() == Some(now);
         let Some((conn, lane)) = connection.lane_mut() else {
             return;
         };
@@ -115,7 +115,8 @@ impl Worker {
             return;
         };
         connection.last_stats();
-        let why = how_it_closed(connection);
+        let (why, kind) = (how_it_closed(connection), connection.conn.kind());
+        let steer = connection.conn.quic().and_then(Conn::peer_cid_first_byte);
         let closed = connection.close_reason();
         connection
             .deadline
@@ -130,6 +131,14 @@ impl Worker {
             && !is_added
         {
             client.note(closed);
+            let elsewhere = &mut client.elsewhere;
+            elsewhere.steer = steer.unwrap_or(elsewhere.steer);
+            elsewhere.kind = Some(kind.other());
+            if why == LaneClosed::NoSession {
+                // Another worker may know it.
+                elsewhere.kind = Some(kind);
+                elsewhere.steer = elsewhere.steer.wrapping_add(1);
+            }
         }
         let lane = LaneKey(key);
         self.tell(session, LanesInput::Closed { lane, why });
@@ -217,6 +226,8 @@ impl Worker {
                 // What was to be added is missed by nobody.
                 if kind == DialKind::Replace {
                     client.note(closed);
+                } else if kind == DialKind::TakeOver {
+                    client.elsewhere.kind = Some(gone.conn.kind().other());
                 }
                 self.tell(session, LanesInput::DialFailed { kind });
             }
@@ -282,6 +293,13 @@ fn how_it_closed(connection: &Connection) -> LaneClosed {
             code: code::NO_SESSION,
             ..
         }) => LaneClosed::NoSession,
+        Some(
+            CloseReason::GivenUp(_)
+            | CloseReason::PeerApp {
+                code: code::TAKEN_OVER,
+                ..
+            },
+        ) => LaneClosed::Cut,
         _ => LaneClosed::Otherwise,
     }
 }

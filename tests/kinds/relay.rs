@@ -45,7 +45,8 @@ struct State {
     course: AtomicU8,
     /// UDP goes nowhere.
     is_silent: AtomicBool,
-    /// Bytes that crossed in TCP.
+    /// Bytes that crossed in UDP, and in TCP.
+    udp_bytes: AtomicU64,
     tcp_bytes: AtomicU64,
     /// What one direction of a TCP connection passes on in a second; 0: all it can.
     tcp_bytes_per_second: AtomicU64,
@@ -59,6 +60,7 @@ impl Relay {
             stop: AtomicBool::new(false),
             course: AtomicU8::new(RUNS),
             is_silent: AtomicBool::new(udp == Udp::Silent),
+            udp_bytes: AtomicU64::new(0),
             tcp_bytes: AtomicU64::new(0),
             tcp_bytes_per_second: AtomicU64::new(0),
             threads: Mutex::default(),
@@ -80,9 +82,13 @@ impl Relay {
         self.state.tcp_bytes.load(Ordering::SeqCst)
     }
 
-    /// UDP goes nowhere from now on, and nobody says so.
-    pub fn silence_udp(&self) {
-        self.state.is_silent.store(true, Ordering::SeqCst);
+    pub fn udp_bytes(&self) -> u64 {
+        self.state.udp_bytes.load(Ordering::SeqCst)
+    }
+
+    /// UDP goes nowhere from now on, and nobody says so; or it passes again.
+    pub fn silence_udp(&self, is_silent: bool) {
+        self.state.is_silent.store(is_silent, Ordering::SeqCst);
     }
 
     /// TCP passes no more from now on.
@@ -159,6 +165,7 @@ fn pass_udp(state: &Arc<State>, front: &UdpSocket) {
             if run.is_silent() {
                 continue;
             }
+            run.udp_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
             let _ = to.send_to(&datagram[..bytes], client);
         }
     });
@@ -169,6 +176,7 @@ fn pass_udp(state: &Arc<State>, front: &UdpSocket) {
         };
         if !state.is_silent() {
             *client.lock().unwrap() = Some(from);
+            state.udp_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
             let _ = back.send(&datagram[..bytes]);
         }
     }

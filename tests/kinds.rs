@@ -312,7 +312,7 @@ struct Cut<'a> {
 impl Cut<'_> {
     fn new(world: &World) -> Cut<'_> {
         let source = world.here("file");
-        tree::write_file(&source, FILE_BYTES, &mut Rng::new("control is cut"));
+        tree::write_file(&source, 40 * MIB, &mut Rng::new("control is cut"));
         fs::copy(&source, world.root("source")).unwrap();
         let number = Cell::new(0);
         Cut { world, number }
@@ -342,11 +342,11 @@ impl Cut<'_> {
             start.elapsed()
         );
         let name = format!("target-{}", self.number.get());
-        let target = match push {
-            true => self.world.root(&name),
-            false => self.world.here(&name),
+        let (source, target) = match push {
+            true => (self.world.here("file"), self.world.root(&name)),
+            false => (self.world.root("source"), self.world.here(&name)),
         };
-        assert_same(&self.world.here("file"), &target);
+        assert_same(&source, &target);
         assert_eq!(output.number("errors"), 0, "{output:?}");
         assert_no_leftovers(&self.world.root(""));
         fs::remove_file(target).unwrap();

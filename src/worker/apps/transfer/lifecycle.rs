@@ -115,7 +115,7 @@ impl Worker {
             return;
         };
         connection.last_stats();
-        let (why, kind) = (how_it_closed(connection), connection.conn.kind());
+        let (mut why, kind) = (how_it_closed(connection), connection.conn.kind());
         let steer = connection.conn.quic().and_then(Conn::peer_cid_first_byte);
         let closed = connection.close_reason();
         connection
@@ -139,6 +139,9 @@ impl Worker {
                 elsewhere.kind = Some(kind);
                 elsewhere.steer = elsewhere.steer.wrapping_add(1);
             }
+        }
+        if why == LaneClosed::Cut && self.client.is_none() && !self.sessions.may_wait(session) {
+            why = LaneClosed::Otherwise;
         }
         let lane = LaneKey(key);
         self.tell(session, LanesInput::Closed { lane, why });

@@ -149,6 +149,11 @@ impl Lane {
         }
     }
 
+    /// No data stream began on it, in either direction.
+    pub fn is_bare(&self) -> bool {
+        self.begun == 0 && self.read == 0 && self.incoming.is_empty()
+    }
+
     /// What an account of one that carries control would say.
     pub fn ledger(&self) -> Option<&AddedLane> {
         self.carried.as_ref()

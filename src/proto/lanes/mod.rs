@@ -101,6 +101,9 @@ pub struct LanesConfig {
     /// Client: after so much data a lane is added, if both sides know how
     /// (`Limits::adds_lanes`). Usually [`ADDS_FROM_BYTES`].
     pub adds_from_bytes: u64,
+    /// Client: lanes may take over from each other as soon as the session was asked for, if the
+    /// server turns out to know how (`Limits::adds_lanes`).
+    pub outlives_lanes: bool,
     /// How long goodput is measured at a time, before data goes another way. Usually
     /// [`GOODPUT_WINDOW`].
     pub goodput_window: Duration,
@@ -122,6 +125,7 @@ pub struct Lanes {
     adding: Adding,
     choice: Choice,
     silence: Silence,
+    outlives_lanes: bool,
     /// The lane that carried control is cut, and until then another may take over. Meanwhile there
     /// is none, and what is to be sent waits.
     cut_until: Option<Instant>,
@@ -211,6 +215,9 @@ impl Lanes {
         let mut lanes = Lanes::new(now, LanesSide::Client(Growth::Content), session, config);
         let preface = lanes.preface(PrefaceKind::New);
         lanes.adopt(lane, Some(preface));
+        if config.outlives_lanes {
+            lanes.outputs.push_back(LanesOutput::Listen(true));
+        }
         lanes
     }
 
@@ -234,6 +241,7 @@ impl Lanes {
             adding: Adding::new(config.adds_from_bytes),
             choice: Choice::new(now, config.goodput_window),
             silence: Silence::new(now),
+            outlives_lanes: config.outlives_lanes,
             cut_until: None,
             next_number: 0,
             next_incoming: 0,
@@ -409,6 +417,7 @@ impl Lanes {
         loop {
             self.drain_session(now, &mut words);
             match words.pop_front() {
+                Some(LaneWord::Early(number)) => self.lose_early(number),
                 Some(LaneWord::Over(number)) => self.lane_over(now, number),
                 Some(LaneWord::Account(account)) => self.lane_account(now, account),
                 None => return,
@@ -447,11 +456,8 @@ impl Lanes {
                     }
                 }
                 Output::AddsLanes { sends } => {
-                    self.adding.agree(sends);
-                    self.silence.heard(now);
-                    if self.is_client() {
-                        self.outputs.push_back(LanesOutput::Listen(true));
-                    }
+                    let early = self.adding.agree(sends);
+                    words.extend(early.into_iter().map(LaneWord::Early));
                     self.count_moved(now, 0);
                 }
                 Output::LaneOver(number) => words.push_back(LaneWord::Over(number)),

@@ -197,13 +197,17 @@ impl Lanes {
         let Some((newest, older)) = self.lanes.split_last() else {
             return false;
         };
+        if !self.adding.is_agreed() {
+            // The request, or its answer, may be lost with the lane.
+            let knows_how = self.outlives_lanes || !self.is_client();
+            return knows_how && newest.is_bare() && older.is_empty();
+        }
         let is_done = |lane: &Lane| lane.is_said() && lane.is_read_out();
-        self.adding.is_agreed() && newest.ledger().is_some() && older.iter().all(is_done)
+        newest.ledger().is_some() && older.iter().all(is_done)
     }
 
     fn listens_for_silence(&self) -> bool {
-        let goes_on = self.course == Course::Running && self.control_read_bytes > 0;
-        self.is_client() && goes_on && self.may_be_taken_over()
+        self.is_client() && self.course == Course::Running && self.may_be_taken_over()
     }
 
     /// The client's session outlives the lane that carries control.
@@ -346,6 +350,9 @@ impl Lanes {
 
     /// The session is told that a lane which carried control is over, and its account is due.
     fn lose_carried(&mut self, number: u32, streams: OwnStreams, lost: LostLane) {
+        if !self.adding.is_agreed() {
+            return self.adding.lose_early(number);
+        }
         if self.adding.sends() {
             self.adding.await_account(number, streams);
         }
@@ -353,12 +360,15 @@ impl Lanes {
         self.session.handle(self.now, Input::LaneLost(lost));
     }
 
+    /// A lane that was bare when it was lost, now that there are accounts.
+    pub(super) fn lose_early(&mut self, number: u32) {
+        self.lose_carried(number, OwnStreams::default(), LostLane::default());
+    }
+
     /// The newest lane is no more. True: the session waits for another one, or dials it.
     pub(super) fn waits_for_another(&mut self, now: Instant, at: usize, why: LaneClosed) -> bool {
         let goes_on = match (self.is_client(), self.course) {
-            (true, Course::Running) => {
-                self.control_read_bytes > 0 && self.silence.unanswered < UNANSWERED_MAX
-            }
+            (true, Course::Running) => self.silence.unanswered < UNANSWERED_MAX,
             (false, Course::Running)
             | (
                 false,

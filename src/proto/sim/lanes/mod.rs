@@ -178,6 +178,7 @@ impl World {
             handshake: HANDSHAKE,
             idle: IDLE,
             adds_from_bytes: self.troubles.adds_from_bytes.unwrap_or(0),
+            outlives_lanes: self.troubles.adds_from_bytes.is_some(),
             goodput_window: self.troubles.goodput_window.unwrap_or(GOODPUT_WINDOW),
         }
     }
@@ -283,6 +284,7 @@ impl World {
         let is_stall = thousandth >= self.troubles.control_cuts;
         if thousandth >= self.troubles.control_cuts + self.troubles.stalls
             || !self.nodes[CLIENT].lanes.outlives_control()
+            || self.served(self.nodes[CLIENT].id).is_none()
         {
             return;
         }

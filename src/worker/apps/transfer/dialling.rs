@@ -14,7 +14,7 @@ use crate::proto::lanes::{
     ADDS_FROM_BYTES, DialKind, LaneKey, Lanes, LanesConfig, LanesInput, code,
 };
 use crate::proto::parallel::ParallelTransferConfig;
-use crate::proto::session::{Limits, Session};
+use crate::proto::session::{Limits, Request, Session};
 use crate::worker::Worker;
 use crate::worker::client_events::{ClientEvent, ClientStart};
 use crate::worker::client_transfer::ClientTransfer;
@@ -158,6 +158,8 @@ impl Worker {
         let mut id = [0; 16];
         rand::rng().fill_bytes(&mut id);
         let (id, now) = (SessionId(id), self.io.now);
+        let is_transfer = matches!(request, Request::Transfer(_));
+        let outlives_lanes = limits.adds_lanes && is_transfer;
         let session = Session::client(now, request, limits);
         let config = LanesConfig {
             adds_from_bytes: match kind {
@@ -165,6 +167,7 @@ impl Worker {
                 // It has nothing to gain from another TLS lane, unless that takes over.
                 LaneKind::Tls => u64::MAX,
             },
+            outlives_lanes,
             ..self.lanes_config(id, peer)
         };
         let begin = Beginning {

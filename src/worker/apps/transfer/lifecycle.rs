@@ -38,6 +38,7 @@ impl Worker {
             handshake: self.io.shared.quic.handshake_timeout,
             idle: self.io.shared.quic.idle_timeout,
             adds_from_bytes: ADDS_FROM_BYTES,
+            outlives_lanes: false,
             goodput_window: GOODPUT_WINDOW,
         }
     }

@@ -416,7 +416,8 @@ impl Lanes {
         let mut words = VecDeque::new();
         loop {
             self.drain_session(now, &mut words);
-            match words.pop_front() {
+            // With the session's end nobody accounts for anything any more.
+            match words.pop_front().filter(|_| self.is_on()) {
                 Some(LaneWord::Early(number)) => self.lose_early(number),
                 Some(LaneWord::Over(number)) => self.lane_over(now, number),
                 Some(LaneWord::Account(account)) => self.lane_account(now, account),

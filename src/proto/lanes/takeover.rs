@@ -81,6 +81,8 @@ pub(super) struct Silence {
     /// one.
     unanswered: u32,
     failed: u32,
+    /// When the last one took over.
+    took_over_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +104,7 @@ impl Silence {
             step: SilenceStep::Listening,
             unanswered: 0,
             failed: 0,
+            took_over_at: None,
         }
     }
 
@@ -222,14 +225,19 @@ impl Lanes {
     }
 
     pub(super) fn silence_due(&self) -> Option<Instant> {
-        self.silence.due().filter(|_| self.listens_for_silence())
+        let is_cut = self.is_client() && self.is_cut();
+        let due = self.silence.due();
+        due.filter(|_| is_cut || self.listens_for_silence())
     }
 
     /// A client asks for a sign of life, and dials when none comes, or when there is no lane.
     pub(super) fn look_at_silence(&mut self, now: Instant) {
         let is_cut = self.is_client() && self.is_cut();
-        let is_due = self.silence_due().is_some_and(|at| at <= now);
-        if self.silence.is_dialling() || !is_due && !is_cut {
+        let is_due = match self.silence.step {
+            SilenceStep::Listening if is_cut => true,
+            _ => self.silence_due().is_some_and(|at| at <= now),
+        };
+        if !is_due {
             return;
         }
         if !is_cut
@@ -276,6 +284,7 @@ impl Lanes {
         }
         self.silence.heard(self.now);
         self.silence.unanswered += 1;
+        self.silence.took_over_at = Some(self.now);
         let preface = self.preface(PrefaceKind::TakeOver);
         let preface = count_of(&preface, self.control_read_bytes);
         self.take_over(lane, preface);
@@ -384,7 +393,17 @@ impl Lanes {
         let lane = &mut self.lanes[at];
         let (key, is_unanswered) = (lane.key, lane.count_in.is_some());
         match why {
-            LaneClosed::Cut => self.let_go(Some(key)),
+            LaneClosed::Cut => {
+                self.let_go(Some(key));
+                // Not one a round trip for ever, where each is cut as soon as it is there.
+                let again_at = self.silence.took_over_at.map(|at| at + ROUND);
+                if let Some(again_at) = again_at.filter(|at| *at > now) {
+                    self.silence.step = match self.silence.step {
+                        SilenceStep::Dialling => SilenceStep::Dialling,
+                        _ => SilenceStep::Failed { again_at },
+                    };
+                }
+            }
             LaneClosed::NoSession if self.is_client() && is_unanswered => {
                 // Where it came to they know nothing of it: nothing is to be told of it, and its
                 // number is free. The session may be another worker's.

@@ -285,6 +285,7 @@ impl World {
         if thousandth >= self.troubles.control_cuts + self.troubles.stalls
             || !self.nodes[CLIENT].lanes.outlives_control()
             || self.served(self.nodes[CLIENT].id).is_none()
+            || self.links.len() > self.troubles.most_lanes
         {
             return;
         }

@@ -618,7 +618,8 @@ impl World {
             }
             LanesOutput::TakenOver { .. } => {}
             LanesOutput::Close { lane, code, text } => {
-                let honest = code != code::VIOLATION || self.cut_any && text == NO_REQUEST;
+                let is_cut = self.cut_any || self.control_cuts > 0 || self.troubles.stalls > 0;
+                let honest = code != code::VIOLATION || is_cut && text == NO_REQUEST;
                 assert!(honest, "{text}");
                 self.close(lane.0, side, code);
             }

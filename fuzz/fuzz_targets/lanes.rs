@@ -82,6 +82,7 @@ impl World<'_> {
             | LanesOutput::TakesData(_)
             | LanesOutput::Piece { .. }
             | LanesOutput::Ping { .. }
+            | LanesOutput::TakenOver { .. }
             | LanesOutput::Listen(_)
             | LanesOutput::Settled(_)
             | LanesOutput::Event(_)
@@ -111,7 +112,11 @@ impl World<'_> {
 
     fn step(&mut self) {
         let what = self.script.byte();
-        let Some(lane) = self.pick() else { return };
+        // Without a lane another may take over, or nobody comes.
+        let waits = matches!(what % 10, 5 | 7).then_some(LaneKey(usize::MAX));
+        let Some(lane) = self.pick().or(waits) else {
+            return;
+        };
         let fin = what & 0x80 != 0;
         match what % 10 {
             0 | 1 if self.live[&lane].0 => {
@@ -138,8 +143,9 @@ impl World<'_> {
             }
             5 => {
                 let (lane, number) = (LaneKey(self.next), u32::from(self.script.byte() & 0x7f));
-                let kind = match self.script.byte() % 2 {
+                let kind = match self.script.byte() % 3 {
                     0 => DialKind::Replace,
+                    1 => DialKind::TakeOver,
                     _ => DialKind::Add,
                 };
                 self.next += 1;
@@ -157,9 +163,10 @@ impl World<'_> {
                 let whys = [
                     LaneClosed::Replaced,
                     LaneClosed::NoSession,
+                    LaneClosed::Cut,
                     LaneClosed::Otherwise,
                 ];
-                let why = whys[usize::from(self.script.byte() % 3)];
+                let why = whys[usize::from(self.script.byte() % 4)];
                 self.input(LanesInput::Closed { lane, why });
             }
             7 => {
@@ -188,6 +195,7 @@ fuzz_target!(|data: &[u8]| {
         handshake: Duration::from_secs(10),
         idle: Duration::from_secs(60),
         adds_from_bytes: ADDS_FROM_BYTES,
+        outlives_lanes: false,
         goodput_window: GOODPUT_WINDOW,
     };
     let session = Session::server(now, NOTHING, limits());
@@ -206,6 +214,11 @@ fuzz_target!(|data: &[u8]| {
     while let Some((lane, _)) = world.live.pop_first() {
         let why = LaneClosed::Otherwise;
         world.input(LanesInput::Closed { lane, why });
+    }
+    // One whose lane was cut waits a little for another.
+    while let Some(due) = world.lanes.deadline().filter(|_| !world.over) {
+        world.now = world.now.max(due);
+        world.input(LanesInput::Tick);
     }
     assert!(world.over, "no lane is left, and it is not over");
 });

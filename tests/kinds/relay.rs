@@ -43,7 +43,10 @@ struct State {
     stop: AtomicBool,
     /// Of the TCP connections that there are.
     course: AtomicU8,
-    /// Bytes that crossed in TCP.
+    /// UDP goes nowhere.
+    is_silent: AtomicBool,
+    /// Bytes that crossed in UDP, and in TCP.
+    udp_bytes: AtomicU64,
     tcp_bytes: AtomicU64,
     /// What one direction of a TCP connection passes on in a second; 0: all it can.
     tcp_bytes_per_second: AtomicU64,
@@ -56,6 +59,8 @@ impl Relay {
             daemon: daemon.parse().unwrap(),
             stop: AtomicBool::new(false),
             course: AtomicU8::new(RUNS),
+            is_silent: AtomicBool::new(udp == Udp::Silent),
+            udp_bytes: AtomicU64::new(0),
             tcp_bytes: AtomicU64::new(0),
             tcp_bytes_per_second: AtomicU64::new(0),
             threads: Mutex::default(),
@@ -63,7 +68,7 @@ impl Relay {
         let (socket, listener) = bind();
         let port = socket.local_addr().unwrap().port();
         let run = state.clone();
-        state.spawn(move || pass_udp(&run, &socket, udp));
+        state.spawn(move || pass_udp(&run, &socket));
         let run = state.clone();
         state.spawn(move || accept(&run, &listener));
         Relay { port, state }
@@ -75,6 +80,15 @@ impl Relay {
 
     pub fn tcp_bytes(&self) -> u64 {
         self.state.tcp_bytes.load(Ordering::SeqCst)
+    }
+
+    pub fn udp_bytes(&self) -> u64 {
+        self.state.udp_bytes.load(Ordering::SeqCst)
+    }
+
+    /// UDP goes nowhere from now on, and nobody says so; or it passes again.
+    pub fn silence_udp(&self, is_silent: bool) {
+        self.state.is_silent.store(is_silent, Ordering::SeqCst);
     }
 
     /// TCP passes no more from now on.
@@ -111,6 +125,10 @@ impl State {
         self.threads.lock().unwrap().push(thread::spawn(work));
     }
 
+    fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::SeqCst)
+    }
+
     fn stops(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
@@ -130,7 +148,7 @@ fn bind() -> (UdpSocket, TcpListener) {
 
 /// One client's datagrams and the answers. Where it is silent the socket takes them all the same,
 /// or ICMP would tell.
-fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
+fn pass_udp(state: &Arc<State>, front: &UdpSocket) {
     let back = UdpSocket::bind("127.0.0.1:0").unwrap();
     back.connect(state.daemon).unwrap();
     back.set_read_timeout(Some(LOOK)).unwrap();
@@ -144,6 +162,10 @@ fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
             else {
                 continue;
             };
+            if run.is_silent() {
+                continue;
+            }
+            run.udp_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
             let _ = to.send_to(&datagram[..bytes], client);
         }
     });
@@ -152,8 +174,9 @@ fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
         let Ok((bytes, from)) = front.recv_from(&mut datagram) else {
             continue;
         };
-        if udp == Udp::Passes {
+        if !state.is_silent() {
             *client.lock().unwrap() = Some(from);
+            state.udp_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
             let _ = back.send(&datagram[..bytes]);
         }
     }

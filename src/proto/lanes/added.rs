@@ -42,8 +42,10 @@ const UNSEEN_MAX: u32 = 16;
 /// Control bytes that may wait for the peer when a lane is added: the largest message.
 const UNREAD_MAX_BYTES: usize = 64 << 10;
 
-/// What the peer said of an added lane.
+/// What was said of a lane.
 pub(super) enum LaneWord {
+    /// It was taken over from before this was agreed on.
+    Early(u32),
     Over(u32),
     Account(LaneAccount),
 }
@@ -78,6 +80,8 @@ pub(super) struct Adding {
     skipped: Vec<u32>,
     /// Sender: lanes that are gone and not accounted for.
     unaccounted: Vec<(u32, OwnStreams)>,
+    /// Lanes that carried control, and that were lost before all of this was agreed on.
+    early: Vec<u32>,
     /// Sender: an account of which more is to come.
     partial: Option<LaneAccount>,
     /// Receiver: lanes accounted for, and whether the sender asked for it.
@@ -97,13 +101,39 @@ impl Adding {
             next_number: 0,
             skipped: Vec::new(),
             unaccounted: Vec::new(),
+            early: Vec::new(),
             partial: None,
             accounted: VecDeque::new(),
         }
     }
 
-    pub fn agree(&mut self, sends: bool) {
+    /// Gives the lanes that were lost early.
+    pub fn agree(&mut self, sends: bool) -> Vec<u32> {
         (self.is_agreed, self.sends) = (true, sends);
+        std::mem::take(&mut self.early)
+    }
+
+    /// A lane that carried control is over before it is agreed that there are accounts.
+    pub fn lose_early(&mut self, number: u32) {
+        self.early.push(number);
+    }
+
+    pub fn is_agreed(&self) -> bool {
+        self.is_agreed
+    }
+
+    pub fn sends(&self) -> bool {
+        self.sends
+    }
+
+    /// Sender: a lane is gone of which the receiver is going to tell what it took.
+    pub fn await_account(&mut self, number: u32, streams: OwnStreams) {
+        self.unaccounted.push((number, streams));
+    }
+
+    /// Lanes that are gone, and of which the receiver has not told what it took.
+    pub fn unaccounted(&self) -> usize {
+        self.unaccounted.len() + self.early.len()
     }
 
     pub fn is_dialling(&self) -> bool {

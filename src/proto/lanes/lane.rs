@@ -30,8 +30,10 @@ pub(super) enum LaneState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ControlOut {
     /// What the lane is for is being said; no data goes before it, which the peer would not read
-    /// and which could use up the window. Next: Open.
+    /// and which could use up the window. Next: Open, Held.
     Preface(Bytes),
+    /// It took over, and how far the peer has read is not known yet. Next: Open.
+    Held,
     /// Next: Ended.
     Open,
     /// The end was taken by the transport. Next: Arrived.
@@ -82,6 +84,11 @@ pub(super) struct Lane {
     pub announced: Option<u32>,
     /// It carries data beside the lane that carries control.
     pub added: Option<AddedLane>,
+    /// What an account of it would say, of one that carries control, by its number. None: it would
+    /// be too long, or there is what could not be moved again.
+    carried: Option<AddedLane>,
+    /// It took over, and so much is here of how far the peer has read.
+    pub count_in: Option<Vec<u8>>,
 }
 
 impl Lane {
@@ -101,6 +108,16 @@ impl Lane {
             read: 0,
             announced: None,
             added: None,
+            carried: None,
+            count_in: None,
+        }
+    }
+
+    /// One that carries control, of this number.
+    pub fn carrying(key: LaneKey, preface: Option<Bytes>, number: u32) -> Lane {
+        Lane {
+            carried: Some(AddedLane::new(number)),
+            ..Lane::new(key, preface)
         }
     }
 
@@ -127,9 +144,32 @@ impl Lane {
 
     /// A data stream of ours has ended, or is lost.
     pub fn close_stream(&mut self, key: StreamKey, records: u32, has_ended: bool) {
-        if let Some(added) = &mut self.added {
-            added.ours.close(key, records, has_ended);
+        if let Some(ledger) = self.added.as_mut().or(self.carried.as_mut()) {
+            ledger.ours.close(key, records, has_ended);
         }
+    }
+
+    /// No data stream began on it, in either direction.
+    pub fn is_bare(&self) -> bool {
+        self.begun == 0 && self.read == 0 && self.incoming.is_empty()
+    }
+
+    /// What an account of one that carries control would say.
+    pub fn ledger(&self) -> Option<&AddedLane> {
+        self.carried.as_ref()
+    }
+
+    pub fn take_ledger(&mut self) -> Option<AddedLane> {
+        self.carried.take()
+    }
+
+    /// A data stream of ours begins. `stays`: of it nothing could be moved again.
+    pub fn begin_stream(&mut self, key: StreamKey, stays: bool) {
+        if let Some(ledger) = self.added.as_mut().or(self.carried.as_mut()) {
+            ledger.ours.begin(key);
+        }
+        self.carried
+            .take_if(|ledger| stays || ledger.ours.is_full());
     }
 
     /// Data streams of the peer that were begun and not read to their ends, in order.
@@ -192,9 +232,11 @@ impl Lane {
             Incoming::Data(key) => {
                 let key = *key;
                 self.read += u32::from(fin);
-                if let Some(added) = self.added.as_mut().filter(|_| fin) {
-                    added.theirs.end(stream as u32);
+                let ledger = self.added.as_mut().or(self.carried.as_mut());
+                if let Some(ledger) = ledger.filter(|_| fin) {
+                    ledger.theirs.end(stream as u32);
                 }
+                self.carried.take_if(|ledger| ledger.theirs.is_full());
                 (fin || !bytes.is_empty()).then_some(Content { key, bytes, fin })
             }
             Incoming::LaneEnd(so_far) => {

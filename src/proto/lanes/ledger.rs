@@ -60,6 +60,11 @@ impl OwnStreams {
         self.all.len() < STREAMS_MAX && self.all.len() < self.ended_below + STREAMS_AHEAD
     }
 
+    /// More would not be kept of a lane that carries control.
+    pub fn is_full(&self) -> bool {
+        self.all.len() > STREAMS_MAX
+    }
+
     /// The next one begins.
     pub fn begin(&mut self, key: StreamKey) {
         self.all.push(OwnStream {
@@ -130,6 +135,11 @@ impl StreamsRead {
             true => Ok(()),
             false => Err(WireError::Record("a data stream far ahead of another")),
         }
+    }
+
+    /// More would not be kept of a lane that carries control.
+    pub fn is_full(&self) -> bool {
+        self.ahead.len() > STREAMS_AHEAD
     }
 
     pub fn end(&mut self, stream: u32) {

@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes};
 
 use super::lane::{ControlOut, Lane, LaneState};
 use super::ports::{LaneKey, LaneStream, Taken};
+use super::takeover::KeptControl;
 use crate::ids::StreamKey;
 use crate::proto::Payload;
 use crate::proto::wire::streams;
@@ -26,6 +27,7 @@ pub(super) struct SendQueue {
     /// Control messages, several in each. They go to the newest lane.
     control: VecDeque<Bytes>,
     control_bytes: usize,
+    kept: KeptControl,
     streams: HashMap<StreamKey, OutStream>,
     /// Streams that have not ended, in the order they appeared.
     order: VecDeque<StreamKey>,
@@ -281,7 +283,9 @@ impl SendQueue {
             (ControlOut::Open, None) if is_over => {
                 (Offered::ControlEnd, Bytes::from_static(&streams::END))
             }
-            (ControlOut::Open | ControlOut::Ended | ControlOut::Arrived, _) => return None,
+            (ControlOut::Open | ControlOut::Held | ControlOut::Ended | ControlOut::Arrived, _) => {
+                return None;
+            }
         };
         let send = Send {
             stream: LaneStream::Control,
@@ -304,14 +308,12 @@ impl SendQueue {
         let is_here = match out.stays {
             true => standing.newest,
             false => standing.streams,
-        };
+        } && lane.count_in.is_none();
         if let StreamPlace::Nowhere = out.place
             && is_here
         {
             let number = u64::from(lane.begun);
-            if let Some(added) = &mut lane.added {
-                added.ours.begin(key);
-            }
+            lane.begin_stream(key, out.stays);
             lane.begun += 1;
             lane.unfinished += 1;
             out.place = StreamPlace::Heading {
@@ -348,7 +350,12 @@ impl SendQueue {
     pub fn answered(&mut self, lane: &mut Lane, taken: Taken) -> Option<LaneStream> {
         let round = self.round.as_mut()?;
         match (round.offered.take()?, taken) {
-            (Offered::Preface, Taken::All | Taken::Gone) => lane.control_out = ControlOut::Open,
+            (Offered::Preface, Taken::All | Taken::Gone) => {
+                lane.control_out = match lane.count_in {
+                    Some(_) => ControlOut::Held,
+                    None => ControlOut::Open,
+                };
+            }
             (Offered::Preface, Taken::Part(bytes)) => {
                 if let ControlOut::Preface(rest) = &mut lane.control_out {
                     rest.advance(bytes as usize);
@@ -357,14 +364,16 @@ impl SendQueue {
             }
             (Offered::Control, Taken::All) => {
                 let whole = self.control.pop_front();
-                self.control_bytes -= whole.map_or(0, |whole| whole.len());
+                self.control_bytes -= whole.as_ref().map_or(0, Bytes::len);
+                whole.into_iter().for_each(|whole| self.kept.add(whole));
             }
             (Offered::Control, Taken::Part(bytes)) => {
                 // Should another lane take over before this one takes more, the rest goes there:
                 // read one behind the other the lanes are one stream.
                 if let Some(rest) = self.control.front_mut() {
-                    rest.advance(bytes as usize);
-                    self.control_bytes -= bytes as usize;
+                    let taken = rest.split_to(bytes as usize);
+                    self.control_bytes -= taken.len();
+                    self.kept.add(taken);
                 }
                 round.stage = Stage::LaneEnd;
             }
@@ -393,6 +402,19 @@ impl SendQueue {
             (Offered::DataEnd(key), Taken::All | Taken::Gone) => self.forget_stream(lane, key),
         }
         None
+    }
+
+    /// The peer has read so many control bytes: those behind are sent again. False: there are none
+    /// such, or not any more.
+    pub fn go_back_to(&mut self, read: u64) -> bool {
+        let Some(again) = self.kept.take_back_to(read) else {
+            return false;
+        };
+        for bytes in again {
+            self.control_bytes += bytes.len();
+            self.control.push_front(bytes);
+        }
+        true
     }
 
     fn head_answered(&mut self, lane: &mut Lane, key: StreamKey, taken: Taken) {

@@ -42,6 +42,9 @@ pub(crate) struct TcpLink {
     pub(crate) path: PathSnapshot,
     /// When the kernel is asked what became of what was sent. None: all of it was acknowledged.
     pub(super) look_at: Option<Instant>,
+    /// When the kernel last said that what is sent is acknowledged. A peer that is sent much over a
+    /// slow path says nothing itself for long.
+    pub(super) arrives_at: Option<Instant>,
 }
 
 /// How far the stream is.
@@ -73,6 +76,7 @@ impl TcpLink {
             watched: Interest::NONE,
             path: PathSnapshot::default(),
             look_at: None,
+            arrives_at: None,
         }
     }
 
@@ -193,6 +197,9 @@ impl TcpLink {
         let info = stream.info().unwrap_or_default();
         let is_under_way = info.unacknowledged_packets > 0;
         self.look_at = is_under_way.then_some(now + LOOK_PAUSE);
+        if info.repeats == 0 {
+            self.arrives_at = Some(now);
+        }
         if info.repeats >= REPEATS_DOUBTED {
             // Over IPv6 only another lane helps.
             let _ = stream.allow_fragments();

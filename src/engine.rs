@@ -99,6 +99,16 @@ fn root_hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// Whether the kernel is to seal and open the records of TLS: asked for, and shown to work.
+fn is_tls_in_kernel(is_wanted: bool) -> bool {
+    if !is_wanted {
+        return false;
+    }
+    let found = landro_sys::ktls::probe();
+    tracing::info!("TLS in the kernel: {found}");
+    found.is_yes()
+}
+
 /// What connections over TCP are held to: they wait as long as those over QUIC.
 fn tcp_limits(quic: &QuicConfig) -> TcpLimits {
     TcpLimits {

@@ -89,6 +89,7 @@ pub fn run(
             trust: Arc::new(move |shown| trusted.trusts(shown)),
             streams: usize::from(dial.streams),
             lane_kinds: dial.engine.lane_kinds,
+            ktls: dial.engine.ktls(),
         };
         let client = Client::start(config, request.clone())?;
         let mut remembered = Ok(());

@@ -10,7 +10,7 @@ use landro_sys::{Pool, probe};
 
 use super::sockets::options;
 use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits};
+use super::{BackendChoice, EngineError, demand_calls, is_tls_in_kernel, now, tcp_limits};
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::ids::{Fingerprint, WorkerId};
@@ -39,6 +39,8 @@ pub struct ClientConfig {
     pub streams: usize,
     /// What may carry the session.
     pub lane_kinds: LaneKinds,
+    /// The kernel seals and opens the records of TLS, where it can.
+    pub ktls: bool,
 }
 
 /// One session with a daemon: one transfer or listing.
@@ -146,7 +148,14 @@ impl TcpSetups {
             idle: carrying.idle.min(ADDED_LANE_IDLE).min(patience / 3),
             ..carrying
         };
-        let setup = |limits| TcpSetup::client(&config.identity, trust.clone(), limits);
+        let is_in_kernel = is_tls_in_kernel(config.ktls);
+        let setup = |limits| {
+            let mut setup = TcpSetup::client(&config.identity, trust.clone(), limits)?;
+            if is_in_kernel {
+                setup.use_kernel();
+            }
+            Ok::<_, EngineError>(setup)
+        };
         Ok(TcpSetups {
             carrying: setup(carrying)?,
             added: setup(added)?,

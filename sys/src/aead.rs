@@ -11,6 +11,17 @@ mod tests;
 /// Bytes of a tag, which a sealed message has beyond its plaintext.
 pub const TAG_BYTES: usize = 16;
 
+/// A key of TLS records, as somebody else has to know it who goes on with it.
+#[derive(Clone)]
+pub struct RecordKey {
+    /// The key itself, of AES-128-GCM.
+    pub key: [u8; 16],
+    /// What nonces are made from.
+    pub iv: [u8; 12],
+    /// Records that were sealed or opened with it before.
+    pub sequence: u64,
+}
+
 /// One key, ready for use. It is overwritten when this is dropped (OPENSSL_free cleanses what it
 /// gives back).
 pub struct Aead {

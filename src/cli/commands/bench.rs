@@ -123,6 +123,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
         patience: args.engine.patience(),
         lane_kinds: args.engine.lane_kinds,
+        ktls: args.engine.ktls(),
         identity: daemon,
         reset_secret: rand::random(),
         authorize: Arc::new(move |asks| {
@@ -142,6 +143,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         trust: Arc::new(move |seen| *seen == shown),
         streams: usize::from(args.streams),
         lane_kinds: args.engine.lane_kinds,
+        ktls: args.engine.ktls(),
     };
     let client = Client::start(config, request)?;
     let ended = dial::pump(&client, signals, &mut |event| meter.hear(event));

@@ -4,10 +4,14 @@ use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use landro_sys::ktls::{BadRecord, RecordsHeard};
 use landro_sys::{Driver, Interest, TcpId};
 
 use crate::quic::{ConnState, PathSnapshot};
-use crate::tcp::TcpConn;
+use crate::tcp::{KernelStep, TcpConn};
+
+#[cfg(test)]
+mod tests;
 
 /// Received and sent at once, before others get their turn: some milliseconds of 1 Gbit/s, and a
 /// fraction of one of the fastest.
@@ -96,28 +100,43 @@ impl TcpLink {
             return;
         }
         let (stream, mut taken) = (driver.stream(self.id), 0);
-        while self.readable && taken < TURN_BYTES {
+        while self.readable && taken < TURN_BYTES && self.give_keys(driver, now) {
+            let in_records = self.conn.is_opened_by_kernel();
             let buffer = self.conn.receive_buffer();
             let room = buffer.len();
-            match stream.receive(buffer) {
-                Ok(Some(0)) => {
+            let received = match in_records {
+                true => stream.receive_record(buffer),
+                false => stream.receive(buffer).map(as_heard),
+            };
+            match received {
+                Ok(RecordsHeard::End) => {
                     (self.readable, self.is_at_end) = (false, true);
                     match self.why_gone.take() {
                         Some(why) => self.conn.broken(now, &why),
                         None => self.conn.ended(now),
                     }
                 }
-                Ok(Some(bytes)) => {
+                Ok(RecordsHeard::Of { content, bytes }) => {
                     // What comes after a short read, a watch tells as well.
                     self.readable = bytes == room;
-                    self.conn.received(now, bytes);
+                    match in_records {
+                        true => self.conn.received_record(now, content, bytes),
+                        false => self.conn.received(now, bytes),
+                    }
                     taken += bytes;
                     if self.conn.reads_buffer() {
                         break;
                     }
                 }
-                Ok(None) => self.readable = false,
-                Err(error) => self.lose(now, &error),
+                Ok(RecordsHeard::Nothing) => self.readable = false,
+                Err(error) => match BadRecord::of(&error).filter(|_| in_records) {
+                    // The socket stays readable for ever, and the peer's end is not told any more.
+                    Some(bad) => {
+                        (self.readable, self.is_at_end) = (false, true);
+                        self.conn.not_opened(now, bad);
+                    }
+                    None => self.lose(now, &error),
+                },
             }
         }
     }
@@ -128,13 +147,18 @@ impl TcpLink {
             return false;
         }
         let (stream, mut sent) = (driver.stream(self.id), 0);
-        while sent < TURN_BYTES {
-            let out = self.conn.outgoing(now);
-            if out.is_empty() {
+        while sent < TURN_BYTES && self.give_keys(driver, now) {
+            if self.conn.outgoing(now).is_empty() {
                 self.say_the_end(driver);
                 break;
             }
-            match stream.send(&[IoSlice::new(out)]) {
+            let record = self.conn.outgoing_record();
+            let out = self.conn.outgoing(now);
+            let taken = match record {
+                Some(content) => stream.send_record(content, out),
+                None => stream.send(&[IoSlice::new(out)]),
+            };
+            match taken {
                 Ok(Some(bytes)) => {
                     sent += bytes;
                     self.conn.sent(bytes);
@@ -160,9 +184,37 @@ impl TcpLink {
     fn say_the_end(&mut self, driver: &Driver) {
         if self.conn.is_closing() {
             self.phase = StreamPhase::Shut;
-            // Where there is no connection any more, there is nobody to tell.
-            let _ = driver.stream(self.id).shutdown_write();
+            // The kernel's TLS may have records that TCP had no room for, which would not pass any
+            // more. The alert among them says the same, and closing the socket does.
+            if !self.conn.is_sealed_by_kernel() {
+                // Where there is no connection any more, there is nobody to tell.
+                let _ = driver.stream(self.id).shutdown_write();
+            }
         }
+    }
+
+    /// Gives the kernel the keys that it is to have; without them all goes on as before. False: it
+    /// did not take the next of a key that it has.
+    fn give_keys(&mut self, driver: &Driver, now: Instant) -> bool {
+        let stream = driver.stream(self.id);
+        while let Some(step) = self.conn.kernel_step(now) {
+            let taken = match &step {
+                KernelStep::Layer => stream.layer_tls(),
+                KernelStep::Seal(key) => stream.seal_with(key),
+                KernelStep::Open(key) => stream.open_with(key),
+            };
+            if !self.conn.kernel_answered(step, taken.is_ok())
+                && let Err(error) = taken
+            {
+                let advice = "--ktls off does without";
+                self.give_up(
+                    now,
+                    &format!("the kernel's TLS took no next key: {error}; {advice}"),
+                );
+                return false;
+            }
+        }
+        true
     }
 
     fn is_connected(&mut self, driver: &Driver, now: Instant) -> bool {
@@ -264,6 +316,15 @@ impl TcpLink {
                 ..PathSnapshot::default()
             };
         }
+    }
+}
+
+/// What a receive call without records had.
+fn as_heard(bytes: Option<usize>) -> RecordsHeard {
+    match bytes {
+        None => RecordsHeard::Nothing,
+        Some(0) => RecordsHeard::End,
+        Some(bytes) => RecordsHeard::Of { content: 0, bytes },
     }
 }
 

@@ -99,14 +99,11 @@ fn root_hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Whether the kernel is to seal and open the records of TLS: asked for, and shown to work.
-fn is_tls_in_kernel(is_wanted: bool) -> bool {
-    if !is_wanted {
-        return false;
-    }
-    let found = landro_sys::ktls::probe();
+/// Whether the kernel can seal and open the records of TLS, where it is asked to.
+fn tls_in_kernel(is_wanted: bool) -> Option<Availability> {
+    let found = is_wanted.then(landro_sys::ktls::probe)?;
     tracing::info!("TLS in the kernel: {found}");
-    found.is_yes()
+    Some(found)
 }
 
 /// What connections over TCP are held to: they wait as long as those over QUIC.

@@ -105,19 +105,21 @@ fn a_megabyte_over_either_kind(backend: &'static str) {
     }
 }
 
-/// The kernel seals and opens on both sides, on one, or not at all; where it cannot, it is said, and
-/// the rest is the same.
+/// The kernel seals and opens on both sides or on one; where it cannot, that is said, and the rest is
+/// the same.
 fn tls_in_the_kernel(backend: &'static str) {
-    let begun = kernel_connections();
+    let (begun, found) = (kernel_connections(), landro_sys::ktls::probe());
     for (serve, copy) in [("auto", "auto"), ("auto", "off"), ("off", "auto")] {
         let world = world(backend, &["--ktls", serve]);
         tree::write_file(&world.here("file"), MIB, &mut Rng::new("in the kernel"));
         let args = [&TLS[..], &["--ktls", copy]].concat();
         for output in there_and_back(&world, &args, &world.url("file")) {
             assert_eq!(began_on(&output), "tls");
+            let said = output.summary()["stats"]["ktls"].as_str();
+            assert_eq!(said, (copy == "auto").then_some(&*found.to_string()));
         }
     }
-    if landro_sys::ktls::probe().is_yes() {
+    if found.is_yes() {
         assert!(kernel_connections() >= begun + 8);
     }
 }

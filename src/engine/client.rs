@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, bounded};
-use landro_sys::{Pool, probe};
+use landro_sys::{Availability, Pool, probe};
 
 use super::sockets::options;
 use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, demand_calls, is_tls_in_kernel, now, tcp_limits};
+use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits, tls_in_kernel};
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::ids::{Fingerprint, WorkerId};
@@ -148,10 +148,10 @@ impl TcpSetups {
             idle: carrying.idle.min(ADDED_LANE_IDLE).min(patience / 3),
             ..carrying
         };
-        let is_in_kernel = is_tls_in_kernel(config.ktls);
+        let ktls = tls_in_kernel(config.ktls);
         let setup = |limits| {
             let mut setup = TcpSetup::client(&config.identity, trust.clone(), limits)?;
-            if is_in_kernel {
+            if ktls.as_ref().is_some_and(Availability::is_yes) {
                 setup.use_kernel();
             }
             Ok::<_, EngineError>(setup)
@@ -159,6 +159,7 @@ impl TcpSetups {
         Ok(TcpSetups {
             carrying: setup(carrying)?,
             added: setup(added)?,
+            ktls: ktls.as_ref().map(Availability::to_string),
         })
     }
 }

@@ -11,7 +11,7 @@ use landro_sys::{Backend, Caps, Pool};
 
 use super::sockets::{Sockets, bind_all};
 use super::workers::{Chosen, Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, demand_calls, is_tls_in_kernel, now, tcp_limits};
+use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits, tls_in_kernel};
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::ServedRoot;
@@ -116,7 +116,7 @@ impl Server {
             },
         );
         let tickets = TicketKeys::random()?;
-        let is_tls_in_kernel = is_tls_in_kernel(config.ktls);
+        let is_tls_in_kernel = tls_in_kernel(config.ktls).is_some_and(|found| found.is_yes());
         let (mut threads, mut no_ring) = (Vec::new(), Vec::new());
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
             let listen = listening(&config, &tickets, sockets, is_tls_in_kernel)?;

@@ -117,8 +117,11 @@ impl TcpLink {
                     }
                 }
                 Ok(RecordsHeard::Of { content, bytes }) => {
-                    // What comes after a short read, a watch tells as well.
-                    self.readable = bytes == room;
+                    // What comes after a short read, a watch tells as well. But not a KeyUpdate that
+                    // the kernel has opened and kept, for it has another type than what was read:
+                    // no poll tells of anything while the next key is missing
+                    // (tls_sw_sock_is_readable in net/tls/tls_sw.c, 7.2).
+                    self.readable = bytes == room || in_records;
                     match in_records {
                         true => self.conn.received_record(now, content, bytes),
                         false => self.conn.received(now, bytes),
@@ -129,14 +132,8 @@ impl TcpLink {
                     }
                 }
                 Ok(RecordsHeard::Nothing) => self.readable = false,
-                Err(error) => match BadRecord::of(&error).filter(|_| in_records) {
-                    // The socket stays readable for ever, and the peer's end is not told any more.
-                    Some(bad) => {
-                        (self.readable, self.is_at_end) = (false, true);
-                        self.conn.not_opened(now, bad);
-                    }
-                    None => self.lose(now, &error),
-                },
+                Err(error) if self.is_not_opened(now, &error) => {}
+                Err(error) => self.lose(now, &error),
             }
         }
     }
@@ -168,6 +165,8 @@ impl TcpLink {
                     self.writable = false;
                     break;
                 }
+                // The kernel read ahead; the alert that answers is next.
+                Err(error) if !self.is_at_end && self.is_not_opened(now, &error) => {}
                 Err(error) => {
                     // What the peer said before may still be there to be received.
                     self.why_gone = Some(in_words(&error, self.phase));
@@ -180,12 +179,24 @@ impl TcpLink {
         sent > 0
     }
 
+    /// Whether a call failed for records of the peer that the kernel does not open, which is then
+    /// told.
+    fn is_not_opened(&mut self, now: Instant, error: &io::Error) -> bool {
+        let bad = BadRecord::of(error).filter(|_| self.conn.is_opened_by_kernel());
+        if let Some(bad) = bad {
+            // From now on the socket is always readable, and its end is not told any more.
+            (self.readable, self.is_at_end) = (false, true);
+            self.conn.not_opened(now, bad);
+        }
+        bad.is_some()
+    }
+
     /// All is sent: behind the reason why the connection closes nothing follows.
     fn say_the_end(&mut self, driver: &Driver) {
         if self.conn.is_closing() {
             self.phase = StreamPhase::Shut;
-            // The kernel's TLS may have records that TCP had no room for, which would not pass any
-            // more. The alert among them says the same, and closing the socket does.
+            // The kernel's TLS may have records that TCP had no room for, and a FIN would come
+            // before them. The alert among them says the same, and who says it lingers.
             if !self.conn.is_sealed_by_kernel() {
                 // Where there is no connection any more, there is nobody to tell.
                 let _ = driver.stream(self.id).shutdown_write();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use landro_sys::{Backend, Completion, DriverConfig, Pool, TcpListener, TcpStream};
 
 use super::*;
-use crate::carrier::CloseReason;
+use crate::carrier::{CRYPTO_ERROR, CloseReason};
 use crate::identity::{Identity, Trust};
 use crate::tcp::{TcpLimits, TcpSetup, TcpWindows};
 
@@ -36,7 +36,7 @@ fn now() -> Instant {
 /// Both ends on one driver; `in_kernel`: which of them have the kernel's TLS.
 struct Ends {
     driver: Driver,
-    links: [TcpLink; 2],
+    links: Vec<TcpLink>,
     begun: Instant,
 }
 
@@ -69,7 +69,7 @@ impl Ends {
         let ids = [stream, accepted].map(|stream| driver.add_stream(stream).unwrap());
         let ours = TcpConn::connect(&setups[0], WINDOWS, begun);
         let theirs = TcpConn::accept(&setups[1], WINDOWS, begun);
-        let links = [
+        let links = vec![
             TcpLink::new(ours, ids[0], true),
             TcpLink::new(theirs, ids[1], false),
         ];
@@ -77,6 +77,30 @@ impl Ends {
             driver,
             links,
             begun,
+        }
+    }
+
+    /// Where the handshake is over, and who has which records is settled.
+    fn established(backend: Backend, in_kernel: [bool; 2]) -> Ends {
+        let mut ends = Ends::new(backend, in_kernel);
+        let can = landro_sys::ktls::probe().is_yes();
+        let is_settled = |link: &TcpLink, in_kernel: bool| {
+            let in_kernel = in_kernel && can;
+            link.conn.is_established() && link.conn.is_opened_by_kernel() == in_kernel
+        };
+        while !(ends.links.iter().zip(in_kernel)).all(|(link, it)| is_settled(link, it)) {
+            ends.turn();
+        }
+        ends
+    }
+
+    /// Ends when one of them knows why.
+    fn reason_of(&mut self, end: usize) -> CloseReason {
+        loop {
+            self.turn();
+            if let Some(reason) = self.links[end].conn.close_reason() {
+                return reason;
+            }
         }
     }
 
@@ -157,14 +181,81 @@ fn the_kernel_seals_and_opens_and_renews_keys() {
                 assert!(link.conn.counters().keys_renewed > 20);
             }
             ends.links[0].conn.close(now(), 7, b"that was all");
-            while !matches!(ends.links[0].conn.state(), ConnState::Closed(_)) {
-                ends.turn();
-            }
             let reason = CloseReason::PeerApp {
                 code: 7,
                 reason: "that was all".to_owned(),
             };
-            assert_eq!(ends.links[1].conn.close_reason(), Some(reason));
+            assert_eq!(ends.reason_of(1), reason);
+            while !matches!(ends.links[1].conn.state(), ConnState::Closed(_)) {
+                ends.turn();
+            }
+            // As a worker does.
+            let closed = ends.links.pop().unwrap();
+            drop(ends.driver.remove_stream(closed.id));
+            while !matches!(ends.links[0].conn.state(), ConnState::Closed(_)) {
+                ends.turn();
+            }
+        }
+    }
+}
+
+/// What a peer sends in place of a record, why the other end then closes, and with which alert.
+type Lie = (fn(&mut Vec<u8>), &'static str, Option<u64>);
+
+const LIES: [Lie; 5] = [
+    (
+        |record| *record.last_mut().unwrap() ^= 1,
+        "a record that is not authentic",
+        Some(20),
+    ),
+    (
+        |record| record[4] -= 1,
+        "a record that is not authentic",
+        Some(20),
+    ),
+    (|record| record[3] = 0xff, "a record is too long", Some(22)),
+    (
+        |record| *record = b"GET / HTTP/1.1\r\nHost: files\r\n\r\n".to_vec(),
+        "what came is not TLS",
+        Some(50),
+    ),
+    (
+        |record| record.truncate(record.len() - 1),
+        "the TCP connection ended without a word",
+        None,
+    ),
+];
+
+/// Whoever opens the records, an end says the same of what it cannot open.
+#[test]
+fn what_is_no_record_ends_a_link_in_the_same_words() {
+    for backend in [Backend::IoUring, Backend::Poll] {
+        for in_kernel in [[false, true], [false, false]] {
+            for (lie, why, alert) in LIES {
+                let mut ends = Ends::established(backend, in_kernel);
+                let liar = &mut ends.links[0];
+                liar.conn.keep_alive();
+                let mut record = liar.conn.outgoing(now()).to_vec();
+                liar.conn.sent(record.len());
+                lie(&mut record);
+                let stream = ends.driver.stream(liar.id);
+                stream.send(&[IoSlice::new(&record)]).unwrap();
+                if alert.is_none() {
+                    stream.shutdown_write().unwrap();
+                }
+                let reason = match ends.reason_of(1) {
+                    CloseReason::Transport(why) | CloseReason::GivenUp(why) => why,
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(reason, why, "{in_kernel:?}");
+                if let Some(alert) = alert {
+                    let told = CloseReason::PeerTransport {
+                        code: CRYPTO_ERROR + alert,
+                        reason: format!("TLS alert {alert}"),
+                    };
+                    assert_eq!(ends.reason_of(0), told, "{in_kernel:?} {why}");
+                }
+            }
         }
     }
 }

@@ -105,8 +105,8 @@ fn a_megabyte_over_either_kind(backend: &'static str) {
     }
 }
 
-/// The kernel seals and opens on both sides or on one; where it cannot, that is said, and the rest is
-/// the same.
+/// The kernel seals and opens on both sides or on one; where it cannot, that is said, and the rest
+/// is the same.
 fn tls_in_the_kernel(backend: &'static str) {
     let (begun, found) = (kernel_connections(), landro_sys::ktls::probe());
     for (serve, copy) in [("auto", "auto"), ("auto", "off"), ("off", "auto")] {

@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use landro_sys::aead::RecordKey;
-use landro_sys::ktls::BadRecord;
+use landro_sys::aead::{BadRecord, RecordKey};
 
 use super::conn::{Farewell, TcpConn, TcpPhase};
 use super::fault::{Fault, alert};

@@ -22,6 +22,19 @@ pub struct RecordKey {
     pub sequence: u64,
 }
 
+/// Why the kernel opens no more records of a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BadRecord {
+    /// It was changed, or sealed with another key.
+    NotAuthentic,
+    /// It says that it has more than a record may have.
+    TooLong,
+    /// What came has no header of a record.
+    NotTls,
+    /// Something was said of a next key, which was not given.
+    NoKey,
+}
+
 /// One key, ready for use. It is overwritten when this is dropped (OPENSSL_free cleanses what it
 /// gives back).
 pub struct Aead {

@@ -10,7 +10,7 @@ use nix::sys::socket::sockopt::{TcpTlsRx, TcpTlsTx, TcpUlp, TlsCryptoInfo};
 use nix::sys::socket::{MsgFlags, recvmsg, setsockopt};
 use socket2::{MsgHdr, SockRef};
 
-use crate::aead::RecordKey;
+use crate::aead::{BadRecord, RecordKey};
 use crate::availability::Availability;
 use crate::cmsg::{self, ControlPart};
 use crate::tcp::{TcpListener, TcpStream, unless_later};
@@ -32,19 +32,6 @@ pub enum RecordsHeard {
     },
     /// The peer sends no more. It may have stopped within a record.
     End,
-}
-
-/// Why the kernel opens no more records of a peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BadRecord {
-    /// It was changed, or sealed with another key.
-    NotAuthentic,
-    /// It says that it has more than a record may have.
-    TooLong,
-    /// What came has no header of a record.
-    NotTls,
-    /// Something was said of a next key, which was not given.
-    NoKey,
 }
 
 impl BadRecord {
@@ -86,8 +73,8 @@ impl TcpStream {
         Ok(setsockopt(self, TcpUlp::default(), b"tls")?)
     }
 
-    /// Has the kernel seal what is sent from now on, or go on with the next key: in records of data,
-    /// unless [`TcpStream::send_record`] says otherwise.
+    /// Has the kernel seal what is sent from now on, or go on with the next key: in records of
+    /// data, unless [`TcpStream::send_record`] says otherwise.
     ///
     /// # Errors
     /// What setsockopt(2) says: `EBUSY` where there is a key and the kernel (before 6.14) takes no

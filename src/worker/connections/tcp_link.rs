@@ -4,7 +4,8 @@ use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use landro_sys::ktls::{BadRecord, RecordsHeard};
+use landro_sys::aead::BadRecord;
+use landro_sys::ktls::RecordsHeard;
 use landro_sys::{Driver, Interest, TcpId};
 
 use crate::quic::{ConnState, PathSnapshot};
@@ -117,9 +118,9 @@ impl TcpLink {
                     }
                 }
                 Ok(RecordsHeard::Of { content, bytes }) => {
-                    // What comes after a short read, a watch tells as well. But not a KeyUpdate that
-                    // the kernel has opened and kept, for it has another type than what was read:
-                    // no poll tells of anything while the next key is missing
+                    // What comes after a short read, a watch tells as well. But not a KeyUpdate
+                    // that the kernel has opened and kept, for it has another type than what was
+                    // read: no poll tells of anything while the next key is missing
                     // (tls_sw_sock_is_readable in net/tls/tls_sw.c, 7.2).
                     self.readable = bytes == room || in_records;
                     match in_records {

@@ -8,8 +8,7 @@ use bytes::Bytes;
 use landro_sys::{Backend, Completion, DriverConfig, Pool, TcpListener, TcpStream};
 
 use super::*;
-use crate::carrier::{CRYPTO_ERROR, CloseReason};
-use crate::identity::{Identity, Trust};
+use crate::quic::{CloseReason, Identity, Trust};
 use crate::tcp::{TcpLimits, TcpSetup, TcpWindows};
 
 const LIMITS: TcpLimits = TcpLimits {
@@ -250,7 +249,8 @@ fn what_is_no_record_ends_a_link_in_the_same_words() {
                 assert_eq!(reason, why, "{in_kernel:?}");
                 if let Some(alert) = alert {
                     let told = CloseReason::PeerTransport {
-                        code: CRYPTO_ERROR + alert,
+                        // As QUIC numbers the alerts of TLS.
+                        code: 0x100 + alert,
                         reason: format!("TLS alert {alert}"),
                     };
                     assert_eq!(ends.reason_of(0), told, "{in_kernel:?} {why}");

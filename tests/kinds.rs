@@ -17,6 +17,7 @@ use relay::{Relay, Udp};
 
 on_both_backends!(
     a_megabyte_over_either_kind,
+    tls_in_the_kernel,
     quic_alone,
     tls_alone,
     both_and_tls_carries_the_bulk,
@@ -108,6 +109,36 @@ fn a_megabyte_over_either_kind(backend: &'static str) {
             assert_eq!(began_on(&output), kinds[1]);
         }
     }
+}
+
+/// The kernel seals and opens on both sides or on one; where it cannot, that is said, and the rest
+/// is the same.
+fn tls_in_the_kernel(backend: &'static str) {
+    let (begun, found) = (kernel_connections(), landro_sys::ktls::probe());
+    for (serve, copy) in [("auto", "auto"), ("auto", "off"), ("off", "auto")] {
+        let world = world(backend, &["--ktls", serve]);
+        tree::write_file(&world.here("file"), MIB, &mut Rng::new("in the kernel"));
+        let args = [&TLS[..], &["--ktls", copy]].concat();
+        for output in there_and_back(&world, &args, &world.url("file")) {
+            assert_eq!(began_on(&output), "tls");
+            let said = output.summary()["stats"]["ktls"].as_str();
+            assert_eq!(said, (copy == "auto").then_some(&*found.to_string()));
+        }
+    }
+    if found.is_yes() {
+        assert!(kernel_connections() >= begun + 8);
+    }
+}
+
+/// Directions that the kernel ever sealed or opened (include/uapi/linux/snmp.h); the file is there
+/// where the module is.
+fn kernel_connections() -> u64 {
+    let text = fs::read_to_string("/proc/net/tls_stat").unwrap_or_default();
+    let ever = text
+        .lines()
+        .filter(|line| line.starts_with("TlsTxSw ") || line.starts_with("TlsRxSw "));
+    ever.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok())
+        .sum()
 }
 
 fn quic_alone(backend: &'static str) {

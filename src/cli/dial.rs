@@ -90,6 +90,7 @@ pub fn run(
             streams: usize::from(dial.streams),
             lane_kinds: dial.engine.lane_kinds,
             tcp_congestion: dial.engine.tcp_congestion.clone(),
+            ktls: dial.engine.ktls(),
         };
         let client = Client::start(config, request.clone())?;
         let mut remembered = Ok(());

@@ -154,6 +154,7 @@ impl Worker {
             backend_reason: client.backend_reason.clone(),
             kind,
             kind_reason: client.why(kind),
+            ktls: client.tcp.ktls.clone(),
         });
         let mut id = [0; 16];
         rand::rng().fill_bytes(&mut id);

@@ -142,6 +142,7 @@ impl Disk {
                 panic!("nobody asks for {cmd:?} here")
             }
             DiskOp::OpenDir { .. }
+            | DiskOp::EnterTarget { .. }
             | DiskOp::CloseDir { .. }
             | DiskOp::CloseRead { .. }
             | DiskOp::SetDir { .. }

@@ -110,6 +110,25 @@ impl World<'_> {
         });
     }
 
+    /// A lane comes, of the peer or (`is_other`) of somebody else.
+    fn joins(&mut self, is_other: bool) {
+        let (lane, number) = (LaneKey(self.next), u32::from(self.script.byte() & 0x7f));
+        let kind = match self.script.byte() % 3 {
+            0 => DialKind::Replace,
+            1 => DialKind::TakeOver,
+            _ => DialKind::Add,
+        };
+        self.next += 1;
+        self.live.insert(lane, (false, BTreeSet::new()));
+        let peer = if is_other { Fingerprint([2; 32]) } else { PEER };
+        self.input(LanesInput::Joins {
+            lane,
+            number,
+            peer,
+            kind,
+        });
+    }
+
     fn step(&mut self) {
         let what = self.script.byte();
         // Without a lane another may take over, or nobody comes.
@@ -142,21 +161,7 @@ impl World<'_> {
                 self.input(LanesInput::Room { lane, bytes });
             }
             5 => {
-                let (lane, number) = (LaneKey(self.next), u32::from(self.script.byte() & 0x7f));
-                let kind = match self.script.byte() % 3 {
-                    0 => DialKind::Replace,
-                    1 => DialKind::TakeOver,
-                    _ => DialKind::Add,
-                };
-                self.next += 1;
-                self.live.insert(lane, (false, BTreeSet::new()));
-                let peer = if fin { Fingerprint([2; 32]) } else { PEER };
-                self.input(LanesInput::Joins {
-                    lane,
-                    number,
-                    peer,
-                    kind,
-                });
+                self.joins(fin);
             }
             6 => {
                 self.live.remove(&lane);

@@ -39,13 +39,13 @@ pub(crate) struct ClientTransfer {
     pub(crate) backend_reason: String,
     /// To resume the newest lane's TLS session.
     pub(crate) ticket: Option<Vec<u8>>,
-    pub(crate) elsewhere: Elsewhere,
+    pub(crate) elsewhere: TakeoverDial,
     stats: TransportStats,
 }
 
 /// Where a lane is dialled that takes over from one that is silent, or cut.
 #[derive(Default)]
-pub(crate) struct Elsewhere {
+pub(crate) struct TakeoverDial {
     /// Of which kind the next one is, if it is not the one that the silent lane is not.
     pub(crate) kind: Option<LaneKind>,
     /// The socket of those over QUIC.
@@ -83,7 +83,7 @@ impl ClientTransfer {
             events: start.events,
             backend_reason: start.backend_reason,
             ticket: None,
-            elsewhere: Elsewhere::default(),
+            elsewhere: TakeoverDial::default(),
             stats: TransportStats::default(),
         }
     }

@@ -37,9 +37,9 @@ pub enum DialKind {
     Replace,
     /// It carries data beside that one, and may be of another kind of transport.
     Add,
-    /// It carries control from where the peer stopped reading, for the lane that did so is silent or
-    /// cut (`takeover.rs`): of the other kind of transport, and where that comes to nothing of the
-    /// same.
+    /// It carries control from where the peer stopped reading, for the lane that did so is silent
+    /// or cut (`takeover.rs`): of the other kind of transport, and where that comes to nothing of
+    /// the same.
     TakeOver,
 }
 
@@ -140,8 +140,8 @@ pub enum LaneClosed {
     Replaced,
     /// Closed by the peer with [`code::NO_SESSION`].
     NoSession,
-    /// Nobody closed it: what carried it broke, and what it carried may go on elsewhere. Or the peer
-    /// said [`code::TAKEN_OVER`], which means the same.
+    /// Nobody closed it: what carried it broke, and what it carried may go on elsewhere. Or the
+    /// peer said [`code::TAKEN_OVER`], which means the same.
     Cut,
     Otherwise,
 }

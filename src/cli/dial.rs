@@ -90,6 +90,7 @@ pub fn run(
             streams: usize::from(dial.streams),
             lane_kinds: dial.engine.lane_kinds,
             ktls: dial.engine.ktls(),
+            tcp_congestion: dial.engine.tcp_congestion.clone(),
         };
         let client = Client::start(config, request.clone())?;
         let mut remembered = Ok(());

@@ -33,13 +33,13 @@ impl TcpConn {
         if self.channel.reads.needs_buffer() {
             self.channel.reads.vacate(self.inbox.bytes());
         }
-        let in_kernel = &self.in_kernel;
-        let most = match in_kernel.is_to_open() {
+        let most = match self.in_kernel.is_to_open() {
             // The kernel begins with a whole record.
             true => self.inbox.missing_bytes(),
             false => usize::MAX,
         };
-        let room = self.inbox.room();
+        let is_known = matches!(self.phase, TcpPhase::Established(_));
+        let room = self.inbox.room(is_known);
         let most = most.min(room.len());
         &mut room[..most]
     }

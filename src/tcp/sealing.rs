@@ -9,14 +9,23 @@ use super::frame::MAX_DATA_BYTES;
 use super::record::{
     HEADER_BYTES, KEY_UPDATE_MESSAGE, MAX_PLAIN_BYTES, OVERHEAD_BYTES, RecordContent,
 };
+use super::spare::Spares;
 use super::write_streams::MAX_UNSENT_BYTES;
 
 /// Records of a batch, which one system call is given: all that may wait to be sealed. A bit that
 /// was left over would leave by itself, as a segment of some bytes between full ones.
 pub(super) const BATCH_RECORDS: usize = MAX_UNSENT_BYTES.div_ceil(MAX_DATA_BYTES);
 
+/// What a batch takes at most.
+const BATCH_BYTES: usize = BATCH_RECORDS * (MAX_PLAIN_BYTES + OVERHEAD_BYTES);
+
 /// A send buffer of this size costs less to make than to remember.
 const SMALL_BUFFER_BYTES: usize = 4 << 10;
+
+thread_local! {
+    /// Buffers with room for [`BATCH_BYTES`].
+    static SPARES: Spares = const { Spares::new() };
+}
 
 impl TcpConn {
     /// Sealed bytes for the socket; empty: nothing is to be sent.
@@ -38,11 +47,13 @@ impl TcpConn {
         self.counters.sent_bytes += bytes as u64;
         self.kernel_sealed(bytes);
         self.out_at = (self.out_at + bytes).min(self.out.len());
-        if self.out_at == self.out.len()
-            && (self.out.capacity() <= SMALL_BUFFER_BYTES || self.release_at.is_none())
-        {
-            self.out = Vec::new();
+        if self.out_at == self.out.len() {
             self.out_at = 0;
+            let mut out = std::mem::take(&mut self.out);
+            if out.capacity() >= BATCH_BYTES {
+                out.clear();
+                SPARES.with(|spares| spares.give(out));
+            }
         }
     }
 
@@ -51,9 +62,7 @@ impl TcpConn {
         if !self.knows_peer() || self.farewell == Farewell::Said {
             return;
         }
-        let data_bytes = self.channel.writes.unsent_bytes();
-        let most = BATCH_RECORDS * (MAX_PLAIN_BYTES + OVERHEAD_BYTES);
-        self.out.reserve((data_bytes + data_bytes / 8).min(most));
+        self.make_room();
         for _ in 0..BATCH_RECORDS {
             if matches!(self.farewell, Farewell::Alert(_)) {
                 break;
@@ -74,6 +83,14 @@ impl TcpConn {
         }
         if let Some(alert) = self.last_word() {
             self.seal_one(RecordContent::Alert, |_, out| out.extend(alert));
+        }
+    }
+
+    /// Where much is to be sent, has a large buffer for it; nothing lies in the one before.
+    pub(super) fn make_room(&mut self) {
+        if self.channel.writes.unsent_bytes() > SMALL_BUFFER_BYTES {
+            let spare = SPARES.with(Spares::take);
+            self.out = spare.unwrap_or_else(|| Vec::with_capacity(BATCH_BYTES));
         }
     }
 

@@ -124,6 +124,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         patience: args.engine.patience(),
         lane_kinds: args.engine.lane_kinds,
         ktls: args.engine.ktls(),
+        tcp_congestion: args.engine.tcp_congestion.clone(),
         identity: daemon,
         reset_secret: rand::random(),
         authorize: Arc::new(move |asks| {
@@ -144,6 +145,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         streams: usize::from(args.streams),
         lane_kinds: args.engine.lane_kinds,
         ktls: args.engine.ktls(),
+        tcp_congestion: args.engine.tcp_congestion.clone(),
     };
     let client = Client::start(config, request)?;
     let ended = dial::pump(&client, signals, &mut |event| meter.hear(event));

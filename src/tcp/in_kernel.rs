@@ -121,7 +121,7 @@ impl TcpConn {
             self.out.extend(KEY_UPDATE_MESSAGE);
             return;
         }
-        self.out.reserve(self.channel.writes.unsent_bytes());
+        self.make_room();
         for _ in 0..BATCH_RECORDS {
             let before = self.out.len();
             if !is_cut_short {

@@ -1,5 +1,5 @@
-//! The receive buffer of a connection: small while little comes, and large only in the turns in which
-//! much does.
+//! The receive buffer of a connection: small while little comes, and large only in the turns in
+//! which much does.
 
 use std::ops::Range;
 

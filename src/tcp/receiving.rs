@@ -33,8 +33,7 @@ impl TcpConn {
         if self.channel.reads.needs_buffer() {
             self.channel.reads.vacate(self.inbox.bytes());
         }
-        let in_kernel = &self.in_kernel;
-        let most = match in_kernel.is_to_open() {
+        let most = match self.in_kernel.is_to_open() {
             // The kernel begins with a whole record.
             true => self.inbox.missing_bytes(),
             false => usize::MAX,

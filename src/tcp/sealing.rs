@@ -62,11 +62,7 @@ impl TcpConn {
         if !self.knows_peer() || self.farewell == Farewell::Said {
             return;
         }
-        let data_bytes = self.channel.writes.unsent_bytes();
-        if data_bytes > SMALL_BUFFER_BYTES {
-            let spare = SPARES.with(Spares::take);
-            self.out = spare.unwrap_or_else(|| Vec::with_capacity(BATCH_BYTES));
-        }
+        self.make_room();
         for _ in 0..BATCH_RECORDS {
             if matches!(self.farewell, Farewell::Alert(_)) {
                 break;
@@ -87,6 +83,14 @@ impl TcpConn {
         }
         if let Some(alert) = self.last_word() {
             self.seal_one(RecordContent::Alert, |_, out| out.extend(alert));
+        }
+    }
+
+    /// Where much is to be sent, has a large buffer for it; nothing lies in the one before.
+    pub(super) fn make_room(&mut self) {
+        if self.channel.writes.unsent_bytes() > SMALL_BUFFER_BYTES {
+            let spare = SPARES.with(Spares::take);
+            self.out = spare.unwrap_or_else(|| Vec::with_capacity(BATCH_BYTES));
         }
     }
 

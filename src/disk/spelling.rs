@@ -235,7 +235,12 @@ impl Files {
                     continue;
                 }
                 looked_up += 1;
-                let found = self.lstat(fd, name.as_bytes()).await?.object();
+                let found = match self.lstat(fd, name.as_bytes()).await {
+                    Ok(found) => found.object(),
+                    // It is being replaced just now.
+                    Err(DiskError { errno: ENOENT, .. }) => return Ok(None),
+                    Err(error) => return Err(error),
+                };
                 let there = self.lstat(fd, &entry.name).await;
                 if there.is_ok_and(|there| there.object() == found) {
                     return Ok(Some(Bytes::from(entry.name)));

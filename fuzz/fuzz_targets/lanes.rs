@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use landro::ids::{Fingerprint, SessionId, WorkerId};
 use landro::proto::lanes::{
-    ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig,
-    LanesInput, LanesOutput, QuestionId, Taken,
+    ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, KEPT_BYTES, LaneClosed, LaneKey, LaneStream, Lanes,
+    LanesConfig, LanesInput, LanesOutput, QuestionId, Taken,
 };
 use landro::proto::session::{Grant, Session};
 use landro_fuzz::{Script, epoch, limits};
@@ -200,6 +200,7 @@ fuzz_target!(|data: &[u8]| {
         handshake: Duration::from_secs(10),
         idle: Duration::from_secs(60),
         adds_from_bytes: ADDS_FROM_BYTES,
+        kept_bytes: KEPT_BYTES,
         outlives_lanes: false,
         goodput_window: GOODPUT_WINDOW,
     };

@@ -34,7 +34,7 @@ pub use landro_sys::gso::{MAX_SEGMENTS, Run};
 #[cfg(feature = "fuzzing")]
 pub use note::note_again;
 pub use path::PathSnapshot;
-pub use reason::QuicError;
+pub use reason::{KEY_SPENT, QuicError};
 pub use route::{NewConn, Route, Router};
 pub use setup::{Setup, TicketKeys};
 pub use token::Secrets;

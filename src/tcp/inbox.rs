@@ -29,6 +29,11 @@ pub(super) struct Inbox {
     wants_most: bool,
 }
 
+/// Large buffers that this thread keeps for nobody are free memory.
+pub(super) fn forget_spares() {
+    SPARES.with(Spares::forget);
+}
+
 impl Inbox {
     /// Room behind what was not taken. What was taken is overwritten. `may_be_large`: the peer is
     /// known.

@@ -38,6 +38,12 @@ const MAX_STREAMS: usize = 64;
 /// What the control stream may carry in each direction before its first credit.
 const INITIAL_CONTROL_BYTES: u64 = 32 << 10;
 
+/// Gives back the large buffers that this thread's connections take turns with.
+pub fn forget_spares() {
+    inbox::forget_spares();
+    sealing::forget_spares();
+}
+
 /// Never opened, of the other direction, or finished and forgotten.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("no such stream")]

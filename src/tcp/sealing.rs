@@ -27,6 +27,11 @@ thread_local! {
     static SPARES: Spares = const { Spares::new() };
 }
 
+/// As [`super::inbox::forget_spares`].
+pub(super) fn forget_spares() {
+    SPARES.with(Spares::forget);
+}
+
 impl TcpConn {
     /// Sealed bytes for the socket; empty: nothing is to be sent.
     pub fn outgoing(&mut self, now: Instant) -> &[u8] {

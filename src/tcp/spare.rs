@@ -22,6 +22,11 @@ impl Spares {
         self.0.borrow_mut().pop()
     }
 
+    /// They are free memory from now on.
+    pub(super) fn forget(&self) {
+        self.0.take();
+    }
+
     pub(super) fn give(&self, buffer: Vec<u8>) {
         let mut spares = self.0.borrow_mut();
         if spares.len() < SPARES_MAX {

@@ -11,6 +11,8 @@ pub struct StreamDescriptors {
     workers: u64,
     /// Of connections whose handshake is not complete, on all workers.
     strangers: AtomicU64,
+    /// Of all connections, on all workers.
+    streams: AtomicU64,
 }
 
 impl StreamDescriptors {
@@ -24,6 +26,7 @@ impl StreamDescriptors {
             limit,
             workers: u64::from(workers.max(1)),
             strangers: AtomicU64::new(0),
+            streams: AtomicU64::new(0),
         }
     }
 
@@ -40,12 +43,22 @@ impl StreamDescriptors {
         self.strangers.load(Ordering::Relaxed) >= self.limit / 4
     }
 
-    /// Whether a connection may have this number, without another one's end. Connections stay as
-    /// long as sessions, so they have to leave room below the half up to which sessions begin, and
-    /// more than that to files: who lacks a connection dials again or goes on without it, and who
-    /// lacks a file fails.
+    pub(super) fn stream_came(&self) {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn stream_went(&self) {
+        self.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether there may be another connection, of this number, without another one's end. They
+    /// stay as long as sessions, so all together have three sixteenths of the table: beside the
+    /// half up to which sessions begin that leaves something to files, whose last quarter is for
+    /// those that are open for a moment. Who lacks a connection dials again or goes on without it,
+    /// and who lacks a file fails.
     pub(super) fn may_keep(&self, number: u64) -> bool {
-        number < self.limit / 8 * 3
+        let is_few = self.streams.load(Ordering::Relaxed) < self.limit / 16 * 3;
+        is_few && number < self.limit / 4 * 3
     }
 
     /// Connections that one identity may have on a worker: with all its workers an eighth of the
@@ -71,7 +84,11 @@ mod tests {
         assert!(descriptors.are_strangers_too_many());
         descriptors.stranger_went();
         assert!(!descriptors.are_strangers_too_many());
-        assert!(descriptors.may_keep(35) && !descriptors.may_keep(36));
+        assert!(descriptors.may_keep(74) && !descriptors.may_keep(75));
+        (0..18).for_each(|_| descriptors.stream_came());
+        assert!(!descriptors.may_keep(30));
+        descriptors.stream_went();
+        assert!(descriptors.may_keep(30));
     }
 
     #[test]

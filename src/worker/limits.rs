@@ -9,6 +9,7 @@ use landro_sys::Pool;
 use super::shared::Shared;
 use crate::config::LaneKinds;
 use crate::proto::Carriage;
+use crate::proto::lanes::KEPT_BYTES;
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::place::HostKey;
 use crate::proto::session::Limits;
@@ -41,6 +42,18 @@ pub(super) const SEND_BUFFERS: usize = 8;
 /// Receive ring: 16 buffers of 64 KiB are about one millisecond of 10 Gbit/s and fit the
 /// second-level cache.
 pub(super) const RECEIVE_BUFFERS: u16 = 16;
+
+/// What a worker keeps of control that was sent, for all its sessions together, about three times
+/// this: each begins with its share among those that there are.
+const KEPT_CONTROL_BYTES: usize = 4 << 20;
+
+/// And what the least session keeps: what a path of 100 Mbit/s and 5 ms holds.
+const LEAST_KEPT_BYTES: usize = 64 << 10;
+
+/// What a session keeps that is to begin beside so many.
+pub(super) fn kept_control_bytes(sessions: usize) -> usize {
+    (KEPT_CONTROL_BYTES / (sessions + 1)).clamp(LEAST_KEPT_BYTES, KEPT_BYTES)
+}
 
 /// Submission queue entries; file operations of many sessions share it, the driver submits when it
 /// is full.

@@ -137,6 +137,13 @@ impl Sessions {
         waiting < WAITING_MAX
     }
 
+    /// It waits for another lane to take over, and has none.
+    pub(crate) fn is_cut(&self, key: usize) -> bool {
+        self.table
+            .get(key)
+            .is_some_and(|running| running.lanes.is_cut())
+    }
+
     /// The session with this key, if it is the one with this serial number.
     pub(crate) fn get_same(&mut self, key: usize, serial: u64) -> Option<&mut Running> {
         let found = self.table.get_mut(key);

@@ -1,6 +1,7 @@
 //! Who has to go when peers make a worker hold more than it may: each turn looks once.
 
 use super::Worker;
+use crate::proto::lanes::LanesInput;
 
 const CONNECTIONS: &str =
     "the memory budget is used up, and this identity's connections take most of it";
@@ -28,10 +29,15 @@ impl Worker {
         if self.sessions.held_bytes() <= shared.budget.sessions_bytes(shared.workers) {
             return;
         }
-        let goes = |session| self.connections.are_evicted(session);
+        let goes =
+            |session| self.connections.are_evicted(session) && !self.sessions.is_cut(session);
         let Some(session) = self.sessions.heaviest_of_the_heaviest(goes) else {
             return;
         };
+        if self.sessions.is_cut(session) {
+            self.tell(session, LanesInput::NoLonger);
+            return;
+        }
         for lane in self.connections.keys_of(session) {
             self.connections.evict(&mut self.io, lane, SESSIONS);
         }

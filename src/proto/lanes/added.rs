@@ -225,7 +225,9 @@ impl Lanes {
         let is_client = matches!(self.side, LanesSide::Client(_));
         let goes_on = self.course == Course::Running && self.control_read_bytes > 0;
         let has_room = self.added.len() < MAX_ADDED && self.added.last().is_none_or(known);
-        is_client && self.adding.is_agreed && goes_on && has_room
+        // While the lane that carries control is cut, nobody knows where to.
+        let has_way = !self.lanes.is_empty();
+        is_client && self.adding.is_agreed && goes_on && has_room && has_way
     }
 
     /// When another is worth a try.

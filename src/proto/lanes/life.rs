@@ -53,7 +53,10 @@ impl Lanes {
             return self.close(lane, code::DONE, "");
         }
         self.side = LanesSide::Client(Growth::Content);
-        if peer != self.peer || self.course != Course::Running || self.lanes.is_empty() {
+        // One that took over and was not answered is to be known to the server first.
+        let is_known = |newest: &Lane| newest.count_in.is_none();
+        let may_join = self.lanes.last().is_some_and(is_known);
+        if peer != self.peer || self.course != Course::Running || !may_join {
             return self.close(lane, code::DONE, "");
         }
         let preface = self.preface(PrefaceKind::Join);
@@ -84,7 +87,9 @@ impl Lanes {
             DialKind::TakeOver => return self.joins_to_take_over(lane, number, peer),
             DialKind::Replace => {}
         }
-        if peer != self.peer || !goes_on || !(1..MAX_SERVED_LANES).contains(&count) {
+        let is_open = |newest: &Lane| newest.count_in.is_some();
+        let is_early = self.lanes.last().is_some_and(is_open);
+        if peer != self.peer || !goes_on || is_early || !(1..MAX_SERVED_LANES).contains(&count) {
             return self.close(lane, code::NO_SESSION, NO_SUCH_SESSION);
         }
         if number != self.next_number {
@@ -100,10 +105,11 @@ impl Lanes {
     /// one when the next has joined.
     pub(super) fn may_grow(&self) -> bool {
         let ended = |lane: &Lane| lane.control_in == ControlIn::Ended;
-        let Some((_, older)) = self.lanes.split_last() else {
+        let Some((newest, older)) = self.lanes.split_last() else {
             return false;
         };
-        let known = self.control_read_bytes > 0 && older.iter().all(ended);
+        let answered = self.control_read_bytes > 0 && newest.count_in.is_none();
+        let known = answered && older.iter().all(ended);
         self.course == Course::Running && self.lanes.len() < MAX_LANES && known
     }
 

@@ -43,6 +43,7 @@ pub use newcomer::{Newcomer, NewcomerInput, NewcomerOutput};
 pub use ports::{
     DialKind, LaneClosed, LaneKey, LaneStream, LanesInput, LanesOutput, QuestionId, Taken, code,
 };
+pub use takeover::KEPT_BYTES;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -104,6 +105,9 @@ pub struct LanesConfig {
     /// Client: lanes may take over from each other as soon as the session was asked for, if the
     /// server turns out to know how (`Limits::adds_lanes`).
     pub outlives_lanes: bool,
+    /// Control bytes that are kept of what was sent last, should another lane take over. Usually
+    /// [`KEPT_BYTES`].
+    pub kept_bytes: usize,
     /// How long goodput is measured at a time, before data goes another way. Usually
     /// [`GOODPUT_WINDOW`].
     pub goodput_window: Duration,
@@ -246,7 +250,7 @@ impl Lanes {
             next_number: 0,
             next_incoming: 0,
             control_read_bytes: 0,
-            out: SendQueue::default(),
+            out: SendQueue::new(config.kept_bytes),
             suspicions: Suspicions::default(),
             answers_max: None,
             handshake: config.handshake,
@@ -309,6 +313,7 @@ impl Lanes {
                 self.revoke(now + LINGER, why);
                 self.session.handle(now, Input::Refuse(error));
             }
+            LanesInput::NoLonger => self.give_up_waiting(now),
             LanesInput::Tick => self.tick(now),
         }
     }

@@ -22,7 +22,7 @@ pub(super) struct Send {
     pub fin: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct SendQueue {
     /// Control messages, several in each. They go to the newest lane.
     control: VecDeque<Bytes>,
@@ -128,6 +128,18 @@ impl StreamPlace {
 }
 
 impl SendQueue {
+    /// `kept_bytes`: of control that lanes took, should another lane take over.
+    pub fn new(kept_bytes: usize) -> SendQueue {
+        SendQueue {
+            control: VecDeque::new(),
+            control_bytes: 0,
+            kept: KeptControl::of_at_most(kept_bytes),
+            streams: HashMap::new(),
+            order: VecDeque::new(),
+            round: None,
+        }
+    }
+
     pub fn control(&mut self, bytes: Bytes) {
         self.control_bytes += bytes.len();
         self.control.push_back(bytes);

@@ -118,6 +118,9 @@ pub enum LanesInput {
         error: SessionError,
         why: &'static str,
     },
+    /// Server: what the session holds is needed by others. If it waits for another lane to take
+    /// over, it ends.
+    NoLonger,
     /// Nothing but time passed ([`super::Lanes::deadline`] was due).
     Tick,
 }

@@ -6,7 +6,7 @@
 //!   preface.
 //! - Each side says, as the first 8 bytes behind the preface, or in its place, how many control
 //!   bytes it has read of the session. The other goes on from there: of what it sent last it keeps
-//!   [`KEPT_BYTES`]. Before it knows, it says nothing, and no data stream begins.
+//!   up to [`KEPT_BYTES`]. Before it knows, it says nothing, and no data stream begins.
 //! - The lane before is over on both sides. Data that was on it is accounted for like that of an
 //!   added lane (`added.rs`).
 //! - What cannot be read again (unsized files), and what nobody could tell any more, is lost with
@@ -20,15 +20,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::lane::{ControlOut, Lane, LaneState};
 use super::ledger::OwnStreams;
 use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, code};
-use super::{Course, Lanes, NO_SUCH_SESSION};
+use super::{Course, Growth, Lanes, LanesSide, NO_SUCH_SESSION};
 use crate::ids::Fingerprint;
 use crate::proto::wire::PrefaceKind;
 use crate::proto::{Input, LostLane};
 
-/// Control bytes that a side keeps of what it sent last: what may be on its way, and unread, where
-/// both sides live. A TCP lane takes 320 KiB ahead of its reader, which is the most. A peer that
-/// has read less does not get on.
-const KEPT_BYTES: usize = 512 << 10;
+/// Control bytes that a side keeps of what it sent last (`LanesConfig::kept_bytes`), where it can:
+/// what may be on its way, and unread, where both sides live. A TCP lane takes 320 KiB ahead of its
+/// reader, which is the most. A peer that has read less does not get on.
+pub const KEPT_BYTES: usize = 512 << 10;
 
 /// How often a lane that is silent is asked for a sign of life, and how many of these rounds may
 /// pass without one. A host that sleeps for seconds while it is busy is no dead one.
@@ -141,12 +141,20 @@ impl Silence {
 /// Control bytes that lanes took: how many, and the last of them.
 #[derive(Debug, Default)]
 pub(super) struct KeptControl {
+    most_bytes: usize,
     taken_bytes: u64,
     last: VecDeque<Bytes>,
     last_bytes: usize,
 }
 
 impl KeptControl {
+    pub fn of_at_most(most_bytes: usize) -> KeptControl {
+        KeptControl {
+            most_bytes,
+            ..KeptControl::default()
+        }
+    }
+
     pub fn add(&mut self, bytes: Bytes) {
         if bytes.is_empty() {
             return;
@@ -154,7 +162,7 @@ impl KeptControl {
         self.taken_bytes += bytes.len() as u64;
         self.last_bytes += bytes.len();
         self.last.push_back(bytes);
-        while self.last_bytes > KEPT_BYTES
+        while self.last_bytes > self.most_bytes
             && let Some(oldest) = self.last.pop_front()
         {
             self.last_bytes -= oldest.len();
@@ -285,6 +293,10 @@ impl Lanes {
         self.silence.heard(self.now);
         self.silence.unanswered += 1;
         self.silence.took_over_at = Some(self.now);
+        if let LanesSide::Client(Growth::Wanted { .. }) = self.side {
+            // What was worn is over.
+            self.side = LanesSide::Client(Growth::Content);
+        }
         let preface = self.preface(PrefaceKind::TakeOver);
         let preface = count_of(&preface, self.control_read_bytes);
         self.take_over(lane, preface);
@@ -415,10 +427,18 @@ impl Lanes {
         }
         let wait = match self.is_client() {
             true => self.handshake * FAILED_MAX,
+            false if !self.suspicions.is_empty() => SUSPECTED_WAIT,
             false => SERVED_WAIT,
         };
         self.cut_until = Some(now + wait);
         true
+    }
+
+    /// Nobody is waited for any more.
+    pub(super) fn give_up_waiting(&mut self, now: Instant) {
+        if self.is_cut() {
+            self.peer_lost(now);
+        }
     }
 
     /// Another session of the same peer waits for this one.

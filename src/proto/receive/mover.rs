@@ -269,7 +269,8 @@ impl ReceiveMover {
         let holes = self.holes.len() as u64 * HOLE_BYTES;
         let writes = self.flow.writes * WRITE_BYTES;
         let here = self.flow.arriving_bytes + self.flow.backlog_bytes;
-        orders + streams + holes + writes + here
+        let accounts = self.accounts.held_bytes();
+        orders + streams + holes + writes + here + accounts
     }
 
     pub fn received_bytes(&self) -> u64 {

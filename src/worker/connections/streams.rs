@@ -121,7 +121,7 @@ impl Connections {
         let mut connection = Connection::new(io, Transport::Tcp(Box::new(link)), peer, app);
         connection.quiet = Some(SIGN_OF_LIFE);
         connection.granted_bytes = granted_bytes;
-        self.insert_stream(id, connection);
+        self.insert_stream(io, id, connection);
         Ok(())
     }
 
@@ -149,7 +149,7 @@ impl Connections {
         let app = App::Undecided(Handshake::Accepted { promise });
         let connection = Connection::new(io, Transport::Tcp(Box::new(link)), peer, app);
         self.handshake_begun(io, LaneKind::Tls);
-        self.insert_stream(id, connection);
+        self.insert_stream(io, id, connection);
         true
     }
 
@@ -174,6 +174,7 @@ impl Connections {
             return None;
         };
         self.streams.remove(&link.id);
+        io.shared.descriptors.stream_went();
         let handed = HandedStream {
             stream: io.driver.remove_stream(link.id),
             conn: link.conn,
@@ -202,10 +203,11 @@ impl Connections {
         let mut connection = Connection::new(io, conn, handed.peer, app);
         connection.granted_bytes = handed.granted_bytes;
         connection.heard = handed.heard;
-        Some(self.insert_stream(id, connection))
+        Some(self.insert_stream(io, id, connection))
     }
 
-    fn insert_stream(&mut self, id: TcpId, connection: Connection) -> usize {
+    fn insert_stream(&mut self, io: &Loop, id: TcpId, connection: Connection) -> usize {
+        io.shared.descriptors.stream_came();
         let key = self.table.insert(connection);
         self.streams.insert(id, key);
         self.touch(key);
@@ -217,6 +219,7 @@ impl Connections {
         if let Transport::Tcp(link) = &mut connection.conn {
             link.measure(&io.driver);
             self.streams.remove(&link.id);
+            io.shared.descriptors.stream_went();
             drop(io.driver.remove_stream(link.id));
         }
         connection.last_stats();

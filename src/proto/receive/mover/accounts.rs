@@ -6,13 +6,28 @@ use super::ReceiveMover;
 use crate::proto::LostLane;
 use crate::proto::wire::{LaneAccount, LanePart, MAX_ITEMS};
 
+/// What a lane that is lost costs, and a stream of it.
+const LANE_BYTES: u64 = size_of::<LostLane>() as u64;
+const PART_BYTES: u64 = size_of::<LanePart>() as u64;
+
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
-    /// Lanes whose streams were not dropped yet. Their number is that of the lanes that a side
-    /// takes at a time.
+    /// Lanes whose streams were not dropped yet: while what a hole stands for is hashed, there may
+    /// be many.
     lost: VecDeque<LostLane>,
     /// What is to be told once nothing of what was dropped is being written.
     due: VecDeque<LaneAccount>,
+}
+
+impl Accounts {
+    pub(super) fn held_bytes(&self) -> u64 {
+        let of_lost = |lost: &LostLane| (lost.ended.len() + lost.begun.len()) as u64;
+        let of_due = |due: &LaneAccount| due.parts.len() as u64;
+        let lanes = (self.lost.len() + self.due.len()) as u64;
+        let lost: u64 = self.lost.iter().map(of_lost).sum();
+        let due: u64 = self.due.iter().map(of_due).sum();
+        lanes * LANE_BYTES + (lost + due) * PART_BYTES
+    }
 }
 
 impl ReceiveMover {

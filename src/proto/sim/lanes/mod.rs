@@ -15,8 +15,8 @@ use super::scenario::Parts;
 use crate::ids::{Fingerprint, SessionId, WorkerId};
 use crate::proto::Carriage;
 use crate::proto::lanes::{
-    DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig, LanesInput,
-    LanesOutput, Newcomer, NewcomerInput, NewcomerOutput, QuestionId, Taken, code,
+    DialKind, GOODPUT_WINDOW, KEPT_BYTES, LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig,
+    LanesInput, LanesOutput, Newcomer, NewcomerInput, NewcomerOutput, QuestionId, Taken, code,
 };
 use crate::proto::session::{Grant, Limits, Request, Session};
 use crate::proto::{Event, Outcome, Payload};
@@ -178,6 +178,7 @@ impl World {
             handshake: HANDSHAKE,
             idle: IDLE,
             adds_from_bytes: self.troubles.adds_from_bytes.unwrap_or(0),
+            kept_bytes: KEPT_BYTES,
             outlives_lanes: self.troubles.adds_from_bytes.is_some(),
             goodput_window: self.troubles.goodput_window.unwrap_or(GOODPUT_WINDOW),
         }

@@ -193,7 +193,10 @@ impl Worker {
         if kind == DialKind::TakeOver {
             return self.dial_elsewhere(session);
         }
-        let connection = self.connections.newest_of(session)?;
+        let Some(connection) = self.connections.newest_of(session) else {
+            // It was cut just now.
+            return Some(LanesInput::DialFailed { kind });
+        };
         let (peer, who) = (connection.peer, connection.who());
         let errand = Errand::Join { session, kind };
         let dialled = match (&connection.conn, kind) {

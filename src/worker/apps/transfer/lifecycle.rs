@@ -5,12 +5,13 @@ use crate::proto::lanes::{
     ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LanesConfig, LanesInput,
     NewcomerInput, code,
 };
-use crate::quic::{CloseReason, Conn};
+use crate::quic::{CloseReason, Conn, KEY_SPENT};
 use crate::worker::Worker;
 use crate::worker::connections::app::App;
 use crate::worker::connections::connection::Connection;
 use crate::worker::connections::transport::Transport;
 use crate::worker::lane::{Errand, LanePhase, TransferLane};
+use crate::worker::limits;
 use crate::worker::log::{Refused, Who};
 use crate::worker::sessions::Beginning;
 use crate::worker::stats::TransportStats;
@@ -39,6 +40,7 @@ impl Worker {
             idle: self.io.shared.quic.idle_timeout,
             adds_from_bytes: ADDS_FROM_BYTES,
             outlives_lanes: false,
+            kept_bytes: limits::kept_control_bytes(self.sessions.len()),
             goodput_window: GOODPUT_WINDOW,
         }
     }
@@ -300,7 +302,7 @@ fn how_it_closed(connection: &Connection) -> LaneClosed {
         Some(
             CloseReason::GivenUp(_)
             | CloseReason::PeerApp {
-                code: code::TAKEN_OVER,
+                code: code::TAKEN_OVER | KEY_SPENT,
                 ..
             },
         ) => LaneClosed::Cut,

@@ -79,7 +79,7 @@ done
 binaries=
 if [ $# -eq 0 ]; then
     # All packages at once, as scripts/test.sh selects them: what that built is used again.
-    binaries=$(cargo test --locked --workspace --lib --test kinds --no-run 2>&1 | tee /dev/stderr |
+    binaries=$(cargo test --locked --workspace --lib --test kinds --no-run 2>&1 | tee >(cat >&2) |
         sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
 fi
 

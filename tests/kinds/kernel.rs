@@ -32,8 +32,8 @@ fn kernel_connections() -> u64 {
         .sum()
 }
 
-/// Each side's own, whatever the other has: what is sent over TCP is ruled by the one that was asked
-/// for, as the kernel tells.
+/// Each side's own, whatever the other has: what is sent over TCP is ruled by the one that was
+/// asked for, as the kernel tells.
 #[test]
 fn a_congestion_control_of_the_kernels_is_taken_by_name() {
     let has = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();

@@ -22,8 +22,8 @@ use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, Event};
 /// Files open at a time: enough that opening and checking one hides behind the others.
 const OPEN_FILES: usize = 8;
 
-/// Of a file with a gap behind each chunk: half a node of its tree.
-const RESUMED_CHUNK_BYTES: u64 = 30;
+/// Of a chunk of a file with a gap behind each: half a node of its tree, 47 bytes while it grows.
+const RESUMED_CHUNK_BYTES: u64 = 48;
 
 #[derive(Debug, Default)]
 pub(super) struct SourceFiles {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, SamplingMode, Throughput};
 use landro::engine::now;
-use landro::ids::{Name, StreamKey};
+use landro::ids::{MoverId, Name, StreamKey};
 use landro::proto::journal::Storage;
 use landro::proto::parallel::ParallelTransferConfig;
 use landro::proto::session::{
@@ -283,6 +283,7 @@ impl World {
                     self.inputs.push_back((
                         SENDER,
                         Input::Sent {
+                            mover: MoverId::CONTROL,
                             bytes: bytes.len() as u64,
                         },
                     ));
@@ -313,7 +314,7 @@ impl World {
                 Some(
                     Output::AnswersMax(_)
                     | Output::Event(_)
-                    | Output::Stays(_)
+                    | Output::Retired(_)
                     | Output::AddsLanes { .. }
                     | Output::LaneOver(_)
                     | Output::LaneAccount(_),

@@ -188,6 +188,7 @@ fuzz_target!(|data: &[u8]| {
         handshake: Duration::from_secs(10),
         idle: Duration::from_secs(60),
         adds_from_bytes: ADDS_FROM_BYTES,
+        adds: 0,
         goodput_window: GOODPUT_WINDOW,
     };
     let session = Session::server(now, NOTHING, limits());

@@ -55,7 +55,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
-use crate::ids::{EntryId, FileId, OpId, StreamKey};
+use crate::ids::{EntryId, FileId, MoverId, OpId, StreamKey};
 pub use fs::{
     Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Lasting,
     Listed, Meta, Mtime, ObjectId, TimeLapse,
@@ -78,11 +78,17 @@ pub enum Input {
     },
     /// The peer reset this data stream.
     DataReset,
-    /// The transport took this many bytes of earlier `Output::Data` (all streams together, ranges
-    /// by their length). The sender's read-ahead is bounded by what it emitted and has not seen
-    /// here. A lane within this host says how many of the last [`CopyStep::Range`] were copied,
-    /// once they are.
-    Sent { bytes: u64 },
+    /// The transport took this many bytes of earlier `Output::Data` of a mover (all its streams
+    /// together, ranges by their length). A mover's read-ahead is bounded by what it emitted and
+    /// has not seen here. A lane within this host says how many of the last [`CopyStep::Range`]
+    /// were copied, once they are.
+    Sent { mover: MoverId, bytes: u64 },
+    /// The sender's own: whether this mover takes new orders. The first word of an added lane
+    /// begins its mover; that of the lanes that carry control takes orders from the start.
+    Pulls { mover: MoverId, pulls: bool },
+    /// The sender's own: the mover of an added lane takes no order any more, gives back what it has
+    /// not begun, and ends its streams behind the rest. Answered by [`Output::Retired`].
+    Retire { mover: MoverId },
     /// A lane within this host: what the other side gave as [`Output::Copy`].
     Copy(CopyStep),
     /// A disk operation ended.
@@ -112,10 +118,6 @@ pub enum Input {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LostLane {
     pub number: u32,
-    /// Our data streams that had not ended there. They do not go on.
-    pub ours: Vec<StreamKey>,
-    /// What of them had not been taken by the transport.
-    pub untaken_bytes: u64,
     /// The peer may not know.
     pub tell_peer: bool,
     /// The peer's data streams of lesser numbers were read to their ends.
@@ -131,17 +133,16 @@ pub struct LostLane {
 pub enum Output {
     /// Bytes to append to our control stream.
     Control(Bytes),
-    /// More of a data stream (opened at first mention; keys count up from 0); `fin` ends it.
-    /// `records`: how many end with it.
+    /// More of a data stream (opened at first mention; keys of one mover count up from 0), for the
+    /// lane of its mover; `fin` ends it. `records`: how many end with it.
     Data {
         stream: StreamKey,
         payload: Payload,
         records: u32,
         fin: bool,
     },
-    /// Before anything of this data stream: it is to go where control messages go, on no lane that
-    /// is added, for what is lost of it cannot be read again.
-    Stays(StreamKey),
+    /// Nothing follows from this mover: its streams were ended.
+    Retired(MoverId),
     /// Both sides know lanes that are added. `sends`: data goes from here to the peer.
     AddsLanes { sends: bool },
     /// The peer, which sends, says that this added lane is no more.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Sender;
 use landro_sys::UdpOptions;
 
-use crate::config::{LaneKind, LaneKinds};
+use crate::config::{LaneCount, LaneKind, LaneKinds};
 use crate::ids::Fingerprint;
 use crate::proto::lanes::code;
 use crate::proto::session::Request;
@@ -24,6 +24,7 @@ pub(crate) struct ClientTransfer {
     state: ClientState,
     race: Race,
     pub(crate) kinds: LaneKinds,
+    pub(crate) lanes: LaneCount,
     pub(crate) setup: Setup,
     pub(crate) tcp: TcpSetups,
     /// A lane was added over TCP. If another is, the first was lost: perhaps to a path that carries
@@ -60,6 +61,7 @@ impl ClientTransfer {
             state: ClientState::Dialling(start.request),
             race: Race::new(&start.peers, start.kinds, now),
             kinds: start.kinds,
+            lanes: start.lanes,
             setup: start.setup,
             tcp: start.tcp,
             has_added: false,

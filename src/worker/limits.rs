@@ -7,7 +7,7 @@ use std::time::Duration;
 use landro_sys::Pool;
 
 use super::shared::Shared;
-use crate::config::LaneKinds;
+use crate::config::LaneKind;
 use crate::proto::Carriage;
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::place::HostKey;
@@ -121,7 +121,7 @@ pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
         host_key: *HOST_KEY,
         lookups: LOOKUPS,
         patience: shared.patience,
-        adds_lanes: shared.lane_kinds == LaneKinds::Both,
+        adds_lanes: shared.lane_kinds.has(LaneKind::Tls),
         parallel: ParallelTransferConfig::default(),
     }
 }

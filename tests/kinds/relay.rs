@@ -26,8 +26,12 @@ pub enum Udp {
     Silent,
 }
 
-/// Of its sockets.
+/// Of its sockets for TCP.
 const RECEIVE_BYTES: usize = 256 << 10;
+
+/// Of its sockets for UDP, about what the ends have: by default ten large datagrams are all that
+/// wait, and a window that is sent at once after a pause is lost.
+const UDP_RECEIVE_BYTES: usize = 4 << 20;
 
 const RUNS: u8 = 0;
 const STALLS: u8 = 1;
@@ -133,6 +137,12 @@ fn bind() -> (UdpSocket, TcpListener) {
 fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
     let back = UdpSocket::bind("127.0.0.1:0").unwrap();
     back.connect(state.daemon).unwrap();
+    for socket in [front, &back] {
+        // Beyond what the host allows everybody, where it may be.
+        if setsockopt(socket, sockopt::RcvBufForce, &UDP_RECEIVE_BYTES).is_err() {
+            setsockopt(socket, sockopt::RcvBuf, &UDP_RECEIVE_BYTES).unwrap();
+        }
+    }
     back.set_read_timeout(Some(LOOK)).unwrap();
     let client: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
     let (answers, whom) = (back.try_clone().unwrap(), client.clone());

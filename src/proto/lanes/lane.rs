@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 
 use super::ledger::{AddedLane, STREAMS_WORN};
 use super::ports::LaneKey;
-use crate::ids::StreamKey;
+use crate::ids::{MoverId, StreamKey};
 use crate::proto::wire::WireError;
 use crate::proto::wire::streams::{self, LANE_END_BYTES};
 
@@ -113,16 +113,37 @@ impl Lane {
         }
     }
 
-    /// New data streams may begin here, if it is added.
-    pub fn takes_streams(&self) -> bool {
-        let is_named = !matches!(self.control_out, ControlOut::Preface(_));
-        let has_room = |added: &AddedLane| added.ours.has_room();
-        self.state == LaneState::Carrying && is_named && self.added.as_ref().is_some_and(has_room)
+    /// Who of the sender moves what travels here.
+    pub fn mover(&self) -> MoverId {
+        match &self.added {
+            Some(added) => MoverId::of_added(added.number),
+            None => MoverId::CONTROL,
+        }
     }
 
-    /// So many streams were on it that another is to take over.
-    pub fn is_worn(&self) -> bool {
-        self.begun.max(self.read) >= STREAMS_WORN
+    /// A data stream of ours begins here; its number.
+    pub fn begin_stream(&mut self, key: StreamKey) -> u64 {
+        let number = u64::from(self.begun);
+        if let Some(added) = &mut self.added {
+            added.ours.begin(key);
+        }
+        self.begun += 1;
+        self.unfinished += 1;
+        number
+    }
+
+    /// Orders for an added lane may be pulled: the peer is told what it is.
+    pub fn is_usable(&self) -> bool {
+        let is_named = !matches!(self.control_out, ControlOut::Preface(_));
+        self.state == LaneState::Carrying && is_named && !self.is_spent()
+    }
+
+    /// An added lane is to end: its key has sealed enough, there were so many streams on it that
+    /// what is kept of them is much, or the peer has nothing more to say on it.
+    pub fn is_spent(&self) -> bool {
+        let is_full = |added: &AddedLane| added.is_worn || !added.ours.has_room();
+        let is_full = self.added.as_ref().is_some_and(is_full);
+        is_full || self.begun >= STREAMS_WORN || self.announced.is_some()
     }
 
     /// A data stream of ours has ended, or is lost.
@@ -169,7 +190,7 @@ impl Lane {
         stream: u64,
         mut bytes: Bytes,
         fin: bool,
-        next: &mut u32,
+        next: &mut u64,
     ) -> Result<Option<Content>, WireError> {
         if fin {
             bytes = streams::without_end(bytes)?;
@@ -243,7 +264,7 @@ impl Lane {
 
 impl Incoming {
     /// What begins with this byte.
-    fn begun(kind: u8, next: &mut u32) -> Result<Incoming, WireError> {
+    fn begun(kind: u8, next: &mut u64) -> Result<Incoming, WireError> {
         match kind {
             streams::DATA => {
                 let key = StreamKey(*next);

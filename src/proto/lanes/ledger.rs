@@ -1,6 +1,7 @@
 //! What each side knows of the data streams of an added lane, to tell what was lost with it.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use crate::ids::StreamKey;
 use crate::proto::wire::{LaneAccount, LanePart, WireError};
@@ -27,12 +28,31 @@ pub(super) struct AddedLane {
     pub number: u32,
     pub ours: OwnStreams,
     pub theirs: StreamsRead,
+    pub since: Instant,
+    /// The transport says that another lane is to take over.
+    pub is_worn: bool,
+    /// Sender: what the lane's mover was told.
+    pub told: MoverTold,
+}
+
+/// What the mover of an added lane was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MoverTold {
+    /// There is none. Next: Pulls.
+    Nothing,
+    /// Whether to take orders. Next: itself, Retires.
+    Pulls(bool),
+    /// To take none any more.
+    Retires,
 }
 
 impl AddedLane {
-    pub fn new(number: u32) -> AddedLane {
+    pub fn new(number: u32, since: Instant) -> AddedLane {
         AddedLane {
             number,
+            since,
+            is_worn: false,
+            told: MoverTold::Nothing,
             ours: OwnStreams::default(),
             theirs: StreamsRead::default(),
         }

@@ -60,7 +60,7 @@ impl Lanes {
 
     pub(super) fn dial_failed(&mut self, now: Instant, kind: DialKind) {
         if kind == DialKind::Add {
-            return self.adding.failed(now);
+            return self.adding.dial_failed(now);
         }
         if self.side == LanesSide::Client(Growth::Dialling) {
             let not_before = now + JOIN_PAUSE;
@@ -103,7 +103,7 @@ impl Lanes {
         if self.side == LanesSide::Client(Growth::Content) && self.newest() == Some(lane) {
             self.side = LanesSide::Client(Growth::Wanted { not_before: now });
         }
-        self.added_worn(now, lane);
+        self.added_worn(lane);
     }
 
     // ---- lanes go

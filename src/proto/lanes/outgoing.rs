@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 
 use super::lane::{ControlOut, Lane, LaneState};
 use super::ports::{LaneKey, LaneStream, Taken};
-use crate::ids::StreamKey;
+use crate::ids::{MoverId, StreamKey};
 use crate::proto::Payload;
 use crate::proto::wire::streams;
 
@@ -40,8 +40,6 @@ struct OutStream {
     /// How many end with what was queued so far.
     records: u32,
     ends: bool,
-    /// It goes on no added lane.
-    stays: bool,
 }
 
 impl Default for OutStream {
@@ -51,7 +49,6 @@ impl Default for OutStream {
             queue: VecDeque::new(),
             records: 0,
             ends: false,
-            stays: false,
         }
     }
 }
@@ -59,7 +56,7 @@ impl Default for OutStream {
 /// Where a data stream travels. It stays on the lane it began on.
 #[derive(Clone, Copy, Debug)]
 enum StreamPlace {
-    /// On the lane that takes new streams when its turn comes. Next: Heading.
+    /// On the lane that carries control when its turn comes. Next: Heading.
     Nowhere,
     /// Its number on its lane is given, its first byte was not taken yet. Next: On.
     Heading {
@@ -108,15 +105,20 @@ enum Offered {
 /// What a round needs to know of the session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RoundStanding {
-    /// Control bytes, and streams that stay with them, go to this lane.
+    /// Control bytes, and new streams of the mover that goes with them, go to this lane.
     pub newest: bool,
-    /// Other new streams do.
-    pub streams: bool,
     /// The session is over and all is taken: the control stream is to end.
     pub ends_control: bool,
 }
 
 impl StreamPlace {
+    /// On this lane, as the next of its streams.
+    fn begun(lane: &mut Lane, key: StreamKey) -> StreamPlace {
+        let number = lane.begin_stream(key);
+        let lane = lane.key;
+        StreamPlace::Heading { lane, number }
+    }
+
     fn lane(self) -> Option<LaneKey> {
         match self {
             StreamPlace::Nowhere => None,
@@ -141,34 +143,29 @@ impl SendQueue {
         self.order.len()
     }
 
-    fn stream(&mut self, key: StreamKey) -> &mut OutStream {
-        self.streams.entry(key).or_insert_with(|| {
-            self.order.push_back(key);
-            OutStream::default()
-        })
-    }
-
-    /// Nothing of this stream may go on an added lane.
-    pub fn stays(&mut self, key: StreamKey) {
-        self.stream(key).stays = true;
-    }
-
-    /// Queues bytes of a data stream, with which so many records end; gives where it is going, and
-    /// whether it stays with control.
+    /// Queues bytes of a data stream, with which so many records end; gives where it is going, if
+    /// it has begun. `added`: the added lane of its mover, where it begins at once, for what
+    /// becomes of it is told with that lane's end.
     pub fn data(
         &mut self,
         key: StreamKey,
-        payload: Payload,
-        records: u32,
-        fin: bool,
-    ) -> (Option<LaneKey>, bool) {
-        let out = self.stream(key);
+        (payload, records, fin): (Payload, u32, bool),
+        added: Option<&mut Lane>,
+    ) -> Option<LaneKey> {
+        let out = self.streams.entry(key).or_insert_with(|| {
+            self.order.push_back(key);
+            let mut out = OutStream::default();
+            if let Some(lane) = added {
+                out.place = StreamPlace::begun(lane, key);
+            }
+            out
+        });
         out.records += records;
         if payload.len_bytes() > 0 {
             out.queue.push_back(payload);
         }
         out.ends |= fin;
-        (out.place.lane(), out.stays)
+        out.place.lane()
     }
 
     /// Data waits for one of these lanes, or has no place yet.
@@ -194,24 +191,15 @@ impl SendQueue {
         self.round.take_if(|round| round.lane == lane);
     }
 
-    /// An added lane is gone. Gives the streams that were on it, in order, and how many bytes of
-    /// them were not told as taken.
-    pub fn lose_lane(&mut self, lane: &mut Lane) -> (Vec<StreamKey>, u64) {
-        let round = self.round.take_if(|round| round.lane == lane.key);
-        let mut bytes = round.map_or(0, |round| round.taken);
-        let mut keys = Vec::new();
-        for key in &self.order {
-            if let Some(out) = self.streams.get(key)
-                && out.place.lane() == Some(lane.key)
-            {
-                keys.push(*key);
-                bytes += out.queue.iter().map(Payload::len_bytes).sum::<u64>();
+    /// An added lane is gone: its ledger is told what was given to its streams.
+    pub fn lose_lane(&mut self, lane: &mut Lane) {
+        for (key, out) in &self.streams {
+            if out.place.lane() == Some(lane.key) {
                 lane.close_stream(*key, out.records, false);
             }
         }
         self.forget_lane(lane.key);
         lane.unfinished = 0;
-        (keys, bytes)
     }
 
     /// Nobody listens any more. What was sent on added lanes may still be accounted for.
@@ -301,23 +289,11 @@ impl SendQueue {
         debug_assert_eq!(round.lane, lane.key);
         let key = *self.order.get(at)?;
         let out = self.streams.get_mut(&key)?;
-        let is_here = match out.stays {
-            true => standing.newest,
-            false => standing.streams,
-        };
         if let StreamPlace::Nowhere = out.place
-            && is_here
+            && standing.newest
+            && key.mover() == MoverId::CONTROL
         {
-            let number = u64::from(lane.begun);
-            if let Some(added) = &mut lane.added {
-                added.ours.begin(key);
-            }
-            lane.begun += 1;
-            lane.unfinished += 1;
-            out.place = StreamPlace::Heading {
-                lane: lane.key,
-                number,
-            };
+            out.place = StreamPlace::begun(lane, key);
         }
         let (offered, number, payload) = match out.place {
             StreamPlace::Heading { lane: on, number } if on == lane.key => {

@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::runs::{ChunkCourse, NextPiece};
 use super::{Issued, SendMover, SendMoverOp};
-use crate::ids::{EntryId, StreamKey};
+use crate::ids::EntryId;
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::{ChunkHasher, ZEROS};
@@ -96,6 +96,16 @@ impl Jobs {
         jobs.filter(|(_, job)| job.order.file == file)
             .map(|(at, _)| at)
             .collect()
+    }
+
+    /// Bytes of chunks taken whose read was not started.
+    pub(super) fn to_read(&self) -> u64 {
+        let issuing = self.issuing.iter().filter_map(|at| self.all.get(*at));
+        issuing.map(|job| job.len_bytes - job.issued_bytes).sum()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
     }
 
     #[cfg(test)]
@@ -469,22 +479,35 @@ impl SendMover {
         }
     }
 
-    /// Gives up what was begun on streams that are no more; what waited behind it takes others.
-    pub(super) fn lose_chunks(&mut self, ports: &mut Ports, keys: &[StreamKey]) {
-        let lost = self.streams.lose(|key| keys.contains(&key));
-        for (slot, stream, ordinal) in &lost {
-            let Some(at) = self.streams.front(*slot) else {
-                continue;
-            };
+    /// Gives chunks back to the plan that were not begun.
+    pub(super) fn give_back_chunks(&mut self) {
+        let all: Vec<usize> = self.jobs.all.iter().map(|(at, _)| at).collect();
+        for at in all {
+            let job = &self.jobs.all[at];
+            if job.state == JobState::Queued {
+                let (file, chunk) = (job.order.file, job.order.chunk);
+                self.reports
+                    .push_back(SendReport::GivenBack { file, chunk });
+                self.drop_job(at);
+            }
+        }
+    }
+
+    /// Gives up what was begun: the lane is no more.
+    pub(super) fn lose_chunks(&mut self) {
+        self.give_back_chunks();
+        let all: Vec<usize> = self.jobs.all.iter().map(|(at, _)| at).collect();
+        for at in all {
             let job = &self.jobs.all[at];
             match job.state {
                 JobState::Begun | JobState::Held => {
+                    let slot = job.slot;
                     self.reports.push_back(SendReport::Torn {
                         file: job.order.file,
                         chunk: job.order.chunk,
                         at: RecordAt {
-                            stream: *stream,
-                            ordinal: *ordinal,
+                            stream: self.streams.key(slot),
+                            ordinal: self.streams.records(slot),
                             data_bytes: job.data_bytes,
                         },
                     });
@@ -494,8 +517,6 @@ impl SendMover {
                 JobState::Queued | JobState::Dropped => {}
             }
         }
-        lost.into_iter()
-            .for_each(|(slot, ..)| self.emit(ports, slot));
     }
 }
 

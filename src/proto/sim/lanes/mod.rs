@@ -49,8 +49,9 @@ struct Troubles {
     goodbyes_lost: u64,
     /// A lane that comes to a worker that knows nothing of its session.
     strays: u64,
-    /// Lanes are added after so much data.
+    /// Lanes are added after so much data, so many at a time.
     adds_from_bytes: Option<u64>,
+    adds: usize,
     /// Goodput is measured so long at a time.
     goodput_window: Option<Duration>,
     /// An added lane is cut without a word, in thousandths of all steps.
@@ -169,6 +170,7 @@ impl World {
             handshake: HANDSHAKE,
             idle: IDLE,
             adds_from_bytes: self.troubles.adds_from_bytes.unwrap_or(0),
+            adds: self.troubles.adds,
             goodput_window: self.troubles.goodput_window.unwrap_or(GOODPUT_WINDOW),
         }
     }

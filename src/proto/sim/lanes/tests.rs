@@ -110,6 +110,7 @@ fn replaced_lanes_lose_nothing() {
 #[test]
 fn added_lanes_lose_nothing() {
     let (added, cut, runs) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let several = Cell::new(0);
     for_seeds("added_lanes_lose_nothing", 1500, |seed| {
         let mut rng = Rng::new(seed ^ 0xadd5);
         let troubles = Troubles {
@@ -118,6 +119,7 @@ fn added_lanes_lose_nothing() {
             dial_fails: rng.pick(&[0, 0, 30]),
             goodbyes_lost: rng.pick(&[0, 0, 30]),
             adds_from_bytes: Some(rng.pick(&[0, 0, 2_000, 50_000])),
+            adds: rng.below(5),
             added_cuts: rng.pick(&[0, 2, 10, 40]),
             added_strays: rng.pick(&[0, 0, 30]),
             added_refusals: rng.pick(&[0, 0, 3]),
@@ -130,17 +132,21 @@ fn added_lanes_lose_nothing() {
             assert!(complete(node).is_some(), "{:?}", node.outcome);
         }
         assert_eq!(world.nodes.len(), 2);
+        let mut lanes = 0;
         for (link, kind) in world.links.iter().zip(&world.kinds) {
             if *kind == DialKind::Add && link.has_carried_data() {
-                added.set(added.get() + 1);
+                lanes += 1;
                 cut.set(cut.get() + usize::from(link.cut));
             }
         }
+        added.set(added.get() + lanes);
+        several.set(several.get() + usize::from(lanes > 1));
         runs.set(runs.get() + 1);
     });
     let few = runs.get() < 100;
     assert!(few || added.get() > runs.get() / 4, "{added:?}");
     assert!(few || cut.get() > runs.get() / 20, "{cut:?}");
+    assert!(few || several.get() > runs.get() / 10, "{several:?}");
 }
 
 #[test]
@@ -157,6 +163,7 @@ fn lost_lanes_end_in_a_word_or_in_all() {
             goodbyes_lost: rng.pick(&[0, 30]),
             strays: rng.pick(&[0, 0, 30]),
             adds_from_bytes: rng.pick(&[None, Some(0), Some(5_000)]),
+            adds: rng.below(5),
             added_cuts: rng.pick(&[0, 5]),
             added_strays: rng.pick(&[0, 30]),
             added_refusals: rng.pick(&[0, 3]),

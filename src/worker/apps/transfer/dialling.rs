@@ -141,8 +141,9 @@ impl Worker {
                 max_concurrent_streams: client.streams,
                 ..limits.parallel
             },
-            // A session that begins on TLS has nothing to gain from another TLS lane.
-            adds_lanes: limits.adds_lanes && connection.conn.kind() == LaneKind::Quic,
+            // A session that begins on TLS has nothing to gain from just another TLS lane.
+            adds_lanes: limits.adds_lanes
+                && (connection.conn.kind() == LaneKind::Quic || client.lanes.lanes() > 1),
             ..limits
         };
         let (address, kind) = (connection.peer, connection.conn.kind());

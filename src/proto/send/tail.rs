@@ -3,7 +3,9 @@
 //! Lanes pull orders as they have room, so each carries what it can. Only the last orders are
 //! different: the transfer is over when the slowest lane has moved what it holds. So a mover lets
 //! an order pass if the others, at the rates they were seen to have, will have moved all that is
-//! left, with that order, before it would have moved what it holds and the order.
+//! left before it would have moved what it holds and the order, and if one of them alone would have
+//! moved the order sooner. The lane that would have moved it soonest never lets it pass, so that
+//! somebody takes it: an order goes over one lane, whatever several bring together.
 
 use std::time::{Duration, Instant};
 
@@ -73,8 +75,9 @@ fn per_second(bytes: u64, elapsed: Duration) -> u64 {
     (u128::from(bytes) * 1_000_000_000 / nanoseconds) as u64
 }
 
-/// Whether the others move `left_bytes`, which nobody has been given yet and the order is among,
-/// before this lane has moved the order. What is not known speaks for taking it.
+/// Whether an order is left to others: together they move `left_bytes`, which nobody has been given
+/// yet and the order is among, before this lane has moved the order, and one of them alone would
+/// have moved it sooner. What is not known speaks for taking it.
 pub fn others_are_sooner(
     mine: LaneLoad,
     order_bytes: u64,
@@ -84,21 +87,32 @@ pub fn others_are_sooner(
     let Some(my_rate) = mine.bytes_per_second else {
         return false;
     };
-    let (mut theirs_bytes, mut their_rate) = (left_bytes, 0);
+    let my_bytes = mine.held_bytes + order_bytes;
+    let is_sooner = |bytes, rate| is_less((bytes, rate), (my_bytes, my_rate));
+    let (mut theirs_bytes, mut their_rate, mut one_is) = (left_bytes.max(order_bytes), 0, false);
     for other in others {
+        let rate = other.bytes_per_second.unwrap_or(0);
         theirs_bytes += other.held_bytes;
-        their_rate += other.bytes_per_second.unwrap_or(0);
+        their_rate += rate;
+        one_is |= is_sooner(other.held_bytes + order_bytes, rate);
     }
-    // a / b < c / d, without dividing by a rate of nothing.
-    let theirs = u128::from(theirs_bytes) * u128::from(my_rate);
-    let mine = u128::from(mine.held_bytes + order_bytes) * u128::from(their_rate);
-    their_rate > 0 && theirs < mine
+    one_is && is_sooner(theirs_bytes, their_rate)
+}
+
+/// Whether so many bytes take less time at one rate than others at another: a / b < c / d, without
+/// dividing by a rate of nothing, at which nothing comes to an end.
+fn is_less((bytes, rate): (u64, u64), (other_bytes, other_rate): (u64, u64)) -> bool {
+    let (product, other) = (
+        u128::from(bytes) * u128::from(other_rate),
+        u128::from(other_bytes) * u128::from(rate),
+    );
+    rate > 0 && product < other
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::sim::start;
+    use crate::proto::sim::{Rng, start};
 
     const MIB: u64 = 1 << 20;
 
@@ -108,6 +122,7 @@ mod tests {
         let mut held = vec![0; rates.len()];
         let (mut left, mut elapsed_ms) = (chunks * MIB, 0);
         while left > 0 || held.iter().any(|held| *held > 0) {
+            assert!(elapsed_ms < 60_000, "{rates:?}: nobody takes what is left");
             for at in 0..rates.len() {
                 let load = |at: usize| LaneLoad {
                     held_bytes: held[at],
@@ -152,8 +167,35 @@ mod tests {
 
     #[test]
     fn several_lanes_carry_more_than_one_until_the_end() {
-        let (took_ms, best_ms) = race(&[20 * MIB; 4], 400, true);
-        assert!(took_ms < best_ms + 60, "{took_ms} ms of {best_ms}");
+        for chunks in [1, 2, 3, 5, 400] {
+            let (took_ms, best_ms) = race(&[20 * MIB; 4], chunks, true);
+            // Of the last chunks each goes over one lane.
+            assert!(took_ms < best_ms + 60, "{took_ms} ms of {best_ms}");
+        }
+    }
+
+    /// Whatever several lanes hold and bring, one of them takes the next order.
+    #[test]
+    fn somebody_takes_the_order() {
+        let mut rng = Rng::new(35);
+        for _ in 0..10_000 {
+            let mut load = || LaneLoad {
+                held_bytes: rng.pick(&[0, 0, 1, MIB, 3 * MIB]),
+                bytes_per_second: rng.pick(&[None, Some(0), Some(MIB), Some(MIB), Some(9 * MIB)]),
+            };
+            let lanes: Vec<LaneLoad> = (0..5).map(|_| load()).collect();
+            for count in 1..=lanes.len() {
+                let lanes = &lanes[..count];
+                let left_bytes = rng.pick(&[1, MIB, 2 * MIB, 50 * MIB]);
+                let passes = |at: usize| {
+                    let others = lanes.iter().enumerate();
+                    let others = others.filter(|(other, _)| *other != at);
+                    let others = others.map(|(_, load)| *load);
+                    others_are_sooner(lanes[at], MIB, left_bytes, others)
+                };
+                assert!(!(0..count).all(passes), "{lanes:?} {left_bytes}");
+            }
+        }
     }
 
     #[test]

@@ -164,10 +164,11 @@ impl Passage {
 fn copy_and_kill(
     world: &mut World,
     passage: &Passage,
-    moment: Duration,
+    (moment, lanes): (Duration, &str),
     daemon_dies: bool,
 ) -> Output {
-    let mut running = world.cp_start(&passage.args);
+    let args = [&["--lanes".into(), lanes.into()], &passage.args[..]].concat();
+    let mut running = world.cp_start(&args);
     thread::sleep(moment);
     if daemon_dies {
         // The new daemon answers packets of connections it never had with a reset.
@@ -204,11 +205,14 @@ fn killed_transfers_resume(backend: &'static str, push: bool) {
         let moment = whole.mul_f64(left * rng.below(1000) as f64 / 1000.0);
         let daemon_dies = (round + u64::from(push)) % 2 == 0;
         let kept = kept_bytes(&arrived);
-        let output = copy_and_kill(&mut world, &passage, moment, daemon_dies);
+        let lanes = if round % 3 == 0 { "1" } else { "4" };
+        let output = copy_and_kill(&mut world, &passage, (moment, lanes), daemon_dies);
         let (bytes, code) = (sent_bytes(&output, kept), output.code);
         sent += bytes;
         let dies = if daemon_dies { "daemon" } else { "client" };
-        println!("round {round}: {dies} killed after {moment:?}, {bytes} bytes, exit {code:?}");
+        println!(
+            "round {round}, {lanes} lanes: {dies} killed after {moment:?}, {bytes} bytes, exit {code:?}"
+        );
         if code == Some(0) {
             // Too late; from here it goes on with nothing left to do.
             continue;

@@ -155,9 +155,15 @@ fn several_lanes_carry_the_bulk(backend: &'static str) {
         assert!(crossed(&output, "tls") > FILE_BYTES / 2, "{output:?}");
     }
     let tls = [&TLS[..], &["--lanes", "2", "--bwlimit", "24M"]].concat();
-    for output in there_and_back(&world, &tls, &world.url("file")) {
+    let relay = Relay::new(world.daemon.address(), Udp::Passes);
+    for output in there_and_back(&world, &tls, &relay.url("file")) {
         assert_eq!(of_kind(&output, "tls", "lanes"), 3, "{output:?}");
     }
+    assert_eq!(
+        relay.small_segments(),
+        0,
+        "none of them took another's place"
+    );
 }
 
 /// Where each connection has a limit of its own, several carry as much more.

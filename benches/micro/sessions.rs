@@ -37,6 +37,7 @@ fn limits() -> Limits {
         write_behind_bytes: 4 * MIB,
         read_ahead_bytes: 4 * MIB,
         read_ahead_in_place_bytes: 4 * MIB,
+        read_ahead_all_bytes: 4 * MIB,
         carriage: Carriage::Bytes,
         host_key: None,
         parallel: ParallelTransferConfig::default(),

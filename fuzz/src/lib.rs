@@ -42,6 +42,7 @@ pub fn limits() -> Limits {
         write_behind_bytes: WRITE_BEHIND_BYTES,
         read_ahead_bytes: READ_AHEAD_BYTES,
         read_ahead_in_place_bytes: READ_AHEAD_BYTES / 2,
+        read_ahead_all_bytes: 2 * READ_AHEAD_BYTES,
         carriage: Carriage::Bytes,
         host_key: None,
         parallel: ParallelTransferConfig::default(),

@@ -46,6 +46,8 @@ pub struct SenderConfig {
     pub window: u32,
     pub read_ahead_bytes: u64,
     pub read_ahead_in_place_bytes: u64,
+    /// What all lanes together may have read ahead.
+    pub read_ahead_all_bytes: u64,
     pub carriage: Carriage,
     pub lookups: usize,
     pub parallel: ParallelTransferConfig,
@@ -219,6 +221,7 @@ impl Sender {
             self.movers.control().take_unsized(order);
         }
         self.movers.control().look_for_input(now, ports);
+        self.movers.share_streams();
         self.rate.begin_turn();
         self.look_again = None;
         self.first = (self.first + 1) % self.movers.len();
@@ -247,18 +250,20 @@ impl Sender {
         if !has_work || !self.rate.lets(now, has_work) {
             return false;
         }
-        mover.begin_rate(now);
         let whole_first = mover.is_wholes_turn();
         let mut issued = self.issue(ports, (at, lets_pass), whole_first);
         if issued == Issued::Nothing {
             self.movers.at(at).pass_turn();
             issued = self.issue(ports, (at, lets_pass), !whole_first);
         }
+        let mover = self.movers.at(at);
+        // Behind the read, for nothing may have come of it.
+        mover.keep_rate(now);
         let Issued::Bytes(bytes) = issued else {
             return false;
         };
+        mover.count(bytes);
         self.rate.take(bytes);
-        self.movers.at(at).count(bytes);
         self.exchange(ports);
         true
     }
@@ -266,6 +271,7 @@ impl Sender {
     /// Whether a mover leaves the next order to the others, which will have moved all that is left
     /// sooner.
     fn lets_pass(&mut self, now: Instant, at: usize) -> bool {
+        self.movers.at(at).keep_rate(now);
         let is_alone = self.movers.len() == 1 || !self.movers.at(at).pulls();
         let Some((left_bytes, order_bytes)) = self.plan.left_bytes().filter(|_| !is_alone) else {
             return false;

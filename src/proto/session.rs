@@ -64,6 +64,8 @@ pub struct Limits {
     pub read_ahead_bytes: usize,
     /// The same where reads are made in place (`DiskDone::Source`), if it is less.
     pub read_ahead_in_place_bytes: usize,
+    /// The same of all lanes that carry data together, where several do.
+    pub read_ahead_all_bytes: usize,
     pub carriage: Carriage,
     /// What the objects of this host are told with, if anything can.
     pub host_key: Option<HostKey>,

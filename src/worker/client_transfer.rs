@@ -27,9 +27,6 @@ pub(crate) struct ClientTransfer {
     pub(crate) lanes: LaneCount,
     pub(crate) setup: Setup,
     pub(crate) tcp: TcpSetups,
-    /// A lane was added over TCP. If another is, the first was lost: perhaps to a path that carries
-    /// small packets only.
-    pub(crate) has_added: bool,
     trust_refused: Arc<Mutex<Option<Fingerprint>>>,
     /// TLS met somebody it does not trust, or who does not trust us; and until when QUIC may still
     /// meet another.
@@ -64,7 +61,6 @@ impl ClientTransfer {
             lanes: start.lanes,
             setup: start.setup,
             tcp: start.tcp,
-            has_added: false,
             trust_refused: start.trust_refused,
             refused_over_tls: None,
             streams: start.streams,

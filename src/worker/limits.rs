@@ -117,6 +117,7 @@ pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
         write_behind_bytes: share.min(WRITE_BEHIND_BYTES),
         read_ahead_bytes: share.min(READ_AHEAD_BYTES),
         read_ahead_in_place_bytes: share.min(READ_AHEAD_IN_PLACE_BYTES),
+        read_ahead_all_bytes: share,
         carriage: Carriage::Bytes,
         host_key: *HOST_KEY,
         lookups: LOOKUPS,

@@ -81,6 +81,7 @@ fn limits() -> Limits {
         write_behind_bytes: 1,
         read_ahead_bytes: RANGE_BYTES,
         read_ahead_in_place_bytes: RANGE_BYTES,
+        read_ahead_all_bytes: RANGE_BYTES,
         carriage: Carriage::Copies,
         // Both sides know the objects themselves.
         host_key: None,

@@ -78,6 +78,8 @@ pub(super) struct Adding {
     /// When the last ones came to nothing: none is dialled before, and how long the next pause is.
     not_before: Option<Instant>,
     pause: Duration,
+    /// One of them went otherwise than by running empty, or did not come to be.
+    has_lost: bool,
     next_number: u32,
     /// Sender: whether the mover of the lanes that carry control was told to take orders.
     control_pulls: bool,
@@ -102,6 +104,7 @@ impl Adding {
             wish: Wish::Early,
             not_before: None,
             pause: JOIN_PAUSE,
+            has_lost: false,
             next_number: 0,
             control_pulls: true,
             skipped: Vec::new(),
@@ -129,6 +132,7 @@ impl Adding {
 
     /// No other lane is dialled for a while. Several that go together are one reason.
     fn rest(&mut self, now: Instant) {
+        self.has_lost = true;
         if self.not_before.is_none_or(|at| at <= now) {
             self.not_before = Some(now + self.pause);
             self.pause = (self.pause * 2).min(ADD_PAUSE_MAX);
@@ -157,6 +161,11 @@ impl Adding {
 }
 
 impl Lanes {
+    /// An added lane was lost, or did not come to be. Those that ran empty do not count.
+    pub fn has_lost_added(&self) -> bool {
+        self.adding.has_lost
+    }
+
     pub(super) fn is_added(&self, key: LaneKey) -> bool {
         self.added.iter().any(|lane| lane.key == key)
     }

@@ -40,6 +40,11 @@ impl StreamSlots {
         }
     }
 
+    /// Streams at a time.
+    pub fn most(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Queues a job on the least busy of the first `target` slots and names the slot.
     pub fn assign(&mut self, job: usize, target: usize) -> usize {
         let usable = target.clamp(1, self.slots.len());

@@ -50,6 +50,9 @@ pub struct SendMover {
     rate: LaneRate,
     turn: Turn,
     streams: StreamSlots,
+    /// So many movers have the streams together that one would have alone: what half arrived when a
+    /// session is cut short is a chunk a stream.
+    stream_sharers: usize,
     parallelism: Parallelism,
     pack: Pack,
     jobs: Jobs,
@@ -113,14 +116,16 @@ struct ReadAhead {
 }
 
 impl ReadAhead {
-    /// `share`: so many whole read-aheads there are for so many movers.
-    fn has_room(&self, (wholes, movers): (u64, u64)) -> bool {
-        let most = match self.is_in_place {
+    /// By itself.
+    fn most_bytes(&self) -> u64 {
+        match self.is_in_place {
             true => self.in_place_bytes,
             false => self.awaited_bytes,
-        };
-        let most = (most * wholes.min(movers) / movers).max(1);
-        self.reading_bytes + self.untaken_bytes < most
+        }
+    }
+
+    fn ahead_bytes(&self) -> u64 {
+        self.reading_bytes + self.untaken_bytes
     }
 }
 
@@ -162,6 +167,7 @@ impl SendMover {
                 left_bytes: TURN_BYTES,
             },
             streams: StreamSlots::new(id, &config.parallel),
+            stream_sharers: 1,
             parallelism: Parallelism::new(now, &config.parallel),
             pack: Pack::default(),
             jobs: Jobs::default(),
@@ -222,8 +228,7 @@ impl SendMover {
 
     pub fn on_sent(&mut self, now: Instant, bytes: u64) {
         self.ahead.untaken_bytes = self.ahead.untaken_bytes.saturating_sub(bytes);
-        let is_idle = self.ahead.untaken_bytes + self.ahead.reading_bytes == 0;
-        self.rate.took(now, bytes, is_idle);
+        self.rate.took(now, bytes, self.is_empty_handed());
         self.parallelism.on_sent(now, bytes);
     }
 
@@ -291,20 +296,51 @@ impl SendMover {
         self.ahead.hole_bytes
     }
 
-    /// Whether another read may start, as far as its lane is concerned.
-    pub fn has_room(&self, share: (u64, u64)) -> bool {
-        !self.is_lost() && self.ahead.has_room(share)
+    /// Whether another read may start, as far as its lane is concerned. `most_bytes`: so much may
+    /// be read ahead, beside what it may by itself.
+    pub fn has_room(&self, most_bytes: u64) -> bool {
+        let most_bytes = self.ahead.most_bytes().min(most_bytes);
+        !self.is_lost() && self.ahead.ahead_bytes() < most_bytes
     }
 
-    /// Something is going to be read for the lane.
-    pub fn begin_rate(&mut self, now: Instant) {
-        self.rate.begin(now);
+    /// What it may read ahead by itself.
+    pub fn most_ahead_bytes(&self) -> u64 {
+        self.ahead.most_bytes()
+    }
+
+    /// It takes orders, or has something of those it took.
+    pub fn is_active(&self) -> bool {
+        self.pulls() || self.ahead_bytes() > 0
+    }
+
+    /// So many movers share the streams of a session.
+    pub fn share_streams(&mut self, movers: usize) {
+        self.stream_sharers = movers.max(1);
+    }
+
+    /// Has the rate of its lane be counted while there is something for it. What was being read may
+    /// have come to nothing: its source failed, or nobody wants it any more.
+    pub fn keep_rate(&mut self, now: Instant) {
+        match self.is_empty_handed() {
+            true => self.rate.rest(),
+            false => self.rate.begin(now),
+        }
+    }
+
+    /// It has nothing read, nor is anything being read.
+    pub fn is_empty_handed(&self) -> bool {
+        self.ahead.ahead_bytes() == 0
+    }
+
+    /// What of its own counts as read ahead: once its lane is lost, what is being read.
+    pub fn ahead_bytes(&self) -> u64 {
+        self.ahead.reading_bytes + self.untaken_bytes()
     }
 
     /// What it has to do yet, and how fast its lane is.
     pub fn load(&self, now: Instant) -> LaneLoad {
         LaneLoad {
-            held_bytes: self.ahead.untaken_bytes + self.ahead.reading_bytes + self.jobs.to_read(),
+            held_bytes: self.ahead.ahead_bytes() + self.jobs.to_read(),
             bytes_per_second: self.rate.bytes_per_second(now),
         }
     }
@@ -349,9 +385,10 @@ impl SendMover {
 
     /// Streams for chunks: the stream of small files, when there is one, counts towards the
     /// maximum.
-    fn stream_target(&self) -> usize {
-        let packed = self.pack.streams();
-        self.parallelism.target().saturating_sub(packed).max(1)
+    pub fn stream_target(&self) -> usize {
+        let most = self.streams.most() / self.stream_sharers;
+        let target = self.parallelism.target().min(most);
+        target.saturating_sub(self.pack.streams()).max(1)
     }
 
     /// Ends streams that nothing comes for. Of a mover that takes no orders those are all that are

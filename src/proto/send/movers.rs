@@ -7,15 +7,19 @@ use super::orders::{SendCommand, SendReport};
 use super::tail::others_are_sooner;
 use super::{LOOKUP_LEAST, SenderConfig};
 use crate::ids::{EntryId, MoverId, OpId};
+#[cfg(test)]
+use crate::proto::PIECE_BYTES;
 use crate::proto::ports::Ports;
 use crate::proto::{DiskDone, DiskError};
 
-/// Read-aheads of a whole size that a session has at a time. Where it has more movers each has
-/// less: what is read waits in buffers that all sessions share.
+/// Read-aheads of a whole size that a session has at a time. Where more movers have something to do
+/// each has less: what is read waits in buffers that all sessions share.
 const WHOLE_READ_AHEADS: u64 = 4;
 
 pub struct Movers {
     config: MoverConfig,
+    /// All together read no further ahead.
+    read_ahead_bytes: u64,
     /// Reads of small files at a time.
     lookups: usize,
     /// The first is that of the lanes that carry control, and is always there.
@@ -29,18 +33,19 @@ pub struct Movers {
 }
 
 impl Movers {
-    pub fn new(now: Instant, config: &SenderConfig) -> Movers {
-        let lookups = config.lookups.max(LOOKUP_LEAST);
+    pub fn new(now: Instant, settings: &SenderConfig) -> Movers {
+        let lookups = settings.lookups.max(LOOKUP_LEAST);
         let config = MoverConfig {
-            read_ahead_bytes: config.read_ahead_bytes,
-            read_ahead_in_place_bytes: config.read_ahead_in_place_bytes,
-            carriage: config.carriage,
-            parallel: config.parallel.clone(),
-            no_growing: config.no_growing,
+            read_ahead_bytes: settings.read_ahead_bytes,
+            read_ahead_in_place_bytes: settings.read_ahead_in_place_bytes,
+            carriage: settings.carriage,
+            parallel: settings.parallel.clone(),
+            no_growing: settings.no_growing,
         };
         let all = vec![SendMover::new(now, MoverId::CONTROL, &config)];
         Movers {
             config,
+            read_ahead_bytes: settings.read_ahead_all_bytes,
             lookups,
             all,
             is_in_place: false,
@@ -132,10 +137,34 @@ impl Movers {
         self.all.iter().map(SendMover::in_flight).sum()
     }
 
-    /// Whether a mover may start another read, as far as its lane and buffers are concerned.
+    /// Movers that have something to do.
+    fn active(&self) -> usize {
+        let active = self.all.iter().filter(|mover| mover.is_active());
+        active.count().max(1)
+    }
+
+    /// Divides the streams of the session among those that have something to do.
+    pub fn share_streams(&mut self) {
+        let active = self.active();
+        for mover in &mut self.all {
+            mover.share_streams(active);
+        }
+    }
+
+    /// What all may have read ahead together.
+    fn most_ahead_bytes(&self) -> u64 {
+        let wholes = self.all[0].most_ahead_bytes() * WHOLE_READ_AHEADS;
+        wholes.min(self.read_ahead_bytes)
+    }
+
+    /// Whether a mover may start another read, as far as its lane and buffers are concerned. One
+    /// that has nothing always may, or a lane that stands still would hold up all others.
     pub fn has_room(&self, at: usize) -> bool {
-        let share = (WHOLE_READ_AHEADS, self.all.len() as u64);
-        self.all[at].has_room(share)
+        let most_bytes = self.most_ahead_bytes();
+        let mover = &self.all[at];
+        let ahead_bytes: u64 = self.all.iter().map(SendMover::ahead_bytes).sum();
+        let has_room = mover.is_empty_handed() || ahead_bytes < most_bytes;
+        has_room && mover.has_room((most_bytes / self.active() as u64).max(1))
     }
 
     /// Whether the other movers that take orders will have moved `left_bytes` before this one has
@@ -215,6 +244,150 @@ impl Movers {
     #[cfg(test)]
     pub fn check(&self) {
         self.all.iter().for_each(SendMover::check);
+        // Each may go beyond the bound by what it reads or packs at a time.
+        let slack_bytes = self.all.len() as u64 * 3 * PIECE_BYTES as u64;
+        let ahead_bytes: u64 = self.all.iter().map(SendMover::ahead_bytes).sum();
+        let most_bytes = self.most_ahead_bytes() + slack_bytes;
+        assert!(
+            ahead_bytes <= most_bytes,
+            "{ahead_bytes} bytes are read ahead"
+        );
         assert_eq!(self.all[0].id, MoverId::CONTROL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ids::{ChunkIndex, EntryId, FileId};
+    use crate::proto::parallel::ParallelTransferConfig;
+    use crate::proto::send::mover::Issued;
+    use crate::proto::send::orders::ChunkOrder;
+    use crate::proto::sim::start;
+    use crate::proto::{Carriage, Output};
+
+    const MIB: u64 = 1 << 20;
+    const FILE_BYTES: u64 = 64 * MIB;
+
+    fn config() -> SenderConfig {
+        SenderConfig {
+            client: true,
+            sources: Vec::new(),
+            near: None,
+            window: 64,
+            read_ahead_bytes: MIB / 2,
+            read_ahead_in_place_bytes: MIB / 2,
+            read_ahead_all_bytes: MIB,
+            carriage: Carriage::Bytes,
+            lookups: 64,
+            parallel: ParallelTransferConfig {
+                adaptive_parallelism: false,
+                ..ParallelTransferConfig::default()
+            },
+            bwlimit_bps: None,
+            follow_named: false,
+            no_growing: false,
+            counts: false,
+            adds_lanes: true,
+        }
+    }
+
+    /// So many added lanes, which take all orders.
+    fn movers(lanes: u32) -> Movers {
+        let mut movers = Movers::new(start(), &config());
+        for lane in 0..lanes {
+            movers.set_pulls(start(), MoverId::of_added(lane), true);
+        }
+        movers.set_pulls(start(), MoverId::CONTROL, lanes == 0);
+        movers.share_streams();
+        movers
+    }
+
+    fn chunk(number: u32) -> ChunkOrder {
+        ChunkOrder {
+            file: 0,
+            id: FileId(1),
+            entry: EntryId(1),
+            size_bytes: FILE_BYTES,
+            chunk: ChunkIndex(number),
+            is_only: false,
+            map: None,
+        }
+    }
+
+    #[test]
+    fn several_lanes_have_the_streams_of_one() {
+        let most = ParallelTransferConfig::default().max_concurrent_streams;
+        for lanes in [0, 1, 2, 3, 4, 16, 40] {
+            let movers = movers(lanes);
+            let active = movers.all.iter().filter(|mover| mover.pulls());
+            let streams: Vec<usize> = active.map(SendMover::stream_target).collect();
+            assert_eq!(streams.len(), lanes.max(1) as usize);
+            assert!(streams.iter().all(|streams| *streams > 0), "{streams:?}");
+            let all: usize = streams.iter().sum();
+            assert!(all <= most.max(lanes as usize), "{streams:?}");
+            assert!(all * 2 > most || lanes > 1, "{streams:?}");
+        }
+    }
+
+    /// However many read, they stay within what the session may have, and each gets on.
+    #[test]
+    fn several_lanes_read_no_further_ahead_than_their_session_may() {
+        for lanes in [1, 2, 4, 16] {
+            let (mut movers, mut ports) = (movers(lanes), Ports::default());
+            let (mut next, mut idle) = (0, 0);
+            while idle < movers.len() {
+                for at in 0..movers.len() {
+                    idle += 1;
+                    if movers.has_room(at) && movers.at(at).pulls() {
+                        if !movers.at(at).has_reads() {
+                            movers.at(at).take_chunk(chunk(next));
+                            next += 1;
+                        }
+                        let issued = movers.at(at).read_chunk(&mut ports);
+                        assert!(matches!(issued, Issued::Bytes(bytes) if bytes > 0));
+                        idle = 0;
+                    }
+                }
+            }
+            let ahead: Vec<u64> = movers.all.iter().map(SendMover::ahead_bytes).collect();
+            let all_bytes: u64 = ahead.iter().sum();
+            let most_bytes = config().read_ahead_all_bytes + PIECE_BYTES as u64;
+            assert!(all_bytes <= most_bytes, "{ahead:?}");
+            assert!(ahead[1..].iter().all(|bytes| *bytes > 0), "{ahead:?}");
+            movers.check();
+        }
+    }
+
+    /// A lane that was asked while there was nothing for it, or whose reads came to nothing, is as
+    /// fast as before.
+    #[test]
+    fn a_rate_lasts_while_there_is_nothing_to_move() {
+        let (mut movers, mut ports) = (movers(1), Ports::default());
+        let later = |ms| start() + Duration::from_millis(ms);
+        let rate = |movers: &Movers, ms| movers.all[1].load(later(ms)).bytes_per_second;
+        movers.at(1).take_chunk(chunk(0));
+        movers.at(1).read_chunk(&mut ports);
+        movers.at(1).keep_rate(start());
+        let lane = MoverId::of_added(0);
+        movers.on_sent(later(100), lane, MIB);
+        assert_eq!(rate(&movers, 100), Some(10 * MIB));
+        // Nobody wants the chunk any more, and its read comes back.
+        movers.obey(&mut ports, SendCommand::Cancel { file: 0 });
+        while let Some(output) = ports.pop() {
+            if let Output::Disk { op, .. } = output {
+                let op = movers.finish(op).unwrap();
+                let read = DiskDone::Read {
+                    data: vec![0; PIECE_BYTES].into(),
+                };
+                movers.on_disk(&mut ports, op, Ok(read));
+            }
+        }
+        for ms in [200, 60_000] {
+            movers.at(1).keep_rate(later(ms));
+            assert_eq!(rate(&movers, ms + 50_000), Some(10 * MIB));
+        }
     }
 }

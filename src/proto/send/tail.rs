@@ -57,6 +57,11 @@ impl LaneRate {
         }
     }
 
+    /// Nothing is there to be taken, whatever became of what was given.
+    pub fn rest(&mut self) {
+        self.busy_since = None;
+    }
+
     /// As it was seen last, or less if nothing was taken since for long.
     pub fn bytes_per_second(&self, now: Instant) -> Option<u64> {
         let known = self.bytes_per_second?;
@@ -228,5 +233,9 @@ mod tests {
         assert!(slow < MIB);
         // Having nothing to do is no reason.
         assert_eq!(rate.bytes_per_second(later(60_000)), Some(slow));
+        rate.begin(later(60_000));
+        assert_eq!(rate.bytes_per_second(later(70_000)), Some(0));
+        rate.rest();
+        assert_eq!(rate.bytes_per_second(later(80_000)), Some(slow));
     }
 }

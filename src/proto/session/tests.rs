@@ -36,6 +36,7 @@ fn limits() -> Limits {
         write_behind_bytes: 1 << 20,
         read_ahead_bytes: 1 << 20,
         read_ahead_in_place_bytes: 1 << 20,
+        read_ahead_all_bytes: 1 << 20,
         carriage: Carriage::Bytes,
         host_key: None,
         parallel: ParallelTransferConfig::default(),

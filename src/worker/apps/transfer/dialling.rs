@@ -78,17 +78,19 @@ impl Worker {
         let Some(client) = &mut self.client else {
             return Ok(());
         };
-        let (setup, is_again) = match errand {
+        let (setup, has_lost) = match errand {
             Errand::Join {
                 kind: DialKind::Add,
-                ..
-            } => (
-                &client.tcp.added,
-                std::mem::replace(&mut client.has_added, true),
-            ),
+                session,
+            } => {
+                let session = self.sessions.get(session);
+                let has_lost = session.is_some_and(|it| it.lanes.has_lost_added());
+                (&client.tcp.added, has_lost)
+            }
             Errand::FirstLane | Errand::Join { .. } => (&client.tcp.carrying, false),
         };
-        let segment_bytes = is_again.then_some(SMALL_SEGMENT_BYTES);
+        // Perhaps to a path that carries small packets only.
+        let segment_bytes = has_lost.then_some(SMALL_SEGMENT_BYTES);
         self.connections
             .dial_stream(&mut self.io, setup, (peer, segment_bytes), errand)
     }

@@ -366,11 +366,12 @@ mod tests {
     #[test]
     fn a_rate_lasts_while_there_is_nothing_to_move() {
         let (mut movers, mut ports) = (movers(1), Ports::default());
-        let later = |ms| start() + Duration::from_millis(ms);
+        let now = start();
+        let later = |ms| now + Duration::from_millis(ms);
         let rate = |movers: &Movers, ms| movers.all[1].load(later(ms)).bytes_per_second;
         movers.at(1).take_chunk(chunk(0));
         movers.at(1).read_chunk(&mut ports);
-        movers.at(1).keep_rate(start());
+        movers.at(1).keep_rate(now);
         let lane = MoverId::of_added(0);
         movers.on_sent(later(100), lane, MIB);
         assert_eq!(rate(&movers, 100), Some(10 * MIB));

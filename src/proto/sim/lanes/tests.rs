@@ -126,19 +126,10 @@ fn added_lanes_lose_nothing() {
             goodput_window: rng.pick(&[None, Some(WINDOW), Some(WINDOW * 5)]),
             ..Troubles::default()
         };
-        let failing = [
-            troubles.dial_fails,
-            troubles.goodbyes_lost,
-            troubles.added_cuts,
-            troubles.added_strays,
-            troubles.added_refusals,
-        ];
         // Half of them with a large file.
         let (world, _) = run(seed * [5, 1][seed as usize % 2], troubles);
         for node in &world.nodes {
             assert!(complete(node).is_some(), "{:?}", node.outcome);
-            let has_lost = node.lanes.has_lost_added();
-            assert!(!has_lost || failing != [0; 5], "a lane that nobody lost");
         }
         assert_eq!(world.nodes.len(), 2);
         let mut lanes = 0;

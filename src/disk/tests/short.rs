@@ -9,6 +9,7 @@ use super::super::*;
 use super::{Bench, TARGET};
 use crate::ids::{FileId, Name};
 use crate::proto::errno::{EMFILE, ENOENT};
+use crate::proto::sim::start;
 
 const OPERATIONS: u32 = 6;
 /// Two of a worker's operations may try again at a time.
@@ -26,7 +27,7 @@ impl Shortage {
         Rc::get_mut(&mut bench.disk.shared).unwrap().allowance = Allowance::of(LIMIT);
         let mut shortage = Shortage {
             bench,
-            now: Instant::now(),
+            now: start(),
         };
         for number in 0..OPERATIONS {
             let open = DiskOp::OpenRead {
@@ -113,6 +114,6 @@ fn operations_wait_as_long_as_others_get_on_and_a_minute() {
     shortage.refuse();
     rounds(&mut shortage, STANDSTILL_ROUNDS);
     assert!(shortage.ended().is_empty());
-    rounds(&mut shortage, OPERATIONS as u32);
+    rounds(&mut shortage, OPERATIONS);
     assert_eq!(shortage.ended(), [EMFILE; OPERATIONS as usize - 1]);
 }

@@ -65,6 +65,7 @@ impl Host {
             memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
             patience: None,
             lane_kinds: LaneKinds::Only(LaneKind::Quic),
+            tcp_congestion: None,
             identity: Identity::generate().expect("an identity"),
             reset_secret: [0; 32],
             authorize: Arc::new(move |peer| {
@@ -98,6 +99,7 @@ impl Host {
             memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
             patience: None,
             lane_kinds: LaneKinds::Only(LaneKind::Quic),
+            tcp_congestion: None,
             identity: self.client.clone(),
             trust: Arc::new(|_| true),
             streams,

@@ -42,6 +42,8 @@ pub struct Options {
     pub patience: Option<Duration>,
     /// What is listened for.
     pub lane_kinds: LaneKinds,
+    /// Of what is sent over TCP; None: the kernel's default.
+    pub tcp_congestion: Option<String>,
     pub identity: Identity,
     pub reset_secret: [u8; 32],
     /// The file; it need not exist. Read again on SIGHUP.
@@ -97,6 +99,7 @@ pub fn run(
         memory_budget_bytes: options.memory_budget_bytes,
         patience: options.patience,
         lane_kinds: options.lane_kinds,
+        tcp_congestion: options.tcp_congestion,
         identity: options.identity,
         reset_secret: options.reset_secret,
         authorize: Arc::new(move |peer| {

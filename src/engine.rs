@@ -62,6 +62,8 @@ pub enum EngineError {
          TasksMax=), or its memory (ulimit -v)? A daemon needs fewer with --workers 1"
     )]
     Thread(io::Error),
+    #[error("TCP: {0}")]
+    Congestion(io::Error),
     #[error(transparent)]
     Worker(#[from] worker::StartError),
     #[error("identity: {0}")]

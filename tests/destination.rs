@@ -535,7 +535,8 @@ fn read_only_directories_take_what_is_new(backend: &'static str) {
             _ => text(&target),
         };
         let options = ["cp", "--backend", backend, "--peer", &daemon.fingerprint];
-        let copy = || run(&[&options[..], &[&from, &to]].concat());
+        let run = |from: &str, to: &str| run(&[&options[..], &[from, to]].concat());
+        let copy = || run(&from, &to);
         let sub = source.join("sub");
         fs::set_permissions(&sub, Permissions::from_mode(0o555)).unwrap();
         copy().expect(0);
@@ -546,7 +547,36 @@ fn read_only_directories_take_what_is_new(backend: &'static str) {
         copy().expect(0);
         assert_eq!(fs::read(landed.join("new")).unwrap(), b"new", "{way}");
         assert_eq!(mode(), 0o555, "{way}");
+        contents_come_into_a_read_only_directory(&run, [&from, &to], &target);
     }
+}
+
+/// A read-only directory that is named takes the place of the source, so that its owner may write
+/// in it for the time being. Where only something is put into it, it is as he left it.
+fn contents_come_into_a_read_only_directory(
+    run: &dyn Fn(&str, &str) -> common::Output,
+    [from, to]: [&str; 2],
+    target: &Path,
+) {
+    let into = target.join("into");
+    fs::create_dir(&into).unwrap();
+    std::os::unix::fs::chown(&into, Some(65534), Some(65534)).unwrap();
+    fs::set_permissions(&into, Permissions::from_mode(0o555)).unwrap();
+    let mode = || fs::metadata(&into).unwrap().mode() & 0o7777;
+    run(&format!("{from}/."), &format!("{to}/into")).expect(0);
+    assert_eq!(fs::read(into.join("c")).unwrap().len(), 200_000);
+    assert_eq!(fs::read(into.join("sub/new")).unwrap(), b"new");
+    assert_eq!(mode(), 0o555);
+    fs::remove_file(into.join("c")).unwrap();
+    let refused = run(&format!("{from}/c"), &format!("{to}/into/"));
+    assert_ne!(refused.code, Some(0));
+    assert!(
+        refused.stderr.contains("permission denied"),
+        "{}",
+        refused.stderr
+    );
+    assert!(!into.join("c").exists());
+    assert_eq!(mode(), 0o555);
 }
 
 /// What `source` is called on the side that sends, and `target` on the one that receives.

@@ -144,6 +144,7 @@ impl Disk {
             }
             DiskOp::OpenDir { .. }
             | DiskOp::CloseDir { .. }
+            | DiskOp::EnterTarget { .. }
             | DiskOp::CloseRead { .. }
             | DiskOp::SetDir { .. }
             | DiskOp::PutSmall { .. }

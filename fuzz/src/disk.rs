@@ -92,6 +92,7 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
         DiskOp::Yield => DiskDone::Yielded,
         DiskOp::CopyRange { len_bytes, .. } => DiskDone::Copied { bytes: *len_bytes },
         DiskOp::CloseDir { .. }
+        | DiskOp::EnterTarget { .. }
         | DiskOp::CloseRead { .. }
         | DiskOp::StartPart { .. }
         | DiskOp::Write { .. }

@@ -325,6 +325,11 @@ pub struct EngineArgs {
     /// begins with quic, and with tls where UDP gets no answer; a daemon listens for these
     #[arg(long, value_name = "KINDS", default_value_t, value_parser = LaneKinds::from_str)]
     pub lane_kinds: LaneKinds,
+    /// Congestion control of what is sent over TCP: any that the kernel has (sysctl
+    /// net.ipv4.tcp_available_congestion_control); bbr where a path loses packets [default: the
+    /// kernel's, net.ipv4.tcp_congestion_control]
+    #[arg(long, value_name = "NAME", value_parser = tcp_congestion)]
+    pub tcp_congestion: Option<String>,
     /// Gives up when nothing was got on with for so many seconds: no byte moved, no file was
     /// finished, the peer gave no sign that it works; 0 is never
     #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs() as u32)]
@@ -376,6 +381,12 @@ fn streams() -> RangedI64ValueParser<u8> {
 
 fn bench_seconds() -> RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=MAX_BENCH.as_secs())
+}
+
+/// The kernel of this host says whether it has it.
+fn tcp_congestion(name: &str) -> Result<String, String> {
+    landro_sys::check_congestion(name).map_err(|error| error.to_string())?;
+    Ok(name.to_owned())
 }
 
 fn memory_budget(typed: &str) -> Result<u64, String> {

@@ -92,6 +92,7 @@ pub fn run(
             streams: usize::from(dial.streams),
             lane_kinds: dial.engine.lane_kinds,
             lanes: dial.lanes,
+            tcp_congestion: dial.engine.tcp_congestion.clone(),
         };
         let client = Client::start(config, request.clone())?;
         let mut remembered = Ok(());

@@ -134,6 +134,12 @@ async fn taken_by(
     }
 }
 
+/// The target takes the place of a directory of the source: it is there, and is taken over.
+pub async fn enter_target(files: &Files, dir: DirId) -> Result<DiskDone, DiskError> {
+    take_over(files, dir, &files.dir(dir).await?).await?;
+    Ok(DiskDone::Done)
+}
+
 /// A directory that was there: whose its attributes are; and, as with rsync, its owner may write in
 /// it until all is in it that is to be.
 async fn take_over(files: &Files, dir: DirId, fd: &Arc<OwnedFd>) -> Result<DirFound, DiskError> {
@@ -148,7 +154,8 @@ async fn take_over(files: &Files, dir: DirId, fd: &Arc<OwnedFd>) -> Result<DirFo
             .set_mode_found(dir, ModeFound { setgid, before });
         return Ok(DirFound::Unfinished);
     }
-    let mut before = None;
+    // Two sources may land in one directory.
+    let mut before = files.space.mode_found(dir).before;
     // Root writes where it likes.
     if user != 0 && stat.uid == user && mode & OWNER_WRITES != OWNER_WRITES {
         let op = FileOp::SetMeta {
@@ -157,7 +164,8 @@ async fn take_over(files: &Files, dir: DirId, fd: &Arc<OwnedFd>) -> Result<DirFo
             mtime: None,
         };
         // Where it is refused, what is written there says so.
-        before = files.call("fchmod", op).await.is_ok().then_some(mode);
+        let is_done = files.call("fchmod", op).await.is_ok();
+        before = before.or(is_done.then_some(mode));
     }
     files
         .space

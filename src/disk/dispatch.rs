@@ -65,6 +65,7 @@ async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> 
         cmd @ (DiskOp::ResolveTarget { .. }
         | DiskOp::StatDir { .. }
         | DiskOp::DirsAbove { .. }
+        | DiskOp::EnterTarget { .. }
         | DiskOp::Check { .. }
         | DiskOp::MakeDir { .. }
         | DiskOp::SetDir { .. }
@@ -172,6 +173,7 @@ async fn run_for_target(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
         cmd @ (DiskOp::ResolveTarget { .. }
         | DiskOp::StatDir { .. }
         | DiskOp::DirsAbove { .. }
+        | DiskOp::EnterTarget { .. }
         | DiskOp::MakeDir { .. }
         | DiskOp::SetDir { .. }) => run_for_target_dir(files, cmd).await,
         DiskOp::Check {
@@ -238,6 +240,7 @@ async fn run_for_target_dir(files: &Files, cmd: DiskOp) -> Result<DiskDone, Disk
         }
         DiskOp::StatDir { dir } => source::stat_dir(files, dir).await,
         DiskOp::DirsAbove { dir } => target::dirs_above(files, dir).await,
+        DiskOp::EnterTarget { dir } => dirlinks::enter_target(files, dir).await,
         DiskOp::MakeDir {
             parent,
             name,

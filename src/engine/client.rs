@@ -41,6 +41,8 @@ pub struct ClientConfig {
     pub lane_kinds: LaneKinds,
     /// How many lanes are added to it.
     pub lanes: LaneCount,
+    /// By whose rules data leaves over TCP; None: the kernel's default.
+    pub tcp_congestion: Option<String>,
 }
 
 /// One session with a daemon: one transfer or listing.
@@ -76,6 +78,7 @@ impl Client {
                 budget,
                 quic: config.quic.clone(),
                 lane_kinds: config.lane_kinds,
+                tcp_congestion: config.tcp_congestion.clone(),
                 patience: config.patience,
                 service: None,
             },

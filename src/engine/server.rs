@@ -9,7 +9,7 @@ use std::{io, thread};
 
 use landro_sys::{Backend, Caps, Pool};
 
-use super::sockets::{Sockets, bind_all};
+use super::sockets::{Sockets, bind_all, rule};
 use super::workers::{Chosen, Sharing, WorkerThread, choose, raise_open_files, share, spawn};
 use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits};
 use crate::budget::Budget;
@@ -55,6 +55,8 @@ pub struct ServeConfig {
     pub patience: Option<Duration>,
     /// What is listened for.
     pub lane_kinds: LaneKinds,
+    /// By whose rules data leaves over TCP; None: the kernel's default.
+    pub tcp_congestion: Option<String>,
     pub identity: Identity,
     /// Of this host's daemons, the same after a restart: what stateless resets are made from.
     pub reset_secret: [u8; 32],
@@ -87,6 +89,9 @@ impl Server {
         let workers = config.workers.clamp(1, 255) as u8;
         let root = served(&config.root)?;
         let (addresses, sockets) = bind_all(&config.listen, workers, config.lane_kinds)?;
+        if let Some(name) = &config.tcp_congestion {
+            rule(&sockets, name).map_err(EngineError::Congestion)?;
+        }
         let budget = Budget::new(
             config.memory_budget_bytes,
             workers,
@@ -109,6 +114,7 @@ impl Server {
                 budget,
                 quic: config.quic.clone(),
                 lane_kinds: config.lane_kinds,
+                tcp_congestion: config.tcp_congestion.clone(),
                 patience: config.patience,
                 service: Some(service),
             },

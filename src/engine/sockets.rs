@@ -67,6 +67,15 @@ pub(super) fn bind_all(
     Ok((addresses, sockets))
 }
 
+/// Has the congestion control of this name rule what is sent to those who come over TCP.
+///
+/// # Errors
+/// The kernel does not have it, or this user may not choose it.
+pub(super) fn rule(sockets: &[Sockets], name: &str) -> io::Result<()> {
+    let mut listeners = sockets.iter().flat_map(|sockets| &sockets.tcp);
+    listeners.try_for_each(|listener| listener.set_congestion(name))
+}
+
 /// One address, a socket of each kind for each worker.
 struct Bound {
     addr: SocketAddr,

@@ -68,6 +68,7 @@ pub(super) struct Sharing {
     pub budget: Budget,
     pub quic: QuicConfig,
     pub lane_kinds: LaneKinds,
+    pub tcp_congestion: Option<String>,
     pub patience: Option<Duration>,
     /// Of a daemon.
     pub service: Option<Service>,
@@ -79,6 +80,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         budget,
         quic,
         lane_kinds,
+        tcp_congestion,
         patience,
         service,
     } = sharing;
@@ -109,6 +111,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         budget,
         quic,
         lane_kinds,
+        tcp_congestion,
         patience,
         service,
         homes: SessionHomes::default(),

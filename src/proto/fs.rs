@@ -274,6 +274,9 @@ pub enum DiskOp {
         copy: Option<CopyId>,
         fsync: bool,
     },
+    /// The directory of `ResolveTarget` takes the place of one of a source, and is made writable as
+    /// `MakeDir` would, until `CloseDir`.
+    EnterTarget { dir: DirId },
     /// Gives a finished directory its mode (of it [`DIRECTORY_MODE`]) and mtime.
     SetDir {
         dir: DirId,
@@ -520,6 +523,7 @@ impl DiskOp {
             | DiskOp::ReadOn { .. }
             | DiskOp::Stat { .. }
             | DiskOp::CloseRead { .. }
+            | DiskOp::EnterTarget { .. }
             | DiskOp::SetDir { .. }
             | DiskOp::StartPart { .. }
             | DiskOp::Write { .. }

@@ -226,11 +226,7 @@ impl TcpConn {
         if self.release_at.is_some_and(|at| at <= now) {
             self.release_at = None;
             self.channel.reads.vacate(self.inbox.bytes());
-            self.inbox.shrink();
-            if self.out_at == self.out.len() {
-                self.out = Vec::new();
-                self.out_at = 0;
-            }
+            self.inbox.shrink(true);
         }
         let (until, reason) = match (&self.end, &self.phase) {
             (Some(end), _) => (end.until, None),
@@ -373,6 +369,13 @@ impl TcpConn {
             return Ok(Some(data));
         }
         self.channel.writes.send(stream, data, fin)
+    }
+
+    /// A turn is over: what nothing lies in is for others.
+    pub fn rest(&mut self) {
+        if !self.reads_buffer() {
+            self.inbox.shrink(false);
+        }
     }
 
     /// Stream bytes that were taken and not sealed yet.

@@ -1,15 +1,22 @@
-//! The receive buffer of a connection: small while little comes, and given back when nothing does.
+//! The receive buffer of a connection: small while little comes, and large only in the turns in which
+//! much does.
 
 use std::ops::Range;
 
 use super::fault::Fault;
 use super::record::record_bytes;
+use super::spare::Spares;
 
 /// The first buffer: a handshake's flights and control messages fit.
 const FIRST_BYTES: usize = 4 << 10;
 
 /// The largest: 15 full records with one system call.
 const MOST_BYTES: usize = 256 << 10;
+
+thread_local! {
+    /// Buffers of [`MOST_BYTES`].
+    static SPARES: Spares = const { Spares::new() };
+}
 
 /// Bytes as they came; those of whole records are opened in place.
 #[derive(Default)]
@@ -18,30 +25,47 @@ pub(super) struct Inbox {
     /// What is before was taken.
     start: usize,
     end: usize,
-    was_full: bool,
+    /// The last buffer was not enough.
+    wants_most: bool,
 }
 
 impl Inbox {
-    /// Room behind what was not taken. What was taken is overwritten.
-    pub fn room(&mut self) -> &mut [u8] {
-        self.buffer.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
-        let mut bytes = self.buffer.len().max(FIRST_BYTES);
-        if std::mem::take(&mut self.was_full) {
-            bytes = (bytes * 4).min(MOST_BYTES);
-        }
+    /// Room behind what was not taken. What was taken is overwritten. `may_be_large`: the peer is
+    /// known.
+    pub fn room(&mut self, may_be_large: bool) -> &mut [u8] {
         // A header that lies was found out when it came.
-        let record = record_bytes(&self.buffer[..self.end]).ok().flatten();
-        bytes = bytes.max(record.unwrap_or(0));
-        if bytes > self.buffer.len() {
-            self.buffer.resize(bytes, 0);
+        let record = record_bytes(&self.buffer[self.start..self.end]);
+        let record = record.ok().flatten().unwrap_or(0);
+        if may_be_large && self.wants_most && self.buffer.len() < MOST_BYTES {
+            let most = SPARES.with(Spares::take);
+            self.move_to(most.unwrap_or_else(|| vec![0; MOST_BYTES]));
+        } else {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            let is_full = self.end == self.buffer.len();
+            let more = if is_full { self.end * 2 } else { 0 };
+            let bytes = record.max(more).max(FIRST_BYTES);
+            if bytes > self.buffer.len() {
+                self.buffer.resize(bytes, 0);
+            }
         }
         &mut self.buffer[self.end..]
     }
 
     pub fn filled(&mut self, bytes: usize) {
         self.end = (self.end + bytes).min(self.buffer.len());
-        self.was_full = self.end == self.buffer.len();
+        self.wants_most |= self.end == self.buffer.len();
+    }
+
+    /// Goes on with another buffer, which has room for what was not taken.
+    fn move_to(&mut self, mut buffer: Vec<u8>) {
+        let rest = &self.buffer[self.start..self.end];
+        buffer[..rest.len()].copy_from_slice(rest);
+        (self.start, self.end) = (0, rest.len());
+        let left = std::mem::replace(&mut self.buffer, buffer);
+        if left.len() == MOST_BYTES {
+            SPARES.with(|spares| spares.give(left));
+        }
     }
 
     /// Where the whole record is that begins `offset` bytes behind what was taken.
@@ -80,11 +104,15 @@ impl Inbox {
         (self.start, self.end) = (0, 0);
     }
 
-    /// Keeps what was not taken and nothing else.
-    pub fn shrink(&mut self) {
-        self.buffer = self.buffer[self.start..self.end].to_vec();
-        (self.start, self.end) = (0, self.buffer.len());
-        self.was_full = self.end > 0;
+    /// Nothing comes now: keeps what was not taken and nothing else. `is_idle`: nor will much.
+    pub fn shrink(&mut self, is_idle: bool) {
+        if is_idle {
+            self.wants_most = false;
+        }
+        let rest = self.end - self.start;
+        if self.buffer.len() > rest {
+            self.move_to(vec![0; rest]);
+        }
     }
 
     pub fn held_bytes(&self) -> usize {

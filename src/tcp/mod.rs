@@ -17,6 +17,7 @@ mod receiving;
 mod record;
 mod sealing;
 mod setup;
+mod spare;
 mod write_streams;
 
 #[cfg(test)]

@@ -32,7 +32,8 @@ impl TcpConn {
         if self.channel.reads.needs_buffer() {
             self.channel.reads.vacate(self.inbox.bytes());
         }
-        self.inbox.room()
+        let is_known = matches!(self.phase, TcpPhase::Established(_));
+        self.inbox.room(is_known)
     }
 
     /// So many bytes were written to [`TcpConn::receive_buffer`].

@@ -7,14 +7,23 @@ use super::conn::{Farewell, TcpConn, TcpPhase};
 use super::fault::alert;
 use super::frame::MAX_DATA_BYTES;
 use super::record::{HEADER_BYTES, KEY_UPDATE, MAX_PLAIN_BYTES, OVERHEAD_BYTES, RecordContent};
+use super::spare::Spares;
 use super::write_streams::MAX_UNSENT_BYTES;
 
 /// Records of a batch, which one system call is given: all that may wait to be sealed. A bit that
 /// was left over would leave by itself, as a segment of some bytes between full ones.
 const BATCH_RECORDS: usize = MAX_UNSENT_BYTES.div_ceil(MAX_DATA_BYTES);
 
+/// What a batch takes at most.
+const BATCH_BYTES: usize = BATCH_RECORDS * (MAX_PLAIN_BYTES + OVERHEAD_BYTES);
+
 /// A send buffer of this size costs less to make than to remember.
 const SMALL_BUFFER_BYTES: usize = 4 << 10;
+
+thread_local! {
+    /// Buffers with room for [`BATCH_BYTES`].
+    static SPARES: Spares = const { Spares::new() };
+}
 
 impl TcpConn {
     /// Sealed bytes for the socket; empty: nothing is to be sent.
@@ -31,11 +40,13 @@ impl TcpConn {
     pub fn sent(&mut self, bytes: usize) {
         self.counters.sent_bytes += bytes as u64;
         self.out_at = (self.out_at + bytes).min(self.out.len());
-        if self.out_at == self.out.len()
-            && (self.out.capacity() <= SMALL_BUFFER_BYTES || self.release_at.is_none())
-        {
-            self.out = Vec::new();
+        if self.out_at == self.out.len() {
             self.out_at = 0;
+            let mut out = std::mem::take(&mut self.out);
+            if out.capacity() >= BATCH_BYTES {
+                out.clear();
+                SPARES.with(|spares| spares.give(out));
+            }
         }
     }
 
@@ -45,8 +56,10 @@ impl TcpConn {
             return;
         }
         let data_bytes = self.channel.writes.unsent_bytes();
-        let most = BATCH_RECORDS * (MAX_PLAIN_BYTES + OVERHEAD_BYTES);
-        self.out.reserve((data_bytes + data_bytes / 8).min(most));
+        if data_bytes > SMALL_BUFFER_BYTES {
+            let spare = SPARES.with(Spares::take);
+            self.out = spare.unwrap_or_else(|| Vec::with_capacity(BATCH_BYTES));
+        }
         for _ in 0..BATCH_RECORDS {
             if matches!(self.farewell, Farewell::Alert(_)) {
                 break;

@@ -39,6 +39,8 @@ pub struct Shared {
     pub quic: QuicConfig,
     /// What may carry sessions.
     pub lane_kinds: LaneKinds,
+    /// Of what is sent over TCP; None: the kernel's default.
+    pub tcp_congestion: Option<String>,
     /// How long nothing may be got on with in a session; None: for ever.
     pub patience: Option<Duration>,
     pub service: Option<Service>,

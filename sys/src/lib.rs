@@ -52,5 +52,5 @@ pub use pool::{Buffer, Pool};
 pub use probe::{Caps, boot_id};
 pub use receive::Datagrams;
 pub use socket::{RouteTo, SocketId, UdpOptions, UdpSocket, is_on_link, route_to};
-pub use tcp::{Interest, TcpId, TcpInfo, TcpListener, TcpStream};
+pub use tcp::{Interest, TcpId, TcpInfo, TcpListener, TcpStream, check_congestion};
 pub use wake::WakeHandle;

@@ -109,6 +109,15 @@ impl TcpListener {
         Ok(TcpListener { socket })
     }
 
+    /// Has the congestion control of this name rule what connections send that are accepted from
+    /// now on.
+    ///
+    /// # Errors
+    /// As of [`check_congestion`].
+    pub fn set_congestion(&self, name: &str) -> io::Result<()> {
+        set_congestion(&self.socket, name)
+    }
+
     /// The bound address, with the real port.
     ///
     /// # Errors
@@ -274,28 +283,9 @@ impl TcpStream {
     /// Has the congestion control of this name rule what is sent.
     ///
     /// # Errors
-    /// One that names those that the kernel has (`NotFound`), or that this user may choose
-    /// (`PermissionDenied`).
+    /// As of [`check_congestion`].
     pub fn set_congestion(&self, name: &str) -> io::Result<()> {
-        // What follows a zero the kernel would not read.
-        let is_name = (1..=CONGESTION_NAME_BYTES_MAX).contains(&name.len()) && !name.contains('\0');
-        let result = match is_name {
-            true => self.socket.set_tcp_congestion(name.as_bytes()),
-            false => Err(io::Error::from_raw_os_error(libc::ENOENT)),
-        };
-        result.map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOENT) => {
-                let names = congestion_controls("tcp_available_congestion_control");
-                let text = format!("no congestion control {name:?}; the kernel has {names}");
-                io::Error::new(io::ErrorKind::NotFound, text)
-            }
-            Some(libc::EPERM) => {
-                let names = congestion_controls("tcp_allowed_congestion_control");
-                let text = format!("congestion control {name:?} is not for this user, but {names}");
-                io::Error::new(io::ErrorKind::PermissionDenied, text)
-            }
-            _ => error,
-        })
+        set_congestion(&self.socket, name)
     }
 
     /// The name of the congestion control that rules what is sent.
@@ -423,6 +413,38 @@ fn unless_later(result: io::Result<usize>) -> io::Result<Option<usize>> {
             _ => Err(error),
         },
     }
+}
+
+/// Whether sockets of this process may have the congestion control of this name. The kernel loads
+/// one that is a module, if this process may have that done (CAP_NET_ADMIN).
+///
+/// # Errors
+/// One that names those that the kernel has (`NotFound`), or that this user may choose
+/// (`PermissionDenied`).
+pub fn check_congestion(name: &str) -> io::Result<()> {
+    set_congestion(&new_socket(SocketAddr::from(([127, 0, 0, 1], 0)))?, name)
+}
+
+fn set_congestion(socket: &Socket, name: &str) -> io::Result<()> {
+    // What follows a zero the kernel would not read.
+    let is_name = (1..=CONGESTION_NAME_BYTES_MAX).contains(&name.len()) && !name.contains('\0');
+    let result = match is_name {
+        true => socket.set_tcp_congestion(name.as_bytes()),
+        false => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+    };
+    result.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT) => {
+            let names = congestion_controls("tcp_available_congestion_control");
+            let text = format!("no congestion control {name:?}; the kernel has {names}");
+            io::Error::new(io::ErrorKind::NotFound, text)
+        }
+        Some(libc::EPERM) => {
+            let names = congestion_controls("tcp_allowed_congestion_control");
+            let text = format!("congestion control {name:?} is not for this user, but {names}");
+            io::Error::new(io::ErrorKind::PermissionDenied, text)
+        }
+        _ => error,
+    })
 }
 
 /// Names from a file below /proc/sys/net/ipv4, for people.

@@ -1,4 +1,4 @@
-//! How much a run sent that may have been killed, told from what it said and what partial files have.
+//! How much a run sent that may have been killed: what it said, less what partial files had before.
 
 use std::fs;
 use std::path::Path;

@@ -34,6 +34,7 @@ fn serve(root: &Path, clients: &[Fingerprint]) -> (Server, Fingerprint) {
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
         patience: None,
         lane_kinds: LaneKinds::Only(LaneKind::Quic),
+        tcp_congestion: None,
         identity,
         reset_secret: [0; 32],
         authorize: Arc::new(move |asks| clients.contains(asks).then(|| all.clone())),

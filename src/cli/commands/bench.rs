@@ -123,6 +123,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
         patience: args.engine.patience(),
         lane_kinds: args.engine.lane_kinds,
+        tcp_congestion: args.engine.tcp_congestion.clone(),
         identity: daemon,
         reset_secret: rand::random(),
         authorize: Arc::new(move |asks| {
@@ -143,6 +144,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         streams: usize::from(args.streams),
         lanes: LaneCount::Auto,
         lane_kinds: args.engine.lane_kinds,
+        tcp_congestion: args.engine.tcp_congestion.clone(),
     };
     let client = Client::start(config, request)?;
     let ended = dial::pump(&client, signals, &mut |event| meter.hear(event));

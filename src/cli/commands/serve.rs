@@ -33,6 +33,7 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
         workers: args.workers.map_or_else(one_per_core, usize::from),
         patience: args.engine.patience(),
         lane_kinds: args.engine.lane_kinds,
+        tcp_congestion: args.engine.tcp_congestion.clone(),
         memory_budget_bytes: args.memory_budget.unwrap_or(DEFAULT_MEMORY_BUDGET_BYTES),
         identity,
         reset_secret: trust::reset_secret(&dir).unwrap_or_else(|error| {

@@ -123,6 +123,10 @@ pub enum ReceivePlanOp {
     MakeDir {
         dir: usize,
     },
+    /// The target itself, where what is in a directory comes into it.
+    EnterTarget {
+        dir: usize,
+    },
     /// Behind `MakeDir`, where both sides are on one host.
     StatDir {
         dir: usize,
@@ -165,6 +169,7 @@ impl ReceivePlanOp {
             ReceivePlanOp::Part { step, .. } => *step == parts::PartStep::Open,
             ReceivePlanOp::Target
             | ReceivePlanOp::Above { .. }
+            | ReceivePlanOp::EnterTarget { .. }
             | ReceivePlanOp::StatDir { .. }
             | ReceivePlanOp::SetDir { .. }
             | ReceivePlanOp::Clean { .. }
@@ -406,6 +411,7 @@ impl ReceivePlan {
                 self.dir_identified(ports, dir, found, result);
             }
             ReceivePlanOp::MakeDir { dir } => self.dir_made(ports, dir, result),
+            ReceivePlanOp::EnterTarget { dir } => self.target_entered(ports, dir),
             ReceivePlanOp::SetDir { dir } => self.dir_set(ports, dir, result),
             ReceivePlanOp::Check { entry } => self.checked(ports, entry, result),
             ReceivePlanOp::PutSymlink { entry } => {

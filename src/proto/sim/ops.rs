@@ -112,6 +112,7 @@ fn about(cmd: &DiskOp) -> About {
             ..About::default()
         },
         DiskOp::CloseDir { dir }
+        | DiskOp::EnterTarget { dir }
         | DiskOp::List { dir, .. }
         | DiskOp::LookUnfinished { dir, .. }
         | DiskOp::ReadSmall { dir, .. }
@@ -370,6 +371,7 @@ impl Handles {
                 None => DiskDone::Existing(disk.existing(dir, name.as_bytes(), mtime)),
             }),
             DiskOp::CopyRange { .. } => panic!("the source is on another disk: see `copy`"),
+            DiskOp::EnterTarget { .. } => Ok(DiskDone::Done),
             DiskOp::StatDir { .. } => Ok(DiskDone::Meta(disk.meta(dir))),
             DiskOp::DirsAbove { .. } => Ok(DiskDone::Above(vec![disk.meta(dir).object()])),
             cmd @ (DiskOp::MakeDir { .. }

@@ -105,6 +105,10 @@ impl Connections {
     ) -> Result<(), String> {
         let no_way = |error| format!("for there is no way there: {error}");
         let stream = TcpStream::connect(peer, segment_bytes).map_err(no_way)?;
+        // What is accepted has that of its listener.
+        if let Some(name) = &io.shared.tcp_congestion {
+            stream.set_congestion(name).map_err(no_way)?;
+        }
         prepare(io, &stream);
         let id = io.driver.add_stream(stream).map_err(no_way)?;
         let budget = &io.shared.budget;

@@ -10,6 +10,7 @@ impl ReceivePlan {
     pub fn awaited_of_disk(&self) -> Option<Bytes> {
         match *self.ops.oldest()? {
             ReceivePlanOp::MakeDir { dir }
+            | ReceivePlanOp::EnterTarget { dir }
             | ReceivePlanOp::StatDir { dir, .. }
             | ReceivePlanOp::SetDir { dir }
             | ReceivePlanOp::Clean { dir } => Some(self.tree.dirs.get(dir)?.path().clone()),

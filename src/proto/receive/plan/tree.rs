@@ -85,6 +85,8 @@ enum TargetDirState {
     /// Next: Setting, or gone. Unless it was missing, what lies in it has to be looked at before it
     /// is replaced.
     Made { found: DirFound },
+    /// The target itself, which waits for being looked at. Next: Alias, Failed.
+    Entering,
     /// The target under an entry's name: nothing to make or set. Next: gone.
     Alias,
     /// All children are over; mode and mtime are being set. Next: gone.
@@ -168,6 +170,7 @@ impl TargetDir {
             TargetDirState::Made { .. } | TargetDirState::Setting { .. } => Some(self.id),
             TargetDirState::Unmade
             | TargetDirState::Making
+            | TargetDirState::Entering
             | TargetDirState::Alias
             | TargetDirState::Failed => None,
         }
@@ -336,7 +339,7 @@ impl ReceivePlan {
                 self.tree.last = self.tree.last.wrapping_add(1);
                 (DirId(self.tree.last), TargetDirState::Unmade)
             }
-            None => (self.tree.dirs[0].id, TargetDirState::Alias),
+            None => (self.tree.dirs[0].id, TargetDirState::Entering),
         };
         self.tree.open += 1;
         self.manifest.described_bytes += held::of_directory(&path);
@@ -358,15 +361,17 @@ impl ReceivePlan {
     /// Puts an entry where it goes on: waiting for its directory, or ready.
     fn enqueue(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
         match self.tree.dirs[dir].state {
-            TargetDirState::Unmade | TargetDirState::Making => self.tree.dirs[dir].waiting.push(id),
+            TargetDirState::Unmade | TargetDirState::Making | TargetDirState::Entering => {
+                self.tree.dirs[dir].waiting.push(id);
+            }
             TargetDirState::Failed => self.fail_announced(ports, id, no_parent()),
             TargetDirState::Made { .. }
             | TargetDirState::Alias
             | TargetDirState::Setting { .. } => match self.entries.get(&id).map(|e| e.state) {
                 Some(ReceivedState::Directory(child))
-                    if self.tree.dirs[child].state == TargetDirState::Alias =>
+                    if self.tree.dirs[child].state == TargetDirState::Entering =>
                 {
-                    self.enter_alias(ports, id, child);
+                    self.enter_target(ports, id, child);
                 }
                 Some(ReceivedState::Directory(_)) => self.tree.ready.push(Reverse(id.0)),
                 Some(_) => self.ready.push_back(id),
@@ -375,11 +380,25 @@ impl ReceivePlan {
         }
     }
 
-    /// An alias is there already: nothing to be made.
-    fn enter_alias(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
+    /// The target is there already: nothing to be made.
+    fn enter_target(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
         if self.leads_into_itself(id) {
-            self.fail_dir(ports, dir, into_itself());
+            return self.fail_dir(ports, dir, into_itself());
         }
+        let cmd = DiskOp::EnterTarget {
+            dir: self.tree.dirs[dir].id,
+        };
+        self.ops
+            .start(ports, ReceivePlanOp::EnterTarget { dir }, cmd);
+    }
+
+    /// What waits for the target goes on. Where it could not be entered, what is put there says so.
+    pub(super) fn target_entered(&mut self, ports: &mut Ports, dir: usize) {
+        self.tree.dirs[dir].state = TargetDirState::Alias;
+        for id in std::mem::take(&mut self.tree.dirs[dir].waiting) {
+            self.enqueue(ports, id, dir);
+        }
+        self.finish_dir(ports, dir);
     }
 
     /// Nothing was begun for this entry yet, nor will be.
@@ -564,7 +583,10 @@ impl ReceivePlan {
                 self.entries.remove(&self.tree.dirs[dir].entry);
                 self.forget_dir(ports, dir);
             }
-            TargetDirState::Unmade | TargetDirState::Making | TargetDirState::Setting { .. } => {}
+            TargetDirState::Unmade
+            | TargetDirState::Making
+            | TargetDirState::Entering
+            | TargetDirState::Setting { .. } => {}
         }
     }
 

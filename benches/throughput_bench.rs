@@ -66,6 +66,7 @@ impl Host {
             patience: None,
             lane_kinds: LaneKinds::Only(LaneKind::Quic),
             tcp_congestion: None,
+            ktls: false,
             identity: Identity::generate().expect("an identity"),
             reset_secret: [0; 32],
             authorize: Arc::new(move |peer| {
@@ -100,6 +101,7 @@ impl Host {
             patience: None,
             lane_kinds: LaneKinds::Only(LaneKind::Quic),
             tcp_congestion: None,
+            ktls: false,
             identity: self.client.clone(),
             trust: Arc::new(|_| true),
             streams,

@@ -44,6 +44,8 @@ pub struct Options {
     pub lane_kinds: LaneKinds,
     /// Of what is sent over TCP; None: the kernel's default.
     pub tcp_congestion: Option<String>,
+    /// The kernel seals and opens the records of TLS, where it can.
+    pub ktls: bool,
     pub identity: Identity,
     pub reset_secret: [u8; 32],
     /// The file; it need not exist. Read again on SIGHUP.
@@ -100,6 +102,7 @@ pub fn run(
         patience: options.patience,
         lane_kinds: options.lane_kinds,
         tcp_congestion: options.tcp_congestion,
+        ktls: options.ktls,
         identity: options.identity,
         reset_secret: options.reset_secret,
         authorize: Arc::new(move |peer| {

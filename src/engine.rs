@@ -101,6 +101,13 @@ fn root_hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// Whether the kernel can seal and open the records of TLS, where it is asked to.
+fn tls_in_kernel(is_wanted: bool) -> Option<Availability> {
+    let found = is_wanted.then(landro_sys::ktls::probe)?;
+    tracing::info!("TLS in the kernel: {found}");
+    Some(found)
+}
+
 /// What connections over TCP are held to: they wait as long as those over QUIC.
 fn tcp_limits(quic: &QuicConfig) -> TcpLimits {
     TcpLimits {

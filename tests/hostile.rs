@@ -95,6 +95,7 @@ on_both_backends!(
     tcp_joins_of_others,
     tcp_lanes_that_stay,
     tcp_accounts_without_end,
+    tcp_takeovers,
     tcp_strangers_that_take_descriptors,
     tcp_peers_that_take_descriptors,
     a_server_that_lies_over_tcp,
@@ -440,6 +441,10 @@ fn tcp_joins_of_others(backend: &'static str) {
 
 fn tcp_lanes_that_stay(backend: &'static str) {
     tcp::lanes(backend);
+}
+
+fn tcp_takeovers(backend: &'static str) {
+    tcp::takeovers(backend);
 }
 
 fn tcp_accounts_without_end(backend: &'static str) {

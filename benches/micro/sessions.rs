@@ -143,6 +143,7 @@ impl Disk {
                 panic!("nobody asks for {cmd:?} here")
             }
             DiskOp::OpenDir { .. }
+            | DiskOp::EnterTarget { .. }
             | DiskOp::CloseDir { .. }
             | DiskOp::EnterTarget { .. }
             | DiskOp::CloseRead { .. }
@@ -316,6 +317,7 @@ impl World {
                 Some(
                     Output::AnswersMax(_)
                     | Output::Event(_)
+                    | Output::Stays(_)
                     | Output::Retired(_)
                     | Output::AddsLanes { .. }
                     | Output::LaneOver(_)

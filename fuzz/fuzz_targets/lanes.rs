@@ -82,6 +82,7 @@ impl World<'_> {
             | LanesOutput::TakesData(_)
             | LanesOutput::Piece { .. }
             | LanesOutput::Ping { .. }
+            | LanesOutput::TakenOver { .. }
             | LanesOutput::Listen(_)
             | LanesOutput::Settled(_)
             | LanesOutput::Event(_)
@@ -109,9 +110,32 @@ impl World<'_> {
         });
     }
 
+    /// A lane comes, of the peer or (`is_other`) of somebody else.
+    fn joins(&mut self, is_other: bool) {
+        let (lane, number) = (LaneKey(self.next), u32::from(self.script.byte() & 0x7f));
+        let kind = match self.script.byte() % 3 {
+            0 => DialKind::Replace,
+            1 => DialKind::TakeOver,
+            _ => DialKind::Add,
+        };
+        self.next += 1;
+        self.live.insert(lane, (false, BTreeSet::new()));
+        let peer = if is_other { Fingerprint([2; 32]) } else { PEER };
+        self.input(LanesInput::Joins {
+            lane,
+            number,
+            peer,
+            kind,
+        });
+    }
+
     fn step(&mut self) {
         let what = self.script.byte();
-        let Some(lane) = self.pick() else { return };
+        // Without a lane another may take over, or nobody comes.
+        let waits = matches!(what % 10, 5 | 7).then_some(LaneKey(usize::MAX));
+        let Some(lane) = self.pick().or(waits) else {
+            return;
+        };
         let fin = what & 0x80 != 0;
         match what % 10 {
             0 | 1 if self.live[&lane].0 => {
@@ -137,29 +161,17 @@ impl World<'_> {
                 self.input(LanesInput::Room { lane, bytes });
             }
             5 => {
-                let (lane, number) = (LaneKey(self.next), u32::from(self.script.byte() & 0x7f));
-                let kind = match self.script.byte() % 2 {
-                    0 => DialKind::Replace,
-                    _ => DialKind::Add,
-                };
-                self.next += 1;
-                self.live.insert(lane, (false, BTreeSet::new()));
-                let peer = if fin { Fingerprint([2; 32]) } else { PEER };
-                self.input(LanesInput::Joins {
-                    lane,
-                    number,
-                    peer,
-                    kind,
-                });
+                self.joins(fin);
             }
             6 => {
                 self.live.remove(&lane);
                 let whys = [
                     LaneClosed::Replaced,
                     LaneClosed::NoSession,
+                    LaneClosed::Cut,
                     LaneClosed::Otherwise,
                 ];
-                let why = whys[usize::from(self.script.byte() % 3)];
+                let why = whys[usize::from(self.script.byte() % 4)];
                 self.input(LanesInput::Closed { lane, why });
             }
             7 => {
@@ -189,6 +201,7 @@ fuzz_target!(|data: &[u8]| {
         idle: Duration::from_secs(60),
         adds_from_bytes: ADDS_FROM_BYTES,
         adds: 0,
+        outlives_lanes: false,
         goodput_window: GOODPUT_WINDOW,
     };
     let session = Session::server(now, NOTHING, limits());
@@ -207,6 +220,11 @@ fuzz_target!(|data: &[u8]| {
     while let Some((lane, _)) = world.live.pop_first() {
         let why = LaneClosed::Otherwise;
         world.input(LanesInput::Closed { lane, why });
+    }
+    // One whose lane was cut waits a little for another.
+    while let Some(due) = world.lanes.deadline().filter(|_| !world.over) {
+        world.now = world.now.max(due);
+        world.input(LanesInput::Tick);
     }
     assert!(world.over, "no lane is left, and it is not over");
 });

@@ -330,10 +330,21 @@ pub struct EngineArgs {
     /// kernel's, net.ipv4.tcp_congestion_control]
     #[arg(long, value_name = "NAME", value_parser = tcp_congestion)]
     pub tcp_congestion: Option<String>,
+    /// Who seals the records of tls: off is this program, auto the kernel where it can (its module
+    /// tls, and Linux 6.14)
+    #[arg(long, value_name = "CHOICE", value_enum, default_value_t)]
+    pub ktls: KtlsArg,
     /// Gives up when nothing was got on with for so many seconds: no byte moved, no file was
     /// finished, the peer gave no sign that it works; 0 is never
     #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs() as u32)]
     pub timeout: u32,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum KtlsArg {
+    #[default]
+    Off,
+    Auto,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -360,6 +371,11 @@ impl EngineArgs {
             BackendArg::IoUring => BackendChoice::IoUring,
             BackendArg::Poll => BackendChoice::Poll,
         }
+    }
+
+    /// Whether the kernel is to seal what it can.
+    pub fn ktls(&self) -> bool {
+        self.ktls == KtlsArg::Auto
     }
 
     pub fn patience(&self) -> Option<Duration> {

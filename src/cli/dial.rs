@@ -93,6 +93,7 @@ pub fn run(
             lane_kinds: dial.engine.lane_kinds,
             lanes: dial.lanes,
             tcp_congestion: dial.engine.tcp_congestion.clone(),
+            ktls: dial.engine.ktls(),
         };
         let client = Client::start(config, request.clone())?;
         let mut remembered = Ok(());

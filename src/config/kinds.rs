@@ -14,6 +14,15 @@ pub enum LaneKind {
     Tls,
 }
 
+impl LaneKind {
+    pub fn other(self) -> LaneKind {
+        match self {
+            LaneKind::Quic => LaneKind::Tls,
+            LaneKind::Tls => LaneKind::Quic,
+        }
+    }
+}
+
 impl fmt::Display for LaneKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

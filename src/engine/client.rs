@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, bounded};
-use landro_sys::{Pool, probe};
+use landro_sys::{Availability, Pool, probe};
 
 use super::sockets::options;
 use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits};
+use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits, tls_in_kernel};
 use crate::budget::Budget;
 use crate::config::{LaneCount, LaneKinds, QuicConfig};
 use crate::ids::{Fingerprint, WorkerId};
@@ -43,6 +43,8 @@ pub struct ClientConfig {
     pub lanes: LaneCount,
     /// By whose rules data leaves over TCP; None: the kernel's default.
     pub tcp_congestion: Option<String>,
+    /// The kernel seals and opens the records of TLS, where it can.
+    pub ktls: bool,
 }
 
 /// One session with a daemon: one transfer or listing.
@@ -152,10 +154,18 @@ impl TcpSetups {
             idle: carrying.idle.min(ADDED_LANE_IDLE).min(patience / 3),
             ..carrying
         };
-        let setup = |limits| TcpSetup::client(&config.identity, trust.clone(), limits);
+        let ktls = tls_in_kernel(config.ktls);
+        let setup = |limits| {
+            let mut setup = TcpSetup::client(&config.identity, trust.clone(), limits)?;
+            if ktls.as_ref().is_some_and(Availability::is_yes) {
+                setup.use_kernel();
+            }
+            Ok::<_, EngineError>(setup)
+        };
         Ok(TcpSetups {
             carrying: setup(carrying)?,
             added: setup(added)?,
+            ktls: ktls.as_ref().map(Availability::to_string),
         })
     }
 }

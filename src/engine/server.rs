@@ -11,7 +11,7 @@ use landro_sys::{Backend, Caps, Pool};
 
 use super::sockets::{Sockets, bind_all, rule};
 use super::workers::{Chosen, Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits};
+use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits, tls_in_kernel};
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::ServedRoot;
@@ -57,6 +57,8 @@ pub struct ServeConfig {
     pub lane_kinds: LaneKinds,
     /// By whose rules data leaves over TCP; None: the kernel's default.
     pub tcp_congestion: Option<String>,
+    /// The kernel seals and opens the records of TLS, where it can.
+    pub ktls: bool,
     pub identity: Identity,
     /// Of this host's daemons, the same after a restart: what stateless resets are made from.
     pub reset_secret: [u8; 32],
@@ -120,9 +122,10 @@ impl Server {
             },
         );
         let tickets = TicketKeys::random()?;
+        let is_tls_in_kernel = tls_in_kernel(config.ktls).is_some_and(|found| found.is_yes());
         let (mut threads, mut no_ring) = (Vec::new(), Vec::new());
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
-            let listen = listening(&config, &tickets, sockets)?;
+            let listen = listening(&config, &tickets, sockets, is_tls_in_kernel)?;
             let core = (usize::from(workers) <= cores.len()).then(|| cores[number % cores.len()]);
             let started = spawn(WorkerParts {
                 id: WorkerId(number as u8),
@@ -237,16 +240,19 @@ fn listening(
     config: &ServeConfig,
     tickets: &TicketKeys,
     sockets: Sockets,
+    is_tls_in_kernel: bool,
 ) -> Result<ListenAt, EngineError> {
     let mut at = ListenAt::default();
     for socket in sockets.udp {
         at.udp.push((socket, accepting(config, tickets)?));
     }
     for listener in sockets.tcp {
-        at.tcp.push((
-            listener,
-            TcpSetup::server(&config.identity, trust(config), tcp_limits(&config.quic))?,
-        ));
+        let limits = tcp_limits(&config.quic);
+        let mut setup = TcpSetup::server(&config.identity, trust(config), limits)?;
+        if is_tls_in_kernel {
+            setup.use_kernel();
+        }
+        at.tcp.push((listener, setup));
     }
     Ok(at)
 }

@@ -104,20 +104,25 @@ pub enum Input {
     /// A daemon no longer allows what this session does: tell the peer why, keep resumable state,
     /// finish.
     Refuse(SessionError),
-    /// An added lane is no more. The receiver of what travelled on it gives an account; the sender
+    /// A lane is no more. The receiver of what travelled on it gives an account; the sender
     /// moves again what is missing then.
     LaneLost(LostLane),
-    /// The sender's own: what the receiver did not take of an added lane that is no more, by stream
+    /// The sender's own: what the receiver did not take of a lane that is no more, by stream
     /// with the number of records that it did take.
     LaneAccounted { missing: Vec<(StreamKey, u32)> },
     /// Nothing but time passed (`deadline()` was due).
     Tick,
 }
 
-/// What was on an added lane, by the side that sent it.
+/// What was on a lane that is no more, by the side that sent it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LostLane {
+    /// With [`LostLane::CARRIED_CONTROL`], if it did.
     pub number: u32,
+    /// Our data streams that had not ended on a lane that carried control. They do not go on.
+    pub ours: Vec<StreamKey>,
+    /// What of them had not been taken by the transport.
+    pub untaken_bytes: u64,
     /// The peer may not know.
     pub tell_peer: bool,
     /// The peer's data streams of lesser numbers were read to their ends.
@@ -126,6 +131,19 @@ pub struct LostLane {
     pub ended: Vec<u32>,
     /// These were begun, in order, and do not go on.
     pub begun: Vec<(u32, StreamKey)>,
+}
+
+impl LostLane {
+    /// Lanes that carried control are told from those that were added by this bit of their numbers.
+    pub const CARRIED_CONTROL: u32 = 1 << 31;
+
+    /// Who of the sender moved what travelled there.
+    pub fn mover(&self) -> MoverId {
+        match self.number & LostLane::CARRIED_CONTROL {
+            0 => MoverId::of_added(self.number),
+            _ => MoverId::CONTROL,
+        }
+    }
 }
 
 /// What a session wants from the world.
@@ -141,6 +159,9 @@ pub enum Output {
         records: u32,
         fin: bool,
     },
+    /// Something follows on this data stream, of the lanes that carry control, that could not be
+    /// moved again if its lane were lost.
+    Stays(StreamKey),
     /// Nothing follows from this mover: its streams were ended.
     Retired(MoverId),
     /// Both sides know lanes that are added. `sends`: data goes from here to the peer.

@@ -65,6 +65,10 @@ impl Ports {
         });
     }
 
+    pub fn stays(&mut self, stream: StreamKey) {
+        self.queue.push_back(Output::Stays(stream));
+    }
+
     pub fn retired(&mut self, mover: MoverId) {
         self.queue.push_back(Output::Retired(mover));
     }

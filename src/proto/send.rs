@@ -134,11 +134,17 @@ impl Sender {
         }
     }
 
-    /// An added lane is no more. What it carried waits for the receiver's account; what it was to
-    /// carry goes to others.
+    /// A lane is no more. What it carried waits for the receiver's account. What an added one was to
+    /// carry goes to others; what one that carried control was to, goes on the next of these.
     pub fn on_lane_lost(&mut self, ports: &mut Ports, lost: &LostLane) {
         if self.stop == Stopping::No {
-            self.movers.lose(MoverId::of_added(lost.number));
+            match lost.mover() {
+                MoverId::CONTROL => {
+                    let control = self.movers.control();
+                    control.lose_streams(ports, &lost.ours, lost.untaken_bytes);
+                }
+                added => self.movers.lose(added),
+            }
             self.exchange(ports);
         }
         if lost.tell_peer {
@@ -147,7 +153,7 @@ impl Sender {
         }
     }
 
-    /// Moves again what the receiver did not take of an added lane.
+    /// Moves again what the receiver did not take of a lane that is no more.
     pub fn on_lane_accounted(&mut self, ports: &mut Ports, missing: &[(StreamKey, u32)]) {
         if self.stop == Stopping::No {
             let bytes = self.plan.move_again(missing);

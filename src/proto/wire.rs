@@ -97,6 +97,8 @@ pub enum PrefaceKind {
     Join,
     /// Carries data of a session that lives beside its other lanes.
     Add,
+    /// Takes over from the newest lane of a session, which is silent.
+    TakeOver,
 }
 
 impl Preface {
@@ -108,6 +110,7 @@ impl Preface {
             PrefaceKind::New => 0,
             PrefaceKind::Join => 1,
             PrefaceKind::Add => 2,
+            PrefaceKind::TakeOver => 3,
         };
         out[1..17].copy_from_slice(&self.session.0);
         out[17..].copy_from_slice(&self.lane.to_be_bytes());
@@ -121,6 +124,7 @@ impl Preface {
             0 => PrefaceKind::New,
             1 => PrefaceKind::Join,
             2 => PrefaceKind::Add,
+            3 => PrefaceKind::TakeOver,
             other => return Err(WireError::Preface(other)),
         };
         let mut session = [0; 16];

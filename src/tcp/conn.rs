@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::UnknownStream;
 use super::channel::Channel;
 use super::fault::Fault;
+use super::hands::InKernel;
 use super::handshake::{TlsHandshake, TlsKeys};
 use super::inbox::Inbox;
 use super::setup::{TcpLimits, TcpSetup};
@@ -92,6 +93,7 @@ pub struct TcpConn {
     pub(super) message: Vec<u8>,
     pub(super) records_without_data: u32,
     pub(super) is_key_update_owed: bool,
+    pub(super) in_kernel: InKernel,
     pub(super) farewell: Farewell,
     /// A close by the peer that is told when everything before it was read.
     pub(super) close_behind: Option<TcpEnd>,
@@ -152,6 +154,7 @@ impl TcpConn {
             message: Vec::new(),
             records_without_data: 0,
             is_key_update_owed: false,
+            in_kernel: InKernel::new(setup.is_in_kernel),
             farewell: Farewell::No,
             close_behind: None,
             end,

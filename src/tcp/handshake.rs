@@ -125,7 +125,7 @@ impl TlsHandshake {
         };
         let (secrets, renewal) = extracted.map_err(|error| reason_of(&error))?;
         let ExtractedSecrets { tx, rx } = secrets;
-        let keys = TrafficKey::new(tx.0, &tx.1).zip(TrafficKey::new(rx.0, &rx.1));
+        let keys = TrafficKey::new(tx.0, tx.1).zip(TrafficKey::new(rx.0, rx.1));
         let (seal, open) = keys.ok_or_else(no_key)?;
         Ok(TlsKeys {
             seal,
@@ -207,7 +207,7 @@ impl TlsKeys {
             Renewal::Server(server) => server.update_tx_secret(),
         };
         let (sequence, secrets) = renewed.map_err(|error| reason_of(&error))?;
-        self.seal = TrafficKey::new(sequence, &secrets).ok_or_else(no_key)?;
+        self.seal = TrafficKey::new(sequence, secrets).ok_or_else(no_key)?;
         Ok(())
     }
 
@@ -218,7 +218,7 @@ impl TlsKeys {
             Renewal::Server(server) => server.update_rx_secret(),
         };
         let (sequence, secrets) = renewed.map_err(|error| reason_of(&error))?;
-        self.open = TrafficKey::new(sequence, &secrets).ok_or_else(no_key)?;
+        self.open = TrafficKey::new(sequence, secrets).ok_or_else(no_key)?;
         Ok(())
     }
 }

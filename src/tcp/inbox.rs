@@ -1,10 +1,10 @@
-//! The receive buffer of a connection: small while little comes, and large only in the turns in which
-//! much does.
+//! The receive buffer of a connection: small while little comes, and large only in the turns in
+//! which much does.
 
 use std::ops::Range;
 
 use super::fault::Fault;
-use super::record::record_bytes;
+use super::record::{HEADER_BYTES, record_bytes};
 use super::spare::Spares;
 
 /// The first buffer: a handshake's flights and control messages fit.
@@ -81,6 +81,30 @@ impl Inbox {
     pub fn announced(&self, offset: usize) -> Result<usize, Fault> {
         let rest = &self.buffer[self.start + offset..self.end];
         Ok(record_bytes(rest)?.unwrap_or(rest.len()))
+    }
+
+    /// Bytes that are missing to the end of a record, or of its header.
+    pub fn missing_bytes(&self) -> usize {
+        let mut rest = &self.buffer[self.start..self.end];
+        // A header that lies was found out when it came.
+        while let Ok(Some(record)) = record_bytes(rest) {
+            match rest.get(record..) {
+                Some(behind) => rest = behind,
+                None => return record - rest.len(),
+            }
+        }
+        HEADER_BYTES.saturating_sub(rest.len()).max(1)
+    }
+
+    /// Takes all that is there: where it is.
+    pub fn take_all(&mut self) -> Range<usize> {
+        let all = self.start..self.end;
+        self.start = self.end;
+        all
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
     }
 
     pub fn bytes(&self) -> &[u8] {

@@ -9,7 +9,9 @@ mod channel;
 mod conn;
 mod fault;
 mod frame;
+mod hands;
 mod handshake;
+mod in_kernel;
 mod inbox;
 mod pin;
 mod read_streams;
@@ -24,6 +26,7 @@ mod write_streams;
 mod tests;
 
 pub use conn::{TcpConn, TcpWindows};
+pub use in_kernel::KernelStep;
 pub use setup::{TcpLimits, TcpSetup, TcpSetupError};
 
 /// The one stream of both directions.

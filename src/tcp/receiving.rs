@@ -1,5 +1,6 @@
 //! What arrives at a connection: the handshake, then records, and what is said in them.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::channel::PeerClose;
@@ -32,15 +33,20 @@ impl TcpConn {
         if self.channel.reads.needs_buffer() {
             self.channel.reads.vacate(self.inbox.bytes());
         }
+        let most = match self.in_kernel.is_to_open() {
+            // The kernel begins with a whole record.
+            true => self.inbox.missing_bytes(),
+            false => usize::MAX,
+        };
         let is_known = matches!(self.phase, TcpPhase::Established(_));
-        self.inbox.room(is_known)
+        let room = self.inbox.room(is_known);
+        let most = most.min(room.len());
+        &mut room[..most]
     }
 
     /// So many bytes were written to [`TcpConn::receive_buffer`].
     pub fn received(&mut self, now: Instant, bytes: usize) {
-        self.counters.received_bytes += bytes as u64;
-        self.inbox.filled(bytes);
-        self.release_at = Some(now + IDLE_BUFFERS);
+        self.arrived(now, bytes);
         if let TcpPhase::Handshaking { .. } = self.phase
             && self.end.is_none()
         {
@@ -53,6 +59,16 @@ impl TcpConn {
                 Err(fault) => self.fail(now, fault),
             }
         }
+        self.clear_at_end();
+    }
+
+    pub(super) fn arrived(&mut self, now: Instant, bytes: usize) {
+        self.counters.received_bytes += bytes as u64;
+        self.inbox.filled(bytes);
+        self.release_at = Some(now + IDLE_BUFFERS);
+    }
+
+    pub(super) fn clear_at_end(&mut self) {
         if (self.end.is_some() || self.close_behind.is_some()) && !self.reads_buffer() {
             self.inbox.clear();
         }
@@ -142,15 +158,26 @@ impl TcpConn {
         };
         self.inbox.take(record.len());
         let (content, bytes) = keys.open.open(self.inbox.bytes_mut(record.clone()))?;
+        let said = record.start + HEADER_BYTES..record.start + HEADER_BYTES + bytes;
+        self.take_in(now, content, said)?;
+        Ok(true)
+    }
+
+    /// Acts on what records of one type say.
+    pub(super) fn take_in(
+        &mut self,
+        now: Instant,
+        content: RecordContent,
+        said: Range<usize>,
+    ) -> Result<(), Fault> {
         self.counters.records_opened += 1;
         self.heard_at = now;
-        let said = record.start + HEADER_BYTES..record.start + HEADER_BYTES + bytes;
         match content {
             _ if !self.message.is_empty() && content != RecordContent::Handshake => {
                 let what = "half a message, and then another";
                 return Err(Fault::tls(alert::UNEXPECTED_MESSAGE, what));
             }
-            RecordContent::Data if bytes == 0 => self.records_without_data += 1,
+            RecordContent::Data if said.is_empty() => self.records_without_data += 1,
             RecordContent::Data => {
                 self.records_without_data = self.records_without_data.saturating_sub(1);
                 if let Some(close) = self.channel.take(self.inbox.bytes(), said)? {
@@ -171,7 +198,7 @@ impl TcpConn {
             let what = "more and more records that say nothing";
             return Err(Fault::tls(alert::UNEXPECTED_MESSAGE, what));
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Messages behind the handshake.
@@ -220,6 +247,7 @@ impl TcpConn {
             keys.renew_open()
         };
         self.counters.keys_renewed += 1;
+        self.in_kernel.renewed(is_ours);
         if let Err(reason) = renewed {
             self.farewell = Farewell::Alert(alert::INTERNAL_ERROR);
             self.decide(now, reason, true);

@@ -6,13 +6,15 @@ use super::channel::Channel;
 use super::conn::{Farewell, TcpConn, TcpPhase};
 use super::fault::alert;
 use super::frame::MAX_DATA_BYTES;
-use super::record::{HEADER_BYTES, KEY_UPDATE, MAX_PLAIN_BYTES, OVERHEAD_BYTES, RecordContent};
+use super::record::{
+    HEADER_BYTES, KEY_UPDATE_MESSAGE, MAX_PLAIN_BYTES, OVERHEAD_BYTES, RecordContent,
+};
 use super::spare::Spares;
 use super::write_streams::MAX_UNSENT_BYTES;
 
 /// Records of a batch, which one system call is given: all that may wait to be sealed. A bit that
 /// was left over would leave by itself, as a segment of some bytes between full ones.
-const BATCH_RECORDS: usize = MAX_UNSENT_BYTES.div_ceil(MAX_DATA_BYTES);
+pub(super) const BATCH_RECORDS: usize = MAX_UNSENT_BYTES.div_ceil(MAX_DATA_BYTES);
 
 /// What a batch takes at most.
 const BATCH_BYTES: usize = BATCH_RECORDS * (MAX_PLAIN_BYTES + OVERHEAD_BYTES);
@@ -31,7 +33,11 @@ impl TcpConn {
         if self.out_at == self.out.len() {
             self.out.clear();
             self.out_at = 0;
-            self.seal(now);
+            if self.in_kernel.seals() {
+                self.gather();
+            } else {
+                self.seal(now);
+            }
         }
         &self.out[self.out_at..]
     }
@@ -39,6 +45,7 @@ impl TcpConn {
     /// The socket took so many of them.
     pub fn sent(&mut self, bytes: usize) {
         self.counters.sent_bytes += bytes as u64;
+        self.kernel_sealed(bytes);
         self.out_at = (self.out_at + bytes).min(self.out.len());
         if self.out_at == self.out.len() {
             self.out_at = 0;
@@ -55,23 +62,15 @@ impl TcpConn {
         if !self.knows_peer() || self.farewell == Farewell::Said {
             return;
         }
-        let data_bytes = self.channel.writes.unsent_bytes();
-        if data_bytes > SMALL_BUFFER_BYTES {
-            let spare = SPARES.with(Spares::take);
-            self.out = spare.unwrap_or_else(|| Vec::with_capacity(BATCH_BYTES));
-        }
+        self.make_room();
         for _ in 0..BATCH_RECORDS {
             if matches!(self.farewell, Farewell::Alert(_)) {
                 break;
             }
-            let is_due = match &self.phase {
-                TcpPhase::Established(keys) => keys.seal.records() >= self.limits.key_records,
-                TcpPhase::Handshaking { .. } | TcpPhase::Failed => false,
-            };
-            if self.is_key_update_owed || (is_due && self.channel.has_something()) {
+            if self.is_key_due() {
                 self.is_key_update_owed = false;
                 self.seal_one(RecordContent::Handshake, |_, out| {
-                    out.extend([KEY_UPDATE, 0, 0, 1, 0]);
+                    out.extend(KEY_UPDATE_MESSAGE)
                 });
                 self.renew(now, true);
             }
@@ -82,16 +81,40 @@ impl TcpConn {
                 break;
             }
         }
+        if let Some(alert) = self.last_word() {
+            self.seal_one(RecordContent::Alert, |_, out| out.extend(alert));
+        }
+    }
+
+    /// Where much is to be sent, has a large buffer for it; nothing lies in the one before.
+    pub(super) fn make_room(&mut self) {
+        if self.channel.writes.unsent_bytes() > SMALL_BUFFER_BYTES {
+            let spare = SPARES.with(Spares::take);
+            self.out = spare.unwrap_or_else(|| Vec::with_capacity(BATCH_BYTES));
+        }
+    }
+
+    /// Whether the next thing to be said is that the next key begins.
+    pub(super) fn is_key_due(&self) -> bool {
+        let is_due = match &self.phase {
+            TcpPhase::Established(keys) => keys.seal.records() >= self.limits.key_records,
+            TcpPhase::Handshaking { .. } | TcpPhase::Failed => false,
+        };
+        self.is_key_update_owed || (is_due && self.channel.has_something())
+    }
+
+    /// The alert behind which nothing follows, when all before it is sealed.
+    pub(super) fn last_word(&mut self) -> Option<[u8; 2]> {
         let last = match self.farewell {
-            Farewell::No | Farewell::Said => return,
-            Farewell::AfterClose if !self.channel.is_closed() => return,
+            Farewell::No | Farewell::Said => return None,
+            Farewell::AfterClose if !self.channel.is_closed() => return None,
             Farewell::AfterClose => alert::CLOSE_NOTIFY,
             Farewell::Alert(alert) => alert,
         };
         self.farewell = Farewell::Said;
         // Levels mean nothing any more, but those of RFC 8446 §6 are looked at by some.
         let level = if last == alert::CLOSE_NOTIFY { 1 } else { 2 };
-        self.seal_one(RecordContent::Alert, |_, out| out.extend([level, last]));
+        Some([level, last])
     }
 
     /// Seals what is written to be said, if anything.
@@ -121,6 +144,8 @@ impl TcpConn {
             Farewell::AfterClose | Farewell::Alert(_) => true,
             Farewell::Said => false,
         };
-        self.out_at < self.out.len() || (self.knows_peer() && has_unsealed)
+        self.out_at < self.out.len()
+            || self.in_kernel.owes_key()
+            || (self.knows_peer() && has_unsealed)
     }
 }

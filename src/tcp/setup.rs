@@ -39,6 +39,8 @@ pub struct TcpSetup {
     trust: Trust,
     pub(super) is_server: bool,
     pub(super) limits: TcpLimits,
+    /// The kernel seals and opens records.
+    pub(super) is_in_kernel: bool,
 }
 
 /// rustls refuses our own key.
@@ -96,7 +98,14 @@ impl TcpSetup {
             trust,
             is_server,
             limits,
+            is_in_kernel: false,
         })
+    }
+
+    /// Has the kernel seal and open the records of connections, which is to be known to work
+    /// (`landro_sys::ktls::probe`).
+    pub fn use_kernel(&mut self) {
+        self.is_in_kernel = true;
     }
 
     fn pin(&self) -> (Arc<Pin>, Shown) {

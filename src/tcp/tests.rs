@@ -11,8 +11,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::conn::TcpWindows;
+use super::hands::Hands;
 use super::write_streams::MAX_UNSENT_BYTES;
-use super::{CONTROL_STREAM, TcpConn, TcpLimits, TcpSetup};
+use super::{CONTROL_STREAM, KernelStep, TcpConn, TcpLimits, TcpSetup};
 use crate::carrier::{ACCESS_DENIED, CloseReason, ConnState};
 use crate::identity::{Identity, Trust};
 
@@ -288,6 +289,37 @@ fn keys_are_renewed_under_way() {
     assert!(transfer(&mut pair, &data, false) == data);
     assert!(pair.client.counters().keys_renewed > 40);
     assert!(pair.server.counters().keys_renewed > 40);
+}
+
+#[test]
+fn a_kernel_that_takes_no_keys_changes_nothing() {
+    for takes_layer in [false, true] {
+        let (client, server) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let trust = (only(&server), only(&client));
+        let mut pair = Pair::of((&client, &server), trust, TcpSetup::use_kernel);
+        pair.run();
+        for conn in [&mut pair.client, &mut pair.server] {
+            let mut steps = 0;
+            while let Some(step) = conn.kernel_step(pair.now) {
+                let takes = takes_layer && matches!(step, KernelStep::Layer);
+                assert!(conn.kernel_answered(step, takes));
+                steps += 1;
+            }
+            assert_eq!(steps, if takes_layer { 3 } else { 1 });
+            assert!(!conn.is_sealed_by_kernel() && !conn.is_opened_by_kernel());
+        }
+        let data = pattern(1 << 20);
+        assert!(transfer(&mut pair, &data, true) == data);
+        assert!(transfer(&mut pair, &data, false) == data);
+    }
+}
+
+#[test]
+fn records_that_the_kernel_has_are_not_taken_back() {
+    let mut hands = Hands::Wanted;
+    assert!(hands.answered(true) && hands == Hands::Kernel);
+    hands = Hands::Due;
+    assert!(!hands.answered(false));
 }
 
 #[test]

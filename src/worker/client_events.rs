@@ -19,6 +19,8 @@ pub struct TcpSetups {
     pub carrying: TcpSetup,
     /// Those that are added, and that a session does without when they are silent.
     pub added: TcpSetup,
+    /// Whether the kernel seals and opens in them, where it is asked to.
+    pub ktls: Option<String>,
 }
 
 pub struct ClientStart {
@@ -50,6 +52,8 @@ pub enum ClientEvent {
         /// What the session begins on, and why.
         kind: LaneKind,
         kind_reason: &'static str,
+        /// Whether the kernel seals and opens in lanes over TLS, where it is asked to.
+        ktls: Option<String>,
     },
     Session(proto::Event),
     /// Once, just before `Ended`.

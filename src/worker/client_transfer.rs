@@ -37,7 +37,20 @@ pub(crate) struct ClientTransfer {
     pub(crate) backend_reason: String,
     /// To resume the newest lane's TLS session.
     pub(crate) ticket: Option<Vec<u8>>,
+    pub(crate) elsewhere: TakeoverDial,
     stats: TransportStats,
+}
+
+/// Where a lane is dialled that takes over from one that is silent, or cut.
+#[derive(Default)]
+pub(crate) struct TakeoverDial {
+    /// Of which kind the next one is, if it is not the one that the silent lane is not.
+    pub(crate) kind: Option<LaneKind>,
+    /// The socket of those over QUIC.
+    pub(crate) listener: Option<usize>,
+    /// Which of the daemon's workers has the session, as far as QUIC told; else all are tried in
+    /// turn.
+    pub(crate) steer: u8,
 }
 
 /// How far the transfer is.
@@ -68,6 +81,7 @@ impl ClientTransfer {
             events: start.events,
             backend_reason: start.backend_reason,
             ticket: None,
+            elsewhere: TakeoverDial::default(),
             stats: TransportStats::default(),
         }
     }
@@ -162,6 +176,13 @@ impl ClientTransfer {
             && why.is_none()
         {
             *why = ended;
+        }
+    }
+
+    /// The session outlived what was noted.
+    pub(crate) fn goes_on(&mut self) {
+        if let ClientState::Running(why) | ClientState::Stopping(why) = &mut self.state {
+            *why = None;
         }
     }
 

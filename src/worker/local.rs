@@ -199,7 +199,8 @@ impl LocalLane {
                 Output::Event(_) | Output::Finished(_) => {}
                 // Nothing waits in a lane within this host.
                 Output::Piece { .. } | Output::TakesData(_) | Output::AnswersMax(_) => {}
-                Output::Retired(_)
+                Output::Stays(_)
+                | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_) => unreachable!("the session was told of no other lanes"),

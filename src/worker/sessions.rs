@@ -13,12 +13,17 @@ use crate::worker::log::SessionLog;
 use crate::worker::shared::PeerAccess;
 use crate::worker::timers::{Scheduled, Timer};
 
+/// Sessions of one peer on one worker whose lanes are cut, and that wait for others.
+const WAITING_MAX: usize = 8;
+
 pub(crate) struct Running {
     pub(crate) serial: u64,
     pub(crate) id: SessionId,
     pub(crate) lanes: Lanes,
     pub(crate) space: Rc<Space>,
     pub(crate) peer: Fingerprint,
+    /// Where the peer was when the session began.
+    pub(crate) address: SocketAddr,
     /// What a daemon let the peer do when the session began, unless it does no longer.
     pub(crate) allowed: Option<PeerAccess>,
     pub(crate) is_client: bool,
@@ -100,6 +105,7 @@ impl Sessions {
             lanes: begin.lanes,
             space: Rc::new(begin.space),
             peer: begin.peer,
+            address: begin.address,
             is_client: begin.allowed.is_none(),
             allowed: begin.allowed,
             takes_data: true,
@@ -118,6 +124,17 @@ impl Sessions {
         self.held_bytes -= running.held_bytes;
         self.ids.remove(&running.id);
         Some(running)
+    }
+
+    /// Whether a session whose lane is cut may wait for another: there are few such of its peer,
+    /// which costs that nothing meanwhile, not even a connection.
+    pub(crate) fn may_wait(&self, key: usize) -> bool {
+        let Some(running) = self.table.get(key) else {
+            return false;
+        };
+        let waits = |other: &Running| other.peer == running.peer && other.lanes.is_cut();
+        let waiting = self.table.iter().filter(|(_, other)| waits(other)).count();
+        waiting < WAITING_MAX
     }
 
     /// The session with this key, if it is the one with this serial number.

@@ -11,6 +11,30 @@ mod tests;
 /// Bytes of a tag, which a sealed message has beyond its plaintext.
 pub const TAG_BYTES: usize = 16;
 
+/// A key of TLS records, as somebody else has to know it who goes on with it.
+#[derive(Clone)]
+pub struct RecordKey {
+    /// The key itself, of AES-128-GCM.
+    pub key: [u8; 16],
+    /// What nonces are made from.
+    pub iv: [u8; 12],
+    /// Records that were sealed or opened with it before.
+    pub sequence: u64,
+}
+
+/// Why the kernel opens no more records of a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BadRecord {
+    /// It was changed, or sealed with another key.
+    NotAuthentic,
+    /// It says that it has more than a record may have.
+    TooLong,
+    /// What came has no header of a record.
+    NotTls,
+    /// Something was said of a next key, which was not given.
+    NoKey,
+}
+
 /// One key, ready for use. It is overwritten when this is dropped (OPENSSL_free cleanses what it
 /// gives back).
 pub struct Aead {

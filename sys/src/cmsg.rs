@@ -62,6 +62,11 @@ impl ControlPart {
         }
     }
 
+    /// What is sent on a socket with TLS is a record of this type.
+    pub fn push_record_type(&mut self, content: u8) {
+        self.push(libc::SOL_TLS, libc::TLS_SET_RECORD_TYPE, &[content]);
+    }
+
     fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
         let message = &mut self.bytes[self.len..][..HEADER_BYTES + align(data.len())];
         message.fill(0);
@@ -85,6 +90,8 @@ pub(crate) struct Received {
     pub to: Option<IpAddr>,
     /// UDP_GRO: size of the datagrams that were joined.
     pub segment_bytes: Option<usize>,
+    /// The type of the TLS records that the kernel opened.
+    pub record_type: Option<u8>,
 }
 
 /// Reads control messages; unknown and malformed ones are skipped.
@@ -95,6 +102,9 @@ pub(crate) fn decode(mut control: &[u8]) -> Received {
             (libc::SOL_UDP, libc::UDP_GRO) => {
                 let size = data.first_chunk().map(|&raw| i32::from_ne_bytes(raw));
                 received.segment_bytes = size.and_then(|size| usize::try_from(size).ok());
+            }
+            (libc::SOL_TLS, libc::TLS_GET_RECORD_TYPE) => {
+                received.record_type = data.first().copied();
             }
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 let ip = data.get(8..12).and_then(|raw| raw.first_chunk::<4>());

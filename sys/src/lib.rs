@@ -13,6 +13,7 @@ pub mod file;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod gso;
+pub mod ktls;
 pub mod probe;
 pub mod process;
 pub mod splice;

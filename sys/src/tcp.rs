@@ -405,7 +405,7 @@ fn address(address: SockAddr) -> io::Result<SocketAddr> {
 
 /// A call that would have to wait, or was interrupted, is for later: the socket's readiness tells
 /// when.
-fn unless_later(result: io::Result<usize>) -> io::Result<Option<usize>> {
+pub(crate) fn unless_later(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) => match error.kind() {

@@ -10,6 +10,8 @@ pub mod server;
 mod sessions;
 #[path = "tcp/strangers.rs"]
 mod strangers;
+#[path = "tcp/takeovers.rs"]
+mod takeovers;
 
 use super::Scene;
 
@@ -41,6 +43,11 @@ pub fn joins(backend: &'static str) {
 
 pub fn lanes(backend: &'static str) {
     Scene::play_beside(backend, TLS, sessions::lanes_that_stay);
+}
+
+pub fn takeovers(backend: &'static str) {
+    Scene::play_beside(backend, TLS, takeovers::that_lie);
+    Scene::play_beside(backend, TLS, takeovers::without_end);
 }
 
 pub fn accounts(backend: &'static str) {

@@ -50,7 +50,10 @@ struct State {
     stop: AtomicBool,
     /// Of the TCP connections that there are.
     course: AtomicU8,
-    /// Bytes that crossed in TCP.
+    /// UDP goes nowhere.
+    is_silent: AtomicBool,
+    /// Bytes that crossed in UDP, and in TCP.
+    udp_bytes: AtomicU64,
     tcp_bytes: AtomicU64,
     /// What one direction of a TCP connection passes on in a second; 0: all it can.
     tcp_bytes_per_second: AtomicU64,
@@ -65,6 +68,8 @@ impl Relay {
             daemon: daemon.parse().unwrap(),
             stop: AtomicBool::new(false),
             course: AtomicU8::new(RUNS),
+            is_silent: AtomicBool::new(udp == Udp::Silent),
+            udp_bytes: AtomicU64::new(0),
             tcp_bytes: AtomicU64::new(0),
             tcp_bytes_per_second: AtomicU64::new(0),
             small_segments: AtomicU64::new(0),
@@ -73,7 +78,7 @@ impl Relay {
         let (socket, listener) = bind();
         let port = socket.local_addr().unwrap().port();
         let run = state.clone();
-        state.spawn(move || pass_udp(&run, &socket, udp));
+        state.spawn(move || pass_udp(&run, &socket));
         let run = state.clone();
         state.spawn(move || accept(&run, &listener));
         Relay { port, state }
@@ -89,6 +94,15 @@ impl Relay {
 
     pub fn small_segments(&self) -> u64 {
         self.state.small_segments.load(Ordering::SeqCst)
+    }
+
+    pub fn udp_bytes(&self) -> u64 {
+        self.state.udp_bytes.load(Ordering::SeqCst)
+    }
+
+    /// UDP goes nowhere from now on, and nobody says so; or it passes again.
+    pub fn silence_udp(&self, is_silent: bool) {
+        self.state.is_silent.store(is_silent, Ordering::SeqCst);
     }
 
     /// TCP passes no more from now on.
@@ -125,6 +139,10 @@ impl State {
         self.threads.lock().unwrap().push(thread::spawn(work));
     }
 
+    fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::SeqCst)
+    }
+
     fn stops(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
@@ -144,7 +162,7 @@ fn bind() -> (UdpSocket, TcpListener) {
 
 /// One client's datagrams and the answers. Where it is silent the socket takes them all the same,
 /// or ICMP would tell.
-fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
+fn pass_udp(state: &Arc<State>, front: &UdpSocket) {
     let back = UdpSocket::bind("127.0.0.1:0").unwrap();
     back.connect(state.daemon).unwrap();
     for socket in [front, &back] {
@@ -164,6 +182,10 @@ fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
             else {
                 continue;
             };
+            if run.is_silent() {
+                continue;
+            }
+            run.udp_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
             let _ = to.send_to(&datagram[..bytes], client);
         }
     });
@@ -172,8 +194,9 @@ fn pass_udp(state: &Arc<State>, front: &UdpSocket, udp: Udp) {
         let Ok((bytes, from)) = front.recv_from(&mut datagram) else {
             continue;
         };
-        if udp == Udp::Passes {
+        if !state.is_silent() {
             *client.lock().unwrap() = Some(from);
+            state.udp_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
             let _ = back.send(&datagram[..bytes]);
         }
     }

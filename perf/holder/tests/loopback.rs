@@ -35,6 +35,7 @@ fn serve(root: &Path, clients: &[Fingerprint]) -> (Server, Fingerprint) {
         patience: None,
         lane_kinds: LaneKinds::Only(LaneKind::Quic),
         tcp_congestion: None,
+        ktls: false,
         identity,
         reset_secret: [0; 32],
         authorize: Arc::new(move |asks| clients.contains(asks).then(|| all.clone())),

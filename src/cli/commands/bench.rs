@@ -124,6 +124,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         patience: args.engine.patience(),
         lane_kinds: args.engine.lane_kinds,
         tcp_congestion: args.engine.tcp_congestion.clone(),
+        ktls: args.engine.ktls(),
         identity: daemon,
         reset_secret: rand::random(),
         authorize: Arc::new(move |asks| {
@@ -145,6 +146,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         lanes: LaneCount::Auto,
         lane_kinds: args.engine.lane_kinds,
         tcp_congestion: args.engine.tcp_congestion.clone(),
+        ktls: args.engine.ktls(),
     };
     let client = Client::start(config, request)?;
     let ended = dial::pump(&client, signals, &mut |event| meter.hear(event));

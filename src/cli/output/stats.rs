@@ -20,6 +20,8 @@ pub struct Stats {
     pub began_on: Option<String>,
     /// Why that one.
     pub began_reason: Option<String>,
+    /// Whether the kernel seals and opens in lanes over TLS; null: it was not asked to.
+    pub ktls: Option<String>,
     #[serde(flatten)]
     pub transport: Option<TransportFigures>,
     pub cpu_user_seconds: f64,
@@ -97,6 +99,7 @@ impl Stats {
             peer: None,
             began_on: None,
             began_reason: None,
+            ktls: None,
             transport: None,
             cpu_user_seconds: user.as_secs_f64(),
             cpu_system_seconds: system.as_secs_f64(),
@@ -120,6 +123,7 @@ pub struct ConnectionSeen {
     backend: Option<(String, String)>,
     peer: Option<String>,
     began: Option<(String, String)>,
+    ktls: Option<String>,
     transport: Option<TransportFigures>,
 }
 
@@ -134,7 +138,9 @@ impl ConnectionSeen {
                 backend_reason,
                 kind,
                 kind_reason,
+                ktls,
             } => {
+                self.ktls = ktls;
                 self.began = Some((kind.to_string(), kind_reason.to_owned()));
                 self.backend = Some((backend.to_string(), backend_reason));
                 self.peer = Some(format!("{address} {fingerprint}"));
@@ -153,6 +159,7 @@ impl ConnectionSeen {
             peer: self.peer,
             began_on,
             began_reason,
+            ktls: self.ktls,
             transport: self.transport,
             ..Stats::of_this_process()
         }
@@ -170,6 +177,9 @@ impl fmt::Display for Stats {
         }
         if let (Some(kind), Some(reason)) = (&self.began_on, &self.began_reason) {
             writeln!(f, "began     on {kind} ({reason})")?;
+        }
+        if let Some(ktls) = &self.ktls {
+            writeln!(f, "ktls      {ktls}")?;
         }
         if let Some(t) = &self.transport {
             for (name, kind) in [("quic", &t.quic), ("tls", &t.tls)] {

@@ -22,7 +22,7 @@ use bytes::Bytes;
 
 use super::goodput::DataWay;
 use super::lane::{ControlIn, Lane, LaneState};
-use super::ledger::{AddedLane, MoverTold, OwnStreams};
+use super::ledger::{AddedLane, Ledger, MoverTold, OwnStreams};
 use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, code};
 use super::{Course, JOIN_PAUSE, Lanes, LanesSide, MAX_ADDED, MAX_SERVED_ADDED, NO_SUCH_SESSION};
 use crate::ids::{Fingerprint, MoverId};
@@ -46,8 +46,10 @@ const UNSEEN_MAX: u32 = 16;
 /// Control bytes that may wait for the peer when a lane is added: the largest message.
 const UNREAD_MAX_BYTES: usize = 64 << 10;
 
-/// What the peer said of an added lane.
+/// What was said of a lane.
 pub(super) enum LaneWord {
+    /// It was taken over from before this was agreed on.
+    Early(u32),
     Over(u32),
     Account(LaneAccount),
 }
@@ -87,6 +89,8 @@ pub(super) struct Adding {
     skipped: Vec<u32>,
     /// Sender: lanes that are gone and not accounted for.
     unaccounted: Vec<(u32, OwnStreams)>,
+    /// Lanes that carried control, and that were lost before all of this was agreed on.
+    early: Vec<u32>,
     /// Sender: an account of which more is to come.
     partial: Option<LaneAccount>,
     /// Receiver: lanes accounted for, and whether the sender asked for it.
@@ -109,13 +113,39 @@ impl Adding {
             control_pulls: true,
             skipped: Vec::new(),
             unaccounted: Vec::new(),
+            early: Vec::new(),
             partial: None,
             accounted: VecDeque::new(),
         }
     }
 
-    pub fn agree(&mut self, sends: bool) {
+    /// Gives the lanes that were lost early.
+    pub fn agree(&mut self, sends: bool) -> Vec<u32> {
         (self.is_agreed, self.sends) = (true, sends);
+        std::mem::take(&mut self.early)
+    }
+
+    /// A lane that carried control is over before it is agreed that there are accounts.
+    pub fn lose_early(&mut self, number: u32) {
+        self.early.push(number);
+    }
+
+    pub fn is_agreed(&self) -> bool {
+        self.is_agreed
+    }
+
+    pub fn sends(&self) -> bool {
+        self.sends
+    }
+
+    /// Sender: a lane is gone of which the receiver is going to tell what it took.
+    pub fn await_account(&mut self, number: u32, streams: OwnStreams) {
+        self.unaccounted.push((number, streams));
+    }
+
+    /// Lanes that are gone, and of which the receiver has not told what it took.
+    pub fn unaccounted(&self) -> usize {
+        self.unaccounted.len() + self.early.len()
     }
 
     pub fn is_dialling(&self) -> bool {
@@ -141,7 +171,8 @@ impl Adding {
 
     fn is_unseen(&self, number: u32) -> bool {
         let (next, skipped) = (self.next_number, self.skipped.len() as u32);
-        let is_next = number >= next && number - next < UNSEEN_MAX - skipped && number < u32::MAX;
+        let is_one = number & LostLane::CARRIED_CONTROL == 0;
+        let is_next = is_one && number >= next && number - next < UNSEEN_MAX - skipped;
         is_next || self.skipped.contains(&number)
     }
 
@@ -185,7 +216,8 @@ impl Lanes {
         while let Some(key) = self.added.iter().find(ends).map(|lane| lane.key) {
             self.empty_added(key);
         }
-        let prefers = self.choice.prefers_added();
+        // Meanwhile nothing goes the other way.
+        let prefers = self.choice.prefers_added() || !self.control_carries_data();
         let (mut has_told, mut is_pulled) = (false, false);
         for lane in &mut self.added {
             let (is_usable, is_spent) = (lane.is_usable(), lane.is_spent());
@@ -218,6 +250,13 @@ impl Lanes {
             has_told = true;
         }
         has_told
+    }
+
+    /// A data stream that begins on the lane that carries control leaves: there is one, and how far
+    /// its peer has read is known.
+    fn control_carries_data(&self) -> bool {
+        let newest = self.lanes.last();
+        newest.is_some_and(|lane| lane.count_in.is_none())
     }
 
     /// The mover of an added lane has ended its streams.
@@ -269,6 +308,7 @@ impl Lanes {
     fn may_add(&self) -> bool {
         let is_client = matches!(self.side, LanesSide::Client(_));
         let goes_on = self.course == Course::Running && self.control_read_bytes > 0;
+        let goes_on = goes_on && !self.lanes.is_empty();
         let lasts = |lane: &&Lane| lane.state == LaneState::Carrying && !lane.is_spent();
         let is_missed = self.added.iter().filter(lasts).count() < self.adding.most;
         let has_room = self.added.len() < MAX_ADDED;
@@ -388,17 +428,21 @@ impl Lanes {
         if has_failed {
             self.adding.rest(now);
         }
-        let number = added.number;
+        let Ledger {
+            number,
+            ours,
+            theirs,
+        } = added.ledger;
         let mut lost = LostLane {
             number,
             ..LostLane::default()
         };
         if self.adding.sends {
             lost.tell_peer = why != LaneClosed::Replaced;
-            self.adding.unaccounted.push((number, added.ours));
+            self.adding.await_account(number, ours);
         } else {
-            lost.below = added.theirs.below;
-            lost.ended = added.theirs.ahead.into_iter().collect();
+            lost.below = theirs.below;
+            lost.ended = theirs.ahead.into_iter().collect();
             lost.begun = begun;
             self.adding.remember(number, false);
         }
@@ -407,7 +451,11 @@ impl Lanes {
 
     /// Receiver: the sender says that a lane is no more.
     pub(super) fn lane_over(&mut self, now: Instant, number: u32) {
-        let is_it = |lane: &&Lane| lane.added.as_ref().is_some_and(|it| it.number == number);
+        let is_it = |lane: &&Lane| {
+            lane.added
+                .as_ref()
+                .is_some_and(|it| it.ledger.number == number)
+        };
         if let Some(key) = self.added.iter().find(is_it).map(|lane| lane.key) {
             self.close(key, code::DONE, "");
             self.added_gone(now, key, LaneClosed::Otherwise);
@@ -435,7 +483,11 @@ impl Lanes {
     /// Sender: what the receiver took of a lane.
     pub(super) fn lane_account(&mut self, now: Instant, account: LaneAccount) {
         let number = account.lane;
-        let is_it = |lane: &&Lane| lane.added.as_ref().is_some_and(|it| it.number == number);
+        let is_it = |lane: &&Lane| {
+            lane.added
+                .as_ref()
+                .is_some_and(|it| it.ledger.number == number)
+        };
         let live = self.added.iter().find(is_it).map(|lane| lane.key);
         let is_unseen = !self.is_client() && self.adding.is_unseen(number);
         let is_known = |(known, _): &(u32, OwnStreams)| *known == number;

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 
 use bytes::{Buf, Bytes};
 
-use super::ledger::{AddedLane, STREAMS_WORN};
+use super::ledger::{AddedLane, Ledger, STREAMS_WORN};
 use super::ports::LaneKey;
 use crate::ids::{MoverId, StreamKey};
 use crate::proto::wire::WireError;
@@ -30,8 +30,10 @@ pub(super) enum LaneState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ControlOut {
     /// What the lane is for is being said; no data goes before it, which the peer would not read
-    /// and which could use up the window. Next: Open.
+    /// and which could use up the window. Next: Open, Held.
     Preface(Bytes),
+    /// It took over, and how far the peer has read is not known yet. Next: Open.
+    Held,
     /// Next: Ended.
     Open,
     /// The end was taken by the transport. Next: Arrived.
@@ -82,6 +84,11 @@ pub(super) struct Lane {
     pub announced: Option<u32>,
     /// It carries data beside the lane that carries control.
     pub added: Option<AddedLane>,
+    /// What an account of it would say, of one that carries control, by its number. None: it would
+    /// be too long, or there is what could not be moved again.
+    carried: Option<Ledger>,
+    /// It took over, and so much is here of how far the peer has read.
+    pub count_in: Option<Vec<u8>>,
 }
 
 impl Lane {
@@ -101,6 +108,16 @@ impl Lane {
             read: 0,
             announced: None,
             added: None,
+            carried: None,
+            count_in: None,
+        }
+    }
+
+    /// One that carries control, of this number.
+    pub fn carrying(key: LaneKey, preface: Option<Bytes>, number: u32) -> Lane {
+        Lane {
+            carried: Some(Ledger::new(number)),
+            ..Lane::new(key, preface)
         }
     }
 
@@ -116,17 +133,23 @@ impl Lane {
     /// Who of the sender moves what travels here.
     pub fn mover(&self) -> MoverId {
         match &self.added {
-            Some(added) => MoverId::of_added(added.number),
+            Some(added) => MoverId::of_added(added.ledger.number),
             None => MoverId::CONTROL,
         }
     }
 
-    /// A data stream of ours begins here; its number.
-    pub fn begin_stream(&mut self, key: StreamKey) -> u64 {
+    fn ledger_mut(&mut self) -> Option<&mut Ledger> {
+        let added = self.added.as_mut().map(|added| &mut added.ledger);
+        added.or(self.carried.as_mut())
+    }
+
+    /// A data stream of ours begins here; its number. `stays`: of it nothing could be moved again.
+    pub fn begin_stream(&mut self, key: StreamKey, stays: bool) -> u64 {
         let number = u64::from(self.begun);
-        if let Some(added) = &mut self.added {
-            added.ours.begin(key);
+        if let Some(ledger) = self.ledger_mut() {
+            ledger.ours.begin(key);
         }
+        self.carried.take_if(|ledger| stays || ledger.is_full());
         self.begun += 1;
         self.unfinished += 1;
         number
@@ -141,16 +164,35 @@ impl Lane {
     /// An added lane is to end: its key has sealed enough, there were so many streams on it that
     /// what is kept of them is much, or the peer has nothing more to say on it.
     pub fn is_spent(&self) -> bool {
-        let is_full = |added: &AddedLane| added.is_worn || !added.ours.has_room();
+        let is_full = |added: &AddedLane| added.is_worn || !added.ledger.ours.has_room();
         let is_full = self.added.as_ref().is_some_and(is_full);
         is_full || self.begun >= STREAMS_WORN || self.announced.is_some()
     }
 
     /// A data stream of ours has ended, or is lost.
     pub fn close_stream(&mut self, key: StreamKey, records: u32, has_ended: bool) {
-        if let Some(added) = &mut self.added {
-            added.ours.close(key, records, has_ended);
+        if let Some(ledger) = self.ledger_mut() {
+            ledger.ours.close(key, records, has_ended);
         }
+    }
+
+    /// On one of its streams that carries control there is what could not be moved again.
+    pub fn keep_no_ledger(&mut self) {
+        self.carried = None;
+    }
+
+    /// No data stream began on it, in either direction.
+    pub fn is_bare(&self) -> bool {
+        self.begun == 0 && self.read == 0 && self.incoming.is_empty()
+    }
+
+    /// What an account of one that carries control would say.
+    pub fn ledger(&self) -> Option<&Ledger> {
+        self.carried.as_ref()
+    }
+
+    pub fn take_ledger(&mut self) -> Option<Ledger> {
+        self.carried.take()
     }
 
     /// Data streams of the peer that were begun and not read to their ends, in order.
@@ -203,7 +245,7 @@ impl Lane {
                 Some(kind) => {
                     bytes.advance(1);
                     if let Some(added) = self.added.as_ref().filter(|_| kind == streams::DATA) {
-                        added.theirs.may_begin(stream)?;
+                        added.ledger.theirs.may_begin(stream)?;
                     }
                     fresh.insert(Incoming::begun(kind, next)?)
                 }
@@ -213,9 +255,10 @@ impl Lane {
             Incoming::Data(key) => {
                 let key = *key;
                 self.read += u32::from(fin);
-                if let Some(added) = self.added.as_mut().filter(|_| fin) {
-                    added.theirs.end(stream as u32);
+                if let Some(ledger) = self.ledger_mut().filter(|_| fin) {
+                    ledger.theirs.end(stream as u32);
                 }
+                self.carried.take_if(|ledger| ledger.is_full());
                 (fin || !bytes.is_empty()).then_some(Content { key, bytes, fin })
             }
             Incoming::LaneEnd(so_far) => {

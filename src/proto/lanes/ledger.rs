@@ -1,4 +1,4 @@
-//! What each side knows of the data streams of an added lane, to tell what was lost with it.
+//! What each side knows of the data streams of a lane, to tell what was lost with it.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -21,13 +21,34 @@ const STREAMS_AHEAD: usize = 4096;
 /// at a time, at most.
 const STREAMS_AHEAD_SEEN: u64 = 2 * STREAMS_AHEAD as u64;
 
-/// What an added lane has beside what all lanes have.
+/// What an account of a lane would say, and what it would be held against.
 #[derive(Debug)]
-pub(super) struct AddedLane {
-    /// Counted among those that are added.
+pub(super) struct Ledger {
+    /// Counted among those that are added, or among those that carry control.
     pub number: u32,
     pub ours: OwnStreams,
     pub theirs: StreamsRead,
+}
+
+impl Ledger {
+    pub fn new(number: u32) -> Ledger {
+        Ledger {
+            number,
+            ours: OwnStreams::default(),
+            theirs: StreamsRead::default(),
+        }
+    }
+
+    /// More would not be kept of a lane that carries control.
+    pub fn is_full(&self) -> bool {
+        self.ours.all.len() > STREAMS_MAX || self.theirs.ahead.len() > STREAMS_AHEAD
+    }
+}
+
+/// What an added lane has beside what all lanes have.
+#[derive(Debug)]
+pub(super) struct AddedLane {
+    pub ledger: Ledger,
     pub since: Instant,
     /// The transport says that another lane is to take over.
     pub is_worn: bool,
@@ -49,12 +70,10 @@ pub(super) enum MoverTold {
 impl AddedLane {
     pub fn new(number: u32, since: Instant) -> AddedLane {
         AddedLane {
-            number,
+            ledger: Ledger::new(number),
             since,
             is_worn: false,
             told: MoverTold::Nothing,
-            ours: OwnStreams::default(),
-            theirs: StreamsRead::default(),
         }
     }
 }

@@ -37,15 +37,17 @@ impl Lanes {
             self.lanes[last].state = LaneState::Emptying;
             self.wants(self.lanes[last].key);
         }
-        let lane = Lane::new(lane, preface);
+        let lane = Lane::carrying(lane, preface, self.next_number);
         self.next_number += 1;
         self.lanes.push(lane);
         self.wants_newest();
     }
 
     pub(super) fn dialled(&mut self, lane: LaneKey, peer: Fingerprint, kind: DialKind) {
-        if kind == DialKind::Add {
-            return self.dialled_to_add(lane, peer);
+        match kind {
+            DialKind::Add => return self.dialled_to_add(lane, peer),
+            DialKind::TakeOver => return self.dialled_to_take_over(lane, peer),
+            DialKind::Replace => {}
         }
         if self.side != LanesSide::Client(Growth::Dialling) {
             return self.close(lane, code::DONE, "");
@@ -59,8 +61,10 @@ impl Lanes {
     }
 
     pub(super) fn dial_failed(&mut self, now: Instant, kind: DialKind) {
-        if kind == DialKind::Add {
-            return self.adding.dial_failed(now);
+        match kind {
+            DialKind::Add => return self.adding.dial_failed(now),
+            DialKind::TakeOver => return self.dial_to_take_over_failed(now),
+            DialKind::Replace => {}
         }
         if self.side == LanesSide::Client(Growth::Dialling) {
             let not_before = now + JOIN_PAUSE;
@@ -72,9 +76,13 @@ impl Lanes {
     pub(super) fn joins(&mut self, lane: LaneKey, number: u32, peer: Fingerprint, kind: DialKind) {
         let goes_on = matches!(self.course, Course::Running | Course::AwaitJoin { .. });
         let count = self.lanes.len();
-        if kind == DialKind::Add {
-            let is_due = peer == self.peer && goes_on;
-            return self.joins_added(lane, number, is_due);
+        match kind {
+            DialKind::Add => {
+                let is_due = peer == self.peer && goes_on;
+                return self.joins_added(lane, number, is_due);
+            }
+            DialKind::TakeOver => return self.joins_to_take_over(lane, number, peer),
+            DialKind::Replace => {}
         }
         if peer != self.peer || !goes_on || !(1..MAX_SERVED_LANES).contains(&count) {
             return self.close(lane, code::NO_SESSION, NO_SUCH_SESSION);
@@ -129,6 +137,9 @@ impl Lanes {
             return self.added_gone(now, key, why);
         }
         let Some(at) = self.at(key) else { return };
+        if self.waits_for_another(now, at, why) {
+            return;
+        }
         let lane = self.lanes.remove(at);
         let was_newest = at == self.lanes.len();
         self.out.forget_lane(key);
@@ -164,6 +175,7 @@ impl Lanes {
         if !matches!(self.course, Course::Revoked { .. }) {
             self.course = Course::Ending;
         }
+        self.cut_until = None;
         self.session.handle(now, Input::ControlClosed);
     }
 
@@ -201,7 +213,10 @@ impl Lanes {
                 self.close_all(code::UNAUTHORISED, why);
                 self.peer_lost(now);
             }
-            Course::Parting { until, code, why } if now >= until => self.close_all(code, why),
+            Course::Parting { until, code, why } if now >= until => {
+                self.cut_until = None;
+                self.close_all(code, why);
+            }
             Course::Running
             | Course::AwaitJoin { .. }
             | Course::LastWord { .. }
@@ -209,6 +224,12 @@ impl Lanes {
             | Course::Revoked { .. }
             | Course::Parting { .. }
             | Course::Over => {}
+        }
+        if self.cut_until.is_some_and(|until| until <= now) {
+            self.cut_until = None;
+            if self.is_on() {
+                self.peer_lost(now);
+            }
         }
         match (self.suspicions.review(now), self.newest()) {
             (Suspected::Ping, Some(lane)) => self.outputs.push_back(LanesOutput::Ping { lane }),
@@ -235,6 +256,7 @@ impl Lanes {
         if !self.is_on() {
             return self.outputs.push_back(LanesOutput::Settled(id));
         }
+        self.hurry_another(now);
         if self.suspicions.is_empty() {
             self.outputs.push_back(LanesOutput::Listen(true));
         }
@@ -247,9 +269,10 @@ impl Lanes {
     /// Something arrived on a lane; only the newest counts.
     pub(super) fn heard(&mut self, now: Instant, lane: LaneKey) {
         if self.newest() == Some(lane) {
+            self.silence.heard(now);
             let settled = self.suspicions.heard(now).into_iter();
             self.outputs.extend(settled.map(LanesOutput::Settled));
-            if self.suspicions.is_empty() {
+            if self.suspicions.is_empty() && !self.is_client() {
                 self.outputs.push_back(LanesOutput::Listen(false));
             }
         }
@@ -304,11 +327,15 @@ impl Lanes {
                 }
             }
         }
+        if self.cut_until.is_some() {
+            return;
+        }
         if self.lanes.is_empty() {
             self.close_all(code::DONE, "");
         }
-        let is_dialling =
-            self.side == LanesSide::Client(Growth::Dialling) || self.adding.is_dialling();
+        let is_dialling = self.side == LanesSide::Client(Growth::Dialling)
+            || self.adding.is_dialling()
+            || self.silence.is_dialling();
         if self.lanes.is_empty() && !is_dialling && self.course != Course::Over {
             self.course = Course::Over;
             self.outputs.push_back(LanesOutput::Over);

@@ -19,6 +19,8 @@
 //!   everything of its own has arrived. The other side must not: it would drop what its peer has
 //!   not read.
 //! - A lane that is lost before all of it was read takes the session with it.
+//! - One that falls silent, or is cut, is taken over from by another that the client dials
+//!   (`takeover.rs`).
 //!
 //! Beside these a session may have lanes that are *added* (`added.rs`), several at once: they carry
 //! data streams and nothing else, and one that is lost loses nothing, since what was not read of it
@@ -33,6 +35,7 @@ pub(crate) mod newcomer;
 mod outgoing;
 mod ports;
 mod suspicion;
+mod takeover;
 mod traffic;
 
 pub use goodput::GOODPUT_WINDOW;
@@ -56,6 +59,7 @@ use goodput::Choice;
 use lane::{ControlIn, Lane, LaneState};
 use outgoing::SendQueue;
 use suspicion::Suspicions;
+use takeover::Silence;
 
 /// After the last word of a session, how long a side waits for the other to hang up.
 pub const LINGER: Duration = Duration::from_secs(3);
@@ -103,6 +107,9 @@ pub struct LanesConfig {
     pub adds_from_bytes: u64,
     /// So many, at most [`MAX_ADDS`].
     pub adds: usize,
+    /// Client: lanes may take over from each other as soon as the session was asked for, if the
+    /// server turns out to know how (`Limits::adds_lanes`).
+    pub outlives_lanes: bool,
     /// How long goodput is measured at a time, before data goes another way. Usually
     /// [`GOODPUT_WINDOW`].
     pub goodput_window: Duration,
@@ -123,6 +130,11 @@ pub struct Lanes {
     added: Vec<Lane>,
     adding: Adding,
     choice: Choice,
+    silence: Silence,
+    outlives_lanes: bool,
+    /// The lane that carried control is cut, and until then another may take over. Meanwhile there
+    /// is none, and what is to be sent waits.
+    cut_until: Option<Instant>,
     next_number: u32,
     /// Key of the next data stream of the peer that appears.
     next_incoming: u64,
@@ -209,6 +221,9 @@ impl Lanes {
         let mut lanes = Lanes::new(now, LanesSide::Client(Growth::Content), session, config);
         let preface = lanes.preface(PrefaceKind::New);
         lanes.adopt(lane, Some(preface));
+        if config.outlives_lanes {
+            lanes.outputs.push_back(LanesOutput::Listen(true));
+        }
         lanes
     }
 
@@ -231,6 +246,9 @@ impl Lanes {
             added: Vec::new(),
             adding: Adding::new(config.adds_from_bytes, config.adds.min(MAX_ADDS)),
             choice: Choice::new(now, config.goodput_window),
+            silence: Silence::new(now),
+            outlives_lanes: config.outlives_lanes,
+            cut_until: None,
             next_number: 0,
             next_incoming: 0,
             control_read_bytes: 0,
@@ -317,7 +335,9 @@ impl Lanes {
             Course::AwaitJoin { until }
             | Course::LastWord { until }
             | Course::Revoked { until, .. }
-            | Course::Parting { until, .. } => Some(until).filter(|_| !self.lanes.is_empty()),
+            | Course::Parting { until, .. } => {
+                Some(until).filter(|_| !self.lanes.is_empty() || self.cut_until.is_some())
+            }
         };
         let growth = match self.side {
             LanesSide::Client(Growth::Wanted { not_before }) if self.may_grow() => Some(not_before),
@@ -327,8 +347,9 @@ impl Lanes {
         let adding = self.adds_at();
         let session = self.session.deadline();
         let choice = self.choice.deadline();
-        let due = [session, course, growth, adding, choice, suspicions];
-        due.into_iter().flatten().min()
+        let silence = self.silence_due();
+        let due = [session, course, growth, adding, choice, silence, suspicions];
+        due.into_iter().chain([self.cut_until]).flatten().min()
     }
 
     /// Heap bytes kept because the peer said or asked for something, about. (An account, not a
@@ -390,6 +411,7 @@ impl Lanes {
             self.close_replaced(now);
             self.grow(now);
             self.add(now);
+            self.look_at_silence(now);
         } else {
             self.part(now);
         }
@@ -403,7 +425,9 @@ impl Lanes {
         let mut words = VecDeque::new();
         loop {
             self.drain_session(now, &mut words);
-            match words.pop_front() {
+            // With the session's end nobody accounts for anything any more.
+            match words.pop_front().filter(|_| self.is_on()) {
+                Some(LaneWord::Early(number)) => self.lose_early(number),
                 Some(LaneWord::Over(number)) => self.lane_over(now, number),
                 Some(LaneWord::Account(account)) => self.lane_account(now, account),
                 None => return,
@@ -439,9 +463,16 @@ impl Lanes {
                         lane.into_iter().for_each(|lane| self.wants(lane));
                     }
                 }
+                Output::Stays(stream) => {
+                    let lane = self.out.stays(stream);
+                    if let Some(lane) = lane.and_then(|lane| self.lane_mut(lane)) {
+                        lane.keep_no_ledger();
+                    }
+                }
                 Output::Retired(mover) => self.mover_retired(mover),
                 Output::AddsLanes { sends } => {
-                    self.adding.agree(sends);
+                    let early = self.adding.agree(sends);
+                    words.extend(early.into_iter().map(LaneWord::Early));
                     self.count_moved(0);
                 }
                 Output::LaneOver(number) => words.push_back(LaneWord::Over(number)),
@@ -459,10 +490,11 @@ impl Lanes {
         }
     }
 
-    /// There is a lane for what is to be sent. When the newest is gone, none takes its place.
+    /// There is a lane for what is to be sent, or may be again. When the newest is gone, no older
+    /// one takes its place.
     fn carries(&self) -> bool {
         let carries = |lane: &Lane| lane.state == LaneState::Carrying;
-        self.lanes.last().is_some_and(carries)
+        self.cut_until.is_some() || self.lanes.last().is_some_and(carries)
     }
 
     fn finished(&mut self, now: Instant, outcome: Outcome) {
@@ -478,7 +510,12 @@ impl Lanes {
             _ => (now + patience, code::DONE, ""),
         };
         self.course = Course::Parting { until, code, why };
+        if self.is_client() {
+            // What it has to say yet is worth no other lane.
+            self.cut_until = None;
+        }
         if let Outcome::Violation(text) = &outcome {
+            self.cut_until = None;
             self.close_all(code::VIOLATION, text);
         }
         if !self.suspicions.is_empty() {
@@ -495,6 +532,8 @@ impl Lanes {
         let most = self.answers_max;
         let mut allowed = most.is_none_or(|most| self.out.control_bytes() <= most);
         for lane in &mut self.lanes {
+            // How far the peer has read is no request that an answer is kept of.
+            allowed |= lane.count_in.is_some();
             match (lane.control_in, allowed) {
                 (ControlIn::Ended, _) => continue,
                 (ControlIn::Shut, true) => lane.control_in = ControlIn::Read,
@@ -532,7 +571,9 @@ impl Lanes {
         let older = self.lanes.len().saturating_sub(1);
         assert!(!self.lanes[..older].iter().any(carrying), "two lanes carry");
         let goes_on = matches!(self.course, Course::Running | Course::AwaitJoin { .. });
-        assert!(!goes_on || self.lanes.last().is_some_and(carrying));
+        let is_cut = self.cut_until.is_some();
+        assert!(!goes_on || is_cut != self.lanes.last().is_some_and(carrying));
+        assert!(!is_cut || self.lanes.is_empty());
         assert!(self.course != Course::Over || self.lanes.is_empty());
         assert!(self.is_on() || self.suspicions.is_empty());
     }

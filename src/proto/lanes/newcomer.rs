@@ -150,7 +150,7 @@ impl Newcomer {
                 self.violation("a session of this id exists");
             }
             (
-                NewcomerState::Placed(PrefaceKind::Join | PrefaceKind::Add),
+                NewcomerState::Placed(PrefaceKind::Join | PrefaceKind::Add | PrefaceKind::TakeOver),
                 NewcomerInput::SessionExists(false),
             ) => {
                 self.close(code::NO_SESSION, super::NO_SUCH_SESSION);
@@ -204,9 +204,10 @@ impl Newcomer {
                 };
                 self.outputs.push_back(NewcomerOutput::Ask);
             }
-            PrefaceKind::Join | PrefaceKind::Add => {
+            PrefaceKind::Join | PrefaceKind::Add | PrefaceKind::TakeOver => {
                 let kind = match preface.kind {
                     PrefaceKind::Add => DialKind::Add,
+                    PrefaceKind::TakeOver => DialKind::TakeOver,
                     PrefaceKind::New | PrefaceKind::Join => DialKind::Replace,
                 };
                 self.state = NewcomerState::Placed(preface.kind);

@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes};
 
 use super::lane::{ControlOut, Lane, LaneState};
 use super::ports::{LaneKey, LaneStream, Taken};
+use super::takeover::KeptControl;
 use crate::ids::{MoverId, StreamKey};
 use crate::proto::Payload;
 use crate::proto::wire::streams;
@@ -26,6 +27,7 @@ pub(super) struct SendQueue {
     /// Control messages, several in each. They go to the newest lane.
     control: VecDeque<Bytes>,
     control_bytes: usize,
+    kept: KeptControl,
     streams: HashMap<StreamKey, OutStream>,
     /// Streams that have not ended, in the order they appeared.
     order: VecDeque<StreamKey>,
@@ -40,6 +42,8 @@ struct OutStream {
     /// How many end with what was queued so far.
     records: u32,
     ends: bool,
+    /// Something of it could not be moved again.
+    stays: bool,
 }
 
 impl Default for OutStream {
@@ -49,6 +53,7 @@ impl Default for OutStream {
             queue: VecDeque::new(),
             records: 0,
             ends: false,
+            stays: false,
         }
     }
 }
@@ -113,8 +118,8 @@ pub(super) struct RoundStanding {
 
 impl StreamPlace {
     /// On this lane, as the next of its streams.
-    fn begun(lane: &mut Lane, key: StreamKey) -> StreamPlace {
-        let number = lane.begin_stream(key);
+    fn begun(lane: &mut Lane, key: StreamKey, stays: bool) -> StreamPlace {
+        let number = lane.begin_stream(key, stays);
         let lane = lane.key;
         StreamPlace::Heading { lane, number }
     }
@@ -156,7 +161,7 @@ impl SendQueue {
             self.order.push_back(key);
             let mut out = OutStream::default();
             if let Some(lane) = added {
-                out.place = StreamPlace::begun(lane, key);
+                out.place = StreamPlace::begun(lane, key, false);
             }
             out
         });
@@ -165,6 +170,13 @@ impl SendQueue {
             out.queue.push_back(payload);
         }
         out.ends |= fin;
+        out.place.lane()
+    }
+
+    /// Something follows on this stream that could not be moved again. Gives the lane it is on.
+    pub fn stays(&mut self, key: StreamKey) -> Option<LaneKey> {
+        let out = self.streams.get_mut(&key)?;
+        out.stays = true;
         out.place.lane()
     }
 
@@ -191,15 +203,24 @@ impl SendQueue {
         self.round.take_if(|round| round.lane == lane);
     }
 
-    /// An added lane is gone: its ledger is told what was given to its streams.
-    pub fn lose_lane(&mut self, lane: &mut Lane) {
-        for (key, out) in &self.streams {
-            if out.place.lane() == Some(lane.key) {
+    /// A lane is gone: its ledger is told what was given to its streams. Gives those that had not
+    /// ended, in order, and how many bytes of them were not told as taken.
+    pub fn lose_lane(&mut self, lane: &mut Lane) -> (Vec<StreamKey>, u64) {
+        let round = self.round.take_if(|round| round.lane == lane.key);
+        let mut bytes = round.map_or(0, |round| round.taken);
+        let mut keys = Vec::new();
+        for key in &self.order {
+            if let Some(out) = self.streams.get(key)
+                && out.place.lane() == Some(lane.key)
+            {
+                keys.push(*key);
+                bytes += out.queue.iter().map(Payload::len_bytes).sum::<u64>();
                 lane.close_stream(*key, out.records, false);
             }
         }
         self.forget_lane(lane.key);
         lane.unfinished = 0;
+        (keys, bytes)
     }
 
     /// Nobody listens any more. What was sent on added lanes may still be accounted for.
@@ -269,7 +290,9 @@ impl SendQueue {
             (ControlOut::Open, None) if is_over => {
                 (Offered::ControlEnd, Bytes::from_static(&streams::END))
             }
-            (ControlOut::Open | ControlOut::Ended | ControlOut::Arrived, _) => return None,
+            (ControlOut::Open | ControlOut::Held | ControlOut::Ended | ControlOut::Arrived, _) => {
+                return None;
+            }
         };
         let send = Send {
             stream: LaneStream::Control,
@@ -289,11 +312,13 @@ impl SendQueue {
         debug_assert_eq!(round.lane, lane.key);
         let key = *self.order.get(at)?;
         let out = self.streams.get_mut(&key)?;
+        // Until it is known how far the peer has read, the lane may come to nothing.
+        let begins_here = standing.newest && lane.count_in.is_none();
         if let StreamPlace::Nowhere = out.place
-            && standing.newest
+            && begins_here
             && key.mover() == MoverId::CONTROL
         {
-            out.place = StreamPlace::begun(lane, key);
+            out.place = StreamPlace::begun(lane, key, out.stays);
         }
         let (offered, number, payload) = match out.place {
             StreamPlace::Heading { lane: on, number } if on == lane.key => {
@@ -324,7 +349,12 @@ impl SendQueue {
     pub fn answered(&mut self, lane: &mut Lane, taken: Taken) -> Option<LaneStream> {
         let round = self.round.as_mut()?;
         match (round.offered.take()?, taken) {
-            (Offered::Preface, Taken::All | Taken::Gone) => lane.control_out = ControlOut::Open,
+            (Offered::Preface, Taken::All | Taken::Gone) => {
+                lane.control_out = match lane.count_in {
+                    Some(_) => ControlOut::Held,
+                    None => ControlOut::Open,
+                };
+            }
             (Offered::Preface, Taken::Part(bytes)) => {
                 if let ControlOut::Preface(rest) = &mut lane.control_out {
                     rest.advance(bytes as usize);
@@ -333,14 +363,16 @@ impl SendQueue {
             }
             (Offered::Control, Taken::All) => {
                 let whole = self.control.pop_front();
-                self.control_bytes -= whole.map_or(0, |whole| whole.len());
+                self.control_bytes -= whole.as_ref().map_or(0, Bytes::len);
+                whole.into_iter().for_each(|whole| self.kept.add(whole));
             }
             (Offered::Control, Taken::Part(bytes)) => {
                 // Should another lane take over before this one takes more, the rest goes there:
                 // read one behind the other the lanes are one stream.
                 if let Some(rest) = self.control.front_mut() {
-                    rest.advance(bytes as usize);
-                    self.control_bytes -= bytes as usize;
+                    let taken = rest.split_to(bytes as usize);
+                    self.control_bytes -= taken.len();
+                    self.kept.add(taken);
                 }
                 round.stage = Stage::LaneEnd;
             }
@@ -369,6 +401,19 @@ impl SendQueue {
             (Offered::DataEnd(key), Taken::All | Taken::Gone) => self.forget_stream(lane, key),
         }
         None
+    }
+
+    /// The peer has read so many control bytes: those behind are sent again. False: there are none
+    /// such, or not any more.
+    pub fn go_back_to(&mut self, read: u64) -> bool {
+        let Some(again) = self.kept.take_back_to(read) else {
+            return false;
+        };
+        for bytes in again {
+            self.control_bytes += bytes.len();
+            self.control.push_front(bytes);
+        }
+        true
     }
 
     fn head_answered(&mut self, lane: &mut Lane, key: StreamKey, taken: Taken) {

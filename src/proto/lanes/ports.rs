@@ -37,6 +37,10 @@ pub enum DialKind {
     Replace,
     /// It carries data beside that one, and may be of another kind of transport.
     Add,
+    /// It carries control from where the peer stopped reading, for the lane that did so is silent
+    /// or cut (`takeover.rs`): of the other kind of transport, and where that comes to nothing of
+    /// the same.
+    TakeOver,
 }
 
 /// What the transport, the disk, the user and time tell the lanes of a session.
@@ -136,6 +140,9 @@ pub enum LaneClosed {
     Replaced,
     /// Closed by the peer with [`code::NO_SESSION`].
     NoSession,
+    /// Nobody closed it: what carried it broke, and what it carried may go on elsewhere. Or the
+    /// peer said [`code::TAKEN_OVER`], which means the same.
+    Cut,
     Otherwise,
 }
 
@@ -170,6 +177,8 @@ pub enum LanesOutput {
     /// [`LanesInput::Dialled`] or [`LanesInput::DialFailed`] of the same kind, at any time; at most
     /// one of each kind is asked for at a time.
     Dial { kind: DialKind },
+    /// A lane carries control in place of one that was silent, or cut: the peer agrees.
+    TakenOver { lane: LaneKey },
     /// Close this lane's connection. It is none of the session's any more.
     Close {
         lane: LaneKey,
@@ -205,4 +214,5 @@ pub mod code {
     // 8 is `crate::quic::KEY_SPENT`, which the transport says by itself.
     pub const TOO_MUCH: u64 = 9;
     pub const UNAVAILABLE: u64 = 10;
+    pub const TAKEN_OVER: u64 = 11;
 }

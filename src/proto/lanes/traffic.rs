@@ -31,6 +31,9 @@ impl Lanes {
                 Err(error) => return self.violation(now, lane, error.to_string()),
             },
         };
+        let Some(bytes) = self.take_count(now, at, bytes) else {
+            return;
+        };
         if !bytes.is_empty() {
             self.control_read_bytes += bytes.len() as u64;
             self.session.handle(now, Input::Control(bytes));

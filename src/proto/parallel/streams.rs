@@ -107,6 +107,17 @@ impl StreamSlots {
         slot.key.map_or(0, |_| slot.chunks)
     }
 
+    /// Streams that do not go on: the slots that had one of them, with it and its whole records.
+    pub fn lose(&mut self, is_lost: impl Fn(StreamKey) -> bool) -> Vec<(usize, StreamKey, u32)> {
+        let mut lost = Vec::new();
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            if let Some(key) = slot.key.take_if(|key| is_lost(*key)) {
+                lost.push((at, key, slot.chunks));
+            }
+        }
+        lost
+    }
+
     /// Streams that are open in slots without work, from slot `target` on; they are closed by this
     /// call, and the caller sends their FIN.
     pub fn retire_idle(&mut self, target: usize) -> Vec<StreamKey> {

@@ -3,7 +3,8 @@
 //!
 //! Each lane that carries data has a mover, which pulls orders as its lane takes what it emits. The
 //! mover of an added lane ends in one of two ways: it is retired, and ends its streams behind what
-//! it has begun; or its lane is lost, and it waits for reads in flight only.
+//! it has begun; or its lane is lost, and it waits for reads in flight only. That of the lanes that
+//! carry control outlives each of them, and loses the streams that were there.
 
 mod chunks;
 mod holes;
@@ -16,7 +17,7 @@ use std::time::Instant;
 
 use super::orders::{HolesOrder, SendCommand, SendReport, WholeOrder};
 use super::tail::{LaneLoad, LaneRate};
-use crate::ids::{EntryId, MoverId, OpId};
+use crate::ids::{EntryId, MoverId, OpId, StreamKey};
 #[cfg(test)]
 use crate::proto::PIECE_BYTES;
 use crate::proto::parallel::{ParallelTransferConfig, Parallelism, StreamSlots};
@@ -232,6 +233,14 @@ impl SendMover {
         self.parallelism.on_sent(now, bytes);
     }
 
+    /// Streams that are no more, with so much of them that was not taken. What waited behind them
+    /// takes others.
+    pub fn lose_streams(&mut self, ports: &mut Ports, keys: &[StreamKey], untaken_bytes: u64) {
+        self.ahead.untaken_bytes = self.ahead.untaken_bytes.saturating_sub(untaken_bytes);
+        self.lose_pack(|key| keys.contains(&key));
+        self.lose_streams_of_chunks(ports, keys);
+    }
+
     /// Whether it takes new orders now.
     pub fn set_pulls(&mut self, pulls: bool) {
         if let MoverCourse::Pulls(_) = self.course {
@@ -254,7 +263,7 @@ impl SendMover {
     /// Its lane is no more: what was begun there may have to move again.
     pub fn lose(&mut self) {
         self.course = MoverCourse::Lost;
-        self.lose_pack();
+        self.lose_pack(|_| true);
         self.lose_chunks();
     }
 

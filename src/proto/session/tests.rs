@@ -201,6 +201,7 @@ impl Bench {
             match output {
                 Output::Control(bytes) => self.decoder.push(bytes),
                 Output::Data { .. }
+                | Output::Stays(_)
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)

@@ -101,7 +101,8 @@ impl Side {
                 Output::Disk { cmd, .. } => panic!("a benchmark wants {cmd:?}"),
                 Output::AnswersMax(most) => self.answers_max = most,
                 Output::Copy(_) => panic!("this lane leads to another host"),
-                Output::Retired(_)
+                Output::Stays(_)
+                | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_) => panic!("a benchmark has no added lanes"),

@@ -336,6 +336,7 @@ fn drain(
             Output::Disk { op, cmd } => ops.push((op, cmd)),
             Output::Finished(outcome) => panic!("{outcome:?}"),
             Output::Data { .. }
+            | Output::Stays(_)
             | Output::Retired(_)
             | Output::AddsLanes { .. }
             | Output::LaneOver(_)

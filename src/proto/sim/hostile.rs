@@ -606,6 +606,7 @@ impl Hostile {
                 Output::LaneOver(number) => self.lane_over(number),
                 Output::LaneAccount(account) => self.lane_account(&account),
                 Output::Data { .. }
+                | Output::Stays(_)
                 | Output::Retired(_)
                 | Output::Piece { .. }
                 | Output::AnswersMax(_)

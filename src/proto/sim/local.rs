@@ -121,7 +121,8 @@ impl LocalWorld {
                 Output::Event(event) if at == SENDER => self.events.push(event),
                 Output::Finished(outcome) => self.ends[at].outcome = Some(outcome),
                 Output::Data { .. } | Output::Piece { .. } => panic!("data on a lane that copies"),
-                Output::Retired(_)
+                Output::Stays(_)
+                | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_) => panic!("one lane is all"),

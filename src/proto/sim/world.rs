@@ -365,7 +365,7 @@ impl World {
                     fin,
                     ..
                 } => self.emit_data(side, stream, payload, fin),
-                Output::Retired(_) | Output::AddsLanes { .. } => {}
+                Output::Stays(_) | Output::Retired(_) | Output::AddsLanes { .. } => {}
                 Output::LaneOver(_) | Output::LaneAccount(_) => {
                     panic!("an account of lanes that nobody added")
                 }

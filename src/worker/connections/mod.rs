@@ -149,11 +149,14 @@ impl Connections {
         all.map(|(key, _)| key).collect()
     }
 
-    /// Handshakes of lanes that were to be added to a session are over with the next turn.
+    /// Handshakes of lanes that were to be added to a session, or to take over, are over with the
+    /// next turn.
     pub(crate) fn give_up_adding(&mut self, io: &mut Loop, session: usize) {
-        let kind = DialKind::Add;
-        let adds = Some(Errand::Join { session, kind });
-        let is_it = |(_, found): &(usize, &mut Connection)| found.app.dialled_for() == adds;
+        let errands =
+            [DialKind::Add, DialKind::TakeOver].map(|kind| Errand::Join { session, kind });
+        let is_one = |errand: Errand| errands.contains(&errand);
+        let is_it =
+            |(_, found): &(usize, &mut Connection)| found.app.dialled_for().is_some_and(is_one);
         for (key, connection) in self.table.iter_mut().filter(is_it) {
             connection.deadline = Some(io.now);
             connection.schedule(io, key);

@@ -4,10 +4,15 @@ use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use landro_sys::aead::BadRecord;
+use landro_sys::ktls::RecordsHeard;
 use landro_sys::{Driver, Interest, TcpId};
 
 use crate::quic::{ConnState, PathSnapshot};
-use crate::tcp::TcpConn;
+use crate::tcp::{KernelStep, TcpConn};
+
+#[cfg(test)]
+mod tests;
 
 /// Received and sent at once, before others get their turn: some milliseconds of 1 Gbit/s, and a
 /// fraction of one of the fastest.
@@ -42,6 +47,9 @@ pub(crate) struct TcpLink {
     pub(crate) path: PathSnapshot,
     /// When the kernel is asked what became of what was sent. None: all of it was acknowledged.
     pub(super) look_at: Option<Instant>,
+    /// When the kernel last said that what is sent is acknowledged. A peer that is sent much over a
+    /// slow path says nothing itself for long.
+    pub(super) arrives_at: Option<Instant>,
 }
 
 /// How far the stream is.
@@ -73,6 +81,7 @@ impl TcpLink {
             watched: Interest::NONE,
             path: PathSnapshot::default(),
             look_at: None,
+            arrives_at: None,
         }
     }
 
@@ -96,27 +105,39 @@ impl TcpLink {
             return;
         }
         let (stream, mut taken) = (driver.stream(self.id), 0);
-        while self.readable && taken < TURN_BYTES {
+        while self.readable && taken < TURN_BYTES && self.give_keys(driver, now) {
+            let in_records = self.conn.is_opened_by_kernel();
             let buffer = self.conn.receive_buffer();
             let room = buffer.len();
-            match stream.receive(buffer) {
-                Ok(Some(0)) => {
+            let received = match in_records {
+                true => stream.receive_record(buffer),
+                false => stream.receive(buffer).map(as_heard),
+            };
+            match received {
+                Ok(RecordsHeard::End) => {
                     (self.readable, self.is_at_end) = (false, true);
                     match self.why_gone.take() {
                         Some(why) => self.conn.broken(now, &why),
                         None => self.conn.ended(now),
                     }
                 }
-                Ok(Some(bytes)) => {
-                    // What comes after a short read, a watch tells as well.
-                    self.readable = bytes == room;
-                    self.conn.received(now, bytes);
+                Ok(RecordsHeard::Of { content, bytes }) => {
+                    // What comes after a short read, a watch tells as well. But not a KeyUpdate
+                    // that the kernel has opened and kept, for it has another type than what was
+                    // read: no poll tells of anything while the next key is missing
+                    // (tls_sw_sock_is_readable in net/tls/tls_sw.c, 7.2).
+                    self.readable = bytes == room || in_records;
+                    match in_records {
+                        true => self.conn.received_record(now, content, bytes),
+                        false => self.conn.received(now, bytes),
+                    }
                     taken += bytes;
                     if self.conn.reads_buffer() {
                         break;
                     }
                 }
-                Ok(None) => self.readable = false,
+                Ok(RecordsHeard::Nothing) => self.readable = false,
+                Err(error) if self.is_not_opened(now, &error) => {}
                 Err(error) => self.lose(now, &error),
             }
         }
@@ -128,13 +149,18 @@ impl TcpLink {
             return false;
         }
         let (stream, mut sent) = (driver.stream(self.id), 0);
-        while sent < TURN_BYTES {
-            let out = self.conn.outgoing(now);
-            if out.is_empty() {
+        while sent < TURN_BYTES && self.give_keys(driver, now) {
+            if self.conn.outgoing(now).is_empty() {
                 self.say_the_end(driver);
                 break;
             }
-            match stream.send(&[IoSlice::new(out)]) {
+            let record = self.conn.outgoing_record();
+            let out = self.conn.outgoing(now);
+            let taken = match record {
+                Some(content) => stream.send_record(content, out),
+                None => stream.send(&[IoSlice::new(out)]),
+            };
+            match taken {
                 Ok(Some(bytes)) => {
                     sent += bytes;
                     self.conn.sent(bytes);
@@ -144,6 +170,8 @@ impl TcpLink {
                     self.writable = false;
                     break;
                 }
+                // The kernel read ahead; the alert that answers is next.
+                Err(error) if !self.is_at_end && self.is_not_opened(now, &error) => {}
                 Err(error) => {
                     // What the peer said before may still be there to be received.
                     self.why_gone = Some(in_words(&error, self.phase));
@@ -156,13 +184,53 @@ impl TcpLink {
         sent > 0
     }
 
+    /// Whether a call failed for records of the peer that the kernel does not open, which is then
+    /// told.
+    fn is_not_opened(&mut self, now: Instant, error: &io::Error) -> bool {
+        let bad = BadRecord::of(error).filter(|_| self.conn.is_opened_by_kernel());
+        if let Some(bad) = bad {
+            // From now on the socket is always readable, and its end is not told any more.
+            (self.readable, self.is_at_end) = (false, true);
+            self.conn.not_opened(now, bad);
+        }
+        bad.is_some()
+    }
+
     /// All is sent: behind the reason why the connection closes nothing follows.
     fn say_the_end(&mut self, driver: &Driver) {
         if self.conn.is_closing() {
             self.phase = StreamPhase::Shut;
-            // Where there is no connection any more, there is nobody to tell.
-            let _ = driver.stream(self.id).shutdown_write();
+            // The kernel's TLS may have records that TCP had no room for, and a FIN would come
+            // before them. The alert among them says the same, and who says it lingers.
+            if !self.conn.is_sealed_by_kernel() {
+                // Where there is no connection any more, there is nobody to tell.
+                let _ = driver.stream(self.id).shutdown_write();
+            }
         }
+    }
+
+    /// Gives the kernel the keys that it is to have; without them all goes on as before. False: it
+    /// did not take the next of a key that it has.
+    fn give_keys(&mut self, driver: &Driver, now: Instant) -> bool {
+        let stream = driver.stream(self.id);
+        while let Some(step) = self.conn.kernel_step(now) {
+            let taken = match &step {
+                KernelStep::Layer => stream.layer_tls(),
+                KernelStep::Seal(key) => stream.seal_with(key),
+                KernelStep::Open(key) => stream.open_with(key),
+            };
+            if !self.conn.kernel_answered(step, taken.is_ok())
+                && let Err(error) = taken
+            {
+                let advice = "--ktls off does without";
+                self.give_up(
+                    now,
+                    &format!("the kernel's TLS took no next key: {error}; {advice}"),
+                );
+                return false;
+            }
+        }
+        true
     }
 
     fn is_connected(&mut self, driver: &Driver, now: Instant) -> bool {
@@ -193,6 +261,9 @@ impl TcpLink {
         let info = stream.info().unwrap_or_default();
         let is_under_way = info.unacknowledged_packets > 0;
         self.look_at = is_under_way.then_some(now + LOOK_PAUSE);
+        if info.repeats == 0 {
+            self.arrives_at = Some(now);
+        }
         if info.repeats >= REPEATS_DOUBTED {
             // Over IPv6 only another lane helps.
             let _ = stream.allow_fragments();
@@ -264,6 +335,15 @@ impl TcpLink {
                 ..PathSnapshot::default()
             };
         }
+    }
+}
+
+/// What a receive call without records had.
+fn as_heard(bytes: Option<usize>) -> RecordsHeard {
+    match bytes {
+        None => RecordsHeard::Nothing,
+        Some(0) => RecordsHeard::End,
+        Some(bytes) => RecordsHeard::Of { content: 0, bytes },
     }
 }
 

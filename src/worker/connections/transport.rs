@@ -160,6 +160,14 @@ impl Transport {
         }
     }
 
+    /// When the kernel last said that what is sent over TCP is acknowledged.
+    pub(crate) fn arrives_at(&self) -> Option<Instant> {
+        match self {
+            Transport::Quic(_) => None,
+            Transport::Tcp(link) => link.arrives_at,
+        }
+    }
+
     pub(crate) fn snapshot(&self) -> PathSnapshot {
         match self {
             Transport::Quic(link) => link.conn.snapshot(),

@@ -103,6 +103,7 @@ pub struct TlsPeer {
     messages: VecDeque<Message>,
     /// As a server: bytes of the control stream that precede its messages.
     skip_preface: usize,
+    control_read: u64,
     /// Control bytes that may be sent, and that were.
     control_limit: u64,
     control_bytes: u64,
@@ -340,6 +341,7 @@ impl TlsPeer {
             skip_preface: if is_server { Preface::BYTES } else { 0 },
             control_limit: 32 << 10,
             control_bytes: 0,
+            control_read: 0,
             end: None,
             asks: false,
             received_bytes: 0,
@@ -455,6 +457,16 @@ impl TlsPeer {
         self.control(&bytes);
     }
 
+    /// The server's control bytes begin with how many it has read.
+    pub fn skip_count(&mut self) {
+        self.skip_preface = 8;
+    }
+
+    /// Control bytes of the session that came here.
+    pub fn control_read(&self) -> u64 {
+        self.control_read
+    }
+
     /// A session of this id: preface, hello and welcome. Lanes may be added to it.
     pub fn begin(&mut self, session: SessionId, request: WireRequest) {
         self.preface(PrefaceKind::New, session, 0);
@@ -565,6 +577,7 @@ impl TlsPeer {
     fn take_control(&mut self, bytes: &[u8]) {
         let skipped = self.skip_preface.min(bytes.len());
         self.skip_preface -= skipped;
+        self.control_read += (bytes.len() - skipped) as u64;
         self.decoder.push(Bytes::copy_from_slice(&bytes[skipped..]));
         while let Some(message) = self
             .decoder

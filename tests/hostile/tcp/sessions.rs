@@ -25,20 +25,20 @@ const BAD_RECORD_MAC: TcpEnd = TcpEnd::Alert(20);
 const RECORD_OVERFLOW: TcpEnd = TcpEnd::Alert(22);
 
 /// Codes of CLOSE.
-const VIOLATION: u64 = 1;
-const NO_SESSION: u64 = 5;
+pub(super) const VIOLATION: u64 = 1;
+pub(super) const NO_SESSION: u64 = 5;
 
-fn id(number: u8) -> SessionId {
+pub(super) fn id(number: u8) -> SessionId {
     SessionId([number; 16])
 }
 
 impl Scene {
-    fn tls(&self) -> TlsPeer {
+    pub(super) fn tls(&self) -> TlsPeer {
         TlsPeer::connect(self.world.daemon.address(), &self.villain)
     }
 
     /// A push into the root that was welcomed, to which lanes may be added.
-    fn tls_push(&self, session: SessionId) -> TlsPeer {
+    pub(super) fn tls_push(&self, session: SessionId) -> TlsPeer {
         let mut peer = self.tls();
         peer.begin(session, push_request(""));
         peer
@@ -176,7 +176,7 @@ pub fn odd_records(scene: &Scene) {
 }
 
 /// Moves a file of three bytes to its end.
-fn a_file_arrives(scene: &Scene, peer: &mut TlsPeer, name: &str) {
+pub(super) fn a_file_arrives(scene: &Scene, peer: &mut TlsPeer, name: &str) {
     peer.message(&Message::Entries(vec![file(1, name, 3)]));
     assert_eq!(verdict(peer), VerdictKind::Send {});
     let mut bytes = bytes::BytesMut::from(&[1][..]);
@@ -213,7 +213,7 @@ pub fn joins_of_others(scene: &Scene) {
     let other = Identity::from_pem(&pem).unwrap();
     let mut owner = scene.tls_push(id(7));
     let mut said = Vec::new();
-    for kind in [PrefaceKind::Join, PrefaceKind::Add] {
+    for kind in [PrefaceKind::Join, PrefaceKind::Add, PrefaceKind::TakeOver] {
         for (who, session) in [(&other, id(7)), (&other, id(8)), (&scene.villain, id(8))] {
             for number in [0, 1] {
                 let mut peer = TlsPeer::connect(address, who);

@@ -385,11 +385,10 @@ impl ReceivePlan {
         if self.leads_into_itself(id) {
             return self.fail_dir(ports, dir, into_itself());
         }
-        let cmd = DiskOp::EnterTarget {
-            dir: self.tree.dirs[dir].id,
-        };
-        self.ops
-            .start(ports, ReceivePlanOp::EnterTarget { dir }, cmd);
+        let target = self.tree.dirs[dir].id;
+        let cmd = DiskOp::EnterTarget { dir: target };
+        let op = ReceivePlanOp::EnterTarget { dir };
+        self.ops.start(ports, op, cmd);
     }
 
     /// What waits for the target goes on. Where it could not be entered, what is put there says so.
@@ -583,10 +582,8 @@ impl ReceivePlan {
                 self.entries.remove(&self.tree.dirs[dir].entry);
                 self.forget_dir(ports, dir);
             }
-            TargetDirState::Unmade
-            | TargetDirState::Making
-            | TargetDirState::Entering
-            | TargetDirState::Setting { .. } => {}
+            TargetDirState::Unmade | TargetDirState::Making => {}
+            TargetDirState::Entering | TargetDirState::Setting { .. } => {}
         }
     }
 

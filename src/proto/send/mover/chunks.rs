@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::runs::{ChunkCourse, NextPiece};
 use super::{Issued, SendMover, SendMoverOp};
-use crate::ids::EntryId;
+use crate::ids::{EntryId, StreamKey};
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::{ChunkHasher, ZEROS};
@@ -496,26 +496,43 @@ impl SendMover {
     /// Gives up what was begun: the lane is no more.
     pub(super) fn lose_chunks(&mut self) {
         self.give_back_chunks();
-        let all: Vec<usize> = self.jobs.all.iter().map(|(at, _)| at).collect();
-        for at in all {
-            let job = &self.jobs.all[at];
-            match job.state {
-                JobState::Begun | JobState::Held => {
-                    let slot = job.slot;
-                    self.reports.push_back(SendReport::Torn {
-                        file: job.order.file,
-                        chunk: job.order.chunk,
-                        at: RecordAt {
-                            stream: self.streams.key(slot),
-                            ordinal: self.streams.records(slot),
-                            data_bytes: job.data_bytes,
-                        },
-                    });
-                    self.drop_job(at);
-                }
-                JobState::Filling => self.drop_job(at),
-                JobState::Queued | JobState::Dropped => {}
+        for (slot, stream, ordinal) in self.streams.lose(|_| true) {
+            self.tear_front(slot, stream, ordinal);
+        }
+    }
+
+    /// Gives up what was begun on streams that are no more; what waited behind it takes others.
+    pub(super) fn lose_streams_of_chunks(&mut self, ports: &mut Ports, keys: &[StreamKey]) {
+        let lost = self.streams.lose(|key| keys.contains(&key));
+        for (slot, stream, ordinal) in &lost {
+            self.tear_front(*slot, *stream, *ordinal);
+        }
+        lost.into_iter()
+            .for_each(|(slot, ..)| self.emit(ports, slot));
+    }
+
+    /// The stream of a slot is no more, on which so many records ended: no other job than the front
+    /// one has begun there.
+    fn tear_front(&mut self, slot: usize, stream: StreamKey, ordinal: u32) {
+        let Some(at) = self.streams.front(slot) else {
+            return;
+        };
+        let job = &self.jobs.all[at];
+        match job.state {
+            JobState::Begun | JobState::Held => {
+                self.reports.push_back(SendReport::Torn {
+                    file: job.order.file,
+                    chunk: job.order.chunk,
+                    at: RecordAt {
+                        stream,
+                        ordinal,
+                        data_bytes: job.data_bytes,
+                    },
+                });
+                self.drop_job(at);
             }
+            JobState::Filling => self.drop_job(at),
+            JobState::Queued | JobState::Dropped => {}
         }
     }
 }

@@ -43,6 +43,8 @@ struct PackStream {
     bytes: u64,
     /// Begun on it.
     records: u32,
+    /// It was said that there is something that could not be moved again.
+    stays: bool,
 }
 
 impl PackStream {
@@ -51,6 +53,7 @@ impl PackStream {
             key,
             bytes: 0,
             records: 0,
+            stays: false,
         }
     }
 
@@ -239,11 +242,14 @@ impl SendMover {
         self.ops.any(is_it)
     }
 
-    /// The stream of the pack is no more.
-    pub(super) fn lose_pack(&mut self) {
-        self.pack.stream = None;
-        self.pack.bytes.clear();
-        self.pack.records = 0;
+    /// Gives up the pack, if its stream is no more.
+    pub(super) fn lose_pack(&mut self, is_lost: impl Fn(StreamKey) -> bool) {
+        let is_lost = |stream: &mut PackStream| is_lost(stream.key);
+        if self.pack.stream.take_if(is_lost).is_some() {
+            let bytes = std::mem::take(&mut self.pack.bytes).len() as u64;
+            self.pack.records = 0;
+            self.ahead.untaken_bytes -= bytes;
+        }
     }
 
     /// Hands over a pack that is not full, unless reads in flight will fill it: they always end.
@@ -253,7 +259,8 @@ impl SendMover {
         }
     }
 
-    /// Emits a record of an unsized file, all of which go behind each other.
+    /// Emits a record of an unsized file, all of which go behind each other. What was read of a pipe
+    /// cannot be read again.
     pub(super) fn append_stretch(&mut self, ports: &mut Ports, pieces: [Bytes; 3]) {
         let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         self.ahead.untaken_bytes += bytes;
@@ -261,6 +268,9 @@ impl SendMover {
         let stream = self.pack_stream(ports);
         stream.bytes += bytes;
         stream.records += 1;
+        if !std::mem::replace(&mut stream.stays, true) {
+            ports.stays(stream.key);
+        }
         let (key, full_stream) = (stream.key, stream.is_full());
         let [head, data, tail] = pieces;
         ports.data(key, Payload::Bytes(head), 0, false);

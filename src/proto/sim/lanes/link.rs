@@ -72,6 +72,10 @@ pub struct Link {
     pub refuses: u64,
     /// Nothing arrives any more, and who noticed.
     pub cut: bool,
+    /// It was cut, and both sides are told of that by their kernels.
+    pub is_reset: bool,
+    /// Nothing arrives for a while.
+    pub is_stalled: bool,
     pub goodbyes: [Option<Goodbye>; 2],
     /// When a side that hears nothing any more gives up.
     pub idle_at: Option<Instant>,
@@ -111,6 +115,8 @@ impl Link {
             most_streams: rng.pick(&[18, 40]),
             refuses: 0,
             cut: false,
+            is_reset: false,
+            is_stalled: false,
             goodbyes: [None; 2],
             idle_at: None,
         }
@@ -125,6 +131,11 @@ impl Link {
     /// More went over it than control.
     pub fn has_carried_data(&self) -> bool {
         self.flows.iter().any(|flows| flows.len() > 1)
+    }
+
+    /// Nothing arrives now.
+    pub fn is_dead(&self) -> bool {
+        self.cut || self.is_stalled
     }
 
     /// Nothing will come any more to this side.
@@ -187,7 +198,7 @@ impl Link {
     }
 
     fn moving(&self, side: usize) -> impl Iterator<Item = LaneStream> {
-        let moves = !self.cut && self.ends[1 - side].state == EndState::Open;
+        let moves = !self.is_dead() && self.ends[1 - side].state == EndState::Open;
         let flows = self.flows[side].iter();
         flows
             .filter(move |(_, flow)| moves && !flow.is_arrived())
@@ -278,7 +289,7 @@ impl Link {
             let read = **stream != LaneStream::Control || theirs.is_some_and(|flow| flow.fin_read);
             read && ours.is_some_and(Flow::is_arrived)
         };
-        let open = end.state == EndState::Open && !self.cut;
+        let open = end.state == EndState::Open && !self.is_dead();
         end.watched.iter().find(delivered).copied().filter(|_| open)
     }
 
@@ -324,7 +335,7 @@ impl Link {
     pub fn goodbye(&self, side: usize, data: bool) -> Option<LaneClosed> {
         let open = self.ends[side].state != EndState::Closed;
         let goodbye =
-            self.goodbyes[1 - side].filter(|goodbye| open && !self.cut && !goodbye.lost)?;
+            self.goodbyes[1 - side].filter(|goodbye| open && !self.is_dead() && !goodbye.lost)?;
         match goodbye.code {
             code::REPLACED if self.can_read(side, data) => None,
             code::REPLACED => {
@@ -333,6 +344,7 @@ impl Link {
                 (!waits).then_some(LaneClosed::Replaced)
             }
             code::NO_SESSION => Some(LaneClosed::NoSession),
+            code::TAKEN_OVER => Some(LaneClosed::Cut),
             _ => Some(LaneClosed::Otherwise),
         }
     }

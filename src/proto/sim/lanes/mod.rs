@@ -41,6 +41,12 @@ struct Troubles {
     most_lanes: usize,
     /// A connection is cut without a word.
     cuts: u64,
+    /// The lane that carries control is, where its session outlives that.
+    control_cuts: u64,
+    /// Of these, in percent, so many are noticed by both sides whenever they are.
+    control_resets: u64,
+    /// It falls silent, and is back some time later.
+    stalls: u64,
     /// The client's newest is not.
     spares_newest: bool,
     /// A dial that comes to nothing.
@@ -104,6 +110,8 @@ struct World {
     control_first: bool,
     steps: usize,
     cut_any: bool,
+    /// Lanes that carried control and were cut.
+    control_cuts: usize,
     /// Of a connection that was closed one side heard nothing.
     goodbye_lost: bool,
     windows: &'static [usize],
@@ -141,6 +149,7 @@ impl World {
             control_first: false,
             steps: 0,
             cut_any: false,
+            control_cuts: 0,
             goodbye_lost: false,
             windows,
         };
@@ -171,6 +180,7 @@ impl World {
             idle: IDLE,
             adds_from_bytes: self.troubles.adds_from_bytes.unwrap_or(0),
             adds: self.troubles.adds,
+            outlives_lanes: self.troubles.adds_from_bytes.is_some(),
             goodput_window: self.troubles.goodput_window.unwrap_or(GOODPUT_WINDOW),
         }
     }
@@ -210,6 +220,9 @@ impl World {
     fn step(&mut self) -> bool {
         self.trouble();
         let Some(action) = self.choose() else {
+            if self.unstall() {
+                return true;
+            }
             for node in &self.nodes {
                 assert!(node.over, "nothing can happen: {}", self.state());
             }
@@ -251,6 +264,7 @@ impl World {
                 self.cut(link);
             }
         }
+        self.trouble_control();
         if self.rng.next() % 1000 < self.troubles.added_cuts {
             let live: Vec<usize> = (0..self.links.len())
                 .filter(|link| !self.links[*link].is_over() && !self.links[*link].cut)
@@ -261,6 +275,43 @@ impl World {
                 self.links[link].cut = true;
             }
         }
+    }
+
+    /// What carries control is cut, or falls silent for a while.
+    fn trouble_control(&mut self) {
+        if self.troubles.stalls > 0 && self.rng.chance(5) {
+            self.unstall();
+        }
+        let thousandth = self.rng.next() % 1000;
+        let is_stall = thousandth >= self.troubles.control_cuts;
+        if thousandth >= self.troubles.control_cuts + self.troubles.stalls
+            || !self.nodes[CLIENT].lanes.outlives_control()
+            || self.served(self.nodes[CLIENT].id).is_none()
+            || self.links.len() > self.troubles.most_lanes
+        {
+            return;
+        }
+        let carries = |link: &usize| {
+            self.kinds[*link] != DialKind::Add
+                && self.links[*link].ends[CLIENT].state == EndState::Open
+        };
+        let Some(at) = (0..self.links.len()).rev().find(carries) else {
+            return;
+        };
+        let link = &mut self.links[at];
+        if is_stall {
+            link.is_stalled = true;
+            return;
+        }
+        self.control_cuts += usize::from(!link.cut);
+        link.cut = true;
+        link.is_reset |= self.rng.chance(self.troubles.control_resets);
+    }
+
+    /// What was silent is back. False: nothing was.
+    fn unstall(&mut self) -> bool {
+        let stalled = self.links.iter_mut().filter(|link| link.is_stalled);
+        stalled.map(|link| link.is_stalled = false).count() > 0
     }
 
     fn cut(&mut self, link: usize) {
@@ -299,7 +350,13 @@ impl World {
                 let why = self.links[link].goodbye(side, data);
                 self.gone(link, side, why.unwrap_or(LaneClosed::Otherwise));
             }
-            Action::Notice { link, side } => self.gone(link, side, LaneClosed::Otherwise),
+            Action::Notice { link, side } => {
+                let why = match self.links[link].is_reset {
+                    true => LaneClosed::Cut,
+                    false => LaneClosed::Otherwise,
+                };
+                self.gone(link, side, why);
+            }
             Action::Disk { node } => {
                 let Node { handles, side, .. } = &mut self.nodes[node];
                 let mut ready: Vec<usize> = (0..handles.pending.len()).collect();
@@ -410,7 +467,7 @@ impl World {
                     kind,
                 } => {
                     let strays = match kind {
-                        DialKind::Replace => self.troubles.strays,
+                        DialKind::Replace | DialKind::TakeOver => self.troubles.strays,
                         DialKind::Add => self.troubles.added_strays,
                     };
                     let stray = self.rng.chance(strays);
@@ -561,15 +618,17 @@ impl World {
                 assert_eq!(side, CLIENT);
                 self.dial(node, kind);
             }
+            LanesOutput::TakenOver { .. } => {}
             LanesOutput::Close { lane, code, text } => {
-                let honest = code != code::VIOLATION || self.cut_any && text == NO_REQUEST;
+                let is_cut = self.cut_any || self.control_cuts > 0 || self.troubles.stalls > 0;
+                let honest = code != code::VIOLATION || is_cut && text == NO_REQUEST;
                 assert!(honest, "{text}");
                 self.close(lane.0, side, code);
             }
             LanesOutput::Ping { lane } => {
                 // The peer's transport answers by itself.
                 let link = &mut self.links[lane.0];
-                let answers = !link.cut && link.ends[1 - side].state == EndState::Open;
+                let answers = !link.is_dead() && link.ends[1 - side].state == EndState::Open;
                 link.ends[side].heard |= answers;
             }
             LanesOutput::Listen(listens) => self.nodes[node].listens = listens,

@@ -162,7 +162,8 @@ impl World {
                     actions.push(Action::Delivered { link: at, side });
                 }
                 // The kernel notices the end of an added lane whenever it does.
-                if self.kinds[at] == DialKind::Add && link.is_silent(side) {
+                let is_noticed = self.kinds[at] == DialKind::Add || link.is_reset;
+                if is_noticed && link.is_silent(side) {
                     actions.push(Action::Notice { link: at, side });
                 }
                 if link.goodbye(side, data).is_some() {

@@ -52,7 +52,8 @@ fn run(seed: u64, troubles: Troubles) -> (World, Option<Totals>) {
     let (source, before) = (scenario.source.clone(), scenario.target.clone());
     let mut world = World::new(scenario.parts(), troubles, windows);
     world.run();
-    let is_silent = world.cut_any || world.goodbye_lost;
+    let stalls = world.troubles.stalls > 0 || world.control_cuts > 0;
+    let is_silent = world.cut_any || world.goodbye_lost || stalls;
     for node in &world.nodes {
         let (_, files) = node.handles.open_count();
         assert_eq!(files, 0, "files are left open");
@@ -63,7 +64,7 @@ fn run(seed: u64, troubles: Troubles) -> (World, Option<Totals>) {
             // The other side's word of that, on a lane that lives.
             Some(Outcome::Refused(error))
                 if error.code == SessionErrorCode::Stalled && is_silent => {}
-            Some(Outcome::Violation(text)) if text == NO_REQUEST && world.cut_any => {}
+            Some(Outcome::Violation(text)) if text == NO_REQUEST && is_silent => {}
             other => panic!("ended with {other:?}"),
         }
     }
@@ -149,6 +150,45 @@ fn added_lanes_lose_nothing() {
     assert!(few || several.get() > runs.get() / 10, "{several:?}");
 }
 
+/// The lane that carries control is cut without a word, again and again: another takes over, and
+/// nothing is lost.
+#[test]
+fn a_silent_lane_is_taken_over_from() {
+    let (cuts, runs, whole) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    for_seeds("a_silent_lane_is_taken_over_from", 1500, |seed| {
+        let mut rng = Rng::new(seed ^ 0x51e7);
+        let troubles = Troubles {
+            most_lanes: 12,
+            control_cuts: rng.pick(&[1, 3, 10]),
+            control_resets: rng.pick(&[0, 50, 100]),
+            stalls: rng.pick(&[0, 3, 10]),
+            dial_fails: 0,
+            goodbyes_lost: rng.pick(&[0, 0, 30]),
+            adds_from_bytes: Some(rng.pick(&[0, 2_000, 50_000])),
+            added_cuts: rng.pick(&[0, 0, 5]),
+            goodput_window: rng.pick(&[None, Some(WINDOW)]),
+            ..Troubles::default()
+        };
+        let tree = seed * [5, 1][seed as usize % 2];
+        let (world, totals) = run(tree, troubles);
+        // What was read of a pipe cannot be read again.
+        let has_pipes = !scenario(tree).0.source.unsized_files.is_empty();
+        let outcome = &world.nodes[CLIENT].outcome;
+        // The request was lost, and one lane after the other is silent: the server waits 10 s.
+        let is_late = |node: &Node| matches!(&node.outcome, Some(Outcome::Violation(_)));
+        let is_late = world.nodes.iter().any(is_late);
+        assert!(totals.is_some() || has_pipes || is_late, "{outcome:?}");
+        whole.set(whole.get() + usize::from(totals.is_some()));
+        cuts.set(cuts.get() + world.control_cuts);
+        runs.set(runs.get() + 1);
+    });
+    assert!(runs.get() < 100 || cuts.get() > runs.get() / 2, "{cuts:?}");
+    assert!(
+        runs.get() < 100 || whole.get() > runs.get() * 3 / 4,
+        "{whole:?}"
+    );
+}
+
 #[test]
 fn lost_lanes_end_in_a_word_or_in_all() {
     let (whole, lost) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
@@ -158,6 +198,9 @@ fn lost_lanes_end_in_a_word_or_in_all() {
             wear: rng.pick(&[0, 5, 50]),
             most_lanes: 10,
             cuts: rng.pick(&[1, 1, 5]),
+            control_cuts: 0,
+            control_resets: 0,
+            stalls: 0,
             dial_fails: rng.pick(&[0, 30]),
             spares_newest: rng.chance(40),
             goodbyes_lost: rng.pick(&[0, 30]),

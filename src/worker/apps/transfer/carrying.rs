@@ -91,6 +91,7 @@ impl Worker {
                     lane.watched.push(stream);
                 }
             }
+            LanesOutput::TakenOver { lane } => self.taken_over(lane),
             LanesOutput::Close { lane, code, text } => self.close_lane(lane, code, &text),
             LanesOutput::Ping { lane } => {
                 if let Some(connection) = self.connections.get_mut(lane.0) {
@@ -110,6 +111,20 @@ impl Worker {
             LanesOutput::Send { .. } | LanesOutput::Dial { .. } => {
                 unreachable!("what is answered is not done here")
             }
+        }
+    }
+
+    /// A session goes on over a lane in place of one that fell silent, or was cut.
+    fn taken_over(&mut self, lane: LaneKey) {
+        let Some(connection) = self.connections.get(lane.0) else {
+            return;
+        };
+        let (peer, who, kind) = (connection.peer, connection.who(), connection.conn.kind());
+        if self.io.log.admits(who, self.io.now) {
+            tracing::info!(%peer, %kind, "a session goes on over another lane, for its own fell silent or was cut");
+        }
+        if let Some(client) = &mut self.client {
+            client.goes_on();
         }
     }
 

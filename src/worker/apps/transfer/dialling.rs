@@ -10,9 +10,9 @@ use crate::config::LaneKind;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::CancelReason;
-use crate::proto::lanes::{DialKind, LaneKey, Lanes, LanesInput, code};
+use crate::proto::lanes::{DialKind, LaneKey, Lanes, LanesConfig, LanesInput, code};
 use crate::proto::parallel::ParallelTransferConfig;
-use crate::proto::session::{Limits, Session};
+use crate::proto::session::{Limits, Request, Session};
 use crate::worker::Worker;
 use crate::worker::client_events::{ClientEvent, ClientStart};
 use crate::worker::client_transfer::ClientTransfer;
@@ -21,6 +21,7 @@ use crate::worker::connections::connection::Connection;
 use crate::worker::connections::transport::Transport;
 use crate::worker::lane::Errand;
 use crate::worker::limits;
+use crate::worker::log::Who;
 use crate::worker::race::RaceStep;
 use crate::worker::sessions::Beginning;
 
@@ -137,15 +138,13 @@ impl Worker {
             let reason = "another address answered before";
             return self.connections.close(&self.io, key, code::DONE, reason);
         };
+        let asked = client.lanes.lanes();
         let limits = limits::of_session(&self.io.shared, self.sessions.len());
         let limits = Limits {
             parallel: ParallelTransferConfig {
                 max_concurrent_streams: client.streams,
                 ..limits.parallel
             },
-            // A session that begins on TLS has nothing to gain from just another TLS lane.
-            adds_lanes: limits.adds_lanes
-                && (connection.conn.kind() == LaneKind::Quic || client.lanes.lanes() > 1),
             ..limits
         };
         let (address, kind) = (connection.peer, connection.conn.kind());
@@ -156,16 +155,28 @@ impl Worker {
             backend_reason: client.backend_reason.clone(),
             kind,
             kind_reason: client.why(kind),
+            ktls: client.tcp.ktls.clone(),
         });
         let mut id = [0; 16];
         rand::rng().fill_bytes(&mut id);
         let (id, now) = (SessionId(id), self.io.now);
+        let is_transfer = matches!(request, Request::Transfer(_));
+        let outlives_lanes = limits.adds_lanes && is_transfer;
         let session = Session::client(now, request, limits);
+        let config = LanesConfig {
+            adds: match kind {
+                // It has nothing to gain from just another TLS lane, unless that takes over.
+                LaneKind::Tls if asked == 1 => 0,
+                LaneKind::Tls | LaneKind::Quic => asked,
+            },
+            outlives_lanes,
+            ..self.lanes_config(id, peer)
+        };
         let begin = Beginning {
             id,
             address,
             peer,
-            lanes: Lanes::client(now, LaneKey(key), session, self.lanes_config(id, peer)),
+            lanes: Lanes::client(now, LaneKey(key), session, config),
             space: Space::new(Base::Local),
             allowed: None,
         };
@@ -180,7 +191,13 @@ impl Worker {
     /// to the same worker of the daemon. Gives what the session is to be told, if that fails at
     /// once.
     pub(super) fn dial_lane(&mut self, session: usize, kind: DialKind) -> Option<LanesInput> {
-        let connection = self.connections.newest_of(session)?;
+        if kind == DialKind::TakeOver {
+            return self.dial_elsewhere(session);
+        }
+        let Some(connection) = self.connections.newest_of(session) else {
+            // It is cut, and the session is about to be told.
+            return Some(LanesInput::DialFailed { kind });
+        };
         let (peer, who) = (connection.peer, connection.who());
         let errand = Errand::Join { session, kind };
         let dialled = match (&connection.conn, kind) {
@@ -193,7 +210,7 @@ impl Worker {
                 }
                 self.dial(peer, listener, steer, errand)
             }
-            (Transport::Tcp(_), DialKind::Replace) | (_, DialKind::Add) => {
+            (Transport::Tcp(_), DialKind::Replace) | (_, DialKind::Add | DialKind::TakeOver) => {
                 self.dial_stream(peer, errand)
             }
         };
@@ -203,8 +220,47 @@ impl Worker {
                 DialKind::Replace => {
                     tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
                 }
-                DialKind::Add => tracing::debug!(%peer, error, "cannot open a lane over TCP"),
+                DialKind::Add | DialKind::TakeOver => {
+                    tracing::debug!(%peer, error, "cannot open a lane over TCP");
+                }
             }
+        }
+        Some(LanesInput::DialFailed { kind })
+    }
+
+    /// Connects a lane that takes over from one that is silent, or cut.
+    fn dial_elsewhere(&mut self, session: usize) -> Option<LanesInput> {
+        let peer = self.sessions.get(session)?.address;
+        let silent = self.connections.newest_of(session).map(|it| &it.conn);
+        let from = silent.map(Transport::kind);
+        let steer = silent.and_then(|conn| conn.quic()?.peer_cid_first_byte());
+        let client = self.client.as_mut()?;
+        let options = client.socket_options;
+        let elsewhere = &mut client.elsewhere;
+        elsewhere.steer = steer.unwrap_or(elsewhere.steer);
+        let steer = elsewhere.steer;
+        let other = from.map_or(LaneKind::Tls, LaneKind::other);
+        let (to, listener) = (elsewhere.kind.take().unwrap_or(other), elsewhere.listener);
+        let kind = DialKind::TakeOver;
+        let errand = Errand::Join { session, kind };
+        let dialled = match to {
+            LaneKind::Tls => self.dial_stream(peer, errand),
+            LaneKind::Quic => listener
+                .map_or_else(|| self.open_socket(peer, &options), Ok)
+                .map_err(|error| format!("for there is no way there: {error}"))
+                .and_then(|listener| {
+                    if let Some(client) = &mut self.client {
+                        client.elsewhere.listener = Some(listener);
+                    }
+                    self.dial(peer, listener, Some(steer), errand)
+                }),
+        };
+        let error = dialled.err()?;
+        if let Some(client) = &mut self.client {
+            client.elsewhere.kind = Some(to.other());
+        }
+        if self.io.log.admits(Who::Debug, self.io.now) {
+            tracing::debug!(%peer, error, "cannot open a lane to go on in place of a silent one");
         }
         Some(LanesInput::DialFailed { kind })
     }

@@ -5,7 +5,7 @@ use crate::proto::lanes::{
     ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LanesConfig, LanesInput,
     NewcomerInput, code,
 };
-use crate::quic::CloseReason;
+use crate::quic::{CloseReason, Conn};
 use crate::worker::Worker;
 use crate::worker::connections::app::App;
 use crate::worker::connections::connection::Connection;
@@ -38,10 +38,8 @@ impl Worker {
             handshake: self.io.shared.quic.handshake_timeout,
             idle: self.io.shared.quic.idle_timeout,
             adds_from_bytes: ADDS_FROM_BYTES,
-            adds: self
-                .client
-                .as_ref()
-                .map_or(0, |client| client.lanes.lanes()),
+            adds: 0,
+            outlives_lanes: false,
             goodput_window: GOODPUT_WINDOW,
         }
     }
@@ -76,7 +74,7 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let heard = connection.heard == now;
+        let heard = connection.heard == now || connection.conn.arrives_at() == Some(now);
         let Some((conn, lane)) = connection.lane_mut() else {
             return;
         };
@@ -119,7 +117,8 @@ impl Worker {
             return;
         };
         connection.last_stats();
-        let why = how_it_closed(connection);
+        let (mut why, kind) = (how_it_closed(connection), connection.conn.kind());
+        let steer = connection.conn.quic().and_then(Conn::peer_cid_first_byte);
         let closed = connection.close_reason();
         connection
             .deadline
@@ -134,6 +133,17 @@ impl Worker {
             && !is_added
         {
             client.note(closed);
+            let elsewhere = &mut client.elsewhere;
+            elsewhere.steer = steer.unwrap_or(elsewhere.steer);
+            elsewhere.kind = Some(kind.other());
+            if why == LaneClosed::NoSession {
+                // Another worker may know it.
+                elsewhere.kind = Some(kind);
+                elsewhere.steer = elsewhere.steer.wrapping_add(1);
+            }
+        }
+        if why == LaneClosed::Cut && self.client.is_none() && !self.sessions.may_wait(session) {
+            why = LaneClosed::Otherwise;
         }
         let lane = LaneKey(key);
         self.tell(session, LanesInput::Closed { lane, why });
@@ -221,6 +231,8 @@ impl Worker {
                 // What was to be added is missed by nobody.
                 if kind == DialKind::Replace {
                     client.note(closed);
+                } else if kind == DialKind::TakeOver {
+                    client.elsewhere.kind = Some(gone.conn.kind().other());
                 }
                 self.tell(session, LanesInput::DialFailed { kind });
             }
@@ -286,6 +298,13 @@ fn how_it_closed(connection: &Connection) -> LaneClosed {
             code: code::NO_SESSION,
             ..
         }) => LaneClosed::NoSession,
+        Some(
+            CloseReason::GivenUp(_)
+            | CloseReason::PeerApp {
+                code: code::TAKEN_OVER,
+                ..
+            },
+        ) => LaneClosed::Cut,
         _ => LaneClosed::Otherwise,
     }
 }

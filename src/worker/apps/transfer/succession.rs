@@ -38,11 +38,10 @@ impl Worker {
         let mut suspects = Vec::new();
         for (session, running) in self.sessions.iter() {
             let holds = running.finished.is_none() && running.space.holds_parts();
-            if running.peer == *peer
-                && holds
-                && let Some(newest) = self.connections.newest_of(session)
-            {
-                suspects.push((session, newest.conn.snapshot().rtt));
+            let newest = self.connections.newest_of(session);
+            if running.peer == *peer && holds && (newest.is_some() || running.lanes.is_cut()) {
+                let round_trip = newest.map(|newest| newest.conn.snapshot().rtt);
+                suspects.push((session, round_trip.unwrap_or_default()));
             }
         }
         if suspects.is_empty() {

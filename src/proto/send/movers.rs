@@ -261,7 +261,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::ids::{ChunkIndex, EntryId, FileId};
+    use crate::ids::{ChunkIndex, EntryId, FileId, StreamKey};
     use crate::proto::parallel::ParallelTransferConfig;
     use crate::proto::send::mover::Issued;
     use crate::proto::send::orders::ChunkOrder;
@@ -390,5 +390,61 @@ mod tests {
             movers.at(1).keep_rate(later(ms));
             assert_eq!(rate(&movers, ms + 50_000), Some(10 * MIB));
         }
+    }
+    /// What its next reads emit, once they ended.
+    fn emitted(movers: &mut Movers, ports: &mut Ports, reads: usize) -> Vec<(StreamKey, u64)> {
+        for _ in 0..reads {
+            movers.control().read_chunk(ports);
+        }
+        let mut emitted = Vec::new();
+        while let Some(output) = ports.pop() {
+            match output {
+                Output::Disk { op, .. } => {
+                    let op = movers.finish(op).unwrap();
+                    let data = vec![0; PIECE_BYTES].into();
+                    movers.on_disk(ports, op, Ok(DiskDone::Read { data }));
+                }
+                Output::Data {
+                    stream, payload, ..
+                } => emitted.push((stream, payload.len_bytes())),
+                other => panic!("{other:?}"),
+            }
+        }
+        emitted
+    }
+
+    /// What it began on the lane that is over is torn, and what waited behind it goes on the next.
+    #[test]
+    fn the_mover_of_control_outlives_its_lane() {
+        let mut config = config();
+        config.parallel.max_concurrent_streams = 1;
+        let (mut movers, mut ports) = (Movers::new(start(), &config), Ports::default());
+        for number in 0..2 {
+            movers.control().take_chunk(chunk(number));
+        }
+        let lost = emitted(&mut movers, &mut ports, 1);
+        let stream = lost[0].0;
+        assert!(lost.iter().all(|(on, _)| *on == stream), "{lost:?}");
+        let untaken_bytes = lost.iter().map(|(_, bytes)| bytes).sum();
+        movers
+            .control()
+            .lose_streams(&mut ports, &[stream], untaken_bytes);
+        match movers.next_report() {
+            Some(SendReport::Torn { chunk, at, .. }) => {
+                assert_eq!((chunk, at.stream, at.ordinal), (ChunkIndex(0), stream, 0));
+                assert_eq!(at.data_bytes, PIECE_BYTES as u64);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(
+            movers.next_report(),
+            Some(SendReport::Over { file: 0 })
+        ));
+        assert!(movers.control().is_empty_handed());
+        movers.check();
+        let next = emitted(&mut movers, &mut ports, 1);
+        assert!(!next.is_empty());
+        assert!(next.iter().all(|(on, _)| *on != stream), "{next:?}");
+        movers.check();
     }
 }

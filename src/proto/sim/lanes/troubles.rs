@@ -122,7 +122,7 @@ impl World {
         stalled.map(|link| link.is_stalled = false).count() > 0
     }
 
-    fn cut(&mut self, link: usize) {
+    pub(super) fn cut(&mut self, link: usize) {
         self.links[link].cut = true;
         self.cut_any = true;
     }

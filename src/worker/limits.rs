@@ -43,8 +43,9 @@ pub(super) const SEND_BUFFERS: usize = 8;
 /// second-level cache.
 pub(super) const RECEIVE_BUFFERS: u16 = 16;
 
-/// What a worker keeps of control that was sent, for all its sessions together, about three times
-/// this: each begins with its share among those that there are.
+/// What a worker keeps of control that was sent: each session begins with its share of this among
+/// those that there are. All together keep up to three times as much, and beyond 64 sessions
+/// [`LEAST_KEPT_BYTES`] more for each.
 const KEPT_CONTROL_BYTES: usize = 4 << 20;
 
 /// And what the least session keeps: what a path of 100 Mbit/s and 5 ms holds.

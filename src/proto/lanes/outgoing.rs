@@ -416,6 +416,11 @@ impl SendQueue {
         None
     }
 
+    /// Whether lanes took so many control bytes.
+    pub fn has_said(&self, bytes: u64) -> bool {
+        bytes <= self.kept.taken_bytes()
+    }
+
     /// The peer has read so many control bytes: those behind are sent again. False: there are none
     /// such, or not any more.
     pub fn go_back_to(&mut self, read: u64) -> bool {

@@ -27,7 +27,7 @@ use crate::proto::{Input, LostLane};
 
 /// Control bytes that a side keeps of what it sent last (`LanesConfig::kept_bytes`), where it can:
 /// what may be on its way, and unread, where both sides live. A TCP lane takes 320 KiB ahead of its
-/// reader, which is the most. A peer that has read less does not get on.
+/// reader, which is the most. With a peer that has read less the session is over.
 pub const KEPT_BYTES: usize = 512 << 10;
 
 /// How often a lane that is silent is asked for a sign of life, and how many of these rounds may
@@ -167,6 +167,10 @@ impl KeptControl {
         {
             self.last_bytes -= oldest.len();
         }
+    }
+
+    pub fn taken_bytes(&self) -> u64 {
+        self.taken_bytes
     }
 
     /// Takes out what is behind the first `read` bytes, the last first. None: there are not so
@@ -468,10 +472,20 @@ impl Lanes {
         if lane.control_out == ControlOut::Held {
             lane.control_out = ControlOut::Open;
         }
-        let key = lane.key;
-        if !self.out.go_back_to(u64::from_be_bytes(count)) {
-            let text = "control bytes are asked for that nobody has any more".to_owned();
+        let (key, read) = (lane.key, u64::from_be_bytes(count));
+        if !self.out.has_said(read) {
+            let text = "control bytes are asked for that there never were".to_owned();
             self.violation(now, key, text);
+            return None;
+        }
+        if !self.out.go_back_to(read) {
+            // Nobody's fault: a worker with many sessions keeps less of each.
+            self.close(
+                key,
+                code::TIMEOUT,
+                "what was said last is not kept any more",
+            );
+            self.lane_lost(now, key, LaneClosed::Otherwise);
             return None;
         }
         self.silence.unanswered = 0;

@@ -58,8 +58,8 @@ pub(super) struct Weights {
     awake_since: Instant,
 }
 
-/// So many TCP connections keep their large buffers from turn to turn, 4 MB in all: to hand one on
-/// costs a copy of half a record, 2 % of what a byte costs.
+/// So many TCP connections keep their large buffers from turn to turn, 2 MB in all: to hand one on
+/// costs a copy of half a record.
 const FEW_STREAMS: usize = 8;
 
 impl Weights {

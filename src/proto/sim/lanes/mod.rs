@@ -29,7 +29,6 @@ const SERVER: usize = 1;
 /// What both sides take for granted of their transports.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
-
 /// Far more steps than any tree here needs.
 const MAX_STEPS: usize = 2_000_000;
 
@@ -65,6 +64,8 @@ struct Troubles {
     added_strays: u64,
     /// The peer stops a stream of an added lane, in percent of all that is offered.
     added_refusals: u64,
+    /// Nothing is kept of control that was sent.
+    forgets: bool,
 }
 
 /// A session on one side with what it has open on that side's disk.
@@ -178,7 +179,7 @@ impl World {
             handshake: HANDSHAKE,
             idle: IDLE,
             adds_from_bytes: self.troubles.adds_from_bytes.unwrap_or(0),
-            kept_bytes: KEPT_BYTES,
+            kept_bytes: if self.troubles.forgets { 0 } else { KEPT_BYTES },
             outlives_lanes: self.troubles.adds_from_bytes.is_some(),
             goodput_window: self.troubles.goodput_window.unwrap_or(GOODPUT_WINDOW),
         }
@@ -609,7 +610,7 @@ impl World {
                 self.links[lane.0].ends[side].control_most = most;
             }
             LanesOutput::TakesData(takes) => self.nodes[node].takes_data = takes,
-            LanesOutput::Piece { .. } => {}
+            LanesOutput::Piece { .. } | LanesOutput::TakenOver { .. } => {}
             LanesOutput::Watch { lane, stream } => {
                 self.links[lane.0].ends[side].watched.insert(stream);
             }
@@ -617,7 +618,6 @@ impl World {
                 assert_eq!(side, CLIENT);
                 self.dial(node, kind);
             }
-            LanesOutput::TakenOver { .. } => {}
             LanesOutput::Close { lane, code, text } => {
                 let is_cut = self.cut_any || self.control_cuts > 0 || self.troubles.stalls > 0;
                 let honest = code != code::VIOLATION || is_cut && text == NO_REQUEST;

@@ -183,6 +183,27 @@ fn a_silent_lane_is_taken_over_from() {
     );
 }
 
+/// A worker with many sessions keeps less of each. Nobody is told that he breaks the protocol, which
+/// the world looks at.
+#[test]
+fn what_is_not_kept_any_more_is_nobodys_fault() {
+    let (runs, lost) = (Cell::new(0), Cell::new(0));
+    for_seeds("what_is_not_kept_any_more", 300, |seed| {
+        let troubles = Troubles {
+            most_lanes: 12,
+            control_cuts: 10,
+            control_resets: 50,
+            adds_from_bytes: Some(2_000),
+            forgets: true,
+            ..Troubles::default()
+        };
+        let (_, totals) = run(seed, troubles);
+        runs.set(runs.get() + 1);
+        lost.set(lost.get() + usize::from(totals.is_none()));
+    });
+    assert!(runs.get() < 100 || lost.get() > 0, "{runs:?}");
+}
+
 #[test]
 fn lost_lanes_end_in_a_word_or_in_all() {
     let (whole, lost) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
@@ -203,6 +224,7 @@ fn lost_lanes_end_in_a_word_or_in_all() {
             added_cuts: rng.pick(&[0, 5]),
             added_strays: rng.pick(&[0, 30]),
             added_refusals: rng.pick(&[0, 3]),
+            forgets: false,
             goodput_window: rng.pick(&[None, Some(WINDOW * 5)]),
         };
         let (world, totals) = run(seed, troubles);

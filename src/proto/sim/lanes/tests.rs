@@ -183,8 +183,8 @@ fn a_silent_lane_is_taken_over_from() {
     );
 }
 
-/// A worker with many sessions keeps less of each. Nobody is told that he breaks the protocol, which
-/// the world looks at.
+/// A worker with many sessions keeps less of each. Nobody is told that he breaks the protocol,
+/// which the world looks at.
 #[test]
 fn what_is_not_kept_any_more_is_nobodys_fault() {
     let (runs, lost) = (Cell::new(0), Cell::new(0));

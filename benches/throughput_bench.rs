@@ -18,7 +18,7 @@ use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
 use landro::budget::DEFAULT_MEMORY_BUDGET_BYTES;
-use landro::config::{LaneKind, LaneKinds, QuicConfig};
+use landro::config::{LaneCount, LaneKind, LaneKinds, QuicConfig};
 use landro::engine::{
     BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, ServeConfig, Server,
 };
@@ -105,6 +105,7 @@ impl Host {
             identity: self.client.clone(),
             trust: Arc::new(|_| true),
             streams,
+            lanes: LaneCount::Auto,
         };
         let request = Request::Transfer(Transfer {
             direction: Direction::Push,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use diagnostics::{Diagnosis, Diagnostics};
-pub use kinds::{LaneKind, LaneKinds};
+pub use kinds::{LaneCount, LaneKind, LaneKinds, MAX_LANE_COUNT};
 
 /// Lowest initial RTT that is safe with BBR2. Its min-RTT filter starts from this guess and only
 /// ever falls: a guess below about half the true RTT caps the connection at a fraction of the path
@@ -116,6 +116,8 @@ pub enum ConfigError {
     Profile(String),
     #[error("unknown kind of lane {0:?}: quic, tls, or both with a comma between")]
     LaneKind(String),
+    #[error("not a number of lanes: {0:?}; auto, or 1 to {MAX_LANE_COUNT}")]
+    LaneCount(String),
 }
 
 /// Values of the QUIC transport. Built from a profile, then changed field by field or by the

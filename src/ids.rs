@@ -16,10 +16,35 @@ pub struct EntryId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct ChunkIndex(pub u32);
 
-/// A data stream of one session, counted from 0 by the sender; the worker maps it to (lane, stream
-/// id).
+/// A data stream of one session: of the sender, which mover's it is and, below, counted from 0;
+/// the worker maps it to (lane, stream id).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct StreamKey(pub u32);
+pub struct StreamKey(pub u64);
+
+impl StreamKey {
+    pub fn of(mover: MoverId, count: u32) -> StreamKey {
+        StreamKey(u64::from(mover.0) << 32 | u64::from(count))
+    }
+
+    /// Whose stream it is, and so on which lane it travels.
+    pub fn mover(self) -> MoverId {
+        MoverId((self.0 >> 32) as u32)
+    }
+}
+
+/// A mover of a sender. Each lane that carries data has its own: 0 is that of the lanes that carry
+/// control, one after the other, and n + 1 that of the added lane n.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct MoverId(pub u32);
+
+impl MoverId {
+    pub const CONTROL: MoverId = MoverId(0);
+
+    pub fn of_added(lane: u32) -> MoverId {
+        // No lane has the greatest number.
+        MoverId(lane.saturating_add(1))
+    }
+}
 
 /// A disk operation in flight, chosen by `proto`, unique within a session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]

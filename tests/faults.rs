@@ -2,6 +2,8 @@
 //! users.
 
 mod common;
+#[path = "faults/sent.rs"]
+mod sent;
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -16,6 +18,7 @@ use tempfile::TempDir;
 
 use common::tree::{self, Rng, assert_no_leftovers, assert_same};
 use common::{Daemon, Output, Running, Side, World, roomy_dir};
+use sent::{kept_bytes, sent_bytes};
 
 on_both_backends!(
     killed_pushes_resume,
@@ -66,31 +69,6 @@ fn big_tree(root: &Path, bytes: u64, rng: &mut Rng) {
             rng,
         );
     }
-}
-
-/// What one run sent at least, whether or not it lived to say so.
-fn sent_bytes(output: &Output) -> u64 {
-    match output.of("summary").next() {
-        Some(summary) => summary["sent_bytes"].as_u64().unwrap(),
-        None => {
-            let settled = output
-                .of("progress")
-                .last()
-                .map_or(0, |progress| progress["bytes"].as_u64().unwrap());
-            // Progress counts what came from before, too.
-            settled.saturating_sub(resumed_bytes(output))
-        }
-    }
-}
-
-fn resumed_bytes(output: &Output) -> u64 {
-    output
-        .of("file")
-        .map(|file| match file["status"].as_str() {
-            Some("skipped") => file["size_bytes"].as_u64().unwrap(),
-            _ => file["resumed_bytes"].as_u64().unwrap(),
-        })
-        .sum()
 }
 
 fn killed_pushes_resume(backend: &'static str) {
@@ -145,10 +123,11 @@ impl Passage {
 fn copy_and_kill(
     world: &mut World,
     passage: &Passage,
-    moment: Duration,
+    (moment, lanes): (Duration, &str),
     daemon_dies: bool,
 ) -> Output {
-    let mut running = world.cp_start(&passage.args);
+    let args = [&["--lanes".into(), lanes.into()], &passage.args[..]].concat();
+    let mut running = world.cp_start(&args);
     thread::sleep(moment);
     if daemon_dies {
         // The new daemon answers packets of connections it never had with a reset.
@@ -184,11 +163,15 @@ fn killed_transfers_resume(backend: &'static str, push: bool) {
         let left = 1.0 - (sent as f64 / bytes as f64).min(0.9);
         let moment = whole.mul_f64(left * rng.below(1000) as f64 / 1000.0);
         let daemon_dies = (round + u64::from(push)) % 2 == 0;
-        let output = copy_and_kill(&mut world, &passage, moment, daemon_dies);
-        sent += sent_bytes(&output);
-        let (bytes, code) = (sent_bytes(&output), output.code);
+        let kept = kept_bytes(&arrived);
+        let lanes = if round % 3 == 0 { "1" } else { "4" };
+        let output = copy_and_kill(&mut world, &passage, (moment, lanes), daemon_dies);
+        let (bytes, code) = (sent_bytes(&output, kept), output.code);
+        sent += bytes;
         let dies = if daemon_dies { "daemon" } else { "client" };
-        println!("round {round}: {dies} killed after {moment:?}, {bytes} bytes, exit {code:?}");
+        println!(
+            "round {round}, {lanes} lanes: {dies} killed after {moment:?}, {bytes} bytes, exit {code:?}"
+        );
         if code == Some(0) {
             // Too late; from here it goes on with nothing left to do.
             continue;

@@ -6,8 +6,9 @@ mod common;
 mod kernel;
 #[path = "kinds/relay.rs"]
 mod relay;
+#[path = "kinds/takeovers.rs"]
+mod takeovers;
 
-use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs;
 use std::thread;
@@ -17,6 +18,10 @@ use common::tree::{self, Rng, assert_no_leftovers, assert_same};
 use common::{Daemon, Output, Running, Side, World, landro};
 use kernel::tls_in_the_kernel;
 use relay::{Relay, Udp};
+use takeovers::{
+    tls_that_is_cut_where_udp_passes, udp_that_is_back, udp_that_is_cut, udp_that_is_cut_early,
+    udp_that_is_cut_where_there_is_no_tls,
+};
 
 on_both_backends!(
     a_megabyte_over_either_kind,
@@ -24,6 +29,9 @@ on_both_backends!(
     quic_alone,
     tls_alone,
     both_and_tls_carries_the_bulk,
+    several_lanes_carry_the_bulk,
+    each_lane_adds_what_it_can,
+    lanes_that_nobody_has,
     tls_that_is_slower,
     udp_that_is_silent,
     udp_that_is_refused,
@@ -151,6 +159,63 @@ fn both_and_tls_carries_the_bulk(backend: &'static str) {
     }
 }
 
+/// Lanes are dialled one after the other while the transfer goes on, so that it must not be over
+/// before.
+fn several_lanes_carry_the_bulk(backend: &'static str) {
+    let world = world(backend, &["--workers", "4"]);
+    let slowly = ["--lanes", "4", "--bwlimit", "24M"];
+    for output in there_and_back(&world, &slowly, &world.url("file")) {
+        assert_eq!(began_on(&output), "quic");
+        assert_eq!(of_kind(&output, "tls", "lanes"), 4, "{output:?}");
+        assert!(crossed(&output, "tls") > FILE_BYTES / 2, "{output:?}");
+    }
+    let tls = [&TLS[..], &["--lanes", "2", "--bwlimit", "24M"]].concat();
+    let relay = Relay::new(world.daemon.address(), Udp::Passes);
+    for output in there_and_back(&world, &tls, &relay.url("file")) {
+        assert_eq!(of_kind(&output, "tls", "lanes"), 3, "{output:?}");
+    }
+    assert_eq!(
+        relay.small_segments(),
+        0,
+        "none of them took another's place"
+    );
+}
+
+/// Where each connection has a limit of its own, several carry as much more.
+fn each_lane_adds_what_it_can(backend: &'static str) {
+    const RATE: u64 = 3 * MIB;
+    let world = world(backend, &[]);
+    let source = world.here("file");
+    tree::write_file(&source, 24 * MIB, &mut Rng::new("limits"));
+    let relay = Relay::new(world.daemon.address(), Udp::Passes);
+    relay.slow_tcp(RATE);
+    let seconds = ["1", "2", "4"].map(|lanes| {
+        let start = landro::engine::now();
+        let words = [&TLS[..], &["--lanes", lanes]].concat();
+        let mut args: Vec<OsString> = words.iter().map(OsString::from).collect();
+        args.extend([source.clone().into(), relay.url(lanes).into()]);
+        world.cp(&args).expect(0);
+        assert_same(&source, &world.root(lanes));
+        start.elapsed().as_secs_f64()
+    });
+    let [one, two, four] = seconds;
+    // All that was sent before the lanes were there went over one of them.
+    assert!(one / two > 1.4 && one / four > 2.0, "{seconds:?}");
+}
+
+fn lanes_that_nobody_has(backend: &'static str) {
+    let world = world(backend, &QUIC);
+    for output in there_and_back(&world, &["--lanes", "4"], &world.url("file")) {
+        assert_eq!(of_kind(&output, "tls", "lanes"), 0, "{output:?}");
+    }
+    let here = world.here("file").into_os_string();
+    let words = ["--lanes", "2", "--lane-kinds", "quic"];
+    let mut args: Vec<OsString> = words.iter().map(OsString::from).collect();
+    args.extend([here, world.url("other").into()]);
+    let output = world.cp(&args).expect(2);
+    assert!(format!("{output:?}").contains("--lanes adds lanes over TCP"));
+}
+
 /// What TLS brings is less than what QUIC brings, from its beginning (push) or from some moment on
 /// (pull): QUIC carries the bulk.
 fn tls_that_is_slower(backend: &'static str) {
@@ -272,10 +337,9 @@ fn a_tls_lane_that_is_cut(backend: &'static str) {
     tree::write_file(&source, FILE_BYTES, &mut Rng::new("a lane that is cut"));
     let there = world.root("source");
     fs::copy(&source, &there).unwrap();
-    for (number, (cut, push)) in [(true, true), (true, false), (false, true), (false, false)]
-        .into_iter()
-        .enumerate()
-    {
+    let ends = [(true, true), (true, false), (false, true), (false, false)];
+    let ends = ends.map(|(cut, push)| [("1", cut, push), ("3", cut, push)]);
+    for (number, (lanes, cut, push)) in ends.into_iter().flatten().enumerate() {
         let relay = Relay::new(world.daemon.address(), Udp::Passes);
         let name = format!("target-{number}");
         let (from, to, target): (OsString, OsString, _) = match push {
@@ -290,7 +354,9 @@ fn a_tls_lane_that_is_cut(backend: &'static str) {
                 world.here(&name),
             ),
         };
-        let args: [OsString; 5] = ["--bwlimit".into(), "24M".into(), "--stats".into(), from, to];
+        let words = ["--bwlimit", "24M", "--stats", "--lanes", lanes];
+        let mut args: Vec<OsString> = words.iter().map(OsString::from).collect();
+        args.extend([from, to]);
         let running = world.cp_start(&args);
         midway(&running, &relay);
         if cut {
@@ -303,143 +369,6 @@ fn a_tls_lane_that_is_cut(backend: &'static str) {
         assert_eq!(output.number("errors"), 0, "{output:?}");
         assert!(of_kind(&output, "tls", "lanes") >= 1);
         assert_no_leftovers(&world.root(""));
-    }
-}
-
-/// A transfer in which something is cut, each time into another file: how it is called, and whether
-/// it is there afterwards.
-struct Cut<'a> {
-    world: &'a World,
-    number: Cell<u32>,
-}
-
-impl Cut<'_> {
-    fn new(world: &World) -> Cut<'_> {
-        let source = world.here("file");
-        tree::write_file(&source, 40 * MIB, &mut Rng::new("control is cut"));
-        fs::copy(&source, world.root("source")).unwrap();
-        let number = Cell::new(0);
-        Cut { world, number }
-    }
-
-    fn start(&self, relay: &Relay, push: bool, args: &[&str]) -> Running {
-        self.number.set(self.number.get() + 1);
-        let name = format!("target-{}", self.number.get());
-        let (from, to): (OsString, OsString) = match push {
-            true => (self.world.here("file").into(), relay.url(&name).into()),
-            false => (relay.url("source").into(), self.world.here(&name).into()),
-        };
-        let always = ["--bwlimit", "24M", "--stats"].iter().chain(args);
-        let mut args: Vec<OsString> = always.map(OsString::from).collect();
-        args.extend([from, to]);
-        self.world.cp_start(&args)
-    }
-
-    /// All is there, within the time that the silence takes (5 s) and the data, and not that of an
-    /// idle timeout.
-    fn check(&self, running: Running, push: bool) -> Output {
-        let start = landro::engine::now();
-        let output = running.wait().expect(0);
-        assert!(
-            start.elapsed() < LONG / 2,
-            "{:?}: {output:?}",
-            start.elapsed()
-        );
-        let name = format!("target-{}", self.number.get());
-        let (source, target) = match push {
-            true => (self.world.here("file"), self.world.root(&name)),
-            false => (self.world.root("source"), self.world.here(&name)),
-        };
-        assert_same(&source, &target);
-        assert_eq!(output.number("errors"), 0, "{output:?}");
-        assert_no_leftovers(&self.world.root(""));
-        fs::remove_file(target).unwrap();
-        output
-    }
-}
-
-/// In the middle of a transfer UDP does not pass any more, and nobody says so: TLS takes over.
-fn udp_that_is_cut(backend: &'static str) {
-    let world = world(backend, &[]);
-    let cut = Cut::new(&world);
-    for push in [true, false] {
-        let relay = Relay::new(world.daemon.address(), Udp::Passes);
-        let running = cut.start(&relay, push, &[]);
-        midway(&running, &relay);
-        relay.silence_udp(true);
-        let output = cut.check(running, push);
-        assert_eq!(began_on(&output), "quic");
-        assert!(of_kind(&output, "tls", "lanes") >= 2, "{output:?}");
-    }
-    world.daemon.wait_for_log("goes on over another lane");
-}
-
-/// As soon as the session began; no lane was added yet.
-fn udp_that_is_cut_early(backend: &'static str) {
-    let world = world(backend, &[]);
-    let cut = Cut::new(&world);
-    for push in [true, false] {
-        let relay = Relay::new(world.daemon.address(), Udp::Passes);
-        let running = cut.start(&relay, push, &[]);
-        wait(&running, || relay.udp_bytes() > 100 << 10);
-        relay.silence_udp(true);
-        let output = cut.check(running, push);
-        assert_eq!(began_on(&output), "quic");
-        assert!(of_kind(&output, "tls", "lanes") >= 1, "{output:?}");
-    }
-}
-
-/// About when TLS takes over, or a little before.
-fn udp_that_is_back(backend: &'static str) {
-    let world = world(backend, &[]);
-    let cut = Cut::new(&world);
-    for (push, after_ms) in [(true, 4900), (false, 5100), (true, 2000), (false, 5500)] {
-        let relay = Relay::new(world.daemon.address(), Udp::Passes);
-        let running = cut.start(&relay, push, &[]);
-        wait(&running, || relay.udp_bytes() > 100 << 10);
-        relay.silence_udp(true);
-        thread::sleep(Duration::from_millis(after_ms));
-        relay.silence_udp(false);
-        let output = cut.check(running, push);
-        assert_eq!(began_on(&output), "quic");
-    }
-}
-
-/// A session that began on TLS goes on over QUIC, if TCP is cut and UDP passes by then: by a
-/// firewall that says so and by one that does not.
-fn tls_that_is_cut_where_udp_passes(backend: &'static str) {
-    let world = world(backend, &[]);
-    let cut = Cut::new(&world);
-    for (resets, push) in [(true, true), (true, false), (false, true), (false, false)] {
-        let relay = Relay::new(world.daemon.address(), Udp::Silent);
-        let running = cut.start(&relay, push, &[]);
-        midway(&running, &relay);
-        relay.silence_udp(false);
-        match resets {
-            true => relay.reset(),
-            false => relay.stall(),
-        }
-        let output = cut.check(running, push);
-        assert_eq!(began_on(&output), "tls");
-        assert!(of_kind(&output, "quic", "lanes") >= 1, "{output:?}");
-        assert!(crossed(&output, "quic") > MIB, "{output:?}");
-    }
-}
-
-/// There is nothing to take over with: it ends as it would without.
-fn udp_that_is_cut_where_there_is_no_tls(backend: &'static str) {
-    let world = world(backend, &QUIC);
-    let cut = Cut::new(&world);
-    for args in [
-        &["--timeout", "3"][..],
-        &["--timeout", "3", "--lane-kinds", "quic"],
-    ] {
-        let relay = Relay::new(world.daemon.address(), Udp::Passes);
-        let running = cut.start(&relay, true, args);
-        wait(&running, || relay.udp_bytes() > MIB);
-        relay.silence_udp(true);
-        let output = running.wait().expect(5);
-        assert!(output.stdout.contains("(--timeout)"), "{output:?}");
     }
 }
 
@@ -475,7 +404,8 @@ fn small_files_over_tls(backend: &'static str) {
         let size_bytes = rng.below(20 << 10);
         tree::write_file(&dir.join(number.to_string()), size_bytes, &mut rng);
     }
-    for (number, args) in [&TLS[..], &[]].into_iter().enumerate() {
+    let ways = [&TLS[..], &[], &["--lanes", "3"]];
+    for (number, args) in ways.into_iter().enumerate() {
         let (there, back) = (format!("there-{number}"), format!("back-{number}"));
         let copy = |from: OsString, to: OsString| {
             let mut all: Vec<OsString> = args.iter().map(OsString::from).collect();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use landro::config::{LaneKind, LaneKinds, QuicConfig};
+use landro::config::{LaneCount, LaneKind, LaneKinds, QuicConfig};
 use landro::engine::{
     BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, ServeConfig,
     Server, TransportStats,
@@ -98,6 +98,7 @@ fn session(
         identity: Identity::generate().unwrap(),
         trust: Arc::new(|_| true),
         streams: 16,
+        lanes: LaneCount::Auto,
     };
     let client = Client::start(config, request).unwrap();
     let mut stats = None;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use landro::engine::now;
+use landro::ids::MoverId;
 use landro::proto::parallel::{ParallelTransferConfig, Parallelism, StreamSlots, TokenBucket};
 
 use super::{MIB, PIECE_BYTES};
@@ -40,7 +41,8 @@ pub fn bench(criterion: &mut Criterion) {
         group.bench_function(
             BenchmarkId::new("schedule", format!("{streams}-streams")),
             |bencher| {
-                bencher.iter(|| schedule(&mut StreamSlots::new(&config), streams));
+                bencher
+                    .iter(|| schedule(&mut StreamSlots::new(MoverId::CONTROL, &config), streams));
             },
         );
     }

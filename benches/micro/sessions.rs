@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, SamplingMode, Throughput};
 use landro::engine::now;
-use landro::ids::{Name, StreamKey};
+use landro::ids::{MoverId, Name, StreamKey};
 use landro::proto::journal::Storage;
 use landro::proto::parallel::ParallelTransferConfig;
 use landro::proto::session::{
@@ -37,6 +37,7 @@ fn limits() -> Limits {
         write_behind_bytes: 4 * MIB,
         read_ahead_bytes: 4 * MIB,
         read_ahead_in_place_bytes: 4 * MIB,
+        read_ahead_all_bytes: 4 * MIB,
         carriage: Carriage::Bytes,
         host_key: None,
         parallel: ParallelTransferConfig::default(),
@@ -284,6 +285,7 @@ impl World {
                     self.inputs.push_back((
                         SENDER,
                         Input::Sent {
+                            mover: MoverId::CONTROL,
                             bytes: bytes.len() as u64,
                         },
                     ));
@@ -315,6 +317,7 @@ impl World {
                     Output::AnswersMax(_)
                     | Output::Event(_)
                     | Output::Stays(_)
+                    | Output::Retired(_)
                     | Output::AddsLanes { .. }
                     | Output::LaneOver(_)
                     | Output::LaneAccount(_),

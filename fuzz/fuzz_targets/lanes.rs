@@ -201,6 +201,7 @@ fuzz_target!(|data: &[u8]| {
         idle: Duration::from_secs(60),
         adds_from_bytes: ADDS_FROM_BYTES,
         kept_bytes: KEPT_BYTES,
+        adds: 0,
         outlives_lanes: false,
         goodput_window: GOODPUT_WINDOW,
     };

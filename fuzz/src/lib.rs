@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use landro::ids::{EntryId, OpId, StreamKey};
+use landro::ids::{EntryId, MoverId, OpId, StreamKey};
 pub use landro::proto::PIECE_BYTES;
 use landro::proto::parallel::ParallelTransferConfig;
 use landro::proto::session::{Limits, PATIENCE, Session};
@@ -42,6 +42,7 @@ pub fn limits() -> Limits {
         write_behind_bytes: WRITE_BEHIND_BYTES,
         read_ahead_bytes: READ_AHEAD_BYTES,
         read_ahead_in_place_bytes: READ_AHEAD_BYTES / 2,
+        read_ahead_all_bytes: 2 * READ_AHEAD_BYTES,
         carriage: Carriage::Bytes,
         host_key: None,
         parallel: ParallelTransferConfig::default(),
@@ -168,7 +169,7 @@ impl<'a> World<'a> {
                 Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Piece { .. }
                 | Output::AnswersMax(_)
-                | Output::Stays(_)
+                | Output::Stays(_) | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_)
@@ -236,7 +237,7 @@ impl<'a> World<'a> {
             }
             2 => {
                 let (stream, fin) = (
-                    StreamKey(u32::from(self.script.byte())),
+                    StreamKey(u64::from(self.script.byte())),
                     self.script.byte() & 1 == 0,
                 );
                 let bytes = self.script.short();
@@ -247,7 +248,8 @@ impl<'a> World<'a> {
             3 => {
                 let bytes = (u64::from(self.script.byte()) * 1024).min(self.untaken_bytes);
                 self.untaken_bytes -= bytes;
-                self.input(Input::Sent { bytes });
+                let mover = MoverId::CONTROL;
+                self.input(Input::Sent { mover, bytes });
             }
             4 => {
                 let bytes = self.script.short();
@@ -314,7 +316,7 @@ impl<'a> World<'a> {
 
     /// A record of honest data on a stream of its own or a shared one.
     pub fn record(&mut self, head: RecordHead, data: &[u8], digest: [u8; 32]) {
-        let stream = StreamKey(1000 + u32::from(self.script.byte()));
+        let stream = StreamKey(1000 + u64::from(self.script.byte()));
         let mut bytes = BytesMut::new();
         head.encode(&mut bytes);
         bytes.put_slice(data);

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::budget::MIN_MEMORY_BUDGET_BYTES;
 use crate::cli::escape;
-use crate::config::{LaneKinds, QuicConfig};
+use crate::config::{LaneCount, LaneKinds, QuicConfig};
 use crate::engine::BackendChoice;
 use crate::ids::Fingerprint;
 use crate::proto::bench::MAX_BENCH;
@@ -187,6 +187,10 @@ pub struct CpArgs {
     /// Most data streams of the transfer; how many are used follows the measured goodput
     #[arg(long, value_name = "N", default_value_t = DEFAULT_STREAMS, value_parser = streams())]
     pub streams: u8,
+    /// How many lanes over TCP carry the bulk together: auto, or 1 to 16. One is as fast as several
+    /// where a single core is the limit, or the wire
+    #[arg(long, value_name = "N|auto", default_value_t, value_parser = LaneCount::from_str)]
+    pub lanes: LaneCount,
     /// Begins anew so many times when the peer is not there, is lost, or does not get on (exit code
     /// 5), after a pause that grows from one second to a minute; what arrived is not sent again
     #[arg(long, value_name = "TIMES", default_value_t = 0)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam::channel::RecvTimeoutError;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
-use crate::config::QuicConfig;
+use crate::config::{LaneCount, QuicConfig};
 use crate::engine::{Client, ClientConfig, ClientEvent, Ended};
 use crate::ids::Fingerprint;
 use crate::proto::session::Request;
@@ -31,6 +31,7 @@ pub struct Dial<'a> {
     pub trust: &'a TrustArgs,
     pub engine: &'a EngineArgs,
     pub streams: u8,
+    pub lanes: LaneCount,
 }
 
 impl<'a> Dial<'a> {
@@ -40,6 +41,7 @@ impl<'a> Dial<'a> {
             trust,
             engine,
             streams: DEFAULT_STREAMS,
+            lanes: LaneCount::Auto,
         }
     }
 }
@@ -89,6 +91,7 @@ pub fn run(
             trust: Arc::new(move |shown| trusted.trusts(shown)),
             streams: usize::from(dial.streams),
             lane_kinds: dial.engine.lane_kinds,
+            lanes: dial.lanes,
             tcp_congestion: dial.engine.tcp_congestion.clone(),
             ktls: dial.engine.ktls(),
         };

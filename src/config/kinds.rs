@@ -1,4 +1,4 @@
-//! Which kinds of lanes a process has: QUIC over UDP, TLS over TCP, or both.
+//! Which kinds of lanes a process has: QUIC over UDP, TLS over TCP, or both; and how many of them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -80,9 +80,66 @@ impl FromStr for LaneKinds {
     }
 }
 
+/// Most lanes that may be asked for. What more would bring no measurement has shown.
+pub const MAX_LANE_COUNT: u8 = 16;
+
+/// How many lanes over TCP are added to a session, which carry the bulk of it together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LaneCount {
+    /// As many as are worth it: one, since all lanes of a session are on one core.
+    #[default]
+    Auto,
+    /// So many, be there one core or several.
+    Exactly(u8),
+}
+
+impl LaneCount {
+    pub fn lanes(self) -> usize {
+        match self {
+            LaneCount::Auto => 1,
+            LaneCount::Exactly(lanes) => usize::from(lanes),
+        }
+    }
+}
+
+impl fmt::Display for LaneCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LaneCount::Auto => f.write_str("auto"),
+            LaneCount::Exactly(lanes) => lanes.fmt(f),
+        }
+    }
+}
+
+impl FromStr for LaneCount {
+    type Err = ConfigError;
+
+    fn from_str(typed: &str) -> Result<LaneCount, ConfigError> {
+        let lanes = typed.parse().ok();
+        match lanes.filter(|lanes| (1..=MAX_LANE_COUNT).contains(lanes)) {
+            Some(lanes) => Ok(LaneCount::Exactly(lanes)),
+            None if typed == "auto" => Ok(LaneCount::Auto),
+            None => Err(ConfigError::LaneCount(typed.to_owned())),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_of_lanes() {
+        let parse = |typed: &str| typed.parse::<LaneCount>();
+        assert_eq!(parse("auto"), Ok(LaneCount::Auto));
+        for (typed, lanes) in [("1", 1), ("4", 4), ("16", 16)] {
+            assert_eq!(parse(typed), Ok(LaneCount::Exactly(lanes)));
+            assert_eq!(parse(typed).unwrap().to_string(), typed);
+        }
+        for bad in ["", "0", "17", "-1", "256", "Auto", "4.0"] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn a_list_of_names() {

@@ -119,8 +119,10 @@ struct Shared {
     /// Open files whose last close(2) may wait, each held here, too, so that it is never closed in
     /// passing.
     kept: RefCell<Vec<Arc<OwnedFd>>>,
-    /// Tasks to poll again when a pool buffer is free.
-    starved: RefCell<Vec<usize>>,
+    /// Tasks to poll again when a pool buffer is free, and whose they are, in the order they came.
+    starved: RefCell<VecDeque<(usize, Rc<Space>)>>,
+    /// The task that is polled is the first of these that may have one.
+    is_fed: Cell<bool>,
     /// Tasks to poll again in a moment.
     paused: RefCell<Vec<usize>>,
     /// Tasks to poll again when a descriptor may be free, in the order they came.
@@ -158,6 +160,43 @@ struct Slot {
 const NOBODY: u64 = u64::MAX;
 
 impl Shared {
+    /// The first task that waits for a pool buffer and may have one.
+    fn next_starved(&self) -> Option<usize> {
+        let mut starved = self.starved.borrow_mut();
+        let at = starved.iter().position(|(_, space)| self.has_buffer(space));
+        at.and_then(|at| starved.remove(at)).map(|(task, _)| task)
+    }
+
+    /// Whether a session may have another pool buffer now.
+    fn has_buffer(&self, space: &Space) -> bool {
+        let free = self.pool.capacity() - self.pool.in_use();
+        self.is_within_share(space) && free > self.reserved_from(space)
+    }
+
+    fn is_within_share(&self, space: &Space) -> bool {
+        space.pinned.load(Ordering::Relaxed) < self.share_buffers.get()
+    }
+
+    /// Buffers that are not for this session: what peers leave unacknowledged may not take the last
+    /// ones from those who send to us.
+    fn reserved_from(&self, space: &Space) -> usize {
+        match space.pinned.load(Ordering::Relaxed) < MIN_SHARE_BUFFERS {
+            true => 1,
+            false => self.pool.capacity() / RESERVED_PART,
+        }
+    }
+
+    /// Whether somebody waits for a buffer who is to have one before this session's newcomer:
+    /// earlier tasks of its own, and of others that may have whatever it may.
+    fn is_behind(&self, space: &Rc<Space>) -> bool {
+        let starved = self.starved.borrow();
+        starved.iter().any(|(_, other)| {
+            let is_as_good = self.is_within_share(other)
+                && self.reserved_from(other) <= self.reserved_from(space);
+            Rc::ptr_eq(other, space) || is_as_good
+        })
+    }
+
     /// A result that nobody takes. What was opened is not closed here: that may wait.
     fn let_go(&self, slot: usize) {
         let unseen = self.slots.borrow_mut().try_remove(slot);
@@ -178,6 +217,7 @@ impl Disk {
             pending: RefCell::default(),
             kept: RefCell::default(),
             starved: RefCell::default(),
+            is_fed: Cell::new(false),
             paused: RefCell::default(),
             short: RefCell::default(),
             short_of_descriptors: Cell::new(0),
@@ -253,11 +293,13 @@ impl Disk {
         }
     }
 
-    /// Polls tasks that wait for a pool buffer, if there is one again.
+    /// Polls tasks that wait for a pool buffer and may have one again, in the order they came: what
+    /// was read of a file can only leave when what comes before it was read, too.
     pub fn feed_starved(&mut self) {
-        let starved = std::mem::take(&mut *self.shared.starved.borrow_mut());
-        for task in starved {
+        while let Some(task) = self.shared.next_starved() {
+            self.shared.is_fed.set(true);
             self.poll_task(task);
+            self.shared.is_fed.set(false);
         }
     }
 
@@ -484,7 +526,8 @@ impl Drop for Ring<'_> {
     }
 }
 
-/// A free pool buffer, as a future: ready when there is one and the session is within its share.
+/// A free pool buffer, as a future: ready when there is one, the session is within its share, and
+/// nobody waits who is to have it before.
 struct TakeBuffer {
     files: Files,
 }
@@ -493,20 +536,17 @@ impl Future for TakeBuffer {
     type Output = Buffer;
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Buffer> {
-        let shared = &self.files.shared;
-        let pinned = self.files.space.pinned.load(Ordering::Relaxed);
-        // What peers leave unacknowledged may not take the last buffers from those who send to us.
-        let free = shared.pool.capacity() - shared.pool.in_use();
-        let reserved = if pinned < MIN_SHARE_BUFFERS {
-            1
-        } else {
-            shared.pool.capacity() / RESERVED_PART
+        let Files { shared, space } = &self.files;
+        let is_first = shared.is_fed.take() || !shared.is_behind(space);
+        let buffer = match is_first && shared.has_buffer(space) {
+            true => shared.pool.take(),
+            false => None,
         };
-        let allowed = pinned < shared.share_buffers.get() && free > reserved;
-        match shared.pool.take().filter(|_| allowed) {
+        match buffer {
             Some(buffer) => Poll::Ready(buffer),
             None => {
-                shared.starved.borrow_mut().push(shared.current_task.get());
+                let waiter = (shared.current_task.get(), space.clone());
+                shared.starved.borrow_mut().push_back(waiter);
                 Poll::Pending
             }
         }

@@ -345,6 +345,55 @@ fn reads_leave_buffers_for_what_is_received() {
     );
 }
 
+/// Reads of a session get buffers in the order they were started, or one could hold what is of no
+/// use before what it waits for.
+#[test]
+fn whoever_waits_for_a_buffer_longest_has_it_first() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("big"), vec![1; BIG_BYTES as usize]).unwrap();
+    let mut bench = Bench::new(root.path(), 16);
+    bench.disk.shared.share_buffers.set(2);
+    bench
+        .done(DiskOp::OpenRead {
+            dir: TARGET,
+            name: name(),
+            file: FILE,
+        })
+        .unwrap();
+    let mut started = 0;
+    let mut read = |bench: &mut Bench| {
+        started += 1;
+        let read = DiskOp::Read {
+            file: FILE,
+            offset: 0,
+            len_bytes: Pool::BUFFER_BYTES,
+        };
+        bench
+            .disk
+            .start(0, 0, &bench.space.clone(), OpId(started), read);
+    };
+    let finished = |bench: &mut Bench| {
+        let mut finished = Vec::new();
+        bench.disk.take_finished(&mut finished);
+        let ids: Vec<u64> = finished.iter().map(|finished| finished.op.0).collect();
+        (ids, finished)
+    };
+    (0..4).for_each(|_| read(&mut bench));
+    let (ids, mut held) = finished(&mut bench);
+    assert_eq!(ids, [1, 2]);
+    // One is free again, and the fifth comes before anybody is told.
+    held.pop();
+    read(&mut bench);
+    assert!(finished(&mut bench).0.is_empty());
+    bench.disk.feed_starved();
+    let (ids, third) = finished(&mut bench);
+    assert_eq!(ids, [3]);
+    drop((held, third));
+    bench.disk.feed_starved();
+    let (ids, _held) = finished(&mut bench);
+    assert_eq!(ids, [4, 5]);
+}
+
 fn make_dir(parent: DirId, name: &'static str, number: u32, keep_dirlinks: bool) -> DiskOp {
     let name = Name::new(Bytes::from_static(name.as_bytes())).unwrap();
     DiskOp::MakeDir {

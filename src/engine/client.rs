@@ -12,7 +12,7 @@ use super::sockets::options;
 use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
 use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits, tls_in_kernel};
 use crate::budget::Budget;
-use crate::config::{LaneKinds, QuicConfig};
+use crate::config::{LaneCount, LaneKinds, QuicConfig};
 use crate::ids::{Fingerprint, WorkerId};
 use crate::proto::session::Request;
 use crate::quic::{Identity, Secrets, Setup, Trust};
@@ -39,6 +39,8 @@ pub struct ClientConfig {
     pub streams: usize,
     /// What may carry the session.
     pub lane_kinds: LaneKinds,
+    /// How many lanes are added to it.
+    pub lanes: LaneCount,
     /// By whose rules data leaves over TCP; None: the kernel's default.
     pub tcp_congestion: Option<String>,
     /// The kernel seals and opens the records of TLS, where it can.
@@ -111,6 +113,7 @@ impl Client {
             request,
             streams: config.streams,
             kinds: config.lane_kinds,
+            lanes: config.lanes,
             socket_options: options(false),
             events: sender,
             backend_reason: started.no_ring.unwrap_or(chosen.reason),

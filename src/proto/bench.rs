@@ -14,6 +14,7 @@ use super::parallel::{ParallelTransferConfig, StreamSlots};
 use super::ports::{Ports, ProgressTeller, REPORT_EVERY};
 use super::wire::{MAX_ECHO_BYTES, Message};
 use super::{Event, PIECE_BYTES, Payload, Totals};
+use crate::ids::MoverId;
 
 /// Longest benchmark: enough to see a machine get warm, short enough that a forgotten one ends by
 /// itself.
@@ -106,7 +107,7 @@ impl Bench {
                     chunks_per_stream: u32::MAX,
                     ..ParallelTransferConfig::default()
                 };
-                let slots = StreamSlots::new(&config);
+                let slots = StreamSlots::new(MoverId::CONTROL, &config);
                 Work::Send {
                     slots,
                     streams,

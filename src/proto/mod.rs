@@ -55,7 +55,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
-use crate::ids::{EntryId, FileId, OpId, StreamKey};
+use crate::ids::{EntryId, FileId, MoverId, OpId, StreamKey};
 pub use fs::{
     Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Lasting,
     Listed, Meta, Mtime, ObjectId, TimeLapse,
@@ -78,11 +78,17 @@ pub enum Input {
     },
     /// The peer reset this data stream.
     DataReset,
-    /// The transport took this many bytes of earlier `Output::Data` (all streams together, ranges
-    /// by their length). The sender's read-ahead is bounded by what it emitted and has not seen
-    /// here. A lane within this host says how many of the last [`CopyStep::Range`] were copied,
-    /// once they are.
-    Sent { bytes: u64 },
+    /// The transport took this many bytes of earlier `Output::Data` of a mover (all its streams
+    /// together, ranges by their length). A mover's read-ahead is bounded by what it emitted and
+    /// has not seen here. A lane within this host says how many of the last [`CopyStep::Range`]
+    /// were copied, once they are.
+    Sent { mover: MoverId, bytes: u64 },
+    /// The sender's own: whether this mover takes new orders. The first word of an added lane
+    /// begins its mover; that of the lanes that carry control takes orders from the start.
+    Pulls { mover: MoverId, pulls: bool },
+    /// The sender's own: the mover of an added lane takes no order any more, gives back what it has
+    /// not begun, and ends its streams behind the rest. Answered by [`Output::Retired`].
+    Retire { mover: MoverId },
     /// A lane within this host: what the other side gave as [`Output::Copy`].
     Copy(CopyStep),
     /// A disk operation ended.
@@ -98,21 +104,22 @@ pub enum Input {
     /// A daemon no longer allows what this session does: tell the peer why, keep resumable state,
     /// finish.
     Refuse(SessionError),
-    /// An added lane is no more. The receiver of what travelled on it gives an account; the sender
+    /// A lane is no more. The receiver of what travelled on it gives an account; the sender
     /// moves again what is missing then.
     LaneLost(LostLane),
-    /// The sender's own: what the receiver did not take of an added lane that is no more, by stream
+    /// The sender's own: what the receiver did not take of a lane that is no more, by stream
     /// with the number of records that it did take.
     LaneAccounted { missing: Vec<(StreamKey, u32)> },
     /// Nothing but time passed (`deadline()` was due).
     Tick,
 }
 
-/// What was on an added lane, by the side that sent it.
+/// What was on a lane that is no more, by the side that sent it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LostLane {
+    /// With [`LostLane::CARRIED_CONTROL`], if it did.
     pub number: u32,
-    /// Our data streams that had not ended there. They do not go on.
+    /// Our data streams that had not ended on a lane that carried control. They do not go on.
     pub ours: Vec<StreamKey>,
     /// What of them had not been taken by the transport.
     pub untaken_bytes: u64,
@@ -126,22 +133,37 @@ pub struct LostLane {
     pub begun: Vec<(u32, StreamKey)>,
 }
 
+impl LostLane {
+    /// Lanes that carried control are told from those that were added by this bit of their numbers.
+    pub const CARRIED_CONTROL: u32 = 1 << 31;
+
+    /// Who of the sender moved what travelled there.
+    pub fn mover(&self) -> MoverId {
+        match self.number & LostLane::CARRIED_CONTROL {
+            0 => MoverId::of_added(self.number),
+            _ => MoverId::CONTROL,
+        }
+    }
+}
+
 /// What a session wants from the world.
 #[derive(Debug)]
 pub enum Output {
     /// Bytes to append to our control stream.
     Control(Bytes),
-    /// More of a data stream (opened at first mention; keys count up from 0); `fin` ends it.
-    /// `records`: how many end with it.
+    /// More of a data stream (opened at first mention; keys of one mover count up from 0), for the
+    /// lane of its mover; `fin` ends it. `records`: how many end with it.
     Data {
         stream: StreamKey,
         payload: Payload,
         records: u32,
         fin: bool,
     },
-    /// Before anything of this data stream: it is to go where control messages go, on no lane that
-    /// is added, for what is lost of it cannot be read again.
+    /// Something follows on this data stream, of the lanes that carry control, that could not be
+    /// moved again if its lane were lost.
     Stays(StreamKey),
+    /// Nothing follows from this mover: its streams were ended.
+    Retired(MoverId),
     /// Both sides know lanes that are added. `sends`: data goes from here to the peer.
     AddsLanes { sends: bool },
     /// The peer, which sends, says that this added lane is no more.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
-use crate::ids::{OpId, StreamKey};
+use crate::ids::{MoverId, OpId, StreamKey};
 use crate::proto::wire::{self, LaneAccount, Message};
 use crate::proto::{CopyStep, DiskOp, EntryPlace, Event, Outcome, Output, PIECE_BYTES, Payload};
 
@@ -67,6 +67,10 @@ impl Ports {
 
     pub fn stays(&mut self, stream: StreamKey) {
         self.queue.push_back(Output::Stays(stream));
+    }
+
+    pub fn retired(&mut self, mover: MoverId) {
+        self.queue.push_back(Output::Retired(mover));
     }
 
     pub fn adds_lanes(&mut self, sends: bool) {
@@ -138,7 +142,7 @@ pub enum Stopping {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpOwner {
     Plan,
-    Mover,
+    Mover(MoverId),
 }
 
 /// The disk operations in flight and what each was for.
@@ -160,17 +164,25 @@ impl<T> Ops<T> {
 
     /// Starts `cmd`, remembering `what` it is for.
     pub fn start(&mut self, ports: &mut Ports, what: T, cmd: DiskOp) {
-        self.serial = self.serial.wrapping_add(1) & !MOVER_BIT | owner_bit(self.owner);
-        let key = self.slots.insert((self.serial, what));
-        let op = OpId(u64::from(self.serial) << 32 | key as u64);
+        let serial = self.serial.wrapping_add(1) & !MOVER_BIT;
+        let key = self.slots.insert((serial, what));
+        self.serial = serial;
+        debug_assert!(
+            key as u64 <= key_bits(self.owner),
+            "more operations than any window"
+        );
+        let op = OpId(u64::from(serial) << 32 | owner_bits(self.owner) | key as u64);
         ports.disk_wanted += u64::from(!matches!(cmd, DiskOp::Yield));
         ports.queue.push_back(Output::Disk { op, cmd });
     }
 
     /// What an operation was for; `None` for one that is not in flight.
     pub fn finish(&mut self, op: OpId) -> Option<T> {
-        let (serial, key) = ((op.0 >> 32) as u32, (op.0 & 0xffff_ffff) as usize);
-        match self.slots.get(key) {
+        let serial = (op.0 >> 32) as u32 & !MOVER_BIT;
+        let key_bits = key_bits(self.owner);
+        let key = (op.0 & key_bits) as usize;
+        let is_ours = op.0 & OWNER_BITS & !key_bits == owner_bits(self.owner);
+        match self.slots.get(key).filter(|_| is_ours) {
             Some((known, _)) if *known == serial => Some(self.slots.remove(key).1),
             _ => None,
         }
@@ -186,19 +198,37 @@ impl<T> Ops<T> {
         oldest.map(|(_, (_, what))| what)
     }
 
+    /// Whether something of this kind is in flight.
+    pub fn any(&self, is_it: impl Fn(&T) -> bool) -> bool {
+        self.slots.iter().any(|(_, (_, what))| is_it(what))
+    }
+
     #[cfg(test)]
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().map(|(_, (_, what))| what)
     }
 }
 
-/// The topmost bit of a serial says whose it is.
+/// The topmost bit of a serial says whether it is a mover's, and bits below the serial which one's:
+/// of a mover that is gone nothing is in flight 65,536 movers later.
 const MOVER_BIT: u32 = 1 << 31;
+const MOVER_KEY_BITS: u64 = 0xffff;
+const OWNER_BITS: u64 = (MOVER_BIT as u64) << 32 | MOVER_KEY_BITS << 16;
 
-fn owner_bit(owner: OpOwner) -> u32 {
+fn owner_bits(owner: OpOwner) -> u64 {
     match owner {
         OpOwner::Plan => 0,
-        OpOwner::Mover => MOVER_BIT,
+        OpOwner::Mover(MoverId(mover)) => {
+            u64::from(MOVER_BIT) << 32 | (u64::from(mover) & MOVER_KEY_BITS) << 16
+        }
+    }
+}
+
+/// The part of an operation's number that is its place in the table.
+fn key_bits(owner: OpOwner) -> u64 {
+    match owner {
+        OpOwner::Plan => u64::from(u32::MAX),
+        OpOwner::Mover(_) => MOVER_KEY_BITS,
     }
 }
 

@@ -2,16 +2,19 @@
 //! each ended.
 //!
 //! The [`SendPlan`] knows entries, directories, files and verdicts, and never sees a byte of them.
-//! The [`SendMover`] reads, hashes and emits what the plan orders, and knows nothing of entries.
+//! Each [`mover::SendMover`] reads, hashes and emits what the plan orders, and knows nothing of
+//! entries; each lane that carries data has one.
 //! Within one host nothing is ordered: the plan names what is to be copied, and the lane moves it.
 //! Bounds: entries without a final verdict by the receiver's window, bytes read ahead of the
 //! transport by the mover's read-ahead, directories and files held open by constants. All work is
 //! started in [`Sender::pump`].
 
 mod mover;
+mod movers;
 mod orders;
 mod patience;
 mod plan;
+mod tail;
 
 use std::time::Instant;
 
@@ -19,15 +22,19 @@ use bytes::Bytes;
 
 use super::EntryPlace;
 use super::errors::{Violation, violation};
-use super::parallel::ParallelTransferConfig;
+use super::parallel::{ParallelTransferConfig, TransferRate};
 use super::place::NearPlace;
 use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
 use super::{Carriage, DiskDone, DiskError, Event, LostLane, Totals};
-use crate::ids::{OpId, StreamKey};
-use mover::{Issued, SendMover};
+use crate::ids::{MoverId, OpId, StreamKey};
+use mover::Issued;
+use movers::Movers;
 use orders::LargeOrder;
 use plan::SendPlan;
+
+/// Small files that are read at a time, at least.
+const LOOKUP_LEAST: usize = 1;
 
 /// What a [`Sender`] is to do.
 pub struct SenderConfig {
@@ -39,6 +46,8 @@ pub struct SenderConfig {
     pub window: u32,
     pub read_ahead_bytes: u64,
     pub read_ahead_in_place_bytes: u64,
+    /// What all lanes together may have read ahead.
+    pub read_ahead_all_bytes: u64,
     pub carriage: Carriage,
     pub lookups: usize,
     pub parallel: ParallelTransferConfig,
@@ -55,17 +64,24 @@ pub struct SenderConfig {
 
 pub struct Sender {
     plan: SendPlan,
-    mover: SendMover,
+    movers: Movers,
+    /// The mover whose turn comes first next time: none is always the last to pull.
+    first: usize,
+    /// A mover let an order pass; when that is thought over, if nothing happens before.
+    look_again: Option<Instant>,
+    rate: TransferRate,
     reporter: ProgressTeller,
     stop: Stopping,
 }
 
 impl Sender {
     pub fn new(now: Instant, config: SenderConfig) -> Sender {
-        let mover = SendMover::new(now, &config);
         Sender {
+            movers: Movers::new(now, &config),
+            first: 0,
+            look_again: None,
+            rate: TransferRate::new(now, config.bwlimit_bps),
             plan: SendPlan::new(now, config),
-            mover,
             reporter: ProgressTeller::new(now),
             stop: Stopping::No,
         }
@@ -103,11 +119,32 @@ impl Sender {
         self.plan.is_resolved()
     }
 
-    /// An added lane is no more. What it carried waits for the receiver's account.
+    /// Whether the mover of a lane takes orders. At first mention it begins.
+    pub fn set_pulls(&mut self, now: Instant, mover: MoverId, pulls: bool) {
+        if self.stop == Stopping::No {
+            self.movers.set_pulls(now, mover, pulls);
+        }
+    }
+
+    /// The mover of an added lane is to end.
+    pub fn retire(&mut self, ports: &mut Ports, mover: MoverId) {
+        if self.stop == Stopping::No {
+            self.movers.retire(mover);
+            self.exchange(ports);
+        }
+    }
+
+    /// A lane is no more. What it carried waits for the receiver's account. What an added one was
+    /// to carry goes to others; what one that carried control was to, goes on the next of these.
     pub fn on_lane_lost(&mut self, ports: &mut Ports, lost: &LostLane) {
         if self.stop == Stopping::No {
-            self.mover
-                .lose_streams(ports, &lost.ours, lost.untaken_bytes);
+            match lost.mover() {
+                MoverId::CONTROL => {
+                    let control = self.movers.control();
+                    control.lose_streams(ports, &lost.ours, lost.untaken_bytes);
+                }
+                added => self.movers.lose(added),
+            }
             self.exchange(ports);
         }
         if lost.tell_peer {
@@ -116,26 +153,26 @@ impl Sender {
         }
     }
 
-    /// Moves again what the receiver did not take of an added lane.
+    /// Moves again what the receiver did not take of a lane that is no more.
     pub fn on_lane_accounted(&mut self, ports: &mut Ports, missing: &[(StreamKey, u32)]) {
         if self.stop == Stopping::No {
             let bytes = self.plan.move_again(missing);
-            self.mover.take_back(bytes);
+            self.movers.take_back(bytes);
             self.exchange(ports);
         }
     }
 
-    pub fn on_sent(&mut self, now: Instant, bytes: u64) {
+    pub fn on_sent(&mut self, now: Instant, mover: MoverId, bytes: u64) {
         match self.plan.is_copied() {
             true => self.plan.on_copied(bytes),
-            false => self.mover.on_sent(now, bytes),
+            false => self.movers.on_sent(now, mover, bytes),
         }
     }
 
     pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
-        if let Some(op) = self.mover.finish(op) {
+        if let Some(op) = self.movers.finish(op) {
             if self.stop == Stopping::No {
-                self.mover.on_disk(ports, op, result);
+                self.movers.on_disk(ports, op, result);
             }
         } else if let Some(op) = self.plan.finish(op) {
             match self.stop {
@@ -148,13 +185,13 @@ impl Sender {
         self.exchange(ports);
     }
 
-    /// Hands reports to the plan and commands to the mover until neither has any.
+    /// Hands reports to the plan and commands to the movers until nobody has any.
     fn exchange(&mut self, ports: &mut Ports) {
         loop {
-            if let Some(report) = self.mover.next_report() {
+            if let Some(report) = self.movers.next_report() {
                 self.plan.on_report(ports, report);
             } else if let Some(command) = self.plan.next_command() {
-                self.mover.obey(ports, command);
+                self.movers.obey(ports, command);
             } else {
                 return;
             }
@@ -171,10 +208,13 @@ impl Sender {
         self.plan.open_files(ports);
         self.plan.count_on(now, ports);
         match self.plan.is_copied() {
-            true => self.plan.copy_on(now, ports, self.mover.rate()),
+            true => self.plan.copy_on(now, ports, &mut self.rate),
             false => {
                 self.read_on(now, ports);
-                self.mover.retire_idle(ports);
+                for mover in self.movers.iter_mut() {
+                    mover.retire_idle(ports);
+                }
+                self.movers.settle(ports);
             }
         }
         self.report(now, ports, false);
@@ -184,56 +224,105 @@ impl Sender {
     fn read_on(&mut self, now: Instant, ports: &mut Ports) {
         self.exchange(ports);
         while let Some(order) = self.plan.next_unsized() {
-            self.mover.take_unsized(order);
+            self.movers.control().take_unsized(order);
         }
-        self.mover.look_for_input(now, ports);
-        loop {
-            let has_work =
-                self.plan.has_orders() || self.mover.has_reads() || self.mover.has_input();
-            if !self.mover.may_issue(now, has_work) {
-                break;
-            }
-            let whole_first = self.mover.is_wholes_turn();
-            let mut issued = self.issue(ports, whole_first);
-            if issued == Issued::Nothing {
-                self.mover.pass_turn();
-                issued = self.issue(ports, !whole_first);
-            }
-            let Issued::Bytes(bytes) = issued else { break };
-            self.mover.count(bytes);
-            self.exchange(ports);
+        self.movers.control().look_for_input(now, ports);
+        self.movers.share_streams();
+        self.rate.begin_turn();
+        self.look_again = None;
+        self.first = (self.first + 1) % self.movers.len();
+        let mut at = self.first;
+        let mut idle = 0;
+        while idle < self.movers.len() {
+            idle = match self.read_one(now, ports, at) {
+                true => 0,
+                false => idle + 1,
+            };
+            at = (at + 1) % self.movers.len();
         }
-        self.mover.hash_holes(ports);
+        self.movers.control().hash_holes(ports);
         self.exchange(ports);
     }
 
-    /// Starts the next read: of a small file, or of a chunk.
-    fn issue(&mut self, ports: &mut Ports, whole: bool) -> Issued {
+    /// Starts the next read of a mover. False: it has no room, or there is nothing for it.
+    fn read_one(&mut self, now: Instant, ports: &mut Ports, at: usize) -> bool {
+        if !self.movers.has_room(at) {
+            return false;
+        }
+        let lets_pass = self.lets_pass(now, at);
+        let mover = self.movers.at(at);
+        let is_served = mover.pulls() && self.plan.has_orders() && !lets_pass;
+        let has_work = is_served || mover.has_reads() || mover.has_input();
+        if !has_work || !self.rate.lets(now, has_work) {
+            return false;
+        }
+        let whole_first = mover.is_wholes_turn();
+        let mut issued = self.issue(ports, (at, lets_pass), whole_first);
+        if issued == Issued::Nothing {
+            self.movers.at(at).pass_turn();
+            issued = self.issue(ports, (at, lets_pass), !whole_first);
+        }
+        let mover = self.movers.at(at);
+        // Behind the read, for nothing may have come of it.
+        mover.keep_rate(now);
+        let Issued::Bytes(bytes) = issued else {
+            return false;
+        };
+        mover.count(bytes);
+        self.rate.take(bytes);
+        self.exchange(ports);
+        true
+    }
+
+    /// Whether a mover leaves the next order to the others, which will have moved all that is left
+    /// sooner.
+    fn lets_pass(&mut self, now: Instant, at: usize) -> bool {
+        self.movers.at(at).keep_rate(now);
+        let is_alone = self.movers.len() == 1 || !self.movers.at(at).pulls();
+        let Some((left_bytes, order_bytes)) = self.plan.left_bytes().filter(|_| !is_alone) else {
+            return false;
+        };
+        let lets = self.movers.are_sooner(now, at, (order_bytes, left_bytes));
+        if lets && self.plan.has_orders() {
+            self.look_again = Some(now + tail::LOOK_AGAIN);
+        }
+        lets
+    }
+
+    /// Starts the next read of a mover: of a small file, or of a chunk. `lets_pass`: of what it has
+    /// begun alone.
+    fn issue(&mut self, ports: &mut Ports, (at, lets_pass): (usize, bool), whole: bool) -> Issued {
+        let takes_wholes = self.movers.takes_wholes();
+        let mover = self.movers.at(at);
+        let pulls = mover.pulls() && !lets_pass;
         if whole {
-            let order = match self.mover.takes_wholes() {
+            let order = match takes_wholes && pulls {
                 true => self.plan.next_whole(),
                 false => None,
             };
             return match order {
-                Some(order) => self.mover.read_whole(ports, order),
-                None => self.mover.read_stretch(ports),
+                Some(order) => mover.read_whole(ports, order),
+                None => mover.read_stretch(ports),
             };
         }
-        while !self.mover.has_reads() {
+        while pulls && !mover.has_reads() {
             match self.plan.next_large(ports) {
-                Some(LargeOrder::Chunk(order)) => self.mover.take_chunk(order),
-                Some(LargeOrder::Holes(order)) => self.mover.take_holes(order),
+                Some(LargeOrder::Chunk(order)) => mover.take_chunk(order),
+                Some(LargeOrder::Holes(order)) => {
+                    self.movers.control().take_holes(order);
+                    return self.issue(ports, (at, lets_pass), whole);
+                }
                 None => break,
             }
         }
-        self.mover.read_chunk(ports)
+        mover.read_chunk(ports)
     }
 
     /// What the disk is asked about, or the receiver.
     pub fn awaited(&self, of_disk: bool) -> Option<Bytes> {
         match of_disk {
             true => {
-                let read = self.mover.awaited();
+                let read = self.movers.awaited();
                 let read = read.and_then(|entry| self.plan.path_of(entry));
                 read.or_else(|| self.plan.awaited_of_disk())
             }
@@ -243,9 +332,23 @@ impl Sender {
 
     /// When time alone changes something: the bandwidth limit lets more through.
     pub fn deadline(&self) -> Option<Instant> {
+        let look_again = self.look_again.filter(|_| self.stop == Stopping::No);
+        self.paced_until().into_iter().chain(look_again).min()
+    }
+
+    /// Whether nothing happens because it was asked to go slowly, or has to look again.
+    pub fn is_paced(&self, now: Instant) -> bool {
+        self.paced_until().is_some_and(|at| at > now)
+    }
+
+    fn paced_until(&self) -> Option<Instant> {
         match self.stop {
             Stopping::No => {
-                let deadlines = [self.mover.deadline(), self.plan.deadline()];
+                let deadlines = [
+                    self.rate.deadline(),
+                    self.movers.deadline(),
+                    self.plan.deadline(),
+                ];
                 deadlines.into_iter().flatten().min()
             }
             Stopping::Draining | Stopping::Closing => None,
@@ -255,13 +358,15 @@ impl Sender {
     /// Sends what was held back to go together: manifest items, small files.
     pub fn flush(&mut self, ports: &mut Ports) {
         self.plan.flush(ports);
-        self.mover.flush(ports);
+        for mover in self.movers.iter_mut() {
+            mover.flush(ports);
+        }
     }
 
     fn report(&mut self, now: Instant, ports: &mut Ports, last: bool) {
-        let sent_bytes = self.mover.sent_bytes(last) + self.plan.copied_bytes();
+        let sent_bytes = self.movers.sent_bytes(last) + self.plan.copied_bytes();
         let sent_bytes = self.plan.count_sent(sent_bytes);
-        let passed_bytes = sent_bytes + self.mover.hole_bytes();
+        let passed_bytes = sent_bytes + self.movers.hole_bytes();
         self.reporter.progress(now, ports, passed_bytes, last);
         let announced = self.plan.announced();
         self.reporter.announced(now, ports, announced, last);
@@ -269,7 +374,9 @@ impl Sender {
 
     /// Everything is resolved: ends the open streams and tells the last progress.
     pub fn complete(&mut self, now: Instant, ports: &mut Ports) -> Totals {
-        self.mover.end_streams(ports);
+        for mover in self.movers.iter_mut() {
+            mover.end_streams(ports);
+        }
         self.report(now, ports, true);
         self.plan.tell_odd_sizes(ports);
         self.plan.totals()
@@ -288,7 +395,7 @@ impl Sender {
     }
 
     fn in_flight(&self) -> usize {
-        self.plan.in_flight() + self.mover.in_flight()
+        self.plan.in_flight() + self.movers.in_flight()
     }
 
     fn pump_stop(&mut self, ports: &mut Ports) {
@@ -309,8 +416,8 @@ impl Sender {
     #[cfg(test)]
     pub fn check(&self) {
         if self.stop == Stopping::No {
-            self.mover.check();
-            self.plan.check(&self.mover.orders());
+            self.movers.check();
+            self.plan.check(&self.movers.orders());
         }
     }
 }

@@ -64,6 +64,8 @@ pub struct Limits {
     pub read_ahead_bytes: usize,
     /// The same where reads are made in place (`DiskDone::Source`), if it is less.
     pub read_ahead_in_place_bytes: usize,
+    /// The same of all lanes that carry data together, where several do.
+    pub read_ahead_all_bytes: usize,
     pub carriage: Carriage,
     /// What the objects of this host are told with, if anything can.
     pub host_key: Option<HostKey>,
@@ -356,21 +358,19 @@ impl Session {
                 Ok(())
             }
             Input::Copy(step) => self.on_copy(step),
-            Input::Sent { bytes } => {
+            Input::Sent { mover, bytes } => {
                 self.watch.moved(now, bytes);
-                self.role.on_sent(now, bytes);
+                self.role.on_sent(now, mover, bytes);
                 Ok(())
             }
             Input::Disk { op, result } => self.on_disk(now, op, result),
-            Input::LaneLost(_) | Input::LaneAccounted { .. } if !matches!(self.end, End::No) => {
-                Ok(())
-            }
-            Input::LaneLost(lost) => {
-                self.role.on_lane_lost(&mut self.ports, lost);
-                Ok(())
-            }
-            Input::LaneAccounted { missing } => {
-                self.role.on_lane_accounted(&mut self.ports, &missing);
+            Input::Pulls { .. }
+            | Input::Retire { .. }
+            | Input::LaneLost(_)
+            | Input::LaneAccounted { .. } => {
+                if matches!(self.end, End::No) {
+                    self.on_lanes(now, input);
+                }
                 Ok(())
             }
             Input::Cancel(reason) => {
@@ -414,6 +414,23 @@ impl Session {
             }
         }
         self.role.on_disk(&mut self.ports, op, result)
+    }
+
+    /// Added lanes came, went, or do not carry what they did.
+    fn on_lanes(&mut self, now: Instant, input: Input) {
+        match (&mut self.role, input) {
+            (Role::Send(sender), Input::Pulls { mover, pulls }) => {
+                sender.set_pulls(now, mover, pulls);
+            }
+            (Role::Send(sender), Input::Retire { mover }) => {
+                sender.retire(&mut self.ports, mover);
+            }
+            (role, Input::LaneLost(lost)) => role.on_lane_lost(&mut self.ports, lost),
+            (role, Input::LaneAccounted { missing }) => {
+                role.on_lane_accounted(&mut self.ports, &missing);
+            }
+            _ => {}
+        }
     }
 
     fn on_copy(&mut self, step: CopyStep) -> Result<(), Violation> {

@@ -7,7 +7,7 @@ use crossbeam::channel::Sender;
 use landro_sys::{Backend, UdpOptions};
 
 use super::stats::TransportStats;
-use crate::config::{LaneKind, LaneKinds};
+use crate::config::{LaneCount, LaneKind, LaneKinds};
 use crate::ids::Fingerprint;
 use crate::proto;
 use crate::quic::Setup;
@@ -34,6 +34,8 @@ pub struct ClientStart {
     pub streams: usize,
     /// What may carry the session.
     pub kinds: LaneKinds,
+    /// How many are added.
+    pub lanes: LaneCount,
     pub socket_options: UdpOptions,
     pub events: Sender<ClientEvent>,
     pub backend_reason: String,

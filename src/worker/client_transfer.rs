@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Sender;
 use landro_sys::UdpOptions;
 
-use crate::config::{LaneKind, LaneKinds};
+use crate::config::{LaneCount, LaneKind, LaneKinds};
 use crate::ids::Fingerprint;
 use crate::proto::lanes::code;
 use crate::proto::session::Request;
@@ -24,11 +24,9 @@ pub(crate) struct ClientTransfer {
     state: ClientState,
     race: Race,
     pub(crate) kinds: LaneKinds,
+    pub(crate) lanes: LaneCount,
     pub(crate) setup: Setup,
     pub(crate) tcp: TcpSetups,
-    /// A lane was added over TCP. If another is, the first was lost: perhaps to a path that carries
-    /// small packets only.
-    pub(crate) has_added: bool,
     trust_refused: Arc<Mutex<Option<Fingerprint>>>,
     /// TLS met somebody it does not trust, or who does not trust us; and until when QUIC may still
     /// meet another.
@@ -73,9 +71,9 @@ impl ClientTransfer {
             state: ClientState::Dialling(start.request),
             race: Race::new(&start.peers, start.kinds, now),
             kinds: start.kinds,
+            lanes: start.lanes,
             setup: start.setup,
             tcp: start.tcp,
-            has_added: false,
             trust_refused: start.trust_refused,
             refused_over_tls: None,
             streams: start.streams,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use landro_sys::Pool;
 
 use super::shared::Shared;
-use crate::config::LaneKinds;
+use crate::config::LaneKind;
 use crate::proto::Carriage;
 use crate::proto::lanes::KEPT_BYTES;
 use crate::proto::parallel::ParallelTransferConfig;
@@ -131,11 +131,12 @@ pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
         write_behind_bytes: share.min(WRITE_BEHIND_BYTES),
         read_ahead_bytes: share.min(READ_AHEAD_BYTES),
         read_ahead_in_place_bytes: share.min(READ_AHEAD_IN_PLACE_BYTES),
+        read_ahead_all_bytes: share,
         carriage: Carriage::Bytes,
         host_key: *HOST_KEY,
         lookups: LOOKUPS,
         patience: shared.patience,
-        adds_lanes: shared.lane_kinds == LaneKinds::Both,
+        adds_lanes: shared.lane_kinds.has(LaneKind::Tls),
         parallel: ParallelTransferConfig::default(),
     }
 }

@@ -13,7 +13,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::disk::Side;
-use crate::ids::OpId;
+use crate::ids::{MoverId, OpId};
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{Direction, Grant, Limits, Request, Session, Transfer};
 use crate::proto::{CancelReason, Carriage, DiskDone, DiskOp, Event, Input, Outcome, Output};
@@ -81,6 +81,7 @@ fn limits() -> Limits {
         write_behind_bytes: 1,
         read_ahead_bytes: RANGE_BYTES,
         read_ahead_in_place_bytes: RANGE_BYTES,
+        read_ahead_all_bytes: RANGE_BYTES,
         carriage: Carriage::Copies,
         // Both sides know the objects themselves.
         host_key: None,
@@ -199,6 +200,7 @@ impl LocalLane {
                 // Nothing waits in a lane within this host.
                 Output::Piece { .. } | Output::TakesData(_) | Output::AnswersMax(_) => {}
                 Output::Stays(_)
+                | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_) => unreachable!("the session was told of no other lanes"),
@@ -231,7 +233,10 @@ impl LocalLane {
         };
         inbox.push_back(Input::Disk { op, result });
         if let Some(bytes) = copied {
-            self.ends[SENDER].inbox.push_back(Input::Sent { bytes });
+            self.ends[SENDER].inbox.push_back(Input::Sent {
+                mover: MoverId::CONTROL,
+                bytes,
+            });
         }
         copied.is_some()
     }

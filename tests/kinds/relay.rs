@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 /// Ports that somebody has for the other kind.
 const PORT_TRIES: u32 = 50;
@@ -26,8 +26,15 @@ pub enum Udp {
     Silent,
 }
 
-/// Of its sockets.
+/// Of its sockets for TCP.
 const RECEIVE_BYTES: usize = 256 << 10;
+
+/// Of its sockets for UDP, about what the ends have: by default ten large datagrams are all that
+/// wait, and a window that is sent at once after a pause is lost.
+const UDP_RECEIVE_BYTES: usize = 4 << 20;
+
+/// What fits into the smallest packet that every path of IPv6 carries, and less than loopback does.
+const SMALL_SEGMENT_BYTES: u32 = 1280;
 
 const RUNS: u8 = 0;
 const STALLS: u8 = 1;
@@ -50,6 +57,8 @@ struct State {
     tcp_bytes: AtomicU64,
     /// What one direction of a TCP connection passes on in a second; 0: all it can.
     tcp_bytes_per_second: AtomicU64,
+    /// TCP connections whose packets were to be small from their beginning.
+    small_segments: AtomicU64,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
@@ -63,6 +72,7 @@ impl Relay {
             udp_bytes: AtomicU64::new(0),
             tcp_bytes: AtomicU64::new(0),
             tcp_bytes_per_second: AtomicU64::new(0),
+            small_segments: AtomicU64::new(0),
             threads: Mutex::default(),
         });
         let (socket, listener) = bind();
@@ -80,6 +90,10 @@ impl Relay {
 
     pub fn tcp_bytes(&self) -> u64 {
         self.state.tcp_bytes.load(Ordering::SeqCst)
+    }
+
+    pub fn small_segments(&self) -> u64 {
+        self.state.small_segments.load(Ordering::SeqCst)
     }
 
     pub fn udp_bytes(&self) -> u64 {
@@ -151,6 +165,12 @@ fn bind() -> (UdpSocket, TcpListener) {
 fn pass_udp(state: &Arc<State>, front: &UdpSocket) {
     let back = UdpSocket::bind("127.0.0.1:0").unwrap();
     back.connect(state.daemon).unwrap();
+    for socket in [front, &back] {
+        // Beyond what the host allows everybody, where it may be.
+        if setsockopt(socket, sockopt::RcvBufForce, &UDP_RECEIVE_BYTES).is_err() {
+            setsockopt(socket, sockopt::RcvBuf, &UDP_RECEIVE_BYTES).unwrap();
+        }
+    }
     back.set_read_timeout(Some(LOOK)).unwrap();
     let client: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
     let (answers, whom) = (back.try_clone().unwrap(), client.clone());
@@ -191,6 +211,11 @@ fn accept(state: &Arc<State>, listener: &TcpListener) {
         let Ok(daemon) = TcpStream::connect(state.daemon) else {
             continue;
         };
+        let segment_bytes = getsockopt(&client, sockopt::TcpMaxSeg).unwrap();
+        let is_small = segment_bytes < SMALL_SEGMENT_BYTES;
+        state
+            .small_segments
+            .fetch_add(u64::from(is_small), Ordering::SeqCst);
         for stream in [&client, &daemon] {
             // What waits in the kernel is no path's.
             setsockopt(stream, sockopt::RcvBuf, &RECEIVE_BYTES).unwrap();

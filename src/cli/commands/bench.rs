@@ -14,7 +14,7 @@ use crate::cli::output::meter::Meter;
 use crate::cli::output::outcome::{Parties, judge};
 use crate::cli::say::without_numbers;
 use crate::cli::trust::TrustError;
-use crate::config::QuicConfig;
+use crate::config::{LaneCount, QuicConfig};
 use crate::daemon::DaemonError;
 use crate::engine::{Client, ClientConfig, Ended, Grant, PeerAccess, ServeConfig, Server};
 use crate::ids::Fingerprint;
@@ -143,6 +143,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         identity: own,
         trust: Arc::new(move |seen| *seen == shown),
         streams: usize::from(args.streams),
+        lanes: LaneCount::Auto,
         lane_kinds: args.engine.lane_kinds,
         tcp_congestion: args.engine.tcp_congestion.clone(),
         ktls: args.engine.ktls(),

@@ -20,6 +20,7 @@ use crate::cli::output::outcome::{Ending, Parties, judge};
 use crate::cli::output::shown::ShownPaths;
 use crate::cli::output::stats::ConnectionSeen;
 use crate::cli::say::{speaks_utf8, without_numbers};
+use crate::config::{LaneCount, LaneKind};
 use crate::engine::{ClientEvent, Ended, LocalCopy, now};
 use crate::ids::{CopyId, Fingerprint};
 use crate::proto::Outcome;
@@ -50,6 +51,9 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     let route = CopyRoute::parse(sources, destination)?;
     if args.no_target_directory && route.sources.len() > 1 {
         return Err(RouteError::OneName.into());
+    }
+    if matches!(args.lanes, LaneCount::Exactly(2..)) && !args.engine.lane_kinds.has(LaneKind::Tls) {
+        return Err(RouteError::NothingToAdd.into());
     }
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut copying = Copying {
@@ -225,6 +229,7 @@ impl Copying {
         let request = Request::Transfer(transfer(&self.args, route));
         let dial = Dial {
             streams: self.args.streams,
+            lanes: self.args.lanes,
             ..Dial::new(daemon, &self.args.trust, &self.args.engine)
         };
         let (reporter, seen) = (&mut self.reporter, &mut self.seen);

@@ -1,11 +1,15 @@
 //! Lanes that are added: they carry data streams beside the lane that carries control, and may be
 //! lost at any moment.
 //!
-//! - A client adds one when much was moved, and another when that one is worn. They are numbered
-//!   among themselves. A number is used up even if the server never sees that lane.
-//! - Their control streams carry the client's preface, and end. Data streams begin on the youngest
-//!   of them that is usable, or on the lane that carries control if that brings more
-//!   (`goodput.rs`).
+//! - A client adds as many as it was told to when much was moved, one after the other, and another
+//!   for each that goes. They are numbered among themselves. A number is used up even if the server
+//!   never sees that lane.
+//! - Their control streams carry the client's preface, and end. Each has a mover of its own in the
+//!   sender's session, which pulls orders as its lane takes data, so that a fast lane carries more
+//!   than a slow one. The lanes that carry control carry data while no added one is usable, or
+//!   while that brings more (`goodput.rs`).
+//! - One that is worn runs empty: its mover retires, and each side says how many streams it had.
+//!   Either side may begin with that; the other follows.
 //! - Each ends with an *account*, which the receiver of data gives on the control stream: when it
 //!   closes a lane of which it has read everything, and when one is lost. A sender that notices a
 //!   loss asks for the account. Nothing of a lane is moved again before its account came: until
@@ -18,10 +22,10 @@ use bytes::Bytes;
 
 use super::goodput::DataWay;
 use super::lane::{ControlIn, Lane, LaneState};
-use super::ledger::{AddedLane, OwnStreams};
+use super::ledger::{AddedLane, Ledger, MoverTold, OwnStreams};
 use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, code};
 use super::{Course, JOIN_PAUSE, Lanes, LanesSide, MAX_ADDED, MAX_SERVED_ADDED, NO_SUCH_SESSION};
-use crate::ids::Fingerprint;
+use crate::ids::{Fingerprint, MoverId};
 use crate::proto::wire::{LaneAccount, PrefaceKind, streams};
 use crate::proto::{Input, LostLane};
 
@@ -50,16 +54,14 @@ pub(super) enum LaneWord {
     Account(LaneAccount),
 }
 
-/// Whether a client wants a lane to be added.
+/// Whether a client dials lanes to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
-    /// Too little was moved yet. Next: Wanted.
+    /// Too little was moved yet. Next: Open.
     Early,
-    /// The youngest does. Next: Wanted.
-    Content,
-    /// Next: Dialling.
-    Wanted { not_before: Instant },
-    /// Next: Content, Wanted.
+    /// As long as there are fewer than wanted. Next: Dialling.
+    Open,
+    /// Next: Open.
     Dialling,
 }
 
@@ -72,10 +74,17 @@ pub(super) struct Adding {
     sends: bool,
     from_bytes: u64,
     moved_bytes: u64,
+    /// As many at a time.
+    most: usize,
     wish: Wish,
+    /// When the last ones came to nothing: none is dialled before, and how long the next pause is.
+    not_before: Option<Instant>,
     pause: Duration,
-    youngest_since: Option<Instant>,
+    /// One of them went otherwise than by running empty, or did not come to be.
+    has_lost: bool,
     next_number: u32,
+    /// Sender: whether the mover of the lanes that carry control was told to take orders.
+    control_pulls: bool,
     /// Server: lesser ones that it has not seen.
     skipped: Vec<u32>,
     /// Sender: lanes that are gone and not accounted for.
@@ -89,16 +98,19 @@ pub(super) struct Adding {
 }
 
 impl Adding {
-    pub fn new(from_bytes: u64) -> Adding {
+    pub fn new(from_bytes: u64, most: usize) -> Adding {
         Adding {
             is_agreed: false,
             sends: false,
             from_bytes,
             moved_bytes: 0,
+            most,
             wish: Wish::Early,
+            not_before: None,
             pause: JOIN_PAUSE,
-            youngest_since: None,
+            has_lost: false,
             next_number: 0,
+            control_pulls: true,
             skipped: Vec::new(),
             unaccounted: Vec::new(),
             early: Vec::new(),
@@ -140,18 +152,27 @@ impl Adding {
         self.wish == Wish::Dialling
     }
 
-    /// A lane did not come to be, or went soon.
-    pub fn failed(&mut self, now: Instant) {
-        if let Wish::Content | Wish::Dialling = self.wish {
-            let not_before = now + self.pause;
-            self.wish = Wish::Wanted { not_before };
+    /// The lane that was dialled did not come to be.
+    pub fn dial_failed(&mut self, now: Instant) {
+        if self.wish == Wish::Dialling {
+            self.wish = Wish::Open;
+            self.rest(now);
+        }
+    }
+
+    /// No other lane is dialled for a while. Several that go together are one reason.
+    fn rest(&mut self, now: Instant) {
+        self.has_lost = true;
+        if self.not_before.is_none_or(|at| at <= now) {
+            self.not_before = Some(now + self.pause);
             self.pause = (self.pause * 2).min(ADD_PAUSE_MAX);
         }
     }
 
     fn is_unseen(&self, number: u32) -> bool {
         let (next, skipped) = (self.next_number, self.skipped.len() as u32);
-        let is_next = number >= next && number - next < UNSEEN_MAX - skipped && number < u32::MAX;
+        let is_one = number & LostLane::CARRIED_CONTROL == 0;
+        let is_next = is_one && number >= next && number - next < UNSEEN_MAX - skipped;
         is_next || self.skipped.contains(&number)
     }
 
@@ -171,34 +192,99 @@ impl Adding {
 }
 
 impl Lanes {
+    /// An added lane was lost, or did not come to be. Those that ran empty do not count.
+    pub fn has_lost_added(&self) -> bool {
+        self.adding.has_lost
+    }
+
     pub(super) fn is_added(&self, key: LaneKey) -> bool {
         self.added.iter().any(|lane| lane.key == key)
     }
 
-    /// Where data streams begin.
-    pub(super) fn streams_lane(&self) -> Option<LaneKey> {
-        let preferred = self.usable_added().filter(|_| self.choice.prefers_added());
-        preferred.or_else(|| self.newest())
-    }
-
-    fn usable_added(&self) -> Option<LaneKey> {
-        // At the end nothing new waits for a lane that may be stuck.
-        let usable = |lane: &&Lane| lane.takes_streams() && self.is_on();
-        self.added.last().filter(usable).map(|lane| lane.key)
-    }
-
-    /// Lets goodput decide where data streams begin.
-    pub(super) fn choose(&mut self, now: Instant) {
-        if !self.adding.sends {
-            return;
+    /// Sender: begins and ends the movers of added lanes, and says whether that of the lanes that
+    /// carry control takes orders. False: there was nothing to say.
+    pub(super) fn tell_movers(&mut self, now: Instant) -> bool {
+        if !self.adding.sends || !self.is_on() {
+            return false;
         }
-        let (before, is_usable) = (self.streams_lane(), self.usable_added().is_some());
-        let (out, added) = (&self.out, &self.added);
-        let is_added = |key: LaneKey| added.iter().any(|lane| lane.key == key);
-        let waits = |way| out.has_data(|key| is_added(key) == (way == DataWay::Added));
-        self.choice.look(now, is_usable, waits);
-        let lane = self.streams_lane().filter(|lane| Some(*lane) != before);
-        lane.into_iter().for_each(|lane| self.wants(lane));
+        // One that is to end before it was used.
+        let unused = |lane: &&Lane| {
+            let told = lane.added.as_ref().map(|added| added.told);
+            told == Some(MoverTold::Nothing) && lane.state == LaneState::Carrying
+        };
+        let ends = |lane: &&Lane| unused(lane) && lane.is_spent();
+        while let Some(key) = self.added.iter().find(ends).map(|lane| lane.key) {
+            self.empty_added(key);
+        }
+        // Meanwhile nothing goes the other way.
+        let prefers = self.choice.prefers_added() || !self.control_carries_data();
+        let (mut has_told, mut is_pulled) = (false, false);
+        for lane in &mut self.added {
+            let (is_usable, is_spent) = (lane.is_usable(), lane.is_spent());
+            let mover = lane.mover();
+            let Some(added) = &mut lane.added else {
+                continue;
+            };
+            let told = match added.told {
+                MoverTold::Nothing if is_usable => MoverTold::Pulls(prefers),
+                MoverTold::Pulls(_) if is_spent => MoverTold::Retires,
+                MoverTold::Pulls(_) => MoverTold::Pulls(prefers),
+                told @ (MoverTold::Nothing | MoverTold::Retires) => told,
+            };
+            is_pulled |= told == MoverTold::Pulls(true);
+            if added.told == told {
+                continue;
+            }
+            let input = match told {
+                MoverTold::Pulls(pulls) => Input::Pulls { mover, pulls },
+                MoverTold::Retires | MoverTold::Nothing => Input::Retire { mover },
+            };
+            added.told = told;
+            has_told = true;
+            self.session.handle(now, input);
+        }
+        if self.adding.control_pulls == is_pulled {
+            let (mover, pulls) = (MoverId::CONTROL, !is_pulled);
+            self.adding.control_pulls = pulls;
+            self.session.handle(now, Input::Pulls { mover, pulls });
+            has_told = true;
+        }
+        has_told
+    }
+
+    /// A data stream that begins on the lane that carries control leaves: there is one, and how far
+    /// its peer has read is known.
+    fn control_carries_data(&self) -> bool {
+        let newest = self.lanes.last();
+        newest.is_some_and(|lane| lane.count_in.is_none())
+    }
+
+    /// The mover of an added lane has ended its streams.
+    pub(super) fn mover_retired(&mut self, mover: MoverId) {
+        let lane = self.added.iter().find(|lane| lane.mover() == mover);
+        if let Some(lane) = lane.map(|lane| lane.key) {
+            self.empty_added(lane);
+        }
+    }
+
+    /// Nothing more begins on an added lane.
+    fn empty_added(&mut self, key: LaneKey) {
+        if let Some(lane) = self.added.iter_mut().find(|lane| lane.key == key) {
+            lane.state = LaneState::Emptying;
+            self.wants(key);
+        }
+    }
+
+    /// Sender: lets goodput decide which movers take orders.
+    pub(super) fn choose(&mut self, now: Instant) {
+        if self.adding.sends {
+            // At the end nothing new waits for a lane that may be stuck.
+            let is_usable = self.is_on() && self.added.iter().any(Lane::is_usable);
+            let (out, added) = (&self.out, &self.added);
+            let is_added = |key: LaneKey| added.iter().any(|lane| lane.key == key);
+            let waits = |way| out.has_data(|key| is_added(key) == (way == DataWay::Added));
+            self.choice.look(now, is_usable, waits);
+        }
     }
 
     pub(super) fn way_of(&self, key: LaneKey) -> DataWay {
@@ -211,39 +297,33 @@ impl Lanes {
     // ---- they come
 
     /// So much data came, or is to leave.
-    pub(super) fn count_moved(&mut self, now: Instant, bytes: u64) {
+    pub(super) fn count_moved(&mut self, bytes: u64) {
         let adding = &mut self.adding;
         adding.moved_bytes = adding.moved_bytes.saturating_add(bytes);
         if adding.wish == Wish::Early && adding.moved_bytes >= adding.from_bytes {
-            adding.wish = Wish::Wanted { not_before: now };
+            adding.wish = Wish::Open;
         }
     }
 
     fn may_add(&self) -> bool {
-        // Or the next one's preface might overtake the youngest's.
-        let known = |lane: &Lane| lane.control_in == ControlIn::Ended;
         let is_client = matches!(self.side, LanesSide::Client(_));
         let goes_on = self.course == Course::Running && self.control_read_bytes > 0;
-        let has_room = self.added.len() < MAX_ADDED && self.added.last().is_none_or(known);
         // While the lane that carries control is cut, nobody knows where to.
-        let has_way = !self.lanes.is_empty();
-        is_client && self.adding.is_agreed && goes_on && has_room && has_way
+        let goes_on = goes_on && !self.lanes.is_empty();
+        let lasts = |lane: &&Lane| lane.state == LaneState::Carrying && !lane.is_spent();
+        let is_missed = self.added.iter().filter(lasts).count() < self.adding.most;
+        let has_room = self.added.len() < MAX_ADDED;
+        is_client && self.adding.is_agreed && goes_on && is_missed && has_room
     }
 
     /// When another is worth a try.
     pub(super) fn adds_at(&self) -> Option<Instant> {
-        match self.adding.wish {
-            Wish::Wanted { not_before } if self.may_add() => Some(not_before),
-            Wish::Wanted { .. } | Wish::Early | Wish::Content | Wish::Dialling => None,
-        }
+        let is_open = self.adding.wish == Wish::Open && self.may_add();
+        is_open.then(|| self.adding.not_before.unwrap_or(self.now))
     }
 
     /// A client asks for another if it wants one and may.
     pub(super) fn add(&mut self, now: Instant) {
-        let is_worn = |lane: &Lane| lane.is_worn();
-        if self.adding.wish == Wish::Content && self.added.last().is_some_and(is_worn) {
-            self.adding.wish = Wish::Wanted { not_before: now };
-        }
         if self.adds_at().is_some_and(|at| at <= now) {
             self.adding.wish = Wish::Dialling;
             let kind = DialKind::Add;
@@ -251,17 +331,18 @@ impl Lanes {
         }
     }
 
-    pub(super) fn added_worn(&mut self, now: Instant, lane: LaneKey) {
-        let youngest = self.added.last().map(|lane| lane.key);
-        if youngest == Some(lane) && self.adding.wish == Wish::Content {
-            self.adding.wish = Wish::Wanted { not_before: now };
+    /// The transport of an added lane says that another is to take over.
+    pub(super) fn added_worn(&mut self, lane: LaneKey) {
+        let lane = self.added.iter_mut().find(|other| other.key == lane);
+        if let Some(added) = lane.and_then(|lane| lane.added.as_mut()) {
+            added.is_worn = true;
         }
     }
 
     pub(super) fn dialled_to_add(&mut self, lane: LaneKey, peer: Fingerprint) {
         let is_due = self.adding.is_dialling();
         if is_due {
-            self.adding.wish = Wish::Content;
+            self.adding.wish = Wish::Open;
         }
         let goes_on = self.course == Course::Running && !self.lanes.is_empty();
         if !is_due || peer != self.peer || !goes_on {
@@ -286,16 +367,8 @@ impl Lanes {
     }
 
     fn adopt_added(&mut self, key: LaneKey, number: u32, preface: Option<Bytes>) {
-        if let Some(older) = self.added.last_mut() {
-            if older.state == LaneState::Carrying {
-                older.state = LaneState::Emptying;
-            }
-            let older = older.key;
-            self.wants(older);
-        }
         self.adding.use_up(number);
-        self.adding.youngest_since = Some(self.now);
-        let lane = Lane::added(key, preface, AddedLane::new(number));
+        let lane = Lane::added(key, preface, AddedLane::new(number, self.now));
         self.added.push(lane);
         let (lane, allowed) = (key, true);
         self.outputs
@@ -320,10 +393,15 @@ impl Lanes {
 
     // ---- they go
 
-    /// Closes replaced ones of which everything is read, and accounts for them.
+    /// Receiver: runs those empty that are to end, closes those of which everything is read, and
+    /// accounts for them.
     pub(super) fn close_added(&mut self, now: Instant) {
         if self.adding.sends {
             return;
+        }
+        let ends = |lane: &&Lane| lane.state == LaneState::Carrying && lane.is_spent();
+        while let Some(key) = self.added.iter().find(ends).map(|lane| lane.key) {
+            self.empty_added(key);
         }
         let done = |lane: &&Lane| lane.begun == 0 && lane.is_arrived() && lane.is_read_out();
         while let Some(key) = self.added.iter().find(done).map(|lane| lane.key) {
@@ -338,46 +416,47 @@ impl Lanes {
             return;
         };
         let mut lane = self.added.remove(at);
-        let (ours, untaken_bytes) = self.out.lose_lane(&mut lane);
+        self.out.lose_lane(&mut lane);
         let begun = lane.half_read();
-        let was_youngest = lane.state == LaneState::Carrying && at == self.added.len();
+        let has_failed = lane.state == LaneState::Carrying;
         let Some(added) = lane.added else { return };
         if !self.is_on() {
             return;
         }
-        if was_youngest {
-            let lived = self.adding.youngest_since.map(|since| now - since);
-            if lived.is_some_and(|lived| lived >= GOOD_LIFE) {
-                self.adding.pause = JOIN_PAUSE;
-            }
-            if self.adding.wish == Wish::Content {
-                self.adding.failed(now);
-            }
+        if now - added.since >= GOOD_LIFE {
+            self.adding.pause = JOIN_PAUSE;
         }
-        let number = added.number;
-        let mut lost = LostLane {
+        if has_failed {
+            self.adding.rest(now);
+        }
+        let Ledger {
             number,
             ours,
-            untaken_bytes,
+            theirs,
+        } = added.ledger;
+        let mut lost = LostLane {
+            number,
             ..LostLane::default()
         };
         if self.adding.sends {
             lost.tell_peer = why != LaneClosed::Replaced;
-            self.adding.unaccounted.push((number, added.ours));
+            self.adding.await_account(number, ours);
         } else {
-            lost.below = added.theirs.below;
-            lost.ended = added.theirs.ahead.into_iter().collect();
+            lost.below = theirs.below;
+            lost.ended = theirs.ahead.into_iter().collect();
             lost.begun = begun;
             self.adding.remember(number, false);
         }
         self.session.handle(now, Input::LaneLost(lost));
-        // What had no place yet goes to another.
-        self.wants_newest();
     }
 
     /// Receiver: the sender says that a lane is no more.
     pub(super) fn lane_over(&mut self, now: Instant, number: u32) {
-        let is_it = |lane: &&Lane| lane.added.as_ref().is_some_and(|it| it.number == number);
+        let is_it = |lane: &&Lane| {
+            lane.added
+                .as_ref()
+                .is_some_and(|it| it.ledger.number == number)
+        };
         if let Some(key) = self.added.iter().find(is_it).map(|lane| lane.key) {
             self.close(key, code::DONE, "");
             self.added_gone(now, key, LaneClosed::Otherwise);
@@ -405,7 +484,11 @@ impl Lanes {
     /// Sender: what the receiver took of a lane.
     pub(super) fn lane_account(&mut self, now: Instant, account: LaneAccount) {
         let number = account.lane;
-        let is_it = |lane: &&Lane| lane.added.as_ref().is_some_and(|it| it.number == number);
+        let is_it = |lane: &&Lane| {
+            lane.added
+                .as_ref()
+                .is_some_and(|it| it.ledger.number == number)
+        };
         let live = self.added.iter().find(is_it).map(|lane| lane.key);
         let is_unseen = !self.is_client() && self.adding.is_unseen(number);
         let is_known = |(known, _): &(u32, OwnStreams)| *known == number;

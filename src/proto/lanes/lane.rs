@@ -5,9 +5,9 @@ use std::collections::hash_map::Entry;
 
 use bytes::{Buf, Bytes};
 
-use super::ledger::{AddedLane, STREAMS_WORN};
+use super::ledger::{AddedLane, Ledger, STREAMS_WORN};
 use super::ports::LaneKey;
-use crate::ids::StreamKey;
+use crate::ids::{MoverId, StreamKey};
 use crate::proto::wire::WireError;
 use crate::proto::wire::streams::{self, LANE_END_BYTES};
 
@@ -86,7 +86,7 @@ pub(super) struct Lane {
     pub added: Option<AddedLane>,
     /// What an account of it would say, of one that carries control, by its number. None: it would
     /// be too long, or there is what could not be moved again.
-    carried: Option<AddedLane>,
+    carried: Option<Ledger>,
     /// It took over, and so much is here of how far the peer has read.
     pub count_in: Option<Vec<u8>>,
 }
@@ -116,7 +116,7 @@ impl Lane {
     /// One that carries control, of this number.
     pub fn carrying(key: LaneKey, preface: Option<Bytes>, number: u32) -> Lane {
         Lane {
-            carried: Some(AddedLane::new(number)),
+            carried: Some(Ledger::new(number)),
             ..Lane::new(key, preface)
         }
     }
@@ -130,23 +130,55 @@ impl Lane {
         }
     }
 
-    /// New data streams may begin here, if it is added.
-    pub fn takes_streams(&self) -> bool {
-        let is_named = !matches!(self.control_out, ControlOut::Preface(_));
-        let has_room = |added: &AddedLane| added.ours.has_room();
-        self.state == LaneState::Carrying && is_named && self.added.as_ref().is_some_and(has_room)
+    /// Who of the sender moves what travels here.
+    pub fn mover(&self) -> MoverId {
+        match &self.added {
+            Some(added) => MoverId::of_added(added.ledger.number),
+            None => MoverId::CONTROL,
+        }
     }
 
-    /// So many streams were on it that another is to take over.
-    pub fn is_worn(&self) -> bool {
-        self.begun.max(self.read) >= STREAMS_WORN
+    fn ledger_mut(&mut self) -> Option<&mut Ledger> {
+        let added = self.added.as_mut().map(|added| &mut added.ledger);
+        added.or(self.carried.as_mut())
+    }
+
+    /// A data stream of ours begins here; its number. `stays`: of it nothing could be moved again.
+    pub fn begin_stream(&mut self, key: StreamKey, stays: bool) -> u64 {
+        let number = u64::from(self.begun);
+        if let Some(ledger) = self.ledger_mut() {
+            ledger.ours.begin(key);
+        }
+        self.carried.take_if(|ledger| stays || ledger.is_full());
+        self.begun += 1;
+        self.unfinished += 1;
+        number
+    }
+
+    /// Orders for an added lane may be pulled: the peer is told what it is.
+    pub fn is_usable(&self) -> bool {
+        let is_named = !matches!(self.control_out, ControlOut::Preface(_));
+        self.state == LaneState::Carrying && is_named && !self.is_spent()
+    }
+
+    /// An added lane is to end: its key has sealed enough, there were so many streams on it that
+    /// what is kept of them is much, or the peer has nothing more to say on it.
+    pub fn is_spent(&self) -> bool {
+        let is_full = |added: &AddedLane| added.is_worn || !added.ledger.ours.has_room();
+        let is_full = self.added.as_ref().is_some_and(is_full);
+        is_full || self.begun >= STREAMS_WORN || self.announced.is_some()
     }
 
     /// A data stream of ours has ended, or is lost.
     pub fn close_stream(&mut self, key: StreamKey, records: u32, has_ended: bool) {
-        if let Some(ledger) = self.added.as_mut().or(self.carried.as_mut()) {
+        if let Some(ledger) = self.ledger_mut() {
             ledger.ours.close(key, records, has_ended);
         }
+    }
+
+    /// On one of its streams that carries control there is what could not be moved again.
+    pub fn keep_no_ledger(&mut self) {
+        self.carried = None;
     }
 
     /// No data stream began on it, in either direction.
@@ -155,21 +187,12 @@ impl Lane {
     }
 
     /// What an account of one that carries control would say.
-    pub fn ledger(&self) -> Option<&AddedLane> {
+    pub fn ledger(&self) -> Option<&Ledger> {
         self.carried.as_ref()
     }
 
-    pub fn take_ledger(&mut self) -> Option<AddedLane> {
+    pub fn take_ledger(&mut self) -> Option<Ledger> {
         self.carried.take()
-    }
-
-    /// A data stream of ours begins. `stays`: of it nothing could be moved again.
-    pub fn begin_stream(&mut self, key: StreamKey, stays: bool) {
-        if let Some(ledger) = self.added.as_mut().or(self.carried.as_mut()) {
-            ledger.ours.begin(key);
-        }
-        self.carried
-            .take_if(|ledger| stays || ledger.ours.is_full());
     }
 
     /// Data streams of the peer that were begun and not read to their ends, in order.
@@ -209,7 +232,7 @@ impl Lane {
         stream: u64,
         mut bytes: Bytes,
         fin: bool,
-        next: &mut u32,
+        next: &mut u64,
     ) -> Result<Option<Content>, WireError> {
         if fin {
             bytes = streams::without_end(bytes)?;
@@ -222,7 +245,7 @@ impl Lane {
                 Some(kind) => {
                     bytes.advance(1);
                     if let Some(added) = self.added.as_ref().filter(|_| kind == streams::DATA) {
-                        added.theirs.may_begin(stream)?;
+                        added.ledger.theirs.may_begin(stream)?;
                     }
                     fresh.insert(Incoming::begun(kind, next)?)
                 }
@@ -232,11 +255,10 @@ impl Lane {
             Incoming::Data(key) => {
                 let key = *key;
                 self.read += u32::from(fin);
-                let ledger = self.added.as_mut().or(self.carried.as_mut());
-                if let Some(ledger) = ledger.filter(|_| fin) {
+                if let Some(ledger) = self.ledger_mut().filter(|_| fin) {
                     ledger.theirs.end(stream as u32);
                 }
-                self.carried.take_if(|ledger| ledger.theirs.is_full());
+                self.carried.take_if(|ledger| ledger.is_full());
                 (fin || !bytes.is_empty()).then_some(Content { key, bytes, fin })
             }
             Incoming::LaneEnd(so_far) => {
@@ -285,7 +307,7 @@ impl Lane {
 
 impl Incoming {
     /// What begins with this byte.
-    fn begun(kind: u8, next: &mut u32) -> Result<Incoming, WireError> {
+    fn begun(kind: u8, next: &mut u64) -> Result<Incoming, WireError> {
         match kind {
             streams::DATA => {
                 let key = StreamKey(*next);

@@ -1,6 +1,7 @@
-//! What each side knows of the data streams of an added lane, to tell what was lost with it.
+//! What each side knows of the data streams of a lane, to tell what was lost with it.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use crate::ids::StreamKey;
 use crate::proto::wire::{LaneAccount, LanePart, WireError};
@@ -20,21 +21,59 @@ const STREAMS_AHEAD: usize = 4096;
 /// at a time, at most.
 const STREAMS_AHEAD_SEEN: u64 = 2 * STREAMS_AHEAD as u64;
 
-/// What an added lane has beside what all lanes have.
+/// What an account of a lane would say, and what it would be held against.
 #[derive(Debug)]
-pub(super) struct AddedLane {
-    /// Counted among those that are added.
+pub(super) struct Ledger {
+    /// Counted among those that are added, or among those that carry control.
     pub number: u32,
     pub ours: OwnStreams,
     pub theirs: StreamsRead,
 }
 
-impl AddedLane {
-    pub fn new(number: u32) -> AddedLane {
-        AddedLane {
+impl Ledger {
+    pub fn new(number: u32) -> Ledger {
+        Ledger {
             number,
             ours: OwnStreams::default(),
             theirs: StreamsRead::default(),
+        }
+    }
+
+    /// More would not be kept of a lane that carries control.
+    pub fn is_full(&self) -> bool {
+        self.ours.all.len() > STREAMS_MAX || self.theirs.ahead.len() > STREAMS_AHEAD
+    }
+}
+
+/// What an added lane has beside what all lanes have.
+#[derive(Debug)]
+pub(super) struct AddedLane {
+    pub ledger: Ledger,
+    pub since: Instant,
+    /// The transport says that another lane is to take over.
+    pub is_worn: bool,
+    /// Sender: what the lane's mover was told.
+    pub told: MoverTold,
+}
+
+/// What the mover of an added lane was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MoverTold {
+    /// There is none. Next: Pulls.
+    Nothing,
+    /// Whether to take orders. Next: itself, Retires.
+    Pulls(bool),
+    /// To take none any more.
+    Retires,
+}
+
+impl AddedLane {
+    pub fn new(number: u32, since: Instant) -> AddedLane {
+        AddedLane {
+            ledger: Ledger::new(number),
+            since,
+            is_worn: false,
+            told: MoverTold::Nothing,
         }
     }
 }
@@ -58,11 +97,6 @@ struct OwnStream {
 impl OwnStreams {
     pub fn has_room(&self) -> bool {
         self.all.len() < STREAMS_MAX && self.all.len() < self.ended_below + STREAMS_AHEAD
-    }
-
-    /// More would not be kept of a lane that carries control.
-    pub fn is_full(&self) -> bool {
-        self.all.len() > STREAMS_MAX
     }
 
     /// The next one begins.
@@ -135,11 +169,6 @@ impl StreamsRead {
             true => Ok(()),
             false => Err(WireError::Record("a data stream far ahead of another")),
         }
-    }
-
-    /// More would not be kept of a lane that carries control.
-    pub fn is_full(&self) -> bool {
-        self.ahead.len() > STREAMS_AHEAD
     }
 
     pub fn end(&mut self, stream: u32) {

@@ -65,7 +65,7 @@ impl Lanes {
 
     pub(super) fn dial_failed(&mut self, now: Instant, kind: DialKind) {
         match kind {
-            DialKind::Add => return self.adding.failed(now),
+            DialKind::Add => return self.adding.dial_failed(now),
             DialKind::TakeOver => return self.dial_to_take_over_failed(now),
             DialKind::Replace => {}
         }
@@ -117,7 +117,7 @@ impl Lanes {
         if self.side == LanesSide::Client(Growth::Content) && self.newest() == Some(lane) {
             self.side = LanesSide::Client(Growth::Wanted { not_before: now });
         }
-        self.added_worn(now, lane);
+        self.added_worn(lane);
     }
 
     // ---- lanes go

@@ -10,8 +10,8 @@
 //! The rules, the same on both sides:
 //! - Lanes are numbered from 0 in the order they join; the client dials, the preface says the
 //!   number, and the server counts along.
-//! - The newest lane *carries*: fresh data streams and control bytes go there. An older lane's
-//!   control stream ends, in each direction, and its data streams run to their ends.
+//! - The newest lane *carries*: control bytes go there, and fresh data streams of their mover. An
+//!   older lane's control stream ends, in each direction, and its data streams run to their ends.
 //! - The bytes of all lanes' control streams in the order of the lanes' numbers are one stream: a
 //!   lane's are read only when those of all older lanes were read to their ends.
 //! - When nothing more is to be sent on an older lane, its *lane end* says how many data streams
@@ -19,12 +19,12 @@
 //!   everything of its own has arrived. The other side must not: it would drop what its peer has
 //!   not read.
 //! - A lane that is lost before all of it was read takes the session with it.
-//!
 //! - One that falls silent, or is cut, is taken over from by another that the client dials
 //!   (`takeover.rs`).
 //!
-//! Beside these a session may have lanes that are *added* (`added.rs`): they carry data streams and
-//! nothing else, and one that is lost loses nothing, since what was not read of it moves again.
+//! Beside these a session may have lanes that are *added* (`added.rs`), several at once: they carry
+//! data streams and nothing else, and one that is lost loses nothing, since what was not read of it
+//! moves again.
 
 mod added;
 mod goodput;
@@ -45,6 +45,8 @@ pub use ports::{
 };
 pub use takeover::KEPT_BYTES;
 
+#[cfg(test)]
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -52,7 +54,7 @@ use std::time::{Duration, Instant};
 use super::session::Session;
 use super::wire::PrefaceKind;
 use super::{CancelReason, Input, Outcome, Output};
-use crate::ids::{Fingerprint, SessionId};
+use crate::ids::{Fingerprint, MoverId, SessionId};
 use added::{Adding, LaneWord};
 use goodput::Choice;
 use lane::{ControlIn, Lane, LaneState};
@@ -75,12 +77,14 @@ pub const MAX_SERVED_LANES: usize = 4 * MAX_LANES;
 /// After a lane could not be replaced. Half of the AEAD limit is left when that is tried first.
 const JOIN_PAUSE: Duration = Duration::from_secs(1);
 
-/// Added lanes of one session at a time that a client asks for: the youngest, and one running
-/// empty.
-pub const MAX_ADDED: usize = 2;
+/// Lanes that a session may be asked to add: what more would bring no measurement has shown.
+pub const MAX_ADDS: usize = 16;
+
+/// Added lanes of one session at a time that a client asks for: those, and as many running empty.
+pub const MAX_ADDED: usize = 2 * MAX_ADDS;
 
 /// As many a server takes of a client, which may know earlier that one is gone.
-pub const MAX_SERVED_ADDED: usize = 4 * MAX_ADDED;
+pub const MAX_SERVED_ADDED: usize = 2 * MAX_ADDED;
 
 /// What a session moves before a lane is added to it. A smaller one is over about as soon as the
 /// other lane's handshake is.
@@ -99,9 +103,11 @@ pub struct LanesConfig {
     pub handshake: Duration,
     /// After how much silence a transport gives up.
     pub idle: Duration,
-    /// Client: after so much data a lane is added, if both sides know how
+    /// Client: after so much data lanes are added, if both sides know how
     /// (`Limits::adds_lanes`). Usually [`ADDS_FROM_BYTES`].
     pub adds_from_bytes: u64,
+    /// So many, at most [`MAX_ADDS`].
+    pub adds: usize,
     /// Client: lanes may take over from each other as soon as the session was asked for, if the
     /// server turns out to know how (`Limits::adds_lanes`).
     pub outlives_lanes: bool,
@@ -135,7 +141,7 @@ pub struct Lanes {
     cut_until: Option<Instant>,
     next_number: u32,
     /// Key of the next data stream of the peer that appears.
-    next_incoming: u32,
+    next_incoming: u64,
     /// Control bytes of the peer, all lanes together.
     control_read_bytes: u64,
     out: SendQueue,
@@ -242,7 +248,7 @@ impl Lanes {
             session,
             lanes: Vec::new(),
             added: Vec::new(),
-            adding: Adding::new(config.adds_from_bytes),
+            adding: Adding::new(config.adds_from_bytes, config.adds.min(MAX_ADDS)),
             choice: Choice::new(now, config.goodput_window),
             silence: Silence::new(now),
             outlives_lanes: config.outlives_lanes,
@@ -403,6 +409,9 @@ impl Lanes {
     fn settle(&mut self, now: Instant) {
         self.drain(now);
         self.choose(now);
+        while self.tell_movers(now) {
+            self.drain(now);
+        }
         if self.is_on() {
             self.close_replaced(now);
             self.grow(now);
@@ -447,24 +456,29 @@ impl Lanes {
                     fin,
                 } => {
                     if self.carries() {
-                        self.count_moved(now, payload.len_bytes());
-                        let lane = match self.out.data(stream, payload, records, fin) {
-                            (Some(lane), _) => Some(lane),
-                            (None, true) => self.newest(),
-                            (None, false) => self.streams_lane(),
-                        };
+                        self.count_moved(payload.len_bytes());
+                        let mut added = self.added.iter_mut();
+                        let added = added.find(|lane| lane.mover() == stream.mover());
+                        if added.is_none() && stream.mover() != MoverId::CONTROL {
+                            debug_assert!(false, "{stream:?} is of a lane that is gone");
+                            continue;
+                        }
+                        let what = (payload, records, fin);
+                        let lane = self.out.data(stream, what, added).or(self.newest());
                         lane.into_iter().for_each(|lane| self.wants(lane));
                     }
                 }
                 Output::Stays(stream) => {
-                    if self.carries() {
-                        self.out.stays(stream);
+                    let lane = self.out.stays(stream);
+                    if let Some(lane) = lane.and_then(|lane| self.lane_mut(lane)) {
+                        lane.keep_no_ledger();
                     }
                 }
+                Output::Retired(mover) => self.mover_retired(mover),
                 Output::AddsLanes { sends } => {
                     let early = self.adding.agree(sends);
                     words.extend(early.into_iter().map(LaneWord::Early));
-                    self.count_moved(now, 0);
+                    self.count_moved(0);
                 }
                 Output::LaneOver(number) => words.push_back(LaneWord::Over(number)),
                 Output::LaneAccount(account) => words.push_back(LaneWord::Account(account)),
@@ -548,6 +562,8 @@ impl Lanes {
         self.out.check(self.all_lanes());
         assert!(self.added.len() <= MAX_SERVED_ADDED);
         assert!(self.added.iter().all(|lane| lane.added.is_some()));
+        let movers: BTreeSet<MoverId> = self.added.iter().map(Lane::mover).collect();
+        assert_eq!(movers.len(), self.added.len(), "two lanes of one number");
         assert!(self.lanes.len() <= self.next_number as usize);
         let readers = |lane: &&Lane| lane.control_in == ControlIn::Read;
         assert!(self.lanes.iter().filter(readers).count() <= 1);

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use super::lane::{ControlOut, Lane, LaneState};
 use super::ports::{LaneKey, LaneStream, Taken};
 use super::takeover::KeptControl;
-use crate::ids::StreamKey;
+use crate::ids::{MoverId, StreamKey};
 use crate::proto::Payload;
 use crate::proto::wire::streams;
 
@@ -42,7 +42,7 @@ struct OutStream {
     /// How many end with what was queued so far.
     records: u32,
     ends: bool,
-    /// It goes on no added lane.
+    /// Something of it could not be moved again.
     stays: bool,
 }
 
@@ -61,7 +61,7 @@ impl Default for OutStream {
 /// Where a data stream travels. It stays on the lane it began on.
 #[derive(Clone, Copy, Debug)]
 enum StreamPlace {
-    /// On the lane that takes new streams when its turn comes. Next: Heading.
+    /// On the lane that carries control when its turn comes. Next: Heading.
     Nowhere,
     /// Its number on its lane is given, its first byte was not taken yet. Next: On.
     Heading {
@@ -110,15 +110,20 @@ enum Offered {
 /// What a round needs to know of the session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RoundStanding {
-    /// Control bytes, and streams that stay with them, go to this lane.
+    /// Control bytes, and new streams of the mover that goes with them, go to this lane.
     pub newest: bool,
-    /// Other new streams do.
-    pub streams: bool,
     /// The session is over and all is taken: the control stream is to end.
     pub ends_control: bool,
 }
 
 impl StreamPlace {
+    /// On this lane, as the next of its streams.
+    fn begun(lane: &mut Lane, key: StreamKey, stays: bool) -> StreamPlace {
+        let number = lane.begin_stream(key, stays);
+        let lane = lane.key;
+        StreamPlace::Heading { lane, number }
+    }
+
     fn lane(self) -> Option<LaneKey> {
         match self {
             StreamPlace::Nowhere => None,
@@ -155,34 +160,36 @@ impl SendQueue {
         self.order.len()
     }
 
-    fn stream(&mut self, key: StreamKey) -> &mut OutStream {
-        self.streams.entry(key).or_insert_with(|| {
-            self.order.push_back(key);
-            OutStream::default()
-        })
-    }
-
-    /// Nothing of this stream may go on an added lane.
-    pub fn stays(&mut self, key: StreamKey) {
-        self.stream(key).stays = true;
-    }
-
-    /// Queues bytes of a data stream, with which so many records end; gives where it is going, and
-    /// whether it stays with control.
+    /// Queues bytes of a data stream, with which so many records end; gives where it is going, if
+    /// it has begun. `added`: the added lane of its mover, where it begins at once, for what
+    /// becomes of it is told with that lane's end.
     pub fn data(
         &mut self,
         key: StreamKey,
-        payload: Payload,
-        records: u32,
-        fin: bool,
-    ) -> (Option<LaneKey>, bool) {
-        let out = self.stream(key);
+        (payload, records, fin): (Payload, u32, bool),
+        added: Option<&mut Lane>,
+    ) -> Option<LaneKey> {
+        let out = self.streams.entry(key).or_insert_with(|| {
+            self.order.push_back(key);
+            let mut out = OutStream::default();
+            if let Some(lane) = added {
+                out.place = StreamPlace::begun(lane, key, false);
+            }
+            out
+        });
         out.records += records;
         if payload.len_bytes() > 0 {
             out.queue.push_back(payload);
         }
         out.ends |= fin;
-        (out.place.lane(), out.stays)
+        out.place.lane()
+    }
+
+    /// Something follows on this stream that could not be moved again. Gives the lane it is on.
+    pub fn stays(&mut self, key: StreamKey) -> Option<LaneKey> {
+        let out = self.streams.get_mut(&key)?;
+        out.stays = true;
+        out.place.lane()
     }
 
     /// Data waits for one of these lanes, or has no place yet.
@@ -208,8 +215,8 @@ impl SendQueue {
         self.round.take_if(|round| round.lane == lane);
     }
 
-    /// An added lane is gone. Gives the streams that were on it, in order, and how many bytes of
-    /// them were not told as taken.
+    /// A lane is gone: its ledger is told what was given to its streams. Gives those that had not
+    /// ended, in order, and how many bytes of them were not told as taken.
     pub fn lose_lane(&mut self, lane: &mut Lane) -> (Vec<StreamKey>, u64) {
         let round = self.round.take_if(|round| round.lane == lane.key);
         let mut bytes = round.map_or(0, |round| round.taken);
@@ -317,21 +324,13 @@ impl SendQueue {
         debug_assert_eq!(round.lane, lane.key);
         let key = *self.order.get(at)?;
         let out = self.streams.get_mut(&key)?;
-        let is_here = match out.stays {
-            true => standing.newest,
-            false => standing.streams,
-        } && lane.count_in.is_none();
+        // Until it is known how far the peer has read, the lane may come to nothing.
+        let begins_here = standing.newest && lane.count_in.is_none();
         if let StreamPlace::Nowhere = out.place
-            && is_here
+            && begins_here
+            && key.mover() == MoverId::CONTROL
         {
-            let number = u64::from(lane.begun);
-            lane.begin_stream(key, out.stays);
-            lane.begun += 1;
-            lane.unfinished += 1;
-            out.place = StreamPlace::Heading {
-                lane: lane.key,
-                number,
-            };
+            out.place = StreamPlace::begun(lane, key, out.stays);
         }
         let (offered, number, payload) = match out.place {
             StreamPlace::Heading { lane: on, number } if on == lane.key => {

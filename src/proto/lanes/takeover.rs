@@ -54,9 +54,6 @@ const UNANSWERED_MAX: u32 = 16;
 /// kind of transport.
 const FAILED_MAX: u32 = 2;
 
-/// In accounts, lanes that carried control are told from those that were added by this bit.
-const CARRIED: u32 = 1 << 31;
-
 /// Lanes that take over and never reached the server.
 const UNSEEN_MAX: u32 = UNANSWERED_MAX;
 
@@ -331,7 +328,11 @@ impl Lanes {
         let unseen = self.next_number..number;
         self.let_go(None);
         for number in unseen {
-            self.lose_carried(CARRIED | number, OwnStreams::default(), LostLane::default());
+            self.lose_carried(
+                LostLane::CARRIED_CONTROL | number,
+                OwnStreams::default(),
+                LostLane::default(),
+            );
         }
         self.next_number = number;
         self.take_over(lane, count_of(&[], self.control_read_bytes));
@@ -369,7 +370,7 @@ impl Lanes {
                 lost.ended = ledger.theirs.ahead.into_iter().collect();
                 lost.begun = begun;
             }
-            self.lose_carried(CARRIED | ledger.number, ledger.ours, lost);
+            self.lose_carried(LostLane::CARRIED_CONTROL | ledger.number, ledger.ours, lost);
         }
     }
 

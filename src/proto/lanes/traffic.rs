@@ -70,7 +70,7 @@ impl Lanes {
         bytes: Bytes,
         fin: bool,
     ) {
-        self.count_moved(now, bytes.len() as u64);
+        self.count_moved(bytes.len() as u64);
         let mut lanes = self.lanes.iter_mut().chain(&mut self.added);
         let Some(lane) = lanes.find(|lane| lane.key == key) else {
             return;
@@ -158,7 +158,6 @@ impl Lanes {
     fn go_on(&mut self, now: Instant, key: LaneKey) {
         let standing = RoundStanding {
             newest: self.newest() == Some(key),
-            streams: self.streams_lane() == Some(key),
             ends_control: !self.is_on() && self.out.is_taken(&self.added),
         };
         let mut lanes = self.lanes.iter_mut().chain(&mut self.added);
@@ -181,18 +180,15 @@ impl Lanes {
             return;
         }
         let ran_empty = lane.state == LaneState::Emptying && lane.unfinished == 0;
+        let mover = lane.mover();
         let bytes = self.out.end_round();
         if bytes > 0 {
             self.choice.took(self.way_of(key), bytes);
-            self.session.handle(now, Input::Sent { bytes });
+            self.session.handle(now, Input::Sent { mover, bytes });
         }
         let control_ends = !self.is_on() && standing.newest && self.is_control_due();
         if ran_empty || control_ends {
             self.wants(key);
-        }
-        if self.is_added(key) && self.streams_lane() != Some(key) {
-            // What found no place here goes there.
-            self.wants_newest();
         }
     }
 

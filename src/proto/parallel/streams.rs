@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::ParallelTransferConfig;
-use crate::ids::StreamKey;
+use crate::ids::{MoverId, StreamKey};
 
 /// A fixed number of places, each with at most one open stream and a queue of jobs for it. Records
 /// on a stream follow each other, so only the front job of a slot may emit; the others read ahead
@@ -14,6 +14,7 @@ pub struct StreamSlots {
     slots: Vec<Slot>,
     chunks_per_stream: u32,
     bytes_per_stream_target: u64,
+    mover: MoverId,
     next_key: u32,
 }
 
@@ -26,15 +27,22 @@ struct Slot {
 }
 
 impl StreamSlots {
-    pub fn new(config: &ParallelTransferConfig) -> StreamSlots {
+    /// Those of this mover.
+    pub fn new(mover: MoverId, config: &ParallelTransferConfig) -> StreamSlots {
         StreamSlots {
             slots: (0..config.max_concurrent_streams.max(1))
                 .map(|_| Slot::default())
                 .collect(),
             chunks_per_stream: config.chunks_per_stream.max(1),
             bytes_per_stream_target: config.bytes_per_stream_target.max(1),
+            mover,
             next_key: 0,
         }
+    }
+
+    /// Streams at a time.
+    pub fn most(&self) -> usize {
+        self.slots.len()
     }
 
     /// Queues a job on the least busy of the first `target` slots and names the slot.
@@ -75,8 +83,9 @@ impl StreamSlots {
 
     /// A stream outside the slots (small files are packed on one).
     pub fn fresh_key(&mut self) -> StreamKey {
-        self.next_key += 1;
-        StreamKey(self.next_key - 1)
+        let key = StreamKey::of(self.mover, self.next_key);
+        self.next_key = self.next_key.wrapping_add(1);
+        key
     }
 
     /// A record of `bytes` ends on this slot's stream. `true`: the stream is to end with it.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::ids::StreamKey;
+use crate::ids::{MoverId, StreamKey};
 
 fn epoch() -> Instant {
     #[allow(
@@ -139,7 +139,7 @@ fn slots_end_streams_by_chunks_and_by_bytes() {
         chunks_per_stream: 3,
         ..Default::default()
     };
-    let mut slots = StreamSlots::new(&config);
+    let mut slots = StreamSlots::new(MoverId::CONTROL, &config);
     let slot = slots.assign(7, 1);
     assert_eq!(
         (slot, slots.front(slot), slots.key(slot)),
@@ -159,7 +159,7 @@ fn slots_end_streams_by_chunks_and_by_bytes() {
 
 #[test]
 fn slots_spread_jobs_over_the_target() {
-    let mut slots = StreamSlots::new(&ParallelTransferConfig::default());
+    let mut slots = StreamSlots::new(MoverId::CONTROL, &ParallelTransferConfig::default());
     let used: Vec<usize> = (0..6).map(|job| slots.assign(job, 3)).collect();
     assert_eq!(used, [0, 1, 2, 0, 1, 2]);
     assert_eq!(

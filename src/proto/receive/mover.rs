@@ -11,7 +11,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::orders::{PartContent, ReceiveOrder, ReceiveReport, TakePart, TakeWhole};
-use crate::ids::{ChunkIndex, EntryId, OpId, StreamKey};
+use crate::ids::{ChunkIndex, EntryId, MoverId, OpId, StreamKey};
 use crate::proto::chunk::{chunk_count, chunk_len_bytes};
 use crate::proto::entries::EntryMap;
 use crate::proto::errors::{Violation, violation};
@@ -232,7 +232,7 @@ impl ReceiveMover {
 
     pub fn new(write_behind_max: u64) -> ReceiveMover {
         ReceiveMover {
-            ops: Ops::of(OpOwner::Mover),
+            ops: Ops::of(OpOwner::Mover(MoverId::CONTROL)),
             taking: EntryMap::default(),
             streams: HashMap::new(),
             chunks: Slab::new(),

@@ -1,5 +1,10 @@
-//! A mover of a sender: reads what the plan orders a little ahead of the transport, hashes it while
-//! hot, and emits it as records.
+//! A mover of a sender: reads what the plan orders a little ahead of its lane, hashes it while hot,
+//! and emits it as records.
+//!
+//! Each lane that carries data has a mover, which pulls orders as its lane takes what it emits. The
+//! mover of an added lane ends in one of two ways: it is retired, and ends its streams behind what
+//! it has begun; or its lane is lost, and it waits for reads in flight only. That of the lanes that
+//! carry control outlives each of them, and loses the streams that were there.
 
 mod chunks;
 mod holes;
@@ -10,12 +15,12 @@ mod unsized_files;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::SenderConfig;
 use super::orders::{HolesOrder, SendCommand, SendReport, WholeOrder};
-use crate::ids::{EntryId, OpId, StreamKey};
+use super::tail::{LaneLoad, LaneRate};
+use crate::ids::{EntryId, MoverId, OpId, StreamKey};
 #[cfg(test)]
 use crate::proto::PIECE_BYTES;
-use crate::proto::parallel::{Parallelism, StreamSlots, TransferRate};
+use crate::proto::parallel::{ParallelTransferConfig, Parallelism, StreamSlots};
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::zeros::ZeroPace;
 use crate::proto::{Carriage, DiskDone, DiskError};
@@ -27,15 +32,28 @@ use unsized_files::UnsizedJobs;
 /// starves.
 const TURN_BYTES: u64 = 256 * 1024;
 
+/// What all movers of a sender are made with.
+#[derive(Clone, Debug)]
+pub struct MoverConfig {
+    pub read_ahead_bytes: u64,
+    pub read_ahead_in_place_bytes: u64,
+    pub carriage: Carriage,
+    pub parallel: ParallelTransferConfig,
+    pub no_growing: bool,
+}
+
 pub struct SendMover {
+    pub id: MoverId,
     ops: Ops<SendMoverOp>,
-    /// Reads of small files at a time.
-    lookups: usize,
+    course: MoverCourse,
     carriage: Carriage,
     ahead: ReadAhead,
-    rate: TransferRate,
+    rate: LaneRate,
     turn: Turn,
     streams: StreamSlots,
+    /// So many movers have the streams together that one would have alone: what half arrived when a
+    /// session is cut short is a chunk a stream.
+    stream_sharers: usize,
     parallelism: Parallelism,
     pack: Pack,
     jobs: Jobs,
@@ -43,9 +61,20 @@ pub struct SendMover {
     pace: ZeroPace,
     unsized_files: UnsizedJobs,
     no_growing: bool,
-    /// Streams may be lost, but for those that stay with control.
-    adds_lanes: bool,
     reports: VecDeque<SendReport>,
+}
+
+/// Whether a mover takes orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MoverCourse {
+    /// Next: itself, Retiring, Lost.
+    Pulls(bool),
+    /// What it has begun goes out, and it takes no order. Next: Retired, Lost.
+    Retiring,
+    /// Its streams are ended.
+    Retired,
+    /// Its lane is no more: nothing is emitted.
+    Lost,
 }
 
 /// What an operation was for.
@@ -88,12 +117,16 @@ struct ReadAhead {
 }
 
 impl ReadAhead {
-    fn has_room(&self) -> bool {
-        let most = match self.is_in_place {
+    /// By itself.
+    fn most_bytes(&self) -> u64 {
+        match self.is_in_place {
             true => self.in_place_bytes,
             false => self.awaited_bytes,
-        };
-        self.reading_bytes + self.untaken_bytes < most
+        }
+    }
+
+    fn ahead_bytes(&self) -> u64 {
+        self.reading_bytes + self.untaken_bytes
     }
 }
 
@@ -112,12 +145,13 @@ pub enum Issued {
 }
 
 impl SendMover {
-    pub fn new(now: Instant, config: &SenderConfig) -> SendMover {
+    pub fn new(now: Instant, id: MoverId, config: &MoverConfig) -> SendMover {
         let ceiling = config.parallel.max_buffer_size as u64;
         let awaited_bytes = config.read_ahead_bytes.min(ceiling).max(1);
         SendMover {
-            ops: Ops::of(OpOwner::Mover),
-            lookups: config.lookups.max(1),
+            id,
+            ops: Ops::of(OpOwner::Mover(id)),
+            course: MoverCourse::Pulls(true),
             carriage: config.carriage,
             ahead: ReadAhead {
                 awaited_bytes,
@@ -128,12 +162,13 @@ impl SendMover {
                 emitted_bytes: 0,
                 hole_bytes: 0,
             },
-            rate: TransferRate::new(now, config.bwlimit_bps),
+            rate: LaneRate::default(),
             turn: Turn {
                 wholes: true,
                 left_bytes: TURN_BYTES,
             },
-            streams: StreamSlots::new(&config.parallel),
+            streams: StreamSlots::new(id, &config.parallel),
+            stream_sharers: 1,
             parallelism: Parallelism::new(now, &config.parallel),
             pack: Pack::default(),
             jobs: Jobs::default(),
@@ -141,7 +176,6 @@ impl SendMover {
             pace: ZeroPace::default(),
             unsized_files: UnsizedJobs::default(),
             no_growing: config.no_growing,
-            adds_lanes: config.adds_lanes,
             reports: VecDeque::new(),
         }
     }
@@ -183,35 +217,87 @@ impl SendMover {
                 self.cancel(ports, file);
                 self.cancel_unsized(file);
             }
-            SendCommand::Forget { entry } => self.pack.forget(entry),
-            SendCommand::ReadInPlace(is_in_place) => self.ahead.is_in_place = is_in_place,
+            SendCommand::Forget { entry } if self.reads_whole(entry) => self.pack.forget(entry),
+            SendCommand::Forget { .. } => {}
+            SendCommand::ReadInPlace(is_in_place) => self.set_in_place(is_in_place),
         }
+    }
+
+    pub fn set_in_place(&mut self, is_in_place: bool) {
+        self.ahead.is_in_place = is_in_place;
     }
 
     pub fn on_sent(&mut self, now: Instant, bytes: u64) {
         self.ahead.untaken_bytes = self.ahead.untaken_bytes.saturating_sub(bytes);
+        self.rate.took(now, bytes, self.is_empty_handed());
         self.parallelism.on_sent(now, bytes);
     }
 
-    /// Streams that are no more, with so much of them that was not taken.
+    /// Streams that are no more, with so much of them that was not taken. What waited behind them
+    /// takes others.
     pub fn lose_streams(&mut self, ports: &mut Ports, keys: &[StreamKey], untaken_bytes: u64) {
         self.ahead.untaken_bytes = self.ahead.untaken_bytes.saturating_sub(untaken_bytes);
-        self.lose_pack(keys);
-        self.lose_chunks(ports, keys);
+        self.lose_pack(|key| keys.contains(&key));
+        self.lose_streams_of_chunks(ports, keys);
     }
 
-    /// So much file data is going to be emitted again.
-    pub fn take_back(&mut self, bytes: u64) {
-        self.ahead.emitted_bytes = self.ahead.emitted_bytes.saturating_sub(bytes);
+    /// Whether it takes new orders now.
+    pub fn set_pulls(&mut self, pulls: bool) {
+        if let MoverCourse::Pulls(_) = self.course {
+            self.course = MoverCourse::Pulls(pulls);
+        }
     }
 
-    /// File bytes that the transport took; `last`: that it has or will have, for nothing follows.
-    pub fn sent_bytes(&self, last: bool) -> u64 {
-        let untaken_bytes = match last {
+    pub fn pulls(&self) -> bool {
+        self.course == MoverCourse::Pulls(true)
+    }
+
+    /// Its lane is to end: what has not begun goes back to the plan.
+    pub fn retire(&mut self) {
+        if let MoverCourse::Pulls(_) = self.course {
+            self.course = MoverCourse::Retiring;
+            self.give_back_chunks();
+        }
+    }
+
+    /// Its lane is no more: what was begun there may have to move again.
+    pub fn lose(&mut self) {
+        self.course = MoverCourse::Lost;
+        self.lose_pack(|_| true);
+        self.lose_chunks();
+    }
+
+    fn is_lost(&self) -> bool {
+        self.course == MoverCourse::Lost
+    }
+
+    /// Ends the streams of one that retires, once nothing of it is under way.
+    pub fn end_if_retired(&mut self, ports: &mut Ports) {
+        let is_quiet = self.jobs.is_empty() && self.ops.in_flight() == 0;
+        if self.course == MoverCourse::Retiring && is_quiet {
+            self.course = MoverCourse::Retired;
+            self.end_streams(ports);
+            ports.retired(self.id);
+        }
+    }
+
+    /// Nothing of it is left.
+    pub fn is_over(&self) -> bool {
+        let has_ended = matches!(self.course, MoverCourse::Retired | MoverCourse::Lost);
+        has_ended && self.ops.in_flight() == 0 && self.reports.is_empty()
+    }
+
+    /// File bytes that were emitted, all in all.
+    pub fn emitted_bytes(&self) -> u64 {
+        self.ahead.emitted_bytes
+    }
+
+    /// Stream bytes that were emitted and not taken by the transport.
+    pub fn untaken_bytes(&self) -> u64 {
+        match self.is_lost() {
             true => 0,
             false => self.ahead.untaken_bytes,
-        };
-        self.ahead.emitted_bytes.saturating_sub(untaken_bytes)
+        }
     }
 
     /// Bytes of holes that were passed.
@@ -219,10 +305,53 @@ impl SendMover {
         self.ahead.hole_bytes
     }
 
-    /// Whether another read may start now. `has_work`: there is something to be read.
-    pub fn may_issue(&mut self, now: Instant, has_work: bool) -> bool {
-        self.rate.begin_turn();
-        self.ahead.has_room() && self.rate.lets(now, has_work)
+    /// Whether another read may start, as far as its lane is concerned. `most_bytes`: so much may
+    /// be read ahead, beside what it may by itself.
+    pub fn has_room(&self, most_bytes: u64) -> bool {
+        let most_bytes = self.ahead.most_bytes().min(most_bytes);
+        !self.is_lost() && self.ahead.ahead_bytes() < most_bytes
+    }
+
+    /// What it may read ahead by itself.
+    pub fn most_ahead_bytes(&self) -> u64 {
+        self.ahead.most_bytes()
+    }
+
+    /// It takes orders, or has something of those it took.
+    pub fn is_active(&self) -> bool {
+        self.pulls() || self.ahead_bytes() > 0
+    }
+
+    /// So many movers share the streams of a session.
+    pub fn share_streams(&mut self, movers: usize) {
+        self.stream_sharers = movers.max(1);
+    }
+
+    /// Has the rate of its lane be counted while there is something for it. What was being read may
+    /// have come to nothing: its source failed, or nobody wants it any more.
+    pub fn keep_rate(&mut self, now: Instant) {
+        match self.is_empty_handed() {
+            true => self.rate.rest(),
+            false => self.rate.begin(now),
+        }
+    }
+
+    /// It has nothing read, nor is anything being read.
+    pub fn is_empty_handed(&self) -> bool {
+        self.ahead.ahead_bytes() == 0
+    }
+
+    /// What of its own counts as read ahead: once its lane is lost, what is being read.
+    pub fn ahead_bytes(&self) -> u64 {
+        self.ahead.reading_bytes + self.untaken_bytes()
+    }
+
+    /// What it has to do yet, and how fast its lane is.
+    pub fn load(&self, now: Instant) -> LaneLoad {
+        LaneLoad {
+            held_bytes: self.ahead.ahead_bytes() + self.jobs.to_read(),
+            bytes_per_second: self.rate.bytes_per_second(now),
+        }
     }
 
     /// Whether small files have their turn.
@@ -240,7 +369,6 @@ impl SendMover {
 
     /// A read of so many bytes was started.
     pub fn count(&mut self, bytes: u64) {
-        self.rate.take(bytes);
         match self.turn.left_bytes.checked_sub(bytes) {
             Some(left_bytes) if left_bytes > 0 => self.turn.left_bytes = left_bytes,
             _ => self.pass_turn(),
@@ -259,32 +387,42 @@ impl SendMover {
         }
     }
 
-    /// When the bandwidth limit lets more through, or a pipe is looked at again.
+    /// When a pipe is looked at again.
     pub fn deadline(&self) -> Option<Instant> {
-        let look_at = self.unsized_files.look_at();
-        self.rate.deadline().into_iter().chain(look_at).min()
-    }
-
-    /// The limit of the transfer, for what is copied without passing here.
-    pub fn rate(&mut self) -> &mut TransferRate {
-        &mut self.rate
+        self.unsized_files.look_at()
     }
 
     /// Streams for chunks: the stream of small files, when there is one, counts towards the
     /// maximum.
-    fn stream_target(&self) -> usize {
-        let packed = self.pack.streams();
-        self.parallelism.target().saturating_sub(packed).max(1)
+    pub fn stream_target(&self) -> usize {
+        let most = self.streams.most() / self.stream_sharers;
+        let target = self.parallelism.target().min(most);
+        target.saturating_sub(self.pack.streams()).max(1)
     }
 
+    /// Ends streams that nothing comes for. Of a mover that takes no orders those are all that are
+    /// idle, or a lane that was replaced would not run empty.
     pub fn retire_idle(&mut self, ports: &mut Ports) {
-        for stream in self.streams.retire_idle(self.stream_target()) {
+        if self.is_lost() {
+            return;
+        }
+        let target = match self.pulls() {
+            true => self.stream_target(),
+            false => 0,
+        };
+        for stream in self.streams.retire_idle(target) {
             ports.end_data(stream);
+        }
+        if !self.pulls() && self.pack.is_idle() && self.unsized_files.is_empty() {
+            self.end_pack_stream(ports);
         }
     }
 
     /// Nothing will be moved any more.
     pub fn end_streams(&mut self, ports: &mut Ports) {
+        if self.is_lost() {
+            return;
+        }
         self.end_pack_stream(ports);
         for stream in self.streams.retire_idle(0) {
             ports.end_data(stream);

@@ -1,8 +1,9 @@
 //! What passes between the plan of a sender and a mover: orders, commands, reports.
 //!
-//! A mover pulls orders when it has room; a command is about orders that it has; each order ends in
-//! reports. All of them are small and own what they hold, so that they could as well travel to
-//! another worker: today a mover is on the plan's, and they are handed over by calls.
+//! Each mover pulls orders when it has room; a command is told all of them, and is about orders
+//! that one of them has; each order ends in reports. All of them are small and own what they hold,
+//! so that they could as well travel to another worker: today movers are on the plan's, and they
+//! are handed over by calls.
 
 use crate::ids::{ChunkIndex, DirId, EntryId, FileId, Name, StreamKey};
 use crate::proto::errors::{source_changed, source_grew};
@@ -170,6 +171,8 @@ pub enum SendReport {
         held: usize,
         result: Result<EmittedWhole, EntryError>,
     },
+    /// A small file was not read before its lane was lost: it is to be ordered again.
+    Unread { entry: EntryId, held: usize },
     /// The data of a file's only chunk is emitted. Its record waits for `Vouch` or `Cancel`.
     Held { file: usize },
     /// A chunk's record is emitted, or the chunk is a hole, with this chaining value. `Over`
@@ -181,6 +184,8 @@ pub enum SendReport {
         /// None of a hole.
         at: Option<RecordAt>,
     },
+    /// A chunk whose record was not begun is to be ordered again, of another mover. `Over` follows.
+    GivenBack { file: usize, chunk: ChunkIndex },
     /// A chunk's record was begun on a stream that is no more. `Over` follows.
     Torn {
         file: usize,

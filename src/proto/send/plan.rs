@@ -293,6 +293,8 @@ impl SendPlan {
                     Err(error) => self.abort(ports, entry, error),
                 }
             }
+            SendReport::Unread { entry, held } => self.want_unread(ports, entry, held),
+            SendReport::GivenBack { file, chunk } => self.files.send_again(file, &[chunk]),
             SendReport::Held { file } => self.check_file(ports, file),
             SendReport::Stretch { bytes } => self.manifest.count_more(bytes),
             SendReport::Ended {
@@ -339,6 +341,15 @@ impl SendPlan {
     /// Whether [`SendPlan::next_whole`] or [`SendPlan::next_chunk`] may have something.
     pub fn has_orders(&self) -> bool {
         !self.wholes.is_empty() || self.files.has_chunks()
+    }
+
+    /// Bytes that nobody was ordered to move, and of the next order, about. None: it is not known
+    /// yet how much there is.
+    pub fn left_bytes(&self) -> Option<(u64, u64)> {
+        let (large_bytes, chunk_bytes) = self.files.left_bytes();
+        let small_bytes = self.wholes.len() as u64 * SMALL_MAX_BYTES / 2;
+        let order_bytes = chunk_bytes.max(SMALL_MAX_BYTES / 2);
+        (self.manifest.ended).then_some((large_bytes + small_bytes, order_bytes))
     }
 
     /// The next small file to be moved.

@@ -370,6 +370,7 @@ impl Session {
             window: peer_window.min(self.limits.entry_window),
             read_ahead_bytes: self.limits.read_ahead_bytes as u64,
             read_ahead_in_place_bytes: self.limits.read_ahead_in_place_bytes as u64,
+            read_ahead_all_bytes: self.limits.read_ahead_all_bytes as u64,
             carriage: self.limits.carriage,
             lookups: self.limits.lookups,
             parallel: self.limits.parallel.clone(),

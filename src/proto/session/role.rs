@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::VERDICTS_BYTES_MAX;
 use super::listing::Lister;
-use crate::ids::{OpId, StreamKey};
+use crate::ids::{MoverId, OpId, StreamKey};
 use crate::proto::bench::Bench;
 use crate::proto::errors::{Violation, violation};
 use crate::proto::ports::Ports;
@@ -123,9 +123,9 @@ impl Role {
         }
     }
 
-    pub(super) fn on_sent(&mut self, now: Instant, bytes: u64) {
+    pub(super) fn on_sent(&mut self, now: Instant, mover: MoverId, bytes: u64) {
         match self {
-            Role::Send(sender) => sender.on_sent(now, bytes),
+            Role::Send(sender) => sender.on_sent(now, mover, bytes),
             Role::Bench(bench) => bench.on_sent(bytes),
             Role::Unknown | Role::Receive(_) | Role::List(_) | Role::Read => {}
         }
@@ -218,7 +218,7 @@ impl Role {
     /// Whether nothing happens because it was asked to go slowly.
     pub(super) fn is_paced(&self, now: Instant) -> bool {
         match self {
-            Role::Send(sender) => sender.deadline().is_some_and(|at| at > now),
+            Role::Send(sender) => sender.is_paced(now),
             Role::Unknown | Role::Receive(_) | Role::List(_) | Role::Read | Role::Bench(_) => false,
         }
     }

@@ -36,6 +36,7 @@ fn limits() -> Limits {
         write_behind_bytes: 1 << 20,
         read_ahead_bytes: 1 << 20,
         read_ahead_in_place_bytes: 1 << 20,
+        read_ahead_all_bytes: 1 << 20,
         carriage: Carriage::Bytes,
         host_key: None,
         parallel: ParallelTransferConfig::default(),
@@ -201,6 +202,7 @@ impl Bench {
                 Output::Control(bytes) => self.decoder.push(bytes),
                 Output::Data { .. }
                 | Output::Stays(_)
+                | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_)

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::Rng;
 use super::scenario::limits;
 use super::tests::{for_seeds, start};
-use crate::ids::StreamKey;
+use crate::ids::{MoverId, StreamKey};
 use crate::proto::bench::{DRAIN_TIMEOUT, MAX_BENCH, MAX_BENCH_STREAMS};
 use crate::proto::session::{BenchWork, Grant, Limits, Request, Session};
 use crate::proto::wire::{self, BenchMode, Decoder, Hello, Message, VERSION, Welcome, WireRequest};
@@ -102,6 +102,7 @@ impl Side {
                 Output::AnswersMax(most) => self.answers_max = most,
                 Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Stays(_)
+                | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_) => panic!("a benchmark has no added lanes"),
@@ -186,7 +187,13 @@ fn run(rng: &mut Rng, work: BenchWork, duration: Duration) -> [Side; 2] {
                 if rest {
                     sides[at].data.push_front((stream, bytes, fin));
                 }
-                sides[at].input(now, Input::Sent { bytes: sent });
+                sides[at].input(
+                    now,
+                    Input::Sent {
+                        mover: MoverId::CONTROL,
+                        bytes: sent,
+                    },
+                );
             }
             2 => {
                 // Streams are independent of each other: any one may be next, each in its order.

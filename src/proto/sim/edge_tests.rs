@@ -337,6 +337,7 @@ fn drain(
             Output::Finished(outcome) => panic!("{outcome:?}"),
             Output::Data { .. }
             | Output::Stays(_)
+            | Output::Retired(_)
             | Output::AddsLanes { .. }
             | Output::LaneOver(_)
             | Output::LaneAccount(_)

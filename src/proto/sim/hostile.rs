@@ -14,7 +14,7 @@ use super::disk::Disk;
 use super::ops::Handles;
 use super::tree::random_name;
 use super::{Rng, root};
-use crate::ids::{EntryId, StreamKey};
+use crate::ids::{EntryId, MoverId, StreamKey};
 use crate::proto::chunk::{MAX_DEPTH, SMALL_MAX_BYTES, chunk_count};
 use crate::proto::errno::EIO;
 use crate::proto::session::{Limits, Session};
@@ -262,7 +262,8 @@ impl Hostile {
             4..9 if !sends => self.judge(),
             9 => {
                 let bytes = self.rng.next() % 200_000;
-                self.input(Input::Sent { bytes });
+                let mover = MoverId(self.rng.below(3) as u32);
+                self.input(Input::Sent { mover, bytes });
             }
             _ => self.input(Input::Tick),
         }
@@ -373,7 +374,7 @@ impl Hostile {
 
     /// A data stream with these bytes. A worker reads streams only while the session lets it.
     fn stream(&mut self, mut bytes: Bytes, fin: bool) {
-        let stream = StreamKey(self.next_stream);
+        let stream = StreamKey(u64::from(self.next_stream));
         self.next_stream += 1;
         while !bytes.is_empty() {
             let mut waits = 10_000;
@@ -556,7 +557,9 @@ impl Hostile {
     fn lane_over(&mut self, number: u32) {
         let streams = 0..self.next_stream;
         let begun = streams.filter(|_| self.rng.chance(50));
-        let begun = begun.map(|stream| (stream, StreamKey(stream))).collect();
+        let begun = begun
+            .map(|stream| (stream, StreamKey(u64::from(stream))))
+            .collect();
         self.input(Input::LaneLost(LostLane {
             number,
             begun,
@@ -564,14 +567,22 @@ impl Hostile {
         }));
     }
 
+    /// As if the first two were there.
+    fn add_lanes(&mut self) {
+        for mover in (0..2).map(MoverId::of_added) {
+            let pulls = true;
+            self.input(Input::Pulls { mover, pulls });
+        }
+    }
+
     /// As if it were true.
     fn lane_account(&mut self, account: &LaneAccount) {
-        let ours: Vec<StreamKey> = (0..4).map(StreamKey).collect();
+        let mover = MoverId::of_added(account.lane);
+        let ours: Vec<StreamKey> = (0..4).map(|count| StreamKey::of(mover, count)).collect();
         let missing = ours.iter().map(|key| (*key, account.parts.len() as u32));
         let missing = missing.collect();
         self.input(Input::LaneLost(LostLane {
             number: account.lane,
-            ours,
             ..LostLane::default()
         }));
         self.input(Input::LaneAccounted { missing });
@@ -590,11 +601,13 @@ impl Hostile {
             match output {
                 Output::Control(bytes) => self.listen(bytes),
                 Output::TakesData(takes_data) => self.takes_data = takes_data,
+                Output::AddsLanes { sends: true } => self.add_lanes(),
+                Output::AddsLanes { sends: false } => {}
                 Output::LaneOver(number) => self.lane_over(number),
                 Output::LaneAccount(account) => self.lane_account(&account),
                 Output::Data { .. }
                 | Output::Stays(_)
-                | Output::AddsLanes { .. }
+                | Output::Retired(_)
                 | Output::Piece { .. }
                 | Output::AnswersMax(_)
                 | Output::Event(_) => {}

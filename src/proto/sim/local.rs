@@ -11,7 +11,7 @@ use super::ops::Handles;
 use super::scenario::Scenario;
 use super::tests::{files_of, for_seeds, start};
 use super::tree::TreeShape;
-use crate::ids::FileId;
+use crate::ids::{FileId, MoverId};
 use crate::proto::session::{Grant, Session};
 use crate::proto::{
     CancelReason, Carriage, DiskDone, DiskOp, Event, Input, Outcome, Output, PIECE_BYTES, Totals,
@@ -122,6 +122,7 @@ impl LocalWorld {
                 Output::Finished(outcome) => self.ends[at].outcome = Some(outcome),
                 Output::Data { .. } | Output::Piece { .. } => panic!("data on a lane that copies"),
                 Output::Stays(_)
+                | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_) => panic!("one lane is all"),
@@ -180,7 +181,10 @@ impl LocalWorld {
         receiver.inbox.push_back(Input::Disk { op, result });
         if let Some(bytes) = copied {
             self.copied_bytes += bytes;
-            sender.inbox.push_back(Input::Sent { bytes });
+            sender.inbox.push_back(Input::Sent {
+                mover: MoverId::CONTROL,
+                bytes,
+            });
         }
     }
 

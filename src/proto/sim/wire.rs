@@ -99,7 +99,8 @@ impl Wire {
         }
         if !self.streams.contains_key(&key) {
             assert_eq!(
-                key.0, self.next_key,
+                key.0,
+                u64::from(self.next_key),
                 "stream keys count up from 0 and are not used again"
             );
             self.next_key += 1;

@@ -10,7 +10,7 @@ use super::disk::Disk;
 use super::ops::Handles;
 use super::tap::Tap;
 use super::wire::{Emitted, Pipe, Wire};
-use crate::ids::StreamKey;
+use crate::ids::{MoverId, StreamKey};
 use crate::proto::session::{Direction, Grant, Limits, Request, Session};
 use crate::proto::{Carriage, Event, Input, Outcome, Output, PIECE_BYTES, Payload};
 
@@ -305,7 +305,13 @@ impl World {
             Action::Take => {
                 let bytes = self.wire.take(&mut self.rng, &self.sides[self.sender].disk) as u64;
                 if bytes > 0 {
-                    self.input(self.sender, Input::Sent { bytes });
+                    self.input(
+                        self.sender,
+                        Input::Sent {
+                            mover: MoverId::CONTROL,
+                            bytes,
+                        },
+                    );
                 }
             }
             Action::Data => {
@@ -359,7 +365,7 @@ impl World {
                     fin,
                     ..
                 } => self.emit_data(side, stream, payload, fin),
-                Output::Stays(_) | Output::AddsLanes { .. } => {}
+                Output::Stays(_) | Output::Retired(_) | Output::AddsLanes { .. } => {}
                 Output::LaneOver(_) | Output::LaneAccount(_) => {
                     panic!("an account of lanes that nobody added")
                 }

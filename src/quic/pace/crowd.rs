@@ -121,12 +121,14 @@ impl Crowd {
     pub const WINDOW: WindowEnd = WindowEnd {
         packets: CROWD_WINDOW_PACKETS,
         early: None,
+        is_cut_by_pauses: false,
     };
 
     /// The window of a connection that is held back.
     pub const HELD_WINDOW: WindowEnd = WindowEnd {
         packets: CROWD_WINDOW_PACKETS,
         early: Some((CROWD_WINDOW_MIN_PACKETS, CROWD_WINDOW)),
+        is_cut_by_pauses: false,
     };
 
     /// A rate for one of a crowd, if the queue overflowed during the window.

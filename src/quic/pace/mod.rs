@@ -172,7 +172,8 @@ impl Pace {
         match self.measured.as_ref().map(|measured| &measured.reason) {
             Some(Reason::Crowd(_)) => Crowd::HELD_WINDOW,
             Some(Reason::ShortQueue(_)) | None if is_crowd => Crowd::WINDOW,
-            Some(Reason::ShortQueue(_)) | None => ShortQueue::WINDOW,
+            Some(Reason::ShortQueue(_)) => ShortQueue::HELD_WINDOW,
+            None => ShortQueue::WINDOW,
         }
     }
 

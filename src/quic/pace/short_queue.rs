@@ -62,9 +62,17 @@ enum Search {
 }
 
 impl ShortQueue {
+    /// While nothing holds back: what is found in it is the first rate.
     pub const WINDOW: WindowEnd = WindowEnd {
         packets: WINDOW_PACKETS,
         early: None,
+        is_cut_by_pauses: true,
+    };
+
+    /// While a rate is kept: of several such windows the fastest counts.
+    pub const HELD_WINDOW: WindowEnd = WindowEnd {
+        is_cut_by_pauses: false,
+        ..ShortQueue::WINDOW
     };
 
     /// A rate for the path, if its queue overflowed during the window.

@@ -159,6 +159,28 @@ fn an_overflowing_queue_gets_a_little_less_than_it_carries() {
     );
 }
 
+/// While another lane carries the bulk next to nothing is sent, which says nothing of the path.
+#[test]
+fn a_pause_is_no_part_of_a_window() {
+    let mut path = Path::new(Duration::from_micros(200));
+    for pause_ms in [0, 15, 500] {
+        let mut send = |packets: u64, time: Duration| {
+            path.numbers.sent_packets += packets;
+            path.numbers.sent_bytes += packets * 1_000;
+            path.now += time;
+            path.observe();
+        };
+        send(WINDOW_PACKETS / 2, Duration::from_millis(2));
+        for _ in 0..pause_ms / 10 {
+            send(1, Duration::from_millis(10));
+        }
+        send(1, Duration::from_millis(pause_ms));
+    }
+    path.window(100);
+    path.window(100);
+    assert!(path.rate() > 90_000_000, "{}", path.rate());
+}
+
 #[test]
 fn a_rate_measured_while_starting_rises_to_what_the_path_carries() {
     let mut path = Path::new(Duration::from_micros(200));

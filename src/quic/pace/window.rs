@@ -16,12 +16,21 @@ pub(super) const WINDOWS: usize = 8;
 /// least, since the last window may have been an outage.
 const MAX_CROWD: u64 = 128;
 
+/// A sender that sent next to nothing for so long had nothing to send: ten round trips of any path
+/// that is not long.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Of acknowledgements and control messages there are fewer in that time.
+const PAUSE_PACKETS: u64 = 4;
+
 /// When a window is over.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WindowEnd {
     pub packets: u64,
     /// Or when these many packets were sent and this time has passed.
     pub early: Option<(u64, Duration)>,
+    /// It begins anew behind a pause, in which nothing shows what the path carries.
+    pub is_cut_by_pauses: bool,
 }
 
 /// The path's numbers when a window began.
@@ -33,11 +42,21 @@ struct WindowStart {
     delivered_bytes: u64,
 }
 
+/// How much was sent at a moment.
+#[derive(Clone, Copy, Debug)]
+struct SentThen {
+    at: Instant,
+    packets: u64,
+}
+
 /// The window under way, and what the last ones delivered.
 #[derive(Debug)]
 pub(super) struct Windows {
     /// None: nothing was looked at yet.
     start: Option<WindowStart>,
+    /// When the numbers were last looked at, and when [`PAUSE`] ago or more.
+    last: Option<SentThen>,
+    mark: Option<SentThen>,
     delivered_bytes_per_second: [u64; WINDOWS],
     next: usize,
 }
@@ -61,9 +80,27 @@ impl Windows {
     pub fn new() -> Windows {
         Windows {
             start: None,
+            last: None,
+            mark: None,
             delivered_bytes_per_second: [0; WINDOWS],
             next: 0,
         }
+    }
+
+    /// Whether next to nothing was sent of late, but for what made somebody look now.
+    fn ends_a_pause(&mut self, now: Instant, path: &PathSnapshot) -> bool {
+        let here = SentThen {
+            at: now,
+            packets: path.sent_packets,
+        };
+        let last = self.last.replace(here).unwrap_or(here);
+        let mark = *self.mark.get_or_insert(here);
+        if now.saturating_duration_since(mark.at) < PAUSE {
+            return false;
+        }
+        self.mark = Some(here);
+        let is_silent = now.saturating_duration_since(last.at) >= PAUSE;
+        is_silent || last.packets.saturating_sub(mark.packets) < PAUSE_PACKETS
     }
 
     /// Looks at the path's numbers, which only grow. If the window is over, gives what it showed.
@@ -76,11 +113,9 @@ impl Windows {
         in_crowd: bool,
         acked_bytes: impl FnOnce() -> u64,
     ) -> Option<WindowSeen> {
-        if self
-            .start
-            .as_ref()
-            .is_some_and(|start| !start.is_over(now, path, end))
-        {
+        let ends_a_pause = self.ends_a_pause(now, path) && end.is_cut_by_pauses;
+        let is_over = |start: &WindowStart| start.is_over(now, path, end) || ends_a_pause;
+        if self.start.as_ref().is_some_and(|start| !is_over(start)) {
             return None;
         }
         let here = WindowStart {
@@ -91,7 +126,7 @@ impl Windows {
             // is not known to be lost yet.
             delivered_bytes: acked_bytes(),
         };
-        let start = self.start.replace(here)?;
+        let start = self.start.replace(here).filter(|_| !ends_a_pause)?;
         let here = self.start.as_ref()?;
         let sent_packets = here.sent_packets.saturating_sub(start.sent_packets).max(1);
         let lost_packets = here.lost_packets.saturating_sub(start.lost_packets);

@@ -98,6 +98,16 @@ impl Jobs {
             .collect()
     }
 
+    /// Bytes of chunks taken whose read was not started.
+    pub(super) fn to_read(&self) -> u64 {
+        let issuing = self.issuing.iter().filter_map(|at| self.all.get(*at));
+        issuing.map(|job| job.len_bytes - job.issued_bytes).sum()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     #[cfg(test)]
     pub(super) fn files(&self) -> impl Iterator<Item = usize> {
         self.all.iter().map(|(_, job)| job.order.file)
@@ -469,33 +479,61 @@ impl SendMover {
         }
     }
 
+    /// Gives chunks back to the plan that were not begun.
+    pub(super) fn give_back_chunks(&mut self) {
+        let all: Vec<usize> = self.jobs.all.iter().map(|(at, _)| at).collect();
+        for at in all {
+            let job = &self.jobs.all[at];
+            if job.state == JobState::Queued {
+                let (file, chunk) = (job.order.file, job.order.chunk);
+                self.reports
+                    .push_back(SendReport::GivenBack { file, chunk });
+                self.drop_job(at);
+            }
+        }
+    }
+
+    /// Gives up what was begun: the lane is no more.
+    pub(super) fn lose_chunks(&mut self) {
+        self.give_back_chunks();
+        for (slot, stream, ordinal) in self.streams.lose(|_| true) {
+            self.tear_front(slot, stream, ordinal);
+        }
+    }
+
     /// Gives up what was begun on streams that are no more; what waited behind it takes others.
-    pub(super) fn lose_chunks(&mut self, ports: &mut Ports, keys: &[StreamKey]) {
+    pub(super) fn lose_streams_of_chunks(&mut self, ports: &mut Ports, keys: &[StreamKey]) {
         let lost = self.streams.lose(|key| keys.contains(&key));
         for (slot, stream, ordinal) in &lost {
-            let Some(at) = self.streams.front(*slot) else {
-                continue;
-            };
-            let job = &self.jobs.all[at];
-            match job.state {
-                JobState::Begun | JobState::Held => {
-                    self.reports.push_back(SendReport::Torn {
-                        file: job.order.file,
-                        chunk: job.order.chunk,
-                        at: RecordAt {
-                            stream: *stream,
-                            ordinal: *ordinal,
-                            data_bytes: job.data_bytes,
-                        },
-                    });
-                    self.drop_job(at);
-                }
-                JobState::Filling => self.drop_job(at),
-                JobState::Queued | JobState::Dropped => {}
-            }
+            self.tear_front(*slot, *stream, *ordinal);
         }
         lost.into_iter()
             .for_each(|(slot, ..)| self.emit(ports, slot));
+    }
+
+    /// The stream of a slot is no more, on which so many records ended: no other job than the front
+    /// one has begun there.
+    fn tear_front(&mut self, slot: usize, stream: StreamKey, ordinal: u32) {
+        let Some(at) = self.streams.front(slot) else {
+            return;
+        };
+        let job = &self.jobs.all[at];
+        match job.state {
+            JobState::Begun | JobState::Held => {
+                self.reports.push_back(SendReport::Torn {
+                    file: job.order.file,
+                    chunk: job.order.chunk,
+                    at: RecordAt {
+                        stream,
+                        ordinal,
+                        data_bytes: job.data_bytes,
+                    },
+                });
+                self.drop_job(at);
+            }
+            JobState::Filling => self.drop_job(at),
+            JobState::Queued | JobState::Dropped => {}
+        }
     }
 }
 

@@ -35,9 +35,6 @@ pub(super) struct Pack {
     /// Records that end in `bytes`.
     records: u32,
     stream: Option<PackStream>,
-    /// Where lanes may be added, unsized files have one of their own, which stays with the control
-    /// messages.
-    stretches: Option<PackStream>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +43,8 @@ struct PackStream {
     bytes: u64,
     /// Begun on it.
     records: u32,
+    /// It was said that there is something that could not be moved again.
+    stays: bool,
 }
 
 impl PackStream {
@@ -54,6 +53,7 @@ impl PackStream {
             key,
             bytes: 0,
             records: 0,
+            stays: false,
         }
     }
 
@@ -65,7 +65,12 @@ impl PackStream {
 impl Pack {
     /// Its streams that are open.
     pub(super) fn streams(&self) -> usize {
-        usize::from(self.stream.is_some()) + usize::from(self.stretches.is_some())
+        usize::from(self.stream.is_some())
+    }
+
+    /// No small file is being read for it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.reading == 0
     }
 
     pub(super) fn forget(&mut self, entry: EntryId) {
@@ -87,9 +92,9 @@ impl Pack {
 }
 
 impl SendMover {
-    /// Whether another small file may be read: so many at a time.
-    pub fn takes_wholes(&self) -> bool {
-        self.pack.reading < self.lookups
+    /// Small files that are being read.
+    pub fn wholes(&self) -> usize {
+        self.pack.reading
     }
 
     pub fn read_whole(&mut self, ports: &mut Ports, order: WholeOrder) -> Issued {
@@ -114,6 +119,11 @@ impl SendMover {
         let size_bytes = order.version.size_bytes;
         self.ahead.reading_bytes -= size_bytes;
         let is_wanted = self.pack.end(order.entry);
+        if self.is_lost() {
+            let WholeOrder { entry, held, .. } = order;
+            self.reports.push_back(SendReport::Unread { entry, held });
+            return;
+        }
         let result = match result {
             Ok(DiskDone::Small { data, after }) => self.judge_whole(&order, data, &after),
             Ok(_) => Err(source_changed()),
@@ -226,9 +236,15 @@ impl SendMover {
         })
     }
 
+    /// Whether this small file is being read here.
+    pub(super) fn reads_whole(&self, entry: EntryId) -> bool {
+        let is_it = |op: &SendMoverOp| matches!(op, SendMoverOp::Whole(it) if it.entry == entry);
+        self.ops.any(is_it)
+    }
+
     /// Gives up the pack, if its stream is no more.
-    pub(super) fn lose_pack(&mut self, keys: &[StreamKey]) {
-        let is_lost = |stream: &mut PackStream| keys.contains(&stream.key);
+    pub(super) fn lose_pack(&mut self, is_lost: impl Fn(StreamKey) -> bool) {
+        let is_lost = |stream: &mut PackStream| is_lost(stream.key);
         if self.pack.stream.take_if(is_lost).is_some() {
             let bytes = std::mem::take(&mut self.pack.bytes).len() as u64;
             self.pack.records = 0;
@@ -243,35 +259,24 @@ impl SendMover {
         }
     }
 
-    /// The stream of unsized files.
-    fn stretch_stream(&mut self, ports: &mut Ports) -> &mut PackStream {
-        if !self.adds_lanes {
-            self.flush_pack(ports, false);
-            return self.pack_stream(ports);
-        }
-        let streams = &mut self.streams;
-        self.pack.stretches.get_or_insert_with(|| {
-            let key = streams.fresh_key();
-            ports.stays(key);
-            PackStream::new(key)
-        })
-    }
-
-    /// Emits a record of an unsized file, all of which go behind each other.
+    /// Emits a record of an unsized file, all of which go behind each other. What was read of a
+    /// pipe cannot be read again.
     pub(super) fn append_stretch(&mut self, ports: &mut Ports, pieces: [Bytes; 3]) {
         let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         self.ahead.untaken_bytes += bytes;
-        let stream = self.stretch_stream(ports);
+        self.flush_pack(ports, false);
+        let stream = self.pack_stream(ports);
         stream.bytes += bytes;
         stream.records += 1;
+        if !std::mem::replace(&mut stream.stays, true) {
+            ports.stays(stream.key);
+        }
         let (key, full_stream) = (stream.key, stream.is_full());
         let [head, data, tail] = pieces;
         ports.data(key, Payload::Bytes(head), 0, false);
         ports.data(key, Payload::Bytes(data), 0, false);
         ports.data(key, Payload::Bytes(tail), 1, full_stream);
-        if full_stream && self.adds_lanes {
-            self.pack.stretches = None;
-        } else if full_stream {
+        if full_stream {
             self.pack.stream = None;
         }
     }
@@ -296,9 +301,6 @@ impl SendMover {
         if !self.pack.bytes.is_empty() {
             self.flush_pack(ports, true);
         } else if let Some(stream) = self.pack.stream.take() {
-            ports.end_data(stream.key);
-        }
-        if let Some(stream) = self.pack.stretches.take() {
             ports.end_data(stream.key);
         }
     }

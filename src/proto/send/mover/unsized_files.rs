@@ -64,6 +64,10 @@ impl UnsizedJobs {
         silent.min()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     pub(super) fn entry_of(&self, job: usize) -> Option<EntryId> {
         self.all.get(job).map(|job| job.order.entry)
     }

@@ -70,6 +70,18 @@ impl SendPlan {
         }
     }
 
+    /// A small file was not read before its mover's lane was lost.
+    pub(super) fn want_unread(&mut self, ports: &mut Ports, id: EntryId, held: usize) {
+        match self.entries.get_mut(&id) {
+            Some(entry) if matches!(entry.state, SentState::Ordered) => {
+                let dir = Some(held);
+                entry.state = SentState::Wanted { dir, resume: None };
+                self.wholes.push_front(id);
+            }
+            Some(_) | None => self.release_dir(ports, held),
+        }
+    }
+
     pub(super) fn note_chunk(&mut self, file: usize, chunk: ChunkIndex, at: Option<RecordAt>) {
         if let (Some(id), Some(at)) = (self.files.entry_of(file), at) {
             self.note_sent(id, chunk, at);

@@ -7,7 +7,7 @@ use slab::Slab;
 
 use super::{SendPlan, SendPlanOp, SentState};
 use crate::ids::{ChunkIndex, EntryId, FileId};
-use crate::proto::chunk::{chunk_count, chunk_len_bytes, chunk_offset};
+use crate::proto::chunk::{SMALL_MAX_BYTES, chunk_count, chunk_len_bytes, chunk_offset};
 use crate::proto::errors::source_error;
 use crate::proto::extents::{DataMap, DataOrHole};
 use crate::proto::integrity::{Digest, Tree};
@@ -122,6 +122,28 @@ impl SourceFiles {
 
     pub(super) fn has_chunks(&self) -> bool {
         !self.active.is_empty()
+    }
+
+    /// Bytes of open files that nobody was ordered to move, and of the next chunk, about.
+    pub(super) fn left_bytes(&self) -> (u64, u64) {
+        let (mut left_bytes, mut next_bytes) = (0, 0);
+        for file in self.active.iter().filter_map(|at| self.open.get(*at)) {
+            let chunk_bytes = chunk_len_bytes(file.size_bytes, ChunkIndex(0));
+            let chunks = match file.is_rooted {
+                true => 0,
+                false => u64::from(file.tree.chunks().saturating_sub(file.next)),
+            };
+            left_bytes += (chunks + file.again.len() as u64) * chunk_bytes;
+            next_bytes = if next_bytes == 0 {
+                chunk_bytes
+            } else {
+                next_bytes
+            };
+        }
+        (
+            left_bytes + self.queue.len() as u64 * SMALL_MAX_BYTES,
+            next_bytes,
+        )
     }
 
     /// While stopping: remembers what has to be closed.

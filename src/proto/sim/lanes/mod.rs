@@ -5,6 +5,7 @@
 mod link;
 mod steps;
 mod tests;
+mod troubles;
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use crate::proto::session::{Grant, Limits, Request, Session};
 use crate::proto::{Event, Outcome, Payload};
 use link::{EndState, Link, Room};
 use steps::Action;
+use troubles::Troubles;
 
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
@@ -29,44 +31,9 @@ const SERVER: usize = 1;
 /// What both sides take for granted of their transports.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
+
 /// Far more steps than any tree here needs.
 const MAX_STEPS: usize = 2_000_000;
-
-/// What goes wrong, in thousandths of all steps, and percentages from `dial_fails` on.
-#[derive(Clone, Copy, Debug, Default)]
-struct Troubles {
-    /// The newest lane is said to be worn, so often at most.
-    wear: u64,
-    most_lanes: usize,
-    /// A connection is cut without a word.
-    cuts: u64,
-    /// The lane that carries control is, where its session outlives that.
-    control_cuts: u64,
-    /// Of these, in percent, so many are noticed by both sides whenever they are.
-    control_resets: u64,
-    /// It falls silent, and is back some time later.
-    stalls: u64,
-    /// The client's newest is not.
-    spares_newest: bool,
-    /// A dial that comes to nothing.
-    dial_fails: u64,
-    /// A goodbye that is lost.
-    goodbyes_lost: u64,
-    /// A lane that comes to a worker that knows nothing of its session.
-    strays: u64,
-    /// Lanes are added after so much data.
-    adds_from_bytes: Option<u64>,
-    /// Goodput is measured so long at a time.
-    goodput_window: Option<Duration>,
-    /// An added lane is cut without a word, in thousandths of all steps.
-    added_cuts: u64,
-    /// One that comes to a worker that knows nothing of its session, in percent.
-    added_strays: u64,
-    /// The peer stops a stream of an added lane, in percent of all that is offered.
-    added_refusals: u64,
-    /// Nothing is kept of control that was sent.
-    forgets: bool,
-}
 
 /// A session on one side with what it has open on that side's disk.
 struct Node {
@@ -180,6 +147,7 @@ impl World {
             idle: IDLE,
             adds_from_bytes: self.troubles.adds_from_bytes.unwrap_or(0),
             kept_bytes: if self.troubles.forgets { 0 } else { KEPT_BYTES },
+            adds: self.troubles.adds,
             outlives_lanes: self.troubles.adds_from_bytes.is_some(),
             goodput_window: self.troubles.goodput_window.unwrap_or(GOODPUT_WINDOW),
         }
@@ -232,91 +200,6 @@ impl World {
         self.steps += 1;
         assert!(self.steps < MAX_STEPS, "no end in sight: {}", self.state());
         true
-    }
-
-    /// Wears lanes out, and cuts them.
-    fn trouble(&mut self) {
-        let thousandth = self.rng.next() % 1000;
-        if thousandth < self.troubles.wear && self.links.len() < self.troubles.most_lanes {
-            let kind = match self.rng.chance(50) && self.troubles.adds_from_bytes.is_some() {
-                true => DialKind::Add,
-                false => DialKind::Replace,
-            };
-            let open = |link: &usize| {
-                self.links[*link].ends[CLIENT].state == EndState::Open && self.kinds[*link] == kind
-            };
-            let newest = (0..self.links.len()).rev().find(open);
-            if let Some(link) = newest {
-                let lane = LaneKey(link);
-                self.input(self.dialled[link], LanesInput::Worn { lane });
-            }
-        }
-        let thousandth = self.rng.next() % 1000;
-        if thousandth < self.troubles.cuts {
-            let mut live: Vec<usize> = (0..self.links.len())
-                .filter(|link| !self.links[*link].is_over() && !self.links[*link].cut)
-                .collect();
-            if self.troubles.spares_newest {
-                live.pop();
-            }
-            if !live.is_empty() {
-                let link = self.rng.pick(&live);
-                self.cut(link);
-            }
-        }
-        self.trouble_control();
-        if self.rng.next() % 1000 < self.troubles.added_cuts {
-            let live: Vec<usize> = (0..self.links.len())
-                .filter(|link| !self.links[*link].is_over() && !self.links[*link].cut)
-                .filter(|link| self.kinds[*link] == DialKind::Add)
-                .collect();
-            if !live.is_empty() {
-                let link = self.rng.pick(&live);
-                self.links[link].cut = true;
-            }
-        }
-    }
-
-    /// What carries control is cut, or falls silent for a while.
-    fn trouble_control(&mut self) {
-        if self.troubles.stalls > 0 && self.rng.chance(5) {
-            self.unstall();
-        }
-        let thousandth = self.rng.next() % 1000;
-        let is_stall = thousandth >= self.troubles.control_cuts;
-        if thousandth >= self.troubles.control_cuts + self.troubles.stalls
-            || !self.nodes[CLIENT].lanes.outlives_control()
-            || self.served(self.nodes[CLIENT].id).is_none()
-            || self.links.len() > self.troubles.most_lanes
-        {
-            return;
-        }
-        let carries = |link: &usize| {
-            self.kinds[*link] != DialKind::Add
-                && self.links[*link].ends[CLIENT].state == EndState::Open
-        };
-        let Some(at) = (0..self.links.len()).rev().find(carries) else {
-            return;
-        };
-        let link = &mut self.links[at];
-        if is_stall {
-            link.is_stalled = true;
-            return;
-        }
-        self.control_cuts += usize::from(!link.cut);
-        link.cut = true;
-        link.is_reset |= self.rng.chance(self.troubles.control_resets);
-    }
-
-    /// What was silent is back. False: nothing was.
-    fn unstall(&mut self) -> bool {
-        let stalled = self.links.iter_mut().filter(|link| link.is_stalled);
-        stalled.map(|link| link.is_stalled = false).count() > 0
-    }
-
-    fn cut(&mut self, link: usize) {
-        self.links[link].cut = true;
-        self.cut_any = true;
     }
 
     fn act(&mut self, action: Action) {

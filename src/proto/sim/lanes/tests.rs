@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::link::Link;
-use super::{CLIENT, NO_REQUEST, Node, SERVER, Troubles, World};
+use super::troubles::Troubles;
+use super::{CLIENT, NO_REQUEST, Node, SERVER, World};
 use crate::proto::lanes::DialKind;
 use crate::proto::lanes::newcomer::WAIT_AT_MOST;
 use crate::proto::session::{BenchWork, Request};
@@ -111,6 +112,7 @@ fn replaced_lanes_lose_nothing() {
 #[test]
 fn added_lanes_lose_nothing() {
     let (added, cut, runs) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let several = Cell::new(0);
     for_seeds("added_lanes_lose_nothing", 1500, |seed| {
         let mut rng = Rng::new(seed ^ 0xadd5);
         let troubles = Troubles {
@@ -119,6 +121,7 @@ fn added_lanes_lose_nothing() {
             dial_fails: rng.pick(&[0, 0, 30]),
             goodbyes_lost: rng.pick(&[0, 0, 30]),
             adds_from_bytes: Some(rng.pick(&[0, 0, 2_000, 50_000])),
+            adds: rng.below(5),
             added_cuts: rng.pick(&[0, 2, 10, 40]),
             added_strays: rng.pick(&[0, 0, 30]),
             added_refusals: rng.pick(&[0, 0, 3]),
@@ -131,35 +134,44 @@ fn added_lanes_lose_nothing() {
             assert!(complete(node).is_some(), "{:?}", node.outcome);
         }
         assert_eq!(world.nodes.len(), 2);
+        let mut lanes = 0;
         for (link, kind) in world.links.iter().zip(&world.kinds) {
             if *kind == DialKind::Add && link.has_carried_data() {
-                added.set(added.get() + 1);
+                lanes += 1;
                 cut.set(cut.get() + usize::from(link.cut));
             }
         }
+        added.set(added.get() + lanes);
+        several.set(several.get() + usize::from(lanes > 1));
         runs.set(runs.get() + 1);
     });
     let few = runs.get() < 100;
     assert!(few || added.get() > runs.get() / 4, "{added:?}");
     assert!(few || cut.get() > runs.get() / 20, "{cut:?}");
+    assert!(few || several.get() > runs.get() / 10, "{several:?}");
 }
 
-/// The lane that carries control is cut without a word, again and again: another takes over, and
-/// nothing is lost.
+/// The lane that carries control is cut without a word, again and again, beside several that are
+/// added and lost, too: another takes over, and nothing is lost.
 #[test]
 fn a_silent_lane_is_taken_over_from() {
     let (cuts, runs, whole) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let several = Cell::new(0);
     for_seeds("a_silent_lane_is_taken_over_from", 1500, |seed| {
         let mut rng = Rng::new(seed ^ 0x51e7);
+        let adds = 1 + rng.below(4);
         let troubles = Troubles {
-            most_lanes: 12,
+            most_lanes: 12 * adds,
             control_cuts: rng.pick(&[1, 3, 10]),
             control_resets: rng.pick(&[0, 50, 100]),
             stalls: rng.pick(&[0, 3, 10]),
             dial_fails: 0,
             goodbyes_lost: rng.pick(&[0, 0, 30]),
             adds_from_bytes: Some(rng.pick(&[0, 2_000, 50_000])),
+            adds,
             added_cuts: rng.pick(&[0, 0, 5]),
+            added_strays: rng.pick(&[0, 0, 30]),
+            added_refusals: rng.pick(&[0, 0, 3]),
             goodput_window: rng.pick(&[None, Some(WINDOW)]),
             ..Troubles::default()
         };
@@ -174,8 +186,16 @@ fn a_silent_lane_is_taken_over_from() {
         assert!(totals.is_some() || has_pipes || is_late, "{outcome:?}");
         whole.set(whole.get() + usize::from(totals.is_some()));
         cuts.set(cuts.get() + world.control_cuts);
+        let lanes = world.links.iter().zip(&world.kinds);
+        let lanes = lanes.filter(|(link, kind)| **kind == DialKind::Add && link.has_carried_data());
+        let has_several = lanes.count() > 1 && world.control_cuts > 0;
+        several.set(several.get() + usize::from(has_several));
         runs.set(runs.get() + 1);
     });
+    assert!(
+        runs.get() < 100 || several.get() > runs.get() / 10,
+        "{several:?}"
+    );
     assert!(runs.get() < 100 || cuts.get() > runs.get() / 2, "{cuts:?}");
     assert!(
         runs.get() < 100 || whole.get() > runs.get() * 3 / 4,
@@ -221,6 +241,7 @@ fn lost_lanes_end_in_a_word_or_in_all() {
             goodbyes_lost: rng.pick(&[0, 30]),
             strays: rng.pick(&[0, 0, 30]),
             adds_from_bytes: rng.pick(&[None, Some(0), Some(5_000)]),
+            adds: rng.below(5),
             added_cuts: rng.pick(&[0, 5]),
             added_strays: rng.pick(&[0, 30]),
             added_refusals: rng.pick(&[0, 3]),

@@ -10,9 +10,7 @@ use crate::config::LaneKind;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::CancelReason;
-use crate::proto::lanes::{
-    ADDS_FROM_BYTES, DialKind, LaneKey, Lanes, LanesConfig, LanesInput, code,
-};
+use crate::proto::lanes::{DialKind, LaneKey, Lanes, LanesConfig, LanesInput, code};
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{Limits, Request, Session};
 use crate::worker::Worker;
@@ -81,17 +79,19 @@ impl Worker {
         let Some(client) = &mut self.client else {
             return Ok(());
         };
-        let (setup, is_again) = match errand {
+        let (setup, has_lost) = match errand {
             Errand::Join {
                 kind: DialKind::Add,
-                ..
-            } => (
-                &client.tcp.added,
-                std::mem::replace(&mut client.has_added, true),
-            ),
+                session,
+            } => {
+                let session = self.sessions.get(session);
+                let has_lost = session.is_some_and(|it| it.lanes.has_lost_added());
+                (&client.tcp.added, has_lost)
+            }
             Errand::FirstLane | Errand::Join { .. } => (&client.tcp.carrying, false),
         };
-        let segment_bytes = is_again.then_some(SMALL_SEGMENT_BYTES);
+        // Perhaps to a path that carries small packets only.
+        let segment_bytes = has_lost.then_some(SMALL_SEGMENT_BYTES);
         self.connections
             .dial_stream(&mut self.io, setup, (peer, segment_bytes), errand)
     }
@@ -138,6 +138,7 @@ impl Worker {
             let reason = "another address answered before";
             return self.connections.close(&self.io, key, code::DONE, reason);
         };
+        let asked = client.lanes.lanes();
         let limits = limits::of_session(&self.io.shared, self.sessions.len());
         let limits = Limits {
             parallel: ParallelTransferConfig {
@@ -163,10 +164,10 @@ impl Worker {
         let outlives_lanes = limits.adds_lanes && is_transfer;
         let session = Session::client(now, request, limits);
         let config = LanesConfig {
-            adds_from_bytes: match kind {
-                LaneKind::Quic => ADDS_FROM_BYTES,
-                // It has nothing to gain from another TLS lane, unless that takes over.
-                LaneKind::Tls => u64::MAX,
+            adds: match kind {
+                // It has nothing to gain from just another TLS lane, unless that takes over.
+                LaneKind::Tls if asked == 1 => 0,
+                LaneKind::Tls | LaneKind::Quic => asked,
             },
             outlives_lanes,
             ..self.lanes_config(id, peer)

@@ -39,6 +39,7 @@ impl Worker {
             handshake: self.io.shared.quic.handshake_timeout,
             idle: self.io.shared.quic.idle_timeout,
             adds_from_bytes: ADDS_FROM_BYTES,
+            adds: 0,
             outlives_lanes: false,
             kept_bytes: limits::kept_control_bytes(self.sessions.len()),
             goodput_window: GOODPUT_WINDOW,

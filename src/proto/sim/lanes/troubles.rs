@@ -1,0 +1,131 @@
+//! What goes wrong with the lanes of a simulated world, and when.
+
+use std::time::Duration;
+
+use super::link::EndState;
+use super::{CLIENT, World};
+use crate::proto::lanes::{DialKind, LaneKey, LanesInput};
+
+/// What goes wrong, in thousandths of all steps, and percentages from `dial_fails` on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Troubles {
+    /// The newest lane is said to be worn, so often at most.
+    pub wear: u64,
+    pub most_lanes: usize,
+    /// A connection is cut without a word.
+    pub cuts: u64,
+    /// The lane that carries control is, where its session outlives that.
+    pub control_cuts: u64,
+    /// Of these, in percent, so many are noticed by both sides whenever they are.
+    pub control_resets: u64,
+    /// It falls silent, and is back some time later.
+    pub stalls: u64,
+    /// The client's newest is not.
+    pub spares_newest: bool,
+    /// A dial that comes to nothing.
+    pub dial_fails: u64,
+    /// A goodbye that is lost.
+    pub goodbyes_lost: u64,
+    /// A lane that comes to a worker that knows nothing of its session.
+    pub strays: u64,
+    /// Lanes are added after so much data, so many at a time.
+    pub adds_from_bytes: Option<u64>,
+    pub adds: usize,
+    /// Goodput is measured so long at a time.
+    pub goodput_window: Option<Duration>,
+    /// An added lane is cut without a word, in thousandths of all steps.
+    pub added_cuts: u64,
+    /// One that comes to a worker that knows nothing of its session, in percent.
+    pub added_strays: u64,
+    /// The peer stops a stream of an added lane, in percent of all that is offered.
+    pub added_refusals: u64,
+    /// Nothing is kept of control that was sent.
+    pub forgets: bool,
+}
+
+impl World {
+    /// Wears lanes out, and cuts them.
+    pub(super) fn trouble(&mut self) {
+        let thousandth = self.rng.next() % 1000;
+        if thousandth < self.troubles.wear && self.links.len() < self.troubles.most_lanes {
+            let kind = match self.rng.chance(50) && self.troubles.adds_from_bytes.is_some() {
+                true => DialKind::Add,
+                false => DialKind::Replace,
+            };
+            let open = |link: &usize| {
+                self.links[*link].ends[CLIENT].state == EndState::Open && self.kinds[*link] == kind
+            };
+            let newest = (0..self.links.len()).rev().find(open);
+            if let Some(link) = newest {
+                let lane = LaneKey(link);
+                self.input(self.dialled[link], LanesInput::Worn { lane });
+            }
+        }
+        let thousandth = self.rng.next() % 1000;
+        if thousandth < self.troubles.cuts {
+            let mut live: Vec<usize> = (0..self.links.len())
+                .filter(|link| !self.links[*link].is_over() && !self.links[*link].cut)
+                .collect();
+            if self.troubles.spares_newest {
+                live.pop();
+            }
+            if !live.is_empty() {
+                let link = self.rng.pick(&live);
+                self.cut(link);
+            }
+        }
+        self.trouble_control();
+        if self.rng.next() % 1000 < self.troubles.added_cuts {
+            let live: Vec<usize> = (0..self.links.len())
+                .filter(|link| !self.links[*link].is_over() && !self.links[*link].cut)
+                .filter(|link| self.kinds[*link] == DialKind::Add)
+                .collect();
+            if !live.is_empty() {
+                let link = self.rng.pick(&live);
+                self.links[link].cut = true;
+            }
+        }
+    }
+
+    /// What carries control is cut, or falls silent for a while.
+    fn trouble_control(&mut self) {
+        if self.troubles.stalls > 0 && self.rng.chance(5) {
+            self.unstall();
+        }
+        let thousandth = self.rng.next() % 1000;
+        let is_stall = thousandth >= self.troubles.control_cuts;
+        if thousandth >= self.troubles.control_cuts + self.troubles.stalls
+            || !self.nodes[CLIENT].lanes.outlives_control()
+            || self.served(self.nodes[CLIENT].id).is_none()
+            || self.links.len() > self.troubles.most_lanes
+        {
+            return;
+        }
+        let carries = |link: &usize| {
+            self.kinds[*link] != DialKind::Add
+                && self.links[*link].ends[CLIENT].state == EndState::Open
+        };
+        let Some(at) = (0..self.links.len()).rev().find(carries) else {
+            return;
+        };
+        let link = &mut self.links[at];
+        if is_stall {
+            link.is_stalled = true;
+            return;
+        }
+        self.control_cuts += usize::from(!link.cut);
+        link.cut = true;
+        link.is_reset |= self.rng.chance(self.troubles.control_resets);
+    }
+
+    /// What was silent is back. False: nothing was.
+    pub(super) fn unstall(&mut self) -> bool {
+        let stalled = self.links.iter_mut().filter(|link| link.is_stalled);
+        stalled.map(|link| link.is_stalled = false).count() > 0
+    }
+
+    pub(super) fn cut(&mut self, link: usize) {
+        self.links[link].cut = true;
+        self.cut_any = true;
+    }
+}

@@ -278,8 +278,10 @@ impl Sender {
     /// sooner.
     fn lets_pass(&mut self, now: Instant, at: usize) -> bool {
         self.movers.at(at).keep_rate(now);
-        let is_alone = self.movers.len() == 1 || !self.movers.at(at).pulls();
-        let Some((left_bytes, order_bytes)) = self.plan.left_bytes().filter(|_| !is_alone) else {
+        if self.movers.len() == 1 || !self.movers.at(at).pulls() {
+            return false;
+        }
+        let Some((left_bytes, order_bytes)) = self.plan.left_bytes() else {
             return false;
         };
         let lets = self.movers.are_sooner(now, at, (order_bytes, left_bytes));
@@ -305,17 +307,14 @@ impl Sender {
                 None => mover.read_stretch(ports),
             };
         }
-        while pulls && !mover.has_reads() {
+        while pulls && !self.movers.at(at).has_reads() {
             match self.plan.next_large(ports) {
-                Some(LargeOrder::Chunk(order)) => mover.take_chunk(order),
-                Some(LargeOrder::Holes(order)) => {
-                    self.movers.control().take_holes(order);
-                    return self.issue(ports, (at, lets_pass), whole);
-                }
+                Some(LargeOrder::Chunk(order)) => self.movers.at(at).take_chunk(order),
+                Some(LargeOrder::Holes(order)) => self.movers.control().take_holes(order),
                 None => break,
             }
         }
-        mover.read_chunk(ports)
+        self.movers.at(at).read_chunk(ports)
     }
 
     /// What the disk is asked about, or the receiver.

@@ -36,9 +36,17 @@ const ADD_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A lane that lived so long was none that comes to nothing.
 const GOOD_LIFE: Duration = Duration::from_secs(60);
 
+/// One that ran empty sooner, and was not worn here, came to nothing: the other side's key is not
+/// used up by then (2^24 records).
+const SHORT_LIFE: Duration = Duration::from_secs(10);
+
 /// Lanes that a receiver accounted for of which it remembers whether the sender asked for that: a
 /// sender has no more lanes at a time, and asks when it notices a loss.
 const ACCOUNTED_MAX: usize = 64;
+
+/// Lanes that one session may have one after the other: their movers' disk operations are told
+/// apart by so many numbers (`ports.rs`).
+const NUMBERS_MAX: u32 = (1 << 16) - 1;
 
 /// Lanes that a server may not have seen while it saw younger ones.
 const UNSEEN_MAX: u32 = 16;
@@ -143,9 +151,17 @@ impl Adding {
         self.unaccounted.push((number, streams));
     }
 
-    /// Lanes that are gone, and of which the receiver has not told what it took.
-    pub fn unaccounted(&self) -> usize {
-        self.unaccounted.len() + self.early.len()
+    /// Lanes that carried control and are gone, and of which the receiver has not told what it
+    /// took.
+    pub fn unaccounted_control(&self) -> usize {
+        let carried = |(number, _): &&(u32, OwnStreams)| number & LostLane::CARRIED_CONTROL != 0;
+        self.unaccounted.iter().filter(carried).count() + self.early.len()
+    }
+
+    /// Heap bytes of what accounts that are to come are held against, about.
+    pub fn held_bytes(&self) -> u64 {
+        let streams = self.unaccounted.iter().map(|(_, streams)| streams);
+        streams.map(OwnStreams::held_bytes).sum()
     }
 
     pub fn is_dialling(&self) -> bool {
@@ -171,7 +187,7 @@ impl Adding {
 
     fn is_unseen(&self, number: u32) -> bool {
         let (next, skipped) = (self.next_number, self.skipped.len() as u32);
-        let is_one = number & LostLane::CARRIED_CONTROL == 0;
+        let is_one = number < NUMBERS_MAX;
         let is_next = is_one && number >= next && number - next < UNSEEN_MAX - skipped;
         is_next || self.skipped.contains(&number)
     }
@@ -312,7 +328,9 @@ impl Lanes {
         let goes_on = goes_on && !self.lanes.is_empty();
         let lasts = |lane: &&Lane| lane.state == LaneState::Carrying && !lane.is_spent();
         let is_missed = self.added.iter().filter(lasts).count() < self.adding.most;
-        let has_room = self.added.len() < MAX_ADDED;
+        let has_room = self.added.len() < MAX_ADDED
+            && self.added.len() + self.adding.unaccounted.len() < MAX_SERVED_ADDED
+            && self.adding.next_number < NUMBERS_MAX;
         is_client && self.adding.is_agreed && goes_on && is_missed && has_room
     }
 
@@ -343,6 +361,10 @@ impl Lanes {
         let is_due = self.adding.is_dialling();
         if is_due {
             self.adding.wish = Wish::Open;
+        }
+        if is_due && peer != self.peer {
+            // Whoever answers there is another one, and will be the next time.
+            self.adding.rest(self.now);
         }
         let goes_on = self.course == Course::Running && !self.lanes.is_empty();
         if !is_due || peer != self.peer || !goes_on {
@@ -418,8 +440,10 @@ impl Lanes {
         let mut lane = self.added.remove(at);
         self.out.lose_lane(&mut lane);
         let begun = lane.half_read();
-        let has_failed = lane.state == LaneState::Carrying;
         let Some(added) = lane.added else { return };
+        // A peer that has each lane end as it comes has no more of them than one that loses them.
+        let came_to_nothing = now - added.since < SHORT_LIFE && !added.is_worn;
+        let has_failed = lane.state == LaneState::Carrying || came_to_nothing;
         if !self.is_on() {
             return;
         }

@@ -191,6 +191,12 @@ impl Lane {
         self.carried.as_ref()
     }
 
+    /// What an account of any would say.
+    pub fn ledger_of_either(&self) -> Option<&Ledger> {
+        let added = self.added.as_ref().map(|added| &added.ledger);
+        added.or(self.carried.as_ref())
+    }
+
     pub fn take_ledger(&mut self) -> Option<Ledger> {
         self.carried.take()
     }

@@ -99,6 +99,11 @@ impl OwnStreams {
         self.all.len() < STREAMS_MAX && self.all.len() < self.ended_below + STREAMS_AHEAD
     }
 
+    /// Heap bytes, about.
+    pub fn held_bytes(&self) -> u64 {
+        (self.all.capacity() * size_of::<OwnStream>()) as u64
+    }
+
     /// The next one begins.
     pub fn begin(&mut self, key: StreamKey) {
         self.all.push(OwnStream {

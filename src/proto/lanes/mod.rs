@@ -360,7 +360,9 @@ impl Lanes {
     /// Heap bytes kept because the peer said or asked for something, about. (An account, not a
     /// question of the protocol: no decision hangs on it here.)
     pub fn held_bytes(&self) -> u64 {
-        self.session.held_bytes()
+        let ledgers = self.all_lanes().filter_map(Lane::ledger_of_either);
+        let ledgers_bytes: u64 = ledgers.map(|ledger| ledger.ours.held_bytes()).sum();
+        self.session.held_bytes() + ledgers_bytes + self.adding.held_bytes()
     }
 
     fn newest(&self) -> Option<LaneKey> {

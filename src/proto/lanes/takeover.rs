@@ -57,7 +57,7 @@ const FAILED_MAX: u32 = 2;
 /// Lanes that take over and never reached the server.
 const UNSEEN_MAX: u32 = UNANSWERED_MAX;
 
-/// Lanes whose accounts a server may await when another takes over, and control bytes that its
+/// Lanes that carried control whose accounts a server may await when another takes over, and control bytes that its
 /// client may not have read: more than a client that lives leaves behind, and not more than a
 /// session may cost. A client that takes over for ever and reads nothing comes no further.
 const UNACCOUNTED_MAX: usize = 3 * UNSEEN_MAX as usize;
@@ -317,7 +317,7 @@ impl Lanes {
         );
         let is_next = number >= self.next_number && number - self.next_number < UNSEEN_MAX;
         let is_possible = self.may_be_taken_over() || self.is_cut();
-        let has_room = self.adding.unaccounted() <= UNACCOUNTED_MAX
+        let has_room = self.adding.unaccounted_control() <= UNACCOUNTED_MAX
             && self.out.control_bytes() <= UNREAD_MAX_BYTES;
         if peer != self.peer || !goes_on || !is_next || !is_possible || !has_room {
             return self.close(lane, code::NO_SESSION, NO_SUCH_SESSION);

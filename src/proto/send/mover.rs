@@ -283,7 +283,12 @@ impl SendMover {
 
     /// Nothing of it is left.
     pub fn is_over(&self) -> bool {
-        let has_ended = matches!(self.course, MoverCourse::Retired | MoverCourse::Lost);
+        let has_ended = match self.course {
+            MoverCourse::Lost => true,
+            // What its lane has not taken is read ahead, as anybody's.
+            MoverCourse::Retired => self.ahead.untaken_bytes == 0,
+            MoverCourse::Pulls(_) | MoverCourse::Retiring => false,
+        };
         has_ended && self.ops.in_flight() == 0 && self.reports.is_empty()
     }
 

@@ -349,7 +349,7 @@ impl SendPlan {
         let (large_bytes, chunk_bytes) = self.files.left_bytes();
         let small_bytes = self.wholes.len() as u64 * SMALL_MAX_BYTES / 2;
         let order_bytes = chunk_bytes.max(SMALL_MAX_BYTES / 2);
-        (self.manifest.ended).then_some((large_bytes + small_bytes, order_bytes))
+        (self.manifest.ended).then_some((large_bytes.saturating_add(small_bytes), order_bytes))
     }
 
     /// The next small file to be moved.

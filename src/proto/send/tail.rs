@@ -97,7 +97,8 @@ pub fn others_are_sooner(
     let (mut theirs_bytes, mut their_rate, mut one_is) = (left_bytes.max(order_bytes), 0, false);
     for other in others {
         let rate = other.bytes_per_second.unwrap_or(0);
-        theirs_bytes += other.held_bytes;
+        // What is left may be as much as a number holds.
+        theirs_bytes = theirs_bytes.saturating_add(other.held_bytes);
         their_rate += rate;
         one_is |= is_sooner(other.held_bytes + order_bytes, rate);
     }

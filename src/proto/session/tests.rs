@@ -1,6 +1,7 @@
 //! Sessions against scripted peers: greetings, refusals, time-outs, cancelling, listings, the
 //! window.
 
+mod holes;
 mod progress;
 
 use std::time::{Duration, Instant};

@@ -133,7 +133,9 @@ impl SourceFiles {
                 true => 0,
                 false => u64::from(file.tree.chunks().saturating_sub(file.next)),
             };
-            left_bytes += (chunks + file.again.len() as u64) * chunk_bytes;
+            // Sparse files may be of any size together.
+            let file_bytes = (chunks + file.again.len() as u64).saturating_mul(chunk_bytes);
+            left_bytes = file_bytes.saturating_add(left_bytes);
             next_bytes = if next_bytes == 0 {
                 chunk_bytes
             } else {
@@ -141,7 +143,7 @@ impl SourceFiles {
             };
         }
         (
-            left_bytes + self.queue.len() as u64 * SMALL_MAX_BYTES,
+            left_bytes.saturating_add(self.queue.len() as u64 * SMALL_MAX_BYTES),
             next_bytes,
         )
     }

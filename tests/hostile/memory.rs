@@ -27,8 +27,8 @@ const BESIDE_BYTES: u64 = 32 << 20;
 /// What may be left [`GIVEN_BACK_AFTER`].
 const LEFT_BYTES: u64 = 16 << 20;
 
-/// A keep-alive is sent after 5 s, answered within 2 s, looked at each half second, by a worker that
-/// was not away for one; memory is given back 2 s later: 11 s at most. As much again is for a
+/// A keep-alive is sent after 5 s, answered within 2 s, looked at each half second, by a worker
+/// that was not away for one; memory is given back 2 s later: 11 s at most. As much again is for a
 /// machine that is busy with other tests.
 const GIVEN_BACK_AFTER: Duration = Duration::from_secs(22);
 

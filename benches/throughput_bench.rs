@@ -95,6 +95,7 @@ impl Host {
     fn push(&self, source: &Path, streams: usize) {
         let config = ClientConfig {
             peer: self.address(),
+            binds: Vec::new(),
             backend: BackendChoice::Auto,
             quic: QuicConfig::auto(),
             memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,

@@ -88,6 +88,7 @@ fn session(
     let address = server.addresses()[0];
     let config = ClientConfig {
         peer: vec![address],
+        binds: Vec::new(),
         backend,
         quic,
         memory_budget_bytes: BUDGET_BYTES,

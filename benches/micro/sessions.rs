@@ -44,6 +44,8 @@ fn limits() -> Limits {
         lookups: 64,
         patience: None,
         adds_lanes: false,
+        asks_addresses: false,
+        addresses: std::sync::Arc::default(),
     }
 }
 

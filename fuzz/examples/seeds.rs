@@ -123,6 +123,7 @@ fn lanes() {
         counts: false,
         patience_s: None,
         adds_lanes: false,
+        asks_addresses: false,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);
@@ -194,6 +195,7 @@ fn hello(request: WireRequest) -> Message {
         counts: false,
         patience_s: Some(60),
         adds_lanes: false,
+        asks_addresses: false,
     })
 }
 
@@ -238,6 +240,7 @@ fn welcome() -> Message {
         inside: false,
         place: None,
         adds_lanes: false,
+        addresses: Vec::new(),
     })
 }
 

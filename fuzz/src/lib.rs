@@ -49,6 +49,8 @@ pub fn limits() -> Limits {
         lookups: 8,
         patience: Some(PATIENCE),
         adds_lanes: false,
+        asks_addresses: false,
+        addresses: std::sync::Arc::default(),
     }
 }
 
@@ -223,6 +225,7 @@ impl<'a> World<'a> {
             counts: false,
             patience_s: None,
             adds_lanes: false,
+            asks_addresses: false,
         };
         self.say(&Message::Hello(hello));
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use landro_sys::Bind;
 
 use crate::budget::MIN_MEMORY_BUDGET_BYTES;
 use crate::cli::escape;
@@ -116,6 +117,8 @@ pub struct CpArgs {
     pub places: Vec<OsString>,
     #[command(flatten)]
     pub trust: TrustArgs,
+    #[command(flatten)]
+    pub from: BindArgs,
     /// Sends files again whose size and time of modification already match
     #[arg(long)]
     pub force: bool,
@@ -256,6 +259,8 @@ pub struct LsArgs {
     #[command(flatten)]
     pub trust: TrustArgs,
     #[command(flatten)]
+    pub from: BindArgs,
+    #[command(flatten)]
     pub engine: EngineArgs,
 }
 
@@ -291,6 +296,8 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub trust: TrustArgs,
     #[command(flatten)]
+    pub from: BindArgs,
+    #[command(flatten)]
     pub engine: EngineArgs,
 }
 
@@ -311,6 +318,15 @@ pub struct TrustArgs {
     /// Trusts a daemon never seen before and remembers it in known_hosts; a changed key still fails
     #[arg(long)]
     pub accept_new: bool,
+}
+
+/// Where a client's packets leave this host.
+#[derive(Args, Debug, Default)]
+pub struct BindArgs {
+    /// An interface or address of this host that packets leave from; given more than once, each has
+    /// lanes of its own, and what they carry adds up [default: the kernel's choice]
+    #[arg(long, value_name = "IF|ADDR", value_parser = Bind::from_str)]
+    pub bind: Vec<Bind>,
 }
 
 #[derive(Args, Debug)]

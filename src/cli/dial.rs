@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::RecvTimeoutError;
+use landro_sys::Bind;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::{LaneCount, QuicConfig};
@@ -15,7 +16,7 @@ use crate::proto::{CancelReason, Outcome, Totals};
 use crate::signals::Signals;
 
 use super::args::url::DaemonName;
-use super::args::{DEFAULT_STREAMS, EngineArgs, TrustArgs};
+use super::args::{BindArgs, DEFAULT_STREAMS, EngineArgs, TrustArgs};
 use super::diagnostics;
 use super::exit::CliError;
 use super::resolve;
@@ -32,16 +33,23 @@ pub struct Dial<'a> {
     pub engine: &'a EngineArgs,
     pub streams: u8,
     pub lanes: LaneCount,
+    pub binds: &'a [Bind],
 }
 
 impl<'a> Dial<'a> {
-    pub fn new(host: &'a DaemonName, trust: &'a TrustArgs, engine: &'a EngineArgs) -> Dial<'a> {
+    pub fn new(
+        host: &'a DaemonName,
+        trust: &'a TrustArgs,
+        from: &'a BindArgs,
+        engine: &'a EngineArgs,
+    ) -> Dial<'a> {
         Dial {
             host,
             trust,
             engine,
             streams: DEFAULT_STREAMS,
             lanes: LaneCount::Auto,
+            binds: &from.bind,
         }
     }
 }
@@ -83,6 +91,7 @@ pub fn run(
         let trusted = stance.clone();
         let config = ClientConfig {
             peer: peer.clone(),
+            binds: dial.binds.to_vec(),
             backend: dial.engine.backend(),
             quic: quic.clone(),
             patience: dial.engine.patience(),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, bounded};
-use landro_sys::{Availability, Pool, probe};
+use landro_sys::{Availability, Bind, Pool, probe};
 
 use super::sockets::options;
 use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
@@ -27,6 +27,9 @@ const CLIENT_EVENTS: usize = 4096;
 pub struct ClientConfig {
     /// In the order of preference; the first that answers is taken.
     pub peer: Vec<SocketAddr>,
+    /// Where packets leave from. With more than one each has lanes of its own, added to the first;
+    /// empty: from where the kernel has them.
+    pub binds: Vec<Bind>,
     pub backend: BackendChoice,
     pub quic: QuicConfig,
     pub memory_budget_bytes: u64,
@@ -107,6 +110,7 @@ impl Client {
         })?;
         let start = ClientStart {
             peers: config.peer,
+            binds: config.binds,
             setup,
             tcp,
             trust_refused,

@@ -19,7 +19,7 @@ use crate::ids::WorkerId;
 use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
 use crate::tcp::TcpSetup;
 use crate::worker::{
-    Authorize, ListenAt, Mail, Mailbox, Service, Shared, TransportStats, WorkerParts,
+    Authorize, ListenAt, Mail, Mailbox, OwnAddresses, Service, Shared, TransportStats, WorkerParts,
 };
 
 /// How long a daemon that is told to stop tells its peers.
@@ -103,6 +103,7 @@ impl Server {
         let service = Service {
             root,
             authorize: config.authorize.clone(),
+            addresses: OwnAddresses::of(&addresses),
         };
         let secrets = Arc::new(Secrets::of_daemon(
             &config.reset_secret,

@@ -51,6 +51,7 @@ pub mod stretches;
 pub mod wire;
 pub mod zeros;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -277,6 +278,8 @@ pub enum Event {
     Started,
     /// Where the sources land is known: inside the target, or in its place.
     Placed { inside: bool },
+    /// Client: where else the server is, as it says.
+    Addresses(Vec<IpAddr>),
     /// Client: a large file is the next to be moved.
     Begun { path: Bytes },
     /// Client: so many bytes of a file need not be sent, for an earlier session did.

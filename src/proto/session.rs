@@ -12,6 +12,8 @@ mod role;
 mod tests;
 mod watch;
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -76,6 +78,10 @@ pub struct Limits {
     pub patience: Option<Duration>,
     /// The transport may carry data on lanes that are added, if the peer's may, too.
     pub adds_lanes: bool,
+    /// Client: it wants to know all addresses of the server.
+    pub asks_addresses: bool,
+    /// Server: what it says then.
+    pub addresses: Arc<[IpAddr]>,
 }
 
 /// What the server lets this client do.
@@ -174,6 +180,8 @@ pub struct Session {
     disk_ended: u64,
     /// Both sides know lanes that are added.
     adds_lanes: bool,
+    /// Server: the client asked where it is, too.
+    is_asked_addresses: bool,
     /// Of the last input.
     now: Instant,
     end: End,

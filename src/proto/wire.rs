@@ -43,6 +43,9 @@ pub const MAX_SOURCES: usize = 1024;
 /// Longest text for people in a message (error texts, warnings); longer ones are cut when encoded.
 pub const MAX_TEXT_BYTES: usize = 512;
 
+/// Addresses that a `welcome` names: what a host with many interfaces has.
+pub const MAX_ADDRESSES: usize = 32;
+
 /// Most chaining values in one [`VerdictKind::Have`]: 32 KiB, so two fit a message.
 pub const MAX_VALUES: usize = 1024;
 

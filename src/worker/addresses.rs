@@ -1,8 +1,9 @@
 //! Which of a peer's addresses is dialled when: the next soon after one that does not answer, and
 //! the first that answers is taken (RFC 8305, "happy eyeballs").
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use super::paths::Path;
 
 /// How long one address has before the next is dialled beside it (RFC 8305 §8).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
@@ -24,10 +25,10 @@ const MAX_NAMED: usize = 8;
 
 /// A peer's addresses, and what became of those that were dialled.
 pub(crate) struct Addresses {
-    all: Vec<SocketAddr>,
+    all: Vec<Path>,
     next: usize,
     /// Being dialled, the first of them for longest.
-    dialled: Vec<SocketAddr>,
+    dialled: Vec<Path>,
     next_at: Option<Instant>,
     /// Before that nothing is dialled.
     begins_at: Instant,
@@ -37,15 +38,15 @@ pub(crate) struct Addresses {
     /// ICMP kept one from answering since they were last dialled from the first.
     was_refused: bool,
     /// What each that failed said last.
-    errors: Vec<(SocketAddr, String)>,
+    errors: Vec<(Path, String)>,
 }
 
 /// What to do about addresses.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum AddressStep {
-    Dial(SocketAddr),
+    Dial(Path),
     /// This one has had its time, and another is to be dialled.
-    GiveUp(SocketAddr),
+    GiveUp(Path),
     /// Those that are dialled may answer yet.
     Wait,
     /// None answered, and this is what each said.
@@ -55,7 +56,7 @@ pub(crate) enum AddressStep {
 impl Addresses {
     /// In the order of preference that the resolver gave them, but the two families by turns; the
     /// first is dialled at `begins_at`.
-    pub(crate) fn new(all: Vec<SocketAddr>, begins_at: Instant) -> Addresses {
+    pub(crate) fn new(all: Vec<Path>, begins_at: Instant) -> Addresses {
         Addresses {
             all: by_turns(all),
             next: 0,
@@ -122,7 +123,7 @@ impl Addresses {
 
     /// One does not answer; the next need not wait. `by_icmp`: the peer's host, or somebody on the
     /// way, says so.
-    pub(crate) fn failed(&mut self, now: Instant, address: SocketAddr, why: String, by_icmp: bool) {
+    pub(crate) fn failed(&mut self, now: Instant, address: Path, why: String, by_icmp: bool) {
         let Some(at) = self.dialled.iter().position(|other| *other == address) else {
             return;
         };
@@ -138,7 +139,9 @@ impl Addresses {
             return "because it has no address".to_owned();
         }
         let named = self.errors.iter().take(MAX_NAMED);
-        let mut words: Vec<String> = named.map(|(at, why)| format!("{why} ({at})")).collect();
+        let mut words: Vec<String> = named
+            .map(|(at, why)| format!("{why} ({})", at.peer))
+            .collect();
         if let Some(more) = self.errors.len().checked_sub(MAX_NAMED).filter(|n| *n > 0) {
             let addresses = if more == 1 { "address" } else { "addresses" };
             words.push(format!("and {more} more {addresses}"));
@@ -149,11 +152,11 @@ impl Addresses {
 
 /// Those of the other family than the first between its own (RFC 8305 §4): where one family leads
 /// nowhere, all of its addresses do.
-fn by_turns(all: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v4 = all.first().is_some_and(SocketAddr::is_ipv4);
+fn by_turns(all: Vec<Path>) -> Vec<Path> {
+    let first_is_v4 = all.first().is_some_and(|path| path.peer.is_ipv4());
     let (mut own, mut other) = (Vec::new(), Vec::new());
     for address in all {
-        let family = match address.is_ipv4() == first_is_v4 {
+        let family = match address.peer.is_ipv4() == first_is_v4 {
             true => &mut own,
             false => &mut other,
         };
@@ -162,7 +165,7 @@ fn by_turns(all: Vec<SocketAddr>) -> Vec<SocketAddr> {
         }
     }
     let mut other = other.into_iter();
-    let mut turns: Vec<SocketAddr> = Vec::new();
+    let mut turns: Vec<Path> = Vec::new();
     for address in own {
         turns.push(address);
         turns.extend(other.next());
@@ -173,14 +176,16 @@ fn by_turns(all: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
-    fn v4(last: u8) -> SocketAddr {
-        SocketAddr::from(([198, 18, 0, last], 4433))
+    fn v4(last: u8) -> Path {
+        Path::to(SocketAddr::from(([198, 18, 0, last], 4433)))
     }
 
-    fn v6(last: u16) -> SocketAddr {
-        SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, last], 4433))
+    fn v6(last: u16) -> Path {
+        Path::to(SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, last], 4433)))
     }
 
     fn many(count: u8) -> (Addresses, Instant) {

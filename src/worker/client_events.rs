@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use crossbeam::channel::Sender;
-use landro_sys::{Backend, UdpOptions};
+use landro_sys::{Backend, Bind, UdpOptions};
 
 use super::stats::TransportStats;
 use crate::config::{LaneCount, LaneKind, LaneKinds};
@@ -26,6 +26,8 @@ pub struct TcpSetups {
 pub struct ClientStart {
     /// In the order of preference; the first that answers is taken.
     pub peers: Vec<SocketAddr>,
+    /// Where packets leave from; empty: from where the kernel has them.
+    pub binds: Vec<Bind>,
     pub setup: Setup,
     pub tcp: TcpSetups,
     /// Where the trust function leaves whom it refused.

@@ -1,6 +1,5 @@
 //! A command's one transfer: whom it dials, how far it is, how it ends.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use crate::proto::session::Request;
 use crate::proto::{CancelReason, Outcome, SessionError, SessionErrorCode, Totals};
 use crate::quic::{CloseReason, Setup};
 use crate::worker::client_events::{ClientEvent, ClientStart, Ended, TcpSetups};
+use crate::worker::paths::{Path, Paths};
 use crate::worker::race::{Race, RaceStep};
 use crate::worker::stats::{Batches, TransportStats};
 
@@ -23,6 +23,7 @@ const QUIC_GRACE: Duration = Duration::from_secs(1);
 pub(crate) struct ClientTransfer {
     state: ClientState,
     race: Race,
+    pub(crate) paths: Paths,
     pub(crate) kinds: LaneKinds,
     pub(crate) lanes: LaneCount,
     pub(crate) setup: Setup,
@@ -46,8 +47,8 @@ pub(crate) struct ClientTransfer {
 pub(crate) struct TakeoverDial {
     /// Of which kind the next one is, if it is not the one that the silent lane is not.
     pub(crate) kind: Option<LaneKind>,
-    /// The socket of those over QUIC.
-    pub(crate) listener: Option<usize>,
+    /// The sockets of those over QUIC.
+    pub(crate) listeners: Vec<(Path, usize)>,
     /// Which of the daemon's workers has the session, as far as QUIC told; else all are tried in
     /// turn.
     pub(crate) steer: u8,
@@ -67,9 +68,11 @@ enum ClientState {
 
 impl ClientTransfer {
     pub(crate) fn new(start: ClientStart, now: Instant) -> ClientTransfer {
+        let paths = Paths::new(start.binds);
         ClientTransfer {
             state: ClientState::Dialling(start.request),
-            race: Race::new(&start.peers, start.kinds, now),
+            race: Race::new(&paths.to_all(&start.peers), start.kinds, now),
+            paths,
             kinds: start.kinds,
             lanes: start.lanes,
             setup: start.setup,
@@ -127,7 +130,7 @@ impl ClientTransfer {
     }
 
     /// An address could not be dialled.
-    pub(crate) fn not_dialled(&mut self, now: Instant, at: (LaneKind, SocketAddr), why: String) {
+    pub(crate) fn not_dialled(&mut self, now: Instant, at: (LaneKind, Path), why: String) {
         self.race.failed(now, at, why, false);
     }
 
@@ -191,7 +194,7 @@ impl ClientTransfer {
     pub(crate) fn not_answered(
         &mut self,
         now: Instant,
-        at: (LaneKind, SocketAddr),
+        at: (LaneKind, Path),
         closed: Option<CloseReason>,
         shown: Option<Fingerprint>,
     ) {

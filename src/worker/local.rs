@@ -91,6 +91,8 @@ fn limits() -> Limits {
         // who started the thread watches it.
         patience: None,
         adds_lanes: false,
+        asks_addresses: false,
+        addresses: std::sync::Arc::default(),
     }
 }
 

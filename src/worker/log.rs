@@ -308,6 +308,7 @@ impl Log {
             }
             Event::Entry { .. }
             | Event::Started
+            | Event::Addresses(_)
             | Event::Placed { .. }
             | Event::Begun { .. }
             | Event::Resumed { .. }

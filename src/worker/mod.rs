@@ -19,6 +19,7 @@ mod listeners;
 mod local;
 mod log;
 mod mailbox;
+mod paths;
 mod pulse;
 mod race;
 mod sessions;
@@ -55,7 +56,7 @@ pub use limits::{ADDED_LANE_IDLE, LINGER};
 pub use local::copy_locally;
 pub use mailbox::{Mail, Mailbox};
 pub use pulse::Pulse;
-pub use shared::{Authorize, PeerAccess, Refusals, Service, SessionHomes, Shared};
+pub use shared::{Authorize, OwnAddresses, PeerAccess, Refusals, Service, SessionHomes, Shared};
 pub use stats::{Carried, TransportStats};
 
 /// What a worker is made of; built on the thread that starts it.

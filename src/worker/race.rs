@@ -4,10 +4,10 @@
 //! A firewall that drops UDP says nothing, so silence is all there is to go by. Each kind goes
 //! through the addresses by itself (`addresses.rs`).
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::addresses::{AddressStep, Addresses};
+use super::paths::Path;
 use crate::config::{LaneKind, LaneKinds};
 
 /// What QUIC has before TLS is dialled beside it, as much as one address has before the next. An
@@ -37,9 +37,9 @@ struct Runner {
 /// What to do next.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum RaceStep {
-    Dial(LaneKind, SocketAddr),
+    Dial(LaneKind, Path),
     /// This one has had its time, and another is to be dialled.
-    GiveUp(LaneKind, SocketAddr),
+    GiveUp(LaneKind, Path),
     /// Those that are dialled may answer yet.
     Wait,
     /// None answered, and this is what each said.
@@ -47,7 +47,7 @@ pub(crate) enum RaceStep {
 }
 
 impl Race {
-    pub(crate) fn new(all: &[SocketAddr], kinds: LaneKinds, now: Instant) -> Race {
+    pub(crate) fn new(all: &[Path], kinds: LaneKinds, now: Instant) -> Race {
         let runner = |kind, begins_at| {
             kinds.has(kind).then(|| Runner {
                 addresses: Addresses::new(all.to_vec(), begins_at),
@@ -102,7 +102,7 @@ impl Race {
     pub(crate) fn failed(
         &mut self,
         now: Instant,
-        (kind, address): (LaneKind, SocketAddr),
+        (kind, address): (LaneKind, Path),
         why: String,
         refused: bool,
     ) {
@@ -165,8 +165,8 @@ mod tests {
 
     const ADDRESS: &str = "198.18.0.1:4433";
 
-    fn race(kinds: LaneKinds) -> (Race, Instant, SocketAddr) {
-        let (now, address) = (crate::worker::now(), ADDRESS.parse().unwrap());
+    fn race(kinds: LaneKinds) -> (Race, Instant, Path) {
+        let (now, address) = (crate::worker::now(), Path::to(ADDRESS.parse().unwrap()));
         (Race::new(&[address], kinds, now), now, address)
     }
 

@@ -23,7 +23,6 @@ pub(crate) struct Running {
     pub(crate) space: Rc<Space>,
     pub(crate) peer: Fingerprint,
     /// Where the peer was when the session began.
-    pub(crate) address: SocketAddr,
     /// What a daemon let the peer do when the session began, unless it does no longer.
     pub(crate) allowed: Option<PeerAccess>,
     pub(crate) is_client: bool,
@@ -41,7 +40,6 @@ pub(crate) struct Running {
 pub(crate) struct Beginning {
     pub(crate) id: SessionId,
     /// Where the peer is.
-    pub(crate) address: SocketAddr,
     pub(crate) peer: Fingerprint,
     pub(crate) lanes: Lanes,
     pub(crate) space: Space,
@@ -105,7 +103,6 @@ impl Sessions {
             lanes: begin.lanes,
             space: Rc::new(begin.space),
             peer: begin.peer,
-            address: begin.address,
             is_client: begin.allowed.is_none(),
             allowed: begin.allowed,
             takes_data: true,

@@ -1,9 +1,10 @@
 //! What all workers of a process have in common: the service, the budget, each other's mailboxes.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::descriptors::StreamDescriptors;
 use super::mailbox::{Mail, Mailbox};
@@ -29,6 +30,49 @@ pub type Authorize = Arc<dyn Fn(&Fingerprint) -> Option<PeerAccess> + Send + Syn
 pub struct Service {
     pub root: Arc<ServedRoot>,
     pub authorize: Authorize,
+    pub addresses: OwnAddresses,
+}
+
+/// The addresses of interfaces are looked up anew after so long: it costs a netlink dump, and a
+/// cable is plugged in now and then.
+const ADDRESSES_LAST: Duration = Duration::from_secs(5);
+
+/// Where a daemon can be reached.
+pub struct OwnAddresses {
+    /// What it listens on.
+    listens: Vec<IpAddr>,
+    /// When they were looked up, and what came of it.
+    known: Mutex<Option<(Instant, Arc<[IpAddr]>)>>,
+}
+
+impl OwnAddresses {
+    pub fn of(listens: &[SocketAddr]) -> OwnAddresses {
+        OwnAddresses {
+            listens: listens.iter().map(SocketAddr::ip).collect(),
+            known: Mutex::default(),
+        }
+    }
+
+    /// Those that it listens on, of which an unspecified one stands for all of its family; `[::]`
+    /// for both.
+    pub fn look(&self, now: Instant) -> Arc<[IpAddr]> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((at, addresses)) if now - *at < ADDRESSES_LAST => addresses.clone(),
+            _ => {
+                let all = landro_sys::reachable_addresses();
+                let is_heard = |ip: &IpAddr| self.listens.iter().any(|at| hears(*at, *ip));
+                let addresses: Arc<[IpAddr]> = all.into_iter().filter(is_heard).collect();
+                *known = Some((now, addresses.clone()));
+                addresses
+            }
+        }
+    }
+}
+
+/// Whether a socket that listens on `at` takes what comes to `ip`.
+fn hears(at: IpAddr, ip: IpAddr) -> bool {
+    at == ip || at.is_unspecified() && (at.is_ipv6() || ip.is_ipv4())
 }
 
 pub struct Shared {

@@ -164,7 +164,7 @@ fn try_it() -> Result<(), (&'static str, io::Error)> {
     let listener = TcpListener::bind(loopback, false).map_err(at("listen"))?;
     let address = listener.local_addr().map_err(at("listen"))?;
     // Over loopback the connection is there when connect(2) returns.
-    let stream = TcpStream::connect(address, None).map_err(at("connect"))?;
+    let stream = TcpStream::connect(address, None, None).map_err(at("connect"))?;
     let key = RecordKey {
         key: [0; 16],
         iv: [0; 12],

@@ -52,6 +52,9 @@ pub use op::{Completion, DriverConfig, SendBuffer, SendRun};
 pub use pool::{Buffer, Pool};
 pub use probe::{Caps, boot_id};
 pub use receive::Datagrams;
-pub use socket::{RouteTo, SocketId, UdpOptions, UdpSocket, is_on_link, route_to};
+pub use socket::{
+    BadBind, Bind, RouteTo, SocketId, UdpOptions, UdpSocket, is_on_link, reachable_addresses,
+    route_to,
+};
 pub use tcp::{Interest, TcpId, TcpInfo, TcpListener, TcpStream, check_congestion};
 pub use wake::WakeHandle;

@@ -3,12 +3,18 @@
 
 use std::io;
 use std::mem::size_of_val;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::cmsg::plain;
+
+mod bind;
+mod interfaces;
+
+pub use bind::{BadBind, Bind};
+pub use interfaces::{is_on_link, reachable_addresses};
 
 #[cfg(test)]
 mod tests;
@@ -115,6 +121,24 @@ impl UdpSocket {
     /// What connect(2) says: `ENETUNREACH` where there is no route.
     pub fn connect(&self, peer: SocketAddr) -> io::Result<()> {
         self.socket.connect(&peer.into())
+    }
+
+    /// Opens one that sends to `peer` alone, from `bind`, or from where the kernel would.
+    ///
+    /// # Errors
+    /// As of [`UdpSocket::bind`] and [`UdpSocket::connect`]; `EADDRNOTAVAIL` and `ENODEV` where
+    /// what is to be bound to is gone.
+    pub fn to(
+        peer: SocketAddr,
+        bind: Option<&Bind>,
+        options: &UdpOptions,
+    ) -> io::Result<UdpSocket> {
+        let socket = UdpSocket::bind(Bind::local(bind, peer), options)?;
+        if let Some(bind) = bind {
+            bind.limit(&socket.socket)?;
+        }
+        socket.connect(peer)?;
+        Ok(socket)
     }
 
     /// Connects to `peer` anew, from the address that packets to it leave from now and from a port
@@ -292,17 +316,17 @@ pub struct RouteTo {
     pub mtu_bytes: usize,
 }
 
-/// How the kernel would reach `peer`, by connecting a throw-away UDP socket (sends nothing).
+/// How the kernel would reach `peer` from `bind`, by connecting a throw-away UDP socket (sends
+/// nothing).
 ///
 /// # Errors
-/// What socket(2) and connect(2) say: `ENETUNREACH` where there is no route.
-pub fn route_to(peer: SocketAddr) -> io::Result<RouteTo> {
-    let any: IpAddr = if peer.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
-    let socket = std::net::UdpSocket::bind((any, 0))?;
+/// What socket(2) and connect(2) say: `ENETUNREACH` where there is no route; `EADDRNOTAVAIL` and
+/// `ENODEV` where what is bound to is gone.
+pub fn route_to(peer: SocketAddr, bind: Option<&Bind>) -> io::Result<RouteTo> {
+    let socket = std::net::UdpSocket::bind(Bind::local(bind, peer))?;
+    if let Some(bind) = bind {
+        bind.limit(&SockRef::from(&socket))?;
+    }
     socket.connect(peer)?;
     let local = plain(socket.local_addr()?).ip();
     let (level, option) = match peer.is_ipv4() {
@@ -311,31 +335,4 @@ pub fn route_to(peer: SocketAddr) -> io::Result<RouteTo> {
     };
     let mtu_bytes = get_int(socket.as_raw_fd(), level, option)? as usize;
     Ok(RouteTo { local, mtu_bytes })
-}
-
-/// Whether `peer` is in a subnet of one of our interfaces (or is ourselves), so that no router need
-/// be between. False where the interfaces cannot be listed. Costs a netlink dump: not for every
-/// packet.
-pub fn is_on_link(peer: IpAddr) -> bool {
-    let peer = peer.to_canonical();
-    let bits = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => u128::from(u32::from(ip)),
-        IpAddr::V6(ip) => u128::from(ip),
-    };
-    let ip = |address: Option<nix::sys::socket::SockaddrStorage>| -> Option<IpAddr> {
-        let address = address?;
-        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-    };
-    nix::ifaddrs::getifaddrs().is_ok_and(|mut interfaces| {
-        interfaces.any(|interface| {
-            let (Some(own), Some(mask)) = (ip(interface.address), ip(interface.netmask)) else {
-                return false;
-            };
-            // A mask of no bits, as some tunnels have, says nothing.
-            bits(mask) != 0
-                && own.is_ipv4() == peer.is_ipv4()
-                && (bits(own) ^ bits(peer)) & bits(mask) == 0
-        })
-    })
 }

@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::cmsg::plain;
 use crate::file::invalid;
-use crate::socket::set_int;
+use crate::socket::{Bind, set_int};
 
 mod info;
 
@@ -187,13 +187,22 @@ impl TcpStream {
     }
 
     /// Begins to connect. When the socket is writable, [`TcpStream::finish_connect`] tells how it
-    /// went. `segment_bytes`: what a packet carries at most, in both directions; none: what the
+    /// went. `bind`: where packets leave from, if not from where the kernel would have them.
+    /// `segment_bytes`: what a packet carries at most, in both directions; none: what the
     /// paths of both hosts are said to carry.
     ///
     /// # Errors
-    /// What socket(2) and connect(2) say at once: `ENETUNREACH` where there is no route.
-    pub fn connect(to: SocketAddr, segment_bytes: Option<u32>) -> io::Result<TcpStream> {
+    /// What socket(2) and connect(2) say at once: `ENETUNREACH` where there is no route;
+    /// `EADDRNOTAVAIL` and `ENODEV` where what is to be bound to is gone.
+    pub fn connect(
+        to: SocketAddr,
+        bind: Option<&Bind>,
+        segment_bytes: Option<u32>,
+    ) -> io::Result<TcpStream> {
         let stream = TcpStream::new(new_socket(to)?)?;
+        if let Some(bind) = bind {
+            bind.bind_stream(&stream.socket, to)?;
+        }
         if let Some(bytes) = segment_bytes {
             // Said in the SYN (tcp(7)); later it would change nothing.
             stream.socket.set_tcp_mss(bytes)?;

@@ -63,6 +63,7 @@ pub fn pull_sources(
                         inside: false,
                         place: None,
                         adds_lanes: false,
+                        addresses: Vec::new(),
                     }));
                     script(&mut peer);
                 }

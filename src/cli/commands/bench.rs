@@ -91,7 +91,7 @@ fn remote(
 ) -> BenchEnd {
     let dial = Dial {
         streams: args.streams,
-        ..Dial::new(&url.host, &args.trust, &args.engine)
+        ..Dial::new(&url.host, &args.trust, &args.from, &args.engine)
     };
     let done = dial::run(&dial, signals, request, &mut |event| meter.hear(event))?;
     Ok((done.ended, done.own))
@@ -136,6 +136,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
     })?;
     let config = ClientConfig {
         peer: server.addresses().to_vec(),
+        binds: Vec::new(),
         backend: args.engine.backend(),
         quic,
         memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,

@@ -230,7 +230,7 @@ impl Copying {
         let dial = Dial {
             streams: self.args.streams,
             lanes: self.args.lanes,
-            ..Dial::new(daemon, &self.args.trust, &self.args.engine)
+            ..Dial::new(daemon, &self.args.trust, &self.args.from, &self.args.engine)
         };
         let (reporter, seen) = (&mut self.reporter, &mut self.seen);
         let followed = dial::run(&dial, &self.signals, &request, &mut |event| match event {

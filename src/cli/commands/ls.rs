@@ -33,7 +33,7 @@ pub fn run(args: LsArgs) -> Result<Exit, CliError> {
         partial: args.partial,
     };
     let result = dial::run(
-        &Dial::new(&url.host, &args.trust, &args.engine),
+        &Dial::new(&url.host, &args.trust, &args.from, &args.engine),
         &signals,
         &request,
         &mut |event| match event {

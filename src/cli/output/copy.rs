@@ -178,6 +178,7 @@ impl CopyReporter {
                 self.warn(path, shown, text);
             }
             Event::Started
+            | Event::Addresses(_)
             | Event::Asked { .. }
             | Event::Announced { .. }
             | Event::Begun { .. }
@@ -463,6 +464,7 @@ fn count(totals: &mut Totals, event: &Event) {
             ..
         } => totals.count(*kind, *size_bytes, result),
         Event::Started
+        | Event::Addresses(_)
         | Event::Placed { .. }
         | Event::Begun { .. }
         | Event::Resumed { .. }

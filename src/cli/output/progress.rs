@@ -91,6 +91,7 @@ impl Progress {
                 self.settled.files += u64::from(is_settled && is_file);
             }
             Event::Started
+            | Event::Addresses(_)
             | Event::Asked { .. }
             | Event::Placed { .. }
             | Event::Warning { .. }

@@ -29,9 +29,9 @@ use crate::ids::{Fingerprint, MoverId};
 use crate::proto::wire::{LaneAccount, PrefaceKind, streams};
 use crate::proto::{Input, LostLane};
 
-/// The longest pause before another lane is dialled, when the last ones came to nothing. The first
-/// is [`JOIN_PAUSE`], and each is twice the one before.
-const ADD_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// The longest pause before another lane is dialled, when the last ones came to nothing, as a rule.
+/// The first is [`JOIN_PAUSE`], and each is twice the one before.
+pub const ADD_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// A lane that lived so long was none that comes to nothing.
 const GOOD_LIFE: Duration = Duration::from_secs(60);
@@ -88,6 +88,7 @@ pub(super) struct Adding {
     /// When the last ones came to nothing: none is dialled before, and how long the next pause is.
     not_before: Option<Instant>,
     pause: Duration,
+    pause_max: Duration,
     /// One of them went otherwise than by running empty, or did not come to be.
     has_lost: bool,
     next_number: u32,
@@ -106,7 +107,7 @@ pub(super) struct Adding {
 }
 
 impl Adding {
-    pub fn new(from_bytes: u64, most: usize) -> Adding {
+    pub fn new(from_bytes: u64, most: usize, pause_max: Duration) -> Adding {
         Adding {
             is_agreed: false,
             sends: false,
@@ -116,6 +117,7 @@ impl Adding {
             wish: Wish::Early,
             not_before: None,
             pause: JOIN_PAUSE,
+            pause_max,
             has_lost: false,
             next_number: 0,
             control_pulls: true,
@@ -181,7 +183,7 @@ impl Adding {
         self.has_lost = true;
         if self.not_before.is_none_or(|at| at <= now) {
             self.not_before = Some(now + self.pause);
-            self.pause = (self.pause * 2).min(ADD_PAUSE_MAX);
+            self.pause = (self.pause * 2).min(self.pause_max);
         }
     }
 

@@ -38,6 +38,7 @@ mod suspicion;
 mod takeover;
 mod traffic;
 
+pub use added::ADD_PAUSE_MAX;
 pub use goodput::GOODPUT_WINDOW;
 pub use newcomer::{Newcomer, NewcomerInput, NewcomerOutput};
 pub use ports::{
@@ -108,6 +109,9 @@ pub struct LanesConfig {
     pub adds_from_bytes: u64,
     /// So many, at most [`MAX_ADDS`].
     pub adds: usize,
+    /// The longest pause before another is dialled, when the last ones came to nothing. Usually
+    /// [`ADD_PAUSE_MAX`].
+    pub add_pause_max: Duration,
     /// Client: lanes may take over from each other as soon as the session was asked for, if the
     /// server turns out to know how (`Limits::adds_lanes`).
     pub outlives_lanes: bool,
@@ -248,7 +252,11 @@ impl Lanes {
             session,
             lanes: Vec::new(),
             added: Vec::new(),
-            adding: Adding::new(config.adds_from_bytes, config.adds.min(MAX_ADDS)),
+            adding: Adding::new(
+                config.adds_from_bytes,
+                config.adds.min(MAX_ADDS),
+                config.add_pause_max,
+            ),
             choice: Choice::new(now, config.goodput_window),
             silence: Silence::new(now),
             outlives_lanes: config.outlives_lanes,

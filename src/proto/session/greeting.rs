@@ -59,6 +59,7 @@ impl Session {
             watch,
             disk_ended: 0,
             adds_lanes: false,
+            is_asked_addresses: false,
             now,
             end: End::No,
             #[cfg(test)]
@@ -90,6 +91,7 @@ impl Session {
             watch,
             disk_ended: 0,
             adds_lanes: false,
+            is_asked_addresses: false,
             now,
             end: End::No,
             #[cfg(test)]
@@ -122,6 +124,7 @@ impl Session {
                 .patience
                 .map(|patience| u32::try_from(patience.as_secs()).unwrap_or(u32::MAX).max(1)),
             adds_lanes: self.limits.adds_lanes && is_transfer,
+            asks_addresses: self.limits.asks_addresses && is_transfer,
         });
         if paths_fit && few && wire::fits(&message) {
             self.ports.message(&message);
@@ -164,6 +167,10 @@ impl Session {
             inside: self.role.lands_inside(),
             place: self.place().map(Into::into),
             adds_lanes: self.adds_lanes,
+            addresses: match self.is_asked_addresses {
+                true => self.limits.addresses.to_vec(),
+                false => Vec::new(),
+            },
         }));
         self.ports.event(Event::Started);
         self.say_adds_lanes();
@@ -203,6 +210,7 @@ impl Session {
             WireRequest::Push { .. } | WireRequest::Pull { .. }
         );
         self.adds_lanes = self.limits.adds_lanes && hello.adds_lanes && is_transfer;
+        self.is_asked_addresses = hello.asks_addresses && is_transfer;
         self.ports.event(asked(&hello.request));
         if let Some(refusal) = refusal(&hello.request, grant) {
             self.refuse(refusal);
@@ -331,6 +339,9 @@ impl Session {
             ));
         }
         self.ports.event(Event::Started);
+        if self.limits.asks_addresses && !welcome.addresses.is_empty() {
+            self.ports.event(Event::Addresses(welcome.addresses));
+        }
         let asked = matches!(&self.role, Role::Receive(_))
             || matches!(&self.stage, Stage::AwaitWelcome { send: Some(_) });
         self.adds_lanes = self.limits.adds_lanes && welcome.adds_lanes && asked;

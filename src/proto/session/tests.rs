@@ -44,6 +44,8 @@ fn limits() -> Limits {
         lookups: 8,
         patience: Some(PATIENCE),
         adds_lanes: false,
+        asks_addresses: false,
+        addresses: std::sync::Arc::default(),
     }
 }
 
@@ -74,6 +76,7 @@ fn hello(version: u16, request: WireRequest) -> Message {
         counts: false,
         patience_s: None,
         adds_lanes: false,
+        asks_addresses: false,
     })
 }
 
@@ -84,6 +87,7 @@ fn welcome() -> Message {
         inside: false,
         place: None,
         adds_lanes: false,
+        addresses: Vec::new(),
     })
 }
 

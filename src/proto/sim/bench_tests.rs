@@ -287,6 +287,7 @@ fn hello(mode: BenchMode, milliseconds: u64, streams: Option<u8>) -> Message {
         counts: false,
         patience_s: None,
         adds_lanes: false,
+        asks_addresses: false,
     })
 }
 
@@ -316,6 +317,7 @@ fn welcomed(work: BenchWork) -> (Side, Instant) {
         inside: false,
         place: None,
         adds_lanes: false,
+        addresses: Vec::new(),
     };
     client.hear(now, &Message::Welcome(welcome));
     (client, now)
@@ -504,6 +506,7 @@ fn data_may_be_faster_than_the_welcome() {
         inside: false,
         place: None,
         adds_lanes: false,
+        addresses: Vec::new(),
     };
     client.hear(now, &Message::Welcome(welcome));
     client.hear(now, &Message::BenchEnd { bytes: 7 });

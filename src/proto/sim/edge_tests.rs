@@ -424,6 +424,7 @@ fn hello() -> Hello {
         counts: false,
         patience_s: None,
         adds_lanes: false,
+        asks_addresses: false,
     }
 }
 
@@ -534,6 +535,7 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
             inside: false,
             place: None,
             adds_lanes: false,
+            addresses: Vec::new(),
         })),
     );
     let (mut batches, mut reads) = (verdicts.chunks(1), 0);

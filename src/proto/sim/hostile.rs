@@ -163,6 +163,7 @@ impl Hostile {
                     inside: false,
                     place: None,
                     adds_lanes: true,
+                    addresses: Vec::new(),
                 }));
             }
         };
@@ -175,6 +176,7 @@ impl Hostile {
             counts: false,
             patience_s: None,
             adds_lanes: true,
+            asks_addresses: false,
         }));
     }
 

@@ -1,12 +1,16 @@
 //! How shared types look in CBOR, each with its cap checked before it is copied out of the message.
 
+use std::net::IpAddr;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use minicbor::data::Type;
 use minicbor::decode::{self, Decoder};
 use minicbor::encode::{self, Encoder, Write};
 use minicbor::{Decode, Encode};
 
-use super::{BenchMode, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES, WireError};
+use super::{
+    BenchMode, MAX_ADDRESSES, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES, WireError,
+};
 use crate::ids::{EntryId, NAME_MAX_BYTES, PATH_MAX_BYTES};
 use crate::proto::place::MAX_ABOVE;
 use crate::proto::{
@@ -110,6 +114,35 @@ pub mod values {
             return Err(decode::Error::message("chaining values are 32 bytes each").at(at));
         }
         Ok(values)
+    }
+}
+
+/// 16 bytes for each address, IPv4 mapped into IPv6.
+pub mod addresses {
+    use super::*;
+
+    pub fn encode<C, W: Write>(
+        v: &[IpAddr],
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
+        let mapped = |ip: &IpAddr| match ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        let bytes: Vec<u8> = v.iter().take(MAX_ADDRESSES).flat_map(mapped).collect();
+        e.bytes(&bytes)?.ok()
+    }
+
+    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Vec<IpAddr>, decode::Error> {
+        let at = d.position();
+        let bytes = octets(d, 16 * MAX_ADDRESSES, "too many addresses")?;
+        let (all, rest) = bytes.as_chunks::<16>();
+        if !rest.is_empty() {
+            return Err(decode::Error::message("addresses are 16 bytes each").at(at));
+        }
+        let plain = |bytes: &[u8; 16]| IpAddr::from(*bytes).to_canonical();
+        Ok(all.iter().map(plain).collect())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The control messages: what each says, in field order; the CDDL in `docs/protocol.md` mirrors
 //! this file.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -216,6 +217,9 @@ pub struct Hello {
     /// The client knows lanes that are added.
     #[cbor(n(7), default)]
     pub adds_lanes: bool,
+    /// The client has several interfaces, and asks for the server's addresses.
+    #[cbor(n(8), default)]
+    pub asks_addresses: bool,
 }
 
 impl Hello {
@@ -325,6 +329,9 @@ pub struct Welcome {
     /// The server takes lanes that are added, and the client said that it knows them.
     #[cbor(n(4), default)]
     pub adds_lanes: bool,
+    /// Where it can be reached, too, if the client asked: at most [`super::MAX_ADDRESSES`].
+    #[cbor(n(5), with = "cbor::addresses", default)]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Where a receiver's target is; understood on the same host only.

@@ -124,6 +124,7 @@ fn every_message() -> Vec<Message> {
                 counts: false,
                 patience_s: None,
                 adds_lanes: false,
+                asks_addresses: false,
             })
         })
         .collect();
@@ -171,6 +172,7 @@ fn welcome() -> Message {
         inside: true,
         place: Some(place),
         adds_lanes: false,
+        addresses: Vec::new(),
     })
 }
 

@@ -1,9 +1,10 @@
 //! One connection of this worker: what it has whatever runs on it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use landro_sys::Backend;
+use landro_sys::{Backend, Bind, RouteTo};
 
 use super::app::App;
 use super::doubt::Doubt;
@@ -14,6 +15,7 @@ use crate::worker::event_loop::Loop;
 use crate::worker::lane::TransferLane;
 use crate::worker::limits::LINGER;
 use crate::worker::log::Who;
+use crate::worker::paths::Path;
 use crate::worker::stats::{Batches, TransportStats};
 use crate::worker::timers::{Scheduled, Timer};
 
@@ -28,6 +30,8 @@ pub(crate) struct Connection {
     pub(crate) serial: u64,
     pub(crate) conn: Transport,
     pub(crate) peer: SocketAddr,
+    /// Of one that we dialled: where packets leave from, if we chose, and its number.
+    pub(crate) bind: Option<(u8, Bind)>,
     pub(crate) app: App,
     /// Whether it stands in the lists of that name ([`super::Connections`]).
     pub(super) touched: bool,
@@ -67,6 +71,7 @@ impl Connection {
             serial: io.serial(),
             conn,
             peer,
+            bind: None,
             app,
             touched: false,
             unfinished: false,
@@ -86,6 +91,19 @@ impl Connection {
             sent: Batches::default(),
             path: PathSnapshot::default(),
         }
+    }
+
+    /// The way it was dialled.
+    pub(crate) fn path(&self) -> Path {
+        Path {
+            bind: self.bind.as_ref().map(|(number, _)| *number),
+            peer: self.peer,
+        }
+    }
+
+    /// How the kernel would reach the peer now.
+    pub(crate) fn route(&self) -> io::Result<RouteTo> {
+        landro_sys::route_to(self.peer, self.bind.as_ref().map(|(_, bind)| bind))
     }
 
     /// The transport's part and the lane's, if this is a lane.

@@ -101,7 +101,7 @@ impl Connections {
     fn limit_packets(&mut self, io: &Loop, serial: u64) {
         let found = self.find(serial).and_then(|key| self.table.get_mut(key));
         if let Some(connection) = found
-            && let Ok(route) = landro_sys::route_to(connection.peer)
+            && let Ok(route) = connection.route()
         {
             let headers = match connection.peer.is_ipv4() {
                 true => UDP_IPV4_HEADER_BYTES,

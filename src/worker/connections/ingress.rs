@@ -153,7 +153,7 @@ impl Connections {
         setup.set_windows(promise.first_bytes, promise.most_bytes);
         // Jumbo frames are probed for where our side of the path has them.
         let mtu_bytes =
-            landro_sys::route_to(from).map_or(ETHERNET_MTU_BYTES, |route| route.mtu_bytes);
+            landro_sys::route_to(from, None).map_or(ETHERNET_MTU_BYTES, |route| route.mtu_bytes);
         setup.set_interface_payload(mtu_bytes.saturating_sub(UDP_IPV4_HEADER_BYTES));
         let key = self.table.vacant_key();
         let accept = Accept {

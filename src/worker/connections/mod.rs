@@ -15,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use landro_sys::{SocketId, TcpId};
+use landro_sys::{Bind, SocketId, TcpId};
 
 use super::event_loop::Loop;
 use super::lane::{Errand, LanePhase, TransferLane};
@@ -31,6 +31,7 @@ use transport::{QuicLink, Transport};
 use weights::Weights;
 
 pub(super) use egress::Batch;
+pub(super) use streams::StreamTo;
 
 /// What UDP over IPv4 takes of an MTU; the transport allows for IPv6 itself.
 const UDP_IPV4_HEADER_BYTES: usize = 28;
@@ -59,6 +60,8 @@ pub(crate) struct Destination {
     pub(crate) socket: SocketId,
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
+    /// Where packets leave from, if we choose, and its number.
+    pub(crate) bind: Option<(u8, Bind)>,
     /// First byte of the connection id, which picks the peer's worker.
     pub(crate) steer: Option<u8>,
     /// To resume an earlier connection's TLS session.
@@ -179,6 +182,14 @@ impl Connections {
         let connections = self.of(session).map(|(_, connection)| connection);
         let carrying = connections.filter(|it| it.lane().is_some_and(|lane| !lane.is_added));
         carrying.max_by_key(|connection| connection.serial)
+    }
+
+    /// How many lanes are added to a session from one of a command's places.
+    pub(crate) fn added_from(&self, session: usize, bind: u8) -> usize {
+        let is_from = |it: &&Connection| it.bind.as_ref().is_some_and(|(from, _)| *from == bind);
+        let connections = self.of(session).map(|(_, connection)| connection);
+        let added = connections.filter(|it| it.lane().is_some_and(|lane| lane.is_added));
+        added.filter(is_from).count()
     }
 
     /// Whether all lanes of a session are closed for holding too much.
@@ -317,7 +328,8 @@ impl Connections {
         errand: Errand,
     ) -> Result<(), String> {
         let peer = to.peer;
-        let route = landro_sys::route_to(peer)
+        let bind = to.bind.as_ref().map(|(_, bind)| bind);
+        let route = landro_sys::route_to(peer, bind)
             .map_err(|error| format!("for there is no way there: {error}"))?;
         let budget = &io.shared.budget;
         let promise = budget.promise_window();
@@ -347,6 +359,7 @@ impl Connections {
         let mut connection = Connection::new(io, conn, peer, app);
         connection.quiet = Some(doubt::SIGN_OF_LIFE);
         connection.granted_bytes = granted_bytes;
+        connection.bind = to.bind;
         self.table.insert(connection);
         self.touch(key);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use landro_sys::{TcpId, TcpStream};
+use landro_sys::{Bind, TcpId, TcpStream};
 
 use super::Connections;
 use super::app::{App, Handshake};
@@ -19,6 +19,15 @@ use crate::worker::lane::Errand;
 use crate::worker::limits::LINGER;
 use crate::worker::log::Who;
 use crate::worker::shared::Refusals;
+
+/// Where a stream that we connect goes.
+pub(crate) struct StreamTo {
+    pub(crate) peer: SocketAddr,
+    /// Where packets leave from, if we choose, and its number.
+    pub(crate) bind: Option<(u8, Bind)>,
+    /// What a packet carries at most, in both directions.
+    pub(crate) segment_bytes: Option<u32>,
+}
 
 impl Connections {
     /// The driver says that a stream is ready.
@@ -100,11 +109,12 @@ impl Connections {
         &mut self,
         io: &mut Loop,
         setup: &TcpSetup,
-        (peer, segment_bytes): (SocketAddr, Option<u32>),
+        to: StreamTo,
         errand: Errand,
     ) -> Result<(), String> {
+        let bind = to.bind.as_ref().map(|(_, bind)| bind);
         let no_way = |error| format!("for there is no way there: {error}");
-        let stream = TcpStream::connect(peer, segment_bytes).map_err(no_way)?;
+        let stream = TcpStream::connect(to.peer, bind, to.segment_bytes).map_err(no_way)?;
         // What is accepted has that of its listener.
         if let Some(name) = &io.shared.tcp_congestion {
             stream.set_congestion(name).map_err(no_way)?;
@@ -118,7 +128,8 @@ impl Connections {
         let conn = TcpConn::connect(setup, windows(io, promise), io.now);
         let link = TcpLink::new(conn, id, true);
         let app = App::Undecided(Handshake::Dialled(errand));
-        let mut connection = Connection::new(io, Transport::Tcp(Box::new(link)), peer, app);
+        let mut connection = Connection::new(io, Transport::Tcp(Box::new(link)), to.peer, app);
+        connection.bind = to.bind;
         connection.quiet = Some(SIGN_OF_LIFE);
         connection.granted_bytes = granted_bytes;
         self.insert_stream(io, id, connection);

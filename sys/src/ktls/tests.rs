@@ -88,7 +88,7 @@ fn can_renew() -> bool {
 /// A connection with TLS, and its peer's end without.
 fn pair() -> (TcpStream, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let stream = TcpStream::connect(listener.local_addr().unwrap(), None).unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap(), None, None).unwrap();
     let (peer, _) = listener.accept().unwrap();
     peer.set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
@@ -99,7 +99,7 @@ fn pair() -> (TcpStream, std::net::TcpStream) {
 /// Both ends with TLS, in both directions.
 fn kernel_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
-    let one = TcpStream::connect(listener.local_addr().unwrap(), None).unwrap();
+    let one = TcpStream::connect(listener.local_addr().unwrap(), None, None).unwrap();
     let (other, _) = listener.accept().unwrap().unwrap();
     for (stream, seals, opens) in [(&one, 1, 2), (&other, 2, 1)] {
         stream.layer_tls().unwrap();

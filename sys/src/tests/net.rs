@@ -147,8 +147,13 @@ fn a_dual_stack_socket_shows_and_takes_plain_v4() {
             (received.from(), received.to()),
             (peer_address, Some("::1".parse().unwrap()))
         );
-        assert!(route_to(peer_address).unwrap().local.is_loopback());
-        assert!(route_to("127.0.0.1:9".parse().unwrap()).unwrap().mtu_bytes > 1500);
+        assert!(route_to(peer_address, None).unwrap().local.is_loopback());
+        assert!(
+            route_to("127.0.0.1:9".parse().unwrap(), None)
+                .unwrap()
+                .mtu_bytes
+                > 1500
+        );
     }
 }
 

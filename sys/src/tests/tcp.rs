@@ -161,7 +161,7 @@ fn megabytes_go_there_and_back_through_full_buffers() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let (_pool, mut driver) = pool_and_driver(backend);
             let (listener, address) = listen(&mut driver, address);
-            let stream = TcpStream::connect(address, None).unwrap();
+            let stream = TcpStream::connect(address, None, None).unwrap();
             let client = driver.add_stream(stream).unwrap();
             driver.watch(client, Interest::WRITE);
             assert_eq!(ready(&mut driver), (client, false, true));
@@ -371,7 +371,7 @@ fn a_refused_connection_says_so_once() {
         closed.bind(&any.into()).unwrap();
         let address = closed.local_addr().unwrap().as_socket().unwrap();
         let id = driver
-            .add_stream(TcpStream::connect(address, None).unwrap())
+            .add_stream(TcpStream::connect(address, None, None).unwrap())
             .unwrap();
         driver.watch(id, Interest::WRITE);
         assert_eq!(ready(&mut driver), (id, true, true));
@@ -443,7 +443,7 @@ fn a_connection_that_died_does_not_end_its_listener() {
 fn options_are_set() {
     let (_pool, mut driver) = pool_and_driver(Backend::Poll);
     let (accepted, peer) = pair(&mut driver);
-    let connected = TcpStream::connect(peer.local_addr().unwrap(), None);
+    let connected = TcpStream::connect(peer.local_addr().unwrap(), None, None);
     for stream in [driver.stream(accepted), &connected.unwrap()] {
         let socket = SockRef::from(stream);
         assert!(socket.tcp_nodelay().unwrap() && socket.nonblocking().unwrap());

@@ -150,7 +150,7 @@ fn a_peer_that_never_answers_holds_nothing() {
         let address = mute.local_addr().unwrap().as_socket().unwrap();
         let _waiting = [(); 2].map(|()| std::net::TcpStream::connect(address).unwrap());
         let connect = |driver: &mut Driver| {
-            let stream = TcpStream::connect(address, None).unwrap();
+            let stream = TcpStream::connect(address, None, None).unwrap();
             driver.add_stream(stream).unwrap()
         };
         let id = connect(&mut driver);

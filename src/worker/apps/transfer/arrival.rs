@@ -144,7 +144,10 @@ impl Worker {
         }
         let part = service.root.part(allowed.path.clone());
         let now = self.io.now;
-        let limits = limits::of_session(&self.io.shared, self.sessions.len());
+        let mut limits = limits::of_session(&self.io.shared, self.sessions.len());
+        if let Some(service) = &self.io.shared.service {
+            limits.addresses = service.addresses.look(self.io.now);
+        }
         let session = Session::server(now, allowed.access, limits);
         let begin = Beginning {
             id,

@@ -123,8 +123,10 @@ impl Worker {
         if self.io.log.admits(who, self.io.now) {
             tracing::info!(%peer, %kind, "a session goes on over another lane, for its own fell silent or was cut");
         }
+        let path = connection.path();
         if let Some(client) = &mut self.client {
             client.goes_on();
+            client.paths.carries(path);
         }
     }
 
@@ -160,8 +162,13 @@ impl Worker {
             return;
         };
         let now = self.io.now;
-        match &self.client {
-            Some(client) if running.is_client => client.tell(ClientEvent::Session(event)),
+        match &mut self.client {
+            Some(client) if running.is_client => {
+                if let Event::Addresses(addresses) = &event {
+                    client.paths.learn(addresses);
+                }
+                client.tell(ClientEvent::Session(event));
+            }
             _ => {
                 let (log, peer) = (&mut running.log, &running.peer);
                 self.io.log.event(log, peer, &event, now);

@@ -1,33 +1,38 @@
 //! A command's side: dialling, the one session, joining lanes.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
-use landro_sys::{UdpOptions, UdpSocket};
+use landro_sys::UdpSocket;
 use rand::Rng;
 
 use crate::config::LaneKind;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::CancelReason;
-use crate::proto::lanes::{DialKind, LaneKey, Lanes, LanesConfig, LanesInput, code};
+use crate::proto::lanes::{ADD_PAUSE_MAX, DialKind, LaneKey, Lanes, LanesConfig, LanesInput, code};
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{Limits, Request, Session};
 use crate::worker::Worker;
 use crate::worker::client_events::{ClientEvent, ClientStart};
 use crate::worker::client_transfer::ClientTransfer;
-use crate::worker::connections::Destination;
 use crate::worker::connections::connection::Connection;
 use crate::worker::connections::transport::Transport;
+use crate::worker::connections::{Destination, StreamTo};
 use crate::worker::lane::Errand;
 use crate::worker::limits;
 use crate::worker::log::Who;
+use crate::worker::paths::Path;
 use crate::worker::race::RaceStep;
 use crate::worker::sessions::Beginning;
 
 /// What each packet of a lane carries that is added in place of one that was lost: 1,280 bytes,
 /// which every path of IPv6 carries, less the headers.
 const SMALL_SEGMENT_BYTES: u32 = 1_220;
+
+/// Where lanes leave from several places, the longest pause before one that has none is tried again:
+/// a cable may be plugged in any moment.
+const PLUGGED_IN_PAUSE: Duration = Duration::from_secs(2);
 
 impl Worker {
     pub(crate) fn start_client(&mut self, start: ClientStart) {
@@ -40,42 +45,40 @@ impl Worker {
         let now = self.io.now;
         while let Some(client) = &mut self.client {
             match client.next_address(now) {
-                RaceStep::Dial(kind, peer) => self.dial_address(kind, peer),
-                RaceStep::GiveUp(kind, peer) => self.give_up_dialling(kind, peer),
+                RaceStep::Dial(kind, path) => self.dial_address(kind, path),
+                RaceStep::GiveUp(kind, path) => self.give_up_dialling(kind, path),
                 RaceStep::Wait | RaceStep::Failed(_) => return,
             }
         }
     }
 
-    fn dial_address(&mut self, kind: LaneKind, peer: SocketAddr) {
-        let Some(client) = &self.client else { return };
-        let options = client.socket_options;
+    fn dial_address(&mut self, kind: LaneKind, path: Path) {
         let dialled = match kind {
             LaneKind::Quic => self
-                .open_socket(peer, &options)
+                .open_socket(path)
                 .map_err(|error| format!("for there is no way there: {error}"))
-                .and_then(|listener| self.dial(peer, listener, None, Errand::FirstLane)),
-            LaneKind::Tls => self.dial_stream(peer, Errand::FirstLane),
+                .and_then(|listener| self.dial(path, listener, None, Errand::FirstLane)),
+            LaneKind::Tls => self.dial_stream(path, Errand::FirstLane),
         };
         if let (Err(why), Some(client)) = (dialled, &mut self.client) {
-            client.not_dialled(self.io.now, (kind, peer), why);
+            client.not_dialled(self.io.now, (kind, path), why);
         }
     }
 
-    fn give_up_dialling(&mut self, kind: LaneKind, peer: SocketAddr) {
+    fn give_up_dialling(&mut self, kind: LaneKind, path: Path) {
         // Whatever becomes of the connection: the address has had its time.
         if let Some(client) = &mut self.client {
-            client.not_dialled(self.io.now, (kind, peer), "in time".to_owned());
+            client.not_dialled(self.io.now, (kind, path), "in time".to_owned());
         }
         for key in self.connections.dialled_first() {
-            let is_it = |it: &Connection| (it.conn.kind(), it.peer) == (kind, peer);
+            let is_it = |it: &Connection| (it.conn.kind(), it.path()) == (kind, path);
             if self.connections.get(key).is_some_and(is_it) {
                 self.drop_connection(key);
             }
         }
     }
 
-    fn dial_stream(&mut self, peer: SocketAddr, errand: Errand) -> Result<(), String> {
+    fn dial_stream(&mut self, path: Path, errand: Errand) -> Result<(), String> {
         let Some(client) = &mut self.client else {
             return Ok(());
         };
@@ -92,24 +95,28 @@ impl Worker {
         };
         // Perhaps to a path that carries small packets only.
         let segment_bytes = has_lost.then_some(SMALL_SEGMENT_BYTES);
+        let to = StreamTo {
+            peer: path.peer,
+            bind: client.paths.numbered(path),
+            segment_bytes,
+        };
         self.connections
-            .dial_stream(&mut self.io, setup, (peer, segment_bytes), errand)
+            .dial_stream(&mut self.io, setup, to, errand)
     }
 
     /// A socket for one peer: connected, it learns what ICMP says about that peer.
-    fn open_socket(&mut self, peer: SocketAddr, options: &UdpOptions) -> io::Result<usize> {
-        let any: IpAddr = match peer.is_ipv4() {
-            true => Ipv4Addr::UNSPECIFIED.into(),
-            false => Ipv6Addr::UNSPECIFIED.into(),
+    fn open_socket(&mut self, path: Path) -> io::Result<usize> {
+        let Some(client) = &self.client else {
+            return Err(io::ErrorKind::NotConnected.into());
         };
-        let socket = UdpSocket::bind(SocketAddr::new(any, 0), options)?;
-        socket.connect(peer)?;
+        let (bind, options) = (client.paths.bind(path), &client.socket_options);
+        let socket = UdpSocket::to(path.peer, bind, options)?;
         self.listeners.add(&mut self.io.driver, socket, None)
     }
 
     fn dial(
         &mut self,
-        peer: SocketAddr,
+        path: Path,
         listener: usize,
         steer: Option<u8>,
         errand: Errand,
@@ -121,7 +128,8 @@ impl Worker {
         let to = Destination {
             socket: listener.socket,
             local: listener.local,
-            peer,
+            peer: path.peer,
+            bind: client.paths.numbered(path),
             steer,
             ticket: client.ticket.clone(),
         };
@@ -141,6 +149,7 @@ impl Worker {
         let asked = client.lanes.lanes();
         let limits = limits::of_session(&self.io.shared, self.sessions.len());
         let limits = Limits {
+            asks_addresses: client.paths.several().is_some(),
             parallel: ParallelTransferConfig {
                 max_concurrent_streams: client.streams,
                 ..limits.parallel
@@ -148,6 +157,8 @@ impl Worker {
             ..limits
         };
         let (address, kind) = (connection.peer, connection.conn.kind());
+        client.paths.carries(connection.path());
+        let places = client.paths.several();
         client.tell(ClientEvent::Connected {
             fingerprint: peer,
             address,
@@ -164,10 +175,15 @@ impl Worker {
         let outlives_lanes = limits.adds_lanes && is_transfer;
         let session = Session::client(now, request, limits);
         let config = LanesConfig {
-            adds: match kind {
+            adds: match (kind, places) {
+                (_, Some(places)) => asked.max(places),
                 // It has nothing to gain from just another TLS lane, unless that takes over.
-                LaneKind::Tls if asked == 1 => 0,
-                LaneKind::Tls | LaneKind::Quic => asked,
+                (LaneKind::Tls, None) if asked == 1 => 0,
+                (LaneKind::Tls | LaneKind::Quic, None) => asked,
+            },
+            add_pause_max: match places {
+                Some(_) => PLUGGED_IN_PAUSE,
+                None => ADD_PAUSE_MAX,
             },
             outlives_lanes,
             ..self.lanes_config(id, peer)
@@ -198,7 +214,14 @@ impl Worker {
             // It was cut just now.
             return Some(LanesInput::DialFailed { kind });
         };
-        let (peer, who) = (connection.peer, connection.who());
+        let (mut path, who) = (connection.path(), connection.who());
+        if let (Some(client), DialKind::Add) = (&self.client, kind)
+            && client.paths.several().is_some()
+        {
+            let lanes = |bind| self.connections.added_from(session, bind);
+            path = client.paths.next(lanes).unwrap_or(path);
+        }
+        let peer = path.peer;
         let errand = Errand::Join { session, kind };
         let dialled = match (&connection.conn, kind) {
             (Transport::Quic(link), DialKind::Replace) => {
@@ -208,13 +231,16 @@ impl Worker {
                 if let Some(client) = &mut self.client {
                     client.ticket = ticket;
                 }
-                self.dial(peer, listener, steer, errand)
+                self.dial(path, listener, steer, errand)
             }
             (Transport::Tcp(_), DialKind::Replace) | (_, DialKind::Add | DialKind::TakeOver) => {
-                self.dial_stream(peer, errand)
+                self.dial_stream(path, errand)
             }
         };
         let error = dialled.err()?;
+        if let Some(client) = &mut self.client {
+            client.paths.failed(path);
+        }
         if self.io.log.admits(who, self.io.now) {
             match kind {
                 DialKind::Replace => {
@@ -230,39 +256,50 @@ impl Worker {
 
     /// Connects a lane that takes over from one that is silent, or cut.
     fn dial_elsewhere(&mut self, session: usize) -> Option<LanesInput> {
-        let peer = self.sessions.get(session)?.address;
         let silent = self.connections.newest_of(session).map(|it| &it.conn);
         let from = silent.map(Transport::kind);
         let steer = silent.and_then(|conn| conn.quic()?.peer_cid_first_byte());
         let client = self.client.as_mut()?;
-        let options = client.socket_options;
+        let kind = DialKind::TakeOver;
+        let Some(path) = client.paths.elsewhere() else {
+            return Some(LanesInput::DialFailed { kind });
+        };
         let elsewhere = &mut client.elsewhere;
         elsewhere.steer = steer.unwrap_or(elsewhere.steer);
         let steer = elsewhere.steer;
         let other = from.map_or(LaneKind::Tls, LaneKind::other);
-        let (to, listener) = (elsewhere.kind.take().unwrap_or(other), elsewhere.listener);
-        let kind = DialKind::TakeOver;
+        let to = elsewhere.kind.take().unwrap_or(other);
         let errand = Errand::Join { session, kind };
         let dialled = match to {
-            LaneKind::Tls => self.dial_stream(peer, errand),
-            LaneKind::Quic => listener
-                .map_or_else(|| self.open_socket(peer, &options), Ok)
+            LaneKind::Tls => self.dial_stream(path, errand),
+            LaneKind::Quic => self
+                .socket_elsewhere(path)
                 .map_err(|error| format!("for there is no way there: {error}"))
-                .and_then(|listener| {
-                    if let Some(client) = &mut self.client {
-                        client.elsewhere.listener = Some(listener);
-                    }
-                    self.dial(peer, listener, Some(steer), errand)
-                }),
+                .and_then(|listener| self.dial(path, listener, Some(steer), errand)),
         };
         let error = dialled.err()?;
         if let Some(client) = &mut self.client {
             client.elsewhere.kind = Some(to.other());
+            client.paths.failed(path);
         }
         if self.io.log.admits(Who::Debug, self.io.now) {
+            let peer = path.peer;
             tracing::debug!(%peer, error, "cannot open a lane to go on in place of a silent one");
         }
         Some(LanesInput::DialFailed { kind })
+    }
+
+    /// The socket of lanes that take over on this path: one, however often that is tried.
+    fn socket_elsewhere(&mut self, path: Path) -> io::Result<usize> {
+        let known = self.client.iter().flat_map(|it| &it.elsewhere.listeners);
+        if let Some((_, listener)) = known.into_iter().find(|(other, _)| *other == path) {
+            return Ok(*listener);
+        }
+        let listener = self.open_socket(path)?;
+        if let Some(client) = &mut self.client {
+            client.elsewhere.listeners.push((path, listener));
+        }
+        Ok(listener)
     }
 
     pub(crate) fn cancel_client(&mut self) {

@@ -2,8 +2,8 @@
 
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::lanes::{
-    ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LanesConfig, LanesInput,
-    NewcomerInput, code,
+    ADD_PAUSE_MAX, ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LanesConfig,
+    LanesInput, NewcomerInput, code,
 };
 use crate::quic::{CloseReason, Conn, KEY_SPENT};
 use crate::worker::Worker;
@@ -40,6 +40,7 @@ impl Worker {
             idle: self.io.shared.quic.idle_timeout,
             adds_from_bytes: ADDS_FROM_BYTES,
             adds: 0,
+            add_pause_max: ADD_PAUSE_MAX,
             outlives_lanes: false,
             kept_bytes: limits::kept_control_bytes(self.sessions.len()),
             goodput_window: GOODPUT_WINDOW,
@@ -224,12 +225,13 @@ impl Worker {
         let closed = gone.close_reason();
         match gone.app.dialled_for() {
             Some(Errand::FirstLane) => {
-                let at = (gone.conn.kind(), gone.peer);
+                let at = (gone.conn.kind(), gone.path());
                 let shown = gone.conn.shown_fingerprint();
                 client.not_answered(self.io.now, at, closed, shown);
                 self.dial_when_due();
             }
             Some(Errand::Join { session, kind }) => {
+                client.paths.failed(gone.path());
                 // What was to be added is missed by nobody.
                 if kind == DialKind::Replace {
                     client.note(closed);

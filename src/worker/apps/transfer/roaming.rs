@@ -20,13 +20,13 @@ impl Worker {
         if connection.conn.is_server() || connection.conn.is_closing() {
             return;
         }
-        let peer = connection.peer;
+        let (peer, route) = (connection.peer, connection.route());
         let is_silent = connection.is_silent(self.io.now);
         if let Some(link) = connection.conn.tcp_mut() {
             // It cannot move, and no answer finds its way back to where it is from. One that is
             // answered may be as it is, whatever way others would take now.
             if is_silent
-                && let Ok(route) = landro_sys::route_to(peer)
+                && let Ok(route) = route
                 && !link.is_from(&self.io.driver, route.local)
             {
                 let why = "this host reaches the peer from another address now";
@@ -42,7 +42,7 @@ impl Worker {
             return;
         };
         let listener = self.listeners.get_mut(index);
-        let followed = match (landro_sys::route_to(peer), listener) {
+        let followed = match (route, listener) {
             (Ok(route), Some(listener)) if route.local == listener.local.ip() => Ok(()),
             (Ok(_), Some(listener)) => self.io.driver.socket(socket).reconnect(peer).map(|local| {
                 listener.local = local;

@@ -62,7 +62,7 @@ impl Ends {
         };
         let mut driver = Driver::new(backend, &config, &pool).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap(), None).unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap(), None, None).unwrap();
         let (accepted, _) = listener.accept().unwrap().unwrap();
         let begun = now();
         let ids = [stream, accepted].map(|stream| driver.add_stream(stream).unwrap());

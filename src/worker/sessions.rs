@@ -22,7 +22,6 @@ pub(crate) struct Running {
     pub(crate) lanes: Lanes,
     pub(crate) space: Rc<Space>,
     pub(crate) peer: Fingerprint,
-    /// Where the peer was when the session began.
     /// What a daemon let the peer do when the session began, unless it does no longer.
     pub(crate) allowed: Option<PeerAccess>,
     pub(crate) is_client: bool,
@@ -40,6 +39,7 @@ pub(crate) struct Running {
 pub(crate) struct Beginning {
     pub(crate) id: SessionId,
     /// Where the peer is.
+    pub(crate) address: SocketAddr,
     pub(crate) peer: Fingerprint,
     pub(crate) lanes: Lanes,
     pub(crate) space: Space,

@@ -160,11 +160,10 @@ impl Hosts {
         Running::spawn(common::command(&self.client, &self.wire.within(0), all))
     }
 
-    /// Starts a transfer of some seconds and pulls the cable in the middle of it.
+    /// Starts a transfer of some seconds and one session, and pulls the cable in the middle of it.
     fn unplug_midway(&self, args: &[OsString]) -> Running {
-        let mut slow: Vec<OsString> = vec!["--bwlimit".into(), "8M".into()];
-        slow.extend_from_slice(args);
-        let running = self.start(&slow);
+        let slow = ["--retry", "0", "--bwlimit", "8M"].map(OsString::from);
+        let running = self.start(&[&slow[..], args].concat());
         let midway = running.line(|line| {
             let event: serde_json::Value = serde_json::from_str(line).unwrap();
             event["event"] == "progress" && event["bytes"].as_u64().unwrap() >= 6 * MIB

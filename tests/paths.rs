@@ -238,9 +238,9 @@ impl Hosts {
         Running::spawn(common::command(&self.client, &within, all))
     }
 
-    /// Starts a transfer and lets something happen in the middle of it.
+    /// Starts a transfer of one session and lets something happen in the middle of it.
     fn midway(&self, host: &str, happens: impl FnOnce(&Net)) -> Running {
-        let running = self.start(host, &["--bwlimit", LIMIT]);
+        let running = self.start(host, &["--retry", "0", "--bwlimit", LIMIT]);
         until_moved(&running, 6 * MIB);
         happens(&self.net);
         running

@@ -1,14 +1,13 @@
 //! One session with a daemon, from known_hosts to its end: what `cp`, `ls` and `bench` have in
 //! common.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam::channel::RecvTimeoutError;
-
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::{LaneCount, QuicConfig};
-use crate::engine::{Client, ClientConfig, ClientEvent, Ended};
+use crate::engine::{Client, ClientConfig, ClientEvent, Ended, Persistence};
 use crate::ids::Fingerprint;
 use crate::proto::session::Request;
 use crate::proto::{CancelReason, Outcome, Totals};
@@ -32,6 +31,7 @@ pub struct Dial<'a> {
     pub engine: &'a EngineArgs,
     pub streams: u8,
     pub lanes: LaneCount,
+    pub persistence: Persistence,
 }
 
 impl<'a> Dial<'a> {
@@ -42,19 +42,20 @@ impl<'a> Dial<'a> {
             engine,
             streams: DEFAULT_STREAMS,
             lanes: LaneCount::Auto,
+            persistence: Persistence::NONE,
         }
     }
 }
 
-/// A session that came to an end.
+/// A request that came to an end.
 pub struct Followed {
     pub ended: Ended,
     /// This host's fingerprint, as the daemon saw it.
     pub own: Fingerprint,
 }
 
-/// Runs one session. After the question whether to trust a daemon there is a second attempt. `on`
-/// gets every event but the last, and None when nothing happened for a while.
+/// Follows one request to its end. After the question whether to trust a daemon there is a second
+/// attempt. `on` gets every event but the last, and None when nothing happened for a while.
 ///
 /// # Errors
 /// The session could not begin, or the daemon's identity is not what it should be.
@@ -67,12 +68,22 @@ pub fn run(
     let dir = trust::config_dir()?;
     let own = trust::identity(&dir)?.fingerprint();
     let mut known = KnownHosts::load(&dir)?;
-    let Some(peer) = resolve::resolve(dial.host, signals, SIGNAL_CHECK)? else {
-        let ended = Ended::Outcome(Outcome::Cancelled {
-            reason: CancelReason::User,
-            totals: Totals::default(),
-        });
-        return Ok(Followed { ended, own });
+    let mut addresses = PeerAddresses::new(dial.host, signals);
+    let peer = match addresses.look_up() {
+        Ok(Some(peer)) => peer,
+        Ok(None) => {
+            let ended = Ended::Outcome(Outcome::Cancelled {
+                reason: CancelReason::User,
+                totals: Totals::default(),
+            });
+            return Ok(Followed { ended, own });
+        }
+        // A name server may be there later, as a daemon may.
+        Err(error) if dial.persistence.from_the_start => {
+            addresses.failed = Some(error);
+            Vec::new()
+        }
+        Err(error) => return Err(error),
     };
     let mut stance = stance::before(dial.host, dial.trust, &known)?;
     let quic = QuicConfig {
@@ -94,10 +105,12 @@ pub fn run(
             lanes: dial.lanes,
             tcp_congestion: dial.engine.tcp_congestion.clone(),
             ktls: dial.engine.ktls(),
+            persistence: dial.persistence,
         };
-        let client = Client::start(config, request.clone())?;
+        let mut client = Client::start(config, request.clone())?;
         let mut remembered = Ok(());
-        let ended = pump(&client, signals, &mut |event| {
+        let again = &mut || addresses.anew();
+        let ended = pump(&mut client, signals, again, &mut |event| {
             if let (Stance::AnyAndRemember, Some(ClientEvent::Connected { fingerprint, .. })) =
                 (&stance, &event)
             {
@@ -119,28 +132,78 @@ pub fn run(
                     }
                 };
             }
+            // Nobody was dialled, for there was no address.
+            Ended::Unreachable { .. } if addresses.failed.is_some() => {
+                return match addresses.failed {
+                    Some(error) => Err(error),
+                    None => Ok(Followed { ended, own }),
+                };
+            }
             ended => return Ok(Followed { ended, own }),
         }
     }
 }
 
-/// Follows a client to its end.
-pub fn pump(client: &Client, signals: &Signals, on: &mut dyn FnMut(Option<ClientEvent>)) -> Ended {
+/// The addresses of a daemon, looked up before each session.
+struct PeerAddresses<'a> {
+    host: &'a DaemonName,
+    signals: &'a Signals,
+    /// Why none is known yet.
+    failed: Option<CliError>,
+}
+
+impl<'a> PeerAddresses<'a> {
+    fn new(host: &'a DaemonName, signals: &'a Signals) -> PeerAddresses<'a> {
+        PeerAddresses {
+            host,
+            signals,
+            failed: None,
+        }
+    }
+
+    /// None: the user asked to stop.
+    fn look_up(&self) -> Result<Option<Vec<SocketAddr>>, CliError> {
+        resolve::resolve(self.host, self.signals, SIGNAL_CHECK)
+    }
+
+    /// For a session that is begun anew. None: those that are known will do, for without a network
+    /// no name server is there either.
+    fn anew(&mut self) -> Option<Vec<SocketAddr>> {
+        match self.look_up() {
+            Ok(found) => {
+                self.failed.take_if(|_| found.is_some());
+                found
+            }
+            Err(error) => {
+                tracing::debug!("{error}");
+                None
+            }
+        }
+    }
+}
+
+/// Follows a client to its end. `again`: addresses for a session that is begun anew, if there are
+/// others.
+pub fn pump(
+    client: &mut Client,
+    signals: &Signals,
+    again: &mut dyn FnMut() -> Option<Vec<SocketAddr>>,
+    on: &mut dyn FnMut(Option<ClientEvent>),
+) -> Ended {
     let mut cancelled = false;
     loop {
         if !cancelled && signals.asked().is_some() {
             cancelled = true;
             client.cancel();
         }
-        match client.events().recv_timeout(SIGNAL_CHECK) {
-            Ok(ClientEvent::Ended(ended)) => return ended,
-            Ok(event) => on(Some(event)),
-            Err(RecvTimeoutError::Timeout) => on(None),
-            Err(RecvTimeoutError::Disconnected) => {
-                return Ended::Failed(
-                    "the worker ended without a result; this is a bug in landro".into(),
-                );
-            }
+        let event = client.next(SIGNAL_CHECK);
+        let is_lost = matches!(event, Some(ClientEvent::Lost { .. }));
+        match event {
+            Some(ClientEvent::Ended(ended)) => return ended,
+            event => on(event),
+        }
+        if is_lost && let Some(peer) = again() {
+            client.redirect(peer);
         }
     }
 }

@@ -316,7 +316,8 @@ impl Setbacks<'_> {
                 ..Parties::default()
             },
         );
-        let is_news = got_further || !std::mem::replace(&mut self.are_told, true);
+        let is_first = !std::mem::replace(&mut self.are_told, true);
+        let is_news = is_first || got_further;
         let words = match (times_left, self.within) {
             (Some(left), _) => {
                 let tries = amount::count(u64::from(left) + 1, "try", "tries");

@@ -249,11 +249,15 @@ fn somebody_else_is_not_gone_on_with(backend: &'static str) {
     all.extend(copy.args.clone());
     let running = Running::spawn(common::command(&copy.world.client, &[], all));
     wait_for_bytes(&running, 8 * MIB);
+    copy.world.restart();
+    wait_for_bytes(&running, 12 * MIB);
+    let known = fs::read_to_string(copy.world.client.path().join("known_hosts")).unwrap();
+    assert_eq!(known.matches("SHA256:").count(), 1, "{known}");
     let (other, own) = (Side::new(), copy.world.client.id());
     let _daemon = in_its_place(&mut copy, &other, &["--allow", &own]);
     let output = running.wait().expect(4);
     assert!(output.stderr.contains("HAS CHANGED"), "{}", output.stderr);
-    assert_eq!(output.stderr.matches(TOLD).count(), 1, "{}", output.stderr);
+    assert_eq!(output.stderr.matches(TOLD).count(), 2, "{}", output.stderr);
 }
 
 /// Passes bytes of TCP on, and cuts each connection but the first after so many of them came from

@@ -174,6 +174,8 @@ fn a_talkative_server(backend: &'static str) {
     let args = [
         "cp",
         "--json",
+        "--retry",
+        "0",
         "--backend",
         backend,
         "--peer",

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::{LaneCount, QuicConfig};
-use crate::engine::{Client, ClientConfig, ClientEvent, Ended, Persistence};
+use crate::engine::{Client, ClientConfig, ClientEvent, Ended, Identity, Persistence};
 use crate::ids::Fingerprint;
 use crate::proto::session::Request;
 use crate::proto::{CancelReason, Outcome, Totals};
@@ -19,7 +19,7 @@ use super::diagnostics;
 use super::exit::CliError;
 use super::resolve;
 use super::stance::{self, Stance};
-use super::trust::{self, KnownHosts};
+use super::trust::{self, Known, KnownHosts};
 
 /// How long a signal may go unnoticed while no event comes.
 const SIGNAL_CHECK: Duration = Duration::from_millis(50);
@@ -43,6 +43,25 @@ impl<'a> Dial<'a> {
             streams: DEFAULT_STREAMS,
             lanes: LaneCount::Auto,
             persistence: Persistence::NONE,
+        }
+    }
+
+    /// All but whom it is with.
+    fn config(&self, identity: Identity) -> ClientConfig {
+        ClientConfig {
+            peer: Vec::new(),
+            backend: self.engine.backend(),
+            quic: self.engine.quic(),
+            patience: self.engine.patience(),
+            memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
+            identity,
+            trust: Arc::new(|_| false),
+            streams: usize::from(self.streams),
+            lane_kinds: self.engine.lane_kinds,
+            lanes: self.lanes,
+            tcp_congestion: self.engine.tcp_congestion.clone(),
+            ktls: self.engine.ktls(),
+            persistence: self.persistence,
         }
     }
 }
@@ -72,10 +91,8 @@ pub fn run(
     let peer = match addresses.look_up() {
         Ok(Some(peer)) => peer,
         Ok(None) => {
-            let ended = Ended::Outcome(Outcome::Cancelled {
-                reason: CancelReason::User,
-                totals: Totals::default(),
-            });
+            let (reason, totals) = (CancelReason::User, Totals::default());
+            let ended = Ended::Outcome(Outcome::Cancelled { reason, totals });
             return Ok(Followed { ended, own });
         }
         // A name server may be there later, as a daemon may.
@@ -94,35 +111,24 @@ pub fn run(
         let trusted = stance.clone();
         let config = ClientConfig {
             peer: peer.clone(),
-            backend: dial.engine.backend(),
             quic: quic.clone(),
-            patience: dial.engine.patience(),
-            memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
-            identity: trust::identity(&dir)?,
             trust: Arc::new(move |shown| trusted.trusts(shown)),
-            streams: usize::from(dial.streams),
-            lane_kinds: dial.engine.lane_kinds,
-            lanes: dial.lanes,
-            tcp_congestion: dial.engine.tcp_congestion.clone(),
-            ktls: dial.engine.ktls(),
-            persistence: dial.persistence,
+            ..dial.config(trust::identity(&dir)?)
         };
         let mut client = Client::start(config, request.clone())?;
-        let mut remembered = Ok(());
         let again = &mut || addresses.anew();
         let ended = pump(&mut client, signals, again, &mut |event| {
-            if let (Stance::AnyAndRemember, Some(ClientEvent::Connected { fingerprint, .. })) =
-                (&stance, &event)
+            if stance == Stance::AnyAndRemember
+                && let Some(ClientEvent::Connected { fingerprint, .. }) = &event
+                && matches!(known.find(dial.host), Known::Never)
+                && let Err(error) = known.add(dial.host, *fingerprint)
             {
-                remembered = known.add(dial.host, *fingerprint);
+                // The transfer is not worth less for it.
+                tracing::warn!("{} is not remembered: {error}", dial.host);
             }
             on(event);
         });
         client.join().map_err(CliError::Worker)?;
-        if let Err(error) = remembered {
-            // The transfer is not worth less for it.
-            tracing::warn!("{} is not remembered: {error}", dial.host);
-        }
         match ended {
             Ended::IdentityUnknown(shown) if signals.asked().is_none() => {
                 stance = match stance {
@@ -132,12 +138,10 @@ pub fn run(
                     }
                 };
             }
-            // Nobody was dialled, for there was no address.
-            Ended::Unreachable { .. } if addresses.failed.is_some() => {
-                return match addresses.failed {
-                    Some(error) => Err(error),
-                    None => Ok(Followed { ended, own }),
-                };
+            ended @ Ended::Unreachable { .. } => {
+                // Without an address nobody was dialled.
+                let failed = addresses.failed.map_or(Ok(()), Err);
+                return failed.map(|()| Followed { ended, own });
             }
             ended => return Ok(Followed { ended, own }),
         }

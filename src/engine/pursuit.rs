@@ -1,4 +1,4 @@
-//! Whether a session that was lost is begun anew, and when: as long as that gets a transfer further.
+//! Whether a session that was lost is begun anew, and when: as long as that gets a transfer on.
 
 use std::time::{Duration, Instant};
 

@@ -111,8 +111,8 @@ fn counting(route: &CopyRoute) -> Option<Counting> {
     }
 }
 
-/// What of a copy flows by: it comes from a pipe or a device, or goes to one, or to what a program's
-/// output was redirected to (`/dev/stdout`).
+/// What of a copy flows by: it comes from a pipe or a device, or goes to one, or to what the output
+/// of a program was redirected to (`/dev/stdout`).
 #[derive(Clone, Copy, Default)]
 struct Streams {
     /// Nothing of what is moved stays when a copy is cut short.

@@ -14,7 +14,7 @@ use super::counting::Counting;
 use super::json::{JsonEvent, Printer};
 use super::progress::Progress;
 use super::repeats::Repeats;
-use super::sessions::Sessions;
+use super::sessions::LostSessions;
 use super::shown::ShownPaths;
 use super::stats::{Stats, goodput_bps};
 
@@ -60,7 +60,7 @@ pub struct CopyReporter {
     progress: Progress,
     /// Of this session, counted from the events, for one that ends without the peer's own totals.
     totals: Totals,
-    sessions: Sessions,
+    sessions: LostSessions,
     /// How many sessions began with a daemon.
     connected: u64,
     warnings: u64,
@@ -83,7 +83,7 @@ impl CopyReporter {
         let now = crate::engine::now();
         CopyReporter {
             counting: counting.filter(|_| bar.is_some() || style.json),
-            sessions: Sessions::new(style.force),
+            sessions: LostSessions::new(style.force),
             style,
             paths,
             bar,

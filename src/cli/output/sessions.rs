@@ -5,16 +5,16 @@ use crate::proto::{Outcome, Totals};
 
 /// The sessions of one copy that were lost.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Sessions {
+pub struct LostSessions {
     /// What they did.
     lost: Totals,
     /// What is done is done again (`--force`).
     resends: bool,
 }
 
-impl Sessions {
-    pub fn new(resends: bool) -> Sessions {
-        Sessions {
+impl LostSessions {
+    pub fn new(resends: bool) -> LostSessions {
+        LostSessions {
             lost: Totals::default(),
             resends,
         }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_session_did_was_done_and_not_skipped() {
-        let mut sessions = Sessions::default();
+        let mut sessions = LostSessions::default();
         // One of these stood there before.
         sessions.lose(&did(10, 1, 2));
         sessions.lose(&Totals::default());
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_changed_meanwhile_counts_once() {
-        let mut sessions = Sessions::default();
+        let mut sessions = LostSessions::default();
         sessions.lose(&did(10, 0, 0));
         let all = sessions.with_complete(&did(3, 8, 1));
         assert_eq!((all.files, all.skipped, all.errors), (11, 0, 1));
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_again_in_any_case_counts_once() {
-        let mut sessions = Sessions::new(true);
+        let mut sessions = LostSessions::new(true);
         sessions.lose(&did(10, 0, 0));
         assert_eq!(sessions.with_unfinished(&did(4, 0, 0)).files, 10);
         let all = sessions.with_complete(&did(12, 0, 0));
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn one_session_is_what_it_is() {
         let totals = did(3, 4, 1);
-        assert_eq!(Sessions::default().with_complete(&totals), totals);
-        assert_eq!(Sessions::default().with_unfinished(&totals), totals);
+        assert_eq!(LostSessions::default().with_complete(&totals), totals);
+        assert_eq!(LostSessions::default().with_unfinished(&totals), totals);
     }
 }

@@ -257,7 +257,9 @@ fn somebody_else_is_not_gone_on_with(backend: &'static str) {
     let _daemon = in_its_place(&mut copy, &other, &["--allow", &own]);
     let output = running.wait().expect(4);
     assert!(output.stderr.contains("HAS CHANGED"), "{}", output.stderr);
-    assert_eq!(output.stderr.matches(TOLD).count(), 2, "{}", output.stderr);
+    // A lane that would take over may meet somebody else before the session is lost.
+    let told = output.stderr.matches(TOLD).count();
+    assert!((1..=2).contains(&told), "{}", output.stderr);
 }
 
 /// Passes bytes of TCP on, and cuts each connection but the first after so many of them came from

@@ -20,7 +20,8 @@ use criterion::{
 use landro::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use landro::config::{LaneCount, LaneKind, LaneKinds, QuicConfig};
 use landro::engine::{
-    BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, ServeConfig, Server,
+    BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, Persistence,
+    ServeConfig, Server,
 };
 use landro::proto::Outcome;
 use landro::proto::session::{Direction, Request, Transfer, TransferOptions};
@@ -107,6 +108,7 @@ impl Host {
             trust: Arc::new(|_| true),
             streams,
             lanes: LaneCount::Auto,
+            persistence: Persistence::NONE,
         };
         let request = Request::Transfer(Transfer {
             direction: Direction::Push,
@@ -117,13 +119,14 @@ impl Host {
                 ..TransferOptions::default()
             },
         });
-        let client = Client::start(config, request).expect("a client");
-        let ended = client.events().iter().find_map(|event| match event {
-            ClientEvent::Ended(ended) => Some(ended),
-            ClientEvent::Connected { .. } | ClientEvent::Session(_) | ClientEvent::Stats(_) => None,
-        });
+        let mut client = Client::start(config, request).expect("a client");
+        let ended = loop {
+            if let Some(ClientEvent::Ended(ended)) = client.next(Duration::from_secs(60)) {
+                break ended;
+            }
+        };
         match ended {
-            Some(Ended::Outcome(Outcome::Complete(totals)))
+            Ended::Outcome(Outcome::Complete(totals))
                 if totals.errors == 0 && totals.files == 1 => {}
             other => panic!("the transfer ended with {other:?}"),
         }

@@ -3,6 +3,7 @@
 
 mod client;
 mod local;
+mod pursuit;
 mod server;
 mod sockets;
 mod workers;
@@ -32,6 +33,7 @@ pub use crate::quic::{Identity, QuicError};
 pub use crate::worker::{Authorize, Carried, ClientEvent, Ended, PeerAccess, TransportStats};
 pub use client::{Client, ClientConfig};
 pub use local::LocalCopy;
+pub use pursuit::Persistence;
 pub use server::{ServeConfig, Server, ShutdownError};
 
 /// Which I/O backend to run on.

@@ -126,7 +126,8 @@ fn copy_and_kill(
     (moment, lanes): (Duration, &str),
     daemon_dies: bool,
 ) -> Output {
-    let args = [&["--lanes".into(), lanes.into()], &passage.args[..]].concat();
+    let options = ["--retry", "0", "--lanes", lanes].map(OsString::from);
+    let args = [&options[..], &passage.args[..]].concat();
     let mut running = world.cp_start(&args);
     thread::sleep(moment);
     if daemon_dies {
@@ -396,9 +397,8 @@ fn a_full_destination_of_a_pull_is_exit_6(backend: &'static str) {
 /// on while this thread waits for its turn on a busy machine: 8 MiB behind the middle are two
 /// seconds.
 fn caught_midway(world: &World, args: &[OsString], after_bytes: u64) -> Running {
-    let mut all: Vec<OsString> = vec!["--bwlimit".into(), "4M".into()];
-    all.extend_from_slice(args);
-    let running = world.cp_start(&all);
+    let one_session = ["--retry", "0", "--bwlimit", "4M"].map(OsString::from);
+    let running = world.cp_start(&[&one_session[..], args].concat());
     let midway = running.line(|line| {
         let event: serde_json::Value = serde_json::from_str(line).unwrap();
         event["event"] == "progress" && event["bytes"].as_u64().unwrap() >= after_bytes

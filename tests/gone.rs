@@ -37,10 +37,12 @@ const CID_BYTES: usize = 5;
 /// What ICMP brings, instead of 60 s of silence.
 const NOBODY: &str = "nobody listens on the peer's UDP port";
 
-/// Starts a copy, of a file without holes, which would take no time, and waits until data flows.
+/// Starts a copy of one session, of a file without holes, which would take no time, and waits until
+/// data flows.
 fn slow(world: &World, limit: &str, from: &Path, args: [&OsStr; 2]) -> Running {
     std::fs::write(from, vec![7; FILE_BYTES as usize]).unwrap();
-    let mut command = world.cp_command(&[], &[["--bwlimit", limit].map(OsStr::new), args].concat());
+    let options = ["--retry", "0", "--bwlimit", limit].map(OsStr::new);
+    let mut command = world.cp_command(&[], &[&options[..], &args[..]].concat());
     command.env("LANDRO_LOG", "landro=debug");
     let running = Running::spawn(command);
     running

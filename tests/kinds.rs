@@ -566,6 +566,8 @@ fn a_daemon_that_stops(backend: &'static str) {
     tree::write_file(&source, FILE_BYTES, &mut Rng::new("stops"));
     let mut args: Vec<OsString> = TLS.iter().map(OsString::from).collect();
     args.extend([
+        "--retry".into(),
+        "0".into(),
         "--bwlimit".into(),
         "4M".into(),
         source.into(),

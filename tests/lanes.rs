@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use landro::config::{LaneCount, LaneKind, LaneKinds, QuicConfig};
 use landro::engine::{
-    BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, ServeConfig,
-    Server, TransportStats,
+    BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, Persistence,
+    ServeConfig, Server, TransportStats,
 };
 use landro::proto::session::{BenchWork, Direction, Request, Transfer, TransferOptions};
 use landro::proto::{Outcome, Totals};
@@ -100,18 +100,19 @@ fn session(
         trust: Arc::new(|_| true),
         streams: 16,
         lanes: LaneCount::Auto,
+        persistence: Persistence::NONE,
     };
-    let client = Client::start(config, request).unwrap();
+    let mut client = Client::start(config, request).unwrap();
     let mut stats = None;
     let ended = loop {
         match client
-            .events()
-            .recv_timeout(Duration::from_secs(60))
+            .next(Duration::from_secs(60))
             .expect("the transfer hangs")
         {
             ClientEvent::Stats(found) => stats = Some(*found),
             ClientEvent::Ended(ended) => break ended,
             ClientEvent::Connected { .. } | ClientEvent::Session(_) => {}
+            ClientEvent::Lost { ended, .. } => panic!("it is begun anew: {ended:?}"),
         }
     };
     client.join().unwrap();

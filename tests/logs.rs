@@ -174,6 +174,8 @@ fn a_talkative_server(backend: &'static str) {
     let args = [
         "cp",
         "--json",
+        "--retry",
+        "0",
         "--backend",
         backend,
         "--peer",
@@ -320,7 +322,8 @@ fn a_daemon_that_stops_says_so(backend: &'static str) {
     let (here, there) = (world.here("big"), world.url("big"));
     let (push, pull) = (world.url("pushed"), world.here("pulled"));
     let slow = |from: &std::ffi::OsStr, to: &std::ffi::OsStr| {
-        world.cp_start(&["--bwlimit".as_ref(), "1M".as_ref(), from, to])
+        let options = ["--retry", "0", "--bwlimit", "1M"].map(std::ffi::OsStr::new);
+        world.cp_start(&[&options[..], &[from, to]].concat())
     };
     let push = slow(here.as_os_str(), push.as_ref());
     let pull = slow(there.as_ref(), pull.as_os_str());

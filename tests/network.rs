@@ -13,7 +13,10 @@ use std::time::Duration;
 use common::tree::{self, Rng, assert_no_leftovers, assert_same};
 use common::{Daemon, Running, Side};
 
-on_both_backends!(a_peer_is_unplugged);
+on_both_backends!(
+    a_peer_is_unplugged,
+    a_network_is_away_for_longer_than_both_wait
+);
 
 const MIB: u64 = 1 << 20;
 
@@ -118,22 +121,18 @@ struct Hosts {
 
 impl Hosts {
     fn new(backend: &'static str, listen: &str) -> Hosts {
+        Hosts::with(backend, &["--lane-kinds", "quic", "--listen", listen])
+    }
+
+    fn with(backend: &'static str, serve: &[&str]) -> Hosts {
         let wire = Wire::new().unwrap();
         let (client, server) = (Side::new(), Side::new());
         let dir = tempfile::tempdir().unwrap();
         for name in ["root", "here"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
-        let args = [
-            "--backend",
-            backend,
-            "--lane-kinds",
-            "quic",
-            "--listen",
-            listen,
-            "--allow",
-            &client.id(),
-        ];
+        let id = client.id();
+        let args = [&["--backend", backend, "--allow", &id], serve].concat();
         let daemon = Daemon::start_with(&server, &wire.within(1), &dir.path().join("root"), &args);
         Hosts {
             backend,
@@ -160,11 +159,15 @@ impl Hosts {
         Running::spawn(common::command(&self.client, &self.wire.within(0), all))
     }
 
-    /// Starts a transfer of some seconds and pulls the cable in the middle of it.
+    /// Starts a transfer of some seconds and one session, and pulls the cable in the middle of it.
     fn unplug_midway(&self, args: &[OsString]) -> Running {
-        let mut slow: Vec<OsString> = vec!["--bwlimit".into(), "8M".into()];
-        slow.extend_from_slice(args);
-        let running = self.start(&slow);
+        self.unplug(&["--retry", "0"], args)
+    }
+
+    fn unplug(&self, options: &[&str], args: &[OsString]) -> Running {
+        let slow = ["--bwlimit", "8M"].iter().chain(options);
+        let slow: Vec<OsString> = slow.map(OsString::from).collect();
+        let running = self.start(&[&slow[..], args].concat());
         let midway = running.line(|line| {
             let event: serde_json::Value = serde_json::from_str(line).unwrap();
             event["event"] == "progress" && event["bytes"].as_u64().unwrap() >= 6 * MIB
@@ -235,4 +238,53 @@ fn stays_away(backend: &'static str) {
     assert!(output.number("resumed_bytes") >= 4 * MIB, "{output:?}");
     assert_same(&here, &root);
     assert_no_leftovers(root.parent().unwrap());
+}
+
+/// The daemon has given the session up, and the client its own, when the network is back; or the
+/// client has not.
+fn a_network_is_away_for_longer_than_both_wait(backend: &'static str) {
+    let Some(_) = Wire::new() else { return };
+    let both = &["--timeout", "3", "--retry", "20"][..];
+    thread::scope(|scope| {
+        for (push, options, host) in [
+            (true, both, "198.18.0.2:0"),
+            (false, both, "[fd00:18::2]:0"),
+            (true, &["--timeout", "40"], "198.18.0.2:0"),
+            (false, &["--timeout", "40"], "198.18.0.2:0"),
+        ] {
+            scope.spawn(move || is_taken_up_again(backend, push, options, host));
+        }
+    });
+}
+
+fn is_taken_up_again(backend: &'static str, push: bool, options: &[&str], listen: &str) {
+    let hosts = Hosts::with(backend, &["--timeout", "3", "--listen", listen]);
+    let (here, root) = (
+        hosts.dir.path().join("here/file"),
+        hosts.dir.path().join("root/file"),
+    );
+    let (from, to) = if push { (&here, &root) } else { (&root, &here) };
+    tree::write_file(from, 40 * MIB, &mut Rng::new(backend));
+    let url = OsString::from(hosts.daemon.url("file"));
+    let args = if push {
+        [here.clone().into(), url]
+    } else {
+        [url, here.clone().into()]
+    };
+    let mut running = hosts.unplug(options, &args);
+    thread::sleep(Duration::from_secs(9));
+    assert!(running.is_running(), "{}", running.stderr());
+    hosts.wire.plug("up");
+    let output = running.wait().expect(0);
+    let said = &output.stderr;
+    assert_eq!(output.number("sessions"), 2, "{said}");
+    assert!(output.number("resumed_bytes") >= 4 * MIB, "{said}");
+    // Less than half of it was done, and not much of that twice.
+    assert!(output.number("sent_bytes") < 52 * MIB, "{said}");
+    let is_told = said.contains("it is taken up again") || said.contains("(--retry, ");
+    assert!(is_told, "{said}");
+    let seconds = output.summary()["seconds"].as_f64().unwrap();
+    println!("{push} {options:?}: {seconds} s");
+    assert_same(from, to);
+    assert_no_leftovers(to.parent().unwrap());
 }

@@ -18,6 +18,7 @@ on_both_backends!(
     a_client_moves_to_another_address,
     large_packets_do_not_arrive_any_more,
     one_of_two_addresses_is_dead,
+    the_name_leads_to_another_address,
 );
 
 const MIB: u64 = 1 << 20;
@@ -238,9 +239,9 @@ impl Hosts {
         Running::spawn(common::command(&self.client, &within, all))
     }
 
-    /// Starts a transfer and lets something happen in the middle of it.
+    /// Starts a transfer of one session and lets something happen in the middle of it.
     fn midway(&self, host: &str, happens: impl FnOnce(&Net)) -> Running {
-        let running = self.start(host, &["--bwlimit", LIMIT]);
+        let running = self.start(host, &["--retry", "0", "--bwlimit", LIMIT]);
         until_moved(&running, 6 * MIB);
         happens(&self.net);
         running
@@ -462,4 +463,26 @@ fn one_of_two_addresses_is_dead(backend: &'static str) {
         error.contains("no answer from the resolver in 15 s"),
         "{error}"
     );
+}
+
+/// A session that is taken up again asks where the daemon is by now.
+fn the_name_leads_to_another_address(backend: &'static str) {
+    let Some(_) = Net::new() else { return };
+    const NAME: &str = "daemon.example";
+    let hosts = Hosts::new(backend, "quic,tls", true);
+    let (net, server) = (&hosts.net, &hosts.net.server);
+    net.name(&[("198.18.3.2", NAME)]);
+    let options = ["--bwlimit", LIMIT, "--timeout", "3", "--retry", "9"];
+    let running = hosts.start(NAME, &options);
+    until_moved(&running, 6 * MIB);
+    net.ip(&format!("-n {server} addr del 198.18.3.2/24 dev eth0"));
+    net.ip(&format!("-n {server} addr add 198.18.3.3/24 dev eth0"));
+    net.route(server, 3);
+    net.name(&[("198.18.3.3", NAME)]);
+    let output = running.wait().expect(0);
+    let at: Vec<_> = output.of("connected").map(|it| &it["address"]).collect();
+    assert_eq!(at, ["198.18.3.2:4433", "198.18.3.3:4433"]);
+    assert!(output.number("resumed_bytes") >= 2 * MIB);
+    let (from, to) = hosts.ends();
+    assert_same(&from, &to);
 }

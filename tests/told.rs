@@ -466,7 +466,9 @@ fn big(path: &Path) {
 
 /// Starts a slow copy with `--json` and waits until data flows.
 fn slow(world: &World, args: &[&OsStr]) -> Running {
-    let mut all: Vec<&OsStr> = ["--bwlimit", "4M", "--stats"].map(OsStr::new).into();
+    let mut all: Vec<&OsStr> = ["--retry", "0", "--bwlimit", "4M", "--stats"]
+        .map(OsStr::new)
+        .into();
     all.extend(args);
     let running = world.cp_start(&all);
     let moved = |line: &str| {

@@ -18,7 +18,7 @@ use landro_sys::Bind;
 use crate::budget::MIN_MEMORY_BUDGET_BYTES;
 use crate::cli::escape;
 use crate::config::{LaneCount, LaneKinds, QuicConfig};
-use crate::engine::BackendChoice;
+use crate::engine::{BackendChoice, Persistence};
 use crate::ids::Fingerprint;
 use crate::proto::bench::MAX_BENCH;
 use crate::proto::session::PATIENCE;
@@ -195,9 +195,11 @@ pub struct CpArgs {
     #[arg(long, value_name = "N|auto", default_value_t, value_parser = LaneCount::from_str)]
     pub lanes: LaneCount,
     /// Begins anew so many times when the peer is not there, is lost, or does not get on (exit code
-    /// 5), after a pause that grows from one second to a minute; what arrived is not sent again
-    #[arg(long, value_name = "TIMES", default_value_t = 0)]
-    pub retry: u32,
+    /// 5), after a pause that grows from one second to half a minute; what arrived is not sent
+    /// again. 0 is never [default: once the daemon has accepted the copy, as often as it takes, but
+    /// for no more than 15 minutes, or --timeout, without getting further]
+    #[arg(long, value_name = "TIMES")]
+    pub retry: Option<u32>,
     /// Most file bytes per second: K M G T are powers of 1024, KB MB GB TB of 1000, fractions
     /// allowed (1.5M); 0 is no limit
     #[arg(long, value_name = "RATE", value_parser = bytes)]
@@ -205,6 +207,23 @@ pub struct CpArgs {
 }
 
 impl CpArgs {
+    /// What is done where the session is lost.
+    pub fn persistence(&self) -> Persistence {
+        match (self.retry, self.engine.timeout) {
+            (Some(0), _) => Persistence::NONE,
+            (Some(times), _) => Persistence {
+                times: Some(times),
+                within: None,
+                from_the_start: true,
+            },
+            (None, None) => Persistence::default(),
+            (None, Some(_)) => Persistence {
+                within: self.engine.patience(),
+                ..Persistence::default()
+            },
+        }
+    }
+
     /// The sources, and where they go.
     ///
     /// # Errors
@@ -350,9 +369,9 @@ pub struct EngineArgs {
     #[arg(long, value_name = "CHOICE", value_enum, default_value_t)]
     pub ktls: KtlsArg,
     /// Gives up when nothing was got on with for so many seconds: no byte moved, no file was
-    /// finished, the peer gave no sign that it works; 0 is never
-    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs() as u32)]
-    pub timeout: u32,
+    /// finished, the peer gave no sign that it works; 0 is never [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u32>,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -394,7 +413,11 @@ impl EngineArgs {
     }
 
     pub fn patience(&self) -> Option<Duration> {
-        (self.timeout > 0).then(|| Duration::from_secs(self.timeout.into()))
+        match self.timeout {
+            None => Some(PATIENCE),
+            Some(0) => None,
+            Some(seconds) => Some(Duration::from_secs(seconds.into())),
+        }
     }
 
     pub fn quic(&self) -> QuicConfig {

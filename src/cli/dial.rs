@@ -1,15 +1,15 @@
 //! One session with a daemon, from known_hosts to its end: what `cp`, `ls` and `bench` have in
 //! common.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam::channel::RecvTimeoutError;
 use landro_sys::Bind;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::{LaneCount, QuicConfig};
-use crate::engine::{Client, ClientConfig, ClientEvent, Ended};
+use crate::engine::{Client, ClientConfig, ClientEvent, Ended, Identity, Persistence};
 use crate::ids::Fingerprint;
 use crate::proto::session::Request;
 use crate::proto::{CancelReason, Outcome, Totals};
@@ -21,7 +21,7 @@ use super::diagnostics;
 use super::exit::CliError;
 use super::resolve;
 use super::stance::{self, Stance};
-use super::trust::{self, KnownHosts};
+use super::trust::{self, Known, KnownHosts};
 
 /// How long a signal may go unnoticed while no event comes.
 const SIGNAL_CHECK: Duration = Duration::from_millis(50);
@@ -34,6 +34,7 @@ pub struct Dial<'a> {
     pub streams: u8,
     pub lanes: LaneCount,
     pub binds: &'a [Bind],
+    pub persistence: Persistence,
 }
 
 impl<'a> Dial<'a> {
@@ -50,19 +51,40 @@ impl<'a> Dial<'a> {
             streams: DEFAULT_STREAMS,
             lanes: LaneCount::Auto,
             binds: &from.bind,
+            persistence: Persistence::NONE,
+        }
+    }
+
+    /// All but whom it is with.
+    fn config(&self, identity: Identity) -> ClientConfig {
+        ClientConfig {
+            peer: Vec::new(),
+            binds: self.binds.to_vec(),
+            backend: self.engine.backend(),
+            quic: self.engine.quic(),
+            patience: self.engine.patience(),
+            memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
+            identity,
+            trust: Arc::new(|_| false),
+            streams: usize::from(self.streams),
+            lane_kinds: self.engine.lane_kinds,
+            lanes: self.lanes,
+            tcp_congestion: self.engine.tcp_congestion.clone(),
+            ktls: self.engine.ktls(),
+            persistence: self.persistence,
         }
     }
 }
 
-/// A session that came to an end.
+/// A request that came to an end.
 pub struct Followed {
     pub ended: Ended,
     /// This host's fingerprint, as the daemon saw it.
     pub own: Fingerprint,
 }
 
-/// Runs one session. After the question whether to trust a daemon there is a second attempt. `on`
-/// gets every event but the last, and None when nothing happened for a while.
+/// Follows one request to its end. After the question whether to trust a daemon there is a second
+/// attempt. `on` gets every event but the last, and None when nothing happened for a while.
 ///
 /// # Errors
 /// The session could not begin, or the daemon's identity is not what it should be.
@@ -75,12 +97,20 @@ pub fn run(
     let dir = trust::config_dir()?;
     let own = trust::identity(&dir)?.fingerprint();
     let mut known = KnownHosts::load(&dir)?;
-    let Some(peer) = resolve::resolve(dial.host, signals, SIGNAL_CHECK)? else {
-        let ended = Ended::Outcome(Outcome::Cancelled {
-            reason: CancelReason::User,
-            totals: Totals::default(),
-        });
-        return Ok(Followed { ended, own });
+    let mut addresses = PeerAddresses::new(dial.host, signals);
+    let peer = match addresses.look_up() {
+        Ok(Some(peer)) => peer,
+        Ok(None) => {
+            let (reason, totals) = (CancelReason::User, Totals::default());
+            let ended = Ended::Outcome(Outcome::Cancelled { reason, totals });
+            return Ok(Followed { ended, own });
+        }
+        // A name server may be there later, as a daemon may.
+        Err(error) if dial.persistence.from_the_start => {
+            addresses.failed = Some(error);
+            Vec::new()
+        }
+        Err(error) => return Err(error),
     };
     let mut stance = stance::before(dial.host, dial.trust, &known)?;
     let quic = QuicConfig {
@@ -91,34 +121,24 @@ pub fn run(
         let trusted = stance.clone();
         let config = ClientConfig {
             peer: peer.clone(),
-            binds: dial.binds.to_vec(),
-            backend: dial.engine.backend(),
             quic: quic.clone(),
-            patience: dial.engine.patience(),
-            memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
-            identity: trust::identity(&dir)?,
             trust: Arc::new(move |shown| trusted.trusts(shown)),
-            streams: usize::from(dial.streams),
-            lane_kinds: dial.engine.lane_kinds,
-            lanes: dial.lanes,
-            tcp_congestion: dial.engine.tcp_congestion.clone(),
-            ktls: dial.engine.ktls(),
+            ..dial.config(trust::identity(&dir)?)
         };
-        let client = Client::start(config, request.clone())?;
-        let mut remembered = Ok(());
-        let ended = pump(&client, signals, &mut |event| {
-            if let (Stance::AnyAndRemember, Some(ClientEvent::Connected { fingerprint, .. })) =
-                (&stance, &event)
+        let mut client = Client::start(config, request.clone())?;
+        let again = &mut || addresses.anew();
+        let ended = pump(&mut client, signals, again, &mut |event| {
+            if stance == Stance::AnyAndRemember
+                && let Some(ClientEvent::Connected { fingerprint, .. }) = &event
+                && matches!(known.find(dial.host), Known::Never)
+                && let Err(error) = known.add(dial.host, *fingerprint)
             {
-                remembered = known.add(dial.host, *fingerprint);
+                // The transfer is not worth less for it.
+                tracing::warn!("{} is not remembered: {error}", dial.host);
             }
             on(event);
         });
         client.join().map_err(CliError::Worker)?;
-        if let Err(error) = remembered {
-            // The transfer is not worth less for it.
-            tracing::warn!("{} is not remembered: {error}", dial.host);
-        }
         match ended {
             Ended::IdentityUnknown(shown) if signals.asked().is_none() => {
                 stance = match stance {
@@ -128,28 +148,76 @@ pub fn run(
                     }
                 };
             }
+            ended @ Ended::Unreachable { .. } => {
+                // Without an address nobody was dialled.
+                let failed = addresses.failed.map_or(Ok(()), Err);
+                return failed.map(|()| Followed { ended, own });
+            }
             ended => return Ok(Followed { ended, own }),
         }
     }
 }
 
-/// Follows a client to its end.
-pub fn pump(client: &Client, signals: &Signals, on: &mut dyn FnMut(Option<ClientEvent>)) -> Ended {
+/// The addresses of a daemon, looked up before each session.
+struct PeerAddresses<'a> {
+    host: &'a DaemonName,
+    signals: &'a Signals,
+    /// Why none is known yet.
+    failed: Option<CliError>,
+}
+
+impl<'a> PeerAddresses<'a> {
+    fn new(host: &'a DaemonName, signals: &'a Signals) -> PeerAddresses<'a> {
+        PeerAddresses {
+            host,
+            signals,
+            failed: None,
+        }
+    }
+
+    /// None: the user asked to stop.
+    fn look_up(&self) -> Result<Option<Vec<SocketAddr>>, CliError> {
+        resolve::resolve(self.host, self.signals, SIGNAL_CHECK)
+    }
+
+    /// For a session that is begun anew. None: those that are known will do, for without a network
+    /// no name server is there either.
+    fn anew(&mut self) -> Option<Vec<SocketAddr>> {
+        match self.look_up() {
+            Ok(found) => {
+                self.failed.take_if(|_| found.is_some());
+                found
+            }
+            Err(error) => {
+                tracing::debug!("{error}");
+                None
+            }
+        }
+    }
+}
+
+/// Follows a client to its end. `again`: addresses for a session that is begun anew, if there are
+/// others.
+pub fn pump(
+    client: &mut Client,
+    signals: &Signals,
+    again: &mut dyn FnMut() -> Option<Vec<SocketAddr>>,
+    on: &mut dyn FnMut(Option<ClientEvent>),
+) -> Ended {
     let mut cancelled = false;
     loop {
         if !cancelled && signals.asked().is_some() {
             cancelled = true;
             client.cancel();
         }
-        match client.events().recv_timeout(SIGNAL_CHECK) {
-            Ok(ClientEvent::Ended(ended)) => return ended,
-            Ok(event) => on(Some(event)),
-            Err(RecvTimeoutError::Timeout) => on(None),
-            Err(RecvTimeoutError::Disconnected) => {
-                return Ended::Failed(
-                    "the worker ended without a result; this is a bug in landro".into(),
-                );
-            }
+        let event = client.next(SIGNAL_CHECK);
+        let is_lost = matches!(event, Some(ClientEvent::Lost { .. }));
+        match event {
+            Some(ClientEvent::Ended(ended)) => return ended,
+            event => on(event),
+        }
+        if is_lost && let Some(peer) = again() {
+            client.redirect(peer);
         }
     }
 }

@@ -1,13 +1,16 @@
-//! A command: the one worker that dials and carries out a request.
+//! A command: the worker that dials and carries out a request, and the next one where the session
+//! was lost.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use landro_sys::{Availability, Bind, Pool, probe};
 
+use super::pursuit::{Persistence, Pursuit, Setback};
 use super::sockets::options;
 use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
 use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits, tls_in_kernel};
@@ -15,10 +18,12 @@ use crate::budget::Budget;
 use crate::config::{LaneCount, LaneKinds, QuicConfig};
 use crate::ids::{Fingerprint, WorkerId};
 use crate::proto::session::Request;
+use crate::proto::{CancelReason, Outcome, Totals};
 use crate::quic::{Identity, Secrets, Setup, Trust};
 use crate::tcp::{TcpLimits, TcpSetup};
 use crate::worker::{
-    ADDED_LANE_IDLE, ClientEvent, ClientStart, Mail, Shared, TcpSetups, WorkerParts,
+    ADDED_LANE_IDLE, ClientEvent, ClientStart, Ended, Mail, Shared, TcpSetups, TransportStats,
+    WorkerParts,
 };
 
 /// Events a command may have waiting before its worker waits for the reader.
@@ -35,6 +40,8 @@ pub struct ClientConfig {
     pub memory_budget_bytes: u64,
     /// How long nothing may be got on with; None: for ever.
     pub patience: Option<Duration>,
+    /// What is done about a transfer whose session is lost. What else is asked for is asked once.
+    pub persistence: Persistence,
     pub identity: Identity,
     /// Asked in the handshake with the server's fingerprint; may not block.
     pub trust: Arc<dyn Fn(&Fingerprint) -> bool + Send + Sync>,
@@ -50,8 +57,30 @@ pub struct ClientConfig {
     pub ktls: bool,
 }
 
-/// One session with a daemon: one transfer or listing.
+/// One request to a daemon, a transfer or a listing, and the sessions that it takes.
 pub struct Client {
+    config: ClientConfig,
+    request: Request,
+    pursuit: Pursuit,
+    /// Of the sessions that are over.
+    stats: TransportStats,
+    phase: Phase,
+    is_cancelled: bool,
+    /// What a worker failed with.
+    failed: Option<io::Error>,
+}
+
+/// How far a request is.
+enum Phase {
+    /// A worker dials, or has a session. Next: Pausing, Over.
+    Trying(Trying),
+    /// Another session is begun then. Next: Trying, Over.
+    Pausing(Instant),
+    Over,
+}
+
+/// A worker with one session.
+struct Trying {
     events: Receiver<ClientEvent>,
     shared: Arc<Shared>,
     thread: WorkerThread,
@@ -63,10 +92,140 @@ impl Client {
     /// # Errors
     /// When no socket or ring can be had; everything later is a [`ClientEvent::Ended`].
     pub fn start(config: ClientConfig, request: Request) -> Result<Client, EngineError> {
-        if let Request::Transfer(_) = request {
-            demand_calls()?;
-        }
+        let persistence = match request {
+            Request::Transfer(_) => {
+                demand_calls()?;
+                config.persistence
+            }
+            Request::List { .. } | Request::Bench { .. } => Persistence::NONE,
+        };
         raise_open_files();
+        let trying = Trying::start(&config, &request)?;
+        Ok(Client {
+            pursuit: Pursuit::new(now(), persistence, config.patience),
+            config,
+            request,
+            stats: TransportStats::default(),
+            phase: Phase::Trying(trying),
+            is_cancelled: false,
+            failed: None,
+        })
+    }
+
+    /// The next event, waiting for it at most so long. A session that was lost is followed by the
+    /// next one from in here. Behind [`ClientEvent::Ended`] there is none.
+    pub fn next(&mut self, at_most: Duration) -> Option<ClientEvent> {
+        let until = match &self.phase {
+            Phase::Trying(trying) => {
+                return match trying.events.recv_timeout(at_most) {
+                    Ok(event) => Some(self.hear(event)),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => {
+                        let why = "the worker ended without a result; this is a bug in landro";
+                        Some(self.end(Ended::Failed(why.to_owned())))
+                    }
+                };
+            }
+            Phase::Pausing(until) => *until,
+            Phase::Over => return None,
+        };
+        if self.is_cancelled {
+            return Some(self.end(Ended::Outcome(Outcome::Cancelled {
+                reason: CancelReason::User,
+                totals: Totals::default(),
+            })));
+        }
+        let left = until.saturating_duration_since(now());
+        if !left.is_zero() {
+            thread::sleep(left.min(at_most));
+            return None;
+        }
+        match Trying::start(&self.config, &self.request) {
+            Ok(trying) => {
+                self.phase = Phase::Trying(trying);
+                None
+            }
+            Err(error) => Some(self.end(Ended::Failed(error.to_string()))),
+        }
+    }
+
+    /// Another session is to dial these addresses: to be told behind [`ClientEvent::Lost`], by whom
+    /// knows the daemon's name.
+    pub fn redirect(&mut self, peer: Vec<SocketAddr>) {
+        self.config.peer = peer;
+    }
+
+    /// Stops the transfer, keeping what can be resumed; ends with [`ClientEvent::Ended`].
+    pub fn cancel(&mut self) {
+        self.is_cancelled = true;
+        if let Phase::Trying(trying) = &self.phase {
+            trying.shared.insist(WorkerId(0), Mail::Cancel);
+        }
+    }
+
+    /// Waits for the worker, after `Ended`.
+    ///
+    /// # Errors
+    /// What a worker failed with.
+    pub fn join(self) -> io::Result<()> {
+        if let Phase::Trying(trying) = self.phase {
+            drop(trying.events);
+            trying.thread.end()?;
+        }
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    fn hear(&mut self, event: ClientEvent) -> ClientEvent {
+        match event {
+            ClientEvent::Connected { fingerprint, .. } => {
+                // Whoever it was that was trusted, nobody else may go on with it.
+                self.config.trust = Arc::new(move |shown| *shown == fingerprint);
+                event
+            }
+            ClientEvent::Session(event) => {
+                self.pursuit.note(now(), &event);
+                ClientEvent::Session(event)
+            }
+            ClientEvent::Stats(stats) => {
+                self.stats.add_session(&stats);
+                ClientEvent::Stats(Box::new(self.stats.clone()))
+            }
+            ClientEvent::Ended(ended) => self.end(ended),
+            ClientEvent::Lost { .. } => event,
+        }
+    }
+
+    /// A session is over, and with it the request, unless another one may go on with it.
+    fn end(&mut self, ended: Ended) -> ClientEvent {
+        if let Phase::Trying(trying) = std::mem::replace(&mut self.phase, Phase::Over) {
+            drop(trying.events);
+            self.failed = trying.thread.end().err();
+        }
+        if self.is_cancelled || self.failed.is_some() {
+            return ClientEvent::Ended(ended);
+        }
+        let now = now();
+        let Some(setback) = self.pursuit.ended(now, &ended) else {
+            return ClientEvent::Ended(ended);
+        };
+        let Setback {
+            pause,
+            got_further,
+            times_left,
+        } = setback;
+        tracing::debug!(?ended, ?pause, "the session is lost, and is taken up again");
+        self.phase = Phase::Pausing(now + pause);
+        ClientEvent::Lost {
+            ended,
+            pause,
+            got_further,
+            times_left,
+        }
+    }
+}
+
+impl Trying {
+    fn start(config: &ClientConfig, request: &Request) -> Result<Trying, EngineError> {
         // A command lives for milliseconds, and the whole probe takes one.
         let chosen = choose(config.backend, probe::ring_can_be_set_up)?;
         let budget = Budget::new(
@@ -89,7 +248,7 @@ impl Client {
             },
         );
         let trust_refused = Arc::new(Mutex::new(None));
-        let tcp = TcpSetups::new(&config, &config.trust)?;
+        let tcp = TcpSetups::new(config, &config.trust)?;
         let trust = remembering(config.trust.clone(), trust_refused.clone());
         let mut setup = Setup::client(&config.identity, trust, &config.quic)?;
         setup.tell_on_link(landro_sys::is_on_link);
@@ -109,12 +268,12 @@ impl Client {
             pool_buffers,
         })?;
         let start = ClientStart {
-            peers: config.peer,
-            binds: config.binds,
+            peers: config.peer.clone(),
+            binds: config.binds.clone(),
             setup,
             tcp,
             trust_refused,
-            request,
+            request: request.clone(),
             streams: config.streams,
             kinds: config.lane_kinds,
             lanes: config.lanes,
@@ -123,29 +282,11 @@ impl Client {
             backend_reason: started.no_ring.unwrap_or(chosen.reason),
         };
         shared.post(WorkerId(0), Mail::Start(Box::new(start)));
-        Ok(Client {
+        Ok(Trying {
             events,
             shared,
             thread: started.thread,
         })
-    }
-
-    pub fn events(&self) -> &Receiver<ClientEvent> {
-        &self.events
-    }
-
-    /// Stops the transfer, keeping what can be resumed; ends with [`ClientEvent::Ended`].
-    pub fn cancel(&self) {
-        self.shared.insist(WorkerId(0), Mail::Cancel);
-    }
-
-    /// Waits for the worker, after `Ended`.
-    ///
-    /// # Errors
-    /// What the worker failed with.
-    pub fn join(self) -> io::Result<()> {
-        drop(self.events);
-        self.thread.end()
     }
 }
 

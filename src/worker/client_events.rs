@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use landro_sys::{Backend, Bind, UdpOptions};
@@ -58,8 +59,17 @@ pub enum ClientEvent {
         ktls: Option<String>,
     },
     Session(proto::Event),
-    /// Once, just before `Ended`.
+    /// Of all sessions so far, just before `Lost` and `Ended`.
     Stats(Box<TransportStats>),
+    /// A session ended so, and after a pause another one is begun in its place.
+    Lost {
+        ended: Ended,
+        pause: Duration,
+        /// It had come further than all before.
+        got_further: bool,
+        /// How often that may be done again, if that is limited.
+        times_left: Option<u32>,
+    },
     Ended(Ended),
 }
 

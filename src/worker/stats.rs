@@ -129,6 +129,14 @@ impl TransportStats {
         self.gso_batch_mean = self.gso.mean();
     }
 
+    /// What another session took, of another worker.
+    pub(crate) fn add_session(&mut self, session: &TransportStats) {
+        self.add(session);
+        self.gro.add(session.gro);
+        self.gro_batch_mean = self.gro.mean();
+        self.cpu += session.cpu;
+    }
+
     /// What a worker's thread knows when it ends.
     pub(super) fn add_worker(&mut self, received: Batches) {
         self.gro.add(received);

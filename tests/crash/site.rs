@@ -104,9 +104,9 @@ impl Site {
     pub fn cp(&self, prefix: &[&str], flags: &[&str]) -> Running {
         let prefix = if self.way == Way::Push { &[] } else { prefix };
         // Modes of directories that are there, too: the tree is to be the same.
-        let mut args: Vec<OsString> = ["cp", "--json", "-p", "--backend", self.backends[1]]
-            .map(Into::into)
-            .into();
+        let fixed = ["cp", "--json", "--retry", "0", "-p", "--backend"];
+        let mut args: Vec<OsString> = fixed.map(Into::into).into();
+        args.push(self.backends[1].into());
         args.extend(flags.iter().map(OsString::from));
         let url = |path: &str| OsString::from(self.daemon.as_ref().unwrap().url(path));
         if let Some(daemon) = &self.daemon {

@@ -16,7 +16,9 @@ use crate::cli::say::without_numbers;
 use crate::cli::trust::TrustError;
 use crate::config::{LaneCount, QuicConfig};
 use crate::daemon::DaemonError;
-use crate::engine::{Client, ClientConfig, Ended, Grant, PeerAccess, ServeConfig, Server};
+use crate::engine::{
+    Client, ClientConfig, Ended, Grant, PeerAccess, Persistence, ServeConfig, Server,
+};
 use crate::ids::Fingerprint;
 use crate::proto::session::{BenchWork, Request};
 use crate::quic::Identity;
@@ -148,9 +150,12 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         lane_kinds: args.engine.lane_kinds,
         tcp_congestion: args.engine.tcp_congestion.clone(),
         ktls: args.engine.ktls(),
+        persistence: Persistence::NONE,
     };
-    let client = Client::start(config, request)?;
-    let ended = dial::pump(&client, signals, &mut |event| meter.hear(event));
+    let mut client = Client::start(config, request)?;
+    let ended = dial::pump(&mut client, signals, &mut || None, &mut |event| {
+        meter.hear(event)
+    });
     client.join().map_err(CliError::Worker)?;
     meter.served(&server.shutdown().map_err(DaemonError::Shutdown)?);
     Ok((ended, peer))

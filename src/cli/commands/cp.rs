@@ -14,6 +14,7 @@ use crate::cli::args::url::DaemonName;
 use crate::cli::dial::{self, Dial};
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
+use crate::cli::output::amount;
 use crate::cli::output::copy::{CopyReporter, Style};
 use crate::cli::output::counting::Counting;
 use crate::cli::output::outcome::{Ending, Parties, judge};
@@ -21,7 +22,7 @@ use crate::cli::output::shown::ShownPaths;
 use crate::cli::output::stats::ConnectionSeen;
 use crate::cli::say::{speaks_utf8, without_numbers};
 use crate::config::{LaneCount, LaneKind};
-use crate::engine::{ClientEvent, Ended, LocalCopy, now};
+use crate::engine::{ClientEvent, Ended, LocalCopy, Persistence, now};
 use crate::ids::{CopyId, Fingerprint};
 use crate::proto::Outcome;
 use crate::proto::receive::MetadataOptions;
@@ -31,10 +32,6 @@ use crate::signals::{Hangup, Signals};
 /// How long a file system has to say what kind of files a copy is from and to. A local one takes
 /// microseconds, and only an advice depends on it.
 const STREAMS_ASKED: Duration = Duration::from_millis(200);
-
-/// Pauses between two tries: the first, and the longest, each twice the one before.
-const RETRY_FIRST_PAUSE: Duration = Duration::from_secs(1);
-const RETRY_MOST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How often a copy within this host is looked at.
 const LOCAL_LOOK: Duration = Duration::from_millis(20);
@@ -59,6 +56,7 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     let mut copying = Copying {
         reporter: CopyReporter::new(style(&args), ShownPaths::of(&route), counting(&route)),
         seen: ConnectionSeen::default(),
+        streams: None,
         args,
         signals,
     };
@@ -70,10 +68,10 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
         copying.reporter.remark("-a", NOT_KEPT);
     }
     let result = match daemon {
-        Some(daemon) => copying.again_and_again(daemon, &route),
+        Some(daemon) => copying.with(daemon, &route),
         None => copying.locally(&route),
     };
-    let verdict = copying.judge(&result, daemon, Some(&route));
+    let verdict = copying.judge(&result, daemon, &route);
     if let Some(message) = &verdict.message {
         copying.reporter.error(verdict.code, verdict.errno, message);
     }
@@ -100,6 +98,7 @@ fn style(args: &CpArgs) -> Style {
         stats: args.stats,
         verbose: args.verbose,
         summary: args.summary,
+        force: args.force,
         strict: args.strict,
     }
 }
@@ -112,29 +111,45 @@ fn counting(route: &CopyRoute) -> Option<Counting> {
     }
 }
 
-/// Whether nothing of what is moved stays when a copy is cut short: all of it comes from pipes and
-/// devices, or goes to one, or to what a program's output was redirected to (`/dev/stdout`). A file
-/// system that does not answer is asked by the copy, which says so; here it is no reason to wait.
-fn begins_anew(route: &CopyRoute) -> bool {
-    let path = |typed: &[u8]| PathBuf::from(OsStr::from_bytes(typed));
-    let sources: Vec<PathBuf> = route.sources.iter().map(|source| path(source)).collect();
-    let target = path(&route.target);
-    let (asks_sources, asks_target) = match route.way {
-        CopyWay::Push { .. } => (true, false),
-        CopyWay::Pull { .. } => (false, true),
-        CopyWay::Local => (true, true),
-    };
-    let is_stream =
-        |path: &Path| std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir());
-    let (answer, answered) = std::sync::mpsc::sync_channel(1);
-    std::thread::spawn(move || {
-        let from_streams = asks_sources && sources.iter().all(|source| is_stream(source));
-        // No other symlink to a file is written to.
-        let is_redirected = || target.is_symlink() && target.is_file();
-        let to_stream = asks_target && (is_stream(&target) || is_redirected());
-        let _ = answer.send(from_streams || to_stream);
-    });
-    answered.recv_timeout(STREAMS_ASKED).unwrap_or(false)
+/// What of a copy flows by: it comes from a pipe or a device, or goes to one, or to what the output
+/// of a program was redirected to (`/dev/stdout`).
+#[derive(Clone, Copy, Default)]
+struct Streams {
+    /// Nothing of what is moved stays when a copy is cut short.
+    all: bool,
+    /// Something of it cannot be had twice.
+    some: bool,
+}
+
+impl Streams {
+    /// A file system that does not answer is asked by the copy, which says so; here it is no reason
+    /// to wait.
+    fn of(route: &CopyRoute) -> Streams {
+        let path = |typed: &[u8]| PathBuf::from(OsStr::from_bytes(typed));
+        let sources: Vec<PathBuf> = route.sources.iter().map(|source| path(source)).collect();
+        let target = path(&route.target);
+        let (asks_sources, asks_target) = match route.way {
+            CopyWay::Push { .. } => (true, false),
+            CopyWay::Pull { .. } => (false, true),
+            CopyWay::Local => (true, true),
+        };
+        let is_stream = |path: &Path| {
+            std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir())
+        };
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            let count = sources.iter().filter(|source| is_stream(source)).count();
+            let from = |enough| asks_sources && count >= enough;
+            // No other symlink to a file is written to.
+            let is_redirected = || target.is_symlink() && target.is_file();
+            let to_stream = asks_target && (is_stream(&target) || is_redirected());
+            let _ = answer.send(Streams {
+                all: from(sources.len()) || to_stream,
+                some: from(1) || to_stream,
+            });
+        });
+        answered.recv_timeout(STREAMS_ASKED).unwrap_or_default()
+    }
 }
 
 /// One `cp` under way.
@@ -143,6 +158,8 @@ struct Copying {
     signals: Signals,
     reporter: CopyReporter,
     seen: ConnectionSeen,
+    /// Looked at when it matters.
+    streams: Option<Streams>,
 }
 
 /// How it ended.
@@ -153,22 +170,27 @@ struct CopyEnd {
 }
 
 impl Copying {
-    /// What an end means to the user. `route`: and how a rerun of this goes on.
+    /// What an end means to the user, and how a rerun goes on.
     fn judge(
         &self,
         result: &Result<CopyEnd, CliError>,
         host: Option<&DaemonName>,
-        route: Option<&CopyRoute>,
+        route: &CopyRoute,
     ) -> Ending {
         match result {
             Ok(end) => {
                 let is_done = matches!(end.ended, Ended::Outcome(Outcome::Complete(_)));
+                let streams = match is_done {
+                    true => Streams::default(),
+                    false => self.streams.unwrap_or_else(|| Streams::of(route)),
+                };
                 let parties = Parties {
                     host,
                     own: end.own,
                     asked: self.reporter.target(),
-                    rerun: route.map(|_| typed()),
-                    begins_anew: !is_done && route.is_some_and(begins_anew),
+                    rerun: Some(typed()),
+                    begins_anew: streams.all,
+                    flows_once: host.is_some() && streams.some && self.args.retry != Some(0),
                     done: self.reporter.totals(),
                     verbose: self.args.verbose,
                 };
@@ -187,62 +209,37 @@ impl Copying {
         }
     }
 
-    /// Tries as often as `--retry` says.
-    fn again_and_again(
-        &mut self,
-        daemon: &DaemonName,
-        route: &CopyRoute,
-    ) -> Result<CopyEnd, CliError> {
-        let mut pause = RETRY_FIRST_PAUSE;
-        for left in (0..self.args.retry).rev() {
-            let result = self.with(daemon, route);
-            let verdict = self.judge(&result, Some(daemon), None);
-            if verdict.exit != Exit::Unreachable {
-                return result;
-            }
-            let (seconds, more) = (pause.as_secs(), left + 1);
-            let tries = if more == 1 { "try" } else { "tries" };
-            let text = format!(
-                "{}; it begins anew in {seconds} s (--retry, {more} more {tries})",
-                verdict.message.unwrap_or_default()
-            );
-            self.reporter.remark("cp", &text);
-            if self.signals.wait(pause).is_some() {
-                break;
-            }
-            pause = (pause * 2).min(RETRY_MOST_PAUSE);
-            self.reporter.again();
-        }
-        match self.signals.asked() {
-            None => self.with(daemon, route),
-            Some(_) => Ok(CopyEnd {
-                ended: Ended::Unreachable {
-                    kinds: self.args.engine.lane_kinds,
-                    why: "stopped between two tries".to_owned(),
-                },
-                own: None,
-            }),
-        }
-    }
-
     fn with(&mut self, daemon: &DaemonName, route: &CopyRoute) -> Result<CopyEnd, CliError> {
         let request = Request::Transfer(transfer(&self.args, route));
+        let streams = *self.streams.get_or_insert_with(|| Streams::of(route));
+        let persistence = match streams.some {
+            true => Persistence::NONE,
+            false => self.args.persistence(),
+        };
         let dial = Dial {
             streams: self.args.streams,
             lanes: self.args.lanes,
+            persistence,
             ..Dial::new(daemon, &self.args.trust, &self.args.from, &self.args.engine)
+        };
+        let mut setbacks = Setbacks {
+            daemon,
+            within: persistence.within,
+            are_told: false,
+            verbose: self.args.verbose,
         };
         let (reporter, seen) = (&mut self.reporter, &mut self.seen);
         let followed = dial::run(&dial, &self.signals, &request, &mut |event| match event {
             None => reporter.tick(),
             Some(ClientEvent::Session(event)) => reporter.event(&event),
+            Some(lost @ ClientEvent::Lost { .. }) => setbacks.tell(reporter, lost),
             Some(event) => {
                 reporter.connected(&event);
                 seen.note(event);
             }
         })?;
         Ok(CopyEnd {
-            ended: followed.ended,
+            ended: self.reporter.ended(followed.ended),
             own: Some(followed.own),
         })
     }
@@ -283,6 +280,63 @@ impl Copying {
                 return Ok(copy.stalled(silence));
             }
         }
+    }
+}
+
+/// What the user is told of sessions that are lost and begun anew.
+struct Setbacks<'a> {
+    daemon: &'a DaemonName,
+    /// For how long that is tried.
+    within: Option<Duration>,
+    /// Only what was got on with makes it news again.
+    are_told: bool,
+    verbose: bool,
+}
+
+impl Setbacks<'_> {
+    fn tell(&mut self, reporter: &mut CopyReporter, lost: ClientEvent) {
+        let ClientEvent::Lost {
+            ended,
+            pause,
+            got_further,
+            times_left,
+        } = lost
+        else {
+            return;
+        };
+        let ended = reporter.ended(ended);
+        let verdict = judge(
+            &ended,
+            None,
+            &Parties {
+                host: Some(self.daemon),
+                asked: reporter.target(),
+                done: reporter.totals(),
+                verbose: self.verbose,
+                ..Parties::default()
+            },
+        );
+        let is_first = !std::mem::replace(&mut self.are_told, true);
+        let is_news = is_first || got_further;
+        let words = match (times_left, self.within) {
+            (Some(left), _) => {
+                let tries = amount::count(u64::from(left) + 1, "try", "tries");
+                let seconds = pause.as_secs();
+                Some(format!(
+                    "it begins anew in {seconds} s (--retry, {tries} left)"
+                ))
+            }
+            (None, _) if !is_news => None,
+            (None, Some(within)) => {
+                let within = amount::span(within);
+                Some(format!(
+                    "it is taken up again, for {within} as long as nothing comes of it"
+                ))
+            }
+            (None, None) => Some("it is taken up again".to_owned()),
+        };
+        let message = verdict.message.unwrap_or_default();
+        reporter.lost((verdict.code, &message), pause, words.as_deref());
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use crate::config::LaneKind;
-use crate::engine::ClientEvent;
+use crate::engine::{ClientEvent, Ended};
 use crate::proto::{EntryError, EntryErrorCode, EntryPlace, EntryResult, Event, Kind, Totals};
 
 use super::amount;
@@ -14,6 +14,7 @@ use super::counting::Counting;
 use super::json::{JsonEvent, Printer};
 use super::progress::Progress;
 use super::repeats::Repeats;
+use super::sessions::LostSessions;
 use super::shown::ShownPaths;
 use super::stats::{Stats, goodput_bps};
 
@@ -41,6 +42,8 @@ pub struct Style {
     pub stats: bool,
     pub verbose: bool,
     pub summary: bool,
+    /// What is done is done again where a session is begun anew.
+    pub force: bool,
     /// Warnings are failures, and so they are shown to who wants errors only.
     pub strict: bool,
 }
@@ -55,9 +58,14 @@ pub struct CopyReporter {
     began: Instant,
     last_progress: Instant,
     progress: Progress,
-    /// Counted from the events, for a transfer that ends without the peer's own totals.
+    /// Of this session, counted from the events, for one that ends without the peer's own totals.
     totals: Totals,
+    sessions: LostSessions,
+    /// How many sessions began with a daemon.
+    connected: u64,
     warnings: u64,
+    /// Those that are not a session's.
+    remarks: u64,
     failed: u64,
     repeated_warnings: Repeats,
     repeated_errors: Repeats,
@@ -75,6 +83,7 @@ impl CopyReporter {
         let now = crate::engine::now();
         CopyReporter {
             counting: counting.filter(|_| bar.is_some() || style.json),
+            sessions: LostSessions::new(style.force),
             style,
             paths,
             bar,
@@ -82,7 +91,9 @@ impl CopyReporter {
             last_progress: now,
             progress: Progress::new(now),
             totals: Totals::default(),
+            connected: 0,
             warnings: 0,
+            remarks: 0,
             failed: 0,
             repeated_warnings: Repeats::default(),
             repeated_errors: Repeats::default(),
@@ -102,9 +113,14 @@ impl CopyReporter {
         self.paths.target()
     }
 
-    /// What was done so far.
+    /// What was done so far, by all sessions.
     pub fn totals(&self) -> Totals {
-        self.totals
+        self.sessions.with_unfinished(&self.totals)
+    }
+
+    /// An end of the last session, as one of all.
+    pub fn ended(&self, ended: Ended) -> Ended {
+        self.sessions.ended(ended)
     }
 
     /// The first JSON event.
@@ -128,6 +144,7 @@ impl CopyReporter {
         else {
             return;
         };
+        self.connected += 1;
         self.json(&JsonEvent::Connected {
             address: address.to_string(),
             fingerprint: fingerprint.to_string(),
@@ -139,11 +156,22 @@ impl CopyReporter {
         }
     }
 
-    /// The transfer begins anew: what was done of it is found done.
-    pub fn again(&mut self) {
+    /// A session is lost, and another one begins in its place, which finds done what was done.
+    /// `words`: if it is to be said.
+    pub fn lost(&mut self, loss: (&'static str, &str), pause: Duration, words: Option<&str>) {
+        let (code, message) = loss;
+        self.json(&JsonEvent::Lost {
+            code,
+            message,
+            pause_seconds: pause.as_secs_f64(),
+        });
+        if let Some(words) = words.filter(|_| !self.style.quiet) {
+            self.say(&format!("landro: {message}; {words}"));
+        }
+        self.sessions.lose(&self.totals);
         self.totals = Totals::default();
         self.progress = Progress::new(crate::engine::now());
-        self.failed = 0;
+        (self.failed, self.warnings) = (0, self.remarks);
     }
 
     /// Where warnings are failures: what is said of them at the end, if there were any.
@@ -194,6 +222,7 @@ impl CopyReporter {
 
     /// A warning about the command, or a part of it.
     pub fn remark(&mut self, about: &'static str, text: &str) {
+        self.remarks += 1;
         self.warn(about.as_bytes(), about.to_owned(), text);
         self.tick();
     }
@@ -378,7 +407,7 @@ impl CopyReporter {
         let now = crate::engine::now();
         self.tell_progress(now);
         self.say_left_out();
-        let totals = totals.unwrap_or(self.totals);
+        let totals = totals.unwrap_or_else(|| self.totals());
         let seconds = now.duration_since(self.began).as_secs_f64();
         self.json(&JsonEvent::Summary {
             files: totals.files,
@@ -392,6 +421,7 @@ impl CopyReporter {
             goodput_bps: goodput_bps(totals.sent_bytes, seconds),
             errors: totals.errors,
             warnings: self.warnings,
+            sessions: (self.connected > 0).then_some(self.connected),
             exit_code: exit.code(),
             stats: self.style.stats.then_some(&stats),
         });
@@ -399,7 +429,13 @@ impl CopyReporter {
         if self.style.json {
             return self.printer.finish();
         }
-        let summary = summary_line(&totals, self.warnings, seconds);
+        let mut summary = summary_line(&totals, self.warnings, seconds);
+        if self.connected > 1 {
+            summary.push_str(&format!(
+                ", in {} sessions",
+                amount::thousands(self.connected)
+            ));
+        }
         if self.style.summary {
             self.lines.push_str(&format!("{summary}\n"));
             self.print_lines();

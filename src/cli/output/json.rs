@@ -36,6 +36,13 @@ pub enum JsonEvent<'a> {
         /// Why that one.
         reason: &'a str,
     },
+    /// A session ended, and another one is begun after the pause: what is done is found done by it,
+    /// and told again as skipped. `progress` begins anew.
+    Lost {
+        code: &'static str,
+        message: &'a str,
+        pause_seconds: f64,
+    },
     Progress {
         /// In their final state, skipped ones included.
         files: u64,
@@ -125,6 +132,9 @@ pub enum JsonEvent<'a> {
         errors: u64,
         /// All of them; only so many have a `warning` of their own.
         warnings: u64,
+        /// How many it took: more than one if they were lost.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sessions: Option<u64>,
         exit_code: u8,
         #[serde(skip_serializing_if = "Option::is_none")]
         stats: Option<&'a Stats>,

@@ -11,5 +11,6 @@ pub mod outcome;
 mod progress;
 mod repeats;
 pub mod rows;
+mod sessions;
 pub mod shown;
 pub mod stats;

@@ -29,6 +29,8 @@ pub struct Parties<'a> {
     pub rerun: Option<String>,
     /// That command has no use for what was moved: it came from, or went to, what is no file.
     pub begins_anew: bool,
+    /// Some of it did, so that no other session was begun.
+    pub flows_once: bool,
     /// What had come of it when it ended, where the session cannot say.
     pub done: Totals,
     /// System calls and errno are wanted.
@@ -105,6 +107,12 @@ impl Parties<'_> {
             let moved = amount::bytes(done.sent_bytes);
             text = format!("; {files} done, {moved} moved");
         }
+        if self.flows_once {
+            text.push_str(
+                "; it is not taken up again by itself, for what came from a pipe or a device, or \
+                 went to one, cannot be had twice",
+            );
+        }
         if let Some(command) = &self.rerun {
             // A copy within one host begins a file anew that was cut short.
             text.push_str(match self.host {
@@ -115,6 +123,15 @@ impl Parties<'_> {
             text.push_str(command);
         }
         text
+    }
+
+    /// Behind a question: what earlier sessions did, and how to go on.
+    fn gone_on_with(&self) -> String {
+        let so_far = match self.done == Totals::default() {
+            true => String::new(),
+            false => self.so_far(self.done),
+        };
+        so_far.replacen("; ", " ", 1)
     }
 
     fn of_outcome(&self, outcome: &Outcome, signal: Option<i32>) -> Ending {
@@ -241,7 +258,8 @@ impl Parties<'_> {
         };
         let message = format!(
             "no answer from {name}, {protocol} port {port}, {why}: is landro serve running there, \
-             {what_else}"
+             {what_else}{}",
+            self.gone_on_with()
         );
         Ending::without_totals(Exit::Unreachable, "unreachable", message)
     }

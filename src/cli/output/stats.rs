@@ -146,7 +146,7 @@ impl ConnectionSeen {
                 self.peer = Some(format!("{address} {fingerprint}"));
             }
             ClientEvent::Stats(stats) => self.transport = Some(TransportFigures::from(&*stats)),
-            ClientEvent::Session(_) | ClientEvent::Ended(_) => {}
+            ClientEvent::Session(_) | ClientEvent::Lost { .. } | ClientEvent::Ended(_) => {}
         }
     }
 

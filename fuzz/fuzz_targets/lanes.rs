@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use landro::ids::{Fingerprint, SessionId, WorkerId};
 use landro::proto::lanes::{
-    ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, KEPT_BYTES, LaneClosed, LaneKey, LaneStream, Lanes,
-    LanesConfig, LanesInput, LanesOutput, QuestionId, Taken,
+    ADD_PAUSE_MAX, ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, KEPT_BYTES, LaneClosed, LaneKey,
+    LaneStream, Lanes, LanesConfig, LanesInput, LanesOutput, QuestionId, TAKEOVER_DIALS, Taken,
 };
 use landro::proto::session::{Grant, Session};
 use landro_fuzz::{Script, epoch, limits};
@@ -202,6 +202,8 @@ fuzz_target!(|data: &[u8]| {
         adds_from_bytes: ADDS_FROM_BYTES,
         kept_bytes: KEPT_BYTES,
         adds: 0,
+        add_pause_max: ADD_PAUSE_MAX,
+        takeover_dials: TAKEOVER_DIALS,
         outlives_lanes: false,
         goodput_window: GOODPUT_WINDOW,
     };

@@ -171,7 +171,8 @@ impl<'a> World<'a> {
                 Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Piece { .. }
                 | Output::AnswersMax(_)
-                | Output::Stays(_) | Output::Retired(_)
+                | Output::Stays(_)
+                | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_)

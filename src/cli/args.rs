@@ -215,7 +215,10 @@ impl CpArgs {
                 times: Some(times),
                 within: None,
                 from_the_start: true,
+                until_accepted: false,
             },
+            // What a lost session could not set is not told by the next, which finds the file.
+            (None, _) if self.strict => Persistence::NONE,
             (None, None) => Persistence::default(),
             (None, Some(_)) => Persistence {
                 within: self.engine.patience(),

@@ -98,7 +98,7 @@ pub fn run(
     let own = trust::identity(&dir)?.fingerprint();
     let mut known = KnownHosts::load(&dir)?;
     let mut addresses = PeerAddresses::new(dial.host, signals);
-    let peer = match addresses.look_up() {
+    let mut peer = match addresses.look_up() {
         Ok(Some(peer)) => peer,
         Ok(None) => {
             let (reason, totals) = (CancelReason::User, Totals::default());
@@ -126,7 +126,13 @@ pub fn run(
             ..dial.config(trust::identity(&dir)?)
         };
         let mut client = Client::start(config, request.clone())?;
-        let again = &mut || addresses.anew();
+        let again = &mut || {
+            let found = addresses.anew();
+            if let Some(found) = &found {
+                peer.clone_from(found);
+            }
+            found
+        };
         let ended = pump(&mut client, signals, again, &mut |event| {
             if stance == Stance::AnyAndRemember
                 && let Some(ClientEvent::Connected { fingerprint, .. }) = &event

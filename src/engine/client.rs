@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::budget::Budget;
 use crate::config::{LaneCount, LaneKinds, QuicConfig};
 use crate::ids::{Fingerprint, WorkerId};
 use crate::proto::session::Request;
-use crate::proto::{CancelReason, Outcome, Totals};
+use crate::proto::{CancelReason, Event, Outcome, Totals};
 use crate::quic::{Identity, Secrets, Setup, Trust};
 use crate::tcp::{TcpLimits, TcpSetup};
 use crate::worker::{
@@ -184,6 +184,7 @@ impl Client {
             }
             ClientEvent::Session(event) => {
                 self.pursuit.note(now(), &event);
+                self.keep_name(&event);
                 ClientEvent::Session(event)
             }
             ClientEvent::Stats(stats) => {
@@ -192,6 +193,16 @@ impl Client {
             }
             ClientEvent::Ended(ended) => self.end(ended),
             ClientEvent::Lost { .. } => event,
+        }
+    }
+
+    /// What lands under the target's name now lands there in each session to come, though a
+    /// directory stands there then: whole, it would be one to copy into.
+    fn keep_name(&mut self, event: &Event) {
+        if let (Event::Placed { inside: false }, Request::Transfer(transfer)) =
+            (event, &mut self.request)
+        {
+            transfer.options.no_target_dir = true;
         }
     }
 
@@ -248,8 +259,10 @@ impl Trying {
             },
         );
         let trust_refused = Arc::new(Mutex::new(None));
-        let tcp = TcpSetups::new(config, &config.trust)?;
+        let met = Arc::new(OnceLock::new());
+        let tcp = TcpSetups::new(config, &of_one(config.trust.clone(), met.clone()))?;
         let trust = remembering(config.trust.clone(), trust_refused.clone());
+        let trust = of_one(trust, met.clone());
         let mut setup = Setup::client(&config.identity, trust, &config.quic)?;
         setup.tell_on_link(landro_sys::is_on_link);
         let (sender, events) = bounded(CLIENT_EVENTS);
@@ -273,6 +286,7 @@ impl Trying {
             setup,
             tcp,
             trust_refused,
+            met,
             request: request.clone(),
             streams: config.streams,
             kinds: config.lane_kinds,
@@ -313,6 +327,14 @@ impl TcpSetups {
             ktls: ktls.as_ref().map(Availability::to_string),
         })
     }
+}
+
+/// Once a session has begun, lanes are those of its daemon, whoever else may be trusted.
+fn of_one(decide: Trust, met: Arc<OnceLock<Fingerprint>>) -> Trust {
+    Arc::new(move |peer: &Fingerprint| match met.get() {
+        Some(met) => met == peer,
+        None => decide(peer),
+    })
 }
 
 /// Leaves whom it does not trust where the worker finds it.

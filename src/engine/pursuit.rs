@@ -29,6 +29,8 @@ pub struct Persistence {
     pub within: Option<Duration>,
     /// Also if no session was accepted yet: nobody may be there.
     pub from_the_start: bool,
+    /// Not any more once one was accepted: something may have been read that is not there twice.
+    pub until_accepted: bool,
 }
 
 impl Persistence {
@@ -37,6 +39,7 @@ impl Persistence {
         times: Some(0),
         within: Some(Duration::ZERO),
         from_the_start: false,
+        until_accepted: false,
     };
 }
 
@@ -47,6 +50,7 @@ impl Default for Persistence {
             times: None,
             within: Some(WITHIN),
             from_the_start: false,
+            until_accepted: false,
         }
     }
 }
@@ -164,11 +168,13 @@ impl Pursuit {
             times,
             within,
             from_the_start,
+            until_accepted,
         } = self.persistence;
         // Who lets a session stall that brought nothing would do it again.
         let is_hopeful = self.is_accepted && (kind == LossKind::Gone || got_further);
         let times_left = times.map(|times| times.checked_sub(self.began_anew + 1));
-        if !(is_hopeful || from_the_start) || times_left == Some(None) {
+        let is_too_late = until_accepted && self.is_accepted;
+        if !(is_hopeful || from_the_start) || is_too_late || times_left == Some(None) {
             return None;
         }
         if got_further {

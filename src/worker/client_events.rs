@@ -1,7 +1,7 @@
 //! What a command asks of its worker, and what it hears of the transfer.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
@@ -33,6 +33,8 @@ pub struct ClientStart {
     pub tcp: TcpSetups,
     /// Where the trust function leaves whom it refused.
     pub trust_refused: Arc<Mutex<Option<Fingerprint>>>,
+    /// Whose session it is, once it has begun.
+    pub met: Arc<OnceLock<Fingerprint>>,
     pub request: proto::session::Request,
     pub streams: usize,
     /// What may carry the session.

@@ -1,6 +1,6 @@
 //! A command's one transfer: whom it dials, how far it is, how it ends.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
@@ -29,6 +29,7 @@ pub(crate) struct ClientTransfer {
     pub(crate) setup: Setup,
     pub(crate) tcp: TcpSetups,
     trust_refused: Arc<Mutex<Option<Fingerprint>>>,
+    pub(crate) met: Arc<OnceLock<Fingerprint>>,
     /// TLS met somebody it does not trust, or who does not trust us; and until when QUIC may still
     /// meet another.
     refused_over_tls: Option<(Instant, Ended)>,
@@ -78,6 +79,7 @@ impl ClientTransfer {
             setup: start.setup,
             tcp: start.tcp,
             trust_refused: start.trust_refused,
+            met: start.met,
             refused_over_tls: None,
             streams: start.streams,
             socket_options: start.socket_options,

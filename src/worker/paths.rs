@@ -7,7 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use landro_sys::Bind;
 
+use crate::config::MAX_LANE_COUNT;
 use crate::proto::wire::MAX_ADDRESSES;
+
+/// Places that packets of one command may leave from: a session has no more lanes.
+const MAX_PLACES: usize = MAX_LANE_COUNT as usize;
 
 /// Addresses of a daemon that are kept: the one that answered, and those that it may name.
 const MAX_PEERS: usize = MAX_ADDRESSES + 1;
@@ -34,18 +38,31 @@ pub(crate) struct Paths {
     peers: Vec<SocketAddr>,
     /// Dials that came to nothing.
     failures: HashMap<Path, u32>,
-    /// The way of the lane that carries control, and lanes dialled to take over since.
+    /// The leading bits that an address of the daemon has in common with one of the place.
+    common_bits: HashMap<Path, u32>,
+    /// The way of the lane that carries control; that of one which is to take over, and how many
+    /// were dialled to since.
     carrying: Option<Path>,
+    takes_over: Option<Path>,
     tries: usize,
 }
 
 impl Paths {
-    pub(crate) fn new(binds: Vec<Bind>) -> Paths {
+    /// Of places that are named twice one is enough, and more than [`MAX_PLACES`] are left out.
+    pub(crate) fn new(named: Vec<Bind>) -> Paths {
+        let mut binds: Vec<Bind> = Vec::new();
+        for bind in named {
+            if binds.len() < MAX_PLACES && !binds.contains(&bind) {
+                binds.push(bind);
+            }
+        }
         Paths {
             binds,
             peers: Vec::new(),
             failures: HashMap::new(),
+            common_bits: HashMap::new(),
             carrying: None,
+            takes_over: None,
             tries: 0,
         }
     }
@@ -71,7 +88,7 @@ impl Paths {
             return peers.iter().copied().map(Path::to).collect();
         }
         let from = |peer: &SocketAddr| {
-            let peer = *peer;
+            let peer = unmapped(*peer);
             let binds = (0..).zip(&self.binds);
             let fitting = binds.filter(move |(_, bind)| bind.fits(peer.ip()));
             fitting.map(move |(bind, _)| Path {
@@ -85,9 +102,9 @@ impl Paths {
     /// A lane that carries control goes this way now.
     pub(crate) fn carries(&mut self, path: Path) {
         if self.peers.is_empty() {
-            self.peers.push(path.peer);
+            self.add_peer(path.peer);
         }
-        self.carrying = Some(path);
+        (self.carrying, self.takes_over) = (Some(path), None);
         self.tries = 0;
         self.came(path);
     }
@@ -103,35 +120,59 @@ impl Paths {
                 && self.peers.len() < MAX_PEERS
                 && !self.peers.contains(&peer)
             {
-                self.peers.push(peer);
+                self.add_peer(peer);
             }
         }
     }
 
+    /// A lane that was to be added did not come to be.
     pub(crate) fn failed(&mut self, path: Path) {
         *self.failures.entry(path).or_default() += 1;
+        // The place may have another address by now.
+        self.look_how_near(path);
     }
 
     pub(crate) fn came(&mut self, path: Path) {
-        self.failures.remove(&path);
+        self.failures.retain(|other, _| other.bind != path.bind);
     }
 
-    /// The way of a lane that is to be added: from where fewest are, which `lanes` counts.
-    pub(crate) fn next(&self, lanes: impl Fn(u8) -> usize) -> Option<Path> {
-        let binds = (0..self.binds.len() as u8).filter_map(|bind| self.best_from(bind));
-        binds.min_by_key(|path| (path.bind.map(&lanes), path.bind))
+    /// The way of a lane that is to be added to those that there are, which `lanes` counts for each
+    /// place. No place has more than its part of `most`, so that one without a way keeps no lane
+    /// from the others.
+    pub(crate) fn next(&self, most: usize, lanes: impl Fn(u8) -> usize) -> Option<Path> {
+        let part = most.div_ceil(self.binds.len().max(1));
+        let places = (0..).take(self.binds.len());
+        let free = places.filter(|bind| lanes(*bind) < part.max(1));
+        let paths = free.filter_map(|bind| self.best_from(bind));
+        paths.min_by_key(|path| {
+            (
+                self.failures_from(path.bind),
+                path.bind.map(&lanes),
+                path.bind,
+            )
+        })
     }
 
-    /// The way of a lane that takes over: from elsewhere than the silent one, if there is such a
-    /// place. Each is tried twice, once with each kind of lane.
-    pub(crate) fn elsewhere(&mut self) -> Option<Path> {
+    /// The way of a lane that takes over: from elsewhere than the silent one, first from where other
+    /// lanes are, at last from the same place. Each is tried twice, once with each kind of lane.
+    pub(crate) fn elsewhere(&mut self, lanes: impl Fn(u8) -> usize) -> Option<Path> {
         let carrying = self.carrying?;
-        let (Some(bind), Some(count)) = (carrying.bind, self.several()) else {
-            return Some(carrying);
-        };
-        let next = (usize::from(bind) + 1 + self.tries / 2) % count;
+        if self.tries.is_multiple_of(2) || self.takes_over.is_none() {
+            let places = (0..).take(self.binds.len());
+            let others = places.filter(|bind| Some(*bind) != carrying.bind);
+            let mut ways: Vec<Path> = others.filter_map(|bind| self.best_from(bind)).collect();
+            ways.sort_by_key(|path| Reverse(path.bind.map(&lanes)));
+            ways.push(carrying);
+            self.takes_over = ways.get(self.tries / 2 % ways.len()).copied();
+        }
         self.tries += 1;
-        self.best_from(next as u8)
+        self.takes_over
+    }
+
+    /// Dials from a place that came to nothing since one did not.
+    fn failures_from(&self, bind: Option<u8>) -> u32 {
+        let from = self.failures.iter().filter(|(path, _)| path.bind == bind);
+        from.map(|(_, count)| *count).sum()
     }
 
     /// Where a lane from there is most likely to arrive: what failed least, and is nearest.
@@ -144,8 +185,33 @@ impl Paths {
         });
         paths.min_by_key(|path| {
             let failures = self.failures.get(path).copied().unwrap_or(0);
-            (failures, Reverse(from.common_bits(path.peer.ip())))
+            let bits = self.common_bits.get(path).copied().unwrap_or(0);
+            (failures, Reverse(bits))
         })
+    }
+
+    /// A peer is known: from which places it is how near.
+    fn add_peer(&mut self, peer: SocketAddr) {
+        self.peers.push(peer);
+        for bind in (0..).take(self.binds.len()) {
+            let bind = Some(bind);
+            self.look_how_near(Path { bind, peer });
+        }
+    }
+
+    fn look_how_near(&mut self, path: Path) {
+        if let Some(bits) = self.bind(path).map(|bind| bind.common_bits(path.peer.ip())) {
+            self.common_bits.insert(path, bits);
+        }
+    }
+}
+
+/// A socket that is bound to an address of IPv4 connects to no mapped one.
+fn unmapped(peer: SocketAddr) -> SocketAddr {
+    match peer.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::from((ip, peer.port())),
+        // With its scope.
+        IpAddr::V6(_) => peer,
     }
 }
 
@@ -172,6 +238,13 @@ mod tests {
         Paths::new(vec![one("no-such"), one("lo")])
     }
 
+    fn path_from(bind: u8) -> Path {
+        Path {
+            bind: Some(bind),
+            peer: peer(1),
+        }
+    }
+
     #[test]
     fn each_address_is_dialled_from_each_place() {
         let paths = two().to_all(&[peer(1), peer(2)]);
@@ -187,18 +260,26 @@ mod tests {
     #[test]
     fn lanes_leave_from_where_fewest_are() {
         let mut paths = two();
-        assert_eq!(paths.next(|_| 0), None, "nobody answered yet");
+        assert_eq!(paths.next(2, |_| 0), None, "nobody answered yet");
         paths.carries(Path {
             bind: Some(0),
             peer: peer(1),
         });
         let next = |paths: &Paths, counts: [usize; 2]| {
-            let path = paths.next(|bind| counts[usize::from(bind)]);
+            let path = paths.next(4, |bind| counts[usize::from(bind)]);
             path.and_then(|path| path.bind)
         };
         assert_eq!(next(&paths, [0, 0]), Some(0));
         assert_eq!(next(&paths, [1, 0]), Some(1));
         assert_eq!(next(&paths, [1, 1]), Some(0));
+        // A place without a way has none, and the other one its part.
+        paths.failed(path_from(0));
+        assert_eq!(next(&paths, [0, 0]), Some(1));
+        assert_eq!(next(&paths, [0, 1]), Some(1));
+        assert_eq!(next(&paths, [0, 2]), Some(0));
+        assert_eq!(next(&paths, [2, 2]), None);
+        paths.came(path_from(0));
+        assert_eq!(next(&paths, [0, 0]), Some(0));
     }
 
     #[test]
@@ -212,7 +293,7 @@ mod tests {
         // Named, it is anybody's: a daemon that lies has nothing of this host dialled.
         paths.learn(&[near, IpAddr::from([224, 0, 0, 1]), IpAddr::from([0; 4])]);
         assert_eq!(paths.peers, [peer(1)]);
-        paths.peers.push(SocketAddr::new(near, 4433));
+        paths.add_peer(SocketAddr::new(near, 4433));
         let from_lo = |paths: &Paths| paths.best_from(1).unwrap().peer;
         assert_eq!(from_lo(&paths).ip(), near);
         let path = paths.best_from(1).unwrap();
@@ -234,12 +315,25 @@ mod tests {
             bind: Some(0),
             peer: peer(1),
         });
-        let from: Vec<_> = (0..6)
-            .map(|_| paths.elsewhere().unwrap().bind.unwrap())
-            .collect();
-        assert_eq!(from, [1, 1, 0, 0, 1, 1]);
+        let from = |paths: &mut Paths| {
+            let from = (0..6).map(|_| paths.elsewhere(|_| 0).unwrap().bind.unwrap());
+            from.collect::<Vec<_>>()
+        };
+        // At last from the same place, and then all over again.
+        assert_eq!(from(&mut paths), [1, 1, 0, 0, 1, 1]);
+        // A place of another family has no way.
+        let v6 = Bind::Address("::1".parse().unwrap());
+        let mut paths = Paths::new(vec![Bind::Interface("lo".to_owned()), v6]);
+        paths.carries(path_from(0));
+        assert_eq!(from(&mut paths), [0; 6]);
+        // Of several that where lanes are is the first.
+        let places = ["no-such", "lo", "none-either"].map(|it| Bind::Interface(it.to_owned()));
+        let mut paths = Paths::new(places.to_vec());
+        paths.carries(path_from(0));
+        let path = paths.elsewhere(|bind| usize::from(bind == 2));
+        assert_eq!(path.and_then(|path| path.bind), Some(2));
         let mut one = Paths::new(Vec::new());
         one.carries(Path::to(peer(1)));
-        assert_eq!(one.elsewhere(), Some(Path::to(peer(1))));
+        assert_eq!(one.elsewhere(|_| 0), Some(Path::to(peer(1))));
     }
 }

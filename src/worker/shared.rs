@@ -46,9 +46,16 @@ pub struct OwnAddresses {
 }
 
 impl OwnAddresses {
+    /// With several ports none is named: a client knows the one that it dialled.
     pub fn of(listens: &[SocketAddr]) -> OwnAddresses {
+        let port = listens.first().map(SocketAddr::port);
+        let is_one = listens.iter().all(|at| Some(at.port()) == port);
         OwnAddresses {
-            listens: listens.iter().map(SocketAddr::ip).collect(),
+            listens: listens
+                .iter()
+                .map(SocketAddr::ip)
+                .filter(|_| is_one)
+                .collect(),
             known: Mutex::default(),
         }
     }
@@ -56,17 +63,24 @@ impl OwnAddresses {
     /// Those that it listens on, of which an unspecified one stands for all of its family; `[::]`
     /// for both.
     pub fn look(&self, now: Instant) -> Arc<[IpAddr]> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*known {
-            Some((at, addresses)) if now - *at < ADDRESSES_LAST => addresses.clone(),
-            _ => {
-                let all = landro_sys::reachable_addresses();
-                let is_heard = |ip: &IpAddr| self.listens.iter().any(|at| hears(*at, *ip));
-                let addresses: Arc<[IpAddr]> = all.into_iter().filter(is_heard).collect();
-                *known = Some((now, addresses.clone()));
-                addresses
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = match &mut *known() {
+            Some((at, addresses)) if now - *at < ADDRESSES_LAST => return addresses.clone(),
+            // Others do not look meanwhile.
+            Some((at, addresses)) => {
+                *at = now;
+                addresses.clone()
             }
+            none @ None => none.insert((now, Arc::default())).1.clone(),
+        };
+        if self.listens.is_empty() {
+            return last;
         }
+        let all = landro_sys::reachable_addresses();
+        let is_heard = |ip: &IpAddr| self.listens.iter().any(|at| hears(*at, *ip));
+        let addresses: Arc<[IpAddr]> = all.into_iter().filter(is_heard).collect();
+        *known() = Some((now, addresses.clone()));
+        addresses
     }
 }
 

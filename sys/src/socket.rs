@@ -142,12 +142,12 @@ impl UdpSocket {
     }
 
     /// Connects to `peer` anew, from the address that packets to it leave from now and from a port
-    /// of its own: connect(2) alone would keep the address that it chose first. Gives the new
-    /// address. A receive that waits goes on waiting.
+    /// of its own: connect(2) alone would keep the address that it chose first. `bind`: what the
+    /// socket was opened with. Gives the new address. A receive that waits goes on waiting.
     ///
     /// # Errors
     /// What connect(2) says; the socket is then connected to nobody.
-    pub fn reconnect(&self, peer: SocketAddr) -> io::Result<SocketAddr> {
+    pub fn reconnect(&self, peer: SocketAddr, bind: Option<&Bind>) -> io::Result<SocketAddr> {
         // AF_UNSPEC takes peer, address and port away, as none of them was asked for by bind(2)
         // (udp_disconnect in net/ipv4/udp.c).
         let nobody = libc::sockaddr {
@@ -159,6 +159,10 @@ impl UdpSocket {
         let result = unsafe { libc::connect(self.as_raw_fd(), &raw const nobody, len) };
         if result != 0 {
             return Err(io::Error::last_os_error());
+        }
+        // That took the interface away, too.
+        if let Some(bind) = bind {
+            bind.limit(&self.socket)?;
         }
         self.connect(peer)?;
         self.local_addr()

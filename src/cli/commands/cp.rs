@@ -148,7 +148,11 @@ impl Streams {
                 some: from(1) || to_stream,
             });
         });
-        answered.recv_timeout(STREAMS_ASKED).unwrap_or_default()
+        // What does not answer may be a pipe.
+        answered.recv_timeout(STREAMS_ASKED).unwrap_or(Streams {
+            all: false,
+            some: true,
+        })
     }
 }
 
@@ -212,9 +216,9 @@ impl Copying {
     fn with(&mut self, daemon: &DaemonName, route: &CopyRoute) -> Result<CopyEnd, CliError> {
         let request = Request::Transfer(transfer(&self.args, route));
         let streams = *self.streams.get_or_insert_with(|| Streams::of(route));
-        let persistence = match streams.some {
-            true => Persistence::NONE,
-            false => self.args.persistence(),
+        let persistence = Persistence {
+            until_accepted: streams.some,
+            ..self.args.persistence()
         };
         let dial = Dial {
             streams: self.args.streams,

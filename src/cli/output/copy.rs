@@ -168,6 +168,7 @@ impl CopyReporter {
         if let Some(words) = words.filter(|_| !self.style.quiet) {
             self.say(&format!("landro: {message}; {words}"));
         }
+        self.say_left_out();
         self.sessions.lose(&self.totals);
         self.totals = Totals::default();
         self.progress = Progress::new(crate::engine::now());

@@ -174,16 +174,16 @@ impl Adding {
     pub fn dial_failed(&mut self, now: Instant) {
         if self.wish == Wish::Dialling {
             self.wish = Wish::Open;
-            self.rest(now);
+            self.rest(now, self.pause_max);
         }
     }
 
     /// No other lane is dialled for a while. Several that go together are one reason.
-    fn rest(&mut self, now: Instant) {
+    fn rest(&mut self, now: Instant, most: Duration) {
         self.has_lost = true;
         if self.not_before.is_none_or(|at| at <= now) {
-            self.not_before = Some(now + self.pause);
-            self.pause = (self.pause * 2).min(self.pause_max);
+            self.not_before = Some(now + self.pause.min(most));
+            self.pause = (self.pause * 2).min(most);
         }
     }
 
@@ -366,7 +366,7 @@ impl Lanes {
         }
         if is_due && peer != self.peer {
             // Whoever answers there is another one, and will be the next time.
-            self.adding.rest(self.now);
+            self.adding.rest(self.now, ADD_PAUSE_MAX);
         }
         let goes_on = self.course == Course::Running && !self.lanes.is_empty();
         if !is_due || peer != self.peer || !goes_on {
@@ -453,7 +453,7 @@ impl Lanes {
             self.adding.pause = JOIN_PAUSE;
         }
         if has_failed {
-            self.adding.rest(now);
+            self.adding.rest(now, ADD_PAUSE_MAX);
         }
         let Ledger {
             number,

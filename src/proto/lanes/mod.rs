@@ -44,7 +44,7 @@ pub use newcomer::{Newcomer, NewcomerInput, NewcomerOutput};
 pub use ports::{
     DialKind, LaneClosed, LaneKey, LaneStream, LanesInput, LanesOutput, QuestionId, Taken, code,
 };
-pub use takeover::KEPT_BYTES;
+pub use takeover::{KEPT_BYTES, TAKEOVER_DIALS};
 
 #[cfg(test)]
 use std::collections::BTreeSet;
@@ -109,9 +109,12 @@ pub struct LanesConfig {
     pub adds_from_bytes: u64,
     /// So many, at most [`MAX_ADDS`].
     pub adds: usize,
-    /// The longest pause before another is dialled, when the last ones came to nothing. Usually
+    /// The longest pause before another is dialled, when the last dials came to nothing. Usually
     /// [`ADD_PAUSE_MAX`].
     pub add_pause_max: Duration,
+    /// Dials in a row that come to nothing after which a client whose lane is cut gives up. Usually
+    /// [`TAKEOVER_DIALS`] for each place that they may leave from.
+    pub takeover_dials: u32,
     /// Client: lanes may take over from each other as soon as the session was asked for, if the
     /// server turns out to know how (`Limits::adds_lanes`).
     pub outlives_lanes: bool,
@@ -153,6 +156,7 @@ pub struct Lanes {
     /// Control bytes are read only while no more of ours wait.
     answers_max: Option<usize>,
     handshake: Duration,
+    takeover_dials: u32,
     idle: Duration,
     /// How long a server whose client has its answer waits to be hung up on.
     patience: Duration,
@@ -268,6 +272,7 @@ impl Lanes {
             suspicions: Suspicions::default(),
             answers_max: None,
             handshake: config.handshake,
+            takeover_dials: config.takeover_dials,
             idle: config.idle,
             patience: config.idle,
             outputs: VecDeque::new(),

@@ -50,16 +50,15 @@ const SUSPECTED_WAIT: Duration = Duration::from_secs(1);
 /// for the session among the server's workers.
 const UNANSWERED_MAX: u32 = 16;
 
-/// Dials in a row that came to nothing after which a client whose lane is cut gives up: one of each
-/// kind of transport.
-const FAILED_MAX: u32 = 2;
+/// From one place a client whose lane is cut dials once with each kind of transport.
+pub const TAKEOVER_DIALS: u32 = 2;
 
 /// Lanes that take over and never reached the server.
 const UNSEEN_MAX: u32 = UNANSWERED_MAX;
 
-/// Lanes that carried control whose accounts a server may await when another takes over, and control bytes that its
-/// client may not have read: more than a client that lives leaves behind, and not more than a
-/// session may cost. A client that takes over for ever and reads nothing comes no further.
+/// Lanes that carried control whose accounts a server may await when another takes over, and
+/// control bytes that its client may not have read: more than a client that lives leaves behind,
+/// and not more than a session may cost. A client that takes over for ever and reads nothing comes no further.
 const UNACCOUNTED_MAX: usize = 3 * UNSEEN_MAX as usize;
 const UNREAD_MAX_BYTES: usize = 4 << 20;
 
@@ -278,7 +277,7 @@ impl Lanes {
             return;
         }
         self.silence.step = SilenceStep::Listening;
-        if self.silence.failed >= FAILED_MAX {
+        if self.silence.failed >= self.takeover_dials {
             self.peer_lost(now);
         }
     }
@@ -288,7 +287,12 @@ impl Lanes {
         let is_silent = self.silence.rounds >= ROUNDS && self.listens_for_silence();
         let is_wanted = is_silent || self.is_cut() && self.course == Course::Running;
         self.silence.step = SilenceStep::Listening;
-        if !was_dialling || peer != self.peer || !is_wanted {
+        if was_dialling && peer != self.peer {
+            self.silence.step = SilenceStep::Dialling;
+            self.dial_to_take_over_failed(self.now);
+            return self.close(lane, code::DONE, "");
+        }
+        if !was_dialling || !is_wanted {
             return self.close(lane, code::DONE, "");
         }
         self.silence.heard(self.now);
@@ -431,7 +435,7 @@ impl Lanes {
             LaneClosed::NoSession | LaneClosed::Replaced | LaneClosed::Otherwise => return false,
         }
         let wait = match self.is_client() {
-            true => self.handshake * FAILED_MAX,
+            true => self.handshake * self.takeover_dials,
             false if !self.suspicions.is_empty() => SUSPECTED_WAIT,
             false => SERVED_WAIT,
         };

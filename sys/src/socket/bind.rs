@@ -57,6 +57,9 @@ impl FromStr for Bind {
         let interfaces = all_interfaces();
         if let Ok(address) = typed.parse::<IpAddr>() {
             let own = address.to_canonical();
+            if is_link_local(own) {
+                return Err(bad("an address of one link alone; name the interface"));
+            }
             return match interfaces.iter().any(|it| it.address == own) {
                 true => Ok(Bind::Address(own)),
                 false => Err(bad(
@@ -64,7 +67,8 @@ impl FromStr for Bind {
                 )),
             };
         }
-        let is_name = (1..=NAME_BYTES_MAX).contains(&typed.len()) && !typed.contains('/');
+        // What stands behind a colon is a label of an address.
+        let is_name = (1..=NAME_BYTES_MAX).contains(&typed.len()) && !typed.contains(['/', ':']);
         match is_name && nix::net::if_::if_nametoindex(typed).is_ok() {
             true => Ok(Bind::Interface(typed.to_owned())),
             false => Err(bad(
@@ -133,6 +137,13 @@ impl Bind {
             Bind::Interface(name) => socket.bind_device(Some(name.as_bytes())),
             Bind::Address(_) => Ok(()),
         }
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 

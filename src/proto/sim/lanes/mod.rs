@@ -148,6 +148,8 @@ impl World {
             adds_from_bytes: self.troubles.adds_from_bytes.unwrap_or(0),
             kept_bytes: if self.troubles.forgets { 0 } else { KEPT_BYTES },
             adds: self.troubles.adds,
+            add_pause_max: crate::proto::lanes::ADD_PAUSE_MAX,
+            takeover_dials: crate::proto::lanes::TAKEOVER_DIALS,
             outlives_lanes: self.troubles.adds_from_bytes.is_some(),
             goodput_window: self.troubles.goodput_window.unwrap_or(GOODPUT_WINDOW),
         }

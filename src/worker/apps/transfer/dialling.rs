@@ -10,7 +10,9 @@ use crate::config::LaneKind;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::CancelReason;
-use crate::proto::lanes::{ADD_PAUSE_MAX, DialKind, LaneKey, Lanes, LanesConfig, LanesInput, code};
+use crate::proto::lanes::{
+    ADD_PAUSE_MAX, DialKind, LaneKey, Lanes, LanesConfig, LanesInput, TAKEOVER_DIALS, code,
+};
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{Limits, Request, Session};
 use crate::worker::Worker;
@@ -158,6 +160,8 @@ impl Worker {
         };
         let (address, kind) = (connection.peer, connection.conn.kind());
         client.paths.carries(connection.path());
+        // The first one is met once.
+        let _ = client.met.set(peer);
         let places = client.paths.several();
         client.tell(ClientEvent::Connected {
             fingerprint: peer,
@@ -185,6 +189,7 @@ impl Worker {
                 Some(_) => PLUGGED_IN_PAUSE,
                 None => ADD_PAUSE_MAX,
             },
+            takeover_dials: TAKEOVER_DIALS * places.unwrap_or(1) as u32,
             outlives_lanes,
             ..self.lanes_config(id, peer)
         };
@@ -219,7 +224,10 @@ impl Worker {
             && client.paths.several().is_some()
         {
             let lanes = |bind| self.connections.added_from(session, bind);
-            path = client.paths.next(lanes).unwrap_or(path);
+            path = client
+                .paths
+                .next(client.lanes.lanes(), lanes)
+                .unwrap_or(path);
         }
         let peer = path.peer;
         let errand = Errand::Join { session, kind };
@@ -261,7 +269,8 @@ impl Worker {
         let steer = silent.and_then(|conn| conn.quic()?.peer_cid_first_byte());
         let client = self.client.as_mut()?;
         let kind = DialKind::TakeOver;
-        let Some(path) = client.paths.elsewhere() else {
+        let lanes = |bind| self.connections.added_from(session, bind);
+        let Some(path) = client.paths.elsewhere(lanes) else {
             return Some(LanesInput::DialFailed { kind });
         };
         let elsewhere = &mut client.elsewhere;
@@ -280,7 +289,6 @@ impl Worker {
         let error = dialled.err()?;
         if let Some(client) = &mut self.client {
             client.elsewhere.kind = Some(to.other());
-            client.paths.failed(path);
         }
         if self.io.log.admits(Who::Debug, self.io.now) {
             let peer = path.peer;

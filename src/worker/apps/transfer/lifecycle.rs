@@ -3,7 +3,7 @@
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::lanes::{
     ADD_PAUSE_MAX, ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LanesConfig,
-    LanesInput, NewcomerInput, code,
+    LanesInput, NewcomerInput, TAKEOVER_DIALS, code,
 };
 use crate::quic::{CloseReason, Conn, KEY_SPENT};
 use crate::worker::Worker;
@@ -41,6 +41,7 @@ impl Worker {
             adds_from_bytes: ADDS_FROM_BYTES,
             adds: 0,
             add_pause_max: ADD_PAUSE_MAX,
+            takeover_dials: TAKEOVER_DIALS,
             outlives_lanes: false,
             kept_bytes: limits::kept_control_bytes(self.sessions.len()),
             goodput_window: GOODPUT_WINDOW,
@@ -60,6 +61,9 @@ impl Worker {
             return;
         };
         connection.deadline = None;
+        if let (Some(client), DialKind::Add) = (&mut self.client, kind) {
+            client.paths.came(connection.path());
+        }
         let phase = LanePhase::Serving { session };
         match &mut connection.app {
             App::Transfer(lane) => lane.phase = phase,
@@ -231,7 +235,9 @@ impl Worker {
                 self.dial_when_due();
             }
             Some(Errand::Join { session, kind }) => {
-                client.paths.failed(gone.path());
+                if kind == DialKind::Add {
+                    client.paths.failed(gone.path());
+                }
                 // What was to be added is missed by nobody.
                 if kind == DialKind::Replace {
                     client.note(closed);

@@ -21,6 +21,7 @@ impl Worker {
             return;
         }
         let (peer, route) = (connection.peer, connection.route());
+        let bind = connection.bind.clone();
         let is_silent = connection.is_silent(self.io.now);
         if let Some(link) = connection.conn.tcp_mut() {
             // It cannot move, and no answer finds its way back to where it is from. One that is
@@ -41,12 +42,19 @@ impl Worker {
         let Some(index) = self.listeners.find(socket) else {
             return;
         };
+        let bind = bind.as_ref().map(|(_, bind)| bind);
         let listener = self.listeners.get_mut(index);
         let followed = match (route, listener) {
             (Ok(route), Some(listener)) if route.local == listener.local.ip() => Ok(()),
-            (Ok(_), Some(listener)) => self.io.driver.socket(socket).reconnect(peer).map(|local| {
-                listener.local = local;
-            }),
+            (Ok(_), Some(listener)) => {
+                self.io
+                    .driver
+                    .socket(socket)
+                    .reconnect(peer, bind)
+                    .map(|local| {
+                        listener.local = local;
+                    })
+            }
             (Err(error), _) => Err(error),
             (Ok(_), None) => return,
         };

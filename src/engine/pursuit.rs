@@ -291,6 +291,7 @@ mod tests {
             times: Some(3),
             within: None,
             from_the_start: true,
+            until_accepted: false,
         };
         let (mut it, now) = pursuit(from_the_start);
         let times = pauses(&mut it, now);
@@ -396,6 +397,20 @@ mod tests {
             it.note(now, &moved(FURTHER_BYTES));
             assert_eq!(it.ended(now, &ended), None, "{ended:?}");
         }
+    }
+
+    #[test]
+    fn what_is_read_once_is_asked_for_until_somebody_takes_it() {
+        let once = Persistence {
+            times: Some(3),
+            within: None,
+            from_the_start: true,
+            until_accepted: true,
+        };
+        let (mut pursuit, now) = pursuit(once);
+        assert!(pursuit.ended(now, &gone()).is_some());
+        pursuit.note(now, &Event::Started);
+        assert_eq!(pursuit.ended(now, &gone()), None);
     }
 
     #[test]

@@ -292,10 +292,15 @@ impl ClientTransfer {
     /// What a closed connection means to a command; None: it was closed as it should be.
     fn how_it_ended(&self, closed: Option<CloseReason>) -> Option<Ended> {
         let refused = self.trust_refused.lock().ok();
-        if let Some(refused) = refused.and_then(|refused| *refused) {
+        let has_met = self.met.get().is_some();
+        if let Some(refused) = refused.and_then(|refused| *refused)
+            && !has_met
+        {
             return Some(Ended::IdentityUnknown(refused));
         }
         Some(match closed? {
+            // Somebody else answered where a lane was dialled.
+            CloseReason::IdentityRefused { by_peer: false, .. } if has_met => return None,
             refused @ CloseReason::IdentityRefused { .. } => {
                 Ended::RefusedByPeer(refused.to_string())
             }

@@ -38,12 +38,14 @@ pub(crate) struct Paths {
     peers: Vec<SocketAddr>,
     /// Dials that came to nothing.
     failures: HashMap<Path, u32>,
+    /// From each place, since one did not.
+    failures_from: HashMap<Option<u8>, u32>,
     /// The leading bits that an address of the daemon has in common with one of the place.
     common_bits: HashMap<Path, u32>,
-    /// The way of the lane that carries control; that of one which is to take over, and how many
-    /// were dialled to since.
+    /// The way of the lane that carries control; those of lanes that are to take over, in turn, and
+    /// how many were dialled since.
     carrying: Option<Path>,
-    takes_over: Option<Path>,
+    takes_over: Vec<Path>,
     tries: usize,
 }
 
@@ -60,9 +62,10 @@ impl Paths {
             binds,
             peers: Vec::new(),
             failures: HashMap::new(),
+            failures_from: HashMap::new(),
             common_bits: HashMap::new(),
             carrying: None,
-            takes_over: None,
+            takes_over: Vec::new(),
             tries: 0,
         }
     }
@@ -104,7 +107,7 @@ impl Paths {
         if self.peers.is_empty() {
             self.add_peer(path.peer);
         }
-        (self.carrying, self.takes_over) = (Some(path), None);
+        (self.carrying, self.takes_over) = (Some(path), Vec::new());
         self.tries = 0;
         self.came(path);
     }
@@ -128,28 +131,27 @@ impl Paths {
     /// A lane that was to be added did not come to be.
     pub(crate) fn failed(&mut self, path: Path) {
         *self.failures.entry(path).or_default() += 1;
+        *self.failures_from.entry(path.bind).or_default() += 1;
         // The place may have another address by now.
         self.look_how_near(path);
     }
 
     pub(crate) fn came(&mut self, path: Path) {
-        self.failures.retain(|other, _| other.bind != path.bind);
+        self.failures.remove(&path);
+        self.failures_from.remove(&path.bind);
     }
 
     /// The way of a lane that is to be added to those that there are, which `lanes` counts for each
-    /// place. No place has more than its part of `most`, so that one without a way keeps no lane
-    /// from the others.
+    /// place. A place that has its part of `most` comes last, so that one without a way keeps no
+    /// lane from the others.
     pub(crate) fn next(&self, most: usize, lanes: impl Fn(u8) -> usize) -> Option<Path> {
-        let part = most.div_ceil(self.binds.len().max(1));
+        let part = most.div_ceil(self.binds.len().max(1)).max(1);
         let places = (0..).take(self.binds.len());
-        let free = places.filter(|bind| lanes(*bind) < part.max(1));
-        let paths = free.filter_map(|bind| self.best_from(bind));
+        let paths = places.filter_map(|bind| self.best_from(bind));
         paths.min_by_key(|path| {
-            (
-                self.failures_from(path.bind),
-                path.bind.map(&lanes),
-                path.bind,
-            )
+            let lanes = path.bind.map(&lanes).unwrap_or(0);
+            let failures = self.failures_from.get(&path.bind).copied().unwrap_or(0);
+            (lanes >= part, failures, lanes, path.bind)
         })
     }
 
@@ -157,22 +159,18 @@ impl Paths {
     /// lanes are, at last from the same place. Each is tried twice, once with each kind of lane.
     pub(crate) fn elsewhere(&mut self, lanes: impl Fn(u8) -> usize) -> Option<Path> {
         let carrying = self.carrying?;
-        if self.tries.is_multiple_of(2) || self.takes_over.is_none() {
+        // Once, for lanes go meanwhile.
+        if self.takes_over.is_empty() {
             let places = (0..).take(self.binds.len());
             let others = places.filter(|bind| Some(*bind) != carrying.bind);
             let mut ways: Vec<Path> = others.filter_map(|bind| self.best_from(bind)).collect();
             ways.sort_by_key(|path| Reverse(path.bind.map(&lanes)));
             ways.push(carrying);
-            self.takes_over = ways.get(self.tries / 2 % ways.len()).copied();
+            self.takes_over = ways;
         }
+        let at = self.tries / 2 % self.takes_over.len();
         self.tries += 1;
-        self.takes_over
-    }
-
-    /// Dials from a place that came to nothing since one did not.
-    fn failures_from(&self, bind: Option<u8>) -> u32 {
-        let from = self.failures.iter().filter(|(path, _)| path.bind == bind);
-        from.map(|(_, count)| *count).sum()
+        self.takes_over.get(at).copied()
     }
 
     /// Where a lane from there is most likely to arrive: what failed least, and is nearest.
@@ -277,7 +275,7 @@ mod tests {
         assert_eq!(next(&paths, [0, 0]), Some(1));
         assert_eq!(next(&paths, [0, 1]), Some(1));
         assert_eq!(next(&paths, [0, 2]), Some(0));
-        assert_eq!(next(&paths, [2, 2]), None);
+        assert_eq!(next(&paths, [2, 2]), Some(1));
         paths.came(path_from(0));
         assert_eq!(next(&paths, [0, 0]), Some(0));
     }

@@ -288,9 +288,9 @@ impl Lanes {
         let is_wanted = is_silent || self.is_cut() && self.course == Course::Running;
         self.silence.step = SilenceStep::Listening;
         if was_dialling && peer != self.peer {
+            self.close(lane, code::DONE, "");
             self.silence.step = SilenceStep::Dialling;
-            self.dial_to_take_over_failed(self.now);
-            return self.close(lane, code::DONE, "");
+            return self.dial_to_take_over_failed(self.now);
         }
         if !was_dialling || !is_wanted {
             return self.close(lane, code::DONE, "");
@@ -435,7 +435,7 @@ impl Lanes {
             LaneClosed::NoSession | LaneClosed::Replaced | LaneClosed::Otherwise => return false,
         }
         let wait = match self.is_client() {
-            true => self.handshake * self.takeover_dials,
+            true => self.handshake * TAKEOVER_DIALS,
             false if !self.suspicions.is_empty() => SUSPECTED_WAIT,
             false => SERVED_WAIT,
         };

@@ -184,11 +184,14 @@ impl Connections {
         carrying.max_by_key(|connection| connection.serial)
     }
 
-    /// How many lanes are added to a session from one of a command's places.
+    /// How many lanes are added to a session from one of a command's places, and are not worn.
     pub(crate) fn added_from(&self, session: usize, bind: u8) -> usize {
         let is_from = |it: &&Connection| it.bind.as_ref().is_some_and(|(from, _)| *from == bind);
         let connections = self.of(session).map(|(_, connection)| connection);
-        let added = connections.filter(|it| it.lane().is_some_and(|lane| lane.is_added));
+        let added = connections.filter(|it| {
+            let lane = it.lane();
+            lane.is_some_and(|lane| lane.is_added && !lane.is_worn)
+        });
         added.filter(is_from).count()
     }
 

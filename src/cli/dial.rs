@@ -126,21 +126,12 @@ pub fn run(
             ..dial.config(trust::identity(&dir)?)
         };
         let mut client = Client::start(config, request.clone())?;
-        let again = &mut || {
-            let found = addresses.anew();
-            if let Some(found) = &found {
-                peer.clone_from(found);
-            }
-            found
-        };
+        let again = &mut || addresses.anew().inspect(|found| peer.clone_from(found));
         let ended = pump(&mut client, signals, again, &mut |event| {
-            if stance == Stance::AnyAndRemember
-                && let Some(ClientEvent::Connected { fingerprint, .. }) = &event
-                && matches!(known.find(dial.host), Known::Never)
-                && let Err(error) = known.add(dial.host, *fingerprint)
+            if let (Stance::AnyAndRemember, Some(ClientEvent::Connected { fingerprint, .. })) =
+                (&stance, &event)
             {
-                // The transfer is not worth less for it.
-                tracing::warn!("{} is not remembered: {error}", dial.host);
+                remember(&mut known, dial.host, *fingerprint);
             }
             on(event);
         });
@@ -161,6 +152,15 @@ pub fn run(
             }
             ended => return Ok(Followed { ended, own }),
         }
+    }
+}
+
+/// Once, however many sessions it takes. The transfer is not worth less where that fails.
+fn remember(known: &mut KnownHosts, host: &DaemonName, fingerprint: Fingerprint) {
+    if matches!(known.find(host), Known::Never)
+        && let Err(error) = known.add(host, fingerprint)
+    {
+        tracing::warn!("{host} is not remembered: {error}");
     }
 }
 

@@ -155,8 +155,9 @@ impl Paths {
         })
     }
 
-    /// The way of a lane that takes over: from elsewhere than the silent one, first from where other
-    /// lanes are, at last from the same place. Each is tried twice, once with each kind of lane.
+    /// The way of a lane that takes over: from elsewhere than the silent one, first from where
+    /// other lanes are, at last from the same place. Each is tried twice, once with each kind of
+    /// lane.
     pub(crate) fn elsewhere(&mut self, lanes: impl Fn(u8) -> usize) -> Option<Path> {
         let carrying = self.carrying?;
         // Once, for lanes go meanwhile.

@@ -107,6 +107,9 @@ fn said(output: &Output) -> (Vec<String>, Value) {
         let mut event = event.clone();
         let fields = event.as_object_mut().unwrap();
         let timed = ["seconds", "goodput_bps", "rate_bps", "seconds_left"];
+        // Of a copy with a daemon.
+        let sessions = fields.remove("sessions");
+        assert!(sessions.is_none_or(|sessions| sessions == 1));
         fields.retain(|name, _| !timed.contains(&name.as_str()));
         event
     });
@@ -181,6 +184,8 @@ fn events_say_the_same_whatever_the_direction(backend: &'static str) {
         build_destination(&at(to, &target).join("tree"), &at(from, "from/tree"));
         let sources = ["from/tree", "from/beside", "from/gone"];
         let several = hosts.cp(way, &sources, &target).expect(3);
+        let has_sessions = several.summary().get("sessions").is_some();
+        assert_eq!(has_sessions, !matches!(way, Way::Local), "{way:?}");
         let again = hosts.cp(way, &sources, &target).expect(3);
         // Under another name at the destination.
         let renamed = hosts

@@ -58,7 +58,8 @@ const UNSEEN_MAX: u32 = UNANSWERED_MAX;
 
 /// Lanes that carried control whose accounts a server may await when another takes over, and
 /// control bytes that its client may not have read: more than a client that lives leaves behind,
-/// and not more than a session may cost. A client that takes over for ever and reads nothing comes no further.
+/// and not more than a session may cost. A client that takes over for ever and reads nothing comes
+/// no further.
 const UNACCOUNTED_MAX: usize = 3 * UNSEEN_MAX as usize;
 const UNREAD_MAX_BYTES: usize = 4 << 20;
 

@@ -32,8 +32,8 @@ use crate::worker::sessions::Beginning;
 /// which every path of IPv6 carries, less the headers.
 const SMALL_SEGMENT_BYTES: u32 = 1_220;
 
-/// Where lanes leave from several places, the longest pause before one that has none is tried again:
-/// a cable may be plugged in any moment.
+/// Where lanes leave from several places, the longest pause before one that has none is tried
+/// again: a cable may be plugged in any moment.
 const PLUGGED_IN_PAUSE: Duration = Duration::from_secs(2);
 
 impl Worker {

@@ -192,6 +192,7 @@ fn a_talkative_server(backend: &'static str) {
                 inside: false,
                 place: None,
                 adds_lanes: false,
+                clear: None,
             }));
             peer.entries(vec![entry(1, 0, b"x", Kind::File, 0)]);
             for _ in 0..12_000 {

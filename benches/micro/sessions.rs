@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, SamplingMode, Throughput};
 use landro::engine::now;
 use landro::ids::{MoverId, Name, StreamKey};
+use landro::proto::clear::ClearLanes;
 use landro::proto::journal::Storage;
 use landro::proto::parallel::ParallelTransferConfig;
 use landro::proto::session::{
@@ -44,6 +45,7 @@ fn limits() -> Limits {
         lookups: 64,
         patience: None,
         adds_lanes: false,
+        clear: ClearLanes::Off,
     }
 }
 
@@ -278,7 +280,7 @@ impl World {
                 }
                 Some(Output::Data {
                     stream,
-                    payload: Payload::Bytes(bytes),
+                    payload: Payload::Bytes(bytes) | Payload::FileData(bytes),
                     fin,
                     ..
                 }) => {
@@ -319,6 +321,7 @@ impl World {
                     | Output::Stays(_)
                     | Output::Retired(_)
                     | Output::AddsLanes { .. }
+                    | Output::Altered
                     | Output::LaneOver(_)
                     | Output::LaneAccount(_),
                 ) => {}

@@ -123,6 +123,7 @@ fn lanes() {
         counts: false,
         patience_s: None,
         adds_lanes: false,
+        clear: false,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);
@@ -194,6 +195,7 @@ fn hello(request: WireRequest) -> Message {
         counts: false,
         patience_s: Some(60),
         adds_lanes: false,
+        clear: false,
     })
 }
 
@@ -238,6 +240,7 @@ fn welcome() -> Message {
         inside: false,
         place: None,
         adds_lanes: false,
+        clear: None,
     })
 }
 
@@ -289,7 +292,10 @@ fn of_senders() -> [Message; 8] {
             first: 1,
             count: 2,
         },
-        Message::LaneOver { lane: 1 },
+        Message::LaneOver {
+            lane: 1,
+            altered: false,
+        },
         Message::Abort {
             entry: entry_id,
             error: error(),
@@ -335,8 +341,7 @@ fn of_receivers() -> [Message; 8] {
                 stream: 3,
                 records: Some(4),
             }],
-            more: false,
-        }),
+            more: false, altered: false }),
         Message::Finished {},
         Message::Listing(vec![row]),
         Message::ListEnd {},

@@ -52,6 +52,7 @@ fuzz_target!(|data: &[u8]| {
             inside: false,
             place: None,
             adds_lanes: false,
+            clear: None,
         }));
         world.run(step);
     }

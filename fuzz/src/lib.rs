@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use landro::ids::{EntryId, MoverId, OpId, StreamKey};
 pub use landro::proto::PIECE_BYTES;
+use landro::proto::clear::ClearLanes;
 use landro::proto::parallel::ParallelTransferConfig;
 use landro::proto::session::{Limits, PATIENCE, Session};
 use landro::proto::wire::{
@@ -49,6 +50,7 @@ pub fn limits() -> Limits {
         lookups: 8,
         patience: Some(PATIENCE),
         adds_lanes: false,
+        clear: ClearLanes::Off,
     }
 }
 
@@ -172,6 +174,7 @@ impl<'a> World<'a> {
                 | Output::Stays(_) | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
+                | Output::Altered
                 | Output::LaneAccount(_)
                 | Output::Event(_) => {}
             }
@@ -223,6 +226,7 @@ impl<'a> World<'a> {
             counts: false,
             patience_s: None,
             adds_lanes: false,
+            clear: false,
         };
         self.say(&Message::Hello(hello));
     }

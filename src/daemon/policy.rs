@@ -62,7 +62,7 @@ struct Table {
 
 impl Policy {
     /// Reads `authorized_peers`: one `SHA256:...` a line; then options `ro`, `rw` (the default),
-    /// `wo` and `path=SUB` (percent-encoded as in URLs), separated by blanks or commas; a word that
+    /// `wo`, `clear` and `path=SUB` (percent-encoded as in URLs), separated by blanks or commas; a word that
     /// begins with `#` begins a comment. A bad line authorises nobody and is returned with its
     /// number.
     ///
@@ -97,7 +97,8 @@ impl Policy {
         policy
     }
 
-    /// `--allow`: full rights below the whole root, whatever the file says of this peer.
+    /// `--allow`: full rights below the whole root, whatever the file says of this peer; but not in
+    /// the clear, which only a line says.
     pub fn allow(&mut self, peer: Fingerprint) {
         self.peers.insert(
             peer,
@@ -105,6 +106,7 @@ impl Policy {
                 read: true,
                 write: true,
                 path: None,
+                clear: false,
             },
         );
     }
@@ -128,6 +130,7 @@ impl Policy {
         Some(PeerAccess {
             access,
             path: rights.path.clone(),
+            clear: rights.clear,
         })
     }
 }

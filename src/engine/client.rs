@@ -41,6 +41,8 @@ pub struct ClientConfig {
     pub lane_kinds: LaneKinds,
     /// How many lanes are added to it.
     pub lanes: LaneCount,
+    /// Those are TCP without TLS, where the server lets them; the wire is to be trusted.
+    pub clear: bool,
     /// By whose rules data leaves over TCP; None: the kernel's default.
     pub tcp_congestion: Option<String>,
     /// The kernel seals and opens the records of TLS, where it can.
@@ -114,6 +116,7 @@ impl Client {
             streams: config.streams,
             kinds: config.lane_kinds,
             lanes: config.lanes,
+            clear: config.clear,
             socket_options: options(false),
             events: sender,
             backend_reason: started.no_ring.unwrap_or(chosen.reason),

@@ -59,6 +59,8 @@ pub struct ServeConfig {
     pub tcp_congestion: Option<String>,
     /// The kernel seals and opens the records of TLS, where it can.
     pub ktls: bool,
+    /// Whose access says so may have lanes without TLS beside the others.
+    pub allow_clear: bool,
     pub identity: Identity,
     /// Of this host's daemons, the same after a restart: what stateless resets are made from.
     pub reset_secret: [u8; 32],
@@ -103,6 +105,7 @@ impl Server {
         let service = Service {
             root,
             authorize: config.authorize.clone(),
+            allow_clear: config.allow_clear,
         };
         let secrets = Arc::new(Secrets::of_daemon(
             &config.reset_secret,
@@ -125,7 +128,10 @@ impl Server {
         let is_tls_in_kernel = tls_in_kernel(config.ktls).is_some_and(|found| found.is_yes());
         let (mut threads, mut no_ring) = (Vec::new(), Vec::new());
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
-            let listen = listening(&config, &tickets, sockets, is_tls_in_kernel)?;
+            let mut listen = listening(&config, &tickets, sockets, is_tls_in_kernel)?;
+            if config.allow_clear {
+                admit_clear(&mut listen, &shared);
+            }
             let core = (usize::from(workers) <= cores.len()).then(|| cores[number % cores.len()]);
             let started = spawn(WorkerParts {
                 id: WorkerId(number as u8),
@@ -258,6 +264,14 @@ fn listening(
 }
 
 /// Those who are authorised.
+/// Has the doors tell those that do without TLS from the others.
+fn admit_clear(at: &mut ListenAt, shared: &Shared) {
+    for (_, setup) in &mut at.tcp {
+        let homes = shared.homes.clone();
+        setup.admit_clear(Arc::new(move |session, lane| homes.pass(session, lane)));
+    }
+}
+
 fn trust(config: &ServeConfig) -> Trust {
     let authorize = config.authorize.clone();
     Arc::new(move |peer| authorize(peer).is_some())

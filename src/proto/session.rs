@@ -18,6 +18,7 @@ use bytes::Bytes;
 
 use crate::ids::{CopyId, OpId};
 
+use super::clear::{ClearLanes, ClearSecret};
 use super::errors::{Access, HostSide, Violation, session_error, stalled, violation};
 use super::parallel::ParallelTransferConfig;
 use super::place::HostKey;
@@ -76,6 +77,8 @@ pub struct Limits {
     pub patience: Option<Duration>,
     /// The transport may carry data on lanes that are added, if the peer's may, too.
     pub adds_lanes: bool,
+    /// Of those that are added, some may be in the clear.
+    pub clear: ClearLanes,
 }
 
 /// What the server lets this client do.
@@ -174,6 +177,8 @@ pub struct Session {
     disk_ended: u64,
     /// Both sides know lanes that are added.
     adds_lanes: bool,
+    /// Lanes in the clear may be among them.
+    clear: Option<ClearSecret>,
     /// Of the last input.
     now: Instant,
     end: End,
@@ -527,15 +532,21 @@ impl Session {
             (Stage::AwaitWelcome { .. }, Message::Welcome(welcome)) => {
                 self.on_welcome(now, welcome)
             }
-            (Stage::Running, Message::LaneOver { lane })
+            (Stage::Running, Message::LaneOver { lane, altered })
                 if self.adds_lanes && matches!(self.role, Role::Receive(_)) =>
             {
+                if altered {
+                    self.ports.altered();
+                }
                 self.ports.lane_over(lane);
                 Ok(())
             }
             (Stage::Running, Message::LaneAccount(account))
                 if self.adds_lanes && matches!(self.role, Role::Send(_)) =>
             {
+                if account.altered {
+                    self.ports.altered();
+                }
                 self.ports.lane_account(account);
                 Ok(())
             }

@@ -6,6 +6,7 @@
 //! (docs/protocol.md): streams with credit, as QUIC has them, so that a lane is a lane.
 
 mod channel;
+mod clear;
 mod conn;
 mod fault;
 mod frame;
@@ -20,11 +21,13 @@ mod record;
 mod sealing;
 mod setup;
 mod spare;
+mod unsealed;
 mod write_streams;
 
 #[cfg(test)]
 mod tests;
 
+pub use clear::{ClearLane, ClearPass};
 pub use conn::{TcpConn, TcpWindows};
 pub use in_kernel::KernelStep;
 pub use setup::{TcpLimits, TcpSetup, TcpSetupError};

@@ -91,6 +91,7 @@ fn limits() -> Limits {
         // who started the thread watches it.
         patience: None,
         adds_lanes: false,
+        clear: crate::proto::clear::ClearLanes::Off,
     }
 }
 
@@ -202,6 +203,7 @@ impl LocalLane {
                 Output::Stays(_)
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
+                | Output::Altered
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_) => unreachable!("the session was told of no other lanes"),
                 Output::Data { .. } => unreachable!("the session was told that data is copied"),

@@ -169,6 +169,7 @@ fn out_of_place(scene: &Scene) {
         inside: false,
         place: None,
         adds_lanes: false,
+        clear: None,
     };
     let all = [
         peer::hello(peer::push_request("")),

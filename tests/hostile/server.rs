@@ -63,6 +63,7 @@ pub fn pull_sources(
                         inside: false,
                         place: None,
                         adds_lanes: false,
+                        clear: None,
                     }));
                     script(&mut peer);
                 }

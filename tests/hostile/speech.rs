@@ -135,6 +135,7 @@ pub fn hello(request: WireRequest) -> Message {
         counts: false,
         patience_s: None,
         adds_lanes: false,
+        clear: false,
     })
 }
 

@@ -165,6 +165,7 @@ impl Session {
             counts: false,
             patience_s: None,
             adds_lanes: false,
+            clear: false,
         }));
         self.stage = Stage::Greeting;
     }

@@ -66,7 +66,9 @@ pub enum RouteError {
     Content(String),
     #[error("--no-target-directory takes one source, which gets the name of the destination")]
     OneName,
-    #[error("--lanes adds lanes over TCP, and --lane-kinds quic has none; leave one of them out")]
+    #[error(
+        "--lanes and --clear add lanes over TCP, and --lane-kinds quic has none; leave one of them out"
+    )]
     NothingToAdd,
     #[error("two sources are named {0} and would land in the same place; use one command for each")]
     SameName(String),

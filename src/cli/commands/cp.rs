@@ -52,7 +52,8 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     if args.no_target_directory && route.sources.len() > 1 {
         return Err(RouteError::OneName.into());
     }
-    if matches!(args.lanes, LaneCount::Exactly(2..)) && !args.engine.lane_kinds.has(LaneKind::Tls) {
+    let adds = args.clear || matches!(args.lanes, LaneCount::Exactly(2..));
+    if adds && !args.engine.lane_kinds.has(LaneKind::Tls) {
         return Err(RouteError::NothingToAdd.into());
     }
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
@@ -230,6 +231,7 @@ impl Copying {
         let dial = Dial {
             streams: self.args.streams,
             lanes: self.args.lanes,
+            clear: self.args.clear,
             ..Dial::new(daemon, &self.args.trust, &self.args.engine)
         };
         let (reporter, seen) = (&mut self.reporter, &mut self.seen);

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::ids::{CopyId, PATH_MAX_BYTES};
 use crate::proto::bench::{Bench, BenchRole, MAX_BENCH};
+use crate::proto::clear::{ClearOff, ClearSecret};
 use crate::proto::errors::{Violation, not_allowed, violation};
 use crate::proto::path::own_name;
 use crate::proto::place::TargetPlace;
@@ -59,6 +60,7 @@ impl Session {
             watch,
             disk_ended: 0,
             adds_lanes: false,
+            clear: None,
             now,
             end: End::No,
             #[cfg(test)]
@@ -90,6 +92,7 @@ impl Session {
             watch,
             disk_ended: 0,
             adds_lanes: false,
+            clear: None,
             now,
             end: End::No,
             #[cfg(test)]
@@ -122,6 +125,7 @@ impl Session {
                 .patience
                 .map(|patience| u32::try_from(patience.as_secs()).unwrap_or(u32::MAX).max(1)),
             adds_lanes: self.limits.adds_lanes && is_transfer,
+            clear: self.limits.clear.is_wanted() && is_transfer,
         });
         if paths_fit && few && wire::fits(&message) {
             self.ports.message(&message);
@@ -164,6 +168,7 @@ impl Session {
             inside: self.role.lands_inside(),
             place: self.place().map(Into::into),
             adds_lanes: self.adds_lanes,
+            clear: self.clear.map(|secret| secret.0.into()),
         }));
         self.ports.event(Event::Started);
         self.say_adds_lanes();
@@ -172,7 +177,8 @@ impl Session {
     /// Lanes may be added from now on, if both sides know how.
     fn say_adds_lanes(&mut self) {
         if self.adds_lanes {
-            self.ports.adds_lanes(matches!(self.role, Role::Send(_)));
+            let sends = matches!(self.role, Role::Send(_));
+            self.ports.adds_lanes(sends, self.clear);
         }
     }
 
@@ -203,6 +209,8 @@ impl Session {
             WireRequest::Push { .. } | WireRequest::Pull { .. }
         );
         self.adds_lanes = self.limits.adds_lanes && hello.adds_lanes && is_transfer;
+        let answer = self.limits.clear.answer(hello.clear);
+        self.clear = answer.filter(|_| self.adds_lanes);
         self.ports.event(asked(&hello.request));
         if let Some(refusal) = refusal(&hello.request, grant) {
             self.refuse(refusal);
@@ -334,6 +342,7 @@ impl Session {
         let asked = matches!(&self.role, Role::Receive(_))
             || matches!(&self.stage, Stage::AwaitWelcome { send: Some(_) });
         self.adds_lanes = self.limits.adds_lanes && welcome.adds_lanes && asked;
+        self.welcome_in_the_clear(welcome.clear.map(Into::into).map(ClearSecret));
         let before = std::mem::replace(&mut self.stage, Stage::Running);
         if let Stage::AwaitWelcome {
             send: Some(sources),
@@ -350,6 +359,15 @@ impl Session {
         }
         self.say_adds_lanes();
         Ok(())
+    }
+
+    /// Client: whether the server lets lanes in the clear in.
+    fn welcome_in_the_clear(&mut self, secret: Option<ClearSecret>) {
+        let is_wanted = self.limits.clear.is_wanted();
+        self.clear = secret.filter(|_| is_wanted && self.adds_lanes);
+        if is_wanted && self.clear.is_none() {
+            self.ports.event(Event::ClearOff(ClearOff::NotAllowed));
+        }
     }
 
     fn sender_config(

@@ -43,6 +43,7 @@ fn limits() -> Limits {
         lookups: 8,
         patience: Some(PATIENCE),
         adds_lanes: false,
+        clear: ClearLanes::Off,
     }
 }
 
@@ -73,6 +74,7 @@ fn hello(version: u16, request: WireRequest) -> Message {
         counts: false,
         patience_s: None,
         adds_lanes: false,
+        clear: false,
     })
 }
 
@@ -83,6 +85,7 @@ fn welcome() -> Message {
         inside: false,
         place: None,
         adds_lanes: false,
+        clear: None,
     })
 }
 
@@ -204,6 +207,7 @@ impl Bench {
                 | Output::Stays(_)
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
+                | Output::Altered
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_)
                 | Output::Piece { .. }

@@ -104,6 +104,7 @@ impl Side {
                 Output::Stays(_)
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
+                | Output::Altered
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_) => panic!("a benchmark has no added lanes"),
                 Output::Piece { .. } | Output::TakesData(_) => {
@@ -287,6 +288,7 @@ fn hello(mode: BenchMode, milliseconds: u64, streams: Option<u8>) -> Message {
         counts: false,
         patience_s: None,
         adds_lanes: false,
+        clear: false,
     })
 }
 
@@ -316,6 +318,7 @@ fn welcomed(work: BenchWork) -> (Side, Instant) {
         inside: false,
         place: None,
         adds_lanes: false,
+        clear: None,
     };
     client.hear(now, &Message::Welcome(welcome));
     (client, now)
@@ -504,6 +507,7 @@ fn data_may_be_faster_than_the_welcome() {
         inside: false,
         place: None,
         adds_lanes: false,
+        clear: None,
     };
     client.hear(now, &Message::Welcome(welcome));
     client.hear(now, &Message::BenchEnd { bytes: 7 });

@@ -339,6 +339,7 @@ fn drain(
             | Output::Stays(_)
             | Output::Retired(_)
             | Output::AddsLanes { .. }
+            | Output::Altered
             | Output::LaneOver(_)
             | Output::LaneAccount(_)
             | Output::Piece { .. }
@@ -424,6 +425,7 @@ fn hello() -> Hello {
         counts: false,
         patience_s: None,
         adds_lanes: false,
+        clear: false,
     }
 }
 
@@ -534,6 +536,7 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
             inside: false,
             place: None,
             adds_lanes: false,
+            clear: None,
         })),
     );
     let (mut batches, mut reads) = (verdicts.chunks(1), 0);

@@ -163,6 +163,7 @@ impl Hostile {
                     inside: false,
                     place: None,
                     adds_lanes: true,
+                    clear: None,
                 }));
             }
         };
@@ -175,6 +176,7 @@ impl Hostile {
             counts: false,
             patience_s: None,
             adds_lanes: true,
+            clear: false,
         }));
     }
 
@@ -513,7 +515,10 @@ impl Hostile {
             }),
             23 => {
                 let lane = self.rng.pick(&[0, 1, u32::MAX]);
-                self.say(&Message::LaneOver { lane })
+                self.say(&Message::LaneOver {
+                    lane,
+                    altered: false,
+                })
             }
             24 => self.account_wrongly(),
             _ => self.input(Input::Cancel(CancelReason::User)),
@@ -550,6 +555,7 @@ impl Hostile {
             below,
             parts,
             more,
+            altered: false,
         }));
     }
 
@@ -601,8 +607,8 @@ impl Hostile {
             match output {
                 Output::Control(bytes) => self.listen(bytes),
                 Output::TakesData(takes_data) => self.takes_data = takes_data,
-                Output::AddsLanes { sends: true } => self.add_lanes(),
-                Output::AddsLanes { sends: false } => {}
+                Output::AddsLanes { sends: true, .. } => self.add_lanes(),
+                Output::AddsLanes { sends: false, .. } | Output::Altered => {}
                 Output::LaneOver(number) => self.lane_over(number),
                 Output::LaneAccount(account) => self.lane_account(&account),
                 Output::Data { .. }

@@ -14,6 +14,7 @@ use super::world::{CLIENT, SERVER, World};
 use crate::ids::CopyId;
 use crate::proto::Carriage;
 use crate::proto::chunk::chunk_len_bytes;
+use crate::proto::clear::ClearLanes;
 use crate::proto::integrity::Tree;
 use crate::proto::journal::Journal;
 use crate::proto::parallel::ParallelTransferConfig;
@@ -353,6 +354,7 @@ pub fn limits(rng: &mut Rng) -> Limits {
         lookups: rng.pick(&[1, 8, 64]),
         patience: Some(PATIENCE),
         adds_lanes: false,
+        clear: ClearLanes::Off,
     }
 }
 

@@ -158,6 +158,9 @@ pub enum Message {
     LaneOver {
         #[n(0)]
         lane: u32,
+        /// It was in the clear, and what came on it is not what the receiver sent.
+        #[cbor(n(1), default)]
+        altered: bool,
     },
     /// Receiver to sender, once of each added lane: what of it was taken.
     #[n(24)]
@@ -179,6 +182,9 @@ pub struct LaneAccount {
     /// Another account of the same lane follows, with parts of younger streams.
     #[cbor(n(3), default)]
     pub more: bool,
+    /// It was in the clear, and what came on it is not what the sender sent.
+    #[cbor(n(4), default)]
+    pub altered: bool,
 }
 
 /// What was taken of a data stream.
@@ -216,6 +222,9 @@ pub struct Hello {
     /// The client knows lanes that are added.
     #[cbor(n(7), default)]
     pub adds_lanes: bool,
+    /// The client wants lanes in the clear.
+    #[cbor(n(8), default)]
+    pub clear: bool,
 }
 
 impl Hello {
@@ -325,6 +334,9 @@ pub struct Welcome {
     /// The server takes lanes that are added, and the client said that it knows them.
     #[cbor(n(4), default)]
     pub adds_lanes: bool,
+    /// What lets lanes in the clear in, if the client wants them and may have them.
+    #[n(5)]
+    pub clear: Option<ByteArray<32>>,
 }
 
 /// Where a receiver's target is; understood on the same host only.

@@ -124,6 +124,7 @@ fn every_message() -> Vec<Message> {
                 counts: false,
                 patience_s: None,
                 adds_lanes: false,
+                clear: false,
             })
         })
         .collect();
@@ -171,6 +172,7 @@ fn welcome() -> Message {
         inside: true,
         place: Some(place),
         adds_lanes: false,
+        clear: None,
     })
 }
 
@@ -231,7 +233,10 @@ fn messages_of_few() -> Vec<Message> {
             first: 7,
             count: u32::MAX,
         },
-        Message::LaneOver { lane: u32::MAX },
+        Message::LaneOver {
+            lane: u32::MAX,
+            altered: true,
+        },
         Message::LaneAccount(LaneAccount {
             lane: 3,
             below: 7,
@@ -246,6 +251,7 @@ fn messages_of_few() -> Vec<Message> {
                 },
             ],
             more: true,
+            altered: false,
         }),
         Message::BenchEnd { bytes: u64::MAX },
         Message::Echo {

@@ -223,6 +223,7 @@ fn welcomes_and_does_nothing(stream: TcpStream, identity: &Identity) {
             inside: false,
             place: None,
             adds_lanes: false,
+            clear: None,
         }));
     }
     while !peer.is_over() {

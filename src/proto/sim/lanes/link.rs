@@ -345,6 +345,7 @@ impl Link {
             }
             code::NO_SESSION => Some(LaneClosed::NoSession),
             code::TAKEN_OVER => Some(LaneClosed::Cut),
+            code::ALTERED => Some(LaneClosed::Altered),
             _ => Some(LaneClosed::Otherwise),
         }
     }

@@ -10,9 +10,11 @@ use crate::config::LaneKind;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::CancelReason;
+use crate::proto::clear::ClearLanes;
 use crate::proto::lanes::{DialKind, LaneKey, Lanes, LanesConfig, LanesInput, code};
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{Limits, Request, Session};
+use crate::tcp::ClearPass;
 use crate::worker::Worker;
 use crate::worker::client_events::{ClientEvent, ClientStart};
 use crate::worker::client_transfer::ClientTransfer;
@@ -55,7 +57,7 @@ impl Worker {
                 .open_socket(peer, &options)
                 .map_err(|error| format!("for there is no way there: {error}"))
                 .and_then(|listener| self.dial(peer, listener, None, Errand::FirstLane)),
-            LaneKind::Tls => self.dial_stream(peer, Errand::FirstLane),
+            LaneKind::Tls | LaneKind::Clear => self.dial_stream(peer, Errand::FirstLane, None),
         };
         if let (Err(why), Some(client)) = (dialled, &mut self.client) {
             client.not_dialled(self.io.now, (kind, peer), why);
@@ -75,13 +77,19 @@ impl Worker {
         }
     }
 
-    fn dial_stream(&mut self, peer: SocketAddr, errand: Errand) -> Result<(), String> {
+    /// `pass`: without TLS.
+    fn dial_stream(
+        &mut self,
+        peer: SocketAddr,
+        errand: Errand,
+        pass: Option<ClearPass>,
+    ) -> Result<(), String> {
         let Some(client) = &mut self.client else {
             return Ok(());
         };
         let (setup, has_lost) = match errand {
             Errand::Join {
-                kind: DialKind::Add,
+                kind: DialKind::Add | DialKind::AddClear,
                 session,
             } => {
                 let session = self.sessions.get(session);
@@ -93,7 +101,7 @@ impl Worker {
         // Perhaps to a path that carries small packets only.
         let segment_bytes = has_lost.then_some(SMALL_SEGMENT_BYTES);
         self.connections
-            .dial_stream(&mut self.io, setup, (peer, segment_bytes), errand)
+            .dial_stream(&mut self.io, (setup, pass), (peer, segment_bytes), errand)
     }
 
     /// A socket for one peer: connected, it learns what ICMP says about that peer.
@@ -138,12 +146,16 @@ impl Worker {
             let reason = "another address answered before";
             return self.connections.close(&self.io, key, code::DONE, reason);
         };
-        let asked = client.lanes.lanes();
+        let (asked, clear) = (client.lanes.lanes(), client.clear);
         let limits = limits::of_session(&self.io.shared, self.sessions.len());
         let limits = Limits {
             parallel: ParallelTransferConfig {
                 max_concurrent_streams: client.streams,
                 ..limits.parallel
+            },
+            clear: match clear {
+                true => ClearLanes::Wanted,
+                false => ClearLanes::Off,
             },
             ..limits
         };
@@ -166,8 +178,8 @@ impl Worker {
         let config = LanesConfig {
             adds: match kind {
                 // It has nothing to gain from just another TLS lane, unless that takes over.
-                LaneKind::Tls if asked == 1 => 0,
-                LaneKind::Tls | LaneKind::Quic => asked,
+                LaneKind::Tls if asked == 1 && !clear => 0,
+                LaneKind::Tls | LaneKind::Clear | LaneKind::Quic => asked,
             },
             outlives_lanes,
             ..self.lanes_config(id, peer)
@@ -210,8 +222,9 @@ impl Worker {
                 }
                 self.dial(peer, listener, steer, errand)
             }
-            (Transport::Tcp(_), DialKind::Replace) | (_, DialKind::Add | DialKind::TakeOver) => {
-                self.dial_stream(peer, errand)
+            (Transport::Tcp(_), DialKind::Replace)
+            | (_, DialKind::Add | DialKind::AddClear | DialKind::TakeOver) => {
+                self.dial_stream(peer, errand, None)
             }
         };
         let error = dialled.err()?;
@@ -220,10 +233,37 @@ impl Worker {
                 DialKind::Replace => {
                     tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
                 }
-                DialKind::Add | DialKind::TakeOver => {
+                DialKind::Add | DialKind::AddClear | DialKind::TakeOver => {
                     tracing::debug!(%peer, error, "cannot open a lane over TCP");
                 }
             }
+        }
+        Some(LanesInput::DialFailed { kind })
+    }
+
+    /// Connects another lane, in the clear, which this secret lets in.
+    pub(super) fn dial_in_the_clear(
+        &mut self,
+        session: usize,
+        (id, lane, secret): (SessionId, u32, [u8; 32]),
+    ) -> Option<LanesInput> {
+        let kind = DialKind::AddClear;
+        let connection = self.connections.newest_of(session);
+        let known = connection.and_then(|it| Some((it.peer, it.conn.peer_fingerprint()?)));
+        let Some((address, peer)) = known else {
+            return Some(LanesInput::DialFailed { kind });
+        };
+        let pass = ClearPass {
+            session: id,
+            lane,
+            secret,
+            peer,
+        };
+        let errand = Errand::Join { session, kind };
+        let dialled = self.dial_stream(address, errand, Some(pass));
+        let error = dialled.err()?;
+        if self.io.log.admits(Who::Debug, self.io.now) {
+            tracing::debug!(peer = %address, error, "cannot open a lane in the clear");
         }
         Some(LanesInput::DialFailed { kind })
     }
@@ -244,7 +284,7 @@ impl Worker {
         let kind = DialKind::TakeOver;
         let errand = Errand::Join { session, kind };
         let dialled = match to {
-            LaneKind::Tls => self.dial_stream(peer, errand),
+            LaneKind::Tls | LaneKind::Clear => self.dial_stream(peer, errand, None),
             LaneKind::Quic => listener
                 .map_or_else(|| self.open_socket(peer, &options), Ok)
                 .map_err(|error| format!("for there is no way there: {error}"))

@@ -65,7 +65,7 @@ impl Worker {
             App::Undecided(_) => connection.app = App::Transfer(Box::new(TransferLane::new(phase))),
         }
         if let Some((_, lane)) = connection.lane_mut() {
-            lane.is_added = kind == DialKind::Add;
+            lane.is_added = matches!(kind, DialKind::Add | DialKind::AddClear);
         }
         self.connections.touch(key);
     }
@@ -307,6 +307,16 @@ fn how_it_closed(connection: &Connection) -> LaneClosed {
                 ..
             },
         ) => LaneClosed::Cut,
+        Some(
+            CloseReason::PeerApp {
+                code: code::ALTERED,
+                ..
+            }
+            | CloseReason::Local {
+                code: code::ALTERED,
+                ..
+            },
+        ) => LaneClosed::Altered,
         _ => LaneClosed::Otherwise,
     }
 }

@@ -30,6 +30,7 @@ fn main() {
     texts();
     lanes();
     tcp_frames();
+    clear_lane();
     messages();
     verdicts();
     records();
@@ -150,6 +151,16 @@ fn lanes() {
         "silent",
         [&hello[..], &[0x89, 0, 1, 7, 0, 9]].concat(),
     );
+}
+
+/// What the first bytes are: before or behind the handshake, and how the rest is cut.
+fn clear_lane() {
+    let hello = [&b"landro:1"[..], &[0; 20], &[5; 32]].concat();
+    seed("clear_lane", "hello", [&[0, 255][..], &hello].concat());
+    let proof = [&[0, 255][..], &hello, &[6; 32]].concat();
+    seed("clear_lane", "proof", proof);
+    let record = [&[1, 255, 0, 11, 0, 3][..], &[0; 11], &[8; 32], b"end"].concat();
+    seed("clear_lane", "record", record);
 }
 
 /// What the first byte is: how the rest is cut.

@@ -97,16 +97,17 @@ impl Policy {
         policy
     }
 
-    /// `--allow`: full rights below the whole root, whatever the file says of this peer; but not in
-    /// the clear, which only a line says.
+    /// `--allow`: full rights below the whole root, whatever the file says of this peer; in the clear
+    /// only if its line there says so.
     pub fn allow(&mut self, peer: Fingerprint) {
+        let clear = self.peers.get(&peer).is_some_and(|rights| rights.clear);
         self.peers.insert(
             peer,
             Rights {
                 read: true,
                 write: true,
                 path: None,
-                clear: false,
+                clear,
             },
         );
     }

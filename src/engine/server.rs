@@ -17,7 +17,7 @@ use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::ServedRoot;
 use crate::ids::WorkerId;
 use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
-use crate::tcp::TcpSetup;
+use crate::tcp::{ClearPasses, TcpSetup};
 use crate::worker::{
     Authorize, ListenAt, Mail, Mailbox, Service, Shared, TransportStats, WorkerParts,
 };
@@ -128,10 +128,7 @@ impl Server {
         let is_tls_in_kernel = tls_in_kernel(config.ktls).is_some_and(|found| found.is_yes());
         let (mut threads, mut no_ring) = (Vec::new(), Vec::new());
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
-            let mut listen = listening(&config, &tickets, sockets, is_tls_in_kernel)?;
-            if config.allow_clear {
-                admit_clear(&mut listen, &shared);
-            }
+            let listen = listening(&config, &tickets, sockets, is_tls_in_kernel, &shared)?;
             let core = (usize::from(workers) <= cores.len()).then(|| cores[number % cores.len()]);
             let started = spawn(WorkerParts {
                 id: WorkerId(number as u8),
@@ -247,6 +244,7 @@ fn listening(
     tickets: &TicketKeys,
     sockets: Sockets,
     is_tls_in_kernel: bool,
+    shared: &Shared,
 ) -> Result<ListenAt, EngineError> {
     let mut at = ListenAt::default();
     for socket in sockets.udp {
@@ -258,18 +256,19 @@ fn listening(
         if is_tls_in_kernel {
             setup.use_kernel();
         }
+        if config.allow_clear {
+            setup.admit_clear(passes(shared));
+        }
         at.tcp.push((listener, setup));
     }
     Ok(at)
 }
 
 /// Those who are authorised.
-/// Has the doors tell those that do without TLS from the others.
-fn admit_clear(at: &mut ListenAt, shared: &Shared) {
-    for (_, setup) in &mut at.tcp {
-        let homes = shared.homes.clone();
-        setup.admit_clear(Arc::new(move |session, lane| homes.pass(session, lane)));
-    }
+/// What lets those in that do without TLS.
+fn passes(shared: &Shared) -> ClearPasses {
+    let homes = shared.homes.clone();
+    Arc::new(move |session, lane| homes.pass(session, lane))
 }
 
 fn trust(config: &ServeConfig) -> Trust {

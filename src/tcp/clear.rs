@@ -13,7 +13,7 @@ use super::record::MAX_PLAIN_BYTES;
 use crate::ids::{Fingerprint, SessionId};
 
 /// What a client's side begins with. No record of TLS does, whose first byte is 0x16.
-const MAGIC: [u8; 8] = *b"landro:1";
+pub(super) const MAGIC: [u8; 8] = *b"landro:1";
 
 const NONCE_BYTES: usize = 32;
 const PROOF_BYTES: usize = 32;

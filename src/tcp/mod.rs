@@ -10,6 +10,8 @@ mod clear;
 mod conn;
 mod fault;
 mod frame;
+#[cfg(feature = "fuzzing")]
+mod fuzzing;
 mod hands;
 mod handshake;
 mod in_kernel;
@@ -27,8 +29,10 @@ mod write_streams;
 #[cfg(test)]
 mod tests;
 
-pub use clear::{ClearLane, ClearPass};
+pub use clear::{ClearLane, ClearPass, ClearPasses};
 pub use conn::{TcpConn, TcpWindows};
+#[cfg(feature = "fuzzing")]
+pub use fuzzing::is_taken_in_the_clear;
 pub use in_kernel::KernelStep;
 pub use setup::{TcpLimits, TcpSetup, TcpSetupError};
 

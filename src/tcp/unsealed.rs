@@ -2,15 +2,12 @@
 
 use std::time::Instant;
 
-use super::clear::ClearHandshake;
+use super::clear::{ClearHandshake, MAGIC};
 use super::conn::{Farewell, TcpConn, TcpPhase};
 use super::fault::Fault;
 use super::hands::InKernel;
 use super::sealing::BATCH_RECORDS;
 use crate::carrier::{ALTERED, CloseReason};
-
-/// The first byte of every client's TLS: a record of a handshake (RFC 8446 section 5.1).
-const TLS_HANDSHAKE: u8 = 0x16;
 
 impl TcpConn {
     /// A server's first byte tells which of the two a client means.
@@ -24,8 +21,8 @@ impl TcpConn {
         else {
             return;
         };
-        let is_tls = self.inbox.front(1).is_none_or(|it| it == [TLS_HANDSHAKE]);
-        if let Some(passes) = self.clear.take_if(|_| !is_tls) {
+        let is_clear = self.inbox.front(1) == Some(&MAGIC[..1]);
+        if let Some(passes) = self.clear.take_if(|_| is_clear) {
             self.in_kernel = InKernel::new(false);
             self.phase = TcpPhase::Proving {
                 handshake: ClearHandshake::Awaits(passes),

@@ -66,10 +66,10 @@ pub enum RouteError {
     Content(String),
     #[error("--no-target-directory takes one source, which gets the name of the destination")]
     OneName,
-    #[error(
-        "--lanes and --clear add lanes over TCP, and --lane-kinds quic has none; leave one of them out"
-    )]
+    #[error("--lanes adds lanes over TCP, and --lane-kinds quic has none; leave one of them out")]
     NothingToAdd,
+    #[error("lanes in the clear go over TCP, which --lane-kinds quic leaves out")]
+    NothingInTheClear,
     #[error("two sources are named {0} and would land in the same place; use one command for each")]
     SameName(String),
 }

@@ -52,9 +52,12 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     if args.no_target_directory && route.sources.len() > 1 {
         return Err(RouteError::OneName.into());
     }
-    let adds = args.clear || matches!(args.lanes, LaneCount::Exactly(2..));
-    if adds && !args.engine.lane_kinds.has(LaneKind::Tls) {
+    let has_tcp = args.engine.lane_kinds.has(LaneKind::Tls);
+    if matches!(args.lanes, LaneCount::Exactly(2..)) && !has_tcp {
         return Err(RouteError::NothingToAdd.into());
+    }
+    if args.clear && !has_tcp {
+        return Err(RouteError::NothingInTheClear.into());
     }
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut copying = Copying {

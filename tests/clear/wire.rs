@@ -22,7 +22,7 @@ pub enum Mischief {
     Flip,
     Insert,
     Remove,
-    /// 64 bytes and the 64 behind them change places.
+    /// 64 bytes, if there are so many, and as many behind them change places.
     Swap,
     /// 64 bytes come twice.
     Twice,
@@ -201,8 +201,8 @@ fn on_the_way(state: &State, (which, side): (usize, usize), sent: &[u8]) -> Vec<
         Mischief::Insert => bytes.insert(at, 0x5a),
         Mischief::Remove => drop(bytes.remove(at)),
         Mischief::Swap => {
-            let both = (2 * some).min(bytes.len() - at);
-            bytes[at..at + both].rotate_left(some.min(both));
+            let half = some.min((bytes.len() - at) / 2);
+            bytes[at..at + 2 * half].rotate_left(half);
         }
         Mischief::Twice => {
             let again = bytes[at..at + some].to_vec();

@@ -3,16 +3,16 @@
 use std::fmt;
 
 /// A session's secret for its lanes in the clear: the server makes it up, and says it on an
-/// encrypted lane.
+/// encrypted lane. Or that of one lane, made from it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ClearSecret(pub [u8; 32]);
 
 impl ClearSecret {
     /// What admits the added lane of this number. Each number is used once in a session.
-    pub fn of_lane(&self, lane: u32) -> [u8; 32] {
+    pub fn of_lane(&self, lane: u32) -> ClearSecret {
         let mut context = *b"lane ....";
         context[5..].copy_from_slice(&lane.to_be_bytes());
-        *blake3::keyed_hash(&self.0, &context).as_bytes()
+        ClearSecret(*blake3::keyed_hash(&self.0, &context).as_bytes())
     }
 }
 

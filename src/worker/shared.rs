@@ -140,7 +140,7 @@ impl SessionHomes {
         Some(ClearPass {
             session,
             lane,
-            secret: secret.of_lane(lane),
+            secret: secret.of_lane(lane).0,
             peer,
         })
     }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::ids::{Fingerprint, OpId, SessionId};
+use crate::proto::clear::ClearSecret;
 use crate::proto::{
     CancelReason, DiskDone, DiskError, DiskOp, Event, Outcome, Payload, SessionError,
 };
@@ -188,7 +189,7 @@ pub enum LanesOutput {
     DialClear {
         session: SessionId,
         lane: u32,
-        secret: [u8; 32],
+        secret: ClearSecret,
     },
     /// A lane carries control in place of one that was silent, or cut: the peer agrees.
     TakenOver { lane: LaneKey },

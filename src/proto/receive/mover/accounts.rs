@@ -55,7 +55,7 @@ impl ReceiveMover {
     fn drop_lane(&mut self, lost: &LostLane) {
         // What was read to its end may have turned out altered in the middle.
         let altered = lost.lately.iter().copied();
-        let altered = altered.filter(|(_, key)| self.is_half_taken(*key));
+        let altered = altered.filter(|(_, key)| self.was_altered(*key));
         let altered: Vec<(u32, StreamKey)> = altered.collect();
         let is_whole = |stream: &u32| !altered.iter().any(|(it, _)| it == stream);
         let first = altered.iter().map(|(stream, _)| *stream).min();
@@ -66,6 +66,8 @@ impl ReceiveMover {
             records: None,
         });
         let mut parts: Vec<LanePart> = ended.collect();
+        let mut streams = lost.begun.iter().chain(&altered);
+        let is_altered = lost.altered || streams.any(|(_, key)| self.was_altered(*key));
         for (stream, key) in lost.begun.iter().chain(&altered) {
             let records = self.drop_stream(*key);
             if records > 0 {
@@ -74,7 +76,7 @@ impl ReceiveMover {
             }
         }
         parts.sort_unstable_by_key(|part| part.stream);
-        let (lane, altered) = (lost.number, lost.altered);
+        let lane = lost.number;
         while parts.len() > MAX_ITEMS {
             let rest = parts.split_off(MAX_ITEMS);
             self.accounts.due.push_back(LaneAccount {
@@ -82,7 +84,7 @@ impl ReceiveMover {
                 below,
                 parts: std::mem::replace(&mut parts, rest),
                 more: true,
-                altered,
+                altered: is_altered,
             });
         }
         self.accounts.due.push_back(LaneAccount {
@@ -90,7 +92,7 @@ impl ReceiveMover {
             below,
             parts,
             more: false,
-            altered,
+            altered: is_altered,
         });
     }
 }

@@ -202,9 +202,11 @@ impl ReceiveMover {
         is_open && status != RecordStatus::SourceFailed && hasher.finish() != digest
     }
 
-    /// A stream is in the middle of a record, or was altered there.
-    pub(super) fn is_half_taken(&self, key: StreamKey) -> bool {
-        self.streams.contains_key(&key)
+    /// What came on a stream is not what was sent.
+    pub(super) fn was_altered(&self, key: StreamKey) -> bool {
+        self.streams
+            .get(&key)
+            .is_some_and(|stream| stream.is_altered)
     }
 
     /// The chunk that a stream is in, and how far.

@@ -10,7 +10,7 @@ use crate::config::LaneKind;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::CancelReason;
-use crate::proto::clear::ClearLanes;
+use crate::proto::clear::{ClearLanes, ClearSecret};
 use crate::proto::lanes::{DialKind, LaneKey, Lanes, LanesConfig, LanesInput, code};
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{Limits, Request, Session};
@@ -245,7 +245,7 @@ impl Worker {
     pub(super) fn dial_in_the_clear(
         &mut self,
         session: usize,
-        (id, lane, secret): (SessionId, u32, [u8; 32]),
+        (id, lane, secret): (SessionId, u32, ClearSecret),
     ) -> Option<LanesInput> {
         let kind = DialKind::AddClear;
         let connection = self.connections.newest_of(session);
@@ -256,7 +256,7 @@ impl Worker {
         let pass = ClearPass {
             session: id,
             lane,
-            secret,
+            secret: secret.0,
             peer,
         };
         let errand = Errand::Join { session, kind };

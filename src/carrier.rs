@@ -16,7 +16,7 @@ pub enum Alpn {
 pub(crate) const VIOLATION: u64 = 1;
 pub(crate) const REPLACED: u64 = 7;
 /// Somebody changed what a lane in the clear carried.
-pub const ALTERED: u64 = 12;
+pub(crate) const ALTERED: u64 = 12;
 
 /// Error codes of TLS alerts start here (RFC 9001 §4.8, which has codes for alerts; over TCP an
 /// alert is told by the same number).

@@ -1,5 +1,6 @@
-//! Bytes of a lane in the clear, of somebody without its secret: before it is admitted nobody is let
-//! in, behind that nothing is taken that its client did not say, and little is held in any case.
+//! Bytes of a lane in the clear, of somebody without its secret: before it is admitted nobody is
+//! let in, behind that nothing is taken that its client did not say, and little is held in any
+//! case.
 #![no_main]
 
 use landro::fuzzing::is_taken_in_the_clear;

@@ -84,7 +84,8 @@ pub struct ServeArgs {
     #[arg(long)]
     pub write_only: bool,
     /// Lets peers whose line in authorized_peers has the option clear have lanes without TLS, on
-    /// wires that are trusted: whoever is on them reads their files, and cannot change them unnoticed
+    /// wires that are trusted: whoever is on them reads their files, and cannot change them
+    /// unnoticed
     #[arg(long)]
     pub allow_clear: bool,
     /// Appends the TLS secrets of authenticated connections to this file, for packet analysers:
@@ -195,8 +196,9 @@ pub struct CpArgs {
     /// where a single core is the limit, or the wire
     #[arg(long, value_name = "N|auto", default_value_t, value_parser = LaneCount::from_str)]
     pub lanes: LaneCount,
-    /// Has those lanes do without TLS, if the daemon lets this host (serve --allow-clear): the bulk is
-    /// then read by whoever is on the wire, and nobody can change it unnoticed; for trusted wires
+    /// Has those lanes do without TLS, if the daemon lets this host (serve --allow-clear): the bulk
+    /// is then read by whoever is on the wire, and nobody can change it unnoticed; for trusted
+    /// wires
     #[arg(long)]
     pub clear: bool,
     /// Begins anew so many times when the peer is not there, is lost, or does not get on (exit code

@@ -1,5 +1,5 @@
-//! Which kinds of lanes a process has: QUIC over UDP, TLS over TCP, or both, and in the clear beside
-//! them; and how many of them.
+//! Which kinds of lanes a process has: QUIC over UDP, TLS over TCP, or both, and in the clear
+//! beside them; and how many of them.
 
 use std::fmt;
 use std::str::FromStr;

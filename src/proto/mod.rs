@@ -133,8 +133,8 @@ pub struct LostLane {
     pub ended: Vec<u32>,
     /// These were begun, in order, and do not go on.
     pub begun: Vec<(u32, StreamKey)>,
-    /// Of a lane in the clear, of those that were read to their ends the last: of one of them it may
-    /// turn out that it was altered.
+    /// Of a lane in the clear, of those that were read to their ends the last: of one of them it
+    /// may turn out that it was altered.
     pub lately: Vec<(u32, StreamKey)>,
     /// What came on it is not what was sent.
     pub altered: bool,

@@ -134,8 +134,8 @@ impl Sender {
         }
     }
 
-    /// A lane is no more. What it carried waits for the receiver's account. What an added one was to
-    /// carry goes to others; what one that carried control was to, goes on the next of these.
+    /// A lane is no more. What it carried waits for the receiver's account. What an added one was
+    /// to carry goes to others; what one that carried control was to, goes on the next of these.
     pub fn on_lane_lost(&mut self, ports: &mut Ports, lost: &LostLane) {
         if self.stop == Stopping::No {
             match lost.mover() {

@@ -321,8 +321,8 @@ impl TcpConn {
         self.is_server
     }
 
-    /// Which lane it is, if it goes without TLS: the one that its peer has proven to have the secret
-    /// of, and no other.
+    /// Which lane it is, if it goes without TLS: the one that its peer has proven to have the
+    /// secret of, and no other.
     pub fn clear_lane(&self) -> Option<ClearLane> {
         match &self.phase {
             TcpPhase::Clear(keys) => Some(keys.lane),

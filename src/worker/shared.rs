@@ -98,8 +98,8 @@ impl Shared {
     }
 }
 
-/// Which worker of a daemon has which session: the kernel gives a TCP connection to any of them. And
-/// what lets lanes in the clear in, of which any worker may be asked.
+/// Which worker of a daemon has which session: the kernel gives a TCP connection to any of them.
+/// And what lets lanes in the clear in, of which any worker may be asked.
 #[derive(Default)]
 pub struct SessionHomes(Mutex<HashMap<SessionId, Home>>);
 

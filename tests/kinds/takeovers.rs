@@ -1,5 +1,5 @@
-//! The lane that carries control is cut, or falls silent, in the middle of a transfer: another takes
-//! over.
+//! The lane that carries control is cut, or falls silent, in the middle of a transfer: another
+//! takes over.
 
 use std::cell::Cell;
 

@@ -18,8 +18,8 @@ impl Lanes {
         }
     }
 
-    /// Nothing more goes in the clear in this session. What did and did not arrive whole comes again
-    /// on lanes that nobody can change.
+    /// Nothing more goes in the clear in this session. What did and did not arrive whole comes
+    /// again on lanes that nobody can change.
     pub(super) fn leave_clear(&mut self, now: Instant, why: ClearOff) {
         self.adding.clear = None;
         if self.adding.was_altered {

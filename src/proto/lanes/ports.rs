@@ -229,5 +229,5 @@ pub mod code {
     pub const TOO_MUCH: u64 = 9;
     pub const UNAVAILABLE: u64 = 10;
     pub const TAKEN_OVER: u64 = 11;
-    pub use crate::carrier::ALTERED;
+    pub const ALTERED: u64 = 12;
 }

@@ -92,7 +92,8 @@ impl Connections {
         }
     }
 
-    /// Begins one of ours over TCP, as [`Connections::dial`] does over UDP; with a pass, without TLS.
+    /// Begins one of ours over TCP, as [`Connections::dial`] does over UDP; with a pass, without
+    /// TLS.
     ///
     /// # Errors
     /// There is no way there, in words.

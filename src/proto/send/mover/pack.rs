@@ -259,8 +259,8 @@ impl SendMover {
         }
     }
 
-    /// Emits a record of an unsized file, all of which go behind each other. What was read of a pipe
-    /// cannot be read again.
+    /// Emits a record of an unsized file, all of which go behind each other. What was read of a
+    /// pipe cannot be read again.
     pub(super) fn append_stretch(&mut self, ports: &mut Ports, pieces: [Bytes; 3]) {
         let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         self.ahead.untaken_bytes += bytes;

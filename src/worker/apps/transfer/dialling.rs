@@ -229,13 +229,11 @@ impl Worker {
         };
         let error = dialled.err()?;
         if self.io.log.admits(who, self.io.now) {
-            match kind {
-                DialKind::Replace => {
+            match kind == DialKind::Replace {
+                true => {
                     tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
                 }
-                DialKind::Add | DialKind::AddClear | DialKind::TakeOver => {
-                    tracing::debug!(%peer, error, "cannot open a lane over TCP");
-                }
+                false => tracing::debug!(%peer, error, "cannot open a lane over TCP"),
             }
         }
         Some(LanesInput::DialFailed { kind })

@@ -216,6 +216,7 @@ fn likely(word: &str) -> &'static str {
             "may be meant as wo"
         }
         "rw" | "wr" | "readwrite" | "full" | "all" => "may be meant as rw",
+        "clear" | "allowclear" | "plain" => "may be meant as clear",
         _ if word.contains(['=', ':', '/']) || letters.starts_with("path") => {
             "may be meant as path=SUB"
         }

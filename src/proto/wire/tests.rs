@@ -124,7 +124,7 @@ fn every_message() -> Vec<Message> {
                 counts: false,
                 patience_s: None,
                 adds_lanes: false,
-                clear: false,
+                clear: true,
             })
         })
         .collect();
@@ -172,7 +172,7 @@ fn welcome() -> Message {
         inside: true,
         place: Some(place),
         adds_lanes: false,
-        clear: None,
+        clear: Some([3; 32].into()),
     })
 }
 

@@ -168,6 +168,7 @@ impl World {
         let mut link = Link::new(self.windows, &mut self.rng);
         if is_added(kind) {
             link.refuses = self.troubles.added_refusals;
+            link.reads_together = kind == DialKind::AddClear;
         }
         self.links.push(link);
         self.dialled.push(node);

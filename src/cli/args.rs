@@ -332,8 +332,8 @@ pub struct EngineArgs {
     #[arg(long, value_name = "PROFILE", value_enum, default_value_t)]
     pub profile: ProfileArg,
     /// What carries the data, a comma between: quic (UDP), tls (TCP on the same port). A client
-    /// begins with quic, and with tls where UDP gets no answer; a daemon listens for these (clear is
-    /// added to them by cp --clear and serve --allow-clear)
+    /// begins with quic, and with tls where UDP gets no answer; a daemon listens for these (clear
+    /// is added to them by cp --clear and serve --allow-clear)
     #[arg(long, value_name = "KINDS", default_value_t, value_parser = LaneKinds::from_str)]
     pub lane_kinds: LaneKinds,
     /// Congestion control of what is sent over TCP, any that the kernel has: bbr where a path loses

@@ -106,6 +106,7 @@ impl Host {
             trust: Arc::new(|_| true),
             streams,
             lanes: LaneCount::Auto,
+            workers: 1,
         };
         let request = Request::Transfer(Transfer {
             direction: Direction::Push,

@@ -99,6 +99,7 @@ fn session(
         trust: Arc::new(|_| true),
         streams: 16,
         lanes: LaneCount::Auto,
+        workers: 1,
     };
     let client = Client::start(config, request).unwrap();
     let mut stats = None;

@@ -85,6 +85,9 @@ impl World<'_> {
             | LanesOutput::TakenOver { .. }
             | LanesOutput::Listen(_)
             | LanesOutput::Settled(_)
+            | LanesOutput::TakesOutposts { .. }
+            | LanesOutput::ToOutpost { .. }
+            | LanesOutput::ToHome(_)
             | LanesOutput::Event(_)
             | LanesOutput::Finished(_) => {}
         }
@@ -202,6 +205,7 @@ fuzz_target!(|data: &[u8]| {
         adds_from_bytes: ADDS_FROM_BYTES,
         kept_bytes: KEPT_BYTES,
         adds: 0,
+        workers: 1,
         outlives_lanes: false,
         goodput_window: GOODPUT_WINDOW,
     };

@@ -32,6 +32,7 @@ pub struct Dial<'a> {
     pub engine: &'a EngineArgs,
     pub streams: u8,
     pub lanes: LaneCount,
+    pub workers: usize,
 }
 
 impl<'a> Dial<'a> {
@@ -42,6 +43,7 @@ impl<'a> Dial<'a> {
             engine,
             streams: DEFAULT_STREAMS,
             lanes: LaneCount::Auto,
+            workers: 1,
         }
     }
 }
@@ -92,6 +94,7 @@ pub fn run(
             streams: usize::from(dial.streams),
             lane_kinds: dial.engine.lane_kinds,
             lanes: dial.lanes,
+            workers: dial.workers,
             tcp_congestion: dial.engine.tcp_congestion.clone(),
             ktls: dial.engine.ktls(),
         };

@@ -76,9 +76,6 @@ impl Worker {
     }
 
     fn dial_stream(&mut self, peer: SocketAddr, errand: Errand) -> Result<(), String> {
-        let Some(client) = &mut self.client else {
-            return Ok(());
-        };
         let (setup, has_lost) = match errand {
             Errand::Join {
                 kind: DialKind::Add,
@@ -86,14 +83,20 @@ impl Worker {
             } => {
                 let session = self.sessions.get(session);
                 let has_lost = session.is_some_and(|it| it.lanes.has_lost_added());
-                (&client.tcp.added, has_lost)
+                (self.io.shared.added_lanes.as_ref(), has_lost)
             }
-            Errand::FirstLane | Errand::Join { .. } => (&client.tcp.carrying, false),
+            Errand::FirstLane | Errand::Join { .. } => {
+                let client = self.client.as_ref();
+                (client.map(|client| &client.tcp.carrying), false)
+            }
+        };
+        let Some(setup) = setup.cloned() else {
+            return Ok(());
         };
         // Perhaps to a path that carries small packets only.
         let segment_bytes = has_lost.then_some(SMALL_SEGMENT_BYTES);
         self.connections
-            .dial_stream(&mut self.io, setup, (peer, segment_bytes), errand)
+            .dial_stream(&mut self.io, &setup, (peer, segment_bytes), errand)
     }
 
     /// A socket for one peer: connected, it learns what ICMP says about that peer.
@@ -163,7 +166,9 @@ impl Worker {
         let is_transfer = matches!(request, Request::Transfer(_));
         let outlives_lanes = limits.adds_lanes && is_transfer;
         let session = Session::client(now, request, limits);
+        self.io.shared.homes.claim(id, self.io.id);
         let config = LanesConfig {
+            workers: self.io.shared.workers,
             adds: match kind {
                 // It has nothing to gain from just another TLS lane, unless that takes over.
                 LaneKind::Tls if asked == 1 => 0,
@@ -179,6 +184,7 @@ impl Worker {
             lanes: Lanes::client(now, LaneKey(key), session, config),
             space: Space::new(Base::Local),
             allowed: None,
+            home: None,
         };
         self.begin_session(key, begin);
         for key in self.connections.dialled_first() {
@@ -193,6 +199,11 @@ impl Worker {
     pub(super) fn dial_lane(&mut self, session: usize, kind: DialKind) -> Option<LanesInput> {
         if kind == DialKind::TakeOver {
             return self.dial_elsewhere(session);
+        }
+        if let Some(address) = self.away_from(session) {
+            let errand = Errand::Join { session, kind };
+            let dialled = self.dial_stream(address, errand);
+            return dialled.err().map(|_| LanesInput::DialFailed { kind });
         }
         let Some(connection) = self.connections.newest_of(session) else {
             // It was cut just now.
@@ -226,6 +237,12 @@ impl Worker {
             }
         }
         Some(LanesInput::DialFailed { kind })
+    }
+
+    /// Where a session's peer is whose own worker is another one.
+    fn away_from(&self, session: usize) -> Option<SocketAddr> {
+        let running = self.sessions.get(session)?;
+        running.home.map(|_| running.address)
     }
 
     /// Connects a lane that takes over from one that is silent, or cut.

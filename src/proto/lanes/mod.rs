@@ -62,7 +62,7 @@ use added::{Adding, LaneWord};
 use goodput::Choice;
 use lane::{ControlIn, Lane, LaneState};
 use outgoing::SendQueue;
-use outpost::{Asking, AwayLanes};
+use outpost::{AskingLanes, AwayLanes};
 use suspicion::Suspicions;
 use takeover::Silence;
 
@@ -142,7 +142,7 @@ pub struct Lanes {
     /// Home: those of other workers.
     away: AwayLanes,
     /// Outpost: those that home has not answered for.
-    asking: Asking,
+    asking: AskingLanes,
     choice: Choice,
     silence: Silence,
     outlives_lanes: bool,
@@ -271,7 +271,7 @@ impl Lanes {
             lanes: Vec::new(),
             added: Vec::new(),
             away: AwayLanes::default(),
-            asking: Asking::default(),
+            asking: AskingLanes::default(),
             adding: Adding::new(config.adds_from_bytes, config.adds.min(MAX_ADDS)),
             choice: Choice::new(now, config.goodput_window),
             silence: Silence::new(now),

@@ -90,7 +90,7 @@ impl AwayLanes {
 
 /// Outpost: lanes that home has not answered for.
 #[derive(Debug, Default)]
-pub(super) struct Asking {
+pub(super) struct AskingLanes {
     /// In the order of their questions; None: it is gone meanwhile.
     lanes: VecDeque<Option<LaneKey>>,
     /// Home has admitted one, or had one dialled, and says when all is over.

@@ -10,13 +10,13 @@ use crate::proto::entries::EntryMap;
 /// The movers of a receiver on other workers than the plan's.
 #[derive(Debug, Default)]
 pub struct Shares {
-    files: EntryMap<Share>,
+    files: EntryMap<SharedPart>,
     moved: BTreeMap<WorkerId, Moved>,
 }
 
 /// A file that others have, too.
 #[derive(Debug)]
-struct Share {
+struct SharedPart {
     part: usize,
     file: FileId,
     with: Vec<WorkerId>,
@@ -37,7 +37,7 @@ const SHARE_BYTES: u64 = 64;
 impl Shares {
     /// A worker has a file from now on.
     pub fn add(&mut self, order: &TakePart, worker: WorkerId) {
-        let share = self.files.entry(order.entry).or_insert(Share {
+        let share = self.files.entry(order.entry).or_insert(SharedPart {
             part: order.part,
             file: order.file,
             with: Vec::new(),
@@ -72,13 +72,13 @@ impl Shares {
         if !share.with.is_empty() || !share.is_quiet_here {
             return None;
         }
-        let Share { part, file, .. } = self.files.remove(&entry)?;
+        let SharedPart { part, file, .. } = self.files.remove(&entry)?;
         Some(ReceiveReport::Quiet { entry, part, file })
     }
 
     /// A worker has let go of everything.
     pub fn gone(&mut self, worker: WorkerId) -> Vec<ReceiveReport> {
-        let has = |share: &&Share| share.with.contains(&worker);
+        let has = |share: &&SharedPart| share.with.contains(&worker);
         let files = self.files.iter().filter(|(_, share)| has(share));
         let mut entries: Vec<EntryId> = files.map(|(entry, _)| *entry).collect();
         // In an order that does not hang on how the table hashes.

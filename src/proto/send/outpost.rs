@@ -24,7 +24,7 @@ const TELL_EVERY: Duration = Duration::from_millis(20);
 pub struct SendOutpost {
     movers: Movers,
     /// What home was told of each.
-    known: BTreeMap<MoverId, Known>,
+    known: BTreeMap<MoverId, MoverKnown>,
     /// Files by the plan's number, with their orders.
     files: HashMap<usize, (FileId, u32)>,
     /// The mover whose turn comes first next time.
@@ -35,7 +35,7 @@ pub struct SendOutpost {
 
 /// A mover that home knows.
 #[derive(Debug, Default)]
-struct Known {
+struct MoverKnown {
     /// Orders that it asked for and that have not come.
     asked: u32,
     /// What its lane took since that was told.
@@ -63,7 +63,7 @@ impl SendOutpost {
     pub fn set_pulls(&mut self, now: Instant, ports: &mut Ports, mover: MoverId, pulls: bool) {
         self.movers.set_pulls(now, mover, pulls);
         if !self.known.contains_key(&mover) {
-            self.known.insert(mover, Known::default());
+            self.known.insert(mover, MoverKnown::default());
             tell(ports, AwaySendReport::Begun { mover });
         }
     }

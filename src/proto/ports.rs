@@ -79,13 +79,13 @@ impl Ports {
     }
 
     /// For the part of the session on another worker.
-    pub fn to_outpost(&mut self, worker: WorkerId, order: MoverOrder) {
+    pub fn mail_outpost(&mut self, worker: WorkerId, order: MoverOrder) {
         self.queue
             .push_back(Output::ToOutpost(worker, Box::new(order)));
     }
 
     /// For the session's own worker.
-    pub fn to_home(&mut self, report: MoverReport) {
+    pub fn mail_home(&mut self, report: MoverReport) {
         self.queue.push_back(Output::ToHome(Box::new(report)));
     }
 

@@ -226,7 +226,7 @@ impl Receiver {
             }
             None => AwayOrder::Unwanted { entry },
         };
-        ports.to_outpost(to, MoverOrder::Receive(answer));
+        ports.mail_outpost(to, MoverOrder::Receive(answer));
         Ok(())
     }
 
@@ -270,7 +270,7 @@ impl Receiver {
                 if let ReceiveOrder::Leave { entry } = order {
                     for worker in self.shares.of(entry) {
                         let leave = AwayOrder::Leave { entry };
-                        ports.to_outpost(*worker, MoverOrder::Receive(leave));
+                        ports.mail_outpost(*worker, MoverOrder::Receive(leave));
                     }
                 }
                 self.mover.obey(order);
@@ -280,7 +280,7 @@ impl Receiver {
         }
         while let Some((worker, bytes)) = self.mover.next_put() {
             let put = AwayOrder::Put { bytes };
-            ports.to_outpost(worker, MoverOrder::Receive(put));
+            ports.mail_outpost(worker, MoverOrder::Receive(put));
         }
     }
 

@@ -354,7 +354,7 @@ impl Sender {
         let (mover, worker) = self.away.give(now, at, order.file, bytes);
         self.rate.take(bytes);
         let order = AwaySendOrder::Chunk { mover, order };
-        ports.to_outpost(worker, MoverOrder::Send(order));
+        ports.mail_outpost(worker, MoverOrder::Send(order));
         true
     }
 
@@ -583,5 +583,5 @@ impl Sender {
 /// A command for movers on another worker.
 fn command_away(ports: &mut Ports, worker: WorkerId, command: SendCommand) {
     let order = AwaySendOrder::Command(command);
-    ports.to_outpost(worker, MoverOrder::Send(order));
+    ports.mail_outpost(worker, MoverOrder::Send(order));
 }

@@ -498,7 +498,7 @@ impl Lanes {
                     ours,
                     tell_peer,
                 };
-                return self.to_home(ToHome::LaneGone { number, end });
+                return self.mail_home(ToHome::LaneGone { number, end });
             }
             self.adding.await_account(number, ours);
         } else {
@@ -511,7 +511,7 @@ impl Lanes {
                         has_failed,
                         ..LaneEnd::default()
                     };
-                    self.to_home(ToHome::LaneGone { number, end });
+                    self.mail_home(ToHome::LaneGone { number, end });
                 }
                 false => self.adding.remember(number, false),
             }

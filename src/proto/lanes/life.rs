@@ -66,7 +66,7 @@ impl Lanes {
 
     pub(super) fn dial_failed(&mut self, now: Instant, kind: DialKind) {
         match kind {
-            DialKind::Add if self.is_outpost() => return self.to_home(ToHome::DialFailed),
+            DialKind::Add if self.is_outpost() => return self.mail_home(ToHome::DialFailed),
             DialKind::Add => return self.adding.dial_failed(now),
             DialKind::TakeOver => return self.dial_to_take_over_failed(now),
             DialKind::Replace => {}

@@ -330,8 +330,8 @@ impl Lanes {
                 crowd,
                 round_trip,
             } => self.question(now, id, crowd, round_trip),
-            LanesInput::FromOutpost(from, mail) => self.from_outpost(now, from, mail),
-            LanesInput::FromHome(mail) => self.from_home(now, mail),
+            LanesInput::FromOutpost(from, mail) => self.hear_outpost(now, from, mail),
+            LanesInput::FromHome(mail) => self.hear_home(now, mail),
             LanesInput::Disk { op, result } => {
                 self.session.handle(now, Input::Disk { op, result });
             }
@@ -516,8 +516,8 @@ impl Lanes {
                 }
                 Output::LaneOver(number) => words.push_back(LaneWord::Over(number)),
                 Output::LaneAccount(account) => words.push_back(LaneWord::Account(account)),
-                Output::ToOutpost(to, order) => self.to_outpost(to, ToOutpost::Movers(order)),
-                Output::ToHome(report) => self.to_home(ToHome::Movers(report)),
+                Output::ToOutpost(to, order) => self.mail_outpost(to, ToOutpost::Movers(order)),
+                Output::ToHome(report) => self.mail_home(ToHome::Movers(report)),
                 Output::Copy(_) => unreachable!("these lanes lead to another host"),
                 Output::Piece { stream, bytes } => self.piece(stream, bytes),
                 Output::TakesData(takes) => {

@@ -104,7 +104,7 @@ pub(super) struct AskingLanes {
 /// At home.
 impl Lanes {
     /// An outpost said something.
-    pub(super) fn from_outpost(&mut self, now: Instant, from: WorkerId, mail: ToHome) {
+    pub(super) fn hear_outpost(&mut self, now: Instant, from: WorkerId, mail: ToHome) {
         match mail {
             ToHome::Joins { number, peer } => self.joins_away(now, from, (number, peer)),
             ToHome::DialFailed => {
@@ -160,7 +160,7 @@ impl Lanes {
             }
             None => ToOutpost::Refuse,
         };
-        self.to_outpost(from, answer);
+        self.mail_outpost(from, answer);
     }
 
     /// A lane is no more.
@@ -194,7 +194,7 @@ impl Lanes {
         };
         lane.account = Some(account);
         let at = lane.at;
-        self.to_outpost(at, ToOutpost::LaneOver { number });
+        self.mail_outpost(at, ToOutpost::LaneOver { number });
     }
 
     /// What movers say is of interest here, too.
@@ -237,7 +237,7 @@ impl Lanes {
             return false;
         };
         self.adding.remember(number, false);
-        self.to_outpost(lane.at, ToOutpost::LaneOver { number });
+        self.mail_outpost(lane.at, ToOutpost::LaneOver { number });
         true
     }
 
@@ -250,7 +250,7 @@ impl Lanes {
         self.away.dials_at = Some(worker);
         self.away.outposts.insert(worker);
         let has_lost = self.has_lost_added();
-        self.to_outpost(worker, ToOutpost::Dial { has_lost });
+        self.mail_outpost(worker, ToOutpost::Dial { has_lost });
     }
 
     /// What was dialled there is there, or is not. False: nothing was.
@@ -262,7 +262,7 @@ impl Lanes {
         was_dialled
     }
 
-    pub(super) fn to_outpost(&mut self, to: WorkerId, mail: ToOutpost) {
+    pub(super) fn mail_outpost(&mut self, to: WorkerId, mail: ToOutpost) {
         self.outputs.push_back(LanesOutput::ToOutpost { to, mail });
     }
 
@@ -273,7 +273,7 @@ impl Lanes {
             self.adding.dial_ended();
         }
         for worker in std::mem::take(&mut self.away.outposts) {
-            self.to_outpost(worker, ToOutpost::Over);
+            self.mail_outpost(worker, ToOutpost::Over);
         }
     }
 }
@@ -284,14 +284,14 @@ impl Lanes {
         self.side == LanesSide::Outpost
     }
 
-    pub(super) fn to_home(&mut self, mail: ToHome) {
+    pub(super) fn mail_home(&mut self, mail: ToHome) {
         self.outputs.push_back(LanesOutput::ToHome(mail));
     }
 
     /// A lane arrived, or was dialled. Home knows whether it is due.
     pub(super) fn ask_home(&mut self, lane: LaneKey, number: Option<u32>, peer: Fingerprint) {
         self.asking.lanes.push_back(Some(lane));
-        self.to_home(ToHome::Joins { number, peer });
+        self.mail_home(ToHome::Joins { number, peer });
     }
 
     /// A lane that home was asked for is gone. False: it was none.
@@ -302,7 +302,7 @@ impl Lanes {
     }
 
     /// Home said something.
-    pub(super) fn from_home(&mut self, now: Instant, mail: ToOutpost) {
+    pub(super) fn hear_home(&mut self, now: Instant, mail: ToOutpost) {
         match mail {
             ToOutpost::Admit { number } => {
                 self.asking.is_known = true;
@@ -353,7 +353,7 @@ impl Lanes {
             tell_peer: true,
             ..LaneEnd::default()
         };
-        self.to_home(ToHome::LaneGone { number, end });
+        self.mail_home(ToHome::LaneGone { number, end });
         let lost = LostLane {
             number,
             ..LostLane::default()
@@ -384,7 +384,7 @@ impl Lanes {
         match self.asking.broken.take() {
             Some(text) => {
                 self.close_all(code::VIOLATION, &text);
-                self.to_home(ToHome::Broken(text));
+                self.mail_home(ToHome::Broken(text));
             }
             None => self.close_all(code::DONE, ""),
         }

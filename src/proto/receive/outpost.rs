@@ -101,11 +101,11 @@ impl ReceiveOutpost {
                 // The file may be the last.
                 self.tell_moved(ports);
             }
-            ports.to_home(MoverReport::Receive(report));
+            ports.mail_home(MoverReport::Receive(report));
         }
         while let Some(account) = self.mover.next_account() {
             self.tell_moved(ports);
-            ports.to_home(MoverReport::Receive(AwayReport::Account(account)));
+            ports.mail_home(MoverReport::Receive(AwayReport::Account(account)));
         }
     }
 
@@ -123,7 +123,7 @@ impl ReceiveOutpost {
         let moved = (self.mover.received_bytes(), self.mover.hole_bytes());
         if std::mem::replace(&mut self.told_bytes, moved) != moved {
             let (received_bytes, hole_bytes) = moved;
-            ports.to_home(MoverReport::Receive(AwayReport::Moved {
+            ports.mail_home(MoverReport::Receive(AwayReport::Moved {
                 received_bytes,
                 hole_bytes,
             }));

@@ -1,6 +1,7 @@
 //! What of a sender is on another worker than its plan: movers, which ask for orders, and what is
 //! told by mail.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
@@ -62,8 +63,8 @@ impl SendOutpost {
     /// Whether the mover of a lane takes orders. At first mention it begins.
     pub fn set_pulls(&mut self, now: Instant, ports: &mut Ports, mover: MoverId, pulls: bool) {
         self.movers.set_pulls(now, mover, pulls);
-        if !self.known.contains_key(&mover) {
-            self.known.insert(mover, MoverKnown::default());
+        if let Entry::Vacant(fresh) = self.known.entry(mover) {
+            fresh.insert(MoverKnown::default());
             tell(ports, AwaySendReport::Begun { mover });
         }
     }
@@ -278,5 +279,5 @@ impl SendOutpost {
 }
 
 fn tell(ports: &mut Ports, report: AwaySendReport) {
-    ports.to_home(MoverReport::Send(report));
+    ports.mail_home(MoverReport::Send(report));
 }

@@ -81,7 +81,7 @@ impl World {
         self.nodes.iter().position(is_it)
     }
 
-    pub(super) fn to_outpost(&mut self, home: usize, worker: WorkerId, mail: ToOutpost) {
+    pub(super) fn mail_outpost(&mut self, home: usize, worker: WorkerId, mail: ToOutpost) {
         let is_to_home = false;
         let way = Way {
             home,
@@ -93,7 +93,7 @@ impl World {
         self.mail.put(way, Word::ToOutpost(mail, descriptor));
     }
 
-    pub(super) fn to_home(&mut self, node: usize, mail: ToHome) {
+    pub(super) fn mail_home(&mut self, node: usize, mail: ToHome) {
         let (home, worker) = self.nodes[node].home.expect("an outpost says that");
         if let Some(file) = mail.lets_go() {
             let descriptor = self.nodes[node].descriptors.remove(&file);
@@ -127,7 +127,7 @@ impl World {
                 }
             }
             Word::ToHome(_) if self.nodes[home].over => {
-                self.to_outpost(home, worker, ToOutpost::Over);
+                self.mail_outpost(home, worker, ToOutpost::Over);
             }
             Word::ToHome(mail) => self.input(home, LanesInput::FromOutpost(worker, mail)),
         }

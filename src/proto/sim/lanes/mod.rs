@@ -538,8 +538,8 @@ impl World {
             LanesOutput::Listen(listens) => self.nodes[node].listens = listens,
             LanesOutput::Settled(id) => self.settled(id),
             LanesOutput::TakesOutposts { sends } => self.nodes[node].opens = Some(sends),
-            LanesOutput::ToOutpost { to, mail } => self.to_outpost(node, to, mail),
-            LanesOutput::ToHome(mail) => self.to_home(node, mail),
+            LanesOutput::ToOutpost { to, mail } => self.mail_outpost(node, to, mail),
+            LanesOutput::ToHome(mail) => self.mail_home(node, mail),
             LanesOutput::Disk { op, cmd } => self.start_operation(node, op, cmd),
             LanesOutput::Event(event) => self.nodes[node].events.push(event),
             LanesOutput::Finished(outcome) => {

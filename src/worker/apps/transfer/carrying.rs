@@ -102,8 +102,8 @@ impl Worker {
             LanesOutput::Listen(listens) => running.listens = listens,
             LanesOutput::Settled(id) => self.settled(id),
             LanesOutput::TakesOutposts { sends } => self.io.shared.homes.open(&running.id, sends),
-            LanesOutput::ToOutpost { to, mail } => self.to_outpost(session, to, mail),
-            LanesOutput::ToHome(mail) => self.to_home(session, mail),
+            LanesOutput::ToOutpost { to, mail } => self.mail_outpost(session, to, mail),
+            LanesOutput::ToHome(mail) => self.mail_home(session, mail),
             LanesOutput::Disk { op, cmd } => {
                 let space = running.space.clone();
                 self.disk.start(session, running.serial, &space, op, cmd);

@@ -18,7 +18,7 @@ use crate::worker::shared::{Home, PeerAccess};
 use crate::worker::stats::TransportStats;
 
 impl Worker {
-    pub(super) fn to_outpost(&mut self, session: usize, to: WorkerId, mail: ToOutpost) {
+    pub(super) fn mail_outpost(&mut self, session: usize, to: WorkerId, mail: ToOutpost) {
         let Some(running) = self.sessions.get(session) else {
             return;
         };
@@ -32,7 +32,7 @@ impl Worker {
         self.send_word(running.id, to, word);
     }
 
-    pub(super) fn to_home(&mut self, session: usize, mail: ToHome) {
+    pub(super) fn mail_home(&mut self, session: usize, mail: ToHome) {
         let Some(running) = self.sessions.get(session) else {
             return;
         };

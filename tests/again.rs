@@ -27,6 +27,7 @@ on_both_backends!(
     a_signal_ends_it_in_each_phase,
     what_flows_by_is_not_had_twice,
     nobody_was_there_at_first,
+    strict_knows_what_was_set,
 );
 
 const MIB: u64 = 1 << 20;
@@ -426,4 +427,25 @@ fn nobody_was_there_at_first(backend: &'static str) {
     assert_eq!(output.number("sessions"), 1, "{output:?}");
     assert!(output.stderr.contains("(--retry, "), "{}", output.stderr);
     assert_same(&copy.from, &copy.to);
+}
+
+/// What a session could not set is told at its end, and the next finds the files in place.
+fn strict_knows_what_was_set(backend: &'static str) {
+    for (options, code) in [
+        (&["--strict"][..], 5),
+        (&["--strict", "--retry", "9"], 3),
+        (&["--strict", "--retry", "9", "--force"], 0),
+    ] {
+        let mut copy = Copy::new(backend, true, &[]);
+        let running = copy.midway(options);
+        copy.world.daemon.kill();
+        thread::sleep(AWAY);
+        copy.world.restart();
+        let output = running.wait().expect(code);
+        let errors = output.of("error").filter(|error| error["code"] == "strict");
+        assert_eq!(errors.count(), usize::from(code == 3), "{output:?}");
+        if code != 5 {
+            assert_same(&copy.from, &copy.to);
+        }
+    }
 }

@@ -5,6 +5,7 @@ mod common;
 
 use std::ffi::OsString;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -143,6 +144,18 @@ impl Hosts {
         }
     }
 
+    /// A file to be moved, where it is to go, and how `cp` is told.
+    fn file(&self, push: bool) -> (PathBuf, PathBuf, [OsString; 2]) {
+        let [here, root] = ["here/file", "root/file"].map(|path| self.dir.path().join(path));
+        let url = OsString::from(self.daemon.url("file"));
+        let places = match push {
+            true => (here.clone(), root, [here.into(), url]),
+            false => (root, here.clone(), [url, here.into()]),
+        };
+        tree::write_file(&places.0, 40 * MIB, &mut Rng::new(self.backend));
+        places
+    }
+
     fn start(&self, args: &[OsString]) -> Running {
         let fixed = [
             "cp",
@@ -185,18 +198,7 @@ impl Hosts {
 
 fn comes_back(backend: &'static str, listen: &str, push: bool) {
     let hosts = Hosts::new(backend, listen);
-    let (here, root) = (
-        hosts.dir.path().join("here/file"),
-        hosts.dir.path().join("root/file"),
-    );
-    let (from, to) = if push { (&here, &root) } else { (&root, &here) };
-    tree::write_file(from, 40 * MIB, &mut Rng::new(backend));
-    let url = OsString::from(hosts.daemon.url("file"));
-    let args = if push {
-        [here.clone().into(), url]
-    } else {
-        [url, here.clone().into()]
-    };
+    let (from, to, args) = hosts.file(push);
     let mut running = hosts.unplug_midway(&args);
     thread::sleep(UNPLUGGED);
     assert!(
@@ -212,7 +214,7 @@ fn comes_back(backend: &'static str, listen: &str, push: bool) {
         (0, 40 * MIB),
         "one session"
     );
-    assert_same(from, to);
+    assert_same(&from, &to);
     assert_no_leftovers(to.parent().unwrap());
 }
 
@@ -259,18 +261,7 @@ fn a_network_is_away_for_longer_than_both_wait(backend: &'static str) {
 
 fn is_taken_up_again(backend: &'static str, push: bool, options: &[&str], listen: &str) {
     let hosts = Hosts::with(backend, &["--timeout", "3", "--listen", listen]);
-    let (here, root) = (
-        hosts.dir.path().join("here/file"),
-        hosts.dir.path().join("root/file"),
-    );
-    let (from, to) = if push { (&here, &root) } else { (&root, &here) };
-    tree::write_file(from, 40 * MIB, &mut Rng::new(backend));
-    let url = OsString::from(hosts.daemon.url("file"));
-    let args = if push {
-        [here.clone().into(), url]
-    } else {
-        [url, here.clone().into()]
-    };
+    let (from, to, args) = hosts.file(push);
     let mut running = hosts.unplug(options, &args);
     thread::sleep(Duration::from_secs(9));
     assert!(running.is_running(), "{}", running.stderr());
@@ -285,6 +276,6 @@ fn is_taken_up_again(backend: &'static str, push: bool, options: &[&str], listen
     assert!(is_told, "{said}");
     let seconds = output.summary()["seconds"].as_f64().unwrap();
     println!("{push} {options:?}: {seconds} s");
-    assert_same(from, to);
+    assert_same(&from, &to);
     assert_no_leftovers(to.parent().unwrap());
 }

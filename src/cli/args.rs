@@ -197,7 +197,7 @@ pub struct CpArgs {
     /// Begins anew so many times when the peer is not there, is lost, or does not get on (exit code
     /// 5), after a pause that grows from one second to half a minute; what arrived is not sent
     /// again. 0 is never [default: once the daemon has accepted the copy, as often as it takes, but
-    /// for no more than 15 minutes, or --timeout, without getting further]
+    /// for no more than 15 minutes, or --timeout, without getting further; with --strict never]
     #[arg(long, value_name = "TIMES")]
     pub retry: Option<u32>,
     /// Most file bytes per second: K M G T are powers of 1024, KB MB GB TB of 1000, fractions

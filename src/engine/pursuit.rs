@@ -34,7 +34,7 @@ pub struct Persistence {
 }
 
 impl Persistence {
-    /// What is lost is lost. For sources that can be read once only, such as pipes.
+    /// What is lost is lost.
     pub const NONE: Persistence = Persistence {
         times: Some(0),
         within: Some(Duration::ZERO),

@@ -182,8 +182,18 @@ impl CopyReporter {
             "warning is a failure",
             "warnings are failures",
         );
-        (self.style.strict && self.warnings > 0)
-            .then(|| format!("{warnings} with --strict; the rest is complete"))
+        if !self.style.strict {
+            return None;
+        }
+        match self.warnings {
+            0 if self.sessions.leave_doubt() => Some(
+                "modes or times that a lost session could not set were not told, and --strict asks \
+                 for them; --force sets them again"
+                    .to_owned(),
+            ),
+            0 => None,
+            _ => Some(format!("{warnings} with --strict; the rest is complete")),
+        }
     }
 
     pub fn event(&mut self, event: &Event) {

@@ -69,6 +69,12 @@ impl LostSessions {
         }
     }
 
+    /// Files were put in place of which nobody was told what could not be set: that is told at the
+    /// end of a session, and the next one finds them there.
+    pub fn leave_doubt(&self) -> bool {
+        self.files_lost() > 0
+    }
+
     fn files_lost(&self) -> u64 {
         match self.resends {
             true => 0,

@@ -176,6 +176,8 @@ impl<'a> World<'a> {
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_)
+                | Output::ToOutpost(..)
+                | Output::ToHome(_)
                 | Output::Event(_) => {}
             }
         }

@@ -194,6 +194,9 @@ pub struct CpArgs {
     /// where a single core is the limit, or the wire
     #[arg(long, value_name = "N|auto", default_value_t, value_parser = LaneCount::from_str)]
     pub lanes: LaneCount,
+    /// Threads that have these lanes [default: with --lanes above 1 as many, up to one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=255))]
+    pub workers: Option<u8>,
     /// Begins anew so many times when the peer is not there, is lost, or does not get on (exit code
     /// 5), after a pause that grows from one second to half a minute; what arrived is not sent
     /// again. 0 is never [default: once the daemon has accepted the copy, as often as it takes, but

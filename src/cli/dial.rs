@@ -33,6 +33,7 @@ pub struct Dial<'a> {
     pub engine: &'a EngineArgs,
     pub streams: u8,
     pub lanes: LaneCount,
+    pub workers: usize,
     pub binds: &'a [Bind],
     pub persistence: Persistence,
 }
@@ -50,6 +51,7 @@ impl<'a> Dial<'a> {
             engine,
             streams: DEFAULT_STREAMS,
             lanes: LaneCount::Auto,
+            workers: 1,
             binds: &from.bind,
             persistence: Persistence::NONE,
         }
@@ -69,6 +71,7 @@ impl<'a> Dial<'a> {
             streams: usize::from(self.streams),
             lane_kinds: self.engine.lane_kinds,
             lanes: self.lanes,
+            workers: self.workers,
             tcp_congestion: self.engine.tcp_congestion.clone(),
             ktls: self.engine.ktls(),
             persistence: self.persistence,

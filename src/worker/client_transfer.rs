@@ -41,6 +41,8 @@ pub(crate) struct ClientTransfer {
     pub(crate) ticket: Option<Vec<u8>>,
     pub(crate) elsewhere: TakeoverDial,
     stats: TransportStats,
+    /// Other workers that have yet to tell what their lanes carried.
+    carried_due: usize,
 }
 
 /// Where a lane is dialled that takes over from one that is silent, or cut.
@@ -88,6 +90,7 @@ impl ClientTransfer {
             ticket: None,
             elsewhere: TakeoverDial::default(),
             stats: TransportStats::default(),
+            carried_due: 0,
         }
     }
 
@@ -264,13 +267,23 @@ impl ClientTransfer {
 
     pub(crate) fn is_over(&self) -> bool {
         match self.state {
-            ClientState::Over(_) => true,
+            ClientState::Over(_) => self.carried_due == 0,
             ClientState::Dialling(_) | ClientState::Running(_) | ClientState::Stopping(_) => false,
         }
     }
 
     /// A connection of it is gone, or goes now.
     pub(crate) fn add_stats(&mut self, stats: &TransportStats) {
+        self.stats.add(stats);
+    }
+
+    /// Another worker was told that the session is over, and answers with what its lanes carried.
+    pub(crate) fn await_carried(&mut self) {
+        self.carried_due += 1;
+    }
+
+    pub(crate) fn add_carried(&mut self, stats: &TransportStats) {
+        self.carried_due = self.carried_due.saturating_sub(1);
         self.stats.add(stats);
     }
 

@@ -19,6 +19,8 @@ mod listeners;
 mod local;
 mod log;
 mod mailbox;
+mod outbox;
+mod outpost_mail;
 mod paths;
 mod pulse;
 mod race;
@@ -47,6 +49,7 @@ use connections::Connections;
 use event_loop::Loop;
 use limits::{COMPLETIONS_PER_TURN, QUEUE_ENTRIES, RECEIVE_BUFFERS};
 use listeners::Listeners;
+use outbox::Outbox;
 use sessions::Sessions;
 use timers::Timer;
 
@@ -148,6 +151,8 @@ pub struct Worker {
     connections: Connections,
     sessions: Sessions,
     disk: Disk,
+    /// Mail that others have no room for.
+    outbox: Outbox,
     /// Of a command: its one transfer.
     client: Option<ClientTransfer>,
     /// Timers that expire in this turn; empty between turns, kept for its room.
@@ -199,6 +204,7 @@ impl Worker {
             connections: Connections::new(router, now),
             sessions: Sessions::default(),
             disk: Disk::new(pool.clone(), shared.settler.clone()),
+            outbox: Outbox::default(),
             client: None,
             due: Vec::new(),
             io: Loop::new(parts.id, now, driver, pool, shared),
@@ -217,6 +223,7 @@ impl Worker {
             self.io.beat();
             self.take_completions();
             self.take_mail();
+            self.outbox.flush(&self.io.shared);
             self.expire_timers();
             self.dial_when_due();
             self.listeners.open(&mut self.io);
@@ -291,6 +298,7 @@ impl Worker {
                 }
                 Mail::Answered { lane } => self.answered(lane),
                 Mail::HandedOver(handed) => self.take_over(*handed),
+                Mail::Outpost(mail) => self.take_outpost_mail(*mail),
                 Mail::Start(start) => self.start_client(*start),
                 Mail::Cancel => self.cancel_client(),
                 Mail::Reauthorise => self.reauthorise(),
@@ -330,6 +338,7 @@ impl Worker {
             self.listeners.open_at(),
             self.disk.short_until(),
             self.io.log.due(),
+            self.outbox.due(self.io.now),
             self.client.as_ref().and_then(ClientTransfer::dial_at),
         ]
         .into_iter()

@@ -1,6 +1,6 @@
 //! What all workers of a process have in common: the service, the budget, each other's mailboxes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,7 @@ use crate::disk::{ServedRoot, Settler};
 use crate::ids::{Fingerprint, SessionId, WorkerId};
 use crate::proto::session::Grant;
 use crate::quic::Secrets;
+use crate::tcp::TcpSetup;
 
 /// What a peer may do, and the sub-directory of the root it is confined to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +103,9 @@ pub struct Shared {
     /// How long nothing may be got on with in a session; None: for ever.
     pub patience: Option<Duration>,
     pub service: Option<Service>,
+    /// Set for a command: how lanes are dialled that are added, and that a session does without
+    /// when they are silent.
+    pub added_lanes: Option<TcpSetup>,
     pub homes: SessionHomes,
     pub descriptors: StreamDescriptors,
     /// Set for a daemon: takes the marks of directories away when their data is on disk.
@@ -150,14 +154,73 @@ impl Shared {
     }
 }
 
-/// Which worker of a daemon has which session: the kernel gives a TCP connection to any of them.
+/// Which worker has which session, and where its added lanes are: the kernel gives a TCP connection
+/// to any of a daemon's workers, and a command's lanes are on several.
 #[derive(Default)]
-pub struct SessionHomes(Mutex<HashMap<SessionId, WorkerId>>);
+pub struct SessionHomes(Mutex<HashMap<SessionId, SessionPlaces>>);
+
+struct SessionPlaces {
+    home: Home,
+    /// Of a daemon: added lanes, by worker.
+    lanes: BTreeMap<WorkerId, u32>,
+}
+
+/// The worker that has a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Home {
+    pub worker: WorkerId,
+    /// Added lanes of it may be on other workers; whether data goes from here to the peer.
+    pub sends: Option<bool>,
+}
 
 impl SessionHomes {
     /// A session is to begin. False: there is one of its id, which goes on as if nothing was said.
     pub fn claim(&self, session: SessionId, worker: WorkerId) -> bool {
-        *self.lock().entry(session).or_insert(worker) == worker
+        let sends = None;
+        let places = SessionPlaces {
+            home: Home { worker, sends },
+            lanes: BTreeMap::new(),
+        };
+        self.lock().entry(session).or_insert(places).home.worker == worker
+    }
+
+    /// Added lanes of a session may be on other workers from now on.
+    pub fn open(&self, session: &SessionId, sends: bool) {
+        if let Some(places) = self.lock().get_mut(session) {
+            places.home.sends = Some(sends);
+        }
+    }
+
+    /// Where another added lane is to be, of so many workers: the first at home, whose lane carries
+    /// small files, each other one where there are fewest, and rather where it arrived. None: at
+    /// home, if there is one.
+    pub fn place(&self, session: &SessionId, here: WorkerId, workers: u8) -> Option<WorkerId> {
+        let mut all = self.lock();
+        let places = all.get_mut(session)?;
+        places.home.sends?;
+        let lanes = &places.lanes;
+        let cost = |worker: &WorkerId| {
+            let count = lanes.get(worker).copied().unwrap_or(0);
+            (count, *worker != here)
+        };
+        let place = match lanes.is_empty() {
+            true => places.home.worker,
+            false => (0..workers).map(WorkerId).min_by_key(cost)?,
+        };
+        *places.lanes.entry(place).or_default() += 1;
+        Some(place)
+    }
+
+    /// An added lane that had its place there is gone.
+    pub fn left(&self, session: &SessionId, worker: WorkerId) {
+        if let Some(places) = self.lock().get_mut(session)
+            && let Some(count) = places.lanes.get_mut(&worker)
+        {
+            *count -= 1;
+            if *count == 0 {
+                places.lanes.remove(&worker);
+            }
+        }
     }
 
     /// A session is over.
@@ -165,11 +228,11 @@ impl SessionHomes {
         self.lock().remove(session);
     }
 
-    pub fn find(&self, session: &SessionId) -> Option<WorkerId> {
-        self.lock().get(session).copied()
+    pub fn find(&self, session: &SessionId) -> Option<Home> {
+        self.lock().get(session).map(|places| places.home)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, WorkerId>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, SessionPlaces>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -185,5 +248,29 @@ pub struct Refusals {
 impl Refusals {
     pub fn count(counter: &AtomicU64) -> u64 {
         counter.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_are_spread_beginning_with_home() {
+        let (homes, session) = (SessionHomes::default(), SessionId([1; 16]));
+        let place = |here| homes.place(&session, WorkerId(here), 3).map(|at| at.0);
+        assert_eq!(place(0), None, "no such session");
+        assert!(homes.claim(session, WorkerId(1)));
+        assert!(!homes.claim(session, WorkerId(0)));
+        assert_eq!(place(0), None, "all its lanes are at home");
+        homes.open(&session, true);
+        assert_eq!([place(2), place(2), place(2)], [Some(1), Some(2), Some(0)]);
+        assert_eq!([place(2), place(2)], [Some(2), Some(0)]);
+        homes.left(&session, WorkerId(2));
+        homes.left(&session, WorkerId(2));
+        assert_eq!([place(0), place(0)], [Some(2), Some(1)]);
+        homes.remove(&session);
+        homes.left(&session, WorkerId(2));
+        assert_eq!(homes.find(&session), None);
     }
 }

@@ -223,6 +223,7 @@ impl Copying {
         let dial = Dial {
             streams: self.args.streams,
             lanes: self.args.lanes,
+            workers: workers(&self.args),
             persistence,
             ..Dial::new(daemon, &self.args.trust, &self.args.from, &self.args.engine)
         };
@@ -435,6 +436,12 @@ fn without_slashes(path: &[u8]) -> &[u8] {
         .rposition(|&b| b != b'/')
         .map_or(path.len().min(1), |at| at + 1);
     &path[..end]
+}
+
+/// Threads that have the lanes of a copy.
+fn workers(args: &CpArgs) -> usize {
+    let each = || args.lanes.lanes().min(super::serve::one_per_core());
+    args.workers.map_or_else(each, usize::from)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::lane::{ControlIn, ControlOut, Lane, LaneState};
+use super::mail::ToHome;
 use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, QuestionId, code};
 use super::suspicion::Suspected;
 use super::{
@@ -65,6 +66,7 @@ impl Lanes {
 
     pub(super) fn dial_failed(&mut self, now: Instant, kind: DialKind) {
         match kind {
+            DialKind::Add if self.is_outpost() => return self.mail_home(ToHome::DialFailed),
             DialKind::Add => return self.adding.dial_failed(now),
             DialKind::TakeOver => return self.dial_to_take_over_failed(now),
             DialKind::Replace => {}
@@ -80,6 +82,9 @@ impl Lanes {
         let goes_on = matches!(self.course, Course::Running | Course::AwaitJoin { .. });
         let count = self.lanes.len();
         match kind {
+            DialKind::Add if self.is_outpost() => {
+                return self.ask_home(lane, Some(number), peer);
+            }
             DialKind::Add => {
                 let is_due = peer == self.peer && goes_on;
                 return self.joins_added(lane, number, is_due);
@@ -135,12 +140,16 @@ impl Lanes {
             self.out.forget_lane(lane.key);
             self.close(lane.key, code, text);
         }
+        self.end_outposts();
     }
 
     /// A lane is no more. Unless its end was orderly, what was to come on it will not come again.
     pub(super) fn lane_lost(&mut self, now: Instant, key: LaneKey, why: LaneClosed) {
         if self.is_added(key) {
             return self.added_gone(now, key, why);
+        }
+        if self.forget_asking(key) {
+            return;
         }
         let Some(at) = self.at(key) else { return };
         if self.waits_for_another(now, at, why) {
@@ -259,7 +268,7 @@ impl Lanes {
         crowd: usize,
         round_trip: Duration,
     ) {
-        if !self.is_on() {
+        if !self.is_on() || self.is_outpost() {
             return self.outputs.push_back(LanesOutput::Settled(id));
         }
         self.hurry_another(now);

@@ -105,7 +105,9 @@ impl Side {
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
-                | Output::LaneAccount(_) => panic!("a benchmark has no added lanes"),
+                | Output::LaneAccount(_)
+                | Output::ToOutpost(..)
+                | Output::ToHome(_) => panic!("a benchmark has no added lanes"),
                 Output::Piece { .. } | Output::TakesData(_) => {
                     panic!("filler is read as it comes")
                 }

@@ -341,6 +341,8 @@ fn drain(
             | Output::AddsLanes { .. }
             | Output::LaneOver(_)
             | Output::LaneAccount(_)
+            | Output::ToOutpost(..)
+            | Output::ToHome(_)
             | Output::Piece { .. }
             | Output::TakesData(_)
             | Output::AnswersMax(_)

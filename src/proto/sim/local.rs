@@ -125,7 +125,9 @@ impl LocalWorld {
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
-                | Output::LaneAccount(_) => panic!("one lane is all"),
+                | Output::LaneAccount(_)
+                | Output::ToOutpost(..)
+                | Output::ToHome(_) => panic!("one lane is all"),
                 Output::Event(_) | Output::TakesData(_) | Output::AnswersMax(_) => {}
             }
         }

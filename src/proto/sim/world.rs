@@ -366,7 +366,10 @@ impl World {
                     ..
                 } => self.emit_data(side, stream, payload, fin),
                 Output::Stays(_) | Output::Retired(_) | Output::AddsLanes { .. } => {}
-                Output::LaneOver(_) | Output::LaneAccount(_) => {
+                Output::LaneOver(_)
+                | Output::LaneAccount(_)
+                | Output::ToOutpost(..)
+                | Output::ToHome(_) => {
                     panic!("an account of lanes that nobody added")
                 }
                 Output::Piece { stream, bytes } => {

@@ -39,6 +39,8 @@ pub(super) struct Troubles {
     pub added_strays: u64,
     /// The peer stops a stream of an added lane, in percent of all that is offered.
     pub added_refusals: u64,
+    /// An added lane arrives at another worker than the session's, in percent, and may stay there.
+    pub away: u64,
     /// Nothing is kept of control that was sent.
     pub forgets: bool,
 }

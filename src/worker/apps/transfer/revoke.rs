@@ -36,7 +36,9 @@ impl Worker {
                 continue;
             };
             let now = self.io.shared.authorised(&running.peer);
+            // What of a session is on another worker than its own ends with it.
             let before = running.allowed.as_ref();
+            let before = before.filter(|_| running.home.is_none());
             if let Some(why) = before.and_then(|before| taken_away(before, now.as_ref())) {
                 self.revoke(session, why);
             }

@@ -84,10 +84,14 @@ enum Phase {
 /// Workers with one session.
 struct Trying {
     events: Receiver<ClientEvent>,
+    workers: Workers,
+}
+
+/// The first has the session, the others nothing but lanes of it. All are told to end when this is
+/// dropped.
+struct Workers {
     shared: Arc<Shared>,
-    thread: WorkerThread,
-    /// Workers that have nothing but lanes.
-    others: Vec<WorkerThread>,
+    threads: Vec<WorkerThread>,
 }
 
 impl Client {
@@ -123,7 +127,12 @@ impl Client {
             Phase::Trying(trying) => {
                 return match trying.events.recv_timeout(at_most) {
                     Ok(event) => Some(self.hear(event)),
-                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Timeout) if trying.workers.are_running() => None,
+                    Err(RecvTimeoutError::Timeout) => {
+                        // What it had to do would be waited for.
+                        trying.workers.shut_down();
+                        Some(self.end(Ended::Failed("a worker failed".to_owned())))
+                    }
                     Err(RecvTimeoutError::Disconnected) => {
                         let why = "the worker ended without a result; this is a bug in landro";
                         Some(self.end(Ended::Failed(why.to_owned())))
@@ -163,7 +172,7 @@ impl Client {
     pub fn cancel(&mut self) {
         self.is_cancelled = true;
         if let Phase::Trying(trying) = &self.phase {
-            trying.shared.insist(WorkerId(0), Mail::Cancel);
+            trying.workers.shared.insist(WorkerId(0), Mail::Cancel);
         }
     }
 
@@ -269,11 +278,7 @@ impl Trying {
         let mut setup = Setup::client(&config.identity, trust, &config.quic)?;
         setup.tell_on_link(landro_sys::is_on_link);
         let (sender, events) = bounded(CLIENT_EVENTS);
-        let (mut threads, no_ring) = spawn_all(&chosen, inboxes, &shared)?;
-        let others = threads.split_off(1);
-        let Some(thread) = threads.pop() else {
-            return Err(io::Error::other("no worker").into());
-        };
+        let (workers, no_ring) = Workers::start(&chosen, inboxes, shared)?;
         let start = ClientStart {
             peers: config.peer.clone(),
             binds: config.binds.clone(),
@@ -289,52 +294,73 @@ impl Trying {
             events: sender,
             backend_reason: no_ring.unwrap_or(chosen.reason),
         };
-        shared.post(WorkerId(0), Mail::Start(Box::new(start)));
-        Ok(Trying {
-            events,
-            shared,
-            thread,
-            others,
-        })
+        let start = Mail::Start(Box::new(start));
+        workers.shared.post(WorkerId(0), start);
+        Ok(Trying { events, workers })
     }
 
-    /// Waits for the workers: the first is over, and the others have nothing without it.
     fn end(self) -> io::Result<()> {
         drop(self.events);
-        let ended = self.thread.end();
-        for worker in (1..self.shared.workers).map(WorkerId) {
-            self.shared.insist(worker, Mail::Shutdown(Duration::ZERO));
-        }
-        let others = self.others.into_iter().map(WorkerThread::end);
-        others.fold(ended, Result::and)
+        self.workers.end()
     }
 }
 
-/// Starts a worker for each inbox. Gives with them why one of them runs on poll, if a ring was
-/// wanted.
-fn spawn_all(
-    chosen: &Chosen,
-    inboxes: Vec<Receiver<Mail>>,
-    shared: &Arc<Shared>,
-) -> Result<(Vec<WorkerThread>, Option<String>), EngineError> {
-    let pool_buffers = shared.budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
-    let (mut no_ring, mut threads) = (None, Vec::new());
-    for (number, inbox) in inboxes.into_iter().enumerate() {
-        // Unpinned: a worker is moved by the scheduler to the core that is free, which matters when
-        // the daemon is on the same host and pinned.
-        let started = spawn(WorkerParts {
-            id: WorkerId(number as u8),
-            backend: chosen.wish,
-            core: None,
-            listen: None,
-            inbox,
-            shared: shared.clone(),
-            pool_buffers,
-        })?;
-        no_ring = no_ring.or(started.no_ring);
-        threads.push(started.thread);
+impl Workers {
+    /// Starts one for each inbox. Gives with them why one of them runs on poll, if a ring was
+    /// wanted.
+    fn start(
+        chosen: &Chosen,
+        inboxes: Vec<Receiver<Mail>>,
+        shared: Arc<Shared>,
+    ) -> Result<(Workers, Option<String>), EngineError> {
+        let pool_buffers = shared.budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
+        let threads = Vec::new();
+        let (mut no_ring, mut workers) = (None, Workers { shared, threads });
+        for (number, inbox) in inboxes.into_iter().enumerate() {
+            // Unpinned: a worker is moved by the scheduler to the core that is free, which matters
+            // when the daemon is on the same host and pinned.
+            let started = spawn(WorkerParts {
+                id: WorkerId(number as u8),
+                backend: chosen.wish,
+                core: None,
+                listen: None,
+                inbox,
+                shared: workers.shared.clone(),
+                pool_buffers,
+            })?;
+            no_ring = no_ring.or(started.no_ring);
+            workers.threads.push(started.thread);
+        }
+        Ok((workers, no_ring))
     }
-    Ok((threads, no_ring))
+
+    /// False: one of those has ended that go on until they are told to.
+    fn are_running(&self) -> bool {
+        self.threads.iter().skip(1).all(WorkerThread::is_running)
+    }
+
+    fn shut_down(&self) {
+        for worker in (0..self.shared.workers).map(WorkerId) {
+            self.shared.post(worker, Mail::Shutdown(Duration::ZERO));
+        }
+    }
+
+    /// Waits for the first to end, and then for the others, which have nothing without it.
+    ///
+    /// # Errors
+    /// What one of them failed with.
+    fn end(mut self) -> io::Result<()> {
+        let mut threads = std::mem::take(&mut self.threads).into_iter();
+        let ended = threads.next().map_or(Ok(()), WorkerThread::end);
+        drop(self);
+        threads.map(WorkerThread::end).fold(ended, Result::and)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
 }
 
 /// How lanes over TCP are dialled: those that carry a session's messages, too, and those that are

@@ -118,6 +118,8 @@ pub enum Input {
     LaneAccounted { missing: Vec<(StreamKey, u32)> },
     /// The part of this session on another worker said something.
     FromOutpost(WorkerId, Box<MoverReport>),
+    /// There the peer broke a rule.
+    Broken(String),
     /// To such a part: its session said something.
     FromHome(Box<MoverOrder>),
     /// To such a part: the session is over, or goes on without it.

@@ -199,7 +199,8 @@ impl Receiver {
             } => more_bytes = self.shares.moved(from, received_bytes, hole_bytes),
             AwayReport::Account(account) => {
                 self.plan.expect_again();
-                ports.message(&Message::LaneAccount(account));
+                let pieces = account.into_iter().map(Message::LaneAccount);
+                pieces.for_each(|piece| ports.message(&piece));
             }
         }
         self.judge(ports, taken).map(|()| more_bytes)

@@ -176,6 +176,7 @@ impl Sender {
                     SendReport::Chunk { at: Some(at), .. } | SendReport::Torn { at, .. } => {
                         self.away.emitted(at.data_bytes);
                     }
+                    SendReport::GivenBack { .. } => self.away.retire(mover),
                     _ => {}
                 }
                 self.plan.on_report(ports, report);
@@ -518,6 +519,7 @@ impl Sender {
     fn report(&mut self, now: Instant, ports: &mut Ports, last: bool) {
         let here_bytes = self.movers.sent_bytes(last) + self.plan.copied_bytes();
         let sent_bytes = here_bytes + self.away.sent_bytes(last);
+        let sent_bytes = sent_bytes.saturating_sub(self.movers.again_bytes());
         let sent_bytes = self.plan.count_sent(sent_bytes);
         let passed_bytes = sent_bytes + self.movers.hole_bytes();
         self.reporter.progress(now, ports, passed_bytes, last);

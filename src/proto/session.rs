@@ -406,6 +406,7 @@ impl Session {
                 }
                 Ok(())
             }
+            Input::Broken(text) => violation(text),
             Input::FromOutpost(..) | Input::FromHome(_) | Input::Over => self.on_mail(now, input),
             Input::Tick => self.on_tick(now),
         }

@@ -53,7 +53,7 @@ impl Mailbox {
     }
 }
 
-/// A worker empties its mailbox in each turn of its loop.
+/// A worker takes from its mailbox in each turn of its loop.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a worker is told or asked.

@@ -47,7 +47,7 @@ use crate::tcp::TcpSetup;
 use client_transfer::ClientTransfer;
 use connections::Connections;
 use event_loop::Loop;
-use limits::{COMPLETIONS_PER_TURN, QUEUE_ENTRIES, RECEIVE_BUFFERS};
+use limits::{COMPLETIONS_PER_TURN, MAILS_PER_TURN, QUEUE_ENTRIES, RECEIVE_BUFFERS};
 use listeners::Listeners;
 use outbox::Outbox;
 use sessions::Sessions;
@@ -287,7 +287,10 @@ impl Worker {
     }
 
     fn take_mail(&mut self) {
-        while let Ok(mail) = self.inbox.try_recv() {
+        for _ in 0..MAILS_PER_TURN {
+            let Ok(mail) = self.inbox.try_recv() else {
+                return;
+            };
             match mail {
                 Mail::Stray(stray) => {
                     let (io, listeners) = (&mut self.io, &mut self.listeners);
@@ -327,7 +330,8 @@ impl Worker {
 
     /// None: until something happens.
     fn wait_limit(&self) -> Option<Duration> {
-        if self.connections.can_go_on(&self.io) || self.disk.has_finished() {
+        let has_mail = !self.inbox.is_empty();
+        if has_mail || self.connections.can_go_on(&self.io) || self.disk.has_finished() {
             return Some(Duration::ZERO);
         }
         let due = [
@@ -340,6 +344,7 @@ impl Worker {
             self.io.log.due(),
             self.outbox.due(self.io.now),
             self.client.as_ref().and_then(ClientTransfer::dial_at),
+            self.client.as_ref().and_then(ClientTransfer::carried_until),
         ]
         .into_iter()
         .flatten()
@@ -362,12 +367,18 @@ impl Worker {
     fn is_over(&self) -> bool {
         let all_said = self.io.send_buffers.are_all_back() && !self.connections.are_touched();
         let no_files = self.disk.in_flight() == 0;
-        let client_is_over = self.client.as_ref().is_some_and(ClientTransfer::is_over);
+        let now = self.io.now;
+        let client_is_over = self.client.as_ref().is_some_and(|it| it.is_over(now));
         if client_is_over && all_said && no_files {
             return true;
         }
         match self.io.stopping {
-            Some(at) => self.connections.is_empty() && no_files || at <= self.io.now,
+            Some(at) => {
+                let has_part = self.sessions.iter().any(|(_, it)| it.home.is_some());
+                let is_idle = self.connections.is_empty() && no_files;
+                // Homes wait for what they asked of outposts, and these for their end.
+                is_idle && self.outbox.is_empty() && !has_part || at <= now
+            }
             None => false,
         }
     }

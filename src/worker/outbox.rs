@@ -11,7 +11,8 @@ use super::mailbox::Mail;
 use super::shared::Shared;
 use crate::ids::WorkerId;
 
-/// After this time a mailbox that was full is tried again. A worker empties its own in each turn.
+/// After this time a mailbox that was full is tried again. A worker takes from its own in each
+/// turn.
 const RETRY: Duration = Duration::from_millis(1);
 
 #[derive(Default)]
@@ -39,6 +40,10 @@ impl Outbox {
             }
             false
         });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// When it is to be tried again.

@@ -221,8 +221,10 @@ impl Lanes {
                 }
             }
             Course::LastWord { until } if now >= until => {
-                self.close_all(code::DONE, "");
                 self.peer_lost(now);
+                // Other workers are to leave their files before they hear that all is over.
+                self.drain(now);
+                self.close_all(code::DONE, "");
             }
             Course::Revoked { until, why } if now >= until => {
                 self.close_all(code::UNAUTHORISED, why);

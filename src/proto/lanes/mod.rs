@@ -580,6 +580,10 @@ impl Lanes {
             self.cut_until = None;
             self.close_all(code::VIOLATION, text);
         }
+        if self.adding.sends() {
+            // Nothing that is under way there is wanted any more, or may go.
+            self.end_outposts();
+        }
         if !self.suspicions.is_empty() {
             let settled = self.suspicions.settle_all().map(LanesOutput::Settled);
             self.outputs.extend(settled);

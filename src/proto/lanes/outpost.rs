@@ -123,7 +123,7 @@ impl Lanes {
                 self.end_dial_at(from);
                 let gone = Box::new(MoverReport::Gone);
                 self.session.handle(now, Input::FromOutpost(from, gone));
-                self.broken(now, text);
+                self.session.handle(now, Input::Broken(text));
             }
         }
     }

@@ -313,6 +313,11 @@ impl ReceiveMover {
         std::mem::take(&mut self.unasked)
     }
 
+    #[cfg(test)]
+    pub fn has_unasked(&self) -> bool {
+        !self.unasked.is_empty()
+    }
+
     pub fn finish(&mut self, op: OpId) -> Option<ReceiveMoverOp> {
         self.ops.finish(op)
     }

@@ -154,7 +154,7 @@ pub enum AwayReport {
         hole_bytes: u64,
     },
     /// A lane there is no more, and this was taken of it.
-    Account(LaneAccount),
+    Account(Vec<LaneAccount>),
 }
 
 /// A small file that arrived on another worker, to be put in place on the plan's.

@@ -103,9 +103,15 @@ impl ReceiveOutpost {
             }
             ports.mail_home(MoverReport::Receive(report));
         }
-        while let Some(account) = self.mover.next_account() {
-            self.tell_moved(ports);
-            ports.mail_home(MoverReport::Receive(AwayReport::Account(account)));
+        let mut account = Vec::new();
+        while let Some(piece) = self.mover.next_account() {
+            let is_last = !piece.more;
+            account.push(piece);
+            if is_last {
+                self.tell_moved(ports);
+                let account = AwayReport::Account(std::mem::take(&mut account));
+                ports.mail_home(MoverReport::Receive(account));
+            }
         }
     }
 
@@ -154,6 +160,32 @@ impl ReceiveOutpost {
     pub fn check(&self) {
         if self.stop == Stopping::No {
             self.mover.check();
+            assert!(!self.mover.has_unasked(), "home alone judges of records");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::ids::EntryId;
+    use crate::proto::sim::start;
+    use crate::proto::wire::RecordHead;
+
+    #[test]
+    fn stretches_of_what_nobody_knows_are_a_breach_and_not_a_list() {
+        let mut outpost = ReceiveOutpost::new(start(), WorkerId(1), 1 << 20);
+        let (mut ports, mut bytes) = (Ports::default(), BytesMut::new());
+        RecordHead::Stretch {
+            entry: EntryId(7),
+            offset: 0,
+            len_bytes: 1,
+        }
+        .encode(&mut bytes);
+        let data = (StreamKey(1), bytes.freeze(), false);
+        let taken = outpost.on_data(&mut ports, data);
+        assert!(matches!(taken, Err(Violation(text)) if text.contains("entry 7")));
     }
 }

@@ -31,7 +31,15 @@ struct AwayMover {
     /// Of these what its lane has not taken, about.
     held_bytes: u64,
     rate: LaneRate,
+    /// It gave an order back: its lane is to end.
+    retires: bool,
     has_ended: bool,
+}
+
+impl AwayMover {
+    fn takes_orders(&self) -> bool {
+        !self.retires && !self.has_ended
+    }
 }
 
 impl AwayMovers {
@@ -46,7 +54,7 @@ impl AwayMovers {
 
     /// Whether there are some that are given orders.
     pub fn pulls(&self) -> bool {
-        self.pulls && self.all.iter().any(|mover| !mover.has_ended)
+        self.pulls && self.all.iter().any(AwayMover::takes_orders)
     }
 
     fn find(&mut self, id: MoverId) -> Option<&mut AwayMover> {
@@ -61,8 +69,16 @@ impl AwayMovers {
             orders: Vec::new(),
             held_bytes: 0,
             rate: LaneRate::default(),
+            retires: false,
             has_ended: false,
         });
+    }
+
+    /// A mover gave an order back, and would the next one.
+    pub fn retire(&mut self, id: MoverId) {
+        if let Some(mover) = self.find(id) {
+            (mover.wants, mover.retires) = (0, true);
+        }
     }
 
     /// A mover is gone. Orders may be on their way to it, and come back.
@@ -80,7 +96,7 @@ impl AwayMovers {
 
     /// A mover has room for so many orders more.
     pub fn want(&mut self, id: MoverId, orders: u32) {
-        if let Some(mover) = self.find(id) {
+        if let Some(mover) = self.find(id).filter(|mover| mover.takes_orders()) {
             mover.wants += orders;
         }
     }
@@ -166,7 +182,7 @@ impl AwayMovers {
             return Vec::new();
         }
         let others = (0..self.all.len()).filter(|at| Some(*at) != but);
-        let others = others.filter(|at| !self.all[*at].has_ended);
+        let others = others.filter(|at| self.all[*at].takes_orders());
         others.map(|at| self.load(now, at)).collect()
     }
 
@@ -215,6 +231,20 @@ mod tests {
         movers.over(MoverId::of_added(0), 7);
         movers.took(start(), MoverId::of_added(0), 10, true);
         assert_eq!(movers.load(start(), 0).held_bytes, 0);
+    }
+
+    #[test]
+    fn one_that_gives_an_order_back_is_given_none() {
+        let (mut movers, id) = (AwayMovers::default(), MoverId::of_added(0));
+        movers.begin(id, WorkerId(1));
+        movers.set_pulls(true);
+        movers.want(id, 4);
+        movers.give(start(), 0, 7, 100);
+        assert!(movers.pulls());
+        movers.retire(id);
+        movers.want(id, 1);
+        assert!(movers.hungry().is_empty() && !movers.pulls());
+        assert!(movers.loads(start(), None).is_empty());
     }
 
     #[test]

@@ -221,7 +221,12 @@ impl Movers {
             true => 0,
             false => self.all.iter().map(SendMover::untaken_bytes).sum(),
         };
-        (self.gone_emitted_bytes + emitted).saturating_sub(untaken + self.again_bytes)
+        (self.gone_emitted_bytes + emitted).saturating_sub(untaken)
+    }
+
+    /// Of what was emitted, here and elsewhere, what is emitted again.
+    pub fn again_bytes(&self) -> u64 {
+        self.again_bytes
     }
 
     /// Bytes of holes that were passed.

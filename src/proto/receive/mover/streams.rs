@@ -284,6 +284,10 @@ impl ReceiveMover {
                 Body::Whole { entry, data }
             }
             (RecordHead::Chunk { .. }, None) if self.away.is_some() => return Ok(Begun::Asked),
+            // None travels on an added lane.
+            (RecordHead::Stretch { .. }, None) if self.away.is_some() => {
+                return not_asked_for(entry);
+            }
             (_, None) => {
                 self.unasked.push(entry);
                 Body::Unwanted

@@ -151,6 +151,7 @@ impl Worker {
             return;
         };
         let (peer, who) = (connection.peer, connection.who());
+        let stats = connection.stats(self.io.driver.backend());
         let mut of_session = None;
         if let Some((_, lane)) = connection.lane_mut() {
             of_session = lane.session().filter(|_| lane.is_added);
@@ -158,6 +159,7 @@ impl Worker {
         }
         if let Some(session) = of_session {
             self.added_lane_leaves(session);
+            self.carried_by_part(session, &stats);
         }
         if code == code::VIOLATION && self.io.log.admits(who, self.io.now) {
             tracing::warn!(%peer, reason = text, "protocol violation");

@@ -144,11 +144,7 @@ impl Worker {
         if is_added {
             self.added_lane_leaves(session);
         }
-        if let Some(running) = self.sessions.get_mut(session)
-            && running.home.is_some()
-        {
-            running.carried.add(&stats);
-        }
+        self.carried_by_part(session, &stats);
         // First, for the session's end asks why. The session goes on without a lane that was added.
         if let Some(client) = &mut self.client
             && !is_added
@@ -168,6 +164,15 @@ impl Worker {
         }
         let lane = LaneKey(key);
         self.tell(session, LanesInput::Closed { lane, why });
+    }
+
+    /// What a lane carried that is gone: home is told in the end.
+    pub(super) fn carried_by_part(&mut self, session: usize, stats: &TransportStats) {
+        if let Some(running) = self.sessions.get_mut(session)
+            && running.home.is_some()
+        {
+            running.carried.add(stats);
+        }
     }
 
     /// An added lane of a session is none any more here.

@@ -27,7 +27,7 @@ impl Worker {
         let dials = matches!(mail, ToOutpost::Dial { .. }).then(|| self.peer_at(session));
         let dials = dials.flatten();
         if let (ToOutpost::Over, Some(client)) = (&mail, &mut self.client) {
-            client.await_carried();
+            client.await_carried(self.io.now);
         }
         let word = OutpostWord::ToOutpost { mail, file, dials };
         self.send_word(running.id, to, word);

@@ -124,6 +124,7 @@ fn lanes() {
         patience_s: None,
         adds_lanes: false,
         asks_addresses: false,
+        takes_kept: false,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);
@@ -196,6 +197,7 @@ fn hello(request: WireRequest) -> Message {
         patience_s: Some(60),
         adds_lanes: false,
         asks_addresses: false,
+        takes_kept: false,
     })
 }
 

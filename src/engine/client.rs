@@ -256,6 +256,7 @@ impl Trying {
                 tcp_congestion: config.tcp_congestion.clone(),
                 patience: config.patience,
                 service: None,
+                digests: None,
             },
         );
         let trust_refused = Arc::new(Mutex::new(None));

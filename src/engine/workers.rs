@@ -11,6 +11,7 @@ use landro_sys::{Availability, Backend, probe};
 use super::{BackendChoice, EngineError};
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
+use crate::disk::Digests;
 use crate::quic::Secrets;
 use crate::worker::{
     BackendWish, Mail, Mailbox, Pulse, Refusals, Service, SessionHomes, Shared, StreamDescriptors,
@@ -72,6 +73,7 @@ pub(super) struct Sharing {
     pub patience: Option<Duration>,
     /// Of a daemon.
     pub service: Option<Service>,
+    pub digests: Option<Arc<Digests>>,
 }
 
 pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver<Mail>>) {
@@ -83,6 +85,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         tcp_congestion,
         patience,
         service,
+        digests,
     } = sharing;
     let (mailboxes, inboxes) = (0..workers)
         .map(|_| {
@@ -117,6 +120,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         homes: SessionHomes::default(),
         descriptors: StreamDescriptors::of_this_process(workers),
         settler,
+        digests,
         refusals: Refusals::default(),
         served: Mutex::default(),
     };

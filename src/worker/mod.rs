@@ -198,7 +198,7 @@ impl Worker {
             listeners,
             connections: Connections::new(router, now),
             sessions: Sessions::default(),
-            disk: Disk::new(pool.clone(), shared.settler.clone()),
+            disk: Disk::new(pool.clone(), shared.settler.clone(), shared.digests.clone()),
             client: None,
             due: Vec::new(),
             io: Loop::new(parts.id, now, driver, pool, shared),

@@ -177,6 +177,7 @@ impl Hostile {
             patience_s: None,
             adds_lanes: true,
             asks_addresses: false,
+            takes_kept: false,
         }));
     }
 

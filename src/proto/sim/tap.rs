@@ -34,6 +34,10 @@ pub struct Tap {
     stretches: HashMap<EntryId, u64>,
     have: HashSet<(EntryId, u32)>,
     sent: HashSet<(EntryId, u32)>,
+    /// Delivered with a value that the sender remembers.
+    kept: HashSet<(EntryId, u32)>,
+    /// Of those, how many the receiver asked for again.
+    pub asked_again: usize,
     pub have_bytes: u64,
     /// File data that was put on the wire.
     pub data_bytes: u64,
@@ -119,8 +123,16 @@ impl Tap {
             .next()
             .expect("the receiver speaks the protocol")
         {
-            let Message::Verdicts(verdicts) = message else {
-                continue;
+            let verdicts = match message {
+                Message::Verdicts(verdicts) => verdicts,
+                Message::Again { entry, chunk } => {
+                    let was_kept = self.kept.remove(&(entry, chunk));
+                    assert!(was_kept, "chunk {chunk} of {entry:?} is asked for again");
+                    self.sent.remove(&(entry, chunk));
+                    self.asked_again += 1;
+                    continue;
+                }
+                _ => continue,
             };
             for verdict in verdicts {
                 let id = verdict.entry;
@@ -284,6 +296,11 @@ impl Tap {
                     }),
                 ) if !self.may_wait => {
                     *self.delivered.entry(*entry).or_default() += len_bytes;
+                }
+                (Record::End { status, .. }, Some(RecordHead::Chunk { entry, chunk, .. }))
+                    if status.is_kept() =>
+                {
+                    drop(self.kept.insert((*entry, chunk.0)))
                 }
                 (Record::End { .. } | Record::Data(_) | Record::Hole(_), _) => {}
             }

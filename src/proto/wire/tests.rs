@@ -125,6 +125,7 @@ fn every_message() -> Vec<Message> {
                 patience_s: None,
                 adds_lanes: false,
                 asks_addresses: false,
+                takes_kept: false,
             })
         })
         .collect();

@@ -288,6 +288,7 @@ fn of_senders() -> [Message; 8] {
             entry: entry_id,
             digest: [5; 32],
             has_grown: false,
+            agains: 0,
         },
         Message::Holes {
             entry: entry_id,

@@ -470,7 +470,7 @@ pub struct Recalled {
 
 /// What a file was when its chunks were hashed: whatever is written to it later, one of these is
 /// another. The device and inode say which file, the rest says whether it is unchanged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FileStamp {
     pub device: u64,
     pub inode: u64,

@@ -291,6 +291,7 @@ mod tests {
             no_growing: false,
             counts: false,
             adds_lanes: true,
+            keeps_digests: false,
         }
     }
 
@@ -314,6 +315,7 @@ mod tests {
             chunk: ChunkIndex(number),
             is_only: false,
             map: None,
+            kept: None,
         }
     }
 

@@ -26,7 +26,7 @@ pub struct Tap {
     asked: HashSet<EntryId>,
     terminal: HashSet<EntryId>,
     /// What the receiver got of files of several chunks: whole chunks, by entry.
-    delivered_parsers: HashMap<StreamKey, (RecordParser, Option<RecordHead>)>,
+    delivered_parsers: HashMap<StreamKey, (RecordParser, Option<RecordHead>, u64)>,
     delivered: BTreeMap<EntryId, u64>,
     /// A chunk with holes came: what comes now may wait for its zeros to be hashed.
     may_wait: bool,
@@ -34,8 +34,8 @@ pub struct Tap {
     stretches: HashMap<EntryId, u64>,
     have: HashSet<(EntryId, u32)>,
     sent: HashSet<(EntryId, u32)>,
-    /// Delivered with a value that the sender remembers.
-    kept: HashSet<(EntryId, u32)>,
+    /// Delivered with a value that the sender remembers, and with so much data.
+    kept: HashMap<(EntryId, u32), u64>,
     /// Of those, how many the receiver asked for again.
     pub asked_again: usize,
     pub have_bytes: u64,
@@ -126,8 +126,9 @@ impl Tap {
             let verdicts = match message {
                 Message::Verdicts(verdicts) => verdicts,
                 Message::Again { entry, chunk } => {
-                    let was_kept = self.kept.remove(&(entry, chunk));
-                    assert!(was_kept, "chunk {chunk} of {entry:?} is asked for again");
+                    let bytes = self.kept.remove(&(entry, chunk));
+                    self.valid_bytes -= bytes
+                        .unwrap_or_else(|| panic!("asks again for chunk {chunk} of {entry:?}"));
                     self.sent.remove(&(entry, chunk));
                     self.asked_again += 1;
                     continue;
@@ -270,14 +271,14 @@ impl Tap {
     }
 
     pub fn delivered_to_receiver(&mut self, key: StreamKey, mut bytes: Bytes) {
-        let (parser, head) = self.delivered_parsers.entry(key).or_default();
+        let (parser, head, data_bytes) = self.delivered_parsers.entry(key).or_default();
         while let Some(record) = parser
             .next(&mut bytes)
             .expect("the sender speaks the protocol")
         {
             match (record, &head) {
                 (Record::Begin(begun), _) => {
-                    *head = Some(begun);
+                    (*head, *data_bytes) = (Some(begun), 0);
                     self.may_wait |= matches!(
                         begun,
                         RecordHead::Chunk {
@@ -300,9 +301,10 @@ impl Tap {
                 (Record::End { status, .. }, Some(RecordHead::Chunk { entry, chunk, .. }))
                     if status.is_kept() =>
                 {
-                    drop(self.kept.insert((*entry, chunk.0)))
+                    self.kept.insert((*entry, chunk.0), *data_bytes);
                 }
-                (Record::End { .. } | Record::Data(_) | Record::Hole(_), _) => {}
+                (Record::Data(data), _) => *data_bytes += data.len() as u64,
+                (Record::End { .. } | Record::Hole(_), _) => {}
             }
         }
     }

@@ -68,6 +68,7 @@ impl Host {
             lane_kinds: LaneKinds::Only(LaneKind::Quic),
             tcp_congestion: None,
             ktls: false,
+            digest_cache: None,
             identity: Identity::generate().expect("an identity"),
             reset_secret: [0; 32],
             authorize: Arc::new(move |peer| {

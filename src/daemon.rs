@@ -46,6 +46,8 @@ pub struct Options {
     pub tcp_congestion: Option<String>,
     /// The kernel seals and opens the records of TLS, where it can.
     pub ktls: bool,
+    /// Where values of chunks are remembered; None: they are not.
+    pub digest_cache: Option<PathBuf>,
     pub identity: Identity,
     pub reset_secret: [u8; 32],
     /// The file; it need not exist. Read again on SIGHUP.
@@ -103,6 +105,7 @@ pub fn run(
         lane_kinds: options.lane_kinds,
         tcp_congestion: options.tcp_congestion,
         ktls: options.ktls,
+        digest_cache: options.digest_cache,
         identity: options.identity,
         reset_secret: options.reset_secret,
         authorize: Arc::new(move |peer| {

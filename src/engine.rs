@@ -64,6 +64,8 @@ pub enum EngineError {
          TasksMax=), or its memory (ulimit -v)? A daemon needs fewer with --workers 1"
     )]
     Thread(io::Error),
+    #[error("cannot start the thread of --digest-cache: {0}")]
+    Digests(io::Error),
     #[error("TCP: {0}")]
     Congestion(io::Error),
     #[error(transparent)]

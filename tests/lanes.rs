@@ -80,6 +80,7 @@ fn session(
         lane_kinds: LaneKinds::Only(kind),
         tcp_congestion: None,
         ktls: false,
+        digest_cache: None,
         identity: Identity::generate().unwrap(),
         reset_secret: [0; 32],
         authorize: Arc::new(move |_| Some(access.clone())),

@@ -44,6 +44,7 @@ fn limits() -> Limits {
         lookups: 64,
         patience: None,
         adds_lanes: false,
+        keeps_digests: false,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
     }

@@ -124,6 +124,7 @@ fn lanes() {
         patience_s: None,
         adds_lanes: false,
         asks_addresses: false,
+        takes_kept: false,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);
@@ -196,6 +197,7 @@ fn hello(request: WireRequest) -> Message {
         patience_s: Some(60),
         adds_lanes: false,
         asks_addresses: false,
+        takes_kept: false,
     })
 }
 
@@ -286,6 +288,7 @@ fn of_senders() -> [Message; 8] {
             entry: entry_id,
             digest: [5; 32],
             has_grown: false,
+            agains: 0,
         },
         Message::Holes {
             entry: entry_id,

@@ -61,6 +61,7 @@ fn step(world: &mut World<'_>) {
                 entry,
                 digest: [0; 32],
                 has_grown: false,
+                agains: 0,
             });
         }
         9 => {

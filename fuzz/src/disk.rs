@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use landro::ids::Name;
+use landro::proto::chunk::chunk_count;
 use landro::proto::extents::DataMap;
 use landro::proto::journal::Storage;
 use landro::proto::{
-    DirFound, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Lasting, Listed, Meta, Mtime,
-    TimeLapse,
+    DirFound, DiskDone, DiskError, DiskOp, Existing, FileStamp, Kind, Lapses, Lasting, Listed, Meta,
+    Mtime, Recalled, TimeLapse,
 };
 
 use crate::Script;
@@ -90,10 +91,12 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
         DiskOp::Map { offset, .. } => map(*offset, script),
         DiskOp::DirsAbove { .. } => DiskDone::Above(Vec::new()),
         DiskOp::Yield => DiskDone::Yielded,
+        DiskOp::Recall { size_bytes, .. } => recalled(*size_bytes, script),
         DiskOp::CopyRange { len_bytes, .. } => DiskDone::Copied { bytes: *len_bytes },
         DiskOp::CloseDir { .. }
         | DiskOp::EnterTarget { .. }
         | DiskOp::CloseRead { .. }
+        | DiskOp::Remember { .. }
         | DiskOp::StartPart { .. }
         | DiskOp::Write { .. }
         | DiskOp::MakeHole { .. }
@@ -149,6 +152,22 @@ fn map(offset: u64, script: &mut Script<'_>) -> DiskDone {
         _ => u64::MAX,
     };
     DiskDone::Mapped(DataMap::new(ranges, known_to))
+}
+
+/// Values of all chunks, of too few, or none.
+fn recalled(size_bytes: u64, script: &mut Script<'_>) -> DiskDone {
+    let how = script.byte();
+    let stamp = FileStamp {
+        device: 1,
+        inode: 1,
+        size_bytes,
+        mtime: Mtime::default(),
+        ctime: Mtime::default(),
+    };
+    let chunks = chunk_count(size_bytes) as usize - usize::from(how & 4 != 0);
+    let values = (how & 2 != 0).then(|| vec![[how; 32]; chunks].into());
+    let recalled = Recalled { stamp, values };
+    DiskDone::Recalled((how & 1 != 0).then(|| Box::new(recalled)))
 }
 
 fn read(how: u8, len_bytes: usize, script: &mut Script<'_>) -> DiskDone {

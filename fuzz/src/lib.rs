@@ -49,6 +49,7 @@ pub fn limits() -> Limits {
         lookups: 8,
         patience: Some(PATIENCE),
         adds_lanes: false,
+        keeps_digests: true,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
     }
@@ -229,6 +230,7 @@ impl<'a> World<'a> {
             patience_s: None,
             adds_lanes: false,
             asks_addresses: false,
+            takes_kept: true,
         };
         self.say(&Message::Hello(hello));
     }

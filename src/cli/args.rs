@@ -100,6 +100,10 @@ pub struct ServeArgs {
     /// them every hour [default: they stay]
     #[arg(long, value_name = "AGE", value_parser = age)]
     pub partial_max_age: Option<Duration>,
+    /// Remembers the digests of what was sent in this directory, one for each daemon: a file that
+    /// did not change is hashed once, however many fetch it [default: each hashes it anew]
+    #[arg(long, value_name = "DIR")]
+    pub digest_cache: Option<PathBuf>,
     /// Most memory for transfers; suffixes as in --bwlimit [default: 64M]
     #[arg(long, value_name = "BYTES", value_parser = memory_budget)]
     pub memory_budget: Option<u64>,

@@ -130,7 +130,10 @@ impl DiskAnswer {
                 unreachable!("nothing was asked that has this answer")
             }
             // Where a hole is a hole is the file system's choice.
-            Ok(DiskDone::Mapped(_) | DiskDone::Yielded | DiskDone::Done) => DiskAnswer::Done,
+            // What is remembered is the simulator's to think up.
+            Ok(
+                DiskDone::Mapped(_) | DiskDone::Recalled(_) | DiskDone::Yielded | DiskDone::Done,
+            ) => DiskAnswer::Done,
         }
     }
 }

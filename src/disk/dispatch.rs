@@ -1,7 +1,7 @@
 //! Which function carries out which disk operation.
 
 use super::{Attributes, DiskDone, DiskError, DiskOp, Files};
-use super::{descriptors, dirlinks, full, named, part, publish, source, target};
+use super::{descriptors, digests, dirlinks, full, named, part, publish, source, target};
 use crate::proto::errno::ENOSPC;
 
 /// Runs an operation, again and again while it lacks a descriptor.
@@ -48,6 +48,8 @@ async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> 
         | DiskOp::OpenRead { .. }
         | DiskOp::Read { .. }
         | DiskOp::Map { .. }
+        | DiskOp::Recall { .. }
+        | DiskOp::Remember { .. }
         | DiskOp::AwaitInput { .. }
         | DiskOp::ReadOn { .. }
         | DiskOp::Stat { .. }
@@ -98,6 +100,12 @@ async fn run_for_sender(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             len_bytes,
         } => source::read(files, file, offset, len_bytes).await,
         DiskOp::Map { file, offset } => source::map(files, file, offset).await,
+        DiskOp::Recall { file, size_bytes } => digests::recall(files, file, size_bytes).await,
+        DiskOp::Remember {
+            file,
+            stamp,
+            values,
+        } => digests::remember(files, file, stamp, values).await,
         DiskOp::AwaitInput { file } => named::await_input(files, file).await,
         DiskOp::ReadOn { file, len_bytes } => named::read_on(files, file, len_bytes).await,
         DiskOp::Stat { file } => source::stat(files, file).await,

@@ -27,7 +27,7 @@ impl Side {
     /// # Errors
     /// When there is no memory for buffers.
     pub fn new() -> io::Result<Side> {
-        let Disk { shared, .. } = Disk::new(Pool::new(POOL_BUFFERS)?, None);
+        let Disk { shared, .. } = Disk::new(Pool::new(POOL_BUFFERS)?, None, None);
         Ok(Side {
             files: Files {
                 shared,

@@ -12,6 +12,7 @@ mod behind;
 mod conformance;
 mod copies;
 mod descriptors;
+mod digests;
 mod dirlinks;
 mod dispatch;
 mod durable;
@@ -59,6 +60,7 @@ use crate::ids::OpId;
 use crate::proto::errno::EIO;
 use crate::proto::{Attributes, DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
+pub use digests::Digests;
 pub use local::Side;
 pub use root::ServedRoot;
 pub use settle::{Settler, start as start_settler};
@@ -115,6 +117,8 @@ struct Shared {
     boot_id: [u8; 16],
     /// Where marked directories are named; a command ends before its data is on disk and has none.
     settler: Option<Settler>,
+    /// Of a daemon that is to remember them.
+    digests: Option<Arc<Digests>>,
     /// File operations in flight: which task waits, and the result once it is there.
     slots: RefCell<slab::Slab<Slot>>,
     /// File operations that tasks asked for and the worker has not handed to the driver yet.
@@ -211,11 +215,12 @@ impl Shared {
 }
 
 impl Disk {
-    pub fn new(pool: Pool, settler: Option<Settler>) -> Disk {
+    pub fn new(pool: Pool, settler: Option<Settler>, digests: Option<Arc<Digests>>) -> Disk {
         let shared = Shared {
             pool,
             boot_id: landro_sys::boot_id().unwrap_or_default(),
             settler,
+            digests,
             slots: RefCell::default(),
             pending: RefCell::default(),
             kept: RefCell::default(),

@@ -38,7 +38,7 @@ fn resolve(target: &Path) -> DiskOp {
 
 impl Bench {
     fn new(target: &Path, pool_buffers: usize) -> Bench {
-        let disk = Disk::new(Pool::new(pool_buffers).unwrap(), None);
+        let disk = Disk::new(Pool::new(pool_buffers).unwrap(), None, None);
         disk.share_among(1);
         let mut bench = Bench {
             disk,

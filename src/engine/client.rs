@@ -270,6 +270,7 @@ impl Trying {
                 patience: config.patience,
                 service: None,
                 added_lanes: Some(added_lanes),
+                digests: None,
             },
         );
         let trust_refused = Arc::new(Mutex::new(None));

@@ -11,10 +11,10 @@ use landro_sys::{Backend, Caps, Pool};
 
 use super::sockets::{Sockets, bind_all, rule};
 use super::workers::{Chosen, Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits, tls_in_kernel};
+use super::{BackendChoice, EngineError, before, demand_calls, now, tcp_limits, tls_in_kernel};
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
-use crate::disk::ServedRoot;
+use crate::disk::{Digests, ServedRoot};
 use crate::ids::WorkerId;
 use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
 use crate::tcp::TcpSetup;
@@ -59,6 +59,8 @@ pub struct ServeConfig {
     pub tcp_congestion: Option<String>,
     /// The kernel seals and opens the records of TLS, where it can.
     pub ktls: bool,
+    /// Where values of chunks are remembered; None: they are not.
+    pub digest_cache: Option<PathBuf>,
     pub identity: Identity,
     /// Of this host's daemons, the same after a restart: what stateless resets are made from.
     pub reset_secret: [u8; 32],
@@ -121,6 +123,7 @@ impl Server {
                 patience: config.patience,
                 service: Some(service),
                 added_lanes: None,
+                digests: remembering(config.digest_cache.as_deref())?,
             },
         );
         let tickets = TicketKeys::random()?;
@@ -212,6 +215,9 @@ impl Server {
                 workers: names.join(", "),
             });
         }
+        if let Some(digests) = &self.shared.digests {
+            digests.finish();
+        }
         result.map_err(ShutdownError::Worker)?;
         Ok(self
             .shared
@@ -219,6 +225,15 @@ impl Server {
             .lock()
             .map_or_else(|_| Default::default(), |served| served.clone()))
     }
+}
+
+/// What is remembered of chunks, if anything is to be.
+fn remembering(directory: Option<&Path>) -> Result<Option<Arc<Digests>>, EngineError> {
+    let start = |directory| Digests::start(directory, || before(Duration::ZERO)).map(Arc::new);
+    directory
+        .map(start)
+        .transpose()
+        .map_err(EngineError::Digests)
 }
 
 /// The backend and why, given why each worker has no ring, if it was to have one and has not:

@@ -11,6 +11,7 @@ use landro_sys::{Availability, Backend, probe};
 use super::{BackendChoice, EngineError};
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
+use crate::disk::Digests;
 use crate::quic::Secrets;
 use crate::tcp::TcpSetup;
 use crate::worker::{
@@ -75,6 +76,7 @@ pub(super) struct Sharing {
     pub service: Option<Service>,
     /// Of a command: how lanes are dialled that are added.
     pub added_lanes: Option<TcpSetup>,
+    pub digests: Option<Arc<Digests>>,
 }
 
 pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver<Mail>>) {
@@ -87,6 +89,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         patience,
         service,
         added_lanes,
+        digests,
     } = sharing;
     let (mailboxes, inboxes) = (0..workers)
         .map(|_| {
@@ -122,6 +125,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         homes: SessionHomes::default(),
         descriptors: StreamDescriptors::of_this_process(workers),
         settler,
+        digests,
         refusals: Refusals::default(),
         served: Mutex::default(),
     };

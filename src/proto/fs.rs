@@ -3,11 +3,14 @@
 //! Two executors answer them, `disk` on real files and the simulator on imagined ones; one random
 //! test (`disk/conformance.rs`) sees that they give the same answers.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::chunk::SMALL_MAX_BYTES;
 use super::errno::{EBUSY, EINVAL, EIO, ELOOP, ENODEV, ENOSPC};
 use super::extents::DataMap;
+use super::integrity::Digest;
 use super::journal::Storage;
 use crate::ids::{CopyId, DirId, FileId, Name};
 
@@ -247,6 +250,16 @@ pub enum DiskOp {
     ReadOn { file: FileId, len_bytes: usize },
     /// fstat(2) of an open file, to see whether it changed while it was read.
     Stat { file: FileId },
+    /// What is remembered of the chunks of a file opened by `OpenRead`, of which `size_bytes` were
+    /// announced. Looks into memory and at the file; waits for no store.
+    Recall { file: FileId, size_bytes: u64 },
+    /// Has the chaining values of all chunks of a file remembered, unless it is not what it was
+    /// when `Recall` said `stamp`. None: forgets what is remembered of that file.
+    Remember {
+        file: FileId,
+        stamp: FileStamp,
+        values: Option<Arc<[Digest]>>,
+    },
     /// Closes a file opened by `OpenRead`.
     CloseRead { file: FileId },
 
@@ -417,6 +430,8 @@ pub enum DiskDone {
     Copied { bytes: u64 },
     /// `Map`.
     Mapped(DataMap),
+    /// `Recall`. None: nothing of this file is remembered, nor is to be.
+    Recalled(Option<Box<Recalled>>),
     /// `Read`, `ReadOn`, `ReadPart`.
     Read { data: Bytes },
     /// `AwaitInput`.
@@ -443,6 +458,26 @@ pub enum DiskDone {
     Yielded,
     /// Everything else.
     Done,
+}
+
+/// What is remembered of the chunks of a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recalled {
+    pub stamp: FileStamp,
+    /// Of all its chunks; None: nothing yet.
+    pub values: Option<Arc<[Digest]>>,
+}
+
+/// What a file was when its chunks were hashed: whatever is written to it later, one of these is
+/// another. The device and inode say which file, the rest says whether it is unchanged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FileStamp {
+    pub device: u64,
+    pub inode: u64,
+    pub size_bytes: u64,
+    pub mtime: Mtime,
+    /// When the inode last changed: nobody can put that back.
+    pub ctime: Mtime,
 }
 
 /// What stands at a name of the destination.
@@ -519,6 +554,8 @@ impl DiskOp {
             | DiskOp::List { .. }
             | DiskOp::Read { .. }
             | DiskOp::Map { .. }
+            | DiskOp::Recall { .. }
+            | DiskOp::Remember { .. }
             | DiskOp::AwaitInput { .. }
             | DiskOp::ReadOn { .. }
             | DiskOp::Stat { .. }

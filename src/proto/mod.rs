@@ -59,8 +59,8 @@ use bytes::{Buf, Bytes};
 
 use crate::ids::{EntryId, FileId, MoverId, OpId, StreamKey, WorkerId};
 pub use fs::{
-    Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Lasting,
-    Listed, Meta, Mtime, ObjectId, TimeLapse,
+    Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, FileStamp, Kind, Lapses,
+    Lasting, Listed, Meta, Mtime, ObjectId, Recalled, TimeLapse,
 };
 use receive::{AwayOrder, AwayReport, ReceiveReport};
 use send::{AwaySendOrder, AwaySendReport};
@@ -526,6 +526,8 @@ pub struct Totals {
     pub bytes: u64,
     pub skipped: u64,
     pub resumed_bytes: u64,
+    /// Chunks that the sender did not hash, since it remembered their values.
+    pub kept_chunks: u64,
     /// File bytes that crossed the wire.
     pub sent_bytes: u64,
     pub errors: u64,

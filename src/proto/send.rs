@@ -33,7 +33,7 @@ use super::place::NearPlace;
 use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
 use super::{Carriage, DiskDone, DiskError, Event, LostLane, MoverOrder, Totals};
-use crate::ids::{MoverId, OpId, StreamKey, WorkerId};
+use crate::ids::{ChunkIndex, MoverId, OpId, StreamKey, WorkerId};
 use away::AwayMovers;
 use mover::Issued;
 use movers::Movers;
@@ -68,6 +68,8 @@ pub struct SenderConfig {
     pub counts: bool,
     /// Lanes may be added: what is sent may have to be sent again.
     pub adds_lanes: bool,
+    /// The disk remembers values of chunks, and the receiver takes chunks with them.
+    pub keeps_digests: bool,
 }
 
 /// Which orders a mover leaves to others.
@@ -118,6 +120,12 @@ impl Sender {
                     self.plan.on_verdict(ports, verdict)?;
                     self.exchange(ports);
                 }
+                Ok(())
+            }
+            Message::Again { entry, chunk } => {
+                let bytes = self.plan.on_again(entry, ChunkIndex(chunk))?;
+                self.movers.take_back(bytes);
+                self.exchange(ports);
                 Ok(())
             }
             Message::DestinationWarning { path, text } => {

@@ -78,6 +78,8 @@ pub struct Limits {
     pub patience: Option<Duration>,
     /// The transport may carry data on lanes that are added, if the peer's may, too.
     pub adds_lanes: bool,
+    /// Server: the disk remembers values of chunks.
+    pub keeps_digests: bool,
     /// Client: it wants to know all addresses of the server.
     pub asks_addresses: bool,
     /// Server: what it says then.

@@ -141,6 +141,7 @@ pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
         lookups: LOOKUPS,
         patience: shared.patience,
         adds_lanes: shared.lane_kinds.has(LaneKind::Tls),
+        keeps_digests: shared.digests.is_some(),
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
         parallel: ParallelTransferConfig::default(),

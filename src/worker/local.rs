@@ -91,6 +91,7 @@ fn limits() -> Limits {
         // who started the thread watches it.
         patience: None,
         adds_lanes: false,
+        keeps_digests: false,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
     }

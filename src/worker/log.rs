@@ -217,8 +217,12 @@ impl SessionLog {
         let seconds = now.saturating_duration_since(self.began).as_secs_f64();
         // A session of no time at all has no rate.
         let rate = totals.sent_bytes as f64 / seconds.max(0.001);
+        let kept = match totals.kept_chunks {
+            0 => String::new(),
+            chunks => format!("kept_chunks={chunks} "),
+        };
         format!(
-            "files={} bytes={} sent_bytes={} skipped={} failed={} seconds={seconds:.3} \
+            "files={} bytes={} sent_bytes={} {kept}skipped={} failed={} seconds={seconds:.3} \
              bytes_per_second={rate:.0}",
             totals.files, totals.bytes, totals.sent_bytes, totals.skipped, totals.errors
         )

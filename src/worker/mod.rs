@@ -203,7 +203,7 @@ impl Worker {
             listeners,
             connections: Connections::new(router, now),
             sessions: Sessions::default(),
-            disk: Disk::new(pool.clone(), shared.settler.clone()),
+            disk: Disk::new(pool.clone(), shared.settler.clone(), shared.digests.clone()),
             outbox: Outbox::default(),
             client: None,
             due: Vec::new(),

@@ -11,7 +11,7 @@ use super::mailbox::{Mail, Mailbox};
 use super::stats::TransportStats;
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
-use crate::disk::{ServedRoot, Settler};
+use crate::disk::{Digests, ServedRoot, Settler};
 use crate::ids::{Fingerprint, SessionId, WorkerId};
 use crate::proto::session::Grant;
 use crate::quic::Secrets;
@@ -110,6 +110,8 @@ pub struct Shared {
     pub descriptors: StreamDescriptors,
     /// Set for a daemon: takes the marks of directories away when their data is on disk.
     pub settler: Option<Settler>,
+    /// Set for a daemon that is to remember values of chunks.
+    pub digests: Option<Arc<Digests>>,
     pub refusals: Refusals,
     /// What a daemon's connections did, once they have ended.
     pub served: Mutex<TransportStats>,

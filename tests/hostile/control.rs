@@ -189,6 +189,7 @@ fn out_of_place(scene: &Scene) {
             entry: EntryId(1),
             digest: [0; 32],
             has_grown: false,
+            agains: 0,
         },
         Message::Abort {
             entry: EntryId(1),

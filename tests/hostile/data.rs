@@ -263,6 +263,7 @@ pub fn digests(scene: &Scene) {
         entry: EntryId(4),
         digest: [3; 32],
         has_grown: false,
+        agains: 0,
     });
     peer.record(whole(5, 10), &data[..10], digest_of(&data[..10]));
     peer.record(whole(6, 0), &[], [4; 32]);
@@ -293,6 +294,7 @@ fn roots_out_of_place(scene: &Scene) {
         entry: EntryId(1),
         digest: [3; 32],
         has_grown: false,
+        agains: 0,
     });
     peer.expect_violation("a root of a small file");
     let mut peer = asked_for(scene, "odd", 2 * MIB as u64);
@@ -301,6 +303,7 @@ fn roots_out_of_place(scene: &Scene) {
             entry: EntryId(1),
             digest: [3; 32],
             has_grown: false,
+            agains: 0,
         });
     }
     peer.expect_violation("two roots");

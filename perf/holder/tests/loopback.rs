@@ -36,6 +36,7 @@ fn serve(root: &Path, clients: &[Fingerprint]) -> (Server, Fingerprint) {
         lane_kinds: LaneKinds::Only(LaneKind::Quic),
         tcp_congestion: None,
         ktls: false,
+        digest_cache: None,
         identity,
         reset_secret: [0; 32],
         authorize: Arc::new(move |asks| clients.contains(asks).then(|| all.clone())),

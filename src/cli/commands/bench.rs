@@ -127,6 +127,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         lane_kinds: args.engine.lane_kinds,
         tcp_congestion: args.engine.tcp_congestion.clone(),
         ktls: args.engine.ktls(),
+        digest_cache: None,
         identity: daemon,
         reset_secret: rand::random(),
         authorize: Arc::new(move |asks| {

@@ -35,6 +35,7 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
         lane_kinds: args.engine.lane_kinds,
         tcp_congestion: args.engine.tcp_congestion.clone(),
         ktls: args.engine.ktls(),
+        digest_cache: args.digest_cache.as_deref().map(absolute),
         memory_budget_bytes: args.memory_budget.unwrap_or(DEFAULT_MEMORY_BUDGET_BYTES),
         identity,
         reset_secret: trust::reset_secret(&dir).unwrap_or_else(|error| {

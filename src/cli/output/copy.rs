@@ -427,6 +427,7 @@ impl CopyReporter {
             bytes: totals.bytes,
             skipped: totals.skipped,
             resumed_bytes: totals.resumed_bytes,
+            kept_chunks: totals.kept_chunks,
             sent_bytes: totals.sent_bytes,
             seconds,
             goodput_bps: goodput_bps(totals.sent_bytes, seconds),

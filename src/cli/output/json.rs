@@ -123,6 +123,8 @@ pub enum JsonEvent<'a> {
         bytes: u64,
         skipped: u64,
         resumed_bytes: u64,
+        /// Chunks that the daemon did not hash, since it remembered their digests.
+        kept_chunks: u64,
         /// File bytes that crossed the wire.
         sent_bytes: u64,
         seconds: f64,

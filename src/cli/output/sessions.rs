@@ -40,6 +40,7 @@ impl LostSessions {
             bytes: files(lost.bytes, last.bytes),
             skipped: last.skipped.saturating_sub(self.files_lost()),
             resumed_bytes: lost.resumed_bytes.saturating_add(last.resumed_bytes),
+            kept_chunks: lost.kept_chunks.saturating_add(last.kept_chunks),
             sent_bytes: lost.sent_bytes.saturating_add(last.sent_bytes),
             errors: lost.errors.max(last.errors),
             ..*last

@@ -103,7 +103,7 @@ impl Real {
 
     fn served(pool: &Pool, driver: Option<Box<Driver>>) -> Real {
         let root = place();
-        let disk = Disk::new(pool.clone(), None);
+        let disk = Disk::new(pool.clone(), None, None);
         disk.share_among(1);
         let base = Base::Served(ServedRoot::new(root.path()).part(None));
         let space = match driver {

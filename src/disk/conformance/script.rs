@@ -19,7 +19,7 @@ use crate::proto::journal::{Header, RecordKey, Storage};
 use crate::proto::sim::Rng;
 use crate::proto::sim::disk::{Body, Disk, Ino};
 use crate::proto::sim::tree::random_name;
-use crate::proto::{Attributes, DirMode, DiskOp, Kind, Mtime, PIECE_BYTES};
+use crate::proto::{Attributes, DirMode, DiskOp, FileStamp, Kind, Mtime, PIECE_BYTES};
 
 /// Where symlinks lead: nowhere, so that no path goes through one.
 const NOWHERE: &[u8] = b"nowhere/at-all";
@@ -91,6 +91,20 @@ impl Script {
             13 if self.rng.chance(50) => {
                 let offset = self.offset() / BLOCK_BYTES * BLOCK_BYTES;
                 self.file().map(|file| DiskOp::Map { file, offset })
+            }
+            13 if self.rng.chance(30) => {
+                let file = self.file()?;
+                Some(match self.rng.chance(50) {
+                    true => DiskOp::Recall {
+                        file,
+                        size_bytes: self.offset(),
+                    },
+                    false => DiskOp::Remember {
+                        file,
+                        stamp: FileStamp::default(),
+                        values: None,
+                    },
+                })
             }
             13 => self.file().map(|file| DiskOp::Stat { file }),
             14 => {

@@ -169,7 +169,10 @@ enum ChunkEnd {
     Valid {
         value: Digest,
         has_grown: bool,
+        is_kept: bool,
     },
+    /// It is not what the sender remembers, and may come again once nothing of it is being written.
+    Mistaken,
     /// The source failed, or this side did: never counts.
     Worthless,
     /// It does not come to an end, and may come again once nothing of it is being written.
@@ -442,7 +445,19 @@ impl ReceiveMover {
                 taking.give_back(chunk);
             }
         }
-        if let ChunkEnd::Valid { value, has_grown } = end
+        if let ChunkEnd::Mistaken = end
+            && let (RecordPlace::Chunk(chunk), Some(Taking::Part(taking))) =
+                (place, self.taking.get_mut(&entry))
+        {
+            taking.unclaim(chunk);
+            self.reports
+                .push_back(ReceiveReport::ChunkMistaken { part, chunk });
+        }
+        if let ChunkEnd::Valid {
+            value,
+            has_grown,
+            is_kept,
+        } = end
             && self.taking.contains_key(&entry)
         {
             self.reports.push_back(match place {
@@ -451,6 +466,7 @@ impl ReceiveMover {
                     chunk,
                     value,
                     has_grown,
+                    is_kept,
                 },
                 RecordPlace::Stretch { offset, len_bytes } => ReceiveReport::Stretch {
                     part,

@@ -101,6 +101,8 @@ pub enum ReceiveReport {
         chunk: ChunkIndex,
         value: Digest,
         has_grown: bool,
+        /// The sender remembered it.
+        is_kept: bool,
     },
     /// A stretch is written, and its digest is right.
     Stretch {
@@ -112,6 +114,11 @@ pub enum ReceiveReport {
     /// A chunk arrived, and its digest is another.
     ChunkCorrupted {
         part: usize,
+    },
+    /// A chunk arrived, and its digest is another than the sender remembered. It may come again.
+    ChunkMistaken {
+        part: usize,
+        chunk: ChunkIndex,
     },
     WriteFailed {
         part: usize,

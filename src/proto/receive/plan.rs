@@ -368,7 +368,8 @@ impl ReceivePlan {
                 entry,
                 digest,
                 has_grown,
-            } => self.on_root(ports, entry, digest, has_grown),
+                agains,
+            } => self.on_root(ports, entry, (digest, agains), has_grown),
             Message::End {
                 entry,
                 size_bytes,
@@ -445,7 +446,12 @@ impl ReceivePlan {
                 chunk,
                 value,
                 has_grown,
-            } => self.chunk_done(ports, part, (chunk, value), has_grown),
+                is_kept,
+            } => {
+                self.totals.kept_chunks += u64::from(is_kept);
+                self.chunk_done(ports, part, (chunk, value), has_grown);
+            }
+            ReceiveReport::ChunkMistaken { part, chunk } => self.ask_again(ports, part, chunk),
             ReceiveReport::Stretch {
                 part,
                 offset,

@@ -11,6 +11,7 @@ mod holes;
 mod pack;
 mod runs;
 mod unsized_files;
+mod values;
 
 use std::collections::VecDeque;
 use std::time::Instant;

@@ -303,6 +303,7 @@ mod tests {
             no_growing: false,
             counts: false,
             adds_lanes: true,
+            keeps_digests: false,
         }
     }
 
@@ -326,6 +327,7 @@ mod tests {
             chunk: ChunkIndex(number),
             is_only: false,
             map: None,
+            kept: None,
         }
     }
 

@@ -103,6 +103,8 @@ pub struct ChunkOrder {
     pub is_only: bool,
     /// Of a file with holes: where data is, as far as is known.
     pub map: Option<DataMap>,
+    /// Its value, if that is remembered: it is not hashed then.
+    pub kept: Option<Digest>,
 }
 
 /// Hash these chunks, which are all hole and are said to be by the plan. Ends with
@@ -181,6 +183,8 @@ pub enum SendReport {
         file: usize,
         chunk: ChunkIndex,
         value: Digest,
+        /// It was ordered with this value, and not hashed.
+        is_kept: bool,
         /// None of a hole.
         at: Option<RecordAt>,
     },

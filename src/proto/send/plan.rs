@@ -6,6 +6,7 @@ mod copies;
 mod count;
 mod files;
 mod hard_links;
+mod kept;
 mod manifest;
 mod verdicts;
 mod walk;
@@ -60,7 +61,9 @@ pub struct SendPlan {
     totals: Totals,
     no_growing: bool,
     /// What is sent may have to be sent again.
-    adds_lanes: bool,
+    moves_again: bool,
+    /// The disk is asked for values of chunks.
+    keeps_digests: bool,
     /// Of what entries without verdict keep of their records.
     sent_bytes: u64,
     odd_sizes: OddSizes,
@@ -89,6 +92,9 @@ pub enum SendPlanOp {
         file: usize,
     },
     Look {
+        file: usize,
+    },
+    Recall {
         file: usize,
     },
     OpenCopied {
@@ -192,7 +198,8 @@ impl SendPlan {
             count: SourceCount::new(now, config.counts),
             totals: Totals::default(),
             no_growing: config.no_growing,
-            adds_lanes: config.adds_lanes,
+            moves_again: config.adds_lanes || config.keeps_digests,
+            keeps_digests: config.keeps_digests,
             sent_bytes: 0,
             odd_sizes: OddSizes::default(),
             links: HardLinks::default(),
@@ -249,6 +256,7 @@ impl SendPlan {
             SendPlanOp::OpenRead { file, dir } => self.file_opened(ports, file, dir, result),
             SendPlanOp::Stat { file } => self.file_checked(ports, file, result),
             SendPlanOp::Look { file } => self.file_looked_at(ports, file, result),
+            SendPlanOp::Recall { file } => self.file_recalled(ports, file, result),
             SendPlanOp::OpenCopied { dir } => self.copied_opened(ports, dir, result),
             SendPlanOp::AwaitCopied => self.copied_awaited(ports, result),
             SendPlanOp::CheckCopied => self.copied_checked(ports, result),
@@ -273,6 +281,7 @@ impl SendPlan {
             SendPlanOp::List { .. }
             | SendPlanOp::Stat { .. }
             | SendPlanOp::Look { .. }
+            | SendPlanOp::Recall { .. }
             | SendPlanOp::AwaitCopied
             | SendPlanOp::CheckCopied
             | SendPlanOp::CountList
@@ -306,9 +315,11 @@ impl SendPlan {
                 file,
                 chunk,
                 value,
+                is_kept,
                 at,
             } => {
                 self.files.chunk_sent(file, chunk, value);
+                self.note_value(file, chunk, value, is_kept);
                 self.note_chunk(file, chunk, at);
             }
             SendReport::Torn { file, chunk, at } => self.note_chunk(file, chunk, Some(at)),
@@ -451,6 +462,7 @@ impl SendPlan {
                 SendPlanOp::List { dir } => usize::from(!walked(dir)),
                 SendPlanOp::Stat { .. }
                 | SendPlanOp::Look { .. }
+                | SendPlanOp::Recall { .. }
                 | SendPlanOp::AwaitCopied
                 | SendPlanOp::CheckCopied
                 | SendPlanOp::CountSource

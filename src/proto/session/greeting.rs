@@ -144,7 +144,8 @@ impl Session {
             ),
             WireRequest::Bench { .. } => (true, true),
         };
-        let is_transfer = matches!(request, WireRequest::Push { .. } | WireRequest::Pull { .. });
+        let is_pull = matches!(request, WireRequest::Pull { .. });
+        let is_transfer = is_pull || matches!(request, WireRequest::Push { .. });
         let message = Message::Hello(Hello {
             version: VERSION,
             request,
@@ -158,6 +159,7 @@ impl Session {
                 .map(|patience| u32::try_from(patience.as_secs()).unwrap_or(u32::MAX).max(1)),
             adds_lanes: self.limits.adds_lanes && is_transfer,
             asks_addresses: self.limits.asks_addresses && is_transfer,
+            takes_kept: is_pull,
         });
         if paths_fit && few && wire::fits(&message) {
             self.ports.message(&message);
@@ -327,6 +329,7 @@ impl Session {
         let sources = Sources { paths, options };
         let mut config = self.sender_config(sources, hello.entry_window, place.clone())?;
         config.counts = hello.counts;
+        config.keeps_digests = self.limits.keeps_digests && hello.takes_kept;
         if let Some(streams) = hello.streams {
             let max = &mut config.parallel.max_concurrent_streams;
             *max = (*max).min(usize::from(streams)).max(1);
@@ -423,6 +426,7 @@ impl Session {
             no_growing: options.no_growing,
             counts: false,
             adds_lanes: self.adds_lanes,
+            keeps_digests: false,
         })
     }
 }

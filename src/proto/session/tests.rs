@@ -44,6 +44,7 @@ fn limits() -> Limits {
         lookups: 8,
         patience: Some(PATIENCE),
         adds_lanes: false,
+        keeps_digests: false,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
     }
@@ -77,6 +78,7 @@ fn hello(version: u16, request: WireRequest) -> Message {
         patience_s: None,
         adds_lanes: false,
         asks_addresses: false,
+        takes_kept: false,
     })
 }
 

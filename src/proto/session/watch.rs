@@ -89,6 +89,8 @@ impl ProgressWatch {
             Message::Entries(items) if items.is_empty() => {}
             Message::Verdicts(verdicts) if verdicts.is_empty() => {}
             Message::Listing(rows) if rows.is_empty() => {}
+            // What was asked for twice is no progress.
+            Message::Again { .. } => {}
             // Lanes may come and go for ever.
             Message::LaneOver { .. } | Message::LaneAccount(_) => {}
             Message::Abort { .. }

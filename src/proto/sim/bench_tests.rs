@@ -290,6 +290,7 @@ fn hello(mode: BenchMode, milliseconds: u64, streams: Option<u8>) -> Message {
         patience_s: None,
         adds_lanes: false,
         asks_addresses: false,
+        takes_kept: false,
     })
 }
 

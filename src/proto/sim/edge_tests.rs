@@ -427,6 +427,7 @@ fn hello() -> Hello {
         patience_s: None,
         adds_lanes: false,
         asks_addresses: false,
+        takes_kept: false,
     }
 }
 

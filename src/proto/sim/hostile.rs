@@ -167,6 +167,7 @@ impl Hostile {
                 }));
             }
         };
+        let takes_kept = self.rng.chance(50);
         self.say(&Message::Hello(Hello {
             version: VERSION,
             request,
@@ -177,6 +178,7 @@ impl Hostile {
             patience_s: None,
             adds_lanes: true,
             asks_addresses: false,
+            takes_kept,
         }));
     }
 
@@ -513,6 +515,10 @@ impl Hostile {
                 path: Bytes::from_static(b"\x1b[2J"),
                 error: error(EntryErrorCode::Name),
             }),
+            23 if self.rng.chance(50) => {
+                let (entry, chunk) = (id, self.rng.pick(&[0, 1, u32::MAX]));
+                self.say(&Message::Again { entry, chunk })
+            }
             23 => {
                 let lane = self.rng.pick(&[0, 1, u32::MAX]);
                 self.say(&Message::LaneOver { lane })

@@ -14,6 +14,7 @@ mod edge_tests;
 mod hole_tests;
 mod hostile;
 mod hostile_tests;
+mod kept_tests;
 mod lanes;
 mod local;
 pub(crate) mod ops;
@@ -101,5 +102,6 @@ pub fn root(entry: EntryId, digest: Digest) -> Message {
         entry,
         digest,
         has_grown: false,
+        agains: 0,
     }
 }

@@ -15,12 +15,14 @@ use bytes::Bytes;
 
 use super::Rng;
 use super::disk::{Body, Disk, Ino, Part, data_map};
-use crate::ids::{DirId, FileId, Name, OpId};
+use crate::ids::{ChunkIndex, DirId, FileId, Name, OpId};
+use crate::proto::chunk::{chunk_count, chunk_len_bytes, chunk_offset};
 use crate::proto::errno::{
     EACCES, EBADF, EIO, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ESPIPE,
 };
 use crate::proto::extents::{BLOCK_BYTES, DataMap, MAP_RANGES};
-use crate::proto::{DiskDone, DiskError, DiskOp, Listed, PIECE_BYTES};
+use crate::proto::integrity::{ChunkHasher, Digest};
+use crate::proto::{DiskDone, DiskError, DiskOp, FileStamp, Listed, PIECE_BYTES, Recalled};
 use source::{read_small, source_file};
 
 /// Most entries one `List` answers with, whatever was asked: getdents64 has its own idea, too.
@@ -128,6 +130,8 @@ fn about(cmd: &DiskOp) -> About {
         },
         DiskOp::Read { file, .. }
         | DiskOp::Map { file, .. }
+        | DiskOp::Recall { file, .. }
+        | DiskOp::Remember { file, .. }
         | DiskOp::AwaitInput { file }
         | DiskOp::ReadOn { file, .. }
         | DiskOp::Stat { file }
@@ -373,6 +377,10 @@ impl Handles {
                 offset, len_bytes, ..
             } => self.read(disk, file, offset, len_bytes),
             DiskOp::Map { offset, .. } => self.map(disk, file, offset, rng),
+            DiskOp::Recall { size_bytes, .. } => Ok(self.recall(disk, file, size_bytes, rng)),
+            DiskOp::Remember { stamp, values, .. } => {
+                Ok(self.remember(disk, file, &stamp, values.as_deref()))
+            }
             DiskOp::Yield => Ok(DiskDone::Yielded),
             DiskOp::AwaitInput { .. } => Ok(rng.input()),
             DiskOp::ReadOn { len_bytes, .. } => self.read_on(disk, file, len_bytes, rng),

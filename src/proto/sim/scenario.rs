@@ -353,6 +353,7 @@ pub fn limits(rng: &mut Rng) -> Limits {
         lookups: rng.pick(&[1, 8, 64]),
         patience: Some(PATIENCE),
         adds_lanes: false,
+        keeps_digests: rng.chance(40),
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
     }

@@ -26,7 +26,7 @@ pub struct Tap {
     asked: HashSet<EntryId>,
     terminal: HashSet<EntryId>,
     /// What the receiver got of files of several chunks: whole chunks, by entry.
-    delivered_parsers: HashMap<StreamKey, (RecordParser, Option<RecordHead>)>,
+    delivered_parsers: HashMap<StreamKey, (RecordParser, Option<RecordHead>, u64)>,
     delivered: BTreeMap<EntryId, u64>,
     /// A chunk with holes came: what comes now may wait for its zeros to be hashed.
     may_wait: bool,
@@ -34,6 +34,10 @@ pub struct Tap {
     stretches: HashMap<EntryId, u64>,
     have: HashSet<(EntryId, u32)>,
     sent: HashSet<(EntryId, u32)>,
+    /// Delivered with a value that the sender remembers, and with so much data.
+    kept: HashMap<(EntryId, u32), u64>,
+    /// Of those, how many the receiver asked for again.
+    pub asked_again: usize,
     pub have_bytes: u64,
     /// File data that was put on the wire.
     pub data_bytes: u64,
@@ -119,8 +123,17 @@ impl Tap {
             .next()
             .expect("the receiver speaks the protocol")
         {
-            let Message::Verdicts(verdicts) = message else {
-                continue;
+            let verdicts = match message {
+                Message::Verdicts(verdicts) => verdicts,
+                Message::Again { entry, chunk } => {
+                    let bytes = self.kept.remove(&(entry, chunk));
+                    self.valid_bytes -= bytes
+                        .unwrap_or_else(|| panic!("asks again for chunk {chunk} of {entry:?}"));
+                    self.sent.remove(&(entry, chunk));
+                    self.asked_again += 1;
+                    continue;
+                }
+                _ => continue,
             };
             for verdict in verdicts {
                 let id = verdict.entry;
@@ -258,14 +271,14 @@ impl Tap {
     }
 
     pub fn delivered_to_receiver(&mut self, key: StreamKey, mut bytes: Bytes) {
-        let (parser, head) = self.delivered_parsers.entry(key).or_default();
+        let (parser, head, data_bytes) = self.delivered_parsers.entry(key).or_default();
         while let Some(record) = parser
             .next(&mut bytes)
             .expect("the sender speaks the protocol")
         {
             match (record, &head) {
                 (Record::Begin(begun), _) => {
-                    *head = Some(begun);
+                    (*head, *data_bytes) = (Some(begun), 0);
                     self.may_wait |= matches!(
                         begun,
                         RecordHead::Chunk {
@@ -285,7 +298,13 @@ impl Tap {
                 ) if !self.may_wait => {
                     *self.delivered.entry(*entry).or_default() += len_bytes;
                 }
-                (Record::End { .. } | Record::Data(_) | Record::Hole(_), _) => {}
+                (Record::End { status, .. }, Some(RecordHead::Chunk { entry, chunk, .. }))
+                    if status.is_kept() =>
+                {
+                    self.kept.insert((*entry, chunk.0), *data_bytes);
+                }
+                (Record::Data(data), _) => *data_bytes += data.len() as u64,
+                (Record::End { .. } | Record::Hole(_), _) => {}
             }
         }
     }

@@ -100,13 +100,19 @@ fn check_events(world: &World, totals: &Totals) {
     assert_eq!(started, 1, "Started is told once");
 }
 
-fn run_whole(mut scenario: Scenario) -> Totals {
+fn run_whole(scenario: Scenario) -> Totals {
+    run_and_tap(scenario).0
+}
+
+/// With how many chunks the receiver asked for again.
+pub(super) fn run_and_tap(mut scenario: Scenario) -> (Totals, usize) {
     let (source, before) = (scenario.source.clone(), scenario.target.clone());
     let mut world = scenario.world(start());
     assert_eq!(world.run(usize::MAX), Stop::Finished);
     let totals = complete(&world);
     check_events(&world, &totals);
     let (useful, all) = (world.tap.valid_bytes, world.tap.data_bytes);
+    let asked_again = world.tap.asked_again;
     assert!(
         (useful..=all).contains(&totals.sent_bytes),
         "{} sent, {useful} to {all} seen",
@@ -121,7 +127,7 @@ fn run_whole(mut scenario: Scenario) -> Totals {
         Some(&totals),
     );
     scenario.check_leftovers(&totals);
-    totals
+    (totals, asked_again)
 }
 
 #[test]

@@ -41,6 +41,9 @@ pub enum Message {
         /// It grew while it was read: this is what it held as it was announced.
         #[cbor(n(2), default)]
         has_grown: bool,
+        /// So many `Again` of this entry were heard before.
+        #[cbor(n(3), default)]
+        agains: u32,
     },
     /// Sender to receiver: the source of this entry failed; nothing more comes of it.
     #[n(5)]
@@ -163,6 +166,16 @@ pub enum Message {
     /// Receiver to sender, once of each added lane: what of it was taken.
     #[n(24)]
     LaneAccount(#[n(0)] LaneAccount),
+    /// Receiver to sender: a chunk came with a value that the sender remembered
+    /// ([`super::RecordStatus::Kept`]), and is another. It is to be hashed and sent again, and then
+    /// the digest of a file of several chunks is to be said again.
+    #[n(25)]
+    Again {
+        #[n(0)]
+        entry: EntryId,
+        #[n(1)]
+        chunk: u32,
+    },
 }
 
 /// What a receiver took of a lane that was added. What it did not take is to be moved again.
@@ -220,6 +233,9 @@ pub struct Hello {
     /// The client has several interfaces, and asks for the server's addresses.
     #[cbor(n(8), default)]
     pub asks_addresses: bool,
+    /// The client takes chunks whose values a sending server remembers.
+    #[cbor(n(9), default)]
+    pub takes_kept: bool,
 }
 
 impl Hello {

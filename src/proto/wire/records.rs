@@ -183,11 +183,35 @@ pub enum RecordStatus {
     /// Valid, of a small file, or the only chunk of a file, that grew while it was read: what it
     /// held as it was announced.
     ValidPrefix,
+    /// Valid, of a chunk whose value the sender remembers and has not hashed now: it may be wrong.
+    Kept,
+    /// `Kept` and `ValidPrefix`.
+    KeptPrefix,
     /// Valid, of a small file that holds less than was announced: all of it.
     ValidShort,
     /// The source failed while it was read; the rest of the data is filler and the digest means
     /// nothing.
     SourceFailed,
+}
+
+impl RecordStatus {
+    /// Of a chunk that is valid.
+    pub fn of_chunk(is_kept: bool, has_grown: bool) -> RecordStatus {
+        match (is_kept, has_grown) {
+            (false, false) => RecordStatus::Valid,
+            (false, true) => RecordStatus::ValidPrefix,
+            (true, false) => RecordStatus::Kept,
+            (true, true) => RecordStatus::KeptPrefix,
+        }
+    }
+
+    pub fn has_grown(self) -> bool {
+        matches!(self, RecordStatus::ValidPrefix | RecordStatus::KeptPrefix)
+    }
+
+    pub fn is_kept(self) -> bool {
+        matches!(self, RecordStatus::Kept | RecordStatus::KeptPrefix)
+    }
 }
 
 /// Appends what follows a record's data.
@@ -197,6 +221,8 @@ pub fn encode_record_tail(status: RecordStatus, digest: &Digest, out: &mut Bytes
         RecordStatus::SourceFailed => 1,
         RecordStatus::ValidPrefix => 2,
         RecordStatus::ValidShort => 3,
+        RecordStatus::Kept => 4,
+        RecordStatus::KeptPrefix => 5,
     });
     out.put_slice(digest);
 }
@@ -386,6 +412,8 @@ impl RecordParser {
             1 => RecordStatus::SourceFailed,
             2 => RecordStatus::ValidPrefix,
             3 => RecordStatus::ValidShort,
+            4 => RecordStatus::Kept,
+            5 => RecordStatus::KeptPrefix,
             _ => return Err(WireError::Record("unknown record status")),
         };
         let mut digest = [0; 32];

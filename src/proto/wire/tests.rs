@@ -125,6 +125,7 @@ fn every_message() -> Vec<Message> {
                 patience_s: None,
                 adds_lanes: false,
                 asks_addresses: false,
+                takes_kept: false,
             })
         })
         .collect();
@@ -143,6 +144,7 @@ fn root(has_grown: bool) -> Message {
         entry: EntryId(9),
         digest: [7; 32],
         has_grown,
+        agains: 3,
     }
 }
 
@@ -234,6 +236,10 @@ fn messages_of_few() -> Vec<Message> {
             count: u32::MAX,
         },
         Message::LaneOver { lane: u32::MAX },
+        Message::Again {
+            entry: EntryId(9),
+            chunk: u32::MAX,
+        },
         Message::LaneAccount(LaneAccount {
             lane: 3,
             below: 7,

@@ -174,6 +174,7 @@ impl ReceiveMover {
                             chunk,
                             value,
                             has_grown: false,
+                            is_kept: false,
                         });
                     }
                 }

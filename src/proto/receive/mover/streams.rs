@@ -437,19 +437,35 @@ impl ReceiveMover {
             Body::Chunk { .. } if status == RecordStatus::ValidShort => {
                 return violation("a chunk that is said to be a short file");
             }
+            Body::Whole { .. } if status.is_kept() => {
+                return violation("a small file that is said to be remembered");
+            }
             Body::Whole { entry, data } => {
                 self.wholes -= 1;
                 self.flow.arriving_bytes -= bytes_of(&data);
                 return self.end_whole(ports, entry, data, (status, digest));
             }
-            Body::Chunk { chunk, hasher, .. } => {
+            Body::Chunk {
+                chunk,
+                hasher,
+                bytes,
+                ..
+            } => {
                 let ArrivingChunk { entry, part, .. } = self.chunks[chunk];
                 let is_open = self.open_part(entry).is_some();
-                let has_grown = status == RecordStatus::ValidPrefix;
+                let (has_grown, is_kept) = (status.has_grown(), status.is_kept());
                 self.chunks[chunk].end = match is_open && status != RecordStatus::SourceFailed {
                     true if hasher.finish() == digest => {
                         let value = digest;
-                        ChunkEnd::Valid { value, has_grown }
+                        ChunkEnd::Valid {
+                            value,
+                            has_grown,
+                            is_kept,
+                        }
+                    }
+                    true if is_kept => {
+                        self.flow.received_bytes -= bytes;
+                        ChunkEnd::Mistaken
                     }
                     true => {
                         self.reports
@@ -517,7 +533,7 @@ impl ReceiveMover {
             return violation(format!("data of entry {} of another length", entry.0));
         }
         if is_right {
-            let has_grown = status == RecordStatus::ValidPrefix;
+            let has_grown = status.has_grown();
             self.put(ports, entry, (data, has_grown), from);
         } else {
             from.into_iter()

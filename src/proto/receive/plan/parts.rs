@@ -3,6 +3,7 @@
 //! A part outlives its entry's verdict only to close: what it removes would change its directory's
 //! mtime, so the directory waits for it.
 
+mod again;
 mod resume;
 mod unsized_parts;
 
@@ -92,6 +93,9 @@ pub(super) struct TargetPart {
     resumed_bytes: u64,
     /// What the sender says the whole is.
     root: Option<Digest>,
+    /// How many chunks it was asked for again, and had been when it last said what the whole is.
+    agains: u32,
+    rooted_at: Option<u32>,
     /// Of an unsized file, instead of `tree`, which is that of an empty file then.
     stretches: Option<StretchChain>,
     /// Operations on this file in flight.
@@ -194,6 +198,8 @@ impl ReceivePlan {
             journaled: false,
             resumed_bytes: 0,
             root: None,
+            agains: 0,
+            rooted_at: None,
             stretches: is_unsized.then(StretchChain::default),
             ops: 0,
             moving: Moving::No,
@@ -408,30 +414,6 @@ impl ReceivePlan {
         }
         self.flush_journal(ports, at);
         self.settle_part(ports, at);
-    }
-
-    /// The digest of a whole file of several chunks.
-    pub(super) fn on_root(
-        &mut self,
-        ports: &mut Ports,
-        id: EntryId,
-        digest: Digest,
-        has_grown: bool,
-    ) -> Result<(), Violation> {
-        let Some(entry) = self.entries.get_mut(&id) else {
-            return self.known_or_violation(id);
-        };
-        if let ReceivedState::Part(at) = entry.state {
-            let part = &mut self.parts.open[at];
-            let is_open = matches!(part.state, PartState::Receiving);
-            if is_open && part.root.is_none() && part.tree.chunks() > 1 {
-                part.root = Some(digest);
-                entry.odd_size = has_grown.then_some(OddSize::Grown);
-                self.settle_part(ports, at);
-                return Ok(());
-            }
-        }
-        violation(format!("digest of entry {} in the wrong state", id.0))
     }
 
     pub(super) fn abort_part(

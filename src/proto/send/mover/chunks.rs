@@ -10,11 +10,12 @@ use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
 use super::runs::{ChunkCourse, NextPiece};
+use super::values::ChunkValue;
 use super::{Issued, SendMover, SendMoverOp};
 use crate::ids::{EntryId, StreamKey};
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::errors::{source_changed, source_error};
-use crate::proto::integrity::{ChunkHasher, ZEROS};
+use crate::proto::integrity::ZEROS;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{ChunkOrder, RecordAt, SendReport};
 use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail, encode_run};
@@ -39,7 +40,7 @@ struct Job {
     /// Of them, what is no hole.
     data_bytes: u64,
     course: ChunkCourse,
-    hasher: ChunkHasher,
+    value: ChunkValue,
     /// Pieces in order from number `first_piece` on.
     pieces: VecDeque<JobPiece>,
     first_piece: u32,
@@ -151,7 +152,7 @@ impl SendMover {
             emitted_bytes: 0,
             data_bytes: 0,
             course: ChunkCourse::new(order.map.take()),
-            hasher: ChunkHasher::new(order.chunk, order.size_bytes),
+            value: ChunkValue::of(&order),
             order,
             pieces: VecDeque::new(),
             first_piece: 0,
@@ -354,7 +355,7 @@ impl SendMover {
                 let job = &mut self.jobs.all[at];
                 job.emitted_bytes += len;
                 if job.state == JobState::Begun {
-                    job.hasher.update_zeros(len);
+                    job.value.update_zeros(len);
                     self.ahead.hole_bytes += len;
                 }
             }
@@ -374,7 +375,7 @@ impl SendMover {
         let len = data.len() as u64;
         let is_genuine = job.state == JobState::Begun;
         if is_genuine {
-            job.hasher.update(&data);
+            job.value.update(&data);
         }
         let start = chunk_offset(job.order.size_bytes, job.order.chunk);
         let payload = match is_genuine && self.carriage == Carriage::Ranges {
@@ -400,22 +401,19 @@ impl SendMover {
         let job = &self.jobs.all[at];
         let (status, digest) = match job.state {
             JobState::Begun | JobState::Held => {
-                let value = job.hasher.finish();
+                let (value, is_kept) = job.value.finish();
                 self.reports.push_back(SendReport::Chunk {
                     file: job.order.file,
                     chunk: job.order.chunk,
                     value,
+                    is_kept,
                     at: Some(RecordAt {
                         stream: key,
                         ordinal,
                         data_bytes: job.data_bytes,
                     }),
                 });
-                let status = match has_grown {
-                    true => RecordStatus::ValidPrefix,
-                    false => RecordStatus::Valid,
-                };
-                (status, value)
+                (RecordStatus::of_chunk(is_kept, has_grown), value)
             }
             JobState::Filling | JobState::Queued | JobState::Dropped => {
                 (RecordStatus::SourceFailed, [0; 32])

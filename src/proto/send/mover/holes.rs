@@ -22,6 +22,7 @@ impl SendMover {
                         file,
                         chunk,
                         value,
+                        is_kept: false,
                         at: None,
                     });
                 }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::kept::KeptValues;
 use super::{SendPlan, SentEntry, SentState};
 use crate::ids::{ChunkIndex, EntryId, StreamKey};
 use crate::proto::chunk::{SMALL_MAX_BYTES, chunk_count};
@@ -25,6 +26,8 @@ pub(super) struct SentRecords {
     again: Vec<ChunkIndex>,
     /// Something of it is sent again, or was.
     pub(super) is_again: bool,
+    /// Of a large file: values of its chunks, if they are remembered or to be.
+    pub(super) kept: Option<Box<KeptValues>>,
     /// Of a small file: what was emitted.
     pub(super) whole_bytes: Option<u64>,
 }
@@ -33,6 +36,18 @@ impl SentRecords {
     #[cfg(test)]
     pub(super) fn keeps_dir(&self) -> bool {
         self.dir.is_some()
+    }
+
+    /// See [`SendPlan::held_bytes`].
+    pub(super) fn held_bytes(&self) -> u64 {
+        let kept = self.kept.as_ref().map_or(0, |kept| kept.held_bytes());
+        self.all.len() as u64 * RECORD_BYTES + kept
+    }
+
+    /// Takes out the youngest record of a chunk: how much data it had.
+    pub(super) fn take_record(&mut self, chunk: ChunkIndex) -> Option<u64> {
+        let at = self.all.iter().rposition(|(of, _)| *of == chunk)?;
+        Some(self.all.remove(at).1.data_bytes)
     }
 
     /// Which chunks of the file are to be sent again, and whether those are all: a file of several
@@ -65,7 +80,7 @@ impl SendPlan {
     /// A directory was used to read an entry from. It is kept where that may come again.
     pub(super) fn keep_dir(&mut self, ports: &mut Ports, id: EntryId, dir: usize) {
         match self.entries.get_mut(&id) {
-            Some(entry) if self.adds_lanes => entry.sent.dir = Some(dir),
+            Some(entry) if self.moves_again => entry.sent.dir = Some(dir),
             _ => self.release_dir(ports, dir),
         }
     }
@@ -89,7 +104,7 @@ impl SendPlan {
     }
 
     pub(super) fn note_sent(&mut self, id: EntryId, chunk: ChunkIndex, at: RecordAt) {
-        if let Some(entry) = self.entries.get_mut(&id).filter(|_| self.adds_lanes) {
+        if let Some(entry) = self.entries.get_mut(&id).filter(|_| self.moves_again) {
             entry.sent.all.push((chunk, at));
             self.sent_bytes += RECORD_BYTES;
         }
@@ -97,7 +112,7 @@ impl SendPlan {
 
     /// An entry has its final verdict.
     pub(super) fn forget_sent(&mut self, ports: &mut Ports, entry: &SentEntry) {
-        self.sent_bytes -= entry.sent.all.len() as u64 * RECORD_BYTES;
+        self.sent_bytes -= entry.sent.held_bytes();
         if let Some(dir) = entry.sent.dir {
             self.release_dir(ports, dir);
         }
@@ -128,7 +143,7 @@ impl SendPlan {
         bytes
     }
 
-    fn want_again(&mut self, id: EntryId, chunks: &[ChunkIndex]) {
+    pub(super) fn want_again(&mut self, id: EntryId, chunks: &[ChunkIndex]) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
@@ -156,7 +171,7 @@ impl SendPlan {
 
     #[cfg(test)]
     pub(super) fn check_sent(&self) {
-        let records: usize = self.entries.values().map(|it| it.sent.all.len()).sum();
-        assert_eq!(self.sent_bytes, records as u64 * RECORD_BYTES);
+        let held: u64 = self.entries.values().map(|it| it.sent.held_bytes()).sum();
+        assert_eq!(self.sent_bytes, held);
     }
 }

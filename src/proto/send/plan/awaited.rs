@@ -15,6 +15,7 @@ impl SendPlan {
             | SendPlanOp::OpenCopied { dir } => Some(self.dirs.open.get(dir)?.path.clone()),
             SendPlanOp::OpenRead { file, .. }
             | SendPlanOp::Look { file }
+            | SendPlanOp::Recall { file }
             | SendPlanOp::Stat { file } => self.path_of(self.files.entry_of(file)?),
             SendPlanOp::AwaitCopied
             | SendPlanOp::CheckCopied

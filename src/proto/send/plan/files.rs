@@ -54,9 +54,11 @@ struct SourceFile {
     checking: bool,
     /// Of a file with holes: where it has data, as far as is known.
     map: Option<DataMap>,
-    /// Whether a `Map` is in flight.
+    /// Whether a `Map` or `Recall` is in flight.
     is_looking: bool,
     has_grown: bool,
+    /// It was checked behind the last byte, and is what was announced.
+    is_vouched: bool,
     /// Chunks that were sent and are to be sent again.
     again: Vec<ChunkIndex>,
     /// All was sent before, and the root was said: only `again` is to be moved.
@@ -79,6 +81,11 @@ enum SourceFileState {
 impl SourceFile {
     fn is_read(&self) -> bool {
         self.state == SourceFileState::Reading
+    }
+
+    /// Nothing of it was moved, here or by an earlier session.
+    fn is_whole(&self) -> bool {
+        !self.is_rooted && self.tree.missing() == self.tree.chunks()
     }
 
     /// Nothing is left to be ordered, once the orders under way are over.
@@ -245,6 +252,7 @@ impl SourceFile {
             chunk,
             is_only: self.tree.chunks() == 1,
             map,
+            kept: None,
         }
     }
 
@@ -296,6 +304,7 @@ impl SendPlan {
                 map: entry.is_sparse.then(DataMap::default),
                 is_looking: false,
                 has_grown: false,
+                is_vouched: false,
                 again,
                 is_rooted,
                 state: SourceFileState::Opening,
@@ -335,15 +344,77 @@ impl SendPlan {
                 let is_unsized = file.is_unsized;
                 match self.judge_file(at, &done) {
                     Ok(()) if is_unsized => self.files.unsized_ones.push_back(at),
-                    Ok(()) => {
-                        self.files.active.push_back(at);
-                        // A file resumed with nothing missing has no order that would ask for the
-                        // check.
-                        self.settle_file(ports, at);
-                    }
+                    Ok(()) if self.recalls(at) => self.recall_file(ports, at),
+                    Ok(()) => self.read_file(ports, at),
                     Err(error) => self.fail_file(ports, at, error),
                 }
             }
+        }
+    }
+
+    /// An open file is what was announced: its chunks may be ordered.
+    fn read_file(&mut self, ports: &mut Ports, at: usize) {
+        if !self.files.active.contains(&at) {
+            self.files.active.push_back(at);
+        }
+        // A file resumed with nothing missing has no order that would ask for the check.
+        self.settle_file(ports, at);
+    }
+
+    /// Whether the disk is asked for the values of an open file's chunks: of one that is moved
+    /// whole and for the first time. What the receiver has of others, it has hashed.
+    fn recalls(&self, at: usize) -> bool {
+        let file = &self.files.open[at];
+        let entry = self.entries.get(&file.entry);
+        let is_first = entry.is_some_and(|entry| !entry.sent.is_again);
+        self.keeps_digests && is_first && file.is_whole() && !file.has_grown
+    }
+
+    fn recall_file(&mut self, ports: &mut Ports, at: usize) {
+        let file = &mut self.files.open[at];
+        file.is_looking = true;
+        let cmd = DiskOp::Recall {
+            file: file.id,
+            size_bytes: file.size_bytes,
+        };
+        self.ops.start(ports, SendPlanOp::Recall { file: at }, cmd);
+    }
+
+    /// What is remembered of a file is known.
+    pub(super) fn file_recalled(
+        &mut self,
+        ports: &mut Ports,
+        at: usize,
+        result: Result<DiskDone, DiskError>,
+    ) {
+        let file = &mut self.files.open[at];
+        file.is_looking = false;
+        if !file.is_read() {
+            return self.settle_file(ports, at);
+        }
+        let (entry, size_bytes) = (file.entry, file.size_bytes);
+        // What cannot be had is hashed.
+        if let Ok(DiskDone::Recalled(Some(recalled))) = result {
+            self.lean_on(entry, size_bytes, *recalled);
+        }
+        self.read_file(ports, at);
+    }
+
+    /// Has the values of a file's chunks remembered, or forgotten, before it is closed.
+    fn remember_file(&mut self, ports: &mut Ports, at: usize) {
+        let file = &self.files.open[at];
+        let is_sure = file.is_vouched && !file.has_grown && !file.is_rooted;
+        let kept = self
+            .entries
+            .get(&file.entry)
+            .and_then(|entry| entry.sent.kept.as_ref());
+        if let Some((stamp, values)) = kept.and_then(|kept| kept.to_remember(is_sure)) {
+            let cmd = DiskOp::Remember {
+                file: file.id,
+                stamp,
+                values,
+            };
+            self.ops.start(ports, SendPlanOp::Close, cmd);
         }
     }
 
@@ -432,7 +503,10 @@ impl SendPlan {
                     self.ops.start(ports, SendPlanOp::Look { file: at }, cmd);
                     turn += 1;
                 }
-                NextChunks::Chunk(order) => return Some(LargeOrder::Chunk(order)),
+                NextChunks::Chunk(mut order) => {
+                    order.kept = self.kept_value(order.entry, order.chunk);
+                    return Some(LargeOrder::Chunk(order));
+                }
                 NextChunks::Holes { first, end } => {
                     let (entry, count) = (file.entry, end - first);
                     let chunks = ZeroChunks::new(file.size_bytes, first, end);
@@ -479,6 +553,7 @@ impl SendPlan {
         match file.state {
             SourceFileState::Reading if file.is_sent() => self.check_file(ports, at),
             SourceFileState::Over if !file.checking && !file.is_looking => {
+                self.remember_file(ports, at);
                 let file = self.files.open.remove(at);
                 let cmd = DiskOp::CloseRead { file: file.id };
                 self.ops.start(ports, SendPlanOp::Close, cmd);
@@ -526,21 +601,28 @@ impl SendPlan {
         }
         let file = &mut self.files.open[at];
         file.state = SourceFileState::Over;
-        let (root, has_grown, is_rooted) = (file.tree.root(), file.has_grown, file.is_rooted);
+        file.is_vouched = true;
+        let (has_grown, is_rooted) = (file.has_grown, file.is_rooted);
+        let (mut root, mut agains, mut is_said) = (file.tree.root(), 0, is_rooted);
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.state = SentState::Emitted;
             if has_grown && !is_rooted {
                 self.odd_sizes.note(OddSize::Grown, || entry.path());
             }
+            if let Some(kept) = &mut entry.sent.kept {
+                is_said &= !kept.owes_root();
+                (root, agains) = kept.say_root(file.size_bytes, root);
+            }
         }
         match root {
-            _ if is_rooted => {}
+            _ if is_said => {}
             Some(digest) => {
                 let entry = id;
                 let root = Message::Root {
                     entry,
                     digest,
                     has_grown,
+                    agains,
                 };
                 self.tell(ports, &root);
             }

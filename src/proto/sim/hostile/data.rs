@@ -82,12 +82,15 @@ impl Hostile {
                 RecordStatus::SourceFailed,
                 RecordStatus::ValidPrefix,
                 RecordStatus::ValidShort,
+                RecordStatus::Kept,
             ];
             self.rng.pick(&lies)
         } else {
             RecordStatus::Valid
         };
-        self.lies += usize::from(status == RecordStatus::ValidShort);
+        let is_whole = matches!(head, RecordHead::Whole { .. });
+        let is_lie = status == RecordStatus::ValidShort || status.is_kept() && is_whole;
+        self.lies += usize::from(is_lie);
         encode_record_tail(status, &digest, &mut bytes);
         self.stream(bytes.freeze(), true);
     }

@@ -115,6 +115,63 @@ impl Handles {
         Ok(DiskDone::Mapped(data_map(data, offset, most_ranges)))
     }
 
+    /// What is remembered of a file may be anything.
+    pub(super) fn recall(
+        &self,
+        disk: &Disk,
+        file: usize,
+        size_bytes: u64,
+        rng: &mut Rng,
+    ) -> DiskDone {
+        let OpenFile::Source { ino, .. } = &self.open[file] else {
+            panic!("Recall of a partial file")
+        };
+        let meta = disk.meta(*ino);
+        let Body::File(data) = &disk.node(*ino).body else {
+            return DiskDone::Recalled(None);
+        };
+        if meta.size_bytes != size_bytes || rng.chance(10) {
+            return DiskDone::Recalled(None);
+        }
+        let stamp = FileStamp {
+            device: meta.device,
+            inode: meta.inode,
+            size_bytes,
+            mtime: meta.mtime,
+            ctime: meta.mtime,
+        };
+        let is_wrong = rng.chance(30);
+        let mut values = values_of(data);
+        values
+            .iter_mut()
+            .filter(|_| is_wrong && rng.chance(40))
+            .for_each(|value| value[0] ^= 1);
+        let values = rng.chance(70).then(|| values.into());
+        DiskDone::Recalled(Some(Box::new(Recalled { stamp, values })))
+    }
+
+    /// What is to be remembered is right, unless the file changed and nothing tells.
+    pub(super) fn remember(
+        &self,
+        disk: &Disk,
+        file: usize,
+        stamp: &FileStamp,
+        values: Option<&[Digest]>,
+    ) -> DiskDone {
+        let OpenFile::Source { ino, .. } = &self.open[file] else {
+            panic!("Remember of a partial file")
+        };
+        if let (Some(values), Body::File(data)) = (values, &disk.node(*ino).body) {
+            let meta = disk.meta(*ino);
+            let is_unchanged = (meta.size_bytes, meta.mtime) == (stamp.size_bytes, stamp.mtime);
+            assert!(
+                !is_unchanged || *values == *values_of(data),
+                "wrong values are to be remembered"
+            );
+        }
+        DiskDone::Done
+    }
+
     /// As much as a pipe may have: something, and nothing only at the end.
     pub(super) fn read_on(
         &mut self,
@@ -169,6 +226,21 @@ impl Handles {
             data: Bytes::copy_from_slice(&data[from..to]),
         })
     }
+}
+
+fn values_of(data: &[u8]) -> Vec<Digest> {
+    let size_bytes = data.len() as u64;
+    let value = |chunk| {
+        let (from, len) = (
+            chunk_offset(size_bytes, chunk) as usize,
+            chunk_len_bytes(size_bytes, chunk) as usize,
+        );
+        let mut hasher = ChunkHasher::new(chunk, size_bytes);
+        hasher.update(&data[from..from + len]);
+        hasher.finish()
+    };
+    let chunks = 0..chunk_count(size_bytes);
+    chunks.map(|chunk| value(ChunkIndex(chunk))).collect()
 }
 
 pub(super) fn source_file(disk: &Disk, dir: Ino, name: &Name) -> Result<Ino, DiskError> {

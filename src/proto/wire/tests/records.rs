@@ -30,7 +30,7 @@ pub(super) fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)
                 has_holes: false,
             },
             vec![6; 3000],
-            RecordStatus::Valid,
+            RecordStatus::KeptPrefix,
         ),
         (
             RecordHead::Chunk {
@@ -43,7 +43,7 @@ pub(super) fn record_stream() -> (Bytes, Vec<(RecordHead, Vec<u8>, RecordStatus)
                 .flat_map(|(hole, data)| [(0, *hole), (7, *data)])
                 .flat_map(|(byte, len)| vec![byte; len as usize])
                 .collect(),
-            RecordStatus::Valid,
+            RecordStatus::Kept,
         ),
     ];
     let mut out = BytesMut::new();

@@ -1,0 +1,194 @@
+//! Values of chunks that the disk remembers: files are sent with them, and without them once the
+//! receiver found one that is wrong.
+//!
+//! A value that is remembered is never believed for more than the hashing it saves. The receiver
+//! hashes what comes, as ever. Where that is another value it asks for the chunk again
+//! (`Message::Again`), and from then on nothing of that file is sent by what is remembered.
+
+use std::sync::Arc;
+
+use super::SendPlan;
+use crate::ids::{ChunkIndex, EntryId};
+use crate::proto::chunk::chunk_count;
+use crate::proto::errors::{Violation, violation};
+use crate::proto::integrity::{Digest, Tree};
+use crate::proto::{FileStamp, Recalled};
+
+/// What an entry keeps of the values of its chunks until its final verdict.
+#[derive(Debug)]
+pub(super) struct KeptValues {
+    stamp: FileStamp,
+    values: Values,
+    /// A bit for each chunk that was sent with a value that is remembered, and of which nobody has
+    /// complained.
+    unproven: Vec<u64>,
+    /// So many were asked for again.
+    agains: u32,
+    /// The digest of the file has to be said, or said again.
+    owes_root: bool,
+}
+
+#[derive(Debug)]
+enum Values {
+    /// All of them were remembered.
+    Remembered(Arc<[Digest]>),
+    /// They are hashed.
+    Hashed(Vec<Option<Digest>>),
+}
+
+impl KeptValues {
+    fn new(size_bytes: u64, recalled: Recalled) -> KeptValues {
+        let chunks = chunk_count(size_bytes) as usize;
+        let remembered = recalled.values.filter(|values| values.len() == chunks);
+        KeptValues {
+            stamp: recalled.stamp,
+            values: match remembered {
+                Some(values) => Values::Remembered(values),
+                None => Values::Hashed(vec![None; chunks]),
+            },
+            unproven: vec![0; chunks.div_ceil(64)],
+            agains: 0,
+            owes_root: true,
+        }
+    }
+
+    /// Heap bytes, about. What is remembered is the disk's.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let values = match &self.values {
+            Values::Remembered(_) => 0,
+            Values::Hashed(values) => size_of_val(&values[..]),
+        };
+        (size_of::<KeptValues>() + values + self.unproven.len() * 8) as u64
+    }
+
+    /// What a chunk may be sent with.
+    fn to_send(&self, chunk: ChunkIndex) -> Option<Digest> {
+        match &self.values {
+            Values::Remembered(values) => values.get(chunk.0 as usize).copied(),
+            Values::Hashed(_) => None,
+        }
+    }
+
+    /// A chunk was sent.
+    fn note(&mut self, chunk: ChunkIndex, value: Digest, is_kept: bool) {
+        let at = chunk.0 as usize;
+        match &mut self.values {
+            _ if is_kept => self.unproven[at / 64] |= 1 << (at % 64),
+            Values::Hashed(values) => values[at] = Some(value),
+            Values::Remembered(_) => {}
+        }
+    }
+
+    /// The receiver has another value of a chunk. False: of one that it was not sent so.
+    fn doubt(&mut self, chunk: ChunkIndex) -> bool {
+        let at = chunk.0 as usize;
+        let word = self.unproven.get_mut(at / 64);
+        let Some(word) = word.filter(|word| **word & 1 << (at % 64) != 0) else {
+            return false;
+        };
+        *word &= !(1 << (at % 64));
+        self.agains += 1;
+        self.owes_root = true;
+        if let Values::Remembered(values) = &self.values {
+            // The others may be right: the receiver says of each.
+            self.values = Values::Hashed(values.iter().copied().map(Some).collect());
+        }
+        if let Values::Hashed(values) = &mut self.values {
+            values[at] = None;
+        }
+        true
+    }
+
+    pub(super) fn owes_root(&self) -> bool {
+        self.owes_root
+    }
+
+    /// The digest of a file of several chunks, to be said now, and how many were asked for again
+    /// before. `of_tree`: what was hashed or remembered when it was first sent.
+    pub(super) fn say_root(
+        &mut self,
+        size_bytes: u64,
+        of_tree: Option<Digest>,
+    ) -> (Option<Digest>, u32) {
+        self.owes_root = false;
+        match &self.values {
+            Values::Hashed(values) if self.agains > 0 && values.len() > 1 => {
+                let mut tree = Tree::new(size_bytes);
+                for (chunk, value) in (0..).zip(values) {
+                    if let Some(value) = value {
+                        tree.insert(ChunkIndex(chunk), *value);
+                    }
+                }
+                (tree.root(), self.agains)
+            }
+            Values::Hashed(_) | Values::Remembered(_) => (of_tree, self.agains),
+        }
+    }
+
+    /// What the disk is to remember, or to forget (None), if anything changed. `is_sure`: the file
+    /// is what it was when it was opened, and was read once.
+    pub(super) fn to_remember(&self, is_sure: bool) -> Option<(FileStamp, Option<Arc<[Digest]>>)> {
+        match &self.values {
+            _ if self.agains > 0 => Some((self.stamp, None)),
+            Values::Hashed(values) if is_sure => {
+                let values: Option<Arc<[Digest]>> = values.iter().copied().collect();
+                values.map(|values| (self.stamp, Some(values)))
+            }
+            Values::Hashed(_) | Values::Remembered(_) => None,
+        }
+    }
+}
+
+impl SendPlan {
+    /// An entry is sent with what is remembered of it, or is to be remembered.
+    pub(super) fn lean_on(&mut self, id: EntryId, size_bytes: u64, recalled: Recalled) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            let kept = KeptValues::new(size_bytes, recalled);
+            self.sent_bytes += kept.held_bytes();
+            entry.sent.kept = Some(Box::new(kept));
+        }
+    }
+
+    pub(super) fn kept_value(&self, id: EntryId, chunk: ChunkIndex) -> Option<Digest> {
+        let entry = self.entries.get(&id)?;
+        entry.sent.kept.as_ref()?.to_send(chunk)
+    }
+
+    pub(super) fn note_value(
+        &mut self,
+        file: usize,
+        chunk: ChunkIndex,
+        value: Digest,
+        is_kept: bool,
+    ) {
+        self.totals.kept_chunks += u64::from(is_kept);
+        let entry = self.files.entry_of(file);
+        let entry = entry.and_then(|id| self.entries.get_mut(&id));
+        if let Some(kept) = entry.and_then(|entry| entry.sent.kept.as_mut()) {
+            kept.note(chunk, value, is_kept);
+        }
+    }
+
+    /// The receiver asks for a chunk again. Gives how much file data of it is moved again.
+    ///
+    /// # Errors
+    /// When the chunk was not sent with a value that is remembered, or was asked for before.
+    pub fn on_again(&mut self, id: EntryId, chunk: ChunkIndex) -> Result<u64, Violation> {
+        let entry = self.entries.get_mut(&id);
+        let Some(sent) = entry.map(|entry| &mut entry.sent) else {
+            return violation(format!("asks again for entry {}, which is over", id.0));
+        };
+        let before = sent.held_bytes();
+        let kept = sent.kept.as_mut();
+        if !kept.is_some_and(|kept| kept.doubt(chunk)) {
+            return violation(format!(
+                "asks again for chunk {} of entry {}, which was hashed",
+                chunk.0, id.0
+            ));
+        }
+        let bytes = sent.take_record(chunk);
+        self.sent_bytes = self.sent_bytes + sent.held_bytes() - before;
+        self.want_again(id, &[chunk]);
+        Ok(bytes.unwrap_or(0))
+    }
+}

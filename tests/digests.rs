@@ -4,10 +4,10 @@
 mod common;
 
 use std::fs::{self, File, FileTimes};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -29,6 +29,9 @@ const MIB: u64 = 1 << 20;
 /// Sizes of large files: one chunk, a few, a whole number, and many; and how many chunks that is.
 const SIZES: [u64; 4] = [100_000, 2 * MIB + 5, 4 * MIB, 20 * MIB + 1];
 const CHUNKS: u64 = 1 + 3 + 4 + 21;
+
+/// For so long a file is young.
+const YOUNG: Duration = Duration::from_secs(3);
 
 /// Longer than the 3 s for which a file is not believed to be what its times say, and the second
 /// that the clock is asked in.
@@ -191,7 +194,7 @@ fn many_wrong_values_do_not_fail_a_pull(backend: &'static str) {
     let mut kept = Kept::with_tree(backend);
     assert_eq!(kept.kept_chunks("tree", "quic"), 0);
     for kinds in ["quic", "tls"] {
-        for forged in [|_| true, |value: usize| value % 3 == 2] {
+        for forged in [|_: usize| true, |value: usize| value % 3 == 2] {
             kept.tamper(|bytes| forge(bytes, forged));
             let output = kept.pull("tree", kinds);
             assert_eq!((output.number("files"), output.number("errors")), (5, 0));
@@ -205,10 +208,14 @@ fn what_is_young_is_not_remembered(backend: &'static str) {
     let mut kept = Kept::new(backend, |_| ());
     let path = kept.world.root("file");
     for _ in 0..2 {
+        let written = Instant::now();
         write_file(&path, 2 * MIB, &mut Rng::new("young"));
         assert_eq!(kept.kept_chunks("file", "quic"), 0);
-        assert_eq!(kept.kept_chunks("file", "quic"), 0);
+        let again = kept.kept_chunks("file", "quic");
+        // On a busy machine it may have grown old meanwhile.
+        assert!(again == 0 || written.elapsed() > YOUNG, "{again}");
     }
+    write_file(&path, 2 * MIB, &mut Rng::new("no more"));
     thread::sleep(SETTLED);
     assert_eq!(kept.kept_chunks("file", "quic"), 0);
     assert_eq!(kept.kept_chunks("file", "quic"), 2);
@@ -285,13 +292,19 @@ fn what_was_cut_off_is_not_remembered(backend: &'static str) {
     let to = kept.world.here("cut");
     let words = [
         "--bwlimit",
-        "80M",
+        "8M",
         &kept.world.url("file"),
         to.to_str().unwrap(),
     ]
     .map(String::from);
     let mut running = kept.world.cp_start(&words);
-    thread::sleep(Duration::from_secs(1));
+    let has_some = || {
+        let here = fs::read_dir(kept.world.here("")).unwrap();
+        let mut sizes =
+            here.map(|entry| entry.unwrap().metadata().map_or(0, |it| it.blocks() * 512));
+        sizes.any(|bytes| bytes > 4 * MIB)
+    };
+    assert!(common::within(Duration::from_secs(20), has_some));
     running.kill();
     running.wait();
     let resumed = kept.world.cp(&words[2..]).expect(0);

@@ -48,10 +48,7 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
         },
         DiskOp::ResolveSource { .. } => source(how, script),
         DiskOp::List { max_entries, .. } => listing(how, *max_entries, script),
-        DiskOp::LookUnfinished { .. } => {
-            let found = || (Bytes::from_static(b"unfinished"), meta(how, script));
-            DiskDone::Unfinished((how & 8 != 0).then(found))
-        }
+        DiskOp::LookUnfinished { .. } => unfinished(how, script),
         DiskOp::ReadSmall { max_bytes, .. } => small(how, *max_bytes, script),
         DiskOp::OpenRead { .. } | DiskOp::Stat { .. } | DiskOp::StatDir { .. } => {
             DiskDone::Meta(meta(how, script))
@@ -152,6 +149,11 @@ fn map(offset: u64, script: &mut Script<'_>) -> DiskDone {
         _ => u64::MAX,
     };
     DiskDone::Mapped(DataMap::new(ranges, known_to))
+}
+
+fn unfinished(how: u8, script: &mut Script<'_>) -> DiskDone {
+    let found = || (Bytes::from_static(b"unfinished"), meta(how, script));
+    DiskDone::Unfinished((how & 8 != 0).then(found))
 }
 
 /// Values of all chunks, of too few, or none.

@@ -83,11 +83,7 @@ impl Server {
     pub fn start(config: ServeConfig) -> Result<Server, EngineError> {
         demand_calls()?;
         raise_open_files();
-        if !landro_sys::weigh::is_counting() {
-            tracing::warn!(
-                "what QUIC keeps for each peer is not bounded: make landro_sys::weigh::Weighed the global allocator"
-            );
-        }
+        say_if_unweighed();
         let chosen = choose(config.backend, || Caps::probe().io_uring)?;
         let cores = landro_sys::cpu::cores()?;
         let workers = config.workers.clamp(1, 255) as u8;
@@ -224,6 +220,14 @@ impl Server {
             .served
             .lock()
             .map_or_else(|_| Default::default(), |served| served.clone()))
+    }
+}
+
+fn say_if_unweighed() {
+    if !landro_sys::weigh::is_counting() {
+        tracing::warn!(
+            "what QUIC keeps for each peer is not bounded: make landro_sys::weigh::Weighed the global allocator"
+        );
     }
 }
 

@@ -1,10 +1,13 @@
 //! What is remembered: bound to all that tells one file from another, bounded, and never believed
 //! where the store is damaged.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
+
+use landro_sys::{FileDone, FileOp, Flock, run};
 
 use super::record::MAGIC;
 use super::*;
@@ -57,13 +60,14 @@ fn filled(files: u64) -> tempfile::TempDir {
     let digests = start(&directory);
     (1..=files).for_each(|inode| digests.remember(stamp(inode), values(inode)));
     digests.finish();
+    drop(digests);
     directory
 }
 
 #[test]
 fn any_field_that_differs_is_a_miss() {
     let directory = filled(1);
-    let digests = start(&directory);
+    let digests = once_free(&directory);
     let known = stamp(1);
     let mut others = vec![known; 9];
     others[0].device += 1;
@@ -87,6 +91,7 @@ fn young_files_are_neither_believed_nor_remembered() {
     static NOW: AtomicI64 = AtomicI64::new(0);
     let directory = filled(1);
     let clock = || NOW.load(Ordering::Relaxed);
+    await_free(&directory);
     let digests = Digests::start(directory.path(), clock).unwrap();
     for (later, is_old) in [
         (-10, false),
@@ -171,15 +176,29 @@ fn a_store_outlives_its_daemon_and_is_written_anew() {
     assert_eq!(recalled(&digests, stamp(39)), None);
 }
 
-/// A daemon on a store whose thread of before may take a moment to let go of it.
+/// A daemon on a store that another had before.
 fn once_free(directory: &tempfile::TempDir) -> Digests {
-    for _ in 0..200 {
-        let digests = start(directory);
-        if !digests.table().files.is_empty() {
-            return digests;
+    await_free(directory);
+    start(directory)
+}
+
+/// The thread of a daemon that is no more may take a moment to let go of its store.
+fn await_free(directory: &tempfile::TempDir) {
+    let opened: Arc<OwnedFd> = Arc::new(File::open(directory.path()).unwrap().into());
+    let is_free = || {
+        let lock = |how| {
+            let file = opened.clone();
+            run(FileOp::Lock { file, how }).unwrap()
+        };
+        let is_free = matches!(lock(Flock::Exclusive), FileDone::Locked(true));
+        lock(Flock::Unlock);
+        is_free
+    };
+    for _ in 0..500 {
+        if is_free() {
+            return;
         }
-        drop(digests);
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(10));
     }
     panic!("the store is not let go of");
 }
@@ -204,6 +223,7 @@ fn two_daemons_do_not_write_to_one_store() {
 #[test]
 fn no_damage_of_any_byte_is_believed() {
     let directory = filled(3);
+    await_free(&directory);
     let whole = fs::read(store_of(&directory)).unwrap();
     let read = |bytes: &[u8]| record::decode_all(&bytes[MAGIC.len()..]).0;
     let all = read(&whole);
@@ -228,6 +248,7 @@ fn no_damage_of_any_byte_is_believed() {
 #[test]
 fn a_damaged_store_is_mended_and_a_foreign_one_left_alone() {
     let directory = filled(3);
+    await_free(&directory);
     let path = store_of(&directory);
     let whole = fs::read(&path).unwrap();
     let mut damaged = whole.clone();

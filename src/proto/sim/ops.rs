@@ -377,9 +377,8 @@ impl Handles {
                 offset, len_bytes, ..
             } => self.read(disk, file, offset, len_bytes),
             DiskOp::Map { offset, .. } => self.map(disk, file, offset, rng),
-            DiskOp::Recall { size_bytes, .. } => Ok(self.recall(disk, file, size_bytes, rng)),
-            DiskOp::Remember { stamp, values, .. } => {
-                Ok(self.remember(disk, file, &stamp, values.as_deref()))
+            cmd @ (DiskOp::Recall { .. } | DiskOp::Remember { .. }) => {
+                Ok(self.run_for_kept(disk, file, cmd, rng))
             }
             DiskOp::Yield => Ok(DiskDone::Yielded),
             DiskOp::AwaitInput { .. } => Ok(rng.input()),
@@ -388,10 +387,7 @@ impl Handles {
                 OpenFile::Source { ino, .. } => Ok(DiskDone::Meta(disk.meta(*ino))),
                 OpenFile::Part(_) => panic!("Stat of a partial file"),
             },
-            DiskOp::CloseRead { file } => {
-                self.files.remove(&file);
-                Ok(DiskDone::Done)
-            }
+            DiskOp::CloseRead { file } => Ok(self.close_read(file)),
             DiskOp::Check { name, mtime, .. } => Ok(match disk.taken_by(dir, name.as_bytes()) {
                 Some(by) => DiskDone::Taken { by },
                 None => DiskDone::Existing(disk.existing(dir, name.as_bytes(), mtime)),

@@ -338,6 +338,8 @@ pub fn limits(rng: &mut Rng) -> Limits {
         adaptive_parallelism: rng.chance(50),
         ..ParallelTransferConfig::default()
     };
+    // Of a generator of its own, so that seeds are what they were.
+    let keeps_digests = rng.clone().chance(40);
     Limits {
         host_key: None,
         entry_window: rng.pick(&[1, 4, 64, 1024]),
@@ -353,7 +355,7 @@ pub fn limits(rng: &mut Rng) -> Limits {
         lookups: rng.pick(&[1, 8, 64]),
         patience: Some(PATIENCE),
         adds_lanes: false,
-        keeps_digests: rng.chance(40),
+        keeps_digests,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
     }

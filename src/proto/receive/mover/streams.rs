@@ -70,8 +70,9 @@ enum Body {
         /// Of `ReceiveMover::chunks`.
         chunk: usize,
         offset: u64,
-        /// That came of it.
+        /// That came of it, and of its holes.
         bytes: u64,
+        hole_bytes: u64,
         hasher: ChunkHasher,
     },
 }
@@ -227,9 +228,16 @@ impl ReceiveMover {
     /// So many zeros of a hole in the chunk that a stream is in.
     pub(super) fn pass_zeros(&mut self, key: StreamKey, len_bytes: u64) {
         let stream = self.streams.get_mut(&key);
-        if let Some(Body::Chunk { offset, hasher, .. }) = stream.map(|stream| &mut stream.body) {
+        if let Some(Body::Chunk {
+            offset,
+            hole_bytes,
+            hasher,
+            ..
+        }) = stream.map(|stream| &mut stream.body)
+        {
             hasher.update_zeros(len_bytes);
             *offset += len_bytes;
+            *hole_bytes += len_bytes;
         }
     }
 
@@ -252,8 +260,14 @@ impl ReceiveMover {
                     *state = WholeState::Asked;
                 }
             }
-            Body::Chunk { chunk, bytes, .. } => {
+            Body::Chunk {
+                chunk,
+                bytes,
+                hole_bytes,
+                ..
+            } => {
                 self.flow.received_bytes -= bytes;
+                self.flow.hole_bytes -= hole_bytes;
                 self.chunks[chunk].end = ChunkEnd::Dropped;
                 self.dropped += 1;
                 self.settle_chunk(chunk);
@@ -365,6 +379,7 @@ impl ReceiveMover {
             chunk,
             offset,
             bytes: 0,
+            hole_bytes: 0,
             hasher,
         }
     }
@@ -397,6 +412,7 @@ impl ReceiveMover {
                 offset,
                 bytes,
                 hasher,
+                ..
             } => {
                 *bytes += len;
                 let entry = self.chunks[*chunk].entry;
@@ -449,6 +465,7 @@ impl ReceiveMover {
                 chunk,
                 hasher,
                 bytes,
+                hole_bytes,
                 ..
             } => {
                 let ArrivingChunk { entry, part, .. } = self.chunks[chunk];
@@ -465,6 +482,7 @@ impl ReceiveMover {
                     }
                     true if is_kept => {
                         self.flow.received_bytes -= bytes;
+                        self.flow.hole_bytes -= hole_bytes;
                         ChunkEnd::Mistaken
                     }
                     true => {

@@ -24,6 +24,8 @@ pub(super) struct KeptValues {
     unproven: Vec<u64>,
     /// So many were asked for again.
     agains: u32,
+    /// Something was remembered wrongly.
+    is_wrong: bool,
     /// The digest of the file has to be said, or said again.
     owes_root: bool,
 }
@@ -48,6 +50,7 @@ impl KeptValues {
             },
             unproven: vec![0; chunks.div_ceil(64)],
             agains: 0,
+            is_wrong: false,
             owes_root: true,
         }
     }
@@ -75,7 +78,21 @@ impl KeptValues {
         match &mut self.values {
             _ if is_kept => self.unproven[at / 64] |= 1 << (at % 64),
             Values::Hashed(values) => values[at] = Some(value),
-            Values::Remembered(_) => {}
+            // A hole, which is always hashed.
+            Values::Remembered(values) if values[at] == value => {}
+            Values::Remembered(_) => self.mend(chunk, Some(value)),
+        }
+    }
+
+    /// The value of a chunk is another than was remembered, or is not known. The others may be
+    /// right: the receiver says of each.
+    fn mend(&mut self, chunk: ChunkIndex, value: Option<Digest>) {
+        self.is_wrong = true;
+        if let Values::Remembered(values) = &self.values {
+            self.values = Values::Hashed(values.iter().copied().map(Some).collect());
+        }
+        if let Values::Hashed(values) = &mut self.values {
+            values[chunk.0 as usize] = value;
         }
     }
 
@@ -89,13 +106,7 @@ impl KeptValues {
         *word &= !(1 << (at % 64));
         self.agains += 1;
         self.owes_root = true;
-        if let Values::Remembered(values) = &self.values {
-            // The others may be right: the receiver says of each.
-            self.values = Values::Hashed(values.iter().copied().map(Some).collect());
-        }
-        if let Values::Hashed(values) = &mut self.values {
-            values[at] = None;
-        }
+        self.mend(chunk, None);
         true
     }
 
@@ -110,8 +121,7 @@ impl KeptValues {
         size_bytes: u64,
         of_tree: Option<Digest>,
     ) -> (Option<Digest>, u32) {
-        self.owes_root = false;
-        match &self.values {
+        let root = match &self.values {
             Values::Hashed(values) if self.agains > 0 && values.len() > 1 => {
                 let mut tree = Tree::new(size_bytes);
                 for (chunk, value) in (0..).zip(values) {
@@ -119,17 +129,24 @@ impl KeptValues {
                         tree.insert(ChunkIndex(chunk), *value);
                     }
                 }
-                (tree.root(), self.agains)
+                let root = tree.root();
+                // None: a chunk was hashed anew on a lane that is no more, and moves once more.
+                self.owes_root = root.is_none();
+                root
             }
-            Values::Hashed(_) | Values::Remembered(_) => (of_tree, self.agains),
-        }
+            Values::Hashed(_) | Values::Remembered(_) => {
+                self.owes_root = false;
+                of_tree
+            }
+        };
+        (root, self.agains)
     }
 
     /// What the disk is to remember, or to forget (None), if anything changed. `is_sure`: the file
     /// is what it was when it was opened, and was read once.
     pub(super) fn to_remember(&self, is_sure: bool) -> Option<(FileStamp, Option<Arc<[Digest]>>)> {
         match &self.values {
-            _ if self.agains > 0 => Some((self.stamp, None)),
+            _ if self.is_wrong => Some((self.stamp, None)),
             Values::Hashed(values) if is_sure => {
                 let values: Option<Arc<[Digest]>> = values.iter().copied().collect();
                 values.map(|values| (self.stamp, Some(values)))
@@ -165,7 +182,9 @@ impl SendPlan {
         let entry = self.files.entry_of(file);
         let entry = entry.and_then(|id| self.entries.get_mut(&id));
         if let Some(kept) = entry.and_then(|entry| entry.sent.kept.as_mut()) {
+            let before = kept.held_bytes();
             kept.note(chunk, value, is_kept);
+            self.sent_bytes = self.sent_bytes + kept.held_bytes() - before;
         }
     }
 

@@ -115,14 +115,29 @@ impl Handles {
         Ok(DiskDone::Mapped(data_map(data, offset, most_ranges)))
     }
 
-    /// What is remembered of a file may be anything.
-    pub(super) fn recall(
+    pub(super) fn close_read(&mut self, file: FileId) -> DiskDone {
+        self.files.remove(&file);
+        DiskDone::Done
+    }
+
+    pub(super) fn run_for_kept(
         &self,
         disk: &Disk,
         file: usize,
-        size_bytes: u64,
+        cmd: DiskOp,
         rng: &mut Rng,
     ) -> DiskDone {
+        match cmd {
+            DiskOp::Recall { size_bytes, .. } => self.recall(disk, file, size_bytes, rng),
+            DiskOp::Remember { stamp, values, .. } => {
+                self.remember(disk, file, &stamp, values.as_deref())
+            }
+            other => unreachable!("{other:?} is about nothing that is remembered"),
+        }
+    }
+
+    /// What is remembered of a file may be anything.
+    fn recall(&self, disk: &Disk, file: usize, size_bytes: u64, rng: &mut Rng) -> DiskDone {
         let OpenFile::Source { ino, .. } = &self.open[file] else {
             panic!("Recall of a partial file")
         };
@@ -151,7 +166,7 @@ impl Handles {
     }
 
     /// What is to be remembered is right, unless the file changed and nothing tells.
-    pub(super) fn remember(
+    fn remember(
         &self,
         disk: &Disk,
         file: usize,

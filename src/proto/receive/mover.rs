@@ -203,7 +203,7 @@ impl TakingPart {
         ))
     }
 
-    /// A chunk did not come to its end, and may come again.
+    /// A chunk did not come to its end, or is not what it should be, and may come again.
     fn give_back(&self, chunk: ChunkIndex) {
         if let PartContent::Chunks { claims, .. } = &self.order.content {
             claims.give_back(chunk);
@@ -447,9 +447,9 @@ impl ReceiveMover {
         }
         if let ChunkEnd::Mistaken = end
             && let (RecordPlace::Chunk(chunk), Some(Taking::Part(taking))) =
-                (place, self.taking.get_mut(&entry))
+                (place, self.taking.get(&entry))
         {
-            taking.unclaim(chunk);
+            taking.give_back(chunk);
             self.reports
                 .push_back(ReceiveReport::ChunkMistaken { part, chunk });
         }

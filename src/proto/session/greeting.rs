@@ -449,6 +449,7 @@ fn of_movers_away(limits: &Limits) -> SenderConfig {
         no_growing: false,
         counts: false,
         adds_lanes: true,
+        keeps_digests: false,
     }
 }
 

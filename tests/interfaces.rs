@@ -1,6 +1,8 @@
 //! Two wires between two hosts: what lanes carry over each adds up, and one may be pulled out.
 
 mod common;
+#[path = "interfaces/congestion.rs"]
+mod congestion;
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,11 +13,17 @@ use std::thread;
 
 use common::tree::{self, Rng, assert_no_leftovers, assert_same};
 use common::{Daemon, Running, Side};
+use congestion::{
+    a_rule_of_a_route_goes_behind, a_rule_that_is_taken_away, every_lane_has_the_rule,
+};
 
 on_both_backends!(
     lanes_over_two_wires,
     a_wire_is_pulled_out,
-    what_cannot_be_bound_to
+    what_cannot_be_bound_to,
+    every_lane_has_the_rule,
+    a_rule_that_is_taken_away,
+    a_rule_of_a_route_goes_behind,
 );
 
 const MIB: u64 = 1 << 20;
@@ -118,6 +126,7 @@ impl Drop for Wires {
 struct Hosts {
     backend: &'static str,
     client: Side,
+    server: Side,
     daemon: Daemon,
     dir: tempfile::TempDir,
     wires: Wires,
@@ -125,29 +134,38 @@ struct Hosts {
 
 impl Hosts {
     fn new(backend: &'static str, wires: Wires) -> Hosts {
+        Hosts::with(backend, wires, &[])
+    }
+
+    fn with(backend: &'static str, wires: Wires, serve: &[&str]) -> Hosts {
         let (client, server) = (Side::new(), Side::new());
         let dir = tempfile::tempdir().unwrap();
         for name in ["root", "here"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         let id = client.id();
-        let args = [
-            "--backend",
-            backend,
-            "--listen",
-            "0.0.0.0:0",
-            "--allow",
-            &id,
-        ];
+        let args = ["--backend", backend, "--listen", "0.0.0.0:0"];
+        let args = [&args[..], &["--allow", &id], serve].concat();
         let root = dir.path().join("root");
         let daemon = Daemon::start_with(&server, &wires.within(1), &root, &args);
         Hosts {
             backend,
             client,
+            server,
             daemon,
             dir,
             wires,
         }
+    }
+
+    /// Another daemon takes the place and the port of this one, which is killed.
+    fn restart(&mut self, serve: &[&str]) {
+        let (id, listen) = (self.client.id(), self.daemon.address().to_owned());
+        self.daemon.kill();
+        let args = ["--backend", self.backend, "--listen", &listen];
+        let args = [&args[..], &["--allow", &id], serve].concat();
+        let root = self.dir.path().join("root");
+        self.daemon = Daemon::start_with(&self.server, &self.wires.within(1), &root, &args);
     }
 
     /// Where a file is from and goes to, and how `cp` is told.
@@ -162,7 +180,7 @@ impl Hosts {
         }
     }
 
-    fn start(&self, binds: [&str; 2], args: &[OsString]) -> Running {
+    fn start(&self, binds: &[&str], args: &[OsString]) -> Running {
         let fixed = ["cp", "--json", "--backend", self.backend, "--peer"];
         let mut all: Vec<OsString> = fixed.into_iter().map(OsString::from).collect();
         all.push(self.daemon.fingerprint.clone().into());
@@ -186,7 +204,7 @@ fn lanes_over_two_wires(backend: &'static str) {
         let (from, to, args) = hosts.places(&name, push);
         tree::write_file(&from, FILE_BYTES, &mut Rng::new(&name));
         let before = hosts.wires.carried();
-        hosts.start(binds, &args).wait().expect(0);
+        hosts.start(&binds, &args).wait().expect(0);
         arrived(&from, &to);
         let after = hosts.wires.carried();
         let carried = [0, 1].map(|wire| after[wire] - before[wire]);
@@ -214,25 +232,11 @@ fn pulled_out(backend: &'static str, push: bool, wire: u8) {
     tree::write_file(&from, FILE_BYTES, &mut Rng::new(backend));
     let mut slow: Vec<OsString> = vec!["--bwlimit".into(), "8M".into()];
     slow.extend(args);
-    let running = hosts.start(["wire0", "wire1"], &slow);
-    let moved = |least: u64| {
-        move |line: &str| {
-            let event: serde_json::Value = serde_json::from_str(line).unwrap();
-            event["event"] == "progress" && event["bytes"].as_u64().unwrap() >= least
-        }
-    };
-    assert!(
-        running.line(moved(FILE_BYTES / 8)).is_some(),
-        "{}",
-        running.stderr()
-    );
+    let running = hosts.start(&["wire0", "wire1"], &slow);
+    wait_for_bytes(&running, FILE_BYTES / 8);
     hosts.wires.plug(wire, "down");
     // The other one carries on.
-    assert!(
-        running.line(moved(FILE_BYTES / 3)).is_some(),
-        "{}",
-        running.stderr()
-    );
+    wait_for_bytes(&running, FILE_BYTES / 3);
     hosts.wires.plug(wire, "up");
     let before = hosts.wires.carried()[usize::from(wire)];
     let output = running.wait().expect(0);
@@ -244,6 +248,14 @@ fn pulled_out(backend: &'static str, push: bool, wire: u8) {
         "{} bytes after it was plugged in",
         after - before
     );
+}
+
+fn wait_for_bytes(running: &Running, least: u64) {
+    let moved = |line: &str| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        event["event"] == "progress" && event["bytes"].as_u64().unwrap() >= least
+    };
+    assert!(running.line(moved).is_some(), "{}", running.stderr());
 }
 
 fn arrived(from: &Path, to: &Path) {

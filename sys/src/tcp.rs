@@ -428,7 +428,7 @@ pub(crate) fn unless_later(result: io::Result<usize>) -> io::Result<Option<usize
 /// one that is a module, if this process may have that done (CAP_NET_ADMIN).
 ///
 /// # Errors
-/// One that names those that the kernel has (`NotFound`), or that this user may choose
+/// One that names those that the kernel has (`NotFound`), and that this user may choose
 /// (`PermissionDenied`).
 pub fn check_congestion(name: &str) -> io::Result<()> {
     set_congestion(&new_socket(SocketAddr::from(([127, 0, 0, 1], 0)))?, name)
@@ -441,19 +441,40 @@ fn set_congestion(socket: &Socket, name: &str) -> io::Result<()> {
         true => socket.set_tcp_congestion(name.as_bytes()),
         false => Err(io::Error::from_raw_os_error(libc::ENOENT)),
     };
-    result.map_err(|error| match error.raw_os_error() {
-        Some(libc::ENOENT) => {
-            let names = congestion_controls("tcp_available_congestion_control");
-            let text = format!("no congestion control {name:?}; the kernel has {names}");
-            io::Error::new(io::ErrorKind::NotFound, text)
-        }
-        Some(libc::EPERM) => {
-            let names = congestion_controls("tcp_allowed_congestion_control");
-            let text = format!("congestion control {name:?} is not for this user, but {names}");
-            io::Error::new(io::ErrorKind::PermissionDenied, text)
-        }
-        _ => error,
+    result.map_err(|error| {
+        let (kind, why) = match error.raw_os_error() {
+            Some(libc::ENOENT) => (io::ErrorKind::NotFound, congestion_unknown(is_name)),
+            Some(libc::EPERM) => (io::ErrorKind::PermissionDenied, congestion_refused(name)),
+            // EBUSY: one written in BPF is being taken away.
+            _ => (error.kind(), format!(" cannot be had: {error}")),
+        };
+        io::Error::new(kind, format!("congestion control {name:?}{why}"))
     })
+}
+
+/// What is wrong with a name that the kernel does not know, and which it does.
+fn congestion_unknown(is_name: bool) -> String {
+    let why = match is_name {
+        true => " is not there",
+        false => " cannot be: a name has 1 to 15 bytes",
+    };
+    let names = congestion_controls("tcp_available_congestion_control");
+    format!(
+        "{why}; the kernel has {names}; root loads others, with modprobe tcp_NAME, or with bpftool \
+         struct_ops register FILE those that are written in BPF"
+    )
+}
+
+/// Why one that the kernel has is not had: it is none for everyone, or a route's own is locked
+/// (tcp_set_congestion_control in net/ipv4/tcp_cong.c says EPERM for both).
+fn congestion_refused(name: &str) -> String {
+    let has = congestion_controls("tcp_available_congestion_control");
+    let may = congestion_controls("tcp_allowed_congestion_control");
+    format!(
+        " is refused: of {has} this user may have {may}; for others have root add {name} to \
+         net.ipv4.tcp_allowed_congestion_control, or give CAP_NET_ADMIN; and none may be chosen \
+         where a route locks its own (congctl lock)"
+    )
 }
 
 /// Names from a file below /proc/sys/net/ipv4, for people.

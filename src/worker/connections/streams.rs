@@ -1,5 +1,6 @@
 //! Connections over TCP: made, accepted, handed over between workers, and what their streams bring.
 
+use std::io;
 use std::net::SocketAddr;
 
 use landro_sys::{Bind, TcpId, TcpStream};
@@ -115,10 +116,8 @@ impl Connections {
         let bind = to.bind.as_ref().map(|(_, bind)| bind);
         let no_way = |error| format!("for there is no way there: {error}");
         let stream = TcpStream::connect(to.peer, bind, to.segment_bytes).map_err(no_way)?;
-        // What is accepted has that of its listener.
-        if let Some(name) = &io.shared.tcp_congestion {
-            stream.set_congestion(name).map_err(no_way)?;
-        }
+        rule(io, &stream)
+            .map_err(|error| format!("for --tcp-congestion cannot be heeded: {error}"))?;
         prepare(io, &stream);
         let id = io.driver.add_stream(stream).map_err(no_way)?;
         let budget = &io.shared.budget;
@@ -149,6 +148,11 @@ impl Connections {
                 tracing::warn!(%peer, count, "connection refused: this worker's limit is reached");
             }
             return false;
+        }
+        if let Err(error) = rule(io, &stream)
+            && io.log.admits(Who::Strangers, io.now)
+        {
+            tracing::warn!(%peer, %error, "what is sent there is not ruled as --tcp-congestion says");
         }
         prepare(io, &stream);
         let Ok(id) = io.driver.add_stream(stream) else {
@@ -254,6 +258,17 @@ fn link(io: &Loop, conn: TcpConn, id: TcpId, connecting: bool) -> TcpLink {
         link.watch_losses();
     }
     link
+}
+
+/// Has the congestion control that was asked for rule what is sent. What is accepted has it from its
+/// listener, unless a route has one of its own (`congctl` of ip-route(8)), which goes before that.
+/// It is set where it is not there yet only: of one that was taken away meanwhile the listener still
+/// hands down what it holds, while each question for its name has the kernel start modprobe.
+fn rule(io: &Loop, stream: &TcpStream) -> io::Result<()> {
+    match &io.shared.tcp_congestion {
+        Some(name) if stream.congestion()? != *name => stream.set_congestion(name),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// The peer's host may be gone without a word.

@@ -67,6 +67,7 @@ impl Host {
             patience: None,
             lane_kinds: LaneKinds::Only(LaneKind::Quic),
             tcp_congestion: None,
+            allow_clear: false,
             ktls: false,
             identity: Identity::generate().expect("an identity"),
             reset_secret: [0; 32],
@@ -75,7 +76,11 @@ impl Host {
                     read: true,
                     write: true,
                 };
-                (*peer == allowed).then_some(PeerAccess { access, path: None })
+                (*peer == allowed).then_some(PeerAccess {
+                    access,
+                    path: None,
+                    clear: false,
+                })
             }),
         });
         Host {
@@ -103,6 +108,7 @@ impl Host {
             patience: None,
             lane_kinds: LaneKinds::Only(LaneKind::Quic),
             tcp_congestion: None,
+            clear: false,
             ktls: false,
             identity: self.client.clone(),
             trust: Arc::new(|_| true),

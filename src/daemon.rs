@@ -46,6 +46,7 @@ pub struct Options {
     pub tcp_congestion: Option<String>,
     /// The kernel seals and opens the records of TLS, where it can.
     pub ktls: bool,
+    pub allow_clear: bool,
     pub identity: Identity,
     pub reset_secret: [u8; 32],
     /// The file; it need not exist. Read again on SIGHUP.
@@ -103,6 +104,7 @@ pub fn run(
         lane_kinds: options.lane_kinds,
         tcp_congestion: options.tcp_congestion,
         ktls: options.ktls,
+        allow_clear: options.allow_clear,
         identity: options.identity,
         reset_secret: options.reset_secret,
         authorize: Arc::new(move |peer| {

@@ -68,6 +68,7 @@ fn session(
             write: true,
         },
         path: None,
+        clear: false,
     };
     let server = Server::start(ServeConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
@@ -80,6 +81,7 @@ fn session(
         lane_kinds: LaneKinds::Only(kind),
         tcp_congestion: None,
         ktls: false,
+        allow_clear: false,
         identity: Identity::generate().unwrap(),
         reset_secret: [0; 32],
         authorize: Arc::new(move |_| Some(access.clone())),
@@ -95,6 +97,7 @@ fn session(
         patience: Some(Duration::from_secs(60)),
         lane_kinds: LaneKinds::Only(kind),
         tcp_congestion: None,
+        clear: false,
         ktls: false,
         identity: Identity::generate().unwrap(),
         trust: Arc::new(|_| true),

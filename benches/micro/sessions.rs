@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, SamplingMode, Throughput};
 use landro::engine::now;
 use landro::ids::{MoverId, Name, StreamKey};
+use landro::proto::clear::ClearLanes;
 use landro::proto::journal::Storage;
 use landro::proto::parallel::ParallelTransferConfig;
 use landro::proto::session::{
@@ -46,6 +47,7 @@ fn limits() -> Limits {
         adds_lanes: false,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
+        clear: ClearLanes::Off,
     }
 }
 
@@ -280,7 +282,7 @@ impl World {
                 }
                 Some(Output::Data {
                     stream,
-                    payload: Payload::Bytes(bytes),
+                    payload: Payload::Bytes(bytes) | Payload::FileData(bytes),
                     fin,
                     ..
                 }) => {
@@ -321,6 +323,7 @@ impl World {
                     | Output::Stays(_)
                     | Output::Retired(_)
                     | Output::AddsLanes { .. }
+                    | Output::Altered
                     | Output::LaneOver(_)
                     | Output::LaneAccount(_),
                 ) => {}

@@ -30,6 +30,7 @@ fn main() {
     texts();
     lanes();
     tcp_frames();
+    clear_lane();
     messages();
     verdicts();
     records();
@@ -124,6 +125,7 @@ fn lanes() {
         patience_s: None,
         adds_lanes: false,
         asks_addresses: false,
+        clear: false,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);
@@ -150,6 +152,16 @@ fn lanes() {
         "silent",
         [&hello[..], &[0x89, 0, 1, 7, 0, 9]].concat(),
     );
+}
+
+/// What the first bytes are: before or behind the handshake, and how the rest is cut.
+fn clear_lane() {
+    let hello = [&b"landro:1"[..], &[0; 20], &[5; 32]].concat();
+    seed("clear_lane", "hello", [&[0, 255][..], &hello].concat());
+    let proof = [&[0, 255][..], &hello, &[6; 32]].concat();
+    seed("clear_lane", "proof", proof);
+    let record = [&[1, 255, 0, 11, 0, 3][..], &[0; 11], &[8; 32], b"end"].concat();
+    seed("clear_lane", "record", record);
 }
 
 /// What the first byte is: how the rest is cut.
@@ -196,6 +208,7 @@ fn hello(request: WireRequest) -> Message {
         patience_s: Some(60),
         adds_lanes: false,
         asks_addresses: false,
+        clear: false,
     })
 }
 
@@ -241,6 +254,7 @@ fn welcome() -> Message {
         place: None,
         adds_lanes: false,
         addresses: Vec::new(),
+        clear: None,
     })
 }
 
@@ -292,7 +306,10 @@ fn of_senders() -> [Message; 8] {
             first: 1,
             count: 2,
         },
-        Message::LaneOver { lane: 1 },
+        Message::LaneOver {
+            lane: 1,
+            altered: false,
+        },
         Message::Abort {
             entry: entry_id,
             error: error(),
@@ -338,8 +355,7 @@ fn of_receivers() -> [Message; 8] {
                 stream: 3,
                 records: Some(4),
             }],
-            more: false,
-        }),
+            more: false, altered: false }),
         Message::Finished {},
         Message::Listing(vec![row]),
         Message::ListEnd {},

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use landro::ids::{EntryId, MoverId, OpId, StreamKey};
 pub use landro::proto::PIECE_BYTES;
+use landro::proto::clear::ClearLanes;
 use landro::proto::parallel::ParallelTransferConfig;
 use landro::proto::session::{Limits, PATIENCE, Session};
 use landro::proto::wire::{
@@ -51,6 +52,7 @@ pub fn limits() -> Limits {
         adds_lanes: false,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
+        clear: ClearLanes::Off,
     }
 }
 
@@ -175,6 +177,7 @@ impl<'a> World<'a> {
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
+                | Output::Altered
                 | Output::LaneAccount(_)
                 | Output::Event(_) => {}
             }
@@ -227,6 +230,7 @@ impl<'a> World<'a> {
             patience_s: None,
             adds_lanes: false,
             asks_addresses: false,
+            clear: false,
         };
         self.say(&Message::Hello(hello));
     }

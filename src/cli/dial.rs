@@ -35,6 +35,7 @@ pub struct Dial<'a> {
     pub lanes: LaneCount,
     pub binds: &'a [Bind],
     pub persistence: Persistence,
+    pub clear: bool,
 }
 
 impl<'a> Dial<'a> {
@@ -51,6 +52,7 @@ impl<'a> Dial<'a> {
             streams: DEFAULT_STREAMS,
             lanes: LaneCount::Auto,
             binds: &from.bind,
+            clear: false,
             persistence: Persistence::NONE,
         }
     }
@@ -69,6 +71,7 @@ impl<'a> Dial<'a> {
             streams: usize::from(self.streams),
             lane_kinds: self.engine.lane_kinds,
             lanes: self.lanes,
+            clear: self.clear,
             tcp_congestion: self.engine.tcp_congestion.clone(),
             ktls: self.engine.ktls(),
             persistence: self.persistence,

@@ -51,6 +51,8 @@ pub struct ClientConfig {
     pub lane_kinds: LaneKinds,
     /// How many lanes are added to it.
     pub lanes: LaneCount,
+    /// Those are TCP without TLS, where the server lets them; the wire is to be trusted.
+    pub clear: bool,
     /// By whose rules data leaves over TCP; None: the kernel's default.
     pub tcp_congestion: Option<String>,
     /// The kernel seals and opens the records of TLS, where it can.
@@ -185,6 +187,10 @@ impl Client {
             ClientEvent::Session(event) => {
                 self.pursuit.note(now(), &event);
                 self.keep_name(&event);
+                if let Event::ClearOff(_) = event {
+                    // The sessions to come cross the same wire to the same daemon.
+                    self.config.clear = false;
+                }
                 ClientEvent::Session(event)
             }
             ClientEvent::Stats(stats) => {
@@ -291,6 +297,7 @@ impl Trying {
             streams: config.streams,
             kinds: config.lane_kinds,
             lanes: config.lanes,
+            clear: config.clear,
             socket_options: options(false),
             events: sender,
             backend_reason: started.no_ring.unwrap_or(chosen.reason),

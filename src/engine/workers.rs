@@ -13,8 +13,8 @@ use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::quic::Secrets;
 use crate::worker::{
-    BackendWish, Mail, Mailbox, Pulse, Refusals, Service, SessionHomes, Shared, StreamDescriptors,
-    Worker, WorkerParts,
+    BackendWish, Mail, Mailbox, Pulse, Refusals, Service, Shared, StreamDescriptors, Worker,
+    WorkerParts,
 };
 
 /// Mail a worker may have waiting: strays of a busy moment; more are dropped like datagrams may
@@ -114,7 +114,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         tcp_congestion,
         patience,
         service,
-        homes: SessionHomes::default(),
+        homes: Arc::default(),
         descriptors: StreamDescriptors::of_this_process(workers),
         settler,
         refusals: Refusals::default(),

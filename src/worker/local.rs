@@ -93,6 +93,7 @@ fn limits() -> Limits {
         adds_lanes: false,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
+        clear: crate::proto::clear::ClearLanes::Off,
     }
 }
 
@@ -204,6 +205,7 @@ impl LocalLane {
                 Output::Stays(_)
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
+                | Output::Altered
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_) => unreachable!("the session was told of no other lanes"),
                 Output::Data { .. } => unreachable!("the session was told that data is copied"),

@@ -13,14 +13,18 @@ use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::{ServedRoot, Settler};
 use crate::ids::{Fingerprint, SessionId, WorkerId};
+use crate::proto::clear::ClearSecret;
 use crate::proto::session::Grant;
 use crate::quic::Secrets;
+use crate::tcp::ClearPass;
 
 /// What a peer may do, and the sub-directory of the root it is confined to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerAccess {
     pub access: Grant,
     pub path: Option<Vec<u8>>,
+    /// It may have lanes in the clear, where the daemon allows them.
+    pub clear: bool,
 }
 
 /// Asked in the handshake and again when a session starts; None: not authorised.
@@ -31,6 +35,8 @@ pub struct Service {
     pub root: Arc<ServedRoot>,
     pub authorize: Authorize,
     pub addresses: OwnAddresses,
+    /// Whose access says so may have lanes in the clear.
+    pub allow_clear: bool,
 }
 
 /// The addresses of interfaces are looked up anew after so long: it costs a netlink dump, and a
@@ -102,7 +108,7 @@ pub struct Shared {
     /// How long nothing may be got on with in a session; None: for ever.
     pub patience: Option<Duration>,
     pub service: Option<Service>,
-    pub homes: SessionHomes,
+    pub homes: Arc<SessionHomes>,
     pub descriptors: StreamDescriptors,
     /// Set for a daemon: takes the marks of directories away when their data is on disk.
     pub settler: Option<Settler>,
@@ -151,13 +157,23 @@ impl Shared {
 }
 
 /// Which worker of a daemon has which session: the kernel gives a TCP connection to any of them.
+/// And what lets lanes in the clear in, of which any worker may be asked.
 #[derive(Default)]
-pub struct SessionHomes(Mutex<HashMap<SessionId, WorkerId>>);
+pub struct SessionHomes(Mutex<HashMap<SessionId, Home>>);
+
+struct Home {
+    worker: WorkerId,
+    clear: Option<(Fingerprint, ClearSecret)>,
+}
 
 impl SessionHomes {
     /// A session is to begin. False: there is one of its id, which goes on as if nothing was said.
     pub fn claim(&self, session: SessionId, worker: WorkerId) -> bool {
-        *self.lock().entry(session).or_insert(worker) == worker
+        let home = Home {
+            worker,
+            clear: None,
+        };
+        self.lock().entry(session).or_insert(home).worker == worker
     }
 
     /// A session is over.
@@ -166,10 +182,28 @@ impl SessionHomes {
     }
 
     pub fn find(&self, session: &SessionId) -> Option<WorkerId> {
-        self.lock().get(session).copied()
+        self.lock().get(session).map(|home| home.worker)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, WorkerId>> {
+    /// A session may have lanes in the clear, which come with this secret.
+    pub fn let_in(&self, session: &SessionId, peer: Fingerprint, secret: ClearSecret) {
+        if let Some(home) = self.lock().get_mut(session) {
+            home.clear = Some((peer, secret));
+        }
+    }
+
+    /// What the lane of this number of a session is let in by.
+    pub fn pass(&self, session: SessionId, lane: u32) -> Option<ClearPass> {
+        let (peer, secret) = self.lock().get(&session)?.clear?;
+        Some(ClearPass {
+            session,
+            lane,
+            secret: secret.of_lane(lane).0,
+            peer,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Home>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -136,6 +136,7 @@ pub fn hello(request: WireRequest) -> Message {
         patience_s: None,
         adds_lanes: false,
         asks_addresses: false,
+        clear: false,
     })
 }
 

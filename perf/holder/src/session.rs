@@ -166,6 +166,7 @@ impl Session {
             patience_s: None,
             adds_lanes: false,
             asks_addresses: false,
+            clear: false,
         }));
         self.stage = Stage::Greeting;
     }

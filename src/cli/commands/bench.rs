@@ -127,12 +127,14 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         lane_kinds: args.engine.lane_kinds,
         tcp_congestion: args.engine.tcp_congestion.clone(),
         ktls: args.engine.ktls(),
+        allow_clear: false,
         identity: daemon,
         reset_secret: rand::random(),
         authorize: Arc::new(move |asks| {
             (*asks == peer).then_some(PeerAccess {
                 access: nothing,
                 path: None,
+                clear: false,
             })
         }),
     })?;
@@ -147,6 +149,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         trust: Arc::new(move |seen| *seen == shown),
         streams: usize::from(args.streams),
         lanes: LaneCount::Auto,
+        clear: false,
         lane_kinds: args.engine.lane_kinds,
         tcp_congestion: args.engine.tcp_congestion.clone(),
         ktls: args.engine.ktls(),

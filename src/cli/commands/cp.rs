@@ -49,8 +49,12 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     if args.no_target_directory && route.sources.len() > 1 {
         return Err(RouteError::OneName.into());
     }
-    if matches!(args.lanes, LaneCount::Exactly(2..)) && !args.engine.lane_kinds.has(LaneKind::Tls) {
+    let has_tcp = args.engine.lane_kinds.has(LaneKind::Tls);
+    if matches!(args.lanes, LaneCount::Exactly(2..)) && !has_tcp {
         return Err(RouteError::NothingToAdd.into());
+    }
+    if args.clear && !has_tcp {
+        return Err(RouteError::NothingInTheClear.into());
     }
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut copying = Copying {
@@ -223,6 +227,7 @@ impl Copying {
         let dial = Dial {
             streams: self.args.streams,
             lanes: self.args.lanes,
+            clear: self.args.clear,
             persistence,
             ..Dial::new(daemon, &self.args.trust, &self.args.from, &self.args.engine)
         };

@@ -26,6 +26,7 @@ use super::ledger::{AddedLane, Ledger, MoverTold, OwnStreams};
 use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, code};
 use super::{Course, JOIN_PAUSE, Lanes, LanesSide, MAX_ADDED, MAX_SERVED_ADDED, NO_SUCH_SESSION};
 use crate::ids::{Fingerprint, MoverId};
+use crate::proto::clear::ClearSecret;
 use crate::proto::wire::{LaneAccount, PrefaceKind, streams};
 use crate::proto::{Input, LostLane};
 
@@ -56,6 +57,8 @@ const UNREAD_MAX_BYTES: usize = 64 << 10;
 
 /// What was said of a lane.
 pub(super) enum LaneWord {
+    /// Lanes in the clear are no more.
+    Altered,
     /// It was taken over from before this was agreed on.
     Early(u32),
     Over(u32),
@@ -85,6 +88,10 @@ pub(super) struct Adding {
     /// As many at a time.
     most: usize,
     wish: Wish,
+    /// Client: those that are dialled are in the clear.
+    pub(super) clear: Option<ClearSecret>,
+    /// What one of them carried was altered.
+    pub(super) was_altered: bool,
     /// When the last ones came to nothing: none is dialled before, and how long the next pause is.
     not_before: Option<Instant>,
     pause: Duration,
@@ -115,6 +122,8 @@ impl Adding {
             moved_bytes: 0,
             most,
             wish: Wish::Early,
+            clear: None,
+            was_altered: false,
             not_before: None,
             pause: JOIN_PAUSE,
             pause_max,
@@ -130,8 +139,9 @@ impl Adding {
     }
 
     /// Gives the lanes that were lost early.
-    pub fn agree(&mut self, sends: bool) -> Vec<u32> {
+    pub fn agree(&mut self, sends: bool, clear: Option<ClearSecret>) -> Vec<u32> {
         (self.is_agreed, self.sends) = (true, sends);
+        self.clear = clear;
         std::mem::take(&mut self.early)
     }
 
@@ -172,10 +182,18 @@ impl Adding {
 
     /// The lane that was dialled did not come to be.
     pub fn dial_failed(&mut self, now: Instant) {
-        if self.wish == Wish::Dialling {
-            self.wish = Wish::Open;
+        if self.dial_ended() {
             self.rest(now, self.pause_max);
         }
+    }
+
+    /// Whether one was being dialled, as none is from now on.
+    pub fn dial_ended(&mut self) -> bool {
+        let is_due = self.is_dialling();
+        if is_due {
+            self.wish = Wish::Open;
+        }
+        is_due
     }
 
     /// No other lane is dialled for a while. Several that go together are one reason.
@@ -346,8 +364,16 @@ impl Lanes {
     pub(super) fn add(&mut self, now: Instant) {
         if self.adds_at().is_some_and(|at| at <= now) {
             self.adding.wish = Wish::Dialling;
-            let kind = DialKind::Add;
-            self.outputs.push_back(LanesOutput::Dial { kind });
+            self.outputs.push_back(match self.adding.clear {
+                Some(secret) => LanesOutput::DialClear {
+                    session: self.id,
+                    lane: self.adding.next_number,
+                    secret: secret.of_lane(self.adding.next_number),
+                },
+                None => LanesOutput::Dial {
+                    kind: DialKind::Add,
+                },
+            });
         }
     }
 
@@ -359,7 +385,7 @@ impl Lanes {
         }
     }
 
-    pub(super) fn dialled_to_add(&mut self, lane: LaneKey, peer: Fingerprint) {
+    pub(super) fn dialled_to_add(&mut self, lane: LaneKey, peer: Fingerprint, kind: DialKind) {
         let is_due = self.adding.is_dialling();
         if is_due {
             self.adding.wish = Wish::Open;
@@ -369,30 +395,39 @@ impl Lanes {
             self.adding.rest(self.now, ADD_PAUSE_MAX);
         }
         let goes_on = self.course == Course::Running && !self.lanes.is_empty();
-        if !is_due || peer != self.peer || !goes_on {
+        let is_left = kind == DialKind::AddClear && self.adding.clear.is_none();
+        if !is_due || peer != self.peer || !goes_on || is_left {
             return self.close(lane, code::DONE, "");
         }
         let number = self.adding.next_number;
         let preface = self.preface_of(PrefaceKind::Add, number);
-        self.adopt_added(lane, number, Some(preface));
+        self.adopt_added(lane, (number, kind), Some(preface));
     }
 
     /// Server: a lane is added to a session that goes on, if it is none that is gone already.
-    pub(super) fn joins_added(&mut self, lane: LaneKey, number: u32, is_due: bool) {
+    pub(super) fn joins_added(&mut self, lane: LaneKey, number: u32, is_due: bool, kind: DialKind) {
         let is_known = self.adding.is_agreed && self.adding.is_unseen(number);
         // Those that are gone count until both sides have said what became of them: a peer that
         // loses one after the other and reads nothing gets no more.
         let count = self.added.len() + self.adding.unaccounted.len();
         let is_heard = self.out.control_bytes() <= UNREAD_MAX_BYTES;
-        if !is_due || !is_known || !is_heard || count >= MAX_SERVED_ADDED {
+        let is_left = kind == DialKind::AddClear && self.adding.was_altered;
+        if !is_due || is_left || !is_known || !is_heard || count >= MAX_SERVED_ADDED {
             return self.close(lane, code::NO_SESSION, NO_SUCH_SESSION);
         }
-        self.adopt_added(lane, number, None);
+        self.adopt_added(lane, (number, kind), None);
     }
 
-    fn adopt_added(&mut self, key: LaneKey, number: u32, preface: Option<Bytes>) {
+    fn adopt_added(
+        &mut self,
+        key: LaneKey,
+        (number, kind): (u32, DialKind),
+        preface: Option<Bytes>,
+    ) {
         self.adding.use_up(number);
-        let lane = Lane::added(key, preface, AddedLane::new(number, self.now));
+        let is_clear = kind == DialKind::AddClear;
+        let lane = AddedLane::new(number, self.now, is_clear);
+        let lane = Lane::added(key, preface, lane);
         self.added.push(lane);
         let (lane, allowed) = (key, true);
         self.outputs
@@ -462,6 +497,7 @@ impl Lanes {
         } = added.ledger;
         let mut lost = LostLane {
             number,
+            altered: why == LaneClosed::Altered,
             ..LostLane::default()
         };
         if self.adding.sends {
@@ -471,6 +507,7 @@ impl Lanes {
             lost.below = theirs.below;
             lost.ended = theirs.ahead.into_iter().collect();
             lost.begun = begun;
+            lost.lately = theirs.lately.into_iter().collect();
             self.adding.remember(number, false);
         }
         self.session.handle(now, Input::LaneLost(lost));

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::ids::Fingerprint;
 use crate::proto::Input;
+use crate::proto::clear::ClearOff;
 use crate::proto::wire::{Preface, PrefaceKind};
 
 impl Lanes {
@@ -45,7 +46,7 @@ impl Lanes {
 
     pub(super) fn dialled(&mut self, lane: LaneKey, peer: Fingerprint, kind: DialKind) {
         match kind {
-            DialKind::Add => return self.dialled_to_add(lane, peer),
+            DialKind::Add | DialKind::AddClear => return self.dialled_to_add(lane, peer, kind),
             DialKind::TakeOver => return self.dialled_to_take_over(lane, peer),
             DialKind::Replace => {}
         }
@@ -66,6 +67,7 @@ impl Lanes {
     pub(super) fn dial_failed(&mut self, now: Instant, kind: DialKind) {
         match kind {
             DialKind::Add => return self.adding.dial_failed(now),
+            DialKind::AddClear => return self.dial_in_the_clear_failed(now),
             DialKind::TakeOver => return self.dial_to_take_over_failed(now),
             DialKind::Replace => {}
         }
@@ -80,9 +82,9 @@ impl Lanes {
         let goes_on = matches!(self.course, Course::Running | Course::AwaitJoin { .. });
         let count = self.lanes.len();
         match kind {
-            DialKind::Add => {
+            DialKind::Add | DialKind::AddClear => {
                 let is_due = peer == self.peer && goes_on;
-                return self.joins_added(lane, number, is_due);
+                return self.joins_added(lane, number, is_due, kind);
             }
             DialKind::TakeOver => return self.joins_to_take_over(lane, number, peer),
             DialKind::Replace => {}
@@ -140,6 +142,9 @@ impl Lanes {
     /// A lane is no more. Unless its end was orderly, what was to come on it will not come again.
     pub(super) fn lane_lost(&mut self, now: Instant, key: LaneKey, why: LaneClosed) {
         if self.is_added(key) {
+            if why == LaneClosed::Altered {
+                self.leave_clear(now, ClearOff::Altered);
+            }
             return self.added_gone(now, key, why);
         }
         let Some(at) = self.at(key) else { return };

@@ -27,6 +27,7 @@
 //! moves again.
 
 mod added;
+mod clear;
 mod goodput;
 mod lane;
 mod ledger;
@@ -52,6 +53,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::clear::ClearOff;
 use super::session::Session;
 use super::wire::PrefaceKind;
 use super::{CancelReason, Input, Outcome, Output};
@@ -448,6 +450,7 @@ impl Lanes {
             // With the session's end nobody accounts for anything any more.
             match words.pop_front().filter(|_| self.is_on()) {
                 Some(LaneWord::Early(number)) => self.lose_early(number),
+                Some(LaneWord::Altered) => self.leave_clear(now, ClearOff::Altered),
                 Some(LaneWord::Over(number)) => self.lane_over(now, number),
                 Some(LaneWord::Account(account)) => self.lane_account(now, account),
                 None => return,
@@ -490,11 +493,12 @@ impl Lanes {
                     }
                 }
                 Output::Retired(mover) => self.mover_retired(mover),
-                Output::AddsLanes { sends } => {
-                    let early = self.adding.agree(sends);
+                Output::AddsLanes { sends, clear } => {
+                    let early = self.adding.agree(sends, clear);
                     words.extend(early.into_iter().map(LaneWord::Early));
                     self.count_moved(0);
                 }
+                Output::Altered => words.push_back(LaneWord::Altered),
                 Output::LaneOver(number) => words.push_back(LaneWord::Over(number)),
                 Output::LaneAccount(account) => words.push_back(LaneWord::Account(account)),
                 Output::Copy(_) => unreachable!("these lanes lead to another host"),

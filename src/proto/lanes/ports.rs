@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::ids::{Fingerprint, OpId};
+use crate::ids::{Fingerprint, OpId, SessionId};
+use crate::proto::clear::ClearSecret;
 use crate::proto::{
     CancelReason, DiskDone, DiskError, DiskOp, Event, Outcome, Payload, SessionError,
 };
@@ -37,6 +38,8 @@ pub enum DialKind {
     Replace,
     /// It carries data beside that one, and may be of another kind of transport.
     Add,
+    /// As Add, in the clear.
+    AddClear,
     /// It carries control from where the peer stopped reading, for the lane that did so is silent
     /// or cut (`takeover.rs`): of the other kind of transport, and where that comes to nothing of
     /// the same.
@@ -146,6 +149,8 @@ pub enum LaneClosed {
     /// Nobody closed it: what carried it broke, and what it carried may go on elsewhere. Or the
     /// peer said [`code::TAKEN_OVER`], which means the same.
     Cut,
+    /// What came on it, which was in the clear, is not what was sent, as one side says.
+    Altered,
     Otherwise,
 }
 
@@ -180,6 +185,12 @@ pub enum LanesOutput {
     /// [`LanesInput::Dialled`] or [`LanesInput::DialFailed`] of the same kind, at any time; at most
     /// one of each kind is asked for at a time.
     Dial { kind: DialKind },
+    /// Client: the same for [`DialKind::AddClear`], which is admitted as this lane by this secret.
+    DialClear {
+        session: SessionId,
+        lane: u32,
+        secret: ClearSecret,
+    },
     /// A lane carries control in place of one that was silent, or cut: the peer agrees.
     TakenOver { lane: LaneKey },
     /// Close this lane's connection. It is none of the session's any more.
@@ -218,4 +229,5 @@ pub mod code {
     pub const TOO_MUCH: u64 = 9;
     pub const UNAVAILABLE: u64 = 10;
     pub const TAKEN_OVER: u64 = 11;
+    pub const ALTERED: u64 = 12;
 }

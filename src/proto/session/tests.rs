@@ -46,6 +46,7 @@ fn limits() -> Limits {
         adds_lanes: false,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
+        clear: ClearLanes::Off,
     }
 }
 
@@ -77,6 +78,7 @@ fn hello(version: u16, request: WireRequest) -> Message {
         patience_s: None,
         adds_lanes: false,
         asks_addresses: false,
+        clear: false,
     })
 }
 
@@ -88,6 +90,7 @@ fn welcome() -> Message {
         place: None,
         adds_lanes: false,
         addresses: Vec::new(),
+        clear: None,
     })
 }
 
@@ -209,6 +212,7 @@ impl Bench {
                 | Output::Stays(_)
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
+                | Output::Altered
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_)
                 | Output::Piece { .. }

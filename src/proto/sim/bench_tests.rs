@@ -104,6 +104,7 @@ impl Side {
                 Output::Stays(_)
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
+                | Output::Altered
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_) => panic!("a benchmark has no added lanes"),
                 Output::Piece { .. } | Output::TakesData(_) => {
@@ -288,6 +289,7 @@ fn hello(mode: BenchMode, milliseconds: u64, streams: Option<u8>) -> Message {
         patience_s: None,
         adds_lanes: false,
         asks_addresses: false,
+        clear: false,
     })
 }
 
@@ -318,6 +320,7 @@ fn welcomed(work: BenchWork) -> (Side, Instant) {
         place: None,
         adds_lanes: false,
         addresses: Vec::new(),
+        clear: None,
     };
     client.hear(now, &Message::Welcome(welcome));
     (client, now)
@@ -507,6 +510,7 @@ fn data_may_be_faster_than_the_welcome() {
         place: None,
         adds_lanes: false,
         addresses: Vec::new(),
+        clear: None,
     };
     client.hear(now, &Message::Welcome(welcome));
     client.hear(now, &Message::BenchEnd { bytes: 7 });

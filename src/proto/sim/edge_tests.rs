@@ -339,6 +339,7 @@ fn drain(
             | Output::Stays(_)
             | Output::Retired(_)
             | Output::AddsLanes { .. }
+            | Output::Altered
             | Output::LaneOver(_)
             | Output::LaneAccount(_)
             | Output::Piece { .. }
@@ -425,6 +426,7 @@ fn hello() -> Hello {
         patience_s: None,
         adds_lanes: false,
         asks_addresses: false,
+        clear: false,
     }
 }
 
@@ -536,6 +538,7 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
             place: None,
             adds_lanes: false,
             addresses: Vec::new(),
+            clear: None,
         })),
     );
     let (mut batches, mut reads) = (verdicts.chunks(1), 0);

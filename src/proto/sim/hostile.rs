@@ -164,6 +164,7 @@ impl Hostile {
                     place: None,
                     adds_lanes: true,
                     addresses: Vec::new(),
+                    clear: None,
                 }));
             }
         };
@@ -177,6 +178,7 @@ impl Hostile {
             patience_s: None,
             adds_lanes: true,
             asks_addresses: false,
+            clear: false,
         }));
     }
 
@@ -515,7 +517,10 @@ impl Hostile {
             }),
             23 => {
                 let lane = self.rng.pick(&[0, 1, u32::MAX]);
-                self.say(&Message::LaneOver { lane })
+                self.say(&Message::LaneOver {
+                    lane,
+                    altered: false,
+                })
             }
             24 => self.account_wrongly(),
             _ => self.input(Input::Cancel(CancelReason::User)),
@@ -552,6 +557,7 @@ impl Hostile {
             below,
             parts,
             more,
+            altered: false,
         }));
     }
 
@@ -603,8 +609,8 @@ impl Hostile {
             match output {
                 Output::Control(bytes) => self.listen(bytes),
                 Output::TakesData(takes_data) => self.takes_data = takes_data,
-                Output::AddsLanes { sends: true } => self.add_lanes(),
-                Output::AddsLanes { sends: false } => {}
+                Output::AddsLanes { sends: true, .. } => self.add_lanes(),
+                Output::AddsLanes { sends: false, .. } | Output::Altered => {}
                 Output::LaneOver(number) => self.lane_over(number),
                 Output::LaneAccount(account) => self.lane_account(&account),
                 Output::Data { .. }

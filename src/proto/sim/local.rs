@@ -124,6 +124,7 @@ impl LocalWorld {
                 Output::Stays(_)
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
+                | Output::Altered
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_) => panic!("one lane is all"),
                 Output::Event(_) | Output::TakesData(_) | Output::AnswersMax(_) => {}

@@ -366,7 +366,7 @@ impl World {
                     ..
                 } => self.emit_data(side, stream, payload, fin),
                 Output::Stays(_) | Output::Retired(_) | Output::AddsLanes { .. } => {}
-                Output::LaneOver(_) | Output::LaneAccount(_) => {
+                Output::LaneOver(_) | Output::LaneAccount(_) | Output::Altered => {
                     panic!("an account of lanes that nobody added")
                 }
                 Output::Piece { stream, bytes } => {
@@ -421,7 +421,9 @@ impl World {
             handles, limits, ..
         } = &self.sides[side];
         let (data, seen) = match payload {
-            Payload::Bytes(bytes) => (Emitted::Bytes(bytes.clone()), bytes),
+            Payload::Bytes(bytes) | Payload::FileData(bytes) => {
+                (Emitted::Bytes(bytes.clone()), bytes)
+            }
             Payload::Range {
                 file,
                 offset,

@@ -159,6 +159,9 @@ pub enum Message {
     LaneOver {
         #[n(0)]
         lane: u32,
+        /// It was in the clear, and what came on it is not what the receiver sent.
+        #[cbor(n(1), default)]
+        altered: bool,
     },
     /// Receiver to sender, once of each added lane: what of it was taken.
     #[n(24)]
@@ -180,6 +183,9 @@ pub struct LaneAccount {
     /// Another account of the same lane follows, with parts of younger streams.
     #[cbor(n(3), default)]
     pub more: bool,
+    /// It was in the clear, and what came on it is not what the sender sent.
+    #[cbor(n(4), default)]
+    pub altered: bool,
 }
 
 /// What was taken of a data stream.
@@ -220,6 +226,9 @@ pub struct Hello {
     /// The client has several interfaces, and asks for the server's addresses.
     #[cbor(n(8), default)]
     pub asks_addresses: bool,
+    /// The client wants lanes in the clear.
+    #[cbor(n(9), default)]
+    pub clear: bool,
 }
 
 impl Hello {
@@ -332,6 +341,9 @@ pub struct Welcome {
     /// Where it can be reached, too, if the client asked: at most [`super::MAX_ADDRESSES`].
     #[cbor(n(5), with = "cbor::addresses", default)]
     pub addresses: Vec<IpAddr>,
+    /// What lets lanes in the clear in, if the client wants them and may have them.
+    #[n(6)]
+    pub clear: Option<ByteArray<32>>,
 }
 
 /// Where a receiver's target is; understood on the same host only.

@@ -125,6 +125,7 @@ fn every_message() -> Vec<Message> {
                 patience_s: None,
                 adds_lanes: false,
                 asks_addresses: false,
+                clear: true,
             })
         })
         .collect();
@@ -173,6 +174,7 @@ fn welcome() -> Message {
         place: Some(place),
         adds_lanes: false,
         addresses: Vec::new(),
+        clear: Some([3; 32].into()),
     })
 }
 
@@ -233,7 +235,10 @@ fn messages_of_few() -> Vec<Message> {
             first: 7,
             count: u32::MAX,
         },
-        Message::LaneOver { lane: u32::MAX },
+        Message::LaneOver {
+            lane: u32::MAX,
+            altered: true,
+        },
         Message::LaneAccount(LaneAccount {
             lane: 3,
             below: 7,
@@ -248,6 +253,7 @@ fn messages_of_few() -> Vec<Message> {
                 },
             ],
             more: true,
+            altered: false,
         }),
         Message::BenchEnd { bytes: u64::MAX },
         Message::Echo {

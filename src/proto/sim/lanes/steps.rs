@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::link::{EndState, Room};
-use super::{CLIENT, IDLE, SERVER, World};
-use crate::proto::lanes::{DialKind, Newcomer};
+use super::{CLIENT, IDLE, SERVER, World, is_added};
+use crate::proto::lanes::Newcomer;
 use crate::proto::sim::ops::Pending;
 
 /// What may happen next.
@@ -162,7 +162,7 @@ impl World {
                     actions.push(Action::Delivered { link: at, side });
                 }
                 // The kernel notices the end of an added lane whenever it does.
-                let is_noticed = self.kinds[at] == DialKind::Add || link.is_reset;
+                let is_noticed = is_added(self.kinds[at]) || link.is_reset;
                 if is_noticed && link.is_silent(side) {
                     actions.push(Action::Notice { link: at, side });
                 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::link::Link;
 use super::troubles::Troubles;
 use super::{CLIENT, NO_REQUEST, Node, SERVER, World};
+use crate::proto::clear::ClearOff;
 use crate::proto::lanes::DialKind;
 use crate::proto::lanes::newcomer::WAIT_AT_MOST;
 use crate::proto::session::{BenchWork, Request};
@@ -18,7 +19,7 @@ use crate::proto::sim::disk::Disk;
 use crate::proto::sim::scenario::{Scenario, Shape, directory};
 use crate::proto::sim::tests::for_seeds;
 use crate::proto::sim::tree::TreeShape;
-use crate::proto::{Outcome, SessionErrorCode, Totals};
+use crate::proto::{Event, Outcome, SessionErrorCode, Totals};
 
 const TREE: TreeShape = TreeShape {
     max_entries: 12,
@@ -151,6 +152,49 @@ fn added_lanes_lose_nothing() {
     assert!(few || several.get() > runs.get() / 10, "{several:?}");
 }
 
+/// What lanes in the clear carry is changed on the wire, and what is changed comes again elsewhere:
+/// nothing is lost, and nothing wrong stays.
+#[test]
+fn what_is_changed_in_the_clear_comes_again() {
+    let (runs, altered, noticed) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    for_seeds("what_is_changed_in_the_clear_comes_again", 1500, |seed| {
+        let mut rng = Rng::new(seed ^ 0xc1ea);
+        let troubles = Troubles {
+            wear: rng.pick(&[0, 2, 20]),
+            most_lanes: 12,
+            dial_fails: rng.pick(&[0, 0, 30]),
+            goodbyes_lost: rng.pick(&[0, 0, 30]),
+            adds_from_bytes: Some(rng.pick(&[0, 0, 2_000, 50_000])),
+            adds: 1 + rng.below(4),
+            added_cuts: rng.pick(&[0, 0, 5]),
+            added_strays: rng.pick(&[0, 0, 30]),
+            goodput_window: rng.pick(&[None, Some(WINDOW), Some(WINDOW * 5)]),
+            is_clear: true,
+            alters: rng.pick(&[0, 20, 200]),
+            forges: rng.pick(&[0, 0, 1, 5]),
+            ..Troubles::default()
+        };
+        let (world, totals) = run(seed * [5, 1][seed as usize % 2], troubles);
+        for node in &world.nodes {
+            assert!(complete(node).is_some(), "{:?}", node.outcome);
+        }
+        assert_eq!(totals.map(|totals| totals.integrity), Some(false));
+        let sees = |event: &Event| matches!(event, Event::ClearOff(ClearOff::Altered));
+        let sees = |node: &Node| node.events.iter().filter(|event| sees(event)).count();
+        let both = world.nodes.iter().map(sees).max();
+        assert!(both <= Some(1), "said more than once");
+        altered.set(altered.get() + usize::from(world.altered > 0));
+        noticed.set(noticed.get() + both.unwrap_or(0));
+        runs.set(runs.get() + 1);
+    });
+    let few = runs.get() < 100;
+    assert!(few || altered.get() > runs.get() / 10, "{altered:?}");
+    assert!(
+        few || noticed.get() > altered.get() / 2,
+        "{noticed:?} of {altered:?}"
+    );
+}
+
 /// The lane that carries control is cut without a word, again and again, beside several that are
 /// added and lost, too: another takes over, and nothing is lost.
 #[test]
@@ -246,6 +290,9 @@ fn lost_lanes_end_in_a_word_or_in_all() {
             added_strays: rng.pick(&[0, 30]),
             added_refusals: rng.pick(&[0, 3]),
             forgets: false,
+            is_clear: false,
+            alters: 0,
+            forges: 0,
             goodput_window: rng.pick(&[None, Some(WINDOW * 5)]),
         };
         let (world, totals) = run(seed, troubles);

@@ -61,7 +61,7 @@ impl Worker {
             return;
         };
         connection.deadline = None;
-        if let (Some(client), DialKind::Add) = (&mut self.client, kind) {
+        if let (Some(client), DialKind::Add | DialKind::AddClear) = (&mut self.client, kind) {
             client.paths.came(connection.path());
         }
         let phase = LanePhase::Serving { session };
@@ -70,7 +70,7 @@ impl Worker {
             App::Undecided(_) => connection.app = App::Transfer(Box::new(TransferLane::new(phase))),
         }
         if let Some((_, lane)) = connection.lane_mut() {
-            lane.is_added = kind == DialKind::Add;
+            lane.is_added = matches!(kind, DialKind::Add | DialKind::AddClear);
         }
         self.connections.touch(key);
     }
@@ -235,7 +235,7 @@ impl Worker {
                 self.dial_when_due();
             }
             Some(Errand::Join { session, kind }) => {
-                if kind == DialKind::Add {
+                if matches!(kind, DialKind::Add | DialKind::AddClear) {
                     client.paths.failed(gone.path());
                 }
                 // What was to be added is missed by nobody.
@@ -315,6 +315,16 @@ fn how_it_closed(connection: &Connection) -> LaneClosed {
                 ..
             },
         ) => LaneClosed::Cut,
+        Some(
+            CloseReason::PeerApp {
+                code: code::ALTERED,
+                ..
+            }
+            | CloseReason::Local {
+                code: code::ALTERED,
+                ..
+            },
+        ) => LaneClosed::Altered,
         _ => LaneClosed::Otherwise,
     }
 }

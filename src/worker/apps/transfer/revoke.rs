@@ -21,6 +21,7 @@ fn taken_away(before: &PeerAccess, now: Option<&PeerAccess>) -> Option<&'static 
         Some(MOVED)
     } else if lost(before.access.read, now.access.read)
         || lost(before.access.write, now.access.write)
+        || lost(before.clear, now.clear)
     {
         Some(NARROWED)
     } else {
@@ -77,10 +78,17 @@ mod tests {
         let may = |read, write, path: Option<&str>| PeerAccess {
             access: Grant { read, write },
             path: path.map(|path| path.as_bytes().to_vec()),
+            clear: false,
         };
         let before = may(true, true, Some("a"));
         assert_eq!(taken_away(&before, Some(&before)), None);
         assert_eq!(taken_away(&before, None), Some(REMOVED));
+        let clear = PeerAccess {
+            clear: true,
+            ..before.clone()
+        };
+        assert_eq!(taken_away(&clear, Some(&before)), Some(NARROWED));
+        assert_eq!(taken_away(&before, Some(&clear)), None);
         assert_eq!(
             taken_away(&before, Some(&may(true, false, Some("a")))),
             Some(NARROWED)

@@ -21,10 +21,14 @@ on_both_backends!(
     data_that_is_changed_comes_again,
     what_is_said_cannot_be_changed,
     a_handshake_that_is_changed_lets_nobody_in,
+    a_proof_that_is_changed_lets_nobody_in,
     answers_cannot_be_changed,
     strangers_are_not_let_in,
+    who_may_not_go_in_the_clear_any_more_does_not,
     there_is_no_lane_in_the_clear_without_tcp,
 );
+
+const PEERS: &str = "authorized_peers";
 
 const MIB: u64 = 1 << 20;
 const FILE_BYTES: u64 = 32 * MIB;
@@ -41,7 +45,7 @@ const NOT_ALLOWED: &str = "the daemon allows no lanes in the clear";
 pub struct Site {
     backend: &'static str,
     client: Side,
-    _server: Side,
+    server: Side,
     pub daemon: Daemon,
     dir: TempDir,
 }
@@ -55,19 +59,26 @@ impl Site {
         fs::create_dir(&root).unwrap();
         let line = format!("{} {options}\n", client.id());
         fs::create_dir_all(server.path()).unwrap();
-        fs::write(server.path().join("authorized_peers"), line).unwrap();
+        fs::write(server.path().join(PEERS), line).unwrap();
         let args = [&["--backend", backend, "--memory-budget", "32M"], serve].concat();
         Site {
             backend,
             daemon: Daemon::start(&server, &root, &args),
             client,
-            _server: server,
+            server,
             dir,
         }
     }
 
     fn open(backend: &'static str) -> Site {
         Site::new(backend, &["--allow-clear", "--workers", "2"], "rw,clear")
+    }
+
+    /// The client's line has other options from now on.
+    fn authorize(&self, options: &str) {
+        let line = format!("{} {options}\n", self.client.id());
+        fs::write(self.server.path().join(PEERS), line).unwrap();
+        common::signal(self.daemon.pid(), "HUP");
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -278,6 +289,24 @@ fn a_handshake_that_is_changed_lets_nobody_in(backend: &'static str) {
     over_a_bad_wire(backend, &[from_client, from_daemon].concat(), NOT_HAD);
 }
 
+/// The client believes that it is let in, until it hears nothing but the end.
+fn a_proof_that_is_changed_lets_nobody_in(backend: &'static str) {
+    let site = Site::open(backend);
+    for at in [60, 91] {
+        let change = Change {
+            mischief: Mischief::Flip,
+            to_daemon: true,
+            at,
+        };
+        let wire = Wire::new(site.daemon.address(), Some(change));
+        for output in site.there_and_back(&wire.url("file"), &TCP) {
+            assert!(warns(&output, NOT_HAD), "{at}: {output:?}");
+            assert_eq!(output.number("warnings"), 1, "{at}: {output:?}");
+        }
+        assert_eq!(wire.in_the_clear().len(), 2, "{at}: taken up again");
+    }
+}
+
 /// What the receiver of data says on the lane: credit, and what was read. A length that was made
 /// greater has the sender wait for bytes that never come, on a lane without credit.
 fn answers_cannot_be_changed(backend: &'static str) {
@@ -302,6 +331,29 @@ fn answers_cannot_be_changed(backend: &'static str) {
 
 fn strangers_are_not_let_in(backend: &'static str) {
     strangers::while_a_transfer_goes_on(&Site::open(backend));
+}
+
+/// The right is taken from whoever has it: what goes in the clear ends, what does not goes on.
+fn who_may_not_go_in_the_clear_any_more_does_not(backend: &'static str) {
+    let site = Site::open(backend);
+    let source = site.source(FILE_BYTES);
+    let start = |name: &str, options: &[&str]| {
+        let url = site.daemon.url(name);
+        let files = ["--bwlimit", "8M", source.to_str().unwrap(), &url];
+        let running = site.start(&[options, &files].concat());
+        let flows = running.line(|line| line.contains("\"progress\""));
+        flows.expect("data flows");
+        running
+    };
+    let clear = start("clear", &["--clear", "--retry", "0"]);
+    let encrypted = start("encrypted", &[]);
+    site.authorize("rw");
+    let output = clear.wait().expect(4);
+    let error = output.of("error").next().unwrap();
+    assert_eq!(error["code"], "permission", "{output:?}");
+    let output = encrypted.wait().expect(0);
+    assert_eq!(output.number("warnings"), 0, "{output:?}");
+    assert_same(&source, &site.path("root/encrypted"));
 }
 
 fn there_is_no_lane_in_the_clear_without_tcp(backend: &'static str) {

@@ -265,13 +265,16 @@ fn listening(
     Ok(at)
 }
 
-/// Those who are authorised.
 /// What lets those in that do without TLS.
 fn passes(shared: &Shared) -> ClearPasses {
-    let homes = shared.homes.clone();
-    Arc::new(move |session, lane| homes.pass(session, lane))
+    let (homes, again) = (shared.homes.clone(), shared.homes.clone());
+    ClearPasses {
+        find: Arc::new(move |session, lane| homes.pass(session, lane)),
+        take: Arc::new(move |session, lane| again.use_pass(session, lane)),
+    }
 }
 
+/// Those who are authorised.
 fn trust(config: &ServeConfig) -> Trust {
     let authorize = config.authorize.clone();
     Arc::new(move |peer| authorize(peer).is_some())

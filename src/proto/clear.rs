@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use minicbor::{Decode, Encode};
+
 /// A session's secret for its lanes in the clear: the server makes it up, and says it on an
 /// encrypted lane. Or that of one lane, made from it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct ClearSecret(pub [u8; 32]);
+#[derive(Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct ClearSecret(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 32]);
 
 impl ClearSecret {
     /// What admits the added lane of this number. Each number is used once in a session.

@@ -543,7 +543,8 @@ impl Session {
             (Stage::Running, Message::LaneOver { lane, altered })
                 if self.adds_lanes && matches!(self.role, Role::Receive(_)) =>
             {
-                if altered {
+                // Where nothing goes in the clear, nobody can have changed anything.
+                if altered && self.clear.is_some() {
                     self.ports.altered();
                 }
                 self.ports.lane_over(lane);
@@ -552,7 +553,7 @@ impl Session {
             (Stage::Running, Message::LaneAccount(account))
                 if self.adds_lanes && matches!(self.role, Role::Send(_)) =>
             {
-                if account.altered {
+                if account.altered && self.clear.is_some() {
                     self.ports.altered();
                 }
                 self.ports.lane_account(account);

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::CONTROL_STREAM;
 use super::fault::Fault;
 use super::frame::{MAX_HEAD_BYTES, TcpFrame};
 use super::read_streams::ReadStreams;
@@ -153,9 +154,11 @@ impl Channel {
         Ok(None)
     }
 
-    /// What is missing of the DATA frame under way.
-    pub fn missing_bytes(&self) -> usize {
-        self.data.as_ref().map_or(0, |data| data.missing_bytes)
+    /// What is missing of the DATA frame under way, if that may go as bulk: a data stream's.
+    pub fn missing_bulk_bytes(&self) -> usize {
+        let data = self.data.as_ref();
+        let data = data.filter(|data| data.stream != CONTROL_STREAM);
+        data.map_or(0, |data| data.missing_bytes)
     }
 
     fn end_data(&mut self) {

@@ -25,7 +25,7 @@ const HELLO_BYTES: usize = MAGIC.len() + 16 + 4 + NONCE_BYTES;
 const CHALLENGE_BYTES: usize = NONCE_BYTES + PROOF_BYTES;
 
 /// Bytes that are said, and bytes of bulk.
-const HEADER_BYTES: usize = 4;
+pub(super) const HEADER_BYTES: usize = 4;
 const CODE_BYTES: usize = 32;
 
 /// What a record has beyond what it carries.
@@ -44,8 +44,14 @@ pub struct ClearPass {
     pub peer: Fingerprint,
 }
 
-/// A server's: the pass of this lane of this session, if there may be one.
-pub type ClearPasses = Arc<dyn Fn(SessionId, u32) -> Option<ClearPass> + Send + Sync>;
+/// A server's: what lets lanes in.
+#[derive(Clone)]
+pub struct ClearPasses {
+    /// The pass of this lane of this session, if there is one that was not used.
+    pub find: Arc<dyn Fn(SessionId, u32) -> Option<ClearPass> + Send + Sync>,
+    /// Its peer has proven to have it, and it is used up. False: it was, or is no more.
+    pub take: Arc<dyn Fn(SessionId, u32) -> bool + Send + Sync>,
+}
 
 /// What remains of a pass once it was used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +67,7 @@ pub(super) enum ClearHandshake {
     /// A server. Next: Challenged.
     Awaits(ClearPasses),
     /// A server, which has answered.
-    Challenged(Box<Exchange>),
+    Challenged(Box<Exchange>, ClearPasses),
 }
 
 /// What was said in a handshake so far.
@@ -114,7 +120,7 @@ impl ClearHandshake {
         match self {
             ClearHandshake::Asked(_) => CHALLENGE_BYTES,
             ClearHandshake::Awaits(_) => HELLO_BYTES,
-            ClearHandshake::Challenged(_) => PROOF_BYTES,
+            ClearHandshake::Challenged(..) => PROOF_BYTES,
         }
     }
 
@@ -135,11 +141,15 @@ impl ClearHandshake {
                 let exchange = Exchange::answering(bytes, passes)?;
                 out.extend(exchange.nonce);
                 out.extend(exchange.derived("server proof").as_bytes());
-                *self = ClearHandshake::Challenged(Box::new(exchange));
+                *self = ClearHandshake::Challenged(Box::new(exchange), passes.clone());
                 Ok(None)
             }
-            ClearHandshake::Challenged(exchange) => {
-                match is_same(exchange.derived("client proof"), bytes) {
+            ClearHandshake::Challenged(exchange, passes) => {
+                let (session, lane) = (exchange.pass.session, exchange.pass.lane);
+                // Only who has proven to have it uses it up.
+                match is_same(exchange.derived("client proof"), bytes)
+                    && (passes.take)(session, lane)
+                {
                     true => Ok(Some(exchange.keys(true))),
                     false => Err(NOT_ADMITTED),
                 }
@@ -156,7 +166,7 @@ impl Exchange {
         let session = rest.first_chunk().copied().map(SessionId);
         let lane = rest[16..].first_chunk().copied().map(u32::from_be_bytes);
         let pass = session.zip(lane).filter(|_| magic == MAGIC);
-        let pass = pass.and_then(|(session, lane)| passes(session, lane));
+        let pass = pass.and_then(|(session, lane)| (passes.find)(session, lane));
         Ok(Exchange {
             pass: pass.ok_or(NOT_ADMITTED)?,
             hello,
@@ -222,15 +232,21 @@ impl ClearKey {
             out.truncate(at);
             return false;
         }
-        let bulk_bytes = bulk.map_or(0, |bulk| bulk.bytes);
-        let header = [said_bytes, bulk_bytes].map(|bytes| (bytes as u16).to_be_bytes());
-        out[at..at + HEADER_BYTES].copy_from_slice(header.as_flattened());
-        let code = self.code(&out[at..]);
-        out.extend(code.as_bytes());
+        self.end_said(out, at, bulk.map_or(0, |bulk| bulk.bytes));
         if let Some(bulk) = bulk {
             channel.writes.take_bulk(bulk, out);
         }
         true
+    }
+
+    /// Of the record that begins at `at` all is written that is said: its lengths and code go
+    /// around that.
+    pub fn end_said(&mut self, out: &mut Vec<u8>, at: usize, bulk_bytes: usize) {
+        let said_bytes = out.len() - at - HEADER_BYTES;
+        let header = [said_bytes, bulk_bytes].map(|bytes| (bytes as u16).to_be_bytes());
+        out[at..at + HEADER_BYTES].copy_from_slice(header.as_flattened());
+        let code = self.code(&out[at..]);
+        out.extend(code.as_bytes());
     }
 
     /// Looks whether a whole record is what the peer said.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use super::{ClearPass, TcpConn, TcpLimits, TcpSetup, TcpWindows};
+use super::{ClearPass, ClearPasses, TcpConn, TcpLimits, TcpSetup, TcpWindows};
 use crate::identity::Identity;
 use crate::ids::{Fingerprint, SessionId};
 
@@ -23,10 +23,14 @@ static SERVER: LazyLock<TcpSetup> = LazyLock::new(|| {
     let identity = Identity::generate().expect("a key can be made");
     let setup = TcpSetup::server(&identity, Arc::new(|_| false), LIMITS);
     let mut setup = setup.expect("it is a good key");
-    setup.admit_clear(Arc::new(|session, lane| {
-        let is_it = (session, lane) == (pass().session, pass().lane);
-        is_it.then(pass)
-    }));
+    setup.admit_clear(ClearPasses {
+        find: Arc::new(|session, lane| {
+            let is_it = (session, lane) == (pass().session, pass().lane);
+            is_it.then(pass)
+        }),
+        // Each input is one connection.
+        take: Arc::new(|_, _| true),
+    });
     setup
 });
 

@@ -64,12 +64,17 @@ impl TcpConn {
         let record = keys.open.open(self.inbox.bytes(), record)?;
         self.counters.records_opened += 1;
         self.heard_at = now;
+        if record.said.is_empty() {
+            return Err(Fault::Frames("a record that says nothing"));
+        }
         let buffer = self.inbox.bytes();
         if let Some(close) = self.channel.take(buffer, record.said)? {
             self.closed_by_peer(now, close);
         } else if !record.bulk.is_empty() {
-            if self.channel.missing_bytes() != record.bulk.len() {
-                return Err(Fault::Frames("bulk that is no frame's data"));
+            if self.channel.missing_bulk_bytes() != record.bulk.len() {
+                return Err(Fault::Frames(
+                    "bulk that is no data of a one-way stream's frame",
+                ));
             }
             self.channel.take(buffer, record.bulk)?;
         }
@@ -78,8 +83,14 @@ impl TcpConn {
 
     /// Writes a batch of records.
     pub(super) fn seal_in_the_clear(&mut self) {
-        if self.farewell == Farewell::Said {
-            return;
+        match self.farewell {
+            Farewell::Said => return,
+            // The peer has closed, and there are no alerts here.
+            Farewell::Alert(_) => {
+                self.farewell = Farewell::Said;
+                return;
+            }
+            Farewell::No | Farewell::AfterClose => {}
         }
         self.make_room();
         for _ in 0..BATCH_RECORDS {
@@ -91,13 +102,7 @@ impl TcpConn {
             }
             self.counters.records_sealed += 1;
         }
-        let is_said = match self.farewell {
-            Farewell::No | Farewell::Said => false,
-            Farewell::AfterClose => self.channel.is_closed(),
-            // There are no alerts here.
-            Farewell::Alert(_) => true,
-        };
-        if is_said {
+        if self.farewell == Farewell::AfterClose && self.channel.is_closed() {
             self.farewell = Farewell::Said;
         }
     }

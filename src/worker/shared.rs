@@ -163,7 +163,42 @@ pub struct SessionHomes(Mutex<HashMap<SessionId, Home>>);
 
 struct Home {
     worker: WorkerId,
-    clear: Option<(Fingerprint, ClearSecret)>,
+    clear: Option<ClearDoor>,
+}
+
+/// What lets a session's lanes in the clear in.
+struct ClearDoor {
+    peer: Fingerprint,
+    secret: ClearSecret,
+    used: UsedNumbers,
+}
+
+/// Numbers of lanes that came, each of which lets one connection in: all below `next` but the last
+/// 64 count as used, and of those the bits say it, the last in the lowest.
+#[derive(Default)]
+struct UsedNumbers {
+    next: u64,
+    last: u64,
+}
+
+impl UsedNumbers {
+    fn is_used(&self, number: u32) -> bool {
+        match self.next.checked_sub(u64::from(number)) {
+            None | Some(0) => false,
+            Some(back @ 1..=64) => self.last & (1 << (back - 1)) != 0,
+            Some(_) => true,
+        }
+    }
+
+    fn use_up(&mut self, number: u32) {
+        let number = u64::from(number);
+        let shift =
+            |bits: u64, by: u64| bits.checked_shl(by as u32).filter(|_| by < 64).unwrap_or(0);
+        let next = self.next.max(number + 1);
+        self.last = shift(self.last, next - self.next);
+        self.last |= shift(1, next - number - 1);
+        self.next = next;
+    }
 }
 
 impl SessionHomes {
@@ -188,19 +223,40 @@ impl SessionHomes {
     /// A session may have lanes in the clear, which come with this secret.
     pub fn let_in(&self, session: &SessionId, peer: Fingerprint, secret: ClearSecret) {
         if let Some(home) = self.lock().get_mut(session) {
-            home.clear = Some((peer, secret));
+            let used = UsedNumbers::default();
+            home.clear = Some(ClearDoor { peer, secret, used });
+        }
+    }
+
+    /// Nothing more of a session comes in the clear.
+    pub fn leave_clear(&self, session: &SessionId) {
+        if let Some(home) = self.lock().get_mut(session) {
+            home.clear = None;
         }
     }
 
     /// What the lane of this number of a session is let in by.
     pub fn pass(&self, session: SessionId, lane: u32) -> Option<ClearPass> {
-        let (peer, secret) = self.lock().get(&session)?.clear?;
+        let homes = self.lock();
+        let door = homes.get(&session)?.clear.as_ref();
+        let door = door.filter(|door| !door.used.is_used(lane))?;
         Some(ClearPass {
             session,
             lane,
-            secret: secret.of_lane(lane).0,
-            peer,
+            secret: door.secret.of_lane(lane).0,
+            peer: door.peer,
         })
+    }
+
+    /// Uses up what the lane of this number is let in by. False: it was, or is no more.
+    pub fn use_pass(&self, session: SessionId, lane: u32) -> bool {
+        let mut homes = self.lock();
+        let door = homes.get_mut(&session).and_then(|home| home.clear.as_mut());
+        let Some(door) = door.filter(|door| !door.used.is_used(lane)) else {
+            return false;
+        };
+        door.used.use_up(lane);
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Home>> {
@@ -219,5 +275,34 @@ pub struct Refusals {
 impl Refusals {
     pub fn count(counter: &AtomicU64) -> u64 {
         counter.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SESSION: SessionId = SessionId([1; 16]);
+    const PEER: Fingerprint = Fingerprint([2; 32]);
+
+    #[test]
+    fn a_pass_is_used_once_and_ends_with_the_clear() {
+        let homes = SessionHomes::default();
+        assert!(homes.claim(SESSION, WorkerId(0)));
+        assert!(homes.pass(SESSION, 0).is_none() && !homes.use_pass(SESSION, 0));
+        homes.let_in(&SESSION, PEER, ClearSecret([3; 32]));
+        // Lanes come in about any order, and some never do.
+        for lane in [0, 2, 1, 7, 3, 40, 60, 50, 120, u32::MAX] {
+            assert!(homes.pass(SESSION, lane).is_some(), "{lane}");
+            assert!(homes.use_pass(SESSION, lane), "{lane}");
+            assert!(homes.pass(SESSION, lane).is_none(), "{lane} again");
+            assert!(!homes.use_pass(SESSION, lane), "{lane} again");
+        }
+        assert!(!homes.use_pass(SESSION, 4), "of long ago");
+        homes.let_in(&SESSION, PEER, ClearSecret([3; 32]));
+        assert!(homes.pass(SESSION, 1).is_some());
+        homes.leave_clear(&SESSION);
+        assert!(homes.pass(SESSION, 1).is_none() && !homes.use_pass(SESSION, 1));
+        assert_eq!(homes.find(&SESSION), Some(WorkerId(0)));
     }
 }

@@ -90,6 +90,8 @@ pub(super) struct Adding {
     wish: Wish,
     /// Client: those that are dialled are in the clear.
     pub(super) clear: Option<ClearSecret>,
+    /// Client: the server took one that was.
+    pub(super) has_had_clear: bool,
     /// What one of them carried was altered.
     pub(super) was_altered: bool,
     /// When the last ones came to nothing: none is dialled before, and how long the next pause is.
@@ -123,6 +125,7 @@ impl Adding {
             most,
             wish: Wish::Early,
             clear: None,
+            has_had_clear: false,
             was_altered: false,
             not_before: None,
             pause: JOIN_PAUSE,

@@ -13,7 +13,6 @@ use super::{
 };
 use crate::ids::Fingerprint;
 use crate::proto::Input;
-use crate::proto::clear::ClearOff;
 use crate::proto::wire::{Preface, PrefaceKind};
 
 impl Lanes {
@@ -142,9 +141,7 @@ impl Lanes {
     /// A lane is no more. Unless its end was orderly, what was to come on it will not come again.
     pub(super) fn lane_lost(&mut self, now: Instant, key: LaneKey, why: LaneClosed) {
         if self.is_added(key) {
-            if why == LaneClosed::Altered {
-                self.leave_clear(now, ClearOff::Altered);
-            }
+            let why = self.judge_clear(now, key, why);
             return self.added_gone(now, key, why);
         }
         let Some(at) = self.at(key) else { return };

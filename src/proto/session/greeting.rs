@@ -175,7 +175,7 @@ impl Session {
                 true => self.limits.addresses.to_vec(),
                 false => Vec::new(),
             },
-            clear: self.clear.map(|secret| secret.0.into()),
+            clear: self.clear,
         }));
         self.ports.event(Event::Started);
         self.say_adds_lanes();
@@ -353,7 +353,7 @@ impl Session {
         let asked = matches!(&self.role, Role::Receive(_))
             || matches!(&self.stage, Stage::AwaitWelcome { send: Some(_) });
         self.adds_lanes = self.limits.adds_lanes && welcome.adds_lanes && asked;
-        self.welcome_in_the_clear(welcome.clear.map(Into::into).map(ClearSecret));
+        self.welcome_in_the_clear(welcome.clear);
         let before = std::mem::replace(&mut self.stage, Stage::Running);
         if let Stage::AwaitWelcome {
             send: Some(sources),

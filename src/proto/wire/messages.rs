@@ -10,6 +10,7 @@ use minicbor::{Decode, Encode};
 
 use super::{MAX_TEXT_BYTES, cbor};
 use crate::ids::EntryId;
+use crate::proto::clear::ClearSecret;
 use crate::proto::place::TargetPlace;
 use crate::proto::{CancelReason, EntryError, Kind, Meta, Mtime, ObjectId, SessionError};
 
@@ -343,7 +344,7 @@ pub struct Welcome {
     pub addresses: Vec<IpAddr>,
     /// What lets lanes in the clear in, if the client wants them and may have them.
     #[n(6)]
-    pub clear: Option<ByteArray<32>>,
+    pub clear: Option<ClearSecret>,
 }
 
 /// Where a receiver's target is; understood on the same host only.

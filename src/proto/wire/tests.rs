@@ -8,6 +8,7 @@ use minicbor::Encoder;
 use super::*;
 use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
+use crate::proto::clear::ClearSecret;
 use crate::proto::errno::ENOSPC;
 use crate::proto::{
     CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, ObjectId,
@@ -174,8 +175,16 @@ fn welcome() -> Message {
         place: Some(place),
         adds_lanes: false,
         addresses: Vec::new(),
-        clear: Some([3; 32].into()),
+        clear: Some(ClearSecret([3; 32])),
     })
+}
+
+/// Messages go into logs and panics as they are.
+#[test]
+fn a_secret_is_in_nobodys_log() {
+    let said = format!("{:?}", welcome());
+    assert!(said.contains("ClearSecret"), "{said}");
+    assert!(!said.contains("3, 3, 3"), "{said}");
 }
 
 fn messages_after_hello() -> Vec<Message> {

@@ -1,6 +1,7 @@
 //! Lanes in the clear: who is let in, and what somebody on the wire can do to one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,10 @@ use super::{Pair, TIMES, WINDOWS, nobody, now, only, pattern, read_all};
 use crate::carrier::{ALTERED, CloseReason, ConnState};
 use crate::identity::Identity;
 use crate::ids::{Fingerprint, SessionId};
-use crate::tcp::{ClearLane, ClearPass, ClearPasses, TcpConn, TcpSetup};
+use crate::tcp::clear::HEADER_BYTES;
+use crate::tcp::conn::TcpPhase;
+use crate::tcp::frame::TcpFrame;
+use crate::tcp::{CONTROL_STREAM, ClearLane, ClearPass, ClearPasses, TcpConn, TcpSetup};
 
 const SESSION: SessionId = SessionId([3; 16]);
 const LANE: u32 = 5;
@@ -30,12 +34,16 @@ fn pass(secret: [u8; 32], peer: Fingerprint) -> ClearPass {
     }
 }
 
-/// A server's passes: of one lane.
+/// A server's passes: of one lane, once.
 fn passes() -> ClearPasses {
-    Arc::new(|session, lane| {
-        let is_it = session == SESSION && lane == LANE;
-        is_it.then(|| pass([9; 32], CLIENT))
-    })
+    let was_used = AtomicBool::new(false);
+    ClearPasses {
+        find: Arc::new(|session, lane| {
+            let is_it = session == SESSION && lane == LANE;
+            is_it.then(|| pass([9; 32], CLIENT))
+        }),
+        take: Arc::new(move |_, _| !was_used.swap(true, Ordering::Relaxed)),
+    }
 }
 
 fn clear_pair(client_pass: ClearPass) -> Pair {
@@ -283,6 +291,100 @@ fn is_of_the_wire(reason: &CloseReason) -> bool {
             what.contains("without the secret") || what.contains("not TLS")
         }
         _ => false,
+    }
+}
+
+/// Both hellos are answered, and the second who proves to have the secret is one too many.
+#[test]
+fn a_pass_lets_one_connection_in() {
+    let (client, server) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+    let ours = TcpSetup::client(&client, nobody(), TIMES).unwrap();
+    let mut theirs = TcpSetup::server(&server, nobody(), TIMES).unwrap();
+    theirs.admit_clear(passes());
+    let now = now();
+    let mut pairs = [(), ()].map(|()| Pair {
+        client: TcpConn::connect_clear(&ours, pass([9; 32], SERVER), WINDOWS, now),
+        server: TcpConn::accept(&theirs, WINDOWS, now),
+        now,
+        cuts: vec![usize::MAX],
+        at: 0,
+    });
+    for pair in &mut pairs {
+        super::cross(now, &mut pair.client, &mut pair.server, usize::MAX);
+        super::cross(now, &mut pair.server, &mut pair.client, usize::MAX);
+    }
+    let [first, second] = &mut pairs;
+    first.run();
+    second.run();
+    assert!(first.server.is_established());
+    assert!(second.server.is_closing() && second.server.peer_fingerprint().is_none());
+}
+
+/// Who has said that the lane is over reads nothing more, and whoever is on the wire is not to.
+#[test]
+fn nothing_follows_the_peers_close() {
+    let mut pair = clear_pair(pass([9; 32], SERVER));
+    pair.run();
+    let stream = pair.client.open_uni().unwrap();
+    let data = Bytes::from(pattern(BULK_BYTES));
+    pair.client.send_bulk(stream, data).unwrap();
+    pair.server.close(pair.now, ALTERED, b"altered");
+    super::cross(pair.now, &mut pair.server, &mut pair.client, usize::MAX);
+    assert!(pair.client.is_closing());
+    assert_eq!(pair.client.outgoing(pair.now), b"");
+    assert!(matches!(pair.client.state(), ConnState::Closed(_)));
+}
+
+/// What a server says to a client with the secret that does not keep to the rules.
+fn lies_with(said: &[u8], bulk: &[u8]) -> Option<CloseReason> {
+    let mut pair = clear_pair(pass([9; 32], SERVER));
+    pair.run();
+    let TcpPhase::Clear(keys) = &mut pair.client.phase else {
+        panic!("not admitted");
+    };
+    let mut record = vec![0; HEADER_BYTES];
+    record.extend(said);
+    keys.seal.end_said(&mut record, 0, bulk.len());
+    record.extend(bulk);
+    pair.server.receive_buffer()[..record.len()].copy_from_slice(&record);
+    pair.server.received(pair.now, record.len());
+    pair.server.close_reason()
+}
+
+#[test]
+fn records_that_say_nothing_are_refused() {
+    let refused = CloseReason::Transport("a record that says nothing".to_owned());
+    assert_eq!(lies_with(b"", b""), Some(refused.clone()));
+    assert_eq!(lies_with(b"", b"bulk"), Some(refused));
+    let mut ping = Vec::new();
+    TcpFrame::Ping.write(&mut ping);
+    assert_eq!(lies_with(&ping, b""), None);
+}
+
+#[test]
+fn bulk_is_data_of_a_data_stream_and_nothing_else() {
+    let head = |stream, bytes| {
+        let mut head = Vec::new();
+        let ends = false;
+        TcpFrame::Data {
+            stream,
+            bytes,
+            ends,
+        }
+        .write(&mut head);
+        head
+    };
+    // A client's first one-way stream.
+    let data = 2;
+    assert_eq!(lies_with(&head(data, 4), b"bulk"), None);
+    let refused = [
+        lies_with(&head(CONTROL_STREAM, 4), b"bulk"),
+        lies_with(&head(data, 5), b"bulk"),
+        lies_with(&head(data, 3), b"bulk"),
+    ];
+    for reason in refused {
+        let is_it = matches!(&reason, Some(CloseReason::Transport(what)) if what.contains("bulk"));
+        assert!(is_it, "{reason:?}");
     }
 }
 

@@ -276,6 +276,11 @@ impl World {
             self.cut_any |= self.kinds[link] == DialKind::Replace;
             return self.gone(link, CLIENT, LaneClosed::Otherwise);
         }
+        let unproven = self.troubles.unproven;
+        if side == SERVER && self.kinds[link] == DialKind::AddClear && self.rng.chance(unproven) {
+            self.links[link].cut = true;
+            return self.gone(link, SERVER, LaneClosed::Otherwise);
+        }
         self.links[link].ends[side].state = EndState::Open;
         if side == CLIENT {
             let (lane, peer, kind) = (LaneKey(link), PEER, self.kinds[link]);

@@ -48,9 +48,11 @@ pub(super) struct Troubles {
     pub is_clear: bool,
     /// Of what of files goes in the clear, a byte is changed, in thousandths of what is sent.
     pub alters: u64,
-    /// One side of a lane in the clear sees that what comes is not the other's, in thousandths of
+    /// One side of a lane that is added sees that what comes is not the other's, in thousandths of
     /// all steps.
     pub forges: u64,
+    /// A lane in the clear whose client is not let in, and does not know it yet, in percent.
+    pub unproven: u64,
 }
 
 impl World {
@@ -98,7 +100,8 @@ impl World {
         }
     }
 
-    /// Somebody on the wire of a lane in the clear says what no side said.
+    /// Somebody on the wire of a lane in the clear says what no side said; or, of another, a side
+    /// that lies.
     fn forge(&mut self) {
         if self.troubles.forges == 0 || self.rng.next() % 1000 >= self.troubles.forges {
             return;
@@ -107,7 +110,7 @@ impl World {
         let live = (0..self.links.len()).filter(|at| {
             let link = &self.links[*at];
             let is_open = link.ends[side].state == EndState::Open;
-            self.kinds[*at] == DialKind::AddClear && is_open && self.owner(*at, side).is_some()
+            is_added(self.kinds[*at]) && is_open && self.owner(*at, side).is_some()
         });
         let live: Vec<usize> = live.collect();
         if live.is_empty() {

@@ -172,6 +172,9 @@ impl Worker {
                 client.tell(ClientEvent::Session(event));
             }
             _ => {
+                if let Event::ClearOff(_) = event {
+                    self.io.shared.homes.leave_clear(&running.id);
+                }
                 let (log, peer) = (&mut running.log, &running.peer);
                 self.io.log.event(log, peer, &event, now);
             }

@@ -13,7 +13,7 @@ const NARROWED: &str = "the rights of this identity were narrowed in authorized_
 const MOVED: &str = "the path of this identity was changed in authorized_peers";
 
 /// Why a session that began with `before` may not go on. More rights than before are no reason: the
-/// next session has them.
+/// next session has them. Nor is the right to go in the clear, to one that does not.
 fn taken_away(before: &PeerAccess, now: Option<&PeerAccess>) -> Option<&'static str> {
     let Some(now) = now else { return Some(REMOVED) };
     let lost = |before: bool, now: bool| before && !now;
@@ -37,8 +37,15 @@ impl Worker {
                 continue;
             };
             let now = self.io.shared.authorised(&running.peer);
-            let before = running.allowed.as_ref();
-            if let Some(why) = before.and_then(|before| taken_away(before, now.as_ref())) {
+            if !now.as_ref().is_some_and(|now| now.clear) {
+                // One that has not said yet what it wants would be let in.
+                self.io.shared.homes.leave_clear(&running.id);
+            }
+            let before = running.allowed.as_ref().map(|before| PeerAccess {
+                clear: before.clear && running.lanes.may_go_clear(),
+                ..before.clone()
+            });
+            if let Some(why) = before.and_then(|before| taken_away(&before, now.as_ref())) {
                 self.revoke(session, why);
             }
         }

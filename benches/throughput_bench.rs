@@ -115,6 +115,7 @@ impl Host {
             streams,
             lanes: LaneCount::Auto,
             persistence: Persistence::NONE,
+            workers: 1,
         };
         let request = Request::Transfer(Transfer {
             direction: Direction::Push,

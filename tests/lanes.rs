@@ -104,6 +104,7 @@ fn session(
         streams: 16,
         lanes: LaneCount::Auto,
         persistence: Persistence::NONE,
+        workers: 1,
     };
     let mut client = Client::start(config, request).unwrap();
     let mut stats = None;

@@ -325,7 +325,9 @@ impl World {
                     | Output::AddsLanes { .. }
                     | Output::Altered
                     | Output::LaneOver(_)
-                    | Output::LaneAccount(_),
+                    | Output::LaneAccount(_)
+                    | Output::ToOutpost(..)
+                    | Output::ToHome(_),
                 ) => {}
                 Some(Output::Finished(Outcome::Complete(_))) => self.outcomes += 1,
                 Some(Output::Finished(other)) => panic!("side {side} ended with {other:?}"),

@@ -87,6 +87,9 @@ impl World<'_> {
             | LanesOutput::TakenOver { .. }
             | LanesOutput::Listen(_)
             | LanesOutput::Settled(_)
+            | LanesOutput::TakesOutposts { .. }
+            | LanesOutput::ToOutpost { .. }
+            | LanesOutput::ToHome(_)
             | LanesOutput::Event(_)
             | LanesOutput::Finished(_) => {}
         }
@@ -206,6 +209,7 @@ fuzz_target!(|data: &[u8]| {
         adds: 0,
         add_pause_max: ADD_PAUSE_MAX,
         takeover_dials: TAKEOVER_DIALS,
+        workers: 1,
         outlives_lanes: false,
         goodput_window: GOODPUT_WINDOW,
     };

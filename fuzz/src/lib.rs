@@ -179,6 +179,8 @@ impl<'a> World<'a> {
                 | Output::LaneOver(_)
                 | Output::Altered
                 | Output::LaneAccount(_)
+                | Output::ToOutpost(..)
+                | Output::ToHome(_)
                 | Output::Event(_) => {}
             }
         }

@@ -199,6 +199,10 @@ pub struct CpArgs {
     /// where a single core is the limit, or the wire
     #[arg(long, value_name = "N|auto", default_value_t, value_parser = LaneCount::from_str)]
     pub lanes: LaneCount,
+    /// Threads that have these lanes [default: with --lanes above 1 as many, up to one per core;
+    /// with --clear one, which has those in the clear in any case]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=255))]
+    pub workers: Option<u8>,
     /// Has those lanes do without TLS, if the daemon lets this host (serve --allow-clear): the bulk
     /// is then read by whoever is on the wire, and nobody can change it unnoticed; for trusted
     /// wires

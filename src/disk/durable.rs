@@ -19,7 +19,7 @@ use landro_sys::{FileDone, FileOp, Flock, OpenHow, Statx};
 use super::mounts::is_local;
 use super::times::Times;
 use super::workplace::{Lacks, TemporaryDir};
-use super::{DiskError, Files, descriptors};
+use super::{DiskError, Files, Space, descriptors};
 use crate::ids::{DirId, Name};
 use crate::proto::journal::Storage;
 
@@ -194,6 +194,18 @@ pub fn settled(value: &[u8]) -> Option<Vec<u8>> {
 /// Whether a mark says that data of this kernel and mount may not be on disk.
 pub fn is_of(value: &[u8], storage: &Storage) -> bool {
     Mark::decode(value).storage == *storage
+}
+
+impl Space {
+    /// Whether all data is on disk before it gets its name, as no mark says that it may not be.
+    pub(super) fn waits_for_data(&self, dir: DirId) -> bool {
+        self.footing(dir)
+            .is_some_and(|footing| match footing.volume.medium {
+                Medium::Memory => false,
+                Medium::Ordered { .. } => footing.volume.marked.get() == Marked::Refused,
+                Medium::Unknown => true,
+            })
+    }
 }
 
 impl Files {
@@ -373,17 +385,6 @@ impl Files {
             has_holes,
         };
         matches!(self.call("fiemap", op).await, Ok(FileDone::Allocated(true)))
-    }
-
-    /// Whether all data is on disk before it gets its name, as no mark says that it may not be.
-    pub(super) fn waits_for_data(&self, dir: DirId) -> bool {
-        self.space
-            .footing(dir)
-            .is_some_and(|footing| match footing.volume.medium {
-                Medium::Memory => false,
-                Medium::Ordered { .. } => footing.volume.marked.get() == Marked::Refused,
-                Medium::Unknown => true,
-            })
     }
 
     /// Before data gets a name that nothing had: a later run will know that it may be gone, or it

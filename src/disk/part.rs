@@ -2,21 +2,22 @@
 //! session.
 
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use landro_sys::file::magic;
 use landro_sys::splice::{copy_local, copy_sparse};
 use landro_sys::{FileDone, FileOp, FileSystem, Pool};
 
+use super::history::History;
 use super::marks::HEAD_BYTES;
 use super::names::{TemporaryName, Use, turns};
 use super::publish::{
     Arrival, Locked, finish, new_mode, open_locked, temporary, unlink, write_all,
 };
 use super::source::meta_of;
-use super::space::{History, OpenFile, OpenSink, Part};
+use super::space::{OpenFile, OpenSink, Part};
 use super::workplace::TemporaryDir;
 use super::{Attributes, DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
@@ -51,15 +52,15 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
         mode,
     } = new;
     let dir = files.dir(dir_id).await?;
-    let history = Rc::new(History::default());
+    let history = Arc::new(History::default());
     if let Some(sink) = files.space.sink(dir_id, name) {
         let sink_open = files.open_sink(&sink).await?;
         let data = match &sink_open {
             OpenSink::Direct(open) => open.clone(),
             OpenSink::Sequential(_) => files.aside(&sink).await?,
         };
-        history.whole.set(true);
-        history.replaces.set(Some(false));
+        history.whole.store(true, Ordering::Relaxed);
+        history.set_replaces(false);
         let part = Part {
             data,
             dir,
@@ -68,6 +69,7 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
             journal: None,
             temporary: None,
             history,
+            is_awaited: false,
             sink: Some(sink_open),
         };
         return Ok(add_anonymous(files, file, part));
@@ -84,6 +86,7 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
             journal: Some(pair.journal),
             temporary: Some(pair.path),
             history,
+            is_awaited: false,
             sink: None,
         };
         return open_resumable(files, file, part).await;
@@ -93,7 +96,7 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
     let (data, temporary) = temporary(files, &made_in, name, mode).await?;
     files.keep(&data)?;
     // It begins empty.
-    history.whole.set(true);
+    history.whole.store(true, Ordering::Relaxed);
     let part = Part {
         data,
         dir,
@@ -102,6 +105,7 @@ pub async fn open_part(files: &Files, new: NewPart) -> Result<DiskDone, DiskErro
         journal: None,
         temporary,
         history,
+        is_awaited: false,
         sink: None,
     };
     Ok(add_anonymous(files, file, part))
@@ -252,8 +256,10 @@ pub async fn start_part(
         truncate(files, journal, HEAD_BYTES).await?;
     }
     truncate(files, &part.data, 0).await?;
-    part.history.whole.set(sparse.is_none());
-    part.history.fresh.set(true);
+    part.history
+        .whole
+        .store(sparse.is_none(), Ordering::Relaxed);
+    part.history.fresh.store(true, Ordering::Relaxed);
     // Whether a file can fit at all is known before its first byte, and so before its blocks are
     // reserved: of a disk that is too small nothing is taken from others.
     let op = FileOp::StatFs {
@@ -321,7 +327,7 @@ pub async fn make_hole(
     len_bytes: u64,
 ) -> Result<DiskDone, DiskError> {
     let part = part(files, file)?;
-    if part.history.fresh.get() {
+    if part.history.fresh.load(Ordering::Relaxed) {
         return Ok(DiskDone::Done);
     }
     let op = FileOp::Punch {
@@ -356,8 +362,8 @@ pub async fn write(
     let part = part(files, file)?;
     let bytes = data.len() as u64;
     write_all(files, &part.data, offset, data).await?;
-    let written_to = part.history.written_to.get().max(offset + bytes);
-    part.history.written_to.set(written_to);
+    let written_to = &part.history.written_to;
+    written_to.fetch_max(offset + bytes, Ordering::Relaxed);
     wrote(files, &part, bytes).await;
     Ok(DiskDone::Done)
 }
@@ -376,7 +382,7 @@ pub async fn copy_range(
     let copied = match most_bytes {
         Some(most_bytes) if part.sink.is_none() => {
             // As for one that arrives: see `start_part`.
-            part.history.whole.set(false);
+            part.history.whole.store(false, Ordering::Relaxed);
             copy_sparse(&from, &part.data, sharing, (len_bytes, most_bytes))
         }
         // A device has no holes, and a pipe no places.
@@ -389,37 +395,37 @@ pub async fn copy_range(
         },
         errno: fault.error.raw_os_error().unwrap_or(EIO),
     })?;
-    let written_to = part.history.written_to.get() + bytes;
-    part.history.written_to.set(written_to);
+    part.history.written_to.fetch_add(bytes, Ordering::Relaxed);
     wrote(files, &part, bytes).await;
     Ok(DiskDone::Copied { bytes })
 }
 
 /// Whether the disk is waited for before a part appears. `replaces`: something has its name.
 fn is_awaited(files: &Files, part: &Part, replaces: bool) -> bool {
-    let waits = replaces || !part.history.whole.get() || files.waits_for_data(part.dir_id);
+    let is_whole = part.history.whole.load(Ordering::Relaxed);
+    let is_asked = part.is_awaited || files.space.waits_for_data(part.dir_id);
+    let waits = replaces || !is_whole || is_asked;
     waits && !files.space.is_memory_file_system()
 }
 
 /// Whether something has the name that a part is to get. It is looked at once, and only of a part
 /// that is large enough for this to matter before its end.
 async fn has_taken_name(files: &Files, part: &Part) -> bool {
-    if let Some(known) = part.history.replaces.get() {
+    if let Some(known) = part.history.replaces() {
         return known;
     }
     let found = files.lstat(&part.dir, part.name.as_bytes()).await.is_ok();
-    part.history.replaces.set(Some(found));
+    part.history.set_replaces(found);
     found
 }
 
 /// So much more of a part was written: what the disk will be waited for begins to go there.
 async fn wrote(files: &Files, part: &Part, bytes: u64) {
-    let unwritten_bytes = part.history.unwritten_bytes.get() + bytes;
-    part.history.unwritten_bytes.set(unwritten_bytes);
-    if unwritten_bytes < WRITE_BACK_BYTES {
+    let unwritten_bytes = &part.history.unwritten_bytes;
+    if unwritten_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes < WRITE_BACK_BYTES {
         return;
     }
-    part.history.unwritten_bytes.set(0);
+    unwritten_bytes.store(0, Ordering::Relaxed);
     if is_awaited(files, part, has_taken_name(files, part).await) {
         // What fails here fails again, and is told, where it is waited for.
         let file = part.data.clone();
@@ -505,12 +511,12 @@ pub async fn commit_part(
         file: &part.data,
         temporary: part.temporary.as_ref(),
         name: &part.name,
-        is_whole: part.history.whole.get(),
+        is_whole: part.history.whole.load(Ordering::Relaxed),
         is_empty: false,
-        written_to: part.history.written_to.get(),
+        written_to: part.history.written_to.load(Ordering::Relaxed),
         replaces,
     };
-    let replaces_any = replaces || part.history.replaces.get() == Some(true);
+    let replaces_any = replaces || part.history.replaces() == Some(true);
     if attributes.fsync || is_awaited(files, &part, replaces_any) {
         write_back(files, &part.data).await?;
     }

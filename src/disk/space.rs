@@ -14,6 +14,7 @@ use landro_sys::{Buffer, FileDone, FileOp, OpenHow};
 use super::behind::NamedSource;
 use super::descriptors::Allowance;
 use super::durable::Footing;
+use super::history::History;
 use super::mounts::{Ground, Mounts};
 use super::names::{TemporaryName, c_string};
 use super::root::ServedPart;
@@ -55,7 +56,7 @@ pub struct Space {
     /// The directory that a daemon serves to this session, once it was opened.
     pub(super) root: RefCell<Option<Arc<OwnedFd>>>,
     pub(super) allowance: Allowance,
-    ground: Cell<Option<Ground>>,
+    pub(super) ground: Cell<Option<Ground>>,
     /// File operations with the driver, and those that wait for one of them to end.
     under_way: Cell<usize>,
     waiting: RefCell<VecDeque<(usize, FileOp)>>,
@@ -163,7 +164,9 @@ pub struct Part {
     pub journal: Option<Arc<OwnedFd>>,
     /// Its temporary name, if it has one.
     pub temporary: Option<TemporaryName>,
-    pub history: Rc<History>,
+    pub history: Arc<History>,
+    /// On another worker than the one that names it: its data is to be on disk by then.
+    pub is_awaited: bool,
     /// It has no name to get: this is what it is written into. `data` is that itself, unless data
     /// has to come in order.
     pub sink: Option<OpenSink>,
@@ -196,22 +199,6 @@ pub enum OpenSink {
     Direct(Arc<OwnedFd>),
     /// It takes data once, in order.
     Sequential(Arc<OwnedFd>),
-}
-
-/// What happened to a part.
-#[derive(Default)]
-pub struct History {
-    /// It was begun anew: all of it is this session's.
-    pub whole: Cell<bool>,
-    /// It was a file and empty when this session began it: what is not written reads as zeros.
-    pub fresh: Cell<bool>,
-    /// Its name is another file's, which its data will have to be on disk to replace. None: that
-    /// was not looked at.
-    pub replaces: Cell<Option<bool>>,
-    /// Where what this session wrote ends.
-    pub written_to: Cell<u64>,
-    /// Written since the disk was last told to write back.
-    pub unwritten_bytes: Cell<u64>,
 }
 
 impl Space {

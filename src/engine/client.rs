@@ -1,4 +1,4 @@
-//! A command: the worker that dials and carries out a request, and the next one where the session
+//! A command: the workers that dial and carry out a request, and the next ones where the session
 //! was lost.
 
 use std::io;
@@ -12,7 +12,7 @@ use landro_sys::{Availability, Bind, Pool, probe};
 
 use super::pursuit::{Persistence, Pursuit, Setback};
 use super::sockets::options;
-use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
+use super::workers::{Chosen, Sharing, WorkerThread, choose, raise_open_files, share, spawn};
 use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits, tls_in_kernel};
 use crate::budget::Budget;
 use crate::config::{LaneCount, LaneKinds, QuicConfig};
@@ -51,6 +51,8 @@ pub struct ClientConfig {
     pub lane_kinds: LaneKinds,
     /// How many lanes are added to it.
     pub lanes: LaneCount,
+    /// Threads that have these lanes, from 1 to 255.
+    pub workers: usize,
     /// Those are TCP without TLS, where the server lets them; the wire is to be trusted.
     pub clear: bool,
     /// By whose rules data leaves over TCP; None: the kernel's default.
@@ -74,18 +76,24 @@ pub struct Client {
 
 /// How far a request is.
 enum Phase {
-    /// A worker dials, or has a session. Next: Pausing, Over.
+    /// Workers dial, or have a session. Next: Pausing, Over.
     Trying(Trying),
     /// Another session is begun then. Next: Trying, Over.
     Pausing(Instant),
     Over,
 }
 
-/// A worker with one session.
+/// Workers with one session.
 struct Trying {
     events: Receiver<ClientEvent>,
+    workers: Workers,
+}
+
+/// The first has the session, the others nothing but lanes of it. All are told to end when this is
+/// dropped.
+struct Workers {
     shared: Arc<Shared>,
-    thread: WorkerThread,
+    threads: Vec<WorkerThread>,
 }
 
 impl Client {
@@ -121,7 +129,12 @@ impl Client {
             Phase::Trying(trying) => {
                 return match trying.events.recv_timeout(at_most) {
                     Ok(event) => Some(self.hear(event)),
-                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Timeout) if trying.workers.are_running() => None,
+                    Err(RecvTimeoutError::Timeout) => {
+                        // What it had to do would be waited for.
+                        trying.workers.shut_down();
+                        Some(self.end(Ended::Failed("a worker failed".to_owned())))
+                    }
                     Err(RecvTimeoutError::Disconnected) => {
                         let why = "the worker ended without a result; this is a bug in landro";
                         Some(self.end(Ended::Failed(why.to_owned())))
@@ -161,7 +174,7 @@ impl Client {
     pub fn cancel(&mut self) {
         self.is_cancelled = true;
         if let Phase::Trying(trying) = &self.phase {
-            trying.shared.insist(WorkerId(0), Mail::Cancel);
+            trying.workers.shared.insist(WorkerId(0), Mail::Cancel);
         }
     }
 
@@ -171,8 +184,7 @@ impl Client {
     /// What a worker failed with.
     pub fn join(self) -> io::Result<()> {
         if let Phase::Trying(trying) = self.phase {
-            drop(trying.events);
-            trying.thread.end()?;
+            trying.end()?;
         }
         self.failed.map_or(Ok(()), Err)
     }
@@ -215,8 +227,7 @@ impl Client {
     /// A session is over, and with it the request, unless another one may go on with it.
     fn end(&mut self, ended: Ended) -> ClientEvent {
         if let Phase::Trying(trying) = std::mem::replace(&mut self.phase, Phase::Over) {
-            drop(trying.events);
-            self.failed = trying.thread.end().err();
+            self.failed = trying.end().err();
         }
         if self.is_cancelled || self.failed.is_some() {
             return ClientEvent::Ended(ended);
@@ -245,15 +256,17 @@ impl Trying {
     fn start(config: &ClientConfig, request: &Request) -> Result<Trying, EngineError> {
         // A command lives for milliseconds, and the whole probe takes one.
         let chosen = choose(config.backend, probe::ring_can_be_set_up)?;
+        let workers = config.workers.clamp(1, 255) as u8;
+        let met = Arc::new(OnceLock::new());
+        let (tcp, added_lanes) = tcp_setups(config, &of_one(config.trust.clone(), met.clone()))?;
         let budget = Budget::new(
             config.memory_budget_bytes,
-            1,
+            workers,
             config.quic.receive_window_bytes,
         );
-        let pool_buffers = budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
         let secrets = Arc::new(Secrets::fresh(now()));
-        let (shared, mut inboxes) = share(
-            1,
+        let (shared, inboxes) = share(
+            workers,
             Sharing {
                 secrets,
                 budget,
@@ -262,30 +275,16 @@ impl Trying {
                 tcp_congestion: config.tcp_congestion.clone(),
                 patience: config.patience,
                 service: None,
+                added_lanes: Some(added_lanes),
             },
         );
         let trust_refused = Arc::new(Mutex::new(None));
-        let met = Arc::new(OnceLock::new());
-        let tcp = TcpSetups::new(config, &of_one(config.trust.clone(), met.clone()))?;
         let trust = remembering(config.trust.clone(), trust_refused.clone());
         let trust = of_one(trust, met.clone());
         let mut setup = Setup::client(&config.identity, trust, &config.quic)?;
         setup.tell_on_link(landro_sys::is_on_link);
         let (sender, events) = bounded(CLIENT_EVENTS);
-        let Some(inbox) = inboxes.pop() else {
-            return Err(io::Error::other("no inbox").into());
-        };
-        // Unpinned: a lone worker is moved by the scheduler to the core that is free, which matters
-        // when the daemon is on the same host and pinned.
-        let started = spawn(WorkerParts {
-            id: WorkerId(0),
-            backend: chosen.wish,
-            core: None,
-            listen: None,
-            inbox,
-            shared: shared.clone(),
-            pool_buffers,
-        })?;
+        let (workers, no_ring) = Workers::start(&chosen, inboxes, shared)?;
         let start = ClientStart {
             peers: config.peer.clone(),
             binds: config.binds.clone(),
@@ -300,40 +299,100 @@ impl Trying {
             clear: config.clear,
             socket_options: options(false),
             events: sender,
-            backend_reason: started.no_ring.unwrap_or(chosen.reason),
+            backend_reason: no_ring.unwrap_or(chosen.reason),
         };
-        shared.post(WorkerId(0), Mail::Start(Box::new(start)));
-        Ok(Trying {
-            events,
-            shared,
-            thread: started.thread,
-        })
+        let start = Mail::Start(Box::new(start));
+        workers.shared.post(WorkerId(0), start);
+        Ok(Trying { events, workers })
+    }
+
+    fn end(self) -> io::Result<()> {
+        drop(self.events);
+        self.workers.end()
     }
 }
 
-impl TcpSetups {
-    fn new(config: &ClientConfig, trust: &Trust) -> Result<TcpSetups, EngineError> {
-        let carrying = tcp_limits(&config.quic);
-        // Before the session is taken for one that does not get on, a lane that is silent is gone.
-        let patience = config.patience.unwrap_or(ADDED_LANE_IDLE);
-        let added = TcpLimits {
-            idle: carrying.idle.min(ADDED_LANE_IDLE).min(patience / 3),
-            ..carrying
-        };
-        let ktls = tls_in_kernel(config.ktls);
-        let setup = |limits| {
-            let mut setup = TcpSetup::client(&config.identity, trust.clone(), limits)?;
-            if ktls.as_ref().is_some_and(Availability::is_yes) {
-                setup.use_kernel();
-            }
-            Ok::<_, EngineError>(setup)
-        };
-        Ok(TcpSetups {
-            carrying: setup(carrying)?,
-            added: setup(added)?,
-            ktls: ktls.as_ref().map(Availability::to_string),
-        })
+impl Workers {
+    /// Starts one for each inbox. Gives with them why one of them runs on poll, if a ring was
+    /// wanted.
+    fn start(
+        chosen: &Chosen,
+        inboxes: Vec<Receiver<Mail>>,
+        shared: Arc<Shared>,
+    ) -> Result<(Workers, Option<String>), EngineError> {
+        let pool_buffers = shared.budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
+        let threads = Vec::new();
+        let (mut no_ring, mut workers) = (None, Workers { shared, threads });
+        for (number, inbox) in inboxes.into_iter().enumerate() {
+            // Unpinned: a worker is moved by the scheduler to the core that is free, which matters
+            // when the daemon is on the same host and pinned.
+            let started = spawn(WorkerParts {
+                id: WorkerId(number as u8),
+                backend: chosen.wish,
+                core: None,
+                listen: None,
+                inbox,
+                shared: workers.shared.clone(),
+                pool_buffers,
+            })?;
+            no_ring = no_ring.or(started.no_ring);
+            workers.threads.push(started.thread);
+        }
+        Ok((workers, no_ring))
     }
+
+    /// False: one of those has ended that go on until they are told to.
+    fn are_running(&self) -> bool {
+        self.threads.iter().skip(1).all(WorkerThread::is_running)
+    }
+
+    fn shut_down(&self) {
+        for worker in (0..self.shared.workers).map(WorkerId) {
+            self.shared.post(worker, Mail::Shutdown(Duration::ZERO));
+        }
+    }
+
+    /// Waits for the first to end, and then for the others, which have nothing without it.
+    ///
+    /// # Errors
+    /// What one of them failed with.
+    fn end(mut self) -> io::Result<()> {
+        let mut threads = std::mem::take(&mut self.threads).into_iter();
+        let ended = threads.next().map_or(Ok(()), WorkerThread::end);
+        drop(self);
+        threads.map(WorkerThread::end).fold(ended, Result::and)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// How lanes over TCP are dialled: those that carry a session's messages, too, and those that are
+/// added.
+fn tcp_setups(config: &ClientConfig, trust: &Trust) -> Result<(TcpSetups, TcpSetup), EngineError> {
+    let carrying = tcp_limits(&config.quic);
+    // Before the session is taken for one that does not get on, a lane that is silent is gone.
+    let patience = config.patience.unwrap_or(ADDED_LANE_IDLE);
+    let added = TcpLimits {
+        idle: carrying.idle.min(ADDED_LANE_IDLE).min(patience / 3),
+        ..carrying
+    };
+    let ktls = tls_in_kernel(config.ktls);
+    let setup = |limits| {
+        let mut setup = TcpSetup::client(&config.identity, trust.clone(), limits)?;
+        if ktls.as_ref().is_some_and(Availability::is_yes) {
+            setup.use_kernel();
+        }
+        Ok::<_, EngineError>(setup)
+    };
+    let setups = TcpSetups {
+        carrying: setup(carrying)?,
+        ktls: ktls.as_ref().map(Availability::to_string),
+    };
+    Ok((setups, setup(added)?))
 }
 
 /// Once a session has begun, lanes are those of its daemon, whoever else may be trusted.

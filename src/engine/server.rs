@@ -123,6 +123,7 @@ impl Server {
                 tcp_congestion: config.tcp_congestion.clone(),
                 patience: config.patience,
                 service: Some(service),
+                added_lanes: None,
             },
         );
         let tickets = TicketKeys::random()?;

@@ -12,6 +12,7 @@ use super::{BackendChoice, EngineError};
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::quic::Secrets;
+use crate::tcp::TcpSetup;
 use crate::worker::{
     BackendWish, Mail, Mailbox, Pulse, Refusals, Service, Shared, StreamDescriptors, Worker,
     WorkerParts,
@@ -72,6 +73,8 @@ pub(super) struct Sharing {
     pub patience: Option<Duration>,
     /// Of a daemon.
     pub service: Option<Service>,
+    /// Of a command: how lanes are dialled that are added.
+    pub added_lanes: Option<TcpSetup>,
 }
 
 pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver<Mail>>) {
@@ -83,6 +86,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         tcp_congestion,
         patience,
         service,
+        added_lanes,
     } = sharing;
     let (mailboxes, inboxes) = (0..workers)
         .map(|_| {
@@ -114,6 +118,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         tcp_congestion,
         patience,
         service,
+        added_lanes,
         homes: Arc::default(),
         descriptors: StreamDescriptors::of_this_process(workers),
         settler,

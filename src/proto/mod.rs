@@ -30,6 +30,7 @@
 
 pub mod bench;
 pub mod chunk;
+pub mod claims;
 pub mod clear;
 pub mod entries;
 pub mod errno;
@@ -58,11 +59,13 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 
 use self::clear::{ClearOff, ClearSecret};
-use crate::ids::{EntryId, FileId, MoverId, OpId, StreamKey};
+use crate::ids::{EntryId, FileId, MoverId, OpId, StreamKey, WorkerId};
 pub use fs::{
     Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, Kind, Lapses, Lasting,
     Listed, Meta, Mtime, ObjectId, TimeLapse,
 };
+use receive::{AwayOrder, AwayReport, ReceiveReport};
+use send::{AwaySendOrder, AwaySendReport};
 use wire::LaneAccount;
 
 /// What the world tells a session. Data is `Bytes`: cheap slices of the worker's pool buffers,
@@ -89,6 +92,8 @@ pub enum Input {
     /// The sender's own: whether this mover takes new orders. The first word of an added lane
     /// begins its mover; that of the lanes that carry control takes orders from the start.
     Pulls { mover: MoverId, pulls: bool },
+    /// The sender's own: whether the movers on other workers are given orders.
+    PullsAway(bool),
     /// The sender's own: the mover of an added lane takes no order any more, gives back what it has
     /// not begun, and ends its streams behind the rest. Answered by [`Output::Retired`].
     Retire { mover: MoverId },
@@ -113,6 +118,14 @@ pub enum Input {
     /// The sender's own: what the receiver did not take of a lane that is no more, by stream
     /// with the number of records that it did take.
     LaneAccounted { missing: Vec<(StreamKey, u32)> },
+    /// The part of this session on another worker said something.
+    FromOutpost(WorkerId, Box<MoverReport>),
+    /// There the peer broke a rule.
+    Broken(String),
+    /// To such a part: its session said something.
+    FromHome(Box<MoverOrder>),
+    /// To such a part: the session is over, or goes on without it.
+    Over,
     /// Nothing but time passed (`deadline()` was due).
     Tick,
 }
@@ -203,6 +216,11 @@ pub enum Output {
     /// A lane within this host ([`Carriage::Copies`]): for the other side, behind the control bytes
     /// that came before.
     Copy(CopyStep),
+    /// For the part of this session on another worker. An order for a file brings that its
+    /// descriptor.
+    ToOutpost(WorkerId, Box<MoverOrder>),
+    /// Of such a part, for its session.
+    ToHome(Box<MoverReport>),
     /// A disk operation to start. Every one is answered by exactly one `Input::Disk`.
     Disk { op: OpId, cmd: DiskOp },
     /// Something worth reporting (progress, warnings, per-entry results).
@@ -210,6 +228,46 @@ pub enum Output {
     /// The session is over; nothing follows. The control stream is to be finished after what was
     /// queued.
     Finished(Outcome),
+}
+
+/// For movers on another worker than their plan's.
+#[derive(Debug)]
+pub enum MoverOrder {
+    Receive(AwayOrder),
+    Send(AwaySendOrder),
+}
+
+/// Of such movers.
+#[derive(Debug)]
+pub enum MoverReport {
+    Receive(AwayReport),
+    Send(AwaySendReport),
+    /// Nothing is there any more, and nothing follows.
+    Gone,
+}
+
+impl MoverOrder {
+    /// The file whose descriptor goes along.
+    pub fn file(&self) -> Option<FileId> {
+        match self {
+            MoverOrder::Receive(AwayOrder::Part(order)) => Some(order.file),
+            MoverOrder::Send(AwaySendOrder::Chunk { order, .. }) => Some(order.id),
+            MoverOrder::Receive(_) | MoverOrder::Send(_) => None,
+        }
+    }
+}
+
+impl MoverReport {
+    /// The file that is let go of before this is told.
+    pub fn lets_go(&self) -> Option<FileId> {
+        match self {
+            MoverReport::Receive(AwayReport::Report(ReceiveReport::Quiet { file, .. })) => {
+                Some(*file)
+            }
+            MoverReport::Send(AwaySendReport::Report { lets_go, .. }) => *lets_go,
+            MoverReport::Receive(_) | MoverReport::Send(_) | MoverReport::Gone => None,
+        }
+    }
 }
 
 /// What goes onto a data stream.

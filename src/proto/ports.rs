@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
-use crate::ids::{MoverId, OpId, StreamKey};
+use crate::ids::{MoverId, OpId, StreamKey, WorkerId};
 use crate::proto::clear::ClearSecret;
 use crate::proto::wire::{self, LaneAccount, Message};
 use crate::proto::{CopyStep, DiskOp, EntryPlace, Event, Outcome, Output, PIECE_BYTES, Payload};
+use crate::proto::{MoverOrder, MoverReport};
 
 /// Control bytes are handed over in pieces of about this size when they do not wait for a lull
 /// before.
@@ -80,6 +81,17 @@ impl Ports {
 
     pub fn altered(&mut self) {
         self.queue.push_back(Output::Altered);
+    }
+
+    /// For the part of the session on another worker.
+    pub fn mail_outpost(&mut self, worker: WorkerId, order: MoverOrder) {
+        self.queue
+            .push_back(Output::ToOutpost(worker, Box::new(order)));
+    }
+
+    /// For the session's own worker.
+    pub fn mail_home(&mut self, report: MoverReport) {
+        self.queue.push_back(Output::ToHome(Box::new(report)));
     }
 
     pub fn lane_over(&mut self, lane: u32) {

@@ -9,8 +9,12 @@
 
 mod mover;
 mod orders;
+mod outpost;
 mod plan;
+mod shares;
 
+pub use orders::{AwayOrder, AwayReport, ReceiveReport};
+pub use outpost::ReceiveOutpost;
 pub use plan::Target;
 
 use std::time::Instant;
@@ -20,10 +24,12 @@ use bytes::Bytes;
 use super::errors::Violation;
 use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
-use super::{Carriage, CopyStep, DiskDone, DiskError, LostLane, ObjectId, Totals};
-use crate::ids::{CopyId, OpId, StreamKey};
+use super::{Carriage, CopyStep, DiskDone, DiskError, LostLane, MoverOrder, ObjectId, Totals};
+use crate::ids::{CopyId, EntryId, OpId, StreamKey, WorkerId};
 use mover::ReceiveMover;
+use orders::ReceiveOrder;
 use plan::ReceivePlan;
+use shares::Shares;
 
 /// What becomes of modes and times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,7 +70,10 @@ pub struct ReceiverConfig {
 
 pub struct Receiver {
     plan: ReceivePlan,
+    /// That of the lanes on the plan's worker.
     mover: ReceiveMover,
+    /// What those of other workers have.
+    shares: Shares,
     reporter: ProgressTeller,
     stop: Stopping,
 }
@@ -76,6 +85,7 @@ impl Receiver {
         Receiver {
             plan: ReceivePlan::new(ports, config),
             mover,
+            shares: Shares::default(),
             reporter: ProgressTeller::new(now),
             stop: Stopping::No,
         }
@@ -97,7 +107,7 @@ impl Receiver {
 
     /// Heap bytes, about.
     pub fn held_bytes(&self) -> u64 {
-        self.plan.held_bytes() + self.mover.held_bytes()
+        self.plan.held_bytes() + self.mover.held_bytes() + self.shares.held_bytes()
     }
 
     /// A message of the sender.
@@ -162,6 +172,65 @@ impl Receiver {
         }
     }
 
+    /// The mover on another worker said something. Gives how many file bytes came that had not been
+    /// told.
+    ///
+    /// # Errors
+    /// When something came there that was not asked for.
+    pub fn on_outpost(
+        &mut self,
+        ports: &mut Ports,
+        from: WorkerId,
+        report: AwayReport,
+    ) -> Result<u64, Violation> {
+        let (mut more_bytes, mut taken) = (0, Ok(()));
+        match report {
+            AwayReport::Asks { entry } => taken = self.answer(ports, from, entry),
+            AwayReport::Small(small) => taken = self.mover.take_small(ports, small, from),
+            AwayReport::Report(ReceiveReport::Quiet { entry, .. }) => {
+                if let Some(quiet) = self.shares.quiet_at(entry, from) {
+                    self.plan.on_report(ports, quiet);
+                }
+            }
+            AwayReport::Report(report) => self.plan.on_report(ports, report),
+            AwayReport::Moved {
+                received_bytes,
+                hole_bytes,
+            } => more_bytes = self.shares.moved(from, received_bytes, hole_bytes),
+            AwayReport::Account(account) => {
+                self.plan.expect_again();
+                let pieces = account.into_iter().map(Message::LaneAccount);
+                pieces.for_each(|piece| ports.message(&piece));
+            }
+        }
+        self.judge(ports, taken).map(|()| more_bytes)
+    }
+
+    /// What was on another worker is gone, with all that it had.
+    pub fn on_outpost_gone(&mut self, ports: &mut Ports, from: WorkerId) {
+        for quiet in self.shares.gone(from) {
+            self.plan.on_report(ports, quiet);
+        }
+        self.exchange(ports);
+    }
+
+    /// Chunks of a file came to another worker, which does not know it.
+    fn answer(&mut self, ports: &mut Ports, to: WorkerId, entry: EntryId) -> Result<(), Violation> {
+        let order = match self.stop {
+            Stopping::No => self.mover.share(entry)?,
+            Stopping::Draining | Stopping::Closing => None,
+        };
+        let answer = match order {
+            Some(order) => {
+                self.shares.add(&order, to);
+                AwayOrder::Part(order)
+            }
+            None => AwayOrder::Unwanted { entry },
+        };
+        ports.mail_outpost(to, MoverOrder::Receive(answer));
+        Ok(())
+    }
+
     /// Within one host: what the sender says of a file that it was asked for.
     ///
     /// # Errors
@@ -194,12 +263,25 @@ impl Receiver {
     fn exchange(&mut self, ports: &mut Ports) {
         loop {
             if let Some(report) = self.mover.next_report() {
-                self.plan.on_report(ports, report);
+                match report {
+                    ReceiveReport::Quiet { entry, .. } if !self.shares.quiet_here(entry) => {}
+                    report => self.plan.on_report(ports, report),
+                }
             } else if let Some(order) = self.plan.next_order() {
+                if let ReceiveOrder::Leave { entry } = order {
+                    for worker in self.shares.of(entry) {
+                        let leave = AwayOrder::Leave { entry };
+                        ports.mail_outpost(*worker, MoverOrder::Receive(leave));
+                    }
+                }
                 self.mover.obey(order);
             } else {
-                return;
+                break;
             }
+        }
+        while let Some((worker, bytes)) = self.mover.next_put() {
+            let put = AwayOrder::Put { bytes };
+            ports.mail_outpost(worker, MoverOrder::Receive(put));
         }
     }
 
@@ -244,13 +326,15 @@ impl Receiver {
     }
 
     fn received_bytes(&self) -> u64 {
-        self.mover.received_bytes() + self.plan.copied_bytes()
+        let here_bytes = self.mover.received_bytes() + self.plan.copied_bytes();
+        here_bytes + self.shares.received_bytes()
     }
 
     fn report(&mut self, now: Instant, ports: &mut Ports, last: bool) {
         let received_bytes = self.received_bytes();
         self.plan.count_received(received_bytes);
-        let passed_bytes = received_bytes + self.mover.hole_bytes();
+        let hole_bytes = self.mover.hole_bytes() + self.shares.hole_bytes();
+        let passed_bytes = received_bytes + hole_bytes;
         self.reporter.progress(now, ports, passed_bytes, last);
         let announced = self.plan.announced();
         self.reporter.announced(now, ports, announced, last);

@@ -9,29 +9,37 @@
 //! transport by the mover's read-ahead, directories and files held open by constants. All work is
 //! started in [`Sender::pump`].
 
+mod away;
 mod mover;
 mod movers;
 mod orders;
+mod outpost;
 mod patience;
 mod plan;
 mod tail;
+
+pub use orders::{AwaySendOrder, AwaySendReport};
+pub use outpost::SendOutpost;
 
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::EntryPlace;
+use super::chunk::chunk_len_bytes;
 use super::errors::{Violation, violation};
 use super::parallel::{ParallelTransferConfig, TransferRate};
 use super::place::NearPlace;
 use super::ports::{Ports, ProgressTeller, Stopping};
 use super::wire::Message;
-use super::{Carriage, DiskDone, DiskError, Event, LostLane, Totals};
-use crate::ids::{MoverId, OpId, StreamKey};
+use super::{Carriage, DiskDone, DiskError, Event, LostLane, MoverOrder, Totals};
+use crate::ids::{MoverId, OpId, StreamKey, WorkerId};
+use away::AwayMovers;
 use mover::Issued;
 use movers::Movers;
-use orders::LargeOrder;
+use orders::{LargeOrder, SendCommand, SendReport};
 use plan::SendPlan;
+use tail::{LaneLoad, others_are_sooner};
 
 /// Small files that are read at a time, at least.
 const LOOKUP_LEAST: usize = 1;
@@ -62,9 +70,20 @@ pub struct SenderConfig {
     pub adds_lanes: bool,
 }
 
+/// Which orders a mover leaves to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct LetsPass {
+    wholes: bool,
+    /// That of the lanes that carry control leaves all to movers on other workers, while these take
+    /// orders.
+    chunks: bool,
+}
+
 pub struct Sender {
     plan: SendPlan,
+    /// Those of the lanes on the plan's worker.
     movers: Movers,
+    away: AwayMovers,
     /// The mover whose turn comes first next time: none is always the last to pull.
     first: usize,
     /// A mover let an order pass; when that is thought over, if nothing happens before.
@@ -78,6 +97,7 @@ impl Sender {
     pub fn new(now: Instant, config: SenderConfig) -> Sender {
         Sender {
             movers: Movers::new(now, &config),
+            away: AwayMovers::default(),
             first: 0,
             look_again: None,
             rate: TransferRate::new(now, config.bwlimit_bps),
@@ -124,6 +144,65 @@ impl Sender {
         if self.stop == Stopping::No {
             self.movers.set_pulls(now, mover, pulls);
         }
+    }
+
+    /// Whether movers on other workers are given orders.
+    pub fn set_pulls_away(&mut self, pulls: bool) {
+        self.away.set_pulls(pulls);
+    }
+
+    /// Movers on another worker said something. Gives how many bytes their lanes took.
+    pub fn on_outpost(
+        &mut self,
+        now: Instant,
+        ports: &mut Ports,
+        (from, report): (WorkerId, AwaySendReport),
+    ) -> u64 {
+        if self.stop != Stopping::No {
+            return 0;
+        }
+        let mut more_bytes = 0;
+        match report {
+            AwaySendReport::Begun { mover } => {
+                self.away.begin(mover, from);
+                let is_in_place = self.movers.is_in_place();
+                let command = SendCommand::ReadInPlace(is_in_place);
+                command_away(ports, from, command);
+            }
+            AwaySendReport::Wants { mover, orders } => self.away.want(mover, orders),
+            AwaySendReport::Report { mover, report, .. } => {
+                match &report {
+                    SendReport::Over { file } => self.away.over(mover, *file),
+                    SendReport::Chunk { at: Some(at), .. } | SendReport::Torn { at, .. } => {
+                        self.away.emitted(at.data_bytes);
+                    }
+                    SendReport::GivenBack { .. } => self.away.retire(mover),
+                    _ => {}
+                }
+                self.plan.on_report(ports, report);
+                self.exchange(ports);
+            }
+            AwaySendReport::Moved {
+                mover,
+                taken_bytes,
+                is_idle,
+                sent_bytes,
+            } => {
+                self.away.took(now, mover, taken_bytes, is_idle);
+                self.away.sent(from, sent_bytes);
+                more_bytes = taken_bytes;
+            }
+            AwaySendReport::Ended { mover } => self.away.end(mover),
+        }
+        more_bytes
+    }
+
+    /// What was on another worker is gone, with all that it had.
+    pub fn on_outpost_gone(&mut self, ports: &mut Ports, from: WorkerId) {
+        for file in self.away.gone(from) {
+            self.plan.on_report(ports, SendReport::Over { file });
+        }
+        self.exchange(ports);
     }
 
     /// The mover of an added lane is to end.
@@ -189,9 +268,12 @@ impl Sender {
     /// Hands reports to the plan and commands to the movers until nobody has any.
     fn exchange(&mut self, ports: &mut Ports) {
         loop {
-            if let Some(report) = self.movers.next_report() {
+            if let Some((_, report)) = self.movers.next_report() {
                 self.plan.on_report(ports, report);
             } else if let Some(command) = self.plan.next_command() {
+                for worker in self.away.workers() {
+                    command_away(ports, worker, command);
+                }
                 self.movers.obey(ports, command);
             } else {
                 return;
@@ -212,8 +294,9 @@ impl Sender {
             true => self.plan.copy_on(now, ports, &mut self.rate),
             false => {
                 self.read_on(now, ports);
-                for mover in self.movers.iter_mut() {
-                    mover.retire_idle(ports);
+                let leaves_chunks = self.away.pulls();
+                for (at, mover) in self.movers.iter_mut().enumerate() {
+                    mover.retire_idle(ports, at > 0 || !leaves_chunks);
                 }
                 self.movers.settle(ports);
             }
@@ -241,8 +324,68 @@ impl Sender {
             };
             at = (at + 1) % self.movers.len();
         }
+        self.order_away(now, ports);
         self.movers.control().hash_holes(ports);
         self.exchange(ports);
+    }
+
+    /// Gives orders to movers on other workers that have room.
+    fn order_away(&mut self, now: Instant, ports: &mut Ports) {
+        let mut has_given = true;
+        while std::mem::take(&mut has_given) {
+            for at in self.away.hungry() {
+                // Not asked without need: the last answer is what is waited for.
+                let may_have = self.plan.has_orders() && self.rate.lets(now, true);
+                if may_have && !self.leaves_away(now, at) {
+                    has_given |= self.give_away(now, ports, at);
+                }
+            }
+        }
+    }
+
+    /// Gives a mover on another worker an order. False: there is none.
+    fn give_away(&mut self, now: Instant, ports: &mut Ports, at: usize) -> bool {
+        let order = loop {
+            match self.plan.next_large(ports) {
+                Some(LargeOrder::Chunk(order)) => break order,
+                Some(LargeOrder::Holes(order)) => self.movers.control().take_holes(order),
+                None => return false,
+            }
+        };
+        let bytes = chunk_len_bytes(order.size_bytes, order.chunk);
+        let (mover, worker) = self.away.give(now, at, order.file, bytes);
+        self.rate.take(bytes);
+        let order = AwaySendOrder::Chunk { mover, order };
+        ports.mail_outpost(worker, MoverOrder::Send(order));
+        true
+    }
+
+    /// As [`Sender::lets_pass`], of a mover on another worker.
+    fn leaves_away(&mut self, now: Instant, at: usize) -> bool {
+        let (mine, others) = (self.away.load(now, at), self.rivals(now, None, Some(at)));
+        self.leaves(now, mine, others)
+    }
+
+    /// Who else takes chunks than one of the plan's worker, or one of another.
+    fn rivals(&self, now: Instant, here: Option<usize>, away: Option<usize>) -> Vec<LaneLoad> {
+        // That of control leaves them to those of other workers.
+        let is_first = |at: usize| at == 0 && self.away.pulls();
+        let here = self.movers.loads(now, here);
+        let here = here.filter(|(at, _)| !is_first(*at));
+        let here = here.map(|(_, load)| load);
+        here.chain(self.away.loads(now, away)).collect()
+    }
+
+    /// Whether others will have moved all that is left before a lane has moved an order.
+    fn leaves(&mut self, now: Instant, mine: LaneLoad, others: Vec<LaneLoad>) -> bool {
+        let Some((left_bytes, order_bytes)) = self.plan.left_bytes() else {
+            return false;
+        };
+        let leaves = others_are_sooner(mine, order_bytes, left_bytes, others.into_iter());
+        if leaves && self.plan.has_orders() {
+            self.look_again = Some(now + tail::LOOK_AGAIN);
+        }
+        leaves
     }
 
     /// Starts the next read of a mover. False: it has no room, or there is nothing for it.
@@ -252,7 +395,8 @@ impl Sender {
         }
         let lets_pass = self.lets_pass(now, at);
         let mover = self.movers.at(at);
-        let is_served = mover.pulls() && self.plan.has_orders() && !lets_pass;
+        let takes_any = !(lets_pass.wholes && lets_pass.chunks);
+        let is_served = mover.pulls() && self.plan.has_orders() && takes_any;
         let has_work = is_served || mover.has_reads() || mover.has_input();
         if !has_work || !self.rate.lets(now, has_work) {
             return false;
@@ -277,27 +421,37 @@ impl Sender {
 
     /// Whether a mover leaves the next order to the others, which will have moved all that is left
     /// sooner.
-    fn lets_pass(&mut self, now: Instant, at: usize) -> bool {
+    fn lets_pass(&mut self, now: Instant, at: usize) -> LetsPass {
         self.movers.at(at).keep_rate(now);
-        if self.movers.len() == 1 || !self.movers.at(at).pulls() {
-            return false;
+        if !self.movers.at(at).pulls() {
+            return LetsPass::default();
         }
-        let Some((left_bytes, order_bytes)) = self.plan.left_bytes() else {
-            return false;
+        let mine = self.movers.at(at).load(now);
+        // Small files are for lanes of the plan's worker.
+        let others = self.movers.loads(now, Some(at));
+        let others = others.map(|(_, load)| load).collect();
+        let wholes = self.leaves(now, mine, others);
+        let chunks = match self.away.pulls() {
+            true => {
+                let others = self.rivals(now, Some(at), None);
+                at == 0 || self.leaves(now, mine, others)
+            }
+            false => wholes,
         };
-        let lets = self.movers.are_sooner(now, at, (order_bytes, left_bytes));
-        if lets && self.plan.has_orders() {
-            self.look_again = Some(now + tail::LOOK_AGAIN);
-        }
-        lets
+        LetsPass { wholes, chunks }
     }
 
     /// Starts the next read of a mover: of a small file, or of a chunk. `lets_pass`: of what it has
     /// begun alone.
-    fn issue(&mut self, ports: &mut Ports, (at, lets_pass): (usize, bool), whole: bool) -> Issued {
-        let takes_wholes = self.movers.takes_wholes();
+    fn issue(
+        &mut self,
+        ports: &mut Ports,
+        (at, lets_pass): (usize, LetsPass),
+        whole: bool,
+    ) -> Issued {
+        let takes_wholes = self.movers.takes_wholes() && !lets_pass.wholes;
         let mover = self.movers.at(at);
-        let pulls = mover.pulls() && !lets_pass;
+        let pulls = mover.pulls();
         if whole {
             let order = match takes_wholes && pulls {
                 true => self.plan.next_whole(),
@@ -308,7 +462,7 @@ impl Sender {
                 None => mover.read_stretch(ports),
             };
         }
-        while pulls && !self.movers.at(at).has_reads() {
+        while pulls && !lets_pass.chunks && !self.movers.at(at).has_reads() {
             match self.plan.next_large(ports) {
                 Some(LargeOrder::Chunk(order)) => self.movers.at(at).take_chunk(order),
                 Some(LargeOrder::Holes(order)) => self.movers.control().take_holes(order),
@@ -364,7 +518,9 @@ impl Sender {
     }
 
     fn report(&mut self, now: Instant, ports: &mut Ports, last: bool) {
-        let sent_bytes = self.movers.sent_bytes(last) + self.plan.copied_bytes();
+        let here_bytes = self.movers.sent_bytes(last) + self.plan.copied_bytes();
+        let sent_bytes = here_bytes + self.away.sent_bytes(last);
+        let sent_bytes = sent_bytes.saturating_sub(self.movers.again_bytes());
         let sent_bytes = self.plan.count_sent(sent_bytes);
         let passed_bytes = sent_bytes + self.movers.hole_bytes();
         self.reporter.progress(now, ports, passed_bytes, last);
@@ -417,7 +573,15 @@ impl Sender {
     pub fn check(&self) {
         if self.stop == Stopping::No {
             self.movers.check();
-            self.plan.check(&self.movers.orders());
+            let mut orders = self.movers.orders();
+            orders.chunks.extend(self.away.orders());
+            self.plan.check(&orders);
         }
     }
+}
+
+/// A command for movers on another worker.
+fn command_away(ports: &mut Ports, worker: WorkerId, command: SendCommand) {
+    let order = AwaySendOrder::Command(command);
+    ports.mail_outpost(worker, MoverOrder::Send(order));
 }

@@ -316,7 +316,8 @@ impl Session {
     fn may_speak(&self) -> bool {
         match self.stage {
             Stage::Placing { .. } => !self.client,
-            Stage::Running => true,
+            // A part on another worker has nobody to speak to.
+            Stage::Running => !self.role.is_away(),
             Stage::AwaitHello { .. } | Stage::AwaitWelcome { .. } => false,
         }
     }
@@ -378,6 +379,7 @@ impl Session {
             }
             Input::Disk { op, result } => self.on_disk(now, op, result),
             Input::Pulls { .. }
+            | Input::PullsAway(_)
             | Input::Retire { .. }
             | Input::LaneLost(_)
             | Input::LaneAccounted { .. } => {
@@ -409,8 +411,28 @@ impl Session {
                 }
                 Ok(())
             }
+            Input::Broken(text) => violation(text),
+            Input::FromOutpost(..) | Input::FromHome(_) | Input::Over => self.on_mail(now, input),
             Input::Tick => self.on_tick(now),
         }
+    }
+
+    /// Between a session and what of it is on another worker.
+    fn on_mail(&mut self, now: Instant, input: Input) -> Result<(), Violation> {
+        match input {
+            Input::FromOutpost(from, report) => {
+                let report = (from, *report);
+                let more_bytes = self.role.on_outpost(now, &mut self.ports, report)?;
+                self.watch.moved(now, more_bytes);
+            }
+            Input::FromHome(order) => self.role.on_home(&mut self.ports, *order)?,
+            Input::Over => {
+                let (reason, totals) = (CancelReason::Ending, self.totals());
+                self.finish(Outcome::Cancelled { reason, totals });
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn on_disk(
@@ -434,6 +456,13 @@ impl Session {
         match (&mut self.role, input) {
             (Role::Send(sender), Input::Pulls { mover, pulls }) => {
                 sender.set_pulls(now, mover, pulls);
+            }
+            (Role::SendAway(outpost), Input::Pulls { mover, pulls }) => {
+                outpost.set_pulls(now, &mut self.ports, mover, pulls);
+            }
+            (Role::Send(sender), Input::PullsAway(pulls)) => sender.set_pulls_away(pulls),
+            (Role::SendAway(outpost), Input::Retire { mover }) => {
+                outpost.retire(&mut self.ports, mover);
             }
             (Role::Send(sender), Input::Retire { mover }) => {
                 sender.retire(&mut self.ports, mover);

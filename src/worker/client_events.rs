@@ -18,8 +18,6 @@ use crate::tcp::TcpSetup;
 pub struct TcpSetups {
     /// Those that carry a session's messages, too.
     pub carrying: TcpSetup,
-    /// Those that are added, and that a session does without when they are silent.
-    pub added: TcpSetup,
     /// Whether the kernel seals and opens in them, where it is asked to.
     pub ktls: Option<String>,
 }

@@ -20,6 +20,10 @@ use crate::worker::stats::{Batches, TransportStats};
 /// What QUIC has after TLS was refused: an answer on the longest paths takes less.
 const QUIC_GRACE: Duration = Duration::from_secs(1);
 
+/// How long a command that is over waits for what its lanes on other workers carried, which takes a
+/// turn of their loops. It is for statistics alone.
+const CARRIED_WITHIN: Duration = Duration::from_secs(1);
+
 pub(crate) struct ClientTransfer {
     state: ClientState,
     race: Race,
@@ -42,6 +46,10 @@ pub(crate) struct ClientTransfer {
     pub(crate) ticket: Option<Vec<u8>>,
     pub(crate) elsewhere: TakeoverDial,
     stats: TransportStats,
+    /// Other workers that have yet to tell what their lanes carried, and until when that is waited
+    /// for.
+    carried_due: usize,
+    carried_until: Option<Instant>,
 }
 
 /// Where a lane is dialled that takes over from one that is silent, or cut.
@@ -90,6 +98,8 @@ impl ClientTransfer {
             ticket: None,
             elsewhere: TakeoverDial::default(),
             stats: TransportStats::default(),
+            carried_due: 0,
+            carried_until: None,
         }
     }
 
@@ -264,15 +274,33 @@ impl ClientTransfer {
         self.state = ClientState::Over(ended);
     }
 
-    pub(crate) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
         match self.state {
-            ClientState::Over(_) => true,
+            ClientState::Over(_) => {
+                self.carried_due == 0 || self.carried_until.is_none_or(|until| until <= now)
+            }
             ClientState::Dialling(_) | ClientState::Running(_) | ClientState::Stopping(_) => false,
         }
     }
 
     /// A connection of it is gone, or goes now.
     pub(crate) fn add_stats(&mut self, stats: &TransportStats) {
+        self.stats.add(stats);
+    }
+
+    /// Another worker was told that the session is over, and answers with what its lanes carried.
+    pub(crate) fn await_carried(&mut self, now: Instant) {
+        self.carried_due += 1;
+        self.carried_until = Some(now + CARRIED_WITHIN);
+    }
+
+    /// When a command that is over ends without what another worker has not told.
+    pub(crate) fn carried_until(&self) -> Option<Instant> {
+        self.carried_until.filter(|_| self.carried_due > 0)
+    }
+
+    pub(crate) fn add_carried(&mut self, stats: &TransportStats) {
+        self.carried_due = self.carried_due.saturating_sub(1);
         self.stats.add(stats);
     }
 

@@ -21,6 +21,10 @@ use crate::proto::session::Limits;
 /// socket starve timers.
 pub(super) const COMPLETIONS_PER_TURN: usize = 4;
 
+/// Mail taken in one turn: what one of the others sends without end keeps no worker from its
+/// sockets and timers.
+pub(super) const MAILS_PER_TURN: usize = 256;
+
 /// Read operations of one connection per turn; 16 × 64 KiB is more than arrives between two turns.
 pub(super) const READS_PER_TURN: usize = 16;
 

@@ -207,7 +207,9 @@ impl LocalLane {
                 | Output::AddsLanes { .. }
                 | Output::Altered
                 | Output::LaneOver(_)
-                | Output::LaneAccount(_) => unreachable!("the session was told of no other lanes"),
+                | Output::LaneAccount(_)
+                | Output::ToOutpost(..)
+                | Output::ToHome(_) => unreachable!("the session was told of no other lanes"),
                 Output::Data { .. } => unreachable!("the session was told that data is copied"),
             }
         }

@@ -9,6 +9,7 @@ use landro_sys::WakeHandle;
 
 use super::client_events::ClientStart;
 use super::handed_over::HandedOver;
+use super::outpost_mail::OutpostMail;
 use super::pulse::Pulse;
 use crate::ids::{Fingerprint, WorkerId};
 
@@ -52,7 +53,7 @@ impl Mailbox {
     }
 }
 
-/// A worker empties its mailbox in each turn of its loop.
+/// A worker takes from its mailbox in each turn of its loop.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a worker is told or asked.
@@ -69,6 +70,8 @@ pub enum Mail {
     Answered { lane: u64 },
     /// A TCP connection for a session of this worker, which arrived at another.
     HandedOver(Box<HandedOver>),
+    /// Between a session and what of it is on another worker.
+    Outpost(Box<OutpostMail>),
     /// Start the one transfer of a command.
     Start(Box<ClientStart>),
     /// The user asked to stop.

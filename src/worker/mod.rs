@@ -19,6 +19,8 @@ mod listeners;
 mod local;
 mod log;
 mod mailbox;
+mod outbox;
+mod outpost_mail;
 mod paths;
 mod pulse;
 mod race;
@@ -45,8 +47,9 @@ use crate::tcp::TcpSetup;
 use client_transfer::ClientTransfer;
 use connections::Connections;
 use event_loop::Loop;
-use limits::{COMPLETIONS_PER_TURN, QUEUE_ENTRIES, RECEIVE_BUFFERS};
+use limits::{COMPLETIONS_PER_TURN, MAILS_PER_TURN, QUEUE_ENTRIES, RECEIVE_BUFFERS};
 use listeners::Listeners;
+use outbox::Outbox;
 use sessions::Sessions;
 use timers::Timer;
 
@@ -148,6 +151,8 @@ pub struct Worker {
     connections: Connections,
     sessions: Sessions,
     disk: Disk,
+    /// Mail that others have no room for.
+    outbox: Outbox,
     /// Of a command: its one transfer.
     client: Option<ClientTransfer>,
     /// Timers that expire in this turn; empty between turns, kept for its room.
@@ -199,6 +204,7 @@ impl Worker {
             connections: Connections::new(router, now),
             sessions: Sessions::default(),
             disk: Disk::new(pool.clone(), shared.settler.clone()),
+            outbox: Outbox::default(),
             client: None,
             due: Vec::new(),
             io: Loop::new(parts.id, now, driver, pool, shared),
@@ -217,6 +223,7 @@ impl Worker {
             self.io.beat();
             self.take_completions();
             self.take_mail();
+            self.outbox.flush(&self.io.shared);
             self.expire_timers();
             self.dial_when_due();
             self.listeners.open(&mut self.io);
@@ -280,7 +287,10 @@ impl Worker {
     }
 
     fn take_mail(&mut self) {
-        while let Ok(mail) = self.inbox.try_recv() {
+        for _ in 0..MAILS_PER_TURN {
+            let Ok(mail) = self.inbox.try_recv() else {
+                return;
+            };
             match mail {
                 Mail::Stray(stray) => {
                     let (io, listeners) = (&mut self.io, &mut self.listeners);
@@ -291,6 +301,7 @@ impl Worker {
                 }
                 Mail::Answered { lane } => self.answered(lane),
                 Mail::HandedOver(handed) => self.take_over(*handed),
+                Mail::Outpost(mail) => self.take_outpost_mail(*mail),
                 Mail::Start(start) => self.start_client(*start),
                 Mail::Cancel => self.cancel_client(),
                 Mail::Reauthorise => self.reauthorise(),
@@ -319,7 +330,8 @@ impl Worker {
 
     /// None: until something happens.
     fn wait_limit(&self) -> Option<Duration> {
-        if self.connections.can_go_on(&self.io) || self.disk.has_finished() {
+        let has_mail = !self.inbox.is_empty();
+        if has_mail || self.connections.can_go_on(&self.io) || self.disk.has_finished() {
             return Some(Duration::ZERO);
         }
         let due = [
@@ -330,7 +342,9 @@ impl Worker {
             self.listeners.open_at(),
             self.disk.short_until(),
             self.io.log.due(),
+            self.outbox.due(self.io.now),
             self.client.as_ref().and_then(ClientTransfer::dial_at),
+            self.client.as_ref().and_then(ClientTransfer::carried_until),
         ]
         .into_iter()
         .flatten()
@@ -353,12 +367,18 @@ impl Worker {
     fn is_over(&self) -> bool {
         let all_said = self.io.send_buffers.are_all_back() && !self.connections.are_touched();
         let no_files = self.disk.in_flight() == 0;
-        let client_is_over = self.client.as_ref().is_some_and(ClientTransfer::is_over);
+        let now = self.io.now;
+        let client_is_over = self.client.as_ref().is_some_and(|it| it.is_over(now));
         if client_is_over && all_said && no_files {
             return true;
         }
         match self.io.stopping {
-            Some(at) => self.connections.is_empty() && no_files || at <= self.io.now,
+            Some(at) => {
+                let has_part = self.sessions.iter().any(|(_, it)| it.home.is_some());
+                let is_idle = self.connections.is_empty() && no_files;
+                // Homes wait for what they asked of outposts, and these for their end.
+                is_idle && self.outbox.is_empty() && !has_part || at <= now
+            }
             None => false,
         }
     }

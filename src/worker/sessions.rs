@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::disk::Space;
-use crate::ids::{Fingerprint, SessionId};
+use crate::ids::{Fingerprint, SessionId, WorkerId};
 use crate::proto::Outcome;
 use crate::proto::lanes::{Lanes, QuestionId};
 use crate::worker::event_loop::Loop;
 use crate::worker::log::SessionLog;
+use crate::worker::outpost_mail::PeerAt;
 use crate::worker::shared::PeerAccess;
+use crate::worker::stats::TransportStats;
 use crate::worker::timers::{Scheduled, Timer};
 
 /// Sessions of one peer on one worker whose lanes are cut, and that wait for others.
@@ -25,6 +27,12 @@ pub(crate) struct Running {
     /// What a daemon let the peer do when the session began, unless it does no longer.
     pub(crate) allowed: Option<PeerAccess>,
     pub(crate) is_client: bool,
+    /// The session's own worker, if this is but a part of it (`proto/lanes/outpost.rs`).
+    pub(crate) home: Option<WorkerId>,
+    /// Of such a part on a command: where its lanes are dialled.
+    pub(crate) dials: Option<PeerAt>,
+    /// What lanes of it carried that are gone, if it is such a part.
+    pub(crate) carried: TransportStats,
     /// What the lanes said last: whether data is to be read, and whether signs of life are wanted.
     pub(crate) takes_data: bool,
     pub(crate) listens: bool,
@@ -45,6 +53,10 @@ pub(crate) struct Beginning {
     pub(crate) space: Space,
     /// On a daemon: what the peer may do. None: this is the client's side.
     pub(crate) allowed: Option<PeerAccess>,
+    /// The session's own worker, if this is but a part of it.
+    pub(crate) home: Option<WorkerId>,
+    /// Of such a part on a command: where its lanes are dialled.
+    pub(crate) dials: Option<PeerAt>,
 }
 
 #[derive(Default)]
@@ -105,6 +117,9 @@ impl Sessions {
             peer: begin.peer,
             is_client: begin.allowed.is_none(),
             allowed: begin.allowed,
+            home: begin.home,
+            dials: begin.dials,
+            carried: TransportStats::default(),
             takes_data: true,
             listens: false,
             finished: None,

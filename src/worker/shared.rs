@@ -1,6 +1,6 @@
 //! What all workers of a process have in common: the service, the budget, each other's mailboxes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use crate::ids::{Fingerprint, SessionId, WorkerId};
 use crate::proto::clear::ClearSecret;
 use crate::proto::session::Grant;
 use crate::quic::Secrets;
-use crate::tcp::ClearPass;
+use crate::tcp::{ClearPass, TcpSetup};
 
 /// What a peer may do, and the sub-directory of the root it is confined to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +108,9 @@ pub struct Shared {
     /// How long nothing may be got on with in a session; None: for ever.
     pub patience: Option<Duration>,
     pub service: Option<Service>,
+    /// Set for a command: how lanes are dialled that are added, and that a session does without
+    /// when they are silent.
+    pub added_lanes: Option<TcpSetup>,
     pub homes: Arc<SessionHomes>,
     pub descriptors: StreamDescriptors,
     /// Set for a daemon: takes the marks of directories away when their data is on disk.
@@ -156,13 +159,16 @@ impl Shared {
     }
 }
 
-/// Which worker of a daemon has which session: the kernel gives a TCP connection to any of them.
-/// And what lets lanes in the clear in, of which any worker may be asked.
+/// Which worker has which session, where its added lanes are, and what lets those in the clear in:
+/// the kernel gives a TCP connection to any of a daemon's workers, and a command's lanes are on
+/// several.
 #[derive(Default)]
-pub struct SessionHomes(Mutex<HashMap<SessionId, Home>>);
+pub struct SessionHomes(Mutex<HashMap<SessionId, SessionPlaces>>);
 
-struct Home {
-    worker: WorkerId,
+struct SessionPlaces {
+    home: Home,
+    /// Of a daemon: added lanes, by worker.
+    lanes: BTreeMap<WorkerId, u32>,
     clear: Option<ClearDoor>,
 }
 
@@ -201,14 +207,72 @@ impl UsedNumbers {
     }
 }
 
+/// The worker that has a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Home {
+    pub worker: WorkerId,
+    /// Added lanes of it may be on other workers; whether data goes from here to the peer.
+    pub sends: Option<bool>,
+}
+
 impl SessionHomes {
     /// A session is to begin. False: there is one of its id, which goes on as if nothing was said.
     pub fn claim(&self, session: SessionId, worker: WorkerId) -> bool {
-        let home = Home {
-            worker,
+        let sends = None;
+        let places = SessionPlaces {
+            home: Home { worker, sends },
+            lanes: BTreeMap::new(),
             clear: None,
         };
-        self.lock().entry(session).or_insert(home).worker == worker
+        self.lock().entry(session).or_insert(places).home.worker == worker
+    }
+
+    /// Added lanes of a session may be on other workers from now on.
+    pub fn open(&self, session: &SessionId, sends: bool) {
+        if let Some(places) = self.lock().get_mut(session) {
+            places.home.sends = Some(sends);
+        }
+    }
+
+    /// Where another added lane is to be, of so many workers: the first at home, whose lane carries
+    /// small files, each other one where there are fewest, and rather where it arrived. None: at
+    /// home, if there is one.
+    pub fn place(&self, session: &SessionId, here: WorkerId, workers: u8) -> Option<WorkerId> {
+        let mut all = self.lock();
+        let places = all.get_mut(session)?;
+        places.home.sends?;
+        let lanes = &places.lanes;
+        let cost = |worker: &WorkerId| {
+            let count = lanes.get(worker).copied().unwrap_or(0);
+            (count, *worker != here)
+        };
+        let place = match lanes.is_empty() {
+            true => places.home.worker,
+            false => (0..workers).map(WorkerId).min_by_key(cost)?,
+        };
+        *places.lanes.entry(place).or_default() += 1;
+        Some(place)
+    }
+
+    /// Another added lane is to be at home.
+    pub fn place_at_home(&self, session: &SessionId) -> Option<WorkerId> {
+        let mut all = self.lock();
+        let places = all.get_mut(session)?;
+        let home = places.home.worker;
+        *places.lanes.entry(home).or_default() += 1;
+        Some(home)
+    }
+
+    /// An added lane that had its place there is gone.
+    pub fn left(&self, session: &SessionId, worker: WorkerId) {
+        if let Some(places) = self.lock().get_mut(session)
+            && let Some(count) = places.lanes.get_mut(&worker)
+        {
+            *count -= 1;
+            if *count == 0 {
+                places.lanes.remove(&worker);
+            }
+        }
     }
 
     /// A session is over.
@@ -216,22 +280,22 @@ impl SessionHomes {
         self.lock().remove(session);
     }
 
-    pub fn find(&self, session: &SessionId) -> Option<WorkerId> {
-        self.lock().get(session).map(|home| home.worker)
+    pub fn find(&self, session: &SessionId) -> Option<Home> {
+        self.lock().get(session).map(|places| places.home)
     }
 
     /// A session may have lanes in the clear, which come with this secret.
     pub fn let_in(&self, session: &SessionId, peer: Fingerprint, secret: ClearSecret) {
-        if let Some(home) = self.lock().get_mut(session) {
+        if let Some(places) = self.lock().get_mut(session) {
             let used = UsedNumbers::default();
-            home.clear = Some(ClearDoor { peer, secret, used });
+            places.clear = Some(ClearDoor { peer, secret, used });
         }
     }
 
     /// Nothing more of a session comes in the clear.
     pub fn leave_clear(&self, session: &SessionId) {
-        if let Some(home) = self.lock().get_mut(session) {
-            home.clear = None;
+        if let Some(places) = self.lock().get_mut(session) {
+            places.clear = None;
         }
     }
 
@@ -251,7 +315,9 @@ impl SessionHomes {
     /// Uses up what the lane of this number is let in by. False: it was, or is no more.
     pub fn use_pass(&self, session: SessionId, lane: u32) -> bool {
         let mut homes = self.lock();
-        let door = homes.get_mut(&session).and_then(|home| home.clear.as_mut());
+        let door = homes
+            .get_mut(&session)
+            .and_then(|places| places.clear.as_mut());
         let Some(door) = door.filter(|door| !door.used.is_used(lane)) else {
             return false;
         };
@@ -259,7 +325,7 @@ impl SessionHomes {
         true
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Home>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, SessionPlaces>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -303,6 +369,25 @@ mod tests {
         assert!(homes.pass(SESSION, 1).is_some());
         homes.leave_clear(&SESSION);
         assert!(homes.pass(SESSION, 1).is_none() && !homes.use_pass(SESSION, 1));
-        assert_eq!(homes.find(&SESSION), Some(WorkerId(0)));
+        assert!(homes.find(&SESSION).is_some());
+    }
+
+    #[test]
+    fn lanes_are_spread_beginning_with_home() {
+        let (homes, session) = (SessionHomes::default(), SessionId([1; 16]));
+        let place = |here| homes.place(&session, WorkerId(here), 3).map(|at| at.0);
+        assert_eq!(place(0), None, "no such session");
+        assert!(homes.claim(session, WorkerId(1)));
+        assert!(!homes.claim(session, WorkerId(0)));
+        assert_eq!(place(0), None, "all its lanes are at home");
+        homes.open(&session, true);
+        assert_eq!([place(2), place(2), place(2)], [Some(1), Some(2), Some(0)]);
+        assert_eq!([place(2), place(2)], [Some(2), Some(0)]);
+        homes.left(&session, WorkerId(2));
+        homes.left(&session, WorkerId(2));
+        assert_eq!([place(0), place(0)], [Some(2), Some(1)]);
+        homes.remove(&session);
+        homes.left(&session, WorkerId(2));
+        assert_eq!(homes.find(&session), None);
     }
 }

@@ -149,6 +149,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         trust: Arc::new(move |seen| *seen == shown),
         streams: usize::from(args.streams),
         lanes: LaneCount::Auto,
+        workers: 1,
         clear: false,
         lane_kinds: args.engine.lane_kinds,
         tcp_congestion: args.engine.tcp_congestion.clone(),

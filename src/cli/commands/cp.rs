@@ -227,6 +227,7 @@ impl Copying {
         let dial = Dial {
             streams: self.args.streams,
             lanes: self.args.lanes,
+            workers: workers(&self.args),
             clear: self.args.clear,
             persistence,
             ..Dial::new(daemon, &self.args.trust, &self.args.from, &self.args.engine)
@@ -440,6 +441,16 @@ fn without_slashes(path: &[u8]) -> &[u8] {
         .rposition(|&b| b != b'/')
         .map_or(path.len().min(1), |at| at + 1);
     &path[..end]
+}
+
+/// Threads that have the lanes of a copy.
+fn workers(args: &CpArgs) -> usize {
+    let each = || match args.clear {
+        // These have one worker, whatever there is.
+        true => 1,
+        false => args.lanes.lanes().min(super::serve::one_per_core()),
+    };
+    args.workers.map_or_else(each, usize::from)
 }
 
 #[cfg(test)]

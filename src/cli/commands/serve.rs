@@ -79,7 +79,7 @@ fn absolute(path: &Path) -> PathBuf {
 
 /// Cores this process may use: its affinity and its cgroup's quota count. A connection id has room
 /// for 255.
-fn one_per_core() -> usize {
+pub(super) fn one_per_core() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().min(255))
 }
 

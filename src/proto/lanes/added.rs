@@ -23,6 +23,7 @@ use bytes::Bytes;
 use super::goodput::DataWay;
 use super::lane::{ControlIn, Lane, LaneState};
 use super::ledger::{AddedLane, Ledger, MoverTold, OwnStreams};
+use super::mail::{LaneEnd, ToHome};
 use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, code};
 use super::{Course, JOIN_PAUSE, Lanes, LanesSide, MAX_ADDED, MAX_SERVED_ADDED, NO_SUCH_SESSION};
 use crate::ids::{Fingerprint, MoverId};
@@ -183,6 +184,15 @@ impl Adding {
         self.wish == Wish::Dialling
     }
 
+    pub fn next_number(&self) -> u32 {
+        self.next_number
+    }
+
+    /// Outpost: what home knows.
+    pub fn set_lost(&mut self, has_lost: bool) {
+        self.has_lost = has_lost;
+    }
+
     /// The lane that was dialled did not come to be.
     pub fn dial_failed(&mut self, now: Instant) {
         if self.dial_ended() {
@@ -190,7 +200,7 @@ impl Adding {
         }
     }
 
-    /// Whether one was being dialled, as none is from now on.
+    /// The lane that was dialled is there, or nobody waits for it any more. False: none was.
     pub fn dial_ended(&mut self) -> bool {
         let is_due = self.is_dialling();
         if is_due {
@@ -208,6 +218,16 @@ impl Adding {
         }
     }
 
+    /// A lane is gone that was there since then. `has_failed`: it did not run empty.
+    pub fn went(&mut self, now: Instant, since: Instant, has_failed: bool) {
+        if now - since >= GOOD_LIFE {
+            self.pause = JOIN_PAUSE;
+        }
+        if has_failed {
+            self.rest(now, ADD_PAUSE_MAX);
+        }
+    }
+
     fn is_unseen(&self, number: u32) -> bool {
         let (next, skipped) = (self.next_number, self.skipped.len() as u32);
         let is_one = number < NUMBERS_MAX;
@@ -216,13 +236,13 @@ impl Adding {
     }
 
     /// There is a lane of this number, or there was.
-    fn use_up(&mut self, number: u32) {
+    pub fn use_up(&mut self, number: u32) {
         self.skipped.retain(|skipped| *skipped != number);
         self.skipped.extend(self.next_number..number);
         self.next_number = self.next_number.max(number + 1);
     }
 
-    fn remember(&mut self, number: u32, was_asked: bool) {
+    pub fn remember(&mut self, number: u32, was_asked: bool) {
         self.accounted.push_back((number, was_asked));
         if self.accounted.len() > ACCOUNTED_MAX {
             self.accounted.pop_front();
@@ -246,6 +266,7 @@ impl Lanes {
         if !self.adding.sends || !self.is_on() {
             return false;
         }
+        let mut has_told = self.tell_away(now);
         // One that is to end before it was used.
         let unused = |lane: &&Lane| {
             let told = lane.added.as_ref().map(|added| added.told);
@@ -256,8 +277,8 @@ impl Lanes {
             self.empty_added(key);
         }
         // Meanwhile nothing goes the other way.
-        let prefers = self.choice.prefers_added() || !self.control_carries_data();
-        let (mut has_told, mut is_pulled) = (false, false);
+        let prefers = self.prefers_added();
+        let mut is_pulled = false;
         for lane in &mut self.added {
             let (is_usable, is_spent) = (lane.is_usable(), lane.is_spent());
             let mover = lane.mover();
@@ -282,13 +303,19 @@ impl Lanes {
             has_told = true;
             self.session.handle(now, input);
         }
-        if self.adding.control_pulls == is_pulled {
+        if self.adding.control_pulls == is_pulled && !self.is_outpost() {
             let (mover, pulls) = (MoverId::CONTROL, !is_pulled);
             self.adding.control_pulls = pulls;
             self.session.handle(now, Input::Pulls { mover, pulls });
             has_told = true;
         }
         has_told
+    }
+
+    /// Added lanes are given new data. An outpost has no others, and is given what home gives it.
+    pub(super) fn prefers_added(&self) -> bool {
+        let prefers = self.choice.prefers_added() || !self.control_carries_data();
+        prefers || self.is_outpost()
     }
 
     /// A data stream that begins on the lane that carries control leaves: there is one, and how far
@@ -316,12 +343,14 @@ impl Lanes {
 
     /// Sender: lets goodput decide which movers take orders.
     pub(super) fn choose(&mut self, now: Instant) {
-        if self.adding.sends {
+        if self.adding.sends && !self.is_outpost() {
             // At the end nothing new waits for a lane that may be stuck.
-            let is_usable = self.is_on() && self.added.iter().any(Lane::is_usable);
-            let (out, added) = (&self.out, &self.added);
+            let is_here = self.added.iter().any(Lane::is_usable);
+            let is_usable = self.is_on() && (is_here || self.away.is_usable());
+            let (out, added, away) = (&self.out, &self.added, &self.away);
             let is_added = |key: LaneKey| added.iter().any(|lane| lane.key == key);
-            let waits = |way| out.has_data(|key| is_added(key) == (way == DataWay::Added));
+            let waits_here = |way| out.has_data(|key| is_added(key) == (way == DataWay::Added));
+            let waits = |way| waits_here(way) || way == DataWay::Added && away.waits();
             self.choice.look(now, is_usable, waits);
         }
     }
@@ -350,9 +379,11 @@ impl Lanes {
         // While the lane that carries control is cut, nobody knows where to.
         let goes_on = goes_on && !self.lanes.is_empty();
         let lasts = |lane: &&Lane| lane.state == LaneState::Carrying && !lane.is_spent();
-        let is_missed = self.added.iter().filter(lasts).count() < self.adding.most;
-        let has_room = self.added.len() < MAX_ADDED
-            && self.added.len() + self.adding.unaccounted.len() < MAX_SERVED_ADDED
+        let lasting = self.added.iter().filter(lasts).count() + self.away.len();
+        let is_missed = lasting < self.adding.most;
+        let count = self.added.len() + self.away.len();
+        let has_room = count < MAX_ADDED
+            && count + self.adding.unaccounted.len() < MAX_SERVED_ADDED
             && self.adding.next_number < NUMBERS_MAX;
         is_client && self.adding.is_agreed && goes_on && is_missed && has_room
     }
@@ -367,16 +398,7 @@ impl Lanes {
     pub(super) fn add(&mut self, now: Instant) {
         if self.adds_at().is_some_and(|at| at <= now) {
             self.adding.wish = Wish::Dialling;
-            self.outputs.push_back(match self.adding.clear {
-                Some(secret) => LanesOutput::DialClear {
-                    session: self.id,
-                    lane: self.adding.next_number,
-                    secret: secret.of_lane(self.adding.next_number),
-                },
-                None => LanesOutput::Dial {
-                    kind: DialKind::Add,
-                },
-            });
+            self.dial_added();
         }
     }
 
@@ -389,6 +411,9 @@ impl Lanes {
     }
 
     pub(super) fn dialled_to_add(&mut self, lane: LaneKey, peer: Fingerprint, kind: DialKind) {
+        if self.is_outpost() {
+            return self.ask_home(lane, None, peer);
+        }
         let is_due = self.adding.is_dialling();
         if is_due {
             self.adding.wish = Wish::Open;
@@ -409,19 +434,33 @@ impl Lanes {
 
     /// Server: a lane is added to a session that goes on, if it is none that is gone already.
     pub(super) fn joins_added(&mut self, lane: LaneKey, number: u32, is_due: bool, kind: DialKind) {
+        let is_left = kind == DialKind::AddClear && self.adding.was_altered;
+        match is_due && !is_left && self.has_room_for(number) {
+            true => self.adopt_added(lane, (number, kind), None),
+            false => self.close(lane, code::NO_SESSION, NO_SUCH_SESSION),
+        }
+    }
+
+    /// Server: another lane may be added, and it is none that is gone already.
+    pub(super) fn has_room_for(&self, number: u32) -> bool {
         let is_known = self.adding.is_agreed && self.adding.is_unseen(number);
         // Those that are gone count until both sides have said what became of them: a peer that
         // loses one after the other and reads nothing gets no more.
-        let count = self.added.len() + self.adding.unaccounted.len();
+        let count = self.added.len() + self.away.len() + self.adding.unaccounted.len();
         let is_heard = self.out.control_bytes() <= UNREAD_MAX_BYTES;
-        let is_left = kind == DialKind::AddClear && self.adding.was_altered;
-        if !is_due || is_left || !is_known || !is_heard || count >= MAX_SERVED_ADDED {
-            return self.close(lane, code::NO_SESSION, NO_SUCH_SESSION);
-        }
-        self.adopt_added(lane, (number, kind), None);
+        is_known && is_heard && count < MAX_SERVED_ADDED
     }
 
-    fn adopt_added(
+    /// The added lane of a number.
+    pub(super) fn added_of(&self, number: u32) -> Option<LaneKey> {
+        let is_it = |lane: &&Lane| {
+            let added = lane.added.as_ref();
+            added.is_some_and(|it| it.ledger.number == number)
+        };
+        self.added.iter().find(is_it).map(|lane| lane.key)
+    }
+
+    pub(super) fn adopt_added(
         &mut self,
         key: LaneKey,
         (number, kind): (u32, DialKind),
@@ -487,12 +526,7 @@ impl Lanes {
         if !self.is_on() {
             return;
         }
-        if now - added.since >= GOOD_LIFE {
-            self.adding.pause = JOIN_PAUSE;
-        }
-        if has_failed {
-            self.adding.rest(now, ADD_PAUSE_MAX);
-        }
+        self.adding.went(now, added.since, has_failed);
         let Ledger {
             number,
             ours,
@@ -505,27 +539,45 @@ impl Lanes {
         };
         if self.adding.sends {
             lost.tell_peer = why != LaneClosed::Replaced;
+            if self.is_outpost() {
+                let tell_peer = lost.tell_peer;
+                self.session.handle(now, Input::LaneLost(lost));
+                // Home hears what was torn before it hears of the end.
+                self.drain(now);
+                let end = LaneEnd {
+                    has_failed,
+                    ours,
+                    tell_peer,
+                };
+                return self.mail_home(ToHome::LaneGone { number, end });
+            }
             self.adding.await_account(number, ours);
         } else {
             lost.below = theirs.below;
             lost.ended = theirs.ahead.into_iter().collect();
             lost.begun = begun;
             lost.lately = theirs.lately.into_iter().collect();
-            self.adding.remember(number, false);
+            match self.is_outpost() {
+                true => {
+                    let end = LaneEnd {
+                        has_failed,
+                        ..LaneEnd::default()
+                    };
+                    self.mail_home(ToHome::LaneGone { number, end });
+                }
+                false => self.adding.remember(number, false),
+            }
         }
         self.session.handle(now, Input::LaneLost(lost));
     }
 
     /// Receiver: the sender says that a lane is no more.
     pub(super) fn lane_over(&mut self, now: Instant, number: u32) {
-        let is_it = |lane: &&Lane| {
-            lane.added
-                .as_ref()
-                .is_some_and(|it| it.ledger.number == number)
-        };
-        if let Some(key) = self.added.iter().find(is_it).map(|lane| lane.key) {
+        if let Some(key) = self.added_of(number) {
             self.close(key, code::DONE, "");
             self.added_gone(now, key, LaneClosed::Otherwise);
+        } else if self.away_over(number) {
+            // It is accounted for where it is.
         } else if !self.is_client() && self.adding.is_unseen(number) {
             // It comes too late, if ever.
             self.adding.use_up(number);
@@ -550,15 +602,12 @@ impl Lanes {
     /// Sender: what the receiver took of a lane.
     pub(super) fn lane_account(&mut self, now: Instant, account: LaneAccount) {
         let number = account.lane;
-        let is_it = |lane: &&Lane| {
-            lane.added
-                .as_ref()
-                .is_some_and(|it| it.ledger.number == number)
-        };
-        let live = self.added.iter().find(is_it).map(|lane| lane.key);
+        let live = self.added_of(number);
+        let is_away = self.away.has(number);
         let is_unseen = !self.is_client() && self.adding.is_unseen(number);
         let is_known = |(known, _): &(u32, OwnStreams)| *known == number;
-        if live.is_none() && !is_unseen && !self.adding.unaccounted.iter().any(is_known) {
+        if live.is_none() && !is_away && !is_unseen && !self.adding.unaccounted.iter().any(is_known)
+        {
             return self.broken(
                 now,
                 format!("an account of lane {number}, which has none due"),
@@ -581,6 +630,9 @@ impl Lanes {
             self.close(key, code::DONE, "");
             self.added_gone(now, key, LaneClosed::Replaced);
         }
+        if is_away {
+            return self.account_away(number, account);
+        }
         let unaccounted = &mut self.adding.unaccounted;
         let streams = match unaccounted.iter().position(is_known) {
             Some(at) => unaccounted.swap_remove(at).1,
@@ -589,13 +641,23 @@ impl Lanes {
                 OwnStreams::default()
             }
         };
-        match streams.missing(&account) {
+        self.settle_account(now, &streams, &account);
+    }
+
+    /// What was sent on a lane, and what of it was taken, is known.
+    pub(super) fn settle_account(
+        &mut self,
+        now: Instant,
+        streams: &OwnStreams,
+        account: &LaneAccount,
+    ) {
+        match streams.missing(account) {
             Ok(missing) => self.session.handle(now, Input::LaneAccounted { missing }),
             Err(error) => self.broken(now, error.to_string()),
         }
     }
 
-    fn broken(&mut self, now: Instant, text: String) {
+    pub(super) fn broken(&mut self, now: Instant, text: String) {
         if let Some(lane) = self.newest() {
             self.violation(now, lane, text);
         }

@@ -87,7 +87,7 @@ impl AddedLane {
 
 /// Our data streams on a lane, by number.
 #[derive(Debug, Default)]
-pub(super) struct OwnStreams {
+pub struct OwnStreams {
     all: Vec<OwnStream>,
     /// All below have ended.
     ended_below: usize,
@@ -102,7 +102,7 @@ struct OwnStream {
 }
 
 impl OwnStreams {
-    pub fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.all.len() < STREAMS_MAX && self.all.len() < self.ended_below + STREAMS_AHEAD
     }
 
@@ -112,7 +112,7 @@ impl OwnStreams {
     }
 
     /// The next one begins.
-    pub fn begin(&mut self, key: StreamKey) {
+    pub(super) fn begin(&mut self, key: StreamKey) {
         self.all.push(OwnStream {
             key,
             records: 0,
@@ -121,7 +121,7 @@ impl OwnStreams {
     }
 
     /// A stream has ended, or does not go on.
-    pub fn close(&mut self, key: StreamKey, records: u32, has_ended: bool) {
+    pub(super) fn close(&mut self, key: StreamKey, records: u32, has_ended: bool) {
         // Those that have not ended are young.
         let found = self.all.iter_mut().rev().find(|stream| stream.key == key);
         if let Some(stream) = found {
@@ -135,7 +135,10 @@ impl OwnStreams {
     ///
     /// # Errors
     /// When it says of something that it took it, and that was not sent.
-    pub fn missing(&self, account: &LaneAccount) -> Result<Vec<(StreamKey, u32)>, WireError> {
+    pub(super) fn missing(
+        &self,
+        account: &LaneAccount,
+    ) -> Result<Vec<(StreamKey, u32)>, WireError> {
         let LaneAccount { below, parts, .. } = account;
         let below = *below as usize;
         if below > self.ended_below {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::lane::{ControlIn, ControlOut, Lane, LaneState};
+use super::mail::ToHome;
 use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, QuestionId, code};
 use super::suspicion::Suspected;
 use super::{
@@ -65,6 +66,7 @@ impl Lanes {
 
     pub(super) fn dial_failed(&mut self, now: Instant, kind: DialKind) {
         match kind {
+            DialKind::Add if self.is_outpost() => return self.mail_home(ToHome::DialFailed),
             DialKind::Add => return self.adding.dial_failed(now),
             DialKind::AddClear => return self.dial_in_the_clear_failed(now),
             DialKind::TakeOver => return self.dial_to_take_over_failed(now),
@@ -81,6 +83,9 @@ impl Lanes {
         let goes_on = matches!(self.course, Course::Running | Course::AwaitJoin { .. });
         let count = self.lanes.len();
         match kind {
+            DialKind::Add if self.is_outpost() => {
+                return self.ask_home(lane, Some(number), peer);
+            }
             DialKind::Add | DialKind::AddClear => {
                 let is_due = peer == self.peer && goes_on;
                 return self.joins_added(lane, number, is_due, kind);
@@ -136,6 +141,7 @@ impl Lanes {
             self.out.forget_lane(lane.key);
             self.close(lane.key, code, text);
         }
+        self.end_outposts();
     }
 
     /// A lane is no more. Unless its end was orderly, what was to come on it will not come again.
@@ -143,6 +149,9 @@ impl Lanes {
         if self.is_added(key) {
             let why = self.judge_clear(now, key, why);
             return self.added_gone(now, key, why);
+        }
+        if self.forget_asking(key) {
+            return;
         }
         let Some(at) = self.at(key) else { return };
         if self.waits_for_another(now, at, why) {
@@ -214,8 +223,10 @@ impl Lanes {
                 }
             }
             Course::LastWord { until } if now >= until => {
-                self.close_all(code::DONE, "");
                 self.peer_lost(now);
+                // Other workers are to leave their files before they hear that all is over.
+                self.drain(now);
+                self.close_all(code::DONE, "");
             }
             Course::Revoked { until, why } if now >= until => {
                 self.close_all(code::UNAUTHORISED, why);
@@ -261,7 +272,7 @@ impl Lanes {
         crowd: usize,
         round_trip: Duration,
     ) {
-        if !self.is_on() {
+        if !self.is_on() || self.is_outpost() {
             return self.outputs.push_back(LanesOutput::Settled(id));
         }
         self.hurry_another(now);

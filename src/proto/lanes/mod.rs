@@ -24,7 +24,7 @@
 //!
 //! Beside these a session may have lanes that are *added* (`added.rs`), several at once: they carry
 //! data streams and nothing else, and one that is lost loses nothing, since what was not read of it
-//! moves again.
+//! moves again. Some of them may be on other workers than the session (`outpost.rs`).
 
 mod added;
 mod clear;
@@ -32,8 +32,10 @@ mod goodput;
 mod lane;
 mod ledger;
 mod life;
+mod mail;
 pub(crate) mod newcomer;
 mod outgoing;
+mod outpost;
 mod ports;
 mod suspicion;
 mod takeover;
@@ -41,6 +43,7 @@ mod traffic;
 
 pub use added::ADD_PAUSE_MAX;
 pub use goodput::GOODPUT_WINDOW;
+pub use mail::{ToHome, ToOutpost};
 pub use newcomer::{Newcomer, NewcomerInput, NewcomerOutput};
 pub use ports::{
     DialKind, LaneClosed, LaneKey, LaneStream, LanesInput, LanesOutput, QuestionId, Taken, code,
@@ -62,6 +65,7 @@ use added::{Adding, LaneWord};
 use goodput::Choice;
 use lane::{ControlIn, Lane, LaneState};
 use outgoing::SendQueue;
+use outpost::{AskingLanes, AwayLanes};
 use suspicion::Suspicions;
 use takeover::Silence;
 
@@ -117,6 +121,8 @@ pub struct LanesConfig {
     /// Dials in a row that come to nothing after which a client whose lane is cut gives up. Usually
     /// [`TAKEOVER_DIALS`] for each place that they may leave from.
     pub takeover_dials: u32,
+    /// Client: on so many workers, of which the session's is the first.
+    pub workers: u8,
     /// Client: lanes may take over from each other as soon as the session was asked for, if the
     /// server turns out to know how (`Limits::adds_lanes`).
     pub outlives_lanes: bool,
@@ -142,12 +148,18 @@ pub struct Lanes {
     /// Those that are added, oldest first.
     added: Vec<Lane>,
     adding: Adding,
+    /// Home: those of other workers.
+    away: AwayLanes,
+    /// Outpost: those that home has not answered for.
+    asking: AskingLanes,
     choice: Choice,
     silence: Silence,
     outlives_lanes: bool,
     /// The lane that carried control is cut, and until then another may take over. Meanwhile there
     /// is none, and what is to be sent waits.
     cut_until: Option<Instant>,
+    /// Client: how many may have lanes.
+    workers: u8,
     next_number: u32,
     /// Key of the next data stream of the peer that appears.
     next_incoming: u64,
@@ -184,6 +196,8 @@ impl fmt::Debug for Lanes {
 enum LanesSide {
     Client(Growth),
     Server,
+    /// What of either is on another worker (`outpost.rs`).
+    Outpost,
 }
 
 /// Whether a client wants another lane.
@@ -248,6 +262,14 @@ impl Lanes {
         lanes
     }
 
+    /// The lanes of a session on another worker than its own, around a part of that session
+    /// (`outpost.rs`). The first of them joins next.
+    pub fn outpost(now: Instant, session: Session, sends: bool, config: LanesConfig) -> Lanes {
+        let mut lanes = Lanes::new(now, LanesSide::Outpost, session, config);
+        lanes.adding.agree(sends, None);
+        lanes
+    }
+
     fn new(now: Instant, side: LanesSide, session: Session, config: LanesConfig) -> Lanes {
         Lanes {
             now,
@@ -258,6 +280,8 @@ impl Lanes {
             session,
             lanes: Vec::new(),
             added: Vec::new(),
+            away: AwayLanes::default(),
+            asking: AskingLanes::default(),
             adding: Adding::new(
                 config.adds_from_bytes,
                 config.adds.min(MAX_ADDS),
@@ -267,6 +291,7 @@ impl Lanes {
             silence: Silence::new(now),
             outlives_lanes: config.outlives_lanes,
             cut_until: None,
+            workers: config.workers,
             next_number: 0,
             next_incoming: 0,
             control_read_bytes: 0,
@@ -320,10 +345,18 @@ impl Lanes {
                 crowd,
                 round_trip,
             } => self.question(now, id, crowd, round_trip),
+            LanesInput::FromOutpost(from, mail) => self.hear_outpost(now, from, mail),
+            LanesInput::FromHome(mail) => self.hear_home(now, mail),
             LanesInput::Disk { op, result } => {
                 self.session.handle(now, Input::Disk { op, result });
             }
             LanesInput::DiskWorks => self.session.handle(now, Input::DiskWorks),
+            // Home hears that, too, and says what follows.
+            LanesInput::Cancel(_)
+            | LanesInput::Shutdown
+            | LanesInput::Refuse { .. }
+            | LanesInput::NoLonger
+                if self.is_outpost() => {}
             LanesInput::Cancel(reason) => self.session.handle(now, Input::Cancel(reason)),
             LanesInput::Shutdown => {
                 self.patience = LINGER;
@@ -361,7 +394,7 @@ impl Lanes {
         };
         let growth = match self.side {
             LanesSide::Client(Growth::Wanted { not_before }) if self.may_grow() => Some(not_before),
-            LanesSide::Client(_) | LanesSide::Server => None,
+            LanesSide::Client(_) | LanesSide::Server | LanesSide::Outpost => None,
         };
         let suspicions = self.suspicions.deadline();
         let adding = self.adds_at();
@@ -495,12 +528,15 @@ impl Lanes {
                 Output::Retired(mover) => self.mover_retired(mover),
                 Output::AddsLanes { sends, clear } => {
                     let early = self.adding.agree(sends, clear);
+                    self.outputs.push_back(LanesOutput::TakesOutposts { sends });
                     words.extend(early.into_iter().map(LaneWord::Early));
                     self.count_moved(0);
                 }
                 Output::Altered => words.push_back(LaneWord::Altered),
                 Output::LaneOver(number) => words.push_back(LaneWord::Over(number)),
                 Output::LaneAccount(account) => words.push_back(LaneWord::Account(account)),
+                Output::ToOutpost(to, order) => self.mail_outpost(to, ToOutpost::Movers(order)),
+                Output::ToHome(report) => self.mail_home(ToHome::Movers(report)),
                 Output::Copy(_) => unreachable!("these lanes lead to another host"),
                 Output::Piece { stream, bytes } => self.piece(stream, bytes),
                 Output::TakesData(takes) => {
@@ -517,11 +553,17 @@ impl Lanes {
     /// There is a lane for what is to be sent, or may be again. When the newest is gone, no older
     /// one takes its place.
     fn carries(&self) -> bool {
+        if self.is_outpost() {
+            return self.is_on();
+        }
         let carries = |lane: &Lane| lane.state == LaneState::Carrying;
         self.cut_until.is_some() || self.lanes.last().is_some_and(carries)
     }
 
     fn finished(&mut self, now: Instant, outcome: Outcome) {
+        if self.is_outpost() {
+            return self.finished_here(now, outcome);
+        }
         // A client that got its answer hangs up; one that is cut off for a while gets it when it is
         // back.
         let answered = matches!(outcome, Outcome::Complete(_) | Outcome::Refused(_));
@@ -541,6 +583,10 @@ impl Lanes {
         if let Outcome::Violation(text) = &outcome {
             self.cut_until = None;
             self.close_all(code::VIOLATION, text);
+        }
+        if self.adding.sends() {
+            // Nothing that is under way there is wanted any more, or may go.
+            self.end_outposts();
         }
         if !self.suspicions.is_empty() {
             let settled = self.suspicions.settle_all().map(LanesOutput::Settled);
@@ -588,7 +634,7 @@ impl Lanes {
         assert!(self.lanes.iter().filter(readers).count() <= 1);
         let most = match self.side {
             LanesSide::Client(_) => MAX_LANES,
-            LanesSide::Server => MAX_SERVED_LANES,
+            LanesSide::Server | LanesSide::Outpost => MAX_SERVED_LANES,
         };
         assert!(self.lanes.len() <= most);
         let carrying = |lane: &Lane| lane.state == LaneState::Carrying;
@@ -596,6 +642,7 @@ impl Lanes {
         assert!(!self.lanes[..older].iter().any(carrying), "two lanes carry");
         let goes_on = matches!(self.course, Course::Running | Course::AwaitJoin { .. });
         let is_cut = self.cut_until.is_some();
+        let goes_on = goes_on && !self.is_outpost();
         assert!(!goes_on || is_cut != self.lanes.last().is_some_and(carrying));
         assert!(!is_cut || self.lanes.is_empty());
         assert!(self.course != Course::Over || self.lanes.is_empty());

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::ids::{Fingerprint, OpId, SessionId};
+use super::mail::{ToHome, ToOutpost};
+use crate::ids::{Fingerprint, OpId, SessionId, WorkerId};
 use crate::proto::clear::ClearSecret;
 use crate::proto::{
     CancelReason, DiskDone, DiskError, DiskOp, Event, Outcome, Payload, SessionError,
@@ -44,6 +45,13 @@ pub enum DialKind {
     /// or cut (`takeover.rs`): of the other kind of transport, and where that comes to nothing of
     /// the same.
     TakeOver,
+}
+
+impl DialKind {
+    /// It carries data beside the lane that carries control.
+    pub fn is_added(self) -> bool {
+        matches!(self, DialKind::Add | DialKind::AddClear)
+    }
 }
 
 /// What the transport, the disk, the user and time tell the lanes of a session.
@@ -104,6 +112,10 @@ pub enum LanesInput {
         crowd: usize,
         round_trip: std::time::Duration,
     },
+    /// The session's part on another worker said something. Its mail arrives in order.
+    FromOutpost(WorkerId, ToHome),
+    /// To such a part: the session's own worker did.
+    FromHome(ToOutpost),
     /// A disk operation ended.
     Disk {
         op: OpId,
@@ -167,7 +179,8 @@ pub enum LanesOutput {
     },
     /// Something waits to be sent on this lane: say [`LanesInput::Room`] when there is some.
     Wants { lane: LaneKey },
-    /// Whether control bytes of this lane are to be read; initially not.
+    /// Whether control bytes of this lane are to be read; initially not. Of a lane that is added
+    /// nothing else is read either before they are for the first time: it may be no lane yet.
     ReadControl { lane: LaneKey, allowed: bool },
     /// Whether one-way streams are to be read, of all lanes; initially they are.
     TakesData(bool),
@@ -205,6 +218,14 @@ pub enum LanesOutput {
     Listen(bool),
     /// This session is no reason to wait any more: it lives, or it is over.
     Settled(QuestionId),
+    /// Added lanes may be on other workers from now on. `sends`: data goes from here to the peer.
+    TakesOutposts { sends: bool },
+    /// Mail for the session's part on another worker. If it names a file
+    /// ([`ToOutpost::file`]), that file's descriptor goes along.
+    ToOutpost { to: WorkerId, mail: ToOutpost },
+    /// Mail for the session's own worker. If it names a file ([`ToHome::lets_go`]), that is let go
+    /// of before.
+    ToHome(ToHome),
     /// A disk operation to start. Every one is answered by exactly one [`LanesInput::Disk`].
     Disk { op: OpId, cmd: DiskOp },
     /// Something worth reporting.

@@ -56,7 +56,7 @@ impl Lanes {
                     let until = now + self.handshake;
                     self.course = Course::AwaitJoin { until };
                 }
-                (LanesSide::Server, _) => {}
+                (LanesSide::Server | LanesSide::Outpost, _) => {}
                 (LanesSide::Client(_), _) => self.peer_lost(now),
             }
         }
@@ -113,6 +113,9 @@ impl Lanes {
 
     /// The peer broke the protocol below the session's own rules.
     pub(super) fn violation(&mut self, now: Instant, lane: LaneKey, text: String) {
+        if self.is_outpost() {
+            return self.broken_here(now, text);
+        }
         let carrying = match self.is_added(lane) {
             true => self.newest(),
             false => self.at(lane).map(|_| lane),

@@ -2,6 +2,7 @@
 //! ordered it to go.
 
 mod accounts;
+mod away;
 mod holes;
 mod streams;
 
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::orders::{PartContent, ReceiveOrder, ReceiveReport, TakePart, TakeWhole};
-use crate::ids::{ChunkIndex, EntryId, MoverId, OpId, StreamKey};
+use crate::ids::{ChunkIndex, EntryId, MoverId, OpId, StreamKey, WorkerId};
 use crate::proto::chunk::{chunk_count, chunk_len_bytes};
 use crate::proto::entries::EntryMap;
 use crate::proto::errors::{Violation, violation};
@@ -20,6 +21,7 @@ use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::zeros::ZeroPace;
 use crate::proto::{DiskDone, DiskError, DiskOp};
 use accounts::Accounts;
+use away::{Away, FromAway};
 use holes::{HoleInChunk, HoleRun};
 use streams::{Arrived, DataStream, bytes_of};
 
@@ -57,6 +59,10 @@ pub struct ReceiveMover {
     accounts: Accounts,
     /// Chunks that half arrived on a lane that is no more, and are still being written.
     dropped: usize,
+    /// Its plan is on another worker.
+    away: Option<Away>,
+    /// What other movers handed over.
+    from_away: FromAway,
     is_stopped: bool,
 }
 
@@ -96,6 +102,8 @@ pub enum ReceiveMoverOp {
     Put {
         entry: EntryId,
         bytes: u64,
+        /// Where it arrived, if that was another worker, and what it counts for there.
+        from: Option<(WorkerId, u64)>,
     },
     Write {
         entry: EntryId,
@@ -173,17 +181,15 @@ impl TakingPart {
     ///
     /// # Errors
     /// When it was not asked for, came before, or has not its true length.
-    fn claim(&mut self, chunk: ChunkIndex, len_bytes: u64) -> Result<u64, Violation> {
+    fn claim(&self, chunk: ChunkIndex, len_bytes: u64) -> Result<u64, Violation> {
         if let PartContent::Chunks {
-            size_bytes, seen, ..
-        } = &mut self.order.content
+            size_bytes, claims, ..
+        } = &self.order.content
         {
             let size_bytes = *size_bytes;
             let fits = chunk.0 < chunk_count(size_bytes)
                 && len_bytes == chunk_len_bytes(size_bytes, chunk);
-            let (word, bit) = (chunk.0 as usize / 64, 1u64 << (chunk.0 % 64));
-            if fits && seen[word] & bit == 0 {
-                seen[word] |= bit;
+            if fits && claims.claim(chunk) {
                 return Ok(size_bytes);
             }
         }
@@ -195,9 +201,9 @@ impl TakingPart {
     }
 
     /// A chunk did not come to its end, and may come again.
-    fn unclaim(&mut self, chunk: ChunkIndex) {
-        if let PartContent::Chunks { seen, .. } = &mut self.order.content {
-            seen[chunk.0 as usize / 64] &= !(1u64 << (chunk.0 % 64));
+    fn give_back(&self, chunk: ChunkIndex) {
+        if let PartContent::Chunks { claims, .. } = &self.order.content {
+            claims.give_back(chunk);
         }
     }
 
@@ -231,8 +237,12 @@ impl ReceiveMover {
     }
 
     pub fn new(write_behind_max: u64) -> ReceiveMover {
+        ReceiveMover::of(MoverId::CONTROL, write_behind_max)
+    }
+
+    fn of(id: MoverId, write_behind_max: u64) -> ReceiveMover {
         ReceiveMover {
-            ops: Ops::of(OpOwner::Mover(MoverId::CONTROL)),
+            ops: Ops::of(OpOwner::Mover(id)),
             taking: EntryMap::default(),
             streams: HashMap::new(),
             chunks: Slab::new(),
@@ -254,13 +264,20 @@ impl ReceiveMover {
             reports: VecDeque::new(),
             accounts: Accounts::default(),
             dropped: 0,
+            away: None,
+            from_away: FromAway::default(),
             is_stopped: false,
         }
     }
 
     pub fn takes_data(&self) -> bool {
         let has_room = self.flow.write_behind_bytes < self.flow.write_behind_max;
-        has_room && self.hole.is_none() || self.is_stopped
+        has_room && !self.is_held_up() || self.is_stopped
+    }
+
+    /// What came last waits: for a hole before it to be hashed, or for an answer.
+    fn is_held_up(&self) -> bool {
+        self.hole.is_some() || self.away.as_ref().is_some_and(Away::waits)
     }
 
     pub fn held_bytes(&self) -> u64 {
@@ -296,6 +313,11 @@ impl ReceiveMover {
         std::mem::take(&mut self.unasked)
     }
 
+    #[cfg(test)]
+    pub fn has_unasked(&self) -> bool {
+        !self.unasked.is_empty()
+    }
+
     pub fn finish(&mut self, op: OpId) -> Option<ReceiveMoverOp> {
         self.ops.finish(op)
     }
@@ -329,8 +351,10 @@ impl ReceiveMover {
 
     pub fn on_disk(&mut self, op: ReceiveMoverOp, result: Result<DiskDone, DiskError>) {
         match op {
-            ReceiveMoverOp::Put { entry, bytes } => {
+            ReceiveMoverOp::Put { entry, bytes, from } => {
                 self.flow.write_behind_bytes -= bytes;
+                from.into_iter()
+                    .for_each(|(worker, bytes)| self.from_away.put(worker, bytes));
                 self.taking.remove(&entry);
                 self.reports
                     .push_back(ReceiveReport::Published { entry, result });
@@ -349,7 +373,13 @@ impl ReceiveMover {
     }
 
     /// Starts to put a whole small file in place.
-    fn put(&mut self, ports: &mut Ports, entry: EntryId, data: Vec<Bytes>, has_grown: bool) {
+    fn put(
+        &mut self,
+        ports: &mut Ports,
+        entry: EntryId,
+        (data, has_grown): (Vec<Bytes>, bool),
+        from: Option<(WorkerId, u64)>,
+    ) {
         let Some(Taking::Whole(order, state)) = self.taking.get_mut(&entry) else {
             return;
         };
@@ -363,7 +393,7 @@ impl ReceiveMover {
             attributes: order.attributes,
             replaces: order.replaces,
         };
-        let op = ReceiveMoverOp::Put { entry, bytes };
+        let op = ReceiveMoverOp::Put { entry, bytes, from };
         self.ops.start(ports, op, cmd);
         self.reports.push_back(ReceiveReport::Publishing {
             entry,
@@ -407,9 +437,9 @@ impl ReceiveMover {
         if let ChunkEnd::Dropped = end {
             self.dropped -= 1;
             if let (RecordPlace::Chunk(chunk), Some(Taking::Part(taking))) =
-                (place, self.taking.get_mut(&entry))
+                (place, self.taking.get(&entry))
             {
-                taking.unclaim(chunk);
+                taking.give_back(chunk);
             }
         }
         if let ChunkEnd::Valid { value, has_grown } = end
@@ -438,9 +468,10 @@ impl ReceiveMover {
             && taking.is_left
             && taking.writes == 0
         {
-            let part = taking.order.part;
+            let (part, file) = (taking.order.part, taking.order.file);
             self.taking.remove(&entry);
-            self.reports.push_back(ReceiveReport::Quiet { part });
+            self.reports
+                .push_back(ReceiveReport::Quiet { entry, part, file });
         }
     }
 
@@ -452,6 +483,9 @@ impl ReceiveMover {
         self.holes.clear();
         self.hole = None;
         self.backlog.clear();
+        if let Some(away) = &mut self.away {
+            away.stop();
+        }
         self.drop_streams(ports);
     }
 
@@ -465,6 +499,7 @@ impl ReceiveMover {
             ReceiveMoverOp::Clear { .. } | ReceiveMoverOp::Yield => 0,
         };
         let behind: u64 = self.ops.iter().map(bytes).sum();
+        let behind = behind + self.away.as_ref().map_or(0, Away::handed_bytes);
         assert_eq!(self.flow.write_behind_bytes, behind, "bytes being written");
         let is_write = |op: &&ReceiveMoverOp| matches!(op, ReceiveMoverOp::Write { .. });
         let under_way = self.ops.iter().filter(is_write).count();
@@ -479,7 +514,7 @@ impl ReceiveMover {
         assert_eq!(self.flow.arriving_bytes, arriving, "bytes arriving");
         let backlog: usize = self.backlog.iter().map(|it| it.bytes.len()).sum();
         assert_eq!(self.flow.backlog_bytes, backlog as u64, "bytes that wait");
-        assert!(self.backlog.is_empty() || self.hole.is_some());
+        assert!(self.backlog.is_empty() || self.is_held_up());
         let is_dropped = |chunk: &&ArrivingChunk| matches!(chunk.end, ChunkEnd::Dropped);
         let dropped = self.chunks.iter().map(|(_, chunk)| chunk);
         assert_eq!(self.dropped, dropped.filter(is_dropped).count());

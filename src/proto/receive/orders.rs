@@ -2,12 +2,17 @@
 //!
 //! An order says what may come and where it goes; a command is about orders that the mover has; all
 //! that becomes of them is reported. All of them are small and own what they hold, so that they
-//! could as well travel to another worker: today a mover is on the plan's, and they are handed over
-//! by calls.
+//! travel to other workers as well: on the plan's own they are handed over by calls.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::ids::{ChunkIndex, DirId, EntryId, FileId, Name};
+use crate::proto::claims::Claims;
 use crate::proto::integrity::Digest;
 use crate::proto::stretches::InOrder;
+use crate::proto::wire::{LaneAccount, RecordStatus};
 use crate::proto::{Attributes, DiskDone, DiskError};
 
 /// This small file was asked for. Ends with [`ReceiveReport::Published`] or
@@ -37,12 +42,12 @@ pub struct TakePart {
 /// What may come of a file.
 #[derive(Debug)]
 pub enum PartContent {
-    /// A bit for each chunk that is there: none of them may come.
-    /// `is_sparse`: it was announced with holes.
+    /// Chunks that are there are claimed: none of them may come. `is_sparse`: it was announced with
+    /// holes.
     Chunks {
         size_bytes: u64,
         is_sparse: bool,
-        seen: Vec<u64>,
+        claims: Arc<Claims>,
     },
     /// Stretches of an unsized file, each once.
     Stretches(InOrder<()>),
@@ -112,8 +117,64 @@ pub enum ReceiveReport {
         part: usize,
         error: DiskError,
     },
-    /// Behind `Leave`: nothing of the partial file is being written any more.
+    /// Behind `Leave`: nothing of the partial file is being written any more. `file`: as it was
+    /// ordered, for another worker to let go of.
     Quiet {
+        entry: EntryId,
         part: usize,
+        file: FileId,
     },
 }
+
+/// What the plan's worker tells a mover on another one.
+#[derive(Debug)]
+pub enum AwayOrder {
+    /// The answer to [`AwayReport::Asks`]. The file's descriptor goes with it.
+    Part(TakePart),
+    /// The other answer: what comes of the entry is dropped.
+    Unwanted { entry: EntryId },
+    /// As [`ReceiveOrder::Leave`].
+    Leave { entry: EntryId },
+    /// So much of the small files that were handed over is put in place, or dropped.
+    Put { bytes: u64 },
+}
+
+/// What a mover on another worker tells that of the plan.
+#[derive(Debug)]
+pub enum AwayReport {
+    /// A chunk comes of a file that the mover does not know. Its streams wait for the answer.
+    Asks {
+        entry: EntryId,
+    },
+    Small(SmallFile),
+    Report(ReceiveReport),
+    /// All in all, as far as it is not taken back: file data that came, and holes that passed.
+    Moved {
+        received_bytes: u64,
+        hole_bytes: u64,
+    },
+    /// A lane there is no more, and this was taken of it.
+    Account(Vec<LaneAccount>),
+}
+
+/// A small file that arrived on another worker, to be put in place on the plan's.
+#[derive(Debug)]
+pub struct SmallFile {
+    pub entry: EntryId,
+    pub data: Vec<Bytes>,
+    pub status: RecordStatus,
+    /// Its digest is that of the data.
+    pub is_right: bool,
+}
+
+impl SmallFile {
+    /// What it counts for until it is put in place.
+    pub fn held_bytes(&self) -> u64 {
+        let data = self.data.iter().map(|piece| piece.len() as u64);
+        data.sum::<u64>() + SMALL_FILE_BYTES
+    }
+}
+
+/// What a small file on its way to the plan's worker costs beside its data, about: an empty one is
+/// mail, too.
+const SMALL_FILE_BYTES: u64 = 512;

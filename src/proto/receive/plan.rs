@@ -463,7 +463,7 @@ impl ReceivePlan {
                 self.fail_part(ports, part, corrupted(), false);
             }
             ReceiveReport::WriteFailed { part, error } => self.write_failed(ports, part, &error),
-            ReceiveReport::Quiet { part } => self.part_is_quiet(ports, part),
+            ReceiveReport::Quiet { part, .. } => self.part_is_quiet(ports, part),
         }
     }
 

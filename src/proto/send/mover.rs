@@ -407,11 +407,12 @@ impl SendMover {
 
     /// Ends streams that nothing comes for. Of a mover that takes no orders those are all that are
     /// idle, or a lane that was replaced would not run empty.
-    pub fn retire_idle(&mut self, ports: &mut Ports) {
+    /// `takes_chunks`: if it takes any orders.
+    pub fn retire_idle(&mut self, ports: &mut Ports, takes_chunks: bool) {
         if self.is_lost() {
             return;
         }
-        let target = match self.pulls() {
+        let target = match self.pulls() && takes_chunks {
             true => self.stream_target(),
             false => 0,
         };

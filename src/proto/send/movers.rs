@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::mover::{MoverConfig, SendMover, SendMoverOp};
 use super::orders::{SendCommand, SendReport};
-use super::tail::others_are_sooner;
+use super::tail::LaneLoad;
 use super::{LOOKUP_LEAST, SenderConfig};
 use crate::ids::{EntryId, MoverId, OpId};
 #[cfg(test)]
@@ -71,7 +71,11 @@ impl Movers {
         self.all.iter_mut()
     }
 
-    fn find(&mut self, id: MoverId) -> Option<&mut SendMover> {
+    pub fn has(&self, id: MoverId) -> bool {
+        self.all.iter().any(|mover| mover.id == id)
+    }
+
+    pub fn find(&mut self, id: MoverId) -> Option<&mut SendMover> {
         self.all.iter_mut().find(|mover| mover.id == id)
     }
 
@@ -114,8 +118,13 @@ impl Movers {
         }
     }
 
-    pub fn next_report(&mut self) -> Option<SendReport> {
-        self.all.iter_mut().find_map(SendMover::next_report)
+    pub fn next_report(&mut self) -> Option<(MoverId, SendReport)> {
+        let mut all = self.all.iter_mut();
+        all.find_map(|mover| Some((mover.id, mover.next_report()?)))
+    }
+
+    pub fn is_in_place(&self) -> bool {
+        self.is_in_place
     }
 
     /// Takes what an operation was for out of the table it is in. Gives the place of its mover.
@@ -167,18 +176,16 @@ impl Movers {
         has_room && mover.has_room((most_bytes / self.active() as u64).max(1))
     }
 
-    /// Whether the other movers that take orders will have moved `left_bytes` before this one has
-    /// moved an order of so many bytes.
-    pub fn are_sooner(
+    /// What those that take orders have to do, and how fast their lanes are, by their places, but
+    /// for the one at this place.
+    pub fn loads(
         &self,
         now: Instant,
-        at: usize,
-        (order_bytes, left_bytes): (u64, u64),
-    ) -> bool {
+        but: Option<usize>,
+    ) -> impl Iterator<Item = (usize, LaneLoad)> {
         let others = self.all.iter().enumerate();
-        let others = others.filter(|(other, mover)| *other != at && mover.pulls());
-        let others = others.map(|(_, mover)| mover.load(now));
-        others_are_sooner(self.all[at].load(now), order_bytes, left_bytes, others)
+        let others = others.filter(move |(other, mover)| Some(*other) != but && mover.pulls());
+        others.map(move |(at, mover)| (at, mover.load(now)))
     }
 
     /// Whether another small file may be read: so many at a time.
@@ -214,7 +221,12 @@ impl Movers {
             true => 0,
             false => self.all.iter().map(SendMover::untaken_bytes).sum(),
         };
-        (self.gone_emitted_bytes + emitted).saturating_sub(untaken + self.again_bytes)
+        (self.gone_emitted_bytes + emitted).saturating_sub(untaken)
+    }
+
+    /// Of what was emitted, here and elsewhere, what is emitted again.
+    pub fn again_bytes(&self) -> u64 {
+        self.again_bytes
     }
 
     /// Bytes of holes that were passed.
@@ -430,7 +442,7 @@ mod tests {
             .control()
             .lose_streams(&mut ports, &[stream], untaken_bytes);
         match movers.next_report() {
-            Some(SendReport::Torn { chunk, at, .. }) => {
+            Some((_, SendReport::Torn { chunk, at, .. })) => {
                 assert_eq!((chunk, at.stream, at.ordinal), (ChunkIndex(0), stream, 0));
                 assert_eq!(at.data_bytes, PIECE_BYTES as u64);
             }
@@ -438,7 +450,7 @@ mod tests {
         }
         assert!(matches!(
             movers.next_report(),
-            Some(SendReport::Over { file: 0 })
+            Some((_, SendReport::Over { file: 0 }))
         ));
         assert!(movers.control().is_empty_handed());
         movers.check();

@@ -2,10 +2,10 @@
 //!
 //! Each mover pulls orders when it has room; a command is told all of them, and is about orders
 //! that one of them has; each order ends in reports. All of them are small and own what they hold,
-//! so that they could as well travel to another worker: today movers are on the plan's, and they
-//! are handed over by calls.
+//! so that they travel to movers on other workers as well: on the plan's own they are handed over
+//! by calls.
 
-use crate::ids::{ChunkIndex, DirId, EntryId, FileId, Name, StreamKey};
+use crate::ids::{ChunkIndex, DirId, EntryId, FileId, MoverId, Name, StreamKey};
 use crate::proto::errors::{source_changed, source_grew};
 use crate::proto::extents::DataMap;
 use crate::proto::integrity::Digest;
@@ -204,4 +204,38 @@ pub enum SendReport {
     Failed { file: usize, error: EntryError },
     /// An order of this file is over: nothing of it is in flight.
     Over { file: usize },
+}
+
+/// What the plan's worker tells movers on another one.
+#[derive(Debug)]
+pub enum AwaySendOrder {
+    /// For the mover that asked. The file's descriptor goes along.
+    Chunk { mover: MoverId, order: ChunkOrder },
+    /// For whoever has such an order.
+    Command(SendCommand),
+}
+
+/// What movers on another worker tell that of the plan.
+#[derive(Debug)]
+pub enum AwaySendReport {
+    /// A lane there may carry data.
+    Begun { mover: MoverId },
+    /// It has room for so many orders more.
+    Wants { mover: MoverId, orders: u32 },
+    /// `lets_go`: the worker has no order of this file any more.
+    Report {
+        mover: MoverId,
+        report: SendReport,
+        lets_go: Option<FileId>,
+    },
+    /// A lane took so many bytes more; `is_idle`: that is all that its mover was given. The
+    /// transports of that worker took `sent_bytes` of files, all in all.
+    Moved {
+        mover: MoverId,
+        taken_bytes: u64,
+        is_idle: bool,
+        sent_bytes: u64,
+    },
+    /// A mover is over, with all its orders.
+    Ended { mover: MoverId },
 }

@@ -11,15 +11,15 @@ use super::{
     BenchWork, Direction, End, Grant, HELLO_TIMEOUT, Limits, Request, Session, Sources, Stage,
     Told, Transfer, TransferOptions,
 };
-use crate::ids::{CopyId, PATH_MAX_BYTES};
+use crate::ids::{CopyId, PATH_MAX_BYTES, WorkerId};
 use crate::proto::bench::{Bench, BenchRole, MAX_BENCH};
 use crate::proto::clear::{ClearOff, ClearSecret};
 use crate::proto::errors::{Violation, not_allowed, violation};
 use crate::proto::path::own_name;
 use crate::proto::place::TargetPlace;
 use crate::proto::ports::Ports;
-use crate::proto::receive::{MetadataOptions, Receiver, ReceiverConfig};
-use crate::proto::send::{Sender, SenderConfig};
+use crate::proto::receive::{MetadataOptions, ReceiveOutpost, Receiver, ReceiverConfig};
+use crate::proto::send::{SendOutpost, Sender, SenderConfig};
 use crate::proto::wire::{
     self, BenchMode, Decoder, Hello, MAX_SOURCES, Message, VERSION, Welcome, WirePlace, WireRequest,
 };
@@ -93,6 +93,40 @@ impl Session {
             watch,
             disk_ended: 0,
             adds_lanes: false,
+            is_asked_addresses: false,
+            clear: None,
+            now,
+            end: End::No,
+            #[cfg(test)]
+            unchecked: 0,
+        }
+    }
+
+    /// What of a session is on another worker than its own: movers. Who is there, and how long
+    /// nothing may be got on with, is the session's to know. `sends`: data goes to the peer.
+    pub fn away(now: Instant, worker: WorkerId, sends: bool, limits: Limits) -> Session {
+        let role = match sends {
+            true => {
+                let config = of_movers_away(&limits);
+                Role::SendAway(Box::new(SendOutpost::new(now, &config)))
+            }
+            false => {
+                let write_behind_bytes = limits.write_behind_bytes as u64;
+                let outpost = ReceiveOutpost::new(now, worker, write_behind_bytes);
+                Role::ReceiveAway(Box::new(outpost))
+            }
+        };
+        Session {
+            client: false,
+            limits,
+            decoder: Decoder::new(),
+            ports: Ports::default(),
+            stage: Stage::Running,
+            role,
+            told: Told::default(),
+            watch: ProgressWatch::new(now, None),
+            disk_ended: 0,
+            adds_lanes: true,
             is_asked_addresses: false,
             clear: None,
             now,
@@ -409,6 +443,27 @@ impl Session {
             counts: false,
             adds_lanes: self.adds_lanes,
         })
+    }
+}
+
+/// Of movers on another worker than their plan's, which has everything else.
+fn of_movers_away(limits: &Limits) -> SenderConfig {
+    SenderConfig {
+        client: false,
+        sources: Vec::new(),
+        near: None,
+        window: 0,
+        read_ahead_bytes: limits.read_ahead_bytes as u64,
+        read_ahead_in_place_bytes: limits.read_ahead_in_place_bytes as u64,
+        read_ahead_all_bytes: limits.read_ahead_all_bytes as u64,
+        carriage: limits.carriage,
+        lookups: limits.lookups,
+        parallel: limits.parallel.clone(),
+        bwlimit_bps: None,
+        follow_named: false,
+        no_growing: false,
+        counts: false,
+        adds_lanes: true,
     }
 }
 

@@ -6,20 +6,25 @@ use bytes::Bytes;
 
 use super::VERDICTS_BYTES_MAX;
 use super::listing::Lister;
-use crate::ids::{MoverId, OpId, StreamKey};
+use crate::ids::{MoverId, OpId, StreamKey, WorkerId};
 use crate::proto::bench::Bench;
 use crate::proto::errors::{Violation, violation};
 use crate::proto::ports::Ports;
-use crate::proto::receive::{Receiver, Target};
-use crate::proto::send::Sender;
+use crate::proto::receive::{ReceiveOutpost, Receiver, Target};
+use crate::proto::send::{SendOutpost, Sender};
 use crate::proto::wire::Message;
 use crate::proto::{CopyStep, DiskDone, DiskError, Event, LostLane, SessionError, Totals};
+use crate::proto::{MoverOrder, MoverReport};
 
 pub(super) enum Role {
     /// None yet: nothing was asked for, or what the peer's window is to a sender is not known.
     Unknown,
     Send(Box<Sender>),
     Receive(Box<Receiver>),
+    /// Receives on another worker than the session's.
+    ReceiveAway(Box<ReceiveOutpost>),
+    /// Sends from another worker than the session's.
+    SendAway(Box<SendOutpost>),
     /// Describes a path.
     List(Box<Lister>),
     /// Reads what the server describes.
@@ -68,7 +73,14 @@ impl Role {
                 Ok(None)
             }
             (Role::Read, Message::ListEnd {}) => Ok(Some(Totals::default())),
-            (Role::Unknown | Role::List(_) | Role::Read, _) => violation("a message out of place"),
+            (
+                Role::Unknown
+                | Role::ReceiveAway(_)
+                | Role::SendAway(_)
+                | Role::List(_)
+                | Role::Read,
+                _,
+            ) => violation("a message out of place"),
         }
     }
 
@@ -86,10 +98,14 @@ impl Role {
         let (stream, bytes, fin) = data;
         match self {
             Role::Receive(receiver) if is_running => receiver.on_data(ports, stream, bytes, fin),
+            Role::ReceiveAway(outpost) => outpost.on_data(ports, (stream, bytes, fin)),
             Role::Bench(bench) => bench.on_data(now, bytes.len()),
-            Role::Unknown | Role::Send(_) | Role::Receive(_) | Role::List(_) | Role::Read => {
-                violation("data from a peer that has none to send")
-            }
+            Role::Unknown
+            | Role::Send(_)
+            | Role::SendAway(_)
+            | Role::Receive(_)
+            | Role::List(_)
+            | Role::Read => violation("data from a peer that has none to send"),
         }
     }
 
@@ -98,6 +114,8 @@ impl Role {
         match self {
             Role::Send(sender) => sender.on_lane_lost(ports, &lost),
             Role::Receive(receiver) => receiver.on_lane_lost(ports, lost),
+            Role::ReceiveAway(outpost) => outpost.on_lane_lost(ports, lost),
+            Role::SendAway(outpost) => outpost.on_lane_lost(ports, &lost),
             Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => {}
         }
     }
@@ -106,8 +124,63 @@ impl Role {
     pub(super) fn on_lane_accounted(&mut self, ports: &mut Ports, missing: &[(StreamKey, u32)]) {
         match self {
             Role::Send(sender) => sender.on_lane_accounted(ports, missing),
-            Role::Unknown | Role::Receive(_) | Role::List(_) | Role::Read | Role::Bench(_) => {}
+            Role::Unknown
+            | Role::Receive(_)
+            | Role::ReceiveAway(_)
+            | Role::SendAway(_)
+            | Role::List(_)
+            | Role::Read
+            | Role::Bench(_) => {}
         }
+    }
+
+    /// The part of this session on another worker said something. Gives how many file bytes came
+    /// that had not been told.
+    ///
+    /// # Errors
+    /// When the peer sent there what was not asked for.
+    pub(super) fn on_outpost(
+        &mut self,
+        now: Instant,
+        ports: &mut Ports,
+        (from, report): (WorkerId, MoverReport),
+    ) -> Result<u64, Violation> {
+        match (self, report) {
+            (Role::Receive(receiver), MoverReport::Receive(report)) => {
+                return receiver.on_outpost(ports, from, report);
+            }
+            (Role::Receive(receiver), MoverReport::Gone) => receiver.on_outpost_gone(ports, from),
+            (Role::Send(sender), MoverReport::Send(report)) => {
+                return Ok(sender.on_outpost(now, ports, (from, report)));
+            }
+            (Role::Send(sender), MoverReport::Gone) => sender.on_outpost_gone(ports, from),
+            _ => {}
+        }
+        Ok(0)
+    }
+
+    /// This is such a part, and its session said something.
+    ///
+    /// # Errors
+    /// When what waited for it is not what was agreed.
+    pub(super) fn on_home(
+        &mut self,
+        ports: &mut Ports,
+        order: MoverOrder,
+    ) -> Result<(), Violation> {
+        match (self, order) {
+            (Role::ReceiveAway(outpost), MoverOrder::Receive(order)) => {
+                return outpost.on_order(ports, order);
+            }
+            (Role::SendAway(outpost), MoverOrder::Send(order)) => outpost.on_order(ports, order),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// This is no more than a part of a session, on another worker.
+    pub(super) fn is_away(&self) -> bool {
+        matches!(self, Role::ReceiveAway(_) | Role::SendAway(_))
     }
 
     /// A step of a copy within this host.
@@ -117,17 +190,26 @@ impl Role {
     pub(super) fn on_copy(&mut self, ports: &mut Ports, step: CopyStep) -> Result<(), Violation> {
         match self {
             Role::Receive(receiver) => receiver.on_copy(ports, step),
-            Role::Unknown | Role::Send(_) | Role::List(_) | Role::Read | Role::Bench(_) => {
-                violation("a copy from a side that has nothing to send")
-            }
+            Role::Unknown
+            | Role::Send(_)
+            | Role::ReceiveAway(_)
+            | Role::SendAway(_)
+            | Role::List(_)
+            | Role::Read
+            | Role::Bench(_) => violation("a copy from a side that has nothing to send"),
         }
     }
 
     pub(super) fn on_sent(&mut self, now: Instant, mover: MoverId, bytes: u64) {
         match self {
             Role::Send(sender) => sender.on_sent(now, mover, bytes),
+            Role::SendAway(outpost) => outpost.on_sent(now, mover, bytes),
             Role::Bench(bench) => bench.on_sent(bytes),
-            Role::Unknown | Role::Receive(_) | Role::List(_) | Role::Read => {}
+            Role::Unknown
+            | Role::Receive(_)
+            | Role::ReceiveAway(_)
+            | Role::List(_)
+            | Role::Read => {}
         }
     }
 
@@ -143,7 +225,9 @@ impl Role {
     ) -> Result<(), Violation> {
         match self {
             Role::Send(sender) => sender.on_disk(ports, op, result),
+            Role::SendAway(outpost) => outpost.on_disk(ports, op, result),
             Role::Receive(receiver) => return receiver.on_disk(ports, op, result),
+            Role::ReceiveAway(outpost) => return outpost.on_disk(ports, op, result),
             Role::List(lister) => lister.on_disk(ports, op, result),
             Role::Unknown | Role::Read | Role::Bench(_) => {}
         }
@@ -166,6 +250,14 @@ impl Role {
                     Ok(totals)
                 })
             }
+            Role::ReceiveAway(outpost) => {
+                outpost.pump(now, ports);
+                None
+            }
+            Role::SendAway(outpost) => {
+                outpost.pump(now, ports);
+                None
+            }
             Role::List(lister) => lister.result().map(|end| end.map(|()| Totals::default())),
             Role::Bench(bench) => bench.pump(now, ports).map(Ok),
             Role::Unknown | Role::Read => None,
@@ -183,6 +275,8 @@ impl Role {
                 receiver.stop(ports);
                 receiver.pump(now, ports);
             }
+            Role::ReceiveAway(outpost) => outpost.stop(ports),
+            Role::SendAway(outpost) => outpost.stop(),
             Role::List(lister) => lister.stop(ports),
             Role::Unknown | Role::Read | Role::Bench(_) => {}
         }
@@ -193,6 +287,8 @@ impl Role {
         match self {
             Role::Send(sender) => sender.is_drained(),
             Role::Receive(receiver) => receiver.is_drained(),
+            Role::ReceiveAway(outpost) => outpost.is_drained(),
+            Role::SendAway(outpost) => outpost.is_drained(),
             Role::List(lister) => lister.is_drained(),
             Role::Unknown | Role::Read | Role::Bench(_) => true,
         }
@@ -202,14 +298,17 @@ impl Role {
     pub(super) fn flush(&mut self, ports: &mut Ports) {
         match self {
             Role::Send(sender) => sender.flush(ports),
+            Role::SendAway(outpost) => outpost.flush(ports),
             Role::Receive(receiver) => receiver.flush(ports),
-            Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => {}
+            Role::ReceiveAway(_) | Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => {}
         }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
             Role::Send(sender) => sender.deadline(),
+            Role::ReceiveAway(outpost) => outpost.deadline(),
+            Role::SendAway(outpost) => outpost.deadline(),
             Role::Bench(bench) => bench.deadline(),
             Role::Unknown | Role::Receive(_) | Role::List(_) | Role::Read => None,
         }
@@ -219,7 +318,13 @@ impl Role {
     pub(super) fn is_paced(&self, now: Instant) -> bool {
         match self {
             Role::Send(sender) => sender.is_paced(now),
-            Role::Unknown | Role::Receive(_) | Role::List(_) | Role::Read | Role::Bench(_) => false,
+            Role::Unknown
+            | Role::Receive(_)
+            | Role::ReceiveAway(_)
+            | Role::SendAway(_)
+            | Role::List(_)
+            | Role::Read
+            | Role::Bench(_) => false,
         }
     }
 
@@ -228,7 +333,12 @@ impl Role {
         match self {
             Role::Send(sender) => sender.awaited(of_disk),
             Role::Receive(receiver) => receiver.awaited(of_disk),
-            Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => None,
+            Role::ReceiveAway(_)
+            | Role::SendAway(_)
+            | Role::Unknown
+            | Role::List(_)
+            | Role::Read
+            | Role::Bench(_) => None,
         }
     }
 
@@ -236,14 +346,26 @@ impl Role {
     pub(super) fn gives_up_at(&self) -> Option<Instant> {
         match self {
             Role::Bench(bench) => bench.gives_up_at(),
-            Role::Unknown | Role::Send(_) | Role::Receive(_) | Role::List(_) | Role::Read => None,
+            Role::Unknown
+            | Role::Send(_)
+            | Role::Receive(_)
+            | Role::ReceiveAway(_)
+            | Role::SendAway(_)
+            | Role::List(_)
+            | Role::Read => None,
         }
     }
 
     pub(super) fn takes_data(&self) -> bool {
         match self {
             Role::Receive(receiver) => receiver.takes_data(),
-            Role::Unknown | Role::Send(_) | Role::List(_) | Role::Read | Role::Bench(_) => true,
+            Role::ReceiveAway(outpost) => outpost.takes_data(),
+            Role::Unknown
+            | Role::Send(_)
+            | Role::SendAway(_)
+            | Role::List(_)
+            | Role::Read
+            | Role::Bench(_) => true,
         }
     }
 
@@ -253,7 +375,13 @@ impl Role {
             Role::Receive(receiver) => {
                 matches!(receiver.target(), Target::Ready { rename: None })
             }
-            Role::Unknown | Role::Send(_) | Role::List(_) | Role::Read | Role::Bench(_) => false,
+            Role::Unknown
+            | Role::Send(_)
+            | Role::ReceiveAway(_)
+            | Role::SendAway(_)
+            | Role::List(_)
+            | Role::Read
+            | Role::Bench(_) => false,
         }
     }
 
@@ -262,7 +390,13 @@ impl Role {
         match self {
             Role::Receive(_) => Some(VERDICTS_BYTES_MAX),
             Role::Bench(bench) if bench.answers() => Some(0),
-            Role::Unknown | Role::Send(_) | Role::List(_) | Role::Read | Role::Bench(_) => None,
+            Role::Unknown
+            | Role::Send(_)
+            | Role::ReceiveAway(_)
+            | Role::SendAway(_)
+            | Role::List(_)
+            | Role::Read
+            | Role::Bench(_) => None,
         }
     }
 
@@ -271,7 +405,11 @@ impl Role {
             Role::Send(sender) => sender.totals(),
             Role::Receive(receiver) => receiver.totals(),
             Role::Bench(bench) => bench.totals(),
-            Role::Unknown | Role::List(_) | Role::Read => Totals::default(),
+            Role::Unknown
+            | Role::ReceiveAway(_)
+            | Role::SendAway(_)
+            | Role::List(_)
+            | Role::Read => Totals::default(),
         }
     }
 
@@ -280,7 +418,9 @@ impl Role {
         match self {
             Role::Send(sender) => sender.held_bytes(),
             Role::Receive(receiver) => receiver.held_bytes(),
-            Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => 0,
+            Role::ReceiveAway(outpost) => outpost.held_bytes(),
+            // What it has its home knows of.
+            Role::SendAway(_) | Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => 0,
         }
     }
 
@@ -290,6 +430,8 @@ impl Role {
         match self {
             Role::Send(sender) => sender.check(),
             Role::Receive(receiver) => receiver.check(),
+            Role::ReceiveAway(outpost) => outpost.check(),
+            Role::SendAway(outpost) => outpost.check(),
             Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => {}
         }
     }

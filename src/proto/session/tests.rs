@@ -217,6 +217,8 @@ impl Bench {
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_)
+                | Output::ToOutpost(..)
+                | Output::ToHome(_)
                 | Output::Piece { .. }
                 | Output::TakesData(_)
                 | Output::AnswersMax(_) => {}

@@ -106,7 +106,9 @@ impl Side {
                 | Output::AddsLanes { .. }
                 | Output::Altered
                 | Output::LaneOver(_)
-                | Output::LaneAccount(_) => panic!("a benchmark has no added lanes"),
+                | Output::LaneAccount(_)
+                | Output::ToOutpost(..)
+                | Output::ToHome(_) => panic!("a benchmark has no added lanes"),
                 Output::Piece { .. } | Output::TakesData(_) => {
                     panic!("filler is read as it comes")
                 }

@@ -342,6 +342,8 @@ fn drain(
             | Output::Altered
             | Output::LaneOver(_)
             | Output::LaneAccount(_)
+            | Output::ToOutpost(..)
+            | Output::ToHome(_)
             | Output::Piece { .. }
             | Output::TakesData(_)
             | Output::AnswersMax(_)

@@ -613,6 +613,7 @@ impl Hostile {
                 Output::AddsLanes { sends: false, .. } | Output::Altered => {}
                 Output::LaneOver(number) => self.lane_over(number),
                 Output::LaneAccount(account) => self.lane_account(&account),
+                Output::ToOutpost(..) | Output::ToHome(_) => panic!("one worker is all"),
                 Output::Data { .. }
                 | Output::Stays(_)
                 | Output::Retired(_)

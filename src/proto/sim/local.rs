@@ -126,7 +126,9 @@ impl LocalWorld {
                 | Output::AddsLanes { .. }
                 | Output::Altered
                 | Output::LaneOver(_)
-                | Output::LaneAccount(_) => panic!("one lane is all"),
+                | Output::LaneAccount(_)
+                | Output::ToOutpost(..)
+                | Output::ToHome(_) => panic!("one lane is all"),
                 Output::Event(_) | Output::TakesData(_) | Output::AnswersMax(_) => {}
             }
         }

@@ -231,6 +231,24 @@ impl Handles {
                 .get(&file)
                 .unwrap_or_else(|| panic!("{file:?} is not open: {cmd:?}"))
         });
+        self.begin(op, cmd, dir, file);
+    }
+
+    /// What stands for the descriptor of an open file.
+    pub fn descriptor(&self, file: FileId) -> usize {
+        self.files[&file]
+    }
+
+    /// Starts an operation on a descriptor that was given to another worker, which may outlive the
+    /// session's own. What is written there is written before the session closes the file.
+    pub fn start_on(&mut self, op: OpId, cmd: DiskOp, descriptor: usize) {
+        let is_open = self.files.values().any(|open| *open == descriptor);
+        let writes = matches!(cmd, DiskOp::Write { .. } | DiskOp::MakeHole { .. });
+        assert!(is_open || !writes, "{cmd:?} behind the end of its file");
+        self.begin(op, cmd, None, Some(descriptor));
+    }
+
+    fn begin(&mut self, op: OpId, cmd: DiskOp, dir: Option<Ino>, file: Option<usize>) {
         self.writing_bytes += write_len(&cmd);
         self.most_writing_bytes = self.most_writing_bytes.max(self.writing_bytes);
         if let (DiskOp::Write { .. } | DiskOp::MakeHole { .. }, Some(file)) = (&cmd, file) {

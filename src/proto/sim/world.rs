@@ -366,7 +366,11 @@ impl World {
                     ..
                 } => self.emit_data(side, stream, payload, fin),
                 Output::Stays(_) | Output::Retired(_) | Output::AddsLanes { .. } => {}
-                Output::LaneOver(_) | Output::LaneAccount(_) | Output::Altered => {
+                Output::LaneOver(_)
+                | Output::LaneAccount(_)
+                | Output::Altered
+                | Output::ToOutpost(..)
+                | Output::ToHome(_) => {
                     panic!("an account of lanes that nobody added")
                 }
                 Output::Piece { stream, bytes } => {

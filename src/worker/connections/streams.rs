@@ -131,7 +131,7 @@ impl Connections {
             Some(pass) => TcpConn::connect_clear(setup, pass, windows, io.now),
             None => TcpConn::connect(setup, windows, io.now),
         };
-        let link = TcpLink::new(conn, id, true);
+        let link = link(io, conn, id, true);
         let app = App::Undecided(Handshake::Dialled(errand));
         let mut connection = Connection::new(io, Transport::Tcp(Box::new(link)), to.peer, app);
         connection.bind = to.bind;
@@ -161,7 +161,7 @@ impl Connections {
         };
         let promise = io.shared.budget.promise_window();
         let conn = TcpConn::accept(setup, windows(io, promise), io.now);
-        let link = TcpLink::new(conn, id, false);
+        let link = link(io, conn, id, false);
         let app = App::Undecided(Handshake::Accepted { promise });
         let connection = Connection::new(io, Transport::Tcp(Box::new(link)), peer, app);
         self.handshake_begun(io, LaneKind::Tls);
@@ -214,7 +214,7 @@ impl Connections {
             io.shared.budget.return_window(handed.granted_bytes);
             return None;
         };
-        let link = TcpLink::new(handed.conn, id, false);
+        let link = link(io, handed.conn, id, false);
         let conn = Transport::Tcp(Box::new(link));
         let mut connection = Connection::new(io, conn, handed.peer, app);
         connection.granted_bytes = handed.granted_bytes;
@@ -250,6 +250,15 @@ fn windows(io: &Loop, promise: Promise) -> TcpWindows {
         connection_bytes,
         stream_bytes: connection_bytes.min(io.shared.quic.stream_receive_window_bytes),
     }
+}
+
+/// One whose TCP obeys who was named, or the kernel's own choice as long as that gets on.
+fn link(io: &Loop, conn: TcpConn, id: TcpId, connecting: bool) -> TcpLink {
+    let mut link = TcpLink::new(conn, id, connecting);
+    if io.shared.tcp_congestion.is_none() {
+        link.watch_losses();
+    }
+    link
 }
 
 /// The peer's host may be gone without a word.

@@ -11,8 +11,11 @@ use landro_sys::{Driver, Interest, TcpId};
 use crate::quic::{ConnState, PathSnapshot};
 use crate::tcp::{KernelStep, TcpConn};
 
+mod losses;
 #[cfg(test)]
 mod tests;
+
+use losses::LossWatch;
 
 /// Received and sent at once, before others get their turn: some milliseconds of 1 Gbit/s, and a
 /// fraction of one of the fastest.
@@ -50,6 +53,7 @@ pub(crate) struct TcpLink {
     /// When the kernel last said that what is sent is acknowledged. A peer that is sent much over a
     /// slow path says nothing itself for long.
     pub(super) arrives_at: Option<Instant>,
+    losses: LossWatch,
 }
 
 /// How far the stream is.
@@ -82,7 +86,13 @@ impl TcpLink {
             path: PathSnapshot::default(),
             look_at: None,
             arrives_at: None,
+            losses: LossWatch::Over,
         }
+    }
+
+    /// Has what is sent ruled by BBR once the kernel's usual congestion control does not get on.
+    pub(crate) fn watch_losses(&mut self) {
+        self.losses = LossWatch::new();
     }
 
     /// The driver says so, and watches no more.
@@ -181,6 +191,7 @@ impl TcpLink {
                 }
             }
         }
+        self.losses.sent(stream, sent);
         sent > 0
     }
 

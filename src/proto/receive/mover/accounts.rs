@@ -40,8 +40,8 @@ impl ReceiveMover {
     /// What the sender is to be told of lanes that are no more. What half arrived comes again then,
     /// so that nothing of it may be under way to the disk any more, or it might be written last.
     pub fn next_account(&mut self) -> Option<LaneAccount> {
-        // What waits behind a hole arrived, and is taken first.
-        while self.hole.is_none()
+        // What waits behind a hole, or an answer, arrived, and is taken first.
+        while !self.is_held_up()
             && let Some(lost) = self.accounts.lost.pop_front()
         {
             self.drop_lane(&lost);

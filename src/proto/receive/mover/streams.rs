@@ -7,12 +7,12 @@ use super::{
     ArrivingChunk, ChunkEnd, ReceiveMover, ReceiveMoverOp, RecordPlace, Taking, TakingPart,
     WholeState,
 };
-use crate::ids::{ChunkIndex, EntryId, StreamKey};
+use crate::ids::{ChunkIndex, EntryId, StreamKey, WorkerId};
 use crate::proto::chunk::chunk_offset;
 use crate::proto::errors::{Violation, violation};
 use crate::proto::integrity::{ChunkHasher, Digest, digest_of};
 use crate::proto::ports::Ports;
-use crate::proto::receive::orders::ReceiveReport;
+use crate::proto::receive::orders::{ReceiveReport, SmallFile};
 use crate::proto::wire::{Record, RecordHead, RecordParser, RecordStatus};
 use crate::proto::{DiskOp, PIECE_BYTES};
 
@@ -48,6 +48,13 @@ pub(super) struct Arrived {
     key: StreamKey,
     pub(super) bytes: Bytes,
     fin: bool,
+}
+
+/// What became of the beginning of a record.
+enum Begun {
+    Body(Body),
+    /// Whether it is wanted is not known here.
+    Asked,
 }
 
 /// The record a stream is in.
@@ -113,18 +120,21 @@ impl ReceiveMover {
         }
         self.flow.backlog_bytes += bytes.len() as u64;
         self.backlog.push_back(Arrived { key, bytes, fin });
-        match self.hole {
-            Some(_) => Ok(()),
-            None => {
-                self.take_arrived(ports)?;
-                self.hash_hole_in_chunk(ports)
-            }
+        if self.is_held_up() {
+            return Ok(());
         }
+        self.go_on(ports)
     }
 
-    /// Takes what arrived, in order, up to a hole.
+    /// Takes what waits, as far as that goes.
+    pub(super) fn go_on(&mut self, ports: &mut Ports) -> Result<(), Violation> {
+        self.take_arrived(ports)?;
+        self.hash_hole_in_chunk(ports)
+    }
+
+    /// Takes what arrived, in order, up to a hole, or to what is not known to be wanted.
     pub(super) fn take_arrived(&mut self, ports: &mut Ports) -> Result<(), Violation> {
-        while self.hole.is_none()
+        while !self.is_held_up()
             && let Some(arrived) = self.backlog.pop_front()
         {
             self.flow.backlog_bytes -= arrived.bytes.len() as u64;
@@ -153,12 +163,17 @@ impl ReceiveMover {
             .map_err(|error| Violation(error.to_string()))?
         {
             match record {
-                Record::Begin(head) => stream.body = self.begin(head)?,
+                Record::Begin(head) => match self.begin(head)? {
+                    Begun::Body(body) => stream.body = body,
+                    Begun::Asked => {
+                        self.await_answer(key, head);
+                        self.put_back((key, stream), bytes, fin);
+                        return Ok(());
+                    }
+                },
                 Record::Data(data) => self.take_data(ports, &mut stream.body, data),
                 Record::Hole(len_bytes) => {
-                    self.streams.insert(key, stream);
-                    self.flow.backlog_bytes += bytes.len() as u64;
-                    self.backlog.push_front(Arrived { key, bytes, fin });
+                    self.put_back((key, stream), bytes, fin);
                     self.begin_hole(ports, key, len_bytes);
                     return Ok(());
                 }
@@ -207,6 +222,30 @@ impl ReceiveMover {
         self.streams
             .get(&key)
             .is_some_and(|stream| stream.is_altered)
+    }
+
+    /// What a stream brought waits.
+    fn put_back(&mut self, (key, stream): (StreamKey, DataStream), bytes: Bytes, fin: bool) {
+        self.streams.insert(key, stream);
+        self.flow.backlog_bytes += bytes.len() as u64;
+        self.backlog.push_front(Arrived { key, bytes, fin });
+    }
+
+    /// The record that a stream waits to begin is one of this, or of nothing that is wanted.
+    pub(super) fn begin_answered(
+        &mut self,
+        key: StreamKey,
+        head: RecordHead,
+        is_wanted: bool,
+    ) -> Result<(), Violation> {
+        let body = match is_wanted {
+            true => self.begin(head)?,
+            false => Begun::Body(Body::Unwanted),
+        };
+        if let (Some(stream), Begun::Body(body)) = (self.streams.get_mut(&key), body) {
+            stream.body = body;
+        }
+        Ok(())
     }
 
     /// The chunk that a stream is in, and how far.
@@ -268,25 +307,32 @@ impl ReceiveMover {
     }
 
     /// A record begins: it must be one that was ordered, of the length that was announced.
-    fn begin(&mut self, head: RecordHead) -> Result<Body, Violation> {
+    fn begin(&mut self, head: RecordHead) -> Result<Begun, Violation> {
         let entry = head.entry();
-        match (head, self.taking.get_mut(&entry)) {
+        let body = match (head, self.taking.get_mut(&entry)) {
+            (RecordHead::Whole { .. }, None) if self.away.is_some() => {
+                let data = Vec::new();
+                self.count_whole()?;
+                Body::Whole { entry, data }
+            }
+            (RecordHead::Chunk { .. }, None) if self.away.is_some() => return Ok(Begun::Asked),
+            // None travels on an added lane.
+            (RecordHead::Stretch { .. }, None) if self.away.is_some() => {
+                return not_asked_for(entry);
+            }
             (_, None) => {
                 self.unasked.push(entry);
-                Ok(Body::Unwanted)
+                Body::Unwanted
             }
-            (_, Some(Taking::Part(TakingPart { is_left: true, .. }))) => Ok(Body::Unwanted),
+            (_, Some(Taking::Part(TakingPart { is_left: true, .. }))) => Body::Unwanted,
             (
                 RecordHead::Whole { len_bytes, .. },
                 Some(Taking::Whole(order, state @ WholeState::Asked)),
             ) if len_bytes <= order.size_bytes => {
                 *state = WholeState::Arriving;
-                self.wholes += 1;
-                if self.wholes > MAX_WHOLES {
-                    return violation("too many small files arriving at once");
-                }
                 let data = Vec::new();
-                Ok(Body::Whole { entry, data })
+                self.count_whole()?;
+                Body::Whole { entry, data }
             }
             (
                 RecordHead::Chunk {
@@ -301,7 +347,7 @@ impl ReceiveMover {
                 let offset = chunk_offset(size_bytes, chunk);
                 let hasher = ChunkHasher::new(chunk, size_bytes);
                 let part = taking.order.part;
-                Ok(self.arrive((entry, part), RecordPlace::Chunk(chunk), offset, hasher))
+                self.arrive((entry, part), RecordPlace::Chunk(chunk), offset, hasher)
             }
             (
                 RecordHead::Stretch {
@@ -316,12 +362,19 @@ impl ReceiveMover {
                     taking.order.part,
                     RecordPlace::Stretch { offset, len_bytes },
                 );
-                Ok(self.arrive((entry, part), place, offset, hasher))
+                self.arrive((entry, part), place, offset, hasher)
             }
-            _ => violation(format!(
-                "data of entry {} that was not asked for, or of another length",
-                entry.0
-            )),
+            _ => return not_asked_for(entry),
+        };
+        Ok(Begun::Body(body))
+    }
+
+    /// A small file begins to arrive.
+    fn count_whole(&mut self) -> Result<(), Violation> {
+        self.wholes += 1;
+        match self.wholes > MAX_WHOLES {
+            true => violation("too many small files arriving at once"),
+            false => Ok(()),
         }
     }
 
@@ -454,29 +507,70 @@ impl ReceiveMover {
         data: Vec<Bytes>,
         (status, digest): (RecordStatus, Digest),
     ) -> Result<(), Violation> {
-        let Some(Taking::Whole(order, state @ WholeState::Arriving)) = self.taking.get_mut(&entry)
-        else {
+        // Its abort comes on the control stream.
+        let has_failed = status == RecordStatus::SourceFailed;
+        let small = SmallFile {
+            entry,
+            is_right: !has_failed && digest_of_pieces(&data) == digest,
+            data,
+            status,
+        };
+        if self.away.is_some() {
+            if !has_failed {
+                self.hand_over(small);
+            }
+            return Ok(());
+        }
+        match self.taking.get_mut(&entry) {
+            Some(Taking::Whole(_, state @ WholeState::Arriving)) if has_failed => {
+                *state = WholeState::Asked;
+                Ok(())
+            }
+            Some(Taking::Whole(_, WholeState::Arriving)) => self.settle_whole(ports, small, None),
+            _ => Ok(()),
+        }
+    }
+
+    /// All of a small file that was ordered is here. `from`: where it arrived, if not here.
+    pub(super) fn settle_whole(
+        &mut self,
+        ports: &mut Ports,
+        small: SmallFile,
+        from: Option<(WorkerId, u64)>,
+    ) -> Result<(), Violation> {
+        let SmallFile {
+            entry,
+            data,
+            status,
+            is_right,
+        } = small;
+        let Some(Taking::Whole(order, _)) = self.taking.get(&entry) else {
             return Ok(());
         };
+        // A file that lost its end on the way must not pass for one.
         let is_short = bytes_of(&data) < order.size_bytes;
-        match status {
-            // Its abort comes on the control stream.
-            RecordStatus::SourceFailed => *state = WholeState::Asked,
-            // A file that lost its end on the way must not pass for one.
-            _ if is_short != (status == RecordStatus::ValidShort) => {
-                return violation(format!("data of entry {} of another length", entry.0));
-            }
-            _ if digest_of_pieces(&data) == digest => {
-                let has_grown = status == RecordStatus::ValidPrefix;
-                self.put(ports, entry, data, has_grown);
-            }
-            _ => {
-                self.taking.remove(&entry);
-                self.reports.push_back(ReceiveReport::Corrupted { entry });
-            }
+        if is_short != (status == RecordStatus::ValidShort) {
+            return violation(format!("data of entry {} of another length", entry.0));
+        }
+        if is_right {
+            let has_grown = status == RecordStatus::ValidPrefix;
+            self.put(ports, entry, (data, has_grown), from);
+        } else {
+            from.into_iter()
+                .for_each(|(worker, bytes)| self.from_away.put(worker, bytes));
+            self.taking.remove(&entry);
+            self.reports.push_back(ReceiveReport::Corrupted { entry });
         }
         Ok(())
     }
+}
+
+/// A record of what may not come.
+pub(super) fn not_asked_for<T>(entry: EntryId) -> Result<T, Violation> {
+    violation(format!(
+        "data of entry {} that was not asked for, or of another length",
+        entry.0
+    ))
 }
 
 pub(super) fn bytes_of(pieces: &[Bytes]) -> u64 {

@@ -9,6 +9,7 @@ mod unsized_parts;
 pub use unsized_parts::Stretch;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
@@ -16,6 +17,7 @@ use slab::Slab;
 use super::{ReceivePlan, ReceivePlanOp, ReceivedState};
 use crate::ids::{ChunkIndex, EntryId, FileId};
 use crate::proto::chunk::{chunk_count, is_resumable};
+use crate::proto::claims::Claims;
 use crate::proto::errors::{Violation, corrupted, destination_error, violation};
 use crate::proto::integrity::{Digest, Tree};
 use crate::proto::journal::{Header, RecordKey, Storage};
@@ -94,8 +96,18 @@ pub(super) struct TargetPart {
     stretches: Option<StretchChain>,
     /// Operations on this file in flight.
     ops: usize,
-    /// Whether a mover may write to it.
-    is_moved: bool,
+    moving: Moving,
+}
+
+/// Whether a mover may write to a partial file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moving {
+    /// Next: May.
+    No,
+    /// Next: Leaves.
+    May,
+    /// What is being written ends. Next: No.
+    Leaves,
 }
 
 /// Where a partial file is.
@@ -108,8 +120,10 @@ enum PartState {
     Rehashing(Box<resume::Rehash>),
     /// Begun anew. Next: Receiving.
     Starting,
-    /// Data may come. Next: Committing.
+    /// Data may come. Next: Leaving.
     Receiving,
+    /// All is there, and whoever could write to it is asked to leave. Next: Committing.
+    Leaving,
     /// Next: gone.
     Committing,
     /// Its verdict is out or the session stops; waits for its operations. `keep`: what the journal
@@ -131,7 +145,7 @@ struct JournalWriter {
 impl TargetPart {
     /// Nothing of it is in flight, neither here nor at a mover.
     fn is_quiet(&self) -> bool {
-        self.ops == 0 && !self.is_moved
+        self.ops == 0 && self.moving == Moving::No
     }
 }
 
@@ -182,7 +196,7 @@ impl ReceivePlan {
             root: None,
             stretches: is_unsized.then(StretchChain::default),
             ops: 0,
-            is_moved: false,
+            moving: Moving::No,
         });
         self.entries
             .entry(id)
@@ -295,13 +309,13 @@ impl ReceivePlan {
     fn receive_part(&mut self, ports: &mut Ports, at: usize) {
         let part = &mut self.parts.open[at];
         part.state = PartState::Receiving;
-        part.is_moved = true;
+        part.moving = Moving::May;
         let content = match part.stretches {
             Some(_) => PartContent::Stretches(InOrder::default()),
             None => PartContent::Chunks {
                 size_bytes: part.header.size_bytes,
                 is_sparse: part.sparse.is_some(),
-                seen: part.tree.bitmap(),
+                claims: Arc::new(Claims::new(part.tree.bitmap())),
             },
         };
         self.orders.push_back(ReceiveOrder::Part(TakePart {
@@ -316,8 +330,9 @@ impl ReceivePlan {
 
     /// Nothing more is to go into a part.
     fn leave_part(&mut self, at: usize) {
-        let part = &self.parts.open[at];
-        if part.is_moved {
+        let part = &mut self.parts.open[at];
+        if part.moving == Moving::May {
+            part.moving = Moving::Leaves;
             let entry = part.entry;
             self.orders.push_back(ReceiveOrder::Leave { entry });
         }
@@ -325,7 +340,7 @@ impl ReceivePlan {
 
     /// The mover has nothing in flight of a part that was left.
     pub(super) fn part_is_quiet(&mut self, ports: &mut Ports, at: usize) {
-        self.parts.open[at].is_moved = false;
+        self.parts.open[at].moving = Moving::No;
         self.settle_part(ports, at);
     }
 
@@ -477,14 +492,15 @@ impl ReceivePlan {
             PartState::Receiving if part.tree.missing() == 0 && !self.is_stopped => {
                 let whole = part.tree.root();
                 match part.root {
-                    Some(root) if whole == Some(root) => self.commit_part(ports, at),
+                    Some(root) if whole == Some(root) => self.part_is_whole(at),
                     Some(_) => self.fail_part(ports, at, corrupted(), false),
                     // The only chunk's digest was the whole's and has been compared.
-                    None if part.tree.chunks() == 1 => self.commit_part(ports, at),
+                    None if part.tree.chunks() == 1 => self.part_is_whole(at),
                     None => {}
                 }
             }
-            PartState::Failed { .. } if part.is_moved => {}
+            PartState::Leaving | PartState::Failed { .. } if part.moving != Moving::No => {}
+            PartState::Leaving if !self.is_stopped => self.commit_part(ports, at),
             PartState::Failed { keep } => {
                 if keep {
                     self.flush_journal(ports, at);
@@ -504,9 +520,16 @@ impl ReceivePlan {
             | PartState::Rehashing(_)
             | PartState::Starting
             | PartState::Receiving
+            | PartState::Leaving
             | PartState::Committing
             | PartState::Closing => {}
         }
+    }
+
+    /// All that belongs into a part is there. It gets its name once nobody can write to it.
+    fn part_is_whole(&mut self, at: usize) {
+        self.parts.open[at].state = PartState::Leaving;
+        self.leave_part(at);
     }
 
     fn commit_part(&mut self, ports: &mut Ports, at: usize) {
@@ -520,7 +543,6 @@ impl ReceivePlan {
             replaces: entry.replaces,
         };
         self.parts.open[at].state = PartState::Committing;
-        self.leave_part(at);
         self.part_op(ports, at, PartStep::Commit, cmd);
     }
 
@@ -562,7 +584,7 @@ impl ReceivePlan {
             return self.leave_part(at);
         }
         let keep = match part.state {
-            PartState::Rehashing(_) | PartState::Receiving => true,
+            PartState::Rehashing(_) | PartState::Receiving | PartState::Leaving => true,
             PartState::Opening | PartState::Starting | PartState::Committing => false,
             PartState::Failed { keep } => keep,
             PartState::Closing => return,

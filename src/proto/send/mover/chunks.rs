@@ -138,6 +138,11 @@ impl SendMover {
         !self.jobs.issuing.is_empty()
     }
 
+    /// Chunks taken whose reads are not all started.
+    pub fn orders_ahead(&self) -> usize {
+        self.jobs.issuing.len()
+    }
+
     pub fn take_chunk(&mut self, mut order: ChunkOrder) {
         let job = self.jobs.all.insert(Job {
             slot: 0,

@@ -3,17 +3,19 @@
 //! The world does what a worker does: it maps lanes to connections, and decides nothing about them.
 
 mod link;
+mod mail;
 mod steps;
 mod tests;
 mod troubles;
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Rng;
 use super::disk::Disk;
 use super::ops::Handles;
 use super::scenario::Parts;
-use crate::ids::{Fingerprint, SessionId, WorkerId};
+use crate::ids::{FileId, Fingerprint, OpId, SessionId, WorkerId};
 use crate::proto::Carriage;
 use crate::proto::clear::{ClearLanes, ClearSecret};
 use crate::proto::lanes::{
@@ -23,6 +25,7 @@ use crate::proto::lanes::{
 use crate::proto::session::{Grant, Limits, Request, Session};
 use crate::proto::{Event, Outcome};
 use link::{EndState, Link, Room};
+use mail::Mail;
 use steps::Action;
 use troubles::Troubles;
 
@@ -48,13 +51,21 @@ struct Node {
     events: Vec<Event>,
     side: usize,
     id: SessionId,
+    /// What of a session is on another worker: whose, and which worker.
+    home: Option<(usize, WorkerId)>,
+    /// Added lanes may be on other workers; whether data goes from here to the peer.
+    opens: Option<bool>,
+    /// Operations on files of this session by what of it is on other workers.
+    operations_of_others: HashMap<OpId, usize>,
+    /// Descriptors of the session's files, of what of it is on another worker.
+    descriptors: HashMap<FileId, usize>,
 }
 
 /// What a server says whose client was cut off before it said anything.
 const NO_REQUEST: &str = "no request within 10 s";
 
 /// Kinds of actions that have a weight of their own, for each side.
-const KINDS: usize = 8;
+const KINDS: usize = 9;
 
 struct World {
     nodes: Vec<Node>,
@@ -65,6 +76,7 @@ struct World {
     kinds: Vec<DialKind>,
     newcomers: Vec<Option<Newcomer>>,
     owners: Vec<Option<usize>>,
+    mail: Mail,
     /// Open questions: how many sessions have not answered, by the link that waits.
     questions: Vec<(usize, usize)>,
     grant: Grant,
@@ -108,6 +120,7 @@ impl World {
             kinds: Vec::new(),
             newcomers: Vec::new(),
             owners: Vec::new(),
+            mail: Mail::default(),
             questions: Vec::new(),
             grant: Grant {
                 read: true,
@@ -160,6 +173,7 @@ impl World {
             adds: self.troubles.adds,
             add_pause_max: crate::proto::lanes::ADD_PAUSE_MAX,
             takeover_dials: crate::proto::lanes::TAKEOVER_DIALS,
+            workers: if self.troubles.away > 0 { 3 } else { 1 },
             outlives_lanes: self.troubles.adds_from_bytes.is_some(),
             goodput_window: self.troubles.goodput_window.unwrap_or(GOODPUT_WINDOW),
         }
@@ -168,7 +182,7 @@ impl World {
     fn dial(&mut self, node: usize, kind: DialKind) -> usize {
         self.kinds.push(kind);
         let mut link = Link::new(self.windows, &mut self.rng);
-        if is_added(kind) {
+        if kind.is_added() {
             link.refuses = self.troubles.added_refusals;
             link.reads_together = kind == DialKind::AddClear;
         }
@@ -259,6 +273,7 @@ impl World {
                 ready.retain(|&at| handles.pending[at].is_ready(self.now));
                 let at = self.rng.pick(&ready);
                 let (op, result) = handles.complete(at, &mut self.disks[*side], &mut self.rng);
+                let node = self.operator(node, op);
                 self.input(node, LanesInput::Disk { op, result });
             }
             Action::Tick { node } => {
@@ -266,6 +281,7 @@ impl World {
                 let moved = self.nodes[node].deadline().is_none_or(|at| at > self.now);
                 assert!(moved, "a tick moved nothing: {}", self.state());
             }
+            Action::Mail { way } => self.deliver(way),
             Action::TickNewcomer { link } => self.newcomer(link, NewcomerInput::Tick),
         }
     }
@@ -374,7 +390,11 @@ impl World {
                     let stray = self.rng.chance(strays);
                     let kind = self.admitted(link, kind);
                     match self.served(session).filter(|_| !stray) {
-                        Some(node) => {
+                        Some(home) => {
+                            let node = match kind {
+                                DialKind::Add => self.takes_added(home),
+                                DialKind::AddClear | DialKind::Replace | DialKind::TakeOver => home,
+                            };
                             self.newcomers[link] = None;
                             self.owners[link] = Some(node);
                             let (lane, peer) = (LaneKey(link), PEER);
@@ -407,12 +427,13 @@ impl World {
     }
 
     fn served(&self, id: SessionId) -> Option<usize> {
-        let is_it = |node: &Node| node.side == SERVER && node.id == id && !node.over;
+        let is_served = |node: &Node| node.side == SERVER && node.home.is_none();
+        let is_it = |node: &Node| is_served(node) && node.id == id && !node.over;
         self.nodes.iter().position(is_it)
     }
 
     fn begin_served(&mut self, link: usize, id: SessionId) {
-        for older in self.nodes.iter().filter(|node| node.side == SERVER) {
+        for older in self.sessions().filter(|node| node.side == SERVER) {
             let lives = |node: &Node| node.side == CLIENT && node.id == older.id && !node.over;
             let holds = older.handles.open_count().1 > 0;
             let waited = !holds || self.nodes.iter().any(lives);
@@ -429,7 +450,8 @@ impl World {
 
     /// Older sessions that hold files are asked whether they live.
     fn ask(&mut self, link: usize) {
-        let holds = |node: &Node| node.side == SERVER && node.outcome.is_none();
+        let holds =
+            |node: &Node| node.side == SERVER && node.outcome.is_none() && node.home.is_none();
         let asked: Vec<usize> = (0..self.nodes.len())
             .filter(|node| {
                 holds(&self.nodes[*node]) && self.nodes[*node].handles.open_count().1 > 0
@@ -542,7 +564,10 @@ impl World {
             }
             LanesOutput::Listen(listens) => self.nodes[node].listens = listens,
             LanesOutput::Settled(id) => self.settled(id),
-            LanesOutput::Disk { op, cmd } => self.nodes[node].handles.start(op, cmd),
+            LanesOutput::TakesOutposts { sends } => self.nodes[node].opens = Some(sends),
+            LanesOutput::ToOutpost { to, mail } => self.mail_outpost(node, to, mail),
+            LanesOutput::ToHome(mail) => self.mail_home(node, mail),
+            LanesOutput::Disk { op, cmd } => self.start_operation(node, op, cmd),
             LanesOutput::Event(event) => self.nodes[node].events.push(event),
             LanesOutput::Finished(outcome) => {
                 assert!(self.nodes[node].outcome.is_none(), "finished twice");
@@ -591,16 +616,16 @@ impl Node {
             events: Vec::new(),
             side,
             id,
+            home: None,
+            opens: None,
+            operations_of_others: HashMap::new(),
+            descriptors: HashMap::new(),
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
         self.lanes.deadline().filter(|_| !self.over)
     }
-}
-
-fn is_added(kind: DialKind) -> bool {
-    matches!(kind, DialKind::Add | DialKind::AddClear)
 }
 
 /// Everybody here is this one.

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::link::{EndState, Room};
-use super::{CLIENT, IDLE, SERVER, World, is_added};
-use crate::proto::lanes::Newcomer;
+use super::mail::Way;
+use super::{CLIENT, IDLE, SERVER, World};
+use crate::proto::lanes::{DialKind, Newcomer};
 use crate::proto::sim::ops::Pending;
 
 /// What may happen next.
@@ -48,6 +49,10 @@ pub(super) enum Action {
     TickNewcomer {
         link: usize,
     },
+    /// Mail between two workers arrives.
+    Mail {
+        way: Way,
+    },
 }
 
 impl World {
@@ -90,6 +95,7 @@ impl World {
             Action::Disk { node } => (6, self.nodes[node].side),
             Action::Tick { node } => (7, self.nodes[node].side),
             Action::TickNewcomer { .. } => (7, SERVER),
+            Action::Mail { way } => (8, self.nodes[way.home].side),
         };
         self.weights[kind * 2 + side]
     }
@@ -103,6 +109,10 @@ impl World {
     }
 
     pub(super) fn takes_data(&self, link: usize, side: usize) -> bool {
+        let is_added = self.kinds[link] == DialKind::Add;
+        if is_added && self.links[link].ends[side].control_most == 0 {
+            return false;
+        }
         self.owner(link, side)
             .is_some_and(|node| self.nodes[node].takes_data)
     }
@@ -131,6 +141,8 @@ impl World {
                 actions.push(Action::TickNewcomer { link });
             }
         }
+        let ways = self.mail.ways();
+        actions.extend(ways.map(|way| Action::Mail { way }));
         actions
     }
 
@@ -162,7 +174,7 @@ impl World {
                     actions.push(Action::Delivered { link: at, side });
                 }
                 // The kernel notices the end of an added lane whenever it does.
-                let is_noticed = is_added(self.kinds[at]) || link.is_reset;
+                let is_noticed = self.kinds[at].is_added() || link.is_reset;
                 if is_noticed && link.is_silent(side) {
                     actions.push(Action::Notice { link: at, side });
                 }

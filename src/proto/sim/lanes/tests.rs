@@ -1,7 +1,7 @@
 //! Transfers over lanes that are replaced, lost, refused and never heard of again.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -56,7 +56,7 @@ fn run(seed: u64, troubles: Troubles) -> (World, Option<Totals>) {
     world.run();
     let stalls = world.troubles.stalls > 0 || world.control_cuts > 0;
     let is_silent = world.cut_any || world.goodbye_lost || stalls;
-    for node in &world.nodes {
+    for node in world.sessions() {
         let (_, files) = node.handles.open_count();
         assert_eq!(files, 0, "files are left open");
         match &node.outcome {
@@ -99,10 +99,10 @@ fn replaced_lanes_lose_nothing() {
             ..Troubles::default()
         };
         let (world, _) = run(seed, troubles);
-        for node in &world.nodes {
+        for node in world.sessions() {
             assert!(complete(node).is_some(), "{:?}", node.outcome);
         }
-        assert_eq!(world.nodes.len(), 2);
+        assert_eq!(world.sessions().count(), 2);
         lanes.set(lanes.get() + world.links.len());
         runs.set(runs.get() + 1);
     });
@@ -131,10 +131,10 @@ fn added_lanes_lose_nothing() {
         };
         // Half of them with a large file.
         let (world, _) = run(seed * [5, 1][seed as usize % 2], troubles);
-        for node in &world.nodes {
+        for node in world.sessions() {
             assert!(complete(node).is_some(), "{:?}", node.outcome);
         }
-        assert_eq!(world.nodes.len(), 2);
+        assert_eq!(world.sessions().count(), 2);
         let mut lanes = 0;
         for (link, kind) in world.links.iter().zip(&world.kinds) {
             if *kind == DialKind::Add && link.has_carried_data() {
@@ -150,6 +150,55 @@ fn added_lanes_lose_nothing() {
     assert!(few || added.get() > runs.get() / 4, "{added:?}");
     assert!(few || cut.get() > runs.get() / 20, "{cut:?}");
     assert!(few || several.get() > runs.get() / 10, "{several:?}");
+}
+
+/// Added lanes arrive at several workers and stay there, and mail between these takes as long as it
+/// likes: whatever is lost, refused or over meanwhile, nothing is lost with it.
+#[test]
+fn lanes_on_several_workers_lose_nothing() {
+    let (away, cut, runs) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let several = Cell::new(0);
+    for_seeds("lanes_on_several_workers_lose_nothing", 1500, |seed| {
+        let mut rng = Rng::new(seed ^ 0x0a4a);
+        let troubles = Troubles {
+            wear: rng.pick(&[0, 2, 20]),
+            most_lanes: 12,
+            dial_fails: rng.pick(&[0, 0, 30]),
+            goodbyes_lost: rng.pick(&[0, 0, 30]),
+            adds_from_bytes: Some(rng.pick(&[0, 0, 2_000])),
+            adds: 1 + rng.below(4),
+            added_cuts: rng.pick(&[0, 2, 10, 40]),
+            added_strays: rng.pick(&[0, 0, 30]),
+            added_refusals: rng.pick(&[0, 0, 3]),
+            goodput_window: rng.pick(&[None, Some(WINDOW), Some(WINDOW * 5)]),
+            away: rng.pick(&[50, 100]),
+            ..Troubles::default()
+        };
+        // Half of them with a large file.
+        let (world, _) = run(seed * [5, 1][seed as usize % 2], troubles);
+        for node in world.sessions() {
+            assert!(complete(node).is_some(), "{:?}", node.outcome);
+        }
+        assert_eq!(world.sessions().count(), 2);
+        let is_away = |link: &usize| {
+            let owner = world.owners[*link];
+            owner.is_some_and(|node| world.nodes[node].home.is_some())
+        };
+        let carried = (0..world.links.len())
+            .filter(is_away)
+            .filter(|link| world.links[*link].has_carried_data());
+        let carried: Vec<usize> = carried.collect();
+        let owners: BTreeSet<_> = carried.iter().map(|link| world.owners[*link]).collect();
+        let cuts = carried.iter().filter(|link| world.links[**link].cut);
+        cut.set(cut.get() + cuts.count());
+        away.set(away.get() + carried.len());
+        several.set(several.get() + usize::from(owners.len() > 1));
+        runs.set(runs.get() + 1);
+    });
+    let few = runs.get() < 100;
+    assert!(few || away.get() > runs.get() / 4, "{away:?}");
+    assert!(few || cut.get() > runs.get() / 50, "{cut:?}");
+    assert!(few || several.get() > runs.get() / 40, "{several:?}");
 }
 
 /// What lanes in the clear carry is changed on the wire, and what is changed comes again elsewhere:
@@ -170,18 +219,19 @@ fn what_is_changed_in_the_clear_comes_again() {
             added_strays: rng.pick(&[0, 0, 30]),
             goodput_window: rng.pick(&[None, Some(WINDOW), Some(WINDOW * 5)]),
             is_clear: true,
+            away: rng.pick(&[0, 50]),
             alters: rng.pick(&[0, 20, 200]),
             forges: rng.pick(&[0, 0, 1, 5]),
             unproven: rng.pick(&[0, 0, 0, 50]),
             ..Troubles::default()
         };
         let (world, totals) = run(seed * [5, 1][seed as usize % 2], troubles);
-        for node in &world.nodes {
+        for node in world.sessions() {
             assert!(complete(node).is_some(), "{:?}", node.outcome);
         }
         assert_eq!(totals.map(|totals| totals.integrity), Some(false));
         let sees = |node: &Node| hears(node, ClearOff::Altered);
-        let both = world.nodes.iter().map(sees).max();
+        let both = world.sessions().map(sees).max();
         assert!(both <= Some(1), "said more than once");
         altered.set(altered.get() + usize::from(world.altered > 0));
         noticed.set(noticed.get() + both.unwrap_or(0));
@@ -244,11 +294,12 @@ fn an_encrypted_lane_is_not_altered() {
             adds_from_bytes: Some(rng.pick(&[0, 2_000])),
             adds: 1 + rng.below(3),
             forges: rng.pick(&[5, 20]),
+            away: rng.pick(&[0, 50]),
             ..Troubles::default()
         };
         let (world, totals) = run(seed * [5, 1][seed as usize % 2], troubles);
         assert!(totals.is_some(), "{:?}", world.nodes[CLIENT].outcome);
-        for node in &world.nodes {
+        for node in world.sessions() {
             assert_eq!(hears(node, ClearOff::Altered), 0);
         }
         forged.set(forged.get() + usize::from(world.altered > 0));
@@ -282,6 +333,7 @@ fn a_silent_lane_is_taken_over_from() {
             added_strays: rng.pick(&[0, 0, 30]),
             added_refusals: rng.pick(&[0, 0, 3]),
             goodput_window: rng.pick(&[None, Some(WINDOW)]),
+            away: rng.pick(&[0, 50]),
             ..Troubles::default()
         };
         let tree = seed * [5, 1][seed as usize % 2];
@@ -291,7 +343,7 @@ fn a_silent_lane_is_taken_over_from() {
         let outcome = &world.nodes[CLIENT].outcome;
         // The request was lost, and one lane after the other is silent: the server waits 10 s.
         let is_late = |node: &Node| matches!(&node.outcome, Some(Outcome::Violation(_)));
-        let is_late = world.nodes.iter().any(is_late);
+        let is_late = world.sessions().any(is_late);
         assert!(totals.is_some() || has_pipes || is_late, "{outcome:?}");
         whole.set(whole.get() + usize::from(totals.is_some()));
         cuts.set(cuts.get() + world.control_cuts);
@@ -354,6 +406,7 @@ fn lost_lanes_end_in_a_word_or_in_all() {
             added_cuts: rng.pick(&[0, 5]),
             added_strays: rng.pick(&[0, 30]),
             added_refusals: rng.pick(&[0, 3]),
+            away: rng.pick(&[0, 50]),
             forgets: false,
             is_clear: false,
             alters: 0,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::link::EndState;
-use super::{CLIENT, SERVER, World, is_added};
+use super::{CLIENT, SERVER, World};
 use crate::proto::Payload;
 use crate::proto::lanes::{DialKind, LaneClosed, LaneKey, LanesInput, code};
 
@@ -42,6 +42,8 @@ pub(super) struct Troubles {
     pub added_strays: u64,
     /// The peer stops a stream of an added lane, in percent of all that is offered.
     pub added_refusals: u64,
+    /// An added lane arrives at another worker than the session's, in percent, and may stay there.
+    pub away: u64,
     /// Nothing is kept of control that was sent.
     pub forgets: bool,
     /// Lanes that are added are in the clear.
@@ -91,7 +93,7 @@ impl World {
         if self.rng.next() % 1000 < self.troubles.added_cuts {
             let live: Vec<usize> = (0..self.links.len())
                 .filter(|link| !self.links[*link].is_over() && !self.links[*link].cut)
-                .filter(|link| is_added(self.kinds[*link]))
+                .filter(|link| self.kinds[*link].is_added())
                 .collect();
             if !live.is_empty() {
                 let link = self.rng.pick(&live);
@@ -110,7 +112,7 @@ impl World {
         let live = (0..self.links.len()).filter(|at| {
             let link = &self.links[*at];
             let is_open = link.ends[side].state == EndState::Open;
-            is_added(self.kinds[*at]) && is_open && self.owner(*at, side).is_some()
+            self.kinds[*at].is_added() && is_open && self.owner(*at, side).is_some()
         });
         let live: Vec<usize> = live.collect();
         if live.is_empty() {
@@ -159,7 +161,7 @@ impl World {
             return;
         }
         let carries = |link: &usize| {
-            !is_added(self.kinds[*link]) && self.links[*link].ends[CLIENT].state == EndState::Open
+            !self.kinds[*link].is_added() && self.links[*link].ends[CLIENT].state == EndState::Open
         };
         let Some(at) = (0..self.links.len()).rev().find(carries) else {
             return;

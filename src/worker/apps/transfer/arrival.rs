@@ -186,6 +186,8 @@ impl Worker {
             lanes: Lanes::server(now, LaneKey(key), session, self.lanes_config(id, peer)),
             space: Space::new(Base::Served(part)).of_peer(&peer),
             allowed: Some(allowed),
+            home: None,
+            dials: None,
         };
         self.begin_session(key, begin);
     }

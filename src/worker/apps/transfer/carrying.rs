@@ -103,6 +103,9 @@ impl Worker {
             }
             LanesOutput::Listen(listens) => running.listens = listens,
             LanesOutput::Settled(id) => self.settled(id),
+            LanesOutput::TakesOutposts { sends } => self.io.shared.homes.open(&running.id, sends),
+            LanesOutput::ToOutpost { to, mail } => self.mail_outpost(session, to, mail),
+            LanesOutput::ToHome(mail) => self.mail_home(session, mail),
             LanesOutput::Disk { op, cmd } => {
                 let space = running.space.clone();
                 self.disk.start(session, running.serial, &space, op, cmd);
@@ -150,8 +153,15 @@ impl Worker {
             return;
         };
         let (peer, who) = (connection.peer, connection.who());
+        let stats = connection.stats(self.io.driver.backend());
+        let mut of_session = None;
         if let Some((_, lane)) = connection.lane_mut() {
+            of_session = lane.session().filter(|_| lane.is_added);
             lane.leave();
+        }
+        if let Some(session) = of_session {
+            self.added_lane_leaves(session);
+            self.carried_by_part(session, &stats);
         }
         if code == code::VIOLATION && self.io.log.admits(who, self.io.now) {
             tracing::warn!(%peer, reason = text, "protocol violation");
@@ -199,7 +209,10 @@ impl Worker {
         let Some(running) = self.sessions.remove(session) else {
             return;
         };
-        self.io.shared.homes.remove(&running.id);
+        match running.home {
+            None => self.io.shared.homes.remove(&running.id),
+            Some(_) => self.connections.give_up_adding(&mut self.io, session),
+        }
         self.disk.abandon(session, running.serial);
         self.disk.share_among(self.sessions.len());
         match &mut self.client {

@@ -62,7 +62,9 @@ impl Worker {
                 .open_socket(path)
                 .map_err(|error| format!("for there is no way there: {error}"))
                 .and_then(|listener| self.dial(path, listener, None, Errand::FirstLane)),
-            LaneKind::Tls | LaneKind::Clear => self.dial_stream(path, Errand::FirstLane, None),
+            LaneKind::Tls | LaneKind::Clear => {
+                self.dial_stream(self.on_path(path), Errand::FirstLane, None)
+            }
         };
         if let (Err(why), Some(client)) = (dialled, &mut self.client) {
             client.not_dialled(self.io.now, (kind, path), why);
@@ -82,16 +84,25 @@ impl Worker {
         }
     }
 
+    /// Where a lane over TCP goes on a path of this command's.
+    fn on_path(&self, path: Path) -> StreamTo {
+        StreamTo {
+            peer: path.peer,
+            bind: self
+                .client
+                .as_ref()
+                .and_then(|client| client.paths.numbered(path)),
+            segment_bytes: None,
+        }
+    }
+
     /// `pass`: without TLS.
     fn dial_stream(
         &mut self,
-        path: Path,
+        to: StreamTo,
         errand: Errand,
         pass: Option<ClearPass>,
     ) -> Result<(), String> {
-        let Some(client) = &mut self.client else {
-            return Ok(());
-        };
         let (setup, has_lost) = match errand {
             Errand::Join {
                 kind: DialKind::Add | DialKind::AddClear,
@@ -99,19 +110,24 @@ impl Worker {
             } => {
                 let session = self.sessions.get(session);
                 let has_lost = session.is_some_and(|it| it.lanes.has_lost_added());
-                (&client.tcp.added, has_lost)
+                (self.io.shared.added_lanes.as_ref(), has_lost)
             }
-            Errand::FirstLane | Errand::Join { .. } => (&client.tcp.carrying, false),
+            Errand::FirstLane | Errand::Join { .. } => {
+                let client = self.client.as_ref();
+                (client.map(|client| &client.tcp.carrying), false)
+            }
+        };
+        let Some(setup) = setup.cloned() else {
+            return Ok(());
         };
         // Perhaps to a path that carries small packets only.
         let segment_bytes = has_lost.then_some(SMALL_SEGMENT_BYTES);
         let to = StreamTo {
-            peer: path.peer,
-            bind: client.paths.numbered(path),
             segment_bytes,
+            ..to
         };
         self.connections
-            .dial_stream(&mut self.io, (setup, pass), to, errand)
+            .dial_stream(&mut self.io, (&setup, pass), to, errand)
     }
 
     /// A socket for one peer: connected, it learns what ICMP says about that peer.
@@ -190,7 +206,13 @@ impl Worker {
         let is_transfer = matches!(request, Request::Transfer(_));
         let outlives_lanes = limits.adds_lanes && is_transfer;
         let session = Session::client(now, request, limits);
+        self.io.shared.homes.claim(id, self.io.id);
         let config = LanesConfig {
+            // A place is chosen where all lanes are known.
+            workers: match places {
+                Some(_) => 1,
+                None => self.io.shared.workers,
+            },
             adds: match (kind, places) {
                 (_, Some(places)) => asked.max(places),
                 // It has nothing to gain from just another TLS lane, unless that takes over.
@@ -212,6 +234,8 @@ impl Worker {
             lanes: Lanes::client(now, LaneKey(key), session, config),
             space: Space::new(Base::Local),
             allowed: None,
+            home: None,
+            dials: None,
         };
         self.begin_session(key, begin);
         for key in self.connections.dialled_first() {
@@ -226,6 +250,11 @@ impl Worker {
     pub(super) fn dial_lane(&mut self, session: usize, kind: DialKind) -> Option<LanesInput> {
         if kind == DialKind::TakeOver {
             return self.dial_elsewhere(session);
+        }
+        if let Some(to) = self.away_from(session) {
+            let errand = Errand::Join { session, kind };
+            let dialled = self.dial_stream(to, errand, None);
+            return dialled.err().map(|_| LanesInput::DialFailed { kind });
         }
         let Some(connection) = self.connections.newest_of(session) else {
             // It was cut just now.
@@ -249,7 +278,7 @@ impl Worker {
             }
             (Transport::Tcp(_), DialKind::Replace)
             | (_, DialKind::Add | DialKind::AddClear | DialKind::TakeOver) => {
-                self.dial_stream(path, errand, None)
+                self.dial_stream(self.on_path(path), errand, None)
             }
         };
         let error = dialled.err()?;
@@ -287,7 +316,7 @@ impl Worker {
             peer,
         };
         let errand = Errand::Join { session, kind };
-        let dialled = self.dial_stream(path, errand, Some(pass));
+        let dialled = self.dial_stream(self.on_path(path), errand, Some(pass));
         let error = dialled.err()?;
         if let Some(client) = &mut self.client {
             client.paths.failed(path);
@@ -305,6 +334,16 @@ impl Worker {
         client.paths.several()?;
         let lanes = |bind| self.connections.added_from(session, bind);
         client.paths.next(client.lanes.lanes(), lanes)
+    }
+
+    /// Where lanes go of a session whose own worker is another one.
+    fn away_from(&self, session: usize) -> Option<StreamTo> {
+        let at = self.sessions.get(session)?.dials.clone()?;
+        Some(StreamTo {
+            peer: at.address,
+            bind: at.bind,
+            segment_bytes: None,
+        })
     }
 
     /// Connects a lane that takes over from one that is silent, or cut.
@@ -325,7 +364,7 @@ impl Worker {
         let to = elsewhere.kind.take().unwrap_or(other);
         let errand = Errand::Join { session, kind };
         let dialled = match to {
-            LaneKind::Tls | LaneKind::Clear => self.dial_stream(path, errand, None),
+            LaneKind::Tls | LaneKind::Clear => self.dial_stream(self.on_path(path), errand, None),
             LaneKind::Quic => self
                 .socket_elsewhere(path)
                 .map_err(|error| format!("for there is no way there: {error}"))

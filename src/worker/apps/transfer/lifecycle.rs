@@ -24,6 +24,10 @@ impl Worker {
     pub(crate) fn dialled(&mut self, key: usize, errand: Errand, peer: Fingerprint) {
         match errand {
             Errand::FirstLane => self.begin_client_session(key, peer),
+            // What of it was here is over.
+            Errand::Join { session, .. } if self.sessions.get(session).is_none() => {
+                self.leave_and_close(key, code::DONE, "");
+            }
             Errand::Join { session, kind } => {
                 self.serve(key, session, kind);
                 let lane = LaneKey(key);
@@ -42,6 +46,7 @@ impl Worker {
             adds: 0,
             add_pause_max: ADD_PAUSE_MAX,
             takeover_dials: TAKEOVER_DIALS,
+            workers: 1,
             outlives_lanes: false,
             kept_bytes: limits::kept_control_bytes(self.sessions.len()),
             goodput_window: GOODPUT_WINDOW,
@@ -61,7 +66,7 @@ impl Worker {
             return;
         };
         connection.deadline = None;
-        if let (Some(client), DialKind::Add | DialKind::AddClear) = (&mut self.client, kind) {
+        if let (Some(client), true) = (&mut self.client, kind.is_added()) {
             client.paths.came(connection.path());
         }
         let phase = LanePhase::Serving { session };
@@ -70,7 +75,7 @@ impl Worker {
             App::Undecided(_) => connection.app = App::Transfer(Box::new(TransferLane::new(phase))),
         }
         if let Some((_, lane)) = connection.lane_mut() {
-            lane.is_added = matches!(kind, DialKind::Add | DialKind::AddClear);
+            lane.is_added = kind.is_added();
         }
         self.connections.touch(key);
     }
@@ -125,6 +130,7 @@ impl Worker {
         };
         connection.last_stats();
         let (mut why, kind) = (how_it_closed(connection), connection.conn.kind());
+        let stats = connection.stats(self.io.driver.backend());
         let steer = connection.conn.quic().and_then(Conn::peer_cid_first_byte);
         let closed = connection.close_reason();
         connection
@@ -135,6 +141,10 @@ impl Worker {
             is_added = lane.is_added;
             lane.leave();
         }
+        if is_added {
+            self.added_lane_leaves(session);
+        }
+        self.carried_by_part(session, &stats);
         // First, for the session's end asks why. The session goes on without a lane that was added.
         if let Some(client) = &mut self.client
             && !is_added
@@ -154,6 +164,22 @@ impl Worker {
         }
         let lane = LaneKey(key);
         self.tell(session, LanesInput::Closed { lane, why });
+    }
+
+    /// What a lane carried that is gone: home is told in the end.
+    pub(super) fn carried_by_part(&mut self, session: usize, stats: &TransportStats) {
+        if let Some(running) = self.sessions.get_mut(session)
+            && running.home.is_some()
+        {
+            running.carried.add(stats);
+        }
+    }
+
+    /// An added lane of a session is none any more here.
+    pub(super) fn added_lane_leaves(&self, session: usize) {
+        if let Some(running) = self.sessions.get(session) {
+            self.leave_place(Some((running.id, self.io.id)));
+        }
     }
 
     /// A lane's own deadline passed: it does not carry a session yet, or no more.
@@ -219,8 +245,16 @@ impl Worker {
     /// transfer ends.
     pub(crate) fn connection_ended(&mut self, gone: &Connection, stats: &TransportStats) {
         let Some(client) = &mut self.client else {
-            self.tell_stranger(gone);
-            if let Ok(mut served) = self.io.shared.served.lock() {
+            match gone.app.dialled_for() {
+                Some(Errand::Join { session, kind }) => {
+                    self.tell(session, LanesInput::DialFailed { kind });
+                }
+                Some(Errand::FirstLane) | None => self.tell_stranger(gone),
+            }
+            // A command's home is told by whom the session was on.
+            if self.io.shared.service.is_some()
+                && let Ok(mut served) = self.io.shared.served.lock()
+            {
                 served.add(stats);
             }
             return;
@@ -235,7 +269,7 @@ impl Worker {
                 self.dial_when_due();
             }
             Some(Errand::Join { session, kind }) => {
-                if matches!(kind, DialKind::Add | DialKind::AddClear) {
+                if kind.is_added() {
                     client.paths.failed(gone.path());
                 }
                 // What was to be added is missed by nobody.

@@ -6,6 +6,7 @@ mod dialling;
 mod feeding;
 mod handover;
 mod lifecycle;
+mod outposts;
 mod reading;
 mod revoke;
 mod roaming;

@@ -93,8 +93,9 @@ impl Worker {
         let Some(session) = session else {
             return Read::Wait;
         };
+        let is_asking = lane.is_added && lane.control_most == 0;
         let running = self.sessions.get(session);
-        if !running.is_some_and(|running| running.takes_data) {
+        if is_asking || !running.is_some_and(|running| running.takes_data) {
             return Read::Wait;
         }
         let lane = LaneKey(key);

@@ -41,10 +41,14 @@ impl Worker {
                 // One that has not said yet what it wants would be let in.
                 self.io.shared.homes.leave_clear(&running.id);
             }
-            let before = running.allowed.as_ref().map(|before| PeerAccess {
-                clear: before.clear && running.lanes.may_go_clear(),
-                ..before.clone()
-            });
+            // What of a session is on another worker than its own ends with it.
+            let before = running.allowed.as_ref();
+            let before = before
+                .filter(|_| running.home.is_none())
+                .map(|before| PeerAccess {
+                    clear: before.clear && running.lanes.may_go_clear(),
+                    ..before.clone()
+                });
             if let Some(why) = before.and_then(|before| taken_away(&before, now.as_ref())) {
                 self.revoke(session, why);
             }

@@ -62,7 +62,7 @@ impl ReceivePlan {
             return;
         };
         match chain.digest(size_bytes) {
-            Some(digest) if digest == root => self.commit_part(ports, at),
+            Some(digest) if digest == root => self.part_is_whole(at),
             Some(_) => self.fail_part(ports, at, corrupted(), false),
             None => {}
         }

@@ -1,0 +1,283 @@
+//! What of a sender is on another worker than its plan: movers, which ask for orders, and what is
+//! told by mail.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use super::SenderConfig;
+use super::mover::{Issued, SendMover};
+use super::movers::Movers;
+use super::orders::{AwaySendOrder, AwaySendReport, ChunkOrder, SendReport};
+use crate::ids::{FileId, MoverId, OpId};
+use crate::proto::MoverReport;
+use crate::proto::ports::{Ports, Stopping};
+use crate::proto::{DiskDone, DiskError, LostLane};
+
+/// Chunks that a mover has before it begins to read them, on their way to it included: what a fast
+/// lane carries while mail goes there and back on a busy host.
+const ORDERS_AHEAD: u32 = 4;
+
+/// How much moved is told when so much did, or after this time: mail wakes another worker.
+const TELL_BYTES: u64 = 1 << 20;
+const TELL_EVERY: Duration = Duration::from_millis(20);
+
+pub struct SendOutpost {
+    movers: Movers,
+    /// What home was told of each.
+    known: BTreeMap<MoverId, MoverKnown>,
+    /// Files by the plan's number, with their orders.
+    files: HashMap<usize, (FileId, u32)>,
+    /// The mover whose turn comes first next time.
+    first: usize,
+    told_at: Instant,
+    stop: Stopping,
+}
+
+/// A mover that home knows.
+#[derive(Debug, Default)]
+struct MoverKnown {
+    /// Orders that it asked for and that have not come.
+    asked: u32,
+    /// What its lane took since that was told.
+    taken_bytes: u64,
+    /// Home was told that nothing of what it was given is left.
+    is_idle: bool,
+}
+
+impl SendOutpost {
+    pub fn new(now: Instant, config: &SenderConfig) -> SendOutpost {
+        let mut movers = Movers::new(now, config);
+        // No lane that carries control is here.
+        movers.set_pulls(now, MoverId::CONTROL, false);
+        SendOutpost {
+            movers,
+            known: BTreeMap::new(),
+            files: HashMap::new(),
+            first: 0,
+            told_at: now,
+            stop: Stopping::No,
+        }
+    }
+
+    /// Whether the mover of a lane takes orders. At first mention it begins.
+    pub fn set_pulls(&mut self, now: Instant, ports: &mut Ports, mover: MoverId, pulls: bool) {
+        self.movers.set_pulls(now, mover, pulls);
+        if let Entry::Vacant(fresh) = self.known.entry(mover) {
+            fresh.insert(MoverKnown::default());
+            tell(ports, AwaySendReport::Begun { mover });
+        }
+    }
+
+    pub fn retire(&mut self, ports: &mut Ports, mover: MoverId) {
+        self.movers.retire(mover);
+        self.tell_reports(ports);
+    }
+
+    /// A lane is no more: what was begun there may have to move again, which home knows.
+    pub fn on_lane_lost(&mut self, ports: &mut Ports, lost: &LostLane) {
+        self.movers.lose(lost.mover());
+        self.tell_reports(ports);
+    }
+
+    pub fn on_sent(&mut self, now: Instant, mover: MoverId, bytes: u64) {
+        self.movers.on_sent(now, mover, bytes);
+        if let Some(known) = self.known.get_mut(&mover) {
+            known.taken_bytes += bytes;
+        }
+    }
+
+    /// Home said something.
+    pub fn on_order(&mut self, ports: &mut Ports, order: AwaySendOrder) {
+        match order {
+            AwaySendOrder::Chunk { mover, order } => self.take_chunk(ports, mover, order),
+            AwaySendOrder::Command(command) => self.movers.obey(ports, command),
+        }
+        self.tell_reports(ports);
+    }
+
+    fn take_chunk(&mut self, ports: &mut Ports, id: MoverId, order: ChunkOrder) {
+        let (file, chunk) = (order.file, order.chunk);
+        self.files.entry(file).or_insert((order.id, 0)).1 += 1;
+        if let Some(known) = self.known.get_mut(&id) {
+            known.asked = known.asked.saturating_sub(1);
+            known.is_idle = false;
+        }
+        let mover = self.movers.find(id);
+        if let (Stopping::No, Some(mover)) = (&self.stop, mover.filter(|mover| mover.pulls())) {
+            return mover.take_chunk(order);
+        }
+        // Its lane went, or is to go, while the order was on its way.
+        self.tell_report(ports, id, SendReport::GivenBack { file, chunk });
+        self.tell_report(ports, id, SendReport::Over { file });
+    }
+
+    pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
+        if let Some(op) = self.movers.finish(op)
+            && self.stop == Stopping::No
+        {
+            self.movers.on_disk(ports, op, result);
+            self.tell_reports(ports);
+        }
+    }
+
+    /// Reads, asks for more, and tells how much moved when it is time to.
+    pub fn pump(&mut self, now: Instant, ports: &mut Ports) {
+        if self.stop != Stopping::No {
+            return;
+        }
+        self.read_on(now, ports);
+        for mover in self.movers.iter_mut() {
+            mover.retire_idle(ports, true);
+        }
+        self.tell_reports(ports);
+        self.movers.settle(ports);
+        self.ask(ports);
+        self.tell_moved(now, ports);
+        self.end_movers(ports);
+    }
+
+    /// Starts the reads that may be started.
+    fn read_on(&mut self, now: Instant, ports: &mut Ports) {
+        self.movers.share_streams();
+        let len = self.movers.len();
+        self.first = (self.first + 1) % len;
+        let (mut at, mut idle) = (self.first, 0);
+        while idle < len {
+            let may_read = self.movers.has_room(at) && self.movers.at(at).has_reads();
+            let issued = match may_read {
+                true => self.movers.at(at).read_chunk(ports),
+                false => Issued::Nothing,
+            };
+            self.movers.at(at).keep_rate(now);
+            idle = match issued {
+                Issued::Bytes(_) => 0,
+                Issued::Nothing => idle + 1,
+            };
+            at = (at + 1) % len;
+        }
+    }
+
+    /// Asks for orders, a few ahead of what is read.
+    fn ask(&mut self, ports: &mut Ports) {
+        for (id, known) in &mut self.known {
+            let pulls = |mover: &&mut SendMover| mover.pulls();
+            let Some(mover) = self.movers.find(*id).filter(pulls) else {
+                continue;
+            };
+            let has = mover.orders_ahead() as u32 + known.asked;
+            let orders = ORDERS_AHEAD.saturating_sub(has);
+            if orders > 0 {
+                known.asked += orders;
+                let mover = *id;
+                tell(ports, AwaySendReport::Wants { mover, orders });
+            }
+        }
+    }
+
+    /// Tells home what happened, in order.
+    fn tell_reports(&mut self, ports: &mut Ports) {
+        while let Some((mover, report)) = self.movers.next_report() {
+            self.tell_report(ports, mover, report);
+        }
+    }
+
+    fn tell_report(&mut self, ports: &mut Ports, mover: MoverId, report: SendReport) {
+        let mut lets_go = None;
+        if let SendReport::Over { file } = report
+            && let Some((id, orders)) = self.files.get_mut(&file)
+        {
+            *orders -= 1;
+            lets_go = (*orders == 0).then_some(*id);
+            if lets_go.is_some() {
+                self.files.remove(&file);
+            }
+        }
+        tell(
+            ports,
+            AwaySendReport::Report {
+                mover,
+                report,
+                lets_go,
+            },
+        );
+    }
+
+    fn tell_moved(&mut self, now: Instant, ports: &mut Ports) {
+        let taken_bytes: u64 = self.known.values().map(|known| known.taken_bytes).sum();
+        let ids = self.known.keys();
+        // Before a mover ends.
+        let ends = ids.copied().any(|id| !self.movers.has(id));
+        let is_due = ends || self.deadline().is_some_and(|at| at <= now);
+        if !is_due && taken_bytes < TELL_BYTES {
+            return;
+        }
+        self.told_at = now;
+        let sent_bytes = self.movers.sent_bytes(false);
+        for (id, known) in &mut self.known {
+            let taken_bytes = std::mem::take(&mut known.taken_bytes);
+            let mover = self.movers.find(*id);
+            let is_idle = mover.is_none_or(|mover| mover.load(now).held_bytes == 0);
+            if taken_bytes > 0 || is_idle != known.is_idle {
+                known.is_idle = is_idle;
+                tell(
+                    ports,
+                    AwaySendReport::Moved {
+                        mover: *id,
+                        taken_bytes,
+                        is_idle,
+                        sent_bytes,
+                    },
+                );
+            }
+        }
+    }
+
+    /// Tells of movers that are over. What their lanes took was told.
+    fn end_movers(&mut self, ports: &mut Ports) {
+        let ids: Vec<MoverId> = self.known.keys().copied().collect();
+        for mover in ids {
+            if !self.movers.has(mover) {
+                self.known.remove(&mover);
+                tell(ports, AwaySendReport::Ended { mover });
+            }
+        }
+    }
+
+    /// When it is to be told how much moved.
+    pub fn deadline(&self) -> Option<Instant> {
+        let has_moved = self.known.values().any(|known| known.taken_bytes > 0);
+        (has_moved && self.stop == Stopping::No).then(|| self.told_at + TELL_EVERY)
+    }
+
+    /// Sends what was held back to go together.
+    pub fn flush(&mut self, ports: &mut Ports) {
+        for mover in self.movers.iter_mut() {
+            mover.flush(ports);
+        }
+    }
+
+    /// Nothing is moved any more. [`SendOutpost::is_drained`] once nothing is in flight.
+    pub fn stop(&mut self) {
+        self.stop = Stopping::Closing;
+    }
+
+    pub fn is_drained(&self) -> bool {
+        self.stop == Stopping::Closing && self.movers.in_flight() == 0
+    }
+
+    /// Holds the counters against the tables they count.
+    #[cfg(test)]
+    pub fn check(&self) {
+        if self.stop == Stopping::No {
+            self.movers.check();
+            let orders = self.files.values().map(|(_, orders)| *orders as usize);
+            let orders: usize = orders.sum();
+            assert_eq!(orders, self.movers.orders().chunks.len(), "orders");
+        }
+    }
+}
+
+fn tell(ports: &mut Ports, report: AwaySendReport) {
+    ports.mail_home(MoverReport::Send(report));
+}

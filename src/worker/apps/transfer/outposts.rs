@@ -1,0 +1,191 @@
+//! Lanes of a session on several workers: mail between its own worker and the others, and the
+//! descriptors that go along.
+
+use std::net::SocketAddr;
+
+use crate::disk::{Base, Space};
+use crate::ids::{Fingerprint, SessionId, WorkerId};
+use crate::proto::lanes::{DialKind, Lanes, LanesInput};
+use crate::proto::lanes::{ToHome, ToOutpost};
+use crate::proto::session::Session;
+use crate::worker::Worker;
+use crate::worker::handed_over::Joins;
+use crate::worker::limits;
+use crate::worker::mailbox::Mail;
+use crate::worker::outpost_mail::{OutpostMail, OutpostWord, PeerAt};
+use crate::worker::sessions::Beginning;
+use crate::worker::shared::{Home, PeerAccess};
+use crate::worker::stats::TransportStats;
+
+impl Worker {
+    pub(super) fn mail_outpost(&mut self, session: usize, to: WorkerId, mail: ToOutpost) {
+        let Some(running) = self.sessions.get(session) else {
+            return;
+        };
+        let share = |file| Some((file, running.space.share(file).ok()?));
+        let file = mail.file().and_then(share);
+        let dials = matches!(mail, ToOutpost::Dial { .. }).then(|| self.peer_at(session));
+        let dials = dials.flatten();
+        if let (ToOutpost::Over, Some(client)) = (&mail, &mut self.client) {
+            client.await_carried(self.io.now);
+        }
+        let word = OutpostWord::ToOutpost { mail, file, dials };
+        self.send_word(running.id, to, word);
+    }
+
+    pub(super) fn mail_home(&mut self, session: usize, mail: ToHome) {
+        let Some(running) = self.sessions.get(session) else {
+            return;
+        };
+        let (Some(home), id) = (running.home, running.id) else {
+            return;
+        };
+        if let Some(file) = mail.lets_go() {
+            running.space.forget_file(file);
+        }
+        self.send_word(id, home, OutpostWord::ToHome(mail));
+    }
+
+    /// Where a session's lanes are dialled.
+    fn peer_at(&self, session: usize) -> Option<PeerAt> {
+        let path = self.connections.newest_of(session)?.path();
+        Some(PeerAt {
+            fingerprint: self.sessions.get(session)?.peer,
+            address: path.peer,
+            bind: self.client.as_ref()?.paths.numbered(path),
+        })
+    }
+
+    fn send_word(&mut self, session: SessionId, to: WorkerId, word: OutpostWord) {
+        let from = self.io.id;
+        let mail = OutpostMail {
+            session,
+            from,
+            word,
+        };
+        let mail = Mail::Outpost(Box::new(mail));
+        self.outbox.send(&self.io.shared, to, mail);
+    }
+
+    /// Mail of a session that has lanes on another worker.
+    pub(crate) fn take_outpost_mail(&mut self, mail: OutpostMail) {
+        let OutpostMail {
+            session: id,
+            from,
+            word,
+        } = mail;
+        if let OutpostWord::Carried(stats) = &word {
+            let client = self.client.as_mut();
+            return client.map_or((), |client| client.add_carried(stats));
+        }
+        let mut found = self.sessions.find(id);
+        if let OutpostWord::ToOutpost {
+            dials: Some(to), ..
+        } = &word
+        {
+            found = found.or_else(|| self.begin_dialling_outpost(id, to.clone()));
+        }
+        let home = found.and_then(|key| self.sessions.get(key)?.home);
+        let is_end =
+            matches!(&word, OutpostWord::ToOutpost { mail, .. } if matches!(mail, ToOutpost::Over));
+        if is_end && self.io.shared.service.is_none() {
+            let carried = Box::new(self.carried_here(found));
+            self.send_word(id, from, OutpostWord::Carried(carried));
+        }
+        match (word, found) {
+            (OutpostWord::ToOutpost { mail, file, dials }, Some(session)) if home == Some(from) => {
+                if let (Some((file, shared)), Some(running)) = (file, self.sessions.get(session)) {
+                    running.space.adopt(file, shared);
+                }
+                if let (Some(_), Some(running)) = (&dials, self.sessions.get_mut(session)) {
+                    running.dials = dials;
+                }
+                self.tell(session, LanesInput::FromHome(mail));
+            }
+            (
+                OutpostWord::ToOutpost {
+                    mail: ToOutpost::Dial { .. },
+                    ..
+                },
+                None,
+            ) => {
+                self.send_word(id, from, OutpostWord::ToHome(ToHome::DialFailed));
+            }
+            // The session went on without this worker.
+            (OutpostWord::ToOutpost { .. }, _) => {}
+            (OutpostWord::ToHome(mail), Some(session)) if home.is_none() => {
+                self.tell(session, LanesInput::FromOutpost(from, mail));
+            }
+            // Nobody else says so, once the session is over.
+            (OutpostWord::ToHome(_), _) => self.send_word(id, from, OutpostWord::NoSuchSession),
+            (OutpostWord::NoSuchSession, Some(session)) if home == Some(from) => {
+                self.tell(session, LanesInput::FromHome(ToOutpost::Over));
+            }
+            (OutpostWord::NoSuchSession | OutpostWord::Carried(_), _) => {}
+        }
+    }
+
+    /// What the lanes of a session carried here.
+    fn carried_here(&mut self, session: Option<usize>) -> TransportStats {
+        let running = session.and_then(|session| self.sessions.get(session));
+        let mut carried = running.map_or_else(TransportStats::default, |it| it.carried.clone());
+        self.connections.measure_streams(&self.io);
+        let backend = self.io.driver.backend();
+        for key in session.map_or_else(Vec::new, |session| self.connections.keys_of(session)) {
+            if let Some(connection) = self.connections.get(key) {
+                carried.add(&connection.stats(backend));
+            }
+        }
+        carried
+    }
+
+    /// A command's session is to have lanes of this worker, too.
+    fn begin_dialling_outpost(&mut self, id: SessionId, peer: PeerAt) -> Option<usize> {
+        let home = self.io.shared.homes.find(&id)?;
+        let space = Space::new(Base::Local);
+        let address = peer.address;
+        self.begin_outpost_of(id, home, (peer.fingerprint, address), (space, None))
+    }
+
+    /// A lane arrived here of a session that is at home on another worker, and none of its lanes is
+    /// here yet. Gives what is to be told of it from now on. None: it is no lane that may be here.
+    pub(super) fn begin_outpost(&mut self, key: usize, joins: Joins) -> Option<usize> {
+        let id = joins.session;
+        let home = self.io.shared.homes.find(&id)?;
+        if joins.kind != DialKind::Add || home.worker == self.io.id {
+            return None;
+        }
+        let connection = self.connections.get(key)?;
+        let (address, peer) = (connection.peer, connection.conn.peer_fingerprint()?);
+        let allowed = self.io.shared.authorised(&peer)?;
+        let service = self.io.shared.service.as_ref()?;
+        let part = service.root.part(allowed.path.clone());
+        let space = Space::new(Base::Served(part)).of_peer(&peer);
+        self.begin_outpost_of(id, home, (peer, address), (space, Some(allowed)))
+    }
+
+    fn begin_outpost_of(
+        &mut self,
+        id: SessionId,
+        home: Home,
+        (peer, address): (Fingerprint, SocketAddr),
+        (space, allowed): (Space, Option<PeerAccess>),
+    ) -> Option<usize> {
+        let (now, sends) = (self.io.now, home.sends?);
+        let limits = limits::of_session(&self.io.shared, self.sessions.len());
+        let session = Session::away(now, self.io.id, sends, limits);
+        let begin = Beginning {
+            id,
+            address,
+            peer,
+            lanes: Lanes::outpost(now, session, sends, self.lanes_config(id, peer)),
+            space,
+            allowed,
+            home: Some(home.worker),
+            dials: None,
+        };
+        let session = self.sessions.begin(&mut self.io, begin);
+        self.disk.share_among(self.sessions.len());
+        Some(session)
+    }
+}

@@ -1,0 +1,144 @@
+//! Lanes of one session on several workers: each of them carries, whatever is lost, and files are
+//! what they were.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use common::World;
+use common::tree::{self, Rng, assert_no_leftovers, assert_same};
+
+on_both_backends!(
+    several_workers_carry,
+    trees_over_several_workers,
+    a_command_that_is_killed_resumes,
+);
+
+const MIB: u64 = 1 << 20;
+
+const LANES: [&str; 4] = ["--workers", "4", "--lanes", "8"];
+
+/// A thread that carries takes so many ticks of 10 ms at least.
+const CARRIES_TICKS: u64 = 3;
+
+/// A world whose files are where the build is, on a disk, and whose daemon has four workers.
+fn world(backend: &'static str) -> World {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    World::within(backend, &["--workers", "4"], dir)
+}
+
+fn args(words: &[&str], from: impl Into<OsString>, to: impl Into<OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> = LANES.iter().chain(words).map(OsString::from).collect();
+    all.extend([from.into(), to.into()]);
+    all
+}
+
+/// The CPU time of each worker of a process, by name, in ticks.
+fn worker_ticks(pid: u32) -> Vec<(String, u64)> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let stat = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+        let (before, after) = stat.rsplit_once(')')?;
+        let name = before.split_once('(')?.1.to_owned();
+        let fields: Vec<&str> = after.split_whitespace().collect();
+        let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        // utime and stime (proc(5)), which are the 14th and 15th.
+        Some((name, ticks(11)? + ticks(12)?))
+    };
+    let all = tasks.flatten().filter_map(stat);
+    all.filter(|(name, _)| name.starts_with("landro-"))
+        .collect()
+}
+
+/// The workers that have carried since.
+fn carried(before: &[(String, u64)], now: &[(String, u64)]) -> BTreeSet<String> {
+    let was = |name: &String| before.iter().find(|(other, _)| other == name);
+    let grew = |(name, ticks): &&(String, u64)| {
+        *ticks >= was(name).map_or(0, |(_, ticks)| *ticks) + CARRIES_TICKS
+    };
+    now.iter()
+        .filter(grew)
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+/// A file goes there and back, and several workers of both sides take part, whichever of them the
+/// kernel gives the connections to.
+fn several_workers_carry(backend: &'static str) {
+    const FILE_BYTES: u64 = 384 * MIB;
+    let world = world(backend);
+    let (here, back) = (world.here("file"), world.here("back"));
+    tree::write_file(&here, FILE_BYTES, &mut Rng::new("several workers"));
+    let slowly = ["--bwlimit", "192M", "--stats"];
+    let ways = [
+        args(&slowly, &here, world.url("file")),
+        args(&slowly, world.url("file"), &back),
+    ];
+    for way in ways {
+        let before = worker_ticks(world.daemon.pid());
+        let mut running = world.cp_start(&way);
+        let pid = running.pid();
+        let (mut seen, mut last) = (BTreeSet::new(), Vec::new());
+        while running.is_running() {
+            last = worker_ticks(pid);
+            seen.extend(carried(&[], &last));
+            thread::sleep(Duration::from_millis(20));
+        }
+        let output = running.wait().expect(0);
+        let stats = &output.summary()["stats"];
+        assert_eq!(stats["tls"]["lanes"], 8, "{output:?}");
+        assert!(seen.len() > 1, "the command's workers: {last:?}");
+        let daemons = carried(&before, &worker_ticks(world.daemon.pid()));
+        assert!(daemons.len() > 1, "the daemon's workers: {daemons:?}");
+    }
+    assert_same(&here, &world.root("file"));
+    assert_same(&here, &back);
+    assert_no_leftovers(&world.root(""));
+}
+
+/// Small files, holes and files of a few chunks travel beside a large one.
+fn trees_over_several_workers(backend: &'static str) {
+    let world = world(backend);
+    let (here, mut rng) = (world.here("tree"), Rng::new("trees over several workers"));
+    for number in 0..300 {
+        let dir = here.join(format!("dir{}", number % 7));
+        fs::create_dir_all(&dir).unwrap();
+        let bytes = [0, 100, 5_000, 65_536, 65_537, 300_000][number % 6];
+        tree::write_file(&dir.join(format!("file{number}")), bytes, &mut rng);
+    }
+    tree::write_file(&here.join("large"), 64 * MIB, &mut rng);
+    let sparse = fs::File::create(here.join("sparse")).unwrap();
+    sparse.set_len(32 * MIB).unwrap();
+    let end = 20 * MIB;
+    std::os::unix::fs::FileExt::write_all_at(&sparse, &[7; 100_000], end).unwrap();
+    world.cp(&args(&[], &here, world.url("copy"))).expect(0);
+    assert_same(&here, &world.root("copy"));
+    world
+        .cp(&args(&[], world.url("copy"), world.here("back")))
+        .expect(0);
+    assert_same(&here, &world.here("back"));
+    let into = ["--no-target-directory"];
+    let again = world.cp(&args(&into, &here, world.url("copy"))).expect(0);
+    assert_eq!(again.number("files"), 0, "{again:?}");
+    assert_no_leftovers(&world.root(""));
+}
+
+/// What was reported before the command was killed does not travel again.
+fn a_command_that_is_killed_resumes(backend: &'static str) {
+    let world = world(backend);
+    let here = world.here("file");
+    tree::write_file(&here, 192 * MIB, &mut Rng::new("killed"));
+    let mut running = world.cp_start(&args(&["--bwlimit", "64M"], &here, world.url("file")));
+    thread::sleep(Duration::from_millis(1500));
+    running.kill();
+    let output = world.cp(&args(&[], &here, world.url("file"))).expect(0);
+    assert!(output.number("resumed_bytes") > 16 * MIB, "{output:?}");
+    assert_same(&here, &world.root("file"));
+    assert_no_leftovers(&world.root(""));
+}
